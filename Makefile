@@ -1,0 +1,83 @@
+# make demo        a submission from generated data, in minutes
+# make help        everything else
+CONFIG ?= demo
+FOLD ?= all
+SET ?=
+CONFIGS ?= $(CONFIG)
+export DATA
+
+# PYTHON=/path/to/python uses an environment that exists already (conda, Kaggle); else .venv is made.
+ifndef PYTHON
+PYTHON := .venv/bin/python
+VENV := .venv/.ready
+VENV_DEV := .venv/.ready-dev
+endif
+STAGE = $(PYTHON) -m pipeline
+OPTIONS = configs/$(CONFIG).toml $(foreach pair,$(SET),--set $(pair)) $(if $(SKIP_BAD),--skip-bad)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data folds train oof predict ensemble score demo encoders bench test lint format
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  CONFIG=name       configs/name.toml (now: $(CONFIG))"
+	@echo "  DATA=folder       where the competition's files lie (default: data/<competition>)"
+	@echo "  FOLD=0            one fold; FOLD=all (default) every fold in turn"
+	@echo '  SET="a.b=1 c=2"   override values of the config'
+	@echo "  SKIP_BAD=1        list images that cannot be read and leave them out"
+	@echo "  PYTHON=python     use this interpreter as it is, and make no .venv"
+
+setup: $(VENV) ## make .venv with the pinned packages
+
+.venv/.ready: requirements.txt
+	python3 -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, python3 is {v.major}.{v.minor}")'
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/.ready-dev: requirements-dev.txt .venv/.ready
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+data: $(VENV) ## get or make the data, and read every file once
+	$(STAGE) data $(OPTIONS)
+
+folds: $(VENV) ## folds/<competition>.csv: who is held out when
+	$(STAGE) folds $(OPTIONS)
+
+train: $(VENV) ## train FOLD=k through all phases; resumes
+	$(STAGE) train $(OPTIONS) --fold $(FOLD)
+
+oof: $(VENV) ## out-of-fold predictions and scores of all folds
+	$(STAGE) oof $(OPTIONS)
+
+predict: $(VENV) ## test-set probabilities of all folds
+	$(STAGE) predict $(OPTIONS)
+
+ensemble: $(VENV) ## all that is missing, up to submissions/<name>.csv (CONFIGS="a b" averages several)
+	$(STAGE) ensemble $(OPTIONS) --configs "$(CONFIGS)"
+
+score: $(VENV) ## score SUBMISSION=file.csv against SOLUTION=file.csv of COMPETITION=slug
+	$(STAGE) score $(COMPETITION) $(SUBMISSION) $(SOLUTION)
+
+demo: $(VENV) ## generated data to a scored submission, in minutes
+	$(STAGE) ensemble configs/demo.toml
+	$(STAGE) score demo submissions/demo.csv data/demo/solution.csv
+
+encoders: $(VENV) ## the timm encoders that work (PATTERN=resnet)
+	$(STAGE) encoders $(PATTERN)
+
+bench: $(VENV) $(VENV_DEV) ## the measured claims, as ratios from one run
+	@set -e; for file in rle thresholds memory train; do echo "== benchmarks/$$file.py"; $(PYTHON) benchmarks/$$file.py; done
+
+test: $(VENV) $(VENV_DEV) ## the test suite
+	$(PYTHON) -m pytest
+
+lint: $(VENV) $(VENV_DEV) ## ruff: check and format
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+format: $(VENV) $(VENV_DEV) ## ruff: mend and format
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .

@@ -1,0 +1,212 @@
+"""The command line: one command per stage; the only place that prints and exits."""
+
+import fnmatch
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import config, stages
+from pipeline.config import Config
+from pipeline.progress import console, is_main_process
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="From Kaggle's files to a valid submission.csv. Each stage does what is missing before it. "
+    "Add --debug to any command to see the traceback of an error.",
+)
+
+ConfigPath = Annotated[Path, typer.Argument(help="a config", metavar="[CONFIG]")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="override a value, e.g. train.batch_size=8"),
+]
+DataRoot = Annotated[Path | None, typer.Option("--data", envvar="DATA", help="where the competition's files lie")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="list images that cannot be read, and leave them out")]
+
+DEMO = Path("configs/demo.toml")
+out = Console(highlight=False, soft_wrap=True)
+
+
+def _load(path: Path, overrides: Sequence[str] | None, data: Path | None, skip_bad: bool) -> Config:
+    pairs = list(overrides or [])
+    # DATA= set but empty means: not given.
+    pairs += [f"data.root={data}"] if data and str(data) != "." else []
+    pairs += ["data.skip_bad=true"] if skip_bad else []
+    return config.load(path, pairs)
+
+
+@app.command()
+def data(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
+    """Make the demo's data if it is asked for; read every image once and list the bad ones."""
+    stages.data(_load(path, set_, data, skip_bad))
+
+
+@app.command()
+def folds(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
+    """Assign folds/<name>.csv if it is missing, and show how even the folds are."""
+    cfg = _load(path, set_, data, skip_bad)
+    described = stages.split(cfg).reset_index()
+    _print_table(described.to_dict("records"), {"empty": "{:.1%}", "coverage": "{:.4f}"})
+
+
+@app.command()
+def train(
+    path: ConfigPath = DEMO,
+    fold: Annotated[str, typer.Option(help="a fold from 0, or all")] = "all",
+    set_: Overrides = None,
+    data: DataRoot = None,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Train the model that leaves a fold out, through all phases; goes on after a kill."""
+    cfg = _load(path, set_, data, skip_bad)
+    for number in _folds(cfg, fold):
+        stages.train(cfg, number)
+        out.print(f"fold {number}: {stages.fold_weights(cfg, number)}")
+
+
+def _folds(cfg: Config, text: str) -> list[int]:
+    if text == "all":
+        return stages.prepare(cfg).numbers()
+    if not text.isdigit():
+        raise ValueError(f"--fold {text}: expected a number from 0, or all")
+    return [int(text)]
+
+
+@app.command()
+def oof(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
+    """Out-of-fold predictions of every fold, and their scores."""
+    _print_oof(stages.oof(_load(path, set_, data, skip_bad)))
+
+
+@app.command()
+def predict(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
+    """Test-set probabilities of every fold."""
+    stages.predict(_load(path, set_, data, skip_bad))
+
+
+@app.command()
+def ensemble(
+    path: ConfigPath = DEMO,
+    configs: Annotated[str, typer.Option(help="names of the configs to average, beside the given one's file")] = "",
+    set_: Overrides = None,
+    data: DataRoot = None,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Do all that is missing, average, search the cut on OOF, write and check the submission."""
+    paths = [path.with_name(f"{name}.toml") for name in configs.split()] or [path]
+    cfgs = [_load(each, set_, data, skip_bad) for each in paths]
+    done = stages.ensemble(cfgs)
+    for cfg in cfgs:
+        out.print(f"\n{cfg.name}, out of fold, at threshold .5:")
+        _print_oof(stages.oof_table(cfg))
+    out.print(
+        f"\nOOF score   {done.score:.4f}  at threshold {done.cut.threshold:.3f}, smallest area {done.cut.min_area}"
+    )
+    out.print(f"            {done.plain:.4f}  at threshold .5 (the search above saw these images)")
+    out.print(f"submission  {done.csv}  {done.summary.rows} rows, {done.summary.empty} of them empty")
+    out.print(f"manifest    {done.csv.with_suffix('.json')}")
+    out.print(f"pictures    {done.sheet}")
+
+
+@app.command()
+def score(
+    competition: Annotated[str, typer.Argument(help="a card's name")],
+    submission: Annotated[Path, typer.Argument(help="the CSV to score")],
+    solution: Annotated[Path, typer.Argument(help="the CSV with the truth")],
+) -> None:
+    """The official metric of a submission against the truth."""
+    metric, value, images = stages.score(competition, submission, solution)
+    out.print(f"{metric} {value:.4f}  ({images} images, {submission} against {solution})")
+
+
+@app.command()
+def encoders(
+    pattern: Annotated[str, typer.Argument(help="part of a name, or a pattern such as '*resne?t50*'")] = "",
+    refresh: Annotated[
+        bool, typer.Option(help="build each of timm's models anew (minutes), and rewrite the list")
+    ] = False,
+) -> None:
+    """List the encoders that work, with parameters (millions), output strides and native size."""
+    from pipeline.models import encoder
+
+    if refresh:
+        encoder.refresh()
+    wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    rows = [row._asdict() for row in encoder.known().values() if fnmatch.fnmatch(row.name, wanted)]
+    if not rows:
+        raise ValueError(f"no encoder matches '{pattern}'. Try a family: resnet, seresnext, efficientnet, convnext")
+    _print_table(rows, {"parameters": "{:.2f}"})
+
+
+def _print_oof(rows: list[dict[str, Any]]) -> None:
+    scores = [key for key in rows[0] if key.startswith("phase") or key == "oof"]
+    _print_table([*rows, stages.mean_row(rows)], dict.fromkeys(scores, "{:.4f}"))
+
+
+def _print_table(rows: list[dict[str, Any]], formats: dict[str, str]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in rows[0]:
+        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(formats.get(name, "{}").format(value) for name, value in row.items()))
+    out.print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, or 2 after one line about a mistake."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    _set_up_logging(debug)
+    command = typer.main.get_command(app)
+    try:
+        return command([arg for arg in args if arg != "--debug"], prog_name="pipeline", standalone_mode=False) or 0
+    except KeyboardInterrupt:
+        return _complain(args, "stopped. The same command goes on from the last finished epoch", status=130)
+    except Exception as error:
+        if debug or not _is_mistake(error):
+            raise
+        return _complain(args, _one_line(error), status=2)
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+def _complain(args: Sequence[str], message: str, status: int) -> int:
+    name = f"pipeline {args[0]}" if args and not args[0].startswith("-") else "pipeline"
+    print(f"{name}: {message}", file=sys.stderr)
+    return status
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Whether one line says all: bad input or a full disk, and not a fault of this program."""
+    return isinstance(error, ValueError | OSError | FloatingPointError) or hasattr(error, "format_message")
+
+
+def _one_line(error: Exception) -> str:
+    text = error.format_message() if hasattr(error, "format_message") else str(error)
+    return " ".join(text.split())
+
+
+class _ConsoleHandler(logging.Handler):
+    """Lines of the log, above a progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+def _set_up_logging(debug: bool) -> None:
+    quiet = logging.WARNING if not is_main_process() else logging.DEBUG if debug else logging.INFO
+    log = logging.getLogger("pipeline")
+    log.setLevel(quiet)
+    log.handlers = [_ConsoleHandler()]
+    log.propagate = False

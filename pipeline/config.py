@@ -1,0 +1,87 @@
+"""The config: what we chose. Every default lives here; a TOML file holds only what differs."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from pipeline.schema import Table, override, parse, read_toml
+
+Share = Field(ge=0, le=1)
+
+
+class Data(Table):
+    root: Path | None = None  # default: data/<name of the folds>
+    skip_bad: bool = False  # leave out images that cannot be read, and list them
+
+
+class Folds(Table):
+    name: str | None = None  # folds/<name>.csv; default: the competition's name
+    count: int = Field(default=5, ge=2)
+    seed: int = 0
+
+
+class Model(Table):
+    arch: str = "unet"
+    encoder: str = "tu-resnet34"  # any name that `python -m pipeline encoders` lists
+    weights: str = "none"  # "none", "imagenet" (needs the network once), or a local .safetensors file
+    in_channels: Literal[1, 3] = 3
+    classes: PositiveInt = 1
+    decoder_channels: tuple[PositiveInt, ...] = (256, 128, 64, 32, 16)  # one per encoder level, deep to fine
+    attention: Literal["scse"] | None = None  # in the decoder: https://arxiv.org/abs/1803.02579
+
+
+class Phase(Table):
+    """A stretch of training with one loss; it starts from the best weights of the phase before."""
+
+    loss: dict[str, NonNegativeFloat]  # weight of each loss of `losses.LOSSES`
+    epochs: PositiveInt
+    lr: PositiveFloat  # the highest; warm-up leads to it and a cosine leads away
+    warmup: float = Field(default=0.05, ge=0, lt=1)  # share of the phase's steps
+    final_lr: float = Field(default=0.01, ge=0, le=1)  # share of lr at the last step
+    repeats: PositiveInt = 1  # how often an epoch draws each image
+    crop: PositiveInt | None = None  # pixels, square; default: whole images, which must be of one size
+    augment: Literal["none", "light", "medium", "strong"] = "light"
+    freeze_encoder: bool = False
+
+
+class Train(Table):
+    phases: tuple[Phase, ...] = Field(min_length=1)
+    batch_size: PositiveInt = 16  # images per process and step
+    accumulate: PositiveInt = 1  # batches per update
+    workers: int = Field(default=0, ge=0)  # data-loading processes; any number gives the same batches
+    balance: str | None = None  # draw the values of this index column equally often: "empty", or a meta column
+    weight_decay: NonNegativeFloat = 0.01
+    clip: PositiveFloat = 1.0  # highest gradient norm
+    ema: float = Field(default=0.99, ge=0, lt=1)  # decay per update of the averaged weights; 0: no average
+    patience: PositiveInt | None = None  # epochs without a better score after which a phase ends
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    tensorboard: bool = False
+
+
+class Predict(Table):
+    views: tuple[str, ...] = ("identity", "flip_horizontal")  # names of `inference.tta.VIEWS`
+    batch_size: PositiveInt = 16
+
+
+class Config(Table):
+    name: str  # the file's name
+    competition: str  # a card's name, or the path of a card
+    seed: int = 0
+    data: Data = Data()
+    folds: Folds = Folds()
+    model: Model = Model()
+    train: Train
+    predict: Predict = Predict()
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a config; `overrides` are `dotted.key=value` pairs.
+
+    Raises:
+        FileNotFoundError, ValueError: one line with the file, the key and what to write instead.
+    """
+    path = Path(path)
+    tables = override(read_toml(path), overrides)
+    return parse(Config, {"name": path.stem, **tables}, str(path))

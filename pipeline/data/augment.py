@@ -1,0 +1,121 @@
+"""Augmentation: named strengths, built from albumentations 2.0.8, which is known to no other file.
+
+An image's random choices come from a seed that is handed in, never from a stream: the same (image, seed)
+gives the same result in any worker, process or resumed run. (Left alone, every DataLoader worker of
+albumentations 2.0.8 replays the same stream, and repeats it in each epoch.)
+"""
+
+import os
+import random
+import warnings
+from collections.abc import Callable
+
+# Without it the library asks the network for a newer version when it is imported.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import albumentations as A
+import cv2
+import numpy as np
+
+cv2.setNumThreads(0)  # workers would fight over the cores
+
+Augment = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+
+
+def none(crop: int | None, channels: int) -> list[A.BasicTransform]:
+    """Nothing but the crop."""
+    return _crop(crop)
+
+
+def light(crop: int | None, channels: int) -> list[A.BasicTransform]:
+    """What keeps a section's up and down: mirror, a small shift in size and place, brightness."""
+    return [
+        *_crop(crop),
+        A.HorizontalFlip(p=0.5),
+        A.Affine(
+            scale=(0.9, 1.1),
+            translate_percent=(-0.06, 0.06),
+            rotate=(-5, 5),
+            p=0.5,
+            border_mode=cv2.BORDER_REFLECT_101,
+        ),
+        A.RandomBrightnessContrast(0.15, 0.15, p=0.5),
+    ]
+
+
+def medium(crop: int | None, channels: int) -> list[A.BasicTransform]:
+    """Images without an up or down: all eight symmetries of the square, half to twice the size, tones."""
+    return [
+        A.RandomScale((-0.35, 0.5), p=0.7),
+        *_crop(crop),
+        A.D4(p=1),
+        A.Affine(rotate=(-20, 20), shear=(-6, 6), p=0.25, border_mode=cv2.BORDER_REFLECT_101),
+        A.RandomBrightnessContrast(0.3, 0.3, p=0.6),
+        A.RandomGamma((60, 160), p=0.3),
+        *_blur(0.15),
+    ]
+
+
+def strong(crop: int | None, channels: int) -> list[A.BasicTransform]:
+    """For a test set that differs from the training set: size from half to double, colours, negatives."""
+    return [
+        A.RandomScale((-0.5, 1.0), p=0.8),
+        *_crop(crop),
+        A.D4(p=1),
+        A.Affine(rotate=(-25, 25), shear=(-8, 8), p=0.25, border_mode=cv2.BORDER_REFLECT_101),
+        *(_colours() if channels == 3 else []),
+        A.RandomBrightnessContrast(0.35, 0.35, p=0.7),
+        A.RandomGamma((50, 200), p=0.3),
+        A.InvertImg(p=0.1),
+        *_blur(0.3),
+    ]
+
+
+def _crop(crop: int | None) -> list[A.BasicTransform]:
+    if crop is None:
+        return []
+    reflect = A.PadIfNeeded(crop, crop, border_mode=cv2.BORDER_REFLECT_101)
+    return [reflect, A.RandomCrop(crop, crop)]
+
+
+def _colours() -> list[A.BasicTransform]:
+    return [
+        A.HueSaturationValue(hue_shift_limit=90, sat_shift_limit=40, val_shift_limit=20, p=0.4),
+        A.ChannelShuffle(p=0.15),
+        A.ToGray(p=0.15),
+    ]
+
+
+def _blur(p: float) -> list[A.BasicTransform]:
+    return [
+        A.OneOf(
+            [A.GaussianBlur(sigma_limit=(0.5, 2.0)), A.GaussNoise(std_range=(0.02, 0.1)), A.Sharpen()],
+            p=p,
+        )
+    ]
+
+
+STRENGTHS = {"none": none, "light": light, "medium": medium, "strong": strong}
+
+
+def build_augment(strength: str, crop: int | None, channels: int) -> Augment:
+    """A function `(image, mask, seed) -> (image, mask)`.
+
+    Args:
+        strength: a name in STRENGTHS.
+        crop: pixels of the square that is cut out; None keeps the image's size.
+        channels: of the image, 1 or 3.
+
+    Shapes:
+        image: (H, W, channels) uint8, mask: (H, W, C) uint8; returned as (crop, crop, ...).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a misspelt argument only warns and falls back to a default
+        transform = A.Compose(STRENGTHS[strength](crop, channels))
+
+    def augment(image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        result = transform(image=image, mask=mask)
+        return result["image"], result["mask"]
+
+    return augment

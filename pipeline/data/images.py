@@ -1,0 +1,75 @@
+"""The only opener of image files.
+
+Pillow reads them: it refuses a file that was cut short, where OpenCV returns the part that was there.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+# Modes whose values are 8 bits wide. A 16-bit or float image is refused instead of being cut to 8 bits.
+EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
+
+
+class ImageError(ValueError):
+    """An image file that is missing, cut short, or not of a kind that is read."""
+
+
+def read_image(path: Path, channels: int) -> np.ndarray:
+    """An image as (H, W, channels) uint8; grey is repeated to 3 channels, colour is made grey for 1.
+
+    Raises:
+        ImageError: with the path, if the file is missing, cut short, or not 8 bits per channel.
+    """
+    pixels = _decode(path, "L" if channels == 1 else "RGB")
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """A mask image as (H, W) uint8, 1 wherever the file is not 0.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    return (_decode(path, "L") > 0).astype(np.uint8)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width, from the file's header alone.
+
+    Raises:
+        ImageError: if the file is missing or is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise ImageError(_why(path, error)) from None
+
+
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W) or (H, W, 3) uint8 in the format that the path's suffix names."""
+    Image.fromarray(pixels).save(path)
+
+
+def _decode(path: Path, mode: str) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            if image.mode not in EIGHT_BIT:
+                raise ImageError(
+                    f"{path}: pixels of mode '{image.mode}', expected 8 bits per channel: convert the file"
+                )
+            return np.asarray(image.convert(mode))
+    except ImageError:
+        raise
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise ImageError(_why(path, error)) from None
+
+
+def _why(path: Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{path}: no such image"
+    if isinstance(error, UnidentifiedImageError):
+        return f"{path}: not an image ({path.stat().st_size} bytes): get the file again"
+    return f"{path}: cannot be read, {error}: get the file again, or leave it out with --skip-bad"

@@ -1,0 +1,71 @@
+"""Images to probabilities: the one place of the sigmoid."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from pipeline import hardware
+from pipeline.data.dataset import Images, equal_size_batches
+from pipeline.inference.store import StoreWriter, quantise
+from pipeline.inference.tta import average_views
+from pipeline.progress import track
+
+
+class Predictor:
+    """A model made ready for prediction on a device, in the precision that the device does well.
+
+    Args:
+        views: names of `tta.VIEWS`, averaged as probabilities.
+        precision: as `hardware.precision`.
+    """
+
+    def __init__(self, model: nn.Module, views: tuple[str, ...], precision: str = "auto"):
+        self.device = hardware.device()
+        self.dtype = hardware.precision(precision, self.device)
+        self.model = model.to(self.device, memory_format=torch.channels_last).eval()
+        self.views = views
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Probabilities (N, classes, H, W) float32 on the CPU, of images (N, channels, H, W) uint8."""
+        images = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        with hardware.autocast(self.device, self.dtype):
+            return average_views(lambda view: self.model(view).float().sigmoid(), images, self.views).cpu()
+
+
+def predict_images(
+    predictor: Predictor, index: pd.DataFrame, *, channels: int, batch_size: int, workers: int, what: str
+) -> Iterator[tuple[str, np.ndarray]]:
+    """`image_id` and probs (classes, H, W) float32 of each row of the index, batched by equal size."""
+    batches = equal_size_batches(index, batch_size)
+    loader = DataLoader(Images(index, channels), batch_sampler=batches, num_workers=workers)
+    ids = index["image_id"].to_numpy()
+    for positions, images in zip(batches, track(loader, what, total=len(batches)), strict=True):
+        yield from zip(ids[positions], predictor(images).numpy(), strict=True)
+
+
+def predict_to_store(
+    predictor: Predictor,
+    index: pd.DataFrame,
+    folder: Path,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    **options: object,
+) -> None:
+    """Predict the images of the index that the store does not hold yet; process `rank` does its share.
+
+    Args:
+        options: of `predict_images`.
+    """
+    writer = StoreWriter(folder, rank)
+    mine = index.iloc[rank::world]  # cut before looking at what is done: all processes must cut alike
+    missing = mine[~mine["image_id"].isin(writer.done)]
+    for image_id, probs in predict_images(predictor, missing, **options):
+        writer.write(image_id, quantise(probs))
+    writer.flush()

@@ -1,0 +1,64 @@
+"""How far, and how long still: a bar in a terminal, a line every half minute in a log or notebook."""
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+console = Console(stderr=True)  # one for bars and log lines, so that neither overwrites the other
+T = TypeVar("T")
+SECONDS_BETWEEN_LINES = 30
+
+
+def is_main_process() -> bool:
+    """Whether this process may speak: the only one, or the first of several under torchrun."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """The same items, with progress shown on the way.
+
+    Args:
+        what: the words beside the bar.
+        total: the number of items, if `items` cannot say.
+    """
+    total = len(items) if total is None and isinstance(items, Sized) else total
+    if not is_main_process():
+        yield from items
+    elif console.is_terminal:
+        yield from _bar(items, what, total)
+    else:
+        yield from _lines(items, what, total)
+
+
+def _bar(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield from progress.track(items, description=what, total=total)
+
+
+def _lines(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
+    started = spoke = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - spoke > SECONDS_BETWEEN_LINES:
+            left = f", {clock((now - started) / done * (total - done))} left" if total else ""
+            log.info("%s: %d of %s%s", what, done, total or "?", left)
+            spoke = now
+
+
+def clock(seconds: float) -> str:
+    """Seconds as minutes and seconds, or hours too.
+
+    >>> clock(75), clock(3675)
+    ('1:15', '1:01:15')
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

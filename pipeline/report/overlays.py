@@ -1,0 +1,72 @@
+"""A picture sheet: images with the outlines of what is true and what was predicted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")  # no window: this also runs where there is no screen
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from pipeline.files import whole
+
+TRUE, PREDICTED = "#00b3ff", "#ff5a1f"  # blue and orange: told apart by most colour-blind eyes
+COLUMNS = 6
+
+
+class Panel(NamedTuple):
+    """One image of the sheet."""
+
+    title: str
+    image: np.ndarray  # (H, W, 1 or 3) uint8
+    mask: np.ndarray  # (H, W) 0 or 1, predicted
+    target: np.ndarray | None = None  # (H, W) 0 or 1
+
+
+def write_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Panel]]]) -> None:
+    """Write a PNG with a titled row of panels for each entry, at most COLUMNS a row."""
+    figure, grid = plt.subplots(
+        len(rows),
+        COLUMNS,
+        figsize=(2.2 * COLUMNS, 2.55 * len(rows) + 0.5),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, (name, panels) in zip(grid, rows, strict=True):
+        axes[0].annotate(
+            name, (0, 1.16), xycoords="axes fraction", fontsize=10, fontweight="bold", annotation_clip=False
+        )
+        for place, axis in enumerate(axes):
+            axis.axis("off")
+            if place < len(panels):
+                _draw(axis, panels[place])
+    lines = [Line2D([], [], color=TRUE, label="true"), Line2D([], [], color=PREDICTED, label="predicted")]
+    figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False)
+    with whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
+    plt.close(figure)
+
+
+def _draw(axis: Axes, panel: Panel) -> None:
+    grey = panel.image.shape[-1] == 1
+    axis.imshow(panel.image[..., 0] if grey else panel.image, cmap="gray" if grey else None)
+    axis.set_title(panel.title, fontsize=8)
+    for mask, colour in ((panel.target, TRUE), (panel.mask, PREDICTED)):
+        if mask is not None and mask.any():
+            # A border of zeros closes outlines that end at the image's edge.
+            closed = np.pad(mask, 1)
+            axis.contour(
+                np.arange(-1, mask.shape[1] + 1),
+                np.arange(-1, mask.shape[0] + 1),
+                closed,
+                [0.5],
+                colors=colour,
+                linewidths=1.1,
+            )
+    axis.set_xlim(-0.5, panel.image.shape[1] - 0.5)
+    axis.set_ylim(panel.image.shape[0] - 0.5, -0.5)

@@ -1,0 +1,139 @@
+"""TOML read into frozen, typed tables; a mistake is answered with its place and the nearest known name."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import pydantic
+
+
+class Table(pydantic.BaseModel):
+    """One table of a TOML file: frozen, every key known."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+T = TypeVar("T", bound=Table)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that names the closest known name, or all of them when none is close.
+
+    >>> did_you_mean("batchsize", ["batch_size", "epochs"])
+    "Did you mean 'batch_size'?"
+    >>> did_you_mean("zzz", ["dice", "bce"])
+    'Known: bce, dice.'
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        FileNotFoundError: with the files that do exist beside it.
+        ValueError: if it is not TOML, with line and column.
+    """
+    if not path.is_file():
+        found = sorted(file.stem for file in path.parent.glob("*.toml"))
+        raise FileNotFoundError(f"{path}: no such file. {did_you_mean(path.stem, found)}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid TOML: {error}") from None
+
+
+def override(tables: dict[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
+    """`tables` with values replaced by `dotted.key=value` pairs; a number picks a list's entry.
+
+    A value is read as TOML and, where that fails, taken as text.
+
+    >>> override({"train": {"batch_size": 16}}, ["train.batch_size=8", "model.encoder=tu-resnet18"])
+    {'train': {'batch_size': 8}, 'model': {'encoder': 'tu-resnet18'}}
+    """
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--set {pair}: expected key=value, such as train.batch_size=8")
+        *parents, last = key.strip().split(".")
+        node: Any = tables
+        for name in parents:
+            node = _descend(node, name, pair)
+        _descend(node, last, pair, _toml_value(text.strip()))
+    return tables
+
+
+def _descend(node: Any, name: str, pair: str, value: Any = None) -> Any:
+    """The entry `name` of a table or list, after setting it to `value` if that is given."""
+    if isinstance(node, list):
+        if not name.isdigit() or int(name) >= len(node):
+            raise ValueError(f"--set {pair}: '{name}' is not an entry of a list of {len(node)} (from 0)")
+        name = int(name)
+    elif not isinstance(node, dict):
+        raise ValueError(f"--set {pair}: '{name}' lies inside a single value, not inside a table")
+    if value is not None:
+        node[name] = value
+    elif isinstance(node, dict):
+        node.setdefault(name, {})
+    return node[name]
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def parse(model: type[T], tables: Mapping[str, Any], where: str) -> T:
+    """`tables` as a `model`.
+
+    Raises:
+        ValueError: one line naming the file, the key, what came and what was expected.
+    """
+    try:
+        return model.model_validate(tables)
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{where}: {_explain(model, error.errors()[0])}") from None
+
+
+def _explain(model: type[Table], error: Mapping[str, Any]) -> str:
+    *parents, last = error["loc"] or ("",)
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        table = _model_at(model, parents)
+        place = f" in [{'.'.join(map(str, parents))}]" if parents else ""
+        return f"unknown key '{last}'{place}. {did_you_mean(str(last), _fields(table))}"
+    if error["type"] == "missing":
+        return f"'{key}' is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    came = error.get("input")
+    shown = "" if isinstance(came, dict | list | Table) else f"{came!r}: "
+    return f"{key}: {shown}{message}" if key else message
+
+
+def _fields(table: Any) -> list[str]:
+    return list(getattr(table, "model_fields", None) or getattr(table, "__dataclass_fields__", {}))
+
+
+def _model_at(model: Any, parents: Iterable[str | int]) -> Any:
+    """The table that a path of keys leads to; a list's index stays on the list's own table."""
+    for part in parents:
+        if isinstance(part, int):
+            continue
+        fields = getattr(model, "model_fields", {})
+        if part not in fields:
+            return model
+        model = _table_in(fields[part].annotation)
+    return model
+
+
+def _table_in(annotation: Any) -> Any:
+    """The first table inside an annotation such as `tuple[Phase, ...]` or `Files | None`."""
+    if hasattr(annotation, "model_fields") or hasattr(annotation, "__dataclass_fields__"):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _table_in(arg)) is not None), None)

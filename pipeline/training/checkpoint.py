@@ -1,0 +1,104 @@
+"""What training leaves on disk: weights that know where they come from, and the state to go on from.
+
+Weights are safetensors whose header holds the record (fold, phase, score, settings, versions): one file,
+so that weights and record cannot part. The state is a dict of tensors and plain values, read with
+`weights_only=True`: nothing is unpickled.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipeline.files import whole
+
+
+def save_checkpoint(path: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
+    """Write weights and their record as one file, whole or not at all."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    with whole(path) as partial:
+        save_file(tensors, partial, metadata={"record": json.dumps(record, sort_keys=True)})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record of a checkpoint, without reading its weights.
+
+    Raises:
+        ValueError: if the file is no checkpoint of this pipeline, or was cut short.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {})["record"])
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # safetensors raises a class of its own, KeyError means foreign weights
+        raise ValueError(f"{path}: not a checkpoint of this pipeline ({error}): train the fold again") from None
+
+
+def load_checkpoint(path: Path, model: nn.Module, fold: int) -> dict[str, Any]:
+    """Put a checkpoint's weights into a model that must not have seen fold `fold`; returns the record.
+
+    Raises:
+        ValueError: if the weights held out another fold, or do not fit the model.
+    """
+    record = read_record(path)
+    if record["fold"] != fold:
+        raise ValueError(f"{path} held out fold {record['fold']}, not fold {fold}: it has seen these images")
+    try:
+        model.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise ValueError(f"{path}: weights of another model: {str(error).splitlines()[1].strip()}") from None
+    return record
+
+
+def refuse_other_settings(where: Path, made_by: dict[str, Any], now: dict[str, Any]) -> None:
+    """A run goes on only with the settings it was started with.
+
+    Raises:
+        ValueError: naming the first setting that differs.
+    """
+    before, after = _flat(made_by), _flat(now)
+    for key in sorted(before | after):
+        if before.get(key) != after.get(key):
+            raise ValueError(
+                f"{where} was trained with {key} = {before.get(key)}, now it is {after.get(key)}: "
+                f"remove {where} to train again, or give the config another name"
+            )
+
+
+def _flat(tables: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys; a list's entries count from 0."""
+    if isinstance(tables, dict) and tables:
+        pairs = tables.items()
+    elif isinstance(tables, list | tuple) and tables:
+        pairs = enumerate(tables)
+    else:
+        return {prefix: tables}
+    flat: dict[str, Any] = {}
+    for key, value in pairs:
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write training state, whole or not at all."""
+    with whole(path) as partial:
+        torch.save(state, partial)
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """The training state, or None where there is none.
+
+    Raises:
+        ValueError: if the file cannot be read.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read ({error}): remove it to train the fold again") from None

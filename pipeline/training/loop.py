@@ -1,0 +1,115 @@
+"""One epoch of training, and one of validation."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pipeline.data.index import read_target
+from pipeline.inference.predict import Predictor, predict_images
+from pipeline.metrics import Counts, count
+from pipeline.rle import Dialect
+
+Batch = tuple[Tensor, Tensor]
+
+
+def learning_rate(step: int, steps: int, *, peak: float, warmup: float, final: float) -> float:
+    """Linear warm-up to `peak`, then half a cosine down to `final · peak` at the last step.
+
+    A pure function of the step, so a resumed run needs no scheduler state.
+
+    Args:
+        step: 0 … steps-1.
+        warmup: share of the steps.
+        final: share of the peak.
+
+    >>> [round(learning_rate(step, 5, peak=1.0, warmup=0.2, final=0.0), 3) for step in range(5)]
+    [1.0, 1.0, 0.75, 0.25, 0.0]
+    """
+    rising = round(warmup * steps)
+    if step < rising:
+        return peak * (step + 1) / rising
+    done = (step - rising) / max(1, steps - rising - 1)
+    return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def train_one_epoch(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    loss_fn: nn.Module,
+    optimizer: Optimizer,
+    accelerator: Accelerator,
+    *,
+    rates: Sequence[float],
+    accumulate: int,
+    clip: float,
+    after_update: Callable[[int], None],
+) -> float:
+    """Pass once over the batches; returns the mean loss.
+
+    Args:
+        rates: the learning rate of each update.
+        accumulate: batches per update; what is left over at the end is not used.
+        clip: highest gradient norm.
+        after_update: called with the number of each update (from 0), for averaged weights.
+
+    Raises:
+        FloatingPointError: if the loss is not finite, with the batch, the rate and what to try.
+    """
+    losses: list[float] = []
+    for number, (images, target) in enumerate(batches):
+        update, position = divmod(number, accumulate)
+        if update == len(rates):
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = rates[update]
+        last = position == accumulate - 1
+        with nullcontext() if last else accelerator.no_sync(model):
+            loss = loss_fn(model(_on_device(images, accelerator)), target.to(accelerator.device))
+            losses.append(_finite(loss.item(), number + 1, rates[update]))
+            accelerator.backward(loss / accumulate)
+        if last:
+            accelerator.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            after_update(update)
+    return float(np.mean(losses))
+
+
+def _on_device(images: Tensor, accelerator: Accelerator) -> Tensor:
+    """Channels last: convolutions in half precision are fastest so, on CPUs and GPUs alike."""
+    return images.to(accelerator.device).contiguous(memory_format=torch.channels_last)
+
+
+def _finite(loss: float, batch: int, rate: float) -> float:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"loss is {loss} at batch {batch}, learning rate {rate:.2g}: lower the phase's lr, lengthen its "
+            f"warmup, lower train.clip, or set train.precision to float32. The last finished epoch is kept"
+        )
+    return loss
+
+
+def validate(
+    predictor: Predictor, index: pd.DataFrame, dialect: Dialect, accelerator: Accelerator, **options: object
+) -> Counts:
+    """Pixel counts of each image of the index at threshold .5, in one order whatever the number of processes.
+
+    Args:
+        options: of `predict_images`.
+    """
+    mine = index.iloc[accelerator.process_index :: accelerator.num_processes]
+    rows = {row.image_id: row for row in mine.itertuples()}
+    found = []
+    for image_id, probs in predict_images(predictor, mine, **options):
+        target = read_target(rows[image_id], dialect)[None]
+        found.append((image_id, count((probs >= 0.5).astype(np.uint8), target)))
+    found = sorted(gather_object(found))
+    return Counts(*(np.array(part) for part in zip(*(counts for _, counts in found), strict=True)))

@@ -1,0 +1,312 @@
+"""Training in phases: the first learns pixels and overlap, the next refines the overlap from the best weights.
+
+Files of a fold's folder: `phase<n>.safetensors` are the best weights of a phase, `state.pt` is where to go on
+after a kill, `metrics.jsonl` has a line per epoch, and `best.safetensors`, written last, says "done".
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.utils.data import DataLoader
+
+from pipeline import __version__, config, hardware
+from pipeline.data.augment import build_augment
+from pipeline.data.dataset import EpochSampler, MaskedImages
+from pipeline.inference.predict import Predictor
+from pipeline.losses import build_loss
+from pipeline.metrics import METRICS
+from pipeline.progress import track
+from pipeline.rle import Dialect
+from pipeline.training.checkpoint import load_checkpoint, load_state, read_record, save_checkpoint, save_state
+from pipeline.training.log import say_epoch, write_history, write_tensorboard
+from pipeline.training.loop import learning_rate, train_one_epoch, validate
+
+ACCELERATE_NAMES = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a fold trains and validates on."""
+
+    fold: int
+    train_index: pd.DataFrame
+    valid_index: pd.DataFrame
+    dialect: Dialect
+    metric: str  # a name in METRICS
+    channels: int  # of the images
+
+
+@dataclass
+class Standing:
+    """How far a training has come: all that a resumed run must know beside weights and optimizer."""
+
+    phase: int = 1
+    epoch: int = 0  # finished epochs of the phase
+    best: float = -1.0  # score of the phase
+    stale: int = 0  # epochs since then
+    seconds: float = 0.0
+    draws: int = 0  # passes over the data so far
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def make_accelerator(precision: str) -> Accelerator:
+    """The engine for this machine's device and precision; under torchrun, one of several processes."""
+    on = hardware.device()
+    AcceleratorState._reset_state()  # it would keep the precision of an earlier training in this process
+    name = ACCELERATE_NAMES[hardware.precision(precision, on)]
+    return Accelerator(cpu=on.type == "cpu", mixed_precision=name)
+
+
+def fit(
+    model: nn.Module, split: Split, cfg: config.Train, *, folder: Path, seed: int, settings: dict[str, Any]
+) -> None:
+    """Train through all phases, or go on where a killed run stood; ends with `best.safetensors`.
+
+    Args:
+        model: with its starting weights.
+        folder: of the fold.
+        seed: of sampling, augmentation and dropout.
+        settings: what the weights depend on; kept in every checkpoint.
+    """
+    accelerator = make_accelerator(cfg.precision)
+    trainer = _Trainer(model, split, cfg, folder, seed, settings, accelerator)
+    for number in range(trainer.standing.phase, len(cfg.phases) + 1):
+        trainer.run_phase(number)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        promote_best(folder, len(cfg.phases), model, split.fold)
+    accelerator.wait_for_everyone()
+
+
+def promote_best(folder: Path, phases: int, model: nn.Module, fold: int) -> None:
+    """Copy the weights of the phase with the best score to `best.safetensors`; of equals, the later phase's."""
+    paths = [folder / f"phase{number}.safetensors" for number in range(1, phases + 1)]
+    best = max(reversed(paths), key=lambda path: read_record(path)["score"])
+    record = load_checkpoint(best, model, fold)
+    save_checkpoint(folder / "best.safetensors", model.state_dict(), record)
+    (folder / "state.pt").unlink(missing_ok=True)
+
+
+class _Trainer:
+    """One fold's training; each method is one step of it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        cfg: config.Train,
+        folder: Path,
+        seed: int,
+        settings: dict[str, Any],
+        accelerator: Accelerator,
+    ):
+        self.model, self.split, self.cfg = model, split, cfg
+        self.folder, self.seed, self.settings, self.accelerator = folder, seed, settings, accelerator
+        self.saved = load_state(folder / "state.pt")
+        self.standing = Standing(**self.saved["standing"]) if self.saved else Standing()
+        for left_over in folder.glob(".*.part"):  # of a killed run
+            left_over.unlink()
+
+    def run_phase(self, number: int) -> None:
+        """One phase, from the best weights of the phase before or from where a kill left it."""
+        phase, standing = self.cfg.phases[number - 1], self.standing
+        if standing.phase != number:
+            load_checkpoint(self._best_of(number - 1), self.model, self.split.fold)
+            self.saved = None
+            standing.phase, standing.epoch, standing.best, standing.stale = number, 0, -1.0, 0
+        self._start(phase)
+        patience = self.cfg.patience or phase.epochs
+        while standing.epoch < phase.epochs and standing.stale < patience:
+            self._run_epoch(phase)
+        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()
+
+    def _start(self, phase: config.Phase) -> None:
+        """Loader, loss, averaged weights and a fresh optimizer for a phase; then what was saved of them."""
+        model = self.model.to(self.accelerator.device, memory_format=torch.channels_last)
+        for weight in model.encoder.parameters():
+            weight.requires_grad = not phase.freeze_encoder
+        self.average = ModelEmaV3(model, decay=self.cfg.ema, use_warmup=True)
+        self.loss = build_loss(phase.loss)
+        self.loader = self._loader(phase)
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=phase.lr, weight_decay=self.cfg.weight_decay, fused=True)
+        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if self.saved:
+            self._restore(self.saved)
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self.model.load_state_dict(saved["model"])
+        self.average.module.load_state_dict(saved["average"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.accelerator.scaler and saved["scaler"]:
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+
+    def _loader(self, phase: config.Phase) -> DataLoader:
+        augment = build_augment(phase.augment, phase.crop, self.split.channels)
+        data = MaskedImages(self.split.train_index, self.split.dialect, self.split.channels, augment)
+        sampler = EpochSampler(
+            len(data),
+            self.seed,
+            labels=balance_labels(self.split.train_index, self.cfg.balance),
+            repeats=phase.repeats,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+        batch_size = min(self.cfg.batch_size, len(sampler))
+        workers = self.cfg.workers
+        return DataLoader(
+            data,
+            batch_size,
+            sampler=sampler,
+            drop_last=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+
+    def _run_epoch(self, phase: config.Phase) -> None:
+        started = time.monotonic()
+        standing = self.standing
+        ordinal = sum(earlier.epochs for earlier in self.cfg.phases[: standing.phase - 1]) + standing.epoch
+        rank = self.accelerator.process_index
+        # Nothing random is carried from epoch to epoch, so a resumed run draws what the other would have.
+        torch.manual_seed(np.random.SeedSequence((self.seed, ordinal, rank)).generate_state(1)[0].item())
+        self.loader.sampler.epoch = ordinal
+        loss, rate = self._train(phase)
+        score = self._validate()
+        better = score > standing.best
+        standing.epoch += 1
+        standing.best, standing.stale = (score, 0) if better else (standing.best, standing.stale + 1)
+        standing.seconds += time.monotonic() - started
+        standing.draws += phase.repeats
+        standing.history.append(
+            {
+                "fold": self.split.fold,
+                "phase": standing.phase,
+                "epoch": standing.epoch,
+                "loss": loss,
+                "score": score,
+                "best": better,
+                "lr": rate,
+                "seconds": round(time.monotonic() - started, 2),
+            }
+        )
+        if self.accelerator.is_main_process:
+            self._save(better)
+            say_epoch(standing.history[-1], phase.epochs, self._seconds_left())
+            if self.cfg.tensorboard:
+                write_tensorboard(self.folder / "tensorboard", standing.history[-1], ordinal)
+        self.accelerator.wait_for_everyone()
+
+    def _train(self, phase: config.Phase) -> tuple[float, float]:
+        """Mean loss and last learning rate of one epoch."""
+        standing = self.standing
+        updates = len(self.loader) // self.cfg.accumulate
+        if updates == 0:
+            raise ValueError(
+                f"train.accumulate = {self.cfg.accumulate} batches make one update, an epoch has "
+                f"{len(self.loader)}: lower it, or raise the phase's repeats"
+            )
+        total = updates * phase.epochs
+        rates = [
+            learning_rate(step, total, peak=phase.lr, warmup=phase.warmup, final=phase.final_lr)
+            for step in range(standing.epoch * updates, (standing.epoch + 1) * updates)
+        ]
+        self.wrapped.train()
+        if phase.freeze_encoder:
+            self.model.encoder.eval()  # its batch statistics and dropout too
+        what = f"fold {self.split.fold} phase {standing.phase} epoch {standing.epoch + 1}/{phase.epochs}"
+        loss = train_one_epoch(
+            self.wrapped,
+            track(self.loader, what),
+            self.loss,
+            self.optimizer,
+            self.accelerator,
+            rates=rates,
+            accumulate=self.cfg.accumulate,
+            clip=self.cfg.clip,
+            after_update=self._update_average,
+        )
+        return loss, rates[-1]
+
+    def _update_average(self, update: int) -> None:
+        """Follow the weights closely in the first updates of a phase, then ever more slowly up to `ema`."""
+        before = self.standing.epoch * (len(self.loader) // self.cfg.accumulate)
+        self.average.update(self.model, step=before + update + 1)
+
+    def _validate(self) -> float:
+        """The metric of the averaged weights on the fold held out, one view, threshold .5."""
+        predictor = Predictor(self.average.module, ("identity",), self.cfg.precision)
+        counts = validate(
+            predictor,
+            self.split.valid_index,
+            self.split.dialect,
+            self.accelerator,
+            channels=self.split.channels,
+            batch_size=self.cfg.batch_size,
+            workers=self.cfg.workers,
+            what="validate",
+        )
+        return float(METRICS[self.split.metric](counts).mean())
+
+    def _save(self, better: bool) -> None:
+        """Best weights, then the log, then the state: a kill in between repeats the epoch, and loses nothing."""
+        standing = self.standing
+        if better:
+            record = {
+                "fold": self.split.fold,
+                "phase": standing.phase,
+                "epoch": standing.epoch,
+                "score": standing.best,
+                "settings": self.settings,
+                "versions": {"pipeline": __version__, "torch": torch.__version__},
+            }
+            save_checkpoint(self._best_of(standing.phase), self.average.module.state_dict(), record)
+        write_history(self.folder / "metrics.jsonl", standing.history)
+        scaler = self.accelerator.scaler
+        state = {
+            "settings": self.settings,
+            "standing": vars(standing),
+            "model": self.model.state_dict(),
+            "average": self.average.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+        }
+        save_state(self.folder / "state.pt", state)
+
+    def _best_of(self, phase: int) -> Path:
+        return self.folder / f"phase{phase}.safetensors"
+
+    def _seconds_left(self) -> float:
+        """Passes over the data still to come, at the speed so far."""
+        standing = self.standing
+        current, *later = self.cfg.phases[standing.phase - 1 :]
+        left = (current.epochs - standing.epoch) * current.repeats + sum(p.epochs * p.repeats for p in later)
+        return standing.seconds / standing.draws * left
+
+
+def balance_labels(index: pd.DataFrame, column: str | None) -> np.ndarray | None:
+    """The values that `train.balance` asks to draw equally often, or None.
+
+    Raises:
+        ValueError: for a column that the index does not have.
+    """
+    if column is None:
+        return None
+    if column not in index:
+        raise ValueError(f"train.balance: no column '{column}', the index has: {', '.join(index.columns)}")
+    return index[column].astype(str).to_numpy()
+
+
+def seed_all(seed: int) -> None:
+    """Seed what draws fresh decoder weights."""
+    torch.manual_seed(seed)

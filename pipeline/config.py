@@ -13,6 +13,7 @@ Share = Field(ge=0, le=1)
 
 class Data(Table):
     root: Path | None = None  # default: data/<name of the folds>
+    percentiles: tuple[float, float] | None = None  # of each image, stretched to 0 and 255: evens out exposure
     skip_bad: bool = False  # leave out images that cannot be read, and list them
 
 

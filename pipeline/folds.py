@@ -46,15 +46,15 @@ def _strata(coverage: np.ndarray, bins: int) -> np.ndarray:
 
 
 def _merge_rare(strata: np.ndarray, count: int) -> np.ndarray:
-    """Strata of fewer than `count` images joined to their neighbour above; the splitters want that many."""
-    values, sizes = np.unique(strata, return_counts=True)
-    merged, pending = {}, []
-    for value, size in zip(values, sizes, strict=True):
-        pending.append((value, size))
-        if sum(size for _, size in pending) >= count or value == values[-1]:
-            merged |= {old: value for old, _ in pending}
-            pending = []
-    return np.array([merged[value] for value in strata])
+    """Strata of fewer than `count` images joined to their neighbour; the splitters want that many."""
+    merged = strata.copy()
+    for value in np.unique(strata)[:-1]:
+        if (merged == value).sum() < count:
+            merged[merged == value] = np.unique(strata[strata > value]).min()
+    last = np.unique(merged)[-2:]
+    if (merged == last[-1]).sum() < count:  # nothing lies above it: the neighbour below takes it
+        merged[merged == last[-1]] = last[0]
+    return merged
 
 
 def write_folds(path: Path, folds: pd.DataFrame) -> None:

@@ -16,6 +16,7 @@ class Table(pydantic.BaseModel):
 
 
 T = TypeVar("T", bound=Table)
+UNKNOWN_KEY = {"extra_forbidden", "unexpected_keyword_argument"}  # in a model, in a dataclass
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -98,13 +99,15 @@ def parse(model: type[T], tables: Mapping[str, Any], where: str) -> T:
     try:
         return model.model_validate(tables)
     except pydantic.ValidationError as error:
-        raise ValueError(f"{where}: {_explain(model, error.errors()[0])}") from None
+        # A misspelt key is also a missing one: name the spelling first.
+        first = min(error.errors(), key=lambda each: each["type"] not in UNKNOWN_KEY)
+        raise ValueError(f"{where}: {_explain(model, first)}") from None
 
 
 def _explain(model: type[Table], error: Mapping[str, Any]) -> str:
     *parents, last = error["loc"] or ("",)
     key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
+    if error["type"] in UNKNOWN_KEY:
         table = _model_at(model, parents)
         place = f" in [{'.'.join(map(str, parents))}]" if parents else ""
         return f"unknown key '{last}'{place}. {did_you_mean(str(last), _fields(table))}"

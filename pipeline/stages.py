@@ -22,7 +22,7 @@ import pandas as pd
 from pipeline import competition, folds, postprocess, submission
 from pipeline.competition import Competition
 from pipeline.config import Config
-from pipeline.data.images import ImageError, read_image
+from pipeline.data.images import ImageError, Reader, read_image
 from pipeline.data.index import read_index, read_target, read_test_index
 from pipeline.ensemble import average
 from pipeline.files import write_text
@@ -166,6 +166,7 @@ def train(cfg: Config, fold: int) -> None:
         prepared = prepare(cfg)
     train_index, valid_index = folds.hold_out(prepared.index, prepared.folds, fold)
     if not _is_trained(cfg, prepared, fold):
+        _refuse_mixed_sizes(cfg, train_index)
         _fit(cfg, prepared, fold, train_index, valid_index)
     _predict(cfg, prepared, fold, valid_index, prepared.paths.oof(fold), f"fold {fold} OOF")
 
@@ -220,9 +221,23 @@ def _fit(cfg: Config, prepared: Prepared, fold: int, train_index: pd.DataFrame, 
     folder = prepared.paths.fold(fold)
     seed = cfg.seed * 1000 + fold
     seed_all(seed)
-    channels = cfg.model.in_channels
-    parts = Split(fold, train_index, valid_index, prepared.card.dialect, prepared.card.metric, channels)
+    parts = Split(fold, train_index, valid_index, prepared.card.dialect, prepared.card.metric, _reader(cfg))
     fit(build_model(cfg.model), parts, cfg.train, folder=folder, seed=seed, settings=settings(cfg, prepared))
+
+
+def _reader(cfg: Config) -> Reader:
+    return Reader(cfg.model.in_channels, cfg.data.percentiles)
+
+
+def _refuse_mixed_sizes(cfg: Config, index: pd.DataFrame) -> None:
+    sizes = index.groupby(["height", "width"]).size().sort_values()
+    whole = [number for number, phase in enumerate(cfg.train.phases) if phase.crop is None]
+    if len(sizes) > 1 and whole:
+        few, most = (f"{height}×{width}" for height, width in (sizes.index[0], sizes.index[-1]))
+        raise ValueError(
+            f"images of {len(sizes)} sizes ({most} mostly, {few} least often) do not fit into one batch: "
+            f"set the phase's crop, such as train.phases.{whole[0]}.crop=256"
+        )
 
 
 def _is_trained(cfg: Config, prepared: Prepared, fold: int) -> bool:
@@ -265,7 +280,7 @@ def _predict(cfg: Config, prepared: Prepared, fold: int, index: pd.DataFrame, fo
         folder,
         rank=_state().process_index,
         world=_state().num_processes,
-        channels=cfg.model.in_channels,
+        reader=_reader(cfg),
         batch_size=cfg.predict.batch_size,
         workers=cfg.train.workers,
         what=what,
@@ -288,7 +303,7 @@ def _main_process_first() -> Any:
 
 def settings(cfg: Config, prepared: Prepared) -> dict[str, Any]:
     """What a fold's weights depend on, as plain values: a run goes on only with the same."""
-    chosen = cfg.model_dump(mode="json", include={"seed", "model", "train"})
+    chosen = cfg.model_dump(mode="json", include={"seed": True, "data": {"percentiles"}, "model": True, "train": True})
     for speed_only in ("workers", "tensorboard"):
         del chosen["train"][speed_only]
     digest = hashlib.sha256(prepared.folds.to_csv(index=False).encode()).hexdigest()[:16]
@@ -420,7 +435,9 @@ def _manifest(
     packages = ("torch", "timm", "segmentation-models-pytorch", "albumentations", "numpy")
     return {
         "competition": members[0].card.name,
-        "configs": {cfg.name: cfg.model_dump(mode="json", exclude={"name", "data"}) for cfg in cfgs},
+        "configs": {
+            cfg.name: cfg.model_dump(mode="json", exclude={"name": True, "data": {"root", "skip_bad"}}) for cfg in cfgs
+        },
         "weights": {cfg.name: 1 / len(cfgs) for cfg in cfgs},
         "folds": {cfg.name: member.numbers() for cfg, member in zip(cfgs, members, strict=True)},
         "threshold": search.cut.threshold,
@@ -453,7 +470,7 @@ def _draw_sheet(path: Path, cfg: Config, members: Sequence[Prepared], cut: postp
     from pipeline.report.overlays import COLUMNS, Panel, write_sheet
 
     first, stores = members[0], _oof_stores(members)
-    card, channels = first.card, cfg.model.in_channels
+    card, reader = first.card, _reader(cfg)
     panels: list[tuple[float, Any]] = []
     for row in first.index[first.index["coverage"] > 0].itertuples():
         mask = postprocess.apply(average(stores, row.image_id)[0], cut)
@@ -465,7 +482,7 @@ def _draw_sheet(path: Path, cfg: Config, members: Sequence[Prepared], cut: postp
         mask = postprocess.apply(average(stores, row.image_id)[0], cut)
         return Panel(
             f"{row.image_id[:10]}  {score:.2f}",
-            read_image(row.path, channels),
+            reader(row.path),
             mask,
             read_target(row, card.dialect),
         )
@@ -481,10 +498,7 @@ def _draw_sheet(path: Path, cfg: Config, members: Sequence[Prepared], cut: postp
     rows.append(
         (
             "test",
-            [
-                Panel(row.image_id[:10], read_image(row.path, channels), mask_of(row.image_id))
-                for row in test.itertuples()
-            ],
+            [Panel(row.image_id[:10], reader(row.path), mask_of(row.image_id)) for row in test.itertuples()],
         )
     )
     write_sheet(path, rows)

@@ -44,7 +44,7 @@ def light(crop: int | None, channels: int) -> list[A.BasicTransform]:
 
 
 def medium(crop: int | None, channels: int) -> list[A.BasicTransform]:
-    """Images without an up or down: all eight symmetries of the square, half to twice the size, tones."""
+    """Images without an up or down: the symmetries of the square, other sizes, tones."""
     return [
         A.RandomScale((-0.35, 0.5), p=0.7),
         *_crop(crop),
@@ -57,17 +57,17 @@ def medium(crop: int | None, channels: int) -> list[A.BasicTransform]:
 
 
 def strong(crop: int | None, channels: int) -> list[A.BasicTransform]:
-    """For a test set that differs from the training set: size from half to double, colours, negatives."""
+    """For a test set that differs from the training set: size from 0.6 to 1.8, colours, negatives."""
     return [
-        A.RandomScale((-0.5, 1.0), p=0.8),
+        A.RandomScale((-0.4, 0.8), p=0.6),
         *_crop(crop),
         A.D4(p=1),
         A.Affine(rotate=(-25, 25), shear=(-8, 8), p=0.25, border_mode=cv2.BORDER_REFLECT_101),
         *(_colours() if channels == 3 else []),
-        A.RandomBrightnessContrast(0.35, 0.35, p=0.7),
+        A.RandomBrightnessContrast(0.3, 0.3, p=0.5),
         A.RandomGamma((50, 200), p=0.3),
-        A.InvertImg(p=0.1),
-        *_blur(0.3),
+        A.InvertImg(p=0.05),
+        *_blur(0.15),
     ]
 
 
@@ -80,9 +80,9 @@ def _crop(crop: int | None) -> list[A.BasicTransform]:
 
 def _colours() -> list[A.BasicTransform]:
     return [
-        A.HueSaturationValue(hue_shift_limit=90, sat_shift_limit=40, val_shift_limit=20, p=0.4),
-        A.ChannelShuffle(p=0.15),
-        A.ToGray(p=0.15),
+        A.HueSaturationValue(hue_shift_limit=90, sat_shift_limit=40, val_shift_limit=20, p=0.25),
+        A.ChannelShuffle(p=0.1),
+        A.ToGray(p=0.1),
     ]
 
 

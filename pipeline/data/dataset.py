@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from pipeline.data.augment import Augment
-from pipeline.data.images import read_image
+from pipeline.data.images import Reader
 from pipeline.data.index import read_target
 from pipeline.rle import Dialect
 
@@ -25,12 +25,12 @@ class MaskedImages(Dataset):
         item: image (channels, H, W) uint8, mask (C, H, W) uint8, 0 or 1.
     """
 
-    def __init__(self, index: pd.DataFrame, dialect: Dialect, channels: int, augment: Augment):
+    def __init__(self, index: pd.DataFrame, dialect: Dialect, reader: Reader, augment: Augment):
         self.rows = list(index.itertuples())
         self.dialect = dialect
-        self.channels = channels
+        self.reader = reader
         self.augment = augment
-        decoded = int((index["height"] * index["width"]).sum()) * (channels + 1)
+        decoded = int((index["height"] * index["width"]).sum()) * (reader.channels + 1)
         self.cache: dict[int, tuple[np.ndarray, np.ndarray]] | None = {} if decoded < CACHE_BYTES else None
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ class MaskedImages(Dataset):
         if self.cache is not None and position in self.cache:
             return self.cache[position]
         row = self.rows[position]
-        pair = read_image(row.path, self.channels), read_target(row, self.dialect)[..., None]
+        pair = self.reader(row.path), read_target(row, self.dialect)[..., None]
         if self.cache is not None:
             self.cache[position] = pair
         return pair
@@ -99,15 +99,15 @@ class Images(Dataset):
         item: image (channels, H, W) uint8.
     """
 
-    def __init__(self, index: pd.DataFrame, channels: int):
+    def __init__(self, index: pd.DataFrame, reader: Reader):
         self.paths = list(index["path"])
-        self.channels = channels
+        self.reader = reader
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, position: int) -> Tensor:
-        return to_tensor(read_image(self.paths[position], self.channels))
+        return to_tensor(self.reader(self.paths[position]))
 
 
 def equal_size_batches(index: pd.DataFrame, batch_size: int) -> list[list[int]]:

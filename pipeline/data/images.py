@@ -3,6 +3,7 @@
 Pillow reads them: it refuses a file that was cut short, where OpenCV returns the part that was there.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,43 @@ EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 
 class ImageError(ValueError):
     """An image file that is missing, cut short, or not of a kind that is read."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a config wants its images.
+
+    Args:
+        channels: 1 or 3.
+        percentiles: of an image's values, stretched to 0 and 255; None leaves the values as they are.
+    """
+
+    channels: int
+    percentiles: tuple[float, float] | None = None
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """The image as (H, W, channels) uint8.
+
+        Raises:
+            ImageError: as `read_image`.
+        """
+        image = read_image(path, self.channels)
+        return stretch(image, self.percentiles) if self.percentiles else image
+
+
+def stretch(image: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
+    """Values scaled so that two percentiles of the whole image, all channels together, become 0 and 255.
+
+    Makes images of one kind alike that were exposed differently. A constant image stays as it is.
+
+    Shapes:
+        image: (H, W, C) uint8; returned likewise.
+    """
+    low, high = np.percentile(image, percentiles)
+    if low == high:
+        return image
+    levels = np.clip((np.arange(256) - low) * (255 / (high - low)), 0, 255)
+    return np.rint(levels).astype(np.uint8)[image]
 
 
 def read_image(path: Path, channels: int) -> np.ndarray:

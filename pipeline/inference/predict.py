@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from pipeline import hardware
 from pipeline.data.dataset import Images, equal_size_batches
+from pipeline.data.images import Reader
 from pipeline.inference.store import StoreWriter, quantise
 from pipeline.inference.tta import average_views
 from pipeline.progress import track
@@ -39,11 +40,11 @@ class Predictor:
 
 
 def predict_images(
-    predictor: Predictor, index: pd.DataFrame, *, channels: int, batch_size: int, workers: int, what: str
+    predictor: Predictor, index: pd.DataFrame, *, reader: Reader, batch_size: int, workers: int, what: str
 ) -> Iterator[tuple[str, np.ndarray]]:
     """`image_id` and probs (classes, H, W) float32 of each row of the index, batched by equal size."""
     batches = equal_size_batches(index, batch_size)
-    loader = DataLoader(Images(index, channels), batch_sampler=batches, num_workers=workers)
+    loader = DataLoader(Images(index, reader), batch_sampler=batches, num_workers=workers)
     ids = index["image_id"].to_numpy()
     for positions, images in zip(batches, track(loader, what, total=len(batches)), strict=True):
         yield from zip(ids[positions], predictor(images).numpy(), strict=True)

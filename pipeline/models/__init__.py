@@ -11,6 +11,8 @@ ARCHITECTURES = {
     "unet": UNet,
 }
 
+SCSE_REDUCTION = 16  # smp's
+
 
 def check_model(cfg: config.Model) -> None:
     """Refuse what cannot be built, before any data is read.
@@ -21,6 +23,11 @@ def check_model(cfg: config.Model) -> None:
     if cfg.arch not in ARCHITECTURES:
         raise ValueError(f"unknown arch '{cfg.arch}'. {did_you_mean(cfg.arch, ARCHITECTURES)}")
     encoder.check(cfg.encoder)
+    if cfg.attention == "scse" and min(cfg.decoder_channels) < SCSE_REDUCTION:
+        raise ValueError(
+            f"model.attention: scse squeezes channels {SCSE_REDUCTION} to 1 and leaves nothing of "
+            f"{min(cfg.decoder_channels)}: raise decoder_channels to {SCSE_REDUCTION} or more"
+        )
 
 
 def build_model(cfg: config.Model) -> nn.Module:

@@ -48,6 +48,12 @@ def check(name: str) -> None:
     """
     names = known()
     if name in names:
+        if names[name].native_size != "any":
+            side = names[name].native_size
+            raise ValueError(
+                f"encoder '{name}' takes images of {side}×{side} pixels only, and whole images are predicted "
+                f"here: choose one whose native size is any (`python -m pipeline encoders`)"
+            )
         return
     if not name.startswith(PREFIX):
         if PREFIX + name in names:
@@ -84,7 +90,7 @@ def weight_options(name: str, weights: str) -> dict[str, object]:
     if weights == "none":
         return {"encoder_weights": None}  # not False, which downloads for timm's encoders
     if weights == "imagenet":
-        return {"encoder_weights": "imagenet"}
+        return {"encoder_weights": True}
     if not Path(weights).is_file():
         raise FileNotFoundError(
             f"model.weights: no file '{weights}': expected 'none', 'imagenet' or the path of a .safetensors "

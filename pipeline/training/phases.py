@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from pipeline import __version__, config, hardware
 from pipeline.data.augment import build_augment
 from pipeline.data.dataset import EpochSampler, MaskedImages
+from pipeline.data.images import Reader
 from pipeline.inference.predict import Predictor
 from pipeline.losses import build_loss
 from pipeline.metrics import METRICS
@@ -42,7 +43,7 @@ class Split:
     valid_index: pd.DataFrame
     dialect: Dialect
     metric: str  # a name in METRICS
-    channels: int  # of the images
+    reader: Reader
 
 
 @dataclass
@@ -152,8 +153,8 @@ class _Trainer:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
 
     def _loader(self, phase: config.Phase) -> DataLoader:
-        augment = build_augment(phase.augment, phase.crop, self.split.channels)
-        data = MaskedImages(self.split.train_index, self.split.dialect, self.split.channels, augment)
+        augment = build_augment(phase.augment, phase.crop, self.split.reader.channels)
+        data = MaskedImages(self.split.train_index, self.split.dialect, self.split.reader, augment)
         sampler = EpochSampler(
             len(data),
             self.seed,
@@ -251,7 +252,7 @@ class _Trainer:
             self.split.valid_index,
             self.split.dialect,
             self.accelerator,
-            channels=self.split.channels,
+            reader=self.split.reader,
             batch_size=self.cfg.batch_size,
             workers=self.cfg.workers,
             what="validate",

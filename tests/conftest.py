@@ -1,0 +1,127 @@
+"""Fixtures: a tiny competition on disk, with sharp edges, and a config that trains on it in seconds."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for the network
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline import rle
+from pipeline.competition import Competition
+
+torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+
+CARD = """
+name = "tiny"
+title = "Tiny: discs on noise"
+classes = ["disc"]
+metric = "mean_dice"
+
+[files]
+train_images = "train/images"
+test_images = "test/images"
+train_csv = "train.csv"
+
+[columns]
+id = "id"
+rle = "rle_mask"
+"""
+
+CONFIG = """
+competition = "tiny.toml"
+
+[data]
+root = "tiny"
+
+[folds]
+count = 3
+
+[model]
+encoder = "tu-test_efficientnet"
+in_channels = 1
+decoder_channels = [16, 16, 8, 8, 8]
+
+[train]
+batch_size = 4
+precision = "float32"
+
+[[train.phases]]
+loss = { bce = 1.0, dice = 1.0 }
+epochs = 2
+lr = 3e-3
+
+[[train.phases]]
+loss = { lovasz = 1.0, dice = 0.5 }
+epochs = 2
+lr = 1e-3
+"""
+
+
+def draw(rng: np.random.Generator, height: int, width: int, empty: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A grey image with a bright disc, and the disc as mask; no disc if `empty`."""
+    image = rng.integers(40, 120, (height, width)).astype(np.uint8)
+    mask = np.zeros((height, width), dtype=np.uint8)
+    if not empty:
+        row, column, radius = rng.uniform(6, height - 6), rng.uniform(6, width - 6), rng.uniform(3, 9)
+        rows, columns = np.ogrid[:height, :width]
+        mask[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] = 1
+        image[mask == 1] += 100
+    return image, mask
+
+
+def write_tiny(root: Path, train: int = 18, test: int = 5, size: tuple[int, int] = (36, 44)) -> None:
+    """A competition in Kaggle's layout; ids have leading zeros, every third mask is empty."""
+    rng = np.random.default_rng(0)
+    tables = {"train": ["id,rle_mask"], "test": ["id,rle_mask"]}
+    for part, number in (("train", train), ("test", test)):
+        (root / part / "images").mkdir(parents=True)
+        for place in range(number):
+            # Coverage must not rise with the id: any sort would look stratified.
+            image_id = f"{(place * 7919) % 1000:04}"
+            image, mask = draw(rng, *size, empty=place % 3 == 0)
+            Image.fromarray(image).save(root / part / "images" / f"{image_id}.png")
+            tables[part].append(f"{image_id},{rle.encode(mask)}")
+    (root / "train.csv").write_text("\n".join(tables["train"]) + "\n")
+    (root / "solution.csv").write_text("\n".join(tables["test"]) + "\n")
+    sample = [tables["test"][0], *(row.split(",")[0] + ",1 1" for row in tables["test"][1:])]
+    (root / "sample_submission.csv").write_text("\n".join(sample) + "\n")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny competition `tiny/`, its card and its config, in a fresh current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DATA", raising=False)
+    write_tiny(tmp_path / "tiny")
+    (tmp_path / "tiny.toml").write_text(CARD)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "tiny.toml").write_text(CONFIG)
+    return tmp_path
+
+
+@pytest.fixture
+def card(tiny: Path) -> Competition:
+    """The tiny competition's card."""
+    from pipeline import competition
+
+    return competition.load("tiny.toml")
+
+
+@pytest.fixture
+def edit(tiny: Path) -> Callable[[str, str, str], None]:
+    """Replace text in a file of the tiny competition; the text must be there."""
+
+    def replace(name: str, old: str, new: str) -> None:
+        path = tiny / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return replace

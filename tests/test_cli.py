@@ -1,0 +1,215 @@
+"""The command line: mistakes cost one line and exit status 2."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import stages
+from pipeline.cli import main
+
+
+def run(capsys, *argv):
+    status = main([str(arg) for arg in argv])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err.strip()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+# What is planted in the tiny competition, the command, and what the one line must say.
+MISTAKES = {
+    "unknown config key": (
+        lambda: edit(Path("configs/tiny.toml"), "batch_size", "batchsize"),
+        ["train"],
+        r"unknown key 'batchsize' in [train]. Did you mean 'batch_size'?",
+    ),
+    "unknown encoder": (None, ["train", "--set", "model.encoder=tu-resnt18"], "Did you mean 'tu-resnet18'?"),
+    "unknown loss": (
+        None,
+        ["train", "--set", "train.phases.0.loss={jacard=1}"],
+        "unknown loss 'jacard'. Known losses: bce",
+    ),
+    "unknown view": (None, ["train", "--set", "predict.views=['flop']"], "unknown view 'flop'"),
+    "missing image": (
+        lambda: Path("tiny/train/images/0919.png").unlink(),
+        ["data"],
+        "tiny/train/images: no image for 1 of 18 ids of the CSV, the first is '0919'",
+    ),
+    "truncated image": (
+        lambda: truncate(Path("tiny/train/images/0919.png")),
+        ["data"],
+        "tiny/train/images/0919.png: cannot be read",
+    ),
+    "truncated image in training": (
+        lambda: truncate(Path("tiny/train/images/0919.png")),
+        ["train"],
+        "tiny/train/images/0919.png: cannot be read",
+    ),
+    "truncated test image": (
+        lambda: truncate(Path("tiny/test/images/0919.png")),
+        ["data"],
+        "tiny/test/images/0919.png: cannot be read",
+    ),
+    "odd count in an rle": (
+        lambda: edit(Path("tiny/train.csv"), "\n0919,", "\n0919,5 "),
+        ["folds"],
+        "tiny/train.csv: line 3, id '0919': ",
+    ),
+    "letters in an rle": (
+        lambda: edit(Path("tiny/train.csv"), "\n0919,", "\n0919,x 1 "),
+        ["folds"],
+        "tiny/train.csv: line 3, id '0919': ",
+    ),
+    "overlapping runs": (
+        lambda: edit(Path("tiny/train.csv"), "\n0919,", "\n0919,1 900 "),
+        ["folds"],
+        "tiny/train.csv: line 3, id '0919': run 2",
+    ),
+    "run out of bounds": (
+        lambda: edit(Path("tiny/train.csv"), "\n0000,", "\n0000,1580 9"),
+        ["folds"],
+        "tiny/train.csv: line 2, id '0000': run 1",
+    ),
+    "duplicate id": (
+        lambda: edit(Path("tiny/train.csv"), "\n0919,", "\n0000,\n0919,"),
+        ["folds"],
+        "1 of 19 rows repeat an id, the first is '0000' (line 3)",
+    ),
+    "image without a row": (
+        lambda: Path("tiny/train/images/extra.png").write_bytes(Path("tiny/train/images/0919.png").read_bytes()),
+        ["folds"],
+        "1 of 19 images have no row in the CSV, the first is 'extra.png'",
+    ),
+    "fold that does not exist": (None, ["train", "--fold", "3"], "fold 3 does not exist. Folds with images: 0, 1, 2"),
+    "fold that is no number": (None, ["train", "--fold", "last"], "--fold last: expected a number from 0, or all"),
+    "too many folds": (None, ["folds", "--set", "folds.count=40"], "18 images cannot fill 40 folds"),
+    "missing config": (None, ["train", "configs/tony.toml"], "Did you mean 'tiny'?"),
+    "missing data": (None, ["train", "--data", "elsewhere"], "elsewhere: no such folder"),
+    "unknown command": (None, ["trian"], "No such command 'trian'"),
+    "images of different sizes without a crop": (
+        lambda: resize(Path("tiny/train/images/0000.png")),
+        ["train"],
+        "set the phase's crop",
+    ),
+}
+
+
+def resize(path):
+    from PIL import Image
+
+    Image.open(path).resize((50, 40)).save(path)
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake_costs_one_line_and_status_two(tiny, capsys, name):
+    plant, (command, *options), message = MISTAKES[name]
+    if plant:
+        plant()
+    has_config = any(option.endswith(".toml") for option in options) or command == "trian"
+    status, _, err = run(capsys, command, *([] if has_config else ["configs/tiny.toml"]), *options)
+    assert status == 2
+    last = err.splitlines()[-1]
+    assert last.startswith(f"pipeline {command}: ")
+    assert message in last
+    assert "Traceback" not in err
+    assert not Path("runs/tiny/fold0/best.safetensors").exists()
+
+
+def test_fold_left_empty_is_named(tiny, capsys):
+    assert run(capsys, "folds", "configs/tiny.toml")[0] == 0
+    path = Path("folds/tiny.csv")
+    path.write_text(path.read_text().replace(",1\n", ",2\n"))
+    status, _, err = run(capsys, "train", "configs/tiny.toml", "--fold", "1")
+    assert (status, "fold 1 is empty" in err) == (2, True)
+
+
+def test_folds_of_other_data_are_refused_and_stay(tiny, capsys):
+    assert run(capsys, "folds", "configs/tiny.toml")[0] == 0
+    path = Path("folds/tiny.csv")
+    path.write_text(path.read_text().replace("0919", "0918"))
+    before = path.read_bytes()
+    status, _, err = run(capsys, "train", "configs/tiny.toml", "--fold", "0")
+    assert (status, "First difference: '0918'" in err) == (2, True)
+    assert path.read_bytes() == before
+
+
+def test_skip_bad_trains_on_the_rest(tiny, capsys):
+    truncate(Path("tiny/train/images/0919.png"))
+    truncate(Path("tiny/test/images/0919.png"))
+    status, _, err = run(capsys, "ensemble", "configs/tiny.toml", "--skip-bad")
+    assert (status, "left out: tiny/train/images/0919.png" in err) == (0, True)
+    rows = dict(line.split(",") for line in Path("submissions/tiny.csv").read_text().splitlines())
+    assert len(rows) == 6
+    assert rows["0919"] == ""
+
+
+def test_loss_that_turns_nan_is_one_line(tiny, capsys, monkeypatch):
+    from pipeline.losses import WeightedSum
+
+    monkeypatch.setattr(WeightedSum, "forward", lambda self, logits, target: logits.sum() * float("nan"))
+    status, _, err = run(capsys, "train", "configs/tiny.toml", "--fold", "0")
+    assert status == 2
+    assert "loss is nan at batch 1" in err.splitlines()[-1]
+
+
+def test_full_disk_is_one_line_and_the_last_epoch_is_kept(tiny, capsys, monkeypatch):
+    import shutil
+
+    from pipeline.training import phases
+
+    calls = []
+    original = phases.save_state
+
+    def full_from_the_second_epoch(path, state):
+        calls.append(path)
+        if len(calls) > 1:
+            usage = shutil.disk_usage(".")
+            monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+            monkeypatch.setattr(
+                phases.torch, "save", lambda *_: (_ for _ in ()).throw(RuntimeError("file write failed"))
+            )
+        original(path, state)
+
+    monkeypatch.setattr(phases, "save_state", full_from_the_second_epoch)
+    status, _, err = run(capsys, "train", "configs/tiny.toml", "--fold", "0")
+    assert status == 2
+    assert "state.pt: the disk is full" in err.splitlines()[-1]
+    assert Path("runs/tiny/fold0/state.pt").exists()
+
+
+def test_debug_shows_the_traceback(tiny):
+    with pytest.raises(ValueError, match="unknown view"):
+        main(["train", "configs/tiny.toml", "--set", "predict.views=['flop']", "--debug"])
+
+
+def test_a_fault_of_the_program_is_not_hidden(tiny, monkeypatch):
+    monkeypatch.setattr(stages, "train", lambda *_: {}["missing"])
+    with pytest.raises(KeyError):
+        main(["train", "configs/tiny.toml", "--fold", "0"])
+
+
+def test_encoders_are_listed_by_pattern(capsys):
+    status, out, _ = run(capsys, "encoders", "seresnext*50")
+    assert status == 0
+    status, out, _ = run(capsys, "encoders", "seresnext50_32x4d")
+    assert "tu-seresnext50_32x4d" in out
+    assert "8 16 32" in out
+
+
+def test_encoders_without_a_match_say_what_to_try(capsys):
+    status, _, err = run(capsys, "encoders", "nothinglikeit")
+    assert (status, "no encoder matches 'nothinglikeit'" in err) == (2, True)
+
+
+def test_help_lists_every_stage(capsys):
+    status, out, _ = run(capsys, "--help")
+    assert status == 0
+    assert all(stage in out for stage in ("data", "folds", "train", "oof", "predict", "ensemble", "score", "encoders"))

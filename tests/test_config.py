@@ -1,0 +1,109 @@
+"""Configs and cards: every mistake is one line that names the place and the way out."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import competition, config
+from pipeline.schema import override
+
+SHIPPED = sorted(Path(__file__).parents[1].glob("configs/*.toml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_config_loads_with_its_card(path):
+    cfg = config.load(path)
+    assert cfg.name == path.stem
+    assert len(competition.load(cfg.competition).classes) == cfg.model.classes
+
+
+def test_shipped_configs_are_there():
+    assert {"demo", "nuclei", "nuclei_mini", "heart", "salt"} <= {path.stem for path in SHIPPED}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("batch_size", "batchsize", r"tiny\.toml: unknown key 'batchsize' in \[train\]. Did you mean 'batch_size'\?"),
+        ("epochs = 2", "epoch = 2", r"unknown key 'epoch' in \[train\.phases\.0\]. Did you mean 'epochs'\?"),
+        ("[folds]", "[fold]", r"unknown key 'fold'. Did you mean 'folds'\?"),
+        ("lr = 3e-3", 'lr = "fast"', r"train\.phases\.0\.lr: 'fast': .*valid number"),
+        ("lr = 3e-3", "lr = -1", r"train\.phases\.0\.lr: -1: .*greater than 0"),
+        ("in_channels = 1", "in_channels = 2", r"model\.in_channels: 2: .*1 or 3"),
+        ('competition = "tiny.toml"', "", r"'competition' is missing"),
+        ("count = 3", "count = ", r"not valid TOML.*line"),
+    ],
+)
+def test_mistake_in_a_config_is_named(edit, old, new, message):
+    edit("configs/tiny.toml", old, new)
+    with pytest.raises(ValueError, match=message) as caught:
+        config.load("configs/tiny.toml")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_config_names_the_nearest(tiny):
+    with pytest.raises(FileNotFoundError, match=r"configs/tny\.toml: no such file. Did you mean 'tiny'\?"):
+        config.load("configs/tny.toml")
+
+
+def test_overrides_reach_tables_lists_and_text(tiny):
+    pairs = ["train.batch_size=8", "train.phases.1.lr=3e-4", "model.encoder=tu-resnet18", "predict.views=['identity']"]
+    cfg = config.load("configs/tiny.toml", pairs)
+    assert cfg.train.batch_size == 8
+    assert cfg.train.phases[1].lr == 3e-4
+    assert cfg.model.encoder == "tu-resnet18"
+    assert cfg.predict.views == ("identity",)
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("train.batchsize=8", "Did you mean 'batch_size'"),
+        ("train.batch_size", "expected key=value"),
+        ("train.phases.7.lr=1", "not an entry of a list of 2"),
+        ("competition.x=1", "inside a single value"),
+    ],
+)
+def test_mistake_in_an_override_is_named(tiny, pair, message):
+    with pytest.raises(ValueError, match=message):
+        config.load("configs/tiny.toml", [pair])
+
+
+def test_override_can_set_false_and_zero():
+    assert override({"a": {"b": True}}, ["a.b=false", "a.c=0"]) == {"a": {"b": False, "c": 0}}
+
+
+def test_config_is_frozen(tiny):
+    cfg = config.load("configs/tiny.toml")
+    with pytest.raises(ValueError, match="frozen"):
+        cfg.seed = 3
+
+
+@pytest.mark.parametrize("name", competition.known())
+def test_card_goes_by_its_file_name(name):
+    assert competition.load(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("mean_dice", "meandice", r"unknown metric 'meandice'. Did you mean 'mean_dice'\?"),
+        ('rle = "rle_mask"', 'rel = "rle_mask"', r"unknown key 'rel' in \[columns\]. Did you mean 'rle'\?"),
+        (
+            "[columns]",
+            '[dialect]\nordr = "row"\n[columns]',
+            r"unknown key 'ordr' in \[dialect\]. Did you mean 'order'\?",
+        ),
+        ("[columns]", '[dialect]\norder = "diagonal"\n[columns]', r"dialect\.order: 'diagonal'"),
+        ('train_csv = "train.csv"', "", r"give files\.train_csv .* or files\.train_masks"),
+    ],
+)
+def test_mistake_in_a_card_is_named(edit, old, new, message):
+    edit("tiny.toml", old, new)
+    with pytest.raises(ValueError, match=message):
+        competition.load("tiny.toml")
+
+
+def test_unknown_competition_names_the_nearest():
+    with pytest.raises(ValueError, match=r"unknown competition 'nucleii'. Did you mean 'nuclei'\?"):
+        competition.load("nucleii")

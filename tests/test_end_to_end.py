@@ -1,0 +1,101 @@
+"""The whole way: files to CSV, by the command line, checked by code that shares nothing with the pipeline."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import config, stages
+from pipeline.cli import main
+from tests.test_submission import decode_by_loops
+
+
+@pytest.fixture
+def submitted(tiny):
+    assert main(["ensemble", "configs/tiny.toml", "--set", "train.phases.0.repeats=6"]) == 0
+    return Path("submissions/tiny.csv")
+
+
+def dice_by_loops(rows, truth, height, width):
+    scores = []
+    for image_id, text in truth.items():
+        one, other = (decode_by_loops(csv_text, height, width) for csv_text in (rows[image_id], text))
+        total = one.sum() + other.sum()
+        scores.append(2 * (one & other).sum() / total if total else 1.0)
+    return np.mean(scores)
+
+
+def read_rows(path):
+    return dict(list(csv.reader(Path(path).read_text().splitlines()))[1:])
+
+
+def test_one_command_makes_a_valid_csv_with_its_score(submitted, capsys):
+    rows, truth = read_rows(submitted), read_rows("tiny/solution.csv")
+    assert list(rows) == list(read_rows("tiny/sample_submission.csv"))
+    capsys.readouterr()
+    Path("cards").mkdir()
+    assert main(["score", "tiny.toml", str(submitted), "tiny/solution.csv"]) == 0
+    printed = float(capsys.readouterr().out.split()[1])
+    assert printed == pytest.approx(dice_by_loops(rows, truth, 36, 44), abs=5e-5)
+
+
+def test_manifest_tells_what_made_it(submitted):
+    manifest = json.loads(submitted.with_suffix(".json").read_text())
+    assert manifest["folds"] == {"tiny": [0, 1, 2]}
+    assert manifest["rows"] == 5
+    assert 0 < manifest["threshold"] < 1
+    assert manifest["configs"]["tiny"]["train"]["phases"][1]["loss"] == {"lovasz": 1.0, "dice": 0.5}
+    assert manifest["oof_score"] >= manifest["oof_score_at_half"]
+
+
+def test_pictures_are_drawn(submitted):
+    from PIL import Image
+
+    with Image.open("reports/tiny.png") as sheet:
+        assert sheet.size[0] > 1000
+
+
+def test_second_run_trains_and_predicts_nothing_and_gives_the_same_csv(submitted, monkeypatch):
+    from pipeline.inference import predict
+    from pipeline.training import phases
+
+    before = submitted.read_bytes()
+    for module, name in ((phases, "fit"), (predict, "predict_to_store")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("did again what was done"))
+    stages.ensemble([config.load("configs/tiny.toml", ["train.phases.0.repeats=6"])])
+    assert submitted.read_bytes() == before
+
+
+def test_other_views_predict_again_but_do_not_train(submitted, monkeypatch):
+    from pipeline.training import phases
+
+    monkeypatch.setattr(phases, "fit", lambda *_, **__: pytest.fail("trained again"))
+    cfg = config.load("configs/tiny.toml", ["train.phases.0.repeats=6", "predict.views=['identity','transpose']"])
+    stages.ensemble([cfg])
+    made_by = json.loads(Path("runs/tiny/fold0/oof/store.json").read_text())
+    assert made_by["views"] == ["identity", "transpose"]
+
+
+def test_two_configs_are_averaged(submitted):
+    Path("configs/other.toml").write_text(Path("configs/tiny.toml").read_text())
+    pairs = ["--set", "train.phases.0.repeats=6"]
+    assert main(["ensemble", "configs/tiny.toml", "--configs", "tiny other", *pairs]) == 0
+    manifest = json.loads(Path("submissions/tiny+other.json").read_text())
+    assert manifest["weights"] == {"tiny": 0.5, "other": 0.5}
+    # The same training twice: the average is the one, and so is the CSV.
+    assert read_rows("submissions/tiny+other.csv") == read_rows(submitted)
+
+
+def test_the_test_sets_truth_is_read_by_no_stage_but_score(submitted):
+    Path("tiny/solution.csv").unlink()
+    Path("submissions/tiny.csv").unlink()
+    stages.ensemble([config.load("configs/tiny.toml", ["train.phases.0.repeats=6"])])
+    assert submitted.exists()
+
+
+def test_shuffled_names_of_configs_are_refused_when_they_repeat(tiny):
+    cfg = config.load("configs/tiny.toml")
+    with pytest.raises(ValueError, match="one is named twice"):
+        stages.ensemble([cfg, cfg])

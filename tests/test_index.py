@@ -1,0 +1,113 @@
+"""The index: ids stay text, labels are checked row by row, every mismatch is named."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import competition
+from pipeline.data.index import read_index, read_target, read_test_index
+
+
+def test_ids_keep_their_zeros_and_blanks_stay_blank(tiny, card):
+    index = read_index(card, tiny / "tiny")
+    assert len(index) == 18
+    assert all(len(image_id) == 4 for image_id in index["image_id"])
+    assert (index["rle"][index["empty"] == "yes"] == "").all()
+    assert (index["coverage"] == 0).sum() == 6
+
+
+def test_coverage_is_the_decoded_share(tiny, card):
+    for row in read_index(card, tiny / "tiny").itertuples():
+        assert row.coverage == pytest.approx(read_target(row, card.dialect).mean())
+
+
+def test_test_index_follows_the_sample(tiny, card):
+    sample = [line.split(",")[0] for line in (tiny / "tiny/sample_submission.csv").read_text().splitlines()[1:]]
+    assert list(read_test_index(card, tiny / "tiny")["image_id"]) == sample
+
+
+def test_masks_as_images_give_the_same_index(tiny, card, edit):
+    by_rle = read_index(card, tiny / "tiny")
+    (tiny / "tiny/train/masks").mkdir()
+    for row in by_rle.itertuples():
+        Image.fromarray(read_target(row, card.dialect) * 255).save(tiny / f"tiny/train/masks/{row.image_id}.png")
+    edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
+    by_mask = read_index(competition.load("tiny.toml"), tiny / "tiny")
+    assert by_mask[["image_id", "coverage"]].equals(by_rle[["image_id", "coverage"]])
+    for one, other in zip(by_rle.itertuples(), by_mask.itertuples(), strict=True):
+        assert np.array_equal(read_target(one, card.dialect), read_target(other, card.dialect))
+
+
+def test_group_comes_from_the_meta_table(tiny, edit):
+    edit("tiny.toml", 'train_csv = "train.csv"', 'train_csv = "train.csv"\ntrain_meta = "meta.csv"')
+    edit("tiny.toml", 'rle = "rle_mask"', 'rle = "rle_mask"\ngroup = "well"')
+    ids = [line.split(",")[0] for line in (tiny / "tiny/train.csv").read_text().splitlines()[1:]]
+    (tiny / "tiny/meta.csv").write_text("id,well\n" + "".join(f"{key},0{key[0]}\n" for key in ids))
+    index = read_index(competition.load("tiny.toml"), tiny / "tiny")
+    assert list(index["group"]) == ["0" + key[0] for key in index["image_id"]]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("0919,", "0919,5 1 7\n#", r"train\.csv: line 3, id '0919': .*no length"),
+        ("0919,", "0919,5 1 a 2\n#", r"train\.csv: line 3, id '0919': .*'a'"),
+        ("0919,", "0919,5 4 6 2\n#", r"train\.csv: line 3, id '0919': .*run 2"),
+        ("0919,", "0919,1580 9\n#", r"train\.csv: line 3, id '0919': .*past the last of the 1584 pixels"),
+    ],
+)
+def test_bad_rle_is_named_with_line_and_place(tiny, card, edit, old, new, message):
+    edit("tiny/train.csv", old, new)
+    # What followed the id's comma is pushed into a line of its own, which goes.
+    path = tiny / "tiny/train.csv"
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if not line.startswith("#")) + "\n")
+    with pytest.raises(ValueError, match=message):
+        read_index(card, tiny / "tiny")
+
+
+def test_repeated_id_is_named_with_its_line(tiny, card):
+    with (tiny / "tiny/train.csv").open("a") as file:
+        file.write("0000,\n")
+    with pytest.raises(ValueError, match=r"1 of 19 rows repeat an id, the first is '0000' \(line 20\)"):
+        read_index(card, tiny / "tiny")
+
+
+def test_row_without_image_and_image_without_row(tiny, card):
+    (tiny / "tiny/train/images/0919.png").rename(tiny / "tiny/train/images/9999.png")
+    with pytest.raises(ValueError, match=r"no image for 1 of 18 ids of the CSV, the first is '0919'"):
+        read_index(card, tiny / "tiny")
+    (tiny / "tiny/train/images/0919.png").write_bytes((tiny / "tiny/train/images/9999.png").read_bytes())
+    with pytest.raises(ValueError, match=r"1 of 19 images have no row in the CSV, the first is '9999\.png'"):
+        read_index(card, tiny / "tiny")
+
+
+def test_mask_of_another_size_is_named_with_both_sizes(tiny, edit):
+    (tiny / "tiny/train/masks").mkdir()
+    for path in (tiny / "tiny/train/images").iterdir():
+        Image.fromarray(np.zeros((36, 45), np.uint8)).save(tiny / "tiny/train/masks" / path.name)
+    edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
+    with pytest.raises(ValueError, match=r"mask of \(36, 45\), its image .* is \(36, 44\)"):
+        read_index(competition.load("tiny.toml"), tiny / "tiny")
+
+
+def test_skip_bad_lists_and_leaves_out(tiny, card, caplog):
+    broken = tiny / "tiny/train/images/0919.png"
+    broken.write_bytes(broken.read_bytes()[:300])
+    (tiny / "tiny/train/images/0838.png").unlink()
+    index = read_index(card, tiny / "tiny", skip_bad=True)
+    assert len(index) == 16
+    assert not {"0919", "0838"} & set(index["image_id"])
+    assert "0919.png" in caplog.text
+    assert "0838.png" in caplog.text
+
+
+def test_missing_table_says_where_to_put_it(tiny, card):
+    (tiny / "tiny/train.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"train\.csv: no such file.*DATA=folder"):
+        read_index(card, tiny / "tiny")
+
+
+def test_missing_column_lists_the_columns(tiny, card, edit):
+    edit("tiny/train.csv", "rle_mask", "mask")
+    with pytest.raises(ValueError, match=r"no column 'rle_mask', it has: id, mask"):
+        read_index(card, tiny / "tiny")

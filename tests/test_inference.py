@@ -1,0 +1,143 @@
+"""Views and their inverses, and the store of probabilities."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.data.images import Reader
+from pipeline.data.index import read_index
+from pipeline.inference.predict import Predictor, predict_to_store
+from pipeline.inference.store import PredictionStore, StoreWriter, is_complete, quantise, start_store
+from pipeline.inference.tta import VIEWS, average_views, check_views
+
+UNIQUE = torch.arange(24.0).reshape(1, 1, 4, 6)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_view_inverse_undoes_forward(name):
+    forward, inverse = VIEWS[name]
+    assert torch.equal(inverse(forward(UNIQUE)), UNIQUE)
+
+
+def test_views_are_the_eight_symmetries():
+    seen = {tuple(map(tuple, view.forward(UNIQUE)[0, 0].tolist())) for view in VIEWS.values()}
+    assert len(seen) == len(VIEWS) == 8
+
+
+def test_views_form_a_group():
+    square = torch.arange(9.0).reshape(1, 1, 3, 3)
+    images = [view.forward(square) for view in VIEWS.values()]
+    for one in VIEWS.values():
+        for other in VIEWS.values():
+            assert any(torch.equal(one.forward(other.forward(square)), image) for image in images)
+
+
+def test_average_of_a_pointwise_model_is_the_model():
+    assert torch.allclose(average_views(torch.sin, UNIQUE, tuple(VIEWS)), torch.sin(UNIQUE))
+
+
+def test_average_undoes_the_view_of_a_model_that_sees_places():
+    # A model that marks the top left corner of what it sees: its views mark all four corners.
+    def corner(images):
+        marked = torch.zeros_like(images)
+        marked[..., 0, 0] = 1
+        return marked
+
+    average = average_views(corner, UNIQUE, tuple(VIEWS))[0, 0]
+    assert average[0, 0] == average[0, -1] == average[-1, 0] == average[-1, -1] == 0.25
+    assert average.sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(("flip",), "unknown view 'flip'"), ((), "one or more"), (("identity", "identity"), "different views")],
+)
+def test_wrong_views_are_refused(names, message):
+    with pytest.raises(ValueError, match=message):
+        check_views(names)
+
+
+@given(st.floats(0, 1))
+def test_stored_probability_is_off_by_half_a_level_at_most(prob):
+    assert abs(int(quantise(np.array(prob))) / 255 - prob) <= 1 / 510 + 1e-7
+
+
+def make_store(folder, ids, shape=(1, 5, 7)):
+    start_store(folder, {"views": ["identity"]})
+    writer = StoreWriter(folder)
+    values = {image_id: np.full(shape, number % 256, np.uint8) for number, image_id in enumerate(ids)}
+    for image_id, value in values.items():
+        writer.write(image_id, value)
+    writer.flush()
+    return values
+
+
+def test_store_round_trip_keeps_ids_as_text(tmp_path):
+    values = make_store(tmp_path / "store", ["001", "1", "a.b/c", "ü"])
+    store = PredictionStore(tmp_path / "store")
+    assert store.ids() == set(values)
+    assert all(np.array_equal(store.read(key), value) for key, value in values.items())
+
+
+def test_store_is_written_in_shards_and_goes_on_after_a_kill(tmp_path):
+    folder = tmp_path / "store"
+    make_store(folder, [f"{number:04}" for number in range(300)])
+    assert len(list(folder.glob("*.safetensors"))) == 2
+    writer = StoreWriter(folder)
+    assert len(writer.done) == 300
+    writer.write("late", np.zeros((1, 2, 2), np.uint8))
+    writer.flush()
+    assert len(PredictionStore(folder)) == 301
+
+
+def test_store_made_by_other_settings_is_dropped(tmp_path):
+    folder = tmp_path / "store"
+    make_store(folder, ["a"])
+    assert is_complete(folder, ["a"], {"views": ["identity"]})
+    assert not is_complete(folder, ["a", "b"], {"views": ["identity"]})
+    assert not is_complete(folder, ["a"], {"views": ["transpose"]})
+    start_store(folder, {"views": ["transpose"]})
+    assert len(PredictionStore(folder)) == 0
+
+
+def test_id_in_two_stores_is_refused(tmp_path):
+    make_store(tmp_path / "one", ["a", "b"])
+    make_store(tmp_path / "two", ["b", "c"])
+    with pytest.raises(ValueError, match=r"two.*image 'b' is also in .*one"):
+        PredictionStore(tmp_path / "one", tmp_path / "two")
+
+
+def test_reading_keeps_one_shard_mapped(tmp_path):
+    folder = tmp_path / "store"
+    ids = [f"{number:04}" for number in range(600)]
+    make_store(folder, ids, shape=(1, 40, 40))
+    store = PredictionStore(folder)
+    for image_id in ids:
+        store.read(image_id)
+    maps = Path("/proc/self/maps").read_text()
+    assert maps.count(str(folder)) <= 2  # one file may be mapped in two pieces
+
+
+class Brightness(torch.nn.Module):
+    """Logits that grow with the pixel's own value."""
+
+    def forward(self, images):
+        return (images.float() - 128) / 16
+
+
+def test_prediction_fills_what_is_missing_and_processes_share_it(tiny, card):
+    index = read_index(card, tiny / "tiny")
+    options = {"reader": Reader(1), "batch_size": 4, "workers": 0, "what": "test"}
+    predictor = Predictor(Brightness(), ("identity", "transpose"), "float32")
+    start_store(tiny / "store", {})
+    predict_to_store(predictor, index, tiny / "store", rank=0, world=2, **options)
+    assert len(PredictionStore(tiny / "store")) == 9
+    predict_to_store(predictor, index, tiny / "store", rank=1, world=2, **options)
+    before = sorted(path.name for path in (tiny / "store").iterdir())
+    predict_to_store(predictor, index, tiny / "store", **options)
+    assert PredictionStore(tiny / "store").ids() == set(index["image_id"])
+    assert sorted(path.name for path in (tiny / "store").iterdir()) == before

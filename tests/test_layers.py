@@ -1,0 +1,67 @@
+"""The rooms of the house: imports point up this list, never down."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import pipeline
+
+# A module may import those above it, and its own room. Rooms on one line do not know each other.
+FLOORS = [
+    {"files", "schema", "rle", "metrics", "hardware", "progress"},
+    {"config", "competition"},
+    {"data"},
+    {"folds"},
+    {"models", "losses"},
+    {"inference"},
+    {"training", "postprocess", "ensemble", "submission", "report"},
+    {"stages"},
+    {"cli"},
+    {"__main__"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+ROOT = Path(pipeline.__file__).parent
+MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Rooms that a file imports, inside functions too."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            rooms |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("pipeline.")}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pipeline":
+            parts = node.module.split(".")
+            rooms |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+    return rooms - {"__version__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_up(path):
+    # The first floor's modules lean on nothing but each other's neighbours named here.
+    for other in imported_rooms(path) - {room(path)}:
+        assert FLOOR[other] < FLOOR[room(path)], f"{path.name} imports {other}, which lies below or beside it"
+
+
+def test_every_module_has_a_floor():
+    assert {room(path) for path in MODULES} - {"competitions"} == set(FLOOR)
+
+
+@pytest.mark.parametrize(
+    ("word", "owner"),
+    [("tomllib", "schema"), ("PIL", "data"), ("albumentations", "data"), ("safetensors", ("inference", "training"))],
+)
+def test_a_library_has_one_owner(word, owner):
+    owners = {owner} if isinstance(owner, str) else set(owner)
+    users = {room(path) for path in MODULES if f"import {word}" in (text := path.read_text()) or f"from {word}" in text}
+    assert users == owners
+
+
+def test_no_room_is_called_after_nothing():
+    names = {part.removesuffix(".py") for path in MODULES for part in path.relative_to(ROOT).parts}
+    assert not names & {"utils", "core", "base", "helpers", "misc", "common"}

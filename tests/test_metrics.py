@@ -1,0 +1,86 @@
+"""Metrics: values by hand, rules for empty masks, and an oracle of plain loops."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pipeline.metrics import METRICS, Counts, count, dice, iou, tgs_precision
+
+MASKS = arrays(np.uint8, (5, 7), elements=st.integers(0, 1))
+
+
+def counts(intersection, predicted, target):
+    return Counts(*(np.array([number], dtype=np.int64) for number in (intersection, predicted, target)))
+
+
+def test_dice_by_hand():
+    # Two of three predicted pixels are right, of four: 2·2 / (3 + 4).
+    assert dice(counts(2, 3, 4))[0] == pytest.approx(4 / 7)
+
+
+def test_iou_by_hand():
+    assert iou(counts(2, 3, 4))[0] == pytest.approx(2 / 5)
+
+
+def test_tgs_by_hand():
+    # IoU .72 exceeds .50, .55, .60, .65, .70: five of the ten thresholds.
+    assert tgs_precision(counts(72, 72, 100))[0] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("twentieths", range(10, 20))
+def test_tgs_threshold_itself_is_not_exceeded(twentieths):
+    # .55 is not a binary fraction: in floats, 11/20 > .55 can be true.
+    assert tgs_precision(counts(5 * twentieths, 5 * twentieths, 100))[0] == pytest.approx((twentieths - 10) / 10)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_both_empty_is_one(name):
+    assert METRICS[name](counts(0, 0, 0))[0] == 1
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_one_empty_is_zero(name):
+    assert METRICS[name](counts(0, 1, 0))[0] == 0
+    assert METRICS[name](counts(0, 0, 1))[0] == 0
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_perfect_is_one(name):
+    assert METRICS[name](counts(9, 9, 9))[0] == 1
+
+
+def test_all_empty_submission_scores_the_share_of_empty_images():
+    # A public implementation says .52 here, through a histogram that has one bin for a constant mask.
+    target = np.array([0] * 39 + [100] * 61)
+    score = tgs_precision(Counts(np.zeros(100, np.int64), np.zeros(100, np.int64), target)).mean()
+    assert score == pytest.approx(0.39)
+
+
+@pytest.mark.parametrize("name", METRICS)
+@given(mask=MASKS, target=MASKS)
+def test_symmetric_and_between_zero_and_one(name, mask, target):
+    there, back = METRICS[name](count(mask, target)), METRICS[name](count(target, mask))
+    assert there == back
+    assert 0 <= there <= 1
+
+
+@given(mask=MASKS, target=MASKS)
+def test_counts_and_tgs_agree_with_loops(mask, target):
+    pairs = list(zip(mask.ravel().tolist(), target.ravel().tolist(), strict=True))
+    both, either = sum(a and b for a, b in pairs), sum(a or b for a, b in pairs)
+    # In whole hundredths, so that the oracle rounds nothing either.
+    expected = sum(100 * both > percent * either for percent in range(50, 100, 5)) / 10 if either else 1.0
+    assert tgs_precision(count(mask, target)) == pytest.approx(expected)
+
+
+def test_count_does_not_stop_at_24_bits():
+    # float32 counts stop at 16,777,216.
+    mask = np.ones((4100, 4100), dtype=np.uint8)
+    assert count(mask, mask).intersection == 16_810_000
+
+
+def test_count_refuses_two_shapes():
+    with pytest.raises(ValueError, match=r"\(2, 3\).*\(3, 2\)"):
+        count(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8))

@@ -1,0 +1,235 @@
+"""Training: phases, resume, averaged weights, two processes, and no held-out image ever seen."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline import config, stages
+from pipeline.data import dataset
+from pipeline.inference.store import PredictionStore
+from pipeline.training.checkpoint import load_checkpoint, read_record, save_checkpoint
+from pipeline.training.loop import learning_rate
+
+ROOT = Path(__file__).parents[1]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def load(*pairs):
+    return config.load("configs/tiny.toml", pairs)
+
+
+def history(fold=0):
+    return [json.loads(line) for line in Path(f"runs/tiny/fold{fold}/metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def test_held_out_images_are_never_trained_on(tiny, monkeypatch):
+    seen = set()
+    original = dataset.MaskedImages.__getitem__
+
+    def spy(self, key):
+        seen.add(self.rows[key[0]].image_id)
+        return original(self, key)
+
+    monkeypatch.setattr(dataset.MaskedImages, "__getitem__", spy)
+    stages.train(load(), 1)
+    prepared = stages.prepare(load())
+    held_out = set(prepared.folds["image_id"][prepared.folds["fold"] == 1])
+    assert seen == set(prepared.index["image_id"]) - held_out
+    assert PredictionStore(Path("runs/tiny/fold1/oof")).ids() == held_out
+
+
+def test_checkpoint_knows_its_fold_and_refuses_another(tiny):
+    model = torch.nn.Linear(2, 1)
+    save_checkpoint(tiny / "w.safetensors", model.state_dict(), {"fold": 1})
+    assert load_checkpoint(tiny / "w.safetensors", model, 1)["fold"] == 1
+    with pytest.raises(ValueError, match=r"w\.safetensors held out fold 1, not fold 0: it has seen these images"):
+        load_checkpoint(tiny / "w.safetensors", model, 0)
+
+
+def test_checkpoint_of_another_model_or_cut_short_is_refused(tiny):
+    path = tiny / "w.safetensors"
+    save_checkpoint(path, torch.nn.Linear(2, 1).state_dict(), {"fold": 0})
+    with pytest.raises(ValueError, match="weights of another model"):
+        load_checkpoint(path, torch.nn.Linear(3, 1), 0)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ValueError, match="not a checkpoint of this pipeline"):
+        read_record(path)
+
+
+def test_phases_follow_each_other_from_the_best_weights(tiny, monkeypatch):
+    from pipeline.training import phases
+
+    loaded = []
+    original = phases.load_checkpoint
+
+    def spy(path, model, fold):
+        loaded.append(Path(path).name)
+        return original(path, model, fold)
+
+    monkeypatch.setattr(phases, "load_checkpoint", spy)
+    stages.train(load(), 0)
+    assert [(line["phase"], line["epoch"]) for line in history()] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert loaded[0] == "phase1.safetensors"
+    best = max(line["score"] for line in history())
+    assert read_record(Path("runs/tiny/fold0/best.safetensors"))["score"] == best
+
+
+def test_a_seed_gives_the_same_weights_and_another_gives_others(tiny, one_thread):
+    def weights(name, *pairs):
+        Path(f"configs/{name}.toml").write_text(Path("configs/tiny.toml").read_text())
+        stages.train(config.load(f"configs/{name}.toml", pairs), 0)
+        return load_file(f"runs/{name}/fold0/best.safetensors")
+
+    one, same, other = weights("one"), weights("same", "train.workers=2"), weights("other", "seed=1")
+    assert all(torch.equal(one[key], same[key]) for key in one)
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+def start_training(*options):
+    command = [sys.executable, "-m", "pipeline", "train", "configs/tiny.toml", "--fold", "0", *options]
+    with Path("stderr.txt").open("w") as stderr:
+        return subprocess.Popen(command, env=ENV, stderr=stderr)
+
+
+def kill_after_epoch(process, epochs):
+    """kill -9 once `metrics.jsonl` holds that many epochs, in the middle of what follows."""
+    path = Path("runs/tiny/fold0/metrics.jsonl")
+    deadline = time.monotonic() + 120
+    while not path.exists() or len(path.read_text().splitlines()) < epochs:
+        assert process.poll() is None, Path("stderr.txt").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_twice_ends_with_the_weights_of_an_undisturbed_run(tiny):
+    options = ("--set", "train.phases.0.repeats=4", "--set", "train.phases.1.repeats=4")
+    assert start_training(*options).wait() == 0
+    undisturbed, lines = load_file("runs/tiny/fold0/best.safetensors"), history()
+    Path("runs").rename("undisturbed")
+    for epochs in (1, 3):  # in the middle of phase 1, and of phase 2
+        kill_after_epoch(start_training(*options), epochs)
+        assert not Path("runs/tiny/fold0/best.safetensors").exists()
+    process = start_training(*options)
+    assert process.wait() == 0, Path("stderr.txt").read_text()
+    resumed = load_file("runs/tiny/fold0/best.safetensors")
+    assert all(torch.equal(undisturbed[key], resumed[key]) for key in undisturbed)
+    for one, other in zip(lines, history(), strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    assert not list(Path("runs/tiny/fold0").glob(".*.part"))
+
+
+def test_what_is_done_is_skipped(tiny):
+    stages.train(load(), 0)
+    path = Path("runs/tiny/fold0/best.safetensors")
+    before = path.stat().st_mtime_ns
+    stages.train(load(), 0)
+    assert path.stat().st_mtime_ns == before
+
+
+def test_other_settings_are_refused_by_name(tiny):
+    stages.train(load(), 0)
+    with pytest.raises(
+        ValueError, match=r"runs/tiny/fold0 was trained with train\.phases\.1\.lr = 0\.001, now it is 0\.5"
+    ):
+        stages.train(load("train.phases.1.lr=0.5"), 0)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def test_two_processes_train_and_predict_each_id_once(tiny):
+    assert start_training().wait() == 0  # the data and folds are there, and the number of epochs is known
+    alone = history()
+    Path("runs").rename("alone")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+    done = subprocess.run(
+        [*command, "-m", "pipeline", "train", "configs/tiny.toml", "--fold", "0"],
+        env=ENV,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line["epoch"] for line in history()] == [line["epoch"] for line in alone]
+    prepared = stages.prepare(load())
+    held_out = set(prepared.folds["image_id"][prepared.folds["fold"] == 0])
+    assert PredictionStore(Path("runs/tiny/fold0/oof")).ids() == held_out
+    assert len(list(Path("runs/tiny/fold0/oof").glob("001-*.safetensors"))) == 1  # the second process did its share
+
+
+def test_loss_that_turns_nan_stops_with_batch_rate_and_advice(tiny, monkeypatch):
+    from pipeline.losses import WeightedSum
+
+    monkeypatch.setattr(WeightedSum, "forward", lambda self, logits, target: logits.sum() * float("nan"))
+    with pytest.raises(FloatingPointError, match=r"loss is nan at batch 1, learning rate .*lower the phase's lr"):
+        stages.train(load(), 0)
+
+
+def test_patience_ends_a_phase(tiny):
+    # With no learning to speak of, the score cannot get better for long.
+    stages.train(load("train.patience=1", "train.phases.0.lr=1e-12", "train.phases.0.epochs=6"), 0)
+    first = [line for line in history() if line["phase"] == 1]
+    assert len(first) < 6
+    assert not first[-1]["best"]
+    assert [line["phase"] for line in history()][-1] == 2
+
+
+def test_frozen_encoder_keeps_weights_and_statistics(tiny):
+    pairs = ("train.phases.0.freeze_encoder=true", "train.phases.1.freeze_encoder=true")
+    from pipeline.models import build_model
+
+    stages.train(load(*pairs), 0)
+    torch.manual_seed(0)
+    fresh = build_model(load().model).encoder.state_dict()
+    trained = load_file("runs/tiny/fold0/best.safetensors")
+    encoder = {key.removeprefix("net.encoder."): value for key, value in trained.items() if "net.encoder." in key}
+    assert all(torch.equal(encoder[key], fresh[key]) for key in fresh)
+
+
+def test_accumulated_batches_make_one_update(tiny):
+    stages.train(load("train.accumulate=3"), 0)
+    with pytest.raises(ValueError, match=r"train\.accumulate = 9 batches make one update, an epoch has 3"):
+        stages.train(load("train.accumulate=9"), 1)
+
+
+def test_balance_by_an_unknown_column_lists_the_columns(tiny):
+    with pytest.raises(ValueError, match=r"train\.balance: no column 'kind', the index has: image_id"):
+        stages.train(load("train.balance=kind"), 0)
+
+
+def test_tensorboard_gets_its_files(tiny):
+    stages.train(load("train.tensorboard=true"), 0)
+    assert list(Path("runs/tiny/fold0/tensorboard").glob("events*"))
+
+
+def test_bfloat16_trains_too(tiny):
+    stages.train(load("train.precision=bfloat16"), 0)
+    assert all(np.isfinite(line["loss"]) for line in history())
+
+
+def test_learning_rate_rises_to_its_peak_and_falls_to_its_end():
+    rates = [learning_rate(step, 100, peak=1.0, warmup=0.1, final=0.01) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.01)

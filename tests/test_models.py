@@ -34,7 +34,9 @@ def test_channels_and_classes(channels, classes):
 
 
 def test_scse_attention_adds_its_gates():
-    gates = [name for name, _ in build(attention="scse", decoder_channels=(16,) * 5).named_modules() if name.endswith("cSE")]
+    gates = [
+        name for name, _ in build(attention="scse", decoder_channels=(16,) * 5).named_modules() if name.endswith("cSE")
+    ]
     assert len(gates) > 0
     assert not [name for name, _ in build().named_modules() if name.endswith("cSE")]
 

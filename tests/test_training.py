@@ -120,7 +120,9 @@ def kill_after_epoch(process, epochs):
 
 
 def test_killed_twice_ends_with_the_weights_of_an_undisturbed_run(tiny):
-    options = ("--set", "train.phases.0.repeats=4", "--set", "train.phases.1.repeats=4")
+    # In bfloat16, so that a phase that is resumed must also find its precision again.
+    pairs = ("train.phases.0.repeats=4", "train.phases.1.repeats=4", "train.precision=bfloat16")
+    options = [word for pair in pairs for word in ("--set", pair)]
     assert start_training(*options).wait() == 0
     undisturbed, lines = load_file("runs/tiny/fold0/best.safetensors"), history()
     Path("runs").rename("undisturbed")
@@ -222,8 +224,21 @@ def test_tensorboard_gets_its_files(tiny):
     assert list(Path("runs/tiny/fold0/tensorboard").glob("events*"))
 
 
-def test_bfloat16_trains_too(tiny):
+def test_every_phase_computes_in_the_precision_asked_for(tiny, monkeypatch):
+    # accelerate drops its autocast when a model is prepared a second time: phase 2 then ran in float32, at half speed.
+    from pipeline.models.unet import UNet
+
+    dtypes = []
+    original = UNet.forward
+
+    def spy(self, images):
+        logits = original(self, images)
+        dtypes.append((self.training, logits.dtype))
+        return logits
+
+    monkeypatch.setattr(UNet, "forward", spy)
     stages.train(load("train.precision=bfloat16"), 0)
+    assert set(dtypes) == {(True, torch.bfloat16), (False, torch.bfloat16)}
     assert all(np.isfinite(line["loss"]) for line in history())
 
 

@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline import hardware
 from pipeline.data.index import read_target
 from pipeline.inference.predict import Predictor, predict_images
 from pipeline.metrics import Counts, count
@@ -47,6 +48,7 @@ def train_one_epoch(
     optimizer: Optimizer,
     accelerator: Accelerator,
     *,
+    precision: torch.dtype,
     rates: Sequence[float],
     accumulate: int,
     clip: float,
@@ -55,6 +57,7 @@ def train_one_epoch(
     """Pass once over the batches; returns the mean loss.
 
     Args:
+        precision: of the network's arithmetic; the loss is computed in float32.
         rates: the learning rate of each update.
         accumulate: batches per update; what is left over at the end is not used.
         clip: highest gradient norm.
@@ -72,7 +75,9 @@ def train_one_epoch(
             group["lr"] = rates[update]
         last = position == accumulate - 1
         with nullcontext() if last else accelerator.no_sync(model):
-            loss = loss_fn(model(_on_device(images, accelerator)), target.to(accelerator.device))
+            with hardware.autocast(accelerator.device, precision):
+                logits = model(_on_device(images, accelerator))
+            loss = loss_fn(logits, target.to(accelerator.device))
             losses.append(_finite(loss.item(), number + 1, rates[update]))
             accelerator.backward(loss / accumulate)
         if last:

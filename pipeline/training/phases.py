@@ -31,8 +31,6 @@ from pipeline.training.checkpoint import load_checkpoint, load_state, read_recor
 from pipeline.training.log import say_epoch, write_history, write_tensorboard
 from pipeline.training.loop import learning_rate, train_one_epoch, validate
 
-ACCELERATE_NAMES = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
-
 
 @dataclass(frozen=True)
 class Split:
@@ -63,8 +61,10 @@ def make_accelerator(precision: str) -> Accelerator:
     """The engine for this machine's device and precision; under torchrun, one of several processes."""
     on = hardware.device()
     AcceleratorState._reset_state()  # it would keep the precision of an earlier training in this process
-    name = ACCELERATE_NAMES[hardware.precision(precision, on)]
-    return Accelerator(cpu=on.type == "cpu", mixed_precision=name)
+    # Autocast is the loop's own: accelerate's is lost when a model is prepared again for the next phase. What float16
+    # needs beside it, the scaling of gradients, is accelerate's.
+    scaled = hardware.precision(precision, on) == torch.float16
+    return Accelerator(cpu=on.type == "cpu", mixed_precision="fp16" if scaled else "no")
 
 
 def fit(
@@ -128,7 +128,6 @@ class _Trainer:
         patience = self.cfg.patience or phase.epochs
         while standing.epoch < phase.epochs and standing.stale < patience:
             self._run_epoch(phase)
-        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
 
     def _start(self, phase: config.Phase) -> None:
@@ -232,6 +231,7 @@ class _Trainer:
             self.loss,
             self.optimizer,
             self.accelerator,
+            precision=hardware.precision(self.cfg.precision, self.accelerator.device),
             rates=rates,
             accumulate=self.cfg.accumulate,
             clip=self.cfg.clip,

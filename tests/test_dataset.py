@@ -1,5 +1,7 @@
 """What an epoch draws, and that nothing random hides in workers, processes or library streams."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -112,7 +114,7 @@ def test_equal_size_batches_hold_each_image_once(tiny, card):
     index = read_index(card, tiny / "tiny")
     index.loc[:4, "height"] = 99
     batches = equal_size_batches(index, 4)
-    assert sorted(sum(batches, [])) == list(range(18))
+    assert sorted(chain(*batches)) == list(range(18))
     assert all(index.iloc[batch][["height", "width"]].drop_duplicates().shape[0] == 1 for batch in batches)
     assert set(batches[0]) <= set(range(5))  # the largest first
     assert max(map(len, batches)) == 4

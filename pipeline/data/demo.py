@@ -175,7 +175,7 @@ def draw_strata(rng: np.random.Generator, distance: np.ndarray) -> np.ndarray:
 def draw_fault(rng: np.random.Generator) -> np.ndarray:
     """A steep fault: layers on one side of a line are shifted by the fault's throw."""
     x, slope, throw = rng.uniform(0, SIZE), rng.uniform(-0.7, 0.7), rng.uniform(-9, 9)
-    return throw / (1 + np.exp(-(ACROSS - x - slope * DEPTH)))
+    return throw / (1 + np.exp(-np.clip(ACROSS - x - slope * DEPTH, -50, 50)))
 
 
 def draw_layers(rng: np.random.Generator, strata: np.ndarray) -> np.ndarray:
@@ -183,7 +183,7 @@ def draw_layers(rng: np.random.Generator, strata: np.ndarray) -> np.ndarray:
     depth, trace = draw_trace(rng)
     section = np.interp(strata, depth, trace).astype(np.float32)
     section *= np.exp(0.35 * smooth_noise(rng, 14, 8))  # layers fade and brighten sideways
-    for _ in range(rng.integers(0, 4)):
+    for _ in range(rng.integers(0, 3)):
         section = disturb(rng, section, strata)
     return section
 
@@ -222,8 +222,8 @@ def disturb(rng: np.random.Generator, section: np.ndarray, strata: np.ndarray) -
 
 def place_salt(rng: np.random.Generator, section: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """Put the salt's inside and its rim over the layers."""
-    chaos = rng.uniform(0.15, 0.75) * smooth_noise(rng, rng.uniform(1.5, 3.0), rng.uniform(1.0, 2.0))
-    ghost = rng.uniform(0, 0.3) * section  # multiples: echoes that arrive late, drawn through the salt
+    chaos = rng.uniform(0.1, 0.45) * smooth_noise(rng, rng.uniform(1.5, 3.0), rng.uniform(1.0, 2.0))
+    ghost = rng.uniform(0, 0.15) * section  # multiples: echoes that arrive late, drawn through the salt
     section = np.where(distance < 0, chaos + ghost, section)
     return section + rim(rng, distance)
 
@@ -231,13 +231,13 @@ def place_salt(rng: np.random.Generator, section: np.ndarray, distance: np.ndarr
 def rim(rng: np.random.Generator, distance: np.ndarray) -> np.ndarray:
     """The salt's own echo: strong where its boundary is flat, for a steep one sends the sound sideways."""
     upwards = np.abs(np.gradient(distance, axis=0))  # 1 on a flat boundary, 0 on a vertical one
-    strength = rng.uniform(0.3, 2.8) * upwards * np.exp(0.5 * smooth_noise(rng, 10, 10))
+    strength = rng.uniform(1.2, 3.0) * upwards * np.exp(0.5 * smooth_noise(rng, 10, 10))
     return strength * ricker(distance, rng.uniform(1.2, 2.2))
 
 
 def develop(rng: np.random.Generator, section: np.ndarray) -> np.ndarray:
     """Turn echoes into grey values, with noise, and with a gain and brightness of this image's own."""
-    noise = rng.uniform(0.1, 0.5) * smooth_noise(rng, 0.6, 0.6) + rng.uniform(0, 0.4) * smooth_noise(rng, 3, 1)
+    noise = rng.uniform(0.05, 0.3) * smooth_noise(rng, 0.6, 0.6) + rng.uniform(0, 0.25) * smooth_noise(rng, 3, 1)
     gain = np.exp(0.25 * smooth_noise(rng, 25, 25))  # the processing's gain drifts over a section
     polarity = rng.choice([-1, 1])
     contrast, brightness = rng.uniform(18, 45), rng.uniform(90, 160)

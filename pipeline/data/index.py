@@ -179,6 +179,8 @@ def _join_meta(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFra
     if card.files.train_meta is None:
         return index
     path = root / card.files.train_meta
+    if not path.exists() and card.columns.group is None:
+        return index  # nothing that the card says depends on it
     wanted = [card.columns.id, *([card.columns.group] if card.columns.group else [])]
     meta = read_table(path, wanted).rename(columns={card.columns.id: "image_id"})
     _refuse_duplicates(meta, path)

@@ -9,10 +9,7 @@ can be the first command on a fresh clone, and any can be run again after a kill
 import hashlib
 import json
 import logging
-import subprocess
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +25,7 @@ from pipeline.ensemble import average
 from pipeline.files import write_text
 from pipeline.inference.store import PredictionStore, is_complete, start_store
 from pipeline.inference.tta import check_views
+from pipeline.manifest import made_with
 from pipeline.metrics import METRICS, Counts, count
 from pipeline.progress import is_main_process, track
 
@@ -431,8 +429,7 @@ def _manifest(
     plain: float,
     summary: submission.Summary,
 ) -> dict[str, Any]:
-    """What made a submission, so that a leaderboard score can be traced to its code and settings."""
-    packages = ("torch", "timm", "segmentation-models-pytorch", "albumentations", "numpy")
+    """What made a submission."""
     return {
         "competition": members[0].card.name,
         "configs": {
@@ -447,22 +444,8 @@ def _manifest(
         "oof_score_at_half": plain,
         "rows": summary.rows,
         "empty_rows": summary.empty,
-        "versions": {name: version(name) for name in packages},
-        "commit": _commit(),
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        **made_with(),
     }
-
-
-def _commit() -> str | None:
-    """The commit of the working tree, with "+" if files differ from it; None outside of git."""
-    commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
-    try:
-        head, changes = (
-            subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() for command in commands
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head + ("+" if changes else "")
 
 
 def _draw_sheet(path: Path, cfg: Config, members: Sequence[Prepared], cut: postprocess.Cut, mask_of: Any) -> None:

@@ -1,7 +1,6 @@
 """The demo's images: the same for the same seed, in Kaggle's layout, and not to be had by a threshold on grey."""
 
 import csv
-import filecmp
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline import rle
-from pipeline.data.demo import SIZE, TRAIN, draw_demo, make_demo
+from pipeline.data.demo import SIZE, TEST, TRAIN, draw_demo, make_demo
 from tests.test_submission import decode_by_loops
 
 
@@ -49,11 +48,13 @@ def test_layout_is_kaggles(demo):
 
 
 def test_same_seed_same_bytes_and_fewer_are_the_first(demo, tmp_path):
-    make_demo(tmp_path / "again", seed=0, train=10, test=8)
-    same = filecmp.dircmp(demo / "test/images", tmp_path / "again/test/images")
-    assert len(same.common_files) == 8
-    assert not same.diff_files
-    assert read(tmp_path / "again/train.csv") == read(demo / "train.csv")[:11]
+    again = tmp_path / "again"
+    make_demo(again, seed=0, train=10, test=8)
+    images = [path.relative_to(again) for path in again.rglob("*.png")]
+    assert len(images) == 18
+    for name in [*images, "sample_submission.csv", "solution.csv"]:
+        assert (again / name).read_bytes() == (demo / name).read_bytes()
+    assert read(again / "train.csv") == read(demo / "train.csv")[:11]
 
 
 def test_another_seed_gives_other_images():
@@ -66,10 +67,14 @@ def test_ids_are_text_and_one_would_lose_its_zero(demo):
     assert any(image_id.isdigit() and image_id.startswith("0") for image_id in ids)
 
 
-def test_masks_decode_without_this_projects_decoder(demo):
-    texts = [row[1] for row in read(demo / "train.csv")[1:20] if row[1]]
-    for text in texts:
-        assert np.array_equal(decode_by_loops(text, SIZE, SIZE), rle.decode(text, (SIZE, SIZE)))
+@pytest.mark.parametrize(("name", "part"), [("train.csv", TRAIN), ("solution.csv", TEST)])
+def test_masks_decode_without_this_projects_decoder(demo, name, part):
+    rows = read(demo / name)[1:20]
+    assert any(text for _, text in rows)
+    for number, (image_id, text) in enumerate(rows):
+        drawn = draw_demo(0, part, number)
+        assert image_id == drawn.image_id
+        assert np.array_equal(decode_by_loops(text, SIZE, SIZE), drawn.mask)
 
 
 def test_about_39_percent_are_empty():

@@ -9,7 +9,7 @@ import pipeline
 
 # A module may import those above it, and its own room. Rooms on one line do not know each other.
 FLOORS = [
-    {"files", "schema", "rle", "metrics", "hardware", "progress"},
+    {"files", "schema", "rle", "metrics", "hardware", "progress", "manifest"},
     {"config", "competition"},
     {"data"},
     {"folds"},

@@ -7,13 +7,13 @@ CONFIGS ?= $(CONFIG)
 export DATA
 
 # PYTHON=/path/to/python uses an environment that exists already (conda, Kaggle); else .venv is made.
-ifndef PYTHON
-PYTHON := .venv/bin/python
+ifeq ($(PYTHON),)
+override PYTHON := .venv/bin/python
 VENV := .venv/.ready
 VENV_DEV := .venv/.ready-dev
 endif
 STAGE = $(PYTHON) -m pipeline
-OPTIONS = configs/$(CONFIG).toml $(foreach pair,$(SET),--set $(pair)) $(if $(SKIP_BAD),--skip-bad)
+OPTIONS = configs/$(CONFIG).toml $(foreach pair,$(SET),--set '$(pair)') $(if $(SKIP_BAD),--skip-bad)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data folds train oof predict ensemble score demo encoders bench test lint format
@@ -47,7 +47,7 @@ folds: $(VENV) ## folds/<competition>.csv: who is held out when
 	$(STAGE) folds $(OPTIONS)
 
 train: $(VENV) ## train FOLD=k through all phases; resumes
-	$(STAGE) train $(OPTIONS) --fold $(FOLD)
+	$(STAGE) train $(OPTIONS) --fold $(or $(FOLD),all)
 
 oof: $(VENV) ## out-of-fold predictions and scores of all folds
 	$(STAGE) oof $(OPTIONS)
@@ -62,7 +62,7 @@ score: $(VENV) ## score SUBMISSION=file.csv against SOLUTION=file.csv of COMPETI
 	$(STAGE) score $(COMPETITION) $(SUBMISSION) $(SOLUTION)
 
 demo: $(VENV) ## generated data to a scored submission, in minutes
-	$(STAGE) ensemble configs/demo.toml
+	DATA= $(STAGE) ensemble configs/demo.toml
 	$(STAGE) score demo submissions/demo.csv data/demo/solution.csv
 
 encoders: $(VENV) ## the timm encoders that work (PATTERN=resnet)

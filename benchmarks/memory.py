@@ -20,7 +20,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline import rle
+from pipeline import rle  # noqa: E402
 
 SIDE = 64  # pixels
 COUNTS = (100, 10_000)
@@ -59,7 +59,7 @@ def write_images(folder: Path, count: int, csv: Path, with_masks: bool) -> None:
     rows, columns = np.ogrid[:SIDE, :SIDE]
     lines = ["id,rle"]
     for number in range(count):
-        row, column, radius = rng.uniform(10, SIDE - 10, 2).tolist() + [rng.uniform(4, 16)]
+        row, column, radius = [*rng.uniform(10, SIDE - 10, 2).tolist(), rng.uniform(4, 16)]
         mask = ((rows - row) ** 2 + (columns - column) ** 2 < radius**2).astype(np.uint8)
         image = rng.integers(0, 100, (SIDE, SIDE)).astype(np.uint8) + 120 * mask
         Image.fromarray(image).save(folder / f"{number:06}.png")

@@ -10,6 +10,7 @@ nuclei's image sizes. The contestants find the threshold with the best mean Dice
     tight loop   the same in uint8 with np.count_nonzero: the fastest loop we could write
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,7 +22,6 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline import postprocess
-from pipeline.inference.store import PredictionStore
 from pipeline.metrics import METRICS, Counts
 
 IMAGES = 40  # the loop takes seconds for these
@@ -36,10 +36,14 @@ def stored_pairs(run: Path) -> list[Pair]:
     from pipeline import config, stages
     from pipeline.data.index import read_target
 
-    prepared = stages.prepare(config.load(Path("configs") / f"{run.name}.toml"))
-    store = PredictionStore(*(run / f"fold{fold}" / "oof" for fold in prepared.numbers()))
+    prepared = stages.prepare(config.load(Path("configs") / f"{run.name}.toml", data_root()))
+    store = prepared.oof_store()
     rows = prepared.index.iloc[:: max(1, len(prepared.index) // IMAGES)].head(IMAGES)
     return [(store.read(row.image_id)[0], read_target(row, prepared.card.dialect)) for row in rows.itertuples()]
+
+
+def data_root() -> list[str]:
+    return [f"data.root='{os.environ['DATA']}'"] if os.environ.get("DATA") else []
 
 
 def generated_pairs() -> list[Pair]:

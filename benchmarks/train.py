@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline import competition, config, hardware
-from pipeline.data.augment import build_augment
+from pipeline.data.augment import Augment
 from pipeline.data.dataset import EpochSampler, MaskedImages
 from pipeline.data.images import Reader, read_image
 from pipeline.data.index import read_index, read_target
@@ -60,7 +60,7 @@ def ours(index, card):
     model = build_model(config.Model(encoder=ENCODER)).to(accelerator.device, memory_format=torch.channels_last)
     average = ModelEmaV3(model, decay=0.99, use_warmup=True)
     wrapped, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True))
-    data = MaskedImages(index, card.dialect, Reader(3), build_augment("medium", CROP, 3))
+    data = MaskedImages(index, card.dialect, Reader(3), Augment("medium", CROP, 3))
     for position in range(len(data)):
         data[position, 0]  # the first epoch fills the memory
     loader = DataLoader(data, BATCH, sampler=EpochSampler(len(data), 0, labels=None, repeats=1), drop_last=True)
@@ -85,7 +85,7 @@ class PlainImages(Dataset):
 
     def __init__(self, index, card):
         self.rows, self.card = list(index.itertuples()), card
-        self.augment = build_augment("medium", CROP, 3)
+        self.augment = Augment("medium", CROP, 3)
 
     def __len__(self):
         return len(self.rows)

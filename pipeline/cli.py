@@ -31,16 +31,15 @@ Overrides = Annotated[
 DataRoot = Annotated[Path | None, typer.Option("--data", envvar="DATA", help="where the competition's files lie")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="list images that cannot be read, and leave them out")]
 
+INTERRUPTED = 130  # typer's status after Ctrl-C
 DEMO = Path("configs/demo.toml")
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, quiet=not is_main_process())
 
 
 def _load(path: Path, overrides: Sequence[str] | None, data: Path | None, skip_bad: bool) -> Config:
-    pairs = list(overrides or [])
-    # DATA= set but empty means: not given.
-    pairs += [f"data.root={data}"] if data and str(data) != "." else []
-    pairs += ["data.skip_bad=true"] if skip_bad else []
-    return config.load(path, pairs)
+    cfg = config.load(path, overrides or [])
+    chosen = {"root": data or cfg.data.root, "skip_bad": skip_bad or cfg.data.skip_bad}
+    return cfg.model_copy(update={"data": cfg.data.model_copy(update=chosen)})
 
 
 @app.command()
@@ -53,7 +52,7 @@ def data(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None,
 def folds(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
     """Assign folds/<name>.csv if it is missing, and show how even the folds are."""
     cfg = _load(path, set_, data, skip_bad)
-    described = stages.split(cfg).reset_index()
+    described = stages.describe_folds(cfg).reset_index()
     _print_table(described.to_dict("records"), {"empty": "{:.1%}", "coverage": "{:.4f}"})
 
 
@@ -68,8 +67,7 @@ def train(
     """Train the model that leaves a fold out, through all phases; goes on after a kill."""
     cfg = _load(path, set_, data, skip_bad)
     for number in _folds(cfg, fold):
-        stages.train(cfg, number)
-        out.print(f"fold {number}: {stages.fold_weights(cfg, number)}")
+        out.print(f"fold {number}: {stages.train(cfg, number)}")
 
 
 def _folds(cfg: Config, text: str) -> list[int]:
@@ -107,9 +105,8 @@ def ensemble(
     for cfg in cfgs:
         out.print(f"\n{cfg.name}, out of fold, at threshold .5:")
         _print_oof(stages.oof_table(cfg))
-    out.print(
-        f"\nOOF score   {done.score:.4f}  at threshold {done.cut.threshold:.3f}, smallest area {done.cut.min_area}"
-    )
+    cut = done.search.cut
+    out.print(f"\nOOF score   {done.search.score:.4f}  at threshold {cut.threshold:.3f}, smallest area {cut.min_area}")
     out.print(f"            {done.plain:.4f}  at threshold .5 (the search above saw these images)")
     out.print(f"submission  {done.csv}  {done.summary.rows} rows, {done.summary.empty} of them empty")
     out.print(f"manifest    {done.csv.with_suffix('.json')}")
@@ -167,9 +164,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _set_up_logging(debug)
     command = typer.main.get_command(app)
     try:
-        return command([arg for arg in args if arg != "--debug"], prog_name="pipeline", standalone_mode=False) or 0
-    except KeyboardInterrupt:
-        return _complain(args, "stopped. The same command goes on from the last finished epoch", status=130)
+        status = command([arg for arg in args if arg != "--debug"], prog_name="pipeline", standalone_mode=False) or 0
+        if status == INTERRUPTED:
+            return _complain(args, "stopped. The same command goes on from the last finished epoch", status)
+        return status
     except Exception as error:
         if debug or not _is_mistake(error):
             raise
@@ -188,13 +186,18 @@ def _complain(args: Sequence[str], message: str, status: int) -> int:
 
 
 def _is_mistake(error: Exception) -> bool:
-    """Whether one line says all: bad input or a full disk, and not a fault of this program."""
-    return isinstance(error, ValueError | OSError | FloatingPointError) or hasattr(error, "format_message")
+    """Whether one line says all: bad input, a full disk or too large a batch, and not a fault of this program."""
+    known = isinstance(error, ValueError | OSError | FloatingPointError | MemoryError)
+    return known or hasattr(error, "format_message") or type(error).__name__ == "OutOfMemoryError"
 
 
 def _one_line(error: Exception) -> str:
-    text = error.format_message() if hasattr(error, "format_message") else str(error)
-    return " ".join(text.split())
+    text = (error.format_message() if hasattr(error, "format_message") else str(error)).rstrip()
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the GPU's memory is full: lower train.batch_size and raise train.accumulate, or lower the phase's crop"
+    if "Original Traceback" in text:  # of a data-loading worker: its last line is "SomeError: message"
+        text = text.splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split()) or "give a command, see --help"
 
 
 class _ConsoleHandler(logging.Handler):

@@ -48,6 +48,8 @@ class Competition(Table):
     def model_post_init(self, _context: object) -> None:
         if self.metric not in METRICS:
             raise ValueError(f"unknown metric '{self.metric}'. {did_you_mean(self.metric, METRICS)}")
+        if len(self.classes) > 1:
+            raise ValueError(f"{len(self.classes)} classes ({', '.join(self.classes)}): only one is supported so far")
         if (self.files.train_csv is None) == (self.files.train_masks is None):
             raise ValueError("give files.train_csv (RLE) or files.train_masks (mask images), and not both")
 

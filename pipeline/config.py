@@ -4,23 +4,25 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from pipeline.schema import Table, override, parse, read_toml
 
-Share = Field(ge=0, le=1)
-
 
 class Data(Table):
-    root: Path | None = None  # default: data/<name of the folds>
+    root: Path | None = None  # default: data/<competition>
     percentiles: tuple[float, float] | None = None  # of each image, stretched to 0 and 255: evens out exposure
     skip_bad: bool = False  # leave out images that cannot be read, and list them
+
+    def model_post_init(self, _context: object) -> None:
+        if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ValueError(f"percentiles {list(self.percentiles)}: expected two that rise, from 0 to 100")
 
 
 class Folds(Table):
     name: str | None = None  # folds/<name>.csv; default: the competition's name
     count: int = Field(default=5, ge=2)
-    seed: int = 0
+    seed: NonNegativeInt = 0
 
 
 class Model(Table):
@@ -46,6 +48,10 @@ class Phase(Table):
     augment: Literal["none", "light", "medium", "strong"] = "light"
     freeze_encoder: bool = False
 
+    def model_post_init(self, _context: object) -> None:
+        if self.augment in ("medium", "strong") and self.crop is None:
+            raise ValueError(f"augment '{self.augment}' changes sizes, so a batch needs a crop: set crop = 256, say")
+
 
 class Train(Table):
     phases: tuple[Phase, ...] = Field(min_length=1)
@@ -69,7 +75,7 @@ class Predict(Table):
 class Config(Table):
     name: str  # the file's name
     competition: str  # a card's name, or the path of a card
-    seed: int = 0
+    seed: NonNegativeInt = 0
     data: Data = Data()
     folds: Folds = Folds()
     model: Model = Model()

@@ -69,8 +69,11 @@ def write_folds(path: Path, folds: pd.DataFrame) -> None:
         folds.to_csv(partial, index=False, lineterminator="\n")
 
 
-def read_folds(path: Path, index: pd.DataFrame) -> pd.DataFrame:
+def read_folds(path: Path, index: pd.DataFrame, *, subset: bool = False) -> pd.DataFrame:
     """The folds of exactly the images in `index`.
+
+    Args:
+        subset: the file may list images that are not in the index: those that were left out as bad.
 
     Raises:
         FileNotFoundError: if there is no file.
@@ -78,6 +81,8 @@ def read_folds(path: Path, index: pd.DataFrame) -> pd.DataFrame:
             images of one group lie in two folds.
     """
     table = read_table(path, ["image_id", "fold"])
+    if subset:
+        table = table[table["image_id"].isin(index["image_id"])].reset_index(drop=True)
     known, listed = set(index["image_id"]), set(table["image_id"])
     if known != listed or len(table) != len(listed):
         first = min(known ^ listed, default=None) or table["image_id"][table["image_id"].duplicated()].iloc[0]
@@ -95,7 +100,7 @@ def read_folds(path: Path, index: pd.DataFrame) -> pd.DataFrame:
 
 
 def _refuse_leak(path: Path, folds: pd.DataFrame, index: pd.DataFrame) -> None:
-    spread = folds.merge(index[["image_id", "group"]]).groupby("group")["fold"].nunique()
+    spread = folds.merge(index[["image_id", "group"]], on="image_id").groupby("group")["fold"].nunique()
     if (spread > 1).any():
         raise ValueError(f"{path}: group '{spread.idxmax()}' lies in {spread.max()} folds: its images would leak")
 
@@ -118,7 +123,7 @@ def hold_out(index: pd.DataFrame, folds: pd.DataFrame, fold: int) -> tuple[pd.Da
 
 def describe(index: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
     """One row per fold: images, groups, share of empty images, mean coverage."""
-    table = index.merge(folds, on="image_id")
+    table = index[["image_id", "group", "coverage"]].merge(folds, on="image_id")
     table["empty_share"] = table["coverage"] == 0
     return table.groupby("fold").agg(
         images=("image_id", "size"),

@@ -30,6 +30,7 @@ class Search(NamedTuple):
     score: float
     areas: np.ndarray  # (A,) pixels
     scores: np.ndarray  # (A, 255), mean over images
+    image_scores: np.ndarray  # (N,) of the best cut, in the order in which the images came
 
 
 def apply(values: np.ndarray, cut: Cut) -> np.ndarray:
@@ -84,7 +85,9 @@ def search(images: Iterable[tuple[np.ndarray, np.ndarray]], metric: Callable[[Co
     best = np.isclose(scores, scores.max(), rtol=0, atol=1e-12)
     row = int(best.any(axis=1).argmax())
     column = int(np.where(best[row], np.abs(THRESHOLDS - 0.5), np.inf).argmin())
-    return Search(Cut(float(THRESHOLDS[column]), int(areas[row])), float(scores[row, column]), areas, scores)
+    image_scores = metric(_without_small(counts, areas[row]))[:, column]
+    cut = Cut(float(THRESHOLDS[column]), int(areas[row]))
+    return Search(cut, float(scores[row, column]), areas, scores, image_scores)
 
 
 def _areas(predicted: np.ndarray) -> np.ndarray:

@@ -41,7 +41,12 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         found = sorted(file.stem for file in path.parent.glob("*.toml"))
-        raise FileNotFoundError(f"{path}: no such file. {did_you_mean(path.stem, found)}")
+        hint = (
+            did_you_mean(path.stem, found)
+            if found
+            else f"{path.parent}/ holds no config: run from the project's folder"
+        )
+        raise FileNotFoundError(f"{path}: no such file. {hint}")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

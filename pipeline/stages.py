@@ -2,46 +2,53 @@
 
     data ─▶ folds ─▶ train ─▶ oof ─▶ predict ─▶ ensemble
 
-A stage calls the ones before it. Each looks at what is on disk, does what is missing and no more, so any of them
-can be the first command on a fresh clone, and any can be run again after a kill.
+A stage calls the ones before it. Each looks at what is on disk, does what is missing and no more, so any of them can be
+the first command on a fresh clone, and any can be run again after a kill.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from accelerate import PartialState
 
-from pipeline import competition, folds, postprocess, submission
+from pipeline import competition, folds, hardware, postprocess, submission
 from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.images import ImageError, Reader, read_image
 from pipeline.data.index import read_index, read_target, read_test_index
 from pipeline.ensemble import average
 from pipeline.files import write_text
+from pipeline.inference.predict import Predictor, predict_to_store
 from pipeline.inference.store import PredictionStore, is_complete, start_store
 from pipeline.inference.tta import check_views
+from pipeline.losses import build_loss
 from pipeline.manifest import made_with
-from pipeline.metrics import METRICS, Counts, count
-from pipeline.progress import is_main_process, track
+from pipeline.metrics import METRICS, count, mean_score
+from pipeline.models import build_model, check_model
+from pipeline.progress import track
+from pipeline.report.overlays import COLUMNS, Panel, choose_examples, write_sheet
+from pipeline.training.checkpoint import load_checkpoint, load_state, read_record, refuse_other_settings
+from pipeline.training.phases import FoldData, fit, seed_weights
 
 log = logging.getLogger(__name__)
-
-# torch and timm take seconds to import: a stage that trains or predicts imports them itself, the others do without.
+MaskOf = Callable[[str], np.ndarray | None]
 
 
 class Paths:
     """Where a config's files lie, below the current folder."""
 
     def __init__(self, cfg: Config, card: Competition):
-        name = cfg.folds.name or card.name
-        self.root = cfg.data.root or Path("data") / name
-        self.folds = Path("folds") / f"{name}.csv"
+        self.root = cfg.data.root or Path("data") / card.name
+        self.folds = Path("folds") / f"{cfg.folds.name or card.name}.csv"
         self.run = Path("runs") / cfg.name
+        self.oof_table = self.run / "oof.json"
 
     def fold(self, fold: int) -> Path:
         return self.run / f"fold{fold}"
@@ -57,15 +64,29 @@ class Paths:
 
 
 class Prepared(NamedTuple):
-    """What every stage after `folds` starts from."""
+    """A config with what every stage after `folds` starts from."""
 
+    cfg: Config
     card: Competition
     paths: Paths
     index: pd.DataFrame
     folds: pd.DataFrame
 
+    @property
+    def reader(self) -> Reader:
+        return Reader(self.cfg.model.in_channels, self.cfg.data.percentiles)
+
     def numbers(self) -> list[int]:
         return sorted(self.folds["fold"].unique().tolist())
+
+    def oof_store(self) -> PredictionStore:
+        return PredictionStore(*(self.paths.oof(fold) for fold in self.numbers()))
+
+    def test_stores(self) -> list[PredictionStore]:
+        return [PredictionStore(self.paths.test(fold)) for fold in self.numbers()]
+
+    def test_index(self) -> pd.DataFrame:
+        return read_test_index(self.card, self.paths.root, self.cfg.data.skip_bad)
 
 
 def check(cfg: Config) -> Competition:
@@ -74,9 +95,6 @@ def check(cfg: Config) -> Competition:
     Raises:
         ValueError: naming what is wrong and what exists.
     """
-    from pipeline.losses import build_loss
-    from pipeline.models import check_model
-
     card = competition.load(cfg.competition)
     if len(card.classes) != cfg.model.classes:
         raise ValueError(f"model.classes is {cfg.model.classes}, the card {card.name} has {len(card.classes)}")
@@ -93,7 +111,10 @@ def check(cfg: Config) -> Competition:
 def data(cfg: Config) -> None:
     """Make the demo's data if that is what the config asks for, and read every image once.
 
-    Writes: data/<name>/, for a generated competition
+    Writes: data/<competition>/, for a generated competition
+
+    Raises:
+        ImageError: the first image that cannot be read; the others are logged.
     """
     card = check(cfg)
     paths = Paths(cfg, card)
@@ -119,32 +140,45 @@ def _image_error(path: Path) -> ImageError | None:
 
 
 def _make_data(card: Competition, paths: Paths) -> None:
-    if card.generated == "demo" and not paths.root.exists() and is_main_process():
-        from pipeline.data.demo import make_demo
-
-        log.info("making the demo's images in %s/", paths.root)
-        make_demo(paths.root)
-    elif not paths.root.is_dir():
+    if paths.root.is_dir():
+        return
+    if card.generated != "demo":
         raise FileNotFoundError(
             f"{paths.root}: no such folder. Put the files of {card.url or card.title} there, or say where they are "
             f"with DATA=folder (make) or --data folder"
         )
+    from pipeline.data.demo import make_demo
+
+    log.info("making the demo's images in %s/", paths.root)
+    make_demo(paths.root)
 
 
 def prepare(cfg: Config) -> Prepared:
-    """Card, index and folds of a config; data and folds are made if they are missing."""
+    """Card, index and folds of a config; data and folds are made if they are missing.
+
+    Raises:
+        ValueError: if the folds are not those of the data, or not as many as the config says.
+    """
     card = check(cfg)
     paths = Paths(cfg, card)
-    _make_data(card, paths)
-    index = read_index(card, paths.root, cfg.data.skip_bad)
-    if not paths.folds.exists() and is_main_process():
-        folds.write_folds(paths.folds, folds.assign_folds(index, cfg.folds.count, cfg.folds.seed))
-        log.info("wrote %s: commit it, every score is read on it", paths.folds)
-    return Prepared(card, paths, index, folds.read_folds(paths.folds, index))
+    with _processes().main_process_first():
+        _make_data(card, paths)
+        index = read_index(card, paths.root, cfg.data.skip_bad)
+        if not paths.folds.exists():
+            folds.write_folds(paths.folds, folds.assign_folds(index, cfg.folds.count, cfg.folds.seed))
+            log.info("wrote %s: commit it, every score is read on it", paths.folds)
+    table = folds.read_folds(paths.folds, index, subset=cfg.data.skip_bad)
+    found = table["fold"].max() + 1
+    if found != cfg.folds.count:
+        raise ValueError(
+            f"{paths.folds} has {found} folds, folds.count is {cfg.folds.count}: set it to {found}, or make another "
+            f"file with folds.name"
+        )
+    return Prepared(cfg, card, paths, index, table)
 
 
-def split(cfg: Config) -> pd.DataFrame:
-    """The stage `folds`: assign the folds if they are missing; returns their description.
+def describe_folds(cfg: Config) -> pd.DataFrame:
+    """The stage `folds`: assign the folds if they are missing; returns how even they are.
 
     Writes: folds/<name>.csv
     """
@@ -155,18 +189,12 @@ def split(cfg: Config) -> pd.DataFrame:
 # ---------------------------------------------------------------------------------------------- train, predict
 
 
-def train(cfg: Config, fold: int) -> None:
-    """Train the model that leaves one fold out, then predict that fold.
+def train(cfg: Config, fold: int) -> Path:
+    """Train the model that leaves one fold out, then predict that fold; returns its weights' file.
 
     Writes: runs/<config>/fold<k>/best.safetensors, metrics.jsonl, oof/
     """
-    with _main_process_first():
-        prepared = prepare(cfg)
-    train_index, valid_index = folds.hold_out(prepared.index, prepared.folds, fold)
-    if not _is_trained(cfg, prepared, fold):
-        _refuse_mixed_sizes(cfg, train_index)
-        _fit(cfg, prepared, fold, train_index, valid_index)
-    _predict(cfg, prepared, fold, valid_index, prepared.paths.oof(fold), f"fold {fold} OOF")
+    return _train(prepare(cfg), fold)
 
 
 def oof(cfg: Config) -> list[dict[str, Any]]:
@@ -174,30 +202,7 @@ def oof(cfg: Config) -> list[dict[str, Any]]:
 
     Writes: runs/<config>/oof.json
     """
-    prepared = prepare(cfg)
-    for fold in prepared.numbers():
-        train(cfg, fold)
-    path = prepared.paths.run / "oof.json"
-    write_text(path, json.dumps([_fold_row(cfg, prepared, fold) for fold in prepared.numbers()], indent=1) + "\n")
-    return oof_table(cfg)
-
-
-def oof_table(cfg: Config) -> list[dict[str, Any]]:
-    """The table that the stage `oof` wrote."""
-    path = Paths(cfg, competition.load(cfg.competition)).run / "oof.json"
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def mean_row(table: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last line of the OOF table: mean of the scores, sum of images and seconds."""
-    total = {key: sum(row[key] for row in table) for key in table[0]}
-    averaged = {key: total[key] / len(table) for key in table[0] if key.startswith("phase") or key == "oof"}
-    return {**total, **averaged, "fold": "mean", "best phase": ""}
-
-
-def fold_weights(cfg: Config, fold: int) -> Path:
-    """Where a fold's weights lie."""
-    return Paths(cfg, competition.load(cfg.competition)).weights(fold)
+    return _oof(prepare(cfg))
 
 
 def predict(cfg: Config) -> None:
@@ -205,26 +210,41 @@ def predict(cfg: Config) -> None:
 
     Writes: runs/<config>/fold<k>/test/
     """
-    oof(cfg)
-    prepared = prepare(cfg)
-    test_index = read_test_index(prepared.card, prepared.paths.root, cfg.data.skip_bad)
+    _predict_test(prepare(cfg))
+
+
+def _train(prepared: Prepared, fold: int) -> Path:
+    train_index, valid_index = folds.hold_out(prepared.index, prepared.folds, fold)
+    if not _is_trained(prepared, fold):
+        _refuse_mixed_sizes(prepared.cfg, train_index)
+        _fit(
+            prepared,
+            FoldData(fold, train_index, valid_index, prepared.card.dialect, prepared.card.metric, prepared.reader),
+        )
+    _fill_store(prepared, fold, valid_index, prepared.paths.oof(fold), f"fold {fold} OOF")
+    return prepared.paths.weights(fold)
+
+
+def _oof(prepared: Prepared) -> list[dict[str, Any]]:
     for fold in prepared.numbers():
-        _predict(cfg, prepared, fold, test_index, prepared.paths.test(fold), f"fold {fold} test")
+        _train(prepared, fold)
+    table = [_fold_row(prepared, fold) for fold in prepared.numbers()]
+    write_text(prepared.paths.oof_table, json.dumps(table, indent=1) + "\n")
+    return table
 
 
-def _fit(cfg: Config, prepared: Prepared, fold: int, train_index: pd.DataFrame, valid_index: pd.DataFrame) -> None:
-    from pipeline.models import build_model
-    from pipeline.training.phases import Split, fit, seed_all
-
-    folder = prepared.paths.fold(fold)
-    seed = cfg.seed * 1000 + fold
-    seed_all(seed)
-    parts = Split(fold, train_index, valid_index, prepared.card.dialect, prepared.card.metric, _reader(cfg))
-    fit(build_model(cfg.model), parts, cfg.train, folder=folder, seed=seed, settings=settings(cfg, prepared))
+def _predict_test(prepared: Prepared) -> None:
+    test_index = prepared.test_index()  # a mistake in it must show before the hours of training
+    _oof(prepared)
+    for fold in prepared.numbers():
+        _fill_store(prepared, fold, test_index, prepared.paths.test(fold), f"fold {fold} test")
 
 
-def _reader(cfg: Config) -> Reader:
-    return Reader(cfg.model.in_channels, cfg.data.percentiles)
+def _fit(prepared: Prepared, parts: FoldData) -> None:
+    cfg, seed = prepared.cfg, prepared.cfg.seed * 1000 + parts.fold
+    seed_weights(seed)
+    folder = prepared.paths.fold(parts.fold)
+    fit(build_model(cfg.model), parts, cfg.train, folder=folder, seed=seed, settings=settings(prepared))
 
 
 def _refuse_mixed_sizes(cfg: Config, index: pd.DataFrame) -> None:
@@ -238,100 +258,105 @@ def _refuse_mixed_sizes(cfg: Config, index: pd.DataFrame) -> None:
         )
 
 
-def _is_trained(cfg: Config, prepared: Prepared, fold: int) -> bool:
+def _is_trained(prepared: Prepared, fold: int) -> bool:
     """Whether the fold's weights are there.
 
     Raises:
         ValueError: if they, or the state of a run that was cut off, come from other settings.
     """
-    from pipeline.training.checkpoint import load_state, read_record, refuse_other_settings
-
     folder, path = prepared.paths.fold(fold), prepared.paths.weights(fold)
     if path.exists():
-        refuse_other_settings(folder, read_record(path)["settings"], settings(cfg, prepared))
+        refuse_other_settings(folder, read_record(path)["settings"], settings(prepared))
         return True
     state = load_state(folder / "state.pt")
     if state:
-        refuse_other_settings(folder, state["settings"], settings(cfg, prepared))
+        refuse_other_settings(folder, state["settings"], settings(prepared))
     return False
 
 
-def _predict(cfg: Config, prepared: Prepared, fold: int, index: pd.DataFrame, folder: Path, what: str) -> None:
-    """Fill a store with a fold's predictions of the index, if it is not full."""
-    from pipeline.training.checkpoint import read_record
+def settings(prepared: Prepared) -> dict[str, Any]:
+    """What a fold's weights depend on, as plain values: a run goes on only with the same."""
+    kept = {"seed": True, "data": {"percentiles"}, "model": True, "train": True}
+    chosen = prepared.cfg.model_dump(mode="json", include=kept)
+    for speed_only in ("workers", "tensorboard"):
+        del chosen["train"][speed_only]
+    labels = prepared.index[["image_id", *prepared.index.columns.intersection(["rle", "coverage"])]]
+    return {
+        "competition": prepared.card.name,
+        "metric": prepared.card.metric,
+        "dialect": asdict(prepared.card.dialect),
+        "labels": _digest(labels),
+        "folds": _digest(prepared.folds),
+        **chosen,
+    }
 
-    record = read_record(prepared.paths.weights(fold))
-    made_by = {"views": sorted(cfg.predict.views), "weights": record, "fold": fold}
+
+def _digest(table: pd.DataFrame) -> str:
+    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
+
+
+def _fill_store(prepared: Prepared, fold: int, index: pd.DataFrame, folder: Path, what: str) -> None:
+    """Fill a store with a fold's predictions of the index, if it is not full."""
+    cfg, path = prepared.cfg, prepared.paths.weights(fold)
+    made_by = {"views": sorted(cfg.predict.views), "weights": read_record(path), "fold": fold}
     if is_complete(folder, index["image_id"], made_by):
         return
-    from pipeline.inference.predict import Predictor, predict_to_store
-    from pipeline.models import build_model
-    from pipeline.training.checkpoint import load_checkpoint
-
     model = build_model(cfg.model.model_copy(update={"weights": "none"}))
-    load_checkpoint(prepared.paths.weights(fold), model, fold)
-    with _main_process_first():
+    load_checkpoint(path, model, fold)
+    processes = _processes()
+    with processes.main_process_first():
         start_store(folder, made_by)
     predict_to_store(
         Predictor(model, cfg.predict.views, cfg.train.precision),
         index,
         folder,
-        rank=_state().process_index,
-        world=_state().num_processes,
-        reader=_reader(cfg),
+        rank=processes.process_index,
+        world=processes.num_processes,
+        reader=prepared.reader,
         batch_size=cfg.predict.batch_size,
         workers=cfg.train.workers,
         what=what,
     )
-    _state().wait_for_everyone()
+    processes.wait_for_everyone()
 
 
-def _state() -> Any:
+def _processes() -> PartialState:
     """This process among those of torchrun or `accelerate launch`; alone, process 0 of 1."""
-    from accelerate import PartialState
-
-    from pipeline import hardware
-
     return PartialState(cpu=hardware.device().type == "cpu")
 
 
-def _main_process_first() -> Any:
-    return _state().main_process_first()
-
-
-def settings(cfg: Config, prepared: Prepared) -> dict[str, Any]:
-    """What a fold's weights depend on, as plain values: a run goes on only with the same."""
-    chosen = cfg.model_dump(mode="json", include={"seed": True, "data": {"percentiles"}, "model": True, "train": True})
-    for speed_only in ("workers", "tensorboard"):
-        del chosen["train"][speed_only]
-    digest = hashlib.sha256(prepared.folds.to_csv(index=False).encode()).hexdigest()[:16]
-    return {"competition": prepared.card.name, "folds": digest, **chosen}
-
-
-def _fold_row(cfg: Config, prepared: Prepared, fold: int) -> dict[str, Any]:
+def _fold_row(prepared: Prepared, fold: int) -> dict[str, Any]:
     """A fold's scores and time, one row of the OOF table."""
-    from pipeline.training.checkpoint import read_record
-
-    paths = prepared.paths
-    history = [json.loads(line) for line in (paths.fold(fold) / "metrics.jsonl").read_text().splitlines()]
+    lines = (prepared.paths.fold(fold) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    history = [json.loads(line) for line in lines]
     _, valid_index = folds.hold_out(prepared.index, prepared.folds, fold)
-    store = PredictionStore(paths.oof(fold))
-    counts = [
-        count(
-            (store.read(row.image_id)[0] >= postprocess.level(0.5)).astype(np.uint8),
-            read_target(row, prepared.card.dialect),
-        )
+    store, half = PredictionStore(prepared.paths.oof(fold)), postprocess.Cut(0.5, 0)
+    counts = (
+        count(postprocess.apply(store.read(row.image_id)[0], half), read_target(row, prepared.card.dialect))
         for row in valid_index.itertuples()
-    ]
-    phases = range(1, len(cfg.train.phases) + 1)
+    )
+    phases = range(1, len(prepared.cfg.train.phases) + 1)
     return {
         "fold": fold,
         "images": len(valid_index),
         **{f"phase {n}": max(line["score"] for line in history if line["phase"] == n) for n in phases},
-        "oof": float(METRICS[prepared.card.metric](Counts(*np.array(counts).T)).mean()),
-        "best phase": read_record(paths.weights(fold))["phase"],
+        "oof": mean_score(prepared.card.metric, counts),
+        "best phase": read_record(prepared.paths.weights(fold))["phase"],
         "seconds": round(sum(line["seconds"] for line in history)),
     }
+
+
+def oof_table(cfg: Config) -> list[dict[str, Any]]:
+    """The table that the stage `oof` wrote."""
+    path = Paths(cfg, competition.load(cfg.competition)).oof_table
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def mean_row(table: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last line of the OOF table: mean of the scores, sum of images and seconds."""
+    total = {key: sum(row[key] for row in table) for key in table[0]}
+    averaged = {key: total[key] / len(table) for key in table[0] if key.startswith("phase") or key == "oof"}
+    return {**total, **averaged, "fold": "mean", "best phase": ""}
 
 
 # ---------------------------------------------------------------------------------------------- ensemble
@@ -342,10 +367,13 @@ class Ensembled(NamedTuple):
 
     csv: Path
     sheet: Path
-    score: float  # OOF, in-sample: threshold and area were searched on the same images
-    plain: float  # OOF, at threshold .5 and without a smallest area
-    cut: postprocess.Cut
+    search: postprocess.Search  # its score is in-sample: threshold and area were searched on the same images
     summary: submission.Summary
+
+    @property
+    def plain(self) -> float:
+        """The OOF score at threshold .5 and without a smallest area."""
+        return float(self.search.scores[0, postprocess.level(0.5) - 1])
 
 
 def ensemble(cfgs: Sequence[Config]) -> Ensembled:
@@ -354,137 +382,98 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
     Writes: submissions/<name>.csv and .json, reports/<name>.png; the name joins the configs' names with "+"
     """
     members = _members(cfgs)
-    first = members[0]
-    search = _search(members)
-    sheet = Path("reports") / f"{_name(cfgs)}.png"
-    csv = Path("submissions") / f"{_name(cfgs)}.csv"
-    tests = [[PredictionStore(member.paths.test(fold)) for fold in member.numbers()] for member in members]
-    predicted = set.intersection(*(store.ids() for stores in tests for store in stores))
-    _refuse_missing(first, cfgs[0], predicted)
-
-    def mask_of(image_id: str) -> np.ndarray | None:
-        if image_id not in predicted:  # its file could not be read, and skip_bad said to go on
-            return None
-        return postprocess.apply(average(tests, image_id)[0], search.cut)
-
+    for member in members:
+        _predict_test(member)
+    first, name = members[0], "+".join(cfg.name for cfg in cfgs)
+    rows = first.index.merge(first.folds, on="image_id").sort_values(["fold", "image_id"])
+    search = _search(members, rows)
+    mask_of = _test_masks(members, search.cut)
+    csv = Path("submissions") / f"{name}.csv"
     sample = first.paths.root / first.card.files.sample_submission
-    summary = submission.write_submission(csv, first.card, sample, mask_of)
-    plain = float(search.scores[0, postprocess.level(0.5) - 1])
-    write_text(
-        csv.with_suffix(".json"),
-        json.dumps(_manifest(cfgs, members, search, plain, summary), indent=1) + "\n",
+    done = Ensembled(
+        csv,
+        Path("reports") / f"{name}.png",
+        search,
+        submission.write_submission(csv, first.card, sample, mask_of),
     )
-    _draw_sheet(sheet, cfgs[0], members, search.cut, mask_of)
-    return Ensembled(csv, sheet, search.score, plain, search.cut, summary)
-
-
-def _name(cfgs: Sequence[Config]) -> str:
-    return "+".join(cfg.name for cfg in cfgs)
+    write_text(csv.with_suffix(".json"), json.dumps(_manifest(members, done), indent=1) + "\n")
+    _draw_sheet(done.sheet, members, rows.assign(score=search.image_scores), search.cut, mask_of)
+    return done
 
 
 def _members(cfgs: Sequence[Config]) -> list[Prepared]:
-    """Every config trained and predicted, on one competition and the same folds."""
+    """The configs, on one competition and the same folds."""
     names = [cfg.name for cfg in cfgs]
     if len(set(names)) != len(names):
         raise ValueError(f"configs {' '.join(names)}: one is named twice")
-    for cfg in cfgs:
-        predict(cfg)
-    members = [prepare(cfg) for cfg in cfgs]
-    for name, member in zip(names[1:], members[1:], strict=True):
-        if member.card.name != members[0].card.name:
+    first, *others = [prepare(cfg) for cfg in cfgs]
+    for other in others:
+        if other.card != first.card:
             raise ValueError(
-                f"{name} is for {member.card.name}, {names[0]} for {members[0].card.name}: nothing to average"
+                f"{other.cfg.name} is for {other.card.name}, {first.cfg.name} for {first.card.name}: nothing to average"
             )
-        if not member.folds.equals(members[0].folds):
-            raise ValueError(f"{name} and {names[0]} have different folds: their OOF cannot be scored together")
-    return members
+        if not other.folds.equals(first.folds):
+            raise ValueError(
+                f"{other.cfg.name} and {first.cfg.name} have different folds: their OOF cannot be scored together"
+            )
+    return [first, *others]
 
 
-def _refuse_missing(member: Prepared, cfg: Config, predicted: set[str]) -> None:
-    wanted = read_test_index(member.card, member.paths.root, cfg.data.skip_bad)["image_id"]
-    missing = sorted(set(wanted) - predicted)
-    if missing:
-        raise ValueError(
-            f"{member.paths.run}: {len(missing)} test images are not predicted, the first is '{missing[0]}'"
-        )
+def _search(members: Sequence[Prepared], rows: pd.DataFrame) -> postprocess.Search:
+    """The cut that scores best on the averaged OOF predictions of the rows."""
+    card, stores = members[0].card, [[member.oof_store()] for member in members]
+    tracked = track(rows.itertuples(), "search threshold and area", total=len(rows))
+    pairs = ((average(stores, row.image_id)[0], read_target(row, card.dialect)) for row in tracked)
+    return postprocess.search(pairs, METRICS[card.metric])
 
 
-def _oof_stores(members: Sequence[Prepared]) -> list[list[PredictionStore]]:
-    return [[PredictionStore(*(member.paths.oof(fold) for fold in member.numbers()))] for member in members]
+def _test_masks(members: Sequence[Prepared], cut: postprocess.Cut) -> MaskOf:
+    """From a test image's id to its mask; None for an image that could not be read and was left out."""
+    stores = [member.test_stores() for member in members]
+    readable = set(members[0].test_index()["image_id"])
+
+    def mask_of(image_id: str) -> np.ndarray | None:
+        return postprocess.apply(average(stores, image_id)[0], cut) if image_id in readable else None
+
+    return mask_of
 
 
-def _search(members: Sequence[Prepared]) -> postprocess.Search:
-    """The cut that scores best on the averaged OOF predictions."""
-    first, stores = members[0], _oof_stores(members)
-    ordered = first.index.merge(first.folds).sort_values(["fold", "image_id"])  # the order in which shards lie
-    rows = track(ordered.itertuples(), "search threshold and area", total=len(ordered))
-    pairs = ((average(stores, row.image_id)[0], read_target(row, first.card.dialect)) for row in rows)
-    return postprocess.search(pairs, METRICS[first.card.metric])
-
-
-def _manifest(
-    cfgs: Sequence[Config],
-    members: Sequence[Prepared],
-    search: postprocess.Search,
-    plain: float,
-    summary: submission.Summary,
-) -> dict[str, Any]:
+def _manifest(members: Sequence[Prepared], done: Ensembled) -> dict[str, Any]:
     """What made a submission."""
+    unimportant = {"name": True, "data": {"root", "skip_bad"}}
     return {
         "competition": members[0].card.name,
-        "configs": {
-            cfg.name: cfg.model_dump(mode="json", exclude={"name": True, "data": {"root", "skip_bad"}}) for cfg in cfgs
-        },
-        "weights": {cfg.name: 1 / len(cfgs) for cfg in cfgs},
-        "folds": {cfg.name: member.numbers() for cfg, member in zip(cfgs, members, strict=True)},
-        "threshold": search.cut.threshold,
-        "min_area": search.cut.min_area,
+        "configs": {each.cfg.name: each.cfg.model_dump(mode="json", exclude=unimportant) for each in members},
+        "weights": {each.cfg.name: 1 / len(members) for each in members},
+        "folds": {each.cfg.name: each.numbers() for each in members},
+        **done.search.cut._asdict(),
         "metric": members[0].card.metric,
-        "oof_score": search.score,
-        "oof_score_at_half": plain,
-        "rows": summary.rows,
-        "empty_rows": summary.empty,
+        "oof_score": done.search.score,
+        "oof_score_at_half": done.plain,
+        "rows": done.summary.rows,
+        "empty_rows": done.summary.empty,
         **made_with(),
     }
 
 
-def _draw_sheet(path: Path, cfg: Config, members: Sequence[Prepared], cut: postprocess.Cut, mask_of: Any) -> None:
-    """Best, middling and worst OOF images with truth and prediction, and the first test images."""
-    from pipeline.report.overlays import COLUMNS, Panel, write_sheet
+def _draw_sheet(
+    path: Path, members: Sequence[Prepared], rows: pd.DataFrame, cut: postprocess.Cut, mask_of: MaskOf
+) -> None:
+    """The best, middling and worst OOF images with truth and prediction, and the first test images."""
+    first, stores = members[0], [[member.oof_store()] for member in members]
 
-    first, stores = members[0], _oof_stores(members)
-    card, reader = first.card, _reader(cfg)
-    panels: list[tuple[float, Any]] = []
-    for row in first.index[first.index["coverage"] > 0].itertuples():
+    def oof_panel(row: Any) -> Panel:
         mask = postprocess.apply(average(stores, row.image_id)[0], cut)
-        counts = Counts(*(np.array([number]) for number in count(mask, read_target(row, card.dialect))))
-        panels.append((float(METRICS[card.metric](counts)[0]), row))
-    panels.sort(key=lambda pair: -pair[0])
+        title = f"{row.image_id[:10]}  {row.score:.2f}"
+        return Panel(title, first.reader(row.path), mask, read_target(row, first.card.dialect))
 
-    def panel(score: float, row: Any) -> Panel:
-        mask = postprocess.apply(average(stores, row.image_id)[0], cut)
-        return Panel(
-            f"{row.image_id[:10]}  {score:.2f}",
-            reader(row.path),
-            mask,
-            read_target(row, card.dialect),
-        )
+    def test_panel(row: Any) -> Panel:
+        return Panel(row.image_id[:10], first.reader(row.path), mask_of(row.image_id))
 
-    middle = max(0, len(panels) // 2 - COLUMNS // 2)
-    chosen = {
-        "OOF, best": panels[:COLUMNS],
-        "OOF, middle": panels[middle : middle + COLUMNS],
-        "OOF, worst": panels[-COLUMNS:],
-    }
-    rows = [(name, [panel(*pair) for pair in pairs]) for name, pairs in chosen.items()]
-    test = read_test_index(card, first.paths.root, cfg.data.skip_bad).head(COLUMNS)
-    rows.append(
-        (
-            "test",
-            [Panel(row.image_id[:10], reader(row.path), mask_of(row.image_id)) for row in test.itertuples()],
-        )
-    )
-    write_sheet(path, rows)
+    chosen = choose_examples(rows[rows["coverage"] > 0])
+    panels = {f"OOF, {name}": [oof_panel(row) for row in part.itertuples()] for name, part in chosen.items()}
+    panels["test"] = [test_panel(row) for row in first.test_index().head(COLUMNS).itertuples()]
+    write_sheet(path, panels)
 
 
 def score(card_name: str, csv: Path, solution: Path) -> tuple[str, float, int]:

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.competition import Competition
 from pipeline.data.index import read_table
 from pipeline.files import whole
-from pipeline.metrics import METRICS, Counts
+from pipeline.metrics import mean_score
 from pipeline.rle import Dialect, RLEError, Runs, area, overlap
 
 
@@ -73,8 +73,7 @@ def check_ids(path: Path, card: Competition, ids: list[str]) -> None:
     Raises:
         ValueError: with the line of the first difference.
     """
-    table = read_table(path, [card.columns.id, card.columns.rle])
-    found = list(table[card.columns.id])
+    found = list(read_table(path, [card.columns.id], only=True)[card.columns.id])
     for line, (came, expected) in enumerate(zip(found, ids, strict=False), start=2):
         if came != expected:
             raise ValueError(f"{path}: line {line}: id '{came}', the sample submission has '{expected}' there")
@@ -95,7 +94,7 @@ def score(card: Competition, submission: Path, solution: Path) -> tuple[float, i
     if strangers:
         raise ValueError(f"{submission} and {solution} differ in {len(strangers)} ids, the first is '{strangers[0]}'")
     counts = [(overlap(found[key], target[key]), area(found[key]), area(target[key])) for key in found]
-    return float(METRICS[card.metric](Counts(*np.array(counts, dtype=np.int64).T)).mean()), len(counts)
+    return mean_score(card.metric, counts), len(counts)
 
 
 def _read_runs(path: Path, card: Competition) -> dict[str, Runs]:

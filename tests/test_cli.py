@@ -94,6 +94,21 @@ MISTAKES = {
     "missing config": (None, ["train", "configs/tony.toml"], "Did you mean 'tiny'?"),
     "missing data": (None, ["train", "--data", "elsewhere"], "elsewhere: no such folder"),
     "unknown command": (None, ["trian"], "No such command 'trian'"),
+    "augmentation that needs a crop": (
+        None,
+        ["train", "--set", "train.phases.0.augment=medium"],
+        "augment 'medium' changes sizes, so a batch needs a crop",
+    ),
+    "other number of folds than the file has": (
+        lambda: main(["folds", "configs/tiny.toml"]),
+        ["train", "--set", "folds.count=4"],
+        "folds/tiny.csv has 3 folds, folds.count is 4",
+    ),
+    "missing sample submission": (
+        lambda: Path("tiny/sample_submission.csv").unlink(),
+        ["ensemble"],
+        "tiny/sample_submission.csv: no such file",
+    ),
     "images of different sizes without a crop": (
         lambda: resize(Path("tiny/train/images/0000.png")),
         ["train"],
@@ -149,6 +164,29 @@ def test_skip_bad_trains_on_the_rest(tiny, capsys):
     rows = dict(line.split(",") for line in Path("submissions/tiny.csv").read_text().splitlines())
     assert len(rows) == 6
     assert rows["0919"] == ""
+
+
+def test_skip_bad_works_beside_folds_that_know_the_image(tiny, capsys):
+    assert run(capsys, "folds", "configs/tiny.toml")[0] == 0
+    truncate(Path("tiny/train/images/0919.png"))
+    assert run(capsys, "folds", "configs/tiny.toml", "--skip-bad")[0] == 0
+    assert "0919" in Path("folds/tiny.csv").read_text()
+
+
+def test_bad_image_in_a_worker_is_one_line_too(tiny, capsys):
+    truncate(Path("tiny/train/images/0919.png"))
+    status, _, err = run(capsys, "train", "configs/tiny.toml", "--fold", "0", "--set", "train.workers=2")
+    assert status == 2
+    assert err.splitlines()[-1].startswith("pipeline train: tiny/train/images/0919.png: cannot be read")
+
+
+def test_ctrl_c_says_that_nothing_is_lost(tiny, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "train", interrupted)
+    status, _, err = run(capsys, "train", "configs/tiny.toml", "--fold", "0")
+    assert (status, "goes on from the last finished epoch" in err) == (130, True)
 
 
 def test_loss_that_turns_nan_is_one_line(tiny, capsys, monkeypatch):

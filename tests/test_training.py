@@ -32,11 +32,6 @@ def history(fold=0):
     return [json.loads(line) for line in Path(f"runs/tiny/fold{fold}/metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def test_held_out_images_are_never_trained_on(tiny, monkeypatch):
     seen = set()
     original = dataset.MaskedImages.__getitem__
@@ -89,7 +84,7 @@ def test_phases_follow_each_other_from_the_best_weights(tiny, monkeypatch):
     assert read_record(Path("runs/tiny/fold0/best.safetensors"))["score"] == best
 
 
-def test_a_seed_gives_the_same_weights_and_another_gives_others(tiny, one_thread):
+def test_a_seed_gives_the_same_weights_and_another_gives_others(tiny):
     def weights(name, *pairs):
         Path(f"configs/{name}.toml").write_text(Path("configs/tiny.toml").read_text())
         stages.train(config.load(f"configs/{name}.toml", pairs), 0)
@@ -208,8 +203,12 @@ def test_frozen_encoder_keeps_weights_and_statistics(tiny):
     assert all(torch.equal(encoder[key], fresh[key]) for key in fresh)
 
 
-def test_accumulated_batches_make_one_update(tiny):
+def test_accumulated_batches_make_one_update(tiny, monkeypatch):
+    steps = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *args: (steps.append(1), step(self, *args))[1])
     stages.train(load("train.accumulate=3"), 0)
+    assert len(steps) == 4  # each epoch has 3 batches and makes one update; 2 phases of 2 epochs
     with pytest.raises(ValueError, match=r"train\.accumulate = 9 batches make one update, an epoch has 3"):
         stages.train(load("train.accumulate=9"), 1)
 
@@ -248,3 +247,10 @@ def test_learning_rate_rises_to_its_peak_and_falls_to_its_end():
     assert max(rates) == rates[9] == rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] == pytest.approx(0.01)
+
+
+def test_corrected_labels_or_dialect_are_not_trained_with_before(tiny, edit):
+    stages.train(load(), 0)
+    edit("tiny.toml", "[columns]", '[dialect]\norder = "row"\n\n[columns]')
+    with pytest.raises(ValueError, match=r"was trained with dialect\.order = column, now it is row"):
+        stages.train(load(), 0)

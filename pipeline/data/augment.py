@@ -8,7 +8,6 @@ albumentations 2.0.8 replays the same stream, and repeats it in each epoch.)
 import os
 import random
 import warnings
-from collections.abc import Callable
 
 # Without it the library asks the network for a newer version when it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -18,8 +17,6 @@ import cv2
 import numpy as np
 
 cv2.setNumThreads(0)  # workers would fight over the cores
-
-Augment = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 def none(crop: int | None, channels: int) -> list[A.BasicTransform]:
@@ -98,8 +95,8 @@ def _blur(p: float) -> list[A.BasicTransform]:
 STRENGTHS = {"none": none, "light": light, "medium": medium, "strong": strong}
 
 
-def build_augment(strength: str, crop: int | None, channels: int) -> Augment:
-    """A function `(image, mask, seed) -> (image, mask)`.
+class Augment:
+    """Calling it with (image, mask, seed) gives (image, mask); a class, so that any kind of worker can receive it.
 
     Args:
         strength: a name in STRENGTHS.
@@ -109,13 +106,13 @@ def build_augment(strength: str, crop: int | None, channels: int) -> Augment:
     Shapes:
         image: (H, W, channels) uint8, mask: (H, W, C) uint8; returned as (crop, crop, ...).
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a misspelt argument only warns and falls back to a default
-        transform = A.Compose(STRENGTHS[strength](crop, channels))
 
-    def augment(image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        result = transform(image=image, mask=mask)
+    def __init__(self, strength: str, crop: int | None, channels: int):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a misspelt argument only warns and falls back to a default
+            self.transform = A.Compose(STRENGTHS[strength](crop, channels))
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        self.transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        result = self.transform(image=image, mask=mask)
         return result["image"], result["mask"]
-
-    return augment

@@ -21,17 +21,20 @@ class MaskedImages(Dataset):
 
     The seed rides with the position, so an item is the same in any worker, process or resumed run.
 
+    Args:
+        copies: of this data set, one per worker; they share the memory for decoded images.
+
     Shapes:
         item: image (channels, H, W) uint8, mask (C, H, W) uint8, 0 or 1.
     """
 
-    def __init__(self, index: pd.DataFrame, dialect: Dialect, reader: Reader, augment: Augment):
+    def __init__(self, index: pd.DataFrame, dialect: Dialect, reader: Reader, augment: Augment, copies: int = 1):
         self.rows = list(index.itertuples())
         self.dialect = dialect
         self.reader = reader
         self.augment = augment
         decoded = int((index["height"] * index["width"]).sum()) * (reader.channels + 1)
-        self.cache: dict[int, tuple[np.ndarray, np.ndarray]] | None = {} if decoded < CACHE_BYTES else None
+        self.cache: dict[int, tuple[np.ndarray, np.ndarray]] | None = {} if decoded * copies < CACHE_BYTES else None
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+Image.MAX_IMAGE_PIXELS = None  # Pillow's guard against bombs: competitions have larger images
+
 # Modes whose values are 8 bits wide. A 16-bit or float image is refused instead of being cut to 8 bits.
 EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 
@@ -110,4 +112,4 @@ def _why(path: Path, error: Exception) -> str:
         return f"{path}: no such image"
     if isinstance(error, UnidentifiedImageError):
         return f"{path}: not an image ({path.stat().st_size} bytes): get the file again"
-    return f"{path}: cannot be read, {error}: get the file again, or leave it out with --skip-bad"
+    return f"{path}: cannot be read, {error}: get the file again, or leave out a bad image with --skip-bad"

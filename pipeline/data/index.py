@@ -5,7 +5,7 @@ Columns: image_id (str), path, height, width; for training images also rle or ma
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ def read_index(card: Competition, root: Path, skip_bad: bool = False) -> pd.Data
     index["coverage"] = _coverage(index, card, root)
     index["empty"] = np.where(index["coverage"] == 0, "yes", "no")
     index = _join_meta(index, card, root)
-    index["group"] = index[card.columns.group] if card.columns.group else index["image_id"]
+    index["group"] = index[card.columns.group if card.columns.group else "image_id"]
     return index.sort_values("image_id", ignore_index=True)
 
 
@@ -56,8 +56,12 @@ def read_test_index(card: Competition, root: Path, skip_bad: bool = False) -> pd
     return _measure(index, skip_bad)
 
 
-def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+def read_table(path: Path, columns: Sequence[str], *, only: bool = False) -> pd.DataFrame:
     """A CSV as text: ids keep their zeros, a blank stays a blank.
+
+    Args:
+        columns: that must be there.
+        only: keep no others in memory.
 
     Raises:
         FileNotFoundError: with what to do.
@@ -69,7 +73,8 @@ def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
             f"with DATA=folder (make) or --data folder"
         )
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        wanted = (lambda name: name.strip() in columns) if only else None
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=wanted)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a CSV: {error}") from None
     table.columns = table.columns.str.strip()  # SIIM's header has a leading space
@@ -187,5 +192,6 @@ def _join_meta(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFra
     without = sorted(set(index["image_id"]) - set(meta["image_id"]))
     if without:
         raise ValueError(f"{path}: no row for {len(without)} training images, the first is '{without[0]}'")
-    extra = ["image_id", *(column for column in meta if column not in index)]
+    taken = {*index.columns, "rle", "mask_path", "line", "fold", "group"} - {"image_id"}
+    extra = [column for column in meta if column not in taken or column == card.columns.group]
     return index.merge(meta[extra], on="image_id", how="left", validate="one_to_one")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pipeline.files import whole, write_text
@@ -44,7 +44,7 @@ class PredictionStore:
                 self._add(shard)
 
     def _add(self, shard: Path) -> None:
-        with safe_open(shard, framework="numpy") as file:
+        with _open(shard) as file:
             for image_id in file.keys():  # noqa: SIM118 - the handle is no mapping
                 if image_id in self._shard_of:
                     raise ValueError(
@@ -71,8 +71,15 @@ class PredictionStore:
         """
         shard = self._shard_of[image_id]
         if shard != self._open_path:  # one map at a time: pages of the last shard go back to the system
-            self._file, self._open_path = safe_open(shard, framework="numpy"), shard
+            self._file, self._open_path = _open(shard), shard
         return self._file.get_tensor(image_id)
+
+
+def _open(shard: Path) -> safe_open:
+    try:
+        return safe_open(shard, framework="numpy")
+    except SafetensorError as error:
+        raise ValueError(f"{shard}: damaged ({error}): remove it, and its images are predicted again") from None
 
 
 class StoreWriter:
@@ -110,7 +117,8 @@ def start_store(folder: Path, made_by: dict[str, Any]) -> None:
     """A folder that records what its predictions depend on; what other settings made is dropped from it."""
     if _is_from(folder, made_by):
         return
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        shutil.rmtree(folder)
     write_text(folder / "store.json", json.dumps(made_by, indent=1, sort_keys=True))
 
 
@@ -120,5 +128,8 @@ def is_complete(folder: Path, ids: Iterable[str], made_by: dict[str, Any]) -> bo
 
 
 def _is_from(folder: Path, made_by: dict[str, Any]) -> bool:
-    path = folder / "store.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(made_by))
+    try:
+        found = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    return found == json.loads(json.dumps(made_by))

@@ -1,6 +1,6 @@
 """A picture sheet: images with the outlines of what is true and what was predicted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ matplotlib.use("Agg")  # no window: this also runs where there is no screen
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
@@ -24,11 +25,22 @@ class Panel(NamedTuple):
 
     title: str
     image: np.ndarray  # (H, W, 1 or 3) uint8
-    mask: np.ndarray  # (H, W) 0 or 1, predicted
+    mask: np.ndarray | None  # (H, W) 0 or 1, predicted
     target: np.ndarray | None = None  # (H, W) 0 or 1
 
 
-def write_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Panel]]]) -> None:
+def choose_examples(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """COLUMNS rows each of the best, the middling and the worst by their column `score`."""
+    ordered = rows.sort_values("score", ascending=False, kind="stable")
+    middle = max(0, (len(ordered) - COLUMNS) // 2)
+    return {
+        "best": ordered.head(COLUMNS),
+        "middle": ordered.iloc[middle : middle + COLUMNS],
+        "worst": ordered.tail(COLUMNS),
+    }
+
+
+def write_sheet(path: Path, rows: Mapping[str, Sequence[Panel]]) -> None:
     """Write a PNG with a titled row of panels for each entry, at most COLUMNS a row."""
     figure, grid = plt.subplots(
         len(rows),
@@ -37,7 +49,7 @@ def write_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Panel]]]) -> None
         squeeze=False,
         layout="constrained",
     )
-    for axes, (name, panels) in zip(grid, rows, strict=True):
+    for axes, (name, panels) in zip(grid, rows.items(), strict=True):
         axes[0].annotate(
             name, (0, 1.16), xycoords="axes fraction", fontsize=10, fontweight="bold", annotation_clip=False
         )

@@ -96,15 +96,15 @@ def _on_device(images: Tensor, accelerator: Accelerator) -> Tensor:
 def _finite(loss: float, batch: int, rate: float) -> float:
     if not math.isfinite(loss):
         raise FloatingPointError(
-            f"loss is {loss} at batch {batch}, learning rate {rate:.2g}: lower the phase's lr, lengthen its "
-            f"warmup, lower train.clip, or set train.precision to float32. The last finished epoch is kept"
+            f"loss is {loss} at batch {batch}, learning rate {rate:.2g}: in a copy of the config, lower the phase's "
+            f"lr, lengthen its warmup, lower train.clip, or set train.precision to float32"
         )
     return loss
 
 
 def validate(
     predictor: Predictor, index: pd.DataFrame, dialect: Dialect, accelerator: Accelerator, **options: object
-) -> Counts:
+) -> list[Counts]:
     """Pixel counts of each image of the index at threshold .5, in one order whatever the number of processes.
 
     Args:
@@ -116,5 +116,4 @@ def validate(
     for image_id, probs in predict_images(predictor, mine, **options):
         target = read_target(rows[image_id], dialect)[None]
         found.append((image_id, count((probs >= 0.5).astype(np.uint8), target)))
-    found = sorted(gather_object(found))
-    return Counts(*(np.array(part) for part in zip(*(counts for _, counts in found), strict=True)))
+    return [counts for _, counts in sorted(gather_object(found))]

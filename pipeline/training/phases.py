@@ -14,17 +14,18 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader
 
 from pipeline import __version__, config, hardware
-from pipeline.data.augment import build_augment
+from pipeline.data.augment import Augment
 from pipeline.data.dataset import EpochSampler, MaskedImages
 from pipeline.data.images import Reader
 from pipeline.inference.predict import Predictor
 from pipeline.losses import build_loss
-from pipeline.metrics import METRICS
+from pipeline.metrics import mean_score
 from pipeline.progress import track
 from pipeline.rle import Dialect
 from pipeline.training.checkpoint import load_checkpoint, load_state, read_record, save_checkpoint, save_state
@@ -33,7 +34,7 @@ from pipeline.training.loop import learning_rate, train_one_epoch, validate
 
 
 @dataclass(frozen=True)
-class Split:
+class FoldData:
     """What a fold trains and validates on."""
 
     fold: int
@@ -68,7 +69,7 @@ def make_accelerator(precision: str) -> Accelerator:
 
 
 def fit(
-    model: nn.Module, split: Split, cfg: config.Train, *, folder: Path, seed: int, settings: dict[str, Any]
+    model: nn.Module, data: FoldData, cfg: config.Train, *, folder: Path, seed: int, settings: dict[str, Any]
 ) -> None:
     """Train through all phases, or go on where a killed run stood; ends with `best.safetensors`.
 
@@ -79,12 +80,12 @@ def fit(
         settings: what the weights depend on; kept in every checkpoint.
     """
     accelerator = make_accelerator(cfg.precision)
-    trainer = _Trainer(model, split, cfg, folder, seed, settings, accelerator)
+    trainer = _Trainer(model, data, cfg, folder, seed, settings, accelerator)
     for number in range(trainer.standing.phase, len(cfg.phases) + 1):
         trainer.run_phase(number)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        promote_best(folder, len(cfg.phases), model, split.fold)
+        promote_best(folder, len(cfg.phases), model, data.fold)
     accelerator.wait_for_everyone()
 
 
@@ -103,25 +104,26 @@ class _Trainer:
     def __init__(
         self,
         model: nn.Module,
-        split: Split,
+        data: FoldData,
         cfg: config.Train,
         folder: Path,
         seed: int,
         settings: dict[str, Any],
         accelerator: Accelerator,
     ):
-        self.model, self.split, self.cfg = model, split, cfg
+        self.model, self.data, self.cfg = model, data, cfg
         self.folder, self.seed, self.settings, self.accelerator = folder, seed, settings, accelerator
         self.saved = load_state(folder / "state.pt")
         self.standing = Standing(**self.saved["standing"]) if self.saved else Standing()
-        for left_over in folder.glob(".*.part"):  # of a killed run
-            left_over.unlink()
+        if accelerator.is_main_process:
+            for left_over in folder.glob(".*.part"):  # of a killed run
+                left_over.unlink(missing_ok=True)
 
     def run_phase(self, number: int) -> None:
         """One phase, from the best weights of the phase before or from where a kill left it."""
         phase, standing = self.cfg.phases[number - 1], self.standing
         if standing.phase != number:
-            load_checkpoint(self._best_of(number - 1), self.model, self.split.fold)
+            load_checkpoint(self._best_of(number - 1), self.model, self.data.fold)
             self.saved = None
             standing.phase, standing.epoch, standing.best, standing.stale = number, 0, -1.0, 0
         self._start(phase)
@@ -152,25 +154,28 @@ class _Trainer:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
 
     def _loader(self, phase: config.Phase) -> DataLoader:
-        augment = build_augment(phase.augment, phase.crop, self.split.reader.channels)
-        data = MaskedImages(self.split.train_index, self.split.dialect, self.split.reader, augment)
+        augment = Augment(phase.augment, phase.crop, self.data.reader.channels)
+        workers = self.cfg.workers
+        images = MaskedImages(
+            self.data.train_index, self.data.dialect, self.data.reader, augment, copies=max(1, workers)
+        )
         sampler = EpochSampler(
-            len(data),
+            len(images),
             self.seed,
-            labels=balance_labels(self.split.train_index, self.cfg.balance),
+            labels=balance_labels(self.data.train_index, self.cfg.balance),
             repeats=phase.repeats,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
         batch_size = min(self.cfg.batch_size, len(sampler))
-        workers = self.cfg.workers
         return DataLoader(
-            data,
+            images,
             batch_size,
             sampler=sampler,
             drop_last=True,
             num_workers=workers,
             persistent_workers=workers > 0,
+            generator=torch.Generator(),  # its own: the loader must not move the stream that dropout draws from
         )
 
     def _run_epoch(self, phase: config.Phase) -> None:
@@ -190,7 +195,7 @@ class _Trainer:
         standing.draws += phase.repeats
         standing.history.append(
             {
-                "fold": self.split.fold,
+                "fold": self.data.fold,
                 "phase": standing.phase,
                 "epoch": standing.epoch,
                 "loss": loss,
@@ -224,7 +229,7 @@ class _Trainer:
         self.wrapped.train()
         if phase.freeze_encoder:
             self.model.encoder.eval()  # its batch statistics and dropout too
-        what = f"fold {self.split.fold} phase {standing.phase} epoch {standing.epoch + 1}/{phase.epochs}"
+        what = f"fold {self.data.fold} phase {standing.phase} epoch {standing.epoch + 1}/{phase.epochs}"
         loss = train_one_epoch(
             self.wrapped,
             track(self.loader, what),
@@ -246,25 +251,28 @@ class _Trainer:
 
     def _validate(self) -> float:
         """The metric of the averaged weights on the fold held out, one view, threshold .5."""
+        if self.accelerator.num_processes > 1:  # each has batch statistics of its own: all validate what one saves
+            for buffer in self.average.module.buffers():
+                broadcast(buffer)
         predictor = Predictor(self.average.module, ("identity",), self.cfg.precision)
         counts = validate(
             predictor,
-            self.split.valid_index,
-            self.split.dialect,
+            self.data.valid_index,
+            self.data.dialect,
             self.accelerator,
-            reader=self.split.reader,
+            reader=self.data.reader,
             batch_size=self.cfg.batch_size,
             workers=self.cfg.workers,
             what="validate",
         )
-        return float(METRICS[self.split.metric](counts).mean())
+        return mean_score(self.data.metric, counts)
 
     def _save(self, better: bool) -> None:
         """Best weights, then the log, then the state: a kill in between repeats the epoch, and loses nothing."""
         standing = self.standing
         if better:
             record = {
-                "fold": self.split.fold,
+                "fold": self.data.fold,
                 "phase": standing.phase,
                 "epoch": standing.epoch,
                 "score": standing.best,
@@ -308,6 +316,6 @@ def balance_labels(index: pd.DataFrame, column: str | None) -> np.ndarray | None
     return index[column].astype(str).to_numpy()
 
 
-def seed_all(seed: int) -> None:
-    """Seed what draws fresh decoder weights."""
+def seed_weights(seed: int) -> None:
+    """Seed what fresh weights are drawn from."""
     torch.manual_seed(seed)

@@ -42,25 +42,19 @@ def choose_examples(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def write_sheet(path: Path, rows: Mapping[str, Sequence[Panel]]) -> None:
     """Write a PNG with a titled row of panels for each entry, at most COLUMNS a row."""
-    figure, grid = plt.subplots(
-        len(rows),
-        COLUMNS,
-        figsize=(2.2 * COLUMNS, 2.55 * len(rows) + 0.5),
-        squeeze=False,
-        layout="constrained",
-    )
-    for axes, (name, panels) in zip(grid, rows.items(), strict=True):
-        axes[0].annotate(
-            name, (0, 1.16), xycoords="axes fraction", fontsize=10, fontweight="bold", annotation_clip=False
-        )
-        for place, axis in enumerate(axes):
+    figure = plt.figure(figsize=(2.2 * COLUMNS, 2.6 * len(rows) + 0.4), layout="constrained")
+    strips = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for strip, (name, panels) in zip(strips, rows.items(), strict=True):
+        strip.suptitle(name, x=0.005, ha="left", fontsize=10, fontweight="bold")
+        axes = strip.subplots(1, COLUMNS)
+        for axis in axes:
             axis.axis("off")
-            if place < len(panels):
-                _draw(axis, panels[place])
+        for axis, panel in zip(axes, panels, strict=False):
+            _draw(axis, panel)
     lines = [Line2D([], [], color=TRUE, label="true"), Line2D([], [], color=PREDICTED, label="predicted")]
     figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False)
     with whole(path) as partial:
-        figure.savefig(partial, format="png", dpi=110)
+        figure.savefig(partial, format="png", dpi=90)
     plt.close(figure)
 
 

@@ -442,3 +442,12 @@ def test_runs_are_those_of_the_oracle(mask, order):
     starts, ends = dialect.runs(dialect.encode(mask))
     assert (starts.dtype, ends.dtype) == (np.int64, np.int64)
     assert list(zip(starts.tolist(), ends.tolist(), strict=True)) == oracle_runs(mask, order)
+
+
+@pytest.mark.parametrize("size", [1, 999, 1000, 5000])
+def test_numbers_are_joined_as_python_writes_them(size):
+    rng = np.random.default_rng(size)
+    numbers = (10 ** rng.uniform(0, 12, size)).astype(np.int64) - 1  # from 0, of 1 to 12 digits
+    assert rle._join(numbers) == " ".join(map(str, numbers.tolist()))
+    small = numbers % 100
+    assert rle._join(small) == " ".join(map(str, small.tolist()))

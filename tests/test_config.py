@@ -1,11 +1,12 @@
 """Configs and cards: every mistake is one line that names the place and the way out."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from pipeline import competition, config
-from pipeline.schema import override
+from pipeline.schema import override, parse
 
 SHIPPED = sorted(Path(__file__).parents[1].glob("configs/*.toml"))
 
@@ -107,3 +108,10 @@ def test_mistake_in_a_card_is_named(edit, old, new, message):
 def test_unknown_competition_names_the_nearest():
     with pytest.raises(ValueError, match=r"unknown competition 'nucleii'. Did you mean 'nuclei'\?"):
         competition.load("nucleii")
+
+
+def test_readmes_card_and_config_are_valid():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    card, choices = (tomllib.loads(block.split("```")[0]) for block in readme.split("```toml\n")[1:])
+    assert parse(competition.Competition, card, "README.md").columns.group == "patient"
+    assert len(parse(config.Config, {"name": "readme", **choices}, "README.md").train.phases) == 2

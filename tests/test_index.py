@@ -111,3 +111,28 @@ def test_missing_column_lists_the_columns(tiny, card, edit):
     edit("tiny/train.csv", "rle_mask", "mask")
     with pytest.raises(ValueError, match=r"no column 'rle_mask', it has: id, mask"):
         read_index(card, tiny / "tiny")
+
+
+def test_group_can_be_a_column_of_the_training_table(tiny, edit):
+    edit("tiny.toml", 'rle = "rle_mask"', 'rle = "rle_mask"\ngroup = "well"')
+    path = tiny / "tiny/train.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([f"{header},well", *(f"{row},0{row[0]}" for row in rows)]) + "\n")
+    index = read_index(competition.load("tiny.toml"), tiny / "tiny")
+    assert list(index["group"]) == ["0" + key[0] for key in index["image_id"]]
+
+
+def test_group_that_no_table_has_is_refused(tiny, edit):
+    edit("tiny.toml", 'rle = "rle_mask"', 'rle = "rle_mask"\ngroup = "patient"')
+    with pytest.raises(ValueError, match=r"no column 'patient' \(columns\.group\) in train\.csv: images would leak"):
+        read_index(competition.load("tiny.toml"), tiny / "tiny")
+
+
+def test_meta_columns_do_not_take_the_indexs_names(tiny, edit):
+    edit("tiny.toml", 'train_csv = "train.csv"', 'train_csv = "train.csv"\ntrain_meta = "meta.csv"')
+    ids = [line.split(",")[0] for line in (tiny / "tiny/train.csv").read_text().splitlines()[1:]]
+    (tiny / "tiny/meta.csv").write_text("id,fold,rle,kind\n" + "".join(f"{key},9,x,k\n" for key in ids))
+    index = read_index(competition.load("tiny.toml"), tiny / "tiny")
+    assert "fold" not in index
+    assert set(index["kind"]) == {"k"}
+    assert "x" not in set(index["rle"])

@@ -37,7 +37,7 @@ def read_index(card: Competition, root: Path, skip_bad: bool = False) -> pd.Data
     index["coverage"] = _coverage(index, card, root)
     index["empty"] = np.where(index["coverage"] == 0, "yes", "no")
     index = _join_meta(index, card, root)
-    index["group"] = index[card.columns.group if card.columns.group else "image_id"]
+    index["group"] = index[_group_column(index, card)]
     return index.sort_values("image_id", ignore_index=True)
 
 
@@ -98,6 +98,8 @@ def _read_labels(card: Competition, root: Path) -> pd.DataFrame:
     path = root / card.files.train_csv
     table = read_table(path, [card.columns.id, card.columns.rle])
     index = pd.DataFrame({"image_id": table[card.columns.id], "rle": table[card.columns.rle]})
+    if card.columns.group in table:
+        index[card.columns.group] = table[card.columns.group]
     _refuse_duplicates(index, path)
     return index.assign(line=np.arange(2, len(index) + 2))  # the line in the file, whose first is the header
 
@@ -179,19 +181,33 @@ def _mask_coverage(row: object) -> float:
     return float(mask.mean())
 
 
+def _group_column(index: pd.DataFrame, card: Competition) -> str:
+    """The index's column that says which images belong together; without groups, each image is its own.
+
+    Raises:
+        ValueError: if the card names a column that no table has.
+    """
+    group = card.columns.group
+    if group is not None and group not in index:
+        where = " or ".join(filter(None, (card.files.train_csv, card.files.train_meta)))
+        raise ValueError(
+            f"card {card.name}: no column '{group}' (columns.group) in {where}: images would leak over folds"
+        )
+    return group or "image_id"
+
+
 def _join_meta(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:
     """Add the meta table's columns; a name that the index already uses keeps the index's own value."""
     if card.files.train_meta is None:
         return index
     path = root / card.files.train_meta
-    if not path.exists() and card.columns.group is None:
+    if not path.exists() and (card.columns.group is None or card.columns.group in index):
         return index  # nothing that the card says depends on it
-    wanted = [card.columns.id, *([card.columns.group] if card.columns.group else [])]
-    meta = read_table(path, wanted).rename(columns={card.columns.id: "image_id"})
+    meta = read_table(path, [card.columns.id]).rename(columns={card.columns.id: "image_id"})
     _refuse_duplicates(meta, path)
     without = sorted(set(index["image_id"]) - set(meta["image_id"]))
     if without:
         raise ValueError(f"{path}: no row for {len(without)} training images, the first is '{without[0]}'")
-    taken = {*index.columns, "rle", "mask_path", "line", "fold", "group"} - {"image_id"}
-    extra = [column for column in meta if column not in taken or column == card.columns.group]
+    reserved = {"rle", "mask_path", "line", "fold", "group"} - {card.columns.group}
+    extra = [column for column in meta if column == "image_id" or column not in reserved.union(index.columns)]
     return index.merge(meta[extra], on="image_id", how="left", validate="one_to_one")

@@ -27,7 +27,8 @@ def whole(path: Path) -> Iterator[Path]:
         partial.replace(path)
     except Exception as error:
         free = shutil.disk_usage(path.parent).free
-        if free < FULL:  # torch and safetensors report this in words of their own
+        # torch and safetensors report a full disk in words of their own, safetensors before it is quite full.
+        if free < FULL or os.strerror(errno.ENOSPC) in str(error):
             raise OSError(
                 errno.ENOSPC,
                 f"{path}: the disk is full ({free >> 10} KiB left): make room, and run the command again",

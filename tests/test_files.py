@@ -32,3 +32,9 @@ def test_a_full_disk_is_named_whatever_the_writer_says(tmp_path, monkeypatch):
     ):
         raise RuntimeError("PytorchStreamWriter failed writing file")
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_disk_too_small_for_the_file_is_named_too(tmp_path):
+    # safetensors reserves the file's size first, and fails while other files would still fit.
+    with pytest.raises(OSError, match=r"best\.safetensors: the disk is full"), whole(tmp_path / "best.safetensors"):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")

@@ -214,8 +214,7 @@ class _Trainer:
 
     def _train(self, phase: config.Phase) -> tuple[float, float]:
         """Mean loss and last learning rate of one epoch."""
-        standing = self.standing
-        updates = len(self.loader) // self.cfg.accumulate
+        standing, updates = self.standing, self._updates()
         if updates == 0:
             raise ValueError(
                 f"train.accumulate = {self.cfg.accumulate} batches make one update, an epoch has "
@@ -246,8 +245,11 @@ class _Trainer:
 
     def _update_average(self, update: int) -> None:
         """Follow the weights closely in the first updates of a phase, then ever more slowly up to `ema`."""
-        before = self.standing.epoch * (len(self.loader) // self.cfg.accumulate)
-        self.average.update(self.model, step=before + update + 1)
+        self.average.update(self.model, step=self.standing.epoch * self._updates() + update + 1)
+
+    def _updates(self) -> int:
+        """Updates in one epoch of the phase; batches that do not fill another one are not used."""
+        return len(self.loader) // self.cfg.accumulate
 
     def _validate(self) -> float:
         """The metric of the averaged weights on the fold held out, one view, threshold .5."""

@@ -85,9 +85,6 @@ class Prepared(NamedTuple):
     def test_stores(self) -> list[PredictionStore]:
         return [PredictionStore(self.paths.test(fold)) for fold in self.numbers()]
 
-    def test_index(self) -> pd.DataFrame:
-        return read_test_index(self.card, self.paths.root, self.cfg.data.skip_bad)
-
 
 def check(cfg: Config) -> Competition:
     """The config's card, after refusing what would fail later: before any file is read or hour spent.
@@ -233,11 +230,14 @@ def _oof(prepared: Prepared) -> list[dict[str, Any]]:
     return table
 
 
-def _predict_test(prepared: Prepared) -> None:
-    test_index = prepared.test_index()  # a mistake in it must show before the hours of training
+def _predict_test(prepared: Prepared) -> pd.DataFrame:
+    """Fill the test stores of every fold; returns the index of the test images."""
+    # Before the hours of training: a mistake in it must show at once.
+    test_index = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad)
     _oof(prepared)
     for fold in prepared.numbers():
         _fill_store(prepared, fold, test_index, prepared.paths.test(fold), f"fold {fold} test")
+    return test_index
 
 
 def _fit(prepared: Prepared, parts: FoldData) -> None:
@@ -382,12 +382,11 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
     Writes: submissions/<name>.csv and .json, reports/<name>.png; the name joins the configs' names with "+"
     """
     members = _members(cfgs)
-    for member in members:
-        _predict_test(member)
+    test_index, *_ = [_predict_test(member) for member in members]
     first, name = members[0], "+".join(cfg.name for cfg in cfgs)
     rows = first.index.merge(first.folds, on="image_id").sort_values(["fold", "image_id"])
     search = _search(members, rows)
-    mask_of = _test_masks(members, search.cut)
+    mask_of = _test_masks(members, set(test_index["image_id"]), search.cut)
     csv = Path("submissions") / f"{name}.csv"
     sample = first.paths.root / first.card.files.sample_submission
     done = Ensembled(
@@ -397,7 +396,8 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
         submission.write_submission(csv, first.card, sample, mask_of),
     )
     write_text(csv.with_suffix(".json"), json.dumps(_manifest(members, done), indent=1) + "\n")
-    _draw_sheet(done.sheet, members, rows.assign(score=search.image_scores), search.cut, mask_of)
+    panels = _test_panels(first, test_index.head(COLUMNS), mask_of)
+    _draw_sheet(done.sheet, members, rows.assign(score=search.image_scores), search.cut, panels)
     return done
 
 
@@ -427,10 +427,9 @@ def _search(members: Sequence[Prepared], rows: pd.DataFrame) -> postprocess.Sear
     return postprocess.search(pairs, METRICS[card.metric])
 
 
-def _test_masks(members: Sequence[Prepared], cut: postprocess.Cut) -> MaskOf:
+def _test_masks(members: Sequence[Prepared], readable: set[str], cut: postprocess.Cut) -> MaskOf:
     """From a test image's id to its mask; None for an image that could not be read and was left out."""
     stores = [member.test_stores() for member in members]
-    readable = set(members[0].test_index()["image_id"])
 
     def mask_of(image_id: str) -> np.ndarray | None:
         return postprocess.apply(average(stores, image_id)[0], cut) if image_id in readable else None
@@ -456,10 +455,14 @@ def _manifest(members: Sequence[Prepared], done: Ensembled) -> dict[str, Any]:
     }
 
 
+def _test_panels(prepared: Prepared, rows: pd.DataFrame, mask_of: MaskOf) -> list[Panel]:
+    return [Panel(row.image_id[:10], prepared.reader(row.path), mask_of(row.image_id)) for row in rows.itertuples()]
+
+
 def _draw_sheet(
-    path: Path, members: Sequence[Prepared], rows: pd.DataFrame, cut: postprocess.Cut, mask_of: MaskOf
+    path: Path, members: Sequence[Prepared], rows: pd.DataFrame, cut: postprocess.Cut, test_panels: list[Panel]
 ) -> None:
-    """The best, middling and worst OOF images with truth and prediction, and the first test images."""
+    """The best, middling and worst OOF images with truth and prediction, and test images."""
     first, stores = members[0], [[member.oof_store()] for member in members]
 
     def oof_panel(row: Any) -> Panel:
@@ -467,13 +470,9 @@ def _draw_sheet(
         title = f"{row.image_id[:10]}  {row.score:.2f}"
         return Panel(title, first.reader(row.path), mask, read_target(row, first.card.dialect))
 
-    def test_panel(row: Any) -> Panel:
-        return Panel(row.image_id[:10], first.reader(row.path), mask_of(row.image_id))
-
     chosen = choose_examples(rows[rows["coverage"] > 0])
     panels = {f"OOF, {name}": [oof_panel(row) for row in part.itertuples()] for name, part in chosen.items()}
-    panels["test"] = [test_panel(row) for row in first.test_index().head(COLUMNS).itertuples()]
-    write_sheet(path, panels)
+    write_sheet(path, {**panels, "test": test_panels})
 
 
 def score(card_name: str, csv: Path, solution: Path) -> tuple[str, float, int]:

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import segmentation_models_pytorch.losses as smp_losses
@@ -6,33 +7,32 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.losses import LOSSES, WeightedSum, build_loss
+from pipeline.config import Phase
+from pipeline.losses import LOSSES, MULTICLASS_LOSSES, WeightedSum, build_loss
 from pipeline.losses.bce import BCELoss
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.focal import FocalLoss
-from pipeline.losses.lovasz import LovaszHingeLoss, jaccard_steps
-from pipeline.losses.precision import full_precision
+from pipeline.losses.jaccard import JaccardLoss
+from pipeline.losses.lovasz import LovaszHingeLoss
+from pipeline.losses.precision import IGNORE, NotFiniteError, full_precision
+from pipeline.losses.tversky import FocalTverskyLoss, TverskyLoss
+from pipeline.training.loop import train_one_epoch
+from pipeline.training.phases import make_accelerator
+from tests.pixels import SURE, gradient, random_batch, row
 
-SURE = 50.0  # a logit whose sigmoid is 0 or 1 in float32
+# The defaults of every loss, and what its options change.
+CASES = LOSSES | {
+    "bce, weighted and smoothed": partial(BCELoss, positive_weight=3.0, smoothing=0.1),
+    "focal, steep": partial(FocalLoss, gamma=0.5, alpha=0.75),
+    "focal_tversky, below 1": partial(FocalTverskyLoss, gamma=0.75),
+    "lovasz, elu": partial(LovaszHingeLoss, variant="elu"),
+    "lovasz, per batch": partial(LovaszHingeLoss, per_image=False),
+    "lovasz, symmetric": partial(LovaszHingeLoss, variant="symmetric"),
+    "mix": partial(WeightedSum, {"bce": 0.5, "lovasz": 2.0}),
+}
 
 every_loss = pytest.mark.parametrize("name", LOSSES)
-
-
-def row(*values: float) -> torch.Tensor:
-    """One image of one channel and one row of pixels."""
-    return torch.tensor([[[values]]], dtype=torch.float32)
-
-
-def random_batch(shape=(2, 3, 5, 7), *, dtype=torch.float64, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    logits = 2 * torch.randn(shape, generator=generator, dtype=dtype)
-    return logits, (torch.rand(shape, generator=generator) < 0.3).to(dtype)
-
-
-def gradient(loss_fn, logits, target):
-    logits = logits.clone().requires_grad_()
-    loss_fn(logits, target).backward()
-    return logits.grad
+every_case = pytest.mark.parametrize("name", CASES)
 
 
 # Values by hand.
@@ -56,108 +56,87 @@ def test_focal_of_two_pixels_by_hand():
     assert loss.item() == pytest.approx((math.log(4 / 3) / 64 + 3 * math.log(2) / 16) / 2)
 
 
-def test_lovasz_of_three_pixels_by_hand():
-    # Errors 3, 1.5, 0.5 in the order background, target, target. Wrong in the first k of them,
-    # the Jaccard loss is 1/3, 2/3, 1, so each step is 1/3: (3 + 1.5 + 0.5) / 3.
-    logits, target = row(-0.5, 2, 0.5), row(1, 0, 1)
-    assert LovaszHingeLoss()(logits, target).item() == pytest.approx(5 / 3)
-    torch.testing.assert_close(gradient(LovaszHingeLoss(), logits, target), row(-1, 1, -1) / 3)
+def test_bce_with_a_positive_weight_by_hand():
+    # The same two pixels: the target's counts five times, in the sum and not in the number of pixels.
+    loss = BCELoss(positive_weight=5.0)(row(math.log(3), 0), row(1, 0))
+    assert loss.item() == pytest.approx((5 * math.log(4 / 3) + math.log(2)) / 2)
 
 
-def test_jaccard_steps_of_a_background_pixel_after_a_target_pixel_by_hand():
-    # Two target pixels. J goes 1/2 (target), 2/3 (background), 3/4 (background), 1 (target).
-    steps = jaccard_steps(torch.tensor([1.0, 0.0, 0.0, 1.0]))
-    torch.testing.assert_close(steps, torch.tensor([1 / 2, 1 / 6, 1 / 12, 1 / 4]))
+def test_smoothed_bce_is_least_at_the_logit_of_the_smoothed_target():
+    # Smoothing 0.2 makes the targets 0.9 and 0.1.
+    best = math.log(9)
+    assert gradient(BCELoss(smoothing=0.2), row(best, -best), row(1, 0)).flatten().tolist() == pytest.approx(
+        [0, 0], abs=1e-7
+    )
 
 
-# Lovász against its definition, in plain Python.
+def test_jaccard_of_a_half_right_prediction_by_hand():
+    # One of two target pixels predicted, and one other: index = (1 + 1) / (3 + 1).
+    loss = JaccardLoss(smooth=1.0)(row(SURE, -SURE, SURE), row(1, 1, 0))
+    assert loss.item() == pytest.approx(0.5)
 
 
-def jaccard_loss(wrong: set[int], target: set[int]) -> float:
-    """One minus the Jaccard index of the target with the pixels in `wrong` flipped; 0 for two empty masks."""
-    predicted = target ^ wrong
-    union = predicted | target
-    return 1 - len(predicted & target) / len(union) if union else 0.0
+def test_tversky_weighs_extra_pixels_by_alpha_and_missed_ones_by_beta():
+    loss_fn = TverskyLoss(alpha=0.25, beta=2.0, smooth=1.0)
+    hit, extra, missed = row(SURE, -SURE), row(SURE, SURE), row(-SURE, -SURE)
+    target = row(1, 0)
+    assert loss_fn(hit, target).item() == pytest.approx(0, abs=1e-6)
+    assert loss_fn(extra, target).item() == pytest.approx(1 - 2 / 2.25)
+    assert loss_fn(missed, target).item() == pytest.approx(1 - 1 / 3)
 
 
-def lovasz_by_definition(logits: list[float], target: list[int]) -> float:
-    errors = [max(0.0, 1 - x * (2 * t - 1)) for x, t in zip(logits, target, strict=True)]
-    in_target = {i for i, t in enumerate(target) if t}
-    loss, wrong = 0.0, set()
-    for i in sorted(range(len(errors)), key=lambda i: -errors[i]):
-        before = jaccard_loss(wrong, in_target)
-        wrong = wrong | {i}
-        loss += errors[i] * (jaccard_loss(wrong, in_target) - before)
-    return loss
+def test_focal_tversky_is_the_power_of_each_image_by_hand():
+    # Tversky indices 2 / 2.3 (one extra) and 1 / 1.7 (one missed), each to the power 3/4.
+    logits = torch.cat([row(SURE, SURE), row(-SURE, -SURE)])
+    target = torch.cat([row(1, 0), row(1, 0)])
+    expected = ((1 - 2 / 2.3) ** 0.75 + (1 - 1 / 1.7) ** 0.75) / 2
+    assert FocalTverskyLoss()(logits, target).item() == pytest.approx(expected)
 
 
-pixels = st.lists(
-    st.tuples(st.floats(-8, 8) | st.integers(-2, 2).map(float), st.integers(0, 1)), min_size=1, max_size=12
-)
+# One loss as another's special case.
 
 
-@given(pixels)
-@settings(max_examples=200, deadline=None)
-def test_lovasz_is_the_sum_of_its_definition(pixels):
-    logits, target = zip(*pixels, strict=True)
-    loss = LovaszHingeLoss()(torch.tensor([[[logits]]], dtype=torch.float64), torch.tensor([[[target]]]))
-    assert loss.item() == pytest.approx(lovasz_by_definition(logits, target), abs=1e-12)
-
-
-def test_lovasz_averages_the_definition_over_images_and_channels():
+def test_overlap_losses_are_tversky_losses():
     logits, target = random_batch()
-    rows = zip(logits.reshape(6, 35).tolist(), target.reshape(6, 35).int().tolist(), strict=True)
-    expected = [lovasz_by_definition(x, t) for x, t in rows]
-    assert LovaszHingeLoss()(logits, target).item() == pytest.approx(sum(expected) / 6, abs=1e-12)
+    torch.testing.assert_close(DiceLoss(smooth=2.0)(logits, target), TverskyLoss(0.5, 0.5, 1.0)(logits, target))
+    torch.testing.assert_close(JaccardLoss()(logits, target), TverskyLoss(1.0, 1.0)(logits, target))
+    torch.testing.assert_close(FocalTverskyLoss(gamma=1.0)(logits, target), TverskyLoss()(logits, target))
 
 
-@given(pixels)
-@settings(max_examples=100, deadline=None)
-def test_lovasz_is_never_below_the_jaccard_loss_of_the_mask(pixels):
-    in_target = {i for i, (_, t) in enumerate(pixels) if t}
-    wrong = {i for i, (x, t) in enumerate(pixels) if (x > 0) != t}
-    logits, target = zip(*pixels, strict=True)
-    assert lovasz_by_definition(logits, target) >= jaccard_loss(wrong, in_target) - 1e-12
-    assert LovaszHingeLoss()(row(*logits), row(*target)).item() >= jaccard_loss(wrong, in_target) - 1e-6
-
-
-def test_lovasz_hinge_of_a_right_pixel_beyond_the_margin_contributes_nothing():
-    logits, target = row(1.5, -1.5, 0.0), row(1, 0, 1)
-    # The one error is 1, of two target pixels: J = 1/2.
-    assert LovaszHingeLoss()(logits, target).item() == pytest.approx(0.5)
-    assert gradient(LovaszHingeLoss(), logits, target).flatten().tolist() == pytest.approx([0, 0, -0.5])
-
-
-def test_lovasz_gradient_in_float32_keeps_six_digits_in_a_large_image():
-    # Errors are multiples of 2^-16 and all differ, so both precisions sort alike. As a difference
-    # of two Jaccard losses in float32, the steps of about 1e-9 would be rounding.
-    generator = torch.Generator().manual_seed(0)
-    shape = (1, 1, 512, 512)
-    errors = torch.randperm(512 * 512, generator=generator).reshape(shape) / 2**16
-    target = (torch.rand(shape, generator=generator) < 0.002).float()
-    logits = (1 - errors) * (2 * target - 1)
-    single = gradient(LovaszHingeLoss(), logits, target)
-    double = gradient(LovaszHingeLoss(), logits.double(), target)
-    torch.testing.assert_close(single.double(), double, rtol=2e-6, atol=0)
+def test_jaccard_loss_of_a_mask_follows_from_its_dice_loss():
+    logits, target = random_batch((1, 1, 5, 7))
+    mask = SURE * logits.sign()
+    dice = DiceLoss(smooth=1e-9)(mask, target)
+    torch.testing.assert_close(JaccardLoss(smooth=1e-9)(mask, target), 2 * dice / (1 + dice))
 
 
 # Others' implementations, where the definitions coincide.
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_lovasz_agrees_with_smp(channels):
-    logits, target = random_batch((4, channels, 9, 8), dtype=torch.float32)
-    flat = logits.reshape(-1, 1, 9, 8), target.reshape(-1, 1, 9, 8)  # smp takes an image's channels as one
-    theirs = smp_losses.LovaszLoss(mode="binary", per_image=True)
-    torch.testing.assert_close(LovaszHingeLoss()(logits, target), theirs(*flat))
-    our_gradient = gradient(LovaszHingeLoss(), logits, target).reshape(-1, 1, 9, 8)
-    torch.testing.assert_close(our_gradient, gradient(theirs, *flat), rtol=1e-4, atol=1e-7)
 
 
 def test_dice_agrees_with_smp_on_one_image():
     logits, target = random_batch((1, 3, 9, 8))
     theirs = smp_losses.DiceLoss(mode="multilabel", smooth=0.5)  # they add it to half of our fraction
     torch.testing.assert_close(DiceLoss(smooth=1.0)(logits, target), theirs(logits, target))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (JaccardLoss(smooth=0.5), smp_losses.JaccardLoss(mode="multilabel", smooth=0.5)),
+        (TverskyLoss(0.2, 0.9, 0.5), smp_losses.TverskyLoss(mode="multilabel", alpha=0.2, beta=0.9, smooth=0.5)),
+    ],
+    ids=["jaccard", "tversky"],
+)
+def test_overlap_agrees_with_smp_on_one_image(ours, theirs):
+    logits, target = random_batch((1, 3, 9, 8))
+    torch.testing.assert_close(ours(logits, target), theirs(logits, target))
+    torch.testing.assert_close(gradient(ours, logits, target), gradient(theirs, logits, target))
+
+
+def test_bce_agrees_with_torch():
+    logits, target = random_batch()
+    theirs = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0))
+    torch.testing.assert_close(BCELoss(positive_weight=3.0)(logits, target), theirs(logits, target))
 
 
 @pytest.mark.parametrize(("gamma", "alpha"), [(2.0, 0.25), (0.5, 0.75), (0.0, 0.5)])
@@ -202,26 +181,6 @@ def test_dice_weighs_a_small_object_as_much_as_a_large_one():
     assert loss.item() == pytest.approx((0.5 + 0.99) / 2)
 
 
-def test_lovasz_of_an_empty_target_is_its_largest_error_and_only_that_pixel_learns():
-    logits, target = row(-3, 0.5, -0.5), row(0, 0, 0)
-    assert LovaszHingeLoss()(logits, target).item() == pytest.approx(1.5)
-    assert gradient(LovaszHingeLoss(), logits, target).flatten().tolist() == [0, 1, 0]
-
-
-def test_lovasz_of_an_empty_target_is_nothing_beyond_the_margin():
-    assert LovaszHingeLoss()(row(-3, -1), row(0, 0)).item() == 0
-
-
-def test_lovasz_of_a_full_target_is_the_mean_hinge_error():
-    # Errors 0, 0.5, 4.
-    assert LovaszHingeLoss()(row(2, 0.5, -3), row(1, 1, 1)).item() == pytest.approx(1.5)
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_the_jaccard_step_of_a_single_pixel_is_one(value):
-    assert jaccard_steps(torch.tensor([value])).tolist() == [1]
-
-
 @every_loss
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_an_empty_and_a_full_target_cost_nothing_when_right_and_more_when_wrong(name, value):
@@ -231,23 +190,91 @@ def test_an_empty_and_a_full_target_cost_nothing_when_right_and_more_when_wrong(
     assert build_loss({name: 1.0})(-right, target).item() > 0.5
 
 
+@every_case
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_one_pixel_is_a_batch(name, value):
+    target = torch.full((1, 1, 1, 1), value)
+    assert torch.isfinite(CASES[name]()(torch.zeros(1, 1, 1, 1), target))
+    assert torch.isfinite(gradient(CASES[name](), torch.zeros(1, 1, 1, 1), target)).all()
+
+
+@pytest.mark.parametrize("name", ["focal", "focal, steep", "focal_tversky", "focal_tversky, below 1"])
+@pytest.mark.parametrize("size", [10.0, 100.0, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_gradient_at_perfection_is_small_and_finite(name, size, dtype):
+    _, target = random_batch((2, 1, 6, 6))
+    logits = (size * (2 * target - 1)).to(dtype)
+    assert gradient(CASES[name](), logits, target).abs().max() < 2e-3
+
+
+# Void pixels.
+
+
+@every_case
+@given(st.lists(st.sampled_from([0, 1, IGNORE]), min_size=1, max_size=16), st.integers(0, 9))
+@settings(max_examples=40, deadline=None)
+def test_void_pixels_count_as_if_cut_out(name, target, seed):
+    target = torch.tensor([[[target]]])
+    logits, _ = random_batch(target.shape, seed=seed)
+    valid = target != IGNORE
+    if not valid.any():
+        return
+    cut = logits[valid].reshape(1, 1, 1, -1), target[valid].reshape(1, 1, 1, -1)
+    torch.testing.assert_close(CASES[name]()(logits, target), CASES[name]()(*cut))
+    torch.testing.assert_close(gradient(CASES[name](), logits, target)[valid], gradient(CASES[name](), *cut).flatten())
+    assert not gradient(CASES[name](), logits, target)[~valid].any()
+
+
+@every_case
+def test_a_void_image_is_left_out_of_the_mean(name):
+    logits, target = random_batch()
+    more = torch.cat([logits, logits[:1]]), torch.cat([target, torch.full_like(target[:1], IGNORE)])
+    torch.testing.assert_close(CASES[name]()(*more), CASES[name]()(logits, target))
+    assert not gradient(CASES[name](), *more)[-1].any()
+
+
+@every_case
+def test_a_batch_of_void_pixels_costs_and_teaches_nothing(name):
+    logits, target = random_batch()
+    void = torch.full_like(target, IGNORE)
+    assert CASES[name]()(logits, void) == 0
+    assert not gradient(CASES[name](), logits, void).any()
+
+
+@pytest.mark.parametrize("name", ["bce", "focal"])
+def test_means_over_pixels_weigh_an_image_by_its_valid_pixels(name):
+    logits, target = random_batch((2, 1, 2, 4))
+    target[0, 0, 0] = IGNORE
+    loss_fn = LOSSES[name]()
+    first, second = loss_fn(logits[:1], target[:1]), loss_fn(logits[1:], target[1:])
+    torch.testing.assert_close(loss_fn(logits, target), (4 * first + 8 * second) / 12)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.float32])
+def test_void_is_255_in_any_dtype(name, dtype):
+    logits, target = random_batch()
+    target[0, :, 2] = IGNORE
+    torch.testing.assert_close(CASES[name]()(logits, target.to(dtype)), CASES[name]()(logits, target))
+
+
 # Laws of every loss.
 
 
-@every_loss
+@every_case
 def test_gradient_is_that_of_finite_differences(name):
     logits, target = random_batch((2, 2, 3, 4))
     target[0, 0], target[0, 1] = 0, 1
-    assert torch.autograd.gradcheck(lambda x: LOSSES[name]()(x, target), logits.requires_grad_())
+    assert torch.autograd.gradcheck(lambda x: CASES[name]()(x, target), logits.requires_grad_())
 
 
-@every_loss
+@every_case
 def test_value_does_not_depend_on_the_order_of_pixels(name):
     logits, target = random_batch()
     logits = logits.round()  # equal errors in plenty
     order = torch.randperm(35, generator=torch.Generator().manual_seed(1))
     shuffled = [x.flatten(2)[..., order].reshape(x.shape) for x in (logits, target)]
-    torch.testing.assert_close(LOSSES[name]()(*shuffled), LOSSES[name]()(logits, target))
+    torch.testing.assert_close(CASES[name]()(*shuffled), CASES[name]()(logits, target))
 
 
 @every_loss
@@ -259,28 +286,28 @@ def test_value_is_the_mean_over_images_and_channels(name):
     torch.testing.assert_close(loss_fn(logits, target), torch.stack(each).mean())
 
 
-@every_loss
+@every_case
 def test_a_step_down_the_gradient_lowers_the_loss(name):
     logits, target = random_batch()
-    loss_fn = LOSSES[name]()
+    loss_fn = CASES[name]()
     down = logits - 1e-3 * gradient(loss_fn, logits, target)
     assert loss_fn(down, target) < loss_fn(logits, target)
 
 
-@every_loss
+@every_case
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float64])
 def test_target_of_any_dtype_gives_the_same_loss(name, dtype):
     logits, target = random_batch(dtype=torch.float32)
-    loss = LOSSES[name]()(logits, target.to(dtype))
+    loss = CASES[name]()(logits, target.to(dtype))
     assert loss.dtype == torch.float32
-    assert loss == LOSSES[name]()(logits, target)
+    assert loss == CASES[name]()(logits, target)
 
 
-@every_loss
+@every_case
 def test_loss_changes_neither_logits_nor_target(name):
     logits, target = random_batch()
     before = logits.clone(), target.clone()
-    LOSSES[name]()(logits, target)
+    CASES[name]()(logits, target)
     assert torch.equal(logits, before[0])
     assert torch.equal(target, before[1])
 
@@ -304,26 +331,64 @@ def test_extreme_logits_give_finite_loss_and_gradients(name, dtype, wrong):
     assert (loss > 0.1) == wrong
 
 
-@every_loss
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [-1e4, -65e3, 1e4, 65e3])
+def test_gradients_of_huge_logits_are_finite(name, dtype, size):
+    _, target = random_batch((2, 1, 40, 40))
+    logits = (size * (2 * target - 1)).to(dtype)
+    assert torch.isfinite(gradient(CASES[name](), logits, target)).all()
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("wrong", [False, True], ids=["right", "wrong"])
+def test_an_infinite_logit_gives_no_nan(name, dtype, wrong):
+    logits, target = random_batch()
+    logits[0, 0, 0] = math.inf * (2 * target[0, 0, 0] - 1) * (-1 if wrong else 1)
+    logits = logits.to(dtype)
+    assert not CASES[name]()(logits, target).isnan()
+    assert not gradient(CASES[name](), logits, target).isnan().any()
+
+
+def test_an_infinite_logit_that_is_right_costs_what_a_sure_one_does():
+    logits, target = row(math.inf, -math.inf, 0.5), row(1, 0, 1)
+    for name in LOSSES:
+        loss = LOSSES[name]()(logits, target)
+        torch.testing.assert_close(loss, LOSSES[name]()(logits.clamp(-SURE, SURE), target))
+
+
+@pytest.mark.parametrize("name", ["lovasz", "dice"])
+def test_an_image_of_4096_by_4096_pixels_is_a_batch(name):
+    target = torch.zeros(1, 1, 4096, 4096, dtype=torch.uint8)
+    target[..., :1024] = 1  # a quarter, and every logit is 0: errors of 1, or probabilities of 1/2
+    logits = torch.zeros(target.shape, requires_grad=True)
+    loss = LOSSES[name]()(logits, target)
+    loss.backward()
+    assert loss.item() == pytest.approx({"lovasz": 1, "dice": 1 - 2 * 0.125 / 0.75}[name], rel=1e-5)
+    assert torch.isfinite(logits.grad).all()
+
+
+@every_case
 def test_half_precision_logits_give_the_loss_of_the_same_numbers_in_float32(name):
     logits, target = random_batch((2, 1, 300, 300), dtype=torch.float32)
     logits = logits.half()
-    assert LOSSES[name]()(logits, target) == LOSSES[name]()(logits.float(), target)
+    assert CASES[name]()(logits, target) == CASES[name]()(logits.float(), target)
 
 
-@every_loss
+@every_case
 def test_float64_stays_float64(name):
-    assert LOSSES[name]()(*random_batch()).dtype == torch.float64
+    assert CASES[name]()(*random_batch()).dtype == torch.float64
 
 
-@every_loss
+@every_case
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast_does_not_change_the_loss(name, dtype):
     logits, target = random_batch(dtype=torch.float32)
     with torch.autocast("cpu", dtype=dtype):
-        loss = LOSSES[name]()(logits, target)
+        loss = CASES[name]()(logits, target)
     assert loss.dtype == torch.float32
-    assert loss == LOSSES[name]()(logits, target)
+    assert loss == CASES[name]()(logits, target)
 
 
 def test_full_precision_turns_autocast_off_and_on_again():
@@ -371,12 +436,14 @@ def test_build_loss_gives_a_module_without_parameters():
 
 
 def test_an_unknown_loss_is_answered_with_the_known_ones():
-    answer = r"^unknown loss 'jacard'\. Known losses: bce, dice, focal, lovasz\.$"
+    answer = r"^unknown loss 'hausdorff'\. Known: bce, dice, focal, focal_tversky, jaccard, lovasz, tversky\.$"
     with pytest.raises(ValueError, match=answer):
-        build_loss({"bce": 1.0, "jacard": 1.0})
+        build_loss({"bce": 1.0, "hausdorff": 1.0})
 
 
-@pytest.mark.parametrize(("typo", "meant"), [("lovaz", "lovasz"), ("Dice", "dice"), ("BCE", "bce")])
+@pytest.mark.parametrize(
+    ("typo", "meant"), [("lovaz", "lovasz"), ("Dice", "dice"), ("BCE", "bce"), ("jacard", "jaccard")]
+)
 def test_a_misspelt_loss_is_answered_with_the_nearest(typo, meant):
     with pytest.raises(ValueError, match=rf"unknown loss '{typo}'.*Did you mean '{meant}'\?$"):
         build_loss({typo: 1.0})
@@ -398,6 +465,52 @@ def test_an_empty_mix_is_refused():
         build_loss({})
 
 
+@pytest.mark.parametrize("name", MULTICLASS_LOSSES)
+def test_a_multi_class_loss_is_not_for_a_phase(name):
+    with pytest.raises(ValueError, match=rf"loss '{name}' needs a multi-class target.*: bce, dice"):
+        build_loss({name: 1.0})
+
+
+def test_options_reach_the_loss():
+    logits, target = random_batch()
+    options = {"bce": {"positive_weight": 5, "smoothing": 0.1}, "lovasz": {"variant": "elu", "per_image": False}}
+    built = build_loss({"bce": 1.0, "lovasz": 0.5}, options)
+    expected = BCELoss(5.0, 0.1)(logits, target) + 0.5 * LovaszHingeLoss(False, "elu")(logits, target)
+    torch.testing.assert_close(built(logits, target), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [
+        ({"lovaz": {}}, r"options of loss 'lovaz', which has no weight\. Did you mean 'lovasz'\?"),
+        ({"dice": {"smooth": 2.0}}, r"options of loss 'dice', which has no weight\. Known: bce, lovasz\."),
+        ({"bce": {"smothing": 0.1}}, r"^loss 'bce': unknown option 'smothing'\. Did you mean 'smoothing'\?$"),
+        ({"lovasz": {"gamma": 2.0}}, r"^loss 'lovasz': unknown option 'gamma'\. Known: per_image, variant\.$"),
+        ({"bce": {"positive_weight": "high"}}, r"^loss 'bce': positive_weight = 'high': expected a number$"),
+        ({"bce": {"positive_weight": True}}, r"^loss 'bce': positive_weight = True: expected a number$"),
+        ({"lovasz": {"per_image": 1}}, r"^loss 'lovasz': per_image = 1: expected true or false$"),
+        ({"lovasz": {"variant": "relus"}}, r"^loss 'lovasz': unknown variant 'relus'\. Did you mean 'relu'\?$"),
+        ({"bce": {"smoothing": 1.0}}, r"^loss 'bce': smoothing must be in \[0, 1\), got 1\.0"),
+    ],
+)
+def test_a_mistake_in_the_options_is_named(options, answer):
+    with pytest.raises(ValueError, match=answer):
+        build_loss({"bce": 1.0, "lovasz": 1.0}, options)
+
+
+def test_options_keep_their_types_in_a_config():
+    phase = Phase(loss={"lovasz": 1}, epochs=1, lr=1, loss_options={"lovasz": {"per_image": False, "variant": "elu"}})
+    assert phase.loss_options == {"lovasz": {"per_image": False, "variant": "elu"}}
+    assert build_loss(phase.loss, phase.loss_options).losses["lovasz"].per_image is False
+    phase = Phase(loss={"bce": 1}, epochs=1, lr=1, loss_options={"bce": {"positive_weight": 1}})
+    assert build_loss(phase.loss, phase.loss_options).losses["bce"].positive_weight == 1
+
+
+def test_options_of_a_loss_of_weight_zero_are_checked_too():
+    with pytest.raises(ValueError, match="unknown variant"):
+        build_loss({"bce": 1.0, "lovasz": 0.0}, {"lovasz": {"variant": "gelu"}})
+
+
 @every_loss
 def test_shapes_that_differ_are_refused_even_where_they_would_broadcast(name):
     with pytest.raises(ValueError, match=r"logits \(2, 1, 4, 4\) and target \(2, 3, 4, 4\) differ in shape"):
@@ -416,10 +529,57 @@ def test_a_batch_without_pixels_is_refused(name):
         LOSSES[name]()(torch.zeros(0, 1, 4, 4), torch.zeros(0, 1, 4, 4))
 
 
+@every_case
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(2, torch.uint8), (-1, torch.int64), (0.5, torch.float32), (math.nan, torch.float32)]
+)
+def test_a_target_that_is_neither_0_nor_1_nor_void_is_refused(name, value, dtype):
+    target = torch.zeros(1, 1, 2, 2, dtype=dtype)
+    target[0, 0, 0, 1] = value
+    with pytest.raises(ValueError, match=rf"target holds {value}: expected 0, 1, or 255 for void.*divided by 255"):
+        CASES[name]()(torch.zeros(1, 1, 2, 2), target)
+
+
+@every_case
+def test_nan_logits_are_refused_with_their_number(name):
+    logits = torch.zeros(1, 1, 4, 4)
+    logits[0, 0, 0, :3] = math.nan
+    logits[0, 0, 1] = math.inf
+    with pytest.raises(NotFiniteError, match="logits hold 3 NaN of 16"):
+        CASES[name]()(logits, torch.zeros(1, 1, 4, 4))
+
+
+def test_nan_logits_end_a_training_with_batch_rate_and_advice():
+    model = torch.nn.Conv2d(1, 1, 1)
+    torch.nn.init.constant_(model.weight, math.nan)
+    batches = [(torch.ones(2, 1, 4, 4), torch.ones(2, 1, 4, 4))]
+    with pytest.raises(FloatingPointError, match=r"logits hold 32 NaN of 32.* at batch 1, .*rate 0\.1: .*lower the"):
+        train_one_epoch(
+            model,
+            batches,
+            build_loss({"bce": 1.0}),
+            torch.optim.SGD(model.parameters()),
+            make_accelerator("float32"),
+            precision=torch.float32,
+            rates=[0.1],
+            accumulate=1,
+            clip=1.0,
+            after_update=lambda update: None,
+        )
+
+
+def test_the_weighted_sum_checks_once_for_all_its_losses(monkeypatch):
+    calls = []
+    monkeypatch.setattr("pipeline.losses.precision.finite", lambda logits: calls.append(1) or logits)
+    build_loss({"bce": 1.0, "dice": 1.0, "lovasz": 1.0})(*random_batch())
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("smooth", [0.0, -1.0, math.nan])
-def test_dice_refuses_a_smooth_that_is_not_positive(smooth):
+@pytest.mark.parametrize("name", ["dice", "jaccard", "tversky", "focal_tversky"])
+def test_overlap_refuses_a_smooth_that_is_not_positive(name, smooth):
     with pytest.raises(ValueError, match="smooth must be > 0"):
-        DiceLoss(smooth=smooth)
+        LOSSES[name](smooth=smooth)
 
 
 def test_focal_refuses_parameters_out_of_range():
@@ -427,3 +587,19 @@ def test_focal_refuses_parameters_out_of_range():
         FocalLoss(gamma=-1)
     with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\], got 1.5"):
         FocalLoss(alpha=1.5)
+
+
+@pytest.mark.parametrize(
+    ("make", "answer"),
+    [
+        (lambda: BCELoss(positive_weight=0), "positive_weight must be > 0 and finite, got 0"),
+        (lambda: BCELoss(smoothing=-0.1), r"smoothing must be in \[0, 1\), got -0.1"),
+        (lambda: TverskyLoss(alpha=-1), "alpha and beta must be >= 0 and finite, got -1 and 0.7"),
+        (lambda: TverskyLoss(alpha=0, beta=0), "alpha and beta are both 0"),
+        (lambda: FocalTverskyLoss(gamma=0), "gamma must be > 0 and finite, got 0"),
+        (lambda: LovaszHingeLoss(variant="softplus"), r"unknown variant 'softplus'\. Known: elu, relu, symmetric\."),
+    ],
+)
+def test_arguments_out_of_range_are_refused(make, answer):
+    with pytest.raises(ValueError, match=answer):
+        make()

@@ -1,76 +1,124 @@
 """Losses, from logits to a scalar, and their weighted sum.
 
-Adding a loss is one file and one line in LOSSES; a config then names it in a phase:
-`loss = { bce = 1.0, dice = 1.0 }`.
+Adding a loss is one file and one line in LOSSES; a config then names it in a phase, and its
+arguments where they differ from the defaults:
+
+    loss = { bce = 1.0, lovasz = 0.5 }
+    loss_options = { lovasz = { variant = "elu" } }
 """
 
+import inspect
 import math
 from collections.abc import Mapping
-from difflib import get_close_matches
 
 from torch import Tensor, nn
 
 from pipeline.losses.bce import BCELoss
+from pipeline.losses.cross_entropy import CrossEntropyLoss
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.focal import FocalLoss
+from pipeline.losses.jaccard import JaccardLoss
 from pipeline.losses.lovasz import LovaszHingeLoss
+from pipeline.losses.lovasz_softmax import LovaszSoftmaxLoss
+from pipeline.losses.multilabel import MultiLabelLoss
+from pipeline.losses.precision import Pixels
+from pipeline.losses.tversky import FocalTverskyLoss, TverskyLoss
+from pipeline.schema import did_you_mean
 
+# Target (N, C, H, W): a mask per channel, which may overlap. What a phase can train with.
 LOSSES = {
     "bce": BCELoss,
     "dice": DiceLoss,
     "focal": FocalLoss,
+    "focal_tversky": FocalTverskyLoss,
+    "jaccard": JaccardLoss,
     "lovasz": LovaszHingeLoss,
+    "tversky": TverskyLoss,
 }
 
+# Target (N, H, W): one class per pixel.
+MULTICLASS_LOSSES = {
+    "cross_entropy": CrossEntropyLoss,
+    "lovasz_softmax": LovaszSoftmaxLoss,
+}
 
-class WeightedSum(nn.Module):
+Option = float | bool | str
+Options = Mapping[str, Mapping[str, Option]]
+
+
+class WeightedSum(MultiLabelLoss):
     """Losses by name, each times its weight, added up. A loss of weight 0 is not computed.
+
+    Logits and target are checked once, for all of them.
 
     Args:
         mix: name in LOSSES to weight. `build_loss` checks it.
+        options: name in the mix to arguments of the loss's class.
 
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
-        target: (N, C, H, W), 0 or 1.
+        target: (N, C, H, W), 0 or 1, or 255 for void.
         returns: scalar.
     """
 
-    def __init__(self, mix: Mapping[str, float]):
+    def __init__(self, mix: Mapping[str, float], options: Options | None = None):
         super().__init__()
+        losses = {name: _build(name, (options or {}).get(name, {})) for name in mix}
         self.weights = {name: weight for name, weight in mix.items() if weight > 0}
-        self.losses = nn.ModuleDict({name: LOSSES[name]() for name in self.weights})
+        self.losses = nn.ModuleDict({name: losses[name] for name in self.weights})
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return sum(weight * self.losses[name](logits, target) for name, weight in self.weights.items())
+    def value(self, pixels: Pixels) -> Tensor:
+        return sum(weight * self.losses[name].value(pixels) for name, weight in self.weights.items())
 
 
-def build_loss(mix: Mapping[str, float]) -> nn.Module:
+def build_loss(mix: Mapping[str, float], options: Options | None = None) -> nn.Module:
     """The weighted sum that a phase asks for, as in {"bce": 1.0, "dice": 1.0}.
 
     Weights need not add up to 1: they scale the loss, and so the step.
 
+    Args:
+        mix: name in LOSSES to weight.
+        options: name in the mix to arguments of that loss, as in {"bce": {"positive_weight": 5.0}}.
+
     Raises:
         ValueError: for an empty mix, a name that is not in LOSSES, a weight that is negative
-            or not finite, or weights that are all 0.
+            or not finite, or weights that are all 0; for options of a loss that is not in the mix,
+            and for an option that the loss does not know, or whose value it refuses.
     """
-    known = ", ".join(LOSSES)
     if not mix:
-        raise ValueError(f"no loss given: name at least one. Known losses: {known}.")
+        raise ValueError(f"no loss given: name at least one. Known losses: {', '.join(LOSSES)}.")
     for name, weight in mix.items():
+        if name in MULTICLASS_LOSSES:
+            raise ValueError(
+                f"loss '{name}' needs a multi-class target, one class per pixel, and a phase has a mask per channel. "
+                f"Losses for that: {', '.join(LOSSES)}."
+            )
         if name not in LOSSES:
-            raise ValueError(f"unknown loss '{name}'. Known losses: {known}.{nearest_loss(name)}")
+            raise ValueError(f"unknown loss '{name}'. {did_you_mean(name.lower(), LOSSES)}")
         if not 0 <= weight < math.inf:
             raise ValueError(f"weight of loss '{name}' must be >= 0 and finite, got {weight}")
     if not any(mix.values()):
         raise ValueError(f"all weights are 0 ({', '.join(mix)}): nothing would be learned")
-    return WeightedSum(mix)
+    for name in options or {}:
+        if name not in mix:
+            raise ValueError(f"options of loss '{name}', which has no weight. {did_you_mean(name.lower(), mix)}")
+    return WeightedSum(mix, options)
 
 
-def nearest_loss(name: str) -> str:
-    """A question to end an error with, or nothing if no known name is near.
+def _build(name: str, options: Mapping[str, Option]) -> MultiLabelLoss:
+    """The loss with its arguments; a mistake in one is answered with the loss's name."""
+    known = inspect.signature(LOSSES[name]).parameters
+    for option, value in options.items():
+        if option not in known:
+            raise ValueError(f"loss '{name}': unknown option '{option}'. {did_you_mean(option, known)}")
+        kind = type(known[option].default)
+        fits = isinstance(value, kind) or (kind is float and type(value) is int)
+        if not fits:
+            raise ValueError(f"loss '{name}': {option} = {value!r}: expected {EXPECTED[kind]}")
+    try:
+        return LOSSES[name](**options)
+    except ValueError as error:
+        raise ValueError(f"loss '{name}': {error}") from None
 
-    >>> nearest_loss("Lovaz")
-    " Did you mean 'lovasz'?"
-    """
-    nearest = get_close_matches(name.lower(), LOSSES, n=1)
-    return f" Did you mean '{nearest[0]}'?" if nearest else ""
+
+EXPECTED = {float: "a number", bool: "true or false", str: "a text"}

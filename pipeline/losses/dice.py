@@ -1,17 +1,18 @@
 """Dice loss: the overlap of one object in one image, whatever its size."""
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.losses.precision import full_precision
+from pipeline.losses.multilabel import MultiLabelLoss
+from pipeline.losses.overlap import check_smooth, seen, unlikeness
+from pipeline.losses.precision import Pixels, mean_of
 
 
-class DiceLoss(nn.Module):
+class DiceLoss(MultiLabelLoss):
     """One minus the soft Dice coefficient, averaged over images and channels.
 
         loss = 1 - (2 * sum(p * t) + smooth) / (sum(p) + sum(t) + smooth),  p = sigmoid(logits)
 
-    Sums run over the pixels of one channel of one image, so a small object weighs as much
+    Sums run over the valid pixels of one channel of one image, so a small object weighs as much
     as a large one.
 
     Border cases: an empty target costs 1 - smooth / (sum(p) + smooth), which is nothing if
@@ -24,11 +25,11 @@ class DiceLoss(nn.Module):
 
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
-        target: (N, C, H, W), 0 or 1.
+        target: (N, C, H, W), 0 or 1, or 255 for void.
         returns: scalar in [0, 1].
 
     Raises:
-        ValueError: if smooth is not positive, or logits and target differ in shape.
+        ValueError: if smooth is not positive, or as MultiLabelLoss.
 
     Source:
         Milletari et al., V-Net, https://arxiv.org/abs/1606.04797. They square the terms of
@@ -38,14 +39,10 @@ class DiceLoss(nn.Module):
 
     def __init__(self, smooth: float = 1.0):
         super().__init__()
-        if not smooth > 0:
-            raise ValueError(f"smooth must be > 0, got {smooth}: an empty target would divide 0 by 0")
+        check_smooth(smooth)
         self.smooth = smooth
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        with full_precision(logits, target) as (logits, target):
-            probs = torch.sigmoid(logits)
-            overlap = (probs * target).sum(dim=(2, 3))
-            total = probs.sum(dim=(2, 3)) + target.sum(dim=(2, 3))
-            dice = (2 * overlap + self.smooth) / (total + self.smooth)
-            return 1 - dice.mean()
+    def value(self, pixels: Pixels) -> Tensor:
+        # Halves, since Dice counts the overlap twice: half of the fraction above, on both sides.
+        each = unlikeness(pixels, alpha=0.5, beta=0.5, smooth=self.smooth / 2)
+        return mean_of(each, seen(pixels))

@@ -1,12 +1,42 @@
 """Lovász hinge: the Jaccard index itself, made convex."""
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
-from pipeline.losses.precision import full_precision
+from pipeline.losses.extension import lovasz_extension
+from pipeline.losses.multilabel import MultiLabelLoss
+from pipeline.losses.precision import Pixels, mean_of
+from pipeline.schema import did_you_mean
 
 
-class LovaszHingeLoss(nn.Module):
+def relu(margins: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """The hinge: a pixel that is right by a margin of 1 contributes nothing."""
+    return lovasz_extension(torch.relu(margins), target, valid)
+
+
+def elu(margins: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """1 + m for a margin m violated, exp(m) otherwise: never quite 0, so a right pixel keeps teaching a little."""
+    return lovasz_extension(F.elu(margins) + 1, target, valid)
+
+
+def symmetric(margins: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """The mean of the hinges of the object and of the background: (logits, t) and (-logits, 1 - t).
+
+    Both have the same errors, only the set whose Jaccard index counts changes.
+    """
+    errors = torch.relu(margins)
+    return (lovasz_extension(errors, target, valid) + lovasz_extension(errors, ~target, valid)) / 2
+
+
+VARIANTS = {
+    "relu": relu,
+    "elu": elu,
+    "symmetric": symmetric,
+}
+
+
+class LovaszHingeLoss(MultiLabelLoss):
     """Lovász extension of the Jaccard loss over hinge errors, averaged over images and channels.
 
         m_i  = max(0, 1 - logit_i * sign_i),  sign_i = +1 in the target, -1 outside
@@ -15,7 +45,7 @@ class LovaszHingeLoss(nn.Module):
 
     M_k are the k pixels of the largest errors, T is the target, and |T or M_k| counts the pixels
     in either: J(k) is one minus the Jaccard index of a mask that is wrong in exactly M_k. Sums
-    run over the pixels of one channel of one image. A pixel that is right by a margin of 1
+    run over the valid pixels of one channel of one image. A pixel that is right by a margin of 1
     contributes nothing, and the loss is never below the Jaccard loss of the mask that these
     logits give. Where errors are equal, the value does not depend on their order, but the
     gradient does: it is one of several subgradients.
@@ -27,47 +57,44 @@ class LovaszHingeLoss(nn.Module):
 
     It is mostly used in a later phase, on weights already trained with log loss or Dice.
 
+    Args:
+        per_image: each channel of each image for itself; if False, a channel's pixels of all images
+            of the batch are one set, so a small object weighs by its pixels and an empty image
+            by its false ones.
+        variant: a name in VARIANTS. "elu" puts elu(m) + 1 for max(0, m): all pixels are sorted, and the
+            bound of the Jaccard loss holds still. "symmetric" averages with the background's loss,
+            so an empty target's other pixels get a gradient too.
+
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
-        target: (N, C, H, W), 0 or 1.
+        target: (N, C, H, W), 0 or 1, or 255 for void.
         returns: scalar >= 0, without upper bound.
 
     Raises:
-        ValueError: if logits and target differ in shape.
+        ValueError: for a variant that is not in VARIANTS, or as MultiLabelLoss.
 
     Source:
         Berman et al., The Lovász-Softmax loss, https://arxiv.org/abs/1705.08790, algorithm 1,
         with the hinge errors of their binary case; Yu and Blaschko, The Lovász Hinge, https://arxiv.org/abs/1512.07797.
+        elu + 1 and the symmetric form come from winners of the TGS Salt competition,
+        https://www.kaggle.com/competitions/tgs-salt-identification-challenge.
     """
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        with full_precision(logits, target) as (logits, target):
-            logits, target = logits.flatten(2), target.flatten(2)
-            errors = torch.relu(1 - logits * (2 * target - 1))
-            errors, order = errors.sort(dim=-1, descending=True)
-            return (errors * jaccard_steps(target.gather(-1, order))).sum(dim=-1).mean()
+    def __init__(self, per_image: bool = True, variant: str = "relu"):
+        super().__init__()
+        if variant not in VARIANTS:
+            raise ValueError(f"unknown variant '{variant}'. {did_you_mean(variant, VARIANTS)}")
+        self.per_image = per_image
+        self.variant = variant
+
+    def value(self, pixels: Pixels) -> Tensor:
+        signs = 2 * pixels.target - 1
+        margins, target, valid = (
+            rows(each, self.per_image) for each in (1 - pixels.logits * signs, pixels.positive, pixels.valid)
+        )
+        return mean_of(VARIANTS[self.variant](margins, target, valid), valid.any(dim=1))
 
 
-def jaccard_steps(target: Tensor) -> Tensor:
-    """What each pixel adds to the Jaccard loss, if pixels go wrong in the order given.
-
-    With U the union after the pixel: a target pixel adds 1 / U, another one
-    (U - k) / (U * (U - 1)), and the first adds 1 / U whatever it is. This is J(k) - J(k-1)
-    worked out: subtracting the two in float32 would leave mostly rounding in large images, where
-    neighbours differ by less than a millionth.
-
-    Shapes:
-        target: (..., pixels) float, 0 or 1, the pixel that goes wrong first in front.
-        returns: (..., pixels) >= 0, of sum 1.
-
-    >>> jaccard_steps(torch.tensor([0.0, 1.0, 1.0])) * 6  # J = 1/3, 2/3, 1
-    tensor([2., 2., 2.])
-    """
-    rank = torch.arange(1, target.shape[-1] + 1, device=target.device, dtype=torch.int32)
-    missed = target.cumsum(dim=-1, dtype=torch.int32)  # integers: exact, and deterministic on GPUs
-    size = missed[..., -1:]
-    kept = (size - missed).to(target.dtype)
-    union = (size + rank - missed).to(target.dtype)
-    steps = torch.where(target > 0, 1 / union, kept / union / (union - 1))
-    steps[..., 0] = 1 / union[..., 0]  # the only place where U - 1 can be 0, since U >= k
-    return steps
+def rows(channels: Tensor, per_image: bool) -> Tensor:
+    """(N, C, H, W) as a row of pixels per channel and image, (N * C, H * W), or per channel, (C, N * H * W)."""
+    return channels.flatten(2).flatten(0, 1) if per_image else channels.transpose(0, 1).flatten(1)

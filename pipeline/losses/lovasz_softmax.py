@@ -1,0 +1,63 @@
+"""Lovász-Softmax: the mean Jaccard index over classes, where a pixel has one of several."""
+
+import torch
+from torch import Tensor
+
+from pipeline.losses.extension import lovasz_extension
+from pipeline.losses.lovasz import rows
+from pipeline.losses.multiclass import MultiClassLoss
+from pipeline.losses.precision import IGNORE, mean_of
+from pipeline.schema import did_you_mean
+
+COUNTED = {
+    "present": lambda target, valid: target.any(dim=-1),  # classes that the target holds
+    "all": lambda target, valid: valid.any(dim=-1),
+}
+
+
+class LovaszSoftmaxLoss(MultiClassLoss):
+    """Lovász extension of each class's Jaccard loss over probability errors, averaged over classes.
+
+        m_i(c) = 1 - p_i(c) where the target is c, p_i(c) elsewhere,  p = softmax(logits)
+        loss   = mean over c of (sum over k of m_(k)(c) * (J_c(k) - J_c(k-1)))
+
+    Border cases: a class that the target does not hold costs its largest probability; with "present"
+    it is left out. With one channel the softmax is 1 everywhere, and so is nothing to learn.
+
+    Args:
+        classes: a name in COUNTED: which classes the mean takes, "present" ones or "all".
+        per_image: a mean per image first, then over images with a valid pixel. If False, the paper's
+            choice, a class's pixels of all images of the batch are one set.
+
+    Shapes:
+        logits: (N, C, H, W) float, before the softmax.
+        target: (N, H, W) of 0 … C-1, or 255 for void.
+        returns: scalar in [0, 1].
+
+    Raises:
+        ValueError: for `classes` that are not in COUNTED, or as MultiClassLoss.
+
+    Source:
+        Berman et al., The Lovász-Softmax loss, https://arxiv.org/abs/1705.08790, equation 10
+        and algorithm 1; "present" and "all" are those of the authors' code.
+    """
+
+    def __init__(self, classes: str = "present", per_image: bool = False):
+        super().__init__()
+        if classes not in COUNTED:
+            raise ValueError(f"unknown classes '{classes}'. {did_you_mean(classes, COUNTED)}")
+        self.classes = classes
+        self.per_image = per_image
+
+    def value(self, logits: Tensor, target: Tensor) -> Tensor:
+        images, classes = logits.shape[:2] if self.per_image else (1, logits.shape[1])
+        probs = torch.softmax(logits, dim=1)
+        positive = target[:, None] == torch.arange(classes, device=target.device)[:, None, None]
+        valid = (target != IGNORE)[:, None].expand_as(positive)
+        errors, positive, valid = (
+            rows(each, self.per_image) for each in (torch.where(positive, 1 - probs, probs), positive, valid)
+        )
+        each = lovasz_extension(errors, positive, valid).view(images, classes)
+        counted = COUNTED[self.classes](positive, valid).view(images, classes)
+        per_image = (each * counted).sum(dim=1) / counted.sum(dim=1).clamp_min(1)
+        return mean_of(per_image, counted.any(dim=1))

@@ -131,11 +131,12 @@ def encoders(
         bool, typer.Option(help="build each of timm's models anew (minutes), and rewrite the list")
     ] = False,
 ) -> None:
-    """List the encoders that work, with parameters (millions), output strides and native size."""
-    from pipeline.models import encoder
+    """List the encoders that work: parameters (millions), the architectures they serve, output strides, native size."""
+    from pipeline.models import encoder, survey
 
     if refresh:
-        encoder.refresh()
+        survey.refresh()
+        encoder.known.cache_clear()
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
     rows = [row._asdict() for row in encoder.known().values() if fnmatch.fnmatch(row.name, wanted)]
     if not rows:

@@ -26,19 +26,31 @@ class Folds(Table):
 
 
 class Model(Table):
-    arch: str = "unet"
+    """An architecture on an encoder; an option that the architecture does not know is refused."""
+
+    arch: str = "unet"  # a name in `models.ARCHITECTURES`
     encoder: str = "tu-resnet34"  # any name that `python -m pipeline encoders` lists
     weights: str = "none"  # "none", "imagenet" (needs the network once), or a local .safetensors file
     in_channels: Literal[1, 3] = 3
     classes: PositiveInt = 1
     decoder_channels: tuple[PositiveInt, ...] = (256, 128, 64, 32, 16)  # one per encoder level, deep to fine
     attention: Literal["scse"] | None = None  # in the decoder: https://arxiv.org/abs/1803.02579
+    hypercolumns: bool = False  # the head sees all levels of the decoder, not the finest alone
+    deep_supervision: NonNegativeFloat = 0.0  # weight of the coarser levels' mean loss; 0: they have no scores
+    image_head: NonNegativeFloat = 0.0  # weight of the log loss of "is anything here"; 0: no such head
+    image_gate: bool = False  # whether the probability of the image head multiplies each pixel's
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # before the scores
+    output_stride: Literal[8, 16] = 16  # of the coarsest features, where strides are replaced by dilation
+    multi_grid: tuple[PositiveInt, ...] | None = None  # rates of the last stage's units; cascade: (1, 2, 4)
+    rates: tuple[PositiveInt, ...] = (6, 12, 18)  # of the atrous branches at output stride 16; at 8 they double
 
 
 class Phase(Table):
     """A stretch of training with one loss; it starts from the best weights of the phase before."""
 
     loss: dict[str, NonNegativeFloat]  # weight of each loss of `losses.LOSSES`
+    # Arguments of those losses, as in { lovasz = { variant = "elu" } }; None, so that older runs stay valid.
+    loss_options: dict[str, dict[str, float | bool | str]] | None = None
     epochs: PositiveInt
     lr: PositiveFloat  # the highest; warm-up leads to it and a cosine leads away
     warmup: float = Field(default=0.05, ge=0, lt=1)  # share of the phase's steps
@@ -70,6 +82,7 @@ class Train(Table):
 class Predict(Table):
     views: tuple[str, ...] = ("identity", "flip_horizontal")  # names of `inference.tta.VIEWS`
     batch_size: PositiveInt = 16
+    output_stride: Literal[8, 16] | None = None  # of DeepLab, where it should differ from the model's
 
 
 class Config(Table):

@@ -31,10 +31,11 @@ from pipeline.inference.tta import check_views
 from pipeline.losses import build_loss
 from pipeline.manifest import made_with
 from pipeline.metrics import METRICS, count, mean_score
-from pipeline.models import build_model, check_model
+from pipeline.models import build_model, check_model, for_prediction
 from pipeline.progress import track
 from pipeline.report.overlays import COLUMNS, Panel, choose_examples, write_sheet
 from pipeline.training.checkpoint import load_checkpoint, load_state, read_record, refuse_other_settings
+from pipeline.training.objective import HeadWeights
 from pipeline.training.phases import FoldData, fit, seed_weights
 
 log = logging.getLogger(__name__)
@@ -95,10 +96,12 @@ def check(cfg: Config) -> Competition:
     card = competition.load(cfg.competition)
     if len(card.classes) != cfg.model.classes:
         raise ValueError(f"model.classes is {cfg.model.classes}, the card {card.name} has {len(card.classes)}")
-    check_model(cfg.model)
+    check_model(cfg.model, cfg.train.batch_size)
+    if cfg.predict.output_stride:
+        check_model(for_prediction(cfg))
     check_views(cfg.predict.views)
     for phase in cfg.train.phases:
-        build_loss(phase.loss)
+        build_loss(phase.loss, phase.loss_options)
     return card
 
 
@@ -244,7 +247,8 @@ def _fit(prepared: Prepared, parts: FoldData) -> None:
     cfg, seed = prepared.cfg, prepared.cfg.seed * 1000 + parts.fold
     seed_weights(seed)
     folder = prepared.paths.fold(parts.fold)
-    fit(build_model(cfg.model), parts, cfg.train, folder=folder, seed=seed, settings=settings(prepared))
+    heads = HeadWeights(sides=cfg.model.deep_supervision, image=cfg.model.image_head)
+    fit(build_model(cfg.model), parts, cfg.train, folder=folder, seed=seed, settings=settings(prepared), heads=heads)
 
 
 def _refuse_mixed_sizes(cfg: Config, index: pd.DataFrame) -> None:
@@ -298,10 +302,15 @@ def _digest(table: pd.DataFrame) -> str:
 def _fill_store(prepared: Prepared, fold: int, index: pd.DataFrame, folder: Path, what: str) -> None:
     """Fill a store with a fold's predictions of the index, if it is not full."""
     cfg, path = prepared.cfg, prepared.paths.weights(fold)
-    made_by = {"views": sorted(cfg.predict.views), "weights": read_record(path), "fold": fold}
+    made_by = {
+        "views": sorted(cfg.predict.views),
+        "output_stride": cfg.predict.output_stride,
+        "weights": read_record(path),
+        "fold": fold,
+    }
     if is_complete(folder, index["image_id"], made_by):
         return
-    model = build_model(cfg.model.model_copy(update={"weights": "none"}))
+    model = build_model(for_prediction(cfg))
     load_checkpoint(path, model, fold)
     processes = _processes()
     with processes.main_process_first():

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline import config
-from pipeline.models import build_model, check_model, encoder
-from pipeline.models.unet import pad_to_stride
+from pipeline.models import ARCHITECTURES, build_model, check_model, encoder, survey
+from pipeline.models.segmenter import pad_to_stride
 
 SMALL = {"decoder_channels": (16, 16, 8, 8, 8)}
 ENCODERS = ["tu-test_resnet", "tu-test_efficientnet", "tu-test_convnext"]
@@ -90,7 +90,8 @@ def test_local_weights_reach_the_encoder(tmp_path):
         ({"encoder": "resnet34"}, r"unknown encoder 'resnet34'. Did you mean 'tu-resnet34'\?"),
         ({"encoder": "tu-resnet43"}, r"unknown encoder 'tu-resnet43'. Did you mean 'tu-resnet\d+'\?"),
         ({"encoder": "zzzzzz"}, r"List them with `python -m pipeline encoders"),
-        ({"encoder": "tu-vit_base_patch16_224"}, r"no pyramid of features.*resnet"),
+        ({"encoder": "tu-vit_base_patch16_224"}, r"gives no pyramid of features at strides 2 to 32.*resnet"),
+        ({"encoder": "tu-vit_base_patch14_dinov2"}, r"gives no pyramid of features at strides 2 to 32.*resnet"),
         ({"attention": "scse", "decoder_channels": (32, 16, 8)}, "scse squeezes channels 16 to 1"),
         ({"encoder": "tu-botnet26t_256"}, r"takes images of 256×256 pixels only"),
     ],
@@ -110,13 +111,31 @@ def test_imagenet_weights_without_network_say_what_to_do():
         build(encoder="tu-resnet18", weights="imagenet", decoder_channels=(256, 128, 64, 32, 16))
 
 
-@pytest.mark.parametrize("name", [*ENCODERS, "tu-resnet34", "tu-seresnext50_32x4d", "tu-efficientnet_b0"])
+@pytest.mark.parametrize(
+    "name", [*ENCODERS, "tu-resnet34", "tu-seresnext50_32x4d", "tu-efficientnet_b0", "tu-hrnet_w18", "tu-test_vit"]
+)
 def test_table_of_encoders_says_what_a_probe_finds(name):
-    assert encoder.known()[name] == encoder.probe(name)
+    assert encoder.known()[name] == survey.probe(name)
 
 
 def test_table_lists_the_families_by_name():
     names = encoder.known()
-    assert len(names) > 800
+    assert len(names) > 900
     for family in ("tu-resnet50", "tu-seresnext101_32x4d", "tu-efficientnet_b5", "tu-convnext_small"):
-        assert family in names
+        assert names[family].serves == "unet fcn deeplabv3 cascade"
+        assert names[family].strides == "8 16 32"
+    assert names["tu-vit_base_patch16_224"].serves == "dpt"
+    assert names["tu-densenet121"].serves == "unet fcn"
+
+
+def test_every_demand_is_served_and_every_service_demanded():
+    assert {word for row in encoder.known().values() for word in row.serves.split()} == set(encoder.DEMANDS)
+    assert {architecture.demand for architecture in ARCHITECTURES.values()} == set(encoder.DEMANDS)
+
+
+@pytest.mark.parametrize("demand", encoder.DEMANDS)
+def test_families_named_in_a_refusal_work(demand):
+    _, families = encoder.DEMANDS[demand]
+    for family in families.split(", "):
+        serving = [row for row in encoder.known().values() if row.name.startswith(f"tu-{family}")]
+        assert any(demand in row.serves.split() for row in serving), family

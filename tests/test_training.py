@@ -225,17 +225,17 @@ def test_tensorboard_gets_its_files(tiny):
 
 def test_every_phase_computes_in_the_precision_asked_for(tiny, monkeypatch):
     # accelerate drops its autocast when a model is prepared a second time: phase 2 then ran in float32, at half speed.
-    from pipeline.models.unet import UNet
+    from pipeline.models.segmenter import Segmenter
 
     dtypes = []
-    original = UNet.forward
+    original = Segmenter.forward
 
     def spy(self, images):
         logits = original(self, images)
         dtypes.append((self.training, logits.dtype))
         return logits
 
-    monkeypatch.setattr(UNet, "forward", spy)
+    monkeypatch.setattr(Segmenter, "forward", spy)
     stages.train(load("train.precision=bfloat16"), 0)
     assert set(dtypes) == {(True, torch.bfloat16), (False, torch.bfloat16)}
     assert all(np.isfinite(line["loss"]) for line in history())

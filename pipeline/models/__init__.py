@@ -1,28 +1,89 @@
 """Models: an architecture on an encoder. A new one is a file here and a line in ARCHITECTURES."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
 from torch import nn
 
 from pipeline import config
-from pipeline.models import encoder
+from pipeline.models import deeplabv3, encoder, smp_nets
+from pipeline.models.fcn import FCN
+from pipeline.models.segmenter import Segmenter
 from pipeline.models.unet import UNet
 from pipeline.schema import did_you_mean
 
+
+class Architecture(NamedTuple):
+    """How to build a network, what it asks of its encoder, and which options of the config it understands."""
+
+    build: Callable[[config.Model], nn.Module]
+    demand: str  # a key of encoder.DEMANDS
+    options: frozenset[str] = frozenset()
+
+
+IMAGE_LEVEL = {"image_head", "image_gate"}
+ATROUS = IMAGE_LEVEL | {"output_stride", "dropout"}
+
 ARCHITECTURES = {
-    "unet": UNet,
+    "unet": Architecture(
+        UNet,
+        "unet",
+        frozenset(IMAGE_LEVEL | {"decoder_channels", "attention", "hypercolumns", "deep_supervision"}),
+    ),
+    "fcn32s": Architecture(partial(FCN, finest=32), "fcn", frozenset(IMAGE_LEVEL | {"dropout"})),
+    "fcn16s": Architecture(partial(FCN, finest=16), "fcn", frozenset(IMAGE_LEVEL | {"dropout"})),
+    "fcn8s": Architecture(partial(FCN, finest=8), "fcn", frozenset(IMAGE_LEVEL | {"dropout"})),
+    "deeplabv3_cascade": Architecture(deeplabv3.cascade, "cascade", frozenset(ATROUS | {"multi_grid"})),
+    "deeplabv3_aspp": Architecture(deeplabv3.parallel, "deeplabv3", frozenset(ATROUS | {"multi_grid", "rates"})),
+    "deeplabv3plus": Architecture(smp_nets.deeplabv3_plus, "deeplabv3", frozenset(ATROUS | {"rates"})),
+    "unetplusplus": Architecture(
+        smp_nets.unet_plus_plus, "unet", frozenset(IMAGE_LEVEL | {"decoder_channels", "attention"})
+    ),
+    "manet": Architecture(smp_nets.manet, "unet", frozenset(IMAGE_LEVEL | {"decoder_channels"})),
+    "fpn": Architecture(smp_nets.fpn, "unet", frozenset(IMAGE_LEVEL | {"dropout"})),
+    "upernet": Architecture(smp_nets.upernet, "unet", frozenset(IMAGE_LEVEL)),
+    "segformer": Architecture(smp_nets.segformer, "unet", frozenset(IMAGE_LEVEL)),
+    "dpt": Architecture(smp_nets.DPT, "dpt"),
 }
 
+OPTIONS = frozenset().union(*(architecture.options for architecture in ARCHITECTURES.values()))
+POOLS_THE_IMAGE = {"deeplabv3_aspp", "deeplabv3plus"}  # to one pixel, which batch norm cannot train on alone
 SCSE_REDUCTION = 16  # smp's
 
 
-def check_model(cfg: config.Model) -> None:
-    """Refuse what cannot be built, before any data is read.
+def check_model(cfg: config.Model, batch_size: int = 2) -> None:
+    """Refuse what cannot be built or trained, before any data is read.
+
+    Args:
+        batch_size: of training.
 
     Raises:
-        ValueError: for an unknown architecture or encoder, naming what exists.
+        ValueError: for an unknown architecture or encoder, an option that the architecture would ignore, a decoder that
+            the encoder cannot feed; with the reason and what works.
     """
     if cfg.arch not in ARCHITECTURES:
         raise ValueError(f"unknown arch '{cfg.arch}'. {did_you_mean(cfg.arch, ARCHITECTURES)}")
-    encoder.check(cfg.encoder)
+    _check_options(cfg)
+    if cfg.arch in POOLS_THE_IMAGE and batch_size == 1:
+        raise ValueError(
+            f"{cfg.arch} pools each image to one pixel, and batch norm needs more than one: set train.batch_size to "
+            f"2 or more, and lower the phase's crop if memory is short"
+        )
+    encoder.check(cfg.encoder, ARCHITECTURES[cfg.arch].demand)
+    if "output_stride" in ARCHITECTURES[cfg.arch].options:
+        encoder.check_stride(cfg.encoder, cfg.output_stride)
+    _check_fit(cfg)
+
+
+def _check_options(cfg: config.Model) -> None:
+    understood = ARCHITECTURES[cfg.arch].options
+    for option in sorted(OPTIONS - understood):
+        if getattr(cfg, option) != config.Model.model_fields[option].default:
+            raise ValueError(f"model.{option} has no effect in {cfg.arch}: {_users(option)}")
+    if cfg.image_gate and not cfg.image_head:
+        raise ValueError("model.image_gate needs the image head: set model.image_head to its loss's weight, such as .2")
     if cfg.attention == "scse" and min(cfg.decoder_channels) < SCSE_REDUCTION:
         raise ValueError(
             f"model.attention: scse squeezes channels {SCSE_REDUCTION} to 1 and leaves nothing of "
@@ -30,16 +91,41 @@ def check_model(cfg: config.Model) -> None:
         )
 
 
-def build_model(cfg: config.Model) -> nn.Module:
+def _users(option: str) -> str:
+    users = [name for name, architecture in ARCHITECTURES.items() if option in architecture.options]
+    return f"it belongs to {', '.join(users)}"
+
+
+def _check_fit(cfg: config.Model) -> None:
+    """Refuse what the survey of encoders did not try: this decoder with these options on this encoder."""
+    try:
+        rehearse(cfg)
+    except Exception as error:  # timm and smp refuse a combination in a dozen ways, and each means the same here
+        reason = " ".join(str(error).split()) or type(error).__name__
+        families = encoder.DEMANDS[ARCHITECTURES[cfg.arch].demand][1]
+        raise ValueError(
+            f"encoder '{cfg.encoder}' cannot feed {cfg.arch} ({reason}). Families that mostly can: {families}"
+        ) from None
+
+
+def rehearse(cfg: config.Model, side: int = 64) -> Segmenter:
+    """The model, built without memory for its weights, after it was shown an image of `side` pixels."""
+    with torch.device("meta"):
+        model = _build(cfg.model_copy(update={"weights": "none"})).eval()
+        model(torch.zeros(1, cfg.in_channels, side, side))
+    return model
+
+
+def build_model(cfg: config.Model) -> Segmenter:
     """The model that a config asks for: raw pixels (N, in_channels, H, W) to logits (N, classes, H, W).
 
+    `check_model` says beforehand what cannot be built.
+
     Raises:
-        ValueError: as `check_model`.
         ConnectionError: if ImageNet weights are asked for and cannot be fetched.
     """
-    check_model(cfg)
     try:
-        return ARCHITECTURES[cfg.arch](cfg)
+        return _build(cfg)
     except OSError as error:
         if cfg.weights != "imagenet":
             raise
@@ -47,3 +133,22 @@ def build_model(cfg: config.Model) -> nn.Module:
             f"the ImageNet weights of {cfg.encoder} could not be fetched ({type(error).__name__}). Set "
             f'model.weights to "none", or to a .safetensors file that you downloaded elsewhere'
         ) from error
+
+
+def for_prediction(cfg: config.Config) -> config.Model:
+    """The model as it predicts: weights come from a checkpoint, and the output stride may be a finer one.
+
+    Raises:
+        ValueError: for an output stride that the architecture does not know.
+    """
+    stride = cfg.predict.output_stride
+    if stride and "output_stride" not in ARCHITECTURES[cfg.model.arch].options:
+        raise ValueError(f"predict.output_stride has no effect in {cfg.model.arch}: {_users('output_stride')}")
+    return cfg.model.model_copy(update={"weights": "none", "output_stride": stride or cfg.model.output_stride})
+
+
+def _build(cfg: config.Model) -> Segmenter:
+    net = ARCHITECTURES[cfg.arch].build(cfg)
+    mean, std = encoder.normalisation(cfg.encoder, cfg.in_channels)
+    heads = cfg.classes if cfg.image_head else 0
+    return Segmenter(net, mean, std, image_head=heads, gate=cfg.image_gate)

@@ -1,66 +1,70 @@
-"""U-Net: an encoder, a decoder whose levels concatenate the encoder's, and a 1×1 head.
+"""U-Net: an encoder, a decoder whose levels concatenate the encoder's, and a 3×3 head.
 
 Source:
     Ronneberger et al., https://arxiv.org/abs/1505.04597; built by segmentation_models_pytorch.
 """
 
 import segmentation_models_pytorch as smp
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline import config
 from pipeline.models import encoder
+from pipeline.models.smp_nets import SmpNet
 
-STRIDE = 32  # of the deepest feature map
 
+class UNet(SmpNet):
+    """smp's U-Net, with two extras of competition winners.
 
-class UNet(nn.Module):
-    """smp's U-Net that takes raw pixels of any size.
+    `hypercolumns`: the head sees every level of the decoder, enlarged to the finest and concatenated
+    (Hariharan et al., https://arxiv.org/abs/1411.5752). `deep_supervision`: each coarser level has scores of
+    its own in training, which the loss compares with the same target (Lee et al., https://arxiv.org/abs/1409.5185).
 
     Shapes:
-        images: (N, in_channels, H, W), uint8 or float in 0 … 255.
-        returns: logits (N, classes, H, W) float.
+        features: of the encoder, fine to coarse.
+        returns: logits (N, classes, *size), and in training the side logits of the same shape, coarse to fine.
     """
 
     def __init__(self, cfg: config.Model):
-        super().__init__()
-        self.net = smp.Unet(
+        widths = cfg.decoder_channels
+        net = smp.Unet(
             encoder_name=cfg.encoder,
             in_channels=cfg.in_channels,
             classes=cfg.classes,
-            encoder_depth=len(cfg.decoder_channels),
-            decoder_channels=cfg.decoder_channels,
+            encoder_depth=len(widths),
+            decoder_channels=widths,
             decoder_attention_type=cfg.attention,
             **encoder.weight_options(cfg.encoder, cfg.weights),
         )
-        mean, std = encoder.normalisation(cfg.encoder, cfg.in_channels)
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
+        super().__init__(net)
+        self.hypercolumns = cfg.hypercolumns
+        if cfg.hypercolumns:
+            self.segmentation_head = nn.Conv2d(sum(widths), cfg.classes, 3, padding=1)
+        self.sides = nn.ModuleList(nn.Conv2d(width, cfg.classes, 1) for width in widths[:-1] if cfg.deep_supervision)
 
-    @property
-    def encoder(self) -> nn.Module:
-        return self.net.encoder
+    def decode(self, features: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        levels = self._levels(features)
+        logits = self.segmentation_head(concatenated(levels) if self.hypercolumns else levels[-1])
+        sides = zip(self.sides, levels, strict=False) if self.training else ()
+        return logits, tuple(enlarge(score(level), size) for score, level in sides)
 
-    def forward(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        normalised = (images.float() - self.mean) / self.std
-        padded, (top, left) = pad_to_stride(normalised, STRIDE)
-        logits = self.net(padded)
-        return logits[..., top : top + height, left : left + width]
+    def _levels(self, features: list[Tensor]) -> list[Tensor]:
+        """What each block of smp's decoder gives, coarse to fine."""
+        deepest, *skips = reversed(features[1:])
+        sizes = [feature.shape[-2:] for feature in reversed(features[:-1])]
+        levels = [self.decoder.center(deepest)]
+        for number, (block, size) in enumerate(zip(self.decoder.blocks, sizes, strict=True)):
+            skip = skips[number] if number < len(skips) else None
+            levels.append(block(levels[-1], *size, skip_connection=skip))
+        return levels[1:]
 
 
-def pad_to_stride(images: Tensor, stride: int) -> tuple[Tensor, tuple[int, int]]:
-    """Images reflected outwards to sides that `stride` divides, and the rows and columns added before.
+def concatenated(levels: list[Tensor]) -> Tensor:
+    """Hypercolumns (N, sum of channels, H, W): all levels at the size of the finest."""
+    return torch.cat([enlarge(level, levels[-1].shape[-2:]) for level in levels], dim=1)
 
-    An image too small to be reflected that far has its border repeated.
 
-    Shapes:
-        images: (N, C, H, W); returned with H and W rounded up to the stride.
-    """
-    height, width = images.shape[-2:]
-    rows, columns = -height % stride, -width % stride
-    top, left = rows // 2, columns // 2
-    if rows == columns == 0:
-        return images, (0, 0)
-    mode = "reflect" if rows - top < height and columns - left < width else "replicate"
-    return F.pad(images, (left, columns - left, top, rows - top), mode=mode), (top, left)
+def enlarge(level: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, to `size`."""
+    return F.interpolate(level, size, mode="bilinear", align_corners=False)

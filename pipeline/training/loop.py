@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from pipeline import hardware
 from pipeline.data.index import read_target
 from pipeline.inference.predict import Predictor, predict_images
+from pipeline.losses.precision import NotFiniteError
 from pipeline.metrics import Counts, count
 from pipeline.rle import Dialect
 
@@ -64,7 +65,7 @@ def train_one_epoch(
         after_update: called with the number of each update (from 0), for averaged weights.
 
     Raises:
-        FloatingPointError: if the loss is not finite, with the batch, the rate and what to try.
+        FloatingPointError: if the loss is not finite, or a logit NaN, with the batch, the rate and what to try.
     """
     losses: list[float] = []
     for number, (images, target) in enumerate(batches):
@@ -77,8 +78,13 @@ def train_one_epoch(
         with nullcontext() if last else accelerator.no_sync(model):
             with hardware.autocast(accelerator.device, precision):
                 logits = model(_on_device(images, accelerator))
-            loss = loss_fn(logits, target.to(accelerator.device))
-            losses.append(_finite(loss.item(), number + 1, rates[update]))
+            try:
+                loss = loss_fn(logits, target.to(accelerator.device))
+            except NotFiniteError as error:
+                raise _diverged(str(error), number + 1, rates[update]) from None
+            if not math.isfinite(value := loss.item()):
+                raise _diverged(f"loss is {value}", number + 1, rates[update])
+            losses.append(value)
             accelerator.backward(loss / accumulate)
         if last:
             accelerator.clip_grad_norm_(model.parameters(), clip)
@@ -93,13 +99,11 @@ def _on_device(images: Tensor, accelerator: Accelerator) -> Tensor:
     return images.to(accelerator.device).contiguous(memory_format=torch.channels_last)
 
 
-def _finite(loss: float, batch: int, rate: float) -> float:
-    if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"loss is {loss} at batch {batch}, learning rate {rate:.2g}: in a copy of the config, lower the phase's "
-            f"lr, lengthen its warmup, lower train.clip, or set train.precision to float32"
-        )
-    return loss
+def _diverged(what: str, batch: int, rate: float) -> FloatingPointError:
+    return FloatingPointError(
+        f"{what} at batch {batch}, learning rate {rate:.2g}: in a copy of the config, lower the phase's "
+        f"lr, lengthen its warmup, lower train.clip, or set train.precision to float32"
+    )
 
 
 def validate(

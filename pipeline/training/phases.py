@@ -31,6 +31,7 @@ from pipeline.rle import Dialect
 from pipeline.training.checkpoint import load_checkpoint, load_state, read_record, save_checkpoint, save_state
 from pipeline.training.log import say_epoch, write_history, write_tensorboard
 from pipeline.training.loop import learning_rate, train_one_epoch, validate
+from pipeline.training.objective import MASK_ALONE, HeadWeights, build_objective
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,14 @@ def make_accelerator(precision: str) -> Accelerator:
 
 
 def fit(
-    model: nn.Module, data: FoldData, cfg: config.Train, *, folder: Path, seed: int, settings: dict[str, Any]
+    model: nn.Module,
+    data: FoldData,
+    cfg: config.Train,
+    *,
+    folder: Path,
+    seed: int,
+    settings: dict[str, Any],
+    heads: HeadWeights = MASK_ALONE,
 ) -> None:
     """Train through all phases, or go on where a killed run stood; ends with `best.safetensors`.
 
@@ -78,9 +86,10 @@ def fit(
         folder: of the fold.
         seed: of sampling, augmentation and dropout.
         settings: what the weights depend on; kept in every checkpoint.
+        heads: weights of the losses of the model's further heads.
     """
     accelerator = make_accelerator(cfg.precision)
-    trainer = _Trainer(model, data, cfg, folder, seed, settings, accelerator)
+    trainer = _Trainer(model, data, cfg, folder, seed, settings, heads, accelerator)
     for number in range(trainer.standing.phase, len(cfg.phases) + 1):
         trainer.run_phase(number)
     accelerator.wait_for_everyone()
@@ -109,9 +118,10 @@ class _Trainer:
         folder: Path,
         seed: int,
         settings: dict[str, Any],
+        heads: HeadWeights,
         accelerator: Accelerator,
     ):
-        self.model, self.data, self.cfg = model, data, cfg
+        self.model, self.data, self.cfg, self.heads = model, data, cfg, heads
         self.folder, self.seed, self.settings, self.accelerator = folder, seed, settings, accelerator
         self.saved = load_state(folder / "state.pt")
         self.standing = Standing(**self.saved["standing"]) if self.saved else Standing()
@@ -138,7 +148,7 @@ class _Trainer:
         for weight in model.encoder.parameters():
             weight.requires_grad = not phase.freeze_encoder
         self.average = ModelEmaV3(model, decay=self.cfg.ema, use_warmup=True)
-        self.loss = build_loss(phase.loss)
+        self.loss = build_objective(build_loss(phase.loss, phase.loss_options), self.heads)
         self.loader = self._loader(phase)
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=phase.lr, weight_decay=self.cfg.weight_decay, fused=True)

@@ -1,0 +1,90 @@
+"""Architectures of segmentation_models_pytorch, each with its paper, behind the interface of ours."""
+
+import segmentation_models_pytorch as smp
+from torch import Tensor, nn
+
+from pipeline import config
+from pipeline.models import encoder
+
+
+class SmpNet(nn.Module):
+    """Encoder, decoder and head of an smp model.
+
+    Shapes:
+        features: what the encoder gave.
+        returns: logits (N, classes, *size) and no side logits.
+    """
+
+    def __init__(self, model: smp.base.SegmentationModel):
+        super().__init__()
+        self.encoder, self.decoder, self.segmentation_head = model.encoder, model.decoder, model.segmentation_head
+        self.stride = model.encoder.output_stride
+
+    def decode(self, features: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.segmentation_head(self.decoder(features)), ()
+
+
+def unet_plus_plus(cfg: config.Model) -> SmpNet:
+    """Zhou et al., https://arxiv.org/abs/1807.10165."""
+    return SmpNet(smp.UnetPlusPlus(**_common(cfg), **_levels(cfg), decoder_attention_type=cfg.attention))
+
+
+def manet(cfg: config.Model) -> SmpNet:
+    """Fan et al., https://ieeexplore.ieee.org/abstract/document/9201310."""
+    return SmpNet(smp.MAnet(**_common(cfg), **_levels(cfg)))
+
+
+def fpn(cfg: config.Model) -> SmpNet:
+    """Kirillov et al., http://presentations.cocodataset.org/COCO17-Stuff-FAIR.pdf."""
+    return SmpNet(smp.FPN(**_common(cfg), decoder_dropout=cfg.dropout))
+
+
+def deeplabv3_plus(cfg: config.Model) -> SmpNet:
+    """Chen et al. 2018, https://arxiv.org/abs/1802.02611."""
+    rates = [rate * 16 // cfg.output_stride for rate in cfg.rates]  # smp's would stay the same at stride 8
+    return SmpNet(
+        smp.DeepLabV3Plus(
+            **_common(cfg),
+            encoder_output_stride=cfg.output_stride,
+            decoder_atrous_rates=rates,
+            decoder_aspp_dropout=cfg.dropout,
+        )
+    )
+
+
+def upernet(cfg: config.Model) -> SmpNet:
+    """Xiao et al., https://arxiv.org/abs/1807.10221."""
+    return SmpNet(smp.UPerNet(**_common(cfg)))
+
+
+def segformer(cfg: config.Model) -> SmpNet:
+    """The decoder of Xie et al., https://arxiv.org/abs/2105.15203."""
+    return SmpNet(smp.Segformer(**_common(cfg)))
+
+
+class DPT(SmpNet):
+    """Ranftl et al., https://arxiv.org/abs/2103.13413: for plain vision transformers, at any image size.
+
+    Shapes:
+        features: (stages, class tokens of the stages).
+    """
+
+    def __init__(self, cfg: config.Model):
+        super().__init__(smp.DPT(**_common(cfg), dynamic_img_size=True, decoder_readout="ignore"))
+        self.stride *= 2  # the decoder starts from maps of half the patches
+
+    def decode(self, features: tuple, size: tuple[int, int]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.segmentation_head(self.decoder(*features)), ()
+
+
+def _common(cfg: config.Model) -> dict[str, object]:
+    return {
+        "encoder_name": cfg.encoder,
+        "in_channels": cfg.in_channels,
+        "classes": cfg.classes,
+        **encoder.weight_options(cfg.encoder, cfg.weights),
+    }
+
+
+def _levels(cfg: config.Model) -> dict[str, object]:
+    return {"encoder_depth": len(cfg.decoder_channels), "decoder_channels": cfg.decoder_channels}

@@ -1,0 +1,106 @@
+"""FCN: bilinear by birth, a sum of scores, and each score sees what the paper's figure says."""
+
+import pytest
+import torch
+
+from pipeline import config
+from pipeline.models import build_model
+from pipeline.models.fcn import FCN, bilinear_upsampling
+
+STRIDES = {"fcn32s": (32,), "fcn16s": (32, 16), "fcn8s": (32, 16, 8)}
+
+
+def net(arch: str, **choices) -> FCN:
+    torch.manual_seed(0)
+    return build_model(config.Model(arch=arch, encoder="tu-test_efficientnet", **choices)).eval().net
+
+
+def features(fcn: FCN, side: int = 128) -> list[torch.Tensor]:
+    """Random features of an image of `side` pixels."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1, width, side >> level, side >> level) for level, width in enumerate(fcn.encoder.out_channels)]
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+def teach_scores(fcn: FCN, numbers: tuple[int, ...]) -> FCN:
+    """Random weights for the scores with these numbers, 0 for the others."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for number, score in enumerate(fcn.scores):
+            drawn = torch.randn(score.weight.shape, generator=generator)
+            score.weight.copy_(drawn if number in numbers else torch.zeros_like(drawn))
+    return fcn
+
+
+@pytest.mark.parametrize("factor", [2, 8, 16, 32])
+@torch.no_grad()
+def test_upsampling_starts_as_exact_interpolation_of_a_ramp(factor):
+    # Output pixel j lies at input coordinate (j + 1/2) / factor - 1/2; rows go up by 3, columns by 2.
+    rows, columns = torch.meshgrid(torch.arange(5.0), torch.arange(6.0), indexing="ij")
+    enlarged = bilinear_upsampling(1, factor)((3 * rows + 2 * columns)[None, None])[0, 0]
+    assert enlarged.shape == (5 * factor, 6 * factor)
+    down, across = ((torch.arange(size * factor) + 0.5) / factor - 0.5 for size in (5, 6))
+    inside = slice(factor // 2, -(factor // 2))  # beyond, there is no second neighbour to lie between
+    expected = 3 * down[inside, None] + 2 * across[inside]
+    torch.testing.assert_close(enlarged[inside, inside], expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_upsampling_keeps_channels_apart():
+    image = torch.zeros(1, 2, 4, 4)
+    image[0, 0] = 1
+    enlarged = bilinear_upsampling(2, 8)(image)
+    assert enlarged[0, 0].max() == 1
+    assert not enlarged[0, 1].any()
+
+
+@pytest.mark.parametrize("arch", STRIDES)
+def test_upsampling_learns(arch):
+    assert all(weight.requires_grad for weight in net(arch).enlarge.parameters())
+
+
+@pytest.mark.parametrize("arch", STRIDES)
+@torch.no_grad()
+def test_a_fresh_network_says_nothing(arch):
+    fcn = net(arch)
+    assert not fcn.decode(features(fcn), (128, 128))[0].any()
+
+
+@pytest.mark.parametrize(("arch", "strides"), STRIDES.items())
+@torch.no_grad()
+def test_logits_are_the_sum_of_the_scores_of_each_stride(arch, strides):
+    # Enlarging is linear and skips are added: so the whole is the sum of the parts.
+    numbers = tuple(range(len(strides)))
+    fcn = net(arch)
+    given = features(fcn)
+    parts = [teach_scores(fcn, (number,)).decode(given, (128, 128))[0].clone() for number in numbers]
+    assert all(part.any() for part in parts)
+    torch.testing.assert_close(teach_scores(fcn, numbers).decode(given, (128, 128))[0], sum(parts))
+
+
+@torch.no_grad()
+def test_skips_that_say_nothing_leave_the_coarsest_score_enlarged_bilinearly():
+    fcn = teach_scores(net("fcn8s"), (0,))
+    given = features(fcn)
+    score = fcn.scores[0](given[-1])
+    once = bilinear_upsampling(1, 2)
+    assert torch.equal(fcn.decode(given, (128, 128))[0], bilinear_upsampling(1, 8)(once(once(score))))
+
+
+@pytest.mark.parametrize(("arch", "strides"), STRIDES.items())
+def test_a_logit_sees_the_nearest_features_of_each_stride(arch, strides):
+    # Enlarging f times reaches f pixels to each side, so one logit draws on 2×2 scores, and through the doublings
+    # of coarser strides on no more than 3×3.
+    fcn = teach_scores(net(arch), tuple(range(len(strides))))
+    given = [feature.requires_grad_() for feature in features(fcn)]
+    fcn.decode(given, (128, 128))[0][0, 0, 64, 64].backward()
+    for stride, feature in zip(strides, reversed(given), strict=False):
+        seen = feature.grad.abs().sum(dim=1)[0].nonzero()
+        extent = seen.max(dim=0).values - seen.min(dim=0).values + 1
+        assert (extent <= (2 if stride == strides[-1] else 3)).all()
+        assert (((seen.float() + 0.5) * stride - 64).abs() <= 1.5 * stride).all()
+    assert given[-len(strides) - 1].grad is None
+
+
+def test_dropout_is_the_configs():
+    assert net("fcn8s", dropout=0.5).dropout.p == 0.5

@@ -35,7 +35,7 @@ MISTAKES = {
     "unknown loss": (
         None,
         ["train", "--set", "train.phases.0.loss={jacard=1}"],
-        "unknown loss 'jacard'. Known losses: bce",
+        "unknown loss 'jacard'. Did you mean 'jaccard'?",
     ),
     "unknown view": (None, ["train", "--set", "predict.views=['flop']"], "unknown view 'flop'"),
     "missing image": (

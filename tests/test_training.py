@@ -232,7 +232,8 @@ def test_every_phase_computes_in_the_precision_asked_for(tiny, monkeypatch):
 
     def spy(self, images):
         logits = original(self, images)
-        dtypes.append((self.training, logits.dtype))
+        if images.device.type != "meta":  # the rehearsal before
+            dtypes.append((self.training, logits.dtype))
         return logits
 
     monkeypatch.setattr(Segmenter, "forward", spy)

@@ -1,0 +1,746 @@
+"""The harness of the studies: trains every variant with every seed, and says which differences are clear.
+
+A study is a table of variants (`study_losses.py`, `study_models.py`). A run is one variant with one seed on one
+dataset:
+
+- It trains on fold 0's training part of the committed folds, in STEPS updates of BATCH random crops, and validates on
+  fold 0's images: those of at most LARGEST pixels a side, at most VALID of them, whole, one view, averaged weights.
+  No weights are chosen by their score: the last phase's last ones count.
+- The score is the mean Dice over images, 1 where mask and target are both empty, whatever the card's metric is.
+- Its result, `runs/study_<name>/<dataset>/<variant>-<seed>.json`, appears whole at its end. A run whose result is
+  there is not trained again: a study that was killed goes on, and loses the unfinished runs alone.
+
+Every run is a process of its own with one thread on one CPU: two that share CPUs stop each other.
+
+Of a variant and its baseline, the scores of an image are averaged over the seeds and subtracted. The interval is what
+95% of RESAMPLES bootstrap samples of the images give; images of one group (a patient) are drawn together. It knows
+nothing of the seeds' noise, which is the standard deviation of the difference between runs of equal seed. A difference
+is called clear where the interval leaves out 0 and it is larger than 2 standard errors over the seeds. Of differences
+that are none, 3 seeds let 18% pass the second test, and no test is corrected for the number of variants.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from pipeline import competition, config, hardware
+from pipeline.competition import Competition
+from pipeline.data.demo import make_demo
+from pipeline.data.images import Reader, read_image, write_image
+from pipeline.data.index import read_index, read_target
+from pipeline.files import write_text
+from pipeline.folds import hold_out, read_folds
+from pipeline.inference.predict import Predictor, predict_images
+from pipeline.inference.store import quantise
+from pipeline.losses import build_loss
+from pipeline.manifest import made_with
+from pipeline.metrics import dice
+from pipeline.models import build_model, check_model
+from pipeline.postprocess import THRESHOLDS, count_levels, level
+from pipeline.progress import clock
+from pipeline.training.checkpoint import load_checkpoint, refuse_other_settings
+from pipeline.training.phases import FoldData, fit, seed_weights
+
+STEPS = 150  # updates of a run, in all of its parts together
+BATCH = 8
+VALID = 130  # images at most
+LARGEST = 360  # pixels: validation takes seconds
+FOLD = 0
+RESAMPLES = 2000
+ERRORS = 2  # standard errors over the seeds that a clear difference exceeds
+THIRDS = 3  # of the steps: the unit of a part's length
+HALF = level(0.5) - 1  # position of threshold .5 among the 255
+
+
+# ---------------------------------------------------------------------------------------------- definitions
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What to read, and how to cut it into crops."""
+
+    card: str
+    folds: str  # folds/<folds>.csv
+    channels: int
+    augment: str
+    crop: int = 96  # pixels
+    percentiles: tuple[float, float] | None = None
+
+
+DATASETS = {
+    "nuclei": Dataset("nuclei", "nuclei", channels=3, augment="medium", percentiles=(1, 99.8)),
+    "heart": Dataset("heart", "heart", channels=1, augment="medium", percentiles=(1, 99.8)),
+    "heart_half": Dataset("heart", "heart", channels=1, augment="medium", percentiles=(1, 99.8)),
+    "heart_wide": Dataset("heart", "heart", channels=1, augment="medium", percentiles=(1, 99.8)),
+    "demo": Dataset("demo", "demo", channels=1, augment="light"),
+}
+UNET = config.Model(encoder="tu-resnet18", decoder_channels=(128, 64, 32, 16, 16))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A phase of a variant; the dataset adds crop and augmentation."""
+
+    loss: dict[str, float]
+    thirds: int = THIRDS  # of the run's steps
+    lr: float = 2e-3  # the highest; a cosine leads away from it
+    options: dict[str, Any] = field(default_factory=dict)  # of the losses
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is compared: a model and how it is trained. All variants take the same number of steps."""
+
+    parts: tuple[Part, ...]
+    model: config.Model = UNET
+
+    def __post_init__(self) -> None:
+        if sum(part.thirds for part in self.parts) != THIRDS:
+            raise ValueError(f"parts of {[part.thirds for part in self.parts]} thirds: expected {THIRDS} together")
+
+
+class Comparison(NamedTuple):
+    """A question: variants on datasets, each against the baseline."""
+
+    title: str
+    datasets: tuple[str, ...]
+    variants: dict[str, Variant]
+    baseline: str  # a name in variants
+
+
+class Study(NamedTuple):
+    """Questions that share runs: a variant's name means the same in each of them."""
+
+    name: str
+    comparisons: tuple[Comparison, ...]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the runs are."""
+
+    steps: int = STEPS
+    valid: int = VALID
+
+
+QUICK = Scale(steps=6, valid=4)  # to see whether everything runs
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant with one seed on one dataset."""
+
+    study: str
+    dataset: str
+    name: str  # of the variant
+    seed: int
+    variant: Variant
+    scale: Scale = Scale()
+
+    @property
+    def key(self) -> str:
+        return f"{self.dataset}/{self.name}/{self.seed}"
+
+    @property
+    def path(self) -> Path:
+        return Path("runs") / f"study_{self.study}" / self.dataset / f"{self.name}-{self.seed}.json"
+
+
+def runs_of(study: Study, seeds: int, scale: Scale) -> list[Run]:
+    """Every run once, seed by seed: a study that is stopped early has whole seeds.
+
+    Raises:
+        ValueError: if one name has two meanings.
+    """
+    runs: dict[str, Run] = {}
+    for seed in range(seeds):
+        for comparison in study.comparisons:
+            for dataset in comparison.datasets:
+                for name, variant in comparison.variants.items():
+                    run = Run(study.name, dataset, name, seed, variant, scale)
+                    if runs.setdefault(run.key, run) != run:
+                        raise ValueError(f"study {study.name}: '{name}' stands for two variants on {dataset}")
+    return list(runs.values())
+
+
+def train_config(run: Run) -> config.Train:
+    """The training that a run's variant asks for on its dataset."""
+    dataset = DATASETS[run.dataset]
+    phases = tuple(
+        config.Phase(
+            loss=part.loss,
+            epochs=1,  # and so one validation, at the end
+            repeats=part.thirds,
+            lr=part.lr,
+            crop=dataset.crop,
+            augment=dataset.augment,
+            **({"loss_options": part.options} if part.options else {}),
+        )
+        for part in run.variant.parts
+    )
+    return config.Train(phases=phases, batch_size=BATCH)
+
+
+def model_config(run: Run) -> config.Model:
+    return run.variant.model.model_copy(update={"in_channels": DATASETS[run.dataset].channels})
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """What a run's result depends on, as the plain values that JSON gives back."""
+    chosen = {
+        "seed": run.seed,
+        "scale": asdict(run.scale),
+        "largest": LARGEST,
+        "fold": FOLD,
+        "dataset": asdict(DATASETS[run.dataset]),
+        "model": model_config(run).model_dump(mode="json"),
+        "train": train_config(run).model_dump(mode="json"),
+    }
+    return json.loads(json.dumps(chosen))
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+def make_folders(names: Iterable[str], given: dict[str, Path]) -> dict[str, Path]:
+    """The folder of each dataset; demo and what is in DERIVED are made in data/ if they are not there.
+
+    Raises:
+        ValueError: for a dataset that has no folder, with the option to add.
+    """
+    return {name: given[name] if name in given else make_folder(name, given) for name in names}
+
+
+def make_folder(name: str, given: dict[str, Path]) -> Path:
+    """A dataset's folder in data/, made if it is not there."""
+    folder, (source, change) = Path("data") / name, DERIVED.get(name, (name, None))
+    if folder.is_dir():
+        return folder
+    if name == "demo":
+        make_demo(folder)
+    elif change and source in given:
+        derive(competition.load(DATASETS[name].card), given[source], folder, change)
+    else:
+        raise ValueError(f"no data for {name}: say where it lies with --data {source}=FOLDER")
+    return folder
+
+
+def derive(card: Competition, source: Path, target: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Write a dataset's training part with each grey image and each mask changed.
+
+    A pixel of a changed mask is positive if at least half of it was. The folder appears whole or not at all.
+
+    Args:
+        change: (H, W) to (H, W), of an image in uint8 and of a mask in float32.
+    """
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    images = partial / card.files.train_images
+    try:
+        images.mkdir(parents=True)
+        lines = [f"{card.columns.id},{card.columns.rle}"]
+        for row in read_index(card, source).itertuples():
+            write_image(images / row.path.name, change(read_image(row.path, 1)[..., 0]))
+            mask = (change(read_target(row, card.dialect).astype(np.float32)) >= 0.5).astype(np.uint8)
+            lines.append(f"{row.image_id},{card.dialect.encode(mask)}")
+        (partial / card.files.train_csv).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if card.files.train_meta:
+            shutil.copy(source / card.files.train_meta, partial / card.files.train_meta)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def halve(pixels: np.ndarray) -> np.ndarray:
+    """(H, W) at half its size, averaged over areas."""
+    height, width = pixels.shape
+    return cv2.resize(pixels, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+
+
+def widen(pixels: np.ndarray) -> np.ndarray:
+    """(H, W) at half its size in the middle of zeros of its old size: positives fall to a quarter.
+
+    Zeros and not a mirror: that would show a second organ that no mask knows. What is added is easy background.
+    """
+    height, width = pixels.shape
+    wide, top, left = np.zeros_like(pixels), height // 4, width // 4
+    wide[top : top + height // 2, left : left + width // 2] = halve(pixels)
+    return wide
+
+
+def halve_and_widen(pixels: np.ndarray) -> np.ndarray:
+    return widen(halve(pixels))
+
+
+DERIVED = {"heart_half": ("heart", halve), "heart_wide": ("heart", halve_and_widen)}
+
+
+def split(index: pd.DataFrame, folds: pd.DataFrame, scale: Scale) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows to train on, a third of the steps long, and images to validate on; the same in every run.
+
+    The training images are repeated in a fixed random order until the rows are full, so that a number of steps is
+    exact: no image is there more than once more than another.
+    """
+    if scale.steps % THIRDS:
+        raise ValueError(f"{scale.steps} steps are not {THIRDS} equal parts")
+    train_index, valid_index = hold_out(index, folds, FOLD)
+    order = np.random.default_rng(0).permutation(len(train_index))
+    rows = np.resize(order, scale.steps * BATCH // THIRDS)
+    small = valid_index[valid_index[["height", "width"]].max(axis=1) <= LARGEST]
+    chosen = small.sample(min(scale.valid, len(small)), random_state=0).sort_values("image_id", ignore_index=True)
+    return train_index.iloc[rows].reset_index(drop=True), chosen
+
+
+# ---------------------------------------------------------------------------------------------- one run
+
+
+def train(run: Run, root: Path) -> dict[str, Any]:
+    """Train and validate a run; returns its result.
+
+    Args:
+        root: the dataset's folder.
+    """
+    dataset, cfg = DATASETS[run.dataset], train_config(run)
+    card = competition.load(dataset.card)
+    index = read_index(card, root)
+    train_index, valid_index = split(index, read_folds(Path("folds") / f"{dataset.folds}.csv", index), run.scale)
+    reader = Reader(dataset.channels, dataset.percentiles)
+    seed_weights(run.seed)
+    model = build_model(model_config(run))
+    # fit validates after each phase, to choose weights, and here none are chosen: one image will do.
+    data = FoldData(FOLD, train_index, valid_index.head(1), card.dialect, "mean_dice", reader)
+    seconds = train_phases(model, data, cfg, run.seed)
+    scores = evaluate(model, valid_index, card, reader)
+    return {
+        "settings": settings(run),
+        "images": _digest(train_index, valid_index),
+        "train_images": train_index["image_id"].nunique(),
+        "coverage": round(float(valid_index["coverage"].mean()), 5),
+        "image_id": valid_index["image_id"].tolist(),
+        "group": valid_index["group"].tolist(),
+        "dice": scores[:, HALF].round(6).tolist(),
+        "mean": round(float(scores[:, HALF].mean()), 6),
+        "thresholds": scores.mean(axis=0).round(6).tolist(),  # mean Dice at each of the 255
+        "seconds": round(seconds, 1),
+        "images_per_second": round(run.scale.steps * BATCH / seconds, 1),
+        "threads": torch.get_num_threads(),
+        "precision": str(hardware.precision(cfg.precision, hardware.device())).removeprefix("torch."),
+        **made_with(),
+    }
+
+
+def train_phases(model: nn.Module, data: FoldData, cfg: config.Train, seed: int) -> float:
+    """Leave the model with the averaged weights of the last phase's end; returns the seconds of its training."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        fit(model, data, cfg, folder=folder, seed=seed, settings={})
+        load_checkpoint(folder / f"phase{len(cfg.phases)}.safetensors", model, FOLD)
+        history = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return sum(json.loads(line)["seconds"] for line in history)
+
+
+def evaluate(model: nn.Module, index: pd.DataFrame, card: Competition, reader: Reader) -> np.ndarray:
+    """Dice of each image of the index at each threshold, (N, 255)."""
+    rows = {row.image_id: row for row in index.itertuples()}
+    predicted = predict_images(
+        Predictor(model, ("identity",)), index, reader=reader, batch_size=BATCH, workers=0, what="validate"
+    )
+    found = {
+        image_id: dice(count_levels(quantise(probs[0]), read_target(rows[image_id], card.dialect)))
+        for image_id, probs in predicted
+    }
+    return np.stack([found[image_id] for image_id in index["image_id"]])
+
+
+def _digest(*indexes: pd.DataFrame) -> str:
+    text = "".join(index[["image_id", "coverage"]].to_csv(index=False) for index in indexes)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_result(run: Run) -> dict[str, Any] | None:
+    """The result of a run, or None if there is none yet.
+
+    Raises:
+        ValueError: if it was made with other settings, naming the first.
+    """
+    if not run.path.is_file():
+        return None
+    result = json.loads(run.path.read_text(encoding="utf-8"))
+    refuse_other_settings(run.path, result["settings"], settings(run))
+    return result
+
+
+def work(run: Run, root: Path) -> None:
+    """Train a run in this process and write its result."""
+    begin = time.monotonic()
+    result = train(run, root)
+    result["took"] = round(time.monotonic() - begin, 1)
+    write_text(run.path, json.dumps(result) + "\n")
+
+
+# ---------------------------------------------------------------------------------------------- all runs
+
+
+def execute(runs: Sequence[Run], jobs: int, command: Callable[[Run], list[str]]) -> list[str]:
+    """Train what has no result yet, `jobs` runs at a time, each on a CPU of its own; returns the keys that failed.
+
+    A failed run does not stop the others; what it wrote stays beside its result, as .log.
+
+    Args:
+        command: that trains one run.
+    """
+    waiting = [run for run in runs if read_result(run) is None]
+    total, begin, failed = len(waiting), time.monotonic(), []
+    print(f"{len(runs)} runs, {len(runs) - total} done before", flush=True)
+    cpus = available_cpus()
+    free = [cpus[number % len(cpus)] for number in range(jobs)]
+    working: dict[subprocess.Popen, tuple[Run, int | None]] = {}
+    try:
+        while waiting or working:
+            while waiting and free:
+                run, cpu = waiting.pop(0), free.pop()
+                working[start(command(run), run.path.with_suffix(".log"), cpu)] = run, cpu
+            time.sleep(0.1)
+            for process in [process for process in working if process.poll() is not None]:
+                run, cpu = working.pop(process)
+                free.append(cpu)
+                done = total - len(waiting) - len(working)
+                left = (time.monotonic() - begin) / done * (total - done)
+                print(f"{done:>3}/{total}  {finish(run, failed)}  {clock(left)} left", flush=True)
+    finally:  # Ctrl-C too
+        for process in working:
+            process.terminate()
+        for process in working:
+            process.wait()
+    return failed
+
+
+def finish(run: Run, failed: list[str]) -> str:
+    """A line on a run that has ended; adds to `failed` the key of one without a result."""
+    result, log = read_result(run), run.path.with_suffix(".log")
+    if result is None:
+        failed.append(run.key)
+        return f"{run.key}  FAILED: {last_line(log)} ({log})"
+    log.unlink(missing_ok=True)
+    return f"{run.key}  dice {result['mean']:.4f}  {clock(result['took'])}"
+
+
+def start(command: list[str], log: Path, cpu: int | None) -> subprocess.Popen:
+    """A process with one thread on one CPU; it inherits where this one is while starting it."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    before = pin({cpu}) if cpu is not None else None
+    try:
+        with log.open("w", encoding="utf-8") as output:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            return subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+    finally:
+        if before:
+            pin(before)
+
+
+def available_cpus() -> list[int | None]:
+    """CPUs that this process may use; where the system does not pin processes, one that stands for any."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
+
+
+def pin(cpus: set[int]) -> set[int]:
+    """Stay on these CPUs; returns those that were allowed before."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    return before
+
+
+def last_line(path: Path) -> str:
+    return (path.read_text(encoding="utf-8", errors="replace").splitlines() or ["nothing was said"])[-1]
+
+
+# ---------------------------------------------------------------------------------------------- statistics
+
+
+class Difference(NamedTuple):
+    """A variant's mean Dice minus the baseline's."""
+
+    mean: float
+    low: float  # of the interval over images
+    high: float
+    noise: float  # standard deviation over paired seeds; nan for one seed
+    seeds: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is larger than both kinds of noise. One seed says nothing of its noise: never."""
+        outside = self.low > 0 or self.high < 0
+        return self.seeds > 1 and outside and abs(self.mean) > ERRORS * self.noise / self.seeds**0.5
+
+
+def compare(variant: pd.DataFrame, baseline: pd.DataFrame, groups: pd.Series) -> Difference:
+    """The difference over the seeds that both have.
+
+    Shapes:
+        variant, baseline: one row per image, one column per seed.
+        groups: one value per image.
+
+    Raises:
+        ValueError: if the images differ, or no seed is common.
+    """
+    if not variant.index.equals(baseline.index) or not variant.index.equals(groups.index):
+        raise ValueError(f"{len(variant)} and {len(baseline)} scores are not of the same images: nothing to pair")
+    seeds = variant.columns.intersection(baseline.columns)
+    if seeds.empty:
+        raise ValueError("variant and baseline have no seed in common: nothing to pair")
+    difference = variant[seeds] - baseline[seeds]
+    low, high = interval(difference.mean(axis=1).to_numpy(), groups.to_numpy())
+    noise = float(difference.mean().std(ddof=1)) if len(seeds) > 1 else float("nan")
+    return Difference(float(difference.to_numpy().mean()), low, high, noise, len(seeds))
+
+
+def interval(values: np.ndarray, groups: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
+    """The 95% bootstrap interval of a mean (percentiles); values of one group are drawn together.
+
+    Shapes:
+        values, groups: (N,).
+
+    Source:
+        Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; of whole groups: Field and Welsh,
+        Bootstrapping clustered data, https://doi.org/10.1111/j.1467-9868.2007.00593.x. Few groups make it too narrow.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    sums, sizes = np.bincount(group, values), np.bincount(group)
+    drawn = np.random.default_rng(seed).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=resamples)
+    low, high = np.percentile(drawn @ sums / (drawn @ sizes), [2.5, 97.5])
+    return float(low), float(high)
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+
+def report(study: Study, runs: Sequence[Run], command: str) -> str:
+    """Markdown of every comparison on every dataset, from the results that are there."""
+    results = {run.key: result for run in runs if (result := read_result(run))}
+    if not results:
+        return f"No results in runs/study_{study.name}/ yet.\n"
+    seeds = sorted({run.seed for run in runs})
+    sections = [preamble(list(results.values()), len(runs), command)]
+    for comparison in study.comparisons:
+        sections.append(f"### {comparison.title}\n")
+        for dataset in comparison.datasets:
+            found = {
+                name: {seed: results[key] for seed in seeds if (key := f"{dataset}/{name}/{seed}") in results}
+                for name in comparison.variants
+            }
+            if any(found.values()):
+                sections += [caption(dataset, found), comparison_table(found, comparison.baseline)]
+    return "\n".join(sections)
+
+
+def preamble(results: list[dict[str, Any]], planned: int, command: str) -> str:
+    """How the results were made: command, commits, machine, time."""
+    commits = sorted({str(result["commit"])[:7] for result in results})
+    threads = sorted({result["threads"] for result in results})
+    return (
+        f"`{command}` at commit {', '.join(commits)}: {len(results)} of {planned} runs, each in "
+        f"{'/'.join(map(str, threads))} thread ({os.cpu_count()} CPUs, {results[0]['precision']}), "
+        f"{clock(sum(result['took'] for result in results))} of training and validation in all.\n\n"
+        f"Dice: mean over images and seeds ± standard deviation over seeds, threshold .5, one view. Difference: [95% "
+        f"bootstrap interval over images, or over groups], then the standard deviation over paired seeds. Clear: the "
+        f"interval leaves out 0 and the difference exceeds {ERRORS} standard errors over seeds; not corrected for the "
+        f"number of variants. Best threshold: found on these same images, so its Dice is a little flattered; median "
+        f"(and range) over seeds.\n"
+    )
+
+
+def caption(dataset: str, found: dict[str, dict[int, dict[str, Any]]]) -> str:
+    """What was trained and validated on, in a line above the table."""
+    result = next(result for by_seed in found.values() for result in by_seed.values())
+    spec, scale = result["settings"]["dataset"], result["settings"]["scale"]
+    images, groups = len(result["image_id"]), len(set(result["group"]))
+    grouped = f" of {groups} groups" if groups < images else ""
+    warning = ", too few for a trustworthy interval" if groups < 20 else ""
+    return (
+        f"**{dataset}**: fold {FOLD}, {result['train_images']} training images, {scale['steps']} steps of {BATCH} "
+        f"crops of {spec['crop']}×{spec['crop']} (augment {spec['augment']}); validated on {images} whole "
+        f"images{grouped}{warning}, of at most {LARGEST} pixels a side, {result['coverage']:.2%} positive.\n"
+    )
+
+
+def comparison_table(found: dict[str, dict[int, dict[str, Any]]], baseline: str) -> str:
+    """One row per variant that has results.
+
+    Args:
+        found: variant to seed to result.
+    """
+    refuse_other_images(found)
+    lines = [
+        f"| variant | seeds | Dice | against {baseline} | clear? | best threshold | Dice there | images/s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, results in found.items():
+        if results:
+            cells = [name, str(len(results)), *scores(results), *against(results, found[baseline], name == baseline)]
+            cells += [*thresholds(results), f"{np.median([r['images_per_second'] for r in results.values()]):.0f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def refuse_other_images(found: dict[str, dict[int, dict[str, Any]]]) -> None:
+    """Scores are compared on the same images only."""
+    digests = {result["images"]: f"{name}-{seed}" for name, runs in found.items() for seed, result in runs.items()}
+    if len(digests) > 1:
+        raise ValueError(f"runs {' and '.join(digests.values())} saw different images: remove the older ones' results")
+
+
+def scores(results: dict[int, dict[str, Any]]) -> list[str]:
+    means = [result["mean"] for result in results.values()]
+    noise = f" ± {decimal(np.std(means, ddof=1))}" if len(means) > 1 else ""
+    return [f"{decimal(np.mean(means))}{noise}"]
+
+
+def against(results: dict[int, dict[str, Any]], baseline: dict[int, dict[str, Any]], same: bool) -> list[str]:
+    """The difference to the baseline and whether it is clear."""
+    if same or not results.keys() & baseline.keys():
+        return ["", ""]
+    any_result = next(iter(results.values()))
+    groups = pd.Series(any_result["group"], index=any_result["image_id"])
+    difference = compare(image_scores(results), image_scores(baseline), groups)
+    noise = f" seeds ±{decimal(difference.noise)}" if difference.seeds > 1 else ""
+    text = f"{decimal(difference.mean, '+')} [{decimal(difference.low, '+')}, {decimal(difference.high, '+')}]{noise}"
+    return [text, "yes" if difference.clear else "no"]
+
+
+def image_scores(results: dict[int, dict[str, Any]]) -> pd.DataFrame:
+    """One row per image, one column per seed."""
+    return pd.DataFrame({seed: pd.Series(r["dice"], index=r["image_id"]) for seed, r in results.items()})
+
+
+def thresholds(results: dict[int, dict[str, Any]]) -> list[str]:
+    """The threshold with the best mean Dice, of each seed for itself, and the mean of those scores."""
+    curves = np.array([result["thresholds"] for result in results.values()])
+    best = THRESHOLDS[curves.argmax(axis=1)]
+    spread = f" ({best.min():.2f} to {best.max():.2f})" if len(best) > 1 else ""
+    return [f"{np.median(best):.2f}{spread}", decimal(curves.max(axis=1).mean())]
+
+
+def decimal(value: float, sign: str = "") -> str:
+    """Four places, without the zero in front.
+
+    >>> decimal(0.81234), decimal(-0.0123, "+"), decimal(1.0)
+    ('.8123', '-.0123', '1.0000')
+    """
+    return f"{value:{sign}.4f}".replace("0.", ".", 1) if abs(value) < 0.99995 else f"{value:{sign}.4f}"
+
+
+# ---------------------------------------------------------------------------------------------- command line
+
+
+def make_parser(study: Study) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=f"The study of {study.name}.")
+    parser.add_argument("--data", action="append", default=[], metavar="NAME=FOLDER", help="where a dataset lies")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on a CPU of its own")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", metavar="DATASET[/VARIANT[/SEED]]", help="these runs; no table")
+    parser.add_argument("--quick", action="store_true", help="one seed, few steps, a results folder of its own")
+    parser.add_argument("--table", action="store_true", help="print what the results so far say, and train nothing")
+    return parser
+
+
+def main(study: Study, options: argparse.Namespace) -> int:
+    """Train what is missing and print the tables; returns the exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an exception, so that workers and temporary folders go
+    try:
+        return _main(study, options)
+    except (ValueError, OSError) as error:
+        print(f"study {study.name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _main(study: Study, options: argparse.Namespace) -> int:
+    scale, seeds = (QUICK, 1) if options.quick else (Scale(), options.seeds)
+    study = study._replace(name=f"{study.name}_quick") if options.quick else study
+    runs = runs_of(study, seeds, scale)
+    failed: list[str] = []
+    if not options.table:
+        chosen = select(runs, options.only)
+        for run in chosen:  # before an hour is spent
+            check_model(model_config(run))
+            check_losses(train_config(run))
+        folders = make_folders(sorted({run.dataset for run in chosen}), read_pairs(options.data))
+        if options.only and [run.key for run in chosen] == [options.only]:
+            work(chosen[0], folders[chosen[0].dataset])
+            return 0
+        failed = execute(chosen, options.jobs, lambda run: worker_command(run, folders, options))
+    if options.only is None:
+        print("\n" + report(study, runs, shown_command(options)))
+    if failed:
+        print(f"{len(failed)} runs failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def check_losses(cfg: config.Train) -> None:
+    """Refuse a loss that cannot be built."""
+    for phase in cfg.phases:
+        options = getattr(phase, "loss_options", None)
+        build_loss(phase.loss, options) if options else build_loss(phase.loss)
+
+
+def select(runs: Sequence[Run], only: str | None) -> list[Run]:
+    """The runs whose key is, or starts with, `only`.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    chosen = [run for run in runs if only is None or f"{run.key}/".startswith(f"{only}/")]
+    if not chosen:
+        raise ValueError(f"--only {only}: no such run. Known: {', '.join(sorted({run.key for run in runs}))}")
+    return chosen
+
+
+def read_pairs(pairs: Iterable[str]) -> dict[str, Path]:
+    """NAME=FOLDER options as a dict.
+
+    Raises:
+        ValueError: for an unknown dataset or a folder that is not there.
+    """
+    folders = {}
+    for pair in pairs:
+        name, _, folder = pair.partition("=")
+        if name not in DATASETS:
+            raise ValueError(f"--data {pair}: unknown dataset '{name}'. Known: {', '.join(DATASETS)}")
+        if not Path(folder).is_dir():
+            raise ValueError(f"--data {pair}: no folder '{folder}'")
+        folders[name] = Path(folder)
+    return folders
+
+
+def worker_command(run: Run, folders: dict[str, Path], options: argparse.Namespace) -> list[str]:
+    """The same script, for one run."""
+    quick = ["--quick"] if options.quick else ["--seeds", str(options.seeds)]
+    data = f"{run.dataset}={folders[run.dataset]}"
+    return [sys.executable, sys.argv[0], "--only", run.key, "--data", data, *quick]
+
+
+def shown_command(options: argparse.Namespace) -> str:
+    """The command as a reader would type it, without this machine's folders."""
+    data = "".join(f" --data {pair.partition('=')[0]}=FOLDER" for pair in options.data)
+    length = " --quick" if options.quick else f" --seeds {options.seeds}"
+    return f"python benchmarks/{Path(sys.argv[0]).name}{data} --jobs {options.jobs}{length}"

@@ -145,8 +145,9 @@ def encoders(
 
 
 def _print_oof(rows: list[dict[str, Any]]) -> None:
-    scores = [key for key in rows[0] if key.startswith("phase") or key == "oof"]
-    _print_table([*rows, stages.mean_row(rows)], dict.fromkeys(scores, "{:.4f}"))
+    scores = dict.fromkeys((key for key in rows[0] if key.startswith("phase") or key == "oof"), "{:.4f}")
+    thresholds = dict.fromkeys((key for key in rows[0] if key.startswith("threshold")), "{:.2f}")
+    _print_table([*rows, stages.mean_row(rows)], scores | thresholds)
 
 
 def _print_table(rows: list[dict[str, Any]], formats: dict[str, str]) -> None:

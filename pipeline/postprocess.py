@@ -82,12 +82,20 @@ def search(images: Iterable[tuple[np.ndarray, np.ndarray]], metric: Callable[[Co
     counts = Counts(*(np.stack(part) for part in zip(*(count_levels(*image) for image in images), strict=True)))
     areas = _areas(counts.predicted[:, THRESHOLDS.searchsorted(0.5)])
     scores = np.stack([metric(_without_small(counts, area)).mean(axis=0) for area in areas])
-    best = np.isclose(scores, scores.max(), rtol=0, atol=1e-12)
-    row = int(best.any(axis=1).argmax())
-    column = int(np.where(best[row], np.abs(THRESHOLDS - 0.5), np.inf).argmin())
+    row = int(_is_best(scores).any(axis=1).argmax())
+    column = best_threshold(scores[row])
     image_scores = metric(_without_small(counts, areas[row]))[:, column]
     cut = Cut(float(THRESHOLDS[column]), int(areas[row]))
     return Search(cut, float(scores[row, column]), areas, scores, image_scores)
+
+
+def best_threshold(scores: np.ndarray) -> int:
+    """Position of the best of the 255 scores; of equal ones, that of the threshold nearest to .5."""
+    return int(np.where(_is_best(scores), np.abs(THRESHOLDS - 0.5), np.inf).argmin())
+
+
+def _is_best(scores: np.ndarray) -> np.ndarray:
+    return np.isclose(scores, scores.max(), rtol=0, atol=1e-12)
 
 
 def _areas(predicted: np.ndarray) -> np.ndarray:

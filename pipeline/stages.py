@@ -39,6 +39,7 @@ from pipeline.training.objective import HeadWeights
 from pipeline.training.phases import FoldData, fit, seed_weights
 
 log = logging.getLogger(__name__)
+MOVED = 0.2  # difference of the phases' best thresholds that is worth a word
 MaskOf = Callable[[str], np.ndarray | None]
 
 
@@ -230,7 +231,20 @@ def _oof(prepared: Prepared) -> list[dict[str, Any]]:
         _train(prepared, fold)
     table = [_fold_row(prepared, fold) for fold in prepared.numbers()]
     write_text(prepared.paths.oof_table, json.dumps(table, indent=1) + "\n")
+    _say_moved_thresholds(table)
     return table
+
+
+def _say_moved_thresholds(table: list[dict[str, Any]]) -> None:
+    for row in table:
+        thresholds = [value for key, value in row.items() if key.startswith("threshold")]
+        if max(thresholds) - min(thresholds) > MOVED:
+            log.warning(
+                "fold %d: the best threshold was %s from phase to phase: probabilities do not mean the same in them. "
+                "The search on OOF makes up for it; do not average models of different phases",
+                row["fold"],
+                ", then ".join(f"{threshold:.2f}" for threshold in thresholds),
+            )
 
 
 def _predict_test(prepared: Prepared) -> pd.DataFrame:
@@ -345,10 +359,12 @@ def _fold_row(prepared: Prepared, fold: int) -> dict[str, Any]:
         for row in valid_index.itertuples()
     )
     phases = range(1, len(prepared.cfg.train.phases) + 1)
+    best = {n: max((line for line in history if line["phase"] == n), key=lambda line: line["score"]) for n in phases}
     return {
         "fold": fold,
         "images": len(valid_index),
-        **{f"phase {n}": max(line["score"] for line in history if line["phase"] == n) for n in phases},
+        **{f"phase {n}": line["score"] for n, line in best.items()},
+        **{f"threshold {n}": line["threshold"] for n, line in best.items()},
         "oof": mean_score(prepared.card.metric, counts),
         "best phase": read_record(prepared.paths.weights(fold))["phase"],
         "seconds": round(sum(line["seconds"] for line in history)),
@@ -364,7 +380,7 @@ def oof_table(cfg: Config) -> list[dict[str, Any]]:
 def mean_row(table: list[dict[str, Any]]) -> dict[str, Any]:
     """The last line of the OOF table: mean of the scores, sum of images and seconds."""
     total = {key: sum(row[key] for row in table) for key in table[0]}
-    averaged = {key: total[key] / len(table) for key in table[0] if key.startswith("phase") or key == "oof"}
+    averaged = {key: total[key] / len(table) for key in table[0] if key.startswith(("phase", "threshold", "oof"))}
     return {**total, **averaged, "fold": "mean", "best phase": ""}
 
 

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from pipeline.ensemble import average
 from pipeline.inference.store import LEVELS, PredictionStore, StoreWriter, quantise, start_store
 from pipeline.metrics import METRICS, Counts, count
-from pipeline.postprocess import THRESHOLDS, Cut, apply, count_levels, level, search
+from pipeline.postprocess import THRESHOLDS, Cut, apply, best_threshold, count_levels, level, search
 
 VALUES = arrays(np.uint8, (6, 9))
 TARGET = arrays(np.uint8, (6, 9), elements=st.integers(0, 1))
@@ -106,3 +106,10 @@ def test_average_of_two_shapes_is_refused(tmp_path):
 def test_counts_are_integers_of_64_bits():
     assert all(part.dtype == np.int64 for part in count_levels(np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8)))
     assert isinstance(count_levels(np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8)), Counts)
+
+
+def test_best_threshold_of_equals_is_the_one_nearest_to_half():
+    scores = np.zeros(255)
+    assert best_threshold(scores) == 127
+    scores[[10, 100, 240]] = 1
+    assert best_threshold(scores) == 100

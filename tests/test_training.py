@@ -255,3 +255,22 @@ def test_corrected_labels_or_dialect_are_not_trained_with_before(tiny, edit):
     edit("tiny.toml", "[columns]", '[dialect]\norder = "row"\n\n[columns]')
     with pytest.raises(ValueError, match=r"was trained with dialect\.order = column, now it is row"):
         stages.train(load(), 0)
+
+
+def test_every_epoch_tells_the_best_threshold_and_the_table_that_of_each_phase(tiny, caplog):
+    from pipeline.postprocess import THRESHOLDS
+
+    table = stages.oof(load())
+    lines = history()
+    assert all(min(abs(THRESHOLDS - line["threshold"])) < 1e-3 for line in lines)
+    best = {n: max((line for line in lines if line["phase"] == n), key=lambda line: line["score"]) for n in (1, 2)}
+    assert [table[0][f"threshold {n}"] for n in (1, 2)] == [best[n]["threshold"] for n in (1, 2)]
+
+
+def test_a_phase_that_moves_what_probs_mean_is_named(caplog):
+    kept = {"fold": 0, "threshold 1": 0.5, "threshold 2": 0.61}
+    moved = {"fold": 1, "threshold 1": 0.5, "threshold 2": 0.82}
+    with caplog.at_level("WARNING", logger="pipeline"):
+        stages._say_moved_thresholds([kept, moved])
+    assert len(caplog.records) == 1
+    assert "fold 1: the best threshold was 0.50, then 0.82" in caplog.text

@@ -84,14 +84,14 @@ def gated(logits: Tensor, image_logits: Tensor) -> Tensor:
 
         sigmoid(gated) = sigmoid(logits) * sigmoid(image_logits)
 
-    Computed from logarithms, so that neither a sure nor a hopeless pixel overflows.
+    The odds against the product are (1 + exp(-a)) (1 + exp(-b)) - 1, and their logarithm overflows for neither a sure nor
+    a hopeless pixel.
 
     >>> gated(torch.tensor([0.0, 30.0]), torch.tensor(0.0)).sigmoid()  # a half of 1/2 and of 1
     tensor([0.2500, 0.5000])
     """
-    log_product = F.logsigmoid(logits.float()) + F.logsigmoid(image_logits.float())
-    # log(1 - exp(x)) for x < 0; where both are sure, x rounds to 0 and the logit is as high as float32 tells apart.
-    return log_product - torch.log(-torch.expm1(log_product.clamp(max=-1e-7)))
+    pixel, image = torch.broadcast_tensors(-logits.float(), -image_logits.float())
+    return -torch.logsumexp(torch.stack([pixel, image, pixel + image]), dim=0)
 
 
 def pad_to_stride(images: Tensor, stride: int) -> tuple[Tensor, tuple[int, int]]:

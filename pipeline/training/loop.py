@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,10 @@ from torch.optim import Optimizer
 from pipeline import hardware
 from pipeline.data.index import read_target
 from pipeline.inference.predict import Predictor, predict_images
+from pipeline.inference.store import quantise
 from pipeline.losses.precision import NotFiniteError
-from pipeline.metrics import Counts, count
+from pipeline.metrics import Counts
+from pipeline.postprocess import count_levels
 from pipeline.rle import Dialect
 
 Batch = tuple[Tensor, Tensor]
@@ -109,7 +112,7 @@ def _diverged(what: str, batch: int, rate: float) -> FloatingPointError:
 def validate(
     predictor: Predictor, index: pd.DataFrame, dialect: Dialect, accelerator: Accelerator, **options: object
 ) -> list[Counts]:
-    """Pixel counts of each image of the index at threshold .5, in one order whatever the number of processes.
+    """Pixel counts of each image of the index at all 255 thresholds, in one order whatever the number of processes.
 
     Args:
         options: of `predict_images`.
@@ -119,5 +122,5 @@ def validate(
     found = []
     for image_id, probs in predict_images(predictor, mine, **options):
         target = read_target(rows[image_id], dialect)[None]
-        found.append((image_id, count((probs >= 0.5).astype(np.uint8), target)))
-    return [counts for _, counts in sorted(gather_object(found))]
+        found.append((image_id, count_levels(quantise(probs), target)))
+    return [counts for _, counts in sorted(gather_object(found), key=itemgetter(0))]

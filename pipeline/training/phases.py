@@ -25,7 +25,8 @@ from pipeline.data.dataset import EpochSampler, MaskedImages
 from pipeline.data.images import Reader
 from pipeline.inference.predict import Predictor
 from pipeline.losses import build_loss
-from pipeline.metrics import mean_score
+from pipeline.metrics import METRICS, Counts
+from pipeline.postprocess import THRESHOLDS, best_threshold, level
 from pipeline.progress import track
 from pipeline.rle import Dialect
 from pipeline.training.checkpoint import load_checkpoint, load_state, read_record, save_checkpoint, save_state
@@ -197,7 +198,7 @@ class _Trainer:
         torch.manual_seed(np.random.SeedSequence((self.seed, ordinal, rank)).generate_state(1)[0].item())
         self.loader.sampler.epoch = ordinal
         loss, rate = self._train(phase)
-        score = self._validate()
+        score, threshold = self._validate()
         better = score > standing.best
         standing.epoch += 1
         standing.best, standing.stale = (score, 0) if better else (standing.best, standing.stale + 1)
@@ -210,6 +211,7 @@ class _Trainer:
                 "epoch": standing.epoch,
                 "loss": loss,
                 "score": score,
+                "threshold": round(threshold, 3),
                 "best": better,
                 "lr": rate,
                 "seconds": round(time.monotonic() - started, 2),
@@ -261,8 +263,8 @@ class _Trainer:
         """Updates in one epoch of the phase; batches that do not fill another one are not used."""
         return len(self.loader) // self.cfg.accumulate
 
-    def _validate(self) -> float:
-        """The metric of the averaged weights on the fold held out, one view, threshold .5."""
+    def _validate(self) -> tuple[float, float]:
+        """The metric of the averaged weights on the fold held out, one view, threshold .5; and the best threshold."""
         if self.accelerator.num_processes > 1:  # each has batch statistics of its own: all validate what one saves
             for buffer in self.average.module.buffers():
                 broadcast(buffer)
@@ -277,7 +279,8 @@ class _Trainer:
             workers=self.cfg.workers,
             what="validate",
         )
-        return mean_score(self.data.metric, counts)
+        scores = METRICS[self.data.metric](Counts(*map(np.stack, zip(*counts, strict=True)))).mean(axis=0)
+        return float(scores[level(0.5) - 1]), float(THRESHOLDS[best_threshold(scores)])
 
     def _save(self, better: bool) -> None:
         """Best weights, then the log, then the state: a kill in between repeats the epoch, and loses nothing."""

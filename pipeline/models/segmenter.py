@@ -84,8 +84,8 @@ def gated(logits: Tensor, image_logits: Tensor) -> Tensor:
 
         sigmoid(gated) = sigmoid(logits) * sigmoid(image_logits)
 
-    The odds against the product are (1 + exp(-a)) (1 + exp(-b)) - 1, and their logarithm overflows for neither a sure nor
-    a hopeless pixel.
+    The odds against the product are (1 + exp(-a)) (1 + exp(-b)) - 1. Multiplied out, their logarithm is a logsumexp,
+    which overflows for neither a sure nor a hopeless pixel.
 
     >>> gated(torch.tensor([0.0, 30.0]), torch.tensor(0.0)).sigmoid()  # a half of 1/2 and of 1
     tensor([0.2500, 0.5000])

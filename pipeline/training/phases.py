@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from timm.utils import ModelEmaV3
@@ -67,7 +67,11 @@ def make_accelerator(precision: str) -> Accelerator:
     # Autocast is the loop's own: accelerate's is lost when a model is prepared again for the next phase. What float16
     # needs beside it, the scaling of gradients, is accelerate's.
     scaled = hardware.precision(precision, on) == torch.float16
-    return Accelerator(cpu=on.type == "cpu", mixed_precision="fp16" if scaled else "no")
+    # Some networks hold weights that no loss reaches: scSE of a skip that is not there, stages below a shallow decoder.
+    idle_weights = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(
+        cpu=on.type == "cpu", mixed_precision="fp16" if scaled else "no", kwargs_handlers=[idle_weights]
+    )
 
 
 def fit(

@@ -72,7 +72,7 @@ bench: $(VENV) $(VENV_DEV) ## the measured claims, as ratios from one run
 	@set -e; for file in rle thresholds memory train lovasz; do echo "== benchmarks/$$file.py"; $(PYTHON) benchmarks/$$file.py; done
 
 test: $(VENV) $(VENV_DEV) ## the test suite
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto
 
 lint: $(VENV) $(VENV_DEV) ## ruff: check and format
 	$(PYTHON) -m ruff check .

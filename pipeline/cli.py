@@ -67,7 +67,8 @@ def train(
     """Train the model that leaves a fold out, through all phases; goes on after a kill."""
     cfg = _load(path, set_, data, skip_bad)
     for number in _folds(cfg, fold):
-        out.print(f"fold {number}: {stages.train(cfg, number)}")
+        trained = stages.train(cfg, number)
+        out.print(f"fold {number}: OOF {trained.oof:.4f} at threshold .5, {trained.weights}")
 
 
 def _folds(cfg: Config, text: str) -> list[int]:

@@ -190,12 +190,20 @@ def describe_folds(cfg: Config) -> pd.DataFrame:
 # ---------------------------------------------------------------------------------------------- train, predict
 
 
-def train(cfg: Config, fold: int) -> Path:
-    """Train the model that leaves one fold out, then predict that fold; returns its weights' file.
+class Trained(NamedTuple):
+    """What the stage `train` made."""
+
+    weights: Path
+    oof: float  # score of the fold held out, at threshold .5
+
+
+def train(cfg: Config, fold: int) -> Trained:
+    """Train the model that leaves one fold out, then predict that fold.
 
     Writes: runs/<config>/fold<k>/best.safetensors, metrics.jsonl, oof/
     """
-    return _train(prepare(cfg), fold)
+    prepared = prepare(cfg)
+    return Trained(_train(prepared, fold), _fold_row(prepared, fold)["oof"])
 
 
 def oof(cfg: Config) -> list[dict[str, Any]]:

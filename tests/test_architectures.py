@@ -251,7 +251,7 @@ def check_training(model: config.Model) -> None:
     Path("configs/few.toml").write_text(TRAINED.format(model="\n".join(f"{k} = {_toml(v)}" for k, v in chosen.items())))
     cfg = config.load("configs/few.toml")
     assert cfg.model == model
-    weights = load_file(stages.train(cfg, 0))
+    weights = load_file(stages.train(cfg, 0).weights)
     seed_weights(0)
     fresh = dict(build_model(model).named_parameters())
     learned = {part(name) for name in fresh if not torch.equal(fresh[name], weights[name])}

@@ -276,3 +276,12 @@ def test_a_phase_that_moves_what_probs_mean_is_named(caplog):
         stages._say_moved_thresholds([kept, moved])
     assert len(caplog.records) == 1
     assert "fold 1: the best threshold was 0.50, then 0.82" in caplog.text
+
+
+def test_training_a_fold_tells_its_score_out_of_fold(tiny, capsys):
+    from pipeline.cli import main
+
+    assert main(["train", "configs/tiny.toml", "--fold", "1"]) == 0
+    said = capsys.readouterr().out
+    expected = stages.oof(load())[1]["oof"]
+    assert f"fold 1: OOF {expected:.4f} at threshold .5, runs/tiny/fold1/best.safetensors" in said.replace("\n", " ")

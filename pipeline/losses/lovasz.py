@@ -76,8 +76,8 @@ class LovaszHingeLoss(MultiLabelLoss):
     Source:
         Berman et al., The Lovász-Softmax loss, https://arxiv.org/abs/1705.08790, algorithm 1,
         with the hinge errors of their binary case; Yu and Blaschko, The Lovász Hinge, https://arxiv.org/abs/1512.07797.
-        elu + 1 and the symmetric form come from winners of the TGS Salt competition,
-        https://www.kaggle.com/competitions/tgs-salt-identification-challenge.
+        elu + 1 is that of solutions to TGS Salt, https://www.kaggle.com/competitions/tgs-salt-identification-challenge;
+        the symmetric form that of https://www.kaggle.com/code/iafoss/lovasz.
     """
 
     def __init__(self, per_image: bool = True, variant: str = "relu"):

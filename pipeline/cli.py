@@ -33,7 +33,8 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad", help="list images that cann
 
 INTERRUPTED = 130  # typer's status after Ctrl-C
 DEMO = Path("configs/demo.toml")
-out = Console(highlight=False, soft_wrap=True, quiet=not is_main_process())
+# Wide: no table loses a column in a pipe or a small window.
+out = Console(width=200, highlight=False, soft_wrap=True, quiet=not is_main_process())
 
 
 def _load(path: Path, overrides: Sequence[str] | None, data: Path | None, skip_bad: bool) -> Config:
@@ -138,8 +139,12 @@ def encoders(
     if refresh:
         survey.refresh()
         encoder.known.cache_clear()
-    wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-    rows = [row._asdict() for row in encoder.known().values() if fnmatch.fnmatch(row.name, wanted)]
+    wanted = pattern.removeprefix(encoder.PREFIX) if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    rows = [
+        row._asdict()
+        for row in encoder.known().values()
+        if fnmatch.fnmatch(row.name, wanted) or fnmatch.fnmatch(row.name.removeprefix(encoder.PREFIX), wanted)
+    ]
     if not rows:
         raise ValueError(f"no encoder matches '{pattern}'. Try a family: resnet, seresnext, efficientnet, convnext")
     _print_table(rows, {"parameters": "{:.2f}"})

@@ -234,6 +234,14 @@ def test_a_fault_of_the_program_is_not_hidden(tiny, monkeypatch):
         main(["train", "configs/tiny.toml", "--fold", "0"])
 
 
+@pytest.mark.parametrize("pattern", ["seresnext50*", "tu-seresnext50*", "seresnext50_"])
+def test_encoders_are_found_with_and_without_their_prefix(capsys, pattern):
+    status, out, _ = run(capsys, "encoders", pattern)
+    assert status == 0
+    assert "tu-seresnext50_32x4d" in out
+    assert "unet fcn deeplabv3 cascade" in out
+
+
 def test_encoders_are_listed_by_pattern(capsys):
     status, out, _ = run(capsys, "encoders", "tu-seresnext*_32x4d")
     assert status == 0

@@ -81,7 +81,7 @@ def _check_options(cfg: config.Model) -> None:
     understood = ARCHITECTURES[cfg.arch].options
     for option in sorted(OPTIONS - understood):
         if getattr(cfg, option) != config.Model.model_fields[option].default:
-            raise ValueError(f"model.{option} has no effect in {cfg.arch}: {_users(option)}")
+            raise ValueError(f"model.{option} has no effect in {cfg.arch}, {_users(option)}: take it out")
     if cfg.image_gate and not cfg.image_head:
         raise ValueError("model.image_gate needs the image head: set model.image_head to its loss's weight, such as .2")
     if cfg.attention == "scse" and min(cfg.decoder_channels) < SCSE_REDUCTION:
@@ -93,7 +93,7 @@ def _check_options(cfg: config.Model) -> None:
 
 def _users(option: str) -> str:
     users = [name for name, architecture in ARCHITECTURES.items() if option in architecture.options]
-    return f"it belongs to {', '.join(users)}"
+    return f"only in {', '.join(users)}"
 
 
 def _check_fit(cfg: config.Model) -> None:
@@ -143,7 +143,9 @@ def for_prediction(cfg: config.Config) -> config.Model:
     """
     stride = cfg.predict.output_stride
     if stride and "output_stride" not in ARCHITECTURES[cfg.model.arch].options:
-        raise ValueError(f"predict.output_stride has no effect in {cfg.model.arch}: {_users('output_stride')}")
+        raise ValueError(
+            f"predict.output_stride has no effect in {cfg.model.arch}, {_users('output_stride')}: take it out"
+        )
     return cfg.model.model_copy(update={"weights": "none", "output_stride": stride or cfg.model.output_stride})
 
 

@@ -69,9 +69,7 @@ def make_accelerator(precision: str) -> Accelerator:
     scaled = hardware.precision(precision, on) == torch.float16
     # Some networks hold weights that no loss reaches: scSE of a skip that is not there, stages below a shallow decoder.
     idle_weights = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(
-        cpu=on.type == "cpu", mixed_precision="fp16" if scaled else "no", kwargs_handlers=[idle_weights]
-    )
+    return Accelerator(cpu=on.type == "cpu", mixed_precision="fp16" if scaled else "no", kwargs_handlers=[idle_weights])
 
 
 def fit(

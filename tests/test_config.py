@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import competition, config
+from pipeline.losses import build_loss
 from pipeline.schema import override, parse
 
 SHIPPED = sorted(Path(__file__).parents[1].glob("configs/*.toml"))
@@ -112,6 +113,7 @@ def test_unknown_competition_names_the_nearest():
 
 def test_readmes_card_and_config_are_valid():
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    card, choices = (tomllib.loads(block.split("```")[0]) for block in readme.split("```toml\n")[1:])
+    losses, card, choices = (tomllib.loads(block.split("```")[0]) for block in readme.split("```toml\n")[1:])
+    assert set(build_loss(losses["loss"], losses["loss_options"]).losses) == {"lovasz", "bce"}
     assert parse(competition.Competition, card, "README.md").columns.group == "patient"
     assert len(parse(config.Config, {"name": "readme", **choices}, "README.md").train.phases) == 2

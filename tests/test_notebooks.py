@@ -25,3 +25,4 @@ def test_a_notebook_keeps_its_outputs_and_no_path_of_a_machine(path):
     outputs = [output for cell in cells if cell["cell_type"] == "code" for output in cell["outputs"]]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert not [output for output in outputs if output.get("name") == "stderr" or output["output_type"] == "error"]
+    assert not [place for place in ("site-packages", "/home/", "/tmp/", "/root/") if place in json.dumps(outputs)]

@@ -55,7 +55,7 @@ from pipeline.losses import build_loss
 from pipeline.manifest import made_with
 from pipeline.metrics import dice
 from pipeline.models import build_model, check_model
-from pipeline.postprocess import THRESHOLDS, count_levels, level
+from pipeline.postprocess import HALF, THRESHOLDS, count_levels
 from pipeline.progress import clock
 from pipeline.training.checkpoint import load_checkpoint, refuse_other_settings
 from pipeline.training.phases import FoldData, fit, seed_weights
@@ -68,7 +68,6 @@ FOLD = 0
 RESAMPLES = 2000
 ERRORS = 2  # standard errors over the seeds that a clear difference exceeds
 THIRDS = 3  # of the steps: the unit of a part's length
-HALF = level(0.5) - 1  # position of threshold .5 among the 255
 
 
 # ---------------------------------------------------------------------------------------------- definitions

@@ -130,7 +130,7 @@ def score(
 def encoders(
     pattern: Annotated[str, typer.Argument(help="part of a name, or a pattern such as '*resne?t50*'")] = "",
     refresh: Annotated[
-        bool, typer.Option(help="build each of timm's models anew (minutes), and rewrite the list")
+        bool, typer.Option(help="build each of timm's models anew (most of an hour), and rewrite the list")
     ] = False,
 ) -> None:
     """List the encoders that work: parameters (millions), the architectures they serve, output strides, native size."""

@@ -18,6 +18,11 @@ class Counts(NamedTuple):
     target: np.ndarray
 
 
+def stack(counts: Iterable[Counts]) -> Counts:
+    """The counts of several images as one, with an axis of images in front."""
+    return Counts(*map(np.stack, zip(*counts, strict=True)))
+
+
 def count(mask: np.ndarray, target: np.ndarray) -> Counts:
     """The counts of one image.
 

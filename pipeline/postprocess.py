@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.inference.store import LEVELS
-from pipeline.metrics import Counts
+from pipeline.metrics import Counts, stack
 
 THRESHOLDS = (np.arange(1, LEVELS + 1) - 0.5) / LEVELS
+HALF = int(THRESHOLDS.searchsorted(0.5))  # position of .5 among them
 
 
 class Cut(NamedTuple):
@@ -79,8 +80,8 @@ def search(images: Iterable[tuple[np.ndarray, np.ndarray]], metric: Callable[[Co
         images: pairs of values (uint8) and target (0 or 1).
         metric: of `metrics.METRICS`.
     """
-    counts = Counts(*(np.stack(part) for part in zip(*(count_levels(*image) for image in images), strict=True)))
-    areas = _areas(counts.predicted[:, THRESHOLDS.searchsorted(0.5)])
+    counts = stack(count_levels(*image) for image in images)
+    areas = _areas(counts.predicted[:, HALF])
     scores = np.stack([metric(_without_small(counts, area)).mean(axis=0) for area in areas])
     row = int(_is_best(scores).any(axis=1).argmax())
     column = best_threshold(scores[row])

@@ -406,7 +406,7 @@ class Ensembled(NamedTuple):
     @property
     def plain(self) -> float:
         """The OOF score at threshold .5 and without a smallest area."""
-        return float(self.search.scores[0, postprocess.level(0.5) - 1])
+        return float(self.search.scores[0, postprocess.HALF])
 
 
 def ensemble(cfgs: Sequence[Config]) -> Ensembled:

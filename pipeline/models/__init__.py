@@ -23,28 +23,24 @@ class Architecture(NamedTuple):
     options: frozenset[str] = frozenset()
 
 
-IMAGE_LEVEL = {"image_head", "image_gate"}
-ATROUS = IMAGE_LEVEL | {"output_stride", "dropout"}
+IMAGE_LEVEL = frozenset({"image_head", "image_gate"})
+FCN_OPTIONS = IMAGE_LEVEL | {"dropout"}
+ATROUS = FCN_OPTIONS | {"output_stride"}
+LEVELS = IMAGE_LEVEL | {"decoder_channels"}
 
 ARCHITECTURES = {
-    "unet": Architecture(
-        UNet,
-        "unet",
-        frozenset(IMAGE_LEVEL | {"decoder_channels", "attention", "hypercolumns", "deep_supervision"}),
-    ),
-    "fcn32s": Architecture(partial(FCN, finest=32), "fcn", frozenset(IMAGE_LEVEL | {"dropout"})),
-    "fcn16s": Architecture(partial(FCN, finest=16), "fcn", frozenset(IMAGE_LEVEL | {"dropout"})),
-    "fcn8s": Architecture(partial(FCN, finest=8), "fcn", frozenset(IMAGE_LEVEL | {"dropout"})),
-    "deeplabv3_cascade": Architecture(deeplabv3.cascade, "cascade", frozenset(ATROUS | {"multi_grid"})),
-    "deeplabv3_aspp": Architecture(deeplabv3.parallel, "deeplabv3", frozenset(ATROUS | {"multi_grid", "rates"})),
-    "deeplabv3plus": Architecture(smp_nets.deeplabv3_plus, "deeplabv3", frozenset(ATROUS | {"rates"})),
-    "unetplusplus": Architecture(
-        smp_nets.unet_plus_plus, "unet", frozenset(IMAGE_LEVEL | {"decoder_channels", "attention"})
-    ),
-    "manet": Architecture(smp_nets.manet, "unet", frozenset(IMAGE_LEVEL | {"decoder_channels"})),
-    "fpn": Architecture(smp_nets.fpn, "unet", frozenset(IMAGE_LEVEL | {"dropout"})),
-    "upernet": Architecture(smp_nets.upernet, "unet", frozenset(IMAGE_LEVEL)),
-    "segformer": Architecture(smp_nets.segformer, "unet", frozenset(IMAGE_LEVEL)),
+    "unet": Architecture(UNet, "unet", LEVELS | {"attention", "hypercolumns", "deep_supervision"}),
+    "fcn32s": Architecture(partial(FCN, finest=32), "fcn", FCN_OPTIONS),
+    "fcn16s": Architecture(partial(FCN, finest=16), "fcn", FCN_OPTIONS),
+    "fcn8s": Architecture(partial(FCN, finest=8), "fcn", FCN_OPTIONS),
+    "deeplabv3_cascade": Architecture(deeplabv3.cascade, "cascade", ATROUS | {"multi_grid"}),
+    "deeplabv3_aspp": Architecture(deeplabv3.parallel, "deeplabv3", ATROUS | {"multi_grid", "rates"}),
+    "deeplabv3plus": Architecture(smp_nets.deeplabv3_plus, "deeplabv3", ATROUS | {"rates"}),
+    "unetplusplus": Architecture(smp_nets.unet_plus_plus, "unet", LEVELS | {"attention"}),
+    "manet": Architecture(smp_nets.manet, "unet", LEVELS),
+    "fpn": Architecture(smp_nets.fpn, "unet", IMAGE_LEVEL | {"dropout"}),
+    "upernet": Architecture(smp_nets.upernet, "unet", IMAGE_LEVEL),
+    "segformer": Architecture(smp_nets.segformer, "unet", IMAGE_LEVEL),
     "dpt": Architecture(smp_nets.DPT, "dpt"),
 }
 

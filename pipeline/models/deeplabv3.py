@@ -58,8 +58,7 @@ def parallel(cfg: config.Model) -> DeepLabV3:
     features = encoder.build(cfg, cfg.output_stride)
     if cfg.multi_grid:
         apply_multi_grid(encoder.last_units(features), cfg.multi_grid)
-    rates = [rate * 16 // cfg.output_stride for rate in cfg.rates]
-    return DeepLabV3(cfg, features, ASPP(features.out_channels[-1], ASPP_CHANNELS, rates))
+    return DeepLabV3(cfg, features, ASPP(features.out_channels[-1], ASPP_CHANNELS, rates_at_stride(cfg)))
 
 
 def cascade(cfg: config.Model) -> DeepLabV3:
@@ -69,6 +68,11 @@ def cascade(cfg: config.Model) -> DeepLabV3:
     context = Cascade(features.out_channels[-1], units[-1], grid)
     apply_multi_grid(units, grid)
     return DeepLabV3(cfg, features, context)
+
+
+def rates_at_stride(cfg: config.Model) -> list[int]:
+    """The config's rates, which are those of output stride 16, at its own output stride."""
+    return [rate * 16 // cfg.output_stride for rate in cfg.rates]
 
 
 class ASPP(nn.Module):

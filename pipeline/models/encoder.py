@@ -21,19 +21,21 @@ from pipeline.schema import did_you_mean
 PREFIX = "tu-"  # smp's mark for "a timm model"; its native encoders swallow misspelt arguments
 TABLE = "encoders.csv"
 
+CONVOLUTIONAL = "resnet, resnext, seresnext, efficientnet, convnext, regnet, mobilenetv3"
+
 # What an architecture asks of its encoder: the reason for a refusal, and families that do.
 DEMANDS = {
     "unet": (
         "gives no pyramid of features at strides 2 to 32",
-        "resnet, resnext, seresnext, efficientnet, convnext, regnet, mobilenetv3",
+        CONVOLUTIONAL,
     ),
     "fcn": (
         "gives no features at strides 8, 16 and 32",
-        "resnet, resnext, seresnext, efficientnet, convnext, regnet, mobilenetv3",
+        CONVOLUTIONAL,
     ),
     "deeplabv3": (
         "cannot keep an output stride of 8 or 16: its convolutions cannot be dilated",
-        "resnet, resnext, seresnext, efficientnet, convnext, regnet, mobilenetv3",
+        CONVOLUTIONAL,
     ),
     "cascade": (
         "cannot be dilated, or has no convolutional unit in its last stage that could be repeated",

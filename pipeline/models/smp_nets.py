@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from pipeline import config
 from pipeline.models import encoder
+from pipeline.models.deeplabv3 import rates_at_stride
 
 
 class SmpNet(nn.Module):
@@ -41,12 +42,11 @@ def fpn(cfg: config.Model) -> SmpNet:
 
 def deeplabv3_plus(cfg: config.Model) -> SmpNet:
     """Chen et al. 2018, https://arxiv.org/abs/1802.02611."""
-    rates = [rate * 16 // cfg.output_stride for rate in cfg.rates]  # smp's would stay the same at stride 8
     return SmpNet(
         smp.DeepLabV3Plus(
             **_common(cfg),
             encoder_output_stride=cfg.output_stride,
-            decoder_atrous_rates=rates,
+            decoder_atrous_rates=rates_at_stride(cfg),  # smp's would stay the same at stride 8
             decoder_aspp_dropout=cfg.dropout,
         )
     )

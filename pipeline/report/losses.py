@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from pipeline import config
 from pipeline.inference.store import quantise
 from pipeline.losses import build_loss
-from pipeline.metrics import Counts, count, dice, iou
+from pipeline.metrics import count, dice, iou, stack
 from pipeline.models import build_model
-from pipeline.postprocess import THRESHOLDS, best_threshold, count_levels
+from pipeline.postprocess import HALF, THRESHOLDS, best_threshold, count_levels
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # a module of `losses`: logits and target to a scalar
 
@@ -167,14 +167,14 @@ def score_table(probs: Mapping[str, Tensor], target: Tensor) -> pd.DataFrame:
 
 def _scores(probs: Tensor, target: Tensor) -> dict[str, float]:
     pairs = zip(quantise(probs.numpy()), target.numpy(), strict=True)
-    counts = Counts(*(np.stack(part) for part in zip(*(count_levels(*pair) for pair in pairs), strict=True)))
+    counts = stack(count_levels(*pair) for pair in pairs)
     scores = dice(counts).mean(axis=0)
-    half, best = THRESHOLDS.searchsorted(0.5), best_threshold(scores)
+    best = best_threshold(scores)
     return {
-        "Dice at .5": scores[half],
+        "Dice at .5": scores[HALF],
         "best threshold": THRESHOLDS[best],
         "Dice there": scores[best],
-        "predicted at .5 / true": counts.predicted[:, half].sum() / counts.target[:, half].sum(),
+        "predicted at .5 / true": counts.predicted[:, HALF].sum() / counts.target[:, HALF].sum(),
     }
 
 
@@ -297,7 +297,7 @@ def _values(losses: Mapping[str, Loss], path: Sequence[Tensor], target: Tensor) 
 
 def _jaccard_losses(path: Sequence[Tensor], target: Tensor) -> np.ndarray:
     counts = [count((logits > 0).numpy().astype(np.uint8), target.numpy().astype(np.uint8)) for logits in path]
-    return 1 - iou(Counts(*map(np.stack, zip(*counts, strict=True))))
+    return 1 - iou(stack(counts))
 
 
 def _lengths(loss: Loss, path: Sequence[Tensor], target: Tensor) -> np.ndarray:

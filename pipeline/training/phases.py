@@ -25,8 +25,8 @@ from pipeline.data.dataset import EpochSampler, MaskedImages
 from pipeline.data.images import Reader
 from pipeline.inference.predict import Predictor
 from pipeline.losses import build_loss
-from pipeline.metrics import METRICS, Counts
-from pipeline.postprocess import THRESHOLDS, best_threshold, level
+from pipeline.metrics import METRICS, stack
+from pipeline.postprocess import HALF, THRESHOLDS, best_threshold
 from pipeline.progress import track
 from pipeline.rle import Dialect
 from pipeline.training.checkpoint import load_checkpoint, load_state, read_record, save_checkpoint, save_state
@@ -281,8 +281,8 @@ class _Trainer:
             workers=self.cfg.workers,
             what="validate",
         )
-        scores = METRICS[self.data.metric](Counts(*map(np.stack, zip(*counts, strict=True)))).mean(axis=0)
-        return float(scores[level(0.5) - 1]), float(THRESHOLDS[best_threshold(scores)])
+        scores = METRICS[self.data.metric](stack(counts)).mean(axis=0)
+        return float(scores[HALF]), float(THRESHOLDS[best_threshold(scores)])
 
     def _save(self, better: bool) -> None:
         """Best weights, then the log, then the state: a kill in between repeats the epoch, and loses nothing."""

@@ -53,8 +53,43 @@ def data(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None,
 def folds(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
     """Assign folds/<name>.csv if it is missing, and show how even the folds are."""
     cfg = _load(path, set_, data, skip_bad)
-    described = stages.describe_folds(cfg).reset_index()
-    _print_table(described.to_dict("records"), {"empty": "{:.1%}", "coverage": "{:.4f}"})
+    described, worst = stages.describe_folds(cfg)
+    shares = {name: "{:.1%}" for name in described if name == "empty" or "=" in name}
+    areas = {name: "{:.4f}" for name in described if name.startswith(("coverage", "q"))}
+    _print_table(described.reset_index().to_dict("records"), shares | areas)
+    out.print(f"worst deviation from the mean of the folds: {worst:.1%}")
+
+
+@app.command()
+def audit(
+    path: ConfigPath = DEMO,
+    inflation: Annotated[
+        bool, typer.Option(help="train on a random split too, and say what its leaks pretend (twice the hours)")
+    ] = False,
+    set_: Overrides = None,
+    data: DataRoot = None,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Find images of one scene (copies, crops, neighbours) within train, and between train and test."""
+    cfg = _load(path, set_, data, skip_bad)
+    found = stages.audit(cfg)
+    if len(found.pairs):
+        _print_table(found.pairs.to_dict("records"), {})
+    out.print(f"{found.images} training images in {found.groups} groups, the largest of {found.largest}")
+    if found.parted:
+        out.print(
+            f"the folds part {found.parted} pairs: scores on them are too good. Remove the fold file to split again"
+        )
+    out.print(f"pairs       {found.table}" + (f"\npictures    {found.sheet}" if found.sheet else ""))
+    if inflation:
+        _print_inflation(stages.inflation(cfg))
+
+
+def _print_inflation(worth: stages.Inflation) -> None:
+    gap = worth.difference
+    out.print(f"\nrandom split   {worth.random:.4f}  out of fold, at threshold .5, {worth.images} images")
+    out.print(f"groups whole   {worth.grouped:.4f}")
+    out.print(f"CV inflation   {gap.mean:+.4f}  95% interval {gap.low:+.4f} to {gap.high:+.4f}, over groups")
 
 
 @app.command()

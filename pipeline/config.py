@@ -23,6 +23,8 @@ class Folds(Table):
     name: str | None = None  # folds/<name>.csv; default: the competition's name
     count: int = Field(default=5, ge=2)
     seed: NonNegativeInt = 0
+    balance: tuple[str, ...] = ()  # columns of the meta table whose values are spread evenly too, such as "kind"
+    grouped: bool = True  # keep groups and near-duplicates together; False only to measure what a leak is worth
 
 
 class Model(Table):

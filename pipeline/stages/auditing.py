@@ -1,0 +1,127 @@
+"""The stage `audit`: which images are of one scene, whether the folds part them, and what such a leak is worth."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from pipeline.bootstrap import Difference, paired
+from pipeline.config import Config
+from pipeline.data.images import read_image
+from pipeline.data.index import read_index, read_test_index
+from pipeline.duplicates import merge_groups
+from pipeline.duplicates.candidates import VIEWS
+from pipeline.report.overlays import COLUMNS, Panel, write_sheet
+from pipeline.stages.preparing import Paths, check, find_all_duplicates, make_data, prepare
+from pipeline.stages.training import oof_of, scores_at_half
+
+SIDE = 256  # pixels to which a picture of the sheet is brought
+
+
+class Audited(NamedTuple):
+    """What the stage `audit` found."""
+
+    pairs: pd.DataFrame  # number of pairs by kind and by the parts that they lie in
+    images: int
+    groups: int  # of training images, after joining what belongs together
+    largest: int  # images of the largest group
+    parted: int | None  # pairs of training images in different folds; None while there are no folds
+    table: Path
+    sheet: Path | None  # pictures of pairs of each kind; None without pairs
+
+
+def audit(cfg: Config) -> Audited:
+    """Look for near-duplicates among training and test images, and draw some.
+
+    Writes: folds/<name>.duplicates.csv, which folds made from now on keep together; reports/<name>-duplicates.png
+    """
+    card = check(cfg)
+    paths = Paths(cfg, card)
+    make_data(card, paths)
+    index = read_index(card, paths.root, cfg.data.skip_bad)
+    pairs = find_all_duplicates(cfg, card, paths, index)
+    sizes = merge_groups(index, pairs).value_counts()
+    parts = pairs["first_part"].where(pairs["first_part"] == pairs["second_part"], "train and test")
+    counts = pairs.assign(parts=parts).groupby(["kind", "parts"]).size().rename("pairs").reset_index()
+    sheet = Path("reports") / f"{paths.folds.stem}-duplicates.png" if len(pairs) else None
+    if sheet:
+        test = read_test_index(card, paths.root, cfg.data.skip_bad)
+        _draw(sheet, pairs, {"train": _paths(index), "test": _paths(test)})
+    parted = _parted(paths.folds, pairs)
+    return Audited(counts, len(index), len(sizes), int(sizes.iloc[0]), parted, paths.duplicates, sheet)
+
+
+def _paths(index: pd.DataFrame) -> dict[str, Path]:
+    return dict(zip(index["image_id"], index["path"], strict=True))
+
+
+def _parted(path: Path, pairs: pd.DataFrame) -> int | None:
+    if not path.exists():
+        return None
+    fold = pd.read_csv(path, dtype=str).set_index("image_id")["fold"]
+    within = pairs[(pairs["first_part"] == "train") & (pairs["second_part"] == "train")]
+    return int((within["first"].map(fold) != within["second"].map(fold)).sum())
+
+
+def _draw(path: Path, pairs: pd.DataFrame, paths: dict[str, dict[str, Path]]) -> None:
+    """Of each kind, pairs from the surest to the least sure."""
+    rows = {}
+    for kind, of_kind in pairs.sort_values("score", ascending=False, kind="stable").groupby("kind"):
+        shown = of_kind.iloc[np.unique(np.linspace(0, len(of_kind) - 1, COLUMNS).astype(int))]
+        title = f"{kind}: {len(of_kind)} pairs, from the surest to the least sure"
+        rows[title] = [
+            Panel(
+                f"{row.score:.2f}  {row.first[:8]}, {row.second[:8]} ({row.second_part})",
+                _side_by_side(
+                    read_image(paths[row.first_part][row.first], channels=3),
+                    read_image(paths[row.second_part][row.second], channels=3),
+                    row,
+                ),
+                mask=None,
+            )
+            for row in shown.itertuples()
+        ]
+    write_sheet(path, rows)
+
+
+def _side_by_side(first: np.ndarray, second: np.ndarray, pair: object) -> np.ndarray:
+    """Neighbours as they continue; else both beside each other, the second turned as the first."""
+    if pair.kind == "neighbour":
+        if min(pair.down, pair.right) < 0:
+            first, second = second, first
+        return np.concatenate([first, second], axis=0 if pair.down else 1)
+    turned = np.stack([VIEWS[pair.view](second[..., channel]) for channel in range(3)], axis=2)
+    first, turned = (
+        cv2.resize(np.ascontiguousarray(image), (SIDE, SIDE), interpolation=cv2.INTER_AREA) for image in (first, turned)
+    )
+    return np.concatenate([first, np.full((SIDE, SIDE // 32, 3), 255, np.uint8), turned], axis=1)
+
+
+class Inflation(NamedTuple):
+    """What a split that parts related images pretends."""
+
+    random: float  # OOF score at threshold .5 of the random split
+    grouped: float  # of the split that keeps groups and near-duplicates together
+    difference: Difference  # random − grouped, image by image, with an interval over groups
+    images: int
+
+
+def inflation(cfg: Config) -> Inflation:
+    """Train the config on both splits, and compare the OOF scores of the same images.
+
+    Writes: runs/<config>/ and runs/<config>_random/; folds/<name>_random.csv
+    """
+    grouped = prepare(cfg)
+    name = f"{grouped.paths.folds.stem}_random"
+    loose = cfg.folds.model_copy(update={"name": name, "grouped": False})
+    random = prepare(cfg.model_copy(update={"name": f"{cfg.name}_random", "folds": loose}))
+    scores = []
+    for split in (random, grouped):
+        oof_of(split)
+        scores.append(pd.concat([scores_at_half(split, fold) for fold in split.numbers()]))
+    ids = grouped.index["image_id"]
+    a, b = (each[ids].to_numpy() for each in scores)
+    difference = paired(a, b, grouped.index["group"].to_numpy())
+    return Inflation(float(a.mean()), float(b.mean()), difference, len(ids))

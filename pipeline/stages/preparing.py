@@ -1,0 +1,200 @@
+"""The stages `data` and `folds`, and what every stage after them starts from."""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from accelerate import PartialState
+
+from pipeline import competition, folds, hardware
+from pipeline.competition import Competition
+from pipeline.config import Config
+from pipeline.data.images import ImageError, Reader, read_image
+from pipeline.data.index import read_index, read_test_index
+from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, write_duplicates
+from pipeline.inference.store import PredictionStore
+from pipeline.inference.tta import check_views
+from pipeline.losses import build_loss
+from pipeline.models import check_model, for_prediction
+from pipeline.progress import track
+
+log = logging.getLogger(__name__)
+
+
+class Paths:
+    """Where a config's files lie, below the current folder."""
+
+    def __init__(self, cfg: Config, card: Competition):
+        self.root = cfg.data.root or Path("data") / card.name
+        self.folds = Path("folds") / f"{cfg.folds.name or card.name}.csv"
+        self.duplicates = self.folds.with_suffix(".duplicates.csv")
+        self.run = Path("runs") / cfg.name
+        self.oof_table = self.run / "oof.json"
+
+    def fold(self, fold: int) -> Path:
+        return self.run / f"fold{fold}"
+
+    def weights(self, fold: int) -> Path:
+        return self.fold(fold) / "best.safetensors"
+
+    def oof(self, fold: int) -> Path:
+        return self.fold(fold) / "oof"
+
+    def test(self, fold: int) -> Path:
+        return self.fold(fold) / "test"
+
+
+class Prepared(NamedTuple):
+    """A config with what every stage after `folds` starts from."""
+
+    cfg: Config
+    card: Competition
+    paths: Paths
+    index: pd.DataFrame
+    folds: pd.DataFrame
+
+    @property
+    def reader(self) -> Reader:
+        return Reader(self.cfg.model.in_channels, self.cfg.data.percentiles)
+
+    def numbers(self) -> list[int]:
+        return sorted(self.folds["fold"].unique().tolist())
+
+    def oof_store(self) -> PredictionStore:
+        return PredictionStore(*(self.paths.oof(fold) for fold in self.numbers()))
+
+    def test_stores(self) -> list[PredictionStore]:
+        return [PredictionStore(self.paths.test(fold)) for fold in self.numbers()]
+
+
+def check(cfg: Config) -> Competition:
+    """The config's card, after refusing what would fail later: before any file is read or hour spent.
+
+    Raises:
+        ValueError: naming what is wrong and what exists.
+    """
+    card = competition.load(cfg.competition)
+    if len(card.classes) != cfg.model.classes:
+        raise ValueError(f"model.classes is {cfg.model.classes}, the card {card.name} has {len(card.classes)}")
+    check_model(cfg.model, cfg.train.batch_size)
+    if cfg.predict.output_stride:
+        check_model(for_prediction(cfg))
+    check_views(cfg.predict.views)
+    for phase in cfg.train.phases:
+        build_loss(phase.loss, phase.loss_options)
+    return card
+
+
+def data(cfg: Config) -> None:
+    """Make the demo's data if that is what the config asks for, and read every image once.
+
+    Writes: data/<competition>/, for a generated competition
+
+    Raises:
+        ImageError: the first image that cannot be read; the others are logged.
+    """
+    card = check(cfg)
+    paths = Paths(cfg, card)
+    make_data(card, paths)
+    index = read_index(card, paths.root, cfg.data.skip_bad)
+    test = read_test_index(card, paths.root, cfg.data.skip_bad)
+    bad = [error for path in track([*index["path"], *test["path"]], "read images") if (error := _image_error(path))]
+    for error in bad[1:]:
+        log.error("%s", error)
+    if bad:
+        raise bad[0]
+    empty = (index["coverage"] == 0).mean()
+    log.info("%s: %d training images, %d test images", card.title, len(index), len(test))
+    log.info("coverage %.3f on average, %.0f%% of the masks are empty", index["coverage"].mean(), 100 * empty)
+
+
+def _image_error(path: Path) -> ImageError | None:
+    try:
+        read_image(path, channels=3)
+    except ImageError as error:
+        return error
+    return None
+
+
+def make_data(card: Competition, paths: Paths) -> None:
+    if paths.root.is_dir():
+        return
+    if card.generated != "demo":
+        raise FileNotFoundError(
+            f"{paths.root}: no such folder. Put the files of {card.url or card.title} there, or say where they are "
+            f"with DATA=folder (make) or --data folder"
+        )
+    from pipeline.data.demo import make_demo
+
+    log.info("making the demo's images in %s/", paths.root)
+    make_demo(paths.root)
+
+
+def prepare(cfg: Config) -> Prepared:
+    """Card, index and folds of a config; data and folds are made if they are missing.
+
+    Raises:
+        ValueError: if the folds are not those of the data, or not as many as the config says.
+    """
+    card = check(cfg)
+    paths = Paths(cfg, card)
+    with processes().main_process_first():
+        make_data(card, paths)
+        index = read_index(card, paths.root, cfg.data.skip_bad)
+        if not paths.folds.exists():
+            _make_folds(cfg, card, paths, index)
+    index = _keep_together(index, cfg, paths)
+    table = folds.read_folds(paths.folds, index, subset=cfg.data.skip_bad)
+    found = table["fold"].max() + 1
+    if found != cfg.folds.count:
+        raise ValueError(
+            f"{paths.folds} has {found} folds, folds.count is {cfg.folds.count}: set it to {found}, or make another "
+            f"file with folds.name"
+        )
+    return Prepared(cfg, card, paths, index, table)
+
+
+def _make_folds(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> None:
+    if cfg.folds.grouped:
+        find_all_duplicates(cfg, card, paths, index)
+    index = _keep_together(index, cfg, paths)
+    table = folds.assign_folds(index, cfg.folds.count, cfg.folds.seed, cfg.folds.balance)
+    folds.write_folds(paths.folds, table, index, cfg.folds.model_dump(mode="json", exclude={"name"}))
+    log.info("wrote %s: commit it, every score is read on it", paths.folds)
+
+
+def _keep_together(index: pd.DataFrame, cfg: Config, paths: Paths) -> pd.DataFrame:
+    """The index with groups that hold an image's near-duplicates too, if those have been looked for; or ungrouped."""
+    if not cfg.folds.grouped:
+        return index.assign(group=index["image_id"])
+    if not paths.duplicates.exists():
+        return index
+    return index.assign(group=merge_groups(index, read_duplicates(paths.duplicates)))
+
+
+def find_all_duplicates(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> pd.DataFrame:
+    """Near-duplicates within the training images, and between them and the test images; looked for once.
+
+    Writes: folds/<name>.duplicates.csv
+    """
+    if not paths.duplicates.exists():
+        test = read_test_index(card, paths.root, cfg.data.skip_bad)
+        images = pd.concat([index.assign(part="train"), test.assign(part="test")], ignore_index=True)
+        write_duplicates(paths.duplicates, find_duplicates(images))
+    return read_duplicates(paths.duplicates)
+
+
+def describe_folds(cfg: Config) -> tuple[pd.DataFrame, float]:
+    """The stage `folds`: assign the folds if they are missing; returns how even they are, and the worst deviation.
+
+    Writes: folds/<name>.csv
+    """
+    prepared = prepare(cfg)
+    described = folds.describe(prepared.index, prepared.folds, cfg.folds.balance)
+    return described, folds.worst_deviation(described)
+
+
+def processes() -> PartialState:
+    """This process among those of torchrun or `accelerate launch`; alone, process 0 of 1."""
+    return PartialState(cpu=hardware.device().type == "cpu")

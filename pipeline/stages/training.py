@@ -1,0 +1,245 @@
+"""The stages `train`, `oof` and `predict`: a model for every fold, and what it says of images it has not seen."""
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from pipeline import competition, config, folds, postprocess
+from pipeline.config import Config
+from pipeline.data.index import read_target, read_test_index
+from pipeline.files import write_text
+from pipeline.inference.predict import Predictor, predict_to_store
+from pipeline.inference.store import PredictionStore, is_complete, start_store
+from pipeline.metrics import METRICS, count, stack
+from pipeline.models import build_model, for_prediction
+from pipeline.stages.preparing import Paths, Prepared, prepare, processes
+from pipeline.training.checkpoint import load_checkpoint, load_state, read_record, refuse_other_settings
+from pipeline.training.objective import HeadWeights
+from pipeline.training.phases import FoldData, fit, seed_weights
+
+log = logging.getLogger(__name__)
+TABLES = {"model": config.Model, "train": config.Train}  # of a config, that weights depend on whole
+MOVED = 0.2  # difference of the phases' best thresholds that is worth a word
+
+
+class Trained(NamedTuple):
+    """What the stage `train` made."""
+
+    weights: Path
+    oof: float  # score of the fold held out, at threshold .5
+
+
+def train(cfg: Config, fold: int) -> Trained:
+    """Train the model that leaves one fold out, then predict that fold.
+
+    Writes: runs/<config>/fold<k>/best.safetensors, metrics.jsonl, oof/
+    """
+    prepared = prepare(cfg)
+    return Trained(train_fold(prepared, fold), fold_row(prepared, fold)["oof"])
+
+
+def oof(cfg: Config) -> list[dict[str, Any]]:
+    """Train and predict every fold; returns the table of scores, at threshold .5.
+
+    Writes: runs/<config>/oof.json
+    """
+    return oof_of(prepare(cfg))
+
+
+def predict(cfg: Config) -> None:
+    """Predict the test set with the model of every fold.
+
+    Writes: runs/<config>/fold<k>/test/
+    """
+    predict_test(prepare(cfg))
+
+
+def train_fold(prepared: Prepared, fold: int) -> Path:
+    train_index, valid_index = folds.hold_out(prepared.index, prepared.folds, fold)
+    if not _is_trained(prepared, fold):
+        _refuse_mixed_sizes(prepared.cfg, train_index)
+        _fit(
+            prepared,
+            FoldData(fold, train_index, valid_index, prepared.card.dialect, prepared.card.metric, prepared.reader),
+        )
+    _fill_store(prepared, fold, valid_index, prepared.paths.oof(fold), f"fold {fold} OOF")
+    return prepared.paths.weights(fold)
+
+
+def oof_of(prepared: Prepared) -> list[dict[str, Any]]:
+    for fold in prepared.numbers():
+        train_fold(prepared, fold)
+    table = [fold_row(prepared, fold) for fold in prepared.numbers()]
+    write_text(prepared.paths.oof_table, json.dumps(table, indent=1) + "\n")
+    _say_moved_thresholds(table)
+    return table
+
+
+def _say_moved_thresholds(table: list[dict[str, Any]]) -> None:
+    for row in table:
+        thresholds = [value for key, value in row.items() if key.startswith("threshold")]
+        if max(thresholds) - min(thresholds) > MOVED:
+            log.warning(
+                "fold %d: the best threshold was %s from phase to phase: probabilities do not mean the same in them. "
+                "The search on OOF makes up for it; do not average models of different phases",
+                row["fold"],
+                ", then ".join(f"{threshold:.2f}" for threshold in thresholds),
+            )
+
+
+def predict_test(prepared: Prepared) -> pd.DataFrame:
+    """Fill the test stores of every fold; returns the index of the test images."""
+    # Before the hours of training: a mistake in it must show at once.
+    test_index = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad)
+    oof_of(prepared)
+    for fold in prepared.numbers():
+        _fill_store(prepared, fold, test_index, prepared.paths.test(fold), f"fold {fold} test")
+    return test_index
+
+
+def _fit(prepared: Prepared, parts: FoldData) -> None:
+    cfg, seed = prepared.cfg, prepared.cfg.seed * 1000 + parts.fold
+    seed_weights(seed)
+    folder = prepared.paths.fold(parts.fold)
+    heads = HeadWeights(sides=cfg.model.deep_supervision, image=cfg.model.image_head)
+    fit(build_model(cfg.model), parts, cfg.train, folder=folder, seed=seed, settings=settings(prepared), heads=heads)
+
+
+def _refuse_mixed_sizes(cfg: Config, index: pd.DataFrame) -> None:
+    sizes = index.groupby(["height", "width"]).size().sort_values()
+    whole = [number for number, phase in enumerate(cfg.train.phases) if phase.crop is None]
+    if len(sizes) > 1 and whole:
+        few, most = (f"{height}×{width}" for height, width in (sizes.index[0], sizes.index[-1]))
+        raise ValueError(
+            f"images of {len(sizes)} sizes ({most} mostly, {few} least often) do not fit into one batch: "
+            f"set the phase's crop, such as train.phases.{whole[0]}.crop=256"
+        )
+
+
+def _is_trained(prepared: Prepared, fold: int) -> bool:
+    """Whether the fold's weights are there.
+
+    Raises:
+        ValueError: if they, or the state of a run that was cut off, come from other settings.
+    """
+    folder, path = prepared.paths.fold(fold), prepared.paths.weights(fold)
+    if path.exists():
+        refuse_other_settings(folder, _as_of_today(read_record(path)["settings"]), settings(prepared))
+        return True
+    state = load_state(folder / "state.pt")
+    if state:
+        refuse_other_settings(folder, _as_of_today(state["settings"]), settings(prepared))
+    return False
+
+
+def settings(prepared: Prepared) -> dict[str, Any]:
+    """What a fold's weights depend on, as plain values: a run goes on only with the same."""
+    kept = {"seed": True, "data": {"percentiles"}, "model": True, "train": True}
+    chosen = _without_speed(prepared.cfg.model_dump(mode="json", include=kept))
+    labels = prepared.index[["image_id", *prepared.index.columns.intersection(["rle", "coverage"])]]
+    return {
+        "competition": prepared.card.name,
+        "metric": prepared.card.metric,
+        "dialect": asdict(prepared.card.dialect),
+        "labels": _digest(labels),
+        "folds": _digest(prepared.folds),
+        **chosen,
+    }
+
+
+def _without_speed(chosen: dict[str, Any]) -> dict[str, Any]:
+    unimportant = {"workers", "tensorboard"}
+    return {**chosen, "train": {key: value for key, value in chosen["train"].items() if key not in unimportant}}
+
+
+def _as_of_today(made_by: dict[str, Any]) -> dict[str, Any]:
+    """Settings of an earlier version with the options that it did not have yet, at their defaults: as it trained.
+
+    This holds as long as no default of a setting ever changes.
+    """
+    try:
+        chosen = {part: table.model_validate(made_by[part]).model_dump(mode="json") for part, table in TABLES.items()}
+    except ValueError:  # an option of then is no more: the comparison names it
+        return made_by
+    return {**made_by, **_without_speed(chosen)}
+
+
+def _digest(table: pd.DataFrame) -> str:
+    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
+
+
+def _fill_store(prepared: Prepared, fold: int, index: pd.DataFrame, folder: Path, what: str) -> None:
+    """Fill a store with a fold's predictions of the index, if it is not full."""
+    cfg, path = prepared.cfg, prepared.paths.weights(fold)
+    made_by = {
+        "views": sorted(cfg.predict.views),
+        "output_stride": cfg.predict.output_stride,
+        "weights": read_record(path),
+        "fold": fold,
+    }
+    if is_complete(folder, index["image_id"], made_by):
+        return
+    model = build_model(for_prediction(cfg))
+    load_checkpoint(path, model, fold)
+    among = processes()
+    with among.main_process_first():
+        start_store(folder, made_by)
+    predict_to_store(
+        Predictor(model, cfg.predict.views, cfg.train.precision),
+        index,
+        folder,
+        rank=among.process_index,
+        world=among.num_processes,
+        reader=prepared.reader,
+        batch_size=cfg.predict.batch_size,
+        workers=cfg.train.workers,
+        what=what,
+    )
+    among.wait_for_everyone()
+
+
+def fold_row(prepared: Prepared, fold: int) -> dict[str, Any]:
+    """A fold's scores and time, one row of the OOF table."""
+    lines = (prepared.paths.fold(fold) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    history = [json.loads(line) for line in lines]
+    scores = scores_at_half(prepared, fold)
+    phases = range(1, len(prepared.cfg.train.phases) + 1)
+    best = {n: max((line for line in history if line["phase"] == n), key=lambda line: line["score"]) for n in phases}
+    return {
+        "fold": fold,
+        "images": len(scores),
+        **{f"phase {n}": line["score"] for n, line in best.items()},
+        **{f"threshold {n}": line["threshold"] for n, line in best.items()},
+        "oof": float(scores.mean()),
+        "best phase": read_record(prepared.paths.weights(fold))["phase"],
+        "seconds": round(sum(line["seconds"] for line in history)),
+    }
+
+
+def scores_at_half(prepared: Prepared, fold: int) -> pd.Series:
+    """The metric of each image that a fold held out, by image id, at threshold .5."""
+    _, valid_index = folds.hold_out(prepared.index, prepared.folds, fold)
+    store, half = PredictionStore(prepared.paths.oof(fold)), postprocess.Cut(0.5, 0)
+    counts = stack(
+        count(postprocess.apply(store.read(row.image_id)[0], half), read_target(row, prepared.card.dialect))
+        for row in valid_index.itertuples()
+    )
+    return pd.Series(METRICS[prepared.card.metric](counts), index=valid_index["image_id"])
+
+
+def oof_table(cfg: Config) -> list[dict[str, Any]]:
+    """The table that the stage `oof` wrote."""
+    path = Paths(cfg, competition.load(cfg.competition)).oof_table
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def mean_row(table: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last line of the OOF table: mean of the scores, sum of images and seconds."""
+    total = {key: sum(row[key] for row in table) for key in table[0]}
+    averaged = {key: total[key] / len(table) for key in table[0] if key.startswith(("phase", "threshold", "oof"))}
+    return {**total, **averaged, "fold": "mean", "best phase": ""}

@@ -3,6 +3,7 @@
 CONFIG ?= demo
 FOLD ?= all
 SET ?=
+COMPETITION ?= demo
 CONFIGS ?= $(CONFIG)
 export DATA
 
@@ -16,14 +17,14 @@ STAGE = $(PYTHON) -m pipeline
 OPTIONS = configs/$(CONFIG).toml $(foreach pair,$(SET),--set '$(pair)') $(if $(SKIP_BAD),--skip-bad)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data folds train oof predict ensemble score demo encoders bench test lint format
+.PHONY: help setup data audit folds train oof predict ensemble report compare final pseudo score demo encoders bench test lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  CONFIG=name       configs/name.toml (now: $(CONFIG))"
 	@echo "  DATA=folder       where the competition's files lie (default: data/<competition>)"
-	@echo "  FOLD=0            one fold; FOLD=all (default) every fold in turn"
+	@echo "  FOLD=0            one fold; FOLD=all (default) every fold in turn; FOLD=full every image, no validation"
 	@echo '  SET="a.b=1 c=2"   override values of the config'
 	@echo "  SKIP_BAD=1        list images that cannot be read and leave them out"
 	@echo "  PYTHON=python     use this interpreter as it is, and make no .venv"
@@ -43,6 +44,9 @@ setup: $(VENV) ## make .venv with the pinned packages
 data: $(VENV) ## get or make the data, and read every file once
 	$(STAGE) data $(OPTIONS)
 
+audit: $(VENV) ## images of one scene, within train and between train and test (INFLATION=1: what a leak is worth)
+	$(STAGE) audit $(OPTIONS) $(if $(INFLATION),--inflation)
+
 folds: $(VENV) ## folds/<competition>.csv: who is held out when
 	$(STAGE) folds $(OPTIONS)
 
@@ -57,6 +61,18 @@ predict: $(VENV) ## test-set probabilities of all folds
 
 ensemble: $(VENV) ## all that is missing, up to submissions/<name>.csv (CONFIGS="a b" averages several)
 	$(STAGE) ensemble $(OPTIONS) --configs "$(CONFIGS)"
+
+report: $(VENV) ## reports/<name>.html: everything to look at (CONFIGS="a b": of an ensemble)
+	$(STAGE) report $(OPTIONS) --configs "$(CONFIGS)"
+
+compare: $(VENV) ## whether A=x beats B=y: paired bootstrap of their cross-fitted OOF scores
+	$(STAGE) compare $(A) $(B)
+
+final: $(VENV) ## which two of SUBMISSIONS="a b c" to choose in COMPETITION=slug, by simulated boards
+	$(STAGE) final $(SUBMISSIONS) --competition $(COMPETITION)
+
+pseudo: $(VENV) ## train on test images that models labelled which never saw the fold; says what it changed
+	$(STAGE) pseudo $(OPTIONS)
 
 score: $(VENV) ## score SUBMISSION=file.csv against SOLUTION=file.csv of COMPETITION=slug
 	$(STAGE) score $(COMPETITION) $(SUBMISSION) $(SOLUTION)

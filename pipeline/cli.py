@@ -14,6 +14,7 @@ from rich.table import Table
 from pipeline import config, stages
 from pipeline.config import Config
 from pipeline.progress import console, is_main_process
+from pipeline.training.checkpoint import FULL, Fold
 
 app = typer.Typer(
     add_completion=False,
@@ -95,7 +96,7 @@ def _print_inflation(worth: stages.Inflation) -> None:
 @app.command()
 def train(
     path: ConfigPath = DEMO,
-    fold: Annotated[str, typer.Option(help="a fold from 0, or all")] = "all",
+    fold: Annotated[str, typer.Option(help="a fold from 0, all, or full: every image and no validation")] = "all",
     set_: Overrides = None,
     data: DataRoot = None,
     skip_bad: SkipBad = False,
@@ -104,14 +105,17 @@ def train(
     cfg = _load(path, set_, data, skip_bad)
     for number in _folds(cfg, fold):
         trained = stages.train(cfg, number)
-        out.print(f"fold {number}: OOF {trained.oof:.4f} at threshold .5, {trained.weights}")
+        worth = "no OOF" if trained.oof is None else f"OOF {trained.oof:.4f} at threshold .5"
+        out.print(f"fold {number}: {worth}, {trained.weights}")
 
 
-def _folds(cfg: Config, text: str) -> list[int]:
+def _folds(cfg: Config, text: str) -> list[Fold]:
     if text == "all":
-        return stages.prepare(cfg).numbers()
+        return list(stages.prepare(cfg).numbers())
+    if text == FULL:
+        return [FULL]
     if not text.isdigit():
-        raise ValueError(f"--fold {text}: expected a number from 0, or all")
+        raise ValueError(f"--fold {text}: expected a number from 0, all, or full")
     return [int(text)]
 
 
@@ -142,12 +146,91 @@ def ensemble(
     for cfg in cfgs:
         out.print(f"\n{cfg.name}, out of fold, at threshold .5:")
         _print_oof(stages.oof_table(cfg))
-    cut = done.search.cut
-    out.print(f"\nOOF score   {done.search.score:.4f}  at threshold {cut.threshold:.3f}, smallest area {cut.min_area}")
-    out.print(f"            {done.plain:.4f}  at threshold .5 (the search above saw these images)")
+    _print_worth(done)
     out.print(f"submission  {done.csv}  {done.summary.rows} rows, {done.summary.empty} of them empty")
-    out.print(f"manifest    {done.csv.with_suffix('.json')}")
+    out.print(f"manifest    {done.manifest}")
     out.print(f"pictures    {done.sheet}")
+
+
+def _print_worth(done: stages.Ensembled) -> None:
+    honest, choice = done.honest, done.choice
+    out.print(f"\nOOF score   {honest.mean:.4f}  cross-fitted, 95% interval {honest.low:.4f} to {honest.high:.4f}")
+    out.print(f"            {done.in_sample:.4f}  in-sample: optimism {done.optimism:+.4f}")
+    out.print(f"            {done.at_half:.4f}  at threshold .5, nothing chosen but the weights")
+    if done.gain:
+        gain = done.gain
+        _print_table([single._asdict() for single in done.singles], {"weight": "{:.3f}", "score": "{:.4f}"})
+        out.print(
+            f"gain        {gain.mean:+.4f}  over the best alone, 95% interval {gain.low:+.4f} to {gain.high:+.4f}, "
+            f"better in {gain.p_better:.0%} of draws"
+        )
+        out.print(f"combined    by {choice.how}")
+    rules = {name: value for name, value in choice.cut._asdict().items() if value}
+    out.print("cut         " + ", ".join(f"{name} {value:.4g}" for name, value in rules.items()))
+
+
+@app.command()
+def report(
+    path: ConfigPath = DEMO,
+    configs: Annotated[str, typer.Option(help="names of the configs of an ensemble, beside the given one's file")] = "",
+    set_: Overrides = None,
+    data: DataRoot = None,
+    skip_bad: SkipBad = False,
+) -> None:
+    """One HTML page to look at: curves, worst images, suspected label errors, what the submission holds."""
+    paths = [path.with_name(f"{name}.toml") for name in configs.split()] or [path]
+    out.print(f"report      {stages.report([_load(each, set_, data, skip_bad) for each in paths])}")
+
+
+@app.command()
+def pseudo(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
+    """Train on test images labelled by models that never saw the fold, and say what that changed."""
+    done = stages.pseudo(_load(path, set_, data, skip_bad))
+    with_, without = done.scores
+    gap = done.difference
+    out.print("labelled    " + ", ".join(f"fold {fold}: {count}" for fold, count in done.labelled.items()))
+    out.print(f"with        {with_:.4f}  out of fold at threshold .5, {done.name}")
+    out.print(f"without     {without:.4f}  {done.source}")
+    out.print(f"difference  {gap.mean:+.4f}  95% interval {gap.low:+.4f} to {gap.high:+.4f}, over groups")
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="a config's name, or an ensemble's, as in x+y")],
+    b: Annotated[str, typer.Argument(help="what it is compared with")],
+) -> None:
+    """Whether A beats B: a paired bootstrap of their cross-fitted OOF scores."""
+    done = stages.compare(a, b)
+    gap = done.difference
+    out.print(f"{a}  {done.a:.4f}")
+    out.print(f"{b}  {done.b:.4f}")
+    out.print(f"difference  {gap.mean:+.4f}  95% interval {gap.low:+.4f} to {gap.high:+.4f}")
+    out.print(f"{a} is better in {gap.p_better:.1%} of draws ({done.images} images in {done.groups} groups)")
+    if not done.same_folds:
+        out.print("their folds differ: what differs between the splits is in the difference too")
+
+
+@app.command()
+def final(
+    names: Annotated[list[str], typer.Argument(help="names of configs or ensembles, as in x x+y")],
+    competition: Annotated[str, typer.Option(help="a card's name")] = "demo",
+    data: DataRoot = None,
+) -> None:
+    """Which two submissions to choose, from simulated public and private boards."""
+    done = stages.final(names, competition, data)
+    boards = done.boards
+    rows = [
+        {"name": name, "OOF": score, "best in private": best}
+        for name, score, best in zip(done.names, done.scores, boards.best, strict=True)
+    ]
+    out.print(f"{done.test_images} test images, {done.public_share:.0%} of them public, drawn from OOF:")
+    _print_table(rows, {"OOF": "{:.4f}", "best in private": "{:.0%}"})
+    first, second = boards.pair
+    out.print(f"choose {done.names[first]} and {done.names[second]}")
+    out.print(
+        f"the public board's first is not the best in private in {boards.wrong:.0%} of boards; following it costs "
+        f"{boards.loss:.4f} on average"
+    )
 
 
 @app.command()

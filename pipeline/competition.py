@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from pipeline.metrics import METRICS
 from pipeline.rle import Dialect
@@ -32,6 +32,13 @@ class Columns(Table):
     group: str | None = None  # images that share its value never part: patient, video, mosaic
 
 
+class Leaderboard(Table):
+    """How the test set is split into what the public board shows and what decides."""
+
+    images: PositiveInt | None = None  # public and private together; default: rows of the sample submission
+    public_share: float = Field(default=0.3, gt=0, lt=1)
+
+
 class Competition(Table):
     """One card."""
 
@@ -43,6 +50,7 @@ class Competition(Table):
     classes: tuple[str, ...] = Field(min_length=1)
     dialect: Dialect = Dialect()
     metric: str
+    leaderboard: Leaderboard = Leaderboard()
     generated: Literal["demo"] | None = None  # made by `data/demo.py`, not downloaded
 
     def model_post_init(self, _context: object) -> None:

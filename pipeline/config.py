@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from pipeline.schema import Table, override, parse, read_toml
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Data(Table):
@@ -60,11 +62,46 @@ class Phase(Table):
     repeats: PositiveInt = 1  # how often an epoch draws each image
     crop: PositiveInt | None = None  # pixels, square; default: whole images, which must be of one size
     augment: Literal["none", "light", "medium", "strong"] = "light"
+    scale: tuple[PositiveFloat, PositiveFloat] | None = None  # factors of a random size; default: the strength's own
+    mix: dict[Literal["cutmix", "mosaic", "copy_paste"], Share] = {}  # noqa: RUF012 - chance of each, the rest as it is
     freeze_encoder: bool = False
+    cycles: PositiveInt = 1  # warm-up and cosine, this often: a restart between them
+    swa: Share = 0.0  # share of the epochs, the last ones, whose weights are averaged and tried
+    soup: NonNegativeInt = 0  # best epochs whose weights are averaged, as long as it helps, and tried; 0: none
 
     def model_post_init(self, _context: object) -> None:
         if self.augment in ("medium", "strong") and self.crop is None:
             raise ValueError(f"augment '{self.augment}' changes sizes, so a batch needs a crop: set crop = 256, say")
+        if self.scale and self.crop is None:
+            raise ValueError(f"scale {list(self.scale)} changes sizes, so a batch needs a crop: set crop = 256, say")
+        if self.scale and self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale {list(self.scale)}: expected the smaller factor first, such as [0.7, 1.5]")
+        if self.epochs % self.cycles:
+            raise ValueError(
+                f"epochs = {self.epochs} are not divisible by cycles = {self.cycles}: set epochs = "
+                f"{-(-self.epochs // self.cycles) * self.cycles}"
+            )
+        if sum(self.mix.values()) > 1 + 1e-9:
+            raise ValueError(f"mix: chances sum to {sum(self.mix.values()):g}, expected 1 at most")
+        if self.soup == 1:
+            raise ValueError("soup = 1 is the best epoch itself: set 2 or more, or 0 for none")
+
+
+class Pseudo(Table):
+    """Test images with labels that another config's models gave them, mixed into the training images."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    from_: str = Field(alias="from")  # the config whose models label
+    weight: PositiveFloat = 0.5  # pseudo images drawn per training image drawn
+    phases: tuple[PositiveInt, ...] = (1,)  # numbers of the phases that draw them
+    floor: Share = 0.9  # least score that a label may be expected to have, by OOF
+    low: Share = 0.3  # below it a pixel's label is 0, between low and high void,
+    high: Share = 0.7  # and from high on 1
+
+    def model_post_init(self, _context: object) -> None:
+        if not 0 < self.low <= self.high:
+            raise ValueError(f"low = {self.low:g}, high = {self.high:g}: expected 0 < low <= high, such as 0.3 and 0.7")
 
 
 class Train(Table):
@@ -78,13 +115,27 @@ class Train(Table):
     ema: float = Field(default=0.99, ge=0, lt=1)  # decay per update of the averaged weights; 0: no average
     patience: PositiveInt | None = None  # epochs without a better score after which a phase ends
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    pseudo: Pseudo | None = None
     tensorboard: bool = False
+
+    def model_post_init(self, _context: object) -> None:
+        count = len(self.phases)
+        strangers = [number for number in self.pseudo.phases if number > count] if self.pseudo else []
+        if strangers:
+            raise ValueError(f"pseudo.phases: there is no phase {strangers[0]}: expected numbers from 1 to {count}")
+        for number, phase in enumerate(self.phases):
+            if self.patience and phase.cycles > 1 and self.patience < phase.epochs // phase.cycles:
+                raise ValueError(
+                    f"patience = {self.patience} would end a cycle of phases.{number} after its restart: set at least "
+                    f"{phase.epochs // phase.cycles}, the epochs of a cycle, or leave patience out"
+                )
 
 
 class Predict(Table):
     views: tuple[str, ...] = ("identity", "flip_horizontal")  # names of `inference.tta.VIEWS`
     batch_size: PositiveInt = 16
     output_stride: Literal[8, 16] | None = None  # of DeepLab, where it should differ from the model's
+    full: bool = False  # a model trained on every image predicts the test set beside those of the folds
 
 
 class Config(Table):

@@ -8,9 +8,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from pipeline.data.augment import STRENGTHS, Augment
-from pipeline.data.dataset import EpochSampler, Images, MaskedImages, equal_size_batches
+from pipeline.data.dataset import EpochSampler, Images, MaskedImages, PseudoLabelled, equal_size_batches
 from pipeline.data.images import Reader
-from pipeline.data.index import read_index
+from pipeline.data.index import read_index, read_test_index
+from pipeline.data.mixing import Mixing
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 255, (40, 56, 3)).astype(np.uint8)
@@ -66,6 +67,46 @@ def test_horizontal_flip_is_not_tied_to_brightness():
     assert abs(np.corrcoef(flipped, brighter)[0, 1]) < 0.2
 
 
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_void_pixels_survive_augmentation_at_any_scale(strength):
+    void = MASK * 255
+    augment = Augment(strength, 32, 3, scale=(0.6, 1.7))
+    kept = [augment(IMAGE, void, seed)[1] for seed in range(30)]
+    assert {value for mask in kept for value in np.unique(mask)} == {0, 255}
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_scale_replaces_the_strengths_own(strength):
+    # A disc of 81 pixels in the middle: scaled by 2 it covers 4 times as much, whatever else is done to it.
+    rows, columns = np.ogrid[:80, :80]
+    disc = ((rows - 40) ** 2 + (columns - 40) ** 2 < 26).astype(np.uint8)[..., None]
+    image = np.repeat(disc * 200, 3, axis=-1)
+
+    def areas(scale):
+        augment = Augment(strength, 160, 3, scale=scale)  # so large that the disc is whole, up to its mirrored copies
+        masks = [augment(image, disc, seed)[1] for seed in range(25)]
+        return [mask[60:100, 60:100].sum() for mask in masks]
+
+    doubled = np.array(areas((2.0, 2.0)))
+    assert np.median(doubled) == pytest.approx(4 * disc.sum(), rel=0.1)
+    assert np.std(areas((1.5, 2.5))) > 1.5 * np.std(doubled)
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_no_scale_is_the_strength_as_it_was(strength):
+    import random
+
+    import albumentations
+
+    alone = albumentations.Compose(STRENGTHS[strength](32, 3))
+    for seed in range(5):
+        alone.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        expected = alone(image=IMAGE, mask=MASK)
+        image, mask = Augment(strength, 32, 3)(IMAGE, MASK, seed)
+        assert np.array_equal(image, expected["image"])
+        assert np.array_equal(mask, expected["mask"])
+
+
 def draws(sampler, epoch):
     sampler.epoch = epoch
     return list(sampler)
@@ -81,6 +122,51 @@ def test_sampler_is_a_function_of_seed_and_epoch():
     assert draws(sampler, 4) == draws(EpochSampler(20, 1, labels=None, repeats=1), 4)
     assert draws(sampler, 4) != draws(sampler, 5)
     assert draws(sampler, 4) != draws(EpochSampler(20, 2, labels=None, repeats=1), 4)
+
+
+def test_draws_are_a_permutation_and_then_seeds_of_one_stream():
+    # Spelled out: what an option adds must not move the draws of those who do not ask for it.
+    rng = np.random.default_rng((1, 4))
+    positions = [*rng.permutation(6), *rng.permutation(6)]
+    expected = list(zip(positions, rng.integers(2**31, size=12), strict=True))
+    assert draws(EpochSampler(6, 1, labels=None, repeats=2), 4) == expected
+    assert draws(EpochSampler(6, 1, labels=None, repeats=2, pseudo=5, weight=0.0), 4) == expected
+    assert draws(EpochSampler(6, 1, labels=None, repeats=2, pseudo=0, weight=0.5), 4) == expected
+
+
+@pytest.mark.parametrize("labels", [None, np.array(list("aabbbbbbcc"))])
+def test_pseudo_draws_come_on_top_and_leave_the_others_as_they_are(labels):
+    alone = draws(EpochSampler(10, 1, labels=labels, repeats=2), 3)
+    mixed = draws(EpochSampler(10, 1, labels=labels, repeats=2, pseudo=30, weight=0.5), 3)
+    assert [draw for draw in mixed if draw[0] < 10] == alone
+    pseudo = [position for position, _ in mixed if position >= 10]
+    assert len(pseudo) == len(set(pseudo)) == 10  # half of 20, none twice
+    assert max(pseudo) < 40
+
+
+def test_pseudo_draws_repeat_only_when_all_were_drawn():
+    drawn = [position - 4 for position, _ in draws(EpochSampler(4, 1, labels=None, repeats=5, pseudo=3, weight=0.4), 0)]
+    pseudo = [position for position in drawn if position >= 0]
+    assert sorted(np.bincount(pseudo)) == [2, 3, 3]
+
+
+def test_pseudo_draws_lie_anywhere_and_change_with_the_epoch():
+    sampler = EpochSampler(50, 1, labels=None, repeats=1, pseudo=200, weight=1.0)
+    epochs = [draws(sampler, epoch) for epoch in range(40)]
+    places = np.array([[position >= 50 for position, _ in epoch] for epoch in epochs])
+    assert (places.sum(axis=1) == 50).all()
+    assert 0.3 < places[:, :10].mean() < 0.7
+    assert 0.3 < places[:, -10:].mean() < 0.7
+    assert len({frozenset(position for position, _ in epoch if position >= 50) for epoch in epochs}) == 40
+    assert draws(sampler, 7) == epochs[7]
+
+
+def test_processes_share_pseudo_draws_too():
+    options = {"labels": None, "repeats": 1, "pseudo": 9, "weight": 0.5}
+    whole = draws(EpochSampler(20, 1, **options), 2)
+    parts = [draws(EpochSampler(20, 1, **options, rank=rank, world=2), 2) for rank in (0, 1)]
+    assert sorted(parts[0] + parts[1]) == sorted(whole)
+    assert len(whole) == 30
 
 
 def test_processes_share_an_epoch_in_equal_parts():
@@ -125,6 +211,70 @@ def test_workers_do_not_replay_each_others_stream(tiny, card):
         sampler.epoch = epoch
         seen |= {image.numpy().tobytes() for images, _ in loader for image in images}
     assert len(seen) == 24
+
+
+def pseudo_labels(card, tiny):
+    """The test images, labelled by a value that says who they are: void, with a box of 1."""
+
+    def label(image_id):
+        mask = np.full((1, 36, 44), 255, np.uint8)
+        mask[:, 4 : 8 + int(image_id) % 20, 10:20] = 1
+        return mask
+
+    return PseudoLabelled(read_test_index(card, tiny / "tiny"), label)
+
+
+def test_pseudo_labelled_images_follow_the_others(tiny, card):
+    index, pseudo = read_index(card, tiny / "tiny"), pseudo_labels(card, tiny)
+    data = MaskedImages(index, card.dialect, Reader(1), Augment("none", None, 1), pseudo=pseudo)
+    assert (len(data), data.annotated) == (23, 18)
+    alone = MaskedImages(index, card.dialect, Reader(1), Augment("none", None, 1))
+    for one, other in zip(data[17, 3], alone[17, 3], strict=True):
+        assert torch.equal(one, other)
+    for place, row in enumerate(pseudo.index.itertuples()):
+        image, mask = data[18 + place, 3]
+        assert np.array_equal(image.numpy(), Reader(1)(row.path).transpose(2, 0, 1))
+        assert np.array_equal(mask.numpy(), pseudo.label(row.image_id))
+
+
+def test_an_item_without_options_is_its_augmented_pair_and_nothing_else_is_drawn(tiny, card, monkeypatch):
+    index, augment = read_index(card, tiny / "tiny"), Augment("strong", 32, 1)
+    data = MaskedImages(index, card.dialect, Reader(1), augment)
+    made, original = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed=None: (made.append(seed), original(seed))[1])
+    image, mask = data[3, 99]
+    assert made == [99]
+    row = next(index.iloc[[3]].itertuples())
+    pair = Reader(1)(row.path), card.dialect.decode(row.rle, (36, 44))[..., None]
+    for one, other in zip((image, mask), augment(*pair, 99), strict=True):
+        assert np.array_equal(one.numpy(), other.transpose(2, 0, 1))
+
+
+def test_workers_mix_alike_and_with_training_images_alone(tiny, card, monkeypatch):
+    index, pseudo = read_index(card, tiny / "tiny"), pseudo_labels(card, tiny)
+    mixing = Mixing(
+        {"cutmix": 0.3, "mosaic": 0.3, "copy_paste": 0.3}, np.arange(18), np.flatnonzero(index["empty"] == "no")
+    )
+
+    def batches(workers):
+        data = MaskedImages(index, card.dialect, Reader(1), Augment("strong", 32, 1), pseudo=pseudo, mixing=mixing)
+        sampler = EpochSampler(18, 5, labels=None, repeats=2, pseudo=5, weight=0.5)
+        return list(DataLoader(data, 6, sampler=sampler, num_workers=workers))
+
+    read, original = [], MaskedImages._augmented
+
+    def spy(self, position, seed):
+        read.append(position)
+        return original(self, position, seed)
+
+    monkeypatch.setattr(MaskedImages, "_augmented", spy)
+    alone = batches(0)
+    assert len(read) > 54 + 20  # 54 items, and partners
+    assert sum(position >= 18 for position in read) == 18  # as items alone
+    for (images, masks), (others, targets) in zip(alone, batches(2), strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(masks, targets)
+    assert set(torch.cat([masks for _, masks in alone]).unique().tolist()) == {0, 1, 255}
 
 
 def test_equal_size_batches_hold_each_image_once(tiny, card):

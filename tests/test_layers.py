@@ -9,13 +9,14 @@ import pipeline
 
 # A module may import those above it, and its own room. Rooms on one line do not know each other.
 FLOORS = [
-    {"files", "schema", "rle", "metrics", "hardware", "progress", "manifest"},
+    {"files", "schema", "rle", "metrics", "hardware", "progress", "manifest", "bootstrap", "crossfit", "shakeup"},
     {"config", "competition"},
     {"data"},
-    {"folds"},
+    {"folds", "duplicates"},
     {"models", "losses"},
     {"inference"},
     {"postprocess"},
+    {"pseudo"},
     {"training", "ensemble", "submission", "report"},
     {"stages"},
     {"cli"},

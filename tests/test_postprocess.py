@@ -1,18 +1,58 @@
-"""Threshold and area: the one-pass search against loops over masks."""
+"""Rules and their search: hand-worked masks, laws, and the one-pass search against loops over masks."""
+
+import weakref
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from hypothesis.extra.numpy import array_shapes, arrays
 
-from pipeline.ensemble import average
-from pipeline.inference.store import LEVELS, PredictionStore, StoreWriter, quantise, start_store
+from pipeline.inference.store import LEVELS, quantise
 from pipeline.metrics import METRICS, Counts, count
-from pipeline.postprocess import THRESHOLDS, Cut, apply, best_threshold, count_levels, level, search
+from pipeline.postprocess import (
+    AREAS,
+    FAMILIES,
+    THRESHOLDS,
+    Cut,
+    apply,
+    area_grid,
+    best_threshold,
+    count_levels,
+    level,
+    search,
+    search_components,
+    search_rules,
+    search_total,
+    search_triplet,
+)
 
 VALUES = arrays(np.uint8, (6, 9))
 TARGET = arrays(np.uint8, (6, 9), elements=st.integers(0, 1))
+MASKS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 1))
+OPTIONS = st.fixed_dictionaries(
+    {
+        "min_component": st.integers(0, 6),
+        "presence_threshold": st.floats(0, 1),
+        "presence_area": st.integers(0, 20),
+        "fill_holes": st.booleans(),
+        "keep_largest": st.none() | st.integers(1, 3),
+    }
+)
+DICE = METRICS["mean_dice"]
+
+
+def picture(*rows):
+    """Stored values from text: '#' is 255, a digit d is 25 d, '.' is 0."""
+    level_of = {"#": 255, ".": 0, **{str(digit): 25 * digit for digit in range(10)}}
+    return np.array([[level_of[sign] for sign in row] for row in rows], dtype=np.uint8)
+
+
+def mask_of(*rows):
+    return (picture(*rows) > 0).astype(np.uint8)
+
+
+# Levels
 
 
 @given(VALUES, TARGET)
@@ -35,10 +75,361 @@ def test_rounding_moves_no_pixel_over_a_threshold(prob, number):
         assert bool(kept) == (prob >= THRESHOLDS[number])
 
 
+def test_two_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"\(2, 3\).*\(3, 2\)"):
+        count_levels(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8))
+
+
+def test_counts_are_integers_of_64_bits():
+    assert all(part.dtype == np.int64 for part in count_levels(np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8)))
+    assert isinstance(count_levels(np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8)), Counts)
+
+
+def test_best_threshold_of_equals_is_the_one_nearest_to_half():
+    scores = np.zeros(255)
+    assert best_threshold(scores) == 127
+    scores[[10, 100, 240]] = 1
+    assert best_threshold(scores) == 100
+
+
+# Rules
+
+
 def test_mask_below_the_smallest_area_becomes_empty():
     values = np.array([[255, 255, 0]], dtype=np.uint8)
     assert apply(values, Cut(0.5, 2)).sum() == 2
     assert apply(values, Cut(0.5, 3)).sum() == 0
+
+
+def test_pixels_that_touch_at_a_corner_are_one_component():
+    values = picture("#..#", ".#..", "#..#")
+    assert np.array_equal(apply(values, Cut(0.5, 0, min_component=3)), mask_of("#...", ".#..", "#..."))
+    assert not apply(values, Cut(0.5, 0, min_component=4)).any()
+
+
+def test_largest_components_are_kept_and_of_equal_ones_the_first_from_the_top():
+    values = picture("..##", "....", "##.#", "...#", "#...", "#.##")
+    assert np.array_equal(
+        apply(values, Cut(0.5, 0, keep_largest=2)), mask_of("..##", "....", "##..", "....", "....", "....")
+    )
+
+
+def test_presence_asks_the_surest_pixels_and_the_threshold_draws():
+    values = picture("36663", ".6#6.", ".363.")
+    drawn = mask_of("#####", ".###.", ".###.")
+    assert np.array_equal(apply(values, Cut(0.25, 0, presence_threshold=0.55, presence_area=7)), drawn)
+    assert not apply(values, Cut(0.25, 0, presence_threshold=0.55, presence_area=8)).any()
+    assert np.array_equal(apply(values, Cut(0.25, 0, presence_threshold=0.9, presence_area=1)), drawn)
+    assert not apply(values, Cut(0.25, 0, presence_threshold=0.9, presence_area=2)).any()
+
+
+def test_presence_threshold_below_the_threshold_is_the_threshold():
+    values = picture("###3333")
+    assert apply(values, Cut(0.5, 0, presence_threshold=0.1, presence_area=3)).sum() == 3
+    assert not apply(values, Cut(0.5, 0, presence_threshold=0.1, presence_area=4)).any()
+
+
+def test_hole_is_filled_unless_it_leads_out_over_a_side():
+    # The left ring is closed by corners alone, the right one is open at the bottom.
+    values = picture(".#.###", "#.##.#", ".#.#.#")
+    filled = mask_of(".#.###", "####.#", ".#.#.#")
+    assert np.array_equal(apply(values, Cut(0.5, 0, fill_holes=True)), filled)
+
+
+def test_holes_are_filled_after_areas_are_measured():
+    ring = picture("###", "#.#", "###")
+    assert apply(ring, Cut(0.5, 8, min_component=8, fill_holes=True)).sum() == 9
+    assert not apply(ring, Cut(0.5, 9, fill_holes=True)).any()
+    assert not apply(ring, Cut(0.5, 0, min_component=9, fill_holes=True)).any()
+
+
+def test_smallest_area_is_measured_on_what_components_leave():
+    values = picture("##.#.#")
+    assert apply(values, Cut(0.5, 2, min_component=2)).sum() == 2
+    assert not apply(values, Cut(0.5, 3, min_component=2)).any()
+    assert not apply(values, Cut(0.5, 3, keep_largest=1)).any()
+
+
+def test_gate_empties_what_the_image_level_head_doubts():
+    values, cut = picture("##"), Cut(0.5, 0, gate=0.6)
+    assert not apply(values, cut, image_prob=0.59).any()
+    assert apply(values, cut, image_prob=0.6).all()
+    assert apply(values, Cut(0.5, 0), image_prob=0.0).all()  # no gate, no question
+    with pytest.raises(ValueError, match=r"gate 0\.6 without image_prob"):
+        apply(values, cut)
+
+
+def test_keeping_no_component_is_refused():
+    with pytest.raises(ValueError, match="keep_largest is 0"):
+        apply(picture("##"), Cut(0.5, 0, keep_largest=0))
+
+
+def flood(inside, start, steps):
+    """All pixels that a walk over `inside` reaches from one."""
+    found, todo = {start}, [start]
+    while todo:
+        row, column = todo.pop()
+        new = {(row + down, column + right) for down, right in steps} & inside - found
+        found |= new
+        todo += new
+    return found
+
+
+SIDES = [(0, 1), (1, 0), (0, -1), (-1, 0)]
+CORNERS = [(1, 1), (1, -1), (-1, 1), (-1, -1)]
+
+
+def slow_apply(values, cut):
+    """`apply` in the words of its docstring, pixel by pixel."""
+    surest = max(level(cut.presence_threshold), level(cut.threshold))
+    if (values >= surest).sum() < cut.presence_area:
+        return np.zeros_like(values)
+    drawn, components = set(zip(*np.nonzero(values >= level(cut.threshold)), strict=True)), []
+    while drawn:
+        components.append(flood(drawn, min(drawn), SIDES + CORNERS))
+        drawn -= components[-1]
+    components = [component for component in components if len(component) >= cut.min_component]
+    components.sort(key=lambda component: (-len(component), min(component)))
+    kept = set().union(*components[: cut.keep_largest])
+    if len(kept) < cut.min_area:
+        return np.zeros_like(values)
+    mask = np.zeros_like(values)
+    mask[tuple(np.array(sorted(kept), dtype=int).reshape(-1, 2).T)] = 1
+    if cut.fill_holes:
+        padded = set(zip(*np.nonzero(np.pad(mask, 1) == 0), strict=True))
+        outside = flood(padded, (0, 0), SIDES)
+        mask = np.array([[(r + 1, c + 1) not in outside for c in range(mask.shape[1])] for r in range(mask.shape[0])])
+    return mask.astype(np.uint8)
+
+
+@settings(max_examples=100, deadline=None)
+@given(MASKS, st.data(), OPTIONS, st.integers(0, 12))
+def test_rules_do_what_a_walk_over_the_pixels_does(mask, data, options, min_area):
+    values = mask * data.draw(arrays(np.uint8, mask.shape, elements=st.sampled_from([60, 130, 200, 255])))
+    cut = Cut(data.draw(st.sampled_from([0.1, 0.5, 0.7])), min_area, **options)
+    assert np.array_equal(apply(values, cut), slow_apply(values, cut))
+
+
+@given(MASKS)
+def test_first_component_from_the_top_is_the_first_of_equals_in_any_memory_order(mask):
+    cut = Cut(0.5, 0, keep_largest=1)
+    assert np.array_equal(apply(np.asfortranarray(mask * 255), cut), apply(mask * 255, cut))
+
+
+@given(VALUES, st.sampled_from(list(THRESHOLDS)), st.integers(0, 9))
+def test_smallest_component_of_up_to_one_pixel_changes_nothing(values, threshold, min_area):
+    cut = Cut(threshold, min_area)
+    assert np.array_equal(apply(values, cut._replace(min_component=1)), apply(values, cut))
+    assert np.array_equal(apply(values, cut._replace(min_component=0)), apply(values, cut))
+
+
+@given(st.integers(0, 4), st.integers(0, 7), st.integers(1, 6), st.integers(1, 9), st.integers(1, 4))
+def test_keeping_the_largest_of_one_component_is_identity(top, left, height, width, number):
+    values = np.zeros((6, 9), np.uint8)
+    values[top : top + height, left : left + width] = 200
+    assert np.array_equal(apply(values, Cut(0.5, 0, keep_largest=number)), apply(values, Cut(0.5, 0)))
+
+
+@given(VALUES, st.lists(st.floats(0, 1), min_size=2, max_size=2), st.integers(0, 9))
+def test_higher_threshold_adds_no_pixel(values, thresholds, min_area):
+    low, high = (apply(values, Cut(threshold, min_area)) for threshold in sorted(thresholds))
+    assert not (high & ~low & 1).any()
+
+
+@given(MASKS)
+def test_filling_holes_twice_is_filling_them_once(mask):
+    cut = Cut(0.5, 0, fill_holes=True)
+    once = apply(mask * 255, cut)
+    assert np.array_equal(apply(once * 255, cut), once)
+    assert not (mask & ~once & 1).any()
+
+
+@given(VALUES, st.sampled_from(list(THRESHOLDS)), st.integers(0, 54))
+def test_triplet_of_two_equal_thresholds_is_the_rule_of_the_smallest_area(values, threshold, area):
+    triplet = Cut(threshold, 0, presence_threshold=threshold, presence_area=area)
+    assert np.array_equal(apply(values, triplet), apply(values, Cut(threshold, area)))
+
+
+def test_defaults_do_nothing():
+    values = np.random.default_rng(0).integers(0, 256, (20, 30)).astype(np.uint8)
+    assert np.array_equal(apply(values, Cut(0.5, 0)), (values >= 128).astype(np.uint8))
+
+
+# The search over folds
+
+
+@st.composite
+def folded_images(draw):
+    number = draw(st.integers(1, 5))
+    smooth = arrays(np.uint8, (5, 6), elements=st.sampled_from([0, 3, 40, 127, 128, 150, 220, 255]))
+    target = arrays(np.uint8, (5, 6), elements=st.integers(0, 1))
+    empty = st.just(np.zeros((5, 6), np.uint8))
+    return [(draw(smooth), draw(target | empty), draw(st.integers(0, 2))) for _ in range(number)]
+
+
+def cells(axes):
+    """Some candidates of a family: ends and middles of every axis."""
+    some = [[0, len(tried) // 2, len(tried) - 1] for tried in axes.values()]
+    for place in np.stack(np.meshgrid(*some, indexing="ij"), axis=-1).reshape(-1, len(axes)):
+        fields = {field: tried[at].item() for (field, tried), at in zip(axes.items(), place, strict=True)}
+        yield Cut(**{"min_area": 0, **fields})
+
+
+@pytest.mark.parametrize("name", METRICS)
+@settings(max_examples=12, deadline=None)
+@given(folded_images())
+def test_surfaces_hold_what_a_loop_with_apply_scores_on_each_fold(name, images):
+    metric = METRICS[name]
+    for surface in search_rules(images, metric, np.array([0, 1, 2, 3, 5, 12])).values():
+        assert surface.images.sum() == len(images)
+        for fold in surface.folds.tolist():
+            of_fold = [(values, target) for values, target, number in images if number == fold]
+            for cut in cells(surface.axes):
+                expected = np.mean([metric(count(apply(values, cut), target)) for values, target in of_fold])
+                assert surface.score(cut, [fold]) == pytest.approx(expected, abs=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(folded_images(), st.sampled_from(sorted(METRICS)))
+def test_best_cut_scores_with_apply_what_the_surface_says(images, name):
+    for surface in search_rules(images, METRICS[name], np.array([0, 2, 7])).values():
+        cut, score = surface.best()
+        masks = [METRICS[name](count(apply(values, cut), target)) for values, target, _ in images]
+        assert np.mean(masks) == pytest.approx(score, abs=1e-12)
+        assert score == pytest.approx(surface.means().max(), abs=1e-12)
+        assert surface.score(cut) == score
+
+
+@given(folded_images())
+@settings(max_examples=10, deadline=None)
+def test_one_search_of_all_families_is_the_search_of_each(images):
+    together = search_rules(iter(images), DICE)
+    alone = {"total": search_total, "components": search_components, "triplet": search_triplet}
+    assert set(together) == set(alone) == set(FAMILIES)
+    for name, search_alone in alone.items():
+        assert np.array_equal(search_alone(iter(images), DICE).sums, together[name].sums)
+
+
+@given(folded_images())
+@settings(max_examples=10, deadline=None)
+def test_triplets_without_a_presence_threshold_are_the_total_rules(images):
+    surfaces = search_rules(images, DICE)
+    assert np.array_equal(surfaces["triplet"].sums[..., 0], surfaces["total"].sums)
+
+
+def test_best_without_a_fold_looks_at_no_image_of_it():
+    # Fold 0 is right at 200 alone, fold 1 at 90: left out, a fold has no say.
+    target = mask_of("##..", "##..")
+    bright = np.where(target, 200, 199).astype(np.uint8)
+    dark = np.where(target, 90, 89).astype(np.uint8)
+    surface = search_total([(bright, target, 0), (dark, target, 1)], DICE)
+    assert surface.best([0]) == (Cut(THRESHOLDS[199], 0), 1.0)
+    assert surface.best([1]) == (Cut(THRESHOLDS[89], 0), 1.0)
+    assert surface.score(surface.best([0])[0], [1]) == 0.0
+
+
+def test_mean_over_folds_is_the_mean_over_their_images():
+    # Two images of fold 3 score 1 and one of fold 7 scores 0: the mean is 2/3, not 1/2.
+    right, wrong = (picture("#."), mask_of("#.")), (picture("#."), mask_of(".#"))
+    surface = search_total([(*right, 3), (*wrong, 7), (*right, 3)], DICE)
+    assert surface.folds.tolist() == [3, 7]
+    assert surface.images.tolist() == [2, 1]
+    assert surface.score(Cut(0.5, 0)) == pytest.approx(2 / 3)
+    assert surface.score(Cut(0.5, 0), [3]) == 1
+
+
+def test_of_equal_scores_the_smallest_area_then_the_threshold_nearest_to_half_wins():
+    found = {
+        name: surface.best()[0] for name, surface in search_rules([(picture("##"), mask_of("##"), 0)], DICE).items()
+    }
+    assert set(found.values()) == {Cut(0.5, 0)}
+
+
+def test_threshold_is_compared_before_the_area_only_where_areas_tie():
+    # A speck of 3 on the empty image vanishes at 4 pixels: then every threshold from 51 to 200 is right.
+    image = (picture("88888", "88888"), mask_of("#####", "#####"), 0)
+    speck = (picture("999..", "....."), mask_of(".....", "....."), 0)
+    for name, field in (("total", "min_area"), ("components", "min_component"), ("triplet", "presence_area")):
+        cut, score = search_rules([image, speck], DICE)[name].best()
+        assert score == 1
+        assert cut == Cut(0.5, 0)._replace(**{field: 4})
+
+
+def test_components_are_worth_more_than_the_total_where_specks_lie_beside_objects():
+    values, target = picture("9999..#", "9999...", "9999..#"), mask_of("####...", "####...", "####...")
+    surfaces = search_rules([(values, target, 0)], METRICS["mean_iou"])
+    assert surfaces["components"].best() == (Cut(0.5, 0, min_component=2), 1.0)
+    assert surfaces["total"].best() == (Cut(0.5, 0), pytest.approx(12 / 14))
+
+
+def test_triplet_draws_a_pale_object_that_has_a_sure_core():
+    # Both have 9 pixels over 99, the ghost's are higher; only the object has 2 over 125: no threshold and area does it.
+    pale, ghost = picture("444", "499", "444"), picture("555", "555", "555")
+    everything, nothing = mask_of("###", "###", "###"), mask_of("...", "...", "...")
+    surfaces = search_rules([(pale, everything, 0), (ghost, nothing, 0)], DICE)
+    cut, score = surfaces["triplet"].best()
+    assert score == 1
+    assert cut.threshold < 100 / 255 < 125 / 255 < cut.presence_threshold < 225 / 255
+    assert surfaces["total"].best()[1] < 1
+
+
+def test_search_holds_no_image_after_the_next():
+    alive = []
+
+    def images():
+        for number in range(8):
+            values = np.full((4, 4), 30 * number, np.uint8)
+            alive.append(weakref.ref(values))
+            yield values, np.ones((4, 4), np.uint8), number % 2
+            del values
+            assert sum(reference() is not None for reference in alive) <= 1
+
+    assert search_rules(images(), DICE)["total"].images.tolist() == [4, 4]
+
+
+def test_areas_are_one_ladder_for_images_of_all_sizes():
+    small, large = area_grid(101 * 101), area_grid(1600 * 256)
+    assert np.array_equal(large[: len(small)], small)
+    assert np.array_equal(AREAS[: len(large)], large)
+    assert small[0] == 0
+    assert small[1] == 1
+    assert 0.05 * 101 * 101 / np.sqrt(2) < small[-1] <= 0.05 * 101 * 101
+    assert area_grid(1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("areas", [[], [-1, 3], [0, 2, 2], [3, 1], [[0, 1]]])
+def test_areas_that_do_not_ascend_are_refused(areas):
+    with pytest.raises(ValueError, match="expected pixels that ascend"):
+        search_total([(picture("#"), mask_of("#"), 0)], DICE, areas)
+
+
+def test_search_without_an_image_is_refused():
+    with pytest.raises(ValueError, match="no image to search on"):
+        search_total([], DICE)
+
+
+def test_metric_that_is_undefined_on_an_image_is_refused():
+    with pytest.raises(ValueError, match=r"not finite on an image of \(1, 2\) with 0 true pixels"):
+        search_total([(picture("#."), mask_of(".."), 0)], lambda counts: np.where(counts.target > 0, 1.0, np.nan))
+
+
+def test_folds_without_images_are_refused():
+    surface = search_total([(picture("#"), mask_of("#"), 1)], DICE)
+    with pytest.raises(ValueError, match=r"folds \[0, 1\].*\[1\]"):
+        surface.best([0, 1])
+    with pytest.raises(ValueError, match=r"folds \[\]"):
+        surface.means([])
+
+
+@pytest.mark.parametrize(
+    "cut", [Cut(0.4999, 0), Cut(0.5, 7), Cut(0.5, 0, min_component=4), Cut(0.5, 0, fill_holes=True)]
+)
+def test_cut_that_was_not_tried_has_no_score(cut):
+    with pytest.raises(ValueError, match="was not tried, the nearest was Cut"):
+        search_total([(picture("#"), mask_of("#"), 0)], DICE).score(cut)
+
+
+# The in-sample search
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -72,44 +463,3 @@ def test_without_a_positive_prediction_only_area_zero_is_tried():
     found = search([(np.zeros((3, 3), np.uint8), np.zeros((3, 3), np.uint8))], METRICS["mean_dice"])
     assert found.areas.tolist() == [0]
     assert found.score == 1
-
-
-def test_two_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"\(2, 3\).*\(3, 2\)"):
-        count_levels(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8))
-
-
-def store_of(folder, values):
-    start_store(folder, {})
-    writer = StoreWriter(folder)
-    writer.write("a", values)
-    writer.flush()
-    return PredictionStore(folder)
-
-
-def test_average_weighs_configs_equally_however_many_folds_they_have(tmp_path):
-    shape = (1, 2, 2)
-    three = [
-        store_of(tmp_path / f"fold{fold}", np.full(shape, value, np.uint8)) for fold, value in enumerate((0, 30, 60))
-    ]
-    one = store_of(tmp_path / "other", np.full(shape, 100, np.uint8))
-    assert np.array_equal(average([three, [one]], "a"), np.full(shape, 65))
-
-
-def test_average_of_two_shapes_is_refused(tmp_path):
-    one = store_of(tmp_path / "one", np.zeros((1, 2, 2), np.uint8))
-    other = store_of(tmp_path / "other", np.zeros((1, 2, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"'a'.*\(1, 2, 3\).*\(1, 2, 2\)"):
-        average([[one], [other]], "a")
-
-
-def test_counts_are_integers_of_64_bits():
-    assert all(part.dtype == np.int64 for part in count_levels(np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8)))
-    assert isinstance(count_levels(np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8)), Counts)
-
-
-def test_best_threshold_of_equals_is_the_one_nearest_to_half():
-    scores = np.zeros(255)
-    assert best_threshold(scores) == 127
-    scores[[10, 100, 240]] = 1
-    assert best_threshold(scores) == 100

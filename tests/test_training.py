@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline import config, stages
+from pipeline.stages.training import _say_moved_thresholds
 from pipeline.data import dataset
 from pipeline.inference.store import PredictionStore
 from pipeline.training.checkpoint import load_checkpoint, read_record, save_checkpoint
@@ -273,7 +274,7 @@ def test_a_phase_that_moves_what_probs_mean_is_named(caplog):
     kept = {"fold": 0, "threshold 1": 0.5, "threshold 2": 0.61}
     moved = {"fold": 1, "threshold 1": 0.5, "threshold 2": 0.82}
     with caplog.at_level("WARNING", logger="pipeline"):
-        stages._say_moved_thresholds([kept, moved])
+        _say_moved_thresholds([kept, moved])
     assert len(caplog.records) == 1
     assert "fold 1: the best threshold was 0.50, then 0.82" in caplog.text
 

@@ -92,6 +92,12 @@ def _blur(p: float) -> list[A.BasicTransform]:
     ]
 
 
+def _rescaled(steps: list[A.BasicTransform], scale: tuple[float, float]) -> list[A.BasicTransform]:
+    """The steps after a random scale, which must come before the crop, and without their own."""
+    others = [step for step in steps if not isinstance(step, A.RandomScale)]
+    return [A.RandomScale((scale[0] - 1, scale[1] - 1), p=1), *others]
+
+
 STRENGTHS = {"none": none, "light": light, "medium": medium, "strong": strong}
 
 
@@ -102,15 +108,18 @@ class Augment:
         strength: a name in STRENGTHS.
         crop: pixels of the square that is cut out; None keeps the image's size.
         channels: of the image, 1 or 3.
+        scale: factors between which the size is drawn for every image, in place of the strength's own draw; needs a
+            crop. None leaves the strength as it is.
 
     Shapes:
         image: (H, W, channels) uint8, mask: (H, W, C) uint8; returned as (crop, crop, ...).
     """
 
-    def __init__(self, strength: str, crop: int | None, channels: int):
+    def __init__(self, strength: str, crop: int | None, channels: int, *, scale: tuple[float, float] | None = None):
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a misspelt argument only warns and falls back to a default
-            self.transform = A.Compose(STRENGTHS[strength](crop, channels))
+            steps = STRENGTHS[strength](crop, channels)
+            self.transform = A.Compose(_rescaled(steps, scale) if scale else steps)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         self.transform.set_random_state(np.random.default_rng(seed), random.Random(seed))

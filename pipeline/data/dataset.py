@@ -1,6 +1,7 @@
 """Images and masks as tensors, and the order in which an epoch draws them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,23 @@ from torch.utils.data import Dataset, Sampler
 from pipeline.data.augment import Augment
 from pipeline.data.images import Reader
 from pipeline.data.index import read_target
+from pipeline.data.mixing import Mixing, Pair
 from pipeline.rle import Dialect
 
 CACHE_BYTES = 2 << 30  # decoded images below this size stay in memory
+PSEUDO_STREAM = 1  # beside seed and epoch, what tells the draws of pseudo-labelled images from the others
+
+
+class PseudoLabelled(NamedTuple):
+    """Images whose masks no annotator drew: they come after the training images, and are never a partner in a mix.
+
+    Shapes:
+        index: rows with image_id, path, height, width.
+        label: from an image id to (C, H, W) uint8, 0, 1 or 255 for void.
+    """
+
+    index: pd.DataFrame
+    label: Callable[[str], np.ndarray]
 
 
 class MaskedImages(Dataset):
@@ -23,35 +38,60 @@ class MaskedImages(Dataset):
 
     Args:
         copies: of this data set, one per worker; they share the memory for decoded images.
+        pseudo: more images, at the positions after those of the index.
+        mixing: of an image with others of the index, after the augmentation.
 
     Shapes:
-        item: image (channels, H, W) uint8, mask (C, H, W) uint8, 0 or 1.
+        item: image (channels, H, W) uint8, mask (C, H, W) uint8, 0 or 1; of a pseudo-labelled image also 255, void.
     """
 
-    def __init__(self, index: pd.DataFrame, dialect: Dialect, reader: Reader, augment: Augment, copies: int = 1):
-        self.rows = list(index.itertuples())
-        self.dialect = dialect
-        self.reader = reader
-        self.augment = augment
-        decoded = int((index["height"] * index["width"]).sum()) * (reader.channels + 1)
-        self.cache: dict[int, tuple[np.ndarray, np.ndarray]] | None = {} if decoded * copies < CACHE_BYTES else None
+    def __init__(
+        self,
+        index: pd.DataFrame,
+        dialect: Dialect,
+        reader: Reader,
+        augment: Augment,
+        copies: int = 1,
+        *,
+        pseudo: PseudoLabelled | None = None,
+        mixing: Mixing | None = None,
+    ):
+        indices = [index] if pseudo is None else [index, pseudo.index]
+        self.annotated = len(index)
+        self.rows = [row for each in indices for row in each.itertuples()]
+        self.dialect, self.reader, self.augment = dialect, reader, augment
+        self.pseudo, self.mixing = pseudo, mixing
+        pixels = sum(int((each["height"] * each["width"]).sum()) for each in indices)
+        decoded = pixels * (reader.channels + 1)
+        self.cache: dict[int, Pair] | None = {} if decoded * copies < CACHE_BYTES else None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         position, seed = key
-        image, mask = self.augment(*self._read(position), seed)
+        pair = self._augmented(position, seed)
+        if self.mixing is not None:
+            pair = self.mixing(pair, seed, self._augmented)
+        image, mask = pair
         return to_tensor(image), to_tensor(mask)
 
-    def _read(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+    def _augmented(self, position: int, seed: int) -> Pair:
+        return self.augment(*self._read(position), seed)
+
+    def _read(self, position: int) -> Pair:
         if self.cache is not None and position in self.cache:
             return self.cache[position]
         row = self.rows[position]
-        pair = self.reader(row.path), read_target(row, self.dialect)[..., None]
+        pair = self.reader(row.path), self._mask(row, position)
         if self.cache is not None:
             self.cache[position] = pair
         return pair
+
+    def _mask(self, row: object, position: int) -> np.ndarray:
+        if position < self.annotated:
+            return read_target(row, self.dialect)[..., None]
+        return np.ascontiguousarray(self.pseudo.label(row.image_id).transpose(1, 2, 0))
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
@@ -69,22 +109,49 @@ class EpochSampler(Sampler[tuple[int, int]]):
         size: number of images.
         repeats: draws of each image per epoch.
         rank, world: this process, and how many there are.
+        pseudo: number of pseudo-labelled images; their positions follow those of the others.
+        weight: pseudo-labelled draws per other draw: at .5, every third image of an epoch. They come on top, without
+            replacement while they last, at random places; the other draws, their seeds and their order do not change.
     """
 
-    def __init__(self, size: int, seed: int, *, labels: np.ndarray | None, repeats: int, rank: int = 0, world: int = 1):
+    def __init__(
+        self,
+        size: int,
+        seed: int,
+        *,
+        labels: np.ndarray | None,
+        repeats: int,
+        rank: int = 0,
+        world: int = 1,
+        pseudo: int = 0,
+        weight: float = 0.0,
+    ):
         self.size, self.seed, self.labels = size, seed, labels
         self.repeats, self.rank, self.world = repeats, rank, world
+        self.pseudo = pseudo
+        self.added = round(weight * size * repeats) if pseudo else 0
         self.epoch = 0
 
     def __len__(self) -> int:
-        return self.size * self.repeats // self.world
+        return (self.size * self.repeats + self.added) // self.world
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rng = np.random.default_rng((self.seed, self.epoch))
         positions = self._shuffled(rng) if self.labels is None else self._balanced(rng)
         seeds = rng.integers(2**31, size=len(positions))
+        if self.added:
+            positions, seeds = self._with_pseudo(positions, seeds)
         mine = slice(self.rank, len(self) * self.world, self.world)
         return iter(zip(positions[mine].tolist(), seeds[mine].tolist(), strict=True))
+
+    def _with_pseudo(self, positions: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng((self.seed, self.epoch, PSEUDO_STREAM))  # the other draws' stream stays untouched
+        rounds = -(-self.added // self.pseudo)
+        drawn = np.concatenate([rng.permutation(self.pseudo) for _ in range(rounds)])[: self.added]
+        # Sorted places of the longer sequence, as numpy.insert counts them: in the shorter one.
+        places = np.sort(rng.choice(len(positions) + self.added, self.added, replace=False)) - np.arange(self.added)
+        added = rng.integers(2**31, size=self.added)
+        return np.insert(positions, places, self.size + drawn), np.insert(seeds, places, added)
 
     def _shuffled(self, rng: np.random.Generator) -> np.ndarray:
         return np.concatenate([rng.permutation(self.size) for _ in range(self.repeats)])

@@ -3,6 +3,7 @@
 Pillow reads them: it refuses a file that was cut short, where OpenCV returns the part that was there.
 """
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,18 @@ def read_size(path: Path) -> tuple[int, int]:
 def write_image(path: Path, pixels: np.ndarray) -> None:
     """Write (H, W) or (H, W, 3) uint8 in the format that the path's suffix names."""
     Image.fromarray(pixels).save(path)
+
+
+def encode_image(pixels: np.ndarray, format: str, quality: int) -> bytes:
+    """(H, W) or (H, W, 3) uint8 as the bytes of an image file.
+
+    Args:
+        format: as Pillow names it, such as "WEBP".
+        quality: 1 (small) to 100, for formats that lose some.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format, quality=quality)
+    return buffer.getvalue()
 
 
 def _decode(path: Path, mode: str) -> np.ndarray:

@@ -51,8 +51,9 @@ def write_sheet(path: Path, rows: Mapping[str, Sequence[Panel]]) -> None:
             axis.axis("off")
         for axis, panel in zip(axes, panels, strict=False):
             _draw(axis, panel)
-    lines = [Line2D([], [], color=TRUE, label="true"), Line2D([], [], color=PREDICTED, label="predicted")]
-    figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False)
+    if any(panel.mask is not None for panels in rows.values() for panel in panels):
+        lines = [Line2D([], [], color=TRUE, label="true"), Line2D([], [], color=PREDICTED, label="predicted")]
+        figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False)
     with whole(path) as partial:
         figure.savefig(partial, format="png", dpi=90)
     plt.close(figure)

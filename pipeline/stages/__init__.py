@@ -1,33 +1,42 @@
 """The stages, and the files between them: the only place that knows paths and their order.
 
-    data ─▶ folds ─▶ train ─▶ oof ─▶ predict ─▶ ensemble
+    data ─▶ audit ─▶ folds ─▶ train ─▶ oof ─▶ predict ─▶ ensemble ─▶ report, compare, final
 
 A stage calls the ones before it. Each looks at what is on disk, does what is missing and no more, so any of them can be
 the first command on a fresh clone, and any can be run again after a kill.
 """
 
 from pipeline.stages.auditing import Audited, Inflation, audit, inflation
+from pipeline.stages.comparing import Compared, Final, PseudoGain, compare, final, pseudo
 from pipeline.stages.ensembling import Ensembled, ensemble, score
 from pipeline.stages.preparing import Prepared, check, data, describe_folds, prepare
+from pipeline.stages.reporting import report
 from pipeline.stages.training import Trained, mean_row, oof, oof_table, predict, settings, train
 
 __all__ = [
     "Audited",
+    "Compared",
     "Ensembled",
+    "Final",
     "Inflation",
     "Prepared",
+    "PseudoGain",
     "Trained",
     "audit",
     "check",
+    "compare",
     "data",
     "describe_folds",
     "ensemble",
+    "final",
     "inflation",
     "mean_row",
     "oof",
     "oof_table",
     "predict",
     "prepare",
+    "pseudo",
+    "report",
     "score",
     "settings",
     "train",

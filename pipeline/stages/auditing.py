@@ -9,13 +9,13 @@ import pandas as pd
 
 from pipeline.bootstrap import Difference, paired
 from pipeline.config import Config
-from pipeline.data.images import read_image
+from pipeline.data.images import Reader
 from pipeline.data.index import read_index, read_test_index
 from pipeline.duplicates import merge_groups
 from pipeline.duplicates.candidates import VIEWS
 from pipeline.report.overlays import COLUMNS, Panel, write_sheet
-from pipeline.stages.preparing import Paths, check, find_all_duplicates, make_data, prepare
-from pipeline.stages.training import oof_of, scores_at_half
+from pipeline.stages.preparing import Paths, check, find_all_duplicates, make_data, prepare, scores_at_half
+from pipeline.stages.training import oof_of
 
 SIDE = 256  # pixels to which a picture of the sheet is brought
 
@@ -48,7 +48,7 @@ def audit(cfg: Config) -> Audited:
     sheet = Path("reports") / f"{paths.folds.stem}-duplicates.png" if len(pairs) else None
     if sheet:
         test = read_test_index(card, paths.root, cfg.data.skip_bad)
-        _draw(sheet, pairs, {"train": _paths(index), "test": _paths(test)})
+        _draw(sheet, pairs, {"train": _paths(index), "test": _paths(test)}, Reader(3, cfg.data.percentiles))
     parted = _parted(paths.folds, pairs)
     return Audited(counts, len(index), len(sizes), int(sizes.iloc[0]), parted, paths.duplicates, sheet)
 
@@ -65,7 +65,7 @@ def _parted(path: Path, pairs: pd.DataFrame) -> int | None:
     return int((within["first"].map(fold) != within["second"].map(fold)).sum())
 
 
-def _draw(path: Path, pairs: pd.DataFrame, paths: dict[str, dict[str, Path]]) -> None:
+def _draw(path: Path, pairs: pd.DataFrame, paths: dict[str, dict[str, Path]], reader: Reader) -> None:
     """Of each kind, pairs from the surest to the least sure."""
     rows = {}
     for kind, of_kind in pairs.sort_values("score", ascending=False, kind="stable").groupby("kind"):
@@ -75,8 +75,8 @@ def _draw(path: Path, pairs: pd.DataFrame, paths: dict[str, dict[str, Path]]) ->
             Panel(
                 f"{row.score:.2f}  {row.first[:8]}, {row.second[:8]} ({row.second_part})",
                 _side_by_side(
-                    read_image(paths[row.first_part][row.first], channels=3),
-                    read_image(paths[row.second_part][row.second], channels=3),
+                    reader(paths[row.first_part][row.first]),
+                    reader(paths[row.second_part][row.second]),
                     row,
                 ),
                 mask=None,

@@ -7,17 +7,19 @@ from typing import NamedTuple
 import pandas as pd
 from accelerate import PartialState
 
-from pipeline import competition, folds, hardware
+from pipeline import competition, folds, hardware, postprocess
 from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.images import ImageError, Reader, read_image
-from pipeline.data.index import read_index, read_test_index
+from pipeline.data.index import read_index, read_target, read_test_index
 from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, write_duplicates
 from pipeline.inference.store import PredictionStore
 from pipeline.inference.tta import check_views
 from pipeline.losses import build_loss
+from pipeline.metrics import METRICS, count, stack
 from pipeline.models import check_model, for_prediction
 from pipeline.progress import track
+from pipeline.training.checkpoint import FULL, Fold
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +34,19 @@ class Paths:
         self.run = Path("runs") / cfg.name
         self.oof_table = self.run / "oof.json"
 
-    def fold(self, fold: int) -> Path:
-        return self.run / f"fold{fold}"
+    def fold(self, fold: Fold) -> Path:
+        return self.run / (FULL if fold == FULL else f"fold{fold}")
 
-    def weights(self, fold: int) -> Path:
+    def pseudo(self, fold: Fold) -> Path:
+        return self.run / "pseudo" / self.fold(fold).name
+
+    def weights(self, fold: Fold) -> Path:
         return self.fold(fold) / "best.safetensors"
 
     def oof(self, fold: int) -> Path:
         return self.fold(fold) / "oof"
 
-    def test(self, fold: int) -> Path:
+    def test(self, fold: Fold) -> Path:
         return self.fold(fold) / "test"
 
 
@@ -64,8 +69,12 @@ class Prepared(NamedTuple):
     def oof_store(self) -> PredictionStore:
         return PredictionStore(*(self.paths.oof(fold) for fold in self.numbers()))
 
+    def testers(self) -> list[Fold]:
+        """The folds whose models predict the test set; with `predict.full`, that of the full fit too."""
+        return [*self.numbers(), FULL] if self.cfg.predict.full else list(self.numbers())
+
     def test_stores(self) -> list[PredictionStore]:
-        return [PredictionStore(self.paths.test(fold)) for fold in self.numbers()]
+        return [PredictionStore(self.paths.test(fold)) for fold in self.testers()]
 
 
 def check(cfg: Config) -> Competition:
@@ -198,3 +207,14 @@ def describe_folds(cfg: Config) -> tuple[pd.DataFrame, float]:
 def processes() -> PartialState:
     """This process among those of torchrun or `accelerate launch`; alone, process 0 of 1."""
     return PartialState(cpu=hardware.device().type == "cpu")
+
+
+def scores_at_half(prepared: Prepared, fold: int) -> pd.Series:
+    """The metric of each image that a fold held out, by image id, at threshold .5."""
+    _, valid_index = folds.hold_out(prepared.index, prepared.folds, fold)
+    store, half = PredictionStore(prepared.paths.oof(fold)), postprocess.Cut(0.5, 0)
+    counts = stack(
+        count(postprocess.apply(store.read(row.image_id)[0], half), read_target(row, prepared.card.dialect))
+        for row in valid_index.itertuples()
+    )
+    return pd.Series(METRICS[prepared.card.metric](counts), index=valid_index["image_id"])

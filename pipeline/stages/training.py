@@ -9,21 +9,31 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pipeline import competition, config, folds, postprocess
+from pipeline import competition, config, folds
 from pipeline.config import Config
-from pipeline.data.index import read_target, read_test_index
+from pipeline.data.index import read_test_index
 from pipeline.files import write_text
 from pipeline.inference.predict import Predictor, predict_to_store
-from pipeline.inference.store import PredictionStore, is_complete, start_store
-from pipeline.metrics import METRICS, count, stack
+from pipeline.inference.store import is_complete, start_store
 from pipeline.models import build_model, for_prediction
-from pipeline.stages.preparing import Paths, Prepared, prepare, processes
-from pipeline.training.checkpoint import load_checkpoint, load_state, read_record, refuse_other_settings
+from pipeline.stages.labelling import label_fold
+from pipeline.stages.preparing import Paths, Prepared, prepare, processes, scores_at_half
+from pipeline.training.checkpoint import (
+    FULL,
+    Fold,
+    load_checkpoint,
+    load_state,
+    read_record,
+    refuse_other_settings,
+)
+from pipeline.training.fold import FoldData, PseudoData
+from pipeline.training.full_fit import epochs_that_folds_found
 from pipeline.training.objective import HeadWeights
-from pipeline.training.phases import FoldData, fit, seed_weights
+from pipeline.training.phases import fit, seed_weights
 
 log = logging.getLogger(__name__)
 TABLES = {"model": config.Model, "train": config.Train}  # of a config, that weights depend on whole
+FULL_SEED = 999  # in place of a fold's number
 MOVED = 0.2  # difference of the phases' best thresholds that is worth a word
 
 
@@ -31,16 +41,18 @@ class Trained(NamedTuple):
     """What the stage `train` made."""
 
     weights: Path
-    oof: float  # score of the fold held out, at threshold .5
+    oof: float | None  # score of the fold held out, at threshold .5; None for a full fit
 
 
-def train(cfg: Config, fold: int) -> Trained:
-    """Train the model that leaves one fold out, then predict that fold.
+def train(cfg: Config, fold: Fold) -> Trained:
+    """Train the model that leaves one fold out, then predict that fold; or, as fold "full", one on every image.
 
-    Writes: runs/<config>/fold<k>/best.safetensors, metrics.jsonl, oof/
+    Writes: runs/<config>/fold<k>/best.safetensors, metrics.jsonl, oof/; or runs/<config>/full/ without oof/
     """
     prepared = prepare(cfg)
-    return Trained(train_fold(prepared, fold), fold_row(prepared, fold)["oof"])
+    if fold == FULL:
+        return Trained(train_full(prepared), None)
+    return Trained(train_fold(prepared, fold), float(scores_at_half(prepared, fold).mean()))
 
 
 def oof(cfg: Config) -> list[dict[str, Any]]:
@@ -63,12 +75,20 @@ def train_fold(prepared: Prepared, fold: int) -> Path:
     train_index, valid_index = folds.hold_out(prepared.index, prepared.folds, fold)
     if not _is_trained(prepared, fold):
         _refuse_mixed_sizes(prepared.cfg, train_index)
-        _fit(
-            prepared,
-            FoldData(fold, train_index, valid_index, prepared.card.dialect, prepared.card.metric, prepared.reader),
-        )
+        _fit(prepared, fold, train_index, valid_index)
     _fill_store(prepared, fold, valid_index, prepared.paths.oof(fold), f"fold {fold} OOF")
     return prepared.paths.weights(fold)
+
+
+def train_full(prepared: Prepared) -> Path:
+    """Train on every image, for as many epochs as the folds found best; trains missing folds first."""
+    oof_of(prepared)
+    if not _is_trained(prepared, FULL):
+        _refuse_mixed_sizes(prepared.cfg, prepared.index)
+        epochs = epochs_that_folds_found([read_history(prepared, fold) for fold in prepared.numbers()])
+        log.info("full fit: %s epochs in its phases, the medians of the folds' best", ", ".join(map(str, epochs)))
+        _fit(prepared, FULL, prepared.index, None, epochs)
+    return prepared.paths.weights(FULL)
 
 
 def oof_of(prepared: Prepared) -> list[dict[str, Any]]:
@@ -83,7 +103,7 @@ def oof_of(prepared: Prepared) -> list[dict[str, Any]]:
 def _say_moved_thresholds(table: list[dict[str, Any]]) -> None:
     for row in table:
         thresholds = [value for key, value in row.items() if key.startswith("threshold")]
-        if max(thresholds) - min(thresholds) > MOVED:
+        if thresholds and max(thresholds) - min(thresholds) > MOVED:
             log.warning(
                 "fold %d: the best threshold was %s from phase to phase: probabilities do not mean the same in them. "
                 "The search on OOF makes up for it; do not average models of different phases",
@@ -97,17 +117,58 @@ def predict_test(prepared: Prepared) -> pd.DataFrame:
     # Before the hours of training: a mistake in it must show at once.
     test_index = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad)
     oof_of(prepared)
-    for fold in prepared.numbers():
+    if prepared.cfg.predict.full:
+        train_full(prepared)
+    for fold in prepared.testers():
         _fill_store(prepared, fold, test_index, prepared.paths.test(fold), f"fold {fold} test")
     return test_index
 
 
-def _fit(prepared: Prepared, parts: FoldData) -> None:
-    cfg, seed = prepared.cfg, prepared.cfg.seed * 1000 + parts.fold
+def _fit(
+    prepared: Prepared,
+    fold: Fold,
+    train_index: pd.DataFrame,
+    valid_index: pd.DataFrame | None,
+    epochs: tuple[int, ...] | None = None,
+) -> None:
+    cfg, card = prepared.cfg, prepared.card
+    parts = FoldData(
+        fold, train_index, valid_index, card.dialect, card.metric, prepared.reader, _pseudo_labels(prepared, fold)
+    )
+    seed = cfg.seed * 1000 + (FULL_SEED if fold == FULL else fold)
     seed_weights(seed)
-    folder = prepared.paths.fold(parts.fold)
-    heads = HeadWeights(sides=cfg.model.deep_supervision, image=cfg.model.image_head)
-    fit(build_model(cfg.model), parts, cfg.train, folder=folder, seed=seed, settings=settings(prepared), heads=heads)
+    fit(
+        build_model(cfg.model),
+        parts,
+        cfg.train,
+        folder=prepared.paths.fold(fold),
+        seed=seed,
+        settings=settings(prepared),
+        heads=HeadWeights(sides=cfg.model.deep_supervision, image=cfg.model.image_head),
+        epochs=epochs,
+    )
+
+
+def _pseudo_labels(prepared: Prepared, fold: Fold) -> PseudoData | None:
+    """The labels that the config asks for; what they need of their source is trained and predicted first.
+
+    Raises:
+        ValueError: for a full fit: its labels would need a source that held nothing out, and could not be judged.
+    """
+    options = prepared.cfg.train.pseudo
+    if options is None:
+        return None
+    if fold == FULL:
+        raise ValueError("a full fit on pseudo-labels is not supported: its images have no fold that held them out")
+    source = prepare(source_of_labels(prepared.cfg))
+    return label_fold(prepared, source, predict_test(source), fold)
+
+
+def source_of_labels(cfg: Config) -> Config:
+    """The config whose models label, on the same data."""
+    place = {"root": cfg.data.root, "skip_bad": cfg.data.skip_bad}
+    source = config.load(Path("configs") / f"{cfg.train.pseudo.from_}.toml")
+    return source.model_copy(update={"data": source.data.model_copy(update=place)})
 
 
 def _refuse_mixed_sizes(cfg: Config, index: pd.DataFrame) -> None:
@@ -121,7 +182,7 @@ def _refuse_mixed_sizes(cfg: Config, index: pd.DataFrame) -> None:
         )
 
 
-def _is_trained(prepared: Prepared, fold: int) -> bool:
+def _is_trained(prepared: Prepared, fold: Fold) -> bool:
     """Whether the fold's weights are there.
 
     Raises:
@@ -173,7 +234,7 @@ def _digest(table: pd.DataFrame) -> str:
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
 
 
-def _fill_store(prepared: Prepared, fold: int, index: pd.DataFrame, folder: Path, what: str) -> None:
+def _fill_store(prepared: Prepared, fold: Fold, index: pd.DataFrame, folder: Path, what: str) -> None:
     """Fill a store with a fold's predictions of the index, if it is not full."""
     cfg, path = prepared.cfg, prepared.paths.weights(fold)
     made_by = {
@@ -203,10 +264,15 @@ def _fill_store(prepared: Prepared, fold: int, index: pd.DataFrame, folder: Path
     among.wait_for_everyone()
 
 
+def read_history(prepared: Prepared, fold: Fold) -> list[dict[str, Any]]:
+    """The lines of a fold's metrics.jsonl."""
+    text = (prepared.paths.fold(fold) / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
 def fold_row(prepared: Prepared, fold: int) -> dict[str, Any]:
     """A fold's scores and time, one row of the OOF table."""
-    lines = (prepared.paths.fold(fold) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    history = [json.loads(line) for line in lines]
+    history = read_history(prepared, fold)
     scores = scores_at_half(prepared, fold)
     phases = range(1, len(prepared.cfg.train.phases) + 1)
     best = {n: max((line for line in history if line["phase"] == n), key=lambda line: line["score"]) for n in phases}
@@ -214,22 +280,11 @@ def fold_row(prepared: Prepared, fold: int) -> dict[str, Any]:
         "fold": fold,
         "images": len(scores),
         **{f"phase {n}": line["score"] for n, line in best.items()},
-        **{f"threshold {n}": line["threshold"] for n, line in best.items()},
+        **{f"threshold {n}": line["threshold"] for n, line in best.items() if "threshold" in line},
         "oof": float(scores.mean()),
         "best phase": read_record(prepared.paths.weights(fold))["phase"],
         "seconds": round(sum(line["seconds"] for line in history)),
     }
-
-
-def scores_at_half(prepared: Prepared, fold: int) -> pd.Series:
-    """The metric of each image that a fold held out, by image id, at threshold .5."""
-    _, valid_index = folds.hold_out(prepared.index, prepared.folds, fold)
-    store, half = PredictionStore(prepared.paths.oof(fold)), postprocess.Cut(0.5, 0)
-    counts = stack(
-        count(postprocess.apply(store.read(row.image_id)[0], half), read_target(row, prepared.card.dialect))
-        for row in valid_index.itertuples()
-    )
-    return pd.Series(METRICS[prepared.card.metric](counts), index=valid_index["image_id"])
 
 
 def oof_table(cfg: Config) -> list[dict[str, Any]]:

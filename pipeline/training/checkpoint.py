@@ -7,7 +7,7 @@ so that weights and record cannot part. The state is a dict of tensors and plain
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -15,6 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.files import whole
+
+FULL = "full"  # the fold of a model that saw every training image
+Fold = int | Literal["full"]
 
 
 def save_checkpoint(path: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
@@ -39,20 +42,29 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a checkpoint of this pipeline ({error}): train the fold again") from None
 
 
-def load_checkpoint(path: Path, model: nn.Module, fold: int) -> dict[str, Any]:
+def load_checkpoint(path: Path, model: nn.Module, fold: Fold) -> dict[str, Any]:
     """Put a checkpoint's weights into a model that must not have seen fold `fold`; returns the record.
 
+    Args:
+        fold: that is to be predicted; "full" for test images alone, by a model that saw every training image.
+
     Raises:
-        ValueError: if the weights held out another fold, or do not fit the model.
+        ValueError: if the weights held out another fold or none, or do not fit the model.
     """
     record = read_record(path)
     if record["fold"] != fold:
-        raise ValueError(f"{path} held out fold {record['fold']}, not fold {fold}: it has seen these images")
+        held_out = "no fold" if record["fold"] == FULL else f"fold {record['fold']}"
+        raise ValueError(f"{path} held out {held_out}, not fold {fold}: it has seen these images")
     try:
         model.load_state_dict(load_file(path))
     except RuntimeError as error:
         raise ValueError(f"{path}: weights of another model: {str(error).splitlines()[1].strip()}") from None
     return record
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint, on the CPU."""
+    return load_file(path)
 
 
 def refuse_other_settings(where: Path, made_by: dict[str, Any], now: dict[str, Any]) -> None:

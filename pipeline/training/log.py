@@ -23,18 +23,36 @@ def say_epoch(epoch: dict[str, Any], epochs: int, left: float) -> None:
         epochs: of its phase.
         left: seconds until all phases have ended.
     """
+    score = "" if epoch["score"] is None else f"  score {epoch['score']:.4f}{_star(epoch)}"
     log.info(
-        "fold %d  phase %d  epoch %3d/%d  loss %.4f  score %.4f%s  %s  %s left",
+        "fold %s  phase %d  epoch %3d/%d  loss %.4f%s  %s  %s left",
         epoch["fold"],
         epoch["phase"],
         epoch["epoch"],
         epochs,
         epoch["loss"],
-        epoch["score"],
-        " *" if epoch["best"] else "  ",
+        score,
         clock(epoch["seconds"]),
         clock(left),
     )
+
+
+def say_blend(blend: dict[str, Any]) -> None:
+    """One line for an average of weights."""
+    log.info(
+        "fold %s  phase %d  %s of epochs %s  score %.4f%s  %s",
+        blend["fold"],
+        blend["phase"],
+        blend["candidate"],
+        ", ".join(map(str, blend["epochs"])),
+        blend["score"],
+        _star(blend),
+        clock(blend["seconds"]),
+    )
+
+
+def _star(line: dict[str, Any]) -> str:
+    return " *" if line["best"] else "  "
 
 
 def write_tensorboard(folder: Path, epoch: dict[str, Any], step: int) -> None:
@@ -43,4 +61,5 @@ def write_tensorboard(folder: Path, epoch: dict[str, Any], step: int) -> None:
 
     with SummaryWriter(str(folder)) as writer:
         for key in ("loss", "score", "lr"):
-            writer.add_scalar(key, epoch[key], step)
+            if epoch[key] is not None:  # a full fit has no score
+                writer.add_scalar(key, epoch[key], step)

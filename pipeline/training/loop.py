@@ -25,8 +25,8 @@ from pipeline.rle import Dialect
 Batch = tuple[Tensor, Tensor]
 
 
-def learning_rate(step: int, steps: int, *, peak: float, warmup: float, final: float) -> float:
-    """Linear warm-up to `peak`, then half a cosine down to `final · peak` at the last step.
+def learning_rate(step: int, steps: int, *, peak: float, warmup: float, final: float, cycles: int = 1) -> float:
+    """Linear warm-up to `peak`, then half a cosine down to `final · peak` at the last step; again in every cycle.
 
     A pure function of the step, so a resumed run needs no scheduler state.
 
@@ -34,10 +34,16 @@ def learning_rate(step: int, steps: int, *, peak: float, warmup: float, final: f
         step: 0 … steps-1.
         warmup: share of the steps.
         final: share of the peak.
+        cycles: equal stretches of the steps, which they must divide.
+
+    Source:
+        Loshchilov & Hutter, SGDR, https://arxiv.org/abs/1608.03983: restarts.
 
     >>> [round(learning_rate(step, 5, peak=1.0, warmup=0.2, final=0.0), 3) for step in range(5)]
     [1.0, 1.0, 0.75, 0.25, 0.0]
     """
+    steps //= cycles
+    step %= steps
     rising = round(warmup * steps)
     if step < rising:
         return peak * (step + 1) / rising

@@ -1,50 +1,58 @@
 """Training in phases: the first learns pixels and overlap, the next refines the overlap from the best weights.
 
 Files of a fold's folder: `phase<n>.safetensors` are the best weights of a phase, `state.pt` is where to go on
-after a kill, `metrics.jsonl` has a line per epoch, and `best.safetensors`, written last, says "done".
+after a kill, `metrics.jsonl` has a line per epoch, and `best.safetensors`, written last, says "done". While a phase
+with a soup runs, `soup<n>-<epoch>.safetensors` may go into it: no more files than the best that it asks for, and one
+of each cycle.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from timm.utils import ModelEmaV3
-from torch import nn
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 
 from pipeline import __version__, config, hardware
-from pipeline.data.augment import Augment
-from pipeline.data.dataset import EpochSampler, MaskedImages
-from pipeline.data.images import Reader
 from pipeline.inference.predict import Predictor
 from pipeline.losses import build_loss
 from pipeline.metrics import METRICS, stack
 from pipeline.postprocess import HALF, THRESHOLDS, best_threshold
 from pipeline.progress import track
-from pipeline.rle import Dialect
-from pipeline.training.checkpoint import load_checkpoint, load_state, read_record, save_checkpoint, save_state
-from pipeline.training.log import say_epoch, write_history, write_tensorboard
+from pipeline.training.checkpoint import (
+    FULL,
+    Fold,
+    load_checkpoint,
+    load_state,
+    load_weights,
+    read_record,
+    save_checkpoint,
+    save_state,
+)
+from pipeline.training.fold import FoldData, build_loader, pseudo_of
+from pipeline.training.full_fit import with_epochs
+from pipeline.training.log import say_blend, say_epoch, write_history, write_tensorboard
 from pipeline.training.loop import learning_rate, train_one_epoch, validate
 from pipeline.training.objective import MASK_ALONE, HeadWeights, build_objective
-
-
-@dataclass(frozen=True)
-class FoldData:
-    """What a fold trains and validates on."""
-
-    fold: int
-    train_index: pd.DataFrame
-    valid_index: pd.DataFrame
-    dialect: Dialect
-    metric: str  # a name in METRICS
-    reader: Reader
+from pipeline.training.soup import (
+    STATISTICS_BATCHES,
+    Blend,
+    RunningMean,
+    batch_norms,
+    estimate_batch_statistics,
+    greedy_soup,
+    ingredients,
+    last_epochs,
+    mean_weights,
+)
 
 
 @dataclass
@@ -56,8 +64,9 @@ class Standing:
     best: float = -1.0  # score of the phase
     stale: int = 0  # epochs since then
     seconds: float = 0.0
-    draws: int = 0  # passes over the data so far
+    draws: float = 0  # passes over the data so far
     history: list[dict[str, Any]] = field(default_factory=list)
+    blended: bool = False  # whether the phase's averages of weights were tried
 
 
 def make_accelerator(precision: str) -> Accelerator:
@@ -81,8 +90,12 @@ def fit(
     seed: int,
     settings: dict[str, Any],
     heads: HeadWeights = MASK_ALONE,
+    epochs: tuple[int, ...] | None = None,
 ) -> None:
     """Train through all phases, or go on where a killed run stood; ends with `best.safetensors`.
+
+    Without images to validate on (fold "full") nothing is chosen: each phase ends with its last averaged weights, and
+    neither patience nor `swa` nor `soup` does anything.
 
     Args:
         model: with its starting weights.
@@ -90,7 +103,14 @@ def fit(
         seed: of sampling, augmentation and dropout.
         settings: what the weights depend on; kept in every checkpoint.
         heads: weights of the losses of the model's further heads.
+        epochs: of each phase, in place of the config's; in a phase with cycles rounded up to whole epochs of each.
+
+    Raises:
+        ValueError: if the config asks for pseudo-labels and none are handed in.
     """
+    if cfg.pseudo and data.pseudo is None:
+        raise ValueError(f"train.pseudo: no labels by '{cfg.pseudo.from_}' were handed in for fold {data.fold}")
+    cfg = with_epochs(cfg, epochs) if epochs else cfg
     accelerator = make_accelerator(cfg.precision)
     trainer = _Trainer(model, data, cfg, folder, seed, settings, heads, accelerator)
     for number in range(trainer.standing.phase, len(cfg.phases) + 1):
@@ -101,10 +121,13 @@ def fit(
     accelerator.wait_for_everyone()
 
 
-def promote_best(folder: Path, phases: int, model: nn.Module, fold: int) -> None:
-    """Copy the weights of the phase with the best score to `best.safetensors`; of equals, the later phase's."""
+def promote_best(folder: Path, phases: int, model: nn.Module, fold: Fold) -> None:
+    """Copy the weights of the phase with the best score to `best.safetensors`; of equals, the later phase's.
+
+    A full fit has no scores: its last phase is its best.
+    """
     paths = [folder / f"phase{number}.safetensors" for number in range(1, phases + 1)]
-    best = max(reversed(paths), key=lambda path: read_record(path)["score"])
+    best = paths[-1] if fold == FULL else max(reversed(paths), key=lambda path: read_record(path)["score"])
     record = load_checkpoint(best, model, fold)
     save_checkpoint(folder / "best.safetensors", model.state_dict(), record)
     (folder / "state.pt").unlink(missing_ok=True)
@@ -126,6 +149,7 @@ class _Trainer:
     ):
         self.model, self.data, self.cfg, self.heads = model, data, cfg, heads
         self.folder, self.seed, self.settings, self.accelerator = folder, seed, settings, accelerator
+        self.validates = data.valid_index is not None
         self.saved = load_state(folder / "state.pt")
         self.standing = Standing(**self.saved["standing"]) if self.saved else Standing()
         if accelerator.is_main_process:
@@ -139,10 +163,13 @@ class _Trainer:
             load_checkpoint(self._best_of(number - 1), self.model, self.data.fold)
             self.saved = None
             standing.phase, standing.epoch, standing.best, standing.stale = number, 0, -1.0, 0
+            standing.blended = False
         self._start(phase)
         patience = self.cfg.patience or phase.epochs
         while standing.epoch < phase.epochs and standing.stale < patience:
             self._run_epoch(phase)
+        if (phase.swa or phase.soup) and self.validates and not standing.blended:
+            self._try_blends(phase)
         self.accelerator.free_memory()
 
     def _start(self, phase: config.Phase) -> None:
@@ -151,8 +178,16 @@ class _Trainer:
         for weight in model.encoder.parameters():
             weight.requires_grad = not phase.freeze_encoder
         self.average = ModelEmaV3(model, decay=self.cfg.ema, use_warmup=True)
+        self.swa = RunningMean()
         self.loss = build_objective(build_loss(phase.loss, phase.loss_options), self.heads)
-        self.loader = self._loader(phase)
+        self.loader = build_loader(
+            self.data,
+            self.cfg,
+            self.standing.phase,
+            self.seed,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=phase.lr, weight_decay=self.cfg.weight_decay, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -165,47 +200,51 @@ class _Trainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.accelerator.scaler and saved["scaler"]:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
-
-    def _loader(self, phase: config.Phase) -> DataLoader:
-        augment = Augment(phase.augment, phase.crop, self.data.reader.channels)
-        workers = self.cfg.workers
-        images = MaskedImages(
-            self.data.train_index, self.data.dialect, self.data.reader, augment, copies=max(1, workers)
-        )
-        sampler = EpochSampler(
-            len(images),
-            self.seed,
-            labels=balance_labels(self.data.train_index, self.cfg.balance),
-            repeats=phase.repeats,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-        )
-        batch_size = min(self.cfg.batch_size, len(sampler))
-        return DataLoader(
-            images,
-            batch_size,
-            sampler=sampler,
-            drop_last=True,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            generator=torch.Generator(),  # its own: the loader must not move the stream that dropout draws from
-        )
+        if saved.get("swa"):
+            self.swa = RunningMean(**saved["swa"])
 
     def _run_epoch(self, phase: config.Phase) -> None:
         started = time.monotonic()
         standing = self.standing
-        ordinal = sum(earlier.epochs for earlier in self.cfg.phases[: standing.phase - 1]) + standing.epoch
+        ordinal = self._ordinal(standing.epoch)
         rank = self.accelerator.process_index
         # Nothing random is carried from epoch to epoch, so a resumed run draws what the other would have.
         torch.manual_seed(np.random.SeedSequence((self.seed, ordinal, rank)).generate_state(1)[0].item())
         self.loader.sampler.epoch = ordinal
         loss, rate = self._train(phase)
-        score, threshold = self._validate()
-        better = score > standing.best
+        score, threshold = self._validate() if self.validates else (None, None)
         standing.epoch += 1
-        standing.best, standing.stale = (score, 0) if better else (standing.best, standing.stale + 1)
+        better = score > standing.best if self.validates else standing.epoch == phase.epochs
+        if self.validates:
+            standing.best, standing.stale = (score, 0) if better else (standing.best, standing.stale + 1)
+        if phase.swa and standing.epoch in last_epochs(phase.epochs, phase.swa):
+            self.swa.add(self.model.state_dict())
         standing.seconds += time.monotonic() - started
-        standing.draws += phase.repeats
+        standing.draws += self._passes(standing.phase)
+        self._note(loss, score, threshold, better, rate, time.monotonic() - started)
+        if self.accelerator.is_main_process:
+            self._save(phase, better)
+            say_epoch(standing.history[-1], phase.epochs, self._seconds_left())
+            if self.cfg.tensorboard:
+                write_tensorboard(self.folder / "tensorboard", standing.history[-1], ordinal)
+        self.accelerator.wait_for_everyone()
+
+    def _ordinal(self, epoch: int) -> int:
+        """Number of an epoch of the phase (from 0) among all that the config plans."""
+        return sum(earlier.epochs for earlier in self.cfg.phases[: self.standing.phase - 1]) + epoch
+
+    def _note(
+        self,
+        loss: float | None,
+        score: float | None,
+        threshold: float | None,
+        better: bool,
+        rate: float | None,
+        seconds: float,
+        **further: object,
+    ) -> None:
+        """Add a line to the history; what is not known is None."""
+        standing = self.standing
         standing.history.append(
             {
                 "fold": self.data.fold,
@@ -213,18 +252,13 @@ class _Trainer:
                 "epoch": standing.epoch,
                 "loss": loss,
                 "score": score,
-                "threshold": round(threshold, 3),
+                "threshold": None if threshold is None else round(threshold, 3),
                 "best": better,
                 "lr": rate,
-                "seconds": round(time.monotonic() - started, 2),
+                "seconds": round(seconds, 2),
+                **further,
             }
         )
-        if self.accelerator.is_main_process:
-            self._save(better)
-            say_epoch(standing.history[-1], phase.epochs, self._seconds_left())
-            if self.cfg.tensorboard:
-                write_tensorboard(self.folder / "tensorboard", standing.history[-1], ordinal)
-        self.accelerator.wait_for_everyone()
 
     def _train(self, phase: config.Phase) -> tuple[float, float]:
         """Mean loss and last learning rate of one epoch."""
@@ -236,7 +270,7 @@ class _Trainer:
             )
         total = updates * phase.epochs
         rates = [
-            learning_rate(step, total, peak=phase.lr, warmup=phase.warmup, final=phase.final_lr)
+            learning_rate(step, total, peak=phase.lr, warmup=phase.warmup, final=phase.final_lr, cycles=phase.cycles)
             for step in range(standing.epoch * updates, (standing.epoch + 1) * updates)
         ]
         self.wrapped.train()
@@ -284,19 +318,115 @@ class _Trainer:
         scores = METRICS[self.data.metric](stack(counts)).mean(axis=0)
         return float(scores[HALF]), float(THRESHOLDS[best_threshold(scores)])
 
-    def _save(self, better: bool) -> None:
+    def _try_blends(self, phase: config.Phase) -> None:
+        """Score the averages of the phase's weights; each that beats all before it becomes the phase's best weights.
+
+        A kill in between repeats all of it, from the same files to the same end.
+        """
+        for blend in self._blends(phase):
+            self._note(
+                None,
+                blend.score,
+                blend.threshold,
+                blend.score > self.standing.best,
+                None,
+                blend.seconds,
+                candidate=blend.name,
+                epochs=blend.epochs,
+            )
+            if self.accelerator.is_main_process:
+                self._save_if_better(blend)
+                say_blend(self.standing.history[-1])
+            self.standing.best = max(self.standing.best, blend.score)
+        self.standing.blended = True
+        if self.accelerator.is_main_process:
+            self._save_state()
+            self._drop_soup_but([])
+        self.accelerator.wait_for_everyone()
+
+    def _save_if_better(self, blend: Blend) -> None:
+        if blend.score > self.standing.best:
+            record = self._record(blend.score) | {"candidate": blend.name, "epochs": blend.epochs}
+            save_checkpoint(self._best_of(self.standing.phase), blend.weights, record)
+
+    def _blends(self, phase: config.Phase) -> Iterator[Blend]:
+        """The averages that the phase asks for, scored."""
+        if self.swa.count:  # patience may have ended the phase before the last epochs
+            tail = last_epochs(phase.epochs, phase.swa)
+            yield self._taste("swa", list(tail[: self.swa.count]), self.swa.weights)
+        if phase.soup:
+            ranked = self._ingredients(phase)
+            scores = {line["epoch"]: line["score"] for line in self._epochs_of_phase()}
+            soup = greedy_soup(ranked, scores[ranked[0]], self._taste_soup)
+            if soup:
+                yield soup
+
+    def _taste_soup(self, epochs: list[int]) -> Blend:
+        return self._taste("soup", epochs, mean_weights(load_weights(self._soup_of(epoch)) for epoch in epochs))
+
+    def _taste(self, name: str, epochs: list[int], weights: dict[str, Tensor]) -> Blend:
+        """Weights with batch statistics of their own, and their score."""
+        started = time.monotonic()
+        model = self.average.module  # the phase is over: its averaged weights are on disk
+        model.load_state_dict(weights)
+        self._estimate_batch_statistics(model)
+        score, threshold = self._validate()
+        found = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+        return Blend(name, epochs, score, threshold, found, time.monotonic() - started)
+
+    def _estimate_batch_statistics(self, model: nn.Module) -> None:
+        """From images as the phase's last epoch drew them; the statistics of a frozen encoder stay."""
+        frozen = set(batch_norms(model.encoder)) if self.cfg.phases[self.standing.phase - 1].freeze_encoder else set()
+        norms = [norm for norm in batch_norms(model) if norm not in frozen]
+        if not norms:
+            return
+        device = self.accelerator.device
+        dtype = hardware.precision(self.cfg.precision, device)
+
+        def forward(images: Tensor) -> None:
+            with hardware.autocast(device, dtype):
+                model(images.to(device).contiguous(memory_format=torch.channels_last))
+
+        self.loader.sampler.epoch = self._ordinal(self.standing.epoch - 1)
+        estimate_batch_statistics(
+            forward, norms, (images for images, _ in islice(track(self.loader, "batch statistics"), STATISTICS_BATCHES))
+        )
+
+    def _epochs_of_phase(self) -> list[dict[str, Any]]:
+        """The lines of the phase's epochs, without those of averages."""
+        lines = self.standing.history
+        return [line for line in lines if line["phase"] == self.standing.phase and "candidate" not in line]
+
+    def _ingredients(self, phase: config.Phase) -> list[int]:
+        cycle = phase.epochs // phase.cycles if phase.cycles > 1 else None
+        return ingredients(self._epochs_of_phase(), phase.soup, cycle)
+
+    def _save(self, phase: config.Phase, better: bool) -> None:
         """Best weights, then the log, then the state: a kill in between repeats the epoch, and loses nothing."""
         standing = self.standing
+        weights = self.average.module.state_dict()
         if better:
-            record = {
-                "fold": self.data.fold,
-                "phase": standing.phase,
-                "epoch": standing.epoch,
-                "score": standing.best,
-                "settings": self.settings,
-                "versions": {"pipeline": __version__, "torch": torch.__version__},
-            }
-            save_checkpoint(self._best_of(standing.phase), self.average.module.state_dict(), record)
+            record = self._record(standing.best if self.validates else None)
+            save_checkpoint(self._best_of(standing.phase), weights, record)
+        kept = self._ingredients(phase) if phase.soup and self.validates else []
+        if standing.epoch in kept:
+            save_checkpoint(self._soup_of(standing.epoch), weights, self._record(standing.history[-1]["score"]))
+        self._save_state()
+        self._drop_soup_but(kept)  # only now: a state of before still counts on them
+
+    def _record(self, score: float | None) -> dict[str, Any]:
+        """What a checkpoint says of its weights."""
+        return {
+            "fold": self.data.fold,
+            "phase": self.standing.phase,
+            "epoch": self.standing.epoch,
+            "score": score,
+            "settings": self.settings,
+            "versions": {"pipeline": __version__, "torch": torch.__version__},
+        }
+
+    def _save_state(self) -> None:
+        standing = self.standing
         write_history(self.folder / "metrics.jsonl", standing.history)
         scaler = self.accelerator.scaler
         state = {
@@ -306,31 +436,33 @@ class _Trainer:
             "average": self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
+            "swa": vars(self.swa) if self.swa.count else None,
         }
         save_state(self.folder / "state.pt", state)
 
     def _best_of(self, phase: int) -> Path:
         return self.folder / f"phase{phase}.safetensors"
 
+    def _soup_of(self, epoch: int) -> Path:
+        return self.folder / f"soup{self.standing.phase}-{epoch}.safetensors"
+
+    def _drop_soup_but(self, epochs: list[int]) -> None:
+        for path in set(self.folder.glob("soup*.safetensors")) - set(map(self._soup_of, epochs)):
+            path.unlink()
+
+    def _passes(self, number: int) -> float:
+        """Passes over the training images that an epoch of a phase is worth, by the images that it draws."""
+        pseudo = pseudo_of(self.data, number)
+        return self.cfg.phases[number - 1].repeats * (1 + (pseudo.weight if pseudo else 0))
+
     def _seconds_left(self) -> float:
         """Passes over the data still to come, at the speed so far."""
-        standing = self.standing
-        current, *later = self.cfg.phases[standing.phase - 1 :]
-        left = (current.epochs - standing.epoch) * current.repeats + sum(p.epochs * p.repeats for p in later)
+        standing, phases = self.standing, self.cfg.phases
+        left = (phases[standing.phase - 1].epochs - standing.epoch) * self._passes(standing.phase)
+        left += sum(
+            phases[number - 1].epochs * self._passes(number) for number in range(standing.phase + 1, len(phases) + 1)
+        )
         return standing.seconds / standing.draws * left
-
-
-def balance_labels(index: pd.DataFrame, column: str | None) -> np.ndarray | None:
-    """The values that `train.balance` asks to draw equally often, or None.
-
-    Raises:
-        ValueError: for a column that the index does not have.
-    """
-    if column is None:
-        return None
-    if column not in index:
-        raise ValueError(f"train.balance: no column '{column}', the index has: {', '.join(index.columns)}")
-    return index[column].astype(str).to_numpy()
 
 
 def seed_weights(seed: int) -> None:

@@ -1,0 +1,38 @@
+"""Several models as one: how their stored probabilities are combined, and with which weights.
+
+Source:
+    On what mean, logarithmic and voting rules assume: Kittler et al., On combining classifiers, 1998,
+    https://doi.org/10.1109/34.667881.
+"""
+
+from pipeline.ensemble.choice import Choice, Chosen, Oof, choose
+from pipeline.ensemble.combine import COMBINATIONS, average, blend, combine
+from pipeline.ensemble.weights import (
+    Fitted,
+    Reduced,
+    at_best_threshold,
+    greedy_weights,
+    image_scores,
+    log_loss,
+    log_loss_weights,
+    reduce,
+)
+
+__all__ = [
+    "COMBINATIONS",
+    "Choice",
+    "Chosen",
+    "Fitted",
+    "Oof",
+    "Reduced",
+    "at_best_threshold",
+    "average",
+    "blend",
+    "choose",
+    "combine",
+    "greedy_weights",
+    "image_scores",
+    "log_loss",
+    "log_loss_weights",
+    "reduce",
+]

@@ -1,0 +1,152 @@
+"""How members become masks: a combination with weights, and a cut; chosen on OOF, scored where it was not chosen."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.crossfit import CrossFitted, cross_fit
+from pipeline.ensemble.combine import COMBINATIONS, blend
+from pipeline.ensemble.weights import Reduced, at_best_threshold, greedy_weights, image_scores, reduce
+from pipeline.metrics import Counts, count, stack
+from pipeline.postprocess import Cut, Surface, apply, search_rules
+
+Metric = Callable[[Counts], np.ndarray]
+
+
+class Choice(NamedTuple):
+    """All that lies between the members' stored values and a mask."""
+
+    how: str  # in COMBINATIONS
+    weights: tuple[float, ...]  # of the members, of sum 1
+    rules: str  # the family of `postprocess.FAMILIES` that the cut is from
+    cut: Cut
+
+    def mask(self, values: np.ndarray) -> np.ndarray:
+        """The mask of one image, (H, W), of its members' values (M, H, W) uint8."""
+        return apply(blend(values, np.array(self.weights), self.how), self.cut)
+
+
+@dataclass(frozen=True)
+class Oof:
+    """What is known of the training images out of fold.
+
+    Args:
+        image_ids: of the N images.
+        fold_of: (N,) int.
+        read: from an image id to its members' values (M, H, W) uint8 and its target (H, W).
+        members: M.
+        track: shows progress over N items.
+    """
+
+    image_ids: Sequence[str]
+    fold_of: np.ndarray
+    read: Callable[[str], tuple[np.ndarray, np.ndarray]]
+    members: int
+    track: Callable[[Iterable[str], str], Iterable[str]]
+
+    def only(self, member: int) -> "Oof":
+        """The same images with one member alone."""
+
+        def read(image_id: str) -> tuple[np.ndarray, np.ndarray]:
+            values, target = self.read(image_id)
+            return values[member : member + 1], target
+
+        return replace(self, read=read, members=1)
+
+
+class _Chooser:
+    """Choices on any folds. What depends on no choice, or only on the weights, is computed once."""
+
+    def __init__(self, oof: Oof, metric: Metric):
+        self.oof, self.metric = oof, metric
+        self._surfaces: dict[tuple[str, tuple[float, ...]], dict[str, Surface]] = {}
+        alone = oof.members == 1
+        self.reduced = [] if alone else [reduce(*oof.read(each)) for each in oof.track(oof.image_ids, "read members")]
+
+    def fit(self, rows: np.ndarray) -> Choice:
+        """The choice that does best on some rows: (N,) bool."""
+        how, weights = self._weights(rows)
+        folds = np.unique(self.oof.fold_of[rows]).tolist()
+        surfaces = self.surfaces(how, weights)
+        rules = max(surfaces, key=lambda name: _honest(surfaces[name], folds))  # of equals, the simplest: the first
+        return Choice(how, weights, rules, surfaces[rules].best(folds)[0])
+
+    def score(self, choice: Choice, rows: np.ndarray) -> np.ndarray:
+        """The metric of each of some rows by a choice."""
+        ids = np.array(self.oof.image_ids, dtype=object)[rows]
+        return self.metric(stack(self._counts(choice, ids)))
+
+    def surfaces(self, how: str, weights: tuple[float, ...]) -> dict[str, Surface]:
+        """The score of every cut, by family of rules."""
+        key = (how, weights)
+        if key not in self._surfaces:
+            self._surfaces[key] = search_rules(self._blended(how, weights), self.metric)
+        return self._surfaces[key]
+
+    def _weights(self, rows: np.ndarray) -> tuple[str, tuple[float, ...]]:
+        """The rule and weights that do best on some rows; equal weights of the mean, if nothing beats them."""
+        if self.oof.members == 1:
+            return "mean", (1.0,)
+        tried = [("mean", np.full(self.oof.members, 1 / self.oof.members))]
+        tried += [(how, greedy_weights(self.reduced, self.metric, how=how, rows=rows)) for how in COMBINATIONS]
+        how, weights = max(tried, key=lambda pair: _reduced_score(self.reduced, *pair, self.metric, rows))
+        return how, tuple(weights.tolist())
+
+    def _blended(self, how: str, weights: tuple[float, ...]) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        folds = dict(zip(self.oof.image_ids, self.oof.fold_of.tolist(), strict=True))
+        for image_id in self.oof.track(self.oof.image_ids, "search cuts"):
+            values, target = self.oof.read(image_id)
+            yield blend(values, np.array(weights), how), target, folds[image_id]
+
+    def _counts(self, choice: Choice, ids: Iterable[str]) -> Iterator[Counts]:
+        for image_id in ids:
+            values, target = self.oof.read(image_id)
+            yield count(choice.mask(values), target)
+
+
+def _honest(surface: Surface, folds: Sequence[int]) -> float:
+    """The score of a family of rules when its cut is chosen without each of the folds in turn.
+
+    A family with more to choose from always looks better on the images that it was searched on; here it must be.
+    """
+    if len(folds) < 2:
+        return surface.best(folds)[1]
+    images = dict(zip(surface.folds.tolist(), surface.images.tolist(), strict=True))
+    scores = [surface.score(surface.best([each for each in folds if each != fold])[0], [fold]) for fold in folds]
+    return float(np.average(scores, weights=[images[fold] for fold in folds]))
+
+
+def _reduced_score(
+    reduced: Sequence[Reduced], how: str, weights: np.ndarray, metric: Metric, rows: np.ndarray
+) -> float:
+    fitted = at_best_threshold(reduced, weights, metric, how=how, rows=rows)
+    return float(image_scores(reduced, fitted, metric, rows=rows).mean())
+
+
+class Chosen(NamedTuple):
+    """A choice, what it is worth, and the scores of all cuts under the weights that ship."""
+
+    fitted: CrossFitted[Choice]
+    surfaces: dict[str, Surface]
+
+    @property
+    def shipped(self) -> Choice:
+        """What ships: chosen on all folds."""
+        return self.fitted.shipped
+
+    def at_half(self) -> float:
+        """The mean score at threshold .5 without further rules."""
+        return self.surfaces["total"].score(Cut(0.5, 0))
+
+
+def choose(oof: Oof, metric: Metric) -> Chosen:
+    """Choose rule, weights, family of rules and cut on K − 1 folds, score on the fold left out; and choose on all.
+
+    Raises:
+        ValueError: for fewer than two folds; as `crossfit.cross_fit`, `combine.blend` and `search_rules`.
+    """
+    chooser = _Chooser(oof, metric)
+    fitted: CrossFitted[Any] = cross_fit(oof.fold_of, chooser.fit, chooser.score, image_ids=oof.image_ids)
+    return Chosen(fitted, chooser.surfaces(fitted.shipped.how, fitted.shipped.weights))

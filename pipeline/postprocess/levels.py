@@ -1,0 +1,53 @@
+"""The 255 thresholds, and the counts of an image at all of them.
+
+Thresholds lie between the 256 stored levels: threshold number k (1 … 255) is (k - ½) / 255, and a pixel
+belongs to the mask if its stored value is k or more. Rounding then moves no pixel over a threshold, and
+number 128 is exactly .5.
+"""
+
+import numpy as np
+
+from pipeline.inference.store import LEVELS
+from pipeline.metrics import Counts
+
+THRESHOLDS = (np.arange(1, LEVELS + 1) - 0.5) / LEVELS
+HALF = int(THRESHOLDS.searchsorted(0.5))  # position of .5 among them
+
+
+def level(threshold: float) -> int:
+    """The least stored value that a threshold keeps.
+
+    >>> level(0.5)
+    128
+    """
+    return int(np.ceil(threshold * LEVELS + 0.5 - 1e-9))
+
+
+def count_levels(values: np.ndarray, target: np.ndarray) -> Counts:
+    """The counts of one image at all 255 thresholds, from one histogram and not from 255 masks.
+
+    Shapes:
+        values: uint8, target: 0 or 1, of the same shape.
+        returns: Counts of (255,) int64.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if values.shape != target.shape:
+        raise ValueError(f"values {values.shape} and target {target.shape} differ in shape")
+    joint = values.ravel().astype(np.uint16)
+    joint |= target.ravel().astype(np.uint16) << 8
+    outside, inside = np.bincount(joint, minlength=512).reshape(2, 256)
+    intersection = inside[:0:-1].cumsum()[::-1]  # pixels at level k or above, for k = 1 … 255
+    predicted = intersection + outside[:0:-1].cumsum()[::-1]
+    return Counts(intersection, predicted, np.full(LEVELS, inside.sum()))
+
+
+def best_threshold(scores: np.ndarray) -> int:
+    """Position of the best of the 255 scores; of equal ones, that of the threshold nearest to .5."""
+    return int(np.where(is_best(scores), np.abs(THRESHOLDS - 0.5), np.inf).argmin())
+
+
+def is_best(scores: np.ndarray) -> np.ndarray:
+    """Which scores equal the highest but for rounding: bool of the same shape."""
+    return np.isclose(scores, scores.max(), rtol=0, atol=1e-12)

@@ -1,0 +1,168 @@
+"""What to do next: each rule looks for one thing that is off, and says what helps. A rule is a function and a line below.
+
+The bounds are habits, not laws: each is written beside its name, and a rule that fires quotes the number it saw.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from pipeline.report import plots
+from pipeline.report.kinds import groupings
+from pipeline.report.pictures import suspected
+from pipeline.report.suspicion import calibration_error
+from pipeline.report.view import View
+
+OPTIMISM = 0.5  # of the interval's half width
+UNEVEN = 3.0  # standard errors between a fold's mean and that of all
+MOVED = 0.2  # between two folds' thresholds, unless the plateau is as wide
+MISCALIBRATED = 0.1  # among pixels that are not sure
+LOST = 0.1  # of score, by a kind of image
+COMMON = 0.05  # share of the images that such a kind has at least
+EMPTIES = 0.1  # between the shares of empties of train and test
+COVERED = 0.1  # share by which the predicted area differs from the true one
+
+
+def advise(view: View) -> list[str]:
+    """One sentence or two for each thing that is off; none if nothing is."""
+    return [sentence for rule in RULES if (sentence := rule(view))]
+
+
+def is_scored(view: View) -> str | None:
+    if view.honest is None or view.scored.empty:
+        return "No image has an out-of-fold score: train the folds to know what this is worth."
+    return None
+
+
+def optimism(view: View) -> str | None:
+    if view.honest is None:
+        return None
+    half_width = (view.honest.interval.high - view.honest.interval.low) / 2
+    if view.honest.optimism <= OPTIMISM * half_width:
+        return None
+    return (
+        f"The choice flatters itself: in-sample it scores {view.honest.optimism:.4f} more than on the folds it did not "
+        "see. Search fewer things, or a coarser grid."
+    )
+
+
+def nothing_gained(view: View) -> str | None:
+    if view.honest is None or view.honest.interval.mean > view.honest.at_half:
+        return None
+    return (
+        f"The searched cut scores {view.honest.interval.mean:.4f} where threshold .5 alone scores "
+        f"{view.honest.at_half:.4f}: ship .5, the search found only luck."
+    )
+
+
+def uneven_folds(view: View) -> str | None:
+    if view.scored["fold"].nunique() < 2:
+        return None
+    everything = view.scored["score"]
+    means = view.scored.groupby("fold")["score"].agg(["mean", "size"])
+    error = everything.std() / np.sqrt(means["size"])
+    away = (means["mean"] - everything.mean()) / error.replace(0, np.inf)
+    worst = away.abs().idxmax()
+    if abs(away[worst]) < UNEVEN:
+        return None
+    return (
+        f"Fold {worst} scores {means['mean'][worst]:.4f} against {everything.mean():.4f}, more than chance explains "
+        f"({abs(away[worst]):.1f} standard errors). Look for a group or kind that fell into it alone."
+    )
+
+
+def moved_thresholds(view: View) -> str | None:
+    for name, surface in view.surfaces.items():
+        thresholds = [cut.threshold for cut in surface.per_fold.values()]
+        low, high = plots.plateau(surface)
+        if thresholds and max(thresholds) - min(thresholds) > max(MOVED, high - low):
+            return (
+                f"The folds choose thresholds from {min(thresholds):.2f} to {max(thresholds):.2f} for {name}: "
+                "probabilities do not mean the same in them. Train longer, or average more models before the cut."
+            )
+    return None
+
+
+def calibration(view: View) -> str | None:
+    if view.reliability.empty:
+        return None
+    unsure = view.reliability[view.reliability["probability"].between(0.05, 0.95)]
+    error = calibration_error(unsure)
+    if not error > MISCALIBRATED:
+        return None
+    return (
+        f"Among pixels between .05 and .95, probability and truth are {error:.2f} apart. One model's cut makes up for "
+        "it; a mean with other models does not. Mix them as a mean of logits, or end on a loss with cross entropy."
+    )
+
+
+def still_rising(view: View) -> str | None:
+    if view.history.empty or view.history["score"].isna().all():
+        return None
+    last = view.history[view.history["phase"] == view.history["phase"].max()]
+    folds = [part for _, part in last.groupby("fold") if len(part) > 1]
+    rising = [part["epoch"][part["score"].idxmax()] == part["epoch"].max() for part in folds]
+    if not rising or not all(rising):
+        return None
+    return f"In every fold the last epoch of phase {last['phase'].iloc[0]} is the best: train that phase longer."
+
+
+def weak_kind(view: View) -> str | None:
+    mean = view.scored["score"].mean()
+    found = pd.concat([way.kinds.assign(way=way.name) for way in groupings(view.scored)] or [pd.DataFrame()])
+    if found.empty:
+        return None
+    weak = found[(mean - found["score"] > LOST) & (found["images"] >= COMMON * len(view.scored))]
+    if weak.empty:
+        return None
+    worst = weak.iloc[int(((mean - weak["score"]) * weak["images"]).argmax())]
+    return (
+        f"{worst['images']} images of {worst['way']} “{worst['kind']}” score {worst['score']:.3f} on average, all "
+        f"{mean:.3f}: most is to be gained there. Show them more often in training, or give them a model of their own."
+    )
+
+
+def suspects(view: View) -> str | None:
+    found = len(suspected(view.scored))
+    if not found:
+        return None
+    return f"{found} images look mislabelled: see the gallery of suspects before training again."
+
+
+def wrong_size(view: View) -> str | None:
+    true, predicted = view.scored["coverage"].sum(), view.scored["predicted"].sum()
+    if not true or abs(predicted / true - 1) <= COVERED:
+        return None
+    more = "more" if predicted > true else "less"
+    return (
+        f"Out of fold, {abs(predicted / true - 1):.0%} {more} is masked than is true. Compare the threshold with the "
+        "reliability curve, and the loss's weight of missed against invented pixels."
+    )
+
+
+def other_empties(view: View) -> str | None:
+    if view.submission is None or not len(view.submission.coverage):
+        return None
+    test, train = (view.submission.coverage == 0).mean(), (view.images["coverage"] == 0).mean()
+    if abs(test - train) <= EMPTIES:
+        return None
+    return (
+        f"{test:.0%} of the test masks are empty, {train:.0%} of train's: the test set differs, or the smallest area is "
+        "off. Look at test images of the smallest predicted masks."
+    )
+
+
+RULES: tuple[Callable[[View], str | None], ...] = (
+    is_scored,
+    optimism,
+    nothing_gained,
+    uneven_folds,
+    moved_thresholds,
+    weak_kind,
+    suspects,
+    wrong_size,
+    calibration,
+    still_rising,
+    other_empties,
+)

@@ -1,0 +1,121 @@
+"""Training images as a page shows them: small pictures, with outlines as vectors on top that stay sharp when enlarged."""
+
+import base64
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import cv2
+import matplotlib
+import numpy as np
+import pandas as pd
+
+from pipeline.data.images import encode_image
+from pipeline.report.view import Picture
+
+WORST, BEST, SUSPECTS = 12, 6, 12  # pictures in each gallery
+SUSPICIOUS = 0.05  # below it a label is not called suspect
+QUALITY = 72  # of WebP
+POINTS = 3000  # of one outline, about 15 KB
+HEAT = (matplotlib.colormaps["magma"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+
+
+class Tile(NamedTuple):
+    """One image of a gallery."""
+
+    image_id: str
+    facts: str  # what is known of it, in a line
+    height: int  # pixels, of the image as it is
+    width: int
+    image: str  # data URIs
+    heat: str  # of the probabilities
+    truth: str  # SVG paths in pixels of the image
+    predicted: str
+
+
+def worst(images: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the lowest scores; of equal ones, the more wrongly covered first."""
+    wrong = (images["predicted"] - images["coverage"]).abs()
+    return images.assign(wrong=-wrong).sort_values(["score", "wrong"], kind="stable").head(WORST)
+
+
+def best(images: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the highest scores, of images with a mask: of empty ones there is nothing to see."""
+    return images[images["coverage"] > 0].sort_values("score", ascending=False, kind="stable").head(BEST)
+
+
+def suspects(images: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose labels are contradicted the most."""
+    return suspected(images).sort_values("suspicion", ascending=False, kind="stable").head(SUSPECTS)
+
+
+def suspected(images: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose labels are contradicted at all."""
+    return images[images["suspicion"] >= SUSPICIOUS]
+
+
+def tiles(rows: pd.DataFrame, picture: Callable[[str], Picture], side: int) -> Iterator[Tile]:
+    """The tile of each row, read one by one.
+
+    Args:
+        side: pixels, the longer side of a picture; a smaller image keeps its size.
+    """
+    for row in rows.to_dict("records"):
+        yield _tile(row["image_id"], _facts(row), picture(row["image_id"]), side)
+
+
+def _tile(image_id: str, facts: str, shown: Picture, side: int) -> Tile:
+    image = shown.image[..., 0] if shown.image.shape[-1] == 1 else shown.image
+    height, width = shown.values.shape
+    return Tile(
+        image_id,
+        facts,
+        height,
+        width,
+        webp(_shrink(image, side)),
+        webp(HEAT[_shrink(shown.values, side)]),
+        outline(shown.target, side),
+        outline(shown.mask, side),
+    )
+
+
+def _facts(row: dict[str, object]) -> str:
+    return (
+        f"score {row['score']:.3f} · true {row['coverage']:.2%}, predicted {row['predicted']:.2%} · "
+        f"fold {row['fold']} · suspicion {row['suspicion']:.2f}"
+    )
+
+
+def webp(pixels: np.ndarray) -> str:
+    """(H, W) or (H, W, 3) uint8 as a data URI."""
+    return f"data:image/webp;base64,{base64.b64encode(encode_image(pixels, 'WEBP', QUALITY)).decode()}"
+
+
+def _shrink(pixels: np.ndarray, side: int) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    scale = min(1, side / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return pixels if scale == 1 else cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def outline(mask: np.ndarray, side: int) -> str:
+    """The outlines of a mask, its holes too, as one SVG path in pixels; empty for an empty mask.
+
+    It runs through the middle of the mask's border pixels. What cannot be seen at `side` pixels is smoothed away, and
+    of a mask in thousands of pieces the longest outlines are kept, so that a page stays small.
+
+    >>> outline(np.pad(np.ones((2, 3)), 1), side=64)
+    'M1 1l0 1l2 0l0-1z'
+    """
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    coarse = max(mask.shape) / side / 2
+    if coarse > 0.5:
+        contours = [cv2.approxPolyDP(contour, coarse, closed=True) for contour in contours]
+    contours = sorted(contours, key=len, reverse=True)
+    kept = np.searchsorted(np.cumsum([len(contour) for contour in contours]), POINTS, side="right")
+    return "".join(_path(contour[:, 0]) for contour in contours[: max(1, kept)])
+
+
+def _path(points: np.ndarray) -> str:
+    """A closed path, (P, 2) x and y, in steps from point to point, which are shorter to write."""
+    steps = (f"l{x}{y}" if y < 0 else f"l{x} {y}" for x, y in np.diff(points, axis=0))
+    return f"M{points[0, 0]} {points[0, 1]}{''.join(steps)}z"

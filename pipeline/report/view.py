@@ -1,0 +1,121 @@
+"""What a report shows: plain tables, arrays and one function, gathered by a stage. No paths, no stores, no models.
+
+A part that is None, or a table without rows, is left out of the page, which says so and why.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from pipeline.bootstrap import Interval
+
+# Columns of `View.images` that say how an image came out; every other one may be a way to tell images apart.
+RESULTS = ("image_id", "score", "coverage", "predicted", "suspicion")
+
+
+class Picture(NamedTuple):
+    """One training image with what is known of it."""
+
+    image: np.ndarray  # (H, W, 1 or 3) uint8
+    target: np.ndarray  # (H, W) 0 or 1
+    values: np.ndarray  # (H, W) uint8, 255 · probability out of fold
+    mask: np.ndarray  # (H, W) 0 or 1, drawn by the cut that was chosen without the image's fold
+
+
+class Honest(NamedTuple):
+    """The score to report, and those that flatter."""
+
+    interval: Interval  # of the cross-fitted score
+    in_sample: float  # chosen and scored on the same images
+    at_half: float  # at threshold .5, with nothing chosen
+
+    @property
+    def optimism(self) -> float:
+        """What the choice seemed to be worth, and is not."""
+        return self.in_sample - self.interval.mean
+
+
+class Chosen(NamedTuple):
+    """A threshold and a smallest area."""
+
+    threshold: float  # 0 to 1
+    min_area: int  # pixels
+
+
+class Surface(NamedTuple):
+    """The mean score of every cut that was tried, of one class."""
+
+    areas: np.ndarray  # (A,) pixels, rising
+    scores: np.ndarray  # (A, 255), at `postprocess.THRESHOLDS`
+    chosen: Chosen  # on all folds: what ships
+    per_fold: Mapping[int, Chosen]  # chosen without the fold
+
+
+class Members(NamedTuple):
+    """An ensemble's members."""
+
+    table: pd.DataFrame  # name, weight, score (OOF, alone)
+    correlation: np.ndarray  # (M, M), −1 to 1, of the members' errors on the OOF images, in the table's order
+
+
+class Submission(NamedTuple):
+    """What is handed in."""
+
+    rows: int
+    empty: int  # rows without a mask
+    coverage: np.ndarray  # (T,) predicted masked share of each test image, 0 to 1
+
+
+class Boards(NamedTuple):
+    """Simulated leaderboards of this one submission."""
+
+    differences: np.ndarray  # (D,) private − public score of each simulated test set
+    public_images: int
+    private_images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """Everything that a report shows.
+
+    Args:
+        title: of the page: the config's or the ensemble's name.
+        competition: its title.
+        metric: the official metric's name.
+        made: as `manifest.made_with`.
+        images: a row for each training image, with its OOF result: image_id, fold, score (cross-fitted, 0 to 1),
+            coverage (true), predicted (coverage, of the cut chosen without its fold), suspicion (`suspicion.suspicion`);
+            if there is one, group; any other column of few values, such as the competition's `kind`, is a way to
+            group. Nothing scored (a run on all images): score NaN.
+        honest: None if nothing was cross-fitted.
+        picture: of an image id; asked only for the images shown.
+        history: the rows of each fold's metrics.jsonl: fold, phase, epoch, loss, score, best; if there, threshold.
+        folds: a row for each fold: fold, images, then any numbers; the column `seconds` is shown as time.
+        classes: a row for each class: class, then any numbers.
+        surfaces: by class.
+        reliability: as `suspicion.reliability`.
+    """
+
+    title: str
+    competition: str
+    metric: str
+    made: Mapping[str, Any]
+    images: pd.DataFrame
+    honest: Honest | None
+    picture: Callable[[str], Picture]
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    folds: pd.DataFrame = field(default_factory=pd.DataFrame)
+    classes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    surfaces: Mapping[str, Surface] = field(default_factory=dict)
+    reliability: pd.DataFrame = field(default_factory=pd.DataFrame)
+    members: Members | None = None
+    submission: Submission | None = None
+    boards: Boards | None = None
+
+    @property
+    def scored(self) -> pd.DataFrame:
+        """The images that have a score."""
+        return self.images[self.images["score"].notna()]

@@ -1,0 +1,167 @@
+"""Which two submissions to choose, and how often the public leaderboard would choose the wrong one.
+
+Kaggle scores a submission on a public part of the test set while the competition runs, and on the private rest when it
+is over; of two submissions that a team names before, the better one counts. OOF scores say what to expect: test sets
+are drawn from the scored images, split into public and private part, and every candidate is scored on both, on the same
+images.
+
+A test set is drawn with replacement: its images are independent draws, and split at random they make two sets of
+independent draws, so the two parts are simply drawn one after the other. With groups, what is drawn and split are whole
+groups, as many as hold the test set's images on average.
+
+Ties: candidates within 1e-12 are equal. The public board's first among equals is any of them, each as likely; it is
+wrong only if its private score is below the best.
+"""
+
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+DRAWS = 2000
+BLOCK = 1 << 20  # weights held at once, 8 MiB
+TIE = 1e-12
+
+
+class Shakeup(NamedTuple):
+    """What S candidates did over all simulated boards."""
+
+    public: np.ndarray  # (S,) mean public score
+    private: np.ndarray  # (S,) mean private score
+    best: np.ndarray  # (S,) share of boards on which it is best in private; equals share a board, so the sum is 1
+    agreement: np.ndarray  # (S,) −1 to 1: how its comparisons with the others agree between the two boards
+    pair_best: np.ndarray  # (S, S) share of boards on which the pair's better one is the best in private
+    pair_private: np.ndarray  # (S, S) mean private score of the pair's better one; one's own on the diagonal
+    wrong: float  # share of boards whose public first is not the best in private
+    loss: float  # mean private score that following the public board costs against the best
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        """The two to choose: the highest expected private score of the better one; of equals, the first two."""
+        pairs = list(combinations(range(len(self.private)), 2))
+        worth = np.array([self.pair_private[pair] for pair in pairs])
+        return pairs[int(np.argmax(worth >= worth.max() - TIE))]
+
+    @property
+    def rank_correlation(self) -> float:
+        """Kendall's τ of the public and the private ranking, a pair that is equal on one of them counting 0."""
+        return float(self.agreement.mean())
+
+
+def simulate(
+    scores: np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    public_share: float,
+    test_images: int,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> Shakeup:
+    """Play a competition's end many times.
+
+    Args:
+        public_share: 0 to 1, of the test images.
+        test_images: public and private together.
+
+    Shapes:
+        scores: (S, N), of each candidate on each OOF image.
+        groups: (N,); images of one value are drawn together.
+
+    Raises:
+        ValueError: for fewer than two candidates, scores that are not finite, groups of another length, a share that
+            is not between 0 and 1, or a test set too small to be split.
+    """
+    if len(scores) < 2:
+        raise ValueError(f"scores of shape {np.shape(scores)}: expected (candidates, images) with 2 candidates or more")
+    return _summarise(
+        *boards(scores, groups, public_share=public_share, test_images=test_images, seed=seed, draws=draws)
+    )
+
+
+def boards(
+    scores: np.ndarray,
+    groups: np.ndarray | None = None,
+    *,
+    public_share: float,
+    test_images: int,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Public and private mean scores of S candidates on each drawn test set, (draws, S) each; arguments of `simulate`.
+
+    Raises:
+        ValueError: as `simulate`, but one candidate will do.
+    """
+    scores = _checked(scores, groups, public_share)
+    sums, sizes = _per_group(scores, groups)
+    units = max(2, round(test_images / sizes.mean()))
+    if test_images < 2:
+        raise ValueError(f"a test set of {test_images} images has no public and private part: give its size")
+    in_public = min(max(1, round(public_share * units)), units - 1)
+    rng = np.random.default_rng(seed)
+    public = _board(sums, sizes, in_public, rng, draws)
+    return public, _board(sums, sizes, units - in_public, rng, draws)
+
+
+def _checked(scores: np.ndarray, groups: np.ndarray | None, public_share: float) -> np.ndarray:
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.ndim != 2:
+        raise ValueError(f"scores of shape {scores.shape}: expected (candidates, images)")
+    if not np.isfinite(scores).all():
+        candidate, image = np.argwhere(~np.isfinite(scores))[0]
+        raise ValueError(f"candidate {candidate} has no finite score of image {image}: leave the image out for all")
+    if groups is not None and len(groups) != scores.shape[1]:
+        raise ValueError(f"{len(groups)} groups for {scores.shape[1]} images: give one per image, in the same order")
+    if not 0 < public_share < 1:
+        raise ValueError(f"public share {public_share} is not between 0 and 1: it is the share of the test images")
+    return scores
+
+
+def _per_group(scores: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of scores, (G, S), and numbers of images, (G,), of each group, or of each image."""
+    if groups is None:
+        return scores.T, np.ones(scores.shape[1], dtype=np.int64)
+    _, group = np.unique(groups, return_inverse=True)
+    return np.stack([np.bincount(group, row) for row in scores], axis=1), np.bincount(group)
+
+
+def _board(sums: np.ndarray, sizes: np.ndarray, units: int, rng: np.random.Generator, draws: int) -> np.ndarray:
+    """Mean scores over `units` drawn groups, (draws, S)."""
+    board, rows = np.empty((draws, sums.shape[1])), max(1, BLOCK // len(sizes))
+    for start in range(0, draws, rows):
+        drawn = rng.multinomial(units, np.full(len(sizes), 1 / len(sizes)), size=min(rows, draws - start))
+        board[start : start + rows] = drawn @ sums / (drawn @ sizes)[:, None]
+    return board
+
+
+def _summarise(public: np.ndarray, private: np.ndarray) -> Shakeup:
+    """Shakeup of boards, (draws, S) each."""
+    top = private.max(axis=1, keepdims=True)
+    is_best = private >= top - TIE
+    is_first = public >= public.max(axis=1, keepdims=True) - TIE
+    chance = is_first / is_first.sum(axis=1, keepdims=True)  # to be the one that the public board names
+    size = private.shape[1]
+    better = [[np.maximum(private[:, i], private[:, j]) for j in range(size)] for i in range(size)]
+    return Shakeup(
+        public=public.mean(axis=0),
+        private=private.mean(axis=0),
+        best=(is_best / is_best.sum(axis=1, keepdims=True)).mean(axis=0),
+        agreement=_agreement(public, private),
+        pair_best=np.array([[(each >= top[:, 0] - TIE).mean() for each in row] for row in better]),
+        pair_private=np.array([[each.mean() for each in row] for row in better]),
+        wrong=float((chance * ~is_best).sum(axis=1).mean()),
+        loss=float((chance * (top - private)).sum(axis=1).mean()),
+    )
+
+
+def _agreement(public: np.ndarray, private: np.ndarray) -> np.ndarray:
+    """Of each candidate, the mean over the others and over boards of sign(public) · sign(private), (S,)."""
+    candidates = range(public.shape[1])
+    agreed = [(_signs(public, each) * _signs(private, each)).sum(axis=1).mean() for each in candidates]
+    return np.array(agreed) / (len(candidates) - 1)  # a comparison with itself added nothing
+
+
+def _signs(board: np.ndarray, each: int) -> np.ndarray:
+    """Whether a candidate is above (1), level with (0) or below (−1) each of the candidates."""
+    ahead = board[:, [each]] - board
+    return np.sign(ahead) * (np.abs(ahead) > TIE)

@@ -1,0 +1,149 @@
+"""The stages `compare`, `final` and `pseudo`: which is better, which two to choose, what more data gave."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from pipeline import competition
+from pipeline.bootstrap import Difference, paired
+from pipeline.config import Config
+from pipeline.data.index import read_table
+from pipeline.pseudo import read_labels
+from pipeline.shakeup import Shakeup, simulate
+from pipeline.stages.labelling import with_pseudo
+from pipeline.stages.preparing import prepare, scores_at_half
+from pipeline.stages.training import oof_of, source_of_labels
+
+
+class Compared(NamedTuple):
+    """Two configs or ensembles on the same images."""
+
+    a: float  # cross-fitted score
+    b: float
+    difference: Difference  # a − b
+    images: int
+    groups: int
+    same_folds: bool
+
+
+def compare(a: str, b: str) -> Compared:
+    """Whether `a` beats `b`: a paired bootstrap of their cross-fitted scores, image by image.
+
+    Args:
+        a, b: names of configs, or of ensembles as in "x+y", that the stage `ensemble` has run on.
+
+    Raises:
+        FileNotFoundError: for a name without scores, with the command that makes them.
+        ValueError: if they are of different images.
+    """
+    first, second = _same_images([a, b])
+    difference = paired(first["score"].to_numpy(), second["score"].to_numpy(), first["group"].to_numpy())
+    return Compared(
+        first["score"].mean(),
+        second["score"].mean(),
+        difference,
+        len(first),
+        first["group"].nunique(),
+        first["fold"].equals(second["fold"]),
+    )
+
+
+class Final(NamedTuple):
+    """Simulated boards of several submissions."""
+
+    names: list[str]
+    scores: list[float]  # cross-fitted
+    boards: Shakeup
+    test_images: int
+    public_share: float
+
+
+def final(names: Sequence[str], card_name: str, root: Path | None = None) -> Final:
+    """Simulate the end of a competition with several submissions, from the scores of their training images.
+
+    Args:
+        names: as those of `compare`.
+        card_name: of the competition; it says how many test images there are, and which share of them is public.
+        root: the data folder, whose sample submission is counted where the card does not say how many images there are.
+
+    Raises:
+        As `compare`; ValueError for fewer than two names.
+    """
+    if len(set(names)) < 2:
+        raise ValueError(f"SUBMISSIONS='{' '.join(names)}': give two or more names, the choice is between them")
+    card = competition.load(card_name)
+    tables = _same_images(list(names))
+    board = card.leaderboard
+    test_images = board.images or len(
+        read_table((root or Path("data") / card.name) / card.files.sample_submission, [card.columns.id])
+    )
+    scores = np.stack([table["score"].to_numpy() for table in tables])
+    boards = simulate(scores, tables[0]["group"].to_numpy(), public_share=board.public_share, test_images=test_images)
+    return Final(list(names), scores.mean(axis=1).tolist(), boards, test_images, board.public_share)
+
+
+class PseudoGain(NamedTuple):
+    """What training on pseudo-labels changed."""
+
+    name: str  # of the config with labels
+    source: str  # of the one without
+    labelled: dict[int, int]  # test images labelled, by fold
+    scores: tuple[float, float]  # with and without, out of fold at threshold .5
+    difference: Difference  # with − without, over groups
+
+
+def pseudo(cfg: Config) -> PseudoGain:
+    """Train a config on the test images that its source labels, and say what that changed out of fold.
+
+    A config without `train.pseudo` gets a companion `<config>_pseudo` that trains on its own labels.
+
+    Writes: runs/<config>/ with pseudo/ in it; all that is missing of the source
+    """
+    labelled = prepare(with_pseudo(cfg))
+    source = prepare(source_of_labels(labelled.cfg))
+    for member in (source, labelled):
+        oof_of(member)
+    ids = source.index["image_id"]
+    without, with_ = (
+        pd.concat([scores_at_half(member, fold) for fold in member.numbers()])[ids].to_numpy()
+        for member in (source, labelled)
+    )
+    return PseudoGain(
+        labelled.cfg.name,
+        source.cfg.name,
+        {fold: len(read_labels(labelled.paths.pseudo(fold), fold)) for fold in labelled.numbers()},
+        (float(with_.mean()), float(without.mean())),
+        paired(with_, without, source.index["group"].to_numpy()),
+    )
+
+
+def _same_images(names: Sequence[str]) -> list[pd.DataFrame]:
+    tables = [read_scores(name) for name in names]
+    for name, table in zip(names, tables, strict=True):
+        strangers = sorted(set(table["image_id"]) ^ set(tables[0]["image_id"]))
+        if strangers:
+            raise ValueError(
+                f"{names[0]} and {name} were scored on different images, {len(strangers)} are in one only, the first "
+                f"is '{strangers[0]}': compare configs of one competition"
+            )
+    return tables
+
+
+def read_scores(name: str) -> pd.DataFrame:
+    """The cross-fitted score of each training image: image_id, fold, group, score; sorted by id.
+
+    Raises:
+        FileNotFoundError: if the stage `ensemble` has not run, with the command.
+        ValueError: if an image is there twice.
+    """
+    path = Path("submissions") / f"{name}.oof.csv"
+    if not path.exists():
+        raise FileNotFoundError(f'{path}: no such file: run make ensemble CONFIGS="{name.replace("+", " ")}" first')
+    table = read_table(path, ["image_id", "fold", "group", "score"]).astype({"score": float})
+    twice = table["image_id"][table["image_id"].duplicated()]
+    if len(twice):
+        raise ValueError(f"{path}: image '{twice.iloc[0]}' is there twice: run make ensemble again")
+    return table.sort_values("image_id", ignore_index=True)

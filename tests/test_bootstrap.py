@@ -1,0 +1,151 @@
+"""The bootstrap: what is drawn, by hand and by a loop, and whether intervals hold the truth as often as they say."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from pipeline import bootstrap
+from pipeline.bootstrap import interval, paired
+
+
+def loop_means(scores, groups, draws):
+    """Groups drawn one by one, their images laid together."""
+    rng, names = np.random.default_rng(1), np.unique(groups)
+    drawn = [rng.choice(names, len(names)) for _ in range(draws)]
+    return np.array([np.concatenate([scores[groups == name] for name in each]).mean() for each in drawn])
+
+
+def test_interval_of_equal_scores_is_that_score():
+    assert interval(np.full(9, 0.25)) == (0.25, 0.25, 0.25)
+
+
+def test_drawn_mean_is_the_sum_of_the_scores_over_the_number_of_images():
+    # One image of group a has 0, three of b have 1. Drawn are aa (0), bb (1) and, half of the time, ab: 3 of 4 images,
+    # not the .5 that a mean of groups would give.
+    scores, groups = np.array([1.0, 0.0, 1.0, 1.0]), np.array(["b", "a", "b", "b"])
+    assert interval(scores, groups, level=0.4) == (0.75, 0.75, 0.75)
+    assert interval(scores, groups)[1:] == (0.0, 1.0)
+
+
+def test_interval_is_what_a_loop_over_drawn_groups_gives():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(12, size=60)
+    scores = rng.normal(size=12)[groups] + rng.normal(size=60)
+    expected = np.percentile(loop_means(scores, groups, 3000), [5, 95])
+    assert interval(scores, groups, draws=8000, level=0.9)[1:] == pytest.approx(expected, abs=0.04)  # of a width of 1
+
+
+def test_interval_of_many_images_is_that_of_the_normal_law():
+    scores = np.random.default_rng(0).normal(size=900)
+    _, low, high = interval(scores)
+    assert high - low == pytest.approx(2 * 1.96 * scores.std() / 30, rel=0.08)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_interval_covers_the_true_mean_in_about_95_of_100_samples(size):
+    # 50 groups of `size` images that share most of what they differ by.
+    rng = np.random.default_rng(size)
+    groups, covered = np.repeat(np.arange(50), size), 0
+    for _ in range(300):
+        scores = 0.3 + rng.normal(size=50)[groups] + 0.2 * rng.normal(size=50 * size)
+        _, low, high = interval(scores, groups, draws=300)
+        covered += low <= 0.3 <= high
+    assert 0.90 <= covered / 300 <= 0.98
+
+
+def test_interval_that_ignores_groups_is_too_narrow():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(30), 8)
+    scores = rng.normal(size=30)[groups]
+    width = [np.ptp(interval(scores, given)[1:]) for given in (groups, None)]
+    assert width[0] == pytest.approx(8**0.5 * width[1], rel=0.15)  # 8 equal images count once
+
+
+def test_groups_of_one_image_are_no_groups():
+    scores = np.random.default_rng(0).normal(size=40)
+    assert interval(scores, np.arange(40)) == pytest.approx(interval(scores))
+
+
+def test_interval_does_not_depend_on_the_order_of_the_images():
+    rng = np.random.default_rng(0)
+    scores, groups, order = rng.normal(size=40), rng.integers(8, size=40), rng.permutation(40)
+    assert interval(scores[order], groups[order]) == pytest.approx(interval(scores, groups))
+
+
+def test_seed_decides_and_blocks_do_not(monkeypatch):
+    scores = np.random.default_rng(0).normal(size=50)
+    expected = interval(scores, seed=3)
+    assert interval(scores, seed=4) != expected
+    monkeypatch.setattr(bootstrap, "BLOCK", 350)  # 7 draws at once: the last block is a rest
+    assert interval(scores, seed=3) == pytest.approx(expected)
+
+
+def test_memory_does_not_hold_all_draws_of_20000_images():
+    scores = np.random.default_rng(0).normal(size=20_000)
+    tracemalloc.start()
+    interval(scores, draws=150)  # 24 MB in one array of weights
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * 8 * bootstrap.BLOCK < 150 * 20_000 * 8 * 1.1
+
+
+def test_wider_level_gives_a_wider_interval():
+    scores = np.random.default_rng(0).normal(size=50)
+    inner, outer = interval(scores, level=0.5), interval(scores, level=0.99)
+    assert outer.low < inner.low < inner.mean < inner.high < outer.high
+
+
+# ---------------------------------------------------------------------------------------------- pairs
+
+
+def test_paired_is_the_interval_of_the_differences_and_sees_what_two_intervals_do_not():
+    rng = np.random.default_rng(0)
+    b = rng.normal(size=200)  # images differ by 1
+    a = b + 0.05 + 0.1 * rng.normal(size=200)  # a is better by .05
+    found = paired(a, b)
+    assert found[:3] == interval(a - b)
+    assert found.low > 0
+    assert interval(a).low < interval(b).high
+
+
+def test_paired_the_other_way_round_is_its_mirror():
+    rng = np.random.default_rng(0)
+    a, b, groups = rng.normal(size=60), rng.normal(size=60), rng.integers(15, size=60)
+    there, back = paired(a, b, groups), paired(b, a, groups)
+    assert there == pytest.approx((-back.mean, -back.high, -back.low, 1 - back.p_better))
+
+
+def test_p_better_by_hand():
+    # a is better by 3 on one image and worse by 1 on the other: drawn are 3, 1, 1 and −1.
+    assert paired(np.array([3.0, 0.0]), np.array([0.0, 1.0])).p_better == pytest.approx(0.75, abs=0.03)
+
+
+def test_draws_in_which_both_are_equal_count_half():
+    # Better by .3 on one image, worse by .1 + .2 on the other: equal but for a rounding error half of the time.
+    assert paired(np.array([0.3, 0.0]), np.array([0.0, 0.1 + 0.2])).p_better == pytest.approx(0.5, abs=0.03)
+    assert paired(np.ones(5), np.ones(5)) == (0, 0, 0, 0.5)
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("scores", "groups", "message"),
+    [
+        ([0.5, np.nan, 0.5], None, r"\(3,\), 1 of 3 not finite"),
+        ([[0.5, 0.5]], None, r"\(1, 2\)"),
+        ([0.5, 0.5], ["a"], "1 groups for 2 scores"),
+        ([0.5, 0.5], ["a", "a"], "1 groups say nothing"),
+        ([0.5], None, "1 images say nothing"),
+        ([], None, "0 images say nothing"),
+    ],
+)
+def test_what_cannot_be_drawn_from_is_refused(scores, groups, message):
+    with pytest.raises(ValueError, match=message):
+        interval(np.array(scores), None if groups is None else np.array(groups))
+
+
+def test_scores_of_other_images_are_not_paired():
+    with pytest.raises(ValueError, match=r"\(3,\) and \(2,\)"):
+        paired(np.zeros(3), np.zeros(2))

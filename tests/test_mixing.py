@@ -1,0 +1,166 @@
+"""Mixed samples: where the partner's pixels go its mask goes, and the item's seed decides all of it."""
+
+import numpy as np
+import pytest
+
+from pipeline.data.mixing import MIXES, Mixing, copy_paste, cutmix, mosaic
+
+SIZE = 24
+VOID = 255
+
+
+def plain(value, mask=0):
+    """An image of one value, and a mask of one value."""
+    return np.full((SIZE, SIZE, 3), value, np.uint8), np.full((SIZE, SIZE, 1), mask, np.uint8)
+
+
+def with_mask(value, mask):
+    return plain(value)[0], mask[..., None].astype(np.uint8)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def is_box(where):
+    return np.array_equal(where, where.any(axis=1)[:, None] & where.any(axis=0))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_cutmix_pastes_one_box_of_image_and_mask(seed):
+    image, mask = cutmix(plain(10, 0), lambda: plain(200, 1), rng(seed))
+    assert is_box(image[..., 0] == 200)
+    assert np.array_equal(mask[..., 0] == 1, image[..., 0] == 200)
+
+
+def test_cutmix_boxes_are_of_every_share_and_everywhere():
+    pasted = np.stack([cutmix(plain(0), lambda: plain(200), rng(seed))[0][..., 0] == 200 for seed in range(400)])
+    shares = pasted.mean(axis=(1, 2))
+    assert shares.min() < 0.02
+    assert shares.max() > 0.7
+    # A uniform share, cut by the border: axis by axis a half in the mean where nothing is cut, so less than that here.
+    assert 0.25 < shares.mean() < 0.45
+    assert pasted.any(axis=0).all()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_mosaic_shows_four_images_as_quadrants(seed):
+    values = iter((1, 2, 3))
+    image, mask = mosaic(plain(0, 0), lambda: (lambda value: plain(value, value))(next(values)), rng(seed))
+    assert np.array_equal(image[..., 0], mask[..., 0])
+    corners = [image[row, column, 0] for row, column in ((0, 0), (0, -1), (-1, 0), (-1, -1))]
+    assert corners == [0, 1, 2, 3]
+    shares = [(image[..., 0] == value).mean() for value in range(4)]
+    assert min(shares) >= 0.25**2 - 0.02
+    assert all(is_box(image[..., 0] == value) for value in range(4))
+
+
+def two_objects():
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[2:5, 2:5] = True
+    mask[5:7, 5:7] = True  # touches by a corner: the same object
+    mask[12:20, 12:20] = True
+    return mask
+
+
+def test_copy_paste_brings_whole_objects_and_one_at_least_into_an_empty():
+    donor, small, large = with_mask(200, two_objects()), 13, 64
+    areas = []
+    for seed in range(60):
+        image, mask = copy_paste(plain(10), lambda: donor, rng(seed))
+        assert np.array_equal(image[..., 0] == 200, mask[..., 0] == 1)
+        areas.append(int(mask.sum()))
+    assert set(areas) == {small, large, small + large}
+
+
+def test_copy_paste_leaves_what_lies_under_no_object():
+    image, mask = copy_paste(plain(10, 1), lambda: with_mask(200, two_objects()), rng())
+    assert mask.all()
+    assert set(np.unique(image)) == {10, 200}
+
+
+def test_copy_paste_of_a_partner_without_objects_changes_nothing():
+    void_alone = with_mask(200, np.full((SIZE, SIZE), VOID))
+    for donor in (plain(200), void_alone):
+        image, mask = copy_paste(plain(10), lambda donor=donor: donor, rng())
+        assert (image == 10).all()
+        assert not mask.any()
+
+
+def test_an_object_of_several_classes_brings_the_labels_of_all():
+    labels = np.zeros((SIZE, SIZE, 2), np.uint8)
+    labels[3:9, 3:9, 0] = 1
+    labels[6:9, 6:12, 1] = 1  # overlaps: one object
+    image, mask = copy_paste((plain(10)[0], np.ones((SIZE, SIZE, 2), np.uint8)), lambda: (plain(200)[0], labels), rng())
+    inside = labels.any(axis=-1)
+    assert np.array_equal(image[..., 0] == 200, inside)
+    assert np.array_equal(mask[inside], labels[inside])
+    assert mask[~inside].all()
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_void_pixels_survive_where_nothing_covers_them(name):
+    void = with_mask(10, np.full((SIZE, SIZE), VOID))
+    image, mask = MIXES[name](void, lambda: with_mask(200, two_objects()), rng())
+    assert np.array_equal(mask[..., 0] == VOID, image[..., 0] == 10)
+    assert 0 < (mask == VOID).mean() < 1
+
+
+@pytest.mark.parametrize("name", ["cutmix", "mosaic"])
+def test_void_pixels_of_a_partner_come_along(name):
+    image, mask = MIXES[name](plain(10), lambda: with_mask(200, np.full((SIZE, SIZE), VOID)), rng())
+    assert np.array_equal(mask[..., 0] == VOID, image[..., 0] == 200)
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_mixing_changes_neither_of_its_images(name):
+    pair, partner = plain(10), with_mask(200, two_objects())
+    before = [array.copy() for array in (*pair, *partner)]
+    mixed = MIXES[name](pair, lambda: partner, rng())
+    assert mixed[0].dtype == mixed[1].dtype == np.uint8
+    for array, copy in zip((*pair, *partner), before, strict=True):
+        assert np.array_equal(array, copy)
+
+
+def asked(chances, seed, donors=(3, 4)):
+    """The draws that an item's mix makes."""
+    calls = []
+
+    def augmented(position, seed):
+        calls.append((position, seed))
+        return with_mask(200, two_objects())
+
+    mixed = Mixing(chances, np.arange(10), np.array(donors, dtype=int))(plain(10), seed, augmented)
+    return calls, mixed
+
+
+def test_kinds_come_as_often_as_their_chances_say():
+    chances = {"mosaic": 0.5, "copy_paste": 0.2, "cutmix": 0.1}
+    partners = [asked(chances, seed)[0] for seed in range(1500)]
+    kinds = ["none" if not calls else "mosaic" if len(calls) == 3 else "one" for calls in partners]
+    assert kinds.count("mosaic") / 1500 == pytest.approx(0.5, abs=0.04)
+    assert kinds.count("none") / 1500 == pytest.approx(0.2, abs=0.04)
+    donors = [calls[0][0] in (3, 4) for calls in partners if len(calls) == 1]
+    assert sum(donors) / 1500 == pytest.approx(0.2 + 0.1 * 0.2, abs=0.04)
+
+
+def test_partners_are_drawn_from_all_and_donors_from_those_with_objects():
+    drawn = {position for seed in range(100) for position, _ in asked({"mosaic": 1.0}, seed)[0]}
+    assert drawn == set(range(10))
+    drawn = {position for seed in range(100) for position, _ in asked({"copy_paste": 1.0}, seed)[0]}
+    assert drawn == {3, 4}
+    calls, (image, _) = asked({"copy_paste": 1.0}, 0, donors=())
+    assert calls == []
+    assert (image == 10).all()
+
+
+def test_a_mix_is_a_function_of_the_seed():
+    for one, other in zip(asked({"cutmix": 1.0}, 7)[1], asked({"cutmix": 1.0}, 7)[1], strict=True):
+        assert np.array_equal(one, other)
+    assert asked({"mosaic": 1.0}, 7)[0] == asked({"mosaic": 1.0}, 7)[0]
+    assert len({tuple(asked({"mosaic": 1.0}, seed)[0]) for seed in range(20)}) == 20
+
+
+def test_partners_of_a_mosaic_differ_in_their_seeds():
+    for seed in range(20):
+        assert len({drawn for _, drawn in asked({"mosaic": 1.0}, seed)[0]}) == 3

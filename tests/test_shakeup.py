@@ -1,0 +1,164 @@
+"""The end of a competition, simulated: cases whose answer is known, and a loop that plays it out."""
+
+import numpy as np
+import pytest
+
+from pipeline import shakeup
+from pipeline.shakeup import simulate
+
+
+def play(scores, public_share, test_images, draws):
+    """Wrong and loss by a loop: draw a test set, shuffle it, cut it."""
+    rng, wrong, loss = np.random.default_rng(1), [], []
+    for _ in range(draws):
+        test = rng.choice(scores.shape[1], test_images)
+        cut = round(public_share * test_images)
+        test = rng.permutation(test)
+        public, private = scores[:, test[:cut]].mean(axis=1), scores[:, test[cut:]].mean(axis=1)
+        lost = private.max() - private[public.argmax()]
+        wrong.append(lost > 1e-12)
+        loss.append(lost)
+    return np.mean(wrong), np.mean(loss)
+
+
+def test_boards_of_one_image_each_by_hand():
+    # a is right on one image, b on the other; public and private part hold one of them each. The better of the two is
+    # always right, the public board's is right on every second private part.
+    found = simulate(np.eye(2), public_share=0.5, test_images=2)
+    assert found.public == pytest.approx([0.5, 0.5], abs=0.04)
+    assert found.best == pytest.approx([0.5, 0.5], abs=0.04)
+    assert found.wrong == pytest.approx(0.5, abs=0.04)
+    assert found.loss == found.wrong
+    assert found.rank_correlation == pytest.approx(0, abs=0.08)
+    assert found.pair == (0, 1)
+    assert found.pair_private[0, 1] == found.pair_best[0, 1] == 1
+
+
+def test_boards_are_what_a_loop_plays():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(3, 30)) + rng.normal(size=30) + np.array([[0], [0.1], [0.2]])
+    found = simulate(scores, public_share=0.3, test_images=20, draws=6000)
+    wrong, loss = play(scores, 0.3, 20, 6000)
+    assert found.wrong == pytest.approx(wrong, abs=0.03)
+    assert found.loss == pytest.approx(loss, abs=0.02)
+
+
+def test_identical_candidates_cannot_be_chosen_wrongly():
+    scores = np.tile(np.random.default_rng(0).random(40), (4, 1))
+    found = simulate(scores, public_share=0.3, test_images=30)
+    assert (found.wrong, found.loss, found.rank_correlation) == (0, 0, 0)
+    assert found.best.tolist() == [0.25] * 4
+    assert found.pair == (0, 1)
+
+
+def test_candidates_of_equal_mean_are_chosen_by_chance():
+    # The same scores in four orders: the public part says nothing of the private one.
+    rng = np.random.default_rng(0)
+    scores = np.stack([rng.permutation(np.linspace(0, 1, 400)) for _ in range(4)])
+    found = simulate(scores, public_share=0.4, test_images=100)
+    assert found.wrong == pytest.approx(3 / 4, abs=0.04)
+    assert found.best == pytest.approx(np.full(4, 1 / 4), abs=0.05)
+    assert found.rank_correlation == pytest.approx(0, abs=0.05)
+
+
+def test_first_among_equals_on_the_public_board_is_any_of_them():
+    # On images 0 … 7 both are right; a alone is on image 8 and b on none more. A public part of one image shows both as
+    # equal 8 times of 9, and then b, which is never better, is named every second time.
+    scores = np.array([[1.0] * 9, [1.0] * 8 + [0.0]])
+    found = simulate(scores, public_share=0.5, test_images=2)
+    assert found.wrong == pytest.approx(8 / 9 / 2 / 9, abs=0.015)
+
+
+def test_candidate_that_is_better_on_every_image_is_never_missed():
+    scores = np.random.default_rng(0).random(50) + np.array([[0], [0.1], [-0.1]])
+    found = simulate(scores, public_share=0.2, test_images=40)
+    assert (found.wrong, found.loss) == (0, 0)
+    assert found.best.tolist() == [0, 1, 0]
+    assert found.agreement.tolist() == [1, 1, 1]
+    assert found.pair == (0, 1)  # 1 with any other has the same worth: the first pair
+
+
+def test_two_that_are_good_at_different_images_are_the_pair_though_each_alone_is_worse():
+    halves = np.arange(100) % 2
+    scores = np.stack([np.full(100, 0.51), halves, np.full(100, 0.511), 1 - halves])
+    found = simulate(scores, public_share=0.5, test_images=40)
+    assert found.private.argmax() == 2
+    assert found.pair == (1, 3)
+
+
+def test_images_of_one_group_lie_on_one_board():
+    # Right on one patient or on the other: a board of five images is one patient.
+    scores = np.repeat(np.eye(2), 5, axis=1)
+    whole = simulate(scores, np.repeat(["p", "q"], 5), public_share=0.5, test_images=10)
+    assert whole.pair_private[0, 1] == 1
+    assert simulate(scores, public_share=0.5, test_images=10).pair_private[0, 1] < 0.75
+
+
+def test_mean_on_a_board_counts_images_and_not_groups():
+    # Patient p has one image with 0, q has three with 1. Of two drawn patients: 0, ¾, ¾ or 1.
+    scores = np.tile([0.0, 1, 1, 1], (2, 1))
+    found = simulate(scores, np.array(["p", "q", "q", "q"]), public_share=0.5, test_images=8)  # 4 patients: 2 and 2
+    assert found.private == pytest.approx([0.625, 0.625], abs=0.03)
+
+
+def test_larger_test_set_is_chosen_from_more_safely():
+    scores = np.random.default_rng(0).normal(size=(3, 300)) + np.array([[0], [0.1], [0.2]])
+    small, large = [simulate(scores, public_share=0.3, test_images=size) for size in (50, 5000)]
+    assert large.wrong < small.wrong - 0.2
+    assert large.rank_correlation > small.rank_correlation + 0.2
+    assert large.loss < small.loss
+
+
+def test_public_share_decides_the_size_of_both_boards():
+    # The mean of n fair coins is ½ off by 1/(2·sqrt(n)), and so the better of a coin and its other side has ½ and
+    # sqrt(2/π) of that more: .518 for 500, .540 for 100.
+    scores = np.stack([np.arange(100) % 2, 1 - np.arange(100) % 2])
+    for share, private in ((1 / 6, 500), (5 / 6, 100)):
+        found = simulate(scores, public_share=share, test_images=600)
+        assert found.pair_private[0, 1] == pytest.approx(0.5 + (2 / np.pi) ** 0.5 / 2 / private**0.5, abs=0.002)
+
+
+def test_order_of_the_candidates_changes_nothing_but_the_order():
+    scores = np.random.default_rng(0).normal(size=(4, 60))
+    order = np.array([2, 0, 3, 1])
+    there = simulate(scores, public_share=0.3, test_images=50)
+    back = simulate(scores[order], public_share=0.3, test_images=50)
+    for name in ("public", "private", "best", "agreement"):
+        assert getattr(back, name) == pytest.approx(getattr(there, name)[order])
+    assert back.pair_private == pytest.approx(there.pair_private[np.ix_(order, order)])
+    assert (back.wrong, back.loss) == pytest.approx((there.wrong, there.loss))
+
+
+def test_two_are_never_worth_less_than_one():
+    found = simulate(np.random.default_rng(0).normal(size=(4, 60)), public_share=0.3, test_images=50)
+    assert found.best.sum() == pytest.approx(1)
+    assert (found.pair_private >= found.private[:, None] - 1e-12).all()
+    assert np.diag(found.pair_private) == pytest.approx(found.private)
+    assert (found.pair_best >= np.diag(found.pair_best)[:, None]).all()
+    assert found.loss > 0
+
+
+def test_seed_decides_and_blocks_do_not(monkeypatch):
+    scores = np.random.default_rng(0).normal(size=(3, 50))
+    expected = simulate(scores, public_share=0.3, test_images=40, seed=3)
+    assert simulate(scores, public_share=0.3, test_images=40, seed=4).loss != expected.loss
+    monkeypatch.setattr(shakeup, "BLOCK", 350)
+    assert simulate(scores, public_share=0.3, test_images=40, seed=3).loss == pytest.approx(expected.loss)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"scores": np.ones((1, 5))}, r"\(1, 5\): expected .candidates, images. with 2"),
+        ({"scores": np.ones(5)}, r"\(5,\)"),
+        ({"scores": np.array([[1.0, 1.0], [1.0, np.nan]])}, "candidate 1 has no finite score of image 1"),
+        ({"groups": np.arange(3)}, "3 groups for 5 images"),
+        ({"public_share": 1.0}, "public share 1.0 is not between"),
+        ({"public_share": 30}, "public share 30 is not between"),
+        ({"test_images": 1}, "test set of 1 images"),
+    ],
+)
+def test_what_cannot_be_played_is_refused(changed, message):
+    given = {"scores": np.ones((2, 5)), "groups": None, "public_share": 0.3, "test_images": 10} | changed
+    with pytest.raises(ValueError, match=message):
+        simulate(**given)

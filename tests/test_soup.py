@@ -1,7 +1,6 @@
 """Averages of weights: what goes in, what comes out, that a kill changes nothing, and what stays on disk."""
 
-import json
-from pathlib import Path
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -9,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from pipeline import config, stages
+from pipeline import config
+from pipeline.models import build_model
 from pipeline.training import phases
-from pipeline.training.checkpoint import read_record
+from pipeline.training.checkpoint import load_state, read_record
 from pipeline.training.soup import (
     Blend,
     RunningMean,
@@ -22,8 +22,8 @@ from pipeline.training.soup import (
     last_epochs,
     mean_weights,
 )
+from tests.fitting import RUN, fit_tiny, history
 
-RNG = np.random.default_rng(0)
 ALL_ON = (
     "train.phases.0.epochs=4",
     "train.phases.0.cycles=2",
@@ -32,8 +32,6 @@ ALL_ON = (
     "train.phases.0.crop=32",
     "train.phases.0.scale=[0.8, 1.3]",
     "train.phases.0.mix={ cutmix = 0.3, mosaic = 0.3, copy_paste = 0.3 }",
-    "train.phases.1.soup=2",
-    "train.phases.1.swa=0.1",
 )
 
 
@@ -154,12 +152,7 @@ def test_batch_statistics_draw_no_random_number_and_move_no_weight():
     assert all(torch.equal(weight, before[name]) for name, weight in net.named_parameters())
 
 
-def load(*pairs):
-    return config.load("configs/tiny.toml", pairs)
-
-
-def history(folder="runs/tiny/fold0"):
-    return [{**json.loads(line), "seconds": 0} for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+FOUR = "train.phases.0.epochs=4"
 
 
 class Killed(BaseException):
@@ -167,7 +160,7 @@ class Killed(BaseException):
 
 
 def kill_at(monkeypatch, number):
-    """Stop at the write of that number (from 1), before it."""
+    """Stop instead of the write of that number, from 1."""
     left = [number]
 
     def counted(original):
@@ -184,23 +177,23 @@ def kill_at(monkeypatch, number):
 
 
 def test_killed_at_any_write_ends_with_the_weights_of_an_undisturbed_run(tiny, monkeypatch):
-    stages.train(load(*ALL_ON), 0)
-    undisturbed, expected = load_file("runs/tiny/fold0/best.safetensors"), history()
-    phase = load_file("runs/tiny/fold0/phase1.safetensors")
-    assert {line.get("candidate") for line in expected} >= {None, "swa"}
-    Path("runs").rename("undisturbed")
-    for number in (2, 4, 7, 11, 6, 3, 9, 5, 1):
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            kill_at(patch, number)
-            stages.train(load(*ALL_ON), 0)
-            raise Killed  # done before that write
-    stages.train(load(*ALL_ON), 0)
-    resumed = load_file("runs/tiny/fold0/best.safetensors")
+    # An epoch writes four times at most: each run gets further than the last, and is killed somewhere else.
+    fit_tiny(*ALL_ON)
+    undisturbed, expected = load_file(RUN / "best.safetensors"), history()
+    assert [line.get("candidate") for line in expected][:5] == [None] * 4 + ["swa"]
+    RUN.rename("undisturbed")
+    stood_at = []
+    while not (RUN / "best.safetensors").exists():
+        with monkeypatch.context() as patch, suppress(Killed):
+            kill_at(patch, 5)
+            fit_tiny(*ALL_ON)
+        standing = (load_state(RUN / "state.pt") or {"standing": {"epoch": 0, "blended": False}})["standing"]
+        stood_at.append((standing["epoch"], standing["blended"]))
+    assert {(1, False), (4, False), (4, True)} < set(stood_at)
+    resumed = load_file(RUN / "best.safetensors")
     assert all(torch.equal(undisturbed[key], resumed[key]) for key in undisturbed)
-    first = load_file("runs/tiny/fold0/phase1.safetensors")
-    assert all(torch.equal(phase[key], first[key]) for key in phase)
     assert history() == expected
-    assert not list(Path("runs/tiny/fold0").glob("soup*"))
+    assert not list(RUN.glob("soup*"))
 
 
 def scored(monkeypatch, scores):
@@ -215,9 +208,6 @@ def scored(monkeypatch, scores):
     return given
 
 
-ONE_PHASE = ("train.phases.0.epochs=4", "train.phases.1.epochs=1")
-
-
 def test_swa_is_the_mean_of_the_last_epochs_weights_and_becomes_the_phases_best(tiny, monkeypatch):
     raw, original = [], phases.train_one_epoch
 
@@ -227,43 +217,41 @@ def test_swa_is_the_mean_of_the_last_epochs_weights_and_becomes_the_phases_best(
         return loss
 
     monkeypatch.setattr(phases, "train_one_epoch", spy)
-    scored(monkeypatch, [0.1, 0.2, 0.3, 0.25, 0.9, 0.4])
-    stages.train(load(*ONE_PHASE, "train.phases.0.swa=0.5"), 0)
-    best = load_file("runs/tiny/fold0/phase1.safetensors")
+    scored(monkeypatch, [0.1, 0.2, 0.3, 0.25, 0.9])
+    fit_tiny(FOUR, "train.phases.0.swa=0.5")
+    best = load_file(RUN / "phase1.safetensors")
     for name in ("net.segmentation_head.0.weight", "net.encoder.model.conv_stem.weight"):
         assert torch.allclose(best[name], (raw[2][name] + raw[3][name]) / 2, atol=1e-6)
-    assert "running_mean" in " ".join(best)
     line = history()[4]
     assert (line["candidate"], line["epochs"], line["epoch"], line["best"]) == ("swa", [3, 4], 4, True)
     assert (line["loss"], line["lr"], line["score"], line["phase"]) == (None, None, 0.9, 1)
-    record = read_record(Path("runs/tiny/fold0/phase1.safetensors"))
+    record = read_record(RUN / "phase1.safetensors")
     assert (record["score"], record["candidate"], record["epochs"]) == (0.9, "swa", [3, 4])
-    assert read_record(Path("runs/tiny/fold0/best.safetensors"))["score"] == 0.9
+    assert read_record(RUN / "best.safetensors")["score"] == 0.9
 
 
 def test_swa_that_scores_less_is_told_and_not_kept(tiny, monkeypatch):
-    given = scored(monkeypatch, [0.1, 0.2, 0.7, 0.3, 0.6, 0.4])
-    stages.train(load(*ONE_PHASE, "train.phases.0.swa=0.5"), 0)
+    given = scored(monkeypatch, [0.1, 0.2, 0.7, 0.3, 0.6])
+    fit_tiny(FOUR, "train.phases.0.swa=0.5")
     line = history()[4]
     assert (line["candidate"], line["best"]) == ("swa", False)
-    record = read_record(Path("runs/tiny/fold0/phase1.safetensors"))
+    record = read_record(RUN / "phase1.safetensors")
     assert (record["epoch"], record["score"]) == (3, 0.7)
     assert "candidate" not in record
-    best = load_file("runs/tiny/fold0/phase1.safetensors")
+    best = load_file(RUN / "phase1.safetensors")
     assert all(torch.equal(best[key], given[2][key]) for key in best)
 
 
 def test_soup_is_the_mean_of_averaged_weights_of_the_epochs_that_go_together(tiny, monkeypatch):
     # Epochs by score: 3, 4, 1, 2. With 4 it falls, with 1 it does not; 2 is not among the best three.
-    given = scored(monkeypatch, [0.6, 0.1, 0.8, 0.7, 0.75, 0.85, 0.4])
-    stages.train(load(*ONE_PHASE, "train.phases.0.soup=3"), 0)
+    given = scored(monkeypatch, [0.6, 0.1, 0.8, 0.7, 0.75, 0.85])
+    fit_tiny(FOUR, "train.phases.0.soup=3")
     line = history()[4]
     assert (line["candidate"], line["epochs"], line["score"], line["best"]) == ("soup", [3, 1], 0.85, True)
-    best = load_file("runs/tiny/fold0/phase1.safetensors")
+    best = load_file(RUN / "phase1.safetensors")
     name = "net.segmentation_head.0.weight"
     assert torch.allclose(best[name], (given[2][name] + given[0][name]) / 2, atol=1e-6)
-    assert not torch.allclose(best[name], given[5 - 1][name], atol=1e-6)
-    assert torch.equal(best[name], given[5][name])
+    assert all(torch.equal(best[key], given[5][key]) for key in best)  # batch statistics too are those that were scored
 
 
 def test_soup_holds_the_best_of_each_cycle_and_no_more_files_than_that(tiny, monkeypatch):
@@ -274,31 +262,27 @@ def test_soup_holds_the_best_of_each_cycle_and_no_more_files_than_that(tiny, mon
         save_state(path, state)
 
     monkeypatch.setattr(phases, "save_state", spy)
-    scored(monkeypatch, [0.3, 0.2, 0.8, 0.7, 0.6, 0.9, 0.4, 0.5])
-    stages.train(load(*ONE_PHASE, "train.phases.0.soup=2", "train.phases.0.cycles=2"), 0)
+    scored(monkeypatch, [0.3, 0.2, 0.8, 0.7, 0.6, 0.9])
+    fit_tiny(FOUR, "train.phases.0.soup=2", "train.phases.0.cycles=2")
     assert on_disk[3] == ["soup1-1.safetensors", "soup1-3.safetensors", "soup1-4.safetensors"]
     assert history()[4]["epochs"] == [3, 1]  # .6 with 4 is less than .8, .9 with the first cycle's best is not
-    assert not list(Path("runs/tiny/fold0").glob("soup*"))
+    assert not list(RUN.glob("soup*"))
 
 
 def test_statistics_of_a_frozen_encoder_stay(tiny):
-    pairs = [f"train.phases.{number}.{option}" for number in (0, 1) for option in ("freeze_encoder=true", "swa=1.0")]
-    stages.train(load(*pairs), 0)
-    from pipeline.models import build_model
-
+    fit_tiny("train.phases.0.freeze_encoder=true", "train.phases.0.swa=1.0")
+    assert history()[-1]["candidate"] == "swa"
     torch.manual_seed(0)
-    fresh = build_model(load().model).encoder.state_dict()
-    for number in (1, 2):
-        trained = load_file(f"runs/tiny/fold0/phase{number}.safetensors")
-        encoder = {key.removeprefix("net.encoder."): value for key, value in trained.items() if "net.encoder." in key}
-        assert all(torch.equal(encoder[key], fresh[key]) for key in fresh)
+    fresh = build_model(config.load("configs/tiny.toml").model).encoder.state_dict()
+    trained = load_file(RUN / "phase1.safetensors")
+    encoder = {key.removeprefix("net.encoder."): value for key, value in trained.items() if "net.encoder." in key}
+    assert all(torch.equal(encoder[key], fresh[key]) for key in fresh)
 
 
 def test_without_these_options_nothing_is_tried_and_nothing_more_is_written(tiny, monkeypatch):
     states = []
     monkeypatch.setattr(phases, "save_state", lambda path, state: states.append(state))
-    stages.train(load(), 0)
-    assert all("candidate" not in line for line in history())
-    assert len(states) == 4
-    assert all(state["swa"] is None for state in states)
-    assert not list(Path("runs/tiny/fold0").glob("soup*"))
+    fit_tiny()
+    assert [line.get("candidate") for line in history()] == [None, None]
+    assert [state["swa"] for state in states] == [None, None]
+    assert {path.name for path in RUN.iterdir()} == {"best.safetensors", "metrics.jsonl", "phase1.safetensors"}

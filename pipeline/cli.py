@@ -159,7 +159,10 @@ def _print_worth(done: stages.Ensembled) -> None:
     out.print(f"            {done.at_half:.4f}  at threshold .5, nothing chosen but the weights")
     if done.gain:
         gain = done.gain
-        _print_table([single._asdict() for single in done.singles], {"weight": "{:.3f}", "score": "{:.4f}"})
+        _print_table(
+            [single._asdict() for single in done.singles],
+            {"weight": "{:.3f}", "by_log_loss": "{:.3f}", "score": "{:.4f}"},
+        )
         out.print(
             f"gain        {gain.mean:+.4f}  over the best alone, 95% interval {gain.low:+.4f} to {gain.high:+.4f}, "
             f"better in {gain.p_better:.0%} of draws"

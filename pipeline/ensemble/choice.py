@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.crossfit import CrossFitted, cross_fit
 from pipeline.ensemble.combine import COMBINATIONS, blend
-from pipeline.ensemble.weights import Reduced, at_best_threshold, greedy_weights, image_scores, reduce
+from pipeline.ensemble.weights import Reduced, at_best_threshold, greedy_weights, image_scores, log_loss_weights, reduce
 from pipeline.metrics import Counts, count, stack
 from pipeline.postprocess import Cut, Surface, apply, search_rules
 
@@ -130,6 +130,7 @@ class Chosen(NamedTuple):
 
     fitted: CrossFitted[Choice]
     surfaces: dict[str, Surface]
+    log_loss_weights: np.ndarray  # (M,) that fit the pixels' log loss best: a check of weights that fit the metric
 
     @property
     def shipped(self) -> Choice:
@@ -149,4 +150,5 @@ def choose(oof: Oof, metric: Metric) -> Chosen:
     """
     chooser = _Chooser(oof, metric)
     fitted: CrossFitted[Any] = cross_fit(oof.fold_of, chooser.fit, chooser.score, image_ids=oof.image_ids)
-    return Chosen(fitted, chooser.surfaces(fitted.shipped.how, fitted.shipped.weights))
+    check = log_loss_weights(chooser.reduced) if oof.members > 1 else np.ones(1)
+    return Chosen(fitted, chooser.surfaces(fitted.shipped.how, fitted.shipped.weights), check)

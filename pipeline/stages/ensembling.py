@@ -29,6 +29,7 @@ class Single(NamedTuple):
 
     name: str
     weight: float  # in the ensemble
+    by_log_loss: float  # the weight that fits the pixels' log loss best, as a check
     score: float  # cross-fitted
 
 
@@ -77,7 +78,7 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
         interval(scores, groups),
         chosen.fitted.in_sample,
         chosen.at_half(),
-        _singles(members, chosen.shipped, alone),
+        _singles(members, chosen, alone),
         _gain(scores, alone, groups),
         submission.write_submission(csv, first.card, first.paths.root / first.card.files.sample_submission, mask_of),
     )
@@ -165,10 +166,11 @@ def oof_of_members(members: Sequence[Prepared], rows: pd.DataFrame) -> Oof:
     return Oof(rows["image_id"].tolist(), rows["fold"].to_numpy(), read, len(members), track)
 
 
-def _singles(members: Sequence[Prepared], choice: Choice, alone: Sequence[Chosen]) -> list[Single]:
+def _singles(members: Sequence[Prepared], together: Chosen, alone: Sequence[Chosen]) -> list[Single]:
+    weights = zip(together.shipped.weights, together.log_loss_weights.tolist(), strict=True)
     return [
-        Single(member.cfg.name, weight, chosen.fitted.honest)
-        for member, weight, chosen in zip(members, choice.weights, alone, strict=True)
+        Single(member.cfg.name, *pair, chosen.fitted.honest)
+        for member, pair, chosen in zip(members, weights, alone, strict=True)
     ]
 
 

@@ -4,6 +4,7 @@ Fold-safe: what trains fold k is labelled only by models that held fold k out. A
 fold k's masks, and its labels would carry them into the training that fold k is to judge.
 
     confidence   of a prediction in itself: the Dice that its own probabilities promise
+    quantiles    of a confidence among those of the same model: models promise unequally much
     calibrate    what that is worth: the scores that such predictions had out of fold, and the confidence to ask for
     soft_label   1, 0, or void where the models do not know
 
@@ -66,6 +67,11 @@ def confidence(values: np.ndarray, threshold: float = 0.5) -> float:
     return float(2 * overlap / (probable + np.count_nonzero(mask)))
 
 
+def image_confidence(values: np.ndarray, threshold: float = 0.5) -> float:
+    """The mean confidence over the classes of an image, (C, H, W) uint8."""
+    return float(np.mean([confidence(channel, threshold) for channel in values]))
+
+
 def expected_scores(confidences: np.ndarray, scores: np.ndarray, at: np.ndarray) -> np.ndarray:
     """The score to expect at each confidence `at`: the isotonic (never falling) regression of OOF scores.
 
@@ -97,8 +103,6 @@ def calibrate(confidences: np.ndarray, scores: np.ndarray, floor: float) -> floa
     Calibrated on train, used on test: where the test images are of another kind, a confidence promises less. At the
     upper end few images decide, and the fit can reach a floor that only their luck reaches.
 
-    For fold k, hand in the OOF images of the other folds: fold k's own scores are what its training must not know.
-
     Args:
         floor: of the competition's metric.
 
@@ -110,6 +114,22 @@ def calibrate(confidences: np.ndarray, scores: np.ndarray, floor: float) -> floa
     """
     good = expected_scores(confidences, scores, confidences) >= floor - 1e-12
     return float(np.asarray(confidences)[good].min()) if good.any() else float("inf")
+
+
+def quantiles(confidences: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """The share of a model's own OOF confidences that are no higher than each confidence, 0 to 1.
+
+    Of five models of one config, one promised a Dice of .93 and the others .82 to .84, at the same score: a cut that
+    the others agree on keeps nearly all of the first one's predictions. Places among the model's own confidences
+    can be compared as long as the folds are equally hard, and they need no label.
+
+    Shapes:
+        confidences: (M,), among: (N,); returns (M,).
+
+    >>> quantiles(np.array([0.1, 0.7, 0.9]), among=np.array([0.9, 0.3, 0.5, 0.7]))
+    array([0.  , 0.75, 1.  ])
+    """
+    return np.searchsorted(np.sort(among), confidences, side="right") / len(among)
 
 
 def soft_label(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -129,16 +149,18 @@ def soft_label(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Labelling:
-    """How predictions of one fold's models become labels.
+    """How predictions of one fold's models become labels; made by `calibrated`.
 
     Args:
-        confidences, scores: (N,) of OOF images, to calibrate on.
+        own: (M,) confidences of the same models on the images that they held out.
+        places, scores: (N,) of other OOF images, to calibrate on: quantiles of their confidences, and their scores.
         floor: least expected score of a label.
         low, high: as in `soft_label`.
         threshold: at which a mask is cut to be judged; that of `scores`.
     """
 
-    confidences: np.ndarray
+    own: np.ndarray
+    places: np.ndarray
     scores: np.ndarray
     floor: float
     low: float
@@ -146,16 +168,20 @@ class Labelling:
     threshold: float = 0.5
 
     def judge(self, predicted: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, float, np.ndarray]]:
-        """Id, confidence and label of each prediction that is good enough; of several classes, the mean confidence."""
-        cut = calibrate(self.confidences, self.scores, self.floor)
+        """Id, confidence and label of each prediction that is good enough."""
+        cut = calibrate(self.places, self.scores, self.floor)
         for image_id, values in predicted:
-            sure = float(np.mean([confidence(channel, self.threshold) for channel in values]))
-            if sure >= cut:
+            sure = image_confidence(values, self.threshold)
+            if quantiles(np.array([sure]), self.own)[0] >= cut:
                 yield image_id, sure, soft_label(values, self.low, self.high)
+
+    def expected(self, confidences: np.ndarray) -> np.ndarray:
+        """The score to expect of predictions of these confidences, (M,) to (M,)."""
+        return expected_scores(self.places, self.scores, quantiles(confidences, self.own))
 
     def record(self) -> dict[str, Any]:
         """What the labels depend on beside the predictions, as plain values."""
-        calibration = np.stack([self.confidences, self.scores]).astype(np.float64)
+        calibration = np.concatenate([self.own, self.places, self.scores]).astype(np.float64)
         return {
             "floor": self.floor,
             "low": self.low,
@@ -163,6 +189,46 @@ class Labelling:
             "threshold": self.threshold,
             "calibration": hashlib.sha256(calibration.tobytes()).hexdigest()[:16],
         }
+
+
+def calibrated(
+    confidences: np.ndarray,
+    scores: np.ndarray,
+    fold_of: np.ndarray,
+    fold: int | str,
+    *,
+    floor: float,
+    low: float,
+    high: float,
+    threshold: float = 0.5,
+) -> Labelling:
+    """How the models that held `fold` out label for its training, calibrated on the OOF images of the other folds.
+
+    Of the fold's own images the confidences serve, which need no label; its scores, which its training must not know,
+    are not looked at. For "full", all images do both.
+
+    Args:
+        fold: to be trained.
+        floor, low, high, threshold: as in `Labelling`.
+
+    Shapes:
+        confidences, scores, fold_of: (N,) of OOF images; a confidence is that of `image_confidence`.
+
+    Raises:
+        ValueError: if there is no OOF image of the fold, or of no other fold.
+    """
+    confidences, scores, fold_of = map(np.asarray, (confidences, scores, fold_of))
+    everything = np.ones(len(fold_of), dtype=bool)
+    own, others = (everything, everything) if fold == "full" else (fold_of == fold, fold_of != fold)
+    if not own.any() or not others.any():
+        raise ValueError(
+            f"{own.sum()} OOF images of fold {fold} and {others.sum()} of others: labels for a fold need both. "
+            f"Train the folds first"
+        )
+    places = np.empty(len(confidences))
+    for each in np.unique(fold_of):
+        places[fold_of == each] = quantiles(confidences[fold_of == each], confidences[fold_of == each])
+    return Labelling(confidences[own], places[others], scores[others], floor, low, high, threshold)
 
 
 def write_labels(
@@ -190,9 +256,7 @@ def write_labels(
             writer.write(image_id, label)
     writer.flush()
     table = pd.DataFrame(rows, columns=COLUMNS[:2]).astype({"image_id": str, "confidence": float})
-    table["score_expected"] = (
-        expected_scores(labelling.confidences, labelling.scores, table["confidence"]) if len(table) else 0.0
-    )
+    table["score_expected"] = labelling.expected(table["confidence"].to_numpy()) if len(table) else 0.0
     if not len(table):
         log.warning(
             "fold %s: no test image is expected to score %.3f, so none is labelled: lower train.pseudo.floor",

@@ -43,6 +43,54 @@ def test_mistake_in_a_config_is_named(edit, old, new, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (["epochs=5", "cycles=2"], r"phases\.0: epochs = 5 are not divisible by cycles = 2: set epochs = 6"),
+        (["scale=[0.5, 2.0]"], r"phases\.0: scale \[0\.5, 2\.0\] changes sizes, so a batch needs a crop"),
+        (["scale=[2.0, 0.5]", "crop=32"], r"scale \[2\.0, 0\.5\]: expected the smaller factor first"),
+        (["mix={ cutmix = 0.6, mosaic = 0.5 }"], r"mix: chances sum to 1\.1, expected 1 at most"),
+        (["mix={ cutmixx = 0.6 }"], r"phases\.0\.mix\.cutmixx.*'cutmix', 'mosaic' or 'copy_paste'"),
+        (["mix={ cutmix = 1.6 }"], r"phases\.0\.mix\.cutmix: 1\.6: .*less than or equal to 1"),
+        (["soup=1"], r"soup = 1 is the best epoch itself: set 2 or more"),
+        (["swa=2"], r"phases\.0\.swa: 2: .*less than or equal to 1"),
+    ],
+)
+def test_mistake_in_a_phases_options_is_named(tiny, pairs, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        config.load("configs/tiny.toml", [f"train.phases.0.{pair}" for pair in pairs])
+    assert "\n" not in str(caught.value)
+
+
+def test_patience_shorter_than_a_cycle_is_refused(tiny):
+    pairs = ["train.phases.1.epochs=6", "train.phases.1.cycles=2"]
+    with pytest.raises(ValueError, match=r"patience = 2 would end a cycle of phases\.1 .*set at least 3"):
+        config.load("configs/tiny.toml", [*pairs, "train.patience=2"])
+    assert config.load("configs/tiny.toml", [*pairs, "train.patience=3"]).train.patience == 3
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('{ from = "x", phases = [1, 3] }', r"pseudo\.phases: there is no phase 3: expected numbers from 1 to 2"),
+        ('{ from = "x", low = 0.8 }', r"low = 0\.8, high = 0\.7: expected 0 < low <= high"),
+        ('{ from = "x", low = 0.0 }', r"low = 0, high = 0\.7: expected 0 < low <= high"),
+        ('{ from = "x", wieght = 1.0 }', r"unknown key 'wieght' in \[train\.pseudo\]. Did you mean 'weight'\?"),
+        ("{ weight = 1.0 }", r"'train\.pseudo\.from' is missing"),
+    ],
+)
+def test_mistake_in_pseudo_is_named(tiny, table, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        config.load("configs/tiny.toml", [f"train.pseudo={table}"])
+    assert "\n" not in str(caught.value)
+
+
+def test_pseudo_reads_from_and_its_settings_read_back(tiny):
+    cfg = config.load("configs/tiny.toml", ['train.pseudo={ from = "nuclei" }'])
+    assert cfg.train.pseudo.from_ == "nuclei"
+    assert config.Train.model_validate(cfg.train.model_dump(mode="json")) == cfg.train
+
+
 def test_missing_config_names_the_nearest(tiny):
     with pytest.raises(FileNotFoundError, match=r"configs/tny\.toml: no such file. Did you mean 'tiny'\?"):
         config.load("configs/tny.toml")

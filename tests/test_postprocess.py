@@ -210,6 +210,14 @@ def test_rules_do_what_a_walk_over_the_pixels_does(mask, data, options, min_area
     assert np.array_equal(apply(values, cut), slow_apply(values, cut))
 
 
+def test_images_with_odd_sides_have_the_components_that_are_there():
+    # Where cc3d is asked about bool instead of uint8, it reads past their border.
+    rng = np.random.default_rng(0)
+    for shape in [(64, 63), (63, 64), (63, 63)] * 10:
+        mask = (rng.random(shape) < 0.02).astype(np.uint8)
+        assert np.array_equal(apply(mask * 255, Cut(0.5, 0, keep_largest=mask.size)), mask)
+
+
 @given(MASKS)
 def test_first_component_from_the_top_is_the_first_of_equals_in_any_memory_order(mask):
     cut = Cut(0.5, 0, keep_largest=1)

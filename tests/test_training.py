@@ -1,5 +1,6 @@
 """Training: phases, resume, averaged weights, two processes, and no held-out image ever seen."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,11 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline import config, stages
-from pipeline.stages.training import _say_moved_thresholds
 from pipeline.data import dataset
 from pipeline.inference.store import PredictionStore
+from pipeline.stages.training import _say_moved_thresholds
+from pipeline.training import phases
 from pipeline.training.checkpoint import load_checkpoint, read_record, save_checkpoint
+from pipeline.training.full_fit import epochs_that_folds_found, with_epochs
 from pipeline.training.loop import learning_rate
+from tests import fitting
 
 ROOT = Path(__file__).parents[1]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -68,8 +72,6 @@ def test_checkpoint_of_another_model_or_cut_short_is_refused(tiny):
 
 
 def test_phases_follow_each_other_from_the_best_weights(tiny, monkeypatch):
-    from pipeline.training import phases
-
     loaded = []
     original = phases.load_checkpoint
 
@@ -251,6 +253,114 @@ def test_learning_rate_rises_to_its_peak_and_falls_to_its_end():
     assert max(rates) == rates[9] == rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] == pytest.approx(0.01)
+
+
+def test_learning_rate_starts_again_in_every_cycle():
+    alone = [learning_rate(step, 40, peak=1.0, warmup=0.1, final=0.01) for step in range(40)]
+    cycled = [learning_rate(step, 120, peak=1.0, warmup=0.1, final=0.01, cycles=3) for step in range(120)]
+    assert cycled == alone * 3
+
+
+def test_full_fit_trains_on_every_image_for_the_epochs_handed_in_and_chooses_nothing(tiny, monkeypatch):
+    seen, averages = set(), []
+    original, save_state = dataset.MaskedImages.__getitem__, phases.save_state
+
+    def spy(self, key):
+        seen.add(self.rows[key[0]].image_id)
+        return original(self, key)
+
+    def keep(path, state):
+        averages.append({name: weights.clone() for name, weights in state["average"].items()})
+        save_state(path, state)
+
+    monkeypatch.setattr(dataset.MaskedImages, "__getitem__", spy)
+    monkeypatch.setattr(phases, "save_state", keep)
+    monkeypatch.setattr(phases, "validate", None)  # nothing may call it
+    data = fitting.fold_data("full")
+    pairs = ("train.patience=1", "train.phases.0.swa=1.0", "train.phases.0.soup=2")  # they choose, and do nothing here
+    fitting.fit_tiny(*pairs, data=data, phases=2, epochs=(3, 1))
+    assert seen == set(data.train_index["image_id"])
+    lines = fitting.history()
+    assert [(line["fold"], line["phase"], line["epoch"]) for line in lines] == [
+        ("full", 1, 1),
+        ("full", 1, 2),
+        ("full", 1, 3),
+        ("full", 2, 1),
+    ]
+    assert {(line["score"], line["threshold"]) for line in lines} == {(None, None)}
+    assert [line["best"] for line in lines] == [False, False, True, True]
+    assert lines[2]["lr"] == pytest.approx(3e-5)  # the schedule ends with the epochs handed in
+    for name, epoch in (("phase1", 2), ("phase2", 3), ("best", 3)):
+        weights = load_file(fitting.RUN / f"{name}.safetensors")
+        assert all(torch.equal(weights[key], averages[epoch][key]) for key in weights)
+    assert read_record(fitting.RUN / "best.safetensors")["fold"] == "full"
+
+
+def test_a_killed_full_fit_ends_with_the_weights_of_an_undisturbed_one(tiny, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(path, state):
+        original(path, state)
+        if state["standing"]["epoch"] == 1:
+            raise Killed
+
+    original = phases.save_state
+    fitting.fit_tiny(data=fitting.fold_data("full"), epochs=(2,))
+    undisturbed, expected = load_file(fitting.RUN / "best.safetensors"), fitting.history()
+    fitting.RUN.rename("undisturbed")
+    with monkeypatch.context() as patch:
+        patch.setattr(phases, "save_state", kill)
+        with pytest.raises(Killed):
+            fitting.fit_tiny(data=fitting.fold_data("full"), epochs=(2,))
+    fitting.fit_tiny(data=fitting.fold_data("full"), epochs=(2,))
+    resumed = load_file(fitting.RUN / "best.safetensors")
+    assert all(torch.equal(undisturbed[key], resumed[key]) for key in undisturbed)
+    assert fitting.history() == expected
+
+
+def test_a_full_fit_predicts_the_test_set_and_no_fold(tiny):
+    model = torch.nn.Linear(2, 1)
+    save_checkpoint(tiny / "w.safetensors", model.state_dict(), {"fold": "full"})
+    assert load_checkpoint(tiny / "w.safetensors", model, "full")["fold"] == "full"
+    for fold in (0, 1):
+        with pytest.raises(ValueError, match=rf"held out no fold, not fold {fold}: it has seen these images"):
+            load_checkpoint(tiny / "w.safetensors", model, fold)
+
+
+@pytest.mark.parametrize(("fold", "expected"), [("full", "none"), (0, "some")])
+def test_a_full_fit_validates_on_nothing_and_a_fold_on_something(tiny, fold, expected):
+    data = fitting.fold_data()
+    with pytest.raises(ValueError, match=f"fold {fold}: expected {expected} images to validate on"):
+        dataclasses.replace(data, fold=fold, valid_index=None if fold == 0 else data.valid_index)
+
+
+def found(*epochs):
+    """The lines of a fold whose phase n was best at epochs[n], after an earlier best and before a last line."""
+    return [
+        {"phase": phase, "epoch": epoch, "best": best}
+        for phase, top in enumerate(epochs, start=1)
+        for epoch, best in ((1, True), (top, True), (top + 1, False))
+    ]
+
+
+def test_full_fit_gets_the_median_of_the_folds_best_epochs_rounded_up():
+    assert epochs_that_folds_found([found(9, 2), found(4, 2), found(5, 7)]) == (5, 2)
+    assert epochs_that_folds_found([found(4, 2), found(7, 3)]) == (6, 3)
+
+
+def test_folds_that_are_not_trained_to_the_end_are_named():
+    with pytest.raises(ValueError, match=r"history number 1 has phases \[1\], the first has \[1, 2\]: train all folds"):
+        epochs_that_folds_found([found(4, 2), found(7)])
+    with pytest.raises(ValueError, match="no fold is trained"):
+        epochs_that_folds_found([])
+
+
+def test_epochs_handed_in_are_rounded_up_to_whole_cycles(tiny):
+    cfg = load("train.phases.0.cycles=2").train
+    assert [phase.epochs for phase in with_epochs(cfg, (5, 5)).phases] == [6, 5]
+    with pytest.raises(ValueError, match=r"epochs \[5\] for 2 phases: expected one number per phase"):
+        with_epochs(cfg, (5,))
 
 
 def test_corrected_labels_or_dialect_are_not_trained_with_before(tiny, edit):

@@ -13,7 +13,7 @@ MARGIN = 0.02  # by which the best partner of an edge must beat the second best
 VOTES = 3  # patches that agree on one shift
 CROWD = 32  # a patch that more images share says nothing
 NEAREST = 8  # partners kept of an image: a chain holds a large group together as well as all its pairs
-BLOCK = 1024  # images compared at once
+BLOCK = 256  # images compared with all others at once
 
 # The symmetries of the square, as turns of the second image that lay it on the first.
 VIEWS = {
@@ -42,61 +42,83 @@ def _copies(signatures: Sequence[Signature]) -> pd.DataFrame:
     found = []
     for name, view in VIEWS.items():
         turned = np.stack([view(each) for each in small]).reshape(len(small), -1)
-        for rows, similarity in _blocks(flat, turned):
-            similarity[np.arange(len(rows))[:, None] + rows[0] >= np.arange(len(small))[None]] = 0  # first < second
-            found += [(first, second, "copy", name, 0, 0) for first, second in _nearest(rows, similarity, ALIKE)]
-    return pd.DataFrame(found, columns=COLUMNS)
+        for start, similarity in _blocks(flat, turned):
+            later = np.triu(np.ones(similarity.shape, bool), start + 1)  # first < second
+            first, second = _nearest(similarity, later & (similarity > ALIKE))
+            found.append(pd.DataFrame({"first": start + first, "second": second, "view": name}))
+    return pd.concat(found).assign(kind="copy", down=0, right=0)[COLUMNS]
 
 
-def _blocks(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _blocks(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The products of some rows of `first` with all of `second`, and the number of the first of these rows."""
     for start in range(0, len(first), BLOCK):
-        part = first[start : start + BLOCK]
-        yield np.arange(start, start + len(part)), part @ second.T
+        yield start, first[start : start + BLOCK] @ second.T
 
 
-def _nearest(rows: np.ndarray, similarity: np.ndarray, least: float) -> Iterator[tuple[int, int]]:
-    """The pairs of a block above `least`, at most NEAREST for each row."""
-    for position in np.flatnonzero((similarity > least).any(axis=1)):
-        partners = np.flatnonzero(similarity[position] > least)
-        best = partners[np.argsort(-similarity[position, partners], kind="stable")[:NEAREST]]
-        yield from ((int(rows[position]), int(partner)) for partner in best)
+def _nearest(similarity: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the pairs that are `near`, the NEAREST most similar ones of each row."""
+    row, column = np.nonzero(near)
+    order = np.lexsort((column, -similarity[row, column], row))
+    row, column = row[order], column[order]
+    kept = np.arange(len(row)) - np.searchsorted(row, row) < NEAREST
+    return row[kept], column[kept]
 
 
 def _crops(signatures: Sequence[Signature]) -> pd.DataFrame:
     """Images that share patches in one arrangement: crops of one larger image, or one a crop of the other."""
-    owner = np.repeat(np.arange(len(signatures)), [len(each.points) for each in signatures])
+    owner = np.repeat(np.arange(len(signatures), dtype=np.int32), [len(each.points) for each in signatures])
     points = np.concatenate([each.points for each in signatures])
     keys = np.concatenate([each.keys for each in signatures])
-    met = np.concatenate([_meetings(keys[:, table], owner) for table in range(keys.shape[1])])
-    first, second = np.unique(met, axis=0).T if len(met) else np.empty((2, 0), np.int64)
-    shift = points[first] - points[second]
-    votes = pd.DataFrame(
-        {"first": owner[first], "second": owner[second], "down": shift[:, 0], "right": shift[:, 1]}
-    ).assign(rough_down=shift[:, 0] // 8, rough_right=shift[:, 1] // 8)
-    agreed = votes.groupby(["first", "second", "rough_down", "rough_right"], as_index=False).agg(
+    buckets = [_Buckets(keys[:, table]) for table in range(keys.shape[1])]
+    found = []
+    for start in range(0, len(signatures), BLOCK):
+        block = np.arange(*np.searchsorted(owner, [start, start + BLOCK]))
+        met = np.unique(np.concatenate([each.meetings(block, owner) for each in buckets]))
+        first, second = np.divmod(met, len(owner))
+        found.append(_agreed(owner[first], owner[second], points[first] - points[second]))
+    return pd.concat(found).assign(kind="crop", view="identity")[COLUMNS]
+
+
+class _Buckets:
+    """Patches by one of their hashes."""
+
+    def __init__(self, keys: np.ndarray) -> None:
+        self._order = np.argsort(keys, kind="stable").astype(np.int32)  # by image within a bucket
+        _, self._bucket, size = np.unique(keys, return_inverse=True, return_counts=True)
+        self._bucket, self._end = self._bucket.astype(np.int32), np.cumsum(size)
+        self._size = np.where(size > CROWD, 0, size)
+
+    def meetings(self, block: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """Patches of a block with one of the same key in a later image, as `first * len(owner) + second`."""
+        bucket = self._bucket[block]
+        size = self._size[bucket]
+        first = np.repeat(block, size)
+        place = np.repeat(self._end[bucket], size) - 1 - _count_up(size)
+        second = self._order[place]
+        later = owner[first] < owner[second]
+        return first[later] * len(owner) + second[later]
+
+
+def _count_up(size: np.ndarray) -> np.ndarray:
+    """0 … n-1 for each n of `size`, one after the other: (2, 3) gives 0, 1, 0, 1, 2."""
+    return np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+
+
+def _agreed(first: np.ndarray, second: np.ndarray, shift: np.ndarray) -> pd.DataFrame:
+    """The pairs of images whose meetings agree on a shift: the median of those that do, for each image the NEAREST."""
+    place = np.column_stack([first, second, shift // 8])
+    order = np.lexsort(place.T[::-1])
+    place, shift = place[order], shift[order]
+    begins = np.flatnonzero(np.r_[True, (place[1:] != place[:-1]).any(axis=1)]) if len(place) else np.empty(0, int)
+    votes = np.diff(np.r_[begins, len(place)])
+    kept = np.repeat(votes >= VOTES, votes)
+    table = pd.DataFrame(place[kept], columns=["first", "second", "rough_down", "rough_right"])
+    table = table.assign(down=shift[kept, 0], right=shift[kept, 1])
+    agreed = table.groupby(["first", "second", "rough_down", "rough_right"], as_index=False).agg(
         down=("down", "median"), right=("right", "median"), votes=("down", "size")
     )
-    agreed = agreed[agreed["votes"] >= VOTES].sort_values("votes", ascending=False, kind="stable")
-    agreed = agreed.drop_duplicates(["first", "second"]).groupby("first").head(NEAREST)
-    whole = agreed.assign(
-        kind="crop", view="identity", down=agreed["down"].astype(int), right=agreed["right"].astype(int)
-    )
-    return whole[COLUMNS]
-
-
-def _meetings(keys: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """(n, 2) positions of patches of different images with one key; the lower image first."""
-    order = np.lexsort((owner, keys))
-    ranked = keys[order]
-    size = np.unique(ranked, return_counts=True)[1]
-    crowded = np.repeat(size > CROWD, size)
-    pairs = [np.empty((0, 2), np.int64)]
-    for gap in range(1, min(CROWD, size.max(initial=1))):
-        same = (ranked[gap:] == ranked[:-gap]) & ~crowded[gap:]
-        one, other = order[:-gap][same], order[gap:][same]
-        apart = owner[one] != owner[other]
-        pairs.append(np.stack([one[apart], other[apart]], axis=1))
-    return np.concatenate(pairs)
+    agreed = agreed.sort_values("votes", ascending=False, kind="stable").drop_duplicates(["first", "second"])
+    return agreed.groupby("first").head(NEAREST).astype({"down": int, "right": int})
 
 
 def _neighbours(signatures: Sequence[Signature]) -> pd.DataFrame:
@@ -110,7 +132,7 @@ def _neighbours(signatures: Sequence[Signature]) -> pd.DataFrame:
         (i, j, "neighbour", "identity", down, across) if i < j else (j, i, "neighbour", "identity", -down, -across)
         for i, j, down, across in [*below, *beside]
     ]
-    return pd.DataFrame(found, columns=COLUMNS).drop_duplicates(["first", "second"])
+    return pd.DataFrame(found, columns=COLUMNS)
 
 
 def _best_buddies(ending: np.ndarray, starting: np.ndarray, length: np.ndarray) -> list[tuple[int, int]]:
@@ -123,11 +145,13 @@ def _best_buddies(ending: np.ndarray, starting: np.ndarray, length: np.ndarray) 
 def _best(edges: np.ndarray, partners: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each edge the partner of the same length that continues it best (-1: none), and its lead over the second."""
     best, lead = np.full(len(edges), -1), np.zeros(len(edges))
-    for rows, similarity in _blocks(edges, partners):
-        similarity[length[rows][:, None] != length[None]] = -1
-        similarity[np.arange(len(rows)), rows] = -1
-        order = np.partition(similarity, -2, axis=1)[:, -2:] if similarity.shape[1] > 1 else np.zeros((len(rows), 2))
+    for start, similarity in _blocks(edges, partners):
+        rows = np.arange(len(similarity))
+        similarity[length[start + rows][:, None] != length[None]] = -1
+        similarity[rows, start + rows] = -1
         top = similarity.argmax(axis=1)
-        good = order[:, 1] >= CONTINUES
-        best[rows[good]], lead[rows] = top[good], order[:, 1] - order[:, 0]
+        highest = similarity[rows, top]
+        similarity[rows, top] = -1
+        good = highest >= CONTINUES
+        best[start + rows[good]], lead[start + rows] = top[good], highest - similarity.max(axis=1)
     return best, lead

@@ -25,7 +25,7 @@ class Signature(NamedTuple):
     Shapes:
         size: height and width in pixels.
         thumbnail: (THUMBNAIL, THUMBNAIL) float32, mean 0, norm 1; zeros for an image without contrast.
-        points: (P, 2) row and column of each patch's centre, pixels.
+        points: (P, 2) int32 row and column of each patch's centre, pixels.
         keys: (P, TABLES) int32 hashes of the patches.
         edges: (4, EDGE) float32: top, bottom, left, right, each of mean 0 and norm 1, or zeros.
     """
@@ -61,7 +61,7 @@ def _patches(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centred = patches - patches.mean(axis=1, keepdims=True)
     kept = centred.std(axis=1) > FLAT
     bits = (centred[kept] @ PLANES > 0).reshape(-1, TABLES, BITS)
-    return points[kept], (bits * WEIGHTS).sum(axis=2).astype(np.int32)
+    return points[kept].astype(np.int32), (bits * WEIGHTS).sum(axis=2).astype(np.int32)
 
 
 def _extrema(response: np.ndarray) -> np.ndarray:

@@ -54,7 +54,7 @@ def apply(values: np.ndarray, cut: Cut, image_prob: float | None = None) -> np.n
 
     Source:
         The triplet: first place of SIIM-ACR pneumothorax, https://github.com/sneddy/pneumothorax-segmentation.
-        The gate: first place of Severstal, a classifier before the segmentation,
+        The gate, and both smallest areas (total 600 to 2000 pixels, component 150): first place of Severstal,
         https://www.kaggle.com/c/severstal-steel-defect-detection/discussion/114254.
     """
     if not _is_anything_there(values, cut, image_prob):

@@ -11,11 +11,11 @@ difference at both ends of its stretch, when a darker pixel takes it up. The tre
 
 Compiled by numba, because no array operation does it: 20 times and more faster than a loop of cc3d over thresholds
 (`benchmarks/postprocess.py`). scikit-image's max_tree, with array operations over its levels, is no faster than the
-loop: most of its time goes into a tree of every pixel, which it returns and nothing here needs.
+loop: its time goes into a tree of all pixels, which it returns and nothing here needs.
 
 Source:
     Najman and Couprie, Building the component tree in quasi-linear time, 2006,
-    https://doi.org/10.1109/TIP.2005.863979; Carlinet and Géraud, A comparative review of component tree computation
+    https://doi.org/10.1109/TIP.2006.877518; Carlinet and Géraud, A comparative review of component tree computation
     algorithms, 2014, https://doi.org/10.1109/TIP.2014.2336551.
 """
 

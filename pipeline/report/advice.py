@@ -1,4 +1,4 @@
-"""What to do next: each rule looks for one thing that is off, and says what helps. A rule is a function and a line below.
+"""What to do next: each rule looks for one thing that is off, and says what helps.
 
 The bounds are habits, not laws: each is written beside its name, and a rule that fires quotes the number it saw.
 """
@@ -18,7 +18,7 @@ OPTIMISM = 0.5  # of the interval's half width
 UNEVEN = 3.0  # standard errors between a fold's mean and that of all
 MOVED = 0.2  # between two folds' thresholds, unless the plateau is as wide
 MISCALIBRATED = 0.1  # among pixels that are not sure
-LOST = 0.1  # of score, by a kind of image
+LOST = 0.05  # of score, by a kind of image
 COMMON = 0.05  # share of the images that such a kind has at least
 EMPTIES = 0.1  # between the shares of empties of train and test
 COVERED = 0.1  # share by which the predicted area differs from the true one
@@ -29,13 +29,13 @@ def advise(view: View) -> list[str]:
     return [sentence for rule in RULES if (sentence := rule(view))]
 
 
-def is_scored(view: View) -> str | None:
+def _unscored(view: View) -> str | None:
     if view.honest is None or view.scored.empty:
         return "No image has an out-of-fold score: train the folds to know what this is worth."
     return None
 
 
-def optimism(view: View) -> str | None:
+def _optimism(view: View) -> str | None:
     if view.honest is None:
         return None
     half_width = (view.honest.interval.high - view.honest.interval.low) / 2
@@ -47,7 +47,7 @@ def optimism(view: View) -> str | None:
     )
 
 
-def nothing_gained(view: View) -> str | None:
+def _nothing_gained(view: View) -> str | None:
     if view.honest is None or view.honest.interval.mean > view.honest.at_half:
         return None
     return (
@@ -56,7 +56,7 @@ def nothing_gained(view: View) -> str | None:
     )
 
 
-def uneven_folds(view: View) -> str | None:
+def _uneven_folds(view: View) -> str | None:
     if view.scored["fold"].nunique() < 2:
         return None
     everything = view.scored["score"]
@@ -72,7 +72,7 @@ def uneven_folds(view: View) -> str | None:
     )
 
 
-def moved_thresholds(view: View) -> str | None:
+def _moved_thresholds(view: View) -> str | None:
     for name, surface in view.surfaces.items():
         thresholds = [cut.threshold for cut in surface.per_fold.values()]
         low, high = plots.plateau(surface)
@@ -84,7 +84,7 @@ def moved_thresholds(view: View) -> str | None:
     return None
 
 
-def calibration(view: View) -> str | None:
+def _calibration(view: View) -> str | None:
     if view.reliability.empty:
         return None
     unsure = view.reliability[view.reliability["probability"].between(0.05, 0.95)]
@@ -97,7 +97,7 @@ def calibration(view: View) -> str | None:
     )
 
 
-def still_rising(view: View) -> str | None:
+def _still_rising(view: View) -> str | None:
     if view.history.empty or view.history["score"].isna().all():
         return None
     last = view.history[view.history["phase"] == view.history["phase"].max()]
@@ -108,7 +108,7 @@ def still_rising(view: View) -> str | None:
     return f"In every fold the last epoch of phase {last['phase'].iloc[0]} is the best: train that phase longer."
 
 
-def weak_kind(view: View) -> str | None:
+def _weak_kind(view: View) -> str | None:
     mean = view.scored["score"].mean()
     found = pd.concat([way.kinds.assign(way=way.name) for way in groupings(view.scored)] or [pd.DataFrame()])
     if found.empty:
@@ -123,14 +123,14 @@ def weak_kind(view: View) -> str | None:
     )
 
 
-def suspects(view: View) -> str | None:
+def _suspects(view: View) -> str | None:
     found = len(suspected(view.scored))
     if not found:
         return None
     return f"{found} images look mislabelled: see the gallery of suspects before training again."
 
 
-def wrong_size(view: View) -> str | None:
+def _wrong_size(view: View) -> str | None:
     true, predicted = view.scored["coverage"].sum(), view.scored["predicted"].sum()
     if not true or abs(predicted / true - 1) <= COVERED:
         return None
@@ -141,28 +141,28 @@ def wrong_size(view: View) -> str | None:
     )
 
 
-def other_empties(view: View) -> str | None:
+def _other_empties(view: View) -> str | None:
     if view.submission is None or not len(view.submission.coverage):
         return None
     test, train = (view.submission.coverage == 0).mean(), (view.images["coverage"] == 0).mean()
     if abs(test - train) <= EMPTIES:
         return None
     return (
-        f"{test:.0%} of the test masks are empty, {train:.0%} of train's: the test set differs, or the smallest area is "
-        "off. Look at test images of the smallest predicted masks."
+        f"{test:.0%} of the test masks are empty, {train:.0%} of train's: the test set differs, or the smallest area "
+        "is off. Look at the test images of the smallest predicted masks."
     )
 
 
 RULES: tuple[Callable[[View], str | None], ...] = (
-    is_scored,
-    optimism,
-    nothing_gained,
-    uneven_folds,
-    moved_thresholds,
-    weak_kind,
-    suspects,
-    wrong_size,
-    calibration,
-    still_rising,
-    other_empties,
+    _unscored,
+    _optimism,
+    _nothing_gained,
+    _uneven_folds,
+    _moved_thresholds,
+    _weak_kind,
+    _suspects,
+    _wrong_size,
+    _calibration,
+    _still_rising,
+    _other_empties,
 )

@@ -7,6 +7,8 @@ import pandas as pd
 
 from pipeline.report.view import RESULTS
 
+SIZE = "mask size"
+
 VALUES = 20  # a column of more is a measurement or a name, not a kind; but a group may have any number
 SIZES = ("no mask", "smallest quarter", "second quarter", "third quarter", "largest quarter")
 
@@ -24,8 +26,8 @@ def groupings(images: pd.DataFrame) -> list[Grouping]:
     Args:
         images: as `View.images`, all with a score.
     """
-    images = images.assign(size=_sizes(images["coverage"]))
-    columns = ["size", *(column for column in images.columns if column not in {*RESULTS, "size"})]
+    images = images.assign(**{SIZE: _sizes(images["coverage"])})
+    columns = [SIZE, *(column for column in images.columns if column not in {*RESULTS, SIZE})]
     return [Grouping(column, _score_kinds(images, column)) for column in columns if _tells_apart(images, column)]
 
 
@@ -40,7 +42,8 @@ def _score_kinds(images: pd.DataFrame, column: str) -> pd.DataFrame:
     table = images.groupby(column).agg(
         images=("score", "size"), score=("score", "mean"), worst=("score", "min"), coverage=("coverage", "mean")
     )
-    return table.reset_index(names="kind").sort_values("score", kind="stable", ignore_index=True)
+    table = table.reset_index(names="kind").astype({"kind": str})
+    return table.sort_values("score", kind="stable", ignore_index=True)
 
 
 def _sizes(coverage: pd.Series) -> pd.Series:

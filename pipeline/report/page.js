@@ -45,6 +45,8 @@ function show(tile) {
   part("plain").replaceChildren(image());
   part("both").replaceChildren(image(), outlines());
   part("heat").replaceChildren(heat, truth);
+  const { width, height } = truth.viewBox.baseVal;
+  for (const id of ["plain", "both", "heat"]) part(id).style.aspectRatio = `${width} / ${height}`;
 }
 
 function step(by) {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from numbers import Integral, Real
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline.progress import clock
 from pipeline.report import pictures, plots
 from pipeline.report.advice import advise
 from pipeline.report.kinds import groupings
-from pipeline.report.pictures import SUSPICIOUS, Tile, suspected, tiles
+from pipeline.report.pictures import SUSPICIOUS, suspected, tiles
 from pipeline.report.suspicion import calibration_error
 from pipeline.report.view import View
 
@@ -44,9 +45,10 @@ class Table(NamedTuple):
     """Rows under headings."""
 
     title: str
-    headings: Sequence[str]
+    headings: Sequence[tuple[str, bool]]  # and whether its column holds numbers
     rows: Sequence[Sequence[Cell]]
     note: str = ""
+    sorts: bool = True  # a reader may sort it
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Section:
     charts: Sequence[Chart] = ()
     choice: Sequence[Chart] = ()  # one of them is shown
     tables: Sequence[Table] = ()
-    tiles: Sequence[Tile] = ()
+    gallery: pd.DataFrame | None = None  # rows of `View.images` whose pictures are shown
+    half: bool = False  # of the page's width is enough, on a wide screen
     missing: str = ""  # why there is nothing to show
 
 
@@ -78,8 +81,9 @@ def render(view: View) -> str:
     Raises:
         ValueError: as `write_report`.
     """
+    sections = [section for build in SECTIONS for section in build(view)]
     for side in SIDES:
-        page = _fill(view, side)
+        page = _fill(view, sections, side)
         size = len(page.encode())
         if size <= LIMIT:
             return page
@@ -89,7 +93,7 @@ def render(view: View) -> str:
     )
 
 
-def _fill(view: View, side: int) -> str:
+def _fill(view: View, sections: Sequence[Section], side: int) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: resources.files("pipeline.report").joinpath(name).read_text("utf-8")),
         autoescape=True,
@@ -97,9 +101,10 @@ def _fill(view: View, side: int) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    sections = [section for build in SECTIONS for section in build(view, side)]
-    template = environment.get_template("page.html.jinja")
-    return template.render(view=view, facts=_facts(view), advice=advise(view), sections=sections)
+    galleries = {each.key: tiles(each.gallery, view.picture, side) for each in sections if each.gallery is not None}
+    return environment.get_template("page.html.jinja").render(
+        view=view, facts=_facts(view), advice=advise(view), sections=sections, galleries=galleries
+    )
 
 
 def _facts(view: View) -> list[tuple[str, str, str]]:
@@ -116,14 +121,16 @@ def _facts(view: View) -> list[tuple[str, str, str]]:
 # ---------------------------------------------------------------------------------------------- sections
 
 
-def learning(view: View, side: int) -> list[Section]:
+def _learning(view: View) -> list[Section]:
     curves = {
-        "score": "The official metric on the fold held out. Flat at the end: enough epochs; still rising: train longer.",
+        "score": "The official metric on the fold held out. Still rising at the end: train longer.",
         "loss": "Training loss. Its height differs from phase to phase because the loss does.",
         "threshold": "The best threshold. A jump between phases says that probabilities changed their meaning.",
     }
     shown = [name for name in curves if name in view.history and view.history[name].notna().any()]
-    charts = [Chart(plots.svg(plots.learning_curve, view.history, name), f"{name} by epoch. {curves[name]}") for name in shown]
+    charts = [
+        Chart(plots.svg(plots.learning_curve, view.history, name), f"{name} by epoch. {curves[name]}") for name in shown
+    ]
     missing = "" if shown else "there is no record of the training (metrics.jsonl)."
     caption = "Each fold is a thin line, their mean the thick one; dashed lines part the phases. " + " ".join(
         f"{name.capitalize()}: {curves[name]}" for name in shown
@@ -131,7 +138,7 @@ def learning(view: View, side: int) -> list[Section]:
     return [Section("learning", "Learning curves", caption, charts, missing=missing)]
 
 
-def folds(view: View, side: int) -> list[Section]:
+def _folds(view: View) -> list[Section]:
     caption = (
         "One row per fold. Folds that differ by far more than their images explain hold something the others do not: "
         "a group, a kind, a leak."
@@ -140,7 +147,7 @@ def folds(view: View, side: int) -> list[Section]:
     return [Section("folds", "Folds", caption, tables=table, missing="" if table else "there is no table of folds.")]
 
 
-def scores(view: View, side: int) -> list[Section]:
+def _scores(view: View) -> list[Section]:
     if view.scored.empty:
         return [Section("scores", "Scores", "", missing=UNSCORED)]
     charts = [
@@ -154,61 +161,67 @@ def scores(view: View, side: int) -> list[Section]:
     return [Section("scores", "Scores of images", caption, charts)]
 
 
-def galleries(view: View, side: int) -> list[Section]:
+def _galleries(view: View) -> list[Section]:
     if view.scored.empty:
         return [Section("worst", "Worst and best images", "", missing=UNSCORED)]
     found = len(suspected(view.scored))
     rows = {
-        "worst": ("Worst images", "What do they share? That is what to show more often, or to model.", pictures.worst),
-        "best": ("Best images", "So that one knows what right looks like. Images without a mask are left out.", pictures.best),
+        "worst": (
+            "Worst images",
+            "What do they share? That is what to show more often, or to model.",
+            pictures.worst(view.scored),
+        ),
+        "best": (
+            "Best images",
+            "So that one knows what right looks like. Images without a mask are left out.",
+            pictures.best(view.scored),
+        ),
         "suspects": (
             "Suspected label errors",
             f"{found} of {len(view.scored)} images have a suspicion of {SUSPICIOUS} or more: pixels labelled one way "
             "that models, which did not train on them, are sure go the other way. Look at the label first. Wrong ones "
             "are best corrected or left out of training, and stay in the score.",
-            pictures.suspects,
+            pictures.suspects(view.scored),
         ),
     }
-    return [_gallery(view, side, key, *row) for key, row in rows.items()]
-
-
-def _gallery(
-    view: View, side: int, key: str, title: str, caption: str, choose: Callable[[pd.DataFrame], pd.DataFrame]
-) -> Section:
-    chosen = choose(view.scored)
-    missing = "" if len(chosen) else NOTHING_TO_SHOW[key]
-    return Section(key, title, caption, tiles=list(tiles(chosen, view.picture, side)), missing=missing)
+    return [
+        Section(key, title, caption, gallery=chosen)
+        if len(chosen)
+        else Section(key, title, caption, missing=NOTHING_TO_SHOW[key])
+        for key, (title, caption, chosen) in rows.items()
+    ]
 
 
 NOTHING_TO_SHOW = {
-    "worst": "there is no image.",
     "best": "no image has a mask.",
     "suspects": "no label is contradicted by sure predictions.",
 }
 UNSCORED = "no image has an out-of-fold score. A run on all images is judged by the folds of the same config."
 
 
-def cuts(view: View, side: int) -> list[Section]:
+def _cut(view: View) -> list[Section]:
     if not view.surfaces:
-        return [Section("cuts", "Threshold and smallest area", "", missing="nothing was searched.")]
+        return [Section("cut", "Threshold and smallest area", "", missing="nothing was searched.")]
     charts, notes = [], []
     for name, surface in view.surfaces.items():
         low, high = plots.plateau(surface)
         chosen = surface.chosen
-        alt = f"Score by threshold and smallest area, {name}: the best is at {chosen.threshold:.3f} and {chosen.min_area} pixels."
+        alt = (
+            f"Score of {name} by threshold and smallest area, best at {chosen.threshold:.3f} and {chosen.min_area} px."
+        )
         charts.append(Chart(plots.svg(plots.cut_surface, surface), alt))
         notes.append(
-            f"{name}: threshold {chosen.threshold:.3f}, smallest area {chosen.min_area} px ship; from {low:.2f} to "
-            f"{high:.2f} the score is within {plots.PLATEAU} of the best."
+            f"{name.capitalize()}: best at {chosen.threshold:.3f} and {chosen.min_area} px; from {low:.2f} to "
+            f"{high:.2f} the score is within {plots.PLATEAU} of it."
         )
     caption = (
-        "The cross ships, the dots were chosen without one fold each, the white line surrounds what is as good as the "
-        "best. Dots together on a broad plateau: trust the cut. Dots far apart: take a point in the middle. "
+        "The cross is the best on all folds, each dot the best without one of them; the white line surrounds what is "
+        "as good. Dots together on a broad plateau: trust the cut. Dots far apart: take a point in their middle. "
     )
-    return [Section("cuts", "Threshold and smallest area", caption + " ".join(notes), charts)]
+    return [Section("cut", "Threshold and smallest area", caption + " ".join(notes), charts, half=len(charts) == 1)]
 
 
-def calibration(view: View, side: int) -> list[Section]:
+def _calibration(view: View) -> list[Section]:
     title = "Do probabilities mean what they say?"
     if view.reliability.empty:
         return [Section("calibration", title, "", missing="no pixels were counted.")]
@@ -220,10 +233,10 @@ def calibration(view: View, side: int) -> list[Section]:
         "a mean of several models does not."
     )
     chart = Chart(plots.svg(plots.reliability_curve, view.reliability), "Reliability curve with the number of pixels.")
-    return [Section("calibration", title, caption, [chart])]
+    return [Section("calibration", title, caption, [chart], half=True)]
 
 
-def coverage(view: View, side: int) -> list[Section]:
+def _coverage(view: View) -> list[Section]:
     if view.scored.empty:
         return [Section("coverage", "Coverage, predicted against true", "", missing=UNSCORED)]
     choice = [
@@ -238,10 +251,10 @@ def coverage(view: View, side: int) -> list[Section]:
         "A point is an image. Above the line too much is masked, below too little. Points along the left edge are "
         "inventions on empty images, along the bottom masks that were missed."
     )
-    return [Section("coverage", "Coverage, predicted against true", caption, choice=choice)]
+    return [Section("coverage", "Coverage, predicted against true", caption, choice=choice, half=True)]
 
 
-def kinds(view: View, side: int) -> list[Section]:
+def _kinds(view: View) -> list[Section]:
     tables = [to_table("by class", view.classes)] if len(view.classes) else []
     if len(view.scored):
         tables += [_kinds_table(way.name, way.kinds) for way in groupings(view.scored)]
@@ -255,7 +268,7 @@ def _kinds_table(name: str, found: pd.DataFrame) -> Table:
     return to_table(f"by {name}", found.head(KINDS).rename(columns={"kind": name}), note)
 
 
-def members(view: View, side: int) -> list[Section]:
+def _members(view: View) -> list[Section]:
     title = "Members of the ensemble"
     if view.members is None or len(view.members.table) < 2:
         return [Section("members", title, "", missing="there is one model, so nothing to weigh.")]
@@ -264,19 +277,19 @@ def members(view: View, side: int) -> list[Section]:
         "twin of the best. A weight of 0 can be dropped, and with it that model's run time."
     )
     chart = Chart(plots.svg(plots.error_correlation, view.members), "Correlation of the members' errors.")
-    return [Section("members", title, caption, [chart], tables=[to_table("", view.members.table)])]
+    return [Section("members", title, caption, [chart], tables=[to_table("", view.members.table)], half=True)]
 
 
-def submission(view: View, side: int) -> list[Section]:
+def _submission(view: View) -> list[Section]:
     if view.submission is None or not len(view.submission.coverage):
         return [Section("submission", "The submission", "", missing="none was written yet.")]
     true, test = view.images["coverage"].to_numpy(), view.submission.coverage
-    sets = {"train, true": true, "test, predicted": test}
+    sets = {"train": true, "test": test}
     if len(view.scored):
-        sets = {"train, true": true, "train, out of fold": view.scored["predicted"].to_numpy(), "test, predicted": test}
+        sets = {"train": true, "out of fold": view.scored["predicted"].to_numpy(), "test": test}
     caption = (
         f"{view.submission.rows} rows, {view.submission.empty} of them empty. Out of fold against true is the model's "
-        "own bent; test against out of fold is what differs in the test set. Where the last two part, look at test images."
+        "own bent; test against out of fold is what differs in the test set. Where these two part, look at test images."
     )
     alt = "Share of images that are covered no more than so much: " + ", ".join(sets) + "."
     return [
@@ -285,28 +298,31 @@ def submission(view: View, side: int) -> list[Section]:
             "The submission",
             caption,
             [Chart(plots.svg(plots.coverage_shares, sets), alt)],
-            tables=[to_table("", _summary(sets))],
+            tables=[to_table("", _summary(sets))._replace(sorts=False)],
+            half=True,
         )
     ]
 
 
 def _summary(sets: dict[str, np.ndarray]) -> pd.DataFrame:
-    """A row for each set of images: how many, how many empty, how much is masked."""
-    return pd.DataFrame(
-        {
-            "images of": name,
-            "images": len(shares),
-            "empty": f"{(shares == 0).mean():.1%}",
-            "mean coverage": f"{shares.mean():.2%}",
-            **{f"{q}% below": f"{np.percentile(shares, q):.2%}" for q in (5, 25, 50, 75, 95)},
-        }
-        for name, shares in sets.items()
-    )
+    """A column for each set of images: how many, how many empty, how much is masked."""
+    rows = {
+        "images": lambda shares: f"{len(shares):,}",
+        "empty": lambda shares: f"{(shares == 0).mean():.1%}",
+        "mean coverage": lambda shares: f"{shares.mean():.2%}",
+        **{f"{q}% have less than": partial(_percentile, q) for q in (5, 25, 50, 75, 95)},
+    }
+    table = {name: [say(shares) for say in rows.values()] for name, shares in sets.items()}
+    return pd.DataFrame({"masks of": list(rows), **table})
 
 
-def boards(view: View, side: int) -> list[Section]:
+def _percentile(q: float, shares: np.ndarray) -> str:
+    return f"{np.percentile(shares, q):.2%}"
+
+
+def _boards(view: View) -> list[Section]:
     if view.boards is None:
-        return [Section("shakeup", "What a shake-up would do", "", missing="no boards were simulated.")]
+        return [Section("shake-up", "What a shake-up would do", "", missing="no boards were simulated.")]
     low, high = np.quantile(view.boards.differences, [0.05, 0.95])
     caption = (
         f"Test sets drawn from the out-of-fold scores, {view.boards.public_images} public images and "
@@ -314,21 +330,21 @@ def boards(view: View, side: int) -> list[Section]:
         f"{high:+.4f}, by chance alone. A smaller gain on the public board is no reason to change anything."
     )
     chart = Chart(plots.svg(plots.board_histogram, view.boards), "Histogram of private minus public score.")
-    return [Section("shakeup", "What a shake-up would do", caption, [chart])]
+    return [Section("shake-up", "What a shake-up would do", caption, [chart], half=True)]
 
 
-SECTIONS: tuple[Callable[[View, int], list[Section]], ...] = (
-    learning,
-    folds,
-    scores,
-    galleries,
-    cuts,
-    calibration,
-    coverage,
-    kinds,
-    members,
-    submission,
-    boards,
+SECTIONS: tuple[Callable[[View], list[Section]], ...] = (
+    _learning,
+    _folds,
+    _scores,
+    _galleries,
+    _cut,
+    _calibration,
+    _kinds,
+    _coverage,
+    _boards,
+    _members,
+    _submission,
 )
 
 
@@ -337,8 +353,11 @@ SECTIONS: tuple[Callable[[View, int], list[Section]], ...] = (
 
 def to_table(title: str, frame: pd.DataFrame, note: str = "") -> Table:
     """A table for reading, whose columns can be sorted by what they mean and not by how it is written."""
-    rows = [[to_cell(column, value) for column, value in zip(frame.columns, row, strict=True)] for row in frame.itertuples(index=False)]
-    return Table(title, [str(column) for column in frame.columns], rows, note)
+    rows = [
+        [to_cell(*named) for named in zip(frame.columns, row, strict=True)] for row in frame.itertuples(index=False)
+    ]
+    headings = [(str(column), pd.api.types.is_numeric_dtype(frame[column])) for column in frame.columns]
+    return Table(title, headings, rows, note)
 
 
 def to_cell(column: str, value: Any) -> Cell:

@@ -1,8 +1,8 @@
-"""Training images as a page shows them: small pictures, with outlines as vectors on top that stay sharp when enlarged."""
+"""Training images as a page shows them: small pictures under outlines that stay sharp when enlarged."""
 
 import base64
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import matplotlib
@@ -13,7 +13,7 @@ from pipeline.data.images import encode_image
 from pipeline.report.view import Picture
 
 WORST, BEST, SUSPECTS = 12, 6, 12  # pictures in each gallery
-SUSPICIOUS = 0.05  # below it a label is not called suspect
+SUSPICIOUS = 0.1  # below it a label is not called suspect
 QUALITY = 72  # of WebP
 POINTS = 3000  # of one outline, about 15 KB
 HEAT = (matplotlib.colormaps["magma"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
@@ -23,7 +23,7 @@ class Tile(NamedTuple):
     """One image of a gallery."""
 
     image_id: str
-    facts: str  # what is known of it, in a line
+    facts: Sequence[str]  # what is known of it
     height: int  # pixels, of the image as it is
     width: int
     image: str  # data URIs
@@ -78,10 +78,12 @@ def _tile(image_id: str, facts: str, shown: Picture, side: int) -> Tile:
     )
 
 
-def _facts(row: dict[str, object]) -> str:
+def _facts(row: dict[str, Any]) -> tuple[str, ...]:
     return (
-        f"score {row['score']:.3f} · true {row['coverage']:.2%}, predicted {row['predicted']:.2%} · "
-        f"fold {row['fold']} · suspicion {row['suspicion']:.2f}"
+        f"score {row['score']:.3f}",
+        f"suspicion {row['suspicion']:.2f}",
+        f"true {row['coverage']:.1%}, predicted {row['predicted']:.1%}",
+        f"fold {row['fold']}",
     )
 
 

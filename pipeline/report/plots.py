@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter
 
 from pipeline.postprocess import THRESHOLDS
+from pipeline.report.suspicion import BINS
 from pipeline.report.view import Boards, Members, Surface
 
 INK, DIM, GRID, MAIN, OTHER = "#1f2933", "#5f6b78", "#dfe4e8", "#1467b3", "#c04c0b"
@@ -43,10 +44,12 @@ STYLE = {
     "ytick.color": DIM,
     "legend.frameon": False,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a "$" in a name is a dollar
     "svg.hashsalt": "report",  # ids that are the same each time
 }
 SIZE = (5.6, 3.5)  # inches: 403 × 252 units of the SVG
 MANY = 2000  # points from which on they are drawn as a picture
+PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.6g}%")
 PLATEAU = 0.001  # of score: cuts within it are as good as the best
 
 
@@ -119,22 +122,22 @@ def score_histogram(images: pd.DataFrame) -> Figure:
     low = min(images["score"].quantile(0.01), 0.9) if len(images) > 50 else 0.0
     edges = np.linspace(np.floor(low * 10) / 10, 1, 31)
     inside = images.assign(score=images["score"].clip(edges[0], edges[-1]))
-    _histogram(axes.stairs, inside["score"], edges, color=MAIN, fill=True, alpha=0.35, label="all")
+    middles = (edges[:-1] + edges[1:]) / 2
+    axes.stairs(_shares(inside["score"], edges), edges, color=MAIN, fill=True, alpha=0.35, label="all")
     for number, (_, fold) in enumerate(inside.groupby("fold")):
-        _histogram(
-            axes.stairs, fold["score"], edges, color=DIM, alpha=0.7, linewidth=0.8, label=None if number else "a fold"
-        )
+        label = "" if number else "a fold"
+        axes.plot(middles, _shares(fold["score"], edges), color=DIM, alpha=0.7, linewidth=0.8, label=label)
     axes.axvline(images["score"].mean(), color=OTHER, linewidth=1.5, label="mean")
     label = "score of an image" + (f" (left bar: {edges[0]:.1f} and below)" if edges[0] else "")
     axes.set(xlabel=label, ylabel="share of the images")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PERCENT)
     axes.legend(loc="upper left")
     return figure
 
 
-def _histogram(stairs: Callable[..., Any], scores: pd.Series, edges: np.ndarray, **look: Any) -> None:
-    counts, _ = np.histogram(scores, edges)
-    stairs(counts / len(scores), edges, **look)
+def _shares(scores: pd.Series, edges: np.ndarray) -> np.ndarray:
+    """The share of the scores in each bin."""
+    return np.histogram(scores, edges)[0] / len(scores)
 
 
 def score_by_fold(images: pd.DataFrame) -> Figure:
@@ -151,7 +154,7 @@ def score_by_fold(images: pd.DataFrame) -> Figure:
     axes.axvline(images["score"].mean(), color=OTHER, linewidth=1, linestyle=(0, (4, 3)))
     axes.set(yticks=range(len(folds)), yticklabels=[f"fold {fold}" for fold in folds], xlabel="score of an image")
     axes.set_ylim(len(folds) - 0.4, -0.6)
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
 
 
@@ -159,15 +162,21 @@ def score_by_fold(images: pd.DataFrame) -> Figure:
 
 
 def cut_surface(surface: Surface) -> Figure:
-    """The score of every threshold and smallest area, the plateau around the best, what ships and each fold's choice."""
+    """The score of every threshold and smallest area, the plateau around the best, and what was chosen."""
     figure, axes = _figure((SIZE[0], 3.9))
     top = surface.scores.max()
-    floor = max(surface.scores.min(), np.quantile(surface.scores, 0.1), top - 0.2)
+    floor = max(np.quantile(surface.scores, 0.1), top - 0.2)  # below it, differences are of no interest
     extent = (THRESHOLDS[0], THRESHOLDS[-1], -0.5, len(surface.areas) - 0.5)
     shown = axes.imshow(
-        surface.scores, cmap="cividis", vmin=floor, vmax=top, aspect="auto", origin="lower", extent=extent
+        surface.scores,
+        cmap="cividis",
+        vmin=min(floor, top - PLATEAU),
+        vmax=top,
+        aspect="auto",
+        origin="lower",
+        extent=extent,
     )
-    if min(surface.scores.shape) > 1:
+    if len(surface.areas) > 1 and surface.scores.min() < top - PLATEAU:
         rows = np.arange(len(surface.areas))
         axes.contour(THRESHOLDS, rows, surface.scores, [top - PLATEAU], colors="white", linewidths=1.2)
     _mark_cuts(axes, surface)
@@ -183,14 +192,22 @@ def _mark_cuts(axes: Axes, surface: Surface) -> None:
     rows = np.arange(len(surface.areas))
     if surface.per_fold:
         cuts = [(cut.threshold, np.interp(cut.min_area, surface.areas, rows)) for cut in surface.per_fold.values()]
-        axes.plot(*zip(*cuts, strict=True), "o", color="white", markeredgecolor="black", label="without a fold")
+        axes.plot(*zip(*cuts, strict=True), "o", color="white", markeredgecolor="black", label="without one fold")
     place = np.interp(surface.chosen.min_area, surface.areas, rows)
-    axes.plot(surface.chosen.threshold, place, "X", color="#ff5a1f", markeredgecolor="black", markersize=11, label="ships")
+    axes.plot(
+        surface.chosen.threshold,
+        place,
+        "X",
+        color="#ff5a1f",
+        markeredgecolor="black",
+        markersize=11,
+        label="on all folds",
+    )
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
 
 def plateau(surface: Surface) -> tuple[float, float]:
-    """The least and the highest threshold that come within PLATEAU of the best score, at the smallest area that ships."""
+    """The least and highest threshold that come within PLATEAU of the best score, at the chosen smallest area."""
     row = int(np.abs(surface.areas - surface.chosen.min_area).argmin())
     good = THRESHOLDS[surface.scores[row] >= surface.scores.max() - PLATEAU]
     return (good.min(), good.max()) if len(good) else (surface.chosen.threshold,) * 2
@@ -204,15 +221,14 @@ def reliability_curve(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(SIZE[0], 4.3), layout="constrained")
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color=DIM, linewidth=1, linestyle=(0, (4, 3)), label="as it should be")
-    upper.plot(table["probability"], table["share"], color=MAIN, linewidth=2, marker="o", label="measured")
+    upper.plot(
+        table["probability"], table["share"], color=MAIN, linewidth=2, marker="o", label="measured", clip_on=False
+    )
     upper.set(ylabel="share that is masked", xlim=(0, 1), ylim=(0, 1))
     upper.legend(loc="upper left")
-    lower.bar((table["bin"] + 0.5) / BARS, table["pixels"], width=0.85 / BARS, color=MAIN, alpha=0.45)
+    lower.bar((table["bin"] + 0.5) / BINS, table["pixels"], width=0.85 / BINS, color=MAIN, alpha=0.45)
     lower.set(xlabel="probability of a pixel", ylabel="pixels", yscale="log")
     return figure
-
-
-BARS = 15
 
 
 def coverage_scatter(images: pd.DataFrame, log: bool) -> Figure:
@@ -229,7 +245,7 @@ def coverage_scatter(images: pd.DataFrame, log: bool) -> Figure:
     if log:
         axes.set(xscale="log", yscale="log")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.3%}".rstrip("0%").rstrip(".") + "%"))
+        axis.set_major_formatter(PERCENT)
     return figure
 
 
@@ -246,10 +262,10 @@ def error_correlation(members: Members) -> Figure:
     """How alike the members fail, as a heat map with the numbers in it."""
     names, size = list(members.table["name"]), len(members.table)
     figure, axes = _figure((SIZE[0], 1.8 + 0.36 * size))
-    axes.imshow(members.correlation, cmap="cividis", vmin=min(0, members.correlation.min()), vmax=1)
-    for row, column in np.ndindex(size, size):
-        value = members.correlation[row, column]
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="black" if value > 0.6 else "white")
+    axes.imshow(members.correlation, cmap="cividis", vmin=min(0, np.nanmin(members.correlation)), vmax=1)
+    for (row, column), value in np.ndenumerate(members.correlation):
+        colour = "black" if value > 0.6 else "white"
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
     axes.set(xticks=range(size), yticks=range(size), yticklabels=names)
     axes.set_xticklabels(names, rotation=30, ha="right")
     axes.grid(False)
@@ -262,11 +278,10 @@ def coverage_shares(coverages: Mapping[str, np.ndarray]) -> Figure:
     looks = ((DIM, (0, (4, 3))), (MAIN, "-"), (OTHER, "-"))
     for (name, coverage), (colour, dash) in zip(coverages.items(), looks, strict=False):
         axes.ecdf(coverage, color=colour, linestyle=dash, linewidth=2, label=name)
-    axes.set(xlabel="masked share of an image", ylabel="share of the images", xscale="symlog", ylim=(0, 1))
-    axes.set_xscale("symlog", linthresh=1e-3)
-    axes.set_xlim(left=0)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.set_xscale("symlog", linthresh=1e-3)  # a logarithm that has a place for images with nothing
+    axes.set(xlabel="masked share of an image", ylabel="share of the images", xlim=(0, None), ylim=(0, 1))
+    axes.xaxis.set_major_formatter(PERCENT)
+    axes.yaxis.set_major_formatter(PERCENT)
     axes.legend(loc="upper left")
     return figure
 
@@ -280,5 +295,5 @@ def board_histogram(boards: Boards) -> Figure:
         axes.axvline(end, color=OTHER, linewidth=1.5)
     axes.axvline(0, color=DIM, linewidth=1, linestyle=(0, (4, 3)))
     axes.set(xlabel="private − public score", ylabel="share of the simulations")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PERCENT)
     return figure

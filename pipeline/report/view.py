@@ -12,8 +12,8 @@ import pandas as pd
 
 from pipeline.bootstrap import Interval
 
-# Columns of `View.images` that say how an image came out; every other one may be a way to tell images apart.
-RESULTS = ("image_id", "score", "coverage", "predicted", "suspicion")
+# Columns of `View.images` that say how an image came out; any other may be a way to tell images apart.
+RESULTS = ("image_id", "fold", "score", "coverage", "predicted", "suspicion")
 
 
 class Picture(NamedTuple):
@@ -87,9 +87,9 @@ class View:
         metric: the official metric's name.
         made: as `manifest.made_with`.
         images: a row for each training image, with its OOF result: image_id, fold, score (cross-fitted, 0 to 1),
-            coverage (true), predicted (coverage, of the cut chosen without its fold), suspicion (`suspicion.suspicion`);
-            if there is one, group; any other column of few values, such as the competition's `kind`, is a way to
-            group. Nothing scored (a run on all images): score NaN.
+            coverage (true), predicted (coverage, of the cut chosen without its fold), suspicion (of
+            `suspicion.suspicion`); if there is one, group; any other column of few values, such as the competition's
+            `kind`, tells images apart. Of an image that has no OOF result (a run on all images), score is NaN.
         honest: None if nothing was cross-fitted.
         picture: of an image id; asked only for the images shown.
         history: the rows of each fold's metrics.jsonl: fold, phase, epoch, loss, score, best; if there, threshold.

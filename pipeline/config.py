@@ -95,7 +95,7 @@ class Pseudo(Table):
     from_: str = Field(alias="from")  # the config whose models label
     weight: PositiveFloat = 0.5  # pseudo images drawn per training image drawn
     phases: tuple[PositiveInt, ...] = (1,)  # numbers of the phases that draw them
-    floor: Share = 0.9  # least score that a label may be expected to have, by OOF
+    floor: Share = 0.85  # least score that a label may be expected to have, by OOF
     low: Share = 0.3  # below it a pixel's label is 0, between low and high void,
     high: Share = 0.7  # and from high on 1
 

@@ -1,7 +1,7 @@
 """Official metrics. All of them start from three pixel counts per image, kept in int64.
 
 Counts are enough to score a submission without any image, and they let a search over thresholds
-score every threshold from one histogram (see `postprocess.py`).
+score every threshold from one histogram (see `postprocess/`).
 """
 
 from collections.abc import Callable, Iterable

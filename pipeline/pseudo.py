@@ -149,39 +149,44 @@ def soft_label(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Labelling:
-    """How predictions of one fold's models become labels; made by `calibrated`.
+    """How predictions of one fold's models become labels; `calibrated` makes one that models of any confidence share.
 
     Args:
-        own: (M,) confidences of the same models on the images that they held out.
-        places, scores: (N,) of other OOF images, to calibrate on: quantiles of their confidences, and their scores.
+        confidences, scores: (N,) of OOF images, to calibrate on.
         floor: least expected score of a label.
         low, high: as in `soft_label`.
         threshold: at which a mask is cut to be judged; that of `scores`.
+        own: (M,) confidences of the labelling models on the images that they held out; then a prediction's quantile
+            among them is what is compared, and `confidences` are quantiles too. None: confidences as they are.
     """
 
-    own: np.ndarray
-    places: np.ndarray
+    confidences: np.ndarray
     scores: np.ndarray
     floor: float
     low: float
     high: float
     threshold: float = 0.5
+    own: np.ndarray | None = None
 
     def judge(self, predicted: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, float, np.ndarray]]:
         """Id, confidence and label of each prediction that is good enough."""
-        cut = calibrate(self.places, self.scores, self.floor)
+        cut = calibrate(self.confidences, self.scores, self.floor)
         for image_id, values in predicted:
             sure = image_confidence(values, self.threshold)
-            if quantiles(np.array([sure]), self.own)[0] >= cut:
+            if self._placed(np.array([sure]))[0] >= cut:
                 yield image_id, sure, soft_label(values, self.low, self.high)
 
     def expected(self, confidences: np.ndarray) -> np.ndarray:
         """The score to expect of predictions of these confidences, (M,) to (M,)."""
-        return expected_scores(self.places, self.scores, quantiles(confidences, self.own))
+        return expected_scores(self.confidences, self.scores, self._placed(confidences))
+
+    def _placed(self, confidences: np.ndarray) -> np.ndarray:
+        return confidences if self.own is None else quantiles(confidences, self.own)
 
     def record(self) -> dict[str, Any]:
         """What the labels depend on beside the predictions, as plain values."""
-        calibration = np.concatenate([self.own, self.places, self.scores]).astype(np.float64)
+        own = () if self.own is None else self.own
+        calibration = np.concatenate([self.confidences, self.scores, own]).astype(np.float64)
         return {
             "floor": self.floor,
             "low": self.low,
@@ -228,7 +233,7 @@ def calibrated(
     places = np.empty(len(confidences))
     for each in np.unique(fold_of):
         places[fold_of == each] = quantiles(confidences[fold_of == each], confidences[fold_of == each])
-    return Labelling(confidences[own], places[others], scores[others], floor, low, high, threshold)
+    return Labelling(places[others], scores[others], floor, low, high, threshold, own=confidences[own])
 
 
 def write_labels(

@@ -142,7 +142,8 @@ def overlapping_crops(large: np.ndarray, share: float, rng: np.random.Generator)
 def plant_mosaics(planted: Planted) -> None:
     for _ in range(8):
         large = planted.scene(2 * SIDE)
-        tiles = [planted.add(large[row : row + SIDE, column : column + SIDE]) for row in (0, SIDE) for column in (0, SIDE)]
+        corners = [(row, column) for row in (0, SIDE) for column in (0, SIDE)]
+        tiles = [planted.add(large[row : row + SIDE, column : column + SIDE]) for row, column in corners]
         for one, other in ((0, 1), (2, 3), (0, 2), (1, 3)):
             planted.kinds[frozenset((tiles[one], tiles[other]))] = "mosaic"
 

@@ -152,7 +152,7 @@ def test_a_model_that_promises_more_than_others_is_judged_by_its_own_scale():
     for fold in range(3):
         labelling = calibrated(confidences, scores, fold_of, fold, floor=0.7, low=0.3, high=0.7)
         mine = fold_of == fold
-        kept = quantiles(confidences[mine], labelling.own) >= calibrate(labelling.places, labelling.scores, 0.7)
+        kept = quantiles(confidences[mine], labelling.own) >= calibrate(labelling.confidences, labelling.scores, 0.7)
         assert np.array_equal(kept, scores[mine] >= 0.7)
         assert labelling.expected(confidences[mine]) == pytest.approx(scores[mine])
 
@@ -182,7 +182,7 @@ def test_a_fold_without_oof_beside_it_is_named(fold_of, fold, message):
 
 # The model's own confidences: SURE's .98 lies above all, UNSURE's .71 above two of four.
 OWN = np.array([0.6, 0.7, 0.8, 0.9])
-LABELLING = Labelling(OWN, np.array([0.2, 0.5, 0.9]), np.array([0.3, 0.6, 0.95]), floor=0.9, low=0.3, high=0.7)
+LABELLING = Labelling(np.array([0.2, 0.5, 0.9]), np.array([0.3, 0.6, 0.95]), floor=0.9, low=0.3, high=0.7, own=OWN)
 SURE, UNSURE = np.full((1, 2, 3), 250, np.uint8), np.full((1, 2, 3), 140, np.uint8)
 
 
@@ -196,6 +196,14 @@ def test_labels_round_trip_and_the_unsure_have_none(tmp_path):
     store = PredictionStore(tmp_path / "fold1")
     assert store.ids() == {"007", "009"}
     assert np.array_equal(store.read("007"), np.ones_like(SURE))
+
+
+def test_without_a_scale_of_its_own_a_model_is_taken_at_its_word(tmp_path):
+    # UNSURE's .71 is more than the .5 asked for; among confidences from .8 on it is the lowest.
+    plain = replace(LABELLING, floor=0.5, own=None)
+    assert list(write_labels(tmp_path / "a", 0, [("1", UNSURE)], plain, {})["image_id"]) == ["1"]
+    strict = replace(LABELLING, floor=0.5, own=OWN + 0.2)
+    assert not len(write_labels(tmp_path / "b", 0, [("1", UNSURE)], strict, {}))
 
 
 def test_confidence_of_several_classes_is_their_mean(tmp_path):
@@ -270,7 +278,7 @@ def labelled_for(fold, folder="pseudo", weight=0.5, phases=(1,)):
     index = read_test_index(competition.load("tiny.toml"), Path("tiny"))
     values = np.full((1, 36, 44), 140, np.uint8)
     values[:, 8:28, 8:36], values[:, :4] = 250, 0
-    easy = Labelling(np.array([0.1]), np.array([0.1]), np.array([1.0]), floor=0.5, low=0.3, high=0.7)
+    easy = Labelling(np.array([0.1]), np.array([1.0]), floor=0.5, low=0.3, high=0.7)
     write_labels(Path(folder), fold, [(image_id, values) for image_id in index["image_id"]], easy, {})
     return PseudoData(index, Path(folder), weight, phases)
 

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from pipeline.duplicates.signatures import Signature
+from pipeline.duplicates.signatures import BITS, Signature
 
 ALIKE = 0.85  # least correlation of thumbnails
 CONTINUES = 0.9  # least correlation of two edges
 MARGIN = 0.02  # by which the best partner of an edge must beat the second best
 VOTES = 3  # patches that agree on one shift
 CROWD = 32  # a patch that more images share says nothing
+DIFFERING = 20  # of the 132 bits of two patches; chance differs in 66
 NEAREST = 8  # partners kept of an image: a chain holds a large group together as well as all its pairs
 BLOCK = 256  # images compared with all others at once
 
@@ -42,17 +43,11 @@ def _copies(signatures: Sequence[Signature]) -> pd.DataFrame:
     found = []
     for name, view in VIEWS.items():
         turned = np.stack([view(each) for each in small]).reshape(len(small), -1)
-        for start, similarity in _blocks(flat, turned):
-            later = np.triu(np.ones(similarity.shape, bool), start + 1)  # first < second
-            first, second = _nearest(similarity, later & (similarity > ALIKE))
-            found.append(pd.DataFrame({"first": start + first, "second": second, "view": name}))
+        for start in range(0, len(flat), BLOCK):
+            similarity = flat[start : start + BLOCK] @ turned[start:].T
+            first, second = _nearest(similarity, np.triu(similarity > ALIKE, 1))  # first < second
+            found.append(pd.DataFrame({"first": start + first, "second": start + second, "view": name}))
     return pd.concat(found).assign(kind="copy", down=0, right=0)[COLUMNS]
-
-
-def _blocks(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """The products of some rows of `first` with all of `second`, and the number of the first of these rows."""
-    for start in range(0, len(first), BLOCK):
-        yield start, first[start : start + BLOCK] @ second.T
 
 
 def _nearest(similarity: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,34 +64,44 @@ def _crops(signatures: Sequence[Signature]) -> pd.DataFrame:
     owner = np.repeat(np.arange(len(signatures), dtype=np.int32), [len(each.points) for each in signatures])
     points = np.concatenate([each.points for each in signatures])
     keys = np.concatenate([each.keys for each in signatures])
-    buckets = [_Buckets(keys[:, table]) for table in range(keys.shape[1])]
+    buckets = [_Buckets(keys, table) for table in range(keys.shape[1])]
     found = []
     for start in range(0, len(signatures), BLOCK):
         block = np.arange(*np.searchsorted(owner, [start, start + BLOCK]))
-        met = np.unique(np.concatenate([each.meetings(block, owner) for each in buckets]))
-        first, second = np.divmod(met, len(owner))
+        met = np.concatenate([_alike(*each.meetings(block, owner), keys) for each in buckets])
+        first, second = np.divmod(pd.unique(met), len(owner))
         found.append(_agreed(owner[first], owner[second], points[first] - points[second]))
     return pd.concat(found).assign(kind="crop", view="identity")[COLUMNS]
 
 
 class _Buckets:
-    """Patches by one of their hashes."""
+    """Patches by one of their hashes; where that is a crowd, by the next one too."""
 
-    def __init__(self, keys: np.ndarray) -> None:
-        self._order = np.argsort(keys, kind="stable").astype(np.int32)  # by image within a bucket
-        _, self._bucket, size = np.unique(keys, return_inverse=True, return_counts=True)
-        self._bucket, self._end = self._bucket.astype(np.int32), np.cumsum(size)
+    def __init__(self, keys: np.ndarray, table: int) -> None:
+        code = keys[:, table].astype(np.int64)
+        _, bucket, size = np.unique(code, return_inverse=True, return_counts=True)
+        crowded = size[bucket] > CROWD
+        code[crowded] += (keys[crowded, (table + 1) % keys.shape[1]].astype(np.int64) + 1) << BITS
+        _, bucket, size = np.unique(code, return_inverse=True, return_counts=True)
+        self._order = np.argsort(bucket, kind="stable").astype(np.int32)
+        self._bucket, self._end = bucket.astype(np.int32), np.cumsum(size)
         self._size = np.where(size > CROWD, 0, size)
 
-    def meetings(self, block: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        """Patches of a block with one of the same key in a later image, as `first * len(owner) + second`."""
+    def meetings(self, block: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Patches of a block, and those of later images that they share a bucket with."""
         bucket = self._bucket[block]
         size = self._size[bucket]
         first = np.repeat(block, size)
-        place = np.repeat(self._end[bucket], size) - 1 - _count_up(size)
-        second = self._order[place]
+        second = self._order[np.repeat(self._end[bucket], size) - 1 - _count_up(size)]
         later = owner[first] < owner[second]
-        return first[later] * len(owner) + second[later]
+        return first[later], second[later]
+
+
+def _alike(first: np.ndarray, second: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """The meetings whose other hashes agree as well but for a few bits, as `first * len(keys) + second`."""
+    differing = np.bitwise_count(keys[first] ^ keys[second]).sum(axis=1, dtype=np.int32)
+    near = differing <= DIFFERING
+    return first[near].astype(np.int64) * len(keys) + second[near]
 
 
 def _count_up(size: np.ndarray) -> np.ndarray:
@@ -140,6 +145,12 @@ def _best_buddies(ending: np.ndarray, starting: np.ndarray, length: np.ndarray) 
     forward, ahead = _best(ending, starting, length)
     backward, _ = _best(starting, ending, length)
     return [(i, int(j)) for i, j in enumerate(forward) if j >= 0 and backward[j] == i and i != j and ahead[i] >= MARGIN]
+
+
+def _blocks(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The products of some rows of `first` with all of `second`, and the number of the first of these rows."""
+    for start in range(0, len(first), BLOCK):
+        yield start, first[start : start + BLOCK] @ second.T
 
 
 def _best(edges: np.ndarray, partners: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

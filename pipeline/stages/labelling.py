@@ -1,14 +1,11 @@
 """Pseudo-labels for one fold: test images, labelled by the model that held that fold out."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 
 from pipeline import config
-from pipeline.folds import hold_out
 from pipeline.inference.store import PredictionStore
-from pipeline.pseudo import Labelling, confidence, write_labels
+from pipeline.pseudo import calibrated, image_confidence, write_labels
 from pipeline.stages.preparing import Prepared, scores_at_half
 from pipeline.training.checkpoint import read_record
 from pipeline.training.fold import PseudoData
@@ -18,7 +15,8 @@ def label_fold(prepared: Prepared, source: Prepared, test_index: pd.DataFrame, f
     """The test images that the source's model of a fold is sure of, as labels for the training of the same fold.
 
     That model, and no other of the source, never saw the fold's masks: labels by another would carry them into the
-    training of a model that is then scored on them. What counts as sure is calibrated on the other folds' OOF images.
+    training of a model that is then scored on them. What counts as sure is calibrated on the other folds' OOF images,
+    by each model's own scale: one is surer than another without being better.
 
     Writes: runs/<config>/pseudo/fold<k>/
 
@@ -31,8 +29,8 @@ def label_fold(prepared: Prepared, source: Prepared, test_index: pd.DataFrame, f
             f"({prepared.paths.folds}): its models saw images that these hold out"
         )
     options, folder = prepared.cfg.train.pseudo, prepared.paths.pseudo(fold)
-    confidences, scores = _calibration(source, [each for each in source.numbers() if each != fold])
-    labelling = Labelling(confidences, scores, options.floor, options.low, options.high)
+    confidences, scores, fold_of = _calibration(source)
+    labelling = calibrated(confidences, scores, fold_of, fold, floor=options.floor, low=options.low, high=options.high)
     store = PredictionStore(source.paths.test(fold))
     predicted = ((image_id, store.read(image_id)) for image_id in test_index["image_id"])
     table = write_labels(folder, fold, predicted, labelling, {"weights": read_record(source.paths.weights(fold))})
@@ -40,17 +38,13 @@ def label_fold(prepared: Prepared, source: Prepared, test_index: pd.DataFrame, f
     return PseudoData(labelled, folder, options.weight, options.phases)
 
 
-def _calibration(source: Prepared, numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Confidence and score of the OOF images of some folds."""
-    scores = pd.concat([scores_at_half(source, fold) for fold in numbers])
-    sure = dict(pair for fold in numbers for pair in _confidences(source, fold))
-    return np.array([sure[image_id] for image_id in scores.index]), scores.to_numpy()
-
-
-def _confidences(source: Prepared, fold: int) -> Iterator[tuple[str, float]]:
-    _, valid_index = hold_out(source.index, source.folds, fold)
-    store = PredictionStore(source.paths.oof(fold))
-    yield from ((image_id, confidence(store.read(image_id)[0])) for image_id in valid_index["image_id"])
+def _calibration(source: Prepared) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Confidence, score and fold of every OOF image."""
+    scores = pd.concat([scores_at_half(source, fold) for fold in source.numbers()])
+    fold_of = source.folds.set_index("image_id")["fold"][scores.index]
+    store = source.oof_store()
+    confidences = [image_confidence(store.read(image_id)) for image_id in scores.index]
+    return np.array(confidences), scores.to_numpy(), fold_of.to_numpy()
 
 
 def with_pseudo(cfg: config.Config) -> config.Config:

@@ -81,7 +81,16 @@ def train_fold(prepared: Prepared, fold: int) -> Path:
 
 
 def train_full(prepared: Prepared) -> Path:
-    """Train on every image, for as many epochs as the folds found best; trains missing folds first."""
+    """Train on every image, for as many epochs as the folds found best; trains missing folds first.
+
+    Raises:
+        ValueError: for pseudo-labels: those of a full fit would need a source that held nothing out.
+    """
+    if prepared.cfg.train.pseudo:
+        raise ValueError(
+            "a full fit on pseudo-labels is not supported: no model that held an image out could label for it. "
+            "Leave out train.pseudo, or predict.full"
+        )
     oof_of(prepared)
     if not _is_trained(prepared, FULL):
         _refuse_mixed_sizes(prepared.cfg, prepared.index)
@@ -116,9 +125,9 @@ def predict_test(prepared: Prepared) -> pd.DataFrame:
     """Fill the test stores of every fold; returns the index of the test images."""
     # Before the hours of training: a mistake in it must show at once.
     test_index = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad)
-    oof_of(prepared)
     if prepared.cfg.predict.full:
         train_full(prepared)
+    oof_of(prepared)
     for fold in prepared.testers():
         _fill_store(prepared, fold, test_index, prepared.paths.test(fold), f"fold {fold} test")
     return test_index
@@ -150,16 +159,9 @@ def _fit(
 
 
 def _pseudo_labels(prepared: Prepared, fold: Fold) -> PseudoData | None:
-    """The labels that the config asks for; what they need of their source is trained and predicted first.
-
-    Raises:
-        ValueError: for a full fit: its labels would need a source that held nothing out, and could not be judged.
-    """
-    options = prepared.cfg.train.pseudo
-    if options is None:
+    """The labels that the config asks for; what they need of their source is trained and predicted first."""
+    if prepared.cfg.train.pseudo is None:
         return None
-    if fold == FULL:
-        raise ValueError("a full fit on pseudo-labels is not supported: its images have no fold that held them out")
     source = prepare(source_of_labels(prepared.cfg))
     return label_fold(prepared, source, predict_test(source), fold)
 

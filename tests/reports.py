@@ -1,0 +1,88 @@
+"""A made-up run for the tests of the report: 60 images with a disc each, three folds, nothing off."""
+
+import numpy as np
+import pandas as pd
+
+from pipeline.bootstrap import Interval
+from pipeline.postprocess import THRESHOLDS
+from pipeline.report.suspicion import count_by_label, reliability
+from pipeline.report.view import Boards, Chosen, Honest, Members, Picture, Submission, Surface, View
+
+SIDE = 32
+IMAGES = 60
+
+
+def draw(number: int) -> Picture:
+    """Image `number`: a disc that grows with it, none in every tenth, and probabilities that blur its outline."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    inside = (3 + number / 10) * (number % 10 > 0) - np.hypot(y - 16, x - 14)
+    values = np.rint(255 / (1 + np.exp(-2 * inside))).astype(np.uint8)
+    image = np.stack([values // 2 + 40, values // 3, 200 - values // 2], axis=2).astype(np.uint8)
+    return Picture(image, (inside > 0).astype(np.uint8), values, (values >= 128).astype(np.uint8))
+
+
+def number_of(image_id: str) -> int:
+    return int(image_id.removeprefix("image"))
+
+
+def make_images() -> pd.DataFrame:
+    """Scores that differ by image and not by fold, kind or size."""
+    pictures = [draw(number) for number in range(IMAGES)]
+    return pd.DataFrame(
+        {
+            "image_id": [f"image{number:03}" for number in range(IMAGES)],
+            "fold": np.arange(IMAGES) % 3,
+            "score": 0.9 + 0.05 * np.sin(2.3 * np.arange(IMAGES)),
+            "coverage": [picture.target.mean() for picture in pictures],
+            "predicted": [picture.mask.mean() for picture in pictures],
+            "suspicion": 0.0,
+            "kind": np.where(np.arange(IMAGES) % 2, "odd", "even"),
+        }
+    )
+
+
+def make_history() -> pd.DataFrame:
+    """Two phases of three epochs, of which the second is the best."""
+    scores = {1: 0.7, 2: 0.8, 3: 0.79}
+    return pd.DataFrame(
+        [
+            {"fold": fold, "phase": phase, "epoch": epoch, "loss": 1 / epoch, "score": score, "best": epoch < 3}
+            for fold in range(3)
+            for phase in (1, 2)
+            for epoch, score in scores.items()
+        ]
+    )
+
+
+def make_surface() -> Surface:
+    areas = np.array([0, 5, 50])
+    scores = 0.9 - (THRESHOLDS - 0.5) ** 2 - np.array([0, 0.01, 0.1])[:, None]
+    return Surface(areas, scores, Chosen(0.5, 0), {0: Chosen(0.48, 0), 1: Chosen(0.5, 0), 2: Chosen(0.52, 5)})
+
+
+def make_view(**other: object) -> View:
+    """The run; any part can be another."""
+    images = make_images()
+    counts = sum(count_by_label(picture.values, picture.target) for picture in map(draw, range(IMAGES)))
+    shares = reliability(counts).assign(share=lambda table: table["probability"])  # as calibrated as can be
+    parts = {
+        "title": "demo",
+        "competition": "Discs",
+        "metric": "mean_dice",
+        "made": {"versions": {"numpy": "2.4"}, "commit": "0123456789abcdef+", "made": "2026-01-02T03:04:05+00:00"},
+        "images": images,
+        "honest": Honest(Interval(0.9, 0.89, 0.91), 0.902, 0.88),
+        "picture": lambda image_id: draw(number_of(image_id)),
+        "history": make_history(),
+        "folds": pd.DataFrame({"fold": [0, 1, 2], "images": 20, "oof": [0.91, 0.9, np.nan], "seconds": [75, 80, 3675]}),
+        "classes": pd.DataFrame({"class": ["disc"], "score": [0.9]}),
+        "surfaces": {"disc": make_surface()},
+        "reliability": shares,
+        "members": Members(
+            pd.DataFrame({"name": ["one", "two"], "weight": [0.6, 0.4], "score": [0.89, 0.9]}),
+            np.array([[1, 0.7], [0.7, 1]]),
+        ),
+        "submission": Submission(60, 6, images["predicted"].to_numpy()),
+        "boards": Boards(np.random.default_rng(0).normal(0, 0.01, 500), 30, 70),
+    }
+    return View(**{**parts, **other})

@@ -1,0 +1,477 @@
+"""The report's page: what it says, what it leaves out, and that it needs nothing beside itself."""
+
+import base64
+import io
+import re
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline.bootstrap import Interval
+from pipeline.postprocess import THRESHOLDS
+from pipeline.report import kinds, page, pictures, plots
+from pipeline.report.advice import advise
+from pipeline.report.page import render, to_cell, to_table, write_report
+from pipeline.report.suspicion import calibration_error, count_by_label, reliability, suspicion
+from pipeline.report.view import Boards, Chosen, Honest, Members, Picture, Submission
+from tests.reports import draw, make_history, make_images, make_surface, make_view, number_of
+
+# ---------------------------------------------------------------------------------------------- suspicion
+
+
+def test_pixels_are_counted_by_label_and_value():
+    rng = np.random.default_rng(0)
+    values, target = rng.integers(0, 256, (9, 7), np.uint8), rng.integers(0, 2, (9, 7), np.uint8)
+    counts = count_by_label(values, target)
+    slow = np.zeros((2, 256), int)
+    for label, value in zip(target.ravel(), values.ravel(), strict=True):
+        slow[label, value] += 1
+    np.testing.assert_array_equal(counts, slow)
+
+
+def test_suspicion_by_hand():
+    # Sure of a mask: 200 or more, the mean of the labelled pixels; sure of none: 10 or less, the mean of the others.
+    counts = np.zeros((3, 2, 256), int)
+    counts[0, 1, 200], counts[0, 0, 10] = 40, 60  # agreed on, though no more than just sure
+    counts[1, 0, 11], counts[1, 0, 9] = 50, 50  # nothing labelled, nothing predicted
+    counts[2, 1, [10, 200, 390 - 200]] = 5, 30, 5  # 5 of 40 denied; the others agreed on, or not sure
+    counts[2, 0, [10, 200]] = 50, 10  # 10 invented
+    counts[0, 1, 255] = 0
+    total = counts.sum(axis=0)
+    means = (total @ np.arange(256)) / total.sum(axis=1)
+    denied = counts[:, 1, : int(means[0]) + 1].sum(axis=1)
+    invented = counts[:, 0, int(np.ceil(means[1])) :].sum(axis=1)
+    np.testing.assert_array_equal(denied, [0, 0, 5])
+    np.testing.assert_array_equal(invented, [0, 0, 10])
+    np.testing.assert_allclose(suspicion(counts), [0, 0, 15 / (40 + 10 + 0.1)])
+
+
+def test_a_label_that_was_moved_is_the_first_suspect_and_blurred_outlines_are_none():
+    pairs = [(picture.values, picture.target) for picture in map(draw, range(20))]
+    pairs[7] = (pairs[7][0], np.roll(pairs[7][1], 9, axis=1))
+    found = suspicion(np.stack([count_by_label(*pair) for pair in pairs]))
+    assert found.argmax() == 7
+    assert found[7] > 0.5
+    assert np.delete(found, 7).max() < pictures.SUSPICIOUS
+
+
+def test_a_label_that_is_missing_is_suspect():
+    pairs = [(picture.values, picture.target) for picture in map(draw, range(20))]
+    pairs[8] = (pairs[8][0], np.zeros_like(pairs[8][1]))
+    assert suspicion(np.stack([count_by_label(*pair) for pair in pairs]))[8] > 0.9
+
+
+def test_a_stray_pixel_on_an_empty_image_does_not_lead_the_list():
+    counts = np.zeros((2, 2, 256), int)
+    counts[0, 0, 0], counts[0, 0, 255] = 9999, 1
+    counts[1, 0, 0], counts[1, 1, 255], counts[1, 1, 0] = 9000, 800, 200
+    stray, wrong = suspicion(counts)
+    assert stray < wrong
+
+
+def test_nothing_is_suspect_where_no_pixel_is_labelled():
+    assert suspicion(np.tile(np.eye(2, 256, dtype=int)[::-1] * 0 + [[7], [0]], (3, 1, 1))).tolist() == [0, 0, 0]
+
+
+def test_reliability_by_hand():
+    counts = np.zeros((2, 256), int)
+    counts[0, [0, 51]], counts[1, 51] = [90, 6], 4  # a tenth of the pixels at .2, four in ten of them masked
+    table = reliability(counts, bins=5)
+    assert table.to_dict("list") == {
+        "bin": [0, 1],
+        "probability": pytest.approx([0, 0.2]),
+        "share": pytest.approx([0, 0.4]),
+        "pixels": [90, 10],
+    }
+    assert calibration_error(table) == pytest.approx(0.1 * 0.2)
+
+
+def test_reliability_counts_every_pixel_once_and_knows_the_calibrated():
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 256, (400, 400), np.uint8)
+    table = reliability(count_by_label(values, (rng.random(values.shape) < values / 255).astype(np.uint8)))
+    assert table["pixels"].sum() == values.size
+    assert len(table) == 15
+    assert calibration_error(table) < 0.01
+
+
+def test_calibration_error_of_no_pixel_is_not_a_number():
+    assert np.isnan(calibration_error(reliability(np.zeros((2, 256), int))))
+
+
+# ---------------------------------------------------------------------------------------------- pictures
+
+
+def fill(path: str, shape: tuple[int, int]) -> np.ndarray:
+    """The mask whose outline a path of `outline` is, if it has no holes."""
+    mask = np.zeros(shape, np.uint8)
+    for piece in path.split("z")[:-1]:
+        numbers = np.array(re.findall(r"-?\d+", piece), dtype=np.int32).reshape(-1, 2)
+        cv2.fillPoly(mask, [numbers.cumsum(axis=0, dtype=np.int32)], 1)
+    return mask
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_outline_that_is_filled_gives_back_the_mask(seed):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((40, 50), np.uint8)
+    for _ in range(4):
+        cv2.circle(mask, tuple(int(v) for v in rng.integers(0, 50, 2)), int(rng.integers(0, 9)), 1, cv2.FILLED)
+    filled = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((1, 1), np.uint8))
+    if not holes(filled):
+        np.testing.assert_array_equal(fill(pictures.outline(filled, side=64), filled.shape), filled)
+
+
+def holes(mask: np.ndarray) -> bool:
+    _, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    return tree is not None and bool((tree[0, :, 3] >= 0).any())
+
+
+def test_an_outline_goes_around_holes_too():
+    ring = np.pad(np.ones((9, 9)), 3)
+    ring[6:9, 6:9] = 0
+    assert pictures.outline(ring, side=64).count("z") == 2
+
+
+def test_an_empty_mask_has_no_outline():
+    assert pictures.outline(np.zeros((5, 5)), side=64) == ""
+
+
+def test_an_outline_in_thousands_of_pieces_stays_short_and_keeps_the_longest():
+    specks = np.zeros((600, 600), np.uint8)
+    specks[::2, ::2] = 1
+    specks[200:300, 200:300] = 1
+    path = pictures.outline(specks, side=600)
+    assert len(path) < 30_000
+    assert fill(path, specks.shape)[250, 250] == 1
+
+
+def test_an_outline_of_a_large_image_is_in_its_own_pixels():
+    large = np.zeros((2000, 3000), np.uint8)
+    cv2.circle(large, (2500, 1000), 300, 1, cv2.FILLED)
+    path = pictures.outline(large, side=256)
+    overlap = (fill(path, large.shape) & large).sum() * 2 / (fill(path, large.shape).sum() + large.sum())
+    assert overlap > 0.98
+    assert len(path) < 1000
+
+
+def decode(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_tile_holds_small_pictures_of_the_whole_image(channels):
+    image = np.full((100, 60, channels), 90, np.uint8)
+    values = np.repeat(np.arange(100, dtype=np.uint8)[:, None] * 2, 60, axis=1)
+    shown = Picture(image, values > 100, values, values > 128)
+    (tile,) = pictures.tiles(make_images().head(1), lambda _: shown, side=50)
+    assert (tile.height, tile.width) == (100, 60)
+    assert decode(tile.image).size == decode(tile.heat).size == (30, 50)
+    brightness = np.asarray(decode(tile.heat).convert("L")).mean(axis=1)
+    assert brightness[0] < brightness[25] < brightness[49]
+
+
+def test_a_small_image_is_not_enlarged():
+    (tile,) = pictures.tiles(make_images().head(1), lambda _: draw(3), side=500)
+    assert decode(tile.image).size == (32, 32)
+
+
+def test_galleries_choose_by_score_and_suspicion():
+    images = make_images().assign(score=np.linspace(0, 1, 60), suspicion=np.linspace(0.2, 0, 60))
+    assert pictures.worst(images)["image_id"].tolist() == [f"image{number:03}" for number in range(12)]
+    # Image 50 is the last but nine, and every tenth is empty.
+    assert pictures.best(images)["image_id"].tolist() == [f"image{number:03}" for number in range(59, 53, -1)]
+    assert pictures.suspects(images)["suspicion"].min() >= pictures.SUSPICIOUS
+    assert pictures.suspects(images)["image_id"].iloc[0] == "image000"
+    assert len(pictures.suspected(images)) == 30
+
+
+def test_best_images_are_not_empty_ones():
+    images = make_images().assign(score=lambda table: (table["coverage"] == 0).astype(float))
+    assert (pictures.best(images)["coverage"] > 0).all()
+
+
+def test_of_equal_scores_the_more_wrongly_covered_is_worse():
+    images = make_images().assign(score=0.0)
+    images.loc[5, "predicted"] = 0.9
+    assert pictures.worst(images)["image_id"].iloc[0] == "image005"
+
+
+# ---------------------------------------------------------------------------------------------- charts
+
+
+def test_a_phase_begins_at_one_epoch_for_all_folds_also_where_one_stopped_early():
+    history = make_history().query("not (fold == 1 and phase == 1 and epoch == 3)")
+    placed, before = plots.place_epochs(history)
+    assert before == {1: 0, 2: 3}
+    assert placed.query("phase == 2 and epoch == 1")["x"].tolist() == [4, 4, 4]
+
+
+def test_the_plateau_by_hand():
+    # .9 − (t − .5)² is within .001 of .9 where |t − .5| ≤ .0316.
+    low, high = plots.plateau(make_surface())
+    assert low == pytest.approx(0.5 - 0.0316, abs=1 / 255)
+    assert high == pytest.approx(0.5 + 0.0316, abs=1 / 255)
+
+
+def test_a_chart_is_well_formed_follows_the_scheme_and_is_the_same_twice():
+    one, other = (plots.svg(plots.learning_curve, make_history(), "score") for _ in range(2))
+    assert one == other
+    text = base64.b64decode(one.split(",")[1]).decode()
+    ElementTree.fromstring(text)
+    assert "prefers-color-scheme: dark" in text
+    assert "var(--main)" in text
+    drawn = text.split("</style>")[1]
+    assert not any(colour in drawn for colour in plots.THEME)
+    assert "DejaVu" not in text
+
+
+def test_a_name_in_a_chart_is_text_and_neither_formula_nor_tag():
+    table = pd.DataFrame({"name": ["$x_1$", "<b>&"], "weight": 0.5, "score": 0.9})
+    uri = plots.svg(plots.error_correlation, Members(table, np.array([[1, np.nan], [np.nan, 1]])))
+    texts = [node.text for node in ElementTree.fromstring(base64.b64decode(uri.split(",")[1])).iter() if node.text]
+    assert {"$x_1$", "<b>&"} <= set(texts)
+
+
+def test_many_points_are_drawn_as_a_picture():
+    many = pd.concat([make_images()] * 400, ignore_index=True)
+    assert len(plots.svg(plots.coverage_scatter, many, True)) < 200_000
+
+
+# ---------------------------------------------------------------------------------------------- kinds, advice
+
+
+def test_kinds_come_worst_first_and_by_every_column_of_few_values():
+    images = make_images().assign(score=lambda table: np.where(table["kind"] == "odd", 0.5, 0.9), site="all", height=256)
+    images["group"] = images["image_id"].str[:7]  # six groups of ten
+    found = {way.name: way.kinds for way in kinds.groupings(images)}
+    assert list(found) == ["mask size", "kind", "group"]
+    assert found["kind"][["kind", "images", "score", "worst"]].to_numpy().tolist() == [
+        ["odd", 30, pytest.approx(0.5), 0.5],
+        ["even", 30, pytest.approx(0.9), 0.9],
+    ]
+
+
+def test_groups_of_one_image_each_are_no_kinds():
+    images = make_images().assign(group=lambda table: table["image_id"])
+    assert "group" not in [way.name for way in kinds.groupings(images)]
+
+
+def test_sizes_are_quarters_of_the_images_with_a_mask():
+    sizes = next(way.kinds for way in kinds.groupings(make_images()) if way.name == "mask size")
+    assert sizes.set_index("kind")["images"].loc[list(kinds.SIZES)].tolist() == pytest.approx([6, 14, 14, 14, 12], abs=2)
+    assert sizes["images"].sum() == 60
+
+
+def test_nothing_is_advised_where_nothing_is_off():
+    assert advise(make_view()) == []
+
+
+WELL = make_images()
+OFF = {
+    "In every fold the last epoch of phase 2": {"history": make_history().assign(score=lambda table: table["epoch"])},
+    "flatters itself: in-sample it scores 0.0200 more": {"honest": Honest(Interval(0.9, 0.89, 0.91), 0.92, 0.88)},
+    "ship .5": {"honest": Honest(Interval(0.9, 0.89, 0.91), 0.901, 0.905)},
+    "Fold 1 scores": {"images": WELL.assign(score=WELL["score"] - 0.04 * (WELL["fold"] == 1))},
+    "thresholds from 0.20 to 0.80 for disc": {
+        "surfaces": {"disc": make_surface()._replace(per_fold={0: Chosen(0.2, 0), 1: Chosen(0.8, 0)})}
+    },
+    "30 images of kind “odd” score": {"images": WELL.assign(score=WELL["score"] - 0.2 * (WELL["kind"] == "odd"))},
+    "2 images look mislabelled": {"images": WELL.assign(suspicion=np.where(WELL.index < 2, 0.5, 0))},
+    "25% more is masked": {"images": WELL.assign(predicted=1.25 * WELL["coverage"])},
+    "probability and truth are 0.20 apart": {
+        "reliability": make_view().reliability.assign(share=lambda table: np.maximum(0, table["probability"] - 0.2))
+    },
+    "90% of the test masks are empty, 10%": {"submission": Submission(10, 9, np.array([0.0] * 9 + [0.1]))},
+    "train the folds": {"honest": None},
+}
+
+
+@pytest.mark.parametrize("said", OFF)
+def test_what_is_off_is_named_with_its_number(said):
+    assert any(said in sentence for sentence in advise(make_view(**OFF[said])))
+
+
+def test_a_broad_plateau_excuses_thresholds_that_differ():
+    surface = make_surface()._replace(per_fold={0: Chosen(0.2, 0), 1: Chosen(0.8, 0)})
+    flat = surface._replace(scores=np.full((3, 255), 0.9))
+    assert advise(make_view(surfaces={"disc": flat})) == []
+
+
+# ---------------------------------------------------------------------------------------------- page
+
+
+def test_the_page_says_the_honest_number_with_its_interval_first():
+    text = re.sub(r"<[^>]+>|\s+", " ", render(make_view()).split("<body>")[1])
+    assert re.search(r"0\.9000\s+mean_dice, cross-fitted\s+95% interval 0\.8900 – 0\.9100", text)
+    assert re.search(r"in-sample\s+0\.9020", text)
+    assert re.search(r"optimism\s+\+0\.0020", text)
+    assert re.search(r"commit 0123456789\+", text)
+
+
+def test_the_page_needs_nothing_beside_itself():
+    text = render(make_view())
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)
+    assert not re.findall(r"url\(|@import", text)
+    assert "default-src 'none'" in text
+
+
+def test_every_picture_has_words_for_those_who_do_not_see_it():
+    assert all(len(alt) > 8 for alt in re.findall(r'<img src="[^"]+" alt="([^"]*)"', render(make_view())))
+    assert "<img" not in re.sub(r'<img src="[^"]+" alt="', "", render(make_view()))
+
+
+def test_the_same_view_gives_the_same_page():
+    assert render(make_view()) == render(make_view())
+
+
+def test_pictures_are_read_for_the_images_that_are_shown_and_no_others():
+    asked = []
+    view = make_view(picture=lambda image_id: asked.append(image_id) or draw(number_of(image_id)))
+    render(view)
+    assert 0 < len(asked) <= pictures.WORST + pictures.BEST + pictures.SUSPECTS
+
+
+PARTS = {
+    "history": pd.DataFrame(),
+    "folds": pd.DataFrame(),
+    "surfaces": {},
+    "reliability": pd.DataFrame(),
+    "members": None,
+    "submission": None,
+    "boards": None,
+}
+KEYS = {
+    "history": "learning",
+    "surfaces": "cut",
+    "reliability": "calibration",
+    "boards": "shake-up",
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_is_missing_is_left_out_with_a_line(part):
+    everything, text = render(make_view()), render(make_view(**{part: PARTS[part]}))
+    key = KEYS.get(part, part)
+    assert f'<section id="{key}"' in everything
+    assert f'<section id="{key}"' not in text
+    assert f'href="#{key}"' not in text
+    assert text.split('id="left-out"')[1].count("<li>") == everything.split('id="left-out"')[1].count("<li>") + 1
+
+
+def test_a_run_on_all_images_has_a_page_without_scores():
+    nothing = {"score": np.nan, "predicted": np.nan, "suspicion": np.nan, "fold": -1}
+    history = make_history().query("fold == 0").assign(score=np.nan)
+    bare = {"surfaces": {}, "reliability": pd.DataFrame(), "members": None, "boards": None}
+    text = render(make_view(images=make_images().assign(**nothing), honest=None, history=history, **bare))
+    assert "not scored" in text
+    assert '<section id="learning"' in text
+    assert '<section id="worst"' not in text
+    assert "nan" not in re.sub(r'="[^"]*"', "", text).lower()
+
+
+POOR = {
+    "one fold": {
+        "images": make_images().assign(fold=0),
+        "history": make_history().query("fold == 0"),
+        "folds": make_view().folds.head(1),
+        "surfaces": {"disc": make_surface()._replace(per_fold={})},
+    },
+    "one member": {"members": Members(make_view().members.table.head(1), np.ones((1, 1)))},
+    "no column that tells images apart": {"images": make_images().drop(columns="kind"), "classes": pd.DataFrame()},
+    "no empties": {"images": make_images().query("coverage > 0")},
+    "nothing but empties": {
+        "images": make_images().assign(coverage=0.0, predicted=0.0, score=1.0),
+        "submission": Submission(5, 5, np.zeros(5)),
+    },
+    "one phase": {"history": make_history().query("phase == 1")},
+    "one epoch": {"history": make_history().query("phase == 1 and epoch == 1")},
+    "thresholds by epoch": {"history": make_history().assign(threshold=0.5, lr=1e-3, seconds=3.0)},
+    "one image": {"images": make_images().query("image_id == 'image005'")},
+    "a flat surface": {"surfaces": {"disc": make_surface()._replace(scores=np.full((3, 255), 0.5))}},
+    "one smallest area": {
+        "surfaces": {"disc": make_surface()._replace(areas=np.zeros(1, int), scores=make_surface().scores[:1])}
+    },
+    "members that never err": {"members": make_view().members._replace(correlation=np.full((2, 2), np.nan))},
+    "an empty test set": {"submission": Submission(0, 0, np.zeros(0))},
+    "boards that agree": {"boards": Boards(np.zeros(10), 5, 5)},
+    "no commit": {"made": {"versions": {}, "commit": None, "made": "today"}},
+    "two classes": {"surfaces": {"disc": make_surface(), "ring": make_surface()}},
+    "numbers for ids of kinds": {"images": make_images().assign(kind=lambda table: table.index % 4)},
+}
+
+
+@pytest.mark.parametrize("what", POOR)
+def test_a_poor_run_has_a_page(what):
+    text = render(make_view(**POOR[what]))
+    assert text.rstrip().endswith("</html>")
+
+
+def test_names_are_text_and_never_markup():
+    evil = "<script>alert(1)</script>"
+    view = make_view(title=evil, images=make_images().assign(kind=evil + "a", site=evil))
+    view = replace(view, competition=evil, classes=pd.DataFrame({evil: [evil]}))
+    view.images.loc[0, ["kind", "image_id", "score"]] = [evil, evil, 0]
+    text = render(replace(view, picture=lambda _: draw(5)))
+    assert evil not in text
+    assert "&lt;script&gt;" in text
+
+
+def noise(_: str) -> Picture:
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 256, (400, 400), np.uint8)
+    return Picture(rng.integers(0, 256, (400, 400, 3), np.uint8), values > 100, values, values > 120)
+
+
+def test_pictures_shrink_until_the_page_is_small_enough(monkeypatch):
+    view = make_view(picture=noise, images=make_images().query("fold == 0").head(3))
+    large = len(render(view).encode())
+    monkeypatch.setattr(page, "LIMIT", large * 2 // 3)
+    assert len(render(view).encode()) <= large * 2 // 3
+
+
+def test_a_page_that_cannot_be_small_is_refused(monkeypatch):
+    monkeypatch.setattr(page, "LIMIT", 1000)
+    with pytest.raises(ValueError, match=r"the report is \d+ KiB with pictures of 128 pixels, expected at most 0"):
+        render(make_view(images=make_images().head(3)))
+
+
+def test_the_page_is_written_whole(tmp_path):
+    write_report(tmp_path / "reports" / "demo.html", make_view())
+    assert (tmp_path / "reports" / "demo.html").read_text(encoding="utf-8") == render(make_view())
+    assert len(list((tmp_path / "reports").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "text", "key"),
+    [
+        ("seconds", 3675.2, "1:01:15", 3675.2),
+        ("score", 0.89876, "0.8988", 0.89876),
+        ("images", np.int64(12345), "12,345", 12345),
+        ("score", np.nan, "–", ""),
+        ("kind", "stained", "stained", "stained"),
+    ],
+)
+def test_a_cell_is_written_for_reading_and_sorted_by_its_value(column, value, text, key):
+    assert to_cell(column, value) == (text, key)
+
+
+def test_a_long_table_of_kinds_shows_the_worst():
+    images = make_images().assign(group=np.arange(60) // 2, score=np.arange(60) / 60)
+    text = render(make_view(images=images))
+    assert "The worst 15 of 30." in text
+    table = text.split("<h3>by group</h3>")[1].split("</table>")[0]
+    assert re.findall(r'<td data-value="(\d+)">', table)[:15] == [str(group) for group in range(15)]
+
+
+def test_headings_know_which_columns_hold_numbers():
+    assert to_table("", pd.DataFrame({"name": ["a"], "score": [0.5]})).headings == [("name", False), ("score", True)]
+
+
+def test_the_surface_has_a_column_for_each_threshold():
+    assert make_surface().scores.shape == (3, len(THRESHOLDS))

@@ -31,6 +31,7 @@ def assign_folds(index: pd.DataFrame, count: int, seed: int, balance: Sequence[s
         ValueError: if there are fewer groups than folds, a group is larger than a fold, or a column does not exist.
     """
     _refuse_impossible(index, count, balance)
+    index = index.sort_values("image_id", ignore_index=True)  # folds belong to images, not to the order of the rows
     groups = index["group"]
     # Few images per stratum cannot be spread: let the strata hold `count` groups or more each.
     bins = min(STRATA, max(1, groups.nunique() // count))

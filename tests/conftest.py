@@ -1,6 +1,7 @@
 """Fixtures: a tiny competition on disk, with sharp edges, and a config that trains on it in seconds."""
 
 import os
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for the network
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
@@ -99,11 +100,15 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny competition `tiny/`, its card and its config, in a fresh current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DATA", raising=False)
-    write_tiny(tmp_path / "tiny")
-    (tmp_path / "tiny.toml").write_text(CARD)
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "tiny.toml").write_text(CONFIG)
+    _lay_out(tmp_path)
     return tmp_path
+
+
+def _lay_out(folder: Path) -> None:
+    write_tiny(folder / "tiny")
+    (folder / "tiny.toml").write_text(CARD)
+    (folder / "configs").mkdir()
+    (folder / "configs" / "tiny.toml").write_text(CONFIG)
 
 
 @pytest.fixture
@@ -125,3 +130,30 @@ def edit(tiny: Path) -> Callable[[str, str, str], None]:
         path.write_text(text.replace(old, new, 1))
 
     return replace
+
+
+@pytest.fixture(scope="session")
+def _submitted_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny competition with two configs that differ in their seed, trained and submitted; `submitted` copies it."""
+    from pipeline import config, stages
+
+    folder = tmp_path_factory.mktemp("submitted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("DATA", raising=False)
+        _lay_out(folder)
+        text = CONFIG.replace("epochs = 2\nlr = 3e-3", "epochs = 2\nrepeats = 6\nlr = 3e-3")
+        for name, seed in (("tiny", 0), ("seed1", 1)):
+            (folder / "configs" / f"{name}.toml").write_text(f"seed = {seed}\n{text}")
+            stages.ensemble([config.load(f"configs/{name}.toml")])
+    return folder
+
+
+@pytest.fixture
+def submitted(_submitted_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the trained tiny competition as current folder, and the path of its submission."""
+    folder = tmp_path / "submitted"
+    shutil.copytree(_submitted_once, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("DATA", raising=False)
+    return Path("submissions/tiny.csv")

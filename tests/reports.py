@@ -86,3 +86,22 @@ def make_view(**other: object) -> View:
         "boards": Boards(np.random.default_rng(0).normal(0, 0.01, 500), 30, 70),
     }
     return View(**{**parts, **other})
+
+
+BARE = {
+    "images": make_images().assign(score=np.nan),
+    "honest": None,
+    "history": pd.DataFrame(),
+    "folds": pd.DataFrame(),
+    "classes": pd.DataFrame(),
+    "surfaces": {},
+    "reliability": pd.DataFrame(),
+    "members": None,
+    "submission": None,
+    "boards": None,
+}
+
+
+def make_bare_view(**other: object) -> View:
+    """A run of which nothing is known but what is given."""
+    return make_view(**{**BARE, **other})

@@ -1,10 +1,14 @@
 """Folds: even, grouped, seeded, never changed, and bound to their data."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.folds import assign_folds, describe, hold_out, read_folds, write_folds
+from pipeline.folds import assign_folds, describe, hold_out, index_digest, read_folds, worst_deviation, write_folds
+
+OPTIONS = {"count": 5, "seed": 0, "balance": []}
 
 
 def make_index(size: int = 200, groups: int | None = None, empty: float = 0.4) -> pd.DataFrame:
@@ -42,6 +46,88 @@ def test_groups_stay_whole():
     assert (merged.groupby("group")["fold"].nunique() == 1).all()
 
 
+@pytest.mark.parametrize("groups", [None, 30])
+def test_order_of_the_rows_does_not_matter(groups):
+    index = make_index(groups=groups)
+    shuffled = index.sample(frac=1, random_state=1, ignore_index=True)
+    assert assign_folds(shuffled, 5, seed=0).equals(assign_folds(index, 5, seed=0))
+
+
+def dealt(index: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    """Groups to folds by chance: what a search must beat."""
+    groups = index["group"].unique()
+    fold = dict(zip(groups, np.random.default_rng(seed).permutation(len(groups)) % count, strict=True))
+    return pd.DataFrame({"image_id": index["image_id"], "fold": index["group"].map(fold)})
+
+
+def make_patients() -> pd.DataFrame:
+    """30 patients of 12 to 23 slices, some hearts twice as large as others."""
+    rng = np.random.default_rng(5)
+    slices = rng.integers(12, 24, 30)
+    patient = np.repeat([f"p{number:02}" for number in rng.permutation(30)], slices)
+    size = np.repeat(rng.uniform(0.01, 0.03, 30), slices)
+    coverage = np.where(rng.random(len(patient)) < 0.2, 0, size * rng.uniform(0.3, 1.5, len(patient)))
+    ids = [f"{number:04}" for number in rng.permutation(len(patient))]
+    return pd.DataFrame({"image_id": ids, "coverage": coverage, "group": patient})
+
+
+def test_thirty_patients_are_even_in_coverage_within_five_percent():
+    index = make_patients()
+    coverage = describe(index, assign_folds(index, 5, seed=0))["coverage"]
+    assert (coverage / coverage.mean() - 1).abs().max() < 0.05
+    by_chance = describe(index, dealt(index, 5, seed=0))["coverage"]
+    assert (by_chance / by_chance.mean() - 1).abs().max() > 0.05
+
+
+def test_classes_of_a_grouped_set_are_spread_at_once():
+    index = make_index(600, groups=90)
+    rng = np.random.default_rng(8)
+    for name, share in (("common", 0.5), ("rare", 0.1)):
+        index[f"coverage_{name}"] = np.where(rng.random(600) < share, rng.beta(2, 9, 600), 0)
+    table = describe(index, assign_folds(index, 5, seed=0))
+    by_chance = [worst_deviation(describe(index, dealt(index, 5, seed))) for seed in range(10)]
+    assert worst_deviation(table) < 0.5 * min(by_chance)
+    assert (table["coverage_rare"] / table["coverage_rare"].mean() - 1).abs().max() < 0.1
+
+
+def test_a_further_column_is_spread():
+    index = make_index()
+    index["kind"] = np.where(np.random.default_rng(2).random(200) < 0.15, "stained", "fluorescence")
+    table = describe(index, assign_folds(index, 5, seed=0, balance=["kind"]), balance=["kind"])
+    assert np.ptp(table["kind=stained"]) <= 1 / 40 + 1e-9
+    assert np.ptp(describe(index, assign_folds(index, 5, seed=0), balance=["kind"])["kind=stained"]) > 1 / 40 + 1e-9
+
+
+def test_table_by_hand():
+    index = pd.DataFrame(
+        {"image_id": list("abcd"), "coverage": [0.0, 0.2, 0.1, 0.3], "group": list("xxyz"), "kind": list("uuuv")}
+    )
+    table = describe(index, pd.DataFrame({"image_id": list("abcd"), "fold": [0, 0, 1, 1]}), balance=["kind"])
+    assert table.loc[0].to_dict() == pytest.approx(
+        {"images": 2, "groups": 1, "empty": 0.5, "coverage": 0.1, "q25": 0.05, "q50": 0.1, "q75": 0.15}
+        | {"kind=u": 1, "kind=v": 0}
+    )
+    assert table["groups"].tolist() == [1, 2]
+    # Means over folds: empty .25 against .5 and 0, coverage .15 against .1 and .2, kind=v .25 against 0 and .5.
+    assert worst_deviation(table) == pytest.approx(1.0)
+    assert worst_deviation(table[["images", "groups", "coverage", "q25", "q50", "q75"]]) == pytest.approx(1 / 3)
+
+
+def test_group_larger_than_a_fold_is_named_with_its_images():
+    index = make_index()
+    index["group"] = np.where(np.arange(200) < 70, "scanner", index["group"])
+    first = ", ".join(index["image_id"][:3])
+    with pytest.raises(
+        ValueError, match=rf"group 'scanner' holds 70 of 200 images \({first}, …\), a fold of 5 about 40"
+    ):
+        assign_folds(index, 5, seed=0)
+
+
+def test_unknown_column_to_balance_is_refused(index):
+    with pytest.raises(ValueError, match=r"folds\.balance: no column 'sex', the index has: image_id, coverage, group"):
+        assign_folds(index, 5, seed=0, balance=["sex"])
+
+
 def test_seed_decides(index):
     assert assign_folds(index, 5, seed=1).equals(assign_folds(index, 5, seed=1))
     assert not assign_folds(index, 5, seed=1).equals(assign_folds(index, 5, seed=2))
@@ -60,10 +146,28 @@ def test_too_few_groups_are_refused():
 
 def test_file_round_trip_and_never_overwritten(tmp_path, index):
     folds = assign_folds(index, 5, seed=0)
-    write_folds(tmp_path / "folds.csv", folds)
+    write_folds(tmp_path / "folds.csv", folds, index, OPTIONS)
     assert read_folds(tmp_path / "folds.csv", index).equals(folds)
     with pytest.raises(FileExistsError, match="remove it yourself"):
-        write_folds(tmp_path / "folds.csv", folds)
+        write_folds(tmp_path / "folds.csv", folds, index, OPTIONS)
+
+
+def test_beside_the_file_stands_how_it_was_made(tmp_path, index):
+    folds = assign_folds(index, 5, seed=0)
+    write_folds(tmp_path / "folds.csv", folds, index, OPTIONS)
+    made = json.loads((tmp_path / "folds.json").read_text())
+    assert made.pop("index") == index_digest(index)
+    assert made == {**OPTIONS, "images": 200, "groups": 200, "worst_deviation": made["worst_deviation"]}
+    assert made["worst_deviation"] == pytest.approx(worst_deviation(describe(index, folds)), abs=1e-4)
+
+
+def test_folds_of_other_masks_are_refused_and_those_without_a_record_taken(tmp_path, index):
+    write_folds(tmp_path / "folds.csv", assign_folds(index, 5, seed=0), index, OPTIONS)
+    changed = index.assign(coverage=index["coverage"].where(index["image_id"] != "00007", 0.5))
+    with pytest.raises(ValueError, match=r"folds\.json: the folds were made from other masks of the same images"):
+        read_folds(tmp_path / "folds.csv", changed)
+    (tmp_path / "folds.json").unlink()
+    assert len(read_folds(tmp_path / "folds.csv", changed)) == 200
 
 
 @pytest.mark.parametrize(
@@ -85,7 +189,7 @@ def test_file_that_splits_a_group_is_refused(tmp_path):
     index = make_index(groups=20)
     folds = assign_folds(index, 5, seed=0)
     folds.loc[0, "fold"] = (folds.loc[0, "fold"] + 1) % 5
-    write_folds(tmp_path / "folds.csv", folds)
+    write_folds(tmp_path / "folds.csv", folds, index, OPTIONS)
     with pytest.raises(ValueError, match=r"group 'g\d+' lies in 2 folds: its images would leak"):
         read_folds(tmp_path / "folds.csv", index)
 

@@ -41,7 +41,7 @@ function show(tile) {
   const truth = outlines();
   truth.querySelector(".predicted").remove();
   part("shown").textContent = tile.querySelector(".name").textContent;
-  part("said").textContent = tile.querySelector(".facts").textContent;
+  part("said").textContent = [...tile.querySelectorAll(".facts span")].map((fact) => fact.textContent).join(" · ");
   part("plain").replaceChildren(image());
   part("both").replaceChildren(image(), outlines());
   part("heat").replaceChildren(heat, truth);

@@ -23,7 +23,7 @@ class Tile(NamedTuple):
     """One image of a gallery."""
 
     image_id: str
-    facts: Sequence[str]  # what is known of it
+    facts: Sequence[str]  # what is known of it, in lines
     height: int  # pixels, of the image as it is
     width: int
     image: str  # data URIs
@@ -80,8 +80,7 @@ def _tile(image_id: str, facts: str, shown: Picture, side: int) -> Tile:
 
 def _facts(row: dict[str, Any]) -> tuple[str, ...]:
     return (
-        f"score {row['score']:.3f}",
-        f"suspicion {row['suspicion']:.2f}",
+        f"score {row['score']:.3f}, suspicion {row['suspicion']:.2f}",
         f"true {row['coverage']:.1%}, predicted {row['predicted']:.1%}",
         f"fold {row['fold']}",
     )

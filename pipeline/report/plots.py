@@ -44,7 +44,6 @@ STYLE = {
     "ytick.color": DIM,
     "legend.frameon": False,
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a "$" in a name is a dollar
     "svg.hashsalt": "report",  # ids that are the same each time
 }
 SIZE = (5.6, 3.5)  # inches: 403 × 252 units of the SVG
@@ -260,9 +259,11 @@ def _least(*shares: np.ndarray) -> float:
 
 def error_correlation(members: Members) -> Figure:
     """How alike the members fail, as a heat map with the numbers in it."""
-    names, size = list(members.table["name"]), len(members.table)
+    names = [name.replace("$", r"\$") for name in members.table["name"]]  # what stands between dollars is a formula
+    size = len(names)
     figure, axes = _figure((SIZE[0], 1.8 + 0.36 * size))
-    axes.imshow(members.correlation, cmap="cividis", vmin=min(0, np.nanmin(members.correlation)), vmax=1)
+    least = np.fmin.reduce(members.correlation, axis=None)  # of the numbers that are there
+    axes.imshow(members.correlation, cmap="cividis", vmin=min(0, least), vmax=1)
     for (row, column), value in np.ndenumerate(members.correlation):
         colour = "black" if value > 0.6 else "white"
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)

@@ -1,0 +1,195 @@
+"""The stages around the way: audit, compare, final, pseudo, report, full fit; on a tiny competition."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from pipeline import config, stages
+from pipeline.cli import main
+from pipeline.stages import training
+from pipeline.training.checkpoint import read_record, save_checkpoint
+
+
+def read_scores(name):
+    return pd.read_csv(f"submissions/{name}.oof.csv", dtype={"image_id": str})
+
+
+# ----------------------------------------------------------------------------------- ensemble, compare, final
+
+
+def test_ensemble_of_two_prints_what_it_is_worth_and_keeps_the_score_of_each_image_once(submitted, capsys):
+    assert main(["ensemble", "configs/tiny.toml", "--configs", "tiny seed1"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("cross-fitted, 95% interval", "in-sample: optimism", "over the best alone"):
+        assert word in printed
+    manifest = json.loads(Path("submissions/tiny+seed1.json").read_text())
+    scores = read_scores("tiny+seed1")
+    assert sum(manifest["weights"].values()) == pytest.approx(1)
+    assert scores["image_id"].is_unique
+    assert len(scores) == 18
+    assert scores["score"].mean() == pytest.approx(manifest["oof_score"])
+    alone = max(manifest["oof_score_alone"].values())
+    assert manifest["oof_score"] - alone == pytest.approx(manifest["gain"]["mean"])
+
+
+def test_compare_is_a_difference_of_two_scores_and_turns_its_sign(submitted):
+    one, other = stages.compare("tiny", "seed1"), stages.compare("seed1", "tiny")
+    assert one.difference.mean == pytest.approx(one.a - one.b)
+    assert other.difference.mean == pytest.approx(-one.difference.mean)
+    assert one.difference.p_better + other.difference.p_better == pytest.approx(1, abs=0.05)
+    assert stages.compare("tiny", "tiny").difference.p_better == 0.5
+
+
+def test_compare_with_what_was_not_made_names_the_command(submitted, capsys):
+    assert main(["compare", "tiny", "tiny+nothing"]) == 2
+    assert 'run make ensemble CONFIGS="tiny nothing" first' in capsys.readouterr().err
+
+
+def test_compare_of_different_images_is_refused(submitted, capsys):
+    read_scores("seed1").iloc[1:].to_csv("submissions/seed1.oof.csv", index=False)
+    assert main(["compare", "tiny", "seed1"]) == 2
+    assert "were scored on different images, 1 are in one only" in capsys.readouterr().err
+
+
+def test_final_proposes_two_of_three(submitted, capsys):
+    worse = read_scores("tiny").assign(score=lambda table: table["score"] / 2)
+    worse.to_csv("submissions/worse.oof.csv", index=False)
+    assert main(["final", "worse", "tiny", "seed1", "--competition", "tiny.toml", "--data", "tiny"]) == 0
+    assert re.search(r"choose (tiny and seed1|seed1 and tiny)", capsys.readouterr().out)
+    assert main(["final", "tiny", "--competition", "tiny.toml"]) == 2
+
+
+# ---------------------------------------------------------------------------------------------- audit
+
+
+def plant_copy(source="0000", name="0999"):
+    """A brighter copy of a training image under another id, with its mask."""
+    folder = Path("tiny/train/images")
+    pixels = np.asarray(Image.open(folder / f"{source}.png")).astype(float)
+    Image.fromarray((pixels * 0.8 + 30).clip(0, 255).astype(np.uint8)).save(folder / f"{name}.png")
+    table = Path("tiny/train.csv")
+    row = next(line for line in table.read_text().splitlines() if line.startswith(f"{source},"))
+    table.write_text(table.read_text() + f"{name},{row.partition(',')[2]}\n")
+
+
+def test_audit_finds_a_copy_and_folds_keep_it_with_its_original(tiny, capsys):
+    plant_copy()
+    assert main(["audit", "configs/tiny.toml"]) == 0
+    assert re.search(r"copy +train +1", capsys.readouterr().out)
+    assert Path("reports/tiny-duplicates.png").stat().st_size > 1000
+    prepared = stages.prepare(config.load("configs/tiny.toml"))
+    fold = prepared.folds.set_index("image_id")["fold"]
+    assert fold["0000"] == fold["0999"]
+
+
+def test_folds_that_part_a_pair_found_later_are_refused(tiny, capsys):
+    plant_copy()
+    assert main(["folds", "configs/tiny.toml"]) == 0
+    table = pd.read_csv("folds/tiny.csv", dtype=str).set_index("image_id")
+    table.loc["0999", "fold"] = str((int(table.loc["0000", "fold"]) + 1) % 3)
+    table.to_csv("folds/tiny.csv")
+    capsys.readouterr()
+    assert main(["audit", "configs/tiny.toml"]) == 0
+    assert "the folds part 1 pairs" in capsys.readouterr().out
+    assert main(["train", "configs/tiny.toml", "--fold", "0"]) == 2
+    assert "its images would leak" in capsys.readouterr().err
+
+
+def test_inflation_compares_the_same_images_on_two_splits(submitted):
+    found = stages.inflation(config.load("configs/tiny.toml"))
+    assert found.images == 18
+    assert found.difference.mean == pytest.approx(found.random - found.grouped)
+    assert Path("folds/tiny_random.csv").exists()
+
+
+# ---------------------------------------------------------------------------------------------- more from the same data
+
+
+def test_full_fit_has_no_oof_and_joins_the_test_average(submitted):
+    cfg = config.load("configs/tiny.toml", ["predict.full=true"])
+    trained = stages.train(cfg, "full")
+    assert trained.oof is None
+    assert read_record(trained.weights)["fold"] == "full"
+    assert not Path("runs/tiny/full/oof").exists()
+    stages.predict(cfg)
+    assert len(stages.prepare(cfg).test_stores()) == 4
+
+
+def test_pseudo_labels_come_from_the_model_of_the_same_fold_and_the_gain_is_printed(submitted, capsys):
+    assert main(["pseudo", "configs/tiny.toml", "--set", "train.phases.0.repeats=6"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"labelled +fold 0: \d+, fold 1: \d+, fold 2: \d+", printed)
+    assert "95% interval" in printed
+    for fold in range(3):
+        made_by = json.loads(Path(f"runs/tiny_pseudo/pseudo/fold{fold}/store.json").read_text())
+        assert made_by["weights"] == read_record(Path(f"runs/tiny/fold{fold}/best.safetensors"))
+
+
+def test_full_fit_on_pseudo_labels_is_refused_before_anything_is_trained(submitted, monkeypatch):
+    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
+    cfg = config.load("configs/seed1.toml", ["train.pseudo.from=tiny", "predict.full=true"])
+    with pytest.raises(ValueError, match="a full fit on pseudo-labels is not supported"):
+        stages.predict(cfg)
+
+
+# ---------------------------------------------------------------------------------------------- report
+
+
+@pytest.mark.parametrize("names", [["tiny"], ["tiny", "seed1"]])
+def test_report_is_one_page_under_5_megabytes(submitted, names):
+    path = stages.report([config.load(f"configs/{name}.toml") for name in names])
+    page = path.read_text(encoding="utf-8")
+    assert path.stat().st_size < 5_000_000
+    assert "+".join(names) in page
+    assert not re.search(r'(src|href)="https?:', page)
+
+
+# ----------------------------------------------------------------------------------- runs of earlier versions
+
+
+def rewrite_settings(change):
+    path = Path("runs/tiny/fold0/best.safetensors")
+    record = read_record(path)
+    change(record["settings"]["train"])
+    save_checkpoint(path, load_file(path), record)
+
+
+def test_a_run_that_knew_fewer_options_goes_on(submitted, monkeypatch):
+    def forget(train):
+        del train["pseudo"]
+        for phase in train["phases"]:
+            del phase["mix"], phase["cycles"], phase["soup"]
+
+    rewrite_settings(forget)
+    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained again"))
+    stages.train(config.load("configs/tiny.toml"), 0)
+
+
+def test_a_run_whose_option_differs_is_refused(submitted):
+    rewrite_settings(lambda train: train["phases"][0].update(cycles=2))
+    with pytest.raises(ValueError, match=r"train\.phases\.0\.cycles = 2, now it is 1"):
+        stages.train(config.load("configs/tiny.toml"), 0)
+
+
+# ---------------------------------------------------------------------------------------------- bad input
+
+
+def test_oof_that_misses_an_image_is_named_before_anything_is_chosen(submitted):
+    members = stages.ensembling.load_members([config.load("configs/tiny.toml")])
+    shutil.rmtree("runs/tiny/fold1/oof")
+    with pytest.raises(ValueError, match=r"6 of 18 training images have no OOF prediction.*make oof CONFIG=tiny"):
+        stages.ensembling.oof_rows(members)
+
+
+def test_members_on_different_folds_are_refused_with_the_first_image(submitted, capsys):
+    text = Path("configs/seed1.toml").read_text().replace("count = 3", 'count = 3\nname = "other"\nseed = 5')
+    Path("configs/elsewhere.toml").write_text(text)
+    assert main(["ensemble", "configs/tiny.toml", "--configs", "tiny elsewhere"]) == 2
+    assert re.search(r"have different folds, first at image '\d{4}'", capsys.readouterr().err)

@@ -282,7 +282,9 @@ OFF = {
         "surfaces": {"disc": make_surface()._replace(per_fold={0: Chosen(0.2, 0), 1: Chosen(0.8, 0)})}
     },
     "30 images of kind “odd” score": {"images": WELL.assign(score=WELL["score"] - 0.2 * (WELL["kind"] == "odd"))},
-    "2 images look mislabelled": {"images": WELL.assign(suspicion=np.where(WELL.index < 2, 0.5, 0))},
+    "On 2 images, sure predictions contradict the label": {
+        "images": WELL.assign(suspicion=np.where(WELL.index < 2, 0.5, 0))
+    },
     "25% more is masked": {"images": WELL.assign(predicted=1.25 * WELL["coverage"])},
     "probability and truth are 0.20 apart": {
         "reliability": make_view().reliability.assign(

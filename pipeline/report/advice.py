@@ -127,7 +127,10 @@ def _suspects(view: View) -> str | None:
     found = len(suspected(view.scored))
     if not found:
         return None
-    return f"{found} images look mislabelled: see the gallery of suspects before training again."
+    return (
+        f"On {found} images, sure predictions contradict the label: see in the gallery of suspects which of the two is "
+        "wrong, before training again."
+    )
 
 
 def _wrong_size(view: View) -> str | None:

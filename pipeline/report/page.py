@@ -179,8 +179,8 @@ def _galleries(view: View) -> list[Section]:
         "suspects": (
             "Suspected label errors",
             f"{found} of {len(view.scored)} images have a suspicion of {SUSPICIOUS} or more: pixels labelled one way "
-            "that models, which did not train on them, are sure go the other way. Look at the label first. Wrong ones "
-            "are best corrected or left out of training, and stay in the score.",
+            "that models, which did not train on them, are sure go the other way. The label may be wrong, or the "
+            "model sure of nonsense: look. Wrong labels are best corrected, or left out of training but not of the score.",
             pictures.suspects(view.scored),
         ),
     }

@@ -89,7 +89,11 @@ MISTAKES = {
         "1 of 19 images have no row in the CSV, the first is 'extra.png'",
     ),
     "fold that does not exist": (None, ["train", "--fold", "3"], "fold 3 does not exist. Folds with images: 0, 1, 2"),
-    "fold that is no number": (None, ["train", "--fold", "last"], "--fold last: expected a number from 0, all, or full"),
+    "fold that is no number": (
+        None,
+        ["train", "--fold", "last"],
+        "--fold last: expected a number from 0, all, or full",
+    ),
     "too many folds": (None, ["folds", "--set", "folds.count=40"], "18 images cannot fill 40 folds"),
     "missing config": (None, ["train", "configs/tony.toml"], "Did you mean 'tiny'?"),
     "missing data": (None, ["train", "--data", "elsewhere"], "elsewhere: no such folder"),

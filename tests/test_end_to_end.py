@@ -10,7 +10,6 @@ import pytest
 from pipeline import config, stages
 from pipeline.cli import main
 from pipeline.stages import training
-from pipeline.stages import training
 from tests.test_submission import decode_by_loops
 
 

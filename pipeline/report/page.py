@@ -180,7 +180,7 @@ def _galleries(view: View) -> list[Section]:
             "Suspected label errors",
             f"{found} of {len(view.scored)} images have a suspicion of {SUSPICIOUS} or more: pixels labelled one way "
             "that models, which did not train on them, are sure go the other way. The label may be wrong, or the "
-            "model sure of nonsense: look. Wrong labels are best corrected, or left out of training but not of the score.",
+            "model sure of nonsense: look. Wrong labels are best corrected, or left out of training, not of the score.",
             pictures.suspects(view.scored),
         ),
     }

@@ -78,8 +78,10 @@ def audit(
         _print_table(found.pairs.to_dict("records"), {})
     out.print(f"{found.images} training images in {found.groups} groups, the largest of {found.largest}")
     if found.parted:
+        pairs = "a pair" if found.parted == 1 else f"{found.parted} pairs"
         out.print(
-            f"the folds part {found.parted} pairs: scores on them are too good. Remove the fold file to split again"
+            f"{found.folds} parts {pairs}: scores read on it are too good, and training on it is refused from now on. "
+            f"Remove it, and make folds splits again"
         )
     out.print(f"pairs       {found.table}" + (f"\npictures    {found.sheet}" if found.sheet else ""))
     if inflation:

@@ -1,11 +1,13 @@
 """The choice of weights and cut: made on some folds, scored on others."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from pipeline.ensemble import Choice, Oof, choose
 from pipeline.metrics import METRICS
-from pipeline.postprocess import Cut
+from pipeline.postprocess import Cut, apply
 
 DICE = METRICS["mean_dice"]
 
@@ -24,15 +26,77 @@ def make_oof(members, images=24, folds=4, seed=0):
     return Oof(ids, np.arange(images) % folds, known.__getitem__, len(members), lambda items, _: items)
 
 
-def test_the_cut_is_found_and_the_honest_score_is_of_images_that_it_was_not_found_on():
+def of_rows(oof, rows):
+    """Some images of an OOF, by their positions and in that order."""
+    return replace(oof, image_ids=[oof.image_ids[row] for row in rows], fold_of=oof.fold_of[rows])
+
+
+def dice_by_hand(mask, target):
+    total = int(mask.sum()) + int(target.sum())
+    return 2 * int((mask & target).sum()) / total if total else 1.0
+
+
+def test_the_cut_that_parts_discs_from_noise_is_found():
     chosen = choose(make_oof([10]), DICE)
     assert chosen.shipped.cut.threshold == pytest.approx(130 / 255, abs=0.1)
     assert chosen.fitted.honest > 0.98
-    for fold, choice in zip(chosen.fitted.folds, chosen.fitted.chosen, strict=True):
-        others = make_oof([10])
-        rows = [image_id for image_id, of in zip(others.image_ids, others.fold_of, strict=True) if of != fold]
-        alone = Oof(rows, others.fold_of[others.fold_of != fold], others.read, 1, others.track)
-        assert choose(alone, DICE).shipped == choice  # it depends on no image of its fold
+
+
+@pytest.mark.parametrize("members", [[45], [45, 60]], ids=["alone", "together"])
+def test_what_is_chosen_without_a_fold_depends_on_no_image_of_it(members):
+    oof = make_oof(members)
+    chosen = choose(oof, DICE).fitted
+    for fold, choice in zip(chosen.folds, chosen.chosen, strict=True):
+        assert choose(of_rows(oof, np.flatnonzero(oof.fold_of != fold)), DICE).shipped == choice
+
+
+def test_scores_are_those_of_the_masks_by_the_choice_without_the_images_fold():
+    oof = make_oof([45, 60])
+    chosen = choose(oof, DICE)
+    for image_id, fold, score in zip(oof.image_ids, oof.fold_of, chosen.fitted.scores, strict=True):
+        values, target = oof.read(image_id)
+        assert score == pytest.approx(dice_by_hand(chosen.fitted.chosen[fold].mask(values), target))
+    shipped = [dice_by_hand(chosen.shipped.mask(values), target) for values, target in map(oof.read, oof.image_ids)]
+    assert chosen.fitted.in_sample == pytest.approx(np.mean(shipped))
+
+
+def test_score_at_half_is_of_the_shipped_blend_without_further_rules():
+    oof = make_oof([60])
+    masks = [(apply(values[0], Cut(0.5, 0)), target) for values, target in map(oof.read, oof.image_ids)]
+    assert choose(oof, DICE).at_half() == pytest.approx(np.mean([dice_by_hand(*each) for each in masks]))
+
+
+def test_order_of_the_images_changes_nothing_but_the_order_of_the_scores():
+    oof, rows = make_oof([45, 60]), np.random.default_rng(1).permutation(24)
+    one, other = choose(oof, DICE), choose(of_rows(oof, rows), DICE)
+    assert other.shipped == one.shipped
+    assert np.allclose(other.fitted.scores, one.fitted.scores[rows])
+
+
+def test_equal_members_weigh_the_same_by_the_mean():
+    oof = make_oof([30])
+    twice = replace(oof, read=lambda image_id: (np.repeat(oof.read(image_id)[0], 2, axis=0), oof.read(image_id)[1]))
+    chosen = choose(replace(twice, members=2), DICE)
+    assert chosen.shipped[:2] == ("mean", (0.5, 0.5))
+    assert np.array_equal(chosen.fitted.scores, choose(oof, DICE).fitted.scores)
+
+
+def test_more_rules_to_choose_from_do_not_win_by_luck():
+    # Noise: the triplet, which has 32 times the candidates, looks best on the images that it was searched on.
+    rng, ids = np.random.default_rng(9), [f"{number:02}" for number in range(20)]
+    values = rng.integers(256, size=(20, 1, 5, 5), dtype=np.uint8)
+    targets = ((rng.random((20, 5, 5)) < 0.4) & (np.arange(20) % 2 == 1)[:, None, None]).astype(np.uint8)
+    known = dict(zip(ids, zip(values, targets, strict=True), strict=True))
+    chosen = choose(Oof(ids, np.arange(20) // 2 % 4, known.__getitem__, 1, lambda items, _: items), DICE)
+    assert chosen.surfaces["triplet"].best()[1] > chosen.surfaces["total"].best()[1]
+    assert chosen.shipped.rules == "total"
+
+
+def test_specks_beside_the_discs_are_left_out_by_the_rules_that_can():
+    oof = make_oof([60])
+    chosen = choose(oof, DICE)
+    assert chosen.shipped.rules == "components"
+    assert chosen.shipped.cut.min_component > 5
 
 
 def test_two_members_with_independent_noise_beat_each_alone():

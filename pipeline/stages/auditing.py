@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline.bootstrap import Difference, paired
 from pipeline.config import Config
 from pipeline.data.images import Reader
-from pipeline.data.index import read_index, read_test_index
+from pipeline.data.index import read_index, read_table, read_test_index
 from pipeline.duplicates import merge_groups
 from pipeline.duplicates.candidates import VIEWS
 from pipeline.report.overlays import COLUMNS, Panel, write_sheet
@@ -28,6 +28,7 @@ class Audited(NamedTuple):
     groups: int  # of training images, after joining what belongs together
     largest: int  # images of the largest group
     parted: int | None  # pairs of training images in different folds; None while there are no folds
+    folds: Path
     table: Path
     sheet: Path | None  # pictures of pairs of each kind; None without pairs
 
@@ -50,7 +51,7 @@ def audit(cfg: Config) -> Audited:
         test = read_test_index(card, paths.root, cfg.data.skip_bad)
         _draw(sheet, pairs, {"train": _paths(index), "test": _paths(test)}, Reader(3, cfg.data.percentiles))
     parted = _parted(paths.folds, pairs)
-    return Audited(counts, len(index), len(sizes), int(sizes.iloc[0]), parted, paths.duplicates, sheet)
+    return Audited(counts, len(index), len(sizes), int(sizes.iloc[0]), parted, paths.folds, paths.duplicates, sheet)
 
 
 def _paths(index: pd.DataFrame) -> dict[str, Path]:
@@ -60,8 +61,9 @@ def _paths(index: pd.DataFrame) -> dict[str, Path]:
 def _parted(path: Path, pairs: pd.DataFrame) -> int | None:
     if not path.exists():
         return None
-    fold = pd.read_csv(path, dtype=str).set_index("image_id")["fold"]
-    within = pairs[(pairs["first_part"] == "train") & (pairs["second_part"] == "train")]
+    fold = read_table(path, ["image_id", "fold"]).set_index("image_id")["fold"]
+    known = pairs["first"].isin(fold.index) & pairs["second"].isin(fold.index)  # not those left out as bad
+    within = pairs[known & (pairs["first_part"] == "train") & (pairs["second_part"] == "train")]
     return int((within["first"].map(fold) != within["second"].map(fold)).sum())
 
 
@@ -112,8 +114,16 @@ def inflation(cfg: Config) -> Inflation:
     """Train the config on both splits, and compare the OOF scores of the same images.
 
     Writes: runs/<config>/ and runs/<config>_random/; folds/<name>_random.csv
+
+    Raises:
+        ValueError: if no two training images belong together: nothing could leak, and both splits would be one.
     """
     grouped = prepare(cfg)
+    if grouped.index["group"].is_unique:
+        raise ValueError(
+            f"{grouped.card.name}: no two training images belong together, by columns.group or "
+            f"{grouped.paths.duplicates}: a random split leaks nothing, so there is no inflation to measure"
+        )
     name = f"{grouped.paths.folds.stem}_random"
     loose = cfg.folds.model_copy(update={"name": name, "grouped": False})
     random = prepare(cfg.model_copy(update={"name": f"{cfg.name}_random", "folds": loose}))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -70,10 +70,12 @@ def final(names: Sequence[str], card_name: str, root: Path | None = None) -> Fin
         root: the data folder, whose sample submission is counted where the card does not say how many images there are.
 
     Raises:
-        As `compare`; ValueError for fewer than two names.
+        As `compare`; ValueError for fewer than two names, or one that is given twice.
     """
-    if len(set(names)) < 2:
-        raise ValueError(f"SUBMISSIONS='{' '.join(names)}': give two or more names, the choice is between them")
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(
+            f"SUBMISSIONS='{' '.join(names)}': give two or more names, each once: the choice is between them"
+        )
     card = competition.load(card_name)
     tables = _same_images(list(names))
     board = card.leaderboard
@@ -101,9 +103,17 @@ def pseudo(cfg: Config) -> PseudoGain:
     A config without `train.pseudo` gets a companion `<config>_pseudo` that trains on its own labels.
 
     Writes: runs/<config>/ with pseudo/ in it; all that is missing of the source
+
+    Raises:
+        ValueError: for a companion of a config that was changed on the command line: labels come from the file's.
     """
     labelled = prepare(with_pseudo(cfg))
     source = prepare(source_of_labels(labelled.cfg))
+    if cfg.train.pseudo is None and _trained_by(source.cfg) != _trained_by(cfg):
+        raise ValueError(
+            f"labels come from {cfg.name} as configs/{cfg.name}.toml has it, and other settings were asked for: the "
+            f"difference would be theirs too. Write them into that file, or leave them out"
+        )
     for member in (source, labelled):
         oof_of(member)
     ids = source.index["image_id"]
@@ -118,6 +128,11 @@ def pseudo(cfg: Config) -> PseudoGain:
         (float(with_.mean()), float(without.mean())),
         paired(with_, without, source.index["group"].to_numpy()),
     )
+
+
+def _trained_by(cfg: Config) -> dict[str, Any]:
+    """A config without what only decides how fast it runs."""
+    return cfg.model_dump(exclude={"train": {"workers", "tensorboard"}, "predict": {"batch_size"}})
 
 
 def _same_images(names: Sequence[str]) -> list[pd.DataFrame]:

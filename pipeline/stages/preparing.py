@@ -187,7 +187,9 @@ def find_all_duplicates(cfg: Config, card: Competition, paths: Paths, index: pd.
 
     Writes: folds/<name>.duplicates.csv
     """
-    if not paths.duplicates.exists():
+    if paths.duplicates.exists():
+        log.info("near-duplicates as they were found before: remove %s to look again", paths.duplicates)
+    else:
         test = read_test_index(card, paths.root, cfg.data.skip_bad)
         images = pd.concat([index.assign(part="train"), test.assign(part="test")], ignore_index=True)
         write_duplicates(paths.duplicates, find_duplicates(images))

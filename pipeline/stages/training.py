@@ -74,7 +74,7 @@ def predict(cfg: Config) -> None:
 def train_fold(prepared: Prepared, fold: int) -> Path:
     train_index, valid_index = folds.hold_out(prepared.index, prepared.folds, fold)
     if not _is_trained(prepared, fold):
-        _refuse_mixed_sizes(prepared.cfg, train_index)
+        _refuse_mixed_sizes(prepared, train_index)
         _fit(prepared, fold, train_index, valid_index)
     _fill_store(prepared, fold, valid_index, prepared.paths.oof(fold), f"fold {fold} OOF")
     return prepared.paths.weights(fold)
@@ -93,7 +93,7 @@ def train_full(prepared: Prepared) -> Path:
         )
     oof_of(prepared)
     if not _is_trained(prepared, FULL):
-        _refuse_mixed_sizes(prepared.cfg, prepared.index)
+        _refuse_mixed_sizes(prepared, prepared.index)
         epochs = epochs_that_folds_found([read_history(prepared, fold) for fold in prepared.numbers()])
         log.info("full fit: %s epochs in its phases, the medians of the folds' best", ", ".join(map(str, epochs)))
         _fit(prepared, FULL, prepared.index, None, epochs)
@@ -127,7 +127,8 @@ def predict_test(prepared: Prepared) -> pd.DataFrame:
     test_index = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad)
     if prepared.cfg.predict.full:
         train_full(prepared)
-    oof_of(prepared)
+    else:
+        oof_of(prepared)
     for fold in prepared.testers():
         _fill_store(prepared, fold, test_index, prepared.paths.test(fold), f"fold {fold} test")
     return test_index
@@ -173,9 +174,19 @@ def source_of_labels(cfg: Config) -> Config:
     return source.model_copy(update={"data": source.data.model_copy(update=place)})
 
 
-def _refuse_mixed_sizes(cfg: Config, index: pd.DataFrame) -> None:
+def _refuse_mixed_sizes(prepared: Prepared, index: pd.DataFrame) -> None:
+    """Refuse what cannot be one batch, before the hours of the labels' source too."""
+    phases, pseudo = prepared.cfg.train.phases, prepared.cfg.train.pseudo
+    whole = [number for number, phase in enumerate(phases) if phase.crop is None]
+    _refuse_sizes(index, whole)
+    if pseudo:
+        test = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad)
+        _refuse_sizes(pd.concat([index, test]), [number for number in whole if number + 1 in pseudo.phases])
+
+
+def _refuse_sizes(index: pd.DataFrame, whole: list[int]) -> None:
+    """Refuse images of several sizes in phases, by number from 0, that draw them whole."""
     sizes = index.groupby(["height", "width"]).size().sort_values()
-    whole = [number for number, phase in enumerate(cfg.train.phases) if phase.crop is None]
     if len(sizes) > 1 and whole:
         few, most = (f"{height}×{width}" for height, width in (sizes.index[0], sizes.index[-1]))
         raise ValueError(

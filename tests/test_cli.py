@@ -108,6 +108,31 @@ MISTAKES = {
         ["train", "--set", "folds.count=4"],
         "folds/tiny.csv has 3 folds, folds.count is 4",
     ),
+    "masks that the folds were not made from": (
+        lambda: [main(["folds", "configs/tiny.toml"]), edit(Path("tiny/train.csv"), "\n0000,", "\n0000,1 90")],
+        ["train"],
+        "folds/tiny.json: the folds were made from other masks of the same images",
+    ),
+    "group larger than a fold": (
+        lambda: name_groups(["lake"] * 13 + list("abcde")),
+        ["folds"],
+        "group 'lake' holds 13 of 18 images",
+    ),
+    "fewer groups than folds": (
+        lambda: name_groups(["lake", "hill"] * 9),
+        ["folds"],
+        "2 groups cannot fill 3 folds: lower folds.count",
+    ),
+    "group column that is not there": (
+        lambda: edit(Path("tiny.toml"), 'id = "id"', 'id = "id"\ngroup = "patient"'),
+        ["folds"],
+        "no column 'patient' (columns.group) in train.csv: images would leak over folds",
+    ),
+    "classes that the card does not have": (
+        None,
+        ["train", "--set", "model.classes=2"],
+        "model.classes is 2, the card tiny has 1",
+    ),
     "missing sample submission": (
         lambda: Path("tiny/sample_submission.csv").unlink(),
         ["ensemble"],
@@ -119,6 +144,14 @@ MISTAKES = {
         "set the phase's crop",
     ),
 }
+
+
+def name_groups(groups):
+    """Give each training image a group, in a column of its own."""
+    edit(Path("tiny.toml"), 'id = "id"', 'id = "id"\ngroup = "scene"')
+    path = Path("tiny/train.csv")
+    rows = zip(path.read_text().splitlines(), ["scene", *groups], strict=True)
+    path.write_text("\n".join(map(",".join, rows)) + "\n")
 
 
 def resize(path):

@@ -13,8 +13,11 @@ from safetensors.torch import load_file
 
 from pipeline import config, stages
 from pipeline.cli import main
+from pipeline.duplicates import write_duplicates
+from pipeline.duplicates.table import COLUMNS
+from pipeline.models import build_model
 from pipeline.stages import training
-from pipeline.training.checkpoint import read_record, save_checkpoint
+from pipeline.training.checkpoint import load_checkpoint, read_record, save_checkpoint
 
 
 def read_scores(name):
@@ -39,6 +42,22 @@ def test_ensemble_of_two_prints_what_it_is_worth_and_keeps_the_score_of_each_ima
     assert manifest["oof_score"] - alone == pytest.approx(manifest["gain"]["mean"])
 
 
+def files_of(name):
+    """What an ensemble wrote, but for when."""
+    manifest = json.loads(Path(f"submissions/{name}.json").read_text())
+    csvs = [Path(f"submissions/{name}{suffix}").read_bytes() for suffix in (".csv", ".oof.csv")]
+    return {**manifest, "made": None}, *csvs
+
+
+def test_ensemble_made_again_is_the_same_to_the_last_byte(submitted):
+    cfgs = [config.load(f"configs/{name}.toml") for name in ("tiny", "seed1")]
+    stages.ensemble(cfgs)
+    before = files_of("tiny+seed1")
+    shutil.rmtree("submissions")
+    stages.ensemble(cfgs)
+    assert files_of("tiny+seed1") == before
+
+
 def test_compare_is_a_difference_of_two_scores_and_turns_its_sign(submitted):
     one, other = stages.compare("tiny", "seed1"), stages.compare("seed1", "tiny")
     assert one.difference.mean == pytest.approx(one.a - one.b)
@@ -52,6 +71,14 @@ def test_compare_with_what_was_not_made_names_the_command(submitted, capsys):
     assert 'run make ensemble CONFIGS="tiny nothing" first' in capsys.readouterr().err
 
 
+def test_compare_prints_both_scores_their_difference_and_who_wins(submitted, capsys):
+    assert main(["compare", "tiny", "seed1"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"difference +[+-]0\.\d{4}  95% interval [+-]0\.\d{4} to [+-]0\.\d{4}", printed)
+    assert re.search(r"tiny is better in \d+\.\d% of draws \(18 images in 18 groups\)", printed)
+    assert "their folds differ" not in printed
+
+
 def test_compare_of_different_images_is_refused(submitted, capsys):
     read_scores("seed1").iloc[1:].to_csv("submissions/seed1.oof.csv", index=False)
     assert main(["compare", "tiny", "seed1"]) == 2
@@ -62,8 +89,22 @@ def test_final_proposes_two_of_three(submitted, capsys):
     worse = read_scores("tiny").assign(score=lambda table: table["score"] / 2)
     worse.to_csv("submissions/worse.oof.csv", index=False)
     assert main(["final", "worse", "tiny", "seed1", "--competition", "tiny.toml", "--data", "tiny"]) == 0
-    assert re.search(r"choose (tiny and seed1|seed1 and tiny)", capsys.readouterr().out)
-    assert main(["final", "tiny", "--competition", "tiny.toml"]) == 2
+    printed = capsys.readouterr().out
+    assert re.search(r"choose (tiny and seed1|seed1 and tiny)", printed)
+    assert "5 test images, 30% of them public" in printed
+    assert re.search(r"is not the best in private in \d+% of boards", printed)
+
+
+def test_final_of_two_proposes_the_two(submitted):
+    done = stages.final(["seed1", "tiny"], "tiny.toml", Path("tiny"))
+    assert [done.names[place] for place in done.boards.pair] == ["seed1", "tiny"]
+    assert sum(done.boards.best) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("names", [["tiny"], ["tiny", "tiny"], ["tiny", "seed1", "tiny"]], ids=" ".join)
+def test_final_wants_two_names_each_once(submitted, capsys, names):
+    assert main(["final", *names, "--competition", "tiny.toml"]) == 2
+    assert f"SUBMISSIONS='{' '.join(names)}': give two or more names, each once" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------- audit
@@ -97,16 +138,44 @@ def test_folds_that_part_a_pair_found_later_are_refused(tiny, capsys):
     table.to_csv("folds/tiny.csv")
     capsys.readouterr()
     assert main(["audit", "configs/tiny.toml"]) == 0
-    assert "the folds part 1 pairs" in capsys.readouterr().out
+    assert "folds/tiny.csv parts a pair" in capsys.readouterr().out
     assert main(["train", "configs/tiny.toml", "--fold", "0"]) == 2
     assert "its images would leak" in capsys.readouterr().err
 
 
-def test_inflation_compares_the_same_images_on_two_splits(submitted):
-    found = stages.inflation(config.load("configs/tiny.toml"))
-    assert found.images == 18
-    assert found.difference.mean == pytest.approx(found.random - found.grouped)
-    assert Path("folds/tiny_random.csv").exists()
+def test_audit_looks_once_and_says_how_to_look_again(tiny, capsys):
+    assert main(["audit", "configs/tiny.toml"]) == 0
+    plant_copy()
+    capsys.readouterr()
+    assert main(["audit", "configs/tiny.toml"]) == 0
+    assert "remove folds/tiny.duplicates.csv to look again" in capsys.readouterr().err
+    Path("folds/tiny.duplicates.csv").unlink()
+    assert main(["audit", "configs/tiny.toml"]) == 0
+    assert re.search(r"copy +train +1", capsys.readouterr().out)
+
+
+def join_two_of_one_fold():
+    """List two training images, which the folds hold together, as near-duplicates."""
+    first, second = pd.read_csv("folds/tiny.csv", dtype=str).query("fold == '0'")["image_id"].head(2)
+    pair = [first, "train", second, "train", "copy", "identity", 0, 0, 0.99]
+    write_duplicates(Path("folds/tiny.duplicates.csv"), pd.DataFrame([pair], columns=COLUMNS))
+
+
+def test_inflation_compares_the_same_images_on_two_splits(submitted, capsys):
+    join_two_of_one_fold()
+    assert main(["audit", "configs/tiny.toml", "--inflation"]) == 0
+    random, grouped, gap = re.search(
+        r"random split +(\S+).* 18 images\ngroups whole +(\S+)\nCV inflation +(\S+)  95% interval",
+        capsys.readouterr().out,
+    ).groups()
+    assert float(gap) == pytest.approx(float(random) - float(grouped), abs=2e-4)
+    assert len(list(Path("runs/tiny_random").glob("fold*/best.safetensors"))) == 3
+
+
+def test_inflation_without_groups_is_refused_before_anything_is_trained(submitted, monkeypatch, capsys):
+    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
+    assert main(["audit", "configs/tiny.toml", "--inflation"]) == 2
+    assert "no two training images belong together" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------- more from the same data
@@ -120,6 +189,22 @@ def test_full_fit_has_no_oof_and_joins_the_test_average(submitted):
     assert not Path("runs/tiny/full/oof").exists()
     stages.predict(cfg)
     assert len(stages.prepare(cfg).test_stores()) == 4
+    with pytest.raises(ValueError, match="held out no fold, not fold 0: it has seen these images"):
+        load_checkpoint(trained.weights, build_model(cfg.model), 0)
+
+
+def lines_of(fold):
+    return [json.loads(line) for line in Path(f"runs/tiny/{fold}/metrics.jsonl").read_text().splitlines()]
+
+
+def test_full_fit_trains_for_the_median_of_the_folds_best_epochs(submitted):
+    for fold, best in enumerate([1, 2, 1]):  # epochs of phase 1; of phase 2, its second is made the best of all
+        changed = [
+            {**line, "best": line["epoch"] == (best if line["phase"] == 1 else 2)} for line in lines_of(f"fold{fold}")
+        ]
+        Path(f"runs/tiny/fold{fold}/metrics.jsonl").write_text("\n".join(map(json.dumps, changed)))
+    stages.train(config.load("configs/tiny.toml"), "full")
+    assert [(line["phase"], line["epoch"]) for line in lines_of("full")] == [(1, 1), (2, 1), (2, 2)]
 
 
 def test_pseudo_labels_come_from_the_model_of_the_same_fold_and_the_gain_is_printed(submitted, capsys):
@@ -130,6 +215,33 @@ def test_pseudo_labels_come_from_the_model_of_the_same_fold_and_the_gain_is_prin
     for fold in range(3):
         made_by = json.loads(Path(f"runs/tiny_pseudo/pseudo/fold{fold}/store.json").read_text())
         assert made_by["weights"] == read_record(Path(f"runs/tiny/fold{fold}/best.safetensors"))
+
+
+def test_labels_too_good_to_be_had_leave_the_training_as_it_was_and_say_so(submitted, monkeypatch, capsys):
+    monkeypatch.setattr("pipeline.pseudo.calibrate", lambda *_: np.inf)
+    assert main(["pseudo", "configs/tiny.toml"]) == 0
+    printed = capsys.readouterr()
+    assert "none is labelled: lower train.pseudo.floor" in printed.err
+    assert "labelled    fold 0: 0, fold 1: 0, fold 2: 0" in printed.out
+    assert re.search(r"difference +\+0\.0000  95% interval \+0\.0000 to \+0\.0000", printed.out)
+
+
+def test_pseudo_of_a_config_changed_on_the_command_line_is_refused_before_anything_is_trained(
+    submitted, monkeypatch, capsys
+):
+    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
+    assert main(["pseudo", "configs/tiny.toml", "--set", "train.batch_size=6"]) == 2
+    assert "labels come from tiny as configs/tiny.toml has it" in capsys.readouterr().err
+
+
+def test_whole_test_images_of_another_size_are_refused_as_labels_before_anything_is_trained(
+    submitted, monkeypatch, capsys
+):
+    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
+    path = Path("tiny/test/images/0919.png")
+    Image.open(path).resize((52, 36)).save(path)
+    assert main(["train", "configs/seed1.toml", "--set", "name=labelled", "--set", "train.pseudo.from=tiny"]) == 2
+    assert "images of 2 sizes (36×44 mostly, 36×52 least often)" in capsys.readouterr().err
 
 
 def test_full_fit_on_pseudo_labels_is_refused_before_anything_is_trained(submitted, monkeypatch):
@@ -186,6 +298,21 @@ def test_oof_that_misses_an_image_is_named_before_anything_is_chosen(submitted):
     shutil.rmtree("runs/tiny/fold1/oof")
     with pytest.raises(ValueError, match=r"6 of 18 training images have no OOF prediction.*make oof CONFIG=tiny"):
         stages.ensembling.oof_rows(members)
+
+
+def test_oof_that_holds_an_image_twice_is_named_with_both_places(submitted, capsys):
+    shard = next(Path("runs/tiny/fold0/oof").glob("*.safetensors"))
+    shutil.copy(shard, "runs/tiny/fold1/oof/000-00007.safetensors")
+    assert main(["ensemble", "configs/tiny.toml"]) == 2
+    assert re.search(r"image '\d{4}' is also in runs/tiny/fold0/oof/.*run the stage again", capsys.readouterr().err)
+
+
+def test_members_of_two_competitions_are_refused(submitted, capsys):
+    Path("other.toml").write_text(Path("tiny.toml").read_text().replace("discs on noise", "rings on noise"))
+    text = Path("configs/tiny.toml").read_text().replace('"tiny.toml"', '"other.toml"')
+    Path("configs/rings.toml").write_text(text)
+    assert main(["ensemble", "configs/tiny.toml", "--configs", "tiny rings"]) == 2
+    assert "rings is for other.toml, tiny for tiny.toml: nothing to average" in capsys.readouterr().err
 
 
 def test_members_on_different_folds_are_refused_with_the_first_image(submitted, capsys):

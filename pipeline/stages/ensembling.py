@@ -103,18 +103,25 @@ def load_members(cfgs: Sequence[Config]) -> list[Prepared]:
     names = [cfg.name for cfg in cfgs]
     if len(set(names)) != len(names):
         raise ValueError(f"configs {' '.join(names)}: one is named twice")
+    _refuse_other_competitions(cfgs)
     first, *others = [prepare(cfg) for cfg in cfgs]
     for other in others:
-        if other.card != first.card:
-            raise ValueError(
-                f"{other.cfg.name} is for {other.card.name}, {first.cfg.name} for {first.card.name}: nothing to average"
-            )
         if not other.folds.equals(first.folds):
             raise ValueError(
                 f"{other.cfg.name} ({other.paths.folds}) and {first.cfg.name} ({first.paths.folds}) have different "
                 f"folds, first at image '{_first_difference(first, other)}': train both on one, or use make compare"
             )
     return [first, *others]
+
+
+def _refuse_other_competitions(cfgs: Sequence[Config]) -> None:
+    first, *others = cfgs
+    card = competition.load(first.competition)
+    for other in others:
+        if competition.load(other.competition) != card:
+            raise ValueError(
+                f"{other.name} is for {other.competition}, {first.name} for {first.competition}: nothing to average"
+            )
 
 
 def _first_difference(first: Prepared, other: Prepared) -> str:

@@ -403,8 +403,6 @@ POOR = {
         "surfaces": {"disc": make_surface()._replace(per_fold={})},
     },
     "one member": {"members": Members(make_view().members.table.head(1), np.ones((1, 1)))},
-    "no column that tells images apart": {"images": make_images().drop(columns="kind"), "classes": pd.DataFrame()},
-    "no empties": {"images": make_images().query("coverage > 0")},
     "nothing but empties": {
         "images": make_images().assign(coverage=0.0, predicted=0.0, score=1.0),
         "submission": Submission(5, 5, np.zeros(5)),
@@ -418,18 +416,29 @@ POOR = {
         "surfaces": {"disc": make_surface()._replace(areas=np.zeros(1, int), scores=make_surface().scores[:1])}
     },
     "members that never err": {"members": make_view().members._replace(correlation=np.full((2, 2), np.nan))},
-    "an empty test set": {"submission": Submission(0, 0, np.zeros(0))},
     "boards that agree": {"boards": Boards(np.zeros(10), 5, 5)},
-    "no commit": {"made": {"versions": {}, "commit": None, "made": "today"}},
     "two classes": {"surfaces": {"disc": make_surface(), "ring": make_surface()}},
-    "numbers for ids of kinds": {"images": make_images().assign(kind=lambda table: table.index % 4)},
 }
+
+
+PLAIN = {
+    "no column that tells images apart": {"images": make_images().drop(columns="kind"), "classes": pd.DataFrame()},
+    "numbers for ids of kinds": {"images": make_images().assign(kind=lambda table: table.index % 4)},
+    "no empties": {"images": make_images().query("coverage > 0")},
+    "an empty test set": {"submission": Submission(0, 0, np.zeros(0))},
+    "no commit": {"made": {"versions": {}, "commit": None, "made": "today"}},
+}
+
+
+@pytest.mark.parametrize("what", PLAIN)
+@pytest.mark.usefixtures("no_charts")
+def test_a_plain_run_has_a_page(what):
+    assert render(make_bare_view(**PLAIN[what])).rstrip().endswith("</html>")
 
 
 @pytest.mark.parametrize("what", POOR)
 def test_a_poor_run_has_a_page(what):
-    text = render(make_bare_view(**POOR[what]))
-    assert text.rstrip().endswith("</html>")
+    assert render(make_bare_view(**POOR[what])).rstrip().endswith("</html>")
 
 
 @pytest.mark.usefixtures("no_charts")

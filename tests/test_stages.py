@@ -15,13 +15,23 @@ from pipeline import config, stages
 from pipeline.cli import main
 from pipeline.duplicates import write_duplicates
 from pipeline.duplicates.table import COLUMNS
+from pipeline.ensemble import Choice
+from pipeline.inference.store import PredictionStore
 from pipeline.models import build_model
+from pipeline.postprocess import Cut
+from pipeline.pseudo import soft_label
 from pipeline.stages import training
+from pipeline.stages.ensembling import load_members, oof_rows
+from pipeline.stages.ensembling import test_masks as masks_of_test
 from pipeline.training.checkpoint import load_checkpoint, read_record, save_checkpoint
 
 
 def read_scores(name):
     return pd.read_csv(f"submissions/{name}.oof.csv", dtype={"image_id": str})
+
+
+def read_sample():
+    return pd.read_csv("tiny/sample_submission.csv", dtype=str)["id"].tolist()
 
 
 # ----------------------------------------------------------------------------------- ensemble, compare, final
@@ -56,6 +66,21 @@ def test_ensemble_made_again_is_the_same_to_the_last_byte(submitted):
     shutil.rmtree("submissions")
     stages.ensemble(cfgs)
     assert files_of("tiny+seed1") == before
+
+
+def test_masks_of_the_test_set_are_by_the_weights_that_ship(submitted):
+    members = load_members([config.load(f"configs/{name}.toml") for name in ("tiny", "seed1")])
+    ids = set(read_sample()) - {"0919"}
+
+    def masks(some, *weights):
+        mask_of = masks_of_test(some, ids, Choice("mean", weights, "total", Cut(0.5, 0)))
+        assert mask_of("0919") is None  # could not be read
+        return np.stack([mask_of(image_id) for image_id in sorted(ids)])
+
+    first, second = masks(members[:1], 1.0), masks(members[1:], 1.0)
+    assert np.array_equal(masks(members, 1.0, 0.0), first)
+    assert np.array_equal(masks(members, 0.0, 1.0), second)
+    assert not np.array_equal(first, second)
 
 
 def test_compare_is_a_difference_of_two_scores_and_turns_its_sign(submitted):
@@ -207,14 +232,29 @@ def test_full_fit_trains_for_the_median_of_the_folds_best_epochs(submitted):
     assert [(line["phase"], line["epoch"]) for line in lines_of("full")] == [(1, 1), (2, 1), (2, 2)]
 
 
+def mean_oof(name):
+    """Over folds, which are of one size here."""
+    return np.mean([row["oof"] for row in json.loads(Path(f"runs/{name}/oof.json").read_text())])
+
+
 def test_pseudo_labels_come_from_the_model_of_the_same_fold_and_the_gain_is_printed(submitted, capsys):
-    assert main(["pseudo", "configs/tiny.toml", "--set", "train.phases.0.repeats=6"]) == 0
+    assert main(["pseudo", "configs/tiny.toml"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"labelled +fold 0: \d+, fold 1: \d+, fold 2: \d+", printed)
-    assert "95% interval" in printed
+    with_, without, gain = (
+        float(re.search(rf"{name} +(\S+)", printed)[1]) for name in ("with", "without", "difference")
+    )
+    assert (with_, without) == (
+        pytest.approx(mean_oof("tiny_pseudo"), abs=5e-5),
+        pytest.approx(mean_oof("tiny"), abs=5e-5),
+    )
+    assert gain == pytest.approx(with_ - without, abs=2e-4)
     for fold in range(3):
-        made_by = json.loads(Path(f"runs/tiny_pseudo/pseudo/fold{fold}/store.json").read_text())
-        assert made_by["weights"] == read_record(Path(f"runs/tiny/fold{fold}/best.safetensors"))
+        labels = PredictionStore(Path(f"runs/tiny_pseudo/pseudo/fold{fold}"))
+        predicted = PredictionStore(Path(f"runs/tiny/fold{fold}/test"))
+        assert len(labels) > 0
+        for image_id in labels.ids():
+            assert np.array_equal(labels.read(image_id), soft_label(predicted.read(image_id), 0.3, 0.7))
 
 
 def test_labels_too_good_to_be_had_leave_the_training_as_it_was_and_say_so(submitted, monkeypatch, capsys):
@@ -294,10 +334,10 @@ def test_a_run_whose_option_differs_is_refused(submitted):
 
 
 def test_oof_that_misses_an_image_is_named_before_anything_is_chosen(submitted):
-    members = stages.ensembling.load_members([config.load("configs/tiny.toml")])
+    members = load_members([config.load("configs/tiny.toml")])
     shutil.rmtree("runs/tiny/fold1/oof")
     with pytest.raises(ValueError, match=r"6 of 18 training images have no OOF prediction.*make oof CONFIG=tiny"):
-        stages.ensembling.oof_rows(members)
+        oof_rows(members)
 
 
 def test_oof_that_holds_an_image_twice_is_named_with_both_places(submitted, capsys):

@@ -29,7 +29,7 @@ def runs(tiny, card, monkeypatch) -> list[Run]:
     dataset = Dataset("tiny.toml", "tiny", channels=1, augment="light", crop=32)
     monkeypatch.setitem(study.DATASETS, "tiny", dataset)
     index = read_index(card, tiny / "tiny")
-    write_folds(tiny / "folds" / "tiny.csv", assign_folds(index, count=3, seed=0))
+    write_folds(tiny / "folds" / "tiny.csv", assign_folds(index, count=3, seed=0), index, {})
     return study.runs_of(tiny_study(), seeds=2, scale=SCALE)
 
 

@@ -160,15 +160,19 @@ def _print_worth(done: stages.Ensembled) -> None:
     out.print(f"            {done.in_sample:.4f}  in-sample: optimism {done.optimism:+.4f}")
     out.print(f"            {done.at_half:.4f}  at threshold .5, nothing chosen but the weights")
     if done.gain:
-        gain = done.gain
+        gain, best = done.gain, max(done.singles, key=lambda single: single.score).name
         _print_table(
             [single._asdict() for single in done.singles],
             {"weight": "{:.3f}", "by_log_loss": "{:.3f}", "score": "{:.4f}"},
         )
         out.print(
-            f"gain        {gain.mean:+.4f}  over the best alone, 95% interval {gain.low:+.4f} to {gain.high:+.4f}, "
-            f"better in {gain.p_better:.0%} of draws"
+            f"gain        {gain.mean:+.4f}  over {best}, the best alone, 95% interval {gain.low:+.4f} to "
+            f"{gain.high:+.4f}, better in {gain.p_better:.0%} of draws"
         )
+        if gain.mean < 0:
+            out.print(
+                f"            better alone: hand in submissions/{best}.csv (make ensemble CONFIGS={best} writes it)"
+            )
         out.print(f"combined    by {choice.how}")
     rules = {name: value for name, value in choice.cut._asdict().items() if value}
     out.print("cut         " + ", ".join(f"{name} {value:.4g}" for name, value in rules.items()))

@@ -26,6 +26,15 @@ def make_oof(members, images=24, folds=4, seed=0):
     return Oof(ids, np.arange(images) % folds, known.__getitem__, len(members), lambda items, _: items)
 
 
+def make_noise(members, seed=9):
+    """Nothing to learn: what is chosen is luck, and changes with every image that is looked at."""
+    rng, ids = np.random.default_rng(seed), [f"{number:02}" for number in range(20)]
+    values = rng.integers(256, size=(20, members, 5, 5), dtype=np.uint8)
+    targets = ((rng.random((20, 5, 5)) < 0.4) & (np.arange(20) % 2 == 1)[:, None, None]).astype(np.uint8)
+    known = dict(zip(ids, zip(values, targets, strict=True), strict=True))
+    return Oof(ids, np.arange(20) // 2 % 4, known.__getitem__, members, lambda items, _: items)
+
+
 def of_rows(oof, rows):
     """Some images of an OOF, by their positions and in that order."""
     return replace(oof, image_ids=[oof.image_ids[row] for row in rows], fold_of=oof.fold_of[rows])
@@ -42,9 +51,9 @@ def test_the_cut_that_parts_discs_from_noise_is_found():
     assert chosen.fitted.honest > 0.98
 
 
-@pytest.mark.parametrize("members", [[45], [45, 60]], ids=["alone", "together"])
+@pytest.mark.parametrize("members", [1, 2], ids=["alone", "together"])
 def test_what_is_chosen_without_a_fold_depends_on_no_image_of_it(members):
-    oof = make_oof(members)
+    oof = make_noise(members)
     chosen = choose(oof, DICE).fitted
     for fold, choice in zip(chosen.folds, chosen.chosen, strict=True):
         assert choose(of_rows(oof, np.flatnonzero(oof.fold_of != fold)), DICE).shipped == choice
@@ -83,11 +92,7 @@ def test_equal_members_weigh_the_same_by_the_mean():
 
 def test_more_rules_to_choose_from_do_not_win_by_luck():
     # Noise: the triplet, which has 32 times the candidates, looks best on the images that it was searched on.
-    rng, ids = np.random.default_rng(9), [f"{number:02}" for number in range(20)]
-    values = rng.integers(256, size=(20, 1, 5, 5), dtype=np.uint8)
-    targets = ((rng.random((20, 5, 5)) < 0.4) & (np.arange(20) % 2 == 1)[:, None, None]).astype(np.uint8)
-    known = dict(zip(ids, zip(values, targets, strict=True), strict=True))
-    chosen = choose(Oof(ids, np.arange(20) // 2 % 4, known.__getitem__, 1, lambda items, _: items), DICE)
+    chosen = choose(make_noise(1), DICE)
     assert chosen.surfaces["triplet"].best()[1] > chosen.surfaces["total"].best()[1]
     assert chosen.shipped.rules == "total"
 

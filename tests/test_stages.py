@@ -40,7 +40,7 @@ def read_sample():
 def test_ensemble_of_two_prints_what_it_is_worth_and_keeps_the_score_of_each_image_once(submitted, capsys):
     assert main(["ensemble", "configs/tiny.toml", "--configs", "tiny seed1"]) == 0
     printed = capsys.readouterr().out
-    for word in ("cross-fitted, 95% interval", "in-sample: optimism", "over the best alone"):
+    for word in ("cross-fitted, 95% interval", "in-sample: optimism", "over tiny, the best alone"):
         assert word in printed
     manifest = json.loads(Path("submissions/tiny+seed1.json").read_text())
     scores = read_scores("tiny+seed1")
@@ -50,6 +50,7 @@ def test_ensemble_of_two_prints_what_it_is_worth_and_keeps_the_score_of_each_ima
     assert scores["score"].mean() == pytest.approx(manifest["oof_score"])
     alone = max(manifest["oof_score_alone"].values())
     assert manifest["oof_score"] - alone == pytest.approx(manifest["gain"]["mean"])
+    assert ("hand in submissions/tiny.csv" in printed) == (manifest["gain"]["mean"] < 0)
 
 
 def files_of(name):
@@ -120,6 +121,11 @@ def test_final_proposes_two_of_three(submitted, capsys):
     assert re.search(r"is not the best in private in \d+% of boards", printed)
 
 
+def test_final_in_another_competition_is_refused_with_the_right_one(submitted, capsys):
+    assert main(["final", "tiny", "seed1"]) == 2
+    assert "tiny is a submission for tiny, not for demo: say COMPETITION=tiny" in capsys.readouterr().err
+
+
 def test_final_of_two_proposes_the_two(submitted):
     done = stages.final(["seed1", "tiny"], "tiny.toml", Path("tiny"))
     assert [done.names[place] for place in done.boards.pair] == ["seed1", "tiny"]
@@ -188,13 +194,23 @@ def join_two_of_one_fold():
 
 def test_inflation_compares_the_same_images_on_two_splits(submitted, capsys):
     join_two_of_one_fold()
-    assert main(["audit", "configs/tiny.toml", "--inflation"]) == 0
+    assert main(["audit", "configs/tiny.toml", "--inflation", "--set", "folds.seed=3"]) == 0  # of the random split
     random, grouped, gap = re.search(
         r"random split +(\S+).* 18 images\ngroups whole +(\S+)\nCV inflation +(\S+)  95% interval",
         capsys.readouterr().out,
     ).groups()
-    assert float(gap) == pytest.approx(float(random) - float(grouped), abs=2e-4)
+    assert float(gap) == pytest.approx(float(random) - float(grouped), abs=2e-4) != 0
     assert len(list(Path("runs/tiny_random").glob("fold*/best.safetensors"))) == 3
+
+
+def test_split_without_groups_parts_the_cards_groups_too(tiny, edit):
+    edit("tiny.toml", 'id = "id"', 'id = "id"\ngroup = "rle_mask"')  # so that all empties are one
+    whole, loose = (
+        stages.prepare(config.load("configs/tiny.toml", [f"folds.name={name}", f"folds.grouped={grouped}"]))
+        for name, grouped in (("whole", "true"), ("loose", "false"))
+    )
+    assert len({*whole.folds["fold"][whole.index["empty"] == "yes"]}) == 1
+    assert len({*loose.folds["fold"][loose.index["empty"] == "yes"]}) == 3
 
 
 def test_inflation_without_groups_is_refused_before_anything_is_trained(submitted, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """The stages `compare`, `final` and `pseudo`: which is better, which two to choose, what more data gave."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,13 +71,14 @@ def final(names: Sequence[str], card_name: str, root: Path | None = None) -> Fin
         root: the data folder, whose sample submission is counted where the card does not say how many images there are.
 
     Raises:
-        As `compare`; ValueError for fewer than two names, or one that is given twice.
+        As `compare`; ValueError for fewer than two names, one that is given twice, or one of another competition.
     """
     if len(names) < 2 or len(set(names)) < len(names):
         raise ValueError(
             f"SUBMISSIONS='{' '.join(names)}': give two or more names, each once: the choice is between them"
         )
     card = competition.load(card_name)
+    _refuse_other_competition(names, card.name)
     tables = _same_images(list(names))
     board = card.leaderboard
     test_images = board.images or len(
@@ -85,6 +87,15 @@ def final(names: Sequence[str], card_name: str, root: Path | None = None) -> Fin
     scores = np.stack([table["score"].to_numpy() for table in tables])
     boards = simulate(scores, tables[0]["group"].to_numpy(), public_share=board.public_share, test_images=test_images)
     return Final(list(names), scores.mean(axis=1).tolist(), boards, test_images, board.public_share)
+
+
+def _refuse_other_competition(names: Sequence[str], card_name: str) -> None:
+    for path in (Path("submissions") / f"{name}.json" for name in names):
+        if path.exists() and (found := json.loads(path.read_text(encoding="utf-8"))["competition"]) != card_name:
+            raise ValueError(
+                f"{path.stem} is a submission for {found}, not for {card_name}: say COMPETITION={found} (make) or "
+                f"--competition {found}"
+            )
 
 
 class PseudoGain(NamedTuple):

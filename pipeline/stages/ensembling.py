@@ -102,7 +102,7 @@ def load_members(cfgs: Sequence[Config]) -> list[Prepared]:
     """
     names = [cfg.name for cfg in cfgs]
     if len(set(names)) != len(names):
-        raise ValueError(f"configs {' '.join(names)}: one is named twice")
+        raise ValueError(f"configs {' '.join(names)}: one is named twice: name each once")
     _refuse_other_competitions(cfgs)
     first, *others = [prepare(cfg) for cfg in cfgs]
     for other in others:

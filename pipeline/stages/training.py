@@ -89,7 +89,7 @@ def train_full(prepared: Prepared) -> Path:
     if prepared.cfg.train.pseudo:
         raise ValueError(
             "a full fit on pseudo-labels is not supported: no model that held an image out could label for it. "
-            "Leave out train.pseudo, or predict.full"
+            "Leave out train.pseudo, or the full fit (predict.full, --fold full)"
         )
     oof_of(prepared)
     if not _is_trained(prepared, FULL):

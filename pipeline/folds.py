@@ -228,7 +228,10 @@ def _refuse_other_index(made: Path, index: pd.DataFrame) -> None:
 def _refuse_leak(path: Path, folds: pd.DataFrame, index: pd.DataFrame) -> None:
     spread = folds.merge(index[["image_id", "group"]], on="image_id").groupby("group")["fold"].nunique()
     if (spread > 1).any():
-        raise ValueError(f"{path}: group '{spread.idxmax()}' lies in {spread.max()} folds: its images would leak")
+        raise ValueError(
+            f"{path}: group '{spread.idxmax()}' lies in {spread.max()} folds: its images would leak. Remove {path}, "
+            f"and make folds splits again (scores read on it do not compare with new ones)"
+        )
 
 
 def hold_out(index: pd.DataFrame, folds: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.bootstrap import Interval
-from pipeline.postprocess import THRESHOLDS
-from pipeline.report.suspicion import count_by_label, reliability
+from pipeline.postprocess import THRESHOLDS, count_by_label
+from pipeline.report.suspicion import reliability
 from pipeline.report.view import Boards, Chosen, Honest, Members, Picture, Submission, Surface, View
 
 SIDE = 32

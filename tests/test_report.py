@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from pipeline.bootstrap import Interval
+from pipeline.postprocess import count_by_label
 from pipeline.report import kinds, page, pictures, plots
 from pipeline.report.advice import advise
 from pipeline.report.page import render, to_cell, to_table, write_report
-from pipeline.report.suspicion import calibration_error, count_by_label, reliability, suspicion
+from pipeline.report.suspicion import calibration_error, reliability, suspicion
 from pipeline.report.view import Boards, Chosen, Honest, Members, Picture, Submission
 from tests.reports import draw, make_bare_view, make_history, make_images, make_surface, make_view, number_of
 

@@ -4,7 +4,7 @@
 threshold, `search` finds the best rules.
 """
 
-from pipeline.postprocess.levels import HALF, THRESHOLDS, best_threshold, count_levels, level
+from pipeline.postprocess.levels import HALF, THRESHOLDS, best_threshold, count_by_label, count_levels, level
 from pipeline.postprocess.rules import Cut, apply
 from pipeline.postprocess.search import (
     AREAS,
@@ -30,6 +30,7 @@ __all__ = [
     "apply",
     "area_grid",
     "best_threshold",
+    "count_by_label",
     "count_levels",
     "level",
     "search",

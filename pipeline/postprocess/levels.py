@@ -23,6 +23,18 @@ def level(threshold: float) -> int:
     return int(np.ceil(threshold * LEVELS + 0.5 - 1e-9))
 
 
+def count_by_label(values: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """How many of an image's pixels have each label and stored value.
+
+    Shapes:
+        values: uint8; target: 0 or 1, of the same shape.
+        returns: (2, 256) int64; row 0 counts the pixels outside of the target, row 1 those inside.
+    """
+    joint = values.ravel().astype(np.uint16)
+    joint |= target.ravel().astype(np.uint16) << 8
+    return np.bincount(joint, minlength=2 * (LEVELS + 1)).reshape(2, -1)
+
+
 def count_levels(values: np.ndarray, target: np.ndarray) -> Counts:
     """The counts of one image at all 255 thresholds, from one histogram and not from 255 masks.
 
@@ -35,9 +47,7 @@ def count_levels(values: np.ndarray, target: np.ndarray) -> Counts:
     """
     if values.shape != target.shape:
         raise ValueError(f"values {values.shape} and target {target.shape} differ in shape")
-    joint = values.ravel().astype(np.uint16)
-    joint |= target.ravel().astype(np.uint16) << 8
-    outside, inside = np.bincount(joint, minlength=512).reshape(2, 256)
+    outside, inside = count_by_label(values, target)
     intersection = inside[:0:-1].cumsum()[::-1]  # pixels at level k or above, for k = 1 … 255
     predicted = intersection + outside[:0:-1].cumsum()[::-1]
     return Counts(intersection, predicted, np.full(LEVELS, inside.sum()))

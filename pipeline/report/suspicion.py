@@ -13,17 +13,6 @@ BINS = 15  # Guo et al., On calibration of modern neural networks, https://arxiv
 SPECK = 1e-3  # share of an image's pixels below which a disagreement of one empty mask is no news
 
 
-def count_by_label(values: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """How many of an image's pixels have each label and stored value.
-
-    Shapes:
-        values: (H, W) uint8; target: (H, W), 0 or 1.
-        returns: (2, 256) int64; row 0 counts the pixels outside of the target, row 1 those inside.
-    """
-    joint = values.ravel().astype(np.uint16) | target.ravel().astype(np.uint16) << 8
-    return np.bincount(joint, minlength=2 * (LEVELS + 1)).reshape(2, -1)
-
-
 def suspicion(counts: np.ndarray) -> np.ndarray:
     """How much of each image's label is contradicted by models that are sure and have not seen the image, 0 to 1.
 
@@ -37,7 +26,7 @@ def suspicion(counts: np.ndarray) -> np.ndarray:
     blurred outline costs little: pixels there are not sure. Low scores without suspicion are hard images, not labels.
 
     Shapes:
-        counts: (N, 2, 256), of `count_by_label`.
+        counts: (N, 2, 256), of `postprocess.count_by_label`.
         returns: (N,).
 
     Source:
@@ -59,7 +48,7 @@ def reliability(counts: np.ndarray, bins: int = BINS) -> pd.DataFrame:
     """What share of the pixels of about one probability is masked.
 
     Shapes:
-        counts: (2, 256), the sum of `count_by_label` over images.
+        counts: (2, 256), the sum of `postprocess.count_by_label` over images.
         returns: a row for each bin with pixels in it: bin, probability (their mean), share (0 to 1, masked), pixels.
     """
     levels = np.arange(LEVELS + 1)

@@ -15,7 +15,7 @@ from pipeline.data.index import read_table
 from pipeline.pseudo import read_labels
 from pipeline.shakeup import Shakeup, simulate
 from pipeline.stages.labelling import with_pseudo
-from pipeline.stages.preparing import prepare, scores_at_half
+from pipeline.stages.preparing import count_test_images, prepare, scores_at_half
 from pipeline.stages.training import oof_of, source_of_labels
 
 
@@ -80,13 +80,11 @@ def final(names: Sequence[str], card_name: str, root: Path | None = None) -> Fin
     card = competition.load(card_name)
     _refuse_other_competition(names, card.name)
     tables = _same_images(list(names))
-    board = card.leaderboard
-    test_images = board.images or len(
-        read_table((root or Path("data") / card.name) / card.files.sample_submission, [card.columns.id])
-    )
+    share = card.leaderboard.public_share
+    test_images = count_test_images(card, root or Path("data") / card.name)
     scores = np.stack([table["score"].to_numpy() for table in tables])
-    boards = simulate(scores, tables[0]["group"].to_numpy(), public_share=board.public_share, test_images=test_images)
-    return Final(list(names), scores.mean(axis=1).tolist(), boards, test_images, board.public_share)
+    boards = simulate(scores, tables[0]["group"].to_numpy(), public_share=share, test_images=test_images)
+    return Final(list(names), scores.mean(axis=1).tolist(), boards, test_images, share)
 
 
 def _refuse_other_competition(names: Sequence[str], card_name: str) -> None:

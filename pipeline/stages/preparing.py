@@ -11,7 +11,7 @@ from pipeline import competition, folds, hardware, postprocess
 from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.images import ImageError, Reader, read_image
-from pipeline.data.index import read_index, read_target, read_test_index
+from pipeline.data.index import read_index, read_table, read_target, read_test_index
 from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, write_duplicates
 from pipeline.inference.store import PredictionStore
 from pipeline.inference.tta import check_views
@@ -204,6 +204,16 @@ def describe_folds(cfg: Config) -> tuple[pd.DataFrame, float]:
     prepared = prepare(cfg)
     described = folds.describe(prepared.index, prepared.folds, cfg.folds.balance)
     return described, folds.worst_deviation(described)
+
+
+def count_rows(card: Competition, root: Path) -> int:
+    """The rows of the sample submission."""
+    return len(read_table(root / card.files.sample_submission, [card.columns.id]))
+
+
+def count_test_images(card: Competition, root: Path) -> int:
+    """Public and private test images together: what the card says, or the rows of the sample submission."""
+    return card.leaderboard.images or count_rows(card, root)
 
 
 def processes() -> PartialState:

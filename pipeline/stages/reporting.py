@@ -10,16 +10,15 @@ import pandas as pd
 from pipeline import shakeup
 from pipeline.bootstrap import interval
 from pipeline.config import Config
-from pipeline.data.index import read_table
 from pipeline.ensemble import Choice, Chosen, Oof, blend
 from pipeline.manifest import made_with
-from pipeline.postprocess import apply
+from pipeline.postprocess import apply, count_by_label
 from pipeline.progress import track
 from pipeline.report import view
 from pipeline.report.page import write_report
-from pipeline.report.suspicion import count_by_label, reliability, suspicion
+from pipeline.report.suspicion import reliability, suspicion
 from pipeline.stages.ensembling import choose_members, ensemble_name, load_members, oof_of_members, oof_rows, test_masks
-from pipeline.stages.preparing import Prepared
+from pipeline.stages.preparing import Prepared, count_rows, count_test_images
 from pipeline.stages.training import fold_row, predict_test
 
 FEW = 20  # values of a column that tells images apart
@@ -161,15 +160,12 @@ def _members(members: Sequence[Prepared], choice: Choice, alone: Sequence[Chosen
 def _submission(members: Sequence[Prepared], test_index: pd.DataFrame, choice: Choice) -> view.Submission:
     mask_of = test_masks(members, set(test_index["image_id"]), choice)
     coverage = np.array([mask_of(image_id).mean() for image_id in track(test_index["image_id"], "look at test masks")])
-    sample = members[0].paths.root / members[0].card.files.sample_submission
-    rows = len(read_table(sample, [members[0].card.columns.id]))
+    rows = count_rows(members[0].card, members[0].paths.root)
     return view.Submission(rows, rows - int((coverage > 0).sum()), coverage)
 
 
 def _boards(first: Prepared, scores: np.ndarray, groups: np.ndarray) -> view.Boards:
-    board = first.card.leaderboard
-    sample = first.paths.root / first.card.files.sample_submission
-    images = board.images or len(read_table(sample, [first.card.columns.id]))
-    public, private = shakeup.boards(scores[None], groups, public_share=board.public_share, test_images=images)
-    in_public = round(board.public_share * images)
+    share, images = first.card.leaderboard.public_share, count_test_images(first.card, first.paths.root)
+    public, private = shakeup.boards(scores[None], groups, public_share=share, test_images=images)
+    in_public = round(share * images)
     return view.Boards((private - public)[:, 0], in_public, images - in_public)

@@ -1,0 +1,40 @@
+"""Scores of one mask against one other, from their pixel counts."""
+
+import numpy as np
+
+from pipeline.metrics.counts import Counts
+
+
+def dice(counts: Counts) -> np.ndarray:
+    """Dice coefficient of each image: 2·|A∩B| / (|A| + |B|); 1 where both are empty.
+
+    Source:
+        The evaluation pages of Severstal, Understanding clouds, HuBMAP and SIIM: "the mean of the Dice
+        coefficients for each image", defined as 1 when both are empty.
+    """
+    total = counts.predicted + counts.target
+    return np.where(total == 0, 1.0, 2 * counts.intersection / np.maximum(total, 1))
+
+
+def iou(counts: Counts) -> np.ndarray:
+    """Intersection over union of each image; 1 where both are empty."""
+    union = counts.predicted + counts.target - counts.intersection
+    return np.where(union == 0, 1.0, counts.intersection / np.maximum(union, 1))
+
+
+def tgs_precision(counts: Counts) -> np.ndarray:
+    """TGS salt's score of each image: the share of the thresholds .50, .55, …, .95 that its IoU exceeds.
+
+    An image holds one mask or none, so precision TP / (TP + FP + FN) at a threshold is 1 or 0. Both empty:
+    1. A prediction on an empty image, or none on a full one, has IoU 0 and scores 0.
+
+    The comparison is strict and done in integers, so that an IoU of exactly .55 does not pass .55
+    through rounding: IoU > k/20 is 20·intersection > k·union.
+
+    Source:
+        https://www.kaggle.com/competitions/tgs-salt-identification-challenge/overview/evaluation
+    """
+    union = counts.predicted + counts.target - counts.intersection
+    # A sum, not an array with an axis of thresholds: a search over cuts holds millions of counts.
+    passed = sum((20 * counts.intersection > twentieths * union).astype(np.int64) for twentieths in range(10, 20))
+    return np.where(union == 0, 1.0, passed / 10)

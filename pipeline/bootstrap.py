@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.metrics import Scores, ratio
+
 DRAWS = 2000
 LEVEL = 0.95
 BLOCK = 1 << 20  # weights held at once, 8 MiB
@@ -40,55 +42,54 @@ class Difference(NamedTuple):
 
 
 def interval(
-    scores: np.ndarray,
+    scores: Scores | np.ndarray,
     groups: np.ndarray | None = None,
     *,
     seed: int = 0,
     draws: int = DRAWS,
     level: float = LEVEL,
 ) -> Interval:
-    """The mean score of the images, and the interval that holds `level` of the means of drawn sets.
+    """The score of the images, and the interval that holds `level` of the scores of drawn sets.
 
     Args:
-        groups: images of one value are drawn together; None draws images.
+        scores: of N images; an array (N,) where each image counts alike.
+        groups: (N,); images of one value are drawn together; None draws images.
         level: 0 to 1.
-
-    Shapes:
-        scores, groups: (N,).
 
     Raises:
         ValueError: for scores that are not finite, groups of another length, or fewer than two things to draw.
     """
-    low, high = _ends(_drawn_means(scores, groups, seed, draws), level)
-    return Interval(float(np.mean(scores)), low, high)
+    scores = Scores.of(scores)
+    low, high = _ends(_drawn_means([scores], groups, seed, draws)[0], level)
+    return Interval(scores.mean(), low, high)
 
 
 def paired(
-    a: np.ndarray,
-    b: np.ndarray,
+    a: Scores | np.ndarray,
+    b: Scores | np.ndarray,
     groups: np.ndarray | None = None,
     *,
     seed: int = 0,
     draws: int = DRAWS,
     level: float = LEVEL,
 ) -> Difference:
-    """How much better a is than b on the same images, image by image.
+    """How much better a is than b on the same images, both on the same drawn sets.
 
     What makes an image hard for both falls out of the difference, so it is far surer than two intervals side by side.
 
-    Shapes:
-        a, b, groups: (N,), in the same order of images.
+    Args:
+        a, b: of the same N images in one order; groups: (N,), theirs.
 
     Raises:
         ValueError: if a and b differ in length; else as `interval`.
     """
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if a.shape != b.shape:
-        raise ValueError(f"{a.shape} and {b.shape} scores are not of the same images: nothing to pair")
-    means = _drawn_means(a - b, groups, seed, draws)
+    a, b = Scores.of(a), Scores.of(b)
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} scores are not of the same images: nothing to pair")
+    means = np.subtract(*_drawn_means([a, b], groups, seed, draws))
     p_better = np.mean(means > TIE) + np.mean(np.abs(means) <= TIE) / 2
     low, high = _ends(means, level)
-    return Difference(float(np.mean(a - b)), low, high, float(p_better))
+    return Difference(a.mean() - b.mean(), low, high, float(p_better))
 
 
 def _ends(means: np.ndarray, level: float) -> tuple[float, float]:
@@ -96,34 +97,36 @@ def _ends(means: np.ndarray, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _drawn_means(scores: np.ndarray, groups: np.ndarray | None, seed: int, draws: int) -> np.ndarray:
-    """The mean score of each drawn set, (draws,).
+def _drawn_means(candidates: list[Scores], groups: np.ndarray | None, seed: int, draws: int) -> np.ndarray:
+    """The score of each candidate on each drawn set, (candidates, draws).
 
-    How often each of G groups is drawn in G draws is multinomial, and sums and sizes of groups are all that a mean
-    needs. Blocks of draws keep the memory flat and take the same random numbers as one large block.
+    How often each of G groups is drawn in G draws is multinomial, and sums over groups are all that a score needs.
+    Blocks of draws keep the memory flat and take the same random numbers as one large block.
     """
-    sums, sizes = _per_group(np.asarray(scores, dtype=np.float64), groups)
-    rng, means = np.random.default_rng(seed), np.empty(draws)
-    chances, rows = np.full(len(sums), 1 / len(sums)), max(1, BLOCK // len(sums))
+    sums = [_per_group(each, groups) for each in candidates]
+    size = len(sums[0])
+    rng, means = np.random.default_rng(seed), np.empty((len(sums), draws))
+    chances, rows = np.full(size, 1 / size), max(1, BLOCK // size)
     for start in range(0, draws, rows):
-        drawn = rng.multinomial(len(sums), chances, size=min(rows, draws - start))
-        means[start : start + rows] = drawn @ sums / (drawn @ sizes)
+        drawn = rng.multinomial(size, chances, size=min(rows, draws - start))
+        for mean, each in zip(means, sums, strict=True):
+            mean[start : start + rows] = ratio(drawn @ each.gained, drawn @ each.possible)
     return means
 
 
-def _per_group(scores: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of scores and number of images of each group, or of each image."""
-    if scores.ndim != 1 or not np.isfinite(scores).all():
-        bad = f"{np.count_nonzero(~np.isfinite(scores))} of {scores.size} not finite"
-        raise ValueError(f"scores of shape {scores.shape}, {bad}: expected one finite score per image")
-    if groups is None:
-        sums, sizes = scores, np.ones(len(scores), dtype=np.int64)
-    elif len(groups) != len(scores):
+def _per_group(scores: Scores, groups: np.ndarray | None) -> Scores:
+    """The sums over each group, or of each image, checked.
+
+    Raises:
+        ValueError: for scores that are not finite, groups of another length, or fewer than two things to draw.
+    """
+    if not (np.isfinite(scores.gained).all() and np.isfinite(scores.possible).all()):
+        bad = f"{np.count_nonzero(~np.isfinite(scores.gained))} of {scores.gained.size} not finite"
+        raise ValueError(f"scores of {len(scores)} images, {bad}: expected finite scores of each image")
+    if groups is not None and len(groups) != len(scores):
         raise ValueError(f"{len(groups)} groups for {len(scores)} scores: give one per image, in the same order")
-    else:
-        _, group = np.unique(groups, return_inverse=True)
-        sums, sizes = np.bincount(group, scores), np.bincount(group)
+    sums = scores.per_group(groups)
     if len(sums) < 2:
         what = "images" if groups is None else "groups"
         raise ValueError(f"{len(sums)} {what} say nothing of how a mean varies: at least 2 are needed")
-    return sums, sizes
+    return sums

@@ -15,23 +15,25 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from pipeline.metrics import Scores
+
 T = TypeVar("T")
 
 
 class CrossFitted(NamedTuple, Generic[T]):
     """What was chosen, and how it scores where it was not chosen."""
 
-    scores: np.ndarray  # (N,) of each image by the choice made without its fold
+    scores: Scores  # of the N images, each by the choice made without its fold
     chosen: list[T]  # per fold, in order of `folds`: the choice made without it
     shipped: T  # chosen on all images
-    in_sample: float  # mean score of `shipped` on the images that it was chosen on
+    in_sample: float  # score of `shipped` on the images that it was chosen on
     folds: np.ndarray  # (K,) numbers of the folds, ascending
-    fold_means: np.ndarray  # (K,) mean score of each fold's images by the choice made without them
+    fold_means: np.ndarray  # (K,) score of each fold's images by the choice made without them
 
     @property
     def honest(self) -> float:
-        """The number to report: the mean over images, as the leaderboard's, and not over folds."""
-        return float(self.scores.mean())
+        """The number to report: over all images, as the leaderboard's, and not the mean over folds."""
+        return self.scores.mean()
 
     @property
     def optimism(self) -> float:
@@ -42,7 +44,7 @@ class CrossFitted(NamedTuple, Generic[T]):
 def cross_fit(
     fold_of: np.ndarray,
     fit: Callable[[np.ndarray], T],
-    score: Callable[[T, np.ndarray], np.ndarray],
+    score: Callable[[T, np.ndarray], Scores | np.ndarray],
     *,
     image_ids: Sequence[str] | None = None,
 ) -> CrossFitted[T]:
@@ -50,7 +52,7 @@ def cross_fit(
 
     Args:
         fit: from a mask of rows, (N,) bool, to what is best on them. It must look at no other row.
-        score: from a choice and a mask of rows to the score of each of these rows, in their order.
+        score: from a choice and a mask of rows to the scores of these rows, in their order.
         image_ids: (N,), to name an image in an error.
 
     Shapes:
@@ -66,24 +68,25 @@ def cross_fit(
             f"{len(fold_of)} images in {len(folds)} folds ({', '.join(map(str, folds))}): what is chosen on one fold "
             f"is scored on another, so at least 2 are needed. Train another fold"
         )
-    scores, chosen = np.empty(len(fold_of)), []
+    chosen, parts, places = [], [], []
     for fold in folds:
         held_out = fold_of == fold
         chosen.append(fit(~held_out))
-        scores[held_out] = _checked(score(chosen[-1], held_out), held_out, f"fold {fold}", image_ids)
+        parts.append(_checked(score(chosen[-1], held_out), held_out, f"fold {fold}", image_ids))
+        places.append(np.flatnonzero(held_out))
     everything = np.ones(len(fold_of), dtype=bool)
     shipped = fit(everything)
-    in_sample = float(_checked(score(shipped, everything), everything, "all folds", image_ids).mean())
-    fold_means = np.array([scores[fold_of == fold].mean() for fold in folds])
-    return CrossFitted(scores, chosen, shipped, in_sample, folds, fold_means)
+    in_sample = _checked(score(shipped, everything), everything, "all folds", image_ids).mean()
+    fold_means = np.array([part.mean() for part in parts])
+    order = np.argsort(np.concatenate(places))
+    return CrossFitted(Scores.end_to_end(parts).take(order), chosen, shipped, in_sample, folds, fold_means)
 
 
-def _checked(scores: np.ndarray, rows: np.ndarray, where: str, image_ids: Sequence[str] | None) -> np.ndarray:
-    scores = np.asarray(scores, dtype=np.float64)
-    positions = np.flatnonzero(rows)
-    if scores.shape != positions.shape:
-        raise ValueError(f"{where}: scores of shape {scores.shape} for {len(positions)} images: expected one per image")
-    bad = positions[~np.isfinite(scores)]
+def _checked(scores: Scores | np.ndarray, rows: np.ndarray, where: str, image_ids: Sequence[str] | None) -> Scores:
+    scores, positions = Scores.of(scores), np.flatnonzero(rows)
+    if len(scores) != len(positions):
+        raise ValueError(f"{where}: {len(scores)} scores for {len(positions)} images: expected one per image")
+    bad = positions[~np.isfinite(scores.gained).all(axis=1)]
     if len(bad):
         first = f"number {bad[0]}" if image_ids is None else f"'{image_ids[bad[0]]}'"
         raise ValueError(

@@ -13,10 +13,13 @@ Ties: candidates within 1e-12 are equal. The public board's first among equals i
 wrong only if its private score is below the best.
 """
 
+from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
+
+from pipeline.metrics import Scores, ratio
 
 DRAWS = 2000
 BLOCK = 1 << 20  # weights held at once, 8 MiB
@@ -49,7 +52,7 @@ class Shakeup(NamedTuple):
 
 
 def simulate(
-    scores: np.ndarray,
+    scores: Sequence[Scores | np.ndarray],
     groups: np.ndarray | None = None,
     *,
     public_share: float,
@@ -60,26 +63,24 @@ def simulate(
     """Play a competition's end many times.
 
     Args:
+        scores: of each candidate on the N OOF images; an array (N,) where each image counts alike.
+        groups: (N,); images of one value are drawn together.
         public_share: 0 to 1, of the test images.
         test_images: public and private together.
-
-    Shapes:
-        scores: (S, N), of each candidate on each OOF image.
-        groups: (N,); images of one value are drawn together.
 
     Raises:
         ValueError: for fewer than two candidates, scores that are not finite, groups of another length, a share that
             is not between 0 and 1, or a test set too small to be split.
     """
     if len(scores) < 2:
-        raise ValueError(f"scores of shape {np.shape(scores)}: expected (candidates, images) with 2 candidates or more")
+        raise ValueError(f"scores of {len(scores)} candidates: expected 2 or more")
     return _summarise(
         *boards(scores, groups, public_share=public_share, test_images=test_images, seed=seed, draws=draws)
     )
 
 
 def boards(
-    scores: np.ndarray,
+    scores: Sequence[Scores | np.ndarray],
     groups: np.ndarray | None = None,
     *,
     public_share: float,
@@ -92,45 +93,39 @@ def boards(
     Raises:
         ValueError: as `simulate`, but one candidate will do.
     """
-    scores = _checked(scores, groups, public_share)
-    sums, sizes = _per_group(scores, groups)
-    units = max(2, round(test_images / sizes.mean()))
+    candidates = [Scores.of(each) for each in scores]
+    _check(candidates, groups, public_share)
+    sums = [each.per_group(groups) for each in candidates]
+    units = max(2, round(test_images / (len(candidates[0]) / len(sums[0]))))
     if test_images < 2:
         raise ValueError(f"a test set of {test_images} images has no public and private part: give its size")
     in_public = min(max(1, round(public_share * units)), units - 1)
     rng = np.random.default_rng(seed)
-    public = _board(sums, sizes, in_public, rng, draws)
-    return public, _board(sums, sizes, units - in_public, rng, draws)
+    public = _board(sums, in_public, rng, draws)
+    return public, _board(sums, units - in_public, rng, draws)
 
 
-def _checked(scores: np.ndarray, groups: np.ndarray | None, public_share: float) -> np.ndarray:
-    scores = np.asarray(scores, dtype=np.float64)
-    if scores.ndim != 2:
-        raise ValueError(f"scores of shape {scores.shape}: expected (candidates, images)")
-    if not np.isfinite(scores).all():
-        candidate, image = np.argwhere(~np.isfinite(scores))[0]
-        raise ValueError(f"candidate {candidate} has no finite score of image {image}: leave the image out for all")
-    if groups is not None and len(groups) != scores.shape[1]:
-        raise ValueError(f"{len(groups)} groups for {scores.shape[1]} images: give one per image, in the same order")
+def _check(candidates: Sequence[Scores], groups: np.ndarray | None, public_share: float) -> None:
+    if len({len(each) for each in candidates}) != 1:
+        raise ValueError(f"candidates with {', '.join(str(len(each)) for each in candidates)} scores: not of one set")
+    for number, each in enumerate(candidates):
+        bad = np.flatnonzero(~np.isfinite(each.gained).all(axis=1))
+        if len(bad):
+            raise ValueError(f"candidate {number} has no finite score of image {bad[0]}: leave the image out for all")
+    if groups is not None and len(groups) != len(candidates[0]):
+        raise ValueError(f"{len(groups)} groups for {len(candidates[0])} images: give one per image, in the same order")
     if not 0 < public_share < 1:
         raise ValueError(f"public share {public_share} is not between 0 and 1: it is the share of the test images")
-    return scores
 
 
-def _per_group(scores: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of scores, (G, S), and numbers of images, (G,), of each group, or of each image."""
-    if groups is None:
-        return scores.T, np.ones(scores.shape[1], dtype=np.int64)
-    _, group = np.unique(groups, return_inverse=True)
-    return np.stack([np.bincount(group, row) for row in scores], axis=1), np.bincount(group)
-
-
-def _board(sums: np.ndarray, sizes: np.ndarray, units: int, rng: np.random.Generator, draws: int) -> np.ndarray:
-    """Mean scores over `units` drawn groups, (draws, S)."""
-    board, rows = np.empty((draws, sums.shape[1])), max(1, BLOCK // len(sizes))
+def _board(sums: Sequence[Scores], units: int, rng: np.random.Generator, draws: int) -> np.ndarray:
+    """Scores over `units` drawn groups, (draws, S)."""
+    size = len(sums[0])
+    board, rows = np.empty((draws, len(sums))), max(1, BLOCK // size)
     for start in range(0, draws, rows):
-        drawn = rng.multinomial(units, np.full(len(sizes), 1 / len(sizes)), size=min(rows, draws - start))
-        board[start : start + rows] = drawn @ sums / (drawn @ sizes)[:, None]
+        drawn = rng.multinomial(units, np.full(size, 1 / size), size=min(rows, draws - start))
+        scored = [ratio(drawn @ each.gained, drawn @ each.possible) for each in sums]
+        board[start : start + rows] = np.stack(scored, axis=1)
     return board
 
 

@@ -104,7 +104,7 @@ def test_paired_is_the_interval_of_the_differences_and_sees_what_two_intervals_d
     b = rng.normal(size=200)  # images differ by 1
     a = b + 0.05 + 0.1 * rng.normal(size=200)  # a is better by .05
     found = paired(a, b)
-    assert found[:3] == interval(a - b)
+    assert found[:3] == pytest.approx(interval(a - b))
     assert found.low > 0
     assert interval(a).low < interval(b).high
 
@@ -133,7 +133,7 @@ def test_draws_in_which_both_are_equal_count_half():
 @pytest.mark.parametrize(
     ("scores", "groups", "message"),
     [
-        ([0.5, np.nan, 0.5], None, r"\(3,\), 1 of 3 not finite"),
+        ([0.5, np.nan, 0.5], None, "of 3 images, 1 of 3 not finite"),
         ([[0.5, 0.5]], None, r"\(1, 2\)"),
         ([0.5, 0.5], ["a"], "1 groups for 2 scores"),
         ([0.5, 0.5], ["a", "a"], "1 groups say nothing"),
@@ -147,5 +147,5 @@ def test_what_cannot_be_drawn_from_is_refused(scores, groups, message):
 
 
 def test_scores_of_other_images_are_not_paired():
-    with pytest.raises(ValueError, match=r"\(3,\) and \(2,\)"):
+    with pytest.raises(ValueError, match="3 and 2 scores"):
         paired(np.zeros(3), np.zeros(2))

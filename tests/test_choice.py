@@ -62,7 +62,7 @@ def test_what_is_chosen_without_a_fold_depends_on_no_image_of_it(members):
 def test_scores_are_those_of_the_masks_by_the_choice_without_the_images_fold():
     oof = make_oof([45, 60])
     chosen = choose(oof, DICE)
-    for image_id, fold, score in zip(oof.image_ids, oof.fold_of, chosen.fitted.scores, strict=True):
+    for image_id, fold, score in zip(oof.image_ids, oof.fold_of, chosen.fitted.scores.each(), strict=True):
         values, target = oof.read(image_id)
         assert score == pytest.approx(dice_by_hand(chosen.fitted.chosen[fold].mask(values), target))
     shipped = [dice_by_hand(chosen.shipped.mask(values), target) for values, target in map(oof.read, oof.image_ids)]
@@ -79,7 +79,7 @@ def test_order_of_the_images_changes_nothing_but_the_order_of_the_scores():
     oof, rows = make_oof([45, 60]), np.random.default_rng(1).permutation(24)
     one, other = choose(oof, DICE), choose(of_rows(oof, rows), DICE)
     assert other.shipped == one.shipped
-    assert np.allclose(other.fitted.scores, one.fitted.scores[rows])
+    assert np.allclose(other.fitted.scores.each(), one.fitted.scores.each()[rows])
 
 
 def test_equal_members_weigh_the_same_by_the_mean():
@@ -87,7 +87,7 @@ def test_equal_members_weigh_the_same_by_the_mean():
     twice = replace(oof, read=lambda image_id: (np.repeat(oof.read(image_id)[0], 2, axis=0), oof.read(image_id)[1]))
     chosen = choose(replace(twice, members=2), DICE)
     assert chosen.shipped[:2] == ("mean", (0.5, 0.5))
-    assert np.array_equal(chosen.fitted.scores, choose(oof, DICE).fitted.scores)
+    assert np.array_equal(chosen.fitted.scores.each(), choose(oof, DICE).fitted.scores.each())
 
 
 def test_more_rules_to_choose_from_do_not_win_by_luck():

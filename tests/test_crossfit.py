@@ -46,13 +46,13 @@ def test_cross_fitted_mean_by_hand():
     )
     assert found.chosen == [3, 0]
     assert found.shipped == 1
-    assert found.scores.tolist() == [-9, -9, -9]
+    assert found.scores.each().tolist() == [-9, -9, -9]
     assert (found.honest, found.in_sample, found.optimism) == (-9, -2, 7)
 
 
 def test_each_score_lies_at_its_image():
     found = cross_fit(FOLD_OF, lambda rows: None, lambda _, rows: np.flatnonzero(rows))
-    assert found.scores.tolist() == [0, 1, 2, 3, 4, 5]
+    assert found.scores.each().tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_honest_is_the_mean_over_images_and_the_folds_have_theirs():
@@ -100,5 +100,5 @@ def test_score_that_is_finite_on_each_fold_and_not_on_all_is_refused():
 
 
 def test_scores_of_other_rows_are_refused():
-    with pytest.raises(ValueError, match=r"fold 0: scores of shape \(6,\) for 2 images"):
+    with pytest.raises(ValueError, match=r"fold 0: 6 scores for 2 images"):
         cross_fit(FOLD_OF, lambda rows: None, lambda _, rows: np.zeros(6))

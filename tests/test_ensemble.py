@@ -27,7 +27,7 @@ from pipeline.ensemble import (
     weights,
 )
 from pipeline.inference.store import PredictionStore, StoreWriter, start_store
-from pipeline.metrics import METRICS, count
+from pipeline.metrics import METRICS, Counts, count, stack
 from pipeline.postprocess import THRESHOLDS, Cut, apply, best_threshold
 
 DICE = METRICS["mean_dice"]
@@ -266,9 +266,14 @@ def test_image_scores_and_the_best_threshold_are_those_of_masks(name, block, mon
     monkeypatch.setattr(weights, "BLOCK", block)
     images, shares, metric = random_images(7, 3), np.array([0.5, 0.3, 0.2]), METRICS[name]
     found = at_best_threshold(images, shares, metric)
-    by_threshold = loop_scores(images, lambda image: blend(image.values, shares), metric)
-    assert found.threshold == THRESHOLDS[best_threshold(by_threshold.mean(axis=0))]
-    assert image_scores(images, found, metric) == pytest.approx(by_threshold[:, found.threshold == THRESHOLDS].ravel())
+    masks = [[apply(blend(image.values, shares), Cut(float(cut), 0)) for cut in THRESHOLDS] for image in images]
+    counts = stack(stack(count(mask, image.target) for mask in row) for row, image in zip(masks, images, strict=True))
+    by_threshold = [metric.scores(Counts(*(each[:, column] for each in counts))) for column in range(255)]
+    best = best_threshold(np.array([scores.mean() for scores in by_threshold]))
+    assert found.threshold == THRESHOLDS[best]
+    scored = image_scores(images, found, metric)
+    assert scored.gained == pytest.approx(by_threshold[best].gained)
+    assert scored.possible == pytest.approx(by_threshold[best].possible)
 
 
 @pytest.mark.parametrize("how", COMBINATIONS)
@@ -327,7 +332,9 @@ def test_threshold_and_scores_of_rows_are_those_of_these_images():
     shares = np.array([0.2, 0.2, 0.6])
     found = at_best_threshold(images, shares, DICE, rows=rows)
     assert found.threshold == at_best_threshold(kept, shares, DICE).threshold
-    assert image_scores(images, found, DICE, rows=rows).tolist() == image_scores(kept, found, DICE).tolist()
+    assert (
+        image_scores(images, found, DICE, rows=rows).each().tolist() == image_scores(kept, found, DICE).each().tolist()
+    )
 
 
 def test_no_rows_are_refused():
@@ -426,7 +433,7 @@ def tune(seed):
         image_scores(given, fitted, DICE).mean()
         for given, fitted in ((unseen, found.shipped), (images, alone), (unseen, alone))
     ]
-    return Tuned(found.scores, found.in_sample, fresh, alone_here, alone_fresh)
+    return Tuned(found.scores.each(), found.in_sample, fresh, alone_here, alone_fresh)
 
 
 def test_weights_tuned_in_sample_are_fooled_by_200_noise_members_and_the_cross_fitted_score_is_not():

@@ -4,12 +4,12 @@ import weakref
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pipeline.inference.store import LEVELS, quantise
-from pipeline.metrics import METRICS, Counts, count
+from pipeline.metrics import METRICS, Counts, Metric, count, stack
 from pipeline.postprocess import (
     AREAS,
     FAMILIES,
@@ -20,7 +20,6 @@ from pipeline.postprocess import (
     best_threshold,
     count_levels,
     level,
-    search,
     search_components,
     search_rules,
     search_total,
@@ -293,17 +292,19 @@ def test_surfaces_hold_what_a_loop_with_apply_scores_on_each_fold(name, images):
         for fold in surface.folds.tolist():
             of_fold = [(values, target) for values, target, number in images if number == fold]
             for cut in cells(surface.axes):
-                expected = np.mean([metric(count(apply(values, cut), target)) for values, target in of_fold])
-                assert surface.score(cut, [fold]) == pytest.approx(expected, abs=1e-12)
+                scores = metric.scores(stack(count(apply(values, cut), target) for values, target in of_fold))
+                if surface.possible[surface.folds == fold].any():
+                    assert surface.score(cut, [fold]) == pytest.approx(np.nan_to_num(scores.mean()), abs=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
 @given(folded_images(), st.sampled_from(sorted(METRICS)))
 def test_best_cut_scores_with_apply_what_the_surface_says(images, name):
     for surface in search_rules(images, METRICS[name], np.array([0, 2, 7])).values():
+        assume(surface.possible.any())
         cut, score = surface.best()
-        masks = [METRICS[name](count(apply(values, cut), target)) for values, target, _ in images]
-        assert np.mean(masks) == pytest.approx(score, abs=1e-12)
+        scores = METRICS[name].scores(stack(count(apply(values, cut), target) for values, target, _ in images))
+        assert np.nan_to_num(scores.mean()) == pytest.approx(score, abs=1e-12)
         assert score == pytest.approx(surface.means().max(), abs=1e-12)
         assert surface.score(cut) == score
 
@@ -418,7 +419,17 @@ def test_search_without_an_image_is_refused():
 
 def test_metric_that_is_undefined_on_an_image_is_refused():
     with pytest.raises(ValueError, match=r"not finite on an image of \(1, 2\) with 0 true pixels"):
-        search_total([(picture("#."), mask_of(".."), 0)], lambda counts: np.where(counts.target > 0, 1.0, np.nan))
+        search_total(
+            [(picture("#."), mask_of(".."), 0)], Metric(lambda counts: np.where(counts.target > 0, 1.0, np.nan))
+        )
+
+
+def test_folds_on_which_no_image_counts_are_named():
+    images = [(picture("#"), mask_of("#"), 0), (picture("."), mask_of("."), 1)]
+    surface = search_total(images, METRICS["mean_dice_of_filled"])
+    with pytest.raises(ValueError, match=r"not defined on folds \[1\]: of 1 images none counts"):
+        surface.means([1])
+    assert surface.best()[1] == 1
 
 
 def test_folds_without_images_are_refused():
@@ -435,39 +446,3 @@ def test_folds_without_images_are_refused():
 def test_cut_that_was_not_tried_has_no_score(cut):
     with pytest.raises(ValueError, match="was not tried, the nearest was Cut"):
         search_total([(picture("#"), mask_of("#"), 0)], DICE).score(cut)
-
-
-# The in-sample search
-
-
-@pytest.mark.parametrize("name", METRICS)
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(VALUES, TARGET), min_size=1, max_size=4))
-def test_search_scores_what_a_loop_over_cuts_would(name, images):
-    found = search(images, METRICS[name])
-    for row, area in enumerate(found.areas[::5]):
-        for k in (0, 100, 127, 254):
-            masks = [apply(values, Cut(float(THRESHOLDS[k]), int(area))) for values, _ in images]
-            pairs = zip(masks, (target for _, target in images), strict=True)
-            expected = np.mean([METRICS[name](count(mask, target)) for mask, target in pairs])
-            assert found.scores[row * 5, k] == pytest.approx(expected)
-    assert found.score == pytest.approx(found.scores.max())
-
-
-def test_search_finds_the_level_and_the_area_that_are_right():
-    # Salt has 200 and more, a speck of 3 pixels on the empty image has 220: only an area of 4 removes it.
-    salt, empty = np.full((10, 10), 90, np.uint8), np.full((10, 10), 90, np.uint8)
-    target = np.zeros((10, 10), np.uint8)
-    target[2:8, 2:8] = 1
-    salt[target == 1] = 200
-    empty[0, :3] = 220
-    found = search([(salt, target), (empty, np.zeros_like(target))], METRICS["tgs_precision"])
-    assert found.score == 1
-    assert found.cut.threshold == 0.5  # of all that are right, the nearest to .5
-    assert found.cut.min_area == 4
-
-
-def test_without_a_positive_prediction_only_area_zero_is_tried():
-    found = search([(np.zeros((3, 3), np.uint8), np.zeros((3, 3), np.uint8))], METRICS["mean_dice"])
-    assert found.areas.tolist() == [0]
-    assert found.score == 1

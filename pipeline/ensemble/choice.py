@@ -9,10 +9,8 @@ import numpy as np
 from pipeline.crossfit import CrossFitted, cross_fit
 from pipeline.ensemble.combine import COMBINATIONS, blend
 from pipeline.ensemble.weights import Reduced, at_best_threshold, greedy_weights, image_scores, log_loss_weights, reduce
-from pipeline.metrics import Counts, count, stack
+from pipeline.metrics import Counts, Metric, Scores, count, stack
 from pipeline.postprocess import Cut, Surface, apply, search_rules
-
-Metric = Callable[[Counts], np.ndarray]
 
 
 class Choice(NamedTuple):
@@ -73,10 +71,10 @@ class _Chooser:
         rules = max(surfaces, key=lambda name: _honest(surfaces[name], folds))  # of equals, the simplest: the first
         return Choice(how, weights, rules, surfaces[rules].best(folds)[0])
 
-    def score(self, choice: Choice, rows: np.ndarray) -> np.ndarray:
-        """The metric of each of some rows by a choice."""
+    def score(self, choice: Choice, rows: np.ndarray) -> Scores:
+        """The scores of some rows by a choice."""
         ids = np.array(self.oof.image_ids, dtype=object)[rows]
-        return self.metric(stack(self._counts(choice, ids)))
+        return self.metric.scores(stack(self._counts(choice, ids)))
 
     def surfaces(self, how: str, weights: tuple[float, ...]) -> dict[str, Surface]:
         """The score of every cut, by family of rules."""
@@ -122,7 +120,7 @@ def _reduced_score(
     reduced: Sequence[Reduced], how: str, weights: np.ndarray, metric: Metric, rows: np.ndarray
 ) -> float:
     fitted = at_best_threshold(reduced, weights, metric, how=how, rows=rows)
-    return float(image_scores(reduced, fitted, metric, rows=rows).mean())
+    return image_scores(reduced, fitted, metric, rows=rows).mean()
 
 
 class Chosen(NamedTuple):

@@ -16,7 +16,7 @@ Both fit on the rows that they are given, so that they can be cross-fitted:
     )
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,13 +24,11 @@ from scipy.optimize import minimize
 
 from pipeline.ensemble.combine import blend, forward_table, to_values
 from pipeline.inference.store import LEVELS
-from pipeline.metrics import Counts
+from pipeline.metrics import Counts, Metric, Scores, ratio
 from pipeline.postprocess import THRESHOLDS, best_threshold, level
 
 BLOCK = 1 << 18  # pixels worked on at once: a few MiB, which caches hold
 TIE = 1e-12  # scores nearer than rounding errors are equal
-
-Metric = Callable[[Counts], np.ndarray]  # of `metrics.METRICS`
 
 
 class Reduced(NamedTuple):
@@ -113,14 +111,14 @@ def greedy_weights(
 
 def _scores_of_one_more(images: Sequence[Reduced], picks: np.ndarray, metric: Metric, how: str) -> np.ndarray:
     """The score of the picked ensemble with each of the M members added, (M,)."""
-    table, total = forward_table(how), np.zeros((len(picks), LEVELS))
+    table, total = forward_table(how), np.zeros((len(picks), 2, LEVELS))
     for block in _blocks(images):
         slots, inside = _slots(block), np.flatnonzero(picks)
         picked = sum(table.take(block.values[member]) * np.float32(picks[member]) for member in inside)
         for member, values in enumerate(block.values):
             grown = to_values((picked + table.take(values)) / np.float32(picks.sum() + 1), how)
-            total[member] += metric(_count(grown, slots)).sum(axis=0)
-    return total.max(axis=1) / len(images)
+            total[member] += [term.sum(axis=0) for term in metric.terms(_count(grown, slots))]
+    return np.nan_to_num(ratio(total[:, 0, :, None], total[:, 1, :, None])).max(axis=1)
 
 
 def at_best_threshold(
@@ -133,23 +131,28 @@ def at_best_threshold(
 ) -> Fitted:
     """Weights with the threshold that suits them best on the rows; of equals, the one nearest to .5."""
     chosen = _chosen(images, rows)
-    scores = sum(each.sum(axis=0) for each in _block_scores(chosen, weights, metric, how)) / len(chosen)
+    gained, possible = (
+        sum(each.sum(axis=0) for each in term) for term in zip(*_block_terms(chosen, weights, metric, how), strict=True)
+    )
+    scores = np.nan_to_num(ratio(gained[:, None], possible[:, None]))  # what is undefined is no reason to choose it
     return Fitted(np.asarray(weights), float(THRESHOLDS[best_threshold(scores)]), how)
 
 
 def image_scores(
     images: Sequence[Reduced], fitted: Fitted, metric: Metric, *, rows: np.ndarray | None = None
-) -> np.ndarray:
-    """The metric of each image of the rows, (N,), by an ensemble and its threshold."""
+) -> Scores:
+    """The scores of the images of the rows, by an ensemble and its threshold."""
     column = level(fitted.threshold) - 1
-    scores = _block_scores(_chosen(images, rows), fitted.weights, metric, fitted.how)
-    return np.concatenate([each[:, column] for each in scores])
+    terms = zip(*_block_terms(_chosen(images, rows), fitted.weights, metric, fitted.how), strict=True)
+    return Scores(*(np.concatenate([each[:, [column]] for each in term]) for term in terms))
 
 
-def _block_scores(images: Sequence[Reduced], weights: np.ndarray, metric: Metric, how: str) -> Iterator[np.ndarray]:
-    """The metric of a block's images at all thresholds, (n, 255)."""
+def _block_terms(
+    images: Sequence[Reduced], weights: np.ndarray, metric: Metric, how: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What a block's images gained and what was possible at all thresholds, (n, 255) each."""
     for block in _blocks(images):
-        yield metric(_count(blend(block.values, weights, how), _slots(block)))
+        yield metric.terms(_count(blend(block.values, weights, how), _slots(block)))
 
 
 # ---------------------------------------------------------------------------------------------- log loss

@@ -1,23 +1,76 @@
-"""Official metrics: numpy in, float out."""
+"""Official metrics: numpy in, float out. A new one of pixels is a line in METRICS."""
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.metrics.counts import Counts, count, stack
 from pipeline.metrics.overlap import dice, iou, tgs_precision
+from pipeline.metrics.scores import Scores, ratio
 
-__all__ = ["METRICS", "Counts", "count", "dice", "iou", "mean_score", "stack", "tgs_precision"]
+__all__ = [
+    "METRICS",
+    "Counts",
+    "Metric",
+    "Scores",
+    "Term",
+    "count",
+    "dice",
+    "iou",
+    "mean_score",
+    "ratio",
+    "stack",
+    "tgs_precision",
+]
 
-METRICS: dict[str, Callable[[Counts], np.ndarray]] = {
-    "mean_dice": dice,
-    "mean_iou": iou,
-    "tgs_precision": tgs_precision,
+Term = Callable[[Counts], np.ndarray]
+
+
+class Metric(NamedTuple):
+    """A metric of pixels: Σ gained / Σ possible over images, each from an image's counts of one class.
+
+    Called with counts, it gives each image's own score, NaN where nothing is possible.
+    """
+
+    gained: Term
+    possible: Term | None = None  # None: 1 for each image, a mean over images
+
+    def __call__(self, counts: Counts) -> np.ndarray:
+        gained, possible = self.terms(counts)
+        return ratio(gained[..., None], possible[..., None]) if self.possible else gained
+
+    def terms(self, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
+        """What the images gained, and what was possible: arrays of the counts' shape."""
+        gained = np.asarray(self.gained(counts), dtype=np.float64)
+        return gained, np.ones(gained.shape) if self.possible is None else np.asarray(self.possible(counts), np.float64)
+
+    def scores(self, counts: Counts) -> Scores:
+        """Of images (N,) of one class, or (N, C)."""
+        return Scores(*(term.reshape(len(term), -1) for term in self.terms(counts)))
+
+
+def _anything(counts: Counts) -> np.ndarray:
+    return (counts.predicted + counts.target > 0).astype(np.float64)
+
+
+METRICS: dict[str, Metric] = {
+    "mean_dice": Metric(dice),
+    "mean_iou": Metric(iou),
+    "tgs_precision": Metric(tgs_precision),
+    # UW-Madison's rule by some accounts: an image and class of which both are empty does not count.
+    "mean_dice_of_filled": Metric(lambda counts: dice(counts) * _anything(counts), _anything),
+    # All pixels of all images in one: 2·Σ|A∩B| / Σ(|A| + |B|). Contrails.
+    "global_dice": Metric(lambda counts: 2 * counts.intersection, lambda counts: counts.predicted + counts.target),
+    # Vesuvius, all fragments in one: (1 + β²)·Σ|A∩B| / Σ(|A| + β²·|B|), A predicted and β = ½.
+    "global_f05": Metric(
+        lambda counts: 1.25 * counts.intersection, lambda counts: counts.predicted + 0.25 * counts.target
+    ),
 }
 
 
 def mean_score(name: str, counts: Iterable[Iterable[int]]) -> float:
-    """The official score of images: the mean of a metric over them.
+    """The official score of images.
 
     Args:
         name: in METRICS.
@@ -29,4 +82,4 @@ def mean_score(name: str, counts: Iterable[Iterable[int]]) -> float:
     rows = np.array([tuple(image) for image in counts], dtype=np.int64)
     if not len(rows):
         raise ValueError(f"{name} of no image is not defined")
-    return float(METRICS[name](Counts(*rows.T)).mean())
+    return METRICS[name].scores(Counts(*rows.T)).mean()

@@ -1,7 +1,7 @@
 """From probabilities to a mask: the rules, and their search on OOF with the competition's metric.
 
 `levels` has the thresholds, `rules` turns stored values into a mask, `tree` counts what components leave at every
-threshold, `search` finds the best rules.
+threshold, `search_rules` finds the best rules.
 """
 
 from pipeline.postprocess.levels import HALF, THRESHOLDS, best_threshold, count_by_label, count_levels, level
@@ -9,10 +9,8 @@ from pipeline.postprocess.rules import Cut, apply
 from pipeline.postprocess.search import (
     AREAS,
     FAMILIES,
-    Search,
     Surface,
     area_grid,
-    search,
     search_components,
     search_rules,
     search_total,
@@ -25,7 +23,6 @@ __all__ = [
     "HALF",
     "THRESHOLDS",
     "Cut",
-    "Search",
     "Surface",
     "apply",
     "area_grid",
@@ -33,7 +30,6 @@ __all__ = [
     "count_by_label",
     "count_levels",
     "level",
-    "search",
     "search_components",
     "search_rules",
     "search_total",

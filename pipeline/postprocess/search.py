@@ -1,7 +1,8 @@
 """The best rules on OOF, by the competition's metric: every candidate on every image, one image at a time.
 
-A search keeps, per fold, the sum of the metric over images at every candidate, and no image: memory does not grow with
-their number. What is best without a fold, and what that choice scores on the fold, are then two sums.
+A search keeps, per fold, the sums of what the images gained and what was possible at every candidate, and no image:
+memory does not grow with their number. What is best without a fold, and what that choice scores on the fold, are then
+two sums.
 """
 
 from collections import Counter
@@ -11,11 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.inference.store import LEVELS
-from pipeline.metrics import Counts, stack
-from pipeline.postprocess.levels import HALF, THRESHOLDS, best_threshold, count_levels, is_best, level
+from pipeline.metrics import Counts, Metric, Term
+from pipeline.postprocess.levels import THRESHOLDS, count_levels, is_best, level
 from pipeline.postprocess.rules import Cut
 
-Metric = Callable[[Counts], np.ndarray]
 Images = Iterable[tuple[np.ndarray, np.ndarray, int]]  # values (H, W) uint8, target (H, W) 0 or 1, fold
 
 # 0 leaves the presence to `threshold`; the others are every eighth level, .029 to .971.
@@ -38,11 +38,12 @@ AREAS = area_grid(2048 * 2048)  # 36 of them: costs little, and needs no look at
 
 
 class Surface(NamedTuple):
-    """What every candidate of one family of rules scores, summed over the images of each fold."""
+    """What every candidate of one family of rules gains and could gain, summed over the images of each fold."""
 
     axes: dict[str, np.ndarray]  # field of Cut: values tried, ascending; in the order of the axes of `sums`
     folds: np.ndarray  # (K,) numbers of the folds, ascending
-    sums: np.ndarray  # (K, A, 255), for the triplet (K, A, 255, P): the metric summed over a fold's images
+    sums: np.ndarray  # (K, A, 255), for the triplet (K, A, 255, P): what a fold's images gained
+    possible: np.ndarray  # and what was possible; of a mean over images (K, 1, 1), their number
     images: np.ndarray  # (K,) number of images of each fold
 
     @property
@@ -51,13 +52,19 @@ class Surface(NamedTuple):
         return next(iter(self.axes.values()))
 
     def means(self, folds: Iterable[int] | None = None) -> np.ndarray:
-        """The mean score of every candidate over the images of some folds, or of all: (A, 255) or (A, 255, P).
+        """The score of every candidate on the images of some folds, or of all: (A, 255) or (A, 255, P).
 
         Raises:
-            ValueError: for no fold, or one without images.
+            ValueError: for no fold, one without images, or images of which none counts for the metric.
         """
         rows = self._rows(self.folds if folds is None else folds)
-        return self.sums[rows].sum(axis=0) / self.images[rows].sum()
+        possible = self.possible[rows].sum(axis=0)
+        if (possible <= 0).all():
+            raise ValueError(
+                f"the metric is not defined on folds {self.folds[rows].tolist()}: of {self.images[rows].sum()} images "
+                f"none counts for it. Make folds that spread the images with a mask, or fewer of them"
+            )
+        return np.divide(self.sums[rows].sum(axis=0), possible, out=np.zeros(self.sums.shape[1:]), where=possible > 0)
 
     def best(self, folds: Iterable[int] | None = None) -> tuple[Cut, float]:
         """The best cut on the images of some folds, or of all, and its mean score there.
@@ -99,57 +106,67 @@ class Surface(NamedTuple):
         return place
 
 
-class _Image(NamedTuple):
+class _Image:
     """One image as the families see it."""
 
-    values: np.ndarray  # (H, W) uint8
-    target: np.ndarray  # (H, W), 0 or 1
-    predicted: np.ndarray  # (255,) pixels at each threshold
-    drawn: np.ndarray  # (255,) score of the mask at each threshold
-    empty: np.ndarray  # score of an empty mask
+    def __init__(self, values: np.ndarray, target: np.ndarray):
+        self.values, self.target = values, target  # (H, W) uint8, and 0 or 1
+        self.counts = count_levels(values, target)  # (255,) at each threshold
+        self._components: Counts | None = None
 
-
-def _look(values: np.ndarray, target: np.ndarray, metric: Metric) -> _Image:
-    counts = count_levels(values, target)
-    drawn, empty = metric(counts), metric(Counts(np.int64(0), np.int64(0), counts.target[0]))
-    if not (np.isfinite(drawn).all() and np.isfinite(empty)):
-        raise ValueError(
-            f"the metric is not finite on an image of {values.shape} with {counts.target[0]} true pixels: "
-            f"leave such images out, or define what it is there"
+    def totals(self, term: Term) -> tuple[np.ndarray, np.ndarray]:
+        """A term of the masks that the thresholds draw, (255,), and of an empty one."""
+        drawn, empty = (
+            np.asarray(term(counts), dtype=np.float64)
+            for counts in (self.counts, Counts(np.int64(0), np.int64(0), self.counts.target[0]))
         )
-    return _Image(values, target, counts.predicted, drawn, empty)
+        if not (np.isfinite(drawn).all() and np.isfinite(empty)):
+            raise ValueError(
+                f"the metric is not finite on an image of {self.values.shape} with {self.counts.target[0]} true "
+                f"pixels: leave such images out, or define what it is there"
+            )
+        return drawn, empty
+
+    def components(self, areas: np.ndarray) -> Counts:
+        """Counts without the components smaller than an area, (A, 255)."""
+        if self._components is None:
+            from pipeline.postprocess.tree import component_counts  # numba takes half a second, and only this needs it
+
+            self._components = component_counts(self.values, self.target, areas)
+        return self._components
 
 
-def _total_scores(image: _Image, metric: Metric, areas: np.ndarray) -> np.ndarray:
-    return np.where(image.predicted >= areas[:, None], image.drawn, image.empty)
+def _total_terms(image: _Image, term: Term, areas: np.ndarray) -> np.ndarray:
+    drawn, empty = image.totals(term)
+    return np.where(image.counts.predicted >= areas[:, None], drawn, empty)
 
 
-def _component_scores(image: _Image, metric: Metric, areas: np.ndarray) -> np.ndarray:
-    from pipeline.postprocess.tree import component_counts  # numba takes half a second, and only this search needs it
-
-    return metric(component_counts(image.values, image.target, areas))
+def _component_terms(image: _Image, term: Term, areas: np.ndarray) -> np.ndarray:
+    image.totals(term)  # refuses what is not finite
+    return np.asarray(term(image.components(areas)), dtype=np.float64)
 
 
 # (255, P) position of the threshold that counts for the presence: the higher of the two.
 _SUREST = np.maximum(np.arange(LEVELS)[:, None], [level(threshold) - 1 for threshold in PRESENCE_THRESHOLDS])
 
 
-def _triplet_scores(image: _Image, metric: Metric, areas: np.ndarray) -> np.ndarray:
-    present = image.predicted[_SUREST] >= areas[:, None, None]
-    return np.where(present, image.drawn[:, None], image.empty)
+def _triplet_terms(image: _Image, term: Term, areas: np.ndarray) -> np.ndarray:
+    drawn, empty = image.totals(term)
+    present = image.counts.predicted[_SUREST] >= areas[:, None, None]
+    return np.where(present, drawn[:, None], empty)
 
 
 class Family(NamedTuple):
     """Rules that are searched together."""
 
     fields: tuple[str, ...]  # of Cut: an area, the threshold, and what else there is
-    scores: Callable[[_Image, Metric, np.ndarray], np.ndarray]  # of one image, at every candidate
+    terms: Callable[[_Image, Term, np.ndarray], np.ndarray]  # a term of the metric of one image, at every candidate
 
 
 FAMILIES = {
-    "total": Family(("min_area", "threshold"), _total_scores),
-    "components": Family(("min_component", "threshold"), _component_scores),
-    "triplet": Family(("presence_area", "threshold", "presence_threshold"), _triplet_scores),
+    "total": Family(("min_area", "threshold"), _total_terms),
+    "components": Family(("min_component", "threshold"), _component_terms),
+    "triplet": Family(("presence_area", "threshold", "presence_threshold"), _triplet_terms),
 }
 
 
@@ -176,21 +193,22 @@ def search_rules(
             ascend from 0 or more.
     """
     areas = _checked(AREAS if areas is None else areas)
-    families = list(families)
-    sums: dict[tuple[str, int], np.ndarray] = {}
+    names = list(families)
+    sums: dict[tuple[str, int], list[np.ndarray]] = {}
     images_of: Counter[int] = Counter()
     for values, target, fold in images:
-        image, fold = _look(values, target, metric), int(fold)
+        image, fold = _Image(values, target), int(fold)
         images_of[fold] += 1
-        for name in families:
-            scores = FAMILIES[name].scores(image, metric, areas)
+        for name in names:
+            terms = [FAMILIES[name].terms(image, term, areas) for term in metric if term]
             if (name, fold) in sums:
-                sums[name, fold] += scores
+                for total, added in zip(sums[name, fold], terms, strict=True):
+                    total += added
             else:
-                sums[name, fold] = scores
+                sums[name, fold] = terms
     if not images_of:
         raise ValueError("no image to search on: expected at least one (values, target, fold)")
-    return {name: _surface(name, areas, sums, images_of) for name in families}
+    return {name: _surface(name, areas, sums, images_of) for name in names}
 
 
 def search_total(images: Images, metric: Metric, areas: np.ndarray | None = None) -> Surface:
@@ -215,54 +233,18 @@ def _checked(areas: np.ndarray) -> np.ndarray:
     return areas
 
 
-def _surface(name: str, areas: np.ndarray, sums: dict[tuple[str, int], np.ndarray], images_of: Counter[int]) -> Surface:
+def _surface(
+    name: str, areas: np.ndarray, sums: dict[tuple[str, int], list[np.ndarray]], images_of: Counter[int]
+) -> Surface:
     grids = {"threshold": THRESHOLDS, "presence_threshold": PRESENCE_THRESHOLDS}
     folds = sorted(images_of)
+    fields = FAMILIES[name].fields
+    images = np.array([images_of[fold] for fold in folds])
+    gained, *possible = (np.stack(term) for term in zip(*(sums[name, fold] for fold in folds), strict=True))
     return Surface(
-        {field: grids.get(field, areas) for field in FAMILIES[name].fields},
+        {field: grids.get(field, areas) for field in fields},
         np.array(folds),
-        np.stack([sums[name, fold] for fold in folds]),
-        np.array([images_of[fold] for fold in folds]),
+        gained,
+        possible[0] if possible else images.reshape(-1, *[1] * len(fields)),
+        images,
     )
-
-
-class Search(NamedTuple):
-    """The best cut of an in-sample search, and all that were tried."""
-
-    cut: Cut
-    score: float
-    areas: np.ndarray  # (A,) pixels
-    scores: np.ndarray  # (A, 255), mean over images
-    image_scores: np.ndarray  # (N,) of the best cut, in the order in which the images came
-
-
-def search(images: Iterable[tuple[np.ndarray, np.ndarray]], metric: Metric) -> Search:
-    """The threshold and smallest total area with the best mean score on these images: in-sample, without folds.
-
-    Of equal scores the smallest area wins, then the threshold nearest to .5.
-
-    Args:
-        images: pairs of values (uint8) and target (0 or 1).
-        metric: of `metrics.METRICS`.
-    """
-    counts = stack(count_levels(*image) for image in images)
-    areas = _areas_of(counts.predicted[:, HALF])
-    scores = np.stack([metric(_without_small(counts, area)).mean(axis=0) for area in areas])
-    row = int(is_best(scores).any(axis=1).argmax())
-    column = best_threshold(scores[row])
-    image_scores = metric(_without_small(counts, areas[row]))[:, column]
-    cut = Cut(float(THRESHOLDS[column]), int(areas[row]))
-    return Search(cut, float(scores[row, column]), areas, scores, image_scores)
-
-
-def _areas_of(predicted: np.ndarray) -> np.ndarray:
-    """Areas to try: 0, then some two dozen from one pixel to the median of the predicted areas."""
-    found = predicted[predicted > 0]
-    if not len(found):
-        return np.zeros(1, dtype=np.int64)
-    return np.unique([0, *np.geomspace(1, max(1, np.median(found)), 24).astype(np.int64)])
-
-
-def _without_small(counts: Counts, area: int) -> Counts:
-    kept = counts.predicted >= area
-    return Counts(counts.intersection * kept, counts.predicted * kept, counts.target)

@@ -40,6 +40,7 @@ from pipeline.data.dataset import EpochSampler, MaskedImages
 from pipeline.data.demo import make_demo
 from pipeline.data.images import Reader
 from pipeline.data.index import read_index
+from pipeline.data.labels import Labels
 from pipeline.losses import build_loss
 from pipeline.losses.lovasz import LovaszHingeLoss
 from pipeline.losses.lovasz_softmax import LovaszSoftmaxLoss
@@ -114,7 +115,7 @@ def of_demo() -> Pair:
 
 
 def crops(index: pd.DataFrame, card: competition.Competition, percentiles: tuple | None = None) -> MaskedImages:
-    return MaskedImages(index, card.dialect, Reader(3, percentiles), Augment("light", CROP, 3))
+    return MaskedImages(index, Labels.of(card), Reader(3, percentiles), Augment("light", CROP, 3))
 
 
 def batches(data: MaskedImages, epoch: int) -> DataLoader:

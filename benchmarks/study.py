@@ -46,7 +46,8 @@ from pipeline import competition, config, hardware
 from pipeline.competition import Competition
 from pipeline.data.demo import make_demo
 from pipeline.data.images import Reader, read_image, write_image
-from pipeline.data.index import read_index, read_target
+from pipeline.data.index import read_index
+from pipeline.data.labels import Labels
 from pipeline.files import write_text
 from pipeline.folds import hold_out, read_folds
 from pipeline.inference.predict import Predictor, predict_images
@@ -258,7 +259,7 @@ def derive(card: Competition, source: Path, target: Path, change: Callable[[np.n
         lines = [f"{card.columns.id},{card.columns.rle}"]
         for row in read_index(card, source).itertuples():
             write_image(images / row.path.name, change(read_image(row.path, 1)[..., 0]))
-            mask = (change(read_target(row, card.dialect).astype(np.float32)) >= 0.5).astype(np.uint8)
+            mask = (change(Labels.of(card).read(row)[..., 0].astype(np.float32)) >= 0.5).astype(np.uint8)
             lines.append(f"{row.image_id},{card.dialect.encode(mask)}")
         (partial / card.files.train_csv).write_text("\n".join(lines) + "\n", encoding="utf-8")
         if card.files.train_meta:
@@ -325,7 +326,7 @@ def train(run: Run, root: Path) -> dict[str, Any]:
     seed_weights(run.seed)
     model = build_model(model_config(run))
     # fit validates after each phase, to choose weights, and here none are chosen: one image will do.
-    data = FoldData(FOLD, train_index, valid_index.head(1), card.dialect, "mean_dice", reader)
+    data = FoldData(FOLD, train_index, valid_index.head(1), Labels.of(card), "mean_dice", reader)
     seconds = train_phases(model, data, cfg, run.seed)
     scores = evaluate(model, valid_index, card, reader)
     return {
@@ -363,7 +364,7 @@ def evaluate(model: nn.Module, index: pd.DataFrame, card: Competition, reader: R
         Predictor(model, ("identity",)), index, reader=reader, batch_size=BATCH, workers=0, what="validate"
     )
     found = {
-        image_id: dice(count_levels(quantise(probs[0]), read_target(rows[image_id], card.dialect)))
+        image_id: dice(count_levels(quantise(probs[0]), Labels.of(card).read(rows[image_id])[..., 0]))
         for image_id, probs in predicted
     }
     return np.stack([found[image_id] for image_id in index["image_id"]])

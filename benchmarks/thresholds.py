@@ -34,12 +34,11 @@ Pair = tuple[np.ndarray, np.ndarray]
 def stored_pairs(run: Path) -> list[Pair]:
     """Stored OOF values and targets of evenly spaced images of a run."""
     from pipeline import config, stages
-    from pipeline.data.index import read_target
 
     prepared = stages.prepare(config.load(Path("configs") / f"{run.name}.toml", data_root()))
     store = prepared.oof_store()
     rows = prepared.index.iloc[:: max(1, len(prepared.index) // IMAGES)].head(IMAGES)
-    return [(store.read(row.image_id)[0], read_target(row, prepared.card.dialect)) for row in rows.itertuples()]
+    return [(store.read(row.image_id)[0], prepared.labels.read(row)[..., 0]) for row in rows.itertuples()]
 
 
 def data_root() -> list[str]:

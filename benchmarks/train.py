@@ -31,7 +31,8 @@ from pipeline import competition, config, hardware
 from pipeline.data.augment import Augment
 from pipeline.data.dataset import EpochSampler, MaskedImages
 from pipeline.data.images import Reader, read_image
-from pipeline.data.index import read_index, read_target
+from pipeline.data.index import read_index
+from pipeline.data.labels import Labels
 from pipeline.losses import build_loss
 from pipeline.models import build_model
 from pipeline.training.loop import train_one_epoch
@@ -61,7 +62,7 @@ def ours(index, card):
     model = build_model(config.Model(encoder=ENCODER)).to(accelerator.device, memory_format=torch.channels_last)
     average = ModelEmaV3(model, decay=0.99, use_warmup=True)
     wrapped, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True))
-    data = MaskedImages(index, card.dialect, Reader(3), Augment("medium", CROP, 3))
+    data = MaskedImages(index, Labels.of(card), Reader(3), Augment("medium", CROP, 3))
     for position in range(len(data)):
         data[position, 0]  # the first epoch fills the memory
     loader = DataLoader(data, BATCH, sampler=EpochSampler(len(data), 0, labels=None, repeats=1), drop_last=True)
@@ -94,7 +95,7 @@ class PlainImages(Dataset):
     def __getitem__(self, position):
         row = self.rows[position]
         seed = np.random.randint(2**31)
-        image, mask = self.augment(read_image(row.path, 3), read_target(row, self.card.dialect)[..., None], seed)
+        image, mask = self.augment(read_image(row.path, 3), Labels.of(self.card).read(row), seed)
         image = (image / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
         return torch.from_numpy(image.transpose(2, 0, 1)).float(), torch.from_numpy(
             mask.transpose(2, 0, 1).copy()

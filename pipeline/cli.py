@@ -13,6 +13,7 @@ from rich.table import Table
 
 from pipeline import config, stages
 from pipeline.config import Config
+from pipeline.ensemble import Drawer, Exclusive
 from pipeline.progress import console, is_main_process
 from pipeline.training.checkpoint import FULL, Fold
 
@@ -155,10 +156,10 @@ def ensemble(
 
 
 def _print_worth(done: stages.Ensembled) -> None:
-    honest, choice = done.honest, done.choice
+    honest = done.honest
     out.print(f"\nOOF score   {honest.mean:.4f}  cross-fitted, 95% interval {honest.low:.4f} to {honest.high:.4f}")
-    out.print(f"            {done.in_sample:.4f}  in-sample: optimism {done.optimism:+.4f}")
-    out.print(f"            {done.at_half:.4f}  at threshold .5, nothing chosen but the weights")
+    out.print(f"            {done.decision.in_sample:.4f}  in-sample: optimism {done.optimism:+.4f}")
+    out.print(f"            {done.decision.at_half:.4f}  at threshold .5, nothing chosen but the weights")
     if done.gain:
         gain, best = done.gain, max(done.singles, key=lambda single: single.score).name
         _print_table(
@@ -173,9 +174,20 @@ def _print_worth(done: stages.Ensembled) -> None:
             out.print(
                 f"            better alone: hand in submissions/{best}.csv (make ensemble CONFIGS={best} writes it)"
             )
-        out.print(f"combined    by {choice.how}")
-    rules = {name: value for name, value in choice.cut._asdict().items() if value}
-    out.print("cut         " + ", ".join(f"{name} {value:.4g}" for name, value in rules.items()))
+    _print_drawn(done.decision.shipped, done.classes, several=len(done.singles) > 1)
+
+
+def _print_drawn(drawer: Drawer, classes: Sequence[str], *, several: bool) -> None:
+    """How masks are drawn: a line for all classes alike, or one for each."""
+    if isinstance(drawer, Exclusive):
+        out.print(f"drawn       the most probable of {len(classes)} classes" + (f", by {drawer.how}" * several))
+        return
+    for name, choice in zip(classes, drawer.choices, strict=True):
+        of_class = f"{name}: " if len(classes) > 1 else ""
+        if several:
+            out.print(f"combined    {of_class}by {choice.how}")
+        rules = {rule: value for rule, value in choice.cut._asdict().items() if value}
+        out.print(f"cut         {of_class}" + ", ".join(f"{rule} {value:.4g}" for rule, value in rules.items()))
 
 
 @app.command()

@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import ConfigDict, Field, PositiveInt
 
 from pipeline.metrics import METRICS
 from pipeline.rle import Dialect
@@ -17,7 +17,7 @@ class Files(Table):
     train_images: str
     test_images: str
     sample_submission: str = "sample_submission.csv"
-    train_csv: str | None = None  # one row per image: id and RLE
+    train_csv: str | None = None  # rows of ids and RLE
     train_masks: str | None = None  # or a folder of mask images, named as the images are
     train_meta: str | None = None  # more columns about the training images, by the same id
     suffix: str = ".png"  # image file = id + suffix; empty where ids already end in one
@@ -25,11 +25,31 @@ class Files(Table):
 
 
 class Columns(Table):
-    """The names of the CSVs' columns."""
+    """The names of a CSV's columns."""
 
-    id: str
+    model_config = ConfigDict(populate_by_name=True)
+
+    id: str  # of the image; with `joint`, of image and class in one, as in x.jpg_1
     rle: str
+    label: str | None = Field(default=None, alias="class")  # of the class, where it has a column of its own
+    joint: str | None = None  # what stands between image and class in the id column
     group: str | None = None  # images that share its value never part: patient, video, mosaic
+
+    def model_post_init(self, _context: object) -> None:
+        if self.label and self.joint:
+            raise ValueError(f"class = '{self.label}' and joint = '{self.joint}': a class is told by one of them")
+
+    @property
+    def keys(self) -> list[str]:
+        """The columns that tell a row's image and class."""
+        return [self.id, self.label] if self.label else [self.id]
+
+
+class Masks(Table):
+    """What the pixels of mask images mean."""
+
+    values: dict[str, int | tuple[int, int, int]] | None = None  # of each class: grey value, palette index or colour
+    void: int | tuple[int, int, int] | None = None  # pixels that count for nothing
 
 
 class Leaderboard(Table):
@@ -46,8 +66,14 @@ class Competition(Table):
     title: str
     url: str | None = None
     files: Files
-    columns: Columns
-    classes: tuple[str, ...] = Field(min_length=1)
+    columns: Columns  # of the submission, its sample and solution
+    train_columns: tuple[Columns, ...] = ()  # of the training CSV where they differ; the first that is all there
+    classes: tuple[str, ...] = Field(min_length=1)  # as the CSVs call them
+    exclusive: bool = False  # one class per pixel; otherwise a mask per class, and these may overlap
+    several_rows: bool = False  # whether a training mask may have several rows, whose union it is
+    rowless: Literal["refuse", "empty"] = "refuse"  # a training image without a row
+    size: tuple[PositiveInt, PositiveInt] | None = None  # height and width of submitted masks; default: the image's
+    masks: Masks = Masks()
     dialect: Dialect = Dialect()
     metric: str
     leaderboard: Leaderboard = Leaderboard()
@@ -56,10 +82,38 @@ class Competition(Table):
     def model_post_init(self, _context: object) -> None:
         if self.metric not in METRICS:
             raise ValueError(f"unknown metric '{self.metric}'. {did_you_mean(self.metric, METRICS)}")
-        if len(self.classes) > 1:
-            raise ValueError(f"{len(self.classes)} classes ({', '.join(self.classes)}): only one is supported so far")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes {', '.join(self.classes)}: one is named twice")
         if (self.files.train_csv is None) == (self.files.train_masks is None):
             raise ValueError("give files.train_csv (RLE) or files.train_masks (mask images), and not both")
+        for columns in (self.columns, *self.train_columns):
+            if len(self.classes) > 1 and not (columns.label or columns.joint):
+                raise ValueError(
+                    f"{len(self.classes)} classes ({', '.join(self.classes)}), and columns do not tell a row's class: "
+                    f"give columns.class (a column of its own) or columns.joint (as '_' in x.jpg_1)"
+                )
+        self._check_masks()
+
+    def _check_masks(self) -> None:
+        named = set(self.masks.values or ())
+        if self.masks.values and named != set(self.classes):
+            raise ValueError(
+                f"masks.values names {', '.join(sorted(named))}, classes are {', '.join(self.classes)}: give each one's"
+            )
+        if self.files.train_masks and len(self.classes) > 1 and not self.masks.values:
+            raise ValueError("mask images of several classes: give masks.values, what stands for each class")
+        if self.exclusive and (len(self.classes) < 2 or not self.files.train_masks):
+            raise ValueError("exclusive needs two classes or more, and mask images (files.train_masks)")
+
+    @property
+    def training_layouts(self) -> tuple[Columns, ...]:
+        """The columns that the training CSV may have."""
+        return self.train_columns or (self.columns,)
+
+    @property
+    def group_column(self) -> str | None:
+        """The column of the training tables whose values never part."""
+        return next((each.group for each in (self.columns, *self.train_columns) if each.group), None)
 
 
 def known() -> list[str]:

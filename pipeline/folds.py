@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
-from pipeline.data.index import read_table
+from pipeline.data.tables import read_table
 from pipeline.files import whole, write_text
 
 IMPORTANT = 4  # times that images and coverage count, against 1 of a stratum

@@ -2,16 +2,20 @@
 
 import csv
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.data.index import read_table
+from pipeline.data.tables import read_rows, read_table
 from pipeline.files import whole
-from pipeline.metrics import mean_score
+from pipeline.metrics import METRICS, Counts, Scores
 from pipeline.rle import Dialect, RLEError, Runs, area, overlap
+
+MaskOf = Callable[[str], np.ndarray | None]  # from an image's id to its masks (C, H, W) uint8; None: no prediction
 
 
 class Summary(NamedTuple):
@@ -21,32 +25,44 @@ class Summary(NamedTuple):
     empty: int
 
 
-def write_submission(
-    path: Path, card: Competition, sample: Path, mask_of: Callable[[str], np.ndarray | None]
-) -> Summary:
-    """Write one row per row of the sample, in its order.
+def write_submission(path: Path, card: Competition, sample: Path, masks_of: MaskOf) -> Summary:
+    """Write one row per row of the sample, in its order: of an image, or of an image and class.
 
     Rows are written as they are made, so memory does not grow with their number.
-
-    Args:
-        mask_of: from image id to mask (H, W) uint8, or None for an image that has no prediction.
 
     Raises:
         ValueError: if the text of a mask does not decode to that mask, with the row; nothing is written.
     """
-    ids = read_table(sample, [card.columns.id])[card.columns.id]
-    empty = 0
+    rows = sample_rows(card, sample)
+    keys = read_table(sample, card.columns.keys)[card.columns.keys].loc[rows.index]
+    number, empty = {name: position for position, name in enumerate(card.classes)}, 0
+    masks_of = _last_one(masks_of)
     with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([card.columns.id, card.columns.rle])
-        for line, image_id in enumerate(ids, start=2):
-            mask = mask_of(image_id)
+        writer.writerow([*card.columns.keys, card.columns.rle])
+        for line, (row, key) in enumerate(zip(rows.itertuples(), keys.itertuples(index=False), strict=True), start=2):
+            masks = masks_of(row.image_id)
+            mask = None if masks is None else masks[number[row.label]]
             text = card.dialect.empty if mask is None else encode_checked(mask, card.dialect, f"{path}: line {line}")
             empty += mask is None or not mask.any()
-            writer.writerow([image_id, text])
+            writer.writerow([*key, text])
         file.flush()
-        check_ids(partial, card, list(ids))
-    return Summary(len(ids), empty)
+        check_keys(partial, card, keys)
+    return Summary(len(rows), empty)
+
+
+def sample_rows(card: Competition, sample: Path) -> pd.DataFrame:
+    """Image and class of each row that a submission must have: image_id, label, line.
+
+    A sample may repeat an id where masks have several rows; ours have one.
+    """
+    rows = read_rows(sample, [card.columns], card.classes, rle=False)
+    return rows.drop_duplicates(["image_id", "label"]) if card.several_rows else rows
+
+
+def _last_one(masks_of: MaskOf) -> MaskOf:
+    """The same, but asked once for rows of one image that follow each other."""
+    return lru_cache(maxsize=1)(masks_of)
 
 
 def encode_checked(mask: np.ndarray, dialect: Dialect, where: str) -> str:
@@ -67,18 +83,19 @@ def encode_checked(mask: np.ndarray, dialect: Dialect, where: str) -> str:
     return text
 
 
-def check_ids(path: Path, card: Competition, ids: list[str]) -> None:
-    """Refuse a CSV whose ids are not `ids`, in that order.
+def check_keys(path: Path, card: Competition, keys: pd.DataFrame) -> None:
+    """Refuse a CSV whose ids (and classes) are not `keys`, in that order.
 
     Raises:
         ValueError: with the line of the first difference.
     """
-    found = list(read_table(path, [card.columns.id], only=True)[card.columns.id])
-    for line, (came, expected) in enumerate(zip(found, ids, strict=False), start=2):
-        if came != expected:
-            raise ValueError(f"{path}: line {line}: id '{came}', the sample submission has '{expected}' there")
-    if len(found) != len(ids):
-        raise ValueError(f"{path}: {len(found)} rows, the sample submission has {len(ids)}")
+    found = read_table(path, card.columns.keys, only=True)[card.columns.keys]
+    for line, (came, expected) in enumerate(zip(found.to_numpy(), keys.to_numpy(), strict=False), start=2):
+        if (came != expected).any():
+            names = [", ".join(each) for each in (came, expected)]
+            raise ValueError(f"{path}: line {line}: id '{names[0]}', the sample submission has '{names[1]}' there")
+    if len(found) != len(keys):
+        raise ValueError(f"{path}: {len(found)} rows, the sample submission has {len(keys)}")
 
 
 def score(card: Competition, submission: Path, solution: Path) -> tuple[float, int]:
@@ -87,27 +104,40 @@ def score(card: Competition, submission: Path, solution: Path) -> tuple[float, i
     Pixels are counted on the runs themselves, so no image is needed.
 
     Raises:
-        ValueError: if the ids differ, or a text does not decode, with file and line.
+        ValueError: if the rows differ, or a text does not decode, with file and line.
     """
     found, target = (_read_runs(path, card) for path in (submission, solution))
     strangers = sorted(found.keys() ^ target.keys())
     if strangers:
-        raise ValueError(f"{submission} and {solution} differ in {len(strangers)} ids, the first is '{strangers[0]}'")
-    counts = [(overlap(found[key], target[key]), area(found[key]), area(target[key])) for key in found]
-    return mean_score(card.metric, counts), len(counts)
+        raise ValueError(
+            f"{submission} and {solution} differ in {len(strangers)} ids, the first is '{', '.join(strangers[0])}'"
+        )
+    counts = {key: (overlap(found[key], runs), area(found[key]), area(runs)) for key, runs in target.items()}
+    images = list(dict.fromkeys(key[0] for key in counts))
+    table = np.array([[counts.get((image, *rest), NOT_ASKED) for rest in _rests(card)] for image in images])
+    scores = METRICS[card.metric].scores(Counts(*np.moveaxis(table, -1, 0)))
+    asked = table[..., 0] >= 0
+    return Scores(scores.gained * asked, scores.possible * asked).mean(), len(images)
 
 
-def _read_runs(path: Path, card: Competition) -> dict[str, Runs]:
-    """The runs of each row of a CSV, by id."""
-    table = read_table(path, [card.columns.id, card.columns.rle])
-    runs: dict[str, Runs] = {}
-    for line, image_id, text in zip(
-        range(2, len(table) + 2), table[card.columns.id], table[card.columns.rle], strict=True
-    ):
-        if image_id in runs:
-            raise ValueError(f"{path}: line {line}: id '{image_id}' repeats: expected one row per image")
+NOT_ASKED = (-1, 0, 0)  # counts of a class that the solution does not ask for in an image
+
+
+def _rests(card: Competition) -> list[tuple[str, ...]]:
+    """What follows the image in the key of each class."""
+    return [(name,) for name in card.classes] if len(card.classes) > 1 else [()]
+
+
+def _read_runs(path: Path, card: Competition) -> dict[tuple[str, ...], Runs]:
+    """The runs of each row of a CSV, by image, and class where there are several."""
+    rows = read_rows(path, [card.columns], card.classes)
+    runs: dict[tuple[str, ...], Runs] = {}
+    for row in rows.itertuples():
+        key = (row.image_id, row.label) if len(card.classes) > 1 else (row.image_id,)
+        if key in runs:
+            raise ValueError(f"{path}: line {row.line}: id '{', '.join(key)}' repeats: expected one row per mask")
         try:
-            runs[image_id] = card.dialect.runs(text)
+            runs[key] = card.dialect.runs(row.rle)
         except RLEError as error:
-            raise ValueError(f"{path}: line {line}, id '{image_id}': {error}") from None
+            raise ValueError(f"{path}: line {row.line}, id '{', '.join(key)}': {error}") from None
     return runs

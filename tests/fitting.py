@@ -8,6 +8,7 @@ import numpy as np
 from pipeline import competition, config
 from pipeline.data.images import Reader
 from pipeline.data.index import read_index
+from pipeline.data.labels import Labels
 from pipeline.models import build_model
 from pipeline.training.phases import FoldData, fit, seed_weights
 
@@ -20,7 +21,7 @@ def fold_data(fold=0, **changes):
     index = read_index(card, Path("tiny"))
     inside = np.arange(len(index)) % 3 == (-1 if fold == "full" else fold)
     held_out = None if fold == "full" else index[inside]
-    return FoldData(fold, index[~inside], held_out, card.dialect, card.metric, Reader(1), **changes)
+    return FoldData(fold, index[~inside], held_out, Labels.of(card), card.metric, Reader(1), **changes)
 
 
 def fit_tiny(*pairs, data=None, phases=1, **options):

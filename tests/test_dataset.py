@@ -11,6 +11,7 @@ from pipeline.data.augment import STRENGTHS, Augment
 from pipeline.data.dataset import EpochSampler, Images, MaskedImages, PseudoLabelled, equal_size_batches
 from pipeline.data.images import Reader
 from pipeline.data.index import read_index, read_test_index
+from pipeline.data.labels import Labels
 from pipeline.data.mixing import Mixing
 
 RNG = np.random.default_rng(0)
@@ -186,7 +187,7 @@ def test_workers_give_the_same_batches_in_every_epoch(tiny, card):
     index = read_index(card, tiny / "tiny")
 
     def epochs(workers):
-        data = MaskedImages(index, card.dialect, Reader(1), Augment("strong", 32, 1))
+        data = MaskedImages(index, Labels.of(card), Reader(1), Augment("strong", 32, 1))
         sampler = EpochSampler(len(data), 5, labels=None, repeats=1)
         loader = DataLoader(data, 6, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
         batches = []
@@ -204,7 +205,7 @@ def test_workers_do_not_replay_each_others_stream(tiny, card):
     # One image 12 times, 6 by each worker, over two epochs: left alone, albumentations gives 6 different ones.
     index = read_index(card, tiny / "tiny").iloc[[3] * 12]
     sampler = EpochSampler(12, 5, labels=None, repeats=1)
-    data = MaskedImages(index, card.dialect, Reader(1), Augment("strong", 32, 1))
+    data = MaskedImages(index, Labels.of(card), Reader(1), Augment("strong", 32, 1))
     loader = DataLoader(data, 6, sampler=sampler, num_workers=2, persistent_workers=True)
     seen = set()
     for epoch in range(2):
@@ -226,9 +227,9 @@ def pseudo_labels(card, tiny):
 
 def test_pseudo_labelled_images_follow_the_others(tiny, card):
     index, pseudo = read_index(card, tiny / "tiny"), pseudo_labels(card, tiny)
-    data = MaskedImages(index, card.dialect, Reader(1), Augment("none", None, 1), pseudo=pseudo)
+    data = MaskedImages(index, Labels.of(card), Reader(1), Augment("none", None, 1), pseudo=pseudo)
     assert (len(data), data.annotated) == (23, 18)
-    alone = MaskedImages(index, card.dialect, Reader(1), Augment("none", None, 1))
+    alone = MaskedImages(index, Labels.of(card), Reader(1), Augment("none", None, 1))
     for one, other in zip(data[17, 3], alone[17, 3], strict=True):
         assert torch.equal(one, other)
     for place, row in enumerate(pseudo.index.itertuples()):
@@ -239,7 +240,7 @@ def test_pseudo_labelled_images_follow_the_others(tiny, card):
 
 def test_an_item_without_options_is_its_augmented_pair_and_nothing_else_is_drawn(tiny, card, monkeypatch):
     index, augment = read_index(card, tiny / "tiny"), Augment("strong", 32, 1)
-    data = MaskedImages(index, card.dialect, Reader(1), augment)
+    data = MaskedImages(index, Labels.of(card), Reader(1), augment)
     made, original = [], np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", lambda seed=None: (made.append(seed), original(seed))[1])
     image, mask = data[3, 99]
@@ -257,7 +258,7 @@ def test_workers_mix_alike_and_with_training_images_alone(tiny, card, monkeypatc
     )
 
     def batches(workers):
-        data = MaskedImages(index, card.dialect, Reader(1), Augment("strong", 32, 1), pseudo=pseudo, mixing=mixing)
+        data = MaskedImages(index, Labels.of(card), Reader(1), Augment("strong", 32, 1), pseudo=pseudo, mixing=mixing)
         sampler = EpochSampler(18, 5, labels=None, repeats=2, pseudo=5, weight=0.5)
         return list(DataLoader(data, 6, sampler=sampler, num_workers=workers))
 

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from pipeline import competition
-from pipeline.data.index import read_index, read_target, read_test_index
+from pipeline.data.index import read_index, read_test_index
+from pipeline.data.labels import Labels
 
 
 def test_ids_keep_their_zeros_and_blanks_stay_blank(tiny, card):
@@ -18,7 +19,7 @@ def test_ids_keep_their_zeros_and_blanks_stay_blank(tiny, card):
 
 def test_coverage_is_the_decoded_share(tiny, card):
     for row in read_index(card, tiny / "tiny").itertuples():
-        assert row.coverage == pytest.approx(read_target(row, card.dialect).mean())
+        assert row.coverage == pytest.approx(Labels.of(card).read(row)[..., 0].mean())
 
 
 def test_test_index_follows_the_sample(tiny, card):
@@ -30,12 +31,12 @@ def test_masks_as_images_give_the_same_index(tiny, card, edit):
     by_rle = read_index(card, tiny / "tiny")
     (tiny / "tiny/train/masks").mkdir()
     for row in by_rle.itertuples():
-        Image.fromarray(read_target(row, card.dialect) * 255).save(tiny / f"tiny/train/masks/{row.image_id}.png")
+        Image.fromarray(Labels.of(card).read(row)[..., 0] * 255).save(tiny / f"tiny/train/masks/{row.image_id}.png")
     edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
     by_mask = read_index(competition.load("tiny.toml"), tiny / "tiny")
     assert by_mask[["image_id", "coverage"]].equals(by_rle[["image_id", "coverage"]])
     for one, other in zip(by_rle.itertuples(), by_mask.itertuples(), strict=True):
-        assert np.array_equal(read_target(one, card.dialect), read_target(other, card.dialect))
+        assert np.array_equal(Labels.of(card).read(one), Labels.of(card).read(other))
 
 
 def test_group_comes_from_the_meta_table(tiny, edit):

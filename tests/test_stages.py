@@ -15,7 +15,7 @@ from pipeline import config, stages
 from pipeline.cli import main
 from pipeline.duplicates import write_duplicates
 from pipeline.duplicates.table import COLUMNS
-from pipeline.ensemble import Choice
+from pipeline.ensemble import Choice, PerClass
 from pipeline.inference.store import PredictionStore
 from pipeline.models import build_model
 from pipeline.postprocess import Cut
@@ -74,7 +74,7 @@ def test_masks_of_the_test_set_are_by_the_weights_that_ship(submitted):
     ids = set(read_sample()) - {"0919"}
 
     def masks(some, *weights):
-        mask_of = masks_of_test(some, ids, Choice("mean", weights, "total", Cut(0.5, 0)))
+        mask_of = masks_of_test(some, ids, PerClass((Choice("mean", weights, "total", Cut(0.5, 0)),)))
         assert mask_of("0919") is None  # could not be read
         return np.stack([mask_of(image_id) for image_id in sorted(ids)])
 

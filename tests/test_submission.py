@@ -3,9 +3,12 @@
 import csv
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pipeline import submission
+from pipeline.competition import Columns
+from pipeline.metrics import METRICS
 from pipeline.rle import Dialect
 
 
@@ -27,8 +30,8 @@ def sample(tmp_path):
 
 
 def masks(image_id):
-    mask = np.zeros((4, 6), dtype=np.uint8)
-    mask[int(image_id) % 4 :, 5] = image_id != "1"
+    mask = np.zeros((1, 4, 6), dtype=np.uint8)
+    mask[0, int(image_id) % 4 :, 5] = image_id != "1"
     return mask
 
 
@@ -36,7 +39,7 @@ def test_rows_follow_the_sample_and_decode_to_the_masks(tmp_path, card, sample):
     done = submission.write_submission(tmp_path / "out.csv", card, sample, masks)
     rows = list(csv.reader((tmp_path / "out.csv").read_text().splitlines()))
     assert [row[0] for row in rows] == ["id", "007", "1", "05"]
-    assert all(np.array_equal(decode_by_loops(text, 4, 6), masks(key)) for key, text in rows[1:])
+    assert all(np.array_equal(decode_by_loops(text, 4, 6), masks(key)[0]) for key, text in rows[1:])
     assert done == (3, 1)
 
 
@@ -77,7 +80,7 @@ def test_encoder_that_writes_nonsense_is_caught(tmp_path, card, sample, monkeypa
 def test_ids_that_differ_from_the_sample_are_named(tmp_path, card, text, message):
     (tmp_path / "out.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
-        submission.check_ids(tmp_path / "out.csv", card, ["007", "1", "05"])
+        submission.check_keys(tmp_path / "out.csv", card, pd.DataFrame({"id": ["007", "1", "05"]}))
 
 
 def write_pair(tmp_path, submitted, truth):
@@ -103,3 +106,91 @@ def test_score_by_hand_and_in_any_order(tmp_path, card):
 def test_score_names_what_is_off(tmp_path, card, submitted, message):
     with pytest.raises(ValueError, match=message):
         submission.score(card, *write_pair(tmp_path, submitted, [("a", "1 1")]))
+
+
+# ---------------------------------------------------------------------------------------------- several classes
+
+JOINED = Columns(id="Image_Class", rle="px", joint="_")
+APART = Columns.model_validate({"id": "id", "rle": "predicted", "class": "class"})
+
+
+def of_two(card, columns, **changes):
+    return card.model_copy(update={"classes": ("2", "1"), "columns": columns, **changes})
+
+
+def two_masks(image_id):
+    """Class 2 has the first pixel, class 1 the last."""
+    masks = np.zeros((2, 2, 3), dtype=np.uint8)
+    masks[0, 0, 0] = masks[1, -1, -1] = 1
+    return masks
+
+
+@pytest.mark.parametrize(
+    ("columns", "sample", "expected"),
+    [
+        (JOINED, "Image_Class\na_b.jpg_1\na_b.jpg_2\nc.jpg_2\n", "a_b.jpg_1,6 1\na_b.jpg_2,1 1\nc.jpg_2,1 1\n"),
+        (APART, "class,id\n1,007\n2,007\n2,8\n", "007,1,6 1\n007,2,1 1\n8,2,1 1\n"),
+    ],
+    ids=["joined", "apart"],
+)
+def test_a_row_is_of_the_class_that_the_sample_asks_for_there(tmp_path, card, columns, sample, expected):
+    (tmp_path / "sample.csv").write_text(sample)
+    asked = []
+
+    def masks_of(image_id):
+        asked.append(image_id)
+        return two_masks(image_id)
+
+    done = submission.write_submission(tmp_path / "out.csv", of_two(card, columns), tmp_path / "sample.csv", masks_of)
+    header = ",".join([*columns.keys, columns.rle])
+    assert (tmp_path / "out.csv").read_text() == f"{header}\n{expected}"
+    assert done == (3, 0)
+    assert len(asked) == 2  # rows of one image that follow each other ask once
+
+
+def test_class_that_the_card_has_not_is_named_with_its_line(tmp_path, card):
+    (tmp_path / "sample.csv").write_text("Image_Class\na_1\na_3\n")
+    with pytest.raises(ValueError, match=r"line 3, image 'a': class '3' is not on the card"):
+        submission.write_submission(tmp_path / "out.csv", of_two(card, JOINED), tmp_path / "sample.csv", two_masks)
+
+
+def test_id_without_a_class_is_named(tmp_path, card):
+    (tmp_path / "sample.csv").write_text("Image_Class\na\n")
+    with pytest.raises(ValueError, match=r"line 2, image '': class 'a' is not|line 2, image 'a': class '' is not"):
+        submission.write_submission(tmp_path / "out.csv", of_two(card, JOINED), tmp_path / "sample.csv", two_masks)
+
+
+def write_classes(tmp_path, submitted, truth):
+    for name, rows in (("sub.csv", submitted), ("sol.csv", truth)):
+        (tmp_path / name).write_text("Image_Class,px\n" + "".join(f"{key},{text}\n" for key, text in rows))
+    return tmp_path / "sub.csv", tmp_path / "sol.csv"
+
+
+def test_score_of_classes_is_the_mean_over_images_and_classes(tmp_path, card):
+    truth = [("a_1", "1 4"), ("a_2", ""), ("b_1", ""), ("b_2", "3 2")]
+    pair = write_classes(tmp_path, [("a_2", ""), ("a_1", "3 4"), ("b_1", "1 1"), ("b_2", "3 2")], truth)
+    # a, 1: 2·2 / 8. a, 2: both empty, 1. b, 1: 0. b, 2: 1.
+    assert submission.score(of_two(card, JOINED), *pair) == (pytest.approx((0.5 + 1 + 0 + 1) / 4), 2)
+
+
+def test_skipped_empties_and_global_dice_by_hand(tmp_path, card):
+    truth = [("a_1", "1 4"), ("b_1", ""), ("a_2", "1 1"), ("b_2", "3 3")]
+    pair = write_classes(tmp_path, [("a_1", "3 4"), ("b_1", ""), ("a_2", ""), ("b_2", "3 3")], truth)
+    # Class 1: only a counts, ½. Class 2: 0 and 1.
+    filled = of_two(card, JOINED, metric="mean_dice_of_filled")
+    assert submission.score(filled, *pair)[0] == pytest.approx((0.5 + 0.5) / 2)
+    # Class 1: 2·2 / 8. Class 2: 2·3 / (3 + 4).
+    everything = of_two(card, JOINED, metric="global_dice")
+    assert submission.score(everything, *pair)[0] == pytest.approx((0.5 + 6 / 7) / 2)
+
+
+def test_a_class_that_the_solution_leaves_out_of_an_image_does_not_count(tmp_path, card):
+    pair = write_classes(tmp_path, [("a_1", "1 1"), ("b_2", "")], [("a_1", "1 1"), ("b_2", "3 1")])
+    assert submission.score(of_two(card, JOINED), *pair) == (pytest.approx((1 + 0) / 2), 2)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_scores_a_perfect_submission_as_one(tmp_path, card, name):
+    rows = [("a", "1 3"), ("b", "4 2")]
+    pair = write_pair(tmp_path, rows, rows)
+    assert submission.score(card.model_copy(update={"metric": name}), *pair)[0] == pytest.approx(1)

@@ -11,9 +11,8 @@ from torch.utils.data import Dataset, Sampler
 
 from pipeline.data.augment import Augment
 from pipeline.data.images import Reader
-from pipeline.data.index import read_target
+from pipeline.data.labels import Labels
 from pipeline.data.mixing import Mixing, Pair
-from pipeline.rle import Dialect
 
 CACHE_BYTES = 2 << 30  # decoded images below this size stay in memory
 PSEUDO_STREAM = 1  # beside seed and epoch, what tells the draws of pseudo-labelled images from the others
@@ -42,13 +41,14 @@ class MaskedImages(Dataset):
         mixing: of an image with others of the index, after the augmentation.
 
     Shapes:
-        item: image (channels, H, W) uint8, mask (C, H, W) uint8, 0 or 1; of a pseudo-labelled image also 255, void.
+        item: image (channels, H, W) uint8, mask (C, H, W) uint8, 0 or 1, of exclusive classes (1, H, W), their
+            numbers; 255 is void.
     """
 
     def __init__(
         self,
         index: pd.DataFrame,
-        dialect: Dialect,
+        labels: Labels,
         reader: Reader,
         augment: Augment,
         copies: int = 1,
@@ -59,10 +59,10 @@ class MaskedImages(Dataset):
         indices = [index] if pseudo is None else [index, pseudo.index]
         self.annotated = len(index)
         self.rows = [row for each in indices for row in each.itertuples()]
-        self.dialect, self.reader, self.augment = dialect, reader, augment
+        self.labels, self.reader, self.augment = labels, reader, augment
         self.pseudo, self.mixing = pseudo, mixing
         pixels = sum(int((each["height"] * each["width"]).sum()) for each in indices)
-        decoded = pixels * (reader.channels + 1)
+        decoded = pixels * (reader.channels + (1 if labels.exclusive else len(labels.classes)))
         self.cache: dict[int, Pair] | None = {} if decoded * copies < CACHE_BYTES else None
 
     def __len__(self) -> int:
@@ -90,7 +90,7 @@ class MaskedImages(Dataset):
 
     def _mask(self, row: object, position: int) -> np.ndarray:
         if position < self.annotated:
-            return read_target(row, self.dialect)[..., None]
+            return self.labels.read(row)
         return np.ascontiguousarray(self.pseudo.label(row.image_id).transpose(1, 2, 0))
 
 

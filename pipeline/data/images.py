@@ -76,6 +76,41 @@ def read_mask(path: Path) -> np.ndarray:
     return (_decode(path, "L") > 0).astype(np.uint8)
 
 
+def read_labels(
+    path: Path, values: dict[int | tuple[int, int, int], int], void: int | tuple[int, int, int] | None = None
+) -> np.ndarray:
+    """A mask image of coded classes as (H, W) uint8 class numbers, 255 where void.
+
+    Args:
+        values: of a pixel (grey value, palette index or colour) to the number of its class.
+        void: value of pixels that count for nothing.
+
+    Raises:
+        ImageError: as `read_image`; for a value that is not named, with its place.
+    """
+    codes = dict(values) if void is None else {**values, void: 255}
+    pixels = _decode_codes(path, colours=any(isinstance(value, tuple) for value in codes))
+    numbers, named = np.zeros(pixels.shape[:2], np.uint8), np.zeros(pixels.shape[:2], bool)
+    for value, number in codes.items():
+        here = (pixels == np.asarray(value, dtype=pixels.dtype)).reshape(*pixels.shape[:2], -1).all(axis=-1)
+        numbers[here], named[here] = number, True
+    if not named.all():
+        row, column = np.argwhere(~named)[0]
+        raise ImageError(
+            f"{path}: value {pixels[row, column].tolist()} at row {row}, column {column} ({(~named).sum()} pixels) is "
+            f"not named in the card's masks.values"
+        )
+    return numbers
+
+
+def _decode_codes(path: Path, *, colours: bool) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB") if colours else image)
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise ImageError(_why(path, error)) from None
+
+
 def read_size(path: Path) -> tuple[int, int]:
     """Height and width, from the file's header alone.
 

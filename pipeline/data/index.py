@@ -1,18 +1,21 @@
 """The index: one row per image. Competition columns get this project's names here, once.
 
-Columns: image_id (str), path, height, width; for training images also rle or mask_path, coverage
-(share of the image that is masked, 0 to 1), empty, group, and every column of the card's meta table.
+Columns: image_id (str), path, height, width; for training images also rle (the text of the mask, its rows in lines;
+of several classes a tuple of texts) or mask_path, coverage (share of the image that is masked, 0 to 1; of several
+classes also coverage_<class>), empty, group, and every column of the card's meta table.
 """
 
 import logging
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.data.images import ImageError, read_image, read_mask, read_size
+from pipeline.data.images import ImageError, read_image, read_size
+from pipeline.data.labels import Labels, one_hot
+from pipeline.data.tables import read_rows, read_table
 from pipeline.rle import Dialect, RLEError, area
 
 log = logging.getLogger(__name__)
@@ -34,8 +37,7 @@ def read_index(card: Competition, root: Path, skip_bad: bool = False) -> pd.Data
     index = _read_labels(card, root)
     index["path"] = _match_images(index["image_id"], root / card.files.train_images, card.files.suffix, skip_bad)
     index = _measure(index, skip_bad)
-    index["coverage"] = _coverage(index, card, root)
-    index["empty"] = np.where(index["coverage"] == 0, "yes", "no")
+    index = _add_coverage(index, card, root)
     index = _join_meta(index, card, root)
     index["group"] = index[_group_column(index, card)]
     return index.sort_values("image_id", ignore_index=True)
@@ -49,59 +51,57 @@ def read_test_index(card: Competition, root: Path, skip_bad: bool = False) -> pd
     Raises:
         As `read_index`.
     """
-    ids = read_table(root / card.files.sample_submission, [card.columns.id])[card.columns.id]
-    index = pd.DataFrame({"image_id": ids})
-    _refuse_duplicates(index, root / card.files.sample_submission)
+    rows = read_rows(root / card.files.sample_submission, [card.columns], card.classes, rle=False)
+    if not card.several_rows:
+        _refuse_repeats(rows, root / card.files.sample_submission)
+    index = pd.DataFrame({"image_id": rows["image_id"].unique()})
     index["path"] = _match_images(index["image_id"], root / card.files.test_images, card.files.suffix, skip_bad)
     return _measure(index, skip_bad)
 
 
-def read_table(path: Path, columns: Sequence[str], *, only: bool = False) -> pd.DataFrame:
-    """A CSV as text: ids keep their zeros, a blank stays a blank.
-
-    Args:
-        columns: that must be there.
-        only: keep no others in memory.
-
-    Raises:
-        FileNotFoundError: with what to do.
-        ValueError: if a column is missing, with the columns that are there.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file. Put the competition's files into {path.parent}/, or say where they are "
-            f"with DATA=folder (make) or --data folder"
-        )
-    try:
-        wanted = (lambda name: name.strip() in columns) if only else None
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=wanted)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a CSV: {error}") from None
-    table.columns = table.columns.str.strip()  # SIIM's header has a leading space
-    for column in columns:
-        if column not in table:
-            raise ValueError(f"{path}: no column '{column}', it has: {', '.join(table.columns)}")
-    return table
-
-
-def read_target(row: object, dialect: Dialect) -> np.ndarray:
-    """The mask of one row of the index, (H, W) uint8 0 or 1."""
-    if hasattr(row, "rle"):
-        return dialect.decode(row.rle, (row.height, row.width))
-    return read_mask(row.mask_path)
-
-
 def _read_labels(card: Competition, root: Path) -> pd.DataFrame:
+    """Ids with their labels: rle (a text, of several classes a text each) and line; or mask_path."""
     if card.files.train_csv is None:
         masks = _files(root / card.files.train_masks, card.files.mask_suffix)
         return pd.DataFrame({"image_id": sorted(masks), "mask_path": [masks[key] for key in sorted(masks)]})
     path = root / card.files.train_csv
-    table = read_table(path, [card.columns.id, card.columns.rle])
-    index = pd.DataFrame({"image_id": table[card.columns.id], "rle": table[card.columns.rle]})
-    if card.columns.group in table:
-        index[card.columns.group] = table[card.columns.group]
-    _refuse_duplicates(index, path)
-    return index.assign(line=np.arange(2, len(index) + 2))  # the line in the file, whose first is the header
+    rows = read_rows(path, card.training_layouts, card.classes)
+    if not card.several_rows:
+        _refuse_repeats(rows, path)
+    texts = rows.groupby(["image_id", "label"], sort=False)["rle"].agg("\n".join).unstack("label", fill_value="")
+    first = rows.groupby("image_id", sort=False).first()
+    index = pd.DataFrame({"image_id": first.index, "line": first["line"].to_numpy()})
+    index["rle"] = _per_class(texts.reindex(index=first.index, columns=list(card.classes), fill_value=""))
+    if "group" in rows:
+        index[card.group_column] = first["group"].to_numpy()
+    return index if card.rowless == "refuse" else _with_rowless(index, card, root)
+
+
+def _per_class(texts: pd.DataFrame) -> list[str] | list[tuple[str, ...]]:
+    """The text of one class, or a tuple of those of several."""
+    if texts.shape[1] == 1:
+        return texts.iloc[:, 0].tolist()
+    return list(texts.itertuples(index=False, name=None))
+
+
+def _with_rowless(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:
+    """The index and the images of the training folder that have no row: their masks are empty."""
+    found = _files(root / card.files.train_images, card.files.suffix)
+    ids = sorted(set(found) - set(index["image_id"]))
+    empty = "" if len(card.classes) == 1 else ("",) * len(card.classes)
+    return pd.concat([index, pd.DataFrame({"image_id": ids, "line": 0, "rle": [empty] * len(ids)})], ignore_index=True)
+
+
+def _refuse_repeats(rows: pd.DataFrame, path: Path) -> None:
+    again = rows.duplicated(["image_id", "label"])
+    if again.any():
+        first = rows[again].iloc[0]
+        of_class = f", class '{first['label']}'" if rows["label"].nunique() > 1 else ""
+        raise ValueError(
+            f"{path}: {again.sum()} of {len(rows)} rows repeat an id, the first is '{first['image_id']}'{of_class} "
+            f"(line {first['line']}): expected one row per mask. If a mask's parts have a row each, set "
+            f"several_rows = true on the card"
+        )
 
 
 def _refuse_duplicates(index: pd.DataFrame, path: Path) -> None:
@@ -152,33 +152,47 @@ def _measure(index: pd.DataFrame, skip_bad: bool) -> pd.DataFrame:
     return index.assign(height=height, width=width)
 
 
-def _coverage(index: pd.DataFrame, card: Competition, root: Path) -> list[float]:
-    """The masked share of each image; decodes every label on the way, so that none fails in the night."""
-    if card.files.train_csv is None:
-        return [_mask_coverage(row) for row in index.itertuples()]
-    path = root / card.files.train_csv
-    return [_rle_coverage(row, card.dialect, path) for row in index.itertuples()]
+def _add_coverage(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:
+    """The masked share of each image, and of each class; decodes every label on the way: none fails in the night."""
+    labels = Labels.of(card)
+    of_row = (
+        _mask_coverage if card.files.train_csv is None else partial(_rle_coverage, path=root / card.files.train_csv)
+    )
+    shares = np.array([of_row(row, labels) for row in index.itertuples()]).reshape(len(index), -1)
+    index["coverage"] = shares.sum(axis=1).clip(max=1)
+    index["empty"] = np.where(index["coverage"] == 0, "yes", "no")
+    if len(card.classes) == 1:
+        return index
+    return index.assign(**{f"coverage_{name}": share for name, share in zip(card.classes, shares.T, strict=True)})
 
 
-def _rle_coverage(row: object, dialect: Dialect, path: Path) -> float:
+def _rle_coverage(row: object, labels: Labels, path: Path) -> list[float]:
     pixels = row.height * row.width
-    try:
-        runs = dialect.runs(row.rle)
-        if len(runs[1]) and runs[1][-1] > pixels:
-            dialect.decode(row.rle, (row.height, row.width))  # says which run leaves the image
-    except RLEError as error:
-        raise ValueError(f"{path}: line {row.line}, id '{row.image_id}': {error}") from None
-    return area(runs) / pixels
+    shares = []
+    for text in [row.rle] if isinstance(row.rle, str) else row.rle:
+        try:
+            shares.append(sum(_area(line, row, labels.dialect) for line in text.split("\n")) / pixels)
+        except RLEError as error:
+            raise ValueError(f"{path}: line {row.line}, id '{row.image_id}': {error}") from None
+    return shares
 
 
-def _mask_coverage(row: object) -> float:
-    mask = read_mask(row.mask_path)
-    if mask.shape != (row.height, row.width):
+def _area(text: str, row: object, dialect: Dialect) -> int:
+    runs = dialect.runs(text)
+    if len(runs[1]) and runs[1][-1] > row.height * row.width:
+        dialect.decode(text, (row.height, row.width))  # says which run leaves the image
+    return area(runs)
+
+
+def _mask_coverage(row: object, labels: Labels) -> list[float]:
+    mask = labels.read(row)
+    if mask.shape[:2] != (row.height, row.width):
         raise ValueError(
-            f"{row.mask_path}: mask of {mask.shape}, its image {row.path} is ({row.height}, {row.width}): "
+            f"{row.mask_path}: mask of {mask.shape[:2]}, its image {row.path} is ({row.height}, {row.width}): "
             f"expected one size (height, width)"
         )
-    return float(mask.mean())
+    masks = one_hot(mask, len(labels.classes)) if labels.exclusive else mask
+    return (masks == 1).mean(axis=(0, 1)).tolist()
 
 
 def _group_column(index: pd.DataFrame, card: Competition) -> str:
@@ -187,7 +201,7 @@ def _group_column(index: pd.DataFrame, card: Competition) -> str:
     Raises:
         ValueError: if the card names a column that no table has.
     """
-    group = card.columns.group
+    group = card.group_column
     if group is not None and group not in index:
         where = " or ".join(filter(None, (card.files.train_csv, card.files.train_meta)))
         raise ValueError(
@@ -201,13 +215,13 @@ def _join_meta(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFra
     if card.files.train_meta is None:
         return index
     path = root / card.files.train_meta
-    if not path.exists() and (card.columns.group is None or card.columns.group in index):
+    if not path.exists() and (card.group_column is None or card.group_column in index):
         return index  # nothing that the card says depends on it
     meta = read_table(path, [card.columns.id]).rename(columns={card.columns.id: "image_id"})
     _refuse_duplicates(meta, path)
     without = sorted(set(index["image_id"]) - set(meta["image_id"]))
     if without:
         raise ValueError(f"{path}: no row for {len(without)} training images, the first is '{without[0]}'")
-    reserved = {"rle", "mask_path", "line", "fold", "group"} - {card.columns.group}
+    reserved = {"rle", "mask_path", "line", "fold", "group"} - {card.group_column}
     extra = [column for column in meta if column == "image_id" or column not in reserved.union(index.columns)]
     return index.merge(meta[extra], on="image_id", how="left", validate="one_to_one")

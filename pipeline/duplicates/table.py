@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.data.index import read_table
+from pipeline.data.tables import read_table
 from pipeline.files import whole
 
 COLUMNS = ["first", "first_part", "second", "second_part", "kind", "view", "down", "right", "score"]

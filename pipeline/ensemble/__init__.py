@@ -7,6 +7,8 @@ Source:
 
 from pipeline.ensemble.choice import Choice, Chosen, Oof, choose
 from pipeline.ensemble.combine import COMBINATIONS, average, blend, combine
+from pipeline.ensemble.decision import Decision, Drawer, Exclusive, PerClass, blender, decide
+from pipeline.ensemble.exclusive import decide_exclusive
 from pipeline.ensemble.weights import (
     Fitted,
     Reduced,
@@ -22,14 +24,21 @@ __all__ = [
     "COMBINATIONS",
     "Choice",
     "Chosen",
+    "Decision",
+    "Drawer",
+    "Exclusive",
     "Fitted",
     "Oof",
+    "PerClass",
     "Reduced",
     "at_best_threshold",
     "average",
     "blend",
+    "blender",
     "choose",
     "combine",
+    "decide",
+    "decide_exclusive",
     "greedy_weights",
     "image_scores",
     "log_loss",

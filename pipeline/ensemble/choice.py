@@ -1,4 +1,7 @@
-"""How members become masks: a combination with weights, and a cut; chosen on OOF, scored where it was not chosen."""
+"""How members become one mask: a combination with weights, and a cut; chosen on OOF, scored where it was not chosen.
+
+Each class of several has a choice of its own: what suits a frequent large class suits a rare small one badly.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +36,7 @@ class Oof:
     Args:
         image_ids: of the N images.
         fold_of: (N,) int.
-        read: from an image id to its members' values (M, H, W) uint8 and its target (H, W).
+        read: from an image id to its members' values (M, C, H, W) uint8 and its target (C, H, W).
         members: M.
         track: shows progress over N items.
     """
@@ -52,6 +55,15 @@ class Oof:
             return values[member : member + 1], target
 
         return replace(self, read=read, members=1)
+
+    def of_class(self, number: int) -> "Oof":
+        """The same images with one class alone, without its axis: values (M, H, W), target (H, W)."""
+
+        def read(image_id: str) -> tuple[np.ndarray, np.ndarray]:
+            values, target = self.read(image_id)
+            return values[:, number], target[number]
+
+        return replace(self, read=read)
 
 
 class _Chooser:

@@ -1,4 +1,4 @@
-"""Images to probabilities: the one place of the sigmoid."""
+"""Images to probabilities: the one place of sigmoid and softmax."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -23,31 +24,51 @@ class Predictor:
     Args:
         views: names of `tta.VIEWS`, averaged as probabilities.
         precision: as `hardware.precision`.
+        exclusive: one class per pixel, so that the classes' probabilities sum to 1.
     """
 
-    def __init__(self, model: nn.Module, views: tuple[str, ...], precision: str = "auto"):
+    def __init__(self, model: nn.Module, views: tuple[str, ...], precision: str = "auto", *, exclusive: bool = False):
         self.device = hardware.device()
         self.dtype = hardware.precision(precision, self.device)
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()
-        self.views = views
+        self.views, self.exclusive = views, exclusive
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Probabilities (N, classes, H, W) float32 on the CPU, of images (N, channels, H, W) uint8."""
         images = images.to(self.device).contiguous(memory_format=torch.channels_last)
         with hardware.autocast(self.device, self.dtype):
-            return average_views(lambda view: self.model(view).float().sigmoid(), images, self.views).cpu()
+            return average_views(self._probs, images, self.views).cpu()
+
+    def _probs(self, images: Tensor) -> Tensor:
+        logits = self.model(images).float()
+        return logits.softmax(dim=1) if self.exclusive else logits.sigmoid()
 
 
 def predict_images(
-    predictor: Predictor, index: pd.DataFrame, *, reader: Reader, batch_size: int, workers: int, what: str
+    predictor: Predictor,
+    index: pd.DataFrame,
+    *,
+    reader: Reader,
+    batch_size: int,
+    workers: int,
+    what: str,
+    size: tuple[int, int] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """`image_id` and probs (classes, H, W) float32 of each row of the index, batched by equal size."""
+    """`image_id` and probs (classes, H, W) float32 of each row of the index, batched by equal size.
+
+    Args:
+        what: is being done, for the progress bar.
+        size: height and width that the probabilities are brought to; None: the image's.
+    """
     batches = equal_size_batches(index, batch_size)
     loader = DataLoader(Images(index, reader), batch_sampler=batches, num_workers=workers)
     ids = index["image_id"].to_numpy()
     for positions, images in zip(batches, track(loader, what, total=len(batches)), strict=True):
-        yield from zip(ids[positions], predictor(images).numpy(), strict=True)
+        probs = predictor(images)
+        if size is not None:
+            probs = F.interpolate(probs, size, mode="area" if size[0] < probs.shape[-2] else "bilinear")
+        yield from zip(ids[positions], probs.numpy(), strict=True)
 
 
 def predict_to_store(

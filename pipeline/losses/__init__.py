@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from pipeline.losses.bce import BCELoss
 from pipeline.losses.cross_entropy import CrossEntropyLoss
 from pipeline.losses.dice import DiceLoss
+from pipeline.losses.dice_softmax import DiceSoftmaxLoss
 from pipeline.losses.focal import FocalLoss
 from pipeline.losses.jaccard import JaccardLoss
 from pipeline.losses.lovasz import LovaszHingeLoss
 from pipeline.losses.lovasz_softmax import LovaszSoftmaxLoss
+from pipeline.losses.multiclass import MultiClassLoss
 from pipeline.losses.multilabel import MultiLabelLoss
 from pipeline.losses.precision import Pixels
 from pipeline.losses.tversky import FocalTverskyLoss, TverskyLoss
@@ -36,9 +38,10 @@ LOSSES = {
     "tversky": TverskyLoss,
 }
 
-# Target (N, H, W): one class per pixel.
+# Target (N, H, W): one class per pixel, of a card with exclusive classes.
 MULTICLASS_LOSSES = {
     "cross_entropy": CrossEntropyLoss,
+    "dice_softmax": DiceSoftmaxLoss,
     "lovasz_softmax": LovaszSoftmaxLoss,
 }
 
@@ -63,38 +66,71 @@ class WeightedSum(MultiLabelLoss):
 
     def __init__(self, mix: Mapping[str, float], options: Options | None = None):
         super().__init__()
-        losses = {name: _build(name, (options or {}).get(name, {})) for name in mix}
-        self.weights = {name: weight for name, weight in mix.items() if weight > 0}
-        self.losses = nn.ModuleDict({name: losses[name] for name in self.weights})
+        self.weights, self.losses = _weighted(mix, options, LOSSES)
 
     def value(self, pixels: Pixels) -> Tensor:
         return sum(weight * self.losses[name].value(pixels) for name, weight in self.weights.items())
 
 
-def build_loss(mix: Mapping[str, float], options: Options | None = None) -> nn.Module:
+class WeightedClassSum(MultiClassLoss):
+    """`WeightedSum` where each pixel has one class.
+
+    Args:
+        mix: name in MULTICLASS_LOSSES to weight. `build_loss` checks it.
+        options: name in the mix to arguments of the loss's class.
+
+    Shapes:
+        logits: (N, C, H, W) float, before the softmax.
+        target: (N, 1, H, W) of 0 … C-1, or 255 for void: a mask with a channel, as batches have it.
+        returns: scalar.
+    """
+
+    def __init__(self, mix: Mapping[str, float], options: Options | None = None):
+        super().__init__()
+        self.weights, self.losses = _weighted(mix, options, MULTICLASS_LOSSES)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return super().forward(logits, target.squeeze(1))
+
+    def value(self, logits: Tensor, target: Tensor) -> Tensor:
+        return sum(weight * self.losses[name].value(logits, target) for name, weight in self.weights.items())
+
+
+Known = Mapping[str, type[MultiLabelLoss] | type[MultiClassLoss]]
+
+
+def _weighted(
+    mix: Mapping[str, float], options: Options | None, known: Known
+) -> tuple[dict[str, float], nn.ModuleDict]:
+    """Weights and losses of a mix, without those of weight 0; the options of these are checked all the same."""
+    losses = {name: _build(name, known[name], (options or {}).get(name, {})) for name in mix}
+    weights = {name: weight for name, weight in mix.items() if weight > 0}
+    return weights, nn.ModuleDict({name: losses[name] for name in weights})
+
+
+def build_loss(mix: Mapping[str, float], options: Options | None = None, *, exclusive: bool = False) -> nn.Module:
     """The weighted sum that a phase asks for, as in {"bce": 1.0, "dice": 1.0}.
 
     Weights need not add up to 1: they scale the loss, and so the step.
 
     Args:
-        mix: name in LOSSES to weight.
+        mix: name in LOSSES to weight; of exclusive classes, in MULTICLASS_LOSSES.
         options: name in the mix to arguments of that loss, as in {"bce": {"positive_weight": 5.0}}.
+        exclusive: whether each pixel has one class, and the target is its number.
 
     Raises:
-        ValueError: for an empty mix, a name that is not in LOSSES, a weight that is negative
-            or not finite, or weights that are all 0; for options of a loss that is not in the mix,
-            and for an option that the loss does not know, or whose value it refuses.
+        ValueError: for an empty mix, a name that is not known, a weight that is negative or not finite, or weights
+            that are all 0; for options of a loss that is not in the mix, and for an option that the loss does not
+            know, or whose value it refuses.
     """
+    known, others = (MULTICLASS_LOSSES, LOSSES) if exclusive else (LOSSES, MULTICLASS_LOSSES)
     if not mix:
-        raise ValueError(f"no loss given: name at least one. Known losses: {', '.join(LOSSES)}.")
+        raise ValueError(f"no loss given: name at least one. Known losses: {', '.join(known)}.")
     for name, weight in mix.items():
-        if name in MULTICLASS_LOSSES:
-            raise ValueError(
-                f"loss '{name}' needs a multi-class target, one class per pixel, and a phase has a mask per channel. "
-                f"Losses for that: {', '.join(LOSSES)}."
-            )
-        if name not in LOSSES:
-            raise ValueError(f"unknown loss '{name}'. {did_you_mean(name.lower(), LOSSES)}")
+        if name in others:
+            raise ValueError(f"loss '{name}' {UNFIT[exclusive]}. Losses for that: {', '.join(known)}.")
+        if name not in known:
+            raise ValueError(f"unknown loss '{name}'. {did_you_mean(name.lower(), known)}")
         if not 0 <= weight < math.inf:
             raise ValueError(f"weight of loss '{name}' must be >= 0 and finite, got {weight}")
     if not any(mix.values()):
@@ -102,12 +138,20 @@ def build_loss(mix: Mapping[str, float], options: Options | None = None) -> nn.M
     for name in options or {}:
         if name not in mix:
             raise ValueError(f"options of loss '{name}', which has no weight. {did_you_mean(name.lower(), mix)}")
-    return WeightedSum(mix, options)
+    return WeightedClassSum(mix, options) if exclusive else WeightedSum(mix, options)
 
 
-def _build(name: str, options: Mapping[str, Option]) -> MultiLabelLoss:
+UNFIT = {
+    False: "needs a multi-class target, one class per pixel, and this competition has a mask per class",
+    True: "needs a mask per class, and this competition's classes are exclusive, one per pixel",
+}
+
+
+def _build(
+    name: str, loss: type[MultiLabelLoss] | type[MultiClassLoss], options: Mapping[str, Option]
+) -> MultiLabelLoss | MultiClassLoss:
     """The loss with its arguments; a mistake in one is answered with the loss's name."""
-    known = inspect.signature(LOSSES[name]).parameters
+    known = inspect.signature(loss).parameters
     for option, value in options.items():
         if option not in known:
             raise ValueError(f"loss '{name}': unknown option '{option}'. {did_you_mean(option, known)}")
@@ -116,7 +160,7 @@ def _build(name: str, options: Mapping[str, Option]) -> MultiLabelLoss:
         if not fits:
             raise ValueError(f"loss '{name}': {option} = {value!r}: expected {EXPECTED[kind]}")
     try:
-        return LOSSES[name](**options)
+        return loss(**options)
     except ValueError as error:
         raise ValueError(f"loss '{name}': {error}") from None
 

@@ -45,6 +45,11 @@ class Metric(NamedTuple):
         gained = np.asarray(self.gained(counts), dtype=np.float64)
         return gained, np.ones(gained.shape) if self.possible is None else np.asarray(self.possible(counts), np.float64)
 
+    def total(self, counts: Counts) -> np.ndarray:
+        """The score of all images (N, C, ...) together at each of what follows, (...); 0 where it is not defined."""
+        gained, possible = (np.moveaxis(term.sum(axis=0), 0, -1) for term in self.terms(counts))
+        return np.nan_to_num(ratio(gained, possible))
+
     def scores(self, counts: Counts) -> Scores:
         """Of images (N,) of one class, or (N, C)."""
         return Scores(*(term.reshape(len(term), -1) for term in self.terms(counts)))

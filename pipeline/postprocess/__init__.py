@@ -4,7 +4,15 @@
 threshold, `search_rules` finds the best rules.
 """
 
-from pipeline.postprocess.levels import HALF, THRESHOLDS, best_threshold, count_by_label, count_levels, level
+from pipeline.postprocess.levels import (
+    HALF,
+    THRESHOLDS,
+    best_threshold,
+    count_argmax,
+    count_by_label,
+    count_levels,
+    level,
+)
 from pipeline.postprocess.rules import Cut, apply
 from pipeline.postprocess.search import (
     AREAS,
@@ -27,6 +35,7 @@ __all__ = [
     "apply",
     "area_grid",
     "best_threshold",
+    "count_argmax",
     "count_by_label",
     "count_levels",
     "level",

@@ -7,6 +7,7 @@ number 128 is exactly .5.
 
 import numpy as np
 
+from pipeline.data.labels import VOID
 from pipeline.inference.store import LEVELS
 from pipeline.metrics import Counts
 
@@ -51,6 +52,18 @@ def count_levels(values: np.ndarray, target: np.ndarray) -> Counts:
     intersection = inside[:0:-1].cumsum()[::-1]  # pixels at level k or above, for k = 1 … 255
     predicted = intersection + outside[:0:-1].cumsum()[::-1]
     return Counts(intersection, predicted, np.full(LEVELS, inside.sum()))
+
+
+def count_argmax(values: np.ndarray, target: np.ndarray) -> Counts:
+    """The counts of each exclusive class, (C,): a pixel belongs to its most probable class, of equals the first.
+
+    Shapes:
+        values: (C, H, W) uint8; target: (C, H, W), 0 or 1, or 255 for void, which is not counted.
+    """
+    classes, valid = len(values), target[0] != VOID
+    found, true = values.argmax(axis=0)[valid], target.argmax(axis=0)[valid]
+    joint = np.bincount(true * classes + found, minlength=classes * classes).reshape(classes, classes)
+    return Counts(joint.diagonal().copy(), joint.sum(axis=0), joint.sum(axis=1))
 
 
 def best_threshold(scores: np.ndarray) -> int:

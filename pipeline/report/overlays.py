@@ -1,6 +1,7 @@
 """A picture sheet: images with the outlines of what is true and what was predicted."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from matplotlib.lines import Line2D
 from pipeline.files import whole
 
 TRUE, PREDICTED = "#00b3ff", "#ff5a1f"  # blue and orange: told apart by most colour-blind eyes
+STYLES = ("solid", "dashed", "dotted")  # of the classes, in turn
 COLUMNS = 6
 
 
@@ -25,8 +27,8 @@ class Panel(NamedTuple):
 
     title: str
     image: np.ndarray  # (H, W, 1 or 3) uint8
-    mask: np.ndarray | None  # (H, W) 0 or 1, predicted
-    target: np.ndarray | None = None  # (H, W) 0 or 1
+    masks: np.ndarray | None  # (C, h, w) predicted, 1 is in; of the image, at any size
+    target: np.ndarray | None = None  # (C, h, w)
 
 
 def choose_examples(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -51,7 +53,7 @@ def write_sheet(path: Path, rows: Mapping[str, Sequence[Panel]]) -> None:
             axis.axis("off")
         for axis, panel in zip(axes, panels, strict=False):
             _draw(axis, panel)
-    if any(panel.mask is not None for panels in rows.values() for panel in panels):
+    if any(panel.masks is not None for panels in rows.values() for panel in panels):
         lines = [Line2D([], [], color=TRUE, label="true"), Line2D([], [], color=PREDICTED, label="predicted")]
         figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False)
     with whole(path) as partial:
@@ -63,17 +65,20 @@ def _draw(axis: Axes, panel: Panel) -> None:
     grey = panel.image.shape[-1] == 1
     axis.imshow(panel.image[..., 0] if grey else panel.image, cmap="gray" if grey else None)
     axis.set_title(panel.title, fontsize=8)
-    for mask, colour in ((panel.target, TRUE), (panel.mask, PREDICTED)):
-        if mask is not None and mask.any():
-            # A border of zeros closes outlines that end at the image's edge.
-            closed = np.pad(mask, 1)
-            axis.contour(
-                np.arange(-1, mask.shape[1] + 1),
-                np.arange(-1, mask.shape[0] + 1),
-                closed,
-                [0.5],
-                colors=colour,
-                linewidths=1.1,
-            )
+    for masks, colour in ((panel.target, TRUE), (panel.masks, PREDICTED)):
+        for mask, style in zip(() if masks is None else masks, cycle(STYLES)):
+            _outline(axis, mask == 1, panel.image.shape, colors=colour, linestyles=style)
     axis.set_xlim(-0.5, panel.image.shape[1] - 0.5)
     axis.set_ylim(panel.image.shape[0] - 0.5, -0.5)
+
+
+def _outline(axis: Axes, mask: np.ndarray, shape: tuple[int, ...], **looks: object) -> None:
+    """The border of a mask (h, w) on an image of another size."""
+    if not mask.any():
+        return
+    # A border of zeros closes outlines that end at the image's edge.
+    closed = np.pad(mask, 1)
+    places = [
+        (np.arange(-1, side + 1) + 0.5) * full / side - 0.5 for side, full in zip(mask.shape, shape, strict=False)
+    ]
+    axis.contour(places[1], places[0], closed, [0.5], linewidths=1.1, **looks)

@@ -10,7 +10,8 @@ import pandas as pd
 from pipeline.bootstrap import Difference, paired
 from pipeline.config import Config
 from pipeline.data.images import Reader
-from pipeline.data.index import read_index, read_table, read_test_index
+from pipeline.data.index import read_index, read_test_index
+from pipeline.data.tables import read_table
 from pipeline.duplicates import merge_groups
 from pipeline.duplicates.candidates import VIEWS
 from pipeline.report.overlays import COLUMNS, Panel, write_sheet
@@ -81,7 +82,7 @@ def _draw(path: Path, pairs: pd.DataFrame, paths: dict[str, dict[str, Path]], re
                     reader(paths[row.second_part][row.second]),
                     row,
                 ),
-                mask=None,
+                masks=None,
             )
             for row in shown.itertuples()
         ]
@@ -130,8 +131,6 @@ def inflation(cfg: Config) -> Inflation:
     scores = []
     for split in (random, grouped):
         oof_of(split)
-        scores.append(pd.concat([scores_at_half(split, fold) for fold in split.numbers()]))
-    ids = grouped.index["image_id"]
-    a, b = (each[ids].to_numpy() for each in scores)
-    difference = paired(a, b, grouped.index["group"].to_numpy())
-    return Inflation(float(a.mean()), float(b.mean()), difference, len(ids))
+        scores.append(scores_at_half(split, grouped.index))
+    difference = paired(*scores, grouped.index["group"].to_numpy())
+    return Inflation(scores[0].mean(), scores[1].mean(), difference, len(grouped.index))

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from pipeline import competition
 from pipeline.bootstrap import Difference, paired
 from pipeline.config import Config
-from pipeline.data.index import read_table
+from pipeline.data.tables import read_table
+from pipeline.metrics import Scores
 from pipeline.pseudo import read_labels
 from pipeline.shakeup import Shakeup, simulate
+from pipeline.stages.ensembling import GAINED, POSSIBLE
 from pipeline.stages.labelling import with_pseudo
 from pipeline.stages.preparing import count_test_images, prepare, scores_at_half
 from pipeline.stages.training import oof_of, source_of_labels
@@ -41,11 +42,11 @@ def compare(a: str, b: str) -> Compared:
         ValueError: if they are of different images.
     """
     first, second = _same_images([a, b])
-    difference = paired(first["score"].to_numpy(), second["score"].to_numpy(), first["group"].to_numpy())
+    scores = scores_of(first), scores_of(second)
     return Compared(
-        first["score"].mean(),
-        second["score"].mean(),
-        difference,
+        scores[0].mean(),
+        scores[1].mean(),
+        paired(*scores, first["group"].to_numpy()),
         len(first),
         first["group"].nunique(),
         first["fold"].equals(second["fold"]),
@@ -82,9 +83,9 @@ def final(names: Sequence[str], card_name: str, root: Path | None = None) -> Fin
     tables = _same_images(list(names))
     share = card.leaderboard.public_share
     test_images = count_test_images(card, root or Path("data") / card.name)
-    scores = np.stack([table["score"].to_numpy() for table in tables])
+    scores = [scores_of(table) for table in tables]
     boards = simulate(scores, tables[0]["group"].to_numpy(), public_share=share, test_images=test_images)
-    return Final(list(names), scores.mean(axis=1).tolist(), boards, test_images, share)
+    return Final(list(names), [each.mean() for each in scores], boards, test_images, share)
 
 
 def _refuse_other_competition(names: Sequence[str], card_name: str) -> None:
@@ -125,16 +126,12 @@ def pseudo(cfg: Config) -> PseudoGain:
         )
     for member in (source, labelled):
         oof_of(member)
-    ids = source.index["image_id"]
-    without, with_ = (
-        pd.concat([scores_at_half(member, fold) for fold in member.numbers()])[ids].to_numpy()
-        for member in (source, labelled)
-    )
+    without, with_ = (scores_at_half(member, source.index) for member in (source, labelled))
     return PseudoGain(
         labelled.cfg.name,
         source.cfg.name,
         {fold: len(read_labels(labelled.paths.pseudo(fold), fold)) for fold in labelled.numbers()},
-        (float(with_.mean()), float(without.mean())),
+        (with_.mean(), without.mean()),
         paired(with_, without, source.index["group"].to_numpy()),
     )
 
@@ -157,7 +154,7 @@ def _same_images(names: Sequence[str]) -> list[pd.DataFrame]:
 
 
 def read_scores(name: str) -> pd.DataFrame:
-    """The cross-fitted score of each training image: image_id, fold, group, score; sorted by id.
+    """The cross-fitted score of each training image, as `ensembling.write_scores` wrote it; sorted by id.
 
     Raises:
         FileNotFoundError: if the stage `ensemble` has not run, with the command.
@@ -166,8 +163,17 @@ def read_scores(name: str) -> pd.DataFrame:
     path = Path("submissions") / f"{name}.oof.csv"
     if not path.exists():
         raise FileNotFoundError(f'{path}: no such file: run make ensemble CONFIGS="{name.replace("+", " ")}" first')
-    table = read_table(path, ["image_id", "fold", "group", "score"]).astype({"score": float})
+    table = read_table(path, ["image_id", "fold", "group", "score"])
     twice = table["image_id"][table["image_id"].duplicated()]
     if len(twice):
         raise ValueError(f"{path}: image '{twice.iloc[0]}' is there twice: run make ensemble again")
     return table.sort_values("image_id", ignore_index=True)
+
+
+def scores_of(table: pd.DataFrame) -> Scores:
+    """What a table of scores says: of a plain mean each image's score, else what each gained of what was possible."""
+    classes = [column.removeprefix(GAINED) for column in table if column.startswith(GAINED)]
+    if not classes:
+        return Scores.of(table["score"].astype(float).to_numpy())
+    gained, possible = (table[[prefix + name for name in classes]].astype(float) for prefix in (GAINED, POSSIBLE))
+    return Scores(gained.to_numpy(), possible.to_numpy())

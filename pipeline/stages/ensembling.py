@@ -1,27 +1,28 @@
 """The stage `ensemble`: from the predictions of one or more configs to a checked submission; and `score`."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from pipeline import competition, postprocess, submission
+from pipeline import competition, submission
 from pipeline.bootstrap import Difference, Interval, interval, paired
+from pipeline.competition import Competition
 from pipeline.config import Config
-from pipeline.data.index import read_target
-from pipeline.ensemble import Choice, Chosen, Oof, choose, combine
+from pipeline.ensemble import Decision, Drawer, Oof, blender, combine, decide, decide_exclusive
 from pipeline.files import whole, write_text
 from pipeline.manifest import made_with
-from pipeline.metrics import METRICS
+from pipeline.metrics import METRICS, Scores
 from pipeline.progress import track
 from pipeline.report.overlays import COLUMNS, Panel, choose_examples, write_sheet
 from pipeline.stages.preparing import Prepared, prepare
 from pipeline.stages.training import predict_test
+from pipeline.submission import MaskOf
 
-MaskOf = Callable[[str], np.ndarray | None]
+GAINED, POSSIBLE = "gained ", "possible "  # before a class's name: columns of a table of scores
 
 
 class Single(NamedTuple):
@@ -38,10 +39,9 @@ class Ensembled(NamedTuple):
 
     csv: Path
     sheet: Path
-    choice: Choice
+    classes: tuple[str, ...]
+    decision: Decision
     honest: Interval  # of the cross-fitted score; over groups where there are groups
-    in_sample: float
-    at_half: float
     singles: list[Single]
     gain: Difference | None  # over the best member alone, both cross-fitted; None for one member
     summary: submission.Summary
@@ -54,7 +54,7 @@ class Ensembled(NamedTuple):
     @property
     def optimism(self) -> float:
         """By how much the in-sample score flatters."""
-        return self.in_sample - self.honest.mean
+        return self.decision.in_sample - self.honest.mean
 
 
 def ensemble(cfgs: Sequence[Config]) -> Ensembled:
@@ -67,25 +67,24 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
     test_index, *_ = [predict_test(member) for member in members]
     first, name = members[0], ensemble_name(cfgs)
     rows = oof_rows(members)
-    chosen, alone = choose_members(members, rows)
-    scores, groups = chosen.fitted.scores, rows["group"].to_numpy()
-    mask_of = test_masks(members, set(test_index["image_id"]), chosen.shipped)
+    together, alone = decide_members(members, rows)
+    scores, groups = together.scores, rows["group"].to_numpy()
+    masks_of = test_masks(members, set(test_index["image_id"]), together.shipped)
     csv = Path("submissions") / f"{name}.csv"
     done = Ensembled(
         csv,
         Path("reports") / f"{name}.png",
-        chosen.shipped,
+        first.card.classes,
+        together,
         interval(scores, groups),
-        chosen.fitted.in_sample,
-        chosen.at_half(),
-        _singles(members, chosen, alone),
+        _singles(members, together, alone),
         _gain(scores, alone, groups),
-        submission.write_submission(csv, first.card, first.paths.root / first.card.files.sample_submission, mask_of),
+        submission.write_submission(csv, first.card, first.paths.root / first.card.files.sample_submission, masks_of),
     )
-    _write_scores(csv.with_suffix(".oof.csv"), rows.assign(score=scores))
+    write_scores(csv.with_suffix(".oof.csv"), rows, scores, first.card.classes)
     write_text(done.manifest, json.dumps(_manifest(members, done), indent=1) + "\n")
-    panels = _test_panels(first, test_index.head(COLUMNS), mask_of)
-    _draw_sheet(done.sheet, members, rows.assign(score=scores), chosen.shipped, panels)
+    panels = _test_panels(first, test_index.head(COLUMNS), masks_of)
+    _draw_sheet(done.sheet, members, rows.assign(score=scores.each()), together.shipped, panels)
     return done
 
 
@@ -146,63 +145,72 @@ def oof_rows(members: Sequence[Prepared]) -> pd.DataFrame:
     return first.index.merge(first.folds, on="image_id").sort_values(["fold", "image_id"], ignore_index=True)
 
 
-def choose_members(members: Sequence[Prepared], rows: pd.DataFrame) -> tuple[Chosen, list[Chosen]]:
-    """The choice of all members together, and that of each one alone (the same one, if there is but one)."""
-    oof, metric = oof_of_members(members, rows), METRICS[members[0].card.metric]
-    together = choose(oof, metric)
+def decide_members(members: Sequence[Prepared], rows: pd.DataFrame) -> tuple[Decision, list[Decision]]:
+    """The decision of all members together, and that of each one alone (the same one, if there is but one)."""
+    oof, card = oof_of_members(members, rows), members[0].card
+    together = _decide(oof, card)
     if len(members) == 1:
         return together, [together]
-    return together, [choose(oof.only(member), metric) for member in range(len(members))]
+    return together, [_decide(oof.only(member), card) for member in range(len(members))]
+
+
+def _decide(oof: Oof, card: Competition) -> Decision:
+    metric = METRICS[card.metric]
+    return decide_exclusive(oof, metric) if card.exclusive else decide(oof, metric, len(card.classes))
 
 
 def oof_of_members(members: Sequence[Prepared], rows: pd.DataFrame) -> Oof:
     """The members' OOF predictions and targets of the rows."""
-    stores, dialect = [member.oof_store() for member in members], members[0].card.dialect
+    stores, labels = [member.oof_store() for member in members], members[0].labels
     by_id = {row.image_id: row for row in rows.itertuples()}
 
     def read(image_id: str) -> tuple[np.ndarray, np.ndarray]:
-        values = [store.read(image_id)[0] for store in stores]
+        values = [store.read(image_id) for store in stores]
         for member, each in zip(members, values, strict=True):
             if each.shape != values[0].shape:
                 raise ValueError(
                     f"image '{image_id}': {member.cfg.name} predicts {each.shape}, {members[0].cfg.name} "
-                    f"{values[0].shape} (height, width): an ensemble needs one size"
+                    f"{values[0].shape} (classes, height, width): an ensemble needs one size"
                 )
-        return np.stack(values), read_target(by_id[image_id], dialect)
+        return np.stack(values), labels.read_scored(by_id[image_id])
 
     return Oof(rows["image_id"].tolist(), rows["fold"].to_numpy(), read, len(members), track)
 
 
-def _singles(members: Sequence[Prepared], together: Chosen, alone: Sequence[Chosen]) -> list[Single]:
-    weights = zip(together.shipped.weights, together.log_loss_weights.tolist(), strict=True)
+def _singles(members: Sequence[Prepared], together: Decision, alone: Sequence[Decision]) -> list[Single]:
+    weights = zip(together.shipped.weights.tolist(), together.log_loss_weights.tolist(), strict=True)
     return [
-        Single(member.cfg.name, *pair, chosen.fitted.honest)
-        for member, pair, chosen in zip(members, weights, alone, strict=True)
+        Single(member.cfg.name, *pair, decision.honest)
+        for member, pair, decision in zip(members, weights, alone, strict=True)
     ]
 
 
-def _gain(scores: np.ndarray, alone: Sequence[Chosen], groups: np.ndarray) -> Difference | None:
+def _gain(scores: Scores, alone: Sequence[Decision], groups: np.ndarray) -> Difference | None:
     if len(alone) == 1:
         return None
-    best = max(alone, key=lambda chosen: chosen.fitted.honest)
-    return paired(scores, best.fitted.scores, groups)
+    return paired(scores, max(alone, key=lambda decision: decision.honest).scores, groups)
 
 
-def test_masks(members: Sequence[Prepared], readable: set[str], choice: Choice) -> MaskOf:
-    """From a test image's id to its mask; None for an image that could not be read and was left out."""
-    stores, weights = [member.test_stores() for member in members], np.array(choice.weights)
+def test_masks(members: Sequence[Prepared], readable: set[str], drawer: Drawer) -> MaskOf:
+    """From a test image's id to its masks (C, H, W); None for an image that could not be read and was left out."""
+    stores = [member.test_stores() for member in members]
 
-    def mask_of(image_id: str) -> np.ndarray | None:
+    def masks_of(image_id: str) -> np.ndarray | None:
         if image_id not in readable:
             return None
-        return postprocess.apply(combine(stores, image_id, choice.how, weights)[0], choice.cut)
+        return drawer.masks(lambda how, weights: combine(stores, image_id, how, np.array(weights)))
 
-    return mask_of
+    return masks_of
 
 
-def _write_scores(path: Path, rows: pd.DataFrame) -> None:
+def write_scores(path: Path, rows: pd.DataFrame, scores: Scores, classes: Sequence[str]) -> None:
+    """The score of each image; where they are no plain mean, also what it gained of what was possible, by class."""
+    table = rows[["image_id", "fold", "group"]].assign(score=scores.each())
+    if scores.gained.shape[1] > 1 or (scores.possible != 1).any():
+        for name, gained, possible in zip(classes, scores.gained.T, scores.possible.T, strict=True):
+            table = table.assign(**{GAINED + name: gained, POSSIBLE + name: possible})
     with whole(path) as partial:
-        rows[["image_id", "fold", "group", "score"]].to_csv(partial, index=False, lineterminator="\n")
+        table.to_csv(partial, index=False, lineterminator="\n")
 
 
 def _manifest(members: Sequence[Prepared], done: Ensembled) -> dict[str, Any]:
@@ -212,15 +220,12 @@ def _manifest(members: Sequence[Prepared], done: Ensembled) -> dict[str, Any]:
         "competition": members[0].card.name,
         "configs": {each.cfg.name: each.cfg.model_dump(mode="json", exclude=unimportant) for each in members},
         "folds": {each.cfg.name: each.numbers() for each in members},
-        "combination": done.choice.how,
-        "weights": {single.name: single.weight for single in done.singles},
-        "rules": done.choice.rules,
-        **done.choice.cut._asdict(),
+        **done.decision.shipped.record([each.cfg.name for each in members], members[0].card.classes),
         "metric": members[0].card.metric,
         "oof_score": done.honest.mean,
         "oof_interval": [done.honest.low, done.honest.high],
-        "oof_score_in_sample": done.in_sample,
-        "oof_score_at_half": done.at_half,
+        "oof_score_in_sample": done.decision.in_sample,
+        "oof_score_at_half": done.decision.at_half,
         "oof_score_alone": {single.name: single.score for single in done.singles},
         "gain": done.gain._asdict() if done.gain else None,
         "rows": done.summary.rows,
@@ -229,19 +234,19 @@ def _manifest(members: Sequence[Prepared], done: Ensembled) -> dict[str, Any]:
     }
 
 
-def _test_panels(prepared: Prepared, rows: pd.DataFrame, mask_of: MaskOf) -> list[Panel]:
-    return [Panel(row.image_id[:10], prepared.reader(row.path), mask_of(row.image_id)) for row in rows.itertuples()]
+def _test_panels(prepared: Prepared, rows: pd.DataFrame, masks_of: MaskOf) -> list[Panel]:
+    return [Panel(row.image_id[:10], prepared.reader(row.path), masks_of(row.image_id)) for row in rows.itertuples()]
 
 
 def _draw_sheet(
-    path: Path, members: Sequence[Prepared], rows: pd.DataFrame, choice: Choice, test_panels: list[Panel]
+    path: Path, members: Sequence[Prepared], rows: pd.DataFrame, drawer: Drawer, test_panels: list[Panel]
 ) -> None:
     """The best, middling and worst OOF images with truth and prediction, and test images."""
     reader, oof = members[0].reader, oof_of_members(members, rows)
 
     def oof_panel(row: Any) -> Panel:
         values, target = oof.read(row.image_id)
-        return Panel(f"{row.image_id[:10]}  {row.score:.2f}", reader(row.path), choice.mask(values), target)
+        return Panel(f"{row.image_id[:10]}  {row.score:.2f}", reader(row.path), drawer.masks(blender(values)), target)
 
     chosen = choose_examples(rows[rows["coverage"] > 0])
     panels = {f"OOF, {name}": [oof_panel(row) for row in part.itertuples()] for name, part in chosen.items()}

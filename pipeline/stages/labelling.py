@@ -39,12 +39,13 @@ def label_fold(prepared: Prepared, source: Prepared, test_index: pd.DataFrame, f
 
 
 def _calibration(source: Prepared) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Confidence, score and fold of every OOF image."""
-    scores = pd.concat([scores_at_half(source, fold) for fold in source.numbers()])
-    fold_of = source.folds.set_index("image_id")["fold"][scores.index]
+    """Confidence, score and fold of every OOF image that the metric counts."""
+    scores = scores_at_half(source, source.index).each()
+    counted = source.index[np.isfinite(scores)]
+    fold_of = source.folds.set_index("image_id")["fold"][counted["image_id"]]
     store = source.oof_store()
-    confidences = [image_confidence(store.read(image_id)) for image_id in scores.index]
-    return np.array(confidences), scores.to_numpy(), fold_of.to_numpy()
+    confidences = [image_confidence(store.read(image_id)) for image_id in counted["image_id"]]
+    return np.array(confidences), scores[np.isfinite(scores)], fold_of.to_numpy()
 
 
 def with_pseudo(cfg: config.Config) -> config.Config:

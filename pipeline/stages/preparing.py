@@ -11,15 +11,18 @@ from pipeline import competition, folds, hardware, postprocess
 from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.images import ImageError, Reader, read_image
-from pipeline.data.index import read_index, read_table, read_target, read_test_index
+from pipeline.data.index import read_index, read_test_index
+from pipeline.data.labels import Labels
 from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, write_duplicates
 from pipeline.inference.store import PredictionStore
 from pipeline.inference.tta import check_views
 from pipeline.losses import build_loss
-from pipeline.metrics import METRICS, count, stack
+from pipeline.metrics import METRICS, Counts, Scores, stack
 from pipeline.models import check_model, for_prediction
 from pipeline.progress import track
+from pipeline.submission import sample_rows
 from pipeline.training.checkpoint import FULL, Fold
+from pipeline.training.loop import count_classes
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +63,10 @@ class Prepared(NamedTuple):
     folds: pd.DataFrame
 
     @property
+    def labels(self) -> Labels:
+        return Labels.of(self.card)
+
+    @property
     def reader(self) -> Reader:
         return Reader(self.cfg.model.in_channels, self.cfg.data.percentiles)
 
@@ -91,8 +98,23 @@ def check(cfg: Config) -> Competition:
         check_model(for_prediction(cfg))
     check_views(cfg.predict.views)
     for phase in cfg.train.phases:
-        build_loss(phase.loss, phase.loss_options)
+        build_loss(phase.loss, phase.loss_options, exclusive=card.exclusive)
+    if card.exclusive:
+        _refuse_masks_of_their_own(cfg)
     return card
+
+
+def _refuse_masks_of_their_own(cfg: Config) -> None:
+    """Refuse what needs a mask for each class, where classes are exclusive."""
+    asked = {
+        "model.image_head": cfg.model.image_head,
+        "model.image_gate": cfg.model.image_gate,
+        "train.pseudo": cfg.train.pseudo,
+        "mix.copy_paste": any("copy_paste" in phase.mix for phase in cfg.train.phases),
+    }
+    wrong = [key for key, value in asked.items() if value]
+    if wrong:
+        raise ValueError(f"{wrong[0]} needs a mask per class, and the card's classes are exclusive: leave it out")
 
 
 def data(cfg: Config) -> None:
@@ -206,14 +228,9 @@ def describe_folds(cfg: Config) -> tuple[pd.DataFrame, float]:
     return described, folds.worst_deviation(described)
 
 
-def count_rows(card: Competition, root: Path) -> int:
-    """The rows of the sample submission."""
-    return len(read_table(root / card.files.sample_submission, [card.columns.id]))
-
-
 def count_test_images(card: Competition, root: Path) -> int:
-    """Public and private test images together: what the card says, or the rows of the sample submission."""
-    return card.leaderboard.images or count_rows(card, root)
+    """Public and private test images together: what the card says, or those of the sample submission."""
+    return card.leaderboard.images or sample_rows(card, root / card.files.sample_submission)["image_id"].nunique()
 
 
 def processes() -> PartialState:
@@ -221,12 +238,11 @@ def processes() -> PartialState:
     return PartialState(cpu=hardware.device().type == "cpu")
 
 
-def scores_at_half(prepared: Prepared, fold: int) -> pd.Series:
-    """The metric of each image that a fold held out, by image id, at threshold .5."""
-    _, valid_index = folds.hold_out(prepared.index, prepared.folds, fold)
-    store, half = PredictionStore(prepared.paths.oof(fold)), postprocess.Cut(0.5, 0)
-    counts = stack(
-        count(postprocess.apply(store.read(row.image_id)[0], half), read_target(row, prepared.card.dialect))
-        for row in valid_index.itertuples()
+def scores_at_half(prepared: Prepared, index: pd.DataFrame) -> Scores:
+    """The out-of-fold scores of some training images, at threshold .5; exclusive classes have none to choose."""
+    store, labels = prepared.oof_store(), prepared.labels
+    counts = (
+        count_classes(store.read(row.image_id), labels.read_scored(row), labels.exclusive) for row in index.itertuples()
     )
-    return pd.Series(METRICS[prepared.card.metric](counts), index=valid_index["image_id"])
+    at_half = stack(Counts(*(each[:, postprocess.HALF] for each in image)) for image in counts)
+    return METRICS[prepared.card.metric].scores(at_half)

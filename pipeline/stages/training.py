@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from pipeline import competition, config, folds
+from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.index import read_test_index
 from pipeline.files import write_text
@@ -52,7 +53,8 @@ def train(cfg: Config, fold: Fold) -> Trained:
     prepared = prepare(cfg)
     if fold == FULL:
         return Trained(train_full(prepared), None)
-    return Trained(train_fold(prepared, fold), float(scores_at_half(prepared, fold).mean()))
+    weights = train_fold(prepared, fold)
+    return Trained(weights, scores_at_half(prepared, _held_out(prepared, fold)).mean())
 
 
 def oof(cfg: Config) -> list[dict[str, Any]]:
@@ -143,7 +145,7 @@ def _fit(
 ) -> None:
     cfg, card = prepared.cfg, prepared.card
     parts = FoldData(
-        fold, train_index, valid_index, card.dialect, card.metric, prepared.reader, _pseudo_labels(prepared, fold)
+        fold, train_index, valid_index, prepared.labels, card.metric, prepared.reader, _pseudo_labels(prepared, fold)
     )
     seed = cfg.seed * 1000 + (FULL_SEED if fold == FULL else fold)
     seed_weights(seed)
@@ -222,8 +224,15 @@ def settings(prepared: Prepared) -> dict[str, Any]:
         "dialect": asdict(prepared.card.dialect),
         "labels": _digest(labels),
         "folds": _digest(prepared.folds),
+        **_reading(prepared.card),
         **chosen,
     }
+
+
+def _reading(card: Competition) -> dict[str, Any]:
+    """What else of a card decides how labels are read and scored, where it is not the default."""
+    options = ("exclusive", "size", "masks")
+    return card.model_dump(mode="json", include={each for each in options if each in card.model_fields_set})
 
 
 def _without_speed(chosen: dict[str, Any]) -> dict[str, Any]:
@@ -255,6 +264,7 @@ def _fill_store(prepared: Prepared, fold: Fold, index: pd.DataFrame, folder: Pat
         "output_stride": cfg.predict.output_stride,
         "weights": read_record(path),
         "fold": fold,
+        **({"size": prepared.card.size} if prepared.card.size else {}),
     }
     if is_complete(folder, index["image_id"], made_by):
         return
@@ -264,7 +274,7 @@ def _fill_store(prepared: Prepared, fold: Fold, index: pd.DataFrame, folder: Pat
     with among.main_process_first():
         start_store(folder, made_by)
     predict_to_store(
-        Predictor(model, cfg.predict.views, cfg.train.precision),
+        Predictor(model, cfg.predict.views, cfg.train.precision, exclusive=prepared.card.exclusive),
         index,
         folder,
         rank=among.process_index,
@@ -273,6 +283,7 @@ def _fill_store(prepared: Prepared, fold: Fold, index: pd.DataFrame, folder: Pat
         batch_size=cfg.predict.batch_size,
         workers=cfg.train.workers,
         what=what,
+        size=prepared.card.size,
     )
     among.wait_for_everyone()
 
@@ -286,18 +297,22 @@ def read_history(prepared: Prepared, fold: Fold) -> list[dict[str, Any]]:
 def fold_row(prepared: Prepared, fold: int) -> dict[str, Any]:
     """A fold's scores and time, one row of the OOF table."""
     history = read_history(prepared, fold)
-    scores = scores_at_half(prepared, fold)
+    held_out = _held_out(prepared, fold)
     phases = range(1, len(prepared.cfg.train.phases) + 1)
     best = {n: max((line for line in history if line["phase"] == n), key=lambda line: line["score"]) for n in phases}
     return {
         "fold": fold,
-        "images": len(scores),
+        "images": len(held_out),
         **{f"phase {n}": line["score"] for n, line in best.items()},
         **{f"threshold {n}": line["threshold"] for n, line in best.items() if "threshold" in line},
-        "oof": float(scores.mean()),
+        "oof": scores_at_half(prepared, held_out).mean(),
         "best phase": read_record(prepared.paths.weights(fold))["phase"],
         "seconds": round(sum(line["seconds"] for line in history)),
     }
+
+
+def _held_out(prepared: Prepared, fold: int) -> pd.DataFrame:
+    return folds.hold_out(prepared.index, prepared.folds, fold)[1]
 
 
 def oof_table(cfg: Config) -> list[dict[str, Any]]:

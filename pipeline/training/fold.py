@@ -12,10 +12,10 @@ from pipeline import config
 from pipeline.data.augment import Augment
 from pipeline.data.dataset import EpochSampler, MaskedImages, PseudoLabelled
 from pipeline.data.images import Reader
+from pipeline.data.labels import Labels
 from pipeline.data.mixing import Mixing
 from pipeline.inference.store import PredictionStore
 from pipeline.pseudo import refuse_other_fold
-from pipeline.rle import Dialect
 from pipeline.training.checkpoint import FULL, Fold
 
 
@@ -41,7 +41,7 @@ class FoldData:
     fold: Fold
     train_index: pd.DataFrame
     valid_index: pd.DataFrame | None
-    dialect: Dialect
+    labels: Labels
     metric: str  # a name in METRICS
     reader: Reader
     pseudo: PseudoData | None = None
@@ -81,7 +81,7 @@ def build_loader(
     phase, pseudo = cfg.phases[number - 1], pseudo_of(data, number)
     images = MaskedImages(
         data.train_index,
-        data.dialect,
+        data.labels,
         data.reader,
         Augment(phase.augment, phase.crop, data.reader.channels, scale=phase.scale),
         copies=max(1, cfg.workers),

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline import hardware
-from pipeline.data.index import read_target
+from pipeline.data.labels import Labels
 from pipeline.inference.predict import Predictor, predict_images
-from pipeline.inference.store import quantise
+from pipeline.inference.store import LEVELS, quantise
 from pipeline.losses.precision import NotFiniteError
-from pipeline.metrics import Counts
-from pipeline.postprocess import count_levels
-from pipeline.rle import Dialect
+from pipeline.metrics import Counts, stack
+from pipeline.postprocess import count_argmax, count_levels
 
 Batch = tuple[Tensor, Tensor]
 
@@ -116,9 +115,11 @@ def _diverged(what: str, batch: int, rate: float) -> FloatingPointError:
 
 
 def validate(
-    predictor: Predictor, index: pd.DataFrame, dialect: Dialect, accelerator: Accelerator, **options: object
+    predictor: Predictor, index: pd.DataFrame, labels: Labels, accelerator: Accelerator, **options: object
 ) -> list[Counts]:
-    """Pixel counts of each image of the index at all 255 thresholds, in one order whatever the number of processes.
+    """Pixel counts of each image of the index, (C, 255): of every class at all 255 thresholds.
+
+    In one order, whatever the number of processes. Exclusive classes have no threshold: theirs are all alike.
 
     Args:
         options: of `predict_images`.
@@ -126,7 +127,13 @@ def validate(
     mine = index.iloc[accelerator.process_index :: accelerator.num_processes]
     rows = {row.image_id: row for row in mine.itertuples()}
     found = []
-    for image_id, probs in predict_images(predictor, mine, **options):
-        target = read_target(rows[image_id], dialect)[None]
-        found.append((image_id, count_levels(quantise(probs), target)))
+    for image_id, probs in predict_images(predictor, mine, size=labels.size, **options):
+        found.append((image_id, count_classes(quantise(probs), labels.read_scored(rows[image_id]), labels.exclusive)))
     return [counts for _, counts in sorted(gather_object(found), key=itemgetter(0))]
+
+
+def count_classes(values: np.ndarray, target: np.ndarray, exclusive: bool) -> Counts:
+    """Counts (C, 255) of stored values and a target, both (C, H, W)."""
+    if not exclusive:
+        return stack(count_levels(*pair) for pair in zip(values, target, strict=True))
+    return Counts(*(np.repeat(each[:, None], LEVELS, axis=1) for each in count_argmax(values, target)))

@@ -179,7 +179,9 @@ class _Trainer:
             weight.requires_grad = not phase.freeze_encoder
         self.average = ModelEmaV3(model, decay=self.cfg.ema, use_warmup=True)
         self.swa = RunningMean()
-        self.loss = build_objective(build_loss(phase.loss, phase.loss_options), self.heads)
+        self.loss = build_objective(
+            build_loss(phase.loss, phase.loss_options, exclusive=self.data.labels.exclusive), self.heads
+        )
         self.loader = build_loader(
             self.data,
             self.cfg,
@@ -304,18 +306,20 @@ class _Trainer:
         if self.accelerator.num_processes > 1:  # each has batch statistics of its own: all validate what one saves
             for buffer in self.average.module.buffers():
                 broadcast(buffer)
-        predictor = Predictor(self.average.module, ("identity",), self.cfg.precision)
+        predictor = Predictor(
+            self.average.module, ("identity",), self.cfg.precision, exclusive=self.data.labels.exclusive
+        )
         counts = validate(
             predictor,
             self.data.valid_index,
-            self.data.dialect,
+            self.data.labels,
             self.accelerator,
             reader=self.data.reader,
             batch_size=self.cfg.batch_size,
             workers=self.cfg.workers,
             what="validate",
         )
-        scores = METRICS[self.data.metric](stack(counts)).mean(axis=0)
+        scores = METRICS[self.data.metric].total(stack(counts))
         return float(scores[HALF]), float(THRESHOLDS[best_threshold(scores)])
 
     def _try_blends(self, phase: config.Phase) -> None:

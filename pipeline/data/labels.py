@@ -1,0 +1,88 @@
+"""Labels as masks: what the rows and mask images of a competition say of each pixel."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from pipeline.competition import Competition, Masks
+from pipeline.data.images import read_labels, read_mask
+from pipeline.rle import Dialect
+
+VOID = 255  # in a mask: counts for nothing
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How one card's labels are read.
+
+    Args:
+        classes: names, in the order of a mask's channels.
+        exclusive: one class per pixel.
+        size: height and width at which masks are submitted and scored; None: the image's.
+    """
+
+    classes: tuple[str, ...]
+    dialect: Dialect
+    exclusive: bool
+    masks: Masks
+    size: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, card: Competition) -> "Labels":
+        """Those of a card."""
+        return cls(card.classes, card.dialect, card.exclusive, card.masks, card.size)
+
+    def read(self, row: object) -> np.ndarray:
+        """What to train on: the mask of one row of the index.
+
+        Shapes:
+            returns: (H, W, C) uint8, 0 or 1, a channel per class; of exclusive classes (H, W, 1), the class's number.
+                255 is void.
+
+        Raises:
+            ImageError, RLEError: for a label that cannot be read.
+        """
+        if hasattr(row, "rle"):
+            texts = [row.rle] if isinstance(row.rle, str) else row.rle
+            return np.stack([self.decode(text, (row.height, row.width)) for text in texts], axis=-1)
+        if self.masks.values is None:
+            return read_mask(row.mask_path)[..., None]
+        numbers = read_labels(row.mask_path, self._numbers(), void=self.masks.void)[..., None]
+        return numbers if self.exclusive else one_hot(numbers, len(self.classes))
+
+    def read_scored(self, row: object) -> np.ndarray:
+        """What to score against: as `read`, but (C, H, W) with a channel per class, at the size of submitted masks.
+
+        Void pixels are 255 in every channel.
+        """
+        mask = self.read(row)
+        channels = (one_hot(mask, len(self.classes)) if self.exclusive else mask).transpose(2, 0, 1)
+        return np.ascontiguousarray(channels) if self.size is None else resize_masks(channels, self.size)
+
+    def decode(self, text: str, shape: tuple[int, int]) -> np.ndarray:
+        """The union of the lines of a text, (H, W) uint8."""
+        lines = text.split("\n")
+        mask = self.dialect.decode(lines[0], shape)
+        for line in lines[1:]:
+            mask |= self.dialect.decode(line, shape)
+        return mask
+
+    def _numbers(self) -> dict[int | tuple[int, int, int], int]:
+        return {value: self.classes.index(name) for name, value in self.masks.values.items()}
+
+
+def one_hot(numbers: np.ndarray, classes: int) -> np.ndarray:
+    """Class numbers (H, W, 1) as masks (H, W, C) uint8; void stays 255 in every channel."""
+    masks = (numbers == np.arange(classes)).astype(np.uint8)
+    masks[numbers[..., 0] == VOID] = VOID
+    return masks
+
+
+def resize_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Masks (C, H, W) at another (height, width): a pixel is masked if most of what it covers is.
+
+    Void counts as unmasked; what a competition does at the edges of a class is rarely said.
+    """
+    shares = [cv2.resize((mask == 1).astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) for mask in masks]
+    return (np.stack(shares) > 0.5).astype(np.uint8)

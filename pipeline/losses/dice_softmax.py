@@ -1,0 +1,45 @@
+"""Dice loss where a pixel has one of several classes."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.losses.multiclass import MultiClassLoss
+from pipeline.losses.overlap import check_smooth
+from pipeline.losses.precision import IGNORE, mean_of
+
+
+class DiceSoftmaxLoss(MultiClassLoss):
+    """One minus the soft Dice coefficient of each class over the batch, averaged over the classes that it holds.
+
+        loss = mean over c of 1 - (2 * sum(p_c * t_c) + smooth) / (sum(p_c) + sum(t_c) + smooth),  p = softmax(logits)
+
+    Sums run over the valid pixels of the batch: a class that few images hold is measured on all its pixels at once. A
+    class without a pixel in the batch is left out; what is wrongly given to it is taken from those that are there.
+
+    Args:
+        smooth: pixels added to both sides of the fraction, > 0.
+
+    Shapes:
+        logits: (N, C, H, W) float, before the softmax.
+        target: (N, H, W) of 0 … C-1, or 255 for void.
+        returns: scalar in [0, 1].
+
+    Raises:
+        ValueError: if smooth is not positive, or as MultiClassLoss.
+
+    Source:
+        Sudre et al., Generalised Dice overlap, https://arxiv.org/abs/1707.03237, with equal weights.
+    """
+
+    def __init__(self, smooth: float = 1.0):
+        super().__init__()
+        check_smooth(smooth)
+        self.smooth = smooth
+
+    def value(self, logits: Tensor, target: Tensor) -> Tensor:
+        valid = target != IGNORE
+        probs = logits.softmax(dim=1) * valid[:, None]
+        true = F.one_hot(target.where(valid, 0), logits.shape[1]).movedim(-1, 1) * valid[:, None]
+        shared, predicted, there = ((each).sum(dim=(0, 2, 3)) for each in (probs * true, probs, true))
+        each = 1 - (2 * shared + self.smooth) / (predicted + there + self.smooth)
+        return mean_of(each, there > 0)

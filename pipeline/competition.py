@@ -1,10 +1,11 @@
 """The competition card: what Kaggle fixed. A new competition is a new file in `competitions/`."""
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import ConfigDict, Field, PositiveInt, field_validator
 
 from pipeline.metrics import METRICS
 from pipeline.rle import Dialect
@@ -22,6 +23,26 @@ class Files(Table):
     train_meta: str | None = None  # more columns about the training images, by the same id
     suffix: str = ".png"  # image file = id + suffix; empty where ids already end in one
     mask_suffix: str = ".png"
+    # In place of the suffixes, for files in folders of folders: a regular expression that the whole path below the
+    # folder must match. Its groups, joined by "_", are the id.
+    pattern: str | None = None
+    mask_pattern: str | None = None
+
+    @field_validator("pattern", "mask_pattern")
+    @classmethod
+    def _has_groups(cls, pattern: str | None) -> str | None:
+        return _checked(pattern)
+
+
+def _checked(pattern: str | None) -> str | None:
+    """A regular expression with a group."""
+    try:
+        groups = pattern is None or re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    if not groups:
+        raise ValueError("expected a group, as in '([^/]+)/image.png': what it matches is the id")
+    return pattern
 
 
 class Columns(Table):
@@ -70,14 +91,22 @@ class Competition(Table):
     train_columns: tuple[Columns, ...] = ()  # of the training CSV where they differ; the first that is all there
     classes: tuple[str, ...] = Field(min_length=1)  # as the CSVs call them
     exclusive: bool = False  # one class per pixel; otherwise a mask per class, and these may overlap
+    instances: bool = False  # one row per object, none overlapping; an image without one has a row of the empty token
     several_rows: bool = False  # whether a training mask may have several rows, whose union it is
     rowless: Literal["refuse", "empty"] = "refuse"  # a training image without a row
     size: tuple[PositiveInt, PositiveInt] | None = None  # height and width of submitted masks; default: the image's
     masks: Masks = Masks()
     dialect: Dialect = Dialect()
     metric: str
+    group_pattern: str | None = None  # of ids, in place of columns.group: what its groups match never parts
     leaderboard: Leaderboard = Leaderboard()
     generated: Literal["demo"] | None = None  # made by `data/demo.py`, not downloaded
+    unverified: tuple[str, ...] = ()  # what of this card nobody here could check: look before you rely on it
+
+    @field_validator("group_pattern")
+    @classmethod
+    def _has_groups(cls, pattern: str | None) -> str | None:
+        return _checked(pattern)
 
     def model_post_init(self, _context: object) -> None:
         if self.metric not in METRICS:
@@ -92,6 +121,10 @@ class Competition(Table):
                     f"{len(self.classes)} classes ({', '.join(self.classes)}), and columns do not tell a row's class: "
                     f"give columns.class (a column of its own) or columns.joint (as '_' in x.jpg_1)"
                 )
+        if self.group_pattern and self.group_column:
+            raise ValueError("give columns.group or group_pattern, and not both")
+        if self.instances and len(self.classes) > 1:
+            raise ValueError(f"instances of several classes ({', '.join(self.classes)}) are not supported")
         self._check_masks()
 
     def _check_masks(self) -> None:

@@ -15,6 +15,7 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.images import ImageError, read_image, read_size
 from pipeline.data.labels import Labels, one_hot
+from pipeline.data.places import find_files, match_files
 from pipeline.data.tables import read_rows, read_table
 from pipeline.rle import Dialect, RLEError, area
 
@@ -35,11 +36,12 @@ def read_index(card: Competition, root: Path, skip_bad: bool = False) -> pd.Data
             not decode, a mask of another size than its image.
     """
     index = _read_labels(card, root)
-    index["path"] = _match_images(index["image_id"], root / card.files.train_images, card.files.suffix, skip_bad)
+    files, folder = _train_files(card, root), root / card.files.train_images
+    index["path"] = match_files(index["image_id"], files, folder, skip_lost=skip_bad)
     index = _measure(index, skip_bad)
     index = _add_coverage(index, card, root)
     index = _join_meta(index, card, root)
-    index["group"] = index[_group_column(index, card)]
+    index["group"] = _group(index, card)
     return index.sort_values("image_id", ignore_index=True)
 
 
@@ -52,21 +54,23 @@ def read_test_index(card: Competition, root: Path, skip_bad: bool = False) -> pd
         As `read_index`.
     """
     rows = read_rows(root / card.files.sample_submission, [card.columns], card.classes, rle=False)
-    if not card.several_rows:
+    if not (card.several_rows or card.instances):
         _refuse_repeats(rows, root / card.files.sample_submission)
     index = pd.DataFrame({"image_id": rows["image_id"].unique()})
-    index["path"] = _match_images(index["image_id"], root / card.files.test_images, card.files.suffix, skip_bad)
+    folder = root / card.files.test_images
+    files = find_files(folder, card.files.suffix, card.files.pattern)
+    index["path"] = match_files(index["image_id"], files, folder, skip_lost=skip_bad)
     return _measure(index, skip_bad)
 
 
 def _read_labels(card: Competition, root: Path) -> pd.DataFrame:
     """Ids with their labels: rle (a text, of several classes a text each) and line; or mask_path."""
     if card.files.train_csv is None:
-        masks = _files(root / card.files.train_masks, card.files.mask_suffix)
+        masks = find_files(root / card.files.train_masks, card.files.mask_suffix, card.files.mask_pattern)
         return pd.DataFrame({"image_id": sorted(masks), "mask_path": [masks[key] for key in sorted(masks)]})
     path = root / card.files.train_csv
     rows = read_rows(path, card.training_layouts, card.classes)
-    if not card.several_rows:
+    if not (card.several_rows or card.instances):
         _refuse_repeats(rows, path)
     texts = rows.groupby(["image_id", "label"], sort=False)["rle"].agg("\n".join).unstack("label", fill_value="")
     first = rows.groupby("image_id", sort=False).first()
@@ -86,8 +90,7 @@ def _per_class(texts: pd.DataFrame) -> list[str] | list[tuple[str, ...]]:
 
 def _with_rowless(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:
     """The index and the images of the training folder that have no row: their masks are empty."""
-    found = _files(root / card.files.train_images, card.files.suffix)
-    ids = sorted(set(found) - set(index["image_id"]))
+    ids = sorted(set(_train_files(card, root)) - set(index["image_id"]))
     empty = "" if len(card.classes) == 1 else ("",) * len(card.classes)
     return pd.concat([index, pd.DataFrame({"image_id": ids, "line": 0, "rle": [empty] * len(ids)})], ignore_index=True)
 
@@ -113,34 +116,17 @@ def _refuse_duplicates(index: pd.DataFrame, path: Path) -> None:
         )
 
 
-def _files(folder: Path, suffix: str) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder: unpack the competition's images there")
-    return {path.name.removesuffix(suffix): path for path in folder.iterdir() if path.name.endswith(suffix)}
-
-
-def _match_images(ids: pd.Series, folder: Path, suffix: str, skip_bad: bool) -> list[Path]:
-    """The file of each id; ids and files must be the same set, but for lost files with `skip_bad`."""
-    files = _files(folder, suffix)
-    without = sorted(set(ids) - set(files))
-    if without and not skip_bad:
-        raise ValueError(
-            f"{folder}: no image for {len(without)} of {len(ids)} ids of the CSV, the first is '{without[0]}' "
-            f"(looked for '{without[0]}{suffix}'): get the file, or leave it out with --skip-bad"
-        )
-    strangers = sorted(set(files) - set(ids))
-    if strangers:
-        raise ValueError(
-            f"{folder}: {len(strangers)} of {len(files)} images have no row in the CSV, the first is "
-            f"'{strangers[0]}{suffix}': add a row or remove the file"
-        )
-    return [folder / f"{image_id}{suffix}" for image_id in ids]
+def _train_files(card: Competition, root: Path) -> dict[str, Path]:
+    return find_files(root / card.files.train_images, card.files.suffix, card.files.pattern)
 
 
 def _measure(index: pd.DataFrame, skip_bad: bool) -> pd.DataFrame:
     """Add height and width, from the headers; with `skip_bad`, decode too, and drop what cannot be read."""
     sizes: dict[Path, tuple[int, int]] = {}
-    for path in index["path"]:
+    for path, image_id in zip(index["path"], index["image_id"], strict=True):
+        if path is None:
+            log.warning("left out: no image '%s'", image_id)
+            continue
         try:
             sizes[path] = read_image(path, channels=1).shape[:2] if skip_bad else read_size(path)
         except ImageError as error:
@@ -195,19 +181,28 @@ def _mask_coverage(row: object, labels: Labels) -> list[float]:
     return (masks == 1).mean(axis=(0, 1)).tolist()
 
 
-def _group_column(index: pd.DataFrame, card: Competition) -> str:
-    """The index's column that says which images belong together; without groups, each image is its own.
+def _group(index: pd.DataFrame, card: Competition) -> pd.Series:
+    """What tells which images belong together; without groups, each image is its own.
 
     Raises:
-        ValueError: if the card names a column that no table has.
+        ValueError: if the card names a column that no table has, or its pattern matches not every id.
     """
+    if card.group_pattern:
+        parts = index["image_id"].str.extract(f"^(?:{card.group_pattern})")
+        if parts.isna().all(axis=1).any():
+            stranger = index["image_id"][parts.isna().all(axis=1)].iloc[0]
+            raise ValueError(
+                f"card {card.name}: group_pattern '{card.group_pattern}' does not match the id '{stranger}': images "
+                f"would leak over folds"
+            )
+        return parts.fillna("").agg("_".join, axis=1)
     group = card.group_column
     if group is not None and group not in index:
         where = " or ".join(filter(None, (card.files.train_csv, card.files.train_meta)))
         raise ValueError(
             f"card {card.name}: no column '{group}' (columns.group) in {where}: images would leak over folds"
         )
-    return group or "image_id"
+    return index[group or "image_id"]
 
 
 def _join_meta(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:

@@ -1,0 +1,321 @@
+"""Every competition in miniature: a few small images in its layout, with masks that are known.
+
+What is drawn and written here shares nothing with `pipeline`: the texts are made by plain loops from a table of what
+Kaggle says, and files are written by the libraries themselves. So a card that is read wrongly does not agree with itself.
+"""
+
+import csv
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+SHAPE = (32, 40)  # not square, so that a transposed mask shows
+Row = tuple[str, ...]
+
+
+# ---------------------------------------------------------------------------------------------- texts, by loops
+
+
+def runs_of(mask: np.ndarray, order: str) -> list[tuple[int, int]]:
+    """Start (from 0) and length of each run."""
+    height, width = mask.shape
+    pixels = [(r, c) for c in range(width) for r in range(height)] if order == "column" else None
+    pixels = pixels or [(r, c) for r in range(height) for c in range(width)]
+    runs: list[tuple[int, int]] = []
+    for place, (row, column) in enumerate(pixels):
+        if mask[row, column]:
+            if runs and sum(runs[-1]) == place:
+                runs[-1] = runs[-1][0], runs[-1][1] + 1
+            else:
+                runs.append((place, 1))
+    return runs
+
+
+@dataclass(frozen=True)
+class Text:
+    """How a competition writes masks."""
+
+    order: str = "column"
+    relative: bool = False
+    empty: str = ""
+
+    def write(self, mask: np.ndarray) -> str:
+        runs, end, words = runs_of(mask, self.order), 0, []
+        for start, length in runs:
+            words += [start - end if self.relative else start + 1, length]
+            end = start + length
+        return " ".join(map(str, words)) if runs else self.empty
+
+    def read(self, text: str, shape: tuple[int, int]) -> np.ndarray:
+        mask, end = np.zeros(shape, dtype=np.uint8), 0
+        words = [] if text.strip() == self.empty else [int(word) for word in text.split()]
+        for first, length in zip(words[::2], words[1::2], strict=True):
+            start = end + first if self.relative else first - 1
+            end = start + length
+            for place in range(start, end):
+                row, column = (
+                    (place % shape[0], place // shape[0]) if self.order == "column" else divmod(place, shape[1])
+                )
+                mask[row, column] = 1
+        return mask
+
+
+# ---------------------------------------------------------------------------------------------- images
+
+
+def draw(number: int, classes: int, shape: tuple[int, int] = SHAPE) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy grey image (H, W) uint8 with a disc for each class, and the masks (C, H, W); every third image is empty."""
+    rng = np.random.default_rng(number)
+    image = rng.integers(20, 90, shape).astype(np.uint8)
+    masks = np.zeros((classes, *shape), dtype=np.uint8)
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    for mask in masks:
+        row, column, radius = rng.uniform(5, shape[0] - 5), rng.uniform(5, shape[1] - 5), rng.uniform(3, 7)
+        if number % 3:
+            mask[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] = 1
+            image[mask == 1] += 70 // classes
+    return image, masks
+
+
+def write_grey(path: Path, image: np.ndarray) -> None:
+    Image.fromarray(image).save(path)
+
+
+def write_colour(path: Path, image: np.ndarray) -> None:
+    Image.fromarray(np.repeat(image[..., None], 3, axis=2)).save(path)
+
+
+def write_sixteen(path: Path, image: np.ndarray) -> None:
+    Image.fromarray(image.astype(np.uint16) * 200).save(path)
+
+
+def write_moments(path: Path, image: np.ndarray) -> None:
+    """Eight moments of temperatures, in kelvin."""
+    np.save(path, np.repeat(image[..., None], 8, axis=2).astype(np.float32) / 4 + 230)
+
+
+# ---------------------------------------------------------------------------------------------- layouts
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where one competition keeps things, and what its CSVs look like.
+
+    Args:
+        ids: of a training or test image, by its number.
+        image: path of an image, from "train" or "test", and id.
+        mask: path of a mask image, where masks are images.
+        train_rows: rows of the training CSV, of an id, its masks, and how they are written.
+        keys: rows of the sample, without the text, of an id.
+    """
+
+    ids: Callable[[int], str]
+    image: Callable[[str, str], str]
+    write: Callable[[Path, np.ndarray], None] = write_grey
+    text: Text = Text()
+    sample: str = "sample_submission.csv"
+    header: Row = ()  # of sample and solution
+    train: str | None = "train.csv"
+    train_header: Row = ()
+    keys: Callable[[str], list[Row]] = lambda image_id: [(image_id,)]
+    train_rows: Callable[[str, np.ndarray, Text], list[Row]] = lambda image_id, masks, text: [
+        (image_id, text.write(masks[0]))
+    ]
+    mask: Callable[[str], str] | None = None
+    write_mask: Callable[[Path, np.ndarray], None] = lambda path, masks: write_grey(path, masks[0] * 255)
+    classes: int = 1
+    shape: tuple[int, int] = SHAPE
+    scored: tuple[int, int] | None = None  # size of submitted masks
+    config: dict[str, str] = field(default_factory=dict)
+
+
+def per_class(names: Iterable[str], joint: str) -> Callable[[str], list[Row]]:
+    return lambda image_id: [(f"{image_id}{joint}{name}",) for name in names]
+
+
+def rows_per_class(names: str, joint: str) -> Callable[[str, np.ndarray, Text], list[Row]]:
+    return lambda image_id, masks, text: [
+        (f"{image_id}{joint}{name}", text.write(mask)) for name, mask in zip(names.split(), masks, strict=True)
+    ]
+
+
+def filled_rows(image_id: str, masks: np.ndarray, text: Text) -> list[Row]:
+    """Severstal's later shape: a row for each class that is there, and none for an image without."""
+    return [(image_id, str(number), text.write(mask)) for number, mask in enumerate(masks, start=1) if mask.any()]
+
+
+def two_parts(image_id: str, masks: np.ndarray, text: Text) -> list[Row]:
+    """SIIM: a mask in several rows; the empty token with a blank before it."""
+    left, right = masks[0].copy(), masks[0].copy()
+    left[:, SHAPE[1] // 2 :] = right[:, : SHAPE[1] // 2] = 0
+    parts = [part for part in (left, right) if part.any()]
+    return [(image_id, text.write(part)) for part in parts] or [(image_id, " -1")]
+
+
+def organs(image_id: str, masks: np.ndarray, text: Text) -> list[Row]:
+    names = ("large_bowel", "small_bowel", "stomach")
+    return [(image_id, name, text.write(mask)) for name, mask in zip(names, masks, strict=True)]
+
+
+CLOUDS = "Fish Flower Gravel Sugar"
+
+LAYOUTS = {
+    "tgs-salt-identification-challenge": Layout(
+        ids=lambda n: f"{n:010x}",
+        image=lambda part, i: f"{part}/images/{i}.png",
+        header=("id", "rle_mask"),
+    ),
+    "carvana-image-masking-challenge": Layout(
+        ids=lambda n: f"{n // 4:012x}_{n % 4 + 1:02}.jpg",
+        image=lambda part, i: f"{part}/{i}",
+        write=write_colour,
+        text=Text(order="row"),
+        header=("img", "rle_mask"),
+        train="train_masks.csv",
+    ),
+    "siim-acr-pneumothorax-segmentation": Layout(
+        ids=lambda n: f"1.2.276.{n}",
+        image=lambda part, i: f"dicom-images-{part}/1.3.{i}/1.4.{i}/{i}.dcm",
+        text=Text(relative=True, empty="-1"),
+        header=("ImageId", "EncodedPixels"),
+        train="train-rle.csv",
+        train_header=("ImageId", " EncodedPixels"),
+        train_rows=two_parts,
+    ),
+    "severstal-steel-defect-detection": Layout(
+        ids=lambda n: f"{n:09x}.jpg",
+        image=lambda part, i: f"{part}_images/{i}",
+        write=write_colour,
+        header=("ImageId_ClassId", "EncodedPixels"),
+        keys=per_class("1234", "_"),
+        train_rows=rows_per_class("1 2 3 4", "_"),
+        classes=4,
+    ),
+    "severstal-steel-defect-detection, later": Layout(
+        ids=lambda n: f"{n:09x}.jpg",
+        image=lambda part, i: f"{part}_images/{i}",
+        write=write_colour,
+        header=("ImageId_ClassId", "EncodedPixels"),
+        keys=per_class("1234", "_"),
+        train_header=("ImageId", "ClassId", "EncodedPixels"),
+        train_rows=filled_rows,
+        classes=4,
+    ),
+    "understanding_cloud_organization": Layout(
+        ids=lambda n: f"{n:07x}.jpg",
+        image=lambda part, i: f"{part}_images/{i}",
+        write=write_colour,
+        header=("Image_Label", "EncodedPixels"),
+        keys=per_class(CLOUDS.split(), "_"),
+        train_rows=rows_per_class(CLOUDS, "_"),
+        classes=4,
+        shape=(64, 96),
+        scored=(350, 525),
+    ),
+    "hubmap-kidney-segmentation": Layout(
+        ids=lambda n: f"{n:09x}",
+        image=lambda part, i: f"{part}/{i}.tiff",
+        write=write_colour,
+        header=("id", "predicted"),
+        train_header=("id", "encoding"),
+    ),
+    "hubmap-organ-segmentation": Layout(
+        ids=lambda n: str(10000 + n),
+        image=lambda part, i: f"{part}_images/{i}.tiff",
+        write=write_colour,
+        header=("id", "rle"),
+        train_header=("id", "organ", "rle"),
+        train_rows=lambda i, masks, text: [(i, ("lung", "spleen")[int(i) % 2], text.write(masks[0]))],
+    ),
+    "uw-madison-gi-tract-image-segmentation": Layout(
+        ids=lambda n: f"case{n // 4}_day{n % 4 // 2}_slice_{n % 2 + 1:04}",
+        image=lambda part, i: "{0}/{1}/{1}_{2}/scans/{3}_{4}_40_32_1.50_1.50.png".format(part, *i.split("_")),
+        write=write_sixteen,
+        text=Text(order="row"),
+        header=("id", "class", "predicted"),
+        keys=lambda i: [(i, name) for name in ("large_bowel", "small_bowel", "stomach")],
+        train_header=("id", "class", "segmentation"),
+        train_rows=organs,
+        classes=3,
+        config={"data.percentiles": "[1, 99]"},
+    ),
+    "vesuvius-challenge-ink-detection": Layout(
+        ids=str,
+        image=lambda part, i: f"{part}/{i}/surface_volume/32.tif",
+        write=write_sixteen,
+        text=Text(order="row"),
+        header=("Id", "Predicted"),
+        train=None,
+        mask=lambda i: f"train/{i}/inklabels.png",
+    ),
+    "google-research-identify-contrails-reduce-global-warming": Layout(
+        ids=lambda n: str(10**15 + n),
+        image=lambda part, i: f"{part}/{i}/band_11.npy",
+        write=write_moments,
+        text=Text(empty="-"),
+        header=("record_id", "encoded_pixels"),
+        train=None,
+        mask=lambda i: f"train/{i}/human_pixel_masks.npy",
+        write_mask=lambda path, masks: np.save(path, masks[0][..., None].astype(np.int32)),
+        config={"model.in_channels": "8", "data.window": "[230, 300]"},
+    ),
+    "blood-vessel-segmentation": Layout(
+        ids=lambda n: f"kidney_{n // 4}_dense_{n % 4:04}",
+        image=lambda part, i: f"{part}/{i[:-5]}/images/{i[-4:]}.tif",
+        write=write_sixteen,
+        text=Text(order="row", empty="1 0"),
+        header=("id", "rle"),
+        train="train_rles.csv",
+    ),
+    "ultrasound-nerve-segmentation": Layout(
+        ids=lambda n: f"{n // 4 + 1}_{n % 4 + 1}" if n < 100 else str(n),
+        image=lambda part, i: f"{part}/{i}.tif",
+        header=("img", "pixels"),
+        train=None,
+        mask=lambda i: f"train/{i}_mask.tif",
+    ),
+}
+
+
+def write_miniature(slug: str, root: Path, train: int = 12, test: int = 4) -> dict[str, np.ndarray]:
+    """The files of a competition below a folder; returns the masks (C, H, W) of every training image, by id."""
+    layout, known = LAYOUTS[slug], {}
+    tables = {"train": [], "sample": [], "solution": []}
+    for part, first, count in (("train", 0, train), ("test", 100, test)):
+        for number in range(first, first + count):
+            image_id, (image, masks) = layout.ids(number), draw(number, layout.classes, layout.shape)
+            _write(root / layout.image(part, image_id), layout.write, image)
+            if part == "train":
+                known[image_id] = masks
+                tables["train"] += layout.train_rows(image_id, masks, layout.text)
+                if layout.mask:
+                    _write(root / layout.mask(image_id), layout.write_mask, masks)
+            else:
+                keys = layout.keys(image_id)
+                scored = [_resized(mask, layout.scored) for mask in masks]
+                texts = map(layout.text.write, scored)
+                tables["solution"] += [(*key, text) for key, text in zip(keys, texts, strict=True)]
+                tables["sample"] += [(*key, "1 1") for key in keys]
+    if layout.train:
+        _write_csv(root / layout.train, layout.train_header or layout.header, tables["train"])
+    _write_csv(root / layout.sample, layout.header, tables["sample"])
+    _write_csv(root / "solution.csv", layout.header, tables["solution"])
+    return known
+
+
+def _resized(mask: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    return mask if size is None else cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def _write(path: Path, write: Callable[[Path, np.ndarray], None], pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, pixels)
+
+
+def _write_csv(path: Path, header: Row, rows: list[Row]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])

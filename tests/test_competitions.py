@@ -1,0 +1,113 @@
+"""Every card, on a miniature of its competition: what is read is what was drawn, and what is written is what is meant."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import competition, config, stages, submission
+from pipeline.data.index import read_index
+from pipeline.data.labels import Labels, resize_masks
+from pipeline.ensemble import PerClass, combine
+from pipeline.stages.ensembling import load_members
+from tests.miniatures import LAYOUTS, write_miniature
+
+CONFIG = """
+competition = "{card}"
+
+[data]
+root = "data"
+
+[folds]
+count = 2
+
+[model]
+encoder = "tu-test_efficientnet"
+classes = {classes}
+decoder_channels = [8, 8, 8, 8, 8]
+
+[train]
+batch_size = 4
+precision = "float32"
+
+[[train.phases]]
+loss = {{ bce = 1.0, dice = 1.0 }}
+epochs = 1
+lr = 3e-3
+
+[[train.phases]]
+loss = {{ lovasz = 1.0, bce = 0.5 }}
+epochs = 1
+lr = 1e-3
+
+[predict]
+views = ["identity"]
+"""
+
+
+def card_of(slug):
+    return competition.load(slug.partition(",")[0])
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DATA", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("slug", LAYOUTS)
+def test_masks_that_are_read_are_those_that_were_drawn(folder, slug):
+    known, card = write_miniature(slug, Path("data")), card_of(slug)
+    index = read_index(card, Path("data"))
+    assert set(index["image_id"]) == set(known)
+    for row in index.itertuples():
+        assert np.array_equal(Labels.of(card).read(row), known[row.image_id].transpose(1, 2, 0))
+        assert row.empty == ("no" if known[row.image_id].any() else "yes")
+        assert 0 <= row.coverage <= 1
+
+
+@pytest.mark.parametrize("slug", LAYOUTS)
+def test_from_its_files_to_a_scored_submission(folder, slug):
+    layout, card = LAYOUTS[slug], card_of(slug)
+    write_miniature(slug, Path("data"), test=2)
+    Path("configs").mkdir()
+    Path("configs/mini.toml").write_text(CONFIG.format(card=card.name, classes=layout.classes))
+    cfg = config.load("configs/mini.toml", [f"{key}={value}" for key, value in layout.config.items()])
+    done = stages.ensemble([cfg])
+    header, *rows = csv.reader(done.csv.read_text().splitlines())
+    sample = list(csv.reader((Path("data") / layout.sample).read_text().splitlines()))
+    assert [header, *(row[:-1] for row in rows)] == [sample[0], *(row[:-1] for row in sample[1:])]
+    assert_texts_are_the_masks(rows, layout, cfg, done.decision.shipped)
+    assert 0 <= submission.score(card, done.csv, Path("data/solution.csv"))[0] <= 1
+    assert submission.score(card, Path("data/solution.csv"), Path("data/solution.csv"))[0] == pytest.approx(1)
+
+
+def assert_texts_are_the_masks(rows, layout, cfg, drawer: PerClass):
+    """The CSV's texts, read by plain loops, are the masks that the stored predictions give."""
+    (member,) = load_members([cfg])
+    stores = member.test_stores()
+    shape = layout.scored or layout.shape
+    keys = [(image_id, number) for image_id in map(layout.ids, (100, 101)) for number in range(layout.classes)]
+    for (image_id, number), row in zip(keys, rows, strict=True):
+        masks = drawer.masks(lambda how, weights, key=image_id: combine([stores], key, how, np.array(weights)))
+        assert np.array_equal(layout.text.read(row[-1], shape), masks[number])
+
+
+def test_every_card_that_ships_is_tried():
+    tried = {slug.partition(",")[0] for slug in LAYOUTS} | {"demo", "nuclei", "heart"}
+    assert tried == set(competition.known())
+
+
+def test_images_of_a_group_share_what_the_pattern_matches(folder):
+    write_miniature("carvana-image-masking-challenge", Path("data"))
+    index = read_index(competition.load("carvana-image-masking-challenge"), Path("data"))
+    assert index.groupby("group").size().tolist() == [4, 4, 4]
+
+
+def test_masks_are_reduced_by_majority():
+    mask = np.zeros((1, 4, 4), dtype=np.uint8)
+    mask[0, :2, :2] = 1  # all of the first pixel
+    mask[0, 2:, 2] = 1  # half of the last one
+    assert resize_masks(mask, (2, 2)).tolist() == [[[1, 0], [0, 0]]]

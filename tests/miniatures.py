@@ -1,7 +1,7 @@
 """Every competition in miniature: a few small images in its layout, with masks that are known.
 
 What is drawn and written here shares nothing with `pipeline`: the texts are made by plain loops from a table of what
-Kaggle says, and files are written by the libraries themselves. So a card that is read wrongly does not agree with itself.
+Kaggle says, and files are written by the libraries themselves. So a card that is read wrongly does not agree with it.
 """
 
 import csv
@@ -68,7 +68,7 @@ class Text:
 
 
 def draw(number: int, classes: int, shape: tuple[int, int] = SHAPE) -> tuple[np.ndarray, np.ndarray]:
-    """A noisy grey image (H, W) uint8 with a disc for each class, and the masks (C, H, W); every third image is empty."""
+    """A noisy grey image (H, W) uint8 with a disc per class, and the masks (C, H, W); every third image is empty."""
     rng = np.random.default_rng(number)
     image = rng.integers(20, 90, shape).astype(np.uint8)
     masks = np.zeros((classes, *shape), dtype=np.uint8)

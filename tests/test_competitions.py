@@ -1,4 +1,4 @@
-"""Every card, on a miniature of its competition: what is read is what was drawn, and what is written is what is meant."""
+"""Every card, on a miniature of its competition: what is read was drawn, and what is written is what is meant."""
 
 import csv
 from pathlib import Path

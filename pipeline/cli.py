@@ -13,7 +13,7 @@ from rich.table import Table
 
 from pipeline import config, stages
 from pipeline.config import Config
-from pipeline.ensemble import Drawer, Exclusive
+from pipeline.ensemble import Drawer, Exclusive, Objects
 from pipeline.progress import console, is_main_process
 from pipeline.training.checkpoint import FULL, Fold
 
@@ -160,6 +160,8 @@ def _print_worth(done: stages.Ensembled) -> None:
     out.print(f"\nOOF score   {honest.mean:.4f}  cross-fitted, 95% interval {honest.low:.4f} to {honest.high:.4f}")
     out.print(f"            {done.decision.in_sample:.4f}  in-sample: optimism {done.optimism:+.4f}")
     out.print(f"            {done.decision.at_half:.4f}  at threshold .5, nothing chosen but the weights")
+    for name, value in done.decision.others.items():
+        out.print(f"            {value:.4f}  {name}, cross-fitted")
     if done.gain:
         gain, best = done.gain, max(done.singles, key=lambda single: single.score).name
         _print_table(
@@ -181,6 +183,10 @@ def _print_drawn(drawer: Drawer, classes: Sequence[str], *, several: bool) -> No
     """How masks are drawn: a line for all classes alike, or one for each."""
     if isinstance(drawer, Exclusive):
         out.print(f"drawn       the most probable of {len(classes)} classes" + (f", by {drawer.how}" * several))
+        return
+    if isinstance(drawer, Objects):
+        rules = {rule: value for rule, value in drawer.cut._asdict().items() if value}
+        out.print("objects     " + ", ".join(f"{rule} {value:.4g}" for rule, value in rules.items()))
         return
     for name, choice in zip(classes, drawer.choices, strict=True):
         of_class = f"{name}: " if len(classes) > 1 else ""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, field_validator
 
-from pipeline.metrics import METRICS
+from pipeline.metrics import INSTANCE_METRICS, METRICS, known_metrics
 from pipeline.rle import Dialect
 from pipeline.schema import Table, did_you_mean, parse, read_toml
 
@@ -109,8 +109,14 @@ class Competition(Table):
         return _checked(pattern)
 
     def model_post_init(self, _context: object) -> None:
-        if self.metric not in METRICS:
-            raise ValueError(f"unknown metric '{self.metric}'. {did_you_mean(self.metric, METRICS)}")
+        if self.metric not in known_metrics():
+            raise ValueError(f"unknown metric '{self.metric}'. {did_you_mean(self.metric, known_metrics())}")
+        if self.instances != (self.metric in INSTANCE_METRICS):
+            fitting = INSTANCE_METRICS if self.instances else METRICS
+            raise ValueError(
+                f"metric '{self.metric}' with instances = {str(self.instances).lower()}: for that there are "
+                f"{', '.join(sorted(fitting))}"
+            )
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes {', '.join(self.classes)}: one is named twice")
         if (self.files.train_csv is None) == (self.files.train_masks is None):

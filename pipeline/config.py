@@ -15,6 +15,8 @@ class Data(Table):
     root: Path | None = None  # default: data/<competition>
     percentiles: tuple[float, float] | None = None  # of each image, stretched to 0 and 255: evens out exposure
     skip_bad: bool = False  # leave out images that cannot be read, and list them
+    # Of instances: a second channel to learn, the pixels within so many of two objects, which parts those that touch.
+    border: PositiveFloat | None = None
 
     def model_post_init(self, _context: object) -> None:
         if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:

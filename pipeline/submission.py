@@ -12,10 +12,11 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.tables import read_rows, read_table
 from pipeline.files import whole
-from pipeline.metrics import METRICS, Counts, Scores
+from pipeline.metrics import INSTANCE_METRICS, METRICS, Counts, Scores, match
 from pipeline.rle import Dialect, RLEError, Runs, area, overlap
 
-MaskOf = Callable[[str], np.ndarray | None]  # from an image's id to its masks (C, H, W) uint8; None: no prediction
+# From an image's id to its masks (C, H, W) uint8, or its objects (H, W), numbered; None: no prediction.
+MaskOf = Callable[[str], np.ndarray | None]
 
 
 class Summary(NamedTuple):
@@ -28,11 +29,15 @@ class Summary(NamedTuple):
 def write_submission(path: Path, card: Competition, sample: Path, masks_of: MaskOf) -> Summary:
     """Write one row per row of the sample, in its order: of an image, or of an image and class.
 
+    Of a card with instances, a row for each object of an image, and one with the empty token where there is none.
+
     Rows are written as they are made, so memory does not grow with their number.
 
     Raises:
         ValueError: if the text of a mask does not decode to that mask, with the row; nothing is written.
     """
+    if card.instances:
+        return _write_instances(path, card, sample, masks_of)
     rows = sample_rows(card, sample)
     keys = read_table(sample, card.columns.keys)[card.columns.keys].loc[rows.index]
     number, empty = {name: position for position, name in enumerate(card.classes)}, 0
@@ -51,13 +56,31 @@ def write_submission(path: Path, card: Competition, sample: Path, masks_of: Mask
     return Summary(len(rows), empty)
 
 
+def _write_instances(path: Path, card: Competition, sample: Path, labels_of: MaskOf) -> Summary:
+    ids = sample_rows(card, sample)["image_id"]
+    rows = empty = 0
+    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([card.columns.id, card.columns.rle])
+        for image_id in ids:
+            labels = labels_of(image_id)
+            numbers = [] if labels is None else np.unique(labels[labels > 0])
+            texts = [
+                encode_checked((labels == number).astype(np.uint8), card.dialect, f"{path}: image '{image_id}'")
+                for number in numbers
+            ]
+            writer.writerows([image_id, text] for text in texts or [card.dialect.empty])
+            rows, empty = rows + max(1, len(texts)), empty + (not texts)
+    return Summary(rows, empty)
+
+
 def sample_rows(card: Competition, sample: Path) -> pd.DataFrame:
     """Image and class of each row that a submission must have: image_id, label, line.
 
     A sample may repeat an id where masks have several rows; ours have one.
     """
     rows = read_rows(sample, [card.columns], card.classes, rle=False)
-    return rows.drop_duplicates(["image_id", "label"]) if card.several_rows else rows
+    return rows.drop_duplicates(["image_id", "label"]) if card.several_rows or card.instances else rows
 
 
 def _last_one(masks_of: MaskOf) -> MaskOf:
@@ -106,6 +129,8 @@ def score(card: Competition, submission: Path, solution: Path) -> tuple[float, i
     Raises:
         ValueError: if the rows differ, or a text does not decode, with file and line.
     """
+    if card.instances:
+        return _score_instances(card, submission, solution)
     found, target = (_read_runs(path, card) for path in (submission, solution))
     strangers = sorted(found.keys() ^ target.keys())
     if strangers:
@@ -118,6 +143,45 @@ def score(card: Competition, submission: Path, solution: Path) -> tuple[float, i
     scores = METRICS[card.metric].scores(Counts(*np.moveaxis(table, -1, 0)))
     asked = table[..., 0] >= 0
     return Scores(scores.gained * asked, scores.possible * asked).mean(), len(images)
+
+
+def _score_instances(card: Competition, submission: Path, solution: Path) -> tuple[float, int]:
+    found, target = (_read_instances(path, card) for path in (submission, solution))
+    strangers = sorted(found.keys() ^ target.keys())
+    if strangers:
+        raise ValueError(f"{submission} and {solution} differ in {len(strangers)} ids, the first is '{strangers[0]}'")
+    metric, scores = INSTANCE_METRICS[card.metric], []
+    for image_id, runs in target.items():
+        pixels = max((int(ends[-1]) for _, ends in [*runs, *found[image_id]] if len(ends)), default=0)
+        labels = _paint_labels(found[image_id], pixels, f"{submission}: image '{image_id}'")
+        scores.append(metric(match(labels, _paint_labels(runs, pixels, f"{solution}: image '{image_id}'"))))
+    return float(np.mean(scores)), len(scores)
+
+
+def _read_instances(path: Path, card: Competition) -> dict[str, list[Runs]]:
+    """The runs of each object, by image."""
+    runs: dict[str, list[Runs]] = {}
+    for row in read_rows(path, [card.columns], card.classes).itertuples():
+        try:
+            runs.setdefault(row.image_id, []).append(card.dialect.runs(row.rle))
+        except RLEError as error:
+            raise ValueError(f"{path}: line {row.line}, id '{row.image_id}': {error}") from None
+    return runs
+
+
+def _paint_labels(objects: list[Runs], pixels: int, where: str) -> np.ndarray:
+    """Objects as numbers, in the dialect's order of pixels: where each pixel lies in the image does not matter.
+
+    Raises:
+        ValueError: if two objects overlap, which the competitions refuse.
+    """
+    labels = np.zeros(pixels, dtype=np.int32)
+    for number, (starts, ends) in enumerate(objects, start=1):
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            if labels[start:end].any():
+                raise ValueError(f"{where}: objects {labels[start:end].max()} and {number} overlap: a pixel has one")
+            labels[start:end] = number
+    return labels
 
 
 NOT_ASKED = (-1, 0, 0)  # counts of a class that the solution does not ask for in an image

@@ -128,6 +128,7 @@ class Layout:
     mask: Callable[[str], str] | None = None
     write_mask: Callable[[Path, np.ndarray], None] = lambda path, masks: write_grey(path, masks[0] * 255)
     classes: int = 1
+    objects: int = 0  # of an image, where each has a row of its own
     shape: tuple[int, int] = SHAPE
     scored: tuple[int, int] | None = None  # size of submitted masks
     config: dict[str, str] = field(default_factory=dict)
@@ -161,6 +162,11 @@ def organs(image_id: str, masks: np.ndarray, text: Text) -> list[Row]:
     return [(image_id, name, text.write(mask)) for name, mask in zip(names, masks, strict=True)]
 
 
+def one_each(image_id: str, masks: np.ndarray, text: Text) -> list[Row]:
+    """A row for each object: each class that was drawn is one here."""
+    return [(image_id, text.write(mask)) for mask in masks if mask.any()] or [(image_id, text.empty)]
+
+
 CLOUDS = "Fish Flower Gravel Sugar"
 
 LAYOUTS = {
@@ -176,6 +182,36 @@ LAYOUTS = {
         text=Text(order="row"),
         header=("img", "rle_mask"),
         train="train_masks.csv",
+    ),
+    "airbus-ship-detection": Layout(
+        ids=lambda n: f"{n:09x}.jpg",
+        image=lambda part, i: f"{part}_v2/{i}",
+        write=write_colour,
+        sample="sample_submission_v2.csv",
+        header=("ImageId", "EncodedPixels"),
+        train="train_ship_segmentations_v2.csv",
+        train_rows=one_each,
+        objects=3,
+    ),
+    "data-science-bowl-2018": Layout(
+        ids=lambda n: f"{n:064x}",
+        image=lambda part, i: f"stage1_{part}/{i}/images/{i}.png",
+        write=write_colour,
+        sample="stage1_sample_submission.csv",
+        header=("ImageId", "EncodedPixels"),
+        train="stage1_train_labels.csv",
+        train_rows=one_each,
+        objects=3,
+        config={"data.border": "2.0"},
+    ),
+    "sartorius-cell-instance-segmentation": Layout(
+        ids=lambda n: f"{n:012x}",
+        image=lambda part, i: f"{part}/{i}.png",
+        text=Text(order="row"),
+        header=("id", "predicted"),
+        train_header=("id", "annotation"),
+        train_rows=one_each,
+        objects=3,
     ),
     "siim-acr-pneumothorax-segmentation": Layout(
         ids=lambda n: f"1.2.276.{n}",
@@ -287,7 +323,9 @@ def write_miniature(slug: str, root: Path, train: int = 12, test: int = 4) -> di
     tables = {"train": [], "sample": [], "solution": []}
     for part, first, count in (("train", 0, train), ("test", 100, test)):
         for number in range(first, first + count):
-            image_id, (image, masks) = layout.ids(number), draw(number, layout.classes, layout.shape)
+            image_id, (image, masks) = layout.ids(number), draw(number, layout.objects or layout.classes, layout.shape)
+            if layout.objects:
+                masks[1:] &= masks[:-1].cumsum(axis=0) == 0  # none covers another
             _write(root / layout.image(part, image_id), layout.write, image)
             if part == "train":
                 known[image_id] = masks
@@ -297,8 +335,11 @@ def write_miniature(slug: str, root: Path, train: int = 12, test: int = 4) -> di
             else:
                 keys = layout.keys(image_id)
                 scored = [_resized(mask, layout.scored) for mask in masks]
-                texts = map(layout.text.write, scored)
-                tables["solution"] += [(*key, text) for key, text in zip(keys, texts, strict=True)]
+                if layout.objects:
+                    tables["solution"] += layout.train_rows(image_id, masks, layout.text)
+                else:
+                    texts = map(layout.text.write, scored)
+                    tables["solution"] += [(*key, text) for key, text in zip(keys, texts, strict=True)]
                 tables["sample"] += [(*key, "1 1") for key in keys]
     if layout.train:
         _write_csv(root / layout.train, layout.train_header or layout.header, tables["train"])

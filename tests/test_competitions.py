@@ -9,7 +9,7 @@ import pytest
 from pipeline import competition, config, stages, submission
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels, resize_masks
-from pipeline.ensemble import PerClass, combine
+from pipeline.ensemble import Objects, PerClass, combine
 from pipeline.stages.ensembling import load_members
 from tests.miniatures import LAYOUTS, write_miniature
 
@@ -63,7 +63,11 @@ def test_masks_that_are_read_are_those_that_were_drawn(folder, slug):
     index = read_index(card, Path("data"))
     assert set(index["image_id"]) == set(known)
     for row in index.itertuples():
-        assert np.array_equal(Labels.of(card).read(row), known[row.image_id].transpose(1, 2, 0))
+        masks = known[row.image_id]
+        if card.instances:
+            assert np.array_equal(Labels.of(card).read_instances(row), numbered(masks))
+            masks = masks.max(axis=0, keepdims=True)
+        assert np.array_equal(Labels.of(card).read(row), masks.transpose(1, 2, 0))
         assert row.empty == ("no" if known[row.image_id].any() else "yes")
         assert 0 <= row.coverage <= 1
 
@@ -73,15 +77,26 @@ def test_from_its_files_to_a_scored_submission(folder, slug):
     layout, card = LAYOUTS[slug], card_of(slug)
     write_miniature(slug, Path("data"), test=2)
     Path("configs").mkdir()
-    Path("configs/mini.toml").write_text(CONFIG.format(card=card.name, classes=layout.classes))
+    channels = layout.classes + ("data.border" in layout.config)
+    Path("configs/mini.toml").write_text(CONFIG.format(card=card.name, classes=channels))
     cfg = config.load("configs/mini.toml", [f"{key}={value}" for key, value in layout.config.items()])
     done = stages.ensemble([cfg])
     header, *rows = csv.reader(done.csv.read_text().splitlines())
     sample = list(csv.reader((Path("data") / layout.sample).read_text().splitlines()))
-    assert [header, *(row[:-1] for row in rows)] == [sample[0], *(row[:-1] for row in sample[1:])]
-    assert_texts_are_the_masks(rows, layout, cfg, done.decision.shipped)
+    assert header == sample[0]
+    if card.instances:
+        assert_texts_are_the_objects(rows, layout, cfg, done.decision.shipped)
+    else:
+        assert [row[:-1] for row in rows] == [row[:-1] for row in sample[1:]]
+        assert_texts_are_the_masks(rows, layout, cfg, done.decision.shipped)
     assert 0 <= submission.score(card, done.csv, Path("data/solution.csv"))[0] <= 1
     assert submission.score(card, Path("data/solution.csv"), Path("data/solution.csv"))[0] == pytest.approx(1)
+
+
+def numbered(masks):
+    """Objects by number, those that are there from 1 on."""
+    there = masks[masks.any(axis=(1, 2))]
+    return (there * np.arange(1, len(there) + 1)[:, None, None]).sum(axis=0)
 
 
 def assert_texts_are_the_masks(rows, layout, cfg, drawer: PerClass):
@@ -93,6 +108,19 @@ def assert_texts_are_the_masks(rows, layout, cfg, drawer: PerClass):
     for (image_id, number), row in zip(keys, rows, strict=True):
         masks = drawer.masks(lambda how, weights, key=image_id: combine([stores], key, how, np.array(weights)))
         assert np.array_equal(layout.text.read(row[-1], shape), masks[number])
+
+
+def assert_texts_are_the_objects(rows, layout, cfg, drawer: Objects):
+    """A row for each object, as the stored predictions give them, and one for an image without any."""
+    (member,) = load_members([cfg])
+    stores = member.test_stores()
+    for image_id in map(layout.ids, (100, 101)):
+        labels = drawer.labels(lambda how, weights, key=image_id: combine([stores], key, how, np.array(weights)))
+        texts = [text for key, text in rows if key == image_id]
+        found = sum(place * layout.text.read(text, layout.shape) for place, text in enumerate(texts, start=1))
+        assert np.array_equal(found, labels)
+        assert len(texts) == max(1, labels.max())
+    assert list(dict.fromkeys(row[0] for row in rows)) == [layout.ids(100), layout.ids(101)]
 
 
 def test_every_card_that_ships_is_tried():

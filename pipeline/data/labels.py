@@ -1,11 +1,12 @@
 """Labels as masks: what the rows and mask images of a competition say of each pixel."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from pipeline.competition import Competition, Masks
+from pipeline.data.borders import border as borders_of
 from pipeline.data.images import read_labels, read_mask
 from pipeline.rle import Dialect
 
@@ -20,6 +21,7 @@ class Labels:
         classes: names, in the order of a mask's channels.
         exclusive: one class per pixel.
         size: height and width at which masks are submitted and scored; None: the image's.
+        border: of instances, pixels: a channel of the pixels that lie so near to two of them; None: none.
     """
 
     classes: tuple[str, ...]
@@ -27,22 +29,31 @@ class Labels:
     exclusive: bool
     masks: Masks
     size: tuple[int, int] | None
+    border: float | None = None
 
     @classmethod
-    def of(cls, card: Competition) -> "Labels":
+    def of(cls, card: Competition, border: float | None = None) -> "Labels":
         """Those of a card."""
-        return cls(card.classes, card.dialect, card.exclusive, card.masks, card.size)
+        return cls(card.classes, card.dialect, card.exclusive, card.masks, card.size, border)
+
+    @property
+    def channels(self) -> int:
+        """Of a network that learns them."""
+        return len(self.classes) + (self.border is not None)
 
     def read(self, row: object) -> np.ndarray:
         """What to train on: the mask of one row of the index.
 
         Shapes:
-            returns: (H, W, C) uint8, 0 or 1, a channel per class; of exclusive classes (H, W, 1), the class's number.
-                255 is void.
+            returns: (H, W, C) uint8, 0 or 1, a channel per class, then that of borders if they are asked for; of
+                exclusive classes (H, W, 1), the class's number. 255 is void.
 
         Raises:
             ImageError, RLEError: for a label that cannot be read.
         """
+        if self.border is not None:
+            labels = self.read_instances(row)
+            return np.stack([(labels > 0).astype(np.uint8), borders_of(labels, self.border)], axis=-1)
         if hasattr(row, "rle"):
             texts = [row.rle] if isinstance(row.rle, str) else row.rle
             return np.stack([self.decode(text, (row.height, row.width)) for text in texts], axis=-1)
@@ -56,9 +67,19 @@ class Labels:
 
         Void pixels are 255 in every channel.
         """
-        mask = self.read(row)
+        mask = replace(self, border=None).read(row)
         channels = (one_hot(mask, len(self.classes)) if self.exclusive else mask).transpose(2, 0, 1)
         return np.ascontiguousarray(channels) if self.size is None else resize_masks(channels, self.size)
+
+    def read_instances(self, row: object) -> np.ndarray:
+        """The objects of one row of the index, (H, W) int32: 0 is background, 1, 2, … an object each.
+
+        Where two overlap, which none should, the later one lies above.
+        """
+        labels = np.zeros((row.height, row.width), dtype=np.int32)
+        for number, text in enumerate(row.rle.split("\n"), start=1):
+            labels[self.dialect.decode(text, labels.shape) == 1] = number
+        return labels
 
     def decode(self, text: str, shape: tuple[int, int]) -> np.ndarray:
         """The union of the lines of a text, (H, W) uint8."""

@@ -9,6 +9,7 @@ from pipeline.ensemble.choice import Choice, Chosen, Oof, choose
 from pipeline.ensemble.combine import COMBINATIONS, average, blend, combine
 from pipeline.ensemble.decision import Decision, Drawer, Exclusive, PerClass, blender, decide
 from pipeline.ensemble.exclusive import decide_exclusive
+from pipeline.ensemble.objects import Objects, decide_objects
 from pipeline.ensemble.weights import (
     Fitted,
     Reduced,
@@ -28,6 +29,7 @@ __all__ = [
     "Drawer",
     "Exclusive",
     "Fitted",
+    "Objects",
     "Oof",
     "PerClass",
     "Reduced",
@@ -39,6 +41,7 @@ __all__ = [
     "combine",
     "decide",
     "decide_exclusive",
+    "decide_objects",
     "greedy_weights",
     "image_scores",
     "log_loss",

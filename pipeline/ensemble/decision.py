@@ -1,12 +1,12 @@
 """What turns the members' predictions of an image into its masks, of every class, and what that is worth.
 
-Two kinds. Classes that may overlap have a choice each (`PerClass`). Exclusive classes share one, and a pixel belongs to
-the most probable (`Exclusive`).
+Three kinds. Classes that may overlap have a choice each (`PerClass`). Exclusive classes share one, and a pixel belongs
+to the most probable (`Exclusive`). Objects are drawn, and parted where they touch (`objects.Objects`).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -89,7 +89,21 @@ class Exclusive(NamedTuple):
         }
 
 
-Drawer = PerClass | Exclusive
+class Drawer(Protocol):
+    """Any of these."""
+
+    def blended(self, blend_by: Blender) -> np.ndarray:
+        """The combined values of one image, (C, H, W) uint8."""
+
+    def masks(self, blend_by: Blender) -> np.ndarray:
+        """The masks of one image, (C, H, W) uint8."""
+
+    @property
+    def weights(self) -> np.ndarray:
+        """The members' weights, (M,)."""
+
+    def record(self, members: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+        """As plain values."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +118,7 @@ class Decision:
     by_fold: dict[int, Drawer]  # chosen without the fold
     log_loss_weights: np.ndarray  # (M,) that fit the pixels' log loss best: a check
     parts: tuple[Chosen, ...] = ()  # of each class, where classes have choices of their own
+    others: dict[str, float] = field(default_factory=dict)  # cross-fitted scores of other ways, to compare with
 
     @property
     def honest(self) -> float:

@@ -6,19 +6,27 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.metrics.counts import Counts, count, stack
+from pipeline.metrics.instances import INSTANCE_METRICS, Matches, match, match_overlaps, overlaps
 from pipeline.metrics.overlap import dice, iou, tgs_precision
 from pipeline.metrics.scores import Scores, ratio
 
 __all__ = [
+    "INSTANCE_METRICS",
     "METRICS",
     "Counts",
+    "Matches",
     "Metric",
     "Scores",
     "Term",
     "count",
     "dice",
     "iou",
+    "known_metrics",
+    "match",
+    "match_overlaps",
     "mean_score",
+    "of_pixels",
+    "overlaps",
     "ratio",
     "stack",
     "tgs_precision",
@@ -72,6 +80,16 @@ METRICS: dict[str, Metric] = {
         lambda counts: 1.25 * counts.intersection, lambda counts: counts.predicted + 0.25 * counts.target
     ),
 }
+
+
+def known_metrics() -> list[str]:
+    """The names of all metrics: of pixels, and of objects."""
+    return sorted([*METRICS, *INSTANCE_METRICS])
+
+
+def of_pixels(name: str) -> str:
+    """The metric that judges epochs and thresholds: the competition's, or mean Dice where that is of whole objects."""
+    return name if name in METRICS else "mean_dice"
 
 
 def mean_score(name: str, counts: Iterable[Iterable[int]]) -> float:

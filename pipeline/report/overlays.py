@@ -66,7 +66,8 @@ def _draw(axis: Axes, panel: Panel) -> None:
     axis.imshow(panel.image[..., 0] if grey else panel.image, cmap="gray" if grey else None)
     axis.set_title(panel.title, fontsize=8)
     for masks, colour in ((panel.target, TRUE), (panel.masks, PREDICTED)):
-        for mask, style in zip(() if masks is None else masks, cycle(STYLES)):
+        styles = STYLES if masks is not None and len(masks) <= len(STYLES) else STYLES[:1]
+        for mask, style in zip(() if masks is None else masks, cycle(styles)):
             _outline(axis, mask == 1, panel.image.shape, colors=colour, linestyles=style)
     axis.set_xlim(-0.5, panel.image.shape[1] - 0.5)
     axis.set_ylim(panel.image.shape[0] - 0.5, -0.5)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +13,11 @@ from pipeline import competition, submission
 from pipeline.bootstrap import Difference, Interval, interval, paired
 from pipeline.competition import Competition
 from pipeline.config import Config
-from pipeline.ensemble import Decision, Drawer, Oof, blender, combine, decide, decide_exclusive
+from pipeline.ensemble import Decision, Drawer, Objects, Oof, blender, combine, decide, decide_exclusive, decide_objects
 from pipeline.files import whole, write_text
+from pipeline.inference.store import PredictionStore
 from pipeline.manifest import made_with
-from pipeline.metrics import METRICS, Scores
+from pipeline.metrics import INSTANCE_METRICS, METRICS, Scores
 from pipeline.progress import track
 from pipeline.report.overlays import COLUMNS, Panel, choose_examples, write_sheet
 from pipeline.stages.preparing import Prepared, prepare
@@ -148,20 +150,24 @@ def oof_rows(members: Sequence[Prepared]) -> pd.DataFrame:
 def decide_members(members: Sequence[Prepared], rows: pd.DataFrame) -> tuple[Decision, list[Decision]]:
     """The decision of all members together, and that of each one alone (the same one, if there is but one)."""
     oof, card = oof_of_members(members, rows), members[0].card
-    together = _decide(oof, card)
+    borders = members[0].cfg.data.border is not None
+    together = _decide(oof, card, borders=borders)
     if len(members) == 1:
         return together, [together]
-    return together, [_decide(oof.only(member), card) for member in range(len(members))]
+    return together, [_decide(oof.only(member), card, borders=borders) for member in range(len(members))]
 
 
-def _decide(oof: Oof, card: Competition) -> Decision:
+def _decide(oof: Oof, card: Competition, *, borders: bool) -> Decision:
+    if card.instances:
+        return decide_objects(oof, INSTANCE_METRICS[card.metric], borders=borders)
     metric = METRICS[card.metric]
     return decide_exclusive(oof, metric) if card.exclusive else decide(oof, metric, len(card.classes))
 
 
 def oof_of_members(members: Sequence[Prepared], rows: pd.DataFrame) -> Oof:
     """The members' OOF predictions and targets of the rows."""
-    stores, labels = [member.oof_store() for member in members], members[0].labels
+    stores, first = [member.oof_store() for member in members], members[0]
+    read_truth = first.labels.read_instances if first.card.instances else first.labels.read_scored
     by_id = {row.image_id: row for row in rows.itertuples()}
 
     def read(image_id: str) -> tuple[np.ndarray, np.ndarray]:
@@ -172,7 +178,7 @@ def oof_of_members(members: Sequence[Prepared], rows: pd.DataFrame) -> Oof:
                     f"image '{image_id}': {member.cfg.name} predicts {each.shape}, {members[0].cfg.name} "
                     f"{values[0].shape} (classes, height, width): an ensemble needs one size"
                 )
-        return np.stack(values), labels.read_scored(by_id[image_id])
+        return np.stack(values), read_truth(by_id[image_id])
 
     return Oof(rows["image_id"].tolist(), rows["fold"].to_numpy(), read, len(members), track)
 
@@ -192,15 +198,22 @@ def _gain(scores: Scores, alone: Sequence[Decision], groups: np.ndarray) -> Diff
 
 
 def test_masks(members: Sequence[Prepared], readable: set[str], drawer: Drawer) -> MaskOf:
-    """From a test image's id to its masks (C, H, W); None for an image that could not be read and was left out."""
+    """From a test image's id to its masks (C, H, W), or its objects (H, W); None for one that could not be read."""
     stores = [member.test_stores() for member in members]
 
     def masks_of(image_id: str) -> np.ndarray | None:
         if image_id not in readable:
             return None
-        return drawer.masks(lambda how, weights: combine(stores, image_id, how, np.array(weights)))
+        blend_by = partial(_combined, stores, image_id)
+        return drawer.labels(blend_by) if isinstance(drawer, Objects) else drawer.masks(blend_by)
 
     return masks_of
+
+
+def _combined(
+    stores: Sequence[Sequence[PredictionStore]], image_id: str, how: str, weights: tuple[float, ...]
+) -> np.ndarray:
+    return combine(stores, image_id, how, np.array(weights))
 
 
 def write_scores(path: Path, rows: pd.DataFrame, scores: Scores, classes: Sequence[str]) -> None:
@@ -235,7 +248,15 @@ def _manifest(members: Sequence[Prepared], done: Ensembled) -> dict[str, Any]:
 
 
 def _test_panels(prepared: Prepared, rows: pd.DataFrame, masks_of: MaskOf) -> list[Panel]:
-    return [Panel(row.image_id[:10], prepared.reader(row.path), masks_of(row.image_id)) for row in rows.itertuples()]
+    return [
+        Panel(row.image_id[:10], prepared.reader(row.path), _one_by_one(masks_of(row.image_id)))
+        for row in rows.itertuples()
+    ]
+
+
+def _one_by_one(masks: np.ndarray) -> np.ndarray:
+    """Masks (C, H, W) as they are; of objects (H, W) a mask each."""
+    return masks if masks.ndim == 3 else (masks == np.arange(1, masks.max() + 1)[:, None, None]).astype(np.uint8)
 
 
 def _draw_sheet(
@@ -246,7 +267,10 @@ def _draw_sheet(
 
     def oof_panel(row: Any) -> Panel:
         values, target = oof.read(row.image_id)
-        return Panel(f"{row.image_id[:10]}  {row.score:.2f}", reader(row.path), drawer.masks(blender(values)), target)
+        blend_by = blender(values)
+        drawn = drawer.labels(blend_by) if isinstance(drawer, Objects) else drawer.masks(blend_by)
+        title = f"{row.image_id[:10]}  {row.score:.2f}"
+        return Panel(title, reader(row.path), _one_by_one(drawn), _one_by_one(target))
 
     chosen = choose_examples(rows[rows["coverage"] > 0])
     panels = {f"OOF, {name}": [oof_panel(row) for row in part.itertuples()] for name, part in chosen.items()}

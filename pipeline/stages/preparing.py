@@ -17,7 +17,7 @@ from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, 
 from pipeline.inference.store import PredictionStore
 from pipeline.inference.tta import check_views
 from pipeline.losses import build_loss
-from pipeline.metrics import METRICS, Counts, Scores, stack
+from pipeline.metrics import METRICS, Counts, Scores, of_pixels, stack
 from pipeline.models import check_model, for_prediction
 from pipeline.progress import track
 from pipeline.submission import sample_rows
@@ -64,7 +64,7 @@ class Prepared(NamedTuple):
 
     @property
     def labels(self) -> Labels:
-        return Labels.of(self.card)
+        return Labels.of(self.card, self.cfg.data.border)
 
     @property
     def reader(self) -> Reader:
@@ -91,8 +91,7 @@ def check(cfg: Config) -> Competition:
         ValueError: naming what is wrong and what exists.
     """
     card = competition.load(cfg.competition)
-    if len(card.classes) != cfg.model.classes:
-        raise ValueError(f"model.classes is {cfg.model.classes}, the card {card.name} has {len(card.classes)}")
+    _check_channels(cfg, card)
     check_model(cfg.model, cfg.train.batch_size)
     if cfg.predict.output_stride:
         check_model(for_prediction(cfg))
@@ -102,6 +101,18 @@ def check(cfg: Config) -> Competition:
     if card.exclusive:
         _refuse_masks_of_their_own(cfg)
     return card
+
+
+def _check_channels(cfg: Config, card: Competition) -> None:
+    if cfg.data.border and not card.instances:
+        raise ValueError(f"data.border parts objects that touch, and {card.name} has one mask per class: leave it out")
+    channels = Labels.of(card, cfg.data.border).channels
+    if channels != cfg.model.classes:
+        border = " and the border between objects" if cfg.data.border else ""
+        raise ValueError(
+            f"model.classes is {cfg.model.classes}, the card {card.name} has {len(card.classes)} "
+            f"({', '.join(card.classes)}){border}: set model.classes = {channels}"
+        )
 
 
 def _refuse_masks_of_their_own(cfg: Config) -> None:
@@ -239,10 +250,13 @@ def processes() -> PartialState:
 
 
 def scores_at_half(prepared: Prepared, index: pd.DataFrame) -> Scores:
-    """The out-of-fold scores of some training images, at threshold .5; exclusive classes have none to choose."""
+    """The out-of-fold scores of some training images, at threshold .5; exclusive classes have none to choose.
+
+    Where the official metric is of objects, it is mean Dice here: of pixels, as while training.
+    """
     store, labels = prepared.oof_store(), prepared.labels
     counts = (
         count_classes(store.read(row.image_id), labels.read_scored(row), labels.exclusive) for row in index.itertuples()
     )
     at_half = stack(Counts(*(each[:, postprocess.HALF] for each in image)) for image in counts)
-    return METRICS[prepared.card.metric].scores(at_half)
+    return METRICS[of_pixels(prepared.card.metric)].scores(at_half)

@@ -16,6 +16,7 @@ from pipeline.data.index import read_test_index
 from pipeline.files import write_text
 from pipeline.inference.predict import Predictor, predict_to_store
 from pipeline.inference.store import is_complete, start_store
+from pipeline.metrics import of_pixels
 from pipeline.models import build_model, for_prediction
 from pipeline.stages.labelling import label_fold
 from pipeline.stages.preparing import Paths, Prepared, prepare, processes, scores_at_half
@@ -33,7 +34,7 @@ from pipeline.training.objective import HeadWeights
 from pipeline.training.phases import fit, seed_weights
 
 log = logging.getLogger(__name__)
-TABLES = {"model": config.Model, "train": config.Train}  # of a config, that weights depend on whole
+TABLES = {"data": config.Data, "model": config.Model, "train": config.Train}  # of a config, that decide weights
 FULL_SEED = 999  # in place of a fold's number
 MOVED = 0.2  # difference of the phases' best thresholds that is worth a word
 
@@ -145,7 +146,13 @@ def _fit(
 ) -> None:
     cfg, card = prepared.cfg, prepared.card
     parts = FoldData(
-        fold, train_index, valid_index, prepared.labels, card.metric, prepared.reader, _pseudo_labels(prepared, fold)
+        fold,
+        train_index,
+        valid_index,
+        prepared.labels,
+        of_pixels(card.metric),
+        prepared.reader,
+        _pseudo_labels(prepared, fold),
     )
     seed = cfg.seed * 1000 + (FULL_SEED if fold == FULL else fold)
     seed_weights(seed)
@@ -215,8 +222,7 @@ def _is_trained(prepared: Prepared, fold: Fold) -> bool:
 
 def settings(prepared: Prepared) -> dict[str, Any]:
     """What a fold's weights depend on, as plain values: a run goes on only with the same."""
-    kept = {"seed": True, "data": {"percentiles"}, "model": True, "train": True}
-    chosen = _without_speed(prepared.cfg.model_dump(mode="json", include=kept))
+    chosen = _deciding(prepared.cfg.model_dump(mode="json", include={"seed", *TABLES}))
     labels = prepared.index[["image_id", *prepared.index.columns.intersection(["rle", "coverage"])]]
     return {
         "competition": prepared.card.name,
@@ -235,9 +241,16 @@ def _reading(card: Competition) -> dict[str, Any]:
     return card.model_dump(mode="json", include={each for each in options if each in card.model_fields_set})
 
 
-def _without_speed(chosen: dict[str, Any]) -> dict[str, Any]:
-    unimportant = {"workers", "tensorboard"}
-    return {**chosen, "train": {key: value for key, value in chosen["train"].items() if key not in unimportant}}
+UNIMPORTANT = {"data": {"root", "skip_bad"}, "train": {"workers", "tensorboard"}}  # for the weights
+
+
+def _deciding(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Tables of a config without what only decides where and how fast."""
+    kept = {
+        name: {key: value for key, value in chosen[name].items() if key not in unimportant}
+        for name, unimportant in UNIMPORTANT.items()
+    }
+    return {**chosen, **kept}
 
 
 def _as_of_today(made_by: dict[str, Any]) -> dict[str, Any]:
@@ -249,7 +262,7 @@ def _as_of_today(made_by: dict[str, Any]) -> dict[str, Any]:
         chosen = {part: table.model_validate(made_by[part]).model_dump(mode="json") for part, table in TABLES.items()}
     except ValueError:  # an option of then is no more: the comparison names it
         return made_by
-    return {**made_by, **_without_speed(chosen)}
+    return {**made_by, **_deciding(chosen)}
 
 
 def _digest(table: pd.DataFrame) -> str:

@@ -133,7 +133,7 @@ def validate(
 
 
 def count_classes(values: np.ndarray, target: np.ndarray, exclusive: bool) -> Counts:
-    """Counts (C, 255) of stored values and a target, both (C, H, W)."""
+    """Counts (C, 255) of stored values and a target (C, H, W); further channels of the values are for no class."""
     if not exclusive:
-        return stack(count_levels(*pair) for pair in zip(values, target, strict=True))
+        return stack(count_levels(*pair) for pair in zip(values, target, strict=False))
     return Counts(*(np.repeat(each[:, None], LEVELS, axis=1) for each in count_argmax(values, target)))

@@ -1,0 +1,101 @@
+"""Scores of objects: by hand, by a loop over pairs of masks, and laws."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pipeline.metrics.instances import INSTANCE_METRICS, airbus_f2, dsb_precision, match, overlaps
+
+LABELS = arrays(np.int32, (6, 7), elements=st.integers(0, 4))
+THRESHOLDS = [twentieths / 20 for twentieths in range(10, 20)]
+
+
+def picture(*rows):
+    """Digits are objects, a point is background."""
+    return np.array([[0 if sign == "." else int(sign) for sign in row] for row in rows])
+
+
+def by_loops(labels, target):
+    """True positives, false positives, false negatives at each threshold, pair by pair, in exact fractions."""
+    found = [labels == number for number in np.unique(labels) if number]
+    true = [target == number for number in np.unique(target) if number]
+    counts = []
+    for twentieths in range(10, 20):
+        hits = 0
+        for mask in found:
+            for other in true:
+                both, either = int((mask & other).sum()), int((mask | other).sum())
+                hits += 20 * both > twentieths * either
+        counts.append((hits, len(found) - hits, len(true) - hits))
+    return np.array(counts).T
+
+
+@settings(max_examples=150)
+@given(LABELS, LABELS)
+def test_matches_are_those_of_a_loop_over_pairs_of_masks(labels, target):
+    assert np.array_equal(np.stack(match(labels, target)), by_loops(labels, target))
+
+
+def test_one_of_two_found_and_one_invented_by_hand():
+    target = picture("11...22", "11...22")
+    labels = picture("11.3...", "11.3...")
+    # At every threshold one hit, one invented, one missed.
+    assert dsb_precision(match(labels, target)) == pytest.approx(1 / 3)
+    assert airbus_f2(match(labels, target)) == pytest.approx(5 / (5 + 4 + 1))
+
+
+def test_overlap_of_three_quarters_passes_five_thresholds():
+    # IoU 3/4 exceeds .50, .55, .60, .65, .70, and not .75 itself.
+    assert dsb_precision(match(picture("111."), picture("1111"))) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("twentieths", range(10, 20))
+def test_threshold_itself_is_not_exceeded(twentieths):
+    target = np.ones((1, 20), dtype=int)
+    labels = (np.arange(20)[None] < twentieths).astype(int)
+    assert match(labels, target).true_positives.sum() == twentieths - 10
+
+
+def test_two_objects_drawn_as_one_match_neither():
+    assert dsb_precision(match(picture("1111"), picture("1122"))) == 0
+
+
+@pytest.mark.parametrize("name", INSTANCE_METRICS)
+def test_nothing_where_nothing_is_scores_one_and_anything_there_zero(name):
+    empty, full = picture("..."), picture(".1.")
+    assert INSTANCE_METRICS[name](match(empty, empty)) == 1
+    assert INSTANCE_METRICS[name](match(full, empty)) == 0
+    assert INSTANCE_METRICS[name](match(empty, full)) == 0
+    assert INSTANCE_METRICS[name](match(full, full)) == 1
+
+
+@pytest.mark.parametrize("name", INSTANCE_METRICS)
+@given(LABELS, LABELS, st.permutations([1, 2, 3, 4]))
+def test_numbers_of_objects_mean_nothing_and_scores_lie_between_zero_and_one(name, labels, target, order):
+    renumbered = np.array([0, *order])[labels] * 1000
+    score = INSTANCE_METRICS[name](match(labels, target))
+    assert INSTANCE_METRICS[name](match(renumbered, target)) == score
+    assert 0 <= score <= 1
+
+
+@given(LABELS, LABELS)
+def test_overlaps_are_the_pixels_of_objects(labels, target):
+    shared, predicted, true = overlaps(labels, target)
+    assert predicted.tolist() == [(labels == number).sum() for number in np.unique(labels) if number]
+    assert true.tolist() == [(target == number).sum() for number in np.unique(target) if number]
+    assert shared.sum() == ((labels > 0) & (target > 0)).sum()
+
+
+def test_missing_ship_costs_four_times_an_invented_one():
+    two, one = picture("1.2"), picture("1..")
+    assert airbus_f2(match(one, two)) == pytest.approx(5 / 9)
+    assert airbus_f2(match(two, one)) == pytest.approx(5 / 6)
+
+
+def test_other_shapes_and_negative_labels_are_refused():
+    with pytest.raises(ValueError, match=r"\(1, 2\) and target \(1, 3\) differ"):
+        match(picture(".."), picture("..."))
+    with pytest.raises(ValueError, match="label -1"):
+        match(np.array([[-1, 0]]), picture(".."))

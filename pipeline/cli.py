@@ -160,6 +160,10 @@ def _print_worth(done: stages.Ensembled) -> None:
     out.print(f"\nOOF score   {honest.mean:.4f}  cross-fitted, 95% interval {honest.low:.4f} to {honest.high:.4f}")
     out.print(f"            {done.decision.in_sample:.4f}  in-sample: optimism {done.optimism:+.4f}")
     out.print(f"            {done.decision.at_half:.4f}  at threshold .5, nothing chosen but the weights")
+    if done.volumes is not None:
+        out.print(
+            f"            {done.volumes:.4f}  {done.metric} of whole volumes, cross-fitted; the above is mean Dice"
+        )
     for name, value in done.decision.others.items():
         out.print(f"            {value:.4f}  {name}, cross-fitted")
     if done.gain:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, field_validator
 
-from pipeline.metrics import INSTANCE_METRICS, METRICS, known_metrics
+from pipeline.metrics import INSTANCE_METRICS, METRICS, VOLUME_METRICS, known_metrics
 from pipeline.rle import Dialect
 from pipeline.schema import Table, did_you_mean, parse, read_toml
 
@@ -99,11 +99,12 @@ class Competition(Table):
     dialect: Dialect = Dialect()
     metric: str
     group_pattern: str | None = None  # of ids, in place of columns.group: what its groups match never parts
+    volume_pattern: str | None = None  # of ids, for a metric of volumes: what names the volume, and the slice's number
     leaderboard: Leaderboard = Leaderboard()
     generated: Literal["demo"] | None = None  # made by `data/demo.py`, not downloaded
     unverified: tuple[str, ...] = ()  # what of this card nobody here could check: look before you rely on it
 
-    @field_validator("group_pattern")
+    @field_validator("group_pattern", "volume_pattern")
     @classmethod
     def _has_groups(cls, pattern: str | None) -> str | None:
         return _checked(pattern)
@@ -112,7 +113,7 @@ class Competition(Table):
         if self.metric not in known_metrics():
             raise ValueError(f"unknown metric '{self.metric}'. {did_you_mean(self.metric, known_metrics())}")
         if self.instances != (self.metric in INSTANCE_METRICS):
-            fitting = INSTANCE_METRICS if self.instances else METRICS
+            fitting = INSTANCE_METRICS if self.instances else {*METRICS, *VOLUME_METRICS}
             raise ValueError(
                 f"metric '{self.metric}' with instances = {str(self.instances).lower()}: for that there are "
                 f"{', '.join(sorted(fitting))}"
@@ -127,6 +128,11 @@ class Competition(Table):
                     f"{len(self.classes)} classes ({', '.join(self.classes)}), and columns do not tell a row's class: "
                     f"give columns.class (a column of its own) or columns.joint (as '_' in x.jpg_1)"
                 )
+        if (self.metric in VOLUME_METRICS) != bool(self.volume_pattern):
+            raise ValueError(
+                f"metric '{self.metric}': a metric of volumes ({', '.join(VOLUME_METRICS)}) needs volume_pattern, with "
+                f"two groups, the volume and the slice's number; another metric must have none"
+            )
         if self.group_pattern and self.group_column:
             raise ValueError("give columns.group or group_pattern, and not both")
         if self.instances and len(self.classes) > 1:

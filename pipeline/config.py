@@ -14,6 +14,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Data(Table):
     root: Path | None = None  # default: data/<competition>
     percentiles: tuple[float, float] | None = None  # of each image, stretched to 0 and 255: evens out exposure
+    window: tuple[float, float] | None = None  # values, in the files' own units, that become 0 and 255
     skip_bad: bool = False  # leave out images that cannot be read, and list them
     # Of instances: a second channel to learn, the pixels within so many of two objects, which parts those that touch.
     border: PositiveFloat | None = None
@@ -21,6 +22,10 @@ class Data(Table):
     def model_post_init(self, _context: object) -> None:
         if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise ValueError(f"percentiles {list(self.percentiles)}: expected two that rise, from 0 to 100")
+        if self.window and self.window[0] >= self.window[1]:
+            raise ValueError(f"window {list(self.window)}: expected two values that rise, such as [-1000, 400]")
+        if self.window and self.percentiles:
+            raise ValueError("window and percentiles both say what becomes 0 and 255: give one of them")
 
 
 class Folds(Table):
@@ -37,7 +42,7 @@ class Model(Table):
     arch: str = "unet"  # a name in `models.ARCHITECTURES`
     encoder: str = "tu-resnet34"  # any name that `python -m pipeline encoders` lists
     weights: str = "none"  # "none", "imagenet" (needs the network once), or a local .safetensors file
-    in_channels: Literal[1, 3] = 3
+    in_channels: PositiveInt = 3  # of the images: 1 (grey), 3 (colour), or as many as the files have
     classes: PositiveInt = 1
     decoder_channels: tuple[PositiveInt, ...] = (256, 128, 64, 32, 16)  # one per encoder level, deep to fine
     attention: Literal["scse"] | None = None  # in the decoder: https://arxiv.org/abs/1803.02579

@@ -1,7 +1,7 @@
 """The CSV for Kaggle: rows in the sample's order, each mask decoded back and compared, whole or not at all."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.tables import read_rows, read_table
 from pipeline.files import whole
-from pipeline.metrics import INSTANCE_METRICS, METRICS, Counts, Scores, match
+from pipeline.metrics import INSTANCE_METRICS, METRICS, VOLUME_METRICS, Counts, Scores, Volume, match
 from pipeline.rle import Dialect, RLEError, Runs, area, overlap
 
 # From an image's id to its masks (C, H, W) uint8, or its objects (H, W), numbered; None: no prediction.
@@ -131,6 +131,8 @@ def score(card: Competition, submission: Path, solution: Path) -> tuple[float, i
     """
     if card.instances:
         return _score_instances(card, submission, solution)
+    if card.volume_pattern:
+        return _score_volumes(card, submission, solution)
     found, target = (_read_runs(path, card) for path in (submission, solution))
     strangers = sorted(found.keys() ^ target.keys())
     if strangers:
@@ -156,6 +158,51 @@ def _score_instances(card: Competition, submission: Path, solution: Path) -> tup
         labels = _paint_labels(found[image_id], pixels, f"{submission}: image '{image_id}'")
         scores.append(metric(match(labels, _paint_labels(runs, pixels, f"{solution}: image '{image_id}'"))))
     return float(np.mean(scores)), len(scores)
+
+
+def _score_volumes(card: Competition, submission: Path, solution: Path) -> tuple[float, int]:
+    """Of whole volumes: the solution has columns `height` and `width` too, as a mask's place in its slice counts."""
+    found, target = (read_rows(path, [card.columns], card.classes) for path in (submission, solution))
+    sizes = read_table(solution, ["height", "width"])[["height", "width"]].astype(int)
+    both = target.assign(height=sizes["height"], width=sizes["width"]).merge(
+        found, on=["image_id", "label"], how="outer", suffixes=("", "_found"), indicator=True
+    )
+    strangers = both[both["_merge"] != "both"]
+    if len(strangers):
+        raise ValueError(
+            f"{submission} and {solution} differ in {len(strangers)} rows, the first is image "
+            f"'{strangers['image_id'].iloc[0]}', class '{strangers['label'].iloc[0]}'"
+        )
+    volumes = (_read_volume(card, rows, submission, solution) for rows in by_volume(both, card))
+    return VOLUME_METRICS[card.metric](volumes), both["image_id"].nunique()
+
+
+def by_volume(rows: pd.DataFrame, card: Competition) -> Iterator[pd.DataFrame]:
+    """The rows of each volume, its slices in rising order of their number."""
+    parts = rows["image_id"].str.extract(f"^{card.volume_pattern}$")
+    if parts.isna().any(axis=None):
+        stranger = rows["image_id"][parts.isna().any(axis=1)].iloc[0]
+        raise ValueError(f"card {card.name}: volume_pattern '{card.volume_pattern}' does not match the id '{stranger}'")
+    numbered = rows.assign(volume=parts[0], slice=parts[1].astype(int))
+    for _, volume in numbered.groupby("volume"):
+        yield volume.sort_values("slice", kind="stable")
+
+
+def _read_volume(card: Competition, rows: pd.DataFrame, submission: Path, solution: Path) -> Volume:
+    """Predicted and true masks of a volume, (D, C, H, W)."""
+    number = {name: position for position, name in enumerate(card.classes)}
+    slices = {image_id: place for place, image_id in enumerate(dict.fromkeys(rows["image_id"]))}
+    shape = int(rows["height"].iloc[0]), int(rows["width"].iloc[0])
+    masks = np.zeros((2, len(slices), len(number), *shape), dtype=np.uint8)
+    for row in rows.itertuples():
+        for part, (text, line, path) in enumerate(
+            ((row.rle_found, row.line_found, submission), (row.rle, row.line, solution))
+        ):
+            try:
+                masks[part, slices[row.image_id], number[row.label]] = card.dialect.decode(text, shape)
+            except RLEError as error:
+                raise ValueError(f"{path}: line {line}, id '{row.image_id}': {error}") from None
+    return masks[0], masks[1]
 
 
 def _read_instances(path: Path, card: Competition) -> dict[str, list[Runs]]:

@@ -12,6 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 SHAPE = (32, 40)  # not square, so that a transposed mask shows
 Row = tuple[str, ...]
@@ -98,6 +100,27 @@ def write_moments(path: Path, image: np.ndarray) -> None:
     np.save(path, np.repeat(image[..., None], 8, axis=2).astype(np.float32) / 4 + 230)
 
 
+def write_dicom(path, stored, *, slope=None, intercept=0, inverted=False, bits=16):
+    """A DICOM of one grey picture; with a slope, real values are stored · slope + intercept."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(path)])
+    header = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    header.SOPClassUID, header.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    header.Rows, header.Columns = stored.shape
+    header.SamplesPerPixel = 1
+    header.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+    header.BitsAllocated = 8 * stored.dtype.itemsize
+    header.BitsStored = min(bits, header.BitsAllocated)
+    header.HighBit = header.BitsStored - 1
+    header.PixelRepresentation = int(stored.dtype.kind == "i")
+    if slope is not None:
+        header.RescaleSlope, header.RescaleIntercept = slope, intercept
+    header.PixelData = stored.tobytes()
+    header.save_as(path, enforce_file_format=True)
+
+
 # ---------------------------------------------------------------------------------------------- layouts
 
 
@@ -129,6 +152,7 @@ class Layout:
     write_mask: Callable[[Path, np.ndarray], None] = lambda path, masks: write_grey(path, masks[0] * 255)
     classes: int = 1
     objects: int = 0  # of an image, where each has a row of its own
+    volumes: bool = False  # scored as volumes: the solution tells the slices' sizes
     shape: tuple[int, int] = SHAPE
     scored: tuple[int, int] | None = None  # size of submitted masks
     config: dict[str, str] = field(default_factory=dict)
@@ -216,6 +240,7 @@ LAYOUTS = {
     "siim-acr-pneumothorax-segmentation": Layout(
         ids=lambda n: f"1.2.276.{n}",
         image=lambda part, i: f"dicom-images-{part}/1.3.{i}/1.4.{i}/{i}.dcm",
+        write=lambda path, image: write_dicom(path, image, bits=8),
         text=Text(relative=True, empty="-1"),
         header=("ImageId", "EncodedPixels"),
         train="train-rle.csv",
@@ -277,6 +302,7 @@ LAYOUTS = {
         train_header=("id", "class", "segmentation"),
         train_rows=organs,
         classes=3,
+        volumes=True,
         config={"data.percentiles": "[1, 99]"},
     ),
     "vesuvius-challenge-ink-detection": Layout(
@@ -305,6 +331,7 @@ LAYOUTS = {
         write=write_sixteen,
         text=Text(order="row", empty="1 0"),
         header=("id", "rle"),
+        volumes=True,
         train="train_rles.csv",
     ),
     "ultrasound-nerve-segmentation": Layout(
@@ -339,12 +366,14 @@ def write_miniature(slug: str, root: Path, train: int = 12, test: int = 4) -> di
                     tables["solution"] += layout.train_rows(image_id, masks, layout.text)
                 else:
                     texts = map(layout.text.write, scored)
-                    tables["solution"] += [(*key, text) for key, text in zip(keys, texts, strict=True)]
+                    size = tuple(map(str, layout.shape)) if layout.volumes else ()
+                    tables["solution"] += [(*key, text, *size) for key, text in zip(keys, texts, strict=True)]
                 tables["sample"] += [(*key, "1 1") for key in keys]
     if layout.train:
         _write_csv(root / layout.train, layout.train_header or layout.header, tables["train"])
     _write_csv(root / layout.sample, layout.header, tables["sample"])
-    _write_csv(root / "solution.csv", layout.header, tables["solution"])
+    sizes = ("height", "width") if layout.volumes else ()
+    _write_csv(root / "solution.csv", (*layout.header, *sizes), tables["solution"])
     return known
 
 

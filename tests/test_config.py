@@ -31,7 +31,7 @@ def test_shipped_configs_are_there():
         ("[folds]", "[fold]", r"unknown key 'fold'. Did you mean 'folds'\?"),
         ("lr = 3e-3", 'lr = "fast"', r"train\.phases\.0\.lr: 'fast': .*valid number"),
         ("lr = 3e-3", "lr = -1", r"train\.phases\.0\.lr: -1: .*greater than 0"),
-        ("in_channels = 1", "in_channels = 2", r"model\.in_channels: 2: .*1 or 3"),
+        ("in_channels = 1", "in_channels = 0", r"model\.in_channels: 0: .*greater than 0"),
         ('competition = "tiny.toml"', "", r"'competition' is missing"),
         ("count = 3", "count = ", r"not valid TOML.*line"),
     ],

@@ -65,12 +65,6 @@ def test_missing_image_and_no_image_are_told_apart(tmp_path):
         read_size(tmp_path / "text.png")
 
 
-def test_sixteen_bits_are_refused_not_cut(tmp_path):
-    Image.fromarray(np.full((4, 4), 300, dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ImageError, match="expected 8 bits per channel"):
-        read_image(tmp_path / "deep.png", 1)
-
-
 def test_stretch_by_hand():
     image = np.array([[[10], [20], [30]]], dtype=np.uint8)
     assert stretch(image, (0, 100)).ravel().tolist() == [0, 128, 255]

@@ -56,7 +56,14 @@ def test_every_module_has_a_floor():
 
 @pytest.mark.parametrize(
     ("word", "owner"),
-    [("tomllib", "schema"), ("PIL", "data"), ("albumentations", "data"), ("safetensors", ("inference", "training"))],
+    [
+        ("tomllib", "schema"),
+        ("PIL", "data"),
+        ("tifffile", "data"),
+        ("pydicom", "data"),
+        ("albumentations", "data"),
+        ("safetensors", ("inference", "training")),
+    ],
 )
 def test_a_library_has_one_owner(word, owner):
     owners = {owner} if isinstance(owner, str) else set(owner)

@@ -107,12 +107,12 @@ class Augment:
     Args:
         strength: a name in STRENGTHS.
         crop: pixels of the square that is cut out; None keeps the image's size.
-        channels: of the image, 1 or 3.
+        channels: of the image.
         scale: factors between which the size is drawn for every image, in place of the strength's own draw; needs a
             crop. None leaves the strength as it is.
 
     Shapes:
-        image: (H, W, channels) uint8, mask: (H, W, C) uint8; returned as (crop, crop, ...).
+        image: (H, W, channels) uint8 or float32 in 0 … 255, mask: (H, W, C) uint8; returned as (crop, crop, ...).
     """
 
     def __init__(self, strength: str, crop: int | None, channels: int, *, scale: tuple[float, float] | None = None):
@@ -123,5 +123,9 @@ class Augment:
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         self.transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        result = self.transform(image=image, mask=mask)
-        return result["image"], result["mask"]
+        if image.dtype == np.uint8:
+            result = self.transform(image=image, mask=mask)
+            return result["image"], result["mask"]
+        # The library takes floats for 0 … 1, and cuts off what lies outside.
+        result = self.transform(image=image / np.float32(255), mask=mask)
+        return result["image"] * np.float32(255), result["mask"]

@@ -1,6 +1,7 @@
-"""The only opener of image files.
+"""Images and mask images as arrays whose values mean something: the network's 0 … 255, or a class.
 
-Pillow reads them: it refuses a file that was cut short, where OpenCV returns the part that was there.
+What is eight bits wide stays as it is. Anything wider becomes float32 in 0 … 255, by the full range of its dtype, by a
+window of its own units, or by its percentiles; a 16-bit image is never cut to eight.
 """
 
 import io
@@ -8,16 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's guard against bombs: competitions have larger images
+from pipeline.data.formats import ImageError, read_pixels, read_size
 
-# Modes whose values are 8 bits wide. A 16-bit or float image is refused instead of being cut to 8 bits.
-EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
+__all__ = [
+    "ImageError",
+    "Reader",
+    "encode_image",
+    "glance",
+    "read_image",
+    "read_labels",
+    "read_mask",
+    "read_size",
+    "stretch",
+    "to_uint8",
+    "write_image",
+]
 
-
-class ImageError(ValueError):
-    """An image file that is missing, cut short, or not of a kind that is read."""
+GREY = np.array([0.299, 0.587, 0.114])  # of red, green and blue: ITU-R 601, as Pillow weighs them
+VOID = 255  # the class of pixels that count for nothing
+Value = int | tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -25,103 +37,174 @@ class Reader:
     """How a config wants its images.
 
     Args:
-        channels: 1 or 3.
-        percentiles: of an image's values, stretched to 0 and 255; None leaves the values as they are.
+        channels: 1 (grey), 3 (colour), or as many as the files have.
+        percentiles: of an image's values, stretched to 0 and 255; None leaves 8-bit values as they are.
+        window: values in the file's own units that become 0 and 255; what lies outside is cut off.
     """
 
     channels: int
     percentiles: tuple[float, float] | None = None
+    window: tuple[float, float] | None = None
 
     def __call__(self, path: Path) -> np.ndarray:
-        """The image as (H, W, channels) uint8.
+        """The image as (H, W, channels): uint8 of an 8-bit file, else float32 in 0 … 255.
 
         Raises:
-            ImageError: as `read_image`.
+            ImageError: as `formats.read_pixels`; for another number of channels, and for values that have no range.
         """
-        image = read_image(path, self.channels)
-        return stretch(image, self.percentiles) if self.percentiles else image
+        pixels = _with_channels(read_pixels(path), self.channels, path)
+        if self.window:
+            return _between(pixels, *self.window)
+        if self.percentiles:
+            return stretch(pixels, self.percentiles)
+        return _by_dtype(pixels, path)
+
+    def picture(self, path: Path) -> np.ndarray:
+        """The image as people look at it, (H, W, 1 or 3) uint8: of a stack the middle channel."""
+        image = self(path)
+        return to_uint8(image if self.channels in (1, 3) else image[..., [self.channels // 2]])
+
+
+def read_image(path: Path, channels: int) -> np.ndarray:
+    """An image by the range of its dtype: `Reader` without options.
+
+    Raises:
+        ImageError: as `Reader`.
+    """
+    return Reader(channels)(path)
+
+
+def glance(path: Path, channels: int) -> np.ndarray:
+    """An image of any kind to look at and to compare, (H, W, channels) uint8; channels: 1 or 3.
+
+    What is wider than eight bits is stretched between its own percentiles 1 and 99.
+
+    Raises:
+        ImageError: if it cannot be read.
+    """
+    pixels = read_pixels(path)
+    if pixels.shape[2] not in (1, 2, 3, 4):
+        pixels = pixels[..., [pixels.shape[2] // 2]]  # the middle one of a stack
+    pixels = _with_channels(pixels, channels, path)
+    return pixels if pixels.dtype == np.uint8 else to_uint8(stretch(pixels, (1, 99)))
 
 
 def stretch(image: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
     """Values scaled so that two percentiles of the whole image, all channels together, become 0 and 255.
 
-    Makes images of one kind alike that were exposed differently. A constant image stays as it is.
+    Makes images of one kind alike that were exposed differently. A constant 8-bit image stays as it is, a constant one
+    of another kind becomes 0.
 
     Shapes:
-        image: (H, W, C) uint8; returned likewise.
+        image: (H, W, C); returned as uint8 of uint8, else as float32.
     """
     low, high = np.percentile(image, percentiles)
+    if image.dtype != np.uint8:
+        return _between(image, low, high) if low < high else np.zeros(image.shape, np.float32)
     if low == high:
         return image
     levels = np.clip((np.arange(256) - low) * (255 / (high - low)), 0, 255)
     return np.rint(levels).astype(np.uint8)[image]
 
 
-def read_image(path: Path, channels: int) -> np.ndarray:
-    """An image as (H, W, channels) uint8; grey is repeated to 3 channels, colour is made grey for 1.
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Values in 0 … 255 as whole numbers, for people to look at."""
+    return image if image.dtype == np.uint8 else np.rint(image).astype(np.uint8)
 
-    Raises:
-        ImageError: with the path, if the file is missing, cut short, or not 8 bits per channel.
-    """
-    pixels = _decode(path, "L" if channels == 1 else "RGB")
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+def _between(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """float32: low becomes 0, high 255, and what lies outside is cut off."""
+    return np.clip((pixels.astype(np.float32) - low) * np.float32(255 / (high - low)), 0, 255)
+
+
+def _by_dtype(pixels: np.ndarray, path: Path) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == bool:
+        return pixels.astype(np.uint8) * 255
+    if pixels.dtype.kind == "u":
+        return pixels.astype(np.float32) * np.float32(255 / np.iinfo(pixels.dtype).max)
+    raise ImageError(
+        f"{path}: values of {pixels.dtype}, {pixels.min():g} to {pixels.max():g}, have no range of their own: set "
+        f"data.window = [low, high] in these units, or data.percentiles = [1, 99]"
+    )
+
+
+def _with_channels(pixels: np.ndarray, channels: int, path: Path) -> np.ndarray:
+    found = pixels.shape[2]
+    if found == channels:
+        return pixels
+    if found in (2, 4) and channels in (1, 3):  # the last one is alpha
+        return _with_channels(pixels[..., :-1], channels, path)
+    if found == 1 and channels == 3:
+        return np.repeat(pixels, 3, axis=2)
+    if found == 3 and channels == 1:
+        return _grey(pixels)
+    raise ImageError(f"{path}: {found} channels, expected {channels}: set model.in_channels = {found}")
+
+
+def _grey(pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
+    grey = pixels.astype(np.float64) @ GREY
+    return (np.rint(grey) if pixels.dtype.kind in "ui" else grey).astype(pixels.dtype)[..., None]
+
+
+# ---------------------------------------------------------------------------------------------- masks
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """A mask image as (H, W) uint8, 1 wherever the file is not 0.
+    """A mask image as (H, W) uint8, 1 wherever the file is not 0 (or black).
 
     Raises:
-        ImageError: as `read_image`.
+        ImageError: as `formats.read_pixels`.
     """
-    return (_decode(path, "L") > 0).astype(np.uint8)
+    pixels = read_pixels(path)
+    colours = pixels[..., :-1] if pixels.shape[2] in (2, 4) else pixels  # alpha says nothing
+    return (colours != 0).any(axis=2).astype(np.uint8)
 
 
-def read_labels(
-    path: Path, values: dict[int | tuple[int, int, int], int], void: int | tuple[int, int, int] | None = None
-) -> np.ndarray:
-    """A mask image of coded classes as (H, W) uint8 class numbers, 255 where void.
+def read_labels(path: Path, values: dict[Value, int], void: Value | None = None) -> np.ndarray:
+    """A mask image of coded classes as (H, W) uint8 class numbers, VOID where void.
 
     Args:
-        values: of a pixel (grey value, palette index or colour) to the number of its class.
+        values: of a pixel (grey value, palette index, or colour) to the number of its class.
         void: value of pixels that count for nothing.
 
     Raises:
-        ImageError: as `read_image`; for a value that is not named, with its place.
+        ImageError: as `formats.read_pixels`; for a value that is not named, with its place.
     """
-    codes = dict(values) if void is None else {**values, void: 255}
-    pixels = _decode_codes(path, colours=any(isinstance(value, tuple) for value in codes))
+    codes = dict(values) if void is None else {**values, void: VOID}
+    pixels = _codes(path, colours=any(isinstance(value, tuple) for value in codes))
     numbers, named = np.zeros(pixels.shape[:2], np.uint8), np.zeros(pixels.shape[:2], bool)
     for value, number in codes.items():
-        here = (pixels == np.asarray(value, dtype=pixels.dtype)).reshape(*pixels.shape[:2], -1).all(axis=-1)
+        here = (pixels == np.atleast_1d(value)).all(axis=2)
         numbers[here], named[here] = number, True
     if not named.all():
         row, column = np.argwhere(~named)[0]
+        came = pixels[row, column].tolist()
         raise ImageError(
-            f"{path}: value {pixels[row, column].tolist()} at row {row}, column {column} ({(~named).sum()} pixels) is "
-            f"not named in the card's masks.values"
+            f"{path}: value {came[0] if len(came) == 1 else came} at row {row}, column {column} ({(~named).sum()} "
+            f"pixels) is none of the card's: name it in masks.values, or as masks.void"
         )
     return numbers
 
 
-def _decode_codes(path: Path, *, colours: bool) -> np.ndarray:
-    try:
+def _codes(path: Path, *, colours: bool) -> np.ndarray:
+    """Colours (H, W, 3), or one value each (H, W, 1): of a palette its indices."""
+    pixels = read_pixels(path)
+    if colours:
+        return _with_channels(pixels, 3, path)
+    if path.suffix.lower() in (".png", ".gif"):
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB") if colours else image)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-        raise ImageError(_why(path, error)) from None
+            if image.mode == "P":
+                return np.asarray(image)[..., None]
+    if pixels.shape[2] != 1:
+        raise ImageError(f"{path}: {pixels.shape[2]} channels, and masks.values are single values: give colours")
+    return pixels
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """Height and width, from the file's header alone.
-
-    Raises:
-        ImageError: if the file is missing or is no image.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-        raise ImageError(_why(path, error)) from None
+# ---------------------------------------------------------------------------------------------- writing
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
@@ -139,25 +222,3 @@ def encode_image(pixels: np.ndarray, format: str, quality: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format, quality=quality)
     return buffer.getvalue()
-
-
-def _decode(path: Path, mode: str) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            if image.mode not in EIGHT_BIT:
-                raise ImageError(
-                    f"{path}: pixels of mode '{image.mode}', expected 8 bits per channel: convert the file"
-                )
-            return np.asarray(image.convert(mode))
-    except ImageError:
-        raise
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-        raise ImageError(_why(path, error)) from None
-
-
-def _why(path: Path, error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"{path}: no such image"
-    if isinstance(error, UnidentifiedImageError):
-        return f"{path}: not an image ({path.stat().st_size} bytes): get the file again"
-    return f"{path}: cannot be read, {error}: get the file again, or leave out a bad image with --skip-bad"

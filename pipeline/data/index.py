@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.data.images import ImageError, read_image, read_size
+from pipeline.data.images import ImageError, glance, read_size
 from pipeline.data.labels import Labels, one_hot
 from pipeline.data.places import find_files, match_files
 from pipeline.data.tables import read_rows, read_table
@@ -125,10 +125,10 @@ def _measure(index: pd.DataFrame, skip_bad: bool) -> pd.DataFrame:
     sizes: dict[Path, tuple[int, int]] = {}
     for path, image_id in zip(index["path"], index["image_id"], strict=True):
         if path is None:
-            log.warning("left out: no image '%s'", image_id)
+            log.warning("left out: no image for '%s'", image_id)
             continue
         try:
-            sizes[path] = read_image(path, channels=1).shape[:2] if skip_bad else read_size(path)
+            sizes[path] = glance(path, channels=1).shape[:2] if skip_bad else read_size(path)
         except ImageError as error:
             if not skip_bad:
                 raise

@@ -7,10 +7,8 @@ import numpy as np
 
 from pipeline.competition import Competition, Masks
 from pipeline.data.borders import border as borders_of
-from pipeline.data.images import read_labels, read_mask
+from pipeline.data.images import VOID, read_labels, read_mask
 from pipeline.rle import Dialect
-
-VOID = 255  # in a mask: counts for nothing
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.data.images import read_image
+from pipeline.data.images import glance
 from pipeline.duplicates import confirm
 from pipeline.duplicates.candidates import propose
 from pipeline.duplicates.signatures import Signature, sign
@@ -72,7 +72,7 @@ def _named(pairs: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
 
 
 def _grey(path: Path) -> np.ndarray:
-    return read_image(path, channels=1)[..., 0]
+    return glance(path, channels=1)[..., 0]
 
 
 def _ahead(pool: ThreadPoolExecutor, paths: Sequence[Path]) -> Iterator[Signature]:

@@ -9,15 +9,18 @@ from pipeline.metrics.counts import Counts, count, stack
 from pipeline.metrics.instances import INSTANCE_METRICS, Matches, match, match_overlaps, overlaps
 from pipeline.metrics.overlap import dice, iou, tgs_precision
 from pipeline.metrics.scores import Scores, ratio
+from pipeline.metrics.volumes import VOLUME_METRICS, Volume
 
 __all__ = [
     "INSTANCE_METRICS",
     "METRICS",
+    "VOLUME_METRICS",
     "Counts",
     "Matches",
     "Metric",
     "Scores",
     "Term",
+    "Volume",
     "count",
     "dice",
     "iou",
@@ -83,12 +86,12 @@ METRICS: dict[str, Metric] = {
 
 
 def known_metrics() -> list[str]:
-    """The names of all metrics: of pixels, and of objects."""
-    return sorted([*METRICS, *INSTANCE_METRICS])
+    """The names of all metrics: of pixels, of objects, and of volumes."""
+    return sorted([*METRICS, *INSTANCE_METRICS, *VOLUME_METRICS])
 
 
 def of_pixels(name: str) -> str:
-    """The metric that judges epochs and thresholds: the competition's, or mean Dice where that is of whole objects."""
+    """The metric that judges epochs and thresholds: the competition's, or mean Dice if that is of objects or volumes."""
     return name if name in METRICS else "mean_dice"
 
 

@@ -157,12 +157,12 @@ def normalisation(name: str, channels: int) -> tuple[torch.Tensor, torch.Tensor]
     """Mean and standard deviation of pixels in 0 … 255 that the encoder was made for.
 
     Shapes:
-        returns: two of (1, channels, 1, 1); for one channel, the mean over red, green and blue.
+        returns: two of (1, channels, 1, 1); for one channel, or more than three, the mean over red, green and blue.
     """
     cfg = timm.get_pretrained_cfg(name.removeprefix(PREFIX), allow_unregistered=True)
     mean, std = (torch.tensor(values, dtype=torch.float32) * 255 for values in (cfg.mean, cfg.std))
-    if channels == 1:
-        mean, std = mean.mean(dim=0, keepdim=True), std.mean(dim=0, keepdim=True)
+    if channels != len(mean):
+        mean, std = mean.mean().repeat(channels), std.mean().repeat(channels)
     return mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipeline.bootstrap import Difference, paired
 from pipeline.config import Config
-from pipeline.data.images import Reader
+from pipeline.data.images import glance, stretch
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.tables import read_table
 from pipeline.duplicates import merge_groups
@@ -50,7 +50,7 @@ def audit(cfg: Config) -> Audited:
     sheet = Path("reports") / f"{paths.folds.stem}-duplicates.png" if len(pairs) else None
     if sheet:
         test = read_test_index(card, paths.root, cfg.data.skip_bad)
-        _draw(sheet, pairs, {"train": _paths(index), "test": _paths(test)}, Reader(3, cfg.data.percentiles))
+        _draw(sheet, pairs, {"train": _paths(index), "test": _paths(test)}, cfg.data.percentiles or (0, 100))
     parted = _parted(paths.folds, pairs)
     return Audited(counts, len(index), len(sizes), int(sizes.iloc[0]), parted, paths.folds, paths.duplicates, sheet)
 
@@ -68,7 +68,7 @@ def _parted(path: Path, pairs: pd.DataFrame) -> int | None:
     return int((within["first"].map(fold) != within["second"].map(fold)).sum())
 
 
-def _draw(path: Path, pairs: pd.DataFrame, paths: dict[str, dict[str, Path]], reader: Reader) -> None:
+def _draw(path: Path, pairs: pd.DataFrame, paths: dict[str, dict[str, Path]], percentiles: tuple[float, float]) -> None:
     """Of each kind, pairs from the surest to the least sure."""
     rows = {}
     for kind, of_kind in pairs.sort_values("score", ascending=False, kind="stable").groupby("kind"):
@@ -78,8 +78,8 @@ def _draw(path: Path, pairs: pd.DataFrame, paths: dict[str, dict[str, Path]], re
             Panel(
                 f"{row.score:.2f}  {row.first[:8]}, {row.second[:8]} ({row.second_part})",
                 _side_by_side(
-                    reader(paths[row.first_part][row.first]),
-                    reader(paths[row.second_part][row.second]),
+                    stretch(glance(paths[row.first_part][row.first], channels=3), percentiles),
+                    stretch(glance(paths[row.second_part][row.second], channels=3), percentiles),
                     row,
                 ),
                 masks=None,

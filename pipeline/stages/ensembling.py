@@ -17,7 +17,7 @@ from pipeline.ensemble import Decision, Drawer, Objects, Oof, blender, combine, 
 from pipeline.files import whole, write_text
 from pipeline.inference.store import PredictionStore
 from pipeline.manifest import made_with
-from pipeline.metrics import INSTANCE_METRICS, METRICS, Scores
+from pipeline.metrics import INSTANCE_METRICS, METRICS, VOLUME_METRICS, Scores, Volume, of_pixels
 from pipeline.progress import track
 from pipeline.report.overlays import COLUMNS, Panel, choose_examples, write_sheet
 from pipeline.stages.preparing import Prepared, prepare
@@ -42,8 +42,10 @@ class Ensembled(NamedTuple):
     csv: Path
     sheet: Path
     classes: tuple[str, ...]
+    metric: str
     decision: Decision
     honest: Interval  # of the cross-fitted score; over groups where there are groups
+    volumes: float | None  # the official score of whole volumes out of fold, where the metric is of volumes
     singles: list[Single]
     gain: Difference | None  # over the best member alone, both cross-fitted; None for one member
     summary: submission.Summary
@@ -77,8 +79,10 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
         csv,
         Path("reports") / f"{name}.png",
         first.card.classes,
+        first.card.metric,
         together,
         interval(scores, groups),
+        _score_volumes(members, rows, together) if first.card.volume_pattern else None,
         _singles(members, together, alone),
         _gain(scores, alone, groups),
         submission.write_submission(csv, first.card, first.paths.root / first.card.files.sample_submission, masks_of),
@@ -160,7 +164,7 @@ def decide_members(members: Sequence[Prepared], rows: pd.DataFrame) -> tuple[Dec
 def _decide(oof: Oof, card: Competition, *, borders: bool) -> Decision:
     if card.instances:
         return decide_objects(oof, INSTANCE_METRICS[card.metric], borders=borders)
-    metric = METRICS[card.metric]
+    metric = METRICS[of_pixels(card.metric)]
     return decide_exclusive(oof, metric) if card.exclusive else decide(oof, metric, len(card.classes))
 
 
@@ -181,6 +185,18 @@ def oof_of_members(members: Sequence[Prepared], rows: pd.DataFrame) -> Oof:
         return np.stack(values), read_truth(by_id[image_id])
 
     return Oof(rows["image_id"].tolist(), rows["fold"].to_numpy(), read, len(members), track)
+
+
+def _score_volumes(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decision) -> float:
+    """The official score of the training volumes, each slice drawn by what was chosen without its fold."""
+    card, oof = members[0].card, oof_of_members(members, rows)
+
+    def read(slices: pd.DataFrame) -> Volume:
+        pairs = [(oof.read(row.image_id), decision.by_fold[row.fold]) for row in slices.itertuples()]
+        masks = [drawer.masks(blender(values)) for (values, _), drawer in pairs]
+        return np.stack(masks), np.stack([target for (_, target), _ in pairs])
+
+    return VOLUME_METRICS[card.metric](map(read, submission.by_volume(rows, card)))
 
 
 def _singles(members: Sequence[Prepared], together: Decision, alone: Sequence[Decision]) -> list[Single]:
@@ -236,6 +252,11 @@ def _manifest(members: Sequence[Prepared], done: Ensembled) -> dict[str, Any]:
         **done.decision.shipped.record([each.cfg.name for each in members], members[0].card.classes),
         "metric": members[0].card.metric,
         "oof_score": done.honest.mean,
+        **(
+            {}
+            if done.volumes is None
+            else {"oof_score_of": of_pixels(members[0].card.metric), "oof_volumes": done.volumes}
+        ),
         "oof_interval": [done.honest.low, done.honest.high],
         "oof_score_in_sample": done.decision.in_sample,
         "oof_score_at_half": done.decision.at_half,
@@ -249,7 +270,7 @@ def _manifest(members: Sequence[Prepared], done: Ensembled) -> dict[str, Any]:
 
 def _test_panels(prepared: Prepared, rows: pd.DataFrame, masks_of: MaskOf) -> list[Panel]:
     return [
-        Panel(row.image_id[:10], prepared.reader(row.path), _one_by_one(masks_of(row.image_id)))
+        Panel(row.image_id[:10], prepared.reader.picture(row.path), _one_by_one(masks_of(row.image_id)))
         for row in rows.itertuples()
     ]
 
@@ -270,7 +291,7 @@ def _draw_sheet(
         blend_by = blender(values)
         drawn = drawer.labels(blend_by) if isinstance(drawer, Objects) else drawer.masks(blend_by)
         title = f"{row.image_id[:10]}  {row.score:.2f}"
-        return Panel(title, reader(row.path), _one_by_one(drawn), _one_by_one(target))
+        return Panel(title, reader.picture(row.path), _one_by_one(drawn), _one_by_one(target))
 
     chosen = choose_examples(rows[rows["coverage"] > 0])
     panels = {f"OOF, {name}": [oof_panel(row) for row in part.itertuples()] for name, part in chosen.items()}

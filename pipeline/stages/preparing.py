@@ -10,7 +10,7 @@ from accelerate import PartialState
 from pipeline import competition, folds, hardware, postprocess
 from pipeline.competition import Competition
 from pipeline.config import Config
-from pipeline.data.images import ImageError, Reader, read_image
+from pipeline.data.images import ImageError, Reader, glance
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
 from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, write_duplicates
@@ -68,7 +68,7 @@ class Prepared(NamedTuple):
 
     @property
     def reader(self) -> Reader:
-        return Reader(self.cfg.model.in_channels, self.cfg.data.percentiles)
+        return Reader(self.cfg.model.in_channels, self.cfg.data.percentiles, self.cfg.data.window)
 
     def numbers(self) -> list[int]:
         return sorted(self.folds["fold"].unique().tolist())
@@ -153,7 +153,7 @@ def data(cfg: Config) -> None:
 
 def _image_error(path: Path) -> ImageError | None:
     try:
-        read_image(path, channels=3)
+        glance(path, channels=3)
     except ImageError as error:
         return error
     return None

@@ -53,7 +53,7 @@ def _view(title: str, members: Sequence[Prepared], test_index: pd.DataFrame) -> 
         masks = drawer.masks(blend_by)
         # Of several classes, what any of them has.
         return view.Picture(
-            reader(path_of[image_id]),
+            reader.picture(path_of[image_id]),
             (target == 1).any(axis=0).astype(np.uint8),
             drawer.blended(blend_by).max(axis=0),
             masks.max(axis=0),

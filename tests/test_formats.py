@@ -1,0 +1,244 @@
+"""File formats: the values that were written come back, and a damaged file is named."""
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+import tifffile
+from PIL import Image
+
+from pipeline.data.augment import STRENGTHS, Augment
+from pipeline.data.formats import read_pixels, read_size
+from pipeline.data.images import ImageError, Reader, glance, read_labels, read_mask, stretch
+from tests.miniatures import write_dicom
+
+RNG = np.random.default_rng(0)
+GREY16 = RNG.integers(0, 65536, (9, 7)).astype(np.uint16)
+COLOUR16 = RNG.integers(0, 65536, (9, 7, 3)).astype(np.uint16)
+GREY8 = (GREY16 >> 8).astype(np.uint8)
+FIVE = RNG.integers(0, 65536, (5, 9, 7)).astype(np.uint16)
+
+
+# ---------------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "expected"),
+    [
+        ("grey.png", lambda path: Image.fromarray(GREY16).save(path), GREY16[..., None]),
+        ("grey.tif", lambda path: tifffile.imwrite(path, GREY16), GREY16[..., None]),
+        ("lzw.tiff", lambda path: tifffile.imwrite(path, COLOUR16, compression="lzw"), COLOUR16),
+        ("big.tif", lambda path: tifffile.imwrite(path, GREY16, bigtiff=True), GREY16[..., None]),
+        (
+            "planar.tif",
+            lambda path: tifffile.imwrite(path, FIVE, planarconfig="separate", photometric="minisblack"),
+            FIVE.transpose(1, 2, 0),
+        ),
+        ("pages.tif", lambda path: tifffile.imwrite(path, FIVE, photometric="minisblack"), FIVE.transpose(1, 2, 0)),
+        (
+            "interleaved.tif",
+            lambda path: tifffile.imwrite(
+                path, np.ascontiguousarray(FIVE.transpose(1, 2, 0)), planarconfig="contig", photometric="minisblack"
+            ),
+            FIVE.transpose(1, 2, 0),
+        ),
+        ("float.TIF", lambda path: tifffile.imwrite(path, GREY16 / np.float32(7)), (GREY16 / np.float32(7))[..., None]),
+        ("stack.npy", lambda path: np.save(path, FIVE.transpose(1, 2, 0)), FIVE.transpose(1, 2, 0)),
+        ("flat.npy", lambda path: np.save(path, GREY8.astype(np.int16) - 9), GREY8.astype(np.int16)[..., None] - 9),
+        ("image.gif", lambda path: Image.fromarray(GREY8).save(path), np.repeat(GREY8[..., None], 3, axis=2)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_values_come_back_as_they_were_written(tmp_path, name, write, expected):
+    write(tmp_path / name)
+    found = read_pixels(tmp_path / name)
+    assert found.dtype == expected.dtype
+    assert np.array_equal(found, expected)
+    assert read_size(tmp_path / name) == (9, 7)
+
+
+def test_colour_png_of_sixteen_bits_keeps_them(tmp_path):
+    cv2.imwrite(str(tmp_path / "deep.png"), COLOUR16[..., ::-1])  # it takes blue first
+    assert np.array_equal(read_pixels(tmp_path / "deep.png"), COLOUR16)
+
+
+def test_dicom_has_its_slope_and_intercept(tmp_path):
+    stored = RNG.integers(-1000, 2000, (9, 7)).astype(np.int16)
+    write_dicom(tmp_path / "ct.dcm", stored, slope=2.5, intercept=-1024)
+    assert np.array_equal(read_pixels(tmp_path / "ct.dcm")[..., 0], stored * np.float32(2.5) - 1024)
+    write_dicom(tmp_path / "plain.dcm", GREY8, bits=8)
+    assert np.array_equal(read_pixels(tmp_path / "plain.dcm")[..., 0], GREY8)
+    assert read_size(tmp_path / "plain.dcm") == (9, 7)
+
+
+def test_dicom_whose_zero_is_white_is_turned(tmp_path):
+    write_dicom(tmp_path / "inverted.dcm", GREY8, inverted=True, bits=8)
+    assert np.array_equal(read_pixels(tmp_path / "inverted.dcm")[..., 0], 255 - GREY8)
+    twelve = (GREY16 >> 4).astype(np.uint16)
+    write_dicom(tmp_path / "twelve.dcm", twelve, inverted=True, bits=12)
+    assert np.array_equal(read_pixels(tmp_path / "twelve.dcm")[..., 0], 4095 - twelve)
+
+
+# ---------------------------------------------------------------------------------------------- ranges
+
+
+def test_neighbouring_values_of_sixteen_bits_stay_apart(tmp_path):
+    every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    tifffile.imwrite(tmp_path / "every.tif", every)
+    found = Reader(1)(tmp_path / "every.tif")
+    assert found.dtype == np.float32
+    assert len(np.unique(found)) == 65536
+    assert (found.min(), found.max()) == (0, 255)
+
+
+def test_eight_bits_stay_as_they_are(tmp_path):
+    Image.fromarray(GREY8).save(tmp_path / "eight.png")
+    found = Reader(1)(tmp_path / "eight.png")
+    assert found.dtype == np.uint8
+    assert np.array_equal(found[..., 0], GREY8)
+
+
+def test_window_is_in_the_units_of_the_file(tmp_path):
+    write_dicom(tmp_path / "ct.dcm", np.array([[-2000, -1000], [-300, 400], [500, 0]], np.int16), slope=1)
+    found = Reader(1, window=(-1000, 400))(tmp_path / "ct.dcm")[..., 0]
+    assert found == pytest.approx(np.array([[0, 0], [127.5, 255], [255, 255 * 1000 / 1400]]))
+
+
+def test_percentiles_of_wide_values_are_not_rounded():
+    image = np.array([[[100.0], [100.25], [101.0]]], dtype=np.float32)
+    assert stretch(image, (0, 100)).ravel() == pytest.approx([0, 63.75, 255])
+    assert stretch(np.full((2, 2, 1), 7.5, np.float32), (1, 99)).tolist() == [[[0], [0]], [[0], [0]]]
+
+
+def test_values_without_a_range_are_refused_with_what_to_set(tmp_path):
+    np.save(tmp_path / "kelvin.npy", np.full((3, 4), 273.5))
+    with pytest.raises(ImageError, match=r"kelvin\.npy: values of float64, 273\.5 to 273\.5.*set data\.window"):
+        Reader(1)(tmp_path / "kelvin.npy")
+
+
+def test_other_number_of_channels_is_refused_with_what_to_set(tmp_path):
+    np.save(tmp_path / "five.npy", FIVE.transpose(1, 2, 0))
+    with pytest.raises(ImageError, match=r"five\.npy: 5 channels, expected 3: set model\.in_channels = 5"):
+        Reader(3)(tmp_path / "five.npy")
+    assert Reader(5)(tmp_path / "five.npy").shape == (9, 7, 5)
+
+
+def test_anything_can_be_looked_at(tmp_path):
+    np.save(tmp_path / "five.npy", FIVE.transpose(1, 2, 0).astype(np.float64) - 3000)
+    for channels in (1, 3):
+        found = glance(tmp_path / "five.npy", channels)
+        assert (found.shape, found.dtype) == ((9, 7, channels), np.uint8)
+        assert np.ptp(found) == 255
+
+
+# ---------------------------------------------------------------------------------------------- masks
+
+
+@pytest.mark.parametrize("name", ["mask.gif", "mask.png", "mask.tif", "mask.npy"])
+@pytest.mark.parametrize("white", [1, 255])
+def test_mask_is_one_wherever_the_file_is_not_zero(tmp_path, name, white):
+    mask = (GREY8 > 100).astype(np.uint8)
+    path = tmp_path / name
+    np.save(path, mask * white) if name.endswith("npy") else Image.fromarray(mask * np.uint8(white)).save(path)
+    assert np.array_equal(read_mask(path), mask)
+
+
+def test_palette_png_is_read_by_its_indices(tmp_path):
+    codes = RNG.integers(0, 3, (9, 7)).astype(np.uint8)
+    image = Image.new("P", (7, 9))
+    image.putdata(codes.ravel().tolist())
+    image.putpalette([0, 0, 0, 200, 10, 10, 0, 0, 0] + [0] * 759)  # indices 0 and 2 look the same
+    image.save(tmp_path / "labels.png")
+    found = read_labels(tmp_path / "labels.png", {0: 1, 1: 0}, void=2)
+    assert np.array_equal(found, np.array([1, 0, 255])[codes])
+
+
+def test_colours_are_classes(tmp_path):
+    colours = np.array([[128, 0, 0], [0, 128, 0], [9, 9, 9]], np.uint8)
+    codes = RNG.integers(0, 3, (9, 7))
+    Image.fromarray(colours[codes]).save(tmp_path / "labels.png")
+    values = {tuple(colour): number for number, colour in enumerate(colours[:2].tolist())}
+    found = read_labels(tmp_path / "labels.png", values, void=(9, 9, 9))
+    assert np.array_equal(found, np.array([0, 1, 255])[codes])
+
+
+def test_value_that_the_card_does_not_name_is_named_with_its_place(tmp_path):
+    codes = np.zeros((3, 4), np.uint8)
+    codes[1, 2] = codes[2, 0] = 7
+    Image.fromarray(codes).save(tmp_path / "labels.png")
+    with pytest.raises(ImageError, match=r"labels\.png: value 7 at row 1, column 2 \(2 pixels\) is none of the card's"):
+        read_labels(tmp_path / "labels.png", {0: 0})
+
+
+# ---------------------------------------------------------------------------------------------- damage
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("cut.tif", lambda path: tifffile.imwrite(path, RNG.integers(0, 255, (64, 64)).astype(np.uint8))),
+        ("cut.png", lambda path: Image.fromarray(RNG.integers(0, 255, (64, 64)).astype(np.uint8)).save(path)),
+        ("cut.npy", lambda path: np.save(path, RNG.integers(0, 255, (64, 64)))),
+        ("cut.dcm", lambda path: write_dicom(path, RNG.integers(0, 255, (64, 64)).astype(np.uint8), bits=8)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_file_that_was_cut_short_is_named_and_not_half_read(tmp_path, name, write):
+    write(tmp_path / name)
+    cut(tmp_path / name)
+    with pytest.raises(ImageError, match=rf"{name}: .*get the file again") as error:
+        read_pixels(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_dicom_without_pixels_is_named(tmp_path):
+    write_dicom(tmp_path / "empty.dcm", GREY8, bits=8)
+    header = pydicom.dcmread(tmp_path / "empty.dcm")
+    del header.PixelData
+    header.save_as(tmp_path / "empty.dcm")
+    with pytest.raises(ImageError, match=r"empty\.dcm: a DICOM without pixel data"):
+        read_pixels(tmp_path / "empty.dcm")
+
+
+@pytest.mark.parametrize("name", ["text.tif", "text.dcm", "text.npy", "text.png"])
+def test_text_is_no_image_and_a_missing_file_is_missing(tmp_path, name):
+    with pytest.raises(ImageError, match=rf"{name}: no such image"):
+        read_size(tmp_path / name)
+    (tmp_path / name).write_text("no image")
+    with pytest.raises(ImageError, match=rf"{name}: (not an image|cannot be read)"):
+        read_pixels(tmp_path / name)
+
+
+def test_pickled_array_is_not_unpickled(tmp_path):
+    np.save(tmp_path / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ImageError, match=r"pickled\.npy: cannot be read"):
+        read_pixels(tmp_path / "pickled.npy")
+
+
+# ---------------------------------------------------------------------------------------------- augmentation
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_wide_images_of_many_channels_are_augmented_within_their_range(strength):
+    image = RNG.uniform(0, 255, (40, 48, 8)).astype(np.float32)
+    mask = RNG.integers(0, 2, (40, 48, 1)).astype(np.uint8)
+    for seed in range(8):
+        augmented, target = Augment(strength, 32, 8)(image, mask, seed)
+        assert (augmented.shape, augmented.dtype) == ((32, 32, 8), np.float32)
+        assert 0 <= augmented.min() <= augmented.max() <= 255.01
+        assert target.shape == (32, 32, 1)
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_wide_values_are_augmented_as_bytes_are(strength):
+    image = RNG.integers(0, 256, (40, 48, 3)).astype(np.uint8)
+    mask = (image[..., :1] > 128).astype(np.uint8)
+    for seed in range(6):
+        narrow, target = Augment(strength, 32, 3)(image, mask, seed)
+        wide, same = Augment(strength, 32, 3)(image.astype(np.float32), mask, seed)
+        assert np.array_equal(target, same)
+        assert np.median(np.abs(wide - narrow)) < 3

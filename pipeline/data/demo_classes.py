@@ -228,7 +228,7 @@ def paint_road(rng: np.random.Generator, canvas: Canvas, view: View) -> None:
 
 def paint_things(rng: np.random.Generator, canvas: Canvas, view: View) -> None:
     """All that stands on the ground, from far to near; then the bonnet of the camera's own car."""
-    counts = rng.integers((1, 0, 1, 0), (6, 4, 5, 3))
+    counts = rng.integers((1, 0, 2, 0), (6, 4, 7, 3))
     kinds = rng.permutation(np.repeat([paint_tree, paint_car, paint_pole, paint_stranger], counts))
     # The square: things stand evenly on the ground, so more of them are seen far away.
     rows = view.horizon + 3 + (HEIGHT - 8 - view.horizon) * rng.uniform(0.1, 1, len(kinds)) ** 2
@@ -284,12 +284,12 @@ def paint_pole(rng: np.random.Generator, canvas: Canvas, view: View, row: float)
     scale = 0.3 + view.scale(row)
     column, height = beside(rng, view, row, 3), rng.uniform(26, 42) * scale
     grey = draw_colour(rng, (0, 1), (0.0, 0.15), (0.15, 0.85))
-    thick = max(0.9, 1.1 * scale)
+    thick = max(1.2, 1.7 * scale)
     canvas.paint((np.abs(ACROSS - column) < thick) & (row >= DOWN) & (row - height <= DOWN), grey, POLE)
     x, y = np.abs(ACROSS - column), np.abs(DOWN - row + height)
-    size = rng.uniform(3, 4.5) * scale
+    size = rng.uniform(3.5, 5.5) * scale
     inwards = (view.vanishing - column) * (ACROSS - column) >= 0
-    head = [inwards & (x < 2.2 * size) & (y < max(0.9, 0.8 * scale)), np.hypot(x, y) < size, (x < size) & (y < size)]
+    head = [inwards & (x < 2.2 * size) & (y < max(1.2, 1.4 * scale)), np.hypot(x, y) < size, (x < size) & (y < size)]
     canvas.paint(head[rng.integers(3)], draw_colour(rng, (0, 1), (0.0, 0.9), (0.3, 1)), POLE)
 
 

@@ -82,7 +82,7 @@ def _is_anything_there(values: np.ndarray, cut: Cut, image_prob: float | None) -
 def _keep_components(mask: np.ndarray, min_component: int, keep_largest: int | None) -> np.ndarray:
     if keep_largest is not None and keep_largest < 1:
         raise ValueError(f"keep_largest is {keep_largest}: expected 1 or more components, or None for all of them")
-    labels = _label(mask, connectivity=8)
+    labels = label_components(mask, connectivity=8)
     areas = np.bincount(labels.ravel())
     areas[0] = 0  # the background is no component
     kept = areas >= max(min_component, 1)
@@ -94,12 +94,12 @@ def _keep_components(mask: np.ndarray, min_component: int, keep_largest: int | N
 def _fill_holes(mask: np.ndarray) -> np.ndarray:
     """The mask and all background that does not reach the border of the image over sides."""
     background = np.pad(1 - mask, 1, constant_values=1)  # joins what touches the border into one component
-    labels = _label(background, connectivity=4)
+    labels = label_components(background, connectivity=4)
     return (labels != labels[0, 0])[1:-1, 1:-1].astype(np.uint8)
 
 
-def _label(mask: np.ndarray, connectivity: int) -> np.ndarray:
-    """0 for the background, and components numbered from 1 by their first pixel, row by row.
+def label_components(mask: np.ndarray, connectivity: int) -> np.ndarray:
+    """The components of a (H, W) mask, numbered from 1 by their first pixel, row by row; 0 is the background.
 
     Of uint8 and not of bool: cc3d 4.1.1's path for bool (and for binary_image=True), where `connectivity` is 8, reads
     past the border of an image with an odd side, and joins or invents components there. Of rows: it would number a

@@ -1,0 +1,55 @@
+"""From labelled instances to what a network of pixels can learn of them: where two of them touch."""
+
+import cv2
+import numpy as np
+
+
+def border(labels: np.ndarray, width: float) -> np.ndarray:
+    """The pixels that lie near two different instances, as a second target beside the mask.
+
+    A pixel is border if at least two instances have a pixel within `width` of it (Euclidean, centre to centre, the
+    pixel's own instance at distance 0). So two instances that touch along a straight line get a border of `width`
+    pixels on each side, two that a gap parts one across the gap if it is narrow enough, and the outline of an
+    instance that stands alone none. A mask without its border falls apart into its instances: see
+    `postprocess.instances.split`.
+
+    Two dilations per image, however many instances there are: a pixel sees two of them if the largest and the
+    smallest label within reach differ.
+
+    Args:
+        width: in pixels, 1 or more: with less, no pixel sees another.
+
+    Shapes:
+        labels: (H, W) integers, 0 is background, each other value an instance; at most 2**24.
+        returns: (H, W) uint8, 0 or 1.
+
+    Raises:
+        ValueError: if width is below 1, or the labels are not (H, W) integers within 0 … 2**24.
+
+    Source:
+        A channel for the borders between touching nuclei: the first place of DSB 2018 (Selim Seferbekov, Alexander
+        Buslaev, Victor Durnov), https://www.kaggle.com/c/data-science-bowl-2018/discussion/54741. How they drew
+        it is not verified; this definition is our own.
+    """
+    _refuse_other_than_labels(labels)
+    if not width >= 1:
+        raise ValueError(f"border width is {width} pixels: expected 1 or more, or no pixel sees its neighbour")
+    largest = cv2.dilate(labels.astype(np.float32), _disc(width))
+    # Background must not count as the smallest label: it becomes larger than all. Exact: float32 has 24 bits.
+    negated = np.where(labels == 0, -np.inf, -labels.astype(np.float32)).astype(np.float32)
+    smallest = -cv2.dilate(negated, _disc(width))
+    return ((largest > 0) & (largest != smallest)).astype(np.uint8)
+
+
+def _disc(radius: float) -> np.ndarray:
+    """The offsets within a radius, (2r + 1, 2r + 1) uint8."""
+    reach = int(radius)
+    rows, columns = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+    return (rows**2 + columns**2 <= radius**2).astype(np.uint8)
+
+
+def _refuse_other_than_labels(labels: np.ndarray) -> None:
+    if labels.ndim != 2 or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}: expected (H, W) integers, 0 is background")
+    if labels.size and not 0 <= labels.min() <= labels.max() <= 1 << 24:
+        raise ValueError(f"labels hold {labels.min()} … {labels.max()}: expected 0 for background, 1 … 2**24 for instances")

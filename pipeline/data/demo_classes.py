@@ -4,7 +4,7 @@ A camera looks along a road. What a pixel shows follows what makes real streets 
 
 - Colours say little: each image has its own light, sky and paint, walls and cars take any colour, and a wall may be
   as blue as the sky, a car as grey as the road. Shape, texture and place decide.
-- The classes differ in frequency by a factor of 30: much sky, road and vegetation, few poles.
+- The classes differ in frequency, more than tenfold: much sky, road and vegetation, few cars and poles.
 - Things hide each other, from far to near, and grow towards the camera.
 - Some pixels are void, as in CamVid: the seams between objects, where a labeller's hand is unsure, the bonnet of the
   car that carries the camera, and people and bins on the verge, for which there is no class. Neither a loss nor a

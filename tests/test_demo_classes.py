@@ -62,7 +62,7 @@ def test_indices_of_a_label_file_are_the_codes(demo):
         assert not colours.any()  # void is shown black
 
 
-def test_images_are_colour_and_higher_than_wide_they_are_not(demo):
+def test_images_are_colour_and_not_square(demo):
     path = sorted((demo / "test/images").iterdir())[0]
     with Image.open(path) as image:
         assert (image.mode, image.size) == ("RGB", (WIDTH, HEIGHT))
@@ -108,11 +108,10 @@ def test_sample_has_a_blank_row_per_class_and_none_for_void(demo):
     assert read(demo / "sample_submission.csv")[1:] == [[image_id, name, ""] for image_id, name, _ in solution]
 
 
-def test_void_parts_every_two_objects_that_touch_at_a_side(scenes):
+def test_void_parts_all_classes_but_poles_from_each_other(scenes):
     for scene in scenes:
         for a, b in ((scene.labels[1:], scene.labels[:-1]), (scene.labels[:, 1:], scene.labels[:, :-1])):
-            parted = (a == b) | np.isin(VOID, (a, b)) & ((a == VOID) | (b == VOID)) | (a == POLE) | (b == POLE)
-            assert parted.all()
+            assert not np.any((a != b) & ~np.isin(a, (VOID, POLE)) & ~np.isin(b, (VOID, POLE)))
 
 
 def test_some_void_is_wider_than_a_seam(scenes):
@@ -125,7 +124,7 @@ def test_some_void_is_wider_than_a_seam(scenes):
 
 def test_classes_differ_in_frequency_more_than_tenfold(scenes):
     labels = np.array([scene.labels for scene in scenes])
-    assert set(np.unique(labels)) == {*range(len(CLASSES)), VOID}
+    assert set(np.unique(labels)) == {0, 1, 2, 3, 4, 5, 11}
     shares = np.bincount(labels.ravel())[: len(CLASSES)] / labels.size
     assert shares.max() > 10 * shares.min()
     assert shares.min() > 0.01  # or a few pixels would decide a sixth of the score

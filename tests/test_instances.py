@@ -230,6 +230,18 @@ def test_a_border_that_runs_diagonally_one_pixel_wide_is_tight():
     assert split(values, SplitCut(0.5, 0.5)).max() == 2
 
 
+def test_a_pixel_is_border_from_its_threshold_on():
+    values = np.full((2, 3, 7), 255, np.uint8)
+    for crest, count in ((127, 1), (128, 2)):  # .5 lies between the two
+        values[1] = [0, 0, 0, crest, 0, 0, 0]
+        assert split(values, SplitCut(0.5, 0.5)).max() == count
+
+
+def test_border_that_hangs_on_by_a_corner_belongs_to_the_seed_it_hangs_on():
+    values = np.array([[[255, 0], [0, 255]], [[0, 0], [0, 255]]], np.uint8)
+    assert split(values, SplitCut(0.5, 0.5)).tolist() == [[1, 0], [0, 1]]
+
+
 def test_what_is_all_border_stays_one_object():
     values = np.zeros((2, 5, 9), np.uint8)
     values[0, 1:4, 1:3] = values[0, 1:4, 5:8] = 255

@@ -50,6 +50,6 @@ def _disc(radius: float) -> np.ndarray:
 
 def _refuse_other_than_labels(labels: np.ndarray) -> None:
     if labels.ndim != 2 or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels are {labels.dtype} {labels.shape}: expected (H, W) integers, 0 is background")
+        raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}: expected (H, W) integers")
     if labels.size and not 0 <= labels.min() <= labels.max() <= 1 << 24:
-        raise ValueError(f"labels hold {labels.min()} … {labels.max()}: expected 0 for background, then 1 … 2**24")
+        raise ValueError(f"labels hold {labels.min()} … {labels.max()}: expected 0 (background) … 2**24")

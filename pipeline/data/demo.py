@@ -16,7 +16,8 @@ of sound that came back. What is drawn follows what makes real sections look as 
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,19 +62,37 @@ def make_demo(root: Path, seed: int = 0, train: int = 400, test: int = 120) -> N
     Raises:
         FileExistsError: if `root` is there already.
     """
+    with whole_folder(root) as partial:
+        truth = _write_images(partial / "train" / "images", _draw_many(seed, TRAIN, train))
+        _write_masks(partial / "train.csv", truth)
+        truth = _write_images(partial / "test" / "images", _draw_many(seed, TEST, test))
+        _write_masks(partial / "solution.csv", truth)
+        _write_masks(partial / "sample_submission.csv", dict.fromkeys(truth, PLACEHOLDER))
+
+
+@contextmanager
+def whole_folder(root: Path) -> Iterator[Path]:
+    """A temporary folder beside `root` that becomes `root` once the block ends without an error.
+
+    Raises:
+        FileExistsError: if `root` is there already.
+    """
     if root.exists():
         raise FileExistsError(f"{root}: is there already: remove it to generate the demo data again")
     # The process id keeps two processes out of each other's way.
     partial = root.with_name(f".{root.name}.{os.getpid()}.part")
     try:
-        truth = _write_images(partial / "train" / "images", _draw_many(seed, TRAIN, train))
-        _write_csv(partial / "train.csv", truth)
-        truth = _write_images(partial / "test" / "images", _draw_many(seed, TEST, test))
-        _write_csv(partial / "solution.csv", truth)
-        _write_csv(partial / "sample_submission.csv", dict.fromkeys(truth, PLACEHOLDER))
+        partial.mkdir(parents=True)
+        yield partial
         partial.rename(root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a CSV as Kaggle does: no quotes, one line feed per row. No cell may hold a comma."""
+    lines = [",".join(row) + "\n" for row in (columns, *rows)]
+    path.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def draw_demo(seed: int, part: int, number: int) -> Demo:
@@ -103,9 +122,11 @@ def draw_id(rng: np.random.Generator, *, digits_only: bool) -> str:
     return f"{rng.integers(10**9):010d}" if digits_only else f"{rng.integers(16**10):010x}"
 
 
-def smooth_noise(rng: np.random.Generator, across: float, depth: float) -> np.ndarray:
-    """Noise with mean 0 and standard deviation 1, blurred over `across` by `depth` pixels."""
-    white = rng.standard_normal((SIZE, SIZE), dtype=np.float32)
+def smooth_noise(
+    rng: np.random.Generator, across: float, depth: float, shape: tuple[int, int] = (SIZE, SIZE)
+) -> np.ndarray:
+    """Noise of (H, W) with mean 0 and standard deviation 1, blurred over `across` by `depth` pixels."""
+    white = rng.standard_normal(shape, dtype=np.float32)
     # The edge is reflected: with a black edge, noise would fade towards it.
     noise = cv2.GaussianBlur(white, (0, 0), sigmaX=across, sigmaY=depth, borderType=cv2.BORDER_REFLECT)
     return (noise - noise.mean()) / noise.std()
@@ -259,6 +280,5 @@ def _write_images(folder: Path, demos: Iterator[Demo]) -> dict[str, str]:
     return truth
 
 
-def _write_csv(path: Path, masks: dict[str, str]) -> None:
-    rows = [f"{image_id},{mask}\n" for image_id, mask in masks.items()]
-    path.write_text("id,rle_mask\n" + "".join(rows), encoding="utf-8", newline="\n")
+def _write_masks(path: Path, masks: dict[str, str]) -> None:
+    write_table(path, ("id", "rle_mask"), masks.items())

@@ -91,7 +91,7 @@ def known_metrics() -> list[str]:
 
 
 def of_pixels(name: str) -> str:
-    """The metric that judges epochs and thresholds: the competition's, or mean Dice if that is of objects or volumes."""
+    """The metric that judges epochs and thresholds: the official one, or mean Dice if that is of objects or volumes."""
     return name if name in METRICS else "mean_dice"
 
 

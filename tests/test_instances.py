@@ -1,0 +1,279 @@
+"""Borders between instances, and the instances that a mask and its borders give back."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
+
+from pipeline.data.borders import border
+from pipeline.postprocess.instances import SplitCut, components, split
+
+LABELS = arrays(np.int32, st.tuples(st.integers(1, 8), st.integers(1, 9)), elements=st.integers(0, 3))
+VALUES = arrays(np.uint8, st.tuples(st.just(2), st.integers(1, 10), st.integers(1, 9)), elements=st.integers(0, 255))
+# Between two stored levels, so that a plain comparison says which pixels a threshold keeps.
+THRESHOLD = st.integers(1, 255).map(lambda k: (k - 0.5) / 255)
+CUTS = st.builds(SplitCut, THRESHOLD, THRESHOLD, min_seed=st.integers(1, 6), min_area=st.integers(1, 9))
+TURNS = {
+    "transposed": lambda a: a.swapaxes(-1, -2),
+    "upside down": lambda a: a[..., ::-1, :],
+    "left to right": lambda a: a[..., ::-1],
+}
+
+
+def disc(shape, y, x, radius):
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    return (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
+
+
+def perfect(labels, width=1.5):
+    """Stored values of a network that makes no mistake."""
+    return np.stack([labels > 0, border(labels, width)]).astype(np.uint8) * 255
+
+
+def border_by_loops(labels, width):
+    """From the definition, one pixel and one neighbour at a time."""
+    height, across = labels.shape
+    result = np.zeros_like(labels)
+    for y, x in np.ndindex(labels.shape):
+        seen = {
+            int(labels[i, j])
+            for i, j in np.ndindex(height, across)
+            if (i - y) ** 2 + (j - x) ** 2 <= width**2 and labels[i, j]
+        }
+        result[y, x] = len(seen) >= 2
+    return result
+
+
+# border
+
+
+@settings(max_examples=60, deadline=None)
+@given(LABELS, st.sampled_from([1, 1.5, 2, 2.9, 4]))
+def test_border_is_its_definition(labels, width):
+    result = border(labels, width)
+    assert result.dtype == np.uint8
+    assert np.array_equal(result, border_by_loops(labels, width))
+
+
+def test_border_of_two_that_touch_by_hand():
+    labels = np.repeat([[1, 1, 1, 2, 2, 2]], 3, axis=0)
+    assert border(labels, 1).tolist() == [[0, 0, 1, 1, 0, 0]] * 3
+    assert border(labels, 2).tolist() == [[0, 1, 1, 1, 1, 0]] * 3
+
+
+def test_border_lies_in_a_gap_that_is_narrow_enough():
+    labels = np.repeat([[1, 1, 0, 0, 2, 2]], 3, axis=0)
+    assert not border(labels, 1).any()
+    assert border(labels, 2).tolist() == [[0, 0, 1, 1, 0, 0]] * 3
+    assert border(labels, 3).tolist() == [[0, 1, 1, 1, 1, 0]] * 3
+
+
+def test_one_instance_alone_has_no_border():
+    labels = disc((20, 22), 9, 9, 6).astype(np.int32)
+    assert not border(labels, 3).any()
+    assert not border(np.zeros((4, 5), np.int32), 3).any()
+
+
+def test_border_tells_labels_beyond_two_million_apart():
+    labels = np.array([[2**24 - 1, 2**24]])
+    assert border(labels, 1).tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("width", [0, 0.5, float("nan")])
+def test_a_border_below_one_pixel_is_refused(width):
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        border(np.zeros((3, 3), np.int32), width)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.zeros((3, 3)), "float64 of shape"),
+        (np.zeros((2, 3, 3), np.int32), "(2, 3, 3)"),
+        (np.full((3, 3), -1), "-1 … -1"),
+        (np.full((3, 3), 2**24 + 1), "16777217"),
+    ],
+)
+def test_what_are_no_labels_is_refused(labels, said):
+    with pytest.raises(ValueError, match="labels") as error:
+        border(labels, 1)
+    assert said in str(error.value)
+
+
+# components
+
+
+@settings(max_examples=60, deadline=None)
+@given(VALUES, st.integers(1, 6))
+def test_components_are_scipys_without_the_small(values, min_area):
+    mask = values[0] >= 128
+    oracle, count = ndimage.label(mask, np.ones((3, 3)))
+    sizes = ndimage.sum_labels(mask, oracle, range(1, count + 1))
+    labels = components(values[0], 0.5, min_area)
+    kept = [k for k, size in enumerate(sizes, start=1) if size >= min_area]
+    assert labels.dtype == np.int32
+    assert labels.max() == len(kept)
+    for number, k in enumerate(kept, start=1):  # scipy too numbers by the first pixel
+        assert np.array_equal(labels == number, oracle == k)
+
+
+def test_components_join_what_touches():
+    labels = np.repeat([[1, 1, 2, 2, 0, 3]], 3, axis=0)
+    assert components(perfect(labels)[0], 0.5).tolist() == [[1, 1, 1, 1, 0, 2]] * 3
+
+
+# split
+
+
+@settings(max_examples=150, deadline=None)
+@given(VALUES, CUTS)
+def test_instances_are_the_mask_but_for_the_small(values, cut):
+    labels = split(values, cut)
+    mask = values[0] > cut.threshold * 255
+    whole = split(values, cut._replace(min_area=1))
+    assert labels.shape == mask.shape
+    assert labels.dtype == np.int32
+    assert np.array_equal(whole > 0, mask)
+    small = [k for k in range(1, whole.max() + 1) if np.count_nonzero(whole == k) < cut.min_area]
+    assert np.array_equal(labels > 0, mask & ~np.isin(whole, small))
+
+
+@settings(max_examples=150, deadline=None)
+@given(VALUES, CUTS)
+def test_instances_are_numbered_without_a_gap_by_their_first_pixel(values, cut):
+    labels = split(values, cut)
+    numbers, first = np.unique(labels[labels > 0], return_index=True)
+    assert numbers.tolist() == list(range(1, labels.max() + 1))
+    assert (np.diff(first) > 0).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(VALUES, CUTS)
+def test_each_instance_is_one_piece(values, cut):
+    labels = split(values, cut)
+    for k in range(1, labels.max() + 1):
+        assert ndimage.label(labels == k, np.ones((3, 3)))[1] == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(VALUES, CUTS)
+def test_each_seed_ends_in_one_instance_and_no_instance_holds_two(values, cut):
+    labels = split(values, cut._replace(min_area=1))
+    inside = (values[0] > cut.threshold * 255) & (values[1] < cut.border_threshold * 255)
+    seeds, count = ndimage.label(inside)
+    owners = [set(labels[seeds == k].tolist()) for k in range(1, count + 1) if (seeds == k).sum() >= cut.min_seed]
+    assert all(len(owner) == 1 for owner in owners)
+    assert len(set().union(*owners)) == len(owners)
+
+
+@settings(max_examples=60, deadline=None)
+@given(VALUES, CUTS)
+def test_without_borders_instances_are_components(values, cut):
+    values[1] = 0
+    cut = cut._replace(min_seed=1, border_threshold=0.99)
+    joined = components(values[0], cut.threshold, cut.min_area)
+    # What touches at a corner alone has two seeds.
+    alone = ndimage.label(values[0] > cut.threshold * 255)[1]
+    if alone == components(values[0], cut.threshold).max():
+        assert np.array_equal(split(values, cut), joined)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@settings(max_examples=60, deadline=None)
+@given(VALUES, CUTS)
+def test_a_turned_image_has_as_many_instances(turn, values, cut):
+    # Their pixels too, but for those that two seeds reach at once.
+    cut = cut._replace(min_area=1)
+    turned = split(np.ascontiguousarray(TURNS[turn](values)), cut)
+    assert turned.max() == split(values, cut).max()
+    assert np.array_equal(turned > 0, TURNS[turn](split(values, cut)) > 0)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_turned_image_has_the_same_instances_where_nothing_ties(turn):
+    values = np.zeros((2, 7, 9), np.uint8)
+    values[0, 1:6, 1:8] = 255
+    values[1, :, 3:6] = [100, 250, 200]  # a ridge with one crest
+    labels, turned = (split(np.ascontiguousarray(v), SplitCut(0.5, 0.3)) for v in (values, TURNS[turn](values)))
+    pairs = set(zip(TURNS[turn](labels).ravel().tolist(), turned.ravel().tolist(), strict=True))
+    assert len(pairs) == 3  # background, and two instances, each paired with one
+
+
+def test_two_discs_that_touch_are_split():
+    left, right = disc((30, 44), 14, 13, 9), disc((30, 44), 15, 30, 9)
+    labels = np.where(right, 2, left)
+    assert components(perfect(labels)[0], 0.5).max() == 1
+    found = split(perfect(labels), SplitCut(0.5, 0.5))
+    assert found.max() == 2
+    assert np.count_nonzero(found != labels) <= 2  # pixels as near to the one as to the other
+
+
+def test_perfect_maps_give_back_instances_up_to_their_border():
+    rng = np.random.default_rng(0)
+    places = rng.uniform(0, (60, 80), (25, 2))
+    rows, columns = np.mgrid[:60, :80]
+    nearest = np.hypot(rows[..., None] - places[:, 0], columns[..., None] - places[:, 1])
+    labels = np.where(nearest.min(axis=2) < 9, nearest.argmin(axis=2) + 1, 0)  # cells without any gap
+    found = split(perfect(labels), SplitCut(0.5, 0.5))
+    assert np.array_equal(found > 0, labels > 0)
+    away = (labels > 0) & (border(labels, 1.5) == 0)
+    pairs = set(zip(labels[away].tolist(), found[away].tolist(), strict=True))
+    assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+
+
+def test_a_border_that_runs_diagonally_one_pixel_wide_is_tight():
+    values = np.zeros((2, 8, 8), np.uint8)
+    values[0] = 255
+    np.fill_diagonal(values[1], 255)
+    assert split(values, SplitCut(0.5, 0.5)).max() == 2
+
+
+def test_a_pixel_is_border_from_its_threshold_on():
+    values = np.full((2, 3, 7), 255, np.uint8)
+    for crest, count in ((127, 1), (128, 2)):  # .5 lies between the two
+        values[1] = [0, 0, 0, crest, 0, 0, 0]
+        assert split(values, SplitCut(0.5, 0.5)).max() == count
+
+
+def test_border_that_hangs_on_by_a_corner_belongs_to_the_seed_it_hangs_on():
+    values = np.array([[[255, 0], [0, 255]], [[0, 0], [0, 255]]], np.uint8)
+    assert split(values, SplitCut(0.5, 0.5)).tolist() == [[1, 0], [0, 1]]
+
+
+def test_what_is_all_border_stays_one_object():
+    values = np.zeros((2, 5, 9), np.uint8)
+    values[0, 1:4, 1:3] = values[0, 1:4, 5:8] = 255
+    values[1, :, 5:8] = 255
+    labels = split(values, SplitCut(0.5, 0.5))
+    assert labels[2].tolist() == [0, 1, 1, 0, 0, 2, 2, 2, 0]
+    assert np.array_equal(split(values, SplitCut(0.5, 0.5, min_seed=0, min_area=0)), labels)
+
+
+def test_a_small_seed_falls_to_its_neighbour():
+    values = np.zeros((2, 5, 9), np.uint8)
+    values[0] = 255
+    values[1, :, 6] = 255
+    values[1, :, 8] = 255  # between them, 5 pixels of seed
+    assert split(values, SplitCut(0.5, 0.5, min_seed=5)).max() == 2
+    assert split(values, SplitCut(0.5, 0.5, min_seed=6)).max() == 1
+
+
+def test_instances_meet_on_the_ridge_and_not_half_way():
+    values = np.zeros((2, 3, 11), np.uint8)
+    values[0] = 255
+    values[1] = [0, 0, 130, 140, 150, 160, 170, 180, 250, 0, 0]
+    assert split(values, SplitCut(0.5, 0.5))[1].tolist()[:8] == [1] * 8
+
+
+def test_an_empty_image_has_no_instance():
+    values = np.zeros((2, 6, 7), np.uint8)
+    values[1] = 255
+    assert not split(values, SplitCut(0.5, 0.5)).any()
+    assert not components(values[0], 0.5).any()
+
+
+def test_values_without_a_border_channel_are_refused():
+    with pytest.raises(ValueError, match="a mask and its borders"):
+        split(np.zeros((1, 6, 7), np.uint8), SplitCut(0.5, 0.5))

@@ -160,6 +160,7 @@ def _print_worth(done: stages.Ensembled) -> None:
     out.print(f"\nOOF score   {honest.mean:.4f}  cross-fitted, 95% interval {honest.low:.4f} to {honest.high:.4f}")
     out.print(f"            {done.decision.in_sample:.4f}  in-sample: optimism {done.optimism:+.4f}")
     out.print(f"            {done.decision.at_half:.4f}  at threshold .5, nothing chosen but the weights")
+    out.print(f"            {done.decision.trivial:.4f}  {TRIVIAL[isinstance(done.decision.shipped, Exclusive)]}")
     if done.volumes is not None:
         out.print(
             f"            {done.volumes:.4f}  {done.metric} of whole volumes, cross-fitted; the above is mean Dice"
@@ -181,6 +182,9 @@ def _print_worth(done: stages.Ensembled) -> None:
                 f"            better alone: hand in submissions/{best}.csv (make ensemble CONFIGS={best} writes it)"
             )
     _print_drawn(done.decision.shipped, done.classes, several=len(done.singles) > 1)
+
+
+TRIVIAL = {False: "if nothing were predicted", True: "if the most frequent class were predicted everywhere"}
 
 
 def _print_drawn(drawer: Drawer, classes: Sequence[str], *, several: bool) -> None:

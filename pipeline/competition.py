@@ -99,9 +99,10 @@ class Competition(Table):
     dialect: Dialect = Dialect()
     metric: str
     group_pattern: str | None = None  # of ids, in place of columns.group: what its groups match never parts
+    void_rows: str | None = None  # class of rows of a solution whose pixels count for nothing
     volume_pattern: str | None = None  # of ids, for a metric of volumes: what names the volume, and the slice's number
     leaderboard: Leaderboard = Leaderboard()
-    generated: Literal["demo"] | None = None  # made by `data/demo.py`, not downloaded
+    generated: Literal["demo", "camvid_demo", "instances_demo"] | None = None  # made by `data/`, not downloaded
     unverified: tuple[str, ...] = ()  # what of this card nobody here could check: look before you rely on it
 
     @field_validator("group_pattern", "volume_pattern")

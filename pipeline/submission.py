@@ -139,7 +139,11 @@ def score(card: Competition, submission: Path, solution: Path) -> tuple[float, i
         raise ValueError(
             f"{submission} and {solution} differ in {len(strangers)} ids, the first is '{', '.join(strangers[0])}'"
         )
-    counts = {key: (overlap(found[key], runs), area(found[key]), area(runs)) for key, runs in target.items()}
+    void = _void_runs(solution, card)
+    counts = {
+        key: (overlap(found[key], runs), area(found[key]) - overlap(found[key], void.get(key[0], NOWHERE)), area(runs))
+        for key, runs in target.items()
+    }
     images = list(dict.fromkeys(key[0] for key in counts))
     table = np.array([[counts.get((image, *rest), NOT_ASKED) for rest in _rests(card)] for image in images])
     scores = METRICS[card.metric].scores(Counts(*np.moveaxis(table, -1, 0)))
@@ -231,6 +235,18 @@ def _paint_labels(objects: list[Runs], pixels: int, where: str) -> np.ndarray:
     return labels
 
 
+NOWHERE: Runs = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+
+def _void_runs(solution: Path, card: Competition) -> dict[str, Runs]:
+    """The pixels of each image that count for nothing."""
+    if card.void_rows is None:
+        return {}
+    rows = read_rows(solution, [card.columns], [*card.classes, card.void_rows])
+    of_void = rows[rows["label"] == card.void_rows]
+    return {row.image_id: card.dialect.runs(row.rle) for row in of_void.itertuples()}
+
+
 NOT_ASKED = (-1, 0, 0)  # counts of a class that the solution does not ask for in an image
 
 
@@ -241,7 +257,8 @@ def _rests(card: Competition) -> list[tuple[str, ...]]:
 
 def _read_runs(path: Path, card: Competition) -> dict[tuple[str, ...], Runs]:
     """The runs of each row of a CSV, by image, and class where there are several."""
-    rows = read_rows(path, [card.columns], card.classes)
+    rows = read_rows(path, [card.columns], [*card.classes, *([card.void_rows] if card.void_rows else [])])
+    rows = rows[rows["label"].isin(card.classes)]
     runs: dict[tuple[str, ...], Runs] = {}
     for row in rows.itertuples():
         key = (row.image_id, row.label) if len(card.classes) > 1 else (row.image_id,)

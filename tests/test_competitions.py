@@ -13,6 +13,8 @@ from pipeline.ensemble import Objects, PerClass, combine
 from pipeline.stages.ensembling import load_members
 from tests.miniatures import LAYOUTS, write_miniature
 
+DEMOS = {"demo", "camvid_demo", "instances_demo"}  # tried by themselves
+
 CONFIG = """
 competition = "{card}"
 
@@ -124,7 +126,7 @@ def assert_texts_are_the_objects(rows, layout, cfg, drawer: Objects):
 
 
 def test_every_card_that_ships_is_tried():
-    tried = {slug.partition(",")[0] for slug in LAYOUTS} | {"demo", "nuclei", "heart"}
+    tried = {slug.partition(",")[0] for slug in LAYOUTS} | DEMOS | {"nuclei", "nuclei_instances", "heart"}
     assert tried == set(competition.known())
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.ensemble.choice import Choice, Chosen, Oof, choose
 from pipeline.ensemble.combine import blend
-from pipeline.metrics import Metric, Scores
+from pipeline.metrics import Counts, Metric, Scores
 from pipeline.postprocess import apply
 
 # From a combination and the members' weights to the image's combined values, (C, H, W) uint8.
@@ -118,6 +118,9 @@ class Decision:
     by_fold: dict[int, Drawer]  # chosen without the fold
     log_loss_weights: np.ndarray  # (M,) that fit the pixels' log loss best: a check
     parts: tuple[Chosen, ...] = ()  # of each class, where classes have choices of their own
+    trivial: float = float(
+        "nan"
+    )  # score of predicting nothing at all; of exclusive classes, the most frequent everywhere
     others: dict[str, float] = field(default_factory=dict)  # cross-fitted scores of other ways, to compare with
 
     @property
@@ -144,4 +147,11 @@ def decide(oof: Oof, metric: Metric, classes: int) -> Decision:
         {fold: PerClass(tuple(each.chosen[at] for each in fitted)) for at, fold in enumerate(folds)},
         np.mean([part.log_loss_weights for part in parts], axis=0),
         parts,
+        _nothing(oof, metric),
     )
+
+
+def _nothing(oof: Oof, metric: Metric) -> float:
+    """The score of empty masks."""
+    areas = np.array([oof.read(image_id)[1].sum(axis=(1, 2), dtype=np.int64) for image_id in oof.image_ids])
+    return metric.scores(Counts(np.zeros_like(areas), np.zeros_like(areas), areas)).mean()

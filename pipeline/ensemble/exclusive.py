@@ -7,7 +7,7 @@ from pipeline.data.labels import VOID
 from pipeline.ensemble.choice import Oof
 from pipeline.ensemble.decision import Decision, Exclusive, blender
 from pipeline.ensemble.weights import Reduced, log_loss_weights, reduce
-from pipeline.metrics import Metric, Scores, stack
+from pipeline.metrics import Counts, Metric, Scores, stack
 from pipeline.postprocess import count_argmax
 
 RULES = ("mean", "logit", "geometric")  # a vote at .5 says nothing where no class reaches it
@@ -32,7 +32,15 @@ def decide_exclusive(oof: Oof, metric: Metric) -> Decision:
         fitted.shipped,
         dict(zip(folds, fitted.chosen, strict=True)),
         chooser.log_loss_weights(np.ones(len(oof.fold_of), dtype=bool)),
+        trivial=_most_frequent(np.stack(chooser.areas), metric),
     )
+
+
+def _most_frequent(areas: np.ndarray, metric: Metric) -> float:
+    """The score of one class everywhere, that of the most pixels; areas (N, C) of the true classes."""
+    everywhere = np.zeros_like(areas)
+    everywhere[:, areas.sum(axis=0).argmax()] = areas.sum(axis=1)
+    return metric.scores(Counts(np.minimum(everywhere, areas), everywhere, areas)).mean()
 
 
 class _Chooser:
@@ -56,6 +64,7 @@ class _Chooser:
                 values, target = self.oof.read(image_id)
                 counts.append(count_argmax(choice.blended(blender(values)), target))
             self._scores[choice] = self.metric.scores(stack(counts))
+            self.areas = [image.target for image in counts]
         return self._scores[choice].take(rows)
 
     def log_loss_weights(self, rows: np.ndarray) -> np.ndarray:

@@ -95,8 +95,14 @@ def decide_objects(oof: Oof, score: Score, *, borders: bool) -> Decision:
         Objects(oof.members, fitted.shipped),
         {fold: Objects(oof.members, cut) for fold, cut in zip(folds, fitted.chosen, strict=True)},
         np.full(oof.members, 1 / oof.members),
+        trivial=float(np.mean([_nothing(oof.read(image_id)[1], score) for image_id in oof.image_ids])),
         others={name: _fit(oof, scores, cuts, np.array(among)).honest for name, among in ways.items()},
     )
+
+
+def _nothing(target: np.ndarray, score: Score) -> float:
+    """The score of an image without a predicted object."""
+    return score(match_overlaps(*overlaps(np.zeros_like(target), target)))
 
 
 def _fit(oof: Oof, scores: np.ndarray, cuts: list[ObjectCut], among: np.ndarray) -> CrossFitted[ObjectCut]:

@@ -76,7 +76,11 @@ METRICS: dict[str, Metric] = {
     "tgs_precision": Metric(tgs_precision),
     # UW-Madison's rule by some accounts: an image and class of which both are empty does not count.
     "mean_dice_of_filled": Metric(lambda counts: dice(counts) * _anything(counts), _anything),
-    # All pixels of all images in one: 2·Σ|A∩B| / Σ(|A| + |B|). Contrails.
+    # Of classes, usually exclusive ones: the mean over them of Σ|A∩B| / Σ|A∪B|, all images in one. CamVid, VOC.
+    "class_iou": Metric(
+        lambda counts: counts.intersection, lambda counts: counts.predicted + counts.target - counts.intersection
+    ),
+    # All pixels of all images in one: 2·Σ|A∩B| / Σ(|A| + |B|). Contrails; of classes, the mean over them.
     "global_dice": Metric(lambda counts: 2 * counts.intersection, lambda counts: counts.predicted + counts.target),
     # Vesuvius, all fragments in one: (1 + β²)·Σ|A∩B| / Σ(|A| + β²·|B|), A predicted and β = ½.
     "global_f05": Metric(

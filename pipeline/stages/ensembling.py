@@ -259,6 +259,7 @@ def _manifest(members: Sequence[Prepared], done: Ensembled) -> dict[str, Any]:
         ),
         "oof_interval": [done.honest.low, done.honest.high],
         "oof_score_in_sample": done.decision.in_sample,
+        "oof_score_trivial": done.decision.trivial,
         "oof_score_at_half": done.decision.at_half,
         "oof_score_alone": {single.name: single.score for single in done.singles},
         "gain": done.gain._asdict() if done.gain else None,

@@ -10,6 +10,9 @@ from accelerate import PartialState
 from pipeline import competition, folds, hardware, postprocess
 from pipeline.competition import Competition
 from pipeline.config import Config
+from pipeline.data.demo import make_demo
+from pipeline.data.demo_classes import make_classes_demo
+from pipeline.data.demo_instances import make_instances_demo
 from pipeline.data.images import ImageError, Reader, glance
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
@@ -162,15 +165,20 @@ def _image_error(path: Path) -> ImageError | None:
 def make_data(card: Competition, paths: Paths) -> None:
     if paths.root.is_dir():
         return
-    if card.generated != "demo":
+    if card.generated is None:
         raise FileNotFoundError(
             f"{paths.root}: no such folder. Put the files of {card.url or card.title} there, or say where they are "
             f"with DATA=folder (make) or --data folder"
         )
-    from pipeline.data.demo import make_demo
-
     log.info("making the demo's images in %s/", paths.root)
-    make_demo(paths.root)
+    GENERATORS[card.generated](paths.root)
+
+
+GENERATORS = {
+    "demo": make_demo,
+    "camvid_demo": make_classes_demo,
+    "instances_demo": make_instances_demo,
+}
 
 
 def prepare(cfg: Config) -> Prepared:

@@ -246,7 +246,9 @@ def test_what_is_all_border_stays_one_object():
     values = np.zeros((2, 5, 9), np.uint8)
     values[0, 1:4, 1:3] = values[0, 1:4, 5:8] = 255
     values[1, :, 5:8] = 255
-    assert split(values, SplitCut(0.5, 0.5)).max() == 2
+    labels = split(values, SplitCut(0.5, 0.5))
+    assert labels[2].tolist() == [0, 1, 1, 0, 0, 2, 2, 2, 0]
+    assert np.array_equal(split(values, SplitCut(0.5, 0.5, min_seed=0, min_area=0)), labels)
 
 
 def test_a_small_seed_falls_to_its_neighbour():

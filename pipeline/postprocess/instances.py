@@ -82,10 +82,12 @@ def _seeds(mask: np.ndarray, inside: np.ndarray, min_seed: int) -> np.ndarray:
 
 def _keep(labels: np.ndarray, min_area: int) -> np.ndarray:
     """The labels of at least so many pixels, numbered from 1 by their first pixel, row by row; int32."""
-    _, first, inverse, areas = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
-    found = labels.ravel()[first]
-    kept = (found > 0) & (areas >= min_area)
-    order = np.argsort(np.where(kept, first, labels.size), kind="stable")
-    numbers = np.zeros(len(found), dtype=np.int32)
-    numbers[order[: kept.sum()]] = np.arange(1, kept.sum() + 1)
-    return numbers[inverse].reshape(labels.shape)
+    pixels = labels.ravel()
+    areas = np.bincount(pixels)
+    first = np.zeros(areas.size, dtype=np.int64)
+    first[pixels[::-1]] = np.arange(pixels.size)[::-1]  # the last of several writes stays: a label's first pixel
+    kept = np.flatnonzero(areas >= max(min_area, 1))  # 1: a number that no pixel has is no label
+    kept = kept[kept > 0]
+    numbers = np.zeros(areas.size, dtype=np.int32)
+    numbers[kept[first[kept].argsort()]] = np.arange(1, kept.size + 1)
+    return numbers[labels]

@@ -119,6 +119,11 @@ def test_components_are_scipys_without_the_small(values, min_area):
         assert np.array_equal(labels == number, oracle == k)
 
 
+def test_a_pixel_is_of_the_mask_from_its_threshold_on():
+    values = np.array([[127, 0, 128, 0, 129]], np.uint8)
+    assert components(values, 0.5).tolist() == [[0, 0, 1, 0, 2]]
+
+
 def test_components_join_what_touches():
     labels = np.repeat([[1, 1, 2, 2, 0, 3]], 3, axis=0)
     assert components(perfect(labels)[0], 0.5).tolist() == [[1, 1, 1, 1, 0, 2]] * 3

@@ -17,7 +17,7 @@ STAGE = $(PYTHON) -m pipeline
 OPTIONS = configs/$(CONFIG).toml $(foreach pair,$(SET),--set '$(pair)') $(if $(SKIP_BAD),--skip-bad)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data audit folds train oof predict ensemble report compare final pseudo score demo encoders bench test lint format
+.PHONY: help setup data doctor audit competitions folds train oof predict ensemble report compare final pseudo score demo encoders bench test lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ setup: $(VENV) ## make .venv with the pinned packages
 
 data: $(VENV) ## get or make the data, and read every file once
 	$(STAGE) data $(OPTIONS)
+
+doctor: $(VENV) ## are the files what the card says? sample submission, masks, RLE dialect, images
+	$(STAGE) doctor $(OPTIONS)
 
 audit: $(VENV) ## images of one scene, within train and between train and test (INFLATION=1: what a leak is worth)
 	$(STAGE) audit $(OPTIONS) $(if $(INFLATION),--inflation)
@@ -80,6 +83,9 @@ score: $(VENV) ## score SUBMISSION=file.csv against SOLUTION=file.csv of COMPETI
 demo: $(VENV) ## generated data to a scored submission, in minutes
 	DATA= $(STAGE) ensemble configs/demo.toml
 	$(STAGE) score demo submissions/demo.csv data/demo/solution.csv
+
+competitions: $(VENV) ## the cards that ship, and what each competition wants
+	$(STAGE) competitions
 
 encoders: $(VENV) ## the timm encoders that work (PATTERN=resnet)
 	$(STAGE) encoders $(PATTERN)

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import config, stages
+from pipeline import competition, config, stages
 from pipeline.config import Config
 from pipeline.ensemble import Drawer, Exclusive, Objects
 from pipeline.progress import console, is_main_process
@@ -60,6 +60,39 @@ def folds(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None
     areas = {name: "{:.4f}" for name in described if name.startswith(("coverage", "q"))}
     _print_table(described.reset_index().to_dict("records"), shares | areas)
     out.print(f"worst deviation from the mean of the folds: {worst:.1%}")
+
+
+@app.command()
+def competitions() -> None:
+    """The cards that ship: what each competition wants, and how much of its card nobody here could check."""
+    rows = []
+    for name in competition.known():
+        card = competition.load(name)
+        rows.append(
+            {
+                "card": name,
+                "rows": "object" if card.instances else "image, class" if len(card.classes) > 1 else "image",
+                "classes": len(card.classes),
+                "pixels by": card.dialect.order,
+                "runs": "relative" if card.dialect.relative else "absolute",
+                "empty": repr(card.dialect.empty),
+                "metric": card.metric,
+                "from memory": len(card.unverified),
+            }
+        )
+    _print_table(rows, {})
+    out.print('\nA card of your own goes by its path: competition = "cards/mine.toml"; begin with docs/card.toml.')
+
+
+@app.command()
+def doctor(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
+    """Are the files what the card says? Sample submission, masks, dialect, images; exits 2 on what would spoil it."""
+    done = stages.doctor(_load(path, set_, data, skip_bad))
+    _print_table([finding._asdict() for finding in done.findings], {})
+    if done.sheet:
+        out.print(f"pictures    {done.sheet}")
+    if done.bad:
+        raise ValueError(f"{len(done.bad)} of {len(done.findings)} findings would spoil a submission, see above")
 
 
 @app.command()

@@ -12,7 +12,7 @@ FLOORS = [
     {"files", "schema", "rle", "metrics", "hardware", "progress", "manifest"},
     {"config", "competition", "bootstrap", "crossfit", "shakeup"},
     {"data"},
-    {"folds", "duplicates"},
+    {"folds", "duplicates", "doctor"},
     {"models", "losses"},
     {"inference"},
     {"postprocess"},

@@ -28,8 +28,8 @@ def border(labels: np.ndarray, width: float) -> np.ndarray:
 
     Source:
         A channel for the borders between touching nuclei: the first place of DSB 2018 (Selim Seferbekov, Alexander
-        Buslaev, Victor Durnov), https://www.kaggle.com/c/data-science-bowl-2018/discussion/54741. How they drew
-        it is not verified; this definition is our own.
+        Buslaev, Victor Durnov), https://www.kaggle.com/c/data-science-bowl-2018/discussion/54741 (address from
+        memory). How they drew it is not verified; this definition is our own.
     """
     _refuse_other_than_labels(labels)
     if not width >= 1:

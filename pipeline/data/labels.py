@@ -1,6 +1,6 @@
 """Labels as masks: what the rows and mask images of a competition say of each pixel."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -63,9 +63,10 @@ class Labels:
     def read_scored(self, row: object) -> np.ndarray:
         """What to score against: as `read`, but (C, H, W) with a channel per class, at the size of submitted masks.
 
-        Void pixels are 255 in every channel.
+        Void pixels are 255 in every channel. Borders between objects are a channel here too: an epoch that draws them
+        better is a better one.
         """
-        mask = replace(self, border=None).read(row)
+        mask = self.read(row)
         channels = (one_hot(mask, len(self.classes)) if self.exclusive else mask).transpose(2, 0, 1)
         return np.ascontiguousarray(channels) if self.size is None else resize_masks(channels, self.size)
 

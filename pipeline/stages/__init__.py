@@ -1,6 +1,6 @@
 """The stages, and the files between them: the only place that knows paths and their order.
 
-    data ─▶ audit ─▶ folds ─▶ train ─▶ oof ─▶ predict ─▶ ensemble ─▶ report, compare, final
+    data, doctor ─▶ audit ─▶ folds ─▶ train ─▶ oof ─▶ predict ─▶ ensemble ─▶ report, compare, final
 
 A stage calls the ones before it. Each looks at what is on disk, does what is missing and no more, so any of them can be
 the first command on a fresh clone, and any can be run again after a kill.
@@ -8,6 +8,7 @@ the first command on a fresh clone, and any can be run again after a kill.
 
 from pipeline.stages.auditing import Audited, Inflation, audit, inflation
 from pipeline.stages.comparing import Compared, Final, PseudoGain, compare, final, pseudo
+from pipeline.stages.doctoring import Examined, doctor
 from pipeline.stages.ensembling import Ensembled, ensemble, score
 from pipeline.stages.preparing import Prepared, check, data, describe_folds, prepare
 from pipeline.stages.reporting import report
@@ -17,6 +18,7 @@ __all__ = [
     "Audited",
     "Compared",
     "Ensembled",
+    "Examined",
     "Final",
     "Inflation",
     "Prepared",
@@ -27,6 +29,7 @@ __all__ = [
     "compare",
     "data",
     "describe_folds",
+    "doctor",
     "ensemble",
     "final",
     "inflation",

@@ -1,0 +1,131 @@
+"""What is wrong, or worth a look, in the sample submission, in masks and images: pure functions of what was read."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from pipeline.competition import Competition
+from pipeline.rle import RLEError
+
+FULL = 0.999  # share of an image above which a mask is called full
+PAD = 0.05  # share of a side that a constant stripe must have to be called one
+
+
+class Finding(NamedTuple):
+    """One line of the doctor's table."""
+
+    level: Literal["good", "look", "bad"]  # bad spoils a submission
+    what: str
+    found: str  # in one line; of what is bad, with what to do
+
+
+def check_sample(card: Competition, sample: pd.DataFrame, rows: pd.DataFrame) -> list[Finding]:
+    """The sample submission against the card.
+
+    Args:
+        sample: the file as it is, text in all columns.
+        rows: as `tables.read_rows` reads it.
+    """
+    expected = [*card.columns.keys, card.columns.rle]
+    header = list(sample.columns)
+    findings = [
+        Finding("good", "sample's header", ", ".join(header))
+        if header == expected
+        else Finding("bad", "sample's header", f"{', '.join(header)}: the card writes {', '.join(expected)}")
+    ]
+    images = rows["image_id"].nunique()
+    if len(card.classes) > 1:
+        counts = rows.groupby("image_id")["label"].nunique()
+        short = counts[counts < len(card.classes)]
+        findings.append(
+            Finding("look", "sample's rows", f"{len(short)} of {images} images ask for fewer than all classes")
+            if len(short)
+            else Finding("good", "sample's rows", f"{len(rows)}, {len(card.classes)} classes of {images} images")
+        )
+    else:
+        findings.append(Finding("good", "sample's rows", f"{len(rows)}, of {images} images"))
+    return [*findings, _placeholder(card, sample)]
+
+
+def _placeholder(card: Competition, sample: pd.DataFrame) -> Finding:
+    if card.columns.rle not in sample:
+        return Finding("bad", "sample's placeholder", f"no column '{card.columns.rle}'")
+    texts = Counter(sample[card.columns.rle])
+    text, often = texts.most_common(1)[0]
+    shown = f"'{text}' in {often} of {len(sample)} rows" if len(text) <= 40 else f"a text of {len(text)} characters"
+    try:
+        card.dialect.runs(text)
+    except RLEError as error:
+        return Finding("bad", "sample's placeholder", f"{shown} does not read in the card's dialect: {error}")
+    return Finding("good", "sample's placeholder", shown)
+
+
+def check_masks(index: pd.DataFrame, card: Competition) -> list[Finding]:
+    """Coverage of the training masks: all empty, or full to the border."""
+    areas = {name: f"coverage_{name}" for name in card.classes} if len(card.classes) > 1 else {"": "coverage"}
+    findings = []
+    for name, column in areas.items():
+        of_class = f"masks of {name}" if name else "masks"
+        coverage = index[column].to_numpy()
+        if not coverage.any():
+            findings.append(Finding("bad", of_class, f"all {len(index)} are empty: nothing can be learned of it"))
+            continue
+        empty, full = (coverage == 0).mean(), np.flatnonzero(coverage > FULL)
+        findings.append(Finding("good", of_class, f"{coverage.mean():.2%} of the pixels, {empty:.1%} of them empty"))
+        if len(full):
+            first = index["image_id"].iloc[full[0]]
+            findings.append(Finding("look", of_class, f"{len(full)} cover the whole image, the first is '{first}'"))
+    return findings
+
+
+def check_sizes(train: pd.DataFrame, test: pd.DataFrame) -> Finding:
+    """Sizes of the images, and test images of a size that training never saw."""
+    sizes = [set(zip(part["height"], part["width"], strict=True)) for part in (train, test)]
+    known, new = sizes[0], sorted(sizes[1] - sizes[0])
+    shown = ", ".join(f"{height}×{width}" for height, width in sorted(known)[:4]) + (" …" if len(known) > 4 else "")
+    if new:
+        height, width = new[0]
+        return Finding("look", "sizes", f"train {shown}; {len(new)} more in test, as {height}×{width}")
+    return Finding("good", "sizes", f"{len(known)}: {shown}")
+
+
+def check_pixels(pictures: Mapping[str, np.ndarray]) -> list[Finding]:
+    """Value ranges of some images, (H, W, C) in their files' own dtype, and those with nothing in them."""
+    dtypes = Counter(str(pixels.dtype) for pixels in pictures.values())
+    channels = sorted({pixels.shape[2] for pixels in pictures.values()})
+    low, high = (np.array([end(pixels) for pixels in pictures.values()], dtype=float) for end in (np.min, np.max))
+    shown = f"{', '.join(dtypes)}, {low.min():g} to {high.max():g}, {'/'.join(map(str, channels))} channels"
+    findings = [Finding("good", "values", f"{shown} (in {len(pictures)} images)")]
+    if len(dtypes) > 1:
+        findings.append(Finding("look", "values", "several dtypes: data.window or data.percentiles makes them alike"))
+    if set(dtypes) == {"uint8"} and high.max() <= 1:
+        findings.append(Finding("look", "values", "8 bits, but 0 and 1 only: set data.percentiles = [0, 100]"))
+    if set(dtypes) == {"uint16"} and high.max() < 1 << 14:
+        findings.append(
+            Finding(
+                "look", "values", f"16-bit images that use {high.max() / 655.35:.0f}% of their range: set data.window"
+            )
+        )
+    constant = [name for name, pixels in pictures.items() if pixels.min() == pixels.max()]
+    if constant:
+        findings.append(Finding("look", "constant images", f"{len(constant)}, the first is '{constant[0]}'"))
+    striped = [name for name, pixels in pictures.items() if name not in constant and stripe(pixels)]
+    if striped:
+        where = stripe(pictures[striped[0]])
+        findings.append(Finding("look", "stripes", f"{len(striped)} images, the first is '{striped[0]}' ({where})"))
+    return findings
+
+
+def stripe(pixels: np.ndarray) -> str | None:
+    """The side along which an image is one constant stripe, as padding leaves it; None if there is none."""
+    height, width = pixels.shape[:2]
+    sides: Sequence[tuple[str, np.ndarray]] = (
+        ("top", pixels[: max(2, round(PAD * height))]),
+        ("bottom", pixels[-max(2, round(PAD * height)) :]),
+        ("left", pixels[:, : max(2, round(PAD * width))]),
+        ("right", pixels[:, -max(2, round(PAD * width)) :]),
+    )
+    return next((name for name, part in sides if (part == part[0, 0]).all()), None)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.data.tables import read_rows, read_table
+from pipeline.data.tables import read_rows, read_table, runs_of_rows
 from pipeline.files import whole
 from pipeline.metrics import INSTANCE_METRICS, METRICS, VOLUME_METRICS, Counts, Scores, Volume, match
 from pipeline.rle import Dialect, RLEError, Runs, area, overlap
@@ -211,13 +211,11 @@ def _read_volume(card: Competition, rows: pd.DataFrame, submission: Path, soluti
 
 def _read_instances(path: Path, card: Competition) -> dict[str, list[Runs]]:
     """The runs of each object, by image."""
-    runs: dict[str, list[Runs]] = {}
-    for row in read_rows(path, [card.columns], card.classes).itertuples():
-        try:
-            runs.setdefault(row.image_id, []).append(card.dialect.runs(row.rle))
-        except RLEError as error:
-            raise ValueError(f"{path}: line {row.line}, id '{row.image_id}': {error}") from None
-    return runs
+    rows = read_rows(path, [card.columns], card.classes)
+    objects: dict[str, list[Runs]] = {}
+    for image_id, runs in zip(rows["image_id"], runs_of_rows(rows, path, card.dialect), strict=True):
+        objects.setdefault(image_id, []).append(runs)
+    return objects
 
 
 def _paint_labels(objects: list[Runs], pixels: int, where: str) -> np.ndarray:
@@ -244,7 +242,7 @@ def _void_runs(solution: Path, card: Competition) -> dict[str, Runs]:
         return {}
     rows = read_rows(solution, [card.columns], [*card.classes, card.void_rows])
     of_void = rows[rows["label"] == card.void_rows]
-    return {row.image_id: card.dialect.runs(row.rle) for row in of_void.itertuples()}
+    return dict(zip(of_void["image_id"], runs_of_rows(of_void, solution, card.dialect), strict=True))
 
 
 NOT_ASKED = (-1, 0, 0)  # counts of a class that the solution does not ask for in an image
@@ -259,13 +257,12 @@ def _read_runs(path: Path, card: Competition) -> dict[tuple[str, ...], Runs]:
     """The runs of each row of a CSV, by image, and class where there are several."""
     rows = read_rows(path, [card.columns], [*card.classes, *([card.void_rows] if card.void_rows else [])])
     rows = rows[rows["label"].isin(card.classes)]
-    runs: dict[tuple[str, ...], Runs] = {}
-    for row in rows.itertuples():
-        key = (row.image_id, row.label) if len(card.classes) > 1 else (row.image_id,)
-        if key in runs:
-            raise ValueError(f"{path}: line {row.line}: id '{', '.join(key)}' repeats: expected one row per mask")
-        try:
-            runs[key] = card.dialect.runs(row.rle)
-        except RLEError as error:
-            raise ValueError(f"{path}: line {row.line}, id '{', '.join(key)}': {error}") from None
-    return runs
+    keys = list(
+        rows[["image_id", "label"] if len(card.classes) > 1 else ["image_id"]].itertuples(index=False, name=None)
+    )
+    again = rows.duplicated(["image_id", "label"])
+    if again.any():
+        place = int(again.argmax())
+        shown = ", ".join(keys[place])
+        raise ValueError(f"{path}: line {rows['line'].iloc[place]}: id '{shown}' repeats: expected one row per mask")
+    return dict(zip(keys, runs_of_rows(rows, path, card.dialect), strict=True))

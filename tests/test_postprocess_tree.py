@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from pipeline.compiled import compiled
 from pipeline.postprocess import AREAS, count_levels
-from pipeline.postprocess.tree import _compile, component_counts
+from pipeline.postprocess.tree import component_counts
 
 SHAPES = array_shapes(min_dims=2, max_dims=2, max_side=14) | st.sampled_from([(1, 1), (1, 40), (40, 1), (2, 31)])
 ELEMENTS = [
@@ -122,4 +123,4 @@ def test_source_in_a_place_without_cache_is_compiled_all_the_same():
         return number + 1
 
     successor.__code__ = successor.__code__.replace(co_filename="nowhere.py")
-    assert _compile(successor)(1) == 2
+    assert compiled(successor)(1) == 2

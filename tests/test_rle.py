@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline import rle
-from pipeline.rle import Dialect, RLEError
+from pipeline.rle import Dialect, RLEError, pairs, pixels
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "rle.json").read_text())
 SIIM = Dialect(base=0, relative=True, empty="-1")
@@ -144,8 +144,8 @@ def test_corner_masks_equal_the_oracle(shape, dialect):
 @pytest.mark.parametrize("order", ["column", "row"])
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray])
 def test_a_mask_of_several_blocks_keeps_the_changes_at_their_borders(order, layout, monkeypatch):
-    monkeypatch.setattr(rle, "BLOCK", 64)  # 64 bytes: borders inside lines, and a last block that is cut
-    monkeypatch.setattr(rle, "SMALL", 0)
+    monkeypatch.setattr(pixels, "BLOCK", 64)  # 64 bytes: borders inside lines, and a last block that is cut
+    monkeypatch.setattr(pixels, "SMALL", 0)
     mask = layout(np.random.default_rng(0).random((37, 41)) < 0.5)
     assert Dialect(order=order).encode(mask) == oracle_text(mask, Dialect(order=order))
 
@@ -448,6 +448,6 @@ def test_runs_are_those_of_the_oracle(mask, order):
 def test_numbers_are_joined_as_python_writes_them(size):
     rng = np.random.default_rng(size)
     numbers = (10 ** rng.uniform(0, 12, size)).astype(np.int64) - 1  # from 0, of 1 to 12 digits
-    assert rle._join(numbers) == " ".join(map(str, numbers.tolist()))
+    assert pairs.join(numbers) == " ".join(map(str, numbers.tolist()))
     small = numbers % 100
-    assert rle._join(small) == " ".join(map(str, small.tolist()))
+    assert pairs.join(small) == " ".join(map(str, small.tolist()))

@@ -6,7 +6,6 @@ classes also coverage_<class>), empty, group, and every column of the card's met
 """
 
 import logging
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,8 @@ from pipeline.competition import Competition
 from pipeline.data.images import ImageError, glance, read_size
 from pipeline.data.labels import Labels, one_hot
 from pipeline.data.places import find_files, match_files
-from pipeline.data.tables import read_rows, read_table
-from pipeline.rle import Dialect, RLEError, area
+from pipeline.data.tables import read_rows, read_table, runs_of_rows
+from pipeline.rle import area
 
 log = logging.getLogger(__name__)
 
@@ -140,11 +139,11 @@ def _measure(index: pd.DataFrame, skip_bad: bool) -> pd.DataFrame:
 
 def _add_coverage(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:
     """The masked share of each image, and of each class; decodes every label on the way: none fails in the night."""
-    labels = Labels.of(card)
-    of_row = (
-        _mask_coverage if card.files.train_csv is None else partial(_rle_coverage, path=root / card.files.train_csv)
-    )
-    shares = np.array([of_row(row, labels) for row in index.itertuples()]).reshape(len(index), -1)
+    if card.files.train_csv is None:
+        labels = Labels.of(card)
+        shares = np.array([_mask_coverage(row, labels) for row in index.itertuples()]).reshape(len(index), -1)
+    else:
+        shares = _rle_coverage(index, card, root / card.files.train_csv)
     index["coverage"] = shares.sum(axis=1).clip(max=1)
     index["empty"] = np.where(index["coverage"] == 0, "yes", "no")
     if len(card.classes) == 1:
@@ -152,22 +151,16 @@ def _add_coverage(index: pd.DataFrame, card: Competition, root: Path) -> pd.Data
     return index.assign(**{f"coverage_{name}": share for name, share in zip(card.classes, shares.T, strict=True)})
 
 
-def _rle_coverage(row: object, labels: Labels, path: Path) -> list[float]:
-    pixels = row.height * row.width
-    shares = []
-    for text in [row.rle] if isinstance(row.rle, str) else row.rle:
-        try:
-            shares.append(sum(_area(line, row, labels.dialect) for line in text.split("\n")) / pixels)
-        except RLEError as error:
-            raise ValueError(f"{path}: line {row.line}, id '{row.image_id}': {error}") from None
-    return shares
-
-
-def _area(text: str, row: object, dialect: Dialect) -> int:
-    runs = dialect.runs(text)
-    if len(runs[1]) and runs[1][-1] > row.height * row.width:
-        dialect.decode(text, (row.height, row.width))  # says which run leaves the image
-    return area(runs)
+def _rle_coverage(index: pd.DataFrame, card: Competition, path: Path) -> np.ndarray:
+    """The masked share of each image and class, (N, C); of several rows, their sum."""
+    rows = index.assign(rle=index["rle"].map(lambda texts: [texts] if isinstance(texts, str) else list(texts)))
+    rows = rows.explode("rle")
+    places = np.repeat(np.arange(len(rows)), rows["rle"].str.count("\n") + 1)  # of each text among images × classes
+    rows = rows.iloc[places].assign(rle=[line for text in rows["rle"] for line in text.split("\n")])
+    shapes = list(zip(rows["height"].tolist(), rows["width"].tolist(), strict=True))
+    areas = [area(runs) for runs in runs_of_rows(rows, path, card.dialect, shapes)]
+    sums = np.bincount(places, areas, minlength=len(index) * len(card.classes))
+    return sums.reshape(len(index), -1) / (index["height"] * index["width"]).to_numpy()[:, None]
 
 
 def _mask_coverage(row: object, labels: Labels) -> list[float]:

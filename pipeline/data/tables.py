@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.competition import Columns
+from pipeline.rle import Dialect, RLEError, Runs
 from pipeline.schema import did_you_mean
 
 
@@ -61,6 +62,25 @@ def read_rows(path: Path, layouts: Sequence[Columns], classes: Sequence[str], *,
     if columns.group in table:
         rows["group"] = table[columns.group]
     return rows
+
+
+def runs_of_rows(
+    rows: pd.DataFrame, path: Path, dialect: Dialect, shapes: Sequence[tuple[int, int]] | None = None
+) -> list[Runs]:
+    """The runs of each row's rle.
+
+    Args:
+        rows: with image_id, rle and line, as `read_rows` gives them.
+        shapes: (height, width) of each row's mask, in pixels; None leaves unchecked whether runs lie inside.
+
+    Raises:
+        ValueError: for a text that does not read, with file, line and id.
+    """
+    try:
+        return dialect.runs_of(rows["rle"].tolist(), shapes)
+    except RLEError as error:
+        row = rows.iloc[error.number]
+        raise ValueError(f"{path}: line {row['line']}, id '{row['image_id']}': {error.fault}") from None
 
 
 def _layout(path: Path, layouts: Sequence[Columns], rle: bool) -> Columns:

@@ -19,11 +19,9 @@ Source:
     algorithms, 2014, https://doi.org/10.1109/TIP.2014.2336551.
 """
 
-from collections.abc import Callable
-
-import numba
 import numpy as np
 
+from pipeline.compiled import compiled
 from pipeline.inference.store import LEVELS
 from pipeline.metrics import Counts
 
@@ -56,19 +54,7 @@ def component_counts(values: np.ndarray, target: np.ndarray, areas: np.ndarray) 
     return Counts(intersection, predicted, np.full((len(areas), LEVELS), np.count_nonzero(target)))
 
 
-def _compile(function: Callable) -> Callable:
-    """The function as machine code, made at its first call.
-
-    That takes 4 seconds, so numba keeps it, in the first of these folders that can be written: NUMBA_CACHE_DIR, the
-    source's __pycache__, the user's cache. Where none can, as in some read-only installs, every process compiles.
-    """
-    try:
-        return numba.njit(cache=True)(function)
-    except RuntimeError:
-        return numba.njit(function)
-
-
-@_compile
+@compiled
 def _brightest_first(values: np.ndarray) -> np.ndarray:
     """Flat positions of all pixels above 0, by descending value; of equal ones, in reading order."""
     end = np.zeros(257, np.int64)
@@ -85,7 +71,7 @@ def _brightest_first(values: np.ndarray) -> np.ndarray:
     return order
 
 
-@_compile
+@compiled
 def _root(parent: np.ndarray, position: int) -> int:
     while parent[position] != position:
         parent[position] = parent[parent[position]]
@@ -93,7 +79,7 @@ def _root(parent: np.ndarray, position: int) -> int:
     return position
 
 
-@_compile
+@compiled
 def _write_down(changes: np.ndarray, bin_: int, above: int, born: int, area: int, shared: int) -> None:
     """One node, at the levels above + 1 … born."""
     changes[0, bin_, born] += area
@@ -102,7 +88,7 @@ def _write_down(changes: np.ndarray, bin_: int, above: int, born: int, area: int
     changes[1, bin_, above] -= shared
 
 
-@_compile
+@compiled
 def _sweep(values: np.ndarray, target: np.ndarray, areas: np.ndarray) -> np.ndarray:
     """Where nodes start and end.
 

@@ -18,6 +18,7 @@ from pipeline.inference.predict import Predictor, predict_to_store
 from pipeline.inference.store import is_complete, start_store
 from pipeline.metrics import of_pixels
 from pipeline.models import build_model, for_prediction
+from pipeline.rle import Dialect
 from pipeline.stages.labelling import label_fold
 from pipeline.stages.preparing import Paths, Prepared, prepare, processes, scores_at_half
 from pipeline.training.checkpoint import (
@@ -260,9 +261,10 @@ def _as_of_today(made_by: dict[str, Any]) -> dict[str, Any]:
     """
     try:
         chosen = {part: table.model_validate(made_by[part]).model_dump(mode="json") for part, table in TABLES.items()}
-    except ValueError:  # an option of then is no more: the comparison names it
+        dialect = Dialect(**made_by["dialect"])
+    except (ValueError, TypeError):  # an option of then is no more: the comparison names it
         return made_by
-    return {**made_by, **_deciding(chosen)}
+    return {**made_by, "dialect": asdict(dialect), **_deciding(chosen)}
 
 
 def _digest(table: pd.DataFrame) -> str:

@@ -91,7 +91,7 @@ encoders: $(VENV) ## the timm encoders that work (PATTERN=resnet)
 	$(STAGE) encoders $(PATTERN)
 
 bench: $(VENV) $(VENV_DEV) ## the measured claims, as ratios from one run
-	@set -e; for file in rle thresholds postprocess memory train lovasz; do echo "== benchmarks/$$file.py"; $(PYTHON) benchmarks/$$file.py; done
+	@set -e; for file in rle rle_table instances thresholds postprocess memory train lovasz; do echo "== benchmarks/$$file.py"; $(PYTHON) benchmarks/$$file.py; done
 
 test: $(VENV) $(VENV_DEV) ## the test suite
 	$(PYTHON) -m pytest -n auto

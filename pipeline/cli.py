@@ -88,7 +88,9 @@ def competitions() -> None:
 def doctor(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
     """Are the files what the card says? Sample submission, masks, dialect, images; exits 2 on what would spoil it."""
     done = stages.doctor(_load(path, set_, data, skip_bad))
-    _print_table([finding._asdict() for finding in done.findings], {})
+    widest = max(len(finding.what) for finding in done.findings)
+    for finding in done.findings:  # whole lines, however long: they say what to write
+        out.print(f"{finding.level:4}  {finding.what:{widest}}  {finding.found}", markup=False)
     if done.sheet:
         out.print(f"pictures    {done.sheet}")
     if done.bad:

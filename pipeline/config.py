@@ -16,6 +16,7 @@ class Data(Table):
     percentiles: tuple[float, float] | None = None  # of each image, stretched to 0 and 255: evens out exposure
     window: tuple[float, float] | None = None  # values, in the files' own units, that become 0 and 255
     skip_bad: bool = False  # leave out images that cannot be read, and list them
+    doctor: bool = True  # refuse to train on masks that another dialect than the card's fits clearly better
     # Of instances: a second channel to learn, the pixels within so many of two objects, which parts those that touch.
     border: PositiveFloat | None = None
 

@@ -62,6 +62,19 @@ def read_test_index(card: Competition, root: Path, skip_bad: bool = False) -> pd
     return _measure(index, skip_bad)
 
 
+def list_texts(card: Competition, root: Path) -> pd.DataFrame:
+    """image_id, path and rle of the training images, nothing of it checked: to look at what `read_index` refuses.
+
+    Raises:
+        FileNotFoundError, ValueError: if the table itself does not read, or masks are images.
+    """
+    if card.files.train_csv is None:
+        raise ValueError(f"card {card.name}: masks are images and have no text")
+    index = _read_labels(card, root)
+    index["path"] = index["image_id"].map(_train_files(card, root))
+    return index.dropna(subset="path", ignore_index=True)
+
+
 def _read_labels(card: Competition, root: Path) -> pd.DataFrame:
     """Ids with their labels: rle (a text, of several classes a text each) and line; or mask_path."""
     if card.files.train_csv is None:

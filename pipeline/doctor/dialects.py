@@ -11,6 +11,7 @@ wolf is not called again.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Literal, NamedTuple
 
@@ -48,6 +49,7 @@ class Verdict(NamedTuple):
     kind: Literal["good", "other", "unrelated", "unknown"]
     message: str  # in one line
     fits: list[Fit]  # of all readings, the best first
+    better: Dialect | None = None  # which other one, if one is
 
 
 def judge(samples: Sequence[Sample], declared: Dialect) -> Verdict:
@@ -55,34 +57,38 @@ def judge(samples: Sequence[Sample], declared: Dialect) -> Verdict:
 
     Args:
         samples: images with at least one mask that is not empty; some dozens.
+        declared: of any form but COCO's, which has one order and one base.
     """
-    readings = {key: _Reading(samples, Dialect(*key, declared.empty)) for key in _candidates(declared)}
-    ours = readings[declared.order, declared.base, declared.relative]
-    ranked = sorted(readings.values(), key=_rank)
+    readings = [_Reading(samples, dialect) for dialect in _candidates(declared)]
+    ours = next(reading for reading in readings if reading.dialect == declared)
+    ranked = sorted(readings, key=_rank)
     fits = [each.summary() for each in ranked]
     for other in ranked:
         if other is not ours and (why := _clearly_better(other, ours)):
-            return Verdict("other", f"{_name(ours)} on the card, but {_name(other)} {why}: {_write(other)}", fits)
+            said, found = in_words(declared), in_words(other.dialect)
+            message = f"{said}, says the card, but {found} {why}: {_toml(other.dialect)}"
+            return Verdict("other", message, fits, other.dialect)
     if ours.readable < 1:
-        return Verdict("unknown", f"{1 - ours.readable:.0%} of the texts do not read as {_name(ours)}", fits)
+        return Verdict("unknown", f"{1 - ours.readable:.0%} of the texts do not read as {in_words(declared)}", fits)
     if len(ours.images) < LEAST:
         return Verdict("unknown", f"{len(ours.images)} images with masks are too few to tell the dialect", fits)
     own = ours.relation()
+    how = f"{own:+.1f} standard errors"
+    if own >= CLEAR:
+        return Verdict("good", f"{in_words(declared)}: masks lie on what is in their images ({how})", fits)
     if own < UNLIKELY and len(ours.images) >= MANY:
-        return Verdict(
-            "unrelated",
-            f"masks fit other images as well as their own ({own:+.1f} standard errors): are rows or ids shuffled?",
-            fits,
-        )
+        why = f"masks fit other images as well as their own ({how}): are rows or ids shuffled, or images transposed?"
+        return Verdict("unrelated", why, fits)
     return Verdict(
-        "good", f"{_name(ours)} fits: masks lie on their own images' edges ({own:+.1f} standard errors)", fits
+        "unknown", f"{in_words(declared)} may be right: masks show little of it in their images ({how})", fits
     )
 
 
-def _candidates(declared: Dialect) -> list[tuple[str, int, bool]]:
+def _candidates(declared: Dialect) -> list[Dialect]:
     """Every reading; a relative text knows no base."""
     absolute = [(order, base, False) for order, base in product(("column", "row"), (0, 1))]
-    return [*absolute, *((order, declared.base, True) for order in ("column", "row"))]
+    every = [*absolute, *((order, declared.base, True) for order in ("column", "row"))]
+    return [replace(declared, order=order, base=base, relative=relative) for order, base, relative in every]
 
 
 class _Reading:
@@ -145,16 +151,15 @@ def _rank(reading: _Reading) -> tuple:
 def _clearly_better(other: _Reading, ours: _Reading) -> str | None:
     """Why another reading is the right one; None if it is not."""
     if other.readable > 1 - SLACK and ours.readable < 1 - SLACK:
-        return f"reads all texts and it {ours.readable:.0%} of them"
+        return f"reads all texts, not {ours.readable:.0%} of them"
     both = sorted(set(other.places) & set(ours.places))
     if other.readable < 1 - SLACK or len(both) < LEAST:
         return None
     if other.dialect.order != ours.dialect.order:
         gains = other.of(both) - ours.of(both)
         if gains.mean() > BETTER and _errors(gains) > CLEAR:
-            return (
-                f"fits the edges of the images better ({_errors(gains):+.1f} standard errors; or they are transposed)"
-            )
+            how = f"{_errors(gains):+.1f} standard errors"
+            return f"fits the edges of the images better ({how}; or the images are transposed)"
         return None
     if other.dialect.base != ours.dialect.base:
         wanted = ours.dialect.base - other.dialect.base  # pixels by which a smaller base moves the mask onwards
@@ -220,12 +225,11 @@ def _errors(values: np.ndarray) -> float:
     return float(values.mean() / max(values.std(ddof=1) / np.sqrt(len(values)), 1e-9))
 
 
-def _name(reading: _Reading) -> str:
-    dialect = reading.dialect
+def in_words(dialect: Dialect) -> str:
+    """How a dialect numbers pixels, for people."""
     runs = "relative runs" if dialect.relative else f"pixels from {dialect.base}"
     return f"{dialect.order} order, {runs}"
 
 
-def _write(reading: _Reading) -> str:
-    dialect = reading.dialect
+def _toml(dialect: Dialect) -> str:
     return f'[dialect] order = "{dialect.order}", base = {dialect.base}, relative = {str(dialect.relative).lower()}'

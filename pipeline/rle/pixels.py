@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.rle.runs import Runs
+from pipeline.rle.runs import Runs, no_runs
 
 BLOCK = 1 << 19  # bytes compared at once: the differences stay in the cache, whatever the mask's size
 SMALL = 1 << 15  # pixels; below, a transposed copy costs less than renumbering and sorting
@@ -36,6 +36,8 @@ def runs_of_mask(mask: np.ndarray, order: str) -> Runs:
         ValueError: if mask has another dtype, number of axes or value, or no pixels.
     """
     mask = _checked(mask)
+    if not mask.view(np.bool_).any():  # most masks of most test sets: a tenth of the time of looking for changes
+        return no_runs()
     along_memory = mask.flags.c_contiguous if order == "row" else mask.flags.f_contiguous
     lines = mask if mask.flags.c_contiguous else mask.T  # (lines, line), C-contiguous
     if not along_memory and mask.size < SMALL:

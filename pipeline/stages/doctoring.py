@@ -1,5 +1,6 @@
 """The stage `doctor`: are the files what the card says, and does what we read of them make sense?"""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,18 +10,19 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.formats import read_pixels
-from pipeline.data.images import ImageError, glance
-from pipeline.data.index import read_index, read_test_index
+from pipeline.data.images import ImageError, glance, read_size
+from pipeline.data.index import list_texts, read_index, read_test_index
 from pipeline.data.labels import Labels
 from pipeline.data.tables import read_rows, read_table
-from pipeline.doctor.dialects import Verdict, judge
+from pipeline.doctor.dialects import Sample, Verdict, in_words, judge
 from pipeline.doctor.findings import Finding, check_masks, check_pixels, check_sample, check_sizes
 from pipeline.report.overlays import COLUMNS, Panel, write_sheet
-from pipeline.rle import Dialect
+from pipeline.rle import Dialect, RLEError
 from pipeline.stages.preparing import Paths, check, make_data
 
 SAMPLE = 60  # training images that the doctor looks at
 QUICK = 24  # before a training
+LARGEST = 1 << 24  # pixels; larger images are not laid under their masks in seconds
 
 
 class Examined(NamedTuple):
@@ -45,31 +47,44 @@ def doctor(cfg: Config) -> Examined:
     try:
         train = read_index(card, paths.root, cfg.data.skip_bad)
         test = read_test_index(card, paths.root, cfg.data.skip_bad)
-    except (ValueError, FileNotFoundError) as error:  # what they refuse is the finding
-        return Examined([Finding("bad", "files", str(error))], None)
+    except (ValueError, FileNotFoundError) as error:  # what they refuse is a finding
+        return _without_index(card, paths.root, str(error))
     some = _spread(train, SAMPLE)
-    verdict = _judge(card, some)
+    verdict = _judge(card, train, SAMPLE)
     findings = [
         *check_sample(card, *_read_sample(card, paths.root)),
         *check_masks(train, card),
         check_sizes(train, test),
         *_look_at(pd.concat([some, _spread(test, SAMPLE // 3)])),
-        *([] if verdict is None else [_as_finding(verdict)]),
+        *_as_findings(verdict),
     ]
-    sheet = Path("reports") / f"{card.name}-doctor.png"
-    _draw(sheet, card, some, verdict)
-    return Examined(findings, sheet)
+    return Examined(findings, _draw(card, some[some["coverage"] > 0], verdict))
+
+
+def _without_index(card: Competition, root: Path, refusal: str) -> Examined:
+    """What can be said where the files do not read as the card says: perhaps as what they do."""
+    findings = [Finding("bad", "files", refusal)]
+    try:
+        rows = list_texts(card, root)
+    except (ValueError, FileNotFoundError):
+        return Examined(findings, None)
+    verdict = _judge(card, rows, SAMPLE)
+    if verdict is None or verdict.better is None:
+        return Examined(findings, None)
+    return Examined([*findings, *_as_findings(verdict)], _draw(card, _masked(rows, card), verdict))
 
 
 def quick_look(card: Competition, index: pd.DataFrame) -> None:
-    """What the doctor sees in a second: refuses a dialect that another one fits clearly better.
+    """What the doctor sees in a second or two: refuses a dialect that another one fits clearly better.
 
     Raises:
         ValueError: with what to write on the card.
     """
-    verdict = _judge(card, _spread(index, QUICK))
+    verdict = _judge(card, index, QUICK)
     if verdict and verdict.kind in ("other", "unrelated"):
-        raise ValueError(f"card {card.name}: {verdict.message}. make doctor shows it; --no-doctor trains all the same")
+        raise ValueError(
+            f"card {card.name}: {verdict.message}. See it by make doctor, or train all the same with data.doctor=false"
+        )
 
 
 def _read_sample(card: Competition, root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -82,22 +97,41 @@ def _spread(index: pd.DataFrame, count: int) -> pd.DataFrame:
     return index.iloc[np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(int))]
 
 
-def _judge(card: Competition, rows: pd.DataFrame) -> Verdict | None:
-    """Whether masks in the card's dialect lie on edges of the images; None where masks are images."""
-    if "rle" not in rows:
+def _masked(index: pd.DataFrame, card: Competition) -> pd.DataFrame:
+    """The rows with a mask that is not empty."""
+    return index[[bool(_texts(row, card.dialect)) for row in index.itertuples()]]
+
+
+def _judge(card: Competition, index: pd.DataFrame, count: int) -> Verdict | None:
+    """Whether masks in the card's dialect lie on what is in the images; None where there is only one reading."""
+    if "rle" not in index or card.dialect.form == "coco":
         return None
-    filled = rows[rows["coverage"] > 0]
-    return judge([(glance(row.path, channels=1)[..., 0], _texts(row)) for row in filled.itertuples()], card.dialect)
+    rows = _spread(_masked(index, card), count)
+    return judge([sample for row in rows.itertuples() if (sample := _sample(row, card.dialect))], card.dialect)
 
 
-def _texts(row: object) -> list[str]:
+def _sample(row: object, dialect: Dialect) -> Sample | None:
+    """A grey image with the texts of its masks; None of one that is too large, or does not read."""
+    try:
+        if np.prod(read_size(row.path)) > LARGEST:
+            return None
+        return glance(row.path, channels=1)[..., 0], _texts(row, dialect)
+    except ImageError:  # another finding names it
+        return None
+
+
+def _texts(row: object, dialect: Dialect) -> list[str]:
+    """The texts of an image's masks that are not empty."""
     classes = [row.rle] if isinstance(row.rle, str) else row.rle
-    return [line for text in classes for line in text.split("\n") if line.strip()]
+    lines = [line.strip() for text in classes for line in text.split("\n")]
+    return [line for line in lines if line not in ("", dialect.empty)]
 
 
-def _as_finding(verdict: Verdict) -> Finding:
+def _as_findings(verdict: Verdict | None) -> list[Finding]:
+    if verdict is None:
+        return []
     level = {"good": "good", "unknown": "look"}.get(verdict.kind, "bad")
-    return Finding(level, "dialect", verdict.message)
+    return [Finding(level, "dialect", verdict.message)]
 
 
 def _look_at(rows: pd.DataFrame) -> list[Finding]:
@@ -110,30 +144,30 @@ def _look_at(rows: pd.DataFrame) -> list[Finding]:
     return [*bad, *(check_pixels(pictures) if pictures else [])]
 
 
-def _draw(path: Path, card: Competition, rows: pd.DataFrame, verdict: Verdict | None) -> None:
+def _draw(card: Competition, masked: pd.DataFrame, verdict: Verdict | None) -> Path:
     """Images under their masks, as the card reads them, and as the dialect that fits best does."""
-    shown = rows[rows["coverage"] > 0].head(COLUMNS)
-    labels = Labels.of(card)
-    sheets = {"as the card reads it": [_panel(row, labels.read_scored(row)) for row in shown.itertuples()]}
-    if verdict and verdict.kind == "other":
-        best = verdict.fits[0]
-        other = Dialect(best.order, best.base, best.relative, card.dialect.empty)
-        sheets[f"as it fits better: {verdict.message}"] = [
-            _panel(row, _masks(row, other)) for row in shown.itertuples()
-        ]
+    shown = list(_spread(masked, COLUMNS).itertuples())
+    if "rle" in masked:
+        sheets = {f"as the card reads it: {in_words(card.dialect)}": [_panel(row, card.dialect) for row in shown]}
+    else:
+        labels = Labels.of(card)
+        sheets = {"as the card reads it": [_picture(row)._replace(target=labels.read_scored(row)) for row in shown]}
+    if verdict and verdict.better:
+        sheets[f"as it fits better: {in_words(verdict.better)}"] = [_panel(row, verdict.better) for row in shown]
+    path = Path("reports") / f"{card.name}-doctor.png"
     write_sheet(path, sheets)
+    return path
 
 
-def _panel(row: object, masks: np.ndarray) -> Panel:
-    return Panel(row.image_id[:12], glance(row.path, channels=3), None, masks)
+def _picture(row: object) -> Panel:
+    return Panel(row.image_id[:12], glance(row.path, channels=3), None)
 
 
-def _masks(row: object, dialect: Dialect) -> np.ndarray:
-    """The union of all texts that decode in a dialect, (1, H, W)."""
-    mask = np.zeros((row.height, row.width), dtype=np.uint8)
-    for text in _texts(row):
-        try:
+def _panel(row: object, dialect: Dialect) -> Panel:
+    """An image with the union of all its texts that decode in a dialect."""
+    picture = _picture(row)
+    mask = np.zeros(picture.image.shape[:2], dtype=np.uint8)
+    for text in _texts(row, dialect):
+        with suppress(RLEError):  # of a text that does not decode there is nothing to draw
             mask |= dialect.decode(text, mask.shape)
-        except ValueError:  # of a text that does not decode there is nothing to draw
-            continue
-    return mask[None]
+    return picture._replace(target=mask[None])

@@ -19,6 +19,7 @@ from pipeline.inference.store import is_complete, start_store
 from pipeline.metrics import of_pixels
 from pipeline.models import build_model, for_prediction
 from pipeline.rle import Dialect
+from pipeline.stages.doctoring import quick_look
 from pipeline.stages.labelling import label_fold
 from pipeline.stages.preparing import Paths, Prepared, prepare, processes, scores_at_half
 from pipeline.training.checkpoint import (
@@ -79,6 +80,7 @@ def train_fold(prepared: Prepared, fold: int) -> Path:
     train_index, valid_index = folds.hold_out(prepared.index, prepared.folds, fold)
     if not _is_trained(prepared, fold):
         _refuse_mixed_sizes(prepared, train_index)
+        _look(prepared)
         _fit(prepared, fold, train_index, valid_index)
     _fill_store(prepared, fold, valid_index, prepared.paths.oof(fold), f"fold {fold} OOF")
     return prepared.paths.weights(fold)
@@ -184,6 +186,12 @@ def source_of_labels(cfg: Config) -> Config:
     return source.model_copy(update={"data": source.data.model_copy(update=place)})
 
 
+def _look(prepared: Prepared) -> None:
+    """Refuse masks that lie beside what they mask, before hours are spent on them."""
+    if prepared.cfg.data.doctor:
+        quick_look(prepared.card, prepared.index)
+
+
 def _refuse_mixed_sizes(prepared: Prepared, index: pd.DataFrame) -> None:
     """Refuse what cannot be one batch, before the hours of the labels' source too."""
     phases, pseudo = prepared.cfg.train.phases, prepared.cfg.train.pseudo
@@ -242,7 +250,7 @@ def _reading(card: Competition) -> dict[str, Any]:
     return card.model_dump(mode="json", include={each for each in options if each in card.model_fields_set})
 
 
-UNIMPORTANT = {"data": {"root", "skip_bad"}, "train": {"workers", "tensorboard"}}  # for the weights
+UNIMPORTANT = {"data": {"root", "skip_bad", "doctor"}, "train": {"workers", "tensorboard"}}  # for the weights
 
 
 def _deciding(chosen: dict[str, Any]) -> dict[str, Any]:

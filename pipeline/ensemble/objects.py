@@ -3,8 +3,8 @@
 One pass over the images tries every candidate on each and keeps its score: what is best without a fold is a mean.
 """
 
-from collections.abc import Callable, Iterator
-from itertools import product
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +14,13 @@ from pipeline.ensemble.choice import Oof
 from pipeline.ensemble.decision import Blender, Decision, blender
 from pipeline.metrics import Matches, match_overlaps, overlaps
 from pipeline.postprocess.instances import SplitCut, components, split
+from pipeline.postprocess.shape import split_by_shape
 
 Score = Callable[[Matches], float]
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 BORDERS = (0.2, 0.35, 0.5)  # probabilities from which on a pixel is no seed
+NECKS = (0.8, 0.9)  # of the lower summit, see `split_by_shape`
 AREAS = (0, 4, 8, 16, 32, 64, 128)  # pixels; smaller objects are removed
 
 
@@ -26,14 +28,17 @@ class ObjectCut(NamedTuple):
     """What turns stored values into objects."""
 
     threshold: float  # on the mask's probabilities
-    border: float | None  # on the border's; None: connected components, touching objects are one
-    min_area: int  # pixels
+    border: float | None = None  # on the border's probabilities: parts there
+    neck: float | None = None  # parts where the mask narrows; with neither, touching objects are one
+    min_area: int = 0  # pixels
 
     def labels(self, values: np.ndarray) -> np.ndarray:
         """The objects of one image, (H, W) int32, of its values (C, H, W) uint8: the mask, and its borders."""
-        if self.border is None:
-            return components(values[0], self.threshold, self.min_area)
-        return split(values[:2], SplitCut(self.threshold, self.border, min_area=self.min_area))
+        if self.border is not None:
+            return split(values[:2], SplitCut(self.threshold, self.border, min_area=self.min_area))
+        if self.neck is not None:
+            return split_by_shape(values[0], self.threshold, self.neck, self.min_area)
+        return components(values[0], self.threshold, self.min_area)
 
 
 class Objects(NamedTuple):
@@ -68,8 +73,8 @@ class Objects(NamedTuple):
 def decide_objects(oof: Oof, score: Score, *, borders: bool) -> Decision:
     """Choose the cut on K − 1 folds, score on the fold left out; and choose on all folds what ships.
 
-    Objects that touch are parted only if that scores better where it was not chosen on; the decision's `others` hold
-    the cross-fitted scores of both ways.
+    Objects that touch are parted only if that scores better; the decision's `others` hold the cross-fitted scores of
+    each way to part them, and of none.
 
     Args:
         oof: of which `read` gives values (M, C, H, W), and the true objects (H, W), numbered.
@@ -79,24 +84,28 @@ def decide_objects(oof: Oof, score: Score, *, borders: bool) -> Decision:
     Raises:
         ValueError: for fewer than two folds.
     """
-    cuts = [ObjectCut(*each) for each in product(THRESHOLDS, (None, *(BORDERS if borders else ())), AREAS)]
+    ways = {"touching objects as one": [{}], "parted by shape": [{"neck": neck} for neck in NECKS]}
+    if borders:
+        ways["parted by their border"] = [{"border": border} for border in BORDERS]
+    among = {
+        name: [ObjectCut(t, **way, min_area=area) for t, way, area in product(THRESHOLDS, some, AREAS)]
+        for name, some in ways.items()
+    }
+    cuts = list(chain.from_iterable(among.values()))
     tracked = oof.track(oof.image_ids, "part objects")
     scores = np.array([list(_scores(oof, image_id, cuts, score)) for image_id in tracked])
-    ways = {"touching objects as one": [cut.border is None for cut in cuts]}
-    if borders:
-        ways["touching objects parted"] = [cut.border is not None for cut in cuts]
-    fitted = _fit(oof, scores, cuts, np.ones(len(cuts), dtype=bool))
+    fitted = _fit(oof, scores, cuts, cuts)
     folds = fitted.folds.tolist()
     return Decision(
         fitted.scores,
         fitted.in_sample,
-        float(scores[:, cuts.index(ObjectCut(0.5, None, 0))].mean()),
+        float(scores[:, cuts.index(ObjectCut(0.5))].mean()),
         dict(zip(folds, fitted.fold_means.tolist(), strict=True)),
         Objects(oof.members, fitted.shipped),
         {fold: Objects(oof.members, cut) for fold, cut in zip(folds, fitted.chosen, strict=True)},
         np.full(oof.members, 1 / oof.members),
         trivial=float(np.mean([_nothing(oof.read(image_id)[1], score) for image_id in oof.image_ids])),
-        others={name: _fit(oof, scores, cuts, np.array(among)).honest for name, among in ways.items()},
+        others={name: _fit(oof, scores, cuts, some).honest for name, some in among.items()},
     )
 
 
@@ -105,14 +114,16 @@ def _nothing(target: np.ndarray, score: Score) -> float:
     return score(match_overlaps(*overlaps(np.zeros_like(target), target)))
 
 
-def _fit(oof: Oof, scores: np.ndarray, cuts: list[ObjectCut], among: np.ndarray) -> CrossFitted[ObjectCut]:
-    """Cross-fitted choice among some of the cuts; of equal ones the first."""
+def _fit(oof: Oof, scores: np.ndarray, cuts: list[ObjectCut], among: Sequence[ObjectCut]) -> CrossFitted[ObjectCut]:
+    """Cross-fitted choice among some of the cuts, of which scores (N, cuts) has a column each; of equals the first."""
+    column = {cut: number for number, cut in enumerate(cuts)}
+    columns = [column[cut] for cut in among]
 
     def best(rows: np.ndarray) -> ObjectCut:
-        means = np.where(among, scores[rows].mean(axis=0), -np.inf)
-        return cuts[int(np.argmax(means >= means.max() - 1e-12))]
+        means = scores[np.ix_(rows, columns)].mean(axis=0)
+        return among[int(np.argmax(means >= means.max() - 1e-12))]
 
-    return cross_fit(oof.fold_of, best, lambda cut, rows: scores[rows, cuts.index(cut)], image_ids=list(oof.image_ids))
+    return cross_fit(oof.fold_of, best, lambda cut, rows: scores[rows, column[cut]], image_ids=list(oof.image_ids))
 
 
 def _scores(oof: Oof, image_id: str, cuts: list[ObjectCut], score: Score) -> Iterator[float]:

@@ -30,7 +30,7 @@ def components(values: np.ndarray, threshold: float, min_area: int = 1) -> np.nd
         returns: (H, W) int32, 0 is background; instances are 1, 2, … by their first pixel, row by row.
     """
     labels = label_components(values >= level(threshold), connectivity=8)
-    return _keep(labels, min_area)
+    return keep_labels(labels, min_area)
 
 
 def split(values: np.ndarray, cut: SplitCut) -> np.ndarray:
@@ -67,12 +67,12 @@ def split(values: np.ndarray, cut: SplitCut) -> np.ndarray:
     mask = values[0] >= level(cut.threshold)
     seeds = _seeds(mask, values[1] < level(cut.border_threshold), cut.min_seed)
     labels = watershed(values[1], seeds, connectivity=2, mask=mask)
-    return _keep(labels, cut.min_area)
+    return keep_labels(labels, cut.min_area)
 
 
 def _seeds(mask: np.ndarray, inside: np.ndarray, min_seed: int) -> np.ndarray:
     """Where instances start to grow, at least one in each component of the mask, (H, W) int32."""
-    seeds = _keep(label_components(mask & inside, connectivity=4), min_seed)
+    seeds = keep_labels(label_components(mask & inside, connectivity=4), min_seed)
     objects = label_components(mask, connectivity=8)
     seeded = np.zeros(objects.max() + 1, dtype=bool)
     seeded[objects[seeds > 0]] = True
@@ -80,7 +80,7 @@ def _seeds(mask: np.ndarray, inside: np.ndarray, min_seed: int) -> np.ndarray:
     return np.where(unseeded, seeds.max() + objects.astype(np.int32), seeds)
 
 
-def _keep(labels: np.ndarray, min_area: int) -> np.ndarray:
+def keep_labels(labels: np.ndarray, min_area: int) -> np.ndarray:
     """The labels of at least so many pixels, numbered from 1 by their first pixel, row by row; int32."""
     pixels = labels.ravel()
     areas = np.bincount(pixels)

@@ -1,0 +1,248 @@
+"""The doctor: a wrong dialect is caught by the images, and a right one is left in peace."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline.cli import main
+from pipeline.doctor.dialects import judge
+from pipeline.doctor.findings import check_pixels, check_sizes, stripe
+from pipeline.rle import Dialect
+from tests.conftest import write_tiny
+from tests.miniatures import runs_of
+
+COUNT = 60
+SHAPES = {"square": (48, 48), "oblong": (36, 60)}
+DIALECTS = [
+    Dialect(order, base, relative) for order in ("column", "row") for base, relative in ((1, 0), (0, 0), (1, 1))
+]
+
+
+def write(mask, dialect):
+    """The text of a mask in a dialect, by loops."""
+    words, end = [], 0
+    for start, length in runs_of(mask, dialect.order):
+        words += [start - end if dialect.relative else start + dialect.base, length]
+        end = start + length
+    return " ".join(map(str, words))
+
+
+def pictures(shape, seed=0):
+    """Noisy images with a few bright ellipses, as microscopes and cameras see them: blurred; and their masks."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    for _ in range(COUNT):
+        mask = np.zeros(shape, np.uint8)
+        for _ in range(rng.integers(1, 4)):
+            (y, x), (tall, wide) = rng.uniform((6, 6), np.array(shape) - 6), rng.uniform(4, 10, 2)
+            mask |= (((rows - y) / tall) ** 2 + ((columns - x) / wide) ** 2 < 1).astype(np.uint8)
+        image = cv2.GaussianBlur(60 + 80.0 * mask, (0, 0), 1.0) + rng.normal(0, 12, shape)
+        yield image.clip(0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def shown(request):
+    return list(pictures(SHAPES[request.param]))
+
+
+def samples(shown, dialect):
+    return [(image, [write(mask, dialect)]) for image, mask in shown]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_masks_in_the_cards_dialect_are_good(shown, dialect):
+    verdict = judge(samples(shown, dialect), dialect)
+    assert (verdict.kind, verdict.better) == ("good", None)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("declared", DIALECTS)
+def test_another_dialect_than_the_cards_is_named(shown, dialect, declared):
+    if declared == dialect:
+        return
+    verdict = judge(samples(shown, dialect), declared)
+    assert verdict.kind == "other"
+    better = verdict.better
+    assert (better.order, better.relative) == (dialect.order, dialect.relative)
+    assert better.relative or better.base == dialect.base  # a relative text knows no base
+    assert f'order = "{dialect.order}"' in verdict.message
+
+
+def test_transposed_images_are_caught(shown):
+    turned = [(image.T.copy(), texts) for image, texts in samples(shown, Dialect())]
+    verdict = judge(turned, Dialect())
+    assert (verdict.kind, verdict.better) == ("other", Dialect(order="row"))
+    assert "or the images are transposed" in verdict.message
+
+
+def test_shuffled_rows_are_caught(shown):
+    images, texts = zip(*samples(shown, Dialect()), strict=True)
+    shuffled = np.random.default_rng(0).permutation(COUNT)
+    verdict = judge([(images[i], texts[j]) for i, j in enumerate(shuffled)], Dialect())
+    assert verdict.kind == "unrelated"
+    assert "shuffled" in verdict.message
+
+
+def test_a_few_wrong_rows_among_many_are_no_other_dialect(shown):
+    few = [*samples(shown[:5], Dialect(order="row")), *samples(shown[5:], Dialect())]
+    assert judge(few, Dialect()).kind == "good"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_images_that_show_nothing_of_their_masks_name_no_other_dialect(seed):
+    rng = np.random.default_rng(seed)
+    blind = [(rng.integers(0, 255, mask.shape).astype(np.uint8), mask) for _, mask in pictures((48, 48), seed)]
+    assert judge(samples(blind, Dialect()), Dialect()).better is None
+
+
+def test_few_images_are_too_few_to_tell(shown):
+    verdict = judge(samples(shown[:5], Dialect(order="row")), Dialect())
+    assert (verdict.kind, "too few" in verdict.message) == ("unknown", True)
+
+
+def test_texts_of_lists_are_judged_as_lists(shown):
+    listed = [(image, [f"[{', '.join(text.split())}]" for text in texts]) for image, texts in samples(shown, Dialect())]
+    assert judge(listed, Dialect(form="list")).kind == "good"
+    assert judge(listed, Dialect(form="list", order="row")).better == Dialect(form="list")
+
+
+# Findings.
+
+
+def test_stripes_are_seen_on_each_side():
+    image = np.random.default_rng(0).integers(1, 255, (40, 60, 3)).astype(np.uint8)
+    assert stripe(image) is None
+    for side, part in (
+        ("top", np.s_[:3]),
+        ("bottom", np.s_[-3:]),
+        ("left", np.s_[:, :4]),
+        ("right", np.s_[:, -4:]),
+    ):
+        padded = image.copy()
+        padded[part] = 0
+        assert stripe(padded) == side
+
+
+def test_values_that_will_not_train_as_they_are():
+    def whats(**pictures):
+        return " ".join(finding.found for finding in check_pixels(pictures) if finding.level != "good")
+
+    noise = np.random.default_rng(0).integers(0, 4096, (9, 9, 1))
+    assert not whats(a=(noise // 16).astype(np.uint8))
+    assert "6% of their range" in whats(a=noise.astype(np.uint16))
+    assert "0 and 1 only" in whats(a=(noise > 99).astype(np.uint8))
+    assert "several dtypes" in whats(a=noise.astype(np.uint16), b=(noise // 16).astype(np.uint8))
+    assert "the first is 'b'" in whats(a=(noise // 16).astype(np.uint8), b=np.full((9, 9, 1), 7, np.uint8))
+
+
+def test_sizes_that_only_the_test_set_has():
+    train = pd.DataFrame({"height": [9, 9], "width": [8, 8]})
+    assert check_sizes(train, train).level == "good"
+    new = check_sizes(train, pd.DataFrame({"height": [9, 5], "width": [8, 4]}))
+    assert (new.level, "5×4" in new.found) == ("look", True)
+
+
+# The command, on a competition.
+
+
+@pytest.fixture
+def competition(tiny):
+    """Replace the tiny competition by one of enough images to tell."""
+    for path in sorted(Path("tiny").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    write_tiny(Path("tiny"), train=120)
+    return tiny
+
+
+def doctor(capsys, command="doctor", *options):
+    status = main([command, "configs/tiny.toml", *options])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err.strip()
+
+
+def rewrite(dialect):
+    """The training masks in another dialect, and the card as it was."""
+    lines = ["id,rle_mask"]
+    for row in Path("tiny/train.csv").read_text().splitlines()[1:]:
+        image_id, text = row.split(",")
+        lines.append(f"{image_id},{write(Dialect().decode(text, (36, 44)), dialect)}")
+    Path("tiny/train.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_a_healthy_competition_passes(competition, capsys):
+    status, out, err = doctor(capsys)
+    assert (status, err) == (0, "")
+    assert "bad" not in out
+    assert "good  dialect" in out
+    with Image.open("reports/tiny-doctor.png") as picture:
+        assert picture.size[0] > 900
+
+
+@pytest.mark.parametrize(
+    "dialect",
+    [Dialect(order="row"), Dialect(base=0), Dialect(relative=True)],
+    ids=["row as column", "base 0 as 1", "relative as absolute"],
+)
+def test_a_wrong_card_exits_2_with_what_to_write_on_it(competition, capsys, dialect):
+    rewrite(dialect)
+    status, out, err = doctor(capsys)
+    assert status == 2
+    assert "would spoil a submission" in err
+    assert f'order = "{dialect.order}", base = {dialect.base}, relative = {str(dialect.relative).lower()}' in out
+    assert Path("reports/tiny-doctor.png").exists()
+
+
+def test_training_is_refused_on_masks_that_lie_beside_their_images(competition, capsys, monkeypatch):
+    rewrite(Dialect(order="row"))
+    trained = []
+    monkeypatch.setattr("pipeline.stages.training._fit", lambda *args: trained.append(1))
+    status, _, err = doctor(capsys, "train", "--fold", "0")
+    assert (status, trained) == (2, [])
+    assert '[dialect] order = "row"' in err.splitlines()[-1]
+    assert "data.doctor=false" in err.splitlines()[-1]
+    monkeypatch.setattr("pipeline.stages.training._fill_store", lambda *args: None)
+    monkeypatch.setattr("pipeline.stages.training.scores_at_half", lambda *args: np.zeros(1))
+    status, _, err = doctor(capsys, "train", "--fold", "0", "--set", "data.doctor=false")
+    assert (status, trained) == (0, [1])
+
+
+def test_shuffled_rows_exit_2(competition, capsys):
+    lines = Path("tiny/train.csv").read_text().splitlines()
+    ids, texts = zip(*(line.split(",") for line in lines[1:]), strict=True)
+    texts = np.random.default_rng(0).permutation(texts)
+    Path("tiny/train.csv").write_text("\n".join([lines[0], *map(",".join, zip(ids, texts, strict=True))]) + "\n")
+    status, out, _ = doctor(capsys)
+    assert (status, "shuffled" in out) == (2, True)
+
+
+def test_a_sample_submission_that_the_card_does_not_write(competition, capsys):
+    path = Path("tiny/sample_submission.csv")
+    path.write_text(path.read_text().replace("rle_mask", "EncodedPixels"))
+    status, out, _ = doctor(capsys)
+    assert status == 2
+    assert "id, EncodedPixels: the card writes id, rle_mask" in out
+
+
+def test_a_broken_image_is_a_finding(competition, capsys):
+    path = Path("tiny/train/images/0919.png")
+    path.write_bytes(path.read_bytes()[:300])
+    status, out, _ = doctor(capsys)
+    assert (status, "bad   image" in out or "bad  image" in out) == (2, True)
+
+
+def test_masks_that_are_all_empty_are_bad(competition, capsys):
+    rewrite_all = Path("tiny/train.csv").read_text().splitlines()
+    Path("tiny/train.csv").write_text("\n".join([rewrite_all[0], *(f"{r.split(',')[0]}," for r in rewrite_all[1:])]))
+    status, out, _ = doctor(capsys)
+    assert (status, "nothing can be learned" in out) == (2, True)
+
+
+def test_what_the_index_refuses_is_a_finding(competition, capsys):
+    Path("tiny/train/images/0919.png").unlink()
+    status, out, _ = doctor(capsys)
+    assert status == 2
+    assert "the first is '0919'" in out

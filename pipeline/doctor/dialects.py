@@ -6,7 +6,7 @@
                drawn too wide errs outwards at both ends, and so cannot be mistaken for a shift
     relation   a mask fits its own image better than the others', unless the rows are shuffled
 
-Each is a paired comparison over many images, and asks for a difference that chance does not make: a doctor who cries
+Each is a comparison over many images, and asks for a difference that chance does not make: a doctor who cries
 wolf is not called again.
 """
 
@@ -25,9 +25,9 @@ Sample = tuple[np.ndarray, Sequence[str]]  # a grey image (H, W) uint8, and the 
 LEAST = 6  # images with a mask that can be read, below which nothing is said
 CLEAR = 4.0  # standard errors by which another reading must be better
 BETTER = 0.15  # and by how much, in the logarithm of the fit
-UNLIKELY = 2.0  # standard errors below which a mask fits its image no better than others'
+UNLIKELY = 1.5  # standard errors below which masks fit their images no better than others'
 MANY = 40  # images, for that to be said
-OTHERS = 4  # images that a mask is laid on beside its own
+OTHERS = 12  # images that a mask is laid on beside its own
 REACH = 3  # pixels on either side of a run's end that are compared
 SLACK = 1e-3
 
@@ -120,19 +120,27 @@ class _Reading:
         return _errors(np.array(along))
 
     def relation(self) -> float:
-        """Standard errors by which masks fit their own image better than another one of its size."""
-        return _errors(np.array([own - other for own, other in self._crossed()]))
+        """Standard errors by which masks fit their own image better than others of its size; near 0 for shuffled rows.
 
-    def _crossed(self) -> list[tuple[float, float]]:
-        """How well each mask fits its own image, and on average the next ones of that size."""
+        By rank, because some masks fit anything well: among k others, its own image is equally likely at each of k + 1
+        places if the rows are shuffled, and the share of images that it beats has a variance of (k + 2) / 12k.
+        """
+        crossed = self._crossed()
+        ranks = [(own > others).mean() - 0.5 for own, others in crossed]
+        variance = sum((len(others) + 2) / (12 * len(others)) for _, others in crossed)
+        return float(sum(ranks) / np.sqrt(variance)) if ranks else 0.0
+
+    def _crossed(self) -> list[tuple[float, np.ndarray]]:
+        """How well each mask lies on its own image, and on some others of that size."""
         pairs = []
         for shape in {image.shape for image in self.images}:
             same = [number for number, image in enumerate(self.images) if image.shape == shape]
             for place, number in enumerate(same):
-                following = (same[place + 1 :] + same[:place])[:OTHERS]
-                if following:
-                    own, *others = (_lies(self.images[each], self.masks[number]) for each in (number, *following))
-                    pairs.append((own, float(np.mean(others))))
+                rest = same[place + 1 :] + same[:place]
+                if rest:
+                    some = rest[:: -(-len(rest) // OTHERS)]
+                    own, *others = (_lies(self.images[each], self.masks[number]) for each in (number, *some))
+                    pairs.append((own, np.array(others)))
         return pairs
 
     def summary(self) -> Fit:

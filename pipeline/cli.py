@@ -14,6 +14,7 @@ from rich.table import Table
 from pipeline import competition, config, stages
 from pipeline.config import Config
 from pipeline.ensemble import Drawer, Exclusive, Objects
+from pipeline.metrics import judge_of
 from pipeline.progress import console, is_main_process
 from pipeline.training.checkpoint import FULL, Fold
 
@@ -196,10 +197,8 @@ def _print_worth(done: stages.Ensembled) -> None:
     out.print(f"            {done.decision.in_sample:.4f}  in-sample: optimism {done.optimism:+.4f}")
     out.print(f"            {done.decision.at_half:.4f}  at threshold .5, nothing chosen but the weights")
     out.print(f"            {done.decision.trivial:.4f}  {TRIVIAL[isinstance(done.decision.shipped, Exclusive)]}")
-    if done.volumes is not None:
-        out.print(
-            f"            {done.volumes:.4f}  {done.metric} of whole volumes, cross-fitted; the above is mean Dice"
-        )
+    if done.official is not None:
+        out.print(f"            {done.official:.4f}  {done.metric}, cross-fitted; the above is {judge_of(done.metric)}")
     for name, value in done.decision.others.items():
         out.print(f"            {value:.4f}  {name}, cross-fitted")
     if done.gain:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, field_validator
 
-from pipeline.metrics import INSTANCE_METRICS, METRICS, VOLUME_METRICS, known_metrics
+from pipeline.metrics import INSTANCE_METRICS, METRICS, RANKED_METRICS, VOLUME_METRICS, known_metrics
 from pipeline.rle import Dialect
 from pipeline.schema import Table, did_you_mean, parse, read_toml
 
@@ -20,6 +20,7 @@ class Files(Table):
     sample_submission: str = "sample_submission.csv"
     train_csv: str | None = None  # rows of ids and RLE
     train_masks: str | None = None  # or a folder of mask images, named as the images are
+    train_polygons: str | None = None  # or a JSON per line: an image's id and its objects' outlines
     train_meta: str | None = None  # more columns about the training images, by the same id
     suffix: str = ".png"  # image file = id + suffix; empty where ids already end in one
     mask_suffix: str = ".png"
@@ -54,11 +55,21 @@ class Columns(Table):
     rle: str
     label: str | None = Field(default=None, alias="class")  # of the class, where it has a column of its own
     joint: str | None = None  # what stands between image and class in the id column
+    # Of instances, where an image's objects share one row: the words that each of them has in the rle column.
+    cell: str | None = None
+    copied: tuple[str, ...] = ()  # more columns of the sample, between id and rle: a submission repeats them
     group: str | None = None  # images that share its value never part: patient, video, mosaic
 
     def model_post_init(self, _context: object) -> None:
         if self.label and self.joint:
             raise ValueError(f"class = '{self.label}' and joint = '{self.joint}': a class is told by one of them")
+        if self.cell and sorted(set(self.cell.split()) & {"{confidence}", "{mask}"}) != ["{confidence}", "{mask}"]:
+            raise ValueError(f"cell = '{self.cell}': expected the words {{confidence}} and {{mask}} in it")
+
+    @property
+    def header(self) -> list[str]:
+        """All columns of a submission."""
+        return [*self.keys, *self.copied, self.rle]
 
     @property
     def keys(self) -> list[str]:
@@ -93,7 +104,7 @@ class Competition(Table):
     exclusive: bool = False  # one class per pixel; otherwise a mask per class, and these may overlap
     instances: bool = False  # one row per object, none overlapping; an image without one has a row of the empty token
     several_rows: bool = False  # whether a training mask may have several rows, whose union it is
-    rowless: Literal["refuse", "empty"] = "refuse"  # a training image without a row
+    rowless: Literal["refuse", "empty", "ignore"] = "refuse"  # a training image without a row
     size: tuple[PositiveInt, PositiveInt] | None = None  # height and width of submitted masks; default: the image's
     masks: Masks = Masks()
     dialect: Dialect = Dialect()
@@ -113,16 +124,20 @@ class Competition(Table):
     def model_post_init(self, _context: object) -> None:
         if self.metric not in known_metrics():
             raise ValueError(f"unknown metric '{self.metric}'. {did_you_mean(self.metric, known_metrics())}")
-        if self.instances != (self.metric in INSTANCE_METRICS):
-            fitting = INSTANCE_METRICS if self.instances else {*METRICS, *VOLUME_METRICS}
+        of_instances = {*INSTANCE_METRICS, *RANKED_METRICS}
+        if self.instances != (self.metric in of_instances):
+            fitting = of_instances if self.instances else {*METRICS, *VOLUME_METRICS}
             raise ValueError(
                 f"metric '{self.metric}' with instances = {str(self.instances).lower()}: for that there are "
                 f"{', '.join(sorted(fitting))}"
             )
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes {', '.join(self.classes)}: one is named twice")
-        if (self.files.train_csv is None) == (self.files.train_masks is None):
-            raise ValueError("give files.train_csv (RLE) or files.train_masks (mask images), and not both")
+        labels = [self.files.train_csv, self.files.train_masks, self.files.train_polygons]
+        if sum(each is not None for each in labels) != 1:
+            raise ValueError(
+                "give one of files.train_csv (RLE), files.train_masks (mask images) and files.train_polygons (outlines)"
+            )
         for columns in (self.columns, *self.train_columns):
             if len(self.classes) > 1 and not (columns.label or columns.joint):
                 raise ValueError(
@@ -138,7 +153,17 @@ class Competition(Table):
             raise ValueError("give columns.group or group_pattern, and not both")
         if self.instances and len(self.classes) > 1:
             raise ValueError(f"instances of several classes ({', '.join(self.classes)}) are not supported")
+        self._check_cell()
         self._check_masks()
+
+    def _check_cell(self) -> None:
+        if bool(self.columns.cell) != (self.metric in RANKED_METRICS):
+            raise ValueError(
+                f"metric '{self.metric}': one that ranks objects ({', '.join(RANKED_METRICS)}) needs columns.cell, "
+                f"where their confidences stand, as in '0 {{confidence}} {{mask}}'; another must have none"
+            )
+        if self.columns.cell and self.dialect.form != "coco":
+            raise ValueError("columns.cell parts objects by blanks: expected a dialect without blanks, form = 'coco'")
 
     def _check_masks(self) -> None:
         named = set(self.masks.values or ())

@@ -4,7 +4,11 @@ What is drawn and written here shares nothing with `pipeline`: the texts are mad
 Kaggle says, and files are written by the libraries themselves. So a card that is read wrongly does not agree with it.
 """
 
+import base64
 import csv
+import json
+import warnings
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
+from pycocotools import mask as coco
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
@@ -64,6 +69,22 @@ class Text:
                 )
                 mask[row, column] = 1
         return mask
+
+
+class CocoText:
+    """Masks as COCO's own library writes them, deflated, in base64."""
+
+    empty = ""
+
+    def write(self, mask: np.ndarray) -> str:
+        counts = coco.encode(np.asfortranarray(mask))["counts"]
+        return base64.b64encode(zlib.compress(counts)).decode()
+
+    def read(self, text: str, shape: tuple[int, int]) -> np.ndarray:
+        if not text:
+            return np.zeros(shape, dtype=np.uint8)
+        with warnings.catch_warnings(action="ignore"):  # of the library itself, about numpy 2
+            return coco.decode({"size": list(shape), "counts": zlib.decompress(base64.b64decode(text))})
 
 
 # ---------------------------------------------------------------------------------------------- images
@@ -139,7 +160,7 @@ class Layout:
     ids: Callable[[int], str]
     image: Callable[[str, str], str]
     write: Callable[[Path, np.ndarray], None] = write_grey
-    text: Text = Text()
+    text: Text | CocoText = Text()
     sample: str = "sample_submission.csv"
     header: Row = ()  # of sample and solution
     train: str | None = "train.csv"
@@ -152,9 +173,11 @@ class Layout:
     write_mask: Callable[[Path, np.ndarray], None] = lambda path, masks: write_grey(path, masks[0] * 255)
     classes: int = 1
     objects: int = 0  # of an image, where each has a row of its own
+    cells: bool = False  # an image's objects share a row, each with a class and a confidence
     volumes: bool = False  # scored as volumes: the solution tells the slices' sizes
     shape: tuple[int, int] = SHAPE
     scored: tuple[int, int] | None = None  # size of submitted masks
+    more: Callable[[Path, list[str]], None] = lambda root, ids: None  # further files, by the ids of training images
     config: dict[str, str] = field(default_factory=dict)
 
 
@@ -189,6 +212,20 @@ def organs(image_id: str, masks: np.ndarray, text: Text) -> list[Row]:
 def one_each(image_id: str, masks: np.ndarray, text: Text) -> list[Row]:
     """A row for each object: each class that was drawn is one here."""
     return [(image_id, text.write(mask)) for mask in masks if mask.any()] or [(image_id, text.empty)]
+
+
+def outlines(image_id: str, masks: np.ndarray, text: CocoText) -> list[str]:
+    """A line of polygons.jsonl: each object's outline, beside one of something else."""
+    objects = [cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0] for mask in masks if mask.any()]
+    found = [{"type": "blood_vessel", "coordinates": [ring[:, 0].tolist() for ring in rings]} for rings in objects]
+    other = {"type": "glomerulus", "coordinates": [[[0, 0], [9, 0], [9, 9]]]}
+    return [json.dumps({"id": image_id, "annotations": [*found, other]})]
+
+
+def tiles(root: Path, ids: list[str]) -> None:
+    """Which slide each tile is from; and a tile that nobody labelled."""
+    _write_csv(root / "tile_meta.csv", ("id", "source_wsi"), [(i, str(n // 3)) for n, i in enumerate([*ids, "none"])])
+    _write(root / "train/none.tif", write_colour, np.zeros(SHAPE, dtype=np.uint8))
 
 
 CLOUDS = "Fish Flower Gravel Sugar"
@@ -325,6 +362,19 @@ LAYOUTS = {
         write_mask=lambda path, masks: np.save(path, masks[0][..., None].astype(np.int32)),
         config={"model.in_channels": "8", "data.window": "[230, 300]"},
     ),
+    "hubmap-hacking-the-human-vasculature": Layout(
+        ids=lambda n: f"{n:012x}",
+        image=lambda part, i: f"{part}/{i}.tif",
+        write=write_colour,
+        text=CocoText(),
+        header=("id", "height", "width", "prediction_string"),
+        keys=lambda i: [(i, *map(str, SHAPE))],
+        train="polygons.jsonl",
+        train_rows=outlines,
+        objects=3,
+        cells=True,
+        more=tiles,
+    ),
     "blood-vessel-segmentation": Layout(
         ids=lambda n: f"kidney_{n // 4}_dense_{n % 4:04}",
         image=lambda part, i: f"{part}/{i[:-5]}/images/{i[-4:]}.tif",
@@ -362,14 +412,20 @@ def write_miniature(slug: str, root: Path, train: int = 12, test: int = 4) -> di
             else:
                 keys = layout.keys(image_id)
                 scored = [_resized(mask, layout.scored) for mask in masks]
-                if layout.objects:
+                if layout.cells:
+                    texts = [f"0 1.0 {layout.text.write(mask)}" for mask in masks if mask.any()]
+                    tables["solution"] += [(*keys[0], " ".join(texts))]
+                elif layout.objects:
                     tables["solution"] += layout.train_rows(image_id, masks, layout.text)
                 else:
                     texts = map(layout.text.write, scored)
                     size = tuple(map(str, layout.shape)) if layout.volumes else ()
                     tables["solution"] += [(*key, text, *size) for key, text in zip(keys, texts, strict=True)]
                 tables["sample"] += [(*key, "1 1") for key in keys]
-    if layout.train:
+    layout.more(root, list(known))
+    if layout.train and layout.train.endswith(".jsonl"):
+        (root / layout.train).write_text("\n".join(tables["train"]) + "\n")
+    elif layout.train:
         _write_csv(root / layout.train, layout.train_header or layout.header, tables["train"])
     _write_csv(root / layout.sample, layout.header, tables["sample"])
     sizes = ("height", "width") if layout.volumes else ()

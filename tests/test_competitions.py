@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import competition, config, stages, submission
+from pipeline import competition, config, scoring, stages
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels, resize_masks
 from pipeline.ensemble import Objects, PerClass, combine
@@ -87,12 +87,23 @@ def test_from_its_files_to_a_scored_submission(folder, slug):
     sample = list(csv.reader((Path("data") / layout.sample).read_text().splitlines()))
     assert header == sample[0]
     if card.instances:
-        assert_texts_are_the_objects(rows, layout, cfg, done.decision.shipped)
+        assert_texts_are_the_objects(parted(rows) if layout.cells else rows, layout, cfg, done.decision.shipped)
     else:
         assert [row[:-1] for row in rows] == [row[:-1] for row in sample[1:]]
         assert_texts_are_the_masks(rows, layout, cfg, done.decision.shipped)
-    assert 0 <= submission.score(card, done.csv, Path("data/solution.csv"))[0] <= 1
-    assert submission.score(card, Path("data/solution.csv"), Path("data/solution.csv"))[0] == pytest.approx(1)
+    assert 0 <= scoring.score(card, done.csv, Path("data/solution.csv"))[0] <= 1
+    assert scoring.score(card, Path("data/solution.csv"), Path("data/solution.csv"))[0] == pytest.approx(1)
+
+
+def parted(rows):
+    """A row for each object: of cells of its class, confidence and text; blank for an image without one."""
+    found = []
+    for image_id, *_, cell in rows:
+        words = cell.split()
+        assert set(words[::3]) <= {"0"}
+        assert all(0 < float(word) <= 1 for word in words[1::3])
+        found += [(image_id, text) for text in words[2::3]] or [(image_id, "")]
+    return found
 
 
 def numbered(masks):

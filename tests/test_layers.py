@@ -18,7 +18,7 @@ FLOORS = [
     {"inference"},
     {"postprocess"},
     {"pseudo"},
-    {"training", "ensemble", "submission", "report"},
+    {"training", "ensemble", "submission", "scoring", "report"},
     {"stages"},
     {"cli"},
     {"__main__"},

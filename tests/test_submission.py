@@ -1,15 +1,17 @@
 """The CSV: order, ids, texts that decode back, and nothing on disk when something is off."""
 
 import csv
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import submission
+from pipeline import scoring, submission
 from pipeline.competition import Columns
 from pipeline.metrics import METRICS
 from pipeline.rle import Dialect
+from tests.miniatures import CocoText
 
 
 def decode_by_loops(text, height, width):
@@ -92,7 +94,7 @@ def write_pair(tmp_path, submitted, truth):
 def test_score_by_hand_and_in_any_order(tmp_path, card):
     # a: 2·2 / (3 + 4). b: both empty, 1. c: nothing predicted, 0.
     pair = write_pair(tmp_path, [("c", ""), ("a", "1 3"), ("b", "")], [("a", "2 4"), ("b", ""), ("c", "1 5")])
-    assert submission.score(card, *pair) == (pytest.approx((4 / 7 + 1 + 0) / 3), 3)
+    assert scoring.score(card, *pair) == (pytest.approx((4 / 7 + 1 + 0) / 3), 3)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_score_by_hand_and_in_any_order(tmp_path, card):
 )
 def test_score_names_what_is_off(tmp_path, card, submitted, message):
     with pytest.raises(ValueError, match=message):
-        submission.score(card, *write_pair(tmp_path, submitted, [("a", "1 1")]))
+        scoring.score(card, *write_pair(tmp_path, submitted, [("a", "1 1")]))
 
 
 # ---------------------------------------------------------------------------------------------- several classes
@@ -170,7 +172,7 @@ def test_score_of_classes_is_the_mean_over_images_and_classes(tmp_path, card):
     truth = [("a_1", "1 4"), ("a_2", ""), ("b_1", ""), ("b_2", "3 2")]
     pair = write_classes(tmp_path, [("a_2", ""), ("a_1", "3 4"), ("b_1", "1 1"), ("b_2", "3 2")], truth)
     # a, 1: 2·2 / 8. a, 2: both empty, 1. b, 1: 0. b, 2: 1.
-    assert submission.score(of_two(card, JOINED), *pair) == (pytest.approx((0.5 + 1 + 0 + 1) / 4), 2)
+    assert scoring.score(of_two(card, JOINED), *pair) == (pytest.approx((0.5 + 1 + 0 + 1) / 4), 2)
 
 
 def test_skipped_empties_and_global_dice_by_hand(tmp_path, card):
@@ -178,19 +180,99 @@ def test_skipped_empties_and_global_dice_by_hand(tmp_path, card):
     pair = write_classes(tmp_path, [("a_1", "3 4"), ("b_1", ""), ("a_2", ""), ("b_2", "3 3")], truth)
     # Class 1: only a counts, ½. Class 2: 0 and 1.
     filled = of_two(card, JOINED, metric="mean_dice_of_filled")
-    assert submission.score(filled, *pair)[0] == pytest.approx((0.5 + 0.5) / 2)
+    assert scoring.score(filled, *pair)[0] == pytest.approx((0.5 + 0.5) / 2)
     # Class 1: 2·2 / 8. Class 2: 2·3 / (3 + 4).
     everything = of_two(card, JOINED, metric="global_dice")
-    assert submission.score(everything, *pair)[0] == pytest.approx((0.5 + 6 / 7) / 2)
+    assert scoring.score(everything, *pair)[0] == pytest.approx((0.5 + 6 / 7) / 2)
 
 
 def test_a_class_that_the_solution_leaves_out_of_an_image_does_not_count(tmp_path, card):
     pair = write_classes(tmp_path, [("a_1", "1 1"), ("b_2", "")], [("a_1", "1 1"), ("b_2", "3 1")])
-    assert submission.score(of_two(card, JOINED), *pair) == (pytest.approx((1 + 0) / 2), 2)
+    assert scoring.score(of_two(card, JOINED), *pair) == (pytest.approx((1 + 0) / 2), 2)
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_every_metric_scores_a_perfect_submission_as_one(tmp_path, card, name):
     rows = [("a", "1 3"), ("b", "4 2")]
     pair = write_pair(tmp_path, rows, rows)
-    assert submission.score(card.model_copy(update={"metric": name}), *pair)[0] == pytest.approx(1)
+    assert scoring.score(card.model_copy(update={"metric": name}), *pair)[0] == pytest.approx(1)
+
+
+# Of ranked objects, an image's in one cell.
+
+CELLS = {
+    "instances": True,
+    "metric": "ap60",
+    "dialect": Dialect(form="coco"),
+    "columns": Columns(id="id", copied=("height", "width"), rle="objects", cell="0 {confidence} {mask}"),
+}
+
+
+def squares(*places):
+    """Objects of 3 x 3 pixels on an image of (6, 9), numbered from 1."""
+    labels = np.zeros((6, 9), dtype=np.int32)
+    for number, (row, column) in enumerate(places, start=1):
+        labels[row : row + 3, column : column + 3] = number
+    return labels
+
+
+def cell(*objects):
+    """The cell of objects (confidence, row, column), written by COCO's own library."""
+    text = CocoText()
+    return " ".join(f"0 {sure} {text.write((squares((y, x)) > 0).astype(np.uint8))}" for sure, y, x in objects)
+
+
+def write_cells(path, **cells):
+    path.write_text("id,height,width,objects\n" + "".join(f"{name},6,9,{text}\n" for name, text in cells.items()))
+    return path
+
+
+def test_objects_of_an_image_share_a_cell_with_their_confidences(tmp_path, card):
+    of_cells = card.model_copy(update=CELLS)
+    sample = write_cells(tmp_path / "sample.csv", a="", b="", c="")
+    found = {"a": squares((0, 0), (3, 5)), "b": squares(), "c": None}
+    path = tmp_path / "out.csv"
+    summary = submission.write_submission(
+        path, of_cells, sample, found.get, lambda image_id, labels: np.array([0.75, 0.5])
+    )
+    assert summary == (3, 2)
+    expected = cell((0.75, 0, 0), (0.5, 3, 5)).split()
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    assert [row[:3] for row in rows] == [["id", "height", "width"], ["a", "6", "9"], ["b", "6", "9"], ["c", "6", "9"]]
+    words = rows[1][3].split()
+    assert [words[0], float(words[1]), words[3], float(words[4])] == ["0", 0.75, "0", 0.5]
+    text = CocoText()
+    for word, known in ((words[2], expected[2]), (words[5], expected[5])):
+        assert np.array_equal(text.read(word, (6, 9)), text.read(known, (6, 9)))
+    assert [rows[2][3], rows[3][3]] == ["", ""]
+
+
+def test_average_precision_of_cells_by_hand(tmp_path, card):
+    of_cells = card.model_copy(update=CELLS)
+    solution = write_cells(tmp_path / "solution.csv", a=cell((1, 0, 0), (1, 3, 5)), b=cell((1, 2, 2)), c="")
+    # In falling confidence: a hit in a, a miss in c, a hit in b that is one pixel off (IoU 6 / 12), so a miss; a hit.
+    found = write_cells(
+        tmp_path / "found.csv", a=cell((0.9, 0, 0), (0.3, 3, 5)), b=cell((0.5, 2, 3)), c=cell((0.8, 1, 1))
+    )
+    assert scoring.score(of_cells, found, solution) == (pytest.approx(1 / 3 * 1 + 1 / 3 * 2 / 4), 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0 0.5", "line 2, id 'a': 2 words: expected 3 words for each object, '0 {confidence} {mask}'"),
+        ("0 high eJw=", "line 2, id 'a': could not convert string to float: 'high'"),
+        ("0 0.5 eJw", "line 2, id 'a': "),
+    ],
+)
+def test_a_cell_of_something_else_is_named(tmp_path, card, text, message):
+    files = [write_cells(tmp_path / f"{number}.csv", a=text) for number in range(2)]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        scoring.score(card.model_copy(update=CELLS), *files)
+
+
+def test_an_image_with_two_cells_is_refused(tmp_path, card):
+    path = write_cells(tmp_path / "found.csv", a="")
+    path.write_text(path.read_text() + "a,6,9,\n")
+    with pytest.raises(ValueError, match="line 3: id 'a' repeats"):
+        scoring.score(card.model_copy(update=CELLS), path, path)

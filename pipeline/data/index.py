@@ -15,6 +15,7 @@ from pipeline.competition import Competition
 from pipeline.data.images import ImageError, glance, read_size
 from pipeline.data.labels import Labels, one_hot
 from pipeline.data.places import find_files, match_files
+from pipeline.data.polygons import read_polygons
 from pipeline.data.tables import read_rows, read_table, runs_of_rows
 from pipeline.rle import area
 
@@ -36,6 +37,8 @@ def read_index(card: Competition, root: Path, skip_bad: bool = False) -> pd.Data
     """
     index = _read_labels(card, root)
     files, folder = _train_files(card, root), root / card.files.train_images
+    if card.rowless == "ignore":
+        files = {image_id: files[image_id] for image_id in files.keys() & set(index["image_id"])}
     index["path"] = match_files(index["image_id"], files, folder, skip_lost=skip_bad)
     index = _measure(index, skip_bad)
     index = _add_coverage(index, card, root)
@@ -68,7 +71,7 @@ def list_texts(card: Competition, root: Path) -> pd.DataFrame:
     Raises:
         FileNotFoundError, ValueError: if the table itself does not read, or masks are images.
     """
-    if card.files.train_csv is None:
+    if card.files.train_masks:
         raise ValueError(f"card {card.name}: masks are images and have no text")
     index = _read_labels(card, root)
     index["path"] = index["image_id"].map(_train_files(card, root))
@@ -77,20 +80,32 @@ def list_texts(card: Competition, root: Path) -> pd.DataFrame:
 
 def _read_labels(card: Competition, root: Path) -> pd.DataFrame:
     """Ids with their labels: rle (a text, of several classes a text each) and line; or mask_path."""
-    if card.files.train_csv is None:
+    if card.files.train_masks:
         masks = find_files(root / card.files.train_masks, card.files.mask_suffix, card.files.mask_pattern)
         return pd.DataFrame({"image_id": sorted(masks), "mask_path": [masks[key] for key in sorted(masks)]})
-    path = root / card.files.train_csv
-    rows = read_rows(path, card.training_layouts, card.classes)
-    if not (card.several_rows or card.instances):
-        _refuse_repeats(rows, path)
+    rows = _label_rows(card, root)
     texts = rows.groupby(["image_id", "label"], sort=False)["rle"].agg("\n".join).unstack("label", fill_value="")
     first = rows.groupby("image_id", sort=False).first()
     index = pd.DataFrame({"image_id": first.index, "line": first["line"].to_numpy()})
     index["rle"] = _per_class(texts.reindex(index=first.index, columns=list(card.classes), fill_value=""))
     if "group" in rows:
         index[card.group_column] = first["group"].to_numpy()
-    return index if card.rowless == "refuse" else _with_rowless(index, card, root)
+    return _with_rowless(index, card, root) if card.rowless == "empty" else index
+
+
+def _label_rows(card: Competition, root: Path) -> pd.DataFrame:
+    """A row for each mask, or part of one: image_id, label, rle, line, and group where the card has one."""
+    path = _labels_file(card, root)
+    if card.files.train_polygons:
+        return read_polygons(path, _train_files(card, root), card.classes, card.dialect)
+    rows = read_rows(path, card.training_layouts, card.classes)
+    if not (card.several_rows or card.instances):
+        _refuse_repeats(rows, path)
+    return rows
+
+
+def _labels_file(card: Competition, root: Path) -> Path:
+    return root / (card.files.train_csv or card.files.train_polygons)
 
 
 def _per_class(texts: pd.DataFrame) -> list[str] | list[tuple[str, ...]]:
@@ -152,11 +167,11 @@ def _measure(index: pd.DataFrame, skip_bad: bool) -> pd.DataFrame:
 
 def _add_coverage(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:
     """The masked share of each image, and of each class; decodes every label on the way: none fails in the night."""
-    if card.files.train_csv is None:
+    if card.files.train_masks:
         labels = Labels.of(card)
         shares = np.array([_mask_coverage(row, labels) for row in index.itertuples()]).reshape(len(index), -1)
     else:
-        shares = _rle_coverage(index, card, root / card.files.train_csv)
+        shares = _rle_coverage(index, card, _labels_file(card, root))
     index["coverage"] = shares.sum(axis=1).clip(max=1)
     index["empty"] = np.where(index["coverage"] == 0, "yes", "no")
     if len(card.classes) == 1:

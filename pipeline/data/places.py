@@ -48,6 +48,6 @@ def match_files(ids: pd.Series, files: dict[str, Path], folder: Path, *, skip_lo
         raise ValueError(
             f"{folder}: {len(strangers)} of {len(files)} images have no row in the CSV, the first is "
             f"'{files[strangers[0]].relative_to(folder)}': add a row or remove the file. If images without a row are "
-            f'images without a mask, set rowless = "empty" on the card'
+            f'images without a mask, set rowless = "empty" on the card; if they are no training images, "ignore"'
         )
     return [files.get(image_id) for image_id in ids]

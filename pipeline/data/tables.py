@@ -64,6 +64,41 @@ def read_rows(path: Path, layouts: Sequence[Columns], classes: Sequence[str], *,
     return rows
 
 
+def read_cells(path: Path, columns: Columns) -> pd.DataFrame:
+    """The objects of a CSV whose rows hold all of an image's, by `columns.cell`: image_id, confidence, rle, line.
+
+    An image without an object has one row with a blank rle.
+
+    Raises:
+        As `read_table`; ValueError for a repeated id, or a cell that is not made of such words, with its line.
+    """
+    table, words = read_table(path, columns.header), columns.cell.split()
+    again = table.duplicated(columns.id)
+    if again.any():
+        first = int(again.argmax())
+        raise ValueError(
+            f"{path}: line {first + 2}: id '{table[columns.id].iloc[first]}' repeats: expected one row each"
+        )
+    rows = []
+    for line, (image_id, cell) in enumerate(zip(table[columns.id], table[columns.rle], strict=True), start=2):
+        objects = _parted_cell(cell, words, f"{path}: line {line}, id '{image_id}'")
+        rows += [(image_id, confidence, rle, line) for confidence, rle in objects or [(0.0, "")]]
+    return pd.DataFrame(rows, columns=["image_id", "confidence", "rle", "line"])
+
+
+def _parted_cell(cell: str, words: Sequence[str], where: str) -> list[tuple[float, str]]:
+    """Confidence and rle of each object of a cell."""
+    found = cell.split()
+    expected = f"expected {len(words)} words for each object, '{' '.join(words)}'"
+    if len(found) % len(words):
+        raise ValueError(f"{where}: {len(found)} words: {expected}")
+    objects = [dict(zip(words, found[start:], strict=False)) for start in range(0, len(found), len(words))]
+    try:
+        return [(float(each["{confidence}"]), each["{mask}"]) for each in objects]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}: {expected}") from None
+
+
 def runs_of_rows(
     rows: pd.DataFrame, path: Path, dialect: Dialect, shapes: Sequence[tuple[int, int]] | None = None
 ) -> list[Runs]:

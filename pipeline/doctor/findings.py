@@ -29,7 +29,7 @@ def check_sample(card: Competition, sample: pd.DataFrame, rows: pd.DataFrame) ->
         sample: the file as it is, text in all columns.
         rows: as `tables.read_rows` reads it.
     """
-    expected = [*card.columns.keys, card.columns.rle]
+    expected = card.columns.header
     header = list(sample.columns)
     findings = [
         Finding("good", "sample's header", ", ".join(header))

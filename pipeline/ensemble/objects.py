@@ -13,7 +13,7 @@ from pipeline.crossfit import CrossFitted, cross_fit
 from pipeline.ensemble.choice import Oof
 from pipeline.ensemble.decision import Blender, Decision, blender
 from pipeline.metrics import Matches, match_overlaps, overlaps
-from pipeline.postprocess.instances import SplitCut, components, split
+from pipeline.postprocess.instances import SplitCut, components, confidences, split
 from pipeline.postprocess.shape import split_by_shape
 
 Score = Callable[[Matches], float]
@@ -54,6 +54,10 @@ class Objects(NamedTuple):
     def labels(self, blend_by: Blender) -> np.ndarray:
         """The objects of one image, (H, W) int32, none overlapping."""
         return self.cut.labels(self.blended(blend_by))
+
+    def confidences(self, blend_by: Blender, labels: np.ndarray) -> np.ndarray:
+        """How sure each object of those labels is, (N,), 0 to 1."""
+        return confidences(self.blended(blend_by)[0], labels)
 
     def masks(self, blend_by: Blender) -> np.ndarray:
         """The union of the objects, (1, H, W) uint8."""

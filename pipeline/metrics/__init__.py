@@ -6,30 +6,44 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.metrics.counts import Counts, count, stack
-from pipeline.metrics.instances import INSTANCE_METRICS, Matches, match, match_overlaps, overlaps
+from pipeline.metrics.instances import (
+    INSTANCE_METRICS,
+    Matches,
+    match,
+    match_overlaps,
+    overlaps,
+    pairwise_iou,
+)
 from pipeline.metrics.overlap import dice, iou, tgs_precision
+from pipeline.metrics.ranked import RANKED_METRICS, Ranked, average_precision, rank
 from pipeline.metrics.scores import Scores, ratio
 from pipeline.metrics.volumes import VOLUME_METRICS, Volume
 
 __all__ = [
     "INSTANCE_METRICS",
     "METRICS",
+    "RANKED_METRICS",
     "VOLUME_METRICS",
     "Counts",
     "Matches",
     "Metric",
+    "Ranked",
     "Scores",
     "Term",
     "Volume",
+    "average_precision",
     "count",
     "dice",
     "iou",
+    "judge_of",
     "known_metrics",
     "match",
     "match_overlaps",
     "mean_score",
     "of_pixels",
     "overlaps",
+    "pairwise_iou",
+    "rank",
     "ratio",
     "stack",
     "tgs_precision",
@@ -90,12 +104,17 @@ METRICS: dict[str, Metric] = {
 
 
 def known_metrics() -> list[str]:
-    """The names of all metrics: of pixels, of objects, and of volumes."""
-    return sorted([*METRICS, *INSTANCE_METRICS, *VOLUME_METRICS])
+    """The names of all metrics: of pixels, of objects, of ranked objects, and of volumes."""
+    return sorted([*METRICS, *INSTANCE_METRICS, *RANKED_METRICS, *VOLUME_METRICS])
+
+
+def judge_of(name: str) -> str:
+    """The metric by which weights and cuts are chosen: the official one, or one of single images where that is not."""
+    return "mean_dice" if name in VOLUME_METRICS else "f1_60" if name in RANKED_METRICS else name
 
 
 def of_pixels(name: str) -> str:
-    """The metric that judges epochs and thresholds: the official one, or mean Dice if that is of objects or volumes."""
+    """The metric that judges epochs: the official one, or mean Dice if that is of objects or volumes."""
     return name if name in METRICS else "mean_dice"
 
 

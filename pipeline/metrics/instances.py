@@ -60,6 +60,11 @@ def match(labels: np.ndarray, target: np.ndarray) -> Matches:
     return match_overlaps(*overlaps(labels, target))
 
 
+def pairwise_iou(shared: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """The IoU of each predicted object with each true one, (P, T), from what `overlaps` returns."""
+    return shared / (predicted[:, None] + true - shared)
+
+
 def match_overlaps(shared: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> Matches:
     """`match` from what `overlaps` returns, or from some rows of it: of fewer predicted objects."""
     union = predicted[:, None] + true - shared
@@ -96,4 +101,16 @@ def airbus_f2(matches: Matches) -> float:
     return float(np.where(total == 0, 1.0, 5 * hits / np.maximum(total, 1)).mean())
 
 
-INSTANCE_METRICS: dict[str, Callable[[Matches], float]] = {"dsb_precision": dsb_precision, "airbus_f2": airbus_f2}
+def f1_60(matches: Matches) -> float:
+    """F1 = 2·TP / (2·TP + FP + FN) at IoU .6; nothing predicted and nothing there: 1. No competition's score by itself:
+    it judges objects where the score of a single image is not defined, as of average precision at that IoU.
+    """
+    hits, extra, missed = (int(each[2]) for each in matches)
+    return 2 * hits / (2 * hits + extra + missed) if hits + extra + missed else 1.0
+
+
+INSTANCE_METRICS: dict[str, Callable[[Matches], float]] = {
+    "dsb_precision": dsb_precision,
+    "airbus_f2": airbus_f2,
+    "f1_60": f1_60,
+}

@@ -70,6 +70,18 @@ def split(values: np.ndarray, cut: SplitCut) -> np.ndarray:
     return keep_labels(labels, cut.min_area)
 
 
+def confidences(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How sure a network is of each instance: the mean probability of its pixels.
+
+    Shapes:
+        values: (H, W) uint8, 0 … 255: the mask's.
+        labels: (H, W), 0 is background; instances are 1, 2, … N.
+        returns: (N,) float64, 0 to 1.
+    """
+    sums = np.bincount(labels.ravel(), weights=values.ravel(), minlength=labels.max() + 1)
+    return sums[1:] / np.bincount(labels.ravel(), minlength=labels.max() + 1)[1:] / 255
+
+
 def _seeds(mask: np.ndarray, inside: np.ndarray, min_seed: int) -> np.ndarray:
     """Where instances start to grow, at least one in each component of the mask, (H, W) int32."""
     seeds = keep_labels(label_components(mask & inside, connectivity=4), min_seed)

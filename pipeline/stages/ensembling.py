@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from pipeline import competition, submission
+from pipeline import competition, scoring, submission
 from pipeline.bootstrap import Difference, Interval, interval, paired
 from pipeline.competition import Competition
 from pipeline.config import Config
@@ -17,12 +17,25 @@ from pipeline.ensemble import Decision, Drawer, Objects, Oof, blender, combine, 
 from pipeline.files import whole, write_text
 from pipeline.inference.store import PredictionStore
 from pipeline.manifest import made_with
-from pipeline.metrics import INSTANCE_METRICS, METRICS, VOLUME_METRICS, Scores, Volume, of_pixels
+from pipeline.metrics import (
+    INSTANCE_METRICS,
+    METRICS,
+    RANKED_METRICS,
+    VOLUME_METRICS,
+    Ranked,
+    Scores,
+    Volume,
+    average_precision,
+    judge_of,
+    overlaps,
+    pairwise_iou,
+    rank,
+)
 from pipeline.progress import track
 from pipeline.report.overlays import COLUMNS, Panel, choose_examples, write_sheet
 from pipeline.stages.preparing import Prepared, prepare
 from pipeline.stages.training import predict_test
-from pipeline.submission import MaskOf
+from pipeline.submission import ConfidencesOf, MaskOf
 
 GAINED, POSSIBLE = "gained ", "possible "  # before a class's name: columns of a table of scores
 
@@ -45,7 +58,7 @@ class Ensembled(NamedTuple):
     metric: str
     decision: Decision
     honest: Interval  # of the cross-fitted score; over groups where there are groups
-    volumes: float | None  # the official score of whole volumes out of fold, where the metric is of volumes
+    official: float | None  # out of fold, by a metric that is of no single image: of volumes, or of ranked objects
     singles: list[Single]
     gain: Difference | None  # over the best member alone, both cross-fitted; None for one member
     summary: submission.Summary
@@ -82,10 +95,16 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
         first.card.metric,
         together,
         interval(scores, groups),
-        _score_volumes(members, rows, together) if first.card.volume_pattern else None,
+        _official(members, rows, together),
         _singles(members, together, alone),
         _gain(scores, alone, groups),
-        submission.write_submission(csv, first.card, first.paths.root / first.card.files.sample_submission, masks_of),
+        submission.write_submission(
+            csv,
+            first.card,
+            first.paths.root / first.card.files.sample_submission,
+            masks_of,
+            _test_confidences(members, together.shipped),
+        ),
     )
     write_scores(csv.with_suffix(".oof.csv"), rows, scores, first.card.classes)
     write_text(done.manifest, json.dumps(_manifest(members, done), indent=1) + "\n")
@@ -162,9 +181,10 @@ def decide_members(members: Sequence[Prepared], rows: pd.DataFrame) -> tuple[Dec
 
 
 def _decide(oof: Oof, card: Competition, *, borders: bool) -> Decision:
+    judge = judge_of(card.metric)
     if card.instances:
-        return decide_objects(oof, INSTANCE_METRICS[card.metric], borders=borders)
-    metric = METRICS[of_pixels(card.metric)]
+        return decide_objects(oof, INSTANCE_METRICS[judge], borders=borders)
+    metric = METRICS[judge]
     return decide_exclusive(oof, metric) if card.exclusive else decide(oof, metric, len(card.classes))
 
 
@@ -187,6 +207,29 @@ def oof_of_members(members: Sequence[Prepared], rows: pd.DataFrame) -> Oof:
     return Oof(rows["image_id"].tolist(), rows["fold"].to_numpy(), read, len(members), track)
 
 
+def _official(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decision) -> float | None:
+    """The official score out of fold, where it is not the mean of the images' that everything is chosen by."""
+    card = members[0].card
+    if card.volume_pattern:
+        return _score_volumes(members, rows, decision)
+    if card.metric in RANKED_METRICS:
+        return _score_ranked(members, rows, decision)
+    return None
+
+
+def _score_ranked(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decision) -> float:
+    """Of the objects of all training images, drawn by what was chosen without their folds."""
+    oof, threshold = oof_of_members(members, rows), RANKED_METRICS[members[0].card.metric]
+
+    def ranked(row: Any) -> Ranked:
+        values, target = oof.read(row.image_id)
+        drawer, blend_by = decision.by_fold[row.fold], blender(values)
+        labels = drawer.labels(blend_by)
+        return rank(pairwise_iou(*overlaps(labels, target)), drawer.confidences(blend_by, labels), threshold)
+
+    return average_precision(map(ranked, rows.itertuples()))
+
+
 def _score_volumes(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decision) -> float:
     """The official score of the training volumes, each slice drawn by what was chosen without its fold."""
     card, oof = members[0].card, oof_of_members(members, rows)
@@ -196,7 +239,7 @@ def _score_volumes(members: Sequence[Prepared], rows: pd.DataFrame, decision: De
         masks = [drawer.masks(blender(values)) for (values, _), drawer in pairs]
         return np.stack(masks), np.stack([target for (_, target), _ in pairs])
 
-    return VOLUME_METRICS[card.metric](map(read, submission.by_volume(rows, card)))
+    return VOLUME_METRICS[card.metric](map(read, scoring.by_volume(rows, card)))
 
 
 def _singles(members: Sequence[Prepared], together: Decision, alone: Sequence[Decision]) -> list[Single]:
@@ -226,6 +269,12 @@ def test_masks(members: Sequence[Prepared], readable: set[str], drawer: Drawer) 
     return masks_of
 
 
+def _test_confidences(members: Sequence[Prepared], drawer: Drawer) -> ConfidencesOf:
+    """From a test image's id and its objects (H, W) to the confidence of each."""
+    stores = [member.test_stores() for member in members]
+    return lambda image_id, labels: drawer.confidences(partial(_combined, stores, image_id), labels)
+
+
 def _combined(
     stores: Sequence[Sequence[PredictionStore]], image_id: str, how: str, weights: tuple[float, ...]
 ) -> np.ndarray:
@@ -252,11 +301,8 @@ def _manifest(members: Sequence[Prepared], done: Ensembled) -> dict[str, Any]:
         **done.decision.shipped.record([each.cfg.name for each in members], members[0].card.classes),
         "metric": members[0].card.metric,
         "oof_score": done.honest.mean,
-        **(
-            {}
-            if done.volumes is None
-            else {"oof_score_of": of_pixels(members[0].card.metric), "oof_volumes": done.volumes}
-        ),
+        "oof_score_of": judge_of(members[0].card.metric),
+        **({} if done.official is None else {"oof_official": done.official}),
         "oof_interval": [done.honest.low, done.honest.high],
         "oof_score_in_sample": done.decision.in_sample,
         "oof_score_trivial": done.decision.trivial,
@@ -302,4 +348,4 @@ def _draw_sheet(
 def score(card_name: str, csv: Path, solution: Path) -> tuple[str, float, int]:
     """The name of a competition's metric, the score of a submission by it, and the number of images."""
     card = competition.load(card_name)
-    return card.metric, *submission.score(card, csv, solution)
+    return card.metric, *scoring.score(card, csv, solution)

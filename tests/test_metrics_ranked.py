@@ -1,0 +1,111 @@
+"""Average precision of objects ranked by their confidence."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import precision_recall_curve
+
+from pipeline.metrics import Ranked, average_precision, rank
+
+
+def image(confidences, hits, true):
+    return Ranked(np.array(confidences, dtype=float), np.array(hits, dtype=bool), true)
+
+
+IMAGES = st.lists(
+    st.lists(st.tuples(st.sampled_from([0.1, 0.25, 0.5, 0.75, 0.9]), st.booleans()), max_size=5).flatmap(
+        lambda objects: st.builds(
+            image,
+            st.just([confidence for confidence, _ in objects]),
+            st.just([hit for _, hit in objects]),
+            st.integers(sum(hit for _, hit in objects), sum(hit for _, hit in objects) + 2),
+        )
+    ),
+    min_size=1,
+    max_size=5,
+).filter(lambda images: sum(each.true for each in images) > 0)
+
+
+def by_definition(images):
+    """At each confidence everything from it on is predicted; precision is made to fall with recall."""
+    objects = [pair for each in images for pair in zip(each.confidences, each.hits, strict=True)]
+    true = sum(each.true for each in images)
+    points = []
+    for least in sorted({confidence for confidence, _ in objects}, reverse=True):
+        kept = [hit for confidence, hit in objects if confidence >= least]
+        points.append((sum(kept) / true, sum(kept) / len(kept)))
+    area, last = 0.0, 0.0
+    for recall, _ in points:
+        area += (recall - last) * max(precision for other, precision in points if other >= recall)
+        last = recall
+    return area
+
+
+def test_a_hit_a_miss_and_a_hit_by_hand():
+    # precision 1, 1/2, 2/3 at recall 1/4, 1/4, 2/4: from recall 1/4 on, the highest to come is 2/3.
+    images = [image([0.9, 0.8], [True, False], 3), image([0.7], [True], 1)]
+    assert average_precision(images) == pytest.approx(1 / 4 * 1 + 1 / 4 * 2 / 3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(IMAGES)
+def test_average_precision_is_its_definition(images):
+    assert average_precision(images) == pytest.approx(by_definition(images))
+
+
+@settings(max_examples=100, deadline=None)
+@given(IMAGES, st.randoms())
+def test_order_of_images_and_scale_of_confidences_mean_nothing(images, random):
+    shuffled = random.sample(images, len(images))
+    scaled = [each._replace(confidences=each.confidences**3 / 2) for each in shuffled]
+    assert average_precision(scaled) == pytest.approx(average_precision(images))
+
+
+@settings(max_examples=100, deadline=None)
+@given(IMAGES)
+def test_without_missed_objects_it_is_at_least_scikit_learns_step_sum(images):
+    # scikit-learn's recall is of the objects that were predicted, and its precision is not made to fall with recall.
+    images = [each._replace(true=int(each.hits.sum())) for each in images]
+    if not any(each.true for each in images):
+        return
+    hits, confidences = (np.concatenate([getattr(each, part) for each in images]) for part in ("hits", "confidences"))
+    precision, recall, _ = precision_recall_curve(hits, confidences)
+    ours = average_precision(images)
+    assert ours >= -np.sum(np.diff(recall) * precision[:-1]) - 1e-12
+    assert ours == pytest.approx(-np.sum(np.diff(recall) * np.maximum.accumulate(precision[:-1])))
+
+
+def test_perfect_is_one_and_nothing_found_is_zero():
+    assert average_precision([image([0.9, 0.1], [True, True], 2)]) == 1
+    assert average_precision([image([0.9, 0.1], [False, False], 2)]) == 0
+    assert average_precision([image([], [], 2)]) == 0
+
+
+def test_without_a_true_object_it_is_not_defined():
+    with pytest.raises(ValueError, match="no image has a true object"):
+        average_precision([image([0.9], [False], 0)])
+
+
+# Which objects are hits.
+
+
+def test_the_most_confident_takes_the_true_object():
+    iou = np.array([[0.7], [0.9]])  # two predictions of one object
+    assert rank(iou, np.array([0.8, 0.6]), 0.6).hits.tolist() == [True, False]
+    assert rank(iou, np.array([0.6, 0.8]), 0.6).hits.tolist() == [False, True]
+
+
+def test_the_second_takes_what_is_free():
+    iou = np.array([[0.9, 0.7], [0.8, 0.1]])  # the first takes its best, and the second has no other
+    assert rank(iou, np.array([0.9, 0.5]), 0.6).hits.tolist() == [True, False]
+    assert rank(iou[:, ::-1], np.array([0.5, 0.9]), 0.6).hits.tolist() == [True, True]
+
+
+def test_the_threshold_itself_is_not_exceeded():
+    assert rank(np.array([[0.6]]), np.array([1.0]), 0.6).hits.tolist() == [False]
+    assert rank(np.array([[0.6001]]), np.array([1.0]), 0.6).hits.tolist() == [True]
+
+
+def test_an_image_without_true_objects_has_no_hits():
+    assert rank(np.zeros((2, 0)), np.array([0.5, 0.6]), 0.6) == (pytest.approx([0.5, 0.6]), pytest.approx([0, 0]), 0)

@@ -20,7 +20,7 @@ from pipeline.report.overlays import COLUMNS, Panel, write_sheet
 from pipeline.rle import Dialect, RLEError
 from pipeline.stages.preparing import Paths, check, make_data
 
-SAMPLE = 60  # training images that the doctor looks at
+SAMPLE = 150  # training images that the doctor looks at
 QUICK = 24  # before a training
 LARGEST = 1 << 24  # pixels; larger images are not laid under their masks in seconds
 

@@ -198,7 +198,7 @@ def test_shift_of_a_crop_and_view_of_a_copy_are_told(tmp_path):
     assert (found["score"] > 0.99).all()
 
 
-def test_buckets_meet_as_a_slow_loop_does(monkeypatch):
+def test_patches_meet_as_in_a_slow_loop(monkeypatch):
     monkeypatch.setattr(candidates, "CROWD", 5)
     rng = np.random.default_rng(0)
     keys = rng.integers(0, 12, (90, 2)).astype(np.int32)  # seven or so of a key: most are crowds
@@ -211,11 +211,9 @@ def test_buckets_meet_as_a_slow_loop_does(monkeypatch):
         for j in range(90)
         if owner[i] < owner[j] and refined[i] == refined[j] and refined.count(refined[i]) <= 5
     }
-    buckets = candidates._Buckets(keys, 0)
-    blocks = [buckets.meetings(np.arange(start, start + 30), owner) for start in (0, 30, 60)]
-    assert {
-        (i, j) for first, second in blocks for i, j in zip(first.tolist(), second.tolist(), strict=True)
-    } == expected
+    met = candidates._meetings(candidates._uncrowded(keys, 0), keys, owner)
+    assert len(met) == len(expected)
+    assert {divmod(pair, 90) for pair in met.tolist()} == expected
 
 
 def test_images_without_contrast_are_related_to_nothing(tmp_path):

@@ -62,51 +62,43 @@ def _nearest(similarity: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.n
 def _crops(signatures: Sequence[Signature]) -> pd.DataFrame:
     """Images that share patches in one arrangement: crops of one larger image, or one a crop of the other."""
     owner = np.repeat(np.arange(len(signatures), dtype=np.int32), [len(each.points) for each in signatures])
-    points = np.concatenate([each.points for each in signatures])
     keys = np.concatenate([each.keys for each in signatures])
-    buckets = [_Buckets(keys, table) for table in range(keys.shape[1])]
-    found = []
-    for start in range(0, len(signatures), BLOCK):
-        block = np.arange(*np.searchsorted(owner, [start, start + BLOCK]))
-        met = np.concatenate([_alike(*each.meetings(block, owner), keys) for each in buckets])
-        first, second = np.divmod(pd.unique(met), len(owner))
-        found.append(_agreed(owner[first], owner[second], points[first] - points[second]))
-    return pd.concat(found).assign(kind="crop", view="identity")[COLUMNS]
+    met = [_meetings(_uncrowded(keys, table), keys, owner) for table in range(keys.shape[1])]
+    first, second = np.divmod(pd.unique(np.concatenate(met)), max(1, len(owner)))
+    points = np.concatenate([each.points for each in signatures])
+    found = _agreed(owner[first], owner[second], points[first] - points[second])
+    return found.assign(kind="crop", view="identity")[COLUMNS]
 
 
-class _Buckets:
-    """Patches by one of their hashes; where that is a crowd, by the next one too."""
-
-    def __init__(self, keys: np.ndarray, table: int) -> None:
-        code = keys[:, table].astype(np.int64)
-        _, bucket, size = np.unique(code, return_inverse=True, return_counts=True)
-        crowded = size[bucket] > CROWD
-        code[crowded] += (keys[crowded, (table + 1) % keys.shape[1]].astype(np.int64) + 1) << BITS
-        _, bucket, size = np.unique(code, return_inverse=True, return_counts=True)
-        self._order = np.argsort(bucket, kind="stable").astype(np.int32)
-        self._bucket, self._end = bucket.astype(np.int32), np.cumsum(size)
-        self._size = np.where(size > CROWD, 0, size)
-
-    def meetings(self, block: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Patches of a block, and those of later images that they share a bucket with."""
-        bucket = self._bucket[block]
-        size = self._size[bucket]
-        first = np.repeat(block, size)
-        second = self._order[np.repeat(self._end[bucket], size) - 1 - _count_up(size)]
-        later = owner[first] < owner[second]
-        return first[later], second[later]
+def _uncrowded(keys: np.ndarray, table: int) -> np.ndarray:
+    """One hash of each patch; where that is a crowd, with the next one's bits too; −1 where it still is one."""
+    code = keys[:, table].astype(np.int64)
+    crowded = np.flatnonzero(np.bincount(code)[code] > CROWD)
+    code[crowded] += (keys[crowded, (table + 1) % keys.shape[1]].astype(np.int64) + 1) << BITS
+    _, bucket, size = np.unique(code[crowded], return_inverse=True, return_counts=True)
+    code[crowded[size[bucket] > CROWD]] = -1
+    return code
 
 
-def _alike(first: np.ndarray, second: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """The meetings whose other hashes agree as well but for a few bits, as `first * len(keys) + second`."""
-    differing = np.bitwise_count(keys[first] ^ keys[second]).sum(axis=1, dtype=np.int32)
-    near = differing <= DIFFERING
-    return first[near].astype(np.int64) * len(keys) + second[near]
+def _meetings(code: np.ndarray, keys: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Patches of different images that share a code and nearly all other hashes, as `first * len(keys) + second`.
 
-
-def _count_up(size: np.ndarray) -> np.ndarray:
-    """0 … n-1 for each n of `size`, one after the other: (2, 3) gives 0, 1, 0, 1, 2."""
-    return np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+    In the order of their codes, those of one lie side by side. So pairs are met one step apart, then those of them two
+    steps apart, and so on; all pairs at once are never in memory.
+    """
+    count = len(keys)
+    order = np.argsort(code, kind="stable").astype(np.int32)
+    order = order[np.count_nonzero(code < 0) :]
+    code, keys, owner = code[order], keys[order], owner[order]
+    met, place = [np.empty(0, np.int64)], np.arange(len(order))
+    for step in range(1, CROWD):
+        place = place[place + step < len(order)]
+        place = place[code[place + step] == code[place]]
+        other = place[owner[place] != owner[place + step]]
+        differing = np.bitwise_count(keys[other] ^ keys[other + step]).sum(axis=1, dtype=np.int32)
+        near = other[differing <= DIFFERING]
+        met.append(order[near].astype(np.int64) * count + order[near + step])
+    return np.concatenate(met)
 
 
 def _agreed(first: np.ndarray, second: np.ndarray, shift: np.ndarray) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from pipeline.config import Config
 from pipeline.ensemble import Drawer, Exclusive, Objects
 from pipeline.metrics import judge_of
 from pipeline.progress import console, is_main_process
+from pipeline.rle import Dialect
 from pipeline.training.checkpoint import FULL, Fold
 
 app = typer.Typer(
@@ -75,7 +76,7 @@ def competitions() -> None:
                 "rows": "object" if card.instances else "image, class" if len(card.classes) > 1 else "image",
                 "classes": len(card.classes),
                 "pixels by": card.dialect.order,
-                "runs": "relative" if card.dialect.relative else "absolute",
+                "runs": _runs_of(card.dialect),
                 "empty": repr(card.dialect.empty),
                 "metric": card.metric,
                 "from memory": len(card.unverified),
@@ -83,6 +84,10 @@ def competitions() -> None:
         )
     _print_table(rows, {})
     out.print('\nA card of your own goes by its path: competition = "cards/mine.toml"; begin with docs/card.toml.')
+
+
+def _runs_of(dialect: Dialect) -> str:
+    return dialect.form if dialect.form != "pairs" else "relative" if dialect.relative else "absolute"
 
 
 @app.command()

@@ -15,6 +15,7 @@ CROWD = 32  # a patch that more images share says nothing
 DIFFERING = 20  # of the 132 bits of two patches; chance differs in 66
 NEAREST = 8  # partners kept of an image: a chain holds a large group together as well as all its pairs
 BLOCK = 256  # images compared with all others at once
+SOME = 1 << 18  # patches compared with those beside them at once
 
 # The symmetries of the square, as turns of the second image that lay it on the first.
 VIEWS = {
@@ -61,13 +62,17 @@ def _nearest(similarity: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.n
 
 def _crops(signatures: Sequence[Signature]) -> pd.DataFrame:
     """Images that share patches in one arrangement: crops of one larger image, or one a crop of the other."""
-    owner = np.repeat(np.arange(len(signatures), dtype=np.int32), [len(each.points) for each in signatures])
-    keys = np.concatenate([each.keys for each in signatures])
+    counts = [len(each.points) for each in signatures]
+    owner, begins = np.repeat(np.arange(len(counts), dtype=np.int32), counts), np.cumsum([0, *counts])
+    keys, points = (np.concatenate([getattr(each, part) for each in signatures]) for part in ("keys", "points"))
     met = [_meetings(_uncrowded(keys, table), keys, owner) for table in range(keys.shape[1])]
-    first, second = np.divmod(pd.unique(np.concatenate(met)), max(1, len(owner)))
-    points = np.concatenate([each.points for each in signatures])
-    found = _agreed(owner[first], owner[second], points[first] - points[second])
-    return found.assign(kind="crop", view="identity")[COLUMNS]
+    met = np.unique(np.concatenate(met))
+    found = []
+    for start in range(0, len(counts), BLOCK):
+        ends = begins[[start, min(start + BLOCK, len(counts))]] * len(owner)
+        first, second = np.divmod(met[slice(*np.searchsorted(met, ends))], max(1, len(owner)))
+        found.append(_agreed(owner[first], owner[second], points[first] - points[second]))
+    return pd.concat(found).assign(kind="crop", view="identity")[COLUMNS]
 
 
 def _uncrowded(keys: np.ndarray, table: int) -> np.ndarray:
@@ -86,18 +91,18 @@ def _meetings(code: np.ndarray, keys: np.ndarray, owner: np.ndarray) -> np.ndarr
     In the order of their codes, those of one lie side by side. So pairs are met one step apart, then those of them two
     steps apart, and so on; all pairs at once are never in memory.
     """
-    count = len(keys)
     order = np.argsort(code, kind="stable").astype(np.int32)
     order = order[np.count_nonzero(code < 0) :]
-    code, keys, owner = code[order], keys[order], owner[order]
-    met, place = [np.empty(0, np.int64)], np.arange(len(order))
-    for step in range(1, CROWD):
-        place = place[place + step < len(order)]
-        place = place[code[place + step] == code[place]]
-        other = place[owner[place] != owner[place + step]]
-        differing = np.bitwise_count(keys[other] ^ keys[other + step]).sum(axis=1, dtype=np.int32)
-        near = other[differing <= DIFFERING]
-        met.append(order[near].astype(np.int64) * count + order[near + step])
+    code, met = code[order], [np.empty(0, np.int64)]
+    for start in range(0, len(order), SOME):
+        place = np.arange(start, min(start + SOME, len(order)))
+        for step in range(1, CROWD):
+            place = place[place + step < len(order)]
+            place = place[code[place + step] == code[place]]
+            first, second = order[place], order[place + step]
+            differing = np.bitwise_count(keys[first] ^ keys[second]).sum(axis=1, dtype=np.int32)
+            near = (differing <= DIFFERING) & (owner[first] != owner[second])
+            met.append(first[near].astype(np.int64) * len(keys) + second[near])
     return np.concatenate(met)
 
 

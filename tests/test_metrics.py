@@ -5,10 +5,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from sklearn.metrics import f1_score, fbeta_score, jaccard_score
 
-from pipeline.metrics import METRICS, Counts, count, dice, iou, tgs_precision
+from pipeline.metrics import (
+    INSTANCE_METRICS,
+    METRICS,
+    Counts,
+    Scores,
+    count,
+    dice,
+    iou,
+    judge_of,
+    known_metrics,
+    of_pixels,
+    stack,
+    tgs_precision,
+)
 
-PLAIN = [name for name, metric in METRICS.items() if metric.possible is None]  # means over images
+PLAIN = ["mean_dice", "mean_iou", "tgs_precision"]  # means over images, of which an empty one may score 1
 MASKS = arrays(np.uint8, (5, 7), elements=st.integers(0, 1))
 
 
@@ -45,6 +59,51 @@ def test_both_empty_is_one(name):
 def test_one_empty_is_zero(name):
     assert METRICS[name](counts(0, 1, 0))[0] == 0
     assert METRICS[name](counts(0, 0, 1))[0] == 0
+
+
+def test_the_three_rules_for_empty_masks():
+    images = Counts(*np.array([[2, 3, 4], [0, 0, 0], [0, 5, 0]], dtype=np.int64).T)  # Dice 4/7; empty; invented
+    assert METRICS["mean_dice"].scores(images).mean() == pytest.approx((4 / 7 + 1 + 0) / 3)
+    assert METRICS["mean_dice_empty_0"].scores(images).mean() == pytest.approx((4 / 7 + 0 + 0) / 3)
+    assert METRICS["mean_dice_of_filled"].scores(images).mean() == pytest.approx((4 / 7 + 0) / 2)
+
+
+SUMS = {  # of all pixels, one class: scikit-learn's own
+    "class_iou": jaccard_score,
+    "global_dice": f1_score,
+    "global_f05": lambda target, mask: fbeta_score(target, mask, beta=0.5),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+@given(st.lists(st.tuples(MASKS, MASKS), min_size=1, max_size=4))
+def test_sums_over_all_pixels_are_those_of_scikit_learn(name, pairs):
+    masks, targets = (np.stack(each) for each in zip(*pairs, strict=True))
+    if not masks.any() or not targets.any():
+        return
+    scores = METRICS[name].scores(stack([count(*pair) for pair in pairs]))
+    assert scores.mean() == pytest.approx(SUMS[name](targets.ravel(), masks.ravel()))
+
+
+@given(st.lists(st.tuples(MASKS, MASKS), min_size=1, max_size=4))
+def test_a_score_of_classes_is_the_mean_over_those_that_count(pairs):
+    metric = METRICS["class_iou"]
+    parts = (pairs, pairs[::-1], pairs[:1] * len(pairs))
+    classes = [metric.scores(stack([count(*pair) for pair in part])) for part in parts]
+    together = Scores.side_by_side(classes)
+    alone = [each.mean() for each in classes]
+    assert together.mean() == pytest.approx(np.nanmean(alone) if not np.isnan(alone).all() else np.nan, nan_ok=True)
+
+
+def test_what_judges_where_the_official_metric_is_of_no_single_image():
+    assert [judge_of(name) for name in ("tgs_precision", "dsb_precision", "ap60", "uw_madison")] == [
+        "tgs_precision",
+        "dsb_precision",
+        "f1_60",
+        "mean_dice",
+    ]
+    assert {of_pixels(name) for name in known_metrics()} == set(METRICS)
+    assert {judge_of(name) for name in known_metrics()} == {*METRICS, *INSTANCE_METRICS}
 
 
 @pytest.mark.parametrize("name", METRICS)

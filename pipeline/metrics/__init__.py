@@ -88,6 +88,8 @@ METRICS: dict[str, Metric] = {
     "mean_dice": Metric(dice),
     "mean_iou": Metric(iou),
     "tgs_precision": Metric(tgs_precision),
+    # Empty in truth scores 0 whatever is predicted, as where Dice is not given a rule for it.
+    "mean_dice_empty_0": Metric(lambda counts: dice(counts) * _anything(counts)),
     # UW-Madison's rule by some accounts: an image and class of which both are empty does not count.
     "mean_dice_of_filled": Metric(lambda counts: dice(counts) * _anything(counts), _anything),
     # Of classes, usually exclusive ones: the mean over them of Σ|A∩B| / Σ|A∪B|, all images in one. CamVid, VOC.

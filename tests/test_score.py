@@ -1,0 +1,129 @@
+"""`python -m pipeline score`: each metric on CSVs written by hand, against its value worked out by hand."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.metrics import known_metrics
+
+CARD = """
+name = "by-hand"
+title = "By hand"
+metric = "{metric}"
+classes = {classes}
+{more}
+
+[files]
+train_images = "train"
+test_images = "test"
+{labels}
+
+[columns]
+id = "id"
+rle = "rle"
+{columns}
+"""
+
+# Pixels run from top to bottom, then left to right: of 4 x 4 images, 1 to 4 is the first column.
+# Image a: 8 pixels of which 6 are right, of 8 true ones; b: empty in both; c: 4 predicted, where nothing is.
+MASKS = ["a,1 8", "b,", "c,1 4"], ["a,3 8", "b,", "c,"]
+CLASSES = (
+    ["a,x,1 8", "a,y,9 8", "b,x,1 4", "b,y,5 12"],
+    ["a,x,1 8", "a,y,9 8", "b,x,1 8", "b,y,9 8"],
+)
+# Image a: two objects of 4 pixels, one found exactly, one as 3 of its pixels (IoU 3/4); and one invented.
+# Image b: nothing there, nothing found.
+OBJECTS = ["a,1 4", "a,9 3", "a,16 1", "b,"], ["a,1 4", "a,9 4", "b,"]
+# Two slices of 4 x 4 of one volume; the first is right, the second's first column is predicted as its second one.
+SLICES = ["v_1,1 4", "v_2,5 4"], ["v_1,1 4,4,4", "v_2,1 4,4,4"]
+
+VALUES = {
+    "mean_dice": (2 * 6 / 16 + 1 + 0) / 3,
+    "mean_iou": (6 / 10 + 1 + 0) / 3,
+    "tgs_precision": (2 / 10 + 1 + 0) / 3,  # .6 exceeds .50 and .55
+    "mean_dice_empty_0": (2 * 6 / 16 + 0 + 0) / 3,
+    "mean_dice_of_filled": (2 * 6 / 16 + 0) / 2,  # b does not count
+    "global_dice": 2 * 6 / (12 + 8),
+    "global_f05": 1.25 * 6 / (12 + 0.25 * 8),
+    "class_iou": ((8 + 4) / 16 + (8 + 8) / 20) / 2,  # of x, 4 of b's 8 pixels are missed; y has them besides its own
+    "dsb_precision": ((5 * 2 / 3 + 5 * 1 / 4) / 10 + 1) / 2,  # IoU 3/4 exceeds .50 to .70
+    "airbus_f2": ((5 * 5 * 2 / (5 * 2 + 1) + 5 * 5 * 1 / (5 * 1 + 4 * 1 + 2)) / 10 + 1) / 2,
+    "f1_60": (2 * 2 / (2 * 2 + 1) + 1) / 2,
+    "ap60": 1 / 2 * 1 + 1 / 2 * 2 / 3,  # a hit, a miss, a hit
+    "uw_madison": 0.4 * (1 + 0) / 2 + 0.6 * (1 - 1 / (2**2 + 4**2 + 4**2) ** 0.5),
+    "surface_dice": None,  # below: areas are not worked out by hand
+}
+
+
+def write(name, header, rows):
+    Path(name).write_text("\n".join([header, *rows]) + "\n")
+
+
+def lay_out(metric):
+    """The card, submission.csv and solution.csv that a metric is tried on."""
+    options = {"metric": metric, "classes": '["x"]', "more": "", "labels": 'train_csv = "train.csv"', "columns": ""}
+    header, (found, true) = "id,rle", MASKS
+    if metric == "class_iou":
+        options |= {"classes": '["x", "y"]', "columns": 'class = "class"'}
+        header, (found, true) = "id,class,rle", CLASSES
+    elif metric == "ap60":
+        options |= {"more": "instances = true\ndialect = { form = 'coco' }", "columns": 'cell = "{confidence} {mask}"'}
+        found, true = CELLS
+    elif metric in ("dsb_precision", "airbus_f2", "f1_60"):
+        options |= {"more": "instances = true"}
+        found, true = OBJECTS
+    elif metric in ("uw_madison", "surface_dice"):
+        options |= {"more": "volume_pattern = '(.+)_([0-9]+)'"}
+        found, true = SLICES
+    Path("card.toml").write_text(CARD.format(**options))
+    write("submission.csv", header, found)
+    write("solution.csv", header + (",height,width" if metric in ("uw_madison", "surface_dice") else ""), true)
+
+
+# COCO's form of objects of 4 x 4 images, from pycocotools 2.0.11: columns 1, 3 and 4, pixels counted from none.
+COLUMN_1, COLUMN_3, COLUMN_4 = "eJwzMLEBAAE3AKE=", "eJyzMDEBAAFHAKE=", "eJyzMQEAAK4AcQ=="
+CELLS = (
+    [f"a,0.9 {COLUMN_1} 0.5 {COLUMN_3}", f"b,0.7 {COLUMN_4}"],
+    [f"a,1 {COLUMN_1} 1 {COLUMN_3}", "b,"],
+)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def scored(capsys, first="submission.csv", second="solution.csv"):
+    assert main(["score", "card.toml", first, second]) == 0
+    name, value = re.match(r"(\S+) (\S+)  \(\d images", capsys.readouterr().out).groups()
+    return name, float(value)
+
+
+def test_every_metric_is_tried():
+    assert set(VALUES) == set(known_metrics())
+
+
+@pytest.mark.parametrize("metric", [name for name, value in VALUES.items() if value is not None])
+def test_score_of_two_csvs_is_what_is_worked_out_by_hand(folder, capsys, metric):
+    lay_out(metric)
+    assert scored(capsys) == (metric, pytest.approx(VALUES[metric], abs=5e-5))
+
+
+@pytest.mark.parametrize("metric", VALUES)
+def test_the_solution_itself_scores_one(folder, capsys, metric):
+    lay_out(metric)
+    if metric == "mean_dice_empty_0":  # two of its three images are empty
+        assert scored(capsys, "solution.csv") == (metric, pytest.approx(1 / 3, abs=5e-5))
+    else:
+        assert scored(capsys, "solution.csv") == (metric, 1)
+
+
+def test_surface_dice_by_hand(folder, capsys):
+    # Alone in a volume of one slice, a voxel and its neighbour: 4 of the 8 blocks around each are around both, and in
+    # each a corner of the octahedron is cut off, an eighth of its surface.
+    lay_out("surface_dice")
+    write("submission.csv", "id,rle", ["v_1,6 1"])
+    write("solution.csv", "id,rle,height,width", ["v_1,7 1,4,4"])
+    assert scored(capsys) == ("surface_dice", 0.5)

@@ -72,6 +72,11 @@ def drawn(oof, drawer_of, rows=None):
         yield drawer_of(oof.fold_of[row]).masks(blender(values)), target
 
 
+def dices(pairs):
+    """Of each image and class, (N, C)."""
+    return np.array([[dice_by_hand(*each) for each in zip(*pair, strict=True)] for pair in pairs])
+
+
 # ---------------------------------------------------------------------------------------------- a choice per class
 
 
@@ -133,8 +138,7 @@ def test_what_is_chosen_for_a_class_without_a_fold_depends_on_no_image_of_it(mem
 
 
 def test_scores_of_classes_are_those_of_the_masks_by_the_choice_without_the_images_fold(two_classes, decided):
-    pairs = list(drawn(two_classes, decided.by_fold.get))
-    by_hand = np.array([[dice_by_hand(*each) for each in zip(*pair, strict=True)] for pair in pairs])
+    by_hand = dices(drawn(two_classes, decided.by_fold.get))
     assert decided.scores.gained == pytest.approx(by_hand)
     assert decided.honest == pytest.approx(by_hand.mean())
     for fold, mean in decided.fold_scores.items():
@@ -142,8 +146,7 @@ def test_scores_of_classes_are_those_of_the_masks_by_the_choice_without_the_imag
 
 
 def test_in_sample_is_the_score_of_what_ships(two_classes, decided):
-    pairs = drawn(two_classes, lambda _: decided.shipped)
-    assert decided.in_sample == pytest.approx(np.mean([[dice_by_hand(*each) for each in zip(*p)] for p in pairs]))
+    assert decided.in_sample == pytest.approx(dices(drawn(two_classes, lambda _: decided.shipped)).mean())
     assert decided.in_sample >= decided.honest - 0.01
 
 

@@ -36,6 +36,7 @@ def make_images() -> pd.DataFrame:
             "coverage": [picture.target.mean() for picture in pictures],
             "predicted": [picture.mask.mean() for picture in pictures],
             "suspicion": 0.0,
+            "said": "a disc",
             "kind": np.where(np.arange(IMAGES) % 2, "odd", "even"),
         }
     )

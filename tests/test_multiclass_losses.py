@@ -6,14 +6,16 @@ from functools import partial
 import pytest
 import torch
 
-from pipeline.losses import MULTICLASS_LOSSES
+from pipeline.losses import LOSSES, MULTICLASS_LOSSES, build_loss
 from pipeline.losses.cross_entropy import CrossEntropyLoss
+from pipeline.losses.dice_softmax import DiceSoftmaxLoss
 from pipeline.losses.lovasz_softmax import LovaszSoftmaxLoss
 from pipeline.losses.precision import IGNORE, NotFiniteError
-from tests.pixels import gradient, random_classes
+from tests.pixels import SURE, gradient, random_classes
 
 CASES = MULTICLASS_LOSSES | {
     "cross_entropy, smoothed": partial(CrossEntropyLoss, smoothing=0.1),
+    "dice_softmax, by shape": partial(DiceSoftmaxLoss, smooth=1e-3),
     "lovasz_softmax, all": partial(LovaszSoftmaxLoss, classes="all"),
     "lovasz_softmax, per image": partial(LovaszSoftmaxLoss, per_image=True),
 }
@@ -32,6 +34,65 @@ def test_cross_entropy_agrees_with_torch():
     target[0, 0] = IGNORE
     theirs = torch.nn.CrossEntropyLoss(ignore_index=IGNORE, label_smoothing=0.1)
     torch.testing.assert_close(CrossEntropyLoss(smoothing=0.1)(logits, target), theirs(logits, target))
+
+
+def test_dice_softmax_of_two_pixels_and_three_classes_by_hand():
+    # Probabilities 1/2, 1/4, 1/4 where class 0 is true, and 1/8, 1/8, 3/4 where class 2 is. Nobody has class 1.
+    #   class 0: 1 - (2 · 1/2 + 1) / (5/8 + 1 + 1) = 5/21;  class 2: 1 - (2 · 3/4 + 1) / (1 + 1 + 1) = 1/6
+    probs = torch.tensor([[1 / 2, 1 / 8], [1 / 4, 1 / 8], [1 / 4, 3 / 4]])
+    loss = DiceSoftmaxLoss(smooth=1.0)(probs.log()[None, :, None], torch.tensor([[[0, 2]]]))
+    assert loss.item() == pytest.approx((5 / 21 + 1 / 6) / 2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_dice_softmax_is_that_of_loops_over_classes_images_and_pixels(seed):
+    logits, target = random_classes((2, 4, 3, 3), seed=seed)
+    target[0, 0] = IGNORE
+    target[target == 3] = 1  # a class that the batch does not hold
+    probs, losses = logits.softmax(dim=1), []
+    for number in target[target != IGNORE].unique().tolist():
+        shared = total = 0.0
+        for image, row, column in (target != IGNORE).nonzero().tolist():
+            prob, true = probs[image, number, row, column].item(), target[image, row, column].item() == number
+            shared, total = shared + prob * true, total + prob + true
+        losses.append(1 - (2 * shared + 0.5) / (total + 0.5))
+    loss = DiceSoftmaxLoss(smooth=0.5)(logits, target)
+    assert loss.item() == pytest.approx(sum(losses) / len(losses))
+
+
+def test_dice_softmax_weighs_a_rare_class_as_a_frequent_one():
+    # 99 pixels of class 0 and one of class 1: whoever always says 0 has half of it wrong.
+    target = torch.zeros(1, 10, 10)
+    target[0, 0, 0] = 1
+    always = torch.tensor([SURE, -SURE]).view(1, 2, 1, 1).expand(1, 2, 10, 10)
+    assert DiceSoftmaxLoss(smooth=1e-6)(always, target).item() == pytest.approx(0.5, abs=0.01)
+    assert CrossEntropyLoss()(always, target).item() == pytest.approx(2 * SURE / 100)
+
+
+@pytest.mark.parametrize("smooth", [0, -1.0])
+def test_dice_softmax_without_smoothing_is_refused(smooth):
+    with pytest.raises(ValueError, match="smooth must be > 0"):
+        DiceSoftmaxLoss(smooth)
+
+
+@every_case
+def test_what_is_surely_right_costs_less_than_what_is_surely_wrong(name):
+    _, target = random_classes((2, 3, 4, 5))
+    right = SURE * torch.nn.functional.one_hot(target, 3).movedim(-1, 1)
+    losses = [CASES[name]()(logits, target).item() for logits in (right, right.roll(1, dims=1))]
+    assert losses[0] < 10
+    assert losses[1] > losses[0] + 0.5
+    if "smoothed" not in name:
+        assert losses[0] == pytest.approx(0, abs=1e-6)
+
+
+@every_case
+def test_names_of_the_classes_mean_nothing(name):
+    logits, target = random_classes()
+    order = torch.tensor([2, 0, 3, 1])
+    renamed = torch.empty_like(logits)
+    renamed[:, order] = logits
+    torch.testing.assert_close(CASES[name]()(renamed, order[target]), CASES[name]()(logits, target))
 
 
 @every_case
@@ -107,3 +168,49 @@ def test_nan_logits_are_refused_with_their_number(name):
 def test_unknown_classes_are_refused():
     with pytest.raises(ValueError, match=r"unknown classes 'presents'\. Did you mean 'present'\?"):
         LovaszSoftmaxLoss(classes="presents")
+
+
+# ---------------------------------------------------------------------------------------------- weighted sums
+
+
+def test_a_weighted_sum_adds_up_what_its_losses_say():
+    logits, target = random_classes()
+    target[0, 0] = IGNORE
+    mix = build_loss({"cross_entropy": 2.0, "dice_softmax": 0.5, "lovasz_softmax": 0.0}, exclusive=True)
+    expected = 2 * CrossEntropyLoss()(logits, target) + 0.5 * DiceSoftmaxLoss()(logits, target)
+    torch.testing.assert_close(mix(logits, target[:, None]), expected)  # batches have a channel
+    assert list(mix.losses) == ["cross_entropy", "dice_softmax"]
+
+
+def test_options_reach_a_loss_of_exclusive_classes():
+    logits, target = random_classes()
+    mix = build_loss({"dice_softmax": 1.0}, {"dice_softmax": {"smooth": 9.0}}, exclusive=True)
+    torch.testing.assert_close(mix(logits, target[:, None]), DiceSoftmaxLoss(smooth=9.0)(logits, target))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_of_masks_is_not_for_exclusive_classes(name):
+    answer = rf"^loss '{name}' needs a mask per class, .* exclusive, .*: cross_entropy, dice_softmax, lovasz_softmax\.$"
+    with pytest.raises(ValueError, match=answer):
+        build_loss({"cross_entropy": 1.0, name: 1.0}, exclusive=True)
+
+
+@pytest.mark.parametrize(
+    ("mix", "options", "answer"),
+    [
+        ({"dice_softmx": 1.0}, {}, r"^unknown loss 'dice_softmx'\. Did you mean 'dice_softmax'\?$"),
+        (
+            {"hausdorff": 1.0},
+            {},
+            r"^unknown loss 'hausdorff'\. Known: cross_entropy, dice_softmax, lovasz_softmax\.$",
+        ),
+        ({}, {}, r"^no loss given: name at least one\. Known losses: cross_entropy"),
+        ({"dice_softmax": -1.0}, {}, r"^weight of loss 'dice_softmax' must be >= 0"),
+        ({"dice_softmax": 0.0}, {}, r"^all weights are 0 \(dice_softmax\)"),
+        ({"dice_softmax": 1.0}, {"dice_softmax": {"smoth": 1.0}}, r"^loss 'dice_softmax': unknown option 'smoth'"),
+        ({"dice_softmax": 1.0}, {"dice_softmax": {"smooth": 0.0}}, r"^loss 'dice_softmax': smooth must be > 0"),
+    ],
+)
+def test_a_mistake_in_a_mix_of_exclusive_losses_is_named(mix, options, answer):
+    with pytest.raises(ValueError, match=answer):
+        build_loss(mix, options, exclusive=True)

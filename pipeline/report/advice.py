@@ -48,7 +48,7 @@ def _optimism(view: View) -> str | None:
 
 
 def _nothing_gained(view: View) -> str | None:
-    if view.honest is None or view.honest.interval.mean > view.honest.at_half:
+    if view.honest is None or view.honest.at_half is None or view.honest.interval.mean > view.honest.at_half:
         return None
     return (
         f"The searched cut scores {view.honest.interval.mean:.4f} where threshold .5 alone scores "
@@ -134,7 +134,7 @@ def _suspects(view: View) -> str | None:
 
 
 def _wrong_size(view: View) -> str | None:
-    true, predicted = view.scored["coverage"].sum(), view.scored["predicted"].sum()
+    predicted, true = view.shares.dropna(subset="predicted")[["predicted", "coverage"]].sum()
     if not true or abs(predicted / true - 1) <= COVERED:
         return None
     more = "more" if predicted > true else "less"
@@ -147,7 +147,7 @@ def _wrong_size(view: View) -> str | None:
 def _other_empties(view: View) -> str | None:
     if view.submission is None or not len(view.submission.coverage):
         return None
-    test, train = (view.submission.coverage == 0).mean(), (view.images["coverage"] == 0).mean()
+    test, train = (view.submission.coverage == 0).mean(), (view.shares["coverage"] == 0).mean()
     if abs(test - train) <= EMPTIES:
         return None
     return (

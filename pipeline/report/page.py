@@ -111,11 +111,16 @@ def _facts(view: View) -> list[tuple[str, str, str]]:
     """Name, number and explanation of what stands beside the score."""
     if view.honest is None:
         return []
-    return [
+    facts = [
         ("in-sample", score(view.honest.in_sample), "chosen and scored on the same images"),
         ("optimism", f"{view.honest.optimism:+.4f}", "in-sample − cross-fitted: what choosing only seemed to gain"),
-        ("at .5", score(view.honest.at_half), "threshold .5, nothing chosen"),
     ]
+    if view.honest.at_half is not None:
+        facts.append(("at .5", score(view.honest.at_half), "threshold .5, nothing chosen"))
+    if view.honest.trivial is not None:
+        meaning = "nothing predicted" if view.honest.at_half is not None else "the most frequent class everywhere"
+        facts.append(("trivial", score(view.honest.trivial), meaning))
+    return facts
 
 
 # ---------------------------------------------------------------------------------------------- sections
@@ -123,7 +128,7 @@ def _facts(view: View) -> list[tuple[str, str, str]]:
 
 def _learning(view: View) -> list[Section]:
     curves = {
-        "score": "The official metric on the fold held out. Still rising at the end: train longer.",
+        "score": f"{view.metric_of_epochs or view.metric} on the fold held out. Still rising at the end: train longer.",
         "loss": "Training loss. Its height differs from phase to phase because the loss does.",
         "threshold": "The best threshold. A jump between phases says that probabilities changed their meaning.",
     }
@@ -199,9 +204,23 @@ NOTHING_TO_SHOW = {
 UNSCORED = "no image has an out-of-fold score. A run on all images is judged by the folds of the same config."
 
 
+def _parting(view: View) -> list[Section]:
+    title = "What parts touching objects"
+    if view.parting is None:
+        return [Section("parting", title, "", missing="the competition asks for masks, not for objects.")]
+    caption = (
+        "Each way is chosen on all folds but one and scored on that one; what is not better than objects that touch as "
+        "one is not worth its parameters. Cuts that differ from fold to fold were chosen by luck. Threshold, border "
+        "and neck are shares, the smallest area is in pixels."
+    )
+    tables = [to_table("by way", view.parting.ways), to_table("chosen", view.parting.cuts)]
+    return [Section("parting", title, caption, tables=tables)]
+
+
 def _cut(view: View) -> list[Section]:
     if not view.surfaces:
-        return [Section("cut", "Threshold and smallest area", "", missing="nothing was searched.")]
+        missing = "no such pair was searched; of exclusive classes, a pixel belongs to the most probable."
+        return [Section("cut", "Threshold and smallest area", "", missing=missing)]
     charts, notes = [], []
     for name, surface in view.surfaces.items():
         low, high = plots.plateau(surface)
@@ -239,17 +258,18 @@ def _calibration(view: View) -> list[Section]:
 def _coverage(view: View) -> list[Section]:
     if view.scored.empty:
         return [Section("coverage", "Coverage, predicted against true", "", missing=UNSCORED)]
+    image = "image and class" if len(view.masks) else "image"
     choice = [
         Chart(
-            plots.svg(plots.coverage_scatter, view.scored, log),
-            f"Predicted against true coverage of each image, {name} axes.",
+            plots.svg(plots.coverage_scatter, view.shares.dropna(subset="predicted"), log),
+            f"Predicted against true coverage of each {image}, {name} axes.",
             name,
         )
         for name, log in (("linear", False), ("log", True))
     ]
     caption = (
-        "A point is an image. Above the line too much is masked, below too little. Points along the left edge are "
-        "inventions on empty images, along the bottom masks that were missed."
+        f"A point is an {image}. Above the line too much is masked, below too little. Points along the left edge are "
+        "inventions where there is nothing, along the bottom masks that were missed."
     )
     return [Section("coverage", "Coverage, predicted against true", caption, choice=choice, half=True)]
 
@@ -283,15 +303,15 @@ def _members(view: View) -> list[Section]:
 def _submission(view: View) -> list[Section]:
     if view.submission is None or not len(view.submission.coverage):
         return [Section("submission", "The submission", "", missing="none was written yet.")]
-    true, test = view.images["coverage"].to_numpy(), view.submission.coverage
+    true, test = view.shares["coverage"].to_numpy(), view.submission.coverage
     sets = {"train": true, "test": test}
     if len(view.scored):
-        sets = {"train": true, "out of fold": view.scored["predicted"].to_numpy(), "test": test}
+        sets = {"train": true, "out of fold": view.shares["predicted"].dropna().to_numpy(), "test": test}
     caption = (
         f"{view.submission.rows} rows, {view.submission.empty} of them empty. Out of fold against true is the model's "
         "own bent; test against out of fold is what differs in the test set. Where these two part, look at test images."
     )
-    alt = "Share of images that are covered no more than so much: " + ", ".join(sets) + "."
+    alt = "Share of masks that cover no more of their image than so much: " + ", ".join(sets) + "."
     return [
         Section(
             "submission",
@@ -307,7 +327,7 @@ def _submission(view: View) -> list[Section]:
 def _summary(sets: dict[str, np.ndarray]) -> pd.DataFrame:
     """A column for each set of images: how many, how many empty, how much is masked."""
     rows = {
-        "images": lambda shares: f"{len(shares):,}",
+        "number": lambda shares: f"{len(shares):,}",
         "empty": lambda shares: f"{(shares == 0).mean():.1%}",
         "mean coverage": lambda shares: f"{shares.mean():.2%}",
         **{f"{q}% have less than": partial(_percentile, q) for q in (5, 25, 50, 75, 95)},
@@ -339,6 +359,7 @@ SECTIONS: tuple[Callable[[View], list[Section]], ...] = (
     _scores,
     _galleries,
     _cut,
+    _parting,
     _calibration,
     _kinds,
     _coverage,

@@ -8,6 +8,7 @@ import cv2
 import matplotlib
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
 from pipeline.data.images import encode_image
 from pipeline.report.view import Picture
@@ -81,7 +82,7 @@ def _tile(image_id: str, facts: str, shown: Picture, side: int) -> Tile:
 def _facts(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         f"score {row['score']:.3f}, suspicion {row['suspicion']:.2f}",
-        f"true {row['coverage']:.1%}, predicted {row['predicted']:.1%}",
+        row["said"],
         f"fold {row['fold']}",
     )
 
@@ -99,21 +100,34 @@ def _shrink(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def outline(mask: np.ndarray, side: int) -> str:
-    """The outlines of a mask, its holes too, as one SVG path in pixels; empty for an empty mask.
+    """The outlines of a mask's regions, their holes too, as one SVG path in pixels; empty for an empty mask.
 
-    It runs through the middle of the mask's border pixels. What cannot be seen at `side` pixels is smoothed away, and
-    of a mask in thousands of pieces the longest outlines are kept, so that a page stays small.
+    A region is all pixels of one number above 0: of a mask of 0 and 1 there is one. An outline runs through the middle
+    of its region's border pixels. What cannot be seen at `side` pixels is smoothed away, and of a mask in thousands of
+    pieces the longest outlines are kept, so that a page stays small.
 
     >>> outline(np.pad(np.ones((2, 3)), 1), side=64)
     'M1 1l0 1l2 0l0-1z'
+    >>> outline(np.array([[1, 2, 2]]), side=64)
+    'M1 0l1 0zM0 0z'
     """
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    contours = list(_contours(mask))
     coarse = max(mask.shape) / side / 2
     if coarse > 0.5:
         contours = [cv2.approxPolyDP(contour, coarse, closed=True) for contour in contours]
     contours = sorted(contours, key=len, reverse=True)
     kept = np.searchsorted(np.cumsum([len(contour) for contour in contours]), POINTS, side="right")
     return "".join(_path(contour[:, 0]) for contour in contours[: max(1, kept)])
+
+
+def _contours(mask: np.ndarray) -> Iterator[np.ndarray]:
+    """The outlines of every region, (P, 1, 2) x and y; each is looked for in its own box."""
+    numbers, places = np.unique(mask, return_inverse=True)
+    places = places.reshape(mask.shape) + 1
+    for place, (number, box) in enumerate(zip(numbers, ndimage.find_objects(places), strict=True), start=1):
+        if number > 0:
+            region, corner = (places[box] == place).astype(np.uint8), (box[1].start, box[0].start)
+            yield from cv2.findContours(region, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE, offset=corner)[0]
 
 
 def _path(points: np.ndarray) -> str:

@@ -230,13 +230,13 @@ def reliability_curve(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def coverage_scatter(images: pd.DataFrame, log: bool) -> Figure:
-    """Predicted against true coverage, a point for each image; empties lie on the axes' lowest value."""
+def coverage_scatter(shares: pd.DataFrame, log: bool) -> Figure:
+    """Predicted against true coverage, a point for each row; empties lie on the axes' lowest value."""
     figure, axes = _figure((SIZE[0], 4.3))
-    true, predicted = images["coverage"].to_numpy(), images["predicted"].to_numpy()
+    true, predicted = shares["coverage"].to_numpy(), shares["predicted"].to_numpy()
     top = max(true.max(), predicted.max(), 1e-6) * (1.6 if log else 1.04)
     low = _least(true, predicted) / 2 if log else -0.03 * top
-    draw = {"rasterized": len(images) > MANY, "linewidths": 0}
+    draw = {"rasterized": len(shares) > MANY, "linewidths": 0}
     points = [np.maximum(each, low * 1.2) if log else each for each in (true, predicted)]
     axes.scatter(*points, s=16, color=MAIN, alpha=0.45, **draw)
     axes.axline((top / 2, top / 2), (top, top), color=DIM, linewidth=1, linestyle=(0, (4, 3)))
@@ -274,13 +274,13 @@ def error_correlation(members: Members) -> Figure:
 
 
 def coverage_shares(coverages: Mapping[str, np.ndarray]) -> Figure:
-    """For each set of images, the share of them that are covered no more than so much."""
+    """For each set of masks, the share of them that cover no more of their image than so much."""
     figure, axes = _figure()
     looks = ((DIM, (0, (4, 3))), (MAIN, "-"), (OTHER, "-"))
     for (name, coverage), (colour, dash) in zip(coverages.items(), looks, strict=False):
         axes.ecdf(coverage, color=colour, linestyle=dash, linewidth=2, label=name)
     axes.set_xscale("symlog", linthresh=1e-3)  # a logarithm that has a place for images with nothing
-    axes.set(xlabel="masked share of an image", ylabel="share of the images", xlim=(0, None), ylim=(0, 1))
+    axes.set(xlabel="masked share of an image", ylabel="share of the masks", xlim=(0, None), ylim=(0, 1))
     axes.xaxis.set_major_formatter(PERCENT)
     axes.yaxis.set_major_formatter(PERCENT)
     axes.legend(loc="upper left")

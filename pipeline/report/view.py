@@ -13,16 +13,20 @@ import pandas as pd
 from pipeline.bootstrap import Interval
 
 # Columns of `View.images` that say how an image came out; any other may be a way to tell images apart.
-RESULTS = ("image_id", "fold", "score", "coverage", "predicted", "suspicion")
+RESULTS = ("image_id", "fold", "score", "coverage", "predicted", "suspicion", "said")
 
 
 class Picture(NamedTuple):
-    """One training image with what is known of it."""
+    """One training image with what is known of it.
+
+    Target and mask are 0 where there is nothing. All pixels of another number are one region with an outline of its
+    own: the mask, a class, a combination of classes that overlap, an object.
+    """
 
     image: np.ndarray  # (H, W, 1 or 3) uint8
-    target: np.ndarray  # (H, W) 0 or 1
-    values: np.ndarray  # (H, W) uint8, 255 · probability out of fold
-    mask: np.ndarray  # (H, W) 0 or 1, drawn by the cut that was chosen without the image's fold
+    target: np.ndarray  # (H, W) bool or int
+    values: np.ndarray  # (H, W) uint8, 255 · probability out of fold; of several classes, of the most probable
+    mask: np.ndarray  # (H, W) bool or int, drawn by the cut that was chosen without the image's fold
 
 
 class Honest(NamedTuple):
@@ -30,7 +34,8 @@ class Honest(NamedTuple):
 
     interval: Interval  # of the cross-fitted score
     in_sample: float  # chosen and scored on the same images
-    at_half: float  # at threshold .5, with nothing chosen
+    at_half: float | None  # at threshold .5, with nothing chosen; None for exclusive classes, which have none
+    trivial: float | None = None  # of nothing predicted; of exclusive classes, of the most frequent one everywhere
 
     @property
     def optimism(self) -> float:
@@ -54,6 +59,13 @@ class Surface(NamedTuple):
     per_fold: Mapping[int, Chosen]  # chosen without the fold
 
 
+class Parting(NamedTuple):
+    """How touching objects are parted."""
+
+    ways: pd.DataFrame  # way, score (cross-fitted)
+    cuts: pd.DataFrame  # a row for what ships, and for what was chosen without each fold: what draws objects
+
+
 class Members(NamedTuple):
     """An ensemble's members."""
 
@@ -66,7 +78,7 @@ class Submission(NamedTuple):
 
     rows: int
     empty: int  # rows without a mask
-    coverage: np.ndarray  # (T,) predicted masked share of each test image, 0 to 1
+    coverage: np.ndarray  # (T,) predicted masked share of each test image and class, 0 to 1
 
 
 class Boards(NamedTuple):
@@ -84,18 +96,22 @@ class View:
     Args:
         title: of the page: the config's or the ensemble's name.
         competition: its title.
-        metric: the official metric's name.
+        metric: name of what `honest` and the images' scores are by: the official one; of volumes, that of their slices.
         made: as `manifest.made_with`.
         images: a row for each training image, with its OOF result: image_id, fold, score (cross-fitted, 0 to 1),
-            coverage (true), predicted (coverage, of the cut chosen without its fold), suspicion (of
-            `suspicion.suspicion`); if there is one, group; any other column of few values, such as the competition's
-            `kind`, tells images apart. Of an image that has no OOF result (a run on all images), score is NaN.
+            coverage (true; 1 where each pixel has a class), predicted (coverage, of the cut chosen without its fold),
+            suspicion (of `suspicion.suspicion`), said (what is true and what was predicted, in words); if there is
+            one, group; any other column of few values, such as the competition's `kind`, tells images apart. Of an
+            image that has no OOF result (a run on all images), score is NaN.
         honest: None if nothing was cross-fitted.
         picture: of an image id; asked only for the images shown.
+        masks: of several classes, a row for each class and image: class, coverage, predicted. Of one, `images` has it.
         history: the rows of each fold's metrics.jsonl: fold, phase, epoch, loss, score, best; if there, threshold.
         folds: a row for each fold: fold, images, then any numbers; the column `seconds` is shown as time.
         classes: a row for each class: class, then any numbers.
+        metric_of_epochs: name of what the history's scores are by, where it is not `metric`.
         surfaces: by class.
+        parting: of objects.
         reliability: as `suspicion.reliability`.
     """
 
@@ -106,10 +122,13 @@ class View:
     images: pd.DataFrame
     honest: Honest | None
     picture: Callable[[str], Picture]
+    masks: pd.DataFrame = field(default_factory=pd.DataFrame)
+    metric_of_epochs: str | None = None
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
     folds: pd.DataFrame = field(default_factory=pd.DataFrame)
     classes: pd.DataFrame = field(default_factory=pd.DataFrame)
     surfaces: Mapping[str, Surface] = field(default_factory=dict)
+    parting: Parting | None = None
     reliability: pd.DataFrame = field(default_factory=pd.DataFrame)
     members: Members | None = None
     submission: Submission | None = None
@@ -119,3 +138,8 @@ class View:
     def scored(self) -> pd.DataFrame:
         """The images that have a score."""
         return self.images[self.images["score"].notna()]
+
+    @property
+    def shares(self) -> pd.DataFrame:
+        """A row for each image, or for each class and image: coverage, and predicted if there is an OOF result."""
+        return self.masks if len(self.masks) else self.images

@@ -1,26 +1,29 @@
 """The stage `report`: everything that is known of a config or an ensemble, gathered for one page."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from pipeline import shakeup
 from pipeline.bootstrap import interval
+from pipeline.competition import Competition
 from pipeline.config import Config
-from pipeline.data.labels import VOID
-from pipeline.ensemble import Chosen, Decision, Drawer, Oof, blender
+from pipeline.data.images import Reader
+from pipeline.ensemble import Chosen, Decision, Drawer, Exclusive
 from pipeline.manifest import made_with
-from pipeline.metrics import Scores
-from pipeline.postprocess import count_by_label
+from pipeline.metrics import Scores, of_pixels
 from pipeline.progress import track
 from pipeline.report import view
 from pipeline.report.page import write_report
 from pipeline.report.suspicion import reliability, suspicion
 from pipeline.stages.ensembling import decide_members, ensemble_name, load_members, oof_of_members, oof_rows, test_masks
 from pipeline.stages.preparing import Prepared, count_test_images
+from pipeline.stages.seeing import Seen, see
 from pipeline.stages.training import fold_row, predict_test
 from pipeline.submission import sample_rows
 
@@ -43,67 +46,91 @@ def _view(title: str, members: Sequence[Prepared], test_index: pd.DataFrame) -> 
     first, rows = members[0], oof_rows(members)
     decision, alone = decide_members(members, rows)
     oof = oof_of_members(members, rows)
-    images, counts = _images(rows, oof, decision, first.card.classes)
-    reader, path_of = first.reader, dict(zip(rows["image_id"], rows["path"], strict=True))
     fold_of = dict(zip(rows["image_id"], rows["fold"], strict=True))
 
-    def picture(image_id: str) -> view.Picture:
-        values, target = oof.read(image_id)
-        drawer, blend_by = decision.by_fold[fold_of[image_id]], blender(values)
-        masks = drawer.masks(blend_by)
-        # Of several classes, what any of them has.
-        return view.Picture(
-            reader.picture(path_of[image_id]),
-            (target == 1).any(axis=0).astype(np.uint8),
-            drawer.blended(blend_by).max(axis=0),
-            masks.max(axis=0),
-        )
+    def look(image_id: str) -> Seen:
+        return see(decision.by_fold[fold_of[image_id]], *oof.read(image_id))
 
+    looked = _look_at_all(rows["image_id"], look)
+    masks = _masks(rows, first.card.classes, looked.shares)
     return view.View(
         title=title,
         competition=first.card.title,
-        metric=first.card.metric,
+        metric=_metric(first.card),
+        metric_of_epochs=of_pixels(first.card.metric),
         made=made_with(),
-        images=images,
-        honest=view.Honest(interval(decision.scores, rows["group"].to_numpy()), decision.in_sample, decision.at_half),
-        picture=picture,
+        images=_images(rows, looked, decision),
+        masks=masks if len(first.card.classes) > 1 else pd.DataFrame(),
+        honest=_honest(decision, rows["group"].to_numpy()),
+        picture=partial(_picture, first.reader, dict(zip(rows["image_id"], rows["path"], strict=True)), look),
         history=_history(members),
         folds=_folds(members, decision),
-        classes=_classes(first.card.classes, images, decision.scores),
+        classes=_classes(first.card.classes, masks, decision.scores),
         surfaces={name: _surface(part) for name, part in zip(first.card.classes, decision.parts, strict=False)},
-        reliability=reliability(counts.sum(axis=0)),
+        parting=_parting(decision) if first.card.instances else None,
+        reliability=reliability(looked.counts.sum(axis=0)),
         members=_members(members, decision, alone) if len(members) > 1 else None,
         submission=_submission(members, test_index, decision.shipped),
         boards=_boards(first, decision.scores, rows["group"].to_numpy()),
     )
 
 
-def _images(
-    rows: pd.DataFrame, oof: Oof, decision: Decision, classes: Sequence[str]
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """The table of images, and the stored values inside and outside of each one's target, (N, 2, 256)."""
-    predicted, counts = [], []
-    for row in track(rows.itertuples(), "look at OOF masks", total=len(rows)):
-        values, target = oof.read(row.image_id)
-        drawer, blend_by = decision.by_fold[row.fold], blender(values)
-        predicted.append(drawer.masks(blend_by).mean(axis=(1, 2)))
-        counts.append(_count_by_label(drawer.blended(blend_by), target))
-    stacked, shares = np.stack(counts), np.stack(predicted)
-    of_class = {f"predicted_{name}": share for name, share in zip(classes, shares.T, strict=True)}
+def _metric(card: Competition) -> str:
+    """Of what is cross-fitted: of volumes, that of their slices."""
+    return card.metric if card.instances else of_pixels(card.metric)
+
+
+def _honest(decision: Decision, groups: np.ndarray) -> view.Honest:
+    """Exclusive classes have no threshold, and so no score at .5."""
+    at_half = None if isinstance(decision.shipped, Exclusive) else decision.at_half
+    return view.Honest(interval(decision.scores, groups), decision.in_sample, at_half, decision.trivial)
+
+
+def _picture(reader: Reader, path_of: Mapping[str, Path], look: Callable[[str], Seen], image_id: str) -> view.Picture:
+    seen = look(image_id)
+    return view.Picture(reader.picture(path_of[image_id]), seen.true, seen.values.max(axis=0), seen.found)
+
+
+class Looked(NamedTuple):
+    """What all training images show, in their order."""
+
+    shares: np.ndarray  # (N, C) predicted, 0 to 1
+    counts: np.ndarray  # (N, 2, 256) pixels by label and stored value
+    said: list[str]
+
+
+def _look_at_all(image_ids: pd.Series, look: Callable[[str], Seen]) -> Looked:
+    shares, counts, said = [], [], []
+    for image_id in track(image_ids.tolist(), "look at OOF masks"):
+        seen = look(image_id)
+        shares.append(seen.shares)
+        counts.append(seen.counts)
+        said.append(seen.said)
+    return Looked(np.stack(shares), np.stack(counts), said)
+
+
+def _images(rows: pd.DataFrame, looked: Looked, decision: Decision) -> pd.DataFrame:
+    """The table of images. Where each pixel has a class, all of it is masked."""
     apart = [column for column in _telling(rows) if column not in view.RESULTS]
     images = rows[["image_id", "fold", "coverage", *apart]].assign(
         score=decision.scores.each(),
-        predicted=shares.sum(axis=1).clip(max=1),
-        suspicion=suspicion(stacked),
-        **(of_class if len(classes) > 1 else {}),
+        predicted=looked.shares.sum(axis=1).clip(max=1),
+        suspicion=suspicion(looked.counts),
+        said=looked.said,
     )
-    return images, stacked
+    return images.assign(coverage=1.0, predicted=1.0) if isinstance(decision.shipped, Exclusive) else images
 
 
-def _count_by_label(values: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The counts (2, 256) of all classes, without void."""
-    valid = target != VOID
-    return count_by_label(values[valid], target[valid])
+def _masks(rows: pd.DataFrame, classes: Sequence[str], shares: np.ndarray) -> pd.DataFrame:
+    """A row for each class and image: class, coverage, predicted."""
+    of_class = [rows[f"coverage_{name}"] for name in classes] if len(classes) > 1 else [rows["coverage"]]
+    return pd.DataFrame(
+        {
+            "class": np.repeat(classes, len(rows)),
+            "coverage": np.concatenate(of_class),
+            "predicted": shares.T.ravel(),
+        }
+    )
 
 
 def _telling(rows: pd.DataFrame) -> list[str]:
@@ -131,29 +158,45 @@ def _folds(members: Sequence[Prepared], decision: Decision) -> pd.DataFrame:
     if len(members) > 1:
         sizes = members[0].folds.groupby("fold").size()
         return pd.DataFrame([{"fold": fold, "images": sizes[fold], "cross-fitted": means[fold]} for fold in means])
-    rows = [fold_row(members[0], fold) for fold in means]
-    return pd.DataFrame([{**row, "cross-fitted": means[row["fold"]]} for row in rows])
+    rows = pd.DataFrame([fold_row(members[0], fold) for fold in means])
+    return _named(rows, members[0].card).assign(**{"cross-fitted": list(means.values())})
 
 
-def _classes(classes: Sequence[str], images: pd.DataFrame, scores: Scores) -> pd.DataFrame:
-    several = len(classes) > 1
+def _named(rows: pd.DataFrame, card: Competition) -> pd.DataFrame:
+    """Scores by another metric than the page's carry its name: those of epochs are of pixels."""
+    epochs = of_pixels(card.metric)
+    if epochs == _metric(card):
+        return rows
+    return rows.rename(columns=lambda name: f"{name}, {epochs}" if name == "oof" or name.startswith("phase ") else name)
+
+
+def _classes(classes: Sequence[str], masks: pd.DataFrame, scores: Scores) -> pd.DataFrame:
     rows = []
     for number, name in enumerate(classes):
-        coverage = images[f"coverage_{name}"] if several else images["coverage"]
         of_class = Scores(scores.gained[:, [number]], scores.possible[:, [number]])
-        filled = (coverage > 0).to_numpy()
+        shares = masks[masks["class"] == name]
+        filled = (shares["coverage"] > 0).to_numpy()
         rows.append(
             {
                 "class": name,
-                "images": len(images),
+                "images": len(shares),
                 "with a mask": int(filled.sum()),
                 "score": of_class.mean(),
                 "score with a mask": of_class.take(filled).mean(),
-                "coverage": coverage.mean(),
-                "predicted": images[f"predicted_{name}" if several else "predicted"].mean(),
+                "coverage": shares["coverage"].mean(),
+                "predicted": shares["predicted"].mean(),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _parting(decision: Decision) -> view.Parting:
+    """The ways to part touching objects, and the cut of each fold, and what ships."""
+    cuts = {"all folds": decision.shipped, **{f"without fold {fold}": cut for fold, cut in decision.by_fold.items()}}
+    return view.Parting(
+        pd.DataFrame({"way": list(decision.others), "score": list(decision.others.values())}),
+        pd.DataFrame([{"chosen on": name, **drawer.cut._asdict()} for name, drawer in cuts.items()]),
+    )
 
 
 def _surface(chosen: Chosen) -> view.Surface:
@@ -179,15 +222,29 @@ def _members(members: Sequence[Prepared], decision: Decision, alone: Sequence[De
 
 
 def _submission(members: Sequence[Prepared], test_index: pd.DataFrame, drawer: Drawer) -> view.Submission:
-    """Rows, empty ones among them, and the masked share of each row's image."""
+    """Rows, empty ones among them, and the masked share of each image and class."""
     card, readable = members[0].card, set(test_index["image_id"])
     masks_of = test_masks(members, readable, drawer)
-    shares = {image_id: masks_of(image_id).mean(axis=(1, 2)) for image_id in track(readable, "look at test masks")}
+    tested = {image_id: _tested(masks_of(image_id)) for image_id in track(readable, "look at test masks")}
     rows = sample_rows(card, members[0].paths.root / card.files.sample_submission)
     number = {name: position for position, name in enumerate(card.classes)}
     predicted = rows[rows["image_id"].isin(readable)]
-    coverage = np.array([shares[row.image_id][number[row.label]] for row in predicted.itertuples()])
-    return view.Submission(len(rows), len(rows) - int((coverage > 0).sum()), coverage)
+    coverage = np.array([tested[row.image_id].shares[number[row.label]] for row in predicted.itertuples()])
+    more = sum(tested[image_id].rows - 1 for image_id in predicted["image_id"]) if card.instances else 0
+    return view.Submission(len(rows) + more, len(rows) - int((coverage > 0).sum()), coverage)
+
+
+class Tested(NamedTuple):
+    """What is handed in of one test image."""
+
+    shares: np.ndarray  # (C,) masked, 0 to 1
+    rows: int  # of objects: one each, or one that says that there is none
+
+
+def _tested(drawn: np.ndarray) -> Tested:
+    """Of masks (C, H, W), or objects (H, W)."""
+    masks = drawn if drawn.ndim == 3 else (drawn > 0)[None]
+    return Tested(masks.mean(axis=(1, 2)), max(1, int(drawn.max())))
 
 
 def _boards(first: Prepared, scores: Scores, groups: np.ndarray) -> view.Boards:

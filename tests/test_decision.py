@@ -1,0 +1,286 @@
+"""The choice for several classes: each for itself where they overlap, one for all where a pixel has one."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.data.labels import VOID
+from pipeline.ensemble import Choice, Exclusive, Oof, PerClass, blender, choose, decide, decide_exclusive
+from pipeline.ensemble.exclusive import RULES, given_to_truth
+from pipeline.metrics import METRICS
+from pipeline.postprocess import Cut
+from tests.test_choice import dice_by_hand, make_noise, make_oof, of_rows
+
+DICE, IOU = METRICS["mean_dice"], METRICS["class_iou"]
+SIDE = 12
+
+
+def make_oof_of(known, folds, members):
+    return Oof(list(known), np.arange(len(known)) % folds, known.__getitem__, members, lambda items, _: items)
+
+
+def overlapping(*parts):
+    """An OOF of one class each as one of several, which may overlap."""
+
+    def read(image_id):
+        values, targets = zip(*(part.read(image_id) for part in parts), strict=True)
+        return np.stack(values, axis=1), np.stack(targets)
+
+    return replace(parts[0], read=read)
+
+
+def make_scenes(noises, images=18, folds=3, classes=3, seed=0, void=0.0, gain=70):
+    """Exclusive classes in bands of random heights, under noise; `noises` are each member's, in stored levels."""
+    rng, known = np.random.default_rng(seed), {}
+    for number in range(images):
+        bands = np.sort(rng.integers(0, SIDE, classes - 1))
+        true = np.repeat(np.searchsorted(bands, np.arange(SIDE), side="right")[:, None], SIDE, axis=1)
+        target = (true == np.arange(classes)[:, None, None]).astype(np.uint8)
+        values = [(60 + gain * target + rng.normal(0, noise, target.shape)).clip(0, 255) for noise in noises]
+        target[:, rng.random(true.shape) < void] = VOID
+        known[f"{number:02}"] = np.stack(values).astype(np.uint8), target
+    return make_oof_of(known, folds, len(noises))
+
+
+def make_class_noise(members, seed=3):
+    """Classes at random: what is chosen is luck."""
+    rng, known = np.random.default_rng(seed), {}
+    for number in range(20):
+        true = rng.integers(3, size=(5, 5))
+        values = rng.integers(256, size=(members, 3, 5, 5), dtype=np.uint8)
+        known[f"{number:02}"] = values, (true == np.arange(3)[:, None, None]).astype(np.uint8)
+    return make_oof_of(known, 4, members)
+
+
+def iou_by_loops(pairs, classes):
+    """Of masks (C, H, W) and targets, all pixels that are not void in one: the mean over the classes that are there."""
+    both, either = np.zeros(classes, int), np.zeros(classes, int)
+    for masks, target in pairs:
+        for number, row, column in np.ndindex(target.shape):
+            if target[number, row, column] != VOID:
+                both[number] += masks[number, row, column] and target[number, row, column]
+                either[number] += masks[number, row, column] or target[number, row, column]
+    return np.mean(both[either > 0] / either[either > 0])
+
+
+def drawn(oof, drawer_of, rows=None):
+    """Masks and target of some images, each by the drawer of its fold."""
+    for row in range(len(oof.image_ids)) if rows is None else rows:
+        values, target = oof.read(oof.image_ids[row])
+        yield drawer_of(oof.fold_of[row]).masks(blender(values)), target
+
+
+def dices(pairs):
+    """Of each image and class, (N, C)."""
+    return np.array([[dice_by_hand(*each) for each in zip(*pair, strict=True)] for pair in pairs])
+
+
+# ---------------------------------------------------------------------------------------------- a choice per class
+
+
+@pytest.fixture(scope="module")
+def two_classes():
+    """Discs that the first member sees best, and others that the second does."""
+    return overlapping(make_oof([15, 300]), make_oof([300, 15], seed=1))
+
+
+@pytest.fixture(scope="module")
+def decided(two_classes):
+    return decide(two_classes, DICE, 2)
+
+
+def test_each_class_is_chosen_as_if_it_were_alone(two_classes, decided):
+    for number, choice in enumerate(decided.shipped.choices):
+        alone = choose(two_classes.of_class(number), DICE)
+        assert choice == alone.shipped
+        assert [decided.by_fold[fold].choices[number] for fold in alone.fitted.folds] == alone.fitted.chosen
+
+
+def test_each_class_has_weights_of_its_own(decided):
+    first, second = decided.shipped.choices
+    assert first.weights[0] > 0.75
+    assert second.weights[1] > 0.75
+    assert decided.shipped.weights == pytest.approx(np.mean([first.weights, second.weights], axis=0))
+
+
+def test_each_class_has_a_threshold_of_its_own():
+    def pale(values):
+        return np.where(values > 130, values // 3 + 10, values // 3).astype(np.uint8)
+
+    oof = make_oof([5])
+    other = replace(oof, read=lambda image_id: (pale(oof.read(image_id)[0]), oof.read(image_id)[1]))
+    bright, dark = (choice.cut.threshold for choice in decide(overlapping(oof, other), DICE, 2).shipped.choices)
+    assert 100 / 255 < bright < 160 / 255
+    assert 35 / 255 < dark < 62 / 255
+
+
+def test_another_class_is_no_matter_to_the_first(two_classes, decided):
+    swapped = decide(overlapping(two_classes.of_class(0), make_noise_like(two_classes)), DICE, 2)
+    assert swapped.shipped.choices[0] == decided.shipped.choices[0]
+    assert swapped.shipped.choices[1] != decided.shipped.choices[1]
+
+
+def make_noise_like(oof):
+    rng = np.random.default_rng(5)
+    known = {each: rng.integers(256, size=(2, 20, 20), dtype=np.uint8) for each in oof.image_ids}
+    return replace(oof, read=lambda image_id: (known[image_id], (known[image_id][0] > 200).astype(np.uint8)))
+
+
+@pytest.mark.parametrize("members", [1, 2], ids=["alone", "together"])
+def test_what_is_chosen_for_a_class_without_a_fold_depends_on_no_image_of_it(members):
+    oof = overlapping(make_noise(members), make_noise(members, seed=2))
+    by_fold = decide(oof, DICE, 2).by_fold
+    assert list(by_fold) == [0, 1, 2, 3]
+    for fold, drawer in by_fold.items():
+        assert decide(of_rows(oof, np.flatnonzero(oof.fold_of != fold)), DICE, 2).shipped == drawer
+
+
+def test_scores_of_classes_are_those_of_the_masks_by_the_choice_without_the_images_fold(two_classes, decided):
+    by_hand = dices(drawn(two_classes, decided.by_fold.get))
+    assert decided.scores.gained == pytest.approx(by_hand)
+    assert decided.honest == pytest.approx(by_hand.mean())
+    for fold, mean in decided.fold_scores.items():
+        assert mean == pytest.approx(by_hand[two_classes.fold_of == fold].mean())
+
+
+def test_in_sample_is_the_score_of_what_ships(two_classes, decided):
+    assert decided.in_sample == pytest.approx(dices(drawn(two_classes, lambda _: decided.shipped)).mean())
+    assert decided.in_sample >= decided.honest - 0.01
+
+
+def test_nothing_at_all_scores_what_empty_masks_do(two_classes, decided):
+    empty = [[float(not mask.any()) for mask in two_classes.read(each)[1]] for each in two_classes.image_ids]
+    assert decided.trivial == np.mean(empty) == 0
+    noise = overlapping(make_noise(1), make_noise(1, seed=2))
+    assert decide(noise, DICE, 2).trivial == 0.5  # every second image has no mask
+    assert decided.others == {}
+
+
+def test_masks_by_hand():
+    values = np.array([[[[0, 100, 200]], [[0, 100, 200]]], [[[0, 200, 240]], [[0, 200, 240]]]], dtype=np.uint8)
+    first, second = Choice("mean", (1.0, 0.0), "total", Cut(0.5, 0)), Choice("mean", (0.0, 1.0), "total", Cut(0.5, 0))
+    both = PerClass((first, second))
+    assert both.blended(blender(values)).tolist() == [[[0, 100, 200]], [[0, 200, 240]]]
+    assert both.masks(blender(values)).tolist() == [[[0, 0, 1]], [[0, 1, 1]]]
+
+
+def test_record_names_classes_where_there_are_several(decided):
+    record = json.loads(json.dumps(decided.shipped.record(["one", "two"], ["disc", "ring"])))
+    assert list(record["classes"]) == ["disc", "ring"]
+    assert record["classes"]["ring"]["weights"]["two"] > 0.75
+    assert 0 < record["classes"]["disc"]["threshold"] < 1
+    alone = PerClass(decided.shipped.choices[:1]).record(["one", "two"], ["disc"])
+    assert alone == record["classes"]["disc"]
+
+
+# ---------------------------------------------------------------------------------------------- exclusive classes
+
+
+def test_exactly_one_class_per_pixel_also_among_equals():
+    values = np.random.default_rng(0).integers(0, 3, (2, 4, 9, 9), dtype=np.uint8)  # few levels: many equals
+    for how in RULES:
+        masks = Exclusive(how, (0.3, 0.7)).masks(blender(values))
+        assert masks.dtype == np.uint8
+        assert (masks.sum(axis=0) == 1).all()
+
+
+def test_of_equal_classes_it_is_the_first():
+    values = np.array([[[[7, 0, 9]], [[7, 5, 9]], [[3, 5, 10]]]], dtype=np.uint8)
+    assert Exclusive("mean", (1.0,)).masks(blender(values)).argmax(axis=0).tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+def test_scaling_the_values_of_all_classes_alike_changes_nothing(scale):
+    values = np.random.default_rng(0).integers(0, 43, (2, 3, 9, 9), dtype=np.uint8) * 4  # so that no mean is rounded
+    equal = Exclusive("mean", (0.5, 0.5))
+    scaled = equal.masks(blender((values * scale).astype(np.uint8)))
+    assert np.array_equal(scaled, equal.masks(blender(values)))
+
+
+def test_cross_fitted_score_is_that_of_masks_by_the_choice_without_the_images_fold():
+    oof = make_scenes([40, 90], void=0.1)
+    decision = decide_exclusive(oof, IOU)
+    assert decision.honest == pytest.approx(iou_by_loops(drawn(oof, decision.by_fold.get), 3))
+    assert decision.in_sample == pytest.approx(iou_by_loops(drawn(oof, lambda _: decision.shipped), 3))
+    for fold, score in decision.fold_scores.items():
+        rows = np.flatnonzero(oof.fold_of == fold)
+        assert score == pytest.approx(iou_by_loops(drawn(oof, decision.by_fold.get, rows), 3))
+
+
+def test_void_pixels_do_not_count():
+    oof, rng = make_scenes([40, 40], void=0.3), np.random.default_rng(1)
+    junk = {each: rng.integers(256, size=(2, 3, SIDE, SIDE), dtype=np.uint8) for each in oof.image_ids}
+
+    def read(image_id):
+        values, target = oof.read(image_id)
+        return np.where(target[0] == VOID, junk[image_id], values).astype(np.uint8), target
+
+    one, other = decide_exclusive(oof, IOU), decide_exclusive(replace(oof, read=read), IOU)
+    assert other.honest == one.honest
+    assert other.trivial == one.trivial
+    assert other.shipped == one.shipped
+    assert other.log_loss_weights == pytest.approx(one.log_loss_weights)
+
+
+def test_what_is_chosen_of_exclusive_classes_without_a_fold_depends_on_no_image_of_it():
+    oof = make_class_noise(2)
+    decision = decide_exclusive(oof, DICE)
+    assert len(set(decision.by_fold.values())) > 1  # of noise, each choice is another
+    for fold, drawer in decision.by_fold.items():
+        rest = of_rows(oof, np.flatnonzero(oof.fold_of != fold))
+        assert decide_exclusive(rest, DICE).shipped == drawer
+
+
+def test_of_one_member_nothing_is_chosen_and_nothing_flatters():
+    decision = decide_exclusive(make_scenes([60]), IOU)
+    assert set(decision.by_fold.values()) == {decision.shipped} == {Exclusive("mean", (1.0,))}
+    assert decision.in_sample == decision.honest == decision.at_half
+
+
+def test_a_member_of_noise_gets_little_weight():
+    oof = make_scenes([30, 300])
+    together, best = decide_exclusive(oof, IOU), decide_exclusive(oof.only(0), IOU)
+    assert together.shipped.weights[0] > 0.75
+    assert together.log_loss_weights[0] > 0.75
+    assert together.honest > best.honest - 0.01
+
+
+def test_two_members_with_noise_of_their_own_beat_each_alone():
+    oof = make_scenes([60, 60])
+    together, one, other = (decide_exclusive(each, IOU) for each in (oof, oof.only(0), oof.only(1)))
+    assert together.honest > max(one.honest, other.honest) + 0.05
+
+
+def test_the_most_frequent_class_everywhere_is_what_exclusive_classes_must_beat():
+    oof = make_scenes([60], void=0.2)
+    targets = [oof.read(each)[1] for each in oof.image_ids]
+    most = np.sum([(target == 1).sum(axis=(1, 2)) for target in targets], axis=0).argmax()
+    everywhere = np.zeros((3, SIDE, SIDE), np.uint8)
+    everywhere[most] = 1
+    trivial = iou_by_loops([(everywhere, target) for target in targets], 3)
+    assert decide_exclusive(oof, IOU).trivial == pytest.approx(trivial)
+
+
+def test_what_is_given_to_the_truth_by_hand():
+    values = np.array([[[[10, 20, 30]], [[200, 100, 50]]]], dtype=np.uint8)
+    target = np.array([[[1, 0, VOID]], [[0, 1, VOID]]], dtype=np.uint8)
+    given = given_to_truth(values, target)
+    assert given.values.tolist() == [[10, 100, 255]]
+    assert given.target.tolist() == [1, 1, 1]
+
+
+def test_record_of_exclusive_classes_says_how_and_has_no_threshold():
+    record = json.loads(json.dumps(Exclusive("logit", (0.25, 0.75)).record(["one", "two"], ["sky", "road", "car"])))
+    assert record == {
+        "combination": "logit",
+        "weights": {"one": 0.25, "two": 0.75},
+        "rules": "the most probable of 3 classes",
+    }
+
+
+@pytest.mark.parametrize("decide_them", [decide_exclusive, lambda oof, metric: decide(oof, metric, 3)])
+def test_one_fold_is_refused(decide_them):
+    with pytest.raises(ValueError, match="at least 2 are needed"):
+        decide_them(make_scenes([10], folds=1), IOU)

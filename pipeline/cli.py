@@ -14,7 +14,7 @@ from rich.table import Table
 from pipeline import competition, config, stages
 from pipeline.config import Config
 from pipeline.ensemble import Drawer, Exclusive, Objects
-from pipeline.metrics import judge_of
+from pipeline.metrics import judge_of, of_pixels
 from pipeline.progress import console, is_main_process
 from pipeline.rle import Dialect
 from pipeline.training.checkpoint import FULL, Fold
@@ -188,7 +188,7 @@ def ensemble(
     cfgs = [_load(each, set_, data, skip_bad) for each in paths]
     done = stages.ensemble(cfgs)
     for cfg in cfgs:
-        out.print(f"\n{cfg.name}, out of fold, at threshold .5:")
+        out.print(f"\n{cfg.name}, out of fold, {of_pixels(done.metric)} at threshold .5:")
         _print_oof(stages.oof_table(cfg))
     _print_worth(done)
     out.print(f"submission  {done.csv}  {done.summary.rows} rows, {done.summary.empty} of them empty")

@@ -101,7 +101,7 @@ def test_other_shapes_and_negative_labels_are_refused():
         match(np.array([[-1, 0]]), picture(".."))
 
 
-@pytest.mark.parametrize(("found", "expected"), [(12, 0.0), (13, 1.0)])  # of 20 pixels: IoU .60 is not above .60, .65 is
+@pytest.mark.parametrize(("found", "expected"), [(12, 0.0), (13, 1.0)])  # of 20 pixels: IoU .60, and .65
 def test_f1_is_of_objects_above_an_iou_of_point_six(found, expected):
     target = np.ones((1, 20), dtype=np.int32)
     labels = (np.arange(20)[None] < found).astype(np.int32)

@@ -421,7 +421,8 @@ def write_miniature(slug: str, root: Path, train: int = 12, test: int = 4) -> di
                     texts = map(layout.text.write, scored)
                     size = tuple(map(str, layout.shape)) if layout.volumes else ()
                     tables["solution"] += [(*key, text, *size) for key, text in zip(keys, texts, strict=True)]
-                tables["sample"] += [(*key, "1 1") for key in keys]
+                placeholder = f"0 1.0 {layout.text.write(masks[0])}" if layout.cells else "1 1"
+                tables["sample"] += [(*key, placeholder) for key in keys]
     layout.more(root, list(known))
     if layout.train and layout.train.endswith(".jsonl"):
         (root / layout.train).write_text("\n".join(tables["train"]) + "\n")

@@ -52,6 +52,15 @@ def card_of(slug):
     return competition.load(slug.partition(",")[0])
 
 
+def config_of(slug):
+    """The config of a miniature, also written."""
+    layout = LAYOUTS[slug]
+    Path("configs").mkdir()
+    channels = layout.classes + ("data.border" in layout.config)
+    Path("configs/mini.toml").write_text(CONFIG.format(card=card_of(slug).name, classes=channels))
+    return config.load("configs/mini.toml", [f"{key}={value}" for key, value in layout.config.items()])
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -78,10 +87,7 @@ def test_masks_that_are_read_are_those_that_were_drawn(folder, slug):
 def test_from_its_files_to_a_scored_submission(folder, slug):
     layout, card = LAYOUTS[slug], card_of(slug)
     write_miniature(slug, Path("data"), test=2)
-    Path("configs").mkdir()
-    channels = layout.classes + ("data.border" in layout.config)
-    Path("configs/mini.toml").write_text(CONFIG.format(card=card.name, classes=channels))
-    cfg = config.load("configs/mini.toml", [f"{key}={value}" for key, value in layout.config.items()])
+    cfg = config_of(slug)
     done = stages.ensemble([cfg])
     header, *rows = csv.reader(done.csv.read_text().splitlines())
     sample = list(csv.reader((Path("data") / layout.sample).read_text().splitlines()))
@@ -152,3 +158,9 @@ def test_masks_are_reduced_by_majority():
     mask[0, :2, :2] = 1  # all of the first pixel
     mask[0, 2:, 2] = 1  # half of the last one
     assert resize_masks(mask, (2, 2)).tolist() == [[[1, 0], [0, 0]]]
+
+
+@pytest.mark.parametrize("slug", LAYOUTS)
+def test_the_doctor_finds_nothing_bad_in_files_as_the_card_says(folder, slug):
+    write_miniature(slug, Path("data"))
+    assert [finding for finding in stages.doctor(config_of(slug)).findings if finding.level == "bad"] == []

@@ -81,13 +81,17 @@ def read_cells(path: Path, columns: Columns) -> pd.DataFrame:
         )
     rows = []
     for line, (image_id, cell) in enumerate(zip(table[columns.id], table[columns.rle], strict=True), start=2):
-        objects = _parted_cell(cell, words, f"{path}: line {line}, id '{image_id}'")
+        objects = parted_cell(cell, words, f"{path}: line {line}, id '{image_id}'")
         rows += [(image_id, confidence, rle, line) for confidence, rle in objects or [(0.0, "")]]
     return pd.DataFrame(rows, columns=["image_id", "confidence", "rle", "line"])
 
 
-def _parted_cell(cell: str, words: Sequence[str], where: str) -> list[tuple[float, str]]:
-    """Confidence and rle of each object of a cell."""
+def parted_cell(cell: str, words: Sequence[str], where: str) -> list[tuple[float, str]]:
+    """Confidence and rle of each object of a cell; `words` are those of `columns.cell`.
+
+    Raises:
+        ValueError: for a cell that is not made of such words, beginning with `where`.
+    """
     found = cell.split()
     expected = f"expected {len(words)} words for each object, '{' '.join(words)}'"
     if len(found) % len(words):

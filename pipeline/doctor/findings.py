@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.rle import RLEError
+from pipeline.data.tables import parted_cell
 
 FULL = 0.999  # share of an image above which a mask is called full
 PAD = 0.05  # share of a side that a constant stripe must have to be called one
@@ -57,8 +57,13 @@ def _placeholder(card: Competition, sample: pd.DataFrame) -> Finding:
     text, often = texts.most_common(1)[0]
     shown = f"'{text}' in {often} of {len(sample)} rows" if len(text) <= 40 else f"a text of {len(text)} characters"
     try:
-        card.dialect.runs(text)
-    except RLEError as error:
+        if card.columns.cell:
+            masks = [rle for _, rle in parted_cell(text, card.columns.cell.split(), "a cell")]
+        else:
+            masks = card.dialect.split(text)
+        for mask in masks:
+            card.dialect.runs(mask)
+    except ValueError as error:
         return Finding("bad", "sample's placeholder", f"{shown} does not read in the card's dialect: {error}")
     return Finding("good", "sample's placeholder", shown)
 

@@ -262,7 +262,7 @@ def pseudo(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = Non
     done = stages.pseudo(_load(path, set_, data, skip_bad))
     with_, without = done.scores
     gap = done.difference
-    out.print("labelled    " + ", ".join(f"fold {fold}: {count}" for fold, count in done.labelled.items()))
+    _print_table(done.folds.to_dict("records"), {"with": "{:.4f}", "without": "{:.4f}"})
     out.print(f"with        {with_:.4f}  out of fold at threshold .5, {done.name}")
     out.print(f"without     {without:.4f}  {done.source}")
     out.print(f"difference  {gap.mean:+.4f}  95% interval {gap.low:+.4f} to {gap.high:+.4f}, over groups")

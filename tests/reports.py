@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from pipeline.bootstrap import Interval
+from pipeline.bootstrap import Difference, Interval
 from pipeline.postprocess import THRESHOLDS, count_by_label
 from pipeline.report.suspicion import reliability
-from pipeline.report.view import Boards, Chosen, Honest, Members, Picture, Submission, Surface, View
+from pipeline.report.view import Boards, Chosen, Honest, Members, Picture, Pseudo, Submission, Surface, View
 
 SIDE = 32
 IMAGES = 60
@@ -83,6 +83,12 @@ def make_view(**other: object) -> View:
             pd.DataFrame({"name": ["one", "two"], "weight": [0.6, 0.4], "score": [0.89, 0.9]}),
             np.array([[1, 0.7], [0.7, 1]]),
         ),
+        "pseudo": Pseudo(
+            pd.DataFrame(
+                {"fold": [0, 1, 2], "labelled": [7, 0, 9], "with": [0.91, 0.9, 0.9], "without": [0.9, 0.9, 0.91]}
+            ),
+            Difference(-0.0007, -0.0034, 0.0015, 0.3),
+        ),
         "submission": Submission(60, 6, images["predicted"].to_numpy()),
         "boards": Boards(np.random.default_rng(0).normal(0, 0.01, 500), 30, 70),
     }
@@ -98,6 +104,7 @@ BARE = {
     "surfaces": {},
     "reliability": pd.DataFrame(),
     "members": None,
+    "pseudo": None,
     "submission": None,
     "boards": None,
 }

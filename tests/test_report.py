@@ -360,6 +360,7 @@ PARTS = {
     "surfaces": {},
     "reliability": pd.DataFrame(),
     "members": None,
+    "pseudo": None,
     "submission": None,
     "boards": None,
 }
@@ -379,6 +380,10 @@ def test_a_part_that_is_missing_is_left_out_with_a_line(text, part):
     assert f'<section id="{key}"' not in without
     assert f'href="#{key}"' not in without
     assert len(left_out(without)) == len(left_out(text)) + 1
+
+
+def test_what_pseudo_labels_changed_is_said_with_its_interval(text):
+    assert "-0.0007, 95 % interval -0.0034 to +0.0015" in text
 
 
 def left_out(text: str) -> list[str]:

@@ -300,6 +300,19 @@ def _members(view: View) -> list[Section]:
     return [Section("members", title, caption, [chart], tables=[to_table("", view.members.table)], half=True)]
 
 
+def _pseudo(view: View) -> list[Section]:
+    title = "What pseudo-labels changed"
+    if view.pseudo is None:
+        return [Section("pseudo", title, "", missing="it was not trained on any.")]
+    gap = view.pseudo.difference
+    caption = (
+        f"The same config with and without them, out of fold at threshold .5: {gap.mean:+.4f}, 95 % interval "
+        f"{gap.low:+.4f} to {gap.high:+.4f}. An interval that holds 0 is no reason to use them; it says nothing of the "
+        f"luck of one training, so look whether the folds agree."
+    )
+    return [Section("pseudo", title, caption, tables=[to_table("by fold", view.pseudo.table)])]
+
+
 def _submission(view: View) -> list[Section]:
     if view.submission is None or not len(view.submission.coverage):
         return [Section("submission", "The submission", "", missing="none was written yet.")]
@@ -365,6 +378,7 @@ SECTIONS: tuple[Callable[[View], list[Section]], ...] = (
     _coverage,
     _boards,
     _members,
+    _pseudo,
     _submission,
 )
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from pipeline.bootstrap import Interval
+from pipeline.bootstrap import Difference, Interval
 
 # Columns of `View.images` that say how an image came out; any other may be a way to tell images apart.
 RESULTS = ("image_id", "fold", "score", "coverage", "predicted", "suspicion", "said")
@@ -73,6 +73,13 @@ class Members(NamedTuple):
     correlation: np.ndarray  # (M, M), −1 to 1, of the members' errors on the OOF images, in the table's order
 
 
+class Pseudo(NamedTuple):
+    """What training on pseudo-labels changed."""
+
+    table: pd.DataFrame  # fold, labelled (test images), with, without (OOF at threshold .5)
+    difference: Difference  # with − without, over groups
+
+
 class Submission(NamedTuple):
     """What is handed in."""
 
@@ -131,6 +138,7 @@ class View:
     parting: Parting | None = None
     reliability: pd.DataFrame = field(default_factory=pd.DataFrame)
     members: Members | None = None
+    pseudo: Pseudo | None = None
     submission: Submission | None = None
     boards: Boards | None = None
 

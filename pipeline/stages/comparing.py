@@ -16,7 +16,7 @@ from pipeline.pseudo import read_labels
 from pipeline.shakeup import Shakeup, simulate
 from pipeline.stages.ensembling import GAINED, POSSIBLE
 from pipeline.stages.labelling import with_pseudo
-from pipeline.stages.preparing import count_test_images, prepare, scores_at_half
+from pipeline.stages.preparing import Prepared, count_test_images, prepare, scores_at_half
 from pipeline.stages.training import oof_of, source_of_labels
 
 
@@ -102,7 +102,7 @@ class PseudoGain(NamedTuple):
 
     name: str  # of the config with labels
     source: str  # of the one without
-    labelled: dict[int, int]  # test images labelled, by fold
+    folds: pd.DataFrame  # fold, labelled (test images), with, without
     scores: tuple[float, float]  # with and without, out of fold at threshold .5
     difference: Difference  # with − without, over groups
 
@@ -126,13 +126,29 @@ def pseudo(cfg: Config) -> PseudoGain:
         )
     for member in (source, labelled):
         oof_of(member)
-    without, with_ = (scores_at_half(member, source.index) for member in (source, labelled))
+    return gain_of(labelled, source)
+
+
+def gain_of(labelled: Prepared, source: Prepared) -> PseudoGain:
+    """What labels changed, of two configs that predicted all folds."""
+    rows = labelled.index.merge(labelled.folds, on="image_id")
+    with_, without = (scores_at_half(member, rows) for member in (labelled, source))
+    folds = [
+        {
+            "fold": fold,
+            "labelled": len(read_labels(labelled.paths.pseudo(fold), fold)),
+            "with": with_.take(held_out).mean(),
+            "without": without.take(held_out).mean(),
+        }
+        for fold in labelled.numbers()
+        for held_out in [(rows["fold"] == fold).to_numpy()]
+    ]
     return PseudoGain(
         labelled.cfg.name,
         source.cfg.name,
-        {fold: len(read_labels(labelled.paths.pseudo(fold), fold)) for fold in labelled.numbers()},
+        pd.DataFrame(folds),
         (with_.mean(), without.mean()),
-        paired(with_, without, source.index["group"].to_numpy()),
+        paired(with_, without, rows["group"].to_numpy()),
     )
 
 

@@ -21,10 +21,11 @@ from pipeline.progress import track
 from pipeline.report import view
 from pipeline.report.page import write_report
 from pipeline.report.suspicion import reliability, suspicion
+from pipeline.stages.comparing import gain_of
 from pipeline.stages.ensembling import decide_members, ensemble_name, load_members, oof_of_members, oof_rows, test_masks
-from pipeline.stages.preparing import Prepared, count_test_images
+from pipeline.stages.preparing import Prepared, count_test_images, prepare
 from pipeline.stages.seeing import Seen, see
-from pipeline.stages.training import fold_row, predict_test
+from pipeline.stages.training import fold_row, predict_test, source_of_labels
 from pipeline.submission import sample_rows
 
 FEW = 20  # values of a column that tells images apart
@@ -70,6 +71,7 @@ def _view(title: str, members: Sequence[Prepared], test_index: pd.DataFrame) -> 
         parting=_parting(decision) if first.card.instances else None,
         reliability=reliability(looked.counts.sum(axis=0)),
         members=_members(members, decision, alone) if len(members) > 1 else None,
+        pseudo=_pseudo(first) if len(members) == 1 and first.cfg.train.pseudo else None,
         submission=_submission(members, test_index, decision.shipped),
         boards=_boards(first, decision.scores, rows["group"].to_numpy()),
     )
@@ -219,6 +221,12 @@ def _members(members: Sequence[Prepared], decision: Decision, alone: Sequence[De
     )
     errors = np.nan_to_num([1 - each.scores.each() for each in alone])  # an image that does not count has none
     return view.Members(table, np.corrcoef(errors))
+
+
+def _pseudo(labelled: Prepared) -> view.Pseudo:
+    """Against the source of its labels, which predicted all folds before it could label."""
+    gain = gain_of(labelled, prepare(source_of_labels(labelled.cfg)))
+    return view.Pseudo(gain.folds, gain.difference)
 
 
 def _submission(members: Sequence[Prepared], test_index: pd.DataFrame, drawer: Drawer) -> view.Submission:

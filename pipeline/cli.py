@@ -200,7 +200,8 @@ def _print_worth(done: stages.Ensembled) -> None:
     honest = done.honest
     out.print(f"\nOOF score   {honest.mean:.4f}  cross-fitted, 95% interval {honest.low:.4f} to {honest.high:.4f}")
     out.print(f"            {done.decision.in_sample:.4f}  in-sample: optimism {done.optimism:+.4f}")
-    out.print(f"            {done.decision.at_half:.4f}  at threshold .5, nothing chosen but the weights")
+    if not isinstance(done.decision.shipped, Exclusive):
+        out.print(f"            {done.decision.at_half:.4f}  at threshold .5, nothing chosen but the weights")
     out.print(f"            {done.decision.trivial:.4f}  {TRIVIAL[isinstance(done.decision.shipped, Exclusive)]}")
     if done.official is not None:
         out.print(f"            {done.official:.4f}  {done.metric}, cross-fitted; the above is {judge_of(done.metric)}")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import config, stages
+from pipeline import competition, config, stages
 from pipeline.data.demo_classes import make_classes_demo
 from pipeline.data.demo_instances import make_instances_demo
 from pipeline.data.labels import VOID
@@ -20,6 +20,7 @@ from pipeline.report.advice import advise
 from pipeline.report.page import render
 from pipeline.report.pictures import outline
 from pipeline.report.view import Honest, Parting, Submission
+from pipeline.stages.reporting import metric_of_scores
 from pipeline.stages.seeing import see
 from tests.miniatures import write_miniature
 from tests.reports import make_view
@@ -190,19 +191,32 @@ def test_report_of_exclusive_classes(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("no_charts")
 def test_report_of_objects(tmp_path, monkeypatch):
+    overrides = ["data.border=2.0", "model.in_channels=1"]
     text = report_on(
         tmp_path,
         monkeypatch,
         lambda root: make_instances_demo(root, train=8, test=2),
         "instances_demo",
         2,
-        overrides=["data.border=2.0", "model.in_channels=1"],
+        overrides=overrides,
     )
     assert re.search(r"dsb_precision, cross-fitted", text)
     assert "Score: mean_dice on the fold held out" in text
     assert re.search(r"\d+ objects, \d+ predicted", text)
     assert re.search(r"parted by their border \| 0\.\d+", text)
     assert re.search(r"cell \| 8 \| 8 \|", text)
-    rows = len((tmp_path / "data" / "solution.csv").read_text().splitlines()) - 1
-    assert rows > 2
     assert re.search(r"number \| 8 \| 8 \| 2", text)
+    written = stages.ensemble([config.load("configs/mini.toml", overrides)]).summary
+    assert f"{written.rows} rows, {written.empty} of them empty" in text
+
+
+def test_scores_of_volumes_are_those_of_their_slices():
+    metrics = {name: metric_of_scores(competition.load(name)) for name in CARDS}
+    assert metrics == CARDS
+
+
+CARDS = {
+    "uw-madison-gi-tract-image-segmentation": "mean_dice",
+    "data-science-bowl-2018": "dsb_precision",
+    "camvid_demo": "class_iou",
+}

@@ -56,7 +56,7 @@ def _view(title: str, members: Sequence[Prepared], test_index: pd.DataFrame) -> 
     return view.View(
         title=title,
         competition=first.card.title,
-        metric=_metric(first.card),
+        metric=metric_of_scores(first.card),
         metric_of_epochs=of_pixels(first.card.metric),
         made=made_with(),
         images=_images(rows, looked, decision),
@@ -75,8 +75,8 @@ def _view(title: str, members: Sequence[Prepared], test_index: pd.DataFrame) -> 
     )
 
 
-def _metric(card: Competition) -> str:
-    """Of what is cross-fitted: of volumes, that of their slices."""
+def metric_of_scores(card: Competition) -> str:
+    """The name of the metric that is cross-fitted: the official one; where that is of volumes, that of their slices."""
     return card.metric if card.instances else of_pixels(card.metric)
 
 

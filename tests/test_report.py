@@ -292,7 +292,7 @@ OFF = {
             share=lambda table: table["probability"] - np.where(table["probability"] > 0.5, 0.2, -0.2)
         )
     },
-    "90% of the test masks are empty, 10%": {"submission": Submission(10, 9, np.array([0.0] * 9 + [0.1]))},
+    "90% of the test masks are empty, 0% out of fold": {"submission": Submission(10, 9, np.array([0.0] * 9 + [0.1]))},
     "train the folds": {"honest": None},
 }
 

@@ -20,7 +20,7 @@ MOVED = 0.2  # between two folds' thresholds, unless the plateau is as wide
 MISCALIBRATED = 0.1  # among pixels that are not sure
 LOST = 0.05  # of score, by a kind of image
 COMMON = 0.05  # share of the images that such a kind has at least
-EMPTIES = 0.1  # between the shares of empties of train and test
+EMPTIES = 0.1  # between the shares of empties out of fold and in the test set
 COVERED = 0.1  # share by which the predicted area differs from the true one
 
 
@@ -147,12 +147,13 @@ def _wrong_size(view: View) -> str | None:
 def _other_empties(view: View) -> str | None:
     if view.submission is None or not len(view.submission.coverage):
         return None
-    test, train = (view.submission.coverage == 0).mean(), (view.shares["coverage"] == 0).mean()
-    if abs(test - train) <= EMPTIES:
+    column, where = ("predicted", "out of fold") if len(view.scored) else ("coverage", "in train")
+    test, here = (view.submission.coverage == 0).mean(), (view.shares[column].dropna() == 0).mean()
+    if abs(test - here) <= EMPTIES:
         return None
     return (
-        f"{test:.0%} of the test masks are empty, {train:.0%} of train's: the test set differs, or the smallest area "
-        "is off. Look at the test images of the smallest predicted masks."
+        f"{test:.0%} of the test masks are empty, {here:.0%} {where}: the test set differs, or the mean of the folds' "
+        "models is cut where one model's was right. Look at the test images of the smallest predicted masks."
     )
 
 

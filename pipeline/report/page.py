@@ -24,6 +24,7 @@ from pipeline.report.view import View
 LIMIT = 5 << 20  # bytes: what a mail or an issue takes
 SIDES = (384, 256, 128)  # pixels of a picture; the largest with which the page stays within the limit
 KINDS = 15  # rows of a table of kinds
+POOLED = 5e-4  # between the mean of the images' scores and the score: they are no mean
 
 
 class Chart(NamedTuple):
@@ -148,6 +149,8 @@ def _folds(view: View) -> list[Section]:
         "One row per fold. Folds that differ by far more than their images explain hold something the others do not: "
         "a group, a kind, a leak."
     )
+    if view.metric_of_epochs not in (None, view.metric):
+        caption += f" Phases and oof are scored by {view.metric_of_epochs} of pixels, cross-fitted by {view.metric}."
     table = [to_table("", view.folds)] if len(view.folds) else []
     return [Section("folds", "Folds", caption, tables=table, missing="" if table else "there is no table of folds.")]
 
@@ -163,6 +166,9 @@ def _scores(view: View) -> list[Section]:
         "A second hump at 0 is images whose mask is missed or invented altogether: that is a matter of the smallest "
         "area, or of empties. A broad hump is a matter of outlines. Folds should look alike."
     )
+    mean = view.scored["score"].mean()
+    if view.honest and abs(mean - view.honest.interval.mean) > POOLED:
+        caption += f" Their mean is {score(mean)}; the score above takes the pixels of all images in one."
     return [Section("scores", "Scores of images", caption, charts)]
 
 
@@ -228,7 +234,7 @@ def _cut(view: View) -> list[Section]:
         alt = (
             f"Score of {name} by threshold and smallest area, best at {chosen.threshold:.3f} and {chosen.min_area} px."
         )
-        charts.append(Chart(plots.svg(plots.cut_surface, surface), alt))
+        charts.append(Chart(plots.svg(plots.cut_surface, name, surface), alt))
         notes.append(
             f"{name.capitalize()}: best at {chosen.threshold:.3f} and {chosen.min_area} px; from {low:.2f} to "
             f"{high:.2f} the score is within {plots.PLATEAU} of it."
@@ -397,7 +403,7 @@ def to_table(title: str, frame: pd.DataFrame, note: str = "") -> Table:
 
 def to_cell(column: str, value: Any) -> Cell:
     """A value as text: time in `seconds`, whole numbers as they are, others to four places."""
-    if isinstance(value, Real) and np.isnan(value):
+    if value is None or (isinstance(value, Real) and np.isnan(value)):
         return Cell("–", "")
     if column == "seconds":
         return Cell(clock(value), float(value))

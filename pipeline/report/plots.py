@@ -75,6 +75,11 @@ def _figure(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+def _plain(name: str) -> str:
+    """A name as text: what stands between dollars would be a formula."""
+    return name.replace("$", r"\$")
+
+
 # ---------------------------------------------------------------------------------------------- training
 
 
@@ -160,8 +165,8 @@ def score_by_fold(images: pd.DataFrame) -> Figure:
 # ---------------------------------------------------------------------------------------------- cut
 
 
-def cut_surface(surface: Surface) -> Figure:
-    """The score of every threshold and smallest area, the plateau around the best, and what was chosen."""
+def cut_surface(name: str, surface: Surface) -> Figure:
+    """The score of every threshold and smallest area of a class, the plateau around the best, and what was chosen."""
     figure, axes = _figure((SIZE[0], 3.9))
     top = surface.scores.max()
     floor = max(np.quantile(surface.scores, 0.1), top - 0.2)  # below it, differences are of no interest
@@ -180,7 +185,8 @@ def cut_surface(surface: Surface) -> Figure:
         axes.contour(THRESHOLDS, rows, surface.scores, [top - PLATEAU], colors="white", linewidths=1.2)
     _mark_cuts(axes, surface)
     ticks = np.unique(np.linspace(0, len(surface.areas) - 1, 8).round().astype(int))
-    axes.set(xlabel="threshold", ylabel="smallest area, pixels", yticks=ticks, yticklabels=surface.areas[ticks])
+    axes.set(xlabel=f"threshold for {_plain(name)}", ylabel="smallest area, pixels")
+    axes.set(yticks=ticks, yticklabels=surface.areas[ticks])
     axes.grid(False)
     bar = figure.colorbar(shown, ax=axes, label="score", extend="min")
     bar.outline.set_visible(False)
@@ -259,7 +265,7 @@ def _least(*shares: np.ndarray) -> float:
 
 def error_correlation(members: Members) -> Figure:
     """How alike the members fail, as a heat map with the numbers in it."""
-    names = [name.replace("$", r"\$") for name in members.table["name"]]  # what stands between dollars is a formula
+    names = [_plain(name) for name in members.table["name"]]
     size = len(names)
     figure, axes = _figure((SIZE[0], 1.8 + 0.36 * size))
     least = np.fmin.reduce(members.correlation, axis=None)  # of the numbers that are there

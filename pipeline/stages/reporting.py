@@ -57,7 +57,7 @@ def _view(title: str, members: Sequence[Prepared], test_index: pd.DataFrame) -> 
     return view.View(
         title=title,
         competition=first.card.title,
-        metric=_metric(first.card),
+        metric=metric_of_scores(first.card),
         metric_of_epochs=of_pixels(first.card.metric),
         made=made_with(),
         images=_images(rows, looked, decision),
@@ -77,8 +77,8 @@ def _view(title: str, members: Sequence[Prepared], test_index: pd.DataFrame) -> 
     )
 
 
-def _metric(card: Competition) -> str:
-    """Of what is cross-fitted: of volumes, that of their slices."""
+def metric_of_scores(card: Competition) -> str:
+    """The name of the metric that is cross-fitted: the official one; where that is of volumes, that of their slices."""
     return card.metric if card.instances else of_pixels(card.metric)
 
 
@@ -137,7 +137,7 @@ def _masks(rows: pd.DataFrame, classes: Sequence[str], shares: np.ndarray) -> pd
 
 def _telling(rows: pd.DataFrame) -> list[str]:
     """Columns that may tell kinds of images apart: few values, but more than one; and the group, where it is shared."""
-    inner = {"image_id", "path", "mask_path", "rle", "line", "fold", "coverage", "group", "height", "width"}
+    inner = {"image_id", "path", "mask_path", "rle", "line", "fold", "coverage", "empty", "group", "height", "width"}
     inner |= {column for column in rows if column.startswith("coverage_")}
     few = [column for column in rows if column not in inner and 1 < rows[column].nunique() <= FEW]
     sizes = rows["height"].astype(str) + "×" + rows["width"].astype(str)
@@ -152,7 +152,8 @@ def _history(members: Sequence[Prepared]) -> pd.DataFrame:
     if len(members) > 1:
         return pd.DataFrame()
     paths = [members[0].paths.fold(fold) / "metrics.jsonl" for fold in members[0].numbers()]
-    return pd.DataFrame([json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()])
+    lines = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    return _without_thresholds(pd.DataFrame(lines), members[0].card)
 
 
 def _folds(members: Sequence[Prepared], decision: Decision) -> pd.DataFrame:
@@ -160,16 +161,14 @@ def _folds(members: Sequence[Prepared], decision: Decision) -> pd.DataFrame:
     if len(members) > 1:
         sizes = members[0].folds.groupby("fold").size()
         return pd.DataFrame([{"fold": fold, "images": sizes[fold], "cross-fitted": means[fold]} for fold in means])
-    rows = pd.DataFrame([fold_row(members[0], fold) for fold in means])
-    return _named(rows, members[0].card).assign(**{"cross-fitted": list(means.values())})
+    rows = pd.DataFrame([fold_row(members[0], fold) for fold in means]).assign(**{"cross-fitted": list(means.values())})
+    return _without_thresholds(rows, members[0].card)
 
 
-def _named(rows: pd.DataFrame, card: Competition) -> pd.DataFrame:
-    """Scores by another metric than the page's carry its name: those of epochs are of pixels."""
-    epochs = of_pixels(card.metric)
-    if epochs == _metric(card):
-        return rows
-    return rows.rename(columns=lambda name: f"{name}, {epochs}" if name == "oof" or name.startswith("phase ") else name)
+def _without_thresholds(table: pd.DataFrame, card: Competition) -> pd.DataFrame:
+    """Of exclusive classes, what training writes down as the best threshold is none."""
+    none = [column for column in table if card.exclusive and column.startswith("threshold")]
+    return table.drop(columns=none)
 
 
 def _classes(classes: Sequence[str], masks: pd.DataFrame, scores: Scores) -> pd.DataFrame:

@@ -103,7 +103,7 @@ def read_page(text):
 @pytest.mark.usefixtures("no_charts")
 def test_exclusive_classes_have_no_score_at_half_and_are_not_told_to_ship_it():
     honest = make_view().honest
-    view = make_view(honest=Honest(honest.interval, honest.interval.mean, None, 0.1))
+    view = make_view(pseudo=None, honest=Honest(honest.interval, honest.interval.mean, None, 0.1))
     text = read_page(render(view))
     assert "threshold .5" not in text
     assert re.search(r"trivial 0\.1000 the most frequent class everywhere", text)

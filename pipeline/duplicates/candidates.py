@@ -65,12 +65,12 @@ def _crops(signatures: Sequence[Signature]) -> pd.DataFrame:
     counts = [len(each.points) for each in signatures]
     owner, begins = np.repeat(np.arange(len(counts), dtype=np.int32), counts), np.cumsum([0, *counts])
     keys, points = (np.concatenate([getattr(each, part) for each in signatures]) for part in ("keys", "points"))
-    met = [_meetings(_uncrowded(keys, table), keys, owner) for table in range(keys.shape[1])]
-    met = np.unique(np.concatenate(met))
+    met = np.concatenate([_meetings(_uncrowded(keys, table), keys, owner) for table in range(keys.shape[1])])
+    met.sort()  # in place: by far most patches that meet do so by chance, and there are millions of them
     found = []
     for start in range(0, len(counts), BLOCK):
         ends = begins[[start, min(start + BLOCK, len(counts))]] * len(owner)
-        first, second = np.divmod(met[slice(*np.searchsorted(met, ends))], max(1, len(owner)))
+        first, second = np.divmod(pd.unique(met[slice(*np.searchsorted(met, ends))]), max(1, len(owner)))
         found.append(_agreed(owner[first], owner[second], points[first] - points[second]))
     return pd.concat(found).assign(kind="crop", view="identity")[COLUMNS]
 

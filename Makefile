@@ -20,7 +20,7 @@ OPTIONS = configs/$(CONFIG).toml $(foreach pair,$(SET),--set '$(pair)') $(if $(S
 .PHONY: help setup data doctor audit competitions folds train oof predict ensemble report compare final pseudo score demo encoders bench test lint format
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  CONFIG=name       configs/name.toml (now: $(CONFIG))"
 	@echo "  DATA=folder       where the competition's files lie (default: data/<competition>)"

@@ -173,6 +173,8 @@ class Competition(Table):
             )
         if self.files.train_masks and len(self.classes) > 1 and not self.masks.values:
             raise ValueError("mask images of several classes: give masks.values, what stands for each class")
+        if self.masks.void is not None and not self.exclusive:
+            raise ValueError("masks.void needs exclusive = true: masks that may overlap are scored on every pixel")
         if self.exclusive and (len(self.classes) < 2 or not self.files.train_masks):
             raise ValueError("exclusive needs two classes or more, and mask images (files.train_masks)")
 

@@ -146,7 +146,8 @@ def test_card_goes_by_its_file_name(name):
             r"unknown key 'ordr' in \[dialect\]. Did you mean 'order'\?",
         ),
         ("[columns]", '[dialect]\norder = "diagonal"\n[columns]', r"dialect\.order: 'diagonal'"),
-        ('train_csv = "train.csv"', "", r"give files\.train_csv .* or files\.train_masks"),
+        ("[columns]", "[masks]\nvoid = 255\n[columns]", r"masks\.void needs exclusive = true"),
+        ('train_csv = "train.csv"', "", r"give one of files\.train_csv .* files\.train_masks"),
     ],
 )
 def test_mistake_in_a_card_is_named(edit, old, new, message):

@@ -323,11 +323,12 @@ def fold_row(prepared: Prepared, fold: int) -> dict[str, Any]:
     held_out = _held_out(prepared, fold)
     phases = range(1, len(prepared.cfg.train.phases) + 1)
     best = {n: max((line for line in history if line["phase"] == n), key=lambda line: line["score"]) for n in phases}
+    exclusive = prepared.card.exclusive  # of which a pixel belongs to the most probable: there is no threshold
     return {
         "fold": fold,
         "images": len(held_out),
         **{f"phase {n}": line["score"] for n, line in best.items()},
-        **{f"threshold {n}": line["threshold"] for n, line in best.items() if "threshold" in line},
+        **{f"threshold {n}": line["threshold"] for n, line in best.items() if "threshold" in line and not exclusive},
         "oof": scores_at_half(prepared, held_out).mean(),
         "best phase": read_record(prepared.paths.weights(fold))["phase"],
         "seconds": round(sum(line["seconds"] for line in history)),

@@ -1,123 +1,194 @@
-"""Surface Dice: by hand, by its laws, and beside its authors' own package."""
+"""Surface Dice: contours and surfaces measured by hand, laws, and the authors' own package.
+
+A square's contour runs through the points between pixels. It is 1 long around a point on its side and √½ around a
+corner, which is cut; a box has 1 around a point of a face, √½ on an edge, and a triangle of √3/8 at a corner.
+"""
+
+from math import hypot, isnan, sqrt
 
 import numpy as np
 import pytest
-import surface_distance as authors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy import ndimage
+from scipy.ndimage import gaussian_filter
+from surface_distance import metrics as authors
 
 from pipeline.metrics.surface import surface_dice, surface_sums
 
-FLAT = arrays(np.uint8, st.tuples(st.integers(1, 8), st.integers(1, 8)), elements=st.integers(0, 1))
-SOLID = arrays(np.uint8, st.tuples(*[st.integers(1, 4)] * 3), elements=st.integers(0, 1))
-MASKS = st.one_of(FLAT, SOLID)
-TOLERANCE = st.sampled_from([0, 1, 1.5, 3])
-OF_THE_PACKAGE = pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")
+FLAT = arrays(np.uint8, (4, 5), elements=st.integers(0, 1))
+SOLID = arrays(np.uint8, (3, 3, 4), elements=st.integers(0, 1))
+PAIRS = st.one_of(st.tuples(FLAT, FLAT), st.tuples(SOLID, SOLID))
+UNEVEN = (0.5, 1.0, 2.0)  # between pixels along each axis
 
 
-def square(shape, corner, side):
-    mask = np.zeros(shape, np.uint8)
-    mask[tuple(slice(start, start + side) for start in corner)] = 1
+def block(shape, *spans):
+    """Ones where each axis lies in its span, the end left out."""
+    mask = np.zeros(shape, dtype=np.uint8)
+    mask[tuple(slice(*span) for span in spans)] = 1
     return mask
 
 
-def blobs(shape, seed):
-    """Two masks of smooth blobs that differ a little."""
-    rng = np.random.default_rng(seed)
-    ours = ndimage.gaussian_filter(rng.standard_normal(shape), 2.0)
-    theirs = ours + 0.3 * ndimage.gaussian_filter(rng.standard_normal(shape), 2.0)
-    return (ours > 0.02).astype(np.uint8), (theirs > 0.02).astype(np.uint8)
+def square(column):
+    """Four by four pixels, from row 2 and a column on."""
+    return block((8, 12), (2, 6), (column, column + 4))
 
 
-def by_the_authors(mask, target, tolerance, spacing):
-    # Their edges are cut off where a mask reaches the image's: a border of zeros gives both the same surface.
-    padded = [np.pad(each.astype(bool), 2) for each in (mask, target)]
-    distances = authors.compute_surface_distances(*padded, spacing)
-    return authors.compute_surface_dice_at_tolerance(distances, tolerance)
+def surface(mask, spacing=None):
+    """How long or large a mask's surface is."""
+    return surface_sums(mask, mask, spacing=spacing)[1] / 2
 
 
-def test_length_of_a_square_is_its_sides_with_cut_corners():
-    # A contour through the middle of a block's sides: 4 sides of 2 straight steps, and 4 corners of √½.
-    shared, possible = surface_sums(square((9, 9), (3, 3), 3), square((9, 9), (3, 3), 3))
-    assert possible == pytest.approx(2 * (4 * 2 + 4 * np.sqrt(0.5)))
-    assert shared == pytest.approx(possible)
+# ---------------------------------------------------------------------------------------------- by hand
 
 
-def test_two_squares_one_pixel_apart():
-    one, other = square((9, 9), (3, 3), 3), square((9, 9), (4, 3), 3)
-    # Left and right, both contours pass three blocks: there each has two straight steps of 1 and a corner of √½.
-    corner, whole = np.sqrt(0.5), 4 * 2 + 4 * np.sqrt(0.5)
-    assert surface_dice(one, other) == pytest.approx(2 * 2 * (2 + corner) / (2 * whole))
-    assert surface_dice(one, other, tolerance=1) == 1
+def test_square_has_three_points_on_a_side_and_four_corners():
+    assert surface(square(2)) == pytest.approx(4 * 3 + 4 * sqrt(1 / 2))
 
 
-def test_spacing_stretches_distances():
-    one, other = square((9, 9), (3, 3), 3), square((9, 9), (4, 3), 3)
-    assert surface_dice(one, other, tolerance=1, spacing=(2, 1)) < 1
-    assert surface_dice(one, other, tolerance=2, spacing=(2, 1)) == 1
+def test_spacing_stretches_the_sides_and_the_cut_corners():
+    # Points 3 apart down, 4 across: a corner is half the diagonal of 5.
+    assert surface(square(2), (3, 4)) == pytest.approx(2 * 3 * 3 + 2 * 3 * 4 + 4 * 5 / 2)
 
 
-def test_boxes_in_three_dimensions():
-    one, other = square((7, 7, 7), (2, 2, 2), 3), square((7, 7, 7), (3, 2, 2), 3)
-    assert surface_dice(one, one) == 1
-    assert 0 < surface_dice(one, other) < 1
-    assert surface_dice(one, other, tolerance=1) == 1
-    assert surface_dice(one, square((7, 7, 7), (0, 0, 0), 1)) == 0
+def test_box_has_faces_edges_and_corners():
+    # 4 × 4 × 4 points: 2 × 2 inside each face, 2 inside each edge.
+    box = block((5, 6, 7), (1, 4), (1, 4), (2, 5))
+    assert surface(box) == pytest.approx(6 * 4 + 12 * 2 * sqrt(1 / 2) + 8 * sqrt(3) / 8)
 
 
-def test_a_mask_has_a_surface_at_the_images_edge():
-    full = np.ones((4, 5), np.uint8)
-    assert surface_sums(full, full)[1] == pytest.approx(2 * (2 * 3 + 2 * 4 + 4 * np.sqrt(0.5)))
+def test_spacing_stretches_faces_edges_and_corners():
+    box, (a, b, c) = block((5, 5, 5), (1, 4), (1, 4), (1, 4)), (1.0, 2.0, 5.0)
+    faces = 2 * 4 * (a * b + b * c + c * a)
+    edges = 4 * 2 * (a * hypot(b, c) + b * hypot(c, a) + c * hypot(a, b)) / 2
+    # A corner's triangle has its points at a/2, b/2 and c/2.
+    corners = 8 * sqrt((a * b) ** 2 + (b * c) ** 2 + (c * a) ** 2) / 8
+    assert surface(box, (a, b, c)) == pytest.approx(faces + edges + corners)
 
 
-def test_without_any_surface_it_is_not_defined():
-    empty = np.zeros((4, 5), np.uint8)
-    assert np.isnan(surface_dice(empty, empty))
-    assert surface_dice(empty, np.ones((4, 5), np.uint8)) == 0
+def test_squares_one_pixel_apart_share_half_of_their_contours():
+    # Shared are top and bottom, less one end: three points on either and a corner. The sides are one pixel off.
+    shared, whole = 2 * (3 + sqrt(1 / 2)), 4 * 3 + 4 * sqrt(1 / 2)
+    assert surface_dice(square(2), square(3)) == pytest.approx(2 * shared / (2 * whole)) == pytest.approx(0.5)
+    assert surface_dice(square(2), square(3), tolerance=0.99) == pytest.approx(0.5)
+    assert surface_dice(square(2), square(3), tolerance=1) == pytest.approx(1)
 
 
-@settings(max_examples=80, deadline=None)
-@given(MASKS, TOLERANCE, st.randoms(use_true_random=False))
-def test_it_is_symmetric_between_zero_and_one_and_grows_with_the_tolerance(mask, tolerance, random):
-    target = np.roll(mask, random.randint(0, 2), axis=random.randint(0, mask.ndim - 1))
-    shared, possible = surface_sums(mask, target, tolerance)
-    assert surface_sums(target, mask, tolerance) == pytest.approx((shared, possible))
-    assert -1e-9 <= shared <= possible + 1e-9
-    assert surface_sums(mask, target, tolerance + 1)[0] >= shared - 1e-9
+def test_squares_two_pixels_apart_share_more_than_half_within_one_pixel():
+    # Top and bottom: three points and a corner. Of the side that lies inside the other square, the two points next to
+    # its top and bottom; the middle of it, and the outer side with its corners, are two pixels off.
+    shared, whole = 2 * (3 + sqrt(1 / 2)) + 2, 4 * 3 + 4 * sqrt(1 / 2)
+    assert surface_dice(square(2), square(4), tolerance=1) == pytest.approx(shared / whole)
 
 
-@settings(max_examples=40, deadline=None)
-@given(MASKS)
-def test_a_mask_is_its_own_surface(mask):
-    shared, possible = surface_sums(mask, mask)
-    assert shared == pytest.approx(possible)
+def test_tolerance_is_in_units_of_the_spacing():
+    # One column apart is 4. Top and bottom coincide: three points of 4 and a corner of 5/2 on either.
+    flat, whole = 2 * (3 * 4 + 5 / 2), 2 * 3 * 3 + 2 * 3 * 4 + 4 * 5 / 2
+    dice = [surface_dice(square(2), square(3), tolerance, (3, 4)) for tolerance in (0, 3, 4)]
+    # Within 3, a row: two points of 3, on the side inside the other square, are next to its top and bottom.
+    assert dice == pytest.approx([flat / whole, (flat + 2 * 3) / whole, 1])
 
 
-@OF_THE_PACKAGE
-@pytest.mark.parametrize("tolerance", [0, 1, 2])
-@pytest.mark.parametrize("spacing", [(1, 1), (2, 1)])
-@pytest.mark.parametrize("seed", range(3))
-def test_in_two_dimensions_it_is_the_authors(seed, spacing, tolerance):
-    mask, target = blobs((40, 50), seed)
-    assert surface_dice(mask, target, tolerance, spacing) == pytest.approx(
-        by_the_authors(mask, target, tolerance, spacing), abs=1e-9
-    )
+def test_boxes_one_pixel_apart_by_hand():
+    # Boxes of 3 × 3 × 3 pixels, 4 × 4 × 4 points. Shared are three of the four rings of points around the direction of
+    # the shift: two with 8 points on faces and 4 on edges, and one around an end: 8 on edges, 4 corners.
+    one, other = (block((5, 5, 8), (1, 4), (1, 4), (start, start + 3)) for start in (1, 2))
+    shared = 2 * (8 + 4 * sqrt(1 / 2)) + 8 * sqrt(1 / 2) + 4 * sqrt(3) / 8
+    whole = 6 * 4 + 12 * 2 * sqrt(1 / 2) + 8 * sqrt(3) / 8
+    assert surface_dice(one, other) == pytest.approx(shared / whole)
+    assert surface_dice(one, other, tolerance=1) == pytest.approx(1)
+    assert surface_dice(one, other, tolerance=1, spacing=(1, 1, 1.5)) < 1
 
 
-@OF_THE_PACKAGE
-@pytest.mark.parametrize("tolerance", [0, 1])
-@pytest.mark.parametrize("seed", range(3))
-def test_in_three_dimensions_it_is_the_authors_but_for_how_triangles_are_cut(seed, tolerance):
-    # Theirs come from a table of their own: where a block's surface is not flat, its area depends on how it is cut.
-    mask, target = blobs((14, 18, 16), seed)
-    assert surface_dice(mask, target, tolerance) == pytest.approx(
-        by_the_authors(mask, target, tolerance, (1, 1, 1)), abs=0.003
-    )
+def test_mask_at_the_edge_of_the_image_has_a_surface_there():
+    assert surface(np.ones((4, 4), np.uint8)) == pytest.approx(surface(square(2)))
+    assert surface_dice(np.ones((3, 4, 5), np.uint8), np.ones((3, 4, 5), np.uint8)) == 1
 
 
-@pytest.mark.parametrize("shapes", [((4, 5), (5, 4)), ((4,), (4,)), ((2, 2, 2, 2),) * 2])
-def test_other_shapes_are_refused(shapes):
+def test_diagonal_pixels_are_cut_apart_and_so_are_diagonal_holes():
+    apart = block((4, 4, 4), (1, 2), (1, 2), (1, 2)) | block((4, 4, 4), (1, 2), (2, 3), (2, 3))
+    assert surface(apart) == pytest.approx(2 * sqrt(3))
+    assert surface(1 - apart) - surface(np.ones_like(apart)) == pytest.approx(2 * sqrt(3))
+
+
+# ---------------------------------------------------------------------------------------------- borders
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (3, 4, 5)])
+def test_no_surface_at_all_is_nan_and_one_alone_zero(shape):
+    empty = np.zeros(shape, np.uint8)
+    mask = empty.copy()
+    mask[(1,) * len(shape)] = 1
+    assert isnan(surface_dice(empty, empty))
+    assert surface_dice(mask, empty, tolerance=100) == surface_dice(empty, mask, tolerance=100) == 0
+
+
+def test_other_shapes_axes_and_spacings_are_refused():
+    flat, solid = np.zeros((2, 3), np.uint8), np.zeros((2, 2, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"mask \(2, 3\) and target \(3, 2\)"):
+        surface_dice(flat, flat.T)
     with pytest.raises(ValueError, match=r"expected one shape, \(H, W\) or \(D, H, W\)"):
-        surface_dice(*(np.ones(shape, np.uint8) for shape in shapes))
+        surface_dice(flat[0], flat[0])
+    with pytest.raises(ValueError, match=r"expected one shape, \(H, W\) or \(D, H, W\)"):
+        surface_dice(solid[None], solid[None])
+    with pytest.raises(ValueError, match=r"spacing \(1, 1\) for a mask of shape \(2, 2, 3\): expected 3 numbers"):
+        surface_dice(solid, solid, spacing=(1, 1))
+
+
+# ---------------------------------------------------------------------------------------------- laws
+
+
+@settings(deadline=None)
+@given(PAIRS, st.sampled_from([0, 1, 1.5]))
+def test_symmetric_and_between_zero_and_one_and_one_of_a_mask_with_itself(pair, tolerance):
+    mask, target = pair
+    there, back = surface_dice(mask, target, tolerance), surface_dice(target, mask, tolerance)
+    assert there == pytest.approx(back, nan_ok=True)
+    assert isnan(there) == (not mask.any() and not target.any())
+    assert isnan(there) or 0 <= there <= 1
+    assert surface_dice(mask, mask, tolerance) == 1 or not mask.any()
+
+
+@settings(deadline=None)  # the first time builds a table of all blocks
+@given(PAIRS)
+def test_more_tolerance_never_costs(pair):
+    shares = [surface_sums(*pair, tolerance, UNEVEN[: pair[0].ndim])[0] for tolerance in (0, 0.5, 1, 2, 3, 100)]
+    assert shares == sorted(shares)
+
+
+@settings(max_examples=50, deadline=None)
+@given(PAIRS, st.permutations([0, 1, 2]))
+def test_turned_volumes_score_the_same(pair, order):
+    axes = [axis for axis in order if axis < pair[0].ndim]
+    mask, target = (np.flip(each.transpose(axes), 0) for each in pair)
+    turned = surface_sums(mask, target, 1.0, tuple(UNEVEN[axis] for axis in axes))
+    assert turned == pytest.approx(surface_sums(*pair, 1.0, UNEVEN[: pair[0].ndim]))
+
+
+@settings(deadline=None)
+@given(st.one_of(FLAT, SOLID))
+def test_mask_and_its_opposite_have_one_surface(mask):
+    framed = np.pad(mask, 1)
+    assert surface(1 - framed) - surface(np.ones_like(framed)) == pytest.approx(surface(framed))
+
+
+# ---------------------------------------------------------------------------------------------- the authors' package
+
+
+def blobs(shape, seed):
+    """Two smooth masks: one apart from the other, or, of an odd seed, with some pixels turned over."""
+    rng = np.random.default_rng(seed)
+    one, other = (gaussian_filter(rng.normal(size=shape), 1.2) > 0 for _ in range(2))
+    return one, one ^ (rng.random(shape) < 0.03) if seed % 2 else other
+
+
+# SciPy's older names, which the package uses, still work and warn.
+@pytest.mark.filterwarnings("ignore:.*namespace is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("tolerance", [0, 1, 1.6])
+@pytest.mark.parametrize("spacing", [(1, 1), (2.0, 0.7), (1, 1, 1), (2.0, 1.0, 0.7)], ids=str)
+def test_surface_dice_is_that_of_the_authors(spacing, tolerance):
+    for seed in range(6):
+        mask, target = blobs((11, 12, 13)[: len(spacing)], seed)
+        distances = authors.compute_surface_distances(target, mask, spacing)
+        expected = authors.compute_surface_dice_at_tolerance(distances, tolerance)
+        assert surface_dice(mask, target, tolerance, spacing) == pytest.approx(expected, abs=1e-12)

@@ -1,4 +1,9 @@
-"""Metrics of whole volumes: by hand, and beside scipy."""
+"""Metrics of whole volumes: distances and means by hand, laws, and scipy's Hausdorff distance.
+
+Volumes of 2 × 4 × 4 pixels have a diagonal of 6.
+"""
+
+from math import inf, sqrt
 
 import numpy as np
 import pytest
@@ -7,94 +12,162 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import directed_hausdorff
 
-from pipeline.metrics.surface import surface_sums
-from pipeline.metrics.volumes import hausdorff, hausdorff_score, mean_surface_dice, uw_madison
+from pipeline.metrics.volumes import VOLUME_METRICS, hausdorff, hausdorff_score, mean_surface_dice, uw_madison
 
-MASKS = arrays(np.uint8, (3, 4, 5), elements=st.integers(0, 1))
+VOLUMES = arrays(np.uint8, (2, 4, 4), elements=st.integers(0, 1))
 
 
-def points(shape, *places):
-    mask = np.zeros(shape, np.uint8)
+def pixels(*places, shape=(2, 4, 4)):
+    """Ones at some places, zeros elsewhere."""
+    mask = np.zeros(shape, dtype=np.uint8)
     for place in places:
         mask[place] = 1
     return mask
 
 
-@settings(max_examples=100, deadline=None)
-@given(MASKS, MASKS)
-def test_hausdorff_is_scipys_in_both_directions(mask, target):
-    if mask.any() and target.any():
-        sets = np.argwhere(mask), np.argwhere(target)
-        expected = max(directed_hausdorff(*sets)[0], directed_hausdorff(*reversed(sets))[0])
-        assert hausdorff(mask, target) == pytest.approx(expected)
-    assert hausdorff(mask, target) == hausdorff(target, mask)
-    assert hausdorff(mask, mask) == 0
+def volume(*classes):
+    """Predicted and true masks (D, C, H, W) from a pair (D, H, W) for each class."""
+    mask, target = (np.stack(side, axis=1) for side in zip(*classes, strict=True))
+    return mask, target
+
+
+NOTHING = pixels()
+
+
+# ---------------------------------------------------------------------------------------------- Hausdorff
 
 
 def test_hausdorff_by_hand():
-    # Far apart in one direction only: what is predicted lies in the truth, but a pixel of the truth is 5 away from it.
-    assert hausdorff(points((1, 6, 6), (0, 0, 0)), points((1, 6, 6), (0, 0, 0), (0, 3, 4))) == 5
+    mask, target = pixels((0, 0, 1), (0, 0, 2)), pixels((0, 0, 0), (1, 3, 2))
+    # From (0, 0, 0) to (0, 0, 1) it is 1; from (1, 3, 2) to (0, 0, 2) it is √(1 + 9), and nothing is farther.
+    assert hausdorff(mask, target) == pytest.approx(sqrt(10))
 
 
-def test_hausdorff_of_nothing():
-    empty, one = points((2, 3, 3)), points((2, 3, 3), (0, 0, 0))
-    assert hausdorff(empty, empty) == 0
-    assert hausdorff(empty, one) == float("inf")
-    assert hausdorff_score(empty, one) == 0
-    assert hausdorff_score(empty, empty) == 1
+def test_hausdorff_is_the_larger_of_both_directions():
+    few, many = pixels((0, 0, 0)), pixels((0, 0, 0), (0, 0, 3))
+    # All of the few lie in the many; one of the many is 3 off.
+    assert hausdorff(few, many) == hausdorff(many, few) == 3
 
 
-def test_hausdorff_score_is_of_the_diagonal():
-    mask, target = points((1, 3, 4), (0, 0, 0)), points((1, 3, 4), (0, 2, 0))
-    assert hausdorff_score(mask, target) == pytest.approx(1 - 2 / np.sqrt(1 + 9 + 16))
+def test_hausdorff_of_empty_masks():
+    assert hausdorff(NOTHING, NOTHING) == 0
+    assert hausdorff(pixels((0, 0, 0)), NOTHING) == hausdorff(NOTHING, pixels((0, 0, 0))) == inf
 
 
-def of_one_class(*slices):
-    """A volume (D, 1, H, W) of slices (H, W)."""
-    return np.stack(slices)[:, None]
-
-
-def test_uw_madison_by_hand():
-    row, empty = np.array([[1, 1, 0, 0]], np.uint8), np.zeros((1, 4), np.uint8)
-    moved = np.array([[0, 1, 1, 0]], np.uint8)
-    # Slice 1: Dice 2·1 / 4; slice 2: empty in both, left out; slice 3: predicted where nothing is, 0. Hausdorff: the
-    # pixels of slice 3 are 2 slices and, at the least, 0 pixels away from those of slice 1.
-    volume = of_one_class(moved, empty, row), of_one_class(row, empty, empty)
-    distance = 2.0
-    expected = 0.4 * (0.5 + 0) / 2 + 0.6 * (1 - distance / np.sqrt(3**2 + 1 + 4**2))
-    assert uw_madison([volume]) == pytest.approx(expected)
-
-
-def test_uw_madison_means_go_over_all_slices_and_all_volumes_and_classes():
-    row, other = np.array([[1, 1, 0, 0]], np.uint8), np.array([[0, 0, 1, 1]], np.uint8)
-    perfect, wrong = (of_one_class(row, row), of_one_class(row, row)), (of_one_class(row), of_one_class(other))
-    # Dice 1, 1 and 0 over three slices; Hausdorff 1 and 1 − 2 / √(1 + 1 + 16) over two volumes.
-    expected = 0.4 * 2 / 3 + 0.6 * (1 + 1 - 2 / np.sqrt(18)) / 2
-    assert uw_madison([perfect, wrong]) == pytest.approx(expected)
-    both = np.concatenate([perfect[0], perfect[0]], axis=1), np.concatenate([perfect[1], perfect[1]], axis=1)
-    assert uw_madison([both, wrong]) == pytest.approx(0.4 * 4 / 5 + 0.6 * (2 + 1 - 2 / np.sqrt(18)) / 3)
-
-
-def test_surfaces_of_all_volumes_are_one():
-    small, large = np.ones((1, 1, 2, 2), np.uint8), np.ones((3, 1, 6, 6), np.uint8)
-    missed = np.zeros_like(small)
-    one, whole = surface_sums(small[:, 0], missed[:, 0])[1], surface_sums(large[:, 0], large[:, 0])[1]
-    assert mean_surface_dice([(missed, small), (large, large)]) == pytest.approx(whole / (whole + one))
-
-
-@pytest.mark.parametrize("metric", [uw_madison, mean_surface_dice])
-def test_a_metric_of_nothing_is_refused(metric):
-    empty = np.zeros((2, 1, 3, 3), np.uint8)
-    with pytest.raises(ValueError, match="no volume holds a mask"):
-        metric([(empty, empty)])
-
-
-@pytest.mark.parametrize("metric", [uw_madison, mean_surface_dice])
-@settings(max_examples=30, deadline=None)
-@given(mask=MASKS, target=MASKS)
-def test_a_metric_of_volumes_lies_between_zero_and_one_and_is_one_for_the_truth(metric, mask, target):
-    if not (mask.any() and target.any()):
+@given(VOLUMES, VOLUMES)
+def test_hausdorff_is_that_of_scipy(mask, target):
+    if not mask.any() or not target.any():
         return
-    mask, target = mask[:, None], target[:, None]
-    assert 0 <= metric([(mask, target)]) <= 1
-    assert metric([(target, target)]) == pytest.approx(1)
+    places = np.argwhere(mask), np.argwhere(target)
+    expected = max(directed_hausdorff(*places)[0], directed_hausdorff(*places[::-1])[0])
+    assert hausdorff(mask, target) == pytest.approx(expected)
+
+
+@given(VOLUMES, VOLUMES, VOLUMES)
+def test_hausdorff_is_a_distance(one, other, third):
+    assert hausdorff(one, other) == hausdorff(other, one)
+    assert (hausdorff(one, other) == 0) == np.array_equal(one, other)
+    assert hausdorff(one, third) <= hausdorff(one, other) + hausdorff(other, third) + 1e-9
+
+
+def test_hausdorff_score_by_hand():
+    # Two of a diagonal of √(2² + 4² + 4²) = 6.
+    assert hausdorff_score(pixels((0, 0, 0)), pixels((0, 0, 2))) == pytest.approx(1 - 2 / 6)
+    # √(1² + 3² + 3²) is the farthest there is.
+    assert hausdorff_score(pixels((0, 0, 0)), pixels((1, 3, 3))) == pytest.approx(1 - sqrt(19) / 6)
+
+
+def test_hausdorff_score_of_one_empty_is_zero_and_of_equal_masks_one():
+    mask = pixels((0, 1, 1), (1, 2, 3))
+    assert hausdorff_score(mask, NOTHING) == hausdorff_score(NOTHING, mask) == 0
+    assert hausdorff_score(mask, mask) == 1
+
+
+@given(VOLUMES, VOLUMES)
+def test_hausdorff_score_is_symmetric_and_between_zero_and_one(mask, target):
+    assert 0 <= hausdorff_score(mask, target) == hausdorff_score(target, mask) <= 1
+
+
+# ---------------------------------------------------------------------------------------------- UW-Madison
+
+# First slice: one pixel is shared, of three predicted and two true: Dice 2·1 / (3 + 2). The third predicted pixel is
+# 2 from the nearest true one. The second slice is empty in both.
+ROW = pixels((0, 0, 1), (0, 0, 2), (0, 0, 3)), pixels((0, 0, 0), (0, 0, 1))
+ROW_SCORE = 0.4 * (2 * 1 / (3 + 2)) + 0.6 * (1 - 2 / 6)
+
+
+def test_uw_madison_by_hand_leaves_a_slice_out_that_is_empty_in_both():
+    assert uw_madison([volume(ROW)]) == pytest.approx(ROW_SCORE) == pytest.approx(0.56)
+
+
+def test_uw_madison_leaves_a_class_out_that_is_empty_in_both():
+    assert uw_madison([volume((NOTHING, NOTHING), ROW)]) == pytest.approx(ROW_SCORE)
+
+
+def test_uw_madison_measures_distances_across_slices():
+    # The right place, one slice too deep: no Dice in either slice, a distance of 1.
+    assert uw_madison([volume((pixels((0, 2, 2)), pixels((1, 2, 2))))]) == pytest.approx(0.6 * (1 - 1 / 6))
+
+
+def test_uw_madison_of_a_class_found_where_none_is_or_missed_is_zero():
+    full = pixels((0, 0, 0))
+    assert uw_madison([volume((full, NOTHING))]) == uw_madison([volume((NOTHING, full))]) == 0
+
+
+def test_uw_madison_averages_slices_of_all_volumes_and_classes_in_one():
+    both = pixels((0, 1, 1), (1, 1, 1))
+    # Slices: .4 of ROW, 1 and 1 of the perfect class, 1 and 1 of the perfect volume. Distances: 2/3, 1 and 1.
+    score = uw_madison([volume(ROW, (both, both)), volume((NOTHING, NOTHING), (both, both))])
+    assert score == pytest.approx(0.4 * (0.4 + 4) / 5 + 0.6 * (2 / 3 + 2) / 3)
+
+
+def test_uw_madison_takes_volumes_of_different_sizes():
+    small, large = pixels((0, 0, 0), shape=(1, 2, 2)), pixels((0, 0, 0), (0, 0, 4), shape=(1, 4, 8))
+    # Diagonals 3 and 9: Dice 0 and 2·1 / (1 + 2), distances 1 of 3 and 4 of 9.
+    shifted, half = pixels((0, 0, 1), shape=(1, 2, 2)), pixels((0, 0, 0), shape=(1, 4, 8))
+    score = uw_madison([volume((shifted, small)), volume((half, large))])
+    assert score == pytest.approx(0.4 * (0 + 2 / 3) / 2 + 0.6 * (2 / 3 + 5 / 9) / 2)
+
+
+# ---------------------------------------------------------------------------------------------- surfaces
+
+VOXEL = pixels((0, 1, 1))
+VOXEL_AREA = 8 * sqrt(3) / 8  # a triangle at each of eight corners
+PAIR = pixels((0, 1, 1), (0, 1, 2))
+PAIR_AREA = 8 * sqrt(3) / 8 + 4 * sqrt(1 / 2)  # and an edge point on each of four edges
+
+
+def test_surfaces_of_volumes_and_classes_are_pooled():
+    # The perfect pair counts more than the voxel that is not there; the mean of both would be ½.
+    perfect, invented = (PAIR, PAIR), (VOXEL, NOTHING)
+    expected = 2 * PAIR_AREA / (2 * PAIR_AREA + VOXEL_AREA)
+    assert mean_surface_dice([volume(perfect), volume(invented)]) == pytest.approx(expected)
+    assert mean_surface_dice([volume(perfect, invented)]) == pytest.approx(expected)
+
+
+def test_surface_of_one_voxel_in_two_by_hand():
+    # All of the voxel's points lie on the pair's surface; of the pair's, four corners do not.
+    expected = (VOXEL_AREA + PAIR_AREA - 4 * sqrt(3) / 8) / (VOXEL_AREA + PAIR_AREA)
+    assert mean_surface_dice([volume((VOXEL, PAIR))]) == pytest.approx(expected)
+
+
+# ---------------------------------------------------------------------------------------------- both
+
+
+@pytest.mark.parametrize("name", VOLUME_METRICS)
+def test_nothing_in_truth_and_prediction_is_refused(name):
+    with pytest.raises(ValueError, match="no volume holds a mask"):
+        VOLUME_METRICS[name]([volume((NOTHING, NOTHING))])
+    with pytest.raises(ValueError, match="no volume holds a mask"):
+        VOLUME_METRICS[name]([])
+
+
+@pytest.mark.parametrize("name", VOLUME_METRICS)
+@settings(deadline=None)  # the first surface builds a table of all blocks
+@given(masks=arrays(np.uint8, (2, 2, 3, 4), elements=st.integers(0, 1)), seed=st.integers(0, 9))
+def test_volumes_score_between_zero_and_one_and_one_if_perfect(name, masks, seed):
+    target = (np.random.default_rng(seed).random(masks.shape) < 0.4).astype(np.uint8)
+    there, back = VOLUME_METRICS[name]([(masks, target)]), VOLUME_METRICS[name]([(target, masks)])
+    assert 0 <= there <= 1
+    assert there == pytest.approx(back)
+    assert VOLUME_METRICS[name]([(target, target)]) == pytest.approx(1)

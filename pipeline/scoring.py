@@ -101,9 +101,8 @@ def _iou(found: list[Runs], target: list[Runs]) -> np.ndarray:
 
 def _score_volumes(card: Competition, submission: Path, solution: Path) -> tuple[float, int]:
     """Of whole volumes: the solution has columns `height` and `width` too, as a mask's place in its slice counts."""
-    found, target = (read_rows(path, [card.columns], card.classes) for path in (submission, solution))
-    sizes = read_table(solution, ["height", "width"])[["height", "width"]].astype(int)
-    both = target.assign(height=sizes["height"], width=sizes["width"]).merge(
+    found, target = (_rows_once(path, card) for path in (submission, solution))
+    both = target.assign(**_sizes(solution)).merge(
         found, on=["image_id", "label"], how="outer", suffixes=("", "_found"), indicator=True
     )
     strangers = both[both["_merge"] != "both"]
@@ -114,6 +113,20 @@ def _score_volumes(card: Competition, submission: Path, solution: Path) -> tuple
         )
     volumes = (_read_volume(card, rows, submission, solution) for rows in by_volume(both, card))
     return VOLUME_METRICS[card.metric](volumes), both["image_id"].nunique()
+
+
+def _sizes(solution: Path) -> dict[str, pd.Series]:
+    """Height and width of each row's slice, in pixels."""
+    table = read_table(solution, ["height", "width"])
+    sizes = {side: pd.to_numeric(table[side], errors="coerce") for side in ("height", "width")}
+    for side, values in sizes.items():
+        wrong = values.isna() | (values < 1) | (values % 1 != 0)
+        if wrong.any():
+            line = int(wrong.argmax()) + 2
+            raise ValueError(
+                f"{solution}: line {line}: {side} '{table[side].iloc[line - 2]}': expected pixels, such as 512"
+            )
+    return sizes
 
 
 def by_volume(rows: pd.DataFrame, card: Competition) -> Iterator[pd.DataFrame]:
@@ -190,14 +203,26 @@ def _rests(card: Competition) -> list[tuple[str, ...]]:
 
 def _read_runs(path: Path, card: Competition) -> dict[tuple[str, ...], Runs]:
     """The runs of each row of a CSV, by image, and class where there are several."""
+    rows = _rows_once(path, card)
+    keys = rows[_keys(card)].itertuples(index=False, name=None)
+    return dict(zip(keys, runs_of_rows(rows, path, card.dialect), strict=True))
+
+
+def _keys(card: Competition) -> list[str]:
+    """What tells the rows of a CSV apart."""
+    return ["image_id", "label"] if len(card.classes) > 1 else ["image_id"]
+
+
+def _rows_once(path: Path, card: Competition) -> pd.DataFrame:
+    """The rows of a CSV but for those of void.
+
+    Raises:
+        ValueError: for two rows of one mask.
+    """
     rows = read_rows(path, [card.columns], [*card.classes, *([card.void_rows] if card.void_rows else [])])
     rows = rows[rows["label"].isin(card.classes)]
-    keys = list(
-        rows[["image_id", "label"] if len(card.classes) > 1 else ["image_id"]].itertuples(index=False, name=None)
-    )
-    again = rows.duplicated(["image_id", "label"])
-    if again.any():
-        place = int(again.argmax())
-        shown = ", ".join(keys[place])
-        raise ValueError(f"{path}: line {rows['line'].iloc[place]}: id '{shown}' repeats: expected one row per mask")
-    return dict(zip(keys, runs_of_rows(rows, path, card.dialect), strict=True))
+    again = rows[rows.duplicated(["image_id", "label"])]
+    if len(again):
+        shown = ", ".join(again[_keys(card)].iloc[0])
+        raise ValueError(f"{path}: line {again['line'].iloc[0]}: id '{shown}' repeats: expected one row per mask")
+    return rows

@@ -120,6 +120,21 @@ def test_the_solution_itself_scores_one(folder, capsys, metric):
         assert scored(capsys, "solution.csv") == (metric, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "rows", "message"),
+    [
+        ("submission.csv", ["v_1,1 4", "v_2,5 4", "v_1,6 1"], "submission.csv: line 4: id 'v_1' repeats"),
+        ("solution.csv", ["v_1,1 4,4,4", "v_2,1 4,four,4"], "solution.csv: line 3: height 'four': expected pixels"),
+        ("solution.csv", ["v_1,1 4,4,4", "v_2,1 4,4,"], "solution.csv: line 3: width '': expected pixels"),
+    ],
+)
+def test_a_row_of_a_volume_that_is_off_is_named(folder, capsys, name, rows, message):
+    lay_out("uw_madison")
+    write(name, "id,rle" + (",height,width" if name == "solution.csv" else ""), rows)
+    assert main(["score", "card.toml", "submission.csv", "solution.csv"]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_surface_dice_by_hand(folder, capsys):
     # Alone in a volume of one slice, a voxel and its neighbour: 4 of the 8 blocks around each are around both, and in
     # each a corner of the octahedron is cut off, an eighth of its surface.

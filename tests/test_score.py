@@ -135,6 +135,16 @@ def test_a_row_of_a_volume_that_is_off_is_named(folder, capsys, name, rows, mess
     assert message in capsys.readouterr().err
 
 
+def test_pixels_of_void_rows_count_for_nothing(folder, capsys):
+    lay_out("class_iou")
+    card = Path("card.toml")
+    card.write_text(card.read_text().replace('title = "By hand"', 'title = "By hand"\nvoid_rows = "void"'))
+    write("submission.csv", "id,class,rle", ["a,x,1 9", "a,y,10 7"])
+    write("solution.csv", "id,class,rle", ["a,x,1 8", "a,y,9 6", "a,void,15 2"])
+    # Of y, 7 are found and 2 of them are void; 5 of the other 5 are right, of 6.
+    assert scored(capsys) == ("class_iou", pytest.approx((8 / 9 + 5 / 6) / 2, abs=5e-5))
+
+
 def test_surface_dice_by_hand(folder, capsys):
     # Alone in a volume of one slice, a voxel and its neighbour: 4 of the 8 blocks around each are around both, and in
     # each a corner of the octahedron is cut off, an eighth of its surface.

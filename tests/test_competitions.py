@@ -1,6 +1,8 @@
 """Every card, on a miniature of its competition: what is read was drawn, and what is written is what is meant."""
 
 import csv
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from pipeline import competition, config, scoring, stages
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels, resize_masks
 from pipeline.ensemble import Objects, PerClass, combine
+from pipeline.rle import Dialect
 from pipeline.stages.ensembling import load_members
 from tests.miniatures import LAYOUTS, write_miniature
 
@@ -164,3 +167,27 @@ def test_masks_are_reduced_by_majority():
 def test_the_doctor_finds_nothing_bad_in_files_as_the_card_says(folder, slug):
     write_miniature(slug, Path("data"))
     assert [finding for finding in stages.doctor(config_of(slug)).findings if finding.level == "bad"] == []
+
+
+TEMPLATE = Path(__file__).parent.parent / "docs" / "card.toml"
+
+
+def test_the_template_is_a_card_and_shows_every_key():
+    assert competition.load(str(TEMPLATE)).name == "my-competition"
+    shown, table = {"": set()}, ""
+    for line in TEMPLATE.read_text().splitlines():
+        if header := re.match(r"(?:# )?\[+([a-z_]+)\]+", line):
+            table = header[1]
+            shown.setdefault(table, set())
+        elif key := re.match(r"(?:# )?([a-z_]+) = ", line):
+            shown[table].add(key[1])
+    tables = {"files", "columns", "train_columns", "masks", "dialect", "leaderboard"}
+    known = {
+        "": competition.Competition.model_fields.keys() - tables - {"generated"},
+        "files": competition.Files.model_fields.keys(),
+        "columns": competition.Columns.model_fields.keys() - {"label"} | {"class"},
+        "masks": competition.Masks.model_fields.keys(),
+        "dialect": {each.name for each in fields(Dialect)},
+        "leaderboard": competition.Leaderboard.model_fields.keys(),
+    }
+    assert {name: keys for name, keys in shown.items() if name in known} == known

@@ -19,6 +19,7 @@ FLOORS = [
     {"postprocess"},
     {"pseudo"},
     {"training", "ensemble", "submission", "scoring", "report"},
+    {"kaggle"},
     {"stages"},
     {"cli"},
     {"__main__"},

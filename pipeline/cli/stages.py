@@ -1,66 +1,35 @@
-"""The command line: one command per stage; the only place that prints and exits."""
+"""A command for each stage, from the files to the submission and what is learnt of it."""
 
 import fnmatch
-import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from pipeline import competition, config, stages
+from pipeline import competition, stages
+from pipeline.cli.terminal import DEMO, ConfigPath, DataRoot, Overrides, SkipBad, app, load_config, out, print_table
 from pipeline.config import Config
 from pipeline.ensemble import Drawer, Exclusive, Objects
 from pipeline.metrics import judge_of, of_pixels
-from pipeline.progress import console, is_main_process
 from pipeline.rle import Dialect
 from pipeline.training.checkpoint import FULL, Fold
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="From Kaggle's files to a valid submission.csv. Each stage does what is missing before it. "
-    "Add --debug to any command to see the traceback of an error.",
-)
-
-ConfigPath = Annotated[Path, typer.Argument(help="a config", metavar="[CONFIG]")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="override a value, e.g. train.batch_size=8"),
-]
-DataRoot = Annotated[Path | None, typer.Option("--data", envvar="DATA", help="where the competition's files lie")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="list images that cannot be read, and leave them out")]
-
-INTERRUPTED = 130  # typer's status after Ctrl-C
-DEMO = Path("configs/demo.toml")
-# Wide: no table loses a column in a pipe or a small window.
-out = Console(width=200, highlight=False, soft_wrap=True, quiet=not is_main_process())
-
-
-def _load(path: Path, overrides: Sequence[str] | None, data: Path | None, skip_bad: bool) -> Config:
-    cfg = config.load(path, overrides or [])
-    chosen = {"root": data or cfg.data.root, "skip_bad": skip_bad or cfg.data.skip_bad}
-    return cfg.model_copy(update={"data": cfg.data.model_copy(update=chosen)})
 
 
 @app.command()
 def data(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
     """Make the demo's data if it is asked for; read every image once and list the bad ones."""
-    stages.data(_load(path, set_, data, skip_bad))
+    stages.data(load_config(path, set_, data, skip_bad))
 
 
 @app.command()
 def folds(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
     """Assign folds/<name>.csv if it is missing, and show how even the folds are."""
-    cfg = _load(path, set_, data, skip_bad)
+    cfg = load_config(path, set_, data, skip_bad)
     described, worst = stages.describe_folds(cfg)
     shares = {name: "{:.1%}" for name in described if name == "empty" or "=" in name}
     areas = {name: "{:.4f}" for name in described if name.startswith(("coverage", "q"))}
-    _print_table(described.reset_index().to_dict("records"), shares | areas)
+    print_table(described.reset_index().to_dict("records"), shares | areas)
     out.print(f"worst deviation from the mean of the folds: {worst:.1%}")
 
 
@@ -82,7 +51,7 @@ def competitions() -> None:
                 "from memory": len(card.unverified),
             }
         )
-    _print_table(rows, {})
+    print_table(rows, {})
     out.print('\nA card of your own goes by its path: competition = "cards/mine.toml"; begin with docs/card.toml.')
 
 
@@ -93,7 +62,7 @@ def _runs_of(dialect: Dialect) -> str:
 @app.command()
 def doctor(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
     """Are the files what the card says? Sample submission, masks, dialect, images; exits 2 on what would spoil it."""
-    done = stages.doctor(_load(path, set_, data, skip_bad))
+    done = stages.doctor(load_config(path, set_, data, skip_bad))
     widest = max(len(finding.what) for finding in done.findings)
     for finding in done.findings:  # whole lines, however long: they say what to write
         out.print(f"{finding.level:4}  {finding.what:{widest}}  {finding.found}", markup=False)
@@ -114,10 +83,10 @@ def audit(
     skip_bad: SkipBad = False,
 ) -> None:
     """Find images of one scene (copies, crops, neighbours) within train, and between train and test."""
-    cfg = _load(path, set_, data, skip_bad)
+    cfg = load_config(path, set_, data, skip_bad)
     found = stages.audit(cfg)
     if len(found.pairs):
-        _print_table(found.pairs.to_dict("records"), {})
+        print_table(found.pairs.to_dict("records"), {})
     out.print(f"{found.images} training images in {found.groups} groups, the largest of {found.largest}")
     if found.parted:
         pairs = "a pair" if found.parted == 1 else f"{found.parted} pairs"
@@ -146,7 +115,7 @@ def train(
     skip_bad: SkipBad = False,
 ) -> None:
     """Train the model that leaves a fold out, through all phases; goes on after a kill."""
-    cfg = _load(path, set_, data, skip_bad)
+    cfg = load_config(path, set_, data, skip_bad)
     for number in _folds(cfg, fold):
         trained = stages.train(cfg, number)
         worth = "no OOF" if trained.oof is None else f"OOF {trained.oof:.4f} at threshold .5"
@@ -166,13 +135,13 @@ def _folds(cfg: Config, text: str) -> list[Fold]:
 @app.command()
 def oof(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
     """Out-of-fold predictions of every fold, and their scores."""
-    _print_oof(stages.oof(_load(path, set_, data, skip_bad)))
+    _print_oof(stages.oof(load_config(path, set_, data, skip_bad)))
 
 
 @app.command()
 def predict(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
     """Test-set probabilities of every fold."""
-    stages.predict(_load(path, set_, data, skip_bad))
+    stages.predict(load_config(path, set_, data, skip_bad))
 
 
 @app.command()
@@ -185,7 +154,7 @@ def ensemble(
 ) -> None:
     """Do all that is missing, average, search the cut on OOF, write and check the submission."""
     paths = [path.with_name(f"{name}.toml") for name in configs.split()] or [path]
-    cfgs = [_load(each, set_, data, skip_bad) for each in paths]
+    cfgs = [load_config(each, set_, data, skip_bad) for each in paths]
     done = stages.ensemble(cfgs)
     for cfg in cfgs:
         out.print(f"\n{cfg.name}, out of fold, {of_pixels(done.metric)} at threshold .5:")
@@ -209,7 +178,7 @@ def _print_worth(done: stages.Ensembled) -> None:
         out.print(f"            {value:.4f}  {name}, cross-fitted")
     if done.gain:
         gain, best = done.gain, max(done.singles, key=lambda single: single.score).name
-        _print_table(
+        print_table(
             [single._asdict() for single in done.singles],
             {"weight": "{:.3f}", "by_log_loss": "{:.3f}", "score": "{:.4f}"},
         )
@@ -254,16 +223,16 @@ def report(
 ) -> None:
     """One HTML page to look at: curves, worst images, suspected label errors, what the submission holds."""
     paths = [path.with_name(f"{name}.toml") for name in configs.split()] or [path]
-    out.print(f"report      {stages.report([_load(each, set_, data, skip_bad) for each in paths])}")
+    out.print(f"report      {stages.report([load_config(each, set_, data, skip_bad) for each in paths])}")
 
 
 @app.command()
 def pseudo(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
     """Train on test images labelled by models that never saw the fold, and say what that changed."""
-    done = stages.pseudo(_load(path, set_, data, skip_bad))
+    done = stages.pseudo(load_config(path, set_, data, skip_bad))
     with_, without = done.scores
     gap = done.difference
-    _print_table(done.folds.to_dict("records"), {"with": "{:.4f}", "without": "{:.4f}"})
+    print_table(done.folds.to_dict("records"), {"with": "{:.4f}", "without": "{:.4f}"})
     out.print(f"with        {with_:.4f}  out of fold at threshold .5, {done.name}")
     out.print(f"without     {without:.4f}  {done.source}")
     out.print(f"difference  {gap.mean:+.4f}  95% interval {gap.low:+.4f} to {gap.high:+.4f}, over groups")
@@ -299,7 +268,7 @@ def final(
         for name, score, best in zip(done.names, done.scores, boards.best, strict=True)
     ]
     out.print(f"{done.test_images} test images, {done.public_share:.0%} of them public, drawn from OOF:")
-    _print_table(rows, {"OOF": "{:.4f}", "best in private": "{:.0%}"})
+    print_table(rows, {"OOF": "{:.4f}", "best in private": "{:.0%}"})
     first, second = boards.pair
     out.print(f"choose {done.names[first]} and {done.names[second]}")
     out.print(
@@ -340,77 +309,10 @@ def encoders(
     ]
     if not rows:
         raise ValueError(f"no encoder matches '{pattern}'. Try a family: resnet, seresnext, efficientnet, convnext")
-    _print_table(rows, {"parameters": "{:.2f}"})
+    print_table(rows, {"parameters": "{:.2f}"})
 
 
 def _print_oof(rows: list[dict[str, Any]]) -> None:
     scores = dict.fromkeys((key for key in rows[0] if key.startswith("phase") or key == "oof"), "{:.4f}")
     thresholds = dict.fromkeys((key for key in rows[0] if key.startswith("threshold")), "{:.2f}")
-    _print_table([*rows, stages.mean_row(rows)], scores | thresholds)
-
-
-def _print_table(rows: list[dict[str, Any]], formats: dict[str, str]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in rows[0]:
-        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(formats.get(name, "{}").format(value) for name, value in row.items()))
-    out.print(table)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, or 2 after one line about a mistake."""
-    args = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in args
-    _set_up_logging(debug)
-    command = typer.main.get_command(app)
-    try:
-        status = command([arg for arg in args if arg != "--debug"], prog_name="pipeline", standalone_mode=False) or 0
-        if status == INTERRUPTED:
-            return _complain(args, "stopped. The same command goes on from the last finished epoch", status)
-        return status
-    except Exception as error:
-        if debug or not _is_mistake(error):
-            raise
-        return _complain(args, _one_line(error), status=2)
-
-
-def run() -> None:
-    """The console script."""
-    sys.exit(main())
-
-
-def _complain(args: Sequence[str], message: str, status: int) -> int:
-    name = f"pipeline {args[0]}" if args and not args[0].startswith("-") else "pipeline"
-    print(f"{name}: {message}", file=sys.stderr)
-    return status
-
-
-def _is_mistake(error: Exception) -> bool:
-    """Whether one line says all: bad input, a full disk or too large a batch, and not a fault of this program."""
-    known = isinstance(error, ValueError | OSError | FloatingPointError | MemoryError)
-    return known or hasattr(error, "format_message") or type(error).__name__ == "OutOfMemoryError"
-
-
-def _one_line(error: Exception) -> str:
-    text = (error.format_message() if hasattr(error, "format_message") else str(error)).rstrip()
-    if type(error).__name__ == "OutOfMemoryError":
-        return "the GPU's memory is full: lower train.batch_size and raise train.accumulate, or lower the phase's crop"
-    if "Original Traceback" in text:  # of a data-loading worker: its last line is "SomeError: message"
-        text = text.splitlines()[-1].partition(": ")[2]
-    return " ".join(text.split()) or "give a command, see --help"
-
-
-class _ConsoleHandler(logging.Handler):
-    """Lines of the log, above a progress bar where there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
-
-
-def _set_up_logging(debug: bool) -> None:
-    quiet = logging.WARNING if not is_main_process() else logging.DEBUG if debug else logging.INFO
-    log = logging.getLogger("pipeline")
-    log.setLevel(quiet)
-    log.handlers = [_ConsoleHandler()]
-    log.propagate = False
+    print_table([*rows, stages.mean_row(rows)], scores | thresholds)

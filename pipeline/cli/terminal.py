@@ -1,0 +1,54 @@
+"""What every command shares: the program, its options, and how it prints."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import config
+from pipeline.config import Config
+from pipeline.progress import is_main_process
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="From Kaggle's files to a valid submission.csv. Each stage does what is missing before it. "
+    "Add --debug to any command to see the traceback of an error.",
+)
+
+ConfigPath = Annotated[Path, typer.Argument(help="a config", metavar="[CONFIG]")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="override a value, e.g. train.batch_size=8"),
+]
+DataRoot = Annotated[Path | None, typer.Option("--data", envvar="DATA", help="where the competition's files lie")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="list images that cannot be read, and leave them out")]
+
+DEMO = Path("configs/demo.toml")
+# Wide: no table loses a column in a pipe or a small window.
+out = Console(width=200, highlight=False, soft_wrap=True, quiet=not is_main_process())
+
+
+def load_config(path: Path, overrides: Sequence[str] | None, data: Path | None, skip_bad: bool) -> Config:
+    """A config as the command line changes it."""
+    cfg = config.load(path, overrides or [])
+    chosen = {"root": data or cfg.data.root, "skip_bad": skip_bad or cfg.data.skip_bad}
+    return cfg.model_copy(update={"data": cfg.data.model_copy(update=chosen)})
+
+
+def print_table(rows: list[dict[str, Any]], formats: dict[str, str]) -> None:
+    """Rows as a table, columns by the keys of the first.
+
+    Args:
+        formats: of a column's values, such as "{:.4f}".
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in rows[0]:
+        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(formats.get(name, "{}").format(value) for name, value in row.items()))
+    out.print(table)

@@ -28,7 +28,13 @@ class Summary(NamedTuple):
 
 
 def write_submission(
-    path: Path, card: Competition, sample: Path, masks_of: MaskOf, confidences_of: ConfidencesOf | None = None
+    path: Path,
+    card: Competition,
+    sample: Path,
+    masks_of: MaskOf,
+    confidences_of: ConfidencesOf | None = None,
+    *,
+    placeholders: bool = False,
 ) -> Summary:
     """Write one row per row of the sample, in its order: of an image, or of an image and class.
 
@@ -37,15 +43,19 @@ def write_submission(
 
     Rows are written as they are made, so memory does not grow with their number.
 
+    Args:
+        placeholders: what an image without prediction gets: the sample's own text, or else the empty token.
+
     Raises:
         ValueError: if the text of a mask does not decode to that mask, with the row; nothing is written.
     """
     if card.columns.cell:
-        return _write_cells(path, card, sample, masks_of, confidences_of)
+        return _write_cells(path, card, sample, masks_of, confidences_of, placeholders=placeholders)
     if card.instances:
-        return _write_instances(path, card, sample, masks_of)
+        return _write_instances(path, card, sample, masks_of, placeholders=placeholders)
     rows = sample_rows(card, sample)
     keys = read_table(sample, card.columns.keys)[card.columns.keys].loc[rows.index]
+    absent = _texts_of_absent(card, sample, placeholders)
     number, empty = {name: position for position, name in enumerate(card.classes)}, 0
     masks_of = _last_one(masks_of)
     with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
@@ -54,7 +64,7 @@ def write_submission(
         for line, (row, key) in enumerate(zip(rows.itertuples(), keys.itertuples(index=False), strict=True), start=2):
             masks = masks_of(row.image_id)
             mask = None if masks is None else masks[number[row.label]]
-            text = card.dialect.empty if mask is None else encode_checked(mask, card.dialect, f"{path}: line {line}")
+            text = absent[row.Index] if mask is None else encode_checked(mask, card.dialect, f"{path}: line {line}")
             empty += mask is None or not mask.any()
             writer.writerow([*key, text])
         file.flush()
@@ -62,28 +72,44 @@ def write_submission(
     return Summary(len(rows), empty)
 
 
-def _write_instances(path: Path, card: Competition, sample: Path, labels_of: MaskOf) -> Summary:
-    ids = sample_rows(card, sample)["image_id"]
+def _texts_of_absent(card: Competition, sample: Path, placeholders: bool) -> pd.Series:
+    """For each row of the sample, what stands for a mask that there is not."""
+    if placeholders:
+        return read_table(sample, [card.columns.rle])[card.columns.rle]
+    return pd.Series(card.dialect.empty, index=read_table(sample, [card.columns.id]).index)
+
+
+def _write_instances(path: Path, card: Competition, sample: Path, labels_of: MaskOf, *, placeholders: bool) -> Summary:
+    ids, absent = sample_rows(card, sample)["image_id"], _texts_of_absent(card, sample, placeholders)
     rows = empty = 0
     with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([card.columns.id, card.columns.rle])
-        for image_id in ids:
-            texts = _texts_of(labels_of(image_id), card, f"{path}: image '{image_id}'")
-            writer.writerows([image_id, text] for text in texts or [card.dialect.empty])
+        for place, image_id in ids.items():
+            labels = labels_of(image_id)
+            texts = _texts_of(labels, card, f"{path}: image '{image_id}'")
+            none = absent[place] if labels is None else card.dialect.empty
+            writer.writerows([image_id, text] for text in texts or [none])
             rows, empty = rows + max(1, len(texts)), empty + (not texts)
     return Summary(rows, empty)
 
 
 def _write_cells(
-    path: Path, card: Competition, sample: Path, labels_of: MaskOf, confidences_of: ConfidencesOf
+    path: Path,
+    card: Competition,
+    sample: Path,
+    labels_of: MaskOf,
+    confidences_of: ConfidencesOf,
+    *,
+    placeholders: bool,
 ) -> Summary:
     columns = card.columns
     table, empty = read_table(sample, columns.header), 0
+    absent = _texts_of_absent(card, sample, placeholders)
     with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns.header)
-        for row in table[columns.header[:-1]].itertuples(index=False):
+        for place, row in zip(table.index, table[columns.header[:-1]].itertuples(index=False), strict=True):
             labels = labels_of(row[0])
             texts = _texts_of(labels, card, f"{path}: image '{row[0]}'")
             confidences = confidences_of(row[0], labels) if texts else ()
@@ -91,7 +117,8 @@ def _write_cells(
                 columns.cell.replace("{confidence}", f"{confidence:.6f}").replace("{mask}", text)
                 for text, confidence in zip(texts, confidences, strict=True)
             ]
-            writer.writerow([*row, " ".join(objects) or card.dialect.empty])
+            none = absent[place] if labels is None else card.dialect.empty
+            writer.writerow([*row, " ".join(objects) or none])
             empty += not texts
     return Summary(len(table), empty)
 

@@ -10,6 +10,7 @@ from pipeline.ensemble.combine import COMBINATIONS, average, blend, combine
 from pipeline.ensemble.decision import Decision, Drawer, Exclusive, PerClass, blender, decide
 from pipeline.ensemble.exclusive import decide_exclusive
 from pipeline.ensemble.objects import Objects, decide_objects
+from pipeline.ensemble.record import drawer_of
 from pipeline.ensemble.weights import (
     Fitted,
     Reduced,
@@ -20,6 +21,7 @@ from pipeline.ensemble.weights import (
     log_loss_weights,
     reduce,
 )
+from pipeline.ensemble.worth import score_drawn
 
 __all__ = [
     "COMBINATIONS",
@@ -42,9 +44,11 @@ __all__ = [
     "decide",
     "decide_exclusive",
     "decide_objects",
+    "drawer_of",
     "greedy_weights",
     "image_scores",
     "log_loss",
     "log_loss_weights",
     "reduce",
+    "score_drawn",
 ]

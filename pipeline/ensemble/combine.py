@@ -6,15 +6,22 @@ costs one look-up and one multiplication per member.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from pipeline.inference.store import LEVELS, PredictionStore
+from pipeline.inference.store import LEVELS
 
 # A stored 0 stands for anything up to 1/510, which has a logarithm as 0 has not. A hair inside of that half step, so
 # that 0 comes back as 0 and 255 as 255.
 FLOOR = 0.499
+
+
+class Store(Protocol):
+    """Stored values by image id: an `inference.store.PredictionStore`, or what is like one in memory."""
+
+    def read(self, image_id: str) -> np.ndarray:
+        """The values of one image, (C, H, W) uint8."""
 
 
 class Combination(NamedTuple):
@@ -100,7 +107,7 @@ def blend(values: np.ndarray, weights: np.ndarray, how: str = "mean") -> np.ndar
 
 
 def combine(
-    members: Sequence[Sequence[PredictionStore]],
+    members: Sequence[Sequence[Store]],
     image_id: str,
     how: str = "mean",
     weights: np.ndarray | None = None,
@@ -129,12 +136,12 @@ def combine(
     return to_values(total, how)
 
 
-def average(members: Sequence[Sequence[PredictionStore]], image_id: str) -> np.ndarray:
+def average(members: Sequence[Sequence[Store]], image_id: str) -> np.ndarray:
     """`combine` by the mean with equal weights."""
     return combine(members, image_id)
 
 
-def _sum_of_stores(stores: Sequence[PredictionStore], image_id: str) -> np.ndarray:
+def _sum_of_stores(stores: Sequence[Store], image_id: str) -> np.ndarray:
     """The sum of one member's stored values, in whole numbers: nothing is rounded before the table."""
     first, *others = [store.read(image_id) for store in stores]
     total = first if not others else first.astype(np.int64)

@@ -1,6 +1,7 @@
 """Images to probabilities: the one place of sigmoid and softmax."""
 
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,12 @@ class Predictor:
         self.dtype = hardware.precision(precision, self.device)
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()
         self.views, self.exclusive = views, exclusive
+
+    def with_views(self, views: tuple[str, ...]) -> "Predictor":
+        """The same model with other views."""
+        other = copy(self)
+        other.views = views
+        return other
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -65,10 +72,14 @@ def predict_images(
     loader = DataLoader(Images(index, reader), batch_sampler=batches, num_workers=workers)
     ids = index["image_id"].to_numpy()
     for positions, images in zip(batches, track(loader, what, total=len(batches)), strict=True):
-        probs = predictor(images)
-        if size is not None:
-            probs = F.interpolate(probs, size, mode="area" if size[0] < probs.shape[-2] else "bilinear")
-        yield from zip(ids[positions], probs.numpy(), strict=True)
+        yield from zip(ids[positions], brought_to(predictor(images), size).numpy(), strict=True)
+
+
+def brought_to(probs: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Probabilities (N, C, H, W) at another height and width; None leaves them as they are."""
+    if size is None:
+        return probs
+    return F.interpolate(probs, size, mode="area" if size[0] < probs.shape[-2] else "bilinear")
 
 
 def predict_to_store(

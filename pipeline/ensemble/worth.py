@@ -1,0 +1,32 @@
+"""What a drawer scores on images, as it is: to compare ways of predicting with each other."""
+
+import numpy as np
+
+from pipeline.ensemble.choice import Oof
+from pipeline.ensemble.decision import Drawer, Exclusive, blender
+from pipeline.ensemble.objects import Objects
+from pipeline.metrics import INSTANCE_METRICS, METRICS, Counts, count, match_overlaps, overlaps, stack
+from pipeline.postprocess import count_argmax
+
+
+def score_drawn(drawer: Drawer, oof: Oof, judge: str) -> float:
+    """The mean score of the masks that a drawer makes of OOF predictions; nothing is chosen here.
+
+    Args:
+        judge: a metric of single images, as `metrics.judge_of` names it.
+    """
+    if isinstance(drawer, Objects):
+        return float(np.mean([_score_objects(drawer, *oof.read(image_id), judge) for image_id in oof.image_ids]))
+    counts = stack(_count(drawer, *oof.read(image_id)) for image_id in oof.image_ids)
+    return METRICS[judge].scores(counts).mean()
+
+
+def _score_objects(drawer: Objects, values: np.ndarray, target: np.ndarray, judge: str) -> float:
+    return INSTANCE_METRICS[judge](match_overlaps(*overlaps(drawer.labels(blender(values)), target)))
+
+
+def _count(drawer: Drawer, values: np.ndarray, target: np.ndarray) -> Counts:
+    """Of one image, (C,) each."""
+    if isinstance(drawer, Exclusive):
+        return count_argmax(drawer.blended(blender(values)), target)
+    return stack(count(*pair) for pair in zip(drawer.masks(blender(values)), target, strict=True))

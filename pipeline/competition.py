@@ -195,19 +195,28 @@ def known() -> list[str]:
     return sorted(card.name.removesuffix(".toml") for card in folder.iterdir() if card.name.endswith(".toml"))
 
 
+def path_of(name: str) -> Path:
+    """The file of the card `name`; a name that ends in `.toml` is the file.
+
+    Raises:
+        ValueError: for a name that no card has.
+    """
+    if name.endswith(".toml"):
+        return Path(name)
+    path = Path(str(resources.files("pipeline.competitions"))) / f"{name}.toml"
+    if not path.is_file():
+        raise ValueError(
+            f"unknown competition '{name}'. {did_you_mean(name, known())} "
+            f'A card of your own goes by its path: competition = "cards/{name}.toml".'
+        )
+    return path
+
+
 def load(name: str) -> Competition:
     """The card `name`, or the card in the file `name` when that ends in `.toml`.
 
     Raises:
         ValueError: for a name that no card has, or a card with a mistake in it.
     """
-    if name.endswith(".toml"):
-        path = Path(name)
-    else:
-        path = Path(str(resources.files("pipeline.competitions"))) / f"{name}.toml"
-        if not path.is_file():
-            raise ValueError(
-                f"unknown competition '{name}'. {did_you_mean(name, known())} "
-                f'A card of your own goes by its path: competition = "cards/{name}.toml".'
-            )
+    path = path_of(name)
     return parse(Competition, read_toml(path), str(path))

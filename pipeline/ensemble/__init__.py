@@ -9,7 +9,7 @@ from pipeline.ensemble.choice import Choice, Chosen, Oof, choose
 from pipeline.ensemble.combine import COMBINATIONS, average, blend, combine
 from pipeline.ensemble.decision import Decision, Drawer, Exclusive, PerClass, blender, decide
 from pipeline.ensemble.exclusive import decide_exclusive
-from pipeline.ensemble.objects import Objects, decide_objects
+from pipeline.ensemble.objects import ObjectCut, Objects, decide_objects
 from pipeline.ensemble.record import drawer_of
 from pipeline.ensemble.weights import (
     Fitted,
@@ -31,6 +31,7 @@ __all__ = [
     "Drawer",
     "Exclusive",
     "Fitted",
+    "ObjectCut",
     "Objects",
     "Oof",
     "PerClass",

@@ -82,7 +82,7 @@ def train_fold(prepared: Prepared, fold: int) -> Path:
         _refuse_mixed_sizes(prepared, train_index)
         _look(prepared)
         _fit(prepared, fold, train_index, valid_index)
-    _fill_store(prepared, fold, valid_index, prepared.paths.oof(fold), f"fold {fold} OOF")
+    fill_store(prepared, fold, valid_index, prepared.paths.oof(fold), f"fold {fold} OOF")
     return prepared.paths.weights(fold)
 
 
@@ -136,7 +136,7 @@ def predict_test(prepared: Prepared) -> pd.DataFrame:
     else:
         oof_of(prepared)
     for fold in prepared.testers():
-        _fill_store(prepared, fold, test_index, prepared.paths.test(fold), f"fold {fold} test")
+        fill_store(prepared, fold, test_index, prepared.paths.test(fold), f"fold {fold} test")
     return test_index
 
 
@@ -279,7 +279,7 @@ def _digest(table: pd.DataFrame) -> str:
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
 
 
-def _fill_store(prepared: Prepared, fold: Fold, index: pd.DataFrame, folder: Path, what: str) -> None:
+def fill_store(prepared: Prepared, fold: Fold, index: pd.DataFrame, folder: Path, what: str) -> None:
     """Fill a store with a fold's predictions of the index, if it is not full."""
     cfg, path = prepared.cfg, prepared.paths.weights(fold)
     made_by = {

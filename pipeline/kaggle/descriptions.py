@@ -1,0 +1,4 @@
+"""placeholder"""
+
+
+def describe(folder, owner, record, card): ...

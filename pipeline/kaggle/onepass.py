@@ -1,0 +1,182 @@
+"""Each test image read once, and all models of a bundle looking at it: values in memory, batch by batch."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pipeline.config import Config
+from pipeline.data.dataset import to_tensor
+from pipeline.data.images import ImageError, Reader
+from pipeline.inference.predict import Predictor, brought_to
+from pipeline.inference.store import quantise
+from pipeline.kaggle.bundle import Bundle
+from pipeline.kaggle.plan import SPARE, Costs, Plan, Step, fitting, step_words
+from pipeline.kaggle.watch import Watch
+from pipeline.progress import clock
+from pipeline.training.checkpoint import Fold
+
+log = logging.getLogger(__name__)
+
+NAMED = 5  # images without a prediction that the log names; the rest is counted
+
+Load = Callable[[Config, Fold], Predictor]  # the model of a config that held a fold out
+Stores = list[list["Held"]]  # of each member, a store for each of its models
+
+
+class Item(NamedTuple):
+    """A test image as it was read, by each of the readers; without pixels, the problem."""
+
+    image_id: str
+    pixels: tuple[Tensor, ...]  # (channels, H, W) each
+    problem: str = ""
+
+
+class Held(NamedTuple):
+    """One model's stored values of one image, in memory."""
+
+    values: np.ndarray  # (C, H, W) uint8
+
+    def read(self, image_id: str) -> np.ndarray:
+        return self.values
+
+
+class ReadOnce(Dataset):
+    """Test images in order; one that cannot be read is an item too."""
+
+    def __init__(self, places: Sequence[tuple[str, Path | None]], readers: Sequence[Reader]):
+        self.places, self.readers = places, readers
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, position: int) -> Item:
+        image_id, path = self.places[position]
+        if path is None:
+            return Item(image_id, (), "no such image")
+        try:
+            return Item(image_id, tuple(to_tensor(reader(path)) for reader in self.readers))
+        except ImageError as error:
+            return Item(image_id, (), str(error))
+
+
+class OnePass:
+    """All models on all images, batch by batch, as stored values in memory; less and less where time is short."""
+
+    def __init__(self, bundle: Bundle, load: Load, watch: Watch):
+        self.cfgs, self.size = bundle.cfgs, bundle.card.size
+        self.watch, self.reached = watch, 0
+        self.dropped: list[Step] = []
+        self.problems: dict[str, str] = {}
+        used = dict(zip((cfg.name for cfg in bundle.cfgs), bundle.drawer.weights > 0, strict=True))
+        self.plan: Plan = tuple(member for member in bundle.plan if used[member.name])
+        self.steps = [step for step in bundle.record.steps if used.get(step.member)]
+        self.numbers = {cfg.name: number for number, cfg in enumerate(bundle.cfgs)}
+        self.models = {(m.name, fold): load(self._cfg(m.name), fold) for m in self.plan for fold in m.folds}
+        own = [Reader(cfg.model.in_channels, cfg.data.percentiles, cfg.data.window) for cfg in bundle.cfgs]
+        self.readers = list(dict.fromkeys(own))
+        self.reader_of = [self.readers.index(reader) for reader in own]
+        self.batch_size = min(cfg.predict.batch_size for cfg in bundle.cfgs)
+
+    def _cfg(self, member: str) -> Config:
+        return self.cfgs[self.numbers[member]]
+
+    def __call__(self, items: Iterable[Item]) -> Iterator[tuple[str, Stores | None]]:
+        """The models' values of each image, in order; None for one that has none."""
+        for batch in self._batches(items):
+            if self.watch.is_over:
+                log.warning("the budget is spent: %d images keep the sample's text", self.watch.images - self.reached)
+                return
+            if self.watch.is_time_to_look():
+                self._look()
+            for reached in self._predict(batch):
+                self.reached += 1
+                yield reached
+            self.watch.finished(len(batch))
+
+    def _batches(self, items: Iterable[Item]) -> Iterator[list[Item]]:
+        """Items that follow each other and are of one size."""
+        batch: list[Item] = []
+        for item in items:
+            if batch and (len(batch) >= self.batch_size or _shape(item) != _shape(batch[0])):
+                yield batch
+                batch = []
+            batch.append(item)
+        if batch:
+            yield batch
+
+    def _look(self) -> None:
+        watch, costs = self.watch, self.watch.costs()
+        first = watch.foreseen is None
+        if first:
+            log.info("%.2f s per image: %s for %d images", costs.of(self.plan), _clock(self, costs), watch.images)
+        left = watch.seconds * SPARE - watch.elapsed
+        self.plan, taken = fitting(self.plan, self.steps, costs, watch.images - watch.done, left)
+        self.steps, self.dropped = self.steps[len(taken) :], self.dropped + taken
+        if first:
+            watch.foreseen = watch.foresee(costs.of(self.plan))
+        for step in taken:
+            log.warning("dropped: %s", step_words(step))
+        if taken:
+            log.warning("%s in all, of a budget of %s", _clock(self, costs), clock(watch.seconds))
+        if costs.of(self.plan) * (watch.images - watch.done) > left and not self.steps:
+            log.warning("one model on one view still takes longer than the budget: the last images will have no mask")
+
+    def _predict(self, batch: list[Item]) -> Iterator[tuple[str, Stores | None]]:
+        if batch[0].problem:
+            for item in batch:
+                self._note(item.image_id, item.problem)
+                yield item.image_id, None
+            return
+        try:
+            values = self._values(batch)
+        except Exception as error:  # memory, mostly; whatever it is, the other images must not pay for it
+            yield from self._one_by_one(batch, error)
+            return
+        for position, item in enumerate(batch):
+            yield item.image_id, [[Held(each[position]) for each in models] for models in values]
+
+    def _one_by_one(self, batch: list[Item], error: Exception) -> Iterator[tuple[str, Stores | None]]:
+        if len(batch) == 1:
+            self._note(batch[0].image_id, " ".join(str(error).split()) or type(error).__name__)
+            yield batch[0].image_id, None
+            return
+        self.batch_size = max(1, len(batch) // 2)
+        log.warning("a batch of %d failed (%s): from here on %d", len(batch), type(error).__name__, self.batch_size)
+        for item in batch:
+            yield from self._predict([item])
+
+    def _values(self, batch: list[Item]) -> list[list[np.ndarray]]:
+        """Of each member and each of its models, (N, C, H, W) uint8; of a member without weight, nothing."""
+        values: list[list[np.ndarray]] = [[] for _ in self.cfgs]
+        for member in self.plan:
+            number, started = self.numbers[member.name], time.monotonic()
+            images = _stacked(batch, self.reader_of[number])
+            for fold in member.folds:
+                probs = self.models[member.name, fold].with_views(member.views)(images)
+                values[number].append(quantise(brought_to(probs, self.size).numpy()))
+            self.watch.spent(member.name, member.passes * len(batch), time.monotonic() - started)
+        return values
+
+    def _note(self, image_id: str, problem: str) -> None:
+        self.problems[image_id] = problem
+        if len(self.problems) <= NAMED:
+            log.warning("image '%s' keeps the sample's text: %s", image_id, problem)
+
+
+def _clock(run: OnePass, costs: Costs) -> str:
+    return clock(run.watch.foresee(costs.of(run.plan)))
+
+
+def _shape(item: Item) -> tuple[object, ...]:
+    return tuple((each.shape, each.dtype) for each in item.pixels)
+
+
+def _stacked(batch: list[Item], reader: int) -> Tensor:
+    return torch.stack([item.pixels[reader] for item in batch])

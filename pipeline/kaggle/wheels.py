@@ -1,0 +1,93 @@
+"""The wheels that a notebook without a network installs: this package's, and those that Kaggle's image lacks."""
+
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from pipeline.files import write_text
+
+log = logging.getLogger(__name__)
+
+# What requirements-kaggle-image.txt, the stated base, has not.
+MISSING = ("segmentation-models-pytorch", "connected-components-3d", "imagecodecs")
+PYTHONS = ("3.11", "3.12", "3.13")  # Kaggle's image changes overnight, and a bundle should not care
+PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_28_x86_64")
+SOURCES = ("pipeline", "pyproject.toml", "README.md", "LICENSE")
+
+
+def write_wheels(folder: Path, cache: Path) -> list[str]:
+    """Put all wheels into a folder, with a requirements.txt for `pip install --no-index --no-deps --find-links`.
+
+    Args:
+        cache: folder where wheels of others stay from one bundle to the next.
+
+    Returns:
+        the requirements.
+
+    Raises:
+        FileNotFoundError: outside of the project's folder.
+        ConnectionError: if a wheel is not in the cache and cannot be fetched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.whl"):
+        old.unlink()
+    own = build_own_wheel(folder)
+    others = [f"{name}=={version(name)}" for name in MISSING]
+    for requirement in others:
+        for wheel in _fetched(requirement, cache):
+            shutil.copyfile(wheel, folder / wheel.name)
+    requirements = [f"segmentation-pipeline=={own.name.split('-')[1]}", *others]
+    write_text(folder / "requirements.txt", "\n".join(requirements) + "\n")
+    return requirements
+
+
+def build_own_wheel(folder: Path) -> Path:
+    """This package as a wheel; built from a copy, so that nothing of an earlier build gets in and nothing is left here.
+
+    Raises:
+        FileNotFoundError: outside of the project's folder.
+    """
+    lost = [name for name in SOURCES if not Path(name).exists()]
+    if lost:
+        raise FileNotFoundError(f"{lost[0]}: not here. make bundle runs in the project's folder, and builds its wheel")
+    with tempfile.TemporaryDirectory() as temporary:
+        source = Path(temporary) / "source"
+        source.mkdir()
+        for name in SOURCES:
+            _copy(Path(name), source / name)
+        _pip("wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(folder), str(source))
+    return next(folder.glob("segmentation_pipeline-*.whl"))
+
+
+def _copy(path: Path, to: Path) -> None:
+    if path.is_dir():
+        shutil.copytree(path, to, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copyfile(path, to)
+
+
+def _fetched(requirement: str, cache: Path) -> list[Path]:
+    """A requirement's wheels for all of PYTHONS."""
+    kept = cache / requirement
+    done = kept / "complete"
+    if not done.exists():
+        log.info("fetching %s for Python %s", requirement, ", ".join(PYTHONS))
+        for python in PYTHONS:
+            platforms = [option for name in PLATFORMS for option in ("--platform", name)]
+            options = ["--no-deps", "--only-binary=:all:", "--python-version", python, *platforms, "--dest", str(kept)]
+            _pip("download", *options, requirement)
+        write_text(done, "")
+    return sorted(kept.glob("*.whl"))
+
+
+def _pip(command: str, *options: str) -> None:
+    line: Sequence[str] = (sys.executable, "-m", "pip", command, "--quiet", "--disable-pip-version-check", *options)
+    done = subprocess.run(line, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ConnectionError(f"pip {command} {options[-1]} failed: {reason.removeprefix('ERROR: ')}")

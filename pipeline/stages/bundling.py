@@ -1,0 +1,144 @@
+"""The stage `bundle`: what an offline notebook on Kaggle needs, from models that are trained and chosen."""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from pipeline import competition
+from pipeline.config import Config
+from pipeline.files import write_text
+from pipeline.inference.store import PredictionStore
+from pipeline.kaggle.bundle import Bundle, Origin, Record, Worth, read_bundle, weights_name, write_bundle
+from pipeline.kaggle.descriptions import describe
+from pipeline.kaggle.plan import Member, Plan, Step
+from pipeline.kaggle.pricing import price_steps
+from pipeline.kaggle.wheels import write_wheels
+from pipeline.metrics import judge_of
+from pipeline.stages.ensembling import Ensembled, ensemble, ensemble_name, load_members, oof_of_members, oof_rows
+from pipeline.stages.preparing import Prepared
+from pipeline.stages.training import fill_store, fold_row
+
+log = logging.getLogger(__name__)
+
+DIST = Path("dist/kaggle")
+SAMPLE = 200  # training images on which the price of a view is measured
+LAYOUT = "layout.json"  # in the code dataset: where its files lie in the project
+
+
+class Bundled(NamedTuple):
+    """What the stage `bundle` made."""
+
+    folder: Path
+    bundle: Bundle
+    done: Ensembled
+    megabytes: dict[str, float]  # of each dataset
+
+
+def bundle(cfgs: Sequence[Config], owner: str, *, half: bool = False) -> Bundled:
+    """Write all that Kaggle needs; trains and chooses what is missing before.
+
+    Writes: dist/kaggle/<name>/code/ (wheels, configs, folds), weights/ (see `kaggle.bundle`), submit/ and train/ (a
+    notebook each), all with their metadata
+
+    Args:
+        owner: the name of the Kaggle account.
+        half: weights in bfloat16.
+    """
+    folder = folder_of(cfgs)
+    done, members = ensemble(cfgs), load_members(cfgs)
+    made = write_weights(folder / "weights", members, done, half=half)
+    write_code(folder / "code", members)
+    describe(folder, owner, made.record, made.card)
+    sizes = {name: sum(file.stat().st_size for file in (folder / name).iterdir()) / 1e6 for name in ("code", "weights")}
+    return Bundled(folder, made, done, sizes)
+
+
+def write_weights(folder: Path, members: Sequence[Prepared], done: Ensembled, *, half: bool = False) -> Bundle:
+    """Write the bundle itself, after measuring what each view is worth, and read it back.
+
+    Raises:
+        ValueError: for folds that were trained with different settings.
+    """
+    manifest = json.loads(done.manifest.read_text(encoding="utf-8"))
+    if (manifest["commit"] or "").endswith("+"):
+        log.warning("files differ from commit %s: what is bundled cannot be made again from it", manifest["commit"][:7])
+    record = _record(members, done, manifest, price(members, done))
+    paths = {(each.cfg.name, fold): each.paths.weights(fold) for each in members for fold in each.testers()}
+    write_bundle(folder, record, competition.path_of(members[0].cfg.competition), paths, half=half)
+    return read_bundle(folder)
+
+
+def folder_of(cfgs: Sequence[Config]) -> Path:
+    """Where the bundle of configs lies."""
+    return DIST / ensemble_name(cfgs)
+
+
+def _record(members: Sequence[Prepared], done: Ensembled, manifest: Mapping[str, Any], steps: Sequence[Step]) -> Record:
+    names = [each.cfg.name for each in members]
+    return Record(
+        name=ensemble_name([each.cfg for each in members]),
+        configs=manifest["configs"],
+        weights={each.cfg.name: {str(f): weights_name(each.cfg.name, f) for f in each.testers()} for each in members},
+        chosen=done.decision.shipped.record(names, members[0].card.classes),
+        steps=tuple(steps),
+        worth=Worth(metric=done.metric, score=done.honest.mean, interval=(done.honest.low, done.honest.high)),
+        origin=Origin(**{key: manifest[key] for key in Origin.model_fields}),
+    )
+
+
+def price(members: Sequence[Prepared], done: Ensembled) -> list[Step]:
+    """What may be dropped when time is short, with what it costs on some of the training images."""
+    rows = oof_rows(members)
+    rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, SAMPLE).round().astype(int))]
+    plan = plan_of(members)
+    stores = {
+        (member.name, view): _view_store(prepared, rows, view)
+        for member, prepared in zip(plan, members, strict=True)
+        for view in member.views
+        if len(member.views) > 1
+    }
+    scores = {each.cfg.name: {fold: fold_row(each, fold)["oof"] for fold in each.numbers()} for each in members}
+    return price_steps(
+        plan,
+        done.decision.shipped,
+        oof_of_members(members, rows),
+        lambda member, view, image_id: stores[member, view].read(image_id),
+        judge_of(members[0].card.metric),
+        scores,
+    )
+
+
+def plan_of(members: Sequence[Prepared]) -> Plan:
+    """All folds and views of all members."""
+    return tuple(Member(each.cfg.name, tuple(each.testers()), each.cfg.predict.views) for each in members)
+
+
+def _view_store(prepared: Prepared, rows: pd.DataFrame, view: str) -> PredictionStore:
+    """The rows' predictions out of fold by one view alone; what is there already is not made again."""
+    cfg = prepared.cfg.model_copy(update={"predict": prepared.cfg.predict.model_copy(update={"views": (view,)})})
+    alone, folders = prepared._replace(cfg=cfg), []
+    for fold in prepared.numbers():
+        folder = prepared.paths.fold(fold) / "views" / view
+        fill_store(alone, fold, rows[rows["fold"] == fold], folder, f"fold {fold}, {view} alone")
+        folders.append(folder)
+    return PredictionStore(*folders)
+
+
+def write_code(folder: Path, members: Sequence[Prepared]) -> None:
+    """Wheels, and the files of the project that a training on Kaggle reads, with where they lie."""
+    write_wheels(folder, DIST.with_name("wheels"))
+    files = [Path("configs") / f"{each.cfg.name}.toml" for each in members]
+    for each in members:
+        files += [each.paths.folds, each.paths.folds.with_suffix(".json"), each.paths.duplicates]
+        files += [Path(each.cfg.competition)] if each.cfg.competition.endswith(".toml") else []
+    there = dict.fromkeys(path for path in files if path.is_file())
+    layout = {"-".join(path.parts): str(path) for path in there if not path.is_absolute()}
+    for name, path in layout.items():
+        shutil.copyfile(path, folder / name)
+    write_text(folder / LAYOUT, json.dumps(layout, indent=1) + "\n")

@@ -1,0 +1,304 @@
+"""A bundle predicts what `make ensemble` predicts, in one pass, from a folder of files."""
+
+import json
+import logging
+import re
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from pipeline import config, rle, stages
+from pipeline.kaggle.bundle import RECORD, read_bundle
+from pipeline.kaggle.prediction import InTurn, predict_test
+from pipeline.stages.bundling import write_weights
+from pipeline.stages.ensembling import load_members
+from tests.conftest import draw
+
+BOTH = ["configs/tiny.toml", "configs/seed1.toml"]
+
+
+def bundled(*configs: str, half: bool = False):
+    cfgs = [config.load(path) for path in configs]
+    done = stages.ensemble(cfgs)
+    return write_weights(Path("bundle"), load_members(cfgs), done, half=half), done
+
+
+def rows(path: Path) -> dict[str, str]:
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return dict(zip(table.iloc[:, 0], table.iloc[:, 1], strict=True))
+
+
+@pytest.mark.parametrize("configs", [BOTH[:1], BOTH], ids=["one config", "two configs"])
+def test_the_bundles_csv_is_that_of_the_ensemble(submitted, configs):
+    bundle, done = bundled(*configs)
+    predicted = predict_test(bundle, Path("tiny"), Path("working/submission.csv"))
+    assert rows(predicted.csv) == rows(done.csv)
+    assert predicted.problems == {}
+    assert len(set(rows(done.csv).values())) > 2, "masks differ, or equality says nothing"
+
+
+def test_a_bundle_moves_to_another_place(submitted, tmp_path, monkeypatch):
+    _, done = bundled(*BOTH[:1])
+    shutil.move("bundle", tmp_path / "elsewhere")
+    shutil.copytree("tiny", tmp_path / "input")
+    expected = rows(done.csv)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    predicted = predict_test(read_bundle(tmp_path / "elsewhere"), tmp_path / "input", Path("submission.csv"))
+    assert rows(predicted.csv) == expected
+
+
+# ---------------------------------------------------------------------------------------------- a hidden test set
+
+
+def hide(images: dict[str, np.ndarray | bytes | None], folder: Path = Path("hidden")) -> Path:
+    """A test set of these images, in the tiny competition's layout: arrays, the bytes of a file, or no file at all."""
+    (folder / "test/images").mkdir(parents=True)
+    for image_id, content in images.items():
+        path = folder / f"test/images/{image_id}.png"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            Image.fromarray(content).save(path)
+    sample = "\n".join(["id,rle_mask", *(f"{image_id},1 1" for image_id in images)])
+    (folder / "sample_submission.csv").write_text(sample + "\n")
+    return folder
+
+
+def scene(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return draw(np.random.default_rng(seed), height, width, empty=False)[0]
+
+
+def test_images_of_other_sizes_colours_and_damage_leave_a_valid_csv(submitted, caplog):
+    bundle, _ = bundled(*BOTH[:1])
+    whole = scene(36, 44)
+    path = Path("tiny/test/images/0000.png")
+    images = {
+        "a": whole,
+        "b": scene(70, 31),
+        "row": scene(20, 44)[:1],
+        "colour": np.stack([whole] * 3, axis=2),
+        "cut": path.read_bytes()[:200],
+        "gone": None,
+        "text": b"not an image",
+        "z": whole,
+    }
+    caplog.set_level(logging.WARNING, "pipeline")
+    done = predict_test(bundle, hide(images), Path("submission.csv"))
+    found = rows(done.csv)
+    assert list(found) == list(images)
+    assert set(done.problems) == {"cut", "gone", "text"}
+    assert all(found[image_id] == "1 1" for image_id in done.problems)
+    assert found["a"] == found["z"] == found["colour"] != "1 1"
+    for image_id, content in images.items():
+        if isinstance(content, np.ndarray):
+            rle.decode(found[image_id], content.shape[:2])
+    assert sum("keeps the sample's text" in line for line in caplog.messages) == 3
+    assert json.loads(Path("submission.json").read_text())["problems"] == done.problems
+
+
+def test_a_valid_csv_is_there_before_the_first_image(submitted):
+    bundle, _ = bundled(*BOTH[:1])
+    seen = []
+
+    def load(cfg, fold):
+        seen.append(rows(Path("submission.csv")))
+        return bundle.predictor(cfg, fold)
+
+    predict_test(bundle, hide({"a": scene(36, 44), "b": scene(36, 44)}), Path("submission.csv"), load=load)
+    assert seen[0] == {"a": "1 1", "b": "1 1"}
+
+
+class Faulty:
+    """A model that fails on batches larger than `most`, and on images of a height."""
+
+    def __init__(self, predictor, most=99, height=0):
+        self.predictor, self.most, self.height = predictor, most, height
+
+    def with_views(self, views):
+        return Faulty(self.predictor.with_views(views), self.most, self.height)
+
+    def __call__(self, images):
+        if len(images) > self.most or images.shape[-2] == self.height:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.predictor(images)
+
+
+def test_a_batch_too_large_for_the_memory_is_predicted_in_smaller_ones(submitted, caplog):
+    bundle, _ = bundled(*BOTH[:1])
+    images = {f"{number:02}": scene(36, 44, number) for number in range(20)}
+    folder = hide(images)
+    expected = rows(predict_test(bundle, folder, Path("plain.csv")).csv)
+    faulty = predict_test(
+        bundle, folder, Path("submission.csv"), load=lambda *which: Faulty(bundle.predictor(*which), most=3)
+    )
+    assert rows(faulty.csv) == expected
+    assert faulty.problems == {}
+    assert "a batch of 16 failed (OutOfMemoryError): from here on 8" in caplog.text
+
+
+def test_an_image_that_no_model_can_take_costs_only_itself(submitted):
+    bundle, _ = bundled(*BOTH[:1])
+    folder = hide({"a": scene(36, 44), "huge": scene(50, 44), "z": scene(36, 44)})
+    done = predict_test(
+        bundle, folder, Path("submission.csv"), load=lambda *which: Faulty(bundle.predictor(*which), height=50)
+    )
+    assert done.problems == {"huge": "CUDA out of memory"}
+    assert rows(done.csv)["huge"] == "1 1"
+
+
+def test_rows_of_an_image_that_do_not_follow_each_other_get_its_masks(submitted):
+    drawn = []
+    stream = iter([("a", [[1]]), ("b", [[2]]), ("c", None)])
+    in_turn = InTurn(stream, lambda stores: drawn.append(stores) or np.array(stores), {"a"})
+    answers = [in_turn(image_id) for image_id in ("a", "b", "a", "c", "d")]
+    assert [None if each is None else each.item() for each in answers] == [1, 2, 1, None, None]
+    assert len(drawn) == 2
+
+
+# ---------------------------------------------------------------------------------------------- the budget
+
+
+class Slow:
+    """A model of which each view of each image takes so many seconds."""
+
+    def __init__(self, predictor, seconds):
+        self.predictor, self.seconds = predictor, seconds
+
+    def with_views(self, views):
+        return Slow(self.predictor.with_views(views), self.seconds)
+
+    def __call__(self, images):
+        time.sleep(self.seconds * len(self.predictor.views) * len(images))
+        return self.predictor(images)
+
+
+def slowly(bundle, folder, budget, seconds=0.01):
+    return predict_test(
+        bundle,
+        folder,
+        Path("submission.csv"),
+        budget=budget,
+        load=lambda *which: Slow(bundle.predictor(*which), seconds),
+    )
+
+
+IMAGES = {f"{number:02}": (36, 44) for number in range(80)}  # 3 folds, 2 views, 10 ms: .06 s each, 4.8 s in all
+
+
+@pytest.fixture
+def many(submitted):
+    bundle, _ = bundled(*BOTH[:1])
+    return bundle, hide({image_id: scene(*size) for image_id, size in IMAGES.items()})
+
+
+def test_within_the_budget_nothing_is_dropped_and_the_projection_holds(many):
+    done = slowly(*many, budget=60)
+    assert done.dropped == []
+    assert done.foreseen == pytest.approx(done.seconds, rel=0.2)
+
+
+@pytest.mark.parametrize(("budget", "least"), [(4.3, 1), (3.3, 2)], ids=["a view", "a view and folds"])
+def test_what_does_not_fit_is_dropped_in_the_bundles_order_and_the_projection_holds(many, caplog, budget, least):
+    caplog.set_level(logging.INFO, "pipeline")
+    bundle, _ = many
+    done = slowly(*many, budget=budget)
+    assert len(done.dropped) >= least
+    assert done.dropped == list(bundle.record.steps[: len(done.dropped)])
+    assert [step.drop for step in done.dropped[:2]] == ["view", "fold"][: len(done.dropped)]
+    assert done.foreseen == pytest.approx(done.seconds, rel=0.2)
+    assert done.problems == {}
+    first = done.dropped[0]
+    assert f"dropped: view {first.name} of tiny (OOF {first.score:.4f} without it)" in caplog.text
+
+
+def test_once_the_budget_is_spent_the_rest_keeps_the_samples_text(many, caplog):
+    bundle, folder = many
+    done = slowly(bundle, folder, budget=0.5)
+    found = rows(done.csv)
+    assert found.keys() == IMAGES.keys()
+    assert set(done.problems.values()) == {"not reached"}
+    assert {found[image_id] for image_id in done.problems} == {"1 1"}
+    assert f"the budget is spent: {len(done.problems)} images keep the sample's text" in caplog.text
+
+
+def test_steps_drop_the_view_that_costs_least_first_and_end_with_one_model(many):
+    bundle, _ = many
+    views, folds = bundle.record.steps[:1], bundle.record.steps[1:]
+    assert [step.drop for step in views] == ["view"]
+    assert 0 < views[0].score < 1
+    assert [step.drop for step in folds] == ["fold", "fold"]
+    assert [step.score for step in folds] == [None, None]
+
+
+# ---------------------------------------------------------------------------------------------- what is bundled
+
+
+def test_half_the_bytes_cost_next_to_nothing(submitted):
+    _, done = bundled(*BOTH[:1])
+    full = sum(path.stat().st_size for path in Path("bundle").glob("*.safetensors"))
+    half, _ = bundled(*BOTH[:1], half=True)
+    assert sum(path.stat().st_size for path in Path("bundle").glob("*.safetensors")) < 0.7 * full
+    found, expected = rows(predict_test(half, Path("tiny"), Path("submission.csv")).csv), rows(done.csv)
+    for image_id, text in expected.items():
+        pair = [rle.decode(each, (36, 44)) for each in (text, found[image_id])]
+        assert np.count_nonzero(pair[0] != pair[1]) < 0.02 * 36 * 44
+
+
+def test_a_bundle_says_what_it_is_worth_and_where_it_comes_from(submitted):
+    bundle, done = bundled(*BOTH[:1])
+    assert bundle.record.worth.score == done.honest.mean
+    assert set(bundle.record.origin.versions) >= {"torch", "timm"}
+    assert bundle.drawer == done.decision.shipped
+
+
+def swap(folder: Path) -> None:
+    (folder / "tiny-fold0.safetensors").rename(folder / "x")
+    (folder / "tiny-fold1.safetensors").rename(folder / "tiny-fold0.safetensors")
+    (folder / "x").rename(folder / "tiny-fold1.safetensors")
+
+
+def rewrite(old: str, new: str):
+    def change(folder: Path) -> None:
+        path = folder / RECORD
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda folder: (folder / RECORD).unlink(), "bundle.json: no such file. make bundle writes it"),
+        (lambda folder: (folder / "tiny-fold1.safetensors").unlink(), "tiny-fold1.safetensors: no such file"),
+        (swap, "tiny-fold0.safetensors held out fold 1, bundle.json says 0"),
+        (lambda folder: (folder / "tiny-fold2.safetensors").write_bytes(b"x"), "not a checkpoint of this pipeline"),
+        (rewrite("{", ""), "bundle.json: not JSON"),
+        (rewrite('"format": 1', '"format": 2'), "bundle.json: format"),
+        (rewrite('"steps"', '"stepz"'), "unknown key 'stepz'. Did you mean 'steps'?"),
+        (rewrite('"batch_size"', '"batchsize"'), "unknown key 'batchsize'"),
+        (rewrite('"rules": "', '"rules": "no'), "rules 'no"),
+    ],
+)
+def test_a_damaged_bundle_is_refused_in_one_line(submitted, harm, message):
+    bundled(*BOTH[:1])
+    harm(Path("bundle"))
+    with pytest.raises((ValueError, OSError), match=re.escape(message)):
+        read_bundle(Path("bundle"))
+
+
+def test_weights_of_another_model_are_refused(submitted):
+    bundled(*BOTH[:1])
+    rewrite("8,\n     8,\n     8", "16,\n     8,\n     8")(Path("bundle"))
+    bundle = read_bundle(Path("bundle"))
+    with pytest.raises(ValueError, match="weights of another model"):
+        predict_test(bundle, Path("tiny"), Path("submission.csv"))
+    assert rows(Path("submission.csv")) == dict.fromkeys(rows(Path("submissions/tiny.csv")), "1 1")

@@ -13,11 +13,16 @@ override PYTHON := .venv/bin/python
 VENV := .venv/.ready
 VENV_DEV := .venv/.ready-dev
 endif
+# BASE_PYTHON=/path/to/python rehearses on that environment; else .venv-kaggle is made, like Kaggle's image.
+ifeq ($(BASE_PYTHON),)
+override BASE_PYTHON := .venv-kaggle/bin/python
+BASE := .venv-kaggle/.ready
+endif
 STAGE = $(PYTHON) -m pipeline
 OPTIONS = configs/$(CONFIG).toml $(foreach pair,$(SET),--set '$(pair)') $(if $(SKIP_BAD),--skip-bad)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data doctor audit competitions folds train oof predict ensemble report compare final pseudo score demo encoders bench test lint format
+.PHONY: help setup data doctor audit competitions folds train oof predict ensemble report compare final pseudo score bundle rehearse demo encoders bench test lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +44,11 @@ setup: $(VENV) ## make .venv with the pinned packages
 
 .venv/.ready-dev: requirements-dev.txt .venv/.ready
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+.venv-kaggle/.ready: requirements-kaggle-image.txt
+	$(if $(shell command -v python3.12),python3.12,python3) -m venv .venv-kaggle
+	.venv-kaggle/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-kaggle-image.txt
 	touch $@
 
 data: $(VENV) ## get or make the data, and read every file once
@@ -79,6 +89,12 @@ pseudo: $(VENV) ## train on test images that models labelled which never saw the
 
 score: $(VENV) ## score SUBMISSION=file.csv against SOLUTION=file.csv of COMPETITION=slug
 	$(STAGE) score $(COMPETITION) $(SUBMISSION) $(SOLUTION)
+
+bundle: $(VENV) ## dist/kaggle/<name>/: what an offline notebook on Kaggle needs (OWNER=your Kaggle name, HALF=1)
+	$(STAGE) bundle $(OPTIONS) --configs "$(CONFIGS)" $(if $(OWNER),--owner $(OWNER)) $(if $(HALF),--half)
+
+rehearse: $(VENV) $(BASE) ## run the bundle's notebook as Kaggle does: no network, a fresh environment, a hidden test set
+	$(STAGE) rehearse $(OPTIONS) --configs "$(CONFIGS)" --base $(BASE_PYTHON) $(if $(IMAGES),--images $(IMAGES))
 
 demo: $(VENV) ## generated data to a scored submission, in minutes
 	DATA= $(STAGE) ensemble configs/demo.toml

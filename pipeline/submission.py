@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.data.tables import read_rows, read_table
+from pipeline.data.tables import read_cells, read_rows, read_table
 from pipeline.files import whole
 from pipeline.rle import Dialect, RLEError
 
@@ -18,6 +18,9 @@ from pipeline.rle import Dialect, RLEError
 MaskOf = Callable[[str], np.ndarray | None]
 # From an image's id and its objects (H, W), numbered from 1, to the confidence of each, (N,), 0 to 1.
 ConfidencesOf = Callable[[str, np.ndarray], np.ndarray]
+
+# From an image's id to its height and width; None: not known.
+SizeOf = Callable[[str], tuple[int, int] | None]
 
 
 class Summary(NamedTuple):
@@ -159,6 +162,47 @@ def encode_checked(mask: np.ndarray, dialect: Dialect, where: str) -> str:
             f"{where}: the text written decodes to a mask that differs in {np.count_nonzero(back != mask)} pixels"
         )
     return text
+
+
+def check_submission(
+    path: Path, card: Competition, sample: Path, size_of: Callable[[str], tuple[int, int] | None]
+) -> None:
+    """Refuse a CSV that Kaggle would: other columns or rows than the sample's, or a text that is no mask of its image.
+
+    Args:
+        size_of: rows of an image whose size is not known count as right.
+
+    Raises:
+        FileNotFoundError, ValueError: with the line.
+    """
+    expected = read_table(sample, card.columns.header)
+    found = read_table(path, card.columns.header)
+    if list(found) != list(expected):
+        raise ValueError(f"{path}: columns {', '.join(found)}, the sample submission has {', '.join(expected)}")
+    ids = sample_rows(card, sample)
+    if card.instances and not card.columns.cell:
+        _check_ids(path, card, set(ids["image_id"]))
+    else:
+        check_keys(path, card, expected[card.columns.keys].loc[ids.index])
+    rows = read_cells(path, card.columns) if card.columns.cell else read_rows(path, [card.columns], card.classes)
+    untouched = set(expected[card.columns.rle])
+    for row in rows.itertuples():
+        size = card.size or size_of(row.image_id)
+        if size and row.rle not in untouched:
+            _check_text(row.rle, card.dialect, size, f"{path}: line {row.line}")
+
+
+def _check_ids(path: Path, card: Competition, expected: set[str]) -> None:
+    strangers = sorted(set(read_table(path, [card.columns.id])[card.columns.id]) ^ expected)
+    if strangers:
+        raise ValueError(f"{path}: {len(strangers)} ids differ from the sample submission's, such as '{strangers[0]}'")
+
+
+def _check_text(text: str, dialect: Dialect, size: tuple[int, int], where: str) -> None:
+    try:
+        dialect.decode(text, size)
+    except RLEError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def check_keys(path: Path, card: Competition, keys: pd.DataFrame) -> None:

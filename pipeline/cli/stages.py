@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import competition, stages
-from pipeline.cli.terminal import DEMO, ConfigPath, DataRoot, Overrides, SkipBad, app, load_config, out, print_table
+from pipeline.cli.terminal import (
+    DEMO,
+    ConfigPath,
+    DataRoot,
+    Overrides,
+    SkipBad,
+    app,
+    load_config,
+    load_configs,
+    out,
+    print_table,
+)
 from pipeline.config import Config
 from pipeline.ensemble import Drawer, Exclusive, Objects
 from pipeline.metrics import judge_of, of_pixels
@@ -153,8 +164,7 @@ def ensemble(
     skip_bad: SkipBad = False,
 ) -> None:
     """Do all that is missing, average, search the cut on OOF, write and check the submission."""
-    paths = [path.with_name(f"{name}.toml") for name in configs.split()] or [path]
-    cfgs = [load_config(each, set_, data, skip_bad) for each in paths]
+    cfgs = load_configs(path, configs, set_, data, skip_bad)
     done = stages.ensemble(cfgs)
     for cfg in cfgs:
         out.print(f"\n{cfg.name}, out of fold, {of_pixels(done.metric)} at threshold .5:")
@@ -222,8 +232,7 @@ def report(
     skip_bad: SkipBad = False,
 ) -> None:
     """One HTML page to look at: curves, worst images, suspected label errors, what the submission holds."""
-    paths = [path.with_name(f"{name}.toml") for name in configs.split()] or [path]
-    out.print(f"report      {stages.report([load_config(each, set_, data, skip_bad) for each in paths])}")
+    out.print(f"report      {stages.report(load_configs(path, configs, set_, data, skip_bad))}")
 
 
 @app.command()

@@ -40,6 +40,14 @@ def load_config(path: Path, overrides: Sequence[str] | None, data: Path | None, 
     return cfg.model_copy(update={"data": cfg.data.model_copy(update=chosen)})
 
 
+def load_configs(
+    path: Path, names: str, overrides: Sequence[str] | None, data: Path | None, skip_bad: bool = False
+) -> list[Config]:
+    """The configs of these names beside the given one's file; that one, if there are no names."""
+    paths = [path.with_name(f"{name}.toml") for name in names.split()] or [path]
+    return [load_config(each, overrides, data, skip_bad) for each in paths]
+
+
 def print_table(rows: list[dict[str, Any]], formats: dict[str, str]) -> None:
     """Rows as a table, columns by the keys of the first.
 

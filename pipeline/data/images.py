@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipeline.config import Config
 from pipeline.data.formats import ImageError, read_pixels, read_size
 
 __all__ = [
@@ -45,6 +46,11 @@ class Reader:
     channels: int
     percentiles: tuple[float, float] | None = None
     window: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, cfg: Config) -> "Reader":
+        """That of a config."""
+        return cls(cfg.model.in_channels, cfg.data.percentiles, cfg.data.window)
 
     def __call__(self, path: Path) -> np.ndarray:
         """The image as (H, W, channels): uint8 of an 8-bit file, else float32 in 0 … 255.

@@ -79,7 +79,7 @@ class OnePass:
         self.steps = [step for step in bundle.record.steps if used.get(step.member)]
         self.numbers = {cfg.name: number for number, cfg in enumerate(bundle.cfgs)}
         self.models = {(m.name, fold): load(self._cfg(m.name), fold) for m in self.plan for fold in m.folds}
-        own = [Reader(cfg.model.in_channels, cfg.data.percentiles, cfg.data.window) for cfg in bundle.cfgs]
+        own = [Reader.of(cfg) for cfg in bundle.cfgs]
         self.readers = list(dict.fromkeys(own))
         self.reader_of = [self.readers.index(reader) for reader in own]
         self.batch_size = min(cfg.predict.batch_size for cfg in bundle.cfgs)

@@ -1,21 +1,25 @@
 """The stages, and the files between them: the only place that knows paths and their order.
 
-    data, doctor ─▶ audit ─▶ folds ─▶ train ─▶ oof ─▶ predict ─▶ ensemble ─▶ report, compare, final
+    data, doctor ─▶ audit ─▶ folds ─▶ train ─▶ oof ─▶ predict ─▶ ensemble ─▶ report, compare, final, bundle ─▶ rehearse
 
 A stage calls the ones before it. Each looks at what is on disk, does what is missing and no more, so any of them can be
 the first command on a fresh clone, and any can be run again after a kill.
 """
 
 from pipeline.stages.auditing import Audited, Inflation, audit, inflation
+from pipeline.stages.bundling import Bundled, bundle, run_bundle
 from pipeline.stages.comparing import Compared, Final, PseudoGain, compare, final, pseudo
 from pipeline.stages.doctoring import Examined, doctor
 from pipeline.stages.ensembling import Ensembled, ensemble, score
 from pipeline.stages.preparing import Prepared, check, data, describe_folds, prepare
+from pipeline.stages.rehearsing import Act, rehearse
 from pipeline.stages.reporting import report
 from pipeline.stages.training import Trained, mean_row, oof, oof_table, predict, settings, train
 
 __all__ = [
+    "Act",
     "Audited",
+    "Bundled",
     "Compared",
     "Ensembled",
     "Examined",
@@ -25,6 +29,7 @@ __all__ = [
     "PseudoGain",
     "Trained",
     "audit",
+    "bundle",
     "check",
     "compare",
     "data",
@@ -39,7 +44,9 @@ __all__ = [
     "predict",
     "prepare",
     "pseudo",
+    "rehearse",
     "report",
+    "run_bundle",
     "score",
     "settings",
     "train",

@@ -14,9 +14,11 @@ from pipeline import competition
 from pipeline.config import Config
 from pipeline.files import write_text
 from pipeline.inference.store import PredictionStore
+from pipeline.kaggle.attached import LAYOUT, is_rerun
 from pipeline.kaggle.bundle import Bundle, Origin, Record, Worth, read_bundle, weights_name, write_bundle
 from pipeline.kaggle.descriptions import describe
-from pipeline.kaggle.plan import Member, Plan, Step
+from pipeline.kaggle.plan import Member, Plan, Step, seconds_of
+from pipeline.kaggle.prediction import Predicted, predict_test
 from pipeline.kaggle.pricing import price_steps
 from pipeline.kaggle.wheels import write_wheels
 from pipeline.metrics import judge_of
@@ -28,13 +30,13 @@ log = logging.getLogger(__name__)
 
 DIST = Path("dist/kaggle")
 SAMPLE = 200  # training images on which the price of a view is measured
-LAYOUT = "layout.json"  # in the code dataset: where its files lie in the project
 
 
 class Bundled(NamedTuple):
     """What the stage `bundle` made."""
 
     folder: Path
+    root: Path  # where the competition's files lie
     bundle: Bundle
     done: Ensembled
     megabytes: dict[str, float]  # of each dataset
@@ -43,7 +45,7 @@ class Bundled(NamedTuple):
 def bundle(cfgs: Sequence[Config], owner: str, *, half: bool = False) -> Bundled:
     """Write all that Kaggle needs; trains and chooses what is missing before.
 
-    Writes: dist/kaggle/<name>/code/ (wheels, configs, folds), weights/ (see `kaggle.bundle`), submit/ and train/ (a
+    Writes: dist/kaggle/<name>/code/ (wheels, configs, folds), weights/ (see `kaggle.bundle`), notebook/ and train/ (a
     notebook each), all with their metadata
 
     Args:
@@ -56,7 +58,24 @@ def bundle(cfgs: Sequence[Config], owner: str, *, half: bool = False) -> Bundled
     write_code(folder / "code", members)
     describe(folder, owner, made.record, made.card)
     sizes = {name: sum(file.stat().st_size for file in (folder / name).iterdir()) / 1e6 for name in ("code", "weights")}
-    return Bundled(folder, made, done, sizes)
+    return Bundled(folder, members[0].paths.root, made, done, sizes)
+
+
+def run_bundle(weights: Path, root: Path, csv: Path, *, budget: str = "", workers: int = 0) -> Predicted:
+    """Predict a test set with a bundle: `kaggle.prediction.predict_test`, which never ends without a valid CSV.
+
+    Args:
+        weights: the bundle's folder.
+        root: where the competition's files lie.
+        budget: such as "8h30m"; empty: as long as it takes.
+
+    Raises:
+        ValueError: if no image at all could be predicted, unless this is the run on hidden data, which must not fail.
+    """
+    done = predict_test(read_bundle(weights), root, csv, budget=seconds_of(budget) if budget else None, workers=workers)
+    if len(done.problems) == done.images and not is_rerun():
+        raise ValueError(f"not one of {done.images} images could be predicted, {next(iter(done.problems.values()))}")
+    return done
 
 
 def write_weights(folder: Path, members: Sequence[Prepared], done: Ensembled, *, half: bool = False) -> Bundle:

@@ -71,7 +71,7 @@ class Prepared(NamedTuple):
 
     @property
     def reader(self) -> Reader:
-        return Reader(self.cfg.model.in_channels, self.cfg.data.percentiles, self.cfg.data.window)
+        return Reader.of(self.cfg)
 
     def numbers(self) -> list[int]:
         return sorted(self.folds["fold"].unique().tolist())

@@ -1,0 +1,116 @@
+"""The commands around the bundle that runs on Kaggle: make it, run it, rehearse it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import kaggle, stages
+from pipeline.cli.terminal import DEMO, ConfigPath, DataRoot, Overrides, app, load_configs, out, print_table
+from pipeline.progress import clock
+
+Configs = Annotated[str, typer.Option(help="names of the configs of an ensemble, beside the given one's file")]
+Owner = Annotated[str, typer.Option(envvar="KAGGLE_USERNAME", help="the name of your Kaggle account")]
+NOBODY = "your-name"
+
+
+@app.command()
+def bundle(
+    path: ConfigPath = DEMO,
+    configs: Configs = "",
+    owner: Owner = NOBODY,
+    half: Annotated[bool, typer.Option(help="weights in bfloat16: half the bytes")] = False,
+    set_: Overrides = None,
+    data: DataRoot = None,
+) -> None:
+    """Write dist/kaggle/<name>/: wheels, weights and notebooks that predict on Kaggle without the internet."""
+    done = stages.bundle(load_configs(path, configs, set_, data), owner, half=half)
+    _print_bundle(done)
+    if owner == NOBODY:
+        out.print(f"owner       {NOBODY}: give OWNER=<the name of your Kaggle account> before you upload")
+
+
+def _print_bundle(done: stages.Bundled) -> None:
+    record = done.bundle.record
+    for name, size in done.megabytes.items():
+        out.print(f"{name:11} {done.folder / name}  {size:.1f} MB")
+    out.print(f"notebooks   {done.folder / 'notebook'}, {done.folder / 'train'}")
+    low, high = record.worth.interval
+    out.print(f"OOF score   {record.worth.score:.4f}  {record.worth.metric}, 95% interval {low:.4f} to {high:.4f}")
+    if record.steps:
+        out.print("when time is short, it drops")
+        print_table([_step_row(step) for step in record.steps], {})
+
+
+def _step_row(step: kaggle.plan.Step) -> dict[str, str]:
+    return {"what": step.drop, "which": str(step.name), "of": step.member, "OOF": _score(step)}
+
+
+def _score(step: kaggle.plan.Step) -> str:
+    return "not to be measured" if step.score is None else f"{step.score:.4f} without it"
+
+
+@app.command(name="run-bundle")
+def run_bundle(
+    weights: Annotated[Path, typer.Argument(help="the bundle's folder of weights")],
+    data: Annotated[Path, typer.Option("--data", envvar="DATA", help="where the competition's files lie")],
+    csv: Annotated[Path, typer.Option(help="the submission to write")] = Path("submission.csv"),
+    budget: Annotated[str, typer.Option(help="such as 8h30m; empty: as long as it takes")] = "",
+    workers: Annotated[int, typer.Option(help="processes that read ahead")] = 0,
+) -> None:
+    """Predict a test set with a bundle, in one pass, and write the submission."""
+    _print_predicted(stages.run_bundle(weights, data, csv, budget=budget, workers=workers))
+
+
+def _print_predicted(done: kaggle.prediction.Predicted) -> None:
+    out.print(f"submission  {done.csv}  {done.summary.rows} rows, {done.summary.empty} of them empty")
+    out.print(f"time        {clock(done.seconds)} for {done.images} images, {done.seconds / done.images:.2f} s each")
+    if done.problems:
+        out.print(f"no mask     {len(done.problems)} images: {done.csv.with_suffix('.json')} says why")
+
+
+@app.command()
+def rehearse(
+    path: ConfigPath = DEMO,
+    configs: Configs = "",
+    owner: Owner = NOBODY,
+    base: Annotated[Path, typer.Option(help="an interpreter that has what Kaggle's image has")] = Path(sys.executable),
+    images: Annotated[int, typer.Option(help="in the hidden test set, to foresee the hours")] = 1000,
+    set_: Overrides = None,
+    data: DataRoot = None,
+) -> None:
+    """Run the notebook that submits as Kaggle will: no network, a fresh environment, a test set nobody has seen."""
+    acts = stages.rehearse(load_configs(path, configs, set_, data), owner, base)
+    print_table([_act_row(act, images) for act in acts], {})
+    for act in acts:
+        _print_act(act)
+    failed = [act.name for act in acts if not act.passed]
+    if failed:
+        raise ValueError(f"on the {' and the '.join(failed)} test set this would have been no submission, see above")
+
+
+def _act_row(act: stages.Act, images: int) -> dict[str, object]:
+    return {
+        "test set": act.name,
+        "images": act.images,
+        "CSV": "valid" if act.passed else "NOT VALID",
+        "no mask": len(act.without),
+        "s per image": f"{act.per_image:.3f}",
+        f"hours for {images}": f"{act.per_image * images / 3600:.2f}",
+        "run": clock(act.ran.seconds),
+        "peak memory": f"{act.ran.peak / 2**20:.0f} MiB",
+        "working": f"{act.ran.working / 1e6:.2f} MB",
+    }
+
+
+def _print_act(act: stages.Act) -> None:
+    out.print(f"{act.name:11} {act.ran.isolation}" + (", BUT THE INPUT CHANGED" if act.ran.input_changed else ""))
+    if act.differs:
+        out.print(f"{'':11} {act.differs}")
+    for image_id, problem in act.without.items():
+        out.print(f"{'':11} no mask for '{image_id}': {problem}", markup=False)
+    if act.problem:
+        out.print(f"{'':11} {act.problem}", markup=False)
+    if act.ran.status:
+        out.print(f"{'':11} the notebook ended with status {act.ran.status}:\n{act.ran.output}", markup=False)

@@ -1,0 +1,94 @@
+"""What is attached to a notebook, by what it holds and not by its place: Kaggle mounts in more than one way.
+
+input/<slug>/   input/competitions/<slug>/   input/datasets/<owner>/<slug>/
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.competition import Competition
+from pipeline.kaggle.bundle import RECORD
+
+LAYOUT = "layout.json"  # in the code dataset: where its files lie in the project
+MOUNTS = ("*", "competitions/*", "datasets/*/*")
+
+
+def kaggle_root() -> Path:
+    """Kaggle's folder, /kaggle; a rehearsal says in KAGGLE_ROOT where its own is."""
+    return Path(os.environ.get("KAGGLE_ROOT", "/kaggle"))
+
+
+def is_rerun() -> bool:
+    """Whether this is the run on hidden data, which nobody watches."""
+    return bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
+
+
+def find_weights(root: Path) -> Path:
+    """The folder of the bundle's weights.
+
+    Raises:
+        FileNotFoundError, ValueError: if none is attached, or more than one; with what is, and what to do.
+    """
+    return _only(root, lambda folder: (folder / RECORD).is_file(), f"{RECORD}: attach the dataset <name>-weights")
+
+
+def find_competition(root: Path, card: Competition) -> Path:
+    """The folder of the competition's files.
+
+    Raises:
+        As `find_weights`.
+    """
+    sample, images = card.files.sample_submission, card.files.test_images
+    return _only(
+        root,
+        lambda folder: (folder / sample).is_file() and (folder / images).is_dir(),
+        f"{sample} and {images}/: attach the competition {card.url or card.name}",
+    )
+
+
+def lay_out_project(code: Path, project: Path) -> list[str]:
+    """Copy configs, folds and cards out of the code dataset to where they lie in the project; returns their paths.
+
+    Raises:
+        ValueError: for a path that leads out of the project.
+    """
+    layout = json.loads((code / LAYOUT).read_text(encoding="utf-8"))
+    for name, place in layout.items():
+        target = (project / place).resolve()
+        if not target.is_relative_to(project.resolve()):
+            raise ValueError(f"{code / LAYOUT}: '{place}' lies outside of the project: make the bundle again")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(code / name, target)
+    return sorted(layout.values())
+
+
+def resume_runs(root: Path, project: Path) -> list[str]:
+    """Copy runs that are attached, such as an earlier notebook's output, into the project; returns their names.
+
+    A run that is there already stays as it is.
+    """
+    resumed = []
+    for run in sorted(path for folder in _attached(root) for path in folder.glob("runs/*") if path.is_dir()):
+        if not (project / "runs" / run.name).exists():
+            shutil.copytree(run, project / "runs" / run.name)
+            resumed.append(run.name)
+    return resumed
+
+
+def _attached(root: Path) -> list[Path]:
+    return sorted(folder for mount in MOUNTS for folder in (root / "input").glob(mount) if folder.is_dir())
+
+
+def _only(root: Path, fits: Callable[[Path], bool], what: str) -> Path:
+    attached = _attached(root)
+    found = [folder for folder in attached if fits(folder)]
+    if not found:
+        names = ", ".join(folder.name for folder in attached) or "nothing"
+        raise FileNotFoundError(f"{root}/input has no folder with {what} (Add Input). Attached: {names}")
+    if len(found) > 1:
+        names = ", ".join(str(folder) for folder in found)
+        raise ValueError(f"{len(found)} folders with {what.partition(':')[0]}: {names}: detach all but one")
+    return found[0]

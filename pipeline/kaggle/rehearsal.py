@@ -85,9 +85,10 @@ def run_notebook(notebook: Path, root: Path, python: Path, environment: Mapping[
     started = time.monotonic()
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=root / "working", env=variables, stdout=output, stderr=output)
-        _, status, usage = os.wait4(process.pid, 0)
+        _, status, usage = os.wait4(process.pid, 0)  # as Popen.wait does, and with what was used
+        process.returncode = os.waitstatus_to_exitcode(status)
     return Ran(
-        os.waitstatus_to_exitcode(status),
+        process.returncode,
         time.monotonic() - started,
         usage.ru_maxrss * 1024,
         sum(file.stat().st_size for file in (root / "working").rglob("*") if file.is_file()),

@@ -1,0 +1,145 @@
+"""The notebooks for Kaggle, run as Kaggle runs them: a folder like /kaggle, a fresh environment, no network."""
+
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline import competition
+from pipeline.cli import main
+from pipeline.kaggle import isolate, wheels
+from pipeline.kaggle.rehearsal import lay_out, make_environment, run_notebook
+from pipeline.kaggle.testsets import CUT, write_hidden, write_known
+from pipeline.training.checkpoint import load_weights
+
+ROOT = Path(__file__).parent.parent
+TRAIN, SUBMIT = (ROOT / "notebooks" / name for name in ("3-train-on-kaggle.ipynb", "5-submit-offline.ipynb"))
+
+
+@pytest.fixture
+def project(submitted, monkeypatch):
+    """The trained tiny competition in a folder from which a wheel of this package can be built."""
+    for name in (*wheels.SOURCES, "notebooks"):
+        Path(name).symlink_to(ROOT / name)
+    monkeypatch.setattr(wheels, "MISSING", ())  # this environment has them, and they would have to be fetched
+    return Path()
+
+
+def test_the_bundle_rehearses_on_the_known_and_on_a_hidden_test_set(project, capsys):
+    assert main(["rehearse", "configs/tiny.toml", "--images", "36000"]) == 0
+    said = capsys.readouterr().out
+    known, hidden = (next(line for line in said.splitlines() if line.startswith(name)) for name in ("known", "hidden"))
+    assert known.split()[1:4] == ["5", "valid", "0"]
+    assert hidden.split()[1:4] == ["24", "valid", "1"]
+    assert "0 of 5 rows differ from submissions/tiny.csv" in said
+    assert said.count("no network") == 2
+    assert "INPUT CHANGED" not in said
+    assert f"no mask for 'hidden_{CUT}_" in said
+
+    # The same code dataset trains a fold as it is trained at home: to the bit.
+    attached = {
+        "tiny": partial(shutil.copytree, "tiny"),
+        "datasets/me/tiny-code": partial(shutil.copytree, "dist/kaggle/tiny/code"),
+    }
+    root = Path("training/kaggle")
+    lay_out(root, attached)
+    python = make_environment(Path("training/environment"), Path(sys.executable))
+    ran = run_notebook(TRAIN, root, python, {"CONFIG": "tiny", "FOLD": "1", "OMP_NUM_THREADS": "1"})
+    assert ran.status == 0, ran.output
+    trained, home = (load_weights(path / "runs/tiny/fold1/best.safetensors") for path in (root / "working", Path()))
+    assert all((trained[name] == tensor).all() for name, tensor in home.items())
+    assert list((root / "working/runs/tiny/fold1/oof").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("notebook", [TRAIN, SUBMIT], ids=lambda path: path.stem)
+def test_a_notebook_without_its_inputs_names_what_to_attach(tmp_path, notebook):
+    root = tmp_path / "kaggle"
+    lay_out(root, {"other": lambda folder: folder.mkdir(parents=True)})
+    ran = run_notebook(notebook, root, Path(sys.executable), {})
+    assert ran.status != 0
+    assert "attach the dataset <name>-code" in ran.output
+
+
+# ---------------------------------------------------------------------------------------------- isolation
+
+LOOK = """
+import socket
+with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5):
+    print("near")
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:  # asks for a route, and sends nothing
+    try:
+        out.connect(("192.0.2.1", 9))
+        print("far")
+    except OSError:
+        print("cut off")
+"""
+
+
+LAUNCH = """
+import sys
+from pathlib import Path
+from pipeline.kaggle import isolate
+{prepare}
+isolate.main(Path({report!r}), Path({inputs!r}), [sys.executable, "-c", {command!r}])
+"""
+FORBID = "isolate.enter_namespaces = lambda: False"
+
+
+def look(folder: Path, permitted: bool, command: str = LOOK) -> str:
+    """What a command prints that runs isolated; its report is `report`, its input `input`."""
+    (folder / "input").mkdir(exist_ok=True)
+    places = {"report": str(folder / "report"), "inputs": str(folder / "input")}
+    launch = LAUNCH.format(prepare="" if permitted else FORBID, command=command, **places)
+    return subprocess.run([sys.executable, "-c", launch], capture_output=True, text=True, cwd=ROOT).stdout
+
+
+@pytest.mark.parametrize("permitted", [True, False], ids=["in namespaces", "where they are forbidden"])
+def test_a_rehearsal_reaches_the_loopback_and_nothing_else(tmp_path, permitted):
+    assert look(tmp_path, permitted).split("\n")[:2] == ["near", "cut off"]
+    assert "no network" in (tmp_path / "report").read_text()
+
+
+def test_the_input_is_read_only_where_namespaces_are_permitted(tmp_path):
+    look(tmp_path, True, f"open({str(tmp_path / 'input/new')!r}, 'w')")
+    protected = "read-only" in (tmp_path / "report").read_text()
+    assert protected != (tmp_path / "input/new").exists()
+
+
+def test_a_notebook_that_writes_into_its_input_is_found_out(tmp_path, monkeypatch):
+    root = tmp_path / "kaggle"
+    lay_out(root, {"data": lambda folder: folder.mkdir(parents=True)})
+    monkeypatch.setattr(isolate, "__file__", str(tmp_path / "careless.py"))
+    (tmp_path / "careless.py").write_text(
+        "import sys; open(sys.argv[1], 'w').write('careless'); open(sys.argv[2] + '/data/new', 'w').write('x')"
+    )
+    ran = run_notebook(SUBMIT, root, Path(sys.executable), {})
+    assert ran.input_changed
+    assert ran.isolation == "careless"
+
+
+# ---------------------------------------------------------------------------------------------- test sets
+
+
+def test_a_hidden_test_set_has_other_sizes_channels_a_single_row_and_a_broken_file(tiny):
+    card = competition.load("tiny.toml")
+    images = write_hidden(card, Path("tiny"), Path("hidden"))
+    sample = pd.read_csv("hidden/sample_submission.csv", dtype=str)
+    files = [Path(f"hidden/test/images/{image_id}.png") for image_id in sample["id"]]
+    assert len(files) == images == 24 != 5
+    assert all(path.is_file() for path in files)
+    shapes = [np.asarray(Image.open(path)).shape for place, path in enumerate(files) if place != CUT]
+    assert shapes[:5] == [(36, 44), (24, 22), (48, 66), (36, 44, 3), (1, 44)]
+    with Image.open(files[CUT]) as cut, pytest.raises(OSError, match="truncated"):
+        cut.load()
+
+
+def test_the_known_test_set_is_copied_without_the_training_images(tiny):
+    write_known(competition.load("tiny.toml"), Path("tiny"), Path("known"))
+    assert sorted(path.name for path in Path("known").iterdir()) == ["sample_submission.csv", "test"]
+    assert len(list(Path("known/test/images").iterdir())) == 5

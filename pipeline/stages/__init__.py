@@ -14,19 +14,32 @@ from pipeline.stages.ensembling import Ensembled, ensemble, score
 from pipeline.stages.preparing import Prepared, check, data, describe_folds, prepare
 from pipeline.stages.rehearsing import Act, rehearse
 from pipeline.stages.reporting import report
+from pipeline.stages.submitting import (
+    Board,
+    Downloaded,
+    Submitted,
+    download,
+    leaderboard,
+    push,
+    submit,
+    upload,
+)
 from pipeline.stages.training import Trained, mean_row, oof, oof_table, predict, settings, train
 
 __all__ = [
     "Act",
     "Audited",
+    "Board",
     "Bundled",
     "Compared",
+    "Downloaded",
     "Ensembled",
     "Examined",
     "Final",
     "Inflation",
     "Prepared",
     "PseudoGain",
+    "Submitted",
     "Trained",
     "audit",
     "bundle",
@@ -35,19 +48,24 @@ __all__ = [
     "data",
     "describe_folds",
     "doctor",
+    "download",
     "ensemble",
     "final",
     "inflation",
+    "leaderboard",
     "mean_row",
     "oof",
     "oof_table",
     "predict",
     "prepare",
     "pseudo",
+    "push",
     "rehearse",
     "report",
     "run_bundle",
     "score",
     "settings",
+    "submit",
     "train",
+    "upload",
 ]

@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 
 from pipeline.competition import Competition
 from pipeline.config import Config
-from pipeline.data.images import ImageError, read_size
-from pipeline.data.places import find_files
 from pipeline.data.tables import read_table
 from pipeline.kaggle.descriptions import KERNELS, competitions_of, titled
 from pipeline.kaggle.rehearsal import WORKING_LIMIT, Ran, lay_out, make_environment, run_notebook
 from pipeline.kaggle.testsets import write_hidden, write_known
 from pipeline.stages.bundling import Bundled, bundle
-from pipeline.submission import check_submission, sample_rows
+from pipeline.stages.submitting import check_csv
+from pipeline.submission import sample_rows
 
 log = logging.getLogger(__name__)
 
@@ -103,16 +102,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _problem(csv: Path, card: Competition, data: Path) -> str | None:
     """What is wrong with a CSV, in a line."""
-    files = find_files(data / card.files.test_images, card.files.suffix, card.files.pattern)
-
-    def size_of(image_id: str) -> tuple[int, int] | None:
-        try:
-            return read_size(files[image_id]) if image_id in files else None
-        except ImageError:
-            return None
-
     try:
-        check_submission(csv, card, data / card.files.sample_submission, size_of)
+        check_csv(csv, card, data)
     except (OSError, ValueError) as error:
         return str(error)
     return None

@@ -1,0 +1,260 @@
+"""The stages that talk to Kaggle: `download`, `upload`, `push`, `submit` and `leaderboard`."""
+
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline import competition
+from pipeline.competition import Competition
+from pipeline.data.images import ImageError, read_size
+from pipeline.data.places import find_files
+from pipeline.files import write_text
+from pipeline.kaggle.board import Correlation, Entry, Row, correlations, read_entries, write_entries
+from pipeline.kaggle.client import SITE, Client, KaggleError, Kernel, RemoteFile, connect
+from pipeline.kaggle.descriptions import competitions_of
+from pipeline.kaggle.metadata import DatasetMetadata, KernelMetadata, read_metadata
+from pipeline.kaggle.unpacking import unpack
+from pipeline.submission import check_submission
+
+log = logging.getLogger(__name__)
+
+LISTED = ".kaggle.json"  # in a competition's folder: the files that were downloaded, once all are there
+PUSHED = "pushed.json"  # in a notebook's folder: the version that Kaggle ran
+
+
+class Downloaded(NamedTuple):
+    """What the stage `download` found or fetched."""
+
+    folder: Path
+    files: int
+    fresh: bool
+
+
+class Submitted(NamedTuple):
+    """What the stage `submit` came to."""
+
+    entry: Entry
+    record: Path
+    cv: float
+    metric: str
+    place: int | None  # on the public leaderboard; None where the team is not on it
+    teams: int
+
+
+class Board(NamedTuple):
+    """What the stage `leaderboard` read."""
+
+    rows: list[Row]
+    correlations: list[Correlation]
+
+
+def download(slug: str, folder: Path) -> Downloaded:
+    """Fetch and unpack a competition's files; goes on where it was broken off, and does nothing if all are there.
+
+    Writes: folder, and in it .kaggle.json, the list of its files
+
+    Raises:
+        KaggleError: for what Kaggle refuses; ValueError, OSError: for a file of another size, a full disk.
+    """
+    client = connect()
+    files = client.files(slug)
+    listing = [list(file) for file in files]
+    marker = folder / LISTED
+    if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == listing:
+        return Downloaded(folder, len(files), fresh=False)
+    _refuse_full_disk(folder, sum(file.size for file in files))
+    unpack(client.download(slug, folder / ".download"), folder)
+    _check_sizes(folder, files)
+    shutil.rmtree(folder / ".download")
+    write_text(marker, json.dumps(listing) + "\n")
+    return Downloaded(folder, len(files), fresh=True)
+
+
+def _refuse_full_disk(folder: Path, size: int) -> None:
+    """The zip and what is in it are there together for a while."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < 2 * size:
+        raise OSError(f"{folder}: {2 * size >> 20} MiB are needed for a while, {free >> 20} MiB are left: make room")
+
+
+def _check_sizes(folder: Path, files: list[RemoteFile]) -> None:
+    for file in files:
+        path = folder / file.name
+        if path.suffix == ".zip":  # taken apart, after each of its members was checked
+            continue
+        size = path.stat().st_size if path.is_file() else None
+        if size != file.size:
+            came = "is not there" if size is None else f"has {size} bytes"
+            raise ValueError(f"{path} {came}, Kaggle lists {file.size}: remove {folder} and run the command again")
+
+
+def upload(folder: Path, note: str) -> dict[str, bool]:
+    """Create or renew the datasets of a bundle; returns the reference of each, and whether it is new.
+
+    Args:
+        folder: of the bundle.
+        note: on what changed.
+    """
+    described = {place: _own(folder / place, DatasetMetadata) for place in ("code", "weights")}
+    client = connect()
+    for place, metadata in described.items():
+        _refuse_other_owner(folder / place, metadata.id, client)
+    return {metadata.id: client.put_dataset(folder / place, metadata, note) for place, metadata in described.items()}
+
+
+def push(folder: Path) -> Kernel:
+    """Save a bundle's notebook as a new version on Kaggle, and wait until Kaggle has run it.
+
+    Writes: pushed.json in the notebook's folder: the version, which `submit` hands in
+    """
+    metadata = _own(folder, KernelMetadata)
+    client = connect()
+    _refuse_other_owner(folder, metadata.id, client)
+    kernel = client.push(folder, metadata)
+    log.info("version %d of %s runs: %s", kernel.version, kernel.id, kernel.url)
+    client.run_through(kernel)
+    write_text(folder / PUSHED, json.dumps(kernel._asdict()) + "\n")
+    return kernel
+
+
+def _own(folder: Path, kind: type) -> Any:
+    metadata = read_metadata(folder)
+    if not isinstance(metadata, kind):
+        raise ValueError(f"{folder}: holds a {type(metadata).__name__}, expected a {kind.__name__}: make bundle again")
+    return metadata
+
+
+def _refuse_other_owner(folder: Path, reference: str, client: Client) -> None:
+    owner = reference.partition("/")[0]
+    if owner != client.user:
+        raise ValueError(
+            f"{folder}: belongs to '{owner}', the token to '{client.user}': make bundle OWNER={client.user}"
+        )
+
+
+def submit(name: str, message: str, root: Path | None, notebook: Path | None = None) -> Submitted:
+    """Hand in a submission, wait for its score, and keep both.
+
+    Writes: submissions/<name>.kaggle.json
+
+    Args:
+        root: where the competition's files lie; None: data/<competition>.
+        notebook: hand in the output of this notebook's version on Kaggle in place of the CSV; a folder after `push`.
+
+    Raises:
+        ValueError: for a CSV that Kaggle would refuse, before it is sent; KaggleError: for what Kaggle refuses.
+    """
+    csv = Path("submissions") / f"{name}.csv"
+    manifest = read_manifest(name)
+    card = competition.load(next(iter(manifest["configs"].values()))["competition"])
+    slug = slug_of(card)
+    check_csv(csv, card, root or Path("data") / card.name)
+    kernel = _pushed(notebook) if notebook else None
+    description = f"{name} {(manifest['commit'] or 'no commit')[:7]}: {message}"
+    client = connect()
+    if kernel:
+        ref = client.submit_kernel(slug, kernel, "submission.csv", description)
+    else:
+        ref = client.submit(slug, csv, description)
+    sent = {
+        "ref": ref,
+        "message": message,
+        "sha256": hashlib.sha256(csv.read_bytes()).hexdigest(),
+        "kernel": f"{kernel.id}, version {kernel.version}" if kernel else None,
+    }
+    write_entries(name, [Entry(made="", **sent)])  # before the wait, which may be broken off
+    done = client.scored(slug, ref)
+    entry = Entry(made=done.made, public=done.public, private=done.private, **sent)
+    record = write_entries(name, [entry])
+    places = list(client.ranks(slug))
+    place = next((place for place, team, _ in places if team == done.team), None)
+    return Submitted(entry, record, manifest["oof_score"], manifest["metric"], place, len(places))
+
+
+def read_manifest(name: str) -> dict[str, Any]:
+    """How a submission was made.
+
+    Raises:
+        FileNotFoundError: with what makes it.
+    """
+    path = Path("submissions") / f"{name}.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file: make ensemble CONFIG={name} writes it, beside the CSV")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def slug_of(card: Competition) -> str:
+    """The competition's name in Kaggle's addresses.
+
+    Raises:
+        ValueError: for a card of none of Kaggle's competitions.
+    """
+    slugs = competitions_of(card)
+    if not slugs:
+        raise ValueError(f'card {card.name}: no competition of Kaggle\'s: set url = "{SITE}/competitions/<slug>" on it')
+    return slugs[0]
+
+
+def check_csv(csv: Path, card: Competition, root: Path) -> None:
+    """Refuse a CSV that Kaggle would; texts are read at the size of the images that are here.
+
+    Raises:
+        FileNotFoundError, ValueError: as `submission.check_submission`.
+    """
+    folder = root / card.files.test_images
+    files = find_files(folder, card.files.suffix, card.files.pattern) if folder.is_dir() else {}
+
+    def size_of(image_id: str) -> tuple[int, int] | None:
+        try:
+            return read_size(files[image_id]) if image_id in files else None
+        except ImageError:
+            return None
+
+    check_submission(csv, card, root / card.files.sample_submission, size_of)
+
+
+def _pushed(folder: Path) -> Kernel:
+    path = folder / PUSHED
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file: make push first, which has Kaggle run the notebook")
+    return Kernel(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def leaderboard(slug: str) -> Board:
+    """Every submission to a competition with its own, public and private score.
+
+    Writes: submissions/<name>.kaggle.json, with scores that came since
+    """
+    manifests = {name: read_manifest(name) for name in _submission_names()}
+    kept = {name: read_entries(name) for name, manifest in manifests.items() if _slug_of_manifest(manifest) == slug}
+    if not any(kept.values()):
+        raise KaggleError(f"nothing was submitted to {slug} from here: make submit CONFIG=<name> MESSAGE=…")
+    known = {each.ref: each for each in connect().submissions(slug)}
+    rows = []
+    for name, entries in kept.items():
+        current = [_with_scores(entry, known.get(entry.ref)) for entry in entries]
+        if current != entries:
+            write_entries(name, current)
+        rows += [Row(name, each.ref, manifests[name]["oof_score"], each.public, each.private) for each in current]
+    rows.sort(key=lambda row: -row.cv)
+    return Board(rows, correlations(rows))
+
+
+def _submission_names() -> list[str]:
+    paths = Path("submissions").glob("*.json")
+    return sorted(path.stem for path in paths if not path.name.endswith(".kaggle.json"))
+
+
+def _slug_of_manifest(manifest: dict[str, Any]) -> str | None:
+    card = competition.load(next(iter(manifest["configs"].values()))["competition"])
+    return next(iter(competitions_of(card)), None)
+
+
+def _with_scores(entry: Entry, known: Any) -> Entry:
+    if known is None:
+        return entry
+    return entry.model_copy(update={"made": known.made, "public": known.public, "private": known.private})

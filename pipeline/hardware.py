@@ -1,5 +1,7 @@
 """What this machine does well: device, precision, memory format."""
 
+from pathlib import Path
+
 import torch
 
 
@@ -25,7 +27,17 @@ def precision(setting: str, on: torch.device) -> torch.dtype:
 
 def _cpu_has_bfloat16() -> bool:
     """Without these instructions bfloat16 is emulated, and slower than float32."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))
+    if hasattr(torch.cpu, "get_capabilities"):
+        known = torch.cpu.get_capabilities()
+        return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+    return not _linux_flags().isdisjoint({"avx512_bf16", "amx_bf16"})  # torch 2.10, as in Kaggle's image, cannot tell
+
+
+def _linux_flags() -> set[str]:
+    """The instructions that Linux says the CPU has; none elsewhere."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
 
 
 def autocast(on: torch.device, dtype: torch.dtype) -> torch.autocast:

@@ -139,3 +139,17 @@ def test_families_named_in_a_refusal_work(demand):
     for family in families.split(", "):
         serving = [row for row in encoder.known().values() if row.name.startswith(f"tu-{family}")]
         assert any(demand in row.serves.split() for row in serving), family
+
+
+def test_a_model_that_cannot_be_built_without_memory_is_built_with_it(monkeypatch):
+    build, places = models._build, []
+
+    def built(cfg):
+        places.append(torch.get_default_device().type)
+        if places[-1] == "meta":
+            raise NotImplementedError("no meta kernel")
+        return build(cfg)
+
+    monkeypatch.setattr(models, "_build", built)
+    models.check_model(config.Model(encoder="tu-test_resnet"))
+    assert places == ["meta", "cpu"]

@@ -106,7 +106,14 @@ def _check_fit(cfg: config.Model) -> None:
 
 def rehearse(cfg: config.Model, side: int = 64) -> Segmenter:
     """The model, built without memory for its weights, after it was shown an image of `side` pixels."""
-    with torch.device("meta"):
+    try:
+        return _shown_an_image(cfg, side, "meta")
+    except NotImplementedError:  # timm's older RegNets, as in Kaggle's image, cannot be built without memory
+        return _shown_an_image(cfg, side, "cpu")
+
+
+def _shown_an_image(cfg: config.Model, side: int, device: str) -> Segmenter:
+    with torch.device(device), torch.no_grad():
         model = _build(cfg.model_copy(update={"weights": "none"})).eval()
         model(torch.zeros(1, cfg.in_channels, side, side))
     return model

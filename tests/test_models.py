@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline import config
+from pipeline import config, models
 from pipeline.models import ARCHITECTURES, build_model, check_model, encoder, survey
 from pipeline.models.segmenter import pad_to_stride
 

@@ -12,8 +12,12 @@ from pipeline import competition, config, scoring, stages
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels, resize_masks
 from pipeline.ensemble import Objects, PerClass, combine
+from pipeline.kaggle.prediction import predict_test
+from pipeline.kaggle.testsets import CUT, write_hidden
 from pipeline.rle import Dialect
+from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
+from pipeline.stages.submitting import check_csv
 from tests.miniatures import LAYOUTS, write_miniature
 
 DEMOS = {"demo", "camvid_demo", "instances_demo"}  # tried by themselves
@@ -102,6 +106,18 @@ def test_from_its_files_to_a_scored_submission(folder, slug):
         assert_texts_are_the_masks(rows, layout, cfg, done.decision.shipped)
     assert 0 <= scoring.score(card, done.csv, Path("data/solution.csv"))[0] <= 1
     assert scoring.score(card, Path("data/solution.csv"), Path("data/solution.csv"))[0] == pytest.approx(1)
+    assert_a_bundle_does_the_same(cfg, done)
+
+
+def assert_a_bundle_does_the_same(cfg, done):
+    """A bundle writes the ensemble's CSV from the same images, and a valid one from images that nobody has seen."""
+    bundle = write_weights(Path("bundle"), load_members([cfg]), done)
+    predict_test(bundle, Path("data"), Path("bundled.csv"))
+    assert Path("bundled.csv").read_text() == done.csv.read_text()
+    images = write_hidden(bundle.card, Path("data"), Path("hidden"))
+    predicted = predict_test(bundle, Path("hidden"), Path("hidden.csv"))
+    check_csv(Path("hidden.csv"), bundle.card, Path("hidden"))
+    assert len(predicted.problems) == (images > CUT), predicted.problems
 
 
 def parted(rows):

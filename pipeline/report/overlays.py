@@ -5,14 +5,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")  # no window: this also runs where there is no screen
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # not pyplot: this also runs where there is no screen
 from matplotlib.lines import Line2D
 
 from pipeline.files import whole
@@ -43,8 +39,15 @@ def choose_examples(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def write_sheet(path: Path, rows: Mapping[str, Sequence[Panel]]) -> None:
-    """Write a PNG with a titled row of panels for each entry, at most COLUMNS a row."""
-    figure = plt.figure(figsize=(2.2 * COLUMNS, 2.6 * len(rows) + 0.4), layout="constrained")
+    """Write a PNG of `draw_sheet`."""
+    figure = draw_sheet(rows)
+    with whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=90)
+
+
+def draw_sheet(rows: Mapping[str, Sequence[Panel]]) -> Figure:
+    """A titled row of panels for each entry, at most COLUMNS a row."""
+    figure = Figure(figsize=(2.2 * COLUMNS, 2.6 * len(rows) + 0.4), layout="constrained")
     strips = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for strip, (name, panels) in zip(strips, rows.items(), strict=True):
         strip.suptitle(name, x=0.005, ha="left", fontsize=10, fontweight="bold")
@@ -56,9 +59,7 @@ def write_sheet(path: Path, rows: Mapping[str, Sequence[Panel]]) -> None:
     if any(panel.masks is not None for panels in rows.values() for panel in panels):
         lines = [Line2D([], [], color=TRUE, label="true"), Line2D([], [], color=PREDICTED, label="predicted")]
         figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False)
-    with whole(path) as partial:
-        figure.savefig(partial, format="png", dpi=90)
-    plt.close(figure)
+    return figure
 
 
 def _draw(axis: Axes, panel: Panel) -> None:

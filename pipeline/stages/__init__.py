@@ -11,9 +11,10 @@ from pipeline.stages.bundling import Bundled, bundle, run_bundle
 from pipeline.stages.comparing import Compared, Final, PseudoGain, compare, final, pseudo
 from pipeline.stages.doctoring import Examined, doctor
 from pipeline.stages.ensembling import Ensembled, ensemble, score
+from pipeline.stages.looking import draw_images, draw_samples, list_findings, list_sizes
 from pipeline.stages.preparing import Prepared, check, data, describe_folds, prepare
 from pipeline.stages.rehearsing import Act, rehearse
-from pipeline.stages.reporting import report
+from pipeline.stages.reporting import gather, report
 from pipeline.stages.submitting import (
     Board,
     Downloaded,
@@ -49,10 +50,15 @@ __all__ = [
     "describe_folds",
     "doctor",
     "download",
+    "draw_images",
+    "draw_samples",
     "ensemble",
     "final",
+    "gather",
     "inflation",
     "leaderboard",
+    "list_findings",
+    "list_sizes",
     "mean_row",
     "oof",
     "oof_table",

@@ -36,11 +36,16 @@ def report(cfgs: Sequence[Config]) -> Path:
 
     Writes: reports/<name>.html
     """
+    path = Path("reports") / f"{ensemble_name(cfgs)}.html"
+    write_report(path, gather(cfgs))
+    return path
+
+
+def gather(cfgs: Sequence[Config]) -> view.View:
+    """All that a page, or a notebook, shows of a config or an ensemble; does all that is missing before."""
     members = load_members(cfgs)
     test_index, *_ = [predict_test(member) for member in members]
-    path = Path("reports") / f"{ensemble_name(cfgs)}.html"
-    write_report(path, _view(path.stem, members, test_index))
-    return path
+    return _view(ensemble_name(cfgs), members, test_index)
 
 
 def _view(title: str, members: Sequence[Prepared], test_index: pd.DataFrame) -> view.View:

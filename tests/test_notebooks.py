@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.kaggle.descriptions import KERNELS, kernel_metadata
+
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 
@@ -26,3 +28,12 @@ def test_a_notebook_keeps_its_outputs_and_no_path_of_a_machine(path):
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert not [output for output in outputs if output.get("name") == "stderr" or output["output_type"] == "error"]
     assert not [place for place in ("site-packages", "/home/", "/tmp/", "/root/") if place in json.dumps(outputs)]
+
+
+def test_each_notebook_is_described_for_kaggle_with_the_internet_off():
+    assert sorted(kernel.notebook.name for kernel in KERNELS.values()) == [path.name for path in NOTEBOOKS]
+    for kernel in KERNELS.values():
+        metadata = kernel_metadata(kernel, "me", "nuclei+nuclei_fpn", ("some-competition",))
+        assert metadata.enable_internet is False
+        assert metadata.code_file == kernel.notebook.name
+        assert "me/nuclei-nuclei-fpn-code" in metadata.dataset_sources

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline import competition, config
 from pipeline.competition import Competition
 from pipeline.kaggle.bundle import RECORD
 
@@ -47,6 +48,26 @@ def find_competition(root: Path, card: Competition) -> Path:
         lambda folder: (folder / sample).is_file() and (folder / images).is_dir(),
         f"{sample} and {images}/: attach the competition {card.url or card.name}",
     )
+
+
+def settle(root: Path, code: Path, name: str) -> list[str]:
+    """Make the current folder the project: configs, folds and runs that are attached, where they lie at home.
+
+    Args:
+        root: Kaggle's folder.
+        code: the folder of the code dataset.
+        name: of the config.
+
+    Returns:
+        an override for the config: where the competition's files are mounted.
+
+    Raises:
+        As `lay_out_project` and `find_competition`.
+    """
+    lay_out_project(code, Path())
+    resume_runs(root, Path())
+    card = competition.load(config.load(Path("configs") / f"{name}.toml").competition)
+    return [f"data.root={find_competition(root, card)}"]
 
 
 def lay_out_project(code: Path, project: Path) -> list[str]:

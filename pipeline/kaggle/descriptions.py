@@ -19,12 +19,16 @@ class Kernel(NamedTuple):
     notebook: Path
     word: str  # at the end of its title
     datasets: tuple[str, ...]  # the words of those attached
+    gpu: bool = False
 
 
 # The folder of each below the bundle's.
 KERNELS = {
-    "notebook": Kernel(Path("notebooks/5-submit-offline.ipynb"), "submit", ("code", "weights")),
-    "train": Kernel(Path("notebooks/3-train-on-kaggle.ipynb"), "train", ("code",)),
+    "look-at-data": Kernel(Path("notebooks/1-look-at-data.ipynb"), "data", ("code",)),
+    "losses": Kernel(Path("notebooks/2-losses-under-imbalance.ipynb"), "losses", ("code",)),
+    "train": Kernel(Path("notebooks/3-train-on-kaggle.ipynb"), "train", ("code",), gpu=True),
+    "look-at-errors": Kernel(Path("notebooks/4-look-at-errors.ipynb"), "errors", ("code",), gpu=True),
+    "notebook": Kernel(Path("notebooks/5-submit-offline.ipynb"), "submit", ("code", "weights"), gpu=True),
 }
 
 
@@ -57,13 +61,13 @@ def subtitles(record: Record) -> dict[str, str]:
 
 
 def kernel_metadata(kernel: Kernel, owner: str, name: str, competitions: Sequence[str]) -> KernelMetadata:
-    """Of one notebook: with a GPU, and without the internet."""
+    """Of one notebook, without the internet."""
     title = titled(name, kernel.word)
     return KernelMetadata(
         id=f"{owner}/{slugify(title)}",
         title=title,
         code_file=kernel.notebook.name,
-        enable_gpu=True,
+        enable_gpu=kernel.gpu,
         enable_internet=False,
         dataset_sources=tuple(f"{owner}/{slugify(titled(name, word))}" for word in kernel.datasets),
         competition_sources=tuple(competitions),

@@ -56,8 +56,13 @@ def draw_sheet(rows: Mapping[str, Sequence[Panel]]) -> Figure:
             axis.axis("off")
         for axis, panel in zip(axes, panels, strict=False):
             _draw(axis, panel)
-    if any(panel.masks is not None for panels in rows.values() for panel in panels):
-        lines = [Line2D([], [], color=TRUE, label="true"), Line2D([], [], color=PREDICTED, label="predicted")]
+    panels = [panel for row in rows.values() for panel in row]
+    shown = {
+        "true": (TRUE, any(panel.target is not None for panel in panels)),
+        "predicted": (PREDICTED, any(panel.masks is not None for panel in panels)),
+    }
+    lines = [Line2D([], [], color=colour, label=name) for name, (colour, drawn) in shown.items() if drawn]
+    if lines:
         figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False)
     return figure
 

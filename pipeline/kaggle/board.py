@@ -20,7 +20,7 @@ class Entry(Table):
     ref: int  # Kaggle's number
     made: str
     message: str
-    sha256: str  # of the CSV as it is here
+    sha256: str  # of the CSV; of a notebook, the one that it left before the hidden test set
     kernel: str | None = None  # owner/slug, version
     public: float | None = None
     private: float | None = None

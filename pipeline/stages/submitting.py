@@ -13,7 +13,8 @@ from pipeline.data.images import ImageError, read_size
 from pipeline.data.places import find_files
 from pipeline.files import write_text
 from pipeline.kaggle.board import Correlation, Entry, Row, correlations, read_entries, write_entries
-from pipeline.kaggle.client import SITE, Client, KaggleError, Kernel, RemoteFile, connect
+from pipeline.kaggle.calls import SITE, KaggleError
+from pipeline.kaggle.client import Client, Kernel, RemoteFile, connect, flat_files
 from pipeline.kaggle.descriptions import competitions_of
 from pipeline.kaggle.metadata import DatasetMetadata, KernelMetadata, read_metadata
 from pipeline.kaggle.unpacking import unpack
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 LISTED = ".kaggle.json"  # in a competition's folder: the files that were downloaded, once all are there
 PUSHED = "pushed.json"  # in a notebook's folder: the version that Kaggle ran
+OUTPUT = "submission.csv"  # what a notebook for a code competition leaves
 
 
 class Downloaded(NamedTuple):
@@ -65,7 +67,9 @@ def download(slug: str, folder: Path) -> Downloaded:
     marker = folder / LISTED
     if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == listing:
         return Downloaded(folder, len(files), fresh=False)
-    _refuse_full_disk(folder, sum(file.size for file in files))
+    size = sum(file.size for file in files)
+    _refuse_full_disk(folder, size)
+    log.info("download %s: %d files, %d MiB", slug, len(files), size >> 20)
     unpack(client.download(slug, folder / ".download"), folder)
     _check_sizes(folder, files)
     shutil.rmtree(folder / ".download")
@@ -74,11 +78,12 @@ def download(slug: str, folder: Path) -> Downloaded:
 
 
 def _refuse_full_disk(folder: Path, size: int) -> None:
-    """The zip and what is in it are there together for a while."""
+    """The zip and what is in it are there together for a while; of what came before, there is less to come."""
     folder.mkdir(parents=True, exist_ok=True)
+    needed = 2 * size - sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder).free
-    if free < 2 * size:
-        raise OSError(f"{folder}: {2 * size >> 20} MiB are needed for a while, {free >> 20} MiB are left: make room")
+    if free < needed:
+        raise OSError(f"{folder}: {needed >> 20} MiB are needed for a while, {free >> 20} MiB are left: make room")
 
 
 def _check_sizes(folder: Path, files: list[RemoteFile]) -> None:
@@ -98,8 +103,14 @@ def upload(folder: Path, note: str) -> dict[str, bool]:
     Args:
         folder: of the bundle.
         note: on what changed.
+
+    Raises:
+        KaggleError: for what Kaggle refuses, or did not get; ValueError: for a bundle of another account, or one with
+            folders in it, before anything is sent.
     """
     described = {place: _own(folder / place, DatasetMetadata) for place in ("code", "weights")}
+    for place in described:
+        flat_files(folder / place)
     client = connect()
     for place, metadata in described.items():
         _refuse_other_owner(folder / place, metadata.id, client)
@@ -148,18 +159,20 @@ def submit(name: str, message: str, root: Path | None, notebook: Path | None = N
     Raises:
         ValueError: for a CSV that Kaggle would refuse, before it is sent; KaggleError: for what Kaggle refuses.
     """
-    csv = Path("submissions") / f"{name}.csv"
     manifest = read_manifest(name)
     card = competition.load(next(iter(manifest["configs"].values()))["competition"])
-    slug = slug_of(card)
-    check_csv(csv, card, root or Path("data") / card.name)
-    kernel = _pushed(notebook) if notebook else None
-    description = f"{name} {(manifest['commit'] or 'no commit')[:7]}: {message}"
-    client = connect()
-    if kernel:
-        ref = client.submit_kernel(slug, kernel, "submission.csv", description)
-    else:
+    slug, root = slug_of(card), root or Path("data") / card.name
+    description = f"{name} {_short(manifest['commit'])}: {message}"
+    if notebook is None:
+        csv, kernel = Path("submissions") / f"{name}.csv", None
+        check_csv(csv, card, root)
+        client = connect()
         ref = client.submit(slug, csv, description)
+    else:
+        kernel, client = _pushed(notebook), connect()
+        csv = client.output(kernel, OUTPUT, notebook / "output")
+        check_csv(csv, card, root)
+        ref = client.submit_kernel(slug, kernel, OUTPUT, description)
     sent = {
         "ref": ref,
         "message": message,
@@ -173,6 +186,11 @@ def submit(name: str, message: str, root: Path | None, notebook: Path | None = N
     places = list(client.ranks(slug))
     place = next((place for place, team, _ in places if team == done.team), None)
     return Submitted(entry, record, manifest["oof_score"], manifest["metric"], place, len(places))
+
+
+def _short(commit: str | None) -> str:
+    """A commit's first seven digits, and "+" where files differed from it."""
+    return commit[:7] + "+" * commit.endswith("+") if commit else "uncommitted"
 
 
 def read_manifest(name: str) -> dict[str, Any]:

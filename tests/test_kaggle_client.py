@@ -3,10 +3,13 @@
 import hashlib
 import json
 import logging
+import os
 import random
+import shlex
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +30,7 @@ from pipeline.stages import submitting
 from tests import kaggle_server
 from tests.kaggle_server import TOKEN, USER, Fault, Kaggle, zipped
 
+ROOT = Path(__file__).parent.parent
 SLUG = "tgs-salt-identification-challenge"
 FILES = {"train.csv": b"id,rle\n", "train/1.png": b"one" * 500, "sample_submission.csv": b"id,rle\n1,\n"}
 
@@ -524,6 +528,12 @@ def test_a_csv_that_kaggle_would_refuse_is_not_sent(kaggle, handed, capsys):
     assert kaggle.calls == []
 
 
+def test_a_submission_without_a_word_is_not_sent(kaggle, handed, capsys):
+    assert main(["submit", "tiny", "--message", " ", "--data", "tiny"]) == 2
+    assert "no message: say what is new in it" in capsys.readouterr().err
+    assert kaggle.calls == []
+
+
 def test_a_submission_that_cannot_be_scored_says_why_and_is_kept(kaggle, handed, capsys):
     kaggle.scores = deque([{"status": "error", "errorDescription": "Submission contains 3 null values"}])
     assert main(SUBMIT) == 2
@@ -663,3 +673,28 @@ def test_without_the_client_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "kaggle", None)
     with pytest.raises(KaggleError, match=r"not installed: pip install -r requirements-kaggle.txt"):
         client.connect()
+
+
+# ----------------------------------------------------------------------------------------------- make
+
+
+def recipe(*arguments: str, **environment: str) -> str:
+    """The last line of what make would run."""
+    command = ["make", "-n", "-C", str(ROOT), "--no-print-directory", "PYTHON=python", *arguments]
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME")}
+    ran = subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=True)
+    return ran.stdout.splitlines()[-1].strip()
+
+
+def test_make_data_downloads_a_competition_that_was_named():
+    assert recipe("data") == "python -m pipeline data configs/demo.toml"
+    assert recipe("data", f"COMPETITION={SLUG}") == f"python -m pipeline download {SLUG}"
+    assert recipe("data", COMPETITION=SLUG) == f"python -m pipeline download {SLUG}"
+
+
+def test_make_hands_on_names_and_messages_as_they_are():
+    message = "don't stop $HOME"
+    assert recipe("upload", "CONFIGS=a b") == "python -m pipeline upload a+b"
+    line = recipe("submit", "CONFIG=x", "KERNEL=1", "MESSAGE=" + message.replace("$", "$$"))
+    assert shlex.split(line) == ["python", "-m", "pipeline", "submit", "x", f"--message={message}", "--kernel"]
+    assert recipe("push", "CONFIG=x", "TRAIN=1") == "python -m pipeline push x --train"

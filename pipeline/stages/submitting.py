@@ -157,8 +157,11 @@ def submit(name: str, message: str, root: Path | None, notebook: Path | None = N
         notebook: hand in the output of this notebook's version on Kaggle in place of the CSV; a folder after `push`.
 
     Raises:
-        ValueError: for a CSV that Kaggle would refuse, before it is sent; KaggleError: for what Kaggle refuses.
+        ValueError: for a CSV that Kaggle would refuse, before it is sent, or no message.
+        KaggleError: for what Kaggle refuses.
     """
+    if not message.strip():
+        raise ValueError('no message: say what is new in it, as MESSAGE="longer training"; it stands beside the score')
     manifest = read_manifest(name)
     card = competition.load(next(iter(manifest["configs"].values()))["competition"])
     slug, root = slug_of(card), root or Path("data") / card.name

@@ -23,7 +23,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.kaggle import calls, client, unpacking
-from pipeline.kaggle.board import Entry, Row, correlations, write_entries
+from pipeline.kaggle.board import Entry, Row, correlations, read_entries, write_entries
 from pipeline.kaggle.calls import KaggleError
 from pipeline.kaggle.metadata import DatasetMetadata, KernelMetadata, License, read_metadata, write_metadata
 from pipeline.stages import submitting
@@ -443,6 +443,38 @@ def test_a_notebook_that_fails_shows_the_end_of_its_log(kaggle, bundle, capsys):
     assert not (bundle / "notebook/pushed.json").exists()
 
 
+def stop(_: float) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_push_that_was_cut_off_waits_on_for_the_same_version(kaggle, bundle, monkeypatch, slept):
+    submitting.upload(bundle, "note")
+    kaggle.statuses.extend([{"status": "running"}] * 2)
+    monkeypatch.setattr(submitting, "connect", partial(client.connect, stop))
+    assert main(["push", "tiny"]) == 130
+    monkeypatch.setattr(submitting, "connect", partial(client.connect, slept.append))
+    assert main(["push", "tiny"]) == 0
+    assert slept == [10]
+    assert len(kaggle.asked("SaveKernel")) == 1
+    submitting.push(bundle / "notebook")  # it ran: once more is asked for
+    assert len(kaggle.asked("SaveKernel")) == 2
+
+
+@pytest.mark.parametrize("change", ["notebook", "datasets", "failure"])
+def test_a_push_after_a_change_is_another_version(kaggle, bundle, monkeypatch, slept, change):
+    submitting.upload(bundle, "note")
+    kaggle.statuses.append({"status": "error" if change == "failure" else "running"})
+    monkeypatch.setattr(submitting, "connect", partial(client.connect, stop))
+    assert main(["push", "tiny"]) != 0
+    monkeypatch.setattr(submitting, "connect", partial(client.connect, slept.append))
+    if change == "notebook":
+        (bundle / "notebook/submit.ipynb").write_text(json.dumps({"cells": [], "metadata": {}}))
+    elif change == "datasets":
+        submitting.upload(bundle, "note")
+    submitting.push(bundle / "notebook")
+    assert len(kaggle.asked("SaveKernel")) == 2
+
+
 def test_a_notebook_that_was_stopped_did_not_run(kaggle, bundle):
     submitting.upload(bundle, "note")
     kaggle.statuses.append({"status": "cancel_acknowledged"})
@@ -525,7 +557,19 @@ def test_a_csv_that_kaggle_would_refuse_is_not_sent(kaggle, handed, capsys):
     csv.write_text("".join(csv.read_text().splitlines(keepends=True)[:-1]))
     assert main(SUBMIT) == 2
     assert "submissions/tiny.csv: 4 rows, the sample submission has 5" in capsys.readouterr().err
-    assert kaggle.calls == []
+    assert kaggle.asked("StartSubmissionUpload") == []
+
+
+def test_a_wait_for_a_score_that_was_cut_off_goes_on_without_another_submission(kaggle, handed, monkeypatch, slept):
+    monkeypatch.setattr(submitting, "connect", partial(client.connect, stop))
+    assert main(SUBMIT) == 130
+    monkeypatch.setattr(submitting, "connect", partial(client.connect, slept.append))
+    assert main(SUBMIT) == 0
+    assert len(kaggle.submissions) == 1
+    assert [entry.public for entry in read_entries("tiny")] == [0.91]
+    kaggle.scores.append({"status": "complete", "publicScore": "0.92"})
+    assert main(SUBMIT) == 0  # it had its score: once more is asked for
+    assert [(entry.ref, entry.public) for entry in read_entries("tiny")] == [(100, 0.91), (101, 0.92)]
 
 
 def test_a_submission_without_a_word_is_not_sent(kaggle, handed, capsys):
@@ -600,7 +644,9 @@ def test_the_output_of_a_notebook_is_checked_and_handed_in(kaggle, handed, capsy
 
 def test_a_notebook_that_was_not_pushed_cannot_be_handed_in(kaggle, handed, capsys):
     assert main([*SUBMIT, "--kernel"]) == 2
-    assert "dist/kaggle/tiny/notebook/pushed.json: no such file: make push first" in capsys.readouterr().err
+    assert (
+        "dist/kaggle/tiny/notebook/pushed.json: names no version that ran: make push first" in capsys.readouterr().err
+    )
 
 
 # ----------------------------------------------------------------------------------------------- leaderboard

@@ -33,6 +33,10 @@ class UnknownError(KaggleError):
     """There is no such thing, or it is somebody else's: of datasets and notebooks, Kaggle does not say which."""
 
 
+class EndedError(KaggleError):
+    """What Kaggle ran ended, and not well."""
+
+
 class Refusal(NamedTuple):
     """Why a call failed."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.kaggle.calls import TOKENS, Caller, KaggleError, UnknownError
+from pipeline.kaggle.calls import TOKENS, Caller, EndedError, KaggleError, UnknownError
 from pipeline.kaggle.metadata import DATASET_FILE, DatasetMetadata, KernelMetadata
 from pipeline.progress import console
 
@@ -52,6 +52,9 @@ class Kernel(NamedTuple):
     id: str  # owner/slug
     version: int
     url: str
+
+    def __str__(self) -> str:
+        return f"{self.id}, version {self.version}"
 
 
 class Client:
@@ -107,7 +110,7 @@ class Client:
         arguments = (file, description, slug, kernel.id, kernel.version, True)
         answer = self.caller.call(_competition(slug), self.api.competition_submit_code, *arguments, counts=True)
         if not answer.ref:
-            raise KaggleError(f"{kernel.id}, version {kernel.version}: was not taken ({answer.message})")
+            raise KaggleError(f"{kernel}: was not taken ({answer.message})")
         return answer.ref
 
     def submissions(self, slug: str) -> list[Submission]:
@@ -116,20 +119,13 @@ class Client:
         return [_submission(each) for each in found or []]
 
     def scored(self, slug: str, ref: int) -> Submission:
-        """A submission once it has its score.
-
-        Raises:
-            KaggleError: if Kaggle could not score it, with the reason.
-        """
+        """A submission once it has its score, or an error in place of it."""
 
         def look() -> Submission | None:
             found = next((each for each in self.submissions(slug) if each.ref == ref), None)
             return found if found and found.state != "pending" else None
 
-        done = self.caller.wait(f"the score of submission {ref}", look)
-        if done.state == "error":
-            raise KaggleError(f"submission {ref} was not scored: {done.error or 'no reason given'}")
-        return done
+        return self.caller.wait(f"the score of submission {ref}", look)
 
     def ranks(self, slug: str) -> Iterator[tuple[int, str, float]]:
         """Place, team and score on the public leaderboard, best first."""
@@ -226,7 +222,7 @@ class Client:
         """Wait until Kaggle has run a notebook.
 
         Raises:
-            KaggleError: if it ended with an error; the last lines of its log are logged.
+            EndedError: if it ended with an error, or was stopped; the last lines of its log are logged.
         """
         what = f"notebook {kernel.id}"
 
@@ -238,7 +234,7 @@ class Client:
         if ended.status.name != "COMPLETE":
             lines = log_lines(self.caller.call(what, self.api.kernels_logs, kernel.id))
             log.error("%s", "\n".join(lines[-LAST_LINES:]))
-            raise KaggleError(f"{what} ended with: {ended.failure_message or ended.status.name.lower()}; {kernel.url}")
+            raise EndedError(f"{what} ended with: {ended.failure_message or ended.status.name.lower()}; {kernel.url}")
 
     def output(self, kernel: Kernel, file: str, folder: Path) -> Path:
         """Fetch a file that a notebook's last version left.

@@ -12,6 +12,7 @@ ifeq ($(PYTHON),)
 override PYTHON := .venv/bin/python
 VENV := .venv/.ready
 VENV_DEV := .venv/.ready-dev
+VENV_KAGGLE := .venv/.ready-kaggle
 endif
 # BASE_PYTHON=/path/to/python rehearses on that environment; else .venv-kaggle is made, like Kaggle's image.
 ifeq ($(BASE_PYTHON),)
@@ -20,9 +21,12 @@ BASE := .venv-kaggle/.ready
 endif
 STAGE = $(PYTHON) -m pipeline
 OPTIONS = configs/$(CONFIG).toml $(foreach pair,$(SET),--set '$(pair)') $(if $(SKIP_BAD),--skip-bad)
+quoted = '$(subst ','\'',$(1))'
+# An ensemble of several is called a+b.
+NAME = $(subst $() ,+,$(strip $(CONFIGS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data doctor audit competitions folds train oof predict ensemble report compare final pseudo score bundle rehearse demo encoders bench test lint format
+.PHONY: help setup data doctor audit competitions folds train oof predict ensemble report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,13 +50,23 @@ setup: $(VENV) ## make .venv with the pinned packages
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
+.venv/.ready-kaggle: requirements-kaggle.txt .venv/.ready
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-kaggle.txt
+	touch $@
+
 .venv-kaggle/.ready: requirements-kaggle-image.txt
 	$(if $(shell command -v python3.12),python3.12,python3) -m venv .venv-kaggle
 	.venv-kaggle/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-kaggle-image.txt
 	touch $@
 
-data: $(VENV) ## get or make the data, and read every file once
+# A competition that was named, and not only the default above, is fetched from Kaggle.
+ifeq ($(origin COMPETITION),file)
+data: $(VENV) ## get or make the data, and read every file once (COMPETITION=slug: fetch and unpack it from Kaggle)
 	$(STAGE) data $(OPTIONS)
+else
+data: $(VENV) $(VENV_KAGGLE)
+	$(STAGE) download $(COMPETITION)
+endif
 
 doctor: $(VENV) ## are the files what the card says? sample submission, masks, RLE dialect, images
 	$(STAGE) doctor $(OPTIONS)
@@ -95,6 +109,18 @@ bundle: $(VENV) ## dist/kaggle/<name>/: what an offline notebook on Kaggle needs
 
 rehearse: $(VENV) $(BASE) ## run the bundle's notebook as Kaggle does: no network, a fresh environment, a hidden test set
 	$(STAGE) rehearse $(OPTIONS) --configs "$(CONFIGS)" --base $(BASE_PYTHON) $(if $(IMAGES),--images $(IMAGES))
+
+upload: $(VENV) $(VENV_KAGGLE) ## the bundle's two datasets to Kaggle, new or renewed (MESSAGE="what changed")
+	$(STAGE) upload $(NAME) $(if $(MESSAGE),--message=$(call quoted,$(MESSAGE)))
+
+push: $(VENV) $(VENV_KAGGLE) ## the bundle's notebook to Kaggle, which runs it; waits for it (TRAIN=1: the one that trains)
+	$(STAGE) push $(NAME) $(if $(TRAIN),--train)
+
+submit: $(VENV) $(VENV_KAGGLE) ## hand in submissions/<name>.csv with MESSAGE="…"; score and place (KERNEL=1: the notebook's)
+	$(STAGE) submit $(NAME) --message=$(call quoted,$(MESSAGE)) $(if $(KERNEL),--kernel)
+
+leaderboard: $(VENV) $(VENV_KAGGLE) ## OOF, public and private score of every submission to COMPETITION=slug, and how alike they rank
+	$(STAGE) leaderboard $(COMPETITION)
 
 demo: $(VENV) ## generated data to a scored submission, in minutes
 	DATA= $(STAGE) ensemble configs/demo.toml

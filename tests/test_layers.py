@@ -65,12 +65,23 @@ def test_every_module_has_a_floor():
         ("pydicom", "data"),
         ("albumentations", "data"),
         ("safetensors", ("inference", "training")),
+        ("kaggle.api", "kaggle"),
+        ("requests", "kaggle"),
     ],
 )
 def test_a_library_has_one_owner(word, owner):
     owners = {owner} if isinstance(owner, str) else set(owner)
     users = {room(path) for path in MODULES if f"import {word}" in (text := path.read_text()) or f"from {word}" in text}
     assert users == owners
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_kaggles_client_is_imported_only_where_it_is_called(path):
+    # It is installed for those who hand in only, and looks for a token as soon as it is imported.
+    statements = ast.parse(path.read_text(encoding="utf-8")).body
+    names = [each.module or "" for each in statements if isinstance(each, ast.ImportFrom)]
+    names += [alias.name for each in statements if isinstance(each, ast.Import) for alias in each.names]
+    assert not {name.partition(".")[0] for name in names} & {"kaggle", "kagglesdk", "requests"}
 
 
 def test_no_room_is_called_after_nothing():

@@ -17,10 +17,10 @@ FEWEST = 3  # submissions for a rank correlation
 class Entry(Table):
     """One submission of a CSV, or of a notebook's output."""
 
-    ref: int  # Kaggle's number
-    made: str
+    ref: int = 0  # Kaggle's number; 0 until it is handed in
+    made: str = ""  # ISO 8601; empty until Kaggle says
     message: str
-    sha256: str  # of the CSV as it is here
+    sha256: str  # of the CSV; of a notebook, the one that it left before the hidden test set
     kernel: str | None = None  # owner/slug, version
     public: float | None = None
     private: float | None = None

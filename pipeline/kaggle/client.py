@@ -1,34 +1,29 @@
-"""Kaggle over the network, by its own client: every call tried again where that helps, every refusal in plain words.
+"""Kaggle over the network, by its own client.
 
 The client reads its token itself, from ~/.kaggle or the environment. Nothing here looks at it, keeps it or prints it.
 """
 
 import contextlib
 import io
+import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from pipeline import competition
-from pipeline.kaggle.metadata import DatasetMetadata, KernelMetadata
-from pipeline.progress import clock
-from pipeline.schema import did_you_mean
+from pipeline.kaggle.calls import TOKENS, Caller, EndedError, KaggleError, UnknownError
+from pipeline.kaggle.metadata import DATASET_FILE, DatasetMetadata, KernelMetadata
+from pipeline.progress import console
 
 log = logging.getLogger(__name__)
 
-SITE = "https://www.kaggle.com"
-TRIES = 5
-FIRST_DELAY = 2.0  # seconds before the second try; doubled before each further one
-POLL = 10.0  # seconds between two looks at what takes its time
 PAGE = 200
 LAST_LINES = 15  # of a notebook's log
-T = TypeVar("T")
-
-
-class KaggleError(ValueError):
-    """Kaggle refused, or could not be reached; the message says what to do."""
+ARRIVAL = 3600.0  # seconds in which Kaggle should have taken in a dataset's files
+RUNNING = ("QUEUED", "RUNNING", "NEW_SCRIPT", "CANCEL_REQUESTED")
+LOST = ("dataset", "competition", "kernel", "model")  # what may not be attached, as the client's answers call it
 
 
 class RemoteFile(NamedTuple):
@@ -58,17 +53,20 @@ class Kernel(NamedTuple):
     version: int
     url: str
 
+    def __str__(self) -> str:
+        return f"{self.id}, version {self.version}"
+
 
 class Client:
-    """What this project asks of Kaggle.
+    """What this project asks of Kaggle. Each refusal is a KaggleError that says what to do.
 
     Args:
         api: the client's KaggleApi, authenticated.
-        sleep: waits so many seconds.
+        caller: makes its calls.
     """
 
-    def __init__(self, api: Any, sleep: Callable[[float], None] = time.sleep):
-        self.api, self.sleep = api, sleep
+    def __init__(self, api: Any, caller: Caller):
+        self.api, self.caller = api, caller
 
     @property
     def user(self) -> str:
@@ -81,59 +79,59 @@ class Client:
         """A competition's files."""
         found, token = [], None
         while True:
-            page = self._call(_competition(slug), self.api.competition_list_files, slug, token, PAGE)
+            page = self.caller.call(_competition(slug), self.api.competition_list_files, slug, token, PAGE)
             found += [RemoteFile(file.name, file.total_bytes) for file in page.files]
             token = page.next_page_token
             if not token:
                 return found
 
     def download(self, slug: str, folder: Path) -> Path:
-        """All of a competition's files as one zip; a download that was broken off goes on."""
+        """All of a competition's files as one zip; a download that was broken off goes on.
+
+        Raises:
+            KaggleError: for what Kaggle refuses; ValueError: if other bytes came than were announced.
+            OSError: if the disk is full.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        self._call(_competition(slug), self.api.competition_download_files, slug, str(folder), False, not _is_watched())
+        quiet = not console.is_terminal
+        self.caller.call(_competition(slug), self.api.competition_download_files, slug, str(folder), False, quiet)
         return folder / f"{slug}.zip"
 
     def submit(self, slug: str, csv: Path, description: str) -> int:
         """Hand in a CSV; returns the submission's number."""
-        answer = self._call(_competition(slug), self.api.competition_submit, str(csv), description, slug, True)
-        if not answer.ref:
-            raise KaggleError(f"{csv}: the upload failed ({answer.message}): run the command again")
+        arguments = (str(csv), description, slug, not console.is_terminal)
+        answer = self.caller.call(_competition(slug), self.api.competition_submit, *arguments, counts=True)
+        if not answer.ref:  # the client says nothing of the upload's failure
+            raise KaggleError(f"{csv}: was not taken ({answer.message}): run the command again")
         return answer.ref
 
     def submit_kernel(self, slug: str, kernel: Kernel, file: str, description: str) -> int:
         """Hand in the output of a notebook's version; returns the submission's number."""
         arguments = (file, description, slug, kernel.id, kernel.version, True)
-        answer = self._call(_competition(slug), self.api.competition_submit_code, *arguments)
+        answer = self.caller.call(_competition(slug), self.api.competition_submit_code, *arguments, counts=True)
         if not answer.ref:
-            raise KaggleError(f"{kernel.id}, version {kernel.version}: not taken ({answer.message})")
+            raise KaggleError(f"{kernel}: was not taken ({answer.message})")
         return answer.ref
 
     def submissions(self, slug: str) -> list[Submission]:
-        """The account's submissions, newest first."""
-        found = self._call(_competition(slug), lambda: self.api.competition_submissions(slug, page_size=PAGE))
+        """The account's last submissions, newest first."""
+        found = self.caller.call(_competition(slug), lambda: self.api.competition_submissions(slug, page_size=PAGE))
         return [_submission(each) for each in found or []]
 
     def scored(self, slug: str, ref: int) -> Submission:
-        """A submission once it has its score.
-
-        Raises:
-            KaggleError: if Kaggle could not score it, with the reason.
-        """
+        """A submission once it has its score, or an error in place of it."""
 
         def look() -> Submission | None:
             found = next((each for each in self.submissions(slug) if each.ref == ref), None)
             return found if found and found.state != "pending" else None
 
-        done = self._wait(f"the score of submission {ref}", look)
-        if done.state == "error":
-            raise KaggleError(f"submission {ref} was not scored: {done.error or 'no reason given'}")
-        return done
+        return self.caller.wait(f"the score of submission {ref}", look)
 
     def ranks(self, slug: str) -> Iterator[tuple[int, str, float]]:
         """Place, team and score on the public leaderboard, best first."""
         token, place = None, 0
         while True:
-            page, token = self._call(_competition(slug), self._leaderboard, slug, token)
+            page, token = self.caller.call(_competition(slug), self._leaderboard, slug, token)
             for place, row in enumerate(page, start=place + 1):  # noqa: B020 - counts on over pages
                 yield place, row.team_name, float(row.score)
             if not token:
@@ -152,40 +150,57 @@ class Client:
 
         Raises:
             KaggleError: if Kaggle refuses, or a file did not arrive: the client goes on without those.
+            ValueError: as `flat_files`.
         """
-        folders = [path.name for path in folder.iterdir() if path.is_dir()]
-        if folders:
-            raise ValueError(f"{folder}: holds the folder {folders[0]}/, which would not be uploaded: keep it flat")
-        new, quiet = not self._exists(metadata.id), not _is_watched()
-        if new:
-            answer = self._call(metadata.id, lambda: self.api.dataset_create_new(str(folder), quiet=quiet))
+        files = flat_files(folder)
+        log.info("upload %s: %d files, %d MiB", metadata.id, len(files), sum(files.values()) >> 20)
+        what, quiet = f"dataset {metadata.id}", not console.is_terminal
+        before = self._version(metadata.id)
+        if before is None:
+            public = not metadata.isPrivate
+            answer = self.caller.call(what, self.api.dataset_create_new, str(folder), public, quiet)
         else:
-            answer = self._call(metadata.id, lambda: self.api.dataset_create_version(str(folder), note, quiet=quiet))
+            answer = self.caller.call(what, self.api.dataset_create_version, str(folder), note, quiet)
         if answer.error:
-            raise KaggleError(f"dataset {metadata.id}: {answer.error}")
-        self._wait(f"dataset {metadata.id}", lambda: self._is_ready(metadata.id) or None)
-        self._check_arrived(folder, metadata.id)
-        return new
+            raise KaggleError(f"{what}: {answer.error}")
+        self.caller.wait(what, lambda: self._is_ready(metadata.id, before or 0) or None, ARRIVAL)
+        self._check_arrived(metadata.id, set(files))
+        return before is None
 
-    def _exists(self, reference: str) -> bool:
+    def _status(self, reference: str) -> tuple[str, int | None]:
+        """A dataset's state and the number of its version."""
+        text = self.caller.call(f"dataset {reference}", self.api.dataset_status, reference, "json")
+        known = json.loads(text)
+        return known["status"], known["current_version_number"]
+
+    def _version(self, reference: str) -> int | None:
+        """The number of a dataset's version; None if there is no such dataset."""
         try:
-            self._call(f"dataset {reference}", self.api.dataset_status, reference)
+            return self._status(reference)[1] or 0
         except UnknownError:
-            return False
-        return True
+            return None
 
-    def _is_ready(self, reference: str) -> bool:
-        state = self._call(f"dataset {reference}", self.api.dataset_status, reference)
+    def _is_ready(self, reference: str, before: int) -> bool:
+        """Whether a version after `before` is there: until then, the state is the earlier version's."""
+        try:
+            state, version = self._status(reference)
+        except UnknownError:  # created a moment ago
+            return False
         if state == "failed":
             raise KaggleError(f"dataset {reference}: Kaggle could not take its files: upload it again")
-        return state == "ready"
+        return state == "ready" and (version is None or version > before)
 
-    def _check_arrived(self, folder: Path, reference: str) -> None:
-        expected = {path.name for path in folder.iterdir() if path.name != "dataset-metadata.json"}
-        listed = self._call(f"dataset {reference}", lambda: self.api.dataset_list_files(reference, page_size=PAGE))
-        missing = sorted(expected - {file.name for file in listed.files})
+    def _check_arrived(self, reference: str, expected: set[str]) -> None:
+        arrived, token, what = set(), None, f"dataset {reference}"
+        while True:
+            page = self.caller.call(what, self.api.dataset_list_files, reference, token, PAGE)
+            arrived |= {file.name for file in page.dataset_files}
+            token = page.next_page_token
+            if not token:
+                break
+        missing = sorted(expected - arrived)
         if missing:
-            raise KaggleError(f"dataset {reference}: {', '.join(missing)} did not arrive: upload it again")
+            raise KaggleError(f"{what}: {', '.join(missing)} did not arrive: upload it again")
 
     # ------------------------------------------------------------------------------------------ notebooks
 
@@ -195,93 +210,63 @@ class Client:
         Raises:
             KaggleError: if Kaggle refuses, or does not know what should be attached.
         """
-        answer = self._call(f"notebook {metadata.id}", lambda: self.api.kernels_push(str(folder)))
-        lost = [*(answer.invalid_dataset_sources or []), *(answer.invalid_competition_sources or [])]
+        what = f"notebook {metadata.id}"
+        answer = self.caller.call(what, self.api.kernels_push, str(folder), counts=True)
+        lost = [name for kind in LOST for name in getattr(answer, f"invalid_{kind}_sources") or []]
         if answer.error or lost:
-            reason = answer.error or f"unknown to Kaggle: {', '.join(lost)}; make upload, or join the competition"
-            raise KaggleError(f"notebook {metadata.id}: {reason}")
+            reason = answer.error or f"unknown to Kaggle: {', '.join(lost)}: make upload, or join the competition"
+            raise KaggleError(f"{what}: {reason}")
         return Kernel(metadata.id, answer.version_number, answer.url)
 
     def run_through(self, kernel: Kernel) -> None:
         """Wait until Kaggle has run a notebook.
 
         Raises:
-            KaggleError: if it ended with an error, with the last lines of its log.
+            EndedError: if it ended with an error, or was stopped; the last lines of its log are logged.
         """
+        what = f"notebook {kernel.id}"
 
         def look() -> Any:
-            status = self._call(f"notebook {kernel.id}", self.api.kernels_status, kernel.id)
-            return None if status.status.name in ("QUEUED", "RUNNING", "NEW_SCRIPT") else status
+            status = self.caller.call(what, self.api.kernels_status, kernel.id)
+            return None if status.status.name in RUNNING else status
 
-        ended = self._wait(f"notebook {kernel.id}, version {kernel.version}", look)
+        ended = self.caller.wait(f"{what}, version {kernel.version}", look)
         if ended.status.name != "COMPLETE":
-            lines = self._call(f"notebook {kernel.id}", self.api.kernels_logs, kernel.id).splitlines()[-LAST_LINES:]
-            reason = ended.failure_message or ended.status.name.lower()
-            log.error("%s", "\n".join(lines))
-            raise KaggleError(f"notebook {kernel.id} ended with: {reason}; {kernel.url}")
+            lines = log_lines(self.caller.call(what, self.api.kernels_logs, kernel.id))
+            log.error("%s", "\n".join(lines[-LAST_LINES:]))
+            raise EndedError(f"{what} ended with: {ended.failure_message or ended.status.name.lower()}; {kernel.url}")
 
-    # ------------------------------------------------------------------------------------------ calls
+    def output(self, kernel: Kernel, file: str, folder: Path) -> Path:
+        """Fetch a file that a notebook's last version left.
 
-    def _call(self, what: str, call: Callable[..., T], *arguments: Any) -> T:
-        """A call, again where Kaggle or the network may just be busy.
-
-        Args:
-            what: the call is about, for messages.
+        Raises:
+            KaggleError: if it left no such file.
         """
-        from requests import exceptions
-
-        for attempt in range(TRIES):
-            last = attempt == TRIES - 1
-            try:
-                return call(*arguments)
-            except exceptions.HTTPError as error:
-                status = error.response.status_code if error.response is not None else 0
-                if last or not (status == 429 or status >= 500):
-                    raise _explained(what, status) from None
-                self._delay(attempt, error.response.headers.get("Retry-After"), f"Kaggle answers {status}")
-            except (exceptions.ConnectionError, exceptions.Timeout):
-                if last:
-                    raise KaggleError(f"{what}: Kaggle cannot be reached: is there a network?") from None
-                self._delay(attempt, None, "Kaggle cannot be reached")
-        raise AssertionError("the last try returns or raises")
-
-    def _delay(self, attempt: int, asked: str | None, reason: str) -> None:
-        seconds = float(asked) if asked and asked.isdigit() else FIRST_DELAY * 2**attempt
-        log.warning("%s: try %d of %d in %.0f s", reason, attempt + 2, TRIES, seconds)
-        self.sleep(seconds)
-
-    def _wait(self, what: str, look: Callable[[], T | None]) -> T:
-        """What a look finds at last; says from time to time how long it has been."""
-        waited, spoke = 0.0, 0.0
-        while (found := look()) is None:
-            self.sleep(POLL)
-            waited += POLL
-            if waited - spoke >= 60:
-                log.info("waiting for %s: %s", what, clock(waited))
-                spoke = waited
-        return found
-
-
-class UnknownError(KaggleError):
-    """There is no such thing, or it is somebody else's: Kaggle tells 403 and 404 apart for competitions only."""
+        what = f"notebook {kernel.id}"
+        found, _ = self.caller.call(what, self.api.kernels_output, kernel.id, str(folder), f"^{re.escape(file)}$", True)
+        if str(folder / file) not in found:
+            raise KaggleError(f"{what}, version {kernel.version}: left no {file}; {kernel.url}")
+        return folder / file
 
 
 def connect(sleep: Callable[[float], None] = time.sleep) -> Client:
     """A client with the account of the token that is set up here.
 
     Raises:
-        ModuleNotFoundError: without the package, in words.
-        KaggleError: without a token, with one that Kaggle does not take, or without a network.
+        KaggleError: without the package, without a token, with one that Kaggle does not take, or without a network.
     """
+    silence = contextlib.redirect_stdout(io.StringIO())  # it tells at length, and shows a token it was told to show
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it looks for a token as soon as it is imported
+        with silence:  # it looks for a token as soon as it is imported
             from kaggle.api.kaggle_api_extended import KaggleApi
     except ModuleNotFoundError:
         raise KaggleError("the package kaggle is not installed: pip install -r requirements-kaggle.txt") from None
-    client = Client(KaggleApi(), sleep)
+    # With VERBOSE=1, which is there for other programs too, it would print each call with the token.
+    KaggleApi.args = [argument for argument in KaggleApi.args if argument != "--verbose"]
+    client = Client(KaggleApi(), Caller(sleep))
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            client._call("the account", client.api.authenticate)
+        with silence:
+            client.caller.call("the account", client.api.authenticate)
     except SystemExit:
         raise KaggleError(_no_token()) from None
     return client
@@ -290,7 +275,7 @@ def connect(sleep: Callable[[float], None] = time.sleep) -> Client:
 def _no_token() -> str:
     from kagglesdk.kaggle_env import get_access_token_from_env
 
-    way = f"make a token at {SITE}/settings/api and save it as ~/.kaggle/access_token, or set KAGGLE_API_TOKEN"
+    way = f"make a token at {TOKENS} and save it as ~/.kaggle/access_token, or set KAGGLE_API_TOKEN"
     given = get_access_token_from_env()[0] is not None
     return f"Kaggle does not take the token that is set up here: {way}" if given else f"no Kaggle token: {way}"
 
@@ -299,21 +284,28 @@ def _competition(slug: str) -> str:
     return f"competition {slug}"
 
 
-def _explained(what: str, status: int) -> KaggleError:
-    kind, _, name = what.partition(" ")
-    if status == 401:
-        return KaggleError(f"Kaggle does not take the token that is set up here (401): make one at {SITE}/settings/api")
-    if status == 403 and kind == "competition":
-        return KaggleError(f"{what}: accept its rules first, at {SITE}/competitions/{name}/rules (403)")
-    if status == 404 and kind == "competition":
-        return UnknownError(f"Kaggle knows no {what} (404). {did_you_mean(name, competition.known())}")
-    if status in (403, 404):
-        return UnknownError(f"{what}: unknown to Kaggle, or not yours ({status})")
-    if status == 429:
-        return KaggleError(f"{what}: Kaggle is asked too often (429), after {TRIES} tries: wait some minutes")
-    if status >= 500:
-        return KaggleError(f"{what}: Kaggle has trouble of its own ({status}), after {TRIES} tries: try again later")
-    return KaggleError(f"{what}: Kaggle refuses ({status})")
+def flat_files(folder: Path) -> dict[str, int]:
+    """Name and size in bytes of the files of a dataset.
+
+    Raises:
+        ValueError: for a folder in it, which the client would leave out.
+    """
+    paths = [path for path in sorted(folder.iterdir()) if path.name != DATASET_FILE]
+    inner = next((path for path in paths if path.is_dir()), None)
+    if inner:
+        raise ValueError(f"{folder}: holds the folder {inner.name}/, which would not be uploaded: keep it flat")
+    return {path.name: path.stat().st_size for path in paths}
+
+
+def log_lines(text: str) -> list[str]:
+    """The lines of a notebook's log, which Kaggle keeps as JSON.
+
+    >>> log_lines('[{"stream_name":"stdout","time":1.5,"data":"one\\\\ntwo\\\\n"},{"time":2.0,"data":"three\\\\n"}]')
+    ['one', 'two', 'three']
+    """
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # plain text, of a run that hardly began
+        text = "".join(each["data"] for each in json.loads(text))
+    return text.splitlines()
 
 
 def _submission(each: Any) -> Submission:
@@ -331,10 +323,3 @@ def _submission(each: Any) -> Submission:
 
 def _score(text: str | None) -> float | None:
     return float(text) if text else None
-
-
-def _is_watched() -> bool:
-    """Whether somebody looks at a terminal, for the client's own bars."""
-    from pipeline.progress import console
-
-    return console.is_terminal

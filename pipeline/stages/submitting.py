@@ -13,16 +13,34 @@ from pipeline.data.images import ImageError, read_size
 from pipeline.data.places import find_files
 from pipeline.files import write_text
 from pipeline.kaggle.board import Correlation, Entry, Row, correlations, read_entries, write_entries
-from pipeline.kaggle.client import SITE, Client, KaggleError, Kernel, RemoteFile, connect
+from pipeline.kaggle.calls import SITE, EndedError, KaggleError
+from pipeline.kaggle.client import Client, Kernel, RemoteFile, Submission, connect, flat_files
 from pipeline.kaggle.descriptions import competitions_of
-from pipeline.kaggle.metadata import DatasetMetadata, KernelMetadata, read_metadata
+from pipeline.kaggle.metadata import KERNEL_FILE, DatasetMetadata, KernelMetadata, read_metadata
 from pipeline.kaggle.unpacking import unpack
+from pipeline.schema import Table, parse
 from pipeline.submission import check_submission
 
 log = logging.getLogger(__name__)
 
 LISTED = ".kaggle.json"  # in a competition's folder: the files that were downloaded, once all are there
-PUSHED = "pushed.json"  # in a notebook's folder: the version that Kaggle ran
+PUSHED = "pushed.json"  # in a notebook's folder: the version that Kaggle runs, or ran
+OUTPUT = "submission.csv"  # what a notebook for a code competition leaves
+
+
+class Pushed(Table):
+    """pushed.json."""
+
+    id: str  # owner/slug
+    version: int
+    url: str
+    digest: str  # of the notebook and its metadata
+    ran: bool = False
+
+    @property
+    def kernel(self) -> Kernel:
+        """The version."""
+        return Kernel(self.id, self.version, self.url)
 
 
 class Downloaded(NamedTuple):
@@ -65,7 +83,9 @@ def download(slug: str, folder: Path) -> Downloaded:
     marker = folder / LISTED
     if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == listing:
         return Downloaded(folder, len(files), fresh=False)
-    _refuse_full_disk(folder, sum(file.size for file in files))
+    size = sum(file.size for file in files)
+    _refuse_full_disk(folder, size)
+    log.info("download %s: %d files, %d MiB", slug, len(files), size >> 20)
     unpack(client.download(slug, folder / ".download"), folder)
     _check_sizes(folder, files)
     shutil.rmtree(folder / ".download")
@@ -74,11 +94,12 @@ def download(slug: str, folder: Path) -> Downloaded:
 
 
 def _refuse_full_disk(folder: Path, size: int) -> None:
-    """The zip and what is in it are there together for a while."""
+    """The zip and what is in it are there together for a while; of what came before, there is less to come."""
     folder.mkdir(parents=True, exist_ok=True)
+    needed = 2 * size - sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder).free
-    if free < 2 * size:
-        raise OSError(f"{folder}: {2 * size >> 20} MiB are needed for a while, {free >> 20} MiB are left: make room")
+    if free < needed:
+        raise OSError(f"{folder}: {needed >> 20} MiB are needed for a while, {free >> 20} MiB are left: make room")
 
 
 def _check_sizes(folder: Path, files: list[RemoteFile]) -> None:
@@ -98,27 +119,62 @@ def upload(folder: Path, note: str) -> dict[str, bool]:
     Args:
         folder: of the bundle.
         note: on what changed.
+
+    Raises:
+        KaggleError: for what Kaggle refuses, or did not get; ValueError: for a bundle of another account, or one with
+            folders in it, before anything is sent.
     """
     described = {place: _own(folder / place, DatasetMetadata) for place in ("code", "weights")}
+    for place in described:
+        flat_files(folder / place)
     client = connect()
     for place, metadata in described.items():
         _refuse_other_owner(folder / place, metadata.id, client)
+    for pushed in folder.glob(f"*/{PUSHED}"):
+        pushed.unlink()  # it ran, or runs, with the datasets as they were
     return {metadata.id: client.put_dataset(folder / place, metadata, note) for place, metadata in described.items()}
 
 
 def push(folder: Path) -> Kernel:
     """Save a bundle's notebook as a new version on Kaggle, and wait until Kaggle has run it.
 
+    Cut off while it waits, it waits on for the version that runs.
+
     Writes: pushed.json in the notebook's folder: the version, which `submit` hands in
+
+    Raises:
+        KaggleError: for what Kaggle refuses, and a notebook that fails there; ValueError: for one of another account.
     """
     metadata = _own(folder, KernelMetadata)
     client = connect()
     _refuse_other_owner(folder, metadata.id, client)
-    kernel = client.push(folder, metadata)
-    log.info("version %d of %s runs: %s", kernel.version, kernel.id, kernel.url)
-    client.run_through(kernel)
-    write_text(folder / PUSHED, json.dumps(kernel._asdict()) + "\n")
-    return kernel
+    digest = _digest(folder / KERNEL_FILE, folder / metadata.code_file)
+    pushed = _pushed(folder)
+    if pushed is None or pushed.ran or pushed.digest != digest:
+        kernel = client.push(folder, metadata)
+        pushed = Pushed(**kernel._asdict(), digest=digest)
+        _write_pushed(folder, pushed)
+    log.info("version %d of %s runs: %s", pushed.version, pushed.id, pushed.url)
+    try:
+        client.run_through(pushed.kernel)
+    except EndedError:
+        (folder / PUSHED).unlink()
+        raise
+    _write_pushed(folder, pushed.model_copy(update={"ran": True}))
+    return pushed.kernel
+
+
+def _digest(*paths: Path) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+def _pushed(folder: Path) -> Pushed | None:
+    path = folder / PUSHED
+    return parse(Pushed, json.loads(path.read_text(encoding="utf-8")), str(path)) if path.is_file() else None
+
+
+def _write_pushed(folder: Path, pushed: Pushed) -> None:
+    write_text(folder / PUSHED, json.dumps(pushed.model_dump(), indent=1) + "\n")
 
 
 def _own(folder: Path, kind: type) -> Any:
@@ -146,33 +202,43 @@ def submit(name: str, message: str, root: Path | None, notebook: Path | None = N
         notebook: hand in the output of this notebook's version on Kaggle in place of the CSV; a folder after `push`.
 
     Raises:
-        ValueError: for a CSV that Kaggle would refuse, before it is sent; KaggleError: for what Kaggle refuses.
+        ValueError: for a CSV that Kaggle would refuse, before it is sent, or no message.
+        KaggleError: for what Kaggle refuses.
     """
-    csv = Path("submissions") / f"{name}.csv"
+    if not message.strip():
+        raise ValueError('no message: say what is new in it, as MESSAGE="longer training"; it stands beside the score')
     manifest = read_manifest(name)
     card = competition.load(next(iter(manifest["configs"].values()))["competition"])
-    slug = slug_of(card)
-    check_csv(csv, card, root or Path("data") / card.name)
-    kernel = _pushed(notebook) if notebook else None
-    description = f"{name} {(manifest['commit'] or 'no commit')[:7]}: {message}"
+    slug, root = slug_of(card), root or Path("data") / card.name
+    kernel = _ran(notebook) if notebook else None
     client = connect()
-    if kernel:
-        ref = client.submit_kernel(slug, kernel, "submission.csv", description)
-    else:
-        ref = client.submit(slug, csv, description)
-    sent = {
-        "ref": ref,
-        "message": message,
-        "sha256": hashlib.sha256(csv.read_bytes()).hexdigest(),
-        "kernel": f"{kernel.id}, version {kernel.version}" if kernel else None,
-    }
-    write_entries(name, [Entry(made="", **sent)])  # before the wait, which may be broken off
-    done = client.scored(slug, ref)
-    entry = Entry(made=done.made, public=done.public, private=done.private, **sent)
+    csv = client.output(kernel, OUTPUT, notebook / "output") if kernel else Path("submissions") / f"{name}.csv"
+    check_csv(csv, card, root)
+    entry = Entry(message=message, sha256=hashlib.sha256(csv.read_bytes()).hexdigest(), kernel=kernel and str(kernel))
+    waiting = next((each for each in read_entries(name) if each == entry.model_copy(update={"ref": each.ref})), None)
+    if waiting is None:
+        description = f"{name} {_short(manifest['commit'])}: {message}"
+        entry = entry.model_copy(update={"ref": _hand_in(client, slug, csv, kernel, description)})
+        write_entries(name, [entry])  # before the wait: cut off, the same command waits on
+    done = client.scored(slug, (waiting or entry).ref)
+    entry = _with_scores(waiting or entry, done)
     record = write_entries(name, [entry])
+    if done.state == "error":
+        raise KaggleError(f"submission {done.ref} was not scored: {done.error or 'no reason given'}")
     places = list(client.ranks(slug))
     place = next((place for place, team, _ in places if team == done.team), None)
     return Submitted(entry, record, manifest["oof_score"], manifest["metric"], place, len(places))
+
+
+def _hand_in(client: Client, slug: str, csv: Path, kernel: Kernel | None, description: str) -> int:
+    if kernel is None:
+        return client.submit(slug, csv, description)
+    return client.submit_kernel(slug, kernel, OUTPUT, description)
+
+
+def _short(commit: str | None) -> str:
+    """A commit's first seven digits, and "+" where files differed from it."""
+    return commit[:7] + "+" * commit.endswith("+") if commit else "uncommitted"
 
 
 def read_manifest(name: str) -> dict[str, Any]:
@@ -217,11 +283,11 @@ def check_csv(csv: Path, card: Competition, root: Path) -> None:
     check_submission(csv, card, root / card.files.sample_submission, size_of)
 
 
-def _pushed(folder: Path) -> Kernel:
-    path = folder / PUSHED
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file: make push first, which has Kaggle run the notebook")
-    return Kernel(**json.loads(path.read_text(encoding="utf-8")))
+def _ran(folder: Path) -> Kernel:
+    pushed = _pushed(folder)
+    if pushed is None or not pushed.ran:
+        raise FileNotFoundError(f"{folder / PUSHED}: names no version that ran: make push first, and wait for it")
+    return pushed.kernel
 
 
 def leaderboard(slug: str) -> Board:
@@ -254,7 +320,7 @@ def _slug_of_manifest(manifest: dict[str, Any]) -> str | None:
     return next(iter(competitions_of(card)), None)
 
 
-def _with_scores(entry: Entry, known: Any) -> Entry:
+def _with_scores(entry: Entry, known: Submission | None) -> Entry:
     if known is None:
         return entry
     return entry.model_copy(update={"made": known.made, "public": known.public, "private": known.private})

@@ -26,7 +26,7 @@ quoted = '$(subst ','\'',$(1))'
 NAME = $(subst $() ,+,$(strip $(CONFIGS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data doctor audit competitions folds train oof predict ensemble report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test lint format
+.PHONY: help setup data doctor audit competitions folds train oof predict ensemble report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-older lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -137,6 +137,9 @@ bench: $(VENV) $(VENV_DEV) ## the measured claims, as ratios from one run
 
 test: $(VENV) $(VENV_DEV) ## the test suite
 	$(PYTHON) -m pytest -n auto
+
+test-older: ## the test suite with Python 3.12 and Kaggle's older packages, in .venv-older (PYTHON312=python3.12)
+	PYTHON312="$(PYTHON312)" .ci/older .venv-older
 
 lint: $(VENV) $(VENV_DEV) ## ruff: check and format
 	$(PYTHON) -m ruff check .

@@ -1,11 +1,17 @@
 """File formats: the values that were written come back, and a damaged file is named."""
 
+import re
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pydicom
 import pytest
 import tifffile
 from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGLosslessSV1
 
 from pipeline.data.augment import STRENGTHS, Augment
 from pipeline.data.formats import read_pixels, read_size
@@ -209,8 +215,46 @@ def test_text_is_no_image_and_a_missing_file_is_missing(tmp_path, name):
     with pytest.raises(ImageError, match=rf"{name}: no such image"):
         read_size(tmp_path / name)
     (tmp_path / name).write_text("no image")
-    with pytest.raises(ImageError, match=rf"{name}: (not an image|cannot be read)"):
+    answer = "cannot be read" if name.endswith("npy") else r"not an image \(8 bytes\): get the file again"
+    with pytest.raises(ImageError, match=rf"{name}: {answer}"):
         read_pixels(tmp_path / name)
+
+
+WITHOUT = """
+import sys
+sys.modules.update(dict.fromkeys(("pydicom", "imagecodecs")))  # None: as if not installed
+from pathlib import Path
+from pipeline.data import images
+for name in sys.argv[1:]:
+    try:
+        images.read_pixels(Path(name))
+    except images.ImageError as error:
+        print(error)
+    else:
+        print(name, "read")
+"""
+
+
+def test_a_package_that_only_some_files_need_is_named_when_such_a_file_is_opened(tmp_path):
+    tifffile.imwrite(tmp_path / "plain.tif", GREY16)
+    tifffile.imwrite(tmp_path / "lzw.tif", GREY16, compression="lzw")
+    write_dicom(tmp_path / "grey.dcm", GREY8, bits=8)
+    command = [sys.executable, "-c", WITHOUT, *(str(tmp_path / name) for name in ("plain.tif", "lzw.tif", "grey.dcm"))]
+    plain, lzw, dicom = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert plain.endswith("plain.tif read")
+    assert re.search(r"lzw\.tif: cannot be read, .*imagecodecs.*: pip install imagecodecs$", lzw)
+    assert dicom.endswith("grey.dcm: a DICOM, which takes a package that is not here: pip install pydicom")
+
+
+def test_a_compressed_dicom_without_its_decoder_says_what_to_install(tmp_path):
+    write_dicom(tmp_path / "lossless.dcm", GREY8, bits=8)
+    header = pydicom.dcmread(tmp_path / "lossless.dcm")
+    header.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    header.PixelData = encapsulate([GREY8.tobytes()])
+    header.save_as(tmp_path / "lossless.dcm")
+    with pytest.raises(ImageError, match=r"lossless\.dcm: cannot be read, .*: pip install pylibjpeg") as error:
+        read_pixels(tmp_path / "lossless.dcm")
+    assert "get the file again" not in str(error.value)
 
 
 def test_pickled_array_is_not_unpickled(tmp_path):

@@ -6,17 +6,23 @@ DICOM and .npy have readers of their own; a format more is an entry of FORMATS.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
-import pydicom
 import tifffile
 from PIL import Image, UnidentifiedImageError
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_modality_lut
+
+if TYPE_CHECKING:
+    from pydicom import FileDataset
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's guard against bombs: competitions have larger images
+
+# What a reader names when a package that it takes pixels apart with is not here, and what to install then.
+DECODERS = {
+    "imagecodecs": "imagecodecs",  # tifffile, for LZW, JPEG and more
+    "missing dependencies": "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg",  # pydicom, for lossless JPEG and more
+}
 
 DEPTH, SIXTEEN = 24, b"\x10"  # place of a PNG's bits per channel, and sixteen of them
 
@@ -77,12 +83,14 @@ def _tiff_size(path: Path) -> tuple[int, int]:
 
 def _read_dicom(path: Path) -> np.ndarray:
     """After the rescale slope and intercept, if there are any; MONOCHROME1 turned so that more is brighter."""
-    header = pydicom.dcmread(path)
+    header = _dicom(path)
     if "PixelData" not in header:
         raise ImageError(f"{path}: a DICOM without pixel data: get the file again, or leave it out with --skip-bad")
     stored = header.pixel_array
     if stored.ndim != 2:
         raise ImageError(f"{path}: a DICOM of shape {stored.shape}: expected one grey picture (rows, columns)")
+    from pydicom.pixels import apply_modality_lut
+
     rescaled = "RescaleSlope" in header and (header.RescaleSlope, header.RescaleIntercept) != (1, 0)
     pixels = apply_modality_lut(stored, header).astype(np.float32) if rescaled else stored
     if header.PhotometricInterpretation == "MONOCHROME1":
@@ -91,10 +99,23 @@ def _read_dicom(path: Path) -> np.ndarray:
 
 
 def _dicom_size(path: Path) -> tuple[int, int]:
-    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+    header = _dicom(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
     if "Rows" not in header:
         raise ImageError(f"{path}: a DICOM without an image: get the file again, or leave it out with --skip-bad")
     return header.Rows, header.Columns
+
+
+def _dicom(path: Path, **options: object) -> "FileDataset":
+    """A DICOM, by a package that is loaded for such a file only: it takes a quarter of a second, and may be missing."""
+    try:
+        from pydicom import dcmread
+        from pydicom.errors import InvalidDicomError
+    except ImportError:
+        raise ImageError(f"{path}: a DICOM, which takes a package that is not here: pip install pydicom") from None
+    try:
+        return dcmread(path, **options)
+    except InvalidDicomError as error:
+        raise UnidentifiedImageError(path) from error
 
 
 def _read_npy(path: Path) -> np.ndarray:
@@ -152,10 +173,16 @@ def _opened(path: Path, read: Callable) -> object:
         raise
     except FileNotFoundError:
         raise ImageError(f"{path}: no such image") from None
-    except (UnidentifiedImageError, tifffile.TiffFileError, InvalidDicomError) as error:
+    except (UnidentifiedImageError, tifffile.TiffFileError) as error:
         raise ImageError(f"{path}: not an image ({path.stat().st_size} bytes): get the file again") from error
     except Exception as error:  # libraries raise all kinds on a damaged file; none may end a night
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImageError(
-            f"{path}: cannot be read, {reason}: get the file again, or leave out a bad image with --skip-bad"
-        ) from error
+        raise ImageError(f"{path}: cannot be read, {reason}: {_remedy(reason)}") from error
+
+
+def _remedy(reason: str) -> str:
+    """What helps against a reader's complaint: another copy, unless the file is sound and a decoder is missing."""
+    for complaint, packages in DECODERS.items():
+        if complaint in reason:
+            return f"pip install {packages}"
+    return "get the file again, or leave out a bad image with --skip-bad"

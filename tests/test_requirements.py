@@ -1,0 +1,58 @@
+"""What is declared, pinned and imported agree; `make test-older` tries the lowest versions that are claimed."""
+
+import ast
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from pipeline.kaggle.wheels import MISSING
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DECLARED = [Requirement(line) for line in PROJECT["dependencies"]]
+NAMES = {canonicalize_name(requirement.name) for requirement in DECLARED}
+
+
+def pins(file):
+    lines = [line.partition("#")[0].strip() for line in (ROOT / file).read_text(encoding="utf-8").splitlines()]
+    pairs = [line.split("==") for line in lines if "==" in line]
+    return {canonicalize_name(name): Version(version) for name, version in pairs}
+
+
+PINNED, BASE = pins("requirements.txt"), pins("requirements-kaggle-image.txt")
+CLIENT = {*pins("requirements-kaggle.txt"), "requests"}  # through which that client speaks
+
+
+def imported():
+    """Packages that the code imports, inside functions too, and where."""
+    owners = packages_distributions()
+    for path in (ROOT / "pipeline").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                modules = [node.module]
+            for module in {name.partition(".")[0] for name in modules} - sys.stdlib_module_names - {"pipeline"}:
+                yield path.name, {canonicalize_name(name) for name in owners[module]}
+
+
+def test_every_package_that_is_imported_is_declared():
+    missing = {(path, *found) for path, found in imported() if not found & (NAMES | CLIENT)}
+    assert not missing
+
+
+@pytest.mark.parametrize("requirement", DECLARED, ids=lambda requirement: requirement.name)
+def test_lowest_version_is_that_of_the_base_or_of_the_bundle_and_the_pinned_one_fits(requirement):
+    name = canonicalize_name(requirement.name)
+    lowest = {Version(part.version) for part in requirement.specifier if part.operator in (">=", "==")}
+    assert lowest == {BASE.get(name, PINNED[name])}
+    assert PINNED[name] in requirement.specifier
+
+
+def test_the_bundle_brings_what_the_base_lacks_and_no_more():
+    assert NAMES - set(BASE) == set(MISSING)

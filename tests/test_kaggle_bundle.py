@@ -14,8 +14,13 @@ import torch
 from PIL import Image
 
 from pipeline import config, rle, stages
+from pipeline.cli import main
+from pipeline.ensemble import Choice, Oof, PerClass
 from pipeline.kaggle.bundle import RECORD, read_bundle
+from pipeline.kaggle.plan import Member
 from pipeline.kaggle.prediction import InTurn, predict_test
+from pipeline.kaggle.pricing import price_steps
+from pipeline.postprocess import Cut
 from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
 from tests.conftest import draw
@@ -302,3 +307,92 @@ def test_weights_of_another_model_are_refused(submitted):
     with pytest.raises(ValueError, match="weights of another model"):
         predict_test(bundle, Path("tiny"), Path("submission.csv"))
     assert rows(Path("submission.csv")) == dict.fromkeys(rows(Path("submissions/tiny.csv")), "1 1")
+
+
+# ---------------------------------------------------------------------------------------------- from the command line
+
+
+def run_bundle(*options: str) -> int:
+    return main(["run-bundle", "bundle", "--data", "hidden", *options])
+
+
+def test_a_bundle_runs_by_one_command(submitted, capsys):
+    bundled(*BOTH[:1])
+    hide({"a": scene(36, 44), "gone": None})
+    assert run_bundle("--csv", "mine.csv", "--budget", "1h") == 0
+    said = capsys.readouterr().out
+    assert "mine.csv  2 rows" in said
+    assert "no mask     1 images: mine.json says why" in said
+    assert rows(Path("mine.csv"))["gone"] == "1 1"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--budget", "eight"], "budget 'eight': expected hours, minutes and seconds, such as 8h"),
+        (["--data", "nowhere"], "nowhere/sample_submission.csv: no such file"),
+    ],
+)
+def test_a_mistake_costs_one_line(submitted, capsys, options, message):
+    bundled(*BOTH[:1])
+    hide({"a": scene(36, 44)})
+    assert run_bundle(*options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_test_set_that_cannot_be_read_at_all_is_an_error_at_home_and_none_on_hidden_data(
+    submitted, capsys, monkeypatch
+):
+    bundled(*BOTH[:1])
+    hide({"a": b"no image", "b": None})
+    assert run_bundle() == 2
+    assert "not one of 2 images could be predicted" in capsys.readouterr().err
+    assert rows(Path("submission.csv")) == {"a": "1 1", "b": "1 1"}
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    assert run_bundle() == 0
+
+
+def test_folds_of_another_config_are_not_bundled(submitted):
+    path = Path("configs/tiny.toml")
+    path.write_text(path.read_text().replace("lr = 1e-3", "lr = 2e-3"))
+    with pytest.raises(
+        ValueError, match=r"runs/tiny/fold0 was trained with train\.phases\.1\.lr = 0\.001, now it is 0\.002"
+    ):
+        bundled("configs/tiny.toml")
+
+
+def test_oof_that_is_missing_is_made_before_it_is_bundled(submitted):
+    shutil.rmtree("runs/tiny/fold1/oof")
+    bundle, done = bundled(*BOTH[:1])
+    assert bundle.record.worth.score == done.honest.mean
+    assert len(list(Path("runs/tiny/fold1/oof").glob("*.safetensors"))) == 1
+
+
+def test_a_tree_with_changes_is_warned_of_and_recorded(submitted, monkeypatch, caplog):
+    monkeypatch.setattr("pipeline.manifest.commit", lambda: "0123456789abcdef+")
+    bundle, _ = bundled(*BOTH[:1])
+    assert bundle.record.origin.commit == "0123456789abcdef+"
+    assert "files differ from commit 0123456: what is bundled cannot be made again from it" in caplog.text
+
+
+# ---------------------------------------------------------------------------------------------- the price of a view
+
+
+def test_the_view_that_costs_least_goes_first():
+    # Of four pixels the target has the first two. "good" sees them, "bad" sees the others, "so-so" one of each.
+    target = np.array([[[1, 1, 0, 0]]], np.uint8)
+    seen = {"good": [250, 250, 0, 0], "so-so": [250, 0, 0, 250], "bad": [0, 0, 250, 250]}
+    oof = Oof(["x"], np.zeros(1, int), lambda _: (None, target), 1, lambda items, _: items)
+    drawer = PerClass((Choice("mean", (1.0,), "total", Cut(0.5, 0)),))
+    plan = (Member("m", (0, 1), ("bad", "so-so", "good")),)
+    steps = price_steps(
+        plan,
+        drawer,
+        oof,
+        lambda member, view, image_id: np.array([[seen[view]]], np.uint8),
+        "mean_dice",
+        {"m": {0: 0.2, 1: 0.1}},
+    )
+    # Without "bad" pixel 1 is sure, pixels 2 and 4 are even at 125 of 255, below .5: dice = 2·1 / (1 + 2).
+    assert [(step.name, step.score) for step in steps[:2]] == [("bad", pytest.approx(2 / 3)), ("so-so", 1.0)]
+    assert [(step.drop, step.name) for step in steps[2:]] == [("fold", 1)]

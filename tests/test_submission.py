@@ -276,3 +276,55 @@ def test_an_image_with_two_cells_is_refused(tmp_path, card):
     path.write_text(path.read_text() + "a,6,9,\n")
     with pytest.raises(ValueError, match="line 3: id 'a' repeats"):
         scoring.score(card.model_copy(update=CELLS), path, path)
+
+
+# ---------------------------------------------------------------------------------------------- a CSV that is there
+
+
+SIZES = {"007": (4, 6), "1": (4, 6)}  # of 05 the image cannot be read
+
+
+def check(card, sample, text):
+    path = sample.with_name("mine.csv")
+    path.write_text(text)
+    submission.check_submission(path, card, sample, SIZES.get)
+
+
+def test_what_was_written_passes(tmp_path, card, sample):
+    submission.write_submission(tmp_path / "mine.csv", card, sample, masks)
+    submission.check_submission(tmp_path / "mine.csv", card, sample, SIZES.get)
+
+
+def test_the_samples_own_text_passes_whatever_it_means(card, sample):
+    sample.write_text("id,rle_mask\n007,a mask\n1,a mask\n05,a mask\n")
+    check(card, sample, "id,rle_mask\n007,a mask\n1,1 1\n05,a mask\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,rle_mask,more\n007,,\n1,,\n05,,\n", "columns id, rle_mask, more, the sample submission has id, rle_mask"),
+        ("id,mask\n007,\n1,\n05,\n", "no column 'rle_mask'"),
+        ("id,rle_mask\n007,\n05,\n1,\n", "line 3: id '05', the sample submission has '1' there"),
+        ("id,rle_mask\n007,\n1,\n", "2 rows, the sample submission has 3"),
+        ("id,rle_mask\n7,\n1,\n05,\n", "line 2: id '7'"),
+        ("id,rle_mask\n007,\n1,24 2\n05,\n", "line 3: "),  # an image of 24 pixels
+        ("id,rle_mask\n007,3 2 1 1\n1,\n05,\n", "line 2: "),
+    ],
+)
+def test_what_kaggle_would_refuse_is_refused_with_its_line(card, sample, text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check(card, sample, text)
+
+
+def test_of_an_image_that_cannot_be_read_any_text_passes(card, sample):
+    check(card, sample, "id,rle_mask\n007,\n1,\n05,9999 1\n")
+
+
+def test_an_image_without_prediction_keeps_the_samples_text_if_that_is_asked_for(tmp_path, card, sample):
+    submission.write_submission(
+        tmp_path / "out.csv", card, sample, lambda key: None if key == "1" else masks(key), placeholders=True
+    )
+    rows = dict(csv.reader((tmp_path / "out.csv").read_text().splitlines()))
+    assert rows["1"] == "1 1"
+    assert rows["007"] == Dialect().encode(masks("007")[0])

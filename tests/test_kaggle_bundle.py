@@ -17,6 +17,7 @@ from pipeline import config, rle, stages
 from pipeline.cli import main
 from pipeline.ensemble import Choice, Oof, PerClass
 from pipeline.kaggle.bundle import RECORD, read_bundle
+from pipeline.kaggle.metadata import DatasetMetadata, write_metadata
 from pipeline.kaggle.plan import Member
 from pipeline.kaggle.prediction import InTurn, predict_test
 from pipeline.kaggle.pricing import price_steps
@@ -396,3 +397,22 @@ def test_the_view_that_costs_least_goes_first():
     # Without "bad" pixel 1 is sure, pixels 2 and 4 are even at 125 of 255, below .5: dice = 2·1 / (1 + 2).
     assert [(step.name, step.score) for step in steps[:2]] == [("bad", pytest.approx(2 / 3)), ("so-so", 1.0)]
     assert [(step.drop, step.name) for step in steps[2:]] == [("fold", 1)]
+
+
+def test_owner_and_half_are_kept_for_the_next_bundle(submitted, monkeypatch):
+    monkeypatch.setattr("pipeline.stages.bundling.write_code", lambda folder, members: folder.mkdir(parents=True))
+    monkeypatch.setattr("pipeline.stages.bundling.describe", describe_without_notebooks)
+    cfgs = [config.load(BOTH[0])]
+    assert stages.bundle(cfgs).owner == stages.NOBODY
+    shutil.rmtree("dist/kaggle/tiny/code")
+    stages.bundle(cfgs, "me", half=True)
+    shutil.rmtree("dist/kaggle/tiny/code")
+    again = stages.bundle(cfgs)
+    assert (again.owner, again.bundle.record.half) == ("me", True)
+
+
+def describe_without_notebooks(folder, owner, record, card):
+    write_metadata(
+        folder / "weights",
+        DatasetMetadata(title="tiny-weights", id=f"{owner}/tiny-weights", licenses=({"name": "other"},)),
+    )

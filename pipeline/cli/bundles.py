@@ -11,24 +11,27 @@ from pipeline.cli.terminal import DEMO, ConfigPath, DataRoot, Overrides, app, lo
 from pipeline.progress import clock
 
 Configs = Annotated[str, typer.Option(help="names of the configs of an ensemble, beside the given one's file")]
-Owner = Annotated[str, typer.Option(envvar="KAGGLE_USERNAME", help="the name of your Kaggle account")]
-NOBODY = "your-name"
 
 
 @app.command()
 def bundle(
     path: ConfigPath = DEMO,
     configs: Configs = "",
-    owner: Owner = NOBODY,
-    half: Annotated[bool, typer.Option(help="weights in bfloat16: half the bytes")] = False,
+    owner: Annotated[
+        str | None,
+        typer.Option(envvar="KAGGLE_USERNAME", help="the name of your Kaggle account; kept for the next time"),
+    ] = None,
+    half: Annotated[
+        bool | None, typer.Option("--half/--full", help="weights in bfloat16, half the bytes; kept for the next time")
+    ] = None,
     set_: Overrides = None,
     data: DataRoot = None,
 ) -> None:
     """Write dist/kaggle/<name>/: wheels, weights and notebooks that predict on Kaggle without the internet."""
     done = stages.bundle(load_configs(path, configs, set_, data), owner, half=half)
     _print_bundle(done)
-    if owner == NOBODY:
-        out.print(f"owner       {NOBODY}: give OWNER=<the name of your Kaggle account> before you upload")
+    if done.owner == stages.NOBODY:
+        out.print(f"owner       {done.owner}: give OWNER=<the name of your Kaggle account> before you upload")
 
 
 def _print_bundle(done: stages.Bundled) -> None:
@@ -74,14 +77,13 @@ def _print_predicted(done: kaggle.prediction.Predicted) -> None:
 def rehearse(
     path: ConfigPath = DEMO,
     configs: Configs = "",
-    owner: Owner = NOBODY,
     base: Annotated[Path, typer.Option(help="an interpreter that has what Kaggle's image has")] = Path(sys.executable),
     images: Annotated[int, typer.Option(help="in the hidden test set, to foresee the hours")] = 1000,
     set_: Overrides = None,
     data: DataRoot = None,
 ) -> None:
     """Run the notebook that submits as Kaggle will: no network, a fresh environment, a test set nobody has seen."""
-    acts = stages.rehearse(load_configs(path, configs, set_, data), owner, base)
+    acts = stages.rehearse(load_configs(path, configs, set_, data), base)
     print_table([_act_row(act, images) for act in acts], {})
     for act in acts:
         _print_act(act)

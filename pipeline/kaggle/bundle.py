@@ -51,6 +51,7 @@ class Record(Table):
     name: str
     configs: dict[str, dict[str, Any]]  # each as a config file's tables
     weights: dict[str, dict[str, str]]  # of each config, the file of each fold
+    half: bool = False  # whether matrices and kernels are bfloat16
     chosen: dict[str, Any]  # as `Drawer.record` writes it
     steps: tuple[Step, ...] = ()
     worth: Worth
@@ -127,21 +128,19 @@ def _check_weights(bundle: Bundle) -> None:
                 raise ValueError(f"{path} held out fold {held_out}, {RECORD} says {fold}: make the bundle again")
 
 
-def write_bundle(
-    folder: Path, record: Record, card: Path, weights: Mapping[tuple[str, Fold], Path], *, half: bool
-) -> None:
+def write_bundle(folder: Path, record: Record, card: Path, weights: Mapping[tuple[str, Fold], Path]) -> None:
     """Write a bundle's files; its record comes last, so that a folder with one is whole.
 
     Args:
+        record: with `half`, the files are half as large; vectors stay as they are.
         card: the card's file.
         weights: of each config's name and fold.
-        half: keep matrices and kernels in bfloat16, which halves the files; vectors stay as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).unlink(missing_ok=True)
     for (member, fold), path in weights.items():
         tensors = load_weights(path)
-        if half:
+        if record.half:
             tensors = {name: _halved(tensor) for name, tensor in tensors.items()}
         save_checkpoint(folder / record.weights[member][str(fold)], tensors, read_record(path))
     write_text(folder / CARD, card.read_text(encoding="utf-8"))

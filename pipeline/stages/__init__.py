@@ -7,7 +7,7 @@ the first command on a fresh clone, and any can be run again after a kill.
 """
 
 from pipeline.stages.auditing import Audited, Inflation, audit, inflation
-from pipeline.stages.bundling import Bundled, bundle, run_bundle
+from pipeline.stages.bundling import NOBODY, Bundled, bundle, run_bundle
 from pipeline.stages.comparing import Compared, Final, PseudoGain, compare, final, pseudo
 from pipeline.stages.doctoring import Examined, doctor
 from pipeline.stages.ensembling import Ensembled, ensemble, score
@@ -28,6 +28,7 @@ from pipeline.stages.submitting import (
 from pipeline.stages.training import Trained, mean_row, oof, oof_table, predict, settings, train
 
 __all__ = [
+    "NOBODY",
     "Act",
     "Audited",
     "Board",

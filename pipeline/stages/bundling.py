@@ -15,8 +15,9 @@ from pipeline.config import Config
 from pipeline.files import write_text
 from pipeline.inference.store import PredictionStore
 from pipeline.kaggle.attached import LAYOUT, is_rerun
-from pipeline.kaggle.bundle import Bundle, Origin, Record, Worth, read_bundle, weights_name, write_bundle
+from pipeline.kaggle.bundle import RECORD, Bundle, Origin, Record, Worth, read_bundle, weights_name, write_bundle
 from pipeline.kaggle.descriptions import describe
+from pipeline.kaggle.metadata import DATASET_FILE, read_metadata
 from pipeline.kaggle.plan import Member, Plan, Step, seconds_of
 from pipeline.kaggle.prediction import Predicted, predict_test
 from pipeline.kaggle.pricing import price_steps
@@ -29,6 +30,7 @@ from pipeline.stages.training import fill_store, fold_row
 log = logging.getLogger(__name__)
 
 DIST = Path("dist/kaggle")
+NOBODY = "your-name"
 SAMPLE = 200  # training images on which the price of a view is measured
 
 
@@ -36,29 +38,31 @@ class Bundled(NamedTuple):
     """What the stage `bundle` made."""
 
     folder: Path
+    owner: str
     root: Path  # where the competition's files lie
     bundle: Bundle
     done: Ensembled
     megabytes: dict[str, float]  # of each dataset
 
 
-def bundle(cfgs: Sequence[Config], owner: str, *, half: bool = False) -> Bundled:
+def bundle(cfgs: Sequence[Config], owner: str | None = None, *, half: bool | None = None) -> Bundled:
     """Write all that Kaggle needs; trains and chooses what is missing before.
 
     Writes: dist/kaggle/<name>/code/ (wheels, configs, folds), weights/ (see `kaggle.bundle`), notebook/ and train/ (a
     notebook each), all with their metadata
 
     Args:
-        owner: the name of the Kaggle account.
-        half: weights in bfloat16.
+        owner: the name of the Kaggle account; None: that of the bundle that is there, or nobody's.
+        half: weights in bfloat16; None: as in the bundle that is there, or not.
     """
     folder = folder_of(cfgs)
+    owner = owner or owner_of(folder)
     done, members = ensemble(cfgs), load_members(cfgs)
-    made = write_weights(folder / "weights", members, done, half=half)
+    made = write_weights(folder / "weights", members, done, half=_is_half(folder) if half is None else half)
     write_code(folder / "code", members)
     describe(folder, owner, made.record, made.card)
     sizes = {name: sum(file.stat().st_size for file in (folder / name).iterdir()) / 1e6 for name in ("code", "weights")}
-    return Bundled(folder, members[0].paths.root, made, done, sizes)
+    return Bundled(folder, owner, members[0].paths.root, made, done, sizes)
 
 
 def run_bundle(weights: Path, root: Path, csv: Path, *, budget: str = "", workers: int = 0) -> Predicted:
@@ -87,10 +91,22 @@ def write_weights(folder: Path, members: Sequence[Prepared], done: Ensembled, *,
     manifest = json.loads(done.manifest.read_text(encoding="utf-8"))
     if (manifest["commit"] or "").endswith("+"):
         log.warning("files differ from commit %s: what is bundled cannot be made again from it", manifest["commit"][:7])
-    record = _record(members, done, manifest, price(members, done))
+    record = _record(members, done, manifest, price(members, done)).model_copy(update={"half": half})
     paths = {(each.cfg.name, fold): each.paths.weights(fold) for each in members for fold in each.testers()}
-    write_bundle(folder, record, competition.path_of(members[0].cfg.competition), paths, half=half)
+    write_bundle(folder, record, competition.path_of(members[0].cfg.competition), paths)
     return read_bundle(folder)
+
+
+def owner_of(folder: Path) -> str:
+    """The account that a bundle in a folder is for; nobody's if there is none yet."""
+    if not (folder / "weights" / DATASET_FILE).is_file():
+        return NOBODY
+    return read_metadata(folder / "weights").id.partition("/")[0]
+
+
+def _is_half(folder: Path) -> bool:
+    """Whether the bundle in a folder has weights in bfloat16."""
+    return (folder / "weights" / RECORD).is_file() and read_bundle(folder / "weights").record.half
 
 
 def folder_of(cfgs: Sequence[Config]) -> Path:

@@ -42,7 +42,7 @@ class Act(NamedTuple):
         return self.ran.status == 0 and self.problem is None and self.ran.working < WORKING_LIMIT
 
 
-def rehearse(cfgs: Sequence[Config], owner: str, base: Path) -> list[Act]:
+def rehearse(cfgs: Sequence[Config], base: Path) -> list[Act]:
     """Bundle the configs, and run what would run on Kaggle: on the known test set, and on one nobody has seen.
 
     Writes: dist/rehearsal/<name>/<known or hidden>/: a folder like /kaggle, the notebook with outputs, a log
@@ -50,11 +50,11 @@ def rehearse(cfgs: Sequence[Config], owner: str, base: Path) -> list[Act]:
     Args:
         base: an interpreter that has what Kaggle's image has.
     """
-    made = bundle(cfgs, owner)
+    made = bundle(cfgs)
     folder, card = PLACE / made.bundle.record.name, made.bundle.card
     slug = next(iter(competitions_of(card)), card.name)
     plainly = _Mounts(slug, "", partial(write_known, card, made.root))
-    deeply = _Mounts(f"competitions/{slug}", f"datasets/{owner}/", partial(write_hidden, card, made.root))
+    deeply = _Mounts(f"competitions/{slug}", f"datasets/{made.owner}/", partial(write_hidden, card, made.root))
     return [
         _act("known", made, folder / "known", plainly, base, {}),
         _act("hidden", made, folder / "hidden", deeply, base, RERUN),
@@ -62,7 +62,7 @@ def rehearse(cfgs: Sequence[Config], owner: str, base: Path) -> list[Act]:
 
 
 class _Mounts(NamedTuple):
-    """Where Kaggle mounts things below input/; both ways have been seen."""
+    """Where Kaggle mounts things below input/: as ever, or as of late (from memory, not verified)."""
 
     competition: str
     datasets: str  # what stands before a dataset's slug

@@ -104,7 +104,7 @@ pseudo: $(VENV) ## train on test images that models labelled which never saw the
 score: $(VENV) ## score SUBMISSION=file.csv against SOLUTION=file.csv of COMPETITION=slug
 	$(STAGE) score $(COMPETITION) $(SUBMISSION) $(SOLUTION)
 
-bundle: $(VENV) ## dist/kaggle/<name>/: what an offline notebook on Kaggle needs (OWNER=your Kaggle name, HALF=1)
+bundle: $(VENV) ## dist/kaggle/<name>/: what an offline notebook on Kaggle needs (OWNER=your Kaggle name, HALF=1: bfloat16)
 	$(STAGE) bundle $(OPTIONS) --configs "$(CONFIGS)" $(if $(OWNER),--owner $(OWNER)) $(if $(HALF),--half)
 
 rehearse: $(VENV) $(BASE) ## run the bundle's notebook as Kaggle does: no network, a fresh environment, a hidden test set

@@ -37,6 +37,7 @@ help: ## list the targets
 	@echo '  SET="a.b=1 c=2"   override values of the config'
 	@echo "  SKIP_BAD=1        list images that cannot be read and leave them out"
 	@echo "  PYTHON=python     use this interpreter as it is, and make no .venv"
+	@echo "  PYTHON312=path    of Python 3.12, as Kaggle has it, for rehearse and test-older"
 
 setup: $(VENV) ## make .venv with the pinned packages
 
@@ -55,7 +56,7 @@ setup: $(VENV) ## make .venv with the pinned packages
 	touch $@
 
 .venv-kaggle/.ready: requirements-kaggle-image.txt
-	$(if $(shell command -v python3.12),python3.12,python3) -m venv .venv-kaggle
+	$(or $(PYTHON312),$(shell python3.12 -c "" 2> /dev/null && echo python3.12 || echo python3)) -m venv .venv-kaggle
 	.venv-kaggle/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-kaggle-image.txt
 	touch $@
 

@@ -14,6 +14,11 @@ from pipeline.kaggle import isolate
 WORKING_LIMIT = 20e9  # bytes that /kaggle/working may hold
 LAST_LINES = 12  # of what a notebook that failed said
 RUN = "from nbclient.cli import NbClientApp; NbClientApp.launch_instance()"
+VERSIONS = """
+import platform
+from importlib.metadata import version
+print("Python", platform.python_version(), *(f"{name} {version(name)}" for name in ("torch", "numpy", "pandas", "timm")))
+"""
 
 
 class Ran(NamedTuple):
@@ -53,6 +58,11 @@ def make_environment(folder: Path, base: Path) -> Path:
     own, seen = (_site_packages(path) for path in (python, base))
     (own / "base.pth").write_text(f"{seen}\n")
     return python
+
+
+def describe_base(base: Path) -> str:
+    """The versions that matter of an interpreter and what it has, in words."""
+    return _run([str(base), "-c", VERSIONS]).strip()
 
 
 def _site_packages(python: Path) -> Path:

@@ -12,7 +12,7 @@ from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.tables import read_table
 from pipeline.kaggle.descriptions import KERNELS, competitions_of, titled
-from pipeline.kaggle.rehearsal import WORKING_LIMIT, Ran, lay_out, make_environment, run_notebook
+from pipeline.kaggle.rehearsal import WORKING_LIMIT, Ran, describe_base, lay_out, make_environment, run_notebook
 from pipeline.kaggle.testsets import write_hidden, write_known
 from pipeline.stages.bundling import Bundled, bundle
 from pipeline.stages.submitting import check_csv
@@ -50,6 +50,7 @@ def rehearse(cfgs: Sequence[Config], base: Path) -> list[Act]:
     Args:
         base: an interpreter that has what Kaggle's image has.
     """
+    log.info("the base has %s", describe_base(base))
     made = bundle(cfgs)
     folder, card = PLACE / made.bundle.record.name, made.bundle.card
     slug = next(iter(competitions_of(card)), card.name)

@@ -17,7 +17,8 @@ RUN = "from nbclient.cli import NbClientApp; NbClientApp.launch_instance()"
 VERSIONS = """
 import platform
 from importlib.metadata import version
-print("Python", platform.python_version(), *(f"{name} {version(name)}" for name in ("torch", "numpy", "pandas", "timm")))
+packages = ("torch", "numpy", "pandas", "timm")
+print("Python", platform.python_version(), *(f"{name} {version(name)}" for name in packages))
 """
 
 

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = command([arg for arg in args if arg != "--debug"], prog_name="pipeline", standalone_mode=False) or 0
         if status == INTERRUPTED:
-            return _complain(args, "stopped. The same command goes on from the last finished epoch", status)
+            return _complain(args, "stopped. The same command goes on where it was", status)
         return status
     except Exception as error:
         if debug or not _is_mistake(error):

@@ -223,7 +223,7 @@ def test_ctrl_c_says_that_nothing_is_lost(tiny, capsys, monkeypatch):
 
     monkeypatch.setattr(stages, "train", interrupted)
     status, _, err = run(capsys, "train", "configs/tiny.toml", "--fold", "0")
-    assert (status, "goes on from the last finished epoch" in err) == (130, True)
+    assert (status, "goes on where it was" in err) == (130, True)
 
 
 def test_loss_that_turns_nan_is_one_line(tiny, capsys, monkeypatch):

@@ -204,7 +204,7 @@ def test_training_is_refused_on_masks_that_lie_beside_their_images(competition, 
     assert (status, trained) == (2, [])
     assert '[dialect] order = "row"' in err.splitlines()[-1]
     assert "data.doctor=false" in err.splitlines()[-1]
-    monkeypatch.setattr("pipeline.stages.training._fill_store", lambda *args: None)
+    monkeypatch.setattr("pipeline.stages.training.fill_store", lambda *args: None)
     monkeypatch.setattr("pipeline.stages.training.scores_at_half", lambda *args: np.zeros(1))
     status, _, err = doctor(capsys, "train", "--fold", "0", "--set", "data.doctor=false")
     assert (status, trained) == (0, [1])

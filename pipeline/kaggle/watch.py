@@ -5,7 +5,7 @@ import time
 from pipeline.kaggle.plan import Costs
 
 MEASURED = 8  # images, after the first batch, from which the rest is foreseen
-LOOK_AGAIN = 60.0  # seconds after which it is foreseen anew
+LOOK_AGAIN, LOOKS = 60.0, 20  # seconds after which it is foreseen anew, or so often in a short budget
 
 
 class Watch:
@@ -19,7 +19,8 @@ class Watch:
         self._spent: dict[str, float] = {}
         self._passes: dict[str, int] = {}
         self._since: tuple[float, int] | None = None  # the first batch warms up, and tells nothing of the others
-        self._looked = -LOOK_AGAIN
+        self._pause = LOOK_AGAIN if seconds is None else min(LOOK_AGAIN, seconds / LOOKS)
+        self._looked = -self._pause
 
     @property
     def elapsed(self) -> float:
@@ -45,7 +46,7 @@ class Watch:
     def is_time_to_look(self) -> bool:
         """Whether there is a budget, enough was measured, and the last look is some time ago."""
         measured = self._since and self.done - self._since[1] >= MEASURED
-        return bool(self.seconds and measured and self._spent and self.elapsed - self._looked >= LOOK_AGAIN)
+        return bool(self.seconds and measured and self._spent and self.elapsed - self._looked >= self._pause)
 
     def costs(self) -> Costs:
         """Seconds per image, as measured so far."""

@@ -141,3 +141,36 @@ def test_prediction_fills_what_is_missing_and_processes_share_it(tiny, card):
     predict_to_store(predictor, index, tiny / "store", **options)
     assert PredictionStore(tiny / "store").ids() == set(index["image_id"])
     assert sorted(path.name for path in (tiny / "store").iterdir()) == before
+
+
+class Overflowing(torch.nn.Module):
+    """A model whose scores are too large for float16."""
+
+    def forward(self, images):
+        dtype = torch.float16 if torch.is_autocast_enabled("cpu") else torch.float32
+        large = (images.float() * 1000).to(dtype)
+        return large - large.max() + 1  # infinite minus infinite is no number
+
+
+def test_where_half_precision_gives_no_number_float32_goes_on(caplog):
+    predictor = Predictor(Overflowing(), ("identity",), "float16")
+    images = torch.full((1, 1, 4, 4), 200, dtype=torch.uint8)
+    probs = predictor(images)
+    assert torch.allclose(probs, torch.sigmoid(torch.ones(())))
+    assert torch.equal(predictor(images), probs)
+    assert sum("float16 overflows" in line for line in caplog.messages) == 1
+
+
+class Ramp(torch.nn.Module):
+    """A model that sees the left of an image otherwise than its right."""
+
+    def forward(self, images):
+        return images * torch.linspace(-1, 1, images.shape[-1])
+
+
+def test_views_asked_for_take_the_place_of_the_predictors_own():
+    one = Predictor(Ramp(), ("identity",), "float32")
+    both = Predictor(Ramp(), ("identity", "flip_horizontal"), "float32")
+    images = torch.arange(16, dtype=torch.float32).reshape(1, 1, 4, 4) / 8
+    assert torch.equal(one(images, both.views), both(images))
+    assert not torch.equal(one(images), both(images))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 import time
@@ -15,9 +16,11 @@ from PIL import Image
 
 from pipeline import config, rle, stages
 from pipeline.cli import main
+from pipeline.data.images import Reader
 from pipeline.ensemble import Choice, Oof, PerClass
 from pipeline.kaggle.bundle import RECORD, read_bundle
 from pipeline.kaggle.metadata import DatasetMetadata, write_metadata
+from pipeline.kaggle.onepass import ReadOnce, read_all
 from pipeline.kaggle.plan import Member
 from pipeline.kaggle.prediction import InTurn, predict_test
 from pipeline.kaggle.pricing import price_steps
@@ -78,6 +81,8 @@ def hide(images: dict[str, np.ndarray | bytes | None], folder: Path = Path("hidd
 
 
 def scene(height: int, width: int, seed: int = 0) -> np.ndarray:
+    if height == 1:
+        return scene(20, width, seed)[:1]
     return draw(np.random.default_rng(seed), height, width, empty=False)[0]
 
 
@@ -127,13 +132,10 @@ class Faulty:
     def __init__(self, predictor, most=99, height=0):
         self.predictor, self.most, self.height = predictor, most, height
 
-    def with_views(self, views):
-        return Faulty(self.predictor.with_views(views), self.most, self.height)
-
-    def __call__(self, images):
+    def __call__(self, images, views):
         if len(images) > self.most or images.shape[-2] == self.height:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self.predictor(images)
+        return self.predictor(images, views)
 
 
 def test_a_batch_too_large_for_the_memory_is_predicted_in_smaller_ones(submitted, caplog):
@@ -162,10 +164,59 @@ def test_an_image_that_no_model_can_take_costs_only_itself(submitted):
 def test_rows_of_an_image_that_do_not_follow_each_other_get_its_masks(submitted):
     drawn = []
     stream = iter([("a", [[1]]), ("b", [[2]]), ("c", None)])
-    in_turn = InTurn(stream, lambda stores: drawn.append(stores) or np.array(stores), {"a"})
+    in_turn = InTurn(stream, lambda stores: drawn.append(stores) or np.array(stores), {"a"}, pytest.fail)
     answers = [in_turn(image_id) for image_id in ("a", "b", "a", "c", "d")]
     assert [None if each is None else each.item() for each in answers] == [1, 2, 1, None, None]
     assert len(drawn) == 2
+
+
+def test_an_image_that_cannot_be_drawn_costs_only_itself(submitted, monkeypatch):
+    bundle, _ = bundled(*BOTH[:1])
+    folder = hide({"a": scene(36, 44), "odd": scene(1, 44), "z": scene(36, 44)})
+    draw_masks = PerClass.masks
+
+    def careful(drawer, blend_by):
+        masks = draw_masks(drawer, blend_by)
+        if masks.shape[-2] == 1:
+            raise ZeroDivisionError
+        return masks
+
+    monkeypatch.setattr(PerClass, "masks", careful)
+    done = predict_test(bundle, folder, Path("submission.csv"))
+    assert done.problems == {"odd": "ZeroDivisionError"}
+    assert rows(done.csv)["odd"] == "1 1" != rows(done.csv)["z"]
+
+
+def test_processes_that_read_ahead_give_the_same_csv(submitted):
+    bundle, done = bundled(*BOTH[:1])
+    assert rows(predict_test(bundle, Path("tiny"), Path("submission.csv"), workers=2).csv) == rows(done.csv)
+
+
+class Fatal(Reader):
+    """A reader that takes its process with it, if that only reads ahead."""
+
+    def __call__(self, path):
+        if path.stem == "fatal" and torch.utils.data.get_worker_info():
+            os._exit(1)
+        return super().__call__(path)
+
+
+def test_if_a_process_that_reads_ahead_dies_this_one_reads_on(tmp_path, caplog):
+    places = []
+    for name in ("a", "b", "fatal", "c"):
+        Image.fromarray(scene(36, 44)).save(tmp_path / f"{name}.png")
+        places.append((name, tmp_path / f"{name}.png"))
+    items = list(read_all(places, [Fatal(1)], workers=1))
+    assert [item.image_id for item in items] == ["a", "b", "fatal", "c"]
+    assert not any(item.problem for item in items)
+    assert "on in this process" in caplog.text
+
+
+def test_a_reader_that_fails_in_any_way_costs_one_image(tmp_path):
+    def reader(path):
+        raise IndexError("tuple index out of range")
+
+    assert ReadOnce([("a", tmp_path)], [reader])[0] == ("a", (), "tuple index out of range")
 
 
 # ---------------------------------------------------------------------------------------------- the budget
@@ -177,12 +228,9 @@ class Slow:
     def __init__(self, predictor, seconds):
         self.predictor, self.seconds = predictor, seconds
 
-    def with_views(self, views):
-        return Slow(self.predictor.with_views(views), self.seconds)
-
-    def __call__(self, images):
-        time.sleep(self.seconds * len(self.predictor.views) * len(images))
-        return self.predictor(images)
+    def __call__(self, images, views):
+        time.sleep(self.seconds * len(views) * len(images))
+        return self.predictor(images, views)
 
 
 def slowly(bundle, folder, budget, seconds=0.01):

@@ -1,7 +1,7 @@
 """Images to probabilities: the one place of sigmoid and softmax."""
 
+import logging
 from collections.abc import Iterator
-from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from pipeline.data.images import Reader
 from pipeline.inference.store import StoreWriter, quantise
 from pipeline.inference.tta import average_views
 from pipeline.progress import track
+
+log = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -34,18 +36,26 @@ class Predictor:
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()
         self.views, self.exclusive = views, exclusive
 
-    def with_views(self, views: tuple[str, ...]) -> "Predictor":
-        """The same model with other views."""
-        other = copy(self)
-        other.views = views
-        return other
-
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Probabilities (N, classes, H, W) float32 on the CPU, of images (N, channels, H, W) uint8."""
+    def __call__(self, images: Tensor, views: tuple[str, ...] | None = None) -> Tensor:
+        """Probabilities (N, classes, H, W) float32 on the CPU, of images (N, channels, H, W) uint8.
+
+        Where half precision overflows, which gives no number, this model goes on in float32.
+
+        Args:
+            views: in place of the predictor's own.
+        """
         images = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        probs = self._averaged(images, views or self.views)
+        if self.dtype == torch.float16 and not probs.isfinite().all():
+            log.warning("float16 overflows in this model: on in float32, slower")
+            self.dtype = torch.float32
+            probs = self._averaged(images, views or self.views)
+        return probs
+
+    def _averaged(self, images: Tensor, views: tuple[str, ...]) -> Tensor:
         with hardware.autocast(self.device, self.dtype):
-            return average_views(self._probs, images, self.views).cpu()
+            return average_views(self._probs, images, views).cpu()
 
     def _probs(self, images: Tensor) -> Tensor:
         logits = self.model(images).float()

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from pipeline.config import Config
 from pipeline.data.dataset import to_tensor
-from pipeline.data.images import ImageError, Reader
+from pipeline.data.images import Reader
 from pipeline.inference.predict import Predictor, brought_to
 from pipeline.inference.store import quantise
 from pipeline.kaggle.bundle import Bundle
@@ -62,8 +62,30 @@ class ReadOnce(Dataset):
             return Item(image_id, (), "no such image")
         try:
             return Item(image_id, tuple(to_tensor(reader(path)) for reader in self.readers))
-        except ImageError as error:
-            return Item(image_id, (), str(error))
+        except Exception as error:  # whatever a damaged file does to a library, it costs this image and no other
+            return Item(image_id, (), in_one_line(error))
+
+
+def read_all(places: Sequence[tuple[str, Path | None]], readers: Sequence[Reader], workers: int) -> Iterator[Item]:
+    """The items of `ReadOnce`, in order; if a process that reads ahead dies, this one reads on."""
+    dataset, done = ReadOnce(places, readers), 0
+    try:
+        for item in DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_as_it_is):
+            done += 1
+            yield item
+    except RuntimeError as error:
+        log.warning("reading ahead broke off (%s): on in this process, slower", in_one_line(error))
+        for position in range(done, len(dataset)):
+            yield dataset[position]
+
+
+def _as_it_is(item: Item) -> Item:
+    return item
+
+
+def in_one_line(error: Exception) -> str:
+    """An error's words, or its name if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class OnePass:
@@ -131,7 +153,7 @@ class OnePass:
     def _predict(self, batch: list[Item]) -> Iterator[tuple[str, Stores | None]]:
         if batch[0].problem:
             for item in batch:
-                self._note(item.image_id, item.problem)
+                self.note(item.image_id, item.problem)
                 yield item.image_id, None
             return
         try:
@@ -144,7 +166,7 @@ class OnePass:
 
     def _one_by_one(self, batch: list[Item], error: Exception) -> Iterator[tuple[str, Stores | None]]:
         if len(batch) == 1:
-            self._note(batch[0].image_id, " ".join(str(error).split()) or type(error).__name__)
+            self.note(batch[0].image_id, in_one_line(error))
             yield batch[0].image_id, None
             return
         self.batch_size = max(1, len(batch) // 2)
@@ -159,12 +181,13 @@ class OnePass:
             number, started = self.numbers[member.name], time.monotonic()
             images = _stacked(batch, self.reader_of[number])
             for fold in member.folds:
-                probs = self.models[member.name, fold].with_views(member.views)(images)
+                probs = self.models[member.name, fold](images, member.views)
                 values[number].append(quantise(brought_to(probs, self.size).numpy()))
             self.watch.spent(member.name, member.passes * len(batch), time.monotonic() - started)
         return values
 
-    def _note(self, image_id: str, problem: str) -> None:
+    def note(self, image_id: str, problem: str) -> None:
+        """Keep why an image has no mask."""
         self.problems[image_id] = problem
         if len(self.problems) <= NAMED:
             log.warning("image '%s' keeps the sample's text: %s", image_id, problem)

@@ -13,13 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from torch.utils.data import DataLoader
 
 from pipeline.data.places import find_files
 from pipeline.ensemble import Objects, combine
 from pipeline.files import whole, write_text
 from pipeline.kaggle.bundle import Bundle
-from pipeline.kaggle.onepass import Item, Load, OnePass, ReadOnce, Stores
+from pipeline.kaggle.onepass import Load, OnePass, Stores, in_one_line, read_all
 from pipeline.kaggle.plan import Step
 from pipeline.kaggle.watch import Watch
 from pipeline.progress import track
@@ -46,6 +45,7 @@ class InTurn:
     Args:
         draw: from an image's stores to its masks, or objects.
         again: images whose rows do not all follow each other.
+        note: takes an image that could not be drawn, and why.
     """
 
     def __init__(
@@ -53,8 +53,9 @@ class InTurn:
         stream: Iterator[tuple[str, Stores | None]],
         draw: Callable[[Stores], np.ndarray],
         again: set[str],
+        note: Callable[[str, str], None],
     ):
-        self._stream, self._draw, self._again = stream, draw, again
+        self._stream, self._draw, self._again, self._note = stream, draw, again, note
         self._kept: dict[str, np.ndarray | None] = {}
         self.stores: Stores | None = None  # of the image that was asked for last
 
@@ -64,10 +65,17 @@ class InTurn:
         found, self.stores = next(self._stream, (image_id, None))
         if found != image_id:
             raise RuntimeError(f"the images come in another order than the rows: '{found}' in place of '{image_id}'")
-        drawn = None if self.stores is None else self._draw(self.stores)
+        drawn = None if self.stores is None else self._drawn(image_id, self.stores)
         if image_id in self._again:
             self._kept[image_id] = drawn
         return drawn
+
+    def _drawn(self, image_id: str, stores: Stores) -> np.ndarray | None:
+        try:
+            return self._draw(stores)
+        except Exception as error:  # one odd image must not cost the others
+            self._note(image_id, in_one_line(error))
+            return None
 
 
 def predict_test(
@@ -95,9 +103,8 @@ def predict_test(
     places = _places(bundle, root, rows)
     watch.images = len(places)
     run = OnePass(bundle, load or bundle.predictor, watch)
-    reader = DataLoader(ReadOnce(places, run.readers), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
-    stream = _to_the_end(run(track(reader, "predict", total=len(places))))
-    in_turn = InTurn(stream, partial(_draw, bundle), _scattered(rows["image_id"]))
+    items = track(read_all(places, run.readers, workers), "predict", total=len(places))
+    in_turn = InTurn(_to_the_end(run(items)), partial(_draw, bundle), _scattered(rows["image_id"]), run.note)
     summary = write_submission(csv, card, sample, in_turn, partial(_confidences, bundle, in_turn), placeholders=True)
     missing = {image_id: "not reached" for image_id, _ in places[run.reached :]}
     done = Predicted(csv, summary, len(places), missing | run.problems, run.dropped, watch.foreseen, watch.elapsed)
@@ -116,10 +123,6 @@ def _scattered(ids: pd.Series) -> set[str]:
     """Ids whose rows do not all follow each other."""
     starts = ids[ids != ids.shift()]
     return set(starts[starts.duplicated()])
-
-
-def _as_it_is(item: Item) -> Item:
-    return item
 
 
 def _to_the_end(stream: Iterator[tuple[str, Stores | None]]) -> Iterator[tuple[str, Stores | None]]:

@@ -89,24 +89,25 @@ from pipeline.kaggle import isolate
 isolate.main(Path({report!r}), Path({inputs!r}), [sys.executable, "-c", {command!r}])
 """
 FORBID = "isolate.enter_namespaces = lambda: False"
+HALFWAY = "isolate.bring_up = lambda interface: open('/nowhere/at/all')"
 
 
-def look(folder: Path, permitted: bool, command: str = LOOK) -> str:
+def look(folder: Path, prepare: str = "", command: str = LOOK) -> str:
     """What a command prints that runs isolated; its report is `report`, its input `input`."""
     (folder / "input").mkdir(exist_ok=True)
     places = {"report": str(folder / "report"), "inputs": str(folder / "input")}
-    launch = LAUNCH.format(prepare="" if permitted else FORBID, command=command, **places)
+    launch = LAUNCH.format(prepare=prepare, command=command, **places)
     return subprocess.run([sys.executable, "-c", launch], capture_output=True, text=True, cwd=ROOT).stdout
 
 
-@pytest.mark.parametrize("permitted", [True, False], ids=["in namespaces", "where they are forbidden"])
-def test_a_rehearsal_reaches_the_loopback_and_nothing_else(tmp_path, permitted):
-    assert look(tmp_path, permitted).split("\n")[:2] == ["near", "cut off"]
+@pytest.mark.parametrize("prepare", ["", FORBID, HALFWAY], ids=["in namespaces", "forbidden", "forbidden halfway"])
+def test_a_rehearsal_reaches_the_loopback_and_nothing_else(tmp_path, prepare):
+    assert look(tmp_path, prepare).split("\n")[:2] == ["near", "cut off"]
     assert "no network" in (tmp_path / "report").read_text()
 
 
 def test_the_input_is_read_only_where_namespaces_are_permitted(tmp_path):
-    look(tmp_path, True, f"open({str(tmp_path / 'input/new')!r}, 'w')")
+    look(tmp_path, command=f"open({str(tmp_path / 'input/new')!r}, 'w')")
     protected = "read-only" in (tmp_path / "report").read_text()
     assert protected != (tmp_path / "input/new").exists()
 

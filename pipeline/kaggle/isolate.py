@@ -42,7 +42,7 @@ socket.socket.connect, socket.socket.connect_ex = _refusing(_connect), _refusing
 def main(report: Path, inputs: Path, command: list[str]) -> None:
     """Isolate this process, and become the command."""
     words = []
-    if enter_namespaces():
+    if is_permitted() and enter_namespaces():
         words.append("no network (a namespace of its own)" if is_cut_off() else "NETWORK REACHABLE")
         words.append("input mounted read-only" if mount_read_only(inputs) else "input not protected")
     else:
@@ -55,8 +55,22 @@ def main(report: Path, inputs: Path, command: list[str]) -> None:
     os.execvp(command[0], command)
 
 
+def is_permitted() -> bool:
+    """Whether this process could leave; tried by a child, since half the way there is no way back."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(OSError):
+            os._exit(0 if enter_namespaces() else 1)
+        os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
+
+
 def enter_namespaces() -> bool:
-    """Leave the machine's network and mounts; False where that is not permitted."""
+    """Leave the machine's network and mounts; False where that is not permitted.
+
+    Raises:
+        OSError: where it is permitted in part.
+    """
     user, group = os.getuid(), os.getgid()
     libc = ctypes.CDLL(None, use_errno=True)
     if not sys.platform.startswith("linux") or libc.unshare(NEW_USER | NEW_NETWORK | NEW_MOUNTS):

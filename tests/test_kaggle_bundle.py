@@ -458,6 +458,26 @@ def test_owner_and_half_are_kept_for_the_next_bundle(submitted, monkeypatch):
     shutil.rmtree("dist/kaggle/tiny/code")
     again = stages.bundle(cfgs)
     assert (again.owner, again.bundle.record.half) == ("me", True)
+    for name in ("bundle.json", "dataset-metadata.json"):
+        Path("dist/kaggle/tiny/weights", name).write_text("{")
+    shutil.rmtree("dist/kaggle/tiny/code")
+    anew = stages.bundle(cfgs)
+    assert (anew.owner, anew.bundle.record.half) == (stages.NOBODY, False)
+
+
+def test_a_damaged_bundle_is_made_anew_and_what_it_had_too_much_goes(submitted):
+    bundled(*BOTH[:1])
+    Path("bundle/bundle.json").write_text("{")
+    Path("bundle/tiny-fold9.safetensors").write_bytes(b"old")
+    bundled(*BOTH[:1])
+    assert sorted(path.name for path in Path("bundle").glob("*.safetensors")) == [
+        f"tiny-fold{k}.safetensors" for k in range(3)
+    ]
+    for damaged in ("dataset-metadata.json", "bundle.json"):
+        folder = Path("damaged/weights")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / damaged).write_text("{")
+    assert owner_of(folder.parent) == stages.NOBODY
 
 
 def describe_without_notebooks(folder, owner, record, card):

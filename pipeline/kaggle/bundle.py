@@ -137,7 +137,8 @@ def write_bundle(folder: Path, record: Record, card: Path, weights: Mapping[tupl
         weights: of each config's name and fold.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECORD).unlink(missing_ok=True)
+    for old in [folder / RECORD, *folder.glob("*.safetensors")]:  # of another number of folds, say
+        old.unlink(missing_ok=True)
     for (member, fold), path in weights.items():
         tensors = load_weights(path)
         if record.half:

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +16,9 @@ from pipeline.config import Config
 from pipeline.files import write_text
 from pipeline.inference.store import PredictionStore
 from pipeline.kaggle.attached import LAYOUT, is_rerun
-from pipeline.kaggle.bundle import RECORD, Bundle, Origin, Record, Worth, read_bundle, weights_name, write_bundle
+from pipeline.kaggle.bundle import Bundle, Origin, Record, Worth, read_bundle, weights_name, write_bundle
 from pipeline.kaggle.descriptions import describe
-from pipeline.kaggle.metadata import DATASET_FILE, read_metadata
+from pipeline.kaggle.metadata import read_metadata
 from pipeline.kaggle.plan import Member, Plan, Step, seconds_of
 from pipeline.kaggle.prediction import Predicted, predict_test
 from pipeline.kaggle.pricing import price_steps
@@ -98,15 +99,17 @@ def write_weights(folder: Path, members: Sequence[Prepared], done: Ensembled, *,
 
 
 def owner_of(folder: Path) -> str:
-    """The account that a bundle in a folder is for; nobody's if there is none yet."""
-    if not (folder / "weights" / DATASET_FILE).is_file():
-        return NOBODY
-    return read_metadata(folder / "weights").id.partition("/")[0]
+    """The account that a bundle in a folder is for; nobody's if there is none yet, or a damaged one."""
+    with suppress(OSError, ValueError):
+        return read_metadata(folder / "weights").id.partition("/")[0]
+    return NOBODY
 
 
 def _is_half(folder: Path) -> bool:
-    """Whether the bundle in a folder has weights in bfloat16."""
-    return (folder / "weights" / RECORD).is_file() and read_bundle(folder / "weights").record.half
+    """Whether the bundle in a folder has weights in bfloat16; a damaged one counts as none."""
+    with suppress(OSError, ValueError):
+        return read_bundle(folder / "weights").record.half
+    return False
 
 
 def folder_of(cfgs: Sequence[Config]) -> Path:
@@ -172,6 +175,7 @@ def write_code(folder: Path, members: Sequence[Prepared]) -> None:
     for each in members:
         files += [each.paths.folds, each.paths.folds.with_suffix(".json"), each.paths.duplicates]
         files += [Path(each.cfg.competition)] if each.cfg.competition.endswith(".toml") else []
+        files += [Path("configs") / f"{each.cfg.train.pseudo.from_}.toml"] if each.cfg.train.pseudo else []
     there = dict.fromkeys(path for path in files if path.is_file())
     layout = {"-".join(path.parts): str(path) for path in there if not path.is_absolute()}
     for name, path in layout.items():

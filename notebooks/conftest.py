@@ -21,6 +21,8 @@ QUICK = (
     "model.encoder=tu-test_efficientnet model.decoder_channels=[16,16,8,8,8]"
 )
 
+ALONE = {"OMP_NUM_THREADS": "1"}  # another worker of the tests has the other core
+
 
 @cache
 def project() -> Path:
@@ -37,6 +39,6 @@ def pytest_runtest_protocol(item: pytest.Item):
     """A kernel inherits the environment; fixtures do not reach notebooks."""
     with pytest.MonkeyPatch.context() as patch:
         if item.path.suffix == ".ipynb":
-            for name, value in {"PROJECT": str(project()), "CONFIG": "demo", "SET": QUICK}.items():
+            for name, value in {"PROJECT": str(project()), "CONFIG": "demo", "SET": QUICK, **ALONE}.items():
                 patch.setenv(name, value)
         yield

@@ -24,6 +24,8 @@ from pipeline.training.checkpoint import Fold
 
 log = logging.getLogger(__name__)
 
+# How the death of a process that reads ahead shows: the loader notices it, or a pixel buffer's socket went with it.
+BROKEN = (RuntimeError, EOFError, OSError)
 NAMED = 5  # images without a prediction that the log names; the rest is counted
 
 Load = Callable[[Config, Fold], Predictor]  # the model of a config that held a fold out
@@ -73,7 +75,7 @@ def read_all(places: Sequence[tuple[str, Path | None]], readers: Sequence[Reader
         for item in DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_as_it_is):
             done += 1
             yield item
-    except RuntimeError as error:
+    except BROKEN as error:
         log.warning("reading ahead broke off (%s): on in this process, slower", in_one_line(error))
         for position in range(done, len(dataset)):
             yield dataset[position]

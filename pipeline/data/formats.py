@@ -147,7 +147,7 @@ def read_pixels(path: Path) -> np.ndarray:
     Raises:
         ImageError: with the path, if the file is missing, cut short, or none of these formats.
     """
-    pixels = _opened(path, _format(path).read)
+    pixels = opened(path, _format(path).read)
     if pixels.ndim != 3 or 0 in pixels.shape:
         raise ImageError(f"{path}: an array of {pixels.shape}: expected (height, width) or (height, width, channels)")
     return pixels
@@ -159,14 +159,19 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: if the file is missing or is no image.
     """
-    return _opened(path, _format(path).size)
+    return opened(path, _format(path).size)
 
 
 def _format(path: Path) -> Format:
     return FORMATS.get(path.suffix.lower(), USUAL)
 
 
-def _opened(path: Path, read: Callable) -> object:
+def opened(path: Path, read: Callable) -> object:
+    """What `read` makes of a file.
+
+    Raises:
+        ImageError: whatever goes wrong, with the path and what to do.
+    """
     try:
         return read(path)
     except ImageError:

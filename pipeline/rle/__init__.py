@@ -12,7 +12,7 @@ pixels are numbered and how an empty mask is written; a `Dialect` holds these di
     [[0, 1], [0, 1], [1, 0]]
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -21,6 +21,7 @@ import numpy as np
 from pipeline.rle import bracketed, coco, pairs
 from pipeline.rle.pixels import mask_of_runs, runs_of_mask
 from pipeline.rle.runs import RLEError, Runs, area, no_runs, overlap, pixel_count
+from pipeline.rle.strips import runs_of_strips, window_of_runs
 
 __all__ = ["Dialect", "RLEError", "Runs", "area", "decode", "encode", "overlap"]
 
@@ -91,11 +92,25 @@ class Dialect:
         Raises:
             ValueError: if mask has another dtype, number of axes or value, or no pixels.
         """
-        runs = runs_of_mask(mask, self.order)
+        return self._text(runs_of_mask(mask, self.order), np.asarray(mask).size)
+
+    def encode_strips(self, strips: Iterable[np.ndarray]) -> str:
+        """The text of a mask that is never held whole.
+
+        Shapes:
+            strips: in column order (H, w) each, from left to right; in row order (h, W), from top to bottom; as
+                `encode` takes a mask.
+
+        Raises:
+            ValueError: if the strips do not fit to each other, or as `encode`.
+        """
+        return self._text(*runs_of_strips(strips, self.order))
+
+    def _text(self, runs: Runs, pixels: int) -> str:
         if not runs[0].size:
             return self.empty
         if self.form == "coco":
-            return coco.write(runs, np.asarray(mask).size)
+            return coco.write(runs, pixels)
         numbers = pairs.numbers_of(runs, self.base, self.relative)
         return bracketed.join(numbers) if self.form == "list" else pairs.join(numbers)
 
@@ -113,6 +128,10 @@ class Dialect:
             ValueError: if shape is not two positive numbers.
         """
         return mask_of_runs(self.runs(text, shape), (int(shape[0]), int(shape[1])), self.order)
+
+    def window(self, runs: Runs, shape: tuple[int, int], window: tuple[slice, slice]) -> np.ndarray:
+        """A window, by its rows and columns, of the mask (H, W) whose runs these are; (h, w) uint8."""
+        return window_of_runs(runs, shape, window, self.order)
 
     def runs(self, text: str, shape: tuple[int, int] | None = None) -> Runs:
         """Starts and ends of a text's runs: all that can be read and checked without painting the mask.

@@ -51,7 +51,6 @@ from pipeline.data.labels import Labels
 from pipeline.files import write_text
 from pipeline.folds import hold_out, read_folds
 from pipeline.inference.predict import Predictor, predict_images
-from pipeline.inference.store import quantise
 from pipeline.losses import build_loss
 from pipeline.manifest import made_with
 from pipeline.metrics import dice
@@ -364,8 +363,8 @@ def evaluate(model: nn.Module, index: pd.DataFrame, card: Competition, reader: R
         Predictor(model, ("identity",)), index, reader=reader, batch_size=BATCH, workers=0, what="validate"
     )
     found = {
-        image_id: dice(count_levels(quantise(probs[0]), Labels.of(card).read(rows[image_id])[..., 0]))
-        for image_id, probs in predicted
+        image_id: dice(count_levels(values[0], Labels.of(card).read(rows[image_id])[..., 0]))
+        for image_id, values in predicted
     }
     return np.stack([found[image_id] for image_id in index["image_id"]])
 

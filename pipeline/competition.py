@@ -113,7 +113,9 @@ class Competition(Table):
     void_rows: str | None = None  # class of rows of a solution whose pixels count for nothing
     volume_pattern: str | None = None  # of ids, for a metric of volumes: what names the volume, and the slice's number
     leaderboard: Leaderboard = Leaderboard()
-    generated: Literal["demo", "camvid_demo", "instances_demo"] | None = None  # made by `data/`, not downloaded
+    generated: Literal["demo", "camvid_demo", "instances_demo", "large_demo"] | None = (
+        None  # made by `data/`, not downloaded
+    )
     unverified: tuple[str, ...] = ()  # what of this card nobody here could check: look before you rely on it
 
     @field_validator("group_pattern", "volume_pattern")

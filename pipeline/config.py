@@ -11,6 +11,13 @@ from pipeline.schema import Table, override, parse, read_toml
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+class Crops(Table):
+    """Training images too large to be held whole: windows of them, read from the file when they are drawn."""
+
+    size: PositiveInt = 768  # pixels, square; more than the phases' crop, which is cut from it at random
+    stride: PositiveInt = 512  # pixels from a window to the next
+
+
 class Data(Table):
     root: Path | None = None  # default: data/<competition>
     percentiles: tuple[float, float] | None = None  # of each image, stretched to 0 and 255: evens out exposure
@@ -20,7 +27,11 @@ class Data(Table):
     # Of instances: a second channel to learn, the pixels within so many of two objects, which parts those that touch.
     border: PositiveFloat | None = None
 
+    crops: Crops | None = None  # of images too large to be read whole: their windows are what training draws
+
     def model_post_init(self, _context: object) -> None:
+        if self.percentiles and self.crops:
+            raise ValueError("percentiles are of a whole image, which data.crops never reads: give data.window instead")
         if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise ValueError(f"percentiles {list(self.percentiles)}: expected two that rise, from 0 to 100")
         if self.window and self.window[0] >= self.window[1]:
@@ -139,10 +150,34 @@ class Train(Table):
                 )
 
 
+class Tiles(Table):
+    """How an image is cut that is too large to be predicted whole."""
+
+    size: PositiveInt = 512  # pixels, square
+    stride: int = 384  # pixels from a tile to the next
+    window: Literal["gaussian", "pyramid", "flat"] = "gaussian"  # weights of a tile's pixels
+    # A tile whose brightness (0 to 255) has a smaller standard deviation is empty, and not predicted; 0: all are.
+    background: NonNegativeFloat = 0.0
+
+    def model_post_init(self, _context: object) -> None:
+        if not 0 < self.stride <= self.size:
+            wrong = "leaves gaps between tiles" if self.stride > 0 else "moves no tile on"
+            raise ValueError(
+                f"stride = {self.stride} {wrong} of {self.size} pixels: expected 1 to {self.size}, such as "
+                f"{max(1, self.size * 3 // 4)}"
+            )
+
+    @property
+    def overlap(self) -> int:
+        """Pixels that neighbouring tiles share."""
+        return self.size - self.stride
+
+
 class Predict(Table):
     views: tuple[str, ...] = ("identity", "flip_horizontal")  # names of `inference.tta.VIEWS`
     batch_size: PositiveInt = 16
     output_stride: Literal[8, 16] | None = None  # of DeepLab, where it should differ from the model's
+    tiles: Tiles | None = None  # of images too large to be predicted whole
     full: bool = False  # a model trained on every image predicts the test set beside those of the folds
 
 

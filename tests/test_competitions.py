@@ -20,7 +20,7 @@ from pipeline.stages.ensembling import load_members
 from pipeline.stages.submitting import check_csv
 from tests.miniatures import LAYOUTS, write_miniature
 
-DEMOS = {"demo", "camvid_demo", "instances_demo"}  # tried by themselves
+DEMOS = {"demo", "camvid_demo", "instances_demo", "large_demo"}  # tried by themselves
 
 CONFIG = """
 competition = "{card}"

@@ -83,10 +83,13 @@ class MaskedImages(Dataset):
         if self.cache is not None and position in self.cache:
             return self.cache[position]
         row = self.rows[position]
-        pair = self.reader(row.path), self._mask(row, position)
+        pair = self._window(row) if hasattr(row, "box") else (self.reader(row.path), self._mask(row, position))
         if self.cache is not None:
             self.cache[position] = pair
         return pair
+
+    def _window(self, row: object) -> Pair:
+        return self.reader.part(row.path, row.box), self.labels.read_part(row.image, row.box)
 
     def _mask(self, row: object, position: int) -> np.ndarray:
         if position < self.annotated:

@@ -5,6 +5,8 @@ window of its own units, or by its percentiles; a 16-bit image is never cut to e
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from PIL import Image
 
 from pipeline.config import Config
 from pipeline.data.formats import ImageError, read_pixels, read_size
+from pipeline.data.windows import Box, Windows, open_windows
 
 __all__ = [
     "ImageError",
@@ -22,6 +25,7 @@ __all__ = [
     "read_image",
     "read_labels",
     "read_mask",
+    "read_mask_part",
     "read_size",
     "stretch",
     "to_uint8",
@@ -41,16 +45,18 @@ class Reader:
         channels: 1 (grey), 3 (colour), or as many as the files have.
         percentiles: of an image's values, stretched to 0 and 255; None leaves 8-bit values as they are.
         window: values in the file's own units that become 0 and 255; what lies outside is cut off.
+        lenient: of images read by window, what cannot be decoded counts as 0 and is named in the log.
     """
 
     channels: int
     percentiles: tuple[float, float] | None = None
     window: tuple[float, float] | None = None
+    lenient: bool = False
 
     @classmethod
     def of(cls, cfg: Config) -> "Reader":
         """That of a config."""
-        return cls(cfg.model.in_channels, cfg.data.percentiles, cfg.data.window)
+        return cls(cfg.model.in_channels, cfg.data.percentiles, cfg.data.window, cfg.data.skip_bad)
 
     def __call__(self, path: Path) -> np.ndarray:
         """The image as (H, W, channels): uint8 of an 8-bit file, else float32 in 0 … 255.
@@ -58,7 +64,33 @@ class Reader:
         Raises:
             ImageError: as `formats.read_pixels`; for another number of channels, and for values that have no range.
         """
-        pixels = _with_channels(read_pixels(path), self.channels, path)
+        return self._meant(read_pixels(path), path)
+
+    @contextmanager
+    def windows(self, path: Path) -> Iterator["MeantWindows"]:
+        """The image by window, for one that is too large to be read whole.
+
+        Raises:
+            ImageError: as `windows.open_windows`, and for percentiles, which are of the whole image.
+        """
+        if self.percentiles:
+            raise ImageError(
+                f"{path}: data.percentiles are of a whole image, and this is read by window: give a window"
+            )
+        with open_windows(path, lenient=self.lenient) as image:
+            yield MeantWindows(self, image, path)
+
+    def part(self, path: Path, box: Box) -> np.ndarray:
+        """One window of the image, (h, w, channels).
+
+        Raises:
+            ImageError: as `windows`.
+        """
+        with self.windows(path) as image:
+            return image.read(box)
+
+    def _meant(self, pixels: np.ndarray, path: Path) -> np.ndarray:
+        pixels = _with_channels(pixels, self.channels, path)
         if self.window:
             return _between(pixels, *self.window)
         if self.percentiles:
@@ -69,6 +101,18 @@ class Reader:
         """The image as people look at it, (H, W, 1 or 3) uint8: of a stack the middle channel."""
         image = self(path)
         return to_uint8(image if self.channels in (1, 3) else image[..., [self.channels // 2]])
+
+
+class MeantWindows:
+    """An image by window, as a reader wants its values."""
+
+    def __init__(self, reader: Reader, image: Windows, path: Path):
+        self._reader, self._image, self._path = reader, image, path
+        self.shape = image.shape[:2]
+
+    def read(self, box: Box) -> np.ndarray:
+        """The pixels of a box that lies inside, (h, w, channels), uint8 or float32 in 0 … 255."""
+        return self._reader._meant(self._image.read(box), self._path)
 
 
 def read_image(path: Path, channels: int) -> np.ndarray:
@@ -165,7 +209,16 @@ def read_mask(path: Path) -> np.ndarray:
     Raises:
         ImageError: as `formats.read_pixels`.
     """
-    pixels = read_pixels(path)
+    return _is_set(read_pixels(path))
+
+
+def read_mask_part(path: Path, box: Box) -> np.ndarray:
+    """One window of a mask image, as `read_mask`."""
+    with open_windows(path) as mask:
+        return _is_set(mask.read(box))
+
+
+def _is_set(pixels: np.ndarray) -> np.ndarray:
     colours = pixels[..., :-1] if pixels.shape[2] in (2, 4) else pixels  # alpha says nothing
     return (colours != 0).any(axis=2).astype(np.uint8)
 

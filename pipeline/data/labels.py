@@ -1,14 +1,16 @@
 """Labels as masks: what the rows and mask images of a competition say of each pixel."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
 
 from pipeline.competition import Competition, Masks
 from pipeline.data.borders import border as borders_of
-from pipeline.data.images import VOID, read_labels, read_mask
-from pipeline.rle import Dialect
+from pipeline.data.images import VOID, read_labels, read_mask, read_mask_part
+from pipeline.data.windows import Box
+from pipeline.rle import Dialect, Runs
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,27 @@ class Labels:
         numbers = read_labels(row.mask_path, self._numbers(), void=self.masks.void)[..., None]
         return numbers if self.exclusive else one_hot(numbers, len(self.classes))
 
+    @property
+    def have_parts(self) -> bool:
+        """Whether `read_part` can read them: of objects and of coded classes it cannot."""
+        return self.border is None and not self.exclusive and self.masks.values is None
+
+    def read_part(self, row: object, box: Box) -> np.ndarray:
+        """As `read`, of one window: (h, w, C) uint8. Costs what the window's columns, or rows, cost.
+
+        Args:
+            row: of the index of images, with their whole height and width.
+        """
+        if not hasattr(row, "rle"):
+            return read_mask_part(row.mask_path, box)[..., None]
+        texts = [row.rle] if isinstance(row.rle, str) else row.rle
+        return np.stack([self._decode_part(text, (row.height, row.width), box) for text in texts], axis=-1)
+
+    def _decode_part(self, text: str, shape: tuple[int, int], box: Box) -> np.ndarray:
+        lines = [runs_of(self.dialect, line, shape) for line in text.split("\n")]
+        parts = [self.dialect.window(runs, shape, box.slices) for runs in lines]
+        return np.bitwise_or.reduce(parts)
+
     def read_scored(self, row: object) -> np.ndarray:
         """What to score against: as `read`, but (C, H, W) with a channel per class, at the size of submitted masks.
 
@@ -90,6 +113,12 @@ class Labels:
 
     def _numbers(self) -> dict[int | tuple[int, int, int], int]:
         return {value: self.classes.index(name) for name, value in self.masks.values.items()}
+
+
+@lru_cache(maxsize=256)
+def runs_of(dialect: Dialect, text: str, shape: tuple[int, int]) -> Runs:
+    """The runs of a text, which has megabytes for a large image and is asked for with each window of it."""
+    return dialect.runs(text, shape)
 
 
 def one_hot(numbers: np.ndarray, classes: int) -> np.ndarray:

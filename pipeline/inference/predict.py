@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pipeline import hardware
+from pipeline.config import Config, Tiles
 from pipeline.data.dataset import Images, equal_size_batches
 from pipeline.data.images import Reader
 from pipeline.inference.store import StoreWriter, quantise
+from pipeline.inference.tiles import Along, Pixels, Whole, predict_strips
 from pipeline.inference.tta import average_views
 from pipeline.progress import track
 
@@ -28,15 +31,38 @@ class Predictor:
         views: names of `tta.VIEWS`, averaged as probabilities.
         precision: as `hardware.precision`.
         exclusive: one class per pixel, so that the classes' probabilities sum to 1.
+        tiles: how images are cut that are larger than a tile; None: they are predicted whole.
+        batch_size: tiles at once.
     """
 
-    def __init__(self, model: nn.Module, views: tuple[str, ...], precision: str = "auto", *, exclusive: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        views: tuple[str, ...],
+        precision: str = "auto",
+        *,
+        exclusive: bool = False,
+        tiles: Tiles | None = None,
+        batch_size: int = 16,
+    ):
         self.device = hardware.device()
         self.dtype = hardware.precision(precision, self.device)
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()
         self.views, self.exclusive = views, exclusive
+        self.tiles, self.batch_size = tiles, batch_size
 
-    @torch.inference_mode()
+    @classmethod
+    def of(cls, model: nn.Module, cfg: Config, *, exclusive: bool) -> "Predictor":
+        """As a config predicts."""
+        return cls(
+            model,
+            cfg.predict.views,
+            cfg.train.precision,
+            exclusive=exclusive,
+            tiles=cfg.predict.tiles,
+            batch_size=cfg.predict.batch_size,
+        )
+
     def __call__(self, images: Tensor, views: tuple[str, ...] | None = None) -> Tensor:
         """Probabilities (N, classes, H, W) float32 on the CPU, of images (N, channels, H, W) uint8.
 
@@ -45,6 +71,19 @@ class Predictor:
         Args:
             views: in place of the predictor's own.
         """
+        if self.tiles is None:
+            return self._whole(images, views)
+        return torch.stack([self._in_tiles(image, views) for image in images])
+
+    def strips(self, image: Pixels, along: Along = "column", views: tuple[str, ...] | None = None) -> Iterator[Tensor]:
+        """The probabilities of one image, strip by strip, as `tiles.predict_strips`; it is never held whole."""
+        return predict_strips(partial(self._whole, views=views), image, self.tiles, self.batch_size, along)
+
+    def _in_tiles(self, image: Tensor, views: tuple[str, ...] | None) -> Tensor:
+        return torch.cat(list(self.strips(Whole(image), views=views)), dim=-1)
+
+    @torch.inference_mode()
+    def _whole(self, images: Tensor, views: tuple[str, ...] | None = None) -> Tensor:
         images = images.to(self.device).contiguous(memory_format=torch.channels_last)
         probs = self._averaged(images, views or self.views)
         if self.dtype == torch.float16 and not probs.isfinite().all():
@@ -72,17 +111,31 @@ def predict_images(
     what: str,
     size: tuple[int, int] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """`image_id` and probs (classes, H, W) float32 of each row of the index, batched by equal size.
+    """`image_id` and stored values (classes, H, W) uint8 of each row of the index.
+
+    Images are batched by equal size; with tiles they are read by window, one at a time.
 
     Args:
         what: is being done, for the progress bar.
         size: height and width that the probabilities are brought to; None: the image's.
     """
+    if predictor.tiles:
+        for row in track(list(index.itertuples()), what):
+            yield row.image_id, _predict_windows(predictor, row, reader, size)
+        return
     batches = equal_size_batches(index, batch_size)
     loader = DataLoader(Images(index, reader), batch_sampler=batches, num_workers=workers)
     ids = index["image_id"].to_numpy()
     for positions, images in zip(batches, track(loader, what, total=len(batches)), strict=True):
-        yield from zip(ids[positions], brought_to(predictor(images), size).numpy(), strict=True)
+        yield from zip(ids[positions], quantise(brought_to(predictor(images), size).numpy()), strict=True)
+
+
+def _predict_windows(predictor: Predictor, row: object, reader: Reader, size: tuple[int, int] | None) -> np.ndarray:
+    with reader.windows(row.path) as image:
+        if size is None:
+            return np.concatenate([quantise(strip.numpy()) for strip in predictor.strips(image)], axis=2)
+        probs = torch.cat(list(predictor.strips(image)), dim=2)
+        return quantise(brought_to(probs[None], size)[0].numpy())
 
 
 def brought_to(probs: Tensor, size: tuple[int, int] | None) -> Tensor:
@@ -109,6 +162,6 @@ def predict_to_store(
     writer = StoreWriter(folder, rank)
     mine = index.iloc[rank::world]  # cut before looking at what is done: all processes must cut alike
     missing = mine[~mine["image_id"].isin(writer.done)]
-    for image_id, probs in predict_images(predictor, missing, **options):
-        writer.write(image_id, quantise(probs))
+    for image_id, values in predict_images(predictor, missing, **options):
+        writer.write(image_id, values)
     writer.flush()

@@ -85,7 +85,7 @@ class Bundle(NamedTuple):
         """
         model = build_model(for_prediction(cfg))
         load_checkpoint(self.weights(cfg.name, fold), model, fold)
-        return Predictor(model, cfg.predict.views, cfg.train.precision, exclusive=self.card.exclusive)
+        return Predictor.of(model, cfg, exclusive=self.card.exclusive)
 
 
 def _fold(text: str) -> Fold:

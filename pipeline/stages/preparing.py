@@ -13,6 +13,7 @@ from pipeline.config import Config
 from pipeline.data.demo import make_demo
 from pipeline.data.demo_classes import make_classes_demo
 from pipeline.data.demo_instances import make_instances_demo
+from pipeline.data.demo_large import make_large_demo
 from pipeline.data.images import ImageError, Reader, glance
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
@@ -99,6 +100,8 @@ def check(cfg: Config) -> Competition:
     if cfg.predict.output_stride:
         check_model(for_prediction(cfg))
     check_views(cfg.predict.views)
+    if cfg.data.crops:
+        _check_crops(cfg, card)
     for phase in cfg.train.phases:
         build_loss(phase.loss, phase.loss_options, exclusive=card.exclusive)
     if card.exclusive:
@@ -116,6 +119,20 @@ def _check_channels(cfg: Config, card: Competition) -> None:
             f"model.classes is {cfg.model.classes}, the card {card.name} has {len(card.classes)} "
             f"({', '.join(card.classes)}){border}: set model.classes = {channels}"
         )
+
+
+def _check_crops(cfg: Config, card: Competition) -> None:
+    if not Labels.of(card, cfg.data.border).have_parts:
+        raise ValueError(
+            f"data.crops reads masks of one class each by window; {card.name} has objects, exclusive classes or coded "
+            f"mask images: leave it out"
+        )
+    for number, phase in enumerate(cfg.train.phases):
+        if phase.crop is None or phase.crop > cfg.data.crops.size:
+            raise ValueError(
+                f"data.crops gives windows of {cfg.data.crops.size} pixels, train.phases.{number}.crop is "
+                f"{phase.crop}: expected at most as many"
+            )
 
 
 def _refuse_masks_of_their_own(cfg: Config) -> None:
@@ -178,6 +195,7 @@ GENERATORS = {
     "demo": make_demo,
     "camvid_demo": make_classes_demo,
     "instances_demo": make_instances_demo,
+    "large_demo": make_large_demo,
 }
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from pipeline import competition, config, folds
 from pipeline.competition import Competition
 from pipeline.config import Config
+from pipeline.data.crops import crop_index
 from pipeline.data.index import read_test_index
 from pipeline.files import write_text
 from pipeline.inference.predict import Predictor, predict_to_store
@@ -148,6 +149,8 @@ def _fit(
     epochs: tuple[int, ...] | None = None,
 ) -> None:
     cfg, card = prepared.cfg, prepared.card
+    if cfg.data.crops:
+        train_index = crop_index(train_index, prepared.labels, cfg.data.crops)
     parts = FoldData(
         fold,
         train_index,
@@ -156,6 +159,7 @@ def _fit(
         of_pixels(card.metric),
         prepared.reader,
         _pseudo_labels(prepared, fold),
+        cfg.predict.tiles,
     )
     seed = cfg.seed * 1000 + (FULL_SEED if fold == FULL else fold)
     seed_weights(seed)
@@ -288,6 +292,7 @@ def fill_store(prepared: Prepared, fold: Fold, index: pd.DataFrame, folder: Path
         "weights": read_record(path),
         "fold": fold,
         **({"size": prepared.card.size} if prepared.card.size else {}),
+        **({"tiles": cfg.predict.tiles.model_dump()} if cfg.predict.tiles else {}),
     }
     if is_complete(folder, index["image_id"], made_by):
         return
@@ -297,7 +302,7 @@ def fill_store(prepared: Prepared, fold: Fold, index: pd.DataFrame, folder: Path
     with among.main_process_first():
         start_store(folder, made_by)
     predict_to_store(
-        Predictor(model, cfg.predict.views, cfg.train.precision, exclusive=prepared.card.exclusive),
+        Predictor.of(model, cfg, exclusive=prepared.card.exclusive),
         index,
         folder,
         rank=among.process_index,

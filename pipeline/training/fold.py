@@ -45,6 +45,7 @@ class FoldData:
     metric: str  # a name in METRICS
     reader: Reader
     pseudo: PseudoData | None = None
+    tiles: config.Tiles | None = None  # how images to validate on are cut
 
     def __post_init__(self) -> None:
         if (self.fold == FULL) != (self.valid_index is None):

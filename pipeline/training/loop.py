@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from pipeline import hardware
 from pipeline.data.labels import Labels
 from pipeline.inference.predict import Predictor, predict_images
-from pipeline.inference.store import LEVELS, quantise
+from pipeline.inference.store import LEVELS
 from pipeline.losses.precision import NotFiniteError
 from pipeline.metrics import Counts, stack
 from pipeline.postprocess import count_argmax, count_levels
@@ -127,8 +127,8 @@ def validate(
     mine = index.iloc[accelerator.process_index :: accelerator.num_processes]
     rows = {row.image_id: row for row in mine.itertuples()}
     found = []
-    for image_id, probs in predict_images(predictor, mine, size=labels.size, **options):
-        found.append((image_id, count_classes(quantise(probs), labels.read_scored(rows[image_id]), labels.exclusive)))
+    for image_id, values in predict_images(predictor, mine, size=labels.size, **options):
+        found.append((image_id, count_classes(values, labels.read_scored(rows[image_id]), labels.exclusive)))
     return [counts for _, counts in sorted(gather_object(found), key=itemgetter(0))]
 
 

@@ -307,7 +307,12 @@ class _Trainer:
             for buffer in self.average.module.buffers():
                 broadcast(buffer)
         predictor = Predictor(
-            self.average.module, ("identity",), self.cfg.precision, exclusive=self.data.labels.exclusive
+            self.average.module,
+            ("identity",),
+            self.cfg.precision,
+            exclusive=self.data.labels.exclusive,
+            tiles=self.data.tiles,
+            batch_size=self.cfg.batch_size,
         )
         counts = validate(
             predictor,

@@ -1,0 +1,100 @@
+"""Claims about windows of training images: an index of crops that shows what the whole images show."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image
+
+from pipeline import config, rle, stages
+from pipeline.config import Crops
+from pipeline.data.augment import Augment
+from pipeline.data.crops import crop_index, starts
+from pipeline.data.dataset import MaskedImages
+from pipeline.data.images import Reader
+from pipeline.data.labels import Labels
+from tests.conftest import draw
+
+CROPS = Crops(size=24, stride=16)
+
+
+@pytest.fixture(params=["rle", "mask images"])
+def large(request, tmp_path, card):
+    """Three images with their masks, an index of them, and how their labels are read."""
+    rng, rows = np.random.default_rng(0), []
+    for name, size in (("a", (60, 70)), ("b", (20, 100)), ("c", (64, 64))):
+        image, mask = draw(rng, *size, empty=name == "c")
+        mask[-1, -1] = name == "a"
+        tifffile.imwrite(tmp_path / f"{name}.tif", image, tile=(16, 16), photometric="minisblack")
+        label = {"rle": rle.encode(mask)}
+        if request.param == "mask images":
+            Image.fromarray(mask * 255).save(tmp_path / f"{name}.png")
+            label = {"mask_path": tmp_path / f"{name}.png"}
+        shape = {"height": size[0], "width": size[1], "coverage": mask.mean(), "empty": "no", "kind": name}
+        rows.append({"image_id": name, "path": tmp_path / f"{name}.tif", **shape, **label})
+    return pd.DataFrame(rows), Labels.of(card)
+
+
+def test_windows_cover_each_image_and_lie_inside():
+    for length, size, stride in ((70, 24, 16), (24, 24, 16), (25, 24, 16), (100, 24, 24)):
+        found = starts(length, size, stride)
+        covered = np.zeros(length, bool)
+        for start in found:
+            assert 0 <= start <= length - size
+            covered[start : start + size] = True
+        assert covered.all()
+        assert len(set(found)) == len(found)
+
+
+def test_a_crop_is_a_window_of_its_image_and_of_its_mask(large):
+    index, labels = large
+    crops = crop_index(index, labels, CROPS)
+    images = MaskedImages(crops, labels, Reader(1), Augment("none", None, 1))
+    wholes = {row.image_id: (Reader(1)(row.path), labels.read(row)) for row in index.itertuples()}
+    assert set(crops["image_id"]) == {"a", "b", "c"}
+    for position, row in enumerate(crops.itertuples()):
+        image, mask = images[position, 0]
+        whole = wholes[row.image_id]
+        assert (image.numpy().transpose(1, 2, 0) == whole[0][row.box.slices]).all()
+        assert (mask.numpy().transpose(1, 2, 0) == whole[1][row.box.slices]).all()
+        assert (row.height, row.width) == image.shape[1:]
+        assert row.coverage == pytest.approx(mask.numpy().mean())
+        assert row.empty == ("no" if mask.any() else "yes")
+        assert row.kind == row.image_id, "what the image's row says goes with it"
+    assert set(crops["empty"]) == {"yes", "no"}
+
+
+def test_an_image_smaller_than_a_window_is_one_row_of_windows(large):
+    index, labels = large
+    boxes = crop_index(index[index["image_id"] == "b"], labels, CROPS)["box"]
+    assert {box.height for box in boxes} == {20}
+    assert [box.left for box in boxes] == starts(100, 24, 16)
+
+
+def test_what_crops_cannot_do_is_refused_before_any_work(tiny, card):
+    def check(*pairs):
+        stages.check(config.load("configs/tiny.toml", ["data.crops.size=64", *pairs]))
+
+    check("train.phases.0.crop=64", "train.phases.1.crop=32")
+    with pytest.raises(ValueError, match=r"windows of 64 pixels, train.phases.1.crop is None: expected at most"):
+        check("train.phases.0.crop=32")
+    with pytest.raises(ValueError, match=r"train.phases.0.crop is 96"):
+        check("train.phases.0.crop=96", "train.phases.1.crop=32")
+    with pytest.raises(ValueError, match=r"percentiles are of a whole image.*give data.window"):
+        check("data.percentiles=[1, 99]")
+
+
+def test_a_fold_learns_from_crops_and_is_predicted_in_tiles(tiny):
+    pairs = (
+        "data.crops.size=32",
+        "data.crops.stride=16",
+        "train.balance=empty",
+        "train.phases.0.crop=32",
+        "train.phases.1.crop=32",
+        "train.phases.0.repeats=2",
+        "predict.tiles.size=32",
+        "predict.tiles.stride=24",
+    )
+    trained = stages.train(config.load("configs/tiny.toml", pairs), 0)
+    alone = stages.train(config.load("configs/tiny.toml", ["name=whole"]), 0)
+    assert trained.oof > max(0.5, alone.oof), "windows with discs are drawn as often as those without"

@@ -12,7 +12,7 @@ from pipeline.data.demo_large import HEIGHT, TILE, WIDTH, draw_slide, make_large
 from pipeline.data.formats import read_pixels
 from pipeline.data.windows import Box, open_windows
 
-SMALL = (900, 1200)
+SMALL = (1500, 2000)
 
 
 @pytest.fixture(scope="module")

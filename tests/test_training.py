@@ -1,10 +1,9 @@
-"""Training: phases, resume, averaged weights, two processes, and no held-out image ever seen."""
+"""Training: phases, resume, averaged weights, and no held-out image ever seen."""
 
 import dataclasses
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -150,33 +149,6 @@ def test_other_settings_are_refused_by_name(tiny):
         ValueError, match=r"runs/tiny/fold0 was trained with train\.phases\.1\.lr = 0\.001, now it is 0\.5"
     ):
         stages.train(load("train.phases.1.lr=0.5"), 0)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
-def test_two_processes_train_and_predict_each_id_once(tiny):
-    # With scSE the decoder's last block holds weights that no loss reaches, which distributed training must bear.
-    scse = ("--set", "model.attention=scse", "--set", "model.decoder_channels=[16, 16, 16, 16, 16]")
-    assert start_training(*scse).wait() == 0  # the data and folds are there, and the number of epochs is known
-    alone = history()
-    Path("runs").rename("alone")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
-    done = subprocess.run(
-        [*command, "-m", "pipeline", "train", "configs/tiny.toml", "--fold", "0", *scse],
-        env=ENV,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert [line["epoch"] for line in history()] == [line["epoch"] for line in alone]
-    prepared = stages.prepare(load())
-    held_out = set(prepared.folds["image_id"][prepared.folds["fold"] == 0])
-    assert PredictionStore(Path("runs/tiny/fold0/oof")).ids() == held_out
-    assert len(list(Path("runs/tiny/fold0/oof").glob("001-*.safetensors"))) == 1  # the second process did its share
 
 
 def test_loss_that_turns_nan_stops_with_batch_rate_and_advice(tiny, monkeypatch):

@@ -63,7 +63,7 @@ def train_one_epoch(
     clip: float,
     after_update: Callable[[int], None],
 ) -> float:
-    """Pass once over the batches; returns the mean loss.
+    """Pass once over the batches; returns the mean loss, of all processes.
 
     Args:
         precision: of the network's arithmetic; the loss is computed in float32.
@@ -99,7 +99,7 @@ def train_one_epoch(
             optimizer.step()
             optimizer.zero_grad()
             after_update(update)
-    return float(np.mean(losses))
+    return accelerator.reduce(torch.tensor(np.mean(losses)), reduction="mean").item()
 
 
 def _on_device(images: Tensor, accelerator: Accelerator) -> Tensor:

@@ -53,6 +53,7 @@ from pipeline.training.soup import (
     last_epochs,
     mean_weights,
 )
+from pipeline.training.synced import sync_batch_norms
 
 
 @dataclass
@@ -175,6 +176,8 @@ class _Trainer:
     def _start(self, phase: config.Phase) -> None:
         """Loader, loss, averaged weights and a fresh optimizer for a phase; then what was saved of them."""
         model = self.model.to(self.accelerator.device, memory_format=torch.channels_last)
+        if self.accelerator.num_processes > 1:
+            sync_batch_norms(model)
         for weight in model.encoder.parameters():
             weight.requires_grad = not phase.freeze_encoder
         self.average = ModelEmaV3(model, decay=self.cfg.ema, use_warmup=True)

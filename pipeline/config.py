@@ -177,6 +177,7 @@ class Predict(Table):
     views: tuple[str, ...] = ("identity", "flip_horizontal")  # names of `inference.tta.VIEWS`
     batch_size: PositiveInt = 16
     output_stride: Literal[8, 16] | None = None  # of DeepLab, where it should differ from the model's
+    engine: Literal["eager", "fold", "compile", "openvino"] = "fold"  # how the network is run: `inference.engines`
     tiles: Tiles | None = None  # of images too large to be predicted whole
     full: bool = False  # a model trained on every image predicts the test set beside those of the folds
 

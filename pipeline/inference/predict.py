@@ -16,6 +16,7 @@ from pipeline import hardware
 from pipeline.config import Config, Tiles
 from pipeline.data.dataset import Images, equal_size_batches
 from pipeline.data.images import Reader
+from pipeline.inference.engines import ENGINES
 from pipeline.inference.store import StoreWriter, quantise
 from pipeline.inference.tiles import Along, Pixels, Whole, predict_strips
 from pipeline.inference.tta import average_views
@@ -33,6 +34,7 @@ class Predictor:
         exclusive: one class per pixel, so that the classes' probabilities sum to 1.
         tiles: how images are cut that are larger than a tile; None: they are predicted whole.
         batch_size: tiles at once.
+        engine: a name in `engines.ENGINES`.
     """
 
     def __init__(
@@ -44,12 +46,15 @@ class Predictor:
         exclusive: bool = False,
         tiles: Tiles | None = None,
         batch_size: int = 16,
+        engine: str = "eager",
     ):
         self.device = hardware.device()
         self.dtype = hardware.precision(precision, self.device)
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()
         self.views, self.exclusive = views, exclusive
         self.tiles, self.batch_size = tiles, batch_size
+        self._build = partial(ENGINES[engine], self.model, self.device)
+        self._run = self._build(self.dtype)
 
     @classmethod
     def of(cls, model: nn.Module, cfg: Config, *, exclusive: bool) -> "Predictor":
@@ -61,6 +66,7 @@ class Predictor:
             exclusive=exclusive,
             tiles=cfg.predict.tiles,
             batch_size=cfg.predict.batch_size,
+            engine=cfg.predict.engine,
         )
 
     def __call__(self, images: Tensor, views: tuple[str, ...] | None = None) -> Tensor:
@@ -89,15 +95,15 @@ class Predictor:
         if self.dtype == torch.float16 and not probs.isfinite().all():
             log.warning("float16 overflows in this model: on in float32, slower")
             self.dtype = torch.float32
+            self._run = self._build(self.dtype)
             probs = self._averaged(images, views or self.views)
         return probs
 
     def _averaged(self, images: Tensor, views: tuple[str, ...]) -> Tensor:
-        with hardware.autocast(self.device, self.dtype):
-            return average_views(self._probs, images, views).cpu()
+        return average_views(self._probs, images, views).cpu()
 
     def _probs(self, images: Tensor) -> Tensor:
-        logits = self.model(images).float()
+        logits = self._run(images).float()
         return logits.softmax(dim=1) if self.exclusive else logits.sigmoid()
 
 

@@ -292,6 +292,7 @@ def fill_store(prepared: Prepared, fold: Fold, index: pd.DataFrame, folder: Path
         "weights": read_record(path),
         "fold": fold,
         **({"size": prepared.card.size} if prepared.card.size else {}),
+        **({"engine": cfg.predict.engine} if cfg.predict.engine != config.Predict().engine else {}),
         **({"tiles": cfg.predict.tiles.model_dump()} if cfg.predict.tiles else {}),
     }
     if is_complete(folder, index["image_id"], made_by):

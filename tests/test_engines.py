@@ -167,5 +167,7 @@ def test_without_openvino_its_engine_says_what_to_install(monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ValueError, match=r"predict.engine = 'openvino' needs .*: pip install openvino"):
+    with pytest.raises(
+        ValueError, match=r"predict.engine = 'openvino' needs .*: pip install -r requirements-openvino.txt"
+    ):
         Predictor(model_of("unet", **SMALL), ("identity",), engine="openvino")

@@ -20,6 +20,7 @@ FLOORS = [
     {"pseudo"},
     {"training", "ensemble", "submission", "scoring", "report"},
     {"kaggle"},
+    {"many"},
     {"stages"},
     {"cli"},
     {"__main__"},

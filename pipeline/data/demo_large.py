@@ -165,8 +165,8 @@ def scanned(rng: np.random.Generator, image: np.ndarray, tissue: np.ndarray) -> 
     """The slide as the scanner saw it: (H, W, 3) uint8."""
     stain = rng.normal(1, 0.012, 3).astype(np.float32)
     image = np.where(tissue[..., None] == 1, image * stain, image)
-    image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), rng.uniform(0.8, 1.5))
-    noise = rng.standard_normal(image.shape[:2], dtype=np.float32) * rng.uniform(2, 5)
+    image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), rng.uniform(1.0, 1.2))
+    noise = rng.standard_normal(image.shape[:2], dtype=np.float32) * rng.uniform(3, 4)
     return np.clip(np.rint(image + noise[..., None]), 0, 255).astype(np.uint8)
 
 

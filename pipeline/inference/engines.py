@@ -54,7 +54,9 @@ def openvino(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Engi
     try:
         import openvino as ov
     except ImportError:
-        raise ValueError("predict.engine = 'openvino' needs a package that is not here: pip install openvino") from None
+        raise ValueError(
+            "predict.engine = 'openvino' needs a package that is not here: pip install -r requirements-openvino.txt"
+        ) from None
     faster = _folded(model, torch.float32)
     options = {
         "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",  # else it chooses bfloat16 by itself

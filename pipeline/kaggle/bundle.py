@@ -26,6 +26,7 @@ from pipeline.schema import Table, parse
 from pipeline.training.checkpoint import Fold, load_checkpoint, load_weights, read_record, save_checkpoint
 
 RECORD, CARD = "bundle.json", "card.toml"
+BUILT_IN = ("fold", "eager")  # engines that need no compiler and no package
 
 
 class Worth(Table):
@@ -85,6 +86,8 @@ class Bundle(NamedTuple):
         """
         model = build_model(for_prediction(cfg))
         load_checkpoint(self.weights(cfg.name, fold), model, fold)
+        if cfg.predict.engine not in BUILT_IN:  # what Kaggle may not have, no notebook of a night should end on
+            cfg = cfg.model_copy(update={"predict": cfg.predict.model_copy(update={"engine": BUILT_IN[0]})})
         return Predictor.of(model, cfg, exclusive=self.card.exclusive)
 
 

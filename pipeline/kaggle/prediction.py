@@ -104,7 +104,7 @@ def predict_test(
     watch.images = len(places)
     run = OnePass(bundle, load or bundle.predictor, watch)
     items = track(read_all(places, run.readers, workers), "predict", total=len(places))
-    in_turn = InTurn(_to_the_end(run(items)), partial(_draw, bundle), _scattered(rows["image_id"]), run.note)
+    in_turn = InTurn(_to_the_end(run(items)), partial(draw, bundle), _scattered(rows["image_id"]), run.note)
     summary = write_submission(csv, card, sample, in_turn, partial(_confidences, bundle, in_turn), placeholders=True)
     missing = {image_id: "not reached" for image_id, _ in places[run.reached :]}
     done = Predicted(csv, summary, len(places), missing | run.problems, run.dropped, watch.foreseen, watch.elapsed)
@@ -137,7 +137,8 @@ def _blend_by(stores: Stores, how: str, weights: tuple[float, ...]) -> np.ndarra
     return combine(stores, "", how, np.array(weights))
 
 
-def _draw(bundle: Bundle, stores: Stores) -> np.ndarray:
+def draw(bundle: Bundle, stores: Stores) -> np.ndarray:
+    """Masks (C, H, W), or objects (H, W), of one image's predictions, by what was chosen on OOF."""
     drawer, blend_by = bundle.drawer, partial(_blend_by, stores)
     return drawer.labels(blend_by) if isinstance(drawer, Objects) else drawer.masks(blend_by)
 

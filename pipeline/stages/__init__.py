@@ -12,6 +12,7 @@ from pipeline.stages.comparing import Compared, Final, PseudoGain, compare, fina
 from pipeline.stages.doctoring import Examined, doctor
 from pipeline.stages.ensembling import Ensembled, ensemble, score
 from pipeline.stages.looking import draw_images, draw_samples, list_findings, list_sizes
+from pipeline.stages.predicting import PredictedMany, predict_many
 from pipeline.stages.preparing import Prepared, check, data, describe_folds, prepare
 from pipeline.stages.rehearsing import Act, rehearse
 from pipeline.stages.reporting import gather, report
@@ -39,6 +40,7 @@ __all__ = [
     "Examined",
     "Final",
     "Inflation",
+    "PredictedMany",
     "Prepared",
     "PseudoGain",
     "Submitted",
@@ -64,6 +66,7 @@ __all__ = [
     "oof",
     "oof_table",
     "predict",
+    "predict_many",
     "prepare",
     "pseudo",
     "push",

@@ -1,0 +1,136 @@
+"""Who does the work: this process, or the actors of a Ray cluster. A partition may be done twice, and is one file."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pipeline
+from pipeline.many.inputs import Input
+from pipeline.many.partitions import Output
+from pipeline.many.worker import Worker
+
+log = logging.getLogger(__name__)
+
+CLUSTER = "auto"  # the cluster that this machine is part of, or RAY_ADDRESS
+
+
+class Job(NamedTuple):
+    """What is to be done."""
+
+    partitions: Mapping[int, Sequence[Input]]  # those that are missing
+    output: str  # a folder's URL
+    weights: Path
+
+
+class Done(NamedTuple):
+    """A partition that was written."""
+
+    number: int
+    images: int
+    problems: int
+
+
+def work(worker: Worker, output: str, number: int, inputs: Sequence[Input]) -> Done:
+    """Predict and write a partition."""
+    rows = worker.rows(inputs)
+    Output(output).write(number, rows)
+    return Done(number, len(inputs), sum(row.problem is not None for row in rows))
+
+
+def run_here(job: Job, workers: int) -> Iterator[Done]:
+    """In this process; others read ahead.
+
+    Args:
+        workers: how many do.
+    """
+    worker = Worker(job.weights, ahead=workers)
+    for number, inputs in job.partitions.items():
+        yield work(worker, job.output, number, inputs)
+
+
+def run_on_ray(job: Job, workers: int) -> Iterator[Done]:
+    """By Ray Data, with a pool of actors that hold the models; what an actor had begun when it died, another does.
+
+    Args:
+        workers: actors.
+
+    Raises:
+        ValueError: if Ray is not here, there is no cluster, or its machines lack a package or the weights.
+    """
+    ray = _connected()
+    _check_cluster(ray, job.weights)
+    items = [
+        {"number": number, "ids": [each.image_id for each in inputs], "paths": [each.path for each in inputs]}
+        for number, inputs in job.partitions.items()
+    ]
+    pieces = ray.data.from_items(items, override_num_blocks=len(items))
+    pool = ray.data.ActorPoolStrategy(size=workers)  # begins anew those that die
+    gpus = 1 if ray.cluster_resources().get("GPU") else None  # an actor's own
+    done = pieces.map_batches(
+        _Actor, batch_size=1, compute=pool, fn_constructor_args=(str(job.weights), job.output), num_gpus=gpus
+    )
+    try:
+        for row in done.iter_rows():
+            yield Done(**row)
+    except ray.exceptions.RayError as error:
+        raise ValueError(
+            f"Ray gave up: {_last_line(error)}. What is written stays; the same command goes on"
+        ) from error
+
+
+class _Actor:
+    """A worker in a process of Ray's."""
+
+    def __init__(self, weights: str, output: str):
+        self.worker, self.output = Worker(Path(weights)), output
+
+    def __call__(self, batch: dict) -> dict:
+        done = [
+            work(self.worker, self.output, int(number), list(map(Input, ids, paths)))
+            for number, ids, paths in zip(batch["number"], batch["ids"], batch["paths"], strict=True)
+        ]
+        return {name: [getattr(each, name) for each in done] for name in Done._fields}
+
+
+def _connected() -> object:
+    """The package, connected to a cluster."""
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise ValueError("--engine ray needs a package that is not here: pip install -r requirements-ray.txt") from None
+    if not ray.is_initialized():
+        # The cluster's machines get this project's own package from here.
+        own = {"py_modules": [str(Path(pipeline.__file__).parent)]}
+        try:
+            ray.init(address=CLUSTER, runtime_env=own, log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            raise ValueError(
+                f"no Ray cluster to be found ({_last_line(error)}): ray start --head begins one on this machine, "
+                f"RAY_ADDRESS names another"
+            ) from error
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    return ray
+
+
+def _check_cluster(ray: object, weights: Path) -> None:
+    """Look from a machine of the cluster, before work is handed out."""
+    try:
+        ray.get(ray.remote(_look).options(num_cpus=0.1).remote(str(weights)))
+    except ray.exceptions.RayTaskError as error:
+        raise ValueError(f"a machine of the cluster cannot work: {_last_line(error.cause)}") from error
+
+
+def _look(weights: str) -> None:
+    from pipeline.kaggle.bundle import read_bundle
+
+    read_bundle(Path(weights))
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+ENGINES = {"local": run_here, "ray": run_on_ray}

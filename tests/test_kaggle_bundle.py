@@ -32,8 +32,8 @@ from tests.conftest import draw
 BOTH = ["configs/tiny.toml", "configs/seed1.toml"]
 
 
-def bundled(*configs: str, half: bool = False, batch_size: int = 16):
-    cfgs = [config.load(path, [f"predict.batch_size={batch_size}"]) for path in configs]
+def bundled(*configs: str, half: bool = False, batch_size: int = 16, sets: tuple[str, ...] = ()):
+    cfgs = [config.load(path, [f"predict.batch_size={batch_size}", *sets]) for path in configs]
     done = stages.ensemble(cfgs)
     return write_weights(Path("bundle"), load_members(cfgs), done, half=half), done
 
@@ -50,6 +50,31 @@ def test_the_bundles_csv_is_that_of_the_ensemble(submitted, configs):
     assert rows(predicted.csv) == rows(done.csv)
     assert predicted.problems == {}
     assert len(set(rows(done.csv).values())) > 2, "masks differ, or equality says nothing"
+
+
+def test_an_image_in_tiles_is_read_by_window_and_never_whole(submitted, monkeypatch):
+    bundle, done = bundled(*BOTH[:1], sets=("predict.tiles={size=32,stride=24}",))
+
+    def whole(*_):
+        raise MemoryError("read whole")
+
+    monkeypatch.setattr(Reader, "__call__", whole)
+    predicted = predict_test(bundle, Path("tiny"), Path("working/submission.csv"))
+    assert rows(predicted.csv) == rows(done.csv)
+    assert predicted.problems == {}
+    assert len(set(rows(done.csv).values())) > 2, "masks differ, or equality says nothing"
+
+
+def test_a_damaged_image_in_tiles_costs_itself_alone(submitted):
+    bundle, done = bundled(*BOTH[:1], sets=("predict.tiles={size=32,stride=24}",))
+    expected, bad = rows(done.csv), sorted(rows(done.csv))[1]
+    Path(f"tiny/test/images/{bad}.png").write_bytes(b"no image")
+    predicted = predict_test(bundle, Path("tiny"), Path("working/submission.csv"))
+    assert list(predicted.problems) == [bad]
+    found = rows(predicted.csv)
+    assert {key: text for key, text in found.items() if key != bad} == {
+        key: text for key, text in expected.items() if key != bad
+    }
 
 
 def test_a_bundle_moves_to_another_place(submitted, tmp_path, monkeypatch):
@@ -229,7 +254,8 @@ def test_a_reader_that_fails_in_any_way_costs_one_image(tmp_path):
     def reader(path):
         raise IndexError("tuple index out of range")
 
-    assert ReadOnce([("a", tmp_path)], [reader])[0] == ("a", (), "tuple index out of range")
+    read = ReadOnce([("a", tmp_path)], [reader])[0]
+    assert (read.image_id, read.pixels, read.problem) == ("a", (), "tuple index out of range")
 
 
 # ---------------------------------------------------------------------------------------------- the budget

@@ -10,7 +10,7 @@ import pipeline
 # A module may import those above it, and its own room. Rooms on one line do not know each other.
 FLOORS = [
     {"compiled"},
-    {"files", "schema", "rle", "metrics", "hardware", "progress", "manifest"},
+    {"files", "schema", "rle", "metrics", "hardware", "progress", "manifest", "ahead"},
     {"config", "competition", "bootstrap", "crossfit", "shakeup"},
     {"data"},
     {"folds", "duplicates", "doctor"},

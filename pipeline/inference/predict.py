@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pipeline import hardware
+from pipeline.ahead import ahead
 from pipeline.config import Config, Tiles
 from pipeline.data.dataset import Images, equal_size_batches
 from pipeline.data.images import Reader
@@ -119,7 +120,8 @@ def predict_images(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """`image_id` and stored values (classes, H, W) uint8 of each row of the index.
 
-    Images are batched by equal size; with tiles they are read by window, one at a time.
+    Images are batched by equal size, and read while those before are predicted; with tiles they are read by window, one
+    at a time.
 
     Args:
         what: is being done, for the progress bar.
@@ -127,20 +129,34 @@ def predict_images(
     """
     if predictor.tiles:
         for row in track(list(index.itertuples()), what):
-            yield row.image_id, _predict_windows(predictor, row, reader, size)
+            yield row.image_id, predict_windows(predictor, row.path, reader, size)
         return
     batches = equal_size_batches(index, batch_size)
     loader = DataLoader(Images(index, reader), batch_sampler=batches, num_workers=workers)
     ids = index["image_id"].to_numpy()
-    for positions, images in zip(batches, track(loader, what, total=len(batches)), strict=True):
+    read = track(loader if workers else ahead(loader), what, total=len(batches))
+    for positions, images in zip(batches, read, strict=True):
         yield from zip(ids[positions], quantise(brought_to(predictor(images), size).numpy()), strict=True)
 
 
-def _predict_windows(predictor: Predictor, row: object, reader: Reader, size: tuple[int, int] | None) -> np.ndarray:
-    with reader.windows(row.path) as image:
+def predict_windows(
+    predictor: Predictor,
+    path: Path,
+    reader: Reader,
+    size: tuple[int, int] | None = None,
+    views: tuple[str, ...] | None = None,
+) -> np.ndarray:
+    """Stored values (classes, H, W) uint8 of an image that is read by window; its pixels are never held whole.
+
+    Args:
+        size: as in `predict_images`.
+        views: in place of the predictor's own.
+    """
+    with reader.windows(path) as image:
+        strips = predictor.strips(image, views=views)
         if size is None:
-            return np.concatenate([quantise(strip.numpy()) for strip in predictor.strips(image)], axis=2)
-        probs = torch.cat(list(predictor.strips(image)), dim=2)
+            return np.concatenate([quantise(strip.numpy()) for strip in strips], axis=2)
+        probs = torch.cat(list(strips), dim=2)
         return quantise(brought_to(probs[None], size)[0].numpy())
 
 

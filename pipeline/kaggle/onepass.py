@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.ahead import ahead
 from pipeline.config import Config
 from pipeline.data.dataset import to_tensor
 from pipeline.data.images import Reader
-from pipeline.inference.predict import Predictor, brought_to
+from pipeline.inference.predict import Predictor, brought_to, predict_windows
 from pipeline.inference.store import quantise
 from pipeline.kaggle.bundle import Bundle
-from pipeline.kaggle.plan import SPARE, Costs, Plan, Step, fitting, step_words
+from pipeline.kaggle.plan import SPARE, Costs, Member, Plan, Step, fitting, step_words
 from pipeline.kaggle.watch import Watch
 from pipeline.progress import clock
 from pipeline.training.checkpoint import Fold
@@ -33,10 +34,11 @@ Stores = list[list["Held"]]  # of each member, a store for each of its models
 
 
 class Item(NamedTuple):
-    """A test image as it was read, by each of the readers; without pixels, the problem."""
+    """A test image as it was read, by each of the readers; or the problem."""
 
     image_id: str
-    pixels: tuple[Tensor, ...]  # (channels, H, W) each
+    path: Path | None
+    pixels: tuple[Tensor, ...] = ()  # (channels, H, W) each
     problem: str = ""
 
 
@@ -61,18 +63,23 @@ class ReadOnce(Dataset):
     def __getitem__(self, position: int) -> Item:
         image_id, path = self.places[position]
         if path is None:
-            return Item(image_id, (), "no such image")
+            return Item(image_id, None, problem="no such image")
         try:
-            return Item(image_id, tuple(to_tensor(reader(path)) for reader in self.readers))
+            return Item(image_id, path, tuple(to_tensor(reader(path)) for reader in self.readers))
         except Exception as error:  # whatever a damaged file does to a library, it costs this image and no other
-            return Item(image_id, (), in_one_line(error))
+            return Item(image_id, path, problem=in_one_line(error))
 
 
 def read_all(places: Sequence[tuple[str, Path | None]], readers: Sequence[Reader], workers: int) -> Iterator[Item]:
-    """The items of `ReadOnce`, in order; if a process that reads ahead dies, this one reads on."""
+    """The items of `ReadOnce`, in order; if a process that reads ahead dies, this one reads on.
+
+    Args:
+        workers: such processes; without any, a thread reads ahead.
+    """
     dataset, done = ReadOnce(places, readers), 0
+    loader = DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
     try:
-        for item in DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_as_it_is):
+        for item in loader if workers else ahead(loader):
             done += 1
             yield item
     except BROKEN as error:
@@ -103,10 +110,12 @@ class OnePass:
         self.steps = [step for step in bundle.record.steps if used.get(step.member)]
         self.numbers = {cfg.name: number for number, cfg in enumerate(bundle.cfgs)}
         self.models = {(m.name, fold): load(self._cfg(m.name), fold) for m in self.plan for fold in m.folds}
-        own = [Reader.of(cfg) for cfg in bundle.cfgs]
-        self.readers = list(dict.fromkeys(own))
-        self.reader_of = [self.readers.index(reader) for reader in own]
-        self.batch_size = min(cfg.predict.batch_size for cfg in bundle.cfgs)
+        self.reader_of = [Reader.of(cfg) for cfg in bundle.cfgs]
+        # What is cut into tiles is read by window, by the model that asks for it: it may be too large to be read whole.
+        self.tiled = [cfg.predict.tiles is not None for cfg in bundle.cfgs]
+        whole = [reader for reader, tiled in zip(self.reader_of, self.tiled, strict=True) if not tiled]
+        self.readers = list(dict.fromkeys(whole))
+        self.batch_size = 1 if any(self.tiled) else min(cfg.predict.batch_size for cfg in bundle.cfgs)
 
     def _cfg(self, member: str) -> Config:
         return self.cfgs[self.numbers[member]]
@@ -181,12 +190,21 @@ class OnePass:
         values: list[list[np.ndarray]] = [[] for _ in self.cfgs]
         for member in self.plan:
             number, started = self.numbers[member.name], time.monotonic()
-            images = _stacked(batch, self.reader_of[number])
-            for fold in member.folds:
-                probs = self.models[member.name, fold](images, member.views)
-                values[number].append(quantise(brought_to(probs, self.size).numpy()))
+            predict = self._in_tiles if self.tiled[number] else self._whole
+            values[number] = predict(member, number, batch)
             self.watch.spent(member.name, member.passes * len(batch), time.monotonic() - started)
         return values
+
+    def _whole(self, member: Member, number: int, batch: list[Item]) -> list[np.ndarray]:
+        images = _stacked(batch, self.readers.index(self.reader_of[number]))
+        probs = (self.models[member.name, fold](images, member.views) for fold in member.folds)
+        return [quantise(brought_to(each, self.size).numpy()) for each in probs]
+
+    def _in_tiles(self, member: Member, number: int, batch: list[Item]) -> list[np.ndarray]:
+        (item,) = batch
+        models = [self.models[member.name, fold] for fold in member.folds]
+        reader = self.reader_of[number]
+        return [predict_windows(model, item.path, reader, self.size, member.views)[None] for model in models]
 
     def note(self, image_id: str, problem: str) -> None:
         """Keep why an image has no mask."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from pipeline.ahead import ahead
 from pipeline.data.places import find_files
 from pipeline.ensemble import Objects, combine
 from pipeline.files import whole, write_text
@@ -104,7 +105,8 @@ def predict_test(
     watch.images = len(places)
     run = OnePass(bundle, load or bundle.predictor, watch)
     items = track(read_all(places, run.readers, workers), "predict", total=len(places))
-    in_turn = InTurn(_to_the_end(run(items)), partial(draw, bundle), _scattered(rows["image_id"]), run.note)
+    # The models look at the next images while the masks of these are drawn, encoded and written.
+    in_turn = InTurn(_to_the_end(ahead(run(items))), partial(draw, bundle), _scattered(rows["image_id"]), run.note)
     summary = write_submission(csv, card, sample, in_turn, partial(_confidences, bundle, in_turn), placeholders=True)
     missing = {image_id: "not reached" for image_id, _ in places[run.reached :]}
     done = Predicted(csv, summary, len(places), missing | run.problems, run.dropped, watch.foreseen, watch.elapsed)

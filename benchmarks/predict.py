@@ -1,0 +1,292 @@
+"""From test images to a CSV, five folds and the eight views of D4: a bundle's one pass against the script one writes.
+
+    python benchmarks/predict.py --data /path/to/nuclei [--run runs/nuclei] [--rounds 3] [--engines fold]
+
+    ours    each image read once, all folds and views on it; batch norms folded, channels last, the precision that this
+            machine does well; masks drawn and written as RLE while the next image is predicted
+    plain   five smp.Unet, float32, ttach's D4, a DataLoader and a loop, numpy's snippet for RLE
+
+Both have the same five networks, images, stretch of percentiles and threshold .5, and write the same rows. Rounds
+alternate in one process, each from files to CSV; a ratio is of one round. Without --run the networks have random
+weights, which costs as much to compute, but draws masks of noise.
+
+The share of peak is what the convolutions ask for (both from the same count, padding included), over what the largest
+matrix products reach on this machine with the same threads in the same precision. Of what --run holds out, the masks
+of every engine are compared with those of eager float32, pixel by pixel, and scored.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import segmentation_models_pytorch as smp
+import torch
+import ttach
+import typer
+from interleave import interleave, ratios, spread
+from peak import forward_flops, matrix_peak
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.utils.data import DataLoader, Dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pipeline import competition, config, folds, hardware, manifest  # noqa: E402
+from pipeline.config import Config  # noqa: E402
+from pipeline.data.images import Reader  # noqa: E402
+from pipeline.data.index import read_index  # noqa: E402
+from pipeline.data.labels import Labels  # noqa: E402
+from pipeline.ensemble import PerClass  # noqa: E402
+from pipeline.ensemble.choice import Choice  # noqa: E402
+from pipeline.inference.predict import Predictor  # noqa: E402
+from pipeline.inference.tta import VIEWS  # noqa: E402
+from pipeline.kaggle.bundle import Bundle, Origin, Record, Worth, read_bundle, weights_name, write_bundle  # noqa: E402
+from pipeline.kaggle.prediction import predict_test  # noqa: E402
+from pipeline.models import build_model  # noqa: E402
+from pipeline.postprocess import Cut  # noqa: E402
+from pipeline.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+
+NAME, FOLDS, THRESHOLD = "nuclei", range(5), 0.5
+KEY, TEXT = "ImageId", "EncodedPixels"  # columns of the CSV
+STRIDE = 32  # of the encoder: sides that it divides
+err = Console(stderr=True)
+
+
+def config_with(engine: str) -> Config:
+    """The config of nuclei with all eight views, in an engine."""
+    cfg = config.load(ROOT / "configs" / f"{NAME}.toml")
+    return cfg.model_copy(update={"predict": cfg.predict.model_copy(update={"views": tuple(VIEWS), "engine": engine})})
+
+
+def weights_of(run: Path | None, cfg: Config, folder: Path) -> dict[int, Path]:
+    """A checkpoint of each fold: those of a run, or fresh ones."""
+    if run:
+        return {fold: run / f"fold{fold}" / "best.safetensors" for fold in FOLDS}
+    paths = {}
+    for fold in FOLDS:
+        torch.manual_seed(fold)
+        paths[fold] = folder / f"random{fold}.safetensors"
+        save_checkpoint(paths[fold], build_model(cfg.model).state_dict(), {"fold": fold})
+    return paths
+
+
+# ---------------------------------------------------------------------------------------------- ours
+
+
+def bundle_of(cfg: Config, weights: dict[int, Path], folder: Path) -> Bundle:
+    """The five models as one bundle that draws at threshold .5."""
+    drawer = PerClass((Choice("mean", (1.0,), "total", Cut(THRESHOLD, 0)),))
+    card = competition.load(NAME)
+    record = Record(
+        name=NAME,
+        configs={NAME: cfg.model_dump(mode="json", exclude={"name"}, by_alias=True, exclude_none=True)},
+        weights={NAME: {str(fold): weights_name(NAME, fold) for fold in FOLDS}},
+        chosen=drawer.record([NAME], card.classes),
+        worth=Worth(metric=card.metric, score=0.0, interval=(0.0, 0.0)),
+        origin=Origin(made="benchmark", versions=manifest.made_with()["versions"]),
+    )
+    write_bundle(folder, record, competition.path_of(NAME), {(NAME, fold): path for fold, path in weights.items()})
+    return read_bundle(folder)
+
+
+def ours(bundle: Bundle, engine: str, data: Path, csv: Path) -> Callable[[], object]:
+    """A pass over the test set, the models loaded before: what they cost to load is the same for both."""
+    models = {fold: predictor_of(bundle, engine, fold) for fold in FOLDS}
+    return lambda: predict_test(bundle, data, csv, load=lambda _, fold: models[fold])
+
+
+def predictor_of(bundle: Bundle, engine: str, fold: int) -> Predictor:
+    cfg = config_with(engine)
+    model = build_model(cfg.model)
+    load_checkpoint(bundle.weights(NAME, fold), model, fold)
+    return Predictor.of(model, cfg, exclusive=False)
+
+
+# ---------------------------------------------------------------------------------------------- the plain script
+
+
+class TestImages(Dataset):
+    """Open, stretch, normalise, pad: as one writes it."""
+
+    def __init__(self, paths: Sequence[Path], mean: np.ndarray, std: np.ndarray):
+        self.paths, self.mean, self.std = paths, mean, std
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, position: int) -> tuple[str, torch.Tensor, tuple[int, int]]:
+        path = self.paths[position]
+        image = np.asarray(Image.open(path).convert("RGB")).astype(np.float32)
+        low, high = np.percentile(image, (1, 99.8))
+        image = (np.clip((image - low) / (high - low), 0, 1) - self.mean) / self.std
+        height, width = image.shape[:2]
+        rows, columns = -height % STRIDE, -width % STRIDE
+        ends = ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0))
+        padded = np.pad(image, ends, mode="reflect")
+        return path.stem, torch.from_numpy(padded.transpose(2, 0, 1)).float(), (height, width)
+
+
+def plain(cfg: Config, weights: dict[int, Path], data: Path, csv: Path) -> Callable[[], object]:
+    """The script, its models loaded before."""
+    device = hardware.device()
+    models = [plain_model(cfg, path, fold).to(device) for fold, path in weights.items()]
+    views = [ttach.SegmentationTTAWrapper(model, ttach.aliases.d4_transform(), merge_mode="mean") for model in models]
+    mean, std = (np.array(value) for value in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    ids = pd.read_csv(data / "sample_submission.csv", dtype=str)[KEY]
+    files = {path.stem: path for path in (data / "test").rglob("*.png")}
+
+    def run() -> None:
+        rows = []
+        with torch.no_grad():
+            for (name,), images, (height, width) in DataLoader(TestImages([files[each] for each in ids], mean, std)):
+                probs = torch.stack([model(images.to(device)) for model in views]).mean(0)[0, 0].cpu().numpy()
+                top, left = (probs.shape[0] - height) // 2, (probs.shape[1] - width) // 2
+                mask = probs[top : top + height, left : left + width] > THRESHOLD
+                rows.append((name, snippet(mask.squeeze())))
+        pd.DataFrame(rows, columns=[KEY, TEXT]).to_csv(csv, index=False)
+
+    return run
+
+
+def plain_model(cfg: Config, path: Path, fold: int) -> torch.nn.Module:
+    """smp's network with the weights of ours, which keeps it as `net`."""
+    model = build_model(cfg.model)
+    load_checkpoint(path, model, fold)
+    own = {name.removeprefix("net."): values for name, values in model.state_dict().items() if name.startswith("net.")}
+    net = smp.Unet(
+        cfg.model.encoder,
+        encoder_weights=None,
+        decoder_channels=cfg.model.decoder_channels,
+        activation="sigmoid",
+    )
+    net.load_state_dict(own)
+    return net.eval()
+
+
+def snippet(mask: np.ndarray) -> str:
+    """RLE as it is copied from kernel to kernel."""
+    pixels = np.concatenate([[0], mask.flatten(order="F"), [0]])
+    runs = np.where(pixels[1:] != pixels[:-1])[0] + 1
+    runs[1::2] -= runs[::2]
+    return " ".join(str(x) for x in runs)
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+
+def speed(seconds: dict[str, list[float]], flops: float, images: int, cfg: Config) -> Table:
+    """Images per second, ratios and shares of peak."""
+    device = hardware.device()
+    dtypes = {True: torch.float32, False: hardware.precision(cfg.train.precision, device)}
+    table = Table("script", "images per second", "plain / this, per round", "share of peak", "of", width=108)
+    for name, values in seconds.items():
+        dtype = dtypes[name == "plain"]
+        peak = matrix_peak(device, dtype)
+        share = [flops / each / peak for each in values]
+        table.add_row(
+            name,
+            spread([images / each for each in values]),
+            spread(ratios(seconds, "plain", name), "x") if name != "plain" else "",
+            f"{100 * float(np.median(share)):.0f} %",
+            f"{peak / 1e9:.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}",
+        )
+    return table
+
+
+def asked_for(cfg: Config, data: Path) -> tuple[float, int]:
+    """Floating-point operations of all passes over the test set, and the number of its images."""
+    model, total = build_model(cfg.model).eval(), 0
+    paths = list((data / "test").rglob("*.png"))
+    for path in paths:
+        with Image.open(path) as image:
+            width, height = image.size
+        # On the meta device nothing is computed; both views' shapes ask for as much.
+        total += forward_flops(model.to("meta"), torch.empty(1, 3, height, width, device="meta"))
+    return total * len(FOLDS) * len(VIEWS), len(paths)
+
+
+def differing(one: Path, other: Path, data: Path) -> str:
+    """Pixels of two CSVs' masks that differ."""
+    tables = [pd.read_csv(path, dtype=str, keep_default_na=False).set_index(KEY)[TEXT] for path in (one, other)]
+    dialect, off, total = competition.load(NAME).dialect, 0, 0
+    for path in (data / "test").rglob("*.png"):
+        with Image.open(path) as image:
+            shape = image.size[::-1]
+        first, second = (dialect.decode(table[path.stem], shape) for table in tables)
+        off, total = off + int((first != second).sum()), total + first.size
+    return f"{off} of {total:,} pixels differ, {1e4 * off / total:.2f} in 10,000"
+
+
+def out_of_fold(run: Path, data: Path, engines: Sequence[str]) -> Table:
+    """What the engines draw on images that the models have not seen, beside eager float32; views as configured."""
+    card, cfg = competition.load(NAME), config.load(ROOT / "configs" / f"{NAME}.toml")
+    index = read_index(card, data)
+    table = folds.read_folds(ROOT / "folds" / f"{NAME}.csv", index)
+    reader, labels = Reader.of(cfg), Labels.of(card)
+    variants = [("eager", "float32"), *((engine, precision) for engine in engines for precision in ("float32", "auto"))]
+    differ, pixels, scores = dict.fromkeys(variants, 0), 0, {each: [] for each in variants}
+    for fold in FOLDS:
+        runs = {variant: _variant(cfg, run, fold, *variant) for variant in variants}
+        for row in track(list(folds.hold_out(index, table, fold)[1].itertuples()), f"fold {fold}", console=err):
+            image = torch.from_numpy(reader(row.path)).permute(2, 0, 1)[None]
+            target = labels.read(row)[..., 0]
+            masks = {variant: predict(image)[0, 0].numpy() > THRESHOLD for variant, predict in runs.items()}
+            pixels += target.size
+            for variant, mask in masks.items():
+                differ[variant] += int((mask != masks[variants[0]]).sum())
+                both, total = int((mask & (target == 1)).sum()), int(mask.sum() + (target == 1).sum())
+                scores[variant].append(2 * both / total if total else 1.0)
+    found = Table(
+        "engine", "precision", "pixels that differ from eager float32", "mean Dice at .5", "to eager", width=108
+    )
+    for variant in variants:
+        gap = np.mean(scores[variant]) - np.mean(scores[variants[0]])
+        found.add_row(
+            *variant,
+            f"{1e4 * differ[variant] / pixels:.2f} in 10,000",
+            f"{np.mean(scores[variant]):.5f}",
+            f"{gap:+.5f}",
+        )
+    return found
+
+
+def _variant(cfg: Config, run: Path, fold: int, engine: str, precision: str) -> Predictor:
+    model = build_model(cfg.model)
+    load_checkpoint(run / f"fold{fold}" / "best.safetensors", model, fold)
+    return Predictor(model, cfg.predict.views, precision, engine=engine)
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="the folder of nuclei", envvar="DATA")],
+    run: Annotated[Path | None, typer.Option(help="a trained run; without, weights are random")] = None,
+    rounds: Annotated[int, typer.Option(help="timed rounds")] = 3,
+    engines: Annotated[str, typer.Option(help="names, separated by commas")] = "fold",
+    oof: Annotated[bool, typer.Option(help="compare the engines' masks out of fold too, with --run")] = True,
+) -> None:
+    console, names = Console(width=110), engines.split(",")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cfg = config_with(names[0])
+        weights = weights_of(run, cfg, folder)
+        bundle = bundle_of(cfg, weights, folder / "bundle")
+        contestants = {engine: ours(bundle, engine, data, folder / f"{engine}.csv") for engine in names}
+        contestants["plain"] = plain(cfg, weights, data, folder / "plain.csv")
+        seconds = interleave(contestants, rounds)
+        flops, images = asked_for(cfg, data)
+        console.print(f"{images} images, {len(FOLDS)} folds, {len(VIEWS)} views, {torch.get_num_threads()} threads")
+        console.print(speed(seconds, flops, images, cfg))
+        for engine in names:
+            console.print(f"{engine}: {differing(folder / f'{engine}.csv', folder / 'plain.csv', data)} from plain")
+    if run and oof:
+        console.print(out_of_fold(run, data, names))
+
+
+if __name__ == "__main__":
+    typer.run(main)

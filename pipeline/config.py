@@ -135,6 +135,7 @@ class Train(Table):
     patience: PositiveInt | None = None  # epochs without a better score after which a phase ends
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     pseudo: Pseudo | None = None
+    compile: bool = False  # the network through torch.compile: minutes at the start of a phase, steps sooner after
     tensorboard: bool = False
 
     def model_post_init(self, _context: object) -> None:

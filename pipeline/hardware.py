@@ -1,5 +1,7 @@
 """What this machine does well: device, precision, memory format."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -38,6 +40,23 @@ def _linux_flags() -> set[str]:
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
+
+
+@contextmanager
+def compiling(setting: str) -> Iterator[None]:
+    """What torch.compile does first, where it may find that it cannot.
+
+    Args:
+        setting: that asks for it, as one would write it.
+
+    Raises:
+        ValueError: in place of whatever it says.
+    """
+    try:
+        yield
+    except Exception as error:  # inductor has a hundred ways to say that there is no compiler
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{setting} does not run here ({reason}): install a C++ compiler, or leave it out") from error
 
 
 def autocast(on: torch.device, dtype: torch.dtype) -> torch.autocast:

@@ -200,6 +200,28 @@ def test_tensorboard_gets_its_files(tiny):
     assert list(Path("runs/tiny/fold0/tensorboard").glob("events*"))
 
 
+def test_a_compiled_network_learns_the_same(tiny, monkeypatch):
+    # With inductor this takes minutes; what is ours is where it is compiled and what is saved.
+    monkeypatch.setattr("pipeline.training.phases._compile", lambda model, device: model.compile(backend="aot_eager"))
+    slow = ("train.phases.0.lr=1e-4", "train.phases.1.lr=1e-4")  # at 3e-3 Adam makes percents of float32's last digits
+    plain = load_file(stages.train(load("name=plain", *slow), 0).weights)
+    found = load_file(stages.train(load("name=compiled", "train.compile=true", *slow), 0).weights)
+    assert found.keys() == plain.keys()
+    for name, values in plain.items():
+        torch.testing.assert_close(found[name], values, rtol=1e-3, atol=1e-4)
+
+
+def test_where_nothing_can_be_compiled_training_says_so(tiny, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("Failed to find C++ compiler. Please specify via CXX")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.raises(
+        ValueError, match=r"train.compile = true does not run here \(Failed to find C\+\+ .*leave it out"
+    ):
+        stages.train(load("train.compile=true"), 0)
+
+
 def test_every_phase_computes_in_the_precision_asked_for(tiny, monkeypatch):
     # accelerate drops its autocast when a model is prepared a second time: phase 2 then ran in float32, at half speed.
     from pipeline.models.segmenter import Segmenter

@@ -36,16 +36,9 @@ def fold(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Engine:
 
 def compiled(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Engine:
     """What `fold` gives, through torch.compile: a minute for each new size of image, and on CPUs a C++ compiler."""
-    try:
-        network = torch.compile(_folded(model, dtype), dynamic=False)
-        engine = eager(network, device, dtype)
-        with torch.inference_mode():
-            engine(_probe(model))
-    except Exception as error:  # inductor has a hundred ways to say that there is no compiler
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"predict.engine = 'compile' does not run here ({reason}): install a C++ compiler, or leave it out"
-        ) from error
+    engine = eager(torch.compile(_folded(model, dtype), dynamic=False), device, dtype)
+    with hardware.compiling("predict.engine = 'compile'"), torch.inference_mode():
+        engine(_probe(model))
     return engine
 
 

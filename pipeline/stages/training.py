@@ -254,7 +254,10 @@ def _reading(card: Competition) -> dict[str, Any]:
     return card.model_dump(mode="json", include={each for each in options if each in card.model_fields_set})
 
 
-UNIMPORTANT = {"data": {"root", "skip_bad", "doctor"}, "train": {"workers", "tensorboard"}}  # for the weights
+UNIMPORTANT = {
+    "data": {"root", "skip_bad", "doctor"},
+    "train": {"workers", "tensorboard", "compile"},
+}  # for the weights
 
 
 def _deciding(chosen: dict[str, Any]) -> dict[str, Any]:

@@ -193,6 +193,8 @@ class _Trainer:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
+        if self.cfg.compile:
+            _compile(model, self.accelerator.device)  # after the average is copied, which stays as it is
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=phase.lr, weight_decay=self.cfg.weight_decay, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -475,6 +477,13 @@ class _Trainer:
             phases[number - 1].epochs * self._passes(number) for number in range(standing.phase + 1, len(phases) + 1)
         )
         return standing.seconds / standing.draws * left
+
+
+def _compile(model: nn.Module, device: torch.device) -> None:
+    """In place, so that the names of its weights stay; something small is tried first, to say in a line if it fails."""
+    with hardware.compiling("train.compile = true"):
+        torch.compile(torch.square)(torch.ones(2, device=device))
+    model.compile(dynamic=False)
 
 
 def seed_weights(seed: int) -> None:

@@ -7,12 +7,16 @@
 
 Both: smp.Unet with tu-resnet18 and its default decoder, 192×192 crops, the augmentation "medium", BCE + Dice, batches
 of 16. Rounds alternate, and the ratio is taken round by round.
+
+The share of peak is what the convolutions of forward and backward ask for, over what the largest matrix products reach
+on this machine with the same threads in the same precision; and below it, from a profile of ours, where the time goes.
 """
 
 import argparse
 import os
 import sys
 import tempfile
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -20,9 +24,11 @@ import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 from interleave import interleave, ratios, spread
+from peak import flops_of, matrix_peak
 from rich.console import Console
 from rich.table import Table
 from timm.utils import ModelEmaV3
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -121,17 +127,71 @@ def plain(index, card):
     return run
 
 
+def step_flops(dtype: torch.dtype) -> int:
+    """Floating-point operations of a batch, forward and backward."""
+    device = hardware.device()
+    model, loss = build_model(config.Model(encoder=ENCODER)).to(device), build_loss(MIX)
+    images = torch.randint(0, 256, (BATCH, 3, CROP, CROP), dtype=torch.uint8, device=device)
+    target = torch.zeros(BATCH, 1, CROP, CROP, device=device)
+
+    def step() -> None:
+        with hardware.autocast(device, dtype):
+            logits = model(images)
+        loss(logits, target).backward()
+
+    return flops_of(step)
+
+
+# Where an operation belongs, by the beginning of its name; the first that fits.
+PARTS = (
+    ("convolutions forward", ("aten::mkldnn_convolution", "aten::cudnn_convolution", "aten::_slow_conv2d_forward")),
+    ("convolutions backward", ("aten::convolution_backward", "aten::mkldnn_convolution_backward")),
+    ("batch norms", ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::_batch_norm")),
+    ("weights to the network's precision, and copies", ("aten::copy_", "aten::_to_copy", "aten::to")),
+    ("optimizer, clipping, averaged weights", ("aten::_fused_adamw", "aten::_foreach", "aten::lerp", "Optimizer")),
+    ("augmentation, reading (Python)", ("enumerate(DataLoader)",)),
+)
+REST = "activations, upsampling, pooling, losses, Python"
+
+
+def whereabouts(run) -> list[tuple[str, float]]:
+    """Shares of the time of a call by what it went to, largest first."""
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+    with profile(activities=activities) as profiled:
+        run()
+    spent = Counter()
+    for event in profiled.key_averages():
+        on_device = getattr(event, "self_device_time_total", 0)
+        spent[_part(event.key)] += on_device if torch.cuda.is_available() else event.self_cpu_time_total
+    return [(part, seconds / spent.total()) for part, seconds in spent.most_common()]
+
+
+def _part(name: str) -> str:
+    return next((part for part, names in PARTS if name.startswith(names)), REST)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=os.environ.get("DATA"))
     index, card = read(parser.parse_args().data)
-    seconds = interleave({"ours": ours(index, card), "plain": plain(index, card)}, ROUNDS)
+    run = ours(index, card)
+    seconds = interleave({"ours": run, "plain": plain(index, card)}, ROUNDS)
     speed = {name: [BATCH * BATCHES / value for value in values] for name, values in seconds.items()}
-    precision = str(hardware.precision("auto", hardware.device())).removeprefix("torch.")
-    table = Table("script", "images per second (range)", "ours / plain, per round", title=f"{card.name}, {CROP}×{CROP}")
-    table.add_row(f"ours ({precision})", spread(speed["ours"]), spread(ratios(seconds, "plain", "ours"), "x"))
-    table.add_row("plain (float32)", spread(speed["plain"]), "")
-    Console(width=110).print(table)
+    title = f"{card.name}, {CROP}×{CROP}, {torch.get_num_threads()} threads"
+    table = Table("script", "images per second (range)", "ours / plain, per round", "share of peak", title=title)
+    for name, dtype in (("ours", hardware.precision("auto", hardware.device())), ("plain", torch.float32)):
+        flops, peak = step_flops(dtype) * BATCHES, matrix_peak(hardware.device(), dtype)
+        table.add_row(
+            f"{name} ({str(dtype).removeprefix('torch.')})",
+            spread(speed[name]),
+            spread(ratios(seconds, "plain", "ours"), "x") if name == "ours" else "",
+            f"{np.median([flops / each / peak for each in seconds[name]]):.0%} of {peak / 1e9:.0f} GFLOP/s",
+        )
+    console = Console(width=110)
+    console.print(table)
+    console.print("where the time of ours goes:")
+    for part, share in whereabouts(run):
+        console.print(f"  {share:5.1%}  {part}")
 
 
 if __name__ == "__main__":

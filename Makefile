@@ -13,6 +13,7 @@ override PYTHON := .venv/bin/python
 VENV := .venv/.ready
 VENV_DEV := .venv/.ready-dev
 VENV_KAGGLE := .venv/.ready-kaggle
+VENV_BENCH := .venv/.ready-bench
 endif
 # BASE_PYTHON=/path/to/python rehearses on that environment; else .venv-kaggle is made, like Kaggle's image.
 ifeq ($(BASE_PYTHON),)
@@ -47,8 +48,12 @@ setup: $(VENV) ## make .venv with the pinned packages
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/.ready-dev: requirements-dev.txt .venv/.ready
+.venv/.ready-dev: requirements-dev.txt requirements-kaggle.txt requirements-ray.txt requirements-openvino.txt .venv/.ready
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+.venv/.ready-bench: requirements-bench.txt .venv/.ready-dev
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	touch $@
 
 .venv/.ready-kaggle: requirements-kaggle.txt .venv/.ready
@@ -133,8 +138,8 @@ competitions: $(VENV) ## the cards that ship, and what each competition wants
 encoders: $(VENV) ## the timm encoders that work (PATTERN=resnet)
 	$(STAGE) encoders $(PATTERN)
 
-bench: $(VENV) $(VENV_DEV) ## the measured claims, as ratios from one run
-	@set -e; for file in rle rle_table instances thresholds postprocess memory train lovasz; do echo "== benchmarks/$$file.py"; $(PYTHON) benchmarks/$$file.py; done
+bench: $(VENV) $(VENV_DEV) $(VENV_BENCH) ## the measured claims, as ratios from one run (DATA=nuclei's folder: prediction too; longer ones by hand: large_image, scale, throughput)
+	@set -e; for file in rle rle_table instances thresholds postprocess memory train lovasz $(if $(DATA),predict); do echo "== benchmarks/$$file.py"; $(PYTHON) benchmarks/$$file.py; done
 
 test: $(VENV) $(VENV_DEV) ## the test suite
 	$(PYTHON) -m pytest -n auto

@@ -60,12 +60,12 @@ def run_on_ray(plan: Plan) -> Iterator[str]:
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     here = Path.cwd()
     _check_folders(ray, nodes, here / plan.list)
-    train = ray.remote(_train).options(
+    train = ray.remote(
         **_share(ray.cluster_resources(), nodes, plan.at_once),
         max_retries=plan.retries,
         retry_exceptions=[DiedError],
         max_calls=1,  # a process for each job: the memory goes with it
-    )
+    )(_train)
     waiting = {train.remote(str(here), str(job.log), list(job.command)): job for job in plan.jobs}
     while waiting:
         (ready,), _ = ray.wait(list(waiting), num_returns=1)

@@ -49,7 +49,7 @@ def epochs_said(fold):
 
 def kill_in_the_middle(fold, killed):
     """Kill whoever trains a fold once it has said an epoch; the fold's lock says who that is."""
-    folder, give_up = Path(f"runs/tiny/fold{fold}").absolute(), time.monotonic() + 100
+    folder, give_up = Path(f"runs/tiny/fold{fold}").absolute(), time.monotonic() + 200
     while not ((folder / "train.log").exists() and "epoch" in (folder / "train.log").read_text()):
         if time.monotonic() > give_up:
             return

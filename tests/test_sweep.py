@@ -228,6 +228,13 @@ def test_a_seed_that_is_there_is_replaced(tiny, top):
     assert config_of_seed(TINY, 3) == TINY
 
 
+def test_what_cannot_be_copied_by_lines_is_not_written(tiny):
+    TINY.write_text('competition = """\nseed = 4\n"""\n' + TINY.read_text().replace('competition = "tiny.toml"', ""))
+    with pytest.raises(ValueError, match=r"configs/tiny_seed1.toml cannot be written .*: write it by hand"):
+        config_of_seed(TINY, 1)
+    assert [path.name for path in Path("configs").iterdir()] == ["tiny.toml"]
+
+
 def test_a_copy_of_what_was_changed_since_is_refused(tiny, edit):
     copy = config_of_seed(TINY, 1)
     edit(str(TINY), "batch_size = 4", "batch_size = 6")

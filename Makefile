@@ -14,6 +14,7 @@ VENV := .venv/.ready
 VENV_DEV := .venv/.ready-dev
 VENV_KAGGLE := .venv/.ready-kaggle
 VENV_BENCH := .venv/.ready-bench
+VENV_RAY := .venv/.ready-ray
 endif
 # BASE_PYTHON=/path/to/python rehearses on that environment; else .venv-kaggle is made, like Kaggle's image.
 ifeq ($(BASE_PYTHON),)
@@ -27,7 +28,7 @@ quoted = '$(subst ','\'',$(1))'
 NAME = $(subst $() ,+,$(strip $(CONFIGS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data doctor audit competitions folds train oof predict ensemble report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-older lint format
+.PHONY: help setup data doctor audit competitions folds train sweep oof predict ensemble report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-older lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +61,10 @@ setup: $(VENV) ## make .venv with the pinned packages
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-kaggle.txt
 	touch $@
 
+.venv/.ready-ray: requirements-ray.txt .venv/.ready
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt
+	touch $@
+
 .venv-kaggle/.ready: requirements-kaggle-image.txt
 	$(or $(PYTHON312),$(shell python3.12 -c "" 2> /dev/null && echo python3.12 || echo python3)) -m venv .venv-kaggle
 	.venv-kaggle/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-kaggle-image.txt
@@ -85,6 +90,10 @@ folds: $(VENV) ## folds/<competition>.csv: who is held out when
 
 train: $(VENV) ## train FOLD=k through all phases; resumes
 	$(STAGE) train $(OPTIONS) --fold $(or $(FOLD),all)
+
+sweep: $(VENV) $(if $(filter ray,$(ENGINE)),$(VENV_RAY)) ## train CONFIGS="a b" SEEDS="0 1 2", every fold, JOBS=2 at a time (ENGINE=ray: on a cluster)
+	$(STAGE) sweep $(OPTIONS) --configs "$(CONFIGS)" --fold $(or $(FOLD),all) $(if $(SEEDS),--seeds "$(SEEDS)") \
+		$(if $(JOBS),--jobs $(JOBS)) $(if $(ENGINE),--engine $(ENGINE)) $(if $(RETRIES),--retries $(RETRIES))
 
 oof: $(VENV) ## out-of-fold predictions and scores of all folds
 	$(STAGE) oof $(OPTIONS)

@@ -10,7 +10,7 @@ import pipeline
 # A module may import those above it, and its own room. Rooms on one line do not know each other.
 FLOORS = [
     {"compiled"},
-    {"files", "schema", "rle", "metrics", "hardware", "progress", "manifest", "ahead"},
+    {"files", "schema", "rle", "metrics", "hardware", "progress", "manifest", "ahead", "cluster"},
     {"config", "competition", "bootstrap", "crossfit", "shakeup"},
     {"data"},
     {"folds", "duplicates", "doctor"},
@@ -20,7 +20,7 @@ FLOORS = [
     {"pseudo"},
     {"training", "ensemble", "submission", "scoring", "report"},
     {"kaggle"},
-    {"many"},
+    {"many", "sweep"},
     {"stages"},
     {"cli"},
     {"__main__"},

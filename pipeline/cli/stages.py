@@ -144,6 +144,57 @@ def _folds(cfg: Config, text: str) -> list[Fold]:
 
 
 @app.command()
+def sweep(
+    path: ConfigPath = DEMO,
+    configs: Annotated[str, typer.Option(help="names of the configs, beside the given one's file")] = "",
+    seeds: Annotated[str, typer.Option(help="such as '0 1 2'; empty: each config's own")] = "",
+    fold: Annotated[str, typer.Option(help="a fold from 0, or all")] = "all",
+    jobs: Annotated[int, typer.Option(help="at a time; 0: one; on Ray as many as it has GPUs or CPUs", min=0)] = 0,
+    engine: Annotated[str, typer.Option(help="local: by make, or ray: on a cluster that shares this folder")] = "local",
+    retries: Annotated[int, typer.Option(help="of each job that was killed", min=0)] = 2,
+    set_: Overrides = None,
+    data: DataRoot = None,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Train folds × configs × seeds side by side; none twice, and those that die again."""
+    if fold != "all" and not fold.isdigit():
+        raise ValueError(f"--fold {fold}: expected a number from 0, or all")
+    given = [path.with_name(f"{name}.toml") for name in configs.split()] or [path]
+    paths = stages.seed_configs(given, _seeds(seeds, set_))
+    options = [word for pair in set_ or [] for word in ("--set", pair)]
+    options += (["--data", str(data)] if data else []) + (["--skip-bad"] if skip_bad else [])
+    done = stages.sweep(
+        {each: load_config(each, set_, data, skip_bad) for each in paths},
+        options,
+        fold=None if fold == "all" else int(fold),
+        jobs=jobs,
+        engine=engine,
+        retries=retries,
+    )
+    _print_sweep(done)
+
+
+def _seeds(text: str, overrides: Sequence[str] | None) -> list[int]:
+    strangers = [word for word in text.split() if not word.isdigit()]
+    if strangers:
+        raise ValueError(f"--seeds {strangers[0]}: expected whole numbers from 0, such as '0 1 2'")
+    if text and any(pair.partition("=")[0].strip() == "seed" for pair in overrides or []):
+        raise ValueError("--set seed and --seeds both say what the seed is: leave out one of them")
+    return [int(word) for word in text.split()]
+
+
+def _print_sweep(done: stages.Swept) -> None:
+    out.print(f"list        {done.list}  {done.jobs} jobs, {done.done_before} of them done before")
+    lines = []
+    for line in done.lines:
+        out.print(line, markup=False)
+        lines.append(line)
+    failed = stages.failed(lines)
+    if failed:
+        raise ValueError(f"{len(failed)} of {done.jobs} jobs failed, see above: {failed[0]}")
+
+
+@app.command()
 def oof(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
     """Out-of-fold predictions of every fold, and their scores."""
     _print_oof(stages.oof(load_config(path, set_, data, skip_bad)))

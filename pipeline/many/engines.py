@@ -1,18 +1,13 @@
 """Who does the work: this process, or the actors of a Ray cluster. A partition may be done twice, and is one file."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pipeline
+from pipeline.cluster import connected, last_line
 from pipeline.many.inputs import Input
 from pipeline.many.partitions import Output
 from pipeline.many.worker import Worker
-
-log = logging.getLogger(__name__)
-
-CLUSTER = "auto"  # the cluster that this machine is part of, or RAY_ADDRESS
 
 
 class Job(NamedTuple):
@@ -58,7 +53,10 @@ def run_on_ray(job: Job, workers: int) -> Iterator[Done]:
     Raises:
         ValueError: if Ray is not here, there is no cluster, or its machines lack a package or the weights.
     """
-    ray = _connected()
+    ray = connected()
+    from ray.data import DataContext
+
+    DataContext.get_current().enable_progress_bars = False
     _check_cluster(ray, job.weights)
     items = [
         {"number": number, "ids": [each.image_id for each in inputs], "paths": [each.path for each in inputs]}
@@ -74,9 +72,7 @@ def run_on_ray(job: Job, workers: int) -> Iterator[Done]:
         for row in done.iter_rows():
             yield Done(**row)
     except ray.exceptions.RayError as error:
-        raise ValueError(
-            f"Ray gave up: {_last_line(error)}. What is written stays; the same command goes on"
-        ) from error
+        raise ValueError(f"Ray gave up: {last_line(error)}. What is written stays; the same command goes on") from error
 
 
 class _Actor:
@@ -93,44 +89,18 @@ class _Actor:
         return {name: [getattr(each, name) for each in done] for name in Done._fields}
 
 
-def _connected() -> object:
-    """The package, connected to a cluster."""
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise ValueError("--engine ray needs a package that is not here: pip install -r requirements-ray.txt") from None
-    if not ray.is_initialized():
-        # The cluster's machines get this project's own package from here.
-        own = {"py_modules": [str(Path(pipeline.__file__).parent)]}
-        try:
-            ray.init(address=CLUSTER, runtime_env=own, log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise ValueError(
-                f"no Ray cluster to be found ({_last_line(error)}): ray start --head begins one on this machine, "
-                f"RAY_ADDRESS names another"
-            ) from error
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    return ray
-
-
 def _check_cluster(ray: object, weights: Path) -> None:
     """Look from a machine of the cluster, before work is handed out."""
     try:
         ray.get(ray.remote(_look).options(num_cpus=0.1).remote(str(weights)))
     except ray.exceptions.RayTaskError as error:
-        raise ValueError(f"a machine of the cluster cannot work: {_last_line(error.cause)}") from error
+        raise ValueError(f"a machine of the cluster cannot work: {last_line(error.cause)}") from error
 
 
 def _look(weights: str) -> None:
     from pipeline.kaggle.bundle import read_bundle
 
     read_bundle(Path(weights))
-
-
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 ENGINES = {"local": run_here, "ray": run_on_ray}

@@ -26,6 +26,7 @@ from pipeline.stages.submitting import (
     submit,
     upload,
 )
+from pipeline.stages.sweeping import Swept, failed, seed_configs, sweep
 from pipeline.stages.training import Trained, mean_row, oof, oof_table, predict, settings, train
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Prepared",
     "PseudoGain",
     "Submitted",
+    "Swept",
     "Trained",
     "audit",
     "bundle",
@@ -56,6 +58,7 @@ __all__ = [
     "draw_images",
     "draw_samples",
     "ensemble",
+    "failed",
     "final",
     "gather",
     "inflation",
@@ -74,8 +77,10 @@ __all__ = [
     "report",
     "run_bundle",
     "score",
+    "seed_configs",
     "settings",
     "submit",
+    "sweep",
     "train",
     "upload",
 ]

@@ -1,6 +1,7 @@
 """The stages `data` and `folds`, and what every stage after them starts from."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,8 +78,9 @@ class Prepared(NamedTuple):
     def numbers(self) -> list[int]:
         return sorted(self.folds["fold"].unique().tolist())
 
-    def oof_store(self) -> PredictionStore:
-        return PredictionStore(*(self.paths.oof(fold) for fold in self.numbers()))
+    def oof_store(self, of: Sequence[int] | None = None) -> PredictionStore:
+        """The OOF predictions of these folds, or of all."""
+        return PredictionStore(*(self.paths.oof(fold) for fold in of or self.numbers()))
 
     def testers(self) -> list[Fold]:
         """The folds whose models predict the test set; with `predict.full`, that of the full fit too."""
@@ -275,12 +277,15 @@ def processes() -> PartialState:
     return PartialState(cpu=hardware.device().type == "cpu")
 
 
-def scores_at_half(prepared: Prepared, index: pd.DataFrame) -> Scores:
+def scores_at_half(prepared: Prepared, index: pd.DataFrame, of: Sequence[int] | None = None) -> Scores:
     """The out-of-fold scores of some training images, at threshold .5; exclusive classes have none to choose.
 
     Where the official metric is of objects, it is mean Dice here: of pixels, as while training.
+
+    Args:
+        of: the folds of these images, where others may be in the making; default: all.
     """
-    store, labels = prepared.oof_store(), prepared.labels
+    store, labels = prepared.oof_store(of), prepared.labels
     counts = (
         count_classes(store.read(row.image_id), labels.read_scored(row), labels.exclusive) for row in index.itertuples()
     )

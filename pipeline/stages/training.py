@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +16,7 @@ from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.crops import crop_index
 from pipeline.data.index import read_test_index
-from pipeline.files import write_text
+from pipeline.files import locked, write_text
 from pipeline.inference.predict import Predictor, predict_to_store
 from pipeline.inference.store import is_complete, start_store
 from pipeline.metrics import of_pixels
@@ -58,7 +60,7 @@ def train(cfg: Config, fold: Fold) -> Trained:
     if fold == FULL:
         return Trained(train_full(prepared), None)
     weights = train_fold(prepared, fold)
-    return Trained(weights, scores_at_half(prepared, _held_out(prepared, fold)).mean())
+    return Trained(weights, scores_at_half(prepared, _held_out(prepared, fold), [fold]).mean())
 
 
 def oof(cfg: Config) -> list[dict[str, Any]]:
@@ -79,12 +81,42 @@ def predict(cfg: Config) -> None:
 
 def train_fold(prepared: Prepared, fold: int) -> Path:
     train_index, valid_index = folds.hold_out(prepared.index, prepared.folds, fold)
-    if not _is_trained(prepared, fold):
-        _refuse_mixed_sizes(prepared, train_index)
-        _look(prepared)
-        _fit(prepared, fold, train_index, valid_index)
-    fill_store(prepared, fold, valid_index, prepared.paths.oof(fold), f"fold {fold} OOF")
+    if is_done(prepared, fold):  # which needs no lock: a folder of finished runs may be read-only
+        return prepared.paths.weights(fold)
+    with _alone(prepared, fold):
+        if not _is_trained(prepared, fold):
+            _refuse_mixed_sizes(prepared, train_index)
+            _look(prepared)
+            _fit(prepared, fold, train_index, valid_index)
+        fill_store(prepared, fold, valid_index, prepared.paths.oof(fold), f"fold {fold} OOF")
     return prepared.paths.weights(fold)
+
+
+def is_done(prepared: Prepared, fold: int) -> bool:
+    """Whether a fold has its weights and all of its OOF.
+
+    Raises:
+        ValueError: if what is there comes from other settings, or the fold does not exist.
+    """
+    held_out = _held_out(prepared, fold)["image_id"]
+    if not _is_trained(prepared, fold):
+        return False
+    return is_complete(prepared.paths.oof(fold), held_out, _made_by(prepared, fold))
+
+
+@contextmanager
+def _alone(prepared: Prepared, fold: Fold) -> Iterator[None]:
+    """Work on a fold's folder while no other training does; the processes of one training count as one.
+
+    Alone, a process waits until another is done, and then finds little left to do. Several do not: those that do not
+    hold the lock would give up in a barrier long before.
+    """
+    among, folder = processes(), prepared.paths.fold(fold)
+    with ExitStack() as stack:
+        if among.is_main_process:
+            stack.enter_context(locked(folder / "lock", str(folder), wait=among.num_processes == 1))
+        among.wait_for_everyone()
+        yield
 
 
 def train_full(prepared: Prepared) -> Path:
@@ -99,11 +131,14 @@ def train_full(prepared: Prepared) -> Path:
             "Leave out train.pseudo, or the full fit (predict.full, --fold full)"
         )
     oof_of(prepared)
-    if not _is_trained(prepared, FULL):
-        _refuse_mixed_sizes(prepared, prepared.index)
-        epochs = epochs_that_folds_found([read_history(prepared, fold) for fold in prepared.numbers()])
-        log.info("full fit: %s epochs in its phases, the medians of the folds' best", ", ".join(map(str, epochs)))
-        _fit(prepared, FULL, prepared.index, None, epochs)
+    if _is_trained(prepared, FULL):
+        return prepared.paths.weights(FULL)
+    with _alone(prepared, FULL):
+        if not _is_trained(prepared, FULL):
+            _refuse_mixed_sizes(prepared, prepared.index)
+            epochs = epochs_that_folds_found([read_history(prepared, fold) for fold in prepared.numbers()])
+            log.info("full fit: %s epochs in its phases, the medians of the folds' best", ", ".join(map(str, epochs)))
+            _fit(prepared, FULL, prepared.index, None, epochs)
     return prepared.paths.weights(FULL)
 
 
@@ -137,7 +172,10 @@ def predict_test(prepared: Prepared) -> pd.DataFrame:
     else:
         oof_of(prepared)
     for fold in prepared.testers():
-        fill_store(prepared, fold, test_index, prepared.paths.test(fold), f"fold {fold} test")
+        folder = prepared.paths.test(fold)
+        if not is_complete(folder, test_index["image_id"], _made_by(prepared, fold)):
+            with _alone(prepared, fold):
+                fill_store(prepared, fold, test_index, folder, f"fold {fold} test")
     return test_index
 
 
@@ -286,18 +324,23 @@ def _digest(table: pd.DataFrame) -> str:
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
 
 
-def fill_store(prepared: Prepared, fold: Fold, index: pd.DataFrame, folder: Path, what: str) -> None:
-    """Fill a store with a fold's predictions of the index, if it is not full."""
-    cfg, path = prepared.cfg, prepared.paths.weights(fold)
-    made_by = {
+def _made_by(prepared: Prepared, fold: Fold) -> dict[str, Any]:
+    """What a fold's predictions depend on."""
+    cfg = prepared.cfg
+    return {
         "views": sorted(cfg.predict.views),
         "output_stride": cfg.predict.output_stride,
-        "weights": read_record(path),
+        "weights": read_record(prepared.paths.weights(fold)),
         "fold": fold,
         **({"size": prepared.card.size} if prepared.card.size else {}),
         **({"engine": cfg.predict.engine} if cfg.predict.engine != config.Predict().engine else {}),
         **({"tiles": cfg.predict.tiles.model_dump()} if cfg.predict.tiles else {}),
     }
+
+
+def fill_store(prepared: Prepared, fold: Fold, index: pd.DataFrame, folder: Path, what: str) -> None:
+    """Fill a store with a fold's predictions of the index, if it is not full."""
+    cfg, path, made_by = prepared.cfg, prepared.paths.weights(fold), _made_by(prepared, fold)
     if is_complete(folder, index["image_id"], made_by):
         return
     model = build_model(for_prediction(cfg))

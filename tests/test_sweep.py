@@ -1,0 +1,428 @@
+"""A sweep: a list that anyone can run, what dies goes on, what is wrong is named, and nothing is trained twice."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from pipeline import config, stages
+from pipeline.cli import main
+from pipeline.files import locked
+from pipeline.stages import training
+from pipeline.sweep import engines, jobs
+from pipeline.sweep.engines import ENGINES, Plan
+from pipeline.sweep.jobs import FAILED, Job, write_list
+from pipeline.sweep.seeds import config_of_seed
+from pipeline.training.checkpoint import load_weights, read_record
+from tests.conftest import _lay_out as lay_out
+
+ROOT = Path(__file__).parents[1]
+TINY = Path("configs/tiny.toml")
+
+
+def sweep(*sets, seeds=(), **options):
+    """A sweep of the tiny config: its lines, and what it said of itself."""
+    words = [word for pair in sets for word in ("--set", pair)]
+    cfgs = {path: config.load(path, sets) for path in stages.seed_configs([TINY], seeds)}
+    done = stages.sweep(cfgs, words, **options)
+    return list(done.lines), done
+
+
+def epochs_said(fold):
+    """How often a fold's log speaks of each epoch."""
+    text = Path(f"runs/tiny/fold{fold}/train.log").read_text()
+    return Counter(re.findall(r"phase (\d)  epoch +(\d)", text))
+
+
+def kill_in_the_middle(fold, killed):
+    """Kill whoever trains a fold once it has said an epoch; the fold's lock says who that is."""
+    folder, give_up = Path(f"runs/tiny/fold{fold}").absolute(), time.monotonic() + 200
+    while not ((folder / "train.log").exists() and "epoch" in (folder / "train.log").read_text()):
+        if time.monotonic() > give_up:
+            return
+        time.sleep(0.005)
+    process = int((folder / "lock").read_text().split()[0])
+    os.kill(process, signal.SIGKILL)
+    killed.append((folder / "best.safetensors").exists())
+
+
+def while_one_is_killed(fold, run):
+    killed = []
+    thread = Thread(target=kill_in_the_middle, args=(fold, killed))
+    thread.start()
+    result = run()
+    thread.join()
+    assert killed == [False], "killed once, before it was done"
+    return result
+
+
+@pytest.fixture(scope="module")
+def _trained_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("DATA", raising=False)
+        lay_out(folder)
+        stages.train(config.load(TINY), 0)
+    return folder
+
+
+@pytest.fixture
+def trained(_trained_once, tmp_path, monkeypatch):
+    """The folder of fold 0, trained, below a fresh current folder."""
+    shutil.copytree(_trained_once, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DATA", raising=False)
+    return Path("runs/tiny/fold0")
+
+
+@pytest.fixture
+def stub(tmp_path, monkeypatch):
+    """Stands in for the interpreter in lists: notes its words, does what a script says."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(script):
+        path = Path("stub").absolute()
+        path.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > words\necho "$@" >> calls\n{script}\n')
+        path.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(path))
+
+    return write
+
+
+EPOCHS = {(phase, epoch): 1 for phase in "12" for epoch in "12"}
+LONGER = "train.phases.0.repeats=8"  # so that there is a middle
+
+# ---------------------------------------------------------------------------------------------- trainings
+
+
+def test_a_killed_job_goes_on_and_a_second_sweep_does_nothing(tiny):
+    lines, done = while_one_is_killed(0, lambda: sweep(LONGER, fold=0))
+    assert lines[0] == "runs/tiny/fold0: died with status 137, goes on from its last epoch (1 of 2)"
+    assert re.fullmatch(r"runs/tiny/fold0: done, fold 0: OOF 0\.\d{4} at threshold \.5, .*best\.safetensors", lines[1])
+    assert len(lines) == 2
+    assert epochs_said(0) == EPOCHS, "none is trained again"
+    assert (done.jobs, done.done_before) == (1, 0)
+    lines, done = sweep(LONGER, fold=0)
+    assert (lines, done.jobs, done.done_before) == ([], 1, 1)
+
+
+def test_weights_that_lack_their_oof_are_no_end(trained, stub):
+    shutil.rmtree(trained / "oof")
+    before = (trained / "best.safetensors").stat().st_mtime_ns
+    stub("")
+    lines, done = sweep(fold=0)
+    assert (lines, done.done_before) == (["runs/tiny/fold0: done,"], 0), "its job was run"
+    assert Path("words").read_text().split() == ["-m", "pipeline", "train", "configs/tiny.toml", "--fold", "0"]
+    stages.train(config.load(TINY), 0)  # which is what the job would have done
+    assert (trained / "best.safetensors").stat().st_mtime_ns == before, "the weights stay"
+    assert sweep(fold=0)[1].done_before == 1
+
+
+def test_weights_of_other_settings_are_left_to_their_job_to_refuse(trained, stub):
+    stub("")
+    assert sweep("train.batch_size=6", fold=0)[1].done_before == 0
+
+
+# ---------------------------------------------------------------------------------------------- the list
+
+
+def job(fold, *words):
+    folder = Path(f"runs/x/fold{fold}")
+    return Job("x", fold, folder, folder / "best.safetensors", ("train", "x.toml", "--fold", str(fold), *words))
+
+
+def run_list(todo, retries=2, at_once=1):
+    write_list(Path("runs/list.mk"), todo, todo, at_once=at_once, retries=retries)
+    return list(ENGINES["local"](Plan(todo, Path("runs/list.mk"), at_once, retries)))
+
+
+def test_a_mistake_is_named_and_not_tried_again_and_the_others_go_on(stub):
+    stub('case "$*" in *"fold 1"*) echo "pipeline train: no such thing" >&2; exit 2;; esac; echo fine')
+    lines = run_list([job(0), job(1), job(2)])
+    assert lines == [
+        "runs/x/fold0: done, fine",
+        f"runs/x/fold1: {FAILED} pipeline train: no such thing (see runs/x/fold1/train.log)",
+        "runs/x/fold2: done, fine",
+    ]
+    assert len(Path("calls").read_text().splitlines()) == 3
+
+
+def test_what_dies_is_tried_so_often(stub):
+    stub("echo working; kill -9 $$")
+    *deaths, end = run_list([job(0)], retries=3)
+    assert len(deaths) == 3
+    assert end.startswith(f"runs/x/fold0: {FAILED} died with status 137 after 3 retries, ")
+    assert len(Path("calls").read_text().splitlines()) == 4
+
+
+def test_options_reach_the_training_as_they_were_given(stub):
+    stub("")
+    words = ("--set", "a={x = 1, y='$HOME #1'}", "--data", "a folder/100% (of it), \\n$(date) `date`", "--set", '"')
+    assert run_list([job(0, *words)]) == ["runs/x/fold0: done,"]
+    assert Path("words").read_text().splitlines() == ["-m", "pipeline", *job(0, *words).command]
+
+
+def test_make_skips_what_has_its_weights(stub):
+    stub("")
+    done = job(0)
+    done.folder.mkdir(parents=True)
+    done.weights.touch()
+    write_list(Path("list.mk"), [done, job(1)], [job(1)], at_once=1, retries=0)
+    assert list(ENGINES["local"](Plan([job(1)], Path("list.mk"), 1, 0))) == ["runs/x/fold1: done,"]
+    assert len(run_list([done])) == 1, "unless some of its OOF is missing"
+
+
+def test_the_options_of_the_make_around_are_not_ours(stub, monkeypatch):
+    stub("")
+    monkeypatch.setenv("MAKEFLAGS", "n -- command=other")
+    assert run_list([job(0)]) == ["runs/x/fold0: done,"]
+    assert "x.toml" in Path("words").read_text()
+
+
+def test_jobs_share_the_threads(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert [jobs.threads(at_once) for at_once in (1, 2, 3, 20)] == [8, 4, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert [jobs.threads(at_once) for at_once in (1, 4)] == [3, 2]
+
+
+def test_each_job_has_its_share(stub, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    stub("echo $OMP_NUM_THREADS threads")
+    assert sorted(run_list([job(0), job(1)], at_once=2)) == [f"runs/x/fold{n}: done, 1 threads" for n in (0, 1)]
+
+
+# ---------------------------------------------------------------------------------------------- seeds
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.toml")))
+def test_a_copy_differs_in_its_seed_alone(name, tmp_path):
+    path = Path(shutil.copy(ROOT / "configs" / f"{name}.toml", tmp_path))
+    copy = config_of_seed(path, 7)
+    assert copy.name == f"{name}_seed7.toml"
+    assert config.load(copy) == config.load(path).model_copy(update={"seed": 7, "name": copy.stem})
+    assert "Scores:" not in copy.read_text(), "which are another seed's"
+    assert config_of_seed(path, config.load(path).seed) == path
+
+
+@pytest.mark.parametrize("top", ["seed = 3", "  'seed'=3 # ours", 'name = "other"\nseed = 3'])
+def test_a_seed_that_is_there_is_replaced(tiny, top):
+    TINY.write_text(f"# Header\n{top}\n{TINY.read_text()}")
+    copy = config.load(config_of_seed(TINY, 1))
+    assert (copy.seed, copy.name) == (1, "tiny_seed1")
+    assert config_of_seed(TINY, 3) == TINY
+
+
+def test_what_cannot_be_copied_by_lines_is_not_written(tiny):
+    TINY.write_text('competition = """\nseed = 4\n"""\n' + TINY.read_text().replace('competition = "tiny.toml"', ""))
+    with pytest.raises(ValueError, match=r"configs/tiny_seed1.toml cannot be written .*: write it by hand"):
+        config_of_seed(TINY, 1)
+    assert [path.name for path in Path("configs").iterdir()] == ["tiny.toml"]
+
+
+def test_a_copy_of_what_was_changed_since_is_refused(tiny, edit):
+    copy = config_of_seed(TINY, 1)
+    edit(str(TINY), "batch_size = 4", "batch_size = 6")
+    with pytest.raises(ValueError, match=r"tiny_seed1.toml and .*tiny.toml differ in train.*remove"):
+        config_of_seed(TINY, 1)
+    copy.unlink()
+    assert tomllib.loads(config_of_seed(TINY, 1).read_text())["train"]["batch_size"] == 6
+
+
+def test_seeds_have_weights_of_their_own_and_the_same_folds(trained):
+    paths = stages.seed_configs([TINY], [0, 1])
+    trained = [stages.train(config.load(path), 0).weights for path in paths]
+    assert [path.parts[1] for path in trained] == ["tiny", "tiny_seed1"]
+    first, second = (load_weights(path) for path in trained)
+    assert any(not first[key].equal(second[key]) for key in first)
+    folds = {json.dumps(read_record(path)["settings"]["folds"]) for path in trained}
+    assert len(folds) == 1
+    done = stages.sweep({path: config.load(path) for path in paths}, fold=0)
+    assert (done.list, done.jobs, done.done_before) == (Path("runs/sweep-tiny+tiny_seed1.mk"), 2, 2)
+
+
+# ---------------------------------------------------------------------------------------------- mistakes
+
+
+def test_mistakes_are_one_line(tiny, capsys):
+    def say(*words):
+        assert main(["sweep", str(TINY), *words]) == 2
+        return capsys.readouterr().err
+
+    assert "--seeds one: expected whole numbers from 0" in say("--seeds", "one")
+    assert "--fold full: expected a number from 0, or all" in say("--fold", "full")
+    assert "unknown engine 'rey'. Did you mean 'ray'?" in say("--engine", "rey")
+    assert "fold 9 does not exist" in say("--fold", "9")
+    assert "both say what the seed is" in say("--seeds", "1", "--set", "seed=2")
+    assert "are both run 'x': leave out --set name" in say("--seeds", "1 2", "--set", "name=x")
+    assert "run 'a b': expected letters" in say("--set", "name=a b")
+
+
+def test_a_failed_job_is_exit_status_2_with_its_reason(tiny, capsys, stub):
+    stub("echo broken; exit 2")
+    assert main(["sweep", str(TINY), "--fold", "1"]) == 2
+    said = capsys.readouterr()
+    assert f"1 of 1 jobs failed, see above: runs/tiny/fold1: {FAILED} broken (see runs/tiny/fold1" in said.err
+    assert "list        runs/sweep-tiny.mk  1 jobs, 0 of them done before" in said.out
+
+
+# ---------------------------------------------------------------------------------------------- the lock
+
+HOLD = "import sys, time\nfrom pathlib import Path\nfrom pipeline.files import locked\n"
+HOLD += "with locked(Path('lock'), 'it'):\n    print('held', flush=True)\n    time.sleep(60)"
+
+
+@pytest.fixture
+def holder(tmp_path, monkeypatch):
+    """Another process, which holds the lock `lock`."""
+    monkeypatch.chdir(tmp_path)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", HOLD], env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_lock_says_who_holds_it_and_dies_with_it(holder):
+    said = rf"it is in the hands of another process \({holder.pid} on .+\): wait"
+    with pytest.raises(ValueError, match=said), locked(Path("lock"), "it", wait=False):
+        pass
+    holder.kill()  # no handler runs: the kernel gives the lock back
+    holder.wait()
+    with locked(Path("lock"), "it", wait=False):
+        assert Path("lock").read_text().startswith(f"{os.getpid()} on ")
+
+
+def test_who_comes_second_waits(holder, capsys):
+    main(["encoders", "resnet18"])  # sets up the log
+    thread = Thread(target=lambda: (time.sleep(0.3), holder.kill()))
+    started = time.monotonic()
+    thread.start()
+    with locked(Path("lock"), "runs/x/fold0"):
+        assert time.monotonic() - started > 0.25
+    thread.join()
+    assert f"runs/x/fold0 is in the hands of another process ({holder.pid} on" in capsys.readouterr().err
+
+
+def test_what_another_has_trained_meanwhile_is_not_trained_again(trained, monkeypatch):
+    trained.rename("elsewhere")
+
+    @contextmanager
+    def waits_for_another(path, what, *, wait):
+        assert (path, wait) == (trained / "lock", True)
+        Path("elsewhere").rename(trained)
+        yield
+
+    monkeypatch.setattr(training, "locked", waits_for_another)
+    monkeypatch.setattr(training, "_fit", lambda *_: pytest.fail("trained twice"))
+    assert stages.train(config.load(TINY), 0).weights.exists()
+
+
+def test_what_is_done_needs_no_lock(trained, monkeypatch):
+    monkeypatch.setattr(training, "locked", lambda *_, **__: pytest.fail("a read-only folder cannot be locked"))
+    stages.train(config.load(TINY), 0)
+
+
+def test_of_several_processes_the_first_alone_locks_and_does_not_wait(tiny, monkeypatch):
+    prepared, asked = stages.prepare(config.load(TINY)), []
+
+    @contextmanager
+    def note(path, what, *, wait):
+        asked.append((rank, wait))
+        yield
+
+    monkeypatch.setattr(training, "locked", note)
+    for rank in (0, 1):
+        several = SimpleNamespace(is_main_process=rank == 0, num_processes=2, wait_for_everyone=lambda: None)
+        monkeypatch.setattr(training, "processes", lambda several=several: several)
+        with training._alone(prepared, 0):
+            pass
+    assert asked == [(0, False)]
+
+
+# ---------------------------------------------------------------------------------------------- on Ray
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of this machine alone."""
+    ray.init(num_cpus=2, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_on_ray_a_killed_worker_goes_on_and_each_fold_is_trained_once(tiny, cluster):
+    sets = (LONGER, "folds.count=2")
+    lines, done = while_one_is_killed(0, lambda: sweep(*sets, engine="ray"))
+    assert sorted(line.partition(",")[0] for line in lines) == ["runs/tiny/fold0: done", "runs/tiny/fold1: done"]
+    assert epochs_said(0) == epochs_said(1) == EPOCHS
+    lines, done = sweep(*sets, engine="ray")
+    assert (lines, done.jobs, done.done_before) == ([], 2, 2)
+
+
+def test_a_process_of_a_cluster_does_what_the_command_does(tiny, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [])
+    log = Path("runs/x/fold0/train.log")
+    said = (2, "pipeline train: --fold last: expected a number from 0, all, or full")
+    assert engines._train(str(tiny), str(log), ["train", str(TINY), "--fold", "last"]) == said, "a mistake is an answer"
+    assert log.read_text().splitlines() == [said[1]]
+    monkeypatch.setattr(stages, "train", lambda *_: {}["missing"])
+    with pytest.raises(engines.DiedError, match="KeyError: 'missing'"):  # anything else is an end, and tried again
+        engines._train(str(tiny), str(log), ["train", str(TINY), "--fold", "0"])
+    assert "Traceback" in log.read_text()
+
+
+def test_on_ray_what_failed_is_named_with_its_log():
+    died = ray.exceptions.RayTaskError("train", "…", engines.DiedError("KeyError: 'x'"))
+    ends = {
+        "done": (0, "OOF"),
+        "mistake": (2, "no such file"),
+        "died": died,
+        "lost": ray.exceptions.WorkerCrashedError(),
+    }
+
+    def get(task):
+        if isinstance(ends[task], Exception):
+            raise ends[task]
+        return ends[task]
+
+    fake = SimpleNamespace(get=get, exceptions=ray.exceptions)
+    lines = [engines._line(fake, job(0), task) for task in ends]
+    assert lines[:2] == ["runs/x/fold0: done, OOF", f"runs/x/fold0: {FAILED} no such file (see runs/x/fold0/train.log)"]
+    assert lines[2] == f"runs/x/fold0: {FAILED} died, KeyError: 'x' (see runs/x/fold0/train.log)"
+    assert lines[3].startswith(f"runs/x/fold0: {FAILED} died, WorkerCrashedError: The worker died")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cpus", "at_once", "share"),
+    [
+        (2, [8, 8], 0, {"num_cpus": 1, "num_gpus": 1}),
+        (0, [8, 8], 0, {"num_cpus": 1}),
+        (0, [8, 8], 4, {"num_cpus": 4}),
+        (0, [8, 8], 1, {"num_cpus": 8}),  # no job is larger than a machine
+        (0, [2], 5, {"num_cpus": 1}),
+    ],
+)
+def test_on_ray_a_job_reserves_a_gpu_or_its_share_of_the_cpus(gpus, cpus, at_once, share):
+    nodes = [{"Resources": {"CPU": float(each)}} for each in cpus]
+    assert engines._share({"CPU": float(sum(cpus)), "GPU": gpus}, nodes, at_once) == share
+
+
+def test_a_machine_without_the_folder_is_named(tiny, cluster):
+    with pytest.raises(ValueError, match=r"a machine of the cluster, has no .*/gone.mk: a sweep needs the"):
+        list(ENGINES["ray"](Plan([job(0)], Path("gone.mk"), 0, 2)))

@@ -95,7 +95,7 @@ def test_a_write_that_fails_leaves_no_partition(bundle, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(fsspec.implementations.local.LocalFileOpener, "write", full)
-    with pytest.raises(OSError, match=r"out/plan.json: cannot be written .*No space left.*make room"):
+    with pytest.raises(ValueError, match=r"out/_plan.json: cannot be written .*No space left.*make room"):
         stages.predict_many(bundle[0], PATTERN, "out")
     assert not list(Path("out").glob("p*"))
 
@@ -198,7 +198,7 @@ def test_an_actor_that_is_killed_loses_nothing_and_does_nothing_twice(bundle, cl
 
 
 def test_a_machine_without_the_weights_says_so(cluster, tmp_path):
-    job = engines.Job({0: []}, str(tmp_path), tmp_path / "nowhere")
+    job = engines.Job([], 1, [0], str(tmp_path), tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"a machine of the cluster cannot work: .*nowhere/bundle.json: no such file"):
         list(engines.run_on_ray(job, 1))
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -75,9 +76,8 @@ def make_bundle(folder: Path) -> None:
     write_images(folder / "data/test", 4, folder / "data/sample_submission.csv", with_masks=False)
     (folder / "scale.toml").write_text(CARD)
     (folder / "scale_run.toml").write_text(CONFIG)
-    done = subprocess.run(
-        [sys.executable, "-c", BUNDLE], cwd=folder, env=_environment(), capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", BUNDLE]
+    done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the bundle failed:\n{done.stderr}")
 
@@ -88,12 +88,12 @@ def write_many(folder: Path, count: int) -> None:
     rng = np.random.default_rng(1)
     rows, columns = np.ogrid[:SIDE, :SIDE]
     places = zip(*rng.uniform(10, SIDE - 10, (2, SOME)), rng.uniform(4, 16, SOME), strict=True)
-    discs = [
-        120 * ((rows - row) ** 2 + (columns - column) ** 2 < size**2).astype(np.uint8) for row, column, size in places
-    ]
+    discs = [120 * ((rows - row) ** 2 + (columns - column) ** 2 < size**2) for row, column, size in places]
     for number in range(count):
         noise = rng.integers(0, 100, (SIDE, SIDE), dtype=np.uint8)
-        Image.fromarray(discs[number % SOME] + noise).save(folder / f"{number:06}.png", compress_level=1)
+        Image.fromarray(noise + discs[number % SOME].astype(np.uint8)).save(
+            folder / f"{number:06}.png", compress_level=1
+        )
 
 
 def predict(folder: Path, images: str, count: int, options: list[str]) -> Cost:
@@ -168,7 +168,7 @@ def by_step(costs: list[Cost]) -> Table:
     table = Table("from, to", "per image more", "against the first", "memory per image more")
     steps = [
         (a, b, (b.seconds - a.seconds) / (b.images - a.images), (b.peak - a.peak) * MIB / (b.images - a.images))
-        for a, b in zip(costs[1:], costs[2:], strict=False)
+        for a, b in pairwise(costs[1:])
     ]
     for a, b, slope, memory in steps:
         off = 100 * (slope / steps[0][2] - 1)

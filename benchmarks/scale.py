@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py [--counts 1000,10000,100000] [--repeats 1] [--workers 0] [--ray]
 
-A competition of small generated images is trained for an epoch and bundled; then a fresh process predicts so many
+A competition of small generated images is trained and bundled; then a fresh process predicts so many
 images, each a PNG file of its own, from a glob pattern to Parquet. The first row, of one image, is what starting costs:
 Python, torch, the models. The slope is the time of each image more, from one row to the next, so that what starting
 costs is in none of them; the time of the CPU is there too, since other work on the machine stretches it less (that of
@@ -59,7 +59,7 @@ from pipeline.stages.ensembling import load_members
 cfgs = [config.load("scale_run.toml")]
 write_weights(Path("bundle"), load_members(cfgs), stages.ensemble(cfgs))
 """
-PAUSE = 0.02  # seconds between two looks at the memory
+PAUSE = 0.1  # seconds between two looks at the memory
 MIB = 1024  # KiB
 err = Console(stderr=True)
 

@@ -56,6 +56,18 @@ class Inputs(Sequence[Input]):
             yield from self[start : start + AT_ONCE]
 
 
+def opened(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a URL, and the path in it.
+
+    Raises:
+        ValueError: for a protocol that nobody knows, or whose package is not here.
+    """
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise ValueError(f"{url}: a package is not here: {error}") from None
+
+
 def list_inputs(source: str) -> Inputs:
     """The images of a glob pattern, sorted by path; or of a Parquet table with columns path and image_id, in its order.
 
@@ -80,7 +92,7 @@ def list_inputs(source: str) -> Inputs:
 
 
 def _of_pattern(pattern: str) -> Iterator[pa.RecordBatch]:
-    files, inside = fsspec.core.url_to_fs(pattern)
+    files, inside = opened(pattern)
     if _is_local(files):
         paths = glob.iglob(inside, recursive=True)  # noqa: PTH207 - text, for a million of them
         urls = [HERE + path for path in sorted(paths) if os.path.isfile(path)]  # noqa: PTH113
@@ -101,7 +113,7 @@ def _of_pattern(pattern: str) -> Iterator[pa.RecordBatch]:
 
 
 def _of_table(source: str) -> Iterator[pa.RecordBatch]:
-    files, inside = fsspec.core.url_to_fs(source)
+    files, inside = opened(source)
     if not files.exists(inside):
         raise FileNotFoundError(f"{source}: no such file")
     table = ds.dataset(inside, filesystem=files, format="parquet")
@@ -115,6 +127,8 @@ def _of_table(source: str) -> Iterator[pa.RecordBatch]:
     for batch in table.to_batches(columns=wanted, batch_size=AT_ONCE):
         columns = {name: _texts(source, batch, name, row) for name in wanted}
         urls = list(map(_whole, columns["path"]))
+        for url in {url.partition("://")[0]: url for url in urls}.values():  # one of each protocol
+            opened(url)  # what cannot be, now and not after an hour
         yield _columns(columns.get("image_id") or map(_stem, urls), urls)
         row += len(batch)
 
@@ -175,7 +189,7 @@ def brought_here(inputs: Sequence[Input]) -> Iterator[list[tuple[str, Path | Non
 def _local(url: str, copy: Path) -> Path | None:
     if url.startswith(HERE):
         return Path(url.removeprefix(HERE))
-    files, path = fsspec.core.url_to_fs(url)
+    files, path = opened(url)
     if _is_local(files):
         return Path(path)
     copy = copy.with_suffix(Path(path).suffix)  # the suffix says what reads it

@@ -8,11 +8,10 @@ from contextlib import suppress
 from typing import NamedTuple
 from uuid import uuid4
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.many.inputs import Input, Inputs, digest
+from pipeline.many.inputs import Input, Inputs, digest, opened
 
 PLAN = "_plan.json"  # so begins what `pandas.read_parquet` of the folder leaves out
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -43,7 +42,7 @@ class Output:
     """A folder of partitions, on local disk or behind any fsspec URL."""
 
     def __init__(self, url: str):
-        self._files, self._folder = fsspec.core.url_to_fs(url)
+        self._files, self._folder = opened(url)
         self.url = self._files.unstrip_protocol(self._folder)  # whole: another process stands elsewhere
 
     def start(self, inputs: Inputs | Sequence[Input], model: str, rows: int) -> None:
@@ -54,17 +53,22 @@ class Output:
             rows: images per partition.
 
         Raises:
-            ValueError: if it holds predictions of other images, by another model, or in other partitions.
+            ValueError: if it holds predictions of other images, by another model, in other partitions, or of unknown
+                origin.
         """
         plan = {"images": len(inputs), "inputs": digest(inputs), "model": model, "rows": rows}
         found = self._plan()
-        for key in plan if found else ():
+        for key in () if found is None else plan:
             if found.get(key) != plan[key]:
                 raise ValueError(
                     f"{self.url} was begun with {key} = {found.get(key)}, now it is {plan[key]}: give another "
                     f"--output, or remove it"
                 )
-        if not found:
+        if found is None and any(_is_partition(name) for name in self._names()):
+            raise ValueError(
+                f"{self.url} holds partitions without a {PLAN}: nobody knows of what, give another --output"
+            )
+        if found is None:
             self._write(PLAN, json.dumps(plan, indent=1).encode())
 
     def _plan(self) -> dict[str, object] | None:
@@ -80,9 +84,15 @@ class Output:
 
     def missing(self, count: int) -> list[int]:
         """Numbers of the partitions, of so many, that are not there."""
-        self._files.invalidate_cache()
-        there = {path.rpartition("/")[2] for path in self._files.ls(self._folder, detail=False)}
+        there = set(self._names())
         return [number for number in range(count) if _name(number) not in there]
+
+    def _names(self) -> list[str]:
+        self._files.invalidate_cache()
+        try:
+            return [path.rpartition("/")[2] for path in self._files.ls(self._folder, detail=False)]
+        except FileNotFoundError:
+            return []
 
     def write(self, number: int, rows: Iterable[Row]) -> None:
         """Write a partition."""
@@ -116,6 +126,10 @@ class Output:
 
 def _name(number: int) -> str:
     return f"part-{number:06}.parquet"
+
+
+def _is_partition(name: str) -> bool:
+    return name.startswith("part-") and name.endswith(".parquet")
 
 
 def count_partitions(images: int, rows: int) -> int:

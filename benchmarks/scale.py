@@ -152,6 +152,7 @@ def measured(folder: Path, counts: list[int], repeats: int, options: list[str]) 
         runs = [predict(folder, images, count, options) for _ in range(repeats)]
         fastest = min(runs, key=lambda run: run.cpu)
         costs.append(fastest._replace(peak=max(run.peak for run in runs)))
+        err.print(costs[-1])  # the table comes at the end, and that may be hours
     return costs
 
 

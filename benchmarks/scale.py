@@ -209,9 +209,9 @@ def main(
     with tempfile.TemporaryDirectory() as name:
         make_bundle(Path(name))
         costs = measured(Path(name), [int(count) for count in counts.split(",")], repeats, options)
-    console = Console(width=110)
-    console.print(by_count(costs))
-    console.print(by_step(costs))
+        console = Console(width=110)
+        console.print(by_count(costs))
+        console.print(by_step(costs))
 
 
 if __name__ == "__main__":

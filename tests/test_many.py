@@ -1,9 +1,11 @@
 """Prediction by partitions: the masks of `make ensemble`, nothing lost and nothing twice, whoever dies on the way."""
 
 import os
+import resource
 import shutil
 import signal
 import time
+import zipfile
 from collections import Counter
 from pathlib import Path
 from threading import Thread
@@ -16,9 +18,9 @@ import ray
 
 from pipeline import config, stages
 from pipeline.cli import main
-from pipeline.many import engines, partitions
-from pipeline.many.inputs import list_inputs
-from pipeline.many.partitions import Output
+from pipeline.many import engines, inputs, partitions
+from pipeline.many.inputs import Input, digest, list_inputs
+from pipeline.many.partitions import Output, Row
 from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
 
@@ -36,7 +38,7 @@ def bundle(submitted):
 
 
 def written(folder="out"):
-    return pd.concat([pd.read_parquet(path) for path in sorted(Path(folder).glob("*.parquet"))], ignore_index=True)
+    return pd.read_parquet(folder)
 
 
 def copies(count):
@@ -95,7 +97,7 @@ def test_a_write_that_fails_leaves_no_partition(bundle, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(fsspec.implementations.local.LocalFileOpener, "write", full)
-    with pytest.raises(OSError, match=r"out/plan.json: cannot be written .*No space left.*make room"):
+    with pytest.raises(ValueError, match=r"out/_plan.json: cannot be written .*No space left.*make room"):
         stages.predict_many(bundle[0], PATTERN, "out")
     assert not list(Path("out").glob("p*"))
 
@@ -141,7 +143,10 @@ def test_mistakes_are_one_line(bundle, capsys):
         return capsys.readouterr().err
 
     here = ("bundle", "--output", "out", "--input")
-    assert "no file matches" in say(*here, "nowhere/*.png")
+    assert "no file matches: quote the pattern" in say(*here, "nowhere/*.png")
+    assert "it is a folder, give a pattern, such as tiny/test/images/*.png" in say(*here, "tiny/test/images/")
+    assert "'--rows': Input should be greater than or equal to 1" in say(*here, PATTERN, "--rows", "0")
+    assert "'--workers': Input should be greater than or equal to 0" in say(*here, PATTERN, "--workers", "-1")
     assert "unknown engine 'rey'. Did you mean 'ray'?" in say(*here, PATTERN, "--engine", "rey")
     assert "bundle.json: no such file" in say("tiny", "--output", "out", "--input", PATTERN)
     Path("tiny/test/images/again").mkdir()
@@ -150,6 +155,128 @@ def test_mistakes_are_one_line(bundle, capsys):
         list_inputs("tiny/test/images/**/*.png")
     pd.DataFrame({"file": ["a"]}).to_parquet("list.parquet")
     assert "list.parquet: no column 'path', found file" in say(*here, "list.parquet")
+
+
+# ---------------------------------------------------------------------------------------------- lists of images
+
+
+@pytest.fixture
+def listed(tmp_path, monkeypatch):
+    """Write a table, and list what it names."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(**columns):
+        pd.DataFrame(columns).to_parquet("list.parquet")
+        return list_inputs("list.parquet")
+
+    return write
+
+
+def test_ids_of_a_table_stay_as_they_are(listed):
+    assert [each.image_id for each in listed(path=["a.png", "b.png"], image_id=["007", "7"])] == ["007", "7"]
+    assert [each.image_id for each in listed(path=["a.png", "b.png"], image_id=[7, 8])] == ["7", "8"]
+    assert [each.image_id for each in listed(path=pd.Categorical(["x/0012.v2.png", "x/plain"]))] == ["0012.v2", "plain"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"path": ["a.png", None]}, r"list.parquet: row 1 \(from 0\) has no path: fill it in"),
+        ({"path": ["a.png", ""]}, r"row 1 \(from 0\) has no path"),
+        ({"path": ["a.png", float("nan")]}, r"row 1 \(from 0\) has no path"),
+        ({"path": ["a.png", "b.png"], "image_id": ["a", None]}, r"row 1 \(from 0\) has no image_id"),
+        ({"path": ["a.png"], "image_id": [1.0]}, r"column 'image_id' is of type double, expected text"),
+        ({"path": [1, 2]}, r"column 'path' is of type int64, expected text"),
+        ({"path": ["a.png", "a.jpg"]}, r"1 of 2 images have the id of another, the first is 'a'"),
+        ({"path": ["a.png", "absent://a/b.png"]}, r"absent://a/b.png: a package is not here: get absent"),
+    ],
+)
+def test_a_table_that_cannot_be_right_says_where(listed, columns, message):
+    fsspec.register_implementation("absent", "no_such_package.Files", clobber=True, errtxt="get absent")
+    with pytest.raises(ValueError, match=message):
+        listed(**columns)
+
+
+def test_a_table_without_rows_or_file_says_so(listed):
+    with pytest.raises(FileNotFoundError, match=r"list.parquet: no image is listed"):
+        listed(path=pd.Series([], dtype=str))
+    with pytest.raises(FileNotFoundError, match=r"gone.parquet: no such file"):
+        list_inputs("gone.parquet")
+
+
+def test_a_pattern_matches_files_alone(tmp_path):
+    for name in ("b.png", "a.png", ".hidden.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    (tmp_path / "dead.png").symlink_to("nowhere")
+    found = list_inputs(f"{tmp_path}/*.png")
+    assert list(found) == [Input(name, f"file://{tmp_path}/{name}.png") for name in ("a", "b", "link")]
+
+
+def test_a_pattern_may_look_into_an_archive(tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as file:
+        file.writestr("in/a.png", b"pixels")
+    (found,) = list_inputs(f"zip://in/*.png::{tmp_path}/all.zip")
+    assert found.image_id == "a"
+    with inputs.brought_here([found]) as ((_, path),):
+        assert path.read_bytes() == b"pixels"
+
+
+def test_a_long_list_is_the_same_piece_by_piece(listed, monkeypatch):
+    monkeypatch.setattr(inputs, "AT_ONCE", 3)
+    found = listed(path=[f"{number}.png" for number in range(8)])
+    assert len(found) == len(list(found)) == 8
+    assert found[2:7] == list(found)[2:7]
+    assert (found[-1].image_id, found[7:99]) == ("7", [found[7]])
+    assert digest(found) == digest(list(found)) != digest(found[:7])
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def test_a_disk_that_fills_up_keeps_what_is_whole(tmp_path):
+    output, rows = Output(str(tmp_path / "out")), [Row(f"{number:032}", "x", "1 1", 2, 3) for number in range(2000)]
+    output.start([], "model", 10)
+    output.write(0, rows[:1])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))  # the system itself refuses a byte more
+    try:
+        with pytest.raises(ValueError, match=r"part-000001.parquet: cannot be written .*make room, and the same comm"):
+            output.write(1, rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["_plan.json", "part-000000.parquet"]
+    assert output.missing(2) == [1]
+
+
+def test_two_runs_may_write_one_partition_at_a_time(tmp_path, monkeypatch):
+    first, second = Output(str(tmp_path)), Output(str(tmp_path))
+    rows, real = [Row("a", "x", "1 1", 2, 3)], fsspec.implementations.local.LocalFileSystem.mv
+
+    def overtaken(*args):
+        monkeypatch.setattr(fsspec.implementations.local.LocalFileSystem, "mv", real)
+        second.write(0, rows)
+        real(*args)
+
+    monkeypatch.setattr(fsspec.implementations.local.LocalFileSystem, "mv", overtaken)
+    first.write(0, rows)
+    assert [path.name for path in tmp_path.iterdir()] == ["part-000000.parquet"]
+    assert list(pd.read_parquet(tmp_path)["image_id"]) == ["a"]
+
+
+def test_an_output_of_unknown_origin_is_left_alone(tmp_path):
+    output = Output(str(tmp_path))
+    (tmp_path / "_plan.json").write_text("{half")
+    with pytest.raises(ValueError, match=r"_plan.json: not the plan of a prediction"):
+        output.start([], "model", 10)
+    (tmp_path / "_plan.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"was begun with images = None, now it is 0"):
+        output.start([], "model", 10)
+    (tmp_path / "_plan.json").unlink()
+    output.write(0, [Row("a", "x", "1 1", 2, 3)])
+    with pytest.raises(ValueError, match=r"holds partitions without a _plan.json"):
+        output.start([], "model", 10)
 
 
 # ---------------------------------------------------------------------------------------------- on Ray
@@ -198,7 +325,7 @@ def test_an_actor_that_is_killed_loses_nothing_and_does_nothing_twice(bundle, cl
 
 
 def test_a_machine_without_the_weights_says_so(cluster, tmp_path):
-    job = engines.Job({0: []}, str(tmp_path), tmp_path / "nowhere")
+    job = engines.Job([], 1, [0], str(tmp_path), tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"a machine of the cluster cannot work: .*nowhere/bundle.json: no such file"):
         list(engines.run_on_ray(job, 1))
 
@@ -215,6 +342,6 @@ def test_without_a_cluster_it_says_how_to_begin_one(bundle, monkeypatch):
 def test_output_of_a_number_of_partitions(tmp_path):
     output = Output(str(tmp_path / "out"))
     output.start([], "model", 10)
-    output.write(1, [partitions.Row("a", "x", "1 1", 2, 3)])
+    output.write(1, [Row("a", "x", "1 1", 2, 3)])
     assert output.missing(3) == [0, 2]
     assert not list((tmp_path / "out").glob(".*"))

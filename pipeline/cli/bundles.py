@@ -79,7 +79,7 @@ def predict_many(
     input_: Annotated[str, typer.Option("--input", help="a glob pattern, or a .parquet with a column path; or a URL")],
     output: Annotated[str, typer.Option(help="a folder for Parquet partitions, or a URL")],
     engine: Annotated[str, typer.Option(help="local, or ray: on a cluster")] = "local",
-    workers: Annotated[int, typer.Option(help="processes that read ahead; on Ray, actors")] = 0,
+    workers: Annotated[int, typer.Option(help="processes that read ahead; on Ray, actors", min=0)] = 0,
     rows: Annotated[int, typer.Option(help="images per partition", min=1)] = 1000,
 ) -> None:
     """Predict any number of images with a bundle; goes on with the partitions that are missing."""

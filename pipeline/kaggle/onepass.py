@@ -105,6 +105,7 @@ class OnePass:
         self.watch, self.reached = watch, 0
         self.dropped: list[Step] = []
         self.problems: dict[str, str] = {}
+        self._named = 0  # images that the log named
         used = dict(zip((cfg.name for cfg in bundle.cfgs), bundle.drawer.weights > 0, strict=True))
         self.plan: Plan = tuple(member for member in bundle.plan if used[member.name])
         self.steps = [step for step in bundle.record.steps if used.get(step.member)]
@@ -209,8 +210,9 @@ class OnePass:
     def note(self, image_id: str, problem: str) -> None:
         """Keep why an image has no mask."""
         self.problems[image_id] = problem
-        if len(self.problems) <= NAMED:
-            log.warning("image '%s' keeps the sample's text: %s", image_id, problem)
+        if self._named < NAMED:
+            self._named += 1
+            log.warning("image '%s' has no mask: %s", image_id, problem)
 
 
 def _clock(run: OnePass, costs: Costs) -> str:

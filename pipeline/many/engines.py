@@ -1,6 +1,6 @@
 """Who does the work: this process, or the actors of a Ray cluster. A partition may be done twice, and is one file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +13,15 @@ from pipeline.many.worker import Worker
 class Job(NamedTuple):
     """What is to be done."""
 
-    partitions: Mapping[int, Sequence[Input]]  # those that are missing
+    inputs: Sequence[Input]  # all of them
+    rows: int  # images per partition
+    missing: Sequence[int]  # numbers of partitions
     output: str  # a folder's URL
     weights: Path
+
+    def partition(self, number: int) -> Sequence[Input]:
+        """The images of a partition."""
+        return self.inputs[number * self.rows : (number + 1) * self.rows]
 
 
 class Done(NamedTuple):
@@ -40,8 +46,8 @@ def run_here(job: Job, workers: int) -> Iterator[Done]:
         workers: how many do.
     """
     worker = Worker(job.weights, ahead=workers)
-    for number, inputs in job.partitions.items():
-        yield work(worker, job.output, number, inputs)
+    for number in job.missing:
+        yield work(worker, job.output, number, job.partition(number))
 
 
 def run_on_ray(job: Job, workers: int) -> Iterator[Done]:
@@ -60,7 +66,7 @@ def run_on_ray(job: Job, workers: int) -> Iterator[Done]:
     _check_cluster(ray, job.weights)
     items = [
         {"number": number, "ids": [each.image_id for each in inputs], "paths": [each.path for each in inputs]}
-        for number, inputs in job.partitions.items()
+        for number, inputs in zip(job.missing, map(job.partition, job.missing), strict=True)
     ]
     pieces = ray.data.from_items(items, override_num_blocks=len(items))
     pool = ray.data.ActorPoolStrategy(size=workers)  # begins anew those that die

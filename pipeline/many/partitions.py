@@ -1,17 +1,20 @@
 """Where rows go: a Parquet file per partition, whole or not at all; what is missing is what is left to do."""
 
+import errno
 import io
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
+from uuid import uuid4
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.many.inputs import Input, digest
+from pipeline.many.inputs import Input, Inputs, digest, opened
 
-PLAN = "plan.json"
+PLAN = "_plan.json"  # so begins what `pandas.read_parquet` of the folder leaves out
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -39,10 +42,10 @@ class Output:
     """A folder of partitions, on local disk or behind any fsspec URL."""
 
     def __init__(self, url: str):
-        self._files, self._folder = fsspec.core.url_to_fs(url)
+        self._files, self._folder = opened(url)
         self.url = self._files.unstrip_protocol(self._folder)  # whole: another process stands elsewhere
 
-    def start(self, inputs: Sequence[Input], model: str, rows: int) -> None:
+    def start(self, inputs: Inputs | Sequence[Input], model: str, rows: int) -> None:
         """Note what the folder is of, or check that it is of that.
 
         Args:
@@ -50,28 +53,46 @@ class Output:
             rows: images per partition.
 
         Raises:
-            ValueError: if it holds predictions of other images, by another model, or in other partitions.
+            ValueError: if it holds predictions of other images, by another model, in other partitions, or of unknown
+                origin.
         """
         plan = {"images": len(inputs), "inputs": digest(inputs), "model": model, "rows": rows}
         found = self._plan()
-        for key in plan if found else ():
-            if found[key] != plan[key]:
+        for key in () if found is None else plan:
+            if found.get(key) != plan[key]:
                 raise ValueError(
-                    f"{self.url} was begun with {key} = {found[key]}, now it is {plan[key]}: give another --output, or "
-                    f"remove it"
+                    f"{self.url} was begun with {key} = {found.get(key)}, now it is {plan[key]}: give another "
+                    f"--output, or remove it"
                 )
-        if not found:
+        if found is None and any(_is_partition(name) for name in self._names()):
+            raise ValueError(
+                f"{self.url} holds partitions without a {PLAN}: nobody knows of what, give another --output"
+            )
+        if found is None:
             self._write(PLAN, json.dumps(plan, indent=1).encode())
 
     def _plan(self) -> dict[str, object] | None:
         path = f"{self._folder}/{PLAN}"
-        return json.loads(self._files.cat_file(path)) if self._files.exists(path) else None
+        if not self._files.exists(path):
+            return None
+        try:
+            return dict(json.loads(self._files.cat_file(path)))
+        except (ValueError, TypeError):
+            raise ValueError(
+                f"{self.url}/{PLAN}: not the plan of a prediction: give another --output, or remove it"
+            ) from None
 
     def missing(self, count: int) -> list[int]:
         """Numbers of the partitions, of so many, that are not there."""
-        self._files.invalidate_cache()
-        there = {path.rpartition("/")[2] for path in self._files.ls(self._folder, detail=False)}
+        there = set(self._names())
         return [number for number in range(count) if _name(number) not in there]
+
+    def _names(self) -> list[str]:
+        self._files.invalidate_cache()
+        try:
+            return [path.rpartition("/")[2] for path in self._files.ls(self._folder, detail=False)]
+        except FileNotFoundError:
+            return []
 
     def write(self, number: int, rows: Iterable[Row]) -> None:
         """Write a partition."""
@@ -81,26 +102,34 @@ class Output:
         self._write(_name(number), buffer.getvalue())
 
     def _write(self, name: str, content: bytes) -> None:
-        """Under another name first: a reader, or a run that goes on, sees a file whole or not at all."""
-        self._files.makedirs(self._folder, exist_ok=True)
-        unfinished, path = f"{self._folder}/.{name}.part", f"{self._folder}/{name}"
+        """Under a name of its own first: a reader, or another run, sees a file whole or not at all."""
+        path, unfinished = f"{self._folder}/{name}", f"{self._folder}/.{name}.{uuid4().hex[:8]}.part"
         try:
+            self._files.makedirs(self._folder, exist_ok=True)
             with self._files.open(unfinished, "wb") as file:
                 file.write(content)
             self._files.mv(unfinished, path)
         except OSError as error:
-            raise OSError(
-                error.errno, f"{self.url}/{name}: cannot be written ({error}): make room, and go on"
+            self._remove(unfinished)
+            what = "make room" if error.errno in FULL else "see to that"
+            raise ValueError(
+                f"{self.url}/{name}: cannot be written ({error}): {what}, and the same command goes on"
             ) from error
+        except BaseException:  # Ctrl-C, mostly
+            self._remove(unfinished)
+            raise
+
+    def _remove(self, path: str) -> None:
+        with suppress(OSError):
+            self._files.rm_file(path)
 
 
 def _name(number: int) -> str:
     return f"part-{number:06}.parquet"
 
 
-def partition(inputs: Sequence[Input], number: int, rows: int) -> Sequence[Input]:
-    """The images of a partition."""
-    return inputs[number * rows : (number + 1) * rows]
+def _is_partition(name: str) -> bool:
+    return name.startswith("part-") and name.endswith(".parquet")
 
 
 def count_partitions(images: int, rows: int) -> int:

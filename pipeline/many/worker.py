@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.kaggle.bundle import Bundle, read_bundle
-from pipeline.kaggle.onepass import OnePass, read_all
+from pipeline.kaggle.onepass import OnePass, in_one_line, read_all
 from pipeline.kaggle.prediction import draw
 from pipeline.kaggle.watch import Watch
 from pipeline.many.inputs import Input, brought_here
@@ -45,7 +45,7 @@ class Worker:
             try:
                 drawn = draw(self.bundle, stores)
             except Exception as error:  # one odd image must not cost the others
-                self._models.note(image_id, str(error) or type(error).__name__)
+                self._models.note(image_id, in_one_line(error))
         if drawn is None:
             yield Row(image_id, None, None, None, None, self._models.problems[image_id])
         else:

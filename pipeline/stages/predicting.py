@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pipeline.kaggle.bundle import RECORD, read_bundle
 from pipeline.many.engines import ENGINES, Job
 from pipeline.many.inputs import list_inputs
-from pipeline.many.partitions import Output, count_partitions, partition
+from pipeline.many.partitions import Output, count_partitions
 from pipeline.progress import track
 from pipeline.schema import did_you_mean
 
@@ -33,7 +33,7 @@ def predict_many(
 ) -> PredictedMany:
     """Predict images with a bundle; a run that was cut off goes on with the partitions that are missing.
 
-    Writes: <output>/part-000000.parquet, …, and plan.json, what they are of
+    Writes: <output>/part-000000.parquet, …, and _plan.json, what they are of
 
     Args:
         weights: the bundle's folder of weights.
@@ -54,7 +54,7 @@ def predict_many(
     count = count_partitions(len(inputs), rows)
     missing = folder.missing(count)
     log.info("%d images in %d partitions, %d to do", len(inputs), count, len(missing))
-    job = Job({number: partition(inputs, number, rows) for number in missing}, folder.url, weights.resolve())
+    job = Job(inputs, rows, missing, folder.url, weights.resolve())
     done = []
     if missing:
         running = ENGINES[engine](job, workers if engine == "local" else max(1, workers))

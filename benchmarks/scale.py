@@ -1,0 +1,218 @@
+"""Time and peak memory of `predict-many` by the number of images: both should grow as the work does, and no faster.
+
+    python benchmarks/scale.py [--counts 1000,10000,100000] [--repeats 1] [--workers 0] [--ray]
+
+A competition of small generated images is trained and bundled; then a fresh process predicts so many
+images, each a PNG file of its own, from a glob pattern to Parquet. The first row, of one image, is what starting costs:
+Python, torch, the models. The slope is the time of each image more, from one row to the next, so that what starting
+costs is in none of them; the time of the CPU is there too, since other work on the machine stretches it less (that of
+Ray's actors is not in it). The peak is the most that the process, and those it began, held together at a time; with
+--ray that is all of a cluster of this machine: one actor, and what Ray needs for itself.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import typer
+from memory import write_images
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SIDE = 64  # pixels
+SOME = 500  # images drawn; the others are those, with another noise
+CARD = """
+name = "scale"
+title = "Discs"
+classes = ["disc"]
+metric = "mean_dice"
+files = { train_images = "train", test_images = "test", train_csv = "train.csv" }
+columns = { id = "id", rle = "rle" }
+"""
+CONFIG = """
+competition = "scale.toml"
+data = { root = "data" }
+folds = { count = 2 }
+model = { encoder = "tu-test_efficientnet", in_channels = 1, decoder_channels = [16, 16, 8, 8, 8] }
+predict = { views = ["identity"], batch_size = 64 }
+[[train.phases]]
+loss = { bce = 1.0, dice = 1.0 }
+epochs = 40
+lr = 3e-3
+"""
+BUNDLE = """
+from pathlib import Path
+from pipeline import config, stages
+from pipeline.stages.bundling import write_weights
+from pipeline.stages.ensembling import load_members
+cfgs = [config.load("scale_run.toml")]
+write_weights(Path("bundle"), load_members(cfgs), stages.ensemble(cfgs))
+"""
+PAUSE = 0.1  # seconds between two looks at the memory
+MIB = 1024  # KiB
+err = Console(stderr=True)
+
+
+class Cost(NamedTuple):
+    """What a run took."""
+
+    images: int
+    seconds: float
+    cpu: float  # seconds, of all cores
+    peak: float  # MiB
+
+
+def make_bundle(folder: Path) -> None:
+    """Train the models and write their bundle, folder/bundle."""
+    write_images(folder / "data/train", 40, folder / "data/train.csv", with_masks=True)
+    write_images(folder / "data/test", 4, folder / "data/sample_submission.csv", with_masks=False)
+    (folder / "scale.toml").write_text(CARD)
+    (folder / "scale_run.toml").write_text(CONFIG)
+    command = [sys.executable, "-c", BUNDLE]
+    done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the bundle failed:\n{done.stderr}")
+
+
+def write_many(folder: Path, count: int) -> None:
+    """Images to predict: bright discs on noise, no two alike."""
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    rows, columns = np.ogrid[:SIDE, :SIDE]
+    places = zip(*rng.uniform(10, SIDE - 10, (2, SOME)), rng.uniform(4, 16, SOME), strict=True)
+    discs = [120 * ((rows - row) ** 2 + (columns - column) ** 2 < size**2) for row, column, size in places]
+    for number in range(count):
+        noise = rng.integers(0, 100, (SIDE, SIDE), dtype=np.uint8)
+        Image.fromarray(noise + discs[number % SOME].astype(np.uint8)).save(
+            folder / f"{number:06}.png", compress_level=1
+        )
+
+
+def predict(folder: Path, images: str, count: int, options: list[str]) -> Cost:
+    """A run of `predict-many` in a process of its own."""
+    output = tempfile.mkdtemp(prefix="rows-", dir=folder)
+    command = [sys.executable, "-m", "pipeline", "predict-many", "bundle", "--input", f"{images}/*.png"]
+    log = folder / "log.txt"
+    began, cpu = time.perf_counter(), _cpu()
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [*command, "--output", output, *options], cwd=folder, env=_environment(), stdout=file, stderr=file
+        )
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, held(os.getpid()))
+            time.sleep(PAUSE)
+    seconds = time.perf_counter() - began
+    if process.returncode or f" {count} images in" not in log.read_text():
+        raise RuntimeError(f"{' '.join(command[1:])} failed:\n{log.read_text()}")
+    return Cost(count, seconds, _cpu() - cpu, peak / MIB)
+
+
+def _cpu() -> float:
+    """Seconds of the CPU that processes took which ended."""
+    found = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return found.ru_utime + found.ru_stime
+
+
+def held(process: int) -> int:
+    """KiB that the processes below a process held, each at its own peak: pages they share count for each of them."""
+    try:
+        below = [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+        return sum(_peak(each) + held(each) for each in below)
+    except OSError:  # it ended
+        return 0
+
+
+def _peak(process: int) -> int:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def measured(folder: Path, counts: list[int], repeats: int, options: list[str]) -> list[Cost]:
+    """The cost of one image, and of each count: of several runs the fastest, with the highest peak."""
+    costs = []
+    for count in track([1, *counts], "counts", console=err):
+        images = f"images{count}"
+        write_many(folder / images, count)
+        runs = [predict(folder, images, count, options) for _ in range(repeats)]
+        fastest = min(runs, key=lambda run: run.cpu)
+        costs.append(fastest._replace(peak=max(run.peak for run in runs)))
+        err.print(costs[-1])  # the table comes at the end, and that may be hours
+    return costs
+
+
+def by_count(costs: list[Cost]) -> Table:
+    """A row for each count."""
+    start, first = costs[:2]
+    table = Table("images", "time", "images per second", "without starting", "time per image", "CPU", "peak memory")
+    table.add_row("1: starting", f"{start.seconds:.1f} s", "", "", "", f"{start.cpu:.1f} s", f"{start.peak:.0f} MiB")
+    for cost in costs[1:]:
+        table.add_row(
+            f"{cost.images:,}",
+            f"{cost.seconds:.1f} s",
+            f"{cost.images / cost.seconds:.0f}",
+            f"{(cost.images - 1) / (cost.seconds - start.seconds):.0f}",
+            f"{cost.seconds / cost.images / (first.seconds / first.images):.3f}x",
+            f"{cost.cpu:.1f} s",
+            f"{cost.peak:.0f} MiB",
+        )
+    return table
+
+
+def by_step(costs: list[Cost]) -> Table:
+    """A row from each count to the next: what an image more costs, against the first step."""
+    table = Table("from, to", "time per image more", "off", "CPU per image more", "off", "memory per image more")
+    steps = list(pairwise(costs[1:]))
+    for a, b in steps:
+        times = [_slope(name, a, b) for name in ("seconds", "cpu")]
+        firsts = [_slope(name, *steps[0]) for name in ("seconds", "cpu")]
+        cells = [
+            text
+            for time_, first in zip(times, firsts, strict=True)
+            for text in (f"{1000 * time_:.3f} ms", f"{100 * (time_ / first - 1):+.1f}%")
+        ]
+        table.add_row(f"{a.images:,}, {b.images:,}", *cells, f"{1024 * _slope('peak', a, b):.3f} KiB")
+    return table
+
+
+def _slope(name: str, a: Cost, b: Cost) -> float:
+    return (getattr(b, name) - getattr(a, name)) / (b.images - a.images)
+
+
+def main(
+    counts: Annotated[str, typer.Option(help="of images")] = "1000,10000,100000",
+    repeats: Annotated[int, typer.Option(help="runs of each count; the fastest counts", min=1)] = 1,
+    workers: Annotated[int, typer.Option(help="processes that read ahead")] = 0,
+    on_ray: Annotated[bool, typer.Option("--ray", help="by an actor of Ray's, in place of here")] = False,
+) -> None:
+    options = ["--engine", "ray"] if on_ray else ["--workers", str(workers)]
+    if on_ray:
+        import ray
+
+        found = ray.init(include_dashboard=False, log_to_driver=False)
+        os.environ["RAY_ADDRESS"] = found.address_info["address"]
+    with tempfile.TemporaryDirectory() as name:
+        make_bundle(Path(name))
+        costs = measured(Path(name), [int(count) for count in counts.split(",")], repeats, options)
+        console = Console(width=110)
+        console.print(by_count(costs))
+        console.print(by_step(costs))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -51,6 +51,18 @@ class Surface(NamedTuple):
         """The areas tried, (A,) pixels: the first axis."""
         return next(iter(self.axes.values()))
 
+    def area(self, cut: Cut) -> int:
+        """What a cut has on the first axis, in pixels."""
+        return int(getattr(cut, next(iter(self.axes))))
+
+    def plane(self, cut: Cut) -> np.ndarray:
+        """The score of every area and threshold, (A, 255), with what else the family has as in a cut.
+
+        Raises:
+            ValueError: as `score`.
+        """
+        return self.means()[(..., *self._place(cut)[2:])]
+
     def means(self, folds: Iterable[int] | None = None) -> np.ndarray:
         """The score of every candidate on the images of some folds, or of all: (A, 255) or (A, 255, P).
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,10 @@ from pipeline.bootstrap import interval
 from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.images import Reader
-from pipeline.ensemble import Chosen, Decision, Drawer, Exclusive
+from pipeline.ensemble import Choice, Chosen, Decision, Drawer, Exclusive
 from pipeline.manifest import made_with
 from pipeline.metrics import Scores, of_pixels
+from pipeline.postprocess import Cut, Surface
 from pipeline.progress import track
 from pipeline.report import view
 from pipeline.report.page import write_report
@@ -72,7 +73,8 @@ def _view(title: str, members: Sequence[Prepared], test_index: pd.DataFrame) -> 
         history=_history(members),
         folds=_folds(members, decision),
         classes=_classes(first.card.classes, masks, decision.scores),
-        surfaces={name: _surface(part) for name, part in zip(first.card.classes, decision.parts, strict=False)},
+        surfaces={name: surface_of(part) for name, part in zip(first.card.classes, decision.parts, strict=False)},
+        cuts=cuts_of(first.card.classes, decision.parts),
         parting=_parting(decision) if first.card.instances else None,
         reliability=reliability(looked.counts.sum(axis=0)),
         members=_members(members, decision, alone) if len(members) > 1 else None,
@@ -205,14 +207,49 @@ def _parting(decision: Decision) -> view.Parting:
     )
 
 
-def _surface(chosen: Chosen) -> view.Surface:
-    """Thresholds and smallest total areas, whichever rules ship: the two that everyone knows."""
-    total = chosen.surfaces["total"]
-    folds = total.folds.tolist()
-    without = {fold: total.best([each for each in folds if each != fold])[0] for fold in folds}
-    cuts = {fold: view.Chosen(cut.threshold, cut.min_area) for fold, cut in without.items()}
-    best, _ = total.best()
-    return view.Surface(total.areas, total.means(), view.Chosen(best.threshold, best.min_area), cuts)
+def surface_of(chosen: Chosen) -> view.Surface:
+    """Thresholds and areas of the family of rules that ships, under the weights that ship.
+
+    A fold may have chosen another family (`cuts_of` has it), and in an ensemble other weights; here each fold's point
+    is the best of this surface without it, so that all points lie where they are drawn.
+    """
+    rules, cut = chosen.shipped.rules, chosen.shipped.cut
+    surface = chosen.surfaces[rules]
+    folds = surface.folds.tolist()
+    without = {fold: surface.best([each for each in folds if each != fold])[0] for fold in folds}
+    per_fold = {fold: _point(surface, each) for fold, each in without.items()}
+    return view.Surface(surface.areas, surface.plane(cut), _point(surface, cut), per_fold, rules)
+
+
+def _point(surface: Surface, cut: Cut) -> view.Chosen:
+    return view.Chosen(cut.threshold, surface.area(cut), cut.presence_threshold)
+
+
+def cuts_of(classes: Sequence[str], parts: Sequence[Chosen]) -> pd.DataFrame:
+    """What ships and what was chosen without each fold, class by class; no row where no class has a cut of its own."""
+    rows = [
+        {"class": name, "chosen on": chosen_on, **_cut_row(choice, part.surfaces[choice.rules])}
+        for name, part in zip(classes, parts, strict=False)
+        for chosen_on, choice in _choices(part)
+    ]
+    table = pd.DataFrame(rows).dropna(axis="columns", how="all")  # without a triplet, no presence threshold
+    return table if len(parts) > 1 else table.drop(columns="class", errors="ignore")
+
+
+def _choices(part: Chosen) -> list[tuple[str, Choice]]:
+    without = [f"without fold {fold}" for fold in part.fitted.folds]
+    return [("all folds", part.shipped), *zip(without, part.fitted.chosen, strict=True)]
+
+
+def _cut_row(choice: Choice, surface: Surface) -> dict[str, Any]:
+    """A row of the table of cuts; only the triplet has a presence threshold."""
+    presence = max(choice.cut.presence_threshold, choice.cut.threshold) if choice.rules == "triplet" else None
+    return {
+        "rules": choice.rules,
+        "threshold": choice.cut.threshold,
+        "area": surface.area(choice.cut),
+        "presence threshold": presence,
+    }
 
 
 def _members(members: Sequence[Prepared], decision: Decision, alone: Sequence[Decision]) -> view.Members:

@@ -118,6 +118,14 @@ MISTAKES = {
         ["folds"],
         "group 'lake' holds 13 of 18 images",
     ),
+    "metric that is not defined on a fold": (
+        lambda: [
+            edit(Path("tiny.toml"), '"mean_dice"', '"mean_dice_of_filled"'),
+            deal_folds(),
+        ],
+        ["train"],
+        "mean_dice_of_filled is not defined on fold 0: none of its 6 images (0000, 0028, 0271, …) has a mask",
+    ),
     "fewer groups than folds": (
         lambda: name_groups(["lake", "hill"] * 9),
         ["folds"],
@@ -144,6 +152,14 @@ MISTAKES = {
         "set the phase's crop",
     ),
 }
+
+
+def deal_folds():
+    """Every third image to one fold: one has all that are empty."""
+    ids = [line.split(",")[0] for line in Path("tiny/train.csv").read_text().splitlines()[1:]]
+    Path("folds").mkdir()
+    rows = [f"{image_id},{place % 3}" for place, image_id in enumerate(ids)]
+    Path("folds/tiny.csv").write_text("\n".join(["image_id,fold", *rows]) + "\n")
 
 
 def name_groups(groups):

@@ -63,6 +63,10 @@ class Surface(NamedTuple):
         """
         return self.means()[(..., *self._place(cut)[2:])]
 
+    def is_defined(self, folds: Iterable[int]) -> bool:
+        """Whether any candidate has a score on the images of some folds."""
+        return bool((self.possible[self._rows(folds)] > 0).any())
+
     def means(self, folds: Iterable[int] | None = None) -> np.ndarray:
         """The score of every candidate on the images of some folds, or of all: (A, 255) or (A, 255, P).
 

@@ -97,6 +97,8 @@ def make_view(**other: object) -> View:
             np.array([[1, 0.7], [0.7, 1]]),
         ),
         "pseudo": Pseudo(
+            "demo_pseudo",
+            "demo",
             pd.DataFrame(
                 {"fold": [0, 1, 2], "labelled": [7, 0, 9], "with": [0.91, 0.9, 0.9], "without": [0.9, 0.9, 0.91]}
             ),

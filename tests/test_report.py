@@ -517,6 +517,7 @@ def test_a_part_that_is_missing_is_left_out_with_a_line(text, part):
 
 
 def test_what_pseudo_labels_changed_is_said_with_its_interval(text):
+    assert "demo_pseudo, which was trained on them, against demo, whose models made them" in text
     assert "-0.0007, 95 % interval -0.0034 to +0.0015" in text
 
 

@@ -337,15 +337,18 @@ def _members(view: View) -> list[Section]:
     return [Section("members", title, caption, [chart], tables=[to_table("", view.members.table)], half=True)]
 
 
+UNLABELLED = "neither this nor its companion `<config>_pseudo`, which `make pseudo` trains, has learned from any yet."
+
+
 def _pseudo(view: View) -> list[Section]:
     title = "What pseudo-labels changed"
     if view.pseudo is None:
-        return [Section("pseudo", title, "", missing="it was not trained on any.")]
+        return [Section("pseudo", title, "", missing=UNLABELLED)]
     gap = view.pseudo.difference
     caption = (
-        f"The same config with and without them, out of fold at threshold .5: {gap.mean:+.4f}, 95 % interval "
-        f"{gap.low:+.4f} to {gap.high:+.4f}. An interval that holds 0 is no reason to use them; it says nothing of the "
-        f"luck of one training, so look whether the folds agree."
+        f"{view.pseudo.labelled}, which was trained on them, against {view.pseudo.source}, whose models made them, out "
+        f"of fold at threshold .5: {gap.mean:+.4f}, 95 % interval {gap.low:+.4f} to {gap.high:+.4f}. An interval that "
+        "holds 0 is no reason to use them; it says nothing of the luck of one training, so look whether the folds agree."
     )
     return [Section("pseudo", title, caption, tables=[to_table("by fold", view.pseudo.table)])]
 

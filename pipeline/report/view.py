@@ -78,6 +78,8 @@ class Members(NamedTuple):
 class Pseudo(NamedTuple):
     """What training on pseudo-labels changed."""
 
+    labelled: str  # the config that trained on them
+    source: str  # the one without, whose models labelled
     table: pd.DataFrame  # fold, labelled (test images), with, without (OOF at threshold .5)
     difference: Difference  # with − without, over groups
 

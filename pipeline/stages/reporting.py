@@ -24,6 +24,7 @@ from pipeline.report.page import write_report
 from pipeline.report.suspicion import reliability, suspicion
 from pipeline.stages.comparing import gain_of
 from pipeline.stages.ensembling import decide_members, ensemble_name, load_members, oof_of_members, oof_rows, test_masks
+from pipeline.stages.labelling import companion_path, read_companion
 from pipeline.stages.preparing import Prepared, count_test_images, prepare
 from pipeline.stages.seeing import Seen, see
 from pipeline.stages.training import fold_row, predict_test, source_of_labels
@@ -78,7 +79,7 @@ def _view(title: str, members: Sequence[Prepared], test_index: pd.DataFrame) -> 
         parting=_parting(decision) if first.card.instances else None,
         reliability=reliability(looked.counts.sum(axis=0)),
         members=_members(members, decision, alone) if len(members) > 1 else None,
-        pseudo=_pseudo(first) if len(members) == 1 and first.cfg.train.pseudo else None,
+        pseudo=_pseudo(first) if len(members) == 1 else None,
         submission=_submission(members, test_index, decision.shipped),
         boards=_boards(first, decision.scores, rows["group"].to_numpy()),
     )
@@ -264,10 +265,28 @@ def _members(members: Sequence[Prepared], decision: Decision, alone: Sequence[De
     return view.Members(table, np.corrcoef(errors))
 
 
-def _pseudo(labelled: Prepared) -> view.Pseudo:
-    """Against the source of its labels, which predicted all folds before it could label."""
-    gain = gain_of(labelled, prepare(source_of_labels(labelled.cfg)))
-    return view.Pseudo(gain.folds, gain.difference)
+def _pseudo(member: Prepared) -> view.Pseudo | None:
+    """A config against the source of its labels, which predicted all folds before it could label; else its companion
+    against it, once that has predicted them too.
+    """
+    if member.cfg.train.pseudo:
+        gain = gain_of(member, prepare(source_of_labels(member.cfg)))
+    elif labelled := _trained_companion(member):
+        gain = gain_of(labelled, member)
+    else:
+        return None
+    return view.Pseudo(gain.name, gain.source, gain.folds, gain.difference)
+
+
+def _trained_companion(member: Prepared) -> Prepared | None:
+    """The companion of `make pseudo`, if it is on the same folds and no image's OOF is missing."""
+    if not companion_path(member.cfg).exists():
+        return None
+    companion = prepare(read_companion(member.cfg))
+    done = all(companion.paths.weights(fold).exists() for fold in companion.numbers())
+    if not done or not companion.folds.equals(member.folds):
+        return None
+    return companion if companion.oof_store().ids() >= set(companion.index["image_id"]) else None
 
 
 def _submission(members: Sequence[Prepared], test_index: pd.DataFrame, drawer: Drawer) -> view.Submission:

@@ -348,7 +348,7 @@ def _pseudo(view: View) -> list[Section]:
     caption = (
         f"{view.pseudo.labelled}, which was trained on them, against {view.pseudo.source}, whose models made them, out "
         f"of fold at threshold .5: {gap.mean:+.4f}, 95 % interval {gap.low:+.4f} to {gap.high:+.4f}. An interval that "
-        "holds 0 is no reason to use them; it says nothing of the luck of one training, so look whether the folds agree."
+        "holds 0 is no reason to use them; it says nothing of the luck of one training: look whether the folds agree."
     )
     return [Section("pseudo", title, caption, tables=[to_table("by fold", view.pseudo.table)])]
 

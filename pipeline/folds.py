@@ -172,7 +172,7 @@ def write_folds(path: Path, folds: pd.DataFrame, index: pd.DataFrame, options: M
         "images": len(index),
         "groups": index["group"].nunique(),
         "index": index_digest(index),
-        "worst_deviation": round(worst_deviation(describe(index, folds)), 4),
+        "worst_deviation": round(worst_deviation(describe(index, folds, options.get("balance", ()))), 4),
     }
     write_text(path.with_suffix(".json"), json.dumps(made, indent=1) + "\n")
     with whole(path) as partial:
@@ -254,7 +254,10 @@ QUANTILES = (0.25, 0.5, 0.75)
 
 
 def describe(index: pd.DataFrame, folds: pd.DataFrame, balance: Sequence[str] = ()) -> pd.DataFrame:
-    """One row per fold: images, groups, share of empty images, coverage (mean and quantiles), shares of `balance`."""
+    """One row per fold: images, groups, share of empty images, coverage (mean and quantiles), shares of `balance`.
+
+    Of several classes also each one's mean coverage, `coverage_<class>`, and share of the images, `with_<class>`.
+    """
     table = index.merge(folds, on="image_id").assign(empty=lambda rows: rows["coverage"] == 0)
     by_fold = table.groupby("fold")
     areas = [str(column) for column in index if str(column).startswith("coverage_")]
@@ -264,6 +267,9 @@ def describe(index: pd.DataFrame, folds: pd.DataFrame, balance: Sequence[str] = 
             "groups": by_fold["group"].nunique(),
             "empty": by_fold["empty"].mean(),
             **{area: by_fold[area].mean() for area in ["coverage", *areas]},
+            **{
+                area.replace("coverage_", "with_", 1): (table[area] > 0).groupby(table["fold"]).mean() for area in areas
+            },
             **{f"q{100 * q:.0f}": by_fold["coverage"].quantile(q) for q in QUANTILES},
             **{
                 f"{column}={value}": (table[column] == value).groupby(table["fold"]).mean()

@@ -61,6 +61,18 @@ def make_surface() -> Surface:
     return Surface(areas, scores, Chosen(0.5, 0), {0: Chosen(0.48, 0), 1: Chosen(0.5, 0), 2: Chosen(0.52, 5)})
 
 
+def make_cuts() -> pd.DataFrame:
+    """What ships, and what was chosen without each fold; one of them has other rules."""
+    return pd.DataFrame(
+        {
+            "chosen on": ["all folds", *(f"without fold {fold}" for fold in range(3))],
+            "rules": ["total", "total", "components", "total"],
+            "threshold": [0.5, 0.48, 0.51, 0.52],
+            "area": [0, 0, 7, 5],
+        }
+    )
+
+
 def make_view(**other: object) -> View:
     """The run; any part can be another."""
     images = make_images()
@@ -78,12 +90,15 @@ def make_view(**other: object) -> View:
         "folds": pd.DataFrame({"fold": [0, 1, 2], "images": 20, "oof": [0.91, 0.9, np.nan], "seconds": [75, 80, 3675]}),
         "classes": pd.DataFrame({"class": ["disc"], "score": [0.9]}),
         "surfaces": {"disc": make_surface()},
+        "cuts": make_cuts(),
         "reliability": shares,
         "members": Members(
             pd.DataFrame({"name": ["one", "two"], "weight": [0.6, 0.4], "score": [0.89, 0.9]}),
             np.array([[1, 0.7], [0.7, 1]]),
         ),
         "pseudo": Pseudo(
+            "demo_pseudo",
+            "demo",
             pd.DataFrame(
                 {"fold": [0, 1, 2], "labelled": [7, 0, 9], "with": [0.91, 0.9, 0.9], "without": [0.9, 0.9, 0.91]}
             ),
@@ -102,6 +117,7 @@ BARE = {
     "folds": pd.DataFrame(),
     "classes": pd.DataFrame(),
     "surfaces": {},
+    "cuts": pd.DataFrame(),
     "reliability": pd.DataFrame(),
     "members": None,
     "pseudo": None,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from pipeline import stages
@@ -118,6 +119,14 @@ MISTAKES = {
         ["folds"],
         "group 'lake' holds 13 of 18 images",
     ),
+    "metric that is not defined on a fold": (
+        lambda: [
+            edit(Path("tiny.toml"), '"mean_dice"', '"mean_dice_of_filled"'),
+            deal_folds(),
+        ],
+        ["train"],
+        "mean_dice_of_filled is not defined on fold 0: none of its 6 images (0000, 0028, 0271, …) has a mask",
+    ),
     "fewer groups than folds": (
         lambda: name_groups(["lake", "hill"] * 9),
         ["folds"],
@@ -144,6 +153,37 @@ MISTAKES = {
         "set the phase's crop",
     ),
 }
+
+
+def test_folds_of_several_classes_print_the_share_of_images_with_each(tiny, capsys, monkeypatch):
+    table = pd.DataFrame(
+        {
+            "images": [2, 2],
+            "coverage": [0.25, 0.2],
+            "coverage_sky": [0.2, 0.2],
+            "coverage_car": [0.05, 0.0],
+            "with_sky": [1.0, 1.0],
+            "with_car": [0.5, 0.0],
+            "with_fog=yes": [0.125, 0.5],
+        },
+        index=pd.Index([0, 1], name="fold"),
+    )
+    monkeypatch.setattr("pipeline.stages.describe_folds", lambda _: (table, 1.0))
+    _, out, _ = run(capsys, "folds", "configs/tiny.toml")
+    lines = [line.split() for line in out.splitlines()]
+    assert ["fold", "images", "coverage", "with_fog=yes"] in lines
+    assert ["0", "2", "0.2500", "12.5%"] in lines
+    first = lines.index(["images", "with", "fold", "0", "fold", "1"])
+    assert lines[first + 1 : first + 3] == [["sky", "100.0%", "100.0%"], ["car", "50.0%", "0.0%"]]
+    assert ["car", "0.0500", "0.0000"] in lines
+
+
+def deal_folds():
+    """Every third image to one fold: one has all that are empty."""
+    ids = [line.split(",")[0] for line in Path("tiny/train.csv").read_text().splitlines()[1:]]
+    Path("folds").mkdir()
+    rows = [f"{image_id},{place % 3}" for place, image_id in enumerate(ids)]
+    Path("folds/tiny.csv").write_text("\n".join(["image_id,fold", *rows]) + "\n")
 
 
 def name_groups(groups):

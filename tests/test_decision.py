@@ -175,6 +175,46 @@ def test_record_names_classes_where_there_are_several(decided):
     assert alone == record["classes"]["disc"]
 
 
+# ---------------------------------------------------------------------------------------------- folds without a score
+
+OF_FILLED = METRICS["mean_dice_of_filled"]
+
+
+def without_masks(oof, fold):
+    """The same images, but those of one fold hold nothing, and nothing is predicted there."""
+
+    def read(image_id):
+        values, target = oof.read(image_id)
+        return (values * 0, target * 0) if oof.fold_of[oof.image_ids.index(image_id)] == fold else (values, target)
+
+    return replace(oof, read=read)
+
+
+def test_fold_of_which_no_image_counts_is_refused_with_its_images():
+    oof = overlapping(without_masks(make_oof([20]), 2))
+    with pytest.raises(ValueError, match=r"fold 2 has no score: .* none of its 6 images \(002, 006, 010, …\): nothing"):
+        decide(oof, OF_FILLED, 1)
+    assert set(decide(oof, DICE, 1).fold_scores) == {0, 1, 2, 3}  # where empties count, that fold is scored like any
+
+
+def test_fold_of_void_alone_is_refused_with_its_images():
+    oof = make_scenes([20])
+
+    def read(image_id):
+        values, target = oof.read(image_id)
+        return values, np.full_like(target, VOID) if int(image_id) % 3 == 1 else target
+
+    with pytest.raises(ValueError, match=r"fold 1 has no score: .* 6 images \(01, 04, 07, …\)"):
+        decide_exclusive(replace(oof, read=read), IOU)
+
+
+def test_class_that_is_missing_from_a_fold_is_judged_by_the_others():
+    disc, rare = make_oof([20]), without_masks(make_oof([20], seed=1), 2)
+    decision = decide(overlapping(disc, rare), OF_FILLED, 2)
+    assert decision.fold_scores[2] == pytest.approx(decide(overlapping(disc), OF_FILLED, 1).fold_scores[2])
+    assert not decision.scores.possible[disc.fold_of == 2, 1].any()
+
+
 # ---------------------------------------------------------------------------------------------- exclusive classes
 
 

@@ -113,6 +113,24 @@ def test_table_by_hand():
     assert worst_deviation(table[["images", "groups", "coverage", "q25", "q50", "q75"]]) == pytest.approx(1 / 3)
 
 
+def test_table_of_classes_has_the_share_of_images_with_each_by_hand():
+    index = pd.DataFrame(
+        {
+            "image_id": list("abcd"),
+            "coverage": [0.3, 0.2, 0.1, 0.3],
+            "group": list("abcd"),
+            "coverage_sky": [0.2, 0.2, 0.1, 0.3],
+            "coverage_car": [0.1, 0.0, 0.0, 0.0],
+        }
+    )
+    table = describe(index, pd.DataFrame({"image_id": list("abcd"), "fold": [0, 0, 1, 1]}))
+    assert table["with_sky"].tolist() == [1, 1]
+    assert table["with_car"].tolist() == [0.5, 0]
+    assert table["coverage_car"].tolist() == [0.05, 0]
+    # One fold has no car: as far from the mean of .25 as can be.
+    assert worst_deviation(table[["images", "groups", "with_car", "q25", "q50", "q75"]]) == 1
+
+
 def test_group_larger_than_a_fold_is_named_with_its_images():
     index = make_index()
     index["group"] = np.where(np.arange(200) < 70, "scanner", index["group"])
@@ -159,6 +177,15 @@ def test_beside_the_file_stands_how_it_was_made(tmp_path, index):
     assert made.pop("index") == index_digest(index)
     assert made == {**OPTIONS, "images": 200, "groups": 200, "worst_deviation": made["worst_deviation"]}
     assert made["worst_deviation"] == pytest.approx(worst_deviation(describe(index, folds)), abs=1e-4)
+
+
+def test_the_deviation_kept_beside_the_file_is_that_of_the_balanced_columns_too(tmp_path, index):
+    index["kind"] = np.where(np.arange(200) % 29 == 0, "rare", "common")  # 7 images: no five folds share them evenly
+    folds = assign_folds(index, 5, seed=0, balance=["kind"])
+    write_folds(tmp_path / "folds.csv", folds, index, {**OPTIONS, "balance": ["kind"]})
+    kept = json.loads((tmp_path / "folds.json").read_text())["worst_deviation"]
+    assert kept == pytest.approx(worst_deviation(describe(index, folds, ["kind"])), abs=1e-4)
+    assert kept > worst_deviation(describe(index, folds)) + 0.1
 
 
 def test_folds_of_other_masks_are_refused_and_those_without_a_record_taken(tmp_path, index):

@@ -144,3 +144,8 @@ def test_count_does_not_stop_at_24_bits():
 def test_count_refuses_two_shapes():
     with pytest.raises(ValueError, match=r"\(2, 3\).*\(3, 2\)"):
         count(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8))
+
+
+def test_empties_count_where_the_metric_has_a_rule_for_them_and_not_where_pixels_are_pooled_or_they_are_skipped():
+    counted = {name for name, metric in METRICS.items() if metric.counts_empties}
+    assert counted == {"mean_dice", "mean_iou", "tgs_precision", "mean_dice_empty_0"}

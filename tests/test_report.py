@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -12,14 +13,19 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pipeline import config, stages
 from pipeline.bootstrap import Interval
-from pipeline.postprocess import count_by_label
+from pipeline.ensemble import choice, choose
+from pipeline.metrics import METRICS
+from pipeline.postprocess import THRESHOLDS, Cut, apply, count_by_label
 from pipeline.report import kinds, page, pictures, plots
 from pipeline.report.advice import advise
 from pipeline.report.page import render, to_cell, to_table, write_report
 from pipeline.report.suspicion import calibration_error, reliability, suspicion
 from pipeline.report.view import Boards, Chosen, Honest, Members, Picture, Submission
+from pipeline.stages.reporting import cuts_of, surface_of
 from tests.reports import draw, make_bare_view, make_history, make_images, make_surface, make_view, number_of
+from tests.test_choice import dice_by_hand, make_oof, of_rows
 
 # ---------------------------------------------------------------------------------------------- suspicion
 
@@ -241,6 +247,134 @@ def test_many_points_are_drawn_as_a_picture():
     assert len(plots.svg(plots.coverage_scatter, many, True)) < 200_000
 
 
+# ---------------------------------------------------------------------------------------------- cut
+
+
+@pytest.fixture(scope="module")
+def parted_from_specks():
+    """A choice that ships components, which part discs from specks of noise; `total` is best elsewhere."""
+    return choose(make_oof([60]), METRICS["mean_dice"])
+
+
+def ship(chosen: choice.Chosen, rules: str) -> choice.Chosen:
+    """The same choice, had a family of rules won."""
+    cut, _ = chosen.surfaces[rules].best()
+    return chosen._replace(fitted=chosen.fitted._replace(shipped=chosen.shipped._replace(rules=rules, cut=cut)))
+
+
+def score_by_masks(oof: choice.Oof, cut: Cut) -> float:
+    pairs = [oof.read(image_id) for image_id in oof.image_ids]
+    return np.mean([dice_by_hand(apply(values[0], cut), target) for values, target in pairs])
+
+
+AREA = {"total": "min_area", "components": "min_component", "triplet": "presence_area"}
+
+
+@pytest.mark.parametrize("rules", AREA)
+def test_the_surface_is_that_of_the_rules_that_ship_with_their_cut_at_its_summit(parted_from_specks, rules):
+    chosen = ship(parted_from_specks, rules)
+    surface, cut = surface_of(chosen), chosen.shipped.cut
+    assert surface.rules == rules
+    assert surface.chosen == (cut.threshold, getattr(cut, AREA[rules]), cut.presence_threshold)
+    row, column = np.flatnonzero(surface.areas == surface.chosen.area), np.flatnonzero(cut.threshold == THRESHOLDS)
+    assert surface.scores[row, column] == surface.scores.max()
+    # And any other point is what masks by that cut score, so it is no other family's surface.
+    other = cut._replace(threshold=THRESHOLDS[150], **{AREA[rules]: int(surface.areas[9])})
+    assert surface.scores[9, 150] == pytest.approx(score_by_masks(make_oof([60]), other))
+
+
+def test_each_point_of_the_spread_is_the_best_of_the_shipped_rules_without_its_fold(parted_from_specks):
+    assert parted_from_specks.shipped.rules == "components"
+    points = surface_of(parted_from_specks).per_fold
+    for fold, point in points.items():
+        rest = of_rows(make_oof([60]), [row for row in range(24) if row % 4 != fold])
+        cut, _ = choose(rest, METRICS["mean_dice"]).surfaces["components"].best()
+        assert point == (cut.threshold, cut.min_component, 0)
+    assert len(points) == 4
+
+
+def test_the_table_of_cuts_holds_what_ships_and_what_scored_each_fold(parted_from_specks):
+    table = cuts_of(["disc"], [parted_from_specks])
+    choices = [parted_from_specks.shipped, *parted_from_specks.fitted.chosen]
+    assert table["chosen on"].tolist() == ["all folds", *(f"without fold {fold}" for fold in range(4))]
+    assert table["rules"].tolist() == [each.rules for each in choices]
+    assert table["threshold"].tolist() == [each.cut.threshold for each in choices]
+    assert table["area"].tolist() == [getattr(each.cut, AREA[each.rules]) for each in choices]
+
+
+def test_the_table_of_cuts_has_a_presence_threshold_where_a_triplet_is_in_it(parted_from_specks):
+    plain = ship(parted_from_specks, "total")
+    plain = plain._replace(fitted=plain.fitted._replace(chosen=[plain.shipped] * 4))
+    assert "presence threshold" not in cuts_of(["disc"], [plain])
+    triplet = plain._replace(fitted=plain.fitted._replace(shipped=ship(plain, "triplet").shipped))
+    shown = cuts_of(["disc"], [triplet])["presence threshold"]
+    assert shown[0] >= triplet.shipped.cut.threshold
+    assert shown[1:].isna().all()
+
+
+def test_the_table_of_cuts_names_classes_where_there_are_several_and_is_empty_where_there_is_no_cut(parted_from_specks):
+    both = cuts_of(["disc", "ring"], [parted_from_specks] * 2)
+    assert both["class"].tolist() == ["disc"] * 5 + ["ring"] * 5
+    assert cuts_of(["disc", "ring"], []).empty
+
+
+SAID = {
+    "total": "For disc ships total: threshold 0.400, a mask of fewer than 5 px is emptied;",
+    "components": "For disc ships components: threshold 0.400, components of fewer than 5 px are removed;",
+    "triplet": "For disc ships triplet: threshold 0.400, a mask is emptied unless 5 px reach 0.700;",
+}
+DRAWN = {
+    "total": "smallest total area, pixels",
+    "components": "smallest component, pixels",
+    "triplet": "presence area at 0.700, pixels",
+}
+
+
+@pytest.mark.parametrize("rules", SAID)
+@pytest.mark.usefixtures("no_charts")
+def test_the_page_names_the_rules_that_ship_with_their_values(rules):
+    surface = make_surface()._replace(rules=rules, chosen=Chosen(0.4, 5, 0.7 if rules == "triplet" else 0.0))
+    text = render(make_view(surfaces={"disc": surface}))
+    assert SAID[rules] in text
+    assert "without one fold the best lies at 0.480 to 0.520 and 0 to 5 px" in text
+
+
+@pytest.mark.parametrize("rules", DRAWN)
+def test_a_chart_of_cuts_says_what_its_area_is_of(rules):
+    surface = make_surface()._replace(rules=rules, chosen=Chosen(0.4, 5, 0.7))
+    assert DRAWN[rules] in words(plots.svg(plots.cut_surface, "disc", surface))
+
+
+def test_a_chart_of_cuts_ends_where_larger_areas_change_nothing_more():
+    surface = make_surface()
+    longer = surface._replace(
+        areas=np.array([0, 5, 50, 500, 5000]), scores=np.concatenate([surface.scores, surface.scores[[2, 2]]])
+    )
+    written = words(plots.svg(plots.cut_surface, "disc", longer))
+    assert "50" in written
+    assert "500" not in written
+    assert "5000" not in written
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_cut_without_an_area_ships_a_threshold_and_nothing_else():
+    assert "For disc ships total: threshold 0.500, nothing else;" in render(make_view())
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_what_the_folds_chose_stands_in_a_table_of_its_own():
+    assert re.search(r"without fold 1</td><td[^>]*>components</td>", render(make_view()))
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_report_names_the_cut_of_the_manifest(submitted):
+    ships = json.loads(submitted.with_suffix(".json").read_text())
+    text = stages.report([config.load("configs/tiny.toml")]).read_text(encoding="utf-8")
+    assert f"For disc ships {ships['rules']}: threshold {ships['threshold']:.3f}, " in text
+    area = ships[AREA[ships["rules"]]]
+    assert (f"{area} px" if area else "nothing else") in text.split("For disc ships")[1].split(";")[0]
+
+
 # ---------------------------------------------------------------------------------------------- kinds, advice
 
 
@@ -383,6 +517,7 @@ def test_a_part_that_is_missing_is_left_out_with_a_line(text, part):
 
 
 def test_what_pseudo_labels_changed_is_said_with_its_interval(text):
+    assert "demo_pseudo, which was trained on them, against demo, whose models made them" in text
     assert "-0.0007, 95 % interval -0.0034 to +0.0015" in text
 
 

@@ -23,6 +23,7 @@ from pipeline.pseudo import soft_label
 from pipeline.stages import training
 from pipeline.stages.ensembling import load_members, oof_rows
 from pipeline.stages.ensembling import test_masks as masks_of_test
+from pipeline.stages.labelling import with_pseudo
 from pipeline.training.checkpoint import load_checkpoint, read_record, save_checkpoint
 
 
@@ -273,6 +274,59 @@ def test_pseudo_labels_come_from_the_model_of_the_same_fold_and_the_gain_is_prin
             assert np.array_equal(labels.read(image_id), soft_label(predicted.read(image_id), 0.3, 0.7))
 
 
+COMPANION = Path("configs/tiny_pseudo.toml")
+
+
+def test_the_companion_of_pseudo_is_a_config_that_report_and_ensemble_can_name(submitted, capsys, monkeypatch):
+    monkeypatch.setattr("pipeline.report.plots.svg", lambda *_: "data:,")
+    before = stages.report([config.load("configs/tiny.toml")]).read_text(encoding="utf-8")
+    assert "has learned from any yet" in before
+    assert main(["pseudo", "configs/tiny.toml"]) == 0
+    gain = re.search(r"difference +(\S+)  95% interval (\S+) to (\S+),", capsys.readouterr().out)
+    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
+    pages = [
+        stages.report([config.load(path)]).read_text(encoding="utf-8") for path in ("configs/tiny.toml", COMPANION)
+    ]
+    for page in pages:  # of the one without labels, and of the one with them
+        assert "tiny_pseudo, which was trained on them, against tiny, whose models made them" in page
+        assert f"{gain[1]}, 95 % interval {gain[2]} to {gain[3]}" in page
+    assert main(["ensemble", "configs/tiny.toml", "--configs", "tiny tiny_pseudo"]) == 0
+    assert Path("submissions/tiny+tiny_pseudo.csv").exists()
+
+
+def test_the_companion_is_its_configs_text_and_the_labels_that_it_asks_for(tiny):
+    path = Path("configs/tiny.toml")
+    path.write_text("# A header that says what tiny scored.\n#\n# Scores: .9\n" + path.read_text() + "# the end\n")
+    cfg = config.load(path)
+    found = with_pseudo(cfg)
+    assert found == config.load(COMPANION)
+    assert found.train.pseudo == config.Pseudo(from_="tiny")
+    without = found.model_copy(update={"name": "tiny", "train": found.train.model_copy(update={"pseudo": None})})
+    assert without == cfg
+    text = COMPANION.read_text()
+    assert text.startswith("# tiny with pseudo-labels")
+    assert "make pseudo CONFIG=tiny_pseudo" in text
+    assert "Scores" not in text
+    assert "# the end" in text
+
+
+def test_a_companion_that_is_there_is_taken_as_it_is_and_on_the_configs_data(tiny):
+    with_pseudo(config.load("configs/tiny.toml"))
+    COMPANION.write_text(COMPANION.read_text() + "floor = 0.5\n")
+    found = with_pseudo(config.load("configs/tiny.toml", ["data.root=elsewhere", "data.skip_bad=true"]))
+    assert found.train.pseudo.floor == 0.5
+    assert (found.data.root, found.data.skip_bad) == (Path("elsewhere"), True)
+    assert COMPANION.read_text().endswith("floor = 0.5\n")
+
+
+@pytest.mark.parametrize("change", [('[train.pseudo]\nfrom = "tiny"\n', ""), ('from = "tiny"', 'from = "seed1"')])
+def test_a_companion_without_the_configs_labels_is_refused(tiny, edit, change):
+    with_pseudo(config.load("configs/tiny.toml"))
+    edit(COMPANION, *change)
+    with pytest.raises(ValueError, match=r'tiny_pseudo\.toml: expected train\.pseudo with from = "tiny": add it, or'):
+        with_pseudo(config.load("configs/tiny.toml"))
+
+
 def test_labels_too_good_to_be_had_leave_the_training_as_it_was_and_say_so(submitted, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.pseudo.calibrate", lambda *_: np.inf)
     assert main(["pseudo", "configs/tiny.toml"]) == 0
@@ -288,6 +342,7 @@ def test_pseudo_of_a_config_changed_on_the_command_line_is_refused_before_anythi
     monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
     assert main(["pseudo", "configs/tiny.toml", "--set", "train.batch_size=6"]) == 2
     assert "labels come from tiny as configs/tiny.toml has it" in capsys.readouterr().err
+    assert not COMPANION.exists()
 
 
 def test_whole_test_images_of_another_size_are_refused_as_labels_before_anything_is_trained(

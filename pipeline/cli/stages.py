@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import typer
 
 from pipeline import competition, stages
@@ -38,10 +39,26 @@ def folds(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None
     """Assign folds/<name>.csv if it is missing, and show how even the folds are."""
     cfg = load_config(path, set_, data, skip_bad)
     described, worst = stages.describe_folds(cfg)
+    of_classes = [name for name in described if name.startswith(tuple(OF_CLASSES)) and "=" not in name]
     shares = {name: "{:.1%}" for name in described if name == "empty" or "=" in name}
     areas = {name: "{:.4f}" for name in described if name.startswith(("coverage", "q"))}
-    print_table(described.reset_index().to_dict("records"), shares | areas)
+    print_table(described.drop(columns=of_classes).reset_index().to_dict("records"), shares | areas)
+    _print_classes(described[of_classes])
     out.print(f"worst deviation from the mean of the folds: {worst:.1%}")
+
+
+OF_CLASSES = {"with_": ("images with", "{:.1%}"), "coverage_": ("mean coverage", "{:.4f}")}  # by their column's prefix
+
+
+def _print_classes(described: pd.DataFrame) -> None:
+    """A row for each class: there may be many, and a fold is a column."""
+    for prefix, (what, form) in OF_CLASSES.items():
+        table = described.filter(regex=f"^{prefix}").rename(columns=lambda name: name.split("_", 1)[1])
+        rows = [
+            {what: name, **{f"fold {fold}": value for fold, value in folds.items()}} for name, folds in table.items()
+        ]
+        if rows:
+            print_table(rows, {f"fold {fold}": form for fold in table.index})
 
 
 @app.command()

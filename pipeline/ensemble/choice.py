@@ -119,13 +119,16 @@ class _Chooser:
 def _honest(surface: Surface, folds: Sequence[int]) -> float:
     """The score of a family of rules when its cut is chosen without each of the folds in turn.
 
-    A family with more to choose from always looks better on the images that it was searched on; here it must be.
+    A family with more to choose from always looks better on the images that it was searched on; here it must be. A fold
+    on which the metric is not defined, as where a rare class is missing, says nothing and is passed over.
     """
-    if len(folds) < 2:
+    others = {fold: [each for each in folds if each != fold] for fold in folds}
+    said = {fold: rest for fold, rest in others.items() if rest and all(map(surface.is_defined, ([fold], rest)))}
+    if not said:
         return surface.best(folds)[1]
     images = dict(zip(surface.folds.tolist(), surface.images.tolist(), strict=True))
-    scores = [surface.score(surface.best([each for each in folds if each != fold])[0], [fold]) for fold in folds]
-    return float(np.average(scores, weights=[images[fold] for fold in folds]))
+    scores = [surface.score(surface.best(rest)[0], [fold]) for fold, rest in said.items()]
+    return float(np.average(scores, weights=[images[fold] for fold in said]))
 
 
 def _reduced_score(

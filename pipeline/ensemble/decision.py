@@ -142,13 +142,30 @@ def decide(oof: Oof, metric: Metric, classes: int) -> Decision:
         scores,
         float(np.mean([each.in_sample for each in fitted])),
         float(np.mean([part.at_half() for part in parts])),
-        {fold: scores.take(oof.fold_of == fold).mean() for fold in folds},
+        scores_of_folds(oof, scores),
         PerClass(tuple(each.shipped for each in fitted)),
         {fold: PerClass(tuple(each.chosen[at] for each in fitted)) for at, fold in enumerate(folds)},
         np.mean([part.log_loss_weights for part in parts], axis=0),
         parts,
         _nothing(oof, metric),
     )
+
+
+def scores_of_folds(oof: Oof, scores: Scores) -> dict[int, float]:
+    """The score of each fold's images.
+
+    Raises:
+        ValueError: for a fold of which no image counts, with its first ids.
+    """
+    means = {int(fold): scores.take(oof.fold_of == fold).mean() for fold in np.unique(oof.fold_of)}
+    for fold in (fold for fold, mean in means.items() if np.isnan(mean)):
+        ids = [image_id for image_id, of in zip(oof.image_ids, oof.fold_of, strict=True) if of == fold]
+        some = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
+        raise ValueError(
+            f"fold {fold} has no score: the metric counts none of its {len(ids)} images ({some}): nothing is there "
+            f"or predicted, or all is void. Make folds that spread the images with a mask, or fewer of them"
+        )
+    return means
 
 
 def _nothing(oof: Oof, metric: Metric) -> float:

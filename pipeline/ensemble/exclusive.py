@@ -5,7 +5,7 @@ import numpy as np
 from pipeline.crossfit import cross_fit
 from pipeline.data.labels import VOID
 from pipeline.ensemble.choice import Oof
-from pipeline.ensemble.decision import Decision, Exclusive, blender
+from pipeline.ensemble.decision import Decision, Exclusive, blender, scores_of_folds
 from pipeline.ensemble.weights import Reduced, log_loss_weights, reduce
 from pipeline.metrics import Counts, Metric, Scores, stack
 from pipeline.postprocess import count_argmax
@@ -19,18 +19,17 @@ def decide_exclusive(oof: Oof, metric: Metric) -> Decision:
     Of one member nothing is chosen, so that its in-sample score is honest too.
 
     Raises:
-        ValueError: for fewer than two folds.
+        ValueError: for fewer than two folds, or one of which no pixel counts.
     """
     chooser = _Chooser(oof, metric)
     fitted = cross_fit(oof.fold_of, chooser.fit, chooser.score, image_ids=oof.image_ids)
-    folds = fitted.folds.tolist()
     return Decision(
         fitted.scores,
         fitted.in_sample,
         fitted.in_sample,
-        {fold: fitted.scores.take(oof.fold_of == fold).mean() for fold in folds},
+        scores_of_folds(oof, fitted.scores),
         fitted.shipped,
-        dict(zip(folds, fitted.chosen, strict=True)),
+        dict(zip(fitted.folds.tolist(), fitted.chosen, strict=True)),
         chooser.log_loss_weights(np.ones(len(oof.fold_of), dtype=bool)),
         trivial=_most_frequent(np.stack(chooser.areas), metric),
     )

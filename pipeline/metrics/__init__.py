@@ -65,6 +65,12 @@ class Metric(NamedTuple):
         gained, possible = self.terms(counts)
         return ratio(gained[..., None], possible[..., None]) if self.possible else gained
 
+    @property
+    def counts_empties(self) -> bool:
+        """Whether an image counts in which nothing is and nothing is predicted."""
+        _, possible = self.terms(Counts(*np.zeros((3, 1), dtype=np.int64)))
+        return bool(possible > 0)
+
     def terms(self, counts: Counts) -> tuple[np.ndarray, np.ndarray]:
         """What the images gained, and what was possible: arrays of the counts' shape."""
         gained = np.asarray(self.gained(counts), dtype=np.float64)

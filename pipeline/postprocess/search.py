@@ -51,6 +51,22 @@ class Surface(NamedTuple):
         """The areas tried, (A,) pixels: the first axis."""
         return next(iter(self.axes.values()))
 
+    def area(self, cut: Cut) -> int:
+        """What a cut has on the first axis, in pixels."""
+        return int(getattr(cut, next(iter(self.axes))))
+
+    def plane(self, cut: Cut) -> np.ndarray:
+        """The score of every area and threshold, (A, 255), with what else the family has as in a cut.
+
+        Raises:
+            ValueError: as `score`.
+        """
+        return self.means()[(..., *self._place(cut)[2:])]
+
+    def is_defined(self, folds: Iterable[int]) -> bool:
+        """Whether any candidate has a score on the images of some folds."""
+        return bool((self.possible[self._rows(folds)] > 0).any())
+
     def means(self, folds: Iterable[int] | None = None) -> np.ndarray:
         """The score of every candidate on the images of some folds, or of all: (A, 255) or (A, 255, P).
 

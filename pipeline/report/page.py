@@ -19,7 +19,7 @@ from pipeline.report.advice import advise
 from pipeline.report.kinds import groupings
 from pipeline.report.pictures import SUSPICIOUS, suspected, tiles
 from pipeline.report.suspicion import calibration_error
-from pipeline.report.view import View
+from pipeline.report.view import Surface, View
 
 LIMIT = 5 << 20  # bytes: what a mail or an issue takes
 SIDES = (384, 256, 128)  # pixels of a picture; the largest with which the page stays within the limit
@@ -224,26 +224,57 @@ def _parting(view: View) -> list[Section]:
 
 
 def _cut(view: View) -> list[Section]:
+    title = "The cut that ships"
     if not view.surfaces:
         missing = "no such pair was searched; of exclusive classes, a pixel belongs to the most probable."
-        return [Section("cut", "Threshold and smallest area", "", missing=missing)]
-    charts, notes = [], []
-    for name, surface in view.surfaces.items():
-        low, high = plots.plateau(surface)
-        chosen = surface.chosen
-        alt = (
-            f"Score of {name} by threshold and smallest area, best at {chosen.threshold:.3f} and {chosen.min_area} px."
+        return [Section("cut", title, "", missing=missing)]
+    charts = [
+        Chart(
+            plots.svg(plots.cut_surface, name, surface),
+            f"Score of {name} by threshold and {plots.AREA_OF[surface.rules]}, best at "
+            f"{surface.chosen.threshold:.3f} and {surface.chosen.area} px.",
         )
-        charts.append(Chart(plots.svg(plots.cut_surface, name, surface), alt))
-        notes.append(
-            f"{name.capitalize()}: best at {chosen.threshold:.3f} and {chosen.min_area} px; from {low:.2f} to "
-            f"{high:.2f} the score is within {plots.PLATEAU} of it."
-        )
+        for name, surface in view.surfaces.items()
+    ]
+    notes = [_said_of_cut(name, surface) for name, surface in view.surfaces.items()]
     caption = (
-        "The cross is the best on all folds, each dot the best without one of them; the white line surrounds what is "
-        "as good. Dots together on a broad plateau: trust the cut. Dots far apart: take a point in their middle. "
+        " ".join(notes) + " The cross is what ships, the best on all folds, each dot the best of the same rules "
+        "without one of them; the white line surrounds what is as good. Dots together on a broad plateau: trust the "
+        "cut. Dots far apart: take a point in their middle."
     )
-    return [Section("cut", "Threshold and smallest area", caption + " ".join(notes), charts, half=len(charts) == 1)]
+    tables = [to_table("chosen", view.cuts, CUTS_NOTE)] if len(view.cuts) else []
+    return [Section("cut", title, caption, charts, tables=tables, half=len(charts) == 1)]
+
+
+CUTS_NOTE = (
+    "A fold is scored by its own row. Rules that differ from fold to fold are about equally good; if areas do too, few "
+    "images decide."
+)
+SHIPS = {  # family of rules: what it does beside the threshold
+    "total": "a mask of fewer than {area} px is emptied",
+    "components": "components of fewer than {area} px are removed",
+    "triplet": "a mask is emptied unless {area} px reach {presence:.3f}",
+}
+
+
+def _said_of_cut(name: str, surface: Surface) -> str:
+    """What ships for a class, how broad its plateau is, and how far the folds move it."""
+    chosen, cuts = surface.chosen, surface.per_fold.values()
+    rule = SHIPS[surface.rules].format(area=chosen.area, presence=max(chosen.presence_threshold, chosen.threshold))
+    said = (
+        f"For {name} ships {surface.rules}: threshold {chosen.threshold:.3f}, {rule if chosen.area else 'nothing else'}"
+        f"; within {plots.PLATEAU} of its score are thresholds of {_span(plots.plateau(surface), '.3f')}"
+    )
+    if cuts:
+        thresholds, areas = [cut.threshold for cut in cuts], [cut.area for cut in cuts]
+        said += f", and without one fold the best lies at {_span(thresholds, '.3f')} and {_span(areas, 'd')} px"
+    return said + "."
+
+
+def _span(values: Sequence[float], form: str) -> str:
+    """From the least to the highest, or the one that they all are."""
+    ends = [format(end, form) for end in (min(values), max(values))]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def _calibration(view: View) -> list[Section]:
@@ -306,15 +337,18 @@ def _members(view: View) -> list[Section]:
     return [Section("members", title, caption, [chart], tables=[to_table("", view.members.table)], half=True)]
 
 
+UNLABELLED = "neither this nor its companion `<config>_pseudo`, which `make pseudo` trains, has learned from any yet."
+
+
 def _pseudo(view: View) -> list[Section]:
     title = "What pseudo-labels changed"
     if view.pseudo is None:
-        return [Section("pseudo", title, "", missing="it was not trained on any.")]
+        return [Section("pseudo", title, "", missing=UNLABELLED)]
     gap = view.pseudo.difference
     caption = (
-        f"The same config with and without them, out of fold at threshold .5: {gap.mean:+.4f}, 95 % interval "
-        f"{gap.low:+.4f} to {gap.high:+.4f}. An interval that holds 0 is no reason to use them; it says nothing of the "
-        f"luck of one training, so look whether the folds agree."
+        f"{view.pseudo.labelled}, which was trained on them, against {view.pseudo.source}, whose models made them, out "
+        f"of fold at threshold .5: {gap.mean:+.4f}, 95 % interval {gap.low:+.4f} to {gap.high:+.4f}. An interval that "
+        "holds 0 is no reason to use them; it says nothing of the luck of one training: look whether the folds agree."
     )
     return [Section("pseudo", title, caption, tables=[to_table("by fold", view.pseudo.table)])]
 

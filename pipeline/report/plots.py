@@ -53,6 +53,11 @@ PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.6g}%")
 # Of lines in one chart: the first is what the others are compared with. Distinct for 13, more than CamVid has classes.
 DASHES = ("-", (0, (1, 1.2)), (0, (6, 2)), (0, (6, 2, 1, 2)))
 LOOKS = ((DIM, (0, (4, 3))), *((colour, dash) for dash, colour in product(DASHES, (MAIN, OTHER, INK))))
+AREA_OF = {  # family of rules: what the area of its cuts is of
+    "total": "smallest total area",
+    "components": "smallest component",
+    "triplet": "presence area",
+}
 PLATEAU = 0.001  # of score: cuts within it are as good as the best
 
 
@@ -170,8 +175,12 @@ def score_by_fold(images: pd.DataFrame) -> Figure:
 
 
 def cut_surface(name: str, surface: Surface) -> Figure:
-    """The score of every threshold and smallest area of a class, the plateau around the best, and what was chosen."""
+    """The score of every threshold and area of a class, the plateau around the best, and what was chosen.
+
+    Of the triplet it is a plane: that of the presence threshold that ships.
+    """
     figure, axes = _figure((SIZE[0], 3.9))
+    surface = _without_ends(surface)
     top = surface.scores.max()
     floor = max(np.quantile(surface.scores, 0.1), top - 0.2)  # below it, differences are of no interest
     extent = (THRESHOLDS[0], THRESHOLDS[-1], -0.5, len(surface.areas) - 0.5)
@@ -189,7 +198,7 @@ def cut_surface(name: str, surface: Surface) -> Figure:
         axes.contour(THRESHOLDS, rows, surface.scores, [top - PLATEAU], colors="white", linewidths=1.2)
     _mark_cuts(axes, surface)
     ticks = np.unique(np.linspace(0, len(surface.areas) - 1, 8).round().astype(int))
-    axes.set(xlabel=f"threshold for {_plain(name)}", ylabel="smallest area, pixels")
+    axes.set(xlabel=f"threshold for {_plain(name)}", ylabel=f"{_area_of(surface)}, pixels")
     axes.set(yticks=ticks, yticklabels=surface.areas[ticks])
     axes.grid(False)
     bar = figure.colorbar(shown, ax=axes, label="score", extend="min")
@@ -197,27 +206,42 @@ def cut_surface(name: str, surface: Surface) -> Figure:
     return figure
 
 
+def _area_of(surface: Surface) -> str:
+    """Of the triplet with its presence threshold, if it has one beside the threshold."""
+    presence = surface.chosen.presence_threshold
+    at = f" at {presence:.3f}" if surface.rules == "triplet" and presence > 0 else ""
+    return AREA_OF[surface.rules] + at
+
+
+def _without_ends(surface: Surface) -> Surface:
+    """Without the largest areas, from which on nothing changes: grids go on to far larger images than most are."""
+    last = np.flatnonzero((surface.scores != surface.scores[-1]).any(axis=1)).max(initial=0) + 2
+    return surface._replace(areas=surface.areas[:last], scores=surface.scores[:last])
+
+
 def _mark_cuts(axes: Axes, surface: Surface) -> None:
+    """The dots lie above the cross: often they are where it is."""
     rows = np.arange(len(surface.areas))
-    if surface.per_fold:
-        cuts = [(cut.threshold, np.interp(cut.min_area, surface.areas, rows)) for cut in surface.per_fold.values()]
-        axes.plot(*zip(*cuts, strict=True), "o", color="white", markeredgecolor="black", label="without one fold")
-    place = np.interp(surface.chosen.min_area, surface.areas, rows)
+    place = np.interp(surface.chosen.area, surface.areas, rows)
     axes.plot(
         surface.chosen.threshold,
         place,
         "X",
         color="#ff5a1f",
         markeredgecolor="black",
-        markersize=11,
-        label="on all folds",
+        markersize=13,
+        label="ships",
     )
+    if surface.per_fold:
+        cuts = [(cut.threshold, np.interp(cut.area, surface.areas, rows)) for cut in surface.per_fold.values()]
+        look = {"color": "white", "markeredgecolor": "black", "markersize": 5}
+        axes.plot(*zip(*cuts, strict=True), "o", **look, label="best without one fold")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
 
 def plateau(surface: Surface) -> tuple[float, float]:
-    """The least and highest threshold that come within PLATEAU of the best score, at the chosen smallest area."""
-    row = int(np.abs(surface.areas - surface.chosen.min_area).argmin())
+    """The least and highest threshold that come within PLATEAU of the best score, at the chosen area."""
+    row = int(np.abs(surface.areas - surface.chosen.area).argmin())
     good = THRESHOLDS[surface.scores[row] >= surface.scores.max() - PLATEAU]
     return (good.min(), good.max()) if len(good) else (surface.chosen.threshold,) * 2
 

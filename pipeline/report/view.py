@@ -44,19 +44,21 @@ class Honest(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """A threshold and a smallest area."""
+    """A cut of one family of rules."""
 
     threshold: float  # 0 to 1
-    min_area: int  # pixels
+    area: int  # pixels; of what, the family says
+    presence_threshold: float = 0.0  # 0 to 1, of the triplet alone
 
 
 class Surface(NamedTuple):
-    """The mean score of every cut that was tried, of one class."""
+    """The mean score of every cut that was tried, of one class, in the family of rules that ships."""
 
     areas: np.ndarray  # (A,) pixels, rising
-    scores: np.ndarray  # (A, 255), at `postprocess.THRESHOLDS`
+    scores: np.ndarray  # (A, 255), at `postprocess.THRESHOLDS`; of the triplet, at the presence threshold that ships
     chosen: Chosen  # on all folds: what ships
-    per_fold: Mapping[int, Chosen]  # chosen without the fold
+    per_fold: Mapping[int, Chosen]  # the best of this family without the fold
+    rules: str = "total"  # the family, of `postprocess.FAMILIES`
 
 
 class Parting(NamedTuple):
@@ -76,6 +78,8 @@ class Members(NamedTuple):
 class Pseudo(NamedTuple):
     """What training on pseudo-labels changed."""
 
+    labelled: str  # the config that trained on them
+    source: str  # the one without, whose models labelled
     table: pd.DataFrame  # fold, labelled (test images), with, without (OOF at threshold .5)
     difference: Difference  # with − without, over groups
 
@@ -118,6 +122,8 @@ class View:
         classes: a row for each class: class, then any numbers.
         metric_of_epochs: name of what the history's scores are by, where it is not `metric`.
         surfaces: by class.
+        cuts: a row for what ships, and for what was chosen without each fold: if there are several, class; chosen on,
+            rules, threshold, area, and of a triplet presence threshold.
         parting: of objects.
         reliability: as `suspicion.reliability`.
     """
@@ -135,6 +141,7 @@ class View:
     folds: pd.DataFrame = field(default_factory=pd.DataFrame)
     classes: pd.DataFrame = field(default_factory=pd.DataFrame)
     surfaces: Mapping[str, Surface] = field(default_factory=dict)
+    cuts: pd.DataFrame = field(default_factory=pd.DataFrame)
     parting: Parting | None = None
     reliability: pd.DataFrame = field(default_factory=pd.DataFrame)
     members: Members | None = None

@@ -15,7 +15,7 @@ from pipeline.metrics import Scores
 from pipeline.pseudo import read_labels
 from pipeline.shakeup import Shakeup, simulate
 from pipeline.stages.ensembling import GAINED, POSSIBLE
-from pipeline.stages.labelling import with_pseudo
+from pipeline.stages.labelling import load_beside, with_pseudo
 from pipeline.stages.preparing import Prepared, count_test_images, prepare, scores_at_half
 from pipeline.stages.training import oof_of, source_of_labels
 
@@ -112,21 +112,26 @@ def pseudo(cfg: Config) -> PseudoGain:
 
     A config without `train.pseudo` gets a companion `<config>_pseudo` that trains on its own labels.
 
-    Writes: runs/<config>/ with pseudo/ in it; all that is missing of the source
+    Writes: runs/<config>/ with pseudo/ in it; all that is missing of the source; configs/<config>_pseudo.toml, if a
+    companion has none yet
 
     Raises:
         ValueError: for a companion of a config that was changed on the command line: labels come from the file's.
     """
+    _refuse_changed(cfg)
     labelled = prepare(with_pseudo(cfg))
     source = prepare(source_of_labels(labelled.cfg))
-    if cfg.train.pseudo is None and _trained_by(source.cfg) != _trained_by(cfg):
+    for member in (source, labelled):
+        oof_of(member)
+    return gain_of(labelled, source)
+
+
+def _refuse_changed(cfg: Config) -> None:
+    if cfg.train.pseudo is None and _trained_by(load_beside(cfg, cfg.name)) != _trained_by(cfg):
         raise ValueError(
             f"labels come from {cfg.name} as configs/{cfg.name}.toml has it, and other settings were asked for: the "
             f"difference would be theirs too. Write them into that file, or leave them out"
         )
-    for member in (source, labelled):
-        oof_of(member)
-    return gain_of(labelled, source)
 
 
 def gain_of(labelled: Prepared, source: Prepared) -> PseudoGain:

@@ -1,14 +1,33 @@
 """Pseudo-labels for one fold: test images, labelled by the model that held that fold out."""
 
+import logging
+from itertools import dropwhile
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
 from pipeline import config
+from pipeline.files import write_text
 from pipeline.inference.store import PredictionStore
 from pipeline.pseudo import calibrated, image_confidence, write_labels
-from pipeline.stages.preparing import Prepared, scores_at_half
+from pipeline.stages.preparing import Prepared, processes, scores_at_half
 from pipeline.training.checkpoint import read_record
 from pipeline.training.fold import PseudoData
+
+log = logging.getLogger(__name__)
+
+COMPANION = """\
+# {name} with pseudo-labels: test images that its model of the same fold is sure of, drawn in phase 1.
+# `make pseudo` wrote it as a copy of {name}.toml with [train.pseudo] at its end; change either as you like.
+#
+#   make pseudo CONFIG={name}_pseudo
+#
+{text}
+
+[train.pseudo]
+from = "{name}"
+"""
 
 
 def label_fold(prepared: Prepared, source: Prepared, test_index: pd.DataFrame, fold: int) -> PseudoData:
@@ -49,10 +68,56 @@ def _calibration(source: Prepared) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def with_pseudo(cfg: config.Config) -> config.Config:
-    """The config itself if it asks for pseudo-labels; else one beside it that trains on the config's own."""
+    """The config itself if it asks for pseudo-labels; else its companion, which trains on the config's own labels.
+
+    Writes: configs/<config>_pseudo.toml, if it is missing
+
+    Raises:
+        ValueError: for a companion that asks for no labels, or those of another config.
+    """
     if cfg.train.pseudo:
         return cfg
-    options = config.Pseudo(from_=cfg.name)
-    return cfg.model_copy(
-        update={"name": f"{cfg.name}_pseudo", "train": cfg.train.model_copy(update={"pseudo": options})}
-    )
+    path = companion_path(cfg)
+    with processes().main_process_first():
+        if not path.exists():
+            _write_companion(path, cfg.name)
+    return read_companion(cfg)
+
+
+def companion_path(cfg: config.Config) -> Path:
+    """The file of the config beside another that trains on its labels."""
+    return Path("configs") / f"{cfg.name}_pseudo.toml"
+
+
+def read_companion(cfg: config.Config) -> config.Config:
+    """The companion as its file has it, on the config's data.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: as `with_pseudo`.
+    """
+    companion = load_beside(cfg, companion_path(cfg).stem)
+    if companion.train.pseudo is None or companion.train.pseudo.from_ != cfg.name:
+        raise ValueError(
+            f'{companion_path(cfg)}: expected train.pseudo with from = "{cfg.name}": add it, or remove the file and '
+            f"make pseudo writes it"
+        )
+    return companion
+
+
+def load_beside(cfg: config.Config, name: str) -> config.Config:
+    """The config of another name, on the data of this one."""
+    place = {"root": cfg.data.root, "skip_bad": cfg.data.skip_bad}
+    other = config.load(Path("configs") / f"{name}.toml")
+    return other.model_copy(update={"data": other.data.model_copy(update=place)})
+
+
+def _write_companion(path: Path, name: str) -> None:
+    """The config's text under a header of its own, and the labels that it asks for.
+
+    The config's own header is left out: what it cost and scored is not the companion's.
+    """
+    lines = path.with_name(f"{name}.toml").read_text(encoding="utf-8").splitlines()
+    kept = dropwhile(lambda line: line.startswith("#") or not line.strip(), lines)
+    write_text(path, COMPANION.format(name=name, text="\n".join(kept).rstrip()))
+    log.info("wrote %s: commit it, reports and ensembles name it", path)

@@ -205,7 +205,8 @@ def prepare(cfg: Config) -> Prepared:
     """Card, index and folds of a config; data and folds are made if they are missing.
 
     Raises:
-        ValueError: if the folds are not those of the data, or not as many as the config says.
+        ValueError: if the folds are not those of the data, or not as many as the config says; if the metric is not
+            defined on one of them.
     """
     card = check(cfg)
     paths = Paths(cfg, card)
@@ -222,7 +223,24 @@ def prepare(cfg: Config) -> Prepared:
             f"{paths.folds} has {found} folds, folds.count is {cfg.folds.count}: set it to {found}, or make another "
             f"file with folds.name"
         )
+    _refuse_fold_without_score(card, paths.folds, index, table)
     return Prepared(cfg, card, paths, index, table)
+
+
+def _refuse_fold_without_score(card: Competition, path: Path, index: pd.DataFrame, table: pd.DataFrame) -> None:
+    """Refuse a fold of empty images, if those do not count: it scores 0 or nothing, whatever was learned."""
+    metric = of_pixels(card.metric)
+    if METRICS[metric].counts_empties:
+        return
+    rows = index.merge(table, on="image_id")
+    largest = rows.groupby("fold")["coverage"].max()
+    for fold in largest.index[largest == 0]:
+        ids = rows["image_id"][rows["fold"] == fold].sort_values().tolist()
+        raise ValueError(
+            f"{path}: {metric} is not defined on fold {fold}: none of its {len(ids)} images ({', '.join(ids[:3])}"
+            f"{', …' if len(ids) > 3 else ''}) has a mask, and empty ones do not count. Remove the file and make folds "
+            f"with a lower folds.count or another folds.seed (scores read on it do not compare with new ones)"
+        )
 
 
 def _make_folds(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,15 +14,17 @@ from pipeline.bootstrap import interval
 from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.images import Reader
-from pipeline.ensemble import Chosen, Decision, Drawer, Exclusive
+from pipeline.ensemble import Choice, Chosen, Decision, Drawer, Exclusive
 from pipeline.manifest import made_with
 from pipeline.metrics import Scores, of_pixels
+from pipeline.postprocess import Cut, Surface
 from pipeline.progress import track
 from pipeline.report import view
 from pipeline.report.page import write_report
 from pipeline.report.suspicion import reliability, suspicion
 from pipeline.stages.comparing import gain_of
 from pipeline.stages.ensembling import decide_members, ensemble_name, load_members, oof_of_members, oof_rows, test_masks
+from pipeline.stages.labelling import companion_path, read_companion
 from pipeline.stages.preparing import Prepared, count_test_images, prepare
 from pipeline.stages.seeing import Seen, see
 from pipeline.stages.training import fold_row, predict_test, source_of_labels
@@ -72,11 +74,12 @@ def _view(title: str, members: Sequence[Prepared], test_index: pd.DataFrame) -> 
         history=_history(members),
         folds=_folds(members, decision),
         classes=_classes(first.card.classes, masks, decision.scores),
-        surfaces={name: _surface(part) for name, part in zip(first.card.classes, decision.parts, strict=False)},
+        surfaces={name: surface_of(part) for name, part in zip(first.card.classes, decision.parts, strict=False)},
+        cuts=cuts_of(first.card.classes, decision.parts),
         parting=_parting(decision) if first.card.instances else None,
         reliability=reliability(looked.counts.sum(axis=0)),
         members=_members(members, decision, alone) if len(members) > 1 else None,
-        pseudo=_pseudo(first) if len(members) == 1 and first.cfg.train.pseudo else None,
+        pseudo=_pseudo(first) if len(members) == 1 else None,
         submission=_submission(members, test_index, decision.shipped),
         boards=_boards(first, decision.scores, rows["group"].to_numpy()),
     )
@@ -205,14 +208,49 @@ def _parting(decision: Decision) -> view.Parting:
     )
 
 
-def _surface(chosen: Chosen) -> view.Surface:
-    """Thresholds and smallest total areas, whichever rules ship: the two that everyone knows."""
-    total = chosen.surfaces["total"]
-    folds = total.folds.tolist()
-    without = {fold: total.best([each for each in folds if each != fold])[0] for fold in folds}
-    cuts = {fold: view.Chosen(cut.threshold, cut.min_area) for fold, cut in without.items()}
-    best, _ = total.best()
-    return view.Surface(total.areas, total.means(), view.Chosen(best.threshold, best.min_area), cuts)
+def surface_of(chosen: Chosen) -> view.Surface:
+    """Thresholds and areas of the family of rules that ships, under the weights that ship.
+
+    A fold may have chosen another family (`cuts_of` has it), and in an ensemble other weights; here each fold's point
+    is the best of this surface without it, so that all points lie where they are drawn.
+    """
+    rules, cut = chosen.shipped.rules, chosen.shipped.cut
+    surface = chosen.surfaces[rules]
+    folds = surface.folds.tolist()
+    without = {fold: surface.best([each for each in folds if each != fold])[0] for fold in folds}
+    per_fold = {fold: _point(surface, each) for fold, each in without.items()}
+    return view.Surface(surface.areas, surface.plane(cut), _point(surface, cut), per_fold, rules)
+
+
+def _point(surface: Surface, cut: Cut) -> view.Chosen:
+    return view.Chosen(cut.threshold, surface.area(cut), cut.presence_threshold)
+
+
+def cuts_of(classes: Sequence[str], parts: Sequence[Chosen]) -> pd.DataFrame:
+    """What ships and what was chosen without each fold, class by class; no row where no class has a cut of its own."""
+    rows = [
+        {"class": name, "chosen on": chosen_on, **_cut_row(choice, part.surfaces[choice.rules])}
+        for name, part in zip(classes, parts, strict=False)
+        for chosen_on, choice in _choices(part)
+    ]
+    table = pd.DataFrame(rows).dropna(axis="columns", how="all")  # without a triplet, no presence threshold
+    return table if len(parts) > 1 else table.drop(columns="class", errors="ignore")
+
+
+def _choices(part: Chosen) -> list[tuple[str, Choice]]:
+    without = [f"without fold {fold}" for fold in part.fitted.folds]
+    return [("all folds", part.shipped), *zip(without, part.fitted.chosen, strict=True)]
+
+
+def _cut_row(choice: Choice, surface: Surface) -> dict[str, Any]:
+    """A row of the table of cuts; only the triplet has a presence threshold."""
+    presence = max(choice.cut.presence_threshold, choice.cut.threshold) if choice.rules == "triplet" else None
+    return {
+        "rules": choice.rules,
+        "threshold": choice.cut.threshold,
+        "area": surface.area(choice.cut),
+        "presence threshold": presence,
+    }
 
 
 def _members(members: Sequence[Prepared], decision: Decision, alone: Sequence[Decision]) -> view.Members:
@@ -227,10 +265,28 @@ def _members(members: Sequence[Prepared], decision: Decision, alone: Sequence[De
     return view.Members(table, np.corrcoef(errors))
 
 
-def _pseudo(labelled: Prepared) -> view.Pseudo:
-    """Against the source of its labels, which predicted all folds before it could label."""
-    gain = gain_of(labelled, prepare(source_of_labels(labelled.cfg)))
-    return view.Pseudo(gain.folds, gain.difference)
+def _pseudo(member: Prepared) -> view.Pseudo | None:
+    """A config against the source of its labels, which predicted all folds before it could label; else its companion
+    against it, once that has predicted them too.
+    """
+    if member.cfg.train.pseudo:
+        gain = gain_of(member, prepare(source_of_labels(member.cfg)))
+    elif labelled := _trained_companion(member):
+        gain = gain_of(labelled, member)
+    else:
+        return None
+    return view.Pseudo(gain.name, gain.source, gain.folds, gain.difference)
+
+
+def _trained_companion(member: Prepared) -> Prepared | None:
+    """The companion of `make pseudo`, if it is on the same folds and no image's OOF is missing."""
+    if not companion_path(member.cfg).exists():
+        return None
+    companion = prepare(read_companion(member.cfg))
+    done = all(companion.paths.weights(fold).exists() for fold in companion.numbers())
+    if not done or not companion.folds.equals(member.folds):
+        return None
+    return companion if companion.oof_store().ids() >= set(companion.index["image_id"]) else None
 
 
 def _submission(members: Sequence[Prepared], test_index: pd.DataFrame, drawer: Drawer) -> view.Submission:

@@ -23,7 +23,7 @@ from pipeline.metrics import of_pixels
 from pipeline.models import build_model, for_prediction
 from pipeline.rle import Dialect
 from pipeline.stages.doctoring import quick_look
-from pipeline.stages.labelling import label_fold
+from pipeline.stages.labelling import label_fold, load_beside
 from pipeline.stages.preparing import Paths, Prepared, prepare, processes, scores_at_half
 from pipeline.training.checkpoint import (
     FULL,
@@ -223,9 +223,7 @@ def _pseudo_labels(prepared: Prepared, fold: Fold) -> PseudoData | None:
 
 def source_of_labels(cfg: Config) -> Config:
     """The config whose models label, on the same data."""
-    place = {"root": cfg.data.root, "skip_bad": cfg.data.skip_bad}
-    source = config.load(Path("configs") / f"{cfg.train.pseudo.from_}.toml")
-    return source.model_copy(update={"data": source.data.model_copy(update=place)})
+    return load_beside(cfg, cfg.train.pseudo.from_)
 
 
 def _look(prepared: Prepared) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config import Config
-from pipeline.data.formats import ImageError, read_pixels, read_size
+from pipeline.data.formats import ImageError, read_indices, read_pixels, read_size
 from pipeline.data.windows import Box, Windows, open_windows
 
 __all__ = [
@@ -254,10 +254,8 @@ def _codes(path: Path, *, colours: bool) -> np.ndarray:
     pixels = read_pixels(path)
     if colours:
         return _with_channels(pixels, 3, path)
-    if path.suffix.lower() in (".png", ".gif"):
-        with Image.open(path) as image:
-            if image.mode == "P":
-                return np.asarray(image)[..., None]
+    if (indices := read_indices(path)) is not None:
+        return indices
     if pixels.shape[2] != 1:
         raise ImageError(f"{path}: {pixels.shape[2]} channels, and masks.values are single values: give colours")
     return pixels

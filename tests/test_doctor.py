@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from pipeline.cli import main
+from pipeline.competition import Leaderboard
 from pipeline.doctor.dialects import judge
-from pipeline.doctor.findings import check_pixels, check_sizes, stripe
+from pipeline.doctor.findings import check_pixels, check_sample, check_sizes, stripe
 from pipeline.doctor.placement import VIEWS, judge_masks
 from pipeline.rle import Dialect
 from tests.conftest import write_tiny
@@ -208,6 +209,31 @@ def test_values_that_will_not_train_as_they_are():
     assert "0 and 1 only" in whats(a=(noise > 99).astype(np.uint8))
     assert "several dtypes" in whats(a=noise.astype(np.uint16), b=(noise // 16).astype(np.uint8))
     assert "the first is 'b'" in whats(a=(noise // 16).astype(np.uint8), b=np.full((9, 9, 1), 7, np.uint8))
+
+
+def sample_of(card, *keys):
+    """Levels and texts of what is said of a sample submission's rows, (image, class) each."""
+    rows = pd.DataFrame(keys, columns=["image_id", "label"])
+    sample = rows.assign(rle="").set_axis(["id", "class", "rle_mask"], axis=1)
+    return {finding.what: finding for finding in check_sample(card, sample, rows)}
+
+
+def test_the_rows_of_a_sample_are_counted_against_images_and_classes(card):
+    assert sample_of(card, ("a", "disc"), ("b", "disc"))["sample's rows"][0] == "good"
+    level, _, found = sample_of(card, ("a", "disc"), ("b", "disc"), ("a", "disc"))["sample's rows"]
+    assert (level, found) == ("look", "3, of 2 images: expected 2, some rows repeat")
+    two = card.model_copy(update={"classes": ("disc", "rim")})
+    level, _, found = sample_of(two, ("a", "disc"), ("a", "rim"), ("b", "rim"))["sample's rows"]
+    assert (level, "1 of 2 images ask for fewer" in found) == ("look", True)
+    parts = card.model_copy(update={"several_rows": True})
+    assert sample_of(parts, ("a", "disc"), ("a", "disc"))["sample's rows"][0] == "good"
+
+
+def test_the_images_of_a_sample_are_counted_against_the_cards_leaderboard(card):
+    known = card.model_copy(update={"leaderboard": Leaderboard(images=2)})
+    assert "sample's images" not in sample_of(known, ("a", "disc"), ("b", "disc"))
+    level, _, found = sample_of(known, ("a", "disc"))["sample's images"]
+    assert (level, "1, and the card's leaderboard has 2" in found) == ("look", True)
 
 
 def test_sizes_that_only_the_test_set_has():

@@ -77,11 +77,16 @@ class Columns(Table):
         return [self.id, self.label] if self.label else [self.id]
 
 
-class Masks(Table):
-    """What the pixels of mask images mean."""
+Value = int | tuple[int, int, int]
 
-    values: dict[str, int | tuple[int, int, int]] | None = None  # of each class: grey value, palette index or colour
-    void: int | tuple[int, int, int] | None = None  # pixels that count for nothing
+
+class Masks(Table):
+    """What the pixels of mask images mean; if nothing is said, 0 and 1, or 0 and 255, and no other value."""
+
+    values: dict[str, Value] | None = None  # of each class: grey value, palette index or colour
+    void: Value | None = None  # pixels that count for nothing
+    background: Value | None = None  # with values, of no class; default: 0, where classes may overlap and none is 0
+    above: float | None = Field(default=None, ge=0)  # of one class: grey values above it are mask, as after JPEG
 
 
 class Leaderboard(Table):
@@ -173,12 +178,23 @@ class Competition(Table):
             raise ValueError(
                 f"masks.values names {', '.join(sorted(named))}, classes are {', '.join(self.classes)}: give each one's"
             )
+        self._check_values()
         if self.files.train_masks and len(self.classes) > 1 and not self.masks.values:
             raise ValueError("mask images of several classes: give masks.values, what stands for each class")
         if self.masks.void is not None and not self.exclusive:
             raise ValueError("masks.void needs exclusive = true: masks that may overlap are scored on every pixel")
         if self.exclusive and (len(self.classes) < 2 or not self.files.train_masks):
             raise ValueError("exclusive needs two classes or more, and mask images (files.train_masks)")
+
+    def _check_values(self) -> None:
+        masks = self.masks
+        named = [*(masks.values or {}).values(), *(each for each in (masks.void, masks.background) if each is not None)]
+        if twice := [value for value in named if named.count(value) > 1]:
+            raise ValueError(f"[masks]: {twice[0]} has two meanings: give values, void and background one each")
+        if masks.background is not None and (self.exclusive or not masks.values):
+            raise ValueError("masks.background needs masks.values, of classes that are not exclusive")
+        if masks.above is not None and (masks.values or len(self.classes) > 1 or not self.files.train_masks):
+            raise ValueError("masks.above needs mask images of one class, without masks.values")
 
     @property
     def training_layouts(self) -> tuple[Columns, ...]:

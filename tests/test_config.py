@@ -147,6 +147,13 @@ def test_card_goes_by_its_file_name(name):
         ),
         ("[columns]", '[dialect]\norder = "diagonal"\n[columns]', r"dialect\.order: 'diagonal'"),
         ("[columns]", "[masks]\nvoid = 255\n[columns]", r"masks\.void needs exclusive = true"),
+        ("[columns]", "[masks]\nabove = 127\n[columns]", r"masks\.above needs mask images of one class"),
+        ("[columns]", "[masks]\nbackground = 0\n[columns]", r"masks\.background needs masks\.values"),
+        (
+            "[columns]",
+            "[masks]\nvalues = { disc = 3 }\nbackground = 3\n[columns]",
+            r"\[masks\]: 3 has two meanings: give values, void and background one each",
+        ),
         ('train_csv = "train.csv"', "", r"give one of files\.train_csv .* files\.train_masks"),
     ],
 )

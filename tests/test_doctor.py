@@ -1,5 +1,6 @@
 """The doctor: a wrong dialect is caught by the images, and a right one is left in peace."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -9,8 +10,10 @@ import pytest
 from PIL import Image
 
 from pipeline.cli import main
+from pipeline.competition import Leaderboard
 from pipeline.doctor.dialects import judge
-from pipeline.doctor.findings import check_pixels, check_sizes, stripe
+from pipeline.doctor.findings import check_pixels, check_sample, check_sizes, stripe
+from pipeline.doctor.placement import VIEWS, judge_masks
 from pipeline.rle import Dialect
 from tests.conftest import write_tiny
 from tests.miniatures import runs_of
@@ -110,6 +113,75 @@ def test_texts_of_lists_are_judged_as_lists(shown):
     assert judge(listed, Dialect(form="list", order="row")).better == Dialect(form="list")
 
 
+# Masks that are images.
+
+LEFT, RIGHT = "turned left by a quarter", "turned right by a quarter"
+UNDONE = {view: view for view in VIEWS} | {LEFT: RIGHT, RIGHT: LEFT}  # by which a view is undone
+FITTING = [(shape, view) for shape in SHAPES for view in list(VIEWS)[: 7 if shape == "square" else 3]]
+
+
+def scenes(shape, seed=0):
+    """As `pictures`, of three classes: what lies lower is of another brightness and another class."""
+    for image, mask in pictures(shape, seed):
+        labels = mask + (np.arange(shape[0])[:, None] > shape[0] * 0.7) * np.uint8(2)
+        yield (image + 25.0 * (labels > 1)).clip(0, 255).astype(np.uint8), labels
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("draw", [pictures, scenes])
+def test_masks_on_their_images_are_left_in_peace(draw, shape, seed):
+    verdict = judge_masks(list(draw(SHAPES[shape], seed)))
+    assert (verdict.kind, verdict.better) == ("good", None)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("shape", "view"), FITTING)
+@pytest.mark.parametrize("draw", [pictures, scenes])
+def test_turned_masks_are_caught_and_the_way_back_is_named(draw, shape, view, seed):
+    turned = [(image, VIEWS[UNDONE[view]](mask)) for image, mask in draw(SHAPES[shape], seed)]
+    verdict = judge_masks(turned)
+    assert (verdict.kind, verdict.better) == ("other", view)
+    assert f"clearly better when {view} (" in verdict.message
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("draw", [pictures, scenes])
+def test_masks_of_other_images_are_caught(draw, seed):
+    images, masks = zip(*draw((48, 48), seed), strict=True)
+    order = np.random.default_rng(seed).permutation(COUNT)
+    verdict = judge_masks([(image, masks[place]) for image, place in zip(images, order, strict=True)])
+    assert (verdict.kind, verdict.better) == ("unrelated", None)
+    assert "paired wrongly" in verdict.message
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("count", [10, COUNT])
+def test_no_other_way_is_named_of_images_that_show_nothing_of_their_masks(seed, count):
+    rng = np.random.default_rng(seed)
+    blind = [(rng.integers(0, 255, mask.shape).astype(np.uint8), mask) for _, mask in pictures((48, 48), seed)]
+    assert judge_masks(blind[:count]).better is None
+
+
+def test_a_few_turned_masks_among_many_are_no_other_way(shown):
+    few = [(image, mask[:, ::-1]) for image, mask in shown[:5]]
+    assert judge_masks([*few, *shown[5:]]).kind == "good"
+
+
+def test_few_masks_are_too_few_to_tell_how_they_lie(shown):
+    verdict = judge_masks([(image, mask[:, ::-1]) for image, mask in shown[:9]])
+    assert (verdict.kind, "9 images with masks are too few" in verdict.message) == ("unknown", True)
+
+
+def test_large_masks_are_judged_as_small_ones():
+    def enlarged(pixels):
+        return np.kron(pixels, np.ones((13, 13), np.uint8))  # beyond the size to which they are reduced
+
+    large = [(enlarged(image), enlarged(mask)) for image, mask in list(pictures((48, 48)))[:20]]
+    assert judge_masks(large).kind == "good"
+    assert judge_masks([(image, mask.T) for image, mask in large]).better == "transposed"
+
+
 # Findings.
 
 
@@ -137,6 +209,31 @@ def test_values_that_will_not_train_as_they_are():
     assert "0 and 1 only" in whats(a=(noise > 99).astype(np.uint8))
     assert "several dtypes" in whats(a=noise.astype(np.uint16), b=(noise // 16).astype(np.uint8))
     assert "the first is 'b'" in whats(a=(noise // 16).astype(np.uint8), b=np.full((9, 9, 1), 7, np.uint8))
+
+
+def sample_of(card, *keys):
+    """Levels and texts of what is said of a sample submission's rows, (image, class) each."""
+    rows = pd.DataFrame(keys, columns=["image_id", "label"])
+    sample = rows.assign(rle="").set_axis(["id", "class", "rle_mask"], axis=1)
+    return {finding.what: finding for finding in check_sample(card, sample, rows)}
+
+
+def test_the_rows_of_a_sample_are_counted_against_images_and_classes(card):
+    assert sample_of(card, ("a", "disc"), ("b", "disc"))["sample's rows"][0] == "good"
+    level, _, found = sample_of(card, ("a", "disc"), ("b", "disc"), ("a", "disc"))["sample's rows"]
+    assert (level, found) == ("look", "3, of 2 images: expected 2, some rows repeat")
+    two = card.model_copy(update={"classes": ("disc", "rim")})
+    level, _, found = sample_of(two, ("a", "disc"), ("a", "rim"), ("b", "rim"))["sample's rows"]
+    assert (level, "1 of 2 images ask for fewer" in found) == ("look", True)
+    parts = card.model_copy(update={"several_rows": True})
+    assert sample_of(parts, ("a", "disc"), ("a", "disc"))["sample's rows"][0] == "good"
+
+
+def test_the_images_of_a_sample_are_counted_against_the_cards_leaderboard(card):
+    known = card.model_copy(update={"leaderboard": Leaderboard(images=2)})
+    assert "sample's images" not in sample_of(known, ("a", "disc"), ("b", "disc"))
+    level, _, found = sample_of(known, ("a", "disc"))["sample's images"]
+    assert (level, "1, and the card's leaderboard has 2" in found) == ("look", True)
 
 
 def test_sizes_that_only_the_test_set_has():
@@ -246,3 +343,101 @@ def test_what_the_index_refuses_is_a_finding(competition, capsys):
     status, out, _ = doctor(capsys)
     assert status == 2
     assert "the first is '0919'" in out
+
+
+# Masks in a folder.
+
+
+def write_mask_files(change):
+    """The tiny competition, of 120 square images, with mask images in place of RLE: a function of their list."""
+    for path in sorted(Path("tiny").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    write_tiny(Path("tiny"), train=120, size=(40, 40))
+    rows = [row.split(",") for row in Path("tiny/train.csv").read_text().splitlines()[1:]]
+    ids, texts = zip(*sorted(rows), strict=True)
+    Path("tiny/train/masks").mkdir()
+    for image_id, mask in zip(ids, change([Dialect().decode(text, (40, 40)) for text in texts]), strict=True):
+        Image.fromarray(np.ascontiguousarray(mask) * np.uint8(255)).save(f"tiny/train/masks/{image_id}.png")
+    card = Path("tiny.toml")
+    card.write_text(card.read_text().replace('train_csv = "train.csv"', 'train_masks = "train/masks"'))
+
+
+MISTAKES = {
+    "transposed": (lambda masks: [mask.T for mask in masks], "clearly better when transposed"),
+    "mirrored": (lambda masks: [mask[::-1] for mask in masks], "clearly better when mirrored upside down"),
+    "shuffled": (lambda masks: [masks[place] for place in np.random.default_rng(1).permutation(120)], "paired wrongly"),
+}
+
+
+def test_a_healthy_folder_of_masks_passes(tiny, capsys):
+    write_mask_files(lambda masks: masks)
+    status, out, err = doctor(capsys)
+    assert (status, err, "bad" in out) == (0, "", False)
+    assert "good  placement" in out
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_wrong_folder_of_masks_exits_2_with_what_to_do_and_a_picture(tiny, capsys, mistake):
+    change, answer = MISTAKES[mistake]
+    write_mask_files(change)
+    status, out, _ = doctor(capsys)
+    assert (status, answer in " ".join(out.split())) == (2, True)
+    with Image.open("reports/tiny-doctor.png") as picture:
+        assert picture.size[0] > 900
+
+
+def test_training_is_refused_on_transposed_masks_with_a_picture(tiny, capsys, monkeypatch):
+    write_mask_files(MISTAKES["transposed"][0])
+    monkeypatch.setattr("pipeline.stages.training._fit", lambda *args: pytest.fail("trained"))
+    status, _, err = doctor(capsys, "train", "--fold", "0")
+    assert (status, "clearly better when transposed" in err) == (2, True)
+    assert "Drawn in reports/tiny-doctor.png" in err.splitlines()[-1]
+    assert Path("reports/tiny-doctor.png").exists()
+
+
+# Many faults in one run.
+
+
+def test_all_that_is_wrong_is_said_in_one_run(competition, capsys):
+    images = Path("tiny/train/images")
+    ids = sorted(path.stem for path in images.iterdir())
+    (images / f"{ids[0]}.png").unlink()
+    (images / "stranger.png").write_bytes((images / f"{ids[1]}.png").read_bytes())
+    (images / f"{ids[2]}.png").write_text("no image")
+    lines = Path("tiny/train.csv").read_text().splitlines()
+    lines[1:] = [f"{ids[3]},5 1 7" if line.startswith(ids[3]) else line for line in lines[1:]]
+    Path("tiny/train.csv").write_text("\n".join(lines) + "\n")
+    next(Path("tiny/test/images").iterdir()).unlink()
+    sample = Path("tiny/sample_submission.csv")
+    sample.write_text(sample.read_text().replace("rle_mask", "EncodedPixels"))
+    status, out, err = doctor(capsys)
+    said = " ".join(out.split())
+    assert status == 2
+    for fault in (
+        f"no image for 1 of 120 ids of the CSV, the first is '{ids[0]}'",
+        "the first is 'stranger.png'",
+        f"{ids[2]}.png: not an image",
+        f"id '{ids[3]}': ",
+        "tiny/test/images: no image for 1 of 5 ids",
+        "the card writes id, rle_mask",
+    ):
+        assert fault in said
+    assert "7 of " in err  # a sample without the column has no placeholder either
+
+
+def test_faults_of_one_kind_are_counted_after_the_third(tiny, capsys):
+    write_mask_files(lambda masks: [mask * np.uint8(7 if number % 2 else 1) for number, mask in enumerate(masks)])
+    status, out, _ = doctor(capsys)
+    wrong = re.findall(r"a mask of values", out)
+    assert (status, len(wrong)) == (2, 3)
+    assert re.search(r"\(and \d+ more like it\)", " ".join(out.split()))
+
+
+def test_a_missing_folder_hides_no_other_fault(competition, capsys):
+    for path in Path("tiny/test/images").iterdir():
+        path.unlink()
+    Path("tiny/test/images").rmdir()
+    Path("tiny/train.csv").unlink()
+    status, out, _ = doctor(capsys)
+    said = " ".join(out.split())
+    assert (status, "train.csv: no such file" in said, "tiny/test/images: no such folder" in said) == (2, True, True)

@@ -1,8 +1,10 @@
 """File formats: the values that were written come back, and a damaged file is named."""
 
 import re
+import struct
 import subprocess
 import sys
+import zlib
 
 import cv2
 import numpy as np
@@ -16,6 +18,7 @@ from pydicom.uid import JPEGLosslessSV1
 from pipeline.data.augment import STRENGTHS, Augment
 from pipeline.data.formats import read_pixels, read_size
 from pipeline.data.images import ImageError, Reader, glance, read_labels, read_mask, stretch
+from pipeline.data.windows import Box, open_windows
 from tests.miniatures import write_dicom
 
 RNG = np.random.default_rng(0)
@@ -63,9 +66,79 @@ def test_values_come_back_as_they_were_written(tmp_path, name, write, expected):
     assert read_size(tmp_path / name) == (9, 7)
 
 
-def test_colour_png_of_sixteen_bits_keeps_them(tmp_path):
-    cv2.imwrite(str(tmp_path / "deep.png"), COLOUR16[..., ::-1])  # it takes blue first
-    assert np.array_equal(read_pixels(tmp_path / "deep.png"), COLOUR16)
+def write_deep_png(path, pixels, colour):
+    """A PNG of sixteen bits, (H, W, C), as its specification has it; colour: 0 grey, 2 RGB, 4 and 6 with alpha."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)], ids=["grey", "RGB", "LA", "RGBA"])
+def test_png_of_sixteen_bits_keeps_them_with_and_without_alpha(tmp_path, colour, channels):
+    pixels = RNG.integers(0, 65536, (9, 7, channels)).astype(np.uint16)
+    write_deep_png(tmp_path / "deep.png", pixels, colour)
+    found = read_pixels(tmp_path / "deep.png")
+    assert found.dtype == np.uint16
+    assert np.array_equal(found, pixels)
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(4, 2), (6, 4)], ids=["LA", "RGBA"])
+def test_alpha_of_sixteen_bits_is_dropped_as_that_of_eight_is(tmp_path, colour, channels):
+    pixels = RNG.integers(0, 65536, (9, 7, channels)).astype(np.uint16)
+    write_deep_png(tmp_path / "deep.png", pixels, colour)
+    found = Reader(channels - 1)(tmp_path / "deep.png")
+    assert found.dtype == np.float32
+    assert found == pytest.approx(pixels[..., :-1] / 65535 * 255, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["deep.ppm", "deep.jp2"])
+def test_colours_of_sixteen_bits_of_rarer_formats_keep_them(tmp_path, name):
+    colours = RNG.integers(0, 65536, (64, 48, 3)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / name), colours[..., ::-1], [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])
+    assert np.array_equal(read_pixels(tmp_path / name), colours)
+    cv2.imwrite(str(tmp_path / name), colours[..., 0], [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])
+    assert np.array_equal(read_pixels(tmp_path / name)[..., 0], colours[..., 0])
+
+
+def test_palette_tiff_is_seen_in_its_colours_and_has_its_indices(tmp_path):
+    codes = RNG.integers(0, 3, (9, 7)).astype(np.uint8)
+    image = Image.new("P", (7, 9))
+    image.putdata(codes.ravel().tolist())
+    image.putpalette([0, 0, 0, 200, 10, 10, 0, 0, 0] + [0] * 759)  # indices 0 and 2 look the same
+    image.save(tmp_path / "labels.tif")
+    colours = np.array([[0, 0, 0], [200, 10, 10], [0, 0, 0]], np.uint8)[codes]
+    assert np.array_equal(read_pixels(tmp_path / "labels.tif"), colours)
+    assert np.array_equal(read_labels(tmp_path / "labels.tif", {0: 1, 1: 0}, void=2), np.array([1, 0, 255])[codes])
+    with open_windows(tmp_path / "labels.tif") as image:
+        assert np.array_equal(image.read(Box(2, 1, 4, 3)), colours[2:6, 1:4])
+
+
+def test_tiff_whose_zero_is_white_is_turned(tmp_path):
+    for name, pixels, turned in (
+        ("eight.tif", GREY8, 255 - GREY8),
+        ("deep.tif", GREY16, 65535 - GREY16),
+        ("bits.tif", GREY8 > 99, GREY8 <= 99),
+    ):
+        tifffile.imwrite(tmp_path / name, pixels, photometric="miniswhite")
+        assert np.array_equal(read_pixels(tmp_path / name)[..., 0], turned)
+        with open_windows(tmp_path / name) as image:
+            assert np.array_equal(image.read(Box(2, 1, 4, 3))[..., 0], turned[2:6, 1:4])
+
+
+@pytest.mark.parametrize(("name", "mode"), [("inks.jpg", "CMYK"), ("inks.tif", "CMYK"), ("raw.tif", "YCbCr")])
+def test_colours_that_a_screen_has_not_are_refused_and_not_guessed(tmp_path, name, mode):
+    Image.fromarray((COLOUR16 >> 8).astype(np.uint8)).convert(mode).save(tmp_path / name)
+    expected = rf"{name}: colours of kind (CMYK|SEPARATED|YCBCR): expected grey, a palette or RGB: save it as RGB$"
+    with pytest.raises(ImageError, match=expected):
+        read_pixels(tmp_path / name)
+    with pytest.raises(ImageError, match=expected), open_windows(tmp_path / name):
+        pass
 
 
 def test_dicom_has_its_slope_and_intercept(tmp_path):

@@ -1,5 +1,7 @@
 """The index: ids stay text, labels are checked row by row, every mismatch is named."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -37,6 +39,53 @@ def test_masks_as_images_give_the_same_index(tiny, card, edit):
     assert by_mask[["image_id", "coverage"]].equals(by_rle[["image_id", "coverage"]])
     for one, other in zip(by_rle.itertuples(), by_mask.itertuples(), strict=True):
         assert np.array_equal(Labels.of(card).read(one), Labels.of(card).read(other))
+
+
+def write_masks(tiny, edit, change, masks=""):
+    """The tiny competition with mask images, changed by a function; what stands in its card's [masks]."""
+    index = read_index(competition.load("tiny.toml"), tiny / "tiny")
+    (tiny / "tiny/train/masks").mkdir()
+    for row in index.itertuples():
+        mask = Labels.of(competition.load("tiny.toml")).read(row)[..., 0]
+        Image.fromarray(change(mask)).save(tiny / f"tiny/train/masks/{row.image_id}.png")
+    edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
+    edit("tiny.toml", "[columns]", f"[masks]\n{masks}\n[columns]")
+    return index
+
+
+@pytest.mark.parametrize(
+    ("change", "masks"),
+    [
+        (lambda mask: mask * np.uint8(128), "values = { disc = 128 }"),
+        (lambda mask: 7 - mask * np.uint8(4), "values = { disc = 3 }\nbackground = 7"),
+        (lambda mask: 1 - mask, "values = { disc = 0 }\nbackground = 1"),
+        (lambda mask: mask[..., None] * np.uint8([255, 0, 9]), "values = { disc = [255, 0, 9] }"),
+        (lambda mask: 99 + mask * np.uint8(60), "above = 127"),
+    ],
+    ids=["128", "background 7", "black on white", "colour", "above"],
+)
+def test_masks_of_one_class_mean_what_the_card_says(tiny, edit, change, masks):
+    by_rle = write_masks(tiny, edit, change, masks)
+    by_mask = read_index(competition.load("tiny.toml"), tiny / "tiny")
+    assert by_mask["coverage"].tolist() == by_rle["coverage"].tolist()
+
+
+def test_masks_of_two_classes_leave_the_background_to_none(tiny, edit):
+    edit("tiny.toml", 'classes = ["disc"]', 'classes = ["disc", "rim"]')
+    edit("tiny.toml", 'id = "id"', 'id = "id"\njoint = "_"')
+    edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
+    edit("tiny.toml", "[columns]", "[masks]\nvalues = { disc = 1, rim = 2 }\n[columns]")
+    codes = np.array([[0, 1, 2], [2, 0, 0]], np.uint8)
+    Image.fromarray(codes).save(tiny / "codes.png")
+    read = Labels.of(competition.load("tiny.toml")).read(SimpleNamespace(mask_path=tiny / "codes.png"))
+    assert read[..., 0].tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert read[..., 1].tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+def test_a_mask_of_other_values_is_named_with_the_class_to_write(tiny, edit):
+    write_masks(tiny, edit, lambda mask: mask * np.uint8(128))
+    with pytest.raises(ValueError, match=r"masks/\d+\.png: .*values 0, 128: .*\[masks\] values = { disc = 128 }"):
+        read_index(competition.load("tiny.toml"), tiny / "tiny")
 
 
 def test_group_comes_from_the_meta_table(tiny, edit):

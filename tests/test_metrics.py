@@ -100,10 +100,24 @@ def test_what_judges_where_the_official_metric_is_of_no_single_image():
         "tgs_precision",
         "dsb_precision",
         "f1_60",
-        "mean_dice",
+        "mean_dice_of_filled",
     ]
     assert {of_pixels(name) for name in known_metrics()} == set(METRICS)
     assert {judge_of(name) for name in known_metrics()} == {*METRICS, *INSTANCE_METRICS}
+
+
+def test_what_stands_for_uw_madison_ranks_two_predictions_as_its_dice_does():
+    # Four slices of one organ, two of them empty. Bold finds both and invents a pixel on an empty slice; shy finds
+    # one and invents nothing. With both empty as 1 they would draw, at 3 of 4; UW-Madison does not count these slices.
+    organ, nothing, pixel = np.zeros((3, 8, 8), np.uint8)
+    organ[2:6, 2:6], pixel[0, 0] = 1, 1
+    target, bold, shy = [organ, organ, nothing, nothing], [organ, organ, pixel, nothing], [organ, *[nothing] * 3]
+    judge = METRICS[judge_of("uw_madison")]
+    scores = [
+        judge.scores(stack([count(*pair) for pair in zip(masks, target, strict=True)])).mean() for masks in (bold, shy)
+    ]
+    assert scores == pytest.approx([2 / 3, 1 / 2])
+    assert of_pixels("uw_madison") == judge_of("uw_madison")
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -1,7 +1,8 @@
-"""File formats: an image's own values, whatever wrote them. Nothing is scaled here, and nothing half read.
+"""File formats: an image's own values, whatever wrote them. Nothing is scaled here, nothing cut, and nothing half read.
 
-Pillow reads what is usual: it refuses a file that was cut short, where OpenCV returns the part that was there. TIFF,
-DICOM and .npy have readers of their own; a format more is an entry of FORMATS.
+Pillow reads what is usual: it refuses a file that was cut short, where OpenCV returns the part that was there. Of
+colours beyond eight bits it would keep eight: these are OpenCV's. TIFF, DICOM and .npy have readers of their own; a
+format more is an entry of FORMATS. Inks (CMYK) and other colours that have no one meaning on a screen are refused.
 """
 
 from collections.abc import Callable
@@ -25,6 +26,11 @@ DECODERS = {
 }
 
 DEPTH, SIXTEEN = 24, b"\x10"  # place of a PNG's bits per channel, and sixteen of them
+GREY_ALPHA, GREY = 4, 0  # a PNG's kinds of colour; 2 and 6 are RGB without and with alpha
+
+# Which colours Pillow and TIFF may hold that are none: what they look like depends on a profile, or on a convention.
+STRANGE_MODES = {"CMYK", "LAB", "HSV"}
+STRANGE_TIFFS = {"SEPARATED", "CIELAB", "ICCLAB", "ITULAB", "CFA", "LOGL", "LOGLUV"}
 
 
 class ImageError(ValueError):
@@ -41,20 +47,43 @@ class Format(NamedTuple):
 def _read_usual(path: Path) -> np.ndarray:
     """PNG, JPEG, GIF (its first frame) and what else Pillow knows; a palette's colours, not its indices."""
     with Image.open(path) as image:
-        if image.format == "PNG" and _is_deep(path):
-            image.load()  # refuses what was cut short, before OpenCV reads what is left
-            return _channels_last(cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), cv2.COLOR_BGR2RGB))
-        if image.mode in ("P", "PA", "CMYK", "YCbCr"):
+        _refuse_colours(path, image.mode, STRANGE_MODES)
+        image.load()  # refuses what was cut short, before OpenCV reads what is left
+        if (deep := _deep(path, image)) is not None:
+            return deep
+        if image.mode in ("P", "PA", "YCbCr"):
             return np.asarray(image.convert("RGB"))
         return _channels_last(np.asarray(image))
 
 
-def _is_deep(path: Path) -> bool:
-    """Whether a PNG has sixteen bits in each of several channels, which Pillow would cut to eight."""
-    with path.open("rb") as file:
-        header = file.read(DEPTH + 2)
-    colour = header[DEPTH + 1]  # 0 is grey, 2 colour, and 4 or 6 with alpha
-    return header[DEPTH : DEPTH + 1] == SIXTEEN and colour == 2
+def _refuse_colours(path: Path, came: str, strange: set[str]) -> None:
+    """CMYK and the like: Pillow's formula for them is a guess, and four channels would pass for RGB with alpha."""
+    if came in strange:
+        raise ImageError(f"{path}: colours of kind {came}: expected grey, a palette or RGB: save it as RGB")
+
+
+def _deep(path: Path, image: Image.Image) -> np.ndarray | None:
+    """The colours of more than eight bits, (H, W, C) uint16, which Pillow cuts to eight; None of others.
+
+    Alpha stays the last channel, as in an image of eight bits.
+    """
+    colour = GREY
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            header = file.read(DEPTH + 2)
+        colour = header[DEPTH + 1]
+        if header[DEPTH : DEPTH + 1] != SIXTEEN or colour == GREY:  # grey alone is read as it is
+            return None
+    elif image.format not in ("PPM", "JPEG2000"):
+        return None
+    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype == np.uint8:
+        return None
+    if pixels.ndim == 2:
+        return pixels[..., None]
+    if colour == GREY_ALPHA:
+        return np.ascontiguousarray(pixels[..., [0, 3]])  # OpenCV repeats the grey to three channels
+    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
 def _usual_size(path: Path) -> tuple[int, int]:
@@ -63,16 +92,78 @@ def _usual_size(path: Path) -> tuple[int, int]:
 
 
 def _read_tiff(path: Path) -> np.ndarray:
-    """Channels of any number and order; pages of one size are channels too."""
+    """Channels of any number and order; pages of one size are channels too. Of a palette its colours."""
     with tifffile.TiffFile(path) as file:
         series = file.series[0]
-        pixels = series.asarray()
-        axes = [name for name, length in zip(series.axes, series.shape, strict=True) if length > 1 or name in "YX"]
+        check_tiff_colours(path, series.keyframe)
+        pixels = _rows_columns_channels(path, series)
+        return np.ascontiguousarray(_as_seen(pixels, series.keyframe, path))
+
+
+def _rows_columns_channels(path: Path, series: tifffile.TiffPageSeries) -> np.ndarray:
+    pixels = series.asarray()
+    axes = [name for name, length in zip(series.axes, series.shape, strict=True) if length > 1 or name in "YX"]
     pixels = pixels.reshape([length for name, length in zip(series.axes, series.shape, strict=True) if name in axes])
     if axes.count("Y") != 1 or axes.count("X") != 1 or len(axes) > 3:
         raise ImageError(f"{path}: a TIFF of axes {series.axes}, {series.shape}: expected rows, columns, channels")
     others = [place for place, name in enumerate(axes) if name not in "YX"]
-    return np.ascontiguousarray(_channels_last(pixels.transpose(axes.index("Y"), axes.index("X"), *others)))
+    return _channels_last(pixels.transpose(axes.index("Y"), axes.index("X"), *others))
+
+
+def check_tiff_colours(path: Path, page: tifffile.TiffPage) -> None:
+    """Refuse a TIFF whose numbers are no brightness or colour of a screen.
+
+    Raises:
+        ImageError: with what it holds.
+    """
+    kind = tifffile.PHOTOMETRIC(page.photometric).name
+    _refuse_colours(path, kind, STRANGE_TIFFS)
+    packed = "JP" in tifffile.COMPRESSION(page.compression).name  # JPEG's decoders turn YCbCr into RGB
+    _refuse_colours(path, kind, set() if packed else {"YCBCR"})
+    if kind == "MINISWHITE" and page.dtype.kind not in "ub":
+        raise ImageError(f"{path}: a TIFF whose 0 is white, of {page.dtype}: what is black? Expected whole numbers")
+
+
+def is_coded(page: tifffile.TiffPage) -> bool:
+    """Whether a TIFF's numbers mean something else than brightness: indices of a palette, or 0 for white."""
+    return page.photometric in (tifffile.PHOTOMETRIC.PALETTE, tifffile.PHOTOMETRIC.MINISWHITE)
+
+
+def _as_seen(pixels: np.ndarray, page: tifffile.TiffPage, path: Path) -> np.ndarray:
+    """A palette's colours in place of its indices; what counts from white turned so that more is brighter."""
+    if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+        if pixels.shape[2] > 1:
+            raise ImageError(f"{path}: {pixels.shape[2]} pages of a palette's indices: expected one")
+        colours = page.colormap.T  # (indices, 3), in sixteen bits
+        narrow = (colours % 257 == 0).all() or (colours % 256 == 0).all()  # eight bits, repeated or with zeros behind
+        return (colours >> 8).astype(np.uint8)[pixels[..., 0]] if narrow else colours[pixels[..., 0]]
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+        return ~pixels if pixels.dtype == bool else ((1 << page.bitspersample) - 1 - pixels).astype(pixels.dtype)
+    return pixels
+
+
+def read_indices(path: Path) -> np.ndarray | None:
+    """The indices of a palette image, (H, W, 1); None of an image without a palette.
+
+    Raises:
+        ImageError: as `read_pixels`.
+    """
+    return opened(path, _tiff_indices if _format(path) is TIFF else _usual_indices) if _may_index(path) else None
+
+
+def _may_index(path: Path) -> bool:
+    return _format(path) in (TIFF, USUAL)
+
+
+def _usual_indices(path: Path) -> np.ndarray | None:
+    with Image.open(path) as image:
+        return np.asarray(image)[..., None] if image.mode == "P" else None
+
+
+def _tiff_indices(path: Path) -> np.ndarray | None:
+    with tifffile.TiffFile(path) as file:
+        page = file.series[0].keyframe
+        return page.asarray()[..., None] if page.photometric == tifffile.PHOTOMETRIC.PALETTE else None
 
 
 def _tiff_size(path: Path) -> tuple[int, int]:

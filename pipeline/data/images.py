@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipeline.competition import Value
 from pipeline.config import Config
-from pipeline.data.formats import ImageError, read_pixels, read_size
+from pipeline.data.formats import ImageError, read_indices, read_pixels, read_size
 from pipeline.data.windows import Box, Windows, open_windows
 
 __all__ = [
@@ -34,7 +35,7 @@ __all__ = [
 
 GREY = np.array([0.299, 0.587, 0.114])  # of red, green and blue: ITU-R 601, as Pillow weighs them
 VOID = 255  # the class of pixels that count for nothing
-Value = int | tuple[int, int, int]
+SHOWN = 4  # values that a refusal lists
 
 
 @dataclass(frozen=True)
@@ -203,24 +204,72 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------- masks
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """A mask image as (H, W) uint8, 1 wherever the file is not 0 (or black).
+def read_mask(path: Path, name: str = "mask", above: float | None = None) -> np.ndarray:
+    """A mask image as (H, W) uint8, 0 or 1.
+
+    Without `above`, the file holds 0 and 1, or 0 and its dtype's white (255); of a palette whose first colour is black,
+    indices 0 and 1. Anything else may be several classes, numbered objects or edges that JPEG has blurred, and is
+    refused rather than guessed.
+
+    Args:
+        name: of the class, for what to write on the card.
+        above: grey values above it are mask, whatever values there are.
 
     Raises:
-        ImageError: as `formats.read_pixels`.
+        ImageError: as `formats.read_pixels`; for other values, with what to write on the card.
     """
-    return _is_set(read_pixels(path))
+    return _as_mask(read_pixels(path), path, name, above, np.s_[:, :])
 
 
-def read_mask_part(path: Path, box: Box) -> np.ndarray:
+def read_mask_part(path: Path, box: Box, name: str = "mask", above: float | None = None) -> np.ndarray:
     """One window of a mask image, as `read_mask`."""
     with open_windows(path) as mask:
-        return _is_set(mask.read(box))
+        return _as_mask(mask.read(box), path, name, above, box.slices)
 
 
-def _is_set(pixels: np.ndarray) -> np.ndarray:
+def _as_mask(pixels: np.ndarray, path: Path, name: str, above: float | None, part: tuple[slice, slice]) -> np.ndarray:
     colours = pixels[..., :-1] if pixels.shape[2] in (2, 4) else pixels  # alpha says nothing
-    return (colours != 0).any(axis=2).astype(np.uint8)
+    if colours.shape[2] not in (1, 3):
+        raise ImageError(f"{path}: a mask of {pixels.shape[2]} channels: expected grey, a palette or colour")
+    if above is not None:
+        return (_with_channels(colours, 1, path)[..., 0] > above).astype(np.uint8)
+    if _is_two_valued(colours):
+        return (colours[..., 0] != 0).astype(np.uint8)
+    indices = read_indices(path)
+    if indices is not None:
+        indices = indices[part]
+        if _is_two_valued(indices) and not colours[indices[..., 0] == 0].any():
+            return (indices[..., 0] != 0).astype(np.uint8)
+    raise ImageError(f"{path}: {_other_values(colours, name)}")
+
+
+def _is_two_valued(pixels: np.ndarray) -> bool:
+    """Whether all is 0 and 1, or 0 and white, in all channels alike."""
+    high = pixels.max()
+    white = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 255
+    grey = pixels[..., :1]
+    return high in (0, 1, 255, white) and bool(((grey == 0) | (grey == high)).all() and (pixels == grey).all())
+
+
+def _other_values(colours: np.ndarray, name: str) -> str:
+    """What came, what was expected, and what to write on the card."""
+    if colours.shape[2] == 1:
+        values, often = np.unique(colours, return_counts=True)  # one NaN for all, unlike that of rows
+        values = values[:, None]
+    else:
+        values, often = np.unique(colours.reshape(-1, 3), axis=0, return_counts=True)
+    shown = [_written(value) for value in values]
+    usual = _written(values[np.where(values.any(axis=1), often, 0).argmax()])
+    key = name if name.replace("-", "_").isidentifier() else f'"{name}"'
+    more = f", … ({len(shown)} in all, to {shown[-1]})" if len(shown) > SHOWN else ""
+    return (
+        f"a mask of values {', '.join(shown[:SHOWN])}{more}: expected 0 and 1, or 0 and 255. Say on the card which are "
+        f"mask: [masks] values = {{ {key} = {usual} }}, or above = 127 (of JPEG, which blurs), or above = 0 (all but 0)"
+    )
+
+
+def _written(value: np.ndarray) -> str:
+    return f"{value[0]:g}" if len(value) == 1 else str(value.tolist())
 
 
 def read_labels(path: Path, values: dict[Value, int], void: Value | None = None) -> np.ndarray:
@@ -254,10 +303,8 @@ def _codes(path: Path, *, colours: bool) -> np.ndarray:
     pixels = read_pixels(path)
     if colours:
         return _with_channels(pixels, 3, path)
-    if path.suffix.lower() in (".png", ".gif"):
-        with Image.open(path) as image:
-            if image.mode == "P":
-                return np.asarray(image)[..., None]
+    if (indices := read_indices(path)) is not None:
+        return indices
     if pixels.shape[2] != 1:
         raise ImageError(f"{path}: {pixels.shape[2]} channels, and masks.values are single values: give colours")
     return pixels

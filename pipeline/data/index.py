@@ -35,15 +35,15 @@ def read_index(card: Competition, root: Path, skip_bad: bool = False) -> pd.Data
         ValueError: for duplicate ids, ids without an image, images without a row, an RLE that does
             not decode, a mask of another size than its image.
     """
-    index = _read_labels(card, root)
-    files, folder = _train_files(card, root), root / card.files.train_images
+    index = read_label_texts(card, root)
+    files, folder = train_files(card, root), root / card.files.train_images
     if card.rowless == "ignore":
         files = {image_id: files[image_id] for image_id in files.keys() & set(index["image_id"])}
     index["path"] = match_files(index["image_id"], files, folder, skip_lost=skip_bad)
     index = _measure(index, skip_bad)
     index = _add_coverage(index, card, root)
-    index = _join_meta(index, card, root)
-    index["group"] = _group(index, card)
+    index = join_meta(index, card, root)
+    index["group"] = group_of(index, card)
     return index.sort_values("image_id", ignore_index=True)
 
 
@@ -57,7 +57,7 @@ def read_test_index(card: Competition, root: Path, skip_bad: bool = False) -> pd
     """
     rows = read_rows(root / card.files.sample_submission, [card.columns], card.classes, rle=False)
     if not (card.several_rows or card.instances):
-        _refuse_repeats(rows, root / card.files.sample_submission)
+        refuse_repeats(rows, root / card.files.sample_submission)
     index = pd.DataFrame({"image_id": rows["image_id"].unique()})
     folder = root / card.files.test_images
     files = find_files(folder, card.files.suffix, card.files.pattern)
@@ -65,20 +65,7 @@ def read_test_index(card: Competition, root: Path, skip_bad: bool = False) -> pd
     return _measure(index, skip_bad)
 
 
-def list_texts(card: Competition, root: Path) -> pd.DataFrame:
-    """image_id, path and rle of the training images, nothing of it checked: to look at what `read_index` refuses.
-
-    Raises:
-        FileNotFoundError, ValueError: if the table itself does not read, or masks are images.
-    """
-    if card.files.train_masks:
-        raise ValueError(f"card {card.name}: masks are images and have no text")
-    index = _read_labels(card, root)
-    index["path"] = index["image_id"].map(_train_files(card, root))
-    return index.dropna(subset="path", ignore_index=True)
-
-
-def _read_labels(card: Competition, root: Path) -> pd.DataFrame:
+def read_label_texts(card: Competition, root: Path) -> pd.DataFrame:
     """Ids with their labels: rle (a text, of several classes a text each) and line; or mask_path."""
     if card.files.train_masks:
         masks = find_files(root / card.files.train_masks, card.files.mask_suffix, card.files.mask_pattern)
@@ -95,16 +82,16 @@ def _read_labels(card: Competition, root: Path) -> pd.DataFrame:
 
 def _label_rows(card: Competition, root: Path) -> pd.DataFrame:
     """A row for each mask, or part of one: image_id, label, rle, line, and group where the card has one."""
-    path = _labels_file(card, root)
+    path = labels_file(card, root)
     if card.files.train_polygons:
-        return read_polygons(path, _train_files(card, root), card.classes, card.dialect)
+        return read_polygons(path, train_files(card, root), card.classes, card.dialect)
     rows = read_rows(path, card.training_layouts, card.classes)
     if not (card.several_rows or card.instances):
-        _refuse_repeats(rows, path)
+        refuse_repeats(rows, path)
     return rows
 
 
-def _labels_file(card: Competition, root: Path) -> Path:
+def labels_file(card: Competition, root: Path) -> Path:
     return root / (card.files.train_csv or card.files.train_polygons)
 
 
@@ -117,12 +104,12 @@ def _per_class(texts: pd.DataFrame) -> list[str] | list[tuple[str, ...]]:
 
 def _with_rowless(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:
     """The index and the images of the training folder that have no row: their masks are empty."""
-    ids = sorted(set(_train_files(card, root)) - set(index["image_id"]))
+    ids = sorted(set(train_files(card, root)) - set(index["image_id"]))
     empty = "" if len(card.classes) == 1 else ("",) * len(card.classes)
     return pd.concat([index, pd.DataFrame({"image_id": ids, "line": 0, "rle": [empty] * len(ids)})], ignore_index=True)
 
 
-def _refuse_repeats(rows: pd.DataFrame, path: Path) -> None:
+def refuse_repeats(rows: pd.DataFrame, path: Path) -> None:
     again = rows.duplicated(["image_id", "label"])
     if again.any():
         first = rows[again].iloc[0]
@@ -143,7 +130,7 @@ def _refuse_duplicates(index: pd.DataFrame, path: Path) -> None:
         )
 
 
-def _train_files(card: Competition, root: Path) -> dict[str, Path]:
+def train_files(card: Competition, root: Path) -> dict[str, Path]:
     return find_files(root / card.files.train_images, card.files.suffix, card.files.pattern)
 
 
@@ -169,9 +156,9 @@ def _add_coverage(index: pd.DataFrame, card: Competition, root: Path) -> pd.Data
     """The masked share of each image, and of each class; decodes every label on the way: none fails in the night."""
     if card.files.train_masks:
         labels = Labels.of(card)
-        shares = np.array([_mask_coverage(row, labels) for row in index.itertuples()]).reshape(len(index), -1)
+        shares = np.array([mask_coverage(row, labels) for row in index.itertuples()]).reshape(len(index), -1)
     else:
-        shares = _rle_coverage(index, card, _labels_file(card, root))
+        shares = _rle_coverage(index, card, labels_file(card, root))
     index["coverage"] = shares.sum(axis=1).clip(max=1)
     index["empty"] = np.where(index["coverage"] == 0, "yes", "no")
     if len(card.classes) == 1:
@@ -191,18 +178,22 @@ def _rle_coverage(index: pd.DataFrame, card: Competition, path: Path) -> np.ndar
     return sums.reshape(len(index), -1) / (index["height"] * index["width"]).to_numpy()[:, None]
 
 
-def _mask_coverage(row: object, labels: Labels) -> list[float]:
+def mask_coverage(row: object, labels: Labels) -> list[float]:
     mask = labels.read(row)
     if mask.shape[:2] != (row.height, row.width):
         raise ValueError(
             f"{row.mask_path}: mask of {mask.shape[:2]}, its image {row.path} is ({row.height}, {row.width}): "
-            f"expected one size (height, width)"
+            f"expected one size (height, width){_turned(mask.shape[:2], (row.height, row.width))}"
         )
     masks = one_hot(mask, len(labels.classes)) if labels.exclusive else mask
     return (masks == 1).mean(axis=(0, 1)).tolist()
 
 
-def _group(index: pd.DataFrame, card: Competition) -> pd.Series:
+def _turned(found: tuple[int, int], expected: tuple[int, int]) -> str:
+    return "; as it lies, it is transposed: turn the mask, or the image" if found == expected[::-1] else ""
+
+
+def group_of(index: pd.DataFrame, card: Competition) -> pd.Series:
     """What tells which images belong together; without groups, each image is its own.
 
     Raises:
@@ -226,7 +217,7 @@ def _group(index: pd.DataFrame, card: Competition) -> pd.Series:
     return index[group or "image_id"]
 
 
-def _join_meta(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:
+def join_meta(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:
     """Add the meta table's columns; a name that the index already uses keeps the index's own value."""
     if card.files.train_meta is None:
         return index

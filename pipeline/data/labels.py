@@ -6,7 +6,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from pipeline.competition import Competition, Masks
+from pipeline.competition import Competition, Masks, Value
 from pipeline.data.borders import border as borders_of
 from pipeline.data.images import VOID, read_labels, read_mask, read_mask_part
 from pipeline.data.windows import Box
@@ -58,7 +58,7 @@ class Labels:
             texts = [row.rle] if isinstance(row.rle, str) else row.rle
             return np.stack([self.decode(text, (row.height, row.width)) for text in texts], axis=-1)
         if self.masks.values is None:
-            return read_mask(row.mask_path)[..., None]
+            return read_mask(row.mask_path, self.classes[0], self.masks.above)[..., None]
         numbers = read_labels(row.mask_path, self._numbers(), void=self.masks.void)[..., None]
         return numbers if self.exclusive else one_hot(numbers, len(self.classes))
 
@@ -74,7 +74,7 @@ class Labels:
             row: of the index of images, with their whole height and width.
         """
         if not hasattr(row, "rle"):
-            return read_mask_part(row.mask_path, box)[..., None]
+            return read_mask_part(row.mask_path, box, self.classes[0], self.masks.above)[..., None]
         texts = [row.rle] if isinstance(row.rle, str) else row.rle
         return np.stack([self._decode_part(text, (row.height, row.width), box) for text in texts], axis=-1)
 
@@ -111,8 +111,13 @@ class Labels:
             mask |= self.dialect.decode(line, shape)
         return mask
 
-    def _numbers(self) -> dict[int | tuple[int, int, int], int]:
-        return {value: self.classes.index(name) for name, value in self.masks.values.items()}
+    def _numbers(self) -> dict[Value, int]:
+        """The class of each value; that of the background, where there is one, is a number that no class has."""
+        numbers = {value: self.classes.index(name) for name, value in self.masks.values.items()}
+        background = 0 if self.masks.background is None else self.masks.background
+        if not self.exclusive and background not in numbers and (0, 0, 0) not in numbers:
+            numbers[background] = len(self.classes)
+        return numbers
 
 
 @lru_cache(maxsize=256)

@@ -37,17 +37,25 @@ def match_files(ids: pd.Series, files: dict[str, Path], folder: Path, *, skip_lo
     Raises:
         ValueError: for ids without a file, and files without an id, with the first.
     """
+    if wrong := mismatches(ids, files, folder, skip_lost=skip_lost):
+        raise ValueError(wrong[0])
+    return [files.get(image_id) for image_id in ids]
+
+
+def mismatches(ids: pd.Series, files: dict[str, Path], folder: Path, *, skip_lost: bool) -> list[str]:
+    """What `match_files` refuses: ids without a file, and files without an id, a line each."""
+    lines = []
     without = sorted(set(ids) - set(files))
     if without and not skip_lost:
-        raise ValueError(
+        lines.append(
             f"{folder}: no image for {len(without)} of {len(ids)} ids of the CSV, the first is '{without[0]}': "
             f"get the file, or leave it out with --skip-bad"
         )
     strangers = sorted(set(files) - set(ids))
     if strangers:
-        raise ValueError(
+        lines.append(
             f"{folder}: {len(strangers)} of {len(files)} images have no row in the CSV, the first is "
             f"'{files[strangers[0]].relative_to(folder)}': add a row or remove the file. If images without a row are "
             f'images without a mask, set rowless = "empty" on the card; if they are no training images, "ignore"'
         )
-    return [files.get(image_id) for image_id in ids]
+    return lines

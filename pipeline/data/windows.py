@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import tifffile
 
-from pipeline.data.formats import FORMATS, TIFF, ImageError, opened, read_pixels
+from pipeline.data.formats import FORMATS, TIFF, ImageError, check_tiff_colours, is_coded, opened, read_pixels
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +176,12 @@ def _of_tiff(path: Path, file: tifffile.TiffFile, level: int, lenient: bool) -> 
     page = series.keyframe
     if page.tiledepth > 1 or page.imagedepth > 1:
         raise ImageError(f"{path}: a TIFF of volumes, {series.shape}: expected rows, columns, channels")
+    check_tiff_colours(path, page)
+    if is_coded(page):
+        if level:
+            raise ImageError(f"{path}: level {level} of a TIFF of a palette, or whose 0 is white: expected level 0")
+        yield Whole(read_pixels(path))
+        return
     chunks = Chunks(path, series, lenient=lenient)
     if page.is_tiled:
         yield chunks

@@ -15,21 +15,27 @@ from dataclasses import replace
 from itertools import product
 from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
 
+from pipeline.doctor.measures import (
+    BETTER,
+    CLEAR,
+    LEAST,
+    MANY,
+    SLACK,
+    UNLIKELY,
+    contrast,
+    edges,
+    errors,
+    outline,
+    relation,
+    steepness,
+)
 from pipeline.rle import Dialect, RLEError
 
 Sample = tuple[np.ndarray, Sequence[str]]  # a grey image (H, W) uint8, and the texts of its masks
 
-LEAST = 6  # images with a mask that can be read, below which nothing is said
-CLEAR = 4.0  # standard errors by which another reading must be better
-BETTER = 0.15  # and by how much, in the logarithm of the fit
-UNLIKELY = 1.5  # standard errors below which masks fit their images no better than others'
-MANY = 40  # images, for that to be said
-OTHERS = 12  # images that a mask is laid on beside its own
 REACH = 3  # pixels on either side of a run's end that are compared
-SLACK = 1e-3
 
 
 class Fit(NamedTuple):
@@ -117,31 +123,15 @@ class _Reading:
     def shift(self) -> float:
         """Standard errors by which edges lie one pixel after the ends of runs, and not before."""
         along = [_shift(*pair, self.dialect.order) for pair in zip(self.images, self.masks, strict=True)]
-        return _errors(np.array(along))
+        return errors(np.array(along))
 
     def relation(self) -> float:
-        """Standard errors by which masks fit their own image better than others of its size; near 0 for shuffled rows.
-
-        By rank, because some masks fit anything well: among k others, its own image is equally likely at each of k + 1
-        places if the rows are shuffled, and the share of images that it beats has a variance of (k + 2) / 12k.
-        """
-        crossed = self._crossed()
-        ranks = [(own > others).mean() - 0.5 for own, others in crossed]
-        variance = sum((len(others) + 2) / (12 * len(others)) for _, others in crossed)
-        return float(sum(ranks) / np.sqrt(variance)) if ranks else 0.0
-
-    def _crossed(self) -> list[tuple[float, np.ndarray]]:
-        """How well each mask lies on its own image, and on some others of that size."""
-        pairs = []
-        for shape in {image.shape for image in self.images}:
-            same = [number for number, image in enumerate(self.images) if image.shape == shape]
-            for place, number in enumerate(same):
-                rest = same[place + 1 :] + same[:place]
-                if rest:
-                    some = rest[:: -(-len(rest) // OTHERS)]
-                    own, *others = (_lies(self.images[each], self.masks[number]) for each in (number, *some))
-                    pairs.append((own, np.array(others)))
-        return pairs
+        """Standard errors by which masks fit their own images better than others."""
+        steep = [steepness(image) for image in self.images]
+        return relation(
+            [image.shape for image in self.images],
+            lambda image, mask: edges(steep[image], self.masks[mask]) + contrast(self.images[image], self.masks[mask]),
+        )
 
     def summary(self) -> Fit:
         fit = float(self.fits.mean()) if len(self.fits) else -np.inf
@@ -165,8 +155,8 @@ def _clearly_better(other: _Reading, ours: _Reading) -> str | None:
         return None
     if other.dialect.order != ours.dialect.order:
         gains = other.of(both) - ours.of(both)
-        if gains.mean() > BETTER and _errors(gains) > CLEAR:
-            how = f"{_errors(gains):+.1f} standard errors"
+        if gains.mean() > BETTER and errors(gains) > CLEAR:
+            how = f"{errors(gains):+.1f} standard errors"
             return f"fits the edges of the images better ({how}; or the images are transposed)"
         return None
     if other.dialect.base != ours.dialect.base:
@@ -184,32 +174,8 @@ def _decoded(text: str, shape: tuple[int, int], dialect: Dialect) -> np.ndarray 
 
 
 def _fit(image: np.ndarray, mask: np.ndarray) -> float:
-    outline = _outline(mask).sum()
-    return _edges(image, mask) - float(np.log(outline / np.sqrt(mask.sum())))
-
-
-def _lies(image: np.ndarray, mask: np.ndarray) -> float:
-    """How well a mask lies on an image: along its edges, and around what is of another brightness."""
-    return _edges(image, mask) + _contrast(image, mask)
-
-
-def _outline(mask: np.ndarray) -> np.ndarray:
-    """Pixels on either side of the mask's border, (H, W) bool; the image's edge is none."""
-    kernel = np.ones((3, 3), np.uint8)
-    return cv2.dilate(mask, kernel) != cv2.erode(mask, kernel)
-
-
-def _edges(image: np.ndarray, mask: np.ndarray) -> float:
-    """The logarithm of how much more the image changes on the outline than elsewhere."""
-    smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), 1.0)
-    gradient = np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
-    return float(np.log((gradient[_outline(mask)].mean() + SLACK) / (gradient.mean() + SLACK)))
-
-
-def _contrast(image: np.ndarray, mask: np.ndarray) -> float:
-    """How differently bright mask and rest are, in standard deviations of the image."""
-    inside, outside = image[mask == 1], image[mask == 0]
-    return float(abs(inside.mean() - outside.mean()) / (image.std() + SLACK))
+    length = outline(mask).sum()
+    return edges(steepness(image), mask) - float(np.log(length / np.sqrt(mask.sum())))
 
 
 def _shift(image: np.ndarray, mask: np.ndarray, order: str) -> float:
@@ -224,13 +190,6 @@ def _shift(image: np.ndarray, mask: np.ndarray, order: str) -> float:
         sum(float(steps[rows, columns + side * away].sum()) for away in range(1, REACH + 1)) for side in (-1, 1)
     )
     return float((after - before) / max(after + before, 1.0))
-
-
-def _errors(values: np.ndarray) -> float:
-    """A mean in its standard errors; 0 of fewer than two values."""
-    if len(values) < 2:
-        return 0.0
-    return float(values.mean() / max(values.std(ddof=1) / np.sqrt(len(values)), 1e-9))
 
 
 def in_words(dialect: Dialect) -> str:

@@ -36,18 +36,28 @@ def check_sample(card: Competition, sample: pd.DataFrame, rows: pd.DataFrame) ->
         if header == expected
         else Finding("bad", "sample's header", f"{', '.join(header)}: the card writes {', '.join(expected)}")
     ]
-    images = rows["image_id"].nunique()
-    if len(card.classes) > 1:
-        counts = rows.groupby("image_id")["label"].nunique()
-        short = counts[counts < len(card.classes)]
-        findings.append(
-            Finding("look", "sample's rows", f"{len(short)} of {images} images ask for fewer than all classes")
-            if len(short)
-            else Finding("good", "sample's rows", f"{len(rows)}, {len(card.classes)} classes of {images} images")
-        )
-    else:
-        findings.append(Finding("good", "sample's rows", f"{len(rows)}, of {images} images"))
-    return [*findings, _placeholder(card, sample)]
+    return [*findings, _rows(card, rows), *_of_board(card, rows["image_id"].nunique()), _placeholder(card, sample)]
+
+
+def _rows(card: Competition, rows: pd.DataFrame) -> Finding:
+    """Whether there is a row for each image and class; where objects or parts have rows, any number is right."""
+    images, classes = rows["image_id"].nunique(), len(card.classes)
+    shown = f"{len(rows)}, {classes} classes of {images} images" if classes > 1 else f"{len(rows)}, of {images} images"
+    asked = rows.groupby("image_id")["label"].nunique()
+    if short := int((asked < classes).sum()):
+        return Finding("look", "sample's rows", f"{shown}: {short} of {images} images ask for fewer than all classes")
+    if len(rows) != images * classes and not (card.instances or card.several_rows):
+        return Finding("look", "sample's rows", f"{shown}: expected {images * classes}, some rows repeat")
+    return Finding("good", "sample's rows", shown)
+
+
+def _of_board(card: Competition, images: int) -> list[Finding]:
+    """Whether the sample has as many images as the card says there are on the board."""
+    known = card.leaderboard.images
+    if known in (None, images):
+        return []
+    why = "is this sample a part of the test set, or leaderboard.images wrong?"
+    return [Finding("look", "sample's images", f"{images}, and the card's leaderboard has {known}: {why}")]
 
 
 def _placeholder(card: Competition, sample: pd.DataFrame) -> Finding:

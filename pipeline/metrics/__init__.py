@@ -116,14 +116,20 @@ def known_metrics() -> list[str]:
     return sorted([*METRICS, *INSTANCE_METRICS, *RANKED_METRICS, *VOLUME_METRICS])
 
 
+# What stands for a metric of volumes where single images are judged: one with its rule for empty masks. The Dice part
+# of UW-Madison's leaves out a slice and class of which both are empty. Sources disagree on that, and some count it as
+# 0, but none as 1, which would pay for leaving faint organs out.
+OF_VOLUMES = {"uw_madison": "mean_dice_of_filled", "surface_dice": "mean_dice"}
+
+
 def judge_of(name: str) -> str:
     """The metric by which weights and cuts are chosen: the official one, or one of single images where that is not."""
-    return "mean_dice" if name in VOLUME_METRICS else "f1_60" if name in RANKED_METRICS else name
+    return "f1_60" if name in RANKED_METRICS else OF_VOLUMES.get(name, name)
 
 
 def of_pixels(name: str) -> str:
-    """The metric that judges epochs: the official one, or mean Dice if that is of objects or volumes."""
-    return name if name in METRICS else "mean_dice"
+    """The metric that judges epochs: the official one, or one of pixels if that is of objects or volumes."""
+    return name if name in METRICS else OF_VOLUMES.get(name, "mean_dice")
 
 
 def mean_score(name: str, counts: Iterable[Iterable[int]]) -> float:

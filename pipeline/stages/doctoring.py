@@ -11,11 +11,14 @@ from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.formats import read_pixels
 from pipeline.data.images import ImageError, glance, read_size
-from pipeline.data.index import list_texts, read_index, read_test_index
+from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
+from pipeline.data.survey import survey_test, survey_train
 from pipeline.data.tables import read_rows, read_table
+from pipeline.doctor import placement
 from pipeline.doctor.dialects import Sample, Verdict, in_words, judge
 from pipeline.doctor.findings import Finding, check_masks, check_pixels, check_sample, check_sizes
+from pipeline.doctor.placement import VIEWS, Placement, judge_masks
 from pipeline.report.overlays import COLUMNS, Panel, write_sheet
 from pipeline.rle import Dialect, RLEError
 from pipeline.stages.preparing import Paths, check, make_data
@@ -47,8 +50,8 @@ def doctor(cfg: Config) -> Examined:
     try:
         train = read_index(card, paths.root, cfg.data.skip_bad)
         test = read_test_index(card, paths.root, cfg.data.skip_bad)
-    except (ValueError, FileNotFoundError) as error:  # what they refuse is a finding
-        return _without_index(card, paths.root, str(error))
+    except (ValueError, FileNotFoundError) as error:  # what they refuse is a finding, and not the only one
+        return _without_index(card, paths.root, str(error), skip_bad=cfg.data.skip_bad)
     some = _spread(train, SAMPLE)
     verdict = _judge(card, train, SAMPLE)
     findings = [
@@ -61,13 +64,14 @@ def doctor(cfg: Config) -> Examined:
     return Examined(findings, _draw(card, some[some["coverage"] > 0], verdict))
 
 
-def _without_index(card: Competition, root: Path, refusal: str) -> Examined:
-    """What can be said where the files do not read as the card says: perhaps as what they do."""
-    findings = [Finding("bad", "files", refusal)]
-    try:
-        rows = list_texts(card, root)
-    except (ValueError, FileNotFoundError):
-        return Examined(findings, None)
+def _without_index(card: Competition, root: Path, refusal: str, *, skip_bad: bool) -> Examined:
+    """All that can be said where the files do not read as the card says: perhaps as what they do."""
+    rows, faults = survey_train(card, root, skip_bad)
+    faults = list(dict.fromkeys([*faults, *survey_test(card, root, skip_bad)])) or [refusal]
+    findings = [Finding("bad", "files", fault) for fault in faults]
+    with suppress(ValueError, FileNotFoundError):  # of a sample that does not read, the faults say so
+        findings += check_sample(card, *_read_sample(card, root))
+    findings += _look_at(_spread(rows, SAMPLE))
     verdict = _judge(card, rows, SAMPLE)
     if verdict is None or verdict.better is None:
         return Examined(findings, None)
@@ -75,15 +79,19 @@ def _without_index(card: Competition, root: Path, refusal: str) -> Examined:
 
 
 def quick_look(card: Competition, index: pd.DataFrame) -> None:
-    """What the doctor sees in a second or two: refuses a dialect that another one fits clearly better.
+    """What the doctor sees in a second or two: refuses another reading of the masks that fits clearly better.
+
+    Writes: reports/<competition>-doctor.png, if it refuses
 
     Raises:
-        ValueError: with what to write on the card.
+        ValueError: with what to write on the card, or to do with the files, and where the picture is.
     """
     verdict = _judge(card, index, QUICK)
     if verdict and verdict.kind in ("other", "unrelated"):
+        sheet = _draw(card, _masked(index, card), verdict)
         raise ValueError(
-            f"card {card.name}: {verdict.message}. See it by make doctor, or train all the same with data.doctor=false"
+            f"card {card.name}: {verdict.message}. Drawn in {sheet}; more by make doctor, or train all the same with "
+            f"data.doctor=false"
         )
 
 
@@ -99,15 +107,33 @@ def _spread(index: pd.DataFrame, count: int) -> pd.DataFrame:
 
 def _masked(index: pd.DataFrame, card: Competition) -> pd.DataFrame:
     """The rows with a mask that is not empty."""
-    return index[[bool(_texts(row, card.dialect)) for row in index.itertuples()]]
+    if "rle" in index:
+        return index[[bool(_texts(row, card.dialect)) for row in index.itertuples()]]
+    return index[index["coverage"] > 0] if "coverage" in index else index[:0]
 
 
-def _judge(card: Competition, index: pd.DataFrame, count: int) -> Verdict | None:
-    """Whether masks in the card's dialect lie on what is in the images; None where there is only one reading."""
-    if "rle" not in index or card.dialect.form == "coco":
+def _judge(card: Competition, index: pd.DataFrame, count: int) -> Verdict | Placement | None:
+    """Whether masks lie on what is in the images: rows of RLE in any dialect, other masks as they are or turned."""
+    if not {"rle", "coverage"} & set(index):
         return None
     rows = _spread(_masked(index, card), count)
-    return judge([sample for row in rows.itertuples() if (sample := _sample(row, card.dialect))], card.dialect)
+    if "rle" in index and card.dialect.form != "coco":
+        return judge([sample for row in rows.itertuples() if (sample := _sample(row, card.dialect))], card.dialect)
+    labels = Labels.of(card)
+    return judge_masks([sample for row in rows.itertuples() if (sample := _labelled(row, labels))])
+
+
+def _labelled(row: object, labels: Labels) -> placement.Sample | None:
+    """A grey image with its labels, a number for each class or set of classes; None of one that is not to be judged."""
+    try:
+        if np.prod(read_size(row.path)) > LARGEST:
+            return None
+        image, mask = glance(row.path, channels=1)[..., 0], labels.read(row)
+    except (ImageError, RLEError):  # another finding names it
+        return None
+    sets = mask.reshape(-1, mask.shape[2]).astype(np.int64) @ (1 << np.arange(mask.shape[2]))
+    numbers = np.unique(sets, return_inverse=True)[1].reshape(mask.shape[:2]).astype(np.uint8)
+    return (image, numbers) if numbers.any() else None  # of one label there is no border
 
 
 def _sample(row: object, dialect: Dialect) -> Sample | None:
@@ -127,11 +153,11 @@ def _texts(row: object, dialect: Dialect) -> list[str]:
     return [line for line in lines if line not in ("", dialect.empty)]
 
 
-def _as_findings(verdict: Verdict | None) -> list[Finding]:
+def _as_findings(verdict: Verdict | Placement | None) -> list[Finding]:
     if verdict is None:
         return []
     level = {"good": "good", "unknown": "look"}.get(verdict.kind, "bad")
-    return [Finding(level, "dialect", verdict.message)]
+    return [Finding(level, "dialect" if isinstance(verdict, Verdict) else "placement", verdict.message)]
 
 
 def _look_at(rows: pd.DataFrame) -> list[Finding]:
@@ -144,16 +170,21 @@ def _look_at(rows: pd.DataFrame) -> list[Finding]:
     return [*bad, *(check_pixels(pictures) if pictures else [])]
 
 
-def _draw(card: Competition, masked: pd.DataFrame, verdict: Verdict | None) -> Path:
-    """Images under their masks, as the card reads them, and as the dialect that fits best does."""
+def _draw(card: Competition, masked: pd.DataFrame, verdict: Verdict | Placement | None) -> Path:
+    """Images under their masks, as the card reads them, and as they fit best."""
     shown = list(_spread(masked, COLUMNS).itertuples())
-    if "rle" in masked:
+    if "rle" in masked and card.dialect.form != "coco":
         sheets = {f"as the card reads it: {in_words(card.dialect)}": [_panel(row, card.dialect) for row in shown]}
     else:
         labels = Labels.of(card)
         sheets = {"as the card reads it": [_picture(row)._replace(target=labels.read_scored(row)) for row in shown]}
-    if verdict and verdict.better:
+    if isinstance(verdict, Verdict) and verdict.better:
         sheets[f"as it fits better: {in_words(verdict.better)}"] = [_panel(row, verdict.better) for row in shown]
+    if isinstance(verdict, Placement) and verdict.better:
+        view = VIEWS[verdict.better]
+        (panels,) = sheets.values()
+        turned = [panel._replace(target=np.stack([view(mask) for mask in panel.target])) for panel in panels]
+        sheets[f"as it fits better: {verdict.better}"] = turned
     path = Path("reports") / f"{card.name}-doctor.png"
     write_sheet(path, sheets)
     return path

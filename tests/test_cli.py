@@ -155,6 +155,19 @@ MISTAKES = {
 }
 
 
+@pytest.mark.parametrize(("options", "said"), [(["--configs", "other"], 1), (["--configs", "tiny"], 0), ([], 0)])
+def test_an_ensemble_of_one_that_was_asked_for_by_names_is_said_in_a_line(tiny, capsys, monkeypatch, options, said):
+    def stop(cfgs):
+        raise ValueError(f"{len(cfgs)} member")
+
+    Path("configs/other.toml").write_bytes(Path("configs/tiny.toml").read_bytes())
+    monkeypatch.setattr("pipeline.stages.ensemble", stop)
+    _, _, err = run(capsys, "ensemble", "configs/tiny.toml", *options)
+    assert err.count("an ensemble of one (") == said
+    assert err.count("(other): there is nothing to weigh; name two or more in CONFIGS") == said
+    assert "1 member" in err
+
+
 def test_folds_of_several_classes_print_the_share_of_images_with_each(tiny, capsys, monkeypatch):
     table = pd.DataFrame(
         {

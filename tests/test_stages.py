@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipeline import config, stages
+from pipeline import competition, config, stages
 from pipeline.cli import main
+from pipeline.data.labels import Labels
 from pipeline.duplicates import write_duplicates
 from pipeline.duplicates.table import COLUMNS
 from pipeline.ensemble import Choice, PerClass
@@ -21,7 +23,7 @@ from pipeline.models import build_model
 from pipeline.postprocess import Cut
 from pipeline.pseudo import soft_label
 from pipeline.stages import training
-from pipeline.stages.ensembling import load_members, oof_rows
+from pipeline.stages.ensembling import load_members, oof_of_members, oof_rows
 from pipeline.stages.ensembling import test_masks as masks_of_test
 from pipeline.stages.labelling import with_pseudo
 from pipeline.training.checkpoint import load_checkpoint, read_record, save_checkpoint
@@ -52,6 +54,25 @@ def test_ensemble_of_two_prints_what_it_is_worth_and_keeps_the_score_of_each_ima
     alone = max(manifest["oof_score_alone"].values())
     assert manifest["oof_score"] - alone == pytest.approx(manifest["gain"]["mean"])
     assert ("hand in submissions/tiny.csv" in printed) == (manifest["gain"]["mean"] < 0)
+
+
+def test_members_that_predict_an_image_in_two_sizes_are_refused_with_its_id_and_both(tiny):
+    members = [Stored("one", np.zeros((1, 36, 44), np.uint8)), Stored("other", np.zeros((1, 18, 22), np.uint8))]
+    rows = pd.DataFrame({"image_id": ["0757"], "fold": [0]})
+    said = r"image '0757': other predicts \(1, 18, 22\), one \(1, 36, 44\) .*: an ensemble needs one size"
+    with pytest.raises(ValueError, match=said):
+        oof_of_members(members, rows).read("0757")
+
+
+class Stored:
+    """A member that has predicted every image alike."""
+
+    def __init__(self, name, values):
+        self.cfg, self.card, self.values = SimpleNamespace(name=name), competition.load("tiny.toml"), values
+        self.labels = Labels.of(self.card)
+
+    def oof_store(self):
+        return SimpleNamespace(read=lambda _: self.values)
 
 
 def files_of(name):

@@ -1,6 +1,7 @@
 """A command for each stage, from the files to the submission and what is learnt of it."""
 
 import fnmatch
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,8 @@ from pipeline.ensemble import Drawer, Exclusive, Objects
 from pipeline.metrics import judge_of, of_pixels
 from pipeline.rle import Dialect
 from pipeline.training.checkpoint import FULL, Fold
+
+log = logging.getLogger(__name__)
 
 
 @app.command()
@@ -233,6 +236,9 @@ def ensemble(
 ) -> None:
     """Do all that is missing, average, search the cut on OOF, write and check the submission."""
     cfgs = load_configs(path, configs, set_, data, skip_bad)
+    # `make ensemble CONFIG=x` names x twice: the usual way to a submission, and not worth a word.
+    if len(configs.split()) == 1 and configs.split() != [path.stem]:
+        log.warning("an ensemble of one (%s): there is nothing to weigh; name two or more in CONFIGS", cfgs[0].name)
     done = stages.ensemble(cfgs)
     for cfg in cfgs:
         out.print(f"\n{cfg.name}, out of fold, {of_pixels(done.metric)} at threshold .5:")

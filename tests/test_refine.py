@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from pipeline.metrics import METRICS, count, stack
 from pipeline.postprocess import Cut, apply, refinements, search_refinements
-from pipeline.postprocess.refine import _Group
+from pipeline.postprocess.refine import _Group, _Image
 
 DICE = METRICS["mean_dice"]
 MASKS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 1))
@@ -79,7 +79,7 @@ def test_counts_are_those_of_the_masks_that_apply_draws(mask, data, cuts):
     target = data.draw(arrays(np.uint8, mask.shape, elements=st.integers(0, 1)))
     cuts = [cut._replace(threshold=cuts[0].threshold) for cut in cuts]
     expected = stack(count(apply(values, cut), target) for cut in cuts)
-    for found, by_hand in zip(_Group(cuts).count(values, target), expected, strict=True):
+    for found, by_hand in zip(_Group(cuts).count(_Image(values, target)), expected, strict=True):
         assert found.tolist() == by_hand.tolist()
 
 
@@ -93,7 +93,7 @@ def test_holes_within_components_within_holes_are_counted_as_apply_fills_them():
         target = rng.integers(0, 2, mask.shape).astype(np.uint8)
         cuts = refinements(Cut(0.5, 0))
         expected = stack(count(apply(mask * 255, cut), target) for cut in cuts)
-        for found, by_hand in zip(_Group(cuts).count(mask * 255, target), expected, strict=True):
+        for found, by_hand in zip(_Group(cuts).count(_Image(mask * 255, target)), expected, strict=True):
             assert found.tolist() == by_hand.tolist()
 
 

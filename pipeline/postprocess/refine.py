@@ -133,7 +133,8 @@ def search_refinements(images: Images, metric: Metric, cuts: Iterable[Cut]) -> R
     terms, images_of = [term for term in metric if term], Counter[int]()
     sums: dict[int, np.ndarray] = {}
     for values, target, fold in images:
-        counts = _joined([group.count(values, target) for group in groups])
+        image = _Image(values, target)
+        counts = _joined([group.count(image) for group in groups])
         images_of[int(fold)] += 1
         sums[int(fold)] = sums.get(int(fold), 0) + np.stack([_term(each, counts) for each in terms])
     if not images_of:
@@ -176,52 +177,58 @@ class _Group:
         self._surest = [level(max(cut.presence_threshold, cut.threshold)) for cut in cuts]
         self._presence_area = np.array([cut.presence_area for cut in cuts])
 
-    def count(self, values: np.ndarray, target: np.ndarray) -> Counts:
+    def count(self, image: "_Image") -> Counts:
         """The counts of one image by each of the cuts, (R,), as of what `apply` draws."""
-        components = _Components(values >= self.level, target)
-        areas, filled = components.count(self._smallest, self._largest)  # (2, ways): predicted, and shared
+        areas, filled = _Components(image, self.level).count(self._smallest, self._largest)  # (2, ways)
         areas, filled = areas[:, self._way], filled[:, self._way]
-        of_level = np.bincount(values.ravel(), minlength=LEVELS + 2)  # one more: `level` of 1 is above all of them
-        at_least = of_level[::-1].cumsum()[::-1]
-        empty = (at_least[self._surest] < self._presence_area) | (areas[0] < self._min_area)
+        empty = (image.at_least[self._surest] < self._presence_area) | (areas[0] < self._min_area)
         predicted, shared = np.where(empty, 0, np.where(self._filled, filled, areas))
-        return Counts(shared, predicted, np.full(len(self.cuts), np.count_nonzero(target)))
+        return Counts(shared, predicted, np.full(len(self.cuts), image.target))
+
+
+class _Image:
+    """One image as all groups see it, with a border of zeros, which no threshold draws."""
+
+    def __init__(self, values: np.ndarray, target: np.ndarray):
+        self.values = np.pad(values, 1)
+        true = np.pad(target, 1).ravel()
+        self.true_before = np.zeros(true.size + 1, np.int64)  # each pixel, row by row
+        np.cumsum(true, out=self.true_before[1:])
+        self.target = self.true_before[-1]
+        of_level = np.bincount(values.ravel(), minlength=LEVELS + 2)  # one more: `level` of 1 is above all of them
+        self.at_least = of_level[::-1].cumsum()[::-1]
 
 
 class _Components:
-    """The components of a mask, each with its pixels and with those of it that are true; 0 is none."""
+    """The components that a threshold draws, each with its pixels and with those of it that are true; 0 is none.
 
-    def __init__(self, mask: np.ndarray, target: np.ndarray):
-        padded = np.pad(mask, 1).astype(np.uint8)
-        objects = label_components(padded, connectivity=8)
-        background = label_components(1 - padded, connectivity=4)
-        self._number = int(objects.max()) + 1
-        # One number for each region: objects from 1 on, then the outside, then holes.
-        regions = objects.astype(np.int64) + np.where(padded, 0, background.astype(np.int64) + self._number - 1)
-        pixels = np.bincount((regions * 2 + np.pad(target, 1)).ravel(), minlength=2 * int(regions.max()) + 2)
-        pixels = pixels.reshape(-1, 2).T
-        sizes = np.stack([pixels.sum(axis=0), pixels[1]])
-        self.areas = sizes[:, : self._number]
-        order = np.argsort(-self.areas[0, 1:], kind="stable")
-        self._rank = np.full(self._number, self._number)
-        self._rank[1 + order] = np.arange(len(order))
-        self._inside, self._filled = np.zeros(self._number, np.int64), self.areas
-        if sizes.shape[1] > self._number + 1:
-            self._inside, self._filled = self._fill(regions, sizes)
+    Along the rows, runs of drawn pixels alternate with runs of background, which both begin and end the image; each
+    lies in one component or in one region of background, and has its pixels at once.
+    """
 
-    def _fill(self, regions: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The component that encloses each, 0 for none; and their areas with all that they enclose."""
-        first = _first_pixels(regions.ravel(), sizes.shape[1])
-        around = regions.ravel()[first - 1]  # what is to the left of a region's first pixel lies around it
-        holes = np.arange(self._number + 1, sizes.shape[1])
-        owner = np.zeros(sizes.shape[1], np.int64)  # of a hole the component around it
-        owner[holes] = around[holes]
-        inside = owner[around[: self._number]]
-        filled = self.areas.copy()
-        np.add.at(filled, (slice(None), owner[holes]), sizes[:, holes])
-        for component in np.flatnonzero(inside)[::-1]:  # from the innermost on: what is enclosed starts further down
-            filled[:, inside[component]] += filled[:, component]
-        return inside, filled
+    def __init__(self, image: _Image, at_level: int):
+        mask = (image.values >= at_level).view(np.uint8)
+        flat = mask.ravel()
+        bounds = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
+        runs = np.stack([np.diff(bounds), np.diff(image.true_before[bounds])])  # pixels, and true ones
+        drawn = label_components(mask, connectivity=8).ravel()[bounds[1:-1:2]]  # component of every second run
+        around = label_components(1 - mask, connectivity=4).ravel()[bounds[:-1:2]]  # of the others: 1 leads out
+        self.areas = _sums_of(drawn, runs[:, 1::2])
+        self._rank = np.full(self.areas.shape[1], len(flat))
+        self._rank[1:] = np.argsort(np.argsort(-self.areas[0, 1:], kind="stable"))
+        self._inside, self._filled = np.zeros(self.areas.shape[1], np.int64), self.areas
+        if around.max() > 1:
+            self._fill(drawn, around, _sums_of(around, runs[:, ::2]))
+
+    def _fill(self, drawn: np.ndarray, around: np.ndarray, backgrounds: np.ndarray) -> None:
+        """Find what encloses each component, and its area with all that it encloses."""
+        owner = np.zeros(backgrounds.shape[1], np.int64)  # of a hole the component that ends where it first begins
+        owner[2:] = drawn[_first_runs(around)[2:] - 1]
+        self._inside = owner[around[_first_runs(drawn)]]  # of a component the owner of what ends where it first begins
+        self._filled = self.areas.copy()
+        np.add.at(self._filled, (slice(None), owner[2:]), backgrounds[:, 2:])
+        for component in np.flatnonzero(self._inside)[::-1]:  # the innermost first: it begins further down
+            self._filled[:, self._inside[component]] += self._filled[:, component]
 
     def count(self, smallest: np.ndarray, largest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pixels, and true ones, of the components that are kept; and with the holes in them. (2, ways) each.
@@ -249,9 +256,13 @@ def _sums(kept: np.ndarray, areas: np.ndarray) -> np.ndarray:
     return np.rint(areas.astype(np.float64) @ kept.T).astype(np.int64)
 
 
-def _first_pixels(labels: np.ndarray, number: int) -> np.ndarray:
-    """Flat position of the first pixel of each label below `number`; 0 for one that has none."""
-    starts = np.flatnonzero(np.diff(labels, prepend=-1))
-    first = np.zeros(number, np.int64)
-    first[labels[starts[::-1]]] = starts[::-1]  # the last of several writes stays: a label's first pixel
+def _sums_of(labels: np.ndarray, runs: np.ndarray) -> np.ndarray:
+    """Pixels and true ones of each label, from those of its runs: (2, labels) int64."""
+    return np.stack([np.bincount(labels, row, minlength=1) for row in runs]).astype(np.int64)
+
+
+def _first_runs(labels: np.ndarray) -> np.ndarray:
+    """Number of the first run of each label; 0 for label 0, which has none."""
+    first = np.zeros(labels.max() + 1, np.int64)
+    first[labels[::-1]] = np.arange(len(labels))[::-1]  # the last of several writes stays: the first run
     return first

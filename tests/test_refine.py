@@ -97,6 +97,19 @@ def test_holes_within_components_within_holes_are_counted_as_apply_fills_them():
             assert found.tolist() == by_hand.tolist()
 
 
+def test_what_lies_in_a_hole_of_a_hole_is_counted_once_though_the_ring_between_is_left_out():
+    # A block of 81 in a ring of 48 in a ring of 64, the border of the image: from 64 pixels on two of them are kept.
+    mask = np.zeros((17, 17), np.uint8)
+    for inset, width in ((0, 1), (2, 1), (4, 9)):
+        mask[inset : 17 - inset, inset : 17 - inset] = 1
+        if width == 1:
+            mask[inset + 1 : 16 - inset, inset + 1 : 16 - inset] = 0
+    cuts = [Cut(0.5, 0, min_component=64), Cut(0.5, 0, min_component=64, fill_holes=True)]
+    counts = _Group(cuts).count(_Image(mask * 255, mask))
+    assert counts.predicted.tolist() == [64 + 81, 17 * 17]
+    assert counts.intersection.tolist() == [64 + 81, 64 + 48 + 81]
+
+
 # Scores
 
 

@@ -100,8 +100,19 @@ def test_more_rules_to_choose_from_do_not_win_by_luck():
 def test_specks_beside_the_discs_are_left_out_by_the_rules_that_can():
     oof = make_oof([60])
     chosen = choose(oof, DICE)
-    assert chosen.shipped.rules == "components"
     assert chosen.shipped.cut.min_component > 5
+
+
+def test_what_no_family_searches_ships_where_it_helps_on_folds_that_it_was_not_chosen_on():
+    # Discs under noise have holes, which only refinements fill.
+    oof = make_oof([60])
+    chosen = choose(oof, DICE)
+    assert chosen.shipped.rules == "refined"
+    assert chosen.shipped.cut.fill_holes
+    plain = chosen.surfaces["components"]
+    cuts = {fold: plain.best([each for each in range(4) if each != fold])[0] for fold in range(4)}
+    without = [plain.score(cut, [fold]) for fold, cut in cuts.items()]
+    assert chosen.fitted.honest > np.mean(without) + 0.05
 
 
 def test_two_members_with_independent_noise_beat_each_alone():

@@ -11,6 +11,12 @@ MEMBERS, CLASSES = ["a", "b"], ("cat", "dog")
 CUT = Cut(0.37, 12, presence_threshold=0.8, presence_area=5)
 DRAWERS = {
     "one class": (PerClass((Choice("logit", (0.25, 0.75), "triplet", CUT),)), CLASSES[:1]),
+    "refined": (
+        PerClass(
+            (Choice("mean", (0.5, 0.5), "refined", CUT._replace(fill_holes=True, keep_largest=2, min_component=9)),)
+        ),
+        CLASSES[:1],
+    ),
     "two classes": (
         PerClass((Choice("mean", (1.0, 0.0), "total", Cut(0.5, 0)), Choice("vote", (0.1, 0.9), "components", CUT))),
         CLASSES,
@@ -35,6 +41,20 @@ def test_members_and_classes_are_told_by_name_and_not_by_place():
     swapped = drawer_of(record, MEMBERS[::-1], classes[::-1])
     assert [choice.how for choice in swapped.choices] == ["vote", "mean"]
     assert swapped.choices[1].weights == (0.0, 1.0)
+
+
+def test_a_record_from_before_a_rule_existed_is_read_without_it():
+    record = {
+        "combination": "mean",
+        "weights": {"a": 0.5, "b": 0.5},
+        "rules": "components",
+        "threshold": 0.4,
+        "min_area": 0,
+        "min_component": 7,
+        "oof_score": 0.9,
+    }
+    choice = Choice("mean", (0.5, 0.5), "components", Cut(0.4, 0, min_component=7))
+    assert drawer_of(record, MEMBERS, CLASSES[:1]) == PerClass((choice,))
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,16 @@ def test_a_damaged_image_in_tiles_costs_itself_alone(submitted):
     }
 
 
+def test_a_bundle_draws_by_refined_rules_what_the_ensemble_does(submitted, monkeypatch):
+    cut = Cut(0.4, 20, min_component=8, presence_threshold=0.5, presence_area=4, fill_holes=True, keep_largest=2)
+    monkeypatch.setattr("pipeline.ensemble.rivals.Rivals.best", lambda rivals, folds: ("refined", cut))
+    bundle, done = bundled(*BOTH[:1])
+    assert bundle.drawer.choices[0][2:] == ("refined", cut)
+    predicted = predict_test(bundle, Path("tiny"), Path("working/submission.csv"))
+    assert rows(predicted.csv) == rows(done.csv)
+    assert len(set(rows(done.csv).values())) > 2, "masks differ, or equality says nothing"
+
+
 def test_a_bundle_moves_to_another_place(submitted, tmp_path, monkeypatch):
     _, done = bundled(*BOTH[:1])
     shutil.move("bundle", tmp_path / "elsewhere")

@@ -252,14 +252,16 @@ def test_many_points_are_drawn_as_a_picture():
 
 @pytest.fixture(scope="module")
 def parted_from_specks():
-    """A choice that ships components, which part discs from specks of noise; `total` is best elsewhere."""
+    """A choice among rules of which components part discs from specks of noise; `total` is best elsewhere."""
     return choose(make_oof([60]), METRICS["mean_dice"])
 
 
 def ship(chosen: choice.Chosen, rules: str) -> choice.Chosen:
     """The same choice, had a family of rules won."""
     cut, _ = chosen.surfaces[rules].best()
-    return chosen._replace(fitted=chosen.fitted._replace(shipped=chosen.shipped._replace(rules=rules, cut=cut)))
+    return chosen._replace(
+        family=rules, fitted=chosen.fitted._replace(shipped=chosen.shipped._replace(rules=rules, cut=cut))
+    )
 
 
 def score_by_masks(oof: choice.Oof, cut: Cut) -> float:
@@ -284,8 +286,7 @@ def test_the_surface_is_that_of_the_rules_that_ship_with_their_cut_at_its_summit
 
 
 def test_each_point_of_the_spread_is_the_best_of_the_shipped_rules_without_its_fold(parted_from_specks):
-    assert parted_from_specks.shipped.rules == "components"
-    points = surface_of(parted_from_specks).per_fold
+    points = surface_of(ship(parted_from_specks, "components")).per_fold
     for fold, point in points.items():
         rest = of_rows(make_oof([60]), [row for row in range(24) if row % 4 != fold])
         cut, _ = choose(rest, METRICS["mean_dice"]).surfaces["components"].best()
@@ -299,17 +300,47 @@ def test_the_table_of_cuts_holds_what_ships_and_what_scored_each_fold(parted_fro
     assert table["chosen on"].tolist() == ["all folds", *(f"without fold {fold}" for fold in range(4))]
     assert table["rules"].tolist() == [each.rules for each in choices]
     assert table["threshold"].tolist() == [each.cut.threshold for each in choices]
-    assert table["area"].tolist() == [getattr(each.cut, AREA[each.rules]) for each in choices]
+    for column, field in (("smallest component", "min_component"), ("smallest total", "min_area")):
+        shown = table[column] if column in table else pd.Series([None] * len(table))
+        assert shown.fillna(0).tolist() == [getattr(each.cut, field) for each in choices]
 
 
-def test_the_table_of_cuts_has_a_presence_threshold_where_a_triplet_is_in_it(parted_from_specks):
+def test_what_refines_the_rules_that_ship_is_said_in_words(parted_from_specks):
+    plain = ship(parted_from_specks, "total")
+    cut = plain.shipped.cut._replace(fill_holes=True, keep_largest=2, presence_threshold=0.9, presence_area=16)
+    refined = plain._replace(
+        fitted=plain.fitted._replace(shipped=plain.shipped._replace(rules="refined", cut=cut), chosen=[])
+    )
+    surface = surface_of(refined)
+    assert (surface.rules, surface.chosen) == ("total", surface_of(plain).chosen)
+    assert surface.further == (
+        "a mask is emptied unless 16 px reach 0.900",
+        "the largest 2 are kept",
+        "holes are filled",
+    )
+    row = cuts_of(["disc"], [refined._replace(fitted=refined.fitted._replace(folds=[]))]).iloc[0]
+    assert (row["rules"], row["presence area"], row["largest kept"], row["holes"]) == ("refined", 16, 2, "filled")
+
+
+def test_the_table_of_cuts_has_a_column_only_for_what_some_cut_does(parted_from_specks):
     plain = ship(parted_from_specks, "total")
     plain = plain._replace(fitted=plain.fitted._replace(chosen=[plain.shipped] * 4))
     assert "presence threshold" not in cuts_of(["disc"], [plain])
-    triplet = plain._replace(fitted=plain.fitted._replace(shipped=ship(plain, "triplet").shipped))
-    shown = cuts_of(["disc"], [triplet])["presence threshold"]
-    assert shown[0] >= triplet.shipped.cut.threshold
-    assert shown[1:].isna().all()
+    cut = plain.shipped.cut._replace(presence_threshold=0.9, presence_area=5)
+    asks = plain.shipped._replace(rules="triplet", cut=cut)
+    shown = cuts_of(["disc"], [plain._replace(fitted=plain.fitted._replace(shipped=asks))])
+    assert shown.loc[0, ["presence threshold", "presence area"]].tolist() == [0.9, 5]
+    assert shown["presence threshold"][1:].isna().all()
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_the_page_says_what_refines_the_rules(parted_from_specks):
+    surface = make_surface()._replace(chosen=Chosen(0.4, 5), further=("holes are filled",))
+    assert "threshold 0.400, a mask of fewer than 5 px is emptied, holes are filled;" in render(
+        make_view(surfaces={"disc": surface})
+    )
+    alone = surface._replace(chosen=Chosen(0.4, 0))
+    assert "threshold 0.400, holes are filled;" in render(make_view(surfaces={"disc": alone}))
 
 
 def test_the_table_of_cuts_names_classes_where_there_are_several_and_is_empty_where_there_is_no_cut(parted_from_specks):

@@ -5,15 +5,19 @@ Each class of several has a choice of its own: what suits a frequent large class
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.crossfit import CrossFitted, cross_fit
 from pipeline.ensemble.combine import COMBINATIONS, blend
+from pipeline.ensemble.rivals import Folds, Rivals, folds_of, without_each
 from pipeline.ensemble.weights import Reduced, at_best_threshold, greedy_weights, image_scores, log_loss_weights, reduce
 from pipeline.metrics import Counts, Metric, Scores, count, stack
-from pipeline.postprocess import Cut, Surface, apply, search_rules
+from pipeline.postprocess import Cut, Surface, apply
+
+Way = tuple[str, tuple[float, ...]]  # a combination, and the members' weights
 
 
 class Choice(NamedTuple):
@@ -21,7 +25,7 @@ class Choice(NamedTuple):
 
     how: str  # in COMBINATIONS
     weights: tuple[float, ...]  # of the members, of sum 1
-    rules: str  # the family of `postprocess.FAMILIES` that the cut is from
+    rules: str  # in `rivals.RULES`: where the cut is from
     cut: Cut
 
     def mask(self, values: np.ndarray) -> np.ndarray:
@@ -71,41 +75,50 @@ class _Chooser:
 
     def __init__(self, oof: Oof, metric: Metric):
         self.oof, self.metric = oof, metric
-        self._surfaces: dict[tuple[str, tuple[float, ...]], dict[str, Surface]] = {}
+        self._rivals: dict[Way, Rivals] = {}
         alone = oof.members == 1
         self.reduced = [] if alone else [reduce(*oof.read(each)) for each in oof.track(oof.image_ids, "read members")]
 
     def fit(self, rows: np.ndarray) -> Choice:
-        """The choice that does best on some rows: (N,) bool."""
-        how, weights = self._weights(rows)
-        folds = np.unique(self.oof.fold_of[rows]).tolist()
-        surfaces = self.surfaces(how, weights)
-        rules = max(surfaces, key=lambda name: _honest(surfaces[name], folds))  # of equals, the simplest: the first
-        return Choice(how, weights, rules, surfaces[rules].best(folds)[0])
+        """The choice that does best on some rows, (N,) bool: all images of some folds."""
+        folds = folds_of(self.oof.fold_of[rows])
+        way = self._ways[folds]
+        return Choice(*way, *self._rivals_of(way).best(folds))
 
     def score(self, choice: Choice, rows: np.ndarray) -> Scores:
         """The scores of some rows by a choice."""
         ids = np.array(self.oof.image_ids, dtype=object)[rows]
         return self.metric.scores(stack(self._counts(choice, ids)))
 
-    def surfaces(self, how: str, weights: tuple[float, ...]) -> dict[str, Surface]:
-        """The score of every cut, by family of rules."""
-        key = (how, weights)
-        if key not in self._surfaces:
-            self._surfaces[key] = search_rules(self._blended(how, weights), self.metric)
-        return self._surfaces[key]
+    def rivals(self, way: Way) -> Rivals:
+        """The rules to choose from under a combination."""
+        return self._rivals_of(way)
 
-    def _weights(self, rows: np.ndarray) -> tuple[str, tuple[float, ...]]:
-        """The rule and weights that do best on some rows; equal weights of the mean, if nothing beats them."""
+    @cached_property
+    def _ways(self) -> dict[Folds, Way]:
+        """What members are combined by, by the folds that it is chosen on: all, and all but each."""
+        everything = folds_of(self.oof.fold_of)
+        return {folds: self._way(folds) for folds in [*without_each(everything), everything]}
+
+    def _way(self, folds: Folds) -> Way:
+        """The rule and weights that do best on some folds; equal weights of the mean, if nothing beats them."""
         if self.oof.members == 1:
             return "mean", (1.0,)
+        rows = np.isin(self.oof.fold_of, folds)
         tried = [("mean", np.full(self.oof.members, 1 / self.oof.members))]
         tried += [(how, greedy_weights(self.reduced, self.metric, how=how, rows=rows)) for how in COMBINATIONS]
         how, weights = max(tried, key=lambda pair: _reduced_score(self.reduced, *pair, self.metric, rows))
         return how, tuple(weights.tolist())
 
-    def _blended(self, how: str, weights: tuple[float, ...]) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-        folds = dict(zip(self.oof.image_ids, self.oof.fold_of.tolist(), strict=True))
+    def _rivals_of(self, way: Way) -> Rivals:
+        """Every cut under a combination: one pass over the images for the families, and one for what refines them."""
+        if way not in self._rivals:
+            fits = [folds for folds, each in self._ways.items() if each == way]
+            self._rivals[way] = Rivals(lambda: self._blended(way), self.metric, fits)
+        return self._rivals[way]
+
+    def _blended(self, way: Way) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        (how, weights), folds = way, dict(zip(self.oof.image_ids, self.oof.fold_of.tolist(), strict=True))
         for image_id in self.oof.track(self.oof.image_ids, "search cuts"):
             values, target = self.oof.read(image_id)
             yield blend(values, np.array(weights), how), target, folds[image_id]
@@ -114,21 +127,6 @@ class _Chooser:
         for image_id in ids:
             values, target = self.oof.read(image_id)
             yield count(choice.mask(values), target)
-
-
-def _honest(surface: Surface, folds: Sequence[int]) -> float:
-    """The score of a family of rules when its cut is chosen without each of the folds in turn.
-
-    A family with more to choose from always looks better on the images that it was searched on; here it must be. A fold
-    on which the metric is not defined, as where a rare class is missing, says nothing and is passed over.
-    """
-    others = {fold: [each for each in folds if each != fold] for fold in folds}
-    said = {fold: rest for fold, rest in others.items() if rest and all(map(surface.is_defined, ([fold], rest)))}
-    if not said:
-        return surface.best(folds)[1]
-    images = dict(zip(surface.folds.tolist(), surface.images.tolist(), strict=True))
-    scores = [surface.score(surface.best(rest)[0], [fold]) for fold, rest in said.items()]
-    return float(np.average(scores, weights=[images[fold] for fold in said]))
 
 
 def _reduced_score(
@@ -143,6 +141,7 @@ class Chosen(NamedTuple):
 
     fitted: CrossFitted[Choice]
     surfaces: dict[str, Surface]
+    family: str  # of `surfaces`: the rules that ship, or that what ships refines
     log_loss_weights: np.ndarray  # (M,) that fit the pixels' log loss best: a check of weights that fit the metric
 
     @property
@@ -164,4 +163,5 @@ def choose(oof: Oof, metric: Metric) -> Chosen:
     chooser = _Chooser(oof, metric)
     fitted: CrossFitted[Any] = cross_fit(oof.fold_of, chooser.fit, chooser.score, image_ids=oof.image_ids)
     check = log_loss_weights(chooser.reduced) if oof.members > 1 else np.ones(1)
-    return Chosen(fitted, chooser.surfaces(fitted.shipped.how, fitted.shipped.weights), check)
+    rivals = chooser.rivals(fitted.shipped[:2])
+    return Chosen(fitted, rivals.surfaces, rivals.family(folds_of(oof.fold_of)), check)

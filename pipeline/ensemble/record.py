@@ -7,7 +7,8 @@ from pipeline.ensemble.choice import Choice
 from pipeline.ensemble.combine import combination
 from pipeline.ensemble.decision import Drawer, Exclusive, PerClass
 from pipeline.ensemble.objects import ObjectCut, Objects
-from pipeline.postprocess import FAMILIES, Cut
+from pipeline.ensemble.rivals import RULES
+from pipeline.postprocess import Cut
 
 
 def drawer_of(record: Mapping[str, Any], members: Sequence[str], classes: Sequence[str]) -> Drawer:
@@ -31,8 +32,8 @@ def drawer_of(record: Mapping[str, Any], members: Sequence[str], classes: Sequen
 
 
 def _choice(record: Mapping[str, Any], members: Sequence[str]) -> Choice:
-    if record.get("rules") not in FAMILIES:
-        raise ValueError(f"rules '{record.get('rules')}': expected one of {', '.join(FAMILIES)}")
+    if record.get("rules") not in RULES:
+        raise ValueError(f"rules '{record.get('rules')}': expected one of {', '.join(RULES)}")
     cut = Cut(**_fields(record, Cut._fields))
     return Choice(_how(record), _weights(record, members), record["rules"], cut)
 

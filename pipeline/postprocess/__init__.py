@@ -1,7 +1,7 @@
 """From probabilities to a mask: the rules, and their search on OOF with the competition's metric.
 
 `levels` has the thresholds, `rules` turns stored values into a mask, `tree` counts what components leave at every
-threshold, `search_rules` finds the best rules.
+threshold, `search_rules` finds the best rules, and `search_refinements` tries further ones around them.
 """
 
 from pipeline.postprocess.levels import (
@@ -13,10 +13,12 @@ from pipeline.postprocess.levels import (
     count_levels,
     level,
 )
+from pipeline.postprocess.refine import Refined, Refinements, refinements, search_refinements
 from pipeline.postprocess.rules import Cut, apply
 from pipeline.postprocess.search import (
     AREAS,
     FAMILIES,
+    Images,
     Surface,
     area_grid,
     search_components,
@@ -31,6 +33,9 @@ __all__ = [
     "HALF",
     "THRESHOLDS",
     "Cut",
+    "Images",
+    "Refined",
+    "Refinements",
     "Surface",
     "apply",
     "area_grid",
@@ -39,7 +44,9 @@ __all__ = [
     "count_by_label",
     "count_levels",
     "level",
+    "refinements",
     "search_components",
+    "search_refinements",
     "search_rules",
     "search_total",
     "search_triplet",

@@ -65,7 +65,7 @@ class Surface(NamedTuple):
 
     def is_defined(self, folds: Iterable[int]) -> bool:
         """Whether any candidate has a score on the images of some folds."""
-        return bool((self.possible[self._rows(folds)] > 0).any())
+        return bool((self.possible[rows_of(self.folds, folds)] > 0).any())
 
     def means(self, folds: Iterable[int] | None = None) -> np.ndarray:
         """The score of every candidate on the images of some folds, or of all: (A, 255) or (A, 255, P).
@@ -73,14 +73,8 @@ class Surface(NamedTuple):
         Raises:
             ValueError: for no fold, one without images, or images of which none counts for the metric.
         """
-        rows = self._rows(self.folds if folds is None else folds)
-        possible = self.possible[rows].sum(axis=0)
-        if (possible <= 0).all():
-            raise ValueError(
-                f"the metric is not defined on folds {self.folds[rows].tolist()}: of {self.images[rows].sum()} images "
-                f"none counts for it. Make folds that spread the images with a mask, or fewer of them"
-            )
-        return np.divide(self.sums[rows].sum(axis=0), possible, out=np.zeros(self.sums.shape[1:]), where=possible > 0)
+        rows = rows_of(self.folds, folds)
+        return mean_scores(self.folds[rows], self.sums[rows], self.possible[rows], self.images[rows])
 
     def best(self, folds: Iterable[int] | None = None) -> tuple[Cut, float]:
         """The best cut on the images of some folds, or of all, and its mean score there.
@@ -104,12 +98,6 @@ class Surface(NamedTuple):
         """
         return float(self.means(folds)[self._place(cut)])
 
-    def _rows(self, folds: Iterable[int]) -> np.ndarray:
-        rows = np.isin(self.folds, list(folds := set(folds)))
-        if not folds or rows.sum() < len(folds):
-            raise ValueError(f"folds {sorted(folds)}: expected some of {self.folds.tolist()}, which have images")
-        return rows
-
     def _cut(self, place: Sequence[int]) -> Cut:
         fields = {field: tried[at].item() for (field, tried), at in zip(self.axes.items(), place, strict=True)}
         return Cut(**{"min_area": 0, **fields})
@@ -120,6 +108,39 @@ class Surface(NamedTuple):
         if self._cut(place) != cut:
             raise ValueError(f"{cut} was not tried, the nearest was {self._cut(place)}: use `apply` to score it")
         return place
+
+
+def rows_of(all_folds: np.ndarray, folds: Iterable[int] | None) -> np.ndarray:
+    """Which of the folds (K,) are among some of them, (K,) bool; None for all.
+
+    Raises:
+        ValueError: for no fold, or one that is not there.
+    """
+    wanted = set(all_folds.tolist() if folds is None else folds)
+    rows = np.isin(all_folds, list(wanted))
+    if not wanted or rows.sum() < len(wanted):
+        raise ValueError(f"folds {sorted(wanted)}: expected some of {all_folds.tolist()}, which have images")
+    return rows
+
+
+def mean_scores(folds: np.ndarray, sums: np.ndarray, possible: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """The score of every candidate on the images of these folds together.
+
+    Shapes:
+        folds, images: (K,).
+        sums: (K, ...), what the images of each gained; possible: as it, or (K, 1, ...).
+        returns: (...).
+
+    Raises:
+        ValueError: for images of which none counts for the metric.
+    """
+    total = possible.sum(axis=0)
+    if (total <= 0).all():
+        raise ValueError(
+            f"the metric is not defined on folds {folds.tolist()}: of {images.sum()} images none counts for it. "
+            f"Make folds that spread the images with a mask, or fewer of them"
+        )
+    return np.divide(sums.sum(axis=0), total, out=np.zeros(sums.shape[1:]), where=total > 0)
 
 
 class _Image:

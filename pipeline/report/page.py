@@ -261,8 +261,9 @@ def _said_of_cut(name: str, surface: Surface) -> str:
     """What ships for a class, how broad its plateau is, and how far the folds move it."""
     chosen, cuts = surface.chosen, surface.per_fold.values()
     rule = SHIPS[surface.rules].format(area=chosen.area, presence=max(chosen.presence_threshold, chosen.threshold))
+    rules = ", ".join([*([rule] if chosen.area else []), *surface.further]) or "nothing else"
     said = (
-        f"For {name} ships {surface.rules}: threshold {chosen.threshold:.3f}, {rule if chosen.area else 'nothing else'}"
+        f"For {name} ships {surface.rules}: threshold {chosen.threshold:.3f}, {rules}"
         f"; within {plots.PLATEAU} of its score are thresholds of {_span(plots.plateau(surface), '.3f')}"
     )
     if cuts:

@@ -59,6 +59,7 @@ class Surface(NamedTuple):
     chosen: Chosen  # on all folds: what ships
     per_fold: Mapping[int, Chosen]  # the best of this family without the fold
     rules: str = "total"  # the family, of `postprocess.FAMILIES`
+    further: tuple[str, ...] = ()  # rules beside the family's, in words
 
 
 class Parting(NamedTuple):
@@ -123,7 +124,7 @@ class View:
         metric_of_epochs: name of what the history's scores are by, where it is not `metric`.
         surfaces: by class.
         cuts: a row for what ships, and for what was chosen without each fold: if there are several, class; chosen on,
-            rules, threshold, area, and of a triplet presence threshold.
+            rules, threshold, and a column for each further rule that any of them has.
         parting: of objects.
         reliability: as `suspicion.reliability`.
     """

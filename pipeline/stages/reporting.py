@@ -212,14 +212,36 @@ def surface_of(chosen: Chosen) -> view.Surface:
     """Thresholds and areas of the family of rules that ships, under the weights that ship.
 
     A fold may have chosen another family (`cuts_of` has it), and in an ensemble other weights; here each fold's point
-    is the best of this surface without it, so that all points lie where they are drawn.
+    is the best of this surface without it, so that all points lie where they are drawn. Rules beside the family's,
+    which refine it, have no axis here, and are said in words.
     """
-    rules, cut = chosen.shipped.rules, chosen.shipped.cut
-    surface = chosen.surfaces[rules]
+    surface = chosen.surfaces[chosen.family]
+    cut, _ = surface.best()
     folds = surface.folds.tolist()
     without = {fold: surface.best([each for each in folds if each != fold])[0] for fold in folds}
     per_fold = {fold: _point(surface, each) for fold, each in without.items()}
-    return view.Surface(surface.areas, surface.plane(cut), _point(surface, cut), per_fold, rules)
+    further = _further(cut, chosen.shipped.cut)
+    return view.Surface(
+        surface.areas, surface.plane(cut), _point(surface, cut), per_fold, chosen.family, tuple(further)
+    )
+
+
+FURTHER = {  # a field of a cut that a refinement sets: what it then does
+    "min_area": "a mask of fewer than {} px is emptied",
+    "min_component": "components of fewer than {} px are removed",
+    "presence_area": "a mask is emptied unless {} px reach {presence:.3f}",
+    "keep_largest": "the largest {} are kept",
+    "fill_holes": "holes are filled",
+}
+
+
+def _further(cut: Cut, refined: Cut) -> list[str]:
+    """What a refined cut does that the cut does not."""
+    before, after = cut._asdict(), refined._asdict()
+    presence = max(refined.presence_threshold, refined.threshold)
+    return [
+        said.format(after[field], presence=presence) for field, said in FURTHER.items() if after[field] != before[field]
+    ]
 
 
 def _point(surface: Surface, cut: Cut) -> view.Chosen:
@@ -229,11 +251,11 @@ def _point(surface: Surface, cut: Cut) -> view.Chosen:
 def cuts_of(classes: Sequence[str], parts: Sequence[Chosen]) -> pd.DataFrame:
     """What ships and what was chosen without each fold, class by class; no row where no class has a cut of its own."""
     rows = [
-        {"class": name, "chosen on": chosen_on, **_cut_row(choice, part.surfaces[choice.rules])}
+        {"class": name, "chosen on": chosen_on, "rules": choice.rules, **_cut_row(choice.cut)}
         for name, part in zip(classes, parts, strict=False)
         for chosen_on, choice in _choices(part)
     ]
-    table = pd.DataFrame(rows).dropna(axis="columns", how="all")  # without a triplet, no presence threshold
+    table = pd.DataFrame(rows).dropna(axis="columns", how="all")  # of rules that nobody has, no column
     return table if len(parts) > 1 else table.drop(columns="class", errors="ignore")
 
 
@@ -242,14 +264,16 @@ def _choices(part: Chosen) -> list[tuple[str, Choice]]:
     return [("all folds", part.shipped), *zip(without, part.fitted.chosen, strict=True)]
 
 
-def _cut_row(choice: Choice, surface: Surface) -> dict[str, Any]:
-    """A row of the table of cuts; only the triplet has a presence threshold."""
-    presence = max(choice.cut.presence_threshold, choice.cut.threshold) if choice.rules == "triplet" else None
+def _cut_row(cut: Cut) -> dict[str, Any]:
+    """A row of the table of cuts: the threshold, and whatever else the cut does."""
     return {
-        "rules": choice.rules,
-        "threshold": choice.cut.threshold,
-        "area": surface.area(choice.cut),
-        "presence threshold": presence,
+        "threshold": cut.threshold,
+        "smallest total": cut.min_area or None,
+        "smallest component": cut.min_component or None,
+        "presence threshold": max(cut.presence_threshold, cut.threshold) if cut.presence_area else None,
+        "presence area": cut.presence_area or None,
+        "largest kept": cut.keep_largest,
+        "holes": "filled" if cut.fill_holes else None,
     }
 
 

@@ -107,7 +107,7 @@ def draw_tissue(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
 
 def stained(rng: np.random.Generator, tissue: np.ndarray) -> np.ndarray:
     """(H, W, 3) float32: tissue in the pink of this slide, paler and darker from place to place, on glass."""
-    pink = np.array([222, 172, 200], np.float32) + rng.normal(0, 2.5, 3).astype(np.float32)
+    pink = np.array([222, 172, 200], np.float32) + rng.normal(0, 1.2, 3).astype(np.float32)
     small = tuple(-(-side // COARSE) for side in tissue.shape)
     depth = cv2.resize(8 * smooth_noise(rng, 9, 9, small), tissue.shape[::-1], interpolation=cv2.INTER_LINEAR)
     return np.where(tissue[..., None] == 1, pink - depth[..., None], GLASS)
@@ -143,7 +143,7 @@ def draw_infiltrates(rng: np.random.Generator, image: np.ndarray, tissue: np.nda
 def draw_glomeruli(rng: np.random.Generator, image: np.ndarray, tissue: np.ndarray) -> np.ndarray:
     """Balls of capillaries in the gap of their capsule; returns their mask, (H, W) uint8."""
     mask = np.zeros(tissue.shape, np.uint8)
-    tuft = np.array([182, 118, 170], np.float32) + rng.normal(0, 2.5, 3).astype(np.float32)
+    tuft = np.array([182, 118, 170], np.float32) + rng.normal(0, 1.2, 3).astype(np.float32)
     for row, column in _places(rng, cv2.erode(tissue, np.ones((61, 61), np.uint8)), int(tissue.sum() / 130_000)):
         radius = rng.uniform(28, 52)
         outline = _outline(rng, (row, column), radius)
@@ -163,7 +163,7 @@ def scatter_nuclei(rng: np.random.Generator, image: np.ndarray, where: np.ndarra
 
 def scanned(rng: np.random.Generator, image: np.ndarray, tissue: np.ndarray) -> np.ndarray:
     """The slide as the scanner saw it: (H, W, 3) uint8."""
-    stain = rng.normal(1, 0.012, 3).astype(np.float32)
+    stain = rng.normal(1, 0.005, 3)  # two slides to train on teach no more.astype(np.float32)
     image = np.where(tissue[..., None] == 1, image * stain, image)
     image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), rng.uniform(1.0, 1.2))
     noise = rng.standard_normal(image.shape[:2], dtype=np.float32) * rng.uniform(3, 4)

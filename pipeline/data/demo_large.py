@@ -163,7 +163,7 @@ def scatter_nuclei(rng: np.random.Generator, image: np.ndarray, where: np.ndarra
 
 def scanned(rng: np.random.Generator, image: np.ndarray, tissue: np.ndarray) -> np.ndarray:
     """The slide as the scanner saw it: (H, W, 3) uint8."""
-    stain = rng.normal(1, 0.005, 3)  # two slides to train on teach no more.astype(np.float32)
+    stain = rng.normal(1, 0.005, 3).astype(np.float32)  # two slides to train on teach no more than that
     image = np.where(tissue[..., None] == 1, image * stain, image)
     image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), rng.uniform(1.0, 1.2))
     noise = rng.standard_normal(image.shape[:2], dtype=np.float32) * rng.uniform(3, 4)

@@ -1,5 +1,10 @@
 """Metrics with parameters: values by hand, an oracle of plain loops, laws, and the text that each goes by."""
 
+import json
+import re
+import tomllib
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import fbeta_score
 
+from pipeline.cli import main
 from pipeline.competition import Competition
+from pipeline.config import load
 from pipeline.metrics import (
     METRICS,
     PARAMETERS,
@@ -31,6 +38,9 @@ from pipeline.metrics import (
 from pipeline.metrics.parameters import NAMES, parts_of
 from pipeline.metrics.surface import surface_sums
 from pipeline.schema import parse
+from pipeline.stages.preparing import prepare
+from pipeline.stages.training import settings
+from pipeline.training.checkpoint import read_record
 
 MASKS = arrays(np.uint8, (4, 5), elements=st.integers(0, 1))
 PAIRS = st.lists(st.tuples(MASKS, MASKS), min_size=1, max_size=4)
@@ -315,3 +325,40 @@ def test_a_parameter_out_of_range_is_refused_with_what_is_expected(name):
 @pytest.mark.parametrize("iou", [0.52, 0.45, 0.96, [0.5, 0.52]])
 def test_f1_is_of_the_ten_ious(iou):
     assert "expected one of 0.5, 0.55, …, 0.95" in refusal({"name": "f1", "iou": iou}, "objects")
+
+
+def test_the_template_of_a_card_shows_a_table_of_every_metric_that_takes_parameters():
+    template = Path(__file__).parent.parent / "docs" / "card.toml"
+    lines = re.findall(r"^# (metric = .*)", template.read_text(encoding="utf-8"), re.MULTILINE)
+    tables = [tomllib.loads(line)["metric"] for line in lines]
+    assert {table["name"] for table in tables} == set(PARAMETERS)
+    assert all(metric_of(table, kind_of(table["name"])) for table in tables)
+    shown = {key for table in tables for key in table} - {"name"}
+    assert shown == {key for parameters in PARAMETERS.values() for key in parameters}
+
+
+# The way of such a metric through the stages.
+
+
+def test_a_run_goes_on_if_its_metric_is_the_same_by_another_spelling(tiny, edit):
+    by_name = settings(prepare(load("configs/tiny.toml")))
+    assert by_name["metric"] == "mean_dice"
+    edit("tiny.toml", '"mean_dice"', '{ name = "mean_dice", empty = 1 }')
+    assert settings(prepare(load("configs/tiny.toml"))) == by_name
+    edit("tiny.toml", "empty = 1", "empty = 0")
+    assert settings(prepare(load("configs/tiny.toml")))["metric"] == "mean_dice_empty_0"
+
+
+def test_a_metric_with_parameters_goes_the_whole_way_and_is_named_with_them(tiny, edit, capsys):
+    edit("tiny.toml", '"mean_dice"', '{ name = "mean_f_beta", beta = 2 }')
+    assert main(["ensemble", "configs/tiny.toml"]) == 0
+    assert "tiny, out of fold, mean_f_beta(beta=2) at threshold .5:" in capsys.readouterr().out
+    manifest = json.loads(Path("submissions/tiny.json").read_text())
+    assert manifest["metric"] == manifest["oof_score_of"] == "mean_f_beta(beta=2)"
+    record = read_record(Path("runs/tiny/fold0/best.safetensors"))
+    assert record["settings"]["metric"] == "mean_f_beta(beta=2)"
+    assert main(["report", "configs/tiny.toml"]) == 0
+    assert "mean_f_beta(beta=2)" in Path("reports/tiny.html").read_text()
+    edit("tiny.toml", "beta = 2", "beta = 3")
+    assert main(["ensemble", "configs/tiny.toml"]) == 2
+    assert "mean_f_beta(beta=3)" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from sklearn.metrics import fbeta_score
 from pipeline.cli import main
 from pipeline.competition import Competition
 from pipeline.config import load
+from pipeline.doctor.findings import name_metric
 from pipeline.metrics import (
     METRICS,
     PARAMETERS,
@@ -221,8 +222,12 @@ FITTING = {
 }
 
 
+def card_of(metric, kind="pixels"):
+    return parse(Competition, CARD | FITTING[kind] | {"metric": metric}, "card.toml")
+
+
 def metric_of(metric, kind="pixels"):
-    return parse(Competition, CARD | FITTING[kind] | {"metric": metric}, "card.toml").metric
+    return card_of(metric, kind).metric
 
 
 def refusal(metric, kind):
@@ -347,6 +352,36 @@ def test_a_run_goes_on_if_its_metric_is_the_same_by_another_spelling(tiny, edit)
     assert settings(prepare(load("configs/tiny.toml"))) == by_name
     edit("tiny.toml", "empty = 1", "empty = 0")
     assert settings(prepare(load("configs/tiny.toml")))["metric"] == "mean_dice_empty_0"
+
+
+@pytest.mark.parametrize(
+    ("table", "kind", "found"),
+    [
+        ({"name": "mean_f_beta", "beta": 2}, "pixels", "mean_f_beta(beta=2)"),
+        ({"name": "f1", "iou": 0.75}, "objects", "f1(iou=0.75); epochs by mean_dice"),
+        (
+            {"name": "average_precision", "iou": 0.5},
+            "ranked objects",
+            "average_precision(iou=0.5); weights and cuts by f1(iou=0.5); epochs by mean_dice",
+        ),
+        (
+            {"name": "surface_dice", "tolerance": 1},
+            "volumes",
+            "surface_dice(tolerance=1); weights and cuts by mean_dice; epochs by mean_dice",
+        ),
+    ],
+)
+def test_the_doctor_says_the_metric_and_what_stands_for_it(table, kind, found):
+    assert name_metric(card_of(table, kind)) == ("good", "metric", found)
+
+
+def test_the_doctors_table_begins_with_the_metric(tiny, edit, capsys):
+    edit("tiny.toml", '"mean_dice"', '{ name = "mean_f_beta", beta = 2 }')
+    main(["doctor", "configs/tiny.toml"])
+    assert re.match(r"good  metric +mean_f_beta\(beta=2\)\n", capsys.readouterr().out)
+    Path("tiny/train.csv").write_text("id,rle_mask\n")
+    main(["doctor", "configs/tiny.toml"])
+    assert re.match(r"good  metric +mean_f_beta\(beta=2\)\nbad ", capsys.readouterr().out)
 
 
 def test_a_metric_with_parameters_goes_the_whole_way_and_is_named_with_them(tiny, edit, capsys):

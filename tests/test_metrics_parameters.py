@@ -386,6 +386,7 @@ def test_the_doctors_table_begins_with_the_metric(tiny, edit, capsys):
 
 def test_a_metric_with_parameters_goes_the_whole_way_and_is_named_with_them(tiny, edit, capsys):
     edit("tiny.toml", '"mean_dice"', '{ name = "mean_f_beta", beta = 2 }')
+    edit("configs/tiny.toml", "count = 3", "count = 2")
     assert main(["ensemble", "configs/tiny.toml"]) == 0
     assert "tiny, out of fold, mean_f_beta(beta=2) at threshold .5:" in capsys.readouterr().out
     manifest = json.loads(Path("submissions/tiny.json").read_text())

@@ -21,7 +21,7 @@ from pipeline.metrics.instances import (
     pairwise_iou,
 )
 from pipeline.metrics.overlap import dice, f_beta, iou, tgs_precision
-from pipeline.metrics.parameters import PARAMETERS, Parameter, Value, parts_of, text_of
+from pipeline.metrics.parameters import PARAMETERS, parts_of, text_of
 from pipeline.metrics.ranked import RANKED_METRICS, Ranked, average_precision, mean_precision, rank
 from pipeline.metrics.scores import Scores, ratio
 from pipeline.metrics.volumes import VOLUME_METRICS, Volume
@@ -35,11 +35,9 @@ __all__ = [
     "Counts",
     "Matches",
     "Metric",
-    "Parameter",
     "Ranked",
     "Scores",
     "Term",
-    "Value",
     "Volume",
     "average_precision",
     "count",

@@ -1,13 +1,14 @@
 """The competition card: what Kaggle fixed. A new competition is a new file in `competitions/`."""
 
 import re
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, PositiveInt, field_validator
+from pydantic import ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from pipeline.metrics import INSTANCE_METRICS, METRICS, RANKED_METRICS, VOLUME_METRICS, known_metrics
+from pipeline.metrics import PARAMETERS, kind_of, known_metrics, metrics_of, text_of
 from pipeline.rle import Dialect
 from pipeline.schema import Table, did_you_mean, parse, read_toml
 
@@ -113,7 +114,7 @@ class Competition(Table):
     size: tuple[PositiveInt, PositiveInt] | None = None  # height and width of submitted masks; default: the image's
     masks: Masks = Masks()
     dialect: Dialect = Dialect()
-    metric: str
+    metric: str  # or a table of its name and parameters, which is held as one text: mean_f_beta(beta=2)
     group_pattern: str | None = None  # of ids, in place of columns.group: what its groups match never parts
     void_rows: str | None = None  # class of rows of a solution whose pixels count for nothing
     volume_pattern: str | None = None  # of ids, for a metric of volumes: what names the volume, and the slice's number
@@ -128,15 +129,22 @@ class Competition(Table):
     def _has_groups(cls, pattern: str | None) -> str | None:
         return _checked(pattern)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_metric(cls, tables: Any) -> Any:
+        match tables:
+            case {"metric": str(name)}:
+                return {**tables, "metric": _metric({"name": name})}
+            case {"metric": dict(table)}:
+                return {**tables, "metric": _metric(table)}
+        return tables
+
     def model_post_init(self, _context: object) -> None:
-        if self.metric not in known_metrics():
-            raise ValueError(f"unknown metric '{self.metric}'. {did_you_mean(self.metric, known_metrics())}")
-        of_instances = {*INSTANCE_METRICS, *RANKED_METRICS}
-        if self.instances != (self.metric in of_instances):
-            fitting = of_instances if self.instances else {*METRICS, *VOLUME_METRICS}
+        fitting = metrics_of(*(("objects", "ranked objects") if self.instances else ("pixels", "volumes")))
+        if (kind_of(self.metric) in ("objects", "ranked objects")) != self.instances:
             raise ValueError(
                 f"metric '{self.metric}' with instances = {str(self.instances).lower()}: for that there are "
-                f"{', '.join(sorted(fitting))}"
+                f"{', '.join(fitting)}"
             )
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes {', '.join(self.classes)}: one is named twice")
@@ -151,10 +159,10 @@ class Competition(Table):
                     f"{len(self.classes)} classes ({', '.join(self.classes)}), and columns do not tell a row's class: "
                     f"give columns.class (a column of its own) or columns.joint (as '_' in x.jpg_1)"
                 )
-        if (self.metric in VOLUME_METRICS) != bool(self.volume_pattern):
+        if (kind_of(self.metric) == "volumes") != bool(self.volume_pattern):
             raise ValueError(
-                f"metric '{self.metric}': a metric of volumes ({', '.join(VOLUME_METRICS)}) needs volume_pattern, with "
-                f"two groups, the volume and the slice's number; another metric must have none"
+                f"metric '{self.metric}': a metric of volumes ({', '.join(metrics_of('volumes'))}) needs "
+                f"volume_pattern, with two groups, the volume and the slice's number; another metric must have none"
             )
         if self.group_pattern and self.group_column:
             raise ValueError("give columns.group or group_pattern, and not both")
@@ -164,10 +172,10 @@ class Competition(Table):
         self._check_masks()
 
     def _check_cell(self) -> None:
-        if bool(self.columns.cell) != (self.metric in RANKED_METRICS):
+        if bool(self.columns.cell) != (kind_of(self.metric) == "ranked objects"):
             raise ValueError(
-                f"metric '{self.metric}': one that ranks objects ({', '.join(RANKED_METRICS)}) needs columns.cell, "
-                f"where their confidences stand, as in '0 {{confidence}} {{mask}}'; another must have none"
+                f"metric '{self.metric}': one that ranks objects ({', '.join(metrics_of('ranked objects'))}) needs "
+                "columns.cell, where their confidences stand, as in '0 {confidence} {mask}'; another must have none"
             )
         if self.columns.cell and self.dialect.form != "coco":
             raise ValueError("columns.cell parts objects by blanks: expected a dialect without blanks, form = 'coco'")
@@ -205,6 +213,37 @@ class Competition(Table):
     def group_column(self) -> str | None:
         """The column of the training tables whose values never part."""
         return next((each.group for each in (self.columns, *self.train_columns) if each.group), None)
+
+
+def _metric(table: Mapping[str, Any]) -> str:
+    """The text that a metric goes by, from a card's table of its name and parameters.
+
+    Raises:
+        ValueError: for a name that no metric has, and for parameters that it does not take, lacks, or cannot have.
+    """
+    if "name" not in table:
+        raise ValueError('metric.name is missing: expected a table such as { name = "mean_f_beta", beta = 2.0 }')
+    name, values = str(table["name"]), {key: value for key, value in table.items() if key != "name"}
+    names = {*known_metrics(), *PARAMETERS}
+    if name not in names:
+        raise ValueError(f"unknown metric '{name}'. {did_you_mean(name, names)}")
+    takes = PARAMETERS.get(name, {})
+    for key in values:
+        if key not in takes:
+            raise ValueError(f"metric '{name}' takes no '{key}'. {_where_it_belongs(key, takes)}")
+    for key, parameter in takes.items():
+        if key not in values and parameter.default is None:
+            raise ValueError(f"metric '{name}' needs {key}, {parameter.expected}: {{ name = \"{name}\", {key} = … }}")
+        if key in values and not parameter.fits(values[key]):
+            raise ValueError(f"metric '{name}': {key} = {values[key]!r}: expected {parameter.expected}")
+    return text_of(name, values)
+
+
+def _where_it_belongs(key: str, takes: Iterable[str]) -> str:
+    """Of a parameter that a metric does not take."""
+    if owners := [name for name, known in PARAMETERS.items() if key in known]:
+        return f"{', '.join(owners)} can have it; this one: {', '.join(takes) or 'no parameters'}."
+    return did_you_mean(key, takes) if takes else "It has no parameters."
 
 
 def known() -> list[str]:

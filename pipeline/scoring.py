@@ -9,17 +9,16 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.tables import read_cells, read_rows, read_table, runs_of_rows
 from pipeline.metrics import (
-    INSTANCE_METRICS,
-    METRICS,
-    RANKED_METRICS,
-    VOLUME_METRICS,
     Counts,
     Scores,
     Volume,
-    average_precision,
+    instance_metric,
     match,
+    mean_precision,
     pairwise_iou,
-    rank,
+    pixel_metric,
+    ranked_ious,
+    volume_metric,
 )
 from pipeline.rle import RLEError, Runs, area, overlap
 
@@ -51,7 +50,7 @@ def score(card: Competition, submission: Path, solution: Path) -> tuple[float, i
     }
     images = list(dict.fromkeys(key[0] for key in counts))
     table = np.array([[counts.get((image, *rest), NOT_ASKED) for rest in _rests(card)] for image in images])
-    scores = METRICS[card.metric].scores(Counts(*np.moveaxis(table, -1, 0)))
+    scores = pixel_metric(card.metric).scores(Counts(*np.moveaxis(table, -1, 0)))
     asked = table[..., 0] >= 0
     return Scores(scores.gained * asked, scores.possible * asked).mean(), len(images)
 
@@ -65,7 +64,7 @@ def _refuse_strangers(found: Set[str], target: Set[str], submission: Path, solut
 def _score_instances(card: Competition, submission: Path, solution: Path) -> tuple[float, int]:
     found, target = (_read_instances(path, card) for path in (submission, solution))
     _refuse_strangers(found.keys(), target.keys(), submission, solution)
-    metric, scores = INSTANCE_METRICS[card.metric], []
+    metric, scores = instance_metric(card.metric), []
     for image_id, runs in target.items():
         pixels = max((int(ends[-1]) for _, ends in [*runs, *found[image_id]] if len(ends)), default=0)
         labels = _paint_labels(found[image_id], pixels, f"{submission}: image '{image_id}'")
@@ -77,9 +76,8 @@ def _score_ranked(card: Competition, submission: Path, solution: Path) -> tuple[
     """Of objects with a confidence; those of one image may overlap. The confidences of the solution mean nothing."""
     found, target = (_read_ranked(path, card) for path in (submission, solution))
     _refuse_strangers(found.keys(), target.keys(), submission, solution)
-    threshold = RANKED_METRICS[card.metric]
-    images = (rank(_iou(runs, target[key][1]), confidences, threshold) for key, (confidences, runs) in found.items())
-    return average_precision(images), len(found)
+    images = ((_iou(runs, target[key][1]), confidences) for key, (confidences, runs) in found.items())
+    return mean_precision(images, ranked_ious(card.metric)), len(found)
 
 
 def _read_ranked(path: Path, card: Competition) -> dict[str, tuple[np.ndarray, list[Runs]]]:
@@ -112,7 +110,7 @@ def _score_volumes(card: Competition, submission: Path, solution: Path) -> tuple
             f"'{strangers['image_id'].iloc[0]}', class '{strangers['label'].iloc[0]}'"
         )
     volumes = (_read_volume(card, rows, submission, solution) for rows in by_volume(both, card))
-    return VOLUME_METRICS[card.metric](volumes), both["image_id"].nunique()
+    return volume_metric(card.metric)(volumes), both["image_id"].nunique()
 
 
 def _sizes(solution: Path) -> dict[str, pd.Series]:

@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.cli import main
 from pipeline.metrics import known_metrics
+from pipeline.rle import Dialect
 
 CARD = """
 name = "by-hand"
@@ -133,6 +135,67 @@ def test_a_row_of_a_volume_that_is_off_is_named(folder, capsys, name, rows, mess
     write(name, "id,rle" + (",height,width" if name == "solution.csv" else ""), rows)
     assert main(["score", "card.toml", "submission.csv", "solution.csv"]) == 2
     assert message in capsys.readouterr().err
+
+
+# Image a: 10 pixels predicted, among them all 8 true ones; b and c as above.
+TABLES = {
+    '{ name = "mean_f_beta", beta = 2.0 }': ("mean_f_beta(beta=2)", (5 * 8 / (10 + 4 * 8) + 1 + 0) / 3),
+    '{ name = "mean_f_beta", beta = 0.5 }': ("mean_f_beta(beta=0.5)", (1.25 * 8 / (10 + 8 / 4) + 1 + 0) / 3),
+    '{ name = "mean_f_beta", beta = 2, empty = "skip" }': (
+        "mean_f_beta(beta=2, empty=skip)",
+        (5 * 8 / (10 + 4 * 8) + 0) / 2,
+    ),
+    '{ name = "global_f_beta", beta = 2 }': ("global_f_beta(beta=2)", 5 * 8 / (14 + 4 * 8)),
+    '{ name = "global_f_beta", beta = 0.5 }': ("global_f05", 1.25 * 8 / (14 + 8 / 4)),
+    '{ name = "mean_dice", empty = 1 }': ("mean_dice", (2 * 8 / 18 + 1 + 0) / 3),
+    '{ name = "mean_dice", empty = 0 }': ("mean_dice_empty_0", (2 * 8 / 18 + 0 + 0) / 3),
+    '{ name = "mean_dice", empty = "skip" }': ("mean_dice_of_filled", (2 * 8 / 18 + 0) / 2),
+}
+
+
+def give_parameters(table):
+    card = Path("card.toml")
+    card.write_text(re.sub('metric = ".*"', lambda _: f"metric = {table}", card.read_text()))
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_metric_with_parameters_scores_what_is_worked_out_by_hand_and_says_them(folder, capsys, table):
+    lay_out("mean_dice")
+    give_parameters(table)
+    write("submission.csv", "id,rle", ["a,1 10", "b,", "c,1 4"])
+    assert main(["score", "card.toml", "submission.csv", "solution.csv"]) == 0
+    text, value = TABLES[table]
+    assert capsys.readouterr().out.startswith(f"{text} {value:.4f}  (3 images")
+
+
+@pytest.mark.parametrize(("iou", "value"), [("0.7", 1), ("0.75", 1 / 4), ("0.8", 1 / 4), ("[0.7, 0.8]", 5 / 8)])
+def test_average_precision_at_other_ious(folder, capsys, iou, value):
+    # The most confident object is three quarters of a true one: at .75 and beyond it is a miss, before the only hit.
+    lay_out("ap60")
+    give_parameters(f'{{ name = "average_precision", iou = {iou} }}')
+    part = Dialect(form="coco").encode(np.array([[1, 1, 1, 0], *[[0] * 4] * 3], dtype=np.uint8).T)
+    write("submission.csv", "id,rle", [f"a,0.9 {part} 0.5 {COLUMN_3}", "b,"])
+    assert main(["score", "card.toml", "submission.csv", "solution.csv"]) == 0
+    assert capsys.readouterr().out.startswith(f"average_precision(iou={iou}) {value:.4f}  (2 images")
+
+
+@pytest.mark.parametrize(
+    ("more", "text", "value"),
+    [
+        # A voxel and one two columns on: their blocks lie 2 columns from each other.
+        ("tolerance = 0", "surface_dice", 0),
+        ("tolerance = 2", "surface_dice(tolerance=2)", 1),
+        ("tolerance = 1, spacing = [1, 1, 0.5]", "surface_dice(tolerance=1, spacing=[1, 1, 0.5])", 1),
+        ("tolerance = 1, spacing = [1, 0.5, 2]", "surface_dice(tolerance=1, spacing=[1, 0.5, 2])", 0),
+    ],
+)
+def test_surface_dice_with_a_tolerance_in_units_of_the_spacing(folder, capsys, more, text, value):
+    lay_out("surface_dice")
+    give_parameters(f'{{ name = "surface_dice", {more} }}')
+    write("submission.csv", "id,rle", ["v_1,2 1"])
+    write("solution.csv", "id,rle,height,width", ["v_1,10 1,4,4"])
+    assert main(["score", "card.toml", "submission.csv", "solution.csv"]) == 0
+    assert capsys.readouterr().out.startswith(f"{text} {value:.4f}  (1 images")
 
 
 def test_pixels_of_void_rows_count_for_nothing(folder, capsys):

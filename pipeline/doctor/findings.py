@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.tables import parted_cell
+from pipeline.metrics import judge_of, of_pixels
 
 FULL = 0.999  # share of an image above which a mask is called full
 PAD = 0.05  # share of a side that a constant stripe must have to be called one
@@ -20,6 +21,13 @@ class Finding(NamedTuple):
     level: Literal["good", "look", "bad"]  # bad spoils a submission
     what: str
     found: str  # in one line; of what is bad, with what to do
+
+
+def name_metric(card: Competition) -> Finding:
+    """The card's metric with its parameters, to compare with Kaggle's page, and what stands for it while choosing."""
+    stands = {"weights and cuts": judge_of(card.metric), "epochs": of_pixels(card.metric)}
+    others = [f"{what} by {name}" for what, name in stands.items() if name != card.metric]
+    return Finding("good", "metric", "; ".join([card.metric, *others]))
 
 
 def check_sample(card: Competition, sample: pd.DataFrame, rows: pd.DataFrame) -> list[Finding]:

@@ -5,7 +5,7 @@ import numpy as np
 from pipeline.ensemble.choice import Oof
 from pipeline.ensemble.decision import Drawer, Exclusive, blender
 from pipeline.ensemble.objects import Objects
-from pipeline.metrics import INSTANCE_METRICS, METRICS, Counts, count, match_overlaps, overlaps, stack
+from pipeline.metrics import Counts, count, instance_metric, match_overlaps, overlaps, pixel_metric, stack
 from pipeline.postprocess import count_argmax
 
 
@@ -18,11 +18,11 @@ def score_drawn(drawer: Drawer, oof: Oof, judge: str) -> float:
     if isinstance(drawer, Objects):
         return float(np.mean([_score_objects(drawer, *oof.read(image_id), judge) for image_id in oof.image_ids]))
     counts = stack(_count(drawer, *oof.read(image_id)) for image_id in oof.image_ids)
-    return METRICS[judge].scores(counts).mean()
+    return pixel_metric(judge).scores(counts).mean()
 
 
 def _score_objects(drawer: Objects, values: np.ndarray, target: np.ndarray, judge: str) -> float:
-    return INSTANCE_METRICS[judge](match_overlaps(*overlaps(drawer.labels(blender(values)), target)))
+    return instance_metric(judge)(match_overlaps(*overlaps(drawer.labels(blender(values)), target)))
 
 
 def _count(drawer: Drawer, values: np.ndarray, target: np.ndarray) -> Counts:

@@ -7,7 +7,8 @@ with each other. So matching is counting, and nothing has to be assigned.
 All overlaps of an image come from one histogram of pairs of labels, not from a loop over pairs of masks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -101,16 +102,23 @@ def airbus_f2(matches: Matches) -> float:
     return float(np.where(total == 0, 1.0, 5 * hits / np.maximum(total, 1)).mean())
 
 
-def f1_60(matches: Matches) -> float:
-    """F1 = 2·TP / (2·TP + FP + FN) at IoU .6; nothing predicted and nothing there: 1. No competition's score by itself:
-    it judges objects where the score of a single image is not defined, as of average precision at that IoU.
+def f1(matches: Matches, iou: float | Sequence[float]) -> float:
+    """F1 = 2·TP / (2·TP + FP + FN) of an image at an IoU, or the mean at several.
+
+    Nothing predicted and nothing there: 1. No competition's score by itself: it judges objects where the score of
+    a single image is not defined, as of average precision at that IoU.
+
+    Args:
+        iou: of .50, .55, …, .95.
     """
-    hits, extra, missed = (int(each[2]) for each in matches)
-    return 2 * hits / (2 * hits + extra + missed) if hits + extra + missed else 1.0
+    places = np.rint(20 * np.atleast_1d(iou)).astype(int) - TWENTIETHS[0]
+    hits, extra, missed = (each[places] for each in matches)
+    total = 2 * hits + extra + missed
+    return float(np.where(total == 0, 1.0, 2 * hits / np.maximum(total, 1)).mean())
 
 
 INSTANCE_METRICS: dict[str, Callable[[Matches], float]] = {
     "dsb_precision": dsb_precision,
     "airbus_f2": airbus_f2,
-    "f1_60": f1_60,
+    "f1_60": partial(f1, iou=0.6),
 }

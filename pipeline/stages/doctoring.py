@@ -17,7 +17,7 @@ from pipeline.data.survey import survey_test, survey_train
 from pipeline.data.tables import read_rows, read_table
 from pipeline.doctor import placement
 from pipeline.doctor.dialects import Sample, Verdict, in_words, judge
-from pipeline.doctor.findings import Finding, check_masks, check_pixels, check_sample, check_sizes
+from pipeline.doctor.findings import Finding, check_masks, check_pixels, check_sample, check_sizes, name_metric
 from pipeline.doctor.placement import VIEWS, Placement, judge_masks
 from pipeline.report.overlays import COLUMNS, Panel, write_sheet
 from pipeline.rle import Dialect, RLEError
@@ -55,6 +55,7 @@ def doctor(cfg: Config) -> Examined:
     some = _spread(train, SAMPLE)
     verdict = _judge(card, train, SAMPLE)
     findings = [
+        name_metric(card),
         *check_sample(card, *_read_sample(card, paths.root)),
         *check_masks(train, card),
         check_sizes(train, test),
@@ -68,7 +69,7 @@ def _without_index(card: Competition, root: Path, refusal: str, *, skip_bad: boo
     """All that can be said where the files do not read as the card says: perhaps as what they do."""
     rows, faults = survey_train(card, root, skip_bad)
     faults = list(dict.fromkeys([*faults, *survey_test(card, root, skip_bad)])) or [refusal]
-    findings = [Finding("bad", "files", fault) for fault in faults]
+    findings = [name_metric(card), *(Finding("bad", "files", fault) for fault in faults)]
     with suppress(ValueError, FileNotFoundError):  # of a sample that does not read, the faults say so
         findings += check_sample(card, *_read_sample(card, root))
     findings += _look_at(_spread(rows, SAMPLE))

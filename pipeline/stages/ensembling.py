@@ -18,18 +18,16 @@ from pipeline.files import whole, write_text
 from pipeline.inference.store import PredictionStore
 from pipeline.manifest import made_with
 from pipeline.metrics import (
-    INSTANCE_METRICS,
-    METRICS,
-    RANKED_METRICS,
-    VOLUME_METRICS,
-    Ranked,
     Scores,
     Volume,
-    average_precision,
+    instance_metric,
     judge_of,
+    mean_precision,
     overlaps,
     pairwise_iou,
-    rank,
+    pixel_metric,
+    ranked_ious,
+    volume_metric,
 )
 from pipeline.progress import track
 from pipeline.report.overlays import COLUMNS, Panel, choose_examples, write_sheet
@@ -183,8 +181,8 @@ def decide_members(members: Sequence[Prepared], rows: pd.DataFrame) -> tuple[Dec
 def _decide(oof: Oof, card: Competition, *, borders: bool) -> Decision:
     judge = judge_of(card.metric)
     if card.instances:
-        return decide_objects(oof, INSTANCE_METRICS[judge], borders=borders)
-    metric = METRICS[judge]
+        return decide_objects(oof, instance_metric(judge), borders=borders)
+    metric = pixel_metric(judge)
     return decide_exclusive(oof, metric) if card.exclusive else decide(oof, metric, len(card.classes))
 
 
@@ -212,22 +210,22 @@ def _official(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decisio
     card = members[0].card
     if card.volume_pattern:
         return _score_volumes(members, rows, decision)
-    if card.metric in RANKED_METRICS:
+    if card.columns.cell:
         return _score_ranked(members, rows, decision)
     return None
 
 
 def _score_ranked(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decision) -> float:
     """Of the objects of all training images, drawn by what was chosen without their folds."""
-    oof, threshold = oof_of_members(members, rows), RANKED_METRICS[members[0].card.metric]
+    oof = oof_of_members(members, rows)
 
-    def ranked(row: Any) -> Ranked:
+    def objects(row: Any) -> tuple[np.ndarray, np.ndarray]:
         values, target = oof.read(row.image_id)
         drawer, blend_by = decision.by_fold[row.fold], blender(values)
         labels = drawer.labels(blend_by)
-        return rank(pairwise_iou(*overlaps(labels, target)), drawer.confidences(blend_by, labels), threshold)
+        return pairwise_iou(*overlaps(labels, target)), drawer.confidences(blend_by, labels)
 
-    return average_precision(map(ranked, rows.itertuples()))
+    return mean_precision(map(objects, rows.itertuples()), ranked_ious(members[0].card.metric))
 
 
 def _score_volumes(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decision) -> float:
@@ -239,7 +237,7 @@ def _score_volumes(members: Sequence[Prepared], rows: pd.DataFrame, decision: De
         masks = [drawer.masks(blender(values)) for (values, _), drawer in pairs]
         return np.stack(masks), np.stack([target for (_, target), _ in pairs])
 
-    return VOLUME_METRICS[card.metric](map(read, scoring.by_volume(rows, card)))
+    return volume_metric(card.metric)(map(read, scoring.by_volume(rows, card)))
 
 
 def _singles(members: Sequence[Prepared], together: Decision, alone: Sequence[Decision]) -> list[Single]:

@@ -22,7 +22,7 @@ from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, 
 from pipeline.inference.store import PredictionStore
 from pipeline.inference.tta import check_views
 from pipeline.losses import build_loss
-from pipeline.metrics import METRICS, Counts, Scores, of_pixels, stack
+from pipeline.metrics import Counts, Scores, of_pixels, pixel_metric, stack
 from pipeline.models import check_model, for_prediction
 from pipeline.progress import track
 from pipeline.submission import sample_rows
@@ -230,7 +230,7 @@ def prepare(cfg: Config) -> Prepared:
 def _refuse_fold_without_score(card: Competition, path: Path, index: pd.DataFrame, table: pd.DataFrame) -> None:
     """Refuse a fold of empty images, if those do not count: it scores 0 or nothing, whatever was learned."""
     metric = of_pixels(card.metric)
-    if METRICS[metric].counts_empties:
+    if pixel_metric(metric).counts_empties:
         return
     rows = index.merge(table, on="image_id")
     largest = rows.groupby("fold")["coverage"].max()
@@ -308,4 +308,4 @@ def scores_at_half(prepared: Prepared, index: pd.DataFrame, of: Sequence[int] | 
         count_classes(store.read(row.image_id), labels.read_scored(row), labels.exclusive) for row in index.itertuples()
     )
     at_half = stack(Counts(*(each[:, postprocess.HALF] for each in image)) for image in counts)
-    return METRICS[of_pixels(prepared.card.metric)].scores(at_half)
+    return pixel_metric(of_pixels(prepared.card.metric)).scores(at_half)

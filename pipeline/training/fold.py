@@ -42,7 +42,7 @@ class FoldData:
     train_index: pd.DataFrame
     valid_index: pd.DataFrame | None
     labels: Labels
-    metric: str  # a name in METRICS
+    metric: str  # of pixels
     reader: Reader
     pseudo: PseudoData | None = None
     tiles: config.Tiles | None = None  # how images to validate on are cut

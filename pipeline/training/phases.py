@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from pipeline import __version__, config, hardware
 from pipeline.inference.predict import Predictor
 from pipeline.losses import build_loss
-from pipeline.metrics import METRICS, stack
+from pipeline.metrics import pixel_metric, stack
 from pipeline.postprocess import HALF, THRESHOLDS, best_threshold
 from pipeline.progress import track
 from pipeline.training.checkpoint import (
@@ -329,7 +329,7 @@ class _Trainer:
             workers=self.cfg.workers,
             what="validate",
         )
-        scores = METRICS[self.data.metric].total(stack(counts))
+        scores = pixel_metric(self.data.metric).total(stack(counts))
         return float(scores[HALF]), float(THRESHOLDS[best_threshold(scores)])
 
     def _try_blends(self, phase: config.Phase) -> None:

@@ -2,6 +2,10 @@
 
 import builtins
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from pipeline.inference.folding import find_pairs, folded
 from pipeline.inference.predict import Predictor
 from pipeline.models import ARCHITECTURES, build_model
 
+ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 SMALL = {"decoder_channels": (16, 16, 8, 8, 8)}
 OPTIONS = {
@@ -142,6 +147,15 @@ class OneBlock(nn.Module):
 
 
 def test_what_torch_compiles_says_the_same():
+    # In a process of its own: what inductor builds brings a threading library along, and tests before this one may have
+    # loaded another.
+    check = "from tests.test_engines import compiled_says_the_same as check; check()"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", check], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def compiled_says_the_same():
     torch.manual_seed(0)
     model = OneBlock().eval()
     run = Predictor(model, ("identity",), "float32", engine="compile")

@@ -300,7 +300,7 @@ def test_the_table_of_cuts_holds_what_ships_and_what_scored_each_fold(parted_fro
     assert table["chosen on"].tolist() == ["all folds", *(f"without fold {fold}" for fold in range(4))]
     assert table["rules"].tolist() == [each.rules for each in choices]
     assert table["threshold"].tolist() == [each.cut.threshold for each in choices]
-    for column, field in (("smallest component", "min_component"), ("smallest total", "min_area")):
+    for column, field in (("component", "min_component"), ("total", "min_area")):
         shown = table[column] if column in table else pd.Series([None] * len(table))
         assert shown.fillna(0).tolist() == [getattr(each.cut, field) for each in choices]
 
@@ -319,7 +319,7 @@ def test_what_refines_the_rules_that_ship_is_said_in_words(parted_from_specks):
         "holes are filled",
     )
     row = cuts_of(["disc"], [refined._replace(fitted=refined.fitted._replace(folds=[]))]).iloc[0]
-    assert (row["rules"], row["presence area"], row["largest kept"], row["holes"]) == ("refined", 16, 2, "filled")
+    assert (row["rules"], row["presence"], row["largest"], row["holes"]) == ("refined", 16, 2, "filled")
 
 
 def test_the_table_of_cuts_has_a_column_only_for_what_some_cut_does(parted_from_specks):
@@ -329,8 +329,8 @@ def test_the_table_of_cuts_has_a_column_only_for_what_some_cut_does(parted_from_
     cut = plain.shipped.cut._replace(presence_threshold=0.9, presence_area=5)
     asks = plain.shipped._replace(rules="triplet", cut=cut)
     shown = cuts_of(["disc"], [plain._replace(fitted=plain.fitted._replace(shipped=asks))])
-    assert shown.loc[0, ["presence threshold", "presence area"]].tolist() == [0.9, 5]
-    assert shown["presence threshold"][1:].isna().all()
+    assert shown.loc[0, ["presence at", "presence"]].tolist() == [0.9, 5]
+    assert shown["presence at"][1:].isna().all()
 
 
 @pytest.mark.usefixtures("no_charts")

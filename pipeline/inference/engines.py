@@ -36,8 +36,9 @@ def fold(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Engine:
 
 def compiled(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Engine:
     """What `fold` gives, through torch.compile: a minute for each new size of image, and on CPUs a C++ compiler."""
-    engine = eager(torch.compile(_folded(model, dtype), dynamic=False), device, dtype)
+    network = _folded(model, dtype)
     with hardware.compiling("predict.engine = 'compile'"), torch.inference_mode():
+        engine = eager(torch.compile(network, dynamic=False), device, dtype)
         engine(_probe(model))
     return engine
 

@@ -247,8 +247,8 @@ def _cut(view: View) -> list[Section]:
 
 
 CUTS_NOTE = (
-    "A fold is scored by its own row. Rules that differ from fold to fold are about equally good; if areas do too, few "
-    "images decide."
+    "A fold is scored by its own row. Total, component and presence are smallest areas, pixels. Rules that differ from "
+    "fold to fold are about equally good; if areas do too, few images decide."
 )
 SHIPS = {  # family of rules: what it does beside the threshold
     "total": "a mask of fewer than {area} px is emptied",

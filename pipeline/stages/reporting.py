@@ -268,11 +268,11 @@ def _cut_row(cut: Cut) -> dict[str, Any]:
     """A row of the table of cuts: the threshold, and whatever else the cut does."""
     return {
         "threshold": cut.threshold,
-        "smallest total": cut.min_area or None,
-        "smallest component": cut.min_component or None,
-        "presence threshold": max(cut.presence_threshold, cut.threshold) if cut.presence_area else None,
-        "presence area": cut.presence_area or None,
-        "largest kept": cut.keep_largest,
+        "total": cut.min_area or None,
+        "component": cut.min_component or None,
+        "presence at": max(cut.presence_threshold, cut.threshold) if cut.presence_area else None,
+        "presence": cut.presence_area or None,
+        "largest": cut.keep_largest,
         "holes": "filled" if cut.fill_holes else None,
     }
 

@@ -147,7 +147,7 @@ competitions: $(VENV) ## the cards that ship, and what each competition wants
 encoders: $(VENV) ## the timm encoders that work (PATTERN=resnet)
 	$(STAGE) encoders $(PATTERN)
 
-bench: $(VENV) $(VENV_DEV) $(VENV_BENCH) ## the measured claims, as ratios from one run (DATA=nuclei's folder: prediction too; longer ones by hand: large_image, scale, throughput)
+bench: $(VENV) $(VENV_DEV) $(VENV_BENCH) ## the measured claims, as ratios from one run (DATA=folder of nuclei: prediction too)
 	@set -e; for file in rle rle_table instances thresholds postprocess memory train lovasz $(if $(DATA),predict); do echo "== benchmarks/$$file.py"; $(PYTHON) benchmarks/$$file.py; done
 
 test: $(VENV) $(VENV_DEV) ## the test suite

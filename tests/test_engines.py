@@ -54,6 +54,17 @@ def count_norms(model):
     return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
+def alone(check):
+    """Run a function of this module in a process of its own.
+
+    What inductor builds, and OpenVINO, bring a threading library along; tests before may have loaded another.
+    """
+    text = f"from tests.test_engines import {check.__name__} as check; check()"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", text], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_folding_changes_no_architecture(arch, caplog):
     model = model_of(arch, **OPTIONS.get(arch, {}))
@@ -118,15 +129,30 @@ def test_a_network_that_folding_would_change_is_run_as_it_is(monkeypatch, caplog
     assert "batch norms stay unfolded: logits would change" in caplog.text
 
 
-@pytest.mark.parametrize("engine", ["fold", "openvino"])
-def test_half_precision_moves_probabilities_little(engine):
+def test_half_precision_moves_probabilities_little():
+    half_precision_moves_probabilities_little("fold")
+
+
+def half_precision_moves_probabilities_little(engine):
     model = model_of("unet", **SMALL)
     exact = Predictor(model, ("identity", "transpose"), "float32")(images_of(2, 64, 80))
     found = Predictor(model, ("identity", "transpose"), "bfloat16", engine=engine)(images_of(2, 64, 80))
     assert 0 < (found - exact).abs().max() < 0.03, "bfloat16 rounds, to three digits"
 
 
+def test_openvino_in_half_precision_moves_probabilities_little():
+    alone(openvino_moves_probabilities_little)
+
+
+def openvino_moves_probabilities_little():
+    half_precision_moves_probabilities_little("openvino")
+
+
 def test_openvino_says_the_same_for_each_size():
+    alone(openvino_says_the_same_for_each_size)
+
+
+def openvino_says_the_same_for_each_size():
     model = model_of("unet", "tu-test_efficientnet", **SMALL)
     run = Predictor(model, ("identity",), "float32", engine="openvino")
     exact = Predictor(model, ("identity",), "float32")
@@ -147,12 +173,7 @@ class OneBlock(nn.Module):
 
 
 def test_what_torch_compiles_says_the_same():
-    # In a process of its own: what inductor builds brings a threading library along, and tests before this one may have
-    # loaded another.
-    check = "from tests.test_engines import compiled_says_the_same as check; check()"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", check], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    alone(compiled_says_the_same)
 
 
 def compiled_says_the_same():

@@ -83,16 +83,12 @@ class _Chooser:
         """The choice that does best on some rows, (N,) bool: all images of some folds."""
         folds = folds_of(self.oof.fold_of[rows])
         way = self._ways[folds]
-        return Choice(*way, *self._rivals_of(way).best(folds))
+        return Choice(*way, *self.rivals(way).best(folds))
 
     def score(self, choice: Choice, rows: np.ndarray) -> Scores:
         """The scores of some rows by a choice."""
         ids = np.array(self.oof.image_ids, dtype=object)[rows]
         return self.metric.scores(stack(self._counts(choice, ids)))
-
-    def rivals(self, way: Way) -> Rivals:
-        """The rules to choose from under a combination."""
-        return self._rivals_of(way)
 
     @cached_property
     def _ways(self) -> dict[Folds, Way]:
@@ -110,7 +106,7 @@ class _Chooser:
         how, weights = max(tried, key=lambda pair: _reduced_score(self.reduced, *pair, self.metric, rows))
         return how, tuple(weights.tolist())
 
-    def _rivals_of(self, way: Way) -> Rivals:
+    def rivals(self, way: Way) -> Rivals:
         """Every cut under a combination: one pass over the images for the families, and one for what refines them."""
         if way not in self._rivals:
             fits = [folds for folds, each in self._ways.items() if each == way]

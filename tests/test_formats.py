@@ -106,12 +106,17 @@ def test_colours_of_sixteen_bits_of_rarer_formats_keep_them(tmp_path, name):
     assert np.array_equal(read_pixels(tmp_path / name)[..., 0], colours[..., 0])
 
 
-def test_palette_tiff_is_seen_in_its_colours_and_has_its_indices(tmp_path):
-    codes = RNG.integers(0, 3, (9, 7)).astype(np.uint8)
+def save_palette(path, codes):
+    """Write codes (9, 7) as indices of a palette in which 0 and 2 look the same."""
     image = Image.new("P", (7, 9))
     image.putdata(codes.ravel().tolist())
-    image.putpalette([0, 0, 0, 200, 10, 10, 0, 0, 0] + [0] * 759)  # indices 0 and 2 look the same
-    image.save(tmp_path / "labels.tif")
+    image.putpalette([0, 0, 0, 200, 10, 10, 0, 0, 0] + [0] * 759)
+    image.save(path)
+
+
+def test_palette_tiff_is_seen_in_its_colours_and_has_its_indices(tmp_path):
+    codes = RNG.integers(0, 3, (9, 7)).astype(np.uint8)
+    save_palette(tmp_path / "labels.tif", codes)
     colours = np.array([[0, 0, 0], [200, 10, 10], [0, 0, 0]], np.uint8)[codes]
     assert np.array_equal(read_pixels(tmp_path / "labels.tif"), colours)
     assert np.array_equal(read_labels(tmp_path / "labels.tif", {0: 1, 1: 0}, void=2), np.array([1, 0, 255])[codes])
@@ -224,10 +229,7 @@ def test_mask_is_one_wherever_the_file_is_not_zero(tmp_path, name, white):
 
 def test_palette_png_is_read_by_its_indices(tmp_path):
     codes = RNG.integers(0, 3, (9, 7)).astype(np.uint8)
-    image = Image.new("P", (7, 9))
-    image.putdata(codes.ravel().tolist())
-    image.putpalette([0, 0, 0, 200, 10, 10, 0, 0, 0] + [0] * 759)  # indices 0 and 2 look the same
-    image.save(tmp_path / "labels.png")
+    save_palette(tmp_path / "labels.png", codes)
     found = read_labels(tmp_path / "labels.png", {0: 1, 1: 0}, void=2)
     assert np.array_equal(found, np.array([1, 0, 255])[codes])
 

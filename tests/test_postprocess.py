@@ -1,7 +1,5 @@
 """Rules and their search: hand-worked masks, laws, and the one-pass search against loops over masks."""
 
-import weakref
-
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -25,6 +23,7 @@ from pipeline.postprocess import (
     search_total,
     search_triplet,
 )
+from tests.streams import images_let_go
 
 VALUES = arrays(np.uint8, (6, 9))
 TARGET = arrays(np.uint8, (6, 9), elements=st.integers(0, 1))
@@ -383,17 +382,7 @@ def test_triplet_draws_a_pale_object_that_has_a_sure_core():
 
 
 def test_search_holds_no_image_after_the_next():
-    alive = []
-
-    def images():
-        for number in range(8):
-            values = np.full((4, 4), 30 * number, np.uint8)
-            alive.append(weakref.ref(values))
-            yield values, np.ones((4, 4), np.uint8), number % 2
-            del values
-            assert sum(reference() is not None for reference in alive) <= 1
-
-    assert search_rules(images(), DICE)["total"].images.tolist() == [4, 4]
+    assert search_rules(images_let_go(), DICE)["total"].images.tolist() == [4, 4]
 
 
 def test_areas_are_one_ladder_for_images_of_all_sizes():

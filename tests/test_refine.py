@@ -1,7 +1,5 @@
 """Rules around a cut that was found: counted on components, against `apply` candidate by candidate."""
 
-import weakref
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from pipeline.metrics import METRICS, count, stack
 from pipeline.postprocess import Cut, apply, refinements, search_refinements
 from pipeline.postprocess.refine import _Group, _Image
+from tests.streams import images_let_go
 
 DICE = METRICS["mean_dice"]
 MASKS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 1))
@@ -161,17 +160,7 @@ def test_best_without_a_fold_looks_at_no_image_of_it():
 
 
 def test_search_holds_no_image_after_the_next():
-    alive = []
-
-    def images():
-        for number in range(8):
-            values = np.full((4, 4), 30 * number, np.uint8)
-            alive.append(weakref.ref(values))
-            yield values, np.ones((4, 4), np.uint8), number % 2
-            del values
-            assert sum(reference() is not None for reference in alive) <= 1
-
-    assert search_refinements(images(), DICE, [Cut(0.5, 0)]).images.tolist() == [4, 4]
+    assert search_refinements(images_let_go(), DICE, [Cut(0.5, 0)]).images.tolist() == [4, 4]
 
 
 def test_what_was_not_tried_has_no_score():

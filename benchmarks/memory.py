@@ -25,7 +25,7 @@ from pipeline import rle  # noqa: E402
 SIDE = 64  # pixels
 COUNTS = (100, 10_000)
 CARD = """
-name = "memory"
+name = "discs"
 title = "Discs"
 classes = ["disc"]
 metric = "mean_dice"
@@ -33,23 +33,31 @@ files = { train_images = "train", test_images = "test", train_csv = "train.csv" 
 columns = { id = "id", rle = "rle" }
 """
 CONFIG = """
-competition = "memory.toml"
+competition = "discs.toml"
 data = { root = "data" }
 folds = { count = 2 }
 model = { encoder = "tu-test_efficientnet", in_channels = 1, decoder_channels = [16, 16, 8, 8, 8] }
 predict = { views = ["identity"], batch_size = 64 }
 [[train.phases]]
 loss = { bce = 1.0, dice = 1.0 }
-epochs = 1
+epochs = EPOCHS
 lr = 3e-3
 """
 PEAK = """
 import resource, sys
 from pipeline.cli import main
-status = main(["ensemble", "memory_run.toml"])
+status = main(["ensemble", "discs_run.toml"])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, file=sys.stderr)
 sys.exit(status)
 """
+
+
+def write_competition(folder: Path, *, test: int, epochs: int) -> None:
+    """A competition of discs, with 40 training images: data/, the card discs.toml and the config discs_run.toml."""
+    write_images(folder / "data/train", 40, folder / "data/train.csv", with_masks=True)
+    write_images(folder / "data/test", test, folder / "data/sample_submission.csv", with_masks=False)
+    (folder / "discs.toml").write_text(CARD)
+    (folder / "discs_run.toml").write_text(CONFIG.replace("EPOCHS", str(epochs)))
 
 
 def write_images(folder: Path, count: int, csv: Path, with_masks: bool) -> None:
@@ -71,11 +79,8 @@ def peak(count: int) -> float:
     """MiB at the peak of a process that runs `ensemble` over `count` test images."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_images(folder / "data/train", 40, folder / "data/train.csv", with_masks=True)
-        write_images(folder / "data/test", count, folder / "data/sample_submission.csv", with_masks=False)
-        (folder / "memory.toml").write_text(CARD)
-        (folder / "memory_run.toml").write_text(CONFIG)
-        run(folder, "-m", "pipeline", "predict", "memory_run.toml")
+        write_competition(folder, test=count, epochs=1)
+        run(folder, "-m", "pipeline", "predict", "discs_run.toml")
         return float(run(folder, "-c", PEAK).splitlines()[-1])
 
 

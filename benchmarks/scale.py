@@ -22,7 +22,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
-from memory import write_images
+from memory import SIDE, write_competition
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -30,33 +30,13 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 
-SIDE = 64  # pixels
 SOME = 500  # images drawn; the others are those, with another noise
-CARD = """
-name = "scale"
-title = "Discs"
-classes = ["disc"]
-metric = "mean_dice"
-files = { train_images = "train", test_images = "test", train_csv = "train.csv" }
-columns = { id = "id", rle = "rle" }
-"""
-CONFIG = """
-competition = "scale.toml"
-data = { root = "data" }
-folds = { count = 2 }
-model = { encoder = "tu-test_efficientnet", in_channels = 1, decoder_channels = [16, 16, 8, 8, 8] }
-predict = { views = ["identity"], batch_size = 64 }
-[[train.phases]]
-loss = { bce = 1.0, dice = 1.0 }
-epochs = 40
-lr = 3e-3
-"""
 BUNDLE = """
 from pathlib import Path
 from pipeline import config, stages
 from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
-cfgs = [config.load("scale_run.toml")]
+cfgs = [config.load("discs_run.toml")]
 write_weights(Path("bundle"), load_members(cfgs), stages.ensemble(cfgs))
 """
 PAUSE = 0.1  # seconds between two looks at the memory
@@ -75,10 +55,7 @@ class Cost(NamedTuple):
 
 def make_bundle(folder: Path) -> None:
     """Train the models and write their bundle, folder/bundle."""
-    write_images(folder / "data/train", 40, folder / "data/train.csv", with_masks=True)
-    write_images(folder / "data/test", 4, folder / "data/sample_submission.csv", with_masks=False)
-    (folder / "scale.toml").write_text(CARD)
-    (folder / "scale_run.toml").write_text(CONFIG)
+    write_competition(folder, test=4, epochs=40)
     command = [sys.executable, "-c", BUNDLE]
     done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False)
     if done.returncode:

@@ -300,11 +300,11 @@ def read_labels(path: Path, values: dict[Value, int], void: Value | None = None)
 
 def _codes(path: Path, *, colours: bool) -> np.ndarray:
     """Colours (H, W, 3), or one value each (H, W, 1): of a palette its indices."""
+    if not colours and (indices := read_indices(path)) is not None:
+        return indices
     pixels = read_pixels(path)
     if colours:
         return _with_channels(pixels, 3, path)
-    if (indices := read_indices(path)) is not None:
-        return indices
     if pixels.shape[2] != 1:
         raise ImageError(f"{path}: {pixels.shape[2]} channels, and masks.values are single values: give colours")
     return pixels

@@ -72,7 +72,8 @@ class Phase(Table):
     """A stretch of training with one loss; it starts from the best weights of the phase before."""
 
     loss: dict[str, NonNegativeFloat]  # weight of each loss of `losses.LOSSES`
-    # Arguments of those losses where they differ from the defaults, as in { lovasz = { variant = "elu" } }.
+    # Arguments of those losses where they differ from the defaults, as in { lovasz = { variant = "elu" } }. Of dice,
+    # jaccard, tversky, focal_tversky and lovasz: over = "image" or "batch", empty = "count" or "ignore".
     loss_options: dict[str, dict[str, float | bool | str]] | None = None
     epochs: PositiveInt
     lr: PositiveFloat  # the highest; warm-up leads to it and a cosine leads away

@@ -26,7 +26,11 @@ CASES = LOSSES | {
     "focal, steep": partial(FocalLoss, gamma=0.5, alpha=0.75),
     "focal_tversky, below 1": partial(FocalTverskyLoss, gamma=0.75),
     "lovasz, elu": partial(LovaszHingeLoss, variant="elu"),
-    "lovasz, per batch": partial(LovaszHingeLoss, per_image=False),
+    "dice, per batch": partial(DiceLoss, over="batch"),
+    "focal_tversky, of what is present": partial(FocalTverskyLoss, empty="ignore"),
+    "jaccard, per batch, of what is present": partial(JaccardLoss, over="batch", empty="ignore"),
+    "lovasz, of what is present": partial(LovaszHingeLoss, empty="ignore"),
+    "lovasz, per batch": partial(LovaszHingeLoss, over="batch"),
     "lovasz, symmetric": partial(LovaszHingeLoss, variant="symmetric"),
     "mix": partial(WeightedSum, {"bce": 0.5, "lovasz": 2.0}),
 }
@@ -473,9 +477,9 @@ def test_a_multi_class_loss_is_not_for_a_phase(name):
 
 def test_options_reach_the_loss():
     logits, target = random_batch()
-    options = {"bce": {"positive_weight": 5, "smoothing": 0.1}, "lovasz": {"variant": "elu", "per_image": False}}
+    options = {"bce": {"positive_weight": 5, "smoothing": 0.1}, "lovasz": {"variant": "elu", "over": "batch"}}
     built = build_loss({"bce": 1.0, "lovasz": 0.5}, options)
-    expected = BCELoss(5.0, 0.1)(logits, target) + 0.5 * LovaszHingeLoss(False, "elu")(logits, target)
+    expected = BCELoss(5.0, 0.1)(logits, target) + 0.5 * LovaszHingeLoss("batch", "elu")(logits, target)
     torch.testing.assert_close(built(logits, target), expected)
 
 
@@ -485,10 +489,11 @@ def test_options_reach_the_loss():
         ({"lovaz": {}}, r"options of loss 'lovaz', which has no weight\. Did you mean 'lovasz'\?"),
         ({"dice": {"smooth": 2.0}}, r"options of loss 'dice', which has no weight\. Known: bce, lovasz\."),
         ({"bce": {"smothing": 0.1}}, r"^loss 'bce': unknown option 'smothing'\. Did you mean 'smoothing'\?$"),
-        ({"lovasz": {"gamma": 2.0}}, r"^loss 'lovasz': unknown option 'gamma'\. Known: per_image, variant\.$"),
+        ({"lovasz": {"gamma": 2.0}}, r"^loss 'lovasz': unknown option 'gamma'\. Known: empty, over, variant\.$"),
         ({"bce": {"positive_weight": "high"}}, r"^loss 'bce': positive_weight = 'high': expected a number$"),
         ({"bce": {"positive_weight": True}}, r"^loss 'bce': positive_weight = True: expected a number$"),
-        ({"lovasz": {"per_image": 1}}, r"^loss 'lovasz': per_image = 1: expected true or false$"),
+        ({"lovasz": {"over": 1}}, r"^loss 'lovasz': over = 1: expected a text$"),
+        ({"lovasz": {"over": "batches"}}, r"^loss 'lovasz': unknown over 'batches'\. Did you mean 'batch'\?$"),
         ({"lovasz": {"variant": "relus"}}, r"^loss 'lovasz': unknown variant 'relus'\. Did you mean 'relu'\?$"),
         ({"bce": {"smoothing": 1.0}}, r"^loss 'bce': smoothing must be in \[0, 1\), got 1\.0"),
     ],
@@ -499,9 +504,9 @@ def test_a_mistake_in_the_options_is_named(options, answer):
 
 
 def test_options_keep_their_types_in_a_config():
-    phase = Phase(loss={"lovasz": 1}, epochs=1, lr=1, loss_options={"lovasz": {"per_image": False, "variant": "elu"}})
-    assert phase.loss_options == {"lovasz": {"per_image": False, "variant": "elu"}}
-    assert build_loss(phase.loss, phase.loss_options).losses["lovasz"].per_image is False
+    phase = Phase(loss={"lovasz": 1}, epochs=1, lr=1, loss_options={"lovasz": {"over": "batch", "variant": "elu"}})
+    assert phase.loss_options == {"lovasz": {"over": "batch", "variant": "elu"}}
+    assert build_loss(phase.loss, phase.loss_options).losses["lovasz"].over == "batch"
     phase = Phase(loss={"bce": 1}, epochs=1, lr=1, loss_options={"bce": {"positive_weight": 1}})
     assert build_loss(phase.loss, phase.loss_options).losses["bce"].positive_weight == 1
 

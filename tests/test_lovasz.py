@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.losses.extension import FEW, jaccard_steps, lovasz_extension, lovasz_gradient
 from pipeline.losses.lovasz import VARIANTS, LovaszHingeLoss
 from pipeline.losses.lovasz_softmax import COUNTED, LovaszSoftmaxLoss
+from pipeline.losses.overlap import OVER
 from pipeline.losses.precision import IGNORE
 from tests.pixels import gradient, random_batch, random_classes, row
 
@@ -234,14 +235,14 @@ def test_elu_keeps_teaching_pixels_that_are_right():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_batch_of_one_image_is_that_image(variant):
     logits, target = random_batch((1, 3, 5, 7))
-    per_image, per_batch = (LovaszHingeLoss(each, variant)(logits, target) for each in (True, False))
+    per_image, per_batch = (LovaszHingeLoss(each, variant)(logits, target) for each in OVER)
     torch.testing.assert_close(per_batch, per_image)
 
 
 def test_per_batch_is_one_image_of_all_pixels_side_by_side():
     logits, target = random_batch((3, 2, 5, 7))
     wide = [torch.cat(list(each), dim=2)[None] for each in (logits, target)]
-    torch.testing.assert_close(LovaszHingeLoss(per_image=False)(logits, target), LovaszHingeLoss()(*wide))
+    torch.testing.assert_close(LovaszHingeLoss("batch")(logits, target), LovaszHingeLoss()(*wide))
 
 
 # Others' algorithm: differences of Jaccard losses, row by row, in the order of a sort.
@@ -294,12 +295,12 @@ def test_an_absent_class_costs_its_largest_probability_if_all_count():
     torch.testing.assert_close(everything, (2 * present + absent) / 3)
 
 
-@pytest.mark.parametrize("per_image", [False, True])
-def test_softmax_agrees_with_smp(per_image):
+@pytest.mark.parametrize("over", OVER)
+def test_softmax_agrees_with_smp(over):
     logits, target = random_classes((3, 4, 9, 8), dtype=torch.float32)  # all that smp takes
     target[0] = target[0].clamp_max(2)  # a class that one image lacks
-    theirs = smp_losses.LovaszLoss(mode="multiclass", per_image=per_image)
-    ours = LovaszSoftmaxLoss(per_image=per_image)
+    theirs = smp_losses.LovaszLoss(mode="multiclass", per_image=over == "image")
+    ours = LovaszSoftmaxLoss(over=over)
     torch.testing.assert_close(ours(logits, target), theirs(logits, target))
     torch.testing.assert_close(gradient(ours, logits, target), gradient(theirs, logits, target))
 
@@ -309,4 +310,4 @@ def test_softmax_per_image_is_the_mean_over_images_with_a_valid_pixel(classes):
     logits, target = random_classes((3, 4, 5, 7))
     target[1] = IGNORE
     each = [LovaszSoftmaxLoss(classes)(logits[i : i + 1], target[i : i + 1]) for i in (0, 2)]
-    torch.testing.assert_close(LovaszSoftmaxLoss(classes, per_image=True)(logits, target), sum(each) / 2)
+    torch.testing.assert_close(LovaszSoftmaxLoss(classes, over="image")(logits, target), sum(each) / 2)

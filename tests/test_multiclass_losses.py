@@ -17,7 +17,7 @@ CASES = MULTICLASS_LOSSES | {
     "cross_entropy, smoothed": partial(CrossEntropyLoss, smoothing=0.1),
     "dice_softmax, by shape": partial(DiceSoftmaxLoss, smooth=1e-3),
     "lovasz_softmax, all": partial(LovaszSoftmaxLoss, classes="all"),
-    "lovasz_softmax, per image": partial(LovaszSoftmaxLoss, per_image=True),
+    "lovasz_softmax, per image": partial(LovaszSoftmaxLoss, over="image"),
 }
 every_case = pytest.mark.parametrize("name", CASES)
 

@@ -2,18 +2,17 @@
 
 from torch import Tensor
 
-from pipeline.losses.multilabel import MultiLabelLoss
-from pipeline.losses.overlap import check_smooth, seen, unlikeness
-from pipeline.losses.precision import Pixels, mean_of
+from pipeline.losses.overlap import OverlapLoss
+from pipeline.losses.precision import Pixels
 
 
-class DiceLoss(MultiLabelLoss):
+class DiceLoss(OverlapLoss):
     """One minus the soft Dice coefficient, averaged over images and channels.
 
         loss = 1 - (2 * sum(p * t) + smooth) / (sum(p) + sum(t) + smooth),  p = sigmoid(logits)
 
     Sums run over the valid pixels of one channel of one image, so a small object weighs as much
-    as a large one.
+    as a large one; with over = "batch", of one channel of all images of the batch.
 
     Border cases: an empty target costs 1 - smooth / (sum(p) + smooth), which is nothing if
     nothing is predicted, and nearly 1 once many more than `smooth` pixels are; its gradient
@@ -22,6 +21,7 @@ class DiceLoss(MultiLabelLoss):
 
     Args:
         smooth: pixels added to both sides of the fraction, > 0.
+        over, empty: as OverlapLoss.
 
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
@@ -29,7 +29,7 @@ class DiceLoss(MultiLabelLoss):
         returns: scalar in [0, 1].
 
     Raises:
-        ValueError: if smooth is not positive, or as MultiLabelLoss.
+        ValueError: as OverlapLoss.
 
     Source:
         Milletari et al., V-Net, https://arxiv.org/abs/1606.04797. They square the terms of
@@ -37,12 +37,9 @@ class DiceLoss(MultiLabelLoss):
         et al., https://arxiv.org/abs/2207.09521.
     """
 
-    def __init__(self, smooth: float = 1.0):
-        super().__init__()
-        check_smooth(smooth)
-        self.smooth = smooth
+    def __init__(self, smooth: float = 1.0, over: str = "image", empty: str = "count"):
+        super().__init__(smooth, over, empty)
 
-    def value(self, pixels: Pixels) -> Tensor:
+    def each(self, pixels: Pixels) -> Tensor:
         # Halves, since Dice counts the overlap twice: half of the fraction above, on both sides.
-        each = unlikeness(pixels, alpha=0.5, beta=0.5, smooth=self.smooth / 2)
-        return mean_of(each, seen(pixels))
+        return self.tversky_loss(pixels, alpha=0.5, beta=0.5, smooth=self.smooth / 2)

@@ -2,26 +2,27 @@
 
 from torch import Tensor
 
-from pipeline.losses.multilabel import MultiLabelLoss
-from pipeline.losses.overlap import check_smooth, seen, unlikeness
-from pipeline.losses.precision import Pixels, mean_of
+from pipeline.losses.overlap import OverlapLoss
+from pipeline.losses.precision import Pixels
 
 
-class JaccardLoss(MultiLabelLoss):
+class JaccardLoss(OverlapLoss):
     """One minus the soft Jaccard index, averaged over images and channels.
 
         loss  = 1 - (sum(p * t) + smooth) / (union + smooth),  p = sigmoid(logits)
         union = sum(p) + sum(t) - sum(p * t)
 
-    Sums run over the valid pixels of one channel of one image. For masks it is a rising function
-    of the Dice loss, J = 2D / (1 + D), so both rank predictions of one image alike; this one
-    is steeper near a perfect mask and flatter near a hopeless one.
+    Sums run over the valid pixels of one channel of one image; with over = "batch", of all images
+    of the batch. For masks it is a rising function of the Dice loss, J = 2D / (1 + D), so both
+    rank predictions of one image alike; this one is steeper near a perfect mask and flatter near
+    a hopeless one.
 
     Border cases: an empty target costs sum(p) / (sum(p) + smooth), nothing if nothing is predicted.
     A full target costs 0 if all is predicted, and 1 - smooth / (H * W + smooth) if nothing is.
 
     Args:
         smooth: pixels added to both sides of the fraction, > 0.
+        over, empty: as OverlapLoss.
 
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
@@ -29,7 +30,7 @@ class JaccardLoss(MultiLabelLoss):
         returns: scalar in [0, 1].
 
     Raises:
-        ValueError: if smooth is not positive, or as MultiLabelLoss.
+        ValueError: as OverlapLoss.
 
     Source:
         Rahman and Wang, Optimizing Intersection-Over-Union in Deep Neural Networks for Image
@@ -37,10 +38,8 @@ class JaccardLoss(MultiLabelLoss):
         The convex surrogate of the same index is `lovasz`.
     """
 
-    def __init__(self, smooth: float = 1.0):
-        super().__init__()
-        check_smooth(smooth)
-        self.smooth = smooth
+    def __init__(self, smooth: float = 1.0, over: str = "image", empty: str = "count"):
+        super().__init__(smooth, over, empty)
 
-    def value(self, pixels: Pixels) -> Tensor:
-        return mean_of(unlikeness(pixels, alpha=1, beta=1, smooth=self.smooth), seen(pixels))
+    def each(self, pixels: Pixels) -> Tensor:
+        return self.tversky_loss(pixels, alpha=1, beta=1, smooth=self.smooth)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pipeline.losses.extension import lovasz_extension
 from pipeline.losses.multilabel import MultiLabelLoss
+from pipeline.losses.overlap import check_means
 from pipeline.losses.precision import Pixels, mean_of
 from pipeline.schema import did_you_mean
 
@@ -58,9 +59,10 @@ class LovaszHingeLoss(MultiLabelLoss):
     It is mostly used in a later phase, on weights already trained with log loss or Dice.
 
     Args:
-        per_image: each channel of each image for itself; if False, a channel's pixels of all images
+        over: "image": each channel of each image for itself. "batch": a channel's pixels of all images
             of the batch are one set, so a small object weighs by its pixels and an empty image
             by its false ones.
+        empty: "count", or "ignore": a set of an empty target is left out of the mean, as in OverlapLoss.
         variant: a name in VARIANTS. "elu" puts elu(m) + 1 for max(0, m): all pixels are sorted, and the
             bound of the Jaccard loss holds still. "symmetric" averages with the background's loss,
             so an empty target's other pixels get a gradient too.
@@ -80,21 +82,23 @@ class LovaszHingeLoss(MultiLabelLoss):
         the symmetric form that of https://www.kaggle.com/code/iafoss/lovasz.
     """
 
-    def __init__(self, per_image: bool = True, variant: str = "relu"):
+    def __init__(self, over: str = "image", variant: str = "relu", empty: str = "count"):
         super().__init__()
+        check_means(over, empty)
         if variant not in VARIANTS:
             raise ValueError(f"unknown variant '{variant}'. {did_you_mean(variant, VARIANTS)}")
-        self.per_image = per_image
+        self.over, self.empty = over, empty
         self.variant = variant
 
     def value(self, pixels: Pixels) -> Tensor:
         signs = 2 * pixels.target - 1
         margins, target, valid = (
-            rows(each, self.per_image) for each in (1 - pixels.logits * signs, pixels.positive, pixels.valid)
+            rows(each, self.over) for each in (1 - pixels.logits * signs, pixels.positive, pixels.valid)
         )
-        return mean_of(VARIANTS[self.variant](margins, target, valid), valid.any(dim=1))
+        counted = target if self.empty == "ignore" else valid
+        return mean_of(VARIANTS[self.variant](margins, target, valid), counted.any(dim=1))
 
 
-def rows(channels: Tensor, per_image: bool) -> Tensor:
-    """(N, C, H, W) as a row of pixels per channel and image, (N * C, H * W), or per channel, (C, N * H * W)."""
-    return channels.flatten(2).flatten(0, 1) if per_image else channels.transpose(0, 1).flatten(1)
+def rows(channels: Tensor, over: str) -> Tensor:
+    """(N, C, H, W) as a row of pixels per channel and image, (N * C, H * W), or over the batch, (C, N * H * W)."""
+    return channels.flatten(2).flatten(0, 1) if over == "image" else channels.transpose(0, 1).flatten(1)

@@ -6,6 +6,7 @@ from torch import Tensor
 from pipeline.losses.extension import lovasz_extension
 from pipeline.losses.lovasz import rows
 from pipeline.losses.multiclass import MultiClassLoss
+from pipeline.losses.overlap import check_means
 from pipeline.losses.precision import IGNORE, mean_of
 from pipeline.schema import did_you_mean
 
@@ -26,8 +27,8 @@ class LovaszSoftmaxLoss(MultiClassLoss):
 
     Args:
         classes: a name in COUNTED: which classes the mean takes, "present" ones or "all".
-        per_image: a mean per image first, then over images with a valid pixel. If False, the paper's
-            choice, a class's pixels of all images of the batch are one set.
+        over: "batch", the paper's choice: a class's pixels of all images of the batch are one set. "image":
+            a mean per image first, then over images with a valid pixel.
 
     Shapes:
         logits: (N, C, H, W) float, before the softmax.
@@ -35,27 +36,28 @@ class LovaszSoftmaxLoss(MultiClassLoss):
         returns: scalar in [0, 1].
 
     Raises:
-        ValueError: for `classes` that are not in COUNTED, or as MultiClassLoss.
+        ValueError: for `classes` that are not in COUNTED or another `over`, or as MultiClassLoss.
 
     Source:
         Berman et al., The Lovász-Softmax loss, https://arxiv.org/abs/1705.08790, equation 10
         and algorithm 1; "present" and "all" are those of the authors' code.
     """
 
-    def __init__(self, classes: str = "present", per_image: bool = False):
+    def __init__(self, classes: str = "present", over: str = "batch"):
         super().__init__()
+        check_means(over, "count")
         if classes not in COUNTED:
             raise ValueError(f"unknown classes '{classes}'. {did_you_mean(classes, COUNTED)}")
         self.classes = classes
-        self.per_image = per_image
+        self.over = over
 
     def value(self, logits: Tensor, target: Tensor) -> Tensor:
-        images, classes = logits.shape[:2] if self.per_image else (1, logits.shape[1])
+        images, classes = logits.shape[:2] if self.over == "image" else (1, logits.shape[1])
         probs = torch.softmax(logits, dim=1)
         positive = target[:, None] == torch.arange(classes, device=target.device)[:, None, None]
         valid = (target != IGNORE)[:, None].expand_as(positive)
         errors, positive, valid = (
-            rows(each, self.per_image) for each in (torch.where(positive, 1 - probs, probs), positive, valid)
+            rows(each, self.over) for each in (torch.where(positive, 1 - probs, probs), positive, valid)
         )
         each = lovasz_extension(errors, positive, valid).view(images, classes)
         counted = COUNTED[self.classes](positive, valid).view(images, classes)

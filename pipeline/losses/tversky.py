@@ -3,19 +3,19 @@
 import torch
 from torch import Tensor
 
-from pipeline.losses.multilabel import MultiLabelLoss
-from pipeline.losses.overlap import check_smooth, seen, unlikeness
-from pipeline.losses.precision import Pixels, mean_of
+from pipeline.losses.overlap import OverlapLoss
+from pipeline.losses.precision import Pixels
 
 
-class TverskyLoss(MultiLabelLoss):
+class TverskyLoss(OverlapLoss):
     """One minus the soft Tversky index, averaged over images and channels.
 
         loss = 1 - (hit + smooth) / (hit + alpha * extra + beta * missed + smooth)
         hit  = sum(p * t),  extra = sum(p * (1 - t)),  missed = sum((1 - p) * t),  p = sigmoid(logits)
 
     alpha weighs false positives, beta false negatives: with beta above alpha the mask grows, and
-    recall with it. Sums run over the valid pixels of one channel of one image. alpha = beta = 1/2
+    recall with it. Sums run over the valid pixels of one channel of one image; with
+    over = "batch", of all images of the batch. alpha = beta = 1/2
     is the Dice loss of twice this `smooth`, alpha = beta = 1 the Jaccard loss.
 
     Border cases: an empty target costs alpha * sum(p) / (alpha * sum(p) + smooth), nothing if
@@ -25,6 +25,7 @@ class TverskyLoss(MultiLabelLoss):
         alpha: weight of predicted pixels outside the target, >= 0.
         beta: weight of target pixels not predicted, >= 0.
         smooth: pixels added to both sides of the fraction, > 0.
+        over, empty: as OverlapLoss.
 
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
@@ -32,29 +33,26 @@ class TverskyLoss(MultiLabelLoss):
         returns: scalar in [0, 1].
 
     Raises:
-        ValueError: for an argument out of range, or as MultiLabelLoss.
+        ValueError: for an argument out of range, or as OverlapLoss.
 
     Source:
         Salehi et al., https://arxiv.org/abs/1706.05721: alpha weighs false positives there too,
         and 0.3 with 0.7 was best for small lesions. They have no `smooth`.
     """
 
-    def __init__(self, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0):
-        super().__init__()
+    def __init__(
+        self, alpha: float = 0.3, beta: float = 0.7, smooth: float = 1.0, over: str = "image", empty: str = "count"
+    ):
+        super().__init__(smooth, over, empty)
         check_weights(alpha, beta)
-        check_smooth(smooth)
-        self.alpha, self.beta, self.smooth = alpha, beta, smooth
-
-    def value(self, pixels: Pixels) -> Tensor:
-        return mean_of(self.each(pixels), seen(pixels))
+        self.alpha, self.beta = alpha, beta
 
     def each(self, pixels: Pixels) -> Tensor:
-        """The loss of each channel of each image, (N, C)."""
-        return unlikeness(pixels, alpha=self.alpha, beta=self.beta, smooth=self.smooth)
+        return self.tversky_loss(pixels, alpha=self.alpha, beta=self.beta, smooth=self.smooth)
 
 
 class FocalTverskyLoss(TverskyLoss):
-    """The Tversky loss of each channel of each image to the power of 1 / gamma, then averaged.
+    """The Tversky loss of each channel of each image (or of the batch) to the power of 1 / gamma, then averaged.
 
         loss = mean((1 - index) ^ (1 / gamma)),  index as in TverskyLoss
 
@@ -70,6 +68,7 @@ class FocalTverskyLoss(TverskyLoss):
         beta: weight of target pixels not predicted, >= 0.
         gamma: > 0; the paper advises 1 to 3. 1 is the Tversky loss.
         smooth: pixels added to both sides of the fraction, > 0.
+        over, empty: as OverlapLoss.
 
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
@@ -77,15 +76,23 @@ class FocalTverskyLoss(TverskyLoss):
         returns: scalar in [0, 1].
 
     Raises:
-        ValueError: for an argument out of range, or as MultiLabelLoss.
+        ValueError: for an argument out of range, or as OverlapLoss.
 
     Source:
         Abraham and Khan, https://arxiv.org/abs/1810.07842, equation 4, with gamma = 4/3. They sum
         over the classes; this is the mean.
     """
 
-    def __init__(self, alpha: float = 0.3, beta: float = 0.7, gamma: float = 4 / 3, smooth: float = 1.0):
-        super().__init__(alpha, beta, smooth)
+    def __init__(
+        self,
+        alpha: float = 0.3,
+        beta: float = 0.7,
+        gamma: float = 4 / 3,
+        smooth: float = 1.0,
+        over: str = "image",
+        empty: str = "count",
+    ):
+        super().__init__(alpha, beta, smooth, over, empty)
         if not 0 < gamma < float("inf"):
             raise ValueError(f"gamma must be > 0 and finite, got {gamma}: the loss is raised to 1 / gamma")
         self.gamma = gamma

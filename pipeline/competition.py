@@ -85,6 +85,7 @@ class Masks(Table):
     """What the pixels of mask images mean; if nothing is said, 0 and 1, or 0 and 255, and no other value."""
 
     values: dict[str, Value] | None = None  # of each class: grey value, palette index or colour
+    objects: bool = False  # of instances: each value (grey, palette index or colour) but 0 is an object
     void: Value | None = None  # pixels that count for nothing
     background: Value | None = None  # with values, of no class; default: 0, where classes may overlap and none is 0
     above: float | None = Field(default=None, ge=0)  # of one class: grey values above it are mask, as after JPEG
@@ -109,14 +110,14 @@ class Competition(Table):
     classes: tuple[str, ...] = Field(min_length=1)  # as the CSVs call them
     exclusive: bool = False  # one class per pixel; otherwise a mask per class, and these may overlap
     instances: bool = False  # one row per object, none overlapping; an image without one has a row of the empty token
-    several_rows: bool = False  # whether a training mask may have several rows, whose union it is
+    several_rows: bool = False  # whether a training mask may have several rows, or mask images, whose union it is
     rowless: Literal["refuse", "empty", "ignore"] = "refuse"  # a training image without a row
     size: tuple[PositiveInt, PositiveInt] | None = None  # height and width of submitted masks; default: the image's
     masks: Masks = Masks()
     dialect: Dialect = Dialect()
     metric: str  # or a table of its name and parameters, which is held as one text: mean_f_beta(beta=2)
     group_pattern: str | None = None  # of ids, in place of columns.group: what its groups match never parts
-    void_rows: str | None = None  # class of rows of a solution whose pixels count for nothing
+    void_rows: str | None = None  # class of rows, or outlines, whose pixels count for nothing
     volume_pattern: str | None = None  # of ids, for a metric of volumes: what names the volume, and the slice's number
     leaderboard: Leaderboard = Leaderboard()
     generated: Literal["demo", "camvid_demo", "instances_demo", "large_demo"] | None = (
@@ -189,10 +190,41 @@ class Competition(Table):
         self._check_values()
         if self.files.train_masks and len(self.classes) > 1 and not self.masks.values:
             raise ValueError("mask images of several classes: give masks.values, what stands for each class")
-        if self.masks.void is not None and not self.exclusive:
-            raise ValueError("masks.void needs exclusive = true: masks that may overlap are scored on every pixel")
+        if self.masks.void is not None and not self.files.train_masks:
+            raise ValueError(
+                "masks.void is a value of mask images (files.train_masks): give void_rows, a class of rows"
+            )
         if self.exclusive and (len(self.classes) < 2 or not self.files.train_masks):
             raise ValueError("exclusive needs two classes or more, and mask images (files.train_masks)")
+        if self.exclusive and (self.several_rows or self.rowless == "empty"):
+            raise ValueError(
+                'several_rows, and rowless = "empty", are of masks that may overlap or be empty: with exclusive = true '
+                "each pixel has a class, and each image one mask image"
+            )
+        self._check_objects()
+        if (self.masks.void is not None or self.void_rows) and kind_of(self.metric) == "volumes":
+            raise ValueError(
+                f"metric '{self.metric}': masks.void and void_rows are not supported for a metric of volumes"
+            )
+
+    def _check_objects(self) -> None:
+        """Mask images of objects."""
+        masks = self.masks
+        if masks.objects and not (self.instances and self.files.train_masks):
+            raise ValueError(
+                "masks.objects needs instances = true and mask images (files.train_masks); for one mask of all "
+                "objects: masks.above = 0"
+            )
+        if masks.objects and (masks.values or masks.above is not None or self.several_rows):
+            raise ValueError(
+                "masks.objects: each value is an object, in one label image for each image: leave out masks.values, "
+                "masks.above and several_rows"
+            )
+        if self.instances and self.files.train_masks and not (masks.objects or self.files.mask_pattern):
+            raise ValueError(
+                "instances from mask images: set masks.objects = true (label images, each value an object), or "
+                "files.mask_pattern (a file for each object)"
+            )
 
     def _check_values(self) -> None:
         masks = self.masks

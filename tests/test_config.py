@@ -146,7 +146,7 @@ def test_card_goes_by_its_file_name(name):
             r"unknown key 'ordr' in \[dialect\]. Did you mean 'order'\?",
         ),
         ("[columns]", '[dialect]\norder = "diagonal"\n[columns]', r"dialect\.order: 'diagonal'"),
-        ("[columns]", "[masks]\nvoid = 255\n[columns]", r"masks\.void needs exclusive = true"),
+        ("[columns]", "[masks]\nvoid = 255\n[columns]", r"masks\.void is a value of mask images"),
         ("[columns]", "[masks]\nabove = 127\n[columns]", r"masks\.above needs mask images of one class"),
         ("[columns]", "[masks]\nbackground = 0\n[columns]", r"masks\.background needs masks\.values"),
         (

@@ -29,7 +29,7 @@ def large(request, tmp_path, card):
         label = {"rle": rle.encode(mask)}
         if request.param == "mask images":
             Image.fromarray(mask * 255).save(tmp_path / f"{name}.png")
-            label = {"mask_path": tmp_path / f"{name}.png"}
+            label = {"mask_paths": (tmp_path / f"{name}.png",)}
         shape = {"height": size[0], "width": size[1], "coverage": mask.mean(), "empty": "no", "kind": name}
         rows.append({"image_id": name, "path": tmp_path / f"{name}.tif", **shape, **label})
     return pd.DataFrame(rows), Labels.of(card)

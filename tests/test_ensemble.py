@@ -231,6 +231,13 @@ def test_grid_is_even_and_lies_in_the_middle():
     assert reduce(values, np.zeros((9, 9)), pixels=9).values.tolist() == [[10, 13, 16, 37, 40, 43, 64, 67, 70]]
 
 
+def test_void_pixels_of_a_grid_are_predicted_by_nobody_and_not_true():
+    target = np.array([[1, 0, 255]], np.uint8)
+    found = reduce(np.array([[[200, 9, 200]], [[100, 9, 100]]], np.uint8), target)
+    assert found.target.tolist() == [1, 0, 0]
+    assert found.values.tolist() == [[200, 9, 0], [100, 9, 0]]
+
+
 def test_grid_of_another_target_is_refused():
     with pytest.raises(ValueError, match=r"\(2, 3, 4\).*\(4, 3\)"):
         reduce(np.zeros((2, 3, 4), np.uint8), np.zeros((4, 3), np.uint8))

@@ -9,7 +9,6 @@ from pipeline.data.images import (
     Reader,
     read_image,
     read_mask,
-    read_mask_part,
     read_size,
     stretch,
     write_image,
@@ -56,7 +55,7 @@ def test_zero_and_one_and_zero_and_white_are_masks(tmp_path, white, suffix):
     path, pixels = tmp_path / f"mask.{suffix}", SQUARE * np.array(white, np.uint16 if white > 255 else np.uint8)
     np.save(path, pixels) if suffix == "npy" else Image.fromarray(pixels).save(path)
     assert np.array_equal(read_mask(path), SQUARE)
-    assert np.array_equal(read_mask_part(path, Box(5, 20, 20, 20)), SQUARE[5:25, 20:40])
+    assert np.array_equal(read_mask(path, box=Box(5, 20, 20, 20)), SQUARE[5:25, 20:40])
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int32, np.float32])
@@ -87,7 +86,7 @@ def save_palette(path, codes, colours):
 def test_a_palette_whose_background_is_black_is_a_mask_by_its_indices(tmp_path, suffix):
     save_palette(tmp_path / f"voc.{suffix}", SQUARE, [(0, 0, 0), (128, 0, 0)])
     assert np.array_equal(read_mask(tmp_path / f"voc.{suffix}"), SQUARE)
-    assert np.array_equal(read_mask_part(tmp_path / f"voc.{suffix}", Box(5, 20, 20, 20)), SQUARE[5:25, 20:40])
+    assert np.array_equal(read_mask(tmp_path / f"voc.{suffix}", box=Box(5, 20, 20, 20)), SQUARE[5:25, 20:40])
     save_palette(tmp_path / f"any.{suffix}", SQUARE, [(9, 9, 9), (128, 0, 0)])
     with pytest.raises(ImageError, match=r"a mask of values \[9, 9, 9\], \[128, 0, 0\]: .*nerve = \[9, 9, 9\]"):
         read_mask(tmp_path / f"any.{suffix}", "nerve")
@@ -118,7 +117,7 @@ def test_a_mask_that_jpeg_blurred_is_refused_until_the_card_says_where_to_cut(tm
     with pytest.raises(ImageError, match=r"mask\.jpg: .*above = 127 \(of JPEG"):
         read_mask(tmp_path / "mask.jpg")
     assert np.array_equal(read_mask(tmp_path / "mask.jpg", above=127), SQUARE)
-    assert np.array_equal(read_mask_part(tmp_path / "mask.jpg", Box(5, 20, 20, 20), above=127), SQUARE[5:25, 20:40])
+    assert np.array_equal(read_mask(tmp_path / "mask.jpg", above=127, box=Box(5, 20, 20, 20)), SQUARE[5:25, 20:40])
 
 
 def test_size_is_height_then_width(tmp_path):

@@ -77,7 +77,8 @@ def test_masks_of_two_classes_leave_the_background_to_none(tiny, edit):
     edit("tiny.toml", "[columns]", "[masks]\nvalues = { disc = 1, rim = 2 }\n[columns]")
     codes = np.array([[0, 1, 2], [2, 0, 0]], np.uint8)
     Image.fromarray(codes).save(tiny / "codes.png")
-    read = Labels.of(competition.load("tiny.toml")).read(SimpleNamespace(mask_path=tiny / "codes.png"))
+    row = SimpleNamespace(path="x.png", mask_paths=(tiny / "codes.png",), height=2, width=3)
+    read = Labels.of(competition.load("tiny.toml")).read(row)
     assert read[..., 0].tolist() == [[0, 1, 0], [0, 0, 0]]
     assert read[..., 1].tolist() == [[0, 0, 1], [1, 0, 0]]
 

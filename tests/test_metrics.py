@@ -155,6 +155,11 @@ def test_count_does_not_stop_at_24_bits():
     assert count(mask, mask).intersection == 16_810_000
 
 
+def test_void_pixels_count_for_nothing_by_hand():
+    mask, target = np.array([[1, 1, 0, 1, 0]], np.uint8), np.array([[1, 0, 1, 255, 255]], np.uint8)
+    assert count(mask, target) == (1, 2, 2)
+
+
 def test_count_refuses_two_shapes():
     with pytest.raises(ValueError, match=r"\(2, 3\).*\(3, 2\)"):
         count(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8))

@@ -80,6 +80,19 @@ def test_numbers_of_objects_mean_nothing_and_scores_lie_between_zero_and_one(nam
     assert 0 <= score <= 1
 
 
+@settings(max_examples=100)
+@given(LABELS, LABELS, arrays(bool, (6, 7)))
+def test_void_pixels_are_cut_out_of_predicted_objects_and_true_ones(labels, target, void):
+    found = match(labels, np.where(void, -1, target))
+    assert np.array_equal(np.stack(found), by_loops(np.where(void, 0, labels), np.where(void, 0, target)))
+
+
+def test_an_object_in_void_alone_is_neither_right_nor_wrong_by_hand():
+    target = np.array([[1, 1, 0, 0, -1, -1]])
+    assert dsb_precision(match(picture("11..22"), target)) == 1
+    assert dsb_precision(match(picture("11.222"), target)) == 0.5  # one pixel of it is not void: invented
+
+
 @given(LABELS, LABELS)
 def test_overlaps_are_the_pixels_of_objects(labels, target):
     shared, predicted, true = overlaps(labels, target)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pipeline.inference.store import LEVELS, quantise
-from pipeline.metrics import METRICS, Counts, Metric, count, stack
+from pipeline.metrics import METRICS, VOID, Counts, Metric, count, stack
 from pipeline.postprocess import (
     AREAS,
     FAMILIES,
@@ -26,7 +26,7 @@ from pipeline.postprocess import (
 from tests.streams import images_let_go
 
 VALUES = arrays(np.uint8, (6, 9))
-TARGET = arrays(np.uint8, (6, 9), elements=st.integers(0, 1))
+TARGET = arrays(np.uint8, (6, 9), elements=st.sampled_from([0, 1, VOID]))
 MASKS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 1))
 OPTIONS = st.fixed_dictionaries(
     {
@@ -268,7 +268,7 @@ def test_defaults_do_nothing():
 def folded_images(draw):
     number = draw(st.integers(1, 5))
     smooth = arrays(np.uint8, (5, 6), elements=st.sampled_from([0, 3, 40, 127, 128, 150, 220, 255]))
-    target = arrays(np.uint8, (5, 6), elements=st.integers(0, 1))
+    target = arrays(np.uint8, (5, 6), elements=st.sampled_from([0, 1, VOID]))
     empty = st.just(np.zeros((5, 6), np.uint8))
     return [(draw(smooth), draw(target | empty), draw(st.integers(0, 2))) for _ in range(number)]
 

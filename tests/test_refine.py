@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from pipeline.metrics import METRICS, count, stack
+from pipeline.metrics import METRICS, VOID, count, stack
 from pipeline.postprocess import Cut, apply, refinements, search_refinements
 from pipeline.postprocess.refine import _Group, _Image
 from tests.streams import images_let_go
@@ -75,7 +75,7 @@ def test_a_smallest_component_is_tried_with_a_smallest_total_area():
 @given(MASKS, st.data(), st.lists(OPTIONS, min_size=1, max_size=6))
 def test_counts_are_those_of_the_masks_that_apply_draws(mask, data, cuts):
     values = mask * data.draw(arrays(np.uint8, mask.shape, elements=st.sampled_from([60, 130, 200, 255])))
-    target = data.draw(arrays(np.uint8, mask.shape, elements=st.integers(0, 1)))
+    target = data.draw(arrays(np.uint8, mask.shape, elements=st.sampled_from([0, 1, VOID])))
     cuts = [cut._replace(threshold=cuts[0].threshold) for cut in cuts]
     expected = stack(count(apply(values, cut), target) for cut in cuts)
     for found, by_hand in zip(_Group(cuts).count(_Image(values, target)), expected, strict=True):

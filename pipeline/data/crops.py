@@ -41,7 +41,7 @@ def _windows(row: object, labels: Labels, crops: Crops) -> Iterator[tuple[Box, f
     """The windows of an image, column by column, and the share of each that is masked."""
     high, wide = min(crops.size, row.height), min(crops.size, row.width)
     for left in starts(row.width, wide, crops.stride):
-        column = labels.read_part(row, Box(0, left, row.height, wide)).any(axis=2)
+        column = (labels.read_part(row, Box(0, left, row.height, wide)) == 1).any(axis=2)
         for top in starts(row.height, high, crops.stride):
             yield Box(top, left, high, wide), float(column[top : top + high].mean())
 

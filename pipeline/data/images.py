@@ -17,8 +17,11 @@ from pipeline.competition import Value
 from pipeline.config import Config
 from pipeline.data.formats import ImageError, read_indices, read_pixels, read_size
 from pipeline.data.windows import Box, Windows, open_windows
+from pipeline.metrics import VOID, VOID_OBJECT
 
 __all__ = [
+    "VOID",
+    "VOID_OBJECT",
     "ImageError",
     "Reader",
     "encode_image",
@@ -26,7 +29,7 @@ __all__ = [
     "read_image",
     "read_labels",
     "read_mask",
-    "read_mask_part",
+    "read_objects",
     "read_size",
     "stretch",
     "to_uint8",
@@ -34,7 +37,7 @@ __all__ = [
 ]
 
 GREY = np.array([0.299, 0.587, 0.114])  # of red, green and blue: ITU-R 601, as Pillow weighs them
-VOID = 255  # the class of pixels that count for nothing
+LOSSY = (".jpg", ".jpeg")
 SHOWN = 4  # values that a refusal lists
 
 
@@ -204,43 +207,69 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------- masks
 
 
-def read_mask(path: Path, name: str = "mask", above: float | None = None) -> np.ndarray:
-    """A mask image as (H, W) uint8, 0 or 1.
+def read_mask(
+    path: Path, name: str = "mask", above: float | None = None, *, void: Value | None = None, box: Box | None = None
+) -> np.ndarray:
+    """A mask image as (H, W) uint8, 0 or 1, and VOID where void; or one window of it.
 
-    Without `above`, the file holds 0 and 1, or 0 and its dtype's white (255); of a palette whose first colour is black,
-    indices 0 and 1. Anything else may be several classes, numbered objects or edges that JPEG has blurred, and is
-    refused rather than guessed.
+    Without `above`, the file holds 0 and 1, or 0 and its dtype's white (255), beside void; of a palette whose first
+    colour is black, indices 0 and 1. Anything else may be several classes, numbered objects or edges that JPEG has
+    blurred, and is refused rather than guessed.
 
     Args:
         name: of the class, for what to write on the card.
         above: grey values above it are mask, whatever values there are.
+        void: value of pixels that count for nothing: grey value, palette index, or colour.
+        box: the window; None reads the whole image.
 
     Raises:
         ImageError: as `formats.read_pixels`; for other values, with what to write on the card.
     """
-    return _as_mask(read_pixels(path), path, name, above, np.s_[:, :])
-
-
-def read_mask_part(path: Path, box: Box, name: str = "mask", above: float | None = None) -> np.ndarray:
-    """One window of a mask image, as `read_mask`."""
-    with open_windows(path) as mask:
-        return _as_mask(mask.read(box), path, name, above, box.slices)
-
-
-def _as_mask(pixels: np.ndarray, path: Path, name: str, above: float | None, part: tuple[slice, slice]) -> np.ndarray:
-    colours = pixels[..., :-1] if pixels.shape[2] in (2, 4) else pixels  # alpha says nothing
-    if colours.shape[2] not in (1, 3):
-        raise ImageError(f"{path}: a mask of {pixels.shape[2]} channels: expected grey, a palette or colour")
+    if void is not None:
+        return _mask_beside_void(path, name, above, void, box)
+    colours = _without_alpha(_pixels(path, box), path)
     if above is not None:
         return (_with_channels(colours, 1, path)[..., 0] > above).astype(np.uint8)
     if _is_two_valued(colours):
         return (colours[..., 0] != 0).astype(np.uint8)
-    indices = read_indices(path)
-    if indices is not None:
-        indices = indices[part]
-        if _is_two_valued(indices) and not colours[indices[..., 0] == 0].any():
-            return (indices[..., 0] != 0).astype(np.uint8)
+    indices = _indices(path, box)
+    if indices is not None and _is_two_valued(indices) and not colours[indices[..., 0] == 0].any():
+        return (indices[..., 0] != 0).astype(np.uint8)
     raise ImageError(f"{path}: {_other_values(colours, name)}")
+
+
+def _mask_beside_void(path: Path, name: str, above: float | None, void: Value, box: Box | None) -> np.ndarray:
+    codes = _codes(path, box, colours=isinstance(void, tuple))
+    valid = ~(codes == np.atleast_1d(void)).all(axis=2)
+    rest = codes[valid]
+    if above is not None:
+        drawn = _with_channels(codes, 1, path)[..., 0] > above
+    elif not rest.size or _is_two_valued(rest):
+        drawn = codes[..., 0] != 0
+    else:
+        raise ImageError(f"{path}: {_other_values(rest, name)}")
+    return np.where(valid, drawn, VOID).astype(np.uint8)
+
+
+def _pixels(path: Path, box: Box | None) -> np.ndarray:
+    """The whole image, or one window of it."""
+    if box is None:
+        return read_pixels(path)
+    with open_windows(path) as image:
+        return image.read(box)
+
+
+def _indices(path: Path, box: Box | None) -> np.ndarray | None:
+    """Of a palette, as `_pixels`."""
+    indices = read_indices(path)
+    return indices if indices is None or box is None else indices[box.slices]
+
+
+def _without_alpha(pixels: np.ndarray, path: Path) -> np.ndarray:
+    colours = pixels[..., :-1] if pixels.shape[2] in (2, 4) else pixels  # alpha says nothing
+    if colours.shape[2] not in (1, 3):
+        raise ImageError(f"{path}: a mask of {pixels.shape[2]} channels: expected grey, a palette or colour")
+    return colours
 
 
 def _is_two_valued(pixels: np.ndarray) -> bool:
@@ -253,7 +282,7 @@ def _is_two_valued(pixels: np.ndarray) -> bool:
 
 def _other_values(colours: np.ndarray, name: str) -> str:
     """What came, what was expected, and what to write on the card."""
-    if colours.shape[2] == 1:
+    if colours.shape[-1] == 1:
         values, often = np.unique(colours, return_counts=True)  # one NaN for all, unlike that of rows
         values = values[:, None]
     else:
@@ -264,7 +293,8 @@ def _other_values(colours: np.ndarray, name: str) -> str:
     more = f", … ({len(shown)} in all, to {shown[-1]})" if len(shown) > SHOWN else ""
     return (
         f"a mask of values {', '.join(shown[:SHOWN])}{more}: expected 0 and 1, or 0 and 255. Say on the card which are "
-        f"mask: [masks] values = {{ {key} = {usual} }}, or above = 127 (of JPEG, which blurs), or above = 0 (all but 0)"
+        f"mask: [masks] values = {{ {key} = {usual} }}, or above = 127 (of JPEG, which blurs), or above = 0 (all but "
+        f"0); or which count for nothing: void"
     )
 
 
@@ -272,8 +302,10 @@ def _written(value: np.ndarray) -> str:
     return f"{value[0]:g}" if len(value) == 1 else str(value.tolist())
 
 
-def read_labels(path: Path, values: dict[Value, int], void: Value | None = None) -> np.ndarray:
-    """A mask image of coded classes as (H, W) uint8 class numbers, VOID where void.
+def read_labels(
+    path: Path, values: dict[Value, int], void: Value | None = None, *, box: Box | None = None
+) -> np.ndarray:
+    """A mask image of coded classes as (H, W) uint8 class numbers, VOID where void; or one window of it.
 
     Args:
         values: of a pixel (grey value, palette index, or colour) to the number of its class.
@@ -283,7 +315,7 @@ def read_labels(path: Path, values: dict[Value, int], void: Value | None = None)
         ImageError: as `formats.read_pixels`; for a value that is not named, with its place.
     """
     codes = dict(values) if void is None else {**values, void: VOID}
-    pixels = _codes(path, colours=any(isinstance(value, tuple) for value in codes))
+    pixels = _codes(path, box, colours=any(isinstance(value, tuple) for value in codes))
     numbers, named = np.zeros(pixels.shape[:2], np.uint8), np.zeros(pixels.shape[:2], bool)
     for value, number in codes.items():
         here = (pixels == np.atleast_1d(value)).all(axis=2)
@@ -298,16 +330,57 @@ def read_labels(path: Path, values: dict[Value, int], void: Value | None = None)
     return numbers
 
 
-def _codes(path: Path, *, colours: bool) -> np.ndarray:
+def _codes(path: Path, box: Box | None, *, colours: bool) -> np.ndarray:
     """Colours (H, W, 3), or one value each (H, W, 1): of a palette its indices."""
-    if not colours and (indices := read_indices(path)) is not None:
+    if not colours and (indices := _indices(path, box)) is not None:
         return indices
-    pixels = read_pixels(path)
+    pixels = _pixels(path, box)
     if colours:
         return _with_channels(pixels, 3, path)
     if pixels.shape[2] != 1:
         raise ImageError(f"{path}: {pixels.shape[2]} channels, and masks.values are single values: give colours")
     return pixels
+
+
+def read_objects(path: Path, void: Value | None = None, *, box: Box | None = None) -> np.ndarray:
+    """A label image, in which each value is an object, as (H, W) int32; or one window of it.
+
+    0, or black, is the background, and stays 0. The others become 1, 2, … in ascending order: grey values of any depth,
+    indices of a palette whose first colour is black, or colours. VOID_OBJECT where void.
+
+    Raises:
+        ImageError: as `formats.read_pixels`; for values that cannot be numbers of objects.
+    """
+    if path.suffix.lower() in LOSSY:
+        raise ImageError(f"{path}: a label image as JPEG, which blurs values: save objects as PNG or TIFF")
+    pixels, indices = _without_alpha(_pixels(path, box), path), _indices(path, box)
+    here = np.zeros(pixels.shape[:2], bool)
+    if void is not None:
+        codes = pixels if indices is None or isinstance(void, tuple) else indices
+        here = (codes == np.atleast_1d(void)).all(axis=2)
+    if indices is not None and pixels[(indices[..., 0] == 0) & ~here].any():
+        raise ImageError(
+            f"{path}: objects as a palette whose first colour is not black: expected index 0 as background"
+        )
+    numbers = _numbers(pixels if indices is None else indices, path)
+    numbers[here] = 0
+    values, labels = np.unique(numbers, return_inverse=True)
+    labels = labels.reshape(numbers.shape).astype(np.int32) + np.int32(values[0] != 0)
+    labels[here] = VOID_OBJECT
+    return labels
+
+
+def _numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
+    """One whole number, 0 or more, for each pixel (H, W): a grey value, or a colour's three in one."""
+    if (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., :1]
+    numbers = pixels.astype(np.int64)
+    if (numbers != pixels).any() or numbers.min() < 0 or (pixels.shape[2] == 3 and pixels.dtype != np.uint8):
+        raise ImageError(
+            f"{path}: a label image of {pixels.dtype}, {pixels.min():g} to {pixels.max():g}: expected whole "
+            f"numbers from 0, the background, or colours of 8 bits"
+        )
+    return numbers @ (1 << 8 * np.arange(pixels.shape[2])[::-1])
 
 
 # ---------------------------------------------------------------------------------------------- writing

@@ -1,7 +1,8 @@
 """The index: one row per image. Competition columns get this project's names here, once.
 
 Columns: image_id (str), path, height, width; for training images also rle (the text of the mask, its rows in lines;
-of several classes a tuple of texts) or mask_path, coverage (share of the image that is masked, 0 to 1; of several
+of several classes a tuple of texts; rle_void likewise, where pixels count for nothing) or mask_paths (a tuple: no file
+is an empty mask, several are objects or parts of one), coverage (share of the image that is masked, 0 to 1; of several
 classes also coverage_<class>), empty, group, and every column of the card's meta table.
 """
 
@@ -13,11 +14,11 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.images import ImageError, glance, read_size
-from pipeline.data.labels import Labels, one_hot
-from pipeline.data.places import find_files, match_files
+from pipeline.data.labels import Labels, one_hot, texts_of
+from pipeline.data.places import find_files, find_parts, match_files
 from pipeline.data.polygons import read_polygons
 from pipeline.data.tables import read_rows, read_table, runs_of_rows
-from pipeline.rle import area
+from pipeline.rle import Dialect, area
 
 log = logging.getLogger(__name__)
 
@@ -66,26 +67,52 @@ def read_test_index(card: Competition, root: Path, skip_bad: bool = False) -> pd
 
 
 def read_label_texts(card: Competition, root: Path) -> pd.DataFrame:
-    """Ids with their labels: rle (a text, of several classes a text each) and line; or mask_path."""
+    """Ids with their labels: rle (a text, of several classes a text each), rle_void and line; or mask_paths."""
     if card.files.train_masks:
-        masks = find_files(root / card.files.train_masks, card.files.mask_suffix, card.files.mask_pattern)
-        return pd.DataFrame({"image_id": sorted(masks), "mask_path": [masks[key] for key in sorted(masks)]})
+        masks = _mask_files(card, root)
+        index = pd.DataFrame({"image_id": sorted(masks), "mask_paths": [masks[key] for key in sorted(masks)]})
+        return _with_rowless(index, card, root) if card.rowless == "empty" else index
     rows = _label_rows(card, root)
-    texts = rows.groupby(["image_id", "label"], sort=False)["rle"].agg("\n".join).unstack("label", fill_value="")
     first = rows.groupby("image_id", sort=False).first()
     index = pd.DataFrame({"image_id": first.index, "line": first["line"].to_numpy()})
-    index["rle"] = _per_class(texts.reindex(index=first.index, columns=list(card.classes), fill_value=""))
+    texts = [_texts(rows[rows["label"] == name], first.index) for name in card.classes]
+    index["rle"] = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
+    void = rows[~rows["label"].isin(card.classes)]
+    if len(void):
+        index["rle_void"] = _texts(void, first.index)
     if "group" in rows:
         index[card.group_column] = first["group"].to_numpy()
     return _with_rowless(index, card, root) if card.rowless == "empty" else index
 
 
+def _mask_files(card: Competition, root: Path) -> dict[str, tuple[Path, ...]]:
+    """The mask images of each id: one, or where that means something, several."""
+    files = find_parts(root / card.files.train_masks, card.files.mask_suffix, card.files.mask_pattern)
+    if card.several_rows or (card.instances and not card.masks.objects):
+        return files
+    for image_id, (first, *others) in files.items():
+        if others:
+            raise ValueError(
+                f"{others[0]} and {first} are both the mask of '{image_id}': mend the card's mask_pattern. If each "
+                f"object has a file, set instances = true; if a mask's parts have one each, several_rows = true"
+            )
+    return files
+
+
+def _texts(rows: pd.DataFrame, ids: pd.Index) -> list[str]:
+    """The text of each image, its rows in lines; blank without a row."""
+    return rows.groupby("image_id")["rle"].agg("\n".join).reindex(ids, fill_value="").tolist()
+
+
 def _label_rows(card: Competition, root: Path) -> pd.DataFrame:
-    """A row for each mask, or part of one: image_id, label, rle, line, and group where the card has one."""
-    path = labels_file(card, root)
+    """A row for each mask, or part of one: image_id, label, rle, line, and group where the card has one.
+
+    Rows of void have the label `card.void_rows`.
+    """
+    path, labels = labels_file(card, root), [*card.classes, *filter(None, [card.void_rows])]
     if card.files.train_polygons:
-        return read_polygons(path, train_files(card, root), card.classes, card.dialect)
-    rows = read_rows(path, card.training_layouts, card.classes)
+        return read_polygons(path, train_files(card, root), labels, card.dialect)
+    rows = read_rows(path, card.training_layouts, labels)
     if not (card.several_rows or card.instances):
         refuse_repeats(rows, path)
     return rows
@@ -95,18 +122,13 @@ def labels_file(card: Competition, root: Path) -> Path:
     return root / (card.files.train_csv or card.files.train_polygons)
 
 
-def _per_class(texts: pd.DataFrame) -> list[str] | list[tuple[str, ...]]:
-    """The text of one class, or a tuple of those of several."""
-    if texts.shape[1] == 1:
-        return texts.iloc[:, 0].tolist()
-    return list(texts.itertuples(index=False, name=None))
-
-
 def _with_rowless(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:
-    """The index and the images of the training folder that have no row: their masks are empty."""
+    """The index and the images of the training folder that have no label: their masks are empty."""
     ids = sorted(set(train_files(card, root)) - set(index["image_id"]))
     empty = "" if len(card.classes) == 1 else ("",) * len(card.classes)
-    return pd.concat([index, pd.DataFrame({"image_id": ids, "line": 0, "rle": [empty] * len(ids)})], ignore_index=True)
+    nothing = {"mask_paths": (), "rle": empty, "rle_void": "", "line": 0}
+    cells = {name: [value] * len(ids) for name, value in nothing.items() if name in index}
+    return pd.concat([index, pd.DataFrame({"image_id": ids, **cells})], ignore_index=True)
 
 
 def refuse_repeats(rows: pd.DataFrame, path: Path) -> None:
@@ -167,30 +189,27 @@ def _add_coverage(index: pd.DataFrame, card: Competition, root: Path) -> pd.Data
 
 
 def _rle_coverage(index: pd.DataFrame, card: Competition, path: Path) -> np.ndarray:
-    """The masked share of each image and class, (N, C); of several rows, their sum."""
-    rows = index.assign(rle=index["rle"].map(lambda texts: [texts] if isinstance(texts, str) else list(texts)))
-    rows = rows.explode("rle")
-    places = np.repeat(np.arange(len(rows)), rows["rle"].str.count("\n") + 1)  # of each text among images × classes
-    rows = rows.iloc[places].assign(rle=[line for text in rows["rle"] for line in text.split("\n")])
+    """The masked share of each image and class, (N, C); of several rows, their sum. Texts of void are read too."""
+    if "rle_void" in index:
+        _areas(index.assign(rle=index["rle_void"]), path, card.dialect)
+    areas = _areas(index, path, card.dialect)
+    return areas / (index["height"] * index["width"]).to_numpy()[:, None]
+
+
+def _areas(index: pd.DataFrame, path: Path, dialect: Dialect) -> np.ndarray:
+    """The pixels of each image's texts, (N, C)."""
+    cells = index.assign(rle=index["rle"].map(texts_of)).explode("rle")
+    places = np.repeat(np.arange(len(cells)), cells["rle"].str.count("\n") + 1)  # of each text among images × classes
+    rows = cells.iloc[places].assign(rle=[line for text in cells["rle"] for line in text.split("\n")])
     shapes = list(zip(rows["height"].tolist(), rows["width"].tolist(), strict=True))
-    areas = [area(runs) for runs in runs_of_rows(rows, path, card.dialect, shapes)]
-    sums = np.bincount(places, areas, minlength=len(index) * len(card.classes))
-    return sums.reshape(len(index), -1) / (index["height"] * index["width"]).to_numpy()[:, None]
+    areas = [area(runs) for runs in runs_of_rows(rows, path, dialect, shapes)]
+    return np.bincount(places, areas, minlength=len(cells)).reshape(len(index), -1)
 
 
 def mask_coverage(row: object, labels: Labels) -> list[float]:
     mask = labels.read(row)
-    if mask.shape[:2] != (row.height, row.width):
-        raise ValueError(
-            f"{row.mask_path}: mask of {mask.shape[:2]}, its image {row.path} is ({row.height}, {row.width}): "
-            f"expected one size (height, width){_turned(mask.shape[:2], (row.height, row.width))}"
-        )
     masks = one_hot(mask, len(labels.classes)) if labels.exclusive else mask
     return (masks == 1).mean(axis=(0, 1)).tolist()
-
-
-def _turned(found: tuple[int, int], expected: tuple[int, int]) -> str:
-    return "; as it lies, it is transposed: turn the mask, or the image" if found == expected[::-1] else ""
 
 
 def group_of(index: pd.DataFrame, card: Competition) -> pd.Series:
@@ -229,6 +248,6 @@ def join_meta(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFram
     without = sorted(set(index["image_id"]) - set(meta["image_id"]))
     if without:
         raise ValueError(f"{path}: no row for {len(without)} training images, the first is '{without[0]}'")
-    reserved = {"rle", "mask_path", "line", "fold", "group"} - {card.group_column}
+    reserved = {"rle", "rle_void", "mask_paths", "line", "fold", "group"} - {card.group_column}
     extra = [column for column in meta if column == "image_id" or column not in reserved.union(index.columns)]
     return index.merge(meta[extra], on="image_id", how="left", validate="one_to_one")

@@ -1,14 +1,16 @@
 """Labels as masks: what the rows and mask images of a competition say of each pixel."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from pipeline.competition import Competition, Masks, Value
 from pipeline.data.borders import border as borders_of
-from pipeline.data.images import VOID, read_labels, read_mask, read_mask_part
+from pipeline.data.images import VOID, VOID_OBJECT, ImageError, read_labels, read_mask, read_objects
 from pipeline.data.windows import Box
 from pipeline.rle import Dialect, Runs
 
@@ -46,26 +48,23 @@ class Labels:
 
         Shapes:
             returns: (H, W, C) uint8, 0 or 1, a channel per class, then that of borders if they are asked for; of
-                exclusive classes (H, W, 1), the class's number. 255 is void.
+                exclusive classes (H, W, 1), the class's number. VOID where a pixel counts for nothing.
 
         Raises:
-            ImageError, RLEError: for a label that cannot be read.
+            ImageError, RLEError: for a label that cannot be read, and a mask of another size than its image.
         """
         if self.border is not None:
             labels = self.read_instances(row)
-            return np.stack([(labels > 0).astype(np.uint8), borders_of(labels, self.border)], axis=-1)
+            masks = [(labels > 0).astype(np.uint8), borders_of(np.maximum(labels, 0), self.border)]
+            return np.where((labels == VOID_OBJECT)[..., None], VOID, np.stack(masks, axis=-1)).astype(np.uint8)
         if hasattr(row, "rle"):
-            texts = [row.rle] if isinstance(row.rle, str) else row.rle
-            return np.stack([self.decode(text, (row.height, row.width)) for text in texts], axis=-1)
-        if self.masks.values is None:
-            return read_mask(row.mask_path, self.classes[0], self.masks.above)[..., None]
-        numbers = read_labels(row.mask_path, self._numbers(), void=self.masks.void)[..., None]
-        return numbers if self.exclusive else one_hot(numbers, len(self.classes))
+            return self._decode(row, lambda text: self.decode(text, (row.height, row.width)))
+        return self._union([self._read_file(path, row) for path in row.mask_paths], (row.height, row.width))
 
     @property
     def have_parts(self) -> bool:
-        """Whether `read_part` can read them: of objects and of coded classes it cannot."""
-        return self.border is None and not self.exclusive and self.masks.values is None
+        """Whether `read_part` can read them: borders between objects, and exclusive classes, it cannot."""
+        return self.border is None and not self.exclusive
 
     def read_part(self, row: object, box: Box) -> np.ndarray:
         """As `read`, of one window: (h, w, C) uint8. Costs what the window's columns, or rows, cost.
@@ -73,21 +72,47 @@ class Labels:
         Args:
             row: of the index of images, with their whole height and width.
         """
-        if not hasattr(row, "rle"):
-            return read_mask_part(row.mask_path, box, self.classes[0], self.masks.above)[..., None]
-        texts = [row.rle] if isinstance(row.rle, str) else row.rle
-        return np.stack([self._decode_part(text, (row.height, row.width), box) for text in texts], axis=-1)
+        if hasattr(row, "rle"):
+            return self._decode(row, lambda text: self._decode_part(text, (row.height, row.width), box))
+        return self._union([self._read_file(path, row, box) for path in row.mask_paths], (box.height, box.width))
+
+    def _decode(self, row: object, decode: Callable[[str], np.ndarray]) -> np.ndarray:
+        """The masks of each class's text, (H, W, C); of void, what no mask of the class covers."""
+        masks = np.stack([decode(text) for text in texts_of(row.rle)], axis=-1)
+        if hasattr(row, "rle_void"):
+            masks[(decode(row.rle_void)[..., None] == 1) & (masks == 0)] = VOID
+        return masks
 
     def _decode_part(self, text: str, shape: tuple[int, int], box: Box) -> np.ndarray:
         lines = [runs_of(self.dialect, line, shape) for line in text.split("\n")]
         parts = [self.dialect.window(runs, shape, box.slices) for runs in lines]
         return np.bitwise_or.reduce(parts)
 
+    def _read_file(self, path: Path, row: object, box: Box | None = None) -> np.ndarray:
+        """One mask image, or one window of it, (h, w, C)."""
+        if self.masks.objects:
+            labels = _sized(read_objects(path, self.masks.void, box=box), path, row, box)
+            return np.where(labels == VOID_OBJECT, VOID, labels > 0).astype(np.uint8)[..., None]
+        if self.masks.values is None:
+            mask = read_mask(path, self.classes[0], self.masks.above, void=self.masks.void, box=box)
+            return _sized(mask, path, row, box)[..., None]
+        numbers = _sized(read_labels(path, self._numbers(), self.masks.void, box=box), path, row, box)[..., None]
+        return numbers if self.exclusive else one_hot(numbers, len(self.classes))
+
+    def _union(self, masks: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+        """Of the files of one image: a pixel of any is masked; without a file, nothing is."""
+        if len(masks) == 1:
+            return masks[0]
+        whole = np.zeros((*shape, len(self.classes)), dtype=np.uint8)
+        for mask in masks:
+            whole = np.where((whole == 1) | (mask == 1), 1, np.maximum(whole, mask))
+        return whole.astype(np.uint8)
+
     def read_scored(self, row: object) -> np.ndarray:
         """What to score against: as `read`, but (C, H, W) with a channel per class, at the size of submitted masks.
 
-        Void pixels are 255 in every channel. Borders between objects are a channel here too: an epoch that draws them
-        better is a better one.
+        Of exclusive classes, void pixels are VOID in every channel. Borders between objects are a channel here too: an
+        epoch that draws them better is a better one.
         """
         mask = self.read(row)
         channels = (one_hot(mask, len(self.classes)) if self.exclusive else mask).transpose(2, 0, 1)
@@ -96,11 +121,25 @@ class Labels:
     def read_instances(self, row: object) -> np.ndarray:
         """The objects of one row of the index, (H, W) int32: 0 is background, 1, 2, … an object each.
 
-        Where two overlap, which none should, the later one lies above.
+        Where two overlap, which none should, the later one lies above. VOID_OBJECT where void.
+
+        Raises:
+            As `read`.
         """
+        if hasattr(row, "rle"):
+            objects = [self.dialect.decode(text, (row.height, row.width)) for text in row.rle.split("\n")]
+            void = self.decode(row.rle_void, (row.height, row.width)) if hasattr(row, "rle_void") else None
+        elif self.masks.objects and row.mask_paths:
+            (path,) = row.mask_paths
+            return _sized(read_objects(path, self.masks.void), path, row)
+        else:
+            objects = [self._read_file(path, row)[..., 0] for path in row.mask_paths]
+            void = None
         labels = np.zeros((row.height, row.width), dtype=np.int32)
-        for number, text in enumerate(row.rle.split("\n"), start=1):
-            labels[self.dialect.decode(text, labels.shape) == 1] = number
+        for number, mask in enumerate(objects, start=1):
+            labels[mask == 1] = number
+        for mask in objects if void is None else [np.where(void, VOID, 0)]:
+            labels[(mask == VOID) & (labels == 0)] = VOID_OBJECT
         return labels
 
     def decode(self, text: str, shape: tuple[int, int]) -> np.ndarray:
@@ -115,9 +154,27 @@ class Labels:
         """The class of each value; that of the background, where there is one, is a number that no class has."""
         numbers = {value: self.classes.index(name) for name, value in self.masks.values.items()}
         background = 0 if self.masks.background is None else self.masks.background
-        if not self.exclusive and background not in numbers and (0, 0, 0) not in numbers:
+        named = {*numbers, self.masks.void}
+        if not self.exclusive and not named & {background, (0, 0, 0)}:
             numbers[background] = len(self.classes)
         return numbers
+
+
+def texts_of(rle: str | tuple[str, ...]) -> list[str]:
+    """The text of each class of one cell of the index."""
+    return [rle] if isinstance(rle, str) else list(rle)
+
+
+def _sized(mask: np.ndarray, path: Path, row: object, box: Box | None = None) -> np.ndarray:
+    """The mask itself, if its size is that of its image, or of its window."""
+    expected = (row.height, row.width) if box is None else (box.height, box.width)
+    if mask.shape[:2] != expected:
+        turned = "; as it lies, it is transposed: turn the mask, or the image" * (mask.shape[:2] == expected[::-1])
+        raise ImageError(
+            f"{path}: mask of {mask.shape[:2]}, its image {row.path} is ({row.height}, {row.width}): expected one size "
+            f"(height, width){turned}"
+        )
+    return mask
 
 
 @lru_cache(maxsize=256)
@@ -134,9 +191,13 @@ def one_hot(numbers: np.ndarray, classes: int) -> np.ndarray:
 
 
 def resize_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Masks (C, H, W) at another (height, width): a pixel is masked if most of what it covers is.
+    """Masks (C, H, W) at another (height, width): a pixel is masked, or void, if most of what it covers is.
 
-    Void counts as unmasked; what a competition does at the edges of a class is rarely said.
+    What a competition does at the edges of a class is rarely said.
     """
-    shares = [cv2.resize((mask == 1).astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) for mask in masks]
-    return (np.stack(shares) > 0.5).astype(np.uint8)
+
+    def most(where: np.ndarray) -> np.ndarray:
+        shares = [cv2.resize(each.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) for each in where]
+        return np.stack(shares) > 0.5
+
+    return np.where(most(masks == VOID), VOID, most(masks == 1)).astype(np.uint8)

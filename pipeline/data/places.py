@@ -1,6 +1,7 @@
 """Which file belongs to which image id."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -17,18 +18,33 @@ def find_files(folder: Path, suffix: str, pattern: str | None = None) -> dict[st
         FileNotFoundError: without the folder.
         ValueError: for two files of one id.
     """
+    files: dict[str, Path] = {}
+    for image_id, path in _named(folder, suffix, pattern):
+        if image_id in files:
+            raise ValueError(f"{path} and {files[image_id]} are both image '{image_id}': mend the card's pattern")
+        files[image_id] = path
+    return files
+
+
+def find_parts(folder: Path, suffix: str, pattern: str | None = None) -> dict[str, tuple[Path, ...]]:
+    """As `find_files`, but all files of an id, sorted: a mask may have a file for each object."""
+    files: dict[str, list[Path]] = {}
+    for image_id, path in _named(folder, suffix, pattern):
+        files.setdefault(image_id, []).append(path)
+    return {image_id: tuple(sorted(paths)) for image_id, paths in files.items()}
+
+
+def _named(folder: Path, suffix: str, pattern: str | None) -> Iterator[tuple[str, Path]]:
+    """Each file with its id."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder: unpack the competition's images there")
     if pattern is None:
-        return {path.name.removesuffix(suffix): path for path in folder.iterdir() if path.name.endswith(suffix)}
-    whole, files = re.compile(pattern), {}
+        yield from ((path.name.removesuffix(suffix), path) for path in folder.iterdir() if path.name.endswith(suffix))
+        return
+    whole = re.compile(pattern)
     for path in sorted(folder.rglob("*")):
         if found := whole.fullmatch(path.relative_to(folder).as_posix()):
-            image_id = "_".join(part for part in found.groups() if part)
-            if image_id in files:
-                raise ValueError(f"{path} and {files[image_id]} are both image '{image_id}': mend the card's pattern")
-            files[image_id] = path
-    return files
+            yield "_".join(part for part in found.groups() if part), path
 
 
 def match_files(ids: pd.Series, files: dict[str, Path], folder: Path, *, skip_lost: bool) -> list[Path | None]:

@@ -10,7 +10,7 @@ from pipeline.competition import Competition
 from pipeline.data.images import ImageError, read_size
 from pipeline.data.index import group_of, join_meta, labels_file, mask_coverage, read_label_texts, refuse_repeats
 from pipeline.data.index import train_files as files_of
-from pipeline.data.labels import Labels
+from pipeline.data.labels import Labels, texts_of
 from pipeline.data.places import find_files, mismatches
 from pipeline.data.tables import read_rows
 from pipeline.rle import RLEError
@@ -28,7 +28,7 @@ def survey_train(card: Competition, root: Path, skip_bad: bool = False) -> tuple
 
     Returns:
         image_id, path, height and width of images whose header reads; with their rle, whether it decodes or not, or
-        with the mask_path and coverage of masks that do. Then the faults, those of one kind beside each other.
+        with the mask_paths and coverage of masks that do. Then the faults, those of one kind beside each other.
     """
     faults: list[str] = []
     index = _tried(lambda: read_label_texts(card, root), faults)
@@ -44,9 +44,9 @@ def survey_train(card: Competition, root: Path, skip_bad: bool = False) -> tuple
     index = _measured(index, files, [] if skip_bad else faults)
     if "rle" in index:
         faults += _some(_wrong_texts(index, card, root))
-    elif "mask_path" in index:
+    elif "mask_paths" in index:
         index = _with_masks(index, card, faults)
-    if "rle" in index or "mask_path" in index:
+    if "rle" in index or "mask_paths" in index:
         joined = _tried(lambda: join_meta(index, card, root), faults)
         if joined is not None:
             _tried(lambda: group_of(joined, card), faults)
@@ -101,7 +101,7 @@ def _wrong_texts(index: pd.DataFrame, card: Competition, root: Path) -> Iterable
     """The masks that do not decode, with file, line and id; the line is that of the image's first row."""
     path = labels_file(card, root)
     for row in index.itertuples():
-        for text in [row.rle] if isinstance(row.rle, str) else row.rle:
+        for text in [*texts_of(row.rle), getattr(row, "rle_void", "")]:
             try:
                 for line in text.split("\n"):
                     card.dialect.runs(line, (row.height, row.width))

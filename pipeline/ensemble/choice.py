@@ -40,7 +40,8 @@ class Oof:
     Args:
         image_ids: of the N images.
         fold_of: (N,) int.
-        read: from an image id to its members' values (M, C, H, W) uint8 and its target (C, H, W).
+        read: from an image id to its members' values (M, C, H, W) uint8 and its target (C, H, W),
+            255 where void.
         members: M.
         track: shows progress over N items.
     """

@@ -170,5 +170,5 @@ def scores_of_folds(oof: Oof, scores: Scores) -> dict[int, float]:
 
 def _nothing(oof: Oof, metric: Metric) -> float:
     """The score of empty masks."""
-    areas = np.array([oof.read(image_id)[1].sum(axis=(1, 2), dtype=np.int64) for image_id in oof.image_ids])
+    areas = np.array([np.count_nonzero(oof.read(image_id)[1] == 1, axis=(1, 2)) for image_id in oof.image_ids])
     return metric.scores(Counts(np.zeros_like(areas), np.zeros_like(areas), areas)).mean()

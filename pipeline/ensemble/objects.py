@@ -81,7 +81,7 @@ def decide_objects(oof: Oof, score: Score, *, borders: bool) -> Decision:
     each way to part them, and of none.
 
     Args:
-        oof: of which `read` gives values (M, C, H, W), and the true objects (H, W), numbered.
+        oof: of which `read` gives values (M, C, H, W), and the true objects (H, W), numbered, -1 where void.
         score: of one image, from its matches.
         borders: whether the second channel is the border between objects.
 
@@ -138,7 +138,8 @@ def _scores(oof: Oof, image_id: str, cuts: list[ObjectCut], score: Score) -> Ite
     for cut in cuts:
         way = cut._replace(min_area=0)
         if way not in found:
-            found[way] = overlaps(way.labels(blended), target)
-        shared, areas, true = found[way]
+            labels = way.labels(blended)
+            found[way] = *overlaps(labels, target), np.bincount(labels.ravel())[1:]
+        shared, counted, true, areas = found[way]
         kept = areas >= cut.min_area
-        yield score(match_overlaps(shared[kept], areas[kept], true))
+        yield score(match_overlaps(shared[kept], counted[kept], true))

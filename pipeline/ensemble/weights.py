@@ -24,7 +24,7 @@ from scipy.optimize import minimize
 
 from pipeline.ensemble.combine import blend, forward_table, to_values
 from pipeline.inference.store import LEVELS
-from pipeline.metrics import Counts, Metric, Scores, ratio
+from pipeline.metrics import VOID, Counts, Metric, Scores, ratio
 from pipeline.postprocess import THRESHOLDS, best_threshold, level
 
 BLOCK = 1 << 18  # pixels worked on at once: a few MiB, which caches hold
@@ -54,7 +54,7 @@ def reduce(values: np.ndarray, target: np.ndarray, pixels: int = 4096) -> Reduce
 
     Shapes:
         values: (M, H, W) uint8.
-        target: (H, W), 0 or 1.
+        target: (H, W), 0 or 1; 255 for void, which becomes what nobody predicts and is not true.
 
     Raises:
         ValueError: if height or width differ.
@@ -65,7 +65,8 @@ def reduce(values: np.ndarray, target: np.ndarray, pixels: int = 4096) -> Reduce
     # Margins are alike on all sides, and an axis shorter than a step keeps its middle.
     down, across = ((min(step, length) - 1) // 2 for length in target.shape)
     grid = np.s_[..., down::step, across::step]
-    return Reduced(values[grid].reshape(len(values), -1), target[grid].astype(np.uint8).ravel())
+    thinned = target[grid].ravel()
+    return Reduced(values[grid].reshape(len(values), -1) * (thinned != VOID), (thinned == 1).astype(np.uint8))
 
 
 # ---------------------------------------------------------------------------------------------- greedy selection

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.metrics.counts import Counts, count, stack
+from pipeline.metrics.counts import VOID, Counts, count, stack
 from pipeline.metrics.instances import (
     INSTANCE_METRICS,
     TWENTIETHS,
+    VOID_OBJECT,
     Matches,
     f1,
     match,
@@ -31,6 +32,8 @@ __all__ = [
     "METRICS",
     "PARAMETERS",
     "RANKED_METRICS",
+    "VOID",
+    "VOID_OBJECT",
     "VOLUME_METRICS",
     "Counts",
     "Matches",

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+VOID = 255  # in a target: a pixel that counts for nothing
+
 
 class Counts(NamedTuple):
     """Pixels per image: arrays of int64 of any one shape."""
@@ -27,12 +29,13 @@ def count(mask: np.ndarray, target: np.ndarray) -> Counts:
     """The counts of one image.
 
     Shapes:
-        mask, target: the same, 0 or 1.
+        mask, target: the same; 0 or 1, the target VOID where void.
 
     Raises:
         ValueError: if the shapes differ.
     """
     if mask.shape != target.shape:
         raise ValueError(f"mask {mask.shape} and target {target.shape} differ in shape")
-    counts = (np.count_nonzero(mask & target), np.count_nonzero(mask), np.count_nonzero(target))
+    drawn, true = mask == 1, target == 1
+    counts = (np.count_nonzero(drawn & true), np.count_nonzero(drawn & (target != VOID)), np.count_nonzero(true))
     return Counts(*(np.int64(number) for number in counts))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+VOID_OBJECT = -1  # void among the numbers of objects
 TWENTIETHS = np.arange(10, 20)  # the thresholds .50, .55, …, .95, compared in integers
 
 
@@ -27,6 +28,9 @@ class Matches(NamedTuple):
 def overlaps(labels: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels that each predicted object shares with each true one, and the pixels of both.
 
+    Pixels of -1 in the target are void: they count for nothing, so a predicted object that lies in void alone has no
+    pixel, and is neither right nor wrong.
+
     Shapes:
         labels, target: of one shape, integers; 0 is background, any other number an object.
         returns: (P, T), (P,), (T,) int64; objects in the order of their numbers.
@@ -36,9 +40,10 @@ def overlaps(labels: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     if labels.shape != target.shape:
         raise ValueError(f"labels {labels.shape} and target {target.shape} differ in shape")
+    valid = target != VOID_OBJECT
     found, predicted = _numbered(labels)
-    there, true = _numbered(target)
-    pairs = np.bincount((predicted * (there + 1) + true).ravel(), minlength=(found + 1) * (there + 1))
+    there, true = _numbered(np.where(valid, target, 0))
+    pairs = np.bincount((predicted * (there + 1) + true)[valid], minlength=(found + 1) * (there + 1))
     joint = pairs.reshape(found + 1, there + 1)
     return joint[1:, 1:], joint[1:].sum(axis=1), joint[:, 1:].sum(axis=0)
 
@@ -71,7 +76,7 @@ def match_overlaps(shared: np.ndarray, predicted: np.ndarray, true: np.ndarray) 
     union = predicted[:, None] + true - shared
     passed = 20 * shared > TWENTIETHS[:, None, None] * union
     hits = passed.any(axis=2).sum(axis=1) if passed.size else np.zeros(len(TWENTIETHS), dtype=np.int64)
-    return Matches(hits, len(predicted) - hits, len(true) - hits)
+    return Matches(hits, np.count_nonzero(predicted) - hits, len(true) - hits)
 
 
 def dsb_precision(matches: Matches) -> float:

@@ -7,9 +7,8 @@ number 128 is exactly .5.
 
 import numpy as np
 
-from pipeline.data.labels import VOID
 from pipeline.inference.store import LEVELS
-from pipeline.metrics import Counts
+from pipeline.metrics import VOID, Counts
 
 THRESHOLDS = (np.arange(1, LEVELS + 1) - 0.5) / LEVELS
 HALF = int(THRESHOLDS.searchsorted(0.5))  # position of .5 among them
@@ -28,9 +27,12 @@ def count_by_label(values: np.ndarray, target: np.ndarray) -> np.ndarray:
     """How many of an image's pixels have each label and stored value.
 
     Shapes:
-        values: uint8; target: 0 or 1, of the same shape.
+        values: uint8; target: 0 or 1, of the same shape; 255 for void, which is not counted.
         returns: (2, 256) int64; row 0 counts the pixels outside of the target, row 1 those inside.
     """
+    valid = target != VOID
+    if not valid.all():
+        values, target = values[valid], target[valid]
     joint = values.ravel().astype(np.uint16)
     joint |= target.ravel().astype(np.uint16) << 8
     return np.bincount(joint, minlength=2 * (LEVELS + 1)).reshape(2, -1)
@@ -40,7 +42,7 @@ def count_levels(values: np.ndarray, target: np.ndarray) -> Counts:
     """The counts of one image at all 255 thresholds, from one histogram and not from 255 masks.
 
     Shapes:
-        values: uint8, target: 0 or 1, of the same shape.
+        values: uint8, target: 0 or 1, of the same shape; 255 for void, which is not counted.
         returns: Counts of (255,) int64.
 
     Raises:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.inference.store import LEVELS
-from pipeline.metrics import Counts, Metric, Term
+from pipeline.metrics import VOID, Counts, Metric, Term
 from pipeline.postprocess.levels import is_best, level
 from pipeline.postprocess.rules import Cut, label_components
 from pipeline.postprocess.search import Images, Surface, mean_scores, rows_of
@@ -183,10 +183,10 @@ class _Group:
 
     def count(self, image: "_Image") -> Counts:
         """The counts of one image by each of the cuts, (R,), as of what `apply` draws."""
-        areas, filled = _Components(image, self.level).count(self._smallest, self._largest)  # (2, ways)
+        areas, filled = _Components(image, self.level).count(self._smallest, self._largest)  # (3, ways)
         areas, filled = areas[:, self._way], filled[:, self._way]
         empty = (image.at_least[self._surest] < self._presence_area) | (areas[0] < self._min_area)
-        predicted, shared = np.where(empty, 0, np.where(self._filled, filled, areas))
+        _, predicted, shared = np.where(empty, 0, np.where(self._filled, filled, areas))
         return Counts(shared, predicted, np.full(len(self.cuts), image.target))
 
 
@@ -195,16 +195,23 @@ class _Image:
 
     def __init__(self, values: np.ndarray, target: np.ndarray):
         self.values = np.pad(values, 1)
-        true = np.pad(target, 1).ravel()
-        self.true_before = np.zeros(true.size + 1, np.int64)  # each pixel, row by row
-        np.cumsum(true, out=self.true_before[1:])
+        padded = np.pad(target, 1).ravel()
+        self.true_before = _before(padded == 1)
+        self.valid_before = _before(padded != VOID) if (target == VOID).any() else np.arange(padded.size + 1)
         self.target = self.true_before[-1]
         of_level = np.bincount(values.ravel(), minlength=LEVELS + 2)  # one more: `level` of 1 is above all of them
         self.at_least = of_level[::-1].cumsum()[::-1]
 
 
+def _before(which: np.ndarray) -> np.ndarray:
+    """How many of a flat image's pixels come before each, and in all, (pixels + 1,) int64."""
+    before = np.zeros(which.size + 1, np.int64)
+    np.cumsum(which, out=before[1:])
+    return before
+
+
 class _Components:
-    """The components that a threshold draws, each with its pixels and with those of it that are true; 0 is none.
+    """The components that a threshold draws, each with its pixels, those that are not void, and true ones; 0 is none.
 
     Along the rows, runs of drawn pixels alternate with runs of background, which both begin and end the image; each
     lies in one component or in one region of background, and has its pixels at once.
@@ -214,7 +221,7 @@ class _Components:
         mask = (image.values >= at_level).view(np.uint8)
         flat = mask.ravel()
         bounds = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
-        runs = np.stack([np.diff(bounds), np.diff(image.true_before[bounds])])  # pixels, and true ones
+        runs = np.stack([np.diff(each) for each in (bounds, image.valid_before[bounds], image.true_before[bounds])])
         drawn = label_components(mask, connectivity=8).ravel()[bounds[1:-1:2]]  # component of every second run
         around = label_components(1 - mask, connectivity=4).ravel()[bounds[:-1:2]]  # of the others: 1 leads out
         self.areas = _sums_of(drawn, runs[:, 1::2])
@@ -235,7 +242,7 @@ class _Components:
             self._filled[:, self._inside[component]] += self._filled[:, component]
 
     def count(self, smallest: np.ndarray, largest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels, and true ones, of the components that are kept; and with the holes in them. (2, ways) each.
+        """Pixels, those not void, and true ones, of the components kept; and with the holes in them. (3, ways) each.
 
         Shapes:
             smallest, largest: (ways, 1), the least area and the number of components that are kept.
@@ -256,12 +263,12 @@ class _Components:
 
 
 def _sums(kept: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """(2, ways) int64; floats hold whole numbers of pixels exactly, and their products are faster."""
+    """(3, ways) int64; floats hold whole numbers of pixels exactly, and their products are faster."""
     return np.rint(areas.astype(np.float64) @ kept.T).astype(np.int64)
 
 
 def _sums_of(labels: np.ndarray, runs: np.ndarray) -> np.ndarray:
-    """Pixels and true ones of each label, from those of its runs: (2, labels) int64."""
+    """Pixels, those not void, and true ones of each label, from those of its runs: (3, labels) int64."""
     return np.stack([np.bincount(labels, row, minlength=1) for row in runs]).astype(np.int64)
 
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.inference.store import LEVELS
-from pipeline.metrics import Counts, Metric, Term
+from pipeline.metrics import VOID, Counts, Metric, Term
 from pipeline.postprocess.levels import THRESHOLDS, count_levels, is_best, level
 from pipeline.postprocess.rules import Cut
 
-Images = Iterable[tuple[np.ndarray, np.ndarray, int]]  # values (H, W) uint8, target (H, W) 0 or 1, fold
+Images = Iterable[tuple[np.ndarray, np.ndarray, int]]  # values (H, W) uint8, target (H, W) 0, 1 or 255 for void; fold
 
 # 0 leaves the presence to `threshold`; the others are every eighth level, .029 to .971.
 PRESENCE_THRESHOLDS = np.array([0.0, *THRESHOLDS[7:-1:8]])
@@ -147,8 +147,11 @@ class _Image:
     """One image as the families see it."""
 
     def __init__(self, values: np.ndarray, target: np.ndarray):
-        self.values, self.target = values, target  # (H, W) uint8, and 0 or 1
+        self.values, self.target = values, target  # (H, W) uint8, and 0, 1 or void
         self.counts = count_levels(values, target)  # (255,) at each threshold
+        self.drawn = self.counts.predicted  # with void pixels: areas are of what is drawn
+        if (target == VOID).any():
+            self.drawn = count_levels(values, np.zeros_like(target)).predicted
         self._components: Counts | None = None
 
     def totals(self, term: Term) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +178,7 @@ class _Image:
 
 def _total_terms(image: _Image, term: Term, areas: np.ndarray) -> np.ndarray:
     drawn, empty = image.totals(term)
-    return np.where(image.counts.predicted >= areas[:, None], drawn, empty)
+    return np.where(image.drawn >= areas[:, None], drawn, empty)
 
 
 def _component_terms(image: _Image, term: Term, areas: np.ndarray) -> np.ndarray:
@@ -189,7 +192,7 @@ _SUREST = np.maximum(np.arange(LEVELS)[:, None], [level(threshold) - 1 for thres
 
 def _triplet_terms(image: _Image, term: Term, areas: np.ndarray) -> np.ndarray:
     drawn, empty = image.totals(term)
-    present = image.counts.predicted[_SUREST] >= areas[:, None, None]
+    present = image.drawn[_SUREST] >= areas[:, None, None]
     return np.where(present, drawn[:, None], empty)
 
 
@@ -219,7 +222,8 @@ def search_rules(
     Exact: a candidate's sum is that of the metric on what `apply` makes of the images.
 
     Args:
-        images: values (H, W) uint8, target (H, W) 0 or 1, and the fold that the image belongs to.
+        images: values (H, W) uint8, target (H, W) 0 or 1, or 255 for void, which is drawn and not counted; and the fold
+            that the image belongs to.
         metric: of `metrics.METRICS`.
         areas: (A,) pixels, ascending; AREAS if None. Those depend on no image, so they cannot leak from one fold into
             the choice for another.

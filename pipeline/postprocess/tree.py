@@ -23,7 +23,7 @@ import numpy as np
 
 from pipeline.compiled import compiled
 from pipeline.inference.store import LEVELS
-from pipeline.metrics import Counts
+from pipeline.metrics import VOID, Counts
 
 
 def component_counts(values: np.ndarray, target: np.ndarray, areas: np.ndarray) -> Counts:
@@ -33,7 +33,7 @@ def component_counts(values: np.ndarray, target: np.ndarray, areas: np.ndarray) 
 
     Shapes:
         values: (H, W) uint8, 0 … 255.
-        target: (H, W), 0 or 1.
+        target: (H, W), 0 or 1; 255 for void, which counts for a component's area and nothing else.
         areas: (A,) pixels, ascending.
         returns: Counts of (A, 255) int64.
 
@@ -48,10 +48,10 @@ def component_counts(values: np.ndarray, target: np.ndarray, areas: np.ndarray) 
     if areas.ndim != 1 or (np.diff(areas) <= 0).any():
         raise ValueError(f"areas {areas.tolist()} do not ascend: sort them, each once")
     # A border of zeros, which no threshold draws: no pixel inside lacks a neighbour.
-    changes = _sweep(np.pad(values, 1), np.pad(target.astype(np.uint8), 1), areas)
+    changes = _sweep(*(np.pad(each, 1) for each in (values, target == 1, target != VOID)), areas)
     # What is at level k: all that starts at k or above and has not ended; what survives a: all bins above it.
     predicted, intersection = changes[:, ::-1, ::-1].cumsum(axis=1).cumsum(axis=2)[:, ::-1, ::-1][:, 1:, 1:]
-    return Counts(intersection, predicted, np.full((len(areas), LEVELS), np.count_nonzero(target)))
+    return Counts(intersection, predicted, np.full((len(areas), LEVELS), np.count_nonzero(target == 1)))
 
 
 @compiled
@@ -80,28 +80,29 @@ def _root(parent: np.ndarray, position: int) -> int:
 
 
 @compiled
-def _write_down(changes: np.ndarray, bin_: int, above: int, born: int, area: int, shared: int) -> None:
+def _write_down(changes: np.ndarray, bin_: int, above: int, born: int, counted: int, shared: int) -> None:
     """One node, at the levels above + 1 … born."""
-    changes[0, bin_, born] += area
-    changes[0, bin_, above] -= area
+    changes[0, bin_, born] += counted
+    changes[0, bin_, above] -= counted
     changes[1, bin_, born] += shared
     changes[1, bin_, above] -= shared
 
 
 @compiled
-def _sweep(values: np.ndarray, target: np.ndarray, areas: np.ndarray) -> np.ndarray:
+def _sweep(values: np.ndarray, target: np.ndarray, valid: np.ndarray, areas: np.ndarray) -> np.ndarray:
     """Where nodes start and end.
 
     Shapes:
-        values, target: (H, W) uint8 with a border of zeros.
+        values: (H, W) uint8; target, valid: (H, W) bool, true and not void; with a border of zeros.
         returns: (2, A + 1, 256): predicted and shared pixels, by number of areas that a node survives, and level.
     """
     changes = np.zeros((2, areas.size + 1, 256), np.int64)
     width = values.shape[1]
     around = (-1, 1, -width, width, -width - 1, -width + 1, width - 1, width + 1)
-    values, target = values.ravel(), target.ravel()
+    values = values.ravel()
     parent = np.full(values.size, -1, np.int32)  # -1: not yet drawn
-    area, shared, born = np.ones(values.size, np.int32), target.astype(np.int32), values.copy()  # of roots
+    area, born = np.ones(values.size, np.int32), values.copy()  # of roots; area with void, counted without
+    shared, counted = target.ravel().astype(np.int32), valid.ravel().astype(np.int32)
     order = _brightest_first(values)
     for position in order:
         level, root = values[position], position
@@ -114,15 +115,16 @@ def _sweep(values: np.ndarray, target: np.ndarray, areas: np.ndarray) -> np.ndar
                 continue
             if born[other] > level:  # the pixel takes up a brighter node, which ends above this level
                 survived = np.searchsorted(areas, area[other], side="right")
-                _write_down(changes, survived, level, born[other], area[other], shared[other])
+                _write_down(changes, survived, level, born[other], counted[other], shared[other])
             if area[other] > area[root]:
                 root, other = other, root
             parent[other] = root
             area[root] += area[other]
             shared[root] += shared[other]
+            counted[root] += counted[other]
             born[root] = level
     for position in order:
         if parent[position] == position:
             survived = np.searchsorted(areas, area[position], side="right")
-            _write_down(changes, survived, 0, born[position], area[position], shared[position])
+            _write_down(changes, survived, 0, born[position], counted[position], shared[position])
     return changes

@@ -223,7 +223,10 @@ def _score_ranked(members: Sequence[Prepared], rows: pd.DataFrame, decision: Dec
         values, target = oof.read(row.image_id)
         drawer, blend_by = decision.by_fold[row.fold], blender(values)
         labels = drawer.labels(blend_by)
-        return pairwise_iou(*overlaps(labels, target)), drawer.confidences(blend_by, labels)
+        shared, areas, true = overlaps(labels, target)
+        counted = areas > 0  # others lie in void alone
+        iou = pairwise_iou(shared[counted], areas[counted], true)
+        return iou, drawer.confidences(blend_by, labels)[counted]
 
     return mean_precision(map(objects, rows.itertuples()), ranked_ious(members[0].card.metric))
 

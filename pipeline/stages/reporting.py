@@ -145,7 +145,8 @@ def _masks(rows: pd.DataFrame, classes: Sequence[str], shares: np.ndarray) -> pd
 
 def _telling(rows: pd.DataFrame) -> list[str]:
     """Columns that may tell kinds of images apart: few values, but more than one; and the group, where it is shared."""
-    inner = {"image_id", "path", "mask_path", "rle", "line", "fold", "coverage", "empty", "group", "height", "width"}
+    inner = {"image_id", "path", "mask_paths", "rle", "rle_void", "line"}
+    inner |= {"fold", "coverage", "empty", "group", "height", "width"}
     inner |= {column for column in rows if column.startswith("coverage_")}
     few = [column for column in rows if column not in inner and 1 < rows[column].nunique() <= FEW]
     sizes = rows["height"].astype(str) + "×" + rows["width"].astype(str)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.data.labels import VOID
+from pipeline.data.images import VOID, VOID_OBJECT
 from pipeline.ensemble import Drawer, Exclusive, Objects, PerClass, blender
 from pipeline.postprocess import count_by_label
 
@@ -64,8 +64,11 @@ def _see_classes(drawer: Exclusive, values: np.ndarray, target: np.ndarray) -> S
 
 
 def _see_objects(drawer: Objects, values: np.ndarray, target: np.ndarray) -> Seen:
-    labels = drawer.labels(blender(values))
-    values, true = drawer.blended(blender(values))[:1], (target > 0).astype(np.uint8)[None]
+    labels = drawer.labels(blender(values)) * (target != VOID_OBJECT)
+    values, true = (
+        drawer.blended(blender(values))[:1],
+        np.where(target == VOID_OBJECT, VOID, target > 0)[None].astype(np.uint8),
+    )
     said = f"{np.unique(target[target > 0]).size} objects, {labels.max()} predicted"
     return Seen(values, true, (labels > 0).astype(np.uint8)[None], target, labels, said)
 

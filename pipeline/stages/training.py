@@ -272,7 +272,7 @@ def _is_trained(prepared: Prepared, fold: Fold) -> bool:
 def settings(prepared: Prepared) -> dict[str, Any]:
     """What a fold's weights depend on, as plain values: a run goes on only with the same."""
     chosen = _deciding(prepared.cfg.model_dump(mode="json", include={"seed", *TABLES}))
-    labels = prepared.index[["image_id", *prepared.index.columns.intersection(["rle", "coverage"])]]
+    labels = prepared.index[["image_id", *prepared.index.columns.intersection(["rle", "rle_void", "coverage"])]]
     return {
         "competition": prepared.card.name,
         "metric": prepared.card.metric,

@@ -4,18 +4,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
 
 from pipeline.schema import Table, override, parse, read_toml
 
+# Beyond these bounds lies no training, but a slip of the hand, or what numpy and torch refuse in words of their own.
 Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+Side = Annotated[int, Field(ge=8, le=1 << 14)]  # pixels
+Channels = Annotated[int, Field(ge=1, le=1 << 14)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Factor = Annotated[float, Field(ge=0.01, le=100)]
+Rate = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class Crops(Table):
     """Training images too large to be held whole: windows of them, read from the file when they are drawn."""
 
-    size: PositiveInt = 768  # pixels, square; more than the phases' crop, which is cut from it at random
-    stride: PositiveInt = 512  # pixels from a window to the next
+    size: Side = 768  # pixels, square; more than the phases' crop, which is cut from it at random
+    stride: Annotated[int, Field(ge=1, le=1 << 14)] = 512  # pixels from a window to the next
 
 
 class Data(Table):
@@ -25,7 +33,7 @@ class Data(Table):
     skip_bad: bool = False  # leave out images that cannot be read, and list them
     doctor: bool = True  # refuse to train on masks that another dialect than the card's fits clearly better
     # Of instances: a second channel to learn, the pixels within so many of two objects, which parts those that touch.
-    border: PositiveFloat | None = None
+    border: Annotated[float, Field(gt=0, le=1000)] | None = None
 
     crops: Crops | None = None  # of images too large to be read whole: their windows are what training draws
 
@@ -42,8 +50,8 @@ class Data(Table):
 
 class Folds(Table):
     name: str | None = None  # folds/<name>.csv; default: the competition's name
-    count: int = Field(default=5, ge=2)
-    seed: NonNegativeInt = 0
+    count: int = Field(default=5, ge=2, le=1000)
+    seed: Seed = 0
     balance: tuple[str, ...] = ()  # columns of the meta table whose values are spread evenly too, such as "kind"
     grouped: bool = True  # keep groups and near-duplicates together; False only to measure what a leak is worth
 
@@ -54,40 +62,41 @@ class Model(Table):
     arch: str = "unet"  # a name in `models.ARCHITECTURES`
     encoder: str = "tu-resnet34"  # any name that `python -m pipeline encoders` lists
     weights: str = "none"  # "none", "imagenet" (needs the network once), or a local .safetensors file
-    in_channels: PositiveInt = 3  # of the images: 1 (grey), 3 (colour), or as many as the files have
-    classes: PositiveInt = 1
-    decoder_channels: tuple[PositiveInt, ...] = (256, 128, 64, 32, 16)  # one per encoder level, deep to fine
+    in_channels: Channels = 3  # of the images: 1 (grey), 3 (colour), or as many as the files have
+    classes: Channels = 1
+    decoder_channels: tuple[Channels, ...] = (256, 128, 64, 32, 16)  # one per encoder level, deep to fine
     attention: Literal["scse"] | None = None  # in the decoder: https://arxiv.org/abs/1803.02579
     hypercolumns: bool = False  # the head sees all levels of the decoder, not the finest alone
-    deep_supervision: NonNegativeFloat = 0.0  # weight of the coarser levels' mean loss; 0: they have no scores
-    image_head: NonNegativeFloat = 0.0  # weight of the log loss of "is anything here"; 0: no such head
+    deep_supervision: Weight = 0.0  # weight of the coarser levels' mean loss; 0: they have no scores
+    image_head: Weight = 0.0  # weight of the log loss of "is anything here"; 0: no such head
     image_gate: bool = False  # whether the probability of the image head multiplies each pixel's
     dropout: float = Field(default=0.0, ge=0, lt=1)  # before the scores
     output_stride: Literal[8, 16] = 16  # of the coarsest features, where strides are replaced by dilation
-    multi_grid: tuple[PositiveInt, ...] | None = None  # rates of the last stage's units; cascade: (1, 2, 4)
-    rates: tuple[PositiveInt, ...] = (6, 12, 18)  # of the atrous branches at output stride 16; at 8 they double
+    multi_grid: tuple[Channels, ...] | None = None  # rates of the last stage's units; cascade: (1, 2, 4)
+    rates: tuple[Channels, ...] = (6, 12, 18)  # of the atrous branches at output stride 16; at 8 they double
 
 
 class Phase(Table):
     """A stretch of training with one loss; it starts from the best weights of the phase before."""
 
-    loss: dict[str, NonNegativeFloat]  # weight of each loss of `losses.LOSSES`
+    loss: dict[str, Weight]  # weight of each loss of `losses.LOSSES`
     # Arguments of those losses where they differ from the defaults, as in { lovasz = { variant = "elu" } }. Of dice,
     # jaccard, tversky, focal_tversky and lovasz: over = "image" or "batch", empty = "count" or "ignore".
     loss_options: dict[str, dict[str, float | bool | str]] | None = None
-    epochs: PositiveInt
-    lr: PositiveFloat  # the highest; warm-up leads to it and a cosine leads away
+    epochs: Count
+    lr: Rate  # the highest; warm-up leads to it and a cosine leads away
     warmup: float = Field(default=0.05, ge=0, lt=1)  # share of the phase's steps
     final_lr: float = Field(default=0.01, ge=0, le=1)  # share of lr at the last step
-    repeats: PositiveInt = 1  # how often an epoch draws each image
-    crop: PositiveInt | None = None  # pixels, square; default: whole images, which must be of one size
+    repeats: Count = 1  # how often an epoch draws each image
+    crop: Side | None = None  # pixels, square; default: whole images, which must be of one size
     augment: Literal["none", "light", "medium", "strong"] = "light"
-    scale: tuple[PositiveFloat, PositiveFloat] | None = None  # factors of a random size; default: the strength's own
+    scale: tuple[Factor, Factor] | None = None  # factors of a random size; default: the strength's own
     mix: dict[Literal["cutmix", "mosaic", "copy_paste"], Share] = {}  # noqa: RUF012 - chance of each, the rest as it is
     freeze_encoder: bool = False
-    cycles: PositiveInt = 1  # warm-up and cosine, this often: a restart between them
+    cycles: Count = 1  # warm-up and cosine, this often: a restart between them
     swa: Share = 0.0  # share of the epochs, the last ones, whose weights are averaged and tried
-    soup: NonNegativeInt = 0  # best epochs whose weights are averaged, as long as it helps, and tried; 0: none
+    # Best epochs whose weights are averaged, as long as it helps, and tried; 0: none.
+    soup: Annotated[int, Field(ge=0, le=1000)] = 0
 
     def model_post_init(self, _context: object) -> None:
         if self.augment in ("medium", "strong") and self.crop is None:
@@ -113,7 +122,7 @@ class Pseudo(Table):
     model_config = ConfigDict(populate_by_name=True)
 
     from_: str = Field(alias="from")  # the config whose models label
-    weight: PositiveFloat = 0.5  # pseudo images drawn per training image drawn
+    weight: Rate = 0.5  # pseudo images drawn per training image drawn
     phases: tuple[PositiveInt, ...] = (1,)  # numbers of the phases that draw them
     floor: Share = 0.85  # least score that a label may be expected to have, by OOF
     low: Share = 0.3  # below it a pixel's label is 0, between low and high void,
@@ -126,14 +135,14 @@ class Pseudo(Table):
 
 class Train(Table):
     phases: tuple[Phase, ...] = Field(min_length=1)
-    batch_size: PositiveInt = 16  # images per process and step
-    accumulate: PositiveInt = 1  # batches per update
-    workers: int = Field(default=0, ge=0)  # data-loading processes; any number gives the same batches
+    batch_size: Count = 16  # images per process and step
+    accumulate: Count = 1  # batches per update
+    workers: int = Field(default=0, ge=0, le=1024)  # data-loading processes; any number gives the same batches
     balance: str | None = None  # draw the values of this index column equally often: "empty", or a meta column
-    weight_decay: NonNegativeFloat = 0.01
-    clip: PositiveFloat = 1.0  # highest gradient norm
+    weight_decay: Weight = 0.01
+    clip: Rate = 1.0  # highest gradient norm
     ema: float = Field(default=0.99, ge=0, lt=1)  # decay per update of the averaged weights; 0: no average
-    patience: PositiveInt | None = None  # epochs without a better score after which a phase ends
+    patience: Count | None = None  # epochs without a better score after which a phase ends
     # Half precision draws 1.2 of 10,000 pixels of nuclei otherwise, at the same Dice but for .0001 (docs/results.md).
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     pseudo: Pseudo | None = None
@@ -156,7 +165,7 @@ class Train(Table):
 class Tiles(Table):
     """How an image is cut that is too large to be predicted whole."""
 
-    size: PositiveInt = 512  # pixels, square
+    size: Side = 512  # pixels, square
     stride: int = 384  # pixels from a tile to the next
     window: Literal["gaussian", "pyramid", "flat"] = "gaussian"  # weights of a tile's pixels
     # A tile whose brightness (0 to 255) has a smaller standard deviation is empty, and not predicted; 0: all are.
@@ -178,7 +187,7 @@ class Tiles(Table):
 
 class Predict(Table):
     views: tuple[str, ...] = ("identity", "flip_horizontal")  # names of `inference.tta.VIEWS`
-    batch_size: PositiveInt = 16
+    batch_size: Count = 16
     output_stride: Literal[8, 16] | None = None  # of DeepLab, where it should differ from the model's
     engine: Literal["eager", "fold", "compile", "openvino"] = "fold"  # how the network is run: `inference.engines`
     tiles: Tiles | None = None  # of images too large to be predicted whole
@@ -188,7 +197,7 @@ class Predict(Table):
 class Config(Table):
     name: str  # the file's name
     competition: str  # a card's name, or the path of a card
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     data: Data = Data()
     folds: Folds = Folds()
     model: Model = Model()

@@ -8,11 +8,13 @@ from typing import Any, TypeVar, get_args
 
 import pydantic
 
+from pipeline.quoting import LIMIT, listed, quoted, shortened
+
 
 class Table(pydantic.BaseModel):
     """One table of a TOML file: frozen, every key known."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 T = TypeVar("T", bound=Table)
@@ -29,7 +31,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
+    return f"Did you mean '{shortened(close[0])}'?" if close else f"Known: {listed(known, 2 * LIMIT)}."
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -111,17 +113,46 @@ def parse(model: type[T], tables: Mapping[str, Any], where: str) -> T:
 
 def _explain(model: type[Table], error: Mapping[str, Any]) -> str:
     *parents, last = error["loc"] or ("",)
-    key = ".".join(str(part) for part in error["loc"])
+    key = shortened(".".join(str(part) for part in error["loc"]))
     if error["type"] in UNKNOWN_KEY:
         table = _model_at(model, parents)
-        place = f" in [{'.'.join(map(str, parents))}]" if parents else ""
-        return f"unknown key '{last}'{place}. {did_you_mean(str(last), _fields(table))}"
+        place = f" in [{shortened('.'.join(map(str, parents)))}]" if parents else ""
+        return f"unknown key '{shortened(last)}'{place}. {did_you_mean(str(last), _fields(table))}"
     if error["type"] == "missing":
         return f"'{key}' is missing"
-    message = error["msg"].removeprefix("Value error, ")
     came = error.get("input")
-    shown = "" if isinstance(came, dict | list | Table) else f"{came!r}: "
-    return f"{key}: {shown}{message}" if key else message
+    shown = "" if isinstance(came, dict | list | Table) else f"{quoted(came)}: "
+    return f"{key}: {shown}{_expected(error)}" if key else _expected(error)
+
+
+EXPECTED = {  # by pydantic's name of what is wrong
+    "bool_parsing": "expected true or false",
+    "bool_type": "expected true or false",
+    "dict_type": "expected a table",
+    "finite_number": "expected a finite number",
+    "float_parsing": "expected a number",
+    "float_type": "expected a number",
+    "greater_than": "expected more than {gt}",
+    "greater_than_equal": "expected {ge} or more",
+    "int_from_float": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_parsing_size": "expected a whole number of fewer digits",
+    "int_type": "expected a whole number",
+    "less_than": "expected less than {lt}",
+    "less_than_equal": "expected {le} at most",
+    "list_type": "expected a list",
+    "literal_error": "expected {expected}",
+    "model_type": "expected a table",
+    "string_type": "expected text",
+    "tuple_type": "expected a list",
+}
+
+
+def _expected(error: Mapping[str, Any]) -> str:
+    """What should have come: in our words, or in those of the table's own check."""
+    words = EXPECTED.get(error["type"])
+    found = {key: f"{value:.12g}" if isinstance(value, float) else value for key, value in error.get("ctx", {}).items()}
+    return words.format(**found) if words else error["msg"].removeprefix("Value error, ")
 
 
 def _fields(table: Any) -> list[str]:

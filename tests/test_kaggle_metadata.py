@@ -72,7 +72,7 @@ def test_whether_the_internet_is_on_is_always_written(tmp_path):
         ("kernel", {"enable_internets": True}, "unknown key 'enable_internets'. Did you mean 'enable_internet'?"),
         ("kernel", {"title": "tiny"}, "title: 'tiny': String should have at least 5 characters"),
         ("kernel", {"title": "Another title"}, "title 'Another title' becomes the slug 'another-title', and id says"),
-        ("kernel", {"kernel_type": "notebok"}, "kernel_type: 'notebok': Input should be 'notebook' or 'script'"),
+        ("kernel", {"kernel_type": "notebok"}, "kernel_type: 'notebok': expected 'notebook' or 'script'"),
         ("kernel", {"code_file": ...}, "'code_file' is missing"),
         ("kernel", {"dataset_sources": ["tiny-weights"]}, "dataset_sources: .*expected owner/slug"),
         ("kernel", {"docker_image_pinning_type": "newest"}, "docker_image_pinning_type: 'newest'"),

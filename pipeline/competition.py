@@ -111,7 +111,7 @@ class Competition(Table):
     exclusive: bool = False  # one class per pixel; otherwise a mask per class, and these may overlap
     instances: bool = False  # one row per object, none overlapping; an image without one has a row of the empty token
     several_rows: bool = False  # whether a training mask may have several rows, or mask images, whose union it is
-    rowless: Literal["refuse", "empty", "ignore"] = "refuse"  # a training image without a row
+    rowless: Literal["refuse", "empty", "ignore"] = "refuse"  # a training image without a row, or mask
     size: tuple[PositiveInt, PositiveInt] | None = None  # height and width of submitted masks; default: the image's
     masks: Masks = Masks()
     dialect: Dialect = Dialect()

@@ -34,6 +34,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"Did you mean '{shortened(close[0])}'?" if close else f"Known: {listed(known, 2 * LIMIT)}."
 
 
+def shortened(text: object, most: int = 100) -> str:
+    """At most so many characters of a text that is quoted in a message.
+
+    >>> shortened("a long text", 6)
+    'a lon…'
+    """
+    text = str(text)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file.
 
@@ -50,9 +60,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         )
         raise FileNotFoundError(f"{path}: no such file. {hint}")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid TOML: {error}") from None
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors begin a file with a mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not valid TOML: {error}: save it as UTF-8") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid TOML: {shortened(error)}") from None
 
 
 def override(tables: dict[str, Any], pairs: Iterable[str]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def _score_ranked(card: Competition, submission: Path, solution: Path) -> tuple[
 
 def _read_ranked(path: Path, card: Competition) -> dict[str, tuple[np.ndarray, list[Runs]]]:
     """The confidences (N,) and runs of each image's objects."""
-    rows = read_cells(path, card.columns)
+    rows = read_cells(path, card.columns, card.dialect.empty)
     rows["runs"] = runs_of_rows(rows, path, card.dialect)
     there = rows["runs"].map(lambda runs: len(runs[0]) > 0)
     return {

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.data.tables import read_cells, read_rows, read_table
+from pipeline.data.tables import read_cells, read_header, read_rows, read_table, sample_header
 from pipeline.files import whole
 from pipeline.rle import Dialect, RLEError
+from pipeline.schema import shortened
 
 # From an image's id to its masks (C, H, W) uint8, or its objects (H, W), numbered; None: no prediction.
 MaskOf = Callable[[str], np.ndarray | None]
@@ -53,82 +54,76 @@ def write_submission(
         ValueError: if the text of a mask does not decode to that mask, with the row; nothing is written.
     """
     if card.columns.cell:
-        return _write_cells(path, card, sample, masks_of, confidences_of, placeholders=placeholders)
-    if card.instances:
-        return _write_instances(path, card, sample, masks_of, placeholders=placeholders)
-    rows = sample_rows(card, sample)
-    keys = read_table(sample, card.columns.keys)[card.columns.keys].loc[rows.index]
-    absent = _texts_of_absent(card, sample, placeholders)
-    number, empty = {name: position for position, name in enumerate(card.classes)}, 0
-    masks_of = _last_one(masks_of)
+        texts_of = _cells_of(card, masks_of, confidences_of)
+    elif card.instances:
+        texts_of = _objects_of(card, masks_of)
+    else:
+        texts_of = _masks_of(card, masks_of)
+    header, rows = sample_header(sample, card.columns), sample_rows(card, sample)
+    table = read_table(sample, card.columns.header).loc[rows.index]
+    place = list(table).index(card.columns.rle)
+    written = empty = 0
     with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*card.columns.keys, card.columns.rle])
-        for line, (row, key) in enumerate(zip(rows.itertuples(), keys.itertuples(index=False), strict=True), start=2):
-            masks = masks_of(row.image_id)
-            mask = None if masks is None else masks[number[row.label]]
-            text = absent[row.Index] if mask is None else encode_checked(mask, card.dialect, f"{path}: line {line}")
-            empty += mask is None or not mask.any()
-            writer.writerow([*key, text])
+        writer.writerow(header)
+        for row, cells in zip(rows.itertuples(), table.itertuples(index=False, name=None), strict=True):
+            texts = texts_of(row.image_id, row.label, f"{path}: line {written + 2}")
+            absent = cells[place] if texts is None and placeholders else card.dialect.empty
+            writer.writerows([*cells[:place], text, *cells[place + 1 :]] for text in texts or [absent])
+            written, empty = written + max(1, len(texts or ())), empty + (not texts)
         file.flush()
-        check_keys(partial, card, keys)
-    return Summary(len(rows), empty)
+        if not card.instances or card.columns.cell:
+            check_keys(partial, card, table[card.columns.keys])
+    return Summary(written, empty)
 
 
-def _texts_of_absent(card: Competition, sample: Path, placeholders: bool) -> pd.Series:
-    """For each row of the sample, what stands for a mask that there is not."""
-    if placeholders:
-        return read_table(sample, [card.columns.rle])[card.columns.rle]
-    return pd.Series(card.dialect.empty, index=read_table(sample, [card.columns.id]).index)
+# From an image, a class and where it is written to the texts of the row, or rows; none for an empty mask, None without
+# a prediction.
+TextsOf = Callable[[str, str, str], list[str] | None]
 
 
-def _write_instances(path: Path, card: Competition, sample: Path, labels_of: MaskOf, *, placeholders: bool) -> Summary:
-    ids, absent = sample_rows(card, sample)["image_id"], _texts_of_absent(card, sample, placeholders)
-    rows = empty = 0
-    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([card.columns.id, card.columns.rle])
-        for place, image_id in ids.items():
-            labels = labels_of(image_id)
-            texts = _texts_of(labels, card, f"{path}: image '{image_id}'")
-            none = absent[place] if labels is None else card.dialect.empty
-            writer.writerows([image_id, text] for text in texts or [none])
-            rows, empty = rows + max(1, len(texts)), empty + (not texts)
-    return Summary(rows, empty)
+def _masks_of(card: Competition, masks_of: MaskOf) -> TextsOf:
+    number = {name: position for position, name in enumerate(card.classes)}
+    masks_of = lru_cache(maxsize=1)(masks_of)  # asked once for rows of one image that follow each other
+
+    def texts_of(image_id: str, label: str, where: str) -> list[str] | None:
+        masks = masks_of(image_id)
+        if masks is None:
+            return None
+        mask = masks[number[label]]
+        return [encode_checked(mask, card.dialect, where)] if mask.any() else []
+
+    return texts_of
 
 
-def _write_cells(
-    path: Path,
-    card: Competition,
-    sample: Path,
-    labels_of: MaskOf,
-    confidences_of: ConfidencesOf,
-    *,
-    placeholders: bool,
-) -> Summary:
-    columns = card.columns
-    table, empty = read_table(sample, columns.header), 0
-    absent = _texts_of_absent(card, sample, placeholders)
-    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns.header)
-        for place, row in zip(table.index, table[columns.header[:-1]].itertuples(index=False), strict=True):
-            labels = labels_of(row[0])
-            texts = _texts_of(labels, card, f"{path}: image '{row[0]}'")
-            confidences = confidences_of(row[0], labels) if texts else ()
-            objects = [
-                columns.cell.replace("{confidence}", f"{confidence:.6f}").replace("{mask}", text)
-                for text, confidence in zip(texts, confidences, strict=True)
-            ]
-            none = absent[place] if labels is None else card.dialect.empty
-            writer.writerow([*row, " ".join(objects) or none])
-            empty += not texts
-    return Summary(len(table), empty)
+def _objects_of(card: Competition, labels_of: MaskOf) -> TextsOf:
+    def texts_of(image_id: str, _label: str, where: str) -> list[str] | None:
+        labels = labels_of(image_id)
+        return None if labels is None else _texts_of(labels, card, f"{where}, image '{image_id}'")
+
+    return texts_of
 
 
-def _texts_of(labels: np.ndarray | None, card: Competition, where: str) -> list[str]:
+def _cells_of(card: Competition, labels_of: MaskOf, confidences_of: ConfidencesOf) -> TextsOf:
+    """All objects of an image in one text, with their confidences."""
+
+    def texts_of(image_id: str, _label: str, where: str) -> list[str] | None:
+        labels = labels_of(image_id)
+        texts = None if labels is None else _texts_of(labels, card, f"{where}, image '{image_id}'")
+        if not texts:
+            return texts
+        objects = [
+            card.columns.cell.replace("{confidence}", f"{confidence:.6f}").replace("{mask}", text)
+            for text, confidence in zip(texts, confidences_of(image_id, labels), strict=True)
+        ]
+        return [" ".join(objects)]
+
+    return texts_of
+
+
+def _texts_of(labels: np.ndarray, card: Competition, where: str) -> list[str]:
     """The text of each object, in the order of their numbers."""
-    numbers = [] if labels is None else np.unique(labels[labels > 0])
+    numbers = np.unique(labels[labels > 0])
     return [encode_checked((labels == number).astype(np.uint8), card.dialect, where) for number in numbers]
 
 
@@ -139,11 +134,6 @@ def sample_rows(card: Competition, sample: Path) -> pd.DataFrame:
     """
     rows = read_rows(sample, [card.columns], card.classes, rle=False)
     return rows.drop_duplicates(["image_id", "label"]) if card.several_rows or card.instances else rows
-
-
-def _last_one(masks_of: MaskOf) -> MaskOf:
-    """The same, but asked once for rows of one image that follow each other."""
-    return lru_cache(maxsize=1)(masks_of)
 
 
 def encode_checked(mask: np.ndarray, dialect: Dialect, where: str) -> str:
@@ -175,16 +165,21 @@ def check_submission(
     Raises:
         FileNotFoundError, ValueError: with the line.
     """
-    expected = read_table(sample, card.columns.header)
+    header, expected = sample_header(sample, card.columns), read_table(sample, card.columns.header)
     found = read_table(path, card.columns.header)
-    if list(found) != list(expected):
-        raise ValueError(f"{path}: columns {', '.join(found)}, the sample submission has {', '.join(expected)}")
+    if (came := read_header(path)) != header:
+        raise ValueError(
+            f"{path}: columns {shortened(', '.join(came))}, the sample submission has {shortened(', '.join(header))}"
+        )
     ids = sample_rows(card, sample)
     if card.instances and not card.columns.cell:
-        _check_ids(path, card, set(ids["image_id"]))
+        _check_ids(path, found[card.columns.id], expected[card.columns.id])
     else:
         check_keys(path, card, expected[card.columns.keys].loc[ids.index])
-    rows = read_cells(path, card.columns) if card.columns.cell else read_rows(path, [card.columns], card.classes)
+    if card.columns.cell:
+        rows = read_cells(path, card.columns, card.dialect.empty)
+    else:
+        rows = read_rows(path, [card.columns], card.classes)
     untouched = set(expected[card.columns.rle])
     for row in rows.itertuples():
         size = card.size or size_of(row.image_id)
@@ -192,10 +187,12 @@ def check_submission(
             _check_text(row.rle, card.dialect, size, f"{path}: line {row.line}")
 
 
-def _check_ids(path: Path, card: Competition, expected: set[str]) -> None:
-    strangers = sorted(set(read_table(path, [card.columns.id])[card.columns.id]) ^ expected)
+def _check_ids(path: Path, found: pd.Series, expected: pd.Series) -> None:
+    strangers = sorted(set(found) ^ set(expected))
     if strangers:
-        raise ValueError(f"{path}: {len(strangers)} ids differ from the sample submission's, such as '{strangers[0]}'")
+        raise ValueError(
+            f"{path}: {len(strangers)} ids differ from the sample submission's, such as '{shortened(strangers[0])}'"
+        )
 
 
 def _check_text(text: str, dialect: Dialect, size: tuple[int, int], where: str) -> None:
@@ -215,6 +212,7 @@ def check_keys(path: Path, card: Competition, keys: pd.DataFrame) -> None:
     for line, (came, expected) in enumerate(zip(found.to_numpy(), keys.to_numpy(), strict=False), start=2):
         if (came != expected).any():
             names = [", ".join(each) for each in (came, expected)]
-            raise ValueError(f"{path}: line {line}: id '{names[0]}', the sample submission has '{names[1]}' there")
+            one, other = map(shortened, names)
+            raise ValueError(f"{path}: line {line}: id '{one}', the sample submission has '{other}' there")
     if len(found) != len(keys):
         raise ValueError(f"{path}: {len(found)} rows, the sample submission has {len(keys)}")

@@ -42,7 +42,7 @@ MISTAKES = {
     "missing image": (
         lambda: Path("tiny/train/images/0919.png").unlink(),
         ["data"],
-        "tiny/train/images: no image for 1 of 18 ids of the CSV, the first is '0919'",
+        "tiny/train/images: no image for 1 of 18 training ids in train.csv, such as '0919'",
     ),
     "truncated image": (
         lambda: truncate(Path("tiny/train/images/0919.png")),
@@ -87,7 +87,7 @@ MISTAKES = {
     "image without a row": (
         lambda: Path("tiny/train/images/extra.png").write_bytes(Path("tiny/train/images/0919.png").read_bytes()),
         ["folds"],
-        "1 of 19 images have no row in the CSV, the first is 'extra.png'",
+        "1 of 19 training images have no row in train.csv, such as 'extra.png'",
     ),
     "fold that does not exist": (None, ["train", "--fold", "3"], "fold 3 does not exist. Folds with images: 0, 1, 2"),
     "fold that is no number": (

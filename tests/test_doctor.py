@@ -342,7 +342,7 @@ def test_what_the_index_refuses_is_a_finding(competition, capsys):
     Path("tiny/train/images/0919.png").unlink()
     status, out, _ = doctor(capsys)
     assert status == 2
-    assert "the first is '0919'" in out
+    assert "such as '0919'" in out
 
 
 # Masks in a folder.
@@ -414,7 +414,7 @@ def test_all_that_is_wrong_is_said_in_one_run(competition, capsys):
     said = " ".join(out.split())
     assert status == 2
     for fault in (
-        f"no image for 1 of 120 ids of the CSV, the first is '{ids[0]}'",
+        f"no image for 1 of 120 training ids in train.csv, such as '{ids[0]}'",
         "the first is 'stranger.png'",
         f"{ids[2]}.png: not an image",
         f"id '{ids[3]}': ",

@@ -125,10 +125,12 @@ def test_repeated_id_is_named_with_its_line(tiny, card):
 
 def test_row_without_image_and_image_without_row(tiny, card):
     (tiny / "tiny/train/images/0919.png").rename(tiny / "tiny/train/images/9999.png")
-    with pytest.raises(ValueError, match=r"no image for 1 of 18 ids of the CSV, the first is '0919'"):
+    with pytest.raises(
+        ValueError, match=r"no image for 1 of 18 training ids in train\.csv, such as '0919'; there are 18"
+    ):
         read_index(card, tiny / "tiny")
     (tiny / "tiny/train/images/0919.png").write_bytes((tiny / "tiny/train/images/9999.png").read_bytes())
-    with pytest.raises(ValueError, match=r"1 of 19 images have no row in the CSV, the first is '9999\.png'"):
+    with pytest.raises(ValueError, match=r"1 of 19 training images have no row in train\.csv, such as '9999\.png'"):
         read_index(card, tiny / "tiny")
 
 

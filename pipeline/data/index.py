@@ -15,12 +15,18 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.images import ImageError, glance, read_size
 from pipeline.data.labels import Labels, one_hot, texts_of
-from pipeline.data.places import find_files, find_parts, match_files
+from pipeline.data.places import Search, as_id, find_files, find_parts, match_files, nothing_found, say_once
 from pipeline.data.polygons import read_polygons
 from pipeline.data.tables import read_rows, read_table, runs_of_rows
 from pipeline.rle import Dialect, area
+from pipeline.schema import shortened
 
 log = logging.getLogger(__name__)
+
+# Columns that the code gives to images, here or later: of this table, of windows, folds, scores and reports.
+OWN = {"image_id", "path", "height", "width", "rle", "rle_void", "mask_paths", "line", "coverage", "empty", "group", "box", "image"}
+OWN |= {"fold", "part", "label", "score", "predicted", "suspicion", "said", "size", "confidence"}
+UNKNOWN = {"", "nan", "NaN", "NaT", "None", "null", "NULL", "<NA>"}  # a group that nobody filled in
 
 
 def read_index(card: Competition, root: Path, skip_bad: bool = False) -> pd.DataFrame:
@@ -36,12 +42,13 @@ def read_index(card: Competition, root: Path, skip_bad: bool = False) -> pd.Data
         ValueError: for duplicate ids, ids without an image, images without a row, an RLE that does
             not decode, a mask of another size than its image.
     """
-    index = read_label_texts(card, root)
-    files, folder = train_files(card, root), root / card.files.train_images
+    index, files, search = read_label_texts(card, root), train_files(card, root), train_search(card, root)
     if card.rowless == "ignore":
         files = {image_id: files[image_id] for image_id in files.keys() & set(index["image_id"])}
-    index["path"] = match_files(index["image_id"], files, folder, skip_lost=skip_bad)
+    index["path"] = match_files(index["image_id"], files, search, skip_lost=skip_bad)
     index = _measure(index, skip_bad)
+    if index.empty:
+        raise ValueError(f"{search.folder}: no training image is left: {search.ids_from.name} names none that reads")
     index = _add_coverage(index, card, root)
     index = join_meta(index, card, root)
     index["group"] = group_of(index, card)
@@ -59,20 +66,45 @@ def read_test_index(card: Competition, root: Path, skip_bad: bool = False) -> pd
     rows = read_rows(root / card.files.sample_submission, [card.columns], card.classes, rle=False)
     if not (card.several_rows or card.instances):
         refuse_repeats(rows, root / card.files.sample_submission)
-    index = pd.DataFrame({"image_id": rows["image_id"].unique()})
-    folder = root / card.files.test_images
-    files = find_files(folder, card.files.suffix, card.files.pattern)
-    index["path"] = match_files(index["image_id"], files, folder, skip_lost=skip_bad)
+    index, search = pd.DataFrame({"image_id": rows["image_id"].unique()}), test_search(card, root)
+    index["path"] = match_files(index["image_id"], search.find(), search, skip_lost=skip_bad)
     return _measure(index, skip_bad)
 
 
+def train_search(card: Competition, root: Path) -> Search:
+    """Which files are training images, and for whose ids."""
+    files = card.files
+    ids_from = root / (files.train_csv or files.train_masks or files.train_polygons)
+    return Search("training", ids_from, root / files.train_images, files.suffix, files.pattern)
+
+
+def mask_search(card: Competition, root: Path) -> Search:
+    """Which files are masks; their own names are the ids."""
+    files, folder = card.files, root / card.files.train_masks
+    return Search("training", folder, folder, files.mask_suffix, files.mask_pattern)
+
+
+def test_search(card: Competition, root: Path) -> Search:
+    """Which files are test images, and for whose ids."""
+    files = card.files
+    return Search("test", root / files.sample_submission, root / files.test_images, files.suffix, files.pattern)
+
+
 def read_label_texts(card: Competition, root: Path) -> pd.DataFrame:
-    """Ids with their labels: rle (a text, of several classes a text each), rle_void and line; or mask_paths."""
+    """Ids with their labels: rle (a text, of several classes a text each), rle_void and line; or mask_paths.
+
+    Where the training table has the card's column of groups, that too, as `group`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_index`; for a table without a row, a folder without a mask.
+    """
     if card.files.train_masks:
         masks = _mask_files(card, root)
         index = pd.DataFrame({"image_id": sorted(masks), "mask_paths": [masks[key] for key in sorted(masks)]})
         return _with_rowless(index, card, root) if card.rowless == "empty" else index
     rows = _label_rows(card, root)
+    if rows.empty:
+        raise ValueError(f"{labels_file(card, root)}: no row is about a training image: nothing to train on")
     first = rows.groupby("image_id", sort=False).first()
     index = pd.DataFrame({"image_id": first.index, "line": first["line"].to_numpy()})
     texts = [_texts(rows[rows["label"] == name], first.index) for name in card.classes]
@@ -81,13 +113,20 @@ def read_label_texts(card: Competition, root: Path) -> pd.DataFrame:
     if len(void):
         index["rle_void"] = _texts(void, first.index)
     if "group" in rows:
-        index[card.group_column] = first["group"].to_numpy()
+        _refuse_two_groups(rows, labels_file(card, root), card.group_column)
+        index["group"] = first["group"].to_numpy()
     return _with_rowless(index, card, root) if card.rowless == "empty" else index
 
 
 def _mask_files(card: Competition, root: Path) -> dict[str, tuple[Path, ...]]:
     """The mask images of each id: one, or where that means something, several."""
-    files = find_parts(root / card.files.train_masks, card.files.mask_suffix, card.files.mask_pattern)
+    search = mask_search(card, root)
+    files = find_parts(search.folder, search.suffix, search.pattern)
+    if not _masks_are_told_first(card):
+        images = set(_image_files(card, root).values())
+        files = {image_id: paths for image_id, paths in files.items() if not images.intersection(paths)}
+    if not files:
+        raise ValueError(f"no mask: {nothing_found(search)}")
     if card.several_rows or (card.instances and not card.masks.objects):
         return files
     for image_id, (first, *others) in files.items():
@@ -102,6 +141,37 @@ def _mask_files(card: Competition, root: Path) -> dict[str, tuple[Path, ...]]:
 def _texts(rows: pd.DataFrame, ids: pd.Index) -> list[str]:
     """The text of each image, its rows in lines; blank without a row."""
     return rows.groupby("image_id")["rle"].agg("\n".join).reindex(ids, fill_value="").tolist()
+
+
+def train_files(card: Competition, root: Path) -> dict[str, Path]:
+    """The training images by id; of images and masks in one folder, those that are no masks.
+
+    Raises:
+        FileNotFoundError: without the folder.
+        ValueError: for two images of one id; if the card takes the same files for images and for masks.
+    """
+    images = _image_files(card, root)
+    if not card.files.train_masks or not _masks_are_told_first(card):
+        return images
+    search = mask_search(card, root)
+    masks = {path for paths in find_parts(search.folder, search.suffix, search.pattern).values() for path in paths}
+    left = {image_id: path for image_id, path in images.items() if path not in masks}
+    if images and not left:
+        raise ValueError(
+            f"{root / card.files.train_images}: by the card, all {len(images)} files are images and masks, such as "
+            f"'{shortened(min(images))}': tell them apart by suffix and mask_suffix, or pattern and mask_pattern"
+        )
+    return left
+
+
+def _image_files(card: Competition, root: Path) -> dict[str, Path]:
+    return find_files(root / card.files.train_images, card.files.suffix, card.files.pattern)
+
+
+def _masks_are_told_first(card: Competition) -> bool:
+    """Whether a file that could be an image and a mask is a mask: unless the images' suffix says more."""
+    files = card.files
+    return bool(files.pattern or files.mask_pattern) or len(files.mask_suffix) >= len(files.suffix)
 
 
 def _label_rows(card: Competition, root: Path) -> pd.DataFrame:
@@ -137,7 +207,8 @@ def refuse_repeats(rows: pd.DataFrame, path: Path) -> None:
         first = rows[again].iloc[0]
         of_class = f", class '{first['label']}'" if rows["label"].nunique() > 1 else ""
         raise ValueError(
-            f"{path}: {again.sum()} of {len(rows)} rows repeat an id, the first is '{first['image_id']}'{of_class} "
+            f"{path}: {again.sum()} of {len(rows)} rows repeat an id, the first is "
+            f"'{shortened(first['image_id'])}'{of_class} "
             f"(line {first['line']}): expected one row per mask. If a mask's parts have a row each, set "
             f"several_rows = true on the card"
         )
@@ -150,10 +221,6 @@ def _refuse_duplicates(index: pd.DataFrame, path: Path) -> None:
             f"{path}: {len(twice)} of {len(index)} rows repeat an id, the first is '{twice.iloc[0]}' "
             f"(line {twice.index[0] + 2}): expected one row per image"
         )
-
-
-def train_files(card: Competition, root: Path) -> dict[str, Path]:
-    return find_files(root / card.files.train_images, card.files.suffix, card.files.pattern)
 
 
 def _measure(index: pd.DataFrame, skip_bad: bool) -> pd.DataFrame:
@@ -216,7 +283,8 @@ def group_of(index: pd.DataFrame, card: Competition) -> pd.Series:
     """What tells which images belong together; without groups, each image is its own.
 
     Raises:
-        ValueError: if the card names a column that no table has, or its pattern matches not every id.
+        ValueError: if the card names a column that no table has, if it is blank for an image, or if the card's pattern
+            does not match an id.
     """
     if card.group_pattern:
         parts = index["image_id"].str.extract(f"^(?:{card.group_pattern})")
@@ -227,27 +295,60 @@ def group_of(index: pd.DataFrame, card: Competition) -> pd.Series:
                 f"would leak over folds"
             )
         return parts.fillna("").agg("_".join, axis=1)
-    group = card.group_column
-    if group is not None and group not in index:
+    if card.group_column is None:
+        return index["image_id"]
+    if "group" not in index:
         where = " or ".join(filter(None, (card.files.train_csv, card.files.train_meta)))
         raise ValueError(
-            f"card {card.name}: no column '{group}' (columns.group) in {where}: images would leak over folds"
+            f"card {card.name}: no column '{card.group_column}' (columns.group) in {where}: images would leak over "
+            f"folds"
         )
-    return index[group or "image_id"]
+    unknown = index["image_id"][index["group"].isna() | index["group"].isin(UNKNOWN)]
+    if len(unknown):
+        raise ValueError(
+            f"card {card.name}: no '{card.group_column}' (columns.group) for {len(unknown)} of {len(index)} training "
+            f"images, the first is '{shortened(unknown.iloc[0])}': one group of them holds strangers, and a group "
+            f"each may leak. Fill it in, with a value of its own for an image without kin"
+        )
+    return index["group"]
+
+
+def _refuse_two_groups(rows: pd.DataFrame, path: Path, column: str) -> None:
+    """Refuse rows of one image that differ in their group."""
+    groups = rows.groupby("image_id", sort=False)["group"].nunique()
+    if (groups > 1).any():
+        image_id = groups.index[groups > 1][0]
+        one, other, *_ = rows["group"][rows["image_id"] == image_id].unique()
+        raise ValueError(
+            f"{path}: the rows of image '{shortened(image_id)}' have the {column} '{shortened(one, 30)}' and "
+            f"'{shortened(other, 30)}': expected one"
+        )
 
 
 def join_meta(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:
-    """Add the meta table's columns; a name that the index already uses keeps the index's own value."""
+    """Add the meta table's columns, but for those called as one of the index's own; and `group`, if it is there."""
     if card.files.train_meta is None:
         return index
     path = root / card.files.train_meta
-    if not path.exists() and (card.group_column is None or card.group_column in index):
+    if not path.exists() and (card.group_column is None or "group" in index):
         return index  # nothing that the card says depends on it
-    meta = read_table(path, [card.columns.id]).rename(columns={card.columns.id: "image_id"})
+    table = read_table(path, [card.columns.id])
+    meta = pd.DataFrame({"image_id": table[card.columns.id].map(as_id)})
     _refuse_duplicates(meta, path)
     without = sorted(set(index["image_id"]) - set(meta["image_id"]))
     if without:
-        raise ValueError(f"{path}: no row for {len(without)} training images, the first is '{without[0]}'")
-    reserved = {"rle", "rle_void", "mask_paths", "line", "fold", "group"} - {card.group_column}
-    extra = [column for column in meta if column == "image_id" or column not in reserved.union(index.columns)]
-    return index.merge(meta[extra], on="image_id", how="left", validate="one_to_one")
+        raise ValueError(
+            f"{path}: no row for {len(without)} of {len(index)} training images, the first is '{shortened(without[0])}'"
+        )
+    if card.group_column in table and "group" not in index:
+        meta["group"] = table[card.group_column].map(as_id)
+    own = [column for column in table if column == card.columns.id or is_own(column)]
+    if ignored := [column for column in own if column not in (card.columns.id, card.group_column)]:
+        say_once("%s: left out, as the index has columns of these names: %s", path, ", ".join(ignored))
+    meta = pd.concat([meta, table.drop(columns=own)], axis=1)
+    return index.merge(meta, on="image_id", how="left", validate="one_to_one")
+
+
+def is_own(column: str) -> bool:
+    """Whether a column of the index means something to the code: no column of a meta table may have its name."""
+    return column in OWN or column.startswith("coverage_")

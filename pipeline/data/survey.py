@@ -8,10 +8,19 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.images import ImageError, read_size
-from pipeline.data.index import group_of, join_meta, labels_file, mask_coverage, read_label_texts, refuse_repeats
+from pipeline.data.index import (
+    group_of,
+    join_meta,
+    labels_file,
+    mask_coverage,
+    read_label_texts,
+    refuse_repeats,
+    test_search,
+    train_search,
+)
 from pipeline.data.index import train_files as files_of
 from pipeline.data.labels import Labels, texts_of
-from pipeline.data.places import find_files, mismatches
+from pipeline.data.places import mismatches
 from pipeline.data.tables import read_rows
 from pipeline.rle import RLEError
 
@@ -40,7 +49,7 @@ def survey_train(card: Competition, root: Path, skip_bad: bool = False) -> tuple
     else:
         if card.rowless == "ignore":
             files = {key: path for key, path in files.items() if key in set(index["image_id"])}
-        faults += mismatches(index["image_id"], files, root / card.files.train_images, skip_lost=skip_bad)
+        faults += mismatches(index["image_id"], files, train_search(card, root), skip_lost=skip_bad)
     index = _measured(index, files, [] if skip_bad else faults)
     if "rle" in index:
         faults += _some(_wrong_texts(index, card, root))
@@ -56,16 +65,16 @@ def survey_train(card: Competition, root: Path, skip_bad: bool = False) -> tuple
 def survey_test(card: Competition, root: Path, skip_bad: bool = False) -> list[str]:
     """Everything that `read_test_index` would refuse, a line each."""
     faults: list[str] = []
-    path, folder = root / card.files.sample_submission, root / card.files.test_images
+    path, search = root / card.files.sample_submission, test_search(card, root)
     rows = _tried(lambda: read_rows(path, [card.columns], card.classes, rle=False), faults)
-    files = _tried(lambda: find_files(folder, card.files.suffix, card.files.pattern), faults)
+    files = _tried(search.find, faults)
     if rows is not None and not (card.several_rows or card.instances):
         _tried(lambda: refuse_repeats(rows, path), faults)
     if files is None:
         return faults
     ids = pd.Series(sorted(files) if rows is None else rows["image_id"].unique())
     if rows is not None:
-        faults += mismatches(ids, files, folder, skip_lost=skip_bad)
+        faults += mismatches(ids, files, search, skip_lost=skip_bad)
     _measured(pd.DataFrame({"image_id": ids}), files, [] if skip_bad else faults)
     return faults
 

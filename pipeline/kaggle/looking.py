@@ -22,7 +22,10 @@ def draw_submission(bundle: Bundle, root: Path, csv: Path, path: Path) -> Path:
         path: of the PNG to write.
     """
     card = bundle.card
-    rows = read_cells(csv, card.columns) if card.columns.cell else read_rows(csv, [card.columns], card.classes)
+    if card.columns.cell:
+        rows = read_cells(csv, card.columns, card.dialect.empty)
+    else:
+        rows = read_rows(csv, [card.columns], card.classes)
     files = find_files(root / card.files.test_images, card.files.suffix, card.files.pattern)
     panels: list[Panel] = []
     for image_id, texts in rows.groupby("image_id", sort=False)["rle"]:

@@ -23,7 +23,11 @@ from pipeline.rle.pixels import mask_of_runs, runs_of_mask
 from pipeline.rle.runs import RLEError, Runs, area, no_runs, overlap, pixel_count
 from pipeline.rle.strips import runs_of_strips, window_of_runs
 
-__all__ = ["Dialect", "RLEError", "Runs", "area", "decode", "encode", "overlap"]
+__all__ = ["Dialect", "RLEError", "Runs", "area", "decode", "empty_advice", "encode", "overlap"]
+
+# Numbers that tables have been seen to hold for a mask without a pixel; words without a digit may be one too.
+EMPTIES = {"-1", "-1.0", "-1 -1", "-1 0", "0", "0.0", "0 0", "1 0", "[0]", "[-1]"}
+WORD = 20  # characters that such a word has at most
 
 FORMS = ("pairs", "list", "coco")
 FEW = 50_000  # texts of 100 runs; fewer are read in less time than it takes to load numba
@@ -162,7 +166,12 @@ class Dialect:
             )
         if text.strip() in ("", self.empty.strip()):
             return no_runs()
-        return self._read(text, shape)
+        try:
+            return self._read(text, shape)
+        except RLEError as error:
+            if advice := empty_advice(text):
+                raise RLEError(f"{error.fault}; {advice}") from None
+            raise
 
     def runs_of(self, texts: Sequence[str], shapes: Sequence[tuple[int, int]] | None = None) -> list[Runs]:
         """The runs of every text, as `runs` gives them one by one; a table's worth in a fraction of the time.
@@ -214,6 +223,18 @@ class Dialect:
             return self._read(text, None)[0].size > 0
         except RLEError:
             return False
+
+
+def empty_advice(text: str) -> str | None:
+    """What to do about a text that usually stands for a mask without a pixel; None for any other.
+
+    >>> empty_advice("-1")
+    'if \'-1\' stands for an empty mask, set [dialect] empty = "-1" on the card'
+    """
+    token = text.strip()
+    if token not in EMPTIES and (len(token) > WORD or any(letter.isdigit() for letter in token)):
+        return None
+    return f"if '{token}' stands for an empty mask, set [dialect] empty = \"{token}\" on the card"
 
 
 KAGGLE = Dialect()

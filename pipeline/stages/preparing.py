@@ -18,6 +18,7 @@ from pipeline.data.demo_large import make_large_demo
 from pipeline.data.images import ImageError, Reader, glance
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
+from pipeline.data.tables import sample_header
 from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, write_duplicates
 from pipeline.inference.store import PredictionStore
 from pipeline.inference.tta import check_views
@@ -161,6 +162,7 @@ def data(cfg: Config) -> None:
     card = check(cfg)
     paths = Paths(cfg, card)
     make_data(card, paths)
+    _refuse_other_header(card, paths.root)
     index = read_index(card, paths.root, cfg.data.skip_bad)
     test = read_test_index(card, paths.root, cfg.data.skip_bad)
     bad = [error for path in track([*index["path"], *test["path"]], "read images") if (error := _image_error(path))]
@@ -212,6 +214,7 @@ def prepare(cfg: Config) -> Prepared:
     paths = Paths(cfg, card)
     with processes().main_process_first():
         make_data(card, paths)
+        _refuse_other_header(card, paths.root)
         index = read_index(card, paths.root, cfg.data.skip_bad)
         if not paths.folds.exists():
             _make_folds(cfg, card, paths, index)
@@ -225,6 +228,13 @@ def prepare(cfg: Config) -> Prepared:
         )
     _refuse_fold_without_score(card, paths.folds, index, table)
     return Prepared(cfg, card, paths, index, table)
+
+
+def _refuse_other_header(card: Competition, root: Path) -> None:
+    """Refuse a card by which the submission would have other columns than the sample, if that is there."""
+    sample = root / card.files.sample_submission
+    if sample.is_file():
+        sample_header(sample, card.columns)
 
 
 def _refuse_fold_without_score(card: Competition, path: Path, index: pd.DataFrame, table: pd.DataFrame) -> None:

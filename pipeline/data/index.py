@@ -24,7 +24,21 @@ from pipeline.schema import shortened
 log = logging.getLogger(__name__)
 
 # Columns that the code gives to images, here or later: of this table, of windows, folds, scores and reports.
-OWN = {"image_id", "path", "height", "width", "rle", "rle_void", "mask_paths", "line", "coverage", "empty", "group", "box", "image"}
+OWN = {
+    "image_id",
+    "path",
+    "height",
+    "width",
+    "rle",
+    "rle_void",
+    "mask_paths",
+    "line",
+    "coverage",
+    "empty",
+    "group",
+    "box",
+    "image",
+}
 OWN |= {"fold", "part", "label", "score", "predicted", "suspicion", "said", "size", "confidence"}
 UNKNOWN = {"", "nan", "NaN", "NaT", "None", "null", "NULL", "<NA>"}  # a group that nobody filled in
 

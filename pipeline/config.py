@@ -30,6 +30,10 @@ class Data(Table):
     root: Path | None = None  # default: data/<competition>
     percentiles: tuple[float, float] | None = None  # of each image, stretched to 0 and 255: evens out exposure
     window: tuple[float, float] | None = None  # values, in the files' own units, that become 0 and 255
+    exif: bool = True  # turn images as their files say they are seen (EXIF); false: read them as they are stored
+    # Pixels that are no finite number (NaN, infinite): the image is refused, or they become black, or the mean of the
+    # others in their channel.
+    nodata: Literal["refuse", "zero", "mean"] = "refuse"
     skip_bad: bool = False  # leave out images that cannot be read, and list them
     doctor: bool = True  # refuse to train on masks that another dialect than the card's fits clearly better
     # Of instances: a second channel to learn, the pixels within so many of two objects, which parts those that touch.
@@ -40,6 +44,8 @@ class Data(Table):
     def model_post_init(self, _context: object) -> None:
         if self.percentiles and self.crops:
             raise ValueError("percentiles are of a whole image, which data.crops never reads: give data.window instead")
+        if self.nodata == "mean" and self.crops:
+            raise ValueError('nodata = "mean" is of a whole image, which data.crops never reads: set "zero"')
         if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise ValueError(f"percentiles {list(self.percentiles)}: expected two that rise, from 0 to 100")
         if self.window and self.window[0] >= self.window[1]:

@@ -290,8 +290,7 @@ def test_text_is_no_image_and_a_missing_file_is_missing(tmp_path, name):
     with pytest.raises(ImageError, match=rf"{name}: no such image"):
         read_size(tmp_path / name)
     (tmp_path / name).write_text("no image")
-    answer = "cannot be read" if name.endswith("npy") else r"not an image \(8 bytes\): get the file again"
-    with pytest.raises(ImageError, match=rf"{name}: {answer}"):
+    with pytest.raises(ImageError, match=rf"{name}: not an image \(8 bytes\): get the file again"):
         read_pixels(tmp_path / name)
 
 
@@ -299,10 +298,10 @@ WITHOUT = """
 import sys
 sys.modules.update(dict.fromkeys(("pydicom", "imagecodecs")))  # None: as if not installed
 from pathlib import Path
-from pipeline.data import images
+from pipeline.data import formats, images
 for name in sys.argv[1:]:
     try:
-        images.read_pixels(Path(name))
+        formats.read_pixels(Path(name))
     except images.ImageError as error:
         print(error)
     else:
@@ -334,7 +333,7 @@ def test_a_compressed_dicom_without_its_decoder_says_what_to_install(tmp_path):
 
 def test_pickled_array_is_not_unpickled(tmp_path):
     np.save(tmp_path / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(ImageError, match=r"pickled\.npy: cannot be read"):
+    with pytest.raises(ImageError, match=r"pickled\.npy: an array of object: expected numbers"):
         read_pixels(tmp_path / "pickled.npy")
 
 

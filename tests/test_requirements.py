@@ -27,6 +27,7 @@ def pins(file):
 
 PINNED, BASE = pins("requirements.txt"), pins("requirements-kaggle-image.txt")
 OPTIONAL = {*pins("requirements-kaggle.txt"), *pins("requirements-ray.txt"), *pins("requirements-openvino.txt")}
+OPTIONAL |= {*pins("requirements-nifti.txt")}
 OPTIONAL |= {"requests"}  # through which Kaggle's client speaks
 
 

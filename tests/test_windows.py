@@ -9,7 +9,8 @@ import tifffile
 from PIL import Image
 
 from pipeline.data import windows
-from pipeline.data.formats import ImageError, read_pixels
+from pipeline.data.formats import read_pixels
+from pipeline.data.rasters import ImageError
 from pipeline.data.windows import Box, open_windows
 
 HEIGHT, WIDTH = 203, 301
@@ -143,7 +144,7 @@ def test_tiles_that_were_decoded_go_again(tmp_path, monkeypatch):
     with open_windows(tmp_path / "a.tif") as image:
         for left in range(0, 512, 64):
             image.read(Box(0, left, 512, 64))
-            assert image._bytes <= windows.KEPT
+            assert image._image._bytes <= windows.KEPT
 
 
 def test_no_such_image(tmp_path):

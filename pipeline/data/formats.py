@@ -1,284 +1,416 @@
 """File formats: an image's own values, whatever wrote them. Nothing is scaled here, nothing cut, and nothing half read.
 
-Pillow reads what is usual: it refuses a file that was cut short, where OpenCV returns the part that was there. Of
-colours beyond eight bits it would keep eight: these are OpenCV's. TIFF, DICOM and .npy have readers of their own; a
-format more is an entry of FORMATS. Inks (CMYK) and other colours that have no one meaning on a screen are refused.
+What a file is, its first bytes say, and not its name. Each format has one reader, which is strict: damaged files are
+refused, and no other reader is tried on them. Pillow reads what is usual; colours of more than eight bits, of which it
+keeps eight, are OpenCV's. TIFF, DICOM, NIfTI and .npy have readers of their own. Inks (CMYK) and other colours that
+have no one meaning on a screen are refused.
 """
 
-from collections.abc import Callable
+import io
+import math
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
-import tifffile
 from PIL import Image, UnidentifiedImageError
 
-if TYPE_CHECKING:
-    from pydicom import FileDataset
+from pipeline.data.medical import is_nifti_name, read_dicom, read_dicom_header, read_nifti, read_nifti_header, slice_of
+from pipeline.data.rasters import (
+    REMEDY,
+    Header,
+    ImageError,
+    Raster,
+    opened,
+    orientation_of,
+    refuse_promises,
+)
+from pipeline.data.tiff import read_tiff, read_tiff_header, read_tiff_indices, refuse_colours
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's guard against bombs: competitions have larger images
+Image.MAX_IMAGE_PIXELS = None  # Pillow's guard against bombs: `refuse_promises` is ours, and knows larger images
 
-# What a reader names when a package that it takes pixels apart with is not here, and what to install then.
-DECODERS = {
-    "imagecodecs": "imagecodecs",  # tifffile, for LZW, JPEG and more
-    "missing dependencies": "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg",  # pydicom, for lossless JPEG and more
-}
+STRANGE_MODES = {"CMYK", "LAB", "HSV"}  # Pillow's names of colours that no screen has
+ALPHA_MODES = {"LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}  # and those that end in alpha
+DEEP_MODES = {"I": 4, "F": 4, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes of a pixel, where it is not one of a channel
 
-DEPTH, SIXTEEN = 24, b"\x10"  # place of a PNG's bits per channel, and sixteen of them
-GREY_ALPHA, GREY = 4, 0  # a PNG's kinds of colour; 2 and 6 are RGB without and with alpha
-
-# Which colours Pillow and TIFF may hold that are none: what they look like depends on a profile, or on a convention.
-STRANGE_MODES = {"CMYK", "LAB", "HSV"}
-STRANGE_TIFFS = {"SEPARATED", "CIELAB", "ICCLAB", "ITULAB", "CFA", "LOGL", "LOGLUV"}
-
-
-class ImageError(ValueError):
-    """An image file that is missing, cut short, or not of a kind that is read."""
+PNG_START = b"\x89PNG\r\n\x1a\n"
+GREY, GREY_ALPHA = 0, 4  # a PNG's kinds of colour; 2 and 6 are RGB without and with alpha, 3 a palette
+JP2_START, JP2_STREAM, JP2_END = b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\xff\xd9"
 
 
 class Format(NamedTuple):
-    """Two ways into a file."""
+    """Ways into a file."""
 
-    read: Callable[[Path], np.ndarray]  # (H, W, C), in the file's own dtype
-    size: Callable[[Path], tuple[int, int]]  # height and width, from the header alone
-
-
-def _read_usual(path: Path) -> np.ndarray:
-    """PNG, JPEG, GIF (its first frame) and what else Pillow knows; a palette's colours, not its indices."""
-    with Image.open(path) as image:
-        _refuse_colours(path, image.mode, STRANGE_MODES)
-        image.load()  # refuses what was cut short, before OpenCV reads what is left
-        if (deep := _deep(path, image)) is not None:
-            return deep
-        if image.mode in ("P", "PA", "YCbCr"):
-            return np.asarray(image.convert("RGB"))
-        return _channels_last(np.asarray(image))
+    read: Callable[[Path], Raster]
+    header: Callable[[Path], Header]  # without decoding anything
+    indices: Callable[[Path], Raster | None] = lambda path: None  # of a palette, (H, W, 1)
 
 
-def _refuse_colours(path: Path, came: str, strange: set[str]) -> None:
-    """CMYK and the like: Pillow's formula for them is a guess, and four channels would pass for RGB with alpha."""
-    if came in strange:
-        raise ImageError(f"{path}: colours of kind {came}: expected grey, a palette or RGB: save it as RGB")
+# ---------------------------------------------------------------------------------------------- what Pillow reads
 
 
-def _deep(path: Path, image: Image.Image) -> np.ndarray | None:
-    """The colours of more than eight bits, (H, W, C) uint16, which Pillow cuts to eight; None of others.
+class Usual(NamedTuple):
+    """A format of Pillow's.
 
-    Alpha stays the last channel, as in an image of eight bits.
+    Args:
+        names: Pillow's, of the readers that may be asked.
+        packing: bytes of pixels that it packs into one byte at best; None: no bound.
+        check: raises for a file that Pillow would read in part.
+        bits: of a channel, where Pillow may keep eight of more.
     """
-    colour = GREY
-    if image.format == "PNG":
-        with path.open("rb") as file:
-            header = file.read(DEPTH + 2)
-        colour = header[DEPTH + 1]
-        if header[DEPTH : DEPTH + 1] != SIXTEEN or colour == GREY:  # grey alone is read as it is
-            return None
-    elif image.format not in ("PPM", "JPEG2000"):
-        return None
-    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype == np.uint8:
-        return None
+
+    names: tuple[str, ...]
+    packing: float | None = None
+    check: Callable[[Path, bytes], None] = lambda path, content: None
+    bits: Callable[[bytes], int] = lambda content: 8
+
+    def read(self, path: Path) -> Raster:
+        """A picture's colours, of a palette too; of several frames the first."""
+        content = path.read_bytes()
+        with self._opened(path, io.BytesIO(content)) as image:
+            orientation = orientation_of(_exif(image, content))
+            self._check(path, content, image)
+            if self.bits(content) > 8:
+                pixels, alpha = _deep(path, content, image)
+            else:
+                image.load()
+                pixels, alpha = _colours(image)
+        return Raster(pixels if pixels.ndim == 3 else pixels[..., None], alpha, orientation)
+
+    def header(self, path: Path) -> Header:
+        with path.open("rb") as file, self._opened(path, file) as image:
+            file.seek(0)
+            deep = self.bits(file.read(1 << 16)) > 8
+            dtype = np.dtype(np.uint16) if deep else np.dtype(_dtype(image.mode))
+            return Header(image.height, image.width, dtype, orientation_of(_exif(image, file)))
+
+    def indices(self, path: Path) -> Raster | None:
+        """The indices of a palette; None of an image without one."""
+        content = path.read_bytes()
+        with self._opened(path, io.BytesIO(content)) as image:
+            if image.mode != "P":
+                return None
+            self._check(path, content, image)
+            return Raster(np.asarray(image)[..., None], orientation=orientation_of(_exif(image, content)))
+
+    def _check(self, path: Path, content: bytes, image: Image.Image) -> None:
+        self.check(path, content)
+        refuse_promises(path, promised=_promised(image), stored=len(content), packing=self.packing)
+
+    def _opened(self, path: Path, file: BinaryIO) -> Image.Image:
+        try:
+            image = Image.open(file, formats=self.names)
+        except UnidentifiedImageError:  # names the object in memory, not the file
+            raise ImageError(f"{path}: the header of a damaged {self.names[0]}: {REMEDY}") from None
+        refuse_colours(path, image.mode, STRANGE_MODES)
+        return image
+
+
+def _promised(image: Image.Image) -> int:
+    return image.width * image.height * DEEP_MODES.get(image.mode, len(image.getbands()))
+
+
+def _dtype(mode: str) -> str:
+    return {"1": "bool", "I": "i4", "F": "f4"}.get(mode, "u2" if mode.startswith("I;16") else "u1")
+
+
+def _colours(image: Image.Image) -> tuple[np.ndarray, bool]:
+    """The pixels of a decoded image, and whether alpha is the last channel."""
+    if image.mode == "P":
+        alpha = "transparency" in image.info
+        return np.asarray(image.convert("RGBA" if alpha else "RGB")), alpha
+    if image.mode in ALPHA_MODES:
+        return np.asarray(image.convert(ALPHA_MODES[image.mode])), True
+    return np.asarray(image.convert("RGB") if image.mode in ("YCbCr", "RGBX") else image), False
+
+
+def _deep(path: Path, content: bytes, image: Image.Image) -> tuple[np.ndarray, bool]:
+    """Colours of more than eight bits, (H, W, C) uint16, and whether alpha is the last channel."""
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (image.height, image.width):
+        raise ImageError(f"{path}: damaged pixels of 16 bits: {REMEDY}")
     if pixels.ndim == 2:
-        return pixels[..., None]
-    if colour == GREY_ALPHA:
-        return np.ascontiguousarray(pixels[..., [0, 3]])  # OpenCV repeats the grey to three channels
-    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+        return pixels, False
+    if image.format == "PNG" and _png_colour(content) == GREY_ALPHA:
+        return np.ascontiguousarray(pixels[..., [0, 3]]), True  # OpenCV repeats the grey to three channels
+    if pixels.shape[2] == 4 and image.mode in ALPHA_MODES:
+        return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA), True
+    return cv2.cvtColor(pixels[..., :3], cv2.COLOR_BGR2RGB), False  # a fourth one: a colour that is transparent
 
 
-def _usual_size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.height, image.width
+def _exif(image: Image.Image, content: bytes | BinaryIO) -> bytes | None:
+    """An EXIF block; of a PNG it may stand behind the pixels, which Pillow would decode to get there."""
+    if image.format != "PNG":
+        return image.info.get("exif")
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
+    for kind, length in _png_chunks(file):
+        if kind == b"eXIf":
+            return file.read(length)
+    return None
 
 
-def _read_tiff(path: Path) -> np.ndarray:
-    """Channels of any number and order; pages of one size are channels too. Of a palette its colours."""
-    with tifffile.TiffFile(path) as file:
-        series = file.series[0]
-        check_tiff_colours(path, series.keyframe)
-        pixels = _rows_columns_channels(path, series)
-        return np.ascontiguousarray(_as_seen(pixels, series.keyframe, path))
+# ---------------------------------------------------------------------------------------------- strictness
 
 
-def _rows_columns_channels(path: Path, series: tifffile.TiffPageSeries) -> np.ndarray:
-    pixels = series.asarray()
-    axes = [name for name, length in zip(series.axes, series.shape, strict=True) if length > 1 or name in "YX"]
-    pixels = pixels.reshape([length for name, length in zip(series.axes, series.shape, strict=True) if name in axes])
-    if axes.count("Y") != 1 or axes.count("X") != 1 or len(axes) > 3:
-        raise ImageError(f"{path}: a TIFF of axes {series.axes}, {series.shape}: expected rows, columns, channels")
-    others = [place for place, name in enumerate(axes) if name not in "YX"]
-    return _channels_last(pixels.transpose(axes.index("Y"), axes.index("X"), *others))
+def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Kind and length of each chunk, with the file at its first byte, up to the end chunk or the end of the file."""
+    place = len(PNG_START)
+    while True:
+        file.seek(place)
+        start = file.read(8)
+        if len(start) < 8:
+            return
+        kind, length = start[4:], int.from_bytes(start[:4], "big")
+        yield kind, length
+        if kind == b"IEND":
+            return
+        place += 12 + length
 
 
-def check_tiff_colours(path: Path, page: tifffile.TiffPage) -> None:
-    """Refuse a TIFF whose numbers are no brightness or colour of a screen.
-
-    Raises:
-        ImageError: with what it holds.
-    """
-    kind = tifffile.PHOTOMETRIC(page.photometric).name
-    _refuse_colours(path, kind, STRANGE_TIFFS)
-    packed = "JP" in tifffile.COMPRESSION(page.compression).name  # JPEG's decoders turn YCbCr into RGB
-    _refuse_colours(path, kind, set() if packed else {"YCBCR"})
-    if kind == "MINISWHITE" and page.dtype.kind not in "ub":
-        raise ImageError(f"{path}: a TIFF whose 0 is white, of {page.dtype}: what is black? Expected whole numbers")
+def _check_png(path: Path, content: bytes) -> None:
+    """Refuse a PNG without its end, or with a check sum of header, palette or pixels that does not hold."""
+    file, kind = io.BytesIO(content), b""
+    for kind, length in _png_chunks(file):
+        data, found = file.read(length), file.read(4)
+        needed = kind[:1].isupper()  # whether the picture needs it
+        if len(found) < 4 or (needed and zlib.crc32(kind + data) != int.from_bytes(found, "big")):
+            raise ImageError(f"{path}: a PNG with a damaged part {kind!r}: {REMEDY}")
+    if kind != b"IEND":
+        raise ImageError(f"{path}: a PNG that is cut short: {REMEDY}")
 
 
-def is_coded(page: tifffile.TiffPage) -> bool:
-    """Whether a TIFF's numbers mean something else than brightness: indices of a palette, or 0 for white."""
-    return page.photometric in (tifffile.PHOTOMETRIC.PALETTE, tifffile.PHOTOMETRIC.MINISWHITE)
+def _png_bits(content: bytes) -> int:
+    """Bits of a channel; grey of sixteen is read by Pillow as it is."""
+    return 8 if _png_colour(content) == GREY else content[24]
 
 
-def _as_seen(pixels: np.ndarray, page: tifffile.TiffPage, path: Path) -> np.ndarray:
-    """A palette's colours in place of its indices; what counts from white turned so that more is brighter."""
-    if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
-        if pixels.shape[2] > 1:
-            raise ImageError(f"{path}: {pixels.shape[2]} pages of a palette's indices: expected one")
-        colours = page.colormap.T  # (indices, 3), in sixteen bits
-        narrow = (colours % 257 == 0).all() or (colours % 256 == 0).all()  # eight bits, repeated or with zeros behind
-        return (colours >> 8).astype(np.uint8)[pixels[..., 0]] if narrow else colours[pixels[..., 0]]
-    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-        return ~pixels if pixels.dtype == bool else ((1 << page.bitspersample) - 1 - pixels).astype(pixels.dtype)
-    return pixels
+def _png_colour(content: bytes) -> int:
+    return content[25]
 
 
-def read_indices(path: Path) -> np.ndarray | None:
-    """The indices of a palette image, (H, W, 1); None of an image without a palette.
-
-    Raises:
-        ImageError: as `read_pixels`.
-    """
-    return opened(path, _tiff_indices if _format(path) is TIFF else _usual_indices) if _may_index(path) else None
+def _check_riff(path: Path, content: bytes) -> None:
+    if int.from_bytes(content[4:8], "little") + 8 > len(content):
+        raise ImageError(f"{path}: a WebP that is cut short: {REMEDY}")
 
 
-def _may_index(path: Path) -> bool:
-    return _format(path) in (TIFF, USUAL)
+def _check_jpeg2000(path: Path, content: bytes) -> None:
+    """Refuse a stream without its end: the decoder fills the rest in."""
+    place, end = 0, len(content)
+    while content.startswith(JP2_START) and place + 8 <= end:
+        length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        if length == 1:
+            length = int.from_bytes(content[place + 8 : place + 16], "big")
+        if kind == b"jp2c":
+            end = place + length if length else end
+            break
+        place += max(8, length)
+    if end > len(content) or content[end - 2 : end] != JP2_END:
+        raise ImageError(f"{path}: a JPEG 2000 that is cut short: {REMEDY}")
 
 
-def _usual_indices(path: Path) -> np.ndarray | None:
-    with Image.open(path) as image:
-        return np.asarray(image)[..., None] if image.mode == "P" else None
+def _jpeg2000_bits(content: bytes) -> int:
+    """Bits of the first channel, which stand 38 bytes behind the stream's first marker."""
+    place = content.find(JP2_STREAM) + len(JP2_STREAM) + 38
+    return (content[place] & 0x7F) + 1
 
 
-def _tiff_indices(path: Path) -> np.ndarray | None:
-    with tifffile.TiffFile(path) as file:
-        page = file.series[0].keyframe
-        return page.asarray()[..., None] if page.photometric == tifffile.PHOTOMETRIC.PALETTE else None
+def _check_bmp(path: Path, content: bytes) -> None:
+    """Refuse one without compression whose rows are not all there, before Pillow makes room for them."""
+    width, height = (abs(int.from_bytes(content[place : place + 4], "little", signed=True)) for place in (18, 22))
+    packed = int.from_bytes(content[30:34], "little") in (1, 2)
+    stride = (int.from_bytes(content[28:30], "little") * width + 31) // 32 * 4
+    if not packed and int.from_bytes(content[14:18], "little") >= 40 and stride * height > len(content):
+        raise ImageError(f"{path}: a BMP of {len(content)} bytes, {stride * height} announced: {REMEDY}")
 
 
-def _tiff_size(path: Path) -> tuple[int, int]:
-    with tifffile.TiffFile(path) as file:
-        page = file.pages[0]
-        return page.imagelength, page.imagewidth
+def _check_pnm(path: Path, content: bytes) -> None:
+    """Refuse one whose pixels are not all there: Pillow counts them, and OpenCV, which reads deep ones, does not."""
+    if _pnm_bits(content) > 8:
+        with Image.open(io.BytesIO(content), formats=("PPM",)) as image:
+            refuse_promises(path, promised=_promised(image), stored=len(content), packing=8)
+            image.load()
 
 
-def _read_dicom(path: Path) -> np.ndarray:
-    """After the rescale slope and intercept, if there are any; MONOCHROME1 turned so that more is brighter."""
-    header = _dicom(path)
-    if "PixelData" not in header:
-        raise ImageError(f"{path}: a DICOM without pixel data: get the file again, or leave it out with --skip-bad")
-    stored = header.pixel_array
-    if stored.ndim != 2:
-        raise ImageError(f"{path}: a DICOM of shape {stored.shape}: expected one grey picture (rows, columns)")
-    from pydicom.pixels import apply_modality_lut
-
-    rescaled = "RescaleSlope" in header and (header.RescaleSlope, header.RescaleIntercept) != (1, 0)
-    pixels = apply_modality_lut(stored, header).astype(np.float32) if rescaled else stored
-    if header.PhotometricInterpretation == "MONOCHROME1":
-        pixels = pixels.max() + pixels.min() - pixels if rescaled else (1 << header.BitsStored) - 1 - pixels
-    return pixels.astype(stored.dtype if not rescaled else np.float32)[..., None]
+def _pnm_bits(content: bytes) -> int:
+    """Of a PGM or PPM by its highest value; others have eight."""
+    words = re.sub(rb"#[^\n]*", b"", content[:1024]).split()[:4]
+    deep = words[0] in (b"P2", b"P3", b"P5", b"P6") and len(words) == 4 and words[3].isdigit() and int(words[3]) > 255
+    return 16 if deep else 8
 
 
-def _dicom_size(path: Path) -> tuple[int, int]:
-    header = _dicom(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
-    if "Rows" not in header:
-        raise ImageError(f"{path}: a DICOM without an image: get the file again, or leave it out with --skip-bad")
-    return header.Rows, header.Columns
+# ---------------------------------------------------------------------------------------------- arrays
 
 
-def _dicom(path: Path, **options: object) -> "FileDataset":
-    """A DICOM, by a package that is loaded for such a file only: it takes a quarter of a second, and may be missing."""
-    try:
-        from pydicom import dcmread
-        from pydicom.errors import InvalidDicomError
-    except ImportError:
-        raise ImageError(f"{path}: a DICOM, which takes a package that is not here: pip install pydicom") from None
-    try:
-        return dcmread(path, **options)
-    except InvalidDicomError as error:
-        raise UnidentifiedImageError(path) from error
+def _read_npy(path: Path) -> Raster:
+    with path.open("rb") as file:
+        shape, dtype = _npy_header(path, file)
+        stored = path.stat().st_size - file.tell()
+        promised = math.prod(shape) * dtype.itemsize
+        refuse_promises(path, promised=promised, stored=stored, packing=1)
+        if promised != stored:
+            raise ImageError(f"{path}: {stored} bytes of pixels, {promised} announced: {REMEDY}")
+    pixels = np.load(path, allow_pickle=False)
+    return Raster(pixels if pixels.ndim == 3 else pixels[..., None])
 
 
-def _read_npy(path: Path) -> np.ndarray:
-    return _channels_last(np.load(path, allow_pickle=False))
+def read_npy_header(path: Path) -> Header:
+    with path.open("rb") as file:
+        shape, dtype = _npy_header(path, file)
+        return Header(shape[0], shape[1], dtype)
 
 
-def _npy_size(path: Path) -> tuple[int, int]:
-    shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
-    return shape[0], shape[1]
+def _npy_header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.kind not in "buif":
+        raise ImageError(f"{path}: an array of {dtype}: expected numbers")
+    if len(shape) not in (2, 3) or min(shape) < 1:
+        raise ImageError(f"{path}: an array of {shape}: expected (height, width) or (height, width, channels)")
+    return shape, dtype
 
 
-def _channels_last(pixels: np.ndarray) -> np.ndarray:
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+# ---------------------------------------------------------------------------------------------- which format
 
 
-USUAL = Format(_read_usual, _usual_size)
-TIFF = Format(_read_tiff, _tiff_size)
+def _usual(*names: str, **options: object) -> Format:
+    usual = Usual(names, **options)
+    return Format(usual.read, usual.header, usual.indices)
+
+
+TIFF = Format(read_tiff, read_tiff_header, read_tiff_indices)
+DICOM = Format(read_dicom, read_dicom_header)
+NPY = Format(_read_npy, read_npy_header)
+NIFTI = Format(read_nifti, read_nifti_header)
+JPEG = _usual("JPEG", packing=4096)
+JPEG2000 = _usual("JPEG2000", check=_check_jpeg2000, bits=_jpeg2000_bits)
+
+# By the first bytes, as a regular expression. What deflate, LZW and JPEG pack at best: as in `tiff.PACKING`.
 FORMATS = {
-    ".tif": TIFF,
-    ".tiff": TIFF,
-    ".dcm": Format(_read_dicom, _dicom_size),
-    ".npy": Format(_read_npy, _npy_size),
+    rb"\x89PNG\r\n\x1a\n": _usual("PNG", packing=8 * 1032, check=_check_png, bits=_png_bits),
+    rb"\xff\xd8\xff": JPEG,
+    rb"(II\*\0|MM\0\*|II\+\0|MM\0\+)": TIFF,
+    rb".{128}DICM": DICOM,
+    rb"\x93NUMPY": NPY,
+    rb"GIF8[79]a": _usual("GIF", packing=2731),
+    rb"BM": _usual("BMP", check=_check_bmp),
+    rb"RIFF....WEBP": _usual("WEBP", check=_check_riff),
+    rb"(\0\0\0\x0cjP  |\xff\x4f\xff\x51)": JPEG2000,
+    rb"....ftyp(avif|avis)": _usual("AVIF"),
+    rb"P[1-6fF][\s#]": _usual("PPM", packing=8, check=_check_pnm, bits=_pnm_bits),
+}
+START = 160  # bytes of a file that tell its format
+
+# Files that are no image here, and what they are.
+OTHERS = {
+    rb"version https://git-lfs": "a pointer of Git LFS: get the file itself (git lfs pull)",
+    rb"\s*<(!DOCTYPE|!doctype|html|HTML|\?xml)": "a web page or XML: get the file again",
+    rb"PK\x03\x04": "a ZIP archive: unpack it",
+    rb"\x1f\x8b": "a gzip archive: unpack it",
+    rb"\x89HDF": "HDF5: save its images as .npy or TIFF",
+    rb"....ftyp(heic|heix|mif1|msf1)": "HEIC: save it as PNG or JPEG",
+    rb"8BPS": "a Photoshop file: save it as PNG or TIFF",
 }
 
 
-def read_pixels(path: Path) -> np.ndarray:
-    """An image's own values, (H, W, C) in the file's own dtype.
+BY_CONTENT = {"PNG", "JPEG", "MPO", "TIFF", "GIF", "BMP", "DIB", "WEBP", "JPEG2000", "AVIF", "PPM"}  # Pillow's names
+PROGRAMS = {"EPS"}  # a file that Pillow would run
+
+
+@lru_cache(maxsize=1)
+def _nameless() -> dict[str, Format]:
+    """By suffix: what else Pillow reads, of which some, such as TGA, have no first bytes of their own."""
+    Image.init()
+    named = Image.registered_extensions().items()
+    return {suffix: _usual(name) for suffix, name in named if name not in BY_CONTENT | PROGRAMS}
+
+
+def format_of(path: Path) -> Format:
+    """By a file's first bytes; of a format that has none, by the suffix.
 
     Raises:
-        ImageError: with the path, if the file is missing, cut short, or none of these formats.
+        ImageError: for a file that is no image.
+        OSError: for a file that is not there.
     """
-    pixels = opened(path, _format(path).read)
-    if pixels.ndim != 3 or 0 in pixels.shape:
-        raise ImageError(f"{path}: an array of {pixels.shape}: expected (height, width) or (height, width, channels)")
-    return pixels
+    if slice_of(path):
+        return NIFTI
+    with path.open("rb") as file:
+        start = file.read(START)
+    for magic, form in FORMATS.items():
+        if re.match(magic, start, re.DOTALL):
+            return form
+    if start and is_nifti_name(path):
+        return NIFTI
+    for magic, what in OTHERS.items():
+        if re.match(magic, start, re.DOTALL):
+            raise ImageError(f"{path}: not an image but {what}")
+    if start and (form := _nameless().get(path.suffix.lower())):
+        return form
+    raise ImageError(f"{path}: not an image ({path.stat().st_size} bytes): get the file again")
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """Height and width, from the file's header alone.
+# ---------------------------------------------------------------------------------------------- what others call
+
+
+def read_raster(path: Path, *, exif: bool = True) -> Raster:
+    """An image's own values, (H, W, C) in the file's own dtype, and whether the file calls the last channel alpha.
+
+    Args:
+        exif: turn the picture as the file says it is seen; else it is as stored.
+
+    Raises:
+        ImageError: with the path, if the file is missing, damaged, or none of these formats.
+    """
+    raster = opened(path, lambda path: format_of(path).read(path))
+    pixels = raster.pixels
+    if pixels.ndim != 3 or 0 in pixels.shape or pixels.dtype.kind not in "buif":
+        raise ImageError(f"{path}: an array of {pixels.shape}, {pixels.dtype}: expected rows, columns, channels")
+    raster = raster._replace(pixels=pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
+    return raster.as_seen() if exif else raster
+
+
+def is_jpeg(path: Path) -> bool:
+    """Whether a file is JPEG, which blurs values.
+
+    Raises:
+        ImageError: as `read_raster`.
+    """
+    return opened(path, format_of) is JPEG
+
+
+def read_pixels(path: Path, *, exif: bool = True) -> np.ndarray:
+    """As `read_raster`, the pixels alone."""
+    return read_raster(path, exif=exif).pixels
+
+
+def read_header(path: Path, *, exif: bool = True) -> Header:
+    """What the file says of its image, without decoding anything; costs as much for a large image as for a small one.
 
     Raises:
         ImageError: if the file is missing or is no image.
     """
-    return opened(path, _format(path).size)
+    header = opened(path, lambda path: format_of(path).header(path))
+    if min(header.height, header.width) < 1:
+        raise ImageError(f"{path}: an image of {header.height} × {header.width} pixels: {REMEDY}")
+    return header.as_seen() if exif else header
 
 
-def _format(path: Path) -> Format:
-    return FORMATS.get(path.suffix.lower(), USUAL)
+def read_size(path: Path, *, exif: bool = True) -> tuple[int, int]:
+    """Height and width, as `read_header`."""
+    return read_header(path, exif=exif)[:2]
 
 
-def opened(path: Path, read: Callable) -> object:
-    """What `read` makes of a file.
+def read_indices(path: Path, *, exif: bool = True) -> np.ndarray | None:
+    """The indices of a palette image, (H, W, 1); None of an image without a palette.
 
     Raises:
-        ImageError: whatever goes wrong, with the path and what to do.
+        ImageError: as `read_raster`.
     """
-    try:
-        return read(path)
-    except ImageError:
-        raise
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such image") from None
-    except (UnidentifiedImageError, tifffile.TiffFileError) as error:
-        raise ImageError(f"{path}: not an image ({path.stat().st_size} bytes): get the file again") from error
-    except Exception as error:  # libraries raise all kinds on a damaged file; none may end a night
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImageError(f"{path}: cannot be read, {reason}: {_remedy(reason)}") from error
-
-
-def _remedy(reason: str) -> str:
-    """What helps against a reader's complaint: another copy, unless the file is sound and a decoder is missing."""
-    for complaint, packages in DECODERS.items():
-        if complaint in reason:
-            return f"pip install {packages}"
-    return "get the file again, or leave out a bad image with --skip-bad"
+    raster = opened(path, lambda path: format_of(path).indices(path))
+    if raster is None:
+        return None
+    return (raster.as_seen() if exif else raster).pixels

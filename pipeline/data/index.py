@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.data.images import ImageError, glance, read_size
+from pipeline.data.images import AS_SEEN, ImageError, Reader
 from pipeline.data.labels import Labels, one_hot, texts_of
 from pipeline.data.places import Search, as_id, find_files, find_parts, match_files, nothing_found, say_once
 from pipeline.data.polygons import read_polygons
@@ -43,33 +43,34 @@ OWN |= {"fold", "part", "label", "score", "predicted", "suspicion", "said", "siz
 UNKNOWN = {"", "nan", "NaN", "NaT", "None", "null", "NULL", "<NA>"}  # a group that nobody filled in
 
 
-def read_index(card: Competition, root: Path, skip_bad: bool = False) -> pd.DataFrame:
+def read_index(card: Competition, root: Path, skip_bad: bool = False, reader: Reader = AS_SEEN) -> pd.DataFrame:
     """One row per training image, sorted by id.
 
     Args:
         card: names the files and columns.
         root: folder that the card's paths start from.
         skip_bad: leave out, and list, images that cannot be read; else the first one is an error.
+        reader: as the config wants its images: turned or as stored, which decides their size.
 
     Raises:
         FileNotFoundError: if a table or folder is missing, with what to do.
         ValueError: for duplicate ids, ids without an image, images without a row, an RLE that does
             not decode, a mask of another size than its image.
     """
-    index, files, search = read_label_texts(card, root), train_files(card, root), train_search(card, root)
+    index, files, search = read_label_texts(card, root, reader), train_files(card, root), train_search(card, root)
     if card.rowless == "ignore":
         files = {image_id: files[image_id] for image_id in files.keys() & set(index["image_id"])}
     index["path"] = match_files(index["image_id"], files, search, skip_lost=skip_bad)
-    index = _measure(index, skip_bad)
+    index = _measure(index, skip_bad, reader)
     if index.empty:
         raise ValueError(f"{search.folder}: no training image is left: {search.ids_from.name} names none that reads")
-    index = _add_coverage(index, card, root)
+    index = _add_coverage(index, card, root, exif=reader.exif)
     index = join_meta(index, card, root)
     index["group"] = group_of(index, card)
     return index.sort_values("image_id", ignore_index=True)
 
 
-def read_test_index(card: Competition, root: Path, skip_bad: bool = False) -> pd.DataFrame:
+def read_test_index(card: Competition, root: Path, skip_bad: bool = False, reader: Reader = AS_SEEN) -> pd.DataFrame:
     """One row per test image, in the order of the sample submission.
 
     With `skip_bad`, an image that cannot be read stays out: its row of the submission will be empty.
@@ -82,7 +83,7 @@ def read_test_index(card: Competition, root: Path, skip_bad: bool = False) -> pd
         refuse_repeats(rows, root / card.files.sample_submission)
     index, search = pd.DataFrame({"image_id": rows["image_id"].unique()}), test_search(card, root)
     index["path"] = match_files(index["image_id"], search.find(), search, skip_lost=skip_bad)
-    return _measure(index, skip_bad)
+    return _measure(index, skip_bad, reader)
 
 
 def train_search(card: Competition, root: Path) -> Search:
@@ -104,7 +105,7 @@ def test_search(card: Competition, root: Path) -> Search:
     return Search("test", root / files.sample_submission, root / files.test_images, files.suffix, files.pattern)
 
 
-def read_label_texts(card: Competition, root: Path) -> pd.DataFrame:
+def read_label_texts(card: Competition, root: Path, reader: Reader = AS_SEEN) -> pd.DataFrame:
     """Ids with their labels: rle (a text, of several classes a text each), rle_void and line; or mask_paths.
 
     Where the training table has the card's column of groups, that too, as `group`.
@@ -116,7 +117,7 @@ def read_label_texts(card: Competition, root: Path) -> pd.DataFrame:
         masks = _mask_files(card, root)
         index = pd.DataFrame({"image_id": sorted(masks), "mask_paths": [masks[key] for key in sorted(masks)]})
         return _with_rowless(index, card, root) if card.rowless == "empty" else index
-    rows = _label_rows(card, root)
+    rows = _label_rows(card, root, reader)
     if rows.empty:
         raise ValueError(f"{labels_file(card, root)}: no row is about a training image: nothing to train on")
     first = rows.groupby("image_id", sort=False).first()
@@ -188,14 +189,14 @@ def _masks_are_told_first(card: Competition) -> bool:
     return bool(files.pattern or files.mask_pattern) or len(files.mask_suffix) >= len(files.suffix)
 
 
-def _label_rows(card: Competition, root: Path) -> pd.DataFrame:
+def _label_rows(card: Competition, root: Path, reader: Reader) -> pd.DataFrame:
     """A row for each mask, or part of one: image_id, label, rle, line, and group where the card has one.
 
     Rows of void have the label `card.void_rows`.
     """
     path, labels = labels_file(card, root), [*card.classes, *filter(None, [card.void_rows])]
     if card.files.train_polygons:
-        return read_polygons(path, train_files(card, root), labels, card.dialect)
+        return read_polygons(path, train_files(card, root), labels, card.dialect, reader)
     rows = read_rows(path, card.training_layouts, labels)
     if not (card.several_rows or card.instances):
         refuse_repeats(rows, path)
@@ -237,7 +238,7 @@ def _refuse_duplicates(index: pd.DataFrame, path: Path) -> None:
         )
 
 
-def _measure(index: pd.DataFrame, skip_bad: bool) -> pd.DataFrame:
+def _measure(index: pd.DataFrame, skip_bad: bool, reader: Reader) -> pd.DataFrame:
     """Add height and width, from the headers; with `skip_bad`, decode too, and drop what cannot be read."""
     sizes: dict[Path, tuple[int, int]] = {}
     for path, image_id in zip(index["path"], index["image_id"], strict=True):
@@ -245,7 +246,7 @@ def _measure(index: pd.DataFrame, skip_bad: bool) -> pd.DataFrame:
             log.warning("left out: no image for '%s'", image_id)
             continue
         try:
-            sizes[path] = glance(path, channels=1).shape[:2] if skip_bad else read_size(path)
+            sizes[path] = reader.check(path) if skip_bad else reader.size(path)
         except ImageError as error:
             if not skip_bad:
                 raise
@@ -255,10 +256,10 @@ def _measure(index: pd.DataFrame, skip_bad: bool) -> pd.DataFrame:
     return index.assign(height=height, width=width)
 
 
-def _add_coverage(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:
+def _add_coverage(index: pd.DataFrame, card: Competition, root: Path, *, exif: bool) -> pd.DataFrame:
     """The masked share of each image, and of each class; decodes every label on the way: none fails in the night."""
     if card.files.train_masks:
-        labels = Labels.of(card)
+        labels = Labels.of(card, exif=exif)
         shares = np.array([mask_coverage(row, labels) for row in index.itertuples()]).reshape(len(index), -1)
     else:
         shares = _rle_coverage(index, card, labels_file(card, root))

@@ -24,6 +24,7 @@ class Labels:
         exclusive: one class per pixel.
         size: height and width at which masks are submitted and scored; None: the image's.
         border: of instances, pixels: a channel of the pixels that lie so near to two of them; None: none.
+        exif: turn mask images as their files say they are seen; else they are as stored.
     """
 
     classes: tuple[str, ...]
@@ -32,11 +33,12 @@ class Labels:
     masks: Masks
     size: tuple[int, int] | None
     border: float | None = None
+    exif: bool = True
 
     @classmethod
-    def of(cls, card: Competition, border: float | None = None) -> "Labels":
+    def of(cls, card: Competition, border: float | None = None, *, exif: bool = True) -> "Labels":
         """Those of a card."""
-        return cls(card.classes, card.dialect, card.exclusive, card.masks, card.size, border)
+        return cls(card.classes, card.dialect, card.exclusive, card.masks, card.size, border, exif)
 
     @property
     def channels(self) -> int:
@@ -91,12 +93,13 @@ class Labels:
     def _read_file(self, path: Path, row: object, box: Box | None = None) -> np.ndarray:
         """One mask image, or one window of it, (h, w, C)."""
         if self.masks.objects:
-            labels = _sized(read_objects(path, self.masks.void, box=box), path, row, box)
+            labels = _sized(read_objects(path, self.masks.void, box=box, exif=self.exif), path, row, box)
             return np.where(labels == VOID_OBJECT, VOID, labels > 0).astype(np.uint8)[..., None]
         if self.masks.values is None:
-            mask = read_mask(path, self.classes[0], self.masks.above, void=self.masks.void, box=box)
+            mask = read_mask(path, self.classes[0], self.masks.above, void=self.masks.void, box=box, exif=self.exif)
             return _sized(mask, path, row, box)[..., None]
-        numbers = _sized(read_labels(path, self._numbers(), self.masks.void, box=box), path, row, box)[..., None]
+        numbers = read_labels(path, self._numbers(), self.masks.void, box=box, exif=self.exif)
+        numbers = _sized(numbers, path, row, box)[..., None]
         return numbers if self.exclusive else one_hot(numbers, len(self.classes))
 
     def _union(self, masks: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
@@ -131,7 +134,7 @@ class Labels:
             void = self.decode(row.rle_void, (row.height, row.width)) if hasattr(row, "rle_void") else None
         elif self.masks.objects and row.mask_paths:
             (path,) = row.mask_paths
-            return _sized(read_objects(path, self.masks.void), path, row)
+            return _sized(read_objects(path, self.masks.void, exif=self.exif), path, row)
         else:
             objects = [self._read_file(path, row)[..., 0] for path in row.mask_paths]
             void = None

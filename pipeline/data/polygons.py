@@ -8,11 +8,13 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline.data.images import read_size
+from pipeline.data.images import AS_SEEN, Reader
 from pipeline.rle import Dialect
 
 
-def read_polygons(path: Path, images: Mapping[str, Path], classes: Sequence[str], dialect: Dialect) -> pd.DataFrame:
+def read_polygons(
+    path: Path, images: Mapping[str, Path], classes: Sequence[str], dialect: Dialect, reader: Reader = AS_SEEN
+) -> pd.DataFrame:
     """A row for each object: image_id, label, rle, line; an image without one has one row, whose rle is blank.
 
     A line of the file: {"id": "x", "annotations": [{"type": "vessel", "coordinates": [[[x, y], …], …]}, …]}. The rings
@@ -21,6 +23,7 @@ def read_polygons(path: Path, images: Mapping[str, Path], classes: Sequence[str]
     Args:
         images: the file of each id; lines of other ids are left out.
         classes: the types that count; objects of others are left out.
+        reader: as the config wants its images: turned or as stored.
 
     Raises:
         FileNotFoundError: with what to do.
@@ -34,7 +37,7 @@ def read_polygons(path: Path, images: Mapping[str, Path], classes: Sequence[str]
         image_id, objects = _read_line(text, f"{path}: line {number}")
         if image_id not in images:
             continue
-        shape = read_size(images[image_id])
+        shape = reader.size(images[image_id])
         found = [(label, dialect.encode(_fill(rings, shape))) for label, rings in objects if label in classes]
         rows += [(image_id, label, rle, number) for label, rle in found or [(classes[0], "")]]
     return pd.DataFrame(rows, columns=["image_id", "label", "rle", "line"])

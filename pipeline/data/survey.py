@@ -7,7 +7,7 @@ from typing import TypeVar
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.data.images import ImageError, read_size
+from pipeline.data.images import AS_SEEN, ImageError, Reader
 from pipeline.data.index import (
     group_of,
     join_meta,
@@ -29,18 +29,21 @@ SHOWN = 3  # faults of one kind that have a line each
 T = TypeVar("T")
 
 
-def survey_train(card: Competition, root: Path, skip_bad: bool = False) -> tuple[pd.DataFrame, list[str]]:
+def survey_train(
+    card: Competition, root: Path, skip_bad: bool = False, reader: Reader = AS_SEEN
+) -> tuple[pd.DataFrame, list[str]]:
     """The training images that can be looked at, and everything that `read_index` would refuse, a line each.
 
     Args:
         skip_bad: say nothing of images that are lost or cannot be read, as `read_index` leaves them out then.
+        reader: as the config wants its images: turned or as stored.
 
     Returns:
         image_id, path, height and width of images whose header reads; with their rle, whether it decodes or not, or
         with the mask_paths and coverage of masks that do. Then the faults, those of one kind beside each other.
     """
     faults: list[str] = []
-    index = _tried(lambda: read_label_texts(card, root), faults)
+    index = _tried(lambda: read_label_texts(card, root, reader), faults)
     files = _tried(lambda: files_of(card, root), faults)
     if files is None:
         return pd.DataFrame(columns=["image_id", "path", "height", "width"]), faults
@@ -50,11 +53,11 @@ def survey_train(card: Competition, root: Path, skip_bad: bool = False) -> tuple
         if card.rowless == "ignore":
             files = {key: path for key, path in files.items() if key in set(index["image_id"])}
         faults += mismatches(index["image_id"], files, train_search(card, root), skip_lost=skip_bad)
-    index = _measured(index, files, [] if skip_bad else faults)
+    index = _measured(index, files, [] if skip_bad else faults, reader)
     if "rle" in index:
         faults += _some(_wrong_texts(index, card, root))
     elif "mask_paths" in index:
-        index = _with_masks(index, card, faults)
+        index = _with_masks(index, Labels.of(card, exif=reader.exif), faults)
     if "rle" in index or "mask_paths" in index:
         joined = _tried(lambda: join_meta(index, card, root), faults)
         if joined is not None:
@@ -62,7 +65,7 @@ def survey_train(card: Competition, root: Path, skip_bad: bool = False) -> tuple
     return index, list(dict.fromkeys(faults))
 
 
-def survey_test(card: Competition, root: Path, skip_bad: bool = False) -> list[str]:
+def survey_test(card: Competition, root: Path, skip_bad: bool = False, reader: Reader = AS_SEEN) -> list[str]:
     """Everything that `read_test_index` would refuse, a line each."""
     faults: list[str] = []
     path, search = root / card.files.sample_submission, test_search(card, root)
@@ -75,7 +78,7 @@ def survey_test(card: Competition, root: Path, skip_bad: bool = False) -> list[s
     ids = pd.Series(sorted(files) if rows is None else rows["image_id"].unique())
     if rows is not None:
         faults += mismatches(ids, files, search, skip_lost=skip_bad)
-    _measured(pd.DataFrame({"image_id": ids}), files, [] if skip_bad else faults)
+    _measured(pd.DataFrame({"image_id": ids}), files, [] if skip_bad else faults, reader)
     return faults
 
 
@@ -95,11 +98,11 @@ def _some(faults: Iterable[str]) -> list[str]:
     return [*faults[: SHOWN - 1], f"{faults[SHOWN - 1]} (and {more} more like it)"] if more > 0 else faults
 
 
-def _measured(index: pd.DataFrame, files: dict[str, Path], faults: list[str]) -> pd.DataFrame:
+def _measured(index: pd.DataFrame, files: dict[str, Path], faults: list[str], reader: Reader) -> pd.DataFrame:
     """The images that are there and whose header reads, with path, height and width."""
     index = index.assign(path=index["image_id"].map(files)).dropna(subset="path", ignore_index=True)
     wrong: list[str] = []
-    sizes = [_tried(lambda path=path: read_size(path), wrong) for path in index["path"]]
+    sizes = [_tried(lambda path=path: reader.size(path), wrong) for path in index["path"]]
     faults += _some(wrong)
     read = [size is not None for size in sizes]
     height, width = zip(*filter(None, sizes), strict=True) if any(read) else ((), ())
@@ -118,9 +121,9 @@ def _wrong_texts(index: pd.DataFrame, card: Competition, root: Path) -> Iterable
                 yield f"{path}: line {row.line}, id '{row.image_id}': {error}"
 
 
-def _with_masks(index: pd.DataFrame, card: Competition, faults: list[str]) -> pd.DataFrame:
+def _with_masks(index: pd.DataFrame, labels: Labels, faults: list[str]) -> pd.DataFrame:
     """The images whose mask image reads, with its coverage."""
-    labels, wrong, shares = Labels.of(card), [], []
+    wrong, shares = [], []
     for row in index.itertuples():
         try:
             shares.append(sum(mask_coverage(row, labels)))

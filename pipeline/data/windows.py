@@ -5,10 +5,12 @@ compression, .npy) are mapped. What has to be decoded whole (PNG, JPEG) is, once
 """
 
 import logging
+import math
+import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
 from threading import Lock
@@ -17,7 +19,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import tifffile
 
-from pipeline.data.formats import FORMATS, TIFF, ImageError, check_tiff_colours, is_coded, opened, read_pixels
+from pipeline.data.formats import NPY, TIFF, format_of, read_npy_header, read_raster
+from pipeline.data.rasters import ImageError, Raster, brief, opened
+from pipeline.data.tiff import JPEG, has_alpha, is_coded, open_series, orientation_of_page, refuse_damaged_jpeg
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +47,7 @@ class Windows(Protocol):
 
     shape: tuple[int, int, int]  # height, width, channels
     dtype: np.dtype
+    alpha: bool  # whether the file says that the last channel is transparency
 
     def read(self, box: Box) -> np.ndarray:
         """The pixels of a box that lies inside, (h, w, C) in the file's own dtype."""
@@ -51,12 +56,23 @@ class Windows(Protocol):
 class Whole:
     """An array as windows: in memory, or mapped; given in a dtype of its own if its bytes lie the other way round."""
 
-    def __init__(self, pixels: np.ndarray, dtype: np.dtype | None = None):
+    def __init__(self, pixels: np.ndarray, dtype: np.dtype | None = None, *, alpha: bool = False):
         self._pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-        self.shape, self.dtype = self._pixels.shape, dtype or pixels.dtype
+        self.shape, self.dtype, self.alpha = self._pixels.shape, dtype or pixels.dtype, alpha
 
     def read(self, box: Box) -> np.ndarray:
         return self._pixels[box.slices].astype(self.dtype)
+
+
+class Guarded:
+    """Windows whose reading raises nothing but ImageError, whatever a decoder makes of a damaged file."""
+
+    def __init__(self, path: Path, image: Windows):
+        self._path, self._image = path, image
+        self.shape, self.dtype, self.alpha = image.shape, image.dtype, image.alpha
+
+    def read(self, box: Box) -> np.ndarray:
+        return opened(self._path, lambda _: self._image.read(box))
 
 
 class Chunks:
@@ -72,7 +88,7 @@ class Chunks:
         self._planes = page.samplesperpixel if _has_planes(page) else 1
         self._samples = page.samplesperpixel // self._planes
         self.shape = (page.imagelength, page.imagewidth, len(self._pages) * page.samplesperpixel)
-        self.dtype = page.dtype
+        self.dtype, self.alpha = page.dtype, has_alpha(series)
         strip = (min(page.rowsperstrip, page.imagelength), page.imagewidth)
         self.high, self.wide = (page.tilelength, page.tilewidth) if page.is_tiled else strip
         self._down, self._across = -(-page.imagelength // self.high), -(-page.imagewidth // self.wide)
@@ -110,26 +126,42 @@ class Chunks:
 
     def _decode(self, page: int, number: int) -> np.ndarray | None:
         frame = self._pages[page]
-        offset, size = frame.dataoffsets[number], frame.databytecounts[number]
-        if not size:
-            return None
         try:
+            offset, size = frame.dataoffsets[number], frame.databytecounts[number]
+            if not size:
+                return None
             with self._lock:
                 file = frame.parent.filehandle
                 file.seek(offset)
                 data = file.read(size)
             if len(data) < size:
                 raise ValueError(f"{len(data)} of {size} bytes are there")
-            return self._first.decode(data, number, jpegtables=frame.jpegtables)[0][0]
+            if self._first.compression == JPEG:
+                refuse_damaged_jpeg(self._path, data, self._first)
+            tile = self._first.decode(data, number, jpegtables=frame.jpegtables)[0][0]
+            return self._checked(tile, number)
         except Exception as error:  # decoders raise all kinds
             return self._bad(number, error)
 
-    def _bad(self, number: int, error: Exception) -> None:
+    def _checked(self, tile: np.ndarray, number: int) -> np.ndarray:
+        """A tile that fills its part of the image."""
+        row, column = self._place(number)
+        needed = min(self.high, self.shape[0] - row), min(self.wide, self.shape[1] - column)
+        if tile.ndim != 3 or tile.shape[2] != self._samples or tile.shape[0] < needed[0] or tile.shape[1] < needed[1]:
+            raise ValueError(f"{tile.shape} were decoded, {(*needed, self._samples)} expected")
+        return tile
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """Row and column of a tile's first pixel."""
         row, column = divmod(number % (self._down * self._across), self._across)
+        return row * self.high, column * self.wide
+
+    def _bad(self, number: int, error: Exception) -> None:
+        row, column = self._place(number)
         height, width, _ = self.shape
         what = (
-            f"{self._path}: rows {row * self.high} to {min((row + 1) * self.high, height)}, columns "
-            f"{column * self.wide} to {min((column + 1) * self.wide, width)} cannot be read ({error})"
+            f"{self._path}: rows {row} to {min(row + self.high, height)}, columns {column} to "
+            f"{min(column + self.wide, width)} cannot be read ({brief(str(error)) or type(error).__name__})"
         )
         if not self._lenient:
             raise ImageError(f"{what}: get the file again, or go on without them with --skip-bad") from error
@@ -145,52 +177,59 @@ def _paste(tile: np.ndarray, corner: tuple[int, int], pixels: np.ndarray, box: B
 
 
 @contextmanager
-def open_windows(path: Path, level: int = 0, *, lenient: bool = False) -> Iterator[Windows]:
+def open_windows(path: Path, level: int = 0, *, lenient: bool = False, exif: bool = True) -> Iterator[Windows]:
     """An image to be read by window, until the block ends.
 
     Args:
         level: of a TIFF's pyramid; 0 is the full size.
         lenient: what of a TIFF cannot be decoded counts as 0, with a line in the log that says where.
+        exif: as `formats.read_raster`; an image that is stored turned is read whole.
 
     Raises:
-        ImageError: as `formats.read_pixels`; for a level that the file does not have; and while reading, for a tile
-            that cannot be decoded.
+        ImageError: as `formats.read_raster`; for a level that the file does not have; and while reading, for whatever
+            cannot be decoded.
     """
-    form = FORMATS.get(path.suffix.lower())
-    if level and form is not TIFF:
-        raise ImageError(f"{path}: level {level} of a file without levels: only a TIFF has some")
+    with ExitStack() as files:
+        yield Guarded(path, opened(path, lambda path: _windows(path, files, level, lenient, exif)))
+
+
+def _windows(path: Path, files: ExitStack, level: int, lenient: bool, exif: bool) -> Windows:
+    """The image by window; what it needs open is closed with `files`."""
+    form = format_of(path)
     if form is TIFF:
-        with opened(path, tifffile.TiffFile) as file:
-            yield from _of_tiff(path, file, level, lenient)
-    elif path.suffix.lower() == ".npy":
-        yield Whole(opened(path, lambda path: np.load(path, mmap_mode="r", allow_pickle=False)))
-    else:
-        yield Whole(read_pixels(path))
+        file = files.enter_context(tifffile.TiffFile(path))
+        return _of_tiff(path, file, files, level, lenient, exif)
+    if level:
+        raise ImageError(f"{path}: level {level} of a file without levels: only a TIFF has some")
+    if form is NPY:
+        read_npy_header(path)
+        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+        return Whole(pixels, pixels.dtype.newbyteorder("="))
+    return _whole(read_raster(path, exif=exif))
 
 
-def _of_tiff(path: Path, file: tifffile.TiffFile, level: int, lenient: bool) -> Iterator[Windows]:
-    levels = file.series[0].levels
-    if level >= len(levels):
-        raise ImageError(f"{path}: level {level} of {len(levels)}: expected 0 to {len(levels) - 1}")
-    series = levels[level]
+def _whole(raster: Raster) -> Whole:
+    return Whole(raster.pixels, alpha=raster.alpha)
+
+
+def _of_tiff(path: Path, file: tifffile.TiffFile, files: ExitStack, level: int, lenient: bool, exif: bool) -> Windows:
+    series = open_series(path, file, level)
     page = series.keyframe
     if page.tiledepth > 1 or page.imagedepth > 1:
         raise ImageError(f"{path}: a TIFF of volumes, {series.shape}: expected rows, columns, channels")
-    check_tiff_colours(path, page)
-    if is_coded(page):
-        if level:
-            raise ImageError(f"{path}: level {level} of a TIFF of a palette, or whose 0 is white: expected level 0")
-        yield Whole(read_pixels(path))
-        return
     chunks = Chunks(path, series, lenient=lenient)
+    turned = exif and orientation_of_page(page) != 1
+    if is_coded(page) or turned or math.prod(chunks.shape) != series.size:
+        if level:
+            raise ImageError(f"{path}: level {level} of a TIFF that is read whole (a palette, 0 for white, or turned)")
+        return _whole(read_raster(path, exif=exif))
     if page.is_tiled:
-        yield chunks
-    elif series.dataoffset is not None and len(series.pages) == 1 and not _has_planes(page):
+        return chunks
+    if series.dataoffset is not None and len(series.pages) == 1 and not _has_planes(page):
         kind = np.dtype(page.parent.byteorder + page.dtype.char)
-        yield Whole(np.memmap(path, kind, "r", series.dataoffset, chunks.shape), chunks.dtype)
-    else:
-        with _unpacked(path, chunks) as pixels:
-            yield Whole(pixels)
+        mapped = np.memmap(path, kind, "r", series.dataoffset, chunks.shape)
+        return Whole(mapped, chunks.dtype, alpha=chunks.alpha)
+    return Whole(files.enter_context(_unpacked(path, chunks)), alpha=chunks.alpha)
 
 
 def _has_planes(page: tifffile.TiffPage) -> bool:
@@ -205,6 +244,11 @@ def _unpacked(path: Path, strips: Chunks) -> Iterator[np.ndarray]:
     """
     height, width, channels = strips.shape
     size = height * width * channels * strips.dtype.itemsize
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if size > free:
+        raise ImageError(
+            f"{path}: a TIFF without tiles: it takes a temporary file of {size >> 20} MiB, {free >> 20} are free"
+        )
     log.warning("%s: a TIFF without tiles: unpacked, into %d MiB of a temporary file", path, size >> 20)
     with tempfile.NamedTemporaryFile() as file:
         for top in range(0, height, strips.high):

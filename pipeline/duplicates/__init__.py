@@ -12,14 +12,14 @@ or noisy that lines beside each other correlate below 0.9. Crops that share less
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pipeline.data.images import glance
+from pipeline.data.images import AS_SEEN, Reader
 from pipeline.duplicates import confirm
 from pipeline.duplicates.candidates import propose
 from pipeline.duplicates.signatures import Signature, sign
@@ -32,7 +32,7 @@ THREADS = min(8, os.cpu_count() or 1)  # that read images; what is found does no
 __all__ = ["find_duplicates", "merge_groups", "read_duplicates", "write_duplicates"]
 
 
-def find_duplicates(images: pd.DataFrame) -> pd.DataFrame:
+def find_duplicates(images: pd.DataFrame, reader: Reader = AS_SEEN) -> pd.DataFrame:
     """Related images, one row per pair, with the columns of `table.COLUMNS`.
 
     Kinds: "copy" (re-encoded, brightened, turned by `view`), "crop" (the second's corner lies `down` and `right` pixels
@@ -43,15 +43,16 @@ def find_duplicates(images: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         images: `image_id`, `path`, and `part`, "train" or "test".
+        reader: as the config wants its images.
 
     Raises:
         ImageError: for an image that cannot be read.
     """
     paths = list(images["path"])
     with ThreadPoolExecutor(THREADS) as pool:
-        signatures = list(track(_ahead(pool, paths), "look at images", total=len(paths)))
+        signatures = list(track(_ahead(pool, paths, reader), "look at images", total=len(paths)))
     pairs = propose(signatures).sort_values(["first", "second"], kind="stable")
-    read = lru_cache(maxsize=64)(_grey)
+    read = lru_cache(maxsize=64)(partial(_grey, reader))
     tracked = track(pairs.itertuples(), "compare pairs", total=len(pairs))
     pairs["score"] = [_score(read(paths[row.first]), read(paths[row.second]), row) for row in tracked]
     pairs["rank"] = pairs["kind"].map(list(LEAST).index)
@@ -71,17 +72,17 @@ def _named(pairs: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     return pairs.assign(**names)[COLUMNS].reset_index(drop=True)
 
 
-def _grey(path: Path) -> np.ndarray:
-    return glance(path, channels=1)[..., 0]
+def _grey(reader: Reader, path: Path) -> np.ndarray:
+    return reader.glance(path, channels=1)[..., 0]
 
 
-def _ahead(pool: ThreadPoolExecutor, paths: Sequence[Path]) -> Iterator[Signature]:
+def _ahead(pool: ThreadPoolExecutor, paths: Sequence[Path], reader: Reader) -> Iterator[Signature]:
     """Signatures in order, made by the pool a few images ahead: all at once would be read into memory."""
     remaining = iter(paths)
-    waiting = [pool.submit(lambda path: sign(_grey(path)), path) for path in islice(remaining, 4 * THREADS)]
+    waiting = [pool.submit(lambda path: sign(_grey(reader, path)), path) for path in islice(remaining, 4 * THREADS)]
     while waiting:
         yield waiting.pop(0).result()
-        waiting += [pool.submit(lambda path: sign(_grey(path)), path) for path in islice(remaining, 1)]
+        waiting += [pool.submit(lambda path: sign(_grey(reader, path)), path) for path in islice(remaining, 1)]
 
 
 def _score(first: np.ndarray, second: np.ndarray, pair: object) -> float:

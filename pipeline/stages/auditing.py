@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipeline.bootstrap import Difference, paired
 from pipeline.config import Config
-from pipeline.data.images import glance, stretch
+from pipeline.data.images import Reader, stretch
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.tables import read_table
 from pipeline.duplicates import merge_groups
@@ -42,15 +42,16 @@ def audit(cfg: Config) -> Audited:
     card = check(cfg)
     paths = Paths(cfg, card)
     make_data(card, paths)
-    index = read_index(card, paths.root, cfg.data.skip_bad)
+    reader = Reader.of(cfg)
+    index = read_index(card, paths.root, cfg.data.skip_bad, reader)
     pairs = find_all_duplicates(cfg, card, paths, index)
     sizes = merge_groups(index, pairs).value_counts()
     parts = pairs["first_part"].where(pairs["first_part"] == pairs["second_part"], "train and test")
     counts = pairs.assign(parts=parts).groupby(["kind", "parts"]).size().rename("pairs").reset_index()
     sheet = Path("reports") / f"{paths.folds.stem}-duplicates.png" if len(pairs) else None
     if sheet:
-        test = read_test_index(card, paths.root, cfg.data.skip_bad)
-        _draw(sheet, pairs, {"train": _paths(index), "test": _paths(test)}, cfg.data.percentiles or (0, 100))
+        test = read_test_index(card, paths.root, cfg.data.skip_bad, reader)
+        _draw(sheet, pairs, {"train": _paths(index), "test": _paths(test)}, reader)
     parted = _parted(paths.folds, pairs)
     return Audited(counts, len(index), len(sizes), int(sizes.iloc[0]), parted, paths.folds, paths.duplicates, sheet)
 
@@ -68,9 +69,9 @@ def _parted(path: Path, pairs: pd.DataFrame) -> int | None:
     return int((within["first"].map(fold) != within["second"].map(fold)).sum())
 
 
-def _draw(path: Path, pairs: pd.DataFrame, paths: dict[str, dict[str, Path]], percentiles: tuple[float, float]) -> None:
+def _draw(path: Path, pairs: pd.DataFrame, paths: dict[str, dict[str, Path]], reader: Reader) -> None:
     """Of each kind, pairs from the surest to the least sure."""
-    rows = {}
+    rows, percentiles = {}, reader.percentiles or (0, 100)
     for kind, of_kind in pairs.sort_values("score", ascending=False, kind="stable").groupby("kind"):
         shown = of_kind.iloc[np.unique(np.linspace(0, len(of_kind) - 1, COLUMNS).astype(int))]
         title = f"{kind}: {len(of_kind)} pairs, from the surest to the least sure"
@@ -78,8 +79,8 @@ def _draw(path: Path, pairs: pd.DataFrame, paths: dict[str, dict[str, Path]], pe
             Panel(
                 f"{row.score:.2f}  {row.first[:8]}, {row.second[:8]} ({row.second_part})",
                 _side_by_side(
-                    stretch(glance(paths[row.first_part][row.first], channels=3), percentiles),
-                    stretch(glance(paths[row.second_part][row.second], channels=3), percentiles),
+                    stretch(reader.glance(paths[row.first_part][row.first], channels=3), percentiles),
+                    stretch(reader.glance(paths[row.second_part][row.second], channels=3), percentiles),
                     row,
                 ),
                 masks=None,

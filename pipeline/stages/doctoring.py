@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.formats import read_pixels
-from pipeline.data.images import ImageError, glance, read_size
+from pipeline.data.images import ImageError, Reader, glance, read_size
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
 from pipeline.data.survey import survey_test, survey_train
@@ -48,8 +48,8 @@ def doctor(cfg: Config) -> Examined:
     paths = Paths(cfg, card)
     make_data(card, paths)
     try:
-        train = read_index(card, paths.root, cfg.data.skip_bad)
-        test = read_test_index(card, paths.root, cfg.data.skip_bad)
+        train = read_index(card, paths.root, cfg.data.skip_bad, Reader.of(cfg))
+        test = read_test_index(card, paths.root, cfg.data.skip_bad, Reader.of(cfg))
     except (ValueError, FileNotFoundError) as error:  # what they refuse is a finding, and not the only one
         return _without_index(card, paths.root, str(error), skip_bad=cfg.data.skip_bad)
     some = _spread(train, SAMPLE)

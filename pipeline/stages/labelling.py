@@ -107,7 +107,7 @@ def read_companion(cfg: config.Config) -> config.Config:
 
 def load_beside(cfg: config.Config, name: str) -> config.Config:
     """The config of another name, on the data of this one."""
-    place = {"root": cfg.data.root, "skip_bad": cfg.data.skip_bad}
+    place = {"root": cfg.data.root, "skip_bad": cfg.data.skip_bad, "exif": cfg.data.exif}
     other = config.load(Path("configs") / f"{name}.toml")
     return other.model_copy(update={"data": other.data.model_copy(update=place)})
 

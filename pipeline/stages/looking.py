@@ -19,7 +19,7 @@ QUARTERS = {"small masks": (0, 0.25), "middling": (0.25, 0.75), "large masks": (
 
 def list_sizes(prepared: Prepared) -> pd.DataFrame:
     """How many images there are of each size: height, width, train, test; the most frequent first."""
-    test = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad)
+    test = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad, prepared.reader)
     parts = {"train": prepared.index, "test": test}
     counts = {name: index.groupby(["height", "width"]).size() for name, index in parts.items()}
     table = pd.DataFrame(counts).fillna(0).astype(int)

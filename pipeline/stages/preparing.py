@@ -15,7 +15,7 @@ from pipeline.data.demo import make_demo
 from pipeline.data.demo_classes import make_classes_demo
 from pipeline.data.demo_instances import make_instances_demo
 from pipeline.data.demo_large import make_large_demo
-from pipeline.data.images import ImageError, Reader, glance
+from pipeline.data.images import ImageError, Reader
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
 from pipeline.data.tables import sample_header
@@ -70,7 +70,7 @@ class Prepared(NamedTuple):
 
     @property
     def labels(self) -> Labels:
-        return Labels.of(self.card, self.cfg.data.border)
+        return Labels.of(self.card, self.cfg.data.border, exif=self.cfg.data.exif)
 
     @property
     def reader(self) -> Reader:
@@ -163,9 +163,11 @@ def data(cfg: Config) -> None:
     paths = Paths(cfg, card)
     make_data(card, paths)
     _refuse_other_header(card, paths.root)
-    index = read_index(card, paths.root, cfg.data.skip_bad)
-    test = read_test_index(card, paths.root, cfg.data.skip_bad)
-    bad = [error for path in track([*index["path"], *test["path"]], "read images") if (error := _image_error(path))]
+    reader = Reader.of(cfg)
+    index = read_index(card, paths.root, cfg.data.skip_bad, reader)
+    test = read_test_index(card, paths.root, cfg.data.skip_bad, reader)
+    found = [*index["path"], *test["path"]]
+    bad = [error for path in track(found, "read images") if (error := _image_error(path, reader))]
     for error in bad[1:]:
         log.error("%s", error)
     if bad:
@@ -175,9 +177,9 @@ def data(cfg: Config) -> None:
     log.info("coverage %.3f on average, %.0f%% of the masks are empty", index["coverage"].mean(), 100 * empty)
 
 
-def _image_error(path: Path) -> ImageError | None:
+def _image_error(path: Path, reader: Reader) -> ImageError | None:
     try:
-        glance(path, channels=3)
+        reader.check(path)
     except ImageError as error:
         return error
     return None
@@ -215,7 +217,7 @@ def prepare(cfg: Config) -> Prepared:
     with processes().main_process_first():
         make_data(card, paths)
         _refuse_other_header(card, paths.root)
-        index = read_index(card, paths.root, cfg.data.skip_bad)
+        index = read_index(card, paths.root, cfg.data.skip_bad, Reader.of(cfg))
         if not paths.folds.exists():
             _make_folds(cfg, card, paths, index)
     index = _keep_together(index, cfg, paths)
@@ -279,9 +281,10 @@ def find_all_duplicates(cfg: Config, card: Competition, paths: Paths, index: pd.
     if paths.duplicates.exists():
         log.info("near-duplicates as they were found before: remove %s to look again", paths.duplicates)
     else:
-        test = read_test_index(card, paths.root, cfg.data.skip_bad)
+        reader = Reader.of(cfg)
+        test = read_test_index(card, paths.root, cfg.data.skip_bad, reader)
         images = pd.concat([index.assign(part="train"), test.assign(part="test")], ignore_index=True)
-        write_duplicates(paths.duplicates, find_duplicates(images))
+        write_duplicates(paths.duplicates, find_duplicates(images, reader))
     return read_duplicates(paths.duplicates)
 
 

@@ -166,7 +166,7 @@ def _say_moved_thresholds(table: list[dict[str, Any]]) -> None:
 def predict_test(prepared: Prepared) -> pd.DataFrame:
     """Fill the test stores of every fold; returns the index of the test images."""
     # Before the hours of training: a mistake in it must show at once.
-    test_index = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad)
+    test_index = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad, prepared.reader)
     if prepared.cfg.predict.full:
         train_full(prepared)
     else:
@@ -238,7 +238,7 @@ def _refuse_mixed_sizes(prepared: Prepared, index: pd.DataFrame) -> None:
     whole = [number for number, phase in enumerate(phases) if phase.crop is None]
     _refuse_sizes(index, whole)
     if pseudo:
-        test = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad)
+        test = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad, prepared.reader)
         _refuse_sizes(pd.concat([index, test]), [number for number in whole if number + 1 in pseudo.phases])
 
 

@@ -34,16 +34,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"Did you mean '{shortened(close[0])}'?" if close else f"Known: {listed(known, 2 * LIMIT)}."
 
 
-def shortened(text: object, most: int = 100) -> str:
-    """At most so many characters of a text that is quoted in a message.
-
-    >>> shortened("a long text", 6)
-    'a lon…'
-    """
-    text = str(text)
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
 def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file.
 

@@ -12,8 +12,8 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.tables import read_cells, read_header, read_rows, read_table, sample_header
 from pipeline.files import whole
+from pipeline.quoting import shortened
 from pipeline.rle import Dialect, RLEError
-from pipeline.schema import shortened
 
 # From an image's id to its masks (C, H, W) uint8, or its objects (H, W), numbered; None: no prediction.
 MaskOf = Callable[[str], np.ndarray | None]

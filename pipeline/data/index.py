@@ -18,8 +18,8 @@ from pipeline.data.labels import Labels, one_hot, texts_of
 from pipeline.data.places import Search, as_id, find_files, find_parts, match_files, nothing_found, say_once
 from pipeline.data.polygons import read_polygons
 from pipeline.data.tables import read_rows, read_table, runs_of_rows
+from pipeline.quoting import shortened
 from pipeline.rle import Dialect, area
-from pipeline.schema import shortened
 
 log = logging.getLogger(__name__)
 

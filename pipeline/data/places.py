@@ -14,7 +14,7 @@ from typing import Literal
 
 import pandas as pd
 
-from pipeline.schema import shortened
+from pipeline.quoting import shortened
 
 log = logging.getLogger(__name__)
 say_once = lru_cache(maxsize=None)(log.info)  # files are listed, and tables read, by several stages of one command

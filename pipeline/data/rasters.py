@@ -8,6 +8,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
+from pipeline.quoting import shortened
+
 T = TypeVar("T")
 
 ORIENTATION = 0x0112  # EXIF's and TIFF's tag: how to turn the stored pixels to see the picture
@@ -163,8 +165,7 @@ def _unreadable(path: Path, error: Exception, said: str) -> ImageError:
 
 def brief(said: str) -> str:
     """The first line of a library's message, cut to what an error may repeat."""
-    line = said.strip().splitlines()[0].strip() if said.strip() else ""
-    return line if len(line) <= QUOTED else f"{line[: QUOTED - 2]} …"
+    return shortened(said.strip().partition("\n")[0].strip(), QUOTED)
 
 
 def _remedy(said: str) -> str:

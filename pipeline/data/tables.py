@@ -13,7 +13,8 @@ import pandas as pd
 from pipeline.competition import Columns
 from pipeline.data.places import as_id, say_once
 from pipeline.rle import Dialect, RLEError, Runs, empty_advice
-from pipeline.schema import did_you_mean, shortened
+from pipeline.quoting import shortened
+from pipeline.schema import did_you_mean
 
 MOST_COLUMNS = 10_000
 NO_TEXT = {  # what a file that is called .csv may be, by its first bytes

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from pipeline.metrics import PARAMETERS, kind_of, known_metrics, metrics_of, text_of
+from pipeline.quoting import quoted
 from pipeline.rle import Dialect
 from pipeline.schema import Table, did_you_mean, parse, read_toml
 
@@ -292,13 +293,12 @@ def path_of(name: str) -> Path:
     """
     if name.endswith(".toml"):
         return Path(name)
-    path = Path(str(resources.files("pipeline.competitions"))) / f"{name}.toml"
-    if not path.is_file():
+    if name not in known():
         raise ValueError(
-            f"unknown competition '{name}'. {did_you_mean(name, known())} "
-            f'A card of your own goes by its path: competition = "cards/{name}.toml".'
+            f"unknown competition {quoted(name)}. {did_you_mean(name, known())} "
+            f'A card of your own goes by its path: competition = "cards/mine.toml".'
         )
-    return path
+    return Path(str(resources.files("pipeline.competitions"))) / f"{name}.toml"
 
 
 def load(name: str) -> Competition:

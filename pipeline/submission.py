@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.tables import read_cells, read_header, read_rows, read_table, sample_header
 from pipeline.files import whole
-from pipeline.quoting import shortened
+from pipeline.quoting import listed, shortened
 from pipeline.rle import Dialect, RLEError
 
 # From an image's id to its masks (C, H, W) uint8, or its objects (H, W), numbered; None: no prediction.
@@ -168,9 +168,7 @@ def check_submission(
     header, expected = sample_header(sample, card.columns), read_table(sample, card.columns.header)
     found = read_table(path, card.columns.header)
     if (came := read_header(path)) != header:
-        raise ValueError(
-            f"{path}: columns {shortened(', '.join(came))}, the sample submission has {shortened(', '.join(header))}"
-        )
+        raise ValueError(f"{path}: columns {listed(came)}, the sample submission has {listed(header)}")
     ids = sample_rows(card, sample)
     if card.instances and not card.columns.cell:
         _check_ids(path, found[card.columns.id], expected[card.columns.id])

@@ -12,8 +12,8 @@ import pandas as pd
 
 from pipeline.competition import Columns
 from pipeline.data.places import as_id, say_once
+from pipeline.quoting import listed, shortened
 from pipeline.rle import Dialect, RLEError, Runs, empty_advice
-from pipeline.quoting import shortened
 from pipeline.schema import did_you_mean
 
 MOST_COLUMNS = 10_000
@@ -141,7 +141,7 @@ def _refuse_columns(path: Path, names: Sequence[str], columns: Sequence[str]) ->
         if column not in names:
             mark = next((mark for mark in (";", "\t", "|") if len(names) == 1 and mark in names[0]), None)
             advice = f": its columns are separated by {mark!r}, save it with commas" if mark else ""
-            raise ValueError(f"{path}: no column '{column}', it has: {shortened(', '.join(names))}{advice}")
+            raise ValueError(f"{path}: no column '{column}', it has: {listed(names)}{advice}")
     twice = next((name for name, count in Counter(names).items() if name and count > 1), None)
     if twice is not None:
         raise ValueError(f"{path}: column '{shortened(twice)}' is there twice: rename or remove one")

@@ -1,0 +1,86 @@
+"""Odd tables and names: each is read as what it means, or refused in one line that says what to do."""
+
+import csv
+import unicodedata
+
+import numpy as np
+import pytest
+
+from pipeline import competition
+from pipeline.data.index import read_index, read_test_index
+from pipeline.data.labels import Labels
+from pipeline.data.tables import sample_header
+from pipeline.submission import check_submission, write_submission
+from tests.odd_tables import GROUPS, HEIGHT, IDS, ODD, WIDTH, mask_of, write
+
+
+def read(root):
+    """All that stages read of a competition: its card, its training and its test images."""
+    card = competition.load(str(root / "card.toml"))
+    sample_header(root / card.files.sample_submission, card.columns)
+    return card, read_index(card, root), read_test_index(card, root)
+
+
+def masks_of(image_id):
+    """Of all classes, (3, H, W): the first pixel, nothing, everything."""
+    masks = np.zeros((3, HEIGHT, WIDTH), np.uint8)
+    masks[0, 0, 0] = masks[2] = 1
+    return masks
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_is_odd_is_read_as_it_is_meant_or_refused_in_one_line(tmp_path, name):
+    root = tmp_path / "data"
+    layout, says = write(name, root)
+    if says:
+        with pytest.raises((ValueError, FileNotFoundError), match=says) as refusal:
+            read(root)
+        line = str(refusal.value).replace(str(tmp_path), "")
+        assert "\n" not in line
+        assert len(line) <= 300, line
+        return
+    card, index, test = read(root)
+    assert_is_as_drawn(card, index, layout)
+    assert_is_written_for(card, root, test, layout)
+
+
+def assert_is_as_drawn(card, index, layout):
+    """Ids, masks, coverage and groups are those of the plain competition."""
+    assert index["image_id"].tolist() == sorted(layout.ids)
+    labels = Labels.of(card)
+    for row in index.itertuples():
+        place = IDS.index(row.image_id.removesuffix(".png"))
+        mask = mask_of(place) * (row.image_id not in layout.empty)
+        assert np.array_equal(labels.read(row)[..., 0], mask)
+        assert row.coverage == pytest.approx(mask.mean())
+        assert row.empty == ("no" if mask.any() else "yes")
+        assert row.path.is_file()
+        assert (row.height, row.width) == (HEIGHT, WIDTH)
+        assert row.group == (GROUPS[place] if card.group_column else row.image_id)
+
+
+def assert_is_written_for(card, root, test, layout):
+    """The submission has the sample's header and ids, letter by letter, and Kaggle would take it."""
+    sample = root / card.files.sample_submission
+    write_submission(root / "mine.csv", card, sample, masks_of)
+    check_submission(root / "mine.csv", card, sample, {key: (HEIGHT, WIDTH) for key in test["image_id"]}.get)
+    with (root / "mine.csv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    with sample.open(encoding="utf-8-sig", newline="") as file:
+        expected, *keys = csv.reader(file)
+    assert header == expected
+    place = [name.strip() for name in header].index("id")
+    assert [row[place] for row in rows] == [row[place] for row in keys]
+    assert {unicodedata.normalize("NFC", row[place]).strip() for row in keys} >= (
+        set(test["image_id"]) if card.columns.joint is None else set()
+    )
+
+
+def test_a_million_columns_are_refused_within_a_second(tmp_path):
+    import time
+
+    write("a million columns", tmp_path)
+    start = time.process_time()
+    with pytest.raises(ValueError, match="columns, expected at most"):
+        read(tmp_path)
+    assert time.process_time() - start < 1

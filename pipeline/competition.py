@@ -23,6 +23,7 @@ class Files(Table):
     train_csv: str | None = None  # rows of ids and RLE
     train_masks: str | None = None  # or a folder of mask images, named as the images are
     train_polygons: str | None = None  # or a JSON per line: an image's id and its objects' outlines
+    train_coco: str | None = None  # or one JSON in COCO's format: polygons or runs, a category for each class
     train_meta: str | None = None  # more columns about the training images, by the same id
     suffix: str = ".png"  # image file = id + suffix; empty where ids already end in one
     mask_suffix: str = ".png"
@@ -150,10 +151,12 @@ class Competition(Table):
             )
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes {', '.join(self.classes)}: one is named twice")
-        labels = [self.files.train_csv, self.files.train_masks, self.files.train_polygons]
+        files = self.files
+        labels = [files.train_csv, files.train_masks, files.train_polygons, files.train_coco]
         if sum(each is not None for each in labels) != 1:
             raise ValueError(
-                "give one of files.train_csv (RLE), files.train_masks (mask images) and files.train_polygons (outlines)"
+                "give one of files.train_csv (RLE), files.train_masks (mask images), files.train_polygons (outlines) "
+                "and files.train_coco (COCO's JSON)"
             )
         for columns in (self.columns, *self.train_columns):
             if len(self.classes) > 1 and not (columns.label or columns.joint):

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
+from pipeline.data.coco import read_coco
 from pipeline.data.images import AS_SEEN, ImageError, Reader
 from pipeline.data.labels import Labels, one_hot, texts_of
 from pipeline.data.places import Search, as_id, find_files, find_parts, match_files, nothing_found, say_once
@@ -89,7 +90,7 @@ def read_test_index(card: Competition, root: Path, skip_bad: bool = False, reade
 def train_search(card: Competition, root: Path) -> Search:
     """Which files are training images, and for whose ids."""
     files = card.files
-    ids_from = root / (files.train_csv or files.train_masks or files.train_polygons)
+    ids_from = root / files.train_masks if files.train_masks else labels_file(card, root)
     return Search("training", ids_from, root / files.train_images, files.suffix, files.pattern)
 
 
@@ -192,11 +193,14 @@ def _masks_are_told_first(card: Competition) -> bool:
 def _label_rows(card: Competition, root: Path, reader: Reader) -> pd.DataFrame:
     """A row for each mask, or part of one: image_id, label, rle, line, and group where the card has one.
 
-    Rows of void have the label `card.void_rows`.
+    Rows of void have a label that is none of the card's classes.
     """
     path, labels = labels_file(card, root), [*card.classes, *filter(None, [card.void_rows])]
     if card.files.train_polygons:
         return read_polygons(path, train_files(card, root), labels, card.dialect, reader)
+    if card.files.train_coco:
+        folder, options = root / card.files.train_images, {"suffix": card.files.suffix, "void": card.void_rows}
+        return read_coco(path, folder, train_files(card, root), card.classes, card.dialect, reader, **options)
     rows = read_rows(path, card.training_layouts, labels)
     if not (card.several_rows or card.instances):
         refuse_repeats(rows, path)
@@ -204,7 +208,7 @@ def _label_rows(card: Competition, root: Path, reader: Reader) -> pd.DataFrame:
 
 
 def labels_file(card: Competition, root: Path) -> Path:
-    return root / (card.files.train_csv or card.files.train_polygons)
+    return root / (card.files.train_csv or card.files.train_polygons or card.files.train_coco)
 
 
 def _with_rowless(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:

@@ -1,15 +1,20 @@
 """Outlines of objects, from a file with a JSON per line, as rows of RLE: the rest of the house knows no third form."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline.data.images import AS_SEEN, Reader
+from pipeline.data.images import AS_SEEN, ImageError, Reader
+from pipeline.data.places import as_id
 from pipeline.rle import Dialect
+
+OUTSIDE = 0.1  # share of an image's side by which a point may lie outside of it: annotators draw over the edge
+LEAST_POINTS = 3  # of an outline
+QUOTED = 100  # characters of what is shown of a file
 
 
 def read_polygons(
@@ -19,6 +24,7 @@ def read_polygons(
 
     A line of the file: {"id": "x", "annotations": [{"type": "vessel", "coordinates": [[[x, y], …], …]}, …]}. The rings
     of one object are filled by the even-odd rule, so a ring within a ring is a hole; their own pixels belong to them.
+    What a ring has outside of the image is cut off.
 
     Args:
         images: the file of each id; lines of other ids are left out.
@@ -27,39 +33,93 @@ def read_polygons(
 
     Raises:
         FileNotFoundError: with what to do.
-        ValueError: for a line that is no such JSON, with its number.
-        ImageError: for an image without a readable size.
+        ValueError: for a line that is no such JSON, repeats an id, or has an outline that is none, with its number.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file: put the competition's files into {path.parent}/")
-    rows = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        image_id, objects = _read_line(text, f"{path}: line {number}")
+    rows, line_of = [], {}
+    for number, text in _lines(path):
+        where = f"{path}: line {number}"
+        image_id, objects = _read_line(text, where)
+        if image_id in line_of:
+            line = line_of[image_id]
+            raise ValueError(f"{where}: id '{image_id[:QUOTED]}' repeats that of line {line}: expected one line each")
+        line_of[image_id] = number
         if image_id not in images:
             continue
-        shape = reader.size(images[image_id])
-        found = [(label, dialect.encode(_fill(rings, shape))) for label, rings in objects if label in classes]
+        shape = size_or_none(images[image_id], reader)
+        found = [
+            (label, dialect.encode(_fill(rings, shape, where)))
+            for label, rings in objects
+            if shape is not None and label in classes
+        ]
         rows += [(image_id, label, rle, number) for label, rle in found or [(classes[0], "")]]
     return pd.DataFrame(rows, columns=["image_id", "label", "rle", "line"])
 
 
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers from 1."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file: put the competition's files into {path.parent}/")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text in UTF-8: {error}") from None
+    if '"categories"' in text and '"images"' in text:
+        raise ValueError(f"{path}: one COCO JSON, and no JSON per line: name it in files.train_coco")
+    return ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+
+
 def _read_line(text: str, where: str) -> tuple[str, list[tuple[str, list[np.ndarray]]]]:
-    """The id, and each object's type and rings, (N, 2) int32, x before y."""
+    """The id, and each object's type and rings, (N, 2), x before y."""
     try:
         line = json.loads(text)
-        return line["id"], [(each["type"], _rings(each["coordinates"])) for each in line["annotations"]]
-    except (ValueError, KeyError, TypeError) as error:
+        return as_id(str(line["id"])), [(each["type"], _rings(each["coordinates"])) for each in line["annotations"]]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(
-            f'{where}: expected {{"id": …, "annotations": [{{"type": …, "coordinates": [[[x, y], …]]}}]}}: {error!r}'
+            f'{where}: expected {{"id": …, "annotations": [{{"type": …, "coordinates": [[[x, y], …]]}}]}}: '
+            f"{repr(error)[:QUOTED]}"
         ) from None
 
 
 def _rings(coordinates: list) -> list[np.ndarray]:
-    rings = [np.array(ring, dtype=np.float64).round().astype(np.int32) for ring in coordinates]
-    if any(ring.ndim != 2 or ring.shape[1] != 2 for ring in rings):
+    rings = [np.array(ring, dtype=np.float64) for ring in coordinates]
+    if not rings or any(ring.ndim != 2 or ring.shape[1] != 2 for ring in rings):
         raise ValueError("a ring is a list of [x, y]")
     return rings
 
 
-def _fill(rings: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    return cv2.fillPoly(np.zeros(shape, dtype=np.uint8), rings, 1)
+def check_outline(points: np.ndarray, shape: tuple[int, int], where: str) -> None:
+    """Refuse an outline that is none, or one of another image.
+
+    Shapes:
+        points: (N, 2), x before y, in pixels.
+
+    Raises:
+        ValueError: beginning with `where`, for fewer than three points, and for a point that is not finite or lies far
+            outside of the image.
+    """
+    if len(points) < LEAST_POINTS:
+        raise ValueError(f"{where}: an outline of {len(points)} points: expected {LEAST_POINTS} or more")
+    height, width = shape
+    share = points / (width, height)
+    inside = (share >= -OUTSIDE) & (share <= 1 + OUTSIDE)  # NaN is not
+    if not inside.all():
+        x, y = points[~inside.all(axis=1)][0]
+        raise ValueError(
+            f"{where}: the point ({x:g}, {y:g}) lies far outside of its image of {width}×{height} (width×height): are "
+            f"the outlines of this image, and at its size?"
+        )
+
+
+def size_or_none(path: Path, reader: Reader) -> tuple[int, int] | None:
+    """Height and width of an image; None of one that cannot be read, which is refused, or skipped, where it is."""
+    try:
+        return reader.size(path)
+    except ImageError:
+        return None
+
+
+def _fill(rings: list[np.ndarray], shape: tuple[int, int], where: str) -> np.ndarray:
+    for ring in rings:
+        check_outline(ring, shape, where)
+    whole = [ring.round().astype(np.int32) for ring in rings]
+    return cv2.fillPoly(np.zeros(shape, dtype=np.uint8), whole, 1)

@@ -20,10 +20,10 @@ import numpy as np
 
 from pipeline.rle import bracketed, coco, pairs
 from pipeline.rle.pixels import mask_of_runs, runs_of_mask
-from pipeline.rle.runs import RLEError, Runs, area, no_runs, overlap, pixel_count
+from pipeline.rle.runs import LARGEST, RLEError, Runs, area, no_runs, overlap, pixel_count
 from pipeline.rle.strips import runs_of_strips, window_of_runs
 
-__all__ = ["Dialect", "RLEError", "Runs", "area", "decode", "empty_advice", "encode", "overlap"]
+__all__ = ["Dialect", "RLEError", "Runs", "area", "decode", "empty_advice", "encode", "mask_of_counts", "overlap"]
 
 # Numbers that tables have been seen to hold for a mask without a pixel; words without a digit may be one too.
 EMPTIES = {"-1", "-1.0", "-1 -1", "-1 0", "0", "0.0", "0 0", "1 0", "[0]", "[-1]"}
@@ -238,6 +238,21 @@ def empty_advice(text: str) -> str | None:
 
 
 KAGGLE = Dialect()
+
+
+def mask_of_counts(counts: Any, shape: tuple[int, int]) -> np.ndarray:
+    """The mask (H, W) of COCO's runs as its JSON has them: a list of counts, or their letters.
+
+    Raises:
+        RLEError: for counts that are none, or do not add up to the pixels of shape.
+    """
+    if isinstance(counts, str):
+        numbers = coco.counts_of_letters(counts.encode())
+    elif isinstance(counts, list) and all(type(each) is int and 0 <= each <= LARGEST for each in counts):
+        numbers = np.array(counts, dtype=np.int64)
+    else:
+        raise RLEError(f"counts {str(counts)[:40]}: expected whole numbers from 0, or COCO's letters")
+    return mask_of_runs(coco.runs_of_counts(numbers, shape), shape, "column")
 
 
 def encode(mask: np.ndarray) -> str:

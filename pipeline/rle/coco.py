@@ -41,15 +41,19 @@ def read(text: str, shape: tuple[int, int] | None) -> Runs:
         RLEError: for text that is not base64, bytes that zlib does not inflate, a letter outside of COCO's 64, a
             text that ends within a count, a negative count, or counts that do not add up to the pixels of shape.
     """
-    counts = _counts(_inflated(text))
+    return runs_of_counts(counts_of_letters(_inflated(text)), shape)
+
+
+def runs_of_counts(counts: np.ndarray, shape: tuple[int, int] | None) -> Runs:
+    """Runs of counts, (N,) int64: zeros, ones, zeros, …; as `read`, and refused as there."""
     wrong = np.flatnonzero((counts < 0) | (counts > LARGEST))
     if wrong.size:
         fault = f"is {counts[wrong[0]]}, expected 0 to {LARGEST}: is this COCO's compressed form?"
         raise RLEError(f"count {wrong[0] + 1} {fault}")
     borders = np.cumsum(counts)
-    if shape is not None and borders[-1] != shape[0] * shape[1]:
+    if shape is not None and (total := counts.sum()) != shape[0] * shape[1]:
         raise RLEError(
-            f"counts of {borders[-1]} pixels, expected the {shape[0] * shape[1]} of shape {tuple(shape)}: "
+            f"counts of {total} pixels, expected the {shape[0] * shape[1]} of shape {tuple(shape)}: "
             "check the image's (height, width)"
         )
     starts = borders[: borders.size // 2 * 2 : 2]
@@ -87,8 +91,12 @@ def _fits(numbers: np.ndarray, bits: int) -> np.ndarray:
     return (numbers >= -(1 << (bits - 1))) & (numbers < 1 << (bits - 1))
 
 
-def _counts(letters: bytes) -> np.ndarray:
-    """The counts behind the letters, (N,) int64."""
+def counts_of_letters(letters: bytes) -> np.ndarray:
+    """The counts behind COCO's letters, (N,) int64.
+
+    Raises:
+        RLEError: for a letter outside of COCO's 64, and a text that ends within a count.
+    """
     codes = np.frombuffer(letters, dtype=np.uint8).astype(np.int64) - 48
     if not codes.size or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
         raise RLEError(f"letters {letters[:20]!r} are not COCO's: expected '0' to 'o', the last below 'P'")

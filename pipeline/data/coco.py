@@ -1,0 +1,238 @@
+"""Objects from one JSON in COCO's format, as rows of RLE: the rest of the house knows no third form."""
+
+import codecs
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, PositiveInt, ValidationError
+
+from pipeline.data.images import AS_SEEN, Reader
+from pipeline.data.places import as_id
+from pipeline.data.polygons import QUOTED, check_outline, size_or_none
+from pipeline.rle import Dialect, RLEError, mask_of_counts
+from pipeline.schema import did_you_mean
+
+VOID_LABEL = ""  # of rows whose pixels count for nothing: no class has this name
+
+
+class Image(BaseModel):
+    """An entry of `images`."""
+
+    id: int | str
+    file_name: str
+    height: PositiveInt
+    width: PositiveInt
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width, in pixels."""
+        return self.height, self.width
+
+
+class Category(BaseModel):
+    """An entry of `categories`."""
+
+    id: int | str
+    name: str
+
+
+class Annotation(BaseModel):
+    """An entry of `annotations`: one object, or a crowd of them."""
+
+    id: int | str | None = None
+    image_id: int | str
+    category_id: int | str
+    segmentation: Any = None
+    iscrowd: bool = False
+
+
+class Coco(BaseModel):
+    """The file."""
+
+    images: list[Image]
+    categories: list[Category]
+    annotations: list[Annotation]
+
+
+def read_coco(
+    path: Path,
+    folder: Path,
+    files: Mapping[str, Path],
+    classes: Sequence[str],
+    dialect: Dialect,
+    reader: Reader = AS_SEEN,
+    *,
+    suffix: str = "",
+    void: str | None = None,
+) -> pd.DataFrame:
+    """A row for each object: image_id, label, rle, line (0); an image without one has one row, whose rle is blank.
+
+    Polygons are filled where a pixel's centre lies inside; several of one object are its parts, so COCO has no holes.
+    What a polygon has outside of the image is cut off. Runs may be compressed or not. The pixels of a crowd count for
+    nothing: their label is VOID_LABEL.
+
+    Args:
+        folder: of the images.
+        files: the file of each id, in that folder or below it. Images of the JSON are found there by their path, or by
+            their name where it is the only one; others are left out, unless they have objects.
+        classes: names of categories that count; objects of others are left out.
+        reader: as the config wants its images: turned or as stored.
+        suffix: of file names, which the id of an image without a file does not have.
+        void: name of a category whose pixels count for nothing.
+
+    Raises:
+        FileNotFoundError: with what to do.
+        ValueError: for a file that is no such JSON, and an entry that cannot be right, with its place in the file.
+    """
+    found = _load(path)
+    image_ids = _image_ids(path, found.images, folder, files)
+    wanted = [*classes, *filter(None, [void])]
+    labels = _labels(path, found.categories, wanted)
+    annotations, rows = _by_image(path, found, labels), []
+    for image in found.images:
+        image_id, objects = image_ids.get(image.id), []
+        if image_id is not None:
+            _check_size(path, image, size_or_none(files[image_id], reader))
+            for where, each in annotations[image.id]:
+                if (label := labels[each.category_id]) in wanted:
+                    label = VOID_LABEL if each.iscrowd or label == void else label
+                    objects.append((label, dialect.encode(_mask(each.segmentation, image.shape, where))))
+        elif annotations[image.id]:  # its file is missing, as that of a row of a CSV may be
+            image_id = as_id(PurePosixPath(image.file_name).name.removesuffix(suffix))
+        else:
+            continue
+        rows += [(image_id, label, rle, 0) for label, rle in objects or [(classes[0], "")]]
+    return pd.DataFrame(rows, columns=["image_id", "label", "rle", "line"])
+
+
+Entry = tuple[str, Annotation]  # where it stands in the file, and what it says
+
+
+def _by_image(path: Path, found: Coco, labels: Mapping[int | str, str]) -> dict[int | str, list[Entry]]:
+    """The annotations of each image."""
+    entries: dict[int | str, list[Entry]] = {image.id: [] for image in found.images}
+    for number, each in enumerate(found.annotations):
+        where = f"{path}: annotations.{number}" + ("" if each.id is None else f" (id {str(each.id)[:20]})")
+        if each.image_id not in entries or each.category_id not in labels:
+            raise ValueError(
+                f"{where}: image_id {str(each.image_id)[:20]}, category_id {str(each.category_id)[:20]}: expected ids "
+                f"of images and categories of the file"
+            )
+        entries[each.image_id].append((where, each))
+    return entries
+
+
+def _check_size(path: Path, image: Image, size: tuple[int, int] | None) -> None:
+    if size not in (None, image.shape):
+        raise ValueError(
+            f"{path}: image '{image.file_name[-QUOTED:]}' is {image.shape} there, its file {size} (height, width): are "
+            f"the labels of this file, and at its size?"
+        )
+
+
+def _load(path: Path) -> Coco:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file: put the competition's files into {path.parent}/")
+    try:
+        return Coco.model_validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(
+            f"{path}: {place}{': ' * bool(place)}{first['msg'][:QUOTED]}: expected COCO's JSON, with images (id, "
+            f"file_name, height, width), categories (id, name) and annotations"
+        ) from None
+
+
+def _image_ids(path: Path, images: Sequence[Image], folder: Path, files: Mapping[str, Path]) -> dict[int | str, str]:
+    """The project's id of each image that has a file, by its id in the JSON."""
+    by_path = {as_id(file.relative_to(folder).as_posix()): image_id for image_id, file in files.items()}
+    names = pd.Series({image_id: as_id(file.name) for image_id, file in files.items()}, dtype=object)
+    by_name = {name: image_id for image_id, name in names.drop_duplicates(keep=False).items()}
+    found: dict[int | str, str | None] = {}
+    taken: set[str] = set()
+    for number, image in enumerate(images):
+        name = as_id(image.file_name.replace("\\", "/").removeprefix("./"))
+        image_id = by_path.get(name) or by_name.get(PurePosixPath(name).name)
+        if image.id in found or image_id in taken:
+            raise ValueError(
+                f"{path}: images.{number} (id {str(image.id)[:20]}, '{image.file_name[-QUOTED:]}') is there twice: "
+                f"expected one entry for each image"
+            )
+        found[image.id] = image_id
+        taken |= {image_id} - {None}
+    return {key: image_id for key, image_id in found.items() if image_id is not None}
+
+
+def _labels(path: Path, categories: Sequence[Category], wanted: Sequence[str]) -> dict[int | str, str]:
+    """The name of each category, by its id.
+
+    Raises:
+        ValueError: for a class that no category has: all its masks would be empty.
+    """
+    names = {category.id: category.name for category in categories}
+    for name in wanted:
+        if name not in names.values():
+            raise ValueError(f"{path}: no category '{name}'. {did_you_mean(name, names.values())}"[: 2 * QUOTED])
+    return names
+
+
+def _mask(segmentation: Any, shape: tuple[int, int], where: str) -> np.ndarray:
+    """The mask of one annotation, (H, W) uint8: of polygons, or of runs."""
+    if isinstance(segmentation, list) and segmentation:
+        mask = np.zeros(shape, dtype=np.uint8)
+        for polygon in segmentation:
+            mask |= fill(_points(polygon, shape, where), shape)
+        return mask
+    if isinstance(segmentation, dict) and {"counts", "size"} <= set(segmentation):
+        if segmentation["size"] != list(shape):
+            raise ValueError(
+                f"{where}: runs of size {str(segmentation['size'])[:QUOTED]}, the image's is {list(shape)}"
+            )
+        try:
+            return mask_of_counts(segmentation["counts"], shape)
+        except RLEError as error:
+            raise ValueError(f"{where}: {error}") from None
+    raise ValueError(
+        f"{where}: segmentation is {str(segmentation)[:QUOTED]}: expected polygons [[x, y, x, y, …], …], or runs "
+        f'{{"size": [height, width], "counts": …}}'
+    )
+
+
+def _points(polygon: Any, shape: tuple[int, int], where: str) -> np.ndarray:
+    """The points of a polygon, (N, 2)."""
+    try:
+        numbers = np.array(polygon, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        numbers = np.zeros(())
+    if numbers.ndim != 1 or len(numbers) % 2:
+        raise ValueError(f"{where}: a polygon {str(polygon)[:QUOTED]}: expected numbers x, y, x, y, …")
+    check_outline(numbers.reshape(-1, 2), shape, where)
+    return numbers.reshape(-1, 2)
+
+
+def fill(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The pixels whose centres lie inside of a polygon, by the even-odd rule, (H, W) uint8.
+
+    Pixel (x, y) goes from x to x + 1 and from y to y + 1, so a square from 10 to 30 has 20 × 20 pixels. Each edge flips
+    what lies to the right of it, in each row whose centre it crosses.
+
+    Shapes:
+        points: (N, 2), x before y; those outside of the image are cut off.
+    """
+    height, width = shape
+    ends = np.stack([points, np.roll(points, -1, axis=0)])  # (2, N, 2)
+    ends = np.take_along_axis(ends, np.argsort(ends[..., 1:], axis=0, kind="stable"), axis=0)  # the upper end first
+    (left, top), (right, bottom) = ends[0].T, ends[1].T
+    first, last = (np.clip(np.ceil(each - 0.5), 0, height).astype(int) for each in (top, bottom))
+    edge = np.repeat(np.arange(len(points)), last - first)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(last - first) - last, last - first)
+    share = (row + 0.5 - top[edge]) / (bottom - top)[edge]
+    crossing = left[edge] + share * (right - left)[edge]
+    column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(int)
+    flips = np.zeros((height, width + 1), dtype=np.int64)
+    np.add.at(flips, (row, column), 1)
+    return (flips[:, :-1].cumsum(axis=1) % 2).astype(np.uint8)

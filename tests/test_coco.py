@@ -17,7 +17,7 @@ MASKS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), eleme
 
 
 def star(rng):
-    """A polygon of 3 to 12 corners around a point, (N, 2), within an image of 48×64: COCO's cuts off too little else."""
+    """A polygon of 3 to 12 corners around a point, (N, 2), within an image of 48×64."""
     corners = rng.integers(3, 13)
     angles, reach = np.sort(rng.uniform(0, 2 * np.pi, corners)), rng.uniform(5, 15, corners)
     return rng.uniform(16, 32, 2) + reach[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)

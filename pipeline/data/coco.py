@@ -11,7 +11,8 @@ from pydantic import BaseModel, PositiveInt, ValidationError
 
 from pipeline.data.images import AS_SEEN, Reader
 from pipeline.data.places import as_id
-from pipeline.data.polygons import QUOTED, check_outline, size_or_none
+from pipeline.data.polygons import check_outline, size_or_none
+from pipeline.quoting import shortened
 from pipeline.rle import Dialect, RLEError, mask_of_counts
 from pipeline.schema import did_you_mean
 
@@ -115,12 +116,10 @@ def _by_image(path: Path, found: Coco, labels: Mapping[int | str, str]) -> dict[
     """The annotations of each image."""
     entries: dict[int | str, list[Entry]] = {image.id: [] for image in found.images}
     for number, each in enumerate(found.annotations):
-        where = f"{path}: annotations.{number}" + ("" if each.id is None else f" (id {str(each.id)[:20]})")
+        where = f"{path}: annotations.{number}" + ("" if each.id is None else f" (id {shortened(each.id, 20)})")
         if each.image_id not in entries or each.category_id not in labels:
-            raise ValueError(
-                f"{where}: image_id {str(each.image_id)[:20]}, category_id {str(each.category_id)[:20]}: expected ids "
-                f"of images and categories of the file"
-            )
+            ids = f"image_id {shortened(each.image_id, 20)}, category_id {shortened(each.category_id, 20)}"
+            raise ValueError(f"{where}: {ids}: expected ids of images and categories of the file")
         entries[each.image_id].append((where, each))
     return entries
 
@@ -128,8 +127,8 @@ def _by_image(path: Path, found: Coco, labels: Mapping[int | str, str]) -> dict[
 def _check_size(path: Path, image: Image, size: tuple[int, int] | None) -> None:
     if size not in (None, image.shape):
         raise ValueError(
-            f"{path}: image '{image.file_name[-QUOTED:]}' is {image.shape} there, its file {size} (height, width): are "
-            f"the labels of this file, and at its size?"
+            f"{path}: image '{shortened(image.file_name)}' is {image.shape} there, its file {size} (height, width): "
+            f"are the labels of this file, and at its size?"
         )
 
 
@@ -142,7 +141,7 @@ def _load(path: Path) -> Coco:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise ValueError(
-            f"{path}: {place}{': ' * bool(place)}{first['msg'][:QUOTED]}: expected COCO's JSON, with images (id, "
+            f"{path}: {place}{': ' * bool(place)}{shortened(first['msg'])}: expected COCO's JSON, with images (id, "
             f"file_name, height, width), categories (id, name) and annotations"
         ) from None
 
@@ -158,10 +157,8 @@ def _image_ids(path: Path, images: Sequence[Image], folder: Path, files: Mapping
         name = as_id(image.file_name.replace("\\", "/").removeprefix("./"))
         image_id = by_path.get(name) or by_name.get(PurePosixPath(name).name)
         if image.id in found or image_id in taken:
-            raise ValueError(
-                f"{path}: images.{number} (id {str(image.id)[:20]}, '{image.file_name[-QUOTED:]}') is there twice: "
-                f"expected one entry for each image"
-            )
+            which = f"images.{number} (id {shortened(image.id, 20)}, '{shortened(image.file_name)}')"
+            raise ValueError(f"{path}: {which} is there twice: expected one entry for each image")
         found[image.id] = image_id
         taken |= {image_id} - {None}
     return {key: image_id for key, image_id in found.items() if image_id is not None}
@@ -176,7 +173,7 @@ def _labels(path: Path, categories: Sequence[Category], wanted: Sequence[str]) -
     names = {category.id: category.name for category in categories}
     for name in wanted:
         if name not in names.values():
-            raise ValueError(f"{path}: no category '{name}'. {did_you_mean(name, names.values())}"[: 2 * QUOTED])
+            raise ValueError(f"{path}: no category '{shortened(name)}'. {did_you_mean(name, names.values())}")
     return names
 
 
@@ -189,15 +186,13 @@ def _mask(segmentation: Any, shape: tuple[int, int], where: str) -> np.ndarray:
         return mask
     if isinstance(segmentation, dict) and {"counts", "size"} <= set(segmentation):
         if segmentation["size"] != list(shape):
-            raise ValueError(
-                f"{where}: runs of size {str(segmentation['size'])[:QUOTED]}, the image's is {list(shape)}"
-            )
+            raise ValueError(f"{where}: runs of size {shortened(segmentation['size'])}, the image's is {list(shape)}")
         try:
             return mask_of_counts(segmentation["counts"], shape)
         except RLEError as error:
             raise ValueError(f"{where}: {error}") from None
     raise ValueError(
-        f"{where}: segmentation is {str(segmentation)[:QUOTED]}: expected polygons [[x, y, x, y, …], …], or runs "
+        f"{where}: segmentation is {shortened(segmentation)}: expected polygons [[x, y, x, y, …], …], or runs "
         f'{{"size": [height, width], "counts": …}}'
     )
 
@@ -209,7 +204,7 @@ def _points(polygon: Any, shape: tuple[int, int], where: str) -> np.ndarray:
     except (ValueError, TypeError, OverflowError):
         numbers = np.zeros(())
     if numbers.ndim != 1 or len(numbers) % 2:
-        raise ValueError(f"{where}: a polygon {str(polygon)[:QUOTED]}: expected numbers x, y, x, y, …")
+        raise ValueError(f"{where}: a polygon {shortened(polygon)}: expected numbers x, y, x, y, …")
     check_outline(numbers.reshape(-1, 2), shape, where)
     return numbers.reshape(-1, 2)
 

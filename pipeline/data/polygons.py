@@ -10,11 +10,11 @@ import pandas as pd
 
 from pipeline.data.images import AS_SEEN, ImageError, Reader
 from pipeline.data.places import as_id
+from pipeline.quoting import quoted, shortened
 from pipeline.rle import Dialect
 
 OUTSIDE = 0.1  # share of an image's side by which a point may lie outside of it: annotators draw over the edge
 LEAST_POINTS = 3  # of an outline
-QUOTED = 100  # characters of what is shown of a file
 
 
 def read_polygons(
@@ -41,7 +41,7 @@ def read_polygons(
         image_id, objects = _read_line(text, where)
         if image_id in line_of:
             line = line_of[image_id]
-            raise ValueError(f"{where}: id '{image_id[:QUOTED]}' repeats that of line {line}: expected one line each")
+            raise ValueError(f"{where}: id '{shortened(image_id)}' repeats that of line {line}: expected one line each")
         line_of[image_id] = number
         if image_id not in images:
             continue
@@ -76,7 +76,7 @@ def _read_line(text: str, where: str) -> tuple[str, list[tuple[str, list[np.ndar
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(
             f'{where}: expected {{"id": …, "annotations": [{{"type": …, "coordinates": [[[x, y], …]]}}]}}: '
-            f"{repr(error)[:QUOTED]}"
+            f"{quoted(error)}"
         ) from None
 
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from pipeline.quoting import shortened
 from pipeline.rle import bracketed, coco, pairs
 from pipeline.rle.pixels import mask_of_runs, runs_of_mask
 from pipeline.rle.runs import LARGEST, RLEError, Runs, area, no_runs, overlap, pixel_count
@@ -251,7 +252,7 @@ def mask_of_counts(counts: Any, shape: tuple[int, int]) -> np.ndarray:
     elif isinstance(counts, list) and all(type(each) is int and 0 <= each <= LARGEST for each in counts):
         numbers = np.array(counts, dtype=np.int64)
     else:
-        raise RLEError(f"counts {str(counts)[:40]}: expected whole numbers from 0, or COCO's letters")
+        raise RLEError(f"counts {shortened(counts, 40)}: expected whole numbers from 0, or COCO's letters")
     return mask_of_runs(coco.runs_of_counts(numbers, shape), shape, "column")
 
 

@@ -2,12 +2,15 @@
 
 Applied after the augmentation, to images of one size. Partners, boxes and objects are drawn from the item's own seed,
 so an item is the same in any worker, process or resumed run. A part brings its mask along as it is, void pixels too.
+Where masks have a channel of the borders between objects, those between objects of two images are drawn (`paste`).
 """
 
 from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
+
+from pipeline.data.borders import border as draw_border
 
 Pair = tuple[np.ndarray, np.ndarray]  # image (H, W, channels) uint8, mask (H, W, C) uint8
 Draw = Callable[[], Pair]  # the next partner
@@ -16,7 +19,7 @@ MIX_STREAM = 2  # beside an item's seed, what tells the draws of its mix from th
 KEPT = 0.5  # chance of each object to be pasted
 
 
-def cutmix(pair: Pair, partner: Draw, rng: np.random.Generator) -> Pair:
+def cutmix(pair: Pair, partner: Draw, rng: np.random.Generator, border: float | None = None) -> Pair:
     """A box of a partner, at its own place. Its share of the area is uniform, before the border cuts it.
 
     Source:
@@ -29,7 +32,7 @@ def cutmix(pair: Pair, partner: Draw, rng: np.random.Generator) -> Pair:
     columns = _stretch(width, side, rng)
     inside = np.zeros((height, width), dtype=bool)
     inside[rows, columns] = True
-    return paste(pair, partner(), inside)
+    return paste(pair, partner(), inside, border)
 
 
 def _stretch(length: int, share: float, rng: np.random.Generator) -> slice:
@@ -38,7 +41,7 @@ def _stretch(length: int, share: float, rng: np.random.Generator) -> slice:
     return slice(round(max(0, centre - half)), round(min(length, centre + half)))
 
 
-def mosaic(pair: Pair, partner: Draw, rng: np.random.Generator) -> Pair:
+def mosaic(pair: Pair, partner: Draw, rng: np.random.Generator, border: float | None = None) -> Pair:
     """Four images as quadrants around a point of the middle half; the image itself keeps the upper left one.
 
     Each quadrant shows what its image has there. (YOLOv4 shrinks images to fit; here objects keep their size, which is
@@ -51,11 +54,11 @@ def mosaic(pair: Pair, partner: Draw, rng: np.random.Generator) -> Pair:
     row, column = (round(length * rng.uniform(0.25, 0.75)) for length in (height, width))
     below, right = np.arange(height)[:, None] >= row, np.arange(width) >= column
     for quadrant in (~below & right, below & ~right, below & right):
-        pair = paste(pair, partner(), quadrant)
+        pair = paste(pair, partner(), quadrant, border)
     return pair
 
 
-def copy_paste(pair: Pair, partner: Draw, rng: np.random.Generator) -> Pair:
+def copy_paste(pair: Pair, partner: Draw, rng: np.random.Generator, border: float | None = None) -> Pair:
     """Objects of a partner, each with an even chance but one at least, at their own place.
 
     An object is a connected component (a corner connects) of the pixels that belong to any class. A partner without one
@@ -72,13 +75,21 @@ def copy_paste(pair: Pair, partner: Draw, rng: np.random.Generator) -> Pair:
     chosen[0] = False
     if not chosen.any():
         chosen[rng.integers(1, count)] = True
-    return paste(pair, donor, chosen[objects])
+    return paste(pair, donor, chosen[objects], border)
 
 
-def paste(pair: Pair, partner: Pair, where: np.ndarray) -> Pair:
-    """The pair with the partner's pixels and masks at `where`, (H, W) bool. Neither is changed."""
-    where = where[..., None]
-    return tuple(np.where(where, new, old) for new, old in zip(partner, pair, strict=True))
+def paste(pair: Pair, partner: Pair, where: np.ndarray, border: float | None = None) -> Pair:
+    """The pair with the partner's pixels and masks at `where`, (H, W) bool. Neither is changed.
+
+    Args:
+        border: width in pixels of the borders in the masks' second channel; None: it holds none. A border is then drawn
+            between what the first channel has inside and outside of `where`, by the definition of `borders.border`.
+    """
+    image, mask = (np.where(where[..., None], new, old) for new, old in zip(partner, pair, strict=True))
+    if border is not None:
+        sides = (mask[..., 0] == 1) * np.where(where, 1, 2)
+        mask[..., 1][(draw_border(sides, border) == 1) & (mask[..., 1] == 0)] = 1
+    return image, mask
 
 
 MIXES = {"cutmix": cutmix, "mosaic": mosaic, "copy_paste": copy_paste}
@@ -91,12 +102,15 @@ class Mixing:
         chances: 0 to 1 for each name in MIXES.
         partners: positions that partners are drawn from.
         donors: those of them that have objects, for copy-paste; where there is none, it changes nothing.
+        border: as of `paste`.
     """
 
-    def __init__(self, chances: Mapping[str, float], partners: np.ndarray, donors: np.ndarray):
+    def __init__(
+        self, chances: Mapping[str, float], partners: np.ndarray, donors: np.ndarray, border: float | None = None
+    ):
         self.names = list(chances)
         self.bounds = np.cumsum(list(chances.values()))
-        self.partners, self.donors = partners, donors
+        self.partners, self.donors, self.border = partners, donors, border
 
     def __call__(self, pair: Pair, seed: int, augmented: Callable[[int, int], Pair]) -> Pair:
         """The pair, mixed or as it was.
@@ -117,4 +131,4 @@ class Mixing:
         def partner() -> Pair:
             return augmented(int(rng.choice(positions)), int(rng.integers(2**31)))
 
-        return MIXES[name](pair, partner, rng)
+        return MIXES[name](pair, partner, rng, self.border)

@@ -87,7 +87,7 @@ def build_loader(
         Augment(phase.augment, phase.crop, data.reader.channels, scale=phase.scale),
         copies=max(1, cfg.workers),
         pseudo=PseudoLabelled(pseudo.index, PredictionStore(pseudo.store).read) if pseudo else None,
-        mixing=_mixing(phase, data.train_index),
+        mixing=_mixing(phase, data.train_index, data.labels.border),
     )
     sampler = EpochSampler(
         images.annotated,
@@ -115,10 +115,10 @@ def pseudo_of(data: FoldData, number: int) -> PseudoData | None:
     return data.pseudo if data.pseudo and number in data.pseudo.phases and len(data.pseudo.index) else None
 
 
-def _mixing(phase: config.Phase, index: pd.DataFrame) -> Mixing | None:
+def _mixing(phase: config.Phase, index: pd.DataFrame, border: float | None) -> Mixing | None:
     if not phase.mix:
         return None
-    return Mixing(phase.mix, np.arange(len(index)), np.flatnonzero(index["empty"] == "no"))
+    return Mixing(phase.mix, np.arange(len(index)), np.flatnonzero(index["empty"] == "no"), border)
 
 
 def balance_labels(index: pd.DataFrame, column: str | None) -> np.ndarray | None:

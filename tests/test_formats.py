@@ -1,10 +1,8 @@
 """File formats: the values that were written come back, and a damaged file is named."""
 
 import re
-import struct
 import subprocess
 import sys
-import zlib
 
 import cv2
 import numpy as np
@@ -20,6 +18,7 @@ from pipeline.data.formats import read_pixels, read_size
 from pipeline.data.images import ImageError, Reader, glance, read_labels, read_mask, stretch
 from pipeline.data.windows import Box, open_windows
 from tests.miniatures import write_dicom
+from tests.odd_images import write_deep_png
 
 RNG = np.random.default_rng(0)
 GREY16 = RNG.integers(0, 65536, (9, 7)).astype(np.uint16)
@@ -64,19 +63,6 @@ def test_values_come_back_as_they_were_written(tmp_path, name, write, expected):
     assert found.dtype == expected.dtype
     assert np.array_equal(found, expected)
     assert read_size(tmp_path / name) == (9, 7)
-
-
-def write_deep_png(path, pixels, colour):
-    """A PNG of sixteen bits, (H, W, C), as its specification has it; colour: 0 grey, 2 RGB, 4 and 6 with alpha."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    height, width, _ = pixels.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
 
 
 @pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)], ids=["grey", "RGB", "LA", "RGBA"])

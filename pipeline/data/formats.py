@@ -30,6 +30,7 @@ from pipeline.data.rasters import (
     refuse_promises,
 )
 from pipeline.data.tiff import read_tiff, read_tiff_header, read_tiff_indices, refuse_colours
+from pipeline.quoting import quoted
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's guard against bombs: `refuse_promises` is ours, and knows larger images
 
@@ -369,7 +370,8 @@ def read_raster(path: Path, *, exif: bool = True) -> Raster:
     pixels = raster.pixels
     if pixels.ndim != 3 or 0 in pixels.shape or pixels.dtype.kind not in "buif":
         raise ImageError(f"{path}: an array of {pixels.shape}, {pixels.dtype}: expected rows, columns, channels")
-    raster = raster._replace(pixels=pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
+    native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    raster = raster._replace(pixels=native, alpha=raster.alpha and pixels.shape[2] > 1)
     return raster.as_seen() if exif else raster
 
 
@@ -393,10 +395,15 @@ def read_header(path: Path, *, exif: bool = True) -> Header:
     Raises:
         ImageError: if the file is missing or is no image.
     """
-    header = opened(path, lambda path: format_of(path).header(path))
-    if min(header.height, header.width) < 1:
-        raise ImageError(f"{path}: an image of {header.height} × {header.width} pixels: {REMEDY}")
+    header = opened(path, _header)
     return header.as_seen() if exif else header
+
+
+def _header(path: Path) -> Header:
+    header = format_of(path).header(path)
+    if not all(isinstance(side, int) and side > 0 for side in header[:2]):
+        raise ImageError(f"{path}: an image of {quoted(header.height)} × {quoted(header.width)} pixels: {REMEDY}")
+    return header
 
 
 def read_size(path: Path, *, exif: bool = True) -> tuple[int, int]:

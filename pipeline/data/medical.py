@@ -1,6 +1,7 @@
 """DICOM, and the slices of a NIfTI volume. Their packages are loaded when such a file is met, and may be missing."""
 
 import gzip
+import logging
 import math
 from functools import lru_cache
 from pathlib import Path
@@ -119,6 +120,7 @@ def open_nifti(volume: Path) -> "Nifti1Image":
         import nibabel
     except ImportError:
         raise ImageError(f"{volume}: NIfTI takes a package that is not here: pip install nibabel") from None
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # of orientations in space, which are not read here
     image = nibabel.load(volume)
     if not isinstance(image, nibabel.Nifti1Image) or len(image.shape) < 2 or 0 in image.shape:
         raise ImageError(f"{volume}: a volume of shape {image.shape}: expected (columns, rows, slices)")

@@ -202,8 +202,9 @@ def is_coded(page: tifffile.TiffPage) -> bool:
 
 def has_alpha(series: tifffile.TiffPageSeries) -> bool:
     """Whether the file says that the last channel is transparency: ExtraSamples 1 or 2. Else it is one more band."""
-    extra = series.keyframe.extrasamples
-    return len(series.pages) == 1 and bool(extra) and extra[-1] in (1, 2)
+    page = series.keyframe
+    alone = len(series.pages) == 1 and page.samplesperpixel > 1
+    return alone and bool(page.extrasamples) and page.extrasamples[-1] in (1, 2)
 
 
 def orientation_of_page(page: tifffile.TiffPage) -> int:

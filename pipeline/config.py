@@ -67,7 +67,7 @@ class Model(Table):
 
     arch: str = "unet"  # a name in `models.ARCHITECTURES`
     encoder: str = "tu-resnet34"  # any name that `python -m pipeline encoders` lists
-    weights: str = "none"  # "none", "imagenet" (needs the network once), or a local .safetensors file
+    weights: str = "none"  # "none", "imagenet" (needs the network once), or a file: .safetensors, .pt, .pth
     in_channels: Channels = 3  # of the images: 1 (grey), 3 (colour), or as many as the files have
     classes: Channels = 1
     decoder_channels: tuple[Channels, ...] = (256, 128, 64, 32, 16)  # one per encoder level, deep to fine

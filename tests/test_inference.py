@@ -7,10 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from pipeline.config import Tiles
 from pipeline.data.images import Reader
 from pipeline.data.index import read_index
-from pipeline.inference.predict import Predictor, predict_to_store
+from pipeline.inference.predict import Predictor, predict_images, predict_to_store
 from pipeline.inference.store import PredictionStore, StoreWriter, is_complete, quantise, start_store
 from pipeline.inference.tta import VIEWS, average_views, check_views
 
@@ -159,6 +161,34 @@ def test_where_half_precision_gives_no_number_float32_goes_on(caplog):
     assert torch.allclose(probs, torch.sigmoid(torch.ones(())))
     assert torch.equal(predictor(images), probs)
     assert sum("float16 overflows" in line for line in caplog.messages) == 1
+
+
+class NoNumber(torch.nn.Module):
+    """A model that gives NaN, whatever the precision, where a pixel is 7."""
+
+    def forward(self, images):
+        return torch.where(images == 7, torch.nan, images.float())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("tiles", [None, Tiles(size=16, stride=16)], ids=["whole", "tiles"])
+@pytest.mark.parametrize("size", [None, (9, 11)], ids=["own size", "resized"])
+def test_probabilities_that_are_not_finite_never_become_a_mask(tiny, card, precision, tiles, size):
+    index = read_index(card, tiny / "tiny").iloc[:4]
+    odd = index.iloc[2]
+    Image.fromarray(np.full((36, 44), 7, np.uint8)).save(odd["path"])
+    predictor = Predictor(NoNumber(), ("identity", "transpose"), precision, tiles=tiles)
+    options = {"reader": Reader(1), "batch_size": 4, "workers": 0, "what": "test", "size": size}
+    with pytest.raises(
+        FloatingPointError, match=rf"image '{odd['image_id']}': \d+ of \d+ probabilities are not finite"
+    ):
+        list(predict_images(predictor, index, **options))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_no_probability_is_not_stored(number):
+    with pytest.raises(FloatingPointError, match="1 of 2 probabilities are not finite"):
+        quantise(np.array([0.5, number]))
 
 
 class Ramp(torch.nn.Module):

@@ -27,6 +27,7 @@ from pipeline.kaggle.pricing import price_steps
 from pipeline.postprocess import Cut
 from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
+from pipeline.training.checkpoint import load_weights, read_record, save_checkpoint
 from tests.conftest import draw
 
 BOTH = ["configs/tiny.toml", "configs/seed1.toml"]
@@ -96,6 +97,50 @@ def test_a_bundle_moves_to_another_place(submitted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "empty")
     predicted = predict_test(read_bundle(tmp_path / "elsewhere"), tmp_path / "input", Path("submission.csv"))
     assert rows(predicted.csv) == expected
+
+
+def poison(path):
+    """One NaN in a checkpoint's weights."""
+    weights, record = load_weights(path), read_record(path)
+    next(value for value in weights.values() if value.is_floating_point()).view(-1)[0] = float("nan")
+    save_checkpoint(path, weights, record)
+
+
+def test_weights_that_are_not_finite_are_refused_before_predicting_at_home_and_in_a_bundle(submitted, capsys):
+    bundle, done = bundled(*BOTH[:1])
+    poison(Path("bundle/tiny-fold1.safetensors"))
+    poison(Path("runs/tiny/fold1/best.safetensors"))
+    assert main(["ensemble", *BOTH[:1], "--set", "predict.views=['transpose']"]) == 2
+    assert "runs/tiny/fold1/best.safetensors: 1 of " in capsys.readouterr().err
+    assert main(["predict-many", "bundle", "--input", "tiny/test/images/*.png", "--output", "out"]) == 2
+    assert "bundle/tiny-fold1.safetensors: 1 of " in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"bundle/tiny-fold1\.safetensors: 1 of .* are not finite"):
+        predict_test(bundle, Path("tiny"), Path("working/submission.csv"))
+    with pytest.raises(ValueError, match=r"fold1/best\.safetensors: 1 of .* are not finite"):
+        write_weights(Path("again"), load_members([config.load(BOTH[0])]), done, half=False)
+
+
+def test_an_image_without_finite_probabilities_costs_itself_alone(submitted, caplog):
+    bundle, done = bundled(*BOTH[:1])
+    folder = hide({name: Path(f"tiny/test/images/{name}.png").read_bytes() for name in rows(done.csv)})
+    odd = sorted(rows(done.csv))[1]
+    shown = np.asarray(Image.open(folder / f"test/images/{odd}.png"))
+
+    def load(*which):
+        predictor = bundle.predictor(*which)
+
+        def run(images, views):
+            probs = predictor(images, views).clone()
+            probs[(images == torch.from_numpy(shown)).all(dim=(1, 2, 3))] = torch.nan
+            return probs
+
+        return run
+
+    predicted = predict_test(bundle, folder, Path("working/submission.csv"), load=load)
+    assert "are not finite" in predicted.problems.pop(odd)
+    assert predicted.problems == {}
+    assert rows(predicted.csv) == rows(done.csv) | {odd: "1 1"}
+    assert "from here on" not in caplog.text, "the batch is not too large"
 
 
 # ---------------------------------------------------------------------------------------------- a hidden test set

@@ -1,6 +1,11 @@
 """Models: any size in, the same size out; what cannot be built is refused in words."""
 
+import os
+import re
+
 import pytest
+import segmentation_models_pytorch as smp
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -71,16 +76,191 @@ def test_tgs_images_are_padded_by_13_and_14():
     assert pad_to_stride(torch.rand(1, 1, 101, 101), 32)[1] == (13, 13)
 
 
-def test_local_weights_reach_the_encoder(tmp_path):
-    import timm
-
+def theirs(name="test_efficientnet", **options):
+    """Weights as timm's own model of that name holds them, of another seed than `build`'s."""
     torch.manual_seed(7)
-    theirs = timm.create_model("test_efficientnet", pretrained=False).state_dict()
-    save_file(theirs, tmp_path / "weights.safetensors")
-    model = build(weights=str(tmp_path / "weights.safetensors"))
+    return timm.create_model(name, pretrained=False, **options).state_dict()
+
+
+def renamed(tensors, rename):
+    return {rename(key): value.clone() for key, value in tensors.items()}
+
+
+def of_smp():
+    """The same weights as smp's encoder, a list of timm's features, holds them: "model.blocks_0" for "blocks.0"."""
+    keys, tensors = smp.encoders.get_encoder("tu-test_efficientnet", weights=None).state_dict(), theirs()
+    return {key: tensors[key.removeprefix("model.").replace("blocks_", "blocks.")] for key in keys}
+
+
+def of_checkpoint():
+    keys = build().state_dict()
+    ours = {f"net.encoder.{key}": value for key, value in of_smp().items()}
+    return {key: ours.get(key, value) for key, value in keys.items()}
+
+
+FILES = {
+    "timm": theirs,
+    "smp's encoder": of_smp,
+    "smp's whole model": lambda: renamed(of_smp(), "encoder.{}".format) | {"decoder.blocks.0.weight": torch.ones(3)},
+    "a checkpoint of this pipeline": of_checkpoint,
+    "DistributedDataParallel": lambda: renamed(theirs(), "module.{}".format),
+    "torch.compile": lambda: renamed(theirs(), "_orig_mod.{}".format),
+    "both, and a model around it": lambda: renamed(theirs(), "_orig_mod.module.model.{}".format),
+    "a backbone": lambda: renamed(theirs(), "backbone.{}".format) | {"neck.conv.weight": torch.ones(3)},
+    "without a classifier": lambda: {key: value for key, value in theirs().items() if "classifier" not in key},
+    "without counters": lambda: {key: value for key, value in theirs().items() if "num_batches" not in key},
+}
+
+
+@pytest.mark.parametrize("writer", FILES)
+def test_local_weights_reach_the_encoder_whoever_wrote_them(writer, tmp_path, caplog):
+    save_file(FILES[writer](), tmp_path / "weights.safetensors")
+    with caplog.at_level("INFO", logger="pipeline"):
+        ours = build(weights=str(tmp_path / "weights.safetensors")).encoder.state_dict()
+    expected = of_smp()
+    assert expected.keys() == ours.keys()
+    assert all(torch.equal(ours[key], expected[key]) for key in expected)
+    (said,) = caplog.messages
+    count = len([key for key in expected if "num_batches" not in key])
+    assert f"{count} of the {count} tensors of test_efficientnet fit" in said
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
+@pytest.mark.parametrize("wrap", [dict, lambda tensors: {"state_dict": tensors, "epoch": 3}, lambda t: {"model": t}])
+def test_weights_as_torch_saves_them_are_read_without_running_code(suffix, wrap, tmp_path):
+    path = tmp_path / f"weights{suffix}"
+    torch.save(wrap(theirs()), path)
+    assert torch.equal(build(weights=str(path)).encoder.state_dict()["model.conv_stem.weight"], STEM())
+
+
+def STEM():  # noqa: N802 - reads as the value it is
+    return theirs()["conv_stem.weight"]
+
+
+class Code:
+    """Unpickled, it would run a command."""
+
+    def __reduce__(self):
+        return (os.mkdir, ("ran",))
+
+
+def test_a_weights_file_with_code_in_it_is_refused_and_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"conv_stem.weight": Code()}, "weights.pt")
+    with pytest.raises(ValueError, match=r"model\.weights: weights\.pt cannot be read .*expected a \.safetensors"):
+        build(weights="weights.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("channels", "by_hand"), [(1, lambda w: w.sum(1, keepdim=True)), (4, lambda w: w[:, [0, 1, 2, 0]] * 0.75)]
+)
+def test_weights_for_colour_serve_other_channels(channels, by_hand, tmp_path):
+    save_file(theirs(), tmp_path / "weights.safetensors")
+    ours = build(weights=str(tmp_path / "weights.safetensors"), in_channels=channels).encoder.state_dict()
+    torch.testing.assert_close(ours["model.conv_stem.weight"], by_hand(STEM()))
+
+
+@pytest.mark.parametrize("arch", ["fpn", "unetplusplus", "deeplabv3plus", "fcn8s"])
+def test_local_weights_reach_the_encoder_of_every_kind_of_architecture(arch, tmp_path):
+    tensors = theirs("test_resnet")
+    save_file(tensors, tmp_path / "weights.safetensors")
+    cfg = config.Model(arch=arch, encoder="tu-test_resnet", weights=str(tmp_path / "weights.safetensors"))
+    model = build_model(cfg)
+    assert torch.equal(model.encoder.state_dict()["model.conv1.0.weight"], tensors["conv1.0.weight"])
+
+
+def test_the_blocks_that_a_cascade_repeats_start_with_the_weights_of_the_file(tmp_path):
+    tensors = theirs("resnet18")
+    save_file(tensors, tmp_path / "weights.safetensors")
+    cfg = config.Model(arch="deeplabv3_cascade", encoder="tu-resnet18", weights=str(tmp_path / "weights.safetensors"))
+    copied = [value for key, value in build_model(cfg).net.context.state_dict().items() if key.endswith("conv2.weight")]
+    assert copied
+    assert all(torch.equal(value, tensors["layer4.1.conv2.weight"]) for value in copied)
+
+
+def test_local_weights_reach_a_vision_transformer(tmp_path):
+    tensors = theirs("test_vit")
+    save_file(tensors, tmp_path / "weights.safetensors")
+    model = build(
+        arch="dpt",
+        encoder="tu-test_vit",
+        weights=str(tmp_path / "weights.safetensors"),
+        decoder_channels=config.Model().decoder_channels,
+    )
     ours = model.encoder.state_dict()
-    stem = next(name for name in ours if name.endswith("conv_stem.weight"))
-    assert torch.equal(ours[stem], theirs["conv_stem.weight"])
+    found = next(value for key, value in ours.items() if key.endswith("blocks.0.attn.qkv.weight"))
+    assert torch.equal(found, tensors["blocks.0.attn.qkv.weight"])
+
+
+def test_an_official_checkpoint_is_converted_as_timm_does(tmp_path):
+    """ConvNeXt's authors call layers otherwise: downsample_layers, dwconv, pwconv1."""
+    tensors = theirs("test_convnext")
+    words = {
+        "stem.": "downsample_layers.0.",
+        "conv_dw": "dwconv",
+        "mlp.fc": "pwconv",
+        ".blocks.": ".",
+        "head.fc.": "head.",
+    }
+
+    def official(key):
+        key = re.sub(r"stages\.(\d)\.downsample", r"downsample_layers.\1", key).replace("head.norm.", "norm.")
+        for ours, theirs_ in words.items():
+            key = key.replace(ours, theirs_)
+        return key
+
+    save_file(renamed(tensors, official), tmp_path / "weights.safetensors")
+    ours = build(encoder="tu-test_convnext", weights=str(tmp_path / "weights.safetensors")).encoder.state_dict()
+    assert torch.equal(ours["model.stages_0.blocks.0.conv_dw.weight"], tensors["stages.0.blocks.0.conv_dw.weight"])
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (
+            lambda: renamed(theirs(), "tower.{}".format),
+            r"0 of the \d+ tensors of test_efficientnet fit, .* expected: 'model\.conv_stem\.weight' .*'tower\.\w",
+        ),
+        (
+            lambda: theirs("test_resnet"),
+            r"First expected: 'model\.conv_stem\.weight' .*first found: 'bn1\.\w+' .*another model",
+        ),
+        (lambda: dict(list(of_smp().items())[:60]), r"of the \d+ tensors .* fit, expected 90 %"),
+    ],
+)
+def test_a_weights_file_of_other_names_or_of_a_part_is_refused(tensors, message, tmp_path):
+    save_file(tensors(), tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match=message):
+        build(weights=str(tmp_path / "weights.safetensors"))
+
+
+def test_a_tensor_that_a_weights_file_lacks_is_named(tmp_path, caplog):
+    tensors = theirs()
+    del tensors["conv_stem.weight"]
+    save_file(tensors, tmp_path / "weights.safetensors")
+    build(weights=str(tmp_path / "weights.safetensors"))
+    assert "has no 'model.conv_stem.weight' (24, 3, 3, 3): it starts at random" in caplog.text
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_starting_weights_that_are_not_finite_are_refused_with_the_file(number, tmp_path):
+    tensors = theirs()
+    tensors["conv_stem.weight"][0, 0, 0, 0] = number
+    save_file(tensors, tmp_path / "weights.safetensors")
+    with pytest.raises(
+        ValueError, match=r"weights\.safetensors: 1 of the \d+ numbers of 'model\.conv_stem\.weight' are not finite"
+    ):
+        build(weights=str(tmp_path / "weights.safetensors"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_file_that_holds_no_weights_is_refused_in_one_line(content, suffix, tmp_path):
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.weights: .*weights\.\w+ cannot be read .*expected a \.safetensors"):
+        build(weights=str(path))
 
 
 @pytest.mark.parametrize(

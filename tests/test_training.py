@@ -19,7 +19,7 @@ from pipeline.data import dataset
 from pipeline.inference.store import PredictionStore
 from pipeline.stages.training import _say_moved_thresholds
 from pipeline.training import phases
-from pipeline.training.checkpoint import load_checkpoint, read_record, save_checkpoint
+from pipeline.training.checkpoint import load_checkpoint, load_weights, read_record, save_checkpoint
 from pipeline.training.full_fit import epochs_that_folds_found, with_epochs
 from pipeline.training.loop import learning_rate
 from tests import fitting
@@ -58,6 +58,19 @@ def test_checkpoint_knows_its_fold_and_refuses_another(tiny):
     assert load_checkpoint(tiny / "w.safetensors", model, 1)["fold"] == 1
     with pytest.raises(ValueError, match=r"w\.safetensors held out fold 1, not fold 0: it has seen these images"):
         load_checkpoint(tiny / "w.safetensors", model, 0)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["weight", "running_mean"], ids=["a weight", "a batch norm's statistics"])
+def test_checkpoint_that_is_not_finite_is_refused_with_its_file(tiny, name, number):
+    weights = torch.nn.BatchNorm2d(3).state_dict()
+    weights[name][1] = number
+    save_checkpoint(tiny / "w.safetensors", weights, {"fold": 0})
+    said = rf"w\.safetensors: 1 of the 3 numbers of '{name}' are not finite"
+    with pytest.raises(ValueError, match=said):
+        load_checkpoint(tiny / "w.safetensors", torch.nn.BatchNorm2d(3), 0)
+    with pytest.raises(ValueError, match=said):
+        load_weights(tiny / "w.safetensors")
 
 
 def test_checkpoint_of_another_model_or_cut_short_is_refused(tiny):

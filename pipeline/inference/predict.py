@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -126,17 +127,34 @@ def predict_images(
     Args:
         what: is being done, for the progress bar.
         size: height and width that the probabilities are brought to; None: the image's.
+
+    Raises:
+        FloatingPointError: for probabilities that are not finite, with the image's id: they never become a mask.
     """
     if predictor.tiles:
         for row in track(list(index.itertuples()), what):
-            yield row.image_id, predict_windows(predictor, row.path, reader, size)
+            with _of_image(row.image_id):
+                values = predict_windows(predictor, row.path, reader, size)
+            yield row.image_id, values
         return
     batches = equal_size_batches(index, batch_size)
     loader = DataLoader(Images(index, reader), batch_sampler=batches, num_workers=workers)
     ids = index["image_id"].to_numpy()
     read = track(loader if workers else ahead(loader), what, total=len(batches))
     for positions, images in zip(batches, read, strict=True):
-        yield from zip(ids[positions], quantise(brought_to(predictor(images), size).numpy()), strict=True)
+        for image_id, probs in zip(ids[positions], brought_to(predictor(images), size), strict=True):
+            with _of_image(image_id):
+                values = quantise(probs.numpy())
+            yield image_id, values
+
+
+@contextmanager
+def _of_image(image_id: str) -> Iterator[None]:
+    """Name the image in an error about its probabilities."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise FloatingPointError(f"image '{image_id}': {error}") from None
 
 
 def predict_windows(

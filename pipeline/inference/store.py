@@ -25,8 +25,18 @@ SHARD_IMAGES = 256
 
 
 def quantise(probs: np.ndarray) -> np.ndarray:
-    """Probabilities in [0, 1] as uint8 in 0 … 255, rounded to nearest."""
-    return np.rint(np.asarray(probs, dtype=np.float32) * LEVELS).astype(np.uint8)
+    """Probabilities in [0, 1] as uint8 in 0 … 255, rounded to nearest.
+
+    Raises:
+        FloatingPointError: if one is NaN or infinite: as uint8 it would be 0, an empty mask without a word.
+    """
+    levels = np.rint(np.asarray(probs, dtype=np.float32) * LEVELS)
+    if not np.isfinite(levels).all():
+        wrong = int((~np.isfinite(levels)).sum())
+        raise FloatingPointError(
+            f"{wrong} of {levels.size} probabilities are not finite: check the pixels of the image, and the weights"
+        )
+    return levels.astype(np.uint8)
 
 
 class PredictionStore:

@@ -181,8 +181,9 @@ class OnePass:
             self.note(batch[0].image_id, in_one_line(error))
             yield batch[0].image_id, None
             return
-        self.batch_size = max(1, len(batch) // 2)
-        log.warning("a batch of %d failed (%s): from here on %d", len(batch), type(error).__name__, self.batch_size)
+        if not isinstance(error, FloatingPointError):  # which smaller batches do not mend
+            self.batch_size = max(1, len(batch) // 2)
+            log.warning("a batch of %d failed (%s): from here on %d", len(batch), type(error).__name__, self.batch_size)
         for item in batch:
             yield from self._predict([item])
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline import config
+from pipeline.models.weights import load_encoder
 from pipeline.schema import did_you_mean
 
 PREFIX = "tu-"  # smp's mark for "a timm model"; its native encoders swallow misspelt arguments
@@ -121,11 +122,10 @@ def build(cfg: config.Model, output_stride: int = 32) -> nn.Module:
     Raises:
         ValueError: if the encoder does not keep that stride.
     """
-    options = weight_options(cfg.encoder, cfg.weights)
-    weights = options.pop("encoder_weights")
     encoder = smp.encoders.get_encoder(
-        cfg.encoder, in_channels=cfg.in_channels, weights=weights, output_stride=output_stride, **options
+        cfg.encoder, in_channels=cfg.in_channels, weights=smp_weights(cfg), output_stride=output_stride
     )
+    load_file(encoder, cfg)
     reached = encoder.model.feature_info.reduction()[-1]
     if reached != output_stride:
         raise ValueError(
@@ -166,22 +166,27 @@ def normalisation(name: str, channels: int) -> tuple[torch.Tensor, torch.Tensor]
     return mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1)
 
 
-def weight_options(name: str, weights: str) -> dict[str, object]:
-    """smp's keyword arguments that load `weights` ("none", "imagenet" or a file) into the encoder.
+def smp_weights(cfg: config.Model) -> bool | None:
+    """What smp is to load while it builds the encoder; a file's weights come afterwards, by `load_file`."""
+    return True if cfg.weights == "imagenet" else None  # not False, which downloads for timm's encoders
+
+
+def load_file(encoder: nn.Module, cfg: config.Model) -> None:
+    """Load `model.weights` into the encoder, where it is a file.
 
     Raises:
-        FileNotFoundError: if a local file is named that does not exist.
+        FileNotFoundError: if it does not exist.
+        ValueError: as `weights.load_encoder`.
     """
-    if weights == "none":
-        return {"encoder_weights": None}  # not False, which downloads for timm's encoders
-    if weights == "imagenet":
-        return {"encoder_weights": True}
-    if not Path(weights).is_file():
+    if cfg.weights in ("none", "imagenet"):
+        return
+    name = cfg.encoder.removeprefix(PREFIX)
+    if not Path(cfg.weights).is_file():
         raise FileNotFoundError(
-            f"model.weights: no file '{weights}': expected 'none', 'imagenet' or the path of a .safetensors "
-            f"file with {name.removeprefix(PREFIX)}'s weights"
+            f"model.weights: no file '{cfg.weights}': expected 'none', 'imagenet' or the path of a .safetensors "
+            f"file with {name}'s weights"
         )
-    return {"encoder_weights": True, "pretrained_cfg_overlay": {"file": weights}}
+    load_encoder(encoder, name, cfg.in_channels, Path(cfg.weights))
 
 
 class Unit(NamedTuple):

@@ -16,8 +16,9 @@ class SmpNet(nn.Module):
         returns: logits (N, classes, *size) and no side logits.
     """
 
-    def __init__(self, model: smp.base.SegmentationModel):
+    def __init__(self, cfg: config.Model, model: smp.base.SegmentationModel):
         super().__init__()
+        encoder.load_file(model.encoder, cfg)
         self.encoder, self.decoder, self.segmentation_head = model.encoder, model.decoder, model.segmentation_head
         self.stride = model.encoder.output_stride
 
@@ -27,39 +28,40 @@ class SmpNet(nn.Module):
 
 def unet_plus_plus(cfg: config.Model) -> SmpNet:
     """Zhou et al., https://arxiv.org/abs/1807.10165."""
-    return SmpNet(smp.UnetPlusPlus(**_common(cfg), **_levels(cfg), decoder_attention_type=cfg.attention))
+    return SmpNet(cfg, smp.UnetPlusPlus(**_common(cfg), **_levels(cfg), decoder_attention_type=cfg.attention))
 
 
 def manet(cfg: config.Model) -> SmpNet:
     """Fan et al., https://ieeexplore.ieee.org/abstract/document/9201310."""
-    return SmpNet(smp.MAnet(**_common(cfg), **_levels(cfg)))
+    return SmpNet(cfg, smp.MAnet(**_common(cfg), **_levels(cfg)))
 
 
 def fpn(cfg: config.Model) -> SmpNet:
     """Kirillov et al., http://presentations.cocodataset.org/COCO17-Stuff-FAIR.pdf."""
-    return SmpNet(smp.FPN(**_common(cfg), decoder_dropout=cfg.dropout))
+    return SmpNet(cfg, smp.FPN(**_common(cfg), decoder_dropout=cfg.dropout))
 
 
 def deeplabv3_plus(cfg: config.Model) -> SmpNet:
     """Chen et al. 2018, https://arxiv.org/abs/1802.02611."""
     return SmpNet(
+        cfg,
         smp.DeepLabV3Plus(
             **_common(cfg),
             encoder_output_stride=cfg.output_stride,
             decoder_atrous_rates=rates_at_stride(cfg),  # smp's would stay the same at stride 8
             decoder_aspp_dropout=cfg.dropout,
-        )
+        ),
     )
 
 
 def upernet(cfg: config.Model) -> SmpNet:
     """Xiao et al., https://arxiv.org/abs/1807.10221."""
-    return SmpNet(smp.UPerNet(**_common(cfg)))
+    return SmpNet(cfg, smp.UPerNet(**_common(cfg)))
 
 
 def segformer(cfg: config.Model) -> SmpNet:
     """The decoder of Xie et al., https://arxiv.org/abs/2105.15203."""
-    return SmpNet(smp.Segformer(**_common(cfg)))
+    return SmpNet(cfg, smp.Segformer(**_common(cfg)))
 
 
 class DPT(SmpNet):
@@ -70,7 +72,7 @@ class DPT(SmpNet):
     """
 
     def __init__(self, cfg: config.Model):
-        super().__init__(smp.DPT(**_common(cfg), dynamic_img_size=True, decoder_readout="ignore"))
+        super().__init__(cfg, smp.DPT(**_common(cfg), dynamic_img_size=True, decoder_readout="ignore"))
         self.stride *= 2  # the decoder starts from maps of half the patches
 
     def decode(self, features: tuple, size: tuple[int, int]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -82,7 +84,7 @@ def _common(cfg: config.Model) -> dict[str, object]:
         "encoder_name": cfg.encoder,
         "in_channels": cfg.in_channels,
         "classes": cfg.classes,
-        **encoder.weight_options(cfg.encoder, cfg.weights),
+        "encoder_weights": encoder.smp_weights(cfg),
     }
 
 

@@ -35,9 +35,9 @@ class UNet(SmpNet):
             encoder_depth=len(widths),
             decoder_channels=widths,
             decoder_attention_type=cfg.attention,
-            **encoder.weight_options(cfg.encoder, cfg.weights),
+            encoder_weights=encoder.smp_weights(cfg),
         )
-        super().__init__(net)
+        super().__init__(cfg, net)
         self.hypercolumns = cfg.hypercolumns
         if cfg.hypercolumns:
             self.segmentation_head = nn.Conv2d(sum(widths), cfg.classes, 3, padding=1)

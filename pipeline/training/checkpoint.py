@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.files import whole
+from pipeline.models.weights import refuse_not_finite
 
 FULL = "full"  # the fold of a model that saw every training image
 Fold = int | Literal["full"]
@@ -49,22 +50,28 @@ def load_checkpoint(path: Path, model: nn.Module, fold: Fold) -> dict[str, Any]:
         fold: that is to be predicted; "full" for test images alone, by a model that saw every training image.
 
     Raises:
-        ValueError: if the weights held out another fold or none, or do not fit the model.
+        ValueError: if the weights held out another fold or none, do not fit the model, or are not finite.
     """
     record = read_record(path)
     if record["fold"] != fold:
         held_out = "no fold" if record["fold"] == FULL else f"fold {record['fold']}"
         raise ValueError(f"{path} held out {held_out}, not fold {fold}: it has seen these images")
     try:
-        model.load_state_dict(load_file(path))
+        model.load_state_dict(load_weights(path))
     except RuntimeError as error:
         raise ValueError(f"{path}: weights of another model: {str(error).splitlines()[1].strip()}") from None
     return record
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint, on the CPU."""
-    return load_file(path)
+    """The weights of a checkpoint, on the CPU.
+
+    Raises:
+        ValueError: if a number in them is NaN or infinite.
+    """
+    weights = load_file(path)
+    refuse_not_finite(path, weights)
+    return weights
 
 
 def refuse_other_settings(where: Path, made_by: dict[str, Any], now: dict[str, Any]) -> None:

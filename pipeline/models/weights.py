@@ -9,6 +9,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from pipeline.quoting import shortened
+
 log = logging.getLogger(__name__)
 
 # What other programs, and this one, write before a tensor's name: smp "encoder.model.", a pipeline's checkpoint
@@ -64,9 +66,10 @@ def refuse_not_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
     """
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not (good := tensor.isfinite()).all():
+            wrong, all_ = int((~good).sum()), tensor.numel()
             raise ValueError(
-                f"{path}: {int((~good).sum())} of the {tensor.numel()} numbers of {_short(name)} are not finite (NaN "
-                f"or infinity): the file is damaged, or its training diverged. Restore it, or remove it and train again"
+                f"{path}: {wrong} of the {all_} numbers of '{shortened(name, 50)}' are not finite (NaN or infinity): "
+                f"the file is damaged, or its training diverged. Restore it, or remove it and train again"
             )
 
 
@@ -75,7 +78,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         found = timm.models.load_state_dict(str(path), weights_only=True)
         tensors = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
     except Exception as error:  # of two libraries, each with errors of its own
-        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        reason = shortened(" ".join(str(error).split()), 80) or type(error).__name__
         raise ValueError(
             f"model.weights: {path} cannot be read ({reason}): expected a .safetensors file, or a state dict that "
             f"torch.save wrote (.pt, .pth)"
@@ -135,8 +138,4 @@ def _alike(key: str) -> str:
 
 
 def _described(key: str, tensors: Mapping[str, Tensor]) -> str:
-    return f"{_short(key)} {tuple(tensors[key].shape)}"
-
-
-def _short(key: str) -> str:
-    return f"'{key}'" if len(key) <= 60 else f"'{key[:60]}…'"
+    return f"'{shortened(key, 50)}' {tuple(tensors[key].shape)}"

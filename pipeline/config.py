@@ -1,10 +1,11 @@
 """The config: what we chose. Every default lives here; a TOML file holds only what differs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt, PrivateAttr
 
 from pipeline.schema import Table, override, parse, read_toml
 
@@ -201,6 +202,8 @@ class Predict(Table):
 
 
 class Config(Table):
+    _file: str = PrivateAttr("")
+
     name: str  # the file's name
     competition: str  # a card's name, or the path of a card
     seed: Seed = 0
@@ -209,6 +212,31 @@ class Config(Table):
     model: Model = Model()
     train: Train
     predict: Predict = Predict()
+
+    @property
+    def file(self) -> str:
+        """The file that it was read from, for messages; of a config that was not, its name."""
+        return self._file or self.name
+
+
+@contextmanager
+def place(cfg: Config, key: str = "") -> Iterator[None]:
+    """Name the config's file, and a key of it, in front of what is wrong with the key's value.
+
+    Args:
+        key: dotted, as in "predict.views"; empty where the message begins with the key.
+
+    Raises:
+        FileNotFoundError, ConnectionError, ValueError: where the block raises one, of the same kind.
+    """
+    try:
+        yield
+    except MISTAKES as error:
+        kind = next(each for each in MISTAKES if isinstance(error, each))
+        raise kind(f"{cfg.file}: {key + ': ' if key else ''}{error}") from error
+
+
+MISTAKES = (FileNotFoundError, ConnectionError, ValueError)
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -219,4 +247,6 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """
     path = Path(path)
     tables = override(read_toml(path), overrides)
-    return parse(Config, {"name": path.stem, **tables}, str(path))
+    cfg = parse(Config, {"name": path.stem, **tables}, str(path))
+    cfg._file = str(path)
+    return cfg

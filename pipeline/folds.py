@@ -51,8 +51,10 @@ def assign_folds(index: pd.DataFrame, count: int, seed: int, balance: Sequence[s
 def _refuse_impossible(index: pd.DataFrame, count: int, balance: Sequence[str]) -> None:
     sizes = index["group"].value_counts()
     if len(sizes) < count:
-        what = "images" if index["group"].is_unique else "groups"
-        raise ValueError(f"{len(sizes)} {what} cannot fill {count} folds: lower folds.count")
+        what = "image" if index["group"].is_unique else "group"
+        if len(sizes) < 2:
+            raise ValueError(f"{len(sizes)} {what}: folds need 2 at least, one to train on and one to hold out")
+        raise ValueError(f"{len(sizes)} {what}s cannot fill {count} folds: lower folds.count to {len(sizes)} or less")
     if sizes.iloc[0] > 1 and sizes.iloc[0] > LARGEST * len(index) / count:
         members = index["image_id"][index["group"] == sizes.index[0]]
         raise ValueError(

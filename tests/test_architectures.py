@@ -471,7 +471,7 @@ def test_an_option_that_would_be_ignored_is_refused(arch, option):
     ],
 )
 def test_an_encoder_that_cannot_feed_an_architecture_is_refused(arch, name, reason):
-    with pytest.raises(ValueError, match=f"encoder '{name}'.*{reason}") as refusal:
+    with pytest.raises(ValueError, match=f"model.encoder: '{name}'.*{reason}") as refusal:
         check_model(choices_for(arch, encoder=name))
     families = encoder.DEMANDS[ARCHITECTURES[arch].demand][1]
     assert str(refusal.value).endswith(families)
@@ -496,7 +496,7 @@ def test_a_gate_without_its_head_is_refused():
         (["model.arch=fcn8s"], "model.decoder_channels has no effect in fcn8s"),
         (["model.rates=[1,2]"], "model.rates has no effect in unet, only in deeplabv3_aspp, deeplabv3plus"),
         (["model.encoder=tu-vit_base_patch16_224"], "gives no pyramid of features"),
-        (["predict.output_stride=8"], "predict.output_stride has no effect in unet, only in deeplabv3_cascade"),
+        (["predict.output_stride=8"], "predict.output_stride: has no effect in unet, only in deeplabv3_cascade"),
     ],
 )
 def test_refusals_come_in_one_line_before_any_data_is_read(tiny, capsys, pairs, message):

@@ -124,7 +124,7 @@ def test_an_image_without_finite_probabilities_costs_itself_alone(submitted, cap
     bundle, done = bundled(*BOTH[:1])
     folder = hide({name: Path(f"tiny/test/images/{name}.png").read_bytes() for name in rows(done.csv)})
     odd = sorted(rows(done.csv))[1]
-    shown = np.asarray(Image.open(folder / f"test/images/{odd}.png"))
+    shown = np.array(Image.open(folder / f"test/images/{odd}.png"))
 
     def load(*which):
         predictor = bundle.predictor(*which)

@@ -373,7 +373,7 @@ def test_whole_test_images_of_another_size_are_refused_as_labels_before_anything
     path = Path("tiny/test/images/0919.png")
     Image.open(path).resize((52, 36)).save(path)
     assert main(["train", "configs/seed1.toml", "--set", "name=labelled", "--set", "train.pseudo.from=tiny"]) == 2
-    assert "images of 2 sizes (36×44 mostly, 36×52 least often)" in capsys.readouterr().err
+    assert "images of 2 sizes (36×44 mostly, 36×52 least often, as " in capsys.readouterr().err
 
 
 def test_full_fit_on_pseudo_labels_is_refused_before_anything_is_trained(submitted, monkeypatch):

@@ -62,7 +62,7 @@ def check_views(names: tuple[str, ...]) -> None:
         if name not in VIEWS:
             raise ValueError(f"unknown view '{name}'. {did_you_mean(name, VIEWS)}")
     if len(set(names)) != len(names) or not names:
-        raise ValueError(f"predict.views: expected one or more different views, got {list(names)}")
+        raise ValueError(f"expected one or more different views, got {list(names)}")
 
 
 def average_views(predict: Callable[[Tensor], Tensor], images: Tensor, names: tuple[str, ...]) -> Tensor:

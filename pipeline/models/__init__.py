@@ -60,12 +60,12 @@ def check_model(cfg: config.Model, batch_size: int = 2) -> None:
             the encoder cannot feed; with the reason and what works.
     """
     if cfg.arch not in ARCHITECTURES:
-        raise ValueError(f"unknown arch '{cfg.arch}'. {did_you_mean(cfg.arch, ARCHITECTURES)}")
+        raise ValueError(f"model.arch: unknown arch '{cfg.arch}'. {did_you_mean(cfg.arch, ARCHITECTURES)}")
     _check_options(cfg)
     if cfg.arch in POOLS_THE_IMAGE and batch_size == 1:
         raise ValueError(
-            f"{cfg.arch} pools each image to one pixel, and batch norm needs more than one: set train.batch_size to "
-            f"2 or more, and lower the phase's crop if memory is short"
+            f"train.batch_size: {cfg.arch} pools each image to one pixel, and batch norm needs more than one: set 2 or "
+            f"more, and lower the phase's crop if memory is short"
         )
     encoder.check(cfg.encoder, ARCHITECTURES[cfg.arch].demand)
     if "output_stride" in ARCHITECTURES[cfg.arch].options:
@@ -100,7 +100,7 @@ def _check_fit(cfg: config.Model) -> None:
         reason = " ".join(str(error).split()) or type(error).__name__
         families = encoder.DEMANDS[ARCHITECTURES[cfg.arch].demand][1]
         raise ValueError(
-            f"encoder '{cfg.encoder}' cannot feed {cfg.arch} ({reason}). Families that mostly can: {families}"
+            f"model.encoder: '{cfg.encoder}' cannot feed {cfg.arch} ({reason}). Families that mostly can: {families}"
         ) from None
 
 
@@ -117,6 +117,32 @@ def _shown_an_image(cfg: config.Model, side: int, device: str) -> Segmenter:
         model = _build(cfg.model_copy(update={"weights": "none"})).eval()
         model(torch.zeros(1, cfg.in_channels, side, side))
     return model
+
+
+def check_batch(cfg: config.Model, size: tuple[int, int], *, frozen: bool = False) -> None:
+    """Refuse a batch of one image that batch norm cannot train on, since a channel of its features is one number.
+
+    Args:
+        size: height and width of the image.
+        frozen: whether the encoder is, with its batch norms.
+
+    Raises:
+        ValueError: saying so.
+    """
+    model = rehearse(cfg).train()
+    if frozen:
+        model.encoder.eval()
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, cfg.in_channels, *size, device=device))
+    except ValueError as error:
+        if "more than 1" not in str(error):  # torch's own check of what batch norm is given
+            raise
+        height, width = size
+        raise ValueError(
+            f"an image of {height}×{width} pixels has features of 1×1, and batch norm needs more than one value"
+        ) from None
 
 
 def build_model(cfg: config.Model) -> Segmenter:
@@ -146,9 +172,7 @@ def for_prediction(cfg: config.Config) -> config.Model:
     """
     stride = cfg.predict.output_stride
     if stride and "output_stride" not in ARCHITECTURES[cfg.model.arch].options:
-        raise ValueError(
-            f"predict.output_stride has no effect in {cfg.model.arch}, {_users('output_stride')}: take it out"
-        )
+        raise ValueError(f"has no effect in {cfg.model.arch}, {_users('output_stride')}: take it out")
     return cfg.model.model_copy(update={"weights": "none", "output_stride": stride or cfg.model.output_stride})
 
 

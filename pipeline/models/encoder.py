@@ -74,15 +74,15 @@ def check(name: str, demand: str) -> None:
         ValueError: with the reason and families that work, or with the nearest encoder.
     """
     if name not in known():
-        raise ValueError(_explain_unknown(name, demand))
+        raise ValueError(f"model.encoder: {_explain_unknown(name, demand)}")
     encoder = known()[name]
     if demand not in encoder.serves.split():
         reason, families = DEMANDS[demand]
-        raise ValueError(f"encoder '{name}' {reason}. Families that work: {families}")
+        raise ValueError(f"model.encoder: '{name}' {reason}. Families that work: {families}")
     if encoder.native_size != "any":
         side = encoder.native_size
         raise ValueError(
-            f"encoder '{name}' takes images of {side}×{side} pixels only, and whole images are predicted "
+            f"model.encoder: '{name}' takes images of {side}×{side} pixels only, and whole images are predicted "
             f"here: choose one whose native size is any (`python -m pipeline encoders`)"
         )
 
@@ -95,7 +95,9 @@ def check_stride(name: str, stride: int) -> None:
     """
     strides = known()[name].strides.split()
     if str(stride) not in strides:
-        raise ValueError(f"encoder '{name}' cannot keep an output stride of {stride}, only {' or '.join(strides)}")
+        raise ValueError(
+            f"model.encoder: '{name}' cannot keep an output stride of {stride}, only {' or '.join(strides)}"
+        )
 
 
 def _explain_unknown(name: str, demand: str) -> str:
@@ -103,7 +105,7 @@ def _explain_unknown(name: str, demand: str) -> str:
     if name == plain and PREFIX + name in known():
         return f"unknown encoder '{name}'. Did you mean '{PREFIX}{name}'?"
     if name != plain and plain in timm.list_models():
-        return f"encoder '{name}' {DEMANDS['unet'][0]}. Families that work: {DEMANDS[demand][1]}"
+        return f"'{name}' {DEMANDS['unet'][0]}. Families that work: {DEMANDS[demand][1]}"
     close = did_you_mean(name, known())
     hint = close if close.startswith("Did") else "List them with `python -m pipeline encoders [pattern]`."
     return f"unknown encoder '{name}'. {hint}"

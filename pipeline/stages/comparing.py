@@ -15,9 +15,9 @@ from pipeline.metrics import Scores
 from pipeline.pseudo import read_labels
 from pipeline.shakeup import Shakeup, simulate
 from pipeline.stages.ensembling import GAINED, POSSIBLE
-from pipeline.stages.labelling import load_beside, with_pseudo
+from pipeline.stages.labelling import load_beside, source_of_labels, with_pseudo
 from pipeline.stages.preparing import Prepared, count_test_images, prepare, scores_at_half
-from pipeline.stages.training import oof_of, source_of_labels
+from pipeline.stages.training import oof_of
 
 
 class Compared(NamedTuple):

@@ -40,13 +40,9 @@ def label_fold(prepared: Prepared, source: Prepared, test_index: pd.DataFrame, f
     Writes: runs/<config>/pseudo/fold<k>/
 
     Raises:
-        ValueError: if the source has other folds.
+        ValueError: as `refuse_other_folds`.
     """
-    if not source.folds.equals(prepared.folds):
-        raise ValueError(
-            f"train.pseudo: {source.cfg.name} ({source.paths.folds}) has other folds than {prepared.cfg.name} "
-            f"({prepared.paths.folds}): its models saw images that these hold out"
-        )
+    refuse_other_folds(prepared, source)
     options, folder = prepared.cfg.train.pseudo, prepared.paths.pseudo(fold)
     confidences, scores, fold_of = _calibration(source)
     labelling = calibrated(confidences, scores, fold_of, fold, floor=options.floor, low=options.low, high=options.high)
@@ -55,6 +51,24 @@ def label_fold(prepared: Prepared, source: Prepared, test_index: pd.DataFrame, f
     table = write_labels(folder, fold, predicted, labelling, {"weights": read_record(source.paths.weights(fold))})
     labelled = test_index[test_index["image_id"].isin(table["image_id"])].reset_index(drop=True)
     return PseudoData(labelled, folder, options.weight, options.phases)
+
+
+def refuse_other_folds(prepared: Prepared, source: Prepared) -> None:
+    """Refuse a source of labels whose models saw images that the folds to be trained hold out.
+
+    Raises:
+        ValueError: if the source has other folds.
+    """
+    if not source.folds.equals(prepared.folds):
+        raise ValueError(
+            f"{prepared.cfg.file}: train.pseudo: {source.cfg.name} ({source.paths.folds}) has other folds than "
+            f"{prepared.cfg.name} ({prepared.paths.folds}): its models saw images that these hold out"
+        )
+
+
+def source_of_labels(cfg: config.Config) -> config.Config:
+    """The config whose models label, on the same data."""
+    return load_beside(cfg, cfg.train.pseudo.from_)
 
 
 def _calibration(source: Prepared) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

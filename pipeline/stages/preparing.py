@@ -10,7 +10,7 @@ from accelerate import PartialState
 
 from pipeline import competition, folds, hardware, postprocess
 from pipeline.competition import Competition
-from pipeline.config import Config
+from pipeline.config import Config, place
 from pipeline.data.demo import make_demo
 from pipeline.data.demo_classes import make_classes_demo
 from pipeline.data.demo_instances import make_instances_demo
@@ -26,6 +26,7 @@ from pipeline.losses import build_loss
 from pipeline.metrics import Counts, Scores, of_pixels, pixel_metric, stack
 from pipeline.models import check_model, for_prediction
 from pipeline.progress import track
+from pipeline.schema import read_toml
 from pipeline.submission import sample_rows
 from pipeline.training.checkpoint import FULL, Fold
 from pipeline.training.loop import count_classes
@@ -95,20 +96,30 @@ def check(cfg: Config) -> Competition:
     """The config's card, after refusing what would fail later: before any file is read or hour spent.
 
     Raises:
-        ValueError: naming what is wrong and what exists.
+        FileNotFoundError, ValueError: naming the config's file and key, what is wrong with it and what exists.
     """
+    with place(cfg, "competition"):
+        path = competition.path_of(cfg.competition)
+        if not path.is_file():
+            read_toml(path)  # which says what is there
     card = competition.load(cfg.competition)
-    _check_channels(cfg, card)
-    check_model(cfg.model, cfg.train.batch_size)
+    with place(cfg):
+        _check_channels(cfg, card)
+        check_model(cfg.model, cfg.train.batch_size)
+        if cfg.data.crops:
+            _check_crops(cfg, card)
+        if card.exclusive:
+            _refuse_masks_of_their_own(cfg)
     if cfg.predict.output_stride:
-        check_model(for_prediction(cfg))
-    check_views(cfg.predict.views)
-    if cfg.data.crops:
-        _check_crops(cfg, card)
-    for phase in cfg.train.phases:
-        build_loss(phase.loss, phase.loss_options, exclusive=card.exclusive)
-    if card.exclusive:
-        _refuse_masks_of_their_own(cfg)
+        with place(cfg, "predict.output_stride"):
+            check_model(for_prediction(cfg))
+    with place(cfg, "predict.views"):
+        check_views(cfg.predict.views)
+    for number, phase in enumerate(cfg.train.phases):
+        with place(cfg, f"train.phases.{number}.loss"):
+            build_loss(phase.loss, exclusive=card.exclusive)
+        with place(cfg, f"train.phases.{number}.loss_options"):
+            build_loss(phase.loss, phase.loss_options, exclusive=card.exclusive)
     return card
 
 
@@ -144,7 +155,7 @@ def _refuse_masks_of_their_own(cfg: Config) -> None:
         "model.image_head": cfg.model.image_head,
         "model.image_gate": cfg.model.image_gate,
         "train.pseudo": cfg.train.pseudo,
-        "mix.copy_paste": any("copy_paste" in phase.mix for phase in cfg.train.phases),
+        **{f"train.phases.{n}.mix.copy_paste": "copy_paste" in phase.mix for n, phase in enumerate(cfg.train.phases)},
     }
     wrong = [key for key, value in asked.items() if value]
     if wrong:
@@ -225,8 +236,8 @@ def prepare(cfg: Config) -> Prepared:
     found = table["fold"].max() + 1
     if found != cfg.folds.count:
         raise ValueError(
-            f"{paths.folds} has {found} folds, folds.count is {cfg.folds.count}: set it to {found}, or make another "
-            f"file with folds.name"
+            f"{cfg.file}: folds.count is {cfg.folds.count}, {paths.folds} has {found} folds: set it to {found}, or "
+            f"make another file with folds.name"
         )
     _refuse_fold_without_score(card, paths.folds, index, table)
     return Prepared(cfg, card, paths, index, table)
@@ -259,7 +270,8 @@ def _make_folds(cfg: Config, card: Competition, paths: Paths, index: pd.DataFram
     if cfg.folds.grouped:
         find_all_duplicates(cfg, card, paths, index)
     index = _keep_together(index, cfg, paths)
-    table = folds.assign_folds(index, cfg.folds.count, cfg.folds.seed, cfg.folds.balance)
+    with place(cfg):
+        table = folds.assign_folds(index, cfg.folds.count, cfg.folds.seed, cfg.folds.balance)
     folds.write_folds(paths.folds, table, index, cfg.folds.model_dump(mode="json", exclude={"name"}))
     log.info("wrote %s: commit it, every score is read on it", paths.folds)
 

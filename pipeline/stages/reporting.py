@@ -24,10 +24,10 @@ from pipeline.report.page import write_report
 from pipeline.report.suspicion import reliability, suspicion
 from pipeline.stages.comparing import gain_of
 from pipeline.stages.ensembling import decide_members, ensemble_name, load_members, oof_of_members, oof_rows, test_masks
-from pipeline.stages.labelling import companion_path, read_companion
+from pipeline.stages.labelling import companion_path, read_companion, source_of_labels
 from pipeline.stages.preparing import Prepared, count_test_images, prepare
 from pipeline.stages.seeing import Seen, see
-from pipeline.stages.training import fold_row, predict_test, source_of_labels
+from pipeline.stages.training import fold_row, predict_test
 from pipeline.submission import sample_rows
 
 FEW = 20  # values of a column that tells images apart

@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipeline import competition, config, folds
 from pipeline.competition import Competition
-from pipeline.config import Config
+from pipeline.config import Config, place
 from pipeline.data.crops import crop_index
 from pipeline.data.index import read_test_index
 from pipeline.files import locked, write_text
@@ -22,8 +22,8 @@ from pipeline.inference.store import is_complete, start_store
 from pipeline.metrics import of_pixels
 from pipeline.models import build_model, for_prediction
 from pipeline.rle import Dialect
-from pipeline.stages.doctoring import quick_look
-from pipeline.stages.labelling import label_fold, load_beside
+from pipeline.stages.labelling import label_fold, refuse_other_folds, source_of_labels
+from pipeline.stages.preflight import check_training
 from pipeline.stages.preparing import Paths, Prepared, prepare, processes, scores_at_half
 from pipeline.training.checkpoint import (
     FULL,
@@ -85,8 +85,7 @@ def train_fold(prepared: Prepared, fold: int) -> Path:
         return prepared.paths.weights(fold)
     with _alone(prepared, fold):
         if not _is_trained(prepared, fold):
-            _refuse_mixed_sizes(prepared, train_index)
-            _look(prepared)
+            check_training(prepared)
             _fit(prepared, fold, train_index, valid_index)
         fill_store(prepared, fold, valid_index, prepared.paths.oof(fold), f"fold {fold} OOF")
     return prepared.paths.weights(fold)
@@ -135,7 +134,7 @@ def train_full(prepared: Prepared) -> Path:
         return prepared.paths.weights(FULL)
     with _alone(prepared, FULL):
         if not _is_trained(prepared, FULL):
-            _refuse_mixed_sizes(prepared, prepared.index)
+            check_training(prepared, full=True)
             epochs = epochs_that_folds_found([read_history(prepared, fold) for fold in prepared.numbers()])
             log.info("full fit: %s epochs in its phases, the medians of the folds' best", ", ".join(map(str, epochs)))
             _fit(prepared, FULL, prepared.index, None, epochs)
@@ -187,6 +186,10 @@ def _fit(
     epochs: tuple[int, ...] | None = None,
 ) -> None:
     cfg, card = prepared.cfg, prepared.card
+    seed = cfg.seed * 1000 + (FULL_SEED if fold == FULL else fold)
+    seed_weights(seed)
+    with place(cfg):
+        model = build_model(cfg.model)  # before the hours of the labels' source: a weights file may not fit
     if cfg.data.crops:
         train_index = crop_index(train_index, prepared.labels, cfg.data.crops)
     parts = FoldData(
@@ -199,10 +202,8 @@ def _fit(
         _pseudo_labels(prepared, fold),
         cfg.predict.tiles,
     )
-    seed = cfg.seed * 1000 + (FULL_SEED if fold == FULL else fold)
-    seed_weights(seed)
     fit(
-        build_model(cfg.model),
+        model,
         parts,
         cfg.train,
         folder=prepared.paths.fold(fold),
@@ -218,39 +219,8 @@ def _pseudo_labels(prepared: Prepared, fold: Fold) -> PseudoData | None:
     if prepared.cfg.train.pseudo is None:
         return None
     source = prepare(source_of_labels(prepared.cfg))
+    refuse_other_folds(prepared, source)
     return label_fold(prepared, source, predict_test(source), fold)
-
-
-def source_of_labels(cfg: Config) -> Config:
-    """The config whose models label, on the same data."""
-    return load_beside(cfg, cfg.train.pseudo.from_)
-
-
-def _look(prepared: Prepared) -> None:
-    """Refuse masks that lie beside what they mask, before hours are spent on them."""
-    if prepared.cfg.data.doctor:
-        quick_look(prepared.card, prepared.index)
-
-
-def _refuse_mixed_sizes(prepared: Prepared, index: pd.DataFrame) -> None:
-    """Refuse what cannot be one batch, before the hours of the labels' source too."""
-    phases, pseudo = prepared.cfg.train.phases, prepared.cfg.train.pseudo
-    whole = [number for number, phase in enumerate(phases) if phase.crop is None]
-    _refuse_sizes(index, whole)
-    if pseudo:
-        test = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad, prepared.reader)
-        _refuse_sizes(pd.concat([index, test]), [number for number in whole if number + 1 in pseudo.phases])
-
-
-def _refuse_sizes(index: pd.DataFrame, whole: list[int]) -> None:
-    """Refuse images of several sizes in phases, by number from 0, that draw them whole."""
-    sizes = index.groupby(["height", "width"]).size().sort_values()
-    if len(sizes) > 1 and whole:
-        few, most = (f"{height}×{width}" for height, width in (sizes.index[0], sizes.index[-1]))
-        raise ValueError(
-            f"images of {len(sizes)} sizes ({most} mostly, {few} least often) do not fit into one batch: "
-            f"set the phase's crop, such as train.phases.{whole[0]}.crop=256"
-        )
 
 
 def _is_trained(prepared: Prepared, fold: Fold) -> bool:

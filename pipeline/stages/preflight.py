@@ -1,0 +1,138 @@
+"""What is refused before the first step of a training: whatever would end it, or make it worthless, in any fold."""
+
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from pipeline import folds
+from pipeline.config import Config, place
+from pipeline.data.index import read_test_index
+from pipeline.models import check_batch
+from pipeline.quoting import shortened
+from pipeline.stages.doctoring import quick_look
+from pipeline.stages.labelling import source_of_labels
+from pipeline.stages.preparing import Prepared, check, processes
+from pipeline.training.checkpoint import FULL, Fold
+from pipeline.training.fold import balance_labels
+
+
+def check_training(prepared: Prepared, *, full: bool = False) -> None:
+    """Refuse what would end the training of any fold, so that none fails after another has been trained.
+
+    Args:
+        full: of the full fit, which trains on every image; else of all folds.
+
+    Writes: reports/<competition>-doctor.png, if it refuses the masks
+
+    Raises:
+        ValueError: for masks that nothing can be learned of, or that lie beside what they mask (unless
+            data.doctor = false); for images of several sizes in one batch; for too few images for a batch or an update;
+            for an unknown column of train.balance; for a source of pseudo-labels with a mistake in it.
+    """
+    cfg, index = prepared.cfg, prepared.index
+    with place(cfg):
+        balance_labels(index, cfg.train.balance)
+    with place(cfg, "train.pseudo.from"):
+        _check_sources(cfg)
+    if cfg.data.doctor:
+        _refuse_masks_of_one_kind(prepared)
+    parts = {FULL: index} if full else dict(_training_parts(prepared))
+    _refuse_mixed_sizes(prepared, parts)
+    _refuse_few_images(prepared, parts)
+    if cfg.data.doctor and not full:
+        quick_look(prepared.card, index)
+
+
+def _check_sources(cfg: Config) -> None:
+    """Check the configs whose models label, one for the other; none may label for itself."""
+    names = [cfg.name]
+    while cfg.train.pseudo:
+        if cfg.train.pseudo.from_ in names:
+            raise ValueError(f"{' from '.join([*names, names[0]])}: a config cannot label for itself")
+        cfg = source_of_labels(cfg)
+        names.append(cfg.name)
+        check(cfg)
+
+
+def _training_parts(prepared: Prepared) -> Iterator[tuple[Fold, pd.DataFrame]]:
+    for fold in prepared.numbers():
+        yield fold, folds.hold_out(prepared.index, prepared.folds, fold)[0]
+
+
+def _refuse_masks_of_one_kind(prepared: Prepared) -> None:
+    """Refuse masks of which nothing can be learned: all empty; of exclusive classes, all of one class."""
+    card, index = prepared.card, prepared.index
+    if card.exclusive:
+        there = [name for name in card.classes if index[f"coverage_{name}"].any()]
+        if len(there) > 1:
+            return
+        found = f"hold one class alone ({there[0]})" if there else "are void everywhere"
+    elif index["coverage"].any():
+        return
+    else:
+        found = "are empty"
+    raise ValueError(
+        f"card {card.name}: all {len(index)} training masks {found}: nothing can be learned of them. See how they are "
+        f"read by make doctor, or train all the same with data.doctor=false"
+    )
+
+
+def _refuse_mixed_sizes(prepared: Prepared, parts: Mapping[Fold, pd.DataFrame]) -> None:
+    """Refuse what cannot be one batch, before the hours of the labels' source too."""
+    phases, pseudo = prepared.cfg.train.phases, prepared.cfg.train.pseudo
+    whole = [number for number, phase in enumerate(phases) if phase.crop is None]
+    for part in parts.values():
+        _refuse_sizes(prepared, part, whole)
+    if pseudo:
+        test = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad, prepared.reader)
+        drawing = [number for number in whole if number + 1 in pseudo.phases]
+        for part in parts.values():
+            _refuse_sizes(prepared, pd.concat([part, test]), drawing)
+
+
+def _refuse_sizes(prepared: Prepared, index: pd.DataFrame, whole: list[int]) -> None:
+    """Refuse images of several sizes in phases, by number from 0, that draw them whole."""
+    sizes = index.groupby(["height", "width"]).size().sort_values()
+    if len(sizes) > 1 and whole:
+        few, most = (f"{height}×{width}" for height, width in (sizes.index[0], sizes.index[-1]))
+        odd = index.set_index(["height", "width"])["image_id"].loc[[sizes.index[0]]].iloc[0]
+        raise ValueError(
+            f"{prepared.cfg.file}: images of {len(sizes)} sizes ({most} mostly, {few} least often, as "
+            f"'{shortened(odd)}') do not fit into one batch: set the phase's crop, such as "
+            f"train.phases.{whole[0]}.crop=256"
+        )
+
+
+def _refuse_few_images(prepared: Prepared, parts: Mapping[Fold, pd.DataFrame]) -> None:
+    """Refuse parts that are too small for a batch that trains, or for an update."""
+    cfg = prepared.cfg
+    if cfg.data.crops:  # of which an image gives many, and which are large
+        return
+    for number in range(len(cfg.train.phases)):
+        if cfg.train.pseudo and number + 1 in cfg.train.pseudo.phases:
+            continue  # more images come, nobody knows yet how many
+        for fold, part in parts.items():
+            with place(cfg, f"train.phases.{number}"):
+                _refuse_part(prepared, number, fold, part)
+
+
+def _refuse_part(prepared: Prepared, number: int, fold: Fold, part: pd.DataFrame) -> None:
+    train, world = prepared.cfg.train, processes().num_processes
+    phase = train.phases[number]
+    draws = len(part) * phase.repeats // world
+    what = f"fold {fold} trains on {len(part)} image{'s' * (len(part) != 1)}"
+    if not draws:
+        raise ValueError(f"{what}, for {world} processes: start fewer, or raise repeats = {phase.repeats}")
+    batch = min(train.batch_size, draws)
+    if draws // batch < train.accumulate:
+        raise ValueError(
+            f"{what}, {draws // batch} batches an epoch, and train.accumulate = {train.accumulate} of them make one "
+            f"update: lower it, or raise repeats = {phase.repeats}"
+        )
+    if batch * world == 1:
+        side = (phase.crop, phase.crop) if phase.crop else tuple(part[["height", "width"]].iloc[0].tolist())
+        way_out = "train.batch_size = 2 or more" if draws > 1 else f"repeats = {phase.repeats + 1} or more"
+        try:
+            check_batch(prepared.cfg.model, side, frozen=phase.freeze_encoder)
+        except ValueError as error:
+            raise ValueError(f"{what}, one to a batch: {error}: set {way_out}, or a larger crop") from None

@@ -1,0 +1,217 @@
+"""What train refuses before the first step of any fold, and that a mistake in a config is named by file and key."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline import competition, config, stages
+from pipeline.cli import main
+from pipeline.models import check_batch
+from pipeline.stages import training
+from pipeline.stages.preflight import check_training
+from tests.conftest import write_tiny
+
+CONFIG = "configs/tiny.toml"
+
+
+def prepared(*pairs):
+    return stages.prepare(config.load(CONFIG, pairs))
+
+
+def rewrite(train, test=3, size=(36, 44)):
+    """The tiny competition again, with so many images."""
+    shutil.rmtree("tiny")
+    write_tiny(Path("tiny"), train, test, size)
+
+
+def empty_all():
+    lines = Path("tiny/train.csv").read_text().splitlines()
+    Path("tiny/train.csv").write_text("\n".join([lines[0], *(line.split(",")[0] + "," for line in lines[1:])]) + "\n")
+
+
+# ---------------------------------------------------------------------------------------------- masks
+
+
+def test_masks_that_are_all_empty_are_refused_before_training(tiny, capsys):
+    empty_all()
+    assert main(["train", CONFIG]) == 2
+    assert "all 18 training masks are empty: nothing can be learned of them" in capsys.readouterr().err
+    assert not list(Path("runs").rglob("*.jsonl"))
+
+
+def test_masks_that_are_all_empty_are_trained_on_if_that_is_asked_for(tiny):
+    empty_all()
+    check_training(prepared("data.doctor=false"))
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"), [([1.0, 0.0], r"hold one class alone \(sky\)"), ([0.0, 0.0], "are void everywhere")]
+)
+def test_exclusive_masks_of_one_class_are_refused(tiny, shares, message):
+    card = competition.load("camvid_demo").model_copy(update={"classes": ("sky", "road")})
+    index = pd.DataFrame({"image_id": ["a", "b"], "coverage_sky": shares[0], "coverage_road": shares[1]})
+    with pytest.raises(ValueError, match=f"all 2 training masks {message}: nothing can be learned"):
+        check_training(prepared()._replace(card=card, index=index))
+
+
+# ---------------------------------------------------------------------------------------------- sizes and numbers
+
+
+def resize(image_id, size):
+    path = Path(f"tiny/train/images/{image_id}.png")
+    Image.open(path).resize(size).save(path)
+    text = Path("tiny/train.csv").read_text()
+    line = next(line for line in text.splitlines() if line.startswith(image_id))
+    Path("tiny/train.csv").write_text(text.replace(line, f"{image_id},"))
+
+
+def test_an_image_of_another_size_is_refused_before_the_first_step_of_any_fold(tiny, capsys):
+    ready = prepared()
+    odd = ready.folds["image_id"][ready.folds["fold"] == 0].iloc[0]  # which fold 0 holds out, and could train
+    shutil.rmtree("folds")
+    resize(odd, (50, 36))
+    assert main(["train", CONFIG]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"configs/tiny.toml: images of 2 sizes (36×44 mostly, 36×50 least often, as '{odd}')" in said
+    assert "such as train.phases.0.crop=256" in said
+    assert not list(Path("runs").rglob("*.jsonl"))
+
+
+def test_folds_that_each_train_on_one_size_are_not_refused_for_the_others(tiny):
+    ready = prepared()
+    two = ready.folds.assign(fold=np.arange(18) % 2)
+    index = ready.index.assign(height=np.where(np.arange(18) % 2, 36, 32))
+    check_training(ready._replace(folds=two, index=index))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (
+            [],
+            "fold 0 trains on 1 image, one to a batch: .* 32×32 pixels has features of 1×1.*repeats = 2 or more",
+        ),
+        (["train.batch_size=1", "train.phases.0.repeats=2"], "one to a batch: .*set train.batch_size = 2 or more"),
+    ],
+)
+def test_one_small_image_to_a_batch_is_refused_with_what_to_change(tiny, pairs, message):
+    rewrite(3, size=(32, 32))
+    with pytest.raises(ValueError, match=f"configs/tiny.toml: train.phases.0: .*{message}"):
+        check_training(prepared("folds.count=2", "data.doctor=false", *pairs))
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        ["train.phases.0.repeats=2", "train.phases.1.repeats=2"],
+        ["train.phases.0.crop=64", "train.phases.1.crop=64"],
+        ["folds.count=3"],
+    ],
+)
+def test_what_the_refusal_of_one_small_image_advises_trains(tiny, pairs):
+    rewrite(3, size=(32, 32))
+    pairs = ["folds.count=2", "data.doctor=false", *pairs]
+    check_training(prepared(*pairs))
+    assert training.train(config.load(CONFIG, pairs), 0).weights.is_file()
+
+
+@pytest.mark.parametrize("images", [2, 3])
+def test_two_or_three_images_train_predict_and_submit(tiny, images):
+    rewrite(images, test=1)
+    done = stages.ensemble([config.load(CONFIG, ["folds.count=2", "data.doctor=false"])])
+    assert done.summary.rows == 1
+
+
+def test_one_image_alone_is_refused_in_its_own_words(tiny):
+    rewrite(1)
+    with pytest.raises(ValueError, match=r"configs/tiny\.toml: 1 image: folds need 2 at least"):
+        prepared()
+
+
+def test_only_batch_norms_that_train_need_more_than_one_value():
+    cfg = config.Model(encoder="tu-test_resnet", arch="fcn32s")  # a decoder without batch norm
+    with pytest.raises(ValueError, match="batch norm needs more than one value"):
+        check_batch(cfg, (32, 32))
+    check_batch(cfg, (32, 32), frozen=True)
+
+
+@pytest.mark.parametrize(("size", "refused"), [((32, 32), True), ((33, 32), False), ((64, 64), False)])
+def test_features_of_more_than_one_pixel_train_one_image_at_a_time(size, refused):
+    cfg = config.Model(encoder="tu-test_efficientnet", decoder_channels=(16, 16, 8, 8, 8))
+    if refused:
+        with pytest.raises(ValueError, match="features of 1×1"):
+            check_batch(cfg, size)
+    else:
+        check_batch(cfg, size)
+
+
+def test_an_architecture_that_pools_the_image_needs_two_images_at_any_size():
+    with pytest.raises(ValueError, match="batch norm needs more than one value"):
+        check_batch(config.Model(arch="deeplabv3plus", encoder="tu-test_resnet"), (128, 128))
+
+
+def test_fewer_batches_than_an_update_takes_are_refused_before_the_first_fold(tiny):
+    with pytest.raises(
+        ValueError, match=r"tiny\.toml: train\.phases\.0: fold 0 trains on 12 images, 3 batches an epoch"
+    ):
+        check_training(prepared("train.accumulate=4"))
+    check_training(prepared("train.accumulate=3"))
+
+
+# ---------------------------------------------------------------------------------------------- file and key
+
+# What is set, and the key that the line names after the config's file.
+MISTAKES = {
+    "competition=tinyy": "competition: unknown competition 'tinyy'",
+    "competition=cards/gone.toml": "competition: cards/gone.toml: no such file",
+    "model.arch=unett": "model.arch: unknown arch 'unett'",
+    "model.encoder=tu-resnt18": "model.encoder: unknown encoder 'tu-resnt18'",
+    "model.encoder=tu-vit_base_patch16_224": "model.encoder: 'tu-vit_base_patch16_224' gives no pyramid",
+    "model.classes=2": "model.classes is 2, the card tiny has 1",
+    "model.rates=[2,4,6]": "model.rates has no effect in unet",
+    "model.weights=gone.pt": "model.weights: no file 'gone.pt'",
+    "model.image_gate=true": "model.image_gate needs the image head",
+    "predict.views=['flop']": "predict.views: unknown view 'flop'",
+    "predict.views=[]": "predict.views: expected one or more different views",
+    "predict.output_stride=8": "predict.output_stride: has no effect in unet",
+    "train.phases.1.loss={jacard=1}": "train.phases.1.loss: unknown loss 'jacard'",
+    "train.phases.0.loss={bce=0}": "train.phases.0.loss: all weights are 0",
+    "train.phases.0.loss_options={dice={smoth=2}}": "train.phases.0.loss_options: loss 'dice': unknown option 'smoth'",
+    "data.border=2": "data.border parts objects that touch",
+    "train.balance=kind": "train.balance: no column 'kind'",
+    "train.pseudo={from='gone'}": "train.pseudo.from: configs/gone.toml: no such file",
+    "train.pseudo={from='mine'}": "train.pseudo.from: mine from mine: a config cannot label for itself",
+    "folds.balance=['kind']": "folds.balance: no column 'kind'",
+    "folds.count=19": "18 images cannot fill 19 folds: lower folds.count to 18",
+}
+
+
+@pytest.mark.parametrize("pair", MISTAKES)
+def test_a_mistake_in_a_config_names_its_file_and_key(tiny, capsys, pair):
+    Path(CONFIG).rename("configs/mine.toml")
+    assert main(["train", "configs/mine.toml", "--set", pair]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"pipeline train: configs/mine.toml: {MISTAKES[pair]}" in said
+    assert len(said) <= 300
+    assert not list(Path("runs").rglob("*.jsonl"))
+
+
+def test_a_mistake_in_the_source_of_pseudo_labels_is_found_before_it_is_trained(tiny, capsys, edit):
+    shutil.copy(CONFIG, "configs/source.toml")
+    edit("configs/source.toml", "lovasz", "lovasc")
+    assert main(["train", CONFIG, "--set", "train.pseudo={from='source'}"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        "configs/tiny.toml: train.pseudo.from: configs/source.toml: train.phases.1.loss: unknown loss 'lovasc'" in said
+    )
+    assert not list(Path("runs").rglob("*.jsonl"))
+
+
+def test_folds_of_another_number_name_both_files(tiny, capsys):
+    prepared()
+    assert main(["train", CONFIG, "--set", "folds.count=4"]) == 2
+    assert "configs/tiny.toml: folds.count is 4, folds/tiny.csv has 3 folds" in capsys.readouterr().err

@@ -107,7 +107,7 @@ MISTAKES = {
     "other number of folds than the file has": (
         lambda: main(["folds", "configs/tiny.toml"]),
         ["train", "--set", "folds.count=4"],
-        "folds/tiny.csv has 3 folds, folds.count is 4",
+        "configs/tiny.toml: folds.count is 4, folds/tiny.csv has 3 folds",
     ),
     "masks that the folds were not made from": (
         lambda: [main(["folds", "configs/tiny.toml"]), edit(Path("tiny/train.csv"), "\n0000,", "\n0000,1 90")],

@@ -168,7 +168,7 @@ def write_folds(path: Path, folds: pd.DataFrame, index: pd.DataFrame, options: M
         FileExistsError: if the file exists.
     """
     if path.exists():
-        raise FileExistsError(f"{path} exists, and scores were read on it: remove it yourself to split again")
+        raise FileExistsError(f"{path} exists, and scores are read on it: for other folds, set another folds.name")
     made = {
         **options,
         "images": len(index),

@@ -109,7 +109,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_existing_data_are_not_touched(demo):
-    with pytest.raises(FileExistsError, match="remove it to generate"):
+    with pytest.raises(FileExistsError, match="remove it to generate it again"):
         make_demo(demo)
 
 

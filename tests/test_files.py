@@ -1,11 +1,21 @@
 """Files appear whole or not at all."""
 
 import errno
+import fcntl
+import logging
+import os
 import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from pipeline.files import whole, write_text
+from pipeline import files
+from pipeline.files import DAY, _host, locked, whole, write_text
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_file_appears_with_all_its_content(tmp_path):
@@ -38,3 +48,128 @@ def test_a_disk_too_small_for_the_file_is_named_too(tmp_path):
     # safetensors reserves the file's size first, and fails while other files would still fit.
     with pytest.raises(OSError, match=r"best\.safetensors: the disk is full"), whole(tmp_path / "best.safetensors"):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+
+def leave(folder, name, host=None, age=0):
+    """A file as a killed process left it: one of this machine, or of another."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    path = folder / f".{name}.{host or _host()}.{process.pid}.0123abcd.part"
+    path.write_text("half")
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def test_two_writers_of_one_file_do_not_meet_whatever_their_process_numbers_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in two containers
+    with whole(tmp_path / "file.txt") as first, whole(tmp_path / "file.txt") as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "file.txt").read_text() == "first"
+
+
+def test_a_name_of_any_length_leaves_room_for_the_unfinished_ones(tmp_path):
+    write_text(tmp_path / ("é" * 127), "all of it")
+
+
+def test_who_takes_the_lock_removes_what_killed_processes_left(tmp_path):
+    (tmp_path / "oof").mkdir()
+    dead = [leave(tmp_path, "state.pt"), leave(tmp_path / "oof", "000-00000.safetensors")]
+    old = leave(tmp_path, "best.safetensors", host="elsewhere", age=2 * DAY)
+    with locked(tmp_path / "lock", "it"):
+        assert not any(path.exists() for path in (*dead, old))
+
+
+def test_what_a_living_process_writes_stays(tmp_path):
+    with whole(tmp_path / "state.pt") as partial:
+        partial.write_text("half")
+        elsewhere = leave(tmp_path, "best.safetensors", host="elsewhere", age=60)
+        foreign = tmp_path / ".mine.part"
+        foreign.write_text("not ours")
+        with locked(tmp_path / "lock", "it"):
+            assert partial.exists()
+            assert elsewhere.exists()
+            assert foreign.exists()
+
+
+def test_a_file_system_without_locks_is_warned_of_once_and_works(tmp_path, monkeypatch, caplog):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", none)
+    monkeypatch.setattr(logging.getLogger("pipeline"), "propagate", True)
+    with locked(tmp_path / "lock", "runs/x/fold0"):
+        pass
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path}/lock: this file system has no locks: let no other process work on runs/x/fold0"
+    ]
+
+
+class Msvcrt:
+    """What files uses of Windows' module: one byte of a file is one process's, as the kernel here has it."""
+
+    LK_NBLCK, LK_UNLCK = 2, 0
+
+    @staticmethod
+    def locking(descriptor, mode, count):
+        command = fcntl.LOCK_UN if mode == Msvcrt.LK_UNLCK else fcntl.LOCK_EX | fcntl.LOCK_NB
+        try:
+            fcntl.lockf(descriptor, command, count, 0, os.SEEK_CUR)
+        except BlockingIOError:
+            raise PermissionError(errno.EACCES, "Permission denied") from None
+
+
+HOLD_ON_WINDOWS = """
+import sys, time
+from pathlib import Path
+from pipeline import files
+from tests.test_files import Msvcrt
+files.fcntl, sys.modules["msvcrt"] = None, Msvcrt
+with files.locked(Path("lock"), "it"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_lock_works_through_windows_module_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", Msvcrt)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", HOLD_ON_WINDOWS]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(ValueError, match=rf"it is locked by another process \({holder.pid} on .+\): wait"),
+            locked(Path("lock"), "it", wait=False),
+        ):
+            pass
+        holder.kill()
+    with locked(Path("lock"), "it", wait=False):
+        assert Path("lock").read_text().startswith(f"{os.getpid()} on ")
+
+
+IMPORT_ALL = """
+import builtins, importlib, pkgutil
+import pipeline
+
+UNIX_ALONE = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios"}
+plain = builtins.__import__
+
+def as_on_windows(name, globals=None, *rest, **named):
+    if name in UNIX_ALONE and (globals or {}).get("__name__", "").startswith("pipeline"):
+        raise ModuleNotFoundError(f"No module named {name!r}")
+    return plain(name, globals, *rest, **named)
+
+builtins.__import__ = as_on_windows
+for module in pkgutil.walk_packages(pipeline.__path__, "pipeline."):
+    importlib.import_module(module.name)
+print("all")
+"""
+
+
+def test_every_module_is_imported_where_there_is_no_fcntl():
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", IMPORT_ALL], env=env, capture_output=True, text=True)
+    assert done.stdout == "all\n", done.stderr[-500:]

@@ -166,7 +166,7 @@ def test_file_round_trip_and_never_overwritten(tmp_path, index):
     folds = assign_folds(index, 5, seed=0)
     write_folds(tmp_path / "folds.csv", folds, index, OPTIONS)
     assert read_folds(tmp_path / "folds.csv", index).equals(folds)
-    with pytest.raises(FileExistsError, match="remove it yourself"):
+    with pytest.raises(FileExistsError, match="set another folds"):
         write_folds(tmp_path / "folds.csv", folds, index, OPTIONS)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipeline import competition, config, stages
+from pipeline import competition, config, folds, stages
 from pipeline.cli import main
 from pipeline.data.labels import Labels
 from pipeline.duplicates import write_duplicates
@@ -22,7 +23,7 @@ from pipeline.inference.store import PredictionStore
 from pipeline.models import build_model
 from pipeline.postprocess import Cut
 from pipeline.pseudo import soft_label
-from pipeline.stages import training
+from pipeline.stages import preparing, training
 from pipeline.stages.ensembling import load_members, oof_of_members, oof_rows
 from pipeline.stages.ensembling import test_masks as masks_of_test
 from pipeline.stages.labelling import with_pseudo
@@ -452,3 +453,28 @@ def test_members_on_different_folds_are_refused_with_the_first_image(submitted, 
     Path("configs/elsewhere.toml").write_text(text)
     assert main(["ensemble", "configs/tiny.toml", "--configs", "tiny elsewhere"]) == 2
     assert re.search(r"have different folds, first at image '\d{4}'", capsys.readouterr().err)
+
+
+@contextmanager
+def _another_works(do):
+    """In place of the lock: another process had it, and did something, before it was given to this one."""
+    do()
+    yield
+
+
+def test_folds_that_another_process_made_meanwhile_are_taken(tiny, monkeypatch):
+    stages.prepare(config.load("configs/tiny.toml"))
+    made = Path("folds").rename("made")
+    monkeypatch.setattr(preparing, "locked", lambda *_: _another_works(lambda: made.rename("folds")))
+    monkeypatch.setattr(folds, "assign_folds", lambda *_: pytest.fail("made twice"))
+    monkeypatch.setattr(preparing, "find_duplicates", lambda *_: pytest.fail("looked for twice"))
+    assert len(stages.prepare(config.load("configs/tiny.toml")).folds) == 18
+
+
+def test_data_that_another_process_generated_meanwhile_are_taken(tiny, monkeypatch):
+    cfg = config.load("configs/tiny.toml", ["competition=demo"])
+    paths, demo = preparing.Paths(cfg, competition.load("demo")), competition.load("demo")
+    monkeypatch.setattr(preparing, "locked", lambda *_: _another_works(paths.root.mkdir))
+    monkeypatch.setitem(preparing.GENERATORS, "demo", lambda _: pytest.fail("generated twice"))
+    (tiny / "tiny").rename("elsewhere")
+    preparing.make_data(demo, paths)

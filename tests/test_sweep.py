@@ -299,7 +299,7 @@ def holder(tmp_path, monkeypatch):
 
 
 def test_a_lock_says_who_holds_it_and_dies_with_it(holder):
-    said = rf"it is in the hands of another process \({holder.pid} on .+\): wait"
+    said = rf"it is locked by another process \({holder.pid} on .+\): wait"
     with pytest.raises(ValueError, match=said), locked(Path("lock"), "it", wait=False):
         pass
     holder.kill()  # no handler runs: the kernel gives the lock back
@@ -316,7 +316,7 @@ def test_who_comes_second_waits(holder, capsys):
     with locked(Path("lock"), "runs/x/fold0"):
         assert time.monotonic() - started > 0.25
     thread.join()
-    assert f"runs/x/fold0 is in the hands of another process ({holder.pid} on" in capsys.readouterr().err
+    assert f"runs/x/fold0 is locked by another process ({holder.pid} on" in capsys.readouterr().err
 
 
 def test_what_another_has_trained_meanwhile_is_not_trained_again(trained, monkeypatch):

@@ -14,10 +14,7 @@ of sound that came back. What is drawn follows what makes real sections look as 
   and has no rim and no drag; salt cuts through the layers. So shape and texture decide, not brightness.
 """
 
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +23,7 @@ import numpy as np
 
 from pipeline import rle
 from pipeline.data.images import write_image
+from pipeline.files import whole_folder
 
 SIZE = 101  # pixels, height and width, as TGS salt
 EMPTY_SHARE = 0.39  # of the images, as TGS salt's training set
@@ -68,25 +66,6 @@ def make_demo(root: Path, seed: int = 0, train: int = 400, test: int = 120) -> N
         truth = _write_images(partial / "test" / "images", _draw_many(seed, TEST, test))
         _write_masks(partial / "solution.csv", truth)
         _write_masks(partial / "sample_submission.csv", dict.fromkeys(truth, PLACEHOLDER))
-
-
-@contextmanager
-def whole_folder(root: Path) -> Iterator[Path]:
-    """A temporary folder beside `root` that becomes `root` once the block ends without an error.
-
-    Raises:
-        FileExistsError: if `root` is there already.
-    """
-    if root.exists():
-        raise FileExistsError(f"{root}: is there already: remove it to generate the demo data again")
-    # The process id keeps two processes out of each other's way.
-    partial = root.with_name(f".{root.name}.{os.getpid()}.part")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 
 from pipeline import rle
-from pipeline.data.demo import TEST, TRAIN, draw_id, smooth_noise, whole_folder, write_table
+from pipeline.data.demo import TEST, TRAIN, draw_id, smooth_noise, write_table
 from pipeline.data.images import write_image
+from pipeline.files import whole_folder
 
 HEIGHT, WIDTH = 96, 112  # pixels; not square, so that a swapped axis shows
 SHAPE = HEIGHT, WIDTH

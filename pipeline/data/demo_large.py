@@ -18,7 +18,8 @@ import numpy as np
 import tifffile
 
 from pipeline import rle
-from pipeline.data.demo import TEST, TRAIN, draw_id, smooth_noise, whole_folder, write_table
+from pipeline.data.demo import TEST, TRAIN, draw_id, smooth_noise, write_table
+from pipeline.files import whole_folder
 from pipeline.progress import track
 
 HEIGHT, WIDTH = 3000, 4000  # pixels

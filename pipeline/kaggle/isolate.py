@@ -8,7 +8,6 @@ that says which. It is run as a file, by an interpreter that has nothing install
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import socket
 import struct
@@ -57,6 +56,8 @@ def main(report: Path, inputs: Path, command: list[str]) -> None:
 
 def is_permitted() -> bool:
     """Whether this process could leave; tried by a child, since half the way there is no way back."""
+    if not sys.platform.startswith("linux"):
+        return False
     child = os.fork()
     if child == 0:
         with contextlib.suppress(OSError):
@@ -73,7 +74,7 @@ def enter_namespaces() -> bool:
     """
     user, group = os.getuid(), os.getgid()
     libc = ctypes.CDLL(None, use_errno=True)
-    if not sys.platform.startswith("linux") or libc.unshare(NEW_USER | NEW_NETWORK | NEW_MOUNTS):
+    if libc.unshare(NEW_USER | NEW_NETWORK | NEW_MOUNTS):
         return False
     with contextlib.suppress(OSError):
         Path("/proc/self/setgroups").write_text("deny")
@@ -85,6 +86,8 @@ def enter_namespaces() -> bool:
 
 def bring_up(interface: str) -> None:
     """Switch a network interface on."""
+    import fcntl  # Linux alone gets here
+
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         name = interface.encode()
         answer = fcntl.ioctl(any_socket, GET_FLAGS, struct.pack("16sH14x", name, 0))

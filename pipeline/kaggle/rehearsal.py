@@ -86,6 +86,8 @@ def run_notebook(notebook: Path, root: Path, python: Path, environment: Mapping[
     Args:
         environment: variables beside those of a bare system.
     """
+    if not hasattr(os, "wait4"):
+        raise ValueError("a rehearsal needs Linux or macOS: run it there, or in WSL")
     place = root.parent.resolve()
     executed, log, report = place / notebook.name, place / "run.log", place / "isolation.txt"
     shutil.copyfile(notebook, executed)

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.files import is_left_over, unfinished
 from pipeline.many.inputs import Input, Inputs, digest, opened
 
 PLAN = "_plan.json"  # so begins what `pandas.read_parquet` of the folder leaves out
@@ -68,6 +68,9 @@ class Output:
             raise ValueError(
                 f"{self.url} holds partitions without a {PLAN}: nobody knows of what, give another --output"
             )
+        for name in self._names():  # of killed runs
+            if is_left_over(name):
+                self._remove(f"{self._folder}/{name}")
         if found is None:
             self._write(PLAN, json.dumps(plan, indent=1).encode())
 
@@ -103,20 +106,20 @@ class Output:
 
     def _write(self, name: str, content: bytes) -> None:
         """Under a name of its own first: a reader, or another run, sees a file whole or not at all."""
-        path, unfinished = f"{self._folder}/{name}", f"{self._folder}/.{name}.{uuid4().hex[:8]}.part"
+        path, partial = f"{self._folder}/{name}", f"{self._folder}/{unfinished(name)}"
         try:
             self._files.makedirs(self._folder, exist_ok=True)
-            with self._files.open(unfinished, "wb") as file:
+            with self._files.open(partial, "wb") as file:
                 file.write(content)
-            self._files.mv(unfinished, path)
+            self._files.mv(partial, path)
         except OSError as error:
-            self._remove(unfinished)
+            self._remove(partial)
             what = "make room" if error.errno in FULL else "see to that"
             raise ValueError(
                 f"{self.url}/{name}: cannot be written ({error}): {what}, and the same command goes on"
             ) from error
         except BaseException:  # Ctrl-C, mostly
-            self._remove(unfinished)
+            self._remove(partial)
             raise
 
     def _remove(self, path: str) -> None:

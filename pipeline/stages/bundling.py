@@ -177,7 +177,7 @@ def write_code(folder: Path, members: Sequence[Prepared]) -> None:
         files += [Path(each.cfg.competition)] if each.cfg.competition.endswith(".toml") else []
         files += [Path("configs") / f"{each.cfg.train.pseudo.from_}.toml"] if each.cfg.train.pseudo else []
     there = dict.fromkeys(path for path in files if path.is_file())
-    layout = {"-".join(path.parts): str(path) for path in there if not path.is_absolute()}
+    layout = {"-".join(path.parts): path.as_posix() for path in there if not path.is_absolute()}
     for name, path in layout.items():
         shutil.copyfile(path, folder / name)
     write_text(folder / LAYOUT, json.dumps(layout, indent=1) + "\n")

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
 from pipeline.data.tables import sample_header
 from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, write_duplicates
+from pipeline.files import locked, remove_left_overs
 from pipeline.inference.store import PredictionStore
 from pipeline.inference.tta import check_views
 from pipeline.losses import build_loss
@@ -43,6 +45,10 @@ class Paths:
         self.duplicates = self.folds.with_suffix(".duplicates.csv")
         self.run = Path("runs") / cfg.name
         self.oof_table = self.run / "oof.json"
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Make folds, or data, while no other process does; what it made meanwhile is looked for inside."""
+        return locked(self.folds.with_name(".lock"), f"{self.folds.parent}/")
 
     def fold(self, fold: Fold) -> Path:
         return self.run / (FULL if fold == FULL else f"fold{fold}")
@@ -204,8 +210,11 @@ def make_data(card: Competition, paths: Paths) -> None:
             f"{paths.root}: no such folder. Put the files of {card.url or card.title} there, or say where they are "
             f"with DATA=folder (make) or --data folder"
         )
-    log.info("making the demo's images in %s/", paths.root)
-    GENERATORS[card.generated](paths.root)
+    with paths.alone():
+        if not paths.root.is_dir():
+            log.info("making the demo's images in %s/", paths.root)
+            remove_left_overs(paths.root.parent, f".{paths.root.name}.*.part")
+            GENERATORS[card.generated](paths.root)
 
 
 GENERATORS = {
@@ -267,8 +276,14 @@ def _refuse_fold_without_score(card: Competition, path: Path, index: pd.DataFram
 
 
 def _make_folds(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> None:
+    with paths.alone():
+        if not paths.folds.exists():
+            _split(cfg, card, paths, index)
+
+
+def _split(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> None:
     if cfg.folds.grouped:
-        find_all_duplicates(cfg, card, paths, index)
+        _find_missing_duplicates(cfg, card, paths, index)
     index = _keep_together(index, cfg, paths)
     with place(cfg):
         table = folds.assign_folds(index, cfg.folds.count, cfg.folds.seed, cfg.folds.balance)
@@ -290,6 +305,12 @@ def find_all_duplicates(cfg: Config, card: Competition, paths: Paths, index: pd.
 
     Writes: folds/<name>.duplicates.csv
     """
+    with paths.alone():
+        _find_missing_duplicates(cfg, card, paths, index)
+    return read_duplicates(paths.duplicates)
+
+
+def _find_missing_duplicates(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> None:
     if paths.duplicates.exists():
         log.info("near-duplicates as they were found before: remove %s to look again", paths.duplicates)
     else:
@@ -297,7 +318,6 @@ def find_all_duplicates(cfg: Config, card: Competition, paths: Paths, index: pd.
         test = read_test_index(card, paths.root, cfg.data.skip_bad, reader)
         images = pd.concat([index.assign(part="train"), test.assign(part="test")], ignore_index=True)
         write_duplicates(paths.duplicates, find_duplicates(images, reader))
-    return read_duplicates(paths.duplicates)
 
 
 def describe_folds(cfg: Config) -> tuple[pd.DataFrame, float]:

@@ -153,9 +153,6 @@ class _Trainer:
         self.validates = data.valid_index is not None
         self.saved = load_state(folder / "state.pt")
         self.standing = Standing(**self.saved["standing"]) if self.saved else Standing()
-        if accelerator.is_main_process:
-            for left_over in folder.glob(".*.part"):  # of a killed run
-                left_over.unlink(missing_ok=True)
 
     def run_phase(self, number: int) -> None:
         """One phase, from the best weights of the phase before or from where a kill left it."""

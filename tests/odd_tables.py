@@ -5,7 +5,6 @@ what must come of it: the plain competition as it is, a part of it, or one line 
 """
 
 import os
-import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -63,7 +63,7 @@ def assert_is_written_for(card, root, test, layout):
     """The submission has the sample's header and ids, letter by letter, and Kaggle would take it."""
     sample = root / card.files.sample_submission
     write_submission(root / "mine.csv", card, sample, masks_of)
-    check_submission(root / "mine.csv", card, sample, {key: (HEIGHT, WIDTH) for key in test["image_id"]}.get)
+    check_submission(root / "mine.csv", card, sample, dict.fromkeys(test["image_id"], (HEIGHT, WIDTH)).get)
     with (root / "mine.csv").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     with sample.open(encoding="utf-8-sig", newline="") as file:

@@ -1,24 +1,33 @@
 """File formats: the values that were written come back, and a damaged file is named."""
 
+import os
 import re
+import struct
 import subprocess
 import sys
+import tracemalloc
+import zlib
 
 import cv2
+import nibabel
 import numpy as np
 import pydicom
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGLosslessSV1
 
+from pipeline.data import rasters
 from pipeline.data.augment import STRENGTHS, Augment
 from pipeline.data.formats import read_pixels, read_size
 from pipeline.data.images import ImageError, Reader, glance, read_labels, read_mask, stretch
+from pipeline.data.places import find_files
 from pipeline.data.windows import Box, open_windows
+from tests import odd_images
 from tests.miniatures import write_dicom
 from tests.odd_images import write_deep_png
+from tests.test_odd_images import by_window
 
 RNG = np.random.default_rng(0)
 GREY16 = RNG.integers(0, 65536, (9, 7)).astype(np.uint16)
@@ -346,3 +355,173 @@ def test_wide_values_are_augmented_as_bytes_are(strength):
         wide, same = Augment(strength, 32, 3)(image.astype(np.float32), mask, seed)
         assert np.array_equal(target, same)
         assert np.median(np.abs(wide - narrow)) < 3
+
+
+# ---------------------------------------------------------------------------------------------- content, not name
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("grey.png", "a.tif"), ("grey.jpg", "a.png"), ("tiles.tif", "a.png"), ("grey.npy", "a.dcm"), ("grey.dcm", "a")],
+)
+def test_a_file_is_read_by_its_content_and_not_by_its_name(tmp_path, name, written):
+    expected = read_pixels(odd_images.write(name, tmp_path))
+    (tmp_path / name).rename(tmp_path / written)
+    assert np.array_equal(read_pixels(tmp_path / written), expected)
+    assert read_size(tmp_path / written) == expected.shape[:2]
+    with open_windows(tmp_path / written) as image:
+        assert np.array_equal(image.read(Box(3, 5, 20, 9)), expected[3:23, 5:14])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "a pointer of Git LFS: get the file itself"),
+        (b"<!DOCTYPE html><title>log in</title>", "a web page or XML: get the file again"),
+        (b"PK\x03\x04", "a ZIP archive: unpack it"),
+        (b"\0\0\0\x18ftypheic", "HEIC: save it as PNG or JPEG"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_by_its_name(tmp_path, content, said):
+    (tmp_path / "a.png").write_bytes(content)
+    for read in (read_pixels, read_size):
+        with pytest.raises(ImageError, match=rf"a\.png: not an image but {said}"):
+            read(tmp_path / "a.png")
+
+
+def test_slices_of_a_volume_are_images(tmp_path):
+    volume = RNG.integers(-900, 900, (7, 9, 5)).astype(np.int16)  # columns, rows, slices
+    for name in ("a.nii", "b.nii.gz"):
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / name)
+    files = find_files(tmp_path, ".nii") | find_files(tmp_path, ".nii.gz")
+    assert sorted(files) == [f"{name}_{number:03}" for name in "ab" for number in range(5)]
+    for image_id, path in files.items():
+        assert np.array_equal(read_pixels(path)[..., 0], volume[..., int(image_id[-3:])].T)
+        assert read_size(path) == (9, 7)
+    with pytest.raises(ImageError, match=r"a\.nii: a NIfTI volume is read slice by slice"):
+        read_pixels(tmp_path / "a.nii")
+    with pytest.raises(ImageError, match=r"slice 5 of 5: expected 0 to 4"):
+        read_pixels(tmp_path / "a.nii" / "005")
+
+
+def test_a_volume_has_its_slope_and_intercept(tmp_path):
+    volume = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(4, 3, 2), np.eye(4))
+    volume.header.set_slope_inter(2, -1000)
+    nibabel.save(volume, tmp_path / "ct.nii")
+    raw = nibabel.load(tmp_path / "ct.nii")
+    found = read_pixels(tmp_path / "ct.nii" / "001")
+    assert found == pytest.approx(raw.get_fdata()[..., 1].T[..., None])
+
+
+# ---------------------------------------------------------------------------------------------- as it is seen
+
+SEEN = {
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, 3),
+    7: lambda stored: np.rot90(stored, 2).transpose(1, 0, 2),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", SEEN)
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif"])
+def test_images_are_read_as_they_are_seen_or_as_they_are_stored(tmp_path, name, orientation):
+    stored = odd_images.COLOUR
+    if name == "a.tif":
+        tifffile.imwrite(tmp_path / name, stored, photometric="rgb", extratags=[(274, 3, 1, orientation)])
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(stored).save(tmp_path / name, exif=exif, **{"lossless": True} if name == "a.webp" else {})
+    for exif, expected in ((True, SEEN[orientation](stored)), (False, stored)):
+        assert np.array_equal(read_pixels(tmp_path / name, exif=exif), expected)
+        assert read_size(tmp_path / name, exif=exif) == expected.shape[:2]
+        with open_windows(tmp_path / name, exif=exif) as image:
+            assert np.array_equal(image.read(Box(2, 4, 20, 17)), expected[2:22, 4:21])
+    assert np.array_equal(Reader(3, exif=False)(tmp_path / name), stored)
+    assert (
+        Reader(3)(tmp_path / name).shape[:2] == Reader(3).size(tmp_path / name) == SEEN[orientation](stored).shape[:2]
+    )
+
+
+def test_exif_turns_as_other_libraries_do(tmp_path):
+    path = odd_images.write("turned.jpg", tmp_path)
+    assert np.array_equal(read_pixels(path), np.asarray(ImageOps.exif_transpose(Image.open(path))))
+    assert read_pixels(path).shape == cv2.imread(str(path)).shape == odd_images.COLOUR.shape
+
+
+def test_an_orientation_behind_the_pixels_of_a_png_counts(tmp_path):
+    stored = odd_images.COLOUR
+    rows = b"".join(b"\0" + row.tobytes() for row in stored)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    header = struct.pack(">IIBBBBB", stored.shape[1], stored.shape[0], 8, 2, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"eXIf", exif.tobytes()[6:])
+    odd_images.write_png(tmp_path / "late.png", *chunks)
+    assert np.array_equal(read_pixels(tmp_path / "late.png"), SEEN[6](stored))
+    assert read_size(tmp_path / "late.png") == SEEN[6](stored).shape[:2]
+
+
+# ---------------------------------------------------------------------------------------------- promises
+
+
+def _promising(path, name, write):
+    write(path)
+    content = bytearray(path.read_bytes())
+    huge = 65500
+    match name:
+        case "jpg":
+            place = content.index(b"\xff\xc0") + 5
+            content[place : place + 4] = struct.pack(">HH", huge, huge)
+        case "png":
+            content[16:24] = struct.pack(">II", huge, huge)
+            content[29:33] = struct.pack(">I", zlib.crc32(bytes(content[12:29])))
+        case "bmp":
+            content[18:26] = struct.pack("<ii", huge, huge)
+        case "gif":
+            content[6:10] = struct.pack("<HH", huge, huge)
+        case "npy":
+            content = bytearray(bytes(content).replace(b"(9, 7), ", b"(9000000, 7000000), ").replace(b" " * 14, b"", 1))
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["jpg", "png", "bmp", "gif", "npy"])
+def test_a_header_that_promises_more_than_the_file_can_hold_is_refused_before_anything_is_allocated(tmp_path, name):
+    path = tmp_path / f"a.{name}"
+    _promising(path, name, lambda path: np.save(path, GREY8) if name == "npy" else Image.fromarray(GREY8).save(path))
+    tracemalloc.start()
+    for read in (read_pixels, lambda path: glance(path, 1), lambda path: read_mask(path, above=9)):
+        with pytest.raises(ImageError, match=rf"a\.{name}: "):
+            read(path)
+    assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("compression", [None, "deflate", "lzw", "jpeg"])
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_a_tiff_that_promises_more_than_it_holds_is_refused(tmp_path, compression, tile):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, GREY8.repeat(4, 0), compression=compression, tile=tile, photometric="minisblack")
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for tag in ("ImageWidth", "ImageLength"):
+            file.pages[0].tags[tag].overwrite(60000)
+    for read in (read_pixels, lambda path: glance(path, 1), by_window):
+        with pytest.raises(ImageError, match=r"a\.tif: "):
+            read(path)
+
+
+def test_an_image_that_does_not_fit_into_memory_is_refused_with_what_to_do(tmp_path, monkeypatch):
+    Image.fromarray(np.zeros((8200, 8200), np.uint8)).save(tmp_path / "large.png")
+    assert read_pixels(tmp_path / "large.png").shape == (8200, 8200, 1)
+    monkeypatch.setattr(rasters, "memory_left", lambda: 100 << 20)
+    with pytest.raises(ImageError, match=r"large\.png: its 64\.1 MiB of pixels do not fit .* \(predict\.tiles"):
+        read_pixels(tmp_path / "large.png")
+    assert read_size(tmp_path / "large.png") == (8200, 8200), "a size takes no memory"
+
+
+def test_the_memory_that_is_left_is_known_and_less_than_the_machine_has():
+    assert 0 < rasters.memory_left() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -9,6 +9,7 @@ have no one meaning on a screen are refused.
 import io
 import math
 import re
+import struct
 import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -193,9 +194,13 @@ def _png_colour(content: bytes) -> int:
     return content[25]
 
 
-def _check_riff(path: Path, content: bytes) -> None:
+def _check_webp(path: Path, content: bytes) -> None:
+    """Refuse one that is cut short; and of one that loses some, which spends 3 bits on 256 pixels, a false size."""
     if int.from_bytes(content[4:8], "little") + 8 > len(content):
         raise ImageError(f"{path}: a WebP that is cut short: {REMEDY}")
+    if content[12:16] == b"VP8 ":
+        width, height = (side & 0x3FFF for side in struct.unpack("<HH", content[26:30]))
+        refuse_promises(path, promised=3 * width * height, stored=len(content), packing=4096)
 
 
 def _check_jpeg2000(path: Path, content: bytes) -> None:
@@ -299,7 +304,7 @@ FORMATS = {
     rb"\x93NUMPY": NPY,
     rb"GIF8[79]a": _usual("GIF", packing=2731),
     rb"BM": _usual("BMP", check=_check_bmp),
-    rb"RIFF....WEBP": _usual("WEBP", check=_check_riff),
+    rb"RIFF....WEBP": _usual("WEBP", check=_check_webp),
     rb"(\0\0\0\x0cjP  |\xff\x4f\xff\x51)": JPEG2000,
     rb"....ftyp(avif|avis)": _usual("AVIF"),
     rb"P[1-6fF][\s#]": _usual("PPM", packing=8, check=_check_pnm, bits=_pnm_bits),

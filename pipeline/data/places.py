@@ -14,6 +14,7 @@ from typing import Literal
 
 import pandas as pd
 
+from pipeline.data.medical import is_nifti_name, slices_of
 from pipeline.quoting import shortened
 
 log = logging.getLogger(__name__)
@@ -69,8 +70,9 @@ class Search:
 def find_files(folder: Path, suffix: str, pattern: str | None = None) -> dict[str, Path]:
     """Files by id: of the folder itself by their suffix, or of all folders below it by a pattern.
 
-    Files of the system (`._x`, `Thumbs.db`, …) are left out, folders that are links are entered, and a file whose
-    extension is written in other capitals belongs to its id if no other does.
+    A NIfTI volume (`.nii`, `.nii.gz`) is an image for each slice: its id is that of the file, "_", and the slice's
+    number, from 000. Files of the system (`._x`, `Thumbs.db`, …) are left out, folders that are links are entered, and
+    a file whose extension is written in other capitals belongs to its id if no other does.
 
     Args:
         suffix: of the file's name; what comes before it is the id.
@@ -108,8 +110,16 @@ def _named(folder: Path, suffix: str, pattern: str | None) -> Iterator[tuple[str
         name = path.relative_to(folder).as_posix()
         for spelling in (name, *_other_capitals(name)):
             if (image_id := id_of(spelling)) is not None:
-                yield image_id, path, spelling == name
+                yield from ((each, part, spelling == name) for each, part in _images_in(image_id, path))
                 break
+
+
+def _images_in(image_id: str, path: Path) -> Iterator[tuple[str, Path]]:
+    """The image of a file; of a NIfTI volume its slices, each an image `<id>_<number>`."""
+    if is_nifti_name(path):
+        yield from ((f"{image_id}_{number}", part) for number, part in slices_of(path).items())
+    else:
+        yield image_id, path
 
 
 def _id_by_suffix(suffix: str) -> Callable[[str], str | None]:

@@ -28,6 +28,7 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it warns of is 
 STRANGE = {"SEPARATED", "CIELAB", "ICCLAB", "ITULAB", "CFA", "LOGL", "LOGLUV"}
 
 JPEG = 7
+FIRST = 8  # bytes of a file's header, before which no pixel lies
 # Bytes of pixels that a compression packs into one byte at best; what is not listed has no bound.
 PACKING = {
     1: 1,  # none
@@ -77,7 +78,10 @@ def open_series(path: Path, file: tifffile.TiffFile, level: int = 0) -> tifffile
     if level >= len(levels):
         raise ImageError(f"{path}: level {level} of {len(levels)}: expected 0 to {len(levels) - 1}")
     series = levels[level]
-    check_colours(path, series.keyframe)
+    page = series.keyframe
+    check_colours(path, page)
+    if 0 in series.shape or page.planarconfig not in (1, 2):
+        raise ImageError(f"{path}: a TIFF of shape {series.shape}, planes {page.planarconfig}: {REMEDY}")
     if any(page is None for page in series.pages):
         raise ImageError(f"{path}: a TIFF some of whose pages lie in other files, or nowhere: {REMEDY}")
     for page in series.pages:
@@ -110,6 +114,9 @@ def _refuse_promises_of_page(path: Path, page: tifffile.TiffPage, first: tifffil
     if min(len(page.dataoffsets), len(page.databytecounts)) < needed:
         raise ImageError(f"{path}: a TIFF of {len(page.dataoffsets)} pieces, {needed} are announced: {REMEDY}")
     counts = [count for count in page.databytecounts[:needed] if count]  # one of 0 bytes is left out: background
+    places = zip(page.dataoffsets[:needed], page.databytecounts[:needed], strict=True)
+    if any(count and offset < FIRST for offset, count in places):
+        raise ImageError(f"{path}: a TIFF with pixels in its header: {REMEDY}")
     pixels = math.prod(first.chunks) if first.is_tiled else math.prod(first.shape) // max(1, needed)
     piece = pixels * first.bitspersample // 8
     packing = PACKING.get(first.compression)

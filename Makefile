@@ -28,7 +28,7 @@ quoted = '$(subst ','\'',$(1))'
 NAME = $(subst $() ,+,$(strip $(CONFIGS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data doctor audit competitions folds train sweep oof predict ensemble report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-older lint format
+.PHONY: help setup data doctor audit competitions folds train sweep oof predict ensemble report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test fuzz test-older lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -152,6 +152,9 @@ bench: $(VENV) $(VENV_DEV) $(VENV_BENCH) ## the measured claims, as ratios from 
 
 test: $(VENV) $(VENV_DEV) ## the test suite
 	$(PYTHON) -m pytest -n auto
+
+fuzz: $(VENV) $(VENV_DEV) ## mutated images, tables and TOML files, for SECONDS=60
+	$(PYTHON) -m tests.fuzzing --seconds $(or $(SECONDS),60) --seed $(or $(SEED),0)
 
 test-older: ## the test suite with Python 3.12 and Kaggle's older packages, in .venv-older (PYTHON312=python3.12)
 	PYTHON312="$(PYTHON312)" .ci/older .venv-older

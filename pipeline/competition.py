@@ -299,7 +299,7 @@ def path_of(name: str) -> Path:
     if name not in known():
         raise ValueError(
             f"unknown competition {quoted(name)}. {did_you_mean(name, known())} "
-            f'A card of your own goes by its path: competition = "cards/mine.toml".'
+            f'A card of your own goes by its path, as in "cards/mine.toml".'
         )
     return Path(str(resources.files("pipeline.competitions"))) / f"{name}.toml"
 

@@ -1,0 +1,49 @@
+"""Damaged image files."""
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from pipeline.data.formats import read_pixels, read_size
+from pipeline.data.images import glance
+from pipeline.data.windows import Box, open_windows
+from tests import odd_images
+
+
+@cache
+def _sound(name: str) -> tuple[bytes, np.ndarray]:
+    """The bytes of a file, and its pixels."""
+    with TemporaryDirectory() as folder:
+        path = odd_images.write(name, Path(folder))
+        return (Path(folder) / name).read_bytes(), read_pixels(path)
+
+
+def fuzz_image(rng: np.random.Generator, folder: Path) -> str:
+    """A file of any format, cut or changed, read whole, as a preview, by window and for its size.
+
+    Raises:
+        AssertionError: if a file that was cut reads as anything but the whole image, or if two ways of reading differ
+            in their sizes or pixels.
+    """
+    name = list(odd_images.ODD)[rng.integers(len(odd_images.ODD))]
+    content, whole = _sound(name)
+    cut = rng.random() < 0.3
+    if cut:
+        damaged = content[: rng.integers(len(content))]
+    else:
+        *_, damaged = odd_images.mutations(content, 2, seed=int(rng.integers(1 << 32)))
+    (folder / name).write_bytes(damaged)
+    path = odd_images.ODD[name].path(folder)
+    height, width = read_size(path)
+    pixels = read_pixels(path)
+    assert pixels.shape[:2] == (height, width), f"{name}: {pixels.shape[:2]}, its header says {(height, width)}"
+    assert not cut or np.array_equal(pixels, whole), f"{name}: a file that was cut reads as a whole one"
+    assert glance(path, channels=3).shape == (height, width, 3)
+    top, left = int(rng.integers(height)), int(rng.integers(width))
+    box = Box(top, left, height - top, width - left)
+    with open_windows(path) as image:
+        part = image.read(box)
+    assert np.array_equal(part, pixels[box.slices], equal_nan=pixels.dtype.kind == "f"), f"{name}: {box} differs"
+    return "read"

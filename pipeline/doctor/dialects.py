@@ -1,195 +1,78 @@
-"""Is this the dialect that the masks were written in? The masks say so themselves, when they are laid on their images.
+"""Is this the dialect that the masks were written in?
 
-    shape      a mask read in the wrong order of pixels is shredded: its outline is many times as long
-    edges      the outline of a true mask lies where the image changes; of a transposed one, anywhere
-    one pixel  read from the wrong base, every run begins and ends one pixel beside the image's edge. A mask that is
-               drawn too wide errs outwards at both ends, and so cannot be mistaken for a shift
-    relation   a mask fits its own image better than the others', unless the rows are shuffled
-
-Each is a comparison over many images, and asks for a difference that chance does not make: a doctor who cries
-wolf is not called again.
+facts     every text must read: no start before the first pixel, no run past the last, no odd count of numbers
+order     read in the wrong order of pixels, the lines of a mask that is not square have nothing in common: their
+          borders are many times as long. A square mask is transposed, which only the images can tell
+base      read from the wrong one, runs that begin at an edge of the image begin one pixel before it instead
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.doctor.measures import (
-    BETTER,
-    CLEAR,
-    LEAST,
-    MANY,
-    SLACK,
-    UNLIKELY,
-    contrast,
-    edges,
-    errors,
-    outline,
-    relation,
-    steepness,
-)
+from pipeline.doctor.placement import MOST, Placement, Verdict, reduced_labels
 from pipeline.rle import Dialect, RLEError
 
 Sample = tuple[np.ndarray, Sequence[str]]  # a grey image (H, W) uint8, and the texts of its masks
 
-REACH = 3  # pixels on either side of a run's end that are compared
-
-
-class Fit(NamedTuple):
-    """One way of reading, and how it suits the images."""
-
-    order: str
-    base: int
-    relative: bool
-    readable: float  # share of the texts that decode and stay inside of the image
-    fit: float  # mean over images of log(gradient on the outline / in the image) − log(outline / √area)
-    shift: float  # standard errors by which edges lie after (> 0) or before the ends of runs, along the run
-
-
-class Verdict(NamedTuple):
-    """What the doctor thinks of a dialect."""
-
-    kind: Literal["good", "other", "unrelated", "unknown"]
-    message: str  # in one line
-    fits: list[Fit]  # of all readings, the best first
-    better: Dialect | None = None  # which other one, if one is
+FEWEST = 6  # images that are not square, below which their lines decide nothing
+LONGER = 1.2  # times as long are the borders between the lines of a mask in the wrong order, beyond the image's aspect
+WRAPPED = 5  # runs at least that go on from the last pixel of a line, for the base to be in doubt
 
 
 def judge(samples: Sequence[Sample], declared: Dialect) -> Verdict:
     """Whether masks were written in the dialect that the card declares.
 
     Args:
-        samples: images with at least one mask that is not empty; some dozens.
+        samples: images with a mask that is not empty; some dozens, in the table's order.
         declared: of any form but COCO's, which has one order and one base.
     """
-    readings = [_Reading(samples, dialect) for dialect in _candidates(declared)]
-    ours = next(reading for reading in readings if reading.dialect == declared)
-    ranked = sorted(readings, key=_rank)
-    fits = [each.summary() for each in ranked]
-    for other in ranked:
-        if other is not ours and (why := _clearly_better(other, ours)):
-            said, found = in_words(declared), in_words(other.dialect)
-            message = f"{said}, says the card, but {found} {why}: {_toml(other.dialect)}"
-            return Verdict("other", message, fits, other.dialect)
-    if ours.readable < 1:
-        return Verdict("unknown", f"{1 - ours.readable:.0%} of the texts do not read as {in_words(declared)}", fits)
-    if len(ours.images) < LEAST:
-        return Verdict("unknown", f"{len(ours.images)} images with masks are too few to tell the dialect", fits)
-    own = ours.relation()
-    how = f"{own:+.1f} standard errors"
-    if own >= CLEAR:
-        return Verdict("good", f"{in_words(declared)}: masks lie on what is in their images ({how})", fits)
-    if own < UNLIKELY and len(ours.images) >= MANY:
-        why = f"masks fit other images as well as their own ({how}): are rows or ids shuffled, or images transposed?"
-        return Verdict("unrelated", why, fits)
-    return Verdict(
-        "unknown", f"{in_words(declared)} may be right: masks show little of it in their images ({how})", fits
-    )
+    read = next((each for each in _candidates(declared) if _readable(samples, each) == 1), None)
+    share = _readable(samples, declared)
+    if read is None:
+        return Verdict("unknown", f"{1 - share:.0%} of the texts do not read as {in_words(declared)}")
+    reasons = [] if read == declared else [f"else only {share:.0%} of the texts read"]
+    pairs = _decoded(samples, read)
+    placement = Placement([(pair.image, pair.mask) for pair in pairs])
+    if why := _why_other_order(pairs, placement, read):
+        read = replace(read, order=_other(read.order))
+        reasons.append(why)
+    if reasons:
+        words = f"masks are in {in_words(read)}, not {in_words(declared)}"
+        return Verdict("other", f"{words} ({'; '.join(reasons)}): set {toml(read, declared)}", read)
+    verdict = placement.judge("Compare the table's ids with the images' names")
+    return verdict._replace(message=f"{in_words(declared)}: {verdict.message}", doubt=_doubt_base(samples, declared))
 
 
-def _candidates(declared: Dialect) -> list[Dialect]:
-    """Every reading; a relative text knows no base."""
-    absolute = [(order, base, False) for order, base in product(("column", "row"), (0, 1))]
-    every = [*absolute, *((order, declared.base, True) for order in ("column", "row"))]
-    return [replace(declared, order=order, base=base, relative=relative) for order, base, relative in every]
+def _doubt_base(samples: Sequence[Sample], declared: Dialect) -> str | None:
+    """Why pixels may be numbered from the other base; None if nothing says so.
 
-
-class _Reading:
-    """The samples, read in one way."""
-
-    def __init__(self, samples: Sequence[Sample], dialect: Dialect):
-        self.dialect = dialect
-        self.images, self.masks, self.places = [], [], []
-        read = total = 0
-        for place, (image, texts) in enumerate(samples):
-            masks = [mask for text in texts if (mask := _decoded(text, image.shape, dialect)) is not None]
-            read, total = read + len(masks), total + len(texts)
-            mask = np.bitwise_or.reduce(masks) if masks else None
-            if len(masks) == len(texts) and mask is not None and 0 < mask.mean() < 1:
-                self.images.append(image)
-                self.masks.append(mask)
-                self.places.append(place)
-        self.readable = read / total if total else 0.0
-        self.fits = np.array([_fit(*pair) for pair in zip(self.images, self.masks, strict=True)])
-
-    def of(self, places: Sequence[int]) -> np.ndarray:
-        """The fits of some samples, all of which were read."""
-        at = {place: number for number, place in enumerate(self.places)}
-        return self.fits[[at[place] for place in places]]
-
-    def shift(self) -> float:
-        """Standard errors by which edges lie one pixel after the ends of runs, and not before."""
-        along = [_shift(*pair, self.dialect.order) for pair in zip(self.images, self.masks, strict=True)]
-        return errors(np.array(along))
-
-    def relation(self) -> float:
-        """Standard errors by which masks fit their own images better than others."""
-        steep = [steepness(image) for image in self.images]
-        return relation(
-            [image.shape for image in self.images],
-            lambda image, mask: edges(steep[image], self.masks[mask]) + contrast(self.images[image], self.masks[mask]),
-        )
-
-    def summary(self) -> Fit:
-        fit = float(self.fits.mean()) if len(self.fits) else -np.inf
-        return Fit(self.dialect.order, self.dialect.base, self.dialect.relative, self.readable, fit, self.shift())
-
-
-def _rank(reading: _Reading) -> tuple:
-    """For sorting: what reads all, in the order that fits, from the base that is not shifted; else the usual one."""
-    fit = float(np.median(reading.fits)) if len(reading.fits) else -np.inf
-    shifted = max(0.0, abs(reading.shift()) - CLEAR)
-    dialect = reading.dialect
-    return reading.readable < 1 - SLACK, -round(fit, 1), shifted, dialect.relative, dialect.base == 0
-
-
-def _clearly_better(other: _Reading, ours: _Reading) -> str | None:
-    """Why another reading is the right one; None if it is not."""
-    if other.readable > 1 - SLACK and ours.readable < 1 - SLACK:
-        return f"reads all texts, not {ours.readable:.0%} of them"
-    both = sorted(set(other.places) & set(ours.places))
-    if other.readable < 1 - SLACK or len(both) < LEAST:
+    A mask that reaches the first pixel of a line begins there. Read from a base that is too large, it begins on the
+    last pixel of the line before, and from one that is too small, it ends on the first of the line after.
+    """
+    early = late = begin = end = 0
+    for image, texts in samples:
+        line = image.shape[0 if declared.order == "column" else 1]
+        for text in texts:
+            try:
+                starts, ends = declared.runs(text, image.shape)
+            except RLEError:  # a fact, which the judgement says
+                continue
+            longer = ends - starts > 1
+            early += int((longer & (starts % line == line - 1)).sum())
+            late += int((longer & (ends % line == 1)).sum())
+            begin, end = begin + int((starts % line == 0).sum()), end + int((ends % line == 0).sum())
+    if declared.relative or max(early, late) < WRAPPED:
         return None
-    if other.dialect.order != ours.dialect.order:
-        gains = other.of(both) - ours.of(both)
-        if gains.mean() > BETTER and errors(gains) > CLEAR:
-            how = f"{errors(gains):+.1f} standard errors"
-            return f"fits the edges of the images better ({how}; or the images are transposed)"
+    base = 0 if early > late else 1
+    if base == declared.base or max(early, late) < (begin if early > late else end):
         return None
-    if other.dialect.base != ours.dialect.base:
-        wanted = ours.dialect.base - other.dialect.base  # pixels by which a smaller base moves the mask onwards
-        if wanted * ours.shift() > CLEAR and wanted * other.shift() < wanted * ours.shift() / 2:
-            return f"puts masks on the edges, which now lie one pixel beside ({ours.shift():+.1f} standard errors)"
-    return None
-
-
-def _decoded(text: str, shape: tuple[int, int], dialect: Dialect) -> np.ndarray | None:
-    try:
-        return dialect.decode(text, shape)
-    except RLEError:
-        return None
-
-
-def _fit(image: np.ndarray, mask: np.ndarray) -> float:
-    length = outline(mask).sum()
-    return edges(steepness(image), mask) - float(np.log(length / np.sqrt(mask.sum())))
-
-
-def _shift(image: np.ndarray, mask: np.ndarray, order: str) -> float:
-    """Whether the image changes more in the pixels after the ends of runs than in those before, −1 to 1."""
-    if order == "column":
-        image, mask = image.T, mask.T
-    rows, columns = np.nonzero(np.diff(mask.astype(np.int8), axis=1))  # the border lies between column and column + 1
-    inside = (columns >= REACH) & (columns + REACH < mask.shape[1] - 1)
-    rows, columns = rows[inside], columns[inside]
-    steps = np.abs(np.diff(image.astype(np.float32), axis=1))
-    before, after = (
-        sum(float(steps[rows, columns + side * away].sum()) for away in range(1, REACH + 1)) for side in (-1, 1)
-    )
-    return float((after - before) / max(after + before, 1.0))
+    what = "begin one pixel before" if early > late else "end one pixel after"
+    edge = f"{max(early, late)} runs {what} the image's edge, {begin if early > late else end} on it"
+    return f"{edge}: is the first pixel {base}? Then set {toml(replace(declared, base=base), declared)}"
 
 
 def in_words(dialect: Dialect) -> str:
@@ -198,5 +81,79 @@ def in_words(dialect: Dialect) -> str:
     return f"{dialect.order} order, {runs}"
 
 
-def _toml(dialect: Dialect) -> str:
-    return f'[dialect] order = "{dialect.order}", base = {dialect.base}, relative = {str(dialect.relative).lower()}'
+class _Pair(NamedTuple):
+    image: np.ndarray  # (H, W) uint8
+    mask: np.ndarray  # (h, w) uint8, as read, reduced
+    other: np.ndarray  # the same text, read in the other order, reduced
+    shattered: bool | None  # whether it is, as read; None of a square one, which cannot be
+
+
+def _candidates(declared: Dialect) -> list[Dialect]:
+    """The declared dialect, then others of its order: whether a text reads does not depend on the order."""
+    others = [(declared.relative, 1 - declared.base), (not declared.relative, 1), (not declared.relative, 0)]
+    return [declared, *(replace(declared, relative=relative, base=base) for relative, base in others)]
+
+
+def _readable(samples: Sequence[Sample], dialect: Dialect) -> float:
+    """Share of the texts that read and stay inside of the image."""
+    read = [_reads(text, image.shape, dialect) for image, texts in samples for text in texts]
+    return sum(read) / len(read) if read else 1.0
+
+
+def _reads(text: str, shape: tuple[int, int], dialect: Dialect) -> bool:
+    try:
+        dialect.runs(text, shape)
+    except RLEError:
+        return False
+    return True
+
+
+def _decoded(samples: Sequence[Sample], dialect: Dialect) -> list[_Pair]:
+    """Images with the union of their masks in either order, where there is a border in it."""
+    across = replace(dialect, order=_other(dialect.order))
+    pairs = []
+    for image, texts in samples:
+        masks = [np.bitwise_or.reduce([each.decode(text, image.shape) for text in texts]) for each in (dialect, across)]
+        if 0 < masks[0].mean() < 1:
+            height, width = image.shape
+            shattered = None if height == width else _is_shattered(*masks, dialect.order)
+            pairs.append(_Pair(image, *map(reduced_labels, masks), shattered))
+    return pairs
+
+
+def _other(order: str) -> str:
+    return "row" if order == "column" else "column"
+
+
+def _why_other_order(pairs: Sequence[_Pair], placement: Placement, dialect: Dialect) -> str | None:
+    """Why masks were written in the other order; None if they were not, or if nothing tells."""
+    telling = [pair.shattered for pair in pairs if pair.shattered is not None]
+    if len(telling) >= FEWEST and sum(telling) >= MOST * len(telling):
+        return f"else lines have little in common, in {sum(telling)} of {len(telling)} images; or images are transposed"
+    found = placement.better({"in the other order": [pair.other for pair in pairs]})
+    return f"so they fit {found[1]} better; or images are transposed" if found else None
+
+
+def _is_shattered(mask: np.ndarray, other: np.ndarray, order: str) -> bool:
+    """Whether the borders between the lines of a mask, as read, are clearly longer than in the other order.
+
+    A mask of whole lines, such as all above a horizon, is one in either order: there the borders are to each other as
+    the image's height and width.
+    """
+    aspect = max(mask.shape) / min(mask.shape)
+    return _borders(mask, order) > LONGER * aspect * _borders(other, _other(order))
+
+
+def _borders(mask: np.ndarray, order: str) -> int:
+    """Pixels that differ from the one beside them in the next line."""
+    return int(np.count_nonzero(np.diff(mask, axis=1 if order == "column" else 0)))
+
+
+def toml(dialect: Dialect, declared: Dialect) -> str:
+    """What to write on a card that declares another dialect."""
+    keys = [
+        f"{key} = {json.dumps(value)}"
+        for key in ("order", "base", "relative")
+        if (value := getattr(dialect, key)) != getattr(declared, key)
+    ]
+    return f"[dialect] {', '.join(keys)}"

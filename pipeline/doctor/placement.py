@@ -1,23 +1,34 @@
-"""Do masks that are images lie on what is in their images? Other ways to lay them are tried: turned, mirrored, swapped.
+"""Do masks lie on what is in their images? Decided image by image, against the masks of the other images.
 
-    views      a mask that was transposed or mirrored fits its image better once that is undone
-    relation   a mask fits its own image better than the others', unless files are paired wrongly
+    fit         how well a mask lies on an image: edges along its outline, another brightness inside
+    relation    masks fit their own images better than those k rows further, for all k
+    view        masks that were turned, mirrored or read in another order fit better in most images, and have a clear
+                relation to them, once that is undone
+    pairs       masks without a relation to their images are paired wrongly if another assignment fits clearly better
+                than mirrored masks can be made to fit by any assignment
 
-As in `dialects`, each is a comparison over many images, and asks for a difference that chance does not make.
+What all images or all masks of a set have in common decides nothing, nor do masks that show little of themselves in
+their images. How often this is right, and how often it is a false alarm: `benchmarks/study_doctor.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import t
 
-from pipeline.doctor.measures import BETTER, CLEAR, MANY, UNLIKELY, contrast, edges, errors, relation, steepness
+from pipeline.rle import Dialect
 
 Sample = tuple[np.ndarray, np.ndarray]  # a grey image (H, W) uint8, and its labels (H, W) uint8: one number a class
 
-FEWEST = 10  # images, below which nothing is said: of fewer, the spread of a difference is itself uncertain
-SIDE = 512  # pixels; larger images are reduced to it: an outline is as long, and seconds are seconds
+FEWEST = 10  # images, below which nothing is said
+SIDE = 512  # pixels; larger images are reduced to it before outlines and gradients are taken
+GRID = 128  # pixels, height and width at which images and masks of all sizes are compared
+MOST = 0.75  # share of the images that another view must fit better
+CHANCE = 5e-4  # probability of so clear a relation by chance, at most
+FACTOR = 1.2  # by which another assignment must fit better than mirrored masks can be made to fit
 
 # What undoes a mistake, by the words for it; the last four only of square images.
 VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -31,78 +42,158 @@ VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-class Placement(NamedTuple):
-    """What the doctor thinks of how masks lie."""
+class Verdict(NamedTuple):
+    """What the doctor thinks of how masks are read, or of how they lie."""
 
-    kind: Literal["good", "other", "unrelated", "unknown"]
+    kind: Literal["good", "other", "shuffled", "unknown"]
     message: str  # in one line
-    better: str | None = None  # the view under which masks fit clearly better, if there is one
+    better: str | Dialect | None = None  # the view or the dialect that is right, if it is another
+    doubt: str | None = None  # what is worth a look, beside it
 
 
-def judge_masks(samples: Sequence[Sample]) -> Placement:
+def judge_masks(samples: Sequence[Sample]) -> Verdict:
     """Whether masks lie on what is in their images.
 
     Args:
-        samples: images with more than one label each; some dozens.
+        samples: images with more than one label each; some dozens, neighbours in the table beside each other.
     """
-    pairs = [_Pair(*sample) for sample in samples]
-    if len(pairs) < FEWEST:
-        return Placement("unknown", f"{len(pairs)} images with masks are too few to tell whether masks lie on them")
-    if found := _better_view(pairs):
+    placement = Placement(samples)
+    views = {name: [view(labels) for _, labels in samples] for name, view in VIEWS.items()}
+    if found := placement.better(views):
         view, how = found
-        message = (
-            f"masks fit their images clearly better when {view} ({how}): turn the files of the masks so, or those of "
-            f"the images"
-        )
-        return Placement("other", message, view)
-    own = relation([pair.image.shape for pair in pairs], lambda image, mask: pairs[image].lies(pairs[mask].labels))
-    how = f"{own:+.1f} standard errors"
-    if own >= CLEAR:
-        return Placement("good", f"masks lie on what is in their images ({how})")
-    if own < UNLIKELY and len(pairs) >= MANY:
-        why = (
-            f"masks fit other images as well as their own ({how}): are they paired wrongly? See the names of both, and "
-            f"files.mask_pattern or files.mask_suffix"
-        )
-        return Placement("unrelated", why)
-    return Placement("unknown", f"masks may be right: they show little of themselves in their images ({how})")
+        message = f"masks fit their images better when {view} ({how}): turn the files of the masks so, or the images"
+        return Verdict("other", message, view)
+    return placement.judge("see files.mask_pattern or files.mask_suffix, and the names of both")
 
 
-class _Pair:
-    """An image and its labels, reduced."""
+class Placement:
+    """Images and masks, and how well each of these lies on each of those."""
 
-    def __init__(self, image: np.ndarray, labels: np.ndarray):
-        share = SIDE / max(image.shape)
-        if share < 1:
-            size = [max(1, round(side * share)) for side in image.shape[::-1]]
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-            labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
-        self.image, self.labels = image, np.ascontiguousarray(labels)
-        self._steep = steepness(image)
+    def __init__(self, samples: Sequence[Sample]):
+        self._labels = [reduced_labels(labels) for _, labels in samples]
+        if len(samples) < FEWEST:
+            return
+        reduced = [_reduced(image, cv2.INTER_AREA) for image, _ in samples]
+        self._steep = _vectors([np.sqrt(_steepness(image)) for image in reduced])  # few strong edges decide nothing
+        self._bright = _vectors(reduced)
+        self._fits = self._fit(range(len(samples)), self._labels)
 
-    def lies(self, labels: np.ndarray) -> float:
-        """How well labels lie on the image: along its edges, and around what is of another brightness."""
-        labels = np.ascontiguousarray(labels)
-        if labels.min() == labels.max():
-            return 0.0  # what is left of something small, once it is reduced, has no outline
-        return edges(self._steep, labels) + contrast(self.image, labels)
+    def better(self, views: Mapping[str, Sequence[np.ndarray]]) -> tuple[str, str] | None:
+        """The view that fits better than the labels as they are, and in how many images; None if none does.
+
+        Args:
+            views: other labels for each image, by name; one of another shape than its image is left out.
+        """
+        found = {}
+        for name, labels in views.items():
+            gains, relation = self._compare(labels)
+            won = int((gains > 0).sum())
+            if won >= max(1, MOST * len(gains)) and _is_clear(relation, len(gains)):
+                found[name] = (relation, f"{won} of {len(gains)} images")
+        if not found:
+            return None
+        name = max(found, key=lambda name: found[name][0])
+        return name, found[name][1]
+
+    def judge(self, paired: str) -> Verdict:
+        """Whether masks fit their own images.
+
+        Args:
+            paired: where to look if images and masks are paired wrongly, for the message.
+        """
+        count = len(self._labels)
+        if count < FEWEST:
+            return Verdict("unknown", f"{count} images with masks are too few to tell whether masks lie on them")
+        own = _relation(self._fits)
+        how = f"{own:+.1f} standard deviations"
+        if _is_clear(own, count):
+            return Verdict("good", f"masks lie on what is in their images ({how})")
+        if self._is_shuffled():
+            why = f"masks fit their own images no better than others ({how}), and paired otherwise they would"
+            return Verdict("shuffled", f"{why}: are rows or ids shuffled? {paired}")
+        return Verdict("unknown", f"inconclusive: masks do not follow what is in their images ({how})")
+
+    def _compare(self, labels: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
+        """By how much other labels fit each image better, of those that have its shape; and their relation to them."""
+        labels = [reduced_labels(each) for each in labels]
+        at = [number for number, each in enumerate(labels) if each.shape == self._labels[number].shape]
+        if len(at) < FEWEST:
+            return np.zeros(0), 0.0
+        ours, theirs = _centred(self._fits[np.ix_(at, at)]), self._fit(at, [labels[number] for number in at])
+        return (theirs - ours).diagonal(), _relation(theirs)
+
+    def _is_shuffled(self) -> bool:
+        """Whether some assignment fits better than the pairs as they are, and than one of mirrored masks can."""
+        best = _best(self._fits)
+        if self._fits.trace() > best / 2:
+            return False
+        mirrored = [[reduced_labels(view(each)) for each in self._labels] for view in list(VIEWS.values())[:3]]
+        everywhere = range(len(self._labels))
+        return best > FACTOR * max(_best(self._fit(everywhere, labels)) for labels in mirrored)
+
+    def _fit(self, at: Sequence[int], labels: Sequence[np.ndarray]) -> np.ndarray:
+        """How well the labels j lie on the images i, (N, N)."""
+        fits = self._steep[at] @ _vectors([_outline(each) for each in labels]).T
+        for number, each in enumerate(labels):
+            classes = _vectors([each == label for label in np.unique(each)[1:]])
+            if len(classes):
+                fits[:, number] += np.abs(self._bright[at] @ classes.T).mean(axis=1)
+        return _centred(fits)
 
 
-def _better_view(pairs: Sequence[_Pair]) -> tuple[str, str] | None:
-    """The view that fits clearly better than masks as they are, the best one, and by how much in words."""
-    own = [pair.lies(pair.labels) for pair in pairs]
-    found = {}
-    for name, view in VIEWS.items():
-        gains = np.array(
-            [
-                pair.lies(view(pair.labels)) - as_is
-                for pair, as_is in zip(pairs, own, strict=True)
-                if view(pair.labels).shape == pair.image.shape
-            ]
-        )
-        if len(gains) >= FEWEST and gains.mean() > BETTER and errors(gains) > CLEAR:
-            found[name] = (float(gains.mean()), f"{errors(gains):+.1f} standard errors over {len(gains)} images")
-    if not found:
-        return None
-    name = max(found, key=lambda name: found[name][0])
-    return name, found[name][1]
+def reduced_labels(labels: np.ndarray) -> np.ndarray:
+    """Labels (H, W) at SIDE pixels a side at most."""
+    return _reduced(np.ascontiguousarray(labels), cv2.INTER_NEAREST)
+
+
+def _outline(labels: np.ndarray) -> np.ndarray:
+    """Pixels on either side of a border between labels, (H, W) bool; the image's edge is none."""
+    kernel = np.ones((3, 3), np.uint8)
+    return cv2.dilate(labels, kernel) != cv2.erode(labels, kernel)
+
+
+def _steepness(image: np.ndarray) -> np.ndarray:
+    """How much a grey image changes at each pixel, (H, W) float32."""
+    smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), 1.0)
+    return np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
+
+
+def _reduced(pixels: np.ndarray, how: int) -> np.ndarray:
+    share = SIDE / max(pixels.shape)
+    if share >= 1:
+        return pixels
+    return cv2.resize(pixels, [max(1, round(side * share)) for side in pixels.shape[::-1]], interpolation=how)
+
+
+def _vectors(maps: Sequence[np.ndarray]) -> np.ndarray:
+    """Maps of any size as vectors of one, mean 0 and length 1: products of two are correlations. (N, GRID²)."""
+    grids = [cv2.resize(each.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA) for each in maps]
+    vectors = np.array(grids, dtype=np.float32).reshape(len(grids), GRID * GRID)
+    vectors -= vectors.mean(axis=1, keepdims=True)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+
+
+def _centred(fits: np.ndarray) -> np.ndarray:
+    """Without what an image has for any mask, and a mask for any image."""
+    return fits - fits.mean(axis=0) - fits.mean(axis=1, keepdims=True) + fits.mean()
+
+
+def _relation(fits: np.ndarray) -> float:
+    """How much better masks fit their own images than those k places further, in standard deviations over all k.
+
+    Neighbours in a table may be slices of one volume or frames of one video. Shifted pairs are as much alike among
+    themselves as true ones, so that this is not mistaken for a relation of masks to images.
+    """
+    count = len(fits)
+    places = np.arange(count)
+    own, *shifted = (fits[places, (places + shift) % count].mean() for shift in range(count))
+    return float((own - np.mean(shifted)) / max(np.std(shifted, ddof=1), 1e-9))
+
+
+def _is_clear(relation: float, count: int) -> bool:
+    return t.sf(relation, count - 2) <= CHANCE
+
+
+def _best(fits: np.ndarray) -> float:
+    """The sum of fits under the best assignment of masks to images."""
+    return float(fits[linear_sum_assignment(fits, maximize=True)].sum())

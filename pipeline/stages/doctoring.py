@@ -16,15 +16,17 @@ from pipeline.data.labels import Labels
 from pipeline.data.survey import survey_test, survey_train
 from pipeline.data.tables import read_rows, read_table
 from pipeline.doctor import placement
-from pipeline.doctor.dialects import Sample, Verdict, in_words, judge
+from pipeline.doctor.dialects import Sample, in_words, judge
 from pipeline.doctor.findings import Finding, check_masks, check_pixels, check_sample, check_sizes, name_metric
-from pipeline.doctor.placement import VIEWS, Placement, judge_masks
+from pipeline.doctor.placement import VIEWS, Verdict, judge_masks
 from pipeline.report.overlays import COLUMNS, Panel, write_sheet
 from pipeline.rle import Dialect, RLEError
 from pipeline.stages.preparing import Paths, check, make_data
 
 SAMPLE = 150  # training images that the doctor looks at
 QUICK = 24  # before a training
+TOGETHER = 5  # rows of the table that stay neighbours there: if it is shifted, the right mask is at hand
+WRONG = ("other", "shuffled")
 LARGEST = 1 << 24  # pixels; larger images are not laid under their masks in seconds
 
 
@@ -60,7 +62,7 @@ def doctor(cfg: Config) -> Examined:
         *check_masks(train, card),
         check_sizes(train, test),
         *_look_at(pd.concat([some, _spread(test, SAMPLE // 3)])),
-        *_as_findings(verdict),
+        *_as_findings(card, train, verdict),
     ]
     return Examined(findings, _draw(card, some[some["coverage"] > 0], verdict))
 
@@ -76,24 +78,24 @@ def _without_index(card: Competition, root: Path, refusal: str, *, skip_bad: boo
     verdict = _judge(card, rows, SAMPLE)
     if verdict is None or verdict.better is None:
         return Examined(findings, None)
-    return Examined([*findings, *_as_findings(verdict)], _draw(card, _masked(rows, card), verdict))
+    return Examined([*findings, *_as_findings(card, rows, verdict)], _draw(card, _masked(rows, card), verdict))
 
 
 def quick_look(card: Competition, index: pd.DataFrame) -> None:
-    """What the doctor sees in a second or two: refuses another reading of the masks that fits clearly better.
+    """What the doctor sees in a second or two: refuses masks that are all empty, or clearly read in a wrong way.
 
     Writes: reports/<competition>-doctor.png, if it refuses
 
     Raises:
         ValueError: with what to write on the card, or to do with the files, and where the picture is.
     """
-    verdict = _judge(card, index, QUICK)
-    if verdict and verdict.kind in ("other", "unrelated"):
+    wrong = [f"{found.what}: {found.found}" for found in check_masks(index, card) if found.level == "bad"]
+    verdict = _judge(card, index, QUICK, together=1)
+    if verdict and verdict.kind in WRONG:
         sheet = _draw(card, _masked(index, card), verdict)
-        raise ValueError(
-            f"card {card.name}: {verdict.message}. Drawn in {sheet}; more by make doctor, or train all the same with "
-            f"data.doctor=false"
-        )
+        wrong.append(f"{verdict.message}. See {sheet}")
+    if wrong:
+        raise ValueError(f'card {card.name}: {wrong[0]}. If the card is right, train with SET="data.doctor=false"')
 
 
 def _read_sample(card: Competition, root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -101,9 +103,12 @@ def _read_sample(card: Competition, root: Path) -> tuple[pd.DataFrame, pd.DataFr
     return read_table(path, []), read_rows(path, [card.columns], card.classes, rle=False)
 
 
-def _spread(index: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Rows evenly spread over the index."""
-    return index.iloc[np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(int))]
+def _spread(index: pd.DataFrame, count: int, together: int = 1) -> pd.DataFrame:
+    """Rows evenly spread over the index, in groups of neighbours."""
+    if len(index) <= count:
+        return index
+    first = np.linspace(0, len(index) - together, count // together).astype(int)
+    return index.iloc[np.unique(np.add.outer(first, np.arange(together)))]
 
 
 def _masked(index: pd.DataFrame, card: Competition) -> pd.DataFrame:
@@ -113,15 +118,21 @@ def _masked(index: pd.DataFrame, card: Competition) -> pd.DataFrame:
     return index[index["coverage"] > 0] if "coverage" in index else index[:0]
 
 
-def _judge(card: Competition, index: pd.DataFrame, count: int) -> Verdict | Placement | None:
+def _judge(card: Competition, index: pd.DataFrame, count: int, together: int = TOGETHER) -> Verdict | None:
     """Whether masks lie on what is in the images: rows of RLE in any dialect, other masks as they are or turned."""
     if not {"rle", "coverage"} & set(index):
         return None
-    rows = _spread(_masked(index, card), count)
-    if "rle" in index and card.dialect.form != "coco":
+    masked = _masked(index, card)
+    rows = _spread(masked.sort_values("line") if "line" in masked else masked, count, together)
+    if _has_order(card, index):
         return judge([sample for row in rows.itertuples() if (sample := _sample(row, card.dialect))], card.dialect)
     labels = Labels.of(card)
     return judge_masks([sample for row in rows.itertuples() if (sample := _labelled(row, labels))])
+
+
+def _has_order(card: Competition, index: pd.DataFrame) -> bool:
+    """Whether masks are texts whose order of pixels the card declares."""
+    return "rle" in index and card.dialect.form != "coco"
 
 
 def _labelled(row: object, labels: Labels) -> placement.Sample | None:
@@ -154,11 +165,13 @@ def _texts(row: object, dialect: Dialect) -> list[str]:
     return [line for line in lines if line not in ("", dialect.empty)]
 
 
-def _as_findings(verdict: Verdict | Placement | None) -> list[Finding]:
+def _as_findings(card: Competition, index: pd.DataFrame, verdict: Verdict | None) -> list[Finding]:
     if verdict is None:
         return []
     level = {"good": "good", "unknown": "look"}.get(verdict.kind, "bad")
-    return [Finding(level, "dialect" if isinstance(verdict, Verdict) else "placement", verdict.message)]
+    what = "dialect" if _has_order(card, index) else "placement"
+    doubts = [Finding("look", what, verdict.doubt)] if verdict.doubt else []
+    return [Finding(level, what, verdict.message), *doubts]
 
 
 def _look_at(rows: pd.DataFrame) -> list[Finding]:
@@ -171,17 +184,17 @@ def _look_at(rows: pd.DataFrame) -> list[Finding]:
     return [*bad, *(check_pixels(pictures) if pictures else [])]
 
 
-def _draw(card: Competition, masked: pd.DataFrame, verdict: Verdict | Placement | None) -> Path:
+def _draw(card: Competition, masked: pd.DataFrame, verdict: Verdict | None) -> Path:
     """Images under their masks, as the card reads them, and as they fit best."""
     shown = list(_spread(masked, COLUMNS).itertuples())
-    if "rle" in masked and card.dialect.form != "coco":
+    if _has_order(card, masked):
         sheets = {f"as the card reads it: {in_words(card.dialect)}": [_panel(row, card.dialect) for row in shown]}
     else:
         labels = Labels.of(card)
         sheets = {"as the card reads it": [_picture(row)._replace(target=labels.read_scored(row)) for row in shown]}
-    if isinstance(verdict, Verdict) and verdict.better:
+    if verdict and isinstance(verdict.better, Dialect):
         sheets[f"as it fits better: {in_words(verdict.better)}"] = [_panel(row, verdict.better) for row in shown]
-    if isinstance(verdict, Placement) and verdict.better:
+    if verdict and isinstance(verdict.better, str):
         view = VIEWS[verdict.better]
         (panels,) = sheets.values()
         turned = [panel._replace(target=np.stack([view(mask) for mask in panel.target])) for panel in panels]

@@ -320,7 +320,7 @@ def a_folder_called_as_an_image(layout):
     layout.extra["train/more.png/note.txt"] = b"none"
 
 
-@odd(r"data/train: no image for 8 of 8.*8 lie deeper, in .*train/train/: set this folder on the card")
+@odd(r"train: no image for 8 of 8.*8 lie deeper, in .*train/train/: set this folder on the card")
 def a_folder_too_many(layout):
     layout.rename(_of_train(lambda name: name.replace("train/", "train/train/")))
 
@@ -683,7 +683,8 @@ def an_id_without_a_class(layout):
 
 
 @odd(
-    r"sample_submission\.csv: its header is id,height, rle, a submission by the card has id,rle: .*copied = \['height'\]"
+    r"sample_submission\.csv: its header is id,height, rle, a submission by the card has id,rle: "
+    r"add to \[columns\] on the card: copied = \['height'\]"
 )
 def a_sample_with_more_columns(layout):
     layout.sample = [["id", "height", " rle"], *([key, "8", text] for key, text in layout.sample[1:])]
@@ -709,6 +710,12 @@ def a_sample_of_a_header_alone(layout):
     layout.sample = layout.sample[:1]
     layout.images = {name: pixels for name, pixels in layout.images.items() if name.startswith("train/")}
     layout.after = lambda folder: (folder / "test").mkdir()
+
+
+@odd()
+def a_sample_of_a_header_alone_and_no_test_images(layout):
+    a_sample_of_a_header_alone(layout)
+    layout.after = lambda folder: None
 
 
 @odd()

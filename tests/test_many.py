@@ -217,6 +217,7 @@ def test_a_pattern_matches_files_alone(tmp_path):
 def test_a_pattern_may_look_into_an_archive(tmp_path):
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as file:
         file.writestr("in/a.png", b"pixels")
+        file.writestr("in/._a.png", b"what macOS knows about it")
     (found,) = list_inputs(f"zip://in/*.png::{tmp_path}/all.zip")
     assert found.image_id == "a"
     with inputs.brought_here([found]) as ((_, path),):

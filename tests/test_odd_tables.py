@@ -1,6 +1,8 @@
 """Odd tables and names: each is read as what it means, or refused in one line that says what to do."""
 
 import csv
+import re
+import time
 import unicodedata
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from pipeline import competition
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
+from pipeline.data.survey import survey_test, survey_train
 from pipeline.data.tables import sample_header
 from pipeline.submission import check_submission, write_submission
 from tests.odd_tables import GROUPS, HEIGHT, IDS, ODD, WIDTH, mask_of, write
@@ -76,9 +79,45 @@ def assert_is_written_for(card, root, test, layout):
     )
 
 
-def test_a_million_columns_are_refused_within_a_second(tmp_path):
-    import time
+@pytest.mark.parametrize("name", ODD)
+def test_the_doctors_survey_says_the_same_and_goes_on(tmp_path, name):
+    _, says = write(name, tmp_path)
+    card = competition.load(str(tmp_path / "card.toml"))
+    _, faults = survey_train(card, tmp_path)
+    faults += survey_test(card, tmp_path)
+    if says is None:
+        assert faults == []
+    elif "its header is" not in says:  # the doctor has a finding of its own for that
+        assert any(re.search(says, fault) for fault in faults), faults
 
+
+@pytest.mark.parametrize("name", ["another suffix", "a folder too many", "an empty folder", "ids with the suffix"])
+def test_a_folder_without_any_image_that_is_meant_is_no_bad_image_to_skip(tmp_path, name):
+    _, says = write(name, tmp_path)
+    card = competition.load(str(tmp_path / "card.toml"))
+    with pytest.raises(ValueError, match=says):
+        read_index(card, tmp_path, skip_bad=True)
+
+
+def test_no_image_that_reads_is_no_training_set(tmp_path):
+    layout, _ = write("nothing odd", tmp_path)
+    for name in layout.images:
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"no training image is left: train\.csv names none that reads"):
+        read_index(competition.load(str(tmp_path / "card.toml")), tmp_path, skip_bad=True)
+
+
+def test_files_of_the_system_are_counted_in_one_line(tmp_path, caplog):
+    write("hidden files", tmp_path)
+    with caplog.at_level("INFO", logger="pipeline"):
+        read(tmp_path)
+        read(tmp_path)
+    lines = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(lines) == 2  # of train and of test
+    assert lines[0].endswith("train: 6 files of the system are left out, such as '.DS_Store'")
+
+
+def test_a_million_columns_are_refused_within_a_second(tmp_path):
     write("a million columns", tmp_path)
     start = time.process_time()
     with pytest.raises(ValueError, match="columns, expected at most"):

@@ -237,7 +237,8 @@ def _deeper(search: Search) -> str | None:
     if not found:
         return None
     folder, count = found.most_common(1)[0]
-    return f"{count} lie deeper, in {folder}/: set this folder on the card, or files.pattern"
+    deeper = folder.relative_to(search.folder.parent).as_posix()
+    return f"{count} lie deeper, in {shortened(deeper)}/: set this folder on the card, or files.pattern"
 
 
 def _why_not(lost: list[str], wanted: set[str], files: Mapping[str, Path], search: Search) -> str | None:

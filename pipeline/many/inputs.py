@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from pipeline.data.places import is_hidden
+
 HERE = "file://"
 TEXT = pa.large_string()  # of any length in all
 AT_ONCE = 10_000  # images, where each needs Python's own objects for a moment
@@ -95,11 +97,12 @@ def _of_pattern(pattern: str) -> Iterator[pa.RecordBatch]:
     files, inside = opened(pattern)
     if _is_local(files):
         paths = glob.iglob(inside, recursive=True)  # noqa: PTH207 - text, for a million of them
-        urls = [HERE + path for path in sorted(paths) if os.path.isfile(path)]  # noqa: PTH113
+        urls = [HERE + path for path in sorted(paths) if _is_image(path) and os.path.isfile(path)]  # noqa: PTH113
     else:
         chain = "".join(pattern.partition("::")[1:])  # "zip://*.png::images.zip": what the files lie in
         found = files.glob(inside, detail=True)
-        urls = [files.unstrip_protocol(path) + chain for path in sorted(found) if found[path]["type"] == "file"]
+        paths = [path for path in sorted(found) if _is_image(path) and found[path]["type"] == "file"]
+        urls = [files.unstrip_protocol(path) + chain for path in paths]
     if not urls:
         hint = (
             f"it is a folder, give a pattern, such as {pattern.rstrip('/')}/*.png"
@@ -159,6 +162,11 @@ def _columns(ids: Iterator[str] | Sequence[str], paths: Sequence[str]) -> pa.Rec
 
 def _is_local(files: fsspec.AbstractFileSystem) -> bool:
     return "file" in files.protocol
+
+
+def _is_image(path: str) -> bool:
+    """Whether a file is none of the system's, such as macOS's ._im1.png."""
+    return not is_hidden(path.rpartition("/")[2])
 
 
 def _whole(path: str) -> str:

@@ -150,7 +150,7 @@ def _telling(rows: pd.DataFrame) -> list[str]:
     inner |= {column for column in rows if column.startswith("coverage_")}
     few = [column for column in rows if column not in inner and 1 < rows[column].nunique() <= FEW]
     sizes = rows["height"].astype(str) + "×" + rows["width"].astype(str)
-    if 1 < sizes.nunique() <= FEW:
+    if "size" not in rows and 1 < sizes.nunique() <= FEW:
         rows["size"] = sizes
         few.append("size")
     return few if rows["group"].is_unique else [*few, "group"]

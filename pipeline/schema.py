@@ -31,7 +31,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean '{shortened(close[0])}'?" if close else f"Known: {listed(known, 2 * LIMIT)}."
+    return f"Did you mean '{shortened(close[0])}'?" if close else f"Known: {listed(known, LIMIT * 3 // 2)}."
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -259,6 +259,17 @@ def ids_in_capitals(layout):
     layout.train[1][0] = "IM00"
 
 
+@odd(r"'train/007' and '007' differ in folders before the name")
+def ids_with_a_folder(layout):
+    layout.train[1:] = [[f"train/{key}", text] for key, text in layout.train[1:]]
+
+
+@odd(r"'5\.0' and '5' differ in '\.0' at the end, which a table of numbers adds")
+def ids_as_numbers_with_a_point(layout):
+    layout.rename(lambda name: name.replace("im05", "5"))
+    layout.train[6][0] = "5.0"
+
+
 @odd()
 def masks_beside_images_by_their_suffix(layout):
     layout.masks_as_files(lambda key: f"train/{key}_mask.png")

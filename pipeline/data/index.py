@@ -298,7 +298,8 @@ def group_of(index: pd.DataFrame, card: Competition) -> pd.Series:
         if parts.isna().all(axis=1).any():
             stranger = index["image_id"][parts.isna().all(axis=1)].iloc[0]
             raise ValueError(
-                f"card {card.name}: group_pattern '{card.group_pattern}' does not match the id '{stranger}': images "
+                f"card {card.name}: group_pattern '{card.group_pattern}' does not match the id "
+                f"'{shortened(stranger)}': images "
                 f"would leak over folds"
             )
         return parts.fillna("").agg("_".join, axis=1)

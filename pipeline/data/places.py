@@ -25,6 +25,14 @@ BLANKS = " \t\r\n\v\f\xa0\u200b\ufeff"  # around names: what an editor or a spre
 SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r", "@eadir", "$recycle.bin"}
 TRIED = 200  # ids that are compared with names to find out why they do not fit
 
+# In what ids of a table and names of files may differ, and what is the same in both.
+DIFFERENCES: dict[str, Callable[[str], str]] = {
+    "zeros at the start, which spreadsheets drop": lambda key: key.lstrip("0"),
+    "capitals": str.casefold,
+    "folders before the name": lambda key: key.replace("\\", "/").rpartition("/")[2],
+    "'.0' at the end, which a table of numbers adds": lambda key: key.removesuffix(".0"),
+}
+
 
 def as_id(text: str) -> str:
     """A name as it is compared: in Unicode's composed form (macOS writes the other one), without blanks around.
@@ -157,6 +165,8 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _leads_back(folder: Path) -> bool:
+    if os.name != "nt" and not folder.is_symlink():  # Windows has junctions too
+        return False
     above = next((each for each in folder.parents if folder.samefile(each)), None)
     if above is not None:
         say_once("%s: a link back to %s: not followed", folder, above)
@@ -245,16 +255,12 @@ def _why_not(lost: list[str], wanted: set[str], files: Mapping[str, Path], searc
     """Why ids and files do not fit, if it is one of the usual reasons, with what to do."""
     if not search.pattern and (reason := _of_suffix(lost, wanted, files, search)):
         return reason
-    for how, change in (("zeros at the start, which spreadsheets drop", _no_zeros), ("capitals", str.casefold)):
+    for how, change in DIFFERENCES.items():
         changed = {change(key): key for key in files}
         if pair := next(((key, changed[change(key)]) for key in lost if change(key) in changed), None):
             one, other = (shortened(each, 40) for each in pair)
             return f"'{one}' and '{other}' differ in {how}: write them alike"
     return None
-
-
-def _no_zeros(text: str) -> str:
-    return text.lstrip("0")
 
 
 def _of_suffix(lost: list[str], wanted: set[str], files: Mapping[str, Path], search: Search) -> str | None:

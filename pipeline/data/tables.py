@@ -180,7 +180,7 @@ def read_rows(path: Path, layouts: Sequence[Columns], classes: Sequence[str], *,
     table, lines = _read(path, [*columns.keys, *([columns.rle] if rle else [])], only=False)
     ids = [as_id(text) for text in table[columns.id]]
     if columns.joint:
-        parts = [_part(text, columns.joint, classes) for text in ids]
+        parts = _parts(ids, columns.joint, classes)
     else:
         parts = list(zip(ids, map(as_id, table[columns.label]) if columns.label else repeat(classes[0]), strict=False))
     rows = pd.DataFrame(parts, columns=["image_id", "label"], dtype=str).assign(line=lines)
@@ -274,17 +274,22 @@ def _layout(path: Path, layouts: Sequence[Columns], rle: bool) -> Columns:
     raise ValueError(f"{path}: it has the columns {shortened(', '.join(sorted(found)))}: expected {known}")
 
 
-def _part(text: str, joint: str, classes: Sequence[str]) -> tuple[str, str]:
-    """Image and class of an id: the longest class that it ends in; else what stands behind the last joint, or none.
+def _parts(ids: Sequence[str], joint: str, classes: Sequence[str]) -> list[tuple[str, str]]:
+    """Image and class of each id: the longest class that it ends in; else what stands behind the last joint, or none.
 
-    >>> _part("im0_large_bowel", "_", ["bowel", "large_bowel"])
-    ('im0', 'large_bowel')
+    >>> _parts(["im0_large_bowel"], "_", ["bowel", "large_bowel"])
+    [('im0', 'large_bowel')]
     """
-    for name in sorted(classes, key=len, reverse=True):
-        if text.endswith(joint + name):
-            return text.removesuffix(joint + name), name
-    image_id, found, label = text.rpartition(joint)
-    return (image_id, label) if found else (text, "")
+    ends = {joint + name: name for name in sorted(classes, key=len, reverse=True)}
+
+    def part(text: str) -> tuple[str, str]:
+        for end, name in ends.items():
+            if text.endswith(end):
+                return text.removesuffix(end), name
+        image_id, found, label = text.rpartition(joint)
+        return (image_id, label) if found else (text, "")
+
+    return list(map(part, ids))
 
 
 def _refuse_strangers(rows: pd.DataFrame, path: Path, classes: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.formats import read_pixels
 from pipeline.data.images import write_image
-from pipeline.data.places import find_files
+from pipeline.data.places import as_id, find_files
 from pipeline.data.tables import read_table
 from pipeline.files import whole
 from pipeline.submission import sample_rows
@@ -103,4 +103,4 @@ def _write_sample(card: Competition, sample: Path, target: Path, known_as: dict[
 
 
 def _renamed(rows: pd.DataFrame, column: str, old: str, new: str) -> pd.DataFrame:
-    return rows.assign(**{column: rows[column].str.replace(old, new, regex=False)})
+    return rows.assign(**{column: rows[column].map(as_id).str.replace(old, new, regex=False)})

@@ -9,8 +9,10 @@ from pipeline import competition, config
 from pipeline.data.images import Reader
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
+from pipeline.metrics import Found
 from pipeline.models import build_model
 from pipeline.training.phases import FoldData, fit, seed_weights
+from pipeline.training.selection import Validation
 
 RUN = Path("runs")
 
@@ -30,6 +32,12 @@ def fit_tiny(*pairs, data=None, phases=1, **options):
     seed_weights(0)
     train = cfg.train.model_copy(update={"phases": cfg.train.phases[:phases]})
     fit(build_model(cfg.model), data or fold_data(), train, folder=RUN, seed=0, settings={}, **options)
+
+
+def validation(score, at_best=None, *, soft=0.0, baseline=0.0):
+    """A validation of that score at threshold .5, and at threshold .2 another."""
+    at_best = score if at_best is None else at_best
+    return Validation(score, 0.2, at_best, baseline, soft, Found(0.5, 0.6, 0.7))
 
 
 def history():

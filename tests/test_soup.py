@@ -22,7 +22,7 @@ from pipeline.training.soup import (
     last_epochs,
     mean_weights,
 )
-from tests.fitting import RUN, fit_tiny, history
+from tests.fitting import RUN, fit_tiny, history, validation
 
 ALL_ON = (
     "train.phases.0.epochs=4",
@@ -80,7 +80,7 @@ def test_last_epochs_are_rounded_up(epochs, share, expected):
 
 
 def lines(scores):
-    return [{"epoch": epoch, "score": score} for epoch, score in enumerate(scores, start=1)]
+    return [{"epoch": epoch, "selection": score} for epoch, score in enumerate(scores, start=1)]
 
 
 def test_ingredients_are_the_best_and_of_equals_the_earlier_first():
@@ -108,7 +108,7 @@ def test_an_epoch_that_falls_out_of_the_soup_never_comes_back(seed):
 
 def taste_by(table):
     def taste(epochs):
-        return Blend("soup", epochs, table[tuple(epochs)], 0.5, {}, 0.0)
+        return Blend("soup", epochs, validation(table[tuple(epochs)]), {}, 0.0)
 
     return taste
 
@@ -116,7 +116,7 @@ def taste_by(table):
 def test_greedy_soup_keeps_what_does_not_lower_the_score():
     table = {(4, 2): 0.80, (4, 2, 7): 0.79, (4, 2, 1): 0.82}
     soup = greedy_soup([4, 2, 7, 1], 0.80, taste_by(table))
-    assert (soup.epochs, soup.score) == ([4, 2, 1], 0.82)
+    assert (soup.epochs, soup.found.score) == ([4, 2, 1], 0.82)
 
 
 def test_greedy_soup_of_the_best_alone_is_none():
@@ -202,7 +202,7 @@ def scored(monkeypatch, scores):
 
     def validate(self):
         given.append({key: value.clone() for key, value in self.average.module.state_dict().items()})
-        return next(left), 0.5
+        return validation(next(left))
 
     monkeypatch.setattr(phases._Trainer, "_validate", validate)
     return given

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.ensemble.choice import Choice, Chosen, Oof, choose
 from pipeline.ensemble.combine import blend
-from pipeline.metrics import Counts, Metric, Scores
+from pipeline.metrics import Metric, Scores
 from pipeline.postprocess import apply
 
 # From a combination and the members' weights to the image's combined values, (C, H, W) uint8.
@@ -171,4 +171,4 @@ def scores_of_folds(oof: Oof, scores: Scores) -> dict[int, float]:
 def _nothing(oof: Oof, metric: Metric) -> float:
     """The score of empty masks."""
     areas = np.array([np.count_nonzero(oof.read(image_id)[1] == 1, axis=(1, 2)) for image_id in oof.image_ids])
-    return metric.scores(Counts(np.zeros_like(areas), np.zeros_like(areas), areas)).mean()
+    return metric.baseline(areas, exclusive=False)

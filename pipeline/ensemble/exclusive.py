@@ -7,7 +7,7 @@ from pipeline.data.labels import VOID
 from pipeline.ensemble.choice import Oof
 from pipeline.ensemble.decision import Decision, Exclusive, blender, scores_of_folds
 from pipeline.ensemble.weights import Reduced, log_loss_weights, reduce
-from pipeline.metrics import Counts, Metric, Scores, stack
+from pipeline.metrics import Metric, Scores, stack
 from pipeline.postprocess import count_argmax
 
 RULES = ("mean", "logit", "geometric")  # a vote at .5 says nothing where no class reaches it
@@ -31,15 +31,8 @@ def decide_exclusive(oof: Oof, metric: Metric) -> Decision:
         fitted.shipped,
         dict(zip(fitted.folds.tolist(), fitted.chosen, strict=True)),
         chooser.log_loss_weights(np.ones(len(oof.fold_of), dtype=bool)),
-        trivial=_most_frequent(np.stack(chooser.areas), metric),
+        trivial=metric.baseline(np.stack(chooser.areas), exclusive=True),
     )
-
-
-def _most_frequent(areas: np.ndarray, metric: Metric) -> float:
-    """The score of one class everywhere, that of the most pixels; areas (N, C) of the true classes."""
-    everywhere = np.zeros_like(areas)
-    everywhere[:, areas.sum(axis=0).argmax()] = areas.sum(axis=1)
-    return metric.scores(Counts(np.minimum(everywhere, areas), everywhere, areas)).mean()
 
 
 class _Chooser:

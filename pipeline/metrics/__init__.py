@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.metrics.counts import VOID, Counts, count, stack
+from pipeline.metrics.found import Found, empties_differ, what_is_found
 from pipeline.metrics.instances import (
     INSTANCE_METRICS,
     TWENTIETHS,
@@ -36,6 +37,7 @@ __all__ = [
     "VOID_OBJECT",
     "VOLUME_METRICS",
     "Counts",
+    "Found",
     "Matches",
     "Metric",
     "Ranked",
@@ -45,6 +47,7 @@ __all__ = [
     "average_precision",
     "count",
     "dice",
+    "empties_differ",
     "f1",
     "f_beta",
     "instance_metric",
@@ -68,6 +71,7 @@ __all__ = [
     "text_of",
     "tgs_precision",
     "volume_metric",
+    "what_is_found",
 ]
 
 Term = Callable[[Counts], np.ndarray]
@@ -101,6 +105,17 @@ class Metric(NamedTuple):
         """The score of all images (N, C, ...) together at each of what follows, (...); 0 where it is not defined."""
         gained, possible = (np.moveaxis(term.sum(axis=0), 0, -1) for term in self.terms(counts))
         return np.nan_to_num(ratio(gained, possible))
+
+    def baseline(self, areas: np.ndarray, *, exclusive: bool) -> float:
+        """The score of predicting nothing; of exclusive classes, of the most frequent one everywhere; NaN if undefined.
+
+        Shapes:
+            areas: (N, C) true pixels of each class in each image.
+        """
+        predicted = np.zeros_like(areas)
+        if exclusive:
+            predicted[:, areas.sum(axis=0).argmax()] = areas.sum(axis=1)
+        return self.scores(Counts(np.minimum(predicted, areas), predicted, areas)).mean()
 
     def scores(self, counts: Counts) -> Scores:
         """Of images (N,) of one class, or (N, C)."""

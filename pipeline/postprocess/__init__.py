@@ -11,6 +11,7 @@ from pipeline.postprocess.levels import (
     count_argmax,
     count_by_label,
     count_levels,
+    count_soft,
     level,
 )
 from pipeline.postprocess.refine import Refined, Refinements, refinements, search_refinements
@@ -43,6 +44,7 @@ __all__ = [
     "count_argmax",
     "count_by_label",
     "count_levels",
+    "count_soft",
     "level",
     "refinements",
     "search_components",

@@ -68,6 +68,20 @@ def count_argmax(values: np.ndarray, target: np.ndarray) -> Counts:
     return Counts(joint.diagonal().copy(), joint.sum(axis=0), joint.sum(axis=1))
 
 
+def count_soft(values: np.ndarray, target: np.ndarray) -> Counts:
+    """The counts of one image with each pixel predicted by its probability, (C,) float64: no threshold.
+
+    Shapes:
+        values: (C, H, W) uint8, or more channels, of which the first C count; target: (C, H, W), 0 or 1, or 255 for
+        void, which is not counted.
+    """
+    axes = (1, 2)
+    values = np.where(target == VOID, 0, values[: len(target)])
+    inside = (values * (target == 1)).sum(axis=axes, dtype=np.int64)
+    predicted, true = values.sum(axis=axes, dtype=np.int64), (target == 1).sum(axis=axes)
+    return Counts(inside / LEVELS, predicted / LEVELS, true.astype(np.float64))
+
+
 def best_threshold(scores: np.ndarray) -> int:
     """Position of the best of the 255 scores; of equal ones, that of the threshold nearest to .5."""
     return int(np.where(is_best(scores), np.abs(THRESHOLDS - 0.5), np.inf).argmin())

@@ -201,6 +201,7 @@ def _fit(
         prepared.reader,
         _pseudo_labels(prepared, fold),
         cfg.predict.tiles,
+        cfg.predict.batch_size,
     )
     fit(
         model,

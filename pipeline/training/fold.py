@@ -46,6 +46,7 @@ class FoldData:
     reader: Reader
     pseudo: PseudoData | None = None
     tiles: config.Tiles | None = None  # how images to validate on are cut
+    batch_size: int = config.Predict().batch_size  # of validation: images, or tiles
 
     def __post_init__(self) -> None:
         if (self.fold == FULL) != (self.valid_index is None):

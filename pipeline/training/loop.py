@@ -19,7 +19,7 @@ from pipeline.inference.predict import Predictor, predict_images
 from pipeline.inference.store import LEVELS
 from pipeline.losses.precision import NotFiniteError
 from pipeline.metrics import Counts, stack
-from pipeline.postprocess import count_argmax, count_levels
+from pipeline.postprocess import count_argmax, count_levels, count_soft
 
 Batch = tuple[Tensor, Tensor]
 
@@ -116,8 +116,8 @@ def _diverged(what: str, batch: int, rate: float) -> FloatingPointError:
 
 def validate(
     predictor: Predictor, index: pd.DataFrame, labels: Labels, accelerator: Accelerator, **options: object
-) -> list[Counts]:
-    """Pixel counts of each image of the index, (C, 255): of every class at all 255 thresholds.
+) -> list[tuple[Counts, Counts]]:
+    """Pixel counts of each image of the index, (C, 255): of every class at all 255 thresholds; and soft ones, (C,).
 
     In one order, whatever the number of processes. Exclusive classes have no threshold: theirs are all alike.
 
@@ -128,7 +128,8 @@ def validate(
     rows = {row.image_id: row for row in mine.itertuples()}
     found = []
     for image_id, values in predict_images(predictor, mine, size=labels.size, **options):
-        found.append((image_id, count_classes(values, labels.read_scored(rows[image_id]), labels.exclusive)))
+        target = labels.read_scored(rows[image_id])
+        found.append((image_id, (count_classes(values, target, labels.exclusive), count_soft(values, target))))
     return [counts for _, counts in sorted(gather_object(found), key=itemgetter(0))]
 
 

@@ -25,7 +25,6 @@ from pipeline import __version__, config, hardware
 from pipeline.inference.predict import Predictor
 from pipeline.losses import build_loss
 from pipeline.metrics import pixel_metric, stack
-from pipeline.postprocess import HALF, THRESHOLDS, best_threshold
 from pipeline.progress import track
 from pipeline.training.checkpoint import (
     FULL,
@@ -39,9 +38,10 @@ from pipeline.training.checkpoint import (
 )
 from pipeline.training.fold import FoldData, build_loader, pseudo_of
 from pipeline.training.full_fit import with_epochs
-from pipeline.training.log import say_blend, say_epoch, write_history, write_tensorboard
+from pipeline.training.log import say_blend, say_collapse, say_epoch, write_history, write_tensorboard
 from pipeline.training.loop import learning_rate, train_one_epoch, validate
 from pipeline.training.objective import MASK_ALONE, HeadWeights, build_objective
+from pipeline.training.selection import NOT_VALIDATED, Validation, beats_baseline, judge, selection_of
 from pipeline.training.soup import (
     STATISTICS_BATCHES,
     Blend,
@@ -62,7 +62,7 @@ class Standing:
 
     phase: int = 1
     epoch: int = 0  # finished epochs of the phase
-    best: float = -1.0  # score of the phase
+    best: float = -1.0  # highest selection score of the phase (`selection.py`)
     stale: int = 0  # epochs since then
     seconds: float = 0.0
     draws: float = 0  # passes over the data so far
@@ -123,12 +123,12 @@ def fit(
 
 
 def promote_best(folder: Path, phases: int, model: nn.Module, fold: Fold) -> None:
-    """Copy the weights of the phase with the best score to `best.safetensors`; of equals, the later phase's.
+    """Copy the weights of the phase with the best selection score to `best.safetensors`; of equals, the later phase's.
 
     A full fit has no scores: its last phase is its best.
     """
     paths = [folder / f"phase{number}.safetensors" for number in range(1, phases + 1)]
-    best = paths[-1] if fold == FULL else max(reversed(paths), key=lambda path: read_record(path)["score"])
+    best = paths[-1] if fold == FULL else max(reversed(paths), key=lambda path: selection_of(read_record(path)))
     record = load_checkpoint(best, model, fold)
     save_checkpoint(folder / "best.safetensors", model.state_dict(), record)
     (folder / "state.pt").unlink(missing_ok=True)
@@ -168,7 +168,15 @@ class _Trainer:
             self._run_epoch(phase)
         if (phase.swa or phase.soup) and self.validates and not standing.blended:
             self._try_blends(phase)
+        if self.validates and self.accelerator.is_main_process:
+            self._say_if_collapsed()
         self.accelerator.free_memory()
+
+    def _say_if_collapsed(self) -> None:
+        lines = [line for line in self.standing.history if line["phase"] == self.standing.phase]
+        best = max(lines, key=selection_of)
+        if "baseline" in best and not beats_baseline(best):
+            say_collapse(best, exclusive=self.data.labels.exclusive)
 
     def _start(self, phase: config.Phase) -> None:
         """Loader, loss, averaged weights and a fresh optimizer for a phase; then what was saved of them."""
@@ -216,19 +224,19 @@ class _Trainer:
         torch.manual_seed(np.random.SeedSequence((self.seed, ordinal, rank)).generate_state(1)[0].item())
         self.loader.sampler.epoch = ordinal
         loss, rate = self._train(phase)
-        score, threshold = self._validate() if self.validates else (None, None)
+        found = self._validate() if self.validates else None
         standing.epoch += 1
-        better = score > standing.best if self.validates else standing.epoch == phase.epochs
-        if self.validates:
-            standing.best, standing.stale = (score, 0) if better else (standing.best, standing.stale + 1)
+        better = found.selection > standing.best if found else standing.epoch == phase.epochs
+        if found:
+            standing.best, standing.stale = (found.selection, 0) if better else (standing.best, standing.stale + 1)
         if phase.swa and standing.epoch in last_epochs(phase.epochs, phase.swa):
             self.swa.add(self.model.state_dict())
         standing.seconds += time.monotonic() - started
         standing.draws += self._passes(standing.phase)
-        self._note(loss, score, threshold, better, rate, time.monotonic() - started)
+        self._note(loss, found, better, rate, time.monotonic() - started)
         if self.accelerator.is_main_process:
             self._save(phase, better)
-            say_epoch(standing.history[-1], phase.epochs, self._seconds_left())
+            say_epoch(standing.history[-1], phase.epochs, self._seconds_left(), exclusive=self.data.labels.exclusive)
             if self.cfg.tensorboard:
                 write_tensorboard(self.folder / "tensorboard", standing.history[-1], ordinal)
         self.accelerator.wait_for_everyone()
@@ -240,8 +248,7 @@ class _Trainer:
     def _note(
         self,
         loss: float | None,
-        score: float | None,
-        threshold: float | None,
+        found: Validation | None,
         better: bool,
         rate: float | None,
         seconds: float,
@@ -255,8 +262,7 @@ class _Trainer:
                 "phase": standing.phase,
                 "epoch": standing.epoch,
                 "loss": loss,
-                "score": score,
-                "threshold": None if threshold is None else round(threshold, 3),
+                **(found.line() if found else NOT_VALIDATED),
                 "best": better,
                 "lr": rate,
                 "seconds": round(seconds, 2),
@@ -303,8 +309,8 @@ class _Trainer:
         """Updates in one epoch of the phase; batches that do not fill another one are not used."""
         return len(self.loader) // self.cfg.accumulate
 
-    def _validate(self) -> tuple[float, float]:
-        """The metric of the averaged weights on the fold held out, one view, threshold .5; and the best threshold."""
+    def _validate(self) -> Validation:
+        """The averaged weights on the fold held out, by one view."""
         if self.accelerator.num_processes > 1:  # each has batch statistics of its own: all validate what one saves
             for buffer in self.average.module.buffers():
                 broadcast(buffer)
@@ -314,20 +320,20 @@ class _Trainer:
             self.cfg.precision,
             exclusive=self.data.labels.exclusive,
             tiles=self.data.tiles,
-            batch_size=self.cfg.batch_size,
+            batch_size=self.data.batch_size,
         )
-        counts = validate(
+        found = validate(
             predictor,
             self.data.valid_index,
             self.data.labels,
             self.accelerator,
             reader=self.data.reader,
-            batch_size=self.cfg.batch_size,
+            batch_size=self.data.batch_size,
             workers=self.cfg.workers,
             what="validate",
         )
-        scores = pixel_metric(self.data.metric).total(stack(counts))
-        return float(scores[HALF]), float(THRESHOLDS[best_threshold(scores)])
+        counts, soft = map(stack, zip(*found, strict=True))
+        return judge(counts, soft, pixel_metric(self.data.metric), exclusive=self.data.labels.exclusive)
 
     def _try_blends(self, phase: config.Phase) -> None:
         """Score the averages of the phase's weights; each that beats all before it becomes the phase's best weights.
@@ -337,9 +343,8 @@ class _Trainer:
         for blend in self._blends(phase):
             self._note(
                 None,
-                blend.score,
-                blend.threshold,
-                blend.score > self.standing.best,
+                blend.found,
+                blend.found.selection > self.standing.best,
                 None,
                 blend.seconds,
                 candidate=blend.name,
@@ -348,7 +353,7 @@ class _Trainer:
             if self.accelerator.is_main_process:
                 self._save_if_better(blend)
                 say_blend(self.standing.history[-1])
-            self.standing.best = max(self.standing.best, blend.score)
+            self.standing.best = max(self.standing.best, blend.found.selection)
         self.standing.blended = True
         if self.accelerator.is_main_process:
             self._save_state()
@@ -356,8 +361,8 @@ class _Trainer:
         self.accelerator.wait_for_everyone()
 
     def _save_if_better(self, blend: Blend) -> None:
-        if blend.score > self.standing.best:
-            record = self._record(blend.score) | {"candidate": blend.name, "epochs": blend.epochs}
+        if blend.found.selection > self.standing.best:
+            record = self._record(blend.found.line()) | {"candidate": blend.name, "epochs": blend.epochs}
             save_checkpoint(self._best_of(self.standing.phase), blend.weights, record)
 
     def _blends(self, phase: config.Phase) -> Iterator[Blend]:
@@ -367,7 +372,7 @@ class _Trainer:
             yield self._taste("swa", list(tail[: self.swa.count]), self.swa.weights)
         if phase.soup:
             ranked = self._ingredients(phase)
-            scores = {line["epoch"]: line["score"] for line in self._epochs_of_phase()}
+            scores = {line["epoch"]: selection_of(line) for line in self._epochs_of_phase()}
             soup = greedy_soup(ranked, scores[ranked[0]], self._taste_soup)
             if soup:
                 yield soup
@@ -381,9 +386,9 @@ class _Trainer:
         model = self.average.module  # the phase is over: its averaged weights are on disk
         model.load_state_dict(weights)
         self._estimate_batch_statistics(model)
-        score, threshold = self._validate()
+        validation = self._validate()
         found = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-        return Blend(name, epochs, score, threshold, found, time.monotonic() - started)
+        return Blend(name, epochs, validation, found, time.monotonic() - started)
 
     def _estimate_batch_statistics(self, model: nn.Module) -> None:
         """From images as the phase's last epoch drew them; the statistics of a frozen encoder stay."""
@@ -417,21 +422,21 @@ class _Trainer:
         standing = self.standing
         weights = self.average.module.state_dict()
         if better:
-            record = self._record(standing.best if self.validates else None)
-            save_checkpoint(self._best_of(standing.phase), weights, record)
+            save_checkpoint(self._best_of(standing.phase), weights, self._record(standing.history[-1]))
         kept = self._ingredients(phase) if phase.soup and self.validates else []
         if standing.epoch in kept:
-            save_checkpoint(self._soup_of(standing.epoch), weights, self._record(standing.history[-1]["score"]))
+            save_checkpoint(self._soup_of(standing.epoch), weights, self._record(standing.history[-1]))
         self._save_state()
         self._drop_soup_but(kept)  # only now: a state of before still counts on them
 
-    def _record(self, score: float | None) -> dict[str, Any]:
-        """What a checkpoint says of its weights."""
+    def _record(self, validated: dict[str, Any]) -> dict[str, Any]:
+        """What a checkpoint says of its weights, by their line in the history."""
         return {
             "fold": self.data.fold,
             "phase": self.standing.phase,
             "epoch": self.standing.epoch,
-            "score": score,
+            "score": validated["score"],
+            "selection": validated["selection"],
             "settings": self.settings,
             "versions": {"pipeline": __version__, "torch": torch.__version__},
         }

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline.training.selection import Validation, selection_of
+
 STATISTICS_BATCHES = 64  # of training images, to estimate batch statistics anew: more move them little
 
 
@@ -26,8 +28,7 @@ class Blend(NamedTuple):
 
     name: str  # "swa" or "soup"
     epochs: list[int]  # whose weights are in it
-    score: float
-    threshold: float  # the best, 0 to 1
+    found: Validation
     weights: dict[str, Tensor]
     seconds: float
 
@@ -71,21 +72,21 @@ def last_epochs(epochs: int, share: float) -> range:
 
 
 def ingredients(epochs: Sequence[Mapping[str, Any]], best: int, cycle: int | None) -> list[int]:
-    """Numbers of the epochs that a soup may use, the best score first: the best of all, and the best of each cycle.
+    """Epochs that a soup may use, the best first: the best of all by their selection score, and the best of each cycle.
 
     An epoch that falls out never comes back, so its weights may go.
 
     Args:
-        epochs: lines of the phase's epochs so far, with "epoch" (from 1) and "score".
+        epochs: lines of the phase's epochs so far, with "epoch" (from 1) and "selection".
         best: how many of all.
         cycle: epochs of a cycle; None: there are no restarts.
 
     >>> scores = [0.5, 0.6, 0.8, 0.9]
-    >>> lines = [{"epoch": epoch, "score": score} for epoch, score in enumerate(scores, start=1)]
+    >>> lines = [{"epoch": epoch, "selection": score} for epoch, score in enumerate(scores, start=1)]
     >>> ingredients(lines, 2, cycle=2)
     [4, 3, 2]
     """
-    ranked = [line["epoch"] for line in sorted(epochs, key=lambda line: (-line["score"], line["epoch"]))]
+    ranked = [line["epoch"] for line in sorted(epochs, key=lambda line: (-selection_of(line), line["epoch"]))]
     wanted = set(ranked[:best])
     if cycle:
         of_cycle = {(epoch - 1) // cycle: epoch for epoch in reversed(ranked)}  # of a cycle's epochs the best stays
@@ -98,7 +99,7 @@ def greedy_soup(ranked: Sequence[int], score: float, taste: Callable[[list[int]]
 
     Args:
         ranked: epochs, the best first.
-        score: of the first alone.
+        score: of the first alone, by which epochs are chosen.
         taste: from epochs to their average and its score.
 
     Returns:
@@ -107,8 +108,8 @@ def greedy_soup(ranked: Sequence[int], score: float, taste: Callable[[list[int]]
     kept, soup = list(ranked[:1]), None
     for epoch in ranked[1:]:
         tried = taste([*kept, epoch])
-        if tried.score >= score:
-            kept, score, soup = tried.epochs, tried.score, tried
+        if tried.found.selection >= score:
+            kept, score, soup = tried.epochs, tried.found.selection, tried
     return soup
 
 

@@ -1,0 +1,82 @@
+"""What a validation says, and the one score by which epochs, averages of weights and phases are chosen.
+
+The metric at threshold .5 must not choose: where most masks are empty, many metrics pay for predicting nothing, and an
+epoch that has learned to find objects, but is not sure of them yet, scores less than one that has learned nothing. So:
+
+    selection = max(metric at the epoch's best threshold, baseline) + 0.01 · soft Dice over all pixels
+
+The best threshold is what the search on OOF will look for too. Below the baseline, the score of predicting nothing (or
+the most frequent class, of exclusive ones), the metric tells no epochs apart: soft Dice does, which grows with the
+probability of the objects' pixels. Elsewhere it decides between epochs whose metric is all but equal.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.metrics import Counts, Found, Metric, what_is_found
+from pipeline.postprocess import HALF, THRESHOLDS, best_threshold
+
+SOFT = 0.01  # weight of soft Dice; the metric's own noise between epochs is larger
+
+
+class Validation(NamedTuple):
+    """One validation of one set of weights."""
+
+    score: float  # the metric at threshold .5
+    threshold: float  # the best, 0 to 1
+    score_at_threshold: float  # the metric there
+    baseline: float  # the metric of predicting nothing; of exclusive classes, of the most frequent one everywhere
+    soft_dice: float  # over all pixels, of probabilities; 0 to 1
+    found: Found  # at threshold .5
+
+    @property
+    def selection(self) -> float:
+        """What is compared between epochs; the higher, the better."""
+        return max(self.score_at_threshold, self.baseline) + SOFT * self.soft_dice
+
+    def line(self) -> dict[str, Any]:
+        """As plain values, for the history."""
+        return {
+            "score": self.score,
+            "threshold": round(self.threshold, 3),
+            "score_at_threshold": self.score_at_threshold,
+            "selection": self.selection,
+            "baseline": self.baseline,
+            **self.found._asdict(),
+        }
+
+
+NOT_VALIDATED = dict.fromkeys(Validation(0, 0, 0, 0, 0, Found(0, 0, 0)).line())  # the line of a full fit
+
+
+def judge(counts: Counts, soft: Counts, metric: Metric, *, exclusive: bool) -> Validation:
+    """What the counts of all images held out are worth.
+
+    Args:
+        exclusive: one class per pixel.
+
+    Shapes:
+        counts: (N, C, 255), at every threshold.
+        soft: (N, C) float, as `postprocess.count_soft`.
+    """
+    scores = metric.total(counts)
+    best = best_threshold(scores)
+    return Validation(
+        float(scores[HALF]),
+        float(THRESHOLDS[best]),
+        float(scores[best]),
+        float(np.nan_to_num(metric.baseline(counts.target[..., HALF], exclusive=exclusive))),
+        what_is_found(soft).dice or 0.0,
+        what_is_found(Counts(*(each[..., HALF] for each in counts))),
+    )
+
+
+def selection_of(line: dict[str, Any]) -> float:
+    """Of a line of the history, or the record of a checkpoint; earlier versions chose by the score at threshold .5."""
+    return line["selection"] if "selection" in line else line["score"]
+
+
+def beats_baseline(line: dict[str, Any]) -> bool:
+    """Whether some threshold scores more than predicting nothing, by a line of the history."""
+    return line["score_at_threshold"] > line["baseline"] + 1e-9

@@ -1,0 +1,264 @@
+"""Which epoch is the best: no metric that pays for silence decides, and all who choose ask one score."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from pipeline.inference.store import LEVELS
+from pipeline.metrics import METRICS, Counts, Found, empties_differ, stack, what_is_found
+from pipeline.postprocess import count_levels, count_soft
+from pipeline.training import phases
+from pipeline.training.checkpoint import read_record
+from pipeline.training.log import say_collapse, say_epoch
+from pipeline.training.loop import count_classes
+from pipeline.training.selection import NOT_VALIDATED, judge, selection_of
+from tests import fitting
+from tests.fitting import RUN, fit_tiny, history, validation
+
+MEAN_DICE = METRICS["mean_dice"]
+SHAPE = (1, 4, 5)
+
+
+def validated(*images, metric=MEAN_DICE, exclusive=False):
+    """Of pairs of values (C, H, W), 0 to 255, and target."""
+    counts = stack(count_classes(values, target, exclusive) for values, target in images)
+    return judge(counts, stack(count_soft(*pair) for pair in images), metric, exclusive=exclusive)
+
+
+def image(value, filled, ground=0):
+    """Values: `value` on the object's 4 pixels, `ground` elsewhere; and the target, which is empty if not `filled`."""
+    values, target = np.full(SHAPE, ground, np.uint8), np.zeros(SHAPE, np.uint8)
+    values[0, 0, :4] = value
+    target[0, 0, :4] = filled
+    return values, target
+
+
+EMPTY = image(0, False)
+
+
+def test_a_validation_by_hand():
+    # Two of three images are empty. At .5 (128) nothing is found; from 100 down all of it, and nothing else.
+    found = validated(image(100, True), EMPTY, EMPTY)
+    assert found.score == pytest.approx(2 / 3)
+    assert found.baseline == pytest.approx(2 / 3)
+    assert found.score_at_threshold == 1
+    assert found.threshold == pytest.approx(99.5 / 255)  # of 1 … 100 the nearest to .5
+    assert found.soft_dice == pytest.approx(2 * 4 * 100 / 255 / (4 * 100 / 255 + 4))
+    assert found.found == Found(0, 0, 1)
+    assert found.selection == pytest.approx(1 + 0.01 * found.soft_dice)
+
+
+def test_of_two_silent_epochs_the_one_that_is_surer_of_the_object_is_better():
+    # Both score the baseline at every threshold: the empty image gets more than the object.
+    loud = image(250, False)
+    earlier, later = (validated(image(value, True), loud, EMPTY) for value in (3, 60))
+    assert earlier.score_at_threshold == later.score_at_threshold == pytest.approx(2 / 3)
+    assert later.selection > earlier.selection
+
+
+def test_finding_objects_is_better_than_silence_though_it_scores_less_at_half():
+    # At .5 all empty images get a pixel, and the metric falls from .67 to .33; at .8 they do not.
+    silent = validated(image(0, True), EMPTY, EMPTY)
+    finder = validated(image(250, True), *[image(180, False)] * 2)
+    assert finder.score < silent.score == silent.baseline
+    assert finder.selection > silent.selection
+
+
+def test_an_epoch_below_the_baseline_everywhere_is_not_worse_than_silence():
+    # Saturated: the empty images are full at every threshold, and so is the object.
+    silent = validated(image(0, True), EMPTY, EMPTY)
+    finder = validated(image(255, True), *[image(255, False)] * 2)
+    assert finder.score_at_threshold < finder.baseline
+    assert finder.selection > silent.selection
+
+
+def test_the_metric_decides_where_it_is_not_flat():
+    # Dice 2·3/(3 + 4) of an object of which a pixel is missed, all of it sure, against all found and hardly sure.
+    values, target = image(255, True)
+    values[0, 0, 3] = 0
+    missed = validated((values, target), EMPTY)
+    faint = validated(image(60, True), EMPTY)
+    assert missed.soft_dice > faint.soft_dice
+    assert faint.selection > missed.selection
+
+
+def test_of_exclusive_classes_the_baseline_is_the_most_frequent_everywhere():
+    target = np.zeros((2, 2, 5), np.uint8)
+    target[0], target[1, 0, :2] = 1, 1
+    target[0, 0, :2] = 0
+    most = np.stack([np.full((2, 5), 200, np.uint8), np.full((2, 5), 55, np.uint8)])
+    found = validated((most, target), metric=METRICS["class_iou"], exclusive=True)
+    assert found.score == found.score_at_threshold == found.baseline == pytest.approx(0.8 / 2)
+    surer = most.copy()
+    surer[:, 0, :2] = 140, 115  # still the other class, but less so
+    again = validated((surer, target), metric=METRICS["class_iou"], exclusive=True)
+    assert again.score == found.score
+    assert again.selection > found.selection
+
+
+def test_where_the_metric_is_not_defined_the_baseline_is_0():
+    assert validated(EMPTY, metric=METRICS["global_dice"]).baseline == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_soft_counts_are_the_mean_of_the_counts_at_all_thresholds(seed):
+    rng = np.random.default_rng(seed)
+    values, target = rng.integers(0, 256, (2, 6, 7)).astype(np.uint8), rng.integers(0, 2, (2, 6, 7)).astype(np.uint8)
+    at_all = stack(count_levels(*pair) for pair in zip(values, target, strict=True))
+    for soft, hard in zip(count_soft(values, target), at_all, strict=True):
+        assert soft == pytest.approx(hard.sum(axis=-1) / LEVELS)
+
+
+def test_soft_counts_leave_out_void_and_channels_of_no_class():
+    values, target = np.full((2, 1, 4), 255, np.uint8), np.array([[[1, 0, 255, 255]]], np.uint8)
+    assert [each.tolist() for each in count_soft(values, target)] == [[1], [2], [1]]
+
+
+def test_what_is_found_by_hand():
+    # Two images with objects, of which one gets a pixel of it, and the other one beside it; two empty, one left so.
+    counts = Counts(*(np.array(each)[:, None] for each in ([3, 0, 0, 0], [4, 2, 1, 0], [5, 5, 0, 0])))
+    assert what_is_found(counts) == Found(2 * 3 / (7 + 10), 0.5, 0.5)
+    assert what_is_found(Counts(*np.zeros((3, 2, 1)))) == Found(None, None, 1.0)
+
+
+def test_shares_of_empties_differ_by_a_tenth_and_by_more_than_chance():
+    assert empties_differ(0.81, 0.7, 10_000)
+    assert not empties_differ(0.79, 0.7, 10_000)
+    assert empties_differ(1.0, 0.7, 60)
+    assert not empties_differ(1.0, 0.7, 15)  # all of 15 are empty by chance once in 200
+    assert empties_differ(1.0, 0.0, 3)
+
+
+def scored(monkeypatch, *validations):
+    left = iter(validations)
+    monkeypatch.setattr(phases._Trainer, "_validate", lambda self: next(left))
+
+
+THREE = "train.phases.0.epochs=3"
+
+
+def silent(soft):
+    """An epoch that predicts nothing."""
+    return validation(0.7, soft=soft, baseline=0.7)
+
+
+FINDER = validation(0.5, 0.75, soft=0.3, baseline=0.7)  # scores less at .5, and more than nothing at .2
+
+
+def test_the_best_epoch_is_not_the_first_that_predicts_nothing(tiny, monkeypatch):
+    scored(monkeypatch, silent(0.01), silent(0.05), FINDER)
+    fit_tiny(THREE)
+    assert [line["best"] for line in history()] == [True, True, True]
+    record = read_record(RUN / "best.safetensors")
+    assert (record["epoch"], record["score"], record["selection"]) == (3, 0.5, FINDER.selection)
+
+
+def test_history_and_checkpoint_tell_both_scores_and_what_is_found(tiny, monkeypatch):
+    scored(monkeypatch, FINDER)
+    fit_tiny("train.phases.0.epochs=1")
+    expected = {
+        "score": 0.5,
+        "threshold": 0.2,
+        "score_at_threshold": 0.75,
+        "selection": 0.753,
+        "baseline": 0.7,
+        "dice": 0.5,
+        "found": 0.6,
+        "left_empty": 0.7,
+    }
+    assert expected.items() <= history()[0].items()
+    assert read_record(RUN / "phase1.safetensors").items() >= {"score": 0.5, "selection": 0.753}.items()
+
+
+def test_patience_waits_while_the_score_is_flat_and_probability_grows(tiny, monkeypatch):
+    scored(monkeypatch, silent(0.01), silent(0.02), silent(0.03), silent(0.03))
+    fit_tiny("train.phases.0.epochs=9", "train.patience=1")
+    assert [line["best"] for line in history()] == [True, True, True, False]
+
+
+def test_averages_of_weights_are_chosen_by_the_same_score(tiny, monkeypatch):
+    # SWA scores less at .5 than both epochs, and more at its best threshold; of the soup, each is tried.
+    scored(monkeypatch, silent(0.01), silent(0.02), FINDER, validation(0.6, 0.8, baseline=0.7))
+    fit_tiny("train.phases.0.swa=1.0", "train.phases.0.soup=2")
+    lines = history()
+    assert [(line.get("candidate"), line["best"]) for line in lines[2:]] == [("swa", True), ("soup", True)]
+    assert read_record(RUN / "best.safetensors")["candidate"] == "soup"
+
+
+def test_the_better_phase_is_chosen_by_the_same_score(tiny, monkeypatch):
+    scored(monkeypatch, FINDER, silent(0.4))
+    fit_tiny("train.phases.0.epochs=1", "train.phases.1.epochs=1", phases=2)
+    assert read_record(RUN / "best.safetensors")["phase"] == 1
+    one, best = (load_file(RUN / f"{name}.safetensors") for name in ("phase1", "best"))
+    assert all((one[key] == best[key]).all() for key in one)
+
+
+def test_a_history_of_an_earlier_version_is_read_by_its_score():
+    assert selection_of({"score": 0.4}) == 0.4
+    assert selection_of({"score": 0.4, "selection": 0.6}) == 0.6
+
+
+def said(caplog, validation, **changes):
+    line = {"fold": 0, "phase": 1, "epoch": 2, "loss": 0.5, "best": True, "seconds": 3} | validation.line() | changes
+    with caplog.at_level(logging.INFO, logger="pipeline"):
+        say_epoch(line, 4, 60, exclusive=False)
+    return caplog.messages[-1]
+
+
+def test_an_epochs_line_tells_what_is_found(caplog):
+    line = said(caplog, validation(0.8, 0.9, baseline=0.7))
+    assert line == (
+        "fold 0  phase 1  epoch   2/4  loss 0.5000  score 0.8000 *  dice 0.5000  found 60%  left empty 70%  0:03  "
+        "1:00 left"
+    )
+    assert "found" not in said(caplog, validation(0.8), found=None)
+
+
+def test_an_epochs_line_says_that_it_scores_no_more_than_nothing(caplog):
+    assert said(caplog, silent(0)).endswith("1:00 left  no better than predicting nothing (0.7000)")
+    assert said(caplog, FINDER).endswith("no better than predicting nothing (0.7000), but 0.7500 at threshold 0.20")
+
+
+def test_a_phase_that_ends_so_says_what_to_try(tiny, monkeypatch, caplog):
+    scored(monkeypatch, silent(0.01), silent(0.02))
+    with caplog.at_level(logging.WARNING, logger="pipeline"):
+        fit_tiny()
+    (message,) = caplog.messages
+    assert message.startswith("fold 0: phase 1 ends no better than predicting nothing (0.7000), at any threshold. Try,")
+    assert "over" in message
+    assert len(message) <= 300
+
+
+def test_a_phase_with_an_epoch_that_finds_something_says_nothing(tiny, monkeypatch, caplog):
+    scored(monkeypatch, silent(0.01), FINDER)
+    with caplog.at_level(logging.WARNING, logger="pipeline"):
+        fit_tiny()
+    assert not caplog.messages
+
+
+def test_of_exclusive_classes_advice_names_losses_that_are_theirs(caplog):
+    with caplog.at_level(logging.WARNING, logger="pipeline"):
+        say_collapse({"fold": 0, "phase": 1} | silent(0).line(), exclusive=True)
+    assert "no better than the most frequent class everywhere (0.7000)" in caplog.messages[0]
+    assert "dice_softmax" in caplog.messages[0]
+
+
+def test_a_full_fit_has_no_such_numbers(tiny):
+    fit_tiny(data=fitting.fold_data("full"), epochs=(1,))
+    (line,) = [json.loads(text) for text in (RUN / "metrics.jsonl").read_text().splitlines()]
+    assert {line[key] for key in NOT_VALIDATED} == {None}
+
+
+def test_validation_takes_the_batch_size_of_prediction(tiny, monkeypatch):
+    sizes, original = [], phases.validate
+
+    def spy(predictor, *args, batch_size, **options):
+        sizes.append((predictor.batch_size, batch_size))
+        return original(predictor, *args, batch_size=batch_size, **options)
+
+    monkeypatch.setattr(phases, "validate", spy)
+    fit_tiny("train.batch_size=4", data=fitting.fold_data(batch_size=1))
+    assert set(sizes) == {(1, 1)}

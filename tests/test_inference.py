@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.config import Tiles
 from pipeline.data.images import Reader
 from pipeline.data.index import read_index
-from pipeline.inference.predict import Predictor, predict_images, predict_to_store
+from pipeline.inference.predict import Predictor, brought_to, predict_images, predict_to_store
 from pipeline.inference.store import PredictionStore, StoreWriter, is_complete, quantise, start_store
 from pipeline.inference.tta import VIEWS, average_views, check_views
 
@@ -204,3 +204,20 @@ def test_views_asked_for_take_the_place_of_the_predictors_own():
     images = torch.arange(16, dtype=torch.float32).reshape(1, 1, 4, 4) / 8
     assert torch.equal(one(images, both.views), both(images))
     assert not torch.equal(one(images), both(images))
+
+
+@pytest.mark.parametrize("height", [4, 8, 12])
+def test_an_axis_that_shrinks_is_averaged_whatever_the_other_does(height):
+    probs = torch.zeros(1, 1, 8, 8)
+    probs[..., ::4] = 1  # every fourth column
+    quarter = torch.full((1, 1, height, 2), 0.25)
+    torch.testing.assert_close(brought_to(probs, (height, 2)), quarter)
+    torch.testing.assert_close(brought_to(probs.transpose(2, 3), (2, height)), quarter.transpose(2, 3))
+
+
+def test_an_axis_is_resized_as_if_the_other_stayed():
+    probs = torch.rand(2, 1, 8, 6, generator=torch.Generator().manual_seed(0))
+    one_by_one = brought_to(brought_to(probs, (4, 6)), (4, 15))
+    torch.testing.assert_close(brought_to(probs, (4, 15)), one_by_one)
+    turned = brought_to(probs.transpose(2, 3), (15, 4)).transpose(2, 3)
+    torch.testing.assert_close(turned, one_by_one)

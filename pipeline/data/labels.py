@@ -200,7 +200,14 @@ def resize_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
 
     def most(where: np.ndarray) -> np.ndarray:
-        shares = [cv2.resize(each.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) for each in where]
-        return np.stack(shares) > 0.5
+        return np.stack([_resize_share(each.astype(np.float32), size) for each in where]) > 0.5
 
     return np.where(most(masks == VOID), VOID, most(masks == 1)).astype(np.uint8)
+
+
+def _resize_share(share: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) float32 at another size. First the axes that shrink: cv2 averages over areas only where none grows."""
+    for height, width in (np.minimum(share.shape, size), size):
+        if share.shape != (height, width):
+            share = cv2.resize(share, (int(width), int(height)), interpolation=cv2.INTER_AREA)
+    return share

@@ -179,10 +179,16 @@ def predict_windows(
 
 
 def brought_to(probs: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """Probabilities (N, C, H, W) at another height and width; None leaves them as they are."""
+    """Probabilities (N, C, H, W) at another height and width; None leaves them as they are.
+
+    Each axis by itself: averaged over areas where it shrinks, bilinear where it grows.
+    """
     if size is None:
         return probs
-    return F.interpolate(probs, size, mode="area" if size[0] < probs.shape[-2] else "bilinear")
+    shrunk = tuple(min(old, new) for old, new in zip(probs.shape[-2:], size, strict=True))
+    if shrunk != probs.shape[-2:]:
+        probs = F.interpolate(probs, shrunk, mode="area")
+    return probs if shrunk == tuple(size) else F.interpolate(probs, size, mode="bilinear")
 
 
 def predict_to_store(

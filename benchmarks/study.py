@@ -45,6 +45,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pipeline import competition, config, hardware
 from pipeline.competition import Competition
 from pipeline.data.demo import make_demo
+from pipeline.data.demo_defects import make_defects_demo
 from pipeline.data.images import Reader, read_image, write_image
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
@@ -83,6 +84,7 @@ class Dataset:
     augment: str
     crop: int = 96  # pixels
     percentiles: tuple[float, float] | None = None
+    balance: str | None = None  # a column whose values are drawn equally often
 
 
 DATASETS = {
@@ -91,6 +93,7 @@ DATASETS = {
     "heart_half": Dataset("heart", "heart", channels=1, augment="medium", percentiles=(1, 99.8)),
     "heart_wide": Dataset("heart", "heart", channels=1, augment="medium", percentiles=(1, 99.8)),
     "demo": Dataset("demo", "demo", channels=1, augment="light"),
+    "defects": Dataset("defects_demo", "defects_demo", channels=1, augment="light", balance="empty"),
 }
 UNET = config.Model(encoder="tu-resnet18", decoder_channels=(128, 64, 32, 16, 16))
 
@@ -196,7 +199,7 @@ def train_config(run: Run) -> config.Train:
         )
         for part in run.variant.parts
     )
-    return config.Train(phases=phases, batch_size=BATCH)
+    return config.Train(phases=phases, batch_size=BATCH, balance=dataset.balance)
 
 
 def model_config(run: Run) -> config.Model:
@@ -221,7 +224,7 @@ def settings(run: Run) -> dict[str, Any]:
 
 
 def make_folders(names: Iterable[str], given: dict[str, Path]) -> dict[str, Path]:
-    """The folder of each dataset; demo and what is in DERIVED are made in data/ if they are not there.
+    """The folder of each dataset; those in GENERATED and DERIVED are made in data/ if they are not there.
 
     Raises:
         ValueError: for a dataset that has no folder, with the option to add.
@@ -234,8 +237,8 @@ def make_folder(name: str, given: dict[str, Path]) -> Path:
     folder, (source, change) = Path("data") / name, DERIVED.get(name, (name, None))
     if folder.is_dir():
         return folder
-    if name == "demo":
-        make_demo(folder)
+    if name in GENERATED:
+        GENERATED[name](folder)
     elif change and source in given:
         derive(competition.load(DATASETS[name].card), given[source], folder, change)
     else:
@@ -289,6 +292,7 @@ def halve_and_widen(pixels: np.ndarray) -> np.ndarray:
     return widen(halve(pixels))
 
 
+GENERATED = {"demo": make_demo, "defects": make_defects_demo}
 DERIVED = {"heart_half": ("heart", halve), "heart_wide": ("heart", halve_and_widen)}
 
 

@@ -122,7 +122,7 @@ class Competition(Table):
     void_rows: str | None = None  # class of rows, or outlines, whose pixels count for nothing
     volume_pattern: str | None = None  # of ids, for a metric of volumes: what names the volume, and the slice's number
     leaderboard: Leaderboard = Leaderboard()
-    generated: Literal["demo", "camvid_demo", "instances_demo", "large_demo"] | None = (
+    generated: Literal["demo", "camvid_demo", "defects_demo", "instances_demo", "large_demo"] | None = (
         None  # made by `data/`, not downloaded
     )
     unverified: tuple[str, ...] = ()  # what of this card nobody here could check: look before you rely on it

@@ -20,7 +20,7 @@ from pipeline.stages.ensembling import load_members
 from pipeline.stages.submitting import check_csv
 from tests.miniatures import LAYOUTS, write_miniature
 
-DEMOS = {"demo", "camvid_demo", "instances_demo", "large_demo"}  # tried by themselves
+DEMOS = {"demo", "camvid_demo", "defects_demo", "instances_demo", "large_demo"}  # tried by themselves
 
 CONFIG = """
 competition = "{card}"
@@ -177,6 +177,13 @@ def test_masks_are_reduced_by_majority():
     mask[0, :2, :2] = 1  # all of the first pixel
     mask[0, 2:, 2] = 1  # half of the last one
     assert resize_masks(mask, (2, 2)).tolist() == [[[1, 0], [0, 0]]]
+
+
+@pytest.mark.parametrize("height", [2, 4, 8])
+def test_masks_are_reduced_by_majority_along_one_axis_too(height):
+    mask = np.tile(np.array([1, 0, 1, 0, 0, 1], dtype=np.uint8), (1, 4, 1))  # two of three columns, then one of three
+    assert resize_masks(mask, (height, 2)).tolist() == [[[1, 0]] * height]
+    assert resize_masks(mask.transpose(0, 2, 1), (2, height)).tolist() == [[[1] * height, [0] * height]]
 
 
 @pytest.mark.parametrize("slug", LAYOUTS)

@@ -29,6 +29,7 @@ class Summary(NamedTuple):
 
     rows: int
     empty: int
+    masks: int  # of which each may be empty: rows of the sample submission
 
 
 def write_submission(
@@ -74,7 +75,7 @@ def write_submission(
         file.flush()
         if not card.instances or card.columns.cell:
             check_keys(partial, card, table[card.columns.keys])
-    return Summary(written, empty)
+    return Summary(written, empty, len(rows))
 
 
 # From an image, a class and where it is written to the texts of the row, or rows; none for an empty mask, None without

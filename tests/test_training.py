@@ -95,8 +95,9 @@ def test_phases_follow_each_other_from_the_best_weights(tiny, monkeypatch):
     stages.train(load(), 0)
     assert [(line["phase"], line["epoch"]) for line in history()] == [(1, 1), (1, 2), (2, 1), (2, 2)]
     assert loaded[0] == "phase1.safetensors"
-    best = max(line["score"] for line in history())
-    assert read_record(Path("runs/tiny/fold0/best.safetensors"))["score"] == best
+    best = max(history(), key=lambda line: line["selection"])
+    record = read_record(Path("runs/tiny/fold0/best.safetensors"))
+    assert (record["phase"], record["score"], record["selection"]) == (best["phase"], best["score"], best["selection"])
 
 
 def test_a_seed_gives_the_same_weights_and_another_gives_others(tiny):
@@ -383,7 +384,7 @@ def test_every_epoch_tells_the_best_threshold_and_the_table_that_of_each_phase(t
     table = stages.oof(load())
     lines = history()
     assert all(min(abs(THRESHOLDS - line["threshold"])) < 1e-3 for line in lines)
-    best = {n: max((line for line in lines if line["phase"] == n), key=lambda line: line["score"]) for n in (1, 2)}
+    best = {n: max((line for line in lines if line["phase"] == n), key=lambda line: line["selection"]) for n in (1, 2)}
     assert [table[0][f"threshold {n}"] for n in (1, 2)] == [best[n]["threshold"] for n in (1, 2)]
 
 

@@ -24,7 +24,7 @@ from pipeline.cli.terminal import (
 )
 from pipeline.config import Config
 from pipeline.ensemble import Drawer, Exclusive, Objects
-from pipeline.metrics import judge_of, of_pixels
+from pipeline.metrics import Found, judge_of, of_pixels
 from pipeline.rle import Dialect
 from pipeline.training.checkpoint import FULL, Fold
 
@@ -247,6 +247,12 @@ def ensemble(
     out.print(f"submission  {done.csv}  {done.summary.rows} rows, {done.summary.empty} of them empty")
     out.print(f"manifest    {done.manifest}")
     out.print(f"pictures    {done.sheet}")
+    if done.empties_differ:
+        out.print(
+            f"warning     {done.summary.empty} of {done.summary.masks} "
+            f"{'images' if isinstance(done.decision.shipped, Objects) else 'rows'} are empty, of the training masks "
+            f"{done.train_empty:.0%} are"
+        )
 
 
 def _print_worth(done: stages.Ensembled) -> None:
@@ -258,6 +264,7 @@ def _print_worth(done: stages.Ensembled) -> None:
     out.print(f"            {done.decision.trivial:.4f}  {TRIVIAL[isinstance(done.decision.shipped, Exclusive)]}")
     if done.official is not None:
         out.print(f"            {done.official:.4f}  {done.metric}, cross-fitted; the above is {judge_of(done.metric)}")
+    out.print("found       " + ", ".join(_said_of(done.found)) + ", out of fold, cross-fitted")
     for name, value in done.decision.others.items():
         out.print(f"            {value:.4f}  {name}, cross-fitted")
     if done.gain:
@@ -275,6 +282,15 @@ def _print_worth(done: stages.Ensembled) -> None:
                 f"            better alone: hand in submissions/{best}.csv (make ensemble CONFIGS={best} writes it)"
             )
     _print_drawn(done.decision.shipped, done.classes, several=len(done.singles) > 1)
+
+
+def _said_of(found: Found) -> list[str]:
+    """What is found, in words; what is not defined is left out."""
+    return [
+        *([] if found.dice is None else [f"Dice {found.dice:.4f} over all pixels"]),
+        *([] if found.found is None else [f"{found.found:.0%} of the masks with objects get some of them"]),
+        *([] if found.left_empty is None else [f"{found.left_empty:.0%} of the empty ones stay empty"]),
+    ]
 
 
 TRIVIAL = {False: "if nothing were predicted", True: "if the most frequent class were predicted everywhere"}
@@ -398,4 +414,5 @@ def encoders(
 def _print_oof(rows: list[dict[str, Any]]) -> None:
     scores = dict.fromkeys((key for key in rows[0] if key.startswith("phase") or key == "oof"), "{:.4f}")
     thresholds = dict.fromkeys((key for key in rows[0] if key.startswith("threshold")), "{:.2f}")
-    print_table([*rows, stages.mean_row(rows)], scores | thresholds)
+    found = {"dice": "{:.4f}", "found": "{:.0%}", "left empty": "{:.0%}"}
+    print_table([*rows, stages.mean_row(rows)], scores | thresholds | found)

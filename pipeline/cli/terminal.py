@@ -58,5 +58,5 @@ def print_table(rows: list[dict[str, Any]], formats: dict[str, str]) -> None:
     for name in rows[0]:
         table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(formats.get(name, "{}").format(value) for name, value in row.items()))
+        table.add_row(*("–" if value is None else formats.get(name, "{}").format(value) for name, value in row.items()))
     out.print(table)

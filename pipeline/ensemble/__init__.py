@@ -21,7 +21,7 @@ from pipeline.ensemble.weights import (
     log_loss_weights,
     reduce,
 )
-from pipeline.ensemble.worth import score_drawn
+from pipeline.ensemble.worth import count_drawn, score_drawn
 
 __all__ = [
     "COMBINATIONS",
@@ -42,6 +42,7 @@ __all__ = [
     "blender",
     "choose",
     "combine",
+    "count_drawn",
     "decide",
     "decide_exclusive",
     "decide_objects",

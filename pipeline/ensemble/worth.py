@@ -5,7 +5,17 @@ import numpy as np
 from pipeline.ensemble.choice import Oof
 from pipeline.ensemble.decision import Drawer, Exclusive, blender
 from pipeline.ensemble.objects import Objects
-from pipeline.metrics import Counts, count, instance_metric, match_overlaps, overlaps, pixel_metric, stack
+from pipeline.metrics import (
+    VOID,
+    VOID_OBJECT,
+    Counts,
+    count,
+    instance_metric,
+    match_overlaps,
+    overlaps,
+    pixel_metric,
+    stack,
+)
 from pipeline.postprocess import count_argmax
 
 
@@ -17,7 +27,7 @@ def score_drawn(drawer: Drawer, oof: Oof, judge: str) -> float:
     """
     if isinstance(drawer, Objects):
         return float(np.mean([_score_objects(drawer, *oof.read(image_id), judge) for image_id in oof.image_ids]))
-    counts = stack(_count(drawer, *oof.read(image_id)) for image_id in oof.image_ids)
+    counts = stack(count_drawn(drawer, *oof.read(image_id)) for image_id in oof.image_ids)
     return pixel_metric(judge).scores(counts).mean()
 
 
@@ -25,8 +35,14 @@ def _score_objects(drawer: Objects, values: np.ndarray, target: np.ndarray, judg
     return instance_metric(judge)(match_overlaps(*overlaps(drawer.labels(blender(values)), target)))
 
 
-def _count(drawer: Drawer, values: np.ndarray, target: np.ndarray) -> Counts:
-    """Of one image, (C,) each."""
+def count_drawn(drawer: Drawer, values: np.ndarray, target: np.ndarray) -> Counts:
+    """The pixel counts of one image's masks, (C,); of objects, of their union.
+
+    Args:
+        values, target: as `Oof.read` gives them.
+    """
+    if isinstance(drawer, Objects):
+        target = np.where(target == VOID_OBJECT, VOID, target > 0)[None]
     if isinstance(drawer, Exclusive):
         return count_argmax(drawer.blended(blender(values)), target)
     return stack(count(*pair) for pair in zip(drawer.masks(blender(values)), target, strict=True))

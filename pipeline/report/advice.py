@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from pipeline.metrics import empties_differ
 from pipeline.report import plots
 from pipeline.report.kinds import groupings
 from pipeline.report.pictures import suspected
@@ -27,6 +28,21 @@ COVERED = 0.1  # share by which the predicted area differs from the true one
 def advise(view: View) -> list[str]:
     """One sentence or two for each thing that is off; none if nothing is."""
     return [sentence for rule in RULES if (sentence := rule(view))]
+
+
+def _empty_rows(view: View) -> str | None:
+    """First of all: a submission of silence may have a good score."""
+    if view.submission is None or not len(view.submission.coverage):
+        return None
+    empty, train = view.submission.coverage == 0, (view.shares["coverage"] == 0).mean()
+    if not empties_differ(empty.mean(), train, len(empty)):
+        return None
+    return f"{empty.sum()} of {len(empty)} rows are empty, in train {train:.0%} of the masks are: " + (
+        "the models find too little. Compare “found” and Dice over all pixels with the score; train with balance = "
+        "“empty”, or an overlap loss over the batch."
+        if empty.mean() > train
+        else "the models see objects where there may be none, or the test set differs. Look at the test masks."
+    )
 
 
 def _unscored(view: View) -> str | None:
@@ -102,7 +118,8 @@ def _still_rising(view: View) -> str | None:
         return None
     last = view.history[view.history["phase"] == view.history["phase"].max()]
     folds = [part for _, part in last.groupby("fold") if len(part) > 1]
-    rising = [part["epoch"][part["score"].idxmax()] == part["epoch"].max() for part in folds]
+    chosen_by = "selection" if "selection" in last else "score"  # of a run of an earlier version
+    rising = [part["epoch"][part[chosen_by].idxmax()] == part["epoch"].max() for part in folds]
     if not rising or not all(rising):
         return None
     return f"In every fold the last epoch of phase {last['phase'].iloc[0]} is the best: train that phase longer."
@@ -158,6 +175,7 @@ def _other_empties(view: View) -> str | None:
 
 
 RULES: tuple[Callable[[View], str | None], ...] = (
+    _empty_rows,
     _unscored,
     _optimism,
     _nothing_gained,

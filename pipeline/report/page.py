@@ -121,7 +121,19 @@ def _facts(view: View) -> list[tuple[str, str, str]]:
     if view.honest.trivial is not None:
         meaning = "nothing predicted" if view.honest.at_half is not None else "the most frequent class everywhere"
         facts.append(("trivial", score(view.honest.trivial), meaning))
-    return facts
+    return facts + _found(view)
+
+
+def _found(view: View) -> list[tuple[str, str, str]]:
+    """What is found, beside a score that may pay for predicting nothing."""
+    if view.found is None:
+        return []
+    facts = (
+        ("Dice", view.found.dice, score, "over all pixels"),
+        ("found", view.found.found, "{:.0%}".format, "of the masks with objects get some of them"),
+        ("left empty", view.found.left_empty, "{:.0%}".format, "of the empty masks stay empty"),
+    )
+    return [(name, text(value), meaning) for name, value, text, meaning in facts if value is not None]
 
 
 # ---------------------------------------------------------------------------------------------- sections
@@ -131,6 +143,7 @@ def _learning(view: View) -> list[Section]:
     curves = {
         "score": f"{view.metric_of_epochs or view.metric} on the fold held out. Still rising at the end: train longer.",
         "loss": "Training loss. Its height differs from phase to phase because the loss does.",
+        "dice": "Dice over all pixels, at threshold .5: 0 where nothing is found, whatever the score.",
         "threshold": "The best threshold. A jump between phases says that probabilities changed their meaning.",
     }
     shown = [name for name in curves if name in view.history and view.history[name].notna().any()]

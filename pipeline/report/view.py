@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.bootstrap import Difference, Interval
+from pipeline.metrics import Found
 
 # Columns of `View.images` that say how an image came out; any other may be a way to tell images apart.
 RESULTS = ("image_id", "fold", "score", "coverage", "predicted", "suspicion", "said")
@@ -116,9 +117,11 @@ class View:
             one, group; any other column of few values, such as the competition's `kind`, tells images apart. Of an
             image that has no OOF result (a run on all images), score is NaN.
         honest: None if nothing was cross-fitted.
+        found: what the cross-fitted masks find; None if nothing was.
         picture: of an image id; asked only for the images shown.
         masks: of several classes, a row for each class and image: class, coverage, predicted. Of one, `images` has it.
-        history: the rows of each fold's metrics.jsonl: fold, phase, epoch, loss, score, best; if there, threshold.
+        history: the rows of each fold's metrics.jsonl: fold, phase, epoch, loss, score, best; if there, threshold,
+            selection, dice, found, left_empty.
         folds: a row for each fold: fold, images, then any numbers; the column `seconds` is shown as time.
         classes: a row for each class: class, then any numbers.
         metric_of_epochs: name of what the history's scores are by, where it is not `metric`.
@@ -136,6 +139,7 @@ class View:
     images: pd.DataFrame
     honest: Honest | None
     picture: Callable[[str], Picture]
+    found: Found | None = None
     masks: pd.DataFrame = field(default_factory=pd.DataFrame)
     metric_of_epochs: str | None = None
     history: pd.DataFrame = field(default_factory=pd.DataFrame)

@@ -13,13 +13,26 @@ from pipeline import competition, scoring, submission
 from pipeline.bootstrap import Difference, Interval, interval, paired
 from pipeline.competition import Competition
 from pipeline.config import Config
-from pipeline.ensemble import Decision, Drawer, Objects, Oof, blender, combine, decide, decide_exclusive, decide_objects
+from pipeline.ensemble import (
+    Decision,
+    Drawer,
+    Objects,
+    Oof,
+    blender,
+    combine,
+    count_drawn,
+    decide,
+    decide_exclusive,
+    decide_objects,
+)
 from pipeline.files import whole, write_text
 from pipeline.inference.store import PredictionStore
 from pipeline.manifest import made_with
 from pipeline.metrics import (
+    Found,
     Scores,
     Volume,
+    empties_differ,
     instance_metric,
     judge_of,
     mean_precision,
@@ -27,7 +40,9 @@ from pipeline.metrics import (
     pairwise_iou,
     pixel_metric,
     ranked_ious,
+    stack,
     volume_metric,
+    what_is_found,
 )
 from pipeline.progress import track
 from pipeline.report.overlays import COLUMNS, Panel, choose_examples, write_sheet
@@ -59,6 +74,8 @@ class Ensembled(NamedTuple):
     official: float | None  # out of fold, by a metric that is of no single image: of volumes, or of ranked objects
     singles: list[Single]
     gain: Difference | None  # over the best member alone, both cross-fitted; None for one member
+    found: Found  # of the training masks, each drawn by what was chosen without its fold
+    train_empty: float  # share of the training masks that are empty
     summary: submission.Summary
 
     @property
@@ -70,6 +87,11 @@ class Ensembled(NamedTuple):
     def optimism(self) -> float:
         """By how much the in-sample score flatters."""
         return self.decision.in_sample - self.honest.mean
+
+    @property
+    def empties_differ(self) -> bool:
+        """Whether the submission's share of empty masks is far from train's."""
+        return empties_differ(self.summary.empty / max(self.summary.masks, 1), self.train_empty, self.summary.masks)
 
 
 def ensemble(cfgs: Sequence[Config]) -> Ensembled:
@@ -96,6 +118,8 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
         _official(members, rows, together),
         _singles(members, together, alone),
         _gain(scores, alone, groups),
+        _found(members, rows, together),
+        share_of_empties(rows, first.card.classes),
         submission.write_submission(
             csv,
             first.card,
@@ -215,6 +239,19 @@ def _official(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decisio
     return None
 
 
+def _found(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decision) -> Found:
+    oof = oof_of_members(members, rows)
+    fold_of = dict(zip(rows["image_id"], rows["fold"], strict=True))
+    ids = track(oof.image_ids, "count what is found")
+    return what_is_found(stack(count_drawn(decision.by_fold[fold_of[each]], *oof.read(each)) for each in ids))
+
+
+def share_of_empties(rows: pd.DataFrame, classes: Sequence[str]) -> float:
+    """Of the training masks, one for each class and image."""
+    columns = [f"coverage_{name}" for name in classes] if len(classes) > 1 else ["coverage"]
+    return float((rows[columns] == 0).to_numpy().mean())
+
+
 def _score_ranked(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decision) -> float:
     """Of the objects of all training images, drawn by what was chosen without their folds."""
     oof = oof_of_members(members, rows)
@@ -310,6 +347,7 @@ def _manifest(members: Sequence[Prepared], done: Ensembled) -> dict[str, Any]:
         "oof_score_at_half": done.decision.at_half,
         "oof_score_alone": {single.name: single.score for single in done.singles},
         "gain": done.gain._asdict() if done.gain else None,
+        "oof_found": done.found._asdict(),
         "rows": done.summary.rows,
         "empty_rows": done.summary.empty,
         **made_with(),

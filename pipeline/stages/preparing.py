@@ -14,6 +14,7 @@ from pipeline.competition import Competition
 from pipeline.config import Config, place
 from pipeline.data.demo import make_demo
 from pipeline.data.demo_classes import make_classes_demo
+from pipeline.data.demo_defects import make_defects_demo
 from pipeline.data.demo_instances import make_instances_demo
 from pipeline.data.demo_large import make_large_demo
 from pipeline.data.images import ImageError, Reader
@@ -220,6 +221,7 @@ def make_data(card: Competition, paths: Paths) -> None:
 GENERATORS = {
     "demo": make_demo,
     "camvid_demo": make_classes_demo,
+    "defects_demo": make_defects_demo,
     "instances_demo": make_instances_demo,
     "large_demo": make_large_demo,
 }
@@ -346,11 +348,19 @@ def scores_at_half(prepared: Prepared, index: pd.DataFrame, of: Sequence[int] | 
     Where the official metric is of objects, it is mean Dice here: of pixels, as while training.
 
     Args:
+        of: as for `counts_at_half`.
+    """
+    return pixel_metric(of_pixels(prepared.card.metric)).scores(counts_at_half(prepared, index, of))
+
+
+def counts_at_half(prepared: Prepared, index: pd.DataFrame, of: Sequence[int] | None = None) -> Counts:
+    """The out-of-fold counts (N, C) of some training images, at threshold .5.
+
+    Args:
         of: the folds of these images, where others may be in the making; default: all.
     """
     store, labels = prepared.oof_store(of), prepared.labels
     counts = (
         count_classes(store.read(row.image_id), labels.read_scored(row), labels.exclusive) for row in index.itertuples()
     )
-    at_half = stack(Counts(*(each[:, postprocess.HALF] for each in image)) for image in counts)
-    return pixel_metric(of_pixels(prepared.card.metric)).scores(at_half)
+    return stack(Counts(*(each[:, postprocess.HALF] for each in image)) for image in counts)

@@ -16,7 +16,7 @@ from pipeline.config import Config
 from pipeline.data.images import Reader
 from pipeline.ensemble import Choice, Chosen, Decision, Drawer, Exclusive
 from pipeline.manifest import made_with
-from pipeline.metrics import Scores, of_pixels
+from pipeline.metrics import Counts, Scores, count, of_pixels, stack, what_is_found
 from pipeline.postprocess import Cut, Surface
 from pipeline.progress import track
 from pipeline.report import view
@@ -70,6 +70,7 @@ def _view(title: str, members: Sequence[Prepared], test_index: pd.DataFrame) -> 
         images=_images(rows, looked, decision),
         masks=masks if len(first.card.classes) > 1 else pd.DataFrame(),
         honest=_honest(decision, rows["group"].to_numpy()),
+        found=what_is_found(looked.pixels),
         picture=partial(_picture, first.reader, dict(zip(rows["image_id"], rows["path"], strict=True)), look),
         history=_history(members),
         folds=_folds(members, decision),
@@ -106,17 +107,19 @@ class Looked(NamedTuple):
 
     shares: np.ndarray  # (N, C) predicted, 0 to 1
     counts: np.ndarray  # (N, 2, 256) pixels by label and stored value
+    pixels: Counts  # (N, C) of the drawn masks
     said: list[str]
 
 
 def _look_at_all(image_ids: pd.Series, look: Callable[[str], Seen]) -> Looked:
-    shares, counts, said = [], [], []
+    shares, counts, pixels, said = [], [], [], []
     for image_id in track(image_ids.tolist(), "look at OOF masks"):
         seen = look(image_id)
         shares.append(seen.shares)
         counts.append(seen.counts)
+        pixels.append(stack(count(*pair) for pair in zip(seen.masks, seen.target, strict=True)))
         said.append(seen.said)
-    return Looked(np.stack(shares), np.stack(counts), said)
+    return Looked(np.stack(shares), np.stack(counts), stack(pixels), said)
 
 
 def _images(rows: pd.DataFrame, looked: Looked, decision: Decision) -> pd.DataFrame:

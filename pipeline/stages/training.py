@@ -19,12 +19,12 @@ from pipeline.data.index import read_test_index
 from pipeline.files import locked, write_text
 from pipeline.inference.predict import Predictor, predict_to_store
 from pipeline.inference.store import is_complete, start_store
-from pipeline.metrics import of_pixels
+from pipeline.metrics import of_pixels, pixel_metric, what_is_found
 from pipeline.models import build_model, for_prediction
 from pipeline.rle import Dialect
 from pipeline.stages.labelling import label_fold, refuse_other_folds, source_of_labels
 from pipeline.stages.preflight import check_training
-from pipeline.stages.preparing import Paths, Prepared, prepare, processes, scores_at_half
+from pipeline.stages.preparing import Paths, Prepared, counts_at_half, prepare, processes, scores_at_half
 from pipeline.training.checkpoint import (
     FULL,
     Fold,
@@ -37,6 +37,7 @@ from pipeline.training.fold import FoldData, PseudoData
 from pipeline.training.full_fit import epochs_that_folds_found
 from pipeline.training.objective import HeadWeights
 from pipeline.training.phases import fit, seed_weights
+from pipeline.training.selection import selection_of
 
 log = logging.getLogger(__name__)
 TABLES = {"data": config.Data, "model": config.Model, "train": config.Train}  # of a config, that decide weights
@@ -343,14 +344,19 @@ def fold_row(prepared: Prepared, fold: int) -> dict[str, Any]:
     history = read_history(prepared, fold)
     held_out = _held_out(prepared, fold)
     phases = range(1, len(prepared.cfg.train.phases) + 1)
-    best = {n: max((line for line in history if line["phase"] == n), key=lambda line: line["score"]) for n in phases}
+    best = {n: max((line for line in history if line["phase"] == n), key=selection_of) for n in phases}
+    counts = counts_at_half(prepared, held_out)
+    found = what_is_found(counts)
     exclusive = prepared.card.exclusive  # of which a pixel belongs to the most probable: there is no threshold
     return {
         "fold": fold,
         "images": len(held_out),
         **{f"phase {n}": line["score"] for n, line in best.items()},
         **{f"threshold {n}": line["threshold"] for n, line in best.items() if "threshold" in line and not exclusive},
-        "oof": scores_at_half(prepared, held_out).mean(),
+        "oof": pixel_metric(of_pixels(prepared.card.metric)).scores(counts).mean(),
+        "dice": found.dice,
+        "found": found.found,
+        "left empty": found.left_empty,
         "best phase": read_record(prepared.paths.weights(fold))["phase"],
         "seconds": round(sum(line["seconds"] for line in history)),
     }
@@ -367,7 +373,7 @@ def oof_table(cfg: Config) -> list[dict[str, Any]]:
 
 
 def mean_row(table: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last line of the OOF table: mean of the scores, sum of images and seconds."""
-    total = {key: sum(row[key] for row in table) for key in table[0]}
-    averaged = {key: total[key] / len(table) for key in table[0] if key.startswith(("phase", "threshold", "oof"))}
-    return {**total, **averaged, "fold": "mean", "best phase": ""}
+    """The last line of the OOF table: mean of the scores and shares, sum of images and seconds."""
+    values = {key: [row[key] for row in table if row[key] is not None] for key in table[0]}
+    means = {key: sum(some) / len(some) if some else None for key, some in values.items()}
+    return {**means, **{key: sum(values[key]) for key in ("images", "seconds")}, "fold": "mean", "best phase": ""}

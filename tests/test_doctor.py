@@ -11,6 +11,9 @@ from PIL import Image
 
 from pipeline.cli import main
 from pipeline.competition import Leaderboard
+from pipeline.competition import load as load_card
+from pipeline.data.index import read_index
+from pipeline.doctor.beside import check_beside
 from pipeline.doctor.dialects import judge
 from pipeline.doctor.findings import check_pixels, check_sample, check_sizes, stripe
 from pipeline.doctor.placement import VIEWS, judge_masks
@@ -399,6 +402,76 @@ def test_training_is_refused_on_transposed_masks_with_a_picture(tiny, capsys, mo
     assert (status, "fit their images better when transposed" in err) == (2, True)
     assert "See reports/tiny-doctor.png" in err.splitlines()[-1]
     assert Path("reports/tiny-doctor.png").exists()
+
+
+# Labels of both kinds.
+
+
+def write_both(change=lambda mask: mask):
+    """The tiny competition with mask images beside its table."""
+    for row in Path("tiny/train.csv").read_text().splitlines()[1:]:
+        image_id, text = row.split(",")
+        write_mask(Path("tiny/train/masks") / f"{image_id}.png", change(Dialect().decode(text, (36, 44))) * 255)
+
+
+def write_mask(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.ascontiguousarray(pixels, np.uint8)).save(path)
+
+
+def beside():
+    """What is said of labels beside those that the card uses: level and text."""
+    card = load_card("tiny.toml")
+    return [(level, found) for level, _, found in check_beside(card, Path("tiny"), read_index(card, Path("tiny")))]
+
+
+def test_mask_images_and_a_table_that_say_the_same_are_good(tiny, edit):
+    write_both()
+    assert beside() == [("good", "train.csv and train/masks say the same, in 12 images")]
+    edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
+    assert beside() == [("good", "train.csv and train/masks say the same, in 12 images")]
+
+
+def test_no_labels_beside_are_no_finding(tiny):
+    assert beside() == []
+
+
+@pytest.mark.parametrize(
+    ("dialect", "level", "answer"),
+    [
+        (Dialect(order="row"), "bad", '[dialect] order = "row"'),
+        (Dialect(relative=True), "bad", "[dialect] relative = true"),
+        (Dialect(base=0), "look", "[dialect] base = 0"),
+    ],
+)
+def test_a_table_in_another_dialect_than_the_mask_images_is_named(tiny, edit, dialect, level, answer):
+    write_both()
+    rewrite(dialect)
+    edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
+    ((said, found),) = beside()
+    assert (said, found.endswith(f"and are alike with {answer}")) == (level, True)
+
+
+def test_values_of_mask_images_that_are_one_off_are_named_from_the_table_beside_them(tiny, edit):
+    lines = ["id,class,rle_mask"]
+    for number, path in enumerate(sorted(Path("tiny/train/images").iterdir())):
+        codes = np.random.default_rng(number).integers(0, 3, (9, 11)).repeat(4, axis=0).repeat(4, axis=1)
+        write_mask(Path("tiny/train/masks") / path.name, codes)
+        lines += [f"{path.stem},{name},{Dialect().encode(codes == value)}" for name, value in (("a", 1), ("b", 2))]
+    Path("tiny/train.csv").write_text("\n".join(lines) + "\n")
+    edit("tiny.toml", 'classes = ["disc"]', 'classes = ["a", "b"]')
+    edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
+    edit("tiny.toml", 'id = "id"', 'id = "id"\nclass = "class"')
+    with Path("tiny.toml").open("a") as card:
+        card.write("\n[masks]\nvalues = { a = 0, b = 1 }\nbackground = 2\n")
+    ((level, found),) = beside()
+    assert (level, found.endswith("and are alike with [masks] values = { a = 1, b = 2 }")) == ("bad", True)
+
+
+def test_mask_images_of_something_else_than_the_table_are_worth_a_look(tiny):
+    write_both(lambda mask: np.roll(mask, 9, axis=1))
+    ((level, found),) = beside()
+    assert (level, "which are right?" in found) == ("look", True)
 
 
 # Many faults in one run.

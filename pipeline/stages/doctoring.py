@@ -16,6 +16,7 @@ from pipeline.data.labels import Labels
 from pipeline.data.survey import survey_test, survey_train
 from pipeline.data.tables import read_rows, read_table
 from pipeline.doctor import placement
+from pipeline.doctor.beside import check_beside
 from pipeline.doctor.dialects import Sample, in_words, judge
 from pipeline.doctor.findings import Finding, check_masks, check_pixels, check_sample, check_sizes, name_metric
 from pipeline.doctor.placement import VIEWS, Verdict, judge_masks
@@ -63,6 +64,7 @@ def doctor(cfg: Config) -> Examined:
         check_sizes(train, test),
         *_look_at(pd.concat([some, _spread(test, SAMPLE // 3)])),
         *_as_findings(card, train, verdict),
+        *check_beside(card, paths.root, train),
     ]
     return Examined(findings, _draw(card, some[some["coverage"] > 0], verdict))
 

@@ -180,9 +180,9 @@ def _check_png(path: Path, content: bytes) -> None:
         data, found = file.read(length), file.read(4)
         needed = kind[:1].isupper()  # whether the picture needs it
         if len(found) < 4 or (needed and zlib.crc32(kind + data) != int.from_bytes(found, "big")):
-            raise ImageError(f"{path}: a PNG with a damaged part {kind!r}: {REMEDY}")
+            raise ImageError(f"{path}: cannot be read, its chunk {kind.decode('latin-1')!r} is damaged: {REMEDY}")
     if kind != b"IEND":
-        raise ImageError(f"{path}: a PNG that is cut short: {REMEDY}")
+        raise ImageError(f"{path}: cannot be read, a PNG that is cut short: {REMEDY}")
 
 
 def _png_bits(content: bytes) -> int:

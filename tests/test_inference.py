@@ -96,6 +96,38 @@ def test_store_is_written_in_shards_and_goes_on_after_a_kill(tmp_path):
     assert len(PredictionStore(folder)) == 301
 
 
+def test_a_damaged_shard_that_was_removed_costs_its_own_images_alone(tmp_path):
+    folder = tmp_path / "store"
+    make_store(folder, [f"{number:04}" for number in range(600)])  # three shards
+    (folder / "000-00000.safetensors").unlink()
+    writer = StoreWriter(folder)
+    lost = [f"{number:04}" for number in range(600) if f"{number:04}" not in writer.done]
+    for image_id in lost:
+        writer.write(image_id, np.zeros((1, 5, 7), np.uint8))
+    writer.flush()
+    assert len(lost) == 256
+    assert len(PredictionStore(folder)) == 600
+
+
+@pytest.mark.parametrize("ids", [["a"], ["b"]], ids=["the same images", "others"])
+def test_a_store_that_another_command_begins_anew_is_not_mixed_with_the_old_one(tmp_path, ids):
+    make_store(tmp_path / "store", ["a"])
+    store = PredictionStore(tmp_path / "store")
+    start_store(tmp_path / "store", {"views": ["transpose"]})
+    writer = StoreWriter(tmp_path / "store")
+    for image_id in ids:
+        writer.write(image_id, np.zeros((1, 5, 7), np.uint8))
+    writer.flush()
+    with pytest.raises(ValueError, match=r"store: predicted anew, while it was read, with other settings: let one"):
+        store.read("a")
+
+
+def test_an_image_that_is_not_stored_is_said_with_the_folder(tmp_path):
+    make_store(tmp_path / "store", ["a"])
+    with pytest.raises(ValueError, match=r"store: no prediction of image 'b': let one command at a time"):
+        PredictionStore(tmp_path / "store").read("b")
+
+
 def test_store_made_by_other_settings_is_dropped(tmp_path):
     folder = tmp_path / "store"
     make_store(folder, ["a"])

@@ -18,7 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pipeline.files import whole, write_text
+from pipeline.quoting import listed, shortened
 
+RECORD = "store.json"
+ANEW = "let one command at a time work on it, and run this one again"
 LEVELS = 255
 SHARD_BYTES = 16 << 20  # decoded size after which a shard is written: what a kill can cost
 SHARD_IMAGES = 256
@@ -49,6 +52,7 @@ class PredictionStore:
     def __init__(self, *folders: Path):
         self._shard_of: dict[str, Path] = {}
         self._open_path: Path | None = None
+        self._made_by = {folder: _made_by(folder) for folder in folders}
         for folder in folders:
             for shard in sorted(folder.glob("*.safetensors")):
                 self._add(shard)
@@ -77,12 +81,35 @@ class PredictionStore:
         """The stored values of one image, (C, H, W) uint8.
 
         Raises:
-            KeyError: if the image is not stored.
+            ValueError: if the image is not stored, or the store was begun anew since this was made.
         """
-        shard = self._shard_of[image_id]
+        shard = self._shard_of.get(image_id)
+        if shard is None:
+            raise ValueError(f"{self._folders()}: no prediction of image '{shortened(image_id)}': {ANEW}")
         if shard != self._open_path:  # one map at a time: pages of the last shard go back to the system
-            self._file, self._open_path = _open(shard), shard
+            self._file, self._open_path = self._still(shard), shard
         return self._file.get_tensor(image_id)
+
+    def _still(self, shard: Path) -> safe_open:
+        """A shard, if its folder is what it was: looked at after the shard is open, since a store begins with it."""
+        try:
+            file = _open(shard)
+        except FileNotFoundError:
+            file = None
+        if file is None or _made_by(shard.parent) != self._made_by[shard.parent]:
+            raise ValueError(f"{shard.parent}: predicted anew, while it was read, with other settings: {ANEW}")
+        return file
+
+    def _folders(self) -> str:
+        return listed(self._made_by)
+
+
+def _made_by(folder: Path) -> str:
+    """The text that says what made a store; empty where there is none."""
+    try:
+        return (folder / RECORD).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
 
 
 def _open(shard: Path) -> safe_open:
@@ -116,9 +143,13 @@ class StoreWriter:
         """Write what is pending as one shard."""
         if not self._pending:
             return
-        number = len(list(self.folder.glob(f"{self.rank:03}-*.safetensors")))
-        with whole(self.folder / f"{self.rank:03}-{number:05}.safetensors") as partial:
+        there = [shard.stem.partition("-")[2] for shard in self.folder.glob(f"{self.rank:03}-*.safetensors")]
+        number = 1 + max((int(each) for each in there if each.isdecimal()), default=-1)
+        path = self.folder / f"{self.rank:03}-{number:05}.safetensors"
+        with whole(path) as partial:
             save_file(self._pending, partial)
+            if path.exists():
+                raise FileExistsError(f"{path}: written meanwhile by another command: {ANEW}")
         self.done |= set(self._pending)
         self._pending, self._bytes = {}, 0
 
@@ -129,7 +160,7 @@ def start_store(folder: Path, made_by: dict[str, Any]) -> None:
         return
     if folder.exists():
         shutil.rmtree(folder)
-    write_text(folder / "store.json", json.dumps(made_by, indent=1, sort_keys=True))
+    write_text(folder / RECORD, json.dumps(made_by, indent=1, sort_keys=True))
 
 
 def is_complete(folder: Path, ids: Iterable[str], made_by: dict[str, Any]) -> bool:
@@ -139,7 +170,7 @@ def is_complete(folder: Path, ids: Iterable[str], made_by: dict[str, Any]) -> bo
 
 def _is_from(folder: Path, made_by: dict[str, Any]) -> bool:
     try:
-        found = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
     return found == json.loads(json.dumps(made_by))

@@ -298,7 +298,7 @@ def test_pixels_that_went_with_the_process_that_read_them_are_read_again(tmp_pat
         yield dataset[0]
         raise error
 
-    monkeypatch.setattr(onepass, "DataLoader", broken)
+    monkeypatch.setattr(onepass, "Loader", broken)
     Image.fromarray(scene(36, 44)).save(tmp_path / "a.png")
     items = read_all([(name, tmp_path / "a.png") for name in "abc"], [Reader(1)], workers=1)
     assert [item.image_id for item in items] == ["a", "b", "c"]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config import Crops
+from pipeline.data.dataset import rows_of
 from pipeline.data.labels import Labels
 from pipeline.data.windows import Box
 from pipeline.progress import track
@@ -22,7 +23,7 @@ def crop_index(index: pd.DataFrame, labels: Labels, crops: Crops) -> pd.DataFram
     """
     found = [
         (position, row, *window)
-        for position, row in enumerate(track(list(index.itertuples()), "windows of the training images"))
+        for position, row in enumerate(track(rows_of(index), "windows of the training images"))
         for window in _windows(row, labels, crops)
     ]
     positions, images, boxes, coverage = zip(*found, strict=True)

@@ -1,6 +1,7 @@
 """Images and masks as tensors, and the order in which an epoch draws them."""
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipeline.data.augment import Augment
 from pipeline.data.images import Reader
 from pipeline.data.labels import Labels
 from pipeline.data.mixing import Mixing, Pair
+from pipeline.data.windows import Box
 
 CACHE_BYTES = 2 << 30  # decoded images below this size stay in memory
 PSEUDO_STREAM = 1  # beside seed and epoch, what tells the draws of pseudo-labelled images from the others
@@ -58,7 +60,7 @@ class MaskedImages(Dataset):
     ):
         indices = [index] if pseudo is None else [index, pseudo.index]
         self.annotated = len(index)
-        self.rows = [row for each in indices for row in each.itertuples()]
+        self.rows = [row for each in indices for row in rows_of(each)]
         self.labels, self.reader, self.augment = labels, reader, augment
         self.pseudo, self.mixing = pseudo, mixing
         pixels = sum(int((each["height"] * each["width"]).sum()) for each in indices)
@@ -83,7 +85,8 @@ class MaskedImages(Dataset):
         if self.cache is not None and position in self.cache:
             return self.cache[position]
         row = self.rows[position]
-        pair = self._window(row) if hasattr(row, "box") else (self.reader(row.path), self._mask(row, position))
+        is_window = isinstance(getattr(row, "box", None), Box)  # a meta column of that name holds text
+        pair = self._window(row) if is_window else (self.reader(row.path), self._mask(row, position))
         if self.cache is not None:
             self.cache[position] = pair
         return pair
@@ -95,6 +98,15 @@ class MaskedImages(Dataset):
         if position < self.annotated:
             return self.labels.read(row)
         return np.ascontiguousarray(self.pseudo.label(row.image_id).transpose(1, 2, 0))
+
+
+def rows_of(index: pd.DataFrame) -> list[SimpleNamespace]:
+    """The rows of a table, with a column's value by its name, that can be sent to another process; pandas' own cannot.
+
+    >>> rows_of(pd.DataFrame({"image_id": ["a"]}))
+    [namespace(Index=0, image_id='a')]
+    """
+    return [SimpleNamespace(**row._asdict()) for row in index.itertuples()]
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:

@@ -11,13 +11,13 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from pipeline import hardware
 from pipeline.ahead import ahead
 from pipeline.config import Config, Tiles
 from pipeline.data.dataset import Images, equal_size_batches
 from pipeline.data.images import Reader
+from pipeline.data.loading import Loader
 from pipeline.inference.engines import ENGINES
 from pipeline.inference.store import StoreWriter, quantise
 from pipeline.inference.tiles import Along, Pixels, Whole, predict_strips
@@ -138,7 +138,7 @@ def predict_images(
             yield row.image_id, values
         return
     batches = equal_size_batches(index, batch_size)
-    loader = DataLoader(Images(index, reader), batch_sampler=batches, num_workers=workers)
+    loader = Loader(Images(index, reader), batch_sampler=batches, num_workers=workers)
     ids = index["image_id"].to_numpy()
     read = track(loader if workers else ahead(loader), what, total=len(batches))
     for positions, images in zip(batches, read, strict=True):

@@ -67,6 +67,10 @@ class PredictionStore:
                     )
                 self._shard_of[image_id] = shard
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open shard, which cannot be sent to another process."""
+        return {**vars(self), "_open_path": None, "_file": None}
+
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._shard_of
 

@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from pipeline.ahead import ahead
 from pipeline.config import Config
 from pipeline.data.dataset import to_tensor
 from pipeline.data.images import Reader
+from pipeline.data.loading import Loader
 from pipeline.inference.predict import Predictor, brought_to, predict_windows
 from pipeline.inference.store import quantise
 from pipeline.kaggle.bundle import Bundle
@@ -77,7 +78,7 @@ def read_all(places: Sequence[tuple[str, Path | None]], readers: Sequence[Reader
         workers: such processes; without any, a thread reads ahead.
     """
     dataset, done = ReadOnce(places, readers), 0
-    loader = DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+    loader = Loader(dataset, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
     try:
         for item in loader if workers else ahead(loader):
             done += 1

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader
 
 from pipeline import config
 from pipeline.data.augment import Augment
 from pipeline.data.dataset import EpochSampler, MaskedImages, PseudoLabelled
 from pipeline.data.images import Reader
 from pipeline.data.labels import Labels
+from pipeline.data.loading import Loader
 from pipeline.data.mixing import Mixing
 from pipeline.inference.store import PredictionStore
 from pipeline.pseudo import refuse_other_fold
@@ -71,9 +71,7 @@ def _refuse_foreign_labels(pseudo: PseudoData, fold: Fold, valid_index: pd.DataF
         raise ValueError(f"{pseudo.store}: '{seen[0]}' is held out by fold {fold} and cannot be trained on")
 
 
-def build_loader(
-    data: FoldData, cfg: config.Train, number: int, seed: int, *, rank: int = 0, world: int = 1
-) -> DataLoader:
+def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, *, rank: int = 0, world: int = 1) -> Loader:
     """The batches of phase `number`; its sampler's `epoch` decides which.
 
     Args:
@@ -100,7 +98,7 @@ def build_loader(
         pseudo=len(images) - images.annotated,
         weight=pseudo.weight if pseudo else 0.0,
     )
-    return DataLoader(
+    return Loader(
         images,
         min(cfg.batch_size, len(sampler)),
         sampler=sampler,

@@ -1,0 +1,82 @@
+"""Batches read by worker processes: the one place where torch's DataLoader is made."""
+
+import logging
+import pickle
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from pipeline.quoting import shortened
+
+log = logging.getLogger(__name__)
+
+SHARED = Path("/dev/shm")
+ENOUGH = 2 << 30  # bytes free there; Docker gives 64 MiB
+
+
+class Loader(DataLoader):
+    """torch's DataLoader, with two differences where it has workers. The batches are the same.
+
+    Where shared memory is small, as in a container, batches come through pipes: slower, and without a crash. A worker
+    that dies is one line that says what to lower.
+
+    Raises:
+        ChildProcessError: while batches are drawn, if a worker dies.
+    """
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.collate_here = None
+        if self.num_workers and not _shares_memory():
+            # Pickled by itself a tensor is bytes; on a queue between processes torch would put it into shared memory.
+            self.collate_here, self.collate_fn = self.collate_fn, pickle.dumps
+
+    def __iter__(self) -> Iterator[Any]:
+        with _deaths_in_one_line(self.num_workers):
+            for batch in super().__iter__():
+                yield self.collate_here(pickle.loads(batch)) if self.collate_here else batch
+
+
+@contextmanager
+def _deaths_in_one_line(workers: int) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = f"{error} {error.__cause__ or ''}".strip()
+        if not workers or not (isinstance(error, MemoryError) or any(sign in text for sign in SIGNS)):
+            raise
+        raise ChildProcessError(
+            f"a process that reads images died ({_reason(text)}): memory is short, or shared memory ({SHARED}). Lower "
+            f"train.workers = {workers} (0 needs no such process) or the batch size, or run the container with more, "
+            f"such as docker run --shm-size=8g"
+        ) from error
+
+
+# What torch says when a worker is gone, or cannot hand a batch over.
+SIGNS = ("DataLoader worker (pid", "shared memory", "unable to write to", "unable to resize", "unable to mmap")
+
+
+def _reason(text: str) -> str:
+    """The signal, or the last line of what a worker said."""
+    if "by signal: " in text:
+        return text.partition("by signal: ")[2].partition(".")[0]
+    last = text.strip().splitlines()[-1]
+    return "exited unexpectedly" if last.startswith("DataLoader worker") else shortened(last, 80)
+
+
+@cache
+def _shares_memory() -> bool:
+    """Whether processes have room to share batches in; says once where they have not."""
+    free = shutil.disk_usage(SHARED).free if SHARED.is_dir() else ENOUGH
+    if free < ENOUGH:
+        log.warning(
+            "%s has %d MiB free: batches of workers come through pipes, slower (docker run --shm-size=8g gives more)",
+            SHARED,
+            free >> 20,
+        )
+    return free >= ENOUGH

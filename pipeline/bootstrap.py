@@ -5,7 +5,9 @@ times over. Slices of one patient or frames of one video share most of what make
 patients are nearer to 20 observations than to 600, and an interval that draws images one by one is too narrow. With
 groups, whole groups are drawn.
 
-Few groups make the interval too narrow all the same, below about 20 visibly so.
+Few groups make the interval too narrow all the same, below about 20 visibly so. Of a metric for which only some images
+count, a drawn set without any of them has no score and is left out; where fewer than two groups count, there is no
+interval, and its ends are NaN.
 
 Source:
     Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; of whole groups: Field and Welsh,
@@ -31,6 +33,9 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return _ends_in_words(self.low, self.high, "{:.4f}")
+
 
 class Difference(NamedTuple):
     """The mean of a − b, the ends of its interval, and the share of draws in which a is better."""
@@ -39,6 +44,15 @@ class Difference(NamedTuple):
     low: float
     high: float
     p_better: float  # 0 to 1; a draw in which both are equal counts half
+
+    def __str__(self) -> str:
+        return _ends_in_words(self.low, self.high, "{:+.4f}")
+
+
+def _ends_in_words(low: float, high: float, form: str) -> str:
+    if np.isnan(low):
+        return "no interval: fewer than two groups count"
+    return f"{LEVEL:.0%} interval {form.format(low)} to {form.format(high)}"
 
 
 def interval(
@@ -87,23 +101,27 @@ def paired(
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} scores are not of the same images: nothing to pair")
     means = np.subtract(*_drawn_means([a, b], groups, seed, draws))
-    p_better = np.mean(means > TIE) + np.mean(np.abs(means) <= TIE) / 2
+    p_better = np.mean(means > TIE) + np.mean(np.abs(means) <= TIE) / 2 if len(means) else np.nan
     low, high = _ends(means, level)
     return Difference(a.mean() - b.mean(), low, high, float(p_better))
 
 
 def _ends(means: np.ndarray, level: float) -> tuple[float, float]:
+    if not len(means):
+        return float("nan"), float("nan")
     low, high = np.percentile(means, [50 * (1 - level), 50 * (1 + level)])
     return float(low), float(high)
 
 
 def _drawn_means(candidates: list[Scores], groups: np.ndarray | None, seed: int, draws: int) -> np.ndarray:
-    """The score of each candidate on each drawn set, (candidates, draws).
+    """The score of each candidate on each drawn set on which all have one, (candidates, draws or fewer).
 
     How often each of G groups is drawn in G draws is multinomial, and sums over groups are all that a score needs.
     Blocks of draws keep the memory flat and take the same random numbers as one large block.
     """
     sums = [_per_group(each, groups) for each in candidates]
+    if min(each.counting() for each in sums) < 2:
+        return np.empty((len(sums), 0))
     size = len(sums[0])
     rng, means = np.random.default_rng(seed), np.empty((len(sums), draws))
     chances, rows = np.full(size, 1 / size), max(1, BLOCK // size)
@@ -111,7 +129,7 @@ def _drawn_means(candidates: list[Scores], groups: np.ndarray | None, seed: int,
         drawn = rng.multinomial(size, chances, size=min(rows, draws - start))
         for mean, each in zip(means, sums, strict=True):
             mean[start : start + rows] = ratio(drawn @ each.gained, drawn @ each.possible)
-    return means
+    return means[:, np.isfinite(means).all(axis=0)]
 
 
 def _per_group(scores: Scores, groups: np.ndarray | None) -> Scores:

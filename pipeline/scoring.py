@@ -29,8 +29,15 @@ def score(card: Competition, submission: Path, solution: Path) -> tuple[float, i
     Pixels are counted on the runs themselves, so no image is needed.
 
     Raises:
-        ValueError: if the rows differ, or a text does not decode, with file and line.
+        ValueError: if the rows differ, or a text does not decode, with file and line; if nothing counts.
     """
+    value, images = _score(card, submission, solution)
+    if np.isnan(value):
+        raise ValueError(f"{solution}: {card.metric} is not defined on it: nothing in its {images} images counts")
+    return value, images
+
+
+def _score(card: Competition, submission: Path, solution: Path) -> tuple[float, int]:
     if card.columns.cell:
         return _score_ranked(card, submission, solution)
     if card.instances:

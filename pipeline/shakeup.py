@@ -9,6 +9,9 @@ A test set is drawn with replacement: its images are independent draws, and spli
 independent draws, so the two parts are simply drawn one after the other. With groups, what is drawn and split are whole
 groups, as many as hold the test set's images on average.
 
+Of a metric for which only some images count, a test set whose public or private part has none of them has no board,
+and is left out.
+
 Ties: candidates within 1e-12 are equal. The public board's first among equals is any of them, each as likely; it is
 wrong only if its private score is below the best.
 """
@@ -91,7 +94,7 @@ def boards(
     """Public and private mean scores of S candidates on each drawn test set, (draws, S) each; arguments of `simulate`.
 
     Raises:
-        ValueError: as `simulate`, but one candidate will do.
+        ValueError: as `simulate`, but one candidate will do; where fewer than two groups count.
     """
     candidates = [Scores.of(each) for each in scores]
     _check(candidates, groups, public_share)
@@ -100,9 +103,12 @@ def boards(
     if test_images < 2:
         raise ValueError(f"a test set of {test_images} images has no public and private part: give its size")
     in_public = min(max(1, round(public_share * units)), units - 1)
+    if min(each.counting() for each in sums) < 2:
+        raise ValueError(f"fewer than 2 of {len(sums[0])} groups count for the metric: they say nothing of a shake-up")
     rng = np.random.default_rng(seed)
-    public = _board(sums, in_public, rng, draws)
-    return public, _board(sums, units - in_public, rng, draws)
+    public, private = _board(sums, in_public, rng, draws), _board(sums, units - in_public, rng, draws)
+    defined = np.isfinite(public).all(axis=1) & np.isfinite(private).all(axis=1)
+    return public[defined], private[defined]
 
 
 def _check(candidates: Sequence[Scores], groups: np.ndarray | None, public_share: float) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline import bootstrap
-from pipeline.bootstrap import interval, paired
+from pipeline.bootstrap import Difference, Interval, interval, paired
+from pipeline.metrics import Scores
 
 
 def loop_means(scores, groups, draws):
@@ -149,3 +150,28 @@ def test_what_cannot_be_drawn_from_is_refused(scores, groups, message):
 def test_scores_of_other_images_are_not_paired():
     with pytest.raises(ValueError, match="3 and 2 scores"):
         paired(np.zeros(3), np.zeros(2))
+
+
+def test_sets_without_anything_that_counts_are_left_out():
+    scores = Scores(np.array([[1.0], [0.0], [0.5], *[[0.0]] * 17]), np.array([[1.0], [1.0], [1.0], *[[0.0]] * 17]))
+    found = interval(scores)
+    assert found.mean == 0.5
+    assert 0 <= found.low < 0.5 < found.high <= 1
+    worse = paired(scores, Scores(scores.gained / 2, scores.possible))
+    assert worse.high > 0
+    assert 0 < worse.p_better <= 1
+
+
+@pytest.mark.parametrize("counting", [0, 1])
+def test_where_fewer_than_two_groups_count_there_is_no_interval_and_it_is_said(counting):
+    possible = np.zeros((20, 1))
+    possible[:counting] = 1
+    scores = Scores(possible * 0.7, possible)
+    found, difference = interval(scores), paired(scores, scores)
+    assert np.isnan([found.low, found.high, difference.low, difference.high, difference.p_better]).all()
+    assert str(found) == str(difference) == "no interval: fewer than two groups count"
+
+
+def test_an_interval_is_said_with_its_ends():
+    assert str(Interval(0.5, 0.4, 0.61)) == "95% interval 0.4000 to 0.6100"
+    assert str(Difference(0.1, -0.1, 0.3, 0.9)) == "95% interval -0.1000 to +0.3000"

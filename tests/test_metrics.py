@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score, fbeta_score, jaccard_score
 from pipeline.metrics import (
     INSTANCE_METRICS,
     METRICS,
+    VOLUME_METRICS,
     Counts,
     Scores,
     count,
@@ -17,7 +18,10 @@ from pipeline.metrics import (
     iou,
     judge_of,
     known_metrics,
+    mean_precision,
+    mean_score,
     of_pixels,
+    pixel_metric,
     stack,
     tgs_precision,
 )
@@ -168,3 +172,23 @@ def test_count_refuses_two_shapes():
 def test_empties_count_where_the_metric_has_a_rule_for_them_and_not_where_pixels_are_pooled_or_they_are_skipped():
     counted = {name for name, metric in METRICS.items() if metric.counts_empties}
     assert counted == {"mean_dice", "mean_iou", "tgs_precision", "mean_dice_empty_0"}
+
+
+@pytest.mark.parametrize(
+    "name", [*METRICS, "mean_f_beta(beta=2)", "mean_f_beta(beta=2, empty=skip)", "global_f_beta(beta=2)"]
+)
+def test_nothing_scores_the_same_on_every_way_and_nan_where_it_does_not_count(name):
+    metric, nothing = pixel_metric(name), Counts(*np.zeros((3, 4, 1), dtype=np.int64))
+    ways = [
+        metric.total(nothing),
+        metric.scores(nothing).mean(),
+        mean_score(name, [(0, 0, 0)] * 4),
+        *metric(nothing)[:, 0],
+    ]
+    assert np.array_equal(ways, [ways[0]] * len(ways), equal_nan=True)
+    assert np.isnan(ways[0]) != metric.counts_empties
+
+
+def test_nothing_is_nan_by_the_metrics_that_are_of_no_single_image():
+    assert np.isnan([metric([]) for metric in VOLUME_METRICS.values()]).all()
+    assert np.isnan(mean_precision([], [0.5, 0.75]))

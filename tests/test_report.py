@@ -489,7 +489,7 @@ def no_charts(monkeypatch):
 
 def test_the_page_says_the_honest_number_with_its_interval_first(text):
     text = re.sub(r"<[^>]+>|\s+", " ", text.split("<body>")[1])
-    assert re.search(r"0\.9000\s+mean_dice, cross-fitted\s+95% interval 0\.8900 – 0\.9100", text)
+    assert re.search(r"0\.9000\s+mean_dice, cross-fitted\s+95% interval 0\.8900 to 0\.9100", text)
     assert re.search(r"in-sample\s+0\.9020", text)
     assert re.search(r"optimism\s+\+0\.0020", text)
     assert re.search(r"commit 0123456789\+", text)
@@ -549,7 +549,7 @@ def test_a_part_that_is_missing_is_left_out_with_a_line(text, part):
 
 def test_what_pseudo_labels_changed_is_said_with_its_interval(text):
     assert "demo_pseudo, which was trained on them, against demo, whose models made them" in text
-    assert "-0.0007, 95 % interval -0.0034 to +0.0015" in text
+    assert "-0.0007, 95% interval -0.0034 to +0.0015" in text
 
 
 def left_out(text: str) -> list[str]:

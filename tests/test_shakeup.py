@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline import shakeup
-from pipeline.shakeup import simulate
+from pipeline.metrics import Scores
+from pipeline.shakeup import boards, simulate
 
 
 def play(scores, public_share, test_images, draws):
@@ -162,3 +163,20 @@ def test_what_cannot_be_played_is_refused(changed, message):
     given = {"scores": np.ones((2, 5)), "groups": None, "public_share": 0.3, "test_images": 10} | changed
     with pytest.raises(ValueError, match=message):
         simulate(**given)
+
+
+def test_boards_without_anything_that_counts_are_left_out():
+    possible = np.zeros((20, 1))
+    possible[:4] = 1
+    scores = [Scores(possible * worth, possible) for worth in (np.linspace(0.1, 0.9, 20)[:, None], 0.5)]
+    public, private = boards(scores, public_share=0.3, test_images=10)
+    assert 100 < len(public) == len(private) < 2000
+    assert np.isfinite([public, private]).all()
+    assert np.isfinite(simulate(scores, public_share=0.3, test_images=10).best).all()
+
+
+def test_a_shake_up_of_one_image_that_counts_is_refused():
+    possible = np.zeros((20, 1))
+    possible[0] = 1
+    with pytest.raises(ValueError, match="fewer than 2 of 20 groups count"):
+        boards([Scores(possible, possible)], public_share=0.3, test_images=10)

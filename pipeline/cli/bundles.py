@@ -1,12 +1,14 @@
 """The commands around the bundle that runs on Kaggle: make it, run it, rehearse it."""
 
 import sys
+from math import nan
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline import kaggle, stages
+from pipeline.bootstrap import Interval
 from pipeline.cli.terminal import DEMO, ConfigPath, DataRoot, Overrides, app, load_configs, out, print_table
 from pipeline.progress import clock
 
@@ -39,8 +41,8 @@ def _print_bundle(done: stages.Bundled) -> None:
     for name, size in done.megabytes.items():
         out.print(f"{name:11} {done.folder / name}  {size:.1f} MB")
     out.print(f"notebooks   {done.folder / 'notebook'}, {done.folder / 'train'}")
-    low, high = record.worth.interval
-    out.print(f"OOF score   {record.worth.score:.4f}  {record.worth.metric}, 95% interval {low:.4f} to {high:.4f}")
+    worth = Interval(record.worth.score, *(record.worth.interval or (nan, nan)))
+    out.print(f"OOF score   {worth.mean:.4f}  {record.worth.metric}, {worth}")
     if record.steps:
         out.print("when time is short, it drops")
         print_table([_step_row(step) for step in record.steps], {})

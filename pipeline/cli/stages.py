@@ -134,7 +134,7 @@ def _print_inflation(worth: stages.Inflation) -> None:
     gap = worth.difference
     out.print(f"\nrandom split   {worth.random:.4f}  out of fold, at threshold .5, {worth.images} images")
     out.print(f"groups whole   {worth.grouped:.4f}")
-    out.print(f"CV inflation   {gap.mean:+.4f}  95% interval {gap.low:+.4f} to {gap.high:+.4f}, over groups")
+    out.print(f"CV inflation   {gap.mean:+.4f}  {gap}, over groups")
 
 
 @app.command()
@@ -257,7 +257,7 @@ def ensemble(
 
 def _print_worth(done: stages.Ensembled) -> None:
     honest = done.honest
-    out.print(f"\nOOF score   {honest.mean:.4f}  cross-fitted, 95% interval {honest.low:.4f} to {honest.high:.4f}")
+    out.print(f"\nOOF score   {honest.mean:.4f}  cross-fitted, {honest}")
     out.print(f"            {done.decision.in_sample:.4f}  in-sample: optimism {done.optimism:+.4f}")
     if not isinstance(done.decision.shipped, Exclusive):
         out.print(f"            {done.decision.at_half:.4f}  at threshold .5, nothing chosen but the weights")
@@ -274,8 +274,7 @@ def _print_worth(done: stages.Ensembled) -> None:
             {"weight": "{:.3f}", "by_log_loss": "{:.3f}", "score": "{:.4f}"},
         )
         out.print(
-            f"gain        {gain.mean:+.4f}  over {best}, the best alone, 95% interval {gain.low:+.4f} to "
-            f"{gain.high:+.4f}, better in {gain.p_better:.0%} of draws"
+            f"gain        {gain.mean:+.4f}  over {best}, the best alone, {gain}, better in {gain.p_better:.0%} of draws"
         )
         if gain.mean < 0:
             out.print(
@@ -334,7 +333,7 @@ def pseudo(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = Non
     print_table(done.folds.to_dict("records"), {"with": "{:.4f}", "without": "{:.4f}"})
     out.print(f"with        {with_:.4f}  out of fold at threshold .5, {done.name}")
     out.print(f"without     {without:.4f}  {done.source}")
-    out.print(f"difference  {gap.mean:+.4f}  95% interval {gap.low:+.4f} to {gap.high:+.4f}, over groups")
+    out.print(f"difference  {gap.mean:+.4f}  {gap}, over groups")
 
 
 @app.command()
@@ -347,7 +346,7 @@ def compare(
     gap = done.difference
     out.print(f"{a}  {done.a:.4f}")
     out.print(f"{b}  {done.b:.4f}")
-    out.print(f"difference  {gap.mean:+.4f}  95% interval {gap.low:+.4f} to {gap.high:+.4f}")
+    out.print(f"difference  {gap.mean:+.4f}  {gap}")
     out.print(f"{a} is better in {gap.p_better:.1%} of draws ({done.images} images in {done.groups} groups)")
     if not done.same_folds:
         out.print("their folds differ: what differs between the splits is in the difference too")

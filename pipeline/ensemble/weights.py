@@ -24,7 +24,7 @@ from scipy.optimize import minimize
 
 from pipeline.ensemble.combine import blend, forward_table, to_values
 from pipeline.inference.store import LEVELS
-from pipeline.metrics import VOID, Counts, Metric, Scores, ratio
+from pipeline.metrics import VOID, Counts, Metric, Scores, or_zero, ratio
 from pipeline.postprocess import THRESHOLDS, best_threshold, level
 
 BLOCK = 1 << 18  # pixels worked on at once: a few MiB, which caches hold
@@ -119,7 +119,7 @@ def _scores_of_one_more(images: Sequence[Reduced], picks: np.ndarray, metric: Me
         for member, values in enumerate(block.values):
             grown = to_values((picked + table.take(values)) / np.float32(picks.sum() + 1), how)
             total[member] += [term.sum(axis=0) for term in metric.terms(_count(grown, slots))]
-    return np.nan_to_num(ratio(total[:, 0, :, None], total[:, 1, :, None])).max(axis=1)
+    return or_zero(ratio(total[:, 0, :, None], total[:, 1, :, None])).max(axis=1)
 
 
 def at_best_threshold(
@@ -135,7 +135,7 @@ def at_best_threshold(
     gained, possible = (
         sum(each.sum(axis=0) for each in term) for term in zip(*_block_terms(chosen, weights, metric, how), strict=True)
     )
-    scores = np.nan_to_num(ratio(gained[:, None], possible[:, None]))  # what is undefined is no reason to choose it
+    scores = or_zero(ratio(gained[:, None], possible[:, None]))
     return Fitted(np.asarray(weights), float(THRESHOLDS[best_threshold(scores)]), how)
 
 

@@ -34,7 +34,7 @@ class Worth(Table):
 
     metric: str
     score: float  # cross-fitted
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None  # None where there is none
 
 
 class Origin(Table):

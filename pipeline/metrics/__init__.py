@@ -1,6 +1,9 @@
 """Official metrics: numpy in, float out. A new one of pixels is a line in METRICS.
 
 A metric goes by its name, or by name and parameters in one text, `mean_f_beta(beta=2)` (see `parameters`).
+
+The score of nothing: where no image and class counts for a metric, its score is NaN, of whatever kind it is and on
+whatever way it is computed. What a mask counts in which nothing is and nothing is predicted is each metric's own rule.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,7 +28,7 @@ from pipeline.metrics.instances import (
 from pipeline.metrics.overlap import dice, f_beta, iou, tgs_precision
 from pipeline.metrics.parameters import PARAMETERS, parts_of, text_of
 from pipeline.metrics.ranked import RANKED_METRICS, Ranked, average_precision, mean_precision, rank
-from pipeline.metrics.scores import Scores, ratio
+from pipeline.metrics.scores import Scores, or_zero, ratio
 from pipeline.metrics.volumes import VOLUME_METRICS, Volume
 
 __all__ = [
@@ -61,6 +64,7 @@ __all__ = [
     "mean_score",
     "metrics_of",
     "of_pixels",
+    "or_zero",
     "overlaps",
     "pairwise_iou",
     "pixel_metric",
@@ -102,9 +106,9 @@ class Metric(NamedTuple):
         return gained, np.ones(gained.shape) if self.possible is None else np.asarray(self.possible(counts), np.float64)
 
     def total(self, counts: Counts) -> np.ndarray:
-        """The score of all images (N, C, ...) together at each of what follows, (...); 0 where it is not defined."""
+        """The score of all images (N, C, ...) together at each of what follows, (...)."""
         gained, possible = (np.moveaxis(term.sum(axis=0), 0, -1) for term in self.terms(counts))
-        return np.nan_to_num(ratio(gained, possible))
+        return ratio(gained, possible)
 
     def baseline(self, areas: np.ndarray, *, exclusive: bool) -> float:
         """The score of predicting nothing; of exclusive classes, of the most frequent one everywhere; NaN if undefined.

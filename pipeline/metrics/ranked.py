@@ -36,8 +36,8 @@ def average_precision(images: Iterable[Ranked]) -> float:
     Precision at a recall is the highest at that recall or beyond it, as in VOC since 2010 and in Open Images. Objects
     of one confidence come in one step, so their order means nothing.
 
-    Raises:
-        ValueError: if there is no true object.
+    Returns:
+        0 to 1; NaN if there is no true object.
 
     Source:
         https://www.kaggle.com/competitions/hubmap-hacking-the-human-vasculature/overview/evaluation, from memory: "mean
@@ -47,7 +47,7 @@ def average_precision(images: Iterable[Ranked]) -> float:
     ranked = list(images)
     true = sum(image.true for image in ranked)
     if not true:
-        raise ValueError("no image has a true object: average precision is not defined")
+        return float("nan")
     confidences = np.concatenate([image.confidences for image in ranked])
     hits = np.concatenate([image.hits for image in ranked])
     order = np.argsort(-confidences, kind="stable")
@@ -64,8 +64,8 @@ def mean_precision(images: Iterable[tuple[np.ndarray, np.ndarray]], ious: Sequen
         images: the IoUs (P, T) and confidences (P,) of each, as `rank` takes them.
         ious: that must be exceeded.
 
-    Raises:
-        ValueError: if there is no true object.
+    Returns:
+        0 to 1; NaN if there is no true object.
 
     Source:
         The mean over .50, .55, …, .95 is COCO's main metric, https://cocodataset.org/#detection-eval, but for what

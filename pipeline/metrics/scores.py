@@ -68,6 +68,10 @@ class Scores:
         """The score of every image by itself, (N,); NaN for one in which no class counts."""
         return ratio(self.gained, self.possible)
 
+    def counting(self, groups: np.ndarray | None = None) -> int:
+        """In how many groups, or images, anything counts."""
+        return int((self.per_group(groups).possible > 0).any(axis=1).sum())
+
     def per_group(self, groups: np.ndarray | None) -> "Scores":
         """The sums over each group's images, the groups in rising order; without groups, the images themselves."""
         if groups is None:
@@ -83,6 +87,8 @@ def _sums(values: np.ndarray, group: np.ndarray) -> np.ndarray:
 def ratio(gained: np.ndarray, possible: np.ndarray) -> np.ndarray:
     """Sums to scores: (..., C) to (...), the mean over the classes that count, NaN where none does.
 
+    NaN says that a score is not defined, and is not to be compared; to choose by scores, see `or_zero`.
+
     >>> ratio(np.array([1.0, 3.0, 0.0]), np.array([2.0, 4.0, 0.0]))
     np.float64(0.625)
     """
@@ -90,3 +96,8 @@ def ratio(gained: np.ndarray, possible: np.ndarray) -> np.ndarray:
     shares = np.divide(gained, possible, out=np.zeros(counts.shape), where=counts)
     classes = counts.sum(axis=-1)
     return np.where(classes > 0, shares.sum(axis=-1) / np.maximum(classes, 1), np.nan)[()]
+
+
+def or_zero(scores: np.ndarray) -> np.ndarray:
+    """Scores to choose by: one that is not defined is no reason to choose what it is of."""
+    return np.nan_to_num(scores)

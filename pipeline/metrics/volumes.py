@@ -42,9 +42,7 @@ def uw_madison(volumes: Iterable[Volume]) -> float:
     """0.4 · mean Dice over slices and classes + 0.6 · mean Hausdorff score over volumes and classes.
 
     What is empty in truth and prediction is left out of either mean; sources disagree whether Kaggle counts it as 0.
-
-    Raises:
-        ValueError: if there is nothing to score.
+    If all of it is, NaN.
 
     Source:
         https://www.kaggle.com/competitions/uw-madison-gi-tract-image-segmentation/overview/evaluation, from memory.
@@ -57,7 +55,7 @@ def uw_madison(volumes: Iterable[Volume]) -> float:
             if mask.any() or true.any():
                 distances.append(hausdorff_score(mask, true))
     if not distances:
-        raise ValueError("no volume holds a mask, in truth or prediction: there is nothing to score")
+        return float("nan")
     return float(0.4 * np.mean(dices) + 0.6 * np.mean(distances))
 
 
@@ -66,14 +64,11 @@ def mean_surface_dice(
 ) -> float:
     """3D surface Dice, over the surfaces of all volumes and classes together; as in `surface_dice` for one.
 
-    A volume and class without a surface, in truth and prediction, adds nothing.
+    A volume and class without a surface, in truth and prediction, adds nothing; if there is none at all, NaN.
 
     Args:
         tolerance: in the units of the spacing, 0 or more.
         spacing: between slices, rows and columns.
-
-    Raises:
-        ValueError: if there is no surface.
 
     Source:
         https://www.kaggle.com/competitions/blood-vessel-segmentation/overview/evaluation. That volumes are pooled, and
@@ -83,9 +78,7 @@ def mean_surface_dice(
     for masks, target in volumes:
         for mask, true in zip(masks.swapaxes(0, 1), target.swapaxes(0, 1), strict=True):
             sums += surface_sums(mask, true, tolerance, tuple(spacing))
-    if not sums[1]:
-        raise ValueError("no volume holds a mask, in truth or prediction: there is no surface to score")
-    return float(sums[0] / sums[1])
+    return float(sums[0] / sums[1]) if sums[1] else float("nan")
 
 
 VOLUME_METRICS: dict[str, Callable[..., float]] = {

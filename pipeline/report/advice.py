@@ -55,7 +55,7 @@ def _optimism(view: View) -> str | None:
     if view.honest is None:
         return None
     half_width = (view.honest.interval.high - view.honest.interval.low) / 2
-    if view.honest.optimism <= OPTIMISM * half_width:
+    if not view.honest.optimism > OPTIMISM * half_width:  # so of no interval, NaN, nothing is said
         return None
     return (
         f"The choice flatters itself: in-sample it scores {view.honest.optimism:.4f} more than on the folds it did not "
@@ -64,7 +64,7 @@ def _optimism(view: View) -> str | None:
 
 
 def _nothing_gained(view: View) -> str | None:
-    if view.honest is None or view.honest.at_half is None or view.honest.interval.mean > view.honest.at_half:
+    if view.honest is None or view.honest.at_half is None or not view.honest.interval.mean <= view.honest.at_half:
         return None
     return (
         f"The searched cut scores {view.honest.interval.mean:.4f} where threshold .5 alone scores "
@@ -79,9 +79,9 @@ def _uneven_folds(view: View) -> str | None:
     means = view.scored.groupby("fold")["score"].agg(["mean", "size"])
     error = everything.std() / np.sqrt(means["size"])
     away = (means["mean"] - everything.mean()) / error.replace(0, np.inf)
-    worst = away.abs().idxmax()
-    if abs(away[worst]) < UNEVEN:
+    if not away.abs().max() >= UNEVEN:  # NaN, if it is one image
         return None
+    worst = away.abs().idxmax()
     return (
         f"Fold {worst} scores {means['mean'][worst]:.4f} against {everything.mean():.4f}, more than chance explains "
         f"({abs(away[worst]):.1f} standard errors). Look for a group or kind that fell into it alone."
@@ -152,7 +152,7 @@ def _suspects(view: View) -> str | None:
 
 def _wrong_size(view: View) -> str | None:
     predicted, true = view.shares.dropna(subset="predicted")[["predicted", "coverage"]].sum()
-    if not true or abs(predicted / true - 1) <= COVERED:
+    if not true or not abs(predicted / true - 1) > COVERED:
         return None
     more = "more" if predicted > true else "less"
     return (
@@ -166,7 +166,7 @@ def _other_empties(view: View) -> str | None:
         return None
     column, where = ("predicted", "out of fold") if len(view.scored) else ("coverage", "in train")
     test, here = (view.submission.coverage == 0).mean(), (view.shares[column].dropna() == 0).mean()
-    if abs(test - here) <= EMPTIES:
+    if not abs(test - here) > EMPTIES:
         return None
     return (
         f"{test:.0%} of the test masks are empty, {here:.0%} {where}: the test set differs, or the mean of the folds' "

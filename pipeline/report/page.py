@@ -361,7 +361,7 @@ def _pseudo(view: View) -> list[Section]:
     gap = view.pseudo.difference
     caption = (
         f"{view.pseudo.labelled}, which was trained on them, against {view.pseudo.source}, whose models made them, out "
-        f"of fold at threshold .5: {gap.mean:+.4f}, 95 % interval {gap.low:+.4f} to {gap.high:+.4f}. An interval that "
+        f"of fold at threshold .5: {gap.mean:+.4f}, {gap}. An interval that "
         "holds 0 is no reason to use them; it says nothing of the luck of one training: look whether the folds agree."
     )
     return [Section("pseudo", title, caption, tables=[to_table("by fold", view.pseudo.table)])]
@@ -407,9 +407,19 @@ def _percentile(q: float, shares: np.ndarray) -> str:
     return f"{np.percentile(shares, q):.2%}"
 
 
+NO_BOARDS = "no boards were simulated: fewer than two groups count for the metric."
+
+
 def _boards(view: View) -> list[Section]:
     if view.boards is None:
-        return [Section("shake-up", "What a shake-up would do", "", missing="no boards were simulated.")]
+        return [
+            Section(
+                "shake-up",
+                "What a shake-up would do",
+                "",
+                missing=NO_BOARDS,
+            )
+        ]
     low, high = np.quantile(view.boards.differences, [0.05, 0.95])
     caption = (
         f"Test sets drawn from the out-of-fold scores, {view.boards.public_images} public images and "

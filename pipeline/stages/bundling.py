@@ -125,7 +125,7 @@ def _record(members: Sequence[Prepared], done: Ensembled, manifest: Mapping[str,
         weights={each.cfg.name: {str(f): weights_name(each.cfg.name, f) for f in each.testers()} for each in members},
         chosen=done.decision.shipped.record(names, members[0].card.classes),
         steps=tuple(steps),
-        worth=Worth(metric=done.metric, score=done.honest.mean, interval=(done.honest.low, done.honest.high)),
+        worth=Worth(metric=done.metric, score=done.honest.mean, interval=done.ends),
         origin=Origin(**{key: manifest[key] for key in Origin.model_fields}),
     )
 

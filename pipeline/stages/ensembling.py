@@ -84,6 +84,11 @@ class Ensembled(NamedTuple):
         return self.csv.with_suffix(".json")
 
     @property
+    def ends(self) -> tuple[float, float] | None:
+        """Those of the honest score's interval; None where there is none."""
+        return None if np.isnan(self.honest.low) else (self.honest.low, self.honest.high)
+
+    @property
     def optimism(self) -> float:
         """By how much the in-sample score flatters."""
         return self.decision.in_sample - self.honest.mean
@@ -341,7 +346,7 @@ def _manifest(members: Sequence[Prepared], done: Ensembled) -> dict[str, Any]:
         "oof_score": done.honest.mean,
         "oof_score_of": judge_of(members[0].card.metric),
         **({} if done.official is None else {"oof_official": done.official}),
-        "oof_interval": [done.honest.low, done.honest.high],
+        "oof_interval": done.ends,
         "oof_score_in_sample": done.decision.in_sample,
         "oof_score_trivial": done.decision.trivial,
         "oof_score_at_half": done.decision.at_half,

@@ -343,7 +343,9 @@ def _tested(drawn: np.ndarray) -> Tested:
     return Tested(masks.mean(axis=(1, 2)), max(1, int(drawn.max())))
 
 
-def _boards(first: Prepared, scores: Scores, groups: np.ndarray) -> view.Boards:
+def _boards(first: Prepared, scores: Scores, groups: np.ndarray) -> view.Boards | None:
+    if scores.counting(groups) < 2:
+        return None
     share, images = first.card.leaderboard.public_share, count_test_images(first.card, first.paths.root)
     public, private = shakeup.boards([scores], groups, public_share=share, test_images=images)
     in_public = round(share * images)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.metrics import Counts, Found, Metric, what_is_found
+from pipeline.metrics import Counts, Found, Metric, or_zero, what_is_found
 from pipeline.postprocess import HALF, THRESHOLDS, best_threshold
 
 SOFT = 0.01  # weight of soft Dice; the metric's own noise between epochs is larger
@@ -60,13 +60,13 @@ def judge(counts: Counts, soft: Counts, metric: Metric, *, exclusive: bool) -> V
         counts: (N, C, 255), at every threshold.
         soft: (N, C) float, as `postprocess.count_soft`.
     """
-    scores = metric.total(counts)
+    scores = or_zero(metric.total(counts))
     best = best_threshold(scores)
     return Validation(
         float(scores[HALF]),
         float(THRESHOLDS[best]),
         float(scores[best]),
-        float(np.nan_to_num(metric.baseline(counts.target[..., HALF], exclusive=exclusive))),
+        float(or_zero(metric.baseline(counts.target[..., HALF], exclusive=exclusive))),
         what_is_found(soft).dice or 0.0,
         what_is_found(Counts(*(each[..., HALF] for each in counts))),
     )

@@ -12,8 +12,6 @@ probability of the objects' pixels. Elsewhere it decides between epochs whose me
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from pipeline.metrics import Counts, Found, Metric, or_zero, what_is_found
 from pipeline.postprocess import HALF, THRESHOLDS, best_threshold
 

@@ -276,7 +276,7 @@ def test_dicom_without_pixels_is_named(tmp_path):
     header = pydicom.dcmread(tmp_path / "empty.dcm")
     del header.PixelData
     header.save_as(tmp_path / "empty.dcm")
-    with pytest.raises(ImageError, match=r"empty\.dcm: a DICOM without pixel data"):
+    with pytest.raises(ImageError, match=r"empty\.dcm: cannot be read, a DICOM without pixel data"):
         read_pixels(tmp_path / "empty.dcm")
 
 

@@ -22,10 +22,10 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.data.medical import is_nifti_name, read_dicom, read_dicom_header, read_nifti, read_nifti_header, slice_of
 from pipeline.data.rasters import (
-    REMEDY,
     Header,
     ImageError,
     Raster,
+    damaged,
     opened,
     orientation_of,
     refuse_promises,
@@ -107,7 +107,7 @@ class Usual(NamedTuple):
         try:
             image = Image.open(file, formats=self.names)
         except UnidentifiedImageError:  # names the object in memory, not the file
-            raise ImageError(f"{path}: the header of a damaged {self.names[0]}: {REMEDY}") from None
+            raise damaged(path, f"the header of a damaged {self.names[0]}") from None
         refuse_colours(path, image.mode, STRANGE_MODES)
         return image
 
@@ -134,7 +134,7 @@ def _deep(path: Path, content: bytes, image: Image.Image) -> tuple[np.ndarray, b
     """Colours of more than eight bits, (H, W, C) uint16, and whether alpha is the last channel."""
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (image.height, image.width):
-        raise ImageError(f"{path}: damaged pixels of 16 bits: {REMEDY}")
+        raise damaged(path, "damaged pixels of 16 bits")
     if pixels.ndim == 2:
         return pixels, False
     if image.format == "PNG" and _png_colour(content) == GREY_ALPHA:
@@ -180,9 +180,9 @@ def _check_png(path: Path, content: bytes) -> None:
         data, found = file.read(length), file.read(4)
         needed = kind[:1].isupper()  # whether the picture needs it
         if len(found) < 4 or (needed and zlib.crc32(kind + data) != int.from_bytes(found, "big")):
-            raise ImageError(f"{path}: cannot be read, its chunk {kind.decode('latin-1')!r} is damaged: {REMEDY}")
+            raise damaged(path, f"its chunk {kind.decode('latin-1')!r} is damaged")
     if kind != b"IEND":
-        raise ImageError(f"{path}: cannot be read, a PNG that is cut short: {REMEDY}")
+        raise damaged(path, "a PNG that is cut short")
 
 
 def _png_bits(content: bytes) -> int:
@@ -197,7 +197,7 @@ def _png_colour(content: bytes) -> int:
 def _check_webp(path: Path, content: bytes) -> None:
     """Refuse one that is cut short; and of one that loses some, which spends 3 bits on 256 pixels, a false size."""
     if int.from_bytes(content[4:8], "little") + 8 > len(content):
-        raise ImageError(f"{path}: a WebP that is cut short: {REMEDY}")
+        raise damaged(path, "a WebP that is cut short")
     if content[12:16] == b"VP8 ":
         width, height = (side & 0x3FFF for side in struct.unpack("<HH", content[26:30]))
         refuse_promises(path, promised=3 * width * height, stored=len(content), packing=4096)
@@ -215,7 +215,7 @@ def _check_jpeg2000(path: Path, content: bytes) -> None:
             break
         place += max(8, length)
     if end > len(content) or content[end - 2 : end] != JP2_END:
-        raise ImageError(f"{path}: a JPEG 2000 that is cut short: {REMEDY}")
+        raise damaged(path, "a JPEG 2000 that is cut short")
 
 
 def _jpeg2000_bits(content: bytes) -> int:
@@ -230,7 +230,7 @@ def _check_bmp(path: Path, content: bytes) -> None:
     packed = int.from_bytes(content[30:34], "little") in (1, 2)
     stride = (int.from_bytes(content[28:30], "little") * width + 31) // 32 * 4
     if not packed and int.from_bytes(content[14:18], "little") >= 40 and stride * height > len(content):
-        raise ImageError(f"{path}: a BMP of {len(content)} bytes, {stride * height} announced: {REMEDY}")
+        raise damaged(path, f"a BMP of {len(content)} bytes, {stride * height} announced")
 
 
 def _check_pnm(path: Path, content: bytes) -> None:
@@ -258,7 +258,7 @@ def _read_npy(path: Path) -> Raster:
         promised = math.prod(shape) * dtype.itemsize
         refuse_promises(path, promised=promised, stored=stored, packing=1)
         if promised != stored:
-            raise ImageError(f"{path}: {stored} bytes of pixels, {promised} announced: {REMEDY}")
+            raise damaged(path, f"{stored} bytes of pixels, {promised} announced")
     pixels = np.load(path, allow_pickle=False)
     return Raster(pixels if pixels.ndim == 3 else pixels[..., None])
 
@@ -407,7 +407,7 @@ def read_header(path: Path, *, exif: bool = True) -> Header:
 def _header(path: Path) -> Header:
     header = format_of(path).header(path)
     if not all(isinstance(side, int) and side > 0 for side in header[:2]):
-        raise ImageError(f"{path}: an image of {quoted(header.height)} × {quoted(header.width)} pixels: {REMEDY}")
+        raise damaged(path, f"an image of {quoted(header.height)} × {quoted(header.width)} pixels")
     return header
 
 

@@ -93,17 +93,32 @@ class Reader:
         """
         return read_size(path, exif=self.exif)
 
+    def own_values(self, path: Path) -> np.ndarray:
+        """The image as its file has it, (H, W, C) in the file's own dtype.
+
+        Raises:
+            ImageError: as `__call__`, but for values that have no range.
+        """
+        pixels, alpha, _ = read_raster(path, exif=self.exif)
+        self._refuse_channels(pixels.shape[2], path, alpha=alpha)
+        self._holes(pixels, path)
+        return pixels
+
+    def _refuse_channels(self, found: int, path: Path, *, alpha: bool) -> None:
+        _with_channels(np.zeros((1, 1, found), np.uint8), self.channels, path, alpha=alpha)
+
     def check(self, path: Path) -> tuple[int, int]:
         """Height and width, after decoding all of the image; a large one by window, as it will be read.
 
         Raises:
-            ImageError: as `glance`, and as `windows`.
+            ImageError: as `own_values`, and as `windows`.
         """
         height, width = self.size(path)
         if height * width <= LARGE:
-            self.glance(path, channels=1)
+            self.own_values(path)
             return height, width
         with open_windows(path, lenient=self.lenient, exif=self.exif) as image:
+            self._refuse_channels(image.shape[2], path, alpha=image.alpha)
             for top in range(0, height, BAND):
                 box = Box(top, 0, min(BAND, height - top), width)
                 self._holes(image.read(box), path, box)

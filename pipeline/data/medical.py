@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.data.rasters import REMEDY, Header, ImageError, Raster, refuse_promises
+from pipeline.data.rasters import Header, ImageError, Raster, damaged, refuse_promises
 
 if TYPE_CHECKING:
     from nibabel import Nifti1Image
@@ -26,7 +26,7 @@ def read_dicom(path: Path) -> Raster:
     """After the rescale slope and intercept, if there are any; MONOCHROME1 turned so that more is brighter."""
     header = _dicom(path)
     if "PixelData" not in header:
-        raise ImageError(f"{path}: a DICOM without pixel data: {REMEDY}")
+        raise damaged(path, "a DICOM without pixel data")
     _refuse_promises(path, header)
     stored = header.pixel_array
     if stored.ndim != 2:
@@ -43,7 +43,7 @@ def read_dicom(path: Path) -> Raster:
 def read_dicom_header(path: Path) -> Header:
     header = _dicom(path, stop_before_pixels=True)
     if "Rows" not in header or "Columns" not in header:
-        raise ImageError(f"{path}: a DICOM without an image: {REMEDY}")
+        raise damaged(path, "a DICOM without an image")
     return Header(int(header.Rows), int(header.Columns), np.dtype(f"u{-(-int(header.BitsAllocated) // 8)}"))
 
 

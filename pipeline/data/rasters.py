@@ -91,6 +91,11 @@ def known_orientation(value: object) -> int:
     return value if isinstance(value, int) and value in TURNS else 1
 
 
+def damaged(path: Path, what: str) -> ImageError:
+    """The error of a file that is not whole."""
+    return ImageError(f"{path}: cannot be read, {what}: {REMEDY}")
+
+
 def refuse_promises(path: Path, *, promised: int, stored: int, packing: float | None) -> None:
     """Refuse a header that promises more than the file can hold, or than there is memory for.
 
@@ -104,7 +109,7 @@ def refuse_promises(path: Path, *, promised: int, stored: int, packing: float | 
     """
     if packing is not None and promised > packing * stored:
         raise ImageError(
-            f"{path}: its header promises {_bytes(promised)} of pixels, and {_bytes(stored)} can hold "
+            f"{path}: cannot be read, its header promises {_bytes(promised)} of pixels, and {_bytes(stored)} can hold "
             f"{_bytes(int(packing * stored))} at most: {REMEDY}"
         )
     left = memory_left() if promised > SMALL else None

@@ -14,10 +14,10 @@ import tifffile
 
 from pipeline.data.rasters import (
     ORIENTATION,
-    REMEDY,
     Header,
     ImageError,
     Raster,
+    damaged,
     known_orientation,
     refuse_promises,
 )
@@ -81,9 +81,9 @@ def open_series(path: Path, file: tifffile.TiffFile, level: int = 0) -> tifffile
     page = series.keyframe
     check_colours(path, page)
     if 0 in series.shape or page.planarconfig not in (1, 2):
-        raise ImageError(f"{path}: a TIFF of shape {series.shape}, planes {page.planarconfig}: {REMEDY}")
+        raise damaged(path, f"a TIFF of shape {series.shape}, planes {page.planarconfig}")
     if any(page is None for page in series.pages):
-        raise ImageError(f"{path}: a TIFF some of whose pages lie in other files, or nowhere: {REMEDY}")
+        raise damaged(path, "a TIFF some of whose pages lie in other files, or nowhere")
     for page in series.pages:
         _refuse_promises_of_page(path, page, series.keyframe)
     return series
@@ -101,7 +101,7 @@ def _refuse_lost_pages(path: Path, file: tifffile.TiffFile) -> None:
         handle.seek(offset + form.tagnosize + tags * form.tagsize)
         offset = _unpacked(handle, form.offsetformat)
     if offset and offset not in seen:
-        raise ImageError(f"{path}: a TIFF whose pages end after {len(seen)}, where more are announced: {REMEDY}")
+        raise damaged(path, f"a TIFF whose pages end after {len(seen)}, where more are announced")
 
 
 def _unpacked(handle: tifffile.FileHandle, form: str) -> int:
@@ -112,11 +112,11 @@ def _refuse_promises_of_page(path: Path, page: tifffile.TiffPage, first: tifffil
     """Refuse a page whose tiles or strips are fewer than it needs, or too small for what they promise."""
     needed = math.prod(first.chunked)
     if min(len(page.dataoffsets), len(page.databytecounts)) < needed:
-        raise ImageError(f"{path}: a TIFF of {len(page.dataoffsets)} pieces, {needed} are announced: {REMEDY}")
+        raise damaged(path, f"a TIFF of {len(page.dataoffsets)} pieces, {needed} are announced")
     counts = [count for count in page.databytecounts[:needed] if count]  # one of 0 bytes is left out: background
     places = zip(page.dataoffsets[:needed], page.databytecounts[:needed], strict=True)
     if any(count and offset < FIRST for offset, count in places):
-        raise ImageError(f"{path}: a TIFF with pixels in its header: {REMEDY}")
+        raise damaged(path, "a TIFF with pixels in its header")
     pixels = math.prod(first.chunks) if first.is_tiled else math.prod(first.shape) // max(1, needed)
     piece = pixels * first.bitspersample // 8
     packing = PACKING.get(first.compression)
@@ -142,7 +142,7 @@ def check_whole(path: Path, file: tifffile.TiffFile, series: tifffile.TiffPageSe
 def _refuse_cut(path: Path, file: tifffile.TiffFile, pieces: list[tuple[int, int]]) -> None:
     end = max((offset + count for offset, count in pieces), default=0)
     if end > file.filehandle.size:
-        raise ImageError(f"{path}: cut short, {file.filehandle.size} bytes are there, {end} announced: {REMEDY}")
+        raise damaged(path, f"cut short, {file.filehandle.size} bytes are there, {end} announced")
 
 
 def refuse_damaged_jpeg(path: Path, data: bytes, page: tifffile.TiffPage) -> None:
@@ -150,11 +150,11 @@ def refuse_damaged_jpeg(path: Path, data: bytes, page: tifffile.TiffPage) -> Non
     if not data:
         return
     if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
-        raise ImageError(f"{path}: JPEG data without their end: {REMEDY}")
+        raise damaged(path, "JPEG data without their end")
     height, width = jpeg_size(data)
     most = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
     if height > most[0] or width > most[1]:
-        raise ImageError(f"{path}: JPEG data of {height} × {width} pixels, expected {most[0]} × {most[1]}: {REMEDY}")
+        raise damaged(path, f"JPEG data of {height} × {width} pixels, expected {most[0]} × {most[1]}")
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:

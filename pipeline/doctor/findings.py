@@ -119,7 +119,7 @@ def check_pixels(pictures: Mapping[str, np.ndarray]) -> list[Finding]:
     """Value ranges of some images, (H, W, C) in their files' own dtype, and those with nothing in them."""
     dtypes = Counter(str(pixels.dtype) for pixels in pictures.values())
     channels = sorted({pixels.shape[2] for pixels in pictures.values()})
-    low, high = (np.array([end(pixels) for pixels in pictures.values()], dtype=float) for end in (np.min, np.max))
+    low, high = np.array([_ends(pixels) for pixels in pictures.values()], dtype=float).T
     shown = f"{', '.join(dtypes)}, {low.min():g} to {high.max():g}, {'/'.join(map(str, channels))} channels"
     findings = [Finding("good", "values", f"{shown} (in {len(pictures)} images)")]
     if len(dtypes) > 1:
@@ -132,7 +132,7 @@ def check_pixels(pictures: Mapping[str, np.ndarray]) -> list[Finding]:
                 "look", "values", f"16-bit images that use {high.max() / 655.35:.0f}% of their range: set data.window"
             )
         )
-    constant = [name for name, pixels in pictures.items() if pixels.min() == pixels.max()]
+    constant = [name for name, least, most in zip(pictures, low, high, strict=True) if least == most]
     if constant:
         findings.append(Finding("look", "constant images", f"{len(constant)}, the first is '{constant[0]}'"))
     striped = [name for name, pixels in pictures.items() if name not in constant and stripe(pixels)]
@@ -140,6 +140,12 @@ def check_pixels(pictures: Mapping[str, np.ndarray]) -> list[Finding]:
         where = stripe(pictures[striped[0]])
         findings.append(Finding("look", "stripes", f"{len(striped)} images, the first is '{striped[0]}' ({where})"))
     return findings
+
+
+def _ends(pixels: np.ndarray) -> tuple[float, float]:
+    """The least and the largest value, of those that are numbers."""
+    finite = pixels[np.isfinite(pixels)]
+    return (finite.min(), finite.max()) if finite.size else (0, 0)
 
 
 def stripe(pixels: np.ndarray) -> str | None:

@@ -9,8 +9,8 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.config import Config
-from pipeline.data.formats import read_pixels
-from pipeline.data.images import ImageError, Reader, glance, read_size
+from pipeline.data.formats import read_header
+from pipeline.data.images import AS_SEEN, ImageError, Reader
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
 from pipeline.data.survey import survey_test, survey_train
@@ -22,7 +22,7 @@ from pipeline.doctor.findings import Finding, check_masks, check_pixels, check_s
 from pipeline.doctor.placement import VIEWS, Verdict, judge_masks
 from pipeline.report.overlays import COLUMNS, Panel, write_sheet
 from pipeline.rle import Dialect, RLEError
-from pipeline.stages.preparing import Paths, check, make_data
+from pipeline.stages.preparing import Paths, check, make_data, turned_images
 
 SAMPLE = 150  # training images that the doctor looks at
 QUICK = 24  # before a training
@@ -50,40 +50,41 @@ def doctor(cfg: Config) -> Examined:
     card = check(cfg)
     paths = Paths(cfg, card)
     make_data(card, paths)
+    reader = Reader.of(cfg)
     try:
-        train = read_index(card, paths.root, cfg.data.skip_bad, Reader.of(cfg))
-        test = read_test_index(card, paths.root, cfg.data.skip_bad, Reader.of(cfg))
+        train = read_index(card, paths.root, cfg.data.skip_bad, reader)
+        test = read_test_index(card, paths.root, cfg.data.skip_bad, reader)
     except (ValueError, FileNotFoundError) as error:  # what they refuse is a finding, and not the only one
-        return _without_index(card, paths.root, str(error), skip_bad=cfg.data.skip_bad)
+        return _without_index(card, paths.root, str(error), reader, skip_bad=cfg.data.skip_bad)
     some = _spread(train, SAMPLE)
-    verdict = _judge(card, train, SAMPLE)
+    verdict = _judge(card, train, SAMPLE, reader)
     findings = [
         name_metric(card),
         *check_sample(card, *_read_sample(card, paths.root)),
         *check_masks(train, card),
         check_sizes(train, test),
-        *_look_at(pd.concat([some, _spread(test, SAMPLE // 3)])),
+        *_look_at(pd.concat([some, _spread(test, SAMPLE // 3)]), reader),
         *_as_findings(card, train, verdict),
         *check_beside(card, paths.root, train),
     ]
-    return Examined(findings, _draw(card, some[some["coverage"] > 0], verdict))
+    return Examined(findings, _draw(card, some[some["coverage"] > 0], verdict, reader))
 
 
-def _without_index(card: Competition, root: Path, refusal: str, *, skip_bad: bool) -> Examined:
+def _without_index(card: Competition, root: Path, refusal: str, reader: Reader, *, skip_bad: bool) -> Examined:
     """All that can be said where the files do not read as the card says: perhaps as what they do."""
-    rows, faults = survey_train(card, root, skip_bad)
-    faults = list(dict.fromkeys([*faults, *survey_test(card, root, skip_bad)])) or [refusal]
+    rows, faults = survey_train(card, root, skip_bad, reader)
+    faults = list(dict.fromkeys([*faults, *survey_test(card, root, skip_bad, reader)])) or [refusal]
     findings = [name_metric(card), *(Finding("bad", "files", fault) for fault in faults)]
     with suppress(ValueError, FileNotFoundError):  # of a sample that does not read, the faults say so
         findings += check_sample(card, *_read_sample(card, root))
-    findings += _look_at(_spread(rows, SAMPLE))
-    verdict = _judge(card, rows, SAMPLE)
+    findings += _look_at(_spread(rows, SAMPLE), reader)
+    verdict = _judge(card, rows, SAMPLE, reader)
     if verdict is None or verdict.better is None:
         return Examined(findings, None)
-    return Examined([*findings, *_as_findings(card, rows, verdict)], _draw(card, _masked(rows, card), verdict))
+    return Examined([*findings, *_as_findings(card, rows, verdict)], _draw(card, _masked(rows, card), verdict, reader))
 
 
-def quick_look(card: Competition, index: pd.DataFrame) -> None:
+def quick_look(card: Competition, index: pd.DataFrame, reader: Reader = AS_SEEN) -> None:
     """What the doctor sees in a second or two: refuses masks that are all empty, or clearly read in a wrong way.
 
     Writes: reports/<competition>-doctor.png, if it refuses
@@ -92,9 +93,9 @@ def quick_look(card: Competition, index: pd.DataFrame) -> None:
         ValueError: with what to write on the card, or to do with the files, and where the picture is.
     """
     wrong = [f"{found.what}: {found.found}" for found in check_masks(index, card) if found.level == "bad"]
-    verdict = _judge(card, index, QUICK, together=1)
+    verdict = _judge(card, index, QUICK, reader, together=1)
     if verdict and verdict.kind in WRONG:
-        sheet = _draw(card, _masked(index, card), verdict)
+        sheet = _draw(card, _masked(index, card), verdict, reader)
         wrong.append(f"{verdict.message}. See {sheet}")
     if wrong:
         raise ValueError(f'card {card.name}: {wrong[0]}. If the card is right, train with SET="data.doctor=false"')
@@ -120,16 +121,20 @@ def _masked(index: pd.DataFrame, card: Competition) -> pd.DataFrame:
     return index[index["coverage"] > 0] if "coverage" in index else index[:0]
 
 
-def _judge(card: Competition, index: pd.DataFrame, count: int, together: int = TOGETHER) -> Verdict | None:
+def _judge(
+    card: Competition, index: pd.DataFrame, count: int, reader: Reader, together: int = TOGETHER
+) -> Verdict | None:
     """Whether masks lie on what is in the images: rows of RLE in any dialect, other masks as they are or turned."""
     if not {"rle", "coverage"} & set(index):
         return None
     masked = _masked(index, card)
     rows = _spread(masked.sort_values("line") if "line" in masked else masked, count, together)
     if _has_order(card, index):
-        return judge([sample for row in rows.itertuples() if (sample := _sample(row, card.dialect))], card.dialect)
-    labels = Labels.of(card)
-    return judge_masks([sample for row in rows.itertuples() if (sample := _labelled(row, labels))])
+        return judge(
+            [sample for row in rows.itertuples() if (sample := _sample(row, card.dialect, reader))], card.dialect
+        )
+    labels = Labels.of(card, exif=reader.exif)
+    return judge_masks([sample for row in rows.itertuples() if (sample := _labelled(row, labels, reader))])
 
 
 def _has_order(card: Competition, index: pd.DataFrame) -> bool:
@@ -137,12 +142,12 @@ def _has_order(card: Competition, index: pd.DataFrame) -> bool:
     return "rle" in index and card.dialect.form != "coco"
 
 
-def _labelled(row: object, labels: Labels) -> placement.Sample | None:
+def _labelled(row: object, labels: Labels, reader: Reader) -> placement.Sample | None:
     """A grey image with its labels, a number for each class or set of classes; None of one that is not to be judged."""
     try:
-        if np.prod(read_size(row.path)) > LARGEST:
+        if np.prod(reader.size(row.path)) > LARGEST:
             return None
-        image, mask = glance(row.path, channels=1)[..., 0], labels.read(row)
+        image, mask = reader.glance(row.path, channels=1)[..., 0], labels.read(row)
     except (ImageError, RLEError):  # another finding names it
         return None
     sets = mask.reshape(-1, mask.shape[2]).astype(np.int64) @ (1 << np.arange(mask.shape[2]))
@@ -150,12 +155,12 @@ def _labelled(row: object, labels: Labels) -> placement.Sample | None:
     return (image, numbers) if numbers.any() else None  # of one label there is no border
 
 
-def _sample(row: object, dialect: Dialect) -> Sample | None:
+def _sample(row: object, dialect: Dialect, reader: Reader) -> Sample | None:
     """A grey image with the texts of its masks; None of one that is too large, or does not read."""
     try:
-        if np.prod(read_size(row.path)) > LARGEST:
+        if np.prod(reader.size(row.path)) > LARGEST:
             return None
-        return glance(row.path, channels=1)[..., 0], _texts(row, dialect)
+        return reader.glance(row.path, channels=1)[..., 0], _texts(row, dialect)
     except ImageError:  # another finding names it
         return None
 
@@ -176,26 +181,35 @@ def _as_findings(card: Competition, index: pd.DataFrame, verdict: Verdict | None
     return [Finding(level, what, verdict.message), *doubts]
 
 
-def _look_at(rows: pd.DataFrame) -> list[Finding]:
-    pictures, bad = {}, []
+def _look_at(rows: pd.DataFrame, reader: Reader) -> list[Finding]:
+    pictures, headers, bad = {}, [], []
     for row in rows.itertuples():
         try:
-            pictures[row.image_id] = read_pixels(row.path)
+            pictures[row.image_id] = reader.own_values(row.path)
+            headers.append(read_header(row.path, exif=False))
         except ImageError as error:
             bad.append(Finding("bad", "image", str(error)))
-    return [*bad, *(check_pixels(pictures) if pictures else [])]
+    turned = turned_images(headers, reader)
+    orientation = [Finding("good", "orientation", turned)] if turned else []
+    return [*bad, *(check_pixels(pictures) if pictures else []), *orientation]
 
 
-def _draw(card: Competition, masked: pd.DataFrame, verdict: Verdict | None) -> Path:
+def _draw(card: Competition, masked: pd.DataFrame, verdict: Verdict | None, reader: Reader) -> Path:
     """Images under their masks, as the card reads them, and as they fit best."""
     shown = list(_spread(masked, COLUMNS).itertuples())
     if _has_order(card, masked):
-        sheets = {f"as the card reads it: {in_words(card.dialect)}": [_panel(row, card.dialect) for row in shown]}
+        sheets = {
+            f"as the card reads it: {in_words(card.dialect)}": [_panel(row, card.dialect, reader) for row in shown]
+        }
     else:
-        labels = Labels.of(card)
-        sheets = {"as the card reads it": [_picture(row)._replace(target=labels.read_scored(row)) for row in shown]}
+        labels = Labels.of(card, exif=reader.exif)
+        sheets = {
+            "as the card reads it": [_picture(row, reader)._replace(target=labels.read_scored(row)) for row in shown]
+        }
     if verdict and isinstance(verdict.better, Dialect):
-        sheets[f"as it fits better: {in_words(verdict.better)}"] = [_panel(row, verdict.better) for row in shown]
+        sheets[f"as it fits better: {in_words(verdict.better)}"] = [
+            _panel(row, verdict.better, reader) for row in shown
+        ]
     if verdict and isinstance(verdict.better, str):
         view = VIEWS[verdict.better]
         (panels,) = sheets.values()
@@ -206,13 +220,13 @@ def _draw(card: Competition, masked: pd.DataFrame, verdict: Verdict | None) -> P
     return path
 
 
-def _picture(row: object) -> Panel:
-    return Panel(row.image_id[:12], glance(row.path, channels=3), None)
+def _picture(row: object, reader: Reader) -> Panel:
+    return Panel(row.image_id[:12], reader.glance(row.path, channels=3), None)
 
 
-def _panel(row: object, dialect: Dialect) -> Panel:
+def _panel(row: object, dialect: Dialect, reader: Reader) -> Panel:
     """An image with the union of all its texts that decode in a dialect."""
-    picture = _picture(row)
+    picture = _picture(row, reader)
     mask = np.zeros(picture.image.shape[:2], dtype=np.uint8)
     for text in _texts(row, dialect):
         with suppress(RLEError):  # of a text that does not decode there is nothing to draw

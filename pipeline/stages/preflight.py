@@ -40,7 +40,7 @@ def check_training(prepared: Prepared, *, full: bool = False) -> None:
     _refuse_mixed_sizes(prepared, parts)
     _refuse_few_images(prepared, parts)
     if cfg.data.doctor and not full:
-        quick_look(prepared.card, index)
+        quick_look(prepared.card, index, prepared.reader)
 
 
 def _check_sources(cfg: Config) -> None:

@@ -1,6 +1,7 @@
 """The stages `data` and `folds`, and what every stage after them starts from."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,9 +18,11 @@ from pipeline.data.demo_classes import make_classes_demo
 from pipeline.data.demo_defects import make_defects_demo
 from pipeline.data.demo_instances import make_instances_demo
 from pipeline.data.demo_large import make_large_demo
+from pipeline.data.formats import read_header
 from pipeline.data.images import ImageError, Reader
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
+from pipeline.data.rasters import Header
 from pipeline.data.tables import sample_header
 from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, write_duplicates
 from pipeline.files import locked, remove_left_overs
@@ -190,9 +193,28 @@ def data(cfg: Config) -> None:
         log.error("%s", error)
     if bad:
         raise bad[0]
+    _say_what_differs(found, reader)
     empty = (index["coverage"] == 0).mean()
     log.info("%s: %d training images, %d test images", card.title, len(index), len(test))
     log.info("coverage %.3f on average, %.0f%% of the masks are empty", index["coverage"].mean(), 100 * empty)
+
+
+def _say_what_differs(paths: Sequence[Path], reader: Reader) -> None:
+    """A line of images that are stored turned, and one of values that are scaled by ranges of their own."""
+    headers = [read_header(path, exif=False) for path in paths]
+    if said := turned_images(headers, reader):
+        log.info("%s", said)
+    kinds = Counter(str(header.dtype) for header in headers)
+    if len(kinds) > 1 and not (reader.window or reader.percentiles):
+        shown = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common())
+        log.warning("images of several depths (%s): each is scaled by its own range; set data.percentiles", shown)
+
+
+def turned_images(headers: Sequence[Header], reader: Reader) -> str | None:
+    """How many images are stored turned, and how they are read; None if none are."""
+    turned = sum(header.orientation != 1 for header in headers)
+    how = "read as they are seen" if reader.exif else "read as they are stored (data.exif = false)"
+    return f"{turned} of {len(headers)} images are stored turned (EXIF orientation): {how}" if turned else None
 
 
 def _image_error(path: Path, reader: Reader) -> ImageError | None:

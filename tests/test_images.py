@@ -135,7 +135,7 @@ def test_truncated_image_is_refused_with_its_path(tmp_path):
     path = tmp_path / "cut.png"
     write_image(path, rng.integers(0, 255, (64, 64)).astype(np.uint8))
     path.write_bytes(path.read_bytes()[:-1500])
-    with pytest.raises(ImageError, match=r"cut\.png: cannot be read, a PNG .*--skip-bad"):
+    with pytest.raises(ImageError, match=r"cut\.png: cannot be read, .*--skip-bad"):
         read_image(path, 1)
 
 

@@ -88,9 +88,25 @@ def whole(path: Path) -> Iterator[Path]:
                 errno.ENOSPC,
                 f"{path}: the disk is full ({free >> 10} KiB left): make room, and run the command again",
             ) from error
+        if os.strerror(errno.EFBIG) in str(error) or _reaches_limit(partial):
+            raise OSError(
+                errno.EFBIG,
+                f"{path}: the system lets this process write no file so large (ulimit -f): raise that limit, and run "
+                f"the command again",
+            ) from error
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _reaches_limit(path: Path) -> bool:
+    """Whether a file is as large as this process may write one; torch does not say why it cannot write on."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return False
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return limit != resource.RLIM_INFINITY and path.is_file() and path.stat().st_size >= limit
 
 
 @contextmanager

@@ -313,6 +313,22 @@ def test_full_disk_is_one_line_and_the_last_epoch_is_kept(tiny, capsys, monkeypa
     assert Path("runs/tiny/fold0/state.pt").exists()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), MemoryError("Unable to allocate 9 TiB"), RuntimeError("[enforce] DefaultCPUAllocator: no memory")],
+    ids=["Python's", "numpy's", "torch's"],
+)
+def test_memory_that_is_full_is_one_line_with_what_to_lower(tiny, capsys, monkeypatch, error):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(stages, "train", full)
+    status, _, err = run(capsys, "train", "configs/tiny.toml", "--fold", "0")
+    assert status == 2
+    assert err.splitlines()[-1].startswith("pipeline train: memory is full")
+    assert "lower the batch size, train.workers or the phase's crop" in err
+
+
 def test_debug_shows_the_traceback(tiny):
     with pytest.raises(ValueError, match="unknown view"):
         main(["train", "configs/tiny.toml", "--set", "predict.views=['flop']", "--debug"])

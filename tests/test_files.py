@@ -4,6 +4,7 @@ import errno
 import fcntl
 import logging
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pipeline import files
 from pipeline.files import DAY, _host, locked, whole, write_text
@@ -58,6 +61,31 @@ def leave(folder, name, host=None, age=0):
     path.write_text("half")
     os.utime(path, (time.time() - age,) * 2)
     return path
+
+
+def write_torch(path):
+    torch.save(torch.zeros(1 << 20), path)
+
+
+def write_safetensors(path):
+    save_file({"a": torch.zeros(1 << 20)}, path)
+
+
+def write_bytes(path):
+    path.write_bytes(bytes(1 << 22))
+
+
+@pytest.mark.parametrize("write", [write_torch, write_safetensors, write_bytes])
+def test_a_file_larger_than_the_process_may_write_is_named_whatever_the_writer_says(tmp_path, write):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    said = r"w\.bin: the system lets this process write no file so large \(ulimit -f\)"
+    try:
+        with pytest.raises(OSError, match=said), whole(tmp_path / "w.bin") as partial:
+            write(partial)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_writers_of_one_file_do_not_meet_whatever_their_process_numbers_are(tmp_path, monkeypatch):

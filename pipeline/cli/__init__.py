@@ -44,14 +44,26 @@ def _complain(args: Sequence[str], message: str, status: int) -> int:
 
 def _is_mistake(error: Exception) -> bool:
     """Whether one line says all: bad input, a full disk or too large a batch, and not a fault of this program."""
-    known = isinstance(error, ValueError | OSError | FloatingPointError | MemoryError)
-    return known or hasattr(error, "format_message") or type(error).__name__ == "OutOfMemoryError"
+    known = isinstance(error, ValueError | OSError | FloatingPointError)
+    return known or hasattr(error, "format_message") or _lacks_memory(error) or _is_out_of_gpu_memory(error)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Of Python and numpy, or of torch on the CPU, which raises RuntimeError."""
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _is_out_of_gpu_memory(error: Exception) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"
 
 
 def _one_line(error: Exception) -> str:
     text = (error.format_message() if hasattr(error, "format_message") else str(error)).rstrip()
-    if type(error).__name__ == "OutOfMemoryError":
+    if _is_out_of_gpu_memory(error):
         return "the GPU's memory is full: lower train.batch_size and raise train.accumulate, or lower the phase's crop"
+    if _lacks_memory(error):
+        said = f" ({shortened(' '.join(text.split()))})" if text else ""
+        return f"memory is full{said}: lower the batch size, train.workers or the phase's crop"
     if "Original Traceback" in text:  # of a data-loading worker: its last line is "SomeError: message"
         text = text.splitlines()[-1].partition(": ")[2]
     return " ".join(text.split()) or "give a command, see --help"

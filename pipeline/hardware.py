@@ -14,6 +14,15 @@ def device() -> torch.device:
     return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
 
 
+def machine() -> dict[str, str | int]:
+    """What a result depends on beside settings and versions: the kind of device, and how many threads torch uses.
+
+    Sums over several threads are rounded otherwise than over one, so weights differ in their last digits after a step,
+    and visibly after an epoch.
+    """
+    return {"device": device().type, "threads": torch.get_num_threads()}
+
+
 def precision(setting: str, on: torch.device) -> torch.dtype:
     """The dtype of the network's arithmetic; losses are float32 whatever it is.
 

@@ -115,6 +115,38 @@ def test_compare_is_a_difference_of_two_scores_and_turns_its_sign(submitted):
     assert stages.compare("tiny", "tiny").difference.p_better == 0.5
 
 
+def say_threads(name, threads):
+    """Let a submission say that its models were trained with so many threads; None: as an older version, nothing."""
+    path = Path(f"submissions/{name}.json")
+    manifest = json.loads(path.read_text())
+    machines = {} if threads is None else {"machines": {name: [{"device": "cpu", "threads": threads}]}}
+    path.write_text(json.dumps({**{key: value for key, value in manifest.items() if key != "machines"}, **machines}))
+
+
+@pytest.mark.parametrize(("threads", "said"), [(1, False), (2, True), (None, False)])
+def test_compare_says_when_two_runs_were_trained_with_other_numbers_of_threads(submitted, capsys, threads, said):
+    say_threads("seed1", threads)
+    assert main(["compare", "tiny", "seed1"]) == 0
+    line = "tiny was trained on cpu with 1 thread, seed1 on cpu with 2 threads: sums are rounded otherwise"
+    assert (line in capsys.readouterr().out) == said
+
+
+def test_the_number_of_threads_stands_in_record_and_manifest(submitted):
+    machine = {"device": "cpu", "threads": 1}
+    assert read_record(Path("runs/tiny/fold0/best.safetensors"))["machine"] == machine
+    assert json.loads(Path("submissions/tiny.json").read_text())["machines"] == {"tiny": [machine]}
+
+
+def test_a_run_of_a_version_that_did_not_count_threads_goes_on(submitted, capsys):
+    for path in Path("runs/tiny").glob("fold*/*.safetensors"):
+        record = read_record(path)
+        save_checkpoint(path, load_file(path), {key: record[key] for key in record if key != "machine"})
+    shutil.rmtree("runs/tiny/fold0/test")
+    assert main(["ensemble", "configs/tiny.toml"]) == 0
+    assert json.loads(Path("submissions/tiny.json").read_text())["machines"] == {"tiny": []}
+    assert main(["compare", "tiny", "seed1"]) == 0
+
+
 def test_compare_with_what_was_not_made_names_the_command(submitted, capsys):
     assert main(["compare", "tiny", "tiny+nothing"]) == 2
     assert 'run make ensemble CONFIGS="tiny nothing" first' in capsys.readouterr().err

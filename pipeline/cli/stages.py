@@ -350,6 +350,11 @@ def compare(
     out.print(f"{a} is better in {gap.p_better:.1%} of draws ({done.images} images in {done.groups} groups)")
     if not done.same_folds:
         out.print("their folds differ: what differs between the splits is in the difference too")
+    if done.machines:
+        one, other = done.machines
+        out.print(
+            f"{a} was trained on {one}, {b} on {other}: sums are rounded otherwise, which is in the difference too"
+        )
 
 
 @app.command()

@@ -29,6 +29,7 @@ class Compared(NamedTuple):
     images: int
     groups: int
     same_folds: bool
+    machines: tuple[str, str] | None  # in words, where they differ: a part of the difference may come from them
 
 
 def compare(a: str, b: str) -> Compared:
@@ -50,7 +51,27 @@ def compare(a: str, b: str) -> Compared:
         len(first),
         first["group"].nunique(),
         first["fold"].equals(second["fold"]),
+        _other_machines(a, b),
     )
+
+
+def _other_machines(*names: str) -> tuple[str, str] | None:
+    """The machines that two submissions' models were trained on, in words; None if alike, or if one does not say."""
+    one, other = (_in_words(_manifest_of(name).get("machines", {})) for name in names)
+    return (one, other) if one and other and one != other else None
+
+
+def _in_words(machines: dict[str, list[dict[str, Any]]]) -> str:
+    found = {
+        f"{each['device']} with {each['threads']} threads" for of_config in machines.values() for each in of_config
+    }
+    return " and ".join(sorted(found)).replace(" 1 threads", " 1 thread")
+
+
+def _manifest_of(name: str) -> dict[str, Any]:
+    """What was written beside a submission; nothing where there is none."""
+    path = Path("submissions") / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 class Final(NamedTuple):
@@ -89,10 +110,10 @@ def final(names: Sequence[str], card_name: str, root: Path | None = None) -> Fin
 
 
 def _refuse_other_competition(names: Sequence[str], card_name: str) -> None:
-    for path in (Path("submissions") / f"{name}.json" for name in names):
-        if path.exists() and (found := json.loads(path.read_text(encoding="utf-8"))["competition"]) != card_name:
+    for name in names:
+        if (found := _manifest_of(name).get("competition", card_name)) != card_name:
             raise ValueError(
-                f"{path.stem} is a submission for {found}, not for {card_name}: say COMPETITION={found} (make) or "
+                f"{name} is a submission for {found}, not for {card_name}: say COMPETITION={found} (make) or "
                 f"--competition {found}"
             )
 

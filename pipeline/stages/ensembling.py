@@ -47,7 +47,7 @@ from pipeline.metrics import (
 from pipeline.progress import track
 from pipeline.report.overlays import COLUMNS, Panel, choose_examples, write_sheet
 from pipeline.stages.preparing import Prepared, prepare
-from pipeline.stages.training import predict_test
+from pipeline.stages.training import machines_of, predict_test
 from pipeline.submission import ConfidencesOf, MaskOf
 
 GAINED, POSSIBLE = "gained ", "possible "  # before a class's name: columns of a table of scores
@@ -341,6 +341,7 @@ def _manifest(members: Sequence[Prepared], done: Ensembled) -> dict[str, Any]:
         "competition": members[0].card.name,
         "configs": {each.cfg.name: each.cfg.model_dump(mode="json", exclude=unimportant) for each in members},
         "folds": {each.cfg.name: each.numbers() for each in members},
+        "machines": {each.cfg.name: machines_of(each) for each in members},
         **done.decision.shipped.record([each.cfg.name for each in members], members[0].card.classes),
         "metric": members[0].card.metric,
         "oof_score": done.honest.mean,

@@ -333,6 +333,13 @@ def fill_store(prepared: Prepared, fold: Fold, index: pd.DataFrame, folder: Path
     among.wait_for_everyone()
 
 
+def machines_of(prepared: Prepared) -> list[dict[str, Any]]:
+    """The machines that a config's folds were trained on, each once; runs of older versions do not say."""
+    records = [read_record(prepared.paths.weights(fold)) for fold in prepared.numbers()]
+    found = [record["machine"] for record in records if "machine" in record]
+    return [machine for number, machine in enumerate(found) if machine not in found[:number]]
+
+
 def read_history(prepared: Prepared, fold: Fold) -> list[dict[str, Any]]:
     """The lines of a fold's metrics.jsonl."""
     text = (prepared.paths.fold(fold) / "metrics.jsonl").read_text(encoding="utf-8")

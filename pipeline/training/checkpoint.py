@@ -1,8 +1,8 @@
 """What training leaves on disk: weights that know where they come from, and the state to go on from.
 
-Weights are safetensors whose header holds the record (fold, phase, score, settings, versions): one file,
-so that weights and record cannot part. The state is a dict of tensors and plain values, read with
-`weights_only=True`: nothing is unpickled.
+Weights are safetensors whose header holds the record (fold, phase, score, settings, versions, machine): one file, so
+that weights and record cannot part. The state is a dict of tensors and plain values, read with `weights_only=True`:
+nothing is unpickled.
 """
 
 import json

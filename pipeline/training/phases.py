@@ -439,6 +439,7 @@ class _Trainer:
             "selection": validated["selection"],
             "settings": self.settings,
             "versions": {"pipeline": __version__, "torch": torch.__version__},
+            "machine": hardware.machine(),
         }
 
     def _save_state(self) -> None:

@@ -173,6 +173,7 @@ def test_group_can_be_a_column_of_the_training_table(tiny, edit):
     path.write_text("\n".join([f"{header},well", *(f"{row},0{row[0]}" for row in rows)]) + "\n")
     index = read_index(competition.load("tiny.toml"), tiny / "tiny")
     assert list(index["group"]) == ["0" + key[0] for key in index["image_id"]]
+    assert list(index["well"]) == list(index["group"])  # by its own name too, for train.balance
 
 
 def test_group_that_no_table_has_is_refused(tiny, edit):

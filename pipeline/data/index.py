@@ -118,7 +118,8 @@ def read_label_texts(card: Competition, root: Path, reader: Reader = AS_SEEN) ->
         index["rle_void"] = _texts(void, first.index)
     if "group" in rows:
         _refuse_two_groups(rows, labels_file(card, root), card.group_column)
-        index["group"] = first["group"].to_numpy()
+        names = ["group", *([] if is_own(card.group_column) else [card.group_column])]
+        index[names] = first[["group"] * len(names)].to_numpy()
     return _with_rowless(index, card, root) if card.rowless == "empty" else index
 
 
@@ -350,8 +351,9 @@ def join_meta(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFram
         )
     if card.group_column in table and "group" not in index:
         meta["group"] = table[card.group_column].map(as_id)
-    own = [column for column in table if column == card.columns.id or is_own(column)]
-    if ignored := [column for column in own if column not in (card.columns.id, card.group_column)]:
+    own = [column for column in table if column == card.columns.id or is_own(column) or column in index]
+    known = {card.group_column, *(name for each in card.training_layouts for name in (*each.keys, each.rle))}
+    if ignored := [column for column in own if column not in known]:
         say_once("%s: left out, as the index has columns of these names: %s", path, ", ".join(ignored))
     meta = pd.concat([meta, table.drop(columns=own)], axis=1)
     return index.merge(meta, on="image_id", how="left", validate="one_to_one")

@@ -42,7 +42,7 @@ def test_rows_follow_the_sample_and_decode_to_the_masks(tmp_path, card, sample):
     rows = list(csv.reader((tmp_path / "out.csv").read_text().splitlines()))
     assert [row[0] for row in rows] == ["id", "007", "1", "05"]
     assert all(np.array_equal(decode_by_loops(text, 4, 6), masks(key)[0]) for key, text in rows[1:])
-    assert done == (3, 1)
+    assert done == (3, 1, 3)
 
 
 def test_image_without_prediction_gets_the_empty_token(tmp_path, card, sample):
@@ -146,7 +146,7 @@ def test_a_row_is_of_the_class_that_the_sample_asks_for_there(tmp_path, card, co
     done = submission.write_submission(tmp_path / "out.csv", of_two(card, columns), tmp_path / "sample.csv", masks_of)
     header, _, _ = sample.partition("\n")
     assert (tmp_path / "out.csv").read_text() == f"{header}\n{expected}"
-    assert done == (3, 0)
+    assert done == (3, 0, 3)
     assert len(asked) == 2  # rows of one image that follow each other ask once
 
 
@@ -235,7 +235,7 @@ def test_objects_of_an_image_share_a_cell_with_their_confidences(tmp_path, card)
     summary = submission.write_submission(
         path, of_cells, sample, found.get, lambda image_id, labels: np.array([0.75, 0.5])
     )
-    assert summary == (3, 2)
+    assert summary == (3, 2, 3)
     expected = cell((0.75, 0, 0), (0.5, 3, 5)).split()
     rows = [line.split(",") for line in path.read_text().splitlines()]
     assert [row[:3] for row in rows] == [["id", "height", "width"], ["a", "6", "9"], ["b", "6", "9"], ["c", "6", "9"]]

@@ -98,6 +98,32 @@ def test_each_class_is_chosen_as_if_it_were_alone(two_classes, decided):
         assert [decided.by_fold[fold].choices[number] for fold in alone.fitted.folds] == alone.fitted.chosen
 
 
+def with_void(oof, share=0.3):
+    """The same images with void pixels of each class, where members predict anything."""
+    rng, known = np.random.default_rng(5), {}
+    for image_id in oof.image_ids:
+        values, target = oof.read(image_id)
+        void = rng.random(target.shape) < share
+        junk = rng.integers(256, size=values.shape, dtype=np.uint8)
+        known[image_id] = np.where(void, junk, values), np.where(void, VOID, target)
+    return replace(oof, read=known.__getitem__)
+
+
+@pytest.mark.parametrize("members", [[15], [15, 60]], ids=["one member", "two"])
+def test_void_pixels_of_classes_that_overlap_count_for_nothing(members):
+    oof = with_void(overlapping(make_oof(members, images=12), make_oof(members, images=12, seed=1)))
+    decided = decide(oof, DICE, 2)
+    valid = [(masks * (target != VOID), target * (target != VOID)) for masks, target in drawn(oof, decided.by_fold.get)]
+    assert decided.scores.each() == pytest.approx(dices(valid).mean(axis=1))
+    shipped = [
+        (masks * (target != VOID), target * (target != VOID)) for masks, target in drawn(oof, lambda _: decided.shipped)
+    ]
+    assert decided.in_sample == pytest.approx(dices(shipped).mean())
+    assert decided.trivial == 0  # every image has a disc
+    if len(members) > 1:
+        assert decided.shipped.weights[0] > 0.6  # as without void: the first member sees best
+
+
 def test_each_class_has_weights_of_its_own(decided):
     first, second = decided.shipped.choices
     assert first.weights[0] > 0.75

@@ -223,6 +223,25 @@ def test_objects_never_overlap_and_their_union_is_the_mask(values, cut):
     assert np.array_equal(masks[0], (values[0, 0] - 0.5) / 255 >= cut.threshold - 1e-9)
 
 
+def test_void_pixels_count_for_nothing_whatever_is_predicted_there(discs):
+    rng, known = np.random.default_rng(1), {}
+    for image_id in discs.image_ids:
+        values, target = discs.read(image_id)
+        void = np.zeros(SIDES, bool)
+        void[:, 18:26] = True
+        junk = rng.integers(256, size=values.shape, dtype=np.uint8)
+        known[image_id] = np.where(void, junk, values), np.where(void, -1, target)
+    oof = replace(discs, read=known.__getitem__)
+    decided = decide_objects(oof, DSB, borders=True)
+    expected = []
+    for image_id, fold in zip(oof.image_ids, oof.fold_of, strict=True):
+        values, target = oof.read(image_id)
+        labels = decided.by_fold[fold].labels(blender(values))
+        expected.append(dsb_by_loops(np.where(target < 0, 0, labels), np.maximum(target, 0)))
+    assert decided.scores.each() == pytest.approx(expected)
+    assert decided.trivial == pytest.approx(2 / 12)
+
+
 def test_members_weigh_alike(discs):
     oof = make_oof(two_discs, noises=(60, 60))
     together, alone = decide_objects(oof, DSB, borders=True), decide_objects(oof.only(0), DSB, borders=True)

@@ -138,8 +138,8 @@ def _judge(
 
 
 def _has_order(card: Competition, index: pd.DataFrame) -> bool:
-    """Whether masks are texts whose order of pixels the card declares."""
-    return "rle" in index and card.dialect.form != "coco"
+    """Whether masks are texts of a table whose order of pixels the card declares; outlines have none."""
+    return card.files.train_csv is not None and "rle" in index and card.dialect.form != "coco"
 
 
 def _labelled(row: object, labels: Labels, reader: Reader) -> placement.Sample | None:

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 log = logging.getLogger(__name__)
-console = Console(stderr=True)  # one for bars and log lines, so that neither overwrites the other
+# One for bars and log lines, so that neither overwrites the other. What it prints is text: no markup, no emoji.
+console = Console(stderr=True, markup=False, emoji=False)
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 30
 
@@ -37,7 +38,7 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
 
 
 def _bar(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         yield from progress.track(items, description=what, total=total)
 

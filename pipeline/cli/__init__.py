@@ -73,7 +73,7 @@ class _ConsoleHandler(logging.Handler):
     """Lines of the log, above a progress bar where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        console.print(self.format(record), highlight=False, soft_wrap=True)
 
 
 def _set_up_logging(debug: bool) -> None:

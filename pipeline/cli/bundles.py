@@ -134,8 +134,8 @@ def _print_act(act: stages.Act) -> None:
     if act.differs:
         out.print(f"{'':11} {act.differs}")
     for image_id, problem in act.without.items():
-        out.print(f"{'':11} no mask for '{image_id}': {problem}", markup=False)
+        out.print(f"{'':11} no mask for '{image_id}': {problem}")
     if act.problem:
-        out.print(f"{'':11} {act.problem}", markup=False)
+        out.print(f"{'':11} {act.problem}")
     if act.ran.status:
-        out.print(f"{'':11} the notebook ended with status {act.ran.status}:\n{act.ran.output}", markup=False)
+        out.print(f"{'':11} the notebook ended with status {act.ran.status}:\n{act.ran.output}")

@@ -96,7 +96,7 @@ def doctor(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = Non
     done = stages.doctor(load_config(path, set_, data, skip_bad))
     widest = max(len(finding.what) for finding in done.findings)
     for finding in done.findings:  # whole lines, however long: they say what to write
-        out.print(f"{finding.level:4}  {finding.what:{widest}}  {finding.found}", markup=False)
+        out.print(f"{finding.level:4}  {finding.what:{widest}}  {finding.found}")
     if done.sheet:
         out.print(f"pictures    {done.sheet}")
     if done.bad:
@@ -207,7 +207,7 @@ def _print_sweep(done: stages.Swept) -> None:
     out.print(f"list        {done.list}  {done.jobs} jobs, {done.done_before} of them done before")
     lines = []
     for line in done.lines:
-        out.print(line, markup=False)
+        out.print(line)
         lines.append(line)
     failed = stages.failed(lines)
     if failed:

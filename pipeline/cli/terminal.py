@@ -29,8 +29,8 @@ DataRoot = Annotated[Path | None, typer.Option("--data", envvar="DATA", help="wh
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="list images that cannot be read, and leave them out")]
 
 DEMO = Path("configs/demo.toml")
-# Wide: no table loses a column in a pipe or a small window.
-out = Console(width=200, highlight=False, soft_wrap=True, quiet=not is_main_process())
+# Wide: no table loses a column in a pipe or a small window. What is printed is text: a class may be called [/x].
+out = Console(width=200, highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=not is_main_process())
 
 
 def load_config(path: Path, overrides: Sequence[str] | None, data: Path | None, skip_bad: bool) -> Config:

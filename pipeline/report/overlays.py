@@ -5,6 +5,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -46,7 +47,12 @@ def write_sheet(path: Path, rows: Mapping[str, Sequence[Panel]]) -> None:
 
 
 def draw_sheet(rows: Mapping[str, Sequence[Panel]]) -> Figure:
-    """A titled row of panels for each entry, at most COLUMNS a row."""
+    """A titled row of panels for each entry, at most COLUMNS a row; titles are text, dollars and all."""
+    with matplotlib.rc_context({"text.parse_math": False}):
+        return _sheet(rows)
+
+
+def _sheet(rows: Mapping[str, Sequence[Panel]]) -> Figure:
     figure = Figure(figsize=(2.2 * COLUMNS, 2.6 * len(rows) + 0.4), layout="constrained")
     strips = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for strip, (name, panels) in zip(strips, rows.items(), strict=True):

@@ -177,6 +177,17 @@ def test_prediction_fills_what_is_missing_and_processes_share_it(tiny, card):
     assert sorted(path.name for path in (tiny / "store").iterdir()) == before
 
 
+@pytest.mark.parametrize("tiles", [None, Tiles(size=16, stride=16)], ids=["whole", "tiles"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_test_set_without_images_is_predicted_as_it_is(tiny, card, tiles, workers):
+    nothing = read_index(card, tiny / "tiny").iloc[:0]
+    start_store(tiny / "store", {})
+    predictor = Predictor(Brightness(), ("identity",), "float32", tiles=tiles)
+    options = {"reader": Reader(1), "batch_size": 4, "workers": workers, "what": "test"}
+    predict_to_store(predictor, nothing, tiny / "store", **options)
+    assert is_complete(tiny / "store", [], {})
+
+
 class Overflowing(torch.nn.Module):
     """A model whose scores are too large for float16."""
 

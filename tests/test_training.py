@@ -19,7 +19,14 @@ from pipeline.data import dataset
 from pipeline.inference.store import PredictionStore
 from pipeline.stages.training import _say_moved_thresholds
 from pipeline.training import phases
-from pipeline.training.checkpoint import load_checkpoint, load_weights, read_record, save_checkpoint
+from pipeline.training.checkpoint import (
+    load_checkpoint,
+    load_state,
+    load_weights,
+    read_record,
+    save_checkpoint,
+    save_state,
+)
 from pipeline.training.full_fit import epochs_that_folds_found, with_epochs
 from pipeline.training.loop import learning_rate
 from tests import fitting
@@ -71,6 +78,15 @@ def test_checkpoint_that_is_not_finite_is_refused_with_its_file(tiny, name, numb
         load_checkpoint(tiny / "w.safetensors", torch.nn.BatchNorm2d(3), 0)
     with pytest.raises(ValueError, match=said):
         load_weights(tiny / "w.safetensors")
+
+
+@pytest.mark.parametrize("part", ["model", "average"])
+def test_a_state_to_go_on_from_whose_weights_are_not_finite_is_refused(tiny, part):
+    parts = {name: torch.nn.Linear(2, 1).state_dict() for name in ("model", "average")}
+    parts[part]["bias"][0] = float("nan")
+    save_state(tiny / "state.pt", parts)
+    with pytest.raises(ValueError, match=r"state\.pt: 1 of the 1 numbers of 'bias' are not finite"):
+        load_state(tiny / "state.pt")
 
 
 def test_checkpoint_of_another_model_or_cut_short_is_refused(tiny):

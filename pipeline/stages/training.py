@@ -318,8 +318,10 @@ def fill_store(prepared: Prepared, fold: Fold, index: pd.DataFrame, folder: Path
     among = processes()
     with among.main_process_first():
         start_store(folder, made_by)
+    with place(cfg):  # an engine may lack what it needs here
+        predictor = Predictor.of(model, cfg, exclusive=prepared.card.exclusive)
     predict_to_store(
-        Predictor.of(model, cfg, exclusive=prepared.card.exclusive),
+        predictor,
         index,
         folder,
         rank=among.process_index,

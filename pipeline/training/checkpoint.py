@@ -113,11 +113,16 @@ def load_state(path: Path) -> dict[str, Any] | None:
     """The training state, or None where there is none.
 
     Raises:
-        ValueError: if the file cannot be read.
+        ValueError: if the file cannot be read, or its weights are not finite.
     """
     if not path.is_file():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path}: cannot be read ({error}): remove it to train the fold again") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: no state of a training: remove it to train the fold again")
+    for part in ("model", "average"):
+        refuse_not_finite(path, state.get(part, {}))
+    return state

@@ -14,6 +14,7 @@ from pipeline.data.demo import TEST, TRAIN
 from pipeline.data.demo_instances import draw_culture, instance_rles
 from pipeline.data.index import read_index
 from pipeline.data.labels import VOID, Labels
+from pipeline.doctor.beside import check_beside
 from pipeline.stages.doctoring import doctor
 from tests.conftest import CONFIG
 
@@ -179,3 +180,36 @@ def test_label_images_with_void_go_the_whole_way(trained, capsys):
     assert main(["score", "card.toml", str(done.csv), "data/solution.csv"]) == 0
     assert "dsb_precision" in capsys.readouterr().out
     assert stages.report([cfg]).is_file()
+
+
+def objects_found(folder):
+    """The doctor's line on objects."""
+    (folder / "cells.toml").write_text(
+        'competition = "card.toml"\n[data]\nroot = "data"\n[model]\nencoder = "tu-test_efficientnet"\nin_channels = 1\n'
+        "decoder_channels = [16, 16, 8, 8, 8]\n[[train.phases]]\nloss = { bce = 1.0 }\nepochs = 1\nlr = 1e-3\n"
+    )
+    (found,) = [each for each in doctor(config.load(folder / "cells.toml")).findings if each.what == "objects"]
+    return found
+
+
+def test_the_doctor_counts_objects_and_looks_twice_where_each_mask_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = write(tmp_path, VALUES)
+    found = objects_found(tmp_path)
+    counts = [each.max() for each in cells.values() if each.any()]
+    assert (found.level, found.found) == ("good", f"{min(counts)} to {max(counts)} in each of 7 images with a mask")
+    for image_id, each in cells.items():
+        Image.fromarray((each > 0).astype(np.uint8)).save(tmp_path / "data/masks" / f"{image_id}.png")
+    found = objects_found(tmp_path)
+    assert found.level == "look"
+    assert "does one row, value or file hold all objects" in found.found
+
+
+def test_a_folder_of_pictures_of_another_size_is_no_label_beside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = write(tmp_path, ROWS, top="several_rows = true")
+    (tmp_path / "data/small").mkdir()
+    for image_id in cells:
+        Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "data/small" / f"{image_id}.png")
+    card = competition.load("card.toml")
+    assert check_beside(card, tmp_path / "data", read_index(card, tmp_path / "data")) == []

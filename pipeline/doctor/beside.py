@@ -120,7 +120,7 @@ def _compare(card: Competition, names: str, twice: Sequence[Twice]) -> Finding |
 
 def _read(card: Competition, each: Twice) -> np.ndarray:
     """The mask image as the card reads it, (C, H, W) uint8."""
-    row = SimpleNamespace(mask_paths=(each.path,), height=each.shape[0], width=each.shape[1])
+    row = SimpleNamespace(path=each.path, mask_paths=(each.path,), height=each.shape[0], width=each.shape[1])
     mask = Labels.of(card).read(row)
     return (one_hot(mask, len(card.classes)) if card.exclusive else mask).transpose(2, 0, 1)
 

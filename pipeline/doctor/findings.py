@@ -104,6 +104,16 @@ def check_masks(index: pd.DataFrame, card: Competition) -> list[Finding]:
     return findings
 
 
+def check_objects(counts: Sequence[int]) -> list[Finding]:
+    """How many objects each of some images has: one at most may be a mask of all objects in one."""
+    if not counts:
+        return []
+    shown = f"{min(counts)} to {max(counts)} in each of {len(counts)} images with a mask"
+    if max(counts) > 1:
+        return [Finding("good", "objects", shown)]
+    return [Finding("look", "objects", f"{shown}: does one row, value or file hold all objects of an image?")]
+
+
 def check_sizes(train: pd.DataFrame, test: pd.DataFrame) -> Finding:
     """Sizes of the images, and test images of a size that training never saw."""
     sizes = [set(zip(part["height"], part["width"], strict=True)) for part in (train, test)]

@@ -18,7 +18,15 @@ from pipeline.data.tables import read_rows, read_table
 from pipeline.doctor import placement
 from pipeline.doctor.beside import check_beside
 from pipeline.doctor.dialects import Sample, in_words, judge
-from pipeline.doctor.findings import Finding, check_masks, check_pixels, check_sample, check_sizes, name_metric
+from pipeline.doctor.findings import (
+    Finding,
+    check_masks,
+    check_objects,
+    check_pixels,
+    check_sample,
+    check_sizes,
+    name_metric,
+)
 from pipeline.doctor.placement import VIEWS, Verdict, judge_masks
 from pipeline.report.overlays import COLUMNS, Panel, write_sheet
 from pipeline.rle import Dialect, RLEError
@@ -62,6 +70,7 @@ def doctor(cfg: Config) -> Examined:
         name_metric(card),
         *check_sample(card, *_read_sample(card, paths.root)),
         *check_masks(train, card),
+        *check_objects(_count_objects(card, train, reader)),
         check_sizes(train, test),
         *_look_at(pd.concat([some, _spread(test, SAMPLE // 3)]), reader),
         *_as_findings(card, train, verdict),
@@ -119,6 +128,15 @@ def _masked(index: pd.DataFrame, card: Competition) -> pd.DataFrame:
     if "rle" in index:
         return index[[bool(_texts(row, card.dialect)) for row in index.itertuples()]]
     return index[index["coverage"] > 0] if "coverage" in index else index[:0]
+
+
+def _count_objects(card: Competition, index: pd.DataFrame, reader: Reader) -> list[int]:
+    """Of some images with a mask, where the card has objects."""
+    if not card.instances:
+        return []
+    labels = Labels.of(card, exif=reader.exif)
+    found = [labels.read_instances(row) for row in _spread(index[index["coverage"] > 0], QUICK).itertuples()]
+    return [len(np.unique(numbers[numbers > 0])) for numbers in found]
 
 
 def _judge(

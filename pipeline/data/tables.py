@@ -77,20 +77,34 @@ def _read(path: Path, columns: Sequence[str], *, only: bool) -> tuple[pd.DataFra
     """The table, and the line of the file at which each of its rows begins."""
     rows: list[list[str]] = []
     lines: list[int] = []
+    cut = 0
     with _opened(path) as reader:
         names = [as_id(name) for name in _header(path, reader)]
         _refuse_columns(path, names, columns)
+        kept = [place for place, name in enumerate(names) if name and (name in columns or not only)]
         line = reader.line_num
         for row in reader:
             if row and (as_id(row[0]) or any(map(as_id, row))):  # else a blank line
-                rows.append(row)
+                if len(row) != len(names):
+                    _refuse_other_length(f"{path}: line {line + 1}", row, len(names))
+                    cut += 1
+                rows.append([row[place] for place in kept])
                 lines.append(line + 1)
             line = reader.line_num
-    _even_out(path, rows, lines, len(names))
-    kept = [place for place, name in enumerate(names) if name and (name in columns or not only)]
-    cells = [[row[place] for row in rows] for place in kept]
-    table = {names[place]: pd.Series(column, dtype=str) for place, column in zip(kept, cells, strict=True)}
+    if cut:
+        say_once("%s: %d rows end in a comma: the blank field after it is left out", path, cut)
+    cells = zip(*rows, strict=True) if rows else repeat(())
+    table = {names[place]: pd.Series(column, dtype=str) for place, column in zip(kept, cells, strict=False)}
     return pd.DataFrame(table, index=pd.RangeIndex(len(rows))), lines
+
+
+def _refuse_other_length(where: str, row: Sequence[str], count: int) -> None:
+    """Refuse a row of other fields than the header's, but for blank ones beyond them."""
+    if len(row) < count:
+        raise ValueError(f"{where}: {len(row)} fields, the header has {count}: is the file cut off?")
+    if any(map(as_id, row[count:])):
+        advice = "a cell with a comma in it needs quotes around it"
+        raise ValueError(f"{where}: {len(row)} fields, the header has {count}: {advice}")
 
 
 @contextmanager
@@ -145,24 +159,6 @@ def _refuse_columns(path: Path, names: Sequence[str], columns: Sequence[str]) ->
     twice = next((name for name, count in Counter(names).items() if name and count > 1), None)
     if twice is not None:
         raise ValueError(f"{path}: column '{shortened(twice)}' is there twice: rename or remove one")
-
-
-def _even_out(path: Path, rows: list[list[str]], lines: Sequence[int], count: int) -> None:
-    """Cut blank fields beyond the header's off, as a comma at the end of each row leaves them.
-
-    Raises:
-        ValueError: for a row of other fields than the header's, with its line.
-    """
-    cut = 0
-    for number, row in enumerate(rows):
-        if len(row) == count:
-            continue
-        if len(row) < count or any(map(as_id, row[count:])):
-            advice = "is the file cut off?" if len(row) < count else "a cell with a comma in it needs quotes around it"
-            raise ValueError(f"{path}: line {lines[number]}: {len(row)} fields, the header has {count}: {advice}")
-        rows[number], cut = row[:count], cut + 1
-    if cut:
-        say_once("%s: %d rows end in a comma: the blank field after it is left out", path, cut)
 
 
 def read_rows(path: Path, layouts: Sequence[Columns], classes: Sequence[str], *, rle: bool = True) -> pd.DataFrame:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import competition
-from pipeline.data.index import read_index, read_test_index
+from pipeline import competition, config
+from pipeline.data.crops import crop_index
+from pipeline.data.index import is_own, read_index, read_test_index
 from pipeline.data.labels import Labels
 
 
@@ -190,3 +191,11 @@ def test_meta_columns_do_not_take_the_indexs_names(tiny, edit):
     assert "fold" not in index
     assert set(index["kind"]) == {"k"}
     assert "x" not in set(index["rle"])
+
+
+def test_no_meta_table_may_have_a_column_that_the_code_gives_to_images_or_windows(tiny, card, edit):
+    index = read_index(card, tiny / "tiny")
+    windows = crop_index(index, Labels.of(card), config.Crops(size=16, stride=16))
+    write_masks(tiny, edit, lambda mask: mask * np.uint8(255))
+    by_mask = read_index(competition.load("tiny.toml"), tiny / "tiny")
+    assert [column for column in {*index, *windows, *by_mask, "fold"} if not is_own(column)] == []

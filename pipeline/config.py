@@ -213,6 +213,14 @@ class Config(Table):
     train: Train
     predict: Predict = Predict()
 
+    def model_post_init(self, context: object) -> None:
+        super().model_post_init(context)
+        whole = {"percentiles": self.data.percentiles, 'nodata = "mean"': self.data.nodata == "mean"}
+        wrong = [key for key, value in whole.items() if value]
+        if self.predict.tiles and wrong:
+            instead = "data.window" if wrong[0] == "percentiles" else '"zero"'
+            raise ValueError(f"data.{wrong[0]} is of a whole image, which predict.tiles never reads: give {instead}")
+
     @property
     def file(self) -> str:
         """The file that it was read from, for messages; of a config that was not, its name."""

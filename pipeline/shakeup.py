@@ -101,7 +101,9 @@ def boards(
     sums = [each.per_group(groups) for each in candidates]
     units = max(2, round(test_images / (len(candidates[0]) / len(sums[0]))))
     if test_images < 2:
-        raise ValueError(f"a test set of {test_images} images has no public and private part: give its size")
+        raise ValueError(
+            f"a test set of {test_images} images has no public and private part: set leaderboard.images on the card"
+        )
     in_public = min(max(1, round(public_share * units)), units - 1)
     if min(each.counting() for each in sums) < 2:
         raise ValueError(f"fewer than 2 of {len(sums[0])} groups count for the metric: they say nothing of a shake-up")

@@ -65,12 +65,9 @@ def run_bundle(
     workers: Annotated[int, typer.Option(help="processes that read ahead")] = 0,
 ) -> None:
     """Predict a test set with a bundle, in one pass, and write the submission."""
-    _print_predicted(stages.run_bundle(weights, data, csv, budget=budget, workers=workers))
-
-
-def _print_predicted(done: kaggle.prediction.Predicted) -> None:
+    done = stages.run_bundle(weights, data, csv, budget=budget, workers=workers)
     out.print(f"submission  {done.csv}  {done.summary.rows} rows, {done.summary.empty} of them empty")
-    out.print(f"time        {clock(done.seconds)} for {done.images} images, {done.seconds / done.images:.2f} s each")
+    out.print(f"time        {clock(done.seconds)} for {done.images} images, {done.per_image:.2f} s each")
     if done.problems:
         out.print(f"no mask     {len(done.problems)} images: {done.csv.with_suffix('.json')} says why")
 

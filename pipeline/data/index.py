@@ -7,6 +7,7 @@ classes also coverage_<class>), empty, group, and every column of the card's met
 """
 
 import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +59,10 @@ def read_index(card: Competition, root: Path, skip_bad: bool = False, reader: Re
 
 
 def read_test_index(card: Competition, root: Path, skip_bad: bool = False, reader: Reader = AS_SEEN) -> pd.DataFrame:
-    """One row per test image, in the order of the sample submission.
+    """One row per test image of the sample submission, in its order; none where the test data are still hidden.
 
-    With `skip_bad`, an image that cannot be read stays out: its row of the submission will be empty. Where the sample
-    has no row, the folder of images may be missing.
+    An image without a row is not among them: `unlisted_test_images` names those. With `skip_bad`, an image that cannot
+    be read stays out: its row of the submission will be empty.
 
     Raises:
         As `read_index`.
@@ -70,9 +71,26 @@ def read_test_index(card: Competition, root: Path, skip_bad: bool = False, reade
     if not (card.several_rows or card.instances):
         refuse_repeats(rows, root / card.files.sample_submission)
     index, search = pd.DataFrame({"image_id": rows["image_id"].unique()}), test_search(card, root)
-    hidden = index.empty and not search.folder.is_dir()  # test data that only a run on Kaggle will see
-    index["path"] = [] if hidden else match_files(index["image_id"], search.find(), search, skip_lost=skip_bad)
+    files = search.find(hidden=index.empty or skip_bad)
+    index["path"] = match_files(index["image_id"], files, search, skip_lost=skip_bad)
     return _measure(index, skip_bad, reader)
+
+
+def unlisted_test_images(card: Competition, root: Path, listed: Iterable[str]) -> list[str]:
+    """Ids of the test images that have no row in the sample submission, sorted: these are not predicted.
+
+    Args:
+        listed: ids that have a row.
+    """
+    return sorted(set(test_search(card, root).find(hidden=True)) - set(listed))
+
+
+def describe_unlisted(card: Competition, unlisted: Sequence[str]) -> str:
+    """A line about test images without a row."""
+    return (
+        f"{len(unlisted)} test images have no row in {card.files.sample_submission} and are not predicted, the first "
+        f"is '{shortened(unlisted[0])}'"
+    )
 
 
 def train_search(card: Competition, root: Path) -> Search:

@@ -65,8 +65,14 @@ class Search:
     suffix: str
     pattern: str | None = None
 
-    def find(self) -> dict[str, Path]:
-        """Files by id, as `find_files`."""
+    def find(self, *, hidden: bool = False) -> dict[str, Path]:
+        """Files by id, as `find_files`.
+
+        Args:
+            hidden: whether the folder may be missing, as in a code competition that shows no test images.
+        """
+        if hidden and not self.folder.is_dir():
+            return {}
         return find_files(self.folder, self.suffix, self.pattern)
 
     @property
@@ -192,7 +198,10 @@ def match_files(ids: pd.Series, files: Mapping[str, Path], search: Search, *, sk
 
 
 def mismatches(ids: pd.Series, files: Mapping[str, Path], search: Search, *, skip_lost: bool) -> list[str]:
-    """What `match_files` refuses, a line each: ids without a file, and files without an id; or why they do not fit."""
+    """What `match_files` refuses, a line each: ids without a file, and files without an id; or why they do not fit.
+
+    Test images without an id are none of it: they are not predicted, and counted where that is said.
+    """
     wanted = set(ids)
     lost, strangers = sorted(wanted - set(files)), sorted(set(files) - wanted)
     nothing = len(lost) == len(wanted) > 0
@@ -204,12 +213,13 @@ def mismatches(ids: pd.Series, files: Mapping[str, Path], search: Search, *, ski
             return [f"{line}: {reason}"]
         advice = "are these the files of this table?" if nothing else "get the file, or leave it out with --skip-bad"
         lines.append(f"{line}: {advice}")
-    if strangers:
+    if strangers and search.part == "training":
         name = shortened(files[strangers[0]].relative_to(search.folder))
         what = "mask" if search.ids_from.is_dir() else "row"
         lines.append(
             f"{search.folder}: {len(strangers)} of {len(files)} {search.part} images have no {what} in "
-            f"{search.ids_from.name}, such as '{name}': {_of_strangers(search)}"
+            f"{search.ids_from.name}, such as '{name}': on the card, rowless = \"empty\" if their masks are empty, "
+            f'"ignore" if they are no training images'
         )
     return lines
 
@@ -222,12 +232,6 @@ def _there(strangers: list[str], files: Mapping[str, Path], search: Search) -> s
     names = _names_in(search.folder)
     others = f"{len(names)} others, such as '{shortened(names[0])}'" if names else "nothing"
     return f"no name has the {search.rule}, the folder holds {others}"
-
-
-def _of_strangers(search: Search) -> str:
-    if search.part == "test":
-        return "get the sample submission of these images, or set files.pattern for those that it asks for"
-    return 'on the card, rowless = "empty" if their masks are empty, "ignore" if they are no training images'
 
 
 def _names_in(folder: Path) -> list[str]:

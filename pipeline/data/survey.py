@@ -70,8 +70,8 @@ def survey_test(card: Competition, root: Path, skip_bad: bool = False, reader: R
     faults: list[str] = []
     path, search = root / card.files.sample_submission, test_search(card, root)
     rows = _tried(lambda: read_rows(path, [card.columns], card.classes, rle=False), faults)
-    hidden = rows is not None and rows.empty and not search.folder.is_dir()
-    files = {} if hidden else _tried(search.find, faults)
+    hidden = skip_bad or (rows is not None and rows.empty)
+    files = _tried(lambda: search.find(hidden=hidden), faults)
     if rows is not None and not (card.several_rows or card.instances):
         _tried(lambda: refuse_repeats(rows, path), faults)
     if files is None:

@@ -37,16 +37,16 @@ def find_weights(root: Path) -> Path:
 
 
 def find_competition(root: Path, card: Competition) -> Path:
-    """The folder of the competition's files.
+    """The folder of the competition's files; its test images may be hidden still.
 
     Raises:
         As `find_weights`.
     """
-    sample, images = card.files.sample_submission, card.files.test_images
+    sample, folders = card.files.sample_submission, (card.files.test_images, card.files.train_images)
     return _only(
         root,
-        lambda folder: (folder / sample).is_file() and (folder / images).is_dir(),
-        f"{sample} and {images}/: attach the competition {card.url or card.name}",
+        lambda folder: (folder / sample).is_file() and any((folder / images).is_dir() for images in folders),
+        f"{sample} and {' or '.join(folders)}/: attach the competition {card.url or card.name}",
     )
 
 

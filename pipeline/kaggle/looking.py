@@ -7,7 +7,7 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.images import ImageError, Reader
-from pipeline.data.places import find_files
+from pipeline.data.index import test_search
 from pipeline.data.tables import read_cells, read_rows
 from pipeline.kaggle.bundle import Bundle
 from pipeline.report.overlays import COLUMNS, Panel, write_sheet
@@ -26,7 +26,7 @@ def draw_submission(bundle: Bundle, root: Path, csv: Path, path: Path) -> Path:
         rows = read_cells(csv, card.columns, card.dialect.empty)
     else:
         rows = read_rows(csv, [card.columns], card.classes)
-    files = find_files(root / card.files.test_images, card.files.suffix, card.files.pattern)
+    files = test_search(card, root).find(hidden=True)
     panels: list[Panel] = []
     for image_id, texts in rows.groupby("image_id", sort=False)["rle"]:
         panel = _panel(image_id, texts, files.get(image_id), Reader.of(bundle.cfgs[0]), card)

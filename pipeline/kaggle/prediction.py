@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.ahead import ahead
-from pipeline.data.places import find_files
+from pipeline.competition import Competition
+from pipeline.data.index import describe_unlisted, test_search, unlisted_test_images
 from pipeline.ensemble import Objects, combine
 from pipeline.files import whole, write_text
 from pipeline.kaggle.bundle import Bundle
@@ -38,6 +39,25 @@ class Predicted(NamedTuple):
     dropped: list[Step]
     foreseen: float | None  # seconds in all, when it was first foreseen; None: no budget, or too few images
     seconds: float
+    lost: list[str]  # ids of the sample's images that are not in the test folder
+    unlisted: list[str]  # ids of test images that have no row in the sample, and are not predicted
+
+    @property
+    def per_image(self) -> float:
+        """Seconds."""
+        return self.seconds / max(1, self.images)
+
+    def notes(self, card: Competition) -> list[str]:
+        """A line for each way in which the test folder and the sample submission are not of the same images."""
+        notes = []
+        if not self.images:
+            notes.append(f"{card.files.sample_submission} has no row: the submission is the header alone")
+        if self.lost:
+            notes.append(
+                f"{len(self.lost)} of {self.images} images of {card.files.sample_submission} are not in "
+                f"{card.files.test_images}/, the first is '{self.lost[0]}': their rows keep the sample's text"
+            )
+        return [*notes, describe_unlisted(card, self.unlisted)] if self.unlisted else notes
 
 
 class InTurn:
@@ -101,24 +121,32 @@ def predict_test(
     rows = sample_rows(card, sample)
     with whole(csv) as unfinished:
         shutil.copyfile(sample, unfinished)
-    places = _places(bundle, root, rows)
+    files = test_search(card, root).find(hidden=True)
+    places = [(image_id, files.get(image_id)) for image_id in rows["image_id"].unique()]  # each once, in their order
     watch.images = len(places)
+    lost = [image_id for image_id, path in places if path is None]
+    log.info("predicting %d images, those of %s", len(places) - len(lost), card.files.sample_submission)
     run = OnePass(bundle, load or bundle.predictor, watch)
     items = track(read_all(places, run.readers, workers), "predict", total=len(places))
     # The models look at the next images while the masks of these are drawn, encoded and written.
     in_turn = InTurn(_to_the_end(ahead(run(items))), partial(draw, bundle), _scattered(rows["image_id"]), run.note)
     summary = write_submission(csv, card, sample, in_turn, partial(_confidences, bundle, in_turn), placeholders=True)
     missing = {image_id: "not reached" for image_id, _ in places[run.reached :]}
-    done = Predicted(csv, summary, len(places), missing | run.problems, run.dropped, watch.foreseen, watch.elapsed)
+    done = Predicted(
+        csv,
+        summary,
+        len(places),
+        missing | run.problems,
+        run.dropped,
+        watch.foreseen,
+        watch.elapsed,
+        lost,
+        unlisted_test_images(card, root, rows["image_id"]),
+    )
+    for note in done.notes(card):
+        log.warning("%s", note)
     write_text(csv.with_suffix(".json"), json.dumps(_record(done), indent=1) + "\n")
     return done
-
-
-def _places(bundle: Bundle, root: Path, rows: pd.DataFrame) -> list[tuple[str, Path | None]]:
-    """Each image of the sample once, in its order, and its file if there is one."""
-    files = bundle.card.files
-    found = find_files(root / files.test_images, files.suffix, files.pattern)
-    return [(image_id, found.get(image_id)) for image_id in rows["image_id"].unique()]
 
 
 def _scattered(ids: pd.Series) -> set[str]:
@@ -152,6 +180,8 @@ def _confidences(bundle: Bundle, in_turn: InTurn, image_id: str, labels: np.ndar
 def _record(done: Predicted) -> dict[str, object]:
     return {
         "images": done.images,
+        "images_without_file": len(done.lost),
+        "test_images_without_row": len(done.unlisted),
         "rows": done.summary.rows,
         "empty_rows": done.summary.empty,
         "seconds": round(done.seconds, 3),

@@ -5,7 +5,7 @@ one among colours, one of a single row of pixels, a file cut short.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.formats import read_pixels
 from pipeline.data.images import write_image
-from pipeline.data.places import as_id, find_files
+from pipeline.data.index import test_search, train_files
+from pipeline.data.places import as_id
 from pipeline.data.tables import read_table
 from pipeline.files import whole
 from pipeline.submission import sample_rows
@@ -51,7 +52,7 @@ CUT = len(CHANGES)  # the place of the image whose file is cut short
 def write_known(card: Competition, root: Path, folder: Path) -> int:
     """Copy the known test set, and nothing else, into a new folder; returns its number of images."""
     files = card.files
-    paths = find_files(root / files.test_images, files.suffix, files.pattern).values()
+    paths = test_search(card, root).find(hidden=True).values()
     for path in [root / files.sample_submission, *paths]:
         target = folder / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -62,20 +63,21 @@ def write_known(card: Competition, root: Path, folder: Path) -> int:
 def write_hidden(card: Competition, root: Path, folder: Path, images: int = IMAGES) -> int:
     """Write a hidden test set into a new folder, laid out as the card says; returns its number of images.
 
-    Where ids come from folders of folders, they are those of the known images, and fewer.
+    It is made of training images where no test image is known. Where ids come from folders of folders, they are those
+    of the known images, and fewer.
     """
-    sample = root / card.files.sample_submission
-    rows, files = sample_rows(card, sample), card.files
-    known = find_files(root / files.test_images, files.suffix, files.pattern)
-    ids = [image_id for image_id in rows["image_id"].unique() if image_id in known]
+    files, (home, known, rows) = card.files, _known_images(card, root)
+    ids = list(rows)
     chosen = ids[:images] if files.pattern else [ids[place % len(ids)] for place in range(images)]
     names = chosen if files.pattern else [f"{PREFIX}{place}_{image_id}" for place, image_id in enumerate(chosen)]
     for place, (image_id, name) in enumerate(zip(chosen, names, strict=True)):
-        relative = known[image_id].relative_to(root)
-        target = folder / (relative if files.pattern else relative.with_name(name + files.suffix))
+        below = known[image_id].relative_to(home) if files.pattern else Path(name + files.suffix)
+        target = folder / files.test_images / below
         target.parent.mkdir(parents=True, exist_ok=True)
         _write_changed(known[image_id], target, place)
-    _write_sample(card, sample, folder / files.sample_submission, dict(zip(names, chosen, strict=True)))
+    parts = [_renamed(rows[old], card.columns.id, old, new) for old, new in zip(chosen, names, strict=True)]
+    with whole(folder / files.sample_submission) as unfinished:
+        pd.concat(parts).to_csv(unfinished, index=False, lineterminator="\n")
     return len(names)
 
 
@@ -92,14 +94,27 @@ def _write_changed(path: Path, target: Path, place: int) -> None:
     write_image(target, changed[..., 0] if changed.shape[2] == 1 else changed)
 
 
-def _write_sample(card: Competition, sample: Path, target: Path, known_as: dict[str, str]) -> None:
-    """The sample's rows of each chosen image, under the image's new name."""
-    table = read_table(sample, [card.columns.id])
-    ids = sample_rows(card, sample)["image_id"]
-    of_image = dict(tuple(table.loc[ids.index].groupby(ids, sort=False)))
-    parts = [_renamed(of_image[image_id], card.columns.id, image_id, name) for name, image_id in known_as.items()]
-    with whole(target) as unfinished:
-        pd.concat(parts).to_csv(unfinished, index=False, lineterminator="\n")
+def _known_images(card: Competition, root: Path) -> tuple[Path, dict[str, Path], dict[str, pd.DataFrame]]:
+    """Images that a test set can be made of: their folder, files by id, and rows of a sample submission by id."""
+    sample, known = root / card.files.sample_submission, test_search(card, root).find(hidden=True)
+    table, ids = read_table(sample, [card.columns.id]), sample_rows(card, sample)["image_id"]
+    rows = {image_id: part for image_id, part in table.loc[ids.index].groupby(ids, sort=False) if image_id in known}
+    if rows:
+        return root / card.files.test_images, known, rows
+    known = train_files(card, root)
+    rows = {image_id: _empty_rows(card, list(table), image_id) for image_id in sorted(known)}
+    return root / card.files.train_images, known, rows
+
+
+def _empty_rows(card: Competition, header: Sequence[str], image_id: str) -> pd.DataFrame:
+    """The rows of an image without a mask: one for each class, or one alone where rows are of objects."""
+    columns, rows = card.columns, []
+    for name in card.classes:
+        row = dict.fromkeys(header, "") | {columns.rle: card.dialect.empty, columns.id: image_id}
+        if columns.joint:
+            row[columns.id] = f"{image_id}{columns.joint}{name}"
+        rows.append(row | ({columns.label: name} if columns.label else {}))
+    return pd.DataFrame(rows, columns=list(header))
 
 
 def _renamed(rows: pd.DataFrame, column: str, old: str, new: str) -> pd.DataFrame:

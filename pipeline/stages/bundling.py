@@ -78,8 +78,9 @@ def run_bundle(weights: Path, root: Path, csv: Path, *, budget: str = "", worker
         ValueError: if no image at all could be predicted, unless this is the run on hidden data, which must not fail.
     """
     done = predict_test(read_bundle(weights), root, csv, budget=seconds_of(budget) if budget else None, workers=workers)
-    if len(done.problems) == done.images and not is_rerun():
-        raise ValueError(f"not one of {done.images} images could be predicted, {next(iter(done.problems.values()))}")
+    if done.images and len(done.problems) == done.images and not is_rerun():
+        image_id, problem = next(iter(done.problems.items()))
+        raise ValueError(f"not one of {done.images} images could be predicted, the first is '{image_id}': {problem}")
     return done
 
 

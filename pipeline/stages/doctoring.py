@@ -11,7 +11,7 @@ from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.formats import read_header
 from pipeline.data.images import AS_SEEN, ImageError, Reader
-from pipeline.data.index import read_index, read_test_index
+from pipeline.data.index import describe_unlisted, read_index, read_test_index, unlisted_test_images
 from pipeline.data.labels import Labels
 from pipeline.data.survey import survey_test, survey_train
 from pipeline.data.tables import read_rows, read_table
@@ -69,6 +69,7 @@ def doctor(cfg: Config) -> Examined:
     findings = [
         name_metric(card),
         *check_sample(card, *_read_sample(card, paths.root)),
+        *_unlisted(card, paths.root, test),
         *check_masks(train, card),
         *check_objects(_count_objects(card, train, reader)),
         check_sizes(train, test),
@@ -113,6 +114,11 @@ def quick_look(card: Competition, index: pd.DataFrame, reader: Reader = AS_SEEN)
 def _read_sample(card: Competition, root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     path = root / card.files.sample_submission
     return read_table(path, []), read_rows(path, [card.columns], card.classes, rle=False)
+
+
+def _unlisted(card: Competition, root: Path, test: pd.DataFrame) -> list[Finding]:
+    unlisted = unlisted_test_images(card, root, test["image_id"])
+    return [Finding("look", "test images", describe_unlisted(card, unlisted))] if unlisted else []
 
 
 def _spread(index: pd.DataFrame, count: int, together: int = 1) -> pd.DataFrame:

@@ -134,7 +134,7 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
         ),
     )
     write_scores(csv.with_suffix(".oof.csv"), rows, scores, first.card.classes)
-    write_text(done.manifest, json.dumps(_manifest(members, done), indent=1) + "\n")
+    write_text(done.manifest, json.dumps(_manifest(members, done, first.unlisted(test_index)), indent=1) + "\n")
     panels = _test_panels(first, test_index.head(COLUMNS), masks_of)
     _draw_sheet(done.sheet, members, rows.assign(score=scores.each()), together.shipped, panels)
     return done
@@ -334,7 +334,7 @@ def write_scores(path: Path, rows: pd.DataFrame, scores: Scores, classes: Sequen
         table.to_csv(partial, index=False, lineterminator="\n")
 
 
-def _manifest(members: Sequence[Prepared], done: Ensembled) -> dict[str, Any]:
+def _manifest(members: Sequence[Prepared], done: Ensembled, unlisted: Sequence[str]) -> dict[str, Any]:
     """What made a submission, and what it is worth."""
     unimportant = {"name": True, "data": {"root", "skip_bad"}}
     return {
@@ -356,6 +356,7 @@ def _manifest(members: Sequence[Prepared], done: Ensembled) -> dict[str, Any]:
         "oof_found": done.found._asdict(),
         "rows": done.summary.rows,
         "empty_rows": done.summary.empty,
+        **({"test_images_without_row": len(unlisted)} if unlisted else {}),
         **made_with(),
     }
 

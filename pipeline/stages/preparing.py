@@ -20,7 +20,7 @@ from pipeline.data.demo_instances import make_instances_demo
 from pipeline.data.demo_large import make_large_demo
 from pipeline.data.formats import read_header
 from pipeline.data.images import ImageError, Reader
-from pipeline.data.index import read_index, read_test_index
+from pipeline.data.index import read_index, read_test_index, unlisted_test_images
 from pipeline.data.labels import Labels
 from pipeline.data.rasters import Header
 from pipeline.data.tables import sample_header
@@ -97,6 +97,10 @@ class Prepared(NamedTuple):
     def testers(self) -> list[Fold]:
         """The folds whose models predict the test set; with `predict.full`, that of the full fit too."""
         return [*self.numbers(), FULL] if self.cfg.predict.full else list(self.numbers())
+
+    def unlisted(self, test_index: pd.DataFrame) -> list[str]:
+        """Ids of test images that have no row in the sample submission."""
+        return unlisted_test_images(self.card, self.paths.root, test_index["image_id"])
 
     def test_stores(self) -> list[PredictionStore]:
         return [PredictionStore(self.paths.test(fold)) for fold in self.testers()]

@@ -92,7 +92,7 @@ def _act(name: str, made: Bundled, folder: Path, mounts: _Mounts, base: Path, va
         ran,
         _problem(csv, card, data),
         record.get("problems", {}),
-        record["seconds"] / record["images"] if record else float("nan"),
+        record["seconds"] / record["images"] if record.get("images") else float("nan"),
         compare_csvs(csv, made.done.csv, card) if name == "known" and csv.is_file() else None,
     )
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pipeline import competition
 from pipeline.competition import Competition
 from pipeline.data.images import ImageError, read_size
-from pipeline.data.places import find_files
+from pipeline.data.index import test_search
 from pipeline.files import write_text
 from pipeline.kaggle.board import Correlation, Entry, Row, correlations, read_entries, write_entries
 from pipeline.kaggle.calls import SITE, EndedError, KaggleError
@@ -271,8 +271,7 @@ def check_csv(csv: Path, card: Competition, root: Path) -> None:
     Raises:
         FileNotFoundError, ValueError: as `submission.check_submission`.
     """
-    folder = root / card.files.test_images
-    files = find_files(folder, card.files.suffix, card.files.pattern) if folder.is_dir() else {}
+    files = test_search(card, root).find(hidden=True)
 
     def size_of(image_id: str) -> tuple[int, int] | None:
         try:

@@ -15,7 +15,7 @@ from pipeline import competition, config, folds
 from pipeline.competition import Competition
 from pipeline.config import Config, place
 from pipeline.data.crops import crop_index
-from pipeline.data.index import read_test_index
+from pipeline.data.index import describe_unlisted, read_test_index
 from pipeline.files import locked, write_text
 from pipeline.inference.predict import Predictor, predict_to_store
 from pipeline.inference.store import is_complete, start_store
@@ -167,6 +167,7 @@ def predict_test(prepared: Prepared) -> pd.DataFrame:
     """Fill the test stores of every fold; returns the index of the test images."""
     # Before the hours of training: a mistake in it must show at once.
     test_index = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad, prepared.reader)
+    _say_what_is_predicted(prepared, test_index)
     if prepared.cfg.predict.full:
         train_full(prepared)
     else:
@@ -177,6 +178,19 @@ def predict_test(prepared: Prepared) -> pd.DataFrame:
             with _alone(prepared, fold):
                 fill_store(prepared, fold, test_index, folder, f"fold {fold} test")
     return test_index
+
+
+def _say_what_is_predicted(prepared: Prepared, test_index: pd.DataFrame) -> None:
+    """A warning where the test set is not that of the files: images without a row, or no rows at all."""
+    card = prepared.card
+    if unlisted := prepared.unlisted(test_index):
+        log.warning("%s", describe_unlisted(card, unlisted))
+    if test_index.empty:
+        log.warning(
+            "%s has no row to predict: the test data are hidden, and the submission is the header alone. make bundle "
+            "writes what predicts them on Kaggle",
+            card.files.sample_submission,
+        )
 
 
 def _fit(

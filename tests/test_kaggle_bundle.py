@@ -337,9 +337,9 @@ def clock(monkeypatch):
 class Slow:
     """A model of which each view of each image takes so many seconds; 5 times so many at first, 30% off at any time."""
 
-    def __init__(self, predictor, seconds, clock):
+    def __init__(self, predictor, seconds, clock, seed):
         self.predictor, self.seconds, self.clock = predictor, seconds, clock
-        self.rng, self.warm = np.random.default_rng(0), False
+        self.rng, self.warm = np.random.default_rng(seed), False
 
     def __call__(self, images, views):
         self.clock.now += self.seconds * len(views) * len(images) * self.rng.uniform(0.7, 1.3) * (1 if self.warm else 5)
@@ -354,7 +354,7 @@ def slowly(bundle, folder, clock, budget, seconds=0.01):
         folder,
         Path("submission.csv"),
         budget=budget,
-        load=lambda *which: Slow(bundle.predictor(*which), seconds, clock),
+        load=lambda cfg, fold: Slow(bundle.predictor(cfg, fold), seconds, clock, seed=fold),
     )
 
 
@@ -396,7 +396,11 @@ def test_once_the_budget_is_spent_the_rest_keeps_the_samples_text(many, clock, c
     assert found.keys() == IMAGES.keys()
     assert set(done.problems.values()) == {"not reached"}
     assert {found[image_id] for image_id in done.problems} == {"1 1"}
-    assert f"the budget is spent: {len(done.problems)} images keep the sample's text" in caplog.text
+    assert done.seconds <= 0.5
+    assert (
+        f"time budget used up: {len(done.problems)} images not predicted; their rows keep the sample's value"
+        in caplog.text
+    )
 
 
 def test_steps_drop_the_view_that_costs_least_first_and_end_with_one_model(many):
@@ -409,6 +413,15 @@ def test_steps_drop_the_view_that_costs_least_first_and_end_with_one_model(many)
 
 
 # ---------------------------------------------------------------------------------------------- what is bundled
+
+
+def test_members_may_have_other_numbers_of_views(submitted):
+    path = Path("configs/seed1.toml")
+    path.write_text(path.read_text() + '\n[predict]\nviews = ["identity"]\n')
+    bundle, done = bundled(*BOTH)
+    assert [member.views for member in bundle.plan] == [("identity", "flip_horizontal"), ("identity",)]
+    assert [step.drop for step in bundle.record.steps] == ["view", *["fold"] * 4]
+    assert rows(predict_test(bundle, Path("tiny"), Path("submission.csv")).csv) == rows(done.csv)
 
 
 def test_half_the_bytes_cost_next_to_nothing(submitted):

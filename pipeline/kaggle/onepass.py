@@ -20,7 +20,7 @@ from pipeline.inference.predict import Predictor, brought_to, predict_windows
 from pipeline.inference.store import quantise
 from pipeline.kaggle.bundle import Bundle
 from pipeline.kaggle.plan import SPARE, Costs, Member, Plan, Step, fitting, step_words
-from pipeline.kaggle.watch import Watch
+from pipeline.kaggle.watch import SINGLES, Watch
 from pipeline.progress import clock
 from pipeline.training.checkpoint import Fold
 
@@ -124,27 +124,39 @@ class OnePass:
 
     def __call__(self, items: Iterable[Item]) -> Iterator[tuple[str, Stores | None]]:
         """The models' values of each image, in order; None for one that has none."""
-        for batch in self._batches(items):
-            if self.watch.is_over:
-                log.warning("the budget is spent: %d images keep the sample's text", self.watch.images - self.reached)
-                return
-            if self.watch.is_time_to_look():
+        self.watch.begin()
+        for whole in self._batches(items):
+            if self.watch.is_time_to_look(len(whole), self.watch.costs().of(self.plan)):
                 self._look()
-            for reached in self._predict(batch):
-                self.reached += 1
-                yield reached
-            self.watch.finished(len(batch))
+            while whole:
+                fitting = self.watch.fitting(len(whole), self.watch.next_image(self.plan))
+                if not fitting:
+                    self._say_over()
+                    return
+                batch, whole = whole[:fitting], whole[fitting:]
+                for reached in self._predict(batch):
+                    self.reached += 1
+                    yield reached
+                self.watch.finished(len(batch))
+
+    def _say_over(self) -> None:
+        left = self.watch.images - self.reached
+        log.warning("time budget used up: %d images not predicted; their rows keep the sample's value", left)
 
     def _batches(self, items: Iterable[Item]) -> Iterator[list[Item]]:
         """Items that follow each other and are of one size."""
         batch: list[Item] = []
         for item in items:
-            if batch and (len(batch) >= self.batch_size or _shape(item) != _shape(batch[0])):
+            if batch and (len(batch) >= self._most_at_once() or _shape(item) != _shape(batch[0])):
                 yield batch
                 batch = []
             batch.append(item)
         if batch:
             yield batch
+
+    def _most_at_once(self) -> int:
+        """Images of the next batch: under a budget, single ones until the time of one is known."""
+        return 1 if self.watch.seconds and self.watch.batches < SINGLES else self.batch_size
 
     def _look(self) -> None:
         watch, costs = self.watch, self.watch.costs()
@@ -153,6 +165,7 @@ class OnePass:
             log.info("%.2f s per image: %s for %d images", costs.of(self.plan), _clock(self, costs), watch.images)
         left = watch.seconds * SPARE - watch.elapsed
         self.plan, taken = fitting(self.plan, self.steps, costs, watch.images - watch.done, left)
+        watch.looked(dropped=bool(taken))
         self.steps, self.dropped = self.steps[len(taken) :], self.dropped + taken
         if first:
             watch.foreseen = watch.foresee(costs.of(self.plan))

@@ -69,11 +69,11 @@ class Costs(NamedTuple):
     """Seconds that one image takes."""
 
     overhead: float  # reading, drawing, writing
-    by_pass: dict[str, float]  # of each member's name
+    by_pass: dict[str, float]  # of each member's name; without a member that failed on all images so far
 
     def of(self, plan: Plan) -> float:
         """Of one image under a plan."""
-        return self.overhead + sum(self.by_pass[member.name] * member.passes for member in plan)
+        return self.overhead + sum(self.by_pass.get(member.name, 0.0) * member.passes for member in plan)
 
 
 def fitting(plan: Plan, steps: Sequence[Step], costs: Costs, images: int, seconds: float) -> tuple[Plan, list[Step]]:

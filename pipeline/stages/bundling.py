@@ -140,7 +140,6 @@ def price(members: Sequence[Prepared], done: Ensembled) -> list[Step]:
         (member.name, view): _view_store(prepared, rows, view)
         for member, prepared in zip(plan, members, strict=True)
         for view in member.views
-        if len(member.views) > 1
     }
     scores = {each.cfg.name: {fold: fold_row(each, fold)["oof"] for fold in each.numbers()} for each in members}
     return price_steps(
@@ -160,6 +159,8 @@ def plan_of(members: Sequence[Prepared]) -> Plan:
 
 def _view_store(prepared: Prepared, rows: pd.DataFrame, view: str) -> PredictionStore:
     """The rows' predictions out of fold by one view alone; what is there already is not made again."""
+    if prepared.cfg.predict.views == (view,):
+        return prepared.oof_store()
     cfg = prepared.cfg.model_copy(update={"predict": prepared.cfg.predict.model_copy(update={"views": (view,)})})
     alone, folders = prepared._replace(cfg=cfg), []
     for fold in prepared.numbers():

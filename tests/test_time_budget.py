@@ -1,0 +1,111 @@
+"""A prediction under a time budget ends within it, whatever an image takes; a clock that only the models move."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import config
+from pipeline.kaggle import onepass, watch
+from pipeline.kaggle.onepass import Item, OnePass
+from pipeline.kaggle.plan import Member, Step, fold_steps
+from pipeline.kaggle.watch import Watch
+
+HOUR = 3600.0
+VIEWS = ("identity", "flip_horizontal")
+PLAN = (Member("tiny", (0, 1, 2), VIEWS),)
+STEPS = (
+    Step(drop="view", member="tiny", name="flip_horizontal", score=0.5),
+    *fold_steps((Member("tiny", (0, 1, 2), ("identity",)),), {"tiny": {0: 0.1, 1: 0.2, 2: 0.3}}),
+)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = SimpleNamespace(now=100.0)
+    clock.monotonic = lambda: clock.now
+    for module in (watch, onepass):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def predict(clock, image, budget, images=6, *, steps=STEPS, noise=0.0, warm_up=1.0, batch_size=16, fails=()):
+    """The images reached, the run, and the seconds that all took.
+
+    Args:
+        image: seconds of all models on one image.
+        warm_up: factor of each model's first pass.
+        fails: images of which each model raises an error.
+    """
+    rng, called = np.random.default_rng(0), set()
+
+    def load(cfg, fold):
+        def model(pixels, views):
+            factor = rng.uniform(1 - noise, 1 + noise) * (1 if fold in called else warm_up)
+            clock.now += image / 6 * len(views) * len(pixels) * factor
+            called.add(fold)
+            if any(int(image.max()) in fails for image in pixels):
+                raise MemoryError("too large")
+            return torch.zeros(len(pixels), 1, 2, 2)
+
+        return model
+
+    cfg = config.load("configs/tiny.toml", [f"predict.batch_size={batch_size}"])
+    bundle = SimpleNamespace(
+        cfgs=(cfg,),
+        card=SimpleNamespace(size=None),
+        drawer=SimpleNamespace(weights=np.ones(1)),
+        plan=PLAN,
+        record=SimpleNamespace(steps=steps),
+    )
+    started = clock.now
+    run = OnePass(bundle, load, Watch(images, budget))
+    items = (Item(str(n), None, (torch.full((1, 2, 2), n, dtype=torch.uint8),)) for n in range(images))
+    reached = [image_id for image_id, stores in run(items)]
+    return reached, run, clock.now - started
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2], ids=["even", "uneven"])
+@pytest.mark.parametrize("hours", [0.5, 1.2, 2.3, 3.5, 5.0])
+@pytest.mark.parametrize("steps", [STEPS, ()], ids=["with steps", "without steps"])
+def test_few_images_of_hours_each_end_within_the_budget(tiny, clock, hours, noise, steps):
+    reached, run, seconds = predict(clock, hours * HOUR, 8 * HOUR, steps=steps, noise=noise)
+    assert seconds <= 8 * HOUR
+    assert len(reached) >= 1
+    if steps and hours < 5:
+        assert len(reached) == 6, "less is run, and all images fit"
+        assert run.dropped == list(STEPS[: len(run.dropped)])
+    assert bool(run.dropped) == (bool(steps) and hours > 1.25)
+
+
+def test_the_next_image_is_not_started_if_it_would_end_after_the_budget(tiny, clock, caplog):
+    reached, _, seconds = predict(clock, 2.3 * HOUR, 8 * HOUR, steps=())
+    assert (reached, seconds) == (["0", "1", "2"], pytest.approx(6.9 * HOUR))
+    assert "time budget used up: 3 images not predicted; their rows keep the sample's value" in caplog.text
+
+
+def test_of_a_batch_as_much_is_predicted_as_fits(tiny, clock):
+    reached, _, seconds = predict(clock, 10.0, 175.0, images=40, steps=(), batch_size=8)
+    assert (len(reached), seconds) == (17, pytest.approx(170.0))
+
+
+def test_a_slow_first_image_is_no_reason_to_drop_what_fits(tiny, clock):
+    reached, run, _ = predict(clock, 10.0, 1300.0, images=100, warm_up=5.0)
+    assert (len(reached), run.dropped) == (100, [])
+
+
+def test_costs_are_known_after_the_first_image_where_the_next_is_dear(tiny, clock):
+    _, run, _ = predict(clock, 2.3 * HOUR, 8 * HOUR)
+    # 2.3 h are gone; 5.3 h of the 7.6 planned for are left to 5 images, and a pass takes 0.383 h: two passes fit.
+    assert [step.name for step in run.dropped] == ["flip_horizontal", 0]
+
+
+def test_without_a_budget_all_is_predicted_in_whole_batches(tiny, clock):
+    reached, run, _ = predict(clock, 2.3 * HOUR, None, images=20)
+    assert (len(reached), run.dropped, run.watch.batches) == (20, [], 2)
+
+
+def test_images_on_which_all_models_fail_end_no_prediction(tiny, clock):
+    reached, run, _ = predict(clock, 10.0, 1000.0, images=20, fails=(0, 1, 2))
+    assert (len(reached), set(run.problems), run.dropped) == (20, {"0", "1", "2"}, [])

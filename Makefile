@@ -22,8 +22,8 @@ override BASE_PYTHON := .venv-kaggle/bin/python
 BASE := .venv-kaggle/.ready
 endif
 STAGE = $(PYTHON) -m pipeline
-OPTIONS = configs/$(CONFIG).toml $(foreach pair,$(SET),--set '$(pair)') $(if $(SKIP_BAD),--skip-bad)
 quoted = '$(subst ','\'',$(1))'
+OPTIONS = configs/$(CONFIG).toml $(if $(SET),--set=$(call quoted,$(SET))) $(if $(SKIP_BAD),--skip-bad)
 # An ensemble of several is called a+b.
 NAME = $(subst $() ,+,$(strip $(CONFIGS)))
 
@@ -36,7 +36,7 @@ help: ## list the targets
 	@echo "  CONFIG=name       configs/name.toml (now: $(CONFIG))"
 	@echo "  DATA=folder       where the competition's files lie (default: data/<competition>)"
 	@echo "  FOLD=0            one fold; FOLD=all (default) every fold in turn; FOLD=full every image, no validation"
-	@echo '  SET="a.b=1 c=2"   override values of the config'
+	@echo "  SET=\"a.b=1 c=['x','y']\"   override values of the config"
 	@echo "  SKIP_BAD=1        list images that cannot be read and leave them out"
 	@echo "  PYTHON=python     use this interpreter as it is, and make no .venv"
 	@echo "  PYTHON312=path    of Python 3.12, as Kaggle has it, for rehearse and test-older"
@@ -150,7 +150,8 @@ encoders: $(VENV) ## the timm encoders that work (PATTERN=resnet)
 bench: $(VENV) $(VENV_DEV) $(VENV_BENCH) ## the measured claims, as ratios from one run (DATA=folder of nuclei: prediction too)
 	@set -e; for file in rle rle_table instances thresholds postprocess memory train lovasz $(if $(DATA),predict); do echo "== benchmarks/$$file.py"; $(PYTHON) benchmarks/$$file.py; done
 
-test: $(VENV) $(VENV_DEV) ## the test suite
+test: $(VENV) $(VENV_DEV) ## the test suite; gets a browser for the tests of the report, if there is none
+	$(PYTHON) -m tests.browser
 	$(PYTHON) -m pytest -n auto
 
 fuzz: $(VENV) $(VENV_DEV) ## mutated images, tables and TOML files, for SECONDS=60

@@ -1,8 +1,11 @@
 """TOML read into frozen, typed tables; a mistake is answered with its place and the nearest known name."""
 
 import difflib
+import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -57,15 +60,56 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not valid TOML: {shortened(error)}") from None
 
 
+def read_json(path: Path, again: str) -> Any:
+    """What a JSON file of ours holds.
+
+    Args:
+        again: how to get the file anew, for the message.
+
+    Raises:
+        FileNotFoundError: without the file.
+        ValueError: if it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({shortened(error)}): {again}") from None
+
+
+PAIR = re.compile(r"\s+(?=[\w.-]+\s*=)")  # what stands between two pairs
+
+
+def split_pairs(text: str) -> list[str]:
+    """The `key=value` pairs of a text, which blanks separate; those in quotes and brackets belong to a value.
+
+    >>> split_pairs("predict.views=['identity', 'transpose'] seed=1")
+    ["predict.views=['identity', 'transpose']", 'seed=1']
+    >>> split_pairs("train.pseudo={from='a b=c', weight = 0.5} name=two words")
+    ["train.pseudo={from='a b=c', weight = 0.5}", 'name=two words']
+    """
+    pairs, start = [], 0
+    for found in PAIR.finditer(text):
+        if _is_closed(text[start : found.start()]):
+            pairs.append(text[start : found.start()])
+            start = found.end()
+    return [pair for pair in [*pairs, text[start:]] if pair.strip()]
+
+
+def _is_closed(text: str) -> bool:
+    """Whether all quotes and brackets that a text opens are closed in it."""
+    bare = re.sub(r"""'[^']*'|"(?:[^"\\]|\\.)*\"""", "", text)
+    return not set(bare) & {"'", '"'} and sum(map(bare.count, "[{")) <= sum(map(bare.count, "]}"))
+
+
 def override(tables: dict[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
     """`tables` with values replaced by `dotted.key=value` pairs; a number picks a list's entry.
 
-    A value is read as TOML and, where that fails, taken as text.
+    A text may hold several pairs. A value is read as TOML and, where that fails, taken as text.
 
     >>> override({"train": {"batch_size": 16}}, ["train.batch_size=8", "model.encoder=tu-resnet18"])
     {'train': {'batch_size': 8}, 'model': {'encoder': 'tu-resnet18'}}
     """
-    for pair in pairs:
+    for pair in chain.from_iterable(map(split_pairs, pairs)):
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise ValueError(f"--set {pair}: expected key=value, such as train.batch_size=8")

@@ -15,7 +15,7 @@ def put(path: Path, text: str = "") -> Path:
     return path.parent
 
 
-@pytest.mark.parametrize("mount", ["x-weights", "datasets/me/x-weights"])
+@pytest.mark.parametrize("mount", ["x-weights", "datasets/me/x-weights", "notebooks/me/x-weights"])
 def test_weights_are_found_wherever_they_are_mounted(tmp_path, mount):
     put(tmp_path / "input/other/readme.txt")
     folder = put(tmp_path / "input" / mount / "bundle.json")
@@ -67,9 +67,10 @@ def test_a_layout_that_leads_out_of_the_project_is_refused(tmp_path, place):
     assert not (tmp_path / "outside.toml").exists()
 
 
-def test_an_attached_run_goes_on_and_one_that_is_there_stays(tmp_path):
+@pytest.mark.parametrize("mount", ["input/earlier-output", "input/notebooks/me/earlier-output"])
+def test_an_attached_run_goes_on_and_one_that_is_there_stays(tmp_path, mount):
     for name in ("a", "b"):
-        put(tmp_path / f"input/earlier-output/runs/{name}/fold0/metrics.jsonl", "attached")
+        put(tmp_path / mount / f"runs/{name}/fold0/metrics.jsonl", "attached")
     put(tmp_path / "working/runs/b/fold0/metrics.jsonl", "mine")
     assert resume_runs(tmp_path, tmp_path / "working") == ["a"]
     assert (tmp_path / "working/runs/a/fold0/metrics.jsonl").read_text() == "attached"

@@ -1,30 +1,20 @@
 """The report as a reader has it: opened in a browser, without a network."""
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from pipeline.report.page import write_report
+from tests.browser import MISSING, find_browser
 from tests.reports import make_images, make_view
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-def find_browser() -> str:
-    """The path of a Chromium: what the variable CHROMIUM names, or the first that is installed."""
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.fail("no Chromium to open the report in: `apt-get install chromium`, or name one in CHROMIUM")
-    return found
 
 
 @pytest.fixture(scope="module")
 def browser():
+    path = find_browser() or pytest.fail(MISSING)
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
+        launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield launched
         launched.close()
 

@@ -193,6 +193,42 @@ def test_the_options_of_the_make_around_are_not_ours(stub, monkeypatch):
     assert "x.toml" in Path("words").read_text()
 
 
+SWEEP = """
+from pathlib import Path
+from pipeline.sweep.engines import Plan, run_here
+for line in run_here(Plan([], Path("runs/list.mk"), 2, 0)):
+    print(line)
+"""
+
+
+def is_running(process: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    path = Path(f"/proc/{process}/stat")
+    return not path.exists() or path.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_to_a_sweep_ends_its_jobs(stub, number):
+    python = sys.executable
+    stub("echo $$ >> pids; sleep 100")
+    write_list(Path("runs/list.mk"), [job(0), job(1)], [job(0), job(1)], at_once=2, retries=2)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    sweeping = subprocess.Popen([python, "-c", SWEEP], env=env, stderr=subprocess.DEVNULL)
+    give_up = time.monotonic() + 100
+    while not Path("pids").exists() or len(Path("pids").read_text().split()) < 2:
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    sweeping.send_signal(number)
+    assert sweeping.wait(60) != 0
+    jobs_pids = [int(pid) for pid in Path("pids").read_text().split()]
+    assert len(jobs_pids) == 2, "none is started again"
+    assert not any(map(is_running, jobs_pids))
+
+
 def test_jobs_share_the_threads(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
@@ -421,6 +457,34 @@ def test_on_ray_what_failed_is_named_with_its_log():
 def test_on_ray_a_job_reserves_a_gpu_or_its_share_of_the_cpus(gpus, cpus, at_once, share):
     nodes = [{"Resources": {"CPU": float(each)}} for each in cpus]
     assert engines._share({"CPU": float(sum(cpus)), "GPU": gpus}, nodes, at_once) == share
+
+
+@pytest.mark.parametrize("at_once", [0, 1, 2, 9])
+def test_on_ray_no_more_jobs_are_handed_out_than_asked_for(tiny, monkeypatch, at_once):
+    running, most = set(), []
+
+    def remote(*_):
+        running.add(len(most))
+        most.append(len(running))
+        return len(most) - 1
+
+    def wait(tasks, num_returns):
+        running.discard(tasks[0])
+        return tasks[:1], tasks[1:]
+
+    fake = SimpleNamespace(
+        nodes=list,
+        cluster_resources=lambda: {"GPU": 8.0},
+        remote=lambda **_: lambda _: SimpleNamespace(remote=remote),
+        wait=wait,
+        get=lambda _: (0, "fine"),
+        exceptions=ray.exceptions,
+    )
+    monkeypatch.setattr(engines, "connected", lambda: fake)
+    monkeypatch.setattr(engines, "_check_folders", lambda *_: None)
+    lines = list(engines.run_on_ray(Plan([job(fold) for fold in range(5)], Path("list.mk"), at_once, 2)))
+    assert len(lines) == 5
+    assert max(most) == min(at_once or 5, 5)
 
 
 def test_a_machine_without_the_folder_is_named(tiny, cluster):

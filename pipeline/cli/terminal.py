@@ -23,7 +23,7 @@ app = typer.Typer(
 ConfigPath = Annotated[Path, typer.Argument(help="a config", metavar="[CONFIG]")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="override a value, e.g. train.batch_size=8"),
+    typer.Option("--set", metavar="KEY=VALUE", help="override values, e.g. 'train.batch_size=8 seed=1'"),
 ]
 DataRoot = Annotated[Path | None, typer.Option("--data", envvar="DATA", help="where the competition's files lie")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="list images that cannot be read, and leave them out")]

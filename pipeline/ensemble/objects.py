@@ -14,6 +14,7 @@ from pipeline.ensemble.choice import Oof
 from pipeline.ensemble.decision import Blender, Decision, blender
 from pipeline.metrics import Matches, match_overlaps, overlaps
 from pipeline.postprocess.instances import SplitCut, components, confidences, split
+from pipeline.postprocess.rules import Count, Share
 from pipeline.postprocess.shape import split_by_shape
 
 Score = Callable[[Matches], float]
@@ -27,10 +28,10 @@ AREAS = (0, 4, 8, 16, 32, 64, 128)  # pixels; smaller objects are removed
 class ObjectCut(NamedTuple):
     """What turns stored values into objects."""
 
-    threshold: float  # on the mask's probabilities
-    border: float | None = None  # on the border's probabilities: parts there
-    neck: float | None = None  # parts where the mask narrows; with neither, touching objects are one
-    min_area: int = 0  # pixels
+    threshold: Share  # on the mask's probabilities
+    border: Share | None = None  # on the border's probabilities: parts there
+    neck: Share | None = None  # parts where the mask narrows; with neither, touching objects are one
+    min_area: Count = 0  # pixels
 
     def labels(self, values: np.ndarray) -> np.ndarray:
         """The objects of one image, (H, W) int32, of its values (C, H, W) uint8: the mask, and its borders."""

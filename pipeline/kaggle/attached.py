@@ -1,20 +1,27 @@
 """What is attached to a notebook, by what it holds and not by its place: Kaggle mounts in more than one way.
 
-input/<slug>/   input/competitions/<slug>/   input/datasets/<owner>/<slug>/
+input/<slug>/   input/competitions/<slug>/   input/datasets/<owner>/<slug>/   input/notebooks/<owner>/<slug>/
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
+import pipeline
 from pipeline import competition, config
 from pipeline.competition import Competition
-from pipeline.kaggle.bundle import RECORD
+from pipeline.kaggle.bundle import AGAIN, RECORD, inside
+from pipeline.quoting import quoted
+from pipeline.schema import read_json
+from pipeline.training.log import last_epoch
 
 LAYOUT = "layout.json"  # in the code dataset: where its files lie in the project
-MOUNTS = ("*", "competitions/*", "datasets/*/*")
+MOUNTS = ("*", "competitions/*", "datasets/*/*", "notebooks/*/*")
+LAID_OUT = (".toml", ".csv", ".json")  # what of a project is configs, cards and folds, and no program
 
 
 def kaggle_root() -> Path:
@@ -74,29 +81,69 @@ def lay_out_project(code: Path, project: Path) -> list[str]:
     """Copy configs, folds and cards out of the code dataset to where they lie in the project; returns their paths.
 
     Raises:
-        ValueError: for a path that leads out of the project.
+        ValueError: for a path that leads out of the project or the dataset, a file that is no config, card or table,
+            and one that is there already and differs. Nothing is copied then.
     """
-    layout = json.loads((code / LAYOUT).read_text(encoding="utf-8"))
-    for name, place in layout.items():
-        target = (project / place).resolve()
-        if not target.is_relative_to(project.resolve()):
-            raise ValueError(f"{code / LAYOUT}: '{place}' lies outside of the project: make the bundle again")
+    layout = _read_layout(code / LAYOUT)
+    copies = {inside(code, name): _place(project, place, code / LAYOUT) for name, place in layout.items()}
+    for source, target in copies.items():
+        if not source.is_file():
+            raise FileNotFoundError(f"{source}: no such file, and {LAYOUT} names it: upload the folder again")
+        if target.exists() and target.read_bytes() != source.read_bytes():
+            raise ValueError(f"{target}: is there already, and differs from {source}: remove it, or detach the dataset")
+    for source, target in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(code / name, target)
+        shutil.copyfile(source, target)
     return sorted(layout.values())
+
+
+def _read_layout(path: Path) -> dict[str, str]:
+    layout = read_json(path, AGAIN)
+    try:
+        layout = TypeAdapter(dict[str, str]).validate_python(layout, strict=True)
+    except ValidationError:
+        raise ValueError(f"{path}: expected names of files, each with its place in the project: {AGAIN}") from None
+    if len(set(layout.values())) < len(layout):
+        raise ValueError(f"{path}: two files have one place: {AGAIN}")
+    return layout
+
+
+def _place(project: Path, place: str, where: Path) -> Path:
+    """Where a file goes: below the project, and not into this package."""
+    target = (project / place).resolve() if "\0" not in place else project.parent
+    if not target.is_relative_to(project.resolve()) or "\\" in place:
+        raise ValueError(f"{where}: {quoted(place)} lies outside of the project: {AGAIN}")
+    if target.suffix not in LAID_OUT or target.is_relative_to(Path(pipeline.__file__).resolve().parent):
+        raise ValueError(f"{where}: {quoted(place)} is no config, card or table of folds: {AGAIN}")
+    return target
 
 
 def resume_runs(root: Path, project: Path) -> list[str]:
     """Copy runs that are attached, such as an earlier notebook's output, into the project; returns their names.
 
-    A run that is there already stays as it is.
+    A run that is there already stays as it is. A link that leads out of what is attached is not followed.
     """
     resumed = []
     for run in sorted(path for folder in _attached(root) for path in folder.glob("runs/*") if path.is_dir()):
         if not (project / "runs" / run.name).exists():
-            shutil.copytree(run, project / "runs" / run.name)
+            shutil.copytree(run, project / "runs" / run.name, ignore=partial(_links_out, run.resolve()))
             resumed.append(run.name)
     return resumed
+
+
+def _links_out(run: Path, folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if not Path(folder, name).resolve().is_relative_to(run)]
+
+
+def describe_runs(project: Path) -> list[str]:
+    """A line for each fold of a run that is there: how far it is. Without any, that a training starts over."""
+    lines = []
+    for folder in sorted((project / "runs").glob("*/*/")):
+        if (folder / "best.safetensors").is_file():
+            lines.append(f"resumed: {folder.relative_to(project)}, trained to its end")
+        elif (folder / "state.pt").is_file():
+            lines.append(f"resumed: {folder.relative_to(project)}, {last_epoch(folder)}")
+    return lines or ["no earlier run is attached: training starts from the beginning"]
 
 
 def _attached(root: Path) -> list[Path]:

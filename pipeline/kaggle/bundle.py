@@ -8,24 +8,29 @@ Flat, since a dataset's folders do not survive every way of uploading. Nothing i
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from pydantic import StringConstraints
 
 from pipeline import competition
 from pipeline.competition import Competition
 from pipeline.config import Config
-from pipeline.ensemble import Drawer, drawer_of
+from pipeline.data.labels import Labels
+from pipeline.ensemble import Drawer, Exclusive, Objects, drawer_of
 from pipeline.files import write_text
 from pipeline.inference.predict import Predictor
-from pipeline.kaggle.plan import Member, Plan, Step
-from pipeline.models import build_model, for_prediction
-from pipeline.schema import Table, parse
+from pipeline.kaggle.plan import Member, Plan, Step, after
+from pipeline.models import build_model, check_model, for_prediction
+from pipeline.quoting import quoted
+from pipeline.schema import Table, parse, read_json
 from pipeline.training.checkpoint import Fold, load_checkpoint, load_weights, read_record, save_checkpoint
 
 RECORD, CARD = "bundle.json", "card.toml"
+AGAIN = "make the bundle again"
 BUILT_IN = ("fold", "eager")  # engines that need no compiler and no package
 
 
@@ -45,13 +50,17 @@ class Origin(Table):
     versions: dict[str, str]
 
 
+FoldName = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]*|full)$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00]+\.safetensors$")]
+
+
 class Record(Table):
     """bundle.json."""
 
     format: Literal[1] = 1
     name: str
     configs: dict[str, dict[str, Any]]  # each as a config file's tables
-    weights: dict[str, dict[str, str]]  # of each config, the file of each fold
+    weights: dict[str, dict[FoldName, FileName]]  # of each config, the file of each fold
     half: bool = False  # whether matrices and kernels are bfloat16
     chosen: dict[str, Any]  # as `Drawer.record` writes it
     steps: tuple[Step, ...] = ()
@@ -76,7 +85,7 @@ class Bundle(NamedTuple):
 
     def weights(self, member: str, fold: Fold) -> Path:
         """The file of one model."""
-        return self.folder / self.record.weights[member][str(fold)]
+        return inside(self.folder, self.record.weights[member][str(fold)])
 
     def predictor(self, cfg: Config, fold: Fold) -> Predictor:
         """One model, ready to predict.
@@ -102,33 +111,81 @@ def read_bundle(folder: Path) -> Bundle:
         FileNotFoundError, ValueError: for a folder without one, a weight that is missing, or parts that do not belong
             together; in one line, with what to do.
     """
-    path = folder / RECORD
+    path = inside(folder, RECORD)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file. make bundle writes it: is this the folder of the weights?")
+    record = parse(Record, read_json(path, AGAIN), str(path))
+    card = competition.load(str(inside(folder, CARD)))
+    _check_card(folder / CARD, card)
+    cfgs = tuple(parse(Config, {**tables, "name": name}, f"{path}: {name}") for name, tables in record.configs.items())
     try:
-        tables = json.loads(path.read_text(encoding="utf-8"))
+        bundle = Bundle(folder, record, card, cfgs, drawer_of(record.chosen, list(record.configs), card.classes))
+        _check_models(bundle)
+        _check_steps(bundle)
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}): make the bundle again") from None
-    record = parse(Record, tables, str(path))
-    card = competition.load(str(folder / CARD))
-    cfgs = tuple(parse(Config, {"name": name, **tables}, f"{path}: {name}") for name, tables in record.configs.items())
-    bundle = Bundle(folder, record, card, cfgs, drawer_of(record.chosen, list(record.configs), card.classes))
+        raise ValueError(f"{path}: {error}: {AGAIN}") from None
     _check_weights(bundle)
     return bundle
 
 
+def inside(folder: Path, name: str) -> Path:
+    """The path of a file in a flat folder.
+
+    Raises:
+        ValueError: for a name that leads out of the folder, itself or by a link.
+    """
+    plain = name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
+    if not plain or not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{folder}: file {quoted(name)} lies outside of this folder: {AGAIN}")
+    return folder / name
+
+
+def _check_card(path: Path, card: Competition) -> None:
+    """Refuse a card whose files lie outside of the competition's folder."""
+    for key, place in card.files.model_dump().items():
+        is_path = key.startswith(("train_", "test_", "sample_"))
+        if is_path and place and (place.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", place) or ":" in place):
+            raise ValueError(f"{path}: files.{key} = {quoted(place)} leads out of the data folder: {AGAIN}")
+
+
+def _check_models(bundle: Bundle) -> None:
+    """Refuse models that nothing builds or that give other classes than the card's, and a choice of another kind."""
+    card, kinds = bundle.card, {Objects: bundle.card.instances, Exclusive: bundle.card.exclusive}
+    if any(isinstance(bundle.drawer, kind) != asked for kind, asked in kinds.items()):
+        raise ValueError(f"what was chosen is for {type(bundle.drawer).__name__}, and {CARD} asks for another kind")
+    for cfg in bundle.cfgs:
+        channels = Labels.of(card, cfg.data.border).channels
+        if cfg.model.classes != channels:
+            raise ValueError(f"{cfg.name}: model.classes is {cfg.model.classes}, {CARD} asks for {channels}")
+        check_model(for_prediction(cfg))
+    border = isinstance(bundle.drawer, Objects) and bundle.drawer.cut.border is not None
+    if border and not all(cfg.data.border for cfg in bundle.cfgs):
+        raise ValueError("border was chosen, and not every config has data.border")
+
+
+def _check_steps(bundle: Bundle) -> None:
+    """Refuse steps that drop what is not there, or all of it."""
+    if set(bundle.record.weights) != set(bundle.record.configs) or not all(bundle.record.weights.values()):
+        raise ValueError("configs and weights are not of the same names")
+    plan = bundle.plan
+    for step in bundle.record.steps:
+        before, plan = plan, after(plan, step)
+        if plan == before:
+            raise ValueError(f"steps: there is no {step.drop} {quoted(step.name)} of {quoted(step.member)} to drop")
+
+
 def _check_weights(bundle: Bundle) -> None:
     """Refuse what would fail, or predict nonsense, after an hour: before the first image."""
-    if set(bundle.record.weights) != set(bundle.record.configs) or not all(bundle.record.weights.values()):
-        raise ValueError(f"{bundle.folder / RECORD}: configs and weights are not of the same names: make it again")
     for member in bundle.plan:
         for fold in member.folds:
             path = bundle.weights(member.name, fold)
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file, and {RECORD} names it: upload the folder again")
-            held_out = read_record(path)["fold"]
+            held_out = read_record(path).get("fold")
             if held_out != fold:
-                raise ValueError(f"{path} held out fold {held_out}, {RECORD} says {fold}: make the bundle again")
+                raise ValueError(
+                    f"{path} held out fold {quoted(held_out)}, {RECORD} says {fold}: make the bundle again"
+                )
 
 
 def write_bundle(folder: Path, record: Record, card: Path, weights: Mapping[tuple[str, Fold], Path]) -> None:

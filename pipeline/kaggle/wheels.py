@@ -1,11 +1,13 @@
 """The wheels that a notebook without a network installs: this package's, and those that Kaggle's image lacks."""
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -58,17 +60,41 @@ def build_own_wheel(folder: Path) -> Path:
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary) / "source"
         source.mkdir()
-        for name in SOURCES:
-            _copy(Path(name), source / name)
+        for path in _sources():
+            (source / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, source / path)
         _pip("wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(folder), str(source))
     return next(folder.glob("segmentation_pipeline-*.whl"))
 
 
-def _copy(path: Path, to: Path) -> None:
-    if path.is_dir():
-        shutil.copytree(path, to, ignore=shutil.ignore_patterns("__pycache__"))
-    else:
-        shutil.copyfile(path, to)
+def _sources() -> list[Path]:
+    """The files that the wheel is built from: those that git knows, where the project is a clone."""
+    found = [path for name in SOURCES for path in _files(Path(name))]
+    tracked = _tracked()
+    if tracked is None:
+        return found
+    stray = [path for path in found if path.resolve() not in tracked]
+    if programs := [path for path in stray if path.suffix == ".py"]:
+        log.warning(
+            "not in the wheel: %d modules that git does not know, such as %s: git add them if the project needs them",
+            len(programs),
+            programs[0],
+        )
+    return [path for path in found if path not in stray]
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+
+
+def _tracked() -> set[Path] | None:
+    """The files that git knows of the clone that the package lies in; None where that is no clone, or git not here."""
+    home = Path(SOURCES[0]).resolve().parent
+    with suppress(OSError):
+        done = subprocess.run(["git", "-C", str(home), "ls-files", "-z", *SOURCES], capture_output=True)
+        if not done.returncode and done.stdout:
+            return {(home / os.fsdecode(name)).resolve() for name in done.stdout.split(b"\0") if name}
+    return None
 
 
 def _fetched(requirement: str, cache: Path) -> list[Path]:

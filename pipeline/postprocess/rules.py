@@ -1,24 +1,28 @@
 """The rules that turn one image's stored values into its mask."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import cc3d
 import numpy as np
+from pydantic import Field
 
 from pipeline.postprocess.levels import level
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class Cut(NamedTuple):
     """What turns stored values into a mask. Fields with a default do nothing unless they are given."""
 
-    threshold: float  # on probabilities, 0 to 1: draws the mask
-    min_area: int  # pixels; a smaller mask becomes empty
-    min_component: int = 0  # pixels; a smaller component is removed
-    presence_threshold: float = 0.0  # on probabilities; counts for presence_area where it is above `threshold`
-    presence_area: int = 0  # pixels that must reach it, or the mask is empty
+    threshold: Share  # on probabilities: draws the mask
+    min_area: Count  # pixels; a smaller mask becomes empty
+    min_component: Count = 0  # pixels; a smaller component is removed
+    presence_threshold: Share = 0.0  # on probabilities; counts for presence_area where it is above `threshold`
+    presence_area: Count = 0  # pixels that must reach it, or the mask is empty
     fill_holes: bool = False
-    keep_largest: int | None = None  # components
-    gate: float | None = None  # least probability, by an image-level head, that there is anything at all
+    keep_largest: Annotated[int, Field(ge=1)] | None = None  # components
+    gate: Share | None = None  # least probability, by an image-level head, that there is anything at all
 
 
 def apply(values: np.ndarray, cut: Cut, image_prob: float | None = None) -> np.ndarray:

@@ -35,6 +35,7 @@ from pipeline.training.checkpoint import (
 )
 from pipeline.training.fold import FoldData, PseudoData
 from pipeline.training.full_fit import epochs_that_folds_found
+from pipeline.training.log import last_epoch
 from pipeline.training.objective import HeadWeights
 from pipeline.training.phases import fit, seed_weights
 from pipeline.training.selection import selection_of
@@ -218,6 +219,7 @@ def _fit(
         cfg.predict.tiles,
         cfg.predict.batch_size,
     )
+    _say_beginning(prepared.paths.fold(fold), fold)
     fit(
         model,
         parts,
@@ -228,6 +230,11 @@ def _fit(
         heads=HeadWeights(sides=cfg.model.deep_supervision, image=cfg.model.image_head),
         epochs=epochs,
     )
+
+
+def _say_beginning(folder: Path, fold: Fold) -> None:
+    resumed = (folder / "state.pt").is_file()
+    log.info("fold %s: %s", fold, f"resumes {last_epoch(folder)}" if resumed else "starts from the beginning")
 
 
 def _pseudo_labels(prepared: Prepared, fold: Fold) -> PseudoData | None:

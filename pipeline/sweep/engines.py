@@ -3,8 +3,10 @@
 import contextlib
 import os
 import runpy
+import signal
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import Any, NamedTuple
 from pipeline.cluster import connected, last_line
 from pipeline.sweep.jobs import FAILED, Job
 
+ENDS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+PATIENCE = 10.0  # seconds from asking jobs to end to killing them
 MISTAKE = 2  # the status of what would fail again
 OF_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")  # of a make around this one: its options are not ours
 
@@ -35,11 +39,13 @@ def run_here(plan: Plan) -> Iterator[str]:
     command = ["make", "-k", "--no-print-directory", "-j", str(max(1, plan.at_once)), "-f", str(plan.list)]
     env = {key: value for key, value in os.environ.items() if key not in OF_MAKE}
     try:
-        make = subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        make = subprocess.Popen(
+            command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
     except FileNotFoundError:
         raise ValueError("a sweep on this machine is run by make, which is not here: install it") from None
     own, failed = "", False
-    with make:
+    with _ended_with_this(make):
         for line in map(str.rstrip, make.stdout):
             if line.startswith(("make:", "make[")):
                 own = own or line
@@ -48,6 +54,41 @@ def run_here(plan: Plan) -> Iterator[str]:
                 yield line
     if make.returncode and not failed:
         raise ValueError(f"make ended with status {make.returncode}: {own}")
+
+
+@contextlib.contextmanager
+def _ended_with_this(process: subprocess.Popen) -> Iterator[None]:
+    """End a process and all that it started, however the block ends: by an error, Ctrl-C, or a signal to end."""
+
+    def end(number: int, _frame: object) -> None:
+        _end_group(process)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        before = {number: signal.signal(number, end) for number in ENDS}
+    try:
+        with process:
+            try:
+                yield
+            except BaseException:  # nobody waits for the jobs any more
+                _end_group(process)
+                raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_group(process: subprocess.Popen) -> None:
+    """End a process that leads a group, and the group: trainings go on from their last epoch next time."""
+    if not hasattr(os, "killpg"):  # no groups on Windows
+        process.terminate()
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
 
 
 def run_on_ray(plan: Plan) -> Iterator[str]:
@@ -66,8 +107,11 @@ def run_on_ray(plan: Plan) -> Iterator[str]:
         retry_exceptions=[DiedError],
         max_calls=1,  # a process for each job: the memory goes with it
     )(_train)
-    waiting = {train.remote(str(here), str(job.log), list(job.command)): job for job in plan.jobs}
-    while waiting:
+    todo, waiting = list(plan.jobs), {}
+    while todo or waiting:
+        while todo and len(waiting) < (plan.at_once or len(plan.jobs)):
+            job = todo.pop(0)
+            waiting[train.remote(str(here), str(job.log), list(job.command))] = job
         (ready,), _ = ray.wait(list(waiting), num_returns=1)
         yield _line(ray, waiting.pop(ready), ready)
 

@@ -23,6 +23,16 @@ def write_history(path: Path, history: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(epoch) + "\n" for epoch in history))
 
 
+def last_epoch(folder: Path) -> str:
+    """How far a training is, by its `metrics.jsonl`, in words."""
+    try:
+        *_, last = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        epoch = json.loads(last)
+        return f"after epoch {int(epoch['epoch'])} of phase {int(epoch['phase'])}"
+    except (OSError, ValueError, KeyError, TypeError):  # no epoch ended, or the last is an average of weights
+        return "from where it was stopped"
+
+
 def say_epoch(epoch: dict[str, Any], epochs: int, left: float, *, exclusive: bool) -> None:
     """One line for one epoch.
 

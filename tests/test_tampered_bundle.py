@@ -1,0 +1,267 @@
+"""A bundle that came from elsewhere: what is wrong is refused in one line, and nothing outside of it is touched."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline import config, stages
+from pipeline.cli import main
+from pipeline.kaggle.attached import LAYOUT, describe_runs, lay_out_project, resume_runs
+from pipeline.kaggle.bundle import RECORD, read_bundle
+from pipeline.stages.bundling import write_weights
+from pipeline.stages.ensembling import load_members
+
+
+@pytest.fixture(scope="module")
+def _bundled_once(_submitted_once, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundled") / "submitted"
+    shutil.copytree(_submitted_once, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("DATA", raising=False)
+        cfgs = [config.load("configs/tiny.toml")]
+        write_weights(Path("bundle"), load_members(cfgs), stages.ensemble(cfgs))
+    return folder
+
+
+@pytest.fixture
+def bundle(_bundled_once, tmp_path, monkeypatch):
+    """A copy of a bundle beside the competition's files, as current folder."""
+    for name in ("bundle", "tiny"):
+        shutil.copytree(_bundled_once / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return Path("bundle")
+
+
+def put(*keys, value):
+    """Set what lies at these keys of the record."""
+
+    def tamper(folder: Path) -> None:
+        record = json.loads((folder / RECORD).read_text())
+        table = record
+        for key in keys[:-1]:
+            table = table[key]
+        table[keys[-1]] = value
+        (folder / RECORD).write_text(json.dumps(record))
+
+    return tamper
+
+
+def write(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def edit(name, old, new):
+    def tamper(folder: Path) -> None:
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, 1))
+
+    return tamper
+
+
+def link_out(name):
+    """A file that is a link to the same file outside of the bundle."""
+
+    def tamper(folder: Path) -> None:
+        outside = (folder.parent / "outside").absolute()
+        (folder / name).rename(outside)
+        (folder / name).symlink_to(outside)
+
+    return tamper
+
+
+def absolute_weights(folder: Path) -> None:
+    path = (folder / "tiny-fold0.safetensors").absolute()
+    put("weights", "tiny", "0", value=str(path))(folder)
+
+
+WEIGHTS = ("weights", "tiny", "0")
+STEP = {"drop": "view", "member": "tiny", "name": "identity"}
+TAMPERED = {
+    "absolute path of weights": (absolute_weights, "weights.tiny.0"),
+    "weights above the bundle": (put(*WEIGHTS, value="../x.safetensors"), "weights.tiny.0"),
+    "weights in a folder of Windows": (put(*WEIGHTS, value="..\\x.safetensors"), "weights.tiny.0"),
+    "weights that are no safetensors": (put(*WEIGHTS, value="x.pt"), "weights.tiny.0"),
+    "a name with a zero byte": (put(*WEIGHTS, value="x\0.safetensors"), "weights.tiny.0"),
+    "weights that are a link out of it": (link_out("tiny-fold0.safetensors"), "lies outside of this folder"),
+    "a record that is a link out of it": (link_out(RECORD), "lies outside of this folder"),
+    "a card that is a link out of it": (link_out("card.toml"), "lies outside of this folder"),
+    "weights of another fold's name": (put("weights", "tiny", value={"٣": "x.safetensors"}), "weights.tiny"),
+    "weights of no fold": (put("weights", "tiny", value={}), "not of the same names"),
+    "weights that are no file": (write("tiny-fold0.safetensors", b"x" * 100), "not a checkpoint of this pipeline"),
+    "a threshold of 7": (put("chosen", "threshold", value=7), "threshold = 7"),
+    "a threshold below 0": (put("chosen", "threshold", value=-0.1), "threshold = -0.1"),
+    "a threshold that is no number": (put("chosen", "threshold", value=float("nan")), "threshold = nan"),
+    "a threshold of text": (put("chosen", "threshold", value="0.5"), "threshold = '0.5'"),
+    "an endless threshold": (put("chosen", "threshold", value=float("inf")), "threshold = inf"),
+    "a negative area": (put("chosen", "min_area", value=-1), "min_area = -1"),
+    "an area of text": (put("chosen", "min_area", value="many" * 500), "min_area = "),
+    "no largest component": (put("chosen", "keep_largest", value=0), "keep_largest = 0"),
+    "a weight that is no number": (put("chosen", "weights", "tiny", value=float("nan")), "0 = nan"),
+    "a negative weight": (put("chosen", "weights", "tiny", value=-1.0), "0 = -1.0"),
+    "no weight at all": (put("chosen", "weights", "tiny", value=0.0), "expected one above 0"),
+    "weights in a list": (put("chosen", "weights", value=[1.0]), "weights of [1.0]"),
+    "an unknown combination": (put("chosen", "combination", value=["mean"]), "unknown combination"),
+    "unknown rules": (put("chosen", "rules", value={"a": 1}), "rules {'a': 1}"),
+    "a choice for objects": (put("chosen", "objects", value="disc"), "is for Objects"),
+    "nothing chosen": (put("chosen", value=[]), "chosen"),
+    "a step that drops nothing": (put("steps", value=[STEP | {"name": "sideways"}]), "there is no view 'sideways'"),
+    "a step of nobody": (put("steps", value=[STEP | {"member": "else"}]), "of 'else' to drop"),
+    "steps that drop all": (
+        put("steps", value=[STEP, STEP | {"name": "flip_horizontal"}]),
+        "is the last one, and cannot be dropped",
+    ),
+    "a config under another name": (put("configs", "tiny", "seed", value=-1), "seed"),
+    "an unknown encoder": (put("configs", "tiny", "model", "encoder", value="tu-no" * 300), "encoder"),
+    "an encoder from a folder": (put("configs", "tiny", "model", "encoder", value="tu-local-dir:/etc"), "encoder"),
+    "an encoder from the network": (put("configs", "tiny", "model", "encoder", value="tu-hf-hub:a/b"), "encoder"),
+    "another number of classes": (put("configs", "tiny", "model", "classes", value=2), "model.classes is 2"),
+    "nested deeply": (write(RECORD, b'{"format": ' + b"[" * 100_000), "bundle.json: not JSON"),
+    "nested, and closed": (put("configs", "tiny", "x", value=json.loads("[" * 500 + "]" * 500)), "unknown key 'x'"),
+    "bytes that are no text": (write(RECORD, b"\xff\xfe\x00"), "bundle.json: not JSON"),
+    "a list": (write(RECORD, b"[]"), "bundle.json"),
+    "a number": (write(RECORD, b"7"), "bundle.json"),
+    "images above the data": (
+        edit("card.toml", '"test/images"', '"../test/images"'),
+        "files.test_images = '../test/images' leads out of the data folder",
+    ),
+    "a sample anywhere": (
+        edit("card.toml", "[columns]", 'sample_submission = "/etc/hosts"\n[columns]'),
+        "files.sample_submission = '/etc/hosts' leads out",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_a_tampered_bundle_is_refused_in_one_line(bundle, capsys, name):
+    tamper, expected = TAMPERED[name]
+    tamper(bundle)
+    assert main(["run-bundle", "bundle", "--data", "tiny"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert expected in said
+    assert len(said.splitlines()) == 1
+    assert len(said) <= 400, "a line, and the paths of this test"
+
+
+def test_the_bundle_as_it_was_runs(bundle):
+    assert main(["run-bundle", "bundle", "--data", "tiny"]) == 0
+
+
+def test_a_bundle_whose_folder_is_a_link_is_read(bundle):
+    Path("elsewhere").symlink_to(bundle.absolute())
+    assert read_bundle(Path("elsewhere")).record.name == "tiny"
+
+
+def test_a_config_has_the_name_that_its_weights_have(bundle):
+    put("configs", "tiny", "name", value="other")(bundle)
+    assert [cfg.name for cfg in read_bundle(bundle).cfgs] == ["tiny"]
+
+
+# ---------------------------------------------------------------------------------------------- the code dataset
+
+
+def lay_out(layout, **files):
+    """Lay a dataset with these files out in `working/`."""
+    Path("code").mkdir()
+    for name, content in files.items():
+        Path("code", name).write_text(content)
+    Path("code", LAYOUT).write_text(layout if isinstance(layout, str) else json.dumps(layout))
+    return lay_out_project(Path("code"), Path("working"))
+
+
+PACKAGE = Path(__file__).parent.parent / "pipeline"
+LAYOUTS = {
+    "a file from outside of the dataset": ({"../secret.toml": "configs/x.toml"}, "lies outside of this folder"),
+    "an absolute file": ({str(PACKAGE / "__init__.py"): "configs/x.toml"}, "lies outside of this folder"),
+    "a file of a folder": ({"a/b.toml": "configs/x.toml"}, "lies outside of this folder"),
+    "no name": ({"": "configs/x.toml"}, "lies outside of this folder"),
+    "a place above the project": ({"x.toml": "../x.toml"}, "lies outside of the project"),
+    "an absolute place": ({"x.toml": "/tmp/x.toml"}, "lies outside of the project"),
+    "a place of Windows": ({"x.toml": "..\\..\\x.toml"}, "lies outside of the project"),
+    "a place with a zero byte": ({"x.toml": "configs/\0.toml"}, "lies outside of the project"),
+    "a program": ({"x.toml": "pipeline/__init__.py"}, "is no config, card or table of folds"),
+    "what python runs at its start": ({"x.toml": "sitecustomize.py"}, "is no config, card or table of folds"),
+    "two files in one place": ({"x.toml": "configs/x.toml", "y.toml": "configs/x.toml"}, "two files have one place"),
+    "a file that is not there": ({"z.toml": "configs/x.toml"}, "no such file"),
+    "a list": ([], "expected names of files"),
+    "a place that is no text": ({"x.toml": 7}, "expected names of files"),
+    "nested deeply": ("[" * 100_000, "layout.json: not JSON"),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_that_leads_elsewhere_is_refused_and_nothing_is_copied(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path("working").mkdir()
+    Path("secret.toml").write_text("secret")
+    layout, expected = LAYOUTS[name]
+    before = sorted(Path().rglob("*"))
+    with pytest.raises((ValueError, OSError), match=expected) as refused:
+        lay_out(layout, **{"x.toml": "x", "y.toml": "y"})
+    assert "\n" not in str(refused.value)
+    assert sorted(path for path in Path().rglob("*") if "code" not in path.parts) == before
+
+
+def test_a_file_of_the_dataset_that_is_a_link_out_of_it_is_not_copied(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("secret.toml").write_text("secret")
+    Path("code").mkdir()
+    Path("code/x.toml").symlink_to(Path("secret.toml").absolute())
+    Path("code", LAYOUT).write_text('{"x.toml": "configs/x.toml"}')
+    with pytest.raises(ValueError, match="lies outside of this folder"):
+        lay_out_project(Path("code"), Path("working"))
+    assert not Path("working").exists()
+
+
+def test_a_place_that_a_link_leads_out_of_the_project_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("working").mkdir()
+    Path("elsewhere").mkdir()
+    Path("working/configs").symlink_to(Path("elsewhere").absolute())
+    with pytest.raises(ValueError, match="lies outside of the project"):
+        lay_out({"x.toml": "configs/x.toml"}, **{"x.toml": "x"})
+    assert list(Path("elsewhere").iterdir()) == []
+
+
+def test_a_file_that_is_there_and_differs_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("working/configs").mkdir(parents=True)
+    Path("working/configs/x.toml").write_text("mine")
+    with pytest.raises(ValueError, match=r"x\.toml: is there already, and differs"):
+        lay_out({"x.toml": "configs/x.toml"}, **{"x.toml": "x"})
+    assert Path("working/configs/x.toml").read_text() == "mine"
+
+
+def test_a_project_is_laid_out_twice(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert lay_out({"x.toml": "cards/x.toml"}, **{"x.toml": "x"}) == ["cards/x.toml"]
+    assert lay_out_project(Path("code"), Path("working")) == ["cards/x.toml"]
+
+
+# ---------------------------------------------------------------------------------------------- runs that are attached
+
+
+def test_a_link_in_an_attached_run_that_leads_out_of_it_is_not_followed(tmp_path):
+    run = tmp_path / "input/notebooks/me/earlier/runs/a/fold0"
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text("")
+    (tmp_path / "secret").write_text("secret")
+    (run / "state.pt").symlink_to(tmp_path / "secret")
+    assert resume_runs(tmp_path, tmp_path / "working") == ["a"]
+    assert [path.name for path in (tmp_path / "working/runs/a/fold0").iterdir()] == ["metrics.jsonl"]
+
+
+def test_what_is_resumed_is_said_and_that_nothing_is(tmp_path):
+    assert describe_runs(tmp_path) == ["no earlier run is attached: training starts from the beginning"]
+    for fold, file in (("fold0", "best.safetensors"), ("fold1", "state.pt"), ("fold2", "state.pt")):
+        (tmp_path / "runs/a" / fold).mkdir(parents=True)
+        (tmp_path / "runs/a" / fold / file).touch()
+    (tmp_path / "runs/a/fold1/metrics.jsonl").write_text('{"phase": 1, "epoch": 3}\n{"phase": 2, "epoch": 4}\n')
+    assert describe_runs(tmp_path) == [
+        "resumed: runs/a/fold0, trained to its end",
+        "resumed: runs/a/fold1, after epoch 4 of phase 2",
+        "resumed: runs/a/fold2, from where it was stopped",
+    ]

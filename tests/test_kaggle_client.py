@@ -1,5 +1,6 @@
 """The real client of Kaggle, 2.2.4, against its calls on loopback: what works, and what each refusal says."""
 
+import base64
 import hashlib
 import json
 import logging
@@ -21,7 +22,7 @@ import kagglesdk.kaggle_env
 import pytest
 
 from pipeline.cli import main
-from pipeline.kaggle import calls, client, unpacking
+from pipeline.kaggle import calls, client, secrets, unpacking
 from pipeline.kaggle.board import Entry, Row, correlations, read_entries, write_entries
 from pipeline.kaggle.calls import KaggleError
 from pipeline.kaggle.metadata import DatasetMetadata, KernelMetadata, License, read_metadata, write_metadata
@@ -714,6 +715,57 @@ def test_a_token_is_in_no_log_and_in_no_file(kaggle, handed, capfd, caplog, tmp_
     texts = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(texts) > 20
     assert not [text for text in texts if TOKEN.encode() in text]
+
+
+ECHO = f"you sent Authorization: Bearer {TOKEN} and {TOKEN}"
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500])
+def test_a_server_that_repeats_the_token_does_not_bring_it_into_a_message(connected, kaggle, caplog, status):
+    caplog.set_level(logging.DEBUG)
+    kaggle.fail("ListDataFiles", *[Fault(status, ECHO)] * 5)
+    with pytest.raises(KaggleError) as refused:
+        connected.files(SLUG)
+    assert TOKEN not in str(refused.value) + caplog.text
+    if status == 400:
+        assert str(refused.value).endswith("(400: you sent Authorization: Bearer [hidden] and [hidden])")
+
+
+def test_an_answer_that_repeats_the_token_does_not_bring_it_into_a_message(connected, kaggle, caplog):
+    connected.api.dataset_create_new = lambda *_: types.SimpleNamespace(error=ECHO)
+    lost = {f"invalid_{kind}_sources": [] for kind in client.LOST}
+    connected.api.kernels_push = lambda *_: types.SimpleNamespace(error=ECHO, **lost)
+    Path("x").mkdir()
+    dataset = DatasetMetadata(title="a-title", id=f"{USER}/a-title", licenses=(License(name="other"),))
+    kernel = KernelMetadata(title="a-title", id=f"{USER}/a-title", code_file="x.ipynb", enable_internet=False)
+    for call in (lambda: connected.put_dataset(Path("x"), dataset, ""), lambda: connected.push(Path("x"), kernel)):
+        with pytest.raises(KaggleError, match=r"you sent Authorization: Bearer \[hidden\] and \[hidden\]"):
+            call()
+
+
+def test_the_log_of_a_notebook_shows_no_token(connected, kaggle, caplog):
+    kaggle.statuses.append({"status": "error", "failureMessage": ECHO})
+    kaggle.log = ECHO
+    with pytest.raises(calls.EndedError) as ended:
+        connected.run_through(client.Kernel(f"{USER}/a-title", 1, "https://x"))
+    assert "[hidden]" in caplog.text
+    assert TOKEN not in str(ended.value) + caplog.text
+
+
+def test_an_error_of_the_client_itself_shows_no_token(connected):
+    def fail():
+        raise ValueError(ECHO)
+
+    with pytest.raises(ValueError, match=r"\[hidden\]") as failed:
+        connected.caller.call("the account", fail)
+    assert TOKEN not in str(failed.value)
+
+
+def test_name_and_key_in_a_header_are_hidden_as_they_are_sent():
+    key = "0123456789abcdef"
+    sent = base64.b64encode(f"ada:{key}".encode()).decode()
+    secrets.keep_header_secret(f"Basic {sent}")
+    assert secrets.without_secrets(f"key {key}, header {sent}") == "key [hidden], header [hidden]"
 
 
 def test_without_the_client_it_says_how_to_install_it(monkeypatch):

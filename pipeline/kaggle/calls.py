@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, TypeVar
 
 from pipeline import competition
+from pipeline.kaggle.secrets import keep_header_secret, without_secrets
 from pipeline.progress import clock
 from pipeline.schema import did_you_mean
 
@@ -26,7 +27,10 @@ T = TypeVar("T")
 
 
 class KaggleError(ValueError):
-    """Kaggle refused, or could not be reached; the message says what to do."""
+    """Kaggle refused, or could not be reached; the message says what to do, and shows no secret."""
+
+    def __init__(self, message: str):
+        super().__init__(without_secrets(message))
 
 
 class UnknownError(KaggleError):
@@ -114,6 +118,8 @@ def refusal_of(error: Exception) -> Refusal | None:
 
     # Of notebooks, the client puts 401 and 403 into words of its own, which guess at one cause.
     origin = error.__context__ if isinstance(error, ValueError) else error
+    request = getattr(origin, "request", None)
+    keep_header_secret(getattr(request, "headers", {}).get("Authorization"))
     if isinstance(origin, exceptions.HTTPError) and origin.response is not None:
         response = origin.response
         return Refusal(response.status_code, _words(response), seconds_asked(response.headers.get("Retry-After")))
@@ -159,6 +165,8 @@ def in_words(what: str, error: Exception) -> Exception:
         return KaggleError(f"{what}: what came is no answer of Kaggle's: is a login page between here and {SITE}?")
     if getattr(error, "errno", None) == errno.ENOSPC:
         return OSError(errno.ENOSPC, f"{what}: the disk is full: make room, and run the command again")
+    if without_secrets(str(error)) != str(error):
+        return KaggleError(f"{what}: {error}")
     return error
 
 

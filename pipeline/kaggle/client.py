@@ -1,12 +1,14 @@
 """Kaggle over the network, by its own client.
 
-The client reads its token itself, from ~/.kaggle or the environment. Nothing here looks at it, keeps it or prints it.
+The client reads its token itself, from ~/.kaggle or the environment. Nothing here keeps or prints it; it is looked at
+only so that it can be hidden in what a server says.
 """
 
 import contextlib
 import io
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from typing import Any, NamedTuple
 
 from pipeline.kaggle.calls import TOKENS, Caller, EndedError, KaggleError, UnknownError
 from pipeline.kaggle.metadata import DATASET_FILE, DatasetMetadata, KernelMetadata
+from pipeline.kaggle.secrets import keep_secret, without_secrets
 from pipeline.progress import console
 
 log = logging.getLogger(__name__)
@@ -233,7 +236,7 @@ class Client:
         ended = self.caller.wait(f"{what}, version {kernel.version}", look)
         if ended.status.name != "COMPLETE":
             lines = log_lines(self.caller.call(what, self.api.kernels_logs, kernel.id))
-            log.error("%s", "\n".join(lines[-LAST_LINES:]))
+            log.error("%s", without_secrets("\n".join(lines[-LAST_LINES:])))
             raise EndedError(f"{what} ended with: {ended.failure_message or ended.status.name.lower()}; {kernel.url}")
 
     def output(self, kernel: Kernel, file: str, folder: Path) -> Path:
@@ -263,20 +266,27 @@ def connect(sleep: Callable[[float], None] = time.sleep) -> Client:
         raise KaggleError("the package kaggle is not installed: pip install -r requirements-kaggle.txt") from None
     # With VERBOSE=1, which is there for other programs too, it would print each call with the token.
     KaggleApi.args = [argument for argument in KaggleApi.args if argument != "--verbose"]
+    keep_secret(os.environ.get("KAGGLE_KEY"), _given_token())
     client = Client(KaggleApi(), Caller(sleep))
     try:
         with silence:
             client.caller.call("the account", client.api.authenticate)
     except SystemExit:
         raise KaggleError(_no_token()) from None
+    keep_secret(client.api.config_values.get("key"), client.api.config_values.get("token"))
     return client
 
 
-def _no_token() -> str:
+def _given_token() -> str | None:
+    """The access token that is set up here, if there is one: only to be hidden."""
     from kagglesdk.kaggle_env import get_access_token_from_env
 
+    return get_access_token_from_env()[0]
+
+
+def _no_token() -> str:
     way = f"make a token at {TOKENS} and save it as ~/.kaggle/access_token, or set KAGGLE_API_TOKEN"
-    given = get_access_token_from_env()[0] is not None
+    given = _given_token() is not None
     return f"Kaggle does not take the token that is set up here: {way}" if given else f"no Kaggle token: {way}"
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from pipeline import config, stages
 from pipeline.cli import main
+from pipeline.postprocess import Cut
 from pipeline.stages import training
 from tests.test_submission import decode_by_loops
 
@@ -69,14 +71,28 @@ def test_other_views_predict_again_but_do_not_train(submitted, monkeypatch):
     assert made_by["views"] == ["identity", "transpose"]
 
 
-def test_two_configs_are_averaged(submitted):
-    Path("configs/other.toml").write_text(Path("configs/tiny.toml").read_text())
-    assert main(["ensemble", "configs/tiny.toml", "--configs", "tiny other"]) == 0
-    manifest = json.loads(Path("submissions/tiny+other.json").read_text())
-    assert manifest["weights"] == {"tiny": 0.5, "other": 0.5}  # nothing beats equal weights of equal members
-    assert manifest["gain"]["mean"] == 0
-    # The same training twice: the average is the one, and so is the CSV.
-    assert read_rows("submissions/tiny+other.csv") == read_rows(submitted)
+def test_two_configs_are_averaged_by_their_weights(submitted, monkeypatch):
+    monkeypatch.setattr("pipeline.ensemble.choice._Chooser._way", lambda *_: ("mean", (0.25, 0.75)))
+    monkeypatch.setattr("pipeline.ensemble.rivals.Rivals.best", lambda *_: ("total", Cut(0.5, 0)))
+    assert main(["ensemble", "configs/tiny.toml", "--configs", "tiny seed1"]) == 0
+    manifest = json.loads(Path("submissions/tiny+seed1.json").read_text())
+    assert manifest["weights"] == {"tiny": 0.25, "seed1": 0.75}
+    stored = {name: read_stores(f"runs/{name}/fold*/test/*.safetensors") for name in ("tiny", "seed1")}
+    rows, others = read_rows("submissions/tiny+seed1.csv"), dict.fromkeys(stored, 0)
+    for image_id, text in rows.items():
+        means = {name: np.mean([store[image_id][0] for store in stores], axis=0) for name, stores in stored.items()}
+        levels = 0.25 * means["tiny"] + 0.75 * means["seed1"]
+        sure = np.abs(levels - 127.5) > 1  # rounding moves no other pixel over the threshold
+        mask = decode_by_loops(text, 36, 44)
+        assert (mask == (levels > 127.5))[sure].all()
+        for name, mean in means.items():
+            others[name] += ((mean > 127.5) != (mask == 1)).sum()
+    assert all(others.values()), "masks of one member alone differ, or the average says nothing"
+
+
+def read_stores(pattern):
+    """The stored values of each fold: ids to (C, H, W)."""
+    return [load_file(path) for path in sorted(Path().glob(pattern))]
 
 
 def test_the_test_sets_truth_is_read_by_no_stage_but_score(tiny):

@@ -1,0 +1,57 @@
+"""What is given to make reaches the command line as it was given."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import config
+from pipeline.schema import split_pairs
+
+ROOT = Path(__file__).parent.parent
+
+
+def make(*words: str) -> subprocess.CompletedProcess:
+    env = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "DATA")}
+    env |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(["make", "-f", str(ROOT / "Makefile"), *words], capture_output=True, text=True, env=env)
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ("predict.views=['identity','transpose']", ["predict.views=['identity','transpose']"]),
+        ("predict.views=['identity', 'transpose'] seed=1", ["predict.views=['identity', 'transpose']", "seed=1"]),
+        ("train.batch_size=8 seed=1", ["train.batch_size=8", "seed=1"]),
+        ('a="x y=z" b=2', ['a="x y=z"', "b=2"]),
+        ("a={x = 1, y = [1, 2]}  b=2", ["a={x = 1, y = [1, 2]}", "b=2"]),
+        ("data.root=/a folder/of mine seed=1", ["data.root=/a folder/of mine", "seed=1"]),
+        ("", []),
+        ("  ", []),
+    ],
+)
+def test_pairs_are_told_by_blanks_outside_of_quotes_and_brackets(text, pairs):
+    assert split_pairs(text) == pairs
+
+
+@pytest.mark.parametrize("target", ["train", "oof", "ensemble", "doctor", "bundle", "sweep", "report"])
+@pytest.mark.parametrize(
+    "text", ["predict.views=['identity','transpose'] seed=1", "a=\"two words\" b='#1' c=`x`", "a=1"]
+)
+def test_make_hands_set_on_as_it_is(target, text):
+    words = shlex.split(make("-n", target, "PYTHON=python", f"SET={text}").stdout.replace("\\\n", " "))
+    assert [word for word in words if word.startswith("--set")] == [f"--set={text}"]
+
+
+def test_a_list_reaches_a_stage_through_make(tiny):
+    text = "predict.views=['identity','sideways'] seed=1"
+    done = make("folds", "CONFIG=tiny", f"PYTHON={sys.executable}", f"SET={text}")
+    assert "pipeline folds: unknown view 'sideways'" in done.stderr
+
+
+def test_several_pairs_in_one_option_are_several(tiny):
+    cfg = config.load("configs/tiny.toml", ["predict.views=['identity', 'transpose'] seed=3", "train.batch_size=2"])
+    assert (cfg.predict.views, cfg.seed, cfg.train.batch_size) == (("identity", "transpose"), 3, 2)

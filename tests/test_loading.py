@@ -149,7 +149,7 @@ def lack_shared_memory():
 )
 def test_a_worker_that_dies_is_one_line_with_what_to_lower(end, reason):
     with pytest.raises(
-        ChildProcessError, match=rf"died \(.*{reason}.*Lower train.workers = 1 .*--shm-size=8g"
+        ChildProcessError, match=rf"died \(.*{reason}.*Lower train.workers, now 1 .*--shm-size=8g"
     ) as found:
         list(Loader(Deadly(end), 1, num_workers=1))
     assert len(str(found.value)) < 300

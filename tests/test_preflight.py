@@ -48,6 +48,14 @@ def test_masks_that_are_all_empty_are_trained_on_if_that_is_asked_for(tiny):
     check_training(prepared("data.doctor=false"))
 
 
+def test_a_fold_that_would_train_on_empty_masks_alone_is_refused(tiny):
+    ready = prepared()
+    inside = ready.index["image_id"].isin(ready.folds["image_id"][ready.folds["fold"] == 1])
+    index = ready.index.assign(coverage=ready.index["coverage"].where(inside, 0.0))
+    with pytest.raises(ValueError, match=r"folds/tiny\.csv: fold 1 trains on 12 images whose masks are empty: nothing"):
+        check_training(ready._replace(index=index))
+
+
 @pytest.mark.parametrize(
     ("shares", "message"), [([1.0, 0.0], r"hold one class alone \(sky\)"), ([0.0, 0.0], "are void everywhere")]
 )

@@ -52,7 +52,7 @@ def _deaths_in_one_line(workers: int) -> Iterator[None]:
             raise
         raise ChildProcessError(
             f"a process that reads images died ({_reason(text)}): memory is short, or shared memory ({SHARED}). Lower "
-            f"train.workers = {workers} (0 needs no such process) or the batch size, or run the container with more, "
+            f"train.workers, now {workers} (0 needs no such process), or the batch size, or give the container more, "
             f"such as docker run --shm-size=8g"
         ) from error
 

@@ -35,8 +35,11 @@ def check_training(prepared: Prepared, *, full: bool = False) -> None:
     with place(cfg, "train.pseudo.from"):
         _check_sources(cfg)
     if cfg.data.doctor:
-        _refuse_masks_of_one_kind(prepared)
+        _refuse_masks_of_one_kind(prepared, FULL, index)
     parts = {FULL: index} if full else dict(_training_parts(prepared))
+    if cfg.data.doctor:
+        for fold, part in parts.items():
+            _refuse_masks_of_one_kind(prepared, fold, part)
     _refuse_mixed_sizes(prepared, parts)
     _refuse_few_images(prepared, parts)
     if cfg.data.doctor and not full:
@@ -59,9 +62,13 @@ def _training_parts(prepared: Prepared) -> Iterator[tuple[Fold, pd.DataFrame]]:
         yield fold, folds.hold_out(prepared.index, prepared.folds, fold)[0]
 
 
-def _refuse_masks_of_one_kind(prepared: Prepared) -> None:
-    """Refuse masks of which nothing can be learned: all empty; of exclusive classes, all of one class."""
-    card, index = prepared.card, prepared.index
+def _refuse_masks_of_one_kind(prepared: Prepared, fold: Fold, index: pd.DataFrame) -> None:
+    """Refuse masks of which nothing can be learned: all empty; of exclusive classes, all of one class.
+
+    Args:
+        fold: that trains on these images; "full" for all training images together.
+    """
+    card = prepared.card
     if card.exclusive:
         there = [name for name in card.classes if index[f"coverage_{name}"].any()]
         if len(there) > 1:
@@ -71,9 +78,15 @@ def _refuse_masks_of_one_kind(prepared: Prepared) -> None:
         return
     else:
         found = "are empty"
+    if fold == FULL:
+        raise ValueError(
+            f"card {card.name}: all {len(index)} training masks {found}: nothing can be learned of them. See how they "
+            f"are read by make doctor, or train all the same with data.doctor=false"
+        )
     raise ValueError(
-        f"card {card.name}: all {len(index)} training masks {found}: nothing can be learned of them. See how they are "
-        f"read by make doctor, or train all the same with data.doctor=false"
+        f"{prepared.paths.folds}: fold {fold} trains on {len(index)} images whose masks {found}: nothing can be "
+        f"learned of them. Make other folds (folds.count, folds.seed, folds.name), or train all the same with "
+        f"data.doctor=false"
     )
 
 

@@ -198,6 +198,8 @@ class Competition(Table):
             raise ValueError(
                 "masks.void is a value of mask images (files.train_masks): give void_rows, a class of rows"
             )
+        if self.masks.void in (0, (0, 0, 0)) and not self.masks.values:
+            raise ValueError("masks.void = 0, which is the background: give masks.values, what stands for each class")
         if self.exclusive and (len(self.classes) < 2 or not self.files.train_masks):
             raise ValueError("exclusive needs two classes or more, and mask images (files.train_masks)")
         if self.exclusive and (self.several_rows or self.rowless == "empty"):

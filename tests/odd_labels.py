@@ -155,6 +155,12 @@ MASK_IMAGES = [
     ),
     Odd("label image with a palette", saved(THREE.astype(np.uint8), colours=PALETTE), **OBJECTS, objects=THREE),
     Odd("label image in colours", saved(COLOURS[THREE]), **OBJECTS, objects=THREE),
+    Odd(
+        "label image in colours with alpha",
+        saved(np.concatenate([COLOURS, [[255]] * 4], axis=1).astype(np.uint8)[THREE]),
+        **OBJECTS,
+        objects=THREE,
+    ),
     Odd("label image in grey as colours", saved(np.stack([THREE.astype(np.uint8)] * 3, -1)), **OBJECTS, objects=THREE),
     Odd(
         "label image with void",
@@ -183,6 +189,13 @@ MASK_IMAGES = [
         files='train_masks = "masks"\nmask_suffix = ".npy"',
         **OBJECTS,
         refused=r"masks/a\.npy: a label image of float32, 0 to 1\.5: expected whole numbers",
+    ),
+    Odd(
+        "label image with a hole that is no number",
+        saved(np.where(THREE == 3, np.nan, THREE), ".npy"),
+        files='train_masks = "masks"\nmask_suffix = ".npy"',
+        **OBJECTS,
+        refused=r"masks/a\.npy: a label image of float64, nan to nan: expected whole numbers",
     ),
     Odd(
         "label image below 0",

@@ -197,6 +197,42 @@ def test_mistake_in_a_card_is_named(edit, old, new, message):
         competition.load("tiny.toml")
 
 
+OBJECTS = 'instances = true\nmetric = "dsb_precision"'
+
+
+@pytest.mark.parametrize(
+    ("top", "files", "masks", "message"),
+    [
+        (OBJECTS, "", "", r"instances from mask images: set masks\.objects = true .* or files\.mask_pattern"),
+        (OBJECTS, "", "above = 0", "instances from mask images"),
+        ('metric = "mean_dice"', "", "objects = true", r"masks\.objects needs instances = true .*: masks\.above = 0"),
+        (OBJECTS, "", "objects = true\nvalues = { disc = 1 }", "each value is an object, .* leave out masks.values"),
+        (OBJECTS, "", "objects = true\nabove = 3", "each value is an object, .* leave out masks.values, masks.above"),
+        (OBJECTS + "\nseveral_rows = true", "", "objects = true", "each value is an object, .* and several_rows"),
+        (OBJECTS, "", "objects = true\nvoid = 0", r"masks\.void = 0, which is the background"),
+        ('metric = "mean_dice"', "", "void = [0, 0, 0]", r"masks\.void = 0, which is the background"),
+        ('metric = "mean_dice"', 'train_csv = "train.csv"', "", r"give one of files\.train_csv"),
+        ('metric = "mean_dice"', 'train_coco = "coco.json"', "", r"give one of .* and files\.train_coco"),
+    ],
+)
+def test_mistake_about_mask_images_is_named(tiny, top, files, masks, message):
+    text = (tiny / "tiny.toml").read_text().replace('metric = "mean_dice"', top)
+    text = text.replace('train_csv = "train.csv"', f'train_masks = "masks"\n{files}')
+    (tiny / "tiny.toml").write_text(f"{text}\n[masks]\n{masks}\n")
+    with pytest.raises(ValueError, match=message) as caught:
+        competition.load("tiny.toml")
+    assert len(str(caught.value)) <= 300
+
+
+def test_exclusive_classes_have_one_mask_image_for_each_image(tiny, edit):
+    edit("tiny.toml", 'classes = ["disc"]', 'classes = ["disc", "rim"]\nexclusive = true\nseveral_rows = true')
+    edit("tiny.toml", 'id = "id"', 'id = "id"\njoint = "_"')
+    edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
+    edit("tiny.toml", "[columns]", "[masks]\nvalues = { disc = 1, rim = 2 }\n[columns]")
+    with pytest.raises(ValueError, match=r"several_rows, and rowless .* exclusive = true each pixel has a class"):
+        competition.load("tiny.toml")
+
+
 def test_unknown_competition_names_the_nearest():
     with pytest.raises(ValueError, match=r"unknown competition 'nucleii'. Did you mean 'nuclei'\?"):
         competition.load("nucleii")

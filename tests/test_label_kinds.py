@@ -157,6 +157,20 @@ def test_void_is_no_mask_of_a_window(tmp_path):
     assert (corner.coverage, corner.empty) == (0, "yes")
 
 
+def test_windows_of_borders_between_objects_are_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, VALUES, train=2)
+    (tmp_path / "cells.toml").write_text(
+        'competition = "card.toml"\n[data]\nroot = "data"\nborder = 2\ncrops = { size = 64 }\n[model]\nclasses = 2\n'
+        'in_channels = 1\nencoder = "tu-test_efficientnet"\ndecoder_channels = [16, 16, 8, 8, 8]\n'
+        "[[train.phases]]\nloss = { bce = 1.0 }\nepochs = 1\nlr = 1e-3\ncrop = 64\n"
+    )
+    with pytest.raises(
+        ValueError, match=r"data\.crops reads masks by window, and not those of borders between objects"
+    ):
+        stages.check(config.load("cells.toml"))
+
+
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
     """Label images with void, trained and submitted, as current folder."""

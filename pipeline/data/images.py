@@ -528,7 +528,8 @@ def _numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
     """One whole number, 0 or more, for each pixel (H, W): a grey value, or a colour's three in one."""
     if (pixels == pixels[..., :1]).all():
         pixels = pixels[..., :1]
-    numbers = pixels.astype(np.int64)
+    with np.errstate(invalid="ignore"):  # of values that are no number, which differ from any
+        numbers = pixels.astype(np.int64)
     if (numbers != pixels).any() or numbers.min() < 0 or (pixels.shape[2] == 3 and pixels.dtype != np.uint8):
         raise ImageError(
             f"{path}: a label image of {pixels.dtype}, {pixels.min():g} to {pixels.max():g}: expected whole "

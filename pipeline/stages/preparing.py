@@ -151,10 +151,8 @@ def _check_channels(cfg: Config, card: Competition) -> None:
 
 def _check_crops(cfg: Config, card: Competition) -> None:
     if not Labels.of(card, cfg.data.border).have_parts:
-        raise ValueError(
-            f"data.crops reads masks of one class each by window; {card.name} has objects, exclusive classes or coded "
-            f"mask images: leave it out"
-        )
+        other = "exclusive classes" if card.exclusive else "borders between objects (data.border)"
+        raise ValueError(f"data.crops reads masks by window, and not those of {other}: leave one of them out")
     for number, phase in enumerate(cfg.train.phases):
         if phase.crop is None or phase.crop > cfg.data.crops.size:
             raise ValueError(

@@ -12,6 +12,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from pipeline.data.tables import read_table
 from pipeline.files import whole, write_text
+from pipeline.schema import Kept, read_json
 
 IMPORTANT = 4  # times that images and coverage count, against 1 of a stratum
 LARGEST = 1.5  # of the images of an even fold: a larger group fills more than a fold
@@ -219,8 +220,17 @@ def read_folds(path: Path, index: pd.DataFrame, *, subset: bool = False) -> pd.D
     return folds.sort_values("image_id", ignore_index=True)
 
 
+class Made(Kept):
+    """What must be in the JSON beside the folds."""
+
+    index: str
+
+
 def _refuse_other_index(made: Path, index: pd.DataFrame) -> None:
-    if made.exists() and (expected := json.loads(made.read_text(encoding="utf-8"))["index"]) != index_digest(index):
+    if not made.exists():
+        return
+    way_out = "restore it, as with git checkout, or remove it: the folds themselves stay, and are not compared with it"
+    if (expected := read_json(made, way_out, Made)["index"]) != index_digest(index):
         raise ValueError(
             f"{made}: the folds were made from other masks of the same images (index {expected}, now "
             f"{index_digest(index)}): use the data that they were made from, or another folds.name"

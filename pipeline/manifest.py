@@ -3,9 +3,34 @@
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+from pipeline.schema import Kept, read_json
+
 PACKAGES = ("torch", "timm", "segmentation-models-pytorch", "albumentations", "numpy")
+
+
+class Manifest(Kept):
+    """What must be in submissions/<name>.json."""
+
+    competition: str
+    configs: dict[str, dict[str, Any]]
+    metric: str
+    oof_score: float | None
+    commit: str | None
+    made: str
+    versions: dict[str, str]
+
+
+def read_submission_record(path: Path) -> dict[str, Any]:
+    """How a submission was made, and what it is worth.
+
+    Raises:
+        FileNotFoundError, ValueError: as `schema.read_json`.
+    """
+    way_out = f'make ensemble CONFIGS="{path.stem.replace("+", " ")}" writes it again'
+    return read_json(path, way_out, Manifest)
 
 
 def made_with() -> dict[str, Any]:

@@ -17,7 +17,6 @@ Source:
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from pipeline.files import write_text
 from pipeline.inference.store import LEVELS, StoreWriter, start_store
 from pipeline.losses.precision import IGNORE
 from pipeline.postprocess import level
+from pipeline.schema import read_json
 
 log = logging.getLogger(__name__)
 TABLE = "labels.csv"
@@ -291,7 +291,8 @@ def refuse_other_fold(folder: Path, fold: int | str) -> None:
         ValueError: if the folder was made for another fold, or holds no labels.
     """
     try:
-        found = json.loads((folder / "store.json").read_text(encoding="utf-8")).get("fold")
+        way_out = f"remove {folder}, and the same command labels again"
+        found = read_json(folder / "store.json", way_out, dict).get("fold")
     except FileNotFoundError:
         raise ValueError(f"{folder}: no pseudo-labels there: make them first") from None
     if found != fold:

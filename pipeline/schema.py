@@ -20,6 +20,12 @@ class Table(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class Kept(pydantic.BaseModel):
+    """What must be in a JSON object of ours; more may be."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+
 T = TypeVar("T", bound=Table)
 UNKNOWN_KEY = {"extra_forbidden", "unexpected_keyword_argument"}  # in a model, in a dataclass
 
@@ -60,20 +66,40 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not valid TOML: {shortened(error)}") from None
 
 
-def read_json(path: Path, again: str) -> Any:
-    """What a JSON file of ours holds.
+def read_json(path: Path, again: str, shape: Any = Any) -> Any:
+    """What a JSON file of ours holds, as plain values, after a check of its shape.
 
     Args:
-        again: how to get the file anew, for the message.
+        again: how to get the file anew, for the message: which command writes it, and what to remove before.
+        shape: a pydantic model, or a type such as list[Entry].
 
     Raises:
-        FileNotFoundError: without the file.
-        ValueError: if it is not JSON, or nested too deeply.
+        FileNotFoundError: if there is none.
+        ValueError: one line with the file, what is wrong, and how to get it anew.
     """
+    return _checked(path.read_bytes(), shape, str(path), again)
+
+
+def read_json_lines(path: Path, again: str, shape: Any = Any) -> list[Any]:
+    """The lines of a JSONL file of ours, one at least; else as `read_json`, with the line's number."""
+    lines = path.read_bytes().splitlines()
+    if not lines:
+        raise ValueError(f"{path}: empty: {again}")
+    return [_checked(line, shape, f"{path}: line {number}", again) for number, line in enumerate(lines, start=1)]
+
+
+def _checked(text: bytes, shape: Any, where: str, again: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(text)
+        pydantic.TypeAdapter(shape).validate_python(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = shortened(".".join(str(part) for part in first["loc"]))
+        what = f"'{key}' is missing" if first["type"] == "missing" else f"{key}: {_expected(first)}" if key else ""
+        raise ValueError(f"{where}: {what or _expected(first)}: {again}") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({shortened(error)}): {again}") from None
+        raise ValueError(f"{where}: not JSON ({shortened(error)}): {again}") from None
+    return values
 
 
 PAIR = re.compile(r"\s+(?=[\w.-]+\s*=)")  # what stands between two pairs
@@ -189,6 +215,8 @@ EXPECTED = {  # by pydantic's name of what is wrong
     "list_type": "expected a list",
     "literal_error": "expected {expected}",
     "model_type": "expected a table",
+    "model_attributes_type": "expected a table",
+    "none_required": "expected null",
     "string_type": "expected text",
     "tuple_type": "expected a list",
 }

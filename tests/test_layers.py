@@ -10,8 +10,8 @@ import pipeline
 # A module may import those above it, and its own room. Rooms on one line do not know each other.
 FLOORS = [
     {"compiled", "quoting"},
-    {"files", "schema", "rle", "metrics", "hardware", "progress", "manifest", "ahead", "cluster"},
-    {"config", "competition", "bootstrap", "crossfit", "shakeup"},
+    {"files", "schema", "rle", "metrics", "hardware", "progress", "ahead", "cluster"},
+    {"config", "competition", "manifest", "bootstrap", "crossfit", "shakeup"},
     {"data"},
     {"folds", "duplicates", "doctor"},
     {"models", "losses"},

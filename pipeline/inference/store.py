@@ -174,7 +174,7 @@ def is_complete(folder: Path, ids: Iterable[str], made_by: dict[str, Any]) -> bo
 
 def _is_from(folder: Path, made_by: dict[str, Any]) -> bool:
     try:
-        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        found = json.loads(_made_by(folder))
+    except (ValueError, RecursionError):  # none, or damaged: then nobody knows what made it, and it is begun anew
         return False
     return found == json.loads(json.dumps(made_by))

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from pipeline.files import write_text
-from pipeline.schema import Table, parse
+from pipeline.schema import Table, read_json
 
 FEWEST = 3  # submissions for a rank correlation
 
@@ -54,7 +54,8 @@ def read_entries(name: str) -> list[Entry]:
     path = entries_path(name)
     if not path.is_file():
         return []
-    return [parse(Entry, each, str(path)) for each in json.loads(path.read_text(encoding="utf-8"))]
+    way_out = "restore it, as with git checkout: only Kaggle's site has these scores beside it"
+    return [Entry(**each) for each in read_json(path, way_out, list[Entry])]
 
 
 def write_entries(name: str, entries: Sequence[Entry]) -> Path:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator
 
 from pipeline.files import write_text
-from pipeline.schema import Table, parse
+from pipeline.schema import Table, parse, read_json
 
 DATASET_FILE, KERNEL_FILE = "dataset-metadata.json", "kernel-metadata.json"
 SHORTEST_DATASET, SHORTEST_KERNEL, LONGEST = 6, 5, 50  # characters of a slug, and of a title
@@ -134,8 +134,4 @@ def read_metadata_file(path: Path, kind: type[Table]) -> Any:
     Raises:
         ValueError: as `read_metadata`.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    return parse(kind, values, str(path))
+    return parse(kind, read_json(path, "make bundle writes it again", dict), str(path))

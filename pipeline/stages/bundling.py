@@ -23,6 +23,7 @@ from pipeline.kaggle.plan import Member, Plan, Step, seconds_of
 from pipeline.kaggle.prediction import Predicted, predict_test
 from pipeline.kaggle.pricing import price_steps
 from pipeline.kaggle.wheels import write_wheels
+from pipeline.manifest import read_submission_record
 from pipeline.metrics import judge_of
 from pipeline.stages.ensembling import Ensembled, ensemble, ensemble_name, load_members, oof_of_members, oof_rows
 from pipeline.stages.preparing import Prepared
@@ -90,7 +91,7 @@ def write_weights(folder: Path, members: Sequence[Prepared], done: Ensembled, *,
     Raises:
         ValueError: for folds that were trained with different settings.
     """
-    manifest = json.loads(done.manifest.read_text(encoding="utf-8"))
+    manifest = read_submission_record(done.manifest)
     if (manifest["commit"] or "").endswith("+"):
         log.warning("files differ from commit %s: what is bundled cannot be made again from it", manifest["commit"][:7])
     record = _record(members, done, manifest, price(members, done)).model_copy(update={"half": half})

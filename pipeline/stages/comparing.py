@@ -1,6 +1,5 @@
 """The stages `compare`, `final` and `pseudo`: which is better, which two to choose, what more data gave."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from pipeline import competition
 from pipeline.bootstrap import Difference, paired
 from pipeline.config import Config
 from pipeline.data.tables import read_table
+from pipeline.manifest import read_submission_record
 from pipeline.metrics import Scores
 from pipeline.pseudo import read_labels
 from pipeline.shakeup import Shakeup, simulate
@@ -71,7 +71,7 @@ def _in_words(machines: dict[str, list[dict[str, Any]]]) -> str:
 def _manifest_of(name: str) -> dict[str, Any]:
     """What was written beside a submission; nothing where there is none."""
     path = Path("submissions") / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_submission_record(path) if path.exists() else {}
 
 
 class Final(NamedTuple):

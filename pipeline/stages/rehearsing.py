@@ -1,6 +1,5 @@
 """The stage `rehearse`: the notebook that submits, run here as it will run there, on two test sets."""
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -8,12 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import PositiveInt
+
 from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.tables import read_table
 from pipeline.kaggle.descriptions import KERNELS, competitions_of, titled
 from pipeline.kaggle.rehearsal import WORKING_LIMIT, Ran, describe_base, lay_out, make_environment, run_notebook
 from pipeline.kaggle.testsets import write_hidden, write_known
+from pipeline.schema import Kept, read_json
 from pipeline.stages.bundling import Bundled, bundle
 from pipeline.stages.submitting import check_csv
 from pipeline.submission import sample_rows
@@ -40,6 +42,13 @@ class Act(NamedTuple):
     def passed(self) -> bool:
         """Whether this would have been a submission."""
         return self.ran.status == 0 and self.problem is None and self.ran.working < WORKING_LIMIT
+
+
+class RunRecord(Kept):
+    """What must be in submission.json, which the notebook writes."""
+
+    images: PositiveInt
+    seconds: float
 
 
 def rehearse(cfgs: Sequence[Config], base: Path) -> list[Act]:
@@ -98,7 +107,8 @@ def _act(name: str, made: Bundled, folder: Path, mounts: _Mounts, base: Path, va
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """What the notebook wrote beside its CSV; nothing where it did not come to that."""
+    return read_json(path, "the notebook did not end well, see its log", RunRecord) if path.is_file() else {}
 
 
 def _problem(csv: Path, card: Competition, data: Path) -> str | None:

@@ -1,6 +1,5 @@
 """The stage `report`: everything that is known of a config or an ensemble, gathered for one page."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from pipeline.stages.ensembling import decide_members, ensemble_name, load_membe
 from pipeline.stages.labelling import companion_path, read_companion, source_of_labels
 from pipeline.stages.preparing import Prepared, count_test_images, prepare
 from pipeline.stages.seeing import Seen, see
-from pipeline.stages.training import fold_row, predict_test
+from pipeline.stages.training import fold_row, predict_test, read_history
 from pipeline.submission import sample_rows
 
 FEW = 20  # values of a column that tells images apart
@@ -163,8 +162,7 @@ def _history(members: Sequence[Prepared]) -> pd.DataFrame:
     """The lines of every fold's metrics.jsonl; of an ensemble, none: its members have pages of their own."""
     if len(members) > 1:
         return pd.DataFrame()
-    paths = [members[0].paths.fold(fold) / "metrics.jsonl" for fold in members[0].numbers()]
-    lines = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for fold in members[0].numbers() for line in read_history(members[0], fold)]
     return _without_thresholds(pd.DataFrame(lines), members[0].card)
 
 

@@ -18,7 +18,8 @@ from pipeline.kaggle.client import Client, Kernel, RemoteFile, Submission, conne
 from pipeline.kaggle.descriptions import competitions_of
 from pipeline.kaggle.metadata import KERNEL_FILE, DatasetMetadata, KernelMetadata, read_metadata
 from pipeline.kaggle.unpacking import unpack
-from pipeline.schema import Table, parse
+from pipeline.manifest import read_submission_record
+from pipeline.schema import Table, read_json
 from pipeline.submission import check_submission
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,8 @@ def download(slug: str, folder: Path) -> Downloaded:
     files = client.files(slug)
     listing = [list(file) for file in files]
     marker = folder / LISTED
-    if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == listing:
+    way_out = "remove it, and the same command looks what is missing"
+    if marker.is_file() and read_json(marker, way_out, list) == listing:
         return Downloaded(folder, len(files), fresh=False)
     size = sum(file.size for file in files)
     _refuse_full_disk(folder, size)
@@ -170,7 +172,8 @@ def _digest(*paths: Path) -> str:
 
 def _pushed(folder: Path) -> Pushed | None:
     path = folder / PUSHED
-    return parse(Pushed, json.loads(path.read_text(encoding="utf-8")), str(path)) if path.is_file() else None
+    way_out = "remove it, and make push saves a new version"
+    return Pushed(**read_json(path, way_out, Pushed)) if path.is_file() else None
 
 
 def _write_pushed(folder: Path, pushed: Pushed) -> None:
@@ -250,7 +253,7 @@ def read_manifest(name: str) -> dict[str, Any]:
     path = Path("submissions") / f"{name}.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file: make ensemble CONFIG={name} writes it, beside the CSV")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_submission_record(path)
 
 
 def slug_of(card: Competition) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
+from pydantic import Field
 
 from pipeline import competition, config, folds
 from pipeline.competition import Competition
@@ -22,6 +23,7 @@ from pipeline.inference.store import is_complete, start_store
 from pipeline.metrics import of_pixels, pixel_metric, what_is_found
 from pipeline.models import build_model, for_prediction
 from pipeline.rle import Dialect
+from pipeline.schema import Kept, read_json, read_json_lines
 from pipeline.stages.labelling import label_fold, refuse_other_folds, source_of_labels
 from pipeline.stages.preflight import check_training
 from pipeline.stages.preparing import Paths, Prepared, counts_at_half, prepare, processes, scores_at_half
@@ -35,7 +37,7 @@ from pipeline.training.checkpoint import (
 )
 from pipeline.training.fold import FoldData, PseudoData
 from pipeline.training.full_fit import epochs_that_folds_found
-from pipeline.training.log import last_epoch
+from pipeline.training.log import Epoch, last_epoch
 from pipeline.training.objective import HeadWeights
 from pipeline.training.phases import fit, seed_weights
 from pipeline.training.selection import selection_of
@@ -44,6 +46,15 @@ log = logging.getLogger(__name__)
 TABLES = {"data": config.Data, "model": config.Model, "train": config.Train}  # of a config, that decide weights
 FULL_SEED = 999  # in place of a fold's number
 MOVED = 0.2  # difference of the phases' best thresholds that is worth a word
+
+
+class OofRow(Kept):
+    """What must be in a row of oof.json."""
+
+    fold: int
+    images: int
+    oof: float | None
+    seconds: float
 
 
 class Trained(NamedTuple):
@@ -364,9 +375,20 @@ def machines_of(prepared: Prepared) -> list[dict[str, Any]]:
 
 
 def read_history(prepared: Prepared, fold: Fold) -> list[dict[str, Any]]:
-    """The lines of a fold's metrics.jsonl."""
-    text = (prepared.paths.fold(fold) / "metrics.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    """The lines of a fold's metrics.jsonl; of each phase, one at least.
+
+    Raises:
+        ValueError: if it is damaged; what it held, only another training can tell.
+    """
+    folder = prepared.paths.fold(fold)
+    path, way_out = folder / "metrics.jsonl", f"remove {folder}, and the fold is trained again"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file: {way_out}")
+    lines = read_json_lines(path, way_out, Epoch)
+    lost = set(range(1, len(prepared.cfg.train.phases) + 1)) - {line["phase"] for line in lines}
+    if lost:
+        raise ValueError(f"{path}: no epoch of phase {min(lost)}: {way_out}")
+    return lines
 
 
 def fold_row(prepared: Prepared, fold: int) -> dict[str, Any]:
@@ -399,7 +421,8 @@ def _held_out(prepared: Prepared, fold: int) -> pd.DataFrame:
 def oof_table(cfg: Config) -> list[dict[str, Any]]:
     """The table that the stage `oof` wrote."""
     path = Paths(cfg, competition.load(cfg.competition)).oof_table
-    return json.loads(path.read_text(encoding="utf-8"))
+    rows = Annotated[list[OofRow], Field(min_length=1)]
+    return read_json(path, "make oof writes it again", rows)
 
 
 def mean_row(table: list[dict[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.files import whole
 from pipeline.models.weights import refuse_not_finite
+from pipeline.quoting import shortened
 
 FULL = "full"  # the fold of a model that saw every training image
 Fold = int | Literal["full"]
@@ -36,11 +37,15 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {})["record"])
+            record = json.loads((file.metadata() or {})["record"])
+        record["fold"]  # without it, nobody knows which images the weights have seen
+        return record
     except FileNotFoundError:
         raise
     except Exception as error:  # safetensors raises a class of its own, KeyError means foreign weights
-        raise ValueError(f"{path}: not a checkpoint of this pipeline ({error}): train the fold again") from None
+        raise ValueError(
+            f"{path}: not a checkpoint of this pipeline ({shortened(error)}): train the fold again"
+        ) from None
 
 
 def load_checkpoint(path: Path, model: nn.Module, fold: Fold) -> dict[str, Any]:
@@ -120,9 +125,13 @@ def load_state(path: Path) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path}: cannot be read ({error}): remove it to train the fold again") from None
-    if not isinstance(state, dict):
+        raise ValueError(f"{path}: cannot be read ({_first_line(error)}): remove it to train the fold again") from None
+    if not (isinstance(state, dict) and state.keys() >= {"settings", "standing"} and "phase" in state["standing"]):
         raise ValueError(f"{path}: no state of a training: remove it to train the fold again")
     for part in ("model", "average"):
         refuse_not_finite(path, state.get(part, {}))
     return state
+
+
+def _first_line(error: Exception) -> str:
+    return shortened(str(error).partition("\n")[0])

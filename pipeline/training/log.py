@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.files import write_text
 from pipeline.progress import clock
+from pipeline.schema import Kept
 from pipeline.training.selection import beats_baseline
 
 log = logging.getLogger(__name__)
@@ -16,6 +17,17 @@ ADVICE = {
     False: 'train.balance = "empty"; Dice, Tversky or Lovász with over = "batch" or empty = "ignore" (loss_options)',
     True: "train.balance by a column of the rarer classes; dice_softmax in the loss",
 }
+
+
+class Epoch(Kept):
+    """What must be in a line of metrics.jsonl."""
+
+    phase: int
+    epoch: int
+    loss: float | None  # None for an average of weights
+    score: float | None  # None for a full fit
+    best: bool
+    seconds: float
 
 
 def write_history(path: Path, history: list[dict[str, Any]]) -> None:

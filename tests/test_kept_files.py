@@ -1,0 +1,133 @@
+"""Files of ours that a disk or a hand cut short: one line with the file, what is wrong, and the way out."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.cli import main
+from pipeline.inference.store import is_complete, start_store
+from pipeline.quoting import LINE
+from pipeline.schema import Kept, read_json, read_json_lines
+from pipeline.training.checkpoint import load_state, read_record, save_checkpoint, save_state
+
+
+class Shape(Kept):
+    number: int
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"number": 1', "not JSON"),
+        ("", "not JSON"),
+        ("\x00\xff", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "expected a table"),
+        ("null", "expected a table"),
+        ("{}", "'number' is missing"),
+        ('{"number": "' + "x" * 5000 + '"}', "number: expected a whole number"),
+    ],
+)
+def test_a_file_of_another_shape_is_one_line_with_the_way_out(tmp_path, text, said):
+    path = tmp_path / "kept.json"
+    path.write_text(text, encoding="latin-1")
+    for read in (read_json, read_json_lines):
+        with pytest.raises(ValueError, match=r"kept\.json: .*: make it again$") as caught:
+            read(path, "make it again", Shape)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < LINE
+    with pytest.raises(ValueError, match=said):
+        read_json(path, "make it again", Shape)
+
+
+def test_what_has_more_keys_than_it_must_is_read_as_it_is(tmp_path):
+    (tmp_path / "kept.json").write_text('{"more": [1, NaN], "number": 1}')
+    assert list(read_json(tmp_path / "kept.json", "", Shape)) == ["more", "number"]
+
+
+def test_the_line_of_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "kept.jsonl").write_text('{"number": 1}\n{"numb')
+    with pytest.raises(ValueError, match=r"kept\.jsonl: line 2: not JSON"):
+        read_json_lines(tmp_path / "kept.jsonl", "", Shape)
+
+
+def half(text):
+    return text[: len(text) // 2]
+
+
+def first_phase_alone(text):
+    return "".join(line for line in text.splitlines(keepends=True) if json.loads(line)["phase"] == 1)
+
+
+CASES = [
+    ("runs/tiny/fold0/metrics.jsonl", half, "remove runs/tiny/fold0, and the fold is trained again"),
+    ("runs/tiny/fold0/metrics.jsonl", lambda _: "", "empty: remove"),
+    ("runs/tiny/fold0/metrics.jsonl", lambda _: "null\n", "line 1: expected a table"),
+    ("runs/tiny/fold0/metrics.jsonl", first_phase_alone, "no epoch of phase 2"),
+    ("folds/tiny.json", half, "not JSON"),
+    ("folds/tiny.json", lambda _: "{}", "'index' is missing"),
+    ("folds/tiny.json", lambda _: "[]", "expected a table"),
+]
+
+
+@pytest.mark.parametrize(("name", "tamper", "said"), CASES)
+def test_a_tampered_file_is_named_with_the_way_out(submitted, capsys, name, tamper, said):
+    path = Path(name)
+    path.write_text(tamper(path.read_text()))
+    assert main(["oof", "configs/tiny.toml"]) == 2
+    error = capsys.readouterr().err
+    assert f"pipeline oof: {name}: " in error
+    assert said in error
+    assert len(error) <= LINE + 1
+
+
+@pytest.mark.parametrize("tamper", [half, lambda _: "{}", lambda _: "[]"])
+def test_a_tampered_manifest_is_named_with_the_command_that_writes_it_again(submitted, capsys, tamper):
+    Path("submissions/tiny.json").write_text(tamper(Path("submissions/tiny.json").read_text()))
+    assert main(["final", "tiny", "seed1", "--competition", "tiny.toml"]) == 2
+    assert "submissions/tiny.json: " in (error := capsys.readouterr().err)
+    assert 'make ensemble CONFIGS="tiny" writes it again' in error
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[]"])
+def test_a_store_with_a_damaged_record_is_begun_anew(tmp_path, text):
+    start_store(tmp_path / "store", {"views": []})
+    (tmp_path / "store" / "store.json").write_text(text)
+    (tmp_path / "store" / "000-00000.safetensors").write_text("of nobody knows what")
+    assert not is_complete(tmp_path / "store", [], {"views": []})
+    start_store(tmp_path / "store", {"views": []})
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["store.json"]
+
+
+class Runs:
+    """What a pickle would do when it is read."""
+
+    def __reduce__(self):
+        return (Path.write_text, (Path("ran"), "code of a checkpoint"))
+
+
+def test_a_tampered_checkpoint_runs_no_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"settings": {}, "standing": {"phase": Runs()}}, "state.pt")
+    with pytest.raises(ValueError, match=r"state\.pt: cannot be read .*: remove it to train the fold again"):
+        load_state(Path("state.pt"))
+    torch.save(Runs(), "best.safetensors")
+    with pytest.raises(ValueError, match=r"best\.safetensors: not a checkpoint of this pipeline"):
+        read_record(Path("best.safetensors"))
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("state", [{}, [], {"settings": {}}, {"settings": {}, "standing": {}}])
+def test_a_state_of_another_shape_is_refused(tmp_path, state):
+    save_state(tmp_path / "state.pt", state)
+    with pytest.raises(ValueError, match=r"state\.pt: no state of a training: remove it"):
+        load_state(tmp_path / "state.pt")
+
+
+@pytest.mark.parametrize("record", [{}, [], None, "text"])
+def test_weights_with_a_record_of_another_shape_are_refused(tmp_path, record):
+    save_checkpoint(tmp_path / "best.safetensors", {"weight": torch.ones(1)}, record)
+    with pytest.raises(ValueError, match=r"best\.safetensors: not a checkpoint of this pipeline"):
+        read_record(tmp_path / "best.safetensors")

@@ -226,6 +226,12 @@ class Config(Table):
         """The file that it was read from, for messages; of a config that was not, its name."""
         return self._file or self.name
 
+    def __eq__(self, other: object) -> bool:
+        """By what is set, whatever file it was read from."""
+        return isinstance(other, Config) and vars(self) == vars(other)
+
+    __hash__ = None  # a phase's losses are a dict
+
 
 @contextmanager
 def place(cfg: Config, key: str = "") -> Iterator[None]:

@@ -244,3 +244,13 @@ def test_readmes_card_and_config_are_valid():
     assert set(build_loss(losses["loss"], losses["loss_options"]).losses) == {"lovasz", "bce"}
     assert parse(competition.Competition, card, "README.md").columns.group == "patient"
     assert len(parse(config.Config, {"name": "readme", **choices}, "README.md").train.phases) == 2
+
+
+def test_configs_are_equal_by_what_they_set_and_not_by_their_files(tiny):
+    copy = tiny / "elsewhere" / "tiny.toml"
+    copy.parent.mkdir()
+    copy.write_text((tiny / "configs/tiny.toml").read_text())
+    one, other = config.load("configs/tiny.toml"), config.load(copy)
+    assert one == other
+    assert (one.file, other.file) == ("configs/tiny.toml", str(copy))
+    assert one != config.load(copy, ["seed=1"])

@@ -13,7 +13,7 @@ from pipeline.data.crops import crop_index
 from pipeline.data.demo import TEST, TRAIN
 from pipeline.data.demo_instances import draw_culture, instance_rles
 from pipeline.data.index import read_index
-from pipeline.data.labels import VOID, Labels
+from pipeline.data.labels import VOID, Labels, resize_masks
 from pipeline.doctor.beside import check_beside
 from pipeline.stages.doctoring import doctor
 from tests.conftest import CONFIG
@@ -155,6 +155,11 @@ def test_void_is_no_mask_of_a_window(tmp_path):
     corner = next(crops[crops["box"].map(lambda box: box[:2] == (0, 0))].itertuples())
     assert (labels.read_part(corner.image, corner.box) == VOID).all()
     assert (corner.coverage, corner.empty) == (0, "yes")
+
+
+def test_at_another_size_a_pixel_is_void_if_most_of_what_it_covers_is_by_hand():
+    masks = np.array([[[255, 255, 1, 1], [255, 0, 1, 255]]], np.uint8)
+    assert resize_masks(masks, (1, 2)).tolist() == [[[255, 1]]]
 
 
 def test_windows_of_borders_between_objects_are_refused_before_any_work(tmp_path, monkeypatch):

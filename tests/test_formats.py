@@ -1,5 +1,6 @@
 """File formats: the values that were written come back, and a damaged file is named."""
 
+import io
 import os
 import re
 import struct
@@ -485,7 +486,10 @@ def _promising(path, name, write):
         case "gif":
             content[6:10] = struct.pack("<HH", huge, huge)
         case "npy":
-            content = bytearray(bytes(content).replace(b"(9, 7), ", b"(9000000, 7000000), ").replace(b" " * 14, b"", 1))
+            header = io.BytesIO()
+            shape = {"descr": "|u1", "fortran_order": False, "shape": (9_000_000, 7_000_000)}
+            np.lib.format.write_array_header_1_0(header, shape)
+            content = header.getvalue() + bytes(content[-63:])
     path.write_bytes(content)
 
 
@@ -495,7 +499,7 @@ def test_a_header_that_promises_more_than_the_file_can_hold_is_refused_before_an
     _promising(path, name, lambda path: np.save(path, GREY8) if name == "npy" else Image.fromarray(GREY8).save(path))
     tracemalloc.start()
     for read in (read_pixels, lambda path: glance(path, 1), lambda path: read_mask(path, above=9)):
-        with pytest.raises(ImageError, match=rf"a\.{name}: "):
+        with pytest.raises(ImageError, match=rf"a\.{name}: cannot be read, .*(promises|announced)"):
             read(path)
     assert tracemalloc.get_traced_memory()[1] < 20 << 20
     tracemalloc.stop()

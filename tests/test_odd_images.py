@@ -88,3 +88,12 @@ def test_a_file_whose_bytes_were_changed_is_refused_or_an_image(tmp_path, name):
             assert found["whole"].dtype.kind in "buif"
         if found["whole"] is not None and found["window"] is not None:
             assert np.array_equal(found["whole"], found["window"], equal_nan=found["whole"].dtype.kind == "f")
+
+
+@pytest.mark.parametrize("name", ["grey.png", "colour.png", "deep.png", "deep-colour.png"])
+def test_a_pixel_of_a_png_that_was_changed_breaks_its_check_sum(tmp_path, name):
+    path = odd_images.write(name, tmp_path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 40] ^= 1
+    path.write_bytes(content)
+    assert outcomes(path) | {"size": None} == dict.fromkeys(WAYS)

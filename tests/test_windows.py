@@ -153,3 +153,21 @@ def test_no_such_image(tmp_path):
     shutil.copy(__file__, tmp_path / "text.tif")
     with pytest.raises(ImageError, match=r"text.tif: not an image"), open_windows(tmp_path / "text.tif"):
         pass
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("a\nb"), IndexError(), AttributeError("x" * 5000), AssertionError()]
+)
+def test_whatever_a_decoder_raises_while_windows_are_read_is_one_line(tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((64, 64), np.uint8), tile=(16, 16), photometric="minisblack")
+    monkeypatch.setattr(windows, "_paste", fail)
+    with (
+        open_windows(tmp_path / "a.tif") as image,
+        pytest.raises(ImageError, match=r"a\.tif: cannot be read, ") as found,
+    ):
+        image.read(Box(0, 0, 9, 9))
+    assert "\n" not in str(found.value)
+    assert len(str(found.value).replace(str(tmp_path), "")) <= 300

@@ -41,7 +41,7 @@ DEEP_MODES = {"I": 4, "F": 4, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes of a p
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 GREY, GREY_ALPHA = 0, 4  # a PNG's kinds of colour; 2 and 6 are RGB without and with alpha, 3 a palette
-JP2_START, JP2_STREAM, JP2_END = b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\xff\xd9"
+JP2_STREAM = b"\xff\x4f\xff\x51"  # a JPEG 2000 stream's first bytes
 
 
 class Format(NamedTuple):
@@ -86,7 +86,7 @@ class Usual(NamedTuple):
     def header(self, path: Path) -> Header:
         with path.open("rb") as file, self._opened(path, file) as image:
             file.seek(0)
-            deep = self.bits(file.read(1 << 16)) > 8
+            deep = self.bits(file.read(1 << 12)) > 8
             dtype = np.dtype(np.uint16) if deep else np.dtype(_dtype(image.mode))
             return Header(image.height, image.width, dtype, orientation_of(_exif(image, file)))
 
@@ -203,21 +203,6 @@ def _check_webp(path: Path, content: bytes) -> None:
         refuse_promises(path, promised=3 * width * height, stored=len(content), packing=4096)
 
 
-def _check_jpeg2000(path: Path, content: bytes) -> None:
-    """Refuse a stream without its end: the decoder fills the rest in."""
-    place, end = 0, len(content)
-    while content.startswith(JP2_START) and place + 8 <= end:
-        length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
-        if length == 1:
-            length = int.from_bytes(content[place + 8 : place + 16], "big")
-        if kind == b"jp2c":
-            end = place + length if length else end
-            break
-        place += max(8, length)
-    if end > len(content) or content[end - 2 : end] != JP2_END:
-        raise damaged(path, "a JPEG 2000 that is cut short")
-
-
 def _jpeg2000_bits(content: bytes) -> int:
     """Bits of the first channel, which stand 38 bytes behind the stream's first marker."""
     place = content.find(JP2_STREAM) + len(JP2_STREAM) + 38
@@ -293,7 +278,7 @@ DICOM = Format(read_dicom, read_dicom_header)
 NPY = Format(_read_npy, read_npy_header)
 NIFTI = Format(read_nifti, read_nifti_header)
 JPEG = _usual("JPEG", packing=4096)
-JPEG2000 = _usual("JPEG2000", check=_check_jpeg2000, bits=_jpeg2000_bits)
+JPEG2000 = _usual("JPEG2000", bits=_jpeg2000_bits)
 
 # By the first bytes, as a regular expression. What deflate, LZW and JPEG pack at best: as in `tiff.PACKING`.
 FORMATS = {

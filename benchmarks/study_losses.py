@@ -14,6 +14,7 @@ black image of heart_half's size. Dice counts an image as 1 where mask and targe
    phase shows what the schedule changed.
 3. Empty masks: defects has 70 % of them, and an object covers .3 % of its image. Both kinds are drawn equally often.
    BCE + Dice over each image, over the batch, and over the images with an object alone; Tversky over the batch; BCE.
+   The net is that of configs/defects_demo.toml, which is small.
 """
 
 import sys
@@ -21,17 +22,15 @@ import sys
 import study
 from study import Comparison, Part, Study, Variant
 
+from pipeline import config
+
 MIX = {"bce": 1.0, "dice": 1.0}
 REFINE = {"lovasz": 1.0, "dice": 0.5}
 
 
-def throughout(options: dict[str, dict[str, str]] | None = None, **loss: float) -> Variant:
-    """One loss in one phase.
-
-    Args:
-        options: of the losses.
-    """
-    return Variant((Part(loss, options=options or {}),))
+def throughout(**loss: float) -> Variant:
+    """One loss in one phase."""
+    return Variant((Part(loss),))
 
 
 def then(loss: dict[str, float], **options: str) -> Variant:
@@ -59,12 +58,24 @@ PHASES = {
     "then_lovasz_symmetric": then(REFINE, variant="symmetric"),
     "lovasz": throughout(lovasz=1.0),
 }
+SMALL = config.Model(encoder="tu-resnet10t", decoder_channels=(64, 32, 16, 16, 16))
+
+
+def on_small(loss: dict[str, float], **options: dict[str, str]) -> Variant:
+    """A loss in one phase of the small net.
+
+    Args:
+        options: of each loss.
+    """
+    return Variant((Part(loss, options=options),), SMALL)
+
+
 EMPTIES = {
-    "bce+dice": throughout(bce=1.0, dice=1.0),
-    "bce+dice_batch": throughout({"dice": {"over": "batch"}}, bce=1.0, dice=1.0),
-    "bce+dice_present": throughout({"dice": {"empty": "ignore"}}, bce=1.0, dice=1.0),
-    "bce+tversky_batch": throughout({"tversky": {"over": "batch"}}, bce=1.0, tversky=1.0),
-    "bce": throughout(bce=1.0),
+    "bce+dice": on_small(MIX),
+    "bce+dice_batch": on_small(MIX, dice={"over": "batch"}),
+    "bce+dice_present": on_small(MIX, dice={"empty": "ignore"}),
+    "bce+tversky_batch": on_small({"bce": 1.0, "tversky": 1.0}, tversky={"over": "batch"}),
+    "bce": on_small({"bce": 1.0}),
 }
 STUDY = Study(
     "losses",

@@ -116,7 +116,7 @@ def taste_by(table):
 def test_greedy_soup_keeps_what_does_not_lower_the_score():
     table = {(4, 2): 0.80, (4, 2, 7): 0.79, (4, 2, 1): 0.82}
     soup = greedy_soup([4, 2, 7, 1], 0.80, taste_by(table))
-    assert (soup.epochs, soup.found.score) == ([4, 2, 1], 0.82)
+    assert (soup.epochs, soup.validation.score) == ([4, 2, 1], 0.82)
 
 
 def test_greedy_soup_of_the_best_alone_is_none():

@@ -143,7 +143,7 @@ def _learning(view: View) -> list[Section]:
     curves = {
         "score": f"{view.metric_of_epochs or view.metric} on the fold held out. Still rising at the end: train longer.",
         "loss": "Training loss. Its height differs from phase to phase because the loss does.",
-        "dice": "Dice over all pixels, at threshold .5: 0 where nothing is found, whatever the score.",
+        "dice": "Dice over all pixels: 0 where nothing is found, whatever the score.",
         "threshold": "The best threshold. A jump between phases says that probabilities changed their meaning.",
     }
     shown = [name for name in curves if name in view.history and view.history[name].notna().any()]

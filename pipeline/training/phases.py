@@ -224,16 +224,16 @@ class _Trainer:
         torch.manual_seed(np.random.SeedSequence((self.seed, ordinal, rank)).generate_state(1)[0].item())
         self.loader.sampler.epoch = ordinal
         loss, rate = self._train(phase)
-        found = self._validate() if self.validates else None
+        validation = self._validate() if self.validates else None
         standing.epoch += 1
-        better = found.selection > standing.best if found else standing.epoch == phase.epochs
-        if found:
-            standing.best, standing.stale = (found.selection, 0) if better else (standing.best, standing.stale + 1)
+        better = validation.selection > standing.best if validation else standing.epoch == phase.epochs
+        if validation:
+            standing.best, standing.stale = (validation.selection, 0) if better else (standing.best, standing.stale + 1)
         if phase.swa and standing.epoch in last_epochs(phase.epochs, phase.swa):
             self.swa.add(self.model.state_dict())
         standing.seconds += time.monotonic() - started
         standing.draws += self._passes(standing.phase)
-        self._note(loss, found, better, rate, time.monotonic() - started)
+        self._note(loss, validation, better, rate, time.monotonic() - started)
         if self.accelerator.is_main_process:
             self._save(phase, better)
             say_epoch(standing.history[-1], phase.epochs, self._seconds_left(), exclusive=self.data.labels.exclusive)
@@ -248,7 +248,7 @@ class _Trainer:
     def _note(
         self,
         loss: float | None,
-        found: Validation | None,
+        validation: Validation | None,
         better: bool,
         rate: float | None,
         seconds: float,
@@ -262,7 +262,7 @@ class _Trainer:
                 "phase": standing.phase,
                 "epoch": standing.epoch,
                 "loss": loss,
-                **(found.line() if found else NOT_VALIDATED),
+                **(validation.line() if validation else NOT_VALIDATED),
                 "best": better,
                 "lr": rate,
                 "seconds": round(seconds, 2),
@@ -343,8 +343,8 @@ class _Trainer:
         for blend in self._blends(phase):
             self._note(
                 None,
-                blend.found,
-                blend.found.selection > self.standing.best,
+                blend.validation,
+                blend.validation.selection > self.standing.best,
                 None,
                 blend.seconds,
                 candidate=blend.name,
@@ -353,7 +353,7 @@ class _Trainer:
             if self.accelerator.is_main_process:
                 self._save_if_better(blend)
                 say_blend(self.standing.history[-1])
-            self.standing.best = max(self.standing.best, blend.found.selection)
+            self.standing.best = max(self.standing.best, blend.validation.selection)
         self.standing.blended = True
         if self.accelerator.is_main_process:
             self._save_state()
@@ -361,8 +361,8 @@ class _Trainer:
         self.accelerator.wait_for_everyone()
 
     def _save_if_better(self, blend: Blend) -> None:
-        if blend.found.selection > self.standing.best:
-            record = self._record(blend.found.line()) | {"candidate": blend.name, "epochs": blend.epochs}
+        if blend.validation.selection > self.standing.best:
+            record = self._record(blend.validation.line()) | {"candidate": blend.name, "epochs": blend.epochs}
             save_checkpoint(self._best_of(self.standing.phase), blend.weights, record)
 
     def _blends(self, phase: config.Phase) -> Iterator[Blend]:

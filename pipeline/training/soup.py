@@ -28,7 +28,7 @@ class Blend(NamedTuple):
 
     name: str  # "swa" or "soup"
     epochs: list[int]  # whose weights are in it
-    found: Validation
+    validation: Validation
     weights: dict[str, Tensor]
     seconds: float
 
@@ -108,8 +108,8 @@ def greedy_soup(ranked: Sequence[int], score: float, taste: Callable[[list[int]]
     kept, soup = list(ranked[:1]), None
     for epoch in ranked[1:]:
         tried = taste([*kept, epoch])
-        if tried.found.selection >= score:
-            kept, score, soup = tried.epochs, tried.found.selection, tried
+        if tried.validation.selection >= score:
+            kept, score, soup = tried.epochs, tried.validation.selection, tried
     return soup
 
 

@@ -3,7 +3,10 @@
 import shutil
 import subprocess
 import sys
+import sysconfig
+import zipfile
 from functools import partial
+from importlib.metadata import distribution, version
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from pipeline.cli import main
 from pipeline.kaggle import isolate, wheels
 from pipeline.kaggle.rehearsal import lay_out, make_environment, run_notebook
 from pipeline.kaggle.testsets import CUT, write_hidden, write_known
+from pipeline.stages.bundling import DIST
 from pipeline.training.checkpoint import load_weights
 
 ROOT = Path(__file__).parent.parent
@@ -28,12 +32,43 @@ def project(submitted, monkeypatch):
     for name in (*wheels.SOURCES, "notebooks"):
         Path(name).symlink_to(ROOT / name)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # another worker of the tests has the other core
-    monkeypatch.setattr(wheels, "MISSING", ())  # this environment has them, and they would have to be fetched
+    for name in wheels.MISSING:  # as they are installed here; nothing is fetched
+        pack_again(name, DIST.with_name("wheels") / f"{name}=={version(name)}")
     return Path()
 
 
-def test_the_bundle_rehearses_on_the_known_and_on_a_hidden_test_set(project, capsys):
-    assert main(["rehearse", "configs/tiny.toml", "--images", "36000"]) == 0
+def pack_again(name: str, folder: Path) -> None:
+    """An installed package as the wheel that it came from, where the bundle keeps what it fetched."""
+    folder.mkdir(parents=True)
+    found = distribution(name)
+    tag = next(line for line in found.read_text("WHEEL").splitlines() if line.startswith("Tag: ")).removeprefix("Tag: ")
+    stem = f"{name.replace('-', '_')}-{found.version}"
+    with zipfile.ZipFile(folder / f"{stem}-{tag}.whl", "w") as wheel:
+        for file in found.files:
+            if ".." not in file.parts and "__pycache__" not in file.parts:
+                wheel.write(file.locate(), str(file))
+    (folder / "complete").touch()
+
+
+@pytest.fixture
+def base(tmp_path) -> Path:
+    """An interpreter that has what this one has, but for what Kaggle's image lacks."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "base")], check=True)
+    lacking = {file.parts[0] for name in wheels.MISSING for file in distribution(name).files}
+    (site,) = (tmp_path / "base").glob("lib/python*/site-packages")
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if path.name not in lacking:
+            (site / path.name).symlink_to(path)
+    return tmp_path / "base/bin/python"
+
+
+def test_the_base_lacks_what_kaggles_image_lacks(base):
+    code = "from importlib.util import find_spec as f; print(*map(bool, map(f, ('torch', 'cc3d', 'imagecodecs'))))"
+    assert subprocess.run([base, "-c", code], capture_output=True, text=True).stdout == "True False False\n"
+
+
+def test_the_bundle_rehearses_on_the_known_and_on_a_hidden_test_set(project, base, capsys):
+    assert main(["rehearse", "configs/tiny.toml", "--images", "36000", "--base", str(base)]) == 0
     said = capsys.readouterr().out
     known, hidden = (next(line for line in said.splitlines() if line.startswith(name)) for name in ("known", "hidden"))
     assert known.split()[1:4] == ["5", "valid", "0"]
@@ -50,7 +85,7 @@ def test_the_bundle_rehearses_on_the_known_and_on_a_hidden_test_set(project, cap
     }
     root = Path("training/kaggle")
     lay_out(root, attached)
-    python = make_environment(Path("training/environment"), Path(sys.executable))
+    python = make_environment(Path("training/environment"), base)
     ran = run_notebook(TRAIN, root, python, {"CONFIG": "tiny", "FOLD": "1"})
     assert ran.status == 0, ran.output
     trained, home = (load_weights(path / "runs/tiny/fold1/best.safetensors") for path in (root / "working", Path()))
@@ -145,3 +180,19 @@ def test_the_known_test_set_is_copied_without_the_training_images(tiny):
     write_known(competition.load("tiny.toml"), Path("tiny"), Path("known"))
     assert sorted(path.name for path in Path("known").iterdir()) == ["sample_submission.csv", "test"]
     assert len(list(Path("known/test/images").iterdir())) == 5
+
+
+# ---------------------------------------------------------------------------------------------- the wheel
+
+
+def test_the_wheel_is_built_from_what_git_knows(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    known = ["pipeline/__init__.py", "pipeline/report/page.css", "pyproject.toml", "README.md", "LICENSE"]
+    for name in [*known, "pipeline/scratch.py", "pipeline/.env", "pipeline/report/page.css.bak"]:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("x")
+    assert len(wheels._sources()) == 8, "outside of a clone, all there is"
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    subprocess.run(["git", "add", *known], check=True)
+    assert sorted(map(str, wheels._sources())) == sorted(known)
+    assert "not in the wheel: 1 modules that git does not know, such as pipeline/scratch.py" in caplog.text

@@ -1,16 +1,71 @@
-"""How often the doctor is right about how masks are read: false alarms on right files, and mistakes that it catches."""
+"""How often the doctor is right about how masks are read: false alarms on right cards first, then mistakes it catches.
 
+    OMP_NUM_THREADS=1 python benchmarks/study_doctor.py [--data folder] [--seeds 3]
+
+Sets, each with the card that is right, and of each kind several by other seeds:
+    generated    kinds whose edges mislead: thin masks drawn one pixel beside, defects on texture, masks coarser than
+                 their images, outlines of a few clicks, masks of half the resolution, and masks that show nothing of
+                 themselves; square and not
+    demos        the generated competitions
+    real         folders of --data, of those that are there: nuclei, heart-mri, cells-16bit, liver-ct, membranes
+
+Columns:
+    false alarms    sets whose right card is called bad: as RLE, as mask images, and by the command on all files
+    order           sets read in the wrong order of pixels that are called so; not square and, transposed, square
+    shuffled        sets with shuffled pairs that are called so
+    base            sets numbered from 0 on a card that says 1, of which the doctor says anything
+"""
+
+import argparse
+import os
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-Draw = Callable[[np.random.Generator, tuple[int, int]], tuple[np.ndarray, np.ndarray]]
+from pipeline import config, stages
+from pipeline.competition import Competition
+from pipeline.competition import load as load_card
+from pipeline.data.demo import make_demo
+from pipeline.data.demo_classes import make_classes_demo
+from pipeline.data.demo_defects import make_defects_demo
+from pipeline.data.demo_instances import make_instances_demo
+from pipeline.data.demo_large import make_large_demo
+from pipeline.data.images import glance
+from pipeline.data.index import read_index
+from pipeline.data.labels import Labels
+from pipeline.doctor.dialects import judge
+from pipeline.doctor.placement import judge_masks
+from pipeline.rle import Dialect
+
+ROOT = Path(__file__).resolve().parent.parent
+Pair = tuple[np.ndarray, np.ndarray]  # a grey image and its mask, (H, W) uint8
+IMAGES = 100  # of a set, at most
+DEMOS = {
+    "demo": partial(make_demo, train=150, test=5),
+    "camvid_demo": partial(make_classes_demo, train=150, test=5),
+    "defects_demo": make_defects_demo,
+    "instances_demo": partial(make_instances_demo, train=150, test=5),
+    "large_demo": partial(make_large_demo, train=12, test=1),
+}
+REAL = {  # of each set's folder, the config
+    "nuclei": "configs/nuclei.toml",
+    "heart-mri": "configs/heart.toml",
+    **{name: f"benchmarks/configs/{name}.toml" for name in ("cells-16bit", "liver-ct", "membranes")},
+}
+
+Draw = Callable[[np.random.Generator, tuple[int, int]], Pair]
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, int], across: float, down: float) -> np.ndarray:
@@ -46,7 +101,7 @@ def lit(rng: np.random.Generator, mask: np.ndarray, contrast: float = 50) -> np.
     return grey(120 + side * contrast * soft + 12 * noise(rng, mask.shape, 9, 9) + rng.normal(0, 8, mask.shape))
 
 
-def vessels(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def vessels(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
     """Thin dark branching lines in a round field of view, drawn by hand: one pixel beside, at times too wide."""
     true, (height, width) = np.zeros(shape, np.uint8), shape
     for _ in range(12):
@@ -65,7 +120,7 @@ def vessels(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarra
     return grey(image), cv2.dilate(mask, np.ones((2, 2), np.uint8)) if rng.random() < 0.3 else mask
 
 
-def defects(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def defects(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
     """Rare faint defects of half a percent of the pixels on brushed metal; seven of ten images have none."""
     size = [int(side * rng.uniform(0.7, 1.3)) for side in shape]
     if shape[0] == shape[1]:
@@ -80,7 +135,7 @@ def defects(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarra
     return grey(120 + texture + rng.choice([-1, 1]) * 30 * dent + rng.normal(0, 6, size)), mask
 
 
-def coarse(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def coarse(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
     """Masks by block of 16×16 pixels, a few blocks too large."""
     true = blobs(rng, shape)
     small = cv2.resize(true, (max(1, shape[1] // 16), max(1, shape[0] // 16)), interpolation=cv2.INTER_AREA)
@@ -89,7 +144,7 @@ def coarse(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray
     return lit(rng, true, 40), mask
 
 
-def polygons(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def polygons(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
     """Objects within outlines of five to nine clicks, wider than they are."""
     true, mask = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     for _ in range(rng.integers(1, 5)):
@@ -104,14 +159,14 @@ def polygons(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarr
     return lit(rng, true, 35), mask
 
 
-def half_resolution(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def half_resolution(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
     """Masks that were drawn on an image of half the size, and enlarged."""
     true = blobs(rng, shape, (3, 12))
     half = true[1::2, 1::2]
     return lit(rng, true), cv2.resize(half, shape[::-1], interpolation=cv2.INTER_NEAREST)
 
 
-def plants(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def plants(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
     """Narrow leaves around a stem on rough soil, drawn a pixel too wide and one pixel beside."""
     true = np.zeros(shape, np.uint8)
     for _ in range(rng.integers(1, 5)):
@@ -125,7 +180,7 @@ def plants(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray
     return image, shifted(cv2.dilate(true, np.ones((3, 3), np.uint8)), 1, 1)
 
 
-def one_place(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def one_place(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
     """One organ at about the same place of every image, beside brighter things that are none."""
     scale = min(shape) / 100
     mask, body = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
@@ -139,7 +194,7 @@ def one_place(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndar
     return grey(70 + 90 * soft + 10 * noise(rng, shape, 6, 6) + rng.normal(0, 6, shape)), mask
 
 
-def horizon(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def horizon(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
     """All above a level line in haze, over rough ground: an outline where the image hardly changes."""
     level = rng.uniform(0.25, 0.7) * shape[0] + 1.5 * noise(rng, (1, shape[1]), 30, 1)
     above = (np.arange(shape[0])[:, None] < level).astype(np.float32)
@@ -148,7 +203,7 @@ def horizon(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarra
     return grey(image), above.astype(np.uint8)
 
 
-def stripes(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def stripes(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
     """Upright lines of one to three pixels, from the upper edge to the lower one or a part of it: cracks, wires."""
     mask = np.zeros(shape, np.uint8)
     for _ in range(rng.integers(1, 8)):
@@ -158,35 +213,171 @@ def stripes(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarra
     return lit(rng, mask, 25), mask
 
 
-def invisible(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def invisible(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
     """Masks of what an image does not show, as of what is known from elsewhere."""
     return lit(rng, blobs(rng, shape)), blobs(rng, shape)
+
+
+def slices(rng: np.random.Generator, shape: tuple[int, int], count: int) -> Iterator[Pair]:
+    """Volumes of ten neighbouring slices, with masks of what they do not show: neighbours are alike, and by chance a
+    volume's images and masks too."""
+    for _ in range(count // 10):
+        shown, masked = walk(rng, shape), walk(rng, shape)
+        for _ in range(10):
+            yield lit(rng, next(shown)), next(masked)
+
+
+def walk(rng: np.random.Generator, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Ellipses that move and turn a little from each mask to the next."""
+    places, axes, turns = rng.uniform(0, shape[::-1], (4, 2)), rng.uniform(5, 20, (4, 2)), rng.uniform(0, 180, 4)
+    while True:
+        mask = np.zeros(shape, np.uint8)
+        places, turns = places + rng.normal(0, 0.8, (4, 2)), turns + rng.normal(0, 2, 4)
+        for place, pair, turn in zip(places, axes, turns, strict=True):
+            cv2.ellipse(mask, np.intp(place).tolist(), np.intp(pair).tolist(), turn, 0, 360, 1, -1)
+        yield mask
+
+
+def singly(draw: Draw) -> Callable[[np.random.Generator, tuple[int, int], int], Iterator[Pair]]:
+    """A series of independent pairs."""
+    return lambda rng, shape, count: (draw(rng, shape) for _ in range(count))
 
 
 class Kind(NamedTuple):
     """One kind of generated set."""
 
-    draw: Draw
+    draw: Callable[[np.random.Generator, tuple[int, int], int], Iterator[Pair]]
     images: int
     square: tuple[int, int]
     oblong: tuple[int, int]
 
 
 KINDS = {
-    "vessels": Kind(vessels, 20, (300, 300), (292, 282)),
-    "defects": Kind(defects, 200, (160, 160), (100, 240)),
-    "coarse": Kind(coarse, 60, (256, 256), (240, 320)),
-    "polygons": Kind(polygons, 60, (200, 200), (180, 240)),
-    "half resolution": Kind(half_resolution, 60, (200, 200), (240, 180)),
-    "plants": Kind(plants, 40, (320, 320), (240, 324)),
-    "one place": Kind(one_place, 60, (128, 128), (120, 140)),
-    "horizon": Kind(horizon, 60, (200, 200), (128, 400)),
-    "stripes": Kind(stripes, 60, (200, 200), (320, 128)),
-    "invisible": Kind(invisible, 60, (128, 128), (100, 140)),
+    "vessels": Kind(singly(vessels), 20, (300, 300), (292, 282)),
+    "defects": Kind(singly(defects), 200, (160, 160), (100, 240)),
+    "coarse": Kind(singly(coarse), 60, (256, 256), (240, 320)),
+    "polygons": Kind(singly(polygons), 60, (200, 200), (180, 240)),
+    "half resolution": Kind(singly(half_resolution), 60, (200, 200), (240, 180)),
+    "plants": Kind(singly(plants), 40, (320, 320), (240, 324)),
+    "one place": Kind(singly(one_place), 60, (128, 128), (120, 140)),
+    "horizon": Kind(singly(horizon), 60, (200, 200), (128, 400)),
+    "stripes": Kind(singly(stripes), 60, (200, 200), (320, 128)),
+    "invisible": Kind(singly(invisible), 60, (128, 128), (100, 140)),
+    "slices, invisible": Kind(slices, 60, (96, 96), (96, 110)),
 }
+SHOWN = [name for name in KINDS if "invisible" not in name]  # whose images show what is masked
 
 
-def draw_set(kind: Kind, shape: str, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    rng = np.random.default_rng(seed)
-    for _ in range(kind.images):
-        yield kind.draw(rng, getattr(kind, shape))
+def draw_set(kind: Kind, shape: str, seed: int) -> list[Pair]:
+    """The pairs of one set that have a mask."""
+    pairs = kind.draw(np.random.default_rng(seed), getattr(kind, shape), kind.images)
+    return [(image, mask) for image, mask in pairs if 0 < mask.mean() < 1]
+
+
+class Tried(NamedTuple):
+    """What the doctor says of one set; None where a mistake cannot be made with it."""
+
+    alarms: list[str]  # what it says against the right card
+    order: bool | None = None  # whether the wrong order is caught, of images that are not square
+    transposed: bool | None = None  # and of square ones
+    shuffled: bool | None = None
+    base: bool | None = None
+
+
+def try_set(pairs: Sequence[Pair], seed: int = 0) -> Tried:
+    """What the doctor says of pairs of an image and a mask of one class, with mistakes and without."""
+    images, masks = zip(*pairs, strict=True)
+    right, wrong = Dialect(), Dialect(order="row")
+    texts = [[right.encode(mask)] for mask in masks]
+    verdicts = [judge(list(zip(images, texts, strict=True)), right), judge_masks(pairs)]
+    alarms = [verdict.message for verdict in verdicts if verdict.kind in ("other", "shuffled")]
+    other = judge(list(zip(images, texts, strict=True)), wrong)
+    caught = other.kind == "other" and other.better == right
+    square = [image.shape[0] == image.shape[1] for image in images]
+    mixed = np.random.default_rng(seed).permutation(len(texts))
+    paired = judge([(image, texts[place]) for image, place in zip(images, mixed, strict=True)], right)
+    from_zero = judge([(image, [replace(right, base=0).encode(mask)]) for image, mask in pairs], right)
+    return Tried(
+        alarms,
+        caught if not any(square) else None,
+        caught if all(square) else None,
+        paired.kind == "shuffled" if len({image.shape for image in images}) == 1 else None,
+        (from_zero.doubt is not None) or from_zero.better == replace(right, base=0),
+    )
+
+
+def read_pairs(card: Competition, root: Path) -> list[Pair]:
+    """The images of a competition that have a mask, with the union of its classes or objects."""
+    labels, index = Labels.of(card), read_index(card, root)
+    rows = index[(index["coverage"] > 0) & (index["coverage"] < 1)].itertuples()
+    return [(glance(row.path, channels=1)[..., 0], _union(labels.read(row), card)) for row in rows]
+
+
+def _union(mask: np.ndarray, card: Competition) -> np.ndarray:
+    """Of exclusive classes, those that are not the first one."""
+    return (mask[..., 0] > 0).astype(np.uint8) if card.exclusive else (mask == 1).any(axis=2).astype(np.uint8)
+
+
+def try_files(path: str, root: Path, seeds: int) -> Iterator[tuple[str, Tried]]:
+    """A competition's files by the command; then draws of its pairs by size: square ones, and others."""
+    cfg = config.load(ROOT / path, [f'data.root="{root}"'])
+    cfg = cfg.model_copy(update={"competition": _card_of(cfg)})
+    bad = [finding.found for finding in stages.doctor(cfg).bad]
+    yield "all files, by the command", Tried(bad)
+    pairs = read_pairs(load_card(cfg.competition), root)
+    for name, is_square in (("square", True), ("not square", False)):
+        some = [pair for pair in pairs if (pair[0].shape[0] == pair[0].shape[1]) == is_square]
+        for seed in range(seeds if len(some) > IMAGES else min(len(some) // 10, 1)):
+            places = np.random.default_rng(seed).choice(len(some), min(IMAGES, len(some)), replace=False)
+            yield name, try_set([some[place] for place in np.sort(places)], seed)
+
+
+def _card_of(cfg: config.Config) -> str:
+    return str(ROOT / cfg.competition) if cfg.competition.endswith(".toml") else cfg.competition
+
+
+def shares(found: Sequence[bool | None]) -> str:
+    tried = [each for each in found if each is not None]
+    return f"{sum(tried)} of {len(tried)}" if tried else ""
+
+
+def main(data: Path | None, seeds: int) -> None:
+    started, rows = time.time(), {}
+    for name, kind in KINDS.items():
+        for shape, words in (("square", "square"), ("oblong", "not square")):
+            rows[f"{name}, {words}"] = [try_set(draw_set(kind, shape, seed), seed) for seed in range(seeds)]
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # where the command's pictures go
+        real = {name: data / name for name in REAL if data and (data / name).is_dir()}
+        for name, make in DEMOS.items():
+            make(Path(name))
+        for name, root in {**{name: Path(name) for name in DEMOS}, **real}.items():
+            for part, tried in try_files(REAL.get(name, f"configs/{name}.toml"), root.resolve(), seeds):
+                rows.setdefault(f"{name}, {part}", []).append(tried)
+    table = Table("set", "false alarms", "order, not square", "order, square", "shuffled", "base", box=None)
+    for name, tried in rows.items():
+        table.add_row(
+            name, shares([bool(each.alarms) for each in tried]), *map(shares, zip(*_hits(tried), strict=True))
+        )
+    shown = [name for name in rows if "invisible" not in name]
+    for words, names in (("all", rows), ("all whose images show what is masked", shown)):
+        some = [each for name in names for each in rows[name]]
+        table.add_row(words, shares([bool(each.alarms) for each in some]), *map(shares, zip(*_hits(some), strict=True)))
+    out = Console(width=120)
+    out.print(table)
+    for name, tried in rows.items():
+        for alarm in [alarm for each in tried for alarm in each.alarms]:
+            out.print(f"false alarm: {name}: {alarm}", markup=False)
+    out.print(f"{time.time() - started:.0f} s")
+
+
+def _hits(tried: Sequence[Tried]) -> list[tuple[bool | None, ...]]:
+    return [each[1:] for each in tried]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=lambda text: Path(text).resolve(), help="folder of the real sets")
+    parser.add_argument("--seeds", type=int, default=3, help="sets of each kind")
+    arguments = parser.parse_args()
+    main(arguments.data, arguments.seeds)

@@ -1,12 +1,14 @@
 """The doctor: a wrong dialect is caught by the images, and a right one is left in peace."""
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import study_doctor
 from PIL import Image
 
 from pipeline.cli import main
@@ -118,6 +120,77 @@ def test_texts_of_lists_are_judged_as_lists(shown):
     listed = [(image, [f"[{', '.join(text.split())}]" for text in texts]) for image, texts in samples(shown, Dialect())]
     assert judge(listed, Dialect(form="list")).kind == "good"
     assert judge(listed, Dialect(form="list", order="row")).better == Dialect(form="list")
+
+
+# Right cards of kinds whose edges mislead, and what is caught of them all the same.
+
+FEW = {name: kind._replace(images=100 if name == "defects" else 24) for name, kind in study_doctor.KINDS.items()}
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """The pairs of a kind and shape, drawn once."""
+    return lru_cache(maxsize=None)(lambda name, shape: study_doctor.draw_set(FEW[name], shape, 0))
+
+
+@pytest.mark.parametrize("shape", ["square", "oblong"])
+@pytest.mark.parametrize("name", FEW)
+def test_right_masks_are_never_called_bad_whatever_their_edges_say(drawn, name, shape):
+    pairs = drawn(name, shape)
+    verdict = judge(samples(pairs, Dialect()), Dialect())
+    assert {verdict.kind, judge_masks(pairs).kind} <= {"good", "unknown"}
+    assert verdict.doubt is None
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_the_wrong_order_of_masks_that_are_not_square_is_always_caught(drawn, name):
+    verdict = judge(samples(drawn(name, "oblong"), Dialect()), Dialect(order="row"))
+    assert (verdict.kind, verdict.better) == ("other", Dialect())
+
+
+@pytest.mark.parametrize("name", study_doctor.SHOWN)
+def test_square_masks_that_are_transposed_are_caught_where_images_show_them(drawn, name):
+    verdict = judge(samples(drawn(name, "square"), Dialect()), Dialect(order="row"))
+    assert (verdict.kind, verdict.better) == ("other", Dialect())
+
+
+def test_masks_of_whole_lines_name_no_other_order():
+    # In either order they are whole lines: their borders are as long as the image is high, or as it is wide.
+    mask = np.zeros((120, 40), np.uint8)
+    mask[:, 10:17] = 1
+    noise = np.random.default_rng(0).integers(0, 255, (20, *mask.shape)).astype(np.uint8)
+    bands = [(image, np.roll(mask, number, axis=1)) for number, image in enumerate(noise)]
+    assert judge(samples(bands, Dialect()), Dialect()).kind == "unknown"
+
+
+def test_masks_of_neighbouring_slices_decide_nothing_by_being_alike():
+    # Whole volumes fit better mirrored or turned by chance, and all their slices with them.
+    kind = study_doctor.Kind(study_doctor.slices, 30, (64, 64), (64, 64))
+    assert {judge_masks(study_doctor.draw_set(kind, "square", seed)).kind for seed in range(4)} == {"unknown"}
+
+
+def test_a_table_that_is_shifted_by_a_row_is_caught(shown):
+    images, texts = zip(*samples(shown, Dialect()), strict=True)
+    verdict = judge(list(zip(images, [*texts[1:], texts[0]], strict=True)), Dialect())
+    assert (verdict.kind, verdict.better) == ("shuffled", None)
+
+
+def test_the_other_base_is_a_doubt_and_no_verdict(shown):
+    for declared, other in ((0, 1), (1, 0)):
+        # On the first or last pixel it is a fact: nothing may lie there.
+        inside = [(image, mask) for image, mask in shown if not (mask[0, 0] or mask[-1, -1])]
+        verdict = judge(samples(inside, Dialect(base=other)), Dialect(base=declared))
+        assert (verdict.kind, verdict.doubt.endswith(f"[dialect] base = {other}")) == ("good", True)
+        assert judge(samples(inside, Dialect(base=other)), Dialect(base=other)).doubt is None
+
+
+@pytest.mark.parametrize(("declared", "corner"), [(Dialect(), (0, 0)), (Dialect(base=0), (-1, -1))])
+def test_a_run_before_the_first_pixel_or_past_the_last_is_a_fact(shown, declared, corner):
+    true = Dialect(base=1 - declared.base)
+    masks = [mask.copy() for _, mask in shown]
+    masks[3][corner] = 1
+    verdict = judge([(image, [write(mask, true)]) for (image, _), mask in zip(shown, masks, strict=True)], declared)
+    assert (verdict.kind, verdict.better) == ("other", true)
 
 
 # Masks that are images.
@@ -337,9 +410,13 @@ def test_a_broken_image_is_a_finding(competition, capsys):
     assert (status, "bad   image" in out or "bad  image" in out) == (2, True)
 
 
+def empty_masks():
+    rows = [row.split(",")[0] for row in Path("tiny/train.csv").read_text().splitlines()[1:]]
+    Path("tiny/train.csv").write_text("\n".join(["id,rle_mask", *(f"{image_id}," for image_id in rows)]) + "\n")
+
+
 def test_masks_that_are_all_empty_are_bad(competition, capsys):
-    rewrite_all = Path("tiny/train.csv").read_text().splitlines()
-    Path("tiny/train.csv").write_text("\n".join([rewrite_all[0], *(f"{r.split(',')[0]}," for r in rewrite_all[1:])]))
+    empty_masks()
     status, out, _ = doctor(capsys)
     assert (status, "nothing can be learned" in out) == (2, True)
 

@@ -95,20 +95,20 @@ def _without_index(card: Competition, root: Path, refusal: str, reader: Reader, 
 
 
 def quick_look(card: Competition, index: pd.DataFrame, reader: Reader = AS_SEEN) -> None:
-    """What the doctor sees in a second or two: refuses masks that are all empty, or clearly read in a wrong way.
+    """What the doctor sees in a second or two: refuses masks that are clearly read in a wrong way.
 
     Writes: reports/<competition>-doctor.png, if it refuses
 
     Raises:
         ValueError: with what to write on the card, or to do with the files, and where the picture is.
     """
-    wrong = [f"{found.what}: {found.found}" for found in check_masks(index, card) if found.level == "bad"]
     verdict = _judge(card, index, QUICK, reader, together=1)
     if verdict and verdict.kind in WRONG:
         sheet = _draw(card, _masked(index, card), verdict, reader)
-        wrong.append(f"{verdict.message}. See {sheet}")
-    if wrong:
-        raise ValueError(f'card {card.name}: {wrong[0]}. If the card is right, train with SET="data.doctor=false"')
+        raise ValueError(
+            f"card {card.name}: {verdict.message}. See {sheet}; if the card is right all the same, train with "
+            f'SET="data.doctor=false"'
+        )
 
 
 def _read_sample(card: Competition, root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -50,6 +50,7 @@ def test_what_is_odd_is_read_as_it_is_meant_or_refused_in_one_line(tmp_path, nam
 def assert_is_as_drawn(card, index, layout):
     """Ids, masks, coverage and groups are those of the plain competition."""
     assert index["image_id"].tolist() == sorted(layout.ids)
+    assert not [column for column in index if column.startswith("coverage_")]  # by those, folds are made
     labels = Labels.of(card)
     for row in index.itertuples():
         place = IDS.index(row.image_id.removesuffix(".png"))

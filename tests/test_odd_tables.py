@@ -50,7 +50,8 @@ def test_what_is_odd_is_read_as_it_is_meant_or_refused_in_one_line(tmp_path, nam
 def assert_is_as_drawn(card, index, layout):
     """Ids, masks, coverage and groups are those of the plain competition."""
     assert index["image_id"].tolist() == sorted(layout.ids)
-    assert not [column for column in index if column.startswith("coverage_")]  # by those, folds are made
+    classes = card.classes if len(card.classes) > 1 else ()
+    assert [column for column in index if column.startswith("coverage_")] == [f"coverage_{name}" for name in classes]
     labels = Labels.of(card)
     for row in index.itertuples():
         place = IDS.index(row.image_id.removesuffix(".png"))
@@ -66,6 +67,7 @@ def assert_is_as_drawn(card, index, layout):
 def assert_is_written_for(card, root, test, layout):
     """The submission has the sample's header and ids, letter by letter, and Kaggle would take it."""
     sample = root / card.files.sample_submission
+    assert len(test) == len(layout.sample[1:]) / len(card.classes)
     write_submission(root / "mine.csv", card, sample, masks_of)
     check_submission(root / "mine.csv", card, sample, dict.fromkeys(test["image_id"], (HEIGHT, WIDTH)).get)
     with (root / "mine.csv").open(encoding="utf-8", newline="") as file:

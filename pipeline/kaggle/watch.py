@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pipeline.kaggle.plan import Costs, Plan
 
 MEASURED = 8  # images, after the first batch, from which the rest is estimated
-EARLY = 0.1  # share of the time left: a next batch that costs more is not started on fewer measured images
+EARLY = 0.25  # share of the time left: a next batch that costs more is not started on fewer measured images
 MARGIN = 1.25  # by which an image may take longer than all before it
 LOOK_AGAIN, LOOKS = 60.0, 20  # seconds after which it is estimated anew, or so often in a short budget
 SINGLES = 2  # batches of one image at the start: the first warms up, the second measures

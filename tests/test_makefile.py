@@ -49,7 +49,7 @@ def test_make_hands_set_on_as_it_is(target, text):
 def test_a_list_reaches_a_stage_through_make(tiny):
     text = "predict.views=['identity','sideways'] seed=1"
     done = make("folds", "CONFIG=tiny", f"PYTHON={sys.executable}", f"SET={text}")
-    assert "pipeline folds: unknown view 'sideways'" in done.stderr
+    assert "unknown view 'sideways'" in done.stderr
 
 
 def test_several_pairs_in_one_option_are_several(tiny):

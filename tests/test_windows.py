@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from pipeline.data import windows
+from pipeline.data import rasters, windows
 from pipeline.data.formats import read_pixels
 from pipeline.data.rasters import ImageError
 from pipeline.data.windows import Box, open_windows
@@ -56,6 +56,19 @@ def test_a_tiff_of_any_layout_is_read_by_window(tmp_path, kind, layout):
     pixels = np.random.default_rng(1).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
     tifffile.imwrite(tmp_path / "a.tif", pixels, **options, **LAYOUTS[layout])
     assert_windows_show_the_whole(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_tiff_that_does_not_fit_into_memory_is_read_by_window(tmp_path, monkeypatch, layout):
+    pixels = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", **LAYOUTS[layout])
+    monkeypatch.setattr(rasters, "SMALL", 0)
+    monkeypatch.setattr(rasters, "memory_left", lambda: pixels.nbytes // 2)
+    box = Box(20, 30, 40, 50)
+    with open_windows(tmp_path / "a.tif") as image:
+        assert np.array_equal(image.read(box), pixels[box.slices])
+    with pytest.raises(ImageError, match="read it by window"):
+        read_pixels(tmp_path / "a.tif")
 
 
 def test_a_tiff_of_jpeg_tiles_is_read_by_window(tmp_path):

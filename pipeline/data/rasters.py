@@ -19,10 +19,10 @@ QUOTED = 80  # characters of a library's message that an error repeats
 REMEDY = "get the file again, or leave out a bad image with --skip-bad"
 
 # Where Linux says how much memory a container may use and uses: control groups of version 2 and 1. What is used counts
-# file caches too, which the kernel gives back; memory.stat says how much of them.
+# file caches too, which the kernel gives back, also those of files that were read twice; memory.stat has both.
 CGROUPS = (
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "{}_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_{}_file"),
 )
 
 # What a reader says when a package that it decodes with is missing, and what to install then.
@@ -107,11 +107,22 @@ def refuse_promises(path: Path, *, promised: int, stored: int, packing: float | 
     Raises:
         ImageError: before anything of that size is allocated.
     """
-    if packing is not None and promised > packing * stored:
+    if packing is not None:
+        refuse_more_than_packed(path, promised=promised, stored=stored, packing=packing)
+    refuse_more_than_memory(path, promised)
+
+
+def refuse_more_than_packed(path: Path, *, promised: int, stored: int, packing: float) -> None:
+    """Refuse a header that promises more than the file can hold; else as `refuse_promises`."""
+    if promised > packing * stored:
         raise ImageError(
             f"{path}: cannot be read, its header promises {_bytes(promised)} of pixels, and {_bytes(stored)} can hold "
             f"{_bytes(int(packing * stored))} at most: {REMEDY}"
         )
+
+
+def refuse_more_than_memory(path: Path, promised: int) -> None:
+    """Refuse to decode at once more than there is memory for; else as `refuse_promises`."""
     left = memory_left() if promised > SMALL else None
     if left is not None and COPIES * promised > left:
         raise ImageError(
@@ -135,7 +146,8 @@ def memory_left() -> int | None:
     for folder, limit, used, cached in CGROUPS:
         with suppress(OSError, ValueError):  # no such container, or "max": no limit
             most, now = (int((folder / name).read_text(encoding="utf-8")) for name in (limit, used))
-            left.append(most - now + _number(folder / "memory.stat", cached))
+            files = sum(_number(folder / "memory.stat", cached.format(kind)) for kind in ("active", "inactive"))
+            left.append(most - now + files)
     return max(0, min(left)) if left else None
 
 

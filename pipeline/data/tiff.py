@@ -19,7 +19,8 @@ from pipeline.data.rasters import (
     Raster,
     damaged,
     known_orientation,
-    refuse_promises,
+    refuse_more_than_memory,
+    refuse_more_than_packed,
 )
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it warns of is refused here, in one line
@@ -84,9 +85,21 @@ def open_series(path: Path, file: tifffile.TiffFile, level: int = 0) -> tifffile
         raise damaged(path, f"a TIFF of shape {series.shape}, planes {page.planarconfig}")
     if any(page is None for page in series.pages):
         raise damaged(path, "a TIFF some of whose pages lie in other files, or nowhere")
+    mapped = can_be_mapped(series)
     for page in series.pages:
-        _refuse_promises_of_page(path, page, series.keyframe)
+        _refuse_promises_of_page(path, page, series.keyframe, mapped=mapped)
     return series
+
+
+def can_be_mapped(series: tifffile.TiffPageSeries) -> bool:
+    """Whether all pixels lie in the file as they are in memory, one row behind the other."""
+    page = series.keyframe
+    return series.dataoffset is not None and not page.is_tiled and len(series.pages) == 1 and not has_planes(page)
+
+
+def has_planes(page: tifffile.TiffPage) -> bool:
+    """Whether each channel lies by itself."""
+    return page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
 
 
 def _refuse_lost_pages(path: Path, file: tifffile.TiffFile) -> None:
@@ -108,8 +121,12 @@ def _unpacked(handle: tifffile.FileHandle, form: str) -> int:
     return struct.unpack(form, handle.read(struct.calcsize(form)))[0]
 
 
-def _refuse_promises_of_page(path: Path, page: tifffile.TiffPage, first: tifffile.TiffPage) -> None:
-    """Refuse a page whose tiles or strips are fewer than it needs, or too small for what they promise."""
+def _refuse_promises_of_page(path: Path, page: tifffile.TiffPage, first: tifffile.TiffPage, *, mapped: bool) -> None:
+    """Refuse a page whose tiles or strips are fewer than it needs, or too small for what they promise.
+
+    Args:
+        mapped: whether the page can be mapped, which takes no memory, however large its strips are.
+    """
     needed = math.prod(first.chunked)
     if min(len(page.dataoffsets), len(page.databytecounts)) < needed:
         raise damaged(path, f"a TIFF of {len(page.dataoffsets)} pieces, {needed} are announced")
@@ -120,14 +137,15 @@ def _refuse_promises_of_page(path: Path, page: tifffile.TiffPage, first: tifffil
     pixels = math.prod(first.chunks) if first.is_tiled else math.prod(first.shape) // max(1, needed)
     piece = pixels * first.bitspersample // 8
     packing = PACKING.get(first.compression)
-    refuse_promises(path, promised=piece * len(counts), stored=sum(counts), packing=packing and packing * 1.01)
-    if counts:  # a piece is decoded at once, whatever part of the image it fills
-        refuse_promises(path, promised=piece, stored=max(counts), packing=None)
+    if packing is not None:
+        refuse_more_than_packed(path, promised=piece * len(counts), stored=sum(counts), packing=packing * 1.01)
+    if counts and not mapped:  # a piece is decoded at once, whatever part of the image it fills
+        refuse_more_than_memory(path, piece)
 
 
 def check_whole(path: Path, file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
     """Refuse an image that does not fit into memory, or of which a tile or strip is not wholly in the file."""
-    refuse_promises(path, promised=series.nbytes, stored=file.filehandle.size, packing=None)
+    refuse_more_than_memory(path, series.nbytes)
     if series.dataoffset is not None:
         _refuse_cut(path, file, [(series.dataoffset, series.nbytes)])
     for page in series.pages:

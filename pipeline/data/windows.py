@@ -21,7 +21,16 @@ import tifffile
 
 from pipeline.data.formats import NPY, TIFF, format_of, read_npy_header, read_raster
 from pipeline.data.rasters import ImageError, Raster, brief, opened
-from pipeline.data.tiff import JPEG, has_alpha, is_coded, open_series, orientation_of_page, refuse_damaged_jpeg
+from pipeline.data.tiff import (
+    JPEG,
+    can_be_mapped,
+    has_alpha,
+    has_planes,
+    is_coded,
+    open_series,
+    orientation_of_page,
+    refuse_damaged_jpeg,
+)
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +94,7 @@ class Chunks:
     def __init__(self, path: Path, series: tifffile.TiffPageSeries, *, lenient: bool):
         self._path, self._pages, self._lenient = path, list(series.pages), lenient
         page = self._first = series.keyframe
-        self._planes = page.samplesperpixel if _has_planes(page) else 1
+        self._planes = page.samplesperpixel if has_planes(page) else 1
         self._samples = page.samplesperpixel // self._planes
         self.shape = (page.imagelength, page.imagewidth, len(self._pages) * page.samplesperpixel)
         self.dtype, self.alpha = page.dtype, has_alpha(series)
@@ -225,15 +234,11 @@ def _of_tiff(path: Path, file: tifffile.TiffFile, files: ExitStack, level: int, 
         return _whole(read_raster(path, exif=exif))
     if page.is_tiled:
         return chunks
-    if series.dataoffset is not None and len(series.pages) == 1 and not _has_planes(page):
+    if can_be_mapped(series):
         kind = np.dtype(page.parent.byteorder + page.dtype.char)
         mapped = np.memmap(path, kind, "r", series.dataoffset, chunks.shape)
         return Whole(mapped, chunks.dtype, alpha=chunks.alpha)
     return Whole(files.enter_context(_unpacked(path, chunks)), alpha=chunks.alpha)
-
-
-def _has_planes(page: tifffile.TiffPage) -> bool:
-    return page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import cv2
 import nibabel
@@ -19,7 +20,7 @@ from PIL import Image, ImageOps
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGLosslessSV1
 
-from pipeline.data import rasters
+from pipeline.data import formats, medical, rasters
 from pipeline.data.augment import STRENGTHS, Augment
 from pipeline.data.formats import read_pixels, read_size
 from pipeline.data.images import ImageError, Reader, glance, read_labels, read_mask, stretch
@@ -405,6 +406,20 @@ def test_slices_of_a_volume_are_images(tmp_path):
         read_pixels(tmp_path / "a.nii" / "005")
 
 
+def test_a_packed_volume_is_unpacked_once_for_its_slices_and_not_for_their_sizes(tmp_path, monkeypatch):
+    for name in ("images", "masks"):
+        nibabel.save(nibabel.Nifti1Image(np.zeros((7, 9, 5), np.int16), np.eye(4)), tmp_path / f"{name}.nii.gz")
+    volumes = [tmp_path / f"{name}.nii.gz" for name in ("images", "masks")]
+    medical._volume.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"all of {path} is read"))
+        assert {read_size(volume / f"{number:03}") for number in range(5) for volume in volumes} == {(9, 7)}
+    for number in range(5):  # an image and its mask, as training reads them
+        for volume in volumes:
+            read_pixels(volume / f"{number:03}")
+    assert medical._volume.cache_info().misses == 2
+
+
 def test_a_volume_has_its_slope_and_intercept(tmp_path):
     volume = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(4, 3, 2), np.eye(4))
     volume.header.set_slope_inter(2, -1000)
@@ -465,6 +480,19 @@ def test_an_orientation_behind_the_pixels_of_a_png_counts(tmp_path):
     odd_images.write_png(tmp_path / "late.png", *chunks)
     assert np.array_equal(read_pixels(tmp_path / "late.png"), SEEN[6](stored))
     assert read_size(tmp_path / "late.png") == SEEN[6](stored).shape[:2]
+
+
+def test_the_size_of_a_png_is_read_without_a_walk_through_its_pixels(tmp_path, monkeypatch):
+    stored = odd_images.COLOUR
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in stored))
+    header = struct.pack(">IIBBBBB", stored.shape[1], stored.shape[0], 8, 2, 0, 0, 0)
+    pieces = [(b"IDAT", rows[place : place + 1]) for place in range(len(rows))]
+    odd_images.write_png(tmp_path / "many.png", (b"IHDR", header), *pieces)
+    walked = []
+    chunks = formats._png_chunks
+    monkeypatch.setattr(formats, "_png_chunks", lambda file: (walked.append(each) or each for each in chunks(file)))
+    assert read_size(tmp_path / "many.png") == stored.shape[:2]
+    assert len(walked) <= 2 < len(pieces)
 
 
 # ---------------------------------------------------------------------------------------------- promises

@@ -228,6 +228,11 @@ def fill(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     share = (row + 0.5 - top[edge]) / (bottom - top)[edge]
     crossing = left[edge] + share * (right - left)[edge]
     column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(int)
-    flips = np.zeros((height, width + 1), dtype=np.int64)
-    np.add.at(flips, (row, column), 1)
-    return (flips[:, :-1].cumsum(axis=1) % 2).astype(np.uint8)
+    mask = np.zeros(shape, dtype=np.uint8)
+    if edge.size:  # only the box around the polygon is worked on: there may be many in a large image
+        above, before = row.min(), column.min()
+        flips = np.zeros((row.max() - above + 1, column.max() - before + 1), dtype=np.int64)
+        np.add.at(flips, (row - above, column - before), 1)
+        part = flips[:, :-1].cumsum(axis=1) % 2
+        mask[above : above + part.shape[0], before : before + part.shape[1]] = part
+    return mask

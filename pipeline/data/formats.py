@@ -40,6 +40,7 @@ ALPHA_MODES = {"LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RG
 DEEP_MODES = {"I": 4, "F": 4, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes of a pixel, where it is not one of a channel
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_TAIL = 1 << 17  # bytes at the end of a PNG in which an EXIF block behind the pixels is looked for
 GREY, GREY_ALPHA = 0, 4  # a PNG's kinds of colour; 2 and 6 are RGB without and with alpha, 3 a palette
 JP2_STREAM = b"\xff\x4f\xff\x51"  # a JPEG 2000 stream's first bytes
 
@@ -92,10 +93,12 @@ class Usual(NamedTuple):
 
     def indices(self, path: Path) -> Raster | None:
         """The indices of a palette; None of an image without one."""
-        content = path.read_bytes()
-        with self._opened(path, io.BytesIO(content)) as image:
+        with path.open("rb") as file, self._opened(path, file) as image:
             if image.mode != "P":
                 return None
+            file.seek(0)
+            content = file.read()
+        with self._opened(path, io.BytesIO(content)) as image:
             self._check(path, content, image)
             return Raster(np.asarray(image)[..., None], orientation=orientation_of(_exif(image, content)))
 
@@ -152,7 +155,19 @@ def _exif(image: Image.Image, content: bytes | BinaryIO) -> bytes | None:
     for kind, length in _png_chunks(file):
         if kind == b"eXIf":
             return file.read(length)
-    return None
+        if kind == b"IDAT":  # may be in thousands of chunks: to step through them is to read the whole file
+            break
+    end = file.seek(0, io.SEEK_END)
+    file.seek(max(0, end - PNG_TAIL))
+    return _exif_in(file.read())
+
+
+def _exif_in(tail: bytes) -> bytes | None:
+    """The last EXIF block in the end of a PNG, by its name and check sum."""
+    place = tail.rfind(b"eXIf")
+    length = int.from_bytes(tail[max(0, place - 4) : max(0, place)], "big")
+    chunk, found = tail[place : place + 4 + length], tail[place + 4 + length : place + 8 + length]
+    return chunk[4:] if place >= 4 and zlib.crc32(chunk) == int.from_bytes(found, "big") else None
 
 
 # ---------------------------------------------------------------------------------------------- strictness

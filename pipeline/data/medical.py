@@ -41,7 +41,7 @@ def read_dicom(path: Path) -> Raster:
 
 
 def read_dicom_header(path: Path) -> Header:
-    header = _dicom(path, stop_before_pixels=True)
+    header = _dicom(path, stop_before_pixels=True, specific_tags=["Rows", "Columns", "BitsAllocated"])
     if "Rows" not in header or "Columns" not in header:
         raise damaged(path, "a DICOM without an image")
     return Header(int(header.Rows), int(header.Columns), np.dtype(f"u{-(-int(header.BitsAllocated) // 8)}"))
@@ -126,16 +126,17 @@ def open_nifti(volume: Path) -> "Nifti1Image":
         raise ImageError(f"{volume}: a volume of shape {image.shape}: expected (columns, rows, slices)")
     if image.get_data_dtype().kind not in "iuf":
         raise ImageError(f"{volume}: a volume of {image.get_data_dtype()}: expected one number for each voxel")
-    packed = volume.read_bytes()[:2] == b"\x1f\x8b" if volume.suffix == ".gz" else False
+    with volume.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
     promised = math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
     packing = DEFLATE_PACKING if packed else 1
     refuse_promises(volume, promised=promised, stored=volume.stat().st_size, packing=packing)
     return image
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _volume(volume: Path, _changed: int) -> np.ndarray:
-    """The voxels of the volume that was read last: its slices follow each other, and are packed as one."""
+    """The voxels of the last two volumes, one of images and one of masks: slices follow each other, packed as one."""
     image = open_nifti(volume)
     if volume.suffix == ".gz":
         _refuse_damaged_gzip(volume)

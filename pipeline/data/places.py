@@ -121,7 +121,7 @@ def _named(folder: Path, suffix: str, pattern: str | None) -> Iterator[tuple[str
         raise FileNotFoundError(f"{folder}: no such folder: unpack the competition's images there")
     id_of = _id_by_suffix(suffix) if pattern is None else _id_by_pattern(re.compile(pattern))
     for path in _files_in(folder) if pattern is None else _files_below(folder):
-        name = path.relative_to(folder).as_posix()
+        name = path.name if pattern is None else path.relative_to(folder).as_posix()
         for spelling in (name, *_other_capitals(name)):
             if (image_id := id_of(spelling)) is not None:
                 yield from ((each, part, spelling == name) for each, part in _images_in(image_id, path))

@@ -37,6 +37,14 @@ def masks(image_id):
     return mask
 
 
+def test_a_column_of_the_sample_without_a_name_is_left_out(tmp_path, card):
+    numbered = tmp_path / "numbered.csv"
+    numbered.write_text(",id,rle_mask\n0,007,1 1\n1,1,1 1\n2,05,1 1\n")
+    submission.write_submission(tmp_path / "mine.csv", card, numbered, masks)
+    submission.check_submission(tmp_path / "mine.csv", card, numbered, lambda _: (4, 6))
+    assert (tmp_path / "mine.csv").read_text().splitlines()[:2] == ["id,rle_mask", "007,24 1"]
+
+
 def test_rows_follow_the_sample_and_decode_to_the_masks(tmp_path, card, sample):
     done = submission.write_submission(tmp_path / "out.csv", card, sample, masks)
     rows = list(csv.reader((tmp_path / "out.csv").read_text().splitlines()))

@@ -334,8 +334,8 @@ def group_of(index: pd.DataFrame, card: Competition) -> pd.Series:
     if len(unknown):
         raise ValueError(
             f"card {card.name}: no '{card.group_column}' (columns.group) for {len(unknown)} of {len(index)} training "
-            f"images, the first is '{shortened(unknown.iloc[0])}': one group of them holds strangers, and a group "
-            f"each may leak. Fill it in, with a value of its own for an image without kin"
+            f"images, the first is '{shortened(unknown.iloc[0])}': related images might part in the folds. Fill it "
+            f"in: a value of its own for an image that belongs to no other"
         )
     return index["group"]
 

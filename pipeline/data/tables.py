@@ -54,10 +54,12 @@ def read_header(path: Path) -> list[str]:
 def sample_header(path: Path, columns: Columns) -> list[str]:
     """The header of a sample submission as it stands: a submission has the same, letter by letter.
 
+    Columns without a name, such as the row numbers that pandas writes, are left out.
+
     Raises:
         As `read_table`; ValueError if its columns are not those of the card, with both.
     """
-    header, expected = read_header(path), columns.header
+    header, expected = [name for name in read_header(path) if as_id(name)], columns.header
     names = [as_id(name) for name in header]
     if sorted(names) == sorted(expected):
         return header

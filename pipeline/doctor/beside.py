@@ -58,8 +58,8 @@ def check_beside(card: Competition, root: Path, index: pd.DataFrame) -> list[Fin
 
 
 def _tables_beside(card: Competition, root: Path, index: pd.DataFrame) -> Iterator[tuple[Path, list[Twice]]]:
-    used = {card.files.sample_submission, card.files.train_meta}
     """Tables of at least half of the training images, in the columns of the card."""
+    used = {card.files.sample_submission, card.files.train_meta}
     for path in sorted(root.glob("*.csv")):
         if path.name in used:
             continue
@@ -83,7 +83,7 @@ def _folders_beside(card: Competition, root: Path, index: pd.DataFrame) -> Itera
         return  # nothing says what the values of a mask image would mean
     used = {(root / card.files.train_images).resolve(), (root / card.files.test_images).resolve()}
     for folder in sorted(path for path in root.rglob("*") if path.is_dir() and path.resolve() not in used):
-        for suffix in {card.files.mask_suffix, card.files.suffix}:
+        for suffix in dict.fromkeys([card.files.mask_suffix, card.files.suffix]):
             files = find_files(folder, suffix)
             rows = [row for row in index.itertuples() if row.image_id in files]
             if len(rows) >= len(index) / 2:

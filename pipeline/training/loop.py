@@ -99,7 +99,8 @@ def train_one_epoch(
             optimizer.step()
             optimizer.zero_grad()
             after_update(update)
-    return accelerator.reduce(torch.tensor(np.mean(losses)), reduction="mean").item()
+    # As an object: NCCL, the collectives of GPUs, takes no tensor that lies on the CPU.
+    return float(np.mean(gather_object([np.mean(losses)])))
 
 
 def _on_device(images: Tensor, accelerator: Accelerator) -> Tensor:

@@ -101,6 +101,12 @@ def test_costs_are_known_after_the_first_image_where_the_next_is_dear(tiny, cloc
     assert [step.name for step in run.dropped] == ["flip_horizontal", 0]
 
 
+def test_no_image_is_started_if_loading_the_models_took_the_budget(clock):
+    started = Watch(6, 60.0)
+    clock.now += 61.0
+    assert started.fitting(1, started.next_image(PLAN)) == 0
+
+
 def test_without_a_budget_all_is_predicted_in_whole_batches(tiny, clock):
     reached, run, _ = predict(clock, 2.3 * HOUR, None, images=20)
     assert (len(reached), run.dropped, run.watch.batches) == (20, [], 2)

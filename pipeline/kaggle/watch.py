@@ -108,7 +108,9 @@ class Watch:
         """How many of so many images end within the budget, if each takes so many seconds."""
         if self.seconds is None:
             return images
-        return max(0, min(images, int(self.left / per_image) if per_image else images))
+        if self.left <= 0:  # loading the models may take it all
+            return 0
+        return min(images, int(self.left / per_image) if per_image else images)
 
     def foresee(self, per_image: float) -> float:
         """Seconds in all, if each image that is left takes so many."""

@@ -54,6 +54,10 @@ class Shakeup(NamedTuple):
         return float(self.agreement.mean())
 
 
+class TooFewError(ValueError):
+    """Too few groups count for the metric: no test set that is drawn has a public and a private score."""
+
+
 def simulate(
     scores: Sequence[Scores | np.ndarray],
     groups: np.ndarray | None = None,
@@ -74,6 +78,7 @@ def simulate(
     Raises:
         ValueError: for fewer than two candidates, scores that are not finite, groups of another length, a share that
             is not between 0 and 1, or a test set too small to be split.
+        TooFewError: if so few groups count for the metric that no drawn test set has both scores.
     """
     if len(scores) < 2:
         raise ValueError(f"scores of {len(scores)} candidates: expected 2 or more")
@@ -94,7 +99,7 @@ def boards(
     """Public and private mean scores of S candidates on each drawn test set, (draws, S) each; arguments of `simulate`.
 
     Raises:
-        ValueError: as `simulate`, but one candidate will do; where fewer than two groups count.
+        ValueError: as `simulate`, but one candidate will do.
     """
     candidates = [Scores.of(each) for each in scores]
     _check(candidates, groups, public_share)
@@ -106,10 +111,15 @@ def boards(
         )
     in_public = min(max(1, round(public_share * units)), units - 1)
     if min(each.counting() for each in sums) < 2:
-        raise ValueError(f"fewer than 2 of {len(sums[0])} groups count for the metric: they say nothing of a shake-up")
+        raise TooFewError(f"fewer than 2 of {len(sums[0])} groups count for the metric: they say nothing of a shake-up")
     rng = np.random.default_rng(seed)
     public, private = _board(sums, in_public, rng, draws), _board(sums, units - in_public, rng, draws)
     defined = np.isfinite(public).all(axis=1) & np.isfinite(private).all(axis=1)
+    if not defined.any():
+        raise TooFewError(
+            f"none of {draws} drawn test sets of {units} groups has a public and a private score: too few of "
+            f"{len(sums[0])} groups count for the metric"
+        )
     return public[defined], private[defined]
 
 

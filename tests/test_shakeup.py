@@ -5,7 +5,7 @@ import pytest
 
 from pipeline import shakeup
 from pipeline.metrics import Scores
-from pipeline.shakeup import boards, simulate
+from pipeline.shakeup import TooFewError, boards, simulate
 
 
 def play(scores, public_share, test_images, draws):
@@ -173,6 +173,13 @@ def test_boards_without_anything_that_counts_are_left_out():
     assert 100 < len(public) == len(private) < 2000
     assert np.isfinite([public, private]).all()
     assert np.isfinite(simulate(scores, public_share=0.3, test_images=10).best).all()
+
+
+def test_a_shake_up_is_refused_if_no_drawn_test_set_has_both_scores():
+    possible = np.zeros((1000, 1))
+    possible[:2] = 1
+    with pytest.raises(TooFewError, match="none of 2000 drawn test sets of 3 groups has a public and a private score"):
+        boards([Scores(possible, possible)], public_share=0.3, test_images=3)
 
 
 def test_a_shake_up_of_one_image_that_counts_is_refused():

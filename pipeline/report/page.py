@@ -407,19 +407,15 @@ def _percentile(q: float, shares: np.ndarray) -> str:
     return f"{np.percentile(shares, q):.2%}"
 
 
-NO_BOARDS = "no boards were simulated: fewer than two groups count for the metric."
+NO_BOARDS = (
+    "no boards were simulated: too few groups count for the metric, or the number of test images is not known "
+    "(leaderboard.images on the card)."
+)
 
 
 def _boards(view: View) -> list[Section]:
     if view.boards is None:
-        return [
-            Section(
-                "shake-up",
-                "What a shake-up would do",
-                "",
-                missing=NO_BOARDS,
-            )
-        ]
+        return [Section("shake-up", "What a shake-up would do", "", missing=NO_BOARDS)]
     low, high = np.quantile(view.boards.differences, [0.05, 0.95])
     caption = (
         f"Test sets drawn from the out-of-fold scores, {view.boards.public_images} public images and "

@@ -344,8 +344,11 @@ def _tested(drawn: np.ndarray) -> Tested:
 def _boards(first: Prepared, scores: Scores, groups: np.ndarray) -> view.Boards | None:
     """None where too little counts, and of a test set without two parts, such as a hidden one of unknown size."""
     share, images = first.card.leaderboard.public_share, count_test_images(first.card, first.paths.root)
-    if images < 2 or scores.counting(groups) < 2:
+    if images < 2:
         return None
-    public, private = shakeup.boards([scores], groups, public_share=share, test_images=images)
+    try:
+        public, private = shakeup.boards([scores], groups, public_share=share, test_images=images)
+    except shakeup.TooFewError:
+        return None
     in_public = round(share * images)
     return view.Boards((private - public)[:, 0], in_public, images - in_public)

@@ -3,6 +3,7 @@
 import fnmatch
 import logging
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -274,7 +275,8 @@ def _print_worth(done: stages.Ensembled) -> None:
             {"weight": "{:.3f}", "by_log_loss": "{:.3f}", "score": "{:.4f}"},
         )
         out.print(
-            f"gain        {gain.mean:+.4f}  over {best}, the best alone, {gain}, better in {gain.p_better:.0%} of draws"
+            f"gain        {gain.mean:+.4f}  over {best}, the best alone, {gain}"
+            + ("" if isnan(gain.p_better) else f", better in {gain.p_better:.0%} of draws")
         )
         if gain.mean < 0:
             out.print(
@@ -347,7 +349,8 @@ def compare(
     out.print(f"{a}  {done.a:.4f}")
     out.print(f"{b}  {done.b:.4f}")
     out.print(f"difference  {gap.mean:+.4f}  {gap}")
-    out.print(f"{a} is better in {gap.p_better:.1%} of draws ({done.images} images in {done.groups} groups)")
+    better = "" if isnan(gap.p_better) else f"{a} is better in {gap.p_better:.1%} of draws "
+    out.print(f"{better}({done.images} images in {done.groups} groups)")
     if not done.same_folds:
         out.print("their folds differ: what differs between the splits is in the difference too")
     if done.machines:

@@ -229,6 +229,17 @@ def test_a_signal_to_a_sweep_ends_its_jobs(stub, number):
     assert not any(map(is_running, jobs_pids))
 
 
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
+def test_a_sweep_after_nohup_outlives_its_terminal(handler):
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        with subprocess.Popen(["true"]) as process, engines._ended_with_this(process):
+            assert (signal.getsignal(signal.SIGHUP) == signal.SIG_IGN) == (handler == signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGHUP) == handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_jobs_share_the_threads(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)

@@ -66,7 +66,9 @@ def _ended_with_this(process: subprocess.Popen) -> Iterator[None]:
 
     before = {}
     if threading.current_thread() is threading.main_thread():  # no other may set handlers
-        before = {number: signal.signal(number, end) for number in ENDS}
+        # What is ignored stays so: after nohup, a terminal that is closed ends nothing.
+        heard = [number for number in ENDS if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, end) for number in heard}
     try:
         with process:
             try:

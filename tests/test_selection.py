@@ -51,6 +51,14 @@ def test_a_validation_by_hand():
     assert found.selection == pytest.approx(1 + 0.01 * found.soft_dice)
 
 
+def test_borders_between_objects_are_scored_and_not_counted_as_found():
+    values, target = image(255, True)
+    with_border = np.concatenate([values, 0 * values]), np.concatenate([target, target])
+    counts, soft = stack([count_classes(*with_border, exclusive=False)]), stack([count_soft(*with_border)])
+    found = judge(counts, soft, MEAN_DICE, exclusive=False, classes=1)
+    assert (found.score, found.found) == (0.5, Found(1, 1, None))
+
+
 def test_of_two_silent_epochs_the_one_that_is_surer_of_the_object_is_better():
     # Both score the baseline at every threshold: the empty image gets more than the object.
     loud = image(250, False)

@@ -333,7 +333,9 @@ class _Trainer:
             what="validate",
         )
         counts, soft = map(stack, zip(*found, strict=True))
-        return judge(counts, soft, pixel_metric(self.data.metric), exclusive=self.data.labels.exclusive)
+        labels = self.data.labels
+        metric = pixel_metric(self.data.metric)
+        return judge(counts, soft, metric, exclusive=labels.exclusive, classes=len(labels.classes))
 
     def _try_blends(self, phase: config.Phase) -> None:
         """Score the averages of the phase's weights; each that beats all before it becomes the phase's best weights.

@@ -48,11 +48,13 @@ class Validation(NamedTuple):
 NOT_VALIDATED = dict.fromkeys(Validation(0, 0, 0, 0, 0, Found(0, 0, 0)).line())  # the line of a full fit
 
 
-def judge(counts: Counts, soft: Counts, metric: Metric, *, exclusive: bool) -> Validation:
+def judge(counts: Counts, soft: Counts, metric: Metric, *, exclusive: bool, classes: int | None = None) -> Validation:
     """What the counts of all images held out are worth.
 
     Args:
         exclusive: one class per pixel.
+        classes: number of channels that hold objects; one of borders follows them, which is scored, and not found.
+            None: all.
 
     Shapes:
         counts: (N, C, 255), at every threshold.
@@ -66,7 +68,7 @@ def judge(counts: Counts, soft: Counts, metric: Metric, *, exclusive: bool) -> V
         float(scores[best]),
         float(or_zero(metric.baseline(counts.target[..., HALF], exclusive=exclusive))),
         what_is_found(soft).dice or 0.0,
-        what_is_found(Counts(*(each[..., HALF] for each in counts))),
+        what_is_found(Counts(*(each[:, :classes, HALF] for each in counts))),
     )
 
 

@@ -51,6 +51,13 @@ def test_a_validation_by_hand():
     assert found.selection == pytest.approx(1 + 0.01 * found.soft_dice)
 
 
+def test_where_no_image_has_an_object_the_score_at_half_decides():
+    loud, silent = (validated(image(value, False), EMPTY) for value in (200, 60))
+    assert loud.score_at_threshold == silent.score_at_threshold == loud.baseline == 1
+    assert (loud.score, silent.score) == (0.5, 1)
+    assert silent.selection > loud.selection
+
+
 def test_borders_between_objects_are_scored_and_not_counted_as_found():
     values, target = image(255, True)
     with_border = np.concatenate([values, 0 * values]), np.concatenate([target, target])

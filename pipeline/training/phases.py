@@ -175,7 +175,8 @@ class _Trainer:
     def _say_if_collapsed(self) -> None:
         lines = [line for line in self.standing.history if line["phase"] == self.standing.phase]
         best = max(lines, key=selection_of)
-        if "baseline" in best and not beats_baseline(best):
+        without_objects = best.get("found") is None  # in all images held out: there is nothing to find
+        if "baseline" in best and not without_objects and not beats_baseline(best):
             say_collapse(best, exclusive=self.data.labels.exclusive)
 
     def _start(self, phase: config.Phase) -> None:

@@ -7,7 +7,8 @@ epoch that has learned to find objects, but is not sure of them yet, scores less
 
 The best threshold is what the search on OOF will look for too. Below the baseline, the score of predicting nothing (or
 the most frequent class, of exclusive ones), the metric tells no epochs apart: soft Dice does, which grows with the
-probability of the objects' pixels. Elsewhere it decides between epochs whose metric is all but equal.
+probability of the objects' pixels. Elsewhere it decides between epochs whose metric is all but equal. Where no image
+held out has an object, no score is above the baseline, and soft Dice is 0: the metric at threshold .5 takes its place.
 """
 
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ class Validation(NamedTuple):
     threshold: float  # the best, 0 to 1
     score_at_threshold: float  # the metric there
     baseline: float  # the metric of predicting nothing; of exclusive classes, of the most frequent one everywhere
-    soft_dice: float  # over all pixels, of probabilities; 0 to 1
+    soft_dice: float  # over all pixels, of probabilities; 0 to 1; the score at .5 where no image has an object
     found: Found  # at threshold .5
 
     @property
@@ -67,7 +68,7 @@ def judge(counts: Counts, soft: Counts, metric: Metric, *, exclusive: bool, clas
         float(THRESHOLDS[best]),
         float(scores[best]),
         float(or_zero(metric.baseline(counts.target[..., HALF], exclusive=exclusive))),
-        what_is_found(soft).dice or 0.0,
+        (what_is_found(soft).dice or 0.0) if counts.target.any() else float(scores[HALF]),
         what_is_found(Counts(*(each[:, :classes, HALF] for each in counts))),
     )
 

@@ -391,6 +391,13 @@ def test_a_file_of_another_kind_is_called_by_its_name(tmp_path, content, said):
             read(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("bits", [12, 16])
+def test_an_inverted_dicom_of_signed_values_is_turned_within_its_range(tmp_path, bits):
+    stored = RNG.integers(-(1 << bits - 1), 1 << bits - 1, (9, 7)).astype(np.int16)
+    write_dicom(tmp_path / "a.dcm", stored, inverted=True, bits=bits)
+    assert np.array_equal(read_pixels(tmp_path / "a.dcm")[..., 0], -1 - stored)
+
+
 def test_slices_of_a_volume_are_images(tmp_path):
     volume = RNG.integers(-900, 900, (7, 9, 5)).astype(np.int16)  # columns, rows, slices
     for name in ("a.nii", "b.nii.gz"):
@@ -404,6 +411,14 @@ def test_slices_of_a_volume_are_images(tmp_path):
         read_pixels(tmp_path / "a.nii")
     with pytest.raises(ImageError, match=r"slice 5 of 5: expected 0 to 4"):
         read_pixels(tmp_path / "a.nii" / "005")
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 500, b"version https://git-lfs"], ids=["empty", "other", "pointer"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_damaged_volume_is_refused_where_its_slices_are_listed(tmp_path, suffix, content):
+    (tmp_path / f"a{suffix}").write_bytes(content)
+    with pytest.raises(ImageError, match=rf"a\{suffix}: cannot be read, .*get the file again"):
+        find_files(tmp_path, suffix)
 
 
 def test_a_packed_volume_is_unpacked_once_for_its_slices_and_not_for_their_sizes(tmp_path, monkeypatch):

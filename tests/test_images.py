@@ -115,6 +115,7 @@ def test_other_values_are_refused_with_what_to_write_on_the_card(tmp_path, pixel
     with pytest.raises(ImageError, match=rf"mask\.npy: a mask of {came}.*\[masks\] values = {{ mask = ") as error:
         read_mask(path)
     assert "\n" not in str(error.value)
+    assert ("above = 127" in str(error.value)) == (np.nanmax(pixels) > 127), "nothing is mask by it"
 
 
 def test_a_mask_that_jpeg_blurred_is_refused_until_the_card_says_where_to_cut(tmp_path):

@@ -439,10 +439,11 @@ def _other_values(colours: np.ndarray, name: str) -> str:
     usual = _written(values[np.where(values.any(axis=1), often, 0).argmax()])
     key = name if name.replace("-", "_").isidentifier() else f'"{name}"'
     more = f", … ({len(shown)} in all, to {shown[-1]})" if len(shown) > SHOWN else ""
+    blurred = "above = 127 (of JPEG, which blurs), or " if colours.max() > 127 else ""  # else no pixel is above it
     return (
         f"a mask of values {', '.join(shown[:SHOWN])}{more}: expected 0 and 1, or 0 and 255. Say on the card which are "
-        f"mask: [masks] values = {{ {key} = {usual} }}, or above = 127 (of JPEG, which blurs), or above = 0 (all but "
-        f"0); or which count for nothing: void"
+        f"mask: [masks] values = {{ {key} = {usual} }}, or {blurred}above = 0 (all but 0); or which count for "
+        f"nothing: void"
     )
 
 

@@ -172,7 +172,8 @@ def _sized(mask: np.ndarray, path: Path, row: object, box: Box | None = None) ->
     """The mask itself, if its size is that of its image, or of its window."""
     expected = (row.height, row.width) if box is None else (box.height, box.width)
     if mask.shape[:2] != expected:
-        turned = "; as it lies, it is transposed: turn the mask, or the image" * (mask.shape[:2] == expected[::-1])
+        is_transposed = mask.shape[:2] == expected[::-1]
+        turned = "; it is transposed: turn the mask or the image, or change data.exif" if is_transposed else ""
         raise ImageError(
             f"{path}: mask of {mask.shape[:2]}, its image {row.path} is ({row.height}, {row.width}): expected one size "
             f"(height, width){turned}"

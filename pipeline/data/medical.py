@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.data.rasters import Header, ImageError, Raster, damaged, refuse_promises
+from pipeline.data.rasters import Header, ImageError, Raster, damaged, opened, refuse_promises
 
 if TYPE_CHECKING:
     from nibabel import Nifti1Image
@@ -36,7 +36,8 @@ def read_dicom(path: Path) -> Raster:
     rescaled = "RescaleSlope" in header and (header.RescaleSlope, header.RescaleIntercept) != (1, 0)
     pixels = apply_modality_lut(stored, header).astype(np.float32) if rescaled else stored
     if header.PhotometricInterpretation == "MONOCHROME1":
-        pixels = pixels.max() + pixels.min() - pixels if rescaled else (1 << header.BitsStored) - 1 - pixels
+        ends = -1 if header.PixelRepresentation else (1 << header.BitsStored) - 1  # lowest and highest, together
+        pixels = pixels.max() + pixels.min() - pixels if rescaled else ends - pixels
     return Raster(pixels.astype(stored.dtype if not rescaled else np.float32)[..., None])
 
 
@@ -77,9 +78,9 @@ def slices_of(volume: Path) -> dict[str, Path]:
     """The slices of a NIfTI volume: their number, counted from 0 and as wide as the highest, and their path below it.
 
     Raises:
-        ImageError: as `open_nifti`.
+        ImageError: as `open_nifti`, and for a volume that is damaged.
     """
-    depth = math.prod(open_nifti(volume).shape[2:])
+    depth = math.prod(opened(volume, open_nifti).shape[2:])
     names = [f"{number:0{max(3, len(str(depth - 1)))}}" for number in range(depth)]
     return {name: volume / name for name in names}
 

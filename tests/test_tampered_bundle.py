@@ -118,6 +118,7 @@ TAMPERED = {
     "an unknown encoder": (put("configs", "tiny", "model", "encoder", value="tu-no" * 300), "encoder"),
     "an encoder from a folder": (put("configs", "tiny", "model", "encoder", value="tu-local-dir:/etc"), "encoder"),
     "an encoder from the network": (put("configs", "tiny", "model", "encoder", value="tu-hf-hub:a/b"), "encoder"),
+    "an unknown view": (put("configs", "tiny", "predict", "views", value=["sideways"]), "unknown view 'sideways'"),
     "another number of classes": (put("configs", "tiny", "model", "classes", value=2), "model.classes is 2"),
     "nested deeply": (write(RECORD, b'{"format": ' + b"[" * 100_000), "bundle.json: not JSON"),
     "nested, and closed": (put("configs", "tiny", "x", value=json.loads("[" * 500 + "]" * 500)), "unknown key 'x'"),

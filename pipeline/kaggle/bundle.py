@@ -18,11 +18,12 @@ from pydantic import StringConstraints
 
 from pipeline import competition
 from pipeline.competition import Competition
-from pipeline.config import Config
+from pipeline.config import Config, place
 from pipeline.data.labels import Labels
 from pipeline.ensemble import Drawer, Exclusive, Objects, drawer_of
 from pipeline.files import write_text
 from pipeline.inference.predict import Predictor
+from pipeline.inference.tta import check_views
 from pipeline.kaggle.plan import Member, Plan, Step, after
 from pipeline.models import build_model, check_model, for_prediction
 from pipeline.quoting import quoted
@@ -142,14 +143,14 @@ def inside(folder: Path, name: str) -> Path:
 
 def _check_card(path: Path, card: Competition) -> None:
     """Refuse a card whose files lie outside of the competition's folder."""
-    for key, place in card.files.model_dump().items():
+    for key, where in card.files.model_dump().items():
         is_path = key.startswith(("train_", "test_", "sample_"))
-        if is_path and place and (place.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", place) or ":" in place):
-            raise ValueError(f"{path}: files.{key} = {quoted(place)} leads out of the data folder: {AGAIN}")
+        if is_path and where and (where.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", where) or ":" in where):
+            raise ValueError(f"{path}: files.{key} = {quoted(where)} leads out of the data folder: {AGAIN}")
 
 
 def _check_models(bundle: Bundle) -> None:
-    """Refuse models that nothing builds or that give other classes than the card's, and a choice of another kind."""
+    """Refuse models that nothing builds or that give other classes, unknown views, and a choice of another kind."""
     card, kinds = bundle.card, {Objects: bundle.card.instances, Exclusive: bundle.card.exclusive}
     if any(isinstance(bundle.drawer, kind) != asked for kind, asked in kinds.items()):
         raise ValueError(f"what was chosen is for {type(bundle.drawer).__name__}, and {CARD} asks for another kind")
@@ -157,7 +158,11 @@ def _check_models(bundle: Bundle) -> None:
         channels = Labels.of(card, cfg.data.border).channels
         if cfg.model.classes != channels:
             raise ValueError(f"{cfg.name}: model.classes is {cfg.model.classes}, {CARD} asks for {channels}")
-        check_model(for_prediction(cfg))
+        with place(cfg, "predict.output_stride"):
+            model = for_prediction(cfg)
+        check_model(model)
+        with place(cfg, "predict.views"):
+            check_views(cfg.predict.views)
     border = isinstance(bundle.drawer, Objects) and bundle.drawer.cut.border is not None
     if border and not all(cfg.data.border for cfg in bundle.cfgs):
         raise ValueError("border was chosen, and not every config has data.border")

@@ -160,6 +160,7 @@ def test_slices_of_volumes_are_training_images_and_masks(tiny, tmp_path):
     index = read_index(card, tmp_path / "ct")
     assert index["image_id"].tolist() == [f"v{volume}_{number:03}" for volume in range(2) for number in range(3)]
     assert set(zip(index["height"], index["width"], strict=True)) == {(10, 12)}
+    assert index["group"].tolist() == ["v0"] * 3 + ["v1"] * 3, "slices of one volume would leak over folds"
     volume = np.asarray(nibabel.load(tmp_path / "ct" / "masks" / "v1.nii.gz").dataobj)
     row = index.iloc[5]
     assert np.array_equal(Labels.of(card).read(row)[..., 0], volume[..., 2].T)

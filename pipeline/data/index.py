@@ -17,6 +17,7 @@ from pipeline.competition import Competition
 from pipeline.data.coco import read_coco
 from pipeline.data.images import AS_SEEN, ImageError, Reader
 from pipeline.data.labels import Labels, one_hot, texts_of
+from pipeline.data.medical import slice_of
 from pipeline.data.places import Search, as_id, find_files, find_parts, match_files, nothing_found, say_once
 from pipeline.data.polygons import read_polygons
 from pipeline.data.tables import read_rows, read_table, runs_of_rows
@@ -306,7 +307,7 @@ def mask_coverage(row: object, labels: Labels) -> list[float]:
 
 
 def group_of(index: pd.DataFrame, card: Competition) -> pd.Series:
-    """What tells which images belong together; without groups, each image is its own.
+    """What tells which images belong together; without groups, each image is its own, and each NIfTI volume.
 
     Raises:
         ValueError: if the card names a column that no table has, if it is blank for an image, or if the card's pattern
@@ -323,7 +324,9 @@ def group_of(index: pd.DataFrame, card: Competition) -> pd.Series:
             )
         return parts.fillna("").agg("_".join, axis=1)
     if card.group_column is None:
-        return index["image_id"]
+        ids = zip(index["image_id"], index["path"], strict=True)
+        groups = [image_id.rpartition("_")[0] if slice_of(path) else image_id for image_id, path in ids]
+        return pd.Series(groups, index.index, dtype=str)
     if "group" not in index:
         where = " or ".join(filter(None, (card.files.train_csv, card.files.train_meta)))
         raise ValueError(

@@ -523,8 +523,16 @@ def handed(kaggle, tiny, bundle, edit):
 def write_submission(name: str, score: float) -> None:
     Path("submissions").mkdir(exist_ok=True)
     shutil.copyfile("tiny/sample_submission.csv", f"submissions/{name}.csv")
-    manifest = {"configs": {name: {"competition": "tiny.toml"}}, "commit": "0123456789ab+", "metric": "mean_dice"}
-    Path(f"submissions/{name}.json").write_text(json.dumps(manifest | {"oof_score": score}))
+    manifest = {
+        "competition": "tiny",
+        "configs": {name: {"competition": "tiny.toml"}},
+        "metric": "mean_dice",
+        "oof_score": score,
+        "commit": "0123456789ab+",
+        "made": "2026-01-01T00:00:00+00:00",
+        "versions": {},
+    }
+    Path(f"submissions/{name}.json").write_text(json.dumps(manifest))
 
 
 SUBMIT = ["submit", "tiny", "--message", "first try", "--data", "tiny"]

@@ -5,8 +5,9 @@ import re
 
 HIDDEN = "[hidden]"
 SHORTEST = 6  # characters; a shorter word may be any word
-# What is a token by its form, whether it is known here or not: Kaggle's own, and what stands in a header.
-FORMS = re.compile(r"KGAT_[\w-]+|\b(?:Bearer|Basic)\s+[\w.~+/=-]{6,}", re.IGNORECASE)
+# What is a token by its form, whether it is known here or not: Kaggle's own, and what stands in a header. After
+# "basic", a word without a digit or "=" is plain English.
+FORMS = re.compile(r"KGAT_[\w-]+|\bBearer\s+[\w.~+/=-]{6,}|\bBasic\s+(?=[\w.~+/-]*[\d=])[\w.~+/=-]{6,}", re.IGNORECASE)
 _known: set[str] = set()
 
 
@@ -34,6 +35,8 @@ def without_secrets(text: str) -> str:
 
     >>> without_secrets("you sent Bearer abcdefgh")
     'you sent [hidden]'
+    >>> without_secrets("basic dXNlcjprZXk= is no basic network error")
+    '[hidden] is no basic network error'
     """
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)

@@ -214,7 +214,8 @@ def _look_at(rows: pd.DataFrame, reader: Reader) -> list[Finding]:
         except ImageError as error:
             bad.append(Finding("bad", "image", str(error)))
     turned = turned_images(headers, reader)
-    orientation = [Finding("good", "orientation", turned)] if turned else []
+    other = f"else set data.exif = {str(not reader.exif).lower()}"
+    orientation = [Finding("look", "orientation", f"{turned}: were their masks drawn so? {other}")] if turned else []
     return [*bad, *(check_pixels(pictures) if pictures else []), *orientation]
 
 

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt, PrivateAt
 
 from pipeline.schema import Table, override, parse, read_toml
 
-# Beyond these bounds lies no training, but a slip of the hand, or what numpy and torch refuse in words of their own.
+# Values beyond these bounds are typing mistakes, or fail later with a message of numpy or torch.
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=1, le=100_000)]

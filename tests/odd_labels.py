@@ -432,13 +432,27 @@ COCO_FILES = [
         **COCO,
         refused=AT + r"the point \(100, 100\) lies far outside of its image of 9×6",
     ),
-    Odd("two points", coco(polygons([1, 1, 4, 3])), **COCO, refused=AT + "an outline of 2 points: expected 3 or more"),
+    Odd(
+        "two points alone",
+        coco(polygons([1, 1, 4, 3])),
+        **COCO,
+        refused="1 of 1 objects have no polygon of 3 points or more",
+    ),
+    Odd("two points beside a polygon", coco(polygons(BOX, [1, 1, 4, 3])), **COCO, mask=SQUARE),
+    Odd("an object of two points beside a sound one", coco(polygons([1, 1, 4, 3]), polygons(BOX)), **COCO, mask=SQUARE),
+    Odd("an object without an outline beside a sound one", coco(polygons(BOX), polygons()), **COCO, mask=SQUARE),
     Odd("half a point", coco(polygons([1, 1, 4, 1, 4])), **COCO, refused=AT + "a polygon .*expected numbers"),
     Odd(
         "points in pairs", coco(polygons([[1, 1], [4, 1], [4, 3]])), **COCO, refused=AT + "a polygon .*expected numbers"
     ),
     Odd("a box alone", coco({"bbox": [1, 1, 3, 2]}), **COCO, refused=AT + "segmentation is None: expected polygons"),
-    Odd("no outline", coco(polygons()), **COCO, refused=AT + r"segmentation is \[\]: expected polygons"),
+    Odd("no outline", coco(polygons()), **COCO, refused="1 of 1 objects have no polygon of 3 points or more"),
+    Odd(
+        "two points in pairs",
+        coco(polygons([[1, 1], [4, 1], [4, 3], [1, 3]])),
+        **COCO,
+        refused=AT + "a polygon .*expected",
+    ),
     Odd(
         "an image that is not there",
         coco({**polygons(BOX), "image_id": 8}),

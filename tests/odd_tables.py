@@ -494,6 +494,12 @@ def a_column_that_is_there_twice(layout):
     layout.train[0][2] = " rle"
 
 
+@odd()
+def a_column_that_nobody_asked_for_twice(layout):
+    layout.train = [[*row, "x", "y"] for row in layout.train]
+    layout.train[0][2:] = ["age", "age"]
+
+
 @odd(r"no column 'rle', it has: id, mask")
 def a_column_of_another_name(layout):
     layout.train[0][1] = "mask"

@@ -1,6 +1,7 @@
-"""Objects from one JSON in COCO's format, as rows of RLE: the rest of the house knows no third form."""
+"""Objects from one JSON in COCO's format, as rows of RLE: no other module knows this format."""
 
 import codecs
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +16,8 @@ from pipeline.data.polygons import check_outline, size_or_none
 from pipeline.quoting import shortened
 from pipeline.rle import Dialect, RLEError, mask_of_counts
 from pipeline.schema import did_you_mean
+
+log = logging.getLogger(__name__)
 
 VOID_LABEL = ""  # of rows whose pixels count for nothing: no class has this name
 
@@ -73,7 +76,7 @@ def read_coco(
 
     Polygons are filled where a pixel's centre lies inside; several of one object are its parts, so COCO has no holes.
     What a polygon has outside of the image is cut off. Runs may be compressed or not. The pixels of a crowd count for
-    nothing: their label is VOID_LABEL.
+    nothing: their label is VOID_LABEL. Objects without a polygon of three points or more are left out and counted.
 
     Args:
         folder: of the images.
@@ -92,6 +95,7 @@ def read_coco(
     image_ids = _image_ids(path, found.images, folder, files)
     wanted = [*classes, *filter(None, [void])]
     labels = _labels(path, found.categories, wanted)
+    _count_without_area(path, found, labels, wanted)
     annotations, rows = _by_image(path, found, labels), []
     for image in found.images:
         image_id, objects = image_ids.get(image.id), []
@@ -109,6 +113,34 @@ def read_coco(
     return pd.DataFrame(rows, columns=["image_id", "label", "rle", "line"])
 
 
+def _count_without_area(path: Path, found: Coco, labels: Mapping[int | str, str], wanted: Sequence[str]) -> None:
+    """Log how many objects cover nothing: annotation tools leave such entries behind, and they are left out.
+
+    Raises:
+        ValueError: if no object is left.
+    """
+    asked = [each for each in found.annotations if labels.get(each.category_id) in wanted]
+    empty = sum(_is_without_area(each.segmentation) for each in asked)
+    if empty:
+        what = f"{path}: {empty} of {len(asked)} objects have no polygon of 3 points or more"
+        if empty == len(asked):
+            raise ValueError(f"{what}: no mask is left")
+        log.warning("%s: left out", what)
+
+
+def _is_without_area(segmentation: Any) -> bool:
+    return isinstance(segmentation, list) and not _polygons(segmentation)
+
+
+def _polygons(segmentation: list[Any]) -> list[Any]:
+    """All but those of no, one or two points."""
+    return [each for each in segmentation if not (isinstance(each, list) and _is_short(each))]
+
+
+def _is_short(polygon: list[Any]) -> bool:
+    return len(polygon) in (0, 2, 4) and all(isinstance(number, int | float) for number in polygon)
+
+
 Entry = tuple[str, Annotation]  # where it stands in the file, and what it says
 
 
@@ -116,6 +148,8 @@ def _by_image(path: Path, found: Coco, labels: Mapping[int | str, str]) -> dict[
     """The annotations of each image."""
     entries: dict[int | str, list[Entry]] = {image.id: [] for image in found.images}
     for number, each in enumerate(found.annotations):
+        if _is_without_area(each.segmentation):
+            continue
         where = f"{path}: annotations.{number}" + ("" if each.id is None else f" (id {shortened(each.id, 20)})")
         if each.image_id not in entries or each.category_id not in labels:
             ids = f"image_id {shortened(each.image_id, 20)}, category_id {shortened(each.category_id, 20)}"
@@ -179,9 +213,9 @@ def _labels(path: Path, categories: Sequence[Category], wanted: Sequence[str]) -
 
 def _mask(segmentation: Any, shape: tuple[int, int], where: str) -> np.ndarray:
     """The mask of one annotation, (H, W) uint8: of polygons, or of runs."""
-    if isinstance(segmentation, list) and segmentation:
+    if isinstance(segmentation, list):
         mask = np.zeros(shape, dtype=np.uint8)
-        for polygon in segmentation:
+        for polygon in _polygons(segmentation):
             mask |= fill(_points(polygon, shape, where), shape)
         return mask
     if isinstance(segmentation, dict) and {"counts", "size"} <= set(segmentation):

@@ -269,7 +269,7 @@ def _measure(index: pd.DataFrame, skip_bad: bool, reader: Reader) -> pd.DataFram
 
 
 def _add_coverage(index: pd.DataFrame, card: Competition, root: Path, *, exif: bool) -> pd.DataFrame:
-    """The masked share of each image, and of each class; decodes every label on the way: none fails in the night."""
+    """The masked share of each image, and of each class; decodes every label on the way: bad labels fail early."""
     if card.files.train_masks:
         labels = Labels.of(card, exif=exif)
         shares = np.array([mask_coverage(row, labels) for row in index.itertuples()]).reshape(len(index), -1)

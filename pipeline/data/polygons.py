@@ -1,4 +1,4 @@
-"""Outlines of objects, from a file with a JSON per line, as rows of RLE: the rest of the house knows no third form."""
+"""Outlines of objects, from a file with a JSON per line, as rows of RLE: no other module knows this format."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -83,7 +83,10 @@ def _read(path: Path, columns: Sequence[str], *, only: bool) -> tuple[pd.DataFra
     with _opened(path) as reader:
         names = [as_id(name) for name in _header(path, reader)]
         _refuse_columns(path, names, columns)
-        kept = [place for place, name in enumerate(names) if name and (name in columns or not only)]
+        first = {
+            name: place for place, name in reversed(list(enumerate(names))) if name and (name in columns or not only)
+        }
+        kept = sorted(first.values())
         line = reader.line_num
         for row in reader:
             if row and (as_id(row[0]) or any(map(as_id, row))):  # else a blank line
@@ -158,9 +161,12 @@ def _refuse_columns(path: Path, names: Sequence[str], columns: Sequence[str]) ->
             mark = next((mark for mark in (";", "\t", "|") if len(names) == 1 and mark in names[0]), None)
             advice = f": its columns are separated by {mark!r}, save it with commas" if mark else ""
             raise ValueError(f"{path}: no column '{column}', it has: {listed(names)}{advice}")
-    twice = next((name for name, count in Counter(names).items() if name and count > 1), None)
-    if twice is not None:
-        raise ValueError(f"{path}: column '{shortened(twice)}' is there twice: rename or remove one")
+    repeated = [name for name, count in Counter(names).items() if name and count > 1]
+    for name in repeated:
+        if name in columns:
+            raise ValueError(f"{path}: column '{shortened(name)}' is there twice: rename or remove one")
+    if repeated:
+        say_once("%s: columns that are there twice (%s): the first of each is read", path, listed(repeated))
 
 
 def read_rows(path: Path, layouts: Sequence[Columns], classes: Sequence[str], *, rle: bool = True) -> pd.DataFrame:

@@ -264,6 +264,7 @@ def _read_npy(path: Path) -> Raster:
 
 
 def read_npy_header(path: Path) -> Header:
+    """Height, width and dtype of an array file, without its pixels."""
     with path.open("rb") as file:
         shape, dtype = _npy_header(path, file)
         return Header(shape[0], shape[1], dtype)

@@ -216,6 +216,7 @@ def _label_rows(card: Competition, root: Path, reader: Reader) -> pd.DataFrame:
 
 
 def labels_file(card: Competition, root: Path) -> Path:
+    """The file that holds a card's labels, where they are in one file."""
     return root / (card.files.train_csv or card.files.train_polygons or card.files.train_coco)
 
 
@@ -229,6 +230,11 @@ def _with_rowless(index: pd.DataFrame, card: Competition, root: Path) -> pd.Data
 
 
 def refuse_repeats(rows: pd.DataFrame, path: Path) -> None:
+    """Refuse rows that repeat an image and class.
+
+    Raises:
+        ValueError: with the first repeated id and its line.
+    """
     again = rows.duplicated(["image_id", "label"])
     if again.any():
         first = rows[again].iloc[0]
@@ -301,6 +307,7 @@ def _areas(index: pd.DataFrame, path: Path, dialect: Dialect) -> np.ndarray:
 
 
 def mask_coverage(row: object, labels: Labels) -> list[float]:
+    """The masked share (0 to 1) of an image for each class; void counts as not masked."""
     mask = labels.read(row)
     masks = one_hot(mask, len(labels.classes)) if labels.exclusive else mask
     return (masks == 1).mean(axis=(0, 1)).tolist()

@@ -42,6 +42,7 @@ def read_dicom(path: Path) -> Raster:
 
 
 def read_dicom_header(path: Path) -> Header:
+    """Height, width and dtype of a DICOM, without its pixels."""
     header = _dicom(path, stop_before_pixels=True, specific_tags=["Rows", "Columns", "BitsAllocated"])
     if "Rows" not in header or "Columns" not in header:
         raise damaged(path, "a DICOM without an image")
@@ -86,6 +87,7 @@ def slices_of(volume: Path) -> dict[str, Path]:
 
 
 def is_nifti_name(path: Path) -> bool:
+    """Whether a file is a NIfTI volume by its name."""
     return path.name.lower().endswith((".nii", ".nii.gz"))
 
 
@@ -100,6 +102,7 @@ def read_nifti(path: Path) -> Raster:
 
 
 def read_nifti_header(path: Path) -> Header:
+    """Height, width and dtype of one slice of a NIfTI volume, without its pixels."""
     image = open_nifti(_found(path)[0])
     return Header(image.shape[1], image.shape[0], image.get_data_dtype())
 

@@ -63,6 +63,7 @@ def read_tiff_indices(path: Path) -> Raster | None:
 
 
 def read_tiff_header(path: Path) -> Header:
+    """Height, width, dtype and orientation of a TIFF's first page, without its pixels."""
     with tifffile.TiffFile(path) as file:
         page = file.pages[0]
         return Header(page.imagelength, page.imagewidth, page.dtype, orientation_of_page(page))
@@ -233,6 +234,7 @@ def has_alpha(series: tifffile.TiffPageSeries) -> bool:
 
 
 def orientation_of_page(page: tifffile.TiffPage) -> int:
+    """The orientation that a page's tag asks for, 1 to 8; 1 without one."""
     return known_orientation(page.tags.valueof(ORIENTATION, 1))
 
 

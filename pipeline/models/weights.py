@@ -1,4 +1,4 @@
-"""Starting weights of an encoder from a file: names matched whoever wrote them, and nothing loaded in silence."""
+"""Starting weights of an encoder from a file: known prefixes of names are removed, and the share that fits is logged."""
 
 import logging
 import sys
@@ -97,7 +97,7 @@ def _converted(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     try:
         with torch.random.fork_rng(devices=[]):  # fresh weights are drawn the same, whatever file there is
             return convert(plain, timm.create_model(name, pretrained=False))
-    except Exception:  # made for files of some authors: any other breaks it in a way of its own
+    except Exception:  # timm's converters expect one author's files and raise anything on others
         return tensors
 
 

@@ -31,7 +31,7 @@ def advise(view: View) -> list[str]:
 
 
 def _empty_rows(view: View) -> str | None:
-    """First of all: a submission of silence may have a good score."""
+    """Empty rows come first: a submission that predicts nothing may have a good score."""
     if view.submission is None or not len(view.submission.coverage):
         return None
     empty, train = view.submission.coverage == 0, (view.shares["coverage"] == 0).mean()

@@ -73,7 +73,7 @@ def _ended_with_this(process: subprocess.Popen) -> Iterator[None]:
         with process:
             try:
                 yield
-            except BaseException:  # nobody waits for the jobs any more
+            except BaseException:  # the consumer stopped: its jobs end too
                 _end_group(process)
                 raise
     finally:

@@ -1,4 +1,4 @@
-"""Starting weights of an encoder from a file: known prefixes of names are removed, and the share that fits is logged."""
+"""Starting weights of an encoder from a file: known prefixes of names are removed, and it is said what share fits."""
 
 import logging
 import sys

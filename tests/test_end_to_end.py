@@ -12,6 +12,7 @@ from pipeline import config, stages
 from pipeline.cli import main
 from pipeline.postprocess import Cut
 from pipeline.stages import training
+from tests.test_files import leave
 from tests.test_submission import decode_by_loops
 
 
@@ -61,6 +62,16 @@ def test_second_run_trains_and_predicts_nothing_and_gives_the_same_csv(submitted
         monkeypatch.setattr(training, name, lambda *_, **__: pytest.fail("did again what was done"))
     stages.ensemble([config.load("configs/tiny.toml")])
     assert submitted.read_bytes() == before
+
+
+def test_an_ensemble_removes_what_a_killed_one_left_unfinished(submitted):
+    left = [
+        leave(submitted.parent, "tiny.csv"),
+        leave(Path("reports"), "tiny.png"),
+        leave(Path("runs/tiny"), "oof.json"),
+    ]
+    assert main(["ensemble", "configs/tiny.toml"]) == 0
+    assert not any(path.exists() for path in left)
 
 
 def test_other_views_predict_again_but_do_not_train(submitted, monkeypatch):

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and a lock that dies with its process."""
 
 import errno
+import glob
 import logging
 import os
 import re
@@ -71,9 +72,10 @@ def whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` once the block ends without an error.
 
     The rename is atomic, so a reader sees the old file or the new one, never a half. When the block
-    fails (a full disk, a kill, an exception) `path` is as it was.
+    fails (a full disk, a kill, an exception) `path` is as it was. What killed processes left of it is removed first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_left_overs(path.parent, f".{glob.escape(path.name[:50])}.*.part")
     partial = path.with_name(unfinished(path.name))
     try:
         yield partial

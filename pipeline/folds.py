@@ -241,8 +241,8 @@ def _refuse_leak(path: Path, folds: pd.DataFrame, index: pd.DataFrame) -> None:
     spread = folds.merge(index[["image_id", "group"]], on="image_id").groupby("group")["fold"].nunique()
     if (spread > 1).any():
         raise ValueError(
-            f"{path}: group '{spread.idxmax()}' lies in {spread.max()} folds: its images would leak. Remove {path}, "
-            f"and make folds splits again (scores read on it do not compare with new ones)"
+            f"{path}: group '{spread.idxmax()}' lies in {spread.max()} folds: its images would leak. Set folds.name = "
+            f'"{path.stem}2" in the config: new folds keep the group together, runs on these stay'
         )
 
 

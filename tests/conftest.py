@@ -100,11 +100,12 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny competition `tiny/`, its card and its config, in a fresh current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DATA", raising=False)
-    _lay_out(tmp_path)
+    lay_out_tiny(tmp_path)
     return tmp_path
 
 
-def _lay_out(folder: Path) -> None:
+def lay_out_tiny(folder: Path) -> None:
+    """The tiny competition, its card and its config."""
     write_tiny(folder / "tiny")
     (folder / "tiny.toml").write_text(CARD)
     (folder / "configs").mkdir()
@@ -141,7 +142,7 @@ def _submitted_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("DATA", raising=False)
-        _lay_out(folder)
+        lay_out_tiny(folder)
         text = CONFIG.replace("epochs = 2\nlr = 3e-3", "epochs = 2\nrepeats = 6\nlr = 3e-3")
         for name, seed in (("tiny", 0), ("seed1", 1)):
             (folder / "configs" / f"{name}.toml").write_text(f"seed = {seed}\n{text}")

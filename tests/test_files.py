@@ -109,6 +109,13 @@ def test_who_takes_the_lock_removes_what_killed_processes_left(tmp_path):
         assert not any(path.exists() for path in (*dead, old))
 
 
+def test_who_writes_a_file_removes_what_killed_writers_left_of_it(tmp_path):
+    half = leave(tmp_path, "best[1].csv")
+    with whole(tmp_path / "best[1].csv") as partial:
+        assert not half.exists()
+        partial.write_text("all of it")
+
+
 def test_what_a_living_process_writes_stays(tmp_path):
     with whole(tmp_path / "state.pt") as partial:
         partial.write_text("half")

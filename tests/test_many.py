@@ -1,10 +1,12 @@
 """Prediction by partitions: the masks of `make ensemble`, nothing lost and nothing twice, whoever dies on the way."""
 
+import gc
 import os
 import resource
 import shutil
 import signal
 import time
+import tracemalloc
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -12,7 +14,9 @@ from threading import Thread
 
 import fsspec
 import fsspec.implementations.local
+import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import ray
 
@@ -90,6 +94,24 @@ def test_a_run_that_was_cut_off_goes_on_with_what_is_missing(bundle, monkeypatch
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     assert_all_once(expected, 11)
     assert stages.predict_many(weights, source, "out", rows=2).predicted == 0
+
+
+def test_memory_stays_flat_through_2000_images(bundle, monkeypatch):
+    def write(self, number, rows):
+        original(self, number, rows)
+        gc.collect()
+        used.append((tracemalloc.get_traced_memory()[0], psutil.Process().memory_info().rss))
+
+    original, used, images = Output.write, [], copies(2000)
+    monkeypatch.setattr(Output, "write", write)
+    tracemalloc.start()
+    try:
+        stages.predict_many(Path("bundle"), images, "out", rows=100)
+    finally:
+        tracemalloc.stop()
+    traced, resident = np.subtract(used[-1], used[3])
+    assert traced < 64 << 10, "what Python holds of 1,600 images"
+    assert resident < 4 << 20, "what torch holds of them"
 
 
 def test_a_write_that_fails_leaves_no_partition(bundle, monkeypatch):

@@ -224,9 +224,16 @@ def test_folds_that_part_a_pair_found_later_are_refused(tiny, capsys):
     table.to_csv("folds/tiny.csv")
     capsys.readouterr()
     assert main(["audit", "configs/tiny.toml"]) == 0
-    assert "folds/tiny.csv parts a pair" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "folds/tiny.csv parts a pair" in said
+    assert 'Set folds.name = "tiny2" in the config' in said
     assert main(["train", "configs/tiny.toml", "--fold", "0"]) == 2
     assert "its images would leak" in capsys.readouterr().err
+    before = Path("folds/tiny.csv").read_text()
+    assert main(["folds", "configs/tiny.toml", "--set", "folds.name=tiny2"]) == 0
+    fold = pd.read_csv("folds/tiny2.csv", dtype=str).set_index("image_id")["fold"]
+    assert fold["0000"] == fold["0999"], "the advice helps"
+    assert Path("folds/tiny.csv").read_text() == before
 
 
 def test_audit_looks_once_and_says_how_to_look_again(tiny, capsys):
@@ -259,7 +266,10 @@ def test_inflation_compares_the_same_images_on_two_splits(submitted, capsys):
 
 
 def test_split_without_groups_parts_the_cards_groups_too(tiny, edit):
-    edit("tiny.toml", 'id = "id"', 'id = "id"\ngroup = "rle_mask"')  # so that all empties are one
+    edit("tiny.toml", 'id = "id"', 'id = "id"\ngroup = "scene"')
+    table = pd.read_csv("tiny/train.csv", dtype=str, keep_default_na=False)
+    table["scene"] = table["id"].where(table["rle_mask"] != "", "all empties")
+    table.to_csv("tiny/train.csv", index=False)
     whole, loose = (
         stages.prepare(config.load("configs/tiny.toml", [f"folds.name={name}", f"folds.grouped={grouped}"]))
         for name, grouped in (("whole", "true"), ("loose", "false"))

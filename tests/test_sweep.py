@@ -27,7 +27,7 @@ from pipeline.sweep.engines import ENGINES, Plan
 from pipeline.sweep.jobs import FAILED, Job, write_list
 from pipeline.sweep.seeds import config_of_seed
 from pipeline.training.checkpoint import load_weights, read_record
-from tests.conftest import _lay_out as lay_out
+from tests.conftest import lay_out_tiny as lay_out
 
 ROOT = Path(__file__).parents[1]
 TINY = Path("configs/tiny.toml")

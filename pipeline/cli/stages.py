@@ -124,7 +124,7 @@ def audit(
         pairs = "a pair" if found.parted == 1 else f"{found.parted} pairs"
         out.print(
             f"{found.folds} parts {pairs}: scores read on it are too good, and training on it is refused from now on. "
-            f"Remove it, and make folds splits again"
+            f'Set folds.name = "{found.folds.stem}2" in the config: new folds keep them together, runs on these stay'
         )
     out.print(f"pairs       {found.table}" + (f"\npictures    {found.sheet}" if found.sheet else ""))
     if inflation:

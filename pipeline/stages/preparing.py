@@ -296,8 +296,8 @@ def _refuse_fold_without_score(card: Competition, path: Path, index: pd.DataFram
         ids = rows["image_id"][rows["fold"] == fold].sort_values().tolist()
         raise ValueError(
             f"{path}: {metric} is not defined on fold {fold}: none of its {len(ids)} images ({', '.join(ids[:3])}"
-            f"{', …' if len(ids) > 3 else ''}) has a mask, and empty ones do not count. Remove the file and make folds "
-            f"with a lower folds.count or another folds.seed (scores read on it do not compare with new ones)"
+            f"{', …' if len(ids) > 3 else ''}) has a mask, and empty ones do not count. Set folds.name = "
+            f'"{path.stem}2" in the config and lower folds.count, or change folds.seed: runs on these stay'
         )
 
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,9 +136,10 @@ def _become(
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
     preparing.GENERATORS["demo"] = functools.partial(make_demo, train=12, test=4)
     counted = Interruption(at, signal.Signals[by], pause)
-    status = main(command)
-    print(counted.count)
-    return status
+    try:
+        return main(command)
+    finally:
+        print(counted.count)
 
 
 def _fork(said: Path, **request: Any) -> int:
@@ -149,6 +151,8 @@ def _fork(said: Path, **request: Any) -> int:
             for number in (1, 2):
                 os.dup2(os.open(f"{said}.{number}", os.O_WRONLY | os.O_CREAT), number)
             status = _become(**request)
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -25,7 +25,7 @@ from pipeline.ensemble import (
     decide_exclusive,
     decide_objects,
 )
-from pipeline.files import remove_left_overs, whole, write_text
+from pipeline.files import whole, write_text
 from pipeline.inference.store import PredictionStore
 from pipeline.manifest import made_with
 from pipeline.metrics import (
@@ -113,8 +113,6 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
     scores, groups = together.scores, rows["group"].to_numpy()
     masks_of = test_masks(members, set(test_index["image_id"]), together.shipped)
     csv = Path("submissions") / f"{name}.csv"
-    for folder in (csv.parent, Path("reports"), *(member.paths.run for member in members)):
-        remove_left_overs(folder, ".*.part")
     done = Ensembled(
         csv,
         Path("reports") / f"{name}.png",

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -171,6 +172,15 @@ def test_what_is_done_is_skipped(tiny):
     before = path.stat().st_mtime_ns
     stages.train(load(), 0)
     assert path.stat().st_mtime_ns == before
+
+
+def test_a_state_beside_finished_weights_is_removed(tiny):
+    stages.train(load(), 0)
+    shutil.rmtree("runs/tiny/fold0/oof")  # as if killed between the last weights and the removal of the state
+    state = Path("runs/tiny/fold0/state.pt")
+    state.write_bytes(b"")
+    stages.train(load(), 0)
+    assert not state.exists()
 
 
 def test_other_settings_are_refused_by_name(tiny):

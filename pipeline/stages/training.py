@@ -350,6 +350,7 @@ def fill_store(prepared: Prepared, fold: Fold, index: pd.DataFrame, folder: Path
     among = processes()
     with among.main_process_first():
         start_store(folder, made_by)
+        (path.parent / "state.pt").unlink(missing_ok=True)  # of a training that was killed after its last weights
     with place(cfg):  # an engine may lack what it needs here
         predictor = Predictor.of(model, cfg, exclusive=prepared.card.exclusive)
     predict_to_store(

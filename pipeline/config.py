@@ -172,7 +172,7 @@ class Train(Table):
 class Tiles(Table):
     """How an image is cut that is too large to be predicted whole."""
 
-    size: Side = 512  # pixels, square
+    size: Annotated[int, Field(ge=1, le=1 << 14)] = 512  # pixels, square
     stride: int = 384  # pixels from a tile to the next
     window: Literal["gaussian", "pyramid", "flat"] = "gaussian"  # weights of a tile's pixels
     # A tile whose brightness (0 to 255) has a smaller standard deviation is empty, and not predicted; 0: all are.

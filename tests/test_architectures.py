@@ -479,7 +479,7 @@ def test_an_encoder_that_cannot_feed_an_architecture_is_refused(arch, name, reas
 
 @pytest.mark.parametrize("arch", ["deeplabv3_aspp", "deeplabv3plus"])
 def test_a_single_image_cannot_train_what_pools_it_to_one_pixel(arch):
-    with pytest.raises(ValueError, match=rf"{arch} pools each image to one pixel.*train\.batch_size to 2 or more"):
+    with pytest.raises(ValueError, match=rf"train\.batch_size: {arch} pools each image to one pixel.*set 2 or more"):
         check_model(choices_for(arch), batch_size=1)
     check_model(choices_for(arch), batch_size=2)
 

@@ -83,6 +83,10 @@ def test_the_gate_calls_make_alone():
 
 def test_make_test_gets_the_browser_before_the_tests():
     made = subprocess.run(
-        ["make", "-n", "test", "PYTHON=python"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "test", "PYTHON=python"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.splitlines()
     assert made == ["python -m tests.browser", "python -m pytest -n auto"]

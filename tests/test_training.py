@@ -85,7 +85,7 @@ def test_checkpoint_that_is_not_finite_is_refused_with_its_file(tiny, name, numb
 def test_a_state_to_go_on_from_whose_weights_are_not_finite_is_refused(tiny, part):
     parts = {name: torch.nn.Linear(2, 1).state_dict() for name in ("model", "average")}
     parts[part]["bias"][0] = float("nan")
-    save_state(tiny / "state.pt", parts)
+    save_state(tiny / "state.pt", {"settings": {}, "standing": {"phase": 1}, **parts})
     with pytest.raises(ValueError, match=r"state\.pt: 1 of the 1 numbers of 'bias' are not finite"):
         load_state(tiny / "state.pt")
 

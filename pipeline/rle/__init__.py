@@ -229,8 +229,8 @@ class Dialect:
 def empty_advice(text: str) -> str | None:
     """What to do about a text that usually stands for a mask without a pixel; None for any other.
 
-    >>> empty_advice("-1")
-    'if \'-1\' stands for an empty mask, set [dialect] empty = "-1" on the card'
+    >>> print(empty_advice("-1"))
+    if '-1' stands for an empty mask, set [dialect] empty = "-1" on the card
     """
     token = text.strip()
     if token not in EMPTIES and (len(token) > WORD or any(letter.isdigit() for letter in token)):

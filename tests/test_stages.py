@@ -353,7 +353,7 @@ def test_the_companion_of_pseudo_is_a_config_that_report_and_ensemble_can_name(s
     ]
     for page in pages:  # of the one without labels, and of the one with them
         assert "tiny_pseudo, which was trained on them, against tiny, whose models made them" in page
-        assert f"{gain[1]}, 95 % interval {gain[2]} to {gain[3]}" in page
+        assert f"{gain[1]}, 95% interval {gain[2]} to {gain[3]}" in page
     assert main(["ensemble", "configs/tiny.toml", "--configs", "tiny tiny_pseudo"]) == 0
     assert Path("submissions/tiny+tiny_pseudo.csv").exists()
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from pipeline.metrics import PARAMETERS, kind_of, known_metrics, metrics_of, text_of
-from pipeline.quoting import quoted
+from pipeline.quoting import quoted, shortened
 from pipeline.rle import Dialect
 from pipeline.schema import Table, did_you_mean, parse, read_toml
 
@@ -300,7 +300,7 @@ def path_of(name: str) -> Path:
         return Path(name)
     if name not in known():
         raise ValueError(
-            f"unknown competition {quoted(name)}. {did_you_mean(name, known())} "
+            f"unknown competition {quoted(shortened(name, 30))}. {did_you_mean(name, known())} "
             f'A card of your own goes by its path, as in "cards/mine.toml".'
         )
     return Path(str(resources.files("pipeline.competitions"))) / f"{name}.toml"

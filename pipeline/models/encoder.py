@@ -17,6 +17,7 @@ from torch import nn
 
 from pipeline import config
 from pipeline.models.weights import load_encoder
+from pipeline.quoting import quoted
 from pipeline.schema import did_you_mean
 
 PREFIX = "tu-"  # smp's mark for "a timm model"; its native encoders swallow misspelt arguments
@@ -108,7 +109,7 @@ def _explain_unknown(name: str, demand: str) -> str:
         return f"'{name}' {DEMANDS['unet'][0]}. Families that work: {DEMANDS[demand][1]}"
     close = did_you_mean(name, known())
     hint = close if close.startswith("Did") else "List them with `python -m pipeline encoders [pattern]`."
-    return f"unknown encoder '{name}'. {hint}"
+    return f"unknown encoder {quoted(name)}. {hint}"
 
 
 def build(cfg: config.Model, output_stride: int = 32) -> nn.Module:

@@ -87,7 +87,7 @@ def _numbers(text: str) -> np.ndarray:
 def _integer(text: str, position: int, token: str) -> int:
     """One number, the slow way, for texts with a character that is not a digit."""
     if not INTEGER.fullmatch(token):
-        fault = f"'{token}' is not an integer: expected 'start length' with blanks between, no '.' or ','"
+        fault = f"{token!r} is not an integer: expected 'start length' with blanks between, no '.' or ','"
         _refuse(text, position // 2, fault)
     # By way of float, which is exact up to LARGEST: int() refuses 5000 digits in its own words.
     return int(max(-LARGEST, min(float(token), LARGEST + 1)))
@@ -116,7 +116,7 @@ def _refuse(text: str, run: int, fault: str) -> NoReturn:
     place = tokens[0].start()
     excerpt = text[place : tokens[-1].end()]
     excerpt = excerpt if len(excerpt) <= 40 else excerpt[:40] + "..."
-    raise RLEError(f"run {run + 1} ('{excerpt}', character {place}): {fault}")
+    raise RLEError(f"run {run + 1} ({excerpt!r}, character {place}): {fault}")
 
 
 def _refuse_past_the_end(text: str, ends: np.ndarray, shape: tuple[int, int]) -> NoReturn:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from pipeline.ahead import ahead
 from pipeline.competition import Competition
-from pipeline.data.index import describe_unlisted, test_search, unlisted_test_images
+from pipeline.data.index import describe_unlisted, test_search
 from pipeline.ensemble import Objects, combine
 from pipeline.files import whole, write_text
 from pipeline.kaggle.bundle import Bundle
@@ -141,7 +141,7 @@ def predict_test(
         watch.foreseen,
         watch.elapsed,
         lost,
-        unlisted_test_images(card, root, rows["image_id"]),
+        sorted(files.keys() - set(rows["image_id"])),
     )
     for note in done.notes(card):
         log.warning("%s", note)

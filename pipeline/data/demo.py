@@ -14,9 +14,10 @@ of sound that came back. What is drawn follows what makes real sections look as 
   and has no rim and no drag; salt cuts through the layers. So shape and texture decide, not brightness.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -28,6 +29,7 @@ from pipeline.files import whole_folder
 SIZE = 101  # pixels, height and width, as TGS salt
 EMPTY_SHARE = 0.39  # of the images, as TGS salt's training set
 PLACEHOLDER = "1 1"  # the mask of every row of TGS salt's sample submission: the first pixel
+COLUMNS = "id", "rle_mask"
 TRAIN, TEST = 0, 1  # the second number of an image's seed
 
 # Pixel coordinates: DEPTH grows downwards, ACROSS to the right.
@@ -60,12 +62,61 @@ def make_demo(root: Path, seed: int = 0, train: int = 400, test: int = 120) -> N
     Raises:
         FileExistsError: if `root` is there already.
     """
-    with whole_folder(root) as partial:
-        truth = _write_images(partial / "train" / "images", _draw_many(seed, TRAIN, train))
-        _write_masks(partial / "train.csv", truth)
-        truth = _write_images(partial / "test" / "images", _draw_many(seed, TEST, test))
-        _write_masks(partial / "solution.csv", truth)
-        _write_masks(partial / "sample_submission.csv", dict.fromkeys(truth, PLACEHOLDER))
+    write_competition(root, COLUMNS, partial(draw_demo, seed), _texts_of, (train, test), placeholder=PLACEHOLDER)
+
+
+def _texts_of(demo: Demo) -> list[str]:
+    return [rle.encode(demo.mask)]
+
+
+class Example(Protocol):
+    """A generated image with its id; what else it has, says its competition."""
+
+    image_id: str
+    image: np.ndarray
+
+
+E = TypeVar("E", bound=Example)
+
+
+def write_competition(
+    root: Path,
+    columns: Sequence[str],
+    draw: Callable[[int, int], E],
+    texts_of: Callable[[E], list[str]],
+    counts: tuple[int, int],
+    *,
+    placeholder: str = "",
+) -> None:
+    """Write images, and tables with a row for each RLE of an image, into a new folder, whole or not at all.
+
+    Writes:
+        train/images/<id>.png, test/images/<id>.png, train.csv, solution.csv, and sample_submission.csv, with one row
+        for each test image.
+
+    Args:
+        columns: of the tables: the id, and the RLE.
+        draw: an example, from its part (TRAIN or TEST) and its number in it.
+        texts_of: the RLE of each row of an example.
+        counts: of training images and of test images.
+        placeholder: the RLE of the sample submission.
+
+    Raises:
+        FileExistsError: if `root` is there already.
+    """
+    with whole_folder(root) as folder:
+        for part, name, table, count in zip(
+            (TRAIN, TEST), ("train", "test"), ("train", "solution"), counts, strict=True
+        ):
+            images, rows = folder / name / "images", []
+            images.mkdir(parents=True)
+            for number in range(count):
+                example = draw(part, number)
+                write_image(images / f"{example.image_id}.png", example.image)
+                rows += [(example.image_id, text) for text in texts_of(example)]
+            write_table(folder / f"{table}.csv", columns, rows)
+        ids = dict.fromkeys(image_id for image_id, _ in rows)
+        write_table(folder / "sample_submission.csv", columns, [(image_id, placeholder) for image_id in ids])
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -243,21 +294,3 @@ def develop(rng: np.random.Generator, section: np.ndarray) -> np.ndarray:
     contrast, brightness = rng.uniform(18, 45), rng.uniform(90, 160)
     grey = brightness + contrast * polarity * gain * (section + noise)
     return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
-
-
-def _draw_many(seed: int, part: int, count: int) -> Iterator[Demo]:
-    return (draw_demo(seed, part, number) for number in range(count))
-
-
-def _write_images(folder: Path, demos: Iterator[Demo]) -> dict[str, str]:
-    """Write the images; return the RLE of each id's mask."""
-    folder.mkdir(parents=True)
-    truth = {}
-    for demo in demos:
-        write_image(folder / f"{demo.image_id}.png", demo.image)
-        truth[demo.image_id] = rle.encode(demo.mask)
-    return truth
-
-
-def _write_masks(path: Path, masks: dict[str, str]) -> None:
-    write_table(path, ("id", "rle_mask"), masks.items())

@@ -10,7 +10,7 @@ about .7 by mean Dice, which counts an empty image left empty as 1, and cross en
   and soft; drops, which are bright and soft. Neither darkness nor thinness decides alone.
 """
 
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +18,7 @@ import cv2
 import numpy as np
 
 from pipeline import rle
-from pipeline.data.demo import TEST, TRAIN, draw_id, smooth_noise, whole_folder, write_table
-from pipeline.data.images import write_image
+from pipeline.data.demo import draw_id, smooth_noise, write_competition
 
 HEIGHT, WIDTH = 112, 144  # pixels; not square, so that a swapped axis shows
 SHAPE = HEIGHT, WIDTH
@@ -57,23 +56,11 @@ def make_defects_demo(root: Path, seed: int = 0, train: int = 360, test: int = 1
     Raises:
         FileExistsError: if `root` is there already.
     """
-    with whole_folder(root) as partial:
-        truth = _write_images(partial / "train" / "images", [(seed, TRAIN, number) for number in range(train)])
-        write_table(partial / "train.csv", COLUMNS, truth)
-        truth = _write_images(partial / "test" / "images", [(seed, TEST, number) for number in range(test)])
-        write_table(partial / "solution.csv", COLUMNS, truth)
-        write_table(partial / "sample_submission.csv", COLUMNS, [(image_id, "") for image_id, _ in truth])
+    write_competition(root, COLUMNS, partial(draw_surface, seed), _texts_of, (train, test))
 
 
-def _write_images(folder: Path, numbers: Iterable[tuple[int, int, int]]) -> list[tuple[str, str]]:
-    """Write the images of these (seed, part, number); return their rows."""
-    folder.mkdir(parents=True)
-    rows = []
-    for seed, part, number in numbers:
-        surface = draw_surface(seed, part, number)
-        write_image(folder / f"{surface.image_id}.png", surface.image)
-        rows.append((surface.image_id, rle.encode(surface.mask)))
-    return rows
+def _texts_of(surface: Surface) -> list[str]:
+    return [rle.encode(surface.mask)]
 
 
 def draw_surface(seed: int, part: int, number: int) -> Surface:

@@ -7,7 +7,7 @@ shadow on the lower. Light on dark (fluorescence) or dark on light (transmitted 
 gain, blur and noise; dust and faded blots in the background are no cells.
 """
 
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +15,7 @@ import cv2
 import numpy as np
 
 from pipeline import rle
-from pipeline.data.demo import TEST, TRAIN, draw_id, smooth_noise, write_table
-from pipeline.data.images import write_image
-from pipeline.files import whole_folder
+from pipeline.data.demo import draw_id, smooth_noise, write_competition
 
 HEIGHT, WIDTH = 96, 112  # pixels; not square, so that a swapped axis shows
 SHAPE = HEIGHT, WIDTH
@@ -65,24 +63,11 @@ def make_instances_demo(root: Path, seed: int = 0, train: int = 200, test: int =
     Raises:
         FileExistsError: if `root` is there already.
     """
-    with whole_folder(root) as partial:
-        truth = _write_images(partial / "train" / "images", [(seed, TRAIN, number) for number in range(train)])
-        write_table(partial / "train.csv", COLUMNS, truth)
-        truth = _write_images(partial / "test" / "images", [(seed, TEST, number) for number in range(test)])
-        write_table(partial / "solution.csv", COLUMNS, truth)
-        blank = dict.fromkeys((image_id for image_id, _ in truth), "")
-        write_table(partial / "sample_submission.csv", COLUMNS, blank.items())
+    write_competition(root, COLUMNS, partial(draw_culture, seed), _texts_of, (train, test))
 
 
-def _write_images(folder: Path, numbers: Iterable[tuple[int, int, int]]) -> list[tuple[str, str]]:
-    """Write the images of these (seed, part, number); return their rows."""
-    folder.mkdir(parents=True)
-    rows = []
-    for seed, part, number in numbers:
-        culture = draw_culture(seed, part, number)
-        write_image(folder / f"{culture.image_id}.png", culture.image)
-        rows += [(culture.image_id, text) for text in instance_rles(culture.labels)]
-    return rows
+def _texts_of(culture: Culture) -> list[str]:
+    return instance_rles(culture.labels)
 
 
 def instance_rles(labels: np.ndarray) -> list[str]:

@@ -19,6 +19,15 @@ def shortened(text: object, limit: int = LIMIT) -> str:
     return f"{text[:head]}…{text[len(text) - tail :]}"
 
 
+def first_line(text: object, limit: int = LIMIT) -> str:
+    """The first line of what a library says, of at most `limit` characters.
+
+    >>> first_line(" no such tensor \\n  in line 1")
+    'no such tensor'
+    """
+    return shortened(str(text).strip().partition("\n")[0].strip(), limit)
+
+
 def quoted(value: object) -> str:
     """A value as Python writes it, of at most LIMIT characters.
 

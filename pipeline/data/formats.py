@@ -28,9 +28,10 @@ from pipeline.data.rasters import (
     damaged,
     opened,
     orientation_of,
+    refuse_colours,
     refuse_promises,
 )
-from pipeline.data.tiff import read_tiff, read_tiff_header, read_tiff_indices, refuse_colours
+from pipeline.data.tiff import read_tiff, read_tiff_header, read_tiff_indices
 from pipeline.quoting import quoted
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's guard against bombs: `refuse_promises` is ours, and knows larger images

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from pipeline.quoting import shortened
+from pipeline.quoting import first_line
 
 T = TypeVar("T")
 
@@ -96,6 +96,12 @@ def damaged(path: Path, what: str) -> ImageError:
     return ImageError(f"{path}: cannot be read, {what}: {REMEDY}")
 
 
+def refuse_colours(path: Path, came: str, strange: set[str]) -> None:
+    """CMYK and the like: a formula for them is a guess, and four channels would pass for RGB with alpha."""
+    if came in strange:
+        raise ImageError(f"{path}: colours of kind {came}: expected grey, a palette or RGB: save it as RGB")
+
+
 def refuse_promises(path: Path, *, promised: int, stored: int, packing: float | None) -> None:
     """Refuse a header that promises more than the file can hold, or than there is memory for.
 
@@ -176,13 +182,8 @@ def opened(path: Path, read: Callable[[Path], T]) -> T:
 
 
 def _unreadable(path: Path, error: Exception, said: str) -> ImageError:
-    reason = brief(said) or type(error).__name__
+    reason = first_line(said, QUOTED) or type(error).__name__
     return ImageError(f"{path}: cannot be read, {reason}: {_remedy(said)}")
-
-
-def brief(said: str) -> str:
-    """The first line of a library's message, cut to what an error may repeat."""
-    return shortened(said.strip().partition("\n")[0].strip(), QUOTED)
 
 
 def _remedy(said: str) -> str:

@@ -19,6 +19,7 @@ from pipeline.data.rasters import (
     Raster,
     damaged,
     known_orientation,
+    refuse_colours,
     refuse_more_than_memory,
     refuse_more_than_packed,
 )
@@ -213,12 +214,6 @@ def check_colours(path: Path, page: tifffile.TiffPage) -> None:
     refuse_colours(path, kind, STRANGE if packed else {*STRANGE, "YCBCR"})
     if kind == "MINISWHITE" and page.dtype.kind not in "ub":
         raise ImageError(f"{path}: a TIFF whose 0 is white, of {page.dtype}: what is black? Expected whole numbers")
-
-
-def refuse_colours(path: Path, came: str, strange: set[str]) -> None:
-    """CMYK and the like: a formula for them is a guess, and four channels would pass for RGB with alpha."""
-    if came in strange:
-        raise ImageError(f"{path}: colours of kind {came}: expected grey, a palette or RGB: save it as RGB")
 
 
 def is_coded(page: tifffile.TiffPage) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 import tifffile
 
 from pipeline.data.formats import NPY, TIFF, format_of, read_npy_header, read_raster
-from pipeline.data.rasters import ImageError, Raster, brief, opened
+from pipeline.data.rasters import QUOTED, ImageError, Raster, opened
 from pipeline.data.tiff import (
     JPEG,
     can_be_mapped,
@@ -31,6 +31,7 @@ from pipeline.data.tiff import (
     orientation_of_page,
     refuse_damaged_jpeg,
 )
+from pipeline.quoting import first_line
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ class Chunks:
         height, width, _ = self.shape
         what = (
             f"{self._path}: rows {row} to {min(row + self.high, height)}, columns {column} to "
-            f"{min(column + self.wide, width)} cannot be read ({brief(str(error)) or type(error).__name__})"
+            f"{min(column + self.wide, width)} cannot be read ({first_line(error, QUOTED) or type(error).__name__})"
         )
         if not self._lenient:
             raise ImageError(f"{what}: get the file again, or go on without them with --skip-bad") from error

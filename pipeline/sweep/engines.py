@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.cluster import connected, last_line
+from pipeline.quoting import LINE, first_line
 from pipeline.sweep.jobs import FAILED, Job
 
 ENDS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -132,12 +133,8 @@ def _line(ray: Any, job: Job, task: Any) -> str:
     except ray.exceptions.RayTaskError as error:
         status, said = 1, f"died, {last_line(error.cause)}"
     except ray.exceptions.RayError as error:
-        status, said = 1, f"died, {type(error).__name__}: {_first_line(error)}"
+        status, said = 1, f"died, {type(error).__name__}: {first_line(error, LINE)}"
     return f"{job.folder}: {FAILED} {said} (see {job.log})" if status else f"{job.folder}: done, {said}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 class DiedError(Exception):

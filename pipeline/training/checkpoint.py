@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.files import whole
 from pipeline.models.weights import refuse_not_finite
-from pipeline.quoting import shortened
+from pipeline.quoting import first_line, shortened
 
 FULL = "full"  # the fold of a model that saw every training image
 Fold = int | Literal["full"]
@@ -125,13 +125,9 @@ def load_state(path: Path) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path}: cannot be read ({_first_line(error)}): remove it to train the fold again") from None
+        raise ValueError(f"{path}: cannot be read ({first_line(error)}): remove it to train the fold again") from None
     if not (isinstance(state, dict) and state.keys() >= {"settings", "standing"} and "phase" in state["standing"]):
         raise ValueError(f"{path}: no state of a training: remove it to train the fold again")
     for part in ("model", "average"):
         refuse_not_finite(path, state.get(part, {}))
     return state
-
-
-def _first_line(error: Exception) -> str:
-    return shortened(str(error).partition("\n")[0])

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 import pipeline
 from pipeline import competition, config
 from pipeline.competition import Competition
@@ -98,11 +96,8 @@ def lay_out_project(code: Path, project: Path) -> list[str]:
 
 
 def _read_layout(path: Path) -> dict[str, str]:
-    layout = read_json(path, AGAIN)
-    try:
-        layout = TypeAdapter(dict[str, str]).validate_python(layout, strict=True)
-    except ValidationError:
-        raise ValueError(f"{path}: expected names of files, each with its place in the project: {AGAIN}") from None
+    expected = f"expected names of files, each with its place in the project: {AGAIN}"
+    layout = read_json(path, expected, dict[str, str])
     if len(set(layout.values())) < len(layout):
         raise ValueError(f"{path}: two files have one place: {AGAIN}")
     return layout

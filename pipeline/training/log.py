@@ -41,7 +41,7 @@ def last_epoch(folder: Path) -> str:
         *_, last = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         epoch = json.loads(last)
         return f"after epoch {int(epoch['epoch'])} of phase {int(epoch['phase'])}"
-    except (OSError, ValueError, KeyError, TypeError):  # no epoch ended, or the last is an average of weights
+    except (OSError, ValueError, KeyError, TypeError):  # no epoch ended, or the file is damaged
         return "from where it was stopped"
 
 
@@ -109,7 +109,7 @@ def _found(line: dict[str, Any]) -> str:
 
 def _no_better(line: dict[str, Any], *, exclusive: bool) -> str:
     """A word on a score at threshold .5 that is no higher than the baseline; and of the best threshold, if that is."""
-    if line["score"] is None or line["score"] > line["baseline"] + 1e-9:
+    if line["score"] is None or beats_baseline(line, "score"):
         return ""
     better = f", but {line['score_at_threshold']:.4f} at threshold {line['threshold']:.2f}" * beats_baseline(line)
     return f"  no better than {BASELINES[exclusive]} ({line['baseline']:.4f}){better}"

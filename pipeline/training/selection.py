@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from pipeline.metrics import Counts, Found, Metric, or_zero, what_is_found
 from pipeline.postprocess import HALF, THRESHOLDS, best_threshold
 
+ROUNDING = 1e-9  # below it two scores are one
 SOFT = 0.01  # weight of soft Dice; the metric's own noise between epochs is larger
 
 
@@ -78,6 +79,6 @@ def selection_of(line: dict[str, Any]) -> float:
     return line["selection"] if "selection" in line else line["score"]
 
 
-def beats_baseline(line: dict[str, Any]) -> bool:
-    """Whether some threshold scores more than predicting nothing, by a line of the history."""
-    return line["score_at_threshold"] > line["baseline"] + 1e-9
+def beats_baseline(line: dict[str, Any], score: str = "score_at_threshold") -> bool:
+    """Whether a score of a line of the history, by default that at the best threshold, is above its baseline."""
+    return line[score] > line["baseline"] + ROUNDING

@@ -285,7 +285,12 @@ def _add_coverage(index: pd.DataFrame, card: Competition, root: Path, *, exif: b
     index["empty"] = np.where(index["coverage"] == 0, "yes", "no")
     if len(card.classes) == 1:
         return index
-    return index.assign(**{f"coverage_{name}": share for name, share in zip(card.classes, shares.T, strict=True)})
+    return index.assign(**dict(zip(coverage_columns(card.classes), shares.T, strict=True)))
+
+
+def coverage_columns(classes: Sequence[str]) -> list[str]:
+    """The index's columns of each class's masked share."""
+    return [f"coverage_{name}" for name in classes] if len(classes) > 1 else ["coverage"]
 
 
 def _rle_coverage(index: pd.DataFrame, card: Competition, path: Path) -> np.ndarray:

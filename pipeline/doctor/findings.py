@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
+from pipeline.data.index import coverage_columns
 from pipeline.data.tables import parted_cell
 from pipeline.metrics import judge_of, of_pixels
 
@@ -90,10 +91,9 @@ def _placeholder(card: Competition, sample: pd.DataFrame) -> Finding:
 
 def check_masks(index: pd.DataFrame, card: Competition) -> list[Finding]:
     """Coverage of the training masks: all empty, or full to the border."""
-    areas = {name: f"coverage_{name}" for name in card.classes} if len(card.classes) > 1 else {"": "coverage"}
     findings = []
-    for name, column in areas.items():
-        of_class = f"masks of {name}" if name else "masks"
+    for name, column in zip(card.classes, coverage_columns(card.classes), strict=True):
+        of_class = f"masks of {name}" if len(card.classes) > 1 else "masks"
         coverage = index[column].to_numpy()
         if not coverage.any():
             findings.append(Finding("bad", of_class, f"all {len(index)} are empty: nothing can be learned of it"))

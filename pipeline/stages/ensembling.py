@@ -13,6 +13,7 @@ from pipeline import competition, scoring, submission
 from pipeline.bootstrap import Difference, Interval, interval, paired
 from pipeline.competition import Competition
 from pipeline.config import Config
+from pipeline.data.index import coverage_columns
 from pipeline.ensemble import (
     Decision,
     Drawer,
@@ -253,8 +254,7 @@ def _found(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decision) 
 
 def share_of_empties(rows: pd.DataFrame, classes: Sequence[str]) -> float:
     """Of the training masks, one for each class and image."""
-    columns = [f"coverage_{name}" for name in classes] if len(classes) > 1 else ["coverage"]
-    return float((rows[columns] == 0).to_numpy().mean())
+    return float((rows[coverage_columns(classes)] == 0).to_numpy().mean())
 
 
 def _score_ranked(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decision) -> float:

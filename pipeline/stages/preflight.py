@@ -6,7 +6,7 @@ import pandas as pd
 
 from pipeline import folds
 from pipeline.config import Config, place
-from pipeline.data.index import read_test_index
+from pipeline.data.index import coverage_columns, read_test_index
 from pipeline.models import check_batch
 from pipeline.quoting import shortened
 from pipeline.stages.doctoring import quick_look
@@ -70,7 +70,8 @@ def _refuse_masks_of_one_kind(prepared: Prepared, fold: Fold, index: pd.DataFram
     """
     card = prepared.card
     if card.exclusive:
-        there = [name for name in card.classes if index[f"coverage_{name}"].any()]
+        columns = zip(card.classes, coverage_columns(card.classes), strict=True)
+        there = [name for name, column in columns if index[column].any()]
         if len(there) > 1:
             return
         found = f"hold one class alone ({there[0]})" if there else "are void everywhere"

@@ -13,6 +13,7 @@ from pipeline.bootstrap import interval
 from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.images import Reader
+from pipeline.data.index import coverage_columns
 from pipeline.ensemble import Choice, Chosen, Decision, Drawer, Exclusive
 from pipeline.manifest import made_with
 from pipeline.metrics import Counts, Scores, count, of_pixels, stack, what_is_found
@@ -135,11 +136,10 @@ def _images(rows: pd.DataFrame, looked: Looked, decision: Decision) -> pd.DataFr
 
 def _masks(rows: pd.DataFrame, classes: Sequence[str], shares: np.ndarray) -> pd.DataFrame:
     """A row for each class and image: class, coverage, predicted."""
-    of_class = [rows[f"coverage_{name}"] for name in classes] if len(classes) > 1 else [rows["coverage"]]
     return pd.DataFrame(
         {
             "class": np.repeat(classes, len(rows)),
-            "coverage": np.concatenate(of_class),
+            "coverage": np.concatenate([rows[column] for column in coverage_columns(classes)]),
             "predicted": shares.T.ravel(),
         }
     )

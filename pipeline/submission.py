@@ -137,6 +137,17 @@ def sample_rows(card: Competition, sample: Path) -> pd.DataFrame:
     return rows.drop_duplicates(["image_id", "label"]) if card.several_rows or card.instances else rows
 
 
+def read_masks(path: Path, card: Competition) -> pd.DataFrame:
+    """The masks of a submission: image_id, rle, line; of objects that share their image's row, a row for each.
+
+    Raises:
+        FileNotFoundError, ValueError: as `tables.read_rows` and `tables.read_cells`.
+    """
+    if card.columns.cell:
+        return read_cells(path, card.columns, card.dialect.empty)
+    return read_rows(path, [card.columns], card.classes)
+
+
 def encode_checked(mask: np.ndarray, dialect: Dialect, where: str) -> str:
     """The mask's text, after decoding it back.
 
@@ -175,12 +186,8 @@ def check_submission(
         _check_ids(path, found[card.columns.id], expected[card.columns.id])
     else:
         check_keys(path, card, expected[card.columns.keys].loc[ids.index])
-    if card.columns.cell:
-        rows = read_cells(path, card.columns, card.dialect.empty)
-    else:
-        rows = read_rows(path, [card.columns], card.classes)
     untouched = set(expected[card.columns.rle])
-    for row in rows.itertuples():
+    for row in read_masks(path, card).itertuples():
         size = card.size or size_of(row.image_id)
         if size and row.rle not in untouched:
             _check_text(row.rle, card.dialect, size, f"{path}: line {row.line}")

@@ -8,10 +8,10 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.images import ImageError, Reader
 from pipeline.data.index import test_search
-from pipeline.data.tables import read_cells, read_rows
 from pipeline.kaggle.bundle import Bundle
 from pipeline.report.overlays import COLUMNS, Panel, write_sheet
 from pipeline.rle import RLEError
+from pipeline.submission import read_masks
 
 
 def draw_submission(bundle: Bundle, root: Path, csv: Path, path: Path) -> Path:
@@ -22,13 +22,9 @@ def draw_submission(bundle: Bundle, root: Path, csv: Path, path: Path) -> Path:
         path: of the PNG to write.
     """
     card = bundle.card
-    if card.columns.cell:
-        rows = read_cells(csv, card.columns, card.dialect.empty)
-    else:
-        rows = read_rows(csv, [card.columns], card.classes)
     files = test_search(card, root).find(hidden=True)
     panels: list[Panel] = []
-    for image_id, texts in rows.groupby("image_id", sort=False)["rle"]:
+    for image_id, texts in read_masks(csv, card).groupby("image_id", sort=False)["rle"]:
         panel = _panel(image_id, texts, files.get(image_id), Reader.of(bundle.cfgs[0]), card)
         panels += [panel] if panel else []
         if len(panels) == COLUMNS:

@@ -229,8 +229,8 @@ class Made(Kept):
 def _refuse_other_index(made: Path, index: pd.DataFrame) -> None:
     if not made.exists():
         return
-    way_out = "restore it, as with git checkout, or remove it: the folds themselves stay, and are not compared with it"
-    if (expected := read_json(made, way_out, Made)["index"]) != index_digest(index):
+    remedy = "restore it, as with git checkout, or remove it: the folds themselves stay, and are not compared with it"
+    if (expected := read_json(made, remedy, Made)["index"]) != index_digest(index):
         raise ValueError(
             f"{made}: the folds were made from other masks of the same images (index {expected}, now "
             f"{index_digest(index)}): use the data that they were made from, or another folds.name"

@@ -24,13 +24,13 @@ class Manifest(Kept):
 
 
 def read_submission_record(path: Path) -> dict[str, Any]:
-    """How a submission was made, and what it is worth.
+    """How a submission was made, and its score.
 
     Raises:
         FileNotFoundError, ValueError: as `schema.read_json`.
     """
-    way_out = f'make ensemble CONFIGS="{path.stem.replace("+", " ")}" writes it again'
-    return read_json(path, way_out, Manifest)
+    remedy = f'make ensemble CONFIGS="{path.stem.replace("+", " ")}" writes it again'
+    return read_json(path, remedy, Manifest)
 
 
 def made_with() -> dict[str, Any]:

@@ -291,8 +291,8 @@ def refuse_other_fold(folder: Path, fold: int | str) -> None:
         ValueError: if the folder was made for another fold, or holds no labels.
     """
     try:
-        way_out = f"remove {folder}, and the same command labels again"
-        found = read_json(folder / "store.json", way_out, dict).get("fold")
+        remedy = f"remove {folder}, and the same command labels again"
+        found = read_json(folder / "store.json", remedy, dict).get("fold")
     except FileNotFoundError:
         raise ValueError(f"{folder}: no pseudo-labels there: make them first") from None
     if found != fold:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline.data.demo import TEST, TRAIN
 from pipeline.data.demo_defects import COLUMNS, HEIGHT, WIDTH, draw_surface, make_defects_demo
-from pipeline.metrics import METRICS, Counts, count, stack, what_is_found
+from pipeline.metrics import METRICS, Counts, count, detection_rates, stack
 from tests.test_submission import decode_by_loops
 
 
@@ -79,7 +79,7 @@ def test_silence_scores_seven_tenths_and_finds_nothing(surfaces):
     silent = stack(count(np.zeros_like(surface.mask), surface.mask) for surface in surfaces)
     silent = Counts(*(each[:, None] for each in silent))
     assert METRICS["mean_dice"].scores(silent).mean() == pytest.approx(0.7)
-    assert what_is_found(silent) == (0, 0, 1)
+    assert detection_rates(silent) == (0, 0, 1)
 
 
 def test_no_threshold_on_darkness_beats_silence(surfaces):

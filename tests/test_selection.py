@@ -8,13 +8,13 @@ import pytest
 from safetensors.torch import load_file
 
 from pipeline.inference.store import LEVELS
-from pipeline.metrics import METRICS, Counts, Found, empties_differ, stack, what_is_found
+from pipeline.metrics import METRICS, Counts, Found, detection_rates, empties_differ, stack
 from pipeline.postprocess import count_levels, count_soft
 from pipeline.training import phases
 from pipeline.training.checkpoint import read_record
 from pipeline.training.log import say_collapse, say_epoch
 from pipeline.training.loop import count_classes
-from pipeline.training.selection import NOT_VALIDATED, judge, selection_of
+from pipeline.training.selection import NOT_VALIDATED, evaluate, selection_of
 from tests import fitting
 from tests.fitting import RUN, fit_tiny, history, validation
 
@@ -25,7 +25,7 @@ SHAPE = (1, 4, 5)
 def validated(*images, metric=MEAN_DICE, exclusive=False):
     """Of pairs of values (C, H, W), 0 to 255, and target."""
     counts = stack(count_classes(values, target, exclusive) for values, target in images)
-    return judge(counts, stack(count_soft(*pair) for pair in images), metric, exclusive=exclusive)
+    return evaluate(counts, stack(count_soft(*pair) for pair in images), metric, exclusive=exclusive)
 
 
 def image(value, filled, ground=0):
@@ -62,7 +62,7 @@ def test_borders_between_objects_are_scored_and_not_counted_as_found():
     values, target = image(255, True)
     with_border = np.concatenate([values, 0 * values]), np.concatenate([target, target])
     counts, soft = stack([count_classes(*with_border, exclusive=False)]), stack([count_soft(*with_border)])
-    found = judge(counts, soft, MEAN_DICE, exclusive=False, classes=1)
+    found = evaluate(counts, soft, MEAN_DICE, exclusive=False, classes=1)
     assert (found.score, found.found) == (0.5, Found(1, 1, None))
 
 
@@ -135,8 +135,8 @@ def test_soft_counts_leave_out_void_and_channels_of_no_class():
 def test_what_is_found_by_hand():
     # Two images with objects, of which one gets a pixel of it, and the other one beside it; two empty, one left so.
     counts = Counts(*(np.array(each)[:, None] for each in ([3, 0, 0, 0], [4, 2, 1, 0], [5, 5, 0, 0])))
-    assert what_is_found(counts) == Found(2 * 3 / (7 + 10), 0.5, 0.5)
-    assert what_is_found(Counts(*np.zeros((3, 2, 1)))) == Found(None, None, 1.0)
+    assert detection_rates(counts) == Found(2 * 3 / (7 + 10), 0.5, 0.5)
+    assert detection_rates(Counts(*np.zeros((3, 2, 1)))) == Found(None, None, 1.0)
 
 
 def test_shares_of_empties_differ_by_a_tenth_and_by_more_than_chance():

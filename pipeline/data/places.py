@@ -203,31 +203,31 @@ def mismatches(ids: pd.Series, files: Mapping[str, Path], search: Search, *, ski
     Test images without an id are none of it: they are not predicted, and counted where that is said.
     """
     wanted = set(ids)
-    lost, strangers = sorted(wanted - set(files)), sorted(set(files) - wanted)
+    lost, unexpected = sorted(wanted - set(files)), sorted(set(files) - wanted)
     nothing = len(lost) == len(wanted) > 0
     lines = []
     if lost and (nothing or not skip_lost):
         came = f"no image for {len(lost)} of {len(wanted)} {search.part} ids in {search.ids_from.name}"
-        line = f"{search.folder}: {came}, such as '{shortened(lost[0])}'; {_there(strangers, files, search)}"
+        line = f"{search.folder}: {came}, such as '{shortened(lost[0])}'; {_there(unexpected, files, search)}"
         if reason := _why_not(lost, wanted, files, search):
             return [f"{line}: {reason}"]
         advice = "are these the files of this table?" if nothing else "get the file, or leave it out with --skip-bad"
         lines.append(f"{line}: {advice}")
-    if strangers and search.part == "training":
-        name = shortened(files[strangers[0]].relative_to(search.folder))
+    if unexpected and search.part == "training":
+        name = shortened(files[unexpected[0]].relative_to(search.folder))
         what = "mask" if search.ids_from.is_dir() else "row"
         lines.append(
-            f"{search.folder}: {len(strangers)} of {len(files)} {search.part} images have no {what} in "
+            f"{search.folder}: {len(unexpected)} of {len(files)} {search.part} images have no {what} in "
             f"{search.ids_from.name}, such as '{name}': on the card, rowless = \"empty\" if their masks are empty, "
             f'"ignore" if they are no training images'
         )
     return lines
 
 
-def _there(strangers: list[str], files: Mapping[str, Path], search: Search) -> str:
+def _there(unexpected: list[str], files: Mapping[str, Path], search: Search) -> str:
     """What the folder holds."""
     if files:
-        example = files[strangers[0]] if strangers else next(iter(files.values()))
+        example = files[unexpected[0]] if unexpected else next(iter(files.values()))
         return f"there are {len(files)} with {search.rule}, such as '{shortened(example.name)}'"
     names = _names_in(search.folder)
     others = f"{len(names)} others, such as '{shortened(names[0])}'" if names else "nothing"

@@ -31,7 +31,7 @@ CODES = 256  # values of mask images that are tried
 ALIKE = 0.98  # intersection over union of labels that say the same; polygons drawn by two libraries differ by less
 
 
-class Twice(NamedTuple):
+class LabelPair(NamedTuple):
     """One image with labels of both kinds."""
 
     texts: Sequence[str]  # of each class, the rows of an image in lines
@@ -47,17 +47,17 @@ def check_beside(card: Competition, root: Path, index: pd.DataFrame) -> list[Fin
     """
     if card.files.train_masks:
         found = _tables_beside(card, root, index)
-        names = ((path.name, card.files.train_masks, twice) for path, twice in found)
+        names = ((path.name, card.files.train_masks, pairs) for path, pairs in found)
     elif card.files.train_csv:
         found = _folders_beside(card, root, index)
-        names = ((card.files.train_csv, path.relative_to(root).as_posix(), twice) for path, twice in found)
+        names = ((card.files.train_csv, path.relative_to(root).as_posix(), pairs) for path, pairs in found)
     else:
         return []
-    findings = (_compare(card, f"{table} and {folder}", twice) for table, folder, twice in names)
+    findings = (_compare(card, f"{table} and {folder}", pairs) for table, folder, pairs in names)
     return [finding for finding in findings if finding]
 
 
-def _tables_beside(card: Competition, root: Path, index: pd.DataFrame) -> Iterator[tuple[Path, list[Twice]]]:
+def _tables_beside(card: Competition, root: Path, index: pd.DataFrame) -> Iterator[tuple[Path, list[LabelPair]]]:
     """Tables of at least half of the training images, in the columns of the card."""
     used = {card.files.sample_submission, card.files.train_meta}
     for path in sorted(root.glob("*.csv")):
@@ -74,10 +74,10 @@ def _tables_beside(card: Competition, root: Path, index: pd.DataFrame) -> Iterat
             continue
         rows = [row for row in index.itertuples() if row.image_id in labelled and len(row.mask_paths) == 1]
         per_class = [tuple(texts.get((row.image_id, name), "") for name in card.classes) for row in rows]
-        yield path, [Twice(each, row.mask_paths[0], _size(row)) for each, row in zip(per_class, rows, strict=True)]
+        yield path, [LabelPair(each, row.mask_paths[0], _size(row)) for each, row in zip(per_class, rows, strict=True)]
 
 
-def _folders_beside(card: Competition, root: Path, index: pd.DataFrame) -> Iterator[tuple[Path, list[Twice]]]:
+def _folders_beside(card: Competition, root: Path, index: pd.DataFrame) -> Iterator[tuple[Path, list[LabelPair]]]:
     """Folders of mask images of at least half of the training images, named as these are."""
     if len(card.classes) > 1 and not card.masks.values:
         return  # nothing says what the values of a mask image would mean
@@ -87,7 +87,7 @@ def _folders_beside(card: Competition, root: Path, index: pd.DataFrame) -> Itera
             files = find_files(folder, suffix)
             rows = [row for row in index.itertuples() if row.image_id in files]
             if len(rows) >= len(index) / 2:
-                yield folder, [Twice(texts_of(row.rle), files[row.image_id], _size(row)) for row in rows]
+                yield folder, [LabelPair(texts_of(row.rle), files[row.image_id], _size(row)) for row in rows]
                 break
 
 
@@ -95,37 +95,37 @@ def _size(row: object) -> tuple[int, int]:
     return row.height, row.width
 
 
-def _compare(card: Competition, names: str, twice: Sequence[Twice]) -> Finding | None:
+def _compare(card: Competition, names: str, pairs: Sequence[LabelPair]) -> Finding | None:
     """One line on labels of both kinds; None if they cannot be compared."""
-    twice = [each for each in twice if any(each.texts) and np.prod(each.shape) <= LARGEST]
-    twice = [twice[place] for place in np.unique(np.linspace(0, len(twice) - 1, IMAGES).astype(int))] if twice else []
+    pairs = [each for each in pairs if any(each.texts) and np.prod(each.shape) <= LARGEST]
+    pairs = [pairs[place] for place in np.unique(np.linspace(0, len(pairs) - 1, IMAGES).astype(int))] if pairs else []
     try:
-        masks = [_read(card, each) for each in twice]
+        masks = [_read(card, each) for each in pairs]
     except (ImageError, RLEError, ValueError):  # no masks as the card reads them, such as images of another kind
         return None
     if not masks:
         return None
-    agreement = _agreement(twice, masks, card.dialect)
+    agreement = _agreement(pairs, masks, card.dialect)
     if agreement is not None and agreement >= ALIKE:
         return Finding("good", "labels beside", f"{names} say the same, in {len(masks)} images")
     how = "does not read" if agreement is None else f"IoU {agreement:.2f}"
     differ = f"{names} differ ({how}, {len(masks)} images)"
-    if values := _other_values(card, twice):
+    if values := _other_values(card, pairs):
         return Finding("bad", "labels beside", f"{differ}, and are alike with [masks] values = {{ {values} }}")
-    if other := _other_dialect(card, twice, masks):
+    if other := _other_dialect(card, pairs, masks):
         level = "look" if replace(other, base=card.dialect.base) == card.dialect else "bad"
         return Finding(level, "labels beside", f"{differ}, and are alike with {toml(other, card.dialect)}")
     return Finding("look", "labels beside", f"{differ}: which are right? Look at some of both")
 
 
-def _read(card: Competition, each: Twice) -> np.ndarray:
+def _read(card: Competition, each: LabelPair) -> np.ndarray:
     """The mask image as the card reads it, (C, H, W) uint8."""
     row = SimpleNamespace(path=each.path, mask_paths=(each.path,), height=each.shape[0], width=each.shape[1])
     mask = Labels.of(card).read(row)
     return (one_hot(mask, len(card.classes)) if card.exclusive else mask).transpose(2, 0, 1)
 
 
-def _decode(each: Twice, dialect: Dialect) -> np.ndarray:
+def _decode(each: LabelPair, dialect: Dialect) -> np.ndarray:
     """The masks of the table, (C, H, W) uint8.
 
     Raises:
@@ -135,11 +135,11 @@ def _decode(each: Twice, dialect: Dialect) -> np.ndarray:
     return np.stack([np.bitwise_or.reduce(lines) for lines in masks])
 
 
-def _agreement(twice: Sequence[Twice], masks: Sequence[np.ndarray], dialect: Dialect) -> float | None:
+def _agreement(pairs: Sequence[LabelPair], masks: Sequence[np.ndarray], dialect: Dialect) -> float | None:
     """Intersection over union of all pixels that are mask in either; None if a text does not read."""
     both = either = 0
     try:
-        for each, mask in zip(twice, masks, strict=True):
+        for each, mask in zip(pairs, masks, strict=True):
             table, image = (_decode(each, dialect) == 1) & (mask != VOID), mask == 1
             both, either = both + int((table & image).sum()), either + int((table | image).sum())
     except RLEError:
@@ -147,21 +147,21 @@ def _agreement(twice: Sequence[Twice], masks: Sequence[np.ndarray], dialect: Dia
     return both / max(either, 1)
 
 
-def _other_dialect(card: Competition, twice: Sequence[Twice], masks: Sequence[np.ndarray]) -> Dialect | None:
+def _other_dialect(card: Competition, pairs: Sequence[LabelPair], masks: Sequence[np.ndarray]) -> Dialect | None:
     """The dialect in which the table is alike with the mask images; None if none is."""
     if card.dialect.form == "coco":
         return None
     ways = product(("column", "row"), (card.dialect.base, 1 - card.dialect.base), (False, True))
     others = [replace(card.dialect, order=order, base=base, relative=relative) for order, base, relative in ways]
-    return next((each for each in others if (_agreement(twice, masks, each) or 0) >= ALIKE), None)
+    return next((each for each in others if (_agreement(pairs, masks, each) or 0) >= ALIKE), None)
 
 
-def _other_values(card: Competition, twice: Sequence[Twice]) -> str | None:
+def _other_values(card: Competition, pairs: Sequence[LabelPair]) -> str | None:
     """The values of the mask images that are alike with the table, as on a card; None if there are none."""
     if not card.masks.values or any(isinstance(value, tuple) for value in card.masks.values.values()):
         return None
     both, images, tables = np.zeros((len(card.classes), CODES)), np.zeros(CODES), np.zeros(len(card.classes))
-    for each in twice:
+    for each in pairs:
         codes = read_indices(each.path)
         codes = (read_pixels(each.path) if codes is None else codes)[..., 0].astype(np.int64)
         try:

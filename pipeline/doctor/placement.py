@@ -48,7 +48,7 @@ class Verdict(NamedTuple):
     kind: Literal["good", "other", "shuffled", "unknown"]
     message: str  # in one line
     better: str | Dialect | None = None  # the view or the dialect that is right, if it is another
-    doubt: str | None = None  # what is worth a look, beside it
+    doubt: str | None = None  # a possible problem that is reported as `look`
 
 
 def judge_masks(samples: Sequence[Sample]) -> Verdict:

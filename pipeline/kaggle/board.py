@@ -54,8 +54,8 @@ def read_entries(name: str) -> list[Entry]:
     path = entries_path(name)
     if not path.is_file():
         return []
-    way_out = "restore it, as with git checkout: only Kaggle's site has these scores beside it"
-    return [Entry(**each) for each in read_json(path, way_out, list[Entry])]
+    remedy = "restore it, as with git checkout: only Kaggle's site has these scores beside it"
+    return [Entry(**each) for each in read_json(path, remedy, list[Entry])]
 
 
 def write_entries(name: str, entries: Sequence[Entry]) -> Path:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.metrics.counts import VOID, Counts, count, stack
-from pipeline.metrics.found import Found, empties_differ, what_is_found
+from pipeline.metrics.found import Found, detection_rates, empties_differ
 from pipeline.metrics.instances import (
     INSTANCE_METRICS,
     TWENTIETHS,
@@ -49,6 +49,7 @@ __all__ = [
     "Volume",
     "average_precision",
     "count",
+    "detection_rates",
     "dice",
     "empties_differ",
     "f1",
@@ -75,7 +76,6 @@ __all__ = [
     "text_of",
     "tgs_precision",
     "volume_metric",
-    "what_is_found",
 ]
 
 Term = Callable[[Counts], np.ndarray]

@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.metrics.counts import Counts
 from pipeline.metrics.scores import ratio
 
-FAR = 0.1  # difference of two shares of empty masks that is worth a word,
+FAR = 0.1  # difference of two shares of empty masks that is reported,
 ERRORS = 3  # if it is as many standard errors too
 
 
@@ -19,13 +19,13 @@ class Found(NamedTuple):
     left_empty: float | None  # of the empty masks: those where nothing is predicted
 
 
-def what_is_found(counts: Counts) -> Found:
-    """Of the masks of all images.
+def detection_rates(counts: Counts) -> Found:
+    """Detection rates over the masks of all images.
 
     Shapes:
         counts: (N, C).
 
-    >>> what_is_found(Counts(*np.array([[[2], [0], [0]], [[3], [0], [1]], [[3], [4], [0]]])))
+    >>> detection_rates(Counts(*np.array([[[2], [0], [0]], [[3], [0], [1]], [[3], [4], [0]]])))
     Found(dice=0.36363636363636365, found=0.5, left_empty=0.0)
     """
     filled = counts.target > 0

@@ -33,6 +33,7 @@ from pipeline.metrics import (
     Found,
     Scores,
     Volume,
+    detection_rates,
     empties_differ,
     instance_metric,
     judge_of,
@@ -43,7 +44,6 @@ from pipeline.metrics import (
     ranked_ious,
     stack,
     volume_metric,
-    what_is_found,
 )
 from pipeline.progress import track
 from pipeline.report.overlays import COLUMNS, Panel, choose_examples, write_sheet
@@ -249,7 +249,7 @@ def _found(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decision) 
     oof = oof_of_members(members, rows)
     fold_of = dict(zip(rows["image_id"], rows["fold"], strict=True))
     ids = track(oof.image_ids, "count what is found")
-    return what_is_found(stack(count_drawn(decision.by_fold[fold_of[each]], *oof.read(each)) for each in ids))
+    return detection_rates(stack(count_drawn(decision.by_fold[fold_of[each]], *oof.read(each)) for each in ids))
 
 
 def share_of_empties(rows: pd.DataFrame, classes: Sequence[str]) -> float:

@@ -145,8 +145,8 @@ def _refuse_part(prepared: Prepared, number: int, fold: Fold, part: pd.DataFrame
         )
     if batch * world == 1:
         side = (phase.crop, phase.crop) if phase.crop else tuple(part[["height", "width"]].iloc[0].tolist())
-        way_out = "train.batch_size = 2 or more" if draws > 1 else f"repeats = {phase.repeats + 1} or more"
+        remedy = "train.batch_size = 2 or more" if draws > 1 else f"repeats = {phase.repeats + 1} or more"
         try:
             check_batch(prepared.cfg.model, side, frozen=phase.freeze_encoder)
         except ValueError as error:
-            raise ValueError(f"{what}, one to a batch: {error}: set {way_out}, or a larger crop") from None
+            raise ValueError(f"{what}, one to a batch: {error}: set {remedy}, or a larger crop") from None

@@ -16,7 +16,7 @@ from pipeline.data.images import Reader
 from pipeline.data.index import coverage_columns
 from pipeline.ensemble import Choice, Chosen, Decision, Drawer, Exclusive
 from pipeline.manifest import made_with
-from pipeline.metrics import Counts, Scores, count, of_pixels, stack, what_is_found
+from pipeline.metrics import Counts, Scores, count, detection_rates, of_pixels, stack
 from pipeline.postprocess import Cut, Surface
 from pipeline.progress import track
 from pipeline.report import view
@@ -70,7 +70,7 @@ def _view(title: str, members: Sequence[Prepared], test_index: pd.DataFrame) -> 
         images=_images(rows, looked, decision),
         masks=masks if len(first.card.classes) > 1 else pd.DataFrame(),
         honest=_honest(decision, rows["group"].to_numpy()),
-        found=what_is_found(looked.pixels),
+        found=detection_rates(looked.pixels),
         picture=partial(_picture, first.reader, dict(zip(rows["image_id"], rows["path"], strict=True)), look),
         history=_history(members),
         folds=_folds(members, decision),

@@ -82,8 +82,8 @@ def download(slug: str, folder: Path) -> Downloaded:
     files = client.files(slug)
     listing = [list(file) for file in files]
     marker = folder / LISTED
-    way_out = "remove it, and the same command looks what is missing"
-    if marker.is_file() and read_json(marker, way_out, list) == listing:
+    remedy = "remove it, and the same command looks what is missing"
+    if marker.is_file() and read_json(marker, remedy, list) == listing:
         return Downloaded(folder, len(files), fresh=False)
     size = sum(file.size for file in files)
     _refuse_full_disk(folder, size)
@@ -172,8 +172,8 @@ def _digest(*paths: Path) -> str:
 
 def _pushed(folder: Path) -> Pushed | None:
     path = folder / PUSHED
-    way_out = "remove it, and make push saves a new version"
-    return Pushed(**read_json(path, way_out, Pushed)) if path.is_file() else None
+    remedy = "remove it, and make push saves a new version"
+    return Pushed(**read_json(path, remedy, Pushed)) if path.is_file() else None
 
 
 def _write_pushed(folder: Path, pushed: Pushed) -> None:

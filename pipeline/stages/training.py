@@ -20,7 +20,7 @@ from pipeline.data.index import describe_unlisted, read_test_index
 from pipeline.files import locked, write_text
 from pipeline.inference.predict import Predictor, predict_to_store
 from pipeline.inference.store import is_complete, start_store
-from pipeline.metrics import Counts, of_pixels, pixel_metric, what_is_found
+from pipeline.metrics import Counts, detection_rates, of_pixels, pixel_metric
 from pipeline.models import build_model, for_prediction
 from pipeline.rle import Dialect
 from pipeline.schema import Kept, read_json, read_json_lines
@@ -382,13 +382,13 @@ def read_history(prepared: Prepared, fold: Fold) -> list[dict[str, Any]]:
         ValueError: if it is damaged; what it held, only another training can tell.
     """
     folder = prepared.paths.fold(fold)
-    path, way_out = folder / "metrics.jsonl", f"remove {folder}, and the fold is trained again"
+    path, remedy = folder / "metrics.jsonl", f"remove {folder}, and the fold is trained again"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file: {way_out}")
-    lines = read_json_lines(path, way_out, Epoch)
+        raise FileNotFoundError(f"{path}: no such file: {remedy}")
+    lines = read_json_lines(path, remedy, Epoch)
     lost = set(range(1, len(prepared.cfg.train.phases) + 1)) - {line["phase"] for line in lines}
     if lost:
-        raise ValueError(f"{path}: no epoch of phase {min(lost)}: {way_out}")
+        raise ValueError(f"{path}: no epoch of phase {min(lost)}: {remedy}")
     return lines
 
 
@@ -399,7 +399,7 @@ def fold_row(prepared: Prepared, fold: int) -> dict[str, Any]:
     phases = range(1, len(prepared.cfg.train.phases) + 1)
     best = {n: max((line for line in history if line["phase"] == n), key=selection_of) for n in phases}
     counts = counts_at_half(prepared, held_out)
-    found = what_is_found(Counts(*(each[:, : len(prepared.card.classes)] for each in counts)))  # not of borders
+    found = detection_rates(Counts(*(each[:, : len(prepared.card.classes)] for each in counts)))  # not of borders
     exclusive = prepared.card.exclusive  # of which a pixel belongs to the most probable: there is no threshold
     return {
         "fold": fold,

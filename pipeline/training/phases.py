@@ -41,7 +41,7 @@ from pipeline.training.full_fit import with_epochs
 from pipeline.training.log import say_blend, say_collapse, say_epoch, write_history, write_tensorboard
 from pipeline.training.loop import learning_rate, train_one_epoch, validate
 from pipeline.training.objective import MASK_ALONE, HeadWeights, build_objective
-from pipeline.training.selection import NOT_VALIDATED, Validation, beats_baseline, judge, selection_of
+from pipeline.training.selection import NOT_VALIDATED, Validation, beats_baseline, evaluate, selection_of
 from pipeline.training.soup import (
     STATISTICS_BATCHES,
     Blend,
@@ -336,7 +336,7 @@ class _Trainer:
         counts, soft = map(stack, zip(*found, strict=True))
         labels = self.data.labels
         metric = pixel_metric(self.data.metric)
-        return judge(counts, soft, metric, exclusive=labels.exclusive, classes=len(labels.classes))
+        return evaluate(counts, soft, metric, exclusive=labels.exclusive, classes=len(labels.classes))
 
     def _try_blends(self, phase: config.Phase) -> None:
         """Score the averages of the phase's weights; each that beats all before it becomes the phase's best weights.

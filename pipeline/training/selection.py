@@ -13,7 +13,7 @@ held out has an object, no score is above the baseline, and soft Dice is 0: the 
 
 from typing import Any, NamedTuple
 
-from pipeline.metrics import Counts, Found, Metric, or_zero, what_is_found
+from pipeline.metrics import Counts, Found, Metric, detection_rates, or_zero
 from pipeline.postprocess import HALF, THRESHOLDS, best_threshold
 
 ROUNDING = 1e-9  # below it two scores are one
@@ -50,8 +50,10 @@ class Validation(NamedTuple):
 NOT_VALIDATED = dict.fromkeys(Validation(0, 0, 0, 0, 0, Found(0, 0, 0)).line())  # the line of a full fit
 
 
-def judge(counts: Counts, soft: Counts, metric: Metric, *, exclusive: bool, classes: int | None = None) -> Validation:
-    """What the counts of all images held out are worth.
+def evaluate(
+    counts: Counts, soft: Counts, metric: Metric, *, exclusive: bool, classes: int | None = None
+) -> Validation:
+    """Scores, selection and detection rates from the counts of all held-out images.
 
     Args:
         exclusive: one class per pixel.
@@ -69,8 +71,8 @@ def judge(counts: Counts, soft: Counts, metric: Metric, *, exclusive: bool, clas
         float(THRESHOLDS[best]),
         float(scores[best]),
         float(or_zero(metric.baseline(counts.target[..., HALF], exclusive=exclusive))),
-        (what_is_found(soft).dice or 0.0) if counts.target.any() else float(scores[HALF]),
-        what_is_found(Counts(*(each[:, :classes, HALF] for each in counts))),
+        (detection_rates(soft).dice or 0.0) if counts.target.any() else float(scores[HALF]),
+        detection_rates(Counts(*(each[:, :classes, HALF] for each in counts))),
     )
 
 

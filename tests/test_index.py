@@ -1,5 +1,6 @@
 """The index: ids stay text, labels are checked row by row, every mismatch is named."""
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline import competition, config
+from pipeline.data import places
 from pipeline.data.crops import crop_index
 from pipeline.data.index import is_own, read_index, read_test_index
 from pipeline.data.labels import Labels
@@ -52,6 +54,14 @@ def write_masks(tiny, edit, change, masks=""):
     edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
     edit("tiny.toml", "[columns]", f"[masks]\n{masks}\n[columns]")
     return index
+
+
+def test_folders_of_images_and_masks_that_lie_apart_are_listed_once_each(tiny, edit, monkeypatch):
+    write_masks(tiny, edit, lambda mask: mask * np.uint8(255))
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(places.os, "scandir", lambda folder: listed.append(folder.name) or scandir(folder))
+    read_index(competition.load("tiny.toml"), tiny / "tiny")
+    assert sorted(listed) == ["images", "masks"]
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def _mask_files(card: Competition, root: Path) -> dict[str, tuple[Path, ...]]:
     """The mask images of each id: one, or where that means something, several."""
     search = mask_search(card, root)
     files = find_parts(search.folder, search.suffix, search.pattern)
-    if not _masks_are_told_first(card):
+    if _may_overlap(card) and not _masks_are_told_first(card):
         images = set(_image_files(card, root).values())
         files = {image_id: paths for image_id, paths in files.items() if not images.intersection(paths)}
     if not files:
@@ -175,7 +175,7 @@ def train_files(card: Competition, root: Path) -> dict[str, Path]:
         ValueError: for two images of one id; if the card takes the same files for images and for masks.
     """
     images = _image_files(card, root)
-    if not card.files.train_masks or not _masks_are_told_first(card):
+    if not _may_overlap(card) or not _masks_are_told_first(card):
         return images
     search = mask_search(card, root)
     masks = {path for paths in find_parts(search.folder, search.suffix, search.pattern).values() for path in paths}
@@ -190,6 +190,12 @@ def train_files(card: Competition, root: Path) -> dict[str, Path]:
 
 def _image_files(card: Competition, root: Path) -> dict[str, Path]:
     return find_files(root / card.files.train_images, card.files.suffix, card.files.pattern)
+
+
+def _may_overlap(card: Competition) -> bool:
+    """Whether a file could be an image and a mask: where their folders are one, or one lies in the other."""
+    images, masks = Path(card.files.train_images), card.files.train_masks
+    return masks is not None and (images.is_relative_to(masks) or Path(masks).is_relative_to(images))
 
 
 def _masks_are_told_first(card: Competition) -> bool:

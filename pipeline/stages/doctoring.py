@@ -12,7 +12,7 @@ from pipeline.config import Config
 from pipeline.data.formats import read_header
 from pipeline.data.images import AS_SEEN, ImageError, Reader
 from pipeline.data.index import describe_unlisted, read_index, read_test_index, unlisted_test_images
-from pipeline.data.labels import Labels
+from pipeline.data.labels import Labels, texts_of
 from pipeline.data.survey import survey_test, survey_train
 from pipeline.data.tables import read_rows, read_table
 from pipeline.doctor import placement
@@ -191,8 +191,7 @@ def _sample(row: object, dialect: Dialect, reader: Reader) -> Sample | None:
 
 def _texts(row: object, dialect: Dialect) -> list[str]:
     """The texts of an image's masks that are not empty."""
-    classes = [row.rle] if isinstance(row.rle, str) else row.rle
-    lines = [line.strip() for text in classes for line in text.split("\n")]
+    lines = [line.strip() for text in texts_of(row.rle) for line in text.split("\n")]
     return [line for line in lines if line not in ("", dialect.empty)]
 
 

@@ -34,10 +34,10 @@ from interleave import spread  # noqa: E402
 
 from pipeline import config, rle  # noqa: E402
 from pipeline.config import Tiles  # noqa: E402
-from pipeline.data.demo import TRAIN  # noqa: E402
-from pipeline.data.demo_large import draw_slide  # noqa: E402
-from pipeline.data.images import Reader  # noqa: E402
-from pipeline.inference.predict import Predictor  # noqa: E402
+from pipeline.data.reader import Reader  # noqa: E402
+from pipeline.demos.large import draw_slide  # noqa: E402
+from pipeline.demos.salt import TRAIN  # noqa: E402
+from pipeline.inference.predictor import Predictor  # noqa: E402
 from pipeline.inference.tiles import gaussian  # noqa: E402
 from pipeline.models import build_model  # noqa: E402
 

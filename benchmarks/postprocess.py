@@ -26,7 +26,7 @@ from thresholds import generated_pairs, stored_pairs
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.postprocess import AREAS
-from pipeline.postprocess.tree import component_counts
+from pipeline.postprocess.component_tree import component_counts
 
 ROUNDS = 3  # the loop takes seconds for each
 

@@ -40,17 +40,17 @@ sys.path.insert(0, str(ROOT))
 
 from pipeline import competition, config, folds, hardware, manifest  # noqa: E402
 from pipeline.config import Config  # noqa: E402
-from pipeline.data.images import Reader  # noqa: E402
 from pipeline.data.index import read_index  # noqa: E402
 from pipeline.data.labels import Labels  # noqa: E402
+from pipeline.data.reader import Reader  # noqa: E402
 from pipeline.ensemble import PerClass  # noqa: E402
 from pipeline.ensemble.choice import Choice  # noqa: E402
-from pipeline.inference.predict import Predictor  # noqa: E402
+from pipeline.inference.predictor import Predictor  # noqa: E402
 from pipeline.inference.tta import VIEWS  # noqa: E402
-from pipeline.kaggle.bundle import Bundle, Origin, Record, Worth, read_bundle, weights_name, write_bundle  # noqa: E402
-from pipeline.kaggle.prediction import predict_test  # noqa: E402
 from pipeline.models import build_model  # noqa: E402
 from pipeline.postprocess import Cut  # noqa: E402
+from pipeline.serving.bundle import Bundle, Origin, Record, Worth, read_bundle, weights_name, write_bundle  # noqa: E402
+from pipeline.serving.bundle_prediction import predict_test  # noqa: E402
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 
 NAME, FOLDS, THRESHOLD = "nuclei", range(5), 0.5

@@ -44,14 +44,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline import competition, config, hardware
 from pipeline.competition import Competition
-from pipeline.data.demo import make_demo
-from pipeline.data.demo_defects import make_defects_demo
-from pipeline.data.images import Reader, read_image, write_image
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
+from pipeline.data.reader import Reader, read_image, write_image
+from pipeline.demos.defects import make_defects_demo
+from pipeline.demos.salt import make_demo
 from pipeline.files import write_text
 from pipeline.folds import hold_out, read_folds
-from pipeline.inference.predict import Predictor, predict_images
+from pipeline.inference.predictor import Predictor, predict_images
 from pipeline.losses import build_loss
 from pipeline.manifest import made_with
 from pipeline.metrics import dice
@@ -59,7 +59,7 @@ from pipeline.models import build_model, check_model
 from pipeline.postprocess import HALF, THRESHOLDS, count_levels
 from pipeline.progress import clock
 from pipeline.training.checkpoint import load_checkpoint, refuse_other_settings
-from pipeline.training.phases import FoldData, fit, seed_weights
+from pipeline.training.trainer import FoldData, fit, seed_weights
 
 STEPS = 150  # updates of a run, in all of its parts together
 BATCH = 8

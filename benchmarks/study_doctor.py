@@ -37,14 +37,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pipeline import config, stages
 from pipeline.competition import Competition
 from pipeline.competition import load as load_card
-from pipeline.data.demo import make_demo
-from pipeline.data.demo_classes import make_classes_demo
-from pipeline.data.demo_defects import make_defects_demo
-from pipeline.data.demo_instances import make_instances_demo
-from pipeline.data.demo_large import make_large_demo
-from pipeline.data.images import glance
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
+from pipeline.data.reader import glance
+from pipeline.demos.camvid import make_classes_demo
+from pipeline.demos.defects import make_defects_demo
+from pipeline.demos.instances import make_instances_demo
+from pipeline.demos.large import make_large_demo
+from pipeline.demos.salt import make_demo
 from pipeline.doctor.dialects import judge
 from pipeline.doctor.placement import judge_masks
 from pipeline.rle import Dialect

@@ -26,11 +26,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from pipeline import config, hardware  # noqa: E402
-from pipeline.inference.predict import Predictor  # noqa: E402
+from pipeline.inference.predictor import Predictor  # noqa: E402
 from pipeline.losses import build_loss  # noqa: E402
 from pipeline.models import build_model  # noqa: E402
-from pipeline.training.loop import train_one_epoch  # noqa: E402
-from pipeline.training.phases import make_accelerator  # noqa: E402
+from pipeline.training.epoch import train_one_epoch  # noqa: E402
+from pipeline.training.trainer import make_accelerator  # noqa: E402
 
 STEPS = 4  # of training, in a round
 

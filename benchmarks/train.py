@@ -36,13 +36,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pipeline import competition, config, hardware
 from pipeline.data.augment import Augment
 from pipeline.data.dataset import EpochSampler, MaskedImages
-from pipeline.data.images import Reader, read_image
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
+from pipeline.data.reader import Reader, read_image
 from pipeline.losses import build_loss
 from pipeline.models import build_model
-from pipeline.training.loop import train_one_epoch
-from pipeline.training.phases import make_accelerator
+from pipeline.training.epoch import train_one_epoch
+from pipeline.training.trainer import make_accelerator
 
 ENCODER, CROP, BATCH = "tu-resnet18", 192, 16
 BATCHES, ROUNDS = 4, 5
@@ -54,7 +54,7 @@ def read(data: str | None):
     if data:
         card = competition.load("nuclei")
         return read_index(card, Path(data)), card
-    from pipeline.data.demo import make_demo
+    from pipeline.demos.salt import make_demo
 
     card = competition.load("demo")
     root = Path(tempfile.mkdtemp()) / "demo"

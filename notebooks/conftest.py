@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.demo import make_demo
+from pipeline.demos.salt import make_demo
 
 collect_ignore = ["3-train-on-kaggle.ipynb", "5-submit-offline.ipynb"]
 

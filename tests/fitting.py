@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import competition, config
-from pipeline.data.images import Reader
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
+from pipeline.data.reader import Reader
 from pipeline.metrics import Found
 from pipeline.models import build_model
-from pipeline.training.phases import FoldData, fit, seed_weights
 from pipeline.training.selection import Validation
+from pipeline.training.trainer import FoldData, fit, seed_weights
 
 RUN = Path("runs")
 

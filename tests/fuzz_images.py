@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from pipeline.data.formats import read_pixels, read_size
-from pipeline.data.images import glance
+from pipeline.data.reader import glance
 from pipeline.data.windows import Box, open_windows
 from tests import odd_images
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.cli import main
-from pipeline.data.demo import make_demo
+from pipeline.demos.salt import make_demo
 from pipeline.stages import preparing
 
 ROOT = Path(__file__).parents[1]

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from pipeline.bootstrap import Difference, Interval
 from pipeline.postprocess import THRESHOLDS, count_by_label
-from pipeline.report.suspicion import reliability
-from pipeline.report.view import Boards, Chosen, Honest, Members, Picture, Pseudo, Submission, Surface, View
+from pipeline.report.label_quality import reliability
+from pipeline.report.report_data import Boards, Chosen, Honest, Members, Picture, Pseudo, Submission, Surface, View
+from pipeline.statistics.bootstrap import Difference, Interval
 
 SIDE = 32
 IMAGES = 60

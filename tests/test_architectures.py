@@ -18,15 +18,15 @@ from torch import nn
 
 from pipeline import config, stages
 from pipeline.cli import main
-from pipeline.inference.predict import Predictor
-from pipeline.inference.store import PredictionStore
+from pipeline.inference.prediction_store import PredictionStore
+from pipeline.inference.predictor import Predictor
 from pipeline.losses import build_loss
 from pipeline.metrics import count, mean_score
 from pipeline.models import ARCHITECTURES, OPTIONS, build_model, check_model, encoder
 from pipeline.models.segmenter import Outputs, gated, pad_to_stride
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.training.objective import HeadWeights, SummedHeads, build_objective
-from pipeline.training.phases import seed_weights
+from pipeline.training.trainer import seed_weights
 from tests.conftest import write_tiny
 
 DATA = Path(__file__).parent / "data"

@@ -5,9 +5,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from pipeline import bootstrap
-from pipeline.bootstrap import Difference, Interval, interval, paired
 from pipeline.metrics import Scores
+from pipeline.statistics import bootstrap
+from pipeline.statistics.bootstrap import Difference, Interval, interval, paired
 
 
 def loop_means(scores, groups, draws):

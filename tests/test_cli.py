@@ -292,10 +292,10 @@ def test_loss_that_turns_nan_is_one_line(tiny, capsys, monkeypatch):
 def test_full_disk_is_one_line_and_the_last_epoch_is_kept(tiny, capsys, monkeypatch):
     import shutil
 
-    from pipeline.training import phases
+    from pipeline.training import trainer
 
     calls = []
-    original = phases.save_state
+    original = trainer.save_state
 
     def full_from_the_second_epoch(path, state):
         calls.append(path)
@@ -303,11 +303,11 @@ def test_full_disk_is_one_line_and_the_last_epoch_is_kept(tiny, capsys, monkeypa
             usage = shutil.disk_usage(".")
             monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
             monkeypatch.setattr(
-                phases.torch, "save", lambda *_: (_ for _ in ()).throw(RuntimeError("file write failed"))
+                trainer.torch, "save", lambda *_: (_ for _ in ()).throw(RuntimeError("file write failed"))
             )
         original(path, state)
 
-    monkeypatch.setattr(phases, "save_state", full_from_the_second_epoch)
+    monkeypatch.setattr(trainer, "save_state", full_from_the_second_epoch)
     status, _, err = run(capsys, "train", "configs/tiny.toml", "--fold", "0")
     assert status == 2
     assert "state.pt: the disk is full" in err.splitlines()[-1]

@@ -12,9 +12,9 @@ from pipeline import competition, config, scoring, stages
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels, resize_masks
 from pipeline.ensemble import Objects, PerClass, combine
-from pipeline.kaggle.prediction import predict_test
-from pipeline.kaggle.testsets import CUT, write_hidden
+from pipeline.kaggle.mock_test_set import CUT, write_hidden
 from pipeline.rle import Dialect
+from pipeline.serving.bundle_prediction import predict_test
 from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
 from pipeline.stages.submitting import check_csv

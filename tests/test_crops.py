@@ -11,8 +11,8 @@ from pipeline.config import Crops
 from pipeline.data.augment import Augment
 from pipeline.data.crops import crop_index, starts
 from pipeline.data.dataset import MaskedImages
-from pipeline.data.images import Reader
 from pipeline.data.labels import Labels
+from pipeline.data.reader import Reader
 from tests.conftest import draw
 
 CROPS = Crops(size=24, stride=16)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.crossfit import cross_fit
+from pipeline.statistics.crossfit import cross_fit
 
 FOLD_OF = np.array([2, 0, 2, 5, 0, 2])
 

@@ -9,10 +9,10 @@ from torch.utils.data import DataLoader
 
 from pipeline.data.augment import STRENGTHS, Augment
 from pipeline.data.dataset import EpochSampler, Images, MaskedImages, PseudoLabelled, equal_size_batches
-from pipeline.data.images import Reader
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
 from pipeline.data.mixing import Mixing
+from pipeline.data.reader import Reader
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 255, (40, 56, 3)).astype(np.uint8)

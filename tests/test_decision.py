@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.data.labels import VOID
 from pipeline.ensemble import Choice, Exclusive, Oof, PerClass, blender, choose, decide, decide_exclusive
-from pipeline.ensemble.exclusive import RULES, given_to_truth
+from pipeline.ensemble.multiclass import RULES, given_to_truth
 from pipeline.metrics import METRICS
 from pipeline.postprocess import Cut
 from tests.test_choice import dice_by_hand, make_noise, make_oof, of_rows

@@ -16,8 +16,8 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from pipeline import config, stages
-from pipeline.inference.store import PredictionStore
-from pipeline.training.synced import sync_batch_norms
+from pipeline.inference.prediction_store import PredictionStore
+from pipeline.training.sync_batch_norm import sync_batch_norms
 
 ROOT = Path(__file__).parents[1]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -15,9 +15,9 @@ from pipeline.cli import main
 from pipeline.competition import Leaderboard
 from pipeline.competition import load as load_card
 from pipeline.data.index import read_index
-from pipeline.doctor.beside import check_beside
 from pipeline.doctor.dialects import judge
 from pipeline.doctor.findings import check_pixels, check_sample, check_sizes, stripe
+from pipeline.doctor.label_pairs import check_beside
 from pipeline.doctor.placement import VIEWS, judge_masks
 from pipeline.rle import Dialect
 from tests.conftest import write_tiny

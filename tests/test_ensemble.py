@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import approx_fprime
 
-from pipeline import bootstrap
-from pipeline.crossfit import cross_fit
 from pipeline.ensemble import (
     COMBINATIONS,
     Reduced,
@@ -26,9 +24,11 @@ from pipeline.ensemble import (
     reduce,
     weights,
 )
-from pipeline.inference.store import PredictionStore, StoreWriter, start_store
+from pipeline.inference.prediction_store import PredictionStore, StoreWriter, start_store
 from pipeline.metrics import METRICS, Counts, count, stack
 from pipeline.postprocess import THRESHOLDS, Cut, apply, best_threshold
+from pipeline.statistics import bootstrap
+from pipeline.statistics.crossfit import cross_fit
 
 DICE = METRICS["mean_dice"]
 VALUES = arrays(np.uint8, (3, 4, 5))

@@ -22,9 +22,9 @@ from pydicom.uid import JPEGLosslessSV1
 
 from pipeline.data import formats, medical, rasters
 from pipeline.data.augment import STRENGTHS, Augment
+from pipeline.data.file_index import find_files
 from pipeline.data.formats import read_pixels, read_size
-from pipeline.data.images import ImageError, Reader, glance, read_labels, read_mask, stretch
-from pipeline.data.places import find_files
+from pipeline.data.reader import ImageError, Reader, glance, read_labels, read_mask, stretch
 from pipeline.data.windows import Box, open_windows
 from tests import odd_images
 from tests.miniatures import write_dicom

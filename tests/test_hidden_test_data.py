@@ -11,10 +11,10 @@ import pytest
 from pipeline import competition, config, stages
 from pipeline.cli import main
 from pipeline.data.index import read_test_index
-from pipeline.data.survey import survey_test
-from pipeline.kaggle.attached import find_competition
-from pipeline.kaggle.bundle import read_bundle
-from pipeline.kaggle.testsets import write_hidden, write_known
+from pipeline.data.integrity import survey_test
+from pipeline.kaggle.input_mounts import find_competition
+from pipeline.kaggle.mock_test_set import write_hidden, write_known
+from pipeline.serving.bundle import read_bundle
 from pipeline.stages.bundling import run_bundle, write_weights
 from pipeline.stages.ensembling import load_members
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline import competition, config
-from pipeline.data import places
+from pipeline.data import file_index
 from pipeline.data.crops import crop_index
 from pipeline.data.index import is_own, read_index, read_test_index
 from pipeline.data.labels import Labels
@@ -59,7 +59,7 @@ def write_masks(tiny, edit, change, masks=""):
 def test_folders_of_images_and_masks_that_lie_apart_are_listed_once_each(tiny, edit, monkeypatch):
     write_masks(tiny, edit, lambda mask: mask * np.uint8(255))
     listed, scandir = [], os.scandir
-    monkeypatch.setattr(places.os, "scandir", lambda folder: listed.append(folder.name) or scandir(folder))
+    monkeypatch.setattr(file_index.os, "scandir", lambda folder: listed.append(folder.name) or scandir(folder))
     read_index(competition.load("tiny.toml"), tiny / "tiny")
     assert sorted(listed) == ["images", "masks"]
 

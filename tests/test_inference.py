@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.config import Tiles
-from pipeline.data.images import Reader
 from pipeline.data.index import read_index
-from pipeline.inference.predict import Predictor, brought_to, predict_images, predict_to_store
-from pipeline.inference.store import PredictionStore, StoreWriter, is_complete, quantise, start_store
+from pipeline.data.reader import Reader
+from pipeline.inference.prediction_store import PredictionStore, StoreWriter, is_complete, quantise, start_store
+from pipeline.inference.predictor import Predictor, brought_to, predict_images, predict_to_store
 from pipeline.inference.tta import VIEWS, average_views, check_views
 
 UNIQUE = torch.arange(24.0).reshape(1, 1, 4, 6)

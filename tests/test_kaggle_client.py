@@ -22,10 +22,10 @@ import kagglesdk.kaggle_env
 import pytest
 
 from pipeline.cli import main
-from pipeline.kaggle import calls, client, secrets, unpacking
-from pipeline.kaggle.board import Entry, Row, correlations, read_entries, write_entries
-from pipeline.kaggle.calls import KaggleError
+from pipeline.kaggle import archive, client, retry, secrets
 from pipeline.kaggle.metadata import DatasetMetadata, KernelMetadata, License, read_metadata, write_metadata
+from pipeline.kaggle.retry import KaggleError
+from pipeline.kaggle.submission_history import Entry, Row, correlations, read_entries, write_entries
 from pipeline.stages import submitting
 from tests import kaggle_server
 from tests.kaggle_server import TOKEN, USER, Fault, Kaggle, zipped
@@ -239,7 +239,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_broke(kaggle, large, slept)
 
 
 def test_a_download_that_was_given_up_goes_on_with_the_next_command(kaggle, large, capsys, monkeypatch):
-    monkeypatch.setattr(calls, "TRIES", 2)
+    monkeypatch.setattr(retry, "TRIES", 2)
     kaggle.fail("download", Fault(kept=0.7), *[Fault(kept=0)] * 40)
     assert main(["download", SLUG]) == 2
     assert f"competition {SLUG}: Kaggle cannot be reached" in capsys.readouterr().err
@@ -255,10 +255,10 @@ def interrupted(*_):
 
 
 def test_an_unpacking_that_was_cut_off_goes_on_without_another_download(kaggle, monkeypatch):
-    extract = unpacking._extract
-    monkeypatch.setattr(unpacking, "_extract", interrupted)
+    extract = archive._extract
+    monkeypatch.setattr(archive, "_extract", interrupted)
     assert main(["download", SLUG]) == 130
-    monkeypatch.setattr(unpacking, "_extract", extract)
+    monkeypatch.setattr(archive, "_extract", extract)
     kaggle.fail("download", Fault(kept=0))  # were it read, it would break off
     assert main(["download", SLUG]) == 0
     assert fetched() == FILES
@@ -754,7 +754,7 @@ def test_an_answer_that_repeats_the_token_does_not_bring_it_into_a_message(conne
 def test_the_log_of_a_notebook_shows_no_token(connected, kaggle, caplog):
     kaggle.statuses.append({"status": "error", "failureMessage": ECHO})
     kaggle.log = ECHO
-    with pytest.raises(calls.EndedError) as ended:
+    with pytest.raises(retry.EndedError) as ended:
         connected.run_through(client.Kernel(f"{USER}/a-title", 1, "https://x"))
     assert "[hidden]" in caplog.text
     assert TOKEN not in str(ended.value) + caplog.text

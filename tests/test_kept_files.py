@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.cli import main
-from pipeline.inference.store import is_complete, start_store
+from pipeline.inference.prediction_store import is_complete, start_store
 from pipeline.quoting import LINE
 from pipeline.schema import Kept, read_json, read_json_lines
 from pipeline.training.checkpoint import load_state, read_record, save_checkpoint, save_state

@@ -10,11 +10,11 @@ from PIL import Image
 from pipeline import competition, config, folds, stages
 from pipeline.cli import main
 from pipeline.data.crops import crop_index
-from pipeline.data.demo import TEST, TRAIN
-from pipeline.data.demo_instances import draw_culture, instance_rles
 from pipeline.data.index import read_index
 from pipeline.data.labels import VOID, Labels, resize_masks
-from pipeline.doctor.beside import check_beside
+from pipeline.demos.instances import draw_culture, instance_rles
+from pipeline.demos.salt import TEST, TRAIN
+from pipeline.doctor.label_pairs import check_beside
 from pipeline.stages.doctoring import doctor
 from tests.conftest import CONFIG
 

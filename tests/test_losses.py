@@ -12,12 +12,12 @@ from pipeline.losses import LOSSES, MULTICLASS_LOSSES, WeightedSum, build_loss
 from pipeline.losses.bce import BCELoss
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.focal import FocalLoss
+from pipeline.losses.inputs import IGNORE, NotFiniteError, full_precision
 from pipeline.losses.jaccard import JaccardLoss
 from pipeline.losses.lovasz import LovaszHingeLoss
-from pipeline.losses.precision import IGNORE, NotFiniteError, full_precision
 from pipeline.losses.tversky import FocalTverskyLoss, TverskyLoss
-from pipeline.training.loop import train_one_epoch
-from pipeline.training.phases import make_accelerator
+from pipeline.training.epoch import train_one_epoch
+from pipeline.training.trainer import make_accelerator
 from tests.pixels import SURE, gradient, random_batch, row
 
 # The defaults of every loss, and what its options change.
@@ -575,7 +575,7 @@ def test_nan_logits_end_a_training_with_batch_rate_and_advice():
 
 def test_the_weighted_sum_checks_once_for_all_its_losses(monkeypatch):
     calls = []
-    monkeypatch.setattr("pipeline.losses.precision.finite", lambda logits: calls.append(1) or logits)
+    monkeypatch.setattr("pipeline.losses.inputs.finite", lambda logits: calls.append(1) or logits)
     build_loss({"bce": 1.0, "dice": 1.0, "lovasz": 1.0})(*random_batch())
     assert len(calls) == 1
 

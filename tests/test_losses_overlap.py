@@ -7,10 +7,10 @@ import torch
 from pipeline.losses import LOSSES, build_loss
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.focal import FocalLoss
+from pipeline.losses.inputs import IGNORE
 from pipeline.losses.jaccard import JaccardLoss
 from pipeline.losses.lovasz import LovaszHingeLoss
 from pipeline.losses.overlap import EMPTY, OVER
-from pipeline.losses.precision import IGNORE
 from pipeline.losses.tversky import TverskyLoss
 from tests.pixels import SURE, gradient, random_batch, row
 

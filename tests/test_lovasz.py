@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.losses.extension import FEW, jaccard_steps, lovasz_extension, lovasz_gradient
+from pipeline.losses.inputs import IGNORE
 from pipeline.losses.lovasz import VARIANTS, LovaszHingeLoss
+from pipeline.losses.lovasz_extension import FEW, jaccard_steps, lovasz_extension, lovasz_gradient
 from pipeline.losses.lovasz_softmax import COUNTED, LovaszSoftmaxLoss
 from pipeline.losses.overlap import OVER
-from pipeline.losses.precision import IGNORE
 from tests.pixels import gradient, random_batch, random_classes, row
 
 

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from pipeline.data.borders import border
+from pipeline.data.boundaries import border
 from pipeline.data.mixing import MIXES, Mixing, copy_paste, cutmix, mosaic
 
 SIZE = 24

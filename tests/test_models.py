@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline import config, models
-from pipeline.models import ARCHITECTURES, build_model, check_model, encoder, survey
+from pipeline.models import ARCHITECTURES, build_model, check_model, encoder, encoder_table
 from pipeline.models.segmenter import pad_to_stride
 
 SMALL = {"decoder_channels": (16, 16, 8, 8, 8)}
@@ -295,7 +295,7 @@ def test_imagenet_weights_without_network_say_what_to_do():
     "name", [*ENCODERS, "tu-resnet34", "tu-seresnext50_32x4d", "tu-efficientnet_b0", "tu-hrnet_w18", "tu-test_vit"]
 )
 def test_table_of_encoders_says_what_a_probe_finds(name):
-    assert encoder.known()[name] == survey.probe(name)
+    assert encoder.known()[name] == encoder_table.probe(name)
 
 
 def test_table_lists_the_families_by_name():

@@ -9,8 +9,8 @@ import torch
 from pipeline.losses import LOSSES, MULTICLASS_LOSSES, build_loss
 from pipeline.losses.cross_entropy import CrossEntropyLoss
 from pipeline.losses.dice_softmax import DiceSoftmaxLoss
+from pipeline.losses.inputs import IGNORE, NotFiniteError
 from pipeline.losses.lovasz_softmax import LovaszSoftmaxLoss
-from pipeline.losses.precision import IGNORE, NotFiniteError
 from tests.pixels import SURE, gradient, random_classes
 
 CASES = MULTICLASS_LOSSES | {

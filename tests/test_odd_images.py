@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.data.formats import read_pixels, read_size
-from pipeline.data.images import glance, read_mask
 from pipeline.data.rasters import ImageError
+from pipeline.data.reader import glance, read_mask
 from pipeline.data.windows import Box, open_windows
 from tests import odd_images
 from tests.odd_images import ODD

@@ -5,8 +5,8 @@ import pytest
 
 from pipeline import competition
 from pipeline.data.index import read_index
+from pipeline.data.integrity import survey_train
 from pipeline.data.labels import Labels
-from pipeline.data.survey import survey_train
 from pipeline.data.windows import Box
 from tests.odd_labels import ODD, VOID, VOID_OBJECT, Odd, lay_out
 

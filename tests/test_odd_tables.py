@@ -10,8 +10,8 @@ import pytest
 
 from pipeline import competition
 from pipeline.data.index import read_index, read_test_index
+from pipeline.data.integrity import survey_test, survey_train
 from pipeline.data.labels import Labels
-from pipeline.data.survey import survey_test, survey_train
 from pipeline.data.tables import sample_header
 from pipeline.submission import check_submission, write_submission
 from tests.odd_tables import GROUPS, HEIGHT, IDS, ODD, WIDTH, mask_of, write

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from pipeline.inference.store import LEVELS, quantise
+from pipeline.inference.prediction_store import LEVELS, quantise
 from pipeline.metrics import METRICS, VOID, Counts, Metric, count, stack
 from pipeline.postprocess import (
     AREAS,

@@ -9,9 +9,9 @@ from PIL import Image
 
 from pipeline import competition, config, rle
 from pipeline.cli import main
-from pipeline.data.images import Reader
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
+from pipeline.data.reader import Reader
 from pipeline.duplicates import find_duplicates
 
 CARD = "tiny.toml"

@@ -16,9 +16,9 @@ from PIL import Image
 
 from pipeline import competition
 from pipeline.cli import main
-from pipeline.kaggle import isolate, wheels
+from pipeline.kaggle import sandbox, wheels
+from pipeline.kaggle.mock_test_set import CUT, write_hidden, write_known
 from pipeline.kaggle.rehearsal import lay_out, make_environment, run_notebook
-from pipeline.kaggle.testsets import CUT, write_hidden, write_known
 from pipeline.stages.bundling import DIST
 from pipeline.training.checkpoint import load_weights
 
@@ -151,7 +151,7 @@ def test_the_input_is_read_only_where_namespaces_are_permitted(tmp_path):
 def test_a_notebook_that_writes_into_its_input_is_found_out(tmp_path, monkeypatch):
     root = tmp_path / "kaggle"
     lay_out(root, {"data": lambda folder: folder.mkdir(parents=True)})
-    monkeypatch.setattr(isolate, "__file__", str(tmp_path / "careless.py"))
+    monkeypatch.setattr(sandbox, "__file__", str(tmp_path / "careless.py"))
     (tmp_path / "careless.py").write_text(
         "import sys; open(sys.argv[1], 'w').write('careless'); open(sys.argv[2] + '/data/new', 'w').write('x')"
     )

@@ -14,16 +14,16 @@ import pytest
 from PIL import Image
 
 from pipeline import config, stages
-from pipeline.bootstrap import Interval
 from pipeline.ensemble import choice, choose
 from pipeline.metrics import METRICS
 from pipeline.postprocess import THRESHOLDS, Cut, apply, count_by_label
-from pipeline.report import kinds, page, pictures, plots
-from pipeline.report.advice import advise
+from pipeline.report import page, pictures, plots, subgroups
+from pipeline.report.label_quality import calibration_error, reliability, suspicion
 from pipeline.report.page import render, to_cell, to_table, write_report
-from pipeline.report.suspicion import calibration_error, reliability, suspicion
-from pipeline.report.view import Boards, Chosen, Honest, Members, Picture, Submission
+from pipeline.report.recommendations import advise
+from pipeline.report.report_data import Boards, Chosen, Honest, Members, Picture, Submission
 from pipeline.stages.reporting import cuts_of, surface_of
+from pipeline.statistics.bootstrap import Interval
 from tests.reports import draw, make_bare_view, make_history, make_images, make_surface, make_view, number_of
 from tests.test_choice import dice_by_hand, make_oof, of_rows
 
@@ -416,7 +416,7 @@ def test_kinds_come_worst_first_and_by_every_column_of_few_values():
         score=lambda table: np.where(table["kind"] == "odd", 0.5, 0.9), site="all", height=256
     )
     images["group"] = images["image_id"].str[:7]  # six groups of ten
-    found = {way.name: way.kinds for way in kinds.groupings(images)}
+    found = {way.name: way.kinds for way in subgroups.groupings(images)}
     assert list(found) == ["mask size", "kind", "group"]
     assert found["kind"][["kind", "images", "score", "worst"]].to_numpy().tolist() == [
         ["odd", 30, pytest.approx(0.5), 0.5],
@@ -426,12 +426,12 @@ def test_kinds_come_worst_first_and_by_every_column_of_few_values():
 
 def test_groups_of_one_image_each_are_no_kinds():
     images = make_images().assign(group=lambda table: table["image_id"])
-    assert "group" not in [way.name for way in kinds.groupings(images)]
+    assert "group" not in [way.name for way in subgroups.groupings(images)]
 
 
 def test_sizes_are_quarters_of_the_images_with_a_mask():
     images = make_images().assign(coverage=np.maximum(0, np.arange(60) - 19) / 60)  # 20 empties, then 40 that grow
-    by_size = kinds.groupings(images)[0].kinds.set_index("kind").loc[list(kinds.SIZES)]
+    by_size = subgroups.groupings(images)[0].kinds.set_index("kind").loc[list(subgroups.SIZES)]
     assert by_size["images"].tolist() == [20, 10, 10, 10, 10]
     assert by_size["coverage"].is_monotonic_increasing
 

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as cocoapi
 
 from pipeline import rle
-from pipeline.rle import Dialect, RLEError, many
+from pipeline.rle import Dialect, RLEError, table
 
 COCO = Dialect(form="coco")
 LIST = Dialect(order="row", form="list", empty="authentic")
@@ -168,9 +168,9 @@ def test_a_table_reads_as_its_texts_do_one_by_one(few, bounded, texts, base, rel
 
 def test_a_table_of_several_batches_reads_as_one(monkeypatch):
     texts = [f"{number} 1 {number + 2} 3" for number in range(1, 300)]
-    whole = many.read(texts, np.full(len(texts), 10**6), 1, False)
-    monkeypatch.setattr(many, "BATCH", 100)
-    parts = many.read(texts, np.full(len(texts), 10**6), 1, False)
+    whole = table.read(texts, np.full(len(texts), 10**6), 1, False)
+    monkeypatch.setattr(table, "BATCH", 100)
+    parts = table.read(texts, np.full(len(texts), 10**6), 1, False)
     assert all(np.array_equal(a, b) for a, b in zip(whole, parts, strict=True))
     assert [ends.tolist() for ends in parts[-1]] == [[298, 300], [299, 303]]
 

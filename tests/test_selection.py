@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from pipeline.inference.store import LEVELS
+from pipeline.inference.prediction_store import LEVELS
 from pipeline.metrics import METRICS, Counts, Found, detection_rates, empties_differ, stack
 from pipeline.postprocess import count_levels, count_soft
-from pipeline.training import phases
+from pipeline.training import trainer
 from pipeline.training.checkpoint import read_record
-from pipeline.training.log import say_collapse, say_epoch
-from pipeline.training.loop import count_classes
+from pipeline.training.epoch import count_classes
+from pipeline.training.history import say_collapse, say_epoch
 from pipeline.training.selection import NOT_VALIDATED, evaluate, selection_of
 from tests import fitting
 from tests.fitting import RUN, fit_tiny, history, validation
@@ -149,7 +149,7 @@ def test_shares_of_empties_differ_by_a_tenth_and_by_more_than_chance():
 
 def scored(monkeypatch, *validations):
     left = iter(validations)
-    monkeypatch.setattr(phases._Trainer, "_validate", lambda self: next(left))
+    monkeypatch.setattr(trainer._Trainer, "_validate", lambda self: next(left))
 
 
 THREE = "train.phases.0.epochs=3"
@@ -268,12 +268,12 @@ def test_a_full_fit_has_no_such_numbers(tiny):
 
 
 def test_validation_takes_the_batch_size_of_prediction(tiny, monkeypatch):
-    sizes, original = [], phases.validate
+    sizes, original = [], trainer.validate
 
     def spy(predictor, *args, batch_size, **options):
         sizes.append((predictor.batch_size, batch_size))
         return original(predictor, *args, batch_size=batch_size, **options)
 
-    monkeypatch.setattr(phases, "validate", spy)
+    monkeypatch.setattr(trainer, "validate", spy)
     fit_tiny("train.batch_size=4", data=fitting.fold_data(batch_size=1))
     assert set(sizes) == {(1, 1)}

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline import shakeup
 from pipeline.metrics import Scores
-from pipeline.shakeup import TooFewError, boards, simulate
+from pipeline.statistics import shakeup
+from pipeline.statistics.shakeup import TooFewError, boards, simulate
 
 
 def play(scores, public_share, test_images, draws):

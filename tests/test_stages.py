@@ -19,10 +19,10 @@ from pipeline.data.labels import Labels
 from pipeline.duplicates import write_duplicates
 from pipeline.duplicates.table import COLUMNS
 from pipeline.ensemble import Choice, PerClass
-from pipeline.inference.store import PredictionStore
+from pipeline.inference.prediction_store import PredictionStore
 from pipeline.models import build_model
 from pipeline.postprocess import Cut
-from pipeline.pseudo import soft_label
+from pipeline.pseudo_labels import soft_label
 from pipeline.stages import preparing, training
 from pipeline.stages.ensembling import load_members, oof_of_members, oof_rows
 from pipeline.stages.ensembling import test_masks as masks_of_test
@@ -392,7 +392,7 @@ def test_a_companion_without_the_configs_labels_is_refused(tiny, edit, change):
 
 
 def test_labels_too_good_to_be_had_leave_the_training_as_it_was_and_say_so(submitted, monkeypatch, capsys):
-    monkeypatch.setattr("pipeline.pseudo.calibrate", lambda *_: np.inf)
+    monkeypatch.setattr("pipeline.pseudo_labels.calibrate", lambda *_: np.inf)
     assert main(["pseudo", "configs/tiny.toml"]) == 0
     printed = capsys.readouterr()
     assert "none is labelled: lower train.pseudo.floor" in printed.err

@@ -12,8 +12,8 @@ import study_models
 from study import Comparison, Dataset, Part, Run, Scale, Study, Variant
 
 from pipeline import config
-from pipeline.data.images import read_image
 from pipeline.data.index import read_index
+from pipeline.data.reader import read_image
 from pipeline.files import write_text
 from pipeline.folds import assign_folds, write_folds
 

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline import config, stages
 from pipeline.cli import main
-from pipeline.kaggle.attached import LAYOUT, describe_runs, lay_out_project, resume_runs
-from pipeline.kaggle.bundle import RECORD, read_bundle
+from pipeline.kaggle.input_mounts import LAYOUT, describe_runs, lay_out_project, resume_runs
+from pipeline.serving.bundle import RECORD, read_bundle
 from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipeline.config import Tiles
-from pipeline.data.images import Reader
+from pipeline.data.reader import Reader
 from pipeline.data.windows import Box
 from pipeline.inference import tiles as tiling
-from pipeline.inference.predict import Predictor
+from pipeline.inference.predictor import Predictor
 from pipeline.inference.tiles import WINDOWS, Whole, lay, predict_strips
 from pipeline.rle import Dialect
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from pipeline import config
-from pipeline.kaggle import onepass, watch
-from pipeline.kaggle.onepass import Item, OnePass
-from pipeline.kaggle.plan import Member, Step, fold_steps
-from pipeline.kaggle.watch import Watch
+from pipeline.serving import single_pass, time_budget
+from pipeline.serving.budget_plan import Member, Step, fold_steps
+from pipeline.serving.single_pass import Item, OnePass
+from pipeline.serving.time_budget import Watch
 
 HOUR = 3600.0
 VIEWS = ("identity", "flip_horizontal")
@@ -25,7 +25,7 @@ STEPS = (
 def clock(monkeypatch):
     clock = SimpleNamespace(now=100.0)
     clock.monotonic = lambda: clock.now
-    for module in (watch, onepass):
+    for module in (time_budget, single_pass):
         monkeypatch.setattr(module, "time", clock)
     return clock
 

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from pipeline import config, stages
 from pipeline.data import dataset
-from pipeline.inference.store import PredictionStore
+from pipeline.inference.prediction_store import PredictionStore
 from pipeline.stages.training import _say_moved_thresholds
-from pipeline.training import phases
+from pipeline.training import trainer
 from pipeline.training.checkpoint import (
     load_checkpoint,
     load_state,
@@ -28,8 +28,8 @@ from pipeline.training.checkpoint import (
     save_checkpoint,
     save_state,
 )
+from pipeline.training.epoch import learning_rate
 from pipeline.training.full_fit import epochs_that_folds_found, with_epochs
-from pipeline.training.loop import learning_rate
 from tests import fitting
 
 ROOT = Path(__file__).parents[1]
@@ -102,13 +102,13 @@ def test_checkpoint_of_another_model_or_cut_short_is_refused(tiny):
 
 def test_phases_follow_each_other_from_the_best_weights(tiny, monkeypatch):
     loaded = []
-    original = phases.load_checkpoint
+    original = trainer.load_checkpoint
 
     def spy(path, model, fold):
         loaded.append(Path(path).name)
         return original(path, model, fold)
 
-    monkeypatch.setattr(phases, "load_checkpoint", spy)
+    monkeypatch.setattr(trainer, "load_checkpoint", spy)
     stages.train(load(), 0)
     assert [(line["phase"], line["epoch"]) for line in history()] == [(1, 1), (1, 2), (2, 1), (2, 2)]
     assert loaded[0] == "phase1.safetensors"
@@ -201,7 +201,7 @@ def test_loss_that_turns_nan_stops_with_batch_rate_and_advice(tiny, monkeypatch)
 
 def test_patience_ends_a_phase(tiny, monkeypatch):
     found = iter([0.3, 0.4, 0.4, 0.1, 0.2])
-    monkeypatch.setattr(phases._Trainer, "_validate", lambda self: fitting.validation(next(found)))
+    monkeypatch.setattr(trainer._Trainer, "_validate", lambda self: fitting.validation(next(found)))
     stages.train(load("train.patience=1", "train.phases.0.epochs=6"), 0)
     assert [(line["phase"], line["best"]) for line in history()] == [
         (1, True),
@@ -246,7 +246,7 @@ def test_tensorboard_gets_its_files(tiny):
 
 def test_a_compiled_network_learns_the_same(tiny, monkeypatch):
     # With inductor this takes minutes; what is ours is where it is compiled and what is saved.
-    monkeypatch.setattr("pipeline.training.phases._compile", lambda model, device: model.compile(backend="aot_eager"))
+    monkeypatch.setattr("pipeline.training.trainer._compile", lambda model, device: model.compile(backend="aot_eager"))
     slow = ("train.phases.0.lr=1e-4", "train.phases.1.lr=1e-4")  # at 3e-3 Adam makes percents of float32's last digits
     plain = load_file(stages.train(load("name=plain", *slow), 0).weights)
     found = load_file(stages.train(load("name=compiled", "train.compile=true", *slow), 0).weights)
@@ -301,7 +301,7 @@ def test_learning_rate_starts_again_in_every_cycle():
 
 def test_full_fit_trains_on_every_image_for_the_epochs_handed_in_and_chooses_nothing(tiny, monkeypatch):
     seen, averages = set(), []
-    original, save_state = dataset.MaskedImages.__getitem__, phases.save_state
+    original, save_state = dataset.MaskedImages.__getitem__, trainer.save_state
 
     def spy(self, key):
         seen.add(self.rows[key[0]].image_id)
@@ -312,8 +312,8 @@ def test_full_fit_trains_on_every_image_for_the_epochs_handed_in_and_chooses_not
         save_state(path, state)
 
     monkeypatch.setattr(dataset.MaskedImages, "__getitem__", spy)
-    monkeypatch.setattr(phases, "save_state", keep)
-    monkeypatch.setattr(phases, "validate", None)  # nothing may call it
+    monkeypatch.setattr(trainer, "save_state", keep)
+    monkeypatch.setattr(trainer, "validate", None)  # nothing may call it
     data = fitting.fold_data("full")
     pairs = ("train.patience=1", "train.phases.0.swa=1.0", "train.phases.0.soup=2")  # they choose, and do nothing here
     fitting.fit_tiny(*pairs, data=data, phases=2, epochs=(3, 1))
@@ -343,12 +343,12 @@ def test_a_killed_full_fit_ends_with_the_weights_of_an_undisturbed_one(tiny, mon
         if state["standing"]["epoch"] == 1:
             raise Killed
 
-    original = phases.save_state
+    original = trainer.save_state
     fitting.fit_tiny(data=fitting.fold_data("full"), epochs=(2,))
     undisturbed, expected = load_file(fitting.RUN / "best.safetensors"), fitting.history()
     fitting.RUN.rename("undisturbed")
     with monkeypatch.context() as patch:
-        patch.setattr(phases, "save_state", kill)
+        patch.setattr(trainer, "save_state", kill)
         with pytest.raises(Killed):
             fitting.fit_tiny(data=fitting.fold_data("full"), epochs=(2,))
     fitting.fit_tiny(data=fitting.fold_data("full"), epochs=(2,))

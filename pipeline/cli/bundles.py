@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from pipeline import kaggle, stages
-from pipeline.bootstrap import Interval
+from pipeline import stages
 from pipeline.cli.terminal import DEMO, ConfigPath, DataRoot, Overrides, app, load_configs, out, print_table
 from pipeline.progress import clock
+from pipeline.serving.budget_plan import Step
+from pipeline.statistics.bootstrap import Interval
 
 Configs = Annotated[str, typer.Option(help="names of the configs of an ensemble, beside the given one's file")]
 
@@ -48,11 +49,11 @@ def _print_bundle(done: stages.Bundled) -> None:
         print_table([_step_row(step) for step in record.steps], {})
 
 
-def _step_row(step: kaggle.plan.Step) -> dict[str, str]:
+def _step_row(step: Step) -> dict[str, str]:
     return {"what": step.drop, "which": str(step.name), "of": step.member, "OOF": _score(step)}
 
 
-def _score(step: kaggle.plan.Step) -> str:
+def _score(step: Step) -> str:
     return "not to be measured" if step.score is None else f"{step.score:.4f} without it"
 
 

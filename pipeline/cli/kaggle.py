@@ -7,7 +7,7 @@ import typer
 
 from pipeline import stages
 from pipeline.cli.terminal import app, out, print_table
-from pipeline.kaggle.board import Row
+from pipeline.kaggle.submission_history import Row
 
 Name = Annotated[str, typer.Argument(help="a config's name, or an ensemble's, as in x+y")]
 DIST = Path("dist/kaggle")

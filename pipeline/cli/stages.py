@@ -402,10 +402,10 @@ def encoders(
     ] = False,
 ) -> None:
     """List the encoders that work: parameters (millions), the architectures they serve, output strides, native size."""
-    from pipeline.models import encoder, survey
+    from pipeline.models import encoder, encoder_table
 
     if refresh:
-        survey.refresh()
+        encoder_table.refresh()
         encoder.known.cache_clear()
     wanted = pattern.removeprefix(encoder.PREFIX) if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
     rows = [

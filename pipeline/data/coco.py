@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, PositiveInt, ValidationError
 
-from pipeline.data.images import AS_SEEN, Reader
-from pipeline.data.places import as_id
+from pipeline.data.file_index import as_id
 from pipeline.data.polygons import check_outline, size_or_none
+from pipeline.data.reader import AS_SEEN, Reader
 from pipeline.quoting import shortened
 from pipeline.rle import Dialect, RLEError, mask_of_counts
 from pipeline.schema import did_you_mean

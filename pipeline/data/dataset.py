@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from pipeline.data.augment import Augment
-from pipeline.data.images import Reader
 from pipeline.data.labels import Labels
 from pipeline.data.mixing import Mixing, Pair
+from pipeline.data.reader import Reader
 from pipeline.data.windows import Box
 
 CACHE_BYTES = 2 << 30  # decoded images below this size stay in memory

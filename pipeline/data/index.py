@@ -15,11 +15,11 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.coco import read_coco
-from pipeline.data.images import AS_SEEN, ImageError, Reader
+from pipeline.data.file_index import Search, as_id, find_files, find_parts, match_files, nothing_found, say_once
 from pipeline.data.labels import Labels, one_hot, texts_of
 from pipeline.data.medical import slice_of
-from pipeline.data.places import Search, as_id, find_files, find_parts, match_files, nothing_found, say_once
 from pipeline.data.polygons import read_polygons
+from pipeline.data.reader import AS_SEEN, ImageError, Reader
 from pipeline.data.tables import read_rows, read_table, runs_of_rows
 from pipeline.quoting import shortened
 from pipeline.rle import Dialect, area

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from pipeline.competition import Competition, Masks, Value
-from pipeline.data.borders import border as borders_of
-from pipeline.data.images import VOID, VOID_OBJECT, ImageError, read_labels, read_mask, read_objects
+from pipeline.data.boundaries import border as borders_of
+from pipeline.data.reader import VOID, VOID_OBJECT, ImageError, read_labels, read_mask, read_objects
 from pipeline.data.windows import Box
 from pipeline.rle import Dialect, Runs
 

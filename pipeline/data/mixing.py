@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import cv2
 import numpy as np
 
-from pipeline.data.borders import border as draw_border
+from pipeline.data.boundaries import border as draw_border
 
 Pair = tuple[np.ndarray, np.ndarray]  # image (H, W, channels) uint8, mask (H, W, C) uint8
 Draw = Callable[[], Pair]  # the next partner

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline.data.images import AS_SEEN, ImageError, Reader
-from pipeline.data.places import as_id
+from pipeline.data.file_index import as_id
+from pipeline.data.reader import AS_SEEN, ImageError, Reader
 from pipeline.quoting import quoted, shortened
 from pipeline.rle import Dialect
 

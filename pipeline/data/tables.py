@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import pandas as pd
 
 from pipeline.competition import Columns
-from pipeline.data.places import as_id, say_once
+from pipeline.data.file_index import as_id, say_once
 from pipeline.quoting import listed, shortened
 from pipeline.rle import Dialect, RLEError, Runs, empty_advice
 from pipeline.schema import did_you_mean

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.data.images import AS_SEEN, Reader
+from pipeline.data.reader import AS_SEEN, Reader
 from pipeline.duplicates import confirm
 from pipeline.duplicates.candidates import propose
 from pipeline.duplicates.signatures import Signature, sign

@@ -8,9 +8,10 @@ Source:
 from pipeline.ensemble.choice import Choice, Chosen, Oof, choose
 from pipeline.ensemble.combine import COMBINATIONS, average, blend, combine
 from pipeline.ensemble.decision import Decision, Drawer, Exclusive, PerClass, blender, decide
-from pipeline.ensemble.exclusive import decide_exclusive
-from pipeline.ensemble.objects import ObjectCut, Objects, decide_objects
-from pipeline.ensemble.record import drawer_of
+from pipeline.ensemble.evaluation import count_drawn, score_drawn
+from pipeline.ensemble.instances import ObjectCut, Objects, decide_objects
+from pipeline.ensemble.multiclass import decide_exclusive
+from pipeline.ensemble.serialization import drawer_of
 from pipeline.ensemble.weights import (
     Fitted,
     Reduced,
@@ -21,7 +22,6 @@ from pipeline.ensemble.weights import (
     log_loss_weights,
     reduce,
 )
-from pipeline.ensemble.worth import count_drawn, score_drawn
 
 __all__ = [
     "COMBINATIONS",

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.crossfit import CrossFitted, cross_fit
+from pipeline.ensemble.candidate_rules import Folds, Rivals, folds_of, without_each
 from pipeline.ensemble.combine import COMBINATIONS, blend
-from pipeline.ensemble.rivals import Folds, Rivals, folds_of, without_each
 from pipeline.ensemble.weights import Reduced, at_best_threshold, greedy_weights, image_scores, log_loss_weights, reduce
 from pipeline.metrics import Counts, Metric, Scores, count, stack
 from pipeline.postprocess import Cut, Surface, apply
+from pipeline.statistics.crossfit import CrossFitted, cross_fit
 
 Way = tuple[str, tuple[float, ...]]  # a combination, and the members' weights
 

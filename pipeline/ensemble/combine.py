@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from pipeline.inference.store import LEVELS
+from pipeline.inference.prediction_store import LEVELS
 
 # A stored 0 stands for anything up to 1/510, which has a logarithm as 0 has not. A hair inside of that half step, so
 # that 0 comes back as 0 and 255 as 255.
@@ -18,7 +18,7 @@ FLOOR = 0.499
 
 
 class Store(Protocol):
-    """Stored values by image id: an `inference.store.PredictionStore`, or what is like one in memory."""
+    """Stored values by image id: an `inference.prediction_store.PredictionStore`, or what is like one in memory."""
 
     def read(self, image_id: str) -> np.ndarray:
         """The values of one image, (C, H, W) uint8."""

@@ -23,7 +23,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from pipeline.ensemble.combine import blend, forward_table, to_values
-from pipeline.inference.store import LEVELS
+from pipeline.inference.prediction_store import LEVELS
 from pipeline.metrics import VOID, Counts, Metric, Scores, or_zero, ratio
 from pipeline.postprocess import THRESHOLDS, best_threshold, level
 

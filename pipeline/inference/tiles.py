@@ -26,7 +26,7 @@ COARSE = 4  # every so many pixels, in both directions, are enough to see whethe
 
 
 class Pixels(Protocol):
-    """An image that is read by window, as `data.images.Reader` wants its values."""
+    """An image that is read by window, as `data.reader.Reader` wants its values."""
 
     shape: tuple[int, int]
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.kaggle.calls import TOKENS, Caller, EndedError, KaggleError, UnknownError
 from pipeline.kaggle.metadata import DATASET_FILE, DatasetMetadata, KernelMetadata
+from pipeline.kaggle.retry import TOKENS, Caller, EndedError, KaggleError, UnknownError
 from pipeline.kaggle.secrets import keep_secret, without_secrets
 from pipeline.progress import console
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.competition import Competition
-from pipeline.kaggle.bundle import Record
 from pipeline.kaggle.metadata import LONGEST, DatasetMetadata, KernelMetadata, License, slugify, write_metadata
+from pipeline.serving.bundle import Record
 
 LICENCE = License(name="other")
 

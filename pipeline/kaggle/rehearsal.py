@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.kaggle import isolate
+from pipeline.kaggle import sandbox
 
 WORKING_LIMIT = 20e9  # bytes that /kaggle/working may hold
 LAST_LINES = 12  # of what a notebook that failed said
@@ -92,7 +92,7 @@ def run_notebook(notebook: Path, root: Path, python: Path, environment: Mapping[
     executed, log, report = place / notebook.name, place / "run.log", place / "isolation.txt"
     shutil.copyfile(notebook, executed)
     before = _listing(root / "input")
-    launcher = [sys.executable, isolate.__file__, str(report), str((root / "input").resolve())]
+    launcher = [sys.executable, sandbox.__file__, str(report), str((root / "input").resolve())]
     command = [*launcher, str(python.absolute()), "-c", RUN, str(executed), "--inplace", "--timeout=-1"]
     variables = _bare(place) | {"KAGGLE_ROOT": str(root.resolve())} | dict(environment)
     started = time.monotonic()

@@ -18,12 +18,12 @@ from pipeline.losses.cross_entropy import CrossEntropyLoss
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.dice_softmax import DiceSoftmaxLoss
 from pipeline.losses.focal import FocalLoss
+from pipeline.losses.inputs import Pixels
 from pipeline.losses.jaccard import JaccardLoss
 from pipeline.losses.lovasz import LovaszHingeLoss
 from pipeline.losses.lovasz_softmax import LovaszSoftmaxLoss
 from pipeline.losses.multiclass import MultiClassLoss
 from pipeline.losses.multilabel import MultiLabelLoss
-from pipeline.losses.precision import Pixels
 from pipeline.losses.tversky import FocalTverskyLoss, TverskyLoss
 from pipeline.schema import did_you_mean
 

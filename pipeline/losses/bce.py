@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.losses.inputs import Pixels, mean_of
 from pipeline.losses.multilabel import MultiLabelLoss
-from pipeline.losses.precision import Pixels, mean_of
 
 
 class BCELoss(MultiLabelLoss):

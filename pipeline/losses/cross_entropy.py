@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.losses.bce import check_smoothing
+from pipeline.losses.inputs import IGNORE, mean_of
 from pipeline.losses.multiclass import MultiClassLoss
-from pipeline.losses.precision import IGNORE, mean_of
 
 
 class CrossEntropyLoss(MultiClassLoss):

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from pipeline.losses.inputs import Pixels
 from pipeline.losses.overlap import OverlapLoss
-from pipeline.losses.precision import Pixels
 
 
 class DiceLoss(OverlapLoss):

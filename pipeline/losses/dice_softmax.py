@@ -3,9 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.losses.inputs import IGNORE, mean_of
 from pipeline.losses.multiclass import MultiClassLoss
 from pipeline.losses.overlap import check_smooth
-from pipeline.losses.precision import IGNORE, mean_of
 
 
 class DiceSoftmaxLoss(MultiClassLoss):

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.losses.extension import lovasz_extension
+from pipeline.losses.inputs import Pixels, mean_of
+from pipeline.losses.lovasz_extension import lovasz_extension
 from pipeline.losses.multilabel import MultiLabelLoss
 from pipeline.losses.overlap import check_means
-from pipeline.losses.precision import Pixels, mean_of
 from pipeline.schema import did_you_mean
 
 

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from pipeline.losses.extension import lovasz_extension
+from pipeline.losses.inputs import IGNORE, mean_of
 from pipeline.losses.lovasz import rows
+from pipeline.losses.lovasz_extension import lovasz_extension
 from pipeline.losses.multiclass import MultiClassLoss
 from pipeline.losses.overlap import check_means
-from pipeline.losses.precision import IGNORE, mean_of
 from pipeline.schema import did_you_mean
 
 COUNTED = {

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from pipeline.losses.precision import full_precision_classes
+from pipeline.losses.inputs import full_precision_classes
 
 
 class MultiClassLoss(nn.Module):

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from pipeline.losses.precision import Pixels, full_precision
+from pipeline.losses.inputs import Pixels, full_precision
 
 
 class MultiLabelLoss(nn.Module):

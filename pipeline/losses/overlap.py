@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from pipeline.losses.inputs import Pixels, mean_of
 from pipeline.losses.multilabel import MultiLabelLoss
-from pipeline.losses.precision import Pixels, mean_of
 from pipeline.schema import did_you_mean
 
 OVER = ("image", "batch")  # whose pixels are summed

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from pipeline.losses.inputs import Pixels
 from pipeline.losses.overlap import OverlapLoss
-from pipeline.losses.precision import Pixels
 
 
 class TverskyLoss(OverlapLoss):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.metrics.counts import VOID, Counts, count, stack
-from pipeline.metrics.found import Found, detection_rates, empties_differ
+from pipeline.metrics.detection import Found, detection_rates, empties_differ
 from pipeline.metrics.instances import (
     INSTANCE_METRICS,
     TWENTIETHS,

@@ -4,17 +4,7 @@
 threshold, `search_rules` finds the best rules, and `search_refinements` tries further ones around them.
 """
 
-from pipeline.postprocess.levels import (
-    HALF,
-    THRESHOLDS,
-    best_threshold,
-    count_argmax,
-    count_by_label,
-    count_levels,
-    count_soft,
-    level,
-)
-from pipeline.postprocess.refine import Refined, Refinements, refinements, search_refinements
+from pipeline.postprocess.rule_variants import Refined, Refinements, refinements, search_refinements
 from pipeline.postprocess.rules import Cut, apply
 from pipeline.postprocess.search import (
     AREAS,
@@ -26,6 +16,16 @@ from pipeline.postprocess.search import (
     search_rules,
     search_total,
     search_triplet,
+)
+from pipeline.postprocess.threshold_counts import (
+    HALF,
+    THRESHOLDS,
+    best_threshold,
+    count_argmax,
+    count_by_label,
+    count_levels,
+    count_soft,
+    level,
 )
 
 __all__ = [

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from skimage.segmentation import watershed
 
-from pipeline.postprocess.levels import level
 from pipeline.postprocess.rules import label_components
+from pipeline.postprocess.threshold_counts import level
 
 
 class SplitCut(NamedTuple):
@@ -56,7 +56,7 @@ def split(values: np.ndarray, cut: SplitCut) -> np.ndarray:
     scipy's `watershed_ift` knows no mask.
 
     Shapes:
-        values: (2, H, W) uint8, 0 … 255: the mask's and the border's, see `data.borders.border`.
+        values: (2, H, W) uint8, 0 … 255: the mask's and the border's, see `data.boundaries.border`.
         returns: (H, W) int32, 0 is background; instances are 1, 2, … by their first pixel, row by row.
 
     Raises:

@@ -6,7 +6,7 @@ import cc3d
 import numpy as np
 from pydantic import Field
 
-from pipeline.postprocess.levels import level
+from pipeline.postprocess.threshold_counts import level
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.inference.store import LEVELS
+from pipeline.inference.prediction_store import LEVELS
 from pipeline.metrics import VOID, Counts, Metric, Term
-from pipeline.postprocess.levels import THRESHOLDS, count_levels, is_best, level
 from pipeline.postprocess.rules import Cut
+from pipeline.postprocess.threshold_counts import THRESHOLDS, count_levels, is_best, level
 
 Images = Iterable[tuple[np.ndarray, np.ndarray, int]]  # values (H, W) uint8, target (H, W) 0, 1 or 255 for void; fold
 
@@ -170,7 +170,7 @@ class _Image:
     def components(self, areas: np.ndarray) -> Counts:
         """Counts without the components smaller than an area, (A, 255)."""
         if self._components is None:
-            from pipeline.postprocess.tree import component_counts  # numba takes half a second, and only this needs it
+            from pipeline.postprocess.component_tree import component_counts
 
             self._components = component_counts(self.values, self.target, areas)
         return self._components

@@ -5,8 +5,8 @@ import numpy as np
 from skimage.segmentation import watershed
 
 from pipeline.postprocess.instances import keep_labels
-from pipeline.postprocess.levels import level
 from pipeline.postprocess.rules import label_components
+from pipeline.postprocess.threshold_counts import level
 
 SMOOTHING = 1.0  # pixels; a jagged outline gives every tooth a summit of its own
 FARTHEST = 1e6  # pixels; OpenCV's distance to a background that is nowhere

@@ -15,11 +15,11 @@ import pandas as pd
 from pipeline.files import write_text
 from pipeline.progress import clock
 from pipeline.report import pictures, plots
-from pipeline.report.advice import advise
-from pipeline.report.kinds import groupings
+from pipeline.report.label_quality import calibration_error
 from pipeline.report.pictures import SUSPICIOUS, suspected, tiles
-from pipeline.report.suspicion import calibration_error
-from pipeline.report.view import Surface, View
+from pipeline.report.recommendations import advise
+from pipeline.report.report_data import Surface, View
+from pipeline.report.subgroups import groupings
 
 LIMIT = 5 << 20  # bytes: what a mail or an issue takes
 SIDES = (384, 256, 128)  # pixels of a picture; the largest with which the page stays within the limit

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from pipeline.data.images import encode_image
-from pipeline.report.view import Picture
+from pipeline.data.reader import encode_image
+from pipeline.report.report_data import Picture
 
 WORST, BEST, SUSPECTS = 12, 6, 12  # pictures in each gallery
 SUSPICIOUS = 0.1  # below it a label is not called suspect

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from pipeline.postprocess import THRESHOLDS
-from pipeline.report.suspicion import BINS
-from pipeline.report.view import Boards, Members, Surface
+from pipeline.report.label_quality import BINS
+from pipeline.report.report_data import Boards, Members, Surface
 
 INK, DIM, GRID, MAIN, OTHER = "#1f2933", "#5f6b78", "#dfe4e8", "#1467b3", "#c04c0b"
 THEME = {  # role: variable, dark colour

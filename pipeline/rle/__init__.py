@@ -200,11 +200,11 @@ class Dialect:
         """The runs of the texts that are plainly right, None for each other one."""
         if self.form != "pairs" or len(texts) < FEW:
             return [None] * len(texts)
-        from pipeline.rle import many  # numba takes half a second to load, and as long to compile for the first time
+        from pipeline.rle import table
 
         unbounded = np.full(len(texts), UNBOUNDED)
         sizes = unbounded if shapes is None else np.array([pixel_count(shape) for shape in shapes], dtype=np.int64)
-        return many.read(texts, sizes, self.base, self.relative)
+        return table.read(texts, sizes, self.base, self.relative)
 
     def _numbered_runs(self, number: int, text: str, shape: tuple[int, int] | None) -> Runs:
         try:

@@ -11,7 +11,6 @@ from pipeline.stages.bundling import NOBODY, Bundled, bundle, run_bundle
 from pipeline.stages.comparing import Compared, Final, PseudoGain, compare, final, pseudo
 from pipeline.stages.doctoring import Examined, doctor
 from pipeline.stages.ensembling import Ensembled, ensemble, score
-from pipeline.stages.looking import draw_images, draw_samples, list_findings, list_sizes
 from pipeline.stages.predicting import PredictedMany, predict_many
 from pipeline.stages.preparing import Prepared, check, data, describe_folds, prepare
 from pipeline.stages.rehearsing import Act, rehearse
@@ -55,16 +54,12 @@ __all__ = [
     "describe_folds",
     "doctor",
     "download",
-    "draw_images",
-    "draw_samples",
     "ensemble",
     "failed",
     "final",
     "gather",
     "inflation",
     "leaderboard",
-    "list_findings",
-    "list_sizes",
     "mean_row",
     "oof",
     "oof_table",

@@ -7,16 +7,16 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipeline.bootstrap import Difference, paired
 from pipeline.config import Config
-from pipeline.data.images import Reader, stretch
 from pipeline.data.index import read_index, read_test_index
+from pipeline.data.reader import Reader, stretch
 from pipeline.data.tables import read_table
 from pipeline.duplicates import merge_groups
 from pipeline.duplicates.candidates import VIEWS
 from pipeline.report.overlays import COLUMNS, Panel, write_sheet
 from pipeline.stages.preparing import Paths, check, find_all_duplicates, make_data, prepare, scores_at_half
 from pipeline.stages.training import oof_of
+from pipeline.statistics.bootstrap import Difference, paired
 
 SIDE = 256  # pixels to which a picture of the sheet is brought
 

@@ -14,17 +14,17 @@ import pandas as pd
 from pipeline import competition
 from pipeline.config import Config
 from pipeline.files import write_text
-from pipeline.inference.store import PredictionStore
-from pipeline.kaggle.attached import LAYOUT, is_rerun
-from pipeline.kaggle.bundle import Bundle, Origin, Record, Worth, read_bundle, weights_name, write_bundle
+from pipeline.inference.prediction_store import PredictionStore
 from pipeline.kaggle.descriptions import describe
+from pipeline.kaggle.input_mounts import LAYOUT, is_rerun
 from pipeline.kaggle.metadata import read_metadata
-from pipeline.kaggle.plan import Member, Plan, Step, seconds_of
-from pipeline.kaggle.prediction import Predicted, predict_test
-from pipeline.kaggle.pricing import price_steps
 from pipeline.kaggle.wheels import write_wheels
 from pipeline.manifest import read_submission_record
 from pipeline.metrics import judge_of
+from pipeline.serving.budget_plan import Member, Plan, Step, seconds_of
+from pipeline.serving.bundle import Bundle, Origin, Record, Worth, read_bundle, weights_name, write_bundle
+from pipeline.serving.bundle_prediction import Predicted, predict_test
+from pipeline.serving.tta_ablation import price_steps
 from pipeline.stages.ensembling import Ensembled, ensemble, ensemble_name, load_members, oof_of_members, oof_rows
 from pipeline.stages.preparing import Prepared
 from pipeline.stages.training import fill_store, fold_row
@@ -50,7 +50,7 @@ class Bundled(NamedTuple):
 def bundle(cfgs: Sequence[Config], owner: str | None = None, *, half: bool | None = None) -> Bundled:
     """Write all that Kaggle needs; trains and chooses what is missing before.
 
-    Writes: dist/kaggle/<name>/code/ (wheels, configs, folds), weights/ (see `kaggle.bundle`), notebook/ and train/ (a
+    Writes: dist/kaggle/<name>/code/ (wheels, configs, folds), weights/ (see `serving.bundle`), notebook/ and train/ (a
     notebook each), all with their metadata
 
     Args:

@@ -7,17 +7,17 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from pipeline import competition
-from pipeline.bootstrap import Difference, paired
 from pipeline.config import Config
 from pipeline.data.tables import read_table
 from pipeline.manifest import read_submission_record
 from pipeline.metrics import Scores
-from pipeline.pseudo import read_labels
-from pipeline.shakeup import Shakeup, simulate
+from pipeline.pseudo_labels import read_labels
 from pipeline.stages.ensembling import GAINED, POSSIBLE
 from pipeline.stages.labelling import load_beside, source_of_labels, with_pseudo
 from pipeline.stages.preparing import Prepared, count_test_images, prepare, scores_at_half
 from pipeline.stages.training import oof_of
+from pipeline.statistics.bootstrap import Difference, paired
+from pipeline.statistics.shakeup import Shakeup, simulate
 
 
 class Compared(NamedTuple):

@@ -10,13 +10,12 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.formats import read_header
-from pipeline.data.images import AS_SEEN, ImageError, Reader
 from pipeline.data.index import describe_unlisted, read_index, read_test_index, unlisted_test_images
+from pipeline.data.integrity import survey_test, survey_train
 from pipeline.data.labels import Labels, texts_of
-from pipeline.data.survey import survey_test, survey_train
+from pipeline.data.reader import AS_SEEN, ImageError, Reader
 from pipeline.data.tables import read_rows, read_table
 from pipeline.doctor import placement
-from pipeline.doctor.beside import check_beside
 from pipeline.doctor.dialects import Sample, in_words, judge
 from pipeline.doctor.findings import (
     Finding,
@@ -27,6 +26,7 @@ from pipeline.doctor.findings import (
     check_sizes,
     name_metric,
 )
+from pipeline.doctor.label_pairs import check_beside
 from pipeline.doctor.placement import VIEWS, Verdict, judge_masks
 from pipeline.report.overlays import COLUMNS, Panel, write_sheet
 from pipeline.rle import Dialect, RLEError

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from pipeline import competition, scoring, submission
-from pipeline.bootstrap import Difference, Interval, interval, paired
 from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.index import coverage_columns
@@ -27,7 +26,7 @@ from pipeline.ensemble import (
     decide_objects,
 )
 from pipeline.files import whole, write_text
-from pipeline.inference.store import PredictionStore
+from pipeline.inference.prediction_store import PredictionStore
 from pipeline.manifest import made_with
 from pipeline.metrics import (
     Found,
@@ -49,6 +48,7 @@ from pipeline.progress import track
 from pipeline.report.overlays import COLUMNS, Panel, choose_examples, write_sheet
 from pipeline.stages.preparing import Prepared, prepare
 from pipeline.stages.training import machines_of, predict_test
+from pipeline.statistics.bootstrap import Difference, Interval, interval, paired
 from pipeline.submission import ConfidencesOf, MaskOf
 
 GAINED, POSSIBLE = "gained ", "possible "  # before a class's name: columns of a table of scores

@@ -9,11 +9,11 @@ import pandas as pd
 
 from pipeline import config
 from pipeline.files import write_text
-from pipeline.inference.store import PredictionStore
-from pipeline.pseudo import calibrated, image_confidence, write_labels
+from pipeline.inference.prediction_store import PredictionStore
+from pipeline.pseudo_labels import calibrated, image_confidence, write_labels
 from pipeline.stages.preparing import Prepared, processes, scores_at_half
 from pipeline.training.checkpoint import read_record
-from pipeline.training.fold import PseudoData
+from pipeline.training.fold_data import PseudoData
 
 log = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
-from pipeline.kaggle.bundle import RECORD, read_bundle
-from pipeline.many.engines import ENGINES, Job
-from pipeline.many.inputs import list_inputs
-from pipeline.many.partitions import Output, count_partitions
 from pipeline.progress import track
 from pipeline.schema import did_you_mean
+from pipeline.serving.batch.executors import ENGINES, Job
+from pipeline.serving.batch.inputs import list_inputs
+from pipeline.serving.batch.partitions import Output, count_partitions
+from pipeline.serving.bundle import RECORD, read_bundle
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def predict_many(
         weights: the bundle's folder of weights.
         source: a glob pattern, or a .parquet of paths; on local disk or behind any fsspec URL.
         output: a folder, likewise.
-        engine: a name in `many.engines.ENGINES`.
+        engine: a name in `serving.batch.executors.ENGINES`.
         workers: here, processes that read ahead; on Ray, actors.
         rows: images per partition.
 

@@ -13,7 +13,7 @@ from pipeline.stages.doctoring import quick_look
 from pipeline.stages.labelling import source_of_labels
 from pipeline.stages.preparing import Prepared, check, processes
 from pipeline.training.checkpoint import FULL, Fold
-from pipeline.training.fold import balance_labels
+from pipeline.training.fold_data import balance_labels
 
 
 def check_training(prepared: Prepared, *, full: bool = False) -> None:

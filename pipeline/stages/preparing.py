@@ -13,20 +13,20 @@ from accelerate import PartialState
 from pipeline import competition, folds, hardware, postprocess
 from pipeline.competition import Competition
 from pipeline.config import Config, place
-from pipeline.data.demo import make_demo
-from pipeline.data.demo_classes import make_classes_demo
-from pipeline.data.demo_defects import make_defects_demo
-from pipeline.data.demo_instances import make_instances_demo
-from pipeline.data.demo_large import make_large_demo
 from pipeline.data.formats import read_header
-from pipeline.data.images import ImageError, Reader
 from pipeline.data.index import read_index, read_test_index, unlisted_test_images
 from pipeline.data.labels import Labels
 from pipeline.data.rasters import Header
+from pipeline.data.reader import ImageError, Reader
 from pipeline.data.tables import sample_header
+from pipeline.demos.camvid import make_classes_demo
+from pipeline.demos.defects import make_defects_demo
+from pipeline.demos.instances import make_instances_demo
+from pipeline.demos.large import make_large_demo
+from pipeline.demos.salt import make_demo
 from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, write_duplicates
 from pipeline.files import locked, remove_left_overs
-from pipeline.inference.store import PredictionStore
+from pipeline.inference.prediction_store import PredictionStore
 from pipeline.inference.tta import check_views
 from pipeline.losses import build_loss
 from pipeline.metrics import Counts, Scores, of_pixels, pixel_metric, stack
@@ -35,7 +35,7 @@ from pipeline.progress import track
 from pipeline.schema import read_toml
 from pipeline.submission import sample_rows
 from pipeline.training.checkpoint import FULL, Fold
-from pipeline.training.loop import count_classes
+from pipeline.training.epoch import count_classes
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.tables import read_table
 from pipeline.kaggle.descriptions import KERNELS, competitions_of, titled
+from pipeline.kaggle.mock_test_set import write_hidden, write_known
 from pipeline.kaggle.rehearsal import WORKING_LIMIT, Ran, describe_base, lay_out, make_environment, run_notebook
-from pipeline.kaggle.testsets import write_hidden, write_known
 from pipeline.schema import Kept, read_json
 from pipeline.stages.bundling import Bundled, bundle
 from pipeline.stages.submitting import check_csv

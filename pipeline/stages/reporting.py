@@ -8,26 +8,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from pipeline import shakeup
-from pipeline.bootstrap import interval
 from pipeline.competition import Competition
 from pipeline.config import Config
-from pipeline.data.images import Reader
 from pipeline.data.index import coverage_columns
+from pipeline.data.reader import Reader
 from pipeline.ensemble import Choice, Chosen, Decision, Drawer, Exclusive
 from pipeline.manifest import made_with
 from pipeline.metrics import Counts, Scores, count, detection_rates, of_pixels, stack
 from pipeline.postprocess import Cut, Surface
 from pipeline.progress import track
-from pipeline.report import view
+from pipeline.report import report_data
+from pipeline.report.label_quality import reliability, suspicion
 from pipeline.report.page import write_report
-from pipeline.report.suspicion import reliability, suspicion
 from pipeline.stages.comparing import gain_of
 from pipeline.stages.ensembling import decide_members, ensemble_name, load_members, oof_of_members, oof_rows, test_masks
 from pipeline.stages.labelling import companion_path, read_companion, source_of_labels
 from pipeline.stages.preparing import Prepared, count_test_images, prepare
 from pipeline.stages.seeing import Seen, see
 from pipeline.stages.training import fold_row, predict_test, read_history
+from pipeline.statistics import shakeup
+from pipeline.statistics.bootstrap import interval
 from pipeline.submission import sample_rows
 
 FEW = 20  # values of a column that tells images apart
@@ -43,14 +43,14 @@ def report(cfgs: Sequence[Config]) -> Path:
     return path
 
 
-def gather(cfgs: Sequence[Config]) -> view.View:
+def gather(cfgs: Sequence[Config]) -> report_data.View:
     """All that a page, or a notebook, shows of a config or an ensemble; does all that is missing before."""
     members = load_members(cfgs)
     test_index, *_ = [predict_test(member) for member in members]
     return _view(ensemble_name(cfgs), members, test_index)
 
 
-def _view(title: str, members: Sequence[Prepared], test_index: pd.DataFrame) -> view.View:
+def _view(title: str, members: Sequence[Prepared], test_index: pd.DataFrame) -> report_data.View:
     first, rows = members[0], oof_rows(members)
     decision, alone = decide_members(members, rows)
     oof = oof_of_members(members, rows)
@@ -61,7 +61,7 @@ def _view(title: str, members: Sequence[Prepared], test_index: pd.DataFrame) -> 
 
     looked = _look_at_all(rows["image_id"], look)
     masks = _masks(rows, first.card.classes, looked.shares)
-    return view.View(
+    return report_data.View(
         title=title,
         competition=first.card.title,
         metric=metric_of_scores(first.card),
@@ -91,15 +91,17 @@ def metric_of_scores(card: Competition) -> str:
     return card.metric if card.instances else of_pixels(card.metric)
 
 
-def _honest(decision: Decision, groups: np.ndarray) -> view.Honest:
+def _honest(decision: Decision, groups: np.ndarray) -> report_data.Honest:
     """Exclusive classes have no threshold, and so no score at .5."""
     at_half = None if isinstance(decision.shipped, Exclusive) else decision.at_half
-    return view.Honest(interval(decision.scores, groups), decision.in_sample, at_half, decision.trivial)
+    return report_data.Honest(interval(decision.scores, groups), decision.in_sample, at_half, decision.trivial)
 
 
-def _picture(reader: Reader, path_of: Mapping[str, Path], look: Callable[[str], Seen], image_id: str) -> view.Picture:
+def _picture(
+    reader: Reader, path_of: Mapping[str, Path], look: Callable[[str], Seen], image_id: str
+) -> report_data.Picture:
     seen = look(image_id)
-    return view.Picture(reader.picture(path_of[image_id]), seen.true, seen.values.max(axis=0), seen.found)
+    return report_data.Picture(reader.picture(path_of[image_id]), seen.true, seen.values.max(axis=0), seen.found)
 
 
 class Looked(NamedTuple):
@@ -124,7 +126,7 @@ def _look_at_all(image_ids: pd.Series, look: Callable[[str], Seen]) -> Looked:
 
 def _images(rows: pd.DataFrame, looked: Looked, decision: Decision) -> pd.DataFrame:
     """The table of images. Where each pixel has a class, all of it is masked."""
-    apart = [column for column in _telling(rows) if column not in view.RESULTS]
+    apart = [column for column in _telling(rows) if column not in report_data.RESULTS]
     images = rows[["image_id", "fold", "coverage", *apart]].assign(
         score=decision.scores.each(),
         predicted=looked.shares.sum(axis=1).clip(max=1),
@@ -201,16 +203,16 @@ def _classes(classes: Sequence[str], masks: pd.DataFrame, scores: Scores) -> pd.
     return pd.DataFrame(rows)
 
 
-def _parting(decision: Decision) -> view.Parting:
+def _parting(decision: Decision) -> report_data.Parting:
     """The ways to part touching objects, and the cut of each fold, and what ships."""
     cuts = {"all folds": decision.shipped, **{f"without fold {fold}": cut for fold, cut in decision.by_fold.items()}}
-    return view.Parting(
+    return report_data.Parting(
         pd.DataFrame({"way": list(decision.others), "score": list(decision.others.values())}),
         pd.DataFrame([{"chosen on": name, **drawer.cut._asdict()} for name, drawer in cuts.items()]),
     )
 
 
-def surface_of(chosen: Chosen) -> view.Surface:
+def surface_of(chosen: Chosen) -> report_data.Surface:
     """Thresholds and areas of the family of rules that ships, under the weights that ship.
 
     A fold may have chosen another family (`cuts_of` has it), and in an ensemble other weights; here each fold's point
@@ -223,7 +225,7 @@ def surface_of(chosen: Chosen) -> view.Surface:
     without = {fold: surface.best([each for each in folds if each != fold])[0] for fold in folds}
     per_fold = {fold: _point(surface, each) for fold, each in without.items()}
     further = _further(cut, chosen.shipped.cut)
-    return view.Surface(
+    return report_data.Surface(
         surface.areas, surface.plane(cut), _point(surface, cut), per_fold, chosen.family, tuple(further)
     )
 
@@ -246,8 +248,8 @@ def _further(cut: Cut, refined: Cut) -> list[str]:
     ]
 
 
-def _point(surface: Surface, cut: Cut) -> view.Chosen:
-    return view.Chosen(cut.threshold, surface.area(cut), cut.presence_threshold)
+def _point(surface: Surface, cut: Cut) -> report_data.Chosen:
+    return report_data.Chosen(cut.threshold, surface.area(cut), cut.presence_threshold)
 
 
 def cuts_of(classes: Sequence[str], parts: Sequence[Chosen]) -> pd.DataFrame:
@@ -279,7 +281,7 @@ def _cut_row(cut: Cut) -> dict[str, Any]:
     }
 
 
-def _members(members: Sequence[Prepared], decision: Decision, alone: Sequence[Decision]) -> view.Members:
+def _members(members: Sequence[Prepared], decision: Decision, alone: Sequence[Decision]) -> report_data.Members:
     table = pd.DataFrame(
         {
             "name": [member.cfg.name for member in members],
@@ -288,10 +290,10 @@ def _members(members: Sequence[Prepared], decision: Decision, alone: Sequence[De
         }
     )
     errors = np.nan_to_num([1 - each.scores.each() for each in alone])  # an image that does not count has none
-    return view.Members(table, np.corrcoef(errors))
+    return report_data.Members(table, np.corrcoef(errors))
 
 
-def _pseudo(member: Prepared) -> view.Pseudo | None:
+def _pseudo(member: Prepared) -> report_data.Pseudo | None:
     """A config against the source of its labels, which predicted all folds before it could label; else its companion
     against it, once that has predicted them too.
     """
@@ -301,7 +303,7 @@ def _pseudo(member: Prepared) -> view.Pseudo | None:
         gain = gain_of(labelled, member)
     else:
         return None
-    return view.Pseudo(gain.name, gain.source, gain.folds, gain.difference)
+    return report_data.Pseudo(gain.name, gain.source, gain.folds, gain.difference)
 
 
 def _trained_companion(member: Prepared) -> Prepared | None:
@@ -315,7 +317,7 @@ def _trained_companion(member: Prepared) -> Prepared | None:
     return companion if companion.oof_store().ids() >= set(companion.index["image_id"]) else None
 
 
-def _submission(members: Sequence[Prepared], test_index: pd.DataFrame, drawer: Drawer) -> view.Submission:
+def _submission(members: Sequence[Prepared], test_index: pd.DataFrame, drawer: Drawer) -> report_data.Submission:
     """Rows, empty ones among them, and the masked share of each image and class."""
     card, readable = members[0].card, set(test_index["image_id"])
     masks_of = test_masks(members, readable, drawer)
@@ -325,7 +327,7 @@ def _submission(members: Sequence[Prepared], test_index: pd.DataFrame, drawer: D
     predicted = rows[rows["image_id"].isin(readable)]
     coverage = np.array([tested[row.image_id].shares[number[row.label]] for row in predicted.itertuples()])
     more = sum(tested[image_id].rows - 1 for image_id in predicted["image_id"]) if card.instances else 0
-    return view.Submission(len(rows) + more, len(rows) - int((coverage > 0).sum()), coverage)
+    return report_data.Submission(len(rows) + more, len(rows) - int((coverage > 0).sum()), coverage)
 
 
 class Tested(NamedTuple):
@@ -341,7 +343,7 @@ def _tested(drawn: np.ndarray) -> Tested:
     return Tested(masks.mean(axis=(1, 2)), max(1, int(drawn.max())))
 
 
-def _boards(first: Prepared, scores: Scores, groups: np.ndarray) -> view.Boards | None:
+def _boards(first: Prepared, scores: Scores, groups: np.ndarray) -> report_data.Boards | None:
     """None where too little counts, and of a test set without two parts, such as a hidden one of unknown size."""
     share, images = first.card.leaderboard.public_share, count_test_images(first.card, first.paths.root)
     if images < 2:
@@ -351,4 +353,4 @@ def _boards(first: Prepared, scores: Scores, groups: np.ndarray) -> view.Boards 
     except shakeup.TooFewError:
         return None
     in_public = round(share * images)
-    return view.Boards((private - public)[:, 0], in_public, images - in_public)
+    return report_data.Boards((private - public)[:, 0], in_public, images - in_public)

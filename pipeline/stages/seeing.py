@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.data.images import VOID, VOID_OBJECT
+from pipeline.data.reader import VOID, VOID_OBJECT
 from pipeline.ensemble import Drawer, Exclusive, Objects, PerClass, blender
 from pipeline.postprocess import count_by_label
 

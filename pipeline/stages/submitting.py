@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 from pipeline import competition
 from pipeline.competition import Competition
-from pipeline.data.images import ImageError, read_size
 from pipeline.data.index import test_search
+from pipeline.data.reader import ImageError, read_size
 from pipeline.files import write_text
-from pipeline.kaggle.board import Correlation, Entry, Row, correlations, read_entries, write_entries
-from pipeline.kaggle.calls import SITE, EndedError, KaggleError
+from pipeline.kaggle.archive import unpack
 from pipeline.kaggle.client import Client, Kernel, RemoteFile, Submission, connect, flat_files
 from pipeline.kaggle.descriptions import competitions_of
 from pipeline.kaggle.metadata import KERNEL_FILE, DatasetMetadata, KernelMetadata, read_metadata
-from pipeline.kaggle.unpacking import unpack
+from pipeline.kaggle.retry import SITE, EndedError, KaggleError
+from pipeline.kaggle.submission_history import Correlation, Entry, Row, correlations, read_entries, write_entries
 from pipeline.manifest import read_submission_record
 from pipeline.schema import Table, read_json
 from pipeline.submission import check_submission

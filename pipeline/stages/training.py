@@ -18,8 +18,8 @@ from pipeline.config import Config, place
 from pipeline.data.crops import crop_index
 from pipeline.data.index import describe_unlisted, read_test_index
 from pipeline.files import locked, write_text
-from pipeline.inference.predict import Predictor, predict_to_store
-from pipeline.inference.store import is_complete, start_store
+from pipeline.inference.prediction_store import is_complete, start_store
+from pipeline.inference.predictor import Predictor, predict_to_store
 from pipeline.metrics import Counts, detection_rates, of_pixels, pixel_metric
 from pipeline.models import build_model, for_prediction
 from pipeline.rle import Dialect
@@ -35,12 +35,12 @@ from pipeline.training.checkpoint import (
     read_record,
     refuse_other_settings,
 )
-from pipeline.training.fold import FoldData, PseudoData
+from pipeline.training.fold_data import FoldData, PseudoData
 from pipeline.training.full_fit import epochs_that_folds_found
-from pipeline.training.log import Epoch, last_epoch
+from pipeline.training.history import Epoch, last_epoch
 from pipeline.training.objective import HeadWeights
-from pipeline.training.phases import fit, seed_weights
 from pipeline.training.selection import selection_of
+from pipeline.training.trainer import fit, seed_weights
 
 log = logging.getLogger(__name__)
 TABLES = {"data": config.Data, "model": config.Model, "train": config.Train}  # of a config, that decide weights

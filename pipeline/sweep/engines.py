@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.cluster import connected, last_line
 from pipeline.quoting import LINE, first_line
+from pipeline.ray_cluster import connected, last_line
 from pipeline.sweep.jobs import FAILED, Job
 
 ENDS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]

@@ -1,0 +1,121 @@
+"""Test sets to rehearse on: the known one, and one that the author never saw.
+
+The second is made of the first, with what hidden ones have been found to hold: other images in number and size, a grey
+one among colours, one of a single row of pixels, a file cut short.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.competition import Competition
+from pipeline.data.file_index import as_id
+from pipeline.data.formats import read_pixels
+from pipeline.data.index import test_search, train_files
+from pipeline.data.reader import write_image
+from pipeline.data.tables import read_table
+from pipeline.files import whole
+from pipeline.submission import sample_rows
+
+IMAGES = 24
+PREFIX = "hidden_"
+PLAIN = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}  # what can be written anew, if it is 8 bits deep
+
+Change = Callable[[np.ndarray], np.ndarray]  # of pixels (H, W, C) uint8
+
+
+def _smaller(pixels: np.ndarray) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    return pixels[: max(1, height * 2 // 3), : max(1, width // 2)]
+
+
+def _larger(pixels: np.ndarray) -> np.ndarray:
+    return np.pad(pixels, ((0, pixels.shape[0] // 3), (0, pixels.shape[1] // 2), (0, 0)), mode="symmetric")
+
+
+def _other_channels(pixels: np.ndarray) -> np.ndarray:
+    return pixels[..., :1] if pixels.shape[2] == 3 else np.repeat(pixels[..., :1], 3, axis=2)
+
+
+def _one_row(pixels: np.ndarray) -> np.ndarray:
+    return pixels[:1]
+
+
+# By the place of an image; those after the last are as they were.
+CHANGES: tuple[Change | None, ...] = (None, _smaller, _larger, _other_channels, _one_row)
+CUT = len(CHANGES)  # the place of the image whose file is cut short
+
+
+def write_known(card: Competition, root: Path, folder: Path) -> int:
+    """Copy the known test set, and nothing else, into a new folder; returns its number of images."""
+    files = card.files
+    paths = test_search(card, root).find(hidden=True).values()
+    for path in [root / files.sample_submission, *paths]:
+        target = folder / path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    return len(paths)
+
+
+def write_hidden(card: Competition, root: Path, folder: Path, images: int = IMAGES) -> int:
+    """Write a hidden test set into a new folder, laid out as the card says; returns its number of images.
+
+    It is made of training images where no test image is known. Where ids come from folders of folders, they are those
+    of the known images, and fewer.
+    """
+    files, (home, known, rows) = card.files, _known_images(card, root)
+    ids = list(rows)
+    chosen = ids[:images] if files.pattern else [ids[place % len(ids)] for place in range(images)]
+    names = chosen if files.pattern else [f"{PREFIX}{place}_{image_id}" for place, image_id in enumerate(chosen)]
+    for place, (image_id, name) in enumerate(zip(chosen, names, strict=True)):
+        below = known[image_id].relative_to(home) if files.pattern else Path(name + files.suffix)
+        target = folder / files.test_images / below
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write_changed(known[image_id], target, place)
+    parts = [_renamed(rows[old], card.columns.id, old, new) for old, new in zip(chosen, names, strict=True)]
+    with whole(folder / files.sample_submission) as unfinished:
+        pd.concat(parts).to_csv(unfinished, index=False, lineterminator="\n")
+    return len(names)
+
+
+def _write_changed(path: Path, target: Path, place: int) -> None:
+    if place == CUT:
+        target.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        return
+    change = CHANGES[place] if place < CUT else None
+    pixels = read_pixels(path) if change and path.suffix.lower() in PLAIN else None
+    if pixels is None or pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
+        shutil.copyfile(path, target)
+        return
+    changed = change(pixels)
+    write_image(target, changed[..., 0] if changed.shape[2] == 1 else changed)
+
+
+def _known_images(card: Competition, root: Path) -> tuple[Path, dict[str, Path], dict[str, pd.DataFrame]]:
+    """Images that a test set can be made of: their folder, files by id, and rows of a sample submission by id."""
+    sample, known = root / card.files.sample_submission, test_search(card, root).find(hidden=True)
+    table, ids = read_table(sample, [card.columns.id]), sample_rows(card, sample)["image_id"]
+    rows = {image_id: part for image_id, part in table.loc[ids.index].groupby(ids, sort=False) if image_id in known}
+    if rows:
+        return root / card.files.test_images, known, rows
+    known = train_files(card, root)
+    rows = {image_id: _empty_rows(card, list(table), image_id) for image_id in sorted(known)}
+    return root / card.files.train_images, known, rows
+
+
+def _empty_rows(card: Competition, header: Sequence[str], image_id: str) -> pd.DataFrame:
+    """The rows of an image without a mask: one for each class, or one alone where rows are of objects."""
+    columns, rows = card.columns, []
+    for name in card.classes:
+        row = dict.fromkeys(header, "") | {columns.rle: card.dialect.empty, columns.id: image_id}
+        if columns.joint:
+            row[columns.id] = f"{image_id}{columns.joint}{name}"
+        rows.append(row | ({columns.label: name} if columns.label else {}))
+    return pd.DataFrame(rows, columns=list(header))
+
+
+def _renamed(rows: pd.DataFrame, column: str, old: str, new: str) -> pd.DataFrame:
+    return rows.assign(**{column: rows[column].map(as_id).str.replace(old, new, regex=False)})

@@ -1,0 +1,318 @@
+"""What losses teach, shown on generated images: the functions behind the notebook on imbalance.
+
+Nothing here is typed again from a formula: values come from the losses themselves, gradients from autograd. A figure is
+returned, not shown, and belongs to no window.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from pipeline import config
+from pipeline.inference.prediction_store import quantise
+from pipeline.losses import build_loss
+from pipeline.metrics import count, dice, iou, stack
+from pipeline.models import build_model
+from pipeline.postprocess import HALF, THRESHOLDS, best_threshold, count_levels
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # a module of `losses`: logits and target to a scalar
+
+# Okabe and Ito's colours, told apart by most colour-blind eyes, and a dash of its own for each.
+STYLES = tuple(
+    zip(
+        ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#e69f00"),
+        ("-", "--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (7, 3))),
+        strict=True,
+    )
+)
+FOUND, MISSED, EXTRA = (0.0, 0.45, 0.7), (0.9, 0.6, 0.0), (0.84, 0.37, 0.0)  # blue, yellow, red
+
+
+# ---------------------------------------------------------------------------------------------- images
+
+
+class Scenes(NamedTuple):
+    """Images and their masks.
+
+    Shapes:
+        images: (N, 1, SIDE, SIDE) uint8.
+        target: (N, 1, SIDE, SIDE) uint8, 0 or 1.
+    """
+
+    images: Tensor
+    target: Tensor
+
+
+SIDE = 64  # pixels, height and width
+RADII = 1.5, 3.4  # pixels, of a blob; on average 1% of an image is masked
+NOISE = 22.0  # grey values, standard deviation
+
+
+def draw_scenes(number: int, seed: int) -> Scenes:
+    """Faint blobs, which are the target, among faint streaks and rings, which are not, on a noisy ground.
+
+    Image k is the same whatever their number.
+
+    Args:
+        seed: 0 or more. Two seeds share no image.
+    """
+    scenes = [_draw_scene(np.random.default_rng((seed, place))) for place in range(number)]
+    images, target = (torch.from_numpy(np.stack(part))[:, None] for part in zip(*scenes, strict=True))
+    return Scenes(images, target)
+
+
+def _draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    light = np.zeros((SIDE, SIDE), np.float32)
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    for _ in range(3):
+        _add_streak(rng, light)
+    _add_ring(rng, light)
+    for _ in range(rng.integers(1, 3)):
+        blob = _ellipse(rng)
+        light[blob > 0] = rng.uniform(30, 70)
+        mask |= blob
+    ground = 40 * cv2.GaussianBlur(rng.standard_normal((SIDE, SIDE), np.float32), (0, 0), 8) * 8
+    noise = NOISE * rng.standard_normal((SIDE, SIDE), np.float32)
+    image = 110 + ground + cv2.GaussianBlur(light, (0, 0), 0.7) + noise
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8), mask
+
+
+def _ellipse(rng: np.random.Generator) -> np.ndarray:
+    canvas = np.zeros((SIDE, SIDE), np.uint8)
+    centre = rng.uniform(6, SIDE - 6, 2)
+    radii = rng.uniform(*RADII, 2)
+    cv2.ellipse(canvas, (tuple(centre), tuple(2 * radii), rng.uniform(0, 180)), 1, cv2.FILLED)
+    return canvas
+
+
+def _add_streak(rng: np.random.Generator, light: np.ndarray) -> None:
+    start = rng.uniform(0, SIDE, 2)
+    angle, length = rng.uniform(0, np.pi), rng.uniform(15, 35)
+    end = start + length * np.array([np.cos(angle), np.sin(angle)])
+    ends = [tuple(int(v) for v in np.rint(point)) for point in (start, end)]
+    cv2.line(light, *ends, rng.uniform(30, 70), int(rng.integers(2, 5)))
+
+
+def _add_ring(rng: np.random.Generator, light: np.ndarray) -> None:
+    centre = tuple(int(v) for v in rng.integers(6, SIDE - 6, 2))
+    cv2.circle(light, centre, int(rng.integers(4, 7)), rng.uniform(30, 70), 2)
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+class Phase(NamedTuple):
+    """A stretch of training with one loss."""
+
+    loss: Mapping[str, float]  # weight of each loss of `losses.LOSSES`
+    steps: int
+    lr: float = 4e-3  # the highest; it rises for a tenth of the steps and falls for the rest
+
+
+BATCH = 8
+MODEL = config.Model(encoder="tu-test_efficientnet", in_channels=1, decoder_channels=(32, 16, 8))
+
+
+def train(phases: Sequence[Phase], scenes: Scenes, *, seed: int = 0) -> nn.Module:
+    """A tiny U-Net, trained through the phases; with one seed, all start from one net and see the same batches."""
+    torch.manual_seed(seed)
+    model = build_model(MODEL).train()
+    batches = _batches(scenes, seed)
+    for phase in phases:
+        loss_fn = build_loss(phase.loss)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=phase.lr)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, phase.lr, phase.steps, pct_start=0.1)
+        for _ in range(phase.steps):
+            images, target = next(batches)
+            optimizer.zero_grad()
+            loss_fn(model(images), target).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+def _batches(scenes: Scenes, seed: int) -> Iterator[Scenes]:
+    """Batches without end, each epoch in an order of its own."""
+    rng = torch.Generator().manual_seed(seed)
+    while True:
+        for chosen in torch.randperm(len(scenes.images), generator=rng).split(BATCH):
+            if len(chosen) == BATCH:
+                yield Scenes(scenes.images[chosen], scenes.target[chosen])
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: Tensor) -> Tensor:
+    """Probabilities, (N, 1, H, W)."""
+    return torch.cat([model(batch).sigmoid() for batch in images.split(32)])
+
+
+def score_table(probs: Mapping[str, Tensor], target: Tensor) -> pd.DataFrame:
+    """A row for each set of probabilities: mean Dice at .5 and at the best threshold, and how much is predicted.
+
+    The best threshold is searched on these same images, so its Dice is a little flattered.
+
+    Shapes:
+        probs, target: (N, 1, H, W).
+    """
+    return pd.DataFrame({name: _scores(each, target) for name, each in probs.items()}).T
+
+
+def _scores(probs: Tensor, target: Tensor) -> dict[str, float]:
+    pairs = zip(quantise(probs.numpy()), target.numpy(), strict=True)
+    counts = stack(count_levels(*pair) for pair in pairs)
+    scores = dice(counts).mean(axis=0)
+    best = best_threshold(scores)
+    return {
+        "Dice at .5": scores[HALF],
+        "best threshold": THRESHOLDS[best],
+        "Dice there": scores[best],
+        "predicted at .5 / true": counts.predicted[:, HALF].sum() / counts.target[:, HALF].sum(),
+    }
+
+
+# ---------------------------------------------------------------------------------------------- figures
+
+SHARE = 0.01  # of the pixels, in the target of the gradients
+SURE = 3.0  # logit of a pixel that is right beyond any margin
+
+
+class Gradients(NamedTuple):
+    """How hard each loss pulls at one pixel.
+
+    Shapes:
+        probs: (P,) of the pixel, rising.
+        inside, outside: loss's name to (P,) |dL / dlogit|, where the pixel is in the target and where it is not.
+    """
+
+    probs: np.ndarray
+    inside: dict[str, np.ndarray]
+    outside: dict[str, np.ndarray]
+
+
+def pull(losses: Mapping[str, Loss], seed: int = 0) -> Gradients:
+    """The gradient at one pixel's logit while its probability goes from 0 to 1, in an image with a hundredth masked.
+
+    The other pixels are predicted so-so: logits around 0 in the target and around -1.5 outside.
+    """
+    probs = np.linspace(0.01, 0.99, 99)
+    rng = torch.Generator().manual_seed(seed)
+    target = (torch.arange(SIDE * SIDE) < SHARE * SIDE * SIDE).float()
+    logits = torch.randn(SIDE * SIDE, generator=rng) - 1.5 * (1 - target)
+    at = {name: [_pull_at(loss, logits, target, probs, place) for place in (0, -1)] for name, loss in losses.items()}
+    return Gradients(probs, *({name: each[side] for name, each in at.items()} for side in (0, 1)))
+
+
+def _pull_at(loss: Loss, logits: Tensor, target: Tensor, probs: np.ndarray, place: int) -> np.ndarray:
+    """An image for each probability; the mean over images gives each one's gradient divided by their number."""
+    shape = (len(probs), 1, SIDE, SIDE)
+    batch = logits.repeat(len(probs), 1)
+    batch[:, place] = torch.logit(torch.from_numpy(probs).float())
+    batch.requires_grad_()
+    loss(batch.view(shape), target.repeat(len(probs), 1).view(shape)).backward()
+    return batch.grad[:, place].abs().numpy() * len(probs)
+
+
+def draw_pull(gradients: Gradients) -> Figure:
+    """Two panels, one for a pixel of the target and one for a pixel outside; gradients of 0 leave a gap."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    panels = (
+        (left, "pixel in the target: hard at 0, easy at 1", gradients.inside),
+        (right, "pixel outside: easy at 0, hard at 1", gradients.outside),
+    )
+    for axes, title, curves in panels:
+        _plot(axes, gradients.probs, {name: np.where(each > 0, each, np.nan) for name, each in curves.items()})
+        axes.set(title=title, xlabel="probability of the pixel", yscale="log")
+    left.set_ylabel("|gradient| at its logit")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure
+
+
+def draw_masks(scenes: Scenes, probs: Mapping[str, Tensor], rows: int = 5) -> Figure:
+    """A row per scene: the image, then each model's mask over it; found blue, missed yellow, invented red.
+
+    Shapes:
+        probs: name to (N, 1, SIDE, SIDE).
+    """
+    figure = Figure(figsize=(1.45 * (len(probs) + 1), 1.5 * rows), layout="constrained")
+    grid = figure.subplots(rows, len(probs) + 1)
+    for row, (image, target) in enumerate(zip(scenes.images[:rows, 0], scenes.target[:rows, 0], strict=True)):
+        masks = {"image": target, **{name: (each[row, 0] >= 0.5) for name, each in probs.items()}}
+        for axes, (name, mask) in zip(grid[row], masks.items(), strict=True):
+            axes.imshow(image.numpy() if name == "image" else _verdict(mask.bool(), target.bool()), cmap="gray")
+            axes.set(xticks=[], yticks=[])
+            if row == 0:
+                axes.set_title(name, fontsize=9)
+    return figure
+
+
+def _verdict(mask: Tensor, target: Tensor) -> np.ndarray:
+    """(H, W, 3): black, with what is found, missed and invented in its colour."""
+    picture = np.zeros((*mask.shape, 3))
+    for where, colour in ((mask & target, FOUND), (~mask & target, MISSED), (mask & ~target, EXTRA)):
+        picture[where.numpy()] = colour
+    return picture
+
+
+def draw_surrogates(losses: Mapping[str, Loss], seed: int = 0) -> Figure:
+    """How losses follow 1 - IoU: while a mask gets better, and while a finished one gets surer.
+
+    Left, logits go from noise to a mask that is right everywhere; middle, the length of the gradient on that way;
+    right, logits of a mask with a few wrong pixels are multiplied.
+    """
+    target = draw_scenes(1, seed).target.float()
+    rng = torch.Generator().manual_seed(seed)
+    noise = 2 * torch.randn(target.shape, generator=rng)
+    right = SURE * (2 * target - 1)
+    flawed = torch.where(torch.rand(target.shape, generator=rng) < 0.003, -right, right)
+    way, scale = np.linspace(0, 1, 60), np.linspace(0.02, 1.5, 60)
+    better = [(1 - t) * noise + t * right for t in way.tolist()]
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    _plot(axes[0], way, _values(losses, better, target))
+    axes[0].set(title="a mask gets better", xlabel="from noise (0) to right (1)", ylabel="loss", ylim=(0, 3))
+    _plot(axes[1], way, {name: _lengths(loss, better, target) for name, loss in losses.items()}, first=1)
+    axes[1].set(title="what is left of the gradient", xlabel="from noise (0) to right (1)", ylabel="length")
+    _plot(axes[2], scale, _values(losses, [factor * flawed for factor in scale.tolist()], target))
+    axes[2].set(title="the same mask gets surer", xlabel="logits multiplied by", ylabel="loss", ylim=(0, 3))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure
+
+
+def _values(losses: Mapping[str, Loss], path: Sequence[Tensor], target: Tensor) -> dict[str, np.ndarray]:
+    """1 - IoU of the mask, and each loss, along a path of logits."""
+    measured = {"1 - IoU": _jaccard_losses(path, target)}
+    return measured | {
+        name: np.array([loss(logits, target).item() for logits in path]) for name, loss in losses.items()
+    }
+
+
+def _jaccard_losses(path: Sequence[Tensor], target: Tensor) -> np.ndarray:
+    counts = [count((logits > 0).numpy().astype(np.uint8), target.numpy().astype(np.uint8)) for logits in path]
+    return 1 - iou(stack(counts))
+
+
+def _lengths(loss: Loss, path: Sequence[Tensor], target: Tensor) -> np.ndarray:
+    """Of the gradient, along a path of logits."""
+    gradients = [torch.autograd.grad(loss(point, target), point)[0] for point in map(_leaf, path)]
+    return np.array([gradient.norm().item() for gradient in gradients])
+
+
+def _leaf(logits: Tensor) -> Tensor:
+    return logits.clone().requires_grad_()
+
+
+def _plot(axes: Axes, x: np.ndarray, curves: Mapping[str, np.ndarray], first: int = 0) -> None:
+    """One line per name, in the style of its number from `first`."""
+    for (name, y), (colour, dash) in zip(curves.items(), STYLES[first:], strict=False):
+        axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.8, label=name)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)

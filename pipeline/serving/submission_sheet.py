@@ -1,0 +1,45 @@
+"""What a submission holds, drawn from the CSV itself: the texts as Kaggle will read them."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.competition import Competition
+from pipeline.data.index import test_search
+from pipeline.data.reader import ImageError, Reader
+from pipeline.report.overlays import COLUMNS, Panel, write_sheet
+from pipeline.rle import RLEError
+from pipeline.serving.bundle import Bundle
+from pipeline.submission import read_masks
+
+
+def draw_submission(bundle: Bundle, root: Path, csv: Path, path: Path) -> Path:
+    """Draw the first images of a submission that can be read, with outlines; returns the picture's path.
+
+    Args:
+        root: where the competition's files lie.
+        path: of the PNG to write.
+    """
+    card = bundle.card
+    files = test_search(card, root).find(hidden=True)
+    panels: list[Panel] = []
+    for image_id, texts in read_masks(csv, card).groupby("image_id", sort=False)["rle"]:
+        panel = _panel(image_id, texts, files.get(image_id), Reader.of(bundle.cfgs[0]), card)
+        panels += [panel] if panel else []
+        if len(panels) == COLUMNS:
+            break
+    write_sheet(path, {"submitted": panels})
+    return path
+
+
+def _panel(image_id: str, texts: pd.Series, file: Path | None, reader: Reader, card: Competition) -> Panel | None:
+    """An image with what its rows say; None where either cannot be read."""
+    if file is None:
+        return None
+    try:
+        picture = reader.picture(file)
+        masks = [card.dialect.decode(text, card.size or picture.shape[:2]) for text in texts]
+    except (ImageError, RLEError):
+        return None
+    return Panel(image_id[:10], picture, np.stack(masks))

@@ -1,0 +1,309 @@
+"""Averages of weights: what goes in, what comes out, that a kill changes nothing, and what stays on disk."""
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from pipeline import config
+from pipeline.models import build_model
+from pipeline.training import trainer
+from pipeline.training.averaging import (
+    Blend,
+    RunningMean,
+    batch_norms,
+    estimate_batch_statistics,
+    greedy_soup,
+    ingredients,
+    last_epochs,
+    mean_weights,
+)
+from pipeline.training.checkpoint import load_state, read_record
+from tests.fitting import RUN, fit_tiny, history, validation
+
+ALL_ON = (
+    "train.phases.0.epochs=4",
+    "train.phases.0.cycles=2",
+    "train.phases.0.swa=0.5",
+    "train.phases.0.soup=2",
+    "train.phases.0.crop=32",
+    "train.phases.0.scale=[0.8, 1.3]",
+    "train.phases.0.mix={ cutmix = 0.3, mosaic = 0.3, copy_paste = 0.3 }",
+)
+
+
+def random_weights(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return {"a": torch.randn(3, 2, generator=generator), "count": torch.tensor(seed)}
+
+
+def test_running_mean_is_the_mean_and_counters_are_the_last():
+    many = [random_weights(seed) for seed in range(5)]
+    mean = mean_weights(many)
+    assert torch.allclose(mean["a"], torch.stack([weights["a"] for weights in many]).mean(dim=0), atol=1e-6)
+    assert mean["count"] == 4
+
+
+def test_running_mean_keeps_no_hold_on_what_it_was_given():
+    weights = random_weights(0)
+    mean = RunningMean()
+    mean.add(weights)
+    before = mean.weights["a"].clone()
+    weights["a"] += 1
+    assert torch.equal(mean.weights["a"], before)
+    mean.add(random_weights(1))
+    assert torch.equal(weights["a"] - 1, random_weights(0)["a"] + 1 - 1)
+
+
+def test_running_mean_goes_on_bit_for_bit():
+    whole, first = RunningMean(), RunningMean()
+    for seed in range(4):
+        whole.add(random_weights(seed))
+        if seed < 2:
+            first.add(random_weights(seed))
+    second = RunningMean(**vars(first))
+    for seed in (2, 3):
+        second.add(random_weights(seed))
+    assert second.count == 4
+    assert torch.equal(whole.weights["a"], second.weights["a"])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "share", "expected"),
+    [(10, 0.3, [8, 9, 10]), (4, 0.5, [3, 4]), (3, 0.01, [3]), (3, 1.0, [1, 2, 3]), (3, 0, []), (5, 0.5, [3, 4, 5])],
+)
+def test_last_epochs_are_rounded_up(epochs, share, expected):
+    assert list(last_epochs(epochs, share)) == expected
+
+
+def lines(scores):
+    return [{"epoch": epoch, "selection": score} for epoch, score in enumerate(scores, start=1)]
+
+
+def test_ingredients_are_the_best_and_of_equals_the_earlier_first():
+    assert ingredients(lines([0.5, 0.9, 0.7, 0.9]), 3, None) == [2, 4, 3]
+
+
+def test_ingredients_of_cycles_hold_the_best_of_each():
+    scores = [0.1, 0.3, 0.2, 0.8, 0.7, 0.6]
+    assert ingredients(lines(scores), 2, 2) == [4, 5, 2]
+    assert ingredients(lines(scores[:3]), 1, 2) == [2, 3]  # a cycle that is not over has a best too
+    assert ingredients(lines(scores), 2, None) == [4, 5]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_epoch_that_falls_out_of_the_soup_never_comes_back(seed):
+    rng = np.random.default_rng(seed)
+    best, cycle, scores = rng.integers(2, 5), rng.choice([None, 3]), rng.integers(0, 6, 12) / 6
+    kept = set()
+    for epoch in range(1, 13):
+        wanted = ingredients(lines(scores[:epoch]), best, cycle)
+        assert set(wanted) <= kept | {epoch}
+        assert len(wanted) <= best + (4 if cycle else 0)
+        kept = set(wanted)
+
+
+def taste_by(table):
+    def taste(epochs):
+        return Blend("soup", epochs, validation(table[tuple(epochs)]), {}, 0.0)
+
+    return taste
+
+
+def test_greedy_soup_keeps_what_does_not_lower_the_score():
+    table = {(4, 2): 0.80, (4, 2, 7): 0.79, (4, 2, 1): 0.82}
+    soup = greedy_soup([4, 2, 7, 1], 0.80, taste_by(table))
+    assert (soup.epochs, soup.validation.score) == ([4, 2, 1], 0.82)
+
+
+def test_greedy_soup_of_the_best_alone_is_none():
+    assert greedy_soup([4, 2], 0.8, taste_by({(4, 2): 0.7})) is None
+    assert greedy_soup([4], 0.8, taste_by({})) is None
+
+
+def small_net():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2))
+
+
+def test_batch_statistics_are_the_mean_over_the_batches():
+    torch.manual_seed(0)
+    net = small_net().eval()
+    batches = [torch.randn(4, 1, 8, 8) for _ in range(3)]
+    estimate_batch_statistics(net, batch_norms(net), batches)
+    features = [net[0](images).detach() for images in batches]
+    means = torch.stack([each.mean(dim=(0, 2, 3)) for each in features]).mean(dim=0)
+    variances = torch.stack([each.var(dim=(0, 2, 3)) for each in features]).mean(dim=0)
+    assert torch.allclose(net[1].running_mean, means, atol=1e-6)
+    assert torch.allclose(net[1].running_var, variances, atol=1e-6)
+    assert net[1].momentum == 0.1
+    assert not any(module.training for module in net.modules())
+
+
+def test_batch_statistics_draw_no_random_number_and_move_no_weight():
+    net = small_net().eval()
+    before = {name: weight.clone() for name, weight in net.named_parameters()}
+    state = torch.random.get_rng_state()
+    batches = [torch.ones(4, 1, 8, 8) * number for number in range(3)]
+    estimate_batch_statistics(net, batch_norms(net), batches)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(weight, before[name]) for name, weight in net.named_parameters())
+
+
+FOUR = "train.phases.0.epochs=4"
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at(monkeypatch, number):
+    """Stop instead of the write of that number, from 1."""
+    left = [number]
+
+    def counted(original):
+        def write(*args):
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            return original(*args)
+
+        return write
+
+    for name in ("save_checkpoint", "write_history", "save_state"):
+        monkeypatch.setattr(trainer, name, counted(getattr(trainer, name)))
+
+
+def test_killed_at_any_write_ends_with_the_weights_of_an_undisturbed_run(tiny, monkeypatch):
+    # An epoch writes four times at most: each run gets further than the last, and is killed somewhere else.
+    fit_tiny(*ALL_ON)
+    undisturbed, expected = load_file(RUN / "best.safetensors"), history()
+    assert [line.get("candidate") for line in expected][:5] == [None] * 4 + ["swa"]
+    RUN.rename("undisturbed")
+    stood_at = []
+    while not (RUN / "best.safetensors").exists():
+        with monkeypatch.context() as patch, suppress(Killed):
+            kill_at(patch, 5)
+            fit_tiny(*ALL_ON)
+        standing = (load_state(RUN / "state.pt") or {"standing": {"epoch": 0, "blended": False}})["standing"]
+        stood_at.append((standing["epoch"], standing["blended"]))
+    assert {(1, False), (4, False)} < set(stood_at)  # the second: with the averages half tried
+    resumed = load_file(RUN / "best.safetensors")
+    assert all(torch.equal(undisturbed[key], resumed[key]) for key in undisturbed)
+    assert history() == expected
+    assert not list(RUN.glob("soup*"))
+
+
+def scored(monkeypatch, scores):
+    """Let validation give these scores, one after the other; returns the weights that it was given."""
+    given, left = [], iter(scores)
+
+    def validate(self):
+        given.append({key: value.clone() for key, value in self.average.module.state_dict().items()})
+        return validation(next(left))
+
+    monkeypatch.setattr(trainer._Trainer, "_validate", validate)
+    return given
+
+
+def test_swa_is_the_mean_of_the_last_epochs_weights_and_becomes_the_phases_best(tiny, monkeypatch):
+    raw, original = [], trainer.train_one_epoch
+
+    def spy(model, *args, **options):
+        loss = original(model, *args, **options)
+        raw.append({key: value.clone() for key, value in model.state_dict().items()})
+        return loss
+
+    monkeypatch.setattr(trainer, "train_one_epoch", spy)
+    scored(monkeypatch, [0.1, 0.2, 0.3, 0.25, 0.9])
+    fit_tiny(FOUR, "train.phases.0.swa=0.5")
+    best = load_file(RUN / "phase1.safetensors")
+    for name in ("net.segmentation_head.0.weight", "net.encoder.model.conv_stem.weight"):
+        assert torch.allclose(best[name], (raw[2][name] + raw[3][name]) / 2, atol=1e-6)
+    line = history()[4]
+    assert (line["candidate"], line["epochs"], line["epoch"], line["best"]) == ("swa", [3, 4], 4, True)
+    assert (line["loss"], line["lr"], line["score"], line["phase"]) == (None, None, 0.9, 1)
+    record = read_record(RUN / "phase1.safetensors")
+    assert (record["score"], record["candidate"], record["epochs"]) == (0.9, "swa", [3, 4])
+    assert read_record(RUN / "best.safetensors")["score"] == 0.9
+
+
+def test_swa_that_scores_less_is_told_and_not_kept(tiny, monkeypatch):
+    given = scored(monkeypatch, [0.1, 0.2, 0.7, 0.3, 0.6])
+    fit_tiny(FOUR, "train.phases.0.swa=0.5")
+    line = history()[4]
+    assert (line["candidate"], line["best"]) == ("swa", False)
+    record = read_record(RUN / "phase1.safetensors")
+    assert (record["epoch"], record["score"]) == (3, 0.7)
+    assert "candidate" not in record
+    best = load_file(RUN / "phase1.safetensors")
+    assert all(torch.equal(best[key], given[2][key]) for key in best)
+
+
+def test_soup_is_the_mean_of_averaged_weights_of_the_epochs_that_go_together(tiny, monkeypatch):
+    # Epochs by score: 3, 4, 1, 2. With 4 it falls, with 1 it does not; 2 is not among the best three.
+    given = scored(monkeypatch, [0.6, 0.1, 0.8, 0.7, 0.75, 0.85])
+    fit_tiny(FOUR, "train.phases.0.soup=3")
+    line = history()[4]
+    assert (line["candidate"], line["epochs"], line["score"], line["best"]) == ("soup", [3, 1], 0.85, True)
+    best = load_file(RUN / "phase1.safetensors")
+    name = "net.segmentation_head.0.weight"
+    assert torch.allclose(best[name], (given[2][name] + given[0][name]) / 2, atol=1e-6)
+    assert all(torch.equal(best[key], given[5][key]) for key in best)  # batch statistics too are those that were scored
+
+
+def test_soup_holds_the_best_of_each_cycle_and_no_more_files_than_that(tiny, monkeypatch):
+    on_disk, save_state = [], trainer.save_state
+
+    def spy(path, state):
+        on_disk.append(sorted(file.name for file in path.parent.glob("soup*")))
+        save_state(path, state)
+
+    monkeypatch.setattr(trainer, "save_state", spy)
+    scored(monkeypatch, [0.3, 0.2, 0.8, 0.7, 0.6, 0.9])
+    fit_tiny(FOUR, "train.phases.0.soup=2", "train.phases.0.cycles=2")
+    assert on_disk[3] == ["soup1-1.safetensors", "soup1-3.safetensors", "soup1-4.safetensors"]
+    assert history()[4]["epochs"] == [3, 1]  # .6 with 4 is less than .8, .9 with the first cycle's best is not
+    assert not list(RUN.glob("soup*"))
+
+
+def test_a_second_phase_starts_from_the_firsts_best_average_and_tries_its_own(tiny, monkeypatch):
+    started, original = [], trainer.load_checkpoint
+
+    def spy(path, *args):
+        started.append(read_record(path).get("candidate"))
+        return original(path, *args)
+
+    monkeypatch.setattr(trainer, "load_checkpoint", spy)
+    scored(monkeypatch, [0.1, 0.2, 0.3, 0.2, 0.1, 0.25])
+    fit_tiny("train.phases.0.swa=0.5", "train.phases.1.swa=0.5", phases=2)
+    assert [(line["phase"], line.get("candidate")) for line in history()] == [
+        (1, None),
+        (1, None),
+        (1, "swa"),
+        (2, None),
+        (2, None),
+        (2, "swa"),
+    ]
+    assert started[0] == "swa"
+
+
+def test_statistics_of_a_frozen_encoder_stay(tiny):
+    fit_tiny("train.phases.0.freeze_encoder=true", "train.phases.0.swa=1.0")
+    assert history()[-1]["candidate"] == "swa"
+    torch.manual_seed(0)
+    fresh = build_model(config.load("configs/tiny.toml").model).encoder.state_dict()
+    trained = load_file(RUN / "phase1.safetensors")
+    encoder = {key.removeprefix("net.encoder."): value for key, value in trained.items() if "net.encoder." in key}
+    assert all(torch.equal(encoder[key], fresh[key]) for key in fresh)
+
+
+def test_without_these_options_nothing_is_tried_and_nothing_more_is_written(tiny, monkeypatch):
+    states = []
+    monkeypatch.setattr(trainer, "save_state", lambda path, state: states.append(state))
+    fit_tiny()
+    assert [line.get("candidate") for line in history()] == [None, None]
+    assert [state["swa"] for state in states] == [None, None]
+    assert {path.name for path in RUN.iterdir()} == {"best.safetensors", "metrics.jsonl", "phase1.safetensors"}

@@ -1,0 +1,208 @@
+"""Claims about the ways to run a network: they say what the network says."""
+
+import builtins
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline import config
+from pipeline.inference import backends
+from pipeline.inference.backends import ENGINES
+from pipeline.inference.conv_bn_fusion import find_pairs, folded
+from pipeline.inference.predictor import Predictor
+from pipeline.models import ARCHITECTURES, build_model
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+SMALL = {"decoder_channels": (16, 16, 8, 8, 8)}
+OPTIONS = {
+    "unet": {**SMALL, "attention": None, "image_head": 0.1, "image_gate": True},
+    "unetplusplus": {**SMALL, "attention": None},
+    "manet": SMALL,
+    "deeplabv3_cascade": {"encoder": "tu-resnet18"},  # with a unit in its last stage that can be repeated
+    "dpt": {"encoder": "tu-vit_tiny_patch16_224"},
+}
+
+
+def model_of(arch, encoder="tu-resnet10t", **options):
+    """A network in evaluation whose norms have seen something."""
+    torch.manual_seed(0)
+    model = build_model(config.Model(**{"arch": arch, "encoder": encoder, "in_channels": 1, **options}))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.running_mean, 0, 0.3)
+            nn.init.normal_(module.weight, 1, 0.2)
+            nn.init.normal_(module.bias, 0, 0.2)
+    return model.eval()
+
+
+def images_of(count, height, width):
+    return torch.randint(
+        0, 256, (count, 1, height, width), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
+
+
+def count_norms(model):
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def alone(check):
+    """Run a function of this module in a process of its own.
+
+    What inductor builds, and OpenVINO, bring a threading library along; tests before may have loaded another.
+    """
+    text = f"from tests.test_engines import {check.__name__} as check; check()"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", text], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_folding_changes_no_architecture(arch, caplog):
+    model = model_of(arch, **OPTIONS.get(arch, {}))
+    with torch.inference_mode():
+        for size in ((64, 96), (70, 50)):
+            expected = model(images_of(2, *size))
+            found = ENGINES["fold"](model, CPU, torch.float32)(images_of(2, *size))
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+    assert not caplog.messages, "and none is left as it was"
+
+
+@pytest.mark.parametrize(
+    "encoder", ["tu-resnet10t", "tu-efficientnet_lite0", "tu-seresnext26d_32x4d", "tu-mobilenetv3_small_050"]
+)
+def test_every_norm_after_a_convolution_is_folded(encoder):
+    model = model_of("unet", encoder, **SMALL)
+    assert count_norms(model) > 20
+    assert count_norms(folded(model, 1)) == 0
+
+
+def test_a_norm_before_its_convolution_is_left_alone():
+    model = model_of("fpn", "tu-densenet121")
+    norms, left = count_norms(model), count_norms(folded(model, 1))
+    assert 0 < left < norms
+    with torch.inference_mode():
+        expected = model(images_of(1, 64, 64))
+        torch.testing.assert_close(folded(model, 1)(images_of(1, 64, 64)), expected, rtol=1e-3, atol=1e-3)
+
+
+class Twice(nn.Module):
+    """What the convolution gives goes into the norm, and past it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+    def forward(self, images):
+        found = self.conv(images)
+        return self.norm(found) + found
+
+
+def test_a_convolution_that_something_else_reads_too_is_left_alone():
+    assert find_pairs(Twice().eval(), 1) == []
+
+
+def test_the_models_own_weights_stay_as_they_are():
+    model = model_of("unet", **SMALL)
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    ENGINES["fold"](model, CPU, torch.bfloat16)(images_of(1, 64, 64))
+    assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
+
+
+def test_a_network_that_folding_would_change_is_run_as_it_is(monkeypatch, caplog):
+    caplog.set_level(logging.WARNING)
+    model = model_of("unet", **SMALL)
+    monkeypatch.setattr(
+        backends, "folded", lambda model, channels: model_of("unet", **SMALL, image_head=0.1, image_gate=True)
+    )
+    with torch.inference_mode():
+        expected = model(images_of(1, 64, 64))
+        assert torch.equal(ENGINES["fold"](model, CPU, torch.float32)(images_of(1, 64, 64)), expected)
+    assert "batch norms stay unfolded: logits would change" in caplog.text
+
+
+def test_half_precision_moves_probabilities_little():
+    half_precision_moves_probabilities_little("fold")
+
+
+def half_precision_moves_probabilities_little(engine):
+    model = model_of("unet", **SMALL)
+    exact = Predictor(model, ("identity", "transpose"), "float32")(images_of(2, 64, 80))
+    found = Predictor(model, ("identity", "transpose"), "bfloat16", engine=engine)(images_of(2, 64, 80))
+    assert 0 < (found - exact).abs().max() < 0.03, "bfloat16 rounds, to three digits"
+
+
+def test_openvino_in_half_precision_moves_probabilities_little():
+    alone(openvino_moves_probabilities_little)
+
+
+def openvino_moves_probabilities_little():
+    half_precision_moves_probabilities_little("openvino")
+
+
+def test_openvino_says_the_same_for_each_size():
+    alone(openvino_says_the_same_for_each_size)
+
+
+def openvino_says_the_same_for_each_size():
+    model = model_of("unet", "tu-test_efficientnet", **SMALL)
+    run = Predictor(model, ("identity",), "float32", engine="openvino")
+    exact = Predictor(model, ("identity",), "float32")
+    for images in (images_of(2, 64, 64), images_of(1, 50, 70), images_of(3, 64, 64)):
+        np.testing.assert_allclose(run(images), exact(images), atol=1e-5)
+
+
+class OneBlock(nn.Module):
+    """As small as a network gets: to compile a real one takes a minute."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.full((1, 1, 1, 1), 128.0))
+        self.conv, self.norm, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 1)
+
+    def forward(self, images):
+        return self.head(self.norm(self.conv((images.float() - self.mean) / 64)).relu())
+
+
+def test_what_torch_compiles_says_the_same():
+    alone(compiled_says_the_same)
+
+
+def compiled_says_the_same():
+    torch.manual_seed(0)
+    model = OneBlock().eval()
+    run = Predictor(model, ("identity",), "float32", engine="compile")
+    images = images_of(*backends.PROBE)
+    np.testing.assert_allclose(run(images), Predictor(model, ("identity",), "float32")(images), atol=1e-5)
+
+
+def test_where_nothing_can_be_compiled_it_says_so(monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("Failed to find C++ compiler. Please specify via CXX")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.raises(ValueError, match=r"'compile' does not run here \(Failed to find C\+\+ compiler.*leave it out"):
+        Predictor(OneBlock().eval(), ("identity",), engine="compile")
+
+
+def test_without_openvino_its_engine_says_what_to_install(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name == "openvino":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(
+        ValueError, match=r"predict.engine = 'openvino' needs .*: pip install -r requirements-openvino.txt"
+    ):
+        Predictor(model_of("unet", **SMALL), ("identity",), engine="openvino")

@@ -1,0 +1,610 @@
+"""A bundle predicts what `make ensemble` predicts, in one pass, from a folder of files."""
+
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from pipeline import config, rle, stages
+from pipeline.cli import main
+from pipeline.data.reader import Reader
+from pipeline.ensemble import Choice, Oof, PerClass
+from pipeline.kaggle.metadata import DatasetMetadata, write_metadata
+from pipeline.postprocess import Cut
+from pipeline.serving import single_pass, time_budget
+from pipeline.serving.budget_plan import Member
+from pipeline.serving.bundle import RECORD, read_bundle
+from pipeline.serving.bundle_prediction import InTurn, predict_test
+from pipeline.serving.single_pass import ReadOnce, read_all
+from pipeline.serving.tta_ablation import price_steps
+from pipeline.stages.bundling import write_weights
+from pipeline.stages.ensembling import load_members
+from pipeline.training.checkpoint import load_weights, read_record, save_checkpoint
+from tests.conftest import draw
+
+BOTH = ["configs/tiny.toml", "configs/seed1.toml"]
+
+
+def bundled(*configs: str, half: bool = False, batch_size: int = 16, sets: tuple[str, ...] = ()):
+    cfgs = [config.load(path, [f"predict.batch_size={batch_size}", *sets]) for path in configs]
+    done = stages.ensemble(cfgs)
+    return write_weights(Path("bundle"), load_members(cfgs), done, half=half), done
+
+
+def rows(path: Path) -> dict[str, str]:
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return dict(zip(table.iloc[:, 0], table.iloc[:, 1], strict=True))
+
+
+@pytest.mark.parametrize("configs", [BOTH[:1], BOTH], ids=["one config", "two configs"])
+def test_the_bundles_csv_is_that_of_the_ensemble(submitted, configs):
+    bundle, done = bundled(*configs)
+    predicted = predict_test(bundle, Path("tiny"), Path("working/submission.csv"))
+    assert rows(predicted.csv) == rows(done.csv)
+    assert predicted.problems == {}
+    assert len(set(rows(done.csv).values())) > 2, "masks differ, or equality says nothing"
+
+
+def test_an_image_in_tiles_is_read_by_window_and_never_whole(submitted, monkeypatch):
+    bundle, done = bundled(*BOTH[:1], sets=("predict.tiles={size=32,stride=24}",))
+
+    def whole(*_):
+        raise MemoryError("read whole")
+
+    monkeypatch.setattr(Reader, "__call__", whole)
+    predicted = predict_test(bundle, Path("tiny"), Path("working/submission.csv"))
+    assert rows(predicted.csv) == rows(done.csv)
+    assert predicted.problems == {}
+    assert len(set(rows(done.csv).values())) > 2, "masks differ, or equality says nothing"
+
+
+def test_a_damaged_image_in_tiles_costs_itself_alone(submitted):
+    bundle, done = bundled(*BOTH[:1], sets=("predict.tiles={size=32,stride=24}",))
+    expected, bad = rows(done.csv), sorted(rows(done.csv))[1]
+    Path(f"tiny/test/images/{bad}.png").write_bytes(b"no image")
+    predicted = predict_test(bundle, Path("tiny"), Path("working/submission.csv"))
+    assert list(predicted.problems) == [bad]
+    found = rows(predicted.csv)
+    assert {key: text for key, text in found.items() if key != bad} == {
+        key: text for key, text in expected.items() if key != bad
+    }
+
+
+def test_a_bundle_draws_by_refined_rules_what_the_ensemble_does(submitted, monkeypatch):
+    cut = Cut(0.4, 20, min_component=8, presence_threshold=0.5, presence_area=4, fill_holes=True, keep_largest=2)
+    monkeypatch.setattr("pipeline.ensemble.candidate_rules.Rivals.best", lambda rivals, folds: ("refined", cut))
+    bundle, done = bundled(*BOTH[:1])
+    assert bundle.drawer.choices[0][2:] == ("refined", cut)
+    predicted = predict_test(bundle, Path("tiny"), Path("working/submission.csv"))
+    assert rows(predicted.csv) == rows(done.csv)
+    assert len(set(rows(done.csv).values())) > 2, "masks differ, or equality says nothing"
+
+
+def test_a_bundle_moves_to_another_place(submitted, tmp_path, monkeypatch):
+    _, done = bundled(*BOTH[:1])
+    shutil.move("bundle", tmp_path / "elsewhere")
+    shutil.copytree("tiny", tmp_path / "input")
+    expected = rows(done.csv)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    predicted = predict_test(read_bundle(tmp_path / "elsewhere"), tmp_path / "input", Path("submission.csv"))
+    assert rows(predicted.csv) == expected
+
+
+def poison(path):
+    """One NaN in a checkpoint's weights."""
+    weights, record = load_weights(path), read_record(path)
+    next(value for value in weights.values() if value.is_floating_point()).view(-1)[0] = float("nan")
+    save_checkpoint(path, weights, record)
+
+
+def test_weights_that_are_not_finite_are_refused_before_predicting_at_home_and_in_a_bundle(submitted, capsys):
+    bundle, done = bundled(*BOTH[:1])
+    poison(Path("bundle/tiny-fold1.safetensors"))
+    poison(Path("runs/tiny/fold1/best.safetensors"))
+    assert main(["ensemble", *BOTH[:1], "--set", "predict.views=['transpose']"]) == 2
+    assert "runs/tiny/fold1/best.safetensors: 1 of " in capsys.readouterr().err
+    assert main(["predict-many", "bundle", "--input", "tiny/test/images/*.png", "--output", "out"]) == 2
+    assert "bundle/tiny-fold1.safetensors: 1 of " in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"bundle/tiny-fold1\.safetensors: 1 of .* are not finite"):
+        predict_test(bundle, Path("tiny"), Path("working/submission.csv"))
+    with pytest.raises(ValueError, match=r"fold1/best\.safetensors: 1 of .* are not finite"):
+        write_weights(Path("again"), load_members([config.load(BOTH[0])]), done, half=False)
+
+
+def test_an_image_without_finite_probabilities_costs_itself_alone(submitted, caplog):
+    bundle, done = bundled(*BOTH[:1])
+    folder = hide({name: Path(f"tiny/test/images/{name}.png").read_bytes() for name in rows(done.csv)})
+    odd = sorted(rows(done.csv))[1]
+    shown = np.array(Image.open(folder / f"test/images/{odd}.png"))
+
+    def load(*which):
+        predictor = bundle.predictor(*which)
+
+        def run(images, views):
+            probs = predictor(images, views).clone()
+            probs[(images == torch.from_numpy(shown)).all(dim=(1, 2, 3))] = torch.nan
+            return probs
+
+        return run
+
+    predicted = predict_test(bundle, folder, Path("working/submission.csv"), load=load)
+    assert "are not finite" in predicted.problems.pop(odd)
+    assert predicted.problems == {}
+    assert rows(predicted.csv) == rows(done.csv) | {odd: "1 1"}
+    assert "from here on" not in caplog.text, "the batch is not too large"
+
+
+# ---------------------------------------------------------------------------------------------- a hidden test set
+
+
+def hide(images: dict[str, np.ndarray | bytes | None], folder: Path = Path("hidden")) -> Path:
+    """A test set of these images, in the tiny competition's layout: arrays, the bytes of a file, or no file at all."""
+    (folder / "test/images").mkdir(parents=True)
+    for image_id, content in images.items():
+        path = folder / f"test/images/{image_id}.png"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            Image.fromarray(content).save(path)
+    sample = "\n".join(["id,rle_mask", *(f"{image_id},1 1" for image_id in images)])
+    (folder / "sample_submission.csv").write_text(sample + "\n")
+    return folder
+
+
+def scene(height: int, width: int, seed: int = 0) -> np.ndarray:
+    if height == 1:
+        return scene(20, width, seed)[:1]
+    return draw(np.random.default_rng(seed), height, width, empty=False)[0]
+
+
+def test_images_of_other_sizes_colours_and_damage_leave_a_valid_csv(submitted, caplog):
+    bundle, _ = bundled(*BOTH[:1])
+    whole = scene(36, 44)
+    path = Path("tiny/test/images/0000.png")
+    images = {
+        "a": whole,
+        "b": scene(70, 31),
+        "row": scene(20, 44)[:1],
+        "colour": np.stack([whole] * 3, axis=2),
+        "cut": path.read_bytes()[:200],
+        "gone": None,
+        "text": b"not an image",
+        "z": whole,
+    }
+    caplog.set_level(logging.WARNING, "pipeline")
+    done = predict_test(bundle, hide(images), Path("submission.csv"))
+    found = rows(done.csv)
+    assert list(found) == list(images)
+    assert set(done.problems) == {"cut", "gone", "text"}
+    assert all(found[image_id] == "1 1" for image_id in done.problems)
+    assert found["a"] == found["z"] == found["colour"] != "1 1"
+    for image_id, content in images.items():
+        if isinstance(content, np.ndarray):
+            rle.decode(found[image_id], content.shape[:2])
+    assert sum("has no mask" in line for line in caplog.messages) == 3
+    assert json.loads(Path("submission.json").read_text())["problems"] == done.problems
+
+
+def test_a_valid_csv_is_there_before_the_first_image(submitted):
+    bundle, _ = bundled(*BOTH[:1])
+    seen = []
+
+    def load(cfg, fold):
+        seen.append(rows(Path("submission.csv")))
+        return bundle.predictor(cfg, fold)
+
+    predict_test(bundle, hide({"a": scene(36, 44), "b": scene(36, 44)}), Path("submission.csv"), load=load)
+    assert seen[0] == {"a": "1 1", "b": "1 1"}
+
+
+class Faulty:
+    """A model that fails on batches larger than `most`, and on images of a height."""
+
+    def __init__(self, predictor, most=99, height=0):
+        self.predictor, self.most, self.height = predictor, most, height
+
+    def __call__(self, images, views):
+        if len(images) > self.most or images.shape[-2] == self.height:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.predictor(images, views)
+
+
+def test_a_batch_too_large_for_the_memory_is_predicted_in_smaller_ones(submitted, caplog):
+    bundle, _ = bundled(*BOTH[:1])
+    images = {f"{number:02}": scene(36, 44, number) for number in range(20)}
+    folder = hide(images)
+    expected = rows(predict_test(bundle, folder, Path("plain.csv")).csv)
+    faulty = predict_test(
+        bundle, folder, Path("submission.csv"), load=lambda *which: Faulty(bundle.predictor(*which), most=3)
+    )
+    assert rows(faulty.csv) == expected
+    assert faulty.problems == {}
+    assert "a batch of 16 failed (OutOfMemoryError): from here on 8" in caplog.text
+
+
+def test_an_image_that_no_model_can_take_costs_only_itself(submitted):
+    bundle, _ = bundled(*BOTH[:1])
+    folder = hide({"a": scene(36, 44), "huge": scene(50, 44), "z": scene(36, 44)})
+    done = predict_test(
+        bundle, folder, Path("submission.csv"), load=lambda *which: Faulty(bundle.predictor(*which), height=50)
+    )
+    assert done.problems == {"huge": "CUDA out of memory"}
+    assert rows(done.csv)["huge"] == "1 1"
+
+
+def test_rows_of_an_image_that_do_not_follow_each_other_get_its_masks(submitted):
+    drawn = []
+    stream = iter([("a", [[1]]), ("b", [[2]]), ("c", None)])
+    in_turn = InTurn(stream, lambda stores: drawn.append(stores) or np.array(stores), {"a"}, pytest.fail)
+    answers = [in_turn(image_id) for image_id in ("a", "b", "a", "c", "d")]
+    assert [None if each is None else each.item() for each in answers] == [1, 2, 1, None, None]
+    assert len(drawn) == 2
+
+
+def test_an_image_that_cannot_be_drawn_costs_only_itself(submitted, monkeypatch):
+    bundle, _ = bundled(*BOTH[:1])
+    folder = hide({"a": scene(36, 44), "odd": scene(1, 44), "z": scene(36, 44)})
+    draw_masks = PerClass.masks
+
+    def careful(drawer, blend_by):
+        masks = draw_masks(drawer, blend_by)
+        if masks.shape[-2] == 1:
+            raise ZeroDivisionError
+        return masks
+
+    monkeypatch.setattr(PerClass, "masks", careful)
+    done = predict_test(bundle, folder, Path("submission.csv"))
+    assert done.problems == {"odd": "ZeroDivisionError"}
+    assert rows(done.csv)["odd"] == "1 1" != rows(done.csv)["z"]
+
+
+def test_processes_that_read_ahead_give_the_same_csv(submitted):
+    bundle, done = bundled(*BOTH[:1])
+    assert rows(predict_test(bundle, Path("tiny"), Path("submission.csv"), workers=2).csv) == rows(done.csv)
+
+
+class Fatal(Reader):
+    """A reader that takes its process with it, if that only reads ahead."""
+
+    def __call__(self, path):
+        if path.stem == "fatal" and torch.utils.data.get_worker_info():
+            os._exit(1)
+        return super().__call__(path)
+
+
+def test_if_a_process_that_reads_ahead_dies_this_one_reads_on(tmp_path, caplog):
+    places = []
+    for name in ("a", "b", "fatal", "c"):
+        Image.fromarray(scene(36, 44)).save(tmp_path / f"{name}.png")
+        places.append((name, tmp_path / f"{name}.png"))
+    items = list(read_all(places, [Fatal(1)], workers=1))
+    assert [item.image_id for item in items] == ["a", "b", "fatal", "c"]
+    assert not any(item.problem for item in items)
+    assert "on in this process" in caplog.text
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "Connection reset by peer")])
+def test_pixels_that_went_with_the_process_that_read_them_are_read_again(tmp_path, monkeypatch, caplog, error):
+    def broken(dataset, **_):
+        yield dataset[0]
+        raise error
+
+    monkeypatch.setattr(single_pass, "Loader", broken)
+    Image.fromarray(scene(36, 44)).save(tmp_path / "a.png")
+    items = read_all([(name, tmp_path / "a.png") for name in "abc"], [Reader(1)], workers=1)
+    assert [item.image_id for item in items] == ["a", "b", "c"]
+    assert "on in this process" in caplog.text
+
+
+def test_a_reader_that_fails_in_any_way_costs_one_image(tmp_path):
+    def reader(path):
+        raise IndexError("tuple index out of range")
+
+    read = ReadOnce([("a", tmp_path)], [reader])[0]
+    assert (read.image_id, read.pixels, read.problem) == ("a", (), "tuple index out of range")
+
+
+# ---------------------------------------------------------------------------------------------- the budget
+
+
+class Clock:
+    """A clock that goes on only where the test says so: what the machine does beside the test takes no time."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(time_budget, "time", clock)
+    monkeypatch.setattr(single_pass, "time", clock)
+    return clock
+
+
+class Slow:
+    """A model of which each view of each image takes so many seconds; 5 times so many at first, 30% off at any time."""
+
+    def __init__(self, predictor, seconds, clock, seed):
+        self.predictor, self.seconds, self.clock = predictor, seconds, clock
+        self.rng, self.warm = np.random.default_rng(seed), False
+
+    def __call__(self, images, views):
+        self.clock.now += self.seconds * len(views) * len(images) * self.rng.uniform(0.7, 1.3) * (1 if self.warm else 5)
+        self.warm = True
+        return self.predictor(images, views)
+
+
+def slowly(bundle, folder, clock, budget, seconds=0.01):
+    clock.now = 0.0
+    return predict_test(
+        bundle,
+        folder,
+        Path("submission.csv"),
+        budget=budget,
+        load=lambda cfg, fold: Slow(bundle.predictor(cfg, fold), seconds, clock, seed=fold),
+    )
+
+
+IMAGES = {f"{number:02}": (36, 44) for number in range(80)}  # 3 folds, 2 views, 10 ms: .06 s each, 4.8 s in all
+
+
+@pytest.fixture
+def many(submitted):
+    bundle, _ = bundled(*BOTH[:1], batch_size=4)
+    return bundle, hide({image_id: scene(*size) for image_id, size in IMAGES.items()})
+
+
+def test_within_the_budget_nothing_is_dropped_and_the_projection_holds(many, clock):
+    done = slowly(*many, clock, budget=60)
+    assert done.dropped == []
+    assert done.foreseen == pytest.approx(done.seconds, rel=0.2)
+    assert done.seconds > 4.8, "the model's time counted"
+
+
+@pytest.mark.parametrize(("share", "least"), [(0.75, 1), (0.5, 2)], ids=["a view", "a view and folds"])
+def test_what_does_not_fit_is_dropped_in_the_bundles_order_and_the_projection_holds(many, clock, caplog, share, least):
+    caplog.set_level(logging.INFO, "pipeline")
+    bundle, folder = many
+    whole = slowly(bundle, folder, clock, budget=None).seconds
+    done = slowly(bundle, folder, clock, budget=share * whole)
+    assert len(done.dropped) >= least
+    assert done.dropped == list(bundle.record.steps[: len(done.dropped)])
+    assert [step.drop for step in done.dropped[:2]] == ["view", "fold"][: len(done.dropped)]
+    assert done.foreseen == pytest.approx(done.seconds, rel=0.2)
+    assert done.problems == {}
+    first = done.dropped[0]
+    assert f"dropped: view {first.name} of tiny (OOF {first.score:.4f} without it)" in caplog.text
+
+
+def test_once_the_budget_is_spent_the_rest_keeps_the_samples_text(many, clock, caplog):
+    bundle, folder = many
+    done = slowly(bundle, folder, clock, budget=0.5)
+    found = rows(done.csv)
+    assert found.keys() == IMAGES.keys()
+    assert set(done.problems.values()) == {"not reached"}
+    assert {found[image_id] for image_id in done.problems} == {"1 1"}
+    assert done.seconds <= 0.5
+    assert (
+        f"time budget used up: {len(done.problems)} images not predicted; their rows keep the sample's value"
+        in caplog.text
+    )
+
+
+def test_steps_drop_the_view_that_costs_least_first_and_end_with_one_model(many):
+    bundle, _ = many
+    views, folds = bundle.record.steps[:1], bundle.record.steps[1:]
+    assert [step.drop for step in views] == ["view"]
+    assert 0 < views[0].score < 1
+    assert [step.drop for step in folds] == ["fold", "fold"]
+    assert [step.score for step in folds] == [None, None]
+
+
+# ---------------------------------------------------------------------------------------------- what is bundled
+
+
+def test_members_may_have_other_numbers_of_views(submitted):
+    path = Path("configs/seed1.toml")
+    path.write_text(path.read_text() + '\n[predict]\nviews = ["identity"]\n')
+    bundle, done = bundled(*BOTH)
+    assert [member.views for member in bundle.plan] == [("identity", "flip_horizontal"), ("identity",)]
+    assert [step.drop for step in bundle.record.steps] == ["view", *["fold"] * 4]
+    assert rows(predict_test(bundle, Path("tiny"), Path("submission.csv")).csv) == rows(done.csv)
+
+
+def test_half_the_bytes_cost_next_to_nothing(submitted):
+    _, done = bundled(*BOTH[:1])
+    full = sum(path.stat().st_size for path in Path("bundle").glob("*.safetensors"))
+    half, _ = bundled(*BOTH[:1], half=True)
+    assert sum(path.stat().st_size for path in Path("bundle").glob("*.safetensors")) < 0.7 * full
+    found, expected = rows(predict_test(half, Path("tiny"), Path("submission.csv")).csv), rows(done.csv)
+    for image_id, text in expected.items():
+        pair = [rle.decode(each, (36, 44)) for each in (text, found[image_id])]
+        assert np.count_nonzero(pair[0] != pair[1]) < 0.02 * 36 * 44
+
+
+def test_a_bundle_says_what_it_is_worth_and_where_it_comes_from(submitted):
+    bundle, done = bundled(*BOTH[:1])
+    assert bundle.record.worth.score == done.honest.mean
+    assert set(bundle.record.origin.versions) >= {"torch", "timm"}
+    assert bundle.drawer == done.decision.shipped
+
+
+def swap(folder: Path) -> None:
+    (folder / "tiny-fold0.safetensors").rename(folder / "x")
+    (folder / "tiny-fold1.safetensors").rename(folder / "tiny-fold0.safetensors")
+    (folder / "x").rename(folder / "tiny-fold1.safetensors")
+
+
+def rewrite(old: str, new: str):
+    def change(folder: Path) -> None:
+        path = folder / RECORD
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda folder: (folder / RECORD).unlink(), "bundle.json: no such file. make bundle writes it"),
+        (lambda folder: (folder / "tiny-fold1.safetensors").unlink(), "tiny-fold1.safetensors: no such file"),
+        (swap, "tiny-fold0.safetensors held out fold 1, bundle.json says 0"),
+        (lambda folder: (folder / "tiny-fold2.safetensors").write_bytes(b"x"), "not a checkpoint of this pipeline"),
+        (rewrite("{", ""), "bundle.json: not JSON"),
+        (rewrite('"format": 1', '"format": 2'), "bundle.json: format"),
+        (rewrite('"steps"', '"stepz"'), "unknown key 'stepz'. Did you mean 'steps'?"),
+        (rewrite('"batch_size"', '"batchsize"'), "unknown key 'batchsize'"),
+        (rewrite('"rules": "', '"rules": "no'), "rules 'no"),
+    ],
+)
+def test_a_damaged_bundle_is_refused_in_one_line(submitted, harm, message):
+    bundled(*BOTH[:1])
+    harm(Path("bundle"))
+    with pytest.raises((ValueError, OSError), match=re.escape(message)):
+        read_bundle(Path("bundle"))
+
+
+def test_weights_of_another_model_are_refused(submitted):
+    bundled(*BOTH[:1])
+    rewrite("8,\n     8,\n     8", "16,\n     8,\n     8")(Path("bundle"))
+    bundle = read_bundle(Path("bundle"))
+    with pytest.raises(ValueError, match="weights of another model"):
+        predict_test(bundle, Path("tiny"), Path("submission.csv"))
+    assert rows(Path("submission.csv")) == dict.fromkeys(rows(Path("submissions/tiny.csv")), "1 1")
+
+
+# ---------------------------------------------------------------------------------------------- from the command line
+
+
+def run_bundle(*options: str) -> int:
+    return main(["run-bundle", "bundle", "--data", "hidden", *options])
+
+
+def test_a_bundle_runs_by_one_command(submitted, capsys):
+    bundled(*BOTH[:1])
+    hide({"a": scene(36, 44), "gone": None})
+    assert run_bundle("--csv", "mine.csv", "--budget", "1h") == 0
+    said = capsys.readouterr().out
+    assert "mine.csv  2 rows" in said
+    assert "no mask     1 images: mine.json says why" in said
+    assert rows(Path("mine.csv"))["gone"] == "1 1"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--budget", "eight"], "budget 'eight': expected hours, minutes and seconds, such as 8h"),
+        (["--data", "nowhere"], "nowhere/sample_submission.csv: no such file"),
+    ],
+)
+def test_a_mistake_costs_one_line(submitted, capsys, options, message):
+    bundled(*BOTH[:1])
+    hide({"a": scene(36, 44)})
+    assert run_bundle(*options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_test_set_that_cannot_be_read_at_all_is_an_error_at_home_and_none_on_hidden_data(
+    submitted, capsys, monkeypatch
+):
+    bundled(*BOTH[:1])
+    hide({"a": b"no image", "b": None})
+    assert run_bundle() == 2
+    assert "not one of 2 images could be predicted" in capsys.readouterr().err
+    assert rows(Path("submission.csv")) == {"a": "1 1", "b": "1 1"}
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    assert run_bundle() == 0
+
+
+def test_folds_of_another_config_are_not_bundled(submitted):
+    path = Path("configs/tiny.toml")
+    path.write_text(path.read_text().replace("lr = 1e-3", "lr = 2e-3"))
+    with pytest.raises(
+        ValueError, match=r"runs/tiny/fold0 was trained with train\.phases\.1\.lr = 0\.001, now it is 0\.002"
+    ):
+        bundled("configs/tiny.toml")
+
+
+def test_oof_that_is_missing_is_made_before_it_is_bundled(submitted):
+    shutil.rmtree("runs/tiny/fold1/oof")
+    bundle, done = bundled(*BOTH[:1])
+    assert bundle.record.worth.score == done.honest.mean
+    assert len(list(Path("runs/tiny/fold1/oof").glob("*.safetensors"))) == 1
+
+
+def test_a_tree_with_changes_is_warned_of_and_recorded(submitted, monkeypatch, caplog):
+    monkeypatch.setattr("pipeline.manifest.commit", lambda: "0123456789abcdef+")
+    bundle, _ = bundled(*BOTH[:1])
+    assert bundle.record.origin.commit == "0123456789abcdef+"
+    assert "files differ from commit 0123456: what is bundled cannot be made again from it" in caplog.text
+
+
+# ---------------------------------------------------------------------------------------------- the price of a view
+
+
+def test_the_view_that_costs_least_goes_first():
+    # Of four pixels the target has the first two. "good" sees them, "bad" sees the others, "so-so" one of each.
+    target = np.array([[[1, 1, 0, 0]]], np.uint8)
+    seen = {"good": [250, 250, 0, 0], "so-so": [250, 0, 0, 250], "bad": [0, 0, 250, 250]}
+    oof = Oof(["x"], np.zeros(1, int), lambda _: (None, target), 1, lambda items, _: items)
+    drawer = PerClass((Choice("mean", (1.0,), "total", Cut(0.5, 0)),))
+    plan = (Member("m", (0, 1), ("bad", "so-so", "good")),)
+    steps = price_steps(
+        plan,
+        drawer,
+        oof,
+        lambda member, view, image_id: np.array([[seen[view]]], np.uint8),
+        "mean_dice",
+        {"m": {0: 0.2, 1: 0.1}},
+    )
+    # Without "bad" pixel 1 is sure, pixels 2 and 4 are even at 125 of 255, below .5: dice = 2·1 / (1 + 2).
+    assert [(step.name, step.score) for step in steps[:2]] == [("bad", pytest.approx(2 / 3)), ("so-so", 1.0)]
+    assert [(step.drop, step.name) for step in steps[2:]] == [("fold", 1)]
+
+
+def test_owner_and_half_are_kept_for_the_next_bundle(submitted, monkeypatch):
+    monkeypatch.setattr("pipeline.stages.bundling.write_code", lambda folder, members: folder.mkdir(parents=True))
+    monkeypatch.setattr("pipeline.stages.bundling.describe", describe_without_notebooks)
+    cfgs = [config.load(BOTH[0])]
+    assert stages.bundle(cfgs).owner == stages.NOBODY
+    shutil.rmtree("dist/kaggle/tiny/code")
+    stages.bundle(cfgs, "me", half=True)
+    shutil.rmtree("dist/kaggle/tiny/code")
+    again = stages.bundle(cfgs)
+    assert (again.owner, again.bundle.record.half) == ("me", True)
+    for name in ("bundle.json", "dataset-metadata.json"):
+        Path("dist/kaggle/tiny/weights", name).write_text("{")
+    shutil.rmtree("dist/kaggle/tiny/code")
+    anew = stages.bundle(cfgs)
+    assert (anew.owner, anew.bundle.record.half) == (stages.NOBODY, False)
+
+
+def test_a_damaged_bundle_is_made_anew_and_what_it_had_too_much_goes(submitted):
+    bundled(*BOTH[:1])
+    Path("bundle/bundle.json").write_text("{")
+    Path("bundle/tiny-fold9.safetensors").write_bytes(b"old")
+    bundled(*BOTH[:1])
+    left = sorted(path.name for path in Path("bundle").glob("*.safetensors"))
+    assert left == [f"tiny-fold{fold}.safetensors" for fold in range(3)]
+
+
+def describe_without_notebooks(folder, owner, record, card):
+    write_metadata(
+        folder / "weights",
+        DatasetMetadata(title="tiny-weights", id=f"{owner}/tiny-weights", licenses=({"name": "other"},)),
+    )

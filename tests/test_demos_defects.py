@@ -1,0 +1,99 @@
+"""The steel: seven images of ten are empty, defects are small, and neither darkness nor silence is an answer."""
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.demos.defects import COLUMNS, HEIGHT, WIDTH, draw_surface, make_defects_demo
+from pipeline.demos.salt import TEST, TRAIN
+from pipeline.metrics import METRICS, Counts, count, detection_rates, stack
+from tests.test_submission import decode_by_loops
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    root = tmp_path_factory.mktemp("defects") / "data"
+    make_defects_demo(root, seed=0, train=20, test=10)
+    return root
+
+
+@pytest.fixture(scope="module")
+def surfaces():
+    return [draw_surface(0, TRAIN, number) for number in range(100)]
+
+
+def read(path):
+    return list(csv.reader(path.read_text().splitlines()))
+
+
+def test_every_image_has_a_row_and_a_mask_that_decodes_without_this_projects_decoder(demo):
+    assert {path.name for path in demo.iterdir()} == {
+        "train",
+        "test",
+        "train.csv",
+        "solution.csv",
+        "sample_submission.csv",
+    }
+    for table, folder, part in (("train.csv", "train/images", TRAIN), ("solution.csv", "test/images", TEST)):
+        header, *rows = read(demo / table)
+        assert tuple(header) == COLUMNS
+        assert {row[0] for row in rows} == {path.stem for path in (demo / folder).iterdir()}
+        for number, (image_id, text) in enumerate(rows):
+            drawn = draw_surface(0, part, number)
+            assert image_id == drawn.image_id
+            assert np.array_equal(decode_by_loops(text, HEIGHT, WIDTH), drawn.mask)
+    solution = [row[0] for row in read(demo / "solution.csv")[1:]]
+    assert read(demo / "sample_submission.csv")[1:] == [[image_id, ""] for image_id in solution]
+
+
+def test_same_seed_same_bytes_and_fewer_are_the_first(demo, tmp_path):
+    make_defects_demo(tmp_path / "again", seed=0, train=10, test=10)
+    images = [path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*.png")]
+    assert len(images) == 20
+    for name in [*images, "solution.csv"]:
+        assert (tmp_path / "again" / name).read_bytes() == (demo / name).read_bytes()
+    assert read(tmp_path / "again/train.csv") == read(demo / "train.csv")[:11]
+
+
+def test_another_seed_and_part_give_other_images():
+    assert len({draw_surface(seed, part, 0).image_id for seed in (0, 1) for part in (TRAIN, TEST)}) == 4
+
+
+def test_images_are_grey_and_not_square(demo):
+    with Image.open(sorted((demo / "train/images").iterdir())[0]) as image:
+        assert (image.mode, image.size) == ("L", (WIDTH, HEIGHT))
+    assert HEIGHT != WIDTH
+
+
+def test_seven_of_ten_are_empty_and_a_defect_covers_a_third_of_a_percent(surfaces):
+    filled = [surface.mask.mean() for surface in surfaces if surface.mask.any()]
+    assert len(filled) == 30
+    assert 0.002 < np.mean(filled) < 0.005
+    assert min(filled) * HEIGHT * WIDTH >= 5
+
+
+def test_silence_scores_seven_tenths_and_finds_nothing(surfaces):
+    silent = stack(count(np.zeros_like(surface.mask), surface.mask) for surface in surfaces)
+    silent = Counts(*(each[:, None] for each in silent))
+    assert METRICS["mean_dice"].scores(silent).mean() == pytest.approx(0.7)
+    assert detection_rates(silent) == (0, 0, 1)
+
+
+def test_no_threshold_on_darkness_beats_silence(surfaces):
+    best = 0.0
+    for sigma in (0.6, 1.2):
+        grey = [cv2.GaussianBlur(surface.image.astype(np.float32), (0, 0), sigma) for surface in surfaces]
+        dark = [(each.mean() - each) / each.std() for each in grey]  # of the image's own light
+        for level in np.arange(2, 7, 0.25):
+            pairs = zip(dark, surfaces, strict=True)
+            counts = stack(count((each > level).astype(np.uint8), surface.mask) for each, surface in pairs)
+            best = max(best, METRICS["mean_dice"].scores(Counts(*(each[:, None] for each in counts))).mean())
+    assert best < 0.75
+
+
+def test_existing_data_are_not_touched(demo):
+    with pytest.raises(FileExistsError, match="remove it to generate"):
+        make_defects_demo(demo)

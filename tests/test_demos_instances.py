@@ -1,0 +1,153 @@
+"""The cells: one row each, in one piece, and joined into a worse answer by whoever takes the mask for the objects."""
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import rle
+from pipeline.data.boundaries import border
+from pipeline.demos.instances import HEIGHT, LEAST_AREA, MOST, WIDTH, draw_culture, instance_rles, make_instances_demo
+from pipeline.demos.salt import TEST, TRAIN
+from pipeline.postprocess.instances import SplitCut, components, split
+from tests.test_submission import decode_by_loops
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    root = tmp_path_factory.mktemp("instances") / "data"
+    make_instances_demo(root, seed=0, train=24, test=4)
+    return root
+
+
+@pytest.fixture(scope="module")
+def cultures():
+    return [draw_culture(0, TRAIN, number) for number in range(40)]
+
+
+def read(path):
+    return list(csv.reader(path.read_text().splitlines()))
+
+
+def precision_by_loops(labels, target):
+    """DSB 2018's score of an image: the mean of TP / (TP + FP + FN) over ten thresholds of IoU, one pair at a time."""
+    ours = [labels == k for k in range(1, labels.max() + 1)]
+    theirs = [target == k for k in range(1, target.max() + 1)]
+    if not ours and not theirs:
+        return 1.0
+    ious = [np.count_nonzero(a & b) / np.count_nonzero(a | b) for a in ours for b in theirs if (a & b).any()]
+    hits = [sum(iou > threshold / 100 for iou in ious) for threshold in range(50, 100, 5)]
+    return np.mean([tp / (len(ours) + len(theirs) - tp) for tp in hits])
+
+
+def test_layout_is_that_of_dsb_2018(demo):
+    tables = {"train.csv", "sample_submission.csv", "solution.csv"}
+    assert {path.name for path in demo.iterdir()} == {"train", "test", *tables}
+    for name in tables:
+        assert read(demo / name)[0] == ["ImageId", "EncodedPixels"]
+    for table, folder in (("train.csv", "train/images"), ("solution.csv", "test/images")):
+        assert {row[0] for row in read(demo / table)[1:]} == {path.stem for path in (demo / folder).iterdir()}
+    solution = [row[0] for row in read(demo / "solution.csv")[1:]]
+    assert read(demo / "sample_submission.csv")[1:] == [[image_id, ""] for image_id in dict.fromkeys(solution)]
+
+
+def test_a_row_is_a_cell_and_a_blank_row_an_image_without_one(demo):
+    rows = {}
+    for image_id, text in read(demo / "train.csv")[1:]:
+        rows.setdefault(image_id, []).append(text)
+    assert [texts for texts in rows.values() if "" in texts] == [[""], [""]]
+    for number, (image_id, texts) in enumerate(rows.items()):
+        drawn = draw_culture(0, TRAIN, number)
+        assert image_id == drawn.image_id
+        labels = sum(k * decode_by_loops(text, HEIGHT, WIDTH) for k, text in enumerate(texts, start=1))
+        assert np.array_equal(labels, drawn.labels)  # a pixel in two rows would hold the sum of two numbers
+
+
+def test_images_are_grey_and_not_square(demo):
+    with Image.open(sorted((demo / "train/images").iterdir())[0]) as image:
+        assert (image.mode, image.size) == ("L", (WIDTH, HEIGHT))
+    assert HEIGHT != WIDTH
+
+
+def test_same_seed_same_bytes_and_fewer_are_the_first(demo, tmp_path):
+    again = tmp_path / "again"
+    make_instances_demo(again, seed=0, train=3, test=4)
+    images = [path.relative_to(again) for path in again.rglob("*.png")]
+    assert len(images) == 7
+    for name in [*images, "sample_submission.csv", "solution.csv"]:
+        assert (again / name).read_bytes() == (demo / name).read_bytes()
+
+
+def test_another_seed_or_part_gives_other_images():
+    ours = draw_culture(0, TRAIN, 3)
+    for other in (draw_culture(1, TRAIN, 3), draw_culture(0, TEST, 3), draw_culture(0, TRAIN, 4)):
+        assert other.image_id != ours.image_id
+        assert not np.array_equal(other.image, ours.image)
+
+
+def test_ids_are_text_and_one_would_lose_its_zero(demo):
+    ids = {row[0] for row in read(demo / "train.csv")[1:]}
+    assert all(len(image_id) == 10 for image_id in ids)
+    assert any(image_id.isdigit() and image_id.startswith("0") for image_id in ids)
+
+
+def test_each_cell_is_one_piece_of_some_size(cultures):
+    for culture in cultures:
+        for label in range(1, culture.labels.max() + 1):
+            cell = (culture.labels == label).astype(np.uint8)
+            assert cell.sum() >= LEAST_AREA
+            assert cv2.connectedComponents(cell, connectivity=4)[0] == 2
+
+
+def test_images_hold_none_or_3_to_30_cells(cultures):
+    counts = np.array([culture.labels.max() for culture in cultures])
+    assert np.count_nonzero(counts == 0) == 4  # one in ten
+    assert counts[counts > 0].min() >= 3
+    assert 25 < counts.max() <= MOST
+
+
+def test_components_of_the_true_mask_are_far_worse_than_splitting_it(cultures):
+    joined, parted = [], []
+    for culture in cultures:
+        values = np.stack([culture.labels > 0, border(culture.labels, 2)]).astype(np.uint8) * 255
+        joined.append(precision_by_loops(components(values[0], 0.5), culture.labels))
+        parted.append(precision_by_loops(split(values, SplitCut(0.5, 0.5)), culture.labels))
+    assert np.mean(joined) < 0.5
+    assert np.mean(parted) > 0.9
+    assert np.mean(np.array(joined) < np.array(parted) - 0.2) > 0.7  # of the images
+
+
+def test_a_threshold_on_grey_fails(cultures):
+    scores = [
+        np.mean([precision_by_loops(components(sign_of(culture.image), 0.5), culture.labels) for culture in cultures])
+        for sign_of in (lambda image: image, lambda image: 255 - image)
+    ]
+    assert max(scores) < 0.25
+
+
+def test_instance_rles_by_hand():
+    labels = np.array([[2, 0, 1], [2, 0, 1]])
+    assert instance_rles(labels) == ["5 2", "1 2"]
+    assert instance_rles(np.zeros((2, 3), int)) == [""]
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
+    calls = []
+
+    def fails_later(mask):
+        calls.append(mask)
+        if len(calls) > 20:
+            raise KeyboardInterrupt
+        return ""
+
+    monkeypatch.setattr(rle, "encode", fails_later)
+    with pytest.raises(KeyboardInterrupt):
+        make_instances_demo(tmp_path / "data", train=8, test=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_data_are_not_touched(demo):
+    with pytest.raises(FileExistsError, match="remove it to generate"):
+        make_instances_demo(demo)

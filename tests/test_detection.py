@@ -1,0 +1,117 @@
+"""What is found stands beside every score: in tables, after an ensemble, in the report; and empty rows are named."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import config, stages
+from pipeline.cli import main
+from pipeline.ensemble import Exclusive, ObjectCut, Objects, PerClass, count_drawn
+from pipeline.ensemble.choice import Choice
+from pipeline.metrics import VOID, VOID_OBJECT, Found
+from pipeline.postprocess import Cut
+from pipeline.report.page import _facts
+from pipeline.report.recommendations import advise
+from pipeline.report.report_data import Submission
+from pipeline.stages import ensembling
+from pipeline.stages.preparing import prepare
+from pipeline.submission import Summary
+from tests.reports import make_images, make_view
+
+
+def found_by_loops(prepared, threshold):
+    """Dice over all pixels, and the two shares, of OOF masks at a threshold: image by image, from its pixels."""
+    hits, pixels, found, left = 0, 0, [], []
+    for row in prepared.index.itertuples():
+        mask = prepared.oof_store().read(row.image_id)[0] > 255 * threshold
+        target = prepared.labels.read_scored(row)[0] == 1
+        hits, pixels = hits + (mask & target).sum(), pixels + mask.sum() + target.sum()
+        (found if target.any() else left).append((mask & target).any() if target.any() else not mask.any())
+    return 2 * hits / pixels, np.mean(found), np.mean(left)
+
+
+def test_the_oof_table_tells_what_is_found(submitted):
+    table = json.loads(Path("runs/tiny/oof.json").read_text())
+    assert {"dice", "found", "left empty"} < table[0].keys()
+    _, found, left = found_by_loops(prepare(config.load("configs/tiny.toml")), 0.5)
+    mean = stages.mean_row(table)  # of folds that have as many images with and without a disc each
+    assert (mean["found"], mean["left empty"]) == pytest.approx((found, left))
+    assert mean["images"] == 18
+
+
+def test_the_mean_of_a_table_leaves_out_what_a_fold_has_not():
+    rows = [
+        {"fold": 0, "images": 3, "found": 0.5, "left empty": None, "seconds": 1},
+        {"fold": 1, "images": 4, "found": None, "left empty": None, "seconds": 2},
+    ]
+    expected = {"fold": "mean", "images": 7, "found": 0.5, "left empty": None, "seconds": 3, "best phase": ""}
+    assert stages.mean_row(rows) == expected
+
+
+def test_an_ensemble_tells_what_its_masks_find(submitted, capsys):
+    assert main(["ensemble", "configs/tiny.toml"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    record = json.loads(submitted.with_suffix(".json").read_text())["oof_found"]
+    assert f"found Dice {record['dice']:.4f} over all pixels, {record['found']:.0%} of the masks with objects" in said
+    assert "warning" not in said
+
+
+def test_the_last_line_of_an_ensemble_names_empty_rows(submitted, capsys, monkeypatch):
+    monkeypatch.setattr(ensembling.submission, "write_submission", lambda *_: Summary(5, 5, 5))
+    assert main(["ensemble", "configs/tiny.toml"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "warning     5 of 5 rows are empty, of the training masks 33% are"
+
+
+def values_of(*rows):
+    return np.array([[rows]], np.uint8)  # one member, one class, one row of pixels for each argument
+
+
+def test_drawn_masks_are_counted_without_void():
+    values, target = values_of([250, 250, 0, 250])[0][:, None], np.array([[[1, 0, 1, VOID]]], np.uint8)
+    counts = count_drawn(PerClass((Choice("mean", (1.0,), "total", Cut(0.5, 0)),)), values, target)
+    assert [each.tolist() for each in counts] == [[1], [2], [2]]
+
+
+def test_objects_are_counted_by_their_union_without_void():
+    values, target = values_of([250, 250, 0, 250])[0][:, None], np.array([[1, 0, 2, VOID_OBJECT]])
+    counts = count_drawn(Objects(1, ObjectCut(0.5)), values, target)
+    assert [each.tolist() for each in counts] == [[1], [2], [2]]
+
+
+def test_exclusive_classes_are_counted_each():
+    values = np.array([[[[200, 200, 10]], [[55, 55, 245]]]], np.uint8)
+    target = np.array([[[1, 0, 0]], [[0, 1, 1]]], np.uint8)
+    counts = count_drawn(Exclusive("mean", (1.0,)), values, target)
+    assert [each.tolist() for each in counts] == [[1, 1], [2, 1], [1, 2]]
+
+
+def of_share(share):
+    """A submission of 60 rows, of which a share is empty."""
+    coverage = np.where(np.arange(60) < share * 60, 0, 0.1)
+    return Submission(60, int((coverage == 0).sum()), coverage)
+
+
+def test_the_first_advice_names_empty_rows():
+    silent = make_images().assign(predicted=0.0)
+    first = advise(make_view(images=silent, submission=of_share(1)))[0]
+    assert first.startswith("60 of 60 rows are empty, in train 10% of the masks are: the models find too little.")
+
+
+def test_masks_where_train_has_none_are_named_too():
+    images = make_images()
+    images.loc[:47, "coverage"] = 0
+    first = advise(make_view(images=images, submission=of_share(0)))[0]
+    assert first.startswith("0 of 60 rows are empty, in train 82% of the masks are: the models see objects")
+
+
+def test_a_share_of_empty_rows_as_in_train_needs_no_word():
+    assert not any("rows are empty" in sentence for sentence in advise(make_view(submission=of_share(0.05))))
+
+
+def test_the_page_tells_what_is_found_beside_the_score():
+    facts = {name: text for name, text, _ in _facts(make_view(found=Found(0.4321, 0.5, None)))}
+    assert (facts["Dice"], facts["found"]) == ("0.4321", "50%")
+    assert "left empty" not in facts

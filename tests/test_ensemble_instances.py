@@ -1,0 +1,263 @@
+"""The choice for objects: what parts those that touch, and what it is worth."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pipeline.data.boundaries import border
+from pipeline.ensemble import Objects, Oof, blender, decide_objects
+from pipeline.ensemble.instances import AREAS, BORDERS, NECKS, THRESHOLDS, ObjectCut
+from pipeline.metrics import INSTANCE_METRICS
+from tests.test_choice import of_rows
+from tests.test_metrics_instances import by_loops
+
+DSB, F2 = INSTANCE_METRICS["dsb_precision"], INSTANCE_METRICS["airbus_f2"]
+ONE, SHAPE, BORDER = "touching objects as one", "parted by shape", "parted by their border"
+SIDES = 24, 40
+CUTS = st.builds(
+    ObjectCut,
+    threshold=st.sampled_from(THRESHOLDS),
+    border=st.sampled_from([None, *BORDERS]),
+    neck=st.sampled_from([None, *NECKS]),
+    min_area=st.just(0),
+)
+
+
+def two_discs(rng):
+    """They touch; the second lies above."""
+    rows, columns = np.ogrid[: SIDES[0], : SIDES[1]]
+    row, column, radius = rng.uniform(9, 15), rng.uniform(10, 13), rng.uniform(6, 8)
+    labels = np.zeros(SIDES, np.int32)
+    for number, x in ((1, column), (2, column + 2 * radius - 0.5)):
+        labels[(rows - row) ** 2 + (columns - x) ** 2 <= radius**2] = number
+    return labels
+
+
+def two_halves(rng):
+    """Of one rectangle, which has no neck."""
+    top, left, middle = rng.integers(2, 8), rng.integers(2, 8), rng.integers(16, 24)
+    labels = np.zeros(SIDES, np.int32)
+    labels[top : top + 12, left:middle], labels[top : top + 12, middle:36] = 1, 2
+    return labels
+
+
+def two_specks(rng):
+    """True ones, far from each other."""
+    labels = np.zeros(SIDES, np.int32)
+    row, column = rng.integers(0, 22, 2)
+    labels[row, column], labels[row, column + 10 : column + 12] = 1, 2
+    return labels
+
+
+def make_oof(draw, *, noises=(20,), specks=0, images=12, folds=3, border_width=2.0, seed=0):
+    """What models say of the objects and of their borders, under noise; with specks where there is nothing."""
+    rng, known = np.random.default_rng(seed), {}
+    for number in range(images):
+        labels = draw(rng) if number % 6 else np.zeros(SIDES, np.int32)
+        channels = np.stack([labels > 0, border(labels, border_width)]) * 150 + 50
+        channels[0].flat[rng.choice(labels.size, specks, replace=False)] = 230
+        values = [(channels + rng.normal(0, noise, channels.shape)).clip(0, 255) for noise in noises]
+        known[f"{number:02}"] = np.stack(values).astype(np.uint8), labels
+    return Oof(list(known), np.arange(images) % folds, known.__getitem__, len(noises), lambda items, _: items)
+
+
+def make_noise(seed=4):
+    """Squares side by side under so much noise that what is chosen is mostly luck."""
+    rng, known = np.random.default_rng(seed), {}
+    for number in range(12):
+        there = rng.random((3, 4)) < 0.4
+        labels = np.kron(there * np.arange(1, 13).reshape(3, 4), np.ones((3, 3), int))
+        channels = np.stack([labels > 0, border(labels, 1)]) * 100 + 70
+        values = (channels + rng.normal(0, 60, channels.shape)).clip(0, 255)[None]
+        known[f"{number:02}"] = values.astype(np.uint8), labels
+    return Oof(list(known), np.arange(12) % 4, known.__getitem__, 1, lambda items, _: items)
+
+
+def dsb_by_loops(labels, target):
+    hits, extra, missed = by_loops(labels, target)
+    total = hits + extra + missed
+    return np.mean([hit / of if of else 1.0 for hit, of in zip(hits, total, strict=True)])
+
+
+def scores_by_loops(oof, drawer_of):
+    """The score of each image, its objects drawn by the drawer of its fold."""
+    pairs = [(drawer_of(fold), *oof.read(each)) for each, fold in zip(oof.image_ids, oof.fold_of, strict=True)]
+    return np.array([dsb_by_loops(drawer.labels(blender(values)), target) for drawer, values, target in pairs])
+
+
+@pytest.fixture(scope="module")
+def discs():
+    return make_oof(two_discs, specks=5)
+
+
+@pytest.fixture(scope="module")
+def decided(discs):
+    return decide_objects(discs, DSB, borders=True)
+
+
+def test_touching_discs_are_parted_by_a_good_border(discs, decided):
+    assert decided.others[BORDER] > decided.others[ONE] + 0.3
+    assert decided.honest > decided.others[ONE] + 0.3
+    for image_id in discs.image_ids[1:6]:
+        values, target = discs.read(image_id)
+        assert decided.shipped.labels(blender(values)).max() == target.max() == 2
+
+
+def test_halves_of_a_rectangle_are_parted_by_their_border_alone():
+    others = decide_objects(make_oof(two_halves, noises=(5,)), DSB, borders=True).others
+    assert others[BORDER] > others[SHAPE] + 0.3
+    assert others[SHAPE] == others[ONE]
+
+
+def test_without_a_border_channel_discs_are_parted_by_shape(discs):
+    def read(image_id):
+        values, target = discs.read(image_id)
+        return values[:, :1], target
+
+    decision = decide_objects(replace(discs, read=read), DSB, borders=False)
+    assert list(decision.others) == [ONE, SHAPE]
+    assert decision.others[SHAPE] > decision.others[ONE] + 0.3
+    assert decision.shipped.cut.neck in NECKS
+    assert decision.shipped.cut.border is None
+
+
+def test_a_border_channel_that_is_noise_does_not_mislead():
+    def read(image_id):
+        values, target = oof.read(image_id)
+        noise = np.random.default_rng(int(image_id)).integers(256, size=values[:, 1:].shape, dtype=np.uint8)
+        return np.concatenate([values[:, :1], noise], axis=1), target
+
+    oof = make_oof(two_discs)
+    assert decide_objects(replace(oof, read=read), DSB, borders=True).shipped.cut.border is None
+
+
+def test_specks_that_cost_are_removed_and_small_objects_that_count_are_not(decided):
+    assert decided.shipped.cut.min_area in AREAS[1:]
+    small = decide_objects(make_oof(two_specks, noises=(5,)), DSB, borders=True)
+    assert small.shipped.cut.min_area == 0
+    assert small.honest == 1
+
+
+def test_scores_are_those_of_the_objects_by_the_choice_without_the_images_fold(discs, decided):
+    scores = scores_by_loops(discs, decided.by_fold.get)
+    assert decided.scores.each() == pytest.approx(scores)
+    assert decided.honest == pytest.approx(scores.mean())
+    for fold, mean in decided.fold_scores.items():
+        assert mean == pytest.approx(scores[discs.fold_of == fold].mean())
+
+
+def test_scores_of_noise_are_those_too():
+    oof = make_noise()
+    decision = decide_objects(oof, DSB, borders=True)
+    assert len(set(decision.by_fold.values())) > 1
+    assert decision.scores.each() == pytest.approx(scores_by_loops(oof, decision.by_fold.get))
+    assert decision.in_sample == pytest.approx(scores_by_loops(oof, lambda _: decision.shipped).mean())
+    at_half = scores_by_loops(oof, lambda _: Objects(1, ObjectCut(0.5)))
+    assert decision.at_half == pytest.approx(at_half.mean())
+
+
+def test_what_is_chosen_without_a_fold_depends_on_no_image_of_it():
+    oof = make_noise()
+    for fold, drawer in decide_objects(oof, DSB, borders=True).by_fold.items():
+        rest = of_rows(oof, np.flatnonzero(oof.fold_of != fold))
+        assert decide_objects(rest, DSB, borders=True).shipped == drawer
+
+
+def test_what_ships_is_the_best_of_all_cuts_in_sample():
+    oof = make_noise()
+    cuts = [ObjectCut(t, None, None, area) for t in THRESHOLDS for area in AREAS]
+    cuts += [ObjectCut(t, None, neck, area) for t in THRESHOLDS for neck in NECKS for area in AREAS]
+    best = max(scores_by_loops(oof, lambda _, cut=cut: Objects(1, cut)).mean() for cut in cuts)
+    assert decide_objects(oof, DSB, borders=False).in_sample == pytest.approx(best)
+
+
+def test_each_way_to_part_objects_is_cross_fitted_among_its_own_cuts():
+    oof = make_noise()
+    cuts = [ObjectCut(threshold, min_area=area) for threshold in THRESHOLDS for area in AREAS]
+    table = np.stack([scores_by_loops(oof, lambda _, cut=cut: Objects(1, cut)) for cut in cuts])
+    scores = []
+    for fold in np.unique(oof.fold_of):
+        held_out = oof.fold_of == fold
+        best = table[:, ~held_out].mean(axis=1).argmax()
+        scores += table[best, held_out].tolist()
+    decision = decide_objects(oof, DSB, borders=True)
+    assert list(decision.others) == [ONE, SHAPE, BORDER]
+    assert decision.others[ONE] == pytest.approx(np.mean(scores))
+    assert max(decision.others.values()) < decision.in_sample  # which was searched on what it scores
+
+
+def test_nothing_at_all_scores_the_share_of_images_without_an_object(discs, decided):
+    assert decided.trivial == pytest.approx(2 / 12)
+    assert decide_objects(discs, F2, borders=True).trivial == pytest.approx(2 / 12)
+
+
+def test_scores_are_of_the_metric_that_is_asked_for(discs):
+    found = decide_objects(discs, lambda matches: float(matches.false_negatives[0]), borders=False)
+    assert found.trivial == pytest.approx(2 * 10 / 12)  # two missed in each of ten images
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.uint8, (2, 9, 11)), CUTS, st.sampled_from(AREAS))
+def test_the_smallest_area_removes_whole_objects_and_changes_no_other(values, cut, area):
+    whole, kept = cut.labels(values), cut._replace(min_area=area).labels(values)
+    sizes = np.bincount(whole.ravel())
+    assert np.array_equal(kept > 0, (whole > 0) & (sizes[whole] >= area))
+    pairs = set(zip(whole[kept > 0].tolist(), kept[kept > 0].tolist(), strict=True))
+    assert len(pairs) == kept.max() == (sizes[1:] >= max(area, 1)).sum()
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.uint8, (1, 2, 9, 11)), CUTS)
+def test_objects_never_overlap_and_their_union_is_the_mask(values, cut):
+    drawer = Objects(1, cut)
+    labels, masks = drawer.labels(blender(values)), drawer.masks(blender(values))
+    assert labels.shape == (9, 11)  # one number for each pixel: none has two
+    assert np.unique(labels).tolist() == list(range(int(not (labels == 0).any()), labels.max() + 1))
+    assert np.array_equal(masks, (labels > 0)[None].astype(np.uint8))
+    # A stored value is kept by the thresholds up to half a step below it.
+    assert np.array_equal(masks[0], (values[0, 0] - 0.5) / 255 >= cut.threshold - 1e-9)
+
+
+def test_void_pixels_count_for_nothing_whatever_is_predicted_there(discs):
+    rng, known = np.random.default_rng(1), {}
+    for image_id in discs.image_ids:
+        values, target = discs.read(image_id)
+        void = np.zeros(SIDES, bool)
+        void[:, 18:26] = True
+        junk = rng.integers(256, size=values.shape, dtype=np.uint8)
+        known[image_id] = np.where(void, junk, values), np.where(void, -1, target)
+    oof = replace(discs, read=known.__getitem__)
+    decided = decide_objects(oof, DSB, borders=True)
+    expected = []
+    for image_id, fold in zip(oof.image_ids, oof.fold_of, strict=True):
+        values, target = oof.read(image_id)
+        labels = decided.by_fold[fold].labels(blender(values))
+        expected.append(dsb_by_loops(np.where(target < 0, 0, labels), np.maximum(target, 0)))
+    assert decided.scores.each() == pytest.approx(expected)
+    assert decided.trivial == pytest.approx(2 / 12)
+
+
+def test_members_weigh_alike(discs):
+    oof = make_oof(two_discs, noises=(60, 60))
+    together, alone = decide_objects(oof, DSB, borders=True), decide_objects(oof.only(0), DSB, borders=True)
+    assert together.shipped.weights.tolist() == together.log_loss_weights.tolist() == [0.5, 0.5]
+    assert together.honest > alone.honest + 0.1
+    values = np.array([[[[10]], [[30]]], [[[20]], [[50]]]], dtype=np.uint8)
+    assert together.shipped.blended(blender(values)).tolist() == [[[15]], [[40]]]
+
+
+def test_record_is_plain_and_says_what_parts_objects(decided):
+    record = json.loads(json.dumps(decided.shipped.record(["one"], ("cell",))))
+    assert record["objects"] == "cell"
+    assert record["weights"] == {"one": 1}
+    assert ObjectCut(**{name: record[name] for name in ObjectCut._fields}) == decided.shipped.cut
+
+
+def test_one_fold_is_refused():
+    with pytest.raises(ValueError, match="at least 2 are needed"):
+        decide_objects(make_oof(two_discs, images=6, folds=1), DSB, borders=True)

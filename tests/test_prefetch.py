@@ -1,0 +1,67 @@
+"""Work ahead gives what working in turn gives: the same items, the same errors, and an end when nobody asks."""
+
+import threading
+import time
+
+import pytest
+
+from pipeline.prefetch import ahead
+
+
+def test_items_come_in_order_and_all():
+    assert list(ahead(iter(range(1000)), waiting=3)) == list(range(1000))
+
+
+def test_the_next_is_worked_out_while_this_one_is_looked_at():
+    begun = []
+
+    def slow():
+        for number in range(3):
+            begun.append(number)
+            yield number
+
+    items = ahead(slow(), waiting=1)
+    assert next(items) == 0
+    give_up = time.monotonic() + 10
+    while len(begun) < 3 and time.monotonic() < give_up:  # one is ready, and one waits for room
+        time.sleep(0.01)
+    assert begun == [0, 1, 2]
+    items.close()
+
+
+def test_no_more_is_worked_out_than_may_wait():
+    begun = []
+    items = ahead((begun.append(number) or number for number in range(100)), waiting=2)
+    next(items)
+    time.sleep(0.3)
+    assert len(begun) <= 1 + 2 + 1, "one is out, two are ready, one waits for room"
+    items.close()
+
+
+def test_an_error_comes_in_its_turn():
+    def broken():
+        yield 1
+        raise ValueError("the second is damaged")
+
+    items = ahead(broken())
+    assert next(items) == 1
+    with pytest.raises(ValueError, match="the second is damaged"):
+        next(items)
+
+
+def test_who_stops_asking_stops_the_thread():
+    before, closed = threading.active_count(), []
+
+    def endless():
+        try:
+            while True:
+                yield 0
+        finally:
+            closed.append(True)
+
+    items = ahead(endless())
+    next(items)
+    assert threading.active_count() == before + 1
+    items.close()
+    assert threading.active_count() == before
+    assert closed

@@ -1,0 +1,361 @@
+"""Pseudo-labels: what a prediction promises, what it kept out of fold, and whose models may label for whom."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from pipeline import competition, config
+from pipeline.data import dataset
+from pipeline.data.index import read_test_index
+from pipeline.inference.prediction_store import PredictionStore
+from pipeline.pseudo_labels import (
+    Labelling,
+    calibrate,
+    calibrated,
+    confidence,
+    expected_scores,
+    quantiles,
+    read_labels,
+    refuse_other_fold,
+    soft_label,
+    write_labels,
+)
+from pipeline.training.fold_data import PseudoData, build_loader
+from tests.fitting import RUN, fit_tiny, fold_data, history
+
+RNG = np.random.default_rng(0)
+
+
+def values(*rows):
+    return np.array(rows, dtype=np.uint8)
+
+
+def dice(mask, truth):
+    total = mask.sum() + truth.sum()
+    return 2 * (mask & truth).sum() / total if total else 1.0
+
+
+def test_confidence_by_hand():
+    # m = 1 1 0 0, p = 1 .8 .4 0: 2 · 1.8 / (2.2 + 2).
+    assert confidence(values([255, 204, 102, 0])) == pytest.approx(3.6 / 4.2)
+
+
+def test_confidence_of_a_sure_mask_is_one_and_of_a_sure_empty_too():
+    assert confidence(values([255, 255, 0])) == 1.0
+    assert confidence(values([0, 0, 0])) == 1.0
+
+
+def test_confidence_in_an_empty_mask_falls_with_the_most_probable_pixel_however_many_there_are():
+    assert confidence(values([51, 0, 0])) == confidence(np.full((300, 300), 51, np.uint8)) == pytest.approx(0.8)
+
+
+def test_confidence_takes_the_mask_at_the_threshold_asked_for():
+    pixels = values([204, 102])
+    assert confidence(pixels, 0.5) == pytest.approx(1.6 / 2.2)
+    assert confidence(pixels, 0.3) == pytest.approx(2.4 / 3.2)
+    assert confidence(pixels, 0.9) == pytest.approx(0.2)
+
+
+def test_confidence_does_not_overflow_on_a_large_image():
+    assert confidence(np.full((4096, 4096), 255, np.uint8)) == 1.0
+
+
+def test_confidence_is_near_the_mean_dice_of_truths_drawn_from_the_probabilities():
+    pixels = RNG.integers(0, 256, (40, 40)).astype(np.uint8)
+    mask = pixels >= 128
+    drawn = [dice(mask, RNG.random(pixels.shape) < pixels / 255) for _ in range(300)]
+    assert confidence(pixels) == pytest.approx(np.mean(drawn), abs=0.005)
+
+
+def test_expected_scores_by_hand():
+    # .9 after .6 rises; .4 and .2 are out of order and share their mean.
+    sure, scores = np.array([0.1, 0.2, 0.5, 0.8]), np.array([0.4, 0.2, 0.6, 0.9])
+    assert expected_scores(sure, scores, sure) == pytest.approx([0.3, 0.3, 0.6, 0.9])
+    assert expected_scores(sure, scores, np.array([0.0, 0.65, 1.0])) == pytest.approx([0.3, 0.75, 0.9])
+
+
+def pooled(scores):
+    """Isotonic regression by the slow definition: the largest of the least means."""
+    count = len(scores)
+    return [
+        max(min(np.mean(scores[start : end + 1]) for end in range(i, count)) for start in range(i + 1))
+        for i in range(count)
+    ]
+
+
+def test_expected_scores_are_those_of_the_definition_and_never_fall():
+    sure, scores = np.sort(RNG.random(30)), RNG.random(30)
+    fitted = expected_scores(sure, scores, sure)
+    assert fitted == pytest.approx(pooled(scores))
+    assert (np.diff(fitted) >= 0).all()
+
+
+def test_cut_is_the_least_confidence_whose_expected_score_reaches_the_floor():
+    sure, scores = np.array([0.8, 0.1, 0.5, 0.2]), np.array([0.9, 0.4, 0.6, 0.2])  # in no order
+    assert calibrate(sure, scores, 0.6) == 0.5
+    assert calibrate(sure, scores, 0.61) == 0.8
+    assert calibrate(sure, scores, 0.0) == 0.1
+
+
+def test_one_lucky_image_in_the_middle_does_not_lower_the_cut():
+    sure, scores = np.arange(10) / 10, np.array([0.1] * 3 + [1.0] + [0.1] * 4 + [0.9, 0.9])
+    assert calibrate(sure, scores, 0.9) == 0.8
+
+
+def test_no_confidence_is_enough_for_a_floor_that_no_score_reaches():
+    assert calibrate(np.array([0.5, 0.9]), np.array([0.5, 0.6]), 0.7) == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("sure", "scores", "message"),
+    [
+        ([0.5], [0.5, 0.6], "1 confidences and 2 scores"),
+        ([], [], "0 confidences and 0 scores"),
+        ([0.5, 0.6], [0.5, np.nan], "OOF image number 1 has confidence 0.6 and score nan"),
+    ],
+)
+def test_what_cannot_be_calibrated_on_is_named(sure, scores, message):
+    with pytest.raises(ValueError, match=message):
+        calibrate(np.array(sure), np.array(scores), 0.5)
+
+
+def test_soft_label_is_void_between_low_and_high():
+    # .3 lies at 76.5 of 255, .7 at 178.5: thresholds between stored values leave no doubt.
+    pixels = values([0, 76, 77, 128, 178, 179, 255])
+    assert soft_label(pixels, 0.3, 0.7).tolist() == [[0, 0, 255, 255, 255, 1, 1]]
+
+
+def test_soft_label_of_equal_ends_is_the_mask():
+    pixels = RNG.integers(0, 256, (2, 9, 9)).astype(np.uint8)
+    assert np.array_equal(soft_label(pixels, 0.5, 0.5), pixels >= 128)
+
+
+def test_quantiles_of_a_models_own_confidences_are_their_ranks():
+    own = RNG.permutation(np.arange(1, 9) / 10)
+    assert quantiles(own, own) == pytest.approx([np.mean(own <= value) for value in own])
+
+
+def oof(folds=3, images=40):
+    """Folds that are equally hard, and confidences that tell the score; each model promises on a scale of its own."""
+    fold_of = np.repeat(np.arange(folds), images)
+    scores = np.concatenate([RNG.permutation(np.linspace(0, 1, images)) for _ in range(folds)])
+    return scores / (1 + fold_of), scores, fold_of
+
+
+def test_a_model_that_promises_more_than_others_is_judged_by_its_own_scale():
+    # Fold 0's confidences are the scores themselves, and twice and three times those of the other models.
+    confidences, scores, fold_of = oof()
+    for fold in range(3):
+        labelling = calibrated(confidences, scores, fold_of, fold, floor=0.7, low=0.3, high=0.7)
+        mine = fold_of == fold
+        kept = quantiles(confidences[mine], labelling.own) >= calibrate(labelling.confidences, labelling.scores, 0.7)
+        assert np.array_equal(kept, scores[mine] >= 0.7)
+        assert labelling.expected(confidences[mine]) == pytest.approx(scores[mine])
+
+
+def test_scores_of_the_fold_to_be_trained_are_not_looked_at():
+    confidences, scores, fold_of = oof()
+    told = calibrated(confidences, scores, fold_of, 1, floor=0.7, low=0.3, high=0.7)
+    hidden = calibrated(confidences, np.where(fold_of == 1, np.nan, scores), fold_of, 1, floor=0.7, low=0.3, high=0.7)
+    assert told.record() == hidden.record()
+    assert len(told.own) == 40
+    assert len(told.scores) == 80
+
+
+def test_a_full_fit_is_calibrated_on_all_folds():
+    labelling = calibrated(*oof(), "full", floor=0.7, low=0.3, high=0.7)
+    assert len(labelling.own) == len(labelling.scores) == 120
+
+
+@pytest.mark.parametrize(
+    ("fold_of", "fold", "message"),
+    [([0, 0], 0, "2 OOF images of fold 0 and 0 of others"), ([0, 1], 2, "0 OOF images of fold 2 and 2 of others")],
+)
+def test_a_fold_without_oof_beside_it_is_named(fold_of, fold, message):
+    with pytest.raises(ValueError, match=message):
+        calibrated(np.ones(2), np.ones(2), np.array(fold_of), fold, floor=0.7, low=0.3, high=0.7)
+
+
+# The model's own confidences: SURE's .98 lies above all, UNSURE's .71 above two of four.
+OWN = np.array([0.6, 0.7, 0.8, 0.9])
+LABELLING = Labelling(np.array([0.2, 0.5, 0.9]), np.array([0.3, 0.6, 0.95]), floor=0.9, low=0.3, high=0.7, own=OWN)
+SURE, UNSURE = np.full((1, 2, 3), 250, np.uint8), np.full((1, 2, 3), 140, np.uint8)
+
+
+def test_labels_round_trip_and_the_unsure_have_none(tmp_path):
+    table = write_labels(tmp_path / "fold1", 1, [("007", SURE), ("008", UNSURE), ("009", SURE)], LABELLING, {})
+    assert list(table["image_id"]) == ["007", "009"]
+    assert table["confidence"].tolist() == pytest.approx([confidence(SURE[0])] * 2)
+    assert table["score_expected"].tolist() == pytest.approx([0.95] * 2)
+    read = read_labels(tmp_path / "fold1", 1)
+    assert list(read["image_id"]) == ["007", "009"]  # with their zeros
+    store = PredictionStore(tmp_path / "fold1")
+    assert store.ids() == {"007", "009"}
+    assert np.array_equal(store.read("007"), np.ones_like(SURE))
+
+
+def test_without_a_scale_of_its_own_a_model_is_taken_at_its_word(tmp_path):
+    # UNSURE's .71 is more than the .5 asked for; among confidences from .8 on it is the lowest.
+    plain = replace(LABELLING, floor=0.5, own=None)
+    assert list(write_labels(tmp_path / "a", 0, [("1", UNSURE)], plain, {})["image_id"]) == ["1"]
+    strict = replace(LABELLING, floor=0.5, own=OWN + 0.2)
+    assert not len(write_labels(tmp_path / "b", 0, [("1", UNSURE)], strict, {}))
+
+
+def test_confidence_of_several_classes_is_their_mean(tmp_path):
+    both = np.concatenate([SURE, UNSURE])
+    table = write_labels(tmp_path, 0, [("1", both)], replace(LABELLING, floor=0.5), {})
+    assert table["confidence"].item() == pytest.approx((confidence(SURE[0]) + confidence(UNSURE[0])) / 2)
+    assert PredictionStore(tmp_path).read("1")[:, 0, 0].tolist() == [1, 255]
+
+
+def test_where_nothing_is_good_enough_nothing_is_labelled_and_it_says_so(tmp_path, caplog):
+    with caplog.at_level("WARNING", logger="pipeline"):
+        table = write_labels(tmp_path, 2, [("1", UNSURE)], LABELLING, {})
+    assert len(table) == len(read_labels(tmp_path, 2)) == len(PredictionStore(tmp_path)) == 0
+    assert "fold 2: no test image is expected to score 0.900" in caplog.text
+
+
+def test_labels_for_another_fold_are_refused(tmp_path):
+    write_labels(tmp_path / "fold1", 1, [("1", SURE)], LABELLING, {"from": "x"})
+    made_by = json.loads((tmp_path / "fold1" / "store.json").read_text())
+    assert (made_by["fold"], made_by["from"], made_by["floor"]) == (1, "x", 0.9)
+    with pytest.raises(ValueError, match=r"fold1: labels by models that held out fold 1, not fold 0: they have seen"):
+        read_labels(tmp_path / "fold1", 0)
+    with pytest.raises(ValueError, match="held out fold 1, not fold full"):
+        refuse_other_fold(tmp_path / "fold1", "full")
+    with pytest.raises(ValueError, match="no pseudo-labels there"):
+        refuse_other_fold(tmp_path / "fold2", 2)
+
+
+def test_a_killed_labelling_goes_on_and_is_not_read_before_it_is_done(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def until_killed():
+        yield "1", SURE
+        raise Killed
+
+    monkeypatch.setattr("pipeline.inference.prediction_store.SHARD_IMAGES", 1)
+    with pytest.raises(Killed):
+        write_labels(tmp_path, 0, until_killed(), LABELLING, {})
+    with pytest.raises(ValueError, match="the labels are not done"):
+        read_labels(tmp_path, 0)
+    write_labels(tmp_path, 0, [("1", SURE), ("2", SURE)], LABELLING, {})
+    assert list(read_labels(tmp_path, 0)["image_id"]) == ["1", "2"]
+    assert PredictionStore(tmp_path).ids() == {"1", "2"}
+
+
+def test_labels_by_other_weights_replace_what_was_there(tmp_path):
+    write_labels(tmp_path, 0, [("1", SURE)], LABELLING, {"weights": "a"})
+    write_labels(tmp_path, 0, [("2", SURE)], LABELLING, {"weights": "b"})
+    assert PredictionStore(tmp_path).ids() == {"2"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"floor": 0.5},
+        {"low": 0.6},
+        {"high": 0.8},
+        {"threshold": 0.4},
+        {"own": OWN / 2},
+        {"scores": np.array([0.3, 0.6, 0.96])},
+    ],
+)
+def test_labels_by_another_labelling_replace_what_was_there(tmp_path, change):
+    write_labels(tmp_path, 0, [("1", SURE)], LABELLING, {})
+    write_labels(tmp_path, 0, [("2", SURE)], replace(LABELLING, **change), {})
+    assert PredictionStore(tmp_path).ids() == {"2"}
+
+
+def labelled_for(fold, folder="pseudo", weight=0.5, phases=(1,)):
+    """The tiny competition's test images, labelled with a frame of void around a box of 1."""
+    index = read_test_index(competition.load("tiny.toml"), Path("tiny"))
+    values = np.full((1, 36, 44), 140, np.uint8)
+    values[:, 8:28, 8:36], values[:, :4] = 250, 0
+    easy = Labelling(np.array([0.1]), np.array([1.0]), floor=0.5, low=0.3, high=0.7)
+    write_labels(Path(folder), fold, [(image_id, values) for image_id in index["image_id"]], easy, {})
+    return PseudoData(index, Path(folder), weight, phases)
+
+
+def spy_on_items(monkeypatch):
+    """Paths of the images that are read, of which those with pseudo-labels, and the values of their masks."""
+    seen, original = [], dataset.MaskedImages.__getitem__
+
+    def spy(self, key):
+        image, mask = original(self, key)
+        seen.append((self.rows[key[0]].path, key[0] >= self.annotated, set(mask.unique().tolist())))
+        return image, mask
+
+    monkeypatch.setattr(dataset.MaskedImages, "__getitem__", spy)
+    return seen
+
+
+def test_a_fold_trains_on_its_images_and_on_labelled_ones_and_never_on_those_held_out(tiny, monkeypatch):
+    seen = spy_on_items(monkeypatch)
+    data = fold_data(1, pseudo=labelled_for(1))
+    fit_tiny("train.batch_size=3", 'train.pseudo={ from = "x" }', data=data)
+    # Two epochs, each of 12 images and 6 labelled ones: of 5 each one, and one twice.
+    assert sum(pseudo for _, pseudo, _ in seen) == 12
+    assert len(seen) == 36
+    assert {path for path, pseudo, _ in seen if pseudo} == set(data.pseudo.index["path"])
+    assert {path for path, pseudo, _ in seen if not pseudo} == set(data.train_index["path"])
+    assert not {path for path, _, _ in seen} & set(data.valid_index["path"])
+    assert set().union(*(values for _, pseudo, values in seen if pseudo)) == {0, 1, 255}
+    assert all(np.isfinite(line["loss"]) for line in history())
+
+
+def test_labels_are_drawn_in_the_phases_asked_for(tiny):
+    cfg = fit_config()
+    data = fold_data(0, pseudo=labelled_for(0, phases=(2,)))
+    assert [len(build_loader(data, cfg, number, 0).sampler) for number in (1, 2)] == [12, 18]
+
+
+def fit_config():
+    return config.load("configs/tiny.toml").train
+
+
+def test_draws_of_training_images_are_those_of_a_training_without_labels(tiny):
+    loader = build_loader(fold_data(0, pseudo=labelled_for(0)), fit_config(), 1, 7)
+    alone = build_loader(fold_data(0), fit_config(), 1, 7)
+    for epoch in range(3):
+        loader.sampler.epoch = alone.sampler.epoch = epoch
+        assert [draw for draw in loader.sampler if draw[0] < 12] == list(alone.sampler)
+
+
+def test_a_phase_without_labels_is_bit_for_bit_a_training_that_knows_of_none(tiny):
+    fit_tiny()
+    alone = load_file(RUN / "best.safetensors")
+    RUN.rename("alone")
+    fit_tiny(data=fold_data(0, pseudo=labelled_for(0, phases=(2,))))
+    assert all((load_file(RUN / "best.safetensors")[key] == alone[key]).all() for key in alone)
+
+
+def test_labels_of_another_fold_of_no_image_or_of_held_out_ones_are_not_trained_on(tiny):
+    pseudo = labelled_for(0)
+    with pytest.raises(ValueError, match=r"pseudo: labels by models that held out fold 0, not fold 1: they have seen"):
+        fold_data(1, pseudo=pseudo)
+    with pytest.raises(ValueError, match="held out fold 0, not fold full"):
+        fold_data("full", pseudo=pseudo)
+    stranger = pseudo.index.assign(image_id=[*pseudo.index["image_id"][:-1], "zzz"])
+    with pytest.raises(ValueError, match=r"pseudo: no label for 1 of 5 images, the first is 'zzz'"):
+        fold_data(0, pseudo=replace(pseudo, index=stranger))
+    held_out = pseudo.index.assign(path=[*pseudo.index["path"][:-1], fold_data(0).valid_index["path"].iloc[2]])
+    with pytest.raises(ValueError, match="is held out by fold 0 and cannot be trained on"):
+        fold_data(0, pseudo=replace(pseudo, index=held_out))
+
+
+def test_a_config_that_asks_for_labels_is_not_trained_without(tiny):
+    with pytest.raises(ValueError, match=r"train\.pseudo: no labels by 'nuclei' were handed in for fold 0"):
+        fit_tiny('train.pseudo={ from = "nuclei" }')
+
+
+def test_no_label_at_all_is_a_training_as_before(tiny):
+    pseudo = labelled_for(0)
+    none = replace(pseudo, index=pseudo.index.iloc[:0])
+    assert len(build_loader(fold_data(0, pseudo=none), fit_config(), 1, 0).sampler) == 12

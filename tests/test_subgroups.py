@@ -1,0 +1,223 @@
+"""The report of classes that overlap, of exclusive classes, and of objects: each is seen as what it is."""
+
+import html
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline import competition, config, stages
+from pipeline.data.labels import VOID
+from pipeline.demos.camvid import make_classes_demo
+from pipeline.demos.instances import make_instances_demo
+from pipeline.ensemble import Choice, Exclusive, Objects, PerClass
+from pipeline.ensemble.instances import ObjectCut
+from pipeline.postprocess import Cut
+from pipeline.report import plots
+from pipeline.report.page import render
+from pipeline.report.pictures import outline
+from pipeline.report.recommendations import advise
+from pipeline.report.report_data import Honest, Parting, Submission
+from pipeline.stages.reporting import metric_of_scores
+from pipeline.stages.seeing import see
+from tests.miniatures import write_miniature
+from tests.reports import make_view
+from tests.test_competitions import CONFIG
+from tests.test_report import fill, words
+
+# ---------------------------------------------------------------------------------------------- what is seen
+
+VALUES = np.array([[[[200, 200, 0, 0]], [[0, 150, 250, 10]]]], dtype=np.uint8)  # one member, two channels, four pixels
+
+
+def test_of_classes_that_overlap_each_combination_is_a_region():
+    half = Choice("mean", (1.0,), "total", Cut(0.5, 0))
+    target = np.array([[[1, 1, 0, 0]], [[0, 0, 1, 0]]], dtype=np.uint8)
+    seen = see(PerClass((half, half)), VALUES, target)
+    assert seen.true.tolist() == [[1, 1, 2, 0]]
+    assert seen.found.tolist() == [[1, 3, 2, 0]]
+    assert seen.shares.tolist() == [0.5, 0.5]
+    assert seen.said == "true 75.0%, predicted 75.0%"
+    assert seen.counts.sum() == target.size
+    assert seen.counts[1, [200, 250]].tolist() == [2, 1]
+
+
+def test_of_exclusive_classes_void_is_no_part_of_truth_or_prediction():
+    target = np.array([[[1, 1, 0, VOID]], [[0, 0, 1, VOID]]], dtype=np.uint8)
+    seen = see(Exclusive("mean", (1.0,)), VALUES, target)
+    assert seen.true.tolist() == [[1, 1, 2, 0]]
+    assert seen.found.tolist() == [[1, 1, 2, 0]]
+    assert seen.shares.tolist() == [0.5, 0.25]
+    assert seen.said == "100.0% of its pixels right"
+    assert seen.counts.sum() == 6  # two classes of three pixels
+
+
+def test_of_objects_the_border_is_no_class_and_each_object_is_a_region():
+    target = np.array([[7, 7, 0, 9]])
+    seen = see(Objects(1, ObjectCut(0.5)), VALUES, target)
+    assert seen.values.tolist() == VALUES[0, :1].tolist()
+    assert seen.masks.tolist() == [[[1, 1, 0, 0]]]
+    assert seen.target.tolist() == [[[1, 1, 0, 1]]]
+    assert np.array_equal(seen.true, target)
+    assert seen.found.tolist() == [[1, 1, 0, 0]]
+    assert seen.said == "2 objects, 1 predicted"
+    assert seen.counts[1, 200] == 2
+
+
+def test_an_object_of_the_number_of_void_is_an_object():
+    seen = see(Objects(1, ObjectCut(0.5)), VALUES, np.array([[VOID, VOID, 0, 0]]))
+    assert seen.counts.sum() == 4
+    assert seen.said == "1 objects, 1 predicted"
+
+
+def test_regions_that_touch_have_an_outline_each():
+    rng = np.random.default_rng(0)
+    regions = np.zeros((20, 30), int)
+    regions[3:15, 4:12], regions[3:15, 12:25], regions[15:, 12:25] = 3, 1, 40
+    path = outline(regions, side=64)
+    assert path.count("z") == 3
+    assert np.array_equal(fill(path, regions.shape), regions > 0)
+    numbers = np.concatenate([[0], rng.permutation(40) + 1])  # which number a region has means nothing
+    assert sorted(outline(numbers[regions], side=64).split("z")) == sorted(path.split("z"))
+
+
+# ---------------------------------------------------------------------------------------------- the page's parts
+
+
+@pytest.fixture
+def no_charts(monkeypatch):
+    """Charts take a second."""
+    monkeypatch.setattr(plots, "svg", lambda plot, *args: "data:,")
+
+
+def read_page(text):
+    """What a page says, without its pictures, and its tables' cells parted by bars."""
+    body = text.split("<body>")[1].split("<script>")[0]
+    body = re.sub(r"<template>.*?</template>", "", body, flags=re.DOTALL)
+    text = re.sub(r"<[^>]+>", " ", re.sub(r"</t[dh]>", " | ", body))
+    return html.unescape(re.sub(r"\s+", " ", text))
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_exclusive_classes_have_no_score_at_half_and_are_not_told_to_ship_it():
+    honest = make_view().honest
+    view = make_view(pseudo=None, honest=Honest(honest.interval, honest.interval.mean, None, 0.1))
+    text = read_page(render(view))
+    assert "threshold .5" not in text
+    assert re.search(r"trivial 0\.1000 the most frequent class everywhere", text)
+    assert advise(view) == []
+    assert "nothing predicted" in read_page(render(make_view(honest=honest._replace(trivial=0.1))))
+
+
+def test_shares_are_of_each_image_and_class():
+    masks = pd.DataFrame({"class": ["a", "b"] * 5, "coverage": [0.5, 0.0] * 5, "predicted": [0.5, 0.0] * 5})
+    half_empty = Submission(10, 5, np.array([0.5, 0.0] * 5))
+    assert advise(make_view(masks=masks, submission=half_empty)) == []
+    assert "50% of the test masks are empty, 0% out of fold" in " ".join(advise(make_view(submission=half_empty)))
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_scores_by_another_metric_say_so():
+    assert "by mean_dice of pixels, cross-fitted by dsb" in read_page(
+        render(make_view(metric="dsb", metric_of_epochs="mean_dice"))
+    )
+    assert "of pixels, cross-fitted by" not in read_page(render(make_view(metric_of_epochs="mean_dice")))
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_score_that_is_no_mean_of_the_images_is_told_from_it():
+    view = make_view()
+    assert "takes the pixels of all images in one" not in read_page(render(view))
+    images = view.images.assign(score=view.images["score"] - 0.1)
+    assert re.search(r"mean is 0\.80\d\d; the score above takes", read_page(render(make_view(images=images))))
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_ways_to_part_objects_stand_beside_what_was_chosen():
+    ways = pd.DataFrame({"way": ["touching objects as one", "parted by shape"], "score": [0.5, 0.625]})
+    cuts = pd.DataFrame({"chosen on": ["all folds"], "threshold": [0.4], "border": [None], "min_area": [16]})
+    text = read_page(render(make_view(parting=Parting(ways, cuts), surfaces={})))
+    assert re.search(r"parted by shape \| 0\.6250", text)
+    assert re.search(r"all folds \| 0\.4000 \| – \| 16", text)
+
+
+def test_a_chart_of_cuts_names_its_class():
+    assert "threshold for $x$" in words(plots.svg(plots.cut_surface, "$x$", make_view().surfaces["disc"]))
+
+
+# ---------------------------------------------------------------------------------------------- whole runs
+
+HEAD, MASKS, _, TAIL = re.split(r"\[\[train.phases\]\]|(?=\n\[predict\])", CONFIG)
+CLASSES = MASKS.replace("bce = 1.0, dice = 1.0", "cross_entropy = 1.0, dice_softmax = 1.0")
+
+
+def report_on(folder, monkeypatch, make, card, channels, phase=MASKS, overrides=()):
+    """The page of a run of one short phase."""
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("DATA", raising=False)
+    make(Path("data"))
+    Path("configs").mkdir()
+    text = f"{HEAD}[[train.phases]]{phase}{TAIL}".format(card=card, classes=channels)
+    Path("configs/mini.toml").write_text(text)
+    return read_page(stages.report([config.load("configs/mini.toml", overrides)]).read_text(encoding="utf-8"))
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_report_of_classes_that_overlap(tmp_path, monkeypatch):
+    card = "severstal-steel-defect-detection"
+    text = report_on(tmp_path, monkeypatch, lambda root: write_miniature(card, root), card, 4)
+    assert re.search(r"mean_dice, cross-fitted", text)
+    assert re.search(r"For 1 ships \w+: threshold 0\.\d+, ", text)
+    assert len(re.findall(r"all folds \| (?:total|components|triplet|refined) \| 0\.\d+ \|", text)) == 4
+    assert "A point is an image and class." in text
+    assert re.search(r"number \| 48 \| 48 \| 16", text)  # masks of 12 and 4 images
+    assert "by predicted" not in text
+    assert "touching" not in text.split("Left out")[0]
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_report_of_exclusive_classes(tmp_path, monkeypatch):
+    text = report_on(
+        tmp_path, monkeypatch, lambda root: make_classes_demo(root, train=8, test=2), "camvid_demo", 6, CLASSES
+    )
+    assert re.search(r"class_iou, cross-fitted", text)
+    assert "threshold" not in text.split("Left out")[0].lower()
+    assert re.search(r"\d% of its pixels right", text)
+    assert re.search(r"sky \| 8 \| 8 \| 0\.\d+", text)
+    assert "by mask size" not in text
+    assert "the most frequent class everywhere" in text
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_report_of_objects(tmp_path, monkeypatch):
+    overrides = ["data.border=2.0", "model.in_channels=1"]
+    text = report_on(
+        tmp_path,
+        monkeypatch,
+        lambda root: make_instances_demo(root, train=8, test=2),
+        "instances_demo",
+        2,
+        overrides=overrides,
+    )
+    assert re.search(r"dsb_precision, cross-fitted", text)
+    assert "Score: mean_dice on the fold held out" in text
+    assert re.search(r"\d+ objects, \d+ predicted", text)
+    assert re.search(r"parted by their border \| 0\.\d+", text)
+    assert re.search(r"cell \| 8 \| 8 \|", text)
+    assert re.search(r"number \| 8 \| 8 \| 2", text)
+    written = stages.ensemble([config.load("configs/mini.toml", overrides)]).summary
+    assert f"{written.rows} rows, {written.empty} of them empty" in text
+
+
+def test_scores_of_volumes_are_those_of_their_slices():
+    metrics = {name: metric_of_scores(competition.load(name)) for name in CARDS}
+    assert metrics == CARDS
+
+
+CARDS = {
+    "uw-madison-gi-tract-image-segmentation": "mean_dice_of_filled",
+    "data-science-bowl-2018": "dsb_precision",
+    "camvid_demo": "class_iou",
+}

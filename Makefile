@@ -91,9 +91,9 @@ folds: $(VENV) ## folds/<competition>.csv: who is held out when
 train: $(VENV) ## train FOLD=k through all phases; resumes
 	$(STAGE) train $(OPTIONS) --fold $(or $(FOLD),all)
 
-sweep: $(VENV) $(if $(filter ray,$(ENGINE)),$(VENV_RAY)) ## train CONFIGS="a b" SEEDS="0 1 2", every fold, JOBS=2 at a time (ENGINE=ray: on a cluster)
+sweep: $(VENV) $(if $(filter ray,$(EXECUTOR)),$(VENV_RAY)) ## train CONFIGS="a b" SEEDS="0 1 2", every fold, JOBS=2 at a time (EXECUTOR=ray: on a cluster)
 	$(STAGE) sweep $(OPTIONS) --configs "$(CONFIGS)" --fold $(or $(FOLD),all) $(if $(SEEDS),--seeds "$(SEEDS)") \
-		$(if $(JOBS),--jobs $(JOBS)) $(if $(ENGINE),--engine $(ENGINE)) $(if $(RETRIES),--retries $(RETRIES))
+		$(if $(JOBS),--jobs $(JOBS)) $(if $(EXECUTOR),--executor $(EXECUTOR)) $(if $(RETRIES),--retries $(RETRIES))
 
 oof: $(VENV) ## out-of-fold predictions and scores of all folds
 	$(STAGE) oof $(OPTIONS)

@@ -1,6 +1,6 @@
 """From test images to a CSV, five folds and the eight views of D4: a bundle's one pass against the script one writes.
 
-    python benchmarks/predict.py --data /path/to/nuclei [--run runs/nuclei] [--rounds 3] [--engines fold] [--every 1]
+    python benchmarks/predict.py --data /path/to/nuclei [--run runs/nuclei] [--rounds 3] [--backends fuse_conv_bn]
 
     ours    each image read once, all folds and views on it; batch norms folded, channels last, the precision that this
             machine does well; masks drawn and written as RLE while the next image is predicted
@@ -59,10 +59,10 @@ STRIDE = 32  # of the encoder: sides that it divides
 err = Console(stderr=True)
 
 
-def config_with(engine: str) -> Config:
+def config_with(backend: str) -> Config:
     """The config of nuclei with all eight views, in an engine."""
     cfg = config.load(ROOT / "configs" / f"{NAME}.toml")
-    return cfg.model_copy(update={"predict": cfg.predict.model_copy(update={"views": tuple(VIEWS), "engine": engine})})
+    return cfg.model_copy(update={"predict": cfg.predict.model_copy(update={"views": tuple(VIEWS), "engine": backend})})
 
 
 def thinned(data: Path, every: int, folder: Path) -> Path:
@@ -108,14 +108,14 @@ def bundle_of(cfg: Config, weights: dict[int, Path], folder: Path) -> Bundle:
     return read_bundle(folder)
 
 
-def ours(bundle: Bundle, engine: str, data: Path, csv: Path) -> Callable[[], object]:
+def ours(bundle: Bundle, backend: str, data: Path, csv: Path) -> Callable[[], object]:
     """A pass over the test set, the models loaded before: what they cost to load is the same for both."""
-    models = {fold: predictor_of(bundle, engine, fold) for fold in FOLDS}
+    models = {fold: predictor_of(bundle, backend, fold) for fold in FOLDS}
     return lambda: predict_test(bundle, data, csv, load=lambda _, fold: models[fold])
 
 
-def predictor_of(bundle: Bundle, engine: str, fold: int) -> Predictor:
-    cfg = config_with(engine)
+def predictor_of(bundle: Bundle, backend: str, fold: int) -> Predictor:
+    cfg = config_with(backend)
     model = build_model(cfg.model)
     load_checkpoint(bundle.weights(NAME, fold), model, fold)
     return Predictor.of(model, cfg, exclusive=False)
@@ -236,13 +236,16 @@ def differing(one: Path, other: Path, data: Path) -> str:
     return f"{off} of {total:,} pixels differ, {1e4 * off / total:.2f} in 10,000"
 
 
-def out_of_fold(run: Path, data: Path, engines: Sequence[str], every: int) -> Table:
+def out_of_fold(run: Path, data: Path, backends: Sequence[str], every: int) -> Table:
     """What the engines draw on images that the models have not seen, beside eager float32; views as configured."""
     card, cfg = competition.load(NAME), config.load(ROOT / "configs" / f"{NAME}.toml")
     index = read_index(card, data)
     table = folds.read_folds(ROOT / "folds" / f"{NAME}.csv", index)
     reader, labels = Reader.of(cfg), Labels.of(card)
-    variants = [("eager", "float32"), *((engine, precision) for engine in engines for precision in ("float32", "auto"))]
+    variants = [
+        ("eager", "float32"),
+        *((backend, precision) for backend in backends for precision in ("float32", "auto")),
+    ]
     differ, pixels, scores = dict.fromkeys(variants, 0), 0, {each: [] for each in variants}
     for fold in FOLDS:
         runs = {variant: _variant(cfg, run, fold, *variant) for variant in variants}
@@ -271,35 +274,35 @@ def out_of_fold(run: Path, data: Path, engines: Sequence[str], every: int) -> Ta
     return found
 
 
-def _variant(cfg: Config, run: Path, fold: int, engine: str, precision: str) -> Predictor:
+def _variant(cfg: Config, run: Path, fold: int, backend: str, precision: str) -> Predictor:
     model = build_model(cfg.model)
     load_checkpoint(run / f"fold{fold}" / "best.safetensors", model, fold)
-    return Predictor(model, cfg.predict.views, precision, engine=engine)
+    return Predictor(model, cfg.predict.views, precision, backend=backend)
 
 
 def main(
     data: Annotated[Path, typer.Option(help="the folder of nuclei", envvar="DATA")],
     run: Annotated[Path | None, typer.Option(help="a trained run; without, weights are random")] = None,
     rounds: Annotated[int, typer.Option(help="timed rounds")] = 3,
-    engines: Annotated[str, typer.Option(help="names, separated by commas")] = "fold",
+    backends: Annotated[str, typer.Option(help="names, separated by commas")] = "fuse_conv_bn",
     every: Annotated[int, typer.Option(help="1: all images; 6: every sixth, where time is short")] = 1,
     oof: Annotated[bool, typer.Option(help="compare the engines' masks out of fold too, with --run")] = True,
 ) -> None:
-    console, names = Console(width=110), engines.split(",")
+    console, names = Console(width=110), backends.split(",")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cfg = config_with(names[0])
         weights = weights_of(run, cfg, folder)
         bundle, whole_data = bundle_of(cfg, weights, folder / "bundle"), data
         data = thinned(data, every, folder / "data")
-        contestants = {engine: ours(bundle, engine, data, folder / f"{engine}.csv") for engine in names}
+        contestants = {backend: ours(bundle, backend, data, folder / f"{backend}.csv") for backend in names}
         contestants["plain"] = plain(cfg, weights, data, folder / "plain.csv")
         seconds = interleave(contestants, rounds)
         flops, images = asked_for(cfg, data)
         console.print(f"{images} images, {len(FOLDS)} folds, {len(VIEWS)} views, {torch.get_num_threads()} threads")
         console.print(speed(seconds, flops, images, cfg))
-        for engine in names:
-            console.print(f"{engine}: {differing(folder / f'{engine}.csv', folder / 'plain.csv', data)} from plain")
+        for backend in names:
+            console.print(f"{backend}: {differing(folder / f'{backend}.csv', folder / 'plain.csv', data)} from plain")
     if run and oof:
         console.print(out_of_fold(run, whole_data, names, every))
 

@@ -177,7 +177,7 @@ def main(
     workers: Annotated[int, typer.Option(help="processes that read ahead")] = 0,
     on_ray: Annotated[bool, typer.Option("--ray", help="by an actor of Ray's, in place of here")] = False,
 ) -> None:
-    options = ["--engine", "ray"] if on_ray else ["--workers", str(workers)]
+    options = ["--executor", "ray"] if on_ray else ["--workers", str(workers)]
     if on_ray:
         import ray
 

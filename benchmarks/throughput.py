@@ -102,7 +102,7 @@ def training(cfg: config.Model, side: int, batch: int, compiled: bool) -> tuple[
         optimizer,
         accelerator,
         precision=precision,
-        rates=[1e-4] * STEPS,
+        learning_rates=[1e-4] * STEPS,
         accumulate=1,
         clip=1.0,
         after_update=lambda update: average.update(model, step=update),
@@ -110,13 +110,13 @@ def training(cfg: config.Model, side: int, batch: int, compiled: bool) -> tuple[
     return run, flops
 
 
-def prediction(cfg: config.Model, side: int, batch: int, engine: str) -> tuple[Callable[[], object], int]:
+def prediction(cfg: config.Model, side: int, batch: int, backend: str) -> tuple[Callable[[], object], int]:
     """A batch's prediction, and its floating-point operations."""
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
     flops = forward_flops(model, images[:1]) * batch
-    predictor = Predictor(model, ("identity",), engine=engine)
+    predictor = Predictor(model, ("identity",), backend=backend)
     return lambda: predictor(images), flops
 
 
@@ -135,9 +135,9 @@ def main(
         run, flops = training(cfg, side, batch, with_compiler)
         name = "training, torch.compile" if with_compiler else "training"
         found.append(measure(name, run, batch * STEPS, flops * STEPS, peak, rounds))
-    for engine in ("eager", "fold", "compile")[: 2 + compiled]:
-        run, flops = prediction(cfg, side, batch, engine)
-        found.append(measure(f"prediction, {engine}", run, batch, flops, peak, rounds))
+    for backend in ("eager", "fuse_conv_bn", "compile")[: 2 + compiled]:
+        run, flops = prediction(cfg, side, batch, backend)
+        found.append(measure(f"prediction, {backend}", run, batch, flops, peak, rounds))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     title = f"{name}: {encoder}, {side}×{side}, batches of {batch}, {dtype}, peak {peak / 1e12:.3g} TFLOP/s"
     table = Table("what", "images per second", "share of peak", "peak memory", "first call", title=title, width=108)

@@ -81,7 +81,7 @@ def ours(index, card):
         optimizer,
         accelerator,
         precision=hardware.precision("auto", accelerator.device),
-        rates=[1e-3] * BATCHES,
+        learning_rates=[1e-3] * BATCHES,
         accumulate=1,
         clip=1.0,
         after_update=lambda update: average.update(model, step=update),

@@ -54,20 +54,27 @@ class Columns(Table):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    id: str  # of the image; with `joint`, of image and class in one, as in x.jpg_1
+    id: str  # of the image; with `id_separator`, of image and class in one, as in x.jpg_1
     rle: str
     label: str | None = Field(default=None, alias="class")  # of the class, where it has a column of its own
-    joint: str | None = None  # what stands between image and class in the id column
+    id_separator: str | None = None  # what stands between image and class in the id column
     # Of instances, where an image's objects share one row: the words that each of them has in the rle column.
-    cell: str | None = None
+    packed_objects: str | None = None
     copied: tuple[str, ...] = ()  # more columns of the sample, between id and rle: a submission repeats them
     group: str | None = None  # images that share its value never part: patient, video, mosaic
 
     def model_post_init(self, _context: object) -> None:
-        if self.label and self.joint:
-            raise ValueError(f"class = '{self.label}' and joint = '{self.joint}': a class is told by one of them")
-        if self.cell and sorted(set(self.cell.split()) & {"{confidence}", "{mask}"}) != ["{confidence}", "{mask}"]:
-            raise ValueError(f"cell = '{self.cell}': expected the words {{confidence}} and {{mask}} in it")
+        if self.label and self.id_separator:
+            raise ValueError(
+                f"class = '{self.label}' and id_separator = '{self.id_separator}': a class is told by one of them"
+            )
+        if self.packed_objects and sorted(set(self.packed_objects.split()) & {"{confidence}", "{mask}"}) != [
+            "{confidence}",
+            "{mask}",
+        ]:
+            raise ValueError(
+                f"packed_objects = '{self.packed_objects}': expected the words {{confidence}} and {{mask}} in it"
+            )
 
     @property
     def header(self) -> list[str]:
@@ -113,13 +120,13 @@ class Competition(Table):
     exclusive: bool = False  # one class per pixel; otherwise a mask per class, and these may overlap
     instances: bool = False  # one row per object, none overlapping; an image without one has a row of the empty token
     several_rows: bool = False  # whether a training mask may have several rows, or mask images, whose union it is
-    rowless: Literal["refuse", "empty", "ignore"] = "refuse"  # a training image without a row, or mask
+    images_without_rows: Literal["refuse", "empty", "ignore"] = "refuse"  # a training image without a row, or mask
     size: tuple[PositiveInt, PositiveInt] | None = None  # height and width of submitted masks; default: the image's
     masks: Masks = Masks()
     dialect: Dialect = Dialect()
     metric: str  # or a table of its name and parameters, which is held as one text: mean_f_beta(beta=2)
     group_pattern: str | None = None  # of ids, in place of columns.group: what its groups match never parts
-    void_rows: str | None = None  # class of rows, or outlines, whose pixels count for nothing
+    ignore_class: str | None = None  # class of rows, or outlines, whose pixels count for nothing
     volume_pattern: str | None = None  # of ids, for a metric of volumes: what names the volume, and the slice's number
     leaderboard: Leaderboard = Leaderboard()
     generated: Literal["demo", "camvid_demo", "defects_demo", "instances_demo", "large_demo"] | None = (
@@ -159,10 +166,10 @@ class Competition(Table):
                 "and files.train_coco (COCO's JSON)"
             )
         for columns in (self.columns, *self.train_columns):
-            if len(self.classes) > 1 and not (columns.label or columns.joint):
+            if len(self.classes) > 1 and not (columns.label or columns.id_separator):
                 raise ValueError(
                     f"{len(self.classes)} classes ({', '.join(self.classes)}), and columns do not tell a row's class: "
-                    f"give columns.class (a column of its own) or columns.joint (as '_' in x.jpg_1)"
+                    f"give columns.class (a column of its own) or columns.id_separator (as '_' in x.jpg_1)"
                 )
         if (kind_of(self.metric) == "volumes") != bool(self.volume_pattern):
             raise ValueError(
@@ -177,13 +184,16 @@ class Competition(Table):
         self._check_masks()
 
     def _check_cell(self) -> None:
-        if bool(self.columns.cell) != (kind_of(self.metric) == "ranked objects"):
+        if bool(self.columns.packed_objects) != (kind_of(self.metric) == "ranked objects"):
             raise ValueError(
                 f"metric '{self.metric}': one that ranks objects ({', '.join(metrics_of('ranked objects'))}) needs "
-                "columns.cell, where their confidences stand, as in '0 {confidence} {mask}'; another must have none"
+                "columns.packed_objects, where their confidences stand, as in '0 {confidence} {mask}'; "
+                "another must have none"
             )
-        if self.columns.cell and self.dialect.form != "coco":
-            raise ValueError("columns.cell parts objects by blanks: expected a dialect without blanks, form = 'coco'")
+        if self.columns.packed_objects and self.dialect.form != "coco":
+            raise ValueError(
+                "columns.packed_objects parts objects by blanks: expected a dialect without blanks, form = 'coco'"
+            )
 
     def _check_masks(self) -> None:
         named = set(self.masks.values or ())
@@ -196,21 +206,22 @@ class Competition(Table):
             raise ValueError("mask images of several classes: give masks.values, what stands for each class")
         if self.masks.void is not None and not self.files.train_masks:
             raise ValueError(
-                "masks.void is a value of mask images (files.train_masks): give void_rows, a class of rows"
+                "masks.void is a value of mask images (files.train_masks): give ignore_class, a class of rows"
             )
         if self.masks.void in (0, (0, 0, 0)) and not self.masks.values:
             raise ValueError("masks.void = 0, which is the background: give masks.values, what stands for each class")
         if self.exclusive and (len(self.classes) < 2 or not self.files.train_masks):
             raise ValueError("exclusive needs two classes or more, and mask images (files.train_masks)")
-        if self.exclusive and (self.several_rows or self.rowless == "empty"):
+        if self.exclusive and (self.several_rows or self.images_without_rows == "empty"):
             raise ValueError(
-                'several_rows, and rowless = "empty", are of masks that may overlap or be empty: with exclusive = true '
+                'several_rows, and images_without_rows = "empty", are of masks that may overlap or be empty: '
+                "with exclusive = true "
                 "each pixel has a class, and each image one mask image"
             )
         self._check_objects()
-        if (self.masks.void is not None or self.void_rows) and kind_of(self.metric) == "volumes":
+        if (self.masks.void is not None or self.ignore_class) and kind_of(self.metric) == "volumes":
             raise ValueError(
-                f"metric '{self.metric}': masks.void and void_rows are not supported for a metric of volumes"
+                f"metric '{self.metric}': masks.void and ignore_class are not supported for a metric of volumes"
             )
 
     def _check_objects(self) -> None:

@@ -38,7 +38,7 @@ class Data(Table):
     skip_bad: bool = False  # leave out images that cannot be read, and list them
     doctor: bool = True  # refuse to train on masks that another dialect than the card's fits clearly better
     # Of instances: a second channel to learn, the pixels within so many of two objects, which parts those that touch.
-    border: Annotated[float, Field(gt=0, le=1000)] | None = None
+    boundary: Annotated[float, Field(gt=0, le=1000)] | None = None
 
     crops: Crops | None = None  # of images too large to be read whole: their windows are what training draws
 
@@ -80,7 +80,7 @@ class Model(Table):
     dropout: float = Field(default=0.0, ge=0, lt=1)  # before the scores
     output_stride: Literal[8, 16] = 16  # of the coarsest features, where strides are replaced by dilation
     multi_grid: tuple[Channels, ...] | None = None  # rates of the last stage's units; cascade: (1, 2, 4)
-    rates: tuple[Channels, ...] = (6, 12, 18)  # of the atrous branches at output stride 16; at 8 they double
+    dilation_rates: tuple[Channels, ...] = (6, 12, 18)  # of the atrous branches at output stride 16; at 8 they double
 
 
 class Phase(Table):
@@ -196,7 +196,9 @@ class Predict(Table):
     views: tuple[str, ...] = ("identity", "flip_horizontal")  # names of `inference.tta.VIEWS`
     batch_size: Count = 16
     output_stride: Literal[8, 16] | None = None  # of DeepLab, where it should differ from the model's
-    engine: Literal["eager", "fold", "compile", "openvino"] = "fold"  # how the network is run: `inference.engines`
+    backend: Literal["eager", "fuse_conv_bn", "compile", "openvino"] = (
+        "fuse_conv_bn"  # how the network is run: `inference.backends`
+    )
     tiles: Tiles | None = None  # of images too large to be predicted whole
     full: bool = False  # a model trained on every image predicts the test set beside those of the folds
 

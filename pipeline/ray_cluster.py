@@ -18,7 +18,9 @@ def connected() -> Any:
     try:
         import ray
     except ImportError:
-        raise ValueError("--engine ray needs a package that is not here: pip install -r requirements-ray.txt") from None
+        raise ValueError(
+            "--executor ray needs a package that is not here: pip install -r requirements-ray.txt"
+        ) from None
     if not ray.is_initialized():
         # The cluster's machines get this project's own package from here.
         own = {"py_modules": [str(Path(pipeline.__file__).parent)]}

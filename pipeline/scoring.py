@@ -38,7 +38,7 @@ def score(card: Competition, submission: Path, solution: Path) -> tuple[float, i
 
 
 def _score(card: Competition, submission: Path, solution: Path) -> tuple[float, int]:
-    if card.columns.cell:
+    if card.columns.packed_objects:
         return _score_ranked(card, submission, solution)
     if card.instances:
         return _score_instances(card, submission, solution)
@@ -191,10 +191,10 @@ NOWHERE: Runs = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
 
 def _void_runs(solution: Path, card: Competition) -> dict[str, Runs]:
     """The pixels of each image that count for nothing."""
-    if card.void_rows is None:
+    if card.ignore_class is None:
         return {}
-    rows = read_rows(solution, [card.columns], [*card.classes, card.void_rows])
-    of_void = rows[rows["label"] == card.void_rows]
+    rows = read_rows(solution, [card.columns], [*card.classes, card.ignore_class])
+    of_void = rows[rows["label"] == card.ignore_class]
     return dict(zip(of_void["image_id"], runs_of_rows(of_void, solution, card.dialect), strict=True))
 
 
@@ -224,7 +224,7 @@ def _rows_once(path: Path, card: Competition) -> pd.DataFrame:
     Raises:
         ValueError: for two rows of one mask.
     """
-    rows = read_rows(path, [card.columns], [*card.classes, *([card.void_rows] if card.void_rows else [])])
+    rows = read_rows(path, [card.columns], [*card.classes, *([card.ignore_class] if card.ignore_class else [])])
     rows = rows[rows["label"].isin(card.classes)]
     again = rows[rows.duplicated(["image_id", "label"])]
     if len(again):

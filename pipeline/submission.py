@@ -44,7 +44,7 @@ def write_submission(
     """Write one row per row of the sample, in its order: of an image, or of an image and class.
 
     Of a card with instances, a row for each object of an image, and one with the empty token where there is none; or,
-    by the card's `cell`, a row for each image with all its objects and their confidences.
+    by the card's `packed_objects`, a row for each image with all its objects and their confidences.
 
     Rows are written as they are made, so memory does not grow with their number.
 
@@ -54,7 +54,7 @@ def write_submission(
     Raises:
         ValueError: if the text of a mask does not decode to that mask, with the row; nothing is written.
     """
-    if card.columns.cell:
+    if card.columns.packed_objects:
         texts_of = _cells_of(card, masks_of, confidences_of)
     elif card.instances:
         texts_of = _objects_of(card, masks_of)
@@ -73,7 +73,7 @@ def write_submission(
             writer.writerows([*cells[:place], text, *cells[place + 1 :]] for text in texts or [absent])
             written, empty = written + max(1, len(texts or ())), empty + (not texts)
         file.flush()
-        if not card.instances or card.columns.cell:
+        if not card.instances or card.columns.packed_objects:
             check_keys(partial, card, table[card.columns.keys])
     return Summary(written, empty, len(rows))
 
@@ -114,7 +114,7 @@ def _cells_of(card: Competition, labels_of: MaskOf, confidences_of: ConfidencesO
         if not texts:
             return texts
         objects = [
-            card.columns.cell.replace("{confidence}", f"{confidence:.6f}").replace("{mask}", text)
+            card.columns.packed_objects.replace("{confidence}", f"{confidence:.6f}").replace("{mask}", text)
             for text, confidence in zip(texts, confidences_of(image_id, labels), strict=True)
         ]
         return [" ".join(objects)]
@@ -143,7 +143,7 @@ def read_masks(path: Path, card: Competition) -> pd.DataFrame:
     Raises:
         FileNotFoundError, ValueError: as `tables.read_rows` and `tables.read_cells`.
     """
-    if card.columns.cell:
+    if card.columns.packed_objects:
         return read_cells(path, card.columns, card.dialect.empty)
     return read_rows(path, [card.columns], card.classes)
 
@@ -182,7 +182,7 @@ def check_submission(
     if (came := read_header(path)) != header:
         raise ValueError(f"{path}: columns {listed(came)}, the sample submission has {listed(header)}")
     ids = sample_rows(card, sample)
-    if card.instances and not card.columns.cell:
+    if card.instances and not card.columns.packed_objects:
         _check_ids(path, found[card.columns.id], expected[card.columns.id])
     else:
         check_keys(path, card, expected[card.columns.keys].loc[ids.index])

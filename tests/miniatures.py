@@ -181,13 +181,13 @@ class Layout:
     config: dict[str, str] = field(default_factory=dict)
 
 
-def per_class(names: Iterable[str], joint: str) -> Callable[[str], list[Row]]:
-    return lambda image_id: [(f"{image_id}{joint}{name}",) for name in names]
+def per_class(names: Iterable[str], id_separator: str) -> Callable[[str], list[Row]]:
+    return lambda image_id: [(f"{image_id}{id_separator}{name}",) for name in names]
 
 
-def rows_per_class(names: str, joint: str) -> Callable[[str, np.ndarray, Text], list[Row]]:
+def rows_per_class(names: str, id_separator: str) -> Callable[[str, np.ndarray, Text], list[Row]]:
     return lambda image_id, masks, text: [
-        (f"{image_id}{joint}{name}", text.write(mask)) for name, mask in zip(names.split(), masks, strict=True)
+        (f"{image_id}{id_separator}{name}", text.write(mask)) for name, mask in zip(names.split(), masks, strict=True)
     ]
 
 
@@ -263,7 +263,7 @@ LAYOUTS = {
         train="stage1_train_labels.csv",
         train_rows=one_each,
         objects=3,
-        config={"data.border": "2.0"},
+        config={"data.boundary": "2.0"},
     ),
     "sartorius-cell-instance-segmentation": Layout(
         ids=lambda n: f"{n:012x}",

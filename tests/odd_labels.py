@@ -129,7 +129,7 @@ ALL_VOID = np.full(SHAPE, 255, np.uint8)
 CODES = np.where(CORNER == VOID_OBJECT, VOID, SQUARE).astype(np.uint8)  # 0, 1 and 255
 TWO = np.stack([THREE == 1, THREE == 2], axis=-1).astype(np.int32)
 TWO_VOID = np.where((CORNER == VOID_OBJECT)[..., None], VOID, TWO)
-TWO_CLASSES = {"top": 'classes = ["cell", "rim"]', "columns": 'joint = "_"'}
+TWO_CLASSES = {"top": 'classes = ["cell", "rim"]', "columns": 'id_separator = "_"'}
 
 MASK_IMAGES = [
     Odd("label image of 8 bits", saved(THREE.astype(np.uint8)), **OBJECTS, objects=THREE),
@@ -384,7 +384,7 @@ COCO_FILES = [
         "a category of void",
         coco(polygons(BOX), {**polygons(RIGHT), "category_id": 5}),
         **COCO,
-        top='void_rows = "unsure"',
+        top='ignore_class = "unsure"',
         mask=AS_VOID,
     ),
     Odd(
@@ -504,7 +504,7 @@ OUTLINES = [
         "an outline of void",
         lines(line(RING)[:-2] + ", " + line([[6, 3], [8, 3], [8, 5], [6, 5]], kind="unsure").split("[", 1)[1]),
         **LINES,
-        top='void_rows = "unsure"',
+        top='ignore_class = "unsure"',
         mask=AS_VOID,
     ),
     Odd(
@@ -555,7 +555,7 @@ def rows(*each: str) -> Callable[[Path], None]:
     return lambda root: (root / "train.csv").write_text("\n".join(["id,rle,kind", *each, "b,,cell"]) + "\n")
 
 
-ROWS = {"files": 'train_csv = "train.csv"', "columns": 'class = "kind"', "top": 'void_rows = "unsure"'}
+ROWS = {"files": 'train_csv = "train.csv"', "columns": 'class = "kind"', "top": 'ignore_class = "unsure"'}
 RUNS = {"square": "8 2 14 2 20 2", "right": "40 3 46 3 52 3"}  # from 1, by columns
 
 TABLES = [

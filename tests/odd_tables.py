@@ -352,7 +352,7 @@ def a_pattern_that_fits_nothing(layout):
     layout.card["files"]["pattern"] = r"'(\d{9})\.png'"
 
 
-@odd(r"1 of 9 training images have no row in train\.csv, such as 'new\.png': on the card, rowless = ")
+@odd(r"1 of 9 training images have no row in train\.csv, such as 'new\.png': on the card, images_without_rows = ")
 def an_image_without_a_row(layout):
     layout.images["train/new.png"] = image_of(9)
 
@@ -367,7 +367,7 @@ def a_test_row_without_an_image(layout):
     layout.images.pop("test/te00.png")
 
 
-@odd(r"1 of 8 training images have no mask in masks, such as 'im01\.png': on the card, rowless = \"empty\"")
+@odd(r"1 of 8 training images have no mask in masks, such as 'im01\.png': on the card, images_without_rows = \"empty\"")
 def a_background_image_without_a_mask_file(layout):
     layout.masks_as_files(lambda key: f"masks/{key}.png")
     layout.images.pop("masks/im01.png")
@@ -377,14 +377,14 @@ def a_background_image_without_a_mask_file(layout):
 @odd()
 def a_background_image_without_a_mask_file_by_the_cards_word(layout):
     a_background_image_without_a_mask_file(layout)
-    layout.card[""]["rowless"] = '"empty"'
+    layout.card[""]["images_without_rows"] = '"empty"'
     layout.empty = ("im01",)
 
 
 @odd()
 def an_image_without_a_mask_file_that_is_ignored(layout):
     a_background_image_without_a_mask_file(layout)
-    layout.card[""]["rowless"] = '"ignore"'
+    layout.card[""]["images_without_rows"] = '"ignore"'
     layout.ids = tuple(key for key in IDS if key != "im01")
 
 
@@ -631,7 +631,7 @@ def groups_that_are_nan(layout):
 def an_image_without_a_row_hence_without_a_group(layout):
     grouped(layout)
     layout.images["train/new.png"] = image_of(9)
-    layout.card[""]["rowless"] = '"empty"'
+    layout.card[""]["images_without_rows"] = '"empty"'
 
 
 @odd(r"the rows of image 'im00' have the patient 'a' and 'z': expected one")
@@ -676,16 +676,16 @@ for _empty in ("-1", " -1", "0", "nan", "None", "[]", "-", "null", "1 0", "0 0")
         ODD[f"empty as {_empty!r}, on the card"] = Odd(_token(_empty, on_card=_empty.strip()))
 
 
-def _two_classes(layout, names, joint="_"):
+def _two_classes(layout, names, id_separator="_"):
     layout.card[""]["classes"] = str(list(names)).replace("'", '"')
-    layout.card["columns"]["joint"] = f'"{joint}"'
+    layout.card["columns"]["id_separator"] = f'"{id_separator}"'
     texts = [rle_of(mask_of(place)) for place in range(len(IDS))]
     layout.train[1:] = [
-        [f"{key}{joint}{name}", text if name == names[0] else ""]
+        [f"{key}{id_separator}{name}", text if name == names[0] else ""]
         for key, text in zip(IDS, texts, strict=True)
         for name in names
     ]
-    layout.sample[1:] = [[f"{key}{joint}{name}", "1 1"] for key in TEST for name in names]
+    layout.sample[1:] = [[f"{key}{id_separator}{name}", "1 1"] for key in TEST for name in names]
 
 
 @odd()

@@ -442,7 +442,7 @@ CHANGED = {
     "image_head": 0.2,
     "multi_grid": (1, 2),
     "output_stride": 8,
-    "rates": (3, 6, 9),
+    "dilation_rates": (3, 6, 9),
 }
 
 
@@ -494,7 +494,10 @@ def test_a_gate_without_its_head_is_refused():
     [
         (["model.arch=fcn9s"], "unknown arch 'fcn9s'"),
         (["model.arch=fcn8s"], "model.decoder_channels has no effect in fcn8s"),
-        (["model.rates=[1,2]"], "model.rates has no effect in unet, only in deeplabv3_aspp, deeplabv3plus"),
+        (
+            ["model.dilation_rates=[1,2]"],
+            "model.dilation_rates has no effect in unet, only in deeplabv3_aspp, deeplabv3plus",
+        ),
         (["model.encoder=tu-vit_base_patch16_224"], "gives no pyramid of features"),
         (["predict.output_stride=8"], "predict.output_stride: has no effect in unet, only in deeplabv3_cascade"),
     ],

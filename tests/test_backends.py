@@ -14,7 +14,7 @@ from torch import nn
 
 from pipeline import config
 from pipeline.inference import backends
-from pipeline.inference.backends import ENGINES
+from pipeline.inference.backends import BACKENDS
 from pipeline.inference.conv_bn_fusion import find_pairs, folded
 from pipeline.inference.predictor import Predictor
 from pipeline.models import ARCHITECTURES, build_model
@@ -59,7 +59,7 @@ def alone(check):
 
     What inductor builds, and OpenVINO, bring a threading library along; tests before may have loaded another.
     """
-    text = f"from tests.test_engines import {check.__name__} as check; check()"
+    text = f"from tests.test_backends import {check.__name__} as check; check()"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", text], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -71,7 +71,7 @@ def test_folding_changes_no_architecture(arch, caplog):
     with torch.inference_mode():
         for size in ((64, 96), (70, 50)):
             expected = model(images_of(2, *size))
-            found = ENGINES["fold"](model, CPU, torch.float32)(images_of(2, *size))
+            found = BACKENDS["fuse_conv_bn"](model, CPU, torch.float32)(images_of(2, *size))
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
     assert not caplog.messages, "and none is left as it was"
 
@@ -113,7 +113,7 @@ def test_a_convolution_that_something_else_reads_too_is_left_alone():
 def test_the_models_own_weights_stay_as_they_are():
     model = model_of("unet", **SMALL)
     before = {name: values.clone() for name, values in model.state_dict().items()}
-    ENGINES["fold"](model, CPU, torch.bfloat16)(images_of(1, 64, 64))
+    BACKENDS["fuse_conv_bn"](model, CPU, torch.bfloat16)(images_of(1, 64, 64))
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
 
 
@@ -125,7 +125,7 @@ def test_a_network_that_folding_would_change_is_run_as_it_is(monkeypatch, caplog
     )
     with torch.inference_mode():
         expected = model(images_of(1, 64, 64))
-        assert torch.equal(ENGINES["fold"](model, CPU, torch.float32)(images_of(1, 64, 64)), expected)
+        assert torch.equal(BACKENDS["fuse_conv_bn"](model, CPU, torch.float32)(images_of(1, 64, 64)), expected)
     assert "batch norms stay unfolded: logits would change" in caplog.text
 
 
@@ -133,10 +133,10 @@ def test_half_precision_moves_probabilities_little():
     half_precision_moves_probabilities_little("fold")
 
 
-def half_precision_moves_probabilities_little(engine):
+def half_precision_moves_probabilities_little(backend):
     model = model_of("unet", **SMALL)
     exact = Predictor(model, ("identity", "transpose"), "float32")(images_of(2, 64, 80))
-    found = Predictor(model, ("identity", "transpose"), "bfloat16", engine=engine)(images_of(2, 64, 80))
+    found = Predictor(model, ("identity", "transpose"), "bfloat16", backend=backend)(images_of(2, 64, 80))
     assert 0 < (found - exact).abs().max() < 0.03, "bfloat16 rounds, to three digits"
 
 
@@ -154,7 +154,7 @@ def test_openvino_says_the_same_for_each_size():
 
 def openvino_says_the_same_for_each_size():
     model = model_of("unet", "tu-test_efficientnet", **SMALL)
-    run = Predictor(model, ("identity",), "float32", engine="openvino")
+    run = Predictor(model, ("identity",), "float32", backend="openvino")
     exact = Predictor(model, ("identity",), "float32")
     for images in (images_of(2, 64, 64), images_of(1, 50, 70), images_of(3, 64, 64)):
         np.testing.assert_allclose(run(images), exact(images), atol=1e-5)
@@ -179,7 +179,7 @@ def test_what_torch_compiles_says_the_same():
 def compiled_says_the_same():
     torch.manual_seed(0)
     model = OneBlock().eval()
-    run = Predictor(model, ("identity",), "float32", engine="compile")
+    run = Predictor(model, ("identity",), "float32", backend="compile")
     images = images_of(*backends.PROBE)
     np.testing.assert_allclose(run(images), Predictor(model, ("identity",), "float32")(images), atol=1e-5)
 
@@ -190,7 +190,7 @@ def test_where_nothing_can_be_compiled_it_says_so(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", fails)
     with pytest.raises(ValueError, match=r"'compile' does not run here \(Failed to find C\+\+ compiler.*leave it out"):
-        Predictor(OneBlock().eval(), ("identity",), engine="compile")
+        Predictor(OneBlock().eval(), ("identity",), backend="compile")
 
 
 def test_without_openvino_its_engine_says_what_to_install(monkeypatch):
@@ -203,6 +203,6 @@ def test_without_openvino_its_engine_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(
-        ValueError, match=r"predict.engine = 'openvino' needs .*: pip install -r requirements-openvino.txt"
+        ValueError, match=r"predict.backend = 'openvino' needs .*: pip install -r requirements-openvino.txt"
     ):
-        Predictor(model_of("unet", **SMALL), ("identity",), engine="openvino")
+        Predictor(model_of("unet", **SMALL), ("identity",), backend="openvino")

@@ -169,7 +169,7 @@ def test_mistakes_are_one_line(bundle, capsys):
     assert "it is a folder, give a pattern, such as tiny/test/images/*.png" in say(*here, "tiny/test/images/")
     assert "'--rows': Input should be greater than or equal to 1" in say(*here, PATTERN, "--rows", "0")
     assert "'--workers': Input should be greater than or equal to 0" in say(*here, PATTERN, "--workers", "-1")
-    assert "unknown engine 'rey'. Did you mean 'ray'?" in say(*here, PATTERN, "--engine", "rey")
+    assert "unknown executor 'rey'. Did you mean 'ray'?" in say(*here, PATTERN, "--executor", "rey")
     assert "bundle.json: no such file" in say("tiny", "--output", "out", "--input", PATTERN)
     Path("tiny/test/images/again").mkdir()
     shutil.copy(next(Path("tiny/test/images").glob("*.png")), "tiny/test/images/again")
@@ -339,7 +339,7 @@ def test_an_actor_that_is_killed_loses_nothing_and_does_nothing_twice(bundle, cl
 
     thread = Thread(target=kill_one)
     thread.start()
-    done = stages.predict_many(weights, source, "out", engine="ray", workers=1, rows=4)
+    done = stages.predict_many(weights, source, "out", executor="ray", workers=1, rows=4)
     thread.join()
     assert killed, "one was killed"
     assert killed[0] < 75, "before all was done"
@@ -359,7 +359,7 @@ def test_without_a_cluster_it_says_how_to_begin_one(bundle, monkeypatch):
         ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("Could not find any running Ray instance."))
     )
     with pytest.raises(ValueError, match=r"no Ray cluster to be found \(Could not find any.*ray start --head"):
-        stages.predict_many(bundle[0], PATTERN, "out", engine="ray")
+        stages.predict_many(bundle[0], PATTERN, "out", executor="ray")
 
 
 def test_output_of_a_number_of_partitions(tmp_path):

@@ -121,11 +121,11 @@ MISTAKES = {
     ),
     "metric that is not defined on a fold": (
         lambda: [
-            edit(Path("tiny.toml"), '"mean_dice"', '"mean_dice_of_filled"'),
+            edit(Path("tiny.toml"), '"mean_dice"', '"mean_dice_ignore_empty"'),
             deal_folds(),
         ],
         ["train"],
-        "mean_dice_of_filled is not defined on fold 0: none of its 6 images (0000, 0028, 0271, …) has a mask, and "
+        "mean_dice_ignore_empty is not defined on fold 0: none of its 6 images (0000, 0028, 0271, …) has a mask, and "
         'empty ones do not count. Set folds.name = "tiny2" in the config and lower folds.count',
     ),
     "fewer groups than folds": (

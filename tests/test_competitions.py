@@ -63,7 +63,7 @@ def config_of(slug):
     """The config of a miniature, also written."""
     layout = LAYOUTS[slug]
     Path("configs").mkdir()
-    channels = layout.classes + ("data.border" in layout.config)
+    channels = layout.classes + ("data.boundary" in layout.config)
     Path("configs/mini.toml").write_text(CONFIG.format(card=card_of(slug).name, classes=channels))
     return config.load("configs/mini.toml", [f"{key}={value}" for key, value in layout.config.items()])
 

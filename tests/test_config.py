@@ -18,7 +18,7 @@ SHIPPED = sorted(Path(__file__).parents[1].glob("configs/*.toml"))
 def test_shipped_config_loads_with_its_card(path):
     cfg = config.load(path)
     assert cfg.name == path.stem
-    assert Labels.of(competition.load(cfg.competition), cfg.data.border).channels == cfg.model.classes
+    assert Labels.of(competition.load(cfg.competition), cfg.data.boundary).channels == cfg.model.classes
 
 
 def test_shipped_configs_are_there():
@@ -229,7 +229,9 @@ def test_exclusive_classes_have_one_mask_image_for_each_image(tiny, edit):
     edit("tiny.toml", 'id = "id"', 'id = "id"\njoint = "_"')
     edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
     edit("tiny.toml", "[columns]", "[masks]\nvalues = { disc = 1, rim = 2 }\n[columns]")
-    with pytest.raises(ValueError, match=r"several_rows, and rowless .* exclusive = true each pixel has a class"):
+    with pytest.raises(
+        ValueError, match=r"several_rows, and images_without_rows .* exclusive = true each pixel has a class"
+    ):
         competition.load("tiny.toml")
 
 

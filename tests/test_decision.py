@@ -203,7 +203,7 @@ def test_record_names_classes_where_there_are_several(decided):
 
 # ---------------------------------------------------------------------------------------------- folds without a score
 
-OF_FILLED = METRICS["mean_dice_of_filled"]
+OF_FILLED = METRICS["mean_dice_ignore_empty"]
 
 
 def without_masks(oof, fold):

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.data.boundaries import border
+from pipeline.data.boundaries import boundary
 from pipeline.ensemble import Objects, Oof, blender, decide_objects
-from pipeline.ensemble.instances import AREAS, BORDERS, NECKS, THRESHOLDS, ObjectCut
+from pipeline.ensemble.instances import AREAS, BOUNDARIES, NECKS, THRESHOLDS, ObjectCut
 from pipeline.metrics import INSTANCE_METRICS
 from tests.test_choice import of_rows
 from tests.test_metrics_instances import by_loops
@@ -22,7 +22,7 @@ SIDES = 24, 40
 CUTS = st.builds(
     ObjectCut,
     threshold=st.sampled_from(THRESHOLDS),
-    border=st.sampled_from([None, *BORDERS]),
+    boundary=st.sampled_from([None, *BOUNDARIES]),
     neck=st.sampled_from([None, *NECKS]),
     min_area=st.just(0),
 )
@@ -54,12 +54,12 @@ def two_specks(rng):
     return labels
 
 
-def make_oof(draw, *, noises=(20,), specks=0, images=12, folds=3, border_width=2.0, seed=0):
+def make_oof(draw, *, noises=(20,), specks=0, images=12, folds=3, boundary_width=2.0, seed=0):
     """What models say of the objects and of their borders, under noise; with specks where there is nothing."""
     rng, known = np.random.default_rng(seed), {}
     for number in range(images):
         labels = draw(rng) if number % 6 else np.zeros(SIDES, np.int32)
-        channels = np.stack([labels > 0, border(labels, border_width)]) * 150 + 50
+        channels = np.stack([labels > 0, boundary(labels, boundary_width)]) * 150 + 50
         channels[0].flat[rng.choice(labels.size, specks, replace=False)] = 230
         values = [(channels + rng.normal(0, noise, channels.shape)).clip(0, 255) for noise in noises]
         known[f"{number:02}"] = np.stack(values).astype(np.uint8), labels
@@ -72,7 +72,7 @@ def make_noise(seed=4):
     for number in range(12):
         there = rng.random((3, 4)) < 0.4
         labels = np.kron(there * np.arange(1, 13).reshape(3, 4), np.ones((3, 3), int))
-        channels = np.stack([labels > 0, border(labels, 1)]) * 100 + 70
+        channels = np.stack([labels > 0, boundary(labels, 1)]) * 100 + 70
         values = (channels + rng.normal(0, 60, channels.shape)).clip(0, 255)[None]
         known[f"{number:02}"] = values.astype(np.uint8), labels
     return Oof(list(known), np.arange(12) % 4, known.__getitem__, 1, lambda items, _: items)
@@ -97,7 +97,7 @@ def discs():
 
 @pytest.fixture(scope="module")
 def decided(discs):
-    return decide_objects(discs, DSB, borders=True)
+    return decide_objects(discs, DSB, boundaries=True)
 
 
 def test_touching_discs_are_parted_by_a_good_border(discs, decided):
@@ -109,7 +109,7 @@ def test_touching_discs_are_parted_by_a_good_border(discs, decided):
 
 
 def test_halves_of_a_rectangle_are_parted_by_their_border_alone():
-    others = decide_objects(make_oof(two_halves, noises=(5,)), DSB, borders=True).others
+    others = decide_objects(make_oof(two_halves, noises=(5,)), DSB, boundaries=True).others
     assert others[BORDER] > others[SHAPE] + 0.3
     assert others[SHAPE] == others[ONE]
 
@@ -119,11 +119,11 @@ def test_without_a_border_channel_discs_are_parted_by_shape(discs):
         values, target = discs.read(image_id)
         return values[:, :1], target
 
-    decision = decide_objects(replace(discs, read=read), DSB, borders=False)
+    decision = decide_objects(replace(discs, read=read), DSB, boundaries=False)
     assert list(decision.others) == [ONE, SHAPE]
     assert decision.others[SHAPE] > decision.others[ONE] + 0.3
     assert decision.shipped.cut.neck in NECKS
-    assert decision.shipped.cut.border is None
+    assert decision.shipped.cut.boundary is None
 
 
 def test_a_border_channel_that_is_noise_does_not_mislead():
@@ -133,12 +133,12 @@ def test_a_border_channel_that_is_noise_does_not_mislead():
         return np.concatenate([values[:, :1], noise], axis=1), target
 
     oof = make_oof(two_discs)
-    assert decide_objects(replace(oof, read=read), DSB, borders=True).shipped.cut.border is None
+    assert decide_objects(replace(oof, read=read), DSB, boundaries=True).shipped.cut.boundary is None
 
 
 def test_specks_that_cost_are_removed_and_small_objects_that_count_are_not(decided):
     assert decided.shipped.cut.min_area in AREAS[1:]
-    small = decide_objects(make_oof(two_specks, noises=(5,)), DSB, borders=True)
+    small = decide_objects(make_oof(two_specks, noises=(5,)), DSB, boundaries=True)
     assert small.shipped.cut.min_area == 0
     assert small.honest == 1
 
@@ -153,7 +153,7 @@ def test_scores_are_those_of_the_objects_by_the_choice_without_the_images_fold(d
 
 def test_scores_of_noise_are_those_too():
     oof = make_noise()
-    decision = decide_objects(oof, DSB, borders=True)
+    decision = decide_objects(oof, DSB, boundaries=True)
     assert len(set(decision.by_fold.values())) > 1
     assert decision.scores.each() == pytest.approx(scores_by_loops(oof, decision.by_fold.get))
     assert decision.in_sample == pytest.approx(scores_by_loops(oof, lambda _: decision.shipped).mean())
@@ -163,9 +163,9 @@ def test_scores_of_noise_are_those_too():
 
 def test_what_is_chosen_without_a_fold_depends_on_no_image_of_it():
     oof = make_noise()
-    for fold, drawer in decide_objects(oof, DSB, borders=True).by_fold.items():
+    for fold, drawer in decide_objects(oof, DSB, boundaries=True).by_fold.items():
         rest = of_rows(oof, np.flatnonzero(oof.fold_of != fold))
-        assert decide_objects(rest, DSB, borders=True).shipped == drawer
+        assert decide_objects(rest, DSB, boundaries=True).shipped == drawer
 
 
 def test_what_ships_is_the_best_of_all_cuts_in_sample():
@@ -173,7 +173,7 @@ def test_what_ships_is_the_best_of_all_cuts_in_sample():
     cuts = [ObjectCut(t, None, None, area) for t in THRESHOLDS for area in AREAS]
     cuts += [ObjectCut(t, None, neck, area) for t in THRESHOLDS for neck in NECKS for area in AREAS]
     best = max(scores_by_loops(oof, lambda _, cut=cut: Objects(1, cut)).mean() for cut in cuts)
-    assert decide_objects(oof, DSB, borders=False).in_sample == pytest.approx(best)
+    assert decide_objects(oof, DSB, boundaries=False).in_sample == pytest.approx(best)
 
 
 def test_each_way_to_part_objects_is_cross_fitted_among_its_own_cuts():
@@ -185,7 +185,7 @@ def test_each_way_to_part_objects_is_cross_fitted_among_its_own_cuts():
         held_out = oof.fold_of == fold
         best = table[:, ~held_out].mean(axis=1).argmax()
         scores += table[best, held_out].tolist()
-    decision = decide_objects(oof, DSB, borders=True)
+    decision = decide_objects(oof, DSB, boundaries=True)
     assert list(decision.others) == [ONE, SHAPE, BORDER]
     assert decision.others[ONE] == pytest.approx(np.mean(scores))
     assert max(decision.others.values()) < decision.in_sample  # which was searched on what it scores
@@ -193,11 +193,11 @@ def test_each_way_to_part_objects_is_cross_fitted_among_its_own_cuts():
 
 def test_nothing_at_all_scores_the_share_of_images_without_an_object(discs, decided):
     assert decided.trivial == pytest.approx(2 / 12)
-    assert decide_objects(discs, F2, borders=True).trivial == pytest.approx(2 / 12)
+    assert decide_objects(discs, F2, boundaries=True).trivial == pytest.approx(2 / 12)
 
 
 def test_scores_are_of_the_metric_that_is_asked_for(discs):
-    found = decide_objects(discs, lambda matches: float(matches.false_negatives[0]), borders=False)
+    found = decide_objects(discs, lambda matches: float(matches.false_negatives[0]), boundaries=False)
     assert found.trivial == pytest.approx(2 * 10 / 12)  # two missed in each of ten images
 
 
@@ -232,7 +232,7 @@ def test_void_pixels_count_for_nothing_whatever_is_predicted_there(discs):
         junk = rng.integers(256, size=values.shape, dtype=np.uint8)
         known[image_id] = np.where(void, junk, values), np.where(void, -1, target)
     oof = replace(discs, read=known.__getitem__)
-    decided = decide_objects(oof, DSB, borders=True)
+    decided = decide_objects(oof, DSB, boundaries=True)
     expected = []
     for image_id, fold in zip(oof.image_ids, oof.fold_of, strict=True):
         values, target = oof.read(image_id)
@@ -244,7 +244,7 @@ def test_void_pixels_count_for_nothing_whatever_is_predicted_there(discs):
 
 def test_members_weigh_alike(discs):
     oof = make_oof(two_discs, noises=(60, 60))
-    together, alone = decide_objects(oof, DSB, borders=True), decide_objects(oof.only(0), DSB, borders=True)
+    together, alone = decide_objects(oof, DSB, boundaries=True), decide_objects(oof.only(0), DSB, boundaries=True)
     assert together.shipped.weights.tolist() == together.log_loss_weights.tolist() == [0.5, 0.5]
     assert together.honest > alone.honest + 0.1
     values = np.array([[[[10]], [[30]]], [[[20]], [[50]]]], dtype=np.uint8)
@@ -260,4 +260,4 @@ def test_record_is_plain_and_says_what_parts_objects(decided):
 
 def test_one_fold_is_refused():
     with pytest.raises(ValueError, match="at least 2 are needed"):
-        decide_objects(make_oof(two_discs, images=6, folds=1), DSB, borders=True)
+        decide_objects(make_oof(two_discs, images=6, folds=1), DSB, boundaries=True)

@@ -23,7 +23,7 @@ DRAWERS = {
     ),
     "exclusive": (Exclusive("geometric", (0.4, 0.6)), CLASSES),
     "objects": (Objects(2, ObjectCut(0.4, neck=0.8, min_area=16)), CLASSES[:1]),
-    "objects by border": (Objects(2, ObjectCut(0.4, border=0.35)), CLASSES[:1]),
+    "objects by border": (Objects(2, ObjectCut(0.4, boundary=0.35)), CLASSES[:1]),
 }
 
 

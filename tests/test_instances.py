@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from pipeline.data.boundaries import border
+from pipeline.data.boundaries import boundary
 from pipeline.postprocess.instances import SplitCut, components, split
 
 LABELS = arrays(np.int32, st.tuples(st.integers(1, 8), st.integers(1, 9)), elements=st.integers(0, 3))
@@ -29,7 +29,7 @@ def disc(shape, y, x, radius):
 
 def perfect(labels, width=1.5):
     """Stored values of a network that makes no mistake."""
-    return np.stack([labels > 0, border(labels, width)]).astype(np.uint8) * 255
+    return np.stack([labels > 0, boundary(labels, width)]).astype(np.uint8) * 255
 
 
 def border_by_loops(labels, width):
@@ -52,39 +52,39 @@ def border_by_loops(labels, width):
 @settings(max_examples=60, deadline=None)
 @given(LABELS, st.sampled_from([1, 1.5, 2, 2.9, 4]))
 def test_border_is_its_definition(labels, width):
-    result = border(labels, width)
+    result = boundary(labels, width)
     assert result.dtype == np.uint8
     assert np.array_equal(result, border_by_loops(labels, width))
 
 
 def test_border_of_two_that_touch_by_hand():
     labels = np.repeat([[1, 1, 1, 2, 2, 2]], 3, axis=0)
-    assert border(labels, 1).tolist() == [[0, 0, 1, 1, 0, 0]] * 3
-    assert border(labels, 2).tolist() == [[0, 1, 1, 1, 1, 0]] * 3
+    assert boundary(labels, 1).tolist() == [[0, 0, 1, 1, 0, 0]] * 3
+    assert boundary(labels, 2).tolist() == [[0, 1, 1, 1, 1, 0]] * 3
 
 
 def test_border_lies_in_a_gap_that_is_narrow_enough():
     labels = np.repeat([[1, 1, 0, 0, 2, 2]], 3, axis=0)
-    assert not border(labels, 1).any()
-    assert border(labels, 2).tolist() == [[0, 0, 1, 1, 0, 0]] * 3
-    assert border(labels, 3).tolist() == [[0, 1, 1, 1, 1, 0]] * 3
+    assert not boundary(labels, 1).any()
+    assert boundary(labels, 2).tolist() == [[0, 0, 1, 1, 0, 0]] * 3
+    assert boundary(labels, 3).tolist() == [[0, 1, 1, 1, 1, 0]] * 3
 
 
 def test_one_instance_alone_has_no_border():
     labels = disc((20, 22), 9, 9, 6).astype(np.int32)
-    assert not border(labels, 3).any()
-    assert not border(np.zeros((4, 5), np.int32), 3).any()
+    assert not boundary(labels, 3).any()
+    assert not boundary(np.zeros((4, 5), np.int32), 3).any()
 
 
 def test_border_tells_labels_beyond_two_million_apart():
     labels = np.array([[2**24 - 1, 2**24]])
-    assert border(labels, 1).tolist() == [[1, 1]]
+    assert boundary(labels, 1).tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize("width", [0, 0.5, float("nan")])
 def test_a_border_below_one_pixel_is_refused(width):
     with pytest.raises(ValueError, match="expected 1 or more"):
-        border(np.zeros((3, 3), np.int32), width)
+        boundary(np.zeros((3, 3), np.int32), width)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_border_below_one_pixel_is_refused(width):
 )
 def test_what_are_no_labels_is_refused(labels, said):
     with pytest.raises(ValueError, match="labels") as error:
-        border(labels, 1)
+        boundary(labels, 1)
     assert said in str(error.value)
 
 
@@ -166,7 +166,7 @@ def test_each_instance_is_one_piece(values, cut):
 @given(VALUES, CUTS)
 def test_each_seed_ends_in_one_instance_and_no_instance_holds_two(values, cut):
     labels = split(values, cut._replace(min_area=1))
-    inside = (values[0] > cut.threshold * 255) & (values[1] < cut.border_threshold * 255)
+    inside = (values[0] > cut.threshold * 255) & (values[1] < cut.boundary_threshold * 255)
     seeds, count = ndimage.label(inside)
     owners = [set(labels[seeds == k].tolist()) for k in range(1, count + 1) if (seeds == k).sum() >= cut.min_seed]
     assert all(len(owner) == 1 for owner in owners)
@@ -177,7 +177,7 @@ def test_each_seed_ends_in_one_instance_and_no_instance_holds_two(values, cut):
 @given(VALUES, CUTS)
 def test_without_borders_instances_are_components(values, cut):
     values[1] = 0
-    cut = cut._replace(min_seed=1, border_threshold=0.99)
+    cut = cut._replace(min_seed=1, boundary_threshold=0.99)
     joined = components(values[0], cut.threshold, cut.min_area)
     # What touches at a corner alone has two seeds.
     alone = ndimage.label(values[0] > cut.threshold * 255)[1]
@@ -223,7 +223,7 @@ def test_perfect_maps_give_back_instances_up_to_their_border():
     labels = np.where(nearest.min(axis=2) < 9, nearest.argmin(axis=2) + 1, 0)  # cells without any gap
     found = split(perfect(labels), SplitCut(0.5, 0.5))
     assert np.array_equal(found > 0, labels > 0)
-    away = (labels > 0) & (border(labels, 1.5) == 0)
+    away = (labels > 0) & (boundary(labels, 1.5) == 0)
     pairs = set(zip(labels[away].tolist(), found[away].tolist(), strict=True))
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
 

@@ -120,7 +120,7 @@ def test_every_way_gives_the_masks_objects_borders_and_folds_of_the_cells_that_w
     card = competition.load(str(tmp_path / "card.toml"))
     index = read_index(card, tmp_path / "data")
     assert index["coverage"].tolist() == [(cells[key] > 0).mean() for key in index["image_id"]]
-    labels, with_borders = Labels.of(card), Labels.of(card, border=2.0)
+    labels, with_borders = Labels.of(card), Labels.of(card, boundary=2.0)
     for row in index.itertuples():
         true = cells[row.image_id]
         assert np.array_equal(numbered(labels.read_instances(row)), numbered(true))

@@ -566,7 +566,7 @@ def test_nan_logits_end_a_training_with_batch_rate_and_advice():
             torch.optim.SGD(model.parameters()),
             make_accelerator("float32"),
             precision=torch.float32,
-            rates=[0.1],
+            learning_rates=[0.1],
             accumulate=1,
             clip=1.0,
             after_update=lambda update: None,

@@ -69,7 +69,7 @@ def test_the_three_rules_for_empty_masks():
     images = Counts(*np.array([[2, 3, 4], [0, 0, 0], [0, 5, 0]], dtype=np.int64).T)  # Dice 4/7; empty; invented
     assert METRICS["mean_dice"].scores(images).mean() == pytest.approx((4 / 7 + 1 + 0) / 3)
     assert METRICS["mean_dice_empty_0"].scores(images).mean() == pytest.approx((4 / 7 + 0 + 0) / 3)
-    assert METRICS["mean_dice_of_filled"].scores(images).mean() == pytest.approx((4 / 7 + 0) / 2)
+    assert METRICS["mean_dice_ignore_empty"].scores(images).mean() == pytest.approx((4 / 7 + 0) / 2)
 
 
 SUMS = {  # of all pixels, one class: scikit-learn's own
@@ -104,7 +104,7 @@ def test_what_judges_where_the_official_metric_is_of_no_single_image():
         "tgs_precision",
         "dsb_precision",
         "f1_60",
-        "mean_dice_of_filled",
+        "mean_dice_ignore_empty",
     ]
     assert {of_pixels(name) for name in known_metrics()} == set(METRICS)
     assert {judge_of(name) for name in known_metrics()} == {*METRICS, *INSTANCE_METRICS}

@@ -299,7 +299,7 @@ def test_a_name_stands_for_what_it_says(text, name):
         ("mean_f_beta(beta=2)", "pixels", "unknown metric 'mean_f_beta(beta=2)'. Did you mean 'mean_f_beta'?"),
         ({"name": "f1", "iou": 0.75}, "pixels", "metric 'f1(iou=0.75)' with instances = false: for that there are"),
         ({"name": "mean_f_beta", "beta": 2}, "objects", "metric 'mean_f_beta(beta=2)' with instances = true"),
-        ({"name": "average_precision", "iou": 0.5}, "objects", "needs columns.cell"),
+        ({"name": "average_precision", "iou": 0.5}, "objects", "needs columns.packed_objects"),
         ({"name": "surface_dice", "tolerance": 1}, "pixels", "needs volume_pattern"),
     ],
 )

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from pipeline.data.boundaries import border
+from pipeline.data.boundaries import boundary
 from pipeline.data.mixing import MIXES, Mixing, copy_paste, cutmix, mosaic
 
 SIZE = 24
@@ -81,30 +81,30 @@ def bars(value, *columns):
     labels = np.zeros((SIZE, SIZE), np.int32)
     for number, (start, end) in enumerate(columns, start=1):
         labels[:, start:end] = number
-    return plain(value)[0], np.stack([labels > 0, border(labels, 2)], axis=-1).astype(np.uint8)
+    return plain(value)[0], np.stack([labels > 0, boundary(labels, 2)], axis=-1).astype(np.uint8)
 
 
 def test_a_border_is_drawn_between_a_pasted_object_and_an_old_one():
     old, donor = bars(10, (0, 8)), bars(200, (8, 14))
     assert not old[1][..., 1].any()  # each stands alone
     assert not donor[1][..., 1].any()
-    mixed = copy_paste(old, lambda: donor, rng(), border=2)
+    mixed = copy_paste(old, lambda: donor, rng(), boundary=2)
     assert np.array_equal(mixed[1], bars(0, (0, 8), (8, 14))[1])
     assert not old[1][..., 1].any()  # what was mixed is not changed
-    alone = copy_paste(old, lambda: bars(200, (14, 20)), rng(), border=2)
+    alone = copy_paste(old, lambda: bars(200, (14, 20)), rng(), boundary=2)
     assert not alone[1][..., 1].any()  # too far from each other
 
 
 def test_borders_within_what_is_pasted_and_what_is_left_stay():
     old, donor = bars(10, (0, 3), (3, 6)), bars(200, (12, 15), (15, 18))
-    mixed = copy_paste(old, lambda: donor, rng(), border=2)
+    mixed = copy_paste(old, lambda: donor, rng(), boundary=2)
     assert np.array_equal(mixed[1], bars(0, (0, 3), (3, 6), (12, 15), (15, 18))[1])
 
 
 def test_a_void_pixel_stays_void_where_a_border_is_drawn():
     old, donor = bars(10, (0, 8)), bars(200, (8, 14))
     old[1][:, 7] = VOID
-    mask = copy_paste(old, lambda: donor, rng(), border=2)[1]
+    mask = copy_paste(old, lambda: donor, rng(), boundary=2)[1]
     assert (mask[:, 7] == VOID).all()
     assert (mask[:, [6, 8], 1] == 1).all()
 
@@ -114,12 +114,12 @@ def test_every_mix_draws_borders_where_objects_of_two_images_meet(name):
     for seed in range(10):
         partner = partial(next, iter([bars(value, (0, SIZE)) for value in (11, 12, 13)]))
         image, mask = MIXES[name](bars(10, (0, SIZE)), partner, rng(seed), 2)
-        assert np.array_equal(mask[..., 1], border(image[..., 0], 2))  # each is one object: they meet at every seam
+        assert np.array_equal(mask[..., 1], boundary(image[..., 0], 2))  # each is one object: they meet at every seam
 
 
 def test_a_mixing_hands_its_border_to_the_mixes():
     old, donor = bars(10, (0, 8)), bars(200, (8, 14))
-    mixing = Mixing({"copy_paste": 1.0}, np.arange(1), np.arange(1), border=2)
+    mixing = Mixing({"copy_paste": 1.0}, np.arange(1), np.arange(1), boundary=2)
     assert np.array_equal(mixing(old, 3, lambda position, seed: donor)[1], bars(0, (0, 8), (8, 14))[1])
 
 

@@ -78,7 +78,7 @@ def assert_is_written_for(card, root, test, layout):
     place = [name.strip() for name in header].index("id")
     assert [row[place] for row in rows] == [row[place] for row in keys]
     assert {unicodedata.normalize("NFC", row[place]).strip() for row in keys} >= (
-        set(test["image_id"]) if card.columns.joint is None else set()
+        set(test["image_id"]) if card.columns.id_separator is None else set()
     )
 
 

@@ -415,7 +415,7 @@ def test_metric_that_is_undefined_on_an_image_is_refused():
 
 def test_folds_on_which_no_image_counts_are_named():
     images = [(picture("#"), mask_of("#"), 0), (picture("."), mask_of("."), 1)]
-    surface = search_total(images, METRICS["mean_dice_of_filled"])
+    surface = search_total(images, METRICS["mean_dice_ignore_empty"])
     with pytest.raises(ValueError, match=r"not defined on folds \[1\]: of 1 images none counts"):
         surface.means([1])
     assert surface.best()[1] == 1

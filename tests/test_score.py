@@ -46,7 +46,7 @@ VALUES = {
     "mean_iou": (6 / 10 + 1 + 0) / 3,
     "tgs_precision": (2 / 10 + 1 + 0) / 3,  # .6 exceeds .50 and .55
     "mean_dice_empty_0": (2 * 6 / 16 + 0 + 0) / 3,
-    "mean_dice_of_filled": (2 * 6 / 16 + 0) / 2,  # b does not count
+    "mean_dice_ignore_empty": (2 * 6 / 16 + 0) / 2,  # b does not count
     "global_dice": 2 * 6 / (12 + 8),
     "global_f05": 1.25 * 6 / (12 + 0.25 * 8),
     "class_iou": ((8 + 4) / 16 + (8 + 8) / 20) / 2,  # of x, 4 of b's 8 pixels are missed; y has them besides its own
@@ -71,7 +71,10 @@ def lay_out(metric):
         options |= {"classes": '["x", "y"]', "columns": 'class = "class"'}
         header, (found, true) = "id,class,rle", CLASSES
     elif metric == "ap60":
-        options |= {"more": "instances = true\ndialect = { form = 'coco' }", "columns": 'cell = "{confidence} {mask}"'}
+        options |= {
+            "more": "instances = true\ndialect = { form = 'coco' }",
+            "columns": 'packed_objects = "{confidence} {mask}"',
+        }
         found, true = CELLS
     elif metric in ("dsb_precision", "airbus_f2", "f1_60"):
         options |= {"more": "instances = true"}
@@ -149,7 +152,7 @@ TABLES = {
     '{ name = "global_f_beta", beta = 0.5 }': ("global_f05", 1.25 * 8 / (14 + 8 / 4)),
     '{ name = "mean_dice", empty = 1 }': ("mean_dice", (2 * 8 / 18 + 1 + 0) / 3),
     '{ name = "mean_dice", empty = 0 }': ("mean_dice_empty_0", (2 * 8 / 18 + 0 + 0) / 3),
-    '{ name = "mean_dice", empty = "skip" }': ("mean_dice_of_filled", (2 * 8 / 18 + 0) / 2),
+    '{ name = "mean_dice", empty = "skip" }': ("mean_dice_ignore_empty", (2 * 8 / 18 + 0) / 2),
 }
 
 

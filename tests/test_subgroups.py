@@ -192,7 +192,7 @@ def test_report_of_exclusive_classes(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("no_charts")
 def test_report_of_objects(tmp_path, monkeypatch):
-    overrides = ["data.border=2.0", "model.in_channels=1"]
+    overrides = ["data.boundary=2.0", "model.in_channels=1"]
     text = report_on(
         tmp_path,
         monkeypatch,
@@ -217,7 +217,7 @@ def test_scores_of_volumes_are_those_of_their_slices():
 
 
 CARDS = {
-    "uw-madison-gi-tract-image-segmentation": "mean_dice_of_filled",
+    "uw-madison-gi-tract-image-segmentation": "mean_dice_ignore_empty",
     "data-science-bowl-2018": "dsb_precision",
     "camvid_demo": "class_iou",
 }

@@ -120,7 +120,7 @@ def test_score_names_what_is_off(tmp_path, card, submitted, message):
 
 # ---------------------------------------------------------------------------------------------- several classes
 
-JOINED = Columns(id="Image_Class", rle="px", joint="_")
+JOINED = Columns(id="Image_Class", rle="px", id_separator="_")
 APART = Columns.model_validate({"id": "id", "rle": "predicted", "class": "class"})
 
 
@@ -187,7 +187,7 @@ def test_skipped_empties_and_global_dice_by_hand(tmp_path, card):
     truth = [("a_1", "1 4"), ("b_1", ""), ("a_2", "1 1"), ("b_2", "3 3")]
     pair = write_classes(tmp_path, [("a_1", "3 4"), ("b_1", ""), ("a_2", ""), ("b_2", "3 3")], truth)
     # Class 1: only a counts, ½. Class 2: 0 and 1.
-    filled = of_two(card, JOINED, metric="mean_dice_of_filled")
+    filled = of_two(card, JOINED, metric="mean_dice_ignore_empty")
     assert scoring.score(filled, *pair)[0] == pytest.approx((0.5 + 0.5) / 2)
     # Class 1: 2·2 / 8. Class 2: 2·3 / (3 + 4).
     everything = of_two(card, JOINED, metric="global_dice")
@@ -212,7 +212,7 @@ CELLS = {
     "instances": True,
     "metric": "ap60",
     "dialect": Dialect(form="coco"),
-    "columns": Columns(id="id", copied=("height", "width"), rle="objects", cell="0 {confidence} {mask}"),
+    "columns": Columns(id="id", copied=("height", "width"), rle="objects", packed_objects="0 {confidence} {mask}"),
 }
 
 

@@ -22,8 +22,8 @@ from pipeline import config, stages
 from pipeline.cli import main
 from pipeline.files import locked
 from pipeline.stages import training
-from pipeline.sweep import engines, jobs
-from pipeline.sweep.engines import ENGINES, Plan
+from pipeline.sweep import executors, jobs
+from pipeline.sweep.executors import EXECUTORS, Plan
 from pipeline.sweep.jobs import FAILED, Job, write_list
 from pipeline.sweep.seeds import config_of_seed
 from pipeline.training.checkpoint import load_weights, read_record
@@ -147,7 +147,7 @@ def job(fold, *words):
 
 def run_list(todo, retries=2, at_once=1):
     write_list(Path("runs/list.mk"), todo, todo, at_once=at_once, retries=retries)
-    return list(ENGINES["local"](Plan(todo, Path("runs/list.mk"), at_once, retries)))
+    return list(EXECUTORS["local"](Plan(todo, Path("runs/list.mk"), at_once, retries)))
 
 
 def test_a_mistake_is_named_and_not_tried_again_and_the_others_go_on(stub):
@@ -182,7 +182,7 @@ def test_make_skips_what_has_its_weights(stub):
     done.folder.mkdir(parents=True)
     done.weights.touch()
     write_list(Path("list.mk"), [done, job(1)], [job(1)], at_once=1, retries=0)
-    assert list(ENGINES["local"](Plan([job(1)], Path("list.mk"), 1, 0))) == ["runs/x/fold1: done,"]
+    assert list(EXECUTORS["local"](Plan([job(1)], Path("list.mk"), 1, 0))) == ["runs/x/fold1: done,"]
     assert len(run_list([done])) == 1, "unless some of its OOF is missing"
 
 
@@ -195,7 +195,7 @@ def test_the_options_of_the_make_around_are_not_ours(stub, monkeypatch):
 
 SWEEP = """
 from pathlib import Path
-from pipeline.sweep.engines import Plan, run_here
+from pipeline.sweep.executors import Plan, run_here
 for line in run_here(Plan([], Path("runs/list.mk"), 2, 0)):
     print(line)
 """
@@ -233,7 +233,7 @@ def test_a_signal_to_a_sweep_ends_its_jobs(stub, number):
 def test_a_sweep_after_nohup_outlives_its_terminal(handler):
     before = signal.signal(signal.SIGHUP, handler)
     try:
-        with subprocess.Popen(["true"]) as process, engines._ended_with_this(process):
+        with subprocess.Popen(["true"]) as process, executors._ended_with_this(process):
             assert (signal.getsignal(signal.SIGHUP) == signal.SIG_IGN) == (handler == signal.SIG_IGN)
         assert signal.getsignal(signal.SIGHUP) == handler
     finally:
@@ -313,7 +313,7 @@ def test_mistakes_are_one_line(tiny, capsys):
 
     assert "--seeds one: expected whole numbers from 0" in say("--seeds", "one")
     assert "--fold full: expected a number from 0, or all" in say("--fold", "full")
-    assert "unknown engine 'rey'. Did you mean 'ray'?" in say("--engine", "rey")
+    assert "unknown executor 'rey'. Did you mean 'ray'?" in say("--executor", "rey")
     assert "fold 9 does not exist" in say("--fold", "9")
     assert "both say what the seed is" in say("--seeds", "1", "--set", "seed=2")
     assert "are both run 'x': leave out --set name" in say("--seeds", "1 2", "--set", "name=x")
@@ -415,10 +415,10 @@ def cluster():
 
 def test_on_ray_a_killed_worker_goes_on_and_each_fold_is_trained_once(tiny, cluster):
     sets = (LONGER, "folds.count=2")
-    lines, done = while_one_is_killed(0, lambda: sweep(*sets, engine="ray"))
+    lines, done = while_one_is_killed(0, lambda: sweep(*sets, executor="ray"))
     assert sorted(line.partition(",")[0] for line in lines) == ["runs/tiny/fold0: done", "runs/tiny/fold1: done"]
     assert epochs_said(0) == epochs_said(1) == EPOCHS
-    lines, done = sweep(*sets, engine="ray")
+    lines, done = sweep(*sets, executor="ray")
     assert (lines, done.jobs, done.done_before) == ([], 2, 2)
 
 
@@ -426,16 +426,18 @@ def test_a_process_of_a_cluster_does_what_the_command_does(tiny, monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
     log = Path("runs/x/fold0/train.log")
     said = (2, "pipeline train: --fold last: expected a number from 0, all, or full")
-    assert engines._train(str(tiny), str(log), ["train", str(TINY), "--fold", "last"]) == said, "a mistake is an answer"
+    assert executors._train(str(tiny), str(log), ["train", str(TINY), "--fold", "last"]) == said, (
+        "a mistake is an answer"
+    )
     assert log.read_text().splitlines() == [said[1]]
     monkeypatch.setattr(stages, "train", lambda *_: {}["missing"])
-    with pytest.raises(engines.DiedError, match="KeyError: 'missing'"):  # anything else is an end, and tried again
-        engines._train(str(tiny), str(log), ["train", str(TINY), "--fold", "0"])
+    with pytest.raises(executors.DiedError, match="KeyError: 'missing'"):  # anything else is an end, and tried again
+        executors._train(str(tiny), str(log), ["train", str(TINY), "--fold", "0"])
     assert "Traceback" in log.read_text()
 
 
 def test_on_ray_what_failed_is_named_with_its_log():
-    died = ray.exceptions.RayTaskError("train", "…", engines.DiedError("KeyError: 'x'"))
+    died = ray.exceptions.RayTaskError("train", "…", executors.DiedError("KeyError: 'x'"))
     ends = {
         "done": (0, "OOF"),
         "mistake": (2, "no such file"),
@@ -449,7 +451,7 @@ def test_on_ray_what_failed_is_named_with_its_log():
         return ends[task]
 
     fake = SimpleNamespace(get=get, exceptions=ray.exceptions)
-    lines = [engines._line(fake, job(0), task) for task in ends]
+    lines = [executors._line(fake, job(0), task) for task in ends]
     assert lines[:2] == ["runs/x/fold0: done, OOF", f"runs/x/fold0: {FAILED} no such file (see runs/x/fold0/train.log)"]
     assert lines[2] == f"runs/x/fold0: {FAILED} died, KeyError: 'x' (see runs/x/fold0/train.log)"
     assert lines[3].startswith(f"runs/x/fold0: {FAILED} died, WorkerCrashedError: The worker died")
@@ -467,7 +469,7 @@ def test_on_ray_what_failed_is_named_with_its_log():
 )
 def test_on_ray_a_job_reserves_a_gpu_or_its_share_of_the_cpus(gpus, cpus, at_once, share):
     nodes = [{"Resources": {"CPU": float(each)}} for each in cpus]
-    assert engines._share({"CPU": float(sum(cpus)), "GPU": gpus}, nodes, at_once) == share
+    assert executors._share({"CPU": float(sum(cpus)), "GPU": gpus}, nodes, at_once) == share
 
 
 @pytest.mark.parametrize("at_once", [0, 1, 2, 9])
@@ -491,13 +493,13 @@ def test_on_ray_no_more_jobs_are_handed_out_than_asked_for(tiny, monkeypatch, at
         get=lambda _: (0, "fine"),
         exceptions=ray.exceptions,
     )
-    monkeypatch.setattr(engines, "connected", lambda: fake)
-    monkeypatch.setattr(engines, "_check_folders", lambda *_: None)
-    lines = list(engines.run_on_ray(Plan([job(fold) for fold in range(5)], Path("list.mk"), at_once, 2)))
+    monkeypatch.setattr(executors, "connected", lambda: fake)
+    monkeypatch.setattr(executors, "_check_folders", lambda *_: None)
+    lines = list(executors.run_on_ray(Plan([job(fold) for fold in range(5)], Path("list.mk"), at_once, 2)))
     assert len(lines) == 5
     assert max(most) == min(at_once or 5, 5)
 
 
 def test_a_machine_without_the_folder_is_named(tiny, cluster):
     with pytest.raises(ValueError, match=r"a machine of the cluster, has no .*/gone.mk: a sweep needs the"):
-        list(ENGINES["ray"](Plan([job(0)], Path("gone.mk"), 0, 2)))
+        list(EXECUTORS["ray"](Plan([job(0)], Path("gone.mk"), 0, 2)))

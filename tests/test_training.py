@@ -280,7 +280,7 @@ def test_every_phase_computes_in_the_precision_asked_for(tiny, monkeypatch):
         return logits
 
     monkeypatch.setattr(Segmenter, "forward", spy)
-    stages.train(load("train.precision=bfloat16", "predict.engine=eager"), 0)  # others try themselves in float32 first
+    stages.train(load("train.precision=bfloat16", "predict.backend=eager"), 0)  # others try themselves in float32 first
     assert set(dtypes) == {(True, torch.bfloat16), (False, torch.bfloat16)}
     assert all(np.isfinite(line["loss"]) for line in history())
 

@@ -78,12 +78,12 @@ def predict_many(
     weights: Annotated[Path, typer.Argument(help="the bundle's folder of weights")],
     input_: Annotated[str, typer.Option("--input", help="a glob pattern, or a .parquet with a column path; or a URL")],
     output: Annotated[str, typer.Option(help="a folder for Parquet partitions, or a URL")],
-    engine: Annotated[str, typer.Option(help="local, or ray: on a cluster")] = "local",
+    executor: Annotated[str, typer.Option(help="local, or ray: on a cluster")] = "local",
     workers: Annotated[int, typer.Option(help="processes that read ahead; on Ray, actors", min=0)] = 0,
     rows: Annotated[int, typer.Option(help="images per partition", min=1)] = 1000,
 ) -> None:
     """Predict any number of images with a bundle; goes on with the partitions that are missing."""
-    done = stages.predict_many(weights, input_, output, engine=engine, workers=workers, rows=rows)
+    done = stages.predict_many(weights, input_, output, executor=executor, workers=workers, rows=rows)
     out.print(f"rows        {done.output}  {done.images} images in {done.partitions} partitions")
     if done.done_before:
         out.print(f"before      {done.done_before} partitions were there already")

@@ -171,7 +171,9 @@ def sweep(
     seeds: Annotated[str, typer.Option(help="such as '0 1 2'; empty: each config's own")] = "",
     fold: Annotated[str, typer.Option(help="a fold from 0, or all")] = "all",
     jobs: Annotated[int, typer.Option(help="at a time; 0: one; on Ray as many as it has GPUs or CPUs", min=0)] = 0,
-    engine: Annotated[str, typer.Option(help="local: by make, or ray: on a cluster that shares this folder")] = "local",
+    executor: Annotated[
+        str, typer.Option(help="local: by make, or ray: on a cluster that shares this folder")
+    ] = "local",
     retries: Annotated[int, typer.Option(help="of each job that was killed", min=0)] = 2,
     set_: Overrides = None,
     data: DataRoot = None,
@@ -189,7 +191,7 @@ def sweep(
         options,
         fold=None if fold == "all" else int(fold),
         jobs=jobs,
-        engine=engine,
+        executor=executor,
         retries=retries,
     )
     _print_sweep(done)

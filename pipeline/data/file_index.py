@@ -218,7 +218,8 @@ def mismatches(ids: pd.Series, files: Mapping[str, Path], search: Search, *, ski
         what = "mask" if search.ids_from.is_dir() else "row"
         lines.append(
             f"{search.folder}: {len(unexpected)} of {len(files)} {search.part} images have no {what} in "
-            f"{search.ids_from.name}, such as '{name}': on the card, rowless = \"empty\" if their masks are empty, "
+            f"{search.ids_from.name}, such as '{name}': on the card, "
+            f'images_without_rows = "empty" if their masks are empty, '
             f'"ignore" if they are no training images'
         )
     return lines

@@ -47,7 +47,7 @@ def read_index(card: Competition, root: Path, skip_bad: bool = False, reader: Re
             not decode, a mask of another size than its image.
     """
     index, files, search = read_label_texts(card, root, reader), train_files(card, root), train_search(card, root)
-    if card.rowless == "ignore":
+    if card.images_without_rows == "ignore":
         files = {image_id: files[image_id] for image_id in files.keys() & set(index["image_id"])}
     index["path"] = match_files(index["image_id"], files, search, skip_lost=skip_bad)
     index = _measure(index, skip_bad, reader)
@@ -124,7 +124,7 @@ def read_label_texts(card: Competition, root: Path, reader: Reader = AS_SEEN) ->
     if card.files.train_masks:
         masks = _mask_files(card, root)
         index = pd.DataFrame({"image_id": sorted(masks), "mask_paths": [masks[key] for key in sorted(masks)]})
-        return _with_rowless(index, card, root) if card.rowless == "empty" else index
+        return _with_images_without_rows(index, card, root) if card.images_without_rows == "empty" else index
     rows = _label_rows(card, root, reader)
     if rows.empty:
         raise ValueError(f"{labels_file(card, root)}: no row is about a training image: nothing to train on")
@@ -139,7 +139,7 @@ def read_label_texts(card: Competition, root: Path, reader: Reader = AS_SEEN) ->
         _refuse_two_groups(rows, labels_file(card, root), card.group_column)
         names = ["group", *([] if is_own(card.group_column) else [card.group_column])]
         index[names] = first[["group"] * len(names)].to_numpy()
-    return _with_rowless(index, card, root) if card.rowless == "empty" else index
+    return _with_images_without_rows(index, card, root) if card.images_without_rows == "empty" else index
 
 
 def _mask_files(card: Competition, root: Path) -> dict[str, tuple[Path, ...]]:
@@ -209,11 +209,11 @@ def _label_rows(card: Competition, root: Path, reader: Reader) -> pd.DataFrame:
 
     Rows of void have a label that is none of the card's classes.
     """
-    path, labels = labels_file(card, root), [*card.classes, *filter(None, [card.void_rows])]
+    path, labels = labels_file(card, root), [*card.classes, *filter(None, [card.ignore_class])]
     if card.files.train_polygons:
         return read_polygons(path, train_files(card, root), labels, card.dialect, reader)
     if card.files.train_coco:
-        folder, options = root / card.files.train_images, {"suffix": card.files.suffix, "void": card.void_rows}
+        folder, options = root / card.files.train_images, {"suffix": card.files.suffix, "void": card.ignore_class}
         return read_coco(path, folder, train_files(card, root), card.classes, card.dialect, reader, **options)
     rows = read_rows(path, card.training_layouts, labels)
     if not (card.several_rows or card.instances):
@@ -226,7 +226,7 @@ def labels_file(card: Competition, root: Path) -> Path:
     return root / (card.files.train_csv or card.files.train_polygons or card.files.train_coco)
 
 
-def _with_rowless(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:
+def _with_images_without_rows(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:
     """The index and the images of the training folder that have no label: their masks are empty."""
     ids = sorted(set(train_files(card, root)) - set(index["image_id"]))
     empty = "" if len(card.classes) == 1 else ("",) * len(card.classes)

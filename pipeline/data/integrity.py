@@ -50,7 +50,7 @@ def survey_train(
     if index is None:
         index = pd.DataFrame({"image_id": sorted(files)})  # the images can be looked at all the same
     else:
-        if card.rowless == "ignore":
+        if card.images_without_rows == "ignore":
             files = {key: path for key, path in files.items() if key in set(index["image_id"])}
         faults += mismatches(index["image_id"], files, train_search(card, root), skip_lost=skip_bad)
     index = _measured(index, files, [] if skip_bad else faults, reader)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from pipeline.competition import Competition, Masks, Value
-from pipeline.data.boundaries import border as borders_of
+from pipeline.data.boundaries import boundary as boundary_of
 from pipeline.data.reader import VOID, VOID_OBJECT, ImageError, read_labels, read_mask, read_objects
 from pipeline.data.windows import Box
 from pipeline.rle import Dialect, Runs
@@ -32,18 +32,18 @@ class Labels:
     exclusive: bool
     masks: Masks
     size: tuple[int, int] | None
-    border: float | None = None
+    boundary: float | None = None
     exif: bool = True
 
     @classmethod
-    def of(cls, card: Competition, border: float | None = None, *, exif: bool = True) -> "Labels":
+    def of(cls, card: Competition, boundary: float | None = None, *, exif: bool = True) -> "Labels":
         """Those of a card."""
-        return cls(card.classes, card.dialect, card.exclusive, card.masks, card.size, border, exif)
+        return cls(card.classes, card.dialect, card.exclusive, card.masks, card.size, boundary, exif)
 
     @property
     def channels(self) -> int:
         """Of a network that learns them."""
-        return len(self.classes) + (self.border is not None)
+        return len(self.classes) + (self.boundary is not None)
 
     def read(self, row: object) -> np.ndarray:
         """What to train on: the mask of one row of the index.
@@ -55,9 +55,9 @@ class Labels:
         Raises:
             ImageError, RLEError: for a label that cannot be read, and a mask of another size than its image.
         """
-        if self.border is not None:
+        if self.boundary is not None:
             labels = self.read_instances(row)
-            masks = [(labels > 0).astype(np.uint8), borders_of(np.maximum(labels, 0), self.border)]
+            masks = [(labels > 0).astype(np.uint8), boundary_of(np.maximum(labels, 0), self.boundary)]
             return np.where((labels == VOID_OBJECT)[..., None], VOID, np.stack(masks, axis=-1)).astype(np.uint8)
         if hasattr(row, "rle"):
             return self._decode(row, lambda text: self.decode(text, (row.height, row.width)))
@@ -66,7 +66,7 @@ class Labels:
     @property
     def have_parts(self) -> bool:
         """Whether `read_part` can read them: borders between objects, and exclusive classes, it cannot."""
-        return self.border is None and not self.exclusive
+        return self.boundary is None and not self.exclusive
 
     def read_part(self, row: object, box: Box) -> np.ndarray:
         """As `read`, of one window: (h, w, C) uint8. Costs what the window's columns, or rows, cost.

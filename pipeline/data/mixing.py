@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import cv2
 import numpy as np
 
-from pipeline.data.boundaries import border as draw_border
+from pipeline.data.boundaries import boundary as draw_boundary
 
 Pair = tuple[np.ndarray, np.ndarray]  # image (H, W, channels) uint8, mask (H, W, C) uint8
 Draw = Callable[[], Pair]  # the next partner
@@ -19,7 +19,7 @@ MIX_STREAM = 2  # beside an item's seed, what tells the draws of its mix from th
 KEPT = 0.5  # chance of each object to be pasted
 
 
-def cutmix(pair: Pair, partner: Draw, rng: np.random.Generator, border: float | None = None) -> Pair:
+def cutmix(pair: Pair, partner: Draw, rng: np.random.Generator, boundary: float | None = None) -> Pair:
     """A box of a partner, at its own place. Its share of the area is uniform, before the border cuts it.
 
     Source:
@@ -32,7 +32,7 @@ def cutmix(pair: Pair, partner: Draw, rng: np.random.Generator, border: float | 
     columns = _stretch(width, side, rng)
     inside = np.zeros((height, width), dtype=bool)
     inside[rows, columns] = True
-    return paste(pair, partner(), inside, border)
+    return paste(pair, partner(), inside, boundary)
 
 
 def _stretch(length: int, share: float, rng: np.random.Generator) -> slice:
@@ -41,7 +41,7 @@ def _stretch(length: int, share: float, rng: np.random.Generator) -> slice:
     return slice(round(max(0, centre - half)), round(min(length, centre + half)))
 
 
-def mosaic(pair: Pair, partner: Draw, rng: np.random.Generator, border: float | None = None) -> Pair:
+def mosaic(pair: Pair, partner: Draw, rng: np.random.Generator, boundary: float | None = None) -> Pair:
     """Four images as quadrants around a point of the middle half; the image itself keeps the upper left one.
 
     Each quadrant shows what its image has there. (YOLOv4 shrinks images to fit; here objects keep their size, which is
@@ -54,11 +54,11 @@ def mosaic(pair: Pair, partner: Draw, rng: np.random.Generator, border: float | 
     row, column = (round(length * rng.uniform(0.25, 0.75)) for length in (height, width))
     below, right = np.arange(height)[:, None] >= row, np.arange(width) >= column
     for quadrant in (~below & right, below & ~right, below & right):
-        pair = paste(pair, partner(), quadrant, border)
+        pair = paste(pair, partner(), quadrant, boundary)
     return pair
 
 
-def copy_paste(pair: Pair, partner: Draw, rng: np.random.Generator, border: float | None = None) -> Pair:
+def copy_paste(pair: Pair, partner: Draw, rng: np.random.Generator, boundary: float | None = None) -> Pair:
     """Objects of a partner, each with an even chance but one at least, at their own place.
 
     An object is a connected component (a corner connects) of the pixels that belong to any class. A partner without one
@@ -75,10 +75,10 @@ def copy_paste(pair: Pair, partner: Draw, rng: np.random.Generator, border: floa
     chosen[0] = False
     if not chosen.any():
         chosen[rng.integers(1, count)] = True
-    return paste(pair, donor, chosen[objects], border)
+    return paste(pair, donor, chosen[objects], boundary)
 
 
-def paste(pair: Pair, partner: Pair, where: np.ndarray, border: float | None = None) -> Pair:
+def paste(pair: Pair, partner: Pair, where: np.ndarray, boundary: float | None = None) -> Pair:
     """The pair with the partner's pixels and masks at `where`, (H, W) bool. Neither is changed.
 
     Args:
@@ -86,9 +86,9 @@ def paste(pair: Pair, partner: Pair, where: np.ndarray, border: float | None = N
             between what the first channel has inside and outside of `where`, by the definition of `borders.border`.
     """
     image, mask = (np.where(where[..., None], new, old) for new, old in zip(partner, pair, strict=True))
-    if border is not None:
+    if boundary is not None:
         sides = (mask[..., 0] == 1) * np.where(where, 1, 2)
-        mask[..., 1][(draw_border(sides, border) == 1) & (mask[..., 1] == 0)] = 1
+        mask[..., 1][(draw_boundary(sides, boundary) == 1) & (mask[..., 1] == 0)] = 1
     return image, mask
 
 
@@ -106,11 +106,11 @@ class Mixing:
     """
 
     def __init__(
-        self, chances: Mapping[str, float], partners: np.ndarray, donors: np.ndarray, border: float | None = None
+        self, chances: Mapping[str, float], partners: np.ndarray, donors: np.ndarray, boundary: float | None = None
     ):
         self.names = list(chances)
         self.bounds = np.cumsum(list(chances.values()))
-        self.partners, self.donors, self.border = partners, donors, border
+        self.partners, self.donors, self.boundary = partners, donors, boundary
 
     def __call__(self, pair: Pair, seed: int, augmented: Callable[[int, int], Pair]) -> Pair:
         """The pair, mixed or as it was.
@@ -131,4 +131,4 @@ class Mixing:
         def partner() -> Pair:
             return augmented(int(rng.choice(positions)), int(rng.integers(2**31)))
 
-        return MIXES[name](pair, partner, rng, self.border)
+        return MIXES[name](pair, partner, rng, self.boundary)

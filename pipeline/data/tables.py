@@ -183,8 +183,8 @@ def read_rows(path: Path, layouts: Sequence[Columns], classes: Sequence[str], *,
     columns = _layout(path, layouts, rle)
     table, lines = _read(path, [*columns.keys, *([columns.rle] if rle else [])], only=False)
     ids = [as_id(text) for text in table[columns.id]]
-    if columns.joint:
-        parts = _parts(ids, columns.joint, classes)
+    if columns.id_separator:
+        parts = _parts(ids, columns.id_separator, classes)
     else:
         parts = list(zip(ids, map(as_id, table[columns.label]) if columns.label else repeat(classes[0]), strict=False))
     rows = pd.DataFrame(parts, columns=["image_id", "label"], dtype=str).assign(line=lines)
@@ -205,7 +205,9 @@ def _in_one_line(texts: pd.Series) -> pd.Series:
 
 
 def read_cells(path: Path, columns: Columns, empty: str = "") -> pd.DataFrame:
-    """The objects of a CSV whose rows hold all of an image's, by `columns.cell`: image_id, confidence, rle, line.
+    """The objects of a CSV whose rows hold all of an image's, by `columns.packed_objects`.
+
+    Columns: image_id, confidence, rle, line.
 
     An image without an object has one row with a blank rle.
 
@@ -223,7 +225,7 @@ def read_cells(path: Path, columns: Columns, empty: str = "") -> pd.DataFrame:
         raise ValueError(
             f"{path}: line {lines[first]}: id '{shortened(ids.iloc[first])}' repeats: expected one row each"
         )
-    words, rows = columns.cell.split(), []
+    words, rows = columns.packed_objects.split(), []
     for line, image_id, cell in zip(lines, ids, table[columns.rle], strict=True):
         where = f"{path}: line {line}, id '{shortened(image_id)}'"
         objects = [] if cell.strip() == empty.strip() else parted_cell(cell, words, where)
@@ -232,7 +234,7 @@ def read_cells(path: Path, columns: Columns, empty: str = "") -> pd.DataFrame:
 
 
 def parted_cell(cell: str, words: Sequence[str], where: str) -> list[tuple[float, str]]:
-    """Confidence and rle of each object of a cell; `words` are those of `columns.cell`.
+    """Confidence and rle of each object of a cell; `words` are those of `columns.packed_objects`.
 
     Raises:
         ValueError: for a cell that is not made of such words, beginning with `where`.
@@ -278,19 +280,19 @@ def _layout(path: Path, layouts: Sequence[Columns], rle: bool) -> Columns:
     raise ValueError(f"{path}: it has the columns {shortened(', '.join(sorted(found)))}: expected {known}")
 
 
-def _parts(ids: Sequence[str], joint: str, classes: Sequence[str]) -> list[tuple[str, str]]:
+def _parts(ids: Sequence[str], id_separator: str, classes: Sequence[str]) -> list[tuple[str, str]]:
     """Image and class of each id: the longest class that it ends in; else what stands behind the last joint, or none.
 
     >>> _parts(["im0_large_bowel"], "_", ["bowel", "large_bowel"])
     [('im0', 'large_bowel')]
     """
-    ends = {joint + name: name for name in sorted(classes, key=len, reverse=True)}
+    ends = {id_separator + name: name for name in sorted(classes, key=len, reverse=True)}
 
     def part(text: str) -> tuple[str, str]:
         for end, name in ends.items():
             if text.endswith(end):
                 return text.removesuffix(end), name
-        image_id, found, label = text.rpartition(joint)
+        image_id, found, label = text.rpartition(id_separator)
         return (image_id, label) if found else (text, "")
 
     return list(map(part, ids))

@@ -78,8 +78,8 @@ def _placeholder(card: Competition, sample: pd.DataFrame) -> Finding:
     text, often = texts.most_common(1)[0]
     shown = f"'{text}' in {often} of {len(sample)} rows" if len(text) <= 40 else f"a text of {len(text)} characters"
     try:
-        if card.columns.cell:
-            masks = [rle for _, rle in parted_cell(text, card.columns.cell.split(), "a cell")]
+        if card.columns.packed_objects:
+            masks = [rle for _, rle in parted_cell(text, card.columns.packed_objects.split(), "a cell")]
         else:
             masks = card.dialect.split(text)
         for mask in masks:

@@ -20,7 +20,7 @@ from pipeline.statistics.crossfit import CrossFitted, cross_fit
 Score = Callable[[Matches], float]
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-BORDERS = (0.2, 0.35, 0.5)  # probabilities from which on a pixel is no seed
+BOUNDARIES = (0.2, 0.35, 0.5)  # probabilities from which on a pixel is no seed
 NECKS = (0.8, 0.9)  # of the lower summit, see `split_by_shape`
 AREAS = (0, 4, 8, 16, 32, 64, 128)  # pixels; smaller objects are removed
 
@@ -29,14 +29,14 @@ class ObjectCut(NamedTuple):
     """What turns stored values into objects."""
 
     threshold: Share  # on the mask's probabilities
-    border: Share | None = None  # on the border's probabilities: parts there
+    boundary: Share | None = None  # on the border's probabilities: parts there
     neck: Share | None = None  # parts where the mask narrows; with neither, touching objects are one
     min_area: Count = 0  # pixels
 
     def labels(self, values: np.ndarray) -> np.ndarray:
         """The objects of one image, (H, W) int32, of its values (C, H, W) uint8: the mask, and its borders."""
-        if self.border is not None:
-            return split(values[:2], SplitCut(self.threshold, self.border, min_area=self.min_area))
+        if self.boundary is not None:
+            return split(values[:2], SplitCut(self.threshold, self.boundary, min_area=self.min_area))
         if self.neck is not None:
             return split_by_shape(values[0], self.threshold, self.neck, self.min_area)
         return components(values[0], self.threshold, self.min_area)
@@ -75,7 +75,7 @@ class Objects(NamedTuple):
         return {"combination": "mean", "weights": weights, "objects": classes[0], **self.cut._asdict()}
 
 
-def decide_objects(oof: Oof, score: Score, *, borders: bool) -> Decision:
+def decide_objects(oof: Oof, score: Score, *, boundaries: bool) -> Decision:
     """Choose the cut on K − 1 folds, score on the fold left out; and choose on all folds what ships.
 
     Objects that touch are parted only if that scores better; the decision's `others` hold the cross-fitted scores of
@@ -90,8 +90,8 @@ def decide_objects(oof: Oof, score: Score, *, borders: bool) -> Decision:
         ValueError: for fewer than two folds.
     """
     ways = {"touching objects as one": [{}], "parted by shape": [{"neck": neck} for neck in NECKS]}
-    if borders:
-        ways["parted by their border"] = [{"border": border} for border in BORDERS]
+    if boundaries:
+        ways["parted by their border"] = [{"boundary": boundary} for boundary in BOUNDARIES]
     among = {
         name: [ObjectCut(t, **way, min_area=area) for t, way, area in product(THRESHOLDS, some, AREAS)]
         for name, some in ways.items()

@@ -1,4 +1,4 @@
-"""Ways to run a trained network: the same logits, sooner. A new one is a function and a line in ENGINES."""
+"""Ways to run a trained network: the same logits, sooner. A new one is a function and a line in BACKENDS."""
 
 import logging
 import warnings
@@ -14,12 +14,12 @@ from pipeline.inference.conv_bn_fusion import folded
 
 log = logging.getLogger(__name__)
 
-Engine = Callable[[Tensor], Tensor]  # images (N, channels, H, W) uint8 on the device to logits of any float dtype
-PROBE = (2, 96, 64)  # images, height and width of what a faster engine is tried on
+Backend = Callable[[Tensor], Tensor]  # images (N, channels, H, W) uint8 on the device to logits of any float dtype
+PROBE = (2, 96, 64)  # images, height and width of what a faster backend is tried on
 CLOSE = 1e-3  # of the largest logit: what folding may change in float32
 
 
-def eager(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Engine:
+def eager(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Backend:
     """The network as it was trained."""
 
     def run(images: Tensor) -> Tensor:
@@ -29,27 +29,27 @@ def eager(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Engine:
     return run
 
 
-def fold(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Engine:
+def fuse_conv_bn(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Backend:
     """Batch norms folded into convolutions, whose weights are turned to `dtype` once; else as `eager`."""
     return eager(_folded(model, dtype), device, dtype)
 
 
-def compiled(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Engine:
-    """What `fold` gives, through torch.compile: a minute for each new size of image, and on CPUs a C++ compiler."""
+def compiled(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Backend:
+    """As `fuse_conv_bn`, compiled by torch.compile: a minute for each new image size; on CPUs it needs a C++ compiler."""
     network = _folded(model, dtype)
-    with hardware.compiling("predict.engine = 'compile'"), torch.inference_mode():
-        engine = eager(torch.compile(network, dynamic=False), device, dtype)
-        engine(_probe(model))
-    return engine
+    with hardware.compiling("predict.backend = 'compile'"), torch.inference_mode():
+        backend = eager(torch.compile(network, dynamic=False), device, dtype)
+        backend(_probe(model))
+    return backend
 
 
-def openvino(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Engine:
+def openvino(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Backend:
     """Intel's runtime, for CPUs: converts in seconds, and again for each new size of image."""
     try:
         import openvino as ov
     except ImportError:
         raise ValueError(
-            "predict.engine = 'openvino' needs a package that is not here: pip install -r requirements-openvino.txt"
+            "predict.backend = 'openvino' needs a package that is not here: pip install -r requirements-openvino.txt"
         ) from None
     faster = _folded(model, torch.float32)
     options = {
@@ -73,7 +73,7 @@ def openvino(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Engi
     return run
 
 
-ENGINES = {"eager": eager, "fold": fold, "compile": compiled, "openvino": openvino}
+BACKENDS = {"eager": eager, "fuse_conv_bn": fuse_conv_bn, "compile": compiled, "openvino": openvino}
 
 
 def _folded(model: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -17,7 +17,7 @@ from pipeline.config import Config, Tiles
 from pipeline.data.dataset import Images, equal_size_batches
 from pipeline.data.loader import Loader
 from pipeline.data.reader import Reader
-from pipeline.inference.backends import ENGINES
+from pipeline.inference.backends import BACKENDS
 from pipeline.inference.prediction_store import StoreWriter, quantise
 from pipeline.inference.tiles import Along, Pixels, Whole, predict_strips
 from pipeline.inference.tta import average_views
@@ -36,7 +36,7 @@ class Predictor:
         exclusive: one class per pixel, so that the classes' probabilities sum to 1.
         tiles: how images are cut that are larger than a tile; None: they are predicted whole.
         batch_size: tiles at once.
-        engine: a name in `engines.ENGINES`.
+        backend: a name in `backends.BACKENDS`.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class Predictor:
         exclusive: bool = False,
         tiles: Tiles | None = None,
         batch_size: int = 16,
-        engine: str = "eager",
+        backend: str = "eager",
     ):
         self.device = hardware.device()
         self.dtype = hardware.precision(precision, self.device)
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()
         self.views, self.exclusive = views, exclusive
         self.tiles, self.batch_size = tiles, batch_size
-        self._build = partial(ENGINES[engine], self.model, self.device)
+        self._build = partial(BACKENDS[backend], self.model, self.device)
         self._run = self._build(self.dtype)
 
     @classmethod
@@ -68,7 +68,7 @@ class Predictor:
             exclusive=exclusive,
             tiles=cfg.predict.tiles,
             batch_size=cfg.predict.batch_size,
-            engine=cfg.predict.engine,
+            backend=cfg.predict.backend,
         )
 
     def __call__(self, images: Tensor, views: tuple[str, ...] | None = None) -> Tensor:

@@ -111,8 +111,8 @@ def _empty_rows(card: Competition, header: Sequence[str], image_id: str) -> pd.D
     columns, rows = card.columns, []
     for name in card.classes:
         row = dict.fromkeys(header, "") | {columns.rle: card.dialect.empty, columns.id: image_id}
-        if columns.joint:
-            row[columns.id] = f"{image_id}{columns.joint}{name}"
+        if columns.id_separator:
+            row[columns.id] = f"{image_id}{columns.id_separator}{name}"
         rows.append(row | ({columns.label: name} if columns.label else {}))
     return pd.DataFrame(rows, columns=list(header))
 

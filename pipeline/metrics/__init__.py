@@ -163,7 +163,7 @@ METRICS: dict[str, Metric] = {
     "tgs_precision": Metric(tgs_precision),
     "mean_dice_empty_0": mean_of(dice, empty=0),
     # UW-Madison's rule by some accounts: an image and class of which both are empty does not count.
-    "mean_dice_of_filled": mean_of(dice, empty="skip"),
+    "mean_dice_ignore_empty": mean_of(dice, empty="skip"),
     # Of classes, usually exclusive ones: the mean over them of Σ|A∩B| / Σ|A∪B|, all images in one. CamVid, VOC.
     "class_iou": Metric(
         lambda counts: counts.intersection, lambda counts: counts.predicted + counts.target - counts.intersection
@@ -234,7 +234,7 @@ def known_metrics() -> list[str]:
 # What stands for a metric of volumes where single images are judged: one with its rule for empty masks. The Dice part
 # of UW-Madison's leaves out a slice and class of which both are empty. Sources disagree on that, and some count it as
 # 0, but none as 1, which would pay for leaving faint organs out.
-OF_VOLUMES = {"uw_madison": "mean_dice_of_filled", "surface_dice": "mean_dice"}
+OF_VOLUMES = {"uw_madison": "mean_dice_ignore_empty", "surface_dice": "mean_dice"}
 
 
 def judge_of(name: str) -> str:

@@ -60,7 +60,7 @@ PARAMETERS: dict[str, dict[str, Parameter]] = {
 
 NAMES = {  # without parameters, of what has some
     "mean_dice(empty=0)": "mean_dice_empty_0",
-    "mean_dice(empty=skip)": "mean_dice_of_filled",
+    "mean_dice(empty=skip)": "mean_dice_ignore_empty",
     "global_f_beta(beta=0.5)": "global_f05",
     "average_precision(iou=0.6)": "ap60",
     "f1(iou=0.6)": "f1_60",

@@ -72,7 +72,7 @@ def cascade(cfg: config.Model) -> DeepLabV3:
 
 def rates_at_stride(cfg: config.Model) -> list[int]:
     """The config's rates, which are those of output stride 16, at its own output stride."""
-    return [rate * 16 // cfg.output_stride for rate in cfg.rates]
+    return [rate * 16 // cfg.output_stride for rate in cfg.dilation_rates]
 
 
 class ASPP(nn.Module):

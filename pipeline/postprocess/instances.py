@@ -13,7 +13,7 @@ class SplitCut(NamedTuple):
     """What turns the stored values of a mask and its borders into instances. See `split`."""
 
     threshold: float  # on the mask's probabilities, 0 to 1: draws the mask
-    border_threshold: float  # on the border's probabilities, 0 to 1: what reaches it is no seed
+    boundary_threshold: float  # on the border's probabilities, 0 to 1: what reaches it is no seed
     min_seed: int = 1  # pixels; a smaller seed is none
     min_area: int = 1  # pixels; a smaller instance is removed
 
@@ -37,7 +37,7 @@ def split(values: np.ndarray, cut: SplitCut) -> np.ndarray:
     """Instances of a mask whose touching objects the border channel parts, by these rules in this order:
 
         1. threshold            draws the mask
-        2. border_threshold     the mask without its borders falls apart into seeds (4-connectivity, so that a
+        2. boundary_threshold     the mask without its borders falls apart into seeds (4-connectivity, so that a
                                 border that runs diagonally, one pixel wide, is tight)
         3. min_seed             removes smaller seeds
         4. a component (8-connectivity) of the mask that is left without a seed becomes one: it is one object
@@ -65,7 +65,7 @@ def split(values: np.ndarray, cut: SplitCut) -> np.ndarray:
     if values.ndim != 3 or len(values) != 2:
         raise ValueError(f"values of shape {values.shape}: expected (2, H, W), a mask and its borders")
     mask = values[0] >= level(cut.threshold)
-    seeds = _seeds(mask, values[1] < level(cut.border_threshold), cut.min_seed)
+    seeds = _seeds(mask, values[1] < level(cut.boundary_threshold), cut.min_seed)
     labels = watershed(values[1], seeds, connectivity=2, mask=mask)
     return keep_labels(labels, cut.min_area)
 

@@ -32,7 +32,7 @@ from pipeline.training.checkpoint import Fold, load_checkpoint, load_weights, re
 
 RECORD, CARD = "bundle.json", "card.toml"
 AGAIN = "make the bundle again"
-BUILT_IN = ("fold", "eager")  # engines that need no compiler and no package
+BUILT_IN = ("fuse_conv_bn", "eager")  # backends that need no compiler and no package
 
 
 class Worth(Table):
@@ -96,8 +96,8 @@ class Bundle(NamedTuple):
         """
         model = build_model(for_prediction(cfg))
         load_checkpoint(self.weights(cfg.name, fold), model, fold)
-        if cfg.predict.engine not in BUILT_IN:  # what Kaggle may not have, no notebook of a night should end on
-            cfg = cfg.model_copy(update={"predict": cfg.predict.model_copy(update={"engine": BUILT_IN[0]})})
+        if cfg.predict.backend not in BUILT_IN:  # what Kaggle may not have, no notebook of a night should end on
+            cfg = cfg.model_copy(update={"predict": cfg.predict.model_copy(update={"backend": BUILT_IN[0]})})
         return Predictor.of(model, cfg, exclusive=self.card.exclusive)
 
 
@@ -155,7 +155,7 @@ def _check_models(bundle: Bundle) -> None:
     if any(isinstance(bundle.drawer, kind) != asked for kind, asked in kinds.items()):
         raise ValueError(f"what was chosen is for {type(bundle.drawer).__name__}, and {CARD} asks for another kind")
     for cfg in bundle.cfgs:
-        channels = Labels.of(card, cfg.data.border).channels
+        channels = Labels.of(card, cfg.data.boundary).channels
         if cfg.model.classes != channels:
             raise ValueError(f"{cfg.name}: model.classes is {cfg.model.classes}, {CARD} asks for {channels}")
         with place(cfg, "predict.output_stride"):
@@ -163,9 +163,9 @@ def _check_models(bundle: Bundle) -> None:
         check_model(model)
         with place(cfg, "predict.views"):
             check_views(cfg.predict.views)
-    border = isinstance(bundle.drawer, Objects) and bundle.drawer.cut.border is not None
-    if border and not all(cfg.data.border for cfg in bundle.cfgs):
-        raise ValueError("border was chosen, and not every config has data.border")
+    boundary = isinstance(bundle.drawer, Objects) and bundle.drawer.cut.boundary is not None
+    if boundary and not all(cfg.data.boundary for cfg in bundle.cfgs):
+        raise ValueError("border was chosen, and not every config has data.boundary")
 
 
 def _check_steps(bundle: Bundle) -> None:

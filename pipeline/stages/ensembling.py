@@ -201,17 +201,17 @@ def oof_rows(members: Sequence[Prepared]) -> pd.DataFrame:
 def decide_members(members: Sequence[Prepared], rows: pd.DataFrame) -> tuple[Decision, list[Decision]]:
     """The decision of all members together, and that of each one alone (the same one, if there is but one)."""
     oof, card = oof_of_members(members, rows), members[0].card
-    borders = members[0].cfg.data.border is not None
-    together = _decide(oof, card, borders=borders)
+    boundaries = members[0].cfg.data.boundary is not None
+    together = _decide(oof, card, boundaries=boundaries)
     if len(members) == 1:
         return together, [together]
-    return together, [_decide(oof.only(member), card, borders=borders) for member in range(len(members))]
+    return together, [_decide(oof.only(member), card, boundaries=boundaries) for member in range(len(members))]
 
 
-def _decide(oof: Oof, card: Competition, *, borders: bool) -> Decision:
+def _decide(oof: Oof, card: Competition, *, boundaries: bool) -> Decision:
     judge = judge_of(card.metric)
     if card.instances:
-        return decide_objects(oof, instance_metric(judge), borders=borders)
+        return decide_objects(oof, instance_metric(judge), boundaries=boundaries)
     metric = pixel_metric(judge)
     return decide_exclusive(oof, metric) if card.exclusive else decide(oof, metric, len(card.classes))
 
@@ -240,7 +240,7 @@ def _official(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decisio
     card = members[0].card
     if card.volume_pattern:
         return _score_volumes(members, rows, decision)
-    if card.columns.cell:
+    if card.columns.packed_objects:
         return _score_ranked(members, rows, decision)
     return None
 

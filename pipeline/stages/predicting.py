@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pipeline.progress import track
 from pipeline.schema import did_you_mean
-from pipeline.serving.batch.executors import ENGINES, Job
+from pipeline.serving.batch.executors import EXECUTORS, Job
 from pipeline.serving.batch.inputs import list_inputs
 from pipeline.serving.batch.partitions import Output, count_partitions
 from pipeline.serving.bundle import RECORD, read_bundle
@@ -29,7 +29,7 @@ class PredictedMany(NamedTuple):
 
 
 def predict_many(
-    weights: Path, source: str, output: str, *, engine: str = "local", workers: int = 0, rows: int = 1000
+    weights: Path, source: str, output: str, *, executor: str = "local", workers: int = 0, rows: int = 1000
 ) -> PredictedMany:
     """Predict images with a bundle; a run that was cut off goes on with the partitions that are missing.
 
@@ -39,15 +39,15 @@ def predict_many(
         weights: the bundle's folder of weights.
         source: a glob pattern, or a .parquet of paths; on local disk or behind any fsspec URL.
         output: a folder, likewise.
-        engine: a name in `serving.batch.executors.ENGINES`.
+        engine: a name in `serving.batch.executors.EXECUTORS`.
         workers: here, processes that read ahead; on Ray, actors.
         rows: images per partition.
 
     Raises:
         FileNotFoundError, ValueError: for a bundle or images that are not there, or an output of something else.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"unknown engine '{engine}'. {did_you_mean(engine, ENGINES)}")
+    if executor not in EXECUTORS:
+        raise ValueError(f"unknown executor '{executor}'. {did_you_mean(executor, EXECUTORS)}")
     started, inputs, folder = monotonic(), list_inputs(source), Output(output)
     read_bundle(weights)
     folder.start(inputs, _model(weights), rows)
@@ -57,7 +57,7 @@ def predict_many(
     job = Job(inputs, rows, missing, folder.url, weights.resolve())
     done = []
     if missing:
-        running = ENGINES[engine](job, workers if engine == "local" else max(1, workers))
+        running = EXECUTORS[executor](job, workers if executor == "local" else max(1, workers))
         done = list(track(running, "partitions", total=len(missing)))
     problems, predicted = sum(each.problems for each in done), sum(each.images for each in done)
     return PredictedMany(output, len(inputs), count - len(missing), count, problems, predicted, monotonic() - started)

@@ -81,7 +81,7 @@ class Prepared(NamedTuple):
 
     @property
     def labels(self) -> Labels:
-        return Labels.of(self.card, self.cfg.data.border, exif=self.cfg.data.exif)
+        return Labels.of(self.card, self.cfg.data.boundary, exif=self.cfg.data.exif)
 
     @property
     def reader(self) -> Reader:
@@ -138,20 +138,22 @@ def check(cfg: Config) -> Competition:
 
 
 def _check_channels(cfg: Config, card: Competition) -> None:
-    if cfg.data.border and not card.instances:
-        raise ValueError(f"data.border parts objects that touch, and {card.name} has one mask per class: leave it out")
-    channels = Labels.of(card, cfg.data.border).channels
+    if cfg.data.boundary and not card.instances:
+        raise ValueError(
+            f"data.boundary parts objects that touch, and {card.name} has one mask per class: leave it out"
+        )
+    channels = Labels.of(card, cfg.data.boundary).channels
     if channels != cfg.model.classes:
-        border = " and the border between objects" if cfg.data.border else ""
+        boundary = " and the border between objects" if cfg.data.boundary else ""
         raise ValueError(
             f"model.classes is {cfg.model.classes}, the card {card.name} has {len(card.classes)} "
-            f"({', '.join(card.classes)}){border}: set model.classes = {channels}"
+            f"({', '.join(card.classes)}){boundary}: set model.classes = {channels}"
         )
 
 
 def _check_crops(cfg: Config, card: Competition) -> None:
-    if not Labels.of(card, cfg.data.border).have_parts:
-        other = "exclusive classes" if card.exclusive else "borders between objects (data.border)"
+    if not Labels.of(card, cfg.data.boundary).have_parts:
+        other = "exclusive classes" if card.exclusive else "borders between objects (data.boundary)"
         raise ValueError(f"data.crops reads masks by window, and not those of {other}: leave one of them out")
     for number, phase in enumerate(cfg.train.phases):
         if phase.crop is None or phase.crop > cfg.data.crops.size:

@@ -11,7 +11,7 @@ from pipeline.config import Config
 from pipeline.schema import did_you_mean
 from pipeline.stages.preparing import Paths, Prepared, prepare
 from pipeline.stages.training import is_done
-from pipeline.sweep.engines import ENGINES, Plan
+from pipeline.sweep.executors import EXECUTORS, Plan
 from pipeline.sweep.jobs import FAILED, Job, write_list
 from pipeline.sweep.seeds import config_of_seed
 
@@ -41,7 +41,7 @@ def sweep(
     *,
     fold: int | None = None,
     jobs: int = 0,
-    engine: str = "local",
+    executor: str = "local",
     retries: int = 2,
 ) -> Swept:
     """Train one fold or every fold of several configs; what is done is skipped.
@@ -54,14 +54,14 @@ def sweep(
         cfgs: by their files, as the options changed them.
         options: of the command `train`, that did.
         jobs: at a time; 0: one here, and on Ray as many as the cluster has GPUs, or else CPUs.
-        engine: a name in `sweep.engines.ENGINES`.
+        engine: a name in `sweep.executors.ENGINES`.
         retries: of each job that dies of something else than a mistake.
 
     Raises:
-        ValueError: for an unknown engine or fold, or two configs with one run's name.
+        ValueError: for an unknown executor or fold, or two configs with one run's name.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"unknown engine '{engine}'. {did_you_mean(engine, ENGINES)}")
+    if executor not in EXECUTORS:
+        raise ValueError(f"unknown executor '{executor}'. {did_you_mean(executor, EXECUTORS)}")
     _refuse_one_name(cfgs)
     todo, every = [], []
     for path, prepared in _prepared(cfgs):
@@ -71,8 +71,8 @@ def sweep(
                 todo.append(every[-1])
     listed = Path("runs") / f"sweep-{'+'.join(cfg.name for cfg in cfgs.values())[:200]}.mk"
     write_list(listed, every, todo, at_once=max(1, jobs), retries=retries)
-    _say_one_gpu(engine, jobs)
-    lines = ENGINES[engine](Plan(todo, listed, jobs, retries)) if todo else iter(())
+    _say_one_gpu(executor, jobs)
+    lines = EXECUTORS[executor](Plan(todo, listed, jobs, retries)) if todo else iter(())
     return Swept(listed, len(every), len(every) - len(todo), lines)
 
 
@@ -116,10 +116,10 @@ def _refuse_one_name(cfgs: Mapping[Path, Config]) -> None:
         runs[cfg.name] = path
 
 
-def _say_one_gpu(engine: str, jobs: int) -> None:
-    if engine == "local" and jobs > 1 and torch.cuda.device_count() > 1:
+def _say_one_gpu(executor: str, jobs: int) -> None:
+    if executor == "local" and jobs > 1 and torch.cuda.device_count() > 1:
         log.warning(
-            "all %d jobs share the first of %d GPUs: ray start --head, and ENGINE=ray, give each job one",
+            "all %d jobs share the first of %d GPUs: ray start --head, and EXECUTOR=ray, give each job one",
             jobs,
             torch.cuda.device_count(),
         )

@@ -335,7 +335,7 @@ def _made_by(prepared: Prepared, fold: Fold) -> dict[str, Any]:
         "weights": read_record(prepared.paths.weights(fold)),
         "fold": fold,
         **({"size": prepared.card.size} if prepared.card.size else {}),
-        **({"engine": cfg.predict.engine} if cfg.predict.engine != config.Predict().engine else {}),
+        **({"backend": cfg.predict.backend} if cfg.predict.backend != config.Predict().backend else {}),
         **({"tiles": cfg.predict.tiles.model_dump()} if cfg.predict.tiles else {}),
     }
 
@@ -351,7 +351,7 @@ def fill_store(prepared: Prepared, fold: Fold, index: pd.DataFrame, folder: Path
     with among.main_process_first():
         start_store(folder, made_by)
         (path.parent / "state.pt").unlink(missing_ok=True)  # of a training that was killed after its last weights
-    with place(cfg):  # an engine may lack what it needs here
+    with place(cfg):  # a backend may lack what it needs here
         predictor = Predictor.of(model, cfg, exclusive=prepared.card.exclusive)
     predict_to_store(
         predictor,

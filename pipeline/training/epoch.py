@@ -58,7 +58,7 @@ def train_one_epoch(
     accelerator: Accelerator,
     *,
     precision: torch.dtype,
-    rates: Sequence[float],
+    learning_rates: Sequence[float],
     accumulate: int,
     clip: float,
     after_update: Callable[[int], None],
@@ -67,7 +67,7 @@ def train_one_epoch(
 
     Args:
         precision: of the network's arithmetic; the loss is computed in float32.
-        rates: the learning rate of each update.
+        learning_rates: the learning rate of each update.
         accumulate: batches per update; what is left over at the end is not used.
         clip: highest gradient norm.
         after_update: called with the number of each update (from 0), for averaged weights.
@@ -78,10 +78,10 @@ def train_one_epoch(
     losses: list[float] = []
     for number, (images, target) in enumerate(batches):
         update, position = divmod(number, accumulate)
-        if update == len(rates):
+        if update == len(learning_rates):
             break
         for group in optimizer.param_groups:
-            group["lr"] = rates[update]
+            group["lr"] = learning_rates[update]
         last = position == accumulate - 1
         with nullcontext() if last else accelerator.no_sync(model):
             with hardware.autocast(accelerator.device, precision):
@@ -89,9 +89,9 @@ def train_one_epoch(
             try:
                 loss = loss_fn(logits, target.to(accelerator.device))
             except NotFiniteError as error:
-                raise _diverged(str(error), number + 1, rates[update]) from None
+                raise _diverged(str(error), number + 1, learning_rates[update]) from None
             if not math.isfinite(value := loss.item()):
-                raise _diverged(f"loss is {value}", number + 1, rates[update])
+                raise _diverged(f"loss is {value}", number + 1, learning_rates[update])
             losses.append(value)
             accelerator.backward(loss / accumulate)
         if last:

@@ -86,7 +86,7 @@ def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, *, r
         Augment(phase.augment, phase.crop, data.reader.channels, scale=phase.scale),
         copies=max(1, cfg.workers),
         pseudo=PseudoLabelled(pseudo.index, PredictionStore(pseudo.store).read) if pseudo else None,
-        mixing=_mixing(phase, data.train_index, data.labels.border),
+        mixing=_mixing(phase, data.train_index, data.labels.boundary),
     )
     sampler = EpochSampler(
         images.annotated,
@@ -114,10 +114,10 @@ def pseudo_of(data: FoldData, number: int) -> PseudoData | None:
     return data.pseudo if data.pseudo and number in data.pseudo.phases and len(data.pseudo.index) else None
 
 
-def _mixing(phase: config.Phase, index: pd.DataFrame, border: float | None) -> Mixing | None:
+def _mixing(phase: config.Phase, index: pd.DataFrame, boundary: float | None) -> Mixing | None:
     if not phase.mix:
         return None
-    return Mixing(phase.mix, np.arange(len(index)), np.flatnonzero(index["empty"] == "no"), border)
+    return Mixing(phase.mix, np.arange(len(index)), np.flatnonzero(index["empty"] == "no"), boundary)
 
 
 def balance_labels(index: pd.DataFrame, column: str | None) -> np.ndarray | None:

@@ -280,7 +280,7 @@ class _Trainer:
                 f"{len(self.loader)}: lower it, or raise the phase's repeats"
             )
         total = updates * phase.epochs
-        rates = [
+        learning_rates = [
             learning_rate(step, total, peak=phase.lr, warmup=phase.warmup, final=phase.final_lr, cycles=phase.cycles)
             for step in range(standing.epoch * updates, (standing.epoch + 1) * updates)
         ]
@@ -295,12 +295,12 @@ class _Trainer:
             self.optimizer,
             self.accelerator,
             precision=hardware.precision(self.cfg.precision, self.accelerator.device),
-            rates=rates,
+            learning_rates=learning_rates,
             accumulate=self.cfg.accumulate,
             clip=self.cfg.clip,
             after_update=self._update_average,
         )
-        return loss, rates[-1]
+        return loss, learning_rates[-1]
 
     def _update_average(self, update: int) -> None:
         """Follow the weights closely in the first updates of a phase, then ever more slowly up to `ema`."""

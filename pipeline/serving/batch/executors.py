@@ -109,4 +109,4 @@ def _look(weights: str) -> None:
     read_bundle(Path(weights))
 
 
-ENGINES = {"local": run_here, "ray": run_on_ray}
+EXECUTORS = {"local": run_here, "ray": run_on_ray}

@@ -193,4 +193,4 @@ def _sees(path: str) -> bool:
     return Path(path).is_file()
 
 
-ENGINES = {"local": run_here, "ray": run_on_ray}
+EXECUTORS = {"local": run_here, "ray": run_on_ray}

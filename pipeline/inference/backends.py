@@ -35,7 +35,7 @@ def fuse_conv_bn(model: nn.Module, device: torch.device, dtype: torch.dtype) -> 
 
 
 def compiled(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Backend:
-    """As `fuse_conv_bn`, compiled by torch.compile: a minute for each new image size; on CPUs it needs a C++ compiler."""
+    """As `fuse_conv_bn`, compiled by torch.compile. Takes a minute per image size; on CPUs it needs a C++ compiler."""
     network = _folded(model, dtype)
     with hardware.compiling("predict.backend = 'compile'"), torch.inference_mode():
         backend = eager(torch.compile(network, dynamic=False), device, dtype)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and a lock that dies with its process."""
+"""Atomic writes of files and folders, and a lock on a file that the kernel releases when its process ends."""
 
 import errno
 import glob
@@ -18,21 +18,21 @@ import psutil
 
 try:
     import fcntl
-except ImportError:  # Windows has msvcrt in its place
+except ImportError:  # Windows: msvcrt is used instead
     fcntl = None
 
 log = logging.getLogger(__name__)
 
-FULL = 1 << 20  # bytes left below which a failed write is put down to the disk
-NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # of a file system
-LOCKED_BYTE = 1 << 30  # of the file, on Windows: far behind the text, which all may read
-LOOK_UP = 0.1  # seconds between two looks at a lock that another process has
-UNFINISHED = re.compile(r"\..*\.(?P<host>[\w-]*)\.(?P<process>\d+)\.[0-9a-f]{8}\.part", re.DOTALL)
-DAY = 24 * 3600
+DISK_FULL_BELOW = 1 << 20  # free bytes below which a failed write is reported as a full disk
+LOCKS_UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # errors of file systems without locks
+LOCK_OFFSET = 1 << 30  # byte that is locked on Windows: far behind the text, which stays readable for all processes
+POLL_INTERVAL = 0.1  # seconds between two attempts to acquire a lock that another process holds
+TEMPORARY_NAME = re.compile(r"\..*\.(?P<host>[\w-]*)\.(?P<process>\d+)\.[0-9a-f]{8}\.part", re.DOTALL)
+DAY = 24 * 3600  # seconds
 
 
-def unfinished(name: str) -> str:
-    """A hidden name for what is to become the file or folder `name`: no other process has it, on no machine."""
+def temporary_name(name: str) -> str:
+    """A hidden name for the unfinished file or folder `name`, unique over all processes and machines."""
     return f".{name[:50]}.{_host()}.{os.getpid()}.{uuid4().hex[:8]}.part"
 
 
@@ -40,69 +40,74 @@ def _host() -> str:
     return re.sub(r"[^\w-]", "-", socket.gethostname(), flags=re.ASCII)[:40]
 
 
-def is_left_over(name: str, age: float = 0) -> bool:
-    """Whether a name that `unfinished` gave is of a process that lives no more.
+def is_orphaned(name: str, age: float = 0) -> bool:
+    """Whether a name was made by `temporary_name` in a process that has ended.
 
     Args:
-        age: seconds since it last changed. Processes of other machines cannot be asked for here: what they have not
-            changed for a day is left over.
+        age: seconds since the file last changed. The processes of other machines are not visible here: their files
+            count as orphaned after a day without a change.
     """
-    found = UNFINISHED.fullmatch(name)
+    found = TEMPORARY_NAME.fullmatch(name)
     if not found:
         return False
     return not psutil.pid_exists(int(found["process"])) if found["host"] == _host() else age > DAY
 
 
-def remove_left_overs(folder: Path, pattern: str = "**/.*.part") -> None:
-    """Remove what killed processes left unfinished in a folder and those below it; or what fits another pattern."""
+def remove_orphans(folder: Path, pattern: str = "**/.*.part") -> None:
+    """Remove the temporary files and folders of killed processes that match `pattern` below a folder."""
     for path in sorted(folder.glob(pattern)):
-        if is_left_over(path.name, _age(path)):
+        if is_orphaned(path.name, _age(path)):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _age(path: Path) -> float:
+    """Seconds since the path last changed."""
     try:
         return time.time() - path.stat().st_mtime
-    except FileNotFoundError:  # finished meanwhile, or removed
+    except FileNotFoundError:  # renamed or removed in the meantime
         return 0
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` once the block ends without an error.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` when the block ends without an error.
 
-    The rename is atomic, so a reader sees the old file or the new one, never a half. When the block
-    fails (a full disk, a kill, an exception) `path` is as it was. What killed processes left of it is removed first.
+    The rename is atomic: a reader sees the old file or the new one, never a part of it. If the block fails (full
+    disk, kill, exception), `path` stays as it was. Temporary files of this path from killed processes are removed
+    first.
+
+    Raises:
+        OSError: if the disk is full, or the file exceeds the process's limit for file sizes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_left_overs(path.parent, f".{glob.escape(path.name[:50])}.*.part")
-    partial = path.with_name(unfinished(path.name))
+    remove_orphans(path.parent, f".{glob.escape(path.name[:50])}.*.part")
+    partial = path.with_name(temporary_name(path.name))
     try:
         yield partial
-        with partial.open("r+b") as file:  # Windows flushes no file that is open for reading alone
+        with partial.open("r+b") as file:  # Windows does not flush a file that is open for reading only
             os.fsync(file.fileno())
         partial.replace(path)
     except Exception as error:
         free = shutil.disk_usage(path.parent).free
-        # torch and safetensors report a full disk in words of their own, safetensors before it is quite full.
-        if free < FULL or os.strerror(errno.ENOSPC) in str(error):
+        # torch and safetensors wrap the system's error; safetensors fails before the disk is completely full.
+        if free < DISK_FULL_BELOW or os.strerror(errno.ENOSPC) in str(error):
             raise OSError(
                 errno.ENOSPC,
-                f"{path}: the disk is full ({free >> 10} KiB left): make room, and run the command again",
+                f"{path}: the disk is full ({free >> 10} KiB left): free some space and run the command again",
             ) from error
-        if os.strerror(errno.EFBIG) in str(error) or _reaches_limit(partial):
+        if os.strerror(errno.EFBIG) in str(error) or _reaches_size_limit(partial):
             raise OSError(
                 errno.EFBIG,
-                f"{path}: the system lets this process write no file so large (ulimit -f): raise that limit, and run "
-                f"the command again",
+                f"{path}: the file exceeds this process's file size limit (ulimit -f): raise the limit and run the "
+                f"command again",
             ) from error
         raise
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _reaches_limit(path: Path) -> bool:
-    """Whether a file is as large as this process may write one; torch does not say why it cannot write on."""
+def _reaches_size_limit(path: Path) -> bool:
+    """Whether a file is as large as this process may write one; torch's error does not give the reason."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -112,15 +117,15 @@ def _reaches_limit(path: Path) -> bool:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that becomes `path` once the block ends without an error.
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, and rename it to `path` when the block ends without an error.
 
     Raises:
-        FileExistsError: if `path` is there already.
+        FileExistsError: if `path` already exists.
     """
     if path.exists():
-        raise FileExistsError(f"{path}: is there already: remove it to generate it again")
-    partial = path.with_name(unfinished(path.name))
+        raise FileExistsError(f"{path} already exists: remove it to generate it again")
+    partial = path.with_name(temporary_name(path.name))
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -130,86 +135,91 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all; lines end in a line feed on every system."""
-    with whole(path) as partial:
+    r"""Write a UTF-8 text file atomically, with "\n" line ends on every system."""
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 @contextmanager
-def locked(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
-    """Hold a lock that one process has at a time, here or on any machine that shares the file system.
+def file_lock(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock, on this machine or on any that shares the file system.
 
-    The kernel holds it for the process and takes it back when that one ends, `kill -9` included: no lock is ever
-    stale. The file stays and says who has it, or had it last: its process number, and the machine. What killed
-    processes left unfinished in the file's folder, and below it, is removed.
+    The kernel releases the lock when the process ends, after `kill -9` too. The lock's file stays and holds the
+    process number and the host of its current or last owner. Orphaned temporary files in the file's folder and below
+    it are removed.
 
     Args:
         path: the lock's file.
-        what: is locked, for the line that says who is waited for.
-        wait: until the process that has it is done.
+        what: the name of what is locked, for messages.
+        wait: whether to wait until the current owner releases the lock.
 
     Raises:
-        ValueError: if another process has it and `wait` is False.
+        ValueError: if another process holds the lock and `wait` is False.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file, _held(file, path, what, wait):
+    with path.open("a+", encoding="utf-8") as file, _system_lock(file, path, what, wait):
         file.truncate(0)
         file.write(f"{os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        remove_left_overs(path.parent)
+        remove_orphans(path.parent)
         yield
 
 
 @contextmanager
-def _held(file: TextIO, path: Path, what: str, wait: bool) -> Iterator[None]:
-    """The system's lock of an open file; where there are none, a warning."""
+def _system_lock(file: TextIO, path: Path, what: str, wait: bool) -> Iterator[None]:
+    """Hold the system's lock of an open file; log a warning where the file system has no locks."""
     try:
-        _take_or_wait(file, path, what, wait)
+        _acquire(file, path, what, wait)
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        if error.errno not in LOCKS_UNSUPPORTED:
             raise
-        log.warning("%s: this file system has no locks: let no other process work on %s", path, what)
+        log.warning("%s: this file system does not support locks: run no other process on %s", path, what)
         yield
         return
     try:
         yield
     finally:
-        _give_back(file)
+        _release(file)
 
 
-def _take_or_wait(file: TextIO, path: Path, what: str, wait: bool) -> None:
+def _acquire(file: TextIO, path: Path, what: str, wait: bool) -> None:
     waited = False
-    while not _take(file):
-        owner = path.read_text(encoding="utf-8").strip() or "unknown"
+    while not _try_acquire(file):
+        message = f"{what} is locked by {_owner(path)}"
         if not wait:
-            raise ValueError(f"{what} is locked by another process ({owner}): wait for it")
+            raise ValueError(f"{message}: run this again when that process has ended")
         if not waited:
-            log.info("%s is locked by another process (%s): waiting for it", what, owner)
+            log.info("%s: waiting until it is released", message)
         waited = True
-        time.sleep(LOOK_UP)
+        time.sleep(POLL_INTERVAL)
 
 
-def _take(file: TextIO) -> bool:
-    """Take the system's lock of an open file, unless another process has it."""
+def _owner(path: Path) -> str:
+    process, _, host = path.read_text(encoding="utf-8").strip().partition(" on ")
+    return f"process {process} on host {host}" if host else "another process"
+
+
+def _try_acquire(file: TextIO) -> bool:
+    """Acquire the system's lock of an open file; False if another process holds it."""
     try:
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         else:
-            _lock_byte(file, "LK_NBLCK")
+            _msvcrt_lock(file, "LK_NBLCK")
     except (BlockingIOError, PermissionError):
         return False
     return True
 
 
-def _give_back(file: TextIO) -> None:
+def _release(file: TextIO) -> None:
     if fcntl:
-        fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked has the file open too
+        fcntl.flock(file, fcntl.LOCK_UN)  # a forked child has the file open too, so closing it is not enough
     else:
-        _lock_byte(file, "LK_UNLCK")
+        _msvcrt_lock(file, "LK_UNLCK")
 
 
-def _lock_byte(file: TextIO, mode: str) -> None:
+def _msvcrt_lock(file: TextIO, mode: str) -> None:
     import msvcrt
 
-    os.lseek(file.fileno(), LOCKED_BYTE, os.SEEK_SET)
+    os.lseek(file.fileno(), LOCK_OFFSET, os.SEEK_SET)
     msvcrt.locking(file.fileno(), getattr(msvcrt, mode), 1)

@@ -11,7 +11,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
 from pipeline.data.tables import read_table
-from pipeline.files import whole, write_text
+from pipeline.files import atomic_write, write_text
 from pipeline.schema import Kept, read_json
 
 IMPORTANT = 4  # times that images and coverage count, against 1 of a stratum
@@ -178,7 +178,7 @@ def write_folds(path: Path, folds: pd.DataFrame, index: pd.DataFrame, options: M
         "worst_deviation": round(worst_deviation(describe(index, folds, options.get("balance", ()))), 4),
     }
     write_text(path.with_suffix(".json"), json.dumps(made, indent=1) + "\n")
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         folds.to_csv(partial, index=False, lineterminator="\n")
 
 

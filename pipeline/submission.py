@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.tables import read_cells, read_header, read_rows, read_table, sample_header
-from pipeline.files import whole
+from pipeline.files import atomic_write
 from pipeline.quoting import listed, shortened
 from pipeline.rle import Dialect, RLEError
 
@@ -64,7 +64,7 @@ def write_submission(
     table = read_table(sample, card.columns.header).loc[rows.index]
     place = list(table).index(card.columns.rle)
     written = empty = 0
-    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         for row, cells in zip(rows.itertuples(), table.itertuples(index=False, name=None), strict=True):

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline import files
-from pipeline.files import DAY, _host, locked, whole, write_text
+from pipeline.files import DAY, _host, atomic_write, file_lock, write_text
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +29,7 @@ def test_a_file_appears_with_all_its_content(tmp_path):
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(FileNotFoundError), whole(path) as partial:
+    with pytest.raises(FileNotFoundError), atomic_write(path) as partial:
         partial.write_text("half") and (tmp_path / "missing").read_text()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -40,7 +40,7 @@ def test_a_full_disk_is_named_whatever_the_writer_says(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4096))
     with (
         pytest.raises(OSError, match=r"state\.pt: the disk is full \(4 KiB left\)") as caught,
-        whole(tmp_path / "state.pt"),
+        atomic_write(tmp_path / "state.pt"),
     ):
         raise RuntimeError("PytorchStreamWriter failed writing file")
     assert caught.value.errno == errno.ENOSPC
@@ -48,7 +48,10 @@ def test_a_full_disk_is_named_whatever_the_writer_says(tmp_path, monkeypatch):
 
 def test_a_disk_too_small_for_the_file_is_named_too(tmp_path):
     # safetensors reserves the file's size first, and fails while other files would still fit.
-    with pytest.raises(OSError, match=r"best\.safetensors: the disk is full"), whole(tmp_path / "best.safetensors"):
+    with (
+        pytest.raises(OSError, match=r"best\.safetensors: the disk is full"),
+        atomic_write(tmp_path / "best.safetensors"),
+    ):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
 
 
@@ -78,9 +81,9 @@ def write_bytes(path):
 def test_a_file_larger_than_the_process_may_write_is_named_whatever_the_writer_says(tmp_path, write):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
-    said = r"w\.bin: the system lets this process write no file so large \(ulimit -f\)"
+    said = r"w\.bin: the file exceeds this process's file size limit \(ulimit -f\)"
     try:
-        with pytest.raises(OSError, match=said), whole(tmp_path / "w.bin") as partial:
+        with pytest.raises(OSError, match=said), atomic_write(tmp_path / "w.bin") as partial:
             write(partial)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -89,7 +92,7 @@ def test_a_file_larger_than_the_process_may_write_is_named_whatever_the_writer_s
 
 def test_two_writers_of_one_file_do_not_meet_whatever_their_process_numbers_are(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getpid", lambda: 1)  # as in two containers
-    with whole(tmp_path / "file.txt") as first, whole(tmp_path / "file.txt") as second:
+    with atomic_write(tmp_path / "file.txt") as first, atomic_write(tmp_path / "file.txt") as second:
         assert first != second
         first.write_text("first")
         second.write_text("second")
@@ -104,24 +107,24 @@ def test_who_takes_the_lock_removes_what_killed_processes_left(tmp_path):
     (tmp_path / "oof").mkdir()
     dead = [leave(tmp_path, "state.pt"), leave(tmp_path / "oof", "000-00000.safetensors")]
     old = leave(tmp_path, "best.safetensors", host="elsewhere", age=2 * DAY)
-    with locked(tmp_path / "lock", "it"):
+    with file_lock(tmp_path / "lock", "it"):
         assert not any(path.exists() for path in (*dead, old))
 
 
 def test_who_writes_a_file_removes_what_killed_writers_left_of_it(tmp_path):
     half = leave(tmp_path, "best[1].csv")
-    with whole(tmp_path / "best[1].csv") as partial:
+    with atomic_write(tmp_path / "best[1].csv") as partial:
         assert not half.exists()
         partial.write_text("all of it")
 
 
 def test_what_a_living_process_writes_stays(tmp_path):
-    with whole(tmp_path / "state.pt") as partial:
+    with atomic_write(tmp_path / "state.pt") as partial:
         partial.write_text("half")
         elsewhere = leave(tmp_path, "best.safetensors", host="elsewhere", age=60)
         foreign = tmp_path / ".mine.part"
         foreign.write_text("not ours")
-        with locked(tmp_path / "lock", "it"):
+        with file_lock(tmp_path / "lock", "it"):
             assert partial.exists()
             assert elsewhere.exists()
             assert foreign.exists()
@@ -134,9 +137,9 @@ def test_a_file_system_without_locks_is_warned_of_once_and_works(tmp_path, monke
     said = []
     monkeypatch.setattr(files.fcntl, "flock", none)
     monkeypatch.setattr(files.log, "warning", lambda text, *values: said.append(text % values))
-    with locked(tmp_path / "lock", "runs/x/fold0"):
+    with file_lock(tmp_path / "lock", "runs/x/fold0"):
         pass
-    assert said == [f"{tmp_path}/lock: this file system has no locks: let no other process work on runs/x/fold0"]
+    assert said == [f"{tmp_path}/lock: this file system does not support locks: run no other process on runs/x/fold0"]
 
 
 class Msvcrt:
@@ -159,7 +162,7 @@ from pathlib import Path
 from pipeline import files
 from tests.test_files import Msvcrt
 files.fcntl, sys.modules["msvcrt"] = None, Msvcrt
-with files.locked(Path("lock"), "it"):
+with files.file_lock(Path("lock"), "it"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -174,12 +177,12 @@ def test_the_lock_works_through_windows_module_too(tmp_path, monkeypatch):
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
         with (
-            pytest.raises(ValueError, match=rf"it is locked by another process \({holder.pid} on .+\): wait"),
-            locked(Path("lock"), "it", wait=False),
+            pytest.raises(ValueError, match=rf"it is locked by process {holder.pid} on host .+: run this again"),
+            file_lock(Path("lock"), "it", wait=False),
         ):
             pass
         holder.kill()
-    with locked(Path("lock"), "it", wait=False):
+    with file_lock(Path("lock"), "it", wait=False):
         assert Path("lock").read_text().startswith(f"{os.getpid()} on ")
 
 

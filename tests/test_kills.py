@@ -116,7 +116,9 @@ def test_a_run_without_room_says_so_and_ends_with_room_as_one_that_had_it(tmp_pa
         runner.shell(f"cp -r {home} {tmp_path}/kept")
     for ended in ends[:-1]:
         assert ended.status == 2, ended.stderr
-        assert re.fullmatch(r"pipeline ensemble: .*(the disk is full|writes? no file so large).*", last_line(ended))
+        assert re.fullmatch(
+            r"pipeline ensemble: .*(the disk is full|exceeds this process's file size limit).*", last_line(ended)
+        )
         assert "Traceback" not in ended.stderr
     assert ends[-1].status == 0, ends[-1].stderr
     assert results(tmp_path / "kept") == expected

@@ -20,7 +20,7 @@ import ray
 
 from pipeline import config, stages
 from pipeline.cli import main
-from pipeline.files import locked
+from pipeline.files import file_lock
 from pipeline.stages import training
 from pipeline.sweep import executors, jobs
 from pipeline.sweep.executors import EXECUTORS, Plan
@@ -330,8 +330,8 @@ def test_a_failed_job_is_exit_status_2_with_its_reason(tiny, capsys, stub):
 
 # ---------------------------------------------------------------------------------------------- the lock
 
-HOLD = "import sys, time\nfrom pathlib import Path\nfrom pipeline.files import locked\n"
-HOLD += "with locked(Path('lock'), 'it'):\n    print('held', flush=True)\n    time.sleep(60)"
+HOLD = "import sys, time\nfrom pathlib import Path\nfrom pipeline.files import file_lock\n"
+HOLD += "with file_lock(Path('lock'), 'it'):\n    print('held', flush=True)\n    time.sleep(60)"
 
 
 @pytest.fixture
@@ -346,12 +346,12 @@ def holder(tmp_path, monkeypatch):
 
 
 def test_a_lock_says_who_holds_it_and_dies_with_it(holder):
-    said = rf"it is locked by another process \({holder.pid} on .+\): wait"
-    with pytest.raises(ValueError, match=said), locked(Path("lock"), "it", wait=False):
+    said = rf"it is locked by process {holder.pid} on host .+: run this again"
+    with pytest.raises(ValueError, match=said), file_lock(Path("lock"), "it", wait=False):
         pass
     holder.kill()  # no handler runs: the kernel gives the lock back
     holder.wait()
-    with locked(Path("lock"), "it", wait=False):
+    with file_lock(Path("lock"), "it", wait=False):
         assert Path("lock").read_text().startswith(f"{os.getpid()} on ")
 
 
@@ -360,10 +360,10 @@ def test_who_comes_second_waits(holder, capsys):
     thread = Thread(target=lambda: (time.sleep(0.3), holder.kill()))
     started = time.monotonic()
     thread.start()
-    with locked(Path("lock"), "runs/x/fold0"):
+    with file_lock(Path("lock"), "runs/x/fold0"):
         assert time.monotonic() - started > 0.25
     thread.join()
-    assert f"runs/x/fold0 is locked by another process ({holder.pid} on" in capsys.readouterr().err
+    assert f"runs/x/fold0 is locked by process {holder.pid} on host" in capsys.readouterr().err
 
 
 def test_what_another_has_trained_meanwhile_is_not_trained_again(trained, monkeypatch):

@@ -24,7 +24,7 @@ from PIL import Image
 from pipeline import rle
 from pipeline.data.reader import write_image
 from pipeline.demos.salt import TEST, TRAIN, draw_id, smooth_noise, write_table
-from pipeline.files import whole_folder
+from pipeline.files import atomic_folder
 
 HEIGHT, WIDTH = 96, 128  # pixels; not square, so that a swapped axis shows
 SHAPE = HEIGHT, WIDTH
@@ -110,7 +110,7 @@ def make_classes_demo(root: Path, seed: int = 0, train: int = 240, test: int = 6
     Raises:
         FileExistsError: if `root` is there already.
     """
-    with whole_folder(root) as partial:
+    with atomic_folder(root) as partial:
         for folder in ("train/images", "train/labels", "test/images"):
             (partial / folder).mkdir(parents=True)
         for number in range(train):

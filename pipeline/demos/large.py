@@ -19,7 +19,7 @@ import tifffile
 
 from pipeline import rle
 from pipeline.demos.salt import TEST, TRAIN, draw_id, smooth_noise, write_table
-from pipeline.files import whole_folder
+from pipeline.files import atomic_folder
 from pipeline.progress import track
 
 HEIGHT, WIDTH = 3000, 4000  # pixels
@@ -49,7 +49,7 @@ def make_large_demo(root: Path, seed: int = 0, train: int = 4, test: int = 2) ->
     Raises:
         FileExistsError: if `root` is there already.
     """
-    with whole_folder(root) as partial:
+    with atomic_folder(root) as partial:
         for part, name, count, table in ((TRAIN, "train", train, "train.csv"), (TEST, "test", test, "solution.csv")):
             truth = _write_slides(partial / name / "images", seed, part, count)
             write_table(partial / table, ("id", "rle"), truth.items())

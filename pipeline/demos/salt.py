@@ -24,7 +24,7 @@ import numpy as np
 
 from pipeline import rle
 from pipeline.data.reader import write_image
-from pipeline.files import whole_folder
+from pipeline.files import atomic_folder
 
 SIZE = 101  # pixels, height and width, as TGS salt
 EMPTY_SHARE = 0.39  # of the images, as TGS salt's training set
@@ -104,7 +104,7 @@ def write_competition(
     Raises:
         FileExistsError: if `root` is there already.
     """
-    with whole_folder(root) as folder:
+    with atomic_folder(root) as folder:
         for part, name, table, count in zip(
             (TRAIN, TEST), ("train", "test"), ("train", "solution"), counts, strict=True
         ):

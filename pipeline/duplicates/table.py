@@ -5,14 +5,14 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.data.tables import read_table
-from pipeline.files import whole
+from pipeline.files import atomic_write
 
 COLUMNS = ["first", "first_part", "second", "second_part", "kind", "view", "down", "right", "score"]
 
 
 def write_duplicates(path: Path, pairs: pd.DataFrame) -> None:
     """Write a table with COLUMNS, whole or not at all."""
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         pairs[COLUMNS].to_csv(partial, index=False, lineterminator="\n", float_format="%.3f")
 
 

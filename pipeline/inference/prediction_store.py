@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from pipeline.files import whole, write_text
+from pipeline.files import atomic_write, write_text
 from pipeline.quoting import listed, shortened
 
 RECORD = "store.json"
@@ -150,7 +150,7 @@ class StoreWriter:
         there = [shard.stem.partition("-")[2] for shard in self.folder.glob(f"{self.rank:03}-*.safetensors")]
         number = 1 + max((int(each) for each in there if each.isdecimal()), default=-1)
         path = self.folder / f"{self.rank:03}-{number:05}.safetensors"
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             save_file(self._pending, partial)
             if path.exists():
                 raise FileExistsError(f"{path}: written meanwhile by another command: {ANEW}")

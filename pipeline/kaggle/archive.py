@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from pipeline.files import whole
+from pipeline.files import atomic_write
 from pipeline.progress import track
 
 BOMB_RATIO, BOMB_BYTES = 200, 1 << 30  # that many times its packed size, and more than that: no competition's data
@@ -94,6 +94,6 @@ def _extract(packed: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> 
     path = folder / member.filename
     if not _is_there(member, folder):
         # No more than the stated size is ever written, and the checksum is compared at the end.
-        with whole(path) as unfinished, packed.open(member) as source, unfinished.open("wb") as target:
+        with atomic_write(path) as unfinished, packed.open(member) as source, unfinished.open("wb") as target:
             shutil.copyfileobj(source, target)
     return path

@@ -17,7 +17,7 @@ from pipeline.data.formats import read_pixels
 from pipeline.data.index import test_search, train_files
 from pipeline.data.reader import write_image
 from pipeline.data.tables import read_table
-from pipeline.files import whole
+from pipeline.files import atomic_write
 from pipeline.submission import sample_rows
 
 IMAGES = 24
@@ -76,7 +76,7 @@ def write_hidden(card: Competition, root: Path, folder: Path, images: int = IMAG
         target.parent.mkdir(parents=True, exist_ok=True)
         _write_changed(known[image_id], target, place)
     parts = [_renamed(rows[old], card.columns.id, old, new) for old, new in zip(chosen, names, strict=True)]
-    with whole(folder / files.sample_submission) as unfinished:
+    with atomic_write(folder / files.sample_submission) as unfinished:
         pd.concat(parts).to_csv(unfinished, index=False, lineterminator="\n")
     return len(names)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import timm
 
 from pipeline import config
-from pipeline.files import whole
+from pipeline.files import atomic_write
 from pipeline.models import encoder, rehearse
 from pipeline.models.segmenter import Segmenter
 from pipeline.progress import track
@@ -64,7 +64,7 @@ def refresh() -> None:
     names = [encoder.PREFIX + name for name in timm.list_models()]
     found = [each for name in track(names, "probe encoders") if (each := probe(name))]
     path = Path(__file__).with_name(encoder.TABLE)
-    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(encoder.Encoder._fields)
         writer.writerows(found)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot: this also runs where there is no screen
 from matplotlib.lines import Line2D
 
-from pipeline.files import whole
+from pipeline.files import atomic_write
 
 TRUE, PREDICTED = "#00b3ff", "#ff5a1f"  # blue and orange: told apart by most colour-blind eyes
 STYLES = ("solid", "dashed", "dotted")  # of the classes, in turn
@@ -42,7 +42,7 @@ def choose_examples(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def write_sheet(path: Path, rows: Mapping[str, Sequence[Panel]]) -> None:
     """Write a PNG of `draw_sheet`."""
     figure = draw_sheet(rows)
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=90)
 
 

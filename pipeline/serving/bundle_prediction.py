@@ -17,7 +17,7 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.index import describe_unlisted, test_search
 from pipeline.ensemble import Objects, combine
-from pipeline.files import whole, write_text
+from pipeline.files import atomic_write, write_text
 from pipeline.prefetch import ahead
 from pipeline.progress import track
 from pipeline.serving.budget_plan import Step
@@ -119,7 +119,7 @@ def predict_test(
     card, watch = bundle.card, Watch(0, budget)
     sample = root / card.files.sample_submission
     rows = sample_rows(card, sample)
-    with whole(csv) as unfinished:
+    with atomic_write(csv) as unfinished:
         shutil.copyfile(sample, unfinished)
     files = test_search(card, root).find(hidden=True)
     places = [(image_id, files.get(image_id)) for image_id in rows["image_id"].unique()]  # each once, in their order

@@ -25,7 +25,7 @@ from pipeline.ensemble import (
     decide_exclusive,
     decide_objects,
 )
-from pipeline.files import whole, write_text
+from pipeline.files import atomic_write, write_text
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.manifest import made_with
 from pipeline.metrics import (
@@ -330,7 +330,7 @@ def write_scores(path: Path, rows: pd.DataFrame, scores: Scores, classes: Sequen
     if scores.gained.shape[1] > 1 or (scores.possible != 1).any():
         for name, gained, possible in zip(classes, scores.gained.T, scores.possible.T, strict=True):
             table = table.assign(**{GAINED + name: gained, POSSIBLE + name: possible})
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         table.to_csv(partial, index=False, lineterminator="\n")
 
 

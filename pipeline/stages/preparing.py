@@ -25,7 +25,7 @@ from pipeline.demos.instances import make_instances_demo
 from pipeline.demos.large import make_large_demo
 from pipeline.demos.salt import make_demo
 from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, write_duplicates
-from pipeline.files import locked, remove_left_overs
+from pipeline.files import file_lock, remove_orphans
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.inference.tta import check_views
 from pipeline.losses import build_loss
@@ -52,7 +52,7 @@ class Paths:
 
     def alone(self) -> AbstractContextManager[None]:
         """Make folds, or data, while no other process does; what it made meanwhile is looked for inside."""
-        return locked(self.folds.with_name(".lock"), f"{self.folds.parent}/")
+        return file_lock(self.folds.with_name(".lock"), f"{self.folds.parent}/")
 
     def fold(self, fold: Fold) -> Path:
         return self.run / (FULL if fold == FULL else f"fold{fold}")
@@ -240,7 +240,7 @@ def make_data(card: Competition, paths: Paths) -> None:
     with paths.alone():
         if not paths.root.is_dir():
             log.info("making the demo's images in %s/", paths.root)
-            remove_left_overs(paths.root.parent, f".{paths.root.name}.*.part")
+            remove_orphans(paths.root.parent, f".{paths.root.name}.*.part")
             GENERATORS[card.generated](paths.root)
 
 

@@ -17,7 +17,7 @@ from pipeline.competition import Competition
 from pipeline.config import Config, place
 from pipeline.data.crops import crop_index
 from pipeline.data.index import describe_unlisted, read_test_index
-from pipeline.files import locked, write_text
+from pipeline.files import file_lock, write_text
 from pipeline.inference.prediction_store import is_complete, start_store
 from pipeline.inference.predictor import Predictor, predict_to_store
 from pipeline.metrics import Counts, detection_rates, of_pixels, pixel_metric
@@ -126,7 +126,7 @@ def _alone(prepared: Prepared, fold: Fold) -> Iterator[None]:
     among, folder = processes(), prepared.paths.fold(fold)
     with ExitStack() as stack:
         if among.is_main_process:
-            stack.enter_context(locked(folder / "lock", str(folder), wait=among.num_processes == 1))
+            stack.enter_context(file_lock(folder / "lock", str(folder), wait=among.num_processes == 1))
         among.wait_for_everyone()
         yield
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import whole
+from pipeline.files import atomic_write
 from pipeline.schema import read_toml
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def _with_seed(path: Path, name: str, seed: int) -> str:
 
 
 def _write(copy: Path, text: str, wanted: dict[str, Any]) -> None:
-    with whole(copy) as partial:
+    with atomic_write(copy) as partial:
         partial.write_text(text, encoding="utf-8")
         if not _holds(partial, wanted):  # a value over several lines, say, of which one looks like a key
             raise ValueError(f"{copy} cannot be written as a copy with another seed: write it by hand")

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.files import whole
+from pipeline.files import atomic_write
 from pipeline.models.weights import refuse_not_finite
 from pipeline.quoting import first_line, shortened
 
@@ -25,7 +25,7 @@ Fold = int | Literal["full"]
 def save_checkpoint(path: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
     """Write weights and their record as one file, whole or not at all."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         save_file(tensors, partial, metadata={"record": json.dumps(record, sort_keys=True)})
 
 
@@ -110,7 +110,7 @@ def _flat(tables: Any, prefix: str = "") -> dict[str, Any]:
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write training state, whole or not at all."""
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         torch.save(state, partial)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.files import is_left_over, unfinished
+from pipeline.files import is_orphaned, temporary_name
 from pipeline.serving.batch.inputs import Input, Inputs, digest, opened
 
 PLAN = "_plan.json"  # so begins what `pandas.read_parquet` of the folder leaves out
@@ -69,7 +69,7 @@ class Output:
                 f"{self.url} holds partitions without a {PLAN}: nobody knows of what, give another --output"
             )
         for name in self._names():  # of killed runs
-            if is_left_over(name):
+            if is_orphaned(name):
                 self._remove(f"{self._folder}/{name}")
         if found is None:
             self._write(PLAN, json.dumps(plan, indent=1).encode())
@@ -106,7 +106,7 @@ class Output:
 
     def _write(self, name: str, content: bytes) -> None:
         """Under a name of its own first: a reader, or another run, sees a file whole or not at all."""
-        path, partial = f"{self._folder}/{name}", f"{self._folder}/{unfinished(name)}"
+        path, partial = f"{self._folder}/{name}", f"{self._folder}/{temporary_name(name)}"
         try:
             self._files.makedirs(self._folder, exist_ok=True)
             with self._files.open(partial, "wb") as file:

@@ -320,7 +320,7 @@ def test_image_head_speaks_in_training_and_is_silent_after(arch):
     assert isinstance(outputs, Outputs)
     assert outputs.image_logits.shape == (2, 2)
     assert outputs.logits.shape == (2, 2, 37, 70)
-    assert outputs.sides == ()
+    assert outputs.aux_logits == ()
     assert isinstance(model.eval()(images), torch.Tensor)
 
 
@@ -328,7 +328,7 @@ def test_image_head_speaks_in_training_and_is_silent_after(arch):
 def test_coarser_levels_are_scored_at_the_size_of_the_image_in_training_alone():
     model, images = build("unet", classes=2, deep_supervision=0.4), random_images(2, 3, 37, 70)
     outputs = model.train()(images)
-    assert [side.shape for side in outputs.sides] == [(2, 2, 37, 70)] * 4  # of five levels, the finest has the head
+    assert [each.shape for each in outputs.aux_logits] == [(2, 2, 37, 70)] * 4  # five levels: the finest has the head
     assert outputs.image_logits is None
     assert isinstance(model.eval()(images), torch.Tensor)
 
@@ -357,9 +357,9 @@ def test_unet_without_extras_is_smps(name, attention):
     theirs = smp.Unet(name, encoder_weights=None, decoder_channels=widths, decoder_attention_type=attention).eval()
     theirs.load_state_dict(ours.net.state_dict())
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    logits, sides = ours.net.decode(ours.encoder(images), (64, 96))
+    logits, aux_logits = ours.net.decode(ours.encoder(images), (64, 96))
     assert torch.equal(logits, theirs(images))
-    assert sides == ()
+    assert aux_logits == ()
 
 
 class MeanLogit(nn.Module):
@@ -370,7 +370,7 @@ class MeanLogit(nn.Module):
         return logits.mean()
 
 
-def outputs_of(mask: float, sides: tuple[float, ...], image_logits: list[float]) -> tuple[Outputs, torch.Tensor]:
+def outputs_of(mask: float, aux_logits: tuple[float, ...], image_logits: list[float]) -> tuple[Outputs, torch.Tensor]:
     """Constant logits of two images, of which the first has one pixel and the second only void."""
     target = torch.zeros(2, 1, 2, 2)
     target[0, 0, 1, 1] = 1
@@ -379,7 +379,7 @@ def outputs_of(mask: float, sides: tuple[float, ...], image_logits: list[float])
     def full(value: float) -> torch.Tensor:
         return torch.full_like(target, value)
 
-    return Outputs(full(mask), tuple(map(full, sides)), torch.tensor(image_logits)[:, None]), target
+    return Outputs(full(mask), tuple(map(full, aux_logits)), torch.tensor(image_logits)[:, None]), target
 
 
 def test_loss_of_deep_supervision_by_hand():

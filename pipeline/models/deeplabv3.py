@@ -37,7 +37,7 @@ class DeepLabV3(nn.Module):
 
     Shapes:
         features: of the encoder, fine to coarse.
-        returns: logits (N, classes, *size) and no side logits.
+        returns: logits (N, classes, *size) and no auxiliary logits.
     """
 
     def __init__(self, cfg: config.Model, features: nn.Module, context: nn.Module):

@@ -26,7 +26,7 @@ class FCN(nn.Module):
 
     Shapes:
         features: of the encoder, fine to coarse, the last ones at strides 8, 16 and 32.
-        returns: logits (N, classes, *size) and no side logits.
+        returns: logits (N, classes, *size) and no auxiliary logits.
     """
 
     stride = 32

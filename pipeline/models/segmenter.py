@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 
 class Outputs(NamedTuple):
-    """What a model with side outputs or an image head gives in training.
+    """What a model with auxiliary outputs or an image head gives in training.
 
     Shapes:
         logits: (N, classes, H, W) float.
-        sides: of coarser levels, each (N, classes, H, W); empty without deep supervision.
+        aux_logits: one (N, classes, H, W) per coarser decoder level; empty without deep supervision.
         image_logits: (N, classes), "is anything here"; None without an image head.
     """
 
     logits: Tensor
-    sides: tuple[Tensor, ...]
+    aux_logits: tuple[Tensor, ...]
     image_logits: Tensor | None
 
 
@@ -26,7 +26,7 @@ class Segmenter(nn.Module):
 
     Args:
         net: with an `encoder`, from images to features, fine to coarse; with `decode(features, size)`, from these to
-            logits of `size` and a tuple of side logits; and with the `stride` that divides the sides it takes.
+            logits of `size` and a tuple of auxiliary logits; and with the `stride` that divides the sides it takes.
         mean, std: of pixels in 0 … 255, (1, in_channels, 1, 1).
         image_head: classes of a head that tells whether there is anything of a class in the image; 0: no head.
         gate: whether outside training its probability multiplies that of every pixel.
@@ -63,10 +63,10 @@ class Segmenter(nn.Module):
             return logits[..., top : top + height, left : left + width]
 
         features = self.net.encoder(padded)
-        logits, sides = self.net.decode(features, padded.shape[-2:])
+        logits, aux_logits = self.net.decode(features, padded.shape[-2:])
         image_logits = self.image_head(features[-1]) if self.image_head else None
-        if self.training and (sides or self.image_head):
-            return Outputs(cut(logits), tuple(map(cut, sides)), image_logits)
+        if self.training and (aux_logits or self.image_head):
+            return Outputs(cut(logits), tuple(map(cut, aux_logits)), image_logits)
         if self.gate:
             logits = gated(logits, image_logits[..., None, None])
         return cut(logits)

@@ -13,7 +13,7 @@ class SmpNet(nn.Module):
 
     Shapes:
         features: what the encoder gave.
-        returns: logits (N, classes, *size) and no side logits.
+        returns: logits (N, classes, *size) and no auxiliary logits.
     """
 
     def __init__(self, cfg: config.Model, model: smp.base.SegmentationModel):

@@ -23,7 +23,7 @@ class UNet(SmpNet):
 
     Shapes:
         features: of the encoder, fine to coarse.
-        returns: logits (N, classes, *size), and in training the side logits of the same shape, coarse to fine.
+        returns: logits (N, classes, *size), and in training the auxiliary logits of the same shape, coarse to fine.
     """
 
     def __init__(self, cfg: config.Model):
@@ -41,13 +41,14 @@ class UNet(SmpNet):
         self.hypercolumns = cfg.hypercolumns
         if cfg.hypercolumns:
             self.segmentation_head = nn.Conv2d(sum(widths), cfg.classes, 3, padding=1)
-        self.sides = nn.ModuleList(nn.Conv2d(width, cfg.classes, 1) for width in widths[:-1] if cfg.deep_supervision)
+        supervised = widths[:-1] if cfg.deep_supervision else ()
+        self.aux_heads = nn.ModuleList(nn.Conv2d(width, cfg.classes, 1) for width in supervised)
 
     def decode(self, features: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, tuple[Tensor, ...]]:
         levels = self._levels(features)
         logits = self.segmentation_head(concatenated(levels) if self.hypercolumns else levels[-1])
-        sides = zip(self.sides, levels, strict=False) if self.training else ()
-        return logits, tuple(enlarge(score(level), size) for score, level in sides)
+        heads = zip(self.aux_heads, levels, strict=False) if self.training else ()
+        return logits, tuple(enlarge(head(level), size) for head, level in heads)
 
     def _levels(self, features: list[Tensor]) -> list[Tensor]:
         """What each block of smp's decoder gives, coarse to fine."""

@@ -42,7 +42,7 @@ class SummedHeads(nn.Module):
     def forward(self, outputs: Outputs, target: Tensor) -> Tensor:
         total = self.loss(outputs.logits, target)
         if self.weights.sides:
-            sides = [self.loss(side, target) for side in outputs.sides]
+            sides = [self.loss(side, target) for side in outputs.aux_logits]
             total = total + self.weights.sides * sum(sides) / len(sides)
         if self.weights.image:
             anything = (target == 1).flatten(2).any(dim=-1)

@@ -35,10 +35,10 @@ def stored_pairs(run: Path) -> list[Pair]:
     """Stored OOF values and targets of evenly spaced images of a run."""
     from pipeline import config, stages
 
-    prepared = stages.prepare(config.load(Path("configs") / f"{run.name}.toml", data_root()))
-    store = prepared.oof_store()
-    rows = prepared.index.iloc[:: max(1, len(prepared.index) // IMAGES)].head(IMAGES)
-    return [(store.read(row.image_id)[0], prepared.labels.read(row)[..., 0]) for row in rows.itertuples()]
+    context = stages.make_context(config.load(Path("configs") / f"{run.name}.toml", data_root()))
+    store = context.oof_store()
+    rows = context.index.iloc[:: max(1, len(context.index) // IMAGES)].head(IMAGES)
+    return [(store.read(row.image_id)[0], context.labels.read(row)[..., 0]) for row in rows.itertuples()]
 
 
 def data_root() -> list[str]:

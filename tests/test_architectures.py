@@ -257,10 +257,10 @@ def check_training(model: config.Model) -> None:
     fresh = dict(build_model(model).named_parameters())
     learned = {part(name) for name in fresh if not torch.equal(fresh[name], weights[name])}
     assert learned == set(map(part, fresh))
-    prepared = stages.prepare(cfg)
-    held_out = prepared.folds["image_id"][prepared.folds["fold"] == 0]
-    assert PredictionStore(prepared.paths.oof(0)).ids() == set(held_out)
-    [line] = (prepared.paths.fold(0) / "metrics.jsonl").read_text().splitlines()
+    context = stages.make_context(cfg)
+    held_out = context.folds["image_id"][context.folds["fold"] == 0]
+    assert PredictionStore(context.paths.oof(0)).ids() == set(held_out)
+    [line] = (context.paths.fold(0) / "metrics.jsonl").read_text().splitlines()
     assert math.isfinite(json.loads(line)["loss"])
 
 

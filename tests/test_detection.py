@@ -16,17 +16,17 @@ from pipeline.report.page import _facts
 from pipeline.report.recommendations import advise
 from pipeline.report.report_data import Submission
 from pipeline.stages import ensembling
-from pipeline.stages.preparing import prepare
+from pipeline.stages.preparing import make_context
 from pipeline.submission import Summary
 from tests.reports import make_images, make_view
 
 
-def found_by_loops(prepared, threshold):
+def found_by_loops(context, threshold):
     """Dice over all pixels, and the two shares, of OOF masks at a threshold: image by image, from its pixels."""
     hits, pixels, found, left = 0, 0, [], []
-    for row in prepared.index.itertuples():
-        mask = prepared.oof_store().read(row.image_id)[0] > 255 * threshold
-        target = prepared.labels.read_scored(row)[0] == 1
+    for row in context.index.itertuples():
+        mask = context.oof_store().read(row.image_id)[0] > 255 * threshold
+        target = context.labels.read_scored(row)[0] == 1
         hits, pixels = hits + (mask & target).sum(), pixels + mask.sum() + target.sum()
         (found if target.any() else left).append((mask & target).any() if target.any() else not mask.any())
     return 2 * hits / pixels, np.mean(found), np.mean(left)
@@ -35,7 +35,7 @@ def found_by_loops(prepared, threshold):
 def test_the_oof_table_tells_what_is_found(submitted):
     table = json.loads(Path("runs/tiny/oof.json").read_text())
     assert {"dice", "found", "left empty"} < table[0].keys()
-    _, found, left = found_by_loops(prepare(config.load("configs/tiny.toml")), 0.5)
+    _, found, left = found_by_loops(make_context(config.load("configs/tiny.toml")), 0.5)
     mean = stages.mean_row(table)  # of folds that have as many images with and without a disc each
     assert (mean["found"], mean["left empty"]) == pytest.approx((found, left))
     assert mean["images"] == 18

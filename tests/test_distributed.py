@@ -130,7 +130,7 @@ def lines(folder):
 
 
 def test_two_processes_train_what_one_trains_with_the_same_global_batch(tiny):
-    stages.prepare(config.load(CONFIG))
+    stages.make_context(config.load(CONFIG))
     alone = train("alone", 4)
     two = train("two", 2, ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()))
     # float32 sums in another order. Without the shared statistics, the first epoch's losses differ by .009.
@@ -140,8 +140,8 @@ def test_two_processes_train_what_one_trains_with_the_same_global_batch(tiny):
         assert other["score"] == pytest.approx(one["score"], abs=2e-3)
     assert distance(load_file(alone / "phase1.safetensors"), load_file(two / "phase1.safetensors")) < 1e-4
     stores = [PredictionStore(folder / "oof") for folder in (alone, two)]
-    prepared = stages.prepare(config.load(CONFIG))
-    held_out = set(prepared.folds["image_id"][prepared.folds["fold"] == 0])
+    context = stages.make_context(config.load(CONFIG))
+    held_out = set(context.folds["image_id"][context.folds["fold"] == 0])
     assert stores[0].ids() == stores[1].ids() == held_out
     far = [np.abs(stores[0].read(key).astype(int) - stores[1].read(key)) for key in held_out]
     assert max(each.max() for each in far) <= 2, "of 255"

@@ -39,7 +39,7 @@ from pipeline.metrics import (
 from pipeline.metrics.parameters import NAMES, parts_of
 from pipeline.metrics.surface import surface_sums
 from pipeline.schema import parse
-from pipeline.stages.preparing import prepare
+from pipeline.stages.preparing import make_context
 from pipeline.stages.training import settings
 from pipeline.training.checkpoint import read_record
 
@@ -346,12 +346,12 @@ def test_the_template_of_a_card_shows_a_table_of_every_metric_that_takes_paramet
 
 
 def test_a_run_goes_on_if_its_metric_is_the_same_by_another_spelling(tiny, edit):
-    by_name = settings(prepare(load("configs/tiny.toml")))
+    by_name = settings(make_context(load("configs/tiny.toml")))
     assert by_name["metric"] == "mean_dice"
     edit("tiny.toml", '"mean_dice"', '{ name = "mean_dice", empty = 1 }')
-    assert settings(prepare(load("configs/tiny.toml"))) == by_name
+    assert settings(make_context(load("configs/tiny.toml"))) == by_name
     edit("tiny.toml", "empty = 1", "empty = 0")
-    assert settings(prepare(load("configs/tiny.toml")))["metric"] == "mean_dice_empty_0"
+    assert settings(make_context(load("configs/tiny.toml")))["metric"] == "mean_dice_empty_0"
 
 
 @pytest.mark.parametrize(

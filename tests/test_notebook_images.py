@@ -44,7 +44,7 @@ def legend(figure):
 def test_sizes_are_counted_in_train_and_test_and_one_that_only_the_test_set_has_is_listed(cfg):
     odd = min(Path("tiny/test/images").iterdir())
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(odd)
-    table = list_sizes(stages.prepare(cfg))
+    table = list_sizes(stages.make_context(cfg))
     assert table.to_numpy().tolist() == [[36, 44, 18, 4], [20, 30, 0, 1]]
     assert list(table) == ["height", "width", "train", "test"]
 
@@ -58,7 +58,7 @@ def test_findings_are_the_doctors_one_a_row(cfg):
 
 def test_samples_are_empty_ones_and_the_quarters_of_the_rest_by_coverage(cfg):
     # Of 18 images 6 are empty; of the 12 others 3 are in the lowest quarter, 3 in the highest, 6 between.
-    rows = panels(draw_samples(stages.prepare(cfg)))
+    rows = panels(draw_samples(stages.make_context(cfg)))
     assert {name: len(row) for name, row in rows.items()} == {
         "empty": 6,
         "small masks": 3,
@@ -74,7 +74,7 @@ def test_samples_are_empty_ones_and_the_quarters_of_the_rest_by_coverage(cfg):
 
 
 def test_an_outline_lies_around_what_is_bright_in_its_image(cfg):
-    figure = draw_samples(stages.prepare(cfg))
+    figure = draw_samples(stages.make_context(cfg))
     for name, row in panels(figure).items():
         for axes in row:
             ys, xs = np.nonzero(np.asarray(axes.images[0].get_array()) >= 140)  # discs are; noise ends at 119
@@ -88,8 +88,8 @@ def test_an_outline_lies_around_what_is_bright_in_its_image(cfg):
 
 
 def test_a_row_of_samples_that_there_are_none_of_is_left_out(cfg):
-    prepared = stages.prepare(cfg)
-    filled = prepared._replace(index=prepared.index[prepared.index["coverage"] > 0])
+    context = stages.make_context(cfg)
+    filled = context._replace(index=context.index[context.index["coverage"] > 0])
     assert list(panels(draw_samples(filled))) == ["small masks", "middling", "large masks"]
 
 

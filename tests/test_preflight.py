@@ -18,8 +18,8 @@ from tests.conftest import write_tiny
 CONFIG = "configs/tiny.toml"
 
 
-def prepared(*pairs):
-    return stages.prepare(config.load(CONFIG, pairs))
+def context(*pairs):
+    return stages.make_context(config.load(CONFIG, pairs))
 
 
 def rewrite(train, test=3, size=(36, 44)):
@@ -45,11 +45,11 @@ def test_masks_that_are_all_empty_are_refused_before_training(tiny, capsys):
 
 def test_masks_that_are_all_empty_are_trained_on_if_that_is_asked_for(tiny):
     empty_all()
-    check_training(prepared("data.doctor=false"))
+    check_training(context("data.doctor=false"))
 
 
 def test_a_fold_that_would_train_on_empty_masks_alone_is_refused(tiny):
-    ready = prepared()
+    ready = context()
     inside = ready.index["image_id"].isin(ready.folds["image_id"][ready.folds["fold"] == 1])
     index = ready.index.assign(coverage=ready.index["coverage"].where(inside, 0.0))
     with pytest.raises(ValueError, match=r"folds/tiny\.csv: fold 1 trains on 12 images whose masks are empty: nothing"):
@@ -63,7 +63,7 @@ def test_exclusive_masks_of_one_class_are_refused(tiny, shares, message):
     card = competition.load("camvid_demo").model_copy(update={"classes": ("sky", "road")})
     index = pd.DataFrame({"image_id": ["a", "b"], "coverage_sky": shares[0], "coverage_road": shares[1]})
     with pytest.raises(ValueError, match=f"all 2 training masks {message}: nothing can be learned"):
-        check_training(prepared()._replace(card=card, index=index))
+        check_training(context()._replace(card=card, index=index))
 
 
 # ---------------------------------------------------------------------------------------------- sizes and numbers
@@ -78,7 +78,7 @@ def resize(image_id, size):
 
 
 def test_an_image_of_another_size_is_refused_before_the_first_step_of_any_fold(tiny, capsys):
-    ready = prepared()
+    ready = context()
     odd = ready.folds["image_id"][ready.folds["fold"] == 0].iloc[0]  # which fold 0 holds out, and could train
     shutil.rmtree("folds")
     resize(odd, (50, 36))
@@ -90,7 +90,7 @@ def test_an_image_of_another_size_is_refused_before_the_first_step_of_any_fold(t
 
 
 def test_folds_that_each_train_on_one_size_are_not_refused_for_the_others(tiny):
-    ready = prepared()
+    ready = context()
     two = ready.folds.assign(fold=np.arange(18) % 2)
     index = ready.index.assign(height=np.where(np.arange(18) % 2, 36, 32))
     check_training(ready._replace(folds=two, index=index))
@@ -109,7 +109,7 @@ def test_folds_that_each_train_on_one_size_are_not_refused_for_the_others(tiny):
 def test_one_small_image_to_a_batch_is_refused_with_what_to_change(tiny, pairs, message):
     rewrite(3, size=(32, 32))
     with pytest.raises(ValueError, match=f"configs/tiny.toml: train.phases.0: .*{message}"):
-        check_training(prepared("folds.count=2", "data.doctor=false", *pairs))
+        check_training(context("folds.count=2", "data.doctor=false", *pairs))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_one_small_image_to_a_batch_is_refused_with_what_to_change(tiny, pairs, 
 def test_what_the_refusal_of_one_small_image_advises_trains(tiny, pairs):
     rewrite(3, size=(32, 32))
     pairs = ["folds.count=2", "data.doctor=false", *pairs]
-    check_training(prepared(*pairs))
+    check_training(context(*pairs))
     assert training.train(config.load(CONFIG, pairs), 0).weights.is_file()
 
 
@@ -137,7 +137,7 @@ def test_two_or_three_images_train_predict_and_submit(tiny, images):
 def test_one_image_alone_is_refused_in_its_own_words(tiny):
     rewrite(1)
     with pytest.raises(ValueError, match=r"configs/tiny\.toml: 1 image: folds need 2 at least"):
-        prepared()
+        context()
 
 
 def test_only_batch_norms_that_train_need_more_than_one_value():
@@ -166,8 +166,8 @@ def test_fewer_batches_than_an_update_takes_are_refused_before_the_first_fold(ti
     with pytest.raises(
         ValueError, match=r"tiny\.toml: train\.phases\.0: fold 0 trains on 12 images, 3 batches an epoch"
     ):
-        check_training(prepared("train.accumulate=4"))
-    check_training(prepared("train.accumulate=3"))
+        check_training(context("train.accumulate=4"))
+    check_training(context("train.accumulate=3"))
 
 
 # ---------------------------------------------------------------------------------------------- file and key
@@ -220,6 +220,6 @@ def test_a_mistake_in_the_source_of_pseudo_labels_is_found_before_it_is_trained(
 
 
 def test_folds_of_another_number_name_both_files(tiny, capsys):
-    prepared()
+    context()
     assert main(["train", CONFIG, "--set", "folds.count=4"]) == 2
     assert "configs/tiny.toml: folds.count is 4, folds/tiny.csv has 3 folds" in capsys.readouterr().err

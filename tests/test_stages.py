@@ -211,8 +211,8 @@ def test_audit_finds_a_copy_and_folds_keep_it_with_its_original(tiny, capsys):
     assert main(["audit", "configs/tiny.toml"]) == 0
     assert re.search(r"copy +train +1", capsys.readouterr().out)
     assert Path("reports/tiny-duplicates.png").stat().st_size > 1000
-    prepared = stages.prepare(config.load("configs/tiny.toml"))
-    fold = prepared.folds.set_index("image_id")["fold"]
+    context = stages.make_context(config.load("configs/tiny.toml"))
+    fold = context.folds.set_index("image_id")["fold"]
     assert fold["0000"] == fold["0999"]
 
 
@@ -271,7 +271,7 @@ def test_split_without_groups_parts_the_cards_groups_too(tiny, edit):
     table["scene"] = table["id"].where(table["rle_mask"] != "", "all empties")
     table.to_csv("tiny/train.csv", index=False)
     whole, loose = (
-        stages.prepare(config.load("configs/tiny.toml", [f"folds.name={name}", f"folds.grouped={grouped}"]))
+        stages.make_context(config.load("configs/tiny.toml", [f"folds.name={name}", f"folds.grouped={grouped}"]))
         for name, grouped in (("whole", "true"), ("loose", "false"))
     )
     assert len({*whole.folds["fold"][whole.index["empty"] == "yes"]}) == 1
@@ -294,7 +294,7 @@ def test_full_fit_has_no_oof_and_joins_the_test_average(submitted):
     assert read_record(trained.weights)["fold"] == "full"
     assert not Path("runs/tiny/full/oof").exists()
     stages.predict(cfg)
-    assert len(stages.prepare(cfg).test_stores()) == 4
+    assert len(stages.make_context(cfg).test_stores()) == 4
     with pytest.raises(ValueError, match="held out no fold, not fold 0: it has seen these images"):
         load_checkpoint(trained.weights, build_model(cfg.model), 0)
 
@@ -505,12 +505,12 @@ def _another_works(do):
 
 
 def test_folds_that_another_process_made_meanwhile_are_taken(tiny, monkeypatch):
-    stages.prepare(config.load("configs/tiny.toml"))
+    stages.make_context(config.load("configs/tiny.toml"))
     made = Path("folds").rename("made")
     monkeypatch.setattr(preparing, "locked", lambda *_: _another_works(lambda: made.rename("folds")))
     monkeypatch.setattr(folds, "assign_folds", lambda *_: pytest.fail("made twice"))
     monkeypatch.setattr(preparing, "find_duplicates", lambda *_: pytest.fail("looked for twice"))
-    assert len(stages.prepare(config.load("configs/tiny.toml")).folds) == 18
+    assert len(stages.make_context(config.load("configs/tiny.toml")).folds) == 18
 
 
 def test_data_that_another_process_generated_meanwhile_are_taken(tiny, monkeypatch):

@@ -386,7 +386,7 @@ def test_what_is_done_needs_no_lock(trained, monkeypatch):
 
 
 def test_of_several_processes_the_first_alone_locks_and_does_not_wait(tiny, monkeypatch):
-    prepared, asked = stages.prepare(config.load(TINY)), []
+    context, asked = stages.make_context(config.load(TINY)), []
 
     @contextmanager
     def note(path, what, *, wait):
@@ -397,7 +397,7 @@ def test_of_several_processes_the_first_alone_locks_and_does_not_wait(tiny, monk
     for rank in (0, 1):
         several = SimpleNamespace(is_main_process=rank == 0, num_processes=2, wait_for_everyone=lambda: None)
         monkeypatch.setattr(training, "processes", lambda several=several: several)
-        with training._alone(prepared, 0):
+        with training._alone(context, 0):
             pass
     assert asked == [(0, False)]
 

@@ -54,9 +54,9 @@ def test_held_out_images_are_never_trained_on(tiny, monkeypatch):
 
     monkeypatch.setattr(dataset.MaskedImages, "__getitem__", spy)
     stages.train(load(), 1)
-    prepared = stages.prepare(load())
-    held_out = set(prepared.folds["image_id"][prepared.folds["fold"] == 1])
-    assert seen == set(prepared.index["image_id"]) - held_out
+    context = stages.make_context(load())
+    held_out = set(context.folds["image_id"][context.folds["fold"] == 1])
+    assert seen == set(context.index["image_id"]) - held_out
     assert PredictionStore(Path("runs/tiny/fold1/oof")).ids() == held_out
 
 

@@ -156,7 +156,7 @@ def train(
 
 def _folds(cfg: Config, text: str) -> list[Fold]:
     if text == "all":
-        return list(stages.prepare(cfg).numbers())
+        return list(stages.make_context(cfg).fold_numbers())
     if text == FULL:
         return [FULL]
     if not text.isdigit():

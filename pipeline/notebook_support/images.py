@@ -12,15 +12,15 @@ from pipeline.data.labels import VOID, one_hot
 from pipeline.report.overlays import COLUMNS, Panel, draw_sheet
 from pipeline.report.report_data import View
 from pipeline.stages.doctoring import doctor
-from pipeline.stages.preparing import Prepared
+from pipeline.stages.preparing import Context
 
 QUARTERS = {"small masks": (0, 0.25), "middling": (0.25, 0.75), "large masks": (0.75, 1)}  # of the coverage's ranks
 
 
-def list_sizes(prepared: Prepared) -> pd.DataFrame:
+def list_sizes(context: Context) -> pd.DataFrame:
     """How many images there are of each size: height, width, train, test; the most frequent first."""
-    test = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad, prepared.reader)
-    parts = {"train": prepared.index, "test": test}
+    test = read_test_index(context.card, context.paths.root, context.cfg.data.skip_bad, context.reader)
+    parts = {"train": context.index, "test": test}
     counts = {name: index.groupby(["height", "width"]).size() for name, index in parts.items()}
     table = pd.DataFrame(counts).fillna(0).astype(int)
     return table.sort_values(["train", "test"], ascending=False).reset_index()
@@ -31,22 +31,22 @@ def list_findings(cfg: Config) -> pd.DataFrame:
     return pd.DataFrame([finding._asdict() for finding in doctor(cfg).findings])
 
 
-def draw_samples(prepared: Prepared, seed: int = 0) -> Figure:
+def draw_samples(context: Context, seed: int = 0) -> Figure:
     """Training images with the outlines of their masks: some empty ones, and of small, middling and large masks."""
-    index = prepared.index
+    index = context.index
     filled = index[index["coverage"] > 0]
     rank = filled["coverage"].rank(pct=True)
     parts = {name: filled[(rank > low) & (rank <= high)] for name, (low, high) in QUARTERS.items()}
     chosen = {"empty": index[index["coverage"] == 0], **parts}
     some = {name: part.sample(min(COLUMNS, len(part)), random_state=seed) for name, part in chosen.items() if len(part)}
-    return draw_sheet({name: [_sample(prepared, row) for row in part.itertuples()] for name, part in some.items()})
+    return draw_sheet({name: [_sample(context, row) for row in part.itertuples()] for name, part in some.items()})
 
 
-def _sample(prepared: Prepared, row: object) -> Panel:
-    mask = prepared.labels.read(row)
-    masks = one_hot(mask, len(prepared.card.classes)) if prepared.labels.exclusive else mask
-    masks = np.where(masks == VOID, 0, masks).transpose(2, 0, 1)[: len(prepared.card.classes)]
-    return Panel(f"{row.image_id[:10]}  {row.coverage:.1%}", prepared.reader.picture(row.path), None, masks)
+def _sample(context: Context, row: object) -> Panel:
+    mask = context.labels.read(row)
+    masks = one_hot(mask, len(context.card.classes)) if context.labels.exclusive else mask
+    masks = np.where(masks == VOID, 0, masks).transpose(2, 0, 1)[: len(context.card.classes)]
+    return Panel(f"{row.image_id[:10]}  {row.coverage:.1%}", context.reader.picture(row.path), None, masks)
 
 
 def draw_images(view: View, rows: Mapping[str, pd.DataFrame]) -> Figure:

@@ -12,7 +12,7 @@ from pipeline.stages.comparing import Compared, Final, PseudoGain, compare, fina
 from pipeline.stages.doctoring import Examined, doctor
 from pipeline.stages.ensembling import Ensembled, ensemble, score
 from pipeline.stages.predicting import PredictedMany, predict_many
-from pipeline.stages.preparing import Prepared, check, data, describe_folds, prepare
+from pipeline.stages.preparing import Context, check, data, describe_folds, make_context
 from pipeline.stages.rehearsing import Act, rehearse
 from pipeline.stages.reporting import gather, report
 from pipeline.stages.submitting import (
@@ -35,13 +35,13 @@ __all__ = [
     "Board",
     "Bundled",
     "Compared",
+    "Context",
     "Downloaded",
     "Ensembled",
     "Examined",
     "Final",
     "Inflation",
     "PredictedMany",
-    "Prepared",
     "PseudoGain",
     "Submitted",
     "Swept",
@@ -60,12 +60,12 @@ __all__ = [
     "gather",
     "inflation",
     "leaderboard",
+    "make_context",
     "mean_row",
     "oof",
     "oof_table",
     "predict",
     "predict_many",
-    "prepare",
     "pseudo",
     "push",
     "rehearse",

@@ -14,7 +14,7 @@ from pipeline.data.tables import read_table
 from pipeline.duplicates import merge_groups
 from pipeline.duplicates.candidates import VIEWS
 from pipeline.report.overlays import COLUMNS, Panel, write_sheet
-from pipeline.stages.preparing import Paths, check, find_all_duplicates, make_data, prepare, scores_at_half
+from pipeline.stages.preparing import Paths, check, find_all_duplicates, make_context, make_data, scores_at_half
 from pipeline.stages.training import oof_of
 from pipeline.statistics.bootstrap import Difference, paired
 
@@ -120,7 +120,7 @@ def inflation(cfg: Config) -> Inflation:
     Raises:
         ValueError: if no two training images belong together: nothing could leak, and both splits would be one.
     """
-    grouped = prepare(cfg)
+    grouped = make_context(cfg)
     if grouped.index["group"].is_unique:
         raise ValueError(
             f"{grouped.card.name}: no two training images belong together, by columns.group or "
@@ -128,7 +128,7 @@ def inflation(cfg: Config) -> Inflation:
         )
     name = f"{grouped.paths.folds.stem}_random"
     loose = cfg.folds.model_copy(update={"name": name, "grouped": False})
-    random = prepare(cfg.model_copy(update={"name": f"{cfg.name}_random", "folds": loose}))
+    random = make_context(cfg.model_copy(update={"name": f"{cfg.name}_random", "folds": loose}))
     scores = []
     for split in (random, grouped):
         oof_of(split)

@@ -26,7 +26,7 @@ from pipeline.serving.bundle import Bundle, Origin, Record, Worth, read_bundle, 
 from pipeline.serving.bundle_prediction import Predicted, predict_test
 from pipeline.serving.tta_ablation import price_steps
 from pipeline.stages.ensembling import Ensembled, ensemble, ensemble_name, load_members, oof_of_members, oof_rows
-from pipeline.stages.preparing import Prepared
+from pipeline.stages.preparing import Context
 from pipeline.stages.training import fill_store, fold_row
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def run_bundle(weights: Path, root: Path, csv: Path, *, budget: str = "", worker
     return done
 
 
-def write_weights(folder: Path, members: Sequence[Prepared], done: Ensembled, *, half: bool = False) -> Bundle:
+def write_weights(folder: Path, members: Sequence[Context], done: Ensembled, *, half: bool = False) -> Bundle:
     """Write the bundle itself, after measuring what each view is worth, and read it back.
 
     Raises:
@@ -95,7 +95,7 @@ def write_weights(folder: Path, members: Sequence[Prepared], done: Ensembled, *,
     if (manifest["commit"] or "").endswith("+"):
         log.warning("files differ from commit %s: what is bundled cannot be made again from it", manifest["commit"][:7])
     record = _record(members, done, manifest, price(members, done)).model_copy(update={"half": half})
-    paths = {(each.cfg.name, fold): each.paths.weights(fold) for each in members for fold in each.testers()}
+    paths = {(each.cfg.name, fold): each.paths.weights(fold) for each in members for fold in each.test_folds()}
     write_bundle(folder, record, competition.path_of(members[0].cfg.competition), paths)
     return read_bundle(folder)
 
@@ -119,12 +119,14 @@ def folder_of(cfgs: Sequence[Config]) -> Path:
     return DIST / ensemble_name(cfgs)
 
 
-def _record(members: Sequence[Prepared], done: Ensembled, manifest: Mapping[str, Any], steps: Sequence[Step]) -> Record:
+def _record(members: Sequence[Context], done: Ensembled, manifest: Mapping[str, Any], steps: Sequence[Step]) -> Record:
     names = [each.cfg.name for each in members]
     return Record(
         name=ensemble_name([each.cfg for each in members]),
         configs=manifest["configs"],
-        weights={each.cfg.name: {str(f): weights_name(each.cfg.name, f) for f in each.testers()} for each in members},
+        weights={
+            each.cfg.name: {str(f): weights_name(each.cfg.name, f) for f in each.test_folds()} for each in members
+        },
         chosen=done.decision.shipped.record(names, members[0].card.classes),
         steps=tuple(steps),
         worth=Worth(metric=done.metric, score=done.honest.mean, interval=done.ends),
@@ -132,17 +134,17 @@ def _record(members: Sequence[Prepared], done: Ensembled, manifest: Mapping[str,
     )
 
 
-def price(members: Sequence[Prepared], done: Ensembled) -> list[Step]:
+def price(members: Sequence[Context], done: Ensembled) -> list[Step]:
     """What may be dropped when time is short, with what it costs on some of the training images."""
     rows = oof_rows(members)
     rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, SAMPLE).round().astype(int))]
     plan = plan_of(members)
     stores = {
-        (member.name, view): _view_store(prepared, rows, view)
-        for member, prepared in zip(plan, members, strict=True)
+        (member.name, view): _view_store(context, rows, view)
+        for member, context in zip(plan, members, strict=True)
         for view in member.views
     }
-    scores = {each.cfg.name: {fold: fold_row(each, fold)["oof"] for fold in each.numbers()} for each in members}
+    scores = {each.cfg.name: {fold: fold_row(each, fold)["oof"] for fold in each.fold_numbers()} for each in members}
     return price_steps(
         plan,
         done.decision.shipped,
@@ -153,25 +155,25 @@ def price(members: Sequence[Prepared], done: Ensembled) -> list[Step]:
     )
 
 
-def plan_of(members: Sequence[Prepared]) -> Plan:
+def plan_of(members: Sequence[Context]) -> Plan:
     """All folds and views of all members."""
-    return tuple(Member(each.cfg.name, tuple(each.testers()), each.cfg.predict.views) for each in members)
+    return tuple(Member(each.cfg.name, tuple(each.test_folds()), each.cfg.predict.views) for each in members)
 
 
-def _view_store(prepared: Prepared, rows: pd.DataFrame, view: str) -> PredictionStore:
+def _view_store(context: Context, rows: pd.DataFrame, view: str) -> PredictionStore:
     """The rows' predictions out of fold by one view alone; what is there already is not made again."""
-    if prepared.cfg.predict.views == (view,):
-        return prepared.oof_store()
-    cfg = prepared.cfg.model_copy(update={"predict": prepared.cfg.predict.model_copy(update={"views": (view,)})})
-    alone, folders = prepared._replace(cfg=cfg), []
-    for fold in prepared.numbers():
-        folder = prepared.paths.fold(fold) / "views" / view
+    if context.cfg.predict.views == (view,):
+        return context.oof_store()
+    cfg = context.cfg.model_copy(update={"predict": context.cfg.predict.model_copy(update={"views": (view,)})})
+    alone, folders = context._replace(cfg=cfg), []
+    for fold in context.fold_numbers():
+        folder = context.paths.fold(fold) / "views" / view
         fill_store(alone, fold, rows[rows["fold"] == fold], folder, f"fold {fold}, {view} alone")
         folders.append(folder)
     return PredictionStore(*folders)
 
 
-def write_code(folder: Path, members: Sequence[Prepared]) -> None:
+def write_code(folder: Path, members: Sequence[Context]) -> None:
     """Wheels, and the files of the project that a training on Kaggle reads, with where they lie."""
     write_wheels(folder, DIST.with_name("wheels"))
     files = [Path("configs") / f"{each.cfg.name}.toml" for each in members]

@@ -14,7 +14,7 @@ from pipeline.metrics import Scores
 from pipeline.pseudo_labels import read_labels
 from pipeline.stages.ensembling import GAINED, POSSIBLE
 from pipeline.stages.labelling import load_beside, source_of_labels, with_pseudo
-from pipeline.stages.preparing import Prepared, count_test_images, prepare, scores_at_half
+from pipeline.stages.preparing import Context, count_test_images, make_context, scores_at_half
 from pipeline.stages.training import oof_of
 from pipeline.statistics.bootstrap import Difference, paired
 from pipeline.statistics.shakeup import Shakeup, simulate
@@ -140,8 +140,8 @@ def pseudo(cfg: Config) -> PseudoGain:
         ValueError: for a companion of a config that was changed on the command line: labels come from the file's.
     """
     _refuse_changed(cfg)
-    labelled = prepare(with_pseudo(cfg))
-    source = prepare(source_of_labels(labelled.cfg))
+    labelled = make_context(with_pseudo(cfg))
+    source = make_context(source_of_labels(labelled.cfg))
     for member in (source, labelled):
         oof_of(member)
     return gain_of(labelled, source)
@@ -155,7 +155,7 @@ def _refuse_changed(cfg: Config) -> None:
         )
 
 
-def gain_of(labelled: Prepared, source: Prepared) -> PseudoGain:
+def gain_of(labelled: Context, source: Context) -> PseudoGain:
     """What labels changed, of two configs that predicted all folds."""
     rows = labelled.index.merge(labelled.folds, on="image_id")
     with_, without = (scores_at_half(member, rows) for member in (labelled, source))
@@ -166,7 +166,7 @@ def gain_of(labelled: Prepared, source: Prepared) -> PseudoGain:
             "with": with_.take(held_out).mean(),
             "without": without.take(held_out).mean(),
         }
-        for fold in labelled.numbers()
+        for fold in labelled.fold_numbers()
         for held_out in [(rows["fold"] == fold).to_numpy()]
     ]
     return PseudoGain(

@@ -46,7 +46,7 @@ from pipeline.metrics import (
 )
 from pipeline.progress import track
 from pipeline.report.overlays import COLUMNS, Panel, choose_examples, write_sheet
-from pipeline.stages.preparing import Prepared, prepare
+from pipeline.stages.preparing import Context, make_context
 from pipeline.stages.training import machines_of, predict_test
 from pipeline.statistics.bootstrap import Difference, Interval, interval, paired
 from pipeline.submission import ConfidencesOf, MaskOf
@@ -146,7 +146,7 @@ def ensemble_name(cfgs: Sequence[Config]) -> str:
     return "+".join(cfg.name for cfg in cfgs)
 
 
-def load_members(cfgs: Sequence[Config]) -> list[Prepared]:
+def load_members(cfgs: Sequence[Config]) -> list[Context]:
     """The configs, on one competition and the same folds.
 
     Raises:
@@ -156,7 +156,7 @@ def load_members(cfgs: Sequence[Config]) -> list[Prepared]:
     if len(set(names)) != len(names):
         raise ValueError(f"configs {' '.join(names)}: one is named twice: name each once")
     _refuse_other_competitions(cfgs)
-    first, *others = [prepare(cfg) for cfg in cfgs]
+    first, *others = [make_context(cfg) for cfg in cfgs]
     for other in others:
         if not other.folds.equals(first.folds):
             raise ValueError(
@@ -176,12 +176,12 @@ def _refuse_other_competitions(cfgs: Sequence[Config]) -> None:
             )
 
 
-def _first_difference(first: Prepared, other: Prepared) -> str:
+def _first_difference(first: Context, other: Context) -> str:
     both = first.folds.merge(other.folds, on="image_id", how="outer", suffixes=("", "_other"))
     return both["image_id"][both["fold"] != both["fold_other"]].iloc[0]
 
 
-def oof_rows(members: Sequence[Prepared]) -> pd.DataFrame:
+def oof_rows(members: Sequence[Context]) -> pd.DataFrame:
     """The training images with their folds, after checking that each member predicted each of them once.
 
     Raises:
@@ -198,7 +198,7 @@ def oof_rows(members: Sequence[Prepared]) -> pd.DataFrame:
     return first.index.merge(first.folds, on="image_id").sort_values(["fold", "image_id"], ignore_index=True)
 
 
-def decide_members(members: Sequence[Prepared], rows: pd.DataFrame) -> tuple[Decision, list[Decision]]:
+def decide_members(members: Sequence[Context], rows: pd.DataFrame) -> tuple[Decision, list[Decision]]:
     """The decision of all members together, and that of each one alone (the same one, if there is but one)."""
     oof, card = oof_of_members(members, rows), members[0].card
     boundaries = members[0].cfg.data.boundary is not None
@@ -216,7 +216,7 @@ def _decide(oof: Oof, card: Competition, *, boundaries: bool) -> Decision:
     return decide_exclusive(oof, metric) if card.exclusive else decide(oof, metric, len(card.classes))
 
 
-def oof_of_members(members: Sequence[Prepared], rows: pd.DataFrame) -> Oof:
+def oof_of_members(members: Sequence[Context], rows: pd.DataFrame) -> Oof:
     """The members' OOF predictions and targets of the rows."""
     stores, first = [member.oof_store() for member in members], members[0]
     read_truth = first.labels.read_instances if first.card.instances else first.labels.read_scored
@@ -235,7 +235,7 @@ def oof_of_members(members: Sequence[Prepared], rows: pd.DataFrame) -> Oof:
     return Oof(rows["image_id"].tolist(), rows["fold"].to_numpy(), read, len(members), track)
 
 
-def _official(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decision) -> float | None:
+def _official(members: Sequence[Context], rows: pd.DataFrame, decision: Decision) -> float | None:
     """The official score out of fold, where it is not the mean of the images' that everything is chosen by."""
     card = members[0].card
     if card.volume_pattern:
@@ -245,7 +245,7 @@ def _official(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decisio
     return None
 
 
-def _found(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decision) -> Found:
+def _found(members: Sequence[Context], rows: pd.DataFrame, decision: Decision) -> Found:
     oof = oof_of_members(members, rows)
     fold_of = dict(zip(rows["image_id"], rows["fold"], strict=True))
     ids = track(oof.image_ids, "count what is found")
@@ -257,7 +257,7 @@ def share_of_empties(rows: pd.DataFrame, classes: Sequence[str]) -> float:
     return float((rows[coverage_columns(classes)] == 0).to_numpy().mean())
 
 
-def _score_ranked(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decision) -> float:
+def _score_ranked(members: Sequence[Context], rows: pd.DataFrame, decision: Decision) -> float:
     """Of the objects of all training images, drawn by what was chosen without their folds."""
     oof = oof_of_members(members, rows)
 
@@ -273,7 +273,7 @@ def _score_ranked(members: Sequence[Prepared], rows: pd.DataFrame, decision: Dec
     return mean_precision(map(objects, rows.itertuples()), ranked_ious(members[0].card.metric))
 
 
-def _score_volumes(members: Sequence[Prepared], rows: pd.DataFrame, decision: Decision) -> float:
+def _score_volumes(members: Sequence[Context], rows: pd.DataFrame, decision: Decision) -> float:
     """The official score of the training volumes, each slice drawn by what was chosen without its fold."""
     card, oof = members[0].card, oof_of_members(members, rows)
 
@@ -285,7 +285,7 @@ def _score_volumes(members: Sequence[Prepared], rows: pd.DataFrame, decision: De
     return volume_metric(card.metric)(map(read, scoring.by_volume(rows, card)))
 
 
-def _singles(members: Sequence[Prepared], together: Decision, alone: Sequence[Decision]) -> list[Single]:
+def _singles(members: Sequence[Context], together: Decision, alone: Sequence[Decision]) -> list[Single]:
     weights = zip(together.shipped.weights.tolist(), together.log_loss_weights.tolist(), strict=True)
     return [
         Single(member.cfg.name, *pair, decision.honest)
@@ -299,7 +299,7 @@ def _gain(scores: Scores, alone: Sequence[Decision], groups: np.ndarray) -> Diff
     return paired(scores, max(alone, key=lambda decision: decision.honest).scores, groups)
 
 
-def test_masks(members: Sequence[Prepared], readable: set[str], drawer: Drawer) -> MaskOf:
+def test_masks(members: Sequence[Context], readable: set[str], drawer: Drawer) -> MaskOf:
     """From a test image's id to its masks (C, H, W), or its objects (H, W); None for one that could not be read."""
     stores = [member.test_stores() for member in members]
 
@@ -312,7 +312,7 @@ def test_masks(members: Sequence[Prepared], readable: set[str], drawer: Drawer) 
     return masks_of
 
 
-def _test_confidences(members: Sequence[Prepared], drawer: Drawer) -> ConfidencesOf:
+def _test_confidences(members: Sequence[Context], drawer: Drawer) -> ConfidencesOf:
     """From a test image's id and its objects (H, W) to the confidence of each."""
     stores = [member.test_stores() for member in members]
     return lambda image_id, labels: drawer.confidences(partial(_combined, stores, image_id), labels)
@@ -334,13 +334,13 @@ def write_scores(path: Path, rows: pd.DataFrame, scores: Scores, classes: Sequen
         table.to_csv(partial, index=False, lineterminator="\n")
 
 
-def _manifest(members: Sequence[Prepared], done: Ensembled, unlisted: Sequence[str]) -> dict[str, Any]:
+def _manifest(members: Sequence[Context], done: Ensembled, unlisted: Sequence[str]) -> dict[str, Any]:
     """What made a submission, and what it is worth."""
     unimportant = {"name": True, "data": {"root", "skip_bad"}}
     return {
         "competition": members[0].card.name,
         "configs": {each.cfg.name: each.cfg.model_dump(mode="json", exclude=unimportant) for each in members},
-        "folds": {each.cfg.name: each.numbers() for each in members},
+        "folds": {each.cfg.name: each.fold_numbers() for each in members},
         "machines": {each.cfg.name: machines_of(each) for each in members},
         **done.decision.shipped.record([each.cfg.name for each in members], members[0].card.classes),
         "metric": members[0].card.metric,
@@ -361,9 +361,9 @@ def _manifest(members: Sequence[Prepared], done: Ensembled, unlisted: Sequence[s
     }
 
 
-def _test_panels(prepared: Prepared, rows: pd.DataFrame, masks_of: MaskOf) -> list[Panel]:
+def _test_panels(context: Context, rows: pd.DataFrame, masks_of: MaskOf) -> list[Panel]:
     return [
-        Panel(row.image_id[:10], prepared.reader.picture(row.path), _one_by_one(masks_of(row.image_id)))
+        Panel(row.image_id[:10], context.reader.picture(row.path), _one_by_one(masks_of(row.image_id)))
         for row in rows.itertuples()
     ]
 
@@ -374,7 +374,7 @@ def _one_by_one(masks: np.ndarray) -> np.ndarray:
 
 
 def _draw_sheet(
-    path: Path, members: Sequence[Prepared], rows: pd.DataFrame, drawer: Drawer, test_panels: list[Panel]
+    path: Path, members: Sequence[Context], rows: pd.DataFrame, drawer: Drawer, test_panels: list[Panel]
 ) -> None:
     """The best, middling and worst OOF images with truth and prediction, and test images."""
     reader, oof = members[0].reader, oof_of_members(members, rows)

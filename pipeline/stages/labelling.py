@@ -11,7 +11,7 @@ from pipeline import config
 from pipeline.files import write_text
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.pseudo_labels import calibrated, image_confidence, write_labels
-from pipeline.stages.preparing import Prepared, processes, scores_at_half
+from pipeline.stages.preparing import Context, processes, scores_at_half
 from pipeline.training.checkpoint import read_record
 from pipeline.training.fold_data import PseudoData
 
@@ -30,7 +30,7 @@ from = "{name}"
 """
 
 
-def label_fold(prepared: Prepared, source: Prepared, test_index: pd.DataFrame, fold: int) -> PseudoData:
+def label_fold(context: Context, source: Context, test_index: pd.DataFrame, fold: int) -> PseudoData:
     """The test images that the source's model of a fold is sure of, as labels for the training of the same fold.
 
     That model, and no other of the source, never saw the fold's masks: labels by another would carry them into the
@@ -42,8 +42,8 @@ def label_fold(prepared: Prepared, source: Prepared, test_index: pd.DataFrame, f
     Raises:
         ValueError: as `refuse_other_folds`.
     """
-    refuse_other_folds(prepared, source)
-    options, folder = prepared.cfg.train.pseudo, prepared.paths.pseudo(fold)
+    refuse_other_folds(context, source)
+    options, folder = context.cfg.train.pseudo, context.paths.pseudo(fold)
     confidences, scores, fold_of = _calibration(source)
     labelling = calibrated(confidences, scores, fold_of, fold, floor=options.floor, low=options.low, high=options.high)
     store = PredictionStore(source.paths.test(fold))
@@ -53,16 +53,16 @@ def label_fold(prepared: Prepared, source: Prepared, test_index: pd.DataFrame, f
     return PseudoData(labelled, folder, options.weight, options.phases)
 
 
-def refuse_other_folds(prepared: Prepared, source: Prepared) -> None:
+def refuse_other_folds(context: Context, source: Context) -> None:
     """Refuse a source of labels whose models saw images that the folds to be trained hold out.
 
     Raises:
         ValueError: if the source has other folds.
     """
-    if not source.folds.equals(prepared.folds):
+    if not source.folds.equals(context.folds):
         raise ValueError(
-            f"{prepared.cfg.file}: train.pseudo: {source.cfg.name} ({source.paths.folds}) has other folds than "
-            f"{prepared.cfg.name} ({prepared.paths.folds}): its models saw images that these hold out"
+            f"{context.cfg.file}: train.pseudo: {source.cfg.name} ({source.paths.folds}) has other folds than "
+            f"{context.cfg.name} ({context.paths.folds}): its models saw images that these hold out"
         )
 
 
@@ -71,7 +71,7 @@ def source_of_labels(cfg: config.Config) -> config.Config:
     return load_beside(cfg, cfg.train.pseudo.from_)
 
 
-def _calibration(source: Prepared) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _calibration(source: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Confidence, score and fold of every OOF image that the metric counts."""
     scores = scores_at_half(source, source.index).each()
     counted = source.index[np.isfinite(scores)]

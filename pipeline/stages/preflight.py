@@ -11,12 +11,12 @@ from pipeline.models import check_batch
 from pipeline.quoting import shortened
 from pipeline.stages.doctoring import quick_look
 from pipeline.stages.labelling import source_of_labels
-from pipeline.stages.preparing import Prepared, check, processes
+from pipeline.stages.preparing import Context, check, processes
 from pipeline.training.checkpoint import FULL, Fold
 from pipeline.training.fold_data import balance_labels
 
 
-def check_training(prepared: Prepared, *, full: bool = False) -> None:
+def check_training(context: Context, *, full: bool = False) -> None:
     """Refuse what would end the training of any fold, so that none fails after another has been trained.
 
     Args:
@@ -29,21 +29,21 @@ def check_training(prepared: Prepared, *, full: bool = False) -> None:
             data.doctor = false); for images of several sizes in one batch; for too few images for a batch or an update;
             for an unknown column of train.balance; for a source of pseudo-labels with a mistake in it.
     """
-    cfg, index = prepared.cfg, prepared.index
+    cfg, index = context.cfg, context.index
     with place(cfg):
         balance_labels(index, cfg.train.balance)
     with place(cfg, "train.pseudo.from"):
         _check_sources(cfg)
     if cfg.data.doctor:
-        _refuse_masks_of_one_kind(prepared, FULL, index)
-    parts = {FULL: index} if full else dict(_training_parts(prepared))
+        _refuse_masks_of_one_kind(context, FULL, index)
+    parts = {FULL: index} if full else dict(_training_parts(context))
     if cfg.data.doctor:
         for fold, part in parts.items():
-            _refuse_masks_of_one_kind(prepared, fold, part)
-    _refuse_mixed_sizes(prepared, parts)
-    _refuse_few_images(prepared, parts)
+            _refuse_masks_of_one_kind(context, fold, part)
+    _refuse_mixed_sizes(context, parts)
+    _refuse_few_images(context, parts)
     if cfg.data.doctor and not full:
-        quick_look(prepared.card, index, prepared.reader)
+        quick_look(context.card, index, context.reader)
 
 
 def _check_sources(cfg: Config) -> None:
@@ -57,18 +57,18 @@ def _check_sources(cfg: Config) -> None:
         check(cfg)
 
 
-def _training_parts(prepared: Prepared) -> Iterator[tuple[Fold, pd.DataFrame]]:
-    for fold in prepared.numbers():
-        yield fold, folds.hold_out(prepared.index, prepared.folds, fold)[0]
+def _training_parts(context: Context) -> Iterator[tuple[Fold, pd.DataFrame]]:
+    for fold in context.fold_numbers():
+        yield fold, folds.hold_out(context.index, context.folds, fold)[0]
 
 
-def _refuse_masks_of_one_kind(prepared: Prepared, fold: Fold, index: pd.DataFrame) -> None:
+def _refuse_masks_of_one_kind(context: Context, fold: Fold, index: pd.DataFrame) -> None:
     """Refuse masks of which nothing can be learned: all empty; of exclusive classes, all of one class.
 
     Args:
         fold: that trains on these images; "full" for all training images together.
     """
-    card = prepared.card
+    card = context.card
     if card.exclusive:
         columns = zip(card.classes, coverage_columns(card.classes), strict=True)
         there = [name for name, column in columns if index[column].any()]
@@ -85,41 +85,41 @@ def _refuse_masks_of_one_kind(prepared: Prepared, fold: Fold, index: pd.DataFram
             f"are read by make doctor, or train all the same with data.doctor=false"
         )
     raise ValueError(
-        f"{prepared.paths.folds}: fold {fold} trains on {len(index)} images whose masks {found}: nothing can be "
+        f"{context.paths.folds}: fold {fold} trains on {len(index)} images whose masks {found}: nothing can be "
         f"learned of them. Make other folds (folds.count, folds.seed, folds.name), or train all the same with "
         f"data.doctor=false"
     )
 
 
-def _refuse_mixed_sizes(prepared: Prepared, parts: Mapping[Fold, pd.DataFrame]) -> None:
+def _refuse_mixed_sizes(context: Context, parts: Mapping[Fold, pd.DataFrame]) -> None:
     """Refuse what cannot be one batch, before the hours of the labels' source too."""
-    phases, pseudo = prepared.cfg.train.phases, prepared.cfg.train.pseudo
+    phases, pseudo = context.cfg.train.phases, context.cfg.train.pseudo
     whole = [number for number, phase in enumerate(phases) if phase.crop is None]
     for part in parts.values():
-        _refuse_sizes(prepared, part, whole)
+        _refuse_sizes(context, part, whole)
     if pseudo:
-        test = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad, prepared.reader)
+        test = read_test_index(context.card, context.paths.root, context.cfg.data.skip_bad, context.reader)
         drawing = [number for number in whole if number + 1 in pseudo.phases]
         for part in parts.values():
-            _refuse_sizes(prepared, pd.concat([part, test]), drawing)
+            _refuse_sizes(context, pd.concat([part, test]), drawing)
 
 
-def _refuse_sizes(prepared: Prepared, index: pd.DataFrame, whole: list[int]) -> None:
+def _refuse_sizes(context: Context, index: pd.DataFrame, whole: list[int]) -> None:
     """Refuse images of several sizes in phases, by number from 0, that draw them whole."""
     sizes = index.groupby(["height", "width"]).size().sort_values()
     if len(sizes) > 1 and whole:
         few, most = (f"{height}×{width}" for height, width in (sizes.index[0], sizes.index[-1]))
         odd = index.set_index(["height", "width"])["image_id"].loc[[sizes.index[0]]].iloc[0]
         raise ValueError(
-            f"{prepared.cfg.file}: images of {len(sizes)} sizes ({most} mostly, {few} least often, as "
+            f"{context.cfg.file}: images of {len(sizes)} sizes ({most} mostly, {few} least often, as "
             f"'{shortened(odd)}') do not fit into one batch: set the phase's crop, such as "
             f"train.phases.{whole[0]}.crop=256"
         )
 
 
-def _refuse_few_images(prepared: Prepared, parts: Mapping[Fold, pd.DataFrame]) -> None:
+def _refuse_few_images(context: Context, parts: Mapping[Fold, pd.DataFrame]) -> None:
     """Refuse parts that are too small for a batch that trains, or for an update."""
-    cfg = prepared.cfg
+    cfg = context.cfg
     if cfg.data.crops:  # of which an image gives many, and which are large
         return
     for number in range(len(cfg.train.phases)):
@@ -127,11 +127,11 @@ def _refuse_few_images(prepared: Prepared, parts: Mapping[Fold, pd.DataFrame]) -
             continue  # more images come, nobody knows yet how many
         for fold, part in parts.items():
             with place(cfg, f"train.phases.{number}"):
-                _refuse_part(prepared, number, fold, part)
+                _refuse_part(context, number, fold, part)
 
 
-def _refuse_part(prepared: Prepared, number: int, fold: Fold, part: pd.DataFrame) -> None:
-    train, world = prepared.cfg.train, processes().num_processes
+def _refuse_part(context: Context, number: int, fold: Fold, part: pd.DataFrame) -> None:
+    train, world = context.cfg.train, processes().num_processes
     phase = train.phases[number]
     draws = len(part) * phase.repeats // world
     what = f"fold {fold} trains on {len(part)} image{'s' * (len(part) != 1)}"
@@ -147,6 +147,6 @@ def _refuse_part(prepared: Prepared, number: int, fold: Fold, part: pd.DataFrame
         side = (phase.crop, phase.crop) if phase.crop else tuple(part[["height", "width"]].iloc[0].tolist())
         remedy = "train.batch_size = 2 or more" if draws > 1 else f"repeats = {phase.repeats + 1} or more"
         try:
-            check_batch(prepared.cfg.model, side, frozen=phase.freeze_encoder)
+            check_batch(context.cfg.model, side, frozen=phase.freeze_encoder)
         except ValueError as error:
             raise ValueError(f"{what}, one to a batch: {error}: set {remedy}, or a larger crop") from None

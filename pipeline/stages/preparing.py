@@ -50,7 +50,7 @@ class Paths:
         self.run = Path("runs") / cfg.name
         self.oof_table = self.run / "oof.json"
 
-    def alone(self) -> AbstractContextManager[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Make folds, or data, while no other process does; what it made meanwhile is looked for inside."""
         return file_lock(self.folds.with_name(".lock"), f"{self.folds.parent}/")
 
@@ -70,7 +70,7 @@ class Paths:
         return self.fold(fold) / "test"
 
 
-class Prepared(NamedTuple):
+class Context(NamedTuple):
     """A config with what every stage after `folds` starts from."""
 
     cfg: Config
@@ -87,23 +87,23 @@ class Prepared(NamedTuple):
     def reader(self) -> Reader:
         return Reader.of(self.cfg)
 
-    def numbers(self) -> list[int]:
+    def fold_numbers(self) -> list[int]:
         return sorted(self.folds["fold"].unique().tolist())
 
     def oof_store(self, of: Sequence[int] | None = None) -> PredictionStore:
         """The OOF predictions of these folds, or of all."""
-        return PredictionStore(*(self.paths.oof(fold) for fold in of or self.numbers()))
+        return PredictionStore(*(self.paths.oof(fold) for fold in of or self.fold_numbers()))
 
-    def testers(self) -> list[Fold]:
+    def test_folds(self) -> list[Fold]:
         """The folds whose models predict the test set; with `predict.full`, that of the full fit too."""
-        return [*self.numbers(), FULL] if self.cfg.predict.full else list(self.numbers())
+        return [*self.fold_numbers(), FULL] if self.cfg.predict.full else list(self.fold_numbers())
 
     def unlisted(self, test_index: pd.DataFrame) -> list[str]:
         """Ids of test images that have no row in the sample submission."""
         return unlisted_test_images(self.card, self.paths.root, test_index["image_id"])
 
     def test_stores(self) -> list[PredictionStore]:
-        return [PredictionStore(self.paths.test(fold)) for fold in self.testers()]
+        return [PredictionStore(self.paths.test(fold)) for fold in self.test_folds()]
 
 
 def check(cfg: Config) -> Competition:
@@ -237,7 +237,7 @@ def make_data(card: Competition, paths: Paths) -> None:
             f"{paths.root}: no such folder. Put the files of {card.url or card.title} there, or say where they are "
             f"with DATA=folder (make) or --data folder"
         )
-    with paths.alone():
+    with paths.lock():
         if not paths.root.is_dir():
             log.info("making the demo's images in %s/", paths.root)
             remove_orphans(paths.root.parent, f".{paths.root.name}.*.part")
@@ -253,7 +253,7 @@ GENERATORS = {
 }
 
 
-def prepare(cfg: Config) -> Prepared:
+def make_context(cfg: Config) -> Context:
     """Card, index and folds of a config; data and folds are made if they are missing.
 
     Raises:
@@ -277,7 +277,7 @@ def prepare(cfg: Config) -> Prepared:
             f"make another file with folds.name"
         )
     _refuse_fold_without_score(card, paths.folds, index, table)
-    return Prepared(cfg, card, paths, index, table)
+    return Context(cfg, card, paths, index, table)
 
 
 def _refuse_other_header(card: Competition, root: Path) -> None:
@@ -304,7 +304,7 @@ def _refuse_fold_without_score(card: Competition, path: Path, index: pd.DataFram
 
 
 def _make_folds(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> None:
-    with paths.alone():
+    with paths.lock():
         if not paths.folds.exists():
             _split(cfg, card, paths, index)
 
@@ -333,7 +333,7 @@ def find_all_duplicates(cfg: Config, card: Competition, paths: Paths, index: pd.
 
     Writes: folds/<name>.duplicates.csv
     """
-    with paths.alone():
+    with paths.lock():
         _find_missing_duplicates(cfg, card, paths, index)
     return read_duplicates(paths.duplicates)
 
@@ -353,8 +353,8 @@ def describe_folds(cfg: Config) -> tuple[pd.DataFrame, float]:
 
     Writes: folds/<name>.csv
     """
-    prepared = prepare(cfg)
-    described = folds.describe(prepared.index, prepared.folds, cfg.folds.balance)
+    context = make_context(cfg)
+    described = folds.describe(context.index, context.folds, cfg.folds.balance)
     return described, folds.worst_deviation(described)
 
 
@@ -368,7 +368,7 @@ def processes() -> PartialState:
     return PartialState(cpu=hardware.device().type == "cpu")
 
 
-def scores_at_half(prepared: Prepared, index: pd.DataFrame, of: Sequence[int] | None = None) -> Scores:
+def scores_at_half(context: Context, index: pd.DataFrame, of: Sequence[int] | None = None) -> Scores:
     """The out-of-fold scores of some training images, at threshold .5; exclusive classes have none to choose.
 
     Where the official metric is of objects, it is mean Dice here: of pixels, as while training.
@@ -376,16 +376,16 @@ def scores_at_half(prepared: Prepared, index: pd.DataFrame, of: Sequence[int] | 
     Args:
         of: as for `counts_at_half`.
     """
-    return pixel_metric(of_pixels(prepared.card.metric)).scores(counts_at_half(prepared, index, of))
+    return pixel_metric(of_pixels(context.card.metric)).scores(counts_at_half(context, index, of))
 
 
-def counts_at_half(prepared: Prepared, index: pd.DataFrame, of: Sequence[int] | None = None) -> Counts:
+def counts_at_half(context: Context, index: pd.DataFrame, of: Sequence[int] | None = None) -> Counts:
     """The out-of-fold counts (N, C) of some training images, at threshold .5.
 
     Args:
         of: the folds of these images, where others may be in the making; default: all.
     """
-    store, labels = prepared.oof_store(of), prepared.labels
+    store, labels = context.oof_store(of), context.labels
     counts = (
         count_classes(store.read(row.image_id), labels.read_scored(row), labels.exclusive) for row in index.itertuples()
     )

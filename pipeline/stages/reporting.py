@@ -23,7 +23,7 @@ from pipeline.report.page import write_report
 from pipeline.stages.comparing import gain_of
 from pipeline.stages.ensembling import decide_members, ensemble_name, load_members, oof_of_members, oof_rows, test_masks
 from pipeline.stages.labelling import companion_path, read_companion, source_of_labels
-from pipeline.stages.preparing import Prepared, count_test_images, prepare
+from pipeline.stages.preparing import Context, count_test_images, make_context
 from pipeline.stages.seeing import Seen, see
 from pipeline.stages.training import fold_row, predict_test, read_history
 from pipeline.statistics import shakeup
@@ -50,7 +50,7 @@ def gather(cfgs: Sequence[Config]) -> report_data.View:
     return _view(ensemble_name(cfgs), members, test_index)
 
 
-def _view(title: str, members: Sequence[Prepared], test_index: pd.DataFrame) -> report_data.View:
+def _view(title: str, members: Sequence[Context], test_index: pd.DataFrame) -> report_data.View:
     first, rows = members[0], oof_rows(members)
     decision, alone = decide_members(members, rows)
     oof = oof_of_members(members, rows)
@@ -160,15 +160,15 @@ def _telling(rows: pd.DataFrame) -> list[str]:
     return few if rows["group"].is_unique else [*few, "group"]
 
 
-def _history(members: Sequence[Prepared]) -> pd.DataFrame:
+def _history(members: Sequence[Context]) -> pd.DataFrame:
     """The lines of every fold's metrics.jsonl; of an ensemble, none: its members have pages of their own."""
     if len(members) > 1:
         return pd.DataFrame()
-    lines = [line for fold in members[0].numbers() for line in read_history(members[0], fold)]
+    lines = [line for fold in members[0].fold_numbers() for line in read_history(members[0], fold)]
     return _without_thresholds(pd.DataFrame(lines), members[0].card)
 
 
-def _folds(members: Sequence[Prepared], decision: Decision) -> pd.DataFrame:
+def _folds(members: Sequence[Context], decision: Decision) -> pd.DataFrame:
     means = decision.fold_scores
     if len(members) > 1:
         sizes = members[0].folds.groupby("fold").size()
@@ -281,7 +281,7 @@ def _cut_row(cut: Cut) -> dict[str, Any]:
     }
 
 
-def _members(members: Sequence[Prepared], decision: Decision, alone: Sequence[Decision]) -> report_data.Members:
+def _members(members: Sequence[Context], decision: Decision, alone: Sequence[Decision]) -> report_data.Members:
     table = pd.DataFrame(
         {
             "name": [member.cfg.name for member in members],
@@ -293,12 +293,12 @@ def _members(members: Sequence[Prepared], decision: Decision, alone: Sequence[De
     return report_data.Members(table, np.corrcoef(errors))
 
 
-def _pseudo(member: Prepared) -> report_data.Pseudo | None:
+def _pseudo(member: Context) -> report_data.Pseudo | None:
     """A config against the source of its labels, which predicted all folds before it could label; else its companion
     against it, once that has predicted them too.
     """
     if member.cfg.train.pseudo:
-        gain = gain_of(member, prepare(source_of_labels(member.cfg)))
+        gain = gain_of(member, make_context(source_of_labels(member.cfg)))
     elif labelled := _trained_companion(member):
         gain = gain_of(labelled, member)
     else:
@@ -306,18 +306,18 @@ def _pseudo(member: Prepared) -> report_data.Pseudo | None:
     return report_data.Pseudo(gain.name, gain.source, gain.folds, gain.difference)
 
 
-def _trained_companion(member: Prepared) -> Prepared | None:
+def _trained_companion(member: Context) -> Context | None:
     """The companion of `make pseudo`, if it is on the same folds and no image's OOF is missing."""
     if not companion_path(member.cfg).exists():
         return None
-    companion = prepare(read_companion(member.cfg))
-    done = all(companion.paths.weights(fold).exists() for fold in companion.numbers())
+    companion = make_context(read_companion(member.cfg))
+    done = all(companion.paths.weights(fold).exists() for fold in companion.fold_numbers())
     if not done or not companion.folds.equals(member.folds):
         return None
     return companion if companion.oof_store().ids() >= set(companion.index["image_id"]) else None
 
 
-def _submission(members: Sequence[Prepared], test_index: pd.DataFrame, drawer: Drawer) -> report_data.Submission:
+def _submission(members: Sequence[Context], test_index: pd.DataFrame, drawer: Drawer) -> report_data.Submission:
     """Rows, empty ones among them, and the masked share of each image and class."""
     card, readable = members[0].card, set(test_index["image_id"])
     masks_of = test_masks(members, readable, drawer)
@@ -343,7 +343,7 @@ def _tested(drawn: np.ndarray) -> Tested:
     return Tested(masks.mean(axis=(1, 2)), max(1, int(drawn.max())))
 
 
-def _boards(first: Prepared, scores: Scores, groups: np.ndarray) -> report_data.Boards | None:
+def _boards(first: Context, scores: Scores, groups: np.ndarray) -> report_data.Boards | None:
     """None where too little counts, and of a test set without two parts, such as a hidden one of unknown size."""
     share, images = first.card.leaderboard.public_share, count_test_images(first.card, first.paths.root)
     if images < 2:

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.config import Config
 from pipeline.schema import did_you_mean
-from pipeline.stages.preparing import Paths, Prepared, prepare
+from pipeline.stages.preparing import Context, Paths, make_context
 from pipeline.stages.training import is_done
 from pipeline.sweep.executors import EXECUTORS, Plan
 from pipeline.sweep.jobs import FAILED, Job, write_list
@@ -64,10 +64,10 @@ def sweep(
         raise ValueError(f"unknown executor '{executor}'. {did_you_mean(executor, EXECUTORS)}")
     _refuse_one_name(cfgs)
     todo, every = [], []
-    for path, prepared in _prepared(cfgs):
-        for number in prepared.numbers() if fold is None else [fold]:
-            every.append(_job(path, prepared.paths, number, options))
-            if not _is_done(prepared, number):
+    for path, context in _contexts(cfgs):
+        for number in context.fold_numbers() if fold is None else [fold]:
+            every.append(_job(path, context.paths, number, options))
+            if not _is_done(context, number):
                 todo.append(every[-1])
     listed = Path("runs") / f"sweep-{'+'.join(cfg.name for cfg in cfgs.values())[:200]}.mk"
     write_list(listed, every, todo, at_once=max(1, jobs), retries=retries)
@@ -81,13 +81,13 @@ def failed(lines: Sequence[str]) -> list[str]:
     return [line for line in lines if FAILED in line]
 
 
-def _prepared(cfgs: Mapping[Path, Config]) -> Iterator[tuple[Path, Prepared]]:
+def _contexts(cfgs: Mapping[Path, Config]) -> Iterator[tuple[Path, Context]]:
     """Each config with its data; those that differ in seed and name share the reading of it."""
-    read: dict[str, Prepared] = {}
+    read: dict[str, Context] = {}
     for path, cfg in cfgs.items():
         key = cfg.model_dump_json(exclude={"name", "seed"})
         if key not in read:
-            read[key] = prepare(cfg)
+            read[key] = make_context(cfg)
         yield path, read[key]._replace(cfg=cfg, paths=Paths(cfg, read[key].card))
 
 
@@ -96,12 +96,12 @@ def _job(path: Path, paths: Paths, fold: int, options: Sequence[str]) -> Job:
     return Job(paths.run.name, fold, paths.fold(fold), paths.weights(fold), command)
 
 
-def _is_done(prepared: Prepared, fold: int) -> bool:
+def _is_done(context: Context, fold: int) -> bool:
     """Whether there is nothing to do; what was trained with other settings is left to its job to refuse."""
     try:
-        return is_done(prepared, fold)
+        return is_done(context, fold)
     except ValueError as error:
-        if fold not in prepared.numbers():
+        if fold not in context.fold_numbers():
             raise
         log.debug("%s", error)
         return False

@@ -26,7 +26,7 @@ from pipeline.rle import Dialect
 from pipeline.schema import Kept, read_json, read_json_lines
 from pipeline.stages.labelling import label_fold, refuse_other_folds, source_of_labels
 from pipeline.stages.preflight import check_training
-from pipeline.stages.preparing import Paths, Prepared, counts_at_half, prepare, processes, scores_at_half
+from pipeline.stages.preparing import Context, Paths, counts_at_half, make_context, processes, scores_at_half
 from pipeline.training.checkpoint import (
     FULL,
     Fold,
@@ -69,11 +69,11 @@ def train(cfg: Config, fold: Fold) -> Trained:
 
     Writes: runs/<config>/fold<k>/best.safetensors, metrics.jsonl, oof/; or runs/<config>/full/ without oof/
     """
-    prepared = prepare(cfg)
+    context = make_context(cfg)
     if fold == FULL:
-        return Trained(train_full(prepared), None)
-    weights = train_fold(prepared, fold)
-    return Trained(weights, scores_at_half(prepared, _held_out(prepared, fold), [fold]).mean())
+        return Trained(train_full(context), None)
+    weights = train_fold(context, fold)
+    return Trained(weights, scores_at_half(context, _held_out(context, fold), [fold]).mean())
 
 
 def oof(cfg: Config) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ def oof(cfg: Config) -> list[dict[str, Any]]:
 
     Writes: runs/<config>/oof.json
     """
-    return oof_of(prepare(cfg))
+    return oof_of(make_context(cfg))
 
 
 def predict(cfg: Config) -> None:
@@ -89,41 +89,41 @@ def predict(cfg: Config) -> None:
 
     Writes: runs/<config>/fold<k>/test/
     """
-    predict_test(prepare(cfg))
+    predict_test(make_context(cfg))
 
 
-def train_fold(prepared: Prepared, fold: int) -> Path:
-    train_index, valid_index = folds.hold_out(prepared.index, prepared.folds, fold)
-    if is_done(prepared, fold):  # which needs no lock: a folder of finished runs may be read-only
-        return prepared.paths.weights(fold)
-    with _alone(prepared, fold):
-        if not _is_trained(prepared, fold):
-            check_training(prepared)
-            _fit(prepared, fold, train_index, valid_index)
-        fill_store(prepared, fold, valid_index, prepared.paths.oof(fold), f"fold {fold} OOF")
-    return prepared.paths.weights(fold)
+def train_fold(context: Context, fold: int) -> Path:
+    train_index, valid_index = folds.hold_out(context.index, context.folds, fold)
+    if is_done(context, fold):  # which needs no lock: a folder of finished runs may be read-only
+        return context.paths.weights(fold)
+    with _alone(context, fold):
+        if not _is_trained(context, fold):
+            check_training(context)
+            _fit(context, fold, train_index, valid_index)
+        fill_store(context, fold, valid_index, context.paths.oof(fold), f"fold {fold} OOF")
+    return context.paths.weights(fold)
 
 
-def is_done(prepared: Prepared, fold: int) -> bool:
+def is_done(context: Context, fold: int) -> bool:
     """Whether a fold has its weights and all of its OOF.
 
     Raises:
         ValueError: if what is there comes from other settings, or the fold does not exist.
     """
-    held_out = _held_out(prepared, fold)["image_id"]
-    if not _is_trained(prepared, fold):
+    held_out = _held_out(context, fold)["image_id"]
+    if not _is_trained(context, fold):
         return False
-    return is_complete(prepared.paths.oof(fold), held_out, _made_by(prepared, fold))
+    return is_complete(context.paths.oof(fold), held_out, _made_by(context, fold))
 
 
 @contextmanager
-def _alone(prepared: Prepared, fold: Fold) -> Iterator[None]:
+def _alone(context: Context, fold: Fold) -> Iterator[None]:
     """Work on a fold's folder while no other training does; the processes of one training count as one.
 
     Alone, a process waits until another is done, and then finds little left to do. Several do not: those that do not
     hold the lock would give up in a barrier long before.
     """
-    among, folder = processes(), prepared.paths.fold(fold)
+    among, folder = processes(), context.paths.fold(fold)
     with ExitStack() as stack:
         if among.is_main_process:
             stack.enter_context(file_lock(folder / "lock", str(folder), wait=among.num_processes == 1))
@@ -131,34 +131,34 @@ def _alone(prepared: Prepared, fold: Fold) -> Iterator[None]:
         yield
 
 
-def train_full(prepared: Prepared) -> Path:
+def train_full(context: Context) -> Path:
     """Train on every image, for as many epochs as the folds found best; trains missing folds first.
 
     Raises:
         ValueError: for pseudo-labels: those of a full fit would need a source that held nothing out.
     """
-    if prepared.cfg.train.pseudo:
+    if context.cfg.train.pseudo:
         raise ValueError(
             "a full fit on pseudo-labels is not supported: no model that held an image out could label for it. "
             "Leave out train.pseudo, or the full fit (predict.full, --fold full)"
         )
-    oof_of(prepared)
-    if _is_trained(prepared, FULL):
-        return prepared.paths.weights(FULL)
-    with _alone(prepared, FULL):
-        if not _is_trained(prepared, FULL):
-            check_training(prepared, full=True)
-            epochs = epochs_that_folds_found([read_history(prepared, fold) for fold in prepared.numbers()])
+    oof_of(context)
+    if _is_trained(context, FULL):
+        return context.paths.weights(FULL)
+    with _alone(context, FULL):
+        if not _is_trained(context, FULL):
+            check_training(context, full=True)
+            epochs = epochs_that_folds_found([read_history(context, fold) for fold in context.fold_numbers()])
             log.info("full fit: %s epochs in its phases, the medians of the folds' best", ", ".join(map(str, epochs)))
-            _fit(prepared, FULL, prepared.index, None, epochs)
-    return prepared.paths.weights(FULL)
+            _fit(context, FULL, context.index, None, epochs)
+    return context.paths.weights(FULL)
 
 
-def oof_of(prepared: Prepared) -> list[dict[str, Any]]:
-    for fold in prepared.numbers():
-        train_fold(prepared, fold)
-    table = [fold_row(prepared, fold) for fold in prepared.numbers()]
-    write_text(prepared.paths.oof_table, json.dumps(table, indent=1) + "\n")
+def oof_of(context: Context) -> list[dict[str, Any]]:
+    for fold in context.fold_numbers():
+        train_fold(context, fold)
+    table = [fold_row(context, fold) for fold in context.fold_numbers()]
+    write_text(context.paths.oof_table, json.dumps(table, indent=1) + "\n")
     _say_moved_thresholds(table)
     return table
 
@@ -175,27 +175,27 @@ def _say_moved_thresholds(table: list[dict[str, Any]]) -> None:
             )
 
 
-def predict_test(prepared: Prepared) -> pd.DataFrame:
+def predict_test(context: Context) -> pd.DataFrame:
     """Fill the test stores of every fold; returns the index of the test images."""
     # Before the hours of training: a mistake in it must show at once.
-    test_index = read_test_index(prepared.card, prepared.paths.root, prepared.cfg.data.skip_bad, prepared.reader)
-    _say_what_is_predicted(prepared, test_index)
-    if prepared.cfg.predict.full:
-        train_full(prepared)
+    test_index = read_test_index(context.card, context.paths.root, context.cfg.data.skip_bad, context.reader)
+    _say_what_is_predicted(context, test_index)
+    if context.cfg.predict.full:
+        train_full(context)
     else:
-        oof_of(prepared)
-    for fold in prepared.testers():
-        folder = prepared.paths.test(fold)
-        if not is_complete(folder, test_index["image_id"], _made_by(prepared, fold)):
-            with _alone(prepared, fold):
-                fill_store(prepared, fold, test_index, folder, f"fold {fold} test")
+        oof_of(context)
+    for fold in context.test_folds():
+        folder = context.paths.test(fold)
+        if not is_complete(folder, test_index["image_id"], _made_by(context, fold)):
+            with _alone(context, fold):
+                fill_store(context, fold, test_index, folder, f"fold {fold} test")
     return test_index
 
 
-def _say_what_is_predicted(prepared: Prepared, test_index: pd.DataFrame) -> None:
+def _say_what_is_predicted(context: Context, test_index: pd.DataFrame) -> None:
     """A warning where the test set is not that of the files: images without a row, or no rows at all."""
-    card = prepared.card
-    if unlisted := prepared.unlisted(test_index):
+    card = context.card
+    if unlisted := context.unlisted(test_index):
         log.warning("%s", describe_unlisted(card, unlisted))
     if test_index.empty:
         log.warning(
@@ -206,38 +206,38 @@ def _say_what_is_predicted(prepared: Prepared, test_index: pd.DataFrame) -> None
 
 
 def _fit(
-    prepared: Prepared,
+    context: Context,
     fold: Fold,
     train_index: pd.DataFrame,
     valid_index: pd.DataFrame | None,
     epochs: tuple[int, ...] | None = None,
 ) -> None:
-    cfg, card = prepared.cfg, prepared.card
+    cfg, card = context.cfg, context.card
     seed = cfg.seed * 1000 + (FULL_SEED if fold == FULL else fold)
     seed_weights(seed)
     with place(cfg):
         model = build_model(cfg.model)  # before the hours of the labels' source: a weights file may not fit
     if cfg.data.crops:
-        train_index = crop_index(train_index, prepared.labels, cfg.data.crops)
+        train_index = crop_index(train_index, context.labels, cfg.data.crops)
     parts = FoldData(
         fold,
         train_index,
         valid_index,
-        prepared.labels,
+        context.labels,
         of_pixels(card.metric),
-        prepared.reader,
-        _pseudo_labels(prepared, fold),
+        context.reader,
+        _pseudo_labels(context, fold),
         cfg.predict.tiles,
         cfg.predict.batch_size,
     )
-    _say_beginning(prepared.paths.fold(fold), fold)
+    _say_beginning(context.paths.fold(fold), fold)
     fit(
         model,
         parts,
         cfg.train,
-        folder=prepared.paths.fold(fold),
+        folder=context.paths.fold(fold),
         seed=seed,
-        settings=settings(prepared),
+        settings=settings(context),
         heads=HeadWeights(sides=cfg.model.deep_supervision, image=cfg.model.image_head),
         epochs=epochs,
     )
@@ -248,42 +248,42 @@ def _say_beginning(folder: Path, fold: Fold) -> None:
     log.info("fold %s: %s", fold, f"resumes {last_epoch(folder)}" if resumed else "starts from the beginning")
 
 
-def _pseudo_labels(prepared: Prepared, fold: Fold) -> PseudoData | None:
+def _pseudo_labels(context: Context, fold: Fold) -> PseudoData | None:
     """The labels that the config asks for; what they need of their source is trained and predicted first."""
-    if prepared.cfg.train.pseudo is None:
+    if context.cfg.train.pseudo is None:
         return None
-    source = prepare(source_of_labels(prepared.cfg))
-    refuse_other_folds(prepared, source)
-    return label_fold(prepared, source, predict_test(source), fold)
+    source = make_context(source_of_labels(context.cfg))
+    refuse_other_folds(context, source)
+    return label_fold(context, source, predict_test(source), fold)
 
 
-def _is_trained(prepared: Prepared, fold: Fold) -> bool:
+def _is_trained(context: Context, fold: Fold) -> bool:
     """Whether the fold's weights are there.
 
     Raises:
         ValueError: if they, or the state of a run that was cut off, come from other settings.
     """
-    folder, path = prepared.paths.fold(fold), prepared.paths.weights(fold)
+    folder, path = context.paths.fold(fold), context.paths.weights(fold)
     if path.exists():
-        refuse_other_settings(folder, _as_of_today(read_record(path)["settings"]), settings(prepared))
+        refuse_other_settings(folder, _as_of_today(read_record(path)["settings"]), settings(context))
         return True
     state = load_state(folder / "state.pt")
     if state:
-        refuse_other_settings(folder, _as_of_today(state["settings"]), settings(prepared))
+        refuse_other_settings(folder, _as_of_today(state["settings"]), settings(context))
     return False
 
 
-def settings(prepared: Prepared) -> dict[str, Any]:
+def settings(context: Context) -> dict[str, Any]:
     """What a fold's weights depend on, as plain values: a run goes on only with the same."""
-    chosen = _deciding(prepared.cfg.model_dump(mode="json", include={"seed", *TABLES}))
-    labels = prepared.index[["image_id", *prepared.index.columns.intersection(["rle", "rle_void", "coverage"])]]
+    chosen = _deciding(context.cfg.model_dump(mode="json", include={"seed", *TABLES}))
+    labels = context.index[["image_id", *context.index.columns.intersection(["rle", "rle_void", "coverage"])]]
     return {
-        "competition": prepared.card.name,
-        "metric": prepared.card.metric,
-        "dialect": asdict(prepared.card.dialect),
+        "competition": context.card.name,
+        "metric": context.card.metric,
+        "dialect": asdict(context.card.dialect),
         "labels": _digest(labels),
-        "folds": _digest(prepared.folds),
-        **_reading(prepared.card),
+        "folds": _digest(context.folds),
+        **_reading(context.card),
         **chosen,
     }
 
@@ -326,23 +326,23 @@ def _digest(table: pd.DataFrame) -> str:
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
 
 
-def _made_by(prepared: Prepared, fold: Fold) -> dict[str, Any]:
+def _made_by(context: Context, fold: Fold) -> dict[str, Any]:
     """What a fold's predictions depend on."""
-    cfg = prepared.cfg
+    cfg = context.cfg
     return {
         "views": sorted(cfg.predict.views),
         "output_stride": cfg.predict.output_stride,
-        "weights": read_record(prepared.paths.weights(fold)),
+        "weights": read_record(context.paths.weights(fold)),
         "fold": fold,
-        **({"size": prepared.card.size} if prepared.card.size else {}),
+        **({"size": context.card.size} if context.card.size else {}),
         **({"backend": cfg.predict.backend} if cfg.predict.backend != config.Predict().backend else {}),
         **({"tiles": cfg.predict.tiles.model_dump()} if cfg.predict.tiles else {}),
     }
 
 
-def fill_store(prepared: Prepared, fold: Fold, index: pd.DataFrame, folder: Path, what: str) -> None:
+def fill_store(context: Context, fold: Fold, index: pd.DataFrame, folder: Path, what: str) -> None:
     """Fill a store with a fold's predictions of the index, if it is not full."""
-    cfg, path, made_by = prepared.cfg, prepared.paths.weights(fold), _made_by(prepared, fold)
+    cfg, path, made_by = context.cfg, context.paths.weights(fold), _made_by(context, fold)
     if is_complete(folder, index["image_id"], made_by):
         return
     model = build_model(for_prediction(cfg))
@@ -352,71 +352,71 @@ def fill_store(prepared: Prepared, fold: Fold, index: pd.DataFrame, folder: Path
         start_store(folder, made_by)
         (path.parent / "state.pt").unlink(missing_ok=True)  # of a training that was killed after its last weights
     with place(cfg):  # a backend may lack what it needs here
-        predictor = Predictor.of(model, cfg, exclusive=prepared.card.exclusive)
+        predictor = Predictor.of(model, cfg, exclusive=context.card.exclusive)
     predict_to_store(
         predictor,
         index,
         folder,
         rank=among.process_index,
         world=among.num_processes,
-        reader=prepared.reader,
+        reader=context.reader,
         batch_size=cfg.predict.batch_size,
         workers=cfg.train.workers,
         what=what,
-        size=prepared.card.size,
+        size=context.card.size,
     )
     among.wait_for_everyone()
 
 
-def machines_of(prepared: Prepared) -> list[dict[str, Any]]:
+def machines_of(context: Context) -> list[dict[str, Any]]:
     """The machines that a config's folds were trained on, each once; runs of older versions do not say."""
-    records = [read_record(prepared.paths.weights(fold)) for fold in prepared.numbers()]
+    records = [read_record(context.paths.weights(fold)) for fold in context.fold_numbers()]
     found = [record["machine"] for record in records if "machine" in record]
     return [machine for number, machine in enumerate(found) if machine not in found[:number]]
 
 
-def read_history(prepared: Prepared, fold: Fold) -> list[dict[str, Any]]:
+def read_history(context: Context, fold: Fold) -> list[dict[str, Any]]:
     """The lines of a fold's metrics.jsonl; of each phase, one at least.
 
     Raises:
         ValueError: if it is damaged; what it held, only another training can tell.
     """
-    folder = prepared.paths.fold(fold)
+    folder = context.paths.fold(fold)
     path, remedy = folder / "metrics.jsonl", f"remove {folder}, and the fold is trained again"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file: {remedy}")
     lines = read_json_lines(path, remedy, Epoch)
-    lost = set(range(1, len(prepared.cfg.train.phases) + 1)) - {line["phase"] for line in lines}
+    lost = set(range(1, len(context.cfg.train.phases) + 1)) - {line["phase"] for line in lines}
     if lost:
         raise ValueError(f"{path}: no epoch of phase {min(lost)}: {remedy}")
     return lines
 
 
-def fold_row(prepared: Prepared, fold: int) -> dict[str, Any]:
+def fold_row(context: Context, fold: int) -> dict[str, Any]:
     """A fold's scores and time, one row of the OOF table."""
-    history = read_history(prepared, fold)
-    held_out = _held_out(prepared, fold)
-    phases = range(1, len(prepared.cfg.train.phases) + 1)
+    history = read_history(context, fold)
+    held_out = _held_out(context, fold)
+    phases = range(1, len(context.cfg.train.phases) + 1)
     best = {n: max((line for line in history if line["phase"] == n), key=selection_of) for n in phases}
-    counts = counts_at_half(prepared, held_out)
-    found = detection_rates(Counts(*(each[:, : len(prepared.card.classes)] for each in counts)))  # not of borders
-    exclusive = prepared.card.exclusive  # of which a pixel belongs to the most probable: there is no threshold
+    counts = counts_at_half(context, held_out)
+    found = detection_rates(Counts(*(each[:, : len(context.card.classes)] for each in counts)))  # not of borders
+    exclusive = context.card.exclusive  # of which a pixel belongs to the most probable: there is no threshold
     return {
         "fold": fold,
         "images": len(held_out),
         **{f"phase {n}": line["score"] for n, line in best.items()},
         **{f"threshold {n}": line["threshold"] for n, line in best.items() if "threshold" in line and not exclusive},
-        "oof": pixel_metric(of_pixels(prepared.card.metric)).scores(counts).mean(),
+        "oof": pixel_metric(of_pixels(context.card.metric)).scores(counts).mean(),
         "dice": found.dice,
         "found": found.found,
         "left empty": found.left_empty,
-        "best phase": read_record(prepared.paths.weights(fold))["phase"],
+        "best phase": read_record(context.paths.weights(fold))["phase"],
         "seconds": round(sum(line["seconds"] for line in history)),
     }
 
 
-def _held_out(prepared: Prepared, fold: int) -> pd.DataFrame:
-    return folds.hold_out(prepared.index, prepared.folds, fold)[1]
+def _held_out(context: Context, fold: int) -> pd.DataFrame:
+    return folds.hold_out(context.index, context.folds, fold)[1]
 
 
 def oof_table(cfg: Config) -> list[dict[str, Any]]:

@@ -240,12 +240,17 @@ def test_unknown_competition_names_the_nearest():
         competition.load("nucleii")
 
 
-def test_readmes_card_and_config_are_valid():
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    losses, card, choices = (tomllib.loads(block.split("```")[0]) for block in readme.split("```toml\n")[1:])
+def toml_blocks(page: str) -> list[dict]:
+    text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")
+    return [tomllib.loads(block.split("```")[0]) for block in text.split("```toml\n")[1:]]
+
+
+def test_the_losses_card_and_config_of_the_docs_are_valid():
+    (losses,) = toml_blocks("training.md")
+    card, choices = toml_blocks("competitions.md")
     assert set(build_loss(losses["loss"], losses["loss_options"]).losses) == {"lovasz", "bce"}
-    assert parse(competition.Competition, card, "README.md").columns.group == "patient"
-    assert len(parse(config.Config, {"name": "readme", **choices}, "README.md").train.phases) == 2
+    assert parse(competition.Competition, card, "competitions.md").columns.group == "patient"
+    assert len(parse(config.Config, {"name": "docs", **choices}, "competitions.md").train.phases) == 2
 
 
 def test_configs_are_equal_by_what_they_set_and_not_by_their_files(tiny):

@@ -226,7 +226,7 @@ def test_mistake_about_mask_images_is_named(tiny, top, files, masks, message):
 
 def test_exclusive_classes_have_one_mask_image_for_each_image(tiny, edit):
     edit("tiny.toml", 'classes = ["disc"]', 'classes = ["disc", "rim"]\nexclusive = true\nseveral_rows = true')
-    edit("tiny.toml", 'id = "id"', 'id = "id"\njoint = "_"')
+    edit("tiny.toml", 'id = "id"', 'id = "id"\nid_separator = "_"')
     edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
     edit("tiny.toml", "[columns]", "[masks]\nvalues = { disc = 1, rim = 2 }\n[columns]")
     with pytest.raises(

@@ -87,7 +87,7 @@ def test_rows_without_a_test_folder_are_refused_before_training(tiny):
     [
         ('id = "id"\nrle = "rle_mask"', "id,rle_mask", [["0000", "-1"]]),
         ('id = "id"\nrle = "rle_mask"\nclass = "kind"', "id,kind,rle_mask", [["0000", "a", "-1"], ["0000", "b", "-1"]]),
-        ('id = "id"\nrle = "rle_mask"\njoint = "_"', "id,rle_mask", [["0000_a", "-1"], ["0000_b", "-1"]]),
+        ('id = "id"\nrle = "rle_mask"\nid_separator = "_"', "id,rle_mask", [["0000_a", "-1"], ["0000_b", "-1"]]),
     ],
     ids=["one class", "a column of classes", "image and class in one"],
 )

@@ -83,7 +83,7 @@ def test_masks_of_one_class_mean_what_the_card_says(tiny, edit, change, masks):
 
 def test_masks_of_two_classes_leave_the_background_to_none(tiny, edit):
     edit("tiny.toml", 'classes = ["disc"]', 'classes = ["disc", "rim"]')
-    edit("tiny.toml", 'id = "id"', 'id = "id"\njoint = "_"')
+    edit("tiny.toml", 'id = "id"', 'id = "id"\nid_separator = "_"')
     edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
     edit("tiny.toml", "[columns]", "[masks]\nvalues = { disc = 1, rim = 2 }\n[columns]")
     codes = np.array([[0, 1, 2], [2, 0, 0]], np.uint8)

@@ -102,7 +102,7 @@ def bundle_of(cfg: Config, weights: dict[int, Path], folder: Path) -> Bundle:
         weights={NAME: {str(fold): weights_name(NAME, fold) for fold in FOLDS}},
         chosen=drawer.record([NAME], card.classes),
         worth=Worth(metric=card.metric, score=0.0, interval=(0.0, 0.0)),
-        origin=Origin(made="benchmark", versions=manifest.made_with()["versions"]),
+        origin=Origin(made="benchmark", versions=manifest.collect_provenance()["versions"]),
     )
     write_bundle(folder, record, competition.path_of(NAME), {(NAME, fold): path for fold, path in weights.items()})
     return read_bundle(folder)

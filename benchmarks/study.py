@@ -53,7 +53,7 @@ from pipeline.files import write_text
 from pipeline.folds import hold_out, read_folds
 from pipeline.inference.predictor import Predictor, predict_images
 from pipeline.losses import build_loss
-from pipeline.manifest import made_with
+from pipeline.manifest import collect_provenance
 from pipeline.metrics import dice
 from pipeline.models import build_model, check_model
 from pipeline.postprocess import HALF, THRESHOLDS, count_levels
@@ -346,7 +346,7 @@ def train(run: Run, root: Path) -> dict[str, Any]:
         "images_per_second": round(run.scale.steps * BATCH / seconds, 1),
         "threads": torch.get_num_threads(),
         "precision": str(hardware.precision(cfg.precision, hardware.device())).removeprefix("torch."),
-        **made_with(),
+        **collect_provenance(),
     }
 
 

@@ -29,7 +29,7 @@ from study import BATCH, UNET, Comparison, Part, Study, Variant
 from pipeline import config, hardware
 from pipeline.files import write_text
 from pipeline.losses import build_loss
-from pipeline.manifest import made_with
+from pipeline.manifest import collect_provenance
 from pipeline.models import build_model
 
 MIX = {"bce": 1.0, "dice": 1.0}
@@ -167,7 +167,7 @@ def measure_speed() -> None:
         for name, variant in VARIANTS.items()
     }
     head = {"threads": torch.get_num_threads(), "crop": CROP, "device": hardware.device().type}
-    write_text(SPEED, json.dumps({**head, "variants": rows, **made_with()}) + "\n")
+    write_text(SPEED, json.dumps({**head, "variants": rows, **collect_provenance()}) + "\n")
 
 
 def speed_table(speed: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from pipeline.data.tables import read_table
 from pipeline.files import atomic_write, write_text
-from pipeline.schema import Kept, read_json
+from pipeline.schema import JsonRecord, read_json
 
 IMPORTANT = 4  # times that images and coverage count, against 1 of a stratum
 LARGEST = 1.5  # of the images of an even fold: a larger group fills more than a fold
@@ -220,7 +220,7 @@ def read_folds(path: Path, index: pd.DataFrame, *, subset: bool = False) -> pd.D
     return folds.sort_values("image_id", ignore_index=True)
 
 
-class Made(Kept):
+class Made(JsonRecord):
     """What must be in the JSON beside the folds."""
 
     index: str

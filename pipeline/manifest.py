@@ -6,12 +6,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline.schema import Kept, read_json
+from pipeline.schema import JsonRecord, read_json
 
 PACKAGES = ("torch", "timm", "segmentation-models-pytorch", "albumentations", "numpy")
 
 
-class Manifest(Kept):
+class SubmissionManifest(JsonRecord):
     """What must be in submissions/<name>.json."""
 
     competition: str
@@ -23,17 +23,17 @@ class Manifest(Kept):
     versions: dict[str, str]
 
 
-def read_submission_record(path: Path) -> dict[str, Any]:
+def read_submission_manifest(path: Path) -> dict[str, Any]:
     """How a submission was made, and its score.
 
     Raises:
         FileNotFoundError, ValueError: as `schema.read_json`.
     """
     remedy = f'make ensemble CONFIGS="{path.stem.replace("+", " ")}" writes it again'
-    return read_json(path, remedy, Manifest)
+    return read_json(path, remedy, SubmissionManifest)
 
 
-def made_with() -> dict[str, Any]:
+def collect_provenance() -> dict[str, Any]:
     """Versions of the packages that matter, commit and time."""
     return {
         "versions": {name: version(name) for name in PACKAGES},

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
-LIMIT = 100  # characters of a quotation
-LINE = 300  # characters of a whole message
+MAX_QUOTE = 100  # characters of a quotation
+MAX_MESSAGE = 300  # characters of a whole message
 
 
-def shortened(text: object, limit: int = LIMIT) -> str:
+def shortened(text: object, limit: int = MAX_QUOTE) -> str:
     """Text of at most `limit` characters: of a longer one its beginning and its end.
 
     >>> shortened("0123456789", 7)
@@ -19,7 +19,7 @@ def shortened(text: object, limit: int = LIMIT) -> str:
     return f"{text[:head]}…{text[len(text) - tail :]}"
 
 
-def first_line(text: object, limit: int = LIMIT) -> str:
+def first_line(text: object, limit: int = MAX_QUOTE) -> str:
     """The first line of what a library says, of at most `limit` characters.
 
     >>> first_line(" no such tensor \\n  in line 1")
@@ -34,12 +34,12 @@ def quoted(value: object) -> str:
     >>> quoted("a"), quoted(1.5)
     ("'a'", '1.5')
     """
-    if isinstance(value, str | bytes) and len(value) > LIMIT:
-        value = value[:LIMIT] + value[-LIMIT:]  # what is left out anyway need not be escaped first
+    if isinstance(value, str | bytes) and len(value) > MAX_QUOTE:
+        value = value[:MAX_QUOTE] + value[-MAX_QUOTE:]  # what is left out anyway need not be escaped first
     return shortened(repr(value))
 
 
-def listed(names: Iterable[object], limit: int = LIMIT) -> str:
+def listed(names: Iterable[object], limit: int = MAX_QUOTE) -> str:
     """Names in a row, as many as `limit` characters hold, and how many there are if those are not all.
 
     >>> listed(["a", "b"])

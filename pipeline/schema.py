@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 
 import pydantic
 
-from pipeline.quoting import LIMIT, listed, quoted, shortened
+from pipeline.quoting import MAX_QUOTE, listed, quoted, shortened
 
 
 class Table(pydantic.BaseModel):
@@ -20,7 +20,7 @@ class Table(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Kept(pydantic.BaseModel):
+class JsonRecord(pydantic.BaseModel):
     """What must be in a JSON object of ours; more may be."""
 
     model_config = pydantic.ConfigDict(extra="allow")
@@ -40,7 +40,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean '{shortened(close[0])}'?" if close else f"Known: {listed(known, LIMIT * 3 // 2)}."
+    return f"Did you mean '{shortened(close[0])}'?" if close else f"Known: {listed(known, MAX_QUOTE * 3 // 2)}."
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not valid TOML: {shortened(error)}") from None
 
 
-def read_json(path: Path, again: str, shape: Any = Any) -> Any:
+def read_json(path: Path, remedy: str, shape: Any = Any) -> Any:
     """What a JSON file of ours holds, as plain values, after a check of its shape.
 
     Args:
@@ -77,18 +77,18 @@ def read_json(path: Path, again: str, shape: Any = Any) -> Any:
         FileNotFoundError: if there is none.
         ValueError: one line with the file, what is wrong, and how to get it anew.
     """
-    return _checked(path.read_bytes(), shape, str(path), again)
+    return _checked(path.read_bytes(), shape, str(path), remedy)
 
 
-def read_json_lines(path: Path, again: str, shape: Any = Any) -> list[Any]:
+def read_json_lines(path: Path, remedy: str, shape: Any = Any) -> list[Any]:
     """The lines of a JSONL file of ours, one at least; else as `read_json`, with the line's number."""
     lines = path.read_bytes().splitlines()
     if not lines:
-        raise ValueError(f"{path}: empty: {again}")
-    return [_checked(line, shape, f"{path}: line {number}", again) for number, line in enumerate(lines, start=1)]
+        raise ValueError(f"{path}: empty: {remedy}")
+    return [_checked(line, shape, f"{path}: line {number}", remedy) for number, line in enumerate(lines, start=1)]
 
 
-def _checked(text: bytes, shape: Any, where: str, again: str) -> Any:
+def _checked(text: bytes, shape: Any, where: str, remedy: str) -> Any:
     try:
         values = json.loads(text)
         pydantic.TypeAdapter(shape).validate_python(values)
@@ -96,9 +96,9 @@ def _checked(text: bytes, shape: Any, where: str, again: str) -> Any:
         first = error.errors()[0]
         key = shortened(".".join(str(part) for part in first["loc"]))
         what = f"'{key}' is missing" if first["type"] == "missing" else f"{key}: {_expected(first)}" if key else ""
-        raise ValueError(f"{where}: {what or _expected(first)}: {again}") from None
+        raise ValueError(f"{where}: {what or _expected(first)}: {remedy}") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON ({shortened(error)}): {again}") from None
+        raise ValueError(f"{where}: not JSON ({shortened(error)}): {remedy}") from None
     return values
 
 

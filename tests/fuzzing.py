@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress
 
-from pipeline.quoting import LINE
+from pipeline.quoting import MAX_MESSAGE
 from tests.fuzz_images import fuzz_image
 from tests.fuzz_tables import fuzz_table
 from tests.fuzz_toml import fuzz_toml
@@ -60,7 +60,7 @@ def check_message(message: str) -> None:
         AssertionError: if it is not.
     """
     assert message.strip(), "an error without a message"
-    assert len(message) <= LINE, f"a message of {len(message)} characters: {message[:LINE]} …"
+    assert len(message) <= MAX_MESSAGE, f"a message of {len(message)} characters: {message[:MAX_MESSAGE]} …"
     assert len(message.splitlines()) == 1, f"a message of several lines: {message}"
 
 
@@ -88,7 +88,7 @@ def fuzz(seconds: float, seed: int) -> tuple[Counter, list[tuple[str, int, str]]
                     outcomes[name, run_case(name, number, Path(folder))] += 1
                 except Exception as error:
                     outcomes[name, "failed"] += 1
-                    failures.append((name, number, f"{type(error).__name__}: {str(error)[:LINE]}"))
+                    failures.append((name, number, f"{type(error).__name__}: {str(error)[:MAX_MESSAGE]}"))
     raise AssertionError("cases never end")
 
 

@@ -8,12 +8,12 @@ import torch
 
 from pipeline.cli import main
 from pipeline.inference.prediction_store import is_complete, start_store
-from pipeline.quoting import LINE
-from pipeline.schema import Kept, read_json, read_json_lines
+from pipeline.quoting import MAX_MESSAGE
+from pipeline.schema import JsonRecord, read_json, read_json_lines
 from pipeline.training.checkpoint import load_state, read_record, save_checkpoint, save_state
 
 
-class Shape(Kept):
+class Shape(JsonRecord):
     number: int
 
 
@@ -37,7 +37,7 @@ def test_a_file_of_another_shape_is_one_line_with_the_way_out(tmp_path, text, sa
         with pytest.raises(ValueError, match=r"kept\.json: .*: make it again$") as caught:
             read(path, "make it again", Shape)
         assert "\n" not in str(caught.value)
-        assert len(str(caught.value)) < LINE
+        assert len(str(caught.value)) < MAX_MESSAGE
     with pytest.raises(ValueError, match=said):
         read_json(path, "make it again", Shape)
 
@@ -80,7 +80,7 @@ def test_a_tampered_file_is_named_with_the_way_out(submitted, capsys, name, tamp
     error = capsys.readouterr().err
     assert f"pipeline oof: {name}: " in error
     assert said in error
-    assert len(error) <= LINE + 1
+    assert len(error) <= MAX_MESSAGE + 1
 
 
 @pytest.mark.parametrize("tamper", [half, lambda _: "{}", lambda _: "[]"])

@@ -507,7 +507,7 @@ def _another_works(do):
 def test_folds_that_another_process_made_meanwhile_are_taken(tiny, monkeypatch):
     stages.make_context(config.load("configs/tiny.toml"))
     made = Path("folds").rename("made")
-    monkeypatch.setattr(preparing, "locked", lambda *_: _another_works(lambda: made.rename("folds")))
+    monkeypatch.setattr(preparing, "file_lock", lambda *_: _another_works(lambda: made.rename("folds")))
     monkeypatch.setattr(folds, "assign_folds", lambda *_: pytest.fail("made twice"))
     monkeypatch.setattr(preparing, "find_duplicates", lambda *_: pytest.fail("looked for twice"))
     assert len(stages.make_context(config.load("configs/tiny.toml")).folds) == 18
@@ -516,7 +516,7 @@ def test_folds_that_another_process_made_meanwhile_are_taken(tiny, monkeypatch):
 def test_data_that_another_process_generated_meanwhile_are_taken(tiny, monkeypatch):
     cfg = config.load("configs/tiny.toml", ["competition=demo"])
     paths, demo = preparing.Paths(cfg, competition.load("demo")), competition.load("demo")
-    monkeypatch.setattr(preparing, "locked", lambda *_: _another_works(paths.root.mkdir))
+    monkeypatch.setattr(preparing, "file_lock", lambda *_: _another_works(paths.root.mkdir))
     monkeypatch.setitem(preparing.GENERATORS, "demo", lambda _: pytest.fail("generated twice"))
     (tiny / "tiny").rename("elsewhere")
     preparing.make_data(demo, paths)

@@ -375,13 +375,13 @@ def test_what_another_has_trained_meanwhile_is_not_trained_again(trained, monkey
         Path("elsewhere").rename(trained)
         yield
 
-    monkeypatch.setattr(training, "locked", waits_for_another)
+    monkeypatch.setattr(training, "file_lock", waits_for_another)
     monkeypatch.setattr(training, "_fit", lambda *_: pytest.fail("trained twice"))
     assert stages.train(config.load(TINY), 0).weights.exists()
 
 
 def test_what_is_done_needs_no_lock(trained, monkeypatch):
-    monkeypatch.setattr(training, "locked", lambda *_, **__: pytest.fail("a read-only folder cannot be locked"))
+    monkeypatch.setattr(training, "file_lock", lambda *_, **__: pytest.fail("a read-only folder cannot be locked"))
     stages.train(config.load(TINY), 0)
 
 
@@ -393,7 +393,7 @@ def test_of_several_processes_the_first_alone_locks_and_does_not_wait(tiny, monk
         asked.append((rank, wait))
         yield
 
-    monkeypatch.setattr(training, "locked", note)
+    monkeypatch.setattr(training, "file_lock", note)
     for rank in (0, 1):
         several = SimpleNamespace(is_main_process=rank == 0, num_processes=2, wait_for_everyone=lambda: None)
         monkeypatch.setattr(training, "processes", lambda several=several: several)

@@ -9,7 +9,7 @@ import typer
 from pipeline.cli import bundles, kaggle, stages  # noqa: F401 - their commands
 from pipeline.cli.terminal import app
 from pipeline.progress import console, is_main_process
-from pipeline.quoting import LINE, shortened
+from pipeline.quoting import MAX_MESSAGE, shortened
 
 INTERRUPTED = 130  # typer's status after Ctrl-C
 
@@ -38,7 +38,7 @@ def run() -> None:
 
 def _complain(args: Sequence[str], message: str, status: int) -> int:
     name = f"pipeline {args[0]}" if args and not args[0].startswith("-") else "pipeline"
-    print(shortened(f"{name}: {message}", LINE), file=sys.stderr)
+    print(shortened(f"{name}: {message}", MAX_MESSAGE), file=sys.stderr)
     return status
 
 

@@ -110,7 +110,7 @@ class View:
         title: of the page: the config's or the ensemble's name.
         competition: its title.
         metric: name of what `honest` and the images' scores are by: the official one; of volumes, that of their slices.
-        made: as `manifest.made_with`.
+        made: as `manifest.collect_provenance`.
         images: a row for each training image, with its OOF result: image_id, fold, score (cross-fitted, 0 to 1),
             coverage (true; 1 where each pixel has a class), predicted (coverage, of the cut chosen without its fold),
             suspicion (of `suspicion.suspicion`), said (what is true and what was predicted, in words); if there is

@@ -19,7 +19,7 @@ from pipeline.kaggle.descriptions import describe
 from pipeline.kaggle.input_mounts import LAYOUT, is_rerun
 from pipeline.kaggle.metadata import read_metadata
 from pipeline.kaggle.wheels import write_wheels
-from pipeline.manifest import read_submission_record
+from pipeline.manifest import read_submission_manifest
 from pipeline.metrics import judge_of
 from pipeline.serving.budget_plan import Member, Plan, Step, seconds_of
 from pipeline.serving.bundle import Bundle, Origin, Record, Worth, read_bundle, weights_name, write_bundle
@@ -91,7 +91,7 @@ def write_weights(folder: Path, members: Sequence[Context], done: Ensembled, *, 
     Raises:
         ValueError: for folds that were trained with different settings.
     """
-    manifest = read_submission_record(done.manifest)
+    manifest = read_submission_manifest(done.manifest)
     if (manifest["commit"] or "").endswith("+"):
         log.warning("files differ from commit %s: what is bundled cannot be made again from it", manifest["commit"][:7])
     record = _record(members, done, manifest, price(members, done)).model_copy(update={"half": half})

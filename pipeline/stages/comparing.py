@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline import competition
 from pipeline.config import Config
 from pipeline.data.tables import read_table
-from pipeline.manifest import read_submission_record
+from pipeline.manifest import read_submission_manifest
 from pipeline.metrics import Scores
 from pipeline.pseudo_labels import read_labels
 from pipeline.stages.ensembling import GAINED, POSSIBLE
@@ -71,7 +71,7 @@ def _in_words(machines: dict[str, list[dict[str, Any]]]) -> str:
 def _manifest_of(name: str) -> dict[str, Any]:
     """What was written beside a submission; nothing where there is none."""
     path = Path("submissions") / f"{name}.json"
-    return read_submission_record(path) if path.exists() else {}
+    return read_submission_manifest(path) if path.exists() else {}
 
 
 class Final(NamedTuple):

@@ -27,7 +27,7 @@ from pipeline.ensemble import (
 )
 from pipeline.files import atomic_write, write_text
 from pipeline.inference.prediction_store import PredictionStore
-from pipeline.manifest import made_with
+from pipeline.manifest import collect_provenance
 from pipeline.metrics import (
     Found,
     Scores,
@@ -357,7 +357,7 @@ def _manifest(members: Sequence[Context], done: Ensembled, unlisted: Sequence[st
         "rows": done.summary.rows,
         "empty_rows": done.summary.empty,
         **({"test_images_without_row": len(unlisted)} if unlisted else {}),
-        **made_with(),
+        **collect_provenance(),
     }
 
 

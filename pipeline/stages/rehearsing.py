@@ -15,7 +15,7 @@ from pipeline.data.tables import read_table
 from pipeline.kaggle.descriptions import KERNELS, competitions_of, titled
 from pipeline.kaggle.mock_test_set import write_hidden, write_known
 from pipeline.kaggle.rehearsal import WORKING_LIMIT, Ran, describe_base, lay_out, make_environment, run_notebook
-from pipeline.schema import Kept, read_json
+from pipeline.schema import JsonRecord, read_json
 from pipeline.stages.bundling import Bundled, bundle
 from pipeline.stages.submitting import check_csv
 from pipeline.submission import sample_rows
@@ -44,7 +44,7 @@ class Act(NamedTuple):
         return self.ran.status == 0 and self.problem is None and self.ran.working < WORKING_LIMIT
 
 
-class RunRecord(Kept):
+class RunRecord(JsonRecord):
     """What must be in submission.json, which the notebook writes."""
 
     images: PositiveInt

@@ -13,7 +13,7 @@ from pipeline.config import Config
 from pipeline.data.index import coverage_columns
 from pipeline.data.reader import Reader
 from pipeline.ensemble import Choice, Chosen, Decision, Drawer, Exclusive
-from pipeline.manifest import made_with
+from pipeline.manifest import collect_provenance
 from pipeline.metrics import Counts, Scores, count, detection_rates, of_pixels, stack
 from pipeline.postprocess import Cut, Surface
 from pipeline.progress import track
@@ -66,7 +66,7 @@ def _view(title: str, members: Sequence[Context], test_index: pd.DataFrame) -> r
         competition=first.card.title,
         metric=metric_of_scores(first.card),
         metric_of_epochs=of_pixels(first.card.metric),
-        made=made_with(),
+        made=collect_provenance(),
         images=_images(rows, looked, decision),
         masks=masks if len(first.card.classes) > 1 else pd.DataFrame(),
         honest=_honest(decision, rows["group"].to_numpy()),

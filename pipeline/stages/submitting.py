@@ -18,7 +18,7 @@ from pipeline.kaggle.descriptions import competitions_of
 from pipeline.kaggle.metadata import KERNEL_FILE, DatasetMetadata, KernelMetadata, read_metadata
 from pipeline.kaggle.retry import SITE, EndedError, KaggleError
 from pipeline.kaggle.submission_history import Correlation, Entry, Row, correlations, read_entries, write_entries
-from pipeline.manifest import read_submission_record
+from pipeline.manifest import read_submission_manifest
 from pipeline.schema import Table, read_json
 from pipeline.submission import check_submission
 
@@ -253,7 +253,7 @@ def read_manifest(name: str) -> dict[str, Any]:
     path = Path("submissions") / f"{name}.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file: make ensemble CONFIG={name} writes it, beside the CSV")
-    return read_submission_record(path)
+    return read_submission_manifest(path)
 
 
 def slug_of(card: Competition) -> str:

@@ -23,7 +23,7 @@ from pipeline.inference.predictor import Predictor, predict_to_store
 from pipeline.metrics import Counts, detection_rates, of_pixels, pixel_metric
 from pipeline.models import build_model, for_prediction
 from pipeline.rle import Dialect
-from pipeline.schema import Kept, read_json, read_json_lines
+from pipeline.schema import JsonRecord, read_json, read_json_lines
 from pipeline.stages.labelling import label_fold, refuse_other_folds, source_of_labels
 from pipeline.stages.preflight import check_training
 from pipeline.stages.preparing import Context, Paths, counts_at_half, make_context, processes, scores_at_half
@@ -48,7 +48,7 @@ FULL_SEED = 999  # in place of a fold's number
 MOVED = 0.2  # difference of the phases' best thresholds that is worth a word
 
 
-class OofRow(Kept):
+class OofRow(JsonRecord):
     """What must be in a row of oof.json."""
 
     fold: int

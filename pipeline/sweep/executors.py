@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.quoting import LINE, first_line
+from pipeline.quoting import MAX_MESSAGE, first_line
 from pipeline.ray_cluster import connected, last_line
 from pipeline.sweep.jobs import FAILED, Job
 
@@ -133,7 +133,7 @@ def _line(ray: Any, job: Job, task: Any) -> str:
     except ray.exceptions.RayTaskError as error:
         status, said = 1, f"died, {last_line(error.cause)}"
     except ray.exceptions.RayError as error:
-        status, said = 1, f"died, {type(error).__name__}: {first_line(error, LINE)}"
+        status, said = 1, f"died, {type(error).__name__}: {first_line(error, MAX_MESSAGE)}"
     return f"{job.folder}: {FAILED} {said} (see {job.log})" if status else f"{job.folder}: done, {said}"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.files import write_text
 from pipeline.progress import clock
-from pipeline.schema import Kept
+from pipeline.schema import JsonRecord
 from pipeline.training.selection import beats_baseline
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ ADVICE = {
 }
 
 
-class Epoch(Kept):
+class Epoch(JsonRecord):
     """What must be in a line of metrics.jsonl."""
 
     phase: int

@@ -15,6 +15,7 @@ VENV_DEV := .venv/.ready-dev
 VENV_KAGGLE := .venv/.ready-kaggle
 VENV_BENCH := .venv/.ready-bench
 VENV_RAY := .venv/.ready-ray
+VENV_LINT := .venv/.ready-lint
 endif
 # BASE_PYTHON=/path/to/python rehearses on that environment; else .venv-kaggle is made, like Kaggle's image.
 ifeq ($(BASE_PYTHON),)
@@ -28,7 +29,7 @@ OPTIONS = configs/$(CONFIG).toml $(if $(SET),--set=$(call quoted,$(SET))) $(if $
 NAME = $(subst $() ,+,$(strip $(CONFIGS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data doctor audit competitions folds train sweep oof predict ensemble report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test fuzz test-older lint format
+.PHONY: help setup data doctor audit competitions folds train sweep oof predict ensemble report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-slow test-older fuzz types lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,20 +50,26 @@ setup: $(VENV) ## make .venv with the pinned packages
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/.ready-dev: requirements-dev.txt requirements-kaggle.txt requirements-ray.txt requirements-openvino.txt requirements-nifti.txt .venv/.ready
+.venv/.ready-dev: requirements-dev.txt requirements-kaggle.txt requirements-openvino.txt requirements-lint.txt .venv/.ready
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-.venv/.ready-bench: requirements-bench.txt .venv/.ready-dev
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+.venv/.ready-bench: pyproject.toml .venv/.ready-dev
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[bench]"
 	touch $@
 
 .venv/.ready-kaggle: requirements-kaggle.txt .venv/.ready
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-kaggle.txt
 	touch $@
 
-.venv/.ready-ray: requirements-ray.txt .venv/.ready
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt
+.venv/.ready-ray: pyproject.toml .venv/.ready
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[ray]"
+	touch $@
+
+# Of all packages, `make lint` needs ruff alone.
+.venv/.ready-lint: requirements-lint.txt
+	test -x .venv/bin/python || python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-lint.txt
 	touch $@
 
 .venv-kaggle/.ready: requirements-kaggle-image.txt
@@ -150,20 +157,27 @@ encoders: $(VENV) ## the timm encoders that work (PATTERN=resnet)
 bench: $(VENV) $(VENV_DEV) $(VENV_BENCH) ## the measured claims, as ratios from one run (DATA=folder of nuclei: prediction too)
 	@set -e; for file in rle rle_table instances thresholds postprocess memory train lovasz $(if $(DATA),predict); do echo "== benchmarks/$$file.py"; $(PYTHON) benchmarks/$$file.py; done
 
-test: $(VENV) $(VENV_DEV) ## the test suite; gets a browser for the tests of the report, if there is none
+test: $(VENV) $(VENV_DEV) ## the fast tests, a few minutes; installs a browser for the tests of the report if there is none
 	$(PYTHON) -m tests.browser
-	$(PYTHON) -m pytest -n auto
+	$(PYTHON) -m pytest -n auto -m "not slow"
+
+test-slow: $(VENV) $(VENV_DEV) ## the slow tests: Ray, notebooks, torchrun, rehearsal, kills, all architectures
+	$(PYTHON) -m tests.browser
+	$(PYTHON) -m pytest -n auto -m slow
+
+test-older: ## all tests with Python 3.12 and Kaggle's older packages, in .venv-older (PYTHON312=python3.12)
+	PYTHON312="$(PYTHON312)" .ci/older .venv-older
 
 fuzz: $(VENV) $(VENV_DEV) ## mutated images, tables and TOML files, for SECONDS=60
 	$(PYTHON) -m tests.fuzzing --seconds $(or $(SECONDS),60) --seed $(or $(SEED),0)
 
-test-older: ## the test suite with Python 3.12 and Kaggle's older packages, in .venv-older (PYTHON312=python3.12)
-	PYTHON312="$(PYTHON312)" .ci/older .venv-older
+types: $(VENV) $(VENV_DEV) ## mypy, strict, on the packages that pyproject.toml lists
+	$(PYTHON) -m mypy
 
-lint: $(VENV) $(VENV_DEV) ## ruff: check and format
+lint: $(VENV_LINT) ## ruff: check the code and its format
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 
-format: $(VENV) $(VENV_DEV) ## ruff: mend and format
+format: $(VENV_LINT) ## ruff: fix the code and its format
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .

@@ -18,9 +18,7 @@ def connected() -> Any:
     try:
         import ray
     except ImportError:
-        raise ValueError(
-            "--executor ray needs a package that is not here: pip install -r requirements-ray.txt"
-        ) from None
+        raise ValueError("--executor ray needs a package that is not here: pip install -e .[ray]") from None
     if not ray.is_initialized():
         # The cluster's machines get this project's own package from here.
         own = {"py_modules": [str(Path(pipeline.__file__).parent)]}

@@ -1,14 +1,15 @@
-"""The rooms of the house: imports point up this list, never down."""
+"""The layers of the package: a module imports only from layers above its own in this list, and from its own package."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import pipeline
 
-# A module may import those above it, and its own room. Rooms on one line do not know each other.
-FLOORS = [
+# Packages and modules of one layer do not import each other.
+LAYERS = [
     {"numba_jit", "quoting"},
     {"files", "schema", "rle", "metrics", "hardware", "progress", "prefetch", "ray_cluster"},
     {"config", "competition", "manifest", "statistics"},
@@ -26,66 +27,79 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 ROOT = Path(pipeline.__file__).parent
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+# Libraries that only these packages import.
+OWNERS = {
+    "tomllib": {"schema"},
+    "PIL": {"data", "demos"},
+    "tifffile": {"data", "demos"},
+    "pydicom": {"data"},
+    "albumentations": {"data"},
+    "safetensors": {"inference", "training"},
+    "kaggle.api": {"kaggle"},
+    "requests": {"kaggle"},
+}
 
 
-def room(path: Path) -> str:
+def package_of(path: Path) -> str:
+    """The package, or the top-level module, that a file belongs to."""
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """Rooms that a file imports, inside functions too."""
-    rooms = set()
+def imported_packages(path: Path) -> set[str]:
+    """Packages and top-level modules of ours that a file imports, inside functions too."""
+    packages = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            rooms |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("pipeline.")}
+            packages |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("pipeline.")}
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pipeline":
             parts = node.module.split(".")
-            rooms |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
-    return rooms - {"__version__"}
+            packages |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+    return packages - {"__version__"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_up(path):
-    # The first floor's modules lean on nothing but each other's neighbours named here.
-    for other in imported_rooms(path) - {room(path)}:
-        assert FLOOR[other] < FLOOR[room(path)], f"{path.name} imports {other}, which lies below or beside it"
+def imports_at_module_level(path: Path) -> Iterator[str]:
+    """Top-level names of the packages that importing a file imports."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            yield (node.module or "").partition(".")[0]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
 
 
-def test_every_module_has_a_floor():
-    assert {room(path) for path in MODULES} - {"competitions"} == set(FLOOR)
+def test_every_module_has_a_layer():
+    assert {package_of(path) for path in MODULES} - {"competitions"} == set(LAYER_OF)
 
 
-@pytest.mark.parametrize(
-    ("word", "owner"),
-    [
-        ("tomllib", "schema"),
-        ("PIL", ("data", "demos")),
-        ("tifffile", ("data", "demos")),
-        ("pydicom", "data"),
-        ("albumentations", "data"),
-        ("safetensors", ("inference", "training")),
-        ("kaggle.api", "kaggle"),
-        ("requests", "kaggle"),
-    ],
-)
-def test_a_library_has_one_owner(word, owner):
-    owners = {owner} if isinstance(owner, str) else set(owner)
-    users = {room(path) for path in MODULES if f"import {word}" in (text := path.read_text()) or f"from {word}" in text}
-    assert users == owners
+def test_imports_go_up_the_list_of_layers():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {other}"
+        for path in MODULES
+        for other in imported_packages(path) - {package_of(path)}
+        if LAYER_OF[other] >= LAYER_OF[package_of(path)]
+    ]
+    assert not wrong
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_kaggles_client_is_imported_only_where_it_is_called(path):
-    # It is installed for those who hand in only, and looks for a token as soon as it is imported.
-    statements = ast.parse(path.read_text(encoding="utf-8")).body
-    names = [each.module or "" for each in statements if isinstance(each, ast.ImportFrom)]
-    names += [alias.name for each in statements if isinstance(each, ast.Import) for alias in each.names]
-    assert not {name.partition(".")[0] for name in names} & {"kaggle", "kagglesdk", "requests"}
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_library_is_imported_by_its_owners_only(library):
+    statements = (f"import {library}", f"from {library}")
+    users = {package_of(path) for path in MODULES if any(each in path.read_text("utf-8") for each in statements)}
+    assert users == OWNERS[library]
 
 
-def test_no_room_is_called_after_nothing():
+def test_the_kaggle_client_is_imported_inside_functions_only():
+    # It is an optional package, and it looks for a token as soon as it is imported.
+    wrong = [
+        str(path.relative_to(ROOT))
+        for path in MODULES
+        if {"kaggle", "kagglesdk", "requests"} & set(imports_at_module_level(path))
+    ]
+    assert not wrong
+
+
+def test_no_module_has_a_name_that_says_nothing():
     names = {part.removesuffix(".py") for path in MODULES for part in path.relative_to(ROOT).parts}
     assert not names & {"utils", "core", "base", "helpers", "misc", "common"}

@@ -26,8 +26,9 @@ def pins(file):
 
 
 PINNED, BASE = pins("requirements.txt"), pins("requirements-kaggle-image.txt")
-OPTIONAL = {*pins("requirements-kaggle.txt"), *pins("requirements-ray.txt"), *pins("requirements-openvino.txt")}
-OPTIONAL |= {*pins("requirements-nifti.txt")}
+EXTRAS = [Requirement(line) for lines in PROJECT["optional-dependencies"].values() for line in lines]
+OPTIONAL = {*pins("requirements-kaggle.txt"), *pins("requirements-openvino.txt")}
+OPTIONAL |= {canonicalize_name(requirement.name) for requirement in EXTRAS}
 OPTIONAL |= {"requests"}  # through which Kaggle's client speaks
 
 

@@ -46,11 +46,11 @@ from pipeline.data.reader import Reader  # noqa: E402
 from pipeline.ensemble import PerClass  # noqa: E402
 from pipeline.ensemble.choice import Choice  # noqa: E402
 from pipeline.inference.predictor import Predictor  # noqa: E402
-from pipeline.inference.tta import VIEWS  # noqa: E402
 from pipeline.models import build_model  # noqa: E402
 from pipeline.postprocess import Cut  # noqa: E402
 from pipeline.serving.bundle import Bundle, Origin, Record, Worth, read_bundle, weights_name, write_bundle  # noqa: E402
 from pipeline.serving.bundle_prediction import predict_test  # noqa: E402
+from pipeline.symmetries import SYMMETRIES  # noqa: E402
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 
 NAME, FOLDS, THRESHOLD = "nuclei", range(5), 0.5
@@ -62,7 +62,9 @@ err = Console(stderr=True)
 def config_with(backend: str) -> Config:
     """The config of nuclei with all eight views, in an engine."""
     cfg = config.load(ROOT / "configs" / f"{NAME}.toml")
-    return cfg.model_copy(update={"predict": cfg.predict.model_copy(update={"views": tuple(VIEWS), "engine": backend})})
+    return cfg.model_copy(
+        update={"predict": cfg.predict.model_copy(update={"views": tuple(SYMMETRIES), "backend": backend})}
+    )
 
 
 def thinned(data: Path, every: int, folder: Path) -> Path:
@@ -221,7 +223,7 @@ def asked_for(cfg: Config, data: Path) -> tuple[float, int]:
             width, height = image.size
         # On the meta device nothing is computed; both views' shapes ask for as much.
         total += forward_flops(model.to("meta"), torch.empty(1, 3, height, width, device="meta"))
-    return total * len(FOLDS) * len(VIEWS), len(paths)
+    return total * len(FOLDS) * len(SYMMETRIES), len(paths)
 
 
 def differing(one: Path, other: Path, data: Path) -> str:
@@ -299,7 +301,9 @@ def main(
         contestants["plain"] = plain(cfg, weights, data, folder / "plain.csv")
         seconds = interleave(contestants, rounds)
         flops, images = asked_for(cfg, data)
-        console.print(f"{images} images, {len(FOLDS)} folds, {len(VIEWS)} views, {torch.get_num_threads()} threads")
+        console.print(
+            f"{images} images, {len(FOLDS)} folds, {len(SYMMETRIES)} views, {torch.get_num_threads()} threads"
+        )
         console.print(speed(seconds, flops, images, cfg))
         for backend in names:
             console.print(f"{backend}: {differing(folder / f'{backend}.csv', folder / 'plain.csv', data)} from plain")

@@ -193,7 +193,7 @@ class Tiles(Table):
 
 
 class Predict(Table):
-    views: tuple[str, ...] = ("identity", "flip_horizontal")  # names of `inference.tta.VIEWS`
+    views: tuple[str, ...] = ("identity", "flip_horizontal")  # names of `symmetries.SYMMETRIES`
     batch_size: Count = 16
     output_stride: Literal[8, 16] | None = None  # of DeepLab, where it should differ from the model's
     backend: Literal["eager", "fuse_conv_bn", "compile", "openvino"] = (

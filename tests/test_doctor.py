@@ -20,6 +20,7 @@ from pipeline.doctor.findings import check_pixels, check_sample, check_sizes, st
 from pipeline.doctor.label_pairs import check_beside
 from pipeline.doctor.placement import VIEWS, judge_masks
 from pipeline.rle import Dialect
+from pipeline.symmetries import SYMMETRIES
 from tests.conftest import write_tiny
 from tests.miniatures import runs_of
 
@@ -195,9 +196,7 @@ def test_a_run_before_the_first_pixel_or_past_the_last_is_a_fact(shown, declared
 
 # Masks that are images.
 
-LEFT, RIGHT = "turned left by a quarter", "turned right by a quarter"
-UNDONE = {view: view for view in VIEWS} | {LEFT: RIGHT, RIGHT: LEFT}  # by which a view is undone
-FITTING = [(shape, view) for shape in SHAPES for view in list(VIEWS)[: 7 if shape == "square" else 3]]
+FITTING = [(shape, view) for shape in SHAPES for view in VIEWS[: 7 if shape == "square" else 3]]
 
 
 def scenes(shape, seed=0):
@@ -218,10 +217,10 @@ def test_masks_on_their_images_are_left_in_peace(draw, shape, seed):
 @pytest.mark.parametrize(("shape", "view"), FITTING)
 @pytest.mark.parametrize("draw", [pictures, scenes])
 def test_turned_masks_are_caught_and_the_way_back_is_named(draw, shape, view):
-    turned = [(image, VIEWS[UNDONE[view]](mask)) for image, mask in draw(SHAPES[shape])]
+    turned = [(image, SYMMETRIES[view].inverse(mask)) for image, mask in draw(SHAPES[shape])]
     verdict = judge_masks(turned)
     assert (verdict.kind, verdict.better) == ("other", view)
-    assert f"fit their images better when {view} (" in verdict.message
+    assert f"fit their images better after {view} (" in verdict.message
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -258,7 +257,7 @@ def test_large_masks_are_judged_as_small_ones():
 
     large = [(enlarged(image), enlarged(mask)) for image, mask in list(pictures((48, 48)))[:20]]
     assert judge_masks(large).kind == "good"
-    assert judge_masks([(image, mask.T) for image, mask in large]).better == "transposed"
+    assert judge_masks([(image, mask.T) for image, mask in large]).better == "transpose"
 
 
 # Findings.
@@ -446,8 +445,8 @@ def write_mask_files(change):
 
 
 MISTAKES = {
-    "transposed": (lambda masks: [mask.T for mask in masks], "fit their images better when transposed"),
-    "mirrored": (lambda masks: [mask[::-1] for mask in masks], "fit their images better when mirrored upside down"),
+    "transposed": (lambda masks: [mask.T for mask in masks], "fit their images better after transpose"),
+    "mirrored": (lambda masks: [mask[::-1] for mask in masks], "fit their images better after flip_vertical"),
     "shuffled": (
         lambda masks: [masks[place] for place in np.random.default_rng(1).permutation(120)],
         "are rows or ids shuffled",
@@ -476,7 +475,7 @@ def test_training_is_refused_on_transposed_masks_with_a_picture(tiny, capsys, mo
     write_mask_files(MISTAKES["transposed"][0])
     monkeypatch.setattr("pipeline.stages.training._fit", lambda *args: pytest.fail("trained"))
     status, _, err = doctor(capsys, "train", "--fold", "0")
-    assert (status, "fit their images better when transposed" in err) == (2, True)
+    assert (status, "fit their images better after transpose" in err) == (2, True)
     assert "See reports/tiny-doctor.png" in err.splitlines()[-1]
     assert Path("reports/tiny-doctor.png").exists()
 

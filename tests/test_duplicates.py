@@ -10,6 +10,7 @@ import pytest
 from pipeline import duplicates
 from pipeline.duplicates import candidates, find_duplicates, merge_groups, read_duplicates, write_duplicates
 from pipeline.duplicates.candidates import VIEWS
+from pipeline.symmetries import SYMMETRIES
 
 REAL = sorted((Path(__file__).parent / "data").glob("nucleus_????????.png"))
 SIDE = 256
@@ -109,7 +110,7 @@ def plant(folder: Path, seed: int, distinct: int = 250) -> Planted:
 def plant_copies(planted: Planted) -> None:
     for name in [*VIEWS][1:] * 3:
         image = planted.scene(SIDE)
-        planted.pair("turned", image, VIEWS[name](image))
+        planted.pair("turned", image, SYMMETRIES[name](image))
     for quality in (95, 85, 75, 60, 50, 40) * 3:
         image = planted.scene(SIDE)
         planted.pair("re-encoded", image, jpeg(image, quality))

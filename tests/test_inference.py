@@ -1,4 +1,4 @@
-"""Views and their inverses, and the store of probabilities."""
+"""Averages over views, and the store of probabilities."""
 
 from pathlib import Path
 
@@ -14,32 +14,14 @@ from pipeline.data.index import read_index
 from pipeline.data.reader import Reader
 from pipeline.inference.prediction_store import PredictionStore, StoreWriter, is_complete, quantise, start_store
 from pipeline.inference.predictor import Predictor, brought_to, predict_images, predict_to_store
-from pipeline.inference.tta import VIEWS, average_views, check_views
+from pipeline.inference.tta import average_views, check_views
+from pipeline.symmetries import SYMMETRIES
 
 UNIQUE = torch.arange(24.0).reshape(1, 1, 4, 6)
 
 
-@pytest.mark.parametrize("name", VIEWS)
-def test_view_inverse_undoes_forward(name):
-    forward, inverse = VIEWS[name]
-    assert torch.equal(inverse(forward(UNIQUE)), UNIQUE)
-
-
-def test_views_are_the_eight_symmetries():
-    seen = {tuple(map(tuple, view.forward(UNIQUE)[0, 0].tolist())) for view in VIEWS.values()}
-    assert len(seen) == len(VIEWS) == 8
-
-
-def test_views_form_a_group():
-    square = torch.arange(9.0).reshape(1, 1, 3, 3)
-    images = [view.forward(square) for view in VIEWS.values()]
-    for one in VIEWS.values():
-        for other in VIEWS.values():
-            assert any(torch.equal(one.forward(other.forward(square)), image) for image in images)
-
-
 def test_average_of_a_pointwise_model_is_the_model():
-    assert torch.allclose(average_views(torch.sin, UNIQUE, tuple(VIEWS)), torch.sin(UNIQUE))
+    assert torch.allclose(average_views(torch.sin, UNIQUE, tuple(SYMMETRIES)), torch.sin(UNIQUE))
 
 
 def test_average_undoes_the_view_of_a_model_that_sees_places():
@@ -49,7 +31,7 @@ def test_average_undoes_the_view_of_a_model_that_sees_places():
         marked[..., 0, 0] = 1
         return marked
 
-    average = average_views(corner, UNIQUE, tuple(VIEWS))[0, 0]
+    average = average_views(corner, UNIQUE, tuple(SYMMETRIES))[0, 0]
     assert average[0, 0] == average[0, -1] == average[-1, 0] == average[-1, -1] == 0.25
     assert average.sum() == 1
 

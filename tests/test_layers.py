@@ -10,7 +10,7 @@ import pipeline
 
 # Packages and modules of one layer do not import each other.
 LAYERS = [
-    {"numba_jit", "quoting"},
+    {"numba_jit", "quoting", "symmetries"},
     {"files", "schema", "rle", "metrics", "hardware", "progress", "prefetch", "ray_cluster"},
     {"config", "competition", "manifest", "statistics"},
     {"data"},

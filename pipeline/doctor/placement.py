@@ -11,7 +11,7 @@ What all images or all masks of a set have in common decides nothing, nor do mas
 their images. How often this is right, and how often it is a false alarm: `benchmarks/study_doctor.py`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import cv2
@@ -20,6 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import t
 
 from pipeline.rle import Dialect
+from pipeline.symmetries import SYMMETRIES
 
 Sample = tuple[np.ndarray, np.ndarray]  # a grey image (H, W) uint8, and its labels (H, W) uint8: one number a class
 
@@ -30,16 +31,9 @@ MOST = 0.75  # share of the images that another view must fit better
 CHANCE = 5e-4  # probability of so clear a relation by chance, at most
 FACTOR = 1.2  # by which another assignment must fit better than mirrored masks can be made to fit
 
-# What undoes a mistake, by the words for it; the last four only of square images.
-VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "mirrored left to right": lambda mask: mask[:, ::-1],
-    "mirrored upside down": lambda mask: mask[::-1],
-    "turned by half": lambda mask: mask[::-1, ::-1],
-    "transposed": lambda mask: mask.T,
-    "turned left by a quarter": lambda mask: np.rot90(mask),
-    "turned right by a quarter": lambda mask: np.rot90(mask, 3),
-    "transposed and turned by half": lambda mask: mask[::-1, ::-1].T,
-}
+# Transforms of the masks that are tried: keys of SYMMETRIES. The last four apply to square images only.
+MIRRORED = ("flip_horizontal", "flip_vertical", "rotate_180")
+VIEWS = (*MIRRORED, "transpose", "rotate_90", "rotate_270", "anti_transpose")
 
 
 class Verdict(NamedTuple):
@@ -58,10 +52,11 @@ def judge_masks(samples: Sequence[Sample]) -> Verdict:
         samples: images with more than one label each; some dozens, neighbours in the table beside each other.
     """
     placement = Placement(samples)
-    views = {name: [view(labels) for _, labels in samples] for name, view in VIEWS.items()}
+    views = {name: [SYMMETRIES[name](labels) for _, labels in samples] for name in VIEWS}
     if found := placement.better(views):
         view, how = found
-        message = f"masks fit their images better when {view} ({how}): turn the files of the masks so, or the images"
+        undo = "apply it to the mask files, or its inverse to the images"
+        message = f"masks fit their images better after {view} ({how}): {undo}"
         return Verdict("other", message, view)
     return placement.judge("see files.mask_pattern or files.mask_suffix, and the names of both")
 
@@ -127,7 +122,7 @@ class Placement:
         best = _best(self._fits)
         if self._fits.trace() > best / 2:
             return False
-        mirrored = [[reduced_labels(view(each)) for each in self._labels] for view in list(VIEWS.values())[:3]]
+        mirrored = [[reduced_labels(SYMMETRIES[name](each)) for each in self._labels] for name in MIRRORED]
         everywhere = range(len(self._labels))
         return best > FACTOR * max(_best(self._fit(everywhere, labels)) for labels in mirrored)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.duplicates.signatures import BITS, Signature
+from pipeline.symmetries import SYMMETRIES
 
 ALIKE = 0.85  # least correlation of thumbnails
 CONTINUES = 0.9  # least correlation of two edges
@@ -17,17 +18,17 @@ NEAREST = 8  # partners kept of an image: a chain holds a large group together a
 BLOCK = 256  # images compared with all others at once
 SOME = 1 << 18  # patches compared with those beside them at once
 
-# The symmetries of the square, as turns of the second image that lay it on the first.
-VIEWS = {
-    "identity": lambda image: image,
-    "rotate_90": lambda image: np.rot90(image, 1),
-    "rotate_180": lambda image: np.rot90(image, 2),
-    "rotate_270": lambda image: np.rot90(image, 3),
-    "flip_horizontal": lambda image: image[:, ::-1],
-    "flip_vertical": lambda image: image[::-1],
-    "transpose": lambda image: image.T,
-    "anti_transpose": lambda image: np.rot90(image, 2).T,
-}
+# Transforms of the second image that are tried: keys of SYMMETRIES.
+VIEWS = (
+    "identity",
+    "rotate_90",
+    "rotate_180",
+    "rotate_270",
+    "flip_horizontal",
+    "flip_vertical",
+    "transpose",
+    "anti_transpose",
+)
 COLUMNS = ["first", "second", "kind", "view", "down", "right"]  # a shift in pixels of the second image's corner
 
 
@@ -42,8 +43,8 @@ def _copies(signatures: Sequence[Signature]) -> pd.DataFrame:
     small = np.stack([each.thumbnail for each in signatures])
     flat = small.reshape(len(small), -1)
     found = []
-    for name, view in VIEWS.items():
-        turned = np.stack([view(each) for each in small]).reshape(len(small), -1)
+    for name in VIEWS:
+        turned = np.stack([SYMMETRIES[name](each) for each in small]).reshape(len(small), -1)
         for start in range(0, len(flat), BLOCK):
             similarity = flat[start : start + BLOCK] @ turned[start:].T
             first, second = _nearest(similarity, np.triu(similarity > ALIKE, 1))  # first < second

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from pipeline.duplicates.candidates import VIEWS
+from pipeline.symmetries import SYMMETRIES
 
 SIDE = 96  # pixels to which whole images are reduced for comparison
 LEAST_OVERLAP = 20  # pixels of each side that two crops must share
@@ -27,7 +27,7 @@ def copies(first: np.ndarray, second: np.ndarray, view: str) -> float:
     small = [
         cv2.resize(image.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA) for image in (first, second)
     ]
-    return correlation(detail(small[0]), detail(VIEWS[view](small[1])))
+    return correlation(detail(small[0]), detail(SYMMETRIES[view](small[1])))
 
 
 def overlapping(first: np.ndarray, second: np.ndarray, down: int, right: int) -> float:

@@ -31,7 +31,7 @@ class Predictor:
     """A model made ready for prediction on a device, in the precision that the device does well.
 
     Args:
-        views: names of `tta.VIEWS`, averaged as probabilities.
+        views: names of `symmetries.SYMMETRIES`, averaged as probabilities.
         precision: as `hardware.precision`.
         exclusive: one class per pixel, so that the classes' probabilities sum to 1.
         tiles: how images are cut that are larger than a tile; None: they are predicted whole.

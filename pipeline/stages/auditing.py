@@ -12,11 +12,11 @@ from pipeline.data.index import read_index, read_test_index
 from pipeline.data.reader import Reader, stretch
 from pipeline.data.tables import read_table
 from pipeline.duplicates import merge_groups
-from pipeline.duplicates.candidates import VIEWS
 from pipeline.report.overlays import COLUMNS, Panel, write_sheet
 from pipeline.stages.preparing import Paths, check, find_all_duplicates, make_context, make_data, scores_at_half
 from pipeline.stages.training import oof_of
 from pipeline.statistics.bootstrap import Difference, paired
+from pipeline.symmetries import SYMMETRIES
 
 SIDE = 256  # pixels to which a picture of the sheet is brought
 
@@ -96,7 +96,7 @@ def _side_by_side(first: np.ndarray, second: np.ndarray, pair: object) -> np.nda
         if min(pair.down, pair.right) < 0:
             first, second = second, first
         return np.concatenate([first, second], axis=0 if pair.down else 1)
-    turned = np.stack([VIEWS[pair.view](second[..., channel]) for channel in range(3)], axis=2)
+    turned = np.stack([SYMMETRIES[pair.view](second[..., channel]) for channel in range(3)], axis=2)
     first, turned = (
         cv2.resize(np.ascontiguousarray(image), (SIDE, SIDE), interpolation=cv2.INTER_AREA) for image in (first, turned)
     )

@@ -27,10 +27,11 @@ from pipeline.doctor.findings import (
     name_metric,
 )
 from pipeline.doctor.label_pairs import check_beside
-from pipeline.doctor.placement import VIEWS, Verdict, judge_masks
+from pipeline.doctor.placement import Verdict, judge_masks
 from pipeline.report.overlays import COLUMNS, Panel, write_sheet
 from pipeline.rle import Dialect, RLEError
 from pipeline.stages.preparing import Paths, check, make_data, turned_images
+from pipeline.symmetries import SYMMETRIES
 
 SAMPLE = 150  # training images that the doctor looks at
 QUICK = 24  # before a training
@@ -235,7 +236,7 @@ def _draw(card: Competition, masked: pd.DataFrame, verdict: Verdict | None, read
             _panel(row, verdict.better, reader) for row in shown
         ]
     if verdict and isinstance(verdict.better, str):
-        view = VIEWS[verdict.better]
+        view = SYMMETRIES[verdict.better]
         (panels,) = sheets.values()
         turned = [panel._replace(target=np.stack([view(mask) for mask in panel.target])) for panel in panels]
         sheets[f"as it fits better: {verdict.better}"] = turned

@@ -59,7 +59,9 @@ from pipeline.models import build_model, check_model
 from pipeline.postprocess import HALF, THRESHOLDS, count_levels
 from pipeline.progress import clock
 from pipeline.training.checkpoint import load_checkpoint, refuse_other_settings
-from pipeline.training.trainer import FoldData, fit, seed_weights
+from pipeline.training.fold_data import FoldData
+from pipeline.training.train_job import TrainJob
+from pipeline.training.trainer import fit
 
 STEPS = 150  # updates of a run, in all of its parts together
 BATCH = 8
@@ -326,7 +328,7 @@ def train(run: Run, root: Path) -> dict[str, Any]:
     index = read_index(card, root)
     train_index, valid_index = split(index, read_folds(Path("folds") / f"{dataset.folds}.csv", index), run.scale)
     reader = Reader(dataset.channels, dataset.percentiles)
-    seed_weights(run.seed)
+    torch.manual_seed(run.seed)
     model = build_model(model_config(run))
     # fit validates after each phase, to choose weights, and here none are chosen: one image will do.
     data = FoldData(FOLD, train_index, valid_index.head(1), Labels.of(card), "mean_dice", reader)
@@ -354,7 +356,7 @@ def train_phases(model: nn.Module, data: FoldData, cfg: config.Train, seed: int)
     """Leave the model with the averaged weights of the last phase's end; returns the seconds of its training."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        fit(model, data, cfg, folder=folder, seed=seed, settings={})
+        fit(TrainJob(model, data, cfg, folder, seed))
         load_checkpoint(folder / f"phase{len(cfg.phases)}.safetensors", model, FOLD)
         history = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return sum(json.loads(line)["seconds"] for line in history)

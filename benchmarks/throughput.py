@@ -29,8 +29,8 @@ from pipeline import config, hardware  # noqa: E402
 from pipeline.inference.predictor import Predictor  # noqa: E402
 from pipeline.losses import build_loss  # noqa: E402
 from pipeline.models import build_model  # noqa: E402
+from pipeline.training.distributed import make_accelerator  # noqa: E402
 from pipeline.training.epoch import train_one_epoch  # noqa: E402
-from pipeline.training.trainer import make_accelerator  # noqa: E402
 
 STEPS = 4  # of training, in a round
 

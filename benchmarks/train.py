@@ -41,8 +41,8 @@ from pipeline.data.labels import Labels
 from pipeline.data.reader import Reader, read_image
 from pipeline.losses import build_loss
 from pipeline.models import build_model
+from pipeline.training.distributed import make_accelerator
 from pipeline.training.epoch import train_one_epoch
-from pipeline.training.trainer import make_accelerator
 
 ENCODER, CROP, BATCH = "tu-resnet18", 192, 16
 BATCHES, ROUNDS = 4, 5

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pipeline import competition, config
 from pipeline.data.index import read_index
@@ -11,8 +12,11 @@ from pipeline.data.labels import Labels
 from pipeline.data.reader import Reader
 from pipeline.metrics import Found
 from pipeline.models import build_model
+from pipeline.training.fold_data import FoldData
+from pipeline.training.full_fit import with_epochs
 from pipeline.training.selection import Validation
-from pipeline.training.trainer import FoldData, fit, seed_weights
+from pipeline.training.train_job import TrainJob
+from pipeline.training.trainer import fit
 
 RUN = Path("runs")
 
@@ -26,12 +30,18 @@ def fold_data(fold=0, **changes):
     return FoldData(fold, index[~inside], held_out, Labels.of(card), card.metric, Reader(1), **changes)
 
 
-def fit_tiny(*pairs, data=None, phases=1, **options):
-    """Train the tiny config, with overrides, in its first phases; from the same starting weights each time."""
+def fit_tiny(*pairs, data=None, phases=1, epochs=None):
+    """Train the tiny config, with overrides, in its first phases; the initial weights are always the same.
+
+    Args:
+        epochs: of each phase, in place of the config's.
+    """
     cfg = config.load("configs/tiny.toml", pairs)
-    seed_weights(0)
+    torch.manual_seed(0)
     train = cfg.train.model_copy(update={"phases": cfg.train.phases[:phases]})
-    fit(build_model(cfg.model), data or fold_data(), train, folder=RUN, seed=0, settings={}, **options)
+    if epochs:
+        train = with_epochs(train, epochs)
+    fit(TrainJob(build_model(cfg.model), data or fold_data(), train, RUN, seed=0))
 
 
 def validation(score, at_best=None, *, soft=0.0, baseline=0.0):

@@ -25,8 +25,7 @@ from pipeline.metrics import count, mean_score
 from pipeline.models import ARCHITECTURES, OPTIONS, build_model, check_model, encoder
 from pipeline.models.segmenter import Outputs, gated, pad_to_stride
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
-from pipeline.training.objective import HeadWeights, SummedHeads, build_objective
-from pipeline.training.trainer import seed_weights
+from pipeline.training.objective import MultiHeadLoss, build_objective
 from tests.conftest import write_tiny
 
 DATA = Path(__file__).parent / "data"
@@ -253,7 +252,7 @@ def check_training(model: config.Model) -> None:
     cfg = config.load("configs/few.toml")
     assert cfg.model == model
     weights = load_file(stages.train(cfg, 0).weights)
-    seed_weights(0)
+    torch.manual_seed(0)
     fresh = dict(build_model(model).named_parameters())
     learned = {part(name) for name in fresh if not torch.equal(fresh[name], weights[name])}
     assert learned == set(map(part, fresh))
@@ -385,7 +384,7 @@ def outputs_of(mask: float, aux_logits: tuple[float, ...], image_logits: list[fl
 def test_loss_of_deep_supervision_by_hand():
     # 3 for the mask, and half the mean of 5 and 9 for the coarser ones: 3 + 0.5 * 7.
     outputs, target = outputs_of(3.0, (5.0, 9.0), [0.0, 0.0])
-    assert SummedHeads(MeanLogit(), HeadWeights(sides=0.5))(outputs, target).item() == 6.5
+    assert MultiHeadLoss(MeanLogit(), aux_weight=0.5)(outputs, target).item() == 6.5
 
 
 def test_loss_of_the_image_head_by_hand():
@@ -393,12 +392,12 @@ def test_loss_of_the_image_head_by_hand():
     # log(1 + e^-2) and log(1 + e^-1), whose mean weighs 0.2.
     outputs, target = outputs_of(3.0, (), [2.0, -1.0])
     expected = 3 + 0.2 * (math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))) / 2
-    assert SummedHeads(MeanLogit(), HeadWeights(image=0.2))(outputs, target).item() == pytest.approx(expected)
+    assert MultiHeadLoss(MeanLogit(), image_weight=0.2)(outputs, target).item() == pytest.approx(expected)
 
 
 def test_a_model_without_further_heads_has_the_masks_loss_itself():
     loss = MeanLogit()
-    assert build_objective(loss, HeadWeights()) is loss
+    assert build_objective(loss) is loss
 
 
 def test_gated_probability_is_the_product_of_both():

@@ -12,16 +12,17 @@ from pipeline import config
 from pipeline.models import build_model
 from pipeline.training import trainer
 from pipeline.training.averaging import (
-    Blend,
+    AveragedWeights,
     RunningMean,
     batch_norms,
+    candidates,
     estimate_batch_statistics,
     greedy_soup,
-    ingredients,
     last_epochs,
     mean_weights,
 )
-from pipeline.training.checkpoint import load_state, read_record
+from pipeline.training.checkpoint import read_record
+from pipeline.training.train_state import TrainState
 from tests.fitting import RUN, fit_tiny, history, validation
 
 ALL_ON = (
@@ -83,45 +84,45 @@ def lines(scores):
     return [{"epoch": epoch, "selection": score} for epoch, score in enumerate(scores, start=1)]
 
 
-def test_ingredients_are_the_best_and_of_equals_the_earlier_first():
-    assert ingredients(lines([0.5, 0.9, 0.7, 0.9]), 3, None) == [2, 4, 3]
+def test_candidates_are_the_best_and_of_equals_the_earlier_first():
+    assert candidates(lines([0.5, 0.9, 0.7, 0.9]), 3, 4) == [2, 4, 3]
 
 
-def test_ingredients_of_cycles_hold_the_best_of_each():
+def test_candidates_of_cycles_hold_the_best_of_each():
     scores = [0.1, 0.3, 0.2, 0.8, 0.7, 0.6]
-    assert ingredients(lines(scores), 2, 2) == [4, 5, 2]
-    assert ingredients(lines(scores[:3]), 1, 2) == [2, 3]  # a cycle that is not over has a best too
-    assert ingredients(lines(scores), 2, None) == [4, 5]
+    assert candidates(lines(scores), 2, 2) == [4, 5, 2]
+    assert candidates(lines(scores[:3]), 1, 2) == [2, 3]  # a cycle that is not over has a best too
+    assert candidates(lines(scores), 2, 6) == [4, 5]
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_an_epoch_that_falls_out_of_the_soup_never_comes_back(seed):
     rng = np.random.default_rng(seed)
-    best, cycle, scores = rng.integers(2, 5), rng.choice([None, 3]), rng.integers(0, 6, 12) / 6
+    best, cycle, scores = rng.integers(2, 5), rng.choice([12, 3]), rng.integers(0, 6, 12) / 6
     kept = set()
     for epoch in range(1, 13):
-        wanted = ingredients(lines(scores[:epoch]), best, cycle)
+        wanted = candidates(lines(scores[:epoch]), best, cycle)
         assert set(wanted) <= kept | {epoch}
-        assert len(wanted) <= best + (4 if cycle else 0)
+        assert len(wanted) <= best + (4 if cycle == 3 else 0)
         kept = set(wanted)
 
 
-def taste_by(table):
-    def taste(epochs):
-        return Blend("soup", epochs, validation(table[tuple(epochs)]), {}, 0.0)
+def evaluate_by(table):
+    def evaluate(epochs):
+        return AveragedWeights("soup", epochs, validation(table[tuple(epochs)]), {}, 0.0)
 
-    return taste
+    return evaluate
 
 
 def test_greedy_soup_keeps_what_does_not_lower_the_score():
     table = {(4, 2): 0.80, (4, 2, 7): 0.79, (4, 2, 1): 0.82}
-    soup = greedy_soup([4, 2, 7, 1], 0.80, taste_by(table))
+    soup = greedy_soup([4, 2, 7, 1], 0.80, evaluate_by(table))
     assert (soup.epochs, soup.validation.score) == ([4, 2, 1], 0.82)
 
 
 def test_greedy_soup_of_the_best_alone_is_none():
-    assert greedy_soup([4, 2], 0.8, taste_by({(4, 2): 0.7})) is None
-    assert greedy_soup([4], 0.8, taste_by({})) is None
+    assert greedy_soup([4, 2], 0.8, evaluate_by({(4, 2): 0.7})) is None
+    assert greedy_soup([4], 0.8, evaluate_by({})) is None
 
 
 def small_net():
@@ -172,8 +173,8 @@ def kill_at(monkeypatch, number):
 
         return write
 
-    for name in ("save_checkpoint", "write_history", "save_state"):
-        monkeypatch.setattr(trainer, name, counted(getattr(trainer, name)))
+    for owner, name in ((trainer, "save_checkpoint"), (trainer, "write_history"), (TrainState, "save")):
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
 
 
 def test_killed_at_any_write_ends_with_the_weights_of_an_undisturbed_run(tiny, monkeypatch):
@@ -182,14 +183,14 @@ def test_killed_at_any_write_ends_with_the_weights_of_an_undisturbed_run(tiny, m
     undisturbed, expected = load_file(RUN / "best.safetensors"), history()
     assert [line.get("candidate") for line in expected][:5] == [None] * 4 + ["swa"]
     RUN.rename("undisturbed")
-    stood_at = []
+    stopped_at = []
     while not (RUN / "best.safetensors").exists():
         with monkeypatch.context() as patch, suppress(Killed):
             kill_at(patch, 5)
             fit_tiny(*ALL_ON)
-        standing = (load_state(RUN / "state.pt") or {"standing": {"epoch": 0, "blended": False}})["standing"]
-        stood_at.append((standing["epoch"], standing["blended"]))
-    assert {(1, False), (4, False)} < set(stood_at)  # the second: with the averages half tried
+        state = TrainState.load(RUN / "state.pt") or TrainState({})
+        stopped_at.append((state.epoch, state.averages_evaluated))
+    assert {(1, False), (4, False)} < set(stopped_at)  # the second: while the averages were evaluated
     resumed = load_file(RUN / "best.safetensors")
     assert all(torch.equal(undisturbed[key], resumed[key]) for key in undisturbed)
     assert history() == expected
@@ -197,14 +198,14 @@ def test_killed_at_any_write_ends_with_the_weights_of_an_undisturbed_run(tiny, m
 
 
 def scored(monkeypatch, scores):
-    """Let validation give these scores, one after the other; returns the weights that it was given."""
+    """Let the evaluation return these scores, one after the other; returns the weights that were evaluated."""
     given, left = [], iter(scores)
 
-    def validate(self):
-        given.append({key: value.clone() for key, value in self.average.module.state_dict().items()})
+    def evaluate(model, *_):
+        given.append({key: value.clone() for key, value in model.state_dict().items()})
         return validation(next(left))
 
-    monkeypatch.setattr(trainer._Trainer, "_validate", validate)
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
     return given
 
 
@@ -255,13 +256,13 @@ def test_soup_is_the_mean_of_averaged_weights_of_the_epochs_that_go_together(tin
 
 
 def test_soup_holds_the_best_of_each_cycle_and_no_more_files_than_that(tiny, monkeypatch):
-    on_disk, save_state = [], trainer.save_state
+    on_disk, save_state = [], TrainState.save
 
-    def spy(path, state):
+    def spy(state, path):
         on_disk.append(sorted(file.name for file in path.parent.glob("soup*")))
-        save_state(path, state)
+        save_state(state, path)
 
-    monkeypatch.setattr(trainer, "save_state", spy)
+    monkeypatch.setattr(TrainState, "save", spy)
     scored(monkeypatch, [0.3, 0.2, 0.8, 0.7, 0.6, 0.9])
     fit_tiny(FOUR, "train.phases.0.soup=2", "train.phases.0.cycles=2")
     assert on_disk[3] == ["soup1-1.safetensors", "soup1-3.safetensors", "soup1-4.safetensors"]
@@ -302,8 +303,8 @@ def test_statistics_of_a_frozen_encoder_stay(tiny):
 
 def test_without_these_options_nothing_is_tried_and_nothing_more_is_written(tiny, monkeypatch):
     states = []
-    monkeypatch.setattr(trainer, "save_state", lambda path, state: states.append(state))
+    monkeypatch.setattr(TrainState, "save", lambda state, path: states.append(state))
     fit_tiny()
     assert [line.get("candidate") for line in history()] == [None, None]
-    assert [state["swa"] for state in states] == [None, None]
+    assert [state.tensors["swa"] for state in states] == [None, None]
     assert {path.name for path in RUN.iterdir()} == {"best.safetensors", "metrics.jsonl", "phase1.safetensors"}

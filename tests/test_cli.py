@@ -292,22 +292,22 @@ def test_loss_that_turns_nan_is_one_line(tiny, capsys, monkeypatch):
 def test_full_disk_is_one_line_and_the_last_epoch_is_kept(tiny, capsys, monkeypatch):
     import shutil
 
-    from pipeline.training import trainer
+    import torch
+
+    from pipeline.training.train_state import TrainState
 
     calls = []
-    original = trainer.save_state
+    original = TrainState.save
 
-    def full_from_the_second_epoch(path, state):
+    def full_from_the_second_epoch(state, path):
         calls.append(path)
         if len(calls) > 1:
             usage = shutil.disk_usage(".")
             monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
-            monkeypatch.setattr(
-                trainer.torch, "save", lambda *_: (_ for _ in ()).throw(RuntimeError("file write failed"))
-            )
-        original(path, state)
+            monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(RuntimeError("file write failed")))
+        original(state, path)
 
-    monkeypatch.setattr(trainer, "save_state", full_from_the_second_epoch)
+    monkeypatch.setattr(TrainState, "save", full_from_the_second_epoch)
     status, _, err = run(capsys, "train", "configs/tiny.toml", "--fold", "0")
     assert status == 2
     assert "state.pt: the disk is full" in err.splitlines()[-1]

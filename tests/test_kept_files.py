@@ -10,7 +10,8 @@ from pipeline.cli import main
 from pipeline.inference.prediction_store import is_complete, start_store
 from pipeline.quoting import MAX_MESSAGE
 from pipeline.schema import JsonRecord, read_json, read_json_lines
-from pipeline.training.checkpoint import load_state, read_record, save_checkpoint, save_state
+from pipeline.training.checkpoint import read_record, save_checkpoint
+from pipeline.training.train_state import TrainState
 
 
 class Shape(JsonRecord):
@@ -110,20 +111,20 @@ class Runs:
 
 def test_a_tampered_checkpoint_runs_no_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.save({"settings": {}, "standing": {"phase": Runs()}}, "state.pt")
+    torch.save(vars(TrainState({}, phase=Runs())), "state.pt")
     with pytest.raises(ValueError, match=r"state\.pt: cannot be read .*: remove it to train the fold again"):
-        load_state(Path("state.pt"))
+        TrainState.load(Path("state.pt"))
     torch.save(Runs(), "best.safetensors")
     with pytest.raises(ValueError, match=r"best\.safetensors: not a checkpoint of this pipeline"):
         read_record(Path("best.safetensors"))
     assert not Path("ran").exists()
 
 
-@pytest.mark.parametrize("state", [{}, [], {"settings": {}}, {"settings": {}, "standing": {}}])
+@pytest.mark.parametrize("state", [{}, [], {"settings": {}}, {"settings": {}, "phase": 1}])
 def test_a_state_of_another_shape_is_refused(tmp_path, state):
-    save_state(tmp_path / "state.pt", state)
-    with pytest.raises(ValueError, match=r"state\.pt: no state of a training: remove it"):
-        load_state(tmp_path / "state.pt")
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(ValueError, match=r"state\.pt: not a training state: remove it"):
+        TrainState.load(tmp_path / "state.pt")
 
 
 @pytest.mark.parametrize("record", [{}, [], None, "text"])

@@ -16,8 +16,8 @@ from pipeline.losses.inputs import IGNORE, NotFiniteError, full_precision
 from pipeline.losses.jaccard import JaccardLoss
 from pipeline.losses.lovasz import LovaszHingeLoss
 from pipeline.losses.tversky import FocalTverskyLoss, TverskyLoss
+from pipeline.training.distributed import make_accelerator
 from pipeline.training.epoch import train_one_epoch
-from pipeline.training.trainer import make_accelerator
 from tests.pixels import SURE, gradient, random_batch, row
 
 # The defaults of every loss, and what its options change.

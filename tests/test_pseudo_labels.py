@@ -351,7 +351,7 @@ def test_labels_of_another_fold_of_no_image_or_of_held_out_ones_are_not_trained_
 
 
 def test_a_config_that_asks_for_labels_is_not_trained_without(tiny):
-    with pytest.raises(ValueError, match=r"train\.pseudo: no labels by 'nuclei' were handed in for fold 0"):
+    with pytest.raises(ValueError, match=r"train\.pseudo: no labels by 'nuclei' for fold 0"):
         fit_tiny('train.pseudo={ from = "nuclei" }')
 
 

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from pipeline.inference.prediction_store import LEVELS
 from pipeline.metrics import METRICS, Counts, Found, detection_rates, empties_differ, stack
 from pipeline.postprocess import count_levels, count_soft
-from pipeline.training import trainer
+from pipeline.training import epoch, trainer
 from pipeline.training.checkpoint import read_record
 from pipeline.training.epoch import count_classes
-from pipeline.training.history import say_collapse, say_epoch
-from pipeline.training.selection import NOT_VALIDATED, evaluate, selection_of
+from pipeline.training.history import log_collapse, log_epoch
+from pipeline.training.selection import NOT_VALIDATED, Validation
 from tests import fitting
 from tests.fitting import RUN, fit_tiny, history, validation
 
@@ -25,7 +25,7 @@ SHAPE = (1, 4, 5)
 def validated(*images, metric=MEAN_DICE, exclusive=False):
     """Of pairs of values (C, H, W), 0 to 255, and target."""
     counts = stack(count_classes(values, target, exclusive) for values, target in images)
-    return evaluate(counts, stack(count_soft(*pair) for pair in images), metric, exclusive=exclusive)
+    return Validation.from_counts(counts, stack(count_soft(*pair) for pair in images), metric, exclusive=exclusive)
 
 
 def image(value, filled, ground=0):
@@ -62,7 +62,7 @@ def test_borders_between_objects_are_scored_and_not_counted_as_found():
     values, target = image(255, True)
     with_border = np.concatenate([values, 0 * values]), np.concatenate([target, target])
     counts, soft = stack([count_classes(*with_border, exclusive=False)]), stack([count_soft(*with_border)])
-    found = evaluate(counts, soft, MEAN_DICE, exclusive=False, classes=1)
+    found = Validation.from_counts(counts, soft, MEAN_DICE, exclusive=False, classes=1)
     assert (found.score, found.found) == (0.5, Found(1, 1, None))
 
 
@@ -149,7 +149,7 @@ def test_shares_of_empties_differ_by_a_tenth_and_by_more_than_chance():
 
 def scored(monkeypatch, *validations):
     left = iter(validations)
-    monkeypatch.setattr(trainer._Trainer, "_validate", lambda self: next(left))
+    monkeypatch.setattr(trainer, "evaluate", lambda *_: next(left))
 
 
 THREE = "train.phases.0.epochs=3"
@@ -211,15 +211,10 @@ def test_the_better_phase_is_chosen_by_the_same_score(tiny, monkeypatch):
     assert all((one[key] == best[key]).all() for key in one)
 
 
-def test_a_history_of_an_earlier_version_is_read_by_its_score():
-    assert selection_of({"score": 0.4}) == 0.4
-    assert selection_of({"score": 0.4, "selection": 0.6}) == 0.6
-
-
 def said(caplog, validation, **changes):
     line = {"fold": 0, "phase": 1, "epoch": 2, "loss": 0.5, "best": True, "seconds": 3} | validation.line() | changes
     with caplog.at_level(logging.INFO, logger="pipeline"):
-        say_epoch(line, 4, 60, exclusive=False)
+        log_epoch(line, 4, 60, exclusive=False)
     return caplog.messages[-1]
 
 
@@ -256,7 +251,7 @@ def test_a_phase_with_an_epoch_that_finds_something_says_nothing(tiny, monkeypat
 
 def test_of_exclusive_classes_advice_names_losses_that_are_theirs(caplog):
     with caplog.at_level(logging.WARNING, logger="pipeline"):
-        say_collapse({"fold": 0, "phase": 1} | silent(0).line(), exclusive=True)
+        log_collapse([{"fold": 0, "phase": 1} | silent(0).line()], exclusive=True)
     assert "no better than the most frequent class everywhere (0.7000)" in caplog.messages[0]
     assert "dice_softmax" in caplog.messages[0]
 
@@ -268,12 +263,12 @@ def test_a_full_fit_has_no_such_numbers(tiny):
 
 
 def test_validation_takes_the_batch_size_of_prediction(tiny, monkeypatch):
-    sizes, original = [], trainer.validate
+    sizes, original = [], epoch.count_predictions
 
     def spy(predictor, *args, batch_size, **options):
         sizes.append((predictor.batch_size, batch_size))
         return original(predictor, *args, batch_size=batch_size, **options)
 
-    monkeypatch.setattr(trainer, "validate", spy)
+    monkeypatch.setattr(epoch, "count_predictions", spy)
     fit_tiny("train.batch_size=4", data=fitting.fold_data(batch_size=1))
     assert set(sizes) == {(1, 1)}

@@ -20,16 +20,10 @@ from pipeline.data import dataset
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.stages.training import _say_moved_thresholds
 from pipeline.training import trainer
-from pipeline.training.checkpoint import (
-    load_checkpoint,
-    load_state,
-    load_weights,
-    read_record,
-    save_checkpoint,
-    save_state,
-)
-from pipeline.training.epoch import learning_rate
-from pipeline.training.full_fit import epochs_that_folds_found, with_epochs
+from pipeline.training.checkpoint import load_checkpoint, load_weights, read_record, save_checkpoint
+from pipeline.training.full_fit import median_best_epochs, with_epochs
+from pipeline.training.optimizer import learning_rate
+from pipeline.training.train_state import TrainState
 from tests import fitting
 
 ROOT = Path(__file__).parents[1]
@@ -81,13 +75,13 @@ def test_checkpoint_that_is_not_finite_is_refused_with_its_file(tiny, name, numb
         load_weights(tiny / "w.safetensors")
 
 
-@pytest.mark.parametrize("part", ["model", "average"])
-def test_a_state_to_go_on_from_whose_weights_are_not_finite_is_refused(tiny, part):
-    parts = {name: torch.nn.Linear(2, 1).state_dict() for name in ("model", "average")}
-    parts[part]["bias"][0] = float("nan")
-    save_state(tiny / "state.pt", {"settings": {}, "standing": {"phase": 1}, **parts})
+@pytest.mark.parametrize("part", ["model", "ema"])
+def test_a_training_state_whose_weights_are_not_finite_is_refused(tiny, part):
+    tensors = {name: torch.nn.Linear(2, 1).state_dict() for name in ("model", "ema")}
+    tensors[part]["bias"][0] = float("nan")
+    TrainState({}, tensors=tensors).save(tiny / "state.pt")
     with pytest.raises(ValueError, match=r"state\.pt: 1 of the 1 numbers of 'bias' are not finite"):
-        load_state(tiny / "state.pt")
+        TrainState.load(tiny / "state.pt")
 
 
 def test_checkpoint_of_another_model_or_cut_short_is_refused(tiny):
@@ -201,7 +195,7 @@ def test_loss_that_turns_nan_stops_with_batch_rate_and_advice(tiny, monkeypatch)
 
 def test_patience_ends_a_phase(tiny, monkeypatch):
     found = iter([0.3, 0.4, 0.4, 0.1, 0.2])
-    monkeypatch.setattr(trainer._Trainer, "_validate", lambda self: fitting.validation(next(found)))
+    monkeypatch.setattr(trainer, "evaluate", lambda *_: fitting.validation(next(found)))
     stages.train(load("train.patience=1", "train.phases.0.epochs=6"), 0)
     assert [(line["phase"], line["best"]) for line in history()] == [
         (1, True),
@@ -301,19 +295,19 @@ def test_learning_rate_starts_again_in_every_cycle():
 
 def test_full_fit_trains_on_every_image_for_the_epochs_handed_in_and_chooses_nothing(tiny, monkeypatch):
     seen, averages = set(), []
-    original, save_state = dataset.MaskedImages.__getitem__, trainer.save_state
+    original, save_state = dataset.MaskedImages.__getitem__, TrainState.save
 
     def spy(self, key):
         seen.add(self.rows[key[0]].image_id)
         return original(self, key)
 
-    def keep(path, state):
-        averages.append({name: weights.clone() for name, weights in state["average"].items()})
-        save_state(path, state)
+    def keep(state, path):
+        averages.append({name: weights.clone() for name, weights in state.tensors["ema"].items()})
+        save_state(state, path)
 
     monkeypatch.setattr(dataset.MaskedImages, "__getitem__", spy)
-    monkeypatch.setattr(trainer, "save_state", keep)
-    monkeypatch.setattr(trainer, "validate", None)  # nothing may call it
+    monkeypatch.setattr(TrainState, "save", keep)
+    monkeypatch.setattr(trainer, "evaluate", None)  # nothing may call it
     data = fitting.fold_data("full")
     pairs = ("train.patience=1", "train.phases.0.swa=1.0", "train.phases.0.soup=2")  # they choose, and do nothing here
     fitting.fit_tiny(*pairs, data=data, phases=2, epochs=(3, 1))
@@ -328,9 +322,9 @@ def test_full_fit_trains_on_every_image_for_the_epochs_handed_in_and_chooses_not
     assert {(line["score"], line["threshold"]) for line in lines} == {(None, None)}
     assert [line["best"] for line in lines] == [False, False, True, True]
     assert lines[2]["lr"] == pytest.approx(3e-5)  # the schedule ends with the epochs handed in
-    for name, epoch in (("phase1", 2), ("phase2", 3), ("best", 3)):
+    for name, saved in (("phase1", 2), ("phase2", 3), ("best", 3)):
         weights = load_file(fitting.RUN / f"{name}.safetensors")
-        assert all(torch.equal(weights[key], averages[epoch][key]) for key in weights)
+        assert all(torch.equal(weights[key], averages[saved][key]) for key in weights)
     assert read_record(fitting.RUN / "best.safetensors")["fold"] == "full"
 
 
@@ -338,17 +332,17 @@ def test_a_killed_full_fit_ends_with_the_weights_of_an_undisturbed_one(tiny, mon
     class Killed(BaseException):
         pass
 
-    def kill(path, state):
-        original(path, state)
-        if state["standing"]["epoch"] == 1:
+    def kill(state, path):
+        original(state, path)
+        if state.epoch == 1:
             raise Killed
 
-    original = trainer.save_state
+    original = TrainState.save
     fitting.fit_tiny(data=fitting.fold_data("full"), epochs=(2,))
     undisturbed, expected = load_file(fitting.RUN / "best.safetensors"), fitting.history()
     fitting.RUN.rename("undisturbed")
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "save_state", kill)
+        patch.setattr(TrainState, "save", kill)
         with pytest.raises(Killed):
             fitting.fit_tiny(data=fitting.fold_data("full"), epochs=(2,))
     fitting.fit_tiny(data=fitting.fold_data("full"), epochs=(2,))
@@ -383,15 +377,15 @@ def found(*epochs):
 
 
 def test_full_fit_gets_the_median_of_the_folds_best_epochs_rounded_up():
-    assert epochs_that_folds_found([found(9, 2), found(4, 2), found(5, 7)]) == (5, 2)
-    assert epochs_that_folds_found([found(4, 2), found(7, 3)]) == (6, 3)
+    assert median_best_epochs([found(9, 2), found(4, 2), found(5, 7)]) == (5, 2)
+    assert median_best_epochs([found(4, 2), found(7, 3)]) == (6, 3)
 
 
 def test_folds_that_are_not_trained_to_the_end_are_named():
     with pytest.raises(ValueError, match=r"history number 1 has phases \[1\], the first has \[1, 2\]: train all folds"):
-        epochs_that_folds_found([found(4, 2), found(7)])
+        median_best_epochs([found(4, 2), found(7)])
     with pytest.raises(ValueError, match="no fold is trained"):
-        epochs_that_folds_found([])
+        median_best_epochs([])
 
 
 def test_epochs_handed_in_are_rounded_up_to_whole_cycles(tiny):

@@ -15,7 +15,7 @@ from pipeline.competition import Competition
 from pipeline.quoting import quoted
 from pipeline.schema import read_json
 from pipeline.serving.bundle import AGAIN, RECORD, inside
-from pipeline.training.history import last_epoch
+from pipeline.training.history import describe_progress
 
 LAYOUT = "layout.json"  # in the code dataset: where its files lie in the project
 MOUNTS = ("*", "competitions/*", "datasets/*/*", "notebooks/*/*")
@@ -137,7 +137,7 @@ def describe_runs(project: Path) -> list[str]:
         if (folder / "best.safetensors").is_file():
             lines.append(f"resumed: {folder.relative_to(project)}, trained to its end")
         elif (folder / "state.pt").is_file():
-            lines.append(f"resumed: {folder.relative_to(project)}, {last_epoch(folder)}")
+            lines.append(f"resumed: {folder.relative_to(project)}, {describe_progress(folder)}")
     return lines or ["no earlier run is attached: training starts from the beginning"]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
+import torch
 from pydantic import Field
 
 from pipeline import competition, config, folds
@@ -22,28 +23,23 @@ from pipeline.inference.prediction_store import is_complete, start_store
 from pipeline.inference.predictor import Predictor, predict_to_store
 from pipeline.metrics import Counts, detection_rates, of_pixels, pixel_metric
 from pipeline.models import build_model, for_prediction
-from pipeline.rle import Dialect
 from pipeline.schema import JsonRecord, read_json, read_json_lines
 from pipeline.stages.labelling import label_fold, refuse_other_folds, source_of_labels
 from pipeline.stages.preflight import check_training
 from pipeline.stages.preparing import Context, Paths, counts_at_half, make_context, processes, scores_at_half
-from pipeline.training.checkpoint import (
-    FULL,
-    Fold,
-    load_checkpoint,
-    load_state,
-    read_record,
-    refuse_other_settings,
-)
+from pipeline.training.checkpoint import FULL, Fold, load_checkpoint, read_record, refuse_other_settings
 from pipeline.training.fold_data import FoldData, PseudoData
-from pipeline.training.full_fit import epochs_that_folds_found
-from pipeline.training.history import Epoch, last_epoch
-from pipeline.training.objective import HeadWeights
-from pipeline.training.selection import selection_of
-from pipeline.training.trainer import fit, seed_weights
+from pipeline.training.full_fit import median_best_epochs, with_epochs
+from pipeline.training.history import Epoch, describe_progress
+from pipeline.training.train_job import TrainJob
+from pipeline.training.train_state import TrainState
+from pipeline.training.trainer import fit
 
 log = logging.getLogger(__name__)
-TABLES = {"data": config.Data, "model": config.Model, "train": config.Train}  # of a config, that decide weights
+UNIMPORTANT = {
+    "data": {"root", "skip_bad", "doctor"},
+    "train": {"workers", "tensorboard", "compile"},
+}  # options that do not change the weights
 FULL_SEED = 999  # in place of a fold's number
 MOVED = 0.2  # difference of the phases' best thresholds that is worth a word
 
@@ -148,7 +144,7 @@ def train_full(context: Context) -> Path:
     with _alone(context, FULL):
         if not _is_trained(context, FULL):
             check_training(context, full=True)
-            epochs = epochs_that_folds_found([read_history(context, fold) for fold in context.fold_numbers()])
+            epochs = median_best_epochs([read_history(context, fold) for fold in context.fold_numbers()])
             log.info("full fit: %s epochs in its phases, the medians of the folds' best", ", ".join(map(str, epochs)))
             _fit(context, FULL, context.index, None, epochs)
     return context.paths.weights(FULL)
@@ -212,40 +208,46 @@ def _fit(
     valid_index: pd.DataFrame | None,
     epochs: tuple[int, ...] | None = None,
 ) -> None:
-    cfg, card = context.cfg, context.card
+    """Train a fold.
+
+    Args:
+        epochs: of each phase, in place of the config's.
+    """
+    cfg = context.cfg
     seed = cfg.seed * 1000 + (FULL_SEED if fold == FULL else fold)
-    seed_weights(seed)
+    torch.manual_seed(seed)  # of the initial weights
     with place(cfg):
-        model = build_model(cfg.model)  # before the hours of the labels' source: a weights file may not fit
+        model = build_model(cfg.model)  # before the hours that pseudo-labels take: a weights file may not fit
     if cfg.data.crops:
         train_index = crop_index(train_index, context.labels, cfg.data.crops)
-    parts = FoldData(
+    data = FoldData(
         fold,
         train_index,
         valid_index,
         context.labels,
-        of_pixels(card.metric),
+        of_pixels(context.card.metric),
         context.reader,
         _pseudo_labels(context, fold),
         cfg.predict.tiles,
         cfg.predict.batch_size,
     )
     _say_beginning(context.paths.fold(fold), fold)
-    fit(
+    job = TrainJob(
         model,
-        parts,
-        cfg.train,
+        data,
+        with_epochs(cfg.train, epochs) if epochs else cfg.train,
         folder=context.paths.fold(fold),
         seed=seed,
         settings=settings(context),
-        heads=HeadWeights(sides=cfg.model.deep_supervision, image=cfg.model.image_head),
-        epochs=epochs,
+        aux_weight=cfg.model.deep_supervision,
+        image_weight=cfg.model.image_head,
     )
+    fit(job)
 
 
 def _say_beginning(folder: Path, fold: Fold) -> None:
     resumed = (folder / "state.pt").is_file()
-    log.info("fold %s: %s", fold, f"resumes {last_epoch(folder)}" if resumed else "starts from the beginning")
+    log.info("fold %s: %s", fold, f"resumes {describe_progress(folder)}" if resumed else "starts from the beginning")
 
 
 def _pseudo_labels(context: Context, fold: Fold) -> PseudoData | None:
@@ -265,17 +267,17 @@ def _is_trained(context: Context, fold: Fold) -> bool:
     """
     folder, path = context.paths.fold(fold), context.paths.weights(fold)
     if path.exists():
-        refuse_other_settings(folder, _as_of_today(read_record(path)["settings"]), settings(context))
+        refuse_other_settings(folder, read_record(path)["settings"], settings(context))
         return True
-    state = load_state(folder / "state.pt")
+    state = TrainState.load(folder / "state.pt")
     if state:
-        refuse_other_settings(folder, _as_of_today(state["settings"]), settings(context))
+        refuse_other_settings(folder, state.settings, settings(context))
     return False
 
 
 def settings(context: Context) -> dict[str, Any]:
     """What a fold's weights depend on, as plain values: a run goes on only with the same."""
-    chosen = _deciding(context.cfg.model_dump(mode="json", include={"seed", *TABLES}))
+    cfg = context.cfg.model_dump(mode="json", include={"seed", "data", "model", "train"}, exclude=UNIMPORTANT)
     labels = context.index[["image_id", *context.index.columns.intersection(["rle", "rle_void", "coverage"])]]
     return {
         "competition": context.card.name,
@@ -284,7 +286,7 @@ def settings(context: Context) -> dict[str, Any]:
         "labels": _digest(labels),
         "folds": _digest(context.folds),
         **_reading(context.card),
-        **chosen,
+        **cfg,
     }
 
 
@@ -292,34 +294,6 @@ def _reading(card: Competition) -> dict[str, Any]:
     """What else of a card decides how labels are read and scored, where it is not the default."""
     options = ("exclusive", "size", "masks")
     return card.model_dump(mode="json", include={each for each in options if each in card.model_fields_set})
-
-
-UNIMPORTANT = {
-    "data": {"root", "skip_bad", "doctor"},
-    "train": {"workers", "tensorboard", "compile"},
-}  # for the weights
-
-
-def _deciding(chosen: dict[str, Any]) -> dict[str, Any]:
-    """Tables of a config without what only decides where and how fast."""
-    kept = {
-        name: {key: value for key, value in chosen[name].items() if key not in unimportant}
-        for name, unimportant in UNIMPORTANT.items()
-    }
-    return {**chosen, **kept}
-
-
-def _as_of_today(made_by: dict[str, Any]) -> dict[str, Any]:
-    """Settings of an earlier version with the options that it did not have yet, at their defaults: as it trained.
-
-    This holds as long as no default of a setting ever changes.
-    """
-    try:
-        chosen = {part: table.model_validate(made_by[part]).model_dump(mode="json") for part, table in TABLES.items()}
-        dialect = Dialect(**made_by["dialect"])
-    except (ValueError, TypeError):  # an option of then is no more: the comparison names it
-        return made_by
-    return {**made_by, "dialect": asdict(dialect), **_deciding(chosen)}
 
 
 def _digest(table: pd.DataFrame) -> str:
@@ -369,9 +343,8 @@ def fill_store(context: Context, fold: Fold, index: pd.DataFrame, folder: Path, 
 
 
 def machines_of(context: Context) -> list[dict[str, Any]]:
-    """The machines that a config's folds were trained on, each once; runs of older versions do not say."""
-    records = [read_record(context.paths.weights(fold)) for fold in context.fold_numbers()]
-    found = [record["machine"] for record in records if "machine" in record]
+    """The machines that a config's folds were trained on, without repetition."""
+    found = [read_record(context.paths.weights(fold))["machine"] for fold in context.fold_numbers()]
     return [machine for number, machine in enumerate(found) if machine not in found[:number]]
 
 
@@ -397,7 +370,9 @@ def fold_row(context: Context, fold: int) -> dict[str, Any]:
     history = read_history(context, fold)
     held_out = _held_out(context, fold)
     phases = range(1, len(context.cfg.train.phases) + 1)
-    best = {n: max((line for line in history if line["phase"] == n), key=selection_of) for n in phases}
+    best = {
+        n: max((line for line in history if line["phase"] == n), key=lambda line: line["selection"]) for n in phases
+    }
     counts = counts_at_half(context, held_out)
     found = detection_rates(Counts(*(each[:, : len(context.card.classes)] for each in counts)))  # not of borders
     exclusive = context.card.exclusive  # of which a pixel belongs to the most probable: there is no threshold
@@ -405,7 +380,7 @@ def fold_row(context: Context, fold: int) -> dict[str, Any]:
         "fold": fold,
         "images": len(held_out),
         **{f"phase {n}": line["score"] for n, line in best.items()},
-        **{f"threshold {n}": line["threshold"] for n, line in best.items() if "threshold" in line and not exclusive},
+        **{f"threshold {n}": line["threshold"] for n, line in best.items() if not exclusive},
         "oof": pixel_metric(of_pixels(context.card.metric)).scores(counts).mean(),
         "dice": found.dice,
         "found": found.found,

@@ -11,26 +11,62 @@ Source:
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.training.selection import Validation, selection_of
+from pipeline import config, hardware
+from pipeline.progress import track
+from pipeline.training.checkpoint import load_weights
+from pipeline.training.selection import Validation
 
 STATISTICS_BATCHES = 64  # of training images, to estimate batch statistics anew: more move them little
 
 
-class Blend(NamedTuple):
-    """Averaged weights, and how they score."""
+class AveragedWeights(NamedTuple):
+    """Averaged weights and their validation."""
 
     name: str  # "swa" or "soup"
-    epochs: list[int]  # whose weights are in it
+    epochs: list[int]  # whose weights are averaged
     validation: Validation
     weights: dict[str, Tensor]
     seconds: float
+
+
+# Evaluates one average: from its name, the epochs in it and the mean of their weights.
+Evaluate = Callable[[str, list[int], dict[str, Tensor]], AveragedWeights]
+
+
+def evaluate_averages(
+    phase: config.Phase,
+    lines: Sequence[Mapping[str, Any]],
+    swa: "RunningMean",
+    read_weights: Callable[[int], Mapping[str, Tensor]],
+    evaluate: Evaluate,
+) -> Iterator[AveragedWeights]:
+    """The averages that a phase asks for, evaluated: SWA, then the greedy soup if it has more than one epoch.
+
+    Args:
+        lines: history of the phase's epochs.
+        swa: mean of the weights of the last epochs.
+        read_weights: the saved weights of an epoch among the candidates.
+    """
+    if swa.count:  # patience may have ended the phase before the last epochs
+        tail = last_epochs(phase.epochs, phase.swa)
+        yield evaluate("swa", list(tail[: swa.count]), swa.weights)
+    if phase.soup:
+        ranked = candidates(lines, phase.soup, phase.epochs // phase.cycles)
+        best = next(line["selection"] for line in lines if line["epoch"] == ranked[0])
+        soup = greedy_soup(
+            ranked, best, lambda epochs: evaluate("soup", epochs, mean_weights(map(read_weights, epochs)))
+        )
+        if soup:
+            yield soup
 
 
 class RunningMean:
@@ -71,64 +107,117 @@ def last_epochs(epochs: int, share: float) -> range:
     return range(epochs - math.ceil(share * epochs - 1e-9) + 1, epochs + 1)
 
 
-def ingredients(epochs: Sequence[Mapping[str, Any]], best: int, cycle: int | None) -> list[int]:
-    """Epochs that a soup may use, the best first: the best of all by their selection score, and the best of each cycle.
+def candidates(lines: Sequence[Mapping[str, Any]], count: int, cycle: int) -> list[int]:
+    """Epochs that a soup may use, the best first: the best by selection score, and the best of each cycle.
 
-    An epoch that falls out never comes back, so its weights may go.
+    An epoch that is no longer a candidate never becomes one again, so its weights may be deleted.
 
     Args:
-        epochs: lines of the phase's epochs so far, with "epoch" (from 1) and "selection".
-        best: how many of all.
-        cycle: epochs of a cycle; None: there are no restarts.
+        lines: history of the phase's epochs so far, with "epoch" (from 1) and "selection".
+        count: number of best epochs of the phase.
+        cycle: epochs between two restarts.
 
     >>> scores = [0.5, 0.6, 0.8, 0.9]
     >>> lines = [{"epoch": epoch, "selection": score} for epoch, score in enumerate(scores, start=1)]
-    >>> ingredients(lines, 2, cycle=2)
+    >>> candidates(lines, 2, cycle=2)
     [4, 3, 2]
     """
-    ranked = [line["epoch"] for line in sorted(epochs, key=lambda line: (-selection_of(line), line["epoch"]))]
-    wanted = set(ranked[:best])
-    if cycle:
-        of_cycle = {(epoch - 1) // cycle: epoch for epoch in reversed(ranked)}  # of a cycle's epochs the best stays
-        wanted |= set(of_cycle.values())
+    ranked = [line["epoch"] for line in sorted(lines, key=lambda line: (-line["selection"], line["epoch"]))]
+    best_of_cycles = {(epoch - 1) // cycle: epoch for epoch in reversed(ranked)}  # the last assigned is the best
+    wanted = {*ranked[:count], *best_of_cycles.values()}
     return [epoch for epoch in ranked if epoch in wanted]
 
 
-def greedy_soup(ranked: Sequence[int], score: float, taste: Callable[[list[int]], Blend]) -> Blend | None:
-    """Add epoch after epoch, from the best on, and keep each that does not lower the score.
+def greedy_soup(
+    ranked: Sequence[int], score: float, evaluate: Callable[[list[int]], AveragedWeights]
+) -> AveragedWeights | None:
+    """Add epoch after epoch, from the best on, and keep each that does not lower the selection score.
 
     Args:
         ranked: epochs, the best first.
-        score: of the first alone, by which epochs are chosen.
-        taste: from epochs to their average and its score.
+        score: selection score of the first alone.
+        evaluate: averages the weights of epochs.
 
     Returns:
-        the soup; None if no epoch goes with the first.
+        the soup; None if it would hold the first epoch alone.
     """
     kept, soup = list(ranked[:1]), None
     for epoch in ranked[1:]:
-        tried = taste([*kept, epoch])
+        tried = evaluate([*kept, epoch])
         if tried.validation.selection >= score:
             kept, score, soup = tried.epochs, tried.validation.selection, tried
     return soup
+
+
+class SoupFiles:
+    """The weights of a phase's soup candidates on disk, one file per epoch.
+
+    Args:
+        folder: of the fold.
+        phase: number of the phase.
+    """
+
+    def __init__(self, folder: Path, phase: int):
+        self.folder, self.phase = folder, phase
+
+    def path(self, epoch: int) -> Path:
+        """The file of an epoch's weights."""
+        return self.folder / f"soup{self.phase}-{epoch}.safetensors"
+
+    def read(self, epoch: int) -> dict[str, Tensor]:
+        """The weights of an epoch."""
+        return load_weights(self.path(epoch))
+
+    def keep(self, epochs: Iterable[int]) -> None:
+        """Delete the files of all other epochs, and of earlier phases."""
+        for path in set(self.folder.glob("soup*.safetensors")) - set(map(self.path, epochs)):
+            path.unlink()
+
+
+def update_batch_norms(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    frozen_encoder: bool,
+) -> None:
+    """Estimate the batch statistics of averaged weights from the first batches; those of a frozen encoder are kept.
+
+    Args:
+        batches: images and targets.
+        dtype: of the network's arithmetic.
+    """
+    frozen = set(batch_norms(model.encoder)) if frozen_encoder else set()
+    norms = [norm for norm in batch_norms(model) if norm not in frozen]
+    if not norms:
+        return
+
+    def forward(images: Tensor) -> None:
+        with hardware.autocast(device, dtype):
+            model(images.to(device).contiguous(memory_format=torch.channels_last))
+
+    tracked = islice(track(batches, "batch statistics"), STATISTICS_BATCHES)
+    estimate_batch_statistics(forward, norms, (images for images, _ in tracked))
 
 
 @torch.no_grad()
 def estimate_batch_statistics(
     forward: Callable[[Tensor], object], norms: Sequence[_BatchNorm], batches: Iterable[Tensor]
 ) -> None:
-    """Running means and variances of batch normalisation anew, each the plain mean over the batches.
+    """Replace running means and variances of batch normalisation by their plain means over the batches.
 
-    Averaged weights give activations that no model before had, so an average of the models' statistics does not
-    describe them. All but the norms stays as in prediction: no dropout, no random number is drawn.
+    Averaged weights give activations that no model had before, so an average of the models' statistics does not
+    describe them. torch.optim.swa_utils.update_bn is not used: it puts the whole model into training mode, which draws
+    random numbers for dropout and overwrites the statistics of a frozen encoder.
 
     Args:
-        forward: runs the model, which is in evaluation.
-        norms: whose statistics are estimated; those of a frozen encoder stay out.
-        batches: of images; their order does not matter but for rounding.
+        forward: runs the model, which is in evaluation mode.
+        norms: layers whose statistics are estimated; those of a frozen encoder are left out.
+        batches: of images; their order matters for rounding only.
 
     Source:
-        Izmailov et al., section 3.2; torch.optim.swa_utils.update_bn does the same in training mode.
+        Izmailov et al., section 3.2.
     """
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -1,8 +1,7 @@
-"""What training leaves on disk: weights that know where they come from, and the state to go on from.
+"""Checkpoints: model weights with a record of how they were trained.
 
-Weights are safetensors whose header holds the record (fold, phase, score, settings, versions, machine): one file, so
-that weights and record cannot part. The state is a dict of tensors and plain values, read with `weights_only=True`:
-nothing is unpickled.
+A checkpoint is a safetensors file whose header holds the record (fold, phase, score, settings, versions, machine), so
+weights and record cannot be separated.
 """
 
 import json
@@ -14,12 +13,30 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pipeline import __version__, hardware
 from pipeline.files import atomic_write
 from pipeline.models.weights import refuse_not_finite
-from pipeline.quoting import first_line, shortened
+from pipeline.quoting import shortened
 
 FULL = "full"  # the fold of a model that saw every training image
 Fold = int | Literal["full"]
+# What a record repeats of the history; "candidate" and "epochs" are those of averaged weights.
+RECORDED = ("fold", "phase", "epoch", "score", "selection", "candidate", "epochs")
+
+
+def make_record(line: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The record of a checkpoint.
+
+    Args:
+        line: of the weights in the history.
+        settings: what the weights depend on.
+    """
+    return {
+        **{key: line[key] for key in RECORDED if key in line},
+        "settings": settings,
+        "versions": {"pipeline": __version__, "torch": torch.__version__},
+        "machine": hardware.machine(),
+    }
 
 
 def save_checkpoint(path: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
@@ -106,28 +123,3 @@ def _flat(tables: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in pairs:
         flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
-
-
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write training state, whole or not at all."""
-    with atomic_write(path) as partial:
-        torch.save(state, partial)
-
-
-def load_state(path: Path) -> dict[str, Any] | None:
-    """The training state, or None where there is none.
-
-    Raises:
-        ValueError: if the file cannot be read, or its weights are not finite.
-    """
-    if not path.is_file():
-        return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path}: cannot be read ({first_line(error)}): remove it to train the fold again") from None
-    if not (isinstance(state, dict) and state.keys() >= {"settings", "standing"} and "phase" in state["standing"]):
-        raise ValueError(f"{path}: no state of a training: remove it to train the fold again")
-    for part in ("model", "average"):
-        refuse_not_finite(path, state.get(part, {}))
-    return state

@@ -1,4 +1,4 @@
-"""One epoch of training, and one of validation."""
+"""One epoch of training, and one evaluation on the held-out images."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -13,41 +13,18 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline import hardware
+from pipeline import config, hardware
 from pipeline.data.labels import Labels
 from pipeline.inference.prediction_store import LEVELS
 from pipeline.inference.predictor import Predictor, predict_images
 from pipeline.losses.inputs import NotFiniteError
-from pipeline.metrics import Counts, stack
+from pipeline.metrics import Counts, pixel_metric, stack
 from pipeline.postprocess import count_argmax, count_levels, count_soft
+from pipeline.training.distributed import broadcast_buffers
+from pipeline.training.fold_data import FoldData
+from pipeline.training.selection import Validation
 
 Batch = tuple[Tensor, Tensor]
-
-
-def learning_rate(step: int, steps: int, *, peak: float, warmup: float, final: float, cycles: int = 1) -> float:
-    """Linear warm-up to `peak`, then half a cosine down to `final · peak` at the last step; again in every cycle.
-
-    A pure function of the step, so a resumed run needs no scheduler state.
-
-    Args:
-        step: 0 … steps-1.
-        warmup: share of the steps.
-        final: share of the peak.
-        cycles: equal stretches of the steps, which they must divide.
-
-    Source:
-        Loshchilov & Hutter, SGDR, https://arxiv.org/abs/1608.03983: restarts.
-
-    >>> [round(learning_rate(step, 5, peak=1.0, warmup=0.2, final=0.0), 3) for step in range(5)]
-    [1.0, 1.0, 0.75, 0.25, 0.0]
-    """
-    steps //= cycles
-    step %= steps
-    rising = round(warmup * steps)
-    if step < rising:
-        return peak * (step + 1) / rising
-    done = (step - rising) / max(1, steps - rising - 1)
-    return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def train_one_epoch(
@@ -63,17 +40,17 @@ def train_one_epoch(
     clip: float,
     after_update: Callable[[int], None],
 ) -> float:
-    """Pass once over the batches; returns the mean loss, of all processes.
+    """Train on every batch once; returns the mean loss over all processes.
 
     Args:
-        precision: of the network's arithmetic; the loss is computed in float32.
-        learning_rates: the learning rate of each update.
-        accumulate: batches per update; what is left over at the end is not used.
+        precision: dtype of the network's arithmetic; the loss is computed in float32.
+        learning_rates: one for each update.
+        accumulate: batches per update; batches that do not fill another update are not used.
         clip: highest gradient norm.
         after_update: called with the number of each update (from 0), for averaged weights.
 
     Raises:
-        FloatingPointError: if the loss is not finite, or a logit NaN, with the batch, the rate and what to try.
+        FloatingPointError: if the loss is not finite or a logit is NaN, with the batch, the rate and what to try.
     """
     losses: list[float] = []
     for number, (images, target) in enumerate(batches):
@@ -99,31 +76,64 @@ def train_one_epoch(
             optimizer.step()
             optimizer.zero_grad()
             after_update(update)
-    # As an object: NCCL, the collectives of GPUs, takes no tensor that lies on the CPU.
+    # As an object: NCCL, the backend for GPUs, does not take CPU tensors.
     return float(np.mean(gather_object([np.mean(losses)])))
 
 
 def _on_device(images: Tensor, accelerator: Accelerator) -> Tensor:
-    """Channels last: convolutions in half precision are fastest so, on CPUs and GPUs alike."""
+    """Images in channels-last format, in which half-precision convolutions are fastest on CPUs and GPUs."""
     return images.to(accelerator.device).contiguous(memory_format=torch.channels_last)
 
 
 def _diverged(what: str, batch: int, rate: float) -> FloatingPointError:
     return FloatingPointError(
-        f"{what} at batch {batch}, learning rate {rate:.2g}: in a copy of the config, lower the phase's "
-        f"lr, lengthen its warmup, lower train.clip, or set train.precision to float32"
+        f"{what} at batch {batch}, learning rate {rate:.2g}: in a copy of the config, lower the phase's lr, lengthen "
+        f"its warmup, lower train.clip or set train.precision to float32"
     )
 
 
-def validate(
+def evaluate(model: nn.Module, data: FoldData, cfg: config.Train, accelerator: Accelerator) -> Validation:
+    """Score a model on the held-out images, without test-time augmentation; every process gets the same result."""
+    broadcast_buffers(model, accelerator)  # each process has batch statistics of its own
+    predictor = Predictor(
+        model,
+        ("identity",),
+        cfg.precision,
+        exclusive=data.labels.exclusive,
+        tiles=data.tiles,
+        batch_size=data.batch_size,
+    )
+    counts = count_predictions(
+        predictor,
+        data.valid_index,
+        data.labels,
+        accelerator,
+        reader=data.reader,
+        batch_size=data.batch_size,
+        workers=cfg.workers,
+        what="validate",
+    )
+    counts, soft_counts = map(stack, zip(*counts, strict=True))
+    return Validation.from_counts(
+        counts,
+        soft_counts,
+        pixel_metric(data.metric),
+        exclusive=data.labels.exclusive,
+        classes=len(data.labels.classes),
+    )
+
+
+def count_predictions(
     predictor: Predictor, index: pd.DataFrame, labels: Labels, accelerator: Accelerator, **options: object
 ) -> list[tuple[Counts, Counts]]:
-    """Pixel counts of each image of the index, (C, 255): of every class at all 255 thresholds; and soft ones, (C,).
-
-    In one order, whatever the number of processes. Exclusive classes have no threshold: theirs are all alike.
+    """Predict each image of the index and count its pixels.
 
     Args:
         options: of `predict_images`.
+
+    Returns:
+        for each image, ordered by id whatever the number of processes: the counts (C, 255) of every class at all
+        thresholds, and the soft counts (C,). Exclusive classes have no threshold: their counts are the same at all.
     """
     mine = index.iloc[accelerator.process_index :: accelerator.num_processes]
     rows = {row.image_id: row for row in mine.itertuples()}
@@ -135,7 +145,12 @@ def validate(
 
 
 def count_classes(values: np.ndarray, target: np.ndarray, exclusive: bool) -> Counts:
-    """Counts (C, 255) of stored values and a target (C, H, W); further channels of the values are for no class."""
+    """Pixel counts of one image, (C, 255).
+
+    Shapes:
+        values: (C or more, H, W) uint8, stored probabilities; channels after the target's are ignored.
+        target: (C, H, W) uint8.
+    """
     if not exclusive:
         return stack(count_levels(*pair) for pair in zip(values, target, strict=False))
     return Counts(*(np.repeat(each[:, None], LEVELS, axis=1) for each in count_argmax(values, target)))

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline import config
 
 
-def epochs_that_folds_found(histories: Sequence[Iterable[dict[str, Any]]]) -> tuple[int, ...]:
+def median_best_epochs(histories: Sequence[Iterable[dict[str, Any]]]) -> tuple[int, ...]:
     """For each phase, the median over the folds of the epoch whose weights were its best, rounded up.
 
     An average of weights (SWA, a soup) counts as the last epoch before it.
@@ -20,7 +20,7 @@ def epochs_that_folds_found(histories: Sequence[Iterable[dict[str, Any]]]) -> tu
         ValueError: for no history, or for folds with different phases.
 
     >>> line = {"phase": 1, "best": True}
-    >>> epochs_that_folds_found([[{**line, "epoch": 3}, {**line, "epoch": 5}], [{**line, "epoch": 8}]])
+    >>> median_best_epochs([[{**line, "epoch": 3}, {**line, "epoch": 5}], [{**line, "epoch": 8}]])
     (7,)
     """
     if not histories:

@@ -2,13 +2,16 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import write_text
 from pipeline.progress import clock
 from pipeline.schema import JsonRecord
-from pipeline.training.selection import beats_baseline
+from pipeline.training.checkpoint import Fold
+from pipeline.training.selection import NOT_VALIDATED, Validation, beats_baseline
+from pipeline.training.train_state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -26,26 +29,62 @@ class Epoch(JsonRecord):
     epoch: int
     loss: float | None  # None for an average of weights
     score: float | None  # None for a full fit
+    selection: float | None  # None for a full fit
     best: bool
     seconds: float
 
 
+def append_history(
+    state: TrainState,
+    fold: Fold,
+    validation: Validation | None,
+    *,
+    best: bool,
+    seconds: float,
+    loss: float | None = None,
+    lr: float | None = None,
+    **further: object,
+) -> dict[str, Any]:
+    """Append the line of an epoch or of an average of weights to the state's history; returns the line.
+
+    Args:
+        validation: None for a full fit, whose scores are written as None.
+        best: whether these are the phase's best weights so far.
+        loss, lr: of an epoch.
+        further: of an average: "candidate", its name, and "epochs".
+    """
+    state.history.append(
+        {
+            "fold": fold,
+            "phase": state.phase,
+            "epoch": state.epoch,
+            "loss": loss,
+            **(validation.line() if validation else NOT_VALIDATED),
+            "best": best,
+            "lr": lr,
+            "seconds": round(seconds, 2),
+            **further,
+        }
+    )
+    return state.history[-1]
+
+
 def write_history(path: Path, history: list[dict[str, Any]]) -> None:
-    """All epochs so far, one JSON object per line; written anew, so that a resumed run repeats no line."""
+    """Write one JSON object per line; the whole file each time, so a resumed run repeats no line."""
     write_text(path, "".join(json.dumps(epoch) + "\n" for epoch in history))
 
 
-def last_epoch(folder: Path) -> str:
-    """How far a training is, by its `metrics.jsonl`, in words."""
+def describe_progress(folder: Path) -> str:
+    """The last finished epoch of a training, read from its `metrics.jsonl`, as text."""
     try:
         *_, last = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         epoch = json.loads(last)
         return f"after epoch {int(epoch['epoch'])} of phase {int(epoch['phase'])}"
-    except (OSError, ValueError, KeyError, TypeError):  # no epoch ended, or the file is damaged
+    except (OSError, ValueError, KeyError, TypeError):  # no epoch has ended, or the file is damaged
         return "from where it was stopped"
 
 
-def say_epoch(epoch: dict[str, Any], epochs: int, left: float, *, exclusive: bool) -> None:
+def log_epoch(epoch: dict[str, Any], epochs: int, left: float, *, exclusive: bool) -> None:
     """One line for one epoch.
 
     Args:
@@ -67,37 +106,42 @@ def say_epoch(epoch: dict[str, Any], epochs: int, left: float, *, exclusive: boo
     )
 
 
-def say_blend(blend: dict[str, Any]) -> None:
+def log_average(average: dict[str, Any]) -> None:
     """One line for an average of weights."""
     log.info(
         "fold %s  phase %d  %s of epochs %s  score %.4f%s%s  %s",
-        blend["fold"],
-        blend["phase"],
-        blend["candidate"],
-        ", ".join(map(str, blend["epochs"])),
-        blend["score"],
-        _star(blend),
-        _found(blend),
-        clock(blend["seconds"]),
+        average["fold"],
+        average["phase"],
+        average["candidate"],
+        ", ".join(map(str, average["epochs"])),
+        average["score"],
+        _star(average),
+        _found(average),
+        clock(average["seconds"]),
     )
 
 
-def say_collapse(best: dict[str, Any], *, exclusive: bool) -> None:
-    """A warning for a phase whose best epoch scores no more than the baseline at any threshold, with what to try.
+def log_collapse(lines: Sequence[dict[str, Any]], *, exclusive: bool) -> None:
+    """Warn, with what to try, if the best weights of a phase score no more than the baseline at any threshold.
+
+    Without an object in any held-out image nothing is logged.
 
     Args:
-        best: its line in the history.
+        lines: history of the phase.
         exclusive: one class per pixel.
     """
-    log.warning(
-        "fold %s: phase %d ends no better than %s (%.4f), at any threshold. Try, in a copy of the config: %s; a "
-        "smaller crop; pretrained weights; more epochs or a lower lr",
-        best["fold"],
-        best["phase"],
-        BASELINES[exclusive],
-        best["baseline"],
-        ADVICE[exclusive],
-    )
+    best = max(lines, key=lambda line: line["selection"])
+    has_objects = best["found"] is not None
+    if has_objects and not beats_baseline(best):
+        log.warning(
+            "fold %s: phase %d ends no better than %s (%.4f), at any threshold. Try, in a copy of the config: %s; a "
+            "smaller crop; pretrained weights; more epochs or a lower lr",
+            best["fold"],
+            best["phase"],
+            BASELINES[exclusive],
+            best["baseline"],
+            ADVICE[exclusive],
+        )
 
 
 def _found(line: dict[str, Any]) -> str:

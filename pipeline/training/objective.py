@@ -1,6 +1,4 @@
-"""The loss of everything that a model gives in training: the mask, coarser masks, and whether there is anything."""
-
-from typing import NamedTuple
+"""The training loss over all outputs of a model: the mask, deep supervision and the image head."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,44 +6,39 @@ from torch import Tensor, nn
 from pipeline.models.segmenter import Outputs
 
 
-class HeadWeights(NamedTuple):
-    """Weights of what is added to the mask's loss; 0: the model has no such head."""
-
-    sides: float = 0.0  # of the mean loss of deep supervision's coarser masks
-    image: float = 0.0  # of the log loss of "is anything here"
+def build_objective(loss: nn.Module, aux_weight: float = 0.0, image_weight: float = 0.0) -> nn.Module:
+    """The mask's loss alone for a model without further heads, otherwise a `MultiHeadLoss`."""
+    return MultiHeadLoss(loss, aux_weight, image_weight) if aux_weight or image_weight else loss
 
 
-MASK_ALONE = HeadWeights()
+class MultiHeadLoss(nn.Module):
+    """The mask's loss plus the weighted losses of the other heads.
 
-
-def build_objective(loss: nn.Module, weights: HeadWeights) -> nn.Module:
-    """The mask's loss itself for a model without further heads, and otherwise a `SummedHeads` of it."""
-    return SummedHeads(loss, weights) if any(weights) else loss
-
-
-class SummedHeads(nn.Module):
-    """The mask's loss, plus the weighted ones of the other heads.
+        total = loss(logits) + aux_weight * mean(loss(aux_logits)) + image_weight * BCE(image_logits)
 
     Args:
-        loss: from logits and target, both (N, C, H, W), to a scalar; of every mask, fine or coarse.
+        loss: from logits and target, both (N, C, H, W), to a scalar; used for the mask and the deep-supervision logits.
+        aux_weight: weight of the mean loss of the deep-supervision logits; 0: the model has none.
+        image_weight: weight of the log loss of the image head, which predicts whether a class is in the image; 0: the
+            model has none.
 
     Shapes:
-        outputs: of `Segmenter` in training.
-        target: (N, C, H, W), 0, 1, or void.
+        outputs: of `Segmenter` in training mode.
+        target: (N, C, H, W), 0, 1 or void.
         returns: scalar.
     """
 
-    def __init__(self, loss: nn.Module, weights: HeadWeights):
+    def __init__(self, loss: nn.Module, aux_weight: float = 0.0, image_weight: float = 0.0):
         super().__init__()
-        self.loss, self.weights = loss, weights
+        self.loss, self.aux_weight, self.image_weight = loss, aux_weight, image_weight
 
     def forward(self, outputs: Outputs, target: Tensor) -> Tensor:
         total = self.loss(outputs.logits, target)
-        if self.weights.sides:
-            sides = [self.loss(side, target) for side in outputs.aux_logits]
-            total = total + self.weights.sides * sum(sides) / len(sides)
-        if self.weights.image:
-            anything = (target == 1).flatten(2).any(dim=-1)
+        if self.aux_weight:
+            losses = [self.loss(logits, target) for logits in outputs.aux_logits]
+            total = total + self.aux_weight * sum(losses) / len(losses)
+        if self.image_weight:
+            present = (target == 1).flatten(2).any(dim=-1)
             logits = outputs.image_logits.float()
-            total = total + self.weights.image * F.binary_cross_entropy_with_logits(logits, anything.to(logits.dtype))
+            total = total + self.image_weight * F.binary_cross_entropy_with_logits(logits, present.to(logits.dtype))
         return total

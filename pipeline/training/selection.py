@@ -30,6 +30,32 @@ class Validation(NamedTuple):
     soft_dice: float  # over all pixels, of probabilities; 0 to 1; the score at .5 where no image has an object
     found: Found  # at threshold .5
 
+    @classmethod
+    def from_counts(
+        cls, counts: Counts, soft: Counts, metric: Metric, *, exclusive: bool, classes: int | None = None
+    ) -> "Validation":
+        """Scores, selection score and detection rates from the counts of all held-out images.
+
+        Args:
+            exclusive: one class per pixel.
+            classes: number of channels that are classes; None: all. A boundary channel after them counts for the
+                score, not for the detection rates.
+
+        Shapes:
+            counts: (N, C, 255), at every threshold.
+            soft: (N, C) float, as from `postprocess.count_soft`.
+        """
+        scores = or_zero(metric.total(counts))
+        best = best_threshold(scores)
+        return cls(
+            float(scores[HALF]),
+            float(THRESHOLDS[best]),
+            float(scores[best]),
+            float(or_zero(metric.baseline(counts.target[..., HALF], exclusive=exclusive))),
+            (detection_rates(soft).dice or 0.0) if counts.target.any() else float(scores[HALF]),
+            detection_rates(Counts(*(each[:, :classes, HALF] for each in counts))),
+        )
+
     @property
     def selection(self) -> float:
         """What is compared between epochs; the higher, the better."""
@@ -48,37 +74,6 @@ class Validation(NamedTuple):
 
 
 NOT_VALIDATED = dict.fromkeys(Validation(0, 0, 0, 0, 0, Found(0, 0, 0)).line())  # the line of a full fit
-
-
-def evaluate(
-    counts: Counts, soft: Counts, metric: Metric, *, exclusive: bool, classes: int | None = None
-) -> Validation:
-    """Scores, selection and detection rates from the counts of all held-out images.
-
-    Args:
-        exclusive: one class per pixel.
-        classes: number of channels that hold objects; one of borders follows them, which is scored, and not found.
-            None: all.
-
-    Shapes:
-        counts: (N, C, 255), at every threshold.
-        soft: (N, C) float, as `postprocess.count_soft`.
-    """
-    scores = or_zero(metric.total(counts))
-    best = best_threshold(scores)
-    return Validation(
-        float(scores[HALF]),
-        float(THRESHOLDS[best]),
-        float(scores[best]),
-        float(or_zero(metric.baseline(counts.target[..., HALF], exclusive=exclusive))),
-        (detection_rates(soft).dice or 0.0) if counts.target.any() else float(scores[HALF]),
-        detection_rates(Counts(*(each[:, :classes, HALF] for each in counts))),
-    )
-
-
-def selection_of(line: dict[str, Any]) -> float:
-    """Of a line of the history, or the record of a checkpoint; earlier versions chose by the score at threshold .5."""
-    return line["selection"] if "selection" in line else line["score"]
 
 
 def beats_baseline(line: dict[str, Any], score: str = "score_at_threshold") -> bool:

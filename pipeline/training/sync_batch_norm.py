@@ -13,11 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def sync_batch_norms(model: nn.Module) -> None:
     """Make the batch norms of a model share their statistics; names of weights and what is saved stay as they are."""
     for module in model.modules():
-        if isinstance(module, _BatchNorm) and not isinstance(module, Synced):
-            module.__class__ = type(f"Synced{type(module).__name__}", (Synced, type(module)), {})
+        if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm):
+            module.__class__ = type(f"Synced{type(module).__name__}", (SyncBatchNorm, type(module)), {})
 
 
-class Synced(_BatchNorm):
+class SyncBatchNorm(_BatchNorm):
     """In training, a batch norm whose statistics are of all processes' images; else what it was before."""
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,497 +1,284 @@
 """Training in phases: the first learns pixels and overlap, the next refines the overlap from the best weights.
 
-Files of a fold's folder: `phase<n>.safetensors` are the best weights of a phase, `state.pt` is where to go on
-after a kill, `metrics.jsonl` has a line per epoch, and `best.safetensors`, written last, says "done". While a phase
-with a soup runs, `soup<n>-<epoch>.safetensors` may go into it: no more files than the best that it asks for, and one
-of each cycle.
+Files in a fold's folder:
+    phase<n>.safetensors: the best weights of a phase.
+    soup<n>-<epoch>.safetensors: weights of the soup's candidates, the `soup` best epochs and the best of each cycle;
+        only while the phase runs.
+    state.pt: what a stopped run resumes from.
+    metrics.jsonl: one line per epoch.
+    best.safetensors: the best weights of the best phase, written last: the fold is trained.
 """
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast
+from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from pipeline import __version__, config, hardware
-from pipeline.inference.predictor import Predictor
+from pipeline import hardware
 from pipeline.losses import build_loss
-from pipeline.metrics import pixel_metric, stack
 from pipeline.progress import track
 from pipeline.training.averaging import (
-    STATISTICS_BATCHES,
-    Blend,
+    AveragedWeights,
     RunningMean,
-    batch_norms,
-    estimate_batch_statistics,
-    greedy_soup,
-    ingredients,
+    SoupFiles,
+    candidates,
+    evaluate_averages,
     last_epochs,
-    mean_weights,
+    update_batch_norms,
 )
-from pipeline.training.checkpoint import (
-    FULL,
-    Fold,
-    load_checkpoint,
-    load_state,
-    load_weights,
-    read_record,
-    save_checkpoint,
-    save_state,
+from pipeline.training.checkpoint import FULL, load_checkpoint, make_record, read_record, save_checkpoint
+from pipeline.training.distributed import make_accelerator
+from pipeline.training.epoch import evaluate, train_one_epoch
+from pipeline.training.fold_data import build_loader
+from pipeline.training.history import (
+    append_history,
+    log_average,
+    log_collapse,
+    log_epoch,
+    write_history,
+    write_tensorboard,
 )
-from pipeline.training.epoch import learning_rate, train_one_epoch, validate
-from pipeline.training.fold_data import FoldData, build_loader, pseudo_of
-from pipeline.training.full_fit import with_epochs
-from pipeline.training.history import say_blend, say_collapse, say_epoch, write_history, write_tensorboard
-from pipeline.training.objective import MASK_ALONE, HeadWeights, build_objective
-from pipeline.training.selection import NOT_VALIDATED, Validation, beats_baseline, evaluate, selection_of
+from pipeline.training.objective import build_objective
+from pipeline.training.optimizer import build_optimizer, learning_rates
+from pipeline.training.selection import Validation
 from pipeline.training.sync_batch_norm import sync_batch_norms
+from pipeline.training.train_job import TrainJob
+from pipeline.training.train_state import TrainState
 
 
-@dataclass
-class Standing:
-    """How far a training has come: all that a resumed run must know beside weights and optimizer."""
+def fit(job: TrainJob) -> None:
+    """Train all phases, or resume a run that was stopped; writes `best.safetensors` at the end.
 
-    phase: int = 1
-    epoch: int = 0  # finished epochs of the phase
-    best: float = -1.0  # highest selection score of the phase (`selection.py`)
-    stale: int = 0  # epochs since then
-    seconds: float = 0.0
-    draws: float = 0  # passes over the data so far
-    history: list[dict[str, Any]] = field(default_factory=list)
-    blended: bool = False  # whether the phase's averages of weights were tried
-
-
-def make_accelerator(precision: str) -> Accelerator:
-    """The engine for this machine's device and precision; under torchrun, one of several processes."""
-    on = hardware.device()
-    AcceleratorState._reset_state()  # it would keep the precision of an earlier training in this process
-    # Autocast is the loop's own: accelerate's is lost when a model is prepared again for the next phase. What float16
-    # needs beside it, the scaling of gradients, is accelerate's.
-    scaled = hardware.precision(precision, on) == torch.float16
-    # Some networks hold weights that no loss reaches: scSE of a skip that is not there, stages below a shallow decoder.
-    idle_weights = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(cpu=on.type == "cpu", mixed_precision="fp16" if scaled else "no", kwargs_handlers=[idle_weights])
-
-
-def fit(
-    model: nn.Module,
-    data: FoldData,
-    cfg: config.Train,
-    *,
-    folder: Path,
-    seed: int,
-    settings: dict[str, Any],
-    heads: HeadWeights = MASK_ALONE,
-    epochs: tuple[int, ...] | None = None,
-) -> None:
-    """Train through all phases, or go on where a killed run stood; ends with `best.safetensors`.
-
-    Without images to validate on (fold "full") nothing is chosen: each phase ends with its last averaged weights, and
-    neither patience nor `swa` nor `soup` does anything.
-
-    Args:
-        model: with its starting weights.
-        folder: of the fold.
-        seed: of sampling, augmentation and dropout.
-        settings: what the weights depend on; kept in every checkpoint.
-        heads: weights of the losses of the model's further heads.
-        epochs: of each phase, in place of the config's; in a phase with cycles rounded up to whole epochs of each.
-
-    Raises:
-        ValueError: if the config asks for pseudo-labels and none are handed in.
+    A job without held-out images (fold "full") selects nothing: each phase ends with its last averaged weights, and
+    `patience`, `swa` and `soup` have no effect.
     """
-    if cfg.pseudo and data.pseudo is None:
-        raise ValueError(f"train.pseudo: no labels by '{cfg.pseudo.from_}' were handed in for fold {data.fold}")
-    cfg = with_epochs(cfg, epochs) if epochs else cfg
-    accelerator = make_accelerator(cfg.precision)
-    trainer = _Trainer(model, data, cfg, folder, seed, settings, heads, accelerator)
-    for number in range(trainer.standing.phase, len(cfg.phases) + 1):
-        trainer.run_phase(number)
+    accelerator = make_accelerator(job.cfg.precision)
+    state = TrainState.load(job.state_path) or TrainState(job.settings)
+    for number in range(state.phase, len(job.cfg.phases) + 1):
+        if state.phase != number:
+            load_checkpoint(job.phase_path(number - 1), job.model, job.fold)
+            state.start_phase(number)
+        Trainer(job, state, accelerator).run()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        promote_best(folder, len(cfg.phases), model, data.fold)
+        promote_best(job)
     accelerator.wait_for_everyone()
 
 
-def promote_best(folder: Path, phases: int, model: nn.Module, fold: Fold) -> None:
+def promote_best(job: TrainJob) -> None:
     """Copy the weights of the phase with the best selection score to `best.safetensors`; of equals, the later phase's.
 
     A full fit has no scores: its last phase is its best.
     """
-    paths = [folder / f"phase{number}.safetensors" for number in range(1, phases + 1)]
-    best = paths[-1] if fold == FULL else max(reversed(paths), key=lambda path: selection_of(read_record(path)))
-    record = load_checkpoint(best, model, fold)
-    save_checkpoint(folder / "best.safetensors", model.state_dict(), record)
-    (folder / "state.pt").unlink(missing_ok=True)
+    paths = [job.phase_path(number) for number in range(1, len(job.cfg.phases) + 1)]
+    best = paths[-1] if job.fold == FULL else max(reversed(paths), key=lambda path: read_record(path)["selection"])
+    record = load_checkpoint(best, job.model, job.fold)
+    save_checkpoint(job.folder / "best.safetensors", job.model.state_dict(), record)
+    job.state_path.unlink(missing_ok=True)
 
 
-class _Trainer:
-    """One fold's training; each method is one step of it."""
+class Trainer:
+    """Trains the current phase of a state, from the job's weights or from where a stopped run was.
 
-    def __init__(
-        self,
-        model: nn.Module,
-        data: FoldData,
-        cfg: config.Train,
-        folder: Path,
-        seed: int,
-        settings: dict[str, Any],
-        heads: HeadWeights,
-        accelerator: Accelerator,
-    ):
-        self.model, self.data, self.cfg, self.heads = model, data, cfg, heads
-        self.folder, self.seed, self.settings, self.accelerator = folder, seed, settings, accelerator
-        self.validates = data.valid_index is not None
-        self.saved = load_state(folder / "state.pt")
-        self.standing = Standing(**self.saved["standing"]) if self.saved else Standing()
+    Args:
+        state: updated in place, and written to disk after every epoch.
+    """
 
-    def run_phase(self, number: int) -> None:
-        """One phase, from the best weights of the phase before or from where a kill left it."""
-        phase, standing = self.cfg.phases[number - 1], self.standing
-        if standing.phase != number:
-            load_checkpoint(self._best_of(number - 1), self.model, self.data.fold)
-            self.saved = None
-            standing.phase, standing.epoch, standing.best, standing.stale = number, 0, -1.0, 0
-            standing.blended = False
-        self._start(phase)
-        patience = self.cfg.patience or phase.epochs
-        while standing.epoch < phase.epochs and standing.stale < patience:
-            self._run_epoch(phase)
-        if (phase.swa or phase.soup) and self.validates and not standing.blended:
-            self._try_blends(phase)
-        if self.validates and self.accelerator.is_main_process:
-            self._say_if_collapsed()
+    def __init__(self, job: TrainJob, state: TrainState, accelerator: Accelerator):
+        self.job, self.state, self.accelerator = job, state, accelerator
+        self.phase = job.cfg.phases[state.phase - 1]
+        self.precision = hardware.precision(job.cfg.precision, accelerator.device)
+        self.model = job.model.to(accelerator.device, memory_format=torch.channels_last)
+        if accelerator.num_processes > 1:
+            sync_batch_norms(self.model)
+        for weight in self.model.encoder.parameters():
+            weight.requires_grad = not self.phase.freeze_encoder
+        self.ema = ModelEmaV3(self.model, decay=job.cfg.ema, use_warmup=True)
+        self.swa = RunningMean()
+        self.soup_files = SoupFiles(job.folder, state.phase)
+        loss = build_loss(self.phase.loss, self.phase.loss_options, exclusive=job.data.labels.exclusive)
+        self.loss = build_objective(loss, job.aux_weight, job.image_weight)
+        self.loader = build_loader(
+            job.data,
+            job.cfg,
+            state.phase,
+            job.seed,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
+        self.updates = len(self.loader) // job.cfg.accumulate  # per epoch; batches left over are not used
+        if self.updates == 0:
+            raise ValueError(
+                f"train.accumulate = {job.cfg.accumulate} batches make one update, an epoch has {len(self.loader)}: "
+                f"lower it, or raise the phase's repeats"
+            )
+        if job.cfg.compile:
+            _compile(self.model, accelerator.device)  # after the EMA model is copied, which is not compiled
+        optimizer = build_optimizer(self.model, self.phase.lr, job.cfg.weight_decay)
+        self.network, self.optimizer = accelerator.prepare(self.model, optimizer)
+        if state.tensors:
+            self._restore(state.tensors)
+            state.tensors = None
+
+    def run(self) -> None:
+        """Train the phase to its end, then evaluate the averages of weights that it asks for."""
+        patience = self.job.cfg.patience or self.phase.epochs
+        while self.state.epoch < self.phase.epochs and self.state.epochs_without_improvement < patience:
+            self._run_epoch()
+        if self.job.validates:
+            if (self.phase.swa or self.phase.soup) and not self.state.averages_evaluated:
+                self._evaluate_averages()
+            if self.accelerator.is_main_process:
+                log_collapse(self.state.phase_lines(), exclusive=self.job.data.labels.exclusive)
         self.accelerator.free_memory()
 
-    def _say_if_collapsed(self) -> None:
-        lines = [line for line in self.standing.history if line["phase"] == self.standing.phase]
-        best = max(lines, key=selection_of)
-        without_objects = best.get("found") is None  # in all images held out: there is nothing to find
-        if "baseline" in best and not without_objects and not beats_baseline(best):
-            say_collapse(best, exclusive=self.data.labels.exclusive)
-
-    def _start(self, phase: config.Phase) -> None:
-        """Loader, loss, averaged weights and a fresh optimizer for a phase; then what was saved of them."""
-        model = self.model.to(self.accelerator.device, memory_format=torch.channels_last)
-        if self.accelerator.num_processes > 1:
-            sync_batch_norms(model)
-        for weight in model.encoder.parameters():
-            weight.requires_grad = not phase.freeze_encoder
-        self.average = ModelEmaV3(model, decay=self.cfg.ema, use_warmup=True)
-        self.swa = RunningMean()
-        self.loss = build_objective(
-            build_loss(phase.loss, phase.loss_options, exclusive=self.data.labels.exclusive), self.heads
-        )
-        self.loader = build_loader(
-            self.data,
-            self.cfg,
-            self.standing.phase,
-            self.seed,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-        )
-        if self.cfg.compile:
-            _compile(model, self.accelerator.device)  # after the average is copied, which stays as it is
-        trained = [weight for weight in model.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=phase.lr, weight_decay=self.cfg.weight_decay, fused=True)
-        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
-        if self.saved:
-            self._restore(self.saved)
-
-    def _restore(self, saved: dict[str, Any]) -> None:
-        self.model.load_state_dict(saved["model"])
-        self.average.module.load_state_dict(saved["average"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        if self.accelerator.scaler and saved["scaler"]:
-            self.accelerator.scaler.load_state_dict(saved["scaler"])
-        if saved.get("swa"):
-            self.swa = RunningMean(**saved["swa"])
-
-    def _run_epoch(self, phase: config.Phase) -> None:
+    def _run_epoch(self) -> None:
         started = time.monotonic()
-        standing = self.standing
-        ordinal = self._ordinal(standing.epoch)
-        rank = self.accelerator.process_index
-        # Nothing random is carried from epoch to epoch, so a resumed run draws what the other would have.
-        torch.manual_seed(np.random.SeedSequence((self.seed, ordinal, rank)).generate_state(1)[0].item())
-        self.loader.sampler.epoch = ordinal
-        loss, rate = self._train(phase)
-        validation = self._validate() if self.validates else None
-        standing.epoch += 1
-        better = validation.selection > standing.best if validation else standing.epoch == phase.epochs
-        if validation:
-            standing.best, standing.stale = (validation.selection, 0) if better else (standing.best, standing.stale + 1)
-        if phase.swa and standing.epoch in last_epochs(phase.epochs, phase.swa):
-            self.swa.add(self.model.state_dict())
-        standing.seconds += time.monotonic() - started
-        standing.draws += self._passes(standing.phase)
-        self._note(loss, validation, better, rate, time.monotonic() - started)
+        job, state = self.job, self.state
+        global_epoch = job.global_epoch(state.phase, state.epoch)
+        # No random state is carried from epoch to epoch, so a resumed run draws the same numbers.
+        entropy = (job.seed, global_epoch, self.accelerator.process_index)
+        torch.manual_seed(np.random.SeedSequence(entropy).generate_state(1)[0].item())
+        self.loader.sampler.epoch = global_epoch
+        loss, lr = self._train()
+        validation = evaluate(self.ema.module, job.data, job.cfg, self.accelerator) if job.validates else None
+        best = self._count_epoch(validation)
+        seconds = time.monotonic() - started
+        state.seconds += seconds
+        state.epochs_seen += job.passes(state.phase)
+        line = append_history(state, job.fold, validation, best=best, loss=loss, lr=lr, seconds=seconds)
         if self.accelerator.is_main_process:
-            self._save(phase, better)
-            say_epoch(standing.history[-1], phase.epochs, self._seconds_left(), exclusive=self.data.labels.exclusive)
-            if self.cfg.tensorboard:
-                write_tensorboard(self.folder / "tensorboard", standing.history[-1], ordinal)
+            self._save_epoch(line)
+            left = state.seconds / state.epochs_seen * job.passes_left(state.phase, state.epoch)
+            log_epoch(line, self.phase.epochs, left, exclusive=job.data.labels.exclusive)
+            if job.cfg.tensorboard:
+                write_tensorboard(job.folder / "tensorboard", line, global_epoch)
         self.accelerator.wait_for_everyone()
 
-    def _ordinal(self, epoch: int) -> int:
-        """Number of an epoch of the phase (from 0) among all that the config plans."""
-        return sum(earlier.epochs for earlier in self.cfg.phases[: self.standing.phase - 1]) + epoch
-
-    def _note(
-        self,
-        loss: float | None,
-        validation: Validation | None,
-        better: bool,
-        rate: float | None,
-        seconds: float,
-        **further: object,
-    ) -> None:
-        """Add a line to the history; what is not known is None."""
-        standing = self.standing
-        standing.history.append(
-            {
-                "fold": self.data.fold,
-                "phase": standing.phase,
-                "epoch": standing.epoch,
-                "loss": loss,
-                **(validation.line() if validation else NOT_VALIDATED),
-                "best": better,
-                "lr": rate,
-                "seconds": round(seconds, 2),
-                **further,
-            }
-        )
-
-    def _train(self, phase: config.Phase) -> tuple[float, float]:
-        """Mean loss and last learning rate of one epoch."""
-        standing, updates = self.standing, self._updates()
-        if updates == 0:
-            raise ValueError(
-                f"train.accumulate = {self.cfg.accumulate} batches make one update, an epoch has "
-                f"{len(self.loader)}: lower it, or raise the phase's repeats"
-            )
-        total = updates * phase.epochs
-        learning_rates = [
-            learning_rate(step, total, peak=phase.lr, warmup=phase.warmup, final=phase.final_lr, cycles=phase.cycles)
-            for step in range(standing.epoch * updates, (standing.epoch + 1) * updates)
-        ]
-        self.wrapped.train()
-        if phase.freeze_encoder:
-            self.model.encoder.eval()  # its batch statistics and dropout too
-        what = f"fold {self.data.fold} phase {standing.phase} epoch {standing.epoch + 1}/{phase.epochs}"
+    def _train(self) -> tuple[float, float]:
+        """Train one epoch; returns its mean loss and its last learning rate."""
+        rates = learning_rates(self.phase, self.state.epoch, self.updates)
+        self.network.train()
+        if self.phase.freeze_encoder:
+            self.model.encoder.eval()  # freezes its batch statistics and dropout too
+        what = f"fold {self.job.fold} phase {self.state.phase} epoch {self.state.epoch + 1}/{self.phase.epochs}"
         loss = train_one_epoch(
-            self.wrapped,
+            self.network,
             track(self.loader, what),
             self.loss,
             self.optimizer,
             self.accelerator,
-            precision=hardware.precision(self.cfg.precision, self.accelerator.device),
-            learning_rates=learning_rates,
-            accumulate=self.cfg.accumulate,
-            clip=self.cfg.clip,
-            after_update=self._update_average,
+            precision=self.precision,
+            learning_rates=rates,
+            accumulate=self.job.cfg.accumulate,
+            clip=self.job.cfg.clip,
+            after_update=self._update_ema,
         )
-        return loss, learning_rates[-1]
+        return loss, rates[-1]
 
-    def _update_average(self, update: int) -> None:
-        """Follow the weights closely in the first updates of a phase, then ever more slowly up to `ema`."""
-        self.average.update(self.model, step=self.standing.epoch * self._updates() + update + 1)
+    def _update_ema(self, update: int) -> None:
+        """Update the averaged weights; their decay grows from 0 to `ema` over the first updates of a phase."""
+        self.ema.update(self.model, step=self.state.epoch * self.updates + update + 1)
 
-    def _updates(self) -> int:
-        """Updates in one epoch of the phase; batches that do not fill another one are not used."""
-        return len(self.loader) // self.cfg.accumulate
+    def _count_epoch(self, validation: Validation | None) -> bool:
+        """Count a finished epoch; returns whether its weights are the phase's best so far."""
+        state = self.state
+        state.epoch += 1
+        if self.phase.swa and state.epoch in last_epochs(self.phase.epochs, self.phase.swa):
+            self.swa.add(self.model.state_dict())
+        if validation is None:
+            return state.epoch == self.phase.epochs
+        if validation.selection > state.best:
+            state.best, state.epochs_without_improvement = validation.selection, 0
+            return True
+        state.epochs_without_improvement += 1
+        return False
 
-    def _validate(self) -> Validation:
-        """The averaged weights on the fold held out, by one view."""
-        if self.accelerator.num_processes > 1:  # each has batch statistics of its own: all validate what one saves
-            for buffer in self.average.module.buffers():
-                broadcast(buffer)
-        predictor = Predictor(
-            self.average.module,
-            ("identity",),
-            self.cfg.precision,
-            exclusive=self.data.labels.exclusive,
-            tiles=self.data.tiles,
-            batch_size=self.data.batch_size,
-        )
-        found = validate(
-            predictor,
-            self.data.valid_index,
-            self.data.labels,
-            self.accelerator,
-            reader=self.data.reader,
-            batch_size=self.data.batch_size,
-            workers=self.cfg.workers,
-            what="validate",
-        )
-        counts, soft = map(stack, zip(*found, strict=True))
-        labels = self.data.labels
-        metric = pixel_metric(self.data.metric)
-        return evaluate(counts, soft, metric, exclusive=labels.exclusive, classes=len(labels.classes))
+    def _evaluate_averages(self) -> None:
+        """Evaluate the averages of the phase's weights; one that beats all before it becomes the phase's best weights.
 
-    def _try_blends(self, phase: config.Phase) -> None:
-        """Score the averages of the phase's weights; each that beats all before it becomes the phase's best weights.
-
-        A kill in between repeats all of it, from the same files to the same end.
+        A run stopped in between repeats all of it, from the same files and with the same result.
         """
-        for blend in self._blends(phase):
-            self._note(
-                None,
-                blend.validation,
-                blend.validation.selection > self.standing.best,
-                None,
-                blend.seconds,
-                candidate=blend.name,
-                epochs=blend.epochs,
+        state = self.state
+        lines = state.epoch_lines()
+        for average in evaluate_averages(self.phase, lines, self.swa, self.soup_files.read, self._evaluate_average):
+            line = append_history(
+                state,
+                self.job.fold,
+                average.validation,
+                best=average.validation.selection > state.best,
+                seconds=average.seconds,
+                candidate=average.name,
+                epochs=average.epochs,
             )
             if self.accelerator.is_main_process:
-                self._save_if_better(blend)
-                say_blend(self.standing.history[-1])
-            self.standing.best = max(self.standing.best, blend.validation.selection)
-        self.standing.blended = True
+                if line["best"]:
+                    record = make_record(line, self.job.settings)
+                    save_checkpoint(self.job.phase_path(state.phase), average.weights, record)
+                log_average(line)
+            state.best = max(state.best, average.validation.selection)
+        state.averages_evaluated = True
         if self.accelerator.is_main_process:
             self._save_state()
-            self._drop_soup_but([])
+            self.soup_files.keep([])
         self.accelerator.wait_for_everyone()
 
-    def _save_if_better(self, blend: Blend) -> None:
-        if blend.validation.selection > self.standing.best:
-            record = self._record(blend.validation.line()) | {"candidate": blend.name, "epochs": blend.epochs}
-            save_checkpoint(self._best_of(self.standing.phase), blend.weights, record)
-
-    def _blends(self, phase: config.Phase) -> Iterator[Blend]:
-        """The averages that the phase asks for, scored."""
-        if self.swa.count:  # patience may have ended the phase before the last epochs
-            tail = last_epochs(phase.epochs, phase.swa)
-            yield self._taste("swa", list(tail[: self.swa.count]), self.swa.weights)
-        if phase.soup:
-            ranked = self._ingredients(phase)
-            scores = {line["epoch"]: selection_of(line) for line in self._epochs_of_phase()}
-            soup = greedy_soup(ranked, scores[ranked[0]], self._taste_soup)
-            if soup:
-                yield soup
-
-    def _taste_soup(self, epochs: list[int]) -> Blend:
-        return self._taste("soup", epochs, mean_weights(load_weights(self._soup_of(epoch)) for epoch in epochs))
-
-    def _taste(self, name: str, epochs: list[int], weights: dict[str, Tensor]) -> Blend:
-        """Weights with batch statistics of their own, and their score."""
+    def _evaluate_average(self, name: str, epochs: list[int], weights: dict[str, Tensor]) -> AveragedWeights:
+        """Evaluate averaged weights, with batch statistics of images as the phase's last epoch drew them."""
         started = time.monotonic()
-        model = self.average.module  # the phase is over: its averaged weights are on disk
+        job, model = self.job, self.ema.module  # the phase is over: the EMA weights are on disk
         model.load_state_dict(weights)
-        self._estimate_batch_statistics(model)
-        validation = self._validate()
-        found = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-        return Blend(name, epochs, validation, found, time.monotonic() - started)
-
-    def _estimate_batch_statistics(self, model: nn.Module) -> None:
-        """From images as the phase's last epoch drew them; the statistics of a frozen encoder stay."""
-        frozen = set(batch_norms(model.encoder)) if self.cfg.phases[self.standing.phase - 1].freeze_encoder else set()
-        norms = [norm for norm in batch_norms(model) if norm not in frozen]
-        if not norms:
-            return
-        device = self.accelerator.device
-        dtype = hardware.precision(self.cfg.precision, device)
-
-        def forward(images: Tensor) -> None:
-            with hardware.autocast(device, dtype):
-                model(images.to(device).contiguous(memory_format=torch.channels_last))
-
-        self.loader.sampler.epoch = self._ordinal(self.standing.epoch - 1)
-        estimate_batch_statistics(
-            forward, norms, (images for images, _ in islice(track(self.loader, "batch statistics"), STATISTICS_BATCHES))
+        self.loader.sampler.epoch = job.global_epoch(self.state.phase, self.state.epoch - 1)
+        update_batch_norms(
+            model, self.loader, self.accelerator.device, self.precision, frozen_encoder=self.phase.freeze_encoder
         )
+        validation = evaluate(model, job.data, job.cfg, self.accelerator)
+        found = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+        return AveragedWeights(name, epochs, validation, found, time.monotonic() - started)
 
-    def _epochs_of_phase(self) -> list[dict[str, Any]]:
-        """The lines of the phase's epochs, without those of averages."""
-        lines = self.standing.history
-        return [line for line in lines if line["phase"] == self.standing.phase and "candidate" not in line]
-
-    def _ingredients(self, phase: config.Phase) -> list[int]:
-        cycle = phase.epochs // phase.cycles if phase.cycles > 1 else None
-        return ingredients(self._epochs_of_phase(), phase.soup, cycle)
-
-    def _save(self, phase: config.Phase, better: bool) -> None:
-        """Best weights, then the log, then the state: a kill in between repeats the epoch, and loses nothing."""
-        standing = self.standing
-        weights = self.average.module.state_dict()
-        if better:
-            save_checkpoint(self._best_of(standing.phase), weights, self._record(standing.history[-1]))
-        kept = self._ingredients(phase) if phase.soup and self.validates else []
-        if standing.epoch in kept:
-            save_checkpoint(self._soup_of(standing.epoch), weights, self._record(standing.history[-1]))
+    def _save_epoch(self, line: dict[str, Any]) -> None:
+        """Write best weights, then metrics, then state: a run stopped in between repeats the epoch, nothing is lost."""
+        job, state = self.job, self.state
+        weights, record = self.ema.module.state_dict(), make_record(line, job.settings)
+        if line["best"]:
+            save_checkpoint(job.phase_path(state.phase), weights, record)
+        keep = []
+        if self.phase.soup and job.validates:
+            keep = candidates(state.epoch_lines(), self.phase.soup, self.phase.epochs // self.phase.cycles)
+        if state.epoch in keep:
+            save_checkpoint(self.soup_files.path(state.epoch), weights, record)
         self._save_state()
-        self._drop_soup_but(kept)  # only now: a state of before still counts on them
-
-    def _record(self, validated: dict[str, Any]) -> dict[str, Any]:
-        """What a checkpoint says of its weights, by their line in the history."""
-        return {
-            "fold": self.data.fold,
-            "phase": self.standing.phase,
-            "epoch": self.standing.epoch,
-            "score": validated["score"],
-            "selection": validated["selection"],
-            "settings": self.settings,
-            "versions": {"pipeline": __version__, "torch": torch.__version__},
-            "machine": hardware.machine(),
-        }
+        self.soup_files.keep(keep)  # last: the state before this one needs them
 
     def _save_state(self) -> None:
-        standing = self.standing
-        write_history(self.folder / "metrics.jsonl", standing.history)
+        write_history(self.job.folder / "metrics.jsonl", self.state.history)
         scaler = self.accelerator.scaler
-        state = {
-            "settings": self.settings,
-            "standing": vars(standing),
+        tensors = {
             "model": self.model.state_dict(),
-            "average": self.average.module.state_dict(),
+            "ema": self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             "swa": vars(self.swa) if self.swa.count else None,
         }
-        save_state(self.folder / "state.pt", state)
+        replace(self.state, tensors=tensors).save(self.job.state_path)
 
-    def _best_of(self, phase: int) -> Path:
-        return self.folder / f"phase{phase}.safetensors"
-
-    def _soup_of(self, epoch: int) -> Path:
-        return self.folder / f"soup{self.standing.phase}-{epoch}.safetensors"
-
-    def _drop_soup_but(self, epochs: list[int]) -> None:
-        for path in set(self.folder.glob("soup*.safetensors")) - set(map(self._soup_of, epochs)):
-            path.unlink()
-
-    def _passes(self, number: int) -> float:
-        """Passes over the training images that an epoch of a phase is worth, by the images that it draws."""
-        pseudo = pseudo_of(self.data, number)
-        return self.cfg.phases[number - 1].repeats * (1 + (pseudo.weight if pseudo else 0))
-
-    def _seconds_left(self) -> float:
-        """Passes over the data still to come, at the speed so far."""
-        standing, phases = self.standing, self.cfg.phases
-        left = (phases[standing.phase - 1].epochs - standing.epoch) * self._passes(standing.phase)
-        left += sum(
-            phases[number - 1].epochs * self._passes(number) for number in range(standing.phase + 1, len(phases) + 1)
-        )
-        return standing.seconds / standing.draws * left
+    def _restore(self, tensors: dict[str, Any]) -> None:
+        self.model.load_state_dict(tensors["model"])
+        self.ema.module.load_state_dict(tensors["ema"])
+        self.optimizer.load_state_dict(tensors["optimizer"])
+        if self.accelerator.scaler and tensors["scaler"]:
+            self.accelerator.scaler.load_state_dict(tensors["scaler"])
+        if tensors["swa"]:
+            self.swa = RunningMean(**tensors["swa"])
 
 
 def _compile(model: nn.Module, device: torch.device) -> None:
-    """In place, so that the names of its weights stay; something small is tried first, to say in a line if it fails."""
+    """Compile in place, so that weights keep their names; a small function goes first, so that errors are clear."""
     with hardware.compiling("train.compile = true"):
         torch.compile(torch.square)(torch.ones(2, device=device))
     model.compile(dynamic=False)
-
-
-def seed_weights(seed: int) -> None:
-    """Seed what fresh weights are drawn from."""
-    torch.manual_seed(seed)

@@ -159,11 +159,11 @@ bench: $(VENV) $(VENV_DEV) $(VENV_BENCH) ## the measured claims, as ratios from 
 
 test: $(VENV) $(VENV_DEV) ## the fast tests, a few minutes; installs a browser for the tests of the report if there is none
 	$(PYTHON) -m tests.browser
-	$(PYTHON) -m pytest -n auto -m "not slow"
+	$(PYTHON) -m pytest -n auto --dist loadgroup -m "not slow"
 
 test-slow: $(VENV) $(VENV_DEV) ## the slow tests: Ray, notebooks, torchrun, rehearsal, kills, all architectures
 	$(PYTHON) -m tests.browser
-	$(PYTHON) -m pytest -n auto -m slow
+	$(PYTHON) -m pytest -n auto --dist loadgroup -m slow
 
 test-older: ## all tests with Python 3.12 and Kaggle's older packages, in .venv-older (PYTHON312=python3.12)
 	PYTHON312="$(PYTHON312)" .ci/older .venv-older

@@ -6,12 +6,13 @@ import shutil
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for the network
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from pipeline import rle
@@ -133,28 +134,61 @@ def edit(tiny: Path) -> Callable[[str, str, str], None]:
     return replace
 
 
+def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[], None]) -> Path:
+    """A folder that `build` fills as its current folder: once per session, by the first xdist worker that needs it.
+
+    Tests must not write into it; they copy it.
+    """
+    base = factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with FileLock(shared / f"{name}.lock"):
+        if not (shared / name).exists():
+            folder = factory.mktemp(name)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                patch.delenv("DATA", raising=False)
+                build()
+            folder.rename(shared / name)
+    return shared / name
+
+
 @pytest.fixture(scope="session")
-def _submitted_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def submitted_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny competition with two configs that differ in their seed, trained and submitted; `submitted` copies it."""
     from pipeline import config, stages
 
-    folder = tmp_path_factory.mktemp("submitted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("DATA", raising=False)
-        lay_out_tiny(folder)
+    def build() -> None:
+        lay_out_tiny(Path())
         text = CONFIG.replace("epochs = 2\nlr = 3e-3", "epochs = 2\nrepeats = 6\nlr = 3e-3")
         for name, seed in (("tiny", 0), ("seed1", 1)):
-            (folder / "configs" / f"{name}.toml").write_text(f"seed = {seed}\n{text}")
+            Path(f"configs/{name}.toml").write_text(f"seed = {seed}\n{text}")
             stages.ensemble([config.load(f"configs/{name}.toml")])
-    return folder
+
+    return build_once(tmp_path_factory, "submitted", build)
 
 
 @pytest.fixture
-def submitted(_submitted_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def submitted(submitted_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the trained tiny competition as current folder, and the path of its submission."""
     folder = tmp_path / "submitted"
-    shutil.copytree(_submitted_once, folder)
+    shutil.copytree(submitted_once, folder)
     monkeypatch.chdir(folder)
     monkeypatch.delenv("DATA", raising=False)
     return Path("submissions/tiny.csv")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A Ray cluster of two CPUs on this machine."""
+    import ray
+
+    ray.init(num_cpus=2, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests that need Ray in one xdist worker (`--dist loadgroup`): they share one cluster."""
+    for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))

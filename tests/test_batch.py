@@ -305,14 +305,6 @@ def test_an_output_of_unknown_origin_is_left_alone(tmp_path):
 # ---------------------------------------------------------------------------------------------- on Ray
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """A cluster of this machine alone."""
-    ray.init(num_cpus=2, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 def actors():
     """Ids of the processes that hold models."""
     found = []
@@ -325,7 +317,7 @@ def actors():
     return found
 
 
-def test_an_actor_that_is_killed_loses_nothing_and_does_nothing_twice(bundle, cluster):
+def test_an_actor_that_is_killed_loses_nothing_and_does_nothing_twice(bundle, ray_cluster):
     weights, expected = bundle
     source, killed = copies(300), []
 
@@ -347,7 +339,7 @@ def test_an_actor_that_is_killed_loses_nothing_and_does_nothing_twice(bundle, cl
     assert_all_once(expected, 300)
 
 
-def test_a_machine_without_the_weights_says_so(cluster, tmp_path):
+def test_a_machine_without_the_weights_says_so(ray_cluster, tmp_path):
     job = executors.Job([], 1, [0], str(tmp_path), tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"a machine of the cluster cannot work: .*nowhere/bundle.json: no such file"):
         list(executors.run_on_ray(job, 1))

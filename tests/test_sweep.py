@@ -27,6 +27,7 @@ from pipeline.sweep.executors import EXECUTORS, Plan
 from pipeline.sweep.jobs import FAILED, Job, write_list
 from pipeline.sweep.seeds import config_of_seed
 from pipeline.training.checkpoint import load_weights, read_record
+from tests.conftest import build_once
 from tests.conftest import lay_out_tiny as lay_out
 
 ROOT = Path(__file__).parents[1]
@@ -69,21 +70,19 @@ def while_one_is_killed(fold, run):
     return result
 
 
-@pytest.fixture(scope="module")
-def _trained_once(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("DATA", raising=False)
-        lay_out(folder)
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    def build() -> None:
+        lay_out(Path())
         stages.train(config.load(TINY), 0)
-    return folder
+
+    return build_once(tmp_path_factory, "trained", build)
 
 
 @pytest.fixture
-def trained(_trained_once, tmp_path, monkeypatch):
+def trained(trained_once, tmp_path, monkeypatch):
     """The folder of fold 0, trained, below a fresh current folder."""
-    shutil.copytree(_trained_once, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DATA", raising=False)
     return Path("runs/tiny/fold0")
@@ -405,15 +404,7 @@ def test_of_several_processes_the_first_alone_locks_and_does_not_wait(tiny, monk
 # ---------------------------------------------------------------------------------------------- on Ray
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """A cluster of this machine alone."""
-    ray.init(num_cpus=2, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-def test_on_ray_a_killed_worker_goes_on_and_each_fold_is_trained_once(tiny, cluster):
+def test_on_ray_a_killed_worker_goes_on_and_each_fold_is_trained_once(tiny, ray_cluster):
     sets = (LONGER, "folds.count=2")
     lines, done = while_one_is_killed(0, lambda: sweep(*sets, executor="ray"))
     assert sorted(line.partition(",")[0] for line in lines) == ["runs/tiny/fold0: done", "runs/tiny/fold1: done"]
@@ -500,6 +491,6 @@ def test_on_ray_no_more_jobs_are_handed_out_than_asked_for(tiny, monkeypatch, at
     assert max(most) == min(at_once or 5, 5)
 
 
-def test_a_machine_without_the_folder_is_named(tiny, cluster):
+def test_a_machine_without_the_folder_is_named(tiny, ray_cluster):
     with pytest.raises(ValueError, match=r"a machine of the cluster, has no .*/gone.mk: a sweep needs the"):
         list(EXECUTORS["ray"](Plan([job(0)], Path("gone.mk"), 0, 2)))

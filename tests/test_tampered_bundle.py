@@ -12,25 +12,24 @@ from pipeline.kaggle.input_mounts import LAYOUT, describe_runs, lay_out_project,
 from pipeline.serving.bundle import RECORD, read_bundle
 from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
+from tests.conftest import build_once
 
 
-@pytest.fixture(scope="module")
-def _bundled_once(_submitted_once, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bundled") / "submitted"
-    shutil.copytree(_submitted_once, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("DATA", raising=False)
+@pytest.fixture(scope="session")
+def bundled_once(submitted_once, tmp_path_factory):
+    def build() -> None:
+        shutil.copytree(submitted_once, Path(), dirs_exist_ok=True)
         cfgs = [config.load("configs/tiny.toml")]
         write_weights(Path("bundle"), load_members(cfgs), stages.ensemble(cfgs))
-    return folder
+
+    return build_once(tmp_path_factory, "bundled", build)
 
 
 @pytest.fixture
-def bundle(_bundled_once, tmp_path, monkeypatch):
+def bundle(bundled_once, tmp_path, monkeypatch):
     """A copy of a bundle beside the competition's files, as current folder."""
     for name in ("bundle", "tiny"):
-        shutil.copytree(_bundled_once / name, tmp_path / name)
+        shutil.copytree(bundled_once / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return Path("bundle")
 

@@ -45,8 +45,8 @@ from pipeline.demos.defects import make_defects_demo
 from pipeline.demos.instances import make_instances_demo
 from pipeline.demos.large import make_large_demo
 from pipeline.demos.salt import make_demo
-from pipeline.doctor.dialects import judge
-from pipeline.doctor.placement import judge_masks
+from pipeline.doctor.alignment import check_alignment
+from pipeline.doctor.dialects import check_dialect
 from pipeline.rle import Dialect
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -289,20 +289,20 @@ def try_set(pairs: Sequence[Pair], seed: int = 0) -> Tried:
     images, masks = zip(*pairs, strict=True)
     right, wrong = Dialect(), Dialect(order="row")
     texts = [[right.encode(mask)] for mask in masks]
-    verdicts = [judge(list(zip(images, texts, strict=True)), right), judge_masks(pairs)]
-    alarms = [verdict.message for verdict in verdicts if verdict.kind in ("other", "shuffled")]
-    other = judge(list(zip(images, texts, strict=True)), wrong)
-    caught = other.kind == "other" and other.better == right
+    verdicts = [check_dialect(list(zip(images, texts, strict=True)), right), check_alignment(pairs)]
+    alarms = [verdict.message for verdict in verdicts if verdict.status in ("misread", "shuffled")]
+    other = check_dialect(list(zip(images, texts, strict=True)), wrong)
+    caught = other.status == "misread" and other.correction == right
     square = [image.shape[0] == image.shape[1] for image in images]
     mixed = np.random.default_rng(seed).permutation(len(texts))
-    paired = judge([(image, texts[place]) for image, place in zip(images, mixed, strict=True)], right)
-    from_zero = judge([(image, [replace(right, base=0).encode(mask)]) for image, mask in pairs], right)
+    paired = check_dialect([(image, texts[place]) for image, place in zip(images, mixed, strict=True)], right)
+    from_zero = check_dialect([(image, [replace(right, base=0).encode(mask)]) for image, mask in pairs], right)
     return Tried(
         alarms,
         caught if not any(square) else None,
         caught if all(square) else None,
-        paired.kind == "shuffled" if len({image.shape for image in images}) == 1 else None,
-        (from_zero.doubt is not None) or from_zero.better == replace(right, base=0),
+        paired.status == "shuffled" if len({image.shape for image in images}) == 1 else None,
+        (from_zero.warning is not None) or from_zero.correction == replace(right, base=0),
     )
 
 
@@ -322,7 +322,7 @@ def try_files(path: str, root: Path, seeds: int) -> Iterator[tuple[str, Tried]]:
     """A competition's files by the command; then draws of its pairs by size: square ones, and others."""
     cfg = config.load(ROOT / path, [f'data.root="{root}"'])
     cfg = cfg.model_copy(update={"competition": _card_of(cfg)})
-    bad = [finding.found for finding in stages.doctor(cfg).bad]
+    bad = [finding.message for finding in stages.doctor(cfg).bad]
     yield "all files, by the command", Tried(bad)
     pairs = read_pairs(load_card(cfg.competition), root)
     for name, is_square in (("square", True), ("not square", False)):

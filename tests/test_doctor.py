@@ -15,10 +15,10 @@ from pipeline.cli import main
 from pipeline.competition import Leaderboard
 from pipeline.competition import load as load_card
 from pipeline.data.index import read_index
-from pipeline.doctor.dialects import judge
-from pipeline.doctor.findings import check_pixels, check_sample, check_sizes, stripe
-from pipeline.doctor.label_pairs import check_beside
-from pipeline.doctor.placement import VIEWS, judge_masks
+from pipeline.doctor.alignment import VIEWS, check_alignment
+from pipeline.doctor.dialects import check_dialect
+from pipeline.doctor.findings import check_pixels, check_sample, check_sizes, find_stripe
+from pipeline.doctor.label_pairs import check_label_sources
 from pipeline.rle import Dialect
 from pipeline.symmetries import SYMMETRIES
 from tests.conftest import write_tiny
@@ -64,8 +64,8 @@ def samples(shown, dialect):
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_masks_in_the_cards_dialect_are_good(shown, dialect):
-    verdict = judge(samples(shown, dialect), dialect)
-    assert (verdict.kind, verdict.better) == ("good", None)
+    verdict = check_dialect(samples(shown, dialect), dialect)
+    assert (verdict.status, verdict.correction) == ("ok", None)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -73,13 +73,13 @@ def test_masks_in_the_cards_dialect_are_good(shown, dialect):
 def test_another_dialect_than_the_cards_is_named(shown, dialect, declared):
     if declared == dialect:
         return
-    verdict = judge(samples(shown, dialect), declared)
-    if verdict.kind == "good":  # read from the other base, where no mask begins on the first pixel or ends on the last
+    verdict = check_dialect(samples(shown, dialect), declared)
+    if verdict.status == "ok":  # read from the other base, where no mask begins on the first pixel or ends on the last
         assert (declared.order, declared.relative) == (dialect.order, dialect.relative)
-        assert verdict.doubt.endswith(f"[dialect] base = {dialect.base}")
+        assert verdict.warning.endswith(f"[dialect] base = {dialect.base}")
         return
-    assert verdict.kind == "other"
-    better = verdict.better
+    assert verdict.status == "misread"
+    better = verdict.correction
     assert (better.order, better.relative) == (dialect.order, dialect.relative)
     if declared.order != dialect.order:
         assert f'order = "{dialect.order}"' in verdict.message
@@ -87,40 +87,40 @@ def test_another_dialect_than_the_cards_is_named(shown, dialect, declared):
 
 def test_transposed_images_are_caught(shown):
     turned = [(image.T.copy(), texts) for image, texts in samples(shown, Dialect())]
-    verdict = judge(turned, Dialect())
-    assert (verdict.kind, verdict.better) == ("other", Dialect(order="row"))
+    verdict = check_dialect(turned, Dialect())
+    assert (verdict.status, verdict.correction) == ("misread", Dialect(order="row"))
     assert "or images are transposed" in verdict.message
 
 
 def test_shuffled_rows_are_caught(shown):
     images, texts = zip(*samples(shown, Dialect()), strict=True)
     shuffled = np.random.default_rng(0).permutation(COUNT)
-    verdict = judge([(images[i], texts[j]) for i, j in enumerate(shuffled)], Dialect())
-    assert verdict.kind == "shuffled"
+    verdict = check_dialect([(images[i], texts[j]) for i, j in enumerate(shuffled)], Dialect())
+    assert verdict.status == "shuffled"
     assert "are rows or ids shuffled" in verdict.message
 
 
 def test_a_few_wrong_rows_among_many_are_no_other_dialect(shown):
     few = [*samples(shown[:5], Dialect(order="row")), *samples(shown[5:], Dialect())]
-    assert judge(few, Dialect()).kind == "good"
+    assert check_dialect(few, Dialect()).status == "ok"
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_images_that_show_nothing_of_their_masks_name_no_other_dialect(seed):
     rng = np.random.default_rng(seed)
     blind = [(rng.integers(0, 255, mask.shape).astype(np.uint8), mask) for _, mask in pictures((48, 48), seed)]
-    assert judge(samples(blind, Dialect()), Dialect()).better is None
+    assert check_dialect(samples(blind, Dialect()), Dialect()).correction is None
 
 
 def test_few_images_are_too_few_to_tell(shown):
-    verdict = judge(samples(shown[:5], Dialect(order="row")), Dialect())
-    assert (verdict.kind, "too few" in verdict.message) == ("unknown", True)
+    verdict = check_dialect(samples(shown[:5], Dialect(order="row")), Dialect())
+    assert (verdict.status, "too few" in verdict.message) == ("inconclusive", True)
 
 
 def test_texts_of_lists_are_judged_as_lists(shown):
     listed = [(image, [f"[{', '.join(text.split())}]" for text in texts]) for image, texts in samples(shown, Dialect())]
-    assert judge(listed, Dialect(form="list")).kind == "good"
-    assert judge(listed, Dialect(form="list", order="row")).better == Dialect(form="list")
+    assert check_dialect(listed, Dialect(form="list")).status == "ok"
+    assert check_dialect(listed, Dialect(form="list", order="row")).correction == Dialect(form="list")
 
 
 # Right cards of kinds whose edges mislead, and what is caught of them all the same.
@@ -138,21 +138,21 @@ def drawn():
 @pytest.mark.parametrize("name", FEW)
 def test_right_masks_are_never_called_bad_whatever_their_edges_say(drawn, name, shape):
     pairs = drawn(name, shape)
-    verdict = judge(samples(pairs, Dialect()), Dialect())
-    assert {verdict.kind, judge_masks(pairs).kind} <= {"good", "unknown"}
-    assert verdict.doubt is None
+    verdict = check_dialect(samples(pairs, Dialect()), Dialect())
+    assert {verdict.status, check_alignment(pairs).status} <= {"ok", "inconclusive"}
+    assert verdict.warning is None
 
 
 @pytest.mark.parametrize("name", FEW)
 def test_the_wrong_order_of_masks_that_are_not_square_is_always_caught(drawn, name):
-    verdict = judge(samples(drawn(name, "oblong"), Dialect()), Dialect(order="row"))
-    assert (verdict.kind, verdict.better) == ("other", Dialect())
+    verdict = check_dialect(samples(drawn(name, "oblong"), Dialect()), Dialect(order="row"))
+    assert (verdict.status, verdict.correction) == ("misread", Dialect())
 
 
 @pytest.mark.parametrize("name", study_doctor.SHOWN)
 def test_square_masks_that_are_transposed_are_caught_where_images_show_them(drawn, name):
-    verdict = judge(samples(drawn(name, "square"), Dialect()), Dialect(order="row"))
-    assert (verdict.kind, verdict.better) == ("other", Dialect())
+    verdict = check_dialect(samples(drawn(name, "square"), Dialect()), Dialect(order="row"))
+    assert (verdict.status, verdict.correction) == ("misread", Dialect())
 
 
 def test_masks_of_whole_lines_name_no_other_order():
@@ -161,28 +161,30 @@ def test_masks_of_whole_lines_name_no_other_order():
     mask[:, 10:17] = 1
     noise = np.random.default_rng(0).integers(0, 255, (20, *mask.shape)).astype(np.uint8)
     bands = [(image, np.roll(mask, number, axis=1)) for number, image in enumerate(noise)]
-    assert judge(samples(bands, Dialect()), Dialect()).kind == "unknown"
+    assert check_dialect(samples(bands, Dialect()), Dialect()).status == "inconclusive"
 
 
 def test_masks_of_neighbouring_slices_decide_nothing_by_being_alike():
     # Whole volumes fit better mirrored or turned by chance, and all their slices with them.
     kind = study_doctor.Kind(study_doctor.slices, 30, (64, 64), (64, 64))
-    assert {judge_masks(study_doctor.draw_set(kind, "square", seed)).kind for seed in range(4)} == {"unknown"}
+    assert {check_alignment(study_doctor.draw_set(kind, "square", seed)).status for seed in range(4)} == {
+        "inconclusive"
+    }
 
 
 def test_a_table_that_is_shifted_by_a_row_is_caught(shown):
     images, texts = zip(*samples(shown, Dialect()), strict=True)
-    verdict = judge(list(zip(images, [*texts[1:], texts[0]], strict=True)), Dialect())
-    assert (verdict.kind, verdict.better) == ("shuffled", None)
+    verdict = check_dialect(list(zip(images, [*texts[1:], texts[0]], strict=True)), Dialect())
+    assert (verdict.status, verdict.correction) == ("shuffled", None)
 
 
 def test_the_other_base_is_a_doubt_and_no_verdict(shown):
     for declared, other in ((0, 1), (1, 0)):
         # On the first or last pixel it is a fact: nothing may lie there.
         inside = [(image, mask) for image, mask in shown if not (mask[0, 0] or mask[-1, -1])]
-        verdict = judge(samples(inside, Dialect(base=other)), Dialect(base=declared))
-        assert (verdict.kind, verdict.doubt.endswith(f"[dialect] base = {other}")) == ("good", True)
-        assert judge(samples(inside, Dialect(base=other)), Dialect(base=other)).doubt is None
+        verdict = check_dialect(samples(inside, Dialect(base=other)), Dialect(base=declared))
+        assert (verdict.status, verdict.warning.endswith(f"[dialect] base = {other}")) == ("ok", True)
+        assert check_dialect(samples(inside, Dialect(base=other)), Dialect(base=other)).warning is None
 
 
 @pytest.mark.parametrize(("declared", "corner"), [(Dialect(), (0, 0)), (Dialect(base=0), (-1, -1))])
@@ -190,8 +192,10 @@ def test_a_run_before_the_first_pixel_or_past_the_last_is_a_fact(shown, declared
     true = Dialect(base=1 - declared.base)
     masks = [mask.copy() for _, mask in shown]
     masks[3][corner] = 1
-    verdict = judge([(image, [write(mask, true)]) for (image, _), mask in zip(shown, masks, strict=True)], declared)
-    assert (verdict.kind, verdict.better) == ("other", true)
+    verdict = check_dialect(
+        [(image, [write(mask, true)]) for (image, _), mask in zip(shown, masks, strict=True)], declared
+    )
+    assert (verdict.status, verdict.correction) == ("misread", true)
 
 
 # Masks that are images.
@@ -210,16 +214,16 @@ def scenes(shape, seed=0):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("draw", [pictures, scenes])
 def test_masks_on_their_images_are_left_in_peace(draw, shape, seed):
-    verdict = judge_masks(list(draw(SHAPES[shape], seed)))
-    assert (verdict.kind, verdict.better) == ("good", None)
+    verdict = check_alignment(list(draw(SHAPES[shape], seed)))
+    assert (verdict.status, verdict.correction) == ("ok", None)
 
 
 @pytest.mark.parametrize(("shape", "view"), FITTING)
 @pytest.mark.parametrize("draw", [pictures, scenes])
 def test_turned_masks_are_caught_and_the_way_back_is_named(draw, shape, view):
     turned = [(image, SYMMETRIES[view].inverse(mask)) for image, mask in draw(SHAPES[shape])]
-    verdict = judge_masks(turned)
-    assert (verdict.kind, verdict.better) == ("other", view)
+    verdict = check_alignment(turned)
+    assert (verdict.status, verdict.correction) == ("misread", view)
     assert f"fit their images better after {view} (" in verdict.message
 
 
@@ -228,8 +232,8 @@ def test_turned_masks_are_caught_and_the_way_back_is_named(draw, shape, view):
 def test_masks_of_other_images_are_caught(draw, seed):
     images, masks = zip(*draw((48, 48), seed), strict=True)
     order = np.random.default_rng(seed).permutation(COUNT)
-    verdict = judge_masks([(image, masks[place]) for image, place in zip(images, order, strict=True)])
-    assert (verdict.kind, verdict.better) == ("shuffled", None)
+    verdict = check_alignment([(image, masks[place]) for image, place in zip(images, order, strict=True)])
+    assert (verdict.status, verdict.correction) == ("shuffled", None)
     assert "files.mask_pattern" in verdict.message
 
 
@@ -238,17 +242,17 @@ def test_masks_of_other_images_are_caught(draw, seed):
 def test_no_other_way_is_named_of_images_that_show_nothing_of_their_masks(seed, count):
     rng = np.random.default_rng(seed)
     blind = [(rng.integers(0, 255, mask.shape).astype(np.uint8), mask) for _, mask in pictures((48, 48), seed)]
-    assert judge_masks(blind[:count]).better is None
+    assert check_alignment(blind[:count]).correction is None
 
 
 def test_a_few_turned_masks_among_many_are_no_other_way(shown):
     few = [(image, mask[:, ::-1]) for image, mask in shown[:5]]
-    assert judge_masks([*few, *shown[5:]]).kind == "good"
+    assert check_alignment([*few, *shown[5:]]).status == "ok"
 
 
 def test_few_masks_are_too_few_to_tell_how_they_lie(shown):
-    verdict = judge_masks([(image, mask[:, ::-1]) for image, mask in shown[:9]])
-    assert (verdict.kind, "9 images with masks are too few" in verdict.message) == ("unknown", True)
+    verdict = check_alignment([(image, mask[:, ::-1]) for image, mask in shown[:9]])
+    assert (verdict.status, "9 images with masks are too few" in verdict.message) == ("inconclusive", True)
 
 
 def test_large_masks_are_judged_as_small_ones():
@@ -256,8 +260,8 @@ def test_large_masks_are_judged_as_small_ones():
         return np.kron(pixels, np.ones((13, 13), np.uint8))  # beyond the size to which they are reduced
 
     large = [(enlarged(image), enlarged(mask)) for image, mask in list(pictures((48, 48)))[:20]]
-    assert judge_masks(large).kind == "good"
-    assert judge_masks([(image, mask.T) for image, mask in large]).better == "transpose"
+    assert check_alignment(large).status == "ok"
+    assert check_alignment([(image, mask.T) for image, mask in large]).correction == "transpose"
 
 
 # Findings.
@@ -265,7 +269,7 @@ def test_large_masks_are_judged_as_small_ones():
 
 def test_stripes_are_seen_on_each_side():
     image = np.random.default_rng(0).integers(1, 255, (40, 60, 3)).astype(np.uint8)
-    assert stripe(image) is None
+    assert find_stripe(image) is None
     for side, part in (
         ("top", np.s_[:3]),
         ("bottom", np.s_[-3:]),
@@ -274,35 +278,35 @@ def test_stripes_are_seen_on_each_side():
     ):
         padded = image.copy()
         padded[part] = 0
-        assert stripe(padded) == side
+        assert find_stripe(padded) == side
 
 
 def test_values_that_will_not_train_as_they_are():
     def whats(**pictures):
-        return " ".join(finding.found for finding in check_pixels(pictures) if finding.level != "good")
+        return " ".join(finding.message for finding in check_pixels(pictures) if finding.level != "good")
 
     noise = np.random.default_rng(0).integers(0, 4096, (9, 9, 1))
     assert not whats(a=(noise // 16).astype(np.uint8))
     assert "6% of their range" in whats(a=noise.astype(np.uint16))
-    assert "0 and 1 only" in whats(a=(noise > 99).astype(np.uint8))
-    assert "several dtypes" in whats(a=noise.astype(np.uint16), b=(noise // 16).astype(np.uint8))
-    assert "the first is 'b'" in whats(a=(noise // 16).astype(np.uint8), b=np.full((9, 9, 1), 7, np.uint8))
+    assert "only 0 and 1" in whats(a=(noise > 99).astype(np.uint8))
+    assert "several dtypes: set data.window" in whats(a=noise.astype(np.uint16), b=(noise // 16).astype(np.uint8))
+    assert "such as 'b'" in whats(a=(noise // 16).astype(np.uint8), b=np.full((9, 9, 1), 7, np.uint8))
 
 
 def sample_of(card, *keys):
     """Levels and texts of what is said of a sample submission's rows, (image, class) each."""
     rows = pd.DataFrame(keys, columns=["image_id", "label"])
     sample = rows.assign(rle="").set_axis(["id", "class", "rle_mask"], axis=1)
-    return {finding.what: finding for finding in check_sample(card, sample, rows)}
+    return {finding.check: finding for finding in check_sample(card, sample, rows)}
 
 
 def test_the_rows_of_a_sample_are_counted_against_images_and_classes(card):
     assert sample_of(card, ("a", "disc"), ("b", "disc"))["sample's rows"][0] == "good"
     level, _, found = sample_of(card, ("a", "disc"), ("b", "disc"), ("a", "disc"))["sample's rows"]
-    assert (level, found) == ("look", "3, of 2 images: expected 2, some rows repeat")
+    assert (level, found) == ("look", "3 rows of 2 images: expected 2 rows, some rows are repeated")
     two = card.model_copy(update={"classes": ("disc", "rim")})
     level, _, found = sample_of(two, ("a", "disc"), ("a", "rim"), ("b", "rim"))["sample's rows"]
-    assert (level, "1 of 2 images ask for fewer" in found) == ("look", True)
+    assert (level, "1 of 2 images lack rows for some classes" in found) == ("look", True)
     parts = card.model_copy(update={"several_rows": True})
     assert sample_of(parts, ("a", "disc"), ("a", "disc"))["sample's rows"][0] == "good"
 
@@ -311,14 +315,14 @@ def test_the_images_of_a_sample_are_counted_against_the_cards_leaderboard(card):
     known = card.model_copy(update={"leaderboard": Leaderboard(images=2)})
     assert "sample's images" not in sample_of(known, ("a", "disc"), ("b", "disc"))
     level, _, found = sample_of(known, ("a", "disc"))["sample's images"]
-    assert (level, "1, and the card's leaderboard has 2" in found) == ("look", True)
+    assert (level, "1, but leaderboard.images of the card is 2: " in found) == ("look", True)
 
 
 def test_sizes_that_only_the_test_set_has():
     train = pd.DataFrame({"height": [9, 9], "width": [8, 8]})
     assert check_sizes(train, train).level == "good"
     new = check_sizes(train, pd.DataFrame({"height": [9, 5], "width": [8, 4]}))
-    assert (new.level, "5×4" in new.found) == ("look", True)
+    assert (new.level, "5×4" in new.message) == ("look", True)
 
 
 # The command, on a competition.
@@ -399,7 +403,7 @@ def test_a_sample_submission_that_the_card_does_not_write(competition, capsys):
     path.write_text(path.read_text().replace("rle_mask", "EncodedPixels"))
     status, out, _ = doctor(capsys)
     assert status == 2
-    assert "id, EncodedPixels: the card writes id, rle_mask" in out
+    assert "id, EncodedPixels: the card expects id, rle_mask" in out
 
 
 def test_a_broken_image_is_a_finding(competition, capsys):
@@ -417,7 +421,7 @@ def empty_masks():
 def test_masks_that_are_all_empty_are_bad(competition, capsys):
     empty_masks()
     status, out, _ = doctor(capsys)
-    assert (status, "nothing can be learned" in out) == (2, True)
+    assert (status, "this class cannot be learned" in out) == (2, True)
 
 
 def test_what_the_index_refuses_is_a_finding(competition, capsys):
@@ -458,7 +462,7 @@ def test_a_healthy_folder_of_masks_passes(tiny, capsys):
     write_mask_files(lambda masks: masks)
     status, out, err = doctor(capsys)
     assert (status, err, "bad" in out) == (0, "", False)
-    assert "good  placement" in out
+    assert "good  alignment" in out
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -498,14 +502,16 @@ def write_mask(path, pixels):
 def beside():
     """What is said of labels beside those that the card uses: level and text."""
     card = load_card("tiny.toml")
-    return [(level, found) for level, _, found in check_beside(card, Path("tiny"), read_index(card, Path("tiny")))]
+    return [
+        (level, found) for level, _, found in check_label_sources(card, Path("tiny"), read_index(card, Path("tiny")))
+    ]
 
 
 def test_mask_images_and_a_table_that_say_the_same_are_good(tiny, edit):
     write_both()
-    assert beside() == [("good", "train.csv and train/masks say the same, in 12 images")]
+    assert beside() == [("good", "train.csv and train/masks agree in 12 images")]
     edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
-    assert beside() == [("good", "train.csv and train/masks say the same, in 12 images")]
+    assert beside() == [("good", "train.csv and train/masks agree in 12 images")]
 
 
 def test_no_labels_beside_are_no_finding(tiny):
@@ -525,7 +531,7 @@ def test_a_table_in_another_dialect_than_the_mask_images_is_named(tiny, edit, di
     rewrite(dialect)
     edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
     ((said, found),) = beside()
-    assert (said, found.endswith(f"and are alike with {answer}")) == (level, True)
+    assert (said, found.endswith(f"but agree with {answer}")) == (level, True)
 
 
 def test_values_of_mask_images_that_are_one_off_are_named_from_the_table_beside_them(tiny, edit):
@@ -541,13 +547,13 @@ def test_values_of_mask_images_that_are_one_off_are_named_from_the_table_beside_
     with Path("tiny.toml").open("a") as card:
         card.write("\n[masks]\nvalues = { a = 0, b = 1 }\nbackground = 2\n")
     ((level, found),) = beside()
-    assert (level, found.endswith("and are alike with [masks] values = { a = 1, b = 2 }")) == ("bad", True)
+    assert (level, found.endswith("but agree with [masks] values = { a = 1, b = 2 }")) == ("bad", True)
 
 
 def test_mask_images_of_something_else_than_the_table_are_worth_a_look(tiny):
     write_both(lambda mask: np.roll(mask, 9, axis=1))
     ((level, found),) = beside()
-    assert (level, "which are right?" in found) == ("look", True)
+    assert (level, "which labels are right" in found) == ("look", True)
 
 
 # Many faults in one run.
@@ -574,7 +580,7 @@ def test_all_that_is_wrong_is_said_in_one_run(competition, capsys):
         f"{ids[2]}.png: not an image",
         f"id '{ids[3]}': ",
         "tiny/test/images: no image for 1 of 5 test ids",
-        "the card writes id, rle_mask",
+        "the card expects id, rle_mask",
     ):
         assert fault in said
     assert "7 of " in err  # a sample without the column has no placeholder either

@@ -14,8 +14,8 @@ from pipeline.data.index import read_index
 from pipeline.data.labels import VOID, Labels, resize_masks
 from pipeline.demos.instances import draw_culture, instance_rles
 from pipeline.demos.salt import TEST, TRAIN
-from pipeline.doctor.label_pairs import check_beside
-from pipeline.stages.doctoring import doctor
+from pipeline.doctor.label_pairs import check_label_sources
+from pipeline.stages.doctor import doctor
 from tests.conftest import CONFIG
 
 ROWS, VALUES, FILES, RUNS, POLYGONS = "rows", "a label image", "a file each", "COCO's runs", "outlines"
@@ -207,7 +207,7 @@ def objects_found(folder):
         'competition = "card.toml"\n[data]\nroot = "data"\n[model]\nencoder = "tu-test_efficientnet"\nin_channels = 1\n'
         "decoder_channels = [16, 16, 8, 8, 8]\n[[train.phases]]\nloss = { bce = 1.0 }\nepochs = 1\nlr = 1e-3\n"
     )
-    (found,) = [each for each in doctor(config.load(folder / "cells.toml")).findings if each.what == "objects"]
+    (found,) = [each for each in doctor(config.load(folder / "cells.toml")).findings if each.check == "objects"]
     return found
 
 
@@ -231,4 +231,4 @@ def test_a_folder_of_pictures_of_another_size_is_no_label_beside(tmp_path, monke
     for image_id in cells:
         Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "data/small" / f"{image_id}.png")
     card = competition.load("card.toml")
-    assert check_beside(card, tmp_path / "data", read_index(card, tmp_path / "data")) == []
+    assert check_label_sources(card, tmp_path / "data", read_index(card, tmp_path / "data")) == []

@@ -15,7 +15,7 @@ from sklearn.metrics import fbeta_score
 from pipeline.cli import main
 from pipeline.competition import Competition
 from pipeline.config import load
-from pipeline.doctor.findings import name_metric
+from pipeline.doctor.findings import describe_metric
 from pipeline.metrics import (
     METRICS,
     PARAMETERS,
@@ -358,21 +358,21 @@ def test_a_run_goes_on_if_its_metric_is_the_same_by_another_spelling(tiny, edit)
     ("table", "kind", "found"),
     [
         ({"name": "mean_f_beta", "beta": 2}, "pixels", "mean_f_beta(beta=2)"),
-        ({"name": "f1", "iou": 0.75}, "objects", "f1(iou=0.75); epochs by mean_dice"),
+        ({"name": "f1", "iou": 0.75}, "objects", "f1(iou=0.75); epochs are selected by mean_dice"),
         (
             {"name": "average_precision", "iou": 0.5},
             "ranked objects",
-            "average_precision(iou=0.5); weights and cuts by f1(iou=0.5); epochs by mean_dice",
+            "average_precision(iou=0.5); weights and rules are selected by f1(iou=0.5); epochs are selected by mean_dice",
         ),
         (
             {"name": "surface_dice", "tolerance": 1},
             "volumes",
-            "surface_dice(tolerance=1); weights and cuts by mean_dice; epochs by mean_dice",
+            "surface_dice(tolerance=1); weights and rules are selected by mean_dice; epochs are selected by mean_dice",
         ),
     ],
 )
 def test_the_doctor_says_the_metric_and_what_stands_for_it(table, kind, found):
-    assert name_metric(card_of(table, kind)) == ("good", "metric", found)
+    assert describe_metric(card_of(table, kind)) == ("good", "metric", found)
 
 
 def test_the_doctors_table_begins_with_the_metric(tiny, edit, capsys):

@@ -51,9 +51,9 @@ def test_sizes_are_counted_in_train_and_test_and_one_that_only_the_test_set_has_
 
 def test_findings_are_the_doctors_one_a_row(cfg):
     table = list_findings(cfg)
-    assert list(table) == ["level", "what", "found"]
+    assert list(table) == ["level", "check", "message"]
     assert table.to_records(index=False).tolist() == [tuple(finding) for finding in stages.doctor(cfg).findings]
-    assert table.set_index("what").loc["sample's rows", "found"] == "5, of 5 images"
+    assert table.set_index("check").loc["sample's rows", "message"] == "5 rows of 5 images"
 
 
 def test_samples_are_empty_ones_and_the_quarters_of_the_rest_by_coverage(cfg):

@@ -95,9 +95,9 @@ def _runs_of(dialect: Dialect) -> str:
 def doctor(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
     """Are the files what the card says? Sample submission, masks, dialect, images; exits 2 on what would spoil it."""
     done = stages.doctor(load_config(path, set_, data, skip_bad))
-    widest = max(len(finding.what) for finding in done.findings)
+    widest = max(len(finding.check) for finding in done.findings)
     for finding in done.findings:  # whole lines, however long: they say what to write
-        out.print(f"{finding.level:4}  {finding.what:{widest}}  {finding.found}")
+        out.print(f"{finding.level:4}  {finding.check:{widest}}  {finding.message}")
     if done.sheet:
         out.print(f"pictures    {done.sheet}")
     if done.bad:
@@ -120,18 +120,18 @@ def audit(
     if len(found.pairs):
         print_table(found.pairs.to_dict("records"), {})
     out.print(f"{found.images} training images in {found.groups} groups, the largest of {found.largest}")
-    if found.parted:
-        pairs = "a pair" if found.parted == 1 else f"{found.parted} pairs"
+    if found.split_pairs:
+        pairs = "a pair" if found.split_pairs == 1 else f"{found.split_pairs} pairs"
         out.print(
             f"{found.folds} parts {pairs}: scores read on it are too good, and training on it is refused from now on. "
             f'Set folds.name = "{found.folds.stem}2" in the config: new folds keep them together, runs on these stay'
         )
     out.print(f"pairs       {found.table}" + (f"\npictures    {found.sheet}" if found.sheet else ""))
     if inflation:
-        _print_inflation(stages.inflation(cfg))
+        _print_inflation(stages.measure_inflation(cfg))
 
 
-def _print_inflation(worth: stages.Inflation) -> None:
+def _print_inflation(worth: stages.LeakInflation) -> None:
     gap = worth.difference
     out.print(f"\nrandom split   {worth.random:.4f}  out of fold, at threshold .5, {worth.images} images")
     out.print(f"groups whole   {worth.grouped:.4f}")

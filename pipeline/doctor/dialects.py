@@ -1,9 +1,9 @@
-"""Is this the dialect that the masks were written in?
+"""Whether masks were written in the RLE dialect that the card declares.
 
-facts     every text must read: no start before the first pixel, no run past the last, no odd count of numbers
-order     read in the wrong order of pixels, the lines of a mask that is not square have nothing in common: their
-          borders are many times as long. A square mask is transposed, which only the images can tell
-base      read from the wrong one, runs that begin at an edge of the image begin one pixel before it instead
+syntax    each text must decode: no start before the first pixel, no run past the last, an even count of numbers
+order     in the wrong pixel order, neighbouring lines of a mask that is not square have little in common, so the
+          changes from line to line are many times as long. A square mask is transposed; only its image shows that
+base      with the wrong number of the first pixel, runs that begin at an edge of the image begin one pixel before it
 """
 
 import json
@@ -13,45 +13,47 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.doctor.placement import MOST, Placement, Verdict, reduced_labels
+from pipeline.doctor.alignment import MIN_SHARE, Alignment, MaskCheck, downscale_labels
 from pipeline.rle import Dialect, RLEError
 
-Sample = tuple[np.ndarray, Sequence[str]]  # a grey image (H, W) uint8, and the texts of its masks
+EncodedSample = tuple[np.ndarray, Sequence[str]]  # a grey image (H, W) uint8, and the RLE texts of its masks
 
-FEWEST = 6  # images that are not square, below which their lines decide nothing
-LONGER = 1.2  # times as long are the borders between the lines of a mask in the wrong order, beyond the image's aspect
-WRAPPED = 5  # runs at least that go on from the last pixel of a line, for the base to be in doubt
+MIN_NON_SQUARE = 6  # the lines of fewer masks that are not square decide nothing
+MIN_CHANGE_RATIO = 1.2  # of changes from line to line, as read to in the other order, on top of the aspect ratio
+MIN_WRAPPED_RUNS = 5  # runs that begin on the last pixel of a line, from which on the base is doubtful
 
 
-def judge(samples: Sequence[Sample], declared: Dialect) -> Verdict:
-    """Whether masks were written in the dialect that the card declares.
+def check_dialect(samples: Sequence[EncodedSample], declared: Dialect) -> MaskCheck:
+    """Check whether masks were written in the dialect that the card declares.
 
     Args:
-        samples: images with a mask that is not empty; some dozens, in the table's order.
-        declared: of any form but COCO's, which has one order and one base.
+        samples: some dozens of images with a mask that is not empty, in the table's order.
+        declared: the card's dialect, in any form but COCO's, which has a fixed order and base.
     """
-    read = next((each for each in _candidates(declared) if _readable(samples, each) == 1), None)
-    share = _readable(samples, declared)
-    if read is None:
-        return Verdict("unknown", f"{1 - share:.0%} of the texts do not read as {in_words(declared)}")
-    reasons = [] if read == declared else [f"else only {share:.0%} of the texts read"]
-    pairs = _decoded(samples, read)
-    placement = Placement([(pair.image, pair.mask) for pair in pairs])
-    if why := _why_other_order(pairs, placement, read):
-        read = replace(read, order=_other(read.order))
-        reasons.append(why)
+    detected = next((each for each in _candidate_dialects(declared) if _readable_share(samples, each) == 1), None)
+    share = _readable_share(samples, declared)
+    if detected is None:
+        return MaskCheck("inconclusive", f"{1 - share:.0%} of the texts cannot be read as {format_dialect(declared)}")
+    reasons = [] if detected == declared else [f"otherwise only {share:.0%} of the texts can be read"]
+    decoded = _decode(samples, detected)
+    alignment = Alignment([(sample.image, sample.mask) for sample in decoded])
+    if reason := _detect_other_order(decoded, alignment):
+        detected = replace(detected, order=_other_order(detected.order))
+        reasons.append(reason)
     if reasons:
-        words = f"masks are in {in_words(read)}, not {in_words(declared)}"
-        return Verdict("other", f"{words} ({'; '.join(reasons)}): set {toml(read, declared)}", read)
-    verdict = placement.judge("Compare the table's ids with the images' names")
-    return verdict._replace(message=f"{in_words(declared)}: {verdict.message}", doubt=_doubt_base(samples, declared))
+        problem = f"masks are written in {format_dialect(detected)}, not {format_dialect(declared)}"
+        return MaskCheck("misread", f"{problem} ({'; '.join(reasons)}): set {toml_keys(detected, declared)}", detected)
+    result = alignment.check("Compare the table's ids with the image names")
+    message = f"{format_dialect(declared)}: {result.message}"
+    return result._replace(message=message, warning=_check_base(samples, declared))
 
 
-def _doubt_base(samples: Sequence[Sample], declared: Dialect) -> str | None:
-    """Why pixels may be numbered from the other base; None if nothing says so.
+def _check_base(samples: Sequence[EncodedSample], declared: Dialect) -> str | None:
+    """Why the first pixel may have the other number, 0 or 1; None if nothing points to it.
 
-    A mask that reaches the first pixel of a line begins there. Read from a base that is too large, it begins on the
-    last pixel of the line before, and from one that is too small, it ends on the first of the line after.
+    A mask that reaches the first pixel of a line has a run that begins there. If the declared base is too large, this
+    run begins on the last pixel of the line before. If the base is too small, a run that ends with its line ends on the
+    first pixel of the next line.
     """
     early = late = begin = end = 0
     for image, texts in samples:
@@ -59,48 +61,52 @@ def _doubt_base(samples: Sequence[Sample], declared: Dialect) -> str | None:
         for text in texts:
             try:
                 starts, ends = declared.runs(text, image.shape)
-            except RLEError:  # a fact, which the judgement says
+            except RLEError:  # reported by check_dialect
                 continue
             longer = ends - starts > 1
             early += int((longer & (starts % line == line - 1)).sum())
             late += int((longer & (ends % line == 1)).sum())
             begin, end = begin + int((starts % line == 0).sum()), end + int((ends % line == 0).sum())
-    if declared.relative or max(early, late) < WRAPPED:
+    if declared.relative or max(early, late) < MIN_WRAPPED_RUNS:
         return None
     base = 0 if early > late else 1
     if base == declared.base or max(early, late) < (begin if early > late else end):
         return None
-    what = "begin one pixel before" if early > late else "end one pixel after"
-    edge = f"{max(early, late)} runs {what} the image's edge, {begin if early > late else end} on it"
-    return f"{edge}: is the first pixel {base}? Then set {toml(replace(declared, base=base), declared)}"
+    where = "begin one pixel before" if early > late else "end one pixel after"
+    evidence = f"{max(early, late)} runs {where} the image's edge, {begin if early > late else end} on it"
+    return f"{evidence}: if the first pixel is {base}, set {toml_keys(replace(declared, base=base), declared)}"
 
 
-def in_words(dialect: Dialect) -> str:
-    """How a dialect numbers pixels, for people."""
+def format_dialect(dialect: Dialect) -> str:
+    """A dialect's pixel order and base, for messages.
+
+    >>> format_dialect(Dialect())
+    'column order, pixels from 1'
+    """
     runs = "relative runs" if dialect.relative else f"pixels from {dialect.base}"
     return f"{dialect.order} order, {runs}"
 
 
-class _Pair(NamedTuple):
+class _Decoded(NamedTuple):
     image: np.ndarray  # (H, W) uint8
-    mask: np.ndarray  # (h, w) uint8, as read, reduced
-    other: np.ndarray  # the same text, read in the other order, reduced
-    shattered: bool | None  # whether it is, as read; None of a square one, which cannot be
+    mask: np.ndarray  # (h, w) uint8, as read, downscaled
+    other: np.ndarray  # (h, w) uint8, the same text read in the other pixel order, downscaled
+    fragmented: bool | None  # whether the mask as read has many more changes between lines; None if square
 
 
-def _candidates(declared: Dialect) -> list[Dialect]:
-    """The declared dialect, then others of its order: whether a text reads does not depend on the order."""
+def _candidate_dialects(declared: Dialect) -> list[Dialect]:
+    """The declared dialect, then others in the same order: whether a text can be read does not depend on the order."""
     others = [(declared.relative, 1 - declared.base), (not declared.relative, 1), (not declared.relative, 0)]
     return [declared, *(replace(declared, relative=relative, base=base) for relative, base in others)]
 
 
-def _readable(samples: Sequence[Sample], dialect: Dialect) -> float:
-    """Share of the texts that read and stay inside of the image."""
-    read = [_reads(text, image.shape, dialect) for image, texts in samples for text in texts]
-    return sum(read) / len(read) if read else 1.0
+def _readable_share(samples: Sequence[EncodedSample], dialect: Dialect) -> float:
+    """The share of the texts that can be read and stay inside their image, 0 to 1."""
+    readable = [_is_readable(text, image.shape, dialect) for image, texts in samples for text in texts]
+    return sum(readable) / len(readable) if readable else 1.0
 
 
-def _reads(text: str, shape: tuple[int, int], dialect: Dialect) -> bool:
+def _is_readable(text: str, shape: tuple[int, int], dialect: Dialect) -> bool:
     try:
         dialect.runs(text, shape)
     except RLEError:
@@ -108,49 +114,56 @@ def _reads(text: str, shape: tuple[int, int], dialect: Dialect) -> bool:
     return True
 
 
-def _decoded(samples: Sequence[Sample], dialect: Dialect) -> list[_Pair]:
-    """Images with the union of their masks in either order, where there is a border in it."""
-    across = replace(dialect, order=_other(dialect.order))
-    pairs = []
+def _decode(samples: Sequence[EncodedSample], dialect: Dialect) -> list[_Decoded]:
+    """The union of each image's masks, in both pixel orders; images whose union is empty or full are left out."""
+    other = replace(dialect, order=_other_order(dialect.order))
+    decoded = []
     for image, texts in samples:
-        masks = [np.bitwise_or.reduce([each.decode(text, image.shape) for text in texts]) for each in (dialect, across)]
+        masks = [np.bitwise_or.reduce([each.decode(text, image.shape) for text in texts]) for each in (dialect, other)]
         if 0 < masks[0].mean() < 1:
             height, width = image.shape
-            shattered = None if height == width else _is_shattered(*masks, dialect.order)
-            pairs.append(_Pair(image, *map(reduced_labels, masks), shattered))
-    return pairs
+            fragmented = None if height == width else _is_fragmented(*masks, dialect.order)
+            decoded.append(_Decoded(image, *map(downscale_labels, masks), fragmented))
+    return decoded
 
 
-def _other(order: str) -> str:
+def _other_order(order: str) -> str:
     return "row" if order == "column" else "column"
 
 
-def _why_other_order(pairs: Sequence[_Pair], placement: Placement, dialect: Dialect) -> str | None:
-    """Why masks were written in the other order; None if they were not, or if nothing tells."""
-    telling = [pair.shattered for pair in pairs if pair.shattered is not None]
-    if len(telling) >= FEWEST and sum(telling) >= MOST * len(telling):
-        return f"else lines have little in common, in {sum(telling)} of {len(telling)} images; or images are transposed"
-    found = placement.better({"in the other order": [pair.other for pair in pairs]})
-    return f"so they fit {found[1]} better; or images are transposed" if found else None
+def _detect_other_order(decoded: Sequence[_Decoded], alignment: Alignment) -> str | None:
+    """Why masks were written in the other pixel order; None if they were not, or if nothing shows it."""
+    votes = [sample.fragmented for sample in decoded if sample.fragmented is not None]
+    if len(votes) >= MIN_NON_SQUARE and sum(votes) >= MIN_SHARE * len(votes):
+        return (
+            f"otherwise neighbouring lines have little in common in {sum(votes)} of {len(votes)} images; "
+            "or images are transposed"
+        )
+    found = alignment.find_correction({"in the other order": [sample.other for sample in decoded]})
+    return f"masks then fit better in {found[1]}; or images are transposed" if found else None
 
 
-def _is_shattered(mask: np.ndarray, other: np.ndarray, order: str) -> bool:
-    """Whether the borders between the lines of a mask, as read, are clearly longer than in the other order.
+def _is_fragmented(mask: np.ndarray, other: np.ndarray, order: str) -> bool:
+    """Whether a mask changes clearly more from line to line, as read, than in the other pixel order.
 
-    A mask of whole lines, such as all above a horizon, is one in either order: there the borders are to each other as
-    the image's height and width.
+    A mask of whole lines, such as all pixels above a horizon, is one of whole lines in both orders. Its numbers of
+    changes then differ by the image's aspect ratio.
     """
     aspect = max(mask.shape) / min(mask.shape)
-    return _borders(mask, order) > LONGER * aspect * _borders(other, _other(order))
+    return _count_changes(mask, order) > MIN_CHANGE_RATIO * aspect * _count_changes(other, _other_order(order))
 
 
-def _borders(mask: np.ndarray, order: str) -> int:
-    """Pixels that differ from the one beside them in the next line."""
+def _count_changes(mask: np.ndarray, order: str) -> int:
+    """The number of pixels that differ from their neighbour in the next line."""
     return int(np.count_nonzero(np.diff(mask, axis=1 if order == "column" else 0)))
 
 
-def toml(dialect: Dialect, declared: Dialect) -> str:
-    """What to write on a card that declares another dialect."""
+def toml_keys(dialect: Dialect, declared: Dialect) -> str:
+    """The keys of a card's [dialect] that change the declared dialect into another.
+
+    >>> toml_keys(Dialect(order="row"), Dialect())
+    '[dialect] order = "row"'
+    """
     keys = [
         f"{key} = {json.dumps(value)}"
         for key in ("order", "base", "relative")

@@ -1,7 +1,7 @@
-"""Labels that lie beside those that the card uses: a training table beside mask images, mask images beside a table.
+"""Compare labels that exist twice: a training table besides the card's mask images, or mask images besides its table.
 
-A card that reads the values of mask images, or the order of pixels, in a wrong way can train and validate well. Only
-the other labels of the same images show it.
+A model can train and validate well on mask values or a pixel order that the card gives wrong. Only the second labels
+of the same images show it.
 """
 
 import json
@@ -21,35 +21,36 @@ from pipeline.data.formats import read_indices, read_pixels
 from pipeline.data.labels import VOID, Labels, one_hot, texts_of
 from pipeline.data.reader import ImageError
 from pipeline.data.tables import read_rows
-from pipeline.doctor.dialects import toml
+from pipeline.doctor.dialects import toml_keys
 from pipeline.doctor.findings import Finding
 from pipeline.rle import Dialect, RLEError
 
-IMAGES = 24  # with labels of both kinds, that are compared
-LARGEST = 1 << 24  # pixels; larger images are not compared
-CODES = 256  # values of mask images that are tried
-ALIKE = 0.98  # intersection over union of labels that say the same; polygons drawn by two libraries differ by less
+MAX_IMAGES = 24  # compared per pair of sources
+MAX_PIXELS = 1 << 24  # larger images are not compared
+NUM_VALUES = 256  # values of mask images that are tried for each class
+MIN_IOU = 0.98  # of labels that agree; polygons drawn by two libraries differ by less
 
 
 class LabelPair(NamedTuple):
-    """One image with labels of both kinds."""
+    """One image with its row of a table and its mask image."""
 
-    texts: Sequence[str]  # of each class, the rows of an image in lines
-    path: Path  # of the mask image
-    shape: tuple[int, int]  # of the image, in pixels
+    texts: Sequence[str]  # of each class; several RLE texts of one class are separated by line feeds
+    path: Path  # the mask image
+    shape: tuple[int, int]  # (H, W) of the image, pixels
 
 
-def check_beside(card: Competition, root: Path, index: pd.DataFrame) -> list[Finding]:
-    """Whether labels that the card does not use say the same as those that it does.
+def check_label_sources(card: Competition, root: Path, index: pd.DataFrame) -> list[Finding]:
+    """Check whether labels that the card does not use agree with those that it does.
 
     Args:
-        index: as `read_index` gives it, of a card with mask images or with a table of RLE.
+        root: the data folder, which is searched for other labels.
+        index: as `read_index` returns it, of a card with mask images or with a table of RLE texts.
     """
     if card.files.train_masks:
-        found = _tables_beside(card, root, index)
+        found = _find_tables(card, root, index)
         names = ((path.name, card.files.train_masks, pairs) for path, pairs in found)
     elif card.files.train_csv:
-        found = _folders_beside(card, root, index)
+        found = _find_mask_folders(card, root, index)
         names = ((card.files.train_csv, path.relative_to(root).as_posix(), pairs) for path, pairs in found)
     else:
         return []
@@ -57,15 +58,15 @@ def check_beside(card: Competition, root: Path, index: pd.DataFrame) -> list[Fin
     return [finding for finding in findings if finding]
 
 
-def _tables_beside(card: Competition, root: Path, index: pd.DataFrame) -> Iterator[tuple[Path, list[LabelPair]]]:
-    """Tables of at least half of the training images, in the columns of the card."""
+def _find_tables(card: Competition, root: Path, index: pd.DataFrame) -> Iterator[tuple[Path, list[LabelPair]]]:
+    """Other tables with the card's columns that label at least half of the training images."""
     used = {card.files.sample_submission, card.files.train_meta}
     for path in sorted(root.glob("*.csv")):
         if path.name in used:
             continue
         try:
             rows = read_rows(path, card.training_layouts, card.classes)
-        except (ValueError, FileNotFoundError):  # a table of something else
+        except (ValueError, FileNotFoundError):  # not a table of labels
             continue
         rows = rows[rows["image_id"].isin(index["image_id"]) & rows["label"].isin(card.classes)]
         texts = rows.groupby(["image_id", "label"])["rle"].agg("\n".join).to_dict()
@@ -77,10 +78,10 @@ def _tables_beside(card: Competition, root: Path, index: pd.DataFrame) -> Iterat
         yield path, [LabelPair(each, row.mask_paths[0], _size(row)) for each, row in zip(per_class, rows, strict=True)]
 
 
-def _folders_beside(card: Competition, root: Path, index: pd.DataFrame) -> Iterator[tuple[Path, list[LabelPair]]]:
-    """Folders of mask images of at least half of the training images, named as these are."""
+def _find_mask_folders(card: Competition, root: Path, index: pd.DataFrame) -> Iterator[tuple[Path, list[LabelPair]]]:
+    """Folders with a mask image, named as the image, for at least half of the training images."""
     if len(card.classes) > 1 and not card.masks.values:
-        return  # nothing says what the values of a mask image would mean
+        return  # without masks.values, the values of a mask image have no meaning
     used = {(root / card.files.train_images).resolve(), (root / card.files.test_images).resolve()}
     for folder in sorted(path for path in root.rglob("*") if path.is_dir() and path.resolve() not in used):
         for suffix in dict.fromkeys([card.files.mask_suffix, card.files.suffix]):
@@ -96,51 +97,53 @@ def _size(row: object) -> tuple[int, int]:
 
 
 def _compare(card: Competition, names: str, pairs: Sequence[LabelPair]) -> Finding | None:
-    """One line on labels of both kinds; None if they cannot be compared."""
-    pairs = [each for each in pairs if any(each.texts) and np.prod(each.shape) <= LARGEST]
-    pairs = [pairs[place] for place in np.unique(np.linspace(0, len(pairs) - 1, IMAGES).astype(int))] if pairs else []
+    """The finding on two sources of labels; None if they cannot be compared."""
+    pairs = [each for each in pairs if any(each.texts) and np.prod(each.shape) <= MAX_PIXELS]
+    pairs = (
+        [pairs[number] for number in np.unique(np.linspace(0, len(pairs) - 1, MAX_IMAGES).astype(int))] if pairs else []
+    )
     try:
-        masks = [_read(card, each) for each in pairs]
-    except (ImageError, RLEError, ValueError):  # no masks as the card reads them, such as images of another kind
+        masks = [_read_mask(card, each) for each in pairs]
+    except (ImageError, RLEError, ValueError):  # not mask images, such as photographs
         return None
     if not masks:
         return None
     agreement = _agreement(pairs, masks, card.dialect)
-    if agreement is not None and agreement >= ALIKE:
-        return Finding("good", "labels beside", f"{names} say the same, in {len(masks)} images")
-    how = "does not read" if agreement is None else f"IoU {agreement:.2f}"
-    differ = f"{names} differ ({how}, {len(masks)} images)"
+    if agreement is not None and agreement >= MIN_IOU:
+        return Finding("good", "label sources", f"{names} agree in {len(masks)} images")
+    evidence = "a text cannot be read" if agreement is None else f"IoU {agreement:.2f}"
+    differ = f"{names} differ ({evidence}, {len(masks)} images)"
     if values := _other_values(card, pairs):
-        return Finding("bad", "labels beside", f"{differ}, and are alike with [masks] values = {{ {values} }}")
+        return Finding("bad", "label sources", f"{differ}, but agree with [masks] values = {{ {values} }}")
     if other := _other_dialect(card, pairs, masks):
         level = "look" if replace(other, base=card.dialect.base) == card.dialect else "bad"
-        return Finding(level, "labels beside", f"{differ}, and are alike with {toml(other, card.dialect)}")
-    return Finding("look", "labels beside", f"{differ}: which are right? Look at some of both")
+        return Finding(level, "label sources", f"{differ}, but agree with {toml_keys(other, card.dialect)}")
+    return Finding("look", "label sources", f"{differ}: look at some images to find out which labels are right")
 
 
-def _read(card: Competition, each: LabelPair) -> np.ndarray:
+def _read_mask(card: Competition, each: LabelPair) -> np.ndarray:
     """The mask image as the card reads it, (C, H, W) uint8."""
     row = SimpleNamespace(path=each.path, mask_paths=(each.path,), height=each.shape[0], width=each.shape[1])
     mask = Labels.of(card).read(row)
     return (one_hot(mask, len(card.classes)) if card.exclusive else mask).transpose(2, 0, 1)
 
 
-def _decode(each: LabelPair, dialect: Dialect) -> np.ndarray:
-    """The masks of the table, (C, H, W) uint8.
+def _decode_texts(each: LabelPair, dialect: Dialect) -> np.ndarray:
+    """The masks of the table's texts, (C, H, W) uint8.
 
     Raises:
-        RLEError: for a text that does not read in this dialect.
+        RLEError: if a text cannot be read in this dialect.
     """
     masks = [[dialect.decode(line, each.shape) for line in text.split("\n")] for text in each.texts]
     return np.stack([np.bitwise_or.reduce(lines) for lines in masks])
 
 
 def _agreement(pairs: Sequence[LabelPair], masks: Sequence[np.ndarray], dialect: Dialect) -> float | None:
-    """Intersection over union of all pixels that are mask in either; None if a text does not read."""
+    """The IoU of table and mask images over all pixels of all images; None if a text cannot be read."""
     both = either = 0
     try:
         for each, mask in zip(pairs, masks, strict=True):
-            table, image = (_decode(each, dialect) == 1) & (mask != VOID), mask == 1
+            table, image = (_decode_texts(each, dialect) == 1) & (mask != VOID), mask == 1
             both, either = both + int((table & image).sum()), either + int((table | image).sum())
     except RLEError:
         return None
@@ -148,32 +151,32 @@ def _agreement(pairs: Sequence[LabelPair], masks: Sequence[np.ndarray], dialect:
 
 
 def _other_dialect(card: Competition, pairs: Sequence[LabelPair], masks: Sequence[np.ndarray]) -> Dialect | None:
-    """The dialect in which the table is alike with the mask images; None if none is."""
+    """The dialect in which the table agrees with the mask images; None if there is none."""
     if card.dialect.form == "coco":
         return None
-    ways = product(("column", "row"), (card.dialect.base, 1 - card.dialect.base), (False, True))
-    others = [replace(card.dialect, order=order, base=base, relative=relative) for order, base, relative in ways]
-    return next((each for each in others if (_agreement(pairs, masks, each) or 0) >= ALIKE), None)
+    options = product(("column", "row"), (card.dialect.base, 1 - card.dialect.base), (False, True))
+    others = [replace(card.dialect, order=order, base=base, relative=relative) for order, base, relative in options]
+    return next((each for each in others if (_agreement(pairs, masks, each) or 0) >= MIN_IOU), None)
 
 
 def _other_values(card: Competition, pairs: Sequence[LabelPair]) -> str | None:
-    """The values of the mask images that are alike with the table, as on a card; None if there are none."""
+    """The `masks.values` with which the mask images agree with the table, as TOML; None if there are none."""
     if not card.masks.values or any(isinstance(value, tuple) for value in card.masks.values.values()):
         return None
-    both, images, tables = np.zeros((len(card.classes), CODES)), np.zeros(CODES), np.zeros(len(card.classes))
+    both, images, tables = np.zeros((len(card.classes), NUM_VALUES)), np.zeros(NUM_VALUES), np.zeros(len(card.classes))
     for each in pairs:
         codes = read_indices(each.path)
         codes = (read_pixels(each.path) if codes is None else codes)[..., 0].astype(np.int64)
         try:
-            table = _decode(each, card.dialect)
+            table = _decode_texts(each, card.dialect)
         except RLEError:
             return None
-        known = (codes >= 0) & (codes < CODES)
-        images += np.bincount(codes[known], minlength=CODES)
+        known = (codes >= 0) & (codes < NUM_VALUES)
+        images += np.bincount(codes[known], minlength=NUM_VALUES)
         tables += table.sum(axis=(1, 2))
-        both += np.stack([np.bincount(codes[known & (mask == 1)], minlength=CODES) for mask in table])
+        both += np.stack([np.bincount(codes[known & (mask == 1)], minlength=NUM_VALUES) for mask in table])
     overlap = both / np.maximum(images + tables[:, None] - both, 1)
-    if (overlap.max(axis=1)[tables > 0] < ALIKE).any() or not (tables > 0).all():
+    if (overlap.max(axis=1)[tables > 0] < MIN_IOU).any() or not (tables > 0).all():
         return None
     found = zip(card.classes, overlap.argmax(axis=1).tolist(), strict=True)
     return ", ".join(f"{name if name.isidentifier() else json.dumps(name)} = {value}" for name, value in found)

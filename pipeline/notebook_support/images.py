@@ -11,7 +11,7 @@ from pipeline.data.index import read_test_index
 from pipeline.data.labels import VOID, one_hot
 from pipeline.report.overlays import COLUMNS, Panel, draw_sheet
 from pipeline.report.report_data import View
-from pipeline.stages.doctoring import doctor
+from pipeline.stages.doctor import doctor
 from pipeline.stages.preparing import Context
 
 QUARTERS = {"small masks": (0, 0.25), "middling": (0.25, 0.75), "large masks": (0.75, 1)}  # of the coverage's ranks
@@ -27,7 +27,7 @@ def list_sizes(context: Context) -> pd.DataFrame:
 
 
 def list_findings(cfg: Config) -> pd.DataFrame:
-    """What the doctor says, a row for each finding: level, what, found."""
+    """What the doctor says, a row for each finding: level, check, message."""
     return pd.DataFrame([finding._asdict() for finding in doctor(cfg).findings])
 
 

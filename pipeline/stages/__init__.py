@@ -6,10 +6,10 @@ A stage calls the ones before it. Each looks at what is on disk, does what is mi
 the first command on a fresh clone, and any can be run again after a kill.
 """
 
-from pipeline.stages.auditing import Audited, Inflation, audit, inflation
+from pipeline.stages.audit import AuditReport, LeakInflation, audit, measure_inflation
 from pipeline.stages.bundling import NOBODY, Bundled, bundle, run_bundle
 from pipeline.stages.comparing import Compared, Final, PseudoGain, compare, final, pseudo
-from pipeline.stages.doctoring import Examined, doctor
+from pipeline.stages.doctor import DoctorReport, doctor
 from pipeline.stages.ensembling import Ensembled, ensemble, score
 from pipeline.stages.predicting import PredictedMany, predict_many
 from pipeline.stages.preparing import Context, check, data, describe_folds, make_context
@@ -31,16 +31,16 @@ from pipeline.stages.training import Trained, mean_row, oof, oof_table, predict,
 __all__ = [
     "NOBODY",
     "Act",
-    "Audited",
+    "AuditReport",
     "Board",
     "Bundled",
     "Compared",
     "Context",
+    "DoctorReport",
     "Downloaded",
     "Ensembled",
-    "Examined",
     "Final",
-    "Inflation",
+    "LeakInflation",
     "PredictedMany",
     "PseudoGain",
     "Submitted",
@@ -58,10 +58,10 @@ __all__ = [
     "failed",
     "final",
     "gather",
-    "inflation",
     "leaderboard",
     "make_context",
     "mean_row",
+    "measure_inflation",
     "oof",
     "oof_table",
     "predict",

@@ -9,7 +9,7 @@ from pipeline.config import Config, place
 from pipeline.data.index import coverage_columns, read_test_index
 from pipeline.models import check_batch
 from pipeline.quoting import shortened
-from pipeline.stages.doctoring import quick_look
+from pipeline.stages.doctor import quick_check
 from pipeline.stages.labelling import source_of_labels
 from pipeline.stages.preparing import Context, check, processes
 from pipeline.training.checkpoint import FULL, Fold
@@ -43,7 +43,7 @@ def check_training(context: Context, *, full: bool = False) -> None:
     _refuse_mixed_sizes(context, parts)
     _refuse_few_images(context, parts)
     if cfg.data.doctor and not full:
-        quick_look(context.card, index, context.reader)
+        quick_check(context.card, index, context.reader)
 
 
 def _check_sources(cfg: Config) -> None:

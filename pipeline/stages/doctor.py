@@ -1,0 +1,266 @@
+"""The stage `doctor`: check that the files match the card, and that images and masks read from them are plausible."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from pipeline.competition import Competition
+from pipeline.config import Config
+from pipeline.data.formats import read_header
+from pipeline.data.index import describe_unlisted, read_index, read_test_index, unlisted_test_images
+from pipeline.data.integrity import survey_test, survey_train
+from pipeline.data.labels import Labels, texts_of
+from pipeline.data.reader import AS_SEEN, ImageError, Reader
+from pipeline.data.tables import read_rows, read_table
+from pipeline.doctor.alignment import LabelledSample, MaskCheck, check_alignment
+from pipeline.doctor.dialects import EncodedSample, check_dialect, format_dialect
+from pipeline.doctor.findings import (
+    Finding,
+    check_masks,
+    check_objects,
+    check_pixels,
+    check_sample,
+    check_sizes,
+    describe_metric,
+)
+from pipeline.doctor.label_pairs import check_label_sources
+from pipeline.report.overlays import COLUMNS, Panel, write_sheet
+from pipeline.rle import Dialect, RLEError
+from pipeline.stages.preparing import Paths, check, make_data, turned_images
+from pipeline.symmetries import SYMMETRIES
+
+NUM_IMAGES = 150  # training images that are checked
+QUICK_NUM_IMAGES = 24  # training images that are checked before a training
+NEIGHBOURS = 5  # consecutive rows of the table that are checked together, so that a shift by a few rows is found
+MAX_PIXELS = 1 << 24  # larger images are not compared with their masks, which would take minutes
+
+
+class DoctorReport(NamedTuple):
+    """What the stage `doctor` found."""
+
+    findings: list[Finding]
+    sheet: Path | None  # pictures of images with their masks
+
+    @property
+    def bad(self) -> list[Finding]:
+        """The findings that would spoil a submission."""
+        return [finding for finding in self.findings if finding.level == "bad"]
+
+
+def doctor(cfg: Config) -> DoctorReport:
+    """Check the competition's files against the card: sample submission, masks, dialect, images.
+
+    Writes: reports/<competition>-doctor.png
+    """
+    card = check(cfg)
+    paths = Paths(cfg, card)
+    make_data(card, paths)
+    reader = Reader.of(cfg)
+    try:
+        train = read_index(card, paths.root, cfg.data.skip_bad, reader)
+        test = read_test_index(card, paths.root, cfg.data.skip_bad, reader)
+    except (ValueError, FileNotFoundError) as error:  # report this error together with all others
+        return _check_unreadable(card, paths.root, str(error), reader, skip_bad=cfg.data.skip_bad)
+    checked = _spread(train, NUM_IMAGES)
+    result = _check_masks(card, train, NUM_IMAGES, reader)
+    findings = [
+        describe_metric(card),
+        *check_sample(card, *_read_sample(card, paths.root)),
+        *_unlisted(card, paths.root, test),
+        *check_masks(train, card),
+        *check_objects(_count_objects(card, train, reader)),
+        check_sizes(train, test),
+        *_check_images(pd.concat([checked, _spread(test, NUM_IMAGES // 3)]), reader),
+        *_to_findings(card, train, result),
+        *check_label_sources(card, paths.root, train),
+    ]
+    return DoctorReport(findings, _draw_sheet(card, checked[checked["coverage"] > 0], result, reader))
+
+
+def _check_unreadable(card: Competition, root: Path, error: str, reader: Reader, *, skip_bad: bool) -> DoctorReport:
+    """Report all errors of files that cannot be read as the card says, and a correction of the card if one fits."""
+    rows, faults = survey_train(card, root, skip_bad, reader)
+    faults = list(dict.fromkeys([*faults, *survey_test(card, root, skip_bad, reader)])) or [error]
+    findings = [describe_metric(card), *(Finding("bad", "files", fault) for fault in faults)]
+    with suppress(ValueError, FileNotFoundError):  # an unreadable sample is among the faults already
+        findings += check_sample(card, *_read_sample(card, root))
+    findings += _check_images(_spread(rows, NUM_IMAGES), reader)
+    result = _check_masks(card, rows, NUM_IMAGES, reader)
+    if result is None or result.correction is None:
+        return DoctorReport(findings, None)
+    return DoctorReport(
+        [*findings, *_to_findings(card, rows, result)], _draw_sheet(card, _masked(rows, card), result, reader)
+    )
+
+
+def quick_check(card: Competition, index: pd.DataFrame, reader: Reader = AS_SEEN) -> None:
+    """Check within seconds whether masks are misread or shuffled, before a training.
+
+    Writes: reports/<competition>-doctor.png, if they are
+
+    Raises:
+        ValueError: if they are, with the correction of the card or the files, and the picture's path.
+    """
+    result = _check_masks(card, index, QUICK_NUM_IMAGES, reader, together=1)
+    if result and result.status in ("misread", "shuffled"):
+        sheet = _draw_sheet(card, _masked(index, card), result, reader)
+        raise ValueError(
+            f"card {card.name}: {result.message}. See {sheet}; if the card is right, skip this check with "
+            f'SET="data.doctor=false"'
+        )
+
+
+def _read_sample(card: Competition, root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    path = root / card.files.sample_submission
+    return read_table(path, []), read_rows(path, [card.columns], card.classes, rle=False)
+
+
+def _unlisted(card: Competition, root: Path, test: pd.DataFrame) -> list[Finding]:
+    unlisted = unlisted_test_images(card, root, test["image_id"])
+    return [Finding("look", "test images", describe_unlisted(card, unlisted))] if unlisted else []
+
+
+def _spread(index: pd.DataFrame, count: int, together: int = 1) -> pd.DataFrame:
+    """`count` rows evenly spread over the index, in groups of `together` consecutive rows."""
+    if len(index) <= count:
+        return index
+    first = np.linspace(0, len(index) - together, count // together).astype(int)
+    return index.iloc[np.unique(np.add.outer(first, np.arange(together)))]
+
+
+def _masked(index: pd.DataFrame, card: Competition) -> pd.DataFrame:
+    """The rows whose mask is not empty."""
+    if "rle" in index:
+        return index[[bool(_texts(row, card.dialect)) for row in index.itertuples()]]
+    return index[index["coverage"] > 0] if "coverage" in index else index[:0]
+
+
+def _count_objects(card: Competition, index: pd.DataFrame, reader: Reader) -> list[int]:
+    """The number of objects in each of some images with a mask; [] for a card without instances."""
+    if not card.instances:
+        return []
+    labels = Labels.of(card, exif=reader.exif)
+    found = [labels.read_instances(row) for row in _spread(index[index["coverage"] > 0], QUICK_NUM_IMAGES).itertuples()]
+    return [len(np.unique(numbers[numbers > 0])) for numbers in found]
+
+
+def _check_masks(
+    card: Competition, index: pd.DataFrame, count: int, reader: Reader, together: int = NEIGHBOURS
+) -> MaskCheck | None:
+    """Check that masks are aligned with their images, in the card's dialect for RLE; None if there are no masks."""
+    if not {"rle", "coverage"} & set(index):
+        return None
+    masked = _masked(index, card)
+    rows = _spread(masked.sort_values("line") if "line" in masked else masked, count, together)
+    if _has_order(card, index):
+        return check_dialect(
+            [sample for row in rows.itertuples() if (sample := _encoded_sample(row, card.dialect, reader))],
+            card.dialect,
+        )
+    labels = Labels.of(card, exif=reader.exif)
+    return check_alignment([sample for row in rows.itertuples() if (sample := _labelled_sample(row, labels, reader))])
+
+
+def _has_order(card: Competition, index: pd.DataFrame) -> bool:
+    """Whether masks are texts whose pixel order the card declares; outlines and COCO's form have none."""
+    return card.files.train_csv is not None and "rle" in index and card.dialect.form != "coco"
+
+
+def _labelled_sample(row: object, labels: Labels, reader: Reader) -> LabelledSample | None:
+    """A grey image and its labels, one number per set of classes; None if too large, unreadable or without a mask."""
+    try:
+        if np.prod(reader.size(row.path)) > MAX_PIXELS:
+            return None
+        image, mask = reader.glance(row.path, channels=1)[..., 0], labels.read(row)
+    except (ImageError, RLEError):  # reported by another finding
+        return None
+    sets = mask.reshape(-1, mask.shape[2]).astype(np.int64) @ (1 << np.arange(mask.shape[2]))
+    numbers = np.unique(sets, return_inverse=True)[1].reshape(mask.shape[:2]).astype(np.uint8)
+    return (image, numbers) if numbers.any() else None  # a single label has no outline
+
+
+def _encoded_sample(row: object, dialect: Dialect, reader: Reader) -> EncodedSample | None:
+    """A grey image and the texts of its masks; None if it is too large or cannot be read."""
+    try:
+        if np.prod(reader.size(row.path)) > MAX_PIXELS:
+            return None
+        return reader.glance(row.path, channels=1)[..., 0], _texts(row, dialect)
+    except ImageError:  # reported by another finding
+        return None
+
+
+def _texts(row: object, dialect: Dialect) -> list[str]:
+    """The RLE texts of an image's masks, without the empty ones."""
+    lines = [line.strip() for text in texts_of(row.rle) for line in text.split("\n")]
+    return [line for line in lines if line not in ("", dialect.empty)]
+
+
+LEVELS = {"ok": "good", "inconclusive": "look", "misread": "bad", "shuffled": "bad"}  # by a mask check's status
+
+
+def _to_findings(card: Competition, index: pd.DataFrame, result: MaskCheck | None) -> list[Finding]:
+    if result is None:
+        return []
+    check = "dialect" if _has_order(card, index) else "alignment"
+    warnings = [Finding("look", check, result.warning)] if result.warning else []
+    return [Finding(LEVELS[result.status], check, result.message), *warnings]
+
+
+def _check_images(rows: pd.DataFrame, reader: Reader) -> list[Finding]:
+    """Check that images can be read, their values, and their EXIF orientation."""
+    pictures, headers, bad = {}, [], []
+    for row in rows.itertuples():
+        try:
+            pictures[row.image_id] = reader.own_values(row.path)
+            headers.append(read_header(row.path, exif=False))
+        except ImageError as error:
+            bad.append(Finding("bad", "image", str(error)))
+    rotated = turned_images(headers, reader)
+    advice = f"if their masks were not drawn so, set data.exif = {str(not reader.exif).lower()}"
+    orientation = [Finding("look", "orientation", f"{rotated}: {advice}")] if rotated else []
+    return [*bad, *(check_pixels(pictures) if pictures else []), *orientation]
+
+
+def _draw_sheet(card: Competition, masked: pd.DataFrame, result: MaskCheck | None, reader: Reader) -> Path:
+    """Write a sheet of images with the outlines of their masks, as the card reads them and as corrected."""
+    shown = list(_spread(masked, COLUMNS).itertuples())
+    if _has_order(card, masked):
+        sheets = {
+            f"as the card reads them: {format_dialect(card.dialect)}": [
+                _panel(row, card.dialect, reader) for row in shown
+            ]
+        }
+    else:
+        labels = Labels.of(card, exif=reader.exif)
+        sheets = {
+            "as the card reads them": [_picture(row, reader)._replace(target=labels.read_scored(row)) for row in shown]
+        }
+    if result and isinstance(result.correction, Dialect):
+        sheets[f"corrected: {format_dialect(result.correction)}"] = [
+            _panel(row, result.correction, reader) for row in shown
+        ]
+    if result and isinstance(result.correction, str):
+        view = SYMMETRIES[result.correction]
+        (panels,) = sheets.values()
+        turned = [panel._replace(target=np.stack([view(mask) for mask in panel.target])) for panel in panels]
+        sheets[f"corrected: {result.correction}"] = turned
+    path = Path("reports") / f"{card.name}-doctor.png"
+    write_sheet(path, sheets)
+    return path
+
+
+def _picture(row: object, reader: Reader) -> Panel:
+    return Panel(row.image_id[:12], reader.glance(row.path, channels=3), None)
+
+
+def _panel(row: object, dialect: Dialect, reader: Reader) -> Panel:
+    """An image with the union of all its texts that can be decoded in a dialect."""
+    picture = _picture(row, reader)
+    mask = np.zeros(picture.image.shape[:2], dtype=np.uint8)
+    for text in _texts(row, dialect):
+        with suppress(RLEError):  # a text that cannot be decoded is not drawn
+            mask |= dialect.decode(text, mask.shape)
+    return picture._replace(target=mask[None])

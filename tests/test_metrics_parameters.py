@@ -358,16 +358,16 @@ def test_a_run_goes_on_if_its_metric_is_the_same_by_another_spelling(tiny, edit)
     ("table", "kind", "found"),
     [
         ({"name": "mean_f_beta", "beta": 2}, "pixels", "mean_f_beta(beta=2)"),
-        ({"name": "f1", "iou": 0.75}, "objects", "f1(iou=0.75); epochs are selected by mean_dice"),
+        ({"name": "f1", "iou": 0.75}, "objects", "f1(iou=0.75); epochs selected by mean_dice"),
         (
             {"name": "average_precision", "iou": 0.5},
             "ranked objects",
-            "average_precision(iou=0.5); weights and rules are selected by f1(iou=0.5); epochs are selected by mean_dice",
+            "average_precision(iou=0.5); weights and rules selected by f1(iou=0.5); epochs selected by mean_dice",
         ),
         (
             {"name": "surface_dice", "tolerance": 1},
             "volumes",
-            "surface_dice(tolerance=1); weights and rules are selected by mean_dice; epochs are selected by mean_dice",
+            "surface_dice(tolerance=1); weights and rules selected by mean_dice; epochs selected by mean_dice",
         ),
     ],
 )

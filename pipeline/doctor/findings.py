@@ -27,7 +27,7 @@ class Finding(NamedTuple):
 def describe_metric(card: Competition) -> Finding:
     """The card's metric with its parameters, and the metrics that select weights, rules and epochs if they differ."""
     selection = {"weights and rules": judge_of(card.metric), "epochs": of_pixels(card.metric)}
-    others = [f"{what} are selected by {name}" for what, name in selection.items() if name != card.metric]
+    others = [f"{what} selected by {name}" for what, name in selection.items() if name != card.metric]
     return Finding("good", "metric", "; ".join([card.metric, *others]))
 
 

@@ -22,7 +22,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline import postprocess
-from pipeline.metrics import METRICS, Counts
+from pipeline.metrics import Counts, pixel_metric
 
 IMAGES = 40  # the loop takes seconds for these
 ROUNDS = 5
@@ -83,7 +83,7 @@ def tight_loop(pairs: list[Pair]) -> int:
         masks = [values >= level for values, _ in pairs]
         shared = [np.count_nonzero(mask & target) for mask, (_, target) in zip(masks, pairs, strict=True)]
         counts = Counts(*map(np.array, (shared, [np.count_nonzero(mask) for mask in masks], truth)))
-        scores.append(METRICS["mean_dice"](counts).mean())
+        scores.append(pixel_metric("mean_dice")(counts).mean())
     return nearest_to_half(np.array(scores))
 
 
@@ -93,7 +93,7 @@ def nearest_to_half(scores: np.ndarray) -> int:
 
 
 def ours(pairs: list[Pair]) -> int:
-    found = postprocess.search_total(((*pair, 0) for pair in pairs), METRICS["mean_dice"])
+    found = postprocess.search_total(((*pair, 0) for pair in pairs), pixel_metric("mean_dice"))
     return nearest_to_half(found.means()[0])
 
 

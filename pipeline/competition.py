@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from pipeline.metrics import PARAMETERS, kind_of, known_metrics, metrics_of, text_of
+from pipeline.metrics import METRICS, format_metric, metric_kind, metric_names
 from pipeline.quoting import quoted, shortened
 from pipeline.rle import Dialect
 from pipeline.schema import Table, did_you_mean, parse, read_toml
@@ -150,8 +150,8 @@ class Competition(Table):
         return tables
 
     def model_post_init(self, _context: object) -> None:
-        fitting = metrics_of(*(("objects", "ranked objects") if self.instances else ("pixels", "volumes")))
-        if (kind_of(self.metric) in ("objects", "ranked objects")) != self.instances:
+        fitting = metric_names(*(("objects", "ranked objects") if self.instances else ("pixels", "volumes")))
+        if (metric_kind(self.metric) in ("objects", "ranked objects")) != self.instances:
             raise ValueError(
                 f"metric '{self.metric}' with instances = {str(self.instances).lower()}: for that there are "
                 f"{', '.join(fitting)}"
@@ -171,9 +171,9 @@ class Competition(Table):
                     f"{len(self.classes)} classes ({', '.join(self.classes)}), and columns do not tell a row's class: "
                     f"give columns.class (a column of its own) or columns.id_separator (as '_' in x.jpg_1)"
                 )
-        if (kind_of(self.metric) == "volumes") != bool(self.volume_pattern):
+        if (metric_kind(self.metric) == "volumes") != bool(self.volume_pattern):
             raise ValueError(
-                f"metric '{self.metric}': a metric of volumes ({', '.join(metrics_of('volumes'))}) needs "
+                f"metric '{self.metric}': a metric of volumes ({', '.join(metric_names('volumes'))}) needs "
                 f"volume_pattern, with two groups, the volume and the slice's number; another metric must have none"
             )
         if self.group_pattern and self.group_column:
@@ -184,9 +184,9 @@ class Competition(Table):
         self._check_masks()
 
     def _check_cell(self) -> None:
-        if bool(self.columns.packed_objects) != (kind_of(self.metric) == "ranked objects"):
+        if bool(self.columns.packed_objects) != (metric_kind(self.metric) == "ranked objects"):
             raise ValueError(
-                f"metric '{self.metric}': one that ranks objects ({', '.join(metrics_of('ranked objects'))}) needs "
+                f"metric '{self.metric}': one that ranks objects ({', '.join(metric_names('ranked objects'))}) needs "
                 "columns.packed_objects, where their confidences stand, as in '0 {confidence} {mask}'; "
                 "another must have none"
             )
@@ -219,7 +219,7 @@ class Competition(Table):
                 "each pixel has a class, and each image one mask image"
             )
         self._check_objects()
-        if (self.masks.void is not None or self.ignore_class) and kind_of(self.metric) == "volumes":
+        if (self.masks.void is not None or self.ignore_class) and metric_kind(self.metric) == "volumes":
             raise ValueError(
                 f"metric '{self.metric}': masks.void and ignore_class are not supported for a metric of volumes"
             )
@@ -273,24 +273,24 @@ def _metric(table: Mapping[str, Any]) -> str:
     if "name" not in table:
         raise ValueError('metric.name is missing: expected a table such as { name = "mean_f_beta", beta = 2.0 }')
     name, values = str(table["name"]), {key: value for key, value in table.items() if key != "name"}
-    names = {*known_metrics(), *PARAMETERS}
+    names = metric_names()
     if name not in names:
         raise ValueError(f"unknown metric '{name}'. {did_you_mean(name, names)}")
-    takes = PARAMETERS.get(name, {})
+    takes = METRICS[name].parameters if name in METRICS else {}
     for key in values:
         if key not in takes:
             raise ValueError(f"metric '{name}' takes no '{key}'. {_where_it_belongs(key, takes)}")
     for key, parameter in takes.items():
         if key not in values and parameter.default is None:
             raise ValueError(f"metric '{name}' needs {key}, {parameter.expected}: {{ name = \"{name}\", {key} = … }}")
-        if key in values and not parameter.fits(values[key]):
+        if key in values and not parameter.is_valid(values[key]):
             raise ValueError(f"metric '{name}': {key} = {values[key]!r}: expected {parameter.expected}")
-    return text_of(name, values)
+    return format_metric(name, values)
 
 
 def _where_it_belongs(key: str, takes: Iterable[str]) -> str:
     """Of a parameter that a metric does not take."""
-    if owners := [name for name, known in PARAMETERS.items() if key in known]:
+    if owners := [name for name, spec in METRICS.items() if key in spec.parameters]:
         return f"{', '.join(owners)} can have it; this one: {', '.join(takes) or 'no parameters'}."
     return did_you_mean(key, takes) if takes else "It has no parameters."
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numba
 
 
-def compiled(function: Callable) -> Callable:
+def cached_njit(function: Callable) -> Callable:
     """The function as machine code, made at its first call.
 
     That takes seconds, so numba keeps it, in the first of these folders that can be written: NUMBA_CACHE_DIR, the

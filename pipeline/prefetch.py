@@ -10,7 +10,7 @@ T = TypeVar("T")
 LOOK_UP = 0.1  # seconds after which a thread that waits for room looks whether anybody still wants it
 
 
-def ahead(items: Iterable[T], waiting: int = 2) -> Iterator[T]:
+def prefetch(items: Iterable[T], waiting: int = 2) -> Iterator[T]:
     """The same items in the same order, worked out by a thread of their own.
 
     It pays where both sides leave Python's lock: decoding and networks do. An error is raised here, in its turn; who
@@ -19,7 +19,7 @@ def ahead(items: Iterable[T], waiting: int = 2) -> Iterator[T]:
     Args:
         waiting: items that may be ready before they are asked for.
 
-    >>> list(ahead(range(3)))
+    >>> list(prefetch(range(3)))
     [0, 1, 2]
     """
     ready: Queue[tuple[T | None, BaseException | None] | None] = Queue(waiting)

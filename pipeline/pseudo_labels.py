@@ -28,7 +28,7 @@ import pandas as pd
 from sklearn.isotonic import IsotonicRegression
 
 from pipeline.files import write_text
-from pipeline.inference.prediction_store import LEVELS, StoreWriter, start_store
+from pipeline.inference.prediction_store import MAX_VALUE, StoreWriter, start_store
 from pipeline.losses.inputs import IGNORE
 from pipeline.postprocess import level
 from pipeline.schema import read_json
@@ -61,9 +61,9 @@ def confidence(values: np.ndarray, threshold: float = 0.5) -> float:
     """
     mask = values >= level(threshold)
     if not mask.any():
-        return float(1 - values.max() / LEVELS)
-    probable = values.sum(dtype=np.int64) / LEVELS
-    overlap = values[mask].sum(dtype=np.int64) / LEVELS
+        return float(1 - values.max() / MAX_VALUE)
+    probable = values.sum(dtype=np.int64) / MAX_VALUE
+    overlap = values[mask].sum(dtype=np.int64) / MAX_VALUE
     return float(2 * overlap / (probable + np.count_nonzero(mask)))
 
 

@@ -14,10 +14,9 @@ from pipeline.metrics import (
     Volume,
     instance_metric,
     match,
-    mean_precision,
     pairwise_iou,
     pixel_metric,
-    ranked_ious,
+    ranked_metric,
     volume_metric,
 )
 from pipeline.rle import RLEError, Runs, area, overlap
@@ -59,7 +58,7 @@ def _score(card: Competition, submission: Path, solution: Path) -> tuple[float, 
     table = np.array([[counts.get((image, *rest), NOT_ASKED) for rest in _rests(card)] for image in images])
     scores = pixel_metric(card.metric).scores(Counts(*np.moveaxis(table, -1, 0)))
     asked = table[..., 0] >= 0
-    return Scores(scores.gained * asked, scores.possible * asked).mean(), len(images)
+    return Scores(scores.numerator * asked, scores.denominator * asked).mean(), len(images)
 
 
 def _refuse_strangers(found: Set[str], target: Set[str], submission: Path, solution: Path) -> None:
@@ -84,7 +83,7 @@ def _score_ranked(card: Competition, submission: Path, solution: Path) -> tuple[
     found, target = (_read_ranked(path, card) for path in (submission, solution))
     _refuse_strangers(found.keys(), target.keys(), submission, solution)
     images = ((_iou(runs, target[key][1]), confidences) for key, (confidences, runs) in found.items())
-    return mean_precision(images, ranked_ious(card.metric)), len(found)
+    return ranked_metric(card.metric)(images), len(found)
 
 
 def _read_ranked(path: Path, card: Competition) -> dict[str, tuple[np.ndarray, list[Runs]]]:

@@ -10,7 +10,7 @@ from pipeline import competition, config
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
 from pipeline.data.reader import Reader
-from pipeline.metrics import Found
+from pipeline.metrics import DetectionRates
 from pipeline.models import build_model
 from pipeline.training.fold_data import FoldData
 from pipeline.training.full_fit import with_epochs
@@ -47,7 +47,7 @@ def fit_tiny(*pairs, data=None, phases=1, epochs=None):
 def validation(score, at_best=None, *, soft=0.0, baseline=0.0):
     """A validation of that score at threshold .5, and at threshold .2 another."""
     at_best = score if at_best is None else at_best
-    return Validation(score, 0.2, at_best, baseline, soft, Found(0.5, 0.6, 0.7))
+    return Validation(score, 0.2, at_best, baseline, soft, DetectionRates(0.5, 0.6, 0.7))
 
 
 def history():

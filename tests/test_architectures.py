@@ -21,7 +21,7 @@ from pipeline.cli import main
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.inference.predictor import Predictor
 from pipeline.losses import build_loss
-from pipeline.metrics import count, mean_score
+from pipeline.metrics import count, pixel_metric, stack
 from pipeline.models import ARCHITECTURES, OPTIONS, build_model, check_model, encoder
 from pipeline.models.segmenter import Outputs, gated, pad_to_stride
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
@@ -175,7 +175,7 @@ def dice_in_use(model: nn.Module, images: torch.Tensor, masks: torch.Tensor) -> 
     """Mean Dice at threshold .5 of the model as it predicts: batch norms use what they remember."""
     predicted = (model.eval()(images) >= 0).to(torch.uint8).numpy()
     model.train()
-    return mean_score("mean_dice", map(count, predicted, masks.numpy()))
+    return pixel_metric("mean_dice").scores(stack(map(count, predicted, masks.numpy()))).mean()
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

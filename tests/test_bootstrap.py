@@ -157,7 +157,7 @@ def test_sets_without_anything_that_counts_are_left_out():
     found = interval(scores)
     assert found.mean == 0.5
     assert 0 <= found.low < 0.5 < found.high <= 1
-    worse = paired(scores, Scores(scores.gained / 2, scores.possible))
+    worse = paired(scores, Scores(scores.numerator / 2, scores.denominator))
     assert worse.high > 0
     assert 0 < worse.p_better <= 1
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from pipeline.ensemble.candidate_rules import Rivals
-from pipeline.metrics import METRICS
+from pipeline.metrics import pixel_metric
 from pipeline.postprocess import Cut
 
-DICE = METRICS["mean_dice"]
+DICE = pixel_metric("mean_dice")
 RING = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
 DISC = np.ones((3, 3), np.uint8)
 ALL = (0, 1, 2, 3)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from pipeline.ensemble import Choice, Oof, choose
-from pipeline.metrics import METRICS
+from pipeline.metrics import pixel_metric
 from pipeline.postprocess import Cut, apply
 
-DICE = METRICS["mean_dice"]
+DICE = pixel_metric("mean_dice")
 
 
 def make_oof(members, images=24, folds=4, seed=0):
@@ -62,7 +62,7 @@ def test_what_is_chosen_without_a_fold_depends_on_no_image_of_it(members):
 def test_scores_are_those_of_the_masks_by_the_choice_without_the_images_fold():
     oof = make_oof([45, 60])
     chosen = choose(oof, DICE)
-    for image_id, fold, score in zip(oof.image_ids, oof.fold_of, chosen.fitted.scores.each(), strict=True):
+    for image_id, fold, score in zip(oof.image_ids, oof.fold_of, chosen.fitted.scores.per_image(), strict=True):
         values, target = oof.read(image_id)
         assert score == pytest.approx(dice_by_hand(chosen.fitted.chosen[fold].mask(values), target))
     shipped = [dice_by_hand(chosen.shipped.mask(values), target) for values, target in map(oof.read, oof.image_ids)]
@@ -79,7 +79,7 @@ def test_order_of_the_images_changes_nothing_but_the_order_of_the_scores():
     oof, rows = make_oof([45, 60]), np.random.default_rng(1).permutation(24)
     one, other = choose(oof, DICE), choose(of_rows(oof, rows), DICE)
     assert other.shipped == one.shipped
-    assert np.allclose(other.fitted.scores.each(), one.fitted.scores.each()[rows])
+    assert np.allclose(other.fitted.scores.per_image(), one.fitted.scores.per_image()[rows])
 
 
 def test_members_whose_errors_cancel_weigh_the_same_by_the_mean():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from pipeline.numba_jit import compiled
+from pipeline.numba_jit import cached_njit
 from pipeline.postprocess import AREAS, count_levels
 from pipeline.postprocess.component_tree import component_counts
 
@@ -123,4 +123,4 @@ def test_source_in_a_place_without_cache_is_compiled_all_the_same():
         return number + 1
 
     successor.__code__ = successor.__code__.replace(co_filename="nowhere.py")
-    assert compiled(successor)(1) == 2
+    assert cached_njit(successor)(1) == 2

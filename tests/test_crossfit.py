@@ -46,13 +46,13 @@ def test_cross_fitted_mean_by_hand():
     )
     assert found.chosen == [3, 0]
     assert found.shipped == 1
-    assert found.scores.each().tolist() == [-9, -9, -9]
+    assert found.scores.per_image().tolist() == [-9, -9, -9]
     assert (found.honest, found.in_sample, found.optimism) == (-9, -2, 7)
 
 
 def test_each_score_lies_at_its_image():
     found = cross_fit(FOLD_OF, lambda rows: None, lambda _, rows: np.flatnonzero(rows))
-    assert found.scores.each().tolist() == [0, 1, 2, 3, 4, 5]
+    assert found.scores.per_image().tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_honest_is_the_mean_over_images_and_the_folds_have_theirs():

@@ -9,11 +9,11 @@ import pytest
 from pipeline.data.labels import VOID
 from pipeline.ensemble import Choice, Exclusive, Oof, PerClass, blender, choose, decide, decide_exclusive
 from pipeline.ensemble.multiclass import RULES, given_to_truth
-from pipeline.metrics import METRICS
+from pipeline.metrics import pixel_metric
 from pipeline.postprocess import Cut
 from tests.test_choice import dice_by_hand, make_noise, make_oof, of_rows
 
-DICE, IOU = METRICS["mean_dice"], METRICS["class_iou"]
+DICE, IOU = pixel_metric("mean_dice"), pixel_metric("class_iou")
 SIDE = 12
 
 
@@ -114,7 +114,7 @@ def test_void_pixels_of_classes_that_overlap_count_for_nothing(members):
     oof = with_void(overlapping(make_oof(members, images=12), make_oof(members, images=12, seed=1)))
     decided = decide(oof, DICE, 2)
     valid = [(masks * (target != VOID), target * (target != VOID)) for masks, target in drawn(oof, decided.by_fold.get)]
-    assert decided.scores.each() == pytest.approx(dices(valid).mean(axis=1))
+    assert decided.scores.per_image() == pytest.approx(dices(valid).mean(axis=1))
     shipped = [
         (masks * (target != VOID), target * (target != VOID)) for masks, target in drawn(oof, lambda _: decided.shipped)
     ]
@@ -165,7 +165,7 @@ def test_what_is_chosen_for_a_class_without_a_fold_depends_on_no_image_of_it(mem
 
 def test_scores_of_classes_are_those_of_the_masks_by_the_choice_without_the_images_fold(two_classes, decided):
     by_hand = dices(drawn(two_classes, decided.by_fold.get))
-    assert decided.scores.gained == pytest.approx(by_hand)
+    assert decided.scores.numerator == pytest.approx(by_hand)
     assert decided.honest == pytest.approx(by_hand.mean())
     for fold, mean in decided.fold_scores.items():
         assert mean == pytest.approx(by_hand[two_classes.fold_of == fold].mean())
@@ -203,7 +203,7 @@ def test_record_names_classes_where_there_are_several(decided):
 
 # ---------------------------------------------------------------------------------------------- folds without a score
 
-OF_FILLED = METRICS["mean_dice_ignore_empty"]
+OF_FILLED = pixel_metric("mean_dice_ignore_empty")
 
 
 def without_masks(oof, fold):
@@ -238,7 +238,7 @@ def test_class_that_is_missing_from_a_fold_is_judged_by_the_others():
     disc, rare = make_oof([20]), without_masks(make_oof([20], seed=1), 2)
     decision = decide(overlapping(disc, rare), OF_FILLED, 2)
     assert decision.fold_scores[2] == pytest.approx(decide(overlapping(disc), OF_FILLED, 1).fold_scores[2])
-    assert not decision.scores.possible[disc.fold_of == 2, 1].any()
+    assert not decision.scores.denominator[disc.fold_of == 2, 1].any()
 
 
 # ---------------------------------------------------------------------------------------------- exclusive classes

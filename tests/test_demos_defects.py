@@ -9,7 +9,7 @@ from PIL import Image
 
 from pipeline.demos.defects import COLUMNS, HEIGHT, WIDTH, draw_surface, make_defects_demo
 from pipeline.demos.salt import TEST, TRAIN
-from pipeline.metrics import METRICS, Counts, count, detection_rates, stack
+from pipeline.metrics import Counts, count, detection_rates, pixel_metric, stack
 from tests.test_submission import decode_by_loops
 
 
@@ -78,7 +78,7 @@ def test_seven_of_ten_are_empty_and_a_defect_covers_a_third_of_a_percent(surface
 def test_silence_scores_seven_tenths_and_finds_nothing(surfaces):
     silent = stack(count(np.zeros_like(surface.mask), surface.mask) for surface in surfaces)
     silent = Counts(*(each[:, None] for each in silent))
-    assert METRICS["mean_dice"].scores(silent).mean() == pytest.approx(0.7)
+    assert pixel_metric("mean_dice").scores(silent).mean() == pytest.approx(0.7)
     assert detection_rates(silent) == (0, 0, 1)
 
 
@@ -90,7 +90,7 @@ def test_no_threshold_on_darkness_beats_silence(surfaces):
         for level in np.arange(2, 7, 0.25):
             pairs = zip(dark, surfaces, strict=True)
             counts = stack(count((each > level).astype(np.uint8), surface.mask) for each, surface in pairs)
-            best = max(best, METRICS["mean_dice"].scores(Counts(*(each[:, None] for each in counts))).mean())
+            best = max(best, pixel_metric("mean_dice").scores(Counts(*(each[:, None] for each in counts))).mean())
     assert best < 0.75
 
 

@@ -10,7 +10,7 @@ from pipeline import config, stages
 from pipeline.cli import main
 from pipeline.ensemble import Exclusive, ObjectCut, Objects, PerClass, count_drawn
 from pipeline.ensemble.choice import Choice
-from pipeline.metrics import VOID, VOID_OBJECT, Found
+from pipeline.metrics import VOID, VOID_OBJECT, DetectionRates
 from pipeline.postprocess import Cut
 from pipeline.report.page import _facts
 from pipeline.report.recommendations import advise
@@ -112,6 +112,6 @@ def test_a_share_of_empty_rows_as_in_train_needs_no_word():
 
 
 def test_the_page_tells_what_is_found_beside_the_score():
-    facts = {name: text for name, text, _ in _facts(make_view(found=Found(0.4321, 0.5, None)))}
+    facts = {name: text for name, text, _ in _facts(make_view(found=DetectionRates(0.4321, 0.5, None)))}
     assert (facts["Dice"], facts["found"]) == ("0.4321", "50%")
     assert "left empty" not in facts

@@ -25,12 +25,12 @@ from pipeline.ensemble import (
     weights,
 )
 from pipeline.inference.prediction_store import PredictionStore, StoreWriter, start_store
-from pipeline.metrics import METRICS, Counts, count, stack
+from pipeline.metrics import Counts, count, metric_names, pixel_metric, stack
 from pipeline.postprocess import THRESHOLDS, Cut, apply, best_threshold
 from pipeline.statistics import bootstrap
 from pipeline.statistics.crossfit import cross_fit
 
-DICE = METRICS["mean_dice"]
+DICE = pixel_metric("mean_dice")
 VALUES = arrays(np.uint8, (3, 4, 5))
 INVERTIBLE = ["mean", "logit", "geometric"]
 
@@ -267,11 +267,11 @@ def loop_scores(images, values_of_image, metric):
     )
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", metric_names("pixels", complete=True))
 @pytest.mark.parametrize("block", [1, 40, 1 << 18])
 def test_image_scores_and_the_best_threshold_are_those_of_masks(name, block, monkeypatch):
     monkeypatch.setattr(weights, "BLOCK", block)
-    images, shares, metric = random_images(7, 3), np.array([0.5, 0.3, 0.2]), METRICS[name]
+    images, shares, metric = random_images(7, 3), np.array([0.5, 0.3, 0.2]), pixel_metric(name)
     found = at_best_threshold(images, shares, metric)
     masks = [[apply(blend(image.values, shares), Cut(float(cut), 0)) for cut in THRESHOLDS] for image in images]
     counts = stack(stack(count(mask, image.target) for mask in row) for row, image in zip(masks, images, strict=True))
@@ -279,8 +279,8 @@ def test_image_scores_and_the_best_threshold_are_those_of_masks(name, block, mon
     best = best_threshold(np.array([scores.mean() for scores in by_threshold]))
     assert found.threshold == THRESHOLDS[best]
     scored = image_scores(images, found, metric)
-    assert scored.gained == pytest.approx(by_threshold[best].gained)
-    assert scored.possible == pytest.approx(by_threshold[best].possible)
+    assert scored.numerator == pytest.approx(by_threshold[best].numerator)
+    assert scored.denominator == pytest.approx(by_threshold[best].denominator)
 
 
 @pytest.mark.parametrize("how", COMBINATIONS)
@@ -340,7 +340,8 @@ def test_threshold_and_scores_of_rows_are_those_of_these_images():
     found = at_best_threshold(images, shares, DICE, rows=rows)
     assert found.threshold == at_best_threshold(kept, shares, DICE).threshold
     assert (
-        image_scores(images, found, DICE, rows=rows).each().tolist() == image_scores(kept, found, DICE).each().tolist()
+        image_scores(images, found, DICE, rows=rows).per_image().tolist()
+        == image_scores(kept, found, DICE).per_image().tolist()
     )
 
 
@@ -440,7 +441,7 @@ def tune(seed):
         image_scores(given, fitted, DICE).mean()
         for given, fitted in ((unseen, found.shipped), (images, alone), (unseen, alone))
     ]
-    return Tuned(found.scores.each(), found.in_sample, fresh, alone_here, alone_fresh)
+    return Tuned(found.scores.per_image(), found.in_sample, fresh, alone_here, alone_fresh)
 
 
 def test_weights_tuned_in_sample_are_fooled_by_200_noise_members_and_the_cross_fitted_score_is_not():

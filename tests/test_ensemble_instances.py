@@ -12,11 +12,11 @@ from hypothesis.extra.numpy import arrays
 from pipeline.data.boundaries import boundary
 from pipeline.ensemble import Objects, Oof, blender, decide_objects
 from pipeline.ensemble.instances import AREAS, BOUNDARIES, NECKS, THRESHOLDS, ObjectCut
-from pipeline.metrics import INSTANCE_METRICS
+from pipeline.metrics import instance_metric
 from tests.test_choice import of_rows
 from tests.test_metrics_instances import by_loops
 
-DSB, F2 = INSTANCE_METRICS["dsb_precision"], INSTANCE_METRICS["airbus_f2"]
+DSB, F2 = instance_metric("dsb_precision"), instance_metric("airbus_f2")
 ONE, SHAPE, BORDER = "touching objects as one", "parted by shape", "parted by their border"
 SIDES = 24, 40
 CUTS = st.builds(
@@ -145,7 +145,7 @@ def test_specks_that_cost_are_removed_and_small_objects_that_count_are_not(decid
 
 def test_scores_are_those_of_the_objects_by_the_choice_without_the_images_fold(discs, decided):
     scores = scores_by_loops(discs, decided.by_fold.get)
-    assert decided.scores.each() == pytest.approx(scores)
+    assert decided.scores.per_image() == pytest.approx(scores)
     assert decided.honest == pytest.approx(scores.mean())
     for fold, mean in decided.fold_scores.items():
         assert mean == pytest.approx(scores[discs.fold_of == fold].mean())
@@ -155,7 +155,7 @@ def test_scores_of_noise_are_those_too():
     oof = make_noise()
     decision = decide_objects(oof, DSB, boundaries=True)
     assert len(set(decision.by_fold.values())) > 1
-    assert decision.scores.each() == pytest.approx(scores_by_loops(oof, decision.by_fold.get))
+    assert decision.scores.per_image() == pytest.approx(scores_by_loops(oof, decision.by_fold.get))
     assert decision.in_sample == pytest.approx(scores_by_loops(oof, lambda _: decision.shipped).mean())
     at_half = scores_by_loops(oof, lambda _: Objects(1, ObjectCut(0.5)))
     assert decision.at_half == pytest.approx(at_half.mean())
@@ -238,7 +238,7 @@ def test_void_pixels_count_for_nothing_whatever_is_predicted_there(discs):
         values, target = oof.read(image_id)
         labels = decided.by_fold[fold].labels(blender(values))
         expected.append(dsb_by_loops(np.where(target < 0, 0, labels), np.maximum(target, 0)))
-    assert decided.scores.each() == pytest.approx(expected)
+    assert decided.scores.per_image() == pytest.approx(expected)
     assert decided.trivial == pytest.approx(2 / 12)
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from pipeline.config import Tiles
 from pipeline.data.index import read_index
 from pipeline.data.reader import Reader
-from pipeline.inference.prediction_store import PredictionStore, StoreWriter, is_complete, quantise, start_store
-from pipeline.inference.predictor import Predictor, brought_to, predict_images, predict_to_store
+from pipeline.inference.prediction_store import PredictionStore, StoreWriter, is_complete, probs_to_uint8, start_store
+from pipeline.inference.predictor import Predictor, predict_images, predict_to_store, resize_probs
 from pipeline.inference.tta import average_views, check_views
 from pipeline.symmetries import SYMMETRIES
 
@@ -47,7 +47,7 @@ def test_wrong_views_are_refused(names, message):
 
 @given(st.floats(0, 1))
 def test_stored_probability_is_off_by_half_a_level_at_most(prob):
-    assert abs(int(quantise(np.array(prob))) / 255 - prob) <= 1 / 510 + 1e-7
+    assert abs(int(probs_to_uint8(np.array(prob))) / 255 - prob) <= 1 / 510 + 1e-7
 
 
 def make_store(folder, ids, shape=(1, 5, 7)):
@@ -213,7 +213,7 @@ def test_probabilities_that_are_not_finite_never_become_a_mask(tiny, card, preci
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_a_number_that_is_no_probability_is_not_stored(number):
     with pytest.raises(FloatingPointError, match="1 of 2 probabilities are not finite"):
-        quantise(np.array([0.5, number]))
+        probs_to_uint8(np.array([0.5, number]))
 
 
 class Ramp(torch.nn.Module):
@@ -236,13 +236,13 @@ def test_an_axis_that_shrinks_is_averaged_whatever_the_other_does(height):
     probs = torch.zeros(1, 1, 8, 8)
     probs[..., ::4] = 1  # every fourth column
     quarter = torch.full((1, 1, height, 2), 0.25)
-    torch.testing.assert_close(brought_to(probs, (height, 2)), quarter)
-    torch.testing.assert_close(brought_to(probs.transpose(2, 3), (2, height)), quarter.transpose(2, 3))
+    torch.testing.assert_close(resize_probs(probs, (height, 2)), quarter)
+    torch.testing.assert_close(resize_probs(probs.transpose(2, 3), (2, height)), quarter.transpose(2, 3))
 
 
 def test_an_axis_is_resized_as_if_the_other_stayed():
     probs = torch.rand(2, 1, 8, 6, generator=torch.Generator().manual_seed(0))
-    one_by_one = brought_to(brought_to(probs, (4, 6)), (4, 15))
-    torch.testing.assert_close(brought_to(probs, (4, 15)), one_by_one)
-    turned = brought_to(probs.transpose(2, 3), (15, 4)).transpose(2, 3)
+    one_by_one = resize_probs(resize_probs(probs, (4, 6)), (4, 15))
+    torch.testing.assert_close(resize_probs(probs, (4, 15)), one_by_one)
+    turned = resize_probs(probs.transpose(2, 3), (15, 4)).transpose(2, 3)
     torch.testing.assert_close(turned, one_by_one)

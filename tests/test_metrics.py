@@ -8,22 +8,19 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import f1_score, fbeta_score, jaccard_score
 
 from pipeline.metrics import (
-    INSTANCE_METRICS,
-    METRICS,
-    VOLUME_METRICS,
     Counts,
     Scores,
     count,
     dice,
+    epoch_metric,
     iou,
-    judge_of,
-    known_metrics,
-    mean_precision,
-    mean_score,
-    of_pixels,
+    mean_average_precision,
+    metric_names,
     pixel_metric,
+    selection_metric,
     stack,
     tgs_precision,
+    volume_metric,
 )
 
 PLAIN = ["mean_dice", "mean_iou", "tgs_precision"]  # means over images, of which an empty one may score 1
@@ -56,20 +53,20 @@ def test_tgs_threshold_itself_is_not_exceeded(twentieths):
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_both_empty_is_one(name):
-    assert METRICS[name](counts(0, 0, 0))[0] == 1
+    assert pixel_metric(name)(counts(0, 0, 0))[0] == 1
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_one_empty_is_zero(name):
-    assert METRICS[name](counts(0, 1, 0))[0] == 0
-    assert METRICS[name](counts(0, 0, 1))[0] == 0
+    assert pixel_metric(name)(counts(0, 1, 0))[0] == 0
+    assert pixel_metric(name)(counts(0, 0, 1))[0] == 0
 
 
 def test_the_three_rules_for_empty_masks():
     images = Counts(*np.array([[2, 3, 4], [0, 0, 0], [0, 5, 0]], dtype=np.int64).T)  # Dice 4/7; empty; invented
-    assert METRICS["mean_dice"].scores(images).mean() == pytest.approx((4 / 7 + 1 + 0) / 3)
-    assert METRICS["mean_dice_empty_0"].scores(images).mean() == pytest.approx((4 / 7 + 0 + 0) / 3)
-    assert METRICS["mean_dice_ignore_empty"].scores(images).mean() == pytest.approx((4 / 7 + 0) / 2)
+    assert pixel_metric("mean_dice").scores(images).mean() == pytest.approx((4 / 7 + 1 + 0) / 3)
+    assert pixel_metric("mean_dice_empty_0").scores(images).mean() == pytest.approx((4 / 7 + 0 + 0) / 3)
+    assert pixel_metric("mean_dice_ignore_empty").scores(images).mean() == pytest.approx((4 / 7 + 0) / 2)
 
 
 SUMS = {  # of all pixels, one class: scikit-learn's own
@@ -85,29 +82,30 @@ def test_sums_over_all_pixels_are_those_of_scikit_learn(name, pairs):
     masks, targets = (np.stack(each) for each in zip(*pairs, strict=True))
     if not masks.any() or not targets.any():
         return
-    scores = METRICS[name].scores(stack([count(*pair) for pair in pairs]))
+    scores = pixel_metric(name).scores(stack([count(*pair) for pair in pairs]))
     assert scores.mean() == pytest.approx(SUMS[name](targets.ravel(), masks.ravel()))
 
 
 @given(st.lists(st.tuples(MASKS, MASKS), min_size=1, max_size=4))
 def test_a_score_of_classes_is_the_mean_over_those_that_count(pairs):
-    metric = METRICS["class_iou"]
+    metric = pixel_metric("class_iou")
     parts = (pairs, pairs[::-1], pairs[:1] * len(pairs))
     classes = [metric.scores(stack([count(*pair) for pair in part])) for part in parts]
-    together = Scores.side_by_side(classes)
+    together = Scores.concat_classes(classes)
     alone = [each.mean() for each in classes]
     assert together.mean() == pytest.approx(np.nanmean(alone) if not np.isnan(alone).all() else np.nan, nan_ok=True)
 
 
 def test_what_judges_where_the_official_metric_is_of_no_single_image():
-    assert [judge_of(name) for name in ("tgs_precision", "dsb_precision", "ap60", "uw_madison")] == [
+    assert [selection_metric(name) for name in ("tgs_precision", "dsb_precision", "ap60", "uw_madison")] == [
         "tgs_precision",
         "dsb_precision",
         "f1_60",
         "mean_dice_ignore_empty",
     ]
-    assert {of_pixels(name) for name in known_metrics()} == set(METRICS)
-    assert {judge_of(name) for name in known_metrics()} == {*METRICS, *INSTANCE_METRICS}
+    names, single = metric_names(complete=True), metric_names("pixels", "objects", complete=True)
+    assert {epoch_metric(name) for name in names} == set(metric_names("pixels", complete=True))
+    assert {selection_metric(name) for name in names} == set(single)
 
 
 def test_what_stands_for_uw_madison_ranks_two_predictions_as_its_dice_does():
@@ -116,17 +114,17 @@ def test_what_stands_for_uw_madison_ranks_two_predictions_as_its_dice_does():
     organ, nothing, pixel = np.zeros((3, 8, 8), np.uint8)
     organ[2:6, 2:6], pixel[0, 0] = 1, 1
     target, bold, shy = [organ, organ, nothing, nothing], [organ, organ, pixel, nothing], [organ, *[nothing] * 3]
-    judge = METRICS[judge_of("uw_madison")]
+    judge = pixel_metric(selection_metric("uw_madison"))
     scores = [
         judge.scores(stack([count(*pair) for pair in zip(masks, target, strict=True)])).mean() for masks in (bold, shy)
     ]
     assert scores == pytest.approx([2 / 3, 1 / 2])
-    assert of_pixels("uw_madison") == judge_of("uw_madison")
+    assert epoch_metric("uw_madison") == selection_metric("uw_madison")
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", metric_names("pixels", complete=True))
 def test_perfect_is_one(name):
-    assert METRICS[name](counts(9, 9, 9))[0] == 1
+    assert pixel_metric(name)(counts(9, 9, 9))[0] == 1
 
 
 def test_all_empty_submission_scores_the_share_of_empty_images():
@@ -139,7 +137,7 @@ def test_all_empty_submission_scores_the_share_of_empty_images():
 @pytest.mark.parametrize("name", PLAIN)
 @given(mask=MASKS, target=MASKS)
 def test_symmetric_and_between_zero_and_one(name, mask, target):
-    there, back = METRICS[name](count(mask, target)), METRICS[name](count(target, mask))
+    there, back = pixel_metric(name)(count(mask, target)), pixel_metric(name)(count(target, mask))
     assert there == back
     assert 0 <= there <= 1
 
@@ -170,19 +168,24 @@ def test_count_refuses_two_shapes():
 
 
 def test_empties_count_where_the_metric_has_a_rule_for_them_and_not_where_pixels_are_pooled_or_they_are_skipped():
-    counted = {name for name, metric in METRICS.items() if metric.counts_empties}
+    counted = {name for name in metric_names("pixels", complete=True) if pixel_metric(name).counts_empties}
     assert counted == {"mean_dice", "mean_iou", "tgs_precision", "mean_dice_empty_0"}
 
 
 @pytest.mark.parametrize(
-    "name", [*METRICS, "mean_f_beta(beta=2)", "mean_f_beta(beta=2, empty=skip)", "global_f_beta(beta=2)"]
+    "name",
+    [
+        *metric_names("pixels", complete=True),
+        "mean_f_beta(beta=2)",
+        "mean_f_beta(beta=2, empty=skip)",
+        "global_f_beta(beta=2)",
+    ],
 )
 def test_nothing_scores_the_same_on_every_way_and_nan_where_it_does_not_count(name):
     metric, nothing = pixel_metric(name), Counts(*np.zeros((3, 4, 1), dtype=np.int64))
     ways = [
         metric.total(nothing),
         metric.scores(nothing).mean(),
-        mean_score(name, [(0, 0, 0)] * 4),
         *metric(nothing)[:, 0],
     ]
     assert np.array_equal(ways, [ways[0]] * len(ways), equal_nan=True)
@@ -190,5 +193,5 @@ def test_nothing_scores_the_same_on_every_way_and_nan_where_it_does_not_count(na
 
 
 def test_nothing_is_nan_by_the_metrics_that_are_of_no_single_image():
-    assert np.isnan([metric([]) for metric in VOLUME_METRICS.values()]).all()
-    assert np.isnan(mean_precision([], [0.5, 0.75]))
+    assert np.isnan([volume_metric(name)([]) for name in metric_names("volumes")]).all()
+    assert np.isnan(mean_average_precision([], [0.5, 0.75]))

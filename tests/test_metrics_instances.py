@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.metrics.instances import INSTANCE_METRICS, airbus_f2, dsb_precision, match, overlaps
+from pipeline.metrics import instance_metric, metric_names
+from pipeline.metrics.instances import airbus_f2, dsb_precision, match, overlaps
 
 LABELS = arrays(np.int32, (6, 7), elements=st.integers(0, 4))
 THRESHOLDS = [twentieths / 20 for twentieths in range(10, 20)]
@@ -62,21 +63,21 @@ def test_two_objects_drawn_as_one_match_neither():
     assert dsb_precision(match(picture("1111"), picture("1122"))) == 0
 
 
-@pytest.mark.parametrize("name", INSTANCE_METRICS)
+@pytest.mark.parametrize("name", metric_names("objects", complete=True))
 def test_nothing_where_nothing_is_scores_one_and_anything_there_zero(name):
     empty, full = picture("..."), picture(".1.")
-    assert INSTANCE_METRICS[name](match(empty, empty)) == 1
-    assert INSTANCE_METRICS[name](match(full, empty)) == 0
-    assert INSTANCE_METRICS[name](match(empty, full)) == 0
-    assert INSTANCE_METRICS[name](match(full, full)) == 1
+    assert instance_metric(name)(match(empty, empty)) == 1
+    assert instance_metric(name)(match(full, empty)) == 0
+    assert instance_metric(name)(match(empty, full)) == 0
+    assert instance_metric(name)(match(full, full)) == 1
 
 
-@pytest.mark.parametrize("name", INSTANCE_METRICS)
+@pytest.mark.parametrize("name", metric_names("objects", complete=True))
 @given(LABELS, LABELS, st.permutations([1, 2, 3, 4]))
 def test_numbers_of_objects_mean_nothing_and_scores_lie_between_zero_and_one(name, labels, target, order):
     renumbered = np.array([0, *order])[labels] * 1000
-    score = INSTANCE_METRICS[name](match(labels, target))
-    assert INSTANCE_METRICS[name](match(renumbered, target)) == score
+    score = instance_metric(name)(match(labels, target))
+    assert instance_metric(name)(match(renumbered, target)) == score
     assert 0 <= score <= 1
 
 
@@ -118,4 +119,4 @@ def test_other_shapes_and_negative_labels_are_refused():
 def test_f1_is_of_objects_above_an_iou_of_point_six(found, expected):
     target = np.ones((1, 20), dtype=np.int32)
     labels = (np.arange(20)[None] < found).astype(np.int32)
-    assert INSTANCE_METRICS["f1_60"](match(labels, target)) == expected
+    assert instance_metric("f1_60")(match(labels, target)) == expected

@@ -18,25 +18,25 @@ from pipeline.config import load
 from pipeline.doctor.findings import describe_metric
 from pipeline.metrics import (
     METRICS,
-    PARAMETERS,
+    PRESETS,
     count,
     dice,
+    epoch_metric,
     f1,
     f_beta,
+    format_metric,
     instance_metric,
-    judge_of,
-    kind_of,
-    known_metrics,
     match,
-    mean_precision,
-    of_pixels,
+    mean_average_precision,
+    metric_kind,
+    metric_names,
+    parse_metric,
     pixel_metric,
-    ranked_ious,
+    ranked_metric,
+    selection_metric,
     stack,
-    text_of,
     volume_metric,
 )
-from pipeline.metrics.parameters import NAMES, parts_of
 from pipeline.metrics.surface import surface_sums
 from pipeline.schema import parse
 from pipeline.stages.preparing import make_context
@@ -53,7 +53,7 @@ def counted(pairs):
 
 
 def score(name, values, pairs):
-    return pixel_metric(text_of(name, values)).scores(counted(pairs)).mean()
+    return pixel_metric(format_metric(name, values)).scores(counted(pairs)).mean()
 
 
 def hits_extra_missed(mask, target):
@@ -116,7 +116,7 @@ def test_global_f_beta_is_that_of_scikit_learn(pairs, beta):
 def test_f_beta_at_one_is_dice(pairs, empty):
     of_dice = score("mean_dice", {"empty": empty}, pairs)
     assert score("mean_f_beta", {"beta": 1, "empty": empty}, pairs) == pytest.approx(of_dice, nan_ok=True)
-    pooled = METRICS["global_dice"].scores(counted(pairs)).mean()
+    pooled = pixel_metric("global_dice").scores(counted(pairs)).mean()
     assert score("global_f_beta", {"beta": 1}, pairs) == pytest.approx(pooled, nan_ok=True)
     assert f_beta(counted(pairs), 1.0) == pytest.approx(dice(counted(pairs)))
 
@@ -137,7 +137,7 @@ def test_a_larger_beta_moves_f_beta_from_precision_to_recall(mask, target):
 
 
 def test_whether_empties_count_follows_their_rule():
-    names = [text_of("mean_f_beta", {"beta": 2.0, "empty": empty}) for empty in (1, 0, "skip")]
+    names = [format_metric("mean_f_beta", {"beta": 2.0, "empty": empty}) for empty in (1, 0, "skip")]
     assert [pixel_metric(name).counts_empties for name in names] == [True, True, False]
     assert not pixel_metric("global_f_beta(beta=2)").counts_empties
 
@@ -145,7 +145,7 @@ def test_whether_empties_count_follows_their_rule():
 def test_f_half_is_to_the_bit_what_it_was_as_a_line_of_its_own():
     pairs = [(np.eye(5, dtype=np.uint8), np.tri(5, dtype=np.uint8)), (np.tri(5, dtype=np.uint8),) * 2]
     intersection, predicted, target = (each.sum() for each in counted(pairs))
-    assert METRICS["global_f05"].scores(counted(pairs)).mean() == 1.25 * intersection / (predicted + 0.25 * target)
+    assert pixel_metric("global_f05").scores(counted(pairs)).mean() == 1.25 * intersection / (predicted + 0.25 * target)
 
 
 # Objects.
@@ -167,9 +167,9 @@ def test_f1_at_ious_by_hand():
 def test_mean_precision_matches_objects_anew_at_each_iou():
     images = [(np.array([[0.7, 0.0], [0.9, 0.0], [0.0, 0.65]]), np.array([0.9, 0.8, 0.7]))]
     # At .6: hit, miss (its object is taken), hit: 1/2 · 1 + 1/2 · 2/3. At .8: miss, hit, miss: 1/2 · 1/2.
-    assert mean_precision(images, [0.6]) == pytest.approx(5 / 6)
-    assert mean_precision(images, [0.8]) == pytest.approx(1 / 4)
-    assert mean_precision(iter(images), [0.6, 0.8]) == pytest.approx((5 / 6 + 1 / 4) / 2)
+    assert mean_average_precision(images, [0.6]) == pytest.approx(5 / 6)
+    assert mean_average_precision(images, [0.8]) == pytest.approx(1 / 4)
+    assert mean_average_precision(iter(images), [0.6, 0.8]) == pytest.approx((5 / 6 + 1 / 4) / 2)
 
 
 @pytest.mark.parametrize(
@@ -183,10 +183,10 @@ def test_mean_precision_matches_objects_anew_at_each_iou():
     ],
 )
 def test_average_precision_is_judged_by_f1_at_the_nearest_iou(iou, judge):
-    name = text_of("average_precision", {"iou": iou})
-    assert judge_of(name) == judge
-    assert ranked_ious(name) == (iou if isinstance(iou, list) else [iou])
-    assert of_pixels(name) == "mean_dice"
+    name = format_metric("average_precision", {"iou": iou})
+    assert selection_metric(name) == judge
+    assert ranked_metric(name).keywords == {"ious": iou if isinstance(iou, list) else [iou]}
+    assert epoch_metric(name) == "mean_dice"
 
 
 # Volumes.
@@ -196,9 +196,9 @@ def test_the_parameters_of_surface_dice_reach_the_surfaces():
     masks, target = np.zeros((2, 3, 1, 6, 6), np.uint8)
     masks[1, 0, 1:4, 1:4], target[:2, 0, 2:5, 2:4] = 1, 1
     shared, possible = surface_sums(masks[:, 0], target[:, 0], 1.5, (2.0, 1.0, 0.5))
-    name = text_of("surface_dice", {"tolerance": 1.5, "spacing": [2, 1, 0.5]})
+    name = format_metric("surface_dice", {"tolerance": 1.5, "spacing": [2, 1, 0.5]})
     assert volume_metric(name)([(masks, target)]) == pytest.approx(shared / possible)
-    assert judge_of(name) == of_pixels(name) == "mean_dice"
+    assert selection_metric(name) == epoch_metric(name) == "mean_dice"
 
 
 # The text.
@@ -216,7 +216,7 @@ FITTING = {
     "ranked objects": {
         "instances": True,
         "dialect": {"form": "coco"},
-        "columns": {"id": "id", "rle": "rle", "cell": "{confidence} {mask}"},
+        "columns": {"id": "id", "rle": "rle", "packed_objects": "{confidence} {mask}"},
     },
     "volumes": {"volume_pattern": "(.+)_(.+)"},
 }
@@ -236,9 +236,9 @@ def refusal(metric, kind):
     return str(refused.value)
 
 
-@pytest.mark.parametrize("name", known_metrics())
+@pytest.mark.parametrize("name", metric_names(complete=True))
 def test_a_plain_name_is_its_own_text_so_that_runs_of_before_go_on(name):
-    assert metric_of(name, kind_of(name)) == metric_of({"name": name}, kind_of(name)) == name
+    assert metric_of(name, metric_kind(name)) == metric_of({"name": name}, metric_kind(name)) == name
 
 
 @pytest.mark.parametrize(
@@ -257,17 +257,20 @@ def test_a_plain_name_is_its_own_text_so_that_runs_of_before_go_on(name):
 )
 def test_one_metric_has_one_text_which_gives_back_name_and_parameters(table, kind, text):
     assert metric_of(table, kind) == text
-    assert kind_of(text) == kind
-    name, values = parts_of(text)
-    assert text in known_metrics() or {"name": name, **values} == {k: told for k, told in table.items() if told != 1}
+    assert metric_kind(text) == kind
+    name, values = parse_metric(text)
+    assert text in metric_names(complete=True) or {"name": name, **values} == {
+        k: told for k, told in table.items() if told != 1
+    }
 
 
-@pytest.mark.parametrize(("text", "name"), NAMES.items())
-def test_a_name_stands_for_what_it_says(text, name):
-    family, values = parts_of(text)
-    kind = kind_of(name)
+@pytest.mark.parametrize(("name", "text"), PRESETS.items())
+def test_a_preset_is_the_metric_with_its_parameters(name, text):
+    assert parse_metric(name) == parse_metric(text)
+    family, values = parse_metric(text)
+    kind = metric_kind(name)
     assert metric_of({"name": family, **values}, kind) == name
-    assert family == "mean_dice" or kind_of(family) == kind
+    assert family == "mean_dice" or metric_kind(family) == kind
 
 
 @pytest.mark.parametrize(
@@ -316,14 +319,15 @@ WRONG = {
     "tolerance": [-1, float("nan"), float("inf"), True, "1", [1]],
     "spacing": [1, [1, 1], [1, 1, 0], [1, 1, -1], [1, 1, float("inf")], [1, 1, "1"], [1, 1, 1, 1], {}],
 }
+WITH_PARAMETERS = [name for name, spec in METRICS.items() if spec.parameters]
 NEEDED = {"mean_f_beta": {"beta": 2}, "global_f_beta": {"beta": 2}}
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", WITH_PARAMETERS)
 def test_a_parameter_out_of_range_is_refused_with_what_is_expected(name):
-    for key, parameter in PARAMETERS[name].items():
+    for key, parameter in METRICS[name].parameters.items():
         for value in WRONG[key]:
-            said = refusal({"name": name, **NEEDED.get(name, {}), key: value}, kind_of(name))
+            said = refusal({"name": name, **NEEDED.get(name, {}), key: value}, metric_kind(name))
             assert said == f"card.toml: metric '{name}': {key} = {value!r}: expected {parameter.expected}"
 
 
@@ -336,10 +340,10 @@ def test_the_template_of_a_card_shows_a_table_of_every_metric_that_takes_paramet
     template = Path(__file__).parent.parent / "docs" / "card.toml"
     lines = re.findall(r"^# (metric = .*)", template.read_text(encoding="utf-8"), re.MULTILINE)
     tables = [tomllib.loads(line)["metric"] for line in lines]
-    assert {table["name"] for table in tables} == set(PARAMETERS)
-    assert all(metric_of(table, kind_of(table["name"])) for table in tables)
+    assert {table["name"] for table in tables} == set(WITH_PARAMETERS)
+    assert all(metric_of(table, metric_kind(table["name"])) for table in tables)
     shown = {key for table in tables for key in table} - {"name"}
-    assert shown == {key for parameters in PARAMETERS.values() for key in parameters}
+    assert shown == {key for name in WITH_PARAMETERS for key in METRICS[name].parameters}
 
 
 # The way of such a metric through the stages.

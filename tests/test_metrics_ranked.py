@@ -8,11 +8,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from sklearn.metrics import precision_recall_curve
 
-from pipeline.metrics import Ranked, average_precision, rank
+from pipeline.metrics import RankedObjects, average_precision, rank_objects
 
 
 def image(confidences, hits, true):
-    return Ranked(np.array(confidences, dtype=float), np.array(hits, dtype=bool), true)
+    return RankedObjects(np.array(confidences, dtype=float), np.array(hits, dtype=bool), true)
 
 
 IMAGES = st.lists(
@@ -26,13 +26,13 @@ IMAGES = st.lists(
     ),
     min_size=1,
     max_size=5,
-).filter(lambda images: sum(each.true for each in images) > 0)
+).filter(lambda images: sum(each.num_true for each in images) > 0)
 
 
 def by_definition(images):
     """At each confidence everything from it on is predicted; precision is made to fall with recall."""
-    objects = [pair for each in images for pair in zip(each.confidences, each.hits, strict=True)]
-    true = sum(each.true for each in images)
+    objects = [pair for each in images for pair in zip(each.confidences, each.true_positive, strict=True)]
+    true = sum(each.num_true for each in images)
     points = []
     for least in sorted({confidence for confidence, _ in objects}, reverse=True):
         kept = [hit for confidence, hit in objects if confidence >= least]
@@ -68,10 +68,12 @@ def test_order_of_images_and_scale_of_confidences_mean_nothing(images, random):
 @given(IMAGES)
 def test_without_missed_objects_it_is_at_least_scikit_learns_step_sum(images):
     # scikit-learn's recall is of the objects that were predicted, and its precision is not made to fall with recall.
-    images = [each._replace(true=int(each.hits.sum())) for each in images]
-    if not any(each.true for each in images):
+    images = [each._replace(num_true=int(each.true_positive.sum())) for each in images]
+    if not any(each.num_true for each in images):
         return
-    hits, confidences = (np.concatenate([getattr(each, part) for each in images]) for part in ("hits", "confidences"))
+    hits, confidences = (
+        np.concatenate([getattr(each, part) for each in images]) for part in ("true_positive", "confidences")
+    )
     precision, recall, _ = precision_recall_curve(hits, confidences)
     ours = average_precision(images)
     assert ours >= -np.sum(np.diff(recall) * precision[:-1]) - 1e-12
@@ -93,23 +95,27 @@ def test_without_a_true_object_it_is_not_defined():
 
 def test_the_most_confident_takes_the_true_object():
     iou = np.array([[0.7], [0.9]])  # two predictions of one object
-    assert rank(iou, np.array([0.8, 0.6]), 0.6).hits.tolist() == [True, False]
-    assert rank(iou, np.array([0.6, 0.8]), 0.6).hits.tolist() == [False, True]
+    assert rank_objects(iou, np.array([0.8, 0.6]), 0.6).true_positive.tolist() == [True, False]
+    assert rank_objects(iou, np.array([0.6, 0.8]), 0.6).true_positive.tolist() == [False, True]
 
 
 def test_the_second_takes_what_is_free():
     iou = np.array([[0.9, 0.7], [0.8, 0.1]])  # the first takes its best, and the second has no other
-    assert rank(iou, np.array([0.9, 0.5]), 0.6).hits.tolist() == [True, False]
-    assert rank(iou[:, ::-1], np.array([0.5, 0.9]), 0.6).hits.tolist() == [True, True]
+    assert rank_objects(iou, np.array([0.9, 0.5]), 0.6).true_positive.tolist() == [True, False]
+    assert rank_objects(iou[:, ::-1], np.array([0.5, 0.9]), 0.6).true_positive.tolist() == [True, True]
 
 
 def test_the_threshold_itself_is_not_exceeded():
-    assert rank(np.array([[0.6]]), np.array([1.0]), 0.6).hits.tolist() == [False]
-    assert rank(np.array([[0.6001]]), np.array([1.0]), 0.6).hits.tolist() == [True]
+    assert rank_objects(np.array([[0.6]]), np.array([1.0]), 0.6).true_positive.tolist() == [False]
+    assert rank_objects(np.array([[0.6001]]), np.array([1.0]), 0.6).true_positive.tolist() == [True]
 
 
 def test_an_image_without_true_objects_has_no_hits():
-    assert rank(np.zeros((2, 0)), np.array([0.5, 0.6]), 0.6) == (pytest.approx([0.5, 0.6]), pytest.approx([0, 0]), 0)
+    assert rank_objects(np.zeros((2, 0)), np.array([0.5, 0.6]), 0.6) == (
+        pytest.approx([0.5, 0.6]),
+        pytest.approx([0, 0]),
+        0,
+    )
 
 
 IOU = 0.6001  # no box of whole pixels reaches it exactly, which COCO calls a hit and we do not
@@ -159,7 +165,7 @@ def test_average_precision_is_cocos_but_for_its_hundred_and_one_points(seed):
         near = true + rng.integers(-2, 3, true.shape)
         ours = np.concatenate([near, boxes(rng, 3)])
         images.append((ours, rng.uniform(size=len(ours)), true))
-    ranked = [rank(iou_of(ours, true), confidences, IOU) for ours, confidences, true in images]
+    ranked = [rank_objects(iou_of(ours, true), confidences, IOU) for ours, confidences, true in images]
     # COCO takes the mean of 101 points of a curve that falls from 1 to 0 at most: the area differs by less than 1/100.
     assert average_precision(ranked) == pytest.approx(of_coco(images, IOU), abs=0.01)
 
@@ -168,4 +174,4 @@ def test_an_iou_that_just_reaches_the_threshold_is_a_hit_of_cocos_and_not_of_our
     true, ours = np.array([[0.0, 0, 4, 4]]), np.array([[0.0, 0, 4, 2]])
     assert iou_of(ours, true).tolist() == [[0.5]]
     assert of_coco([(ours, np.ones(1), true)], 0.5) == pytest.approx(1)
-    assert average_precision([rank(iou_of(ours, true), np.ones(1), 0.5)]) == 0
+    assert average_precision([rank_objects(iou_of(ours, true), np.ones(1), 0.5)]) == 0

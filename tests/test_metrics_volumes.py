@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import directed_hausdorff
 
-from pipeline.metrics.volumes import VOLUME_METRICS, hausdorff, hausdorff_score, mean_surface_dice, uw_madison
+from pipeline.metrics import metric_names, volume_metric
+from pipeline.metrics.volumes import hausdorff, hausdorff_score, mean_surface_dice, uw_madison
 
 VOLUMES = arrays(np.uint8, (2, 4, 4), elements=st.integers(0, 1))
 
@@ -154,18 +155,18 @@ def test_surface_of_one_voxel_in_two_by_hand():
 # ---------------------------------------------------------------------------------------------- both
 
 
-@pytest.mark.parametrize("name", VOLUME_METRICS)
+@pytest.mark.parametrize("name", metric_names("volumes", complete=True))
 def test_nothing_in_truth_and_prediction_is_not_defined(name):
-    assert np.isnan(VOLUME_METRICS[name]([volume((NOTHING, NOTHING))]))
-    assert np.isnan(VOLUME_METRICS[name]([]))
+    assert np.isnan(volume_metric(name)([volume((NOTHING, NOTHING))]))
+    assert np.isnan(volume_metric(name)([]))
 
 
-@pytest.mark.parametrize("name", VOLUME_METRICS)
+@pytest.mark.parametrize("name", metric_names("volumes", complete=True))
 @settings(deadline=None)  # the first surface builds a table of all blocks
 @given(masks=arrays(np.uint8, (2, 2, 3, 4), elements=st.integers(0, 1)), seed=st.integers(0, 9))
 def test_volumes_score_between_zero_and_one_and_one_if_perfect(name, masks, seed):
     target = (np.random.default_rng(seed).random(masks.shape) < 0.4).astype(np.uint8)
-    there, back = VOLUME_METRICS[name]([(masks, target)]), VOLUME_METRICS[name]([(target, masks)])
+    there, back = volume_metric(name)([(masks, target)]), volume_metric(name)([(target, masks)])
     assert 0 <= there <= 1
     assert there == pytest.approx(back)
-    assert VOLUME_METRICS[name]([(target, target)]) == pytest.approx(1)
+    assert volume_metric(name)([(target, target)]) == pytest.approx(1)

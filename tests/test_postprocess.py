@@ -6,8 +6,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from pipeline.inference.prediction_store import LEVELS, quantise
-from pipeline.metrics import METRICS, VOID, Counts, Metric, count, stack
+from pipeline.inference.prediction_store import MAX_VALUE, probs_to_uint8
+from pipeline.metrics import VOID, Counts, Metric, count, metric_names, pixel_metric, stack
 from pipeline.postprocess import (
     AREAS,
     FAMILIES,
@@ -37,7 +37,7 @@ OPTIONS = st.fixed_dictionaries(
         "keep_largest": st.none() | st.integers(1, 3),
     }
 )
-DICE = METRICS["mean_dice"]
+DICE = pixel_metric("mean_dice")
 
 
 def picture(*rows):
@@ -66,10 +66,10 @@ def test_thresholds_lie_between_levels_and_half_is_one_of_them():
     assert [level(threshold) for threshold in THRESHOLDS] == list(range(1, 256))
 
 
-@given(st.floats(0, 1), st.sampled_from(range(LEVELS)))
+@given(st.floats(0, 1), st.sampled_from(range(MAX_VALUE)))
 def test_rounding_moves_no_pixel_over_a_threshold(prob, number):
     if abs(prob - THRESHOLDS[number]) > 1e-6:
-        kept = apply(quantise(np.array([[prob]])), Cut(float(THRESHOLDS[number]), 0))[0, 0]
+        kept = apply(probs_to_uint8(np.array([[prob]])), Cut(float(THRESHOLDS[number]), 0))[0, 0]
         assert bool(kept) == (prob >= THRESHOLDS[number])
 
 
@@ -281,11 +281,11 @@ def cells(axes):
         yield Cut(**{"min_area": 0, **fields})
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", metric_names("pixels", complete=True))
 @settings(max_examples=12, deadline=None)
 @given(folded_images())
 def test_surfaces_hold_what_a_loop_with_apply_scores_on_each_fold(name, images):
-    metric = METRICS[name]
+    metric = pixel_metric(name)
     for surface in search_rules(images, metric, np.array([0, 1, 2, 3, 5, 12])).values():
         assert surface.images.sum() == len(images)
         for fold in surface.folds.tolist():
@@ -297,12 +297,12 @@ def test_surfaces_hold_what_a_loop_with_apply_scores_on_each_fold(name, images):
 
 
 @settings(max_examples=25, deadline=None)
-@given(folded_images(), st.sampled_from(sorted(METRICS)))
+@given(folded_images(), st.sampled_from(metric_names("pixels", complete=True)))
 def test_best_cut_scores_with_apply_what_the_surface_says(images, name):
-    for surface in search_rules(images, METRICS[name], np.array([0, 2, 7])).values():
+    for surface in search_rules(images, pixel_metric(name), np.array([0, 2, 7])).values():
         assume(surface.possible.any())
         cut, score = surface.best()
-        scores = METRICS[name].scores(stack(count(apply(values, cut), target) for values, target, _ in images))
+        scores = pixel_metric(name).scores(stack(count(apply(values, cut), target) for values, target, _ in images))
         assert np.nan_to_num(scores.mean()) == pytest.approx(score, abs=1e-12)
         assert score == pytest.approx(surface.means().max(), abs=1e-12)
         assert surface.score(cut) == score
@@ -365,7 +365,7 @@ def test_threshold_is_compared_before_the_area_only_where_areas_tie():
 
 def test_components_are_worth_more_than_the_total_where_specks_lie_beside_objects():
     values, target = picture("9999..#", "9999...", "9999..#"), mask_of("####...", "####...", "####...")
-    surfaces = search_rules([(values, target, 0)], METRICS["mean_iou"])
+    surfaces = search_rules([(values, target, 0)], pixel_metric("mean_iou"))
     assert surfaces["components"].best() == (Cut(0.5, 0, min_component=2), 1.0)
     assert surfaces["total"].best() == (Cut(0.5, 0), pytest.approx(12 / 14))
 
@@ -415,7 +415,7 @@ def test_metric_that_is_undefined_on_an_image_is_refused():
 
 def test_folds_on_which_no_image_counts_are_named():
     images = [(picture("#"), mask_of("#"), 0), (picture("."), mask_of("."), 1)]
-    surface = search_total(images, METRICS["mean_dice_ignore_empty"])
+    surface = search_total(images, pixel_metric("mean_dice_ignore_empty"))
     with pytest.raises(ValueError, match=r"not defined on folds \[1\]: of 1 images none counts"):
         surface.means([1])
     assert surface.best()[1] == 1

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline import config, stages
 from pipeline.ensemble import choice, choose
-from pipeline.metrics import METRICS
+from pipeline.metrics import pixel_metric
 from pipeline.postprocess import THRESHOLDS, Cut, apply, count_by_label
 from pipeline.report import page, pictures, plots, subgroups
 from pipeline.report.label_quality import calibration_error, reliability, suspicion
@@ -253,7 +253,7 @@ def test_many_points_are_drawn_as_a_picture():
 @pytest.fixture(scope="module")
 def parted_from_specks():
     """A choice among rules of which components part discs from specks of noise; `total` is best elsewhere."""
-    return choose(make_oof([60]), METRICS["mean_dice"])
+    return choose(make_oof([60]), pixel_metric("mean_dice"))
 
 
 def ship(chosen: choice.Chosen, rules: str) -> choice.Chosen:
@@ -289,7 +289,7 @@ def test_each_point_of_the_spread_is_the_best_of_the_shipped_rules_without_its_f
     points = surface_of(ship(parted_from_specks, "components")).per_fold
     for fold, point in points.items():
         rest = of_rows(make_oof([60]), [row for row in range(24) if row % 4 != fold])
-        cut, _ = choose(rest, METRICS["mean_dice"]).surfaces["components"].best()
+        cut, _ = choose(rest, pixel_metric("mean_dice")).surfaces["components"].best()
         assert point == (cut.threshold, cut.min_component, 0)
     assert len(points) == 4
 

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from pipeline.metrics import METRICS, VOID, count, stack
+from pipeline.metrics import VOID, count, metric_names, pixel_metric, stack
 from pipeline.postprocess import Cut, apply, refinements, search_refinements
 from pipeline.postprocess.rule_variants import _Group, _Image
 from tests.streams import images_let_go
 
-DICE = METRICS["mean_dice"]
+DICE = pixel_metric("mean_dice")
 MASKS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 1))
 OPTIONS = st.builds(
     Cut,
@@ -136,9 +136,9 @@ def test_of_equal_scores_the_fewest_rules_win():
     assert search_refinements([image(*DISC)], DICE, [Cut(0.3, 0)]).best(Cut(0.3, 0)) == (Cut(0.3, 0), 1.0)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", metric_names("pixels", complete=True))
 def test_scores_are_those_of_a_loop_with_apply_on_each_fold(name):
-    rng, metric = np.random.default_rng(1), METRICS[name]
+    rng, metric = np.random.default_rng(1), pixel_metric(name)
     images = []
     for number in range(7):
         values = rng.choice(np.array([0, 90, 150, 240], np.uint8), (12, 13), p=[0.5, 0.1, 0.2, 0.2])

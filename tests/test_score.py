@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.cli import main
-from pipeline.metrics import known_metrics
+from pipeline.metrics import metric_names
 from pipeline.rle import Dialect
 
 CARD = """
@@ -107,7 +107,7 @@ def scored(capsys, first="submission.csv", second="solution.csv"):
 
 
 def test_every_metric_is_tried():
-    assert set(VALUES) == set(known_metrics())
+    assert set(VALUES) == set(metric_names(complete=True))
 
 
 @pytest.mark.parametrize("metric", [name for name, value in VALUES.items() if value is not None])
@@ -204,7 +204,7 @@ def test_surface_dice_with_a_tolerance_in_units_of_the_spacing(folder, capsys, m
 def test_pixels_of_void_rows_count_for_nothing(folder, capsys):
     lay_out("class_iou")
     card = Path("card.toml")
-    card.write_text(card.read_text().replace('title = "By hand"', 'title = "By hand"\nvoid_rows = "void"'))
+    card.write_text(card.read_text().replace('title = "By hand"', 'title = "By hand"\nignore_class = "void"'))
     write("submission.csv", "id,class,rle", ["a,x,1 9", "a,y,10 7"])
     write("solution.csv", "id,class,rle", ["a,x,1 8", "a,y,9 6", "a,void,15 2"])
     # Of y, 7 are found and 2 of them are void; 5 of the other 5 are right, of 6.

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from pipeline.inference.prediction_store import LEVELS
-from pipeline.metrics import METRICS, Counts, Found, detection_rates, empties_differ, stack
+from pipeline.inference.prediction_store import MAX_VALUE
+from pipeline.metrics import Counts, DetectionRates, detection_rates, empties_differ, pixel_metric, stack
 from pipeline.postprocess import count_levels, count_soft
 from pipeline.training import epoch, trainer
 from pipeline.training.checkpoint import read_record
@@ -18,7 +18,7 @@ from pipeline.training.selection import NOT_VALIDATED, Validation
 from tests import fitting
 from tests.fitting import RUN, fit_tiny, history, validation
 
-MEAN_DICE = METRICS["mean_dice"]
+MEAN_DICE = pixel_metric("mean_dice")
 SHAPE = (1, 4, 5)
 
 
@@ -47,7 +47,7 @@ def test_a_validation_by_hand():
     assert found.score_at_threshold == 1
     assert found.threshold == pytest.approx(99.5 / 255)  # of 1 … 100 the nearest to .5
     assert found.soft_dice == pytest.approx(2 * 4 * 100 / 255 / (4 * 100 / 255 + 4))
-    assert found.found == Found(0, 0, 1)
+    assert found.found == DetectionRates(0, 0, 1)
     assert found.selection == pytest.approx(1 + 0.01 * found.soft_dice)
 
 
@@ -63,7 +63,7 @@ def test_borders_between_objects_are_scored_and_not_counted_as_found():
     with_border = np.concatenate([values, 0 * values]), np.concatenate([target, target])
     counts, soft = stack([count_classes(*with_border, exclusive=False)]), stack([count_soft(*with_border)])
     found = Validation.from_counts(counts, soft, MEAN_DICE, exclusive=False, classes=1)
-    assert (found.score, found.found) == (0.5, Found(1, 1, None))
+    assert (found.score, found.found) == (0.5, DetectionRates(1, 1, None))
 
 
 def test_of_two_silent_epochs_the_one_that_is_surer_of_the_object_is_better():
@@ -105,17 +105,17 @@ def test_of_exclusive_classes_the_baseline_is_the_most_frequent_everywhere():
     target[0], target[1, 0, :2] = 1, 1
     target[0, 0, :2] = 0
     most = np.stack([np.full((2, 5), 200, np.uint8), np.full((2, 5), 55, np.uint8)])
-    found = validated((most, target), metric=METRICS["class_iou"], exclusive=True)
+    found = validated((most, target), metric=pixel_metric("class_iou"), exclusive=True)
     assert found.score == found.score_at_threshold == found.baseline == pytest.approx(0.8 / 2)
     surer = most.copy()
     surer[:, 0, :2] = 140, 115  # still the other class, but less so
-    again = validated((surer, target), metric=METRICS["class_iou"], exclusive=True)
+    again = validated((surer, target), metric=pixel_metric("class_iou"), exclusive=True)
     assert again.score == found.score
     assert again.selection > found.selection
 
 
 def test_where_the_metric_is_not_defined_the_baseline_is_0():
-    assert validated(EMPTY, metric=METRICS["global_dice"]).baseline == 0
+    assert validated(EMPTY, metric=pixel_metric("global_dice")).baseline == 0
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -124,7 +124,7 @@ def test_soft_counts_are_the_mean_of_the_counts_at_all_thresholds(seed):
     values, target = rng.integers(0, 256, (2, 6, 7)).astype(np.uint8), rng.integers(0, 2, (2, 6, 7)).astype(np.uint8)
     at_all = stack(count_levels(*pair) for pair in zip(values, target, strict=True))
     for soft, hard in zip(count_soft(values, target), at_all, strict=True):
-        assert soft == pytest.approx(hard.sum(axis=-1) / LEVELS)
+        assert soft == pytest.approx(hard.sum(axis=-1) / MAX_VALUE)
 
 
 def test_soft_counts_leave_out_void_and_channels_of_no_class():
@@ -135,8 +135,8 @@ def test_soft_counts_leave_out_void_and_channels_of_no_class():
 def test_what_is_found_by_hand():
     # Two images with objects, of which one gets a pixel of it, and the other one beside it; two empty, one left so.
     counts = Counts(*(np.array(each)[:, None] for each in ([3, 0, 0, 0], [4, 2, 1, 0], [5, 5, 0, 0])))
-    assert detection_rates(counts) == Found(2 * 3 / (7 + 10), 0.5, 0.5)
-    assert detection_rates(Counts(*np.zeros((3, 2, 1)))) == Found(None, None, 1.0)
+    assert detection_rates(counts) == DetectionRates(2 * 3 / (7 + 10), 0.5, 0.5)
+    assert detection_rates(Counts(*np.zeros((3, 2, 1)))) == DetectionRates(None, None, 1.0)
 
 
 def test_shares_of_empties_differ_by_a_tenth_and_by_more_than_chance():

@@ -25,7 +25,7 @@ from pipeline.cli.terminal import (
 )
 from pipeline.config import Config
 from pipeline.ensemble import Drawer, Exclusive, Objects
-from pipeline.metrics import Found, judge_of, of_pixels
+from pipeline.metrics import DetectionRates, epoch_metric, selection_metric
 from pipeline.rle import Dialect
 from pipeline.training.checkpoint import FULL, Fold
 
@@ -244,7 +244,7 @@ def ensemble(
         log.warning("an ensemble of one (%s): there is nothing to weigh; name two or more in CONFIGS", cfgs[0].name)
     done = stages.ensemble(cfgs)
     for cfg in cfgs:
-        out.print(f"\n{cfg.name}, out of fold, {of_pixels(done.metric)} at threshold .5:")
+        out.print(f"\n{cfg.name}, out of fold, {epoch_metric(done.metric)} at threshold .5:")
         _print_oof(stages.oof_table(cfg))
     _print_worth(done)
     out.print(f"submission  {done.csv}  {done.summary.rows} rows, {done.summary.empty} of them empty")
@@ -266,7 +266,10 @@ def _print_worth(done: stages.Ensembled) -> None:
         out.print(f"            {done.decision.at_half:.4f}  at threshold .5, nothing chosen but the weights")
     out.print(f"            {done.decision.trivial:.4f}  {TRIVIAL[isinstance(done.decision.shipped, Exclusive)]}")
     if done.official is not None:
-        out.print(f"            {done.official:.4f}  {done.metric}, cross-fitted; the above is {judge_of(done.metric)}")
+        out.print(
+            f"            {done.official:.4f}  {done.metric}, cross-fitted; "
+            f"the above is {selection_metric(done.metric)}"
+        )
     out.print("found       " + ", ".join(_said_of(done.found)) + ", out of fold, cross-fitted")
     for name, value in done.decision.others.items():
         out.print(f"            {value:.4f}  {name}, cross-fitted")
@@ -287,7 +290,7 @@ def _print_worth(done: stages.Ensembled) -> None:
     _print_drawn(done.decision.shipped, done.classes, several=len(done.singles) > 1)
 
 
-def _said_of(found: Found) -> list[str]:
+def _said_of(found: DetectionRates) -> list[str]:
     """What is found, in words; what is not defined is left out."""
     return [
         *([] if found.dice is None else [f"Dice {found.dice:.4f} over all pixels"]),

@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.index import coverage_columns
 from pipeline.data.tables import parted_cell
-from pipeline.metrics import judge_of, of_pixels
+from pipeline.metrics import epoch_metric, selection_metric
 
 FULL_COVERAGE = 0.999  # a mask that covers a larger share of its image counts as full
 STRIPE_WIDTH = 0.05  # of a constant stripe along a side, as a share of the image's height or width
@@ -26,7 +26,7 @@ class Finding(NamedTuple):
 
 def describe_metric(card: Competition) -> Finding:
     """The card's metric with its parameters, and the metrics that select weights, rules and epochs if they differ."""
-    selection = {"weights and rules": judge_of(card.metric), "epochs": of_pixels(card.metric)}
+    selection = {"weights and rules": selection_metric(card.metric), "epochs": epoch_metric(card.metric)}
     others = [f"{what} selected by {name}" for what, name in selection.items() if name != card.metric]
     return Finding("good", "metric", "; ".join([card.metric, *others]))
 

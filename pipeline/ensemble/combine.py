@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from pipeline.inference.prediction_store import LEVELS
+from pipeline.inference.prediction_store import MAX_VALUE
 
 # A stored 0 stands for anything up to 1/510, which has a logarithm as 0 has not. A hair inside of that half step, so
 # that 0 comes back as 0 and 255 as 255.
@@ -36,12 +36,12 @@ def _same(levels: np.ndarray) -> np.ndarray:
 
 
 def _log_odds(levels: np.ndarray) -> np.ndarray:
-    clipped = np.clip(levels, FLOOR, LEVELS - FLOOR)
-    return np.log(clipped / (LEVELS - clipped))
+    clipped = np.clip(levels, FLOOR, MAX_VALUE - FLOOR)
+    return np.log(clipped / (MAX_VALUE - clipped))
 
 
 def _from_log_odds(log_odds: np.ndarray) -> np.ndarray:
-    return LEVELS / (1 + np.exp(-log_odds))
+    return MAX_VALUE / (1 + np.exp(-log_odds))
 
 
 def _log(levels: np.ndarray) -> np.ndarray:
@@ -49,7 +49,7 @@ def _log(levels: np.ndarray) -> np.ndarray:
 
 
 def _vote(levels: np.ndarray) -> np.ndarray:
-    return np.where(levels >= LEVELS / 2, LEVELS, 0)
+    return np.where(levels >= MAX_VALUE / 2, MAX_VALUE, 0)
 
 
 # With p the members' probabilities and w their weights:
@@ -82,7 +82,7 @@ def forward_table(how: str, stores: int = 1) -> np.ndarray:
     >>> forward_table("mean", 2)[[0, 1, 510]].tolist()
     [0.0, 0.5, 255.0]
     """
-    return combination(how).forward(np.arange(LEVELS * stores + 1) / stores).astype(np.float32)
+    return combination(how).forward(np.arange(MAX_VALUE * stores + 1) / stores).astype(np.float32)
 
 
 def to_values(summed: np.ndarray, how: str) -> np.ndarray:

@@ -137,7 +137,7 @@ def decide(oof: Oof, metric: Metric, classes: int) -> Decision:
     """
     parts = tuple(choose(oof.of_class(number), metric) for number in range(classes))
     fitted = [part.fitted for part in parts]
-    scores, folds = Scores.side_by_side([each.scores for each in fitted]), fitted[0].folds.tolist()
+    scores, folds = Scores.concat_classes([each.scores for each in fitted]), fitted[0].folds.tolist()
     return Decision(
         scores,
         float(np.mean([each.in_sample for each in fitted])),

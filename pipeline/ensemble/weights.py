@@ -23,8 +23,8 @@ import numpy as np
 from scipy.optimize import minimize
 
 from pipeline.ensemble.combine import blend, forward_table, to_values
-from pipeline.inference.prediction_store import LEVELS
-from pipeline.metrics import VOID, Counts, Metric, Scores, or_zero, ratio
+from pipeline.inference.prediction_store import MAX_VALUE
+from pipeline.metrics import VOID, Counts, Metric, Scores, nan_to_zero, ratio
 from pipeline.postprocess import THRESHOLDS, best_threshold, level
 
 BLOCK = 1 << 18  # pixels worked on at once: a few MiB, which caches hold
@@ -112,14 +112,14 @@ def greedy_weights(
 
 def _scores_of_one_more(images: Sequence[Reduced], picks: np.ndarray, metric: Metric, how: str) -> np.ndarray:
     """The score of the picked ensemble with each of the M members added, (M,)."""
-    table, total = forward_table(how), np.zeros((len(picks), 2, LEVELS))
+    table, total = forward_table(how), np.zeros((len(picks), 2, MAX_VALUE))
     for block in _blocks(images):
         slots, inside = _slots(block), np.flatnonzero(picks)
         picked = sum(table.take(block.values[member]) * np.float32(picks[member]) for member in inside)
         for member, values in enumerate(block.values):
             grown = to_values((picked + table.take(values)) / np.float32(picks.sum() + 1), how)
             total[member] += [term.sum(axis=0) for term in metric.terms(_count(grown, slots))]
-    return or_zero(ratio(total[:, 0, :, None], total[:, 1, :, None])).max(axis=1)
+    return nan_to_zero(ratio(total[:, 0, :, None], total[:, 1, :, None])).max(axis=1)
 
 
 def at_best_threshold(
@@ -135,7 +135,7 @@ def at_best_threshold(
     gained, possible = (
         sum(each.sum(axis=0) for each in term) for term in zip(*_block_terms(chosen, weights, metric, how), strict=True)
     )
-    scores = or_zero(ratio(gained[:, None], possible[:, None]))
+    scores = nan_to_zero(ratio(gained[:, None], possible[:, None]))
     return Fitted(np.asarray(weights), float(THRESHOLDS[best_threshold(scores)]), how)
 
 
@@ -191,10 +191,10 @@ def log_loss(images: Sequence[Reduced], weights: np.ndarray) -> tuple[float, np.
 
     It is the mean over images of the mean over pixels. A stored 0 counts as 1/510, and 255 as 1 − 1/510.
     """
-    probs = np.clip(np.arange(LEVELS + 1) / LEVELS, 0.5 / LEVELS, 1 - 0.5 / LEVELS).astype(np.float32)
+    probs = np.clip(np.arange(MAX_VALUE + 1) / MAX_VALUE, 0.5 / MAX_VALUE, 1 - 0.5 / MAX_VALUE).astype(np.float32)
     loss, gradient = 0.0, np.zeros(len(weights))
     for block in _blocks(images):
-        given = probs.take(np.where(block.target, block.values, LEVELS - block.values))  # to what is true
+        given = probs.take(np.where(block.target, block.values, MAX_VALUE - block.values))  # to what is true
         mixed = np.float32(weights) @ given
         shares = np.repeat(1 / block.sizes, block.sizes) / len(images)
         loss -= np.log(mixed, dtype=np.float64) @ shares

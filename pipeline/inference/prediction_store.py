@@ -22,18 +22,18 @@ from pipeline.quoting import listed, shortened
 
 RECORD = "store.json"
 ANEW = "let one command at a time work on it, and run this one again"
-LEVELS = 255
+MAX_VALUE = 255
 SHARD_BYTES = 16 << 20  # decoded size after which a shard is written: what a kill can cost
 SHARD_IMAGES = 256
 
 
-def quantise(probs: np.ndarray) -> np.ndarray:
+def probs_to_uint8(probs: np.ndarray) -> np.ndarray:
     """Probabilities in [0, 1] as uint8 in 0 … 255, rounded to nearest.
 
     Raises:
         FloatingPointError: if one is NaN or infinite: as uint8 it would be 0, an empty mask without a word.
     """
-    levels = np.rint(np.asarray(probs, dtype=np.float32) * LEVELS)
+    levels = np.rint(np.asarray(probs, dtype=np.float32) * MAX_VALUE)
     if not np.isfinite(levels).all():
         wrong = int((~np.isfinite(levels)).sum())
         raise FloatingPointError(

@@ -18,10 +18,10 @@ from pipeline.data.dataset import Images, equal_size_batches
 from pipeline.data.loader import Loader
 from pipeline.data.reader import Reader
 from pipeline.inference.backends import BACKENDS
-from pipeline.inference.prediction_store import StoreWriter, quantise
+from pipeline.inference.prediction_store import StoreWriter, probs_to_uint8
 from pipeline.inference.tiles import Along, Pixels, Whole, predict_strips
 from pipeline.inference.tta import average_views
-from pipeline.prefetch import ahead
+from pipeline.prefetch import prefetch
 from pipeline.progress import track
 
 log = logging.getLogger(__name__)
@@ -140,11 +140,11 @@ def predict_images(
     batches = equal_size_batches(index, batch_size)
     loader = Loader(Images(index, reader), batch_sampler=batches, num_workers=workers)
     ids = index["image_id"].to_numpy()
-    read = track(loader if workers else ahead(loader), what, total=len(batches))
+    read = track(loader if workers else prefetch(loader), what, total=len(batches))
     for positions, images in zip(batches, read, strict=True):
-        for image_id, probs in zip(ids[positions], brought_to(predictor(images), size), strict=True):
+        for image_id, probs in zip(ids[positions], resize_probs(predictor(images), size), strict=True):
             with _of_image(image_id):
-                values = quantise(probs.numpy())
+                values = probs_to_uint8(probs.numpy())
             yield image_id, values
 
 
@@ -173,12 +173,12 @@ def predict_windows(
     with reader.windows(path) as image:
         strips = predictor.strips(image, views=views)
         if size is None:
-            return np.concatenate([quantise(strip.numpy()) for strip in strips], axis=2)
+            return np.concatenate([probs_to_uint8(strip.numpy()) for strip in strips], axis=2)
         probs = torch.cat(list(strips), dim=2)
-        return quantise(brought_to(probs[None], size)[0].numpy())
+        return probs_to_uint8(resize_probs(probs[None], size)[0].numpy())
 
 
-def brought_to(probs: Tensor, size: tuple[int, int] | None) -> Tensor:
+def resize_probs(probs: Tensor, size: tuple[int, int] | None) -> Tensor:
     """Probabilities (N, C, H, W) at another height and width; None leaves them as they are.
 
     Each axis by itself: averaged over areas where it shrinks, bilinear where it grows.

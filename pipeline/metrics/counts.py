@@ -1,7 +1,7 @@
-"""Three pixel counts per image, kept in int64: what the metrics of pixels start from.
+"""Pixel counts per image, in int64, from which the metrics of pixels are computed.
 
-Counts are enough to score a submission without any image, and they let a search over thresholds
-score every threshold from one histogram (see `postprocess/`).
+They are enough to score a submission without images, and a search over thresholds gets the counts of every threshold
+from one histogram (see `postprocess/`).
 """
 
 from collections.abc import Iterable
@@ -9,19 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-VOID = 255  # in a target: a pixel that counts for nothing
+VOID = 255  # in a target: a pixel that is ignored
 
 
 class Counts(NamedTuple):
-    """Pixels per image: arrays of int64 of any one shape."""
+    """Numbers of pixels per image: int64 arrays of one common shape, such as (N, C)."""
 
-    intersection: np.ndarray  # predicted and true
+    intersection: np.ndarray  # predicted and in the target
     predicted: np.ndarray
     target: np.ndarray
 
 
 def stack(counts: Iterable[Counts]) -> Counts:
-    """The counts of several images as one, with an axis of images in front."""
+    """The counts of several images, stacked along a new first axis: N of shape (...) to (N, ...)."""
     return Counts(*map(np.stack, zip(*counts, strict=True)))
 
 
@@ -29,13 +29,19 @@ def count(mask: np.ndarray, target: np.ndarray) -> Counts:
     """The counts of one image.
 
     Shapes:
-        mask, target: the same; 0 or 1, the target VOID where void.
+        mask: any shape, 0 or 1.
+        target: the same shape, 0, 1 or VOID.
+        returns: three scalars.
 
     Raises:
         ValueError: if the shapes differ.
     """
     if mask.shape != target.shape:
         raise ValueError(f"mask {mask.shape} and target {target.shape} differ in shape")
-    drawn, true = mask == 1, target == 1
-    counts = (np.count_nonzero(drawn & true), np.count_nonzero(drawn & (target != VOID)), np.count_nonzero(true))
+    predicted, true = mask == 1, target == 1
+    counts = (
+        np.count_nonzero(predicted & true),
+        np.count_nonzero(predicted & (target != VOID)),
+        np.count_nonzero(true),
+    )
     return Counts(*(np.int64(number) for number in counts))

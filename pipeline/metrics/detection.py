@@ -1,4 +1,4 @@
-"""What masks find, beside a score that may reward predicting nothing."""
+"""Detection rates of masks, reported beside a score that may reward empty predictions."""
 
 from typing import NamedTuple
 
@@ -7,30 +7,30 @@ import numpy as np
 from pipeline.metrics.counts import Counts
 from pipeline.metrics.scores import ratio
 
-FAR = 0.1  # difference of two shares of empty masks that is reported,
-ERRORS = 3  # if it is as many standard errors too
+MIN_DIFFERENCE = 0.1  # of two shares of empty masks, below which a difference is not reported
+MIN_STANDARD_ERRORS = 3  # that the difference must exceed too
 
 
-class Found(NamedTuple):
-    """Three shares from 0 to 1; None for one that is not defined. A mask is one class of one image."""
+class DetectionRates(NamedTuple):
+    """Three shares from 0 to 1, None if undefined. A mask is one class of one image."""
 
-    dice: float | None  # over all pixels; of several classes the mean over those that are there or predicted
-    found: float | None  # of the masks with objects: those of whose pixels at least one is predicted
-    left_empty: float | None  # of the empty masks: those where nothing is predicted
+    dice: float | None  # over all pixels; the mean over classes that are predicted or in a target
+    found: float | None  # share of the masks with objects of which at least one pixel is predicted
+    left_empty: float | None  # share of the empty masks whose prediction is empty too
 
 
-def detection_rates(counts: Counts) -> Found:
-    """Detection rates over the masks of all images.
+def detection_rates(counts: Counts) -> DetectionRates:
+    """Detection rates over the masks of all images, each class of each image being one mask.
 
     Shapes:
-        counts: (N, C).
+        counts: (N, C) int64.
 
     >>> detection_rates(Counts(*np.array([[[2], [0], [0]], [[3], [0], [1]], [[3], [4], [0]]])))
-    Found(dice=0.36363636363636365, found=0.5, left_empty=0.0)
+    DetectionRates(dice=0.36363636363636365, found=0.5, left_empty=0.0)
     """
     filled = counts.target > 0
     total = (counts.predicted + counts.target).sum(axis=0)
-    return Found(
+    return DetectionRates(
         _or_none(ratio(2 * counts.intersection.sum(axis=0), total)),
         _share(counts.intersection[filled] > 0),
         _share(counts.predicted[~filled] == 0),
@@ -46,10 +46,15 @@ def _or_none(value: float) -> float | None:
 
 
 def empties_differ(share: float, expected: float, count: int) -> bool:
-    """Whether the share of empty masks among `count` is far from the one expected, and not by chance.
+    """Whether a share of empty masks differs from the expected one, by more than chance.
+
+    Args:
+        share: of empty predictions, 0 to 1.
+        expected: share of empty masks, 0 to 1.
+        count: number of masks.
 
     >>> empties_differ(1.0, 0.71, 337), empties_differ(0.76, 0.71, 337), empties_differ(1.0, 0.71, 3)
     (True, False, False)
     """
     error = np.sqrt(expected * (1 - expected) / max(count, 1))
-    return bool(abs(share - expected) > max(FAR, ERRORS * error))
+    return bool(abs(share - expected) > max(MIN_DIFFERENCE, MIN_STANDARD_ERRORS * error))

@@ -95,7 +95,7 @@ def _users(option: str) -> str:
 def _check_fit(cfg: config.Model) -> None:
     """Refuse what the survey of encoders did not try: this decoder with these options on this encoder."""
     try:
-        rehearse(cfg)
+        dry_run(cfg)
     except Exception as error:  # timm and smp refuse a combination in a dozen ways, and each means the same here
         reason = " ".join(str(error).split()) or type(error).__name__
         families = encoder.DEMANDS[ARCHITECTURES[cfg.arch].demand][1]
@@ -104,7 +104,7 @@ def _check_fit(cfg: config.Model) -> None:
         ) from None
 
 
-def rehearse(cfg: config.Model, side: int = 64) -> Segmenter:
+def dry_run(cfg: config.Model, side: int = 64) -> Segmenter:
     """The model, built without memory for its weights, after it was shown an image of `side` pixels."""
     try:
         return _shown_an_image(cfg, side, "meta")
@@ -129,7 +129,7 @@ def check_batch(cfg: config.Model, size: tuple[int, int], *, frozen: bool = Fals
     Raises:
         ValueError: saying so.
     """
-    model = rehearse(cfg).train()
+    model = dry_run(cfg).train()
     if frozen:
         model.encoder.eval()
     device = next(model.parameters()).device

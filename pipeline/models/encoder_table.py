@@ -11,7 +11,7 @@ import timm
 
 from pipeline import config
 from pipeline.files import atomic_write
-from pipeline.models import encoder, rehearse
+from pipeline.models import dry_run, encoder
 from pipeline.models.segmenter import Segmenter
 from pipeline.progress import track
 
@@ -49,7 +49,7 @@ def probe(name: str) -> encoder.Encoder | None:
 
 def _attempt(cfg: config.Model, side: int) -> Segmenter | None:
     try:
-        return rehearse(cfg, side)
+        return dry_run(cfg, side)
     except Exception:  # timm and smp refuse a model in a dozen ways, and each means the same here
         return None
 

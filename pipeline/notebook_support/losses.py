@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from pipeline import config
-from pipeline.inference.prediction_store import quantise
+from pipeline.inference.prediction_store import probs_to_uint8
 from pipeline.losses import build_loss
 from pipeline.metrics import count, dice, iou, stack
 from pipeline.models import build_model
@@ -166,7 +166,7 @@ def score_table(probs: Mapping[str, Tensor], target: Tensor) -> pd.DataFrame:
 
 
 def _scores(probs: Tensor, target: Tensor) -> dict[str, float]:
-    pairs = zip(quantise(probs.numpy()), target.numpy(), strict=True)
+    pairs = zip(probs_to_uint8(probs.numpy()), target.numpy(), strict=True)
     counts = stack(count_levels(*pair) for pair in pairs)
     scores = dice(counts).mean(axis=0)
     best = best_threshold(scores)

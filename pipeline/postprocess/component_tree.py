@@ -21,9 +21,9 @@ Source:
 
 import numpy as np
 
-from pipeline.inference.prediction_store import LEVELS
+from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import VOID, Counts
-from pipeline.numba_jit import compiled
+from pipeline.numba_jit import cached_njit
 
 
 def component_counts(values: np.ndarray, target: np.ndarray, areas: np.ndarray) -> Counts:
@@ -51,10 +51,10 @@ def component_counts(values: np.ndarray, target: np.ndarray, areas: np.ndarray) 
     changes = _sweep(*(np.pad(each, 1) for each in (values, target == 1, target != VOID)), areas)
     # What is at level k: all that starts at k or above and has not ended; what survives a: all bins above it.
     predicted, intersection = changes[:, ::-1, ::-1].cumsum(axis=1).cumsum(axis=2)[:, ::-1, ::-1][:, 1:, 1:]
-    return Counts(intersection, predicted, np.full((len(areas), LEVELS), np.count_nonzero(target == 1)))
+    return Counts(intersection, predicted, np.full((len(areas), MAX_VALUE), np.count_nonzero(target == 1)))
 
 
-@compiled
+@cached_njit
 def _brightest_first(values: np.ndarray) -> np.ndarray:
     """Flat positions of all pixels above 0, by descending value; of equal ones, in reading order."""
     end = np.zeros(257, np.int64)
@@ -71,7 +71,7 @@ def _brightest_first(values: np.ndarray) -> np.ndarray:
     return order
 
 
-@compiled
+@cached_njit
 def _root(parent: np.ndarray, position: int) -> int:
     while parent[position] != position:
         parent[position] = parent[parent[position]]
@@ -79,7 +79,7 @@ def _root(parent: np.ndarray, position: int) -> int:
     return position
 
 
-@compiled
+@cached_njit
 def _write_down(changes: np.ndarray, bin_: int, above: int, born: int, counted: int, shared: int) -> None:
     """One node, at the levels above + 1 … born."""
     changes[0, bin_, born] += counted
@@ -88,7 +88,7 @@ def _write_down(changes: np.ndarray, bin_: int, above: int, born: int, counted: 
     changes[1, bin_, above] -= shared
 
 
-@compiled
+@cached_njit
 def _sweep(values: np.ndarray, target: np.ndarray, valid: np.ndarray, areas: np.ndarray) -> np.ndarray:
     """Where nodes start and end.
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.inference.prediction_store import LEVELS
+from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import VOID, Counts, Metric, Term
 from pipeline.postprocess.rules import Cut, label_components
 from pipeline.postprocess.search import Images, Surface, mean_scores, rows_of
@@ -199,7 +199,7 @@ class _Image:
         self.true_before = _before(padded == 1)
         self.valid_before = _before(padded != VOID) if (target == VOID).any() else np.arange(padded.size + 1)
         self.target = self.true_before[-1]
-        of_level = np.bincount(values.ravel(), minlength=LEVELS + 2)  # one more: `level` of 1 is above all of them
+        of_level = np.bincount(values.ravel(), minlength=MAX_VALUE + 2)  # one more: `level` of 1 is above all of them
         self.at_least = of_level[::-1].cumsum()[::-1]
 
 

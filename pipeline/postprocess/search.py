@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.inference.prediction_store import LEVELS
+from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import VOID, Counts, Metric, Term
 from pipeline.postprocess.rules import Cut
 from pipeline.postprocess.threshold_counts import THRESHOLDS, count_levels, is_best, level
@@ -187,7 +187,7 @@ def _component_terms(image: _Image, term: Term, areas: np.ndarray) -> np.ndarray
 
 
 # (255, P) position of the threshold that counts for the presence: the higher of the two.
-_SUREST = np.maximum(np.arange(LEVELS)[:, None], [level(threshold) - 1 for threshold in PRESENCE_THRESHOLDS])
+_SUREST = np.maximum(np.arange(MAX_VALUE)[:, None], [level(threshold) - 1 for threshold in PRESENCE_THRESHOLDS])
 
 
 def _triplet_terms(image: _Image, term: Term, areas: np.ndarray) -> np.ndarray:

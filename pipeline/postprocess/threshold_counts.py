@@ -7,10 +7,10 @@ number 128 is exactly .5.
 
 import numpy as np
 
-from pipeline.inference.prediction_store import LEVELS
+from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import VOID, Counts
 
-THRESHOLDS = (np.arange(1, LEVELS + 1) - 0.5) / LEVELS
+THRESHOLDS = (np.arange(1, MAX_VALUE + 1) - 0.5) / MAX_VALUE
 HALF = int(THRESHOLDS.searchsorted(0.5))  # position of .5 among them
 
 
@@ -20,7 +20,7 @@ def level(threshold: float) -> int:
     >>> level(0.5)
     128
     """
-    return int(np.ceil(threshold * LEVELS + 0.5 - 1e-9))
+    return int(np.ceil(threshold * MAX_VALUE + 0.5 - 1e-9))
 
 
 def count_by_label(values: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -35,7 +35,7 @@ def count_by_label(values: np.ndarray, target: np.ndarray) -> np.ndarray:
         values, target = values[valid], target[valid]
     joint = values.ravel().astype(np.uint16)
     joint |= target.ravel().astype(np.uint16) << 8
-    return np.bincount(joint, minlength=2 * (LEVELS + 1)).reshape(2, -1)
+    return np.bincount(joint, minlength=2 * (MAX_VALUE + 1)).reshape(2, -1)
 
 
 def count_levels(values: np.ndarray, target: np.ndarray) -> Counts:
@@ -53,7 +53,7 @@ def count_levels(values: np.ndarray, target: np.ndarray) -> Counts:
     outside, inside = count_by_label(values, target)
     intersection = inside[:0:-1].cumsum()[::-1]  # pixels at level k or above, for k = 1 … 255
     predicted = intersection + outside[:0:-1].cumsum()[::-1]
-    return Counts(intersection, predicted, np.full(LEVELS, inside.sum()))
+    return Counts(intersection, predicted, np.full(MAX_VALUE, inside.sum()))
 
 
 def count_argmax(values: np.ndarray, target: np.ndarray) -> Counts:
@@ -79,7 +79,7 @@ def count_soft(values: np.ndarray, target: np.ndarray) -> Counts:
     values = np.where(target == VOID, 0, values[: len(target)])
     inside = (values * (target == 1)).sum(axis=axes, dtype=np.int64)
     predicted, true = values.sum(axis=axes, dtype=np.int64), (target == 1).sum(axis=axes)
-    return Counts(inside / LEVELS, predicted / LEVELS, true.astype(np.float64))
+    return Counts(inside / MAX_VALUE, predicted / MAX_VALUE, true.astype(np.float64))
 
 
 def best_threshold(scores: np.ndarray) -> int:

@@ -7,7 +7,7 @@ report says of calibration and of suspected labels comes from them.
 import numpy as np
 import pandas as pd
 
-from pipeline.inference.prediction_store import LEVELS
+from pipeline.inference.prediction_store import MAX_VALUE
 
 BINS = 15  # Guo et al., On calibration of modern neural networks, https://arxiv.org/abs/1706.04599
 SPECK = 1e-3  # share of an image's pixels below which a disagreement of one empty mask is no news
@@ -37,7 +37,7 @@ def suspicion(counts: np.ndarray) -> np.ndarray:
     total = counts.sum(axis=0)
     if not total.sum(axis=1).all():
         return np.zeros(len(counts))  # no pixel of a label: nothing says what sure of it would be
-    sure_outside, sure_inside = (total @ np.arange(LEVELS + 1)) / total.sum(axis=1)
+    sure_outside, sure_inside = (total @ np.arange(MAX_VALUE + 1)) / total.sum(axis=1)
     invented = counts[:, 0, int(np.ceil(sure_inside)) :].sum(axis=1)
     denied = counts[:, 1, : int(np.floor(sure_outside)) + 1].sum(axis=1)
     masked, pixels = counts[:, 1].sum(axis=1), counts.sum(axis=(1, 2))
@@ -51,11 +51,11 @@ def reliability(counts: np.ndarray, bins: int = BINS) -> pd.DataFrame:
         counts: (2, 256), the sum of `postprocess.count_by_label` over images.
         returns: a row for each bin with pixels in it: bin, probability (their mean), share (0 to 1, masked), pixels.
     """
-    levels = np.arange(LEVELS + 1)
-    bin_of = np.minimum(levels * bins // LEVELS, bins - 1)
+    levels = np.arange(MAX_VALUE + 1)
+    bin_of = np.minimum(levels * bins // MAX_VALUE, bins - 1)
     pixels = np.bincount(bin_of, counts.sum(axis=0))
     full = np.flatnonzero(pixels)
-    probability = np.bincount(bin_of, counts.sum(axis=0) * levels / LEVELS)[full] / pixels[full]
+    probability = np.bincount(bin_of, counts.sum(axis=0) * levels / MAX_VALUE)[full] / pixels[full]
     share = np.bincount(bin_of, counts[1])[full] / pixels[full]
     return pd.DataFrame(
         {"bin": full, "probability": probability, "share": share, "pixels": pixels[full].astype(np.int64)}

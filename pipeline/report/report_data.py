@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from pipeline.metrics import Found
+from pipeline.metrics import DetectionRates
 from pipeline.statistics.bootstrap import Difference, Interval
 
 # Columns of `View.images` that say how an image came out; any other may be a way to tell images apart.
@@ -139,7 +139,7 @@ class View:
     images: pd.DataFrame
     honest: Honest | None
     picture: Callable[[str], Picture]
-    found: Found | None = None
+    found: DetectionRates | None = None
     masks: pd.DataFrame = field(default_factory=pd.DataFrame)
     metric_of_epochs: str | None = None
     history: pd.DataFrame = field(default_factory=pd.DataFrame)

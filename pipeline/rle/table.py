@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from pipeline.numba_jit import compiled
+from pipeline.numba_jit import cached_njit
 from pipeline.rle.runs import LARGEST, Runs
 
 BATCH = 1 << 24  # characters; their copy and the room for their runs stay small beside the table
@@ -50,12 +50,12 @@ def _read_batch(
     ]
 
 
-@compiled
+@cached_njit
 def _is_blank(letter: int) -> bool:
     return letter in (BLANK, NEWLINE, RETURN, TAB)
 
 
-@compiled
+@cached_njit
 def _scan_text(letters: np.ndarray, size: int, base: int, relative: bool, starts: np.ndarray, ends: np.ndarray) -> int:
     """The count of runs in one text, -1 at the first thing that is not plainly right."""
     numbers, start, previous, i = 0, 0, 0, 0
@@ -80,7 +80,7 @@ def _scan_text(letters: np.ndarray, size: int, base: int, relative: bool, starts
         numbers += 1
 
 
-@compiled
+@cached_njit
 def _scan(
     letters: np.ndarray,
     offsets: np.ndarray,

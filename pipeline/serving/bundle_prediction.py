@@ -18,7 +18,7 @@ from pipeline.competition import Competition
 from pipeline.data.index import describe_unlisted, test_search
 from pipeline.ensemble import Objects, combine
 from pipeline.files import atomic_write, write_text
-from pipeline.prefetch import ahead
+from pipeline.prefetch import prefetch
 from pipeline.progress import track
 from pipeline.serving.budget_plan import Step
 from pipeline.serving.bundle import Bundle
@@ -129,7 +129,7 @@ def predict_test(
     run = OnePass(bundle, load or bundle.predictor, watch)
     items = track(read_all(places, run.readers, workers), "predict", total=len(places))
     # The models look at the next images while the masks of these are drawn, encoded and written.
-    in_turn = InTurn(_to_the_end(ahead(run(items))), partial(draw, bundle), _scattered(rows["image_id"]), run.note)
+    in_turn = InTurn(_to_the_end(prefetch(run(items))), partial(draw, bundle), _scattered(rows["image_id"]), run.note)
     summary = write_submission(csv, card, sample, in_turn, partial(_confidences, bundle, in_turn), placeholders=True)
     missing = {image_id: "not reached" for image_id, _ in places[run.reached :]}
     done = Predicted(

@@ -15,9 +15,9 @@ from pipeline.config import Config
 from pipeline.data.dataset import to_tensor
 from pipeline.data.loader import Loader
 from pipeline.data.reader import Reader
-from pipeline.inference.prediction_store import quantise
-from pipeline.inference.predictor import Predictor, brought_to, predict_windows
-from pipeline.prefetch import ahead
+from pipeline.inference.prediction_store import probs_to_uint8
+from pipeline.inference.predictor import Predictor, predict_windows, resize_probs
+from pipeline.prefetch import prefetch
 from pipeline.progress import clock
 from pipeline.serving.budget_plan import SPARE, Costs, Member, Plan, Step, fitting, step_words
 from pipeline.serving.bundle import Bundle
@@ -80,7 +80,7 @@ def read_all(places: Sequence[tuple[str, Path | None]], readers: Sequence[Reader
     dataset, done = ReadOnce(places, readers), 0
     loader = Loader(dataset, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
     try:
-        for item in loader if workers else ahead(loader):
+        for item in loader if workers else prefetch(loader):
             done += 1
             yield item
     except BROKEN as error:
@@ -214,7 +214,7 @@ class OnePass:
     def _whole(self, member: Member, number: int, batch: list[Item]) -> list[np.ndarray]:
         images = _stacked(batch, self.readers.index(self.reader_of[number]))
         probs = (self.models[member.name, fold](images, member.views) for fold in member.folds)
-        return [quantise(brought_to(each, self.size).numpy()) for each in probs]
+        return [probs_to_uint8(resize_probs(each, self.size).numpy()) for each in probs]
 
     def _in_tiles(self, member: Member, number: int, batch: list[Item]) -> list[np.ndarray]:
         (item,) = batch

@@ -20,7 +20,7 @@ from pipeline.kaggle.input_mounts import LAYOUT, is_rerun
 from pipeline.kaggle.metadata import read_metadata
 from pipeline.kaggle.wheels import write_wheels
 from pipeline.manifest import read_submission_manifest
-from pipeline.metrics import judge_of
+from pipeline.metrics import selection_metric
 from pipeline.serving.budget_plan import Member, Plan, Step, seconds_of
 from pipeline.serving.bundle import Bundle, Origin, Record, Worth, read_bundle, weights_name, write_bundle
 from pipeline.serving.bundle_prediction import Predicted, predict_test
@@ -150,7 +150,7 @@ def price(members: Sequence[Context], done: Ensembled) -> list[Step]:
         done.decision.shipped,
         oof_of_members(members, rows),
         lambda member, view, image_id: stores[member, view].read(image_id),
-        judge_of(members[0].card.metric),
+        selection_metric(members[0].card.metric),
         scores,
     )
 

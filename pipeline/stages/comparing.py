@@ -216,6 +216,6 @@ def scores_of(table: pd.DataFrame) -> Scores:
     """What a table of scores says: of a plain mean each image's score, else what each gained of what was possible."""
     classes = [column.removeprefix(GAINED) for column in table if column.startswith(GAINED)]
     if not classes:
-        return Scores.of(table["score"].astype(float).to_numpy())
+        return Scores.from_values(table["score"].astype(float).to_numpy())
     gained, possible = (table[[prefix + name for name in classes]].astype(float) for prefix in (GAINED, POSSIBLE))
     return Scores(gained.to_numpy(), possible.to_numpy())

@@ -29,18 +29,17 @@ from pipeline.files import atomic_write, write_text
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.manifest import collect_provenance
 from pipeline.metrics import (
-    Found,
+    DetectionRates,
     Scores,
     Volume,
     detection_rates,
     empties_differ,
     instance_metric,
-    judge_of,
-    mean_precision,
     overlaps,
     pairwise_iou,
     pixel_metric,
-    ranked_ious,
+    ranked_metric,
+    selection_metric,
     stack,
     volume_metric,
 )
@@ -75,7 +74,7 @@ class Ensembled(NamedTuple):
     official: float | None  # out of fold, by a metric that is of no single image: of volumes, or of ranked objects
     singles: list[Single]
     gain: Difference | None  # over the best member alone, both cross-fitted; None for one member
-    found: Found  # of the training masks, each drawn by what was chosen without its fold
+    found: DetectionRates  # of the training masks, each drawn by what was chosen without its fold
     train_empty: float  # share of the training masks that are empty
     summary: submission.Summary
 
@@ -137,7 +136,7 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
     write_scores(csv.with_suffix(".oof.csv"), rows, scores, first.card.classes)
     write_text(done.manifest, json.dumps(_manifest(members, done, first.unlisted(test_index)), indent=1) + "\n")
     panels = _test_panels(first, test_index.head(COLUMNS), masks_of)
-    _draw_sheet(done.sheet, members, rows.assign(score=scores.each()), together.shipped, panels)
+    _draw_sheet(done.sheet, members, rows.assign(score=scores.per_image()), together.shipped, panels)
     return done
 
 
@@ -209,7 +208,7 @@ def decide_members(members: Sequence[Context], rows: pd.DataFrame) -> tuple[Deci
 
 
 def _decide(oof: Oof, card: Competition, *, boundaries: bool) -> Decision:
-    judge = judge_of(card.metric)
+    judge = selection_metric(card.metric)
     if card.instances:
         return decide_objects(oof, instance_metric(judge), boundaries=boundaries)
     metric = pixel_metric(judge)
@@ -245,7 +244,7 @@ def _official(members: Sequence[Context], rows: pd.DataFrame, decision: Decision
     return None
 
 
-def _found(members: Sequence[Context], rows: pd.DataFrame, decision: Decision) -> Found:
+def _found(members: Sequence[Context], rows: pd.DataFrame, decision: Decision) -> DetectionRates:
     oof = oof_of_members(members, rows)
     fold_of = dict(zip(rows["image_id"], rows["fold"], strict=True))
     ids = track(oof.image_ids, "count what is found")
@@ -270,7 +269,7 @@ def _score_ranked(members: Sequence[Context], rows: pd.DataFrame, decision: Deci
         iou = pairwise_iou(shared[counted], areas[counted], true)
         return iou, drawer.confidences(blend_by, labels)[counted]
 
-    return mean_precision(map(objects, rows.itertuples()), ranked_ious(members[0].card.metric))
+    return ranked_metric(members[0].card.metric)(map(objects, rows.itertuples()))
 
 
 def _score_volumes(members: Sequence[Context], rows: pd.DataFrame, decision: Decision) -> float:
@@ -326,9 +325,9 @@ def _combined(
 
 def write_scores(path: Path, rows: pd.DataFrame, scores: Scores, classes: Sequence[str]) -> None:
     """The score of each image; where they are no plain mean, also what it gained of what was possible, by class."""
-    table = rows[["image_id", "fold", "group"]].assign(score=scores.each())
-    if scores.gained.shape[1] > 1 or (scores.possible != 1).any():
-        for name, gained, possible in zip(classes, scores.gained.T, scores.possible.T, strict=True):
+    table = rows[["image_id", "fold", "group"]].assign(score=scores.per_image())
+    if scores.numerator.shape[1] > 1 or (scores.denominator != 1).any():
+        for name, gained, possible in zip(classes, scores.numerator.T, scores.denominator.T, strict=True):
             table = table.assign(**{GAINED + name: gained, POSSIBLE + name: possible})
     with atomic_write(path) as partial:
         table.to_csv(partial, index=False, lineterminator="\n")
@@ -345,7 +344,7 @@ def _manifest(members: Sequence[Context], done: Ensembled, unlisted: Sequence[st
         **done.decision.shipped.record([each.cfg.name for each in members], members[0].card.classes),
         "metric": members[0].card.metric,
         "oof_score": done.honest.mean,
-        "oof_score_of": judge_of(members[0].card.metric),
+        "oof_score_of": selection_metric(members[0].card.metric),
         **({} if done.official is None else {"oof_official": done.official}),
         "oof_interval": done.ends,
         "oof_score_in_sample": done.decision.in_sample,

@@ -73,7 +73,7 @@ def source_of_labels(cfg: config.Config) -> config.Config:
 
 def _calibration(source: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Confidence, score and fold of every OOF image that the metric counts."""
-    scores = scores_at_half(source, source.index).each()
+    scores = scores_at_half(source, source.index).per_image()
     counted = source.index[np.isfinite(scores)]
     fold_of = source.folds.set_index("image_id")["fold"][counted["image_id"]]
     store = source.oof_store()

@@ -29,7 +29,7 @@ from pipeline.files import file_lock, remove_orphans
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.inference.tta import check_views
 from pipeline.losses import build_loss
-from pipeline.metrics import Counts, Scores, of_pixels, pixel_metric, stack
+from pipeline.metrics import Counts, Scores, epoch_metric, pixel_metric, stack
 from pipeline.models import check_model, for_prediction
 from pipeline.progress import track
 from pipeline.schema import read_toml
@@ -289,7 +289,7 @@ def _refuse_other_header(card: Competition, root: Path) -> None:
 
 def _refuse_fold_without_score(card: Competition, path: Path, index: pd.DataFrame, table: pd.DataFrame) -> None:
     """Refuse a fold of empty images, if those do not count: it scores 0 or nothing, whatever was learned."""
-    metric = of_pixels(card.metric)
+    metric = epoch_metric(card.metric)
     if pixel_metric(metric).counts_empties:
         return
     rows = index.merge(table, on="image_id")
@@ -376,7 +376,7 @@ def scores_at_half(context: Context, index: pd.DataFrame, of: Sequence[int] | No
     Args:
         of: as for `counts_at_half`.
     """
-    return pixel_metric(of_pixels(context.card.metric)).scores(counts_at_half(context, index, of))
+    return pixel_metric(epoch_metric(context.card.metric)).scores(counts_at_half(context, index, of))
 
 
 def counts_at_half(context: Context, index: pd.DataFrame, of: Sequence[int] | None = None) -> Counts:

@@ -14,7 +14,7 @@ from pipeline.data.index import coverage_columns
 from pipeline.data.reader import Reader
 from pipeline.ensemble import Choice, Chosen, Decision, Drawer, Exclusive
 from pipeline.manifest import collect_provenance
-from pipeline.metrics import Counts, Scores, count, detection_rates, of_pixels, stack
+from pipeline.metrics import Counts, Scores, count, detection_rates, epoch_metric, stack
 from pipeline.postprocess import Cut, Surface
 from pipeline.progress import track
 from pipeline.report import report_data
@@ -65,7 +65,7 @@ def _view(title: str, members: Sequence[Context], test_index: pd.DataFrame) -> r
         title=title,
         competition=first.card.title,
         metric=metric_of_scores(first.card),
-        metric_of_epochs=of_pixels(first.card.metric),
+        metric_of_epochs=epoch_metric(first.card.metric),
         made=collect_provenance(),
         images=_images(rows, looked, decision),
         masks=masks if len(first.card.classes) > 1 else pd.DataFrame(),
@@ -88,7 +88,7 @@ def _view(title: str, members: Sequence[Context], test_index: pd.DataFrame) -> r
 
 def metric_of_scores(card: Competition) -> str:
     """The name of the metric that is cross-fitted: the official one; where that is of volumes, that of their slices."""
-    return card.metric if card.instances else of_pixels(card.metric)
+    return card.metric if card.instances else epoch_metric(card.metric)
 
 
 def _honest(decision: Decision, groups: np.ndarray) -> report_data.Honest:
@@ -128,7 +128,7 @@ def _images(rows: pd.DataFrame, looked: Looked, decision: Decision) -> pd.DataFr
     """The table of images. Where each pixel has a class, all of it is masked."""
     apart = [column for column in _telling(rows) if column not in report_data.RESULTS]
     images = rows[["image_id", "fold", "coverage", *apart]].assign(
-        score=decision.scores.each(),
+        score=decision.scores.per_image(),
         predicted=looked.shares.sum(axis=1).clip(max=1),
         suspicion=suspicion(looked.counts),
         said=looked.said,
@@ -186,7 +186,7 @@ def _without_thresholds(table: pd.DataFrame, card: Competition) -> pd.DataFrame:
 def _classes(classes: Sequence[str], masks: pd.DataFrame, scores: Scores) -> pd.DataFrame:
     rows = []
     for number, name in enumerate(classes):
-        of_class = Scores(scores.gained[:, [number]], scores.possible[:, [number]])
+        of_class = Scores(scores.numerator[:, [number]], scores.denominator[:, [number]])
         shares = masks[masks["class"] == name]
         filled = (shares["coverage"] > 0).to_numpy()
         rows.append(
@@ -289,7 +289,7 @@ def _members(members: Sequence[Context], decision: Decision, alone: Sequence[Dec
             "score": [each.honest for each in alone],
         }
     )
-    errors = np.nan_to_num([1 - each.scores.each() for each in alone])  # an image that does not count has none
+    errors = np.nan_to_num([1 - each.scores.per_image() for each in alone])  # an image that does not count has none
     return report_data.Members(table, np.corrcoef(errors))
 
 

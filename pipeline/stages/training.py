@@ -21,7 +21,7 @@ from pipeline.data.index import describe_unlisted, read_test_index
 from pipeline.files import file_lock, write_text
 from pipeline.inference.prediction_store import is_complete, start_store
 from pipeline.inference.predictor import Predictor, predict_to_store
-from pipeline.metrics import Counts, detection_rates, of_pixels, pixel_metric
+from pipeline.metrics import Counts, detection_rates, epoch_metric, pixel_metric
 from pipeline.models import build_model, for_prediction
 from pipeline.schema import JsonRecord, read_json, read_json_lines
 from pipeline.stages.labelling import label_fold, refuse_other_folds, source_of_labels
@@ -225,7 +225,7 @@ def _fit(
         train_index,
         valid_index,
         context.labels,
-        of_pixels(context.card.metric),
+        epoch_metric(context.card.metric),
         context.reader,
         _pseudo_labels(context, fold),
         cfg.predict.tiles,
@@ -381,7 +381,7 @@ def fold_row(context: Context, fold: int) -> dict[str, Any]:
         "images": len(held_out),
         **{f"phase {n}": line["score"] for n, line in best.items()},
         **{f"threshold {n}": line["threshold"] for n, line in best.items() if not exclusive},
-        "oof": pixel_metric(of_pixels(context.card.metric)).scores(counts).mean(),
+        "oof": pixel_metric(epoch_metric(context.card.metric)).scores(counts).mean(),
         "dice": found.dice,
         "found": found.found,
         "left empty": found.left_empty,

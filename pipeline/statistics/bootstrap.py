@@ -73,7 +73,7 @@ def interval(
     Raises:
         ValueError: for scores that are not finite, groups of another length, or fewer than two things to draw.
     """
-    scores = Scores.of(scores)
+    scores = Scores.from_values(scores)
     low, high = _ends(_drawn_means([scores], groups, seed, draws)[0], level)
     return Interval(scores.mean(), low, high)
 
@@ -97,7 +97,7 @@ def paired(
     Raises:
         ValueError: if a and b differ in length; else as `interval`.
     """
-    a, b = Scores.of(a), Scores.of(b)
+    a, b = Scores.from_values(a), Scores.from_values(b)
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} scores are not of the same images: nothing to pair")
     means = np.subtract(*_drawn_means([a, b], groups, seed, draws))
@@ -120,7 +120,7 @@ def _drawn_means(candidates: list[Scores], groups: np.ndarray | None, seed: int,
     Blocks of draws keep the memory flat and take the same random numbers as one large block.
     """
     sums = [_per_group(each, groups) for each in candidates]
-    if min(each.counting() for each in sums) < 2:
+    if min(each.count_defined() for each in sums) < 2:
         return np.empty((len(sums), 0))
     size = len(sums[0])
     rng, means = np.random.default_rng(seed), np.empty((len(sums), draws))
@@ -128,7 +128,7 @@ def _drawn_means(candidates: list[Scores], groups: np.ndarray | None, seed: int,
     for start in range(0, draws, rows):
         drawn = rng.multinomial(size, chances, size=min(rows, draws - start))
         for mean, each in zip(means, sums, strict=True):
-            mean[start : start + rows] = ratio(drawn @ each.gained, drawn @ each.possible)
+            mean[start : start + rows] = ratio(drawn @ each.numerator, drawn @ each.denominator)
     return means[:, np.isfinite(means).all(axis=0)]
 
 
@@ -138,8 +138,8 @@ def _per_group(scores: Scores, groups: np.ndarray | None) -> Scores:
     Raises:
         ValueError: for scores that are not finite, groups of another length, or fewer than two things to draw.
     """
-    if not (np.isfinite(scores.gained).all() and np.isfinite(scores.possible).all()):
-        bad = f"{np.count_nonzero(~np.isfinite(scores.gained))} of {scores.gained.size} not finite"
+    if not (np.isfinite(scores.numerator).all() and np.isfinite(scores.denominator).all()):
+        bad = f"{np.count_nonzero(~np.isfinite(scores.numerator))} of {scores.numerator.size} not finite"
         raise ValueError(f"scores of {len(scores)} images, {bad}: expected finite scores of each image")
     if groups is not None and len(groups) != len(scores):
         raise ValueError(f"{len(groups)} groups for {len(scores)} scores: give one per image, in the same order")

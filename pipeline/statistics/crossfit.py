@@ -79,14 +79,14 @@ def cross_fit(
     in_sample = _checked(score(shipped, everything), everything, "all folds", image_ids).mean()
     fold_means = np.array([part.mean() for part in parts])
     order = np.argsort(np.concatenate(places))
-    return CrossFitted(Scores.end_to_end(parts).take(order), chosen, shipped, in_sample, folds, fold_means)
+    return CrossFitted(Scores.concat_images(parts).take(order), chosen, shipped, in_sample, folds, fold_means)
 
 
 def _checked(scores: Scores | np.ndarray, rows: np.ndarray, where: str, image_ids: Sequence[str] | None) -> Scores:
-    scores, positions = Scores.of(scores), np.flatnonzero(rows)
+    scores, positions = Scores.from_values(scores), np.flatnonzero(rows)
     if len(scores) != len(positions):
         raise ValueError(f"{where}: {len(scores)} scores for {len(positions)} images: expected one per image")
-    bad = positions[~np.isfinite(scores.gained).all(axis=1)]
+    bad = positions[~np.isfinite(scores.numerator).all(axis=1)]
     if len(bad):
         first = f"number {bad[0]}" if image_ids is None else f"'{image_ids[bad[0]]}'"
         raise ValueError(

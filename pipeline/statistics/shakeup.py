@@ -101,7 +101,7 @@ def boards(
     Raises:
         ValueError: as `simulate`, but one candidate will do.
     """
-    candidates = [Scores.of(each) for each in scores]
+    candidates = [Scores.from_values(each) for each in scores]
     _check(candidates, groups, public_share)
     sums = [each.per_group(groups) for each in candidates]
     units = max(2, round(test_images / (len(candidates[0]) / len(sums[0]))))
@@ -110,7 +110,7 @@ def boards(
             f"a test set of {test_images} images has no public and private part: set leaderboard.images on the card"
         )
     in_public = min(max(1, round(public_share * units)), units - 1)
-    if min(each.counting() for each in sums) < 2:
+    if min(each.count_defined() for each in sums) < 2:
         raise TooFewError(f"fewer than 2 of {len(sums[0])} groups count for the metric: they say nothing of a shake-up")
     rng = np.random.default_rng(seed)
     public, private = _board(sums, in_public, rng, draws), _board(sums, units - in_public, rng, draws)
@@ -127,7 +127,7 @@ def _check(candidates: Sequence[Scores], groups: np.ndarray | None, public_share
     if len({len(each) for each in candidates}) != 1:
         raise ValueError(f"candidates with {', '.join(str(len(each)) for each in candidates)} scores: not of one set")
     for number, each in enumerate(candidates):
-        bad = np.flatnonzero(~np.isfinite(each.gained).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(each.numerator).all(axis=1))
         if len(bad):
             raise ValueError(f"candidate {number} has no finite score of image {bad[0]}: leave the image out for all")
     if groups is not None and len(groups) != len(candidates[0]):
@@ -142,7 +142,7 @@ def _board(sums: Sequence[Scores], units: int, rng: np.random.Generator, draws: 
     board, rows = np.empty((draws, len(sums))), max(1, BLOCK // size)
     for start in range(0, draws, rows):
         drawn = rng.multinomial(units, np.full(size, 1 / size), size=min(rows, draws - start))
-        scored = [ratio(drawn @ each.gained, drawn @ each.possible) for each in sums]
+        scored = [ratio(drawn @ each.numerator, drawn @ each.denominator) for each in sums]
         board[start : start + rows] = np.stack(scored, axis=1)
     return board
 

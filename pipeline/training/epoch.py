@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from pipeline import config, hardware
 from pipeline.data.labels import Labels
-from pipeline.inference.prediction_store import LEVELS
+from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.inference.predictor import Predictor, predict_images
 from pipeline.losses.inputs import NotFiniteError
 from pipeline.metrics import Counts, pixel_metric, stack
@@ -153,4 +153,4 @@ def count_classes(values: np.ndarray, target: np.ndarray, exclusive: bool) -> Co
     """
     if not exclusive:
         return stack(count_levels(*pair) for pair in zip(values, target, strict=False))
-    return Counts(*(np.repeat(each[:, None], LEVELS, axis=1) for each in count_argmax(values, target)))
+    return Counts(*(np.repeat(each[:, None], MAX_VALUE, axis=1) for each in count_argmax(values, target)))

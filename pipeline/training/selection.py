@@ -13,7 +13,7 @@ held out has an object, no score is above the baseline, and soft Dice is 0: the 
 
 from typing import Any, NamedTuple
 
-from pipeline.metrics import Counts, Found, Metric, detection_rates, or_zero
+from pipeline.metrics import Counts, DetectionRates, Metric, detection_rates, nan_to_zero
 from pipeline.postprocess import HALF, THRESHOLDS, best_threshold
 
 ROUNDING = 1e-9  # below it two scores are one
@@ -28,7 +28,7 @@ class Validation(NamedTuple):
     score_at_threshold: float  # the metric there
     baseline: float  # the metric of predicting nothing; of exclusive classes, of the most frequent one everywhere
     soft_dice: float  # over all pixels, of probabilities; 0 to 1; the score at .5 where no image has an object
-    found: Found  # at threshold .5
+    found: DetectionRates  # at threshold .5
 
     @classmethod
     def from_counts(
@@ -45,13 +45,13 @@ class Validation(NamedTuple):
             counts: (N, C, 255), at every threshold.
             soft: (N, C) float, as from `postprocess.count_soft`.
         """
-        scores = or_zero(metric.total(counts))
+        scores = nan_to_zero(metric.total(counts))
         best = best_threshold(scores)
         return cls(
             float(scores[HALF]),
             float(THRESHOLDS[best]),
             float(scores[best]),
-            float(or_zero(metric.baseline(counts.target[..., HALF], exclusive=exclusive))),
+            float(nan_to_zero(metric.baseline(counts.target[..., HALF], exclusive=exclusive))),
             (detection_rates(soft).dice or 0.0) if counts.target.any() else float(scores[HALF]),
             detection_rates(Counts(*(each[:, :classes, HALF] for each in counts))),
         )
@@ -73,7 +73,7 @@ class Validation(NamedTuple):
         }
 
 
-NOT_VALIDATED = dict.fromkeys(Validation(0, 0, 0, 0, 0, Found(0, 0, 0)).line())  # the line of a full fit
+NOT_VALIDATED = dict.fromkeys(Validation(0, 0, 0, 0, 0, DetectionRates(0, 0, 0)).line())  # the line of a full fit
 
 
 def beats_baseline(line: dict[str, Any], score: str = "score_at_threshold") -> bool:

@@ -1,4 +1,4 @@
-"""Folds: which images are held out when. The file is the ruler that every score is read on."""
+"""Cross-validation folds: their assignment, their file, and the training and validation images of a fold."""
 
 import hashlib
 import json
@@ -14,115 +14,129 @@ from pipeline.data.tables import read_table
 from pipeline.files import atomic_write, write_text
 from pipeline.schema import JsonRecord, read_json
 
-IMPORTANT = 4  # times that images and coverage count, against 1 of a stratum
-LARGEST = 1.5  # of the images of an even fold: a larger group fills more than a fold
-STRATA = 10  # coverage bins of the non-empty images
-RESTARTS = 8  # of the search for folds that keep groups whole
-TRIALS = 3000  # swaps and moves tried after each start, fewer where there are many groups
+SIZE_WEIGHT = 4  # weight of the number of images and of the coverage; each coverage bin and column value has weight 1
+MAX_GROUP_SIZE = 1.5  # in mean fold sizes; a larger group is refused
+MAX_BINS = 10  # coverage bins of the non-empty images
+NUM_RESTARTS = 8  # of the search for balanced folds that keep groups together
+MAX_TRIALS = 3000  # groups that are moved or swapped after each start; fewer if there are many groups
 
 
 def assign_folds(index: pd.DataFrame, count: int, seed: int, balance: Sequence[str] = ()) -> pd.DataFrame:
-    """A table `image_id, fold` with folds 0 … count-1 of near equal size.
+    """Assign images to folds 0 … count - 1 of nearly equal size: a table with `image_id` and `fold`.
 
-    Images of one group stay together. Spread evenly are, all at once: empty images, each decile of coverage, and each
-    value of the columns of `balance`; where the index has columns `coverage_<class>`, each class too. Without groups
-    and further columns scikit-learn's StratifiedKFold does that; else a search with restarts (`_search`).
+    Images of one group stay in one fold. Balanced over the folds are empty images, deciles of coverage, each value of
+    the columns `balance`, and each class if the index has columns `coverage_<class>`. Without groups and further
+    columns this is scikit-learn's StratifiedKFold, otherwise a local search with restarts.
+
+    Args:
+        index: with `image_id`, `group`, `coverage` (0 to 1), and the columns `balance`.
+        count: number of folds.
+        seed: of the shuffle or the search.
+        balance: further columns whose values are balanced.
 
     Raises:
         ValueError: if there are fewer groups than folds, a group is larger than a fold, or a column does not exist.
     """
-    _refuse_impossible(index, count, balance)
-    index = index.sort_values("image_id", ignore_index=True)  # folds belong to images, not to the order of the rows
+    _check_feasible(index, count, balance)
+    index = index.sort_values("image_id", ignore_index=True)  # folds do not depend on the order of the rows
     groups = index["group"]
-    # Few images per stratum cannot be spread: let the strata hold `count` groups or more each.
-    bins = min(STRATA, max(1, groups.nunique() // count))
+    # Each bin should hold `count` groups or more, or it cannot be balanced.
+    bins = min(MAX_BINS, max(1, groups.nunique() // count))
     areas = [column for column in index if column == "coverage" or str(column).startswith("coverage_")]
     if groups.is_unique and not balance and areas == ["coverage"]:
-        strata = _merge_rare(_strata(index["coverage"].to_numpy(), bins), count)
-        rows = StratifiedKFold(count, shuffle=True, random_state=seed).split(index, strata)
+        bin_of_image = _merge_rare_bins(_coverage_bins(index["coverage"].to_numpy(), bins), count)
+        rows = StratifiedKFold(count, shuffle=True, random_state=seed).split(index, bin_of_image)
         fold = np.empty(len(index), dtype=np.int64)
         for number, (_, held_out) in enumerate(rows):
             fold[held_out] = number
     else:
         code, _ = pd.factorize(groups)
-        fold = _search(_shares(index, code, areas, bins, balance), count, seed)[code]
+        fold = _search_balanced(_group_shares(index, code, areas, bins, balance), count, seed)[code]
     return pd.DataFrame({"image_id": index["image_id"], "fold": fold}).sort_values("image_id", ignore_index=True)
 
 
-def _refuse_impossible(index: pd.DataFrame, count: int, balance: Sequence[str]) -> None:
+def _check_feasible(index: pd.DataFrame, count: int, balance: Sequence[str]) -> None:
+    """Raise ValueError if there are too few groups, a group is too large, or a column does not exist."""
     sizes = index["group"].value_counts()
     if len(sizes) < count:
         what = "image" if index["group"].is_unique else "group"
         if len(sizes) < 2:
-            raise ValueError(f"{len(sizes)} {what}: folds need 2 at least, one to train on and one to hold out")
+            raise ValueError(f"{len(sizes)} {what}: folds need at least 2, one to train on and one to hold out")
         raise ValueError(f"{len(sizes)} {what}s cannot fill {count} folds: lower folds.count to {len(sizes)} or less")
-    if sizes.iloc[0] > 1 and sizes.iloc[0] > LARGEST * len(index) / count:
+    if sizes.iloc[0] > 1 and sizes.iloc[0] > MAX_GROUP_SIZE * len(index) / count:
         members = index["image_id"][index["group"] == sizes.index[0]]
         raise ValueError(
             f"group '{sizes.index[0]}' holds {sizes.iloc[0]} of {len(index)} images ({', '.join(members.head(3))}, …), "
-            f"a fold of {count} about {len(index) // count}: lower folds.count, or name a finer columns.group"
+            f"a fold of {count} about {len(index) // count}: lower folds.count, or name a columns.group of smaller groups"
         )
     for column in balance:
         if column not in index:
-            raise ValueError(f"folds.balance: no column '{column}', the index has: {', '.join(index.columns)}")
+            raise ValueError(f"folds.balance: no column '{column}'. Known columns: {', '.join(index.columns)}")
 
 
-def _shares(
+def _group_shares(
     index: pd.DataFrame, code: np.ndarray, areas: Sequence[str], bins: int, balance: Sequence[str]
 ) -> np.ndarray:
-    """What each group brings to a fold, (groups, features), as shares of all: each column sums to 1.
+    """The share of each feature that each group holds, (groups, features) float64: each column sums to 1.
 
-    Features: images and coverage, which count most; then each stratum of each class, each value of each further column.
+    The features are the number of images and the coverage, SIZE_WEIGHT times, then each coverage bin of each class and
+    each value of each column of `balance`.
+
+    Args:
+        code: (N,) int, the number of each image's group.
+        areas: the columns of coverage.
+        bins: coverage bins of each class.
     """
     ones = [np.ones(len(index)), *(index[area].to_numpy() for area in areas)]
-    labels = [_strata(index[area].to_numpy(), bins) for area in areas] + [index[column] for column in balance]
+    labels = [_coverage_bins(index[area].to_numpy(), bins) for area in areas] + [index[column] for column in balance]
     hot = [pd.get_dummies(pd.Series(label)).to_numpy(float) for label in labels]
-    table = np.column_stack([*(IMPORTANT * [*ones]), *hot])
+    table = np.column_stack([*(SIZE_WEIGHT * [*ones]), *hot])
     sums = np.zeros((code.max() + 1, table.shape[1]))
     np.add.at(sums, code, table)
     return sums[:, sums.sum(axis=0) > 0] / sums.sum(axis=0)[sums.sum(axis=0) > 0]
 
 
-def _search(shares: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """The fold of each group: the most even of several starts, each improved by moving and swapping groups.
+def _search_balanced(shares: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """The fold of each group, (groups,) int64: the best of several greedy starts with local search.
 
-    Even means: the squared differences between each fold's share of each feature and 1/count, summed.
+    The imbalance that is minimized is the sum over folds and features of (count * share - 1)².
     """
     rng = np.random.default_rng(seed)
-    starts = [_improve(shares, _deal(shares, count, rng), count, rng) for _ in range(RESTARTS)]
-    return min(starts, key=lambda fold: _unevenness(_fold_shares(shares, fold, count)).sum())
+    starts = [_improve_locally(shares, _assign_greedily(shares, count, rng), count, rng) for _ in range(NUM_RESTARTS)]
+    return min(starts, key=lambda fold: _imbalance(_fold_shares(shares, fold, count)).sum())
 
 
 def _fold_shares(shares: np.ndarray, fold: np.ndarray, count: int) -> np.ndarray:
+    """The share of each feature that each fold holds, (count, features)."""
     sums = np.zeros((count, shares.shape[1]))
     np.add.at(sums, fold, shares)
     return sums
 
 
-def _unevenness(sums: np.ndarray) -> np.ndarray:
-    """Of each fold, summed over features."""
+def _imbalance(sums: np.ndarray) -> np.ndarray:
+    """The imbalance of each fold, (count,): the sum over features of (count * share - 1)²."""
     return ((sums * len(sums) - 1) ** 2).sum(axis=1)
 
 
-def _deal(shares: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """The groups, large ones first, each to the fold that stays the most even with it."""
+def _assign_greedily(shares: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Assign groups, about from the largest to the smallest, each to the fold whose imbalance grows least."""
     order = np.argsort(-(shares.sum(axis=1) * rng.uniform(0.8, 1.2, len(shares))))
     sums, fold = np.zeros((count, shares.shape[1])), np.empty(len(shares), dtype=np.int64)
     for group in order:
-        gain = _unevenness(sums + shares[group]) - _unevenness(sums)
+        gain = _imbalance(sums + shares[group]) - _imbalance(sums)
         fold[group] = gain.argmin()
         sums[fold[group]] += shares[group]
     return fold
 
 
-def _improve(shares: np.ndarray, fold: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Try for one random group after another the best swap with any group, and the best move to any fold."""
+def _improve_locally(shares: np.ndarray, fold: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """For random groups, do the best swap with another group or move to another fold if it lowers the imbalance."""
     fold, sums = fold.copy(), _fold_shares(shares, fold, count)
-    trials = int(np.clip(1e8 / shares.size, 100, TRIALS))
+    trials = int(np.clip(1e8 / shares.size, 100, MAX_TRIALS))
     for group in rng.integers(len(shares), size=trials):
         here, own = fold[group], shares[group]
-        before = _unevenness(sums)
-        # With a row of zeros at the end, a move to a fold is a swap with nothing.
+        before = _imbalance(sums)
+        # A move to a fold is a swap with an empty group, numbered -1 - fold.
         others = np.concatenate([np.flatnonzero(fold != here), -1 - np.arange(count)])
         there = np.where(others >= 0, fold[others], -1 - others)
         theirs = np.where(others[:, None] >= 0, shares[others], 0)
@@ -139,43 +153,45 @@ def _improve(shares: np.ndarray, fold: np.ndarray, count: int, rng: np.random.Ge
     return fold
 
 
-def _strata(coverage: np.ndarray, bins: int) -> np.ndarray:
-    """0 for an empty image, else 1 + the quantile bin of its coverage among the non-empty ones."""
+def _coverage_bins(coverage: np.ndarray, bins: int) -> np.ndarray:
+    """The bin of each image, (N,) int64: 0 if it is empty, else 1 + the quantile bin of its coverage among the rest."""
     filled = coverage > 0
     edges = np.quantile(coverage[filled], np.linspace(0, 1, bins + 1)[1:-1]) if filled.any() else []
     return np.where(filled, 1 + np.searchsorted(edges, coverage, side="right"), 0)
 
 
-def _merge_rare(strata: np.ndarray, count: int) -> np.ndarray:
-    """Strata of fewer than `count` images joined to their neighbour; the splitters want that many."""
-    merged = strata.copy()
-    for value in np.unique(strata)[:-1]:
+def _merge_rare_bins(bins: np.ndarray, count: int) -> np.ndarray:
+    """Merge bins of fewer than `count` images with the next one: StratifiedKFold needs `count` images in each."""
+    merged = bins.copy()
+    for value in np.unique(bins)[:-1]:
         if (merged == value).sum() < count:
-            merged[merged == value] = np.unique(strata[strata > value]).min()
+            merged[merged == value] = np.unique(bins[bins > value]).min()
     last = np.unique(merged)[-2:]
-    if (merged == last[-1]).sum() < count:  # nothing lies above it: the neighbour below takes it
+    if (merged == last[-1]).sum() < count:  # the last bin is merged with the one before it
         merged[merged == last[-1]] = last[0]
     return merged
 
 
 def write_folds(path: Path, folds: pd.DataFrame, index: pd.DataFrame, options: Mapping[str, Any]) -> None:
-    """Write `image_id,fold`, and beside it in JSON how they were made; an existing file is never changed.
+    """Write the table of folds, and a JSON file next to it that records how it was made. No file is overwritten.
 
     Args:
-        index: that the folds were made from.
-        options: that they were made with.
+        index: the index that the folds were assigned from.
+        options: the options that they were assigned with.
 
     Raises:
         FileExistsError: if the file exists.
     """
     if path.exists():
-        raise FileExistsError(f"{path} exists, and scores are read on it: for other folds, set another folds.name")
+        raise FileExistsError(
+            f"{path} already exists, and scores depend on it: set another folds.name to make other folds"
+        )
     made = {
         **options,
         "images": len(index),
         "groups": index["group"].nunique(),
         "index": index_digest(index),
-        "worst_deviation": round(worst_deviation(describe(index, folds, options.get("balance", ()))), 4),
+        "worst_deviation": round(worst_deviation(describe_folds(index, folds, options.get("balance", ()))), 4),
     }
     write_text(path.with_suffix(".json"), json.dumps(made, indent=1) + "\n")
     with atomic_write(path) as partial:
@@ -183,21 +199,21 @@ def write_folds(path: Path, folds: pd.DataFrame, index: pd.DataFrame, options: M
 
 
 def index_digest(index: pd.DataFrame) -> str:
-    """A short hash of ids and coverage: what folds are made from, and what another version of the data changes."""
+    """A short hash of ids and coverage, which changes with another version of the data."""
     table = index[["image_id", "coverage"]].sort_values("image_id")
     return hashlib.sha256(table.to_csv(index=False, float_format="%.6f").encode()).hexdigest()[:16]
 
 
 def read_folds(path: Path, index: pd.DataFrame, *, subset: bool = False) -> pd.DataFrame:
-    """The folds of exactly the images in `index`.
+    """Read the folds of exactly the images in `index`: a table with `image_id` and `fold`.
 
     Args:
-        subset: the file may list images that are not in the index: those that were left out as bad.
+        subset: whether the file may list images that are not in the index, because they were skipped as bad.
 
     Raises:
         FileNotFoundError: if there is no file.
-        ValueError: if ids differ from the index (naming the first), repeat, or a fold is no number; if
-            images of one group lie in two folds; if the folds were made from other masks.
+        ValueError: if ids differ from the index or repeat, a fold is not a number, images of one group are in two
+            folds, or the folds were made from other masks.
     """
     table = read_table(path, ["image_id", "fold"])
     if subset:
@@ -205,52 +221,55 @@ def read_folds(path: Path, index: pd.DataFrame, *, subset: bool = False) -> pd.D
     known, listed = set(index["image_id"]), set(table["image_id"])
     if known != listed or len(table) != len(listed):
         first = min(known ^ listed, default=None) or table["image_id"][table["image_id"].duplicated()].iloc[0]
-        where = "only in the data" if first in known - listed else "only there" if first in listed - known else "twice"
+        where = "only in the data" if first in known - listed else "only in the file"
+        where = where if first in known ^ listed else "repeated"
         raise ValueError(
             f"{path}: {len(table)} rows, but the data has {len(index)} training images. First difference: "
-            f"'{first}' ({where}). Use the data that the folds were made from, or another folds.name"
+            f"'{first}' ({where}). Use the data that the folds were made from, or set another folds.name"
         )
     if not table["fold"].str.fullmatch(r"\d+").all():
         wrong = table["fold"][~table["fold"].str.fullmatch(r"\d+")]
         raise ValueError(f"{path}: line {wrong.index[0] + 2}: fold '{wrong.iloc[0]}' is not a number from 0")
     folds = table[["image_id", "fold"]].assign(fold=table["fold"].astype(np.int64))
-    _refuse_leak(path, folds, index)
+    _check_groups_together(path, folds, index)
     if not subset:
-        _refuse_other_index(path.with_suffix(".json"), index)
+        _check_same_masks(path.with_suffix(".json"), index)
     return folds.sort_values("image_id", ignore_index=True)
 
 
-class Made(JsonRecord):
-    """What must be in the JSON beside the folds."""
+class FoldsRecord(JsonRecord):
+    """The required fields of the JSON file next to the folds."""
 
     index: str
 
 
-def _refuse_other_index(made: Path, index: pd.DataFrame) -> None:
-    if not made.exists():
+def _check_same_masks(record: Path, index: pd.DataFrame) -> None:
+    """Raise ValueError if the folds were made from other ids or coverage than those of the index."""
+    if not record.exists():
         return
-    remedy = "restore it, as with git checkout, or remove it: the folds themselves stay, and are not compared with it"
-    if (expected := read_json(made, remedy, Made)["index"]) != index_digest(index):
+    remedy = "restore it, for example with git checkout, or remove it to skip the comparison of masks"
+    if (expected := read_json(record, remedy, FoldsRecord)["index"]) != index_digest(index):
         raise ValueError(
-            f"{made}: the folds were made from other masks of the same images (index {expected}, now "
-            f"{index_digest(index)}): use the data that they were made from, or another folds.name"
+            f"{record}: the folds were made from other masks of the same images (index {expected}, now "
+            f"{index_digest(index)}): use the data that they were made from, or set another folds.name"
         )
 
 
-def _refuse_leak(path: Path, folds: pd.DataFrame, index: pd.DataFrame) -> None:
+def _check_groups_together(path: Path, folds: pd.DataFrame, index: pd.DataFrame) -> None:
+    """Raise ValueError if images of one group are in several folds."""
     spread = folds.merge(index[["image_id", "group"]], on="image_id").groupby("group")["fold"].nunique()
     if (spread > 1).any():
         raise ValueError(
-            f"{path}: group '{spread.idxmax()}' lies in {spread.max()} folds: its images would leak. Set folds.name = "
-            f'"{path.stem}2" in the config: new folds keep the group together, runs on these stay'
+            f"{path}: group '{spread.idxmax()}' is in {spread.max()} folds, so its images would leak. Set folds.name = "
+            f'"{path.stem}2" in the config: new folds keep the group together, and runs on the old folds stay'
         )
 
 
 def hold_out(index: pd.DataFrame, folds: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`train_index` and `valid_index`: the images outside fold `fold`, and those inside it.
+    """Split the index into `train_index`, the images outside a fold, and `valid_index`, those inside it.
 
     Raises:
-        ValueError: for a fold that does not exist, is empty, or leaves nothing to train on.
+        ValueError: if the fold does not exist, is empty, or leaves nothing to train on.
     """
     numbers = sorted(folds["fold"].unique())
     inside = index["image_id"].isin(folds["image_id"][folds["fold"] == fold])
@@ -258,17 +277,17 @@ def hold_out(index: pd.DataFrame, folds: pd.DataFrame, fold: int) -> tuple[pd.Da
         gap = "is empty" if 0 <= fold <= max(numbers) else "does not exist"
         raise ValueError(f"fold {fold} {gap}. Folds with images: {', '.join(map(str, numbers))}")
     if inside.all():
-        raise ValueError(f"fold {fold} holds every image: nothing is left to train on")
+        raise ValueError(f"fold {fold} holds all images: none is left to train on")
     return index[~inside].reset_index(drop=True), index[inside].reset_index(drop=True)
 
 
-QUANTILES = (0.25, 0.5, 0.75)
+QUANTILES = (0.25, 0.5, 0.75)  # of coverage, in the table of folds
 
 
-def describe(index: pd.DataFrame, folds: pd.DataFrame, balance: Sequence[str] = ()) -> pd.DataFrame:
+def describe_folds(index: pd.DataFrame, folds: pd.DataFrame, balance: Sequence[str] = ()) -> pd.DataFrame:
     """One row per fold: images, groups, share of empty images, coverage (mean and quantiles), shares of `balance`.
 
-    Of several classes also each one's mean coverage, `coverage_<class>`, and share of the images, `with_<class>`.
+    With several classes, also each class's mean coverage, `coverage_<class>`, and share of images, `with_<class>`.
     """
     table = index.merge(folds, on="image_id").assign(empty=lambda rows: rows["coverage"] == 0)
     by_fold = table.groupby("fold")
@@ -293,7 +312,10 @@ def describe(index: pd.DataFrame, folds: pd.DataFrame, balance: Sequence[str] = 
 
 
 def worst_deviation(described: pd.DataFrame) -> float:
-    """The largest relative distance of a fold from the mean of all, in number of images, shares and mean coverage."""
-    even = described.drop(columns=["groups", *(f"q{100 * q:.0f}" for q in QUANTILES)])
-    means = even.mean()
-    return float((even[means.index[means > 0]] / means[means > 0] - 1).abs().to_numpy().max())
+    """The largest relative deviation of a fold from the mean of all folds, over the columns of `describe_folds`.
+
+    The number of groups and the quantiles are left out.
+    """
+    balanced = described.drop(columns=["groups", *(f"q{100 * q:.0f}" for q in QUANTILES)])
+    means = balanced.mean()
+    return float((balanced[means.index[means > 0]] / means[means > 0] - 1).abs().to_numpy().max())

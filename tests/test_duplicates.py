@@ -178,7 +178,7 @@ def test_what_is_found_depends_neither_on_threads_nor_on_the_order_of_the_rows(t
     plant_mosaics(planted)
     images = planted.table()
     expected = find_duplicates(images)
-    monkeypatch.setattr(duplicates, "THREADS", 1)
+    monkeypatch.setattr(duplicates, "NUM_THREADS", 1)
     assert find_duplicates(images).equals(expected)
     backwards = find_duplicates(images.iloc[::-1].reset_index(drop=True))
     assert unordered(backwards) == unordered(expected)
@@ -200,7 +200,7 @@ def test_shift_of_a_crop_and_view_of_a_copy_are_told(tmp_path):
 
 
 def test_patches_meet_as_in_a_slow_loop(monkeypatch):
-    monkeypatch.setattr(candidates, "CROWD", 5)
+    monkeypatch.setattr(candidates, "MAX_BUCKET", 5)
     rng = np.random.default_rng(0)
     keys = rng.integers(0, 12, (90, 2)).astype(np.int32)  # seven or so of a key: most are crowds
     owner = np.sort(rng.integers(0, 20, 90))
@@ -212,7 +212,7 @@ def test_patches_meet_as_in_a_slow_loop(monkeypatch):
         for j in range(90)
         if owner[i] < owner[j] and refined[i] == refined[j] and refined.count(refined[i]) <= 5
     }
-    met = candidates._meetings(candidates._uncrowded(keys, 0), keys, owner)
+    met = candidates._matching_patches(candidates._bucket_codes(keys, 0), keys, owner)
     assert len(met) == len(expected)
     assert {divmod(pair, 90) for pair in met.tolist()} == expected
 

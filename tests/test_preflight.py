@@ -136,7 +136,7 @@ def test_two_or_three_images_train_predict_and_submit(tiny, images):
 
 def test_one_image_alone_is_refused_in_its_own_words(tiny):
     rewrite(1)
-    with pytest.raises(ValueError, match=r"configs/tiny\.toml: 1 image: folds need 2 at least"):
+    with pytest.raises(ValueError, match=r"configs/tiny\.toml: 1 image: folds need at least 2"):
         context()
 
 

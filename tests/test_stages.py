@@ -17,7 +17,7 @@ from pipeline import competition, config, folds, stages
 from pipeline.cli import main
 from pipeline.data.labels import Labels
 from pipeline.duplicates import write_duplicates
-from pipeline.duplicates.table import COLUMNS
+from pipeline.duplicates.table import PAIR_COLUMNS
 from pipeline.ensemble import Choice, PerClass
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.models import build_model
@@ -241,7 +241,7 @@ def join_two_of_one_fold():
     """List two training images, which the folds hold together, as near-duplicates."""
     first, second = pd.read_csv("folds/tiny.csv", dtype=str).query("fold == '0'")["image_id"].head(2)
     pair = [first, "train", second, "train", "copy", "identity", 0, 0, 0.99]
-    write_duplicates(Path("folds/tiny.duplicates.csv"), pd.DataFrame([pair], columns=COLUMNS))
+    write_duplicates(Path("folds/tiny.duplicates.csv"), pd.DataFrame([pair], columns=PAIR_COLUMNS))
 
 
 def test_inflation_compares_the_same_images_on_two_splits(submitted, capsys):

@@ -1,4 +1,4 @@
-"""The file of related images, and what it means for groups."""
+"""The table of near-duplicate pairs, and the groups that these pairs merge."""
 
 from pathlib import Path
 
@@ -7,60 +7,58 @@ import pandas as pd
 from pipeline.data.tables import read_table
 from pipeline.files import atomic_write
 
-COLUMNS = ["first", "first_part", "second", "second_part", "kind", "view", "down", "right", "score"]
+PAIR_COLUMNS = ["first", "first_part", "second", "second_part", "kind", "view", "down", "right", "score"]
 
 
 def write_duplicates(path: Path, pairs: pd.DataFrame) -> None:
-    """Write a table with COLUMNS, whole or not at all."""
+    """Write a table with PAIR_COLUMNS atomically."""
     with atomic_write(path) as partial:
-        pairs[COLUMNS].to_csv(partial, index=False, lineterminator="\n", float_format="%.3f")
+        pairs[PAIR_COLUMNS].to_csv(partial, index=False, lineterminator="\n", float_format="%.3f")
 
 
 def read_duplicates(path: Path) -> pd.DataFrame:
-    """The table that `write_duplicates` wrote; ids stay text.
+    """Read a table that `write_duplicates` wrote; ids stay text.
 
     Raises:
-        ValueError: if a column is missing, or a number is none.
+        ValueError: if a column is missing, or a number cannot be read.
     """
-    table = read_table(path, COLUMNS)
+    table = read_table(path, PAIR_COLUMNS)
     try:
         return table.astype({"down": int, "right": int, "score": float})
     except ValueError as error:
-        raise ValueError(f"{path}: {error}: remove the file, and `make audit` writes it again") from None
+        raise ValueError(f"{path}: {error}: remove the file and run `make audit` to write it again") from None
 
 
 def merge_groups(index: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
-    """The group of each row of the index after joining those that hold a pair.
+    """The group of each row of the index, after merging all groups that a pair connects.
 
-    Test images join as well: two training images beside one test image are of one scene. A joined group goes by the
-    first of its groups' names.
+    Test images connect groups too: two training images that are near-duplicates of one test image show one scene. A
+    merged group has the smallest of its groups' names.
 
     Args:
         index: with `image_id` and `group`.
-        pairs: with COLUMNS; training images that the index has not (left out as bad) are links like any other.
+        pairs: with PAIR_COLUMNS. Training images that are not in the index (skipped as bad) connect groups too.
     """
     group = dict(zip(index["image_id"], index["group"], strict=True))
-    joined = _Joined()
+    sets = _DisjointSets()
     for row in pairs.itertuples():
         ends = ((row.first_part, row.first), (row.second_part, row.second))
-        joined.join(
-            *((0, group[name]) if part == "train" and name in group else (1, part, name) for part, name in ends)
-        )
-    return index["group"].map(lambda name: joined.leader((0, name))[1])
+        sets.union(*((0, group[name]) if part == "train" and name in group else (1, part, name) for part, name in ends))
+    return index["group"].map(lambda name: sets.find((0, name))[1])
 
 
-class _Joined:
-    """Disjoint sets; the leader of a set is its least member, so known groups (0, name) lead strangers (1, …)."""
+class _DisjointSets:
+    """Union-find; a set is represented by its least member, so groups (0, name) come before single images (1, …)."""
 
     def __init__(self) -> None:
-        self._above: dict[tuple, tuple] = {}
+        self._parent: dict[tuple, tuple] = {}
 
-    def leader(self, member: tuple) -> tuple:
-        while (above := self._above.get(member, member)) != member:
-            member = above
+    def find(self, member: tuple) -> tuple:
+        while (parent := self._parent.get(member, member)) != member:
+            member = parent
         return member
 
-    def join(self, first: tuple, second: tuple) -> None:
-        low, high = sorted((self.leader(first), self.leader(second)))
+    def union(self, first: tuple, second: tuple) -> None:
+        low, high = sorted((self.find(first), self.find(second)))
         if low != high:
-            self._above[high] = low
+            self._parent[high] = low

@@ -354,7 +354,7 @@ def describe_folds(cfg: Config) -> tuple[pd.DataFrame, float]:
     Writes: folds/<name>.csv
     """
     context = make_context(cfg)
-    described = folds.describe(context.index, context.folds, cfg.folds.balance)
+    described = folds.describe_folds(context.index, context.folds, cfg.folds.balance)
     return described, folds.worst_deviation(described)
 
 

@@ -67,7 +67,7 @@ def _check_feasible(index: pd.DataFrame, count: int, balance: Sequence[str]) -> 
         members = index["image_id"][index["group"] == sizes.index[0]]
         raise ValueError(
             f"group '{sizes.index[0]}' holds {sizes.iloc[0]} of {len(index)} images ({', '.join(members.head(3))}, …), "
-            f"a fold of {count} about {len(index) // count}: lower folds.count, or name a columns.group of smaller groups"
+            f"a fold of {count} about {len(index) // count}: lower folds.count, or name a finer columns.group"
         )
     for column in balance:
         if column not in index:

@@ -152,7 +152,7 @@ def test_group_larger_than_a_fold_is_named_with_its_images():
 
 
 def test_unknown_column_to_balance_is_refused(index):
-    with pytest.raises(ValueError, match=r"folds\.balance: no column 'sex', Known columns: image_id, coverage, group"):
+    with pytest.raises(ValueError, match=r"folds\.balance: no column 'sex'\. Known columns: image_id, coverage, group"):
         assign_folds(index, 5, seed=0, balance=["sex"])
 
 

@@ -48,7 +48,15 @@ from pipeline.ensemble.choice import Choice  # noqa: E402
 from pipeline.inference.predictor import Predictor  # noqa: E402
 from pipeline.models import build_model  # noqa: E402
 from pipeline.postprocess import Cut  # noqa: E402
-from pipeline.serving.bundle import Bundle, Origin, Record, Worth, read_bundle, weights_name, write_bundle  # noqa: E402
+from pipeline.serving.bundle import (  # noqa: E402
+    Bundle,
+    BundleRecord,
+    Evaluation,
+    Provenance,
+    read_bundle,
+    weights_name,
+    write_bundle,
+)
 from pipeline.serving.bundle_prediction import predict_test  # noqa: E402
 from pipeline.symmetries import SYMMETRIES  # noqa: E402
 from pipeline.training.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
@@ -98,13 +106,13 @@ def bundle_of(cfg: Config, weights: dict[int, Path], folder: Path) -> Bundle:
     """The five models as one bundle that draws at threshold .5."""
     drawer = PerClass((Choice("mean", (1.0,), "total", Cut(THRESHOLD, 0)),))
     card = competition.load(NAME)
-    record = Record(
+    record = BundleRecord(
         name=NAME,
         configs={NAME: cfg.model_dump(mode="json", exclude={"name"}, by_alias=True, exclude_none=True)},
         weights={NAME: {str(fold): weights_name(NAME, fold) for fold in FOLDS}},
         chosen=drawer.record([NAME], card.classes),
-        worth=Worth(metric=card.metric, score=0.0, interval=(0.0, 0.0)),
-        origin=Origin(made="benchmark", versions=manifest.collect_provenance()["versions"]),
+        evaluation=Evaluation(metric=card.metric, score=0.0, interval=(0.0, 0.0)),
+        provenance=Provenance(made="benchmark", versions=manifest.collect_provenance()["versions"]),
     )
     write_bundle(folder, record, competition.path_of(NAME), {(NAME, fold): path for fold, path in weights.items()})
     return read_bundle(folder)
@@ -126,7 +134,7 @@ def predictor_of(bundle: Bundle, backend: str, fold: int) -> Predictor:
 # ---------------------------------------------------------------------------------------------- the plain script
 
 
-class TestImages(Dataset):
+class LoadedImages(Dataset):
     """Open, stretch, normalise, pad: as one writes it."""
 
     def __init__(self, paths: Sequence[Path], mean: np.ndarray, std: np.ndarray):
@@ -159,7 +167,7 @@ def plain(cfg: Config, weights: dict[int, Path], data: Path, csv: Path) -> Calla
     def run() -> None:
         rows = []
         with torch.no_grad():
-            for (name,), images, (height, width) in DataLoader(TestImages([files[each] for each in ids], mean, std)):
+            for (name,), images, (height, width) in DataLoader(LoadedImages([files[each] for each in ids], mean, std)):
                 probs = torch.stack([model(images.to(device)) for model in views]).mean(0)[0, 0].cpu().numpy()
                 top, left = (probs.shape[0] - height) // 2, (probs.shape[1] - width) // 2
                 mask = probs[top : top + height, left : left + width] > THRESHOLD

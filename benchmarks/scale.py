@@ -1,4 +1,4 @@
-"""Time and peak memory of `predict-many` by the number of images: both should grow as the work does, and no faster.
+"""Time and peak memory of `batch-predict` by the number of images: both should grow as the work does, and no faster.
 
     python benchmarks/scale.py [--counts 1000,10000,100000] [--repeats 1] [--workers 0] [--ray]
 
@@ -77,9 +77,9 @@ def write_many(folder: Path, count: int) -> None:
 
 
 def predict(folder: Path, images: str, count: int, options: list[str]) -> Cost:
-    """A run of `predict-many` in a process of its own."""
+    """A run of `batch-predict` in a process of its own."""
     output = tempfile.mkdtemp(prefix="rows-", dir=folder)
-    command = [sys.executable, "-m", "pipeline", "predict-many", "bundle", "--input", f"{images}/*.png"]
+    command = [sys.executable, "-m", "pipeline", "batch-predict", "bundle", "--input", f"{images}/*.png"]
     log = folder / "log.txt"
     began, cpu = time.perf_counter(), _cpu()
     with log.open("w") as file:

@@ -23,8 +23,8 @@ import ray
 from pipeline import config, stages
 from pipeline.cli import main
 from pipeline.serving.batch import executors, inputs, partitions
-from pipeline.serving.batch.inputs import Input, digest, list_inputs
-from pipeline.serving.batch.partitions import Output, Row
+from pipeline.serving.batch.inputs import Input, inputs_digest, list_inputs
+from pipeline.serving.batch.partitions import MaskRow, Output
 from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
 
@@ -65,7 +65,7 @@ def assert_all_once(expected, count):
 
 def test_partitions_hold_the_masks_of_the_submission(bundle):
     weights, expected = bundle
-    done = stages.predict_many(weights, PATTERN, "out", rows=2)
+    done = stages.batch_predict(weights, PATTERN, "out", rows=2)
     rows = written()
     assert dict(zip(rows["image_id"], rows["rle"], strict=True)) == expected
     assert len(set(expected.values())) > 2, "masks differ, or equality says nothing"
@@ -85,15 +85,15 @@ def test_a_run_that_was_cut_off_goes_on_with_what_is_missing(bundle, monkeypatch
 
     monkeypatch.setattr(partitions.Output, "write", killed)
     with pytest.raises(KeyboardInterrupt):
-        stages.predict_many(weights, source, "out", rows=2)
+        stages.batch_predict(weights, source, "out", rows=2)
     monkeypatch.setattr(partitions.Output, "write", real)
     Path("out/part-000001.parquet").unlink()
     before = {path: path.stat().st_mtime_ns for path in Path("out").glob("*.parquet")}
-    done = stages.predict_many(weights, source, "out", rows=2)
+    done = stages.batch_predict(weights, source, "out", rows=2)
     assert (done.done_before, done.predicted) == (2, 7)
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     assert_all_once(expected, 11)
-    assert stages.predict_many(weights, source, "out", rows=2).predicted == 0
+    assert stages.batch_predict(weights, source, "out", rows=2).predicted == 0
 
 
 def test_memory_stays_flat_through_2000_images(bundle, monkeypatch):
@@ -106,7 +106,7 @@ def test_memory_stays_flat_through_2000_images(bundle, monkeypatch):
     monkeypatch.setattr(Output, "write", write)
     tracemalloc.start()
     try:
-        stages.predict_many(Path("bundle"), images, "out", rows=100)
+        stages.batch_predict(Path("bundle"), images, "out", rows=100)
     finally:
         tracemalloc.stop()
     traced, resident = np.subtract(used[-1], used[3])
@@ -119,8 +119,8 @@ def test_a_write_that_fails_leaves_no_partition(bundle, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(fsspec.implementations.local.LocalFileOpener, "write", full)
-    with pytest.raises(ValueError, match=r"out/_plan.json: cannot be written .*No space left.*make room"):
-        stages.predict_many(bundle[0], PATTERN, "out")
+    with pytest.raises(ValueError, match=r"out/_plan.json: cannot be written .*No space left.*free some space"):
+        stages.batch_predict(bundle[0], PATTERN, "out")
     assert not list(Path("out").glob("p*"))
 
 
@@ -128,7 +128,7 @@ def test_a_bad_image_costs_its_own_row(bundle):
     Path("tiny/test/images/bad.png").write_bytes(b"not an image")
     table = pd.DataFrame({"path": [*sorted(map(str, Path("tiny/test/images").glob("*.png"))), "gone.png"]})
     table.to_parquet("list.parquet")
-    done = stages.predict_many(bundle[0], "list.parquet", "out")
+    done = stages.batch_predict(bundle[0], "list.parquet", "out")
     bad = written().set_index("image_id").loc[["bad", "gone"]]
     assert done.problems == 2
     assert bad["rle"].isna().all()
@@ -142,7 +142,7 @@ def test_files_may_lie_and_go_anywhere(bundle):
     memory = fsspec.filesystem("memory")
     for path in Path("tiny/test/images").glob("*.png"):
         memory.pipe(f"/in/{path.name}", path.read_bytes())
-    stages.predict_many(weights, "memory://in/*.png", "memory://out", rows=3)
+    stages.batch_predict(weights, "memory://in/*.png", "memory://out", rows=3)
     found = [pd.read_parquet(memory.open(path)) for path in memory.glob("/out/*.parquet")]
     rows = pd.concat(found)
     assert dict(zip(rows["image_id"], rows["rle"], strict=True)) == expected
@@ -151,17 +151,17 @@ def test_files_may_lie_and_go_anywhere(bundle):
 
 
 def test_another_output_is_asked_for_when_something_else_changed(bundle):
-    stages.predict_many(bundle[0], PATTERN, "out", rows=2)
-    with pytest.raises(ValueError, match=r"out was begun with rows = 2, now it is 3: give another --output"):
-        stages.predict_many(bundle[0], PATTERN, "out", rows=3)
+    stages.batch_predict(bundle[0], PATTERN, "out", rows=2)
+    with pytest.raises(ValueError, match=r"out was started with rows = 2, now it is 3: give another --output"):
+        stages.batch_predict(bundle[0], PATTERN, "out", rows=3)
     Path("tiny/test/images/new.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"begun with images = 5, now it is 6"):
-        stages.predict_many(bundle[0], PATTERN, "out", rows=2)
+    with pytest.raises(ValueError, match=r"started with images = 5, now it is 6"):
+        stages.batch_predict(bundle[0], PATTERN, "out", rows=2)
 
 
 def test_mistakes_are_one_line(bundle, capsys):
     def say(*arguments):
-        assert main(["predict-many", *arguments]) == 2
+        assert main(["batch-predict", *arguments]) == 2
         return capsys.readouterr().err
 
     here = ("bundle", "--output", "out", "--input")
@@ -173,7 +173,7 @@ def test_mistakes_are_one_line(bundle, capsys):
     assert "bundle.json: no such file" in say("tiny", "--output", "out", "--input", PATTERN)
     Path("tiny/test/images/again").mkdir()
     shutil.copy(next(Path("tiny/test/images").glob("*.png")), "tiny/test/images/again")
-    with pytest.raises(ValueError, match=r"1 of 6 images have the id of another"):
+    with pytest.raises(ValueError, match=r"1 of 6 images share an id"):
         list_inputs("tiny/test/images/**/*.png")
     pd.DataFrame({"file": ["a"]}).to_parquet("list.parquet")
     assert "list.parquet: no column 'path', found file" in say(*here, "list.parquet")
@@ -210,7 +210,7 @@ def test_ids_of_a_table_stay_as_they_are(listed):
         ({"path": ["a.png"], "image_id": [1.0]}, r"column 'image_id' is of type double, expected text"),
         ({"path": [1, 2]}, r"column 'path' is of type int64, expected text"),
         ({"path": ["a.png", "a.jpg"]}, r"1 of 2 images have the id of another, the first is 'a'"),
-        ({"path": ["a.png", "absent://a/b.png"]}, r"absent://a/b.png: a package is not here: get absent"),
+        ({"path": ["a.png", "absent://a/b.png"]}, r"absent://a/b.png: a package is not installed: get absent"),
     ],
 )
 def test_a_table_that_cannot_be_right_says_where(listed, columns, message):
@@ -220,7 +220,7 @@ def test_a_table_that_cannot_be_right_says_where(listed, columns, message):
 
 
 def test_a_table_without_rows_or_file_says_so(listed):
-    with pytest.raises(FileNotFoundError, match=r"list.parquet: no image is listed"):
+    with pytest.raises(FileNotFoundError, match=r"list.parquet: it lists no image"):
         listed(path=pd.Series([], dtype=str))
     with pytest.raises(FileNotFoundError, match=r"gone.parquet: no such file"):
         list_inputs("gone.parquet")
@@ -242,7 +242,7 @@ def test_a_pattern_may_look_into_an_archive(tmp_path):
         file.writestr("in/._a.png", b"what macOS knows about it")
     (found,) = list_inputs(f"zip://in/*.png::{tmp_path}/all.zip")
     assert found.image_id == "a"
-    with inputs.brought_here([found]) as ((_, path),):
+    with inputs.local_copies([found]) as ((_, path),):
         assert path.read_bytes() == b"pixels"
 
 
@@ -252,20 +252,22 @@ def test_a_long_list_is_the_same_piece_by_piece(listed, monkeypatch):
     assert len(found) == len(list(found)) == 8
     assert found[2:7] == list(found)[2:7]
     assert (found[-1].image_id, found[7:99]) == ("7", [found[7]])
-    assert digest(found) == digest(list(found)) != digest(found[:7])
+    assert inputs_digest(found) == inputs_digest(list(found)) != inputs_digest(found[:7])
 
 
 # ---------------------------------------------------------------------------------------------- writing
 
 
 def test_a_disk_that_fills_up_keeps_what_is_whole(tmp_path):
-    output, rows = Output(str(tmp_path / "out")), [Row(f"{number:032}", "x", "1 1", 2, 3) for number in range(2000)]
+    output, rows = Output(str(tmp_path / "out")), [MaskRow(f"{number:032}", "x", "1 1", 2, 3) for number in range(2000)]
     output.start([], "model", 10)
     output.write(0, rows[:1])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))  # the system itself refuses a byte more
     try:
-        with pytest.raises(ValueError, match=r"part-000001.parquet: cannot be written .*make room, and the same comm"):
+        with pytest.raises(
+            ValueError, match=r"part-000001.parquet: cannot be written .*free some space, and run the same comm"
+        ):
             output.write(1, rows)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -275,7 +277,7 @@ def test_a_disk_that_fills_up_keeps_what_is_whole(tmp_path):
 
 def test_two_runs_may_write_one_partition_at_a_time(tmp_path, monkeypatch):
     first, second = Output(str(tmp_path)), Output(str(tmp_path))
-    rows, real = [Row("a", "x", "1 1", 2, 3)], fsspec.implementations.local.LocalFileSystem.mv
+    rows, real = [MaskRow("a", "x", "1 1", 2, 3)], fsspec.implementations.local.LocalFileSystem.mv
 
     def overtaken(*args):
         monkeypatch.setattr(fsspec.implementations.local.LocalFileSystem, "mv", real)
@@ -291,14 +293,14 @@ def test_two_runs_may_write_one_partition_at_a_time(tmp_path, monkeypatch):
 def test_an_output_of_unknown_origin_is_left_alone(tmp_path):
     output = Output(str(tmp_path))
     (tmp_path / "_plan.json").write_text("{half")
-    with pytest.raises(ValueError, match=r"_plan.json: not the plan of a prediction"):
+    with pytest.raises(ValueError, match=r"_plan.json: expected the plan of a batch prediction"):
         output.start([], "model", 10)
     (tmp_path / "_plan.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"was begun with images = None, now it is 0"):
+    with pytest.raises(ValueError, match=r"was started with images = None, now it is 0"):
         output.start([], "model", 10)
     (tmp_path / "_plan.json").unlink()
-    output.write(0, [Row("a", "x", "1 1", 2, 3)])
-    with pytest.raises(ValueError, match=r"holds partitions without a _plan.json"):
+    output.write(0, [MaskRow("a", "x", "1 1", 2, 3)])
+    with pytest.raises(ValueError, match=r"has partitions but no _plan.json"):
         output.start([], "model", 10)
 
 
@@ -331,7 +333,7 @@ def test_an_actor_that_is_killed_loses_nothing_and_does_nothing_twice(bundle, ra
 
     thread = Thread(target=kill_one)
     thread.start()
-    done = stages.predict_many(weights, source, "out", executor="ray", workers=1, rows=4)
+    done = stages.batch_predict(weights, source, "out", executor="ray", workers=1, rows=4)
     thread.join()
     assert killed, "one was killed"
     assert killed[0] < 75, "before all was done"
@@ -340,8 +342,10 @@ def test_an_actor_that_is_killed_loses_nothing_and_does_nothing_twice(bundle, ra
 
 
 def test_a_machine_without_the_weights_says_so(ray_cluster, tmp_path):
-    job = executors.Job([], 1, [0], str(tmp_path), tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"a machine of the cluster cannot work: .*nowhere/bundle.json: no such file"):
+    job = executors.BatchJob([], 1, [0], str(tmp_path), tmp_path / "nowhere")
+    with pytest.raises(
+        ValueError, match=r"a machine of the cluster cannot predict: .*nowhere/bundle.json: no such file"
+    ):
         list(executors.run_on_ray(job, 1))
 
 
@@ -350,13 +354,13 @@ def test_without_a_cluster_it_says_how_to_begin_one(bundle, monkeypatch):
     monkeypatch.setattr(
         ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("Could not find any running Ray instance."))
     )
-    with pytest.raises(ValueError, match=r"no Ray cluster to be found \(Could not find any.*ray start --head"):
-        stages.predict_many(bundle[0], PATTERN, "out", executor="ray")
+    with pytest.raises(ValueError, match=r"no Ray cluster found \(Could not find any.*ray start --head"):
+        stages.batch_predict(bundle[0], PATTERN, "out", executor="ray")
 
 
 def test_output_of_a_number_of_partitions(tmp_path):
     output = Output(str(tmp_path / "out"))
     output.start([], "model", 10)
-    output.write(1, [Row("a", "x", "1 1", 2, 3)])
+    output.write(1, [MaskRow("a", "x", "1 1", 2, 3)])
     assert output.missing(3) == [0, 2]
     assert not list((tmp_path / "out").glob(".*"))

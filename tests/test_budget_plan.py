@@ -2,19 +2,27 @@
 
 import pytest
 
-from pipeline.serving.budget_plan import Costs, Member, Step, after, fitting, fold_steps, seconds_of
+from pipeline.serving.budget_plan import (
+    Costs,
+    Fallback,
+    Member,
+    apply_fallback,
+    fit_plan,
+    fold_fallbacks,
+    parse_duration,
+)
 
 PLAN = (Member("a", (0, 1, 2), ("identity", "flip_horizontal")), Member("b", (0, 1), ("identity",)))
-STEPS = [
-    Step(drop="view", member="a", name="flip_horizontal", score=0.8),
-    Step(drop="fold", member="a", name=2),
-    Step(drop="fold", member="b", name=0),
+FALLBACKS = [
+    Fallback(drop="view", member="a", name="flip_horizontal", score=0.8),
+    Fallback(drop="fold", member="a", name=2),
+    Fallback(drop="fold", member="b", name=0),
 ]
 COSTS = Costs(0.5, {"a": 1.0, "b": 2.0})  # an image of the whole plan: .5 + 6·1 + 2·2 = 10.5 seconds
 
 
 def test_an_image_costs_its_overhead_and_each_pass():
-    assert COSTS.of(PLAN) == 10.5
+    assert COSTS.per_image(PLAN) == 10.5
 
 
 @pytest.mark.parametrize(
@@ -22,44 +30,44 @@ def test_an_image_costs_its_overhead_and_each_pass():
     [(105, 0, 10.5), (104, 1, 7.5), (75, 1, 7.5), (74, 2, 6.5), (64, 3, 4.5), (1, 3, 4.5)],
 )
 def test_no_more_is_dropped_than_must_be(seconds, taken, left):
-    plan, dropped = fitting(PLAN, STEPS, COSTS, 10, seconds)
-    assert dropped == STEPS[:taken]
-    assert COSTS.of(plan) == left
+    plan, dropped = fit_plan(PLAN, FALLBACKS, COSTS, 10, seconds)
+    assert dropped == FALLBACKS[:taken]
+    assert COSTS.per_image(plan) == left
 
 
 def test_a_step_takes_away_what_it_names_and_nothing_else():
-    plan = after(PLAN, STEPS[1])
+    plan = apply_fallback(PLAN, FALLBACKS[1])
     assert plan == (Member("a", (0, 1), ("identity", "flip_horizontal")), PLAN[1])
 
 
 def test_the_last_view_cannot_be_dropped():
     with pytest.raises(ValueError, match="b: view identity is the last one"):
-        after(PLAN, Step(drop="view", member="b", name="identity"))
+        apply_fallback(PLAN, Fallback(drop="view", member="b", name="identity"))
 
 
 def test_folds_go_from_the_member_with_most_the_worst_first_down_to_one_each():
     scores = {"a": {0: 0.7, 1: 0.9, 2: 0.8}, "b": {0: 0.6, 1: 0.5}}
-    steps = fold_steps(PLAN, scores)
-    assert [(step.member, step.name) for step in steps] == [("a", 0), ("a", 2), ("b", 1)]
+    fallbacks = fold_fallbacks(PLAN, scores)
+    assert [(fallback.member, fallback.name) for fallback in fallbacks] == [("a", 0), ("a", 2), ("b", 1)]
     plan = PLAN
-    for step in steps:
-        plan = after(plan, step)
+    for fallback in fallbacks:
+        plan = apply_fallback(plan, fallback)
     assert [member.folds for member in plan] == [(1,), (0,)]
 
 
 def test_a_full_fit_outlives_the_folds():
     plan = (Member("a", (0, 1, "full"), ("identity",)),)
-    assert [step.name for step in fold_steps(plan, {"a": {0: 0.9, 1: 0.8}})] == [1, 0]
+    assert [fallback.name for fallback in fold_fallbacks(plan, {"a": {0: 0.9, 1: 0.8}})] == [1, 0]
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("8h", 28800), ("8h30m", 30600), ("90s", 90), ("1.5h", 5400), ("1h 5s", 3605)]
 )
 def test_a_budget_is_hours_minutes_and_seconds(text, seconds):
-    assert seconds_of(text) == seconds
+    assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "8", "h", "0h", "8 hours", "-1h", "30m8h"])
 def test_another_budget_is_refused(text):
     with pytest.raises(ValueError, match="such as 8h"):
-        seconds_of(text)
+        parse_duration(text)

@@ -21,10 +21,10 @@ from pipeline.kaggle.metadata import DatasetMetadata, write_metadata
 from pipeline.postprocess import Cut
 from pipeline.serving import single_pass, time_budget
 from pipeline.serving.budget_plan import Member
-from pipeline.serving.bundle import RECORD, read_bundle
-from pipeline.serving.bundle_prediction import InTurn, predict_test
-from pipeline.serving.single_pass import ReadOnce, read_all
-from pipeline.serving.tta_ablation import price_steps
+from pipeline.serving.bundle import RECORD_FILE, read_bundle
+from pipeline.serving.bundle_prediction import OrderedPredictions, predict_test
+from pipeline.serving.single_pass import LoadedImages, read_images
+from pipeline.serving.tta_ablation import rank_fallbacks
 from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
 from pipeline.training.checkpoint import load_weights, read_record, save_checkpoint
@@ -112,7 +112,7 @@ def test_weights_that_are_not_finite_are_refused_before_predicting_at_home_and_i
     poison(Path("runs/tiny/fold1/best.safetensors"))
     assert main(["ensemble", *BOTH[:1], "--set", "predict.views=['transpose']"]) == 2
     assert "runs/tiny/fold1/best.safetensors: 1 of " in capsys.readouterr().err
-    assert main(["predict-many", "bundle", "--input", "tiny/test/images/*.png", "--output", "out"]) == 2
+    assert main(["batch-predict", "bundle", "--input", "tiny/test/images/*.png", "--output", "out"]) == 2
     assert "bundle/tiny-fold1.safetensors: 1 of " in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"bundle/tiny-fold1\.safetensors: 1 of .* are not finite"):
         predict_test(bundle, Path("tiny"), Path("working/submission.csv"))
@@ -140,7 +140,7 @@ def test_an_image_without_finite_probabilities_costs_itself_alone(submitted, cap
     assert "are not finite" in predicted.problems.pop(odd)
     assert predicted.problems == {}
     assert rows(predicted.csv) == rows(done.csv) | {odd: "1 1"}
-    assert "from here on" not in caplog.text, "the batch is not too large"
+    assert "batch size reduced" not in caplog.text, "the batch is not too large"
 
 
 # ---------------------------------------------------------------------------------------------- a hidden test set
@@ -228,7 +228,7 @@ def test_a_batch_too_large_for_the_memory_is_predicted_in_smaller_ones(submitted
     )
     assert rows(faulty.csv) == expected
     assert faulty.problems == {}
-    assert "a batch of 16 failed (OutOfMemoryError): from here on 8" in caplog.text
+    assert "a batch of 16 failed (OutOfMemoryError): batch size reduced to 8" in caplog.text
 
 
 def test_an_image_that_no_model_can_take_costs_only_itself(submitted):
@@ -244,7 +244,7 @@ def test_an_image_that_no_model_can_take_costs_only_itself(submitted):
 def test_rows_of_an_image_that_do_not_follow_each_other_get_its_masks(submitted):
     drawn = []
     stream = iter([("a", [[1]]), ("b", [[2]]), ("c", None)])
-    in_turn = InTurn(stream, lambda stores: drawn.append(stores) or np.array(stores), {"a"}, pytest.fail)
+    in_turn = OrderedPredictions(stream, lambda stores: drawn.append(stores) or np.array(stores), {"a"}, pytest.fail)
     answers = [in_turn(image_id) for image_id in ("a", "b", "a", "c", "d")]
     assert [None if each is None else each.item() for each in answers] == [1, 2, 1, None, None]
     assert len(drawn) == 2
@@ -286,10 +286,10 @@ def test_if_a_process_that_reads_ahead_dies_this_one_reads_on(tmp_path, caplog):
     for name in ("a", "b", "fatal", "c"):
         Image.fromarray(scene(36, 44)).save(tmp_path / f"{name}.png")
         places.append((name, tmp_path / f"{name}.png"))
-    items = list(read_all(places, [Fatal(1)], workers=1))
+    items = list(read_images(places, [Fatal(1)], workers=1))
     assert [item.image_id for item in items] == ["a", "b", "fatal", "c"]
     assert not any(item.problem for item in items)
-    assert "on in this process" in caplog.text
+    assert "reading the rest in this process" in caplog.text
 
 
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "Connection reset by peer")])
@@ -300,16 +300,16 @@ def test_pixels_that_went_with_the_process_that_read_them_are_read_again(tmp_pat
 
     monkeypatch.setattr(single_pass, "Loader", broken)
     Image.fromarray(scene(36, 44)).save(tmp_path / "a.png")
-    items = read_all([(name, tmp_path / "a.png") for name in "abc"], [Reader(1)], workers=1)
+    items = read_images([(name, tmp_path / "a.png") for name in "abc"], [Reader(1)], workers=1)
     assert [item.image_id for item in items] == ["a", "b", "c"]
-    assert "on in this process" in caplog.text
+    assert "reading the rest in this process" in caplog.text
 
 
 def test_a_reader_that_fails_in_any_way_costs_one_image(tmp_path):
     def reader(path):
         raise IndexError("tuple index out of range")
 
-    read = ReadOnce([("a", tmp_path)], [reader])[0]
+    read = LoadedImages([("a", tmp_path)], [reader])[0]
     assert (read.image_id, read.pixels, read.problem) == ("a", (), "tuple index out of range")
 
 
@@ -370,7 +370,7 @@ def many(submitted):
 def test_within_the_budget_nothing_is_dropped_and_the_projection_holds(many, clock):
     done = slowly(*many, clock, budget=60)
     assert done.dropped == []
-    assert done.foreseen == pytest.approx(done.seconds, rel=0.2)
+    assert done.first_estimate == pytest.approx(done.seconds, rel=0.2)
     assert done.seconds > 4.8, "the model's time counted"
 
 
@@ -381,12 +381,12 @@ def test_what_does_not_fit_is_dropped_in_the_bundles_order_and_the_projection_ho
     whole = slowly(bundle, folder, clock, budget=None).seconds
     done = slowly(bundle, folder, clock, budget=share * whole)
     assert len(done.dropped) >= least
-    assert done.dropped == list(bundle.record.steps[: len(done.dropped)])
-    assert [step.drop for step in done.dropped[:2]] == ["view", "fold"][: len(done.dropped)]
-    assert done.foreseen == pytest.approx(done.seconds, rel=0.2)
+    assert done.dropped == list(bundle.record.fallbacks[: len(done.dropped)])
+    assert [fallback.drop for fallback in done.dropped[:2]] == ["view", "fold"][: len(done.dropped)]
+    assert done.first_estimate == pytest.approx(done.seconds, rel=0.2)
     assert done.problems == {}
     first = done.dropped[0]
-    assert f"dropped: view {first.name} of tiny (OOF {first.score:.4f} without it)" in caplog.text
+    assert f"dropped to save time: view {first.name} of tiny (OOF {first.score:.4f} without it)" in caplog.text
 
 
 def test_once_the_budget_is_spent_the_rest_keeps_the_samples_text(many, clock, caplog):
@@ -405,11 +405,11 @@ def test_once_the_budget_is_spent_the_rest_keeps_the_samples_text(many, clock, c
 
 def test_steps_drop_the_view_that_costs_least_first_and_end_with_one_model(many):
     bundle, _ = many
-    views, folds = bundle.record.steps[:1], bundle.record.steps[1:]
-    assert [step.drop for step in views] == ["view"]
+    views, folds = bundle.record.fallbacks[:1], bundle.record.fallbacks[1:]
+    assert [fallback.drop for fallback in views] == ["view"]
     assert 0 < views[0].score < 1
-    assert [step.drop for step in folds] == ["fold", "fold"]
-    assert [step.score for step in folds] == [None, None]
+    assert [fallback.drop for fallback in folds] == ["fold", "fold"]
+    assert [fallback.score for fallback in folds] == [None, None]
 
 
 # ---------------------------------------------------------------------------------------------- what is bundled
@@ -420,7 +420,7 @@ def test_members_may_have_other_numbers_of_views(submitted):
     path.write_text(path.read_text() + '\n[predict]\nviews = ["identity"]\n')
     bundle, done = bundled(*BOTH)
     assert [member.views for member in bundle.plan] == [("identity", "flip_horizontal"), ("identity",)]
-    assert [step.drop for step in bundle.record.steps] == ["view", *["fold"] * 4]
+    assert [fallback.drop for fallback in bundle.record.fallbacks] == ["view", *["fold"] * 4]
     assert rows(predict_test(bundle, Path("tiny"), Path("submission.csv")).csv) == rows(done.csv)
 
 
@@ -437,8 +437,8 @@ def test_half_the_bytes_cost_next_to_nothing(submitted):
 
 def test_a_bundle_says_what_it_is_worth_and_where_it_comes_from(submitted):
     bundle, done = bundled(*BOTH[:1])
-    assert bundle.record.worth.score == done.honest.mean
-    assert set(bundle.record.origin.versions) >= {"torch", "timm"}
+    assert bundle.record.evaluation.score == done.honest.mean
+    assert set(bundle.record.provenance.versions) >= {"torch", "timm"}
     assert bundle.drawer == done.decision.shipped
 
 
@@ -450,7 +450,7 @@ def swap(folder: Path) -> None:
 
 def rewrite(old: str, new: str):
     def change(folder: Path) -> None:
-        path = folder / RECORD
+        path = folder / RECORD_FILE
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new, 1))
@@ -461,13 +461,13 @@ def rewrite(old: str, new: str):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda folder: (folder / RECORD).unlink(), "bundle.json: no such file. make bundle writes it"),
+        (lambda folder: (folder / RECORD_FILE).unlink(), "bundle.json: no such file. make bundle writes it"),
         (lambda folder: (folder / "tiny-fold1.safetensors").unlink(), "tiny-fold1.safetensors: no such file"),
-        (swap, "tiny-fold0.safetensors held out fold 1, bundle.json says 0"),
+        (swap, "tiny-fold0.safetensors held out fold 1, expected fold 0 as in bundle.json"),
         (lambda folder: (folder / "tiny-fold2.safetensors").write_bytes(b"x"), "not a checkpoint of this pipeline"),
         (rewrite("{", ""), "bundle.json: not JSON"),
         (rewrite('"format": 1', '"format": 2'), "bundle.json: format"),
-        (rewrite('"steps"', '"stepz"'), "unknown key 'stepz'. Did you mean 'steps'?"),
+        (rewrite('"fallbacks"', '"fallbackz"'), "unknown key 'fallbackz'. Did you mean 'fallbacks'?"),
         (rewrite('"batch_size"', '"batchsize"'), "unknown key 'batchsize'"),
         (rewrite('"rules": "', '"rules": "no'), "rules 'no"),
     ],
@@ -501,7 +501,7 @@ def test_a_bundle_runs_by_one_command(submitted, capsys):
     assert run_bundle("--csv", "mine.csv", "--budget", "1h") == 0
     said = capsys.readouterr().out
     assert "mine.csv  2 rows" in said
-    assert "no mask     1 images: mine.json says why" in said
+    assert "no mask     1 images: see mine.json for the reasons" in said
     assert rows(Path("mine.csv"))["gone"] == "1 1"
 
 
@@ -525,7 +525,7 @@ def test_a_test_set_that_cannot_be_read_at_all_is_an_error_at_home_and_none_on_h
     bundled(*BOTH[:1])
     hide({"a": b"no image", "b": None})
     assert run_bundle() == 2
-    assert "not one of 2 images could be predicted" in capsys.readouterr().err
+    assert "none of 2 images could be predicted" in capsys.readouterr().err
     assert rows(Path("submission.csv")) == {"a": "1 1", "b": "1 1"}
     monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
     assert run_bundle() == 0
@@ -543,15 +543,15 @@ def test_folds_of_another_config_are_not_bundled(submitted):
 def test_oof_that_is_missing_is_made_before_it_is_bundled(submitted):
     shutil.rmtree("runs/tiny/fold1/oof")
     bundle, done = bundled(*BOTH[:1])
-    assert bundle.record.worth.score == done.honest.mean
+    assert bundle.record.evaluation.score == done.honest.mean
     assert len(list(Path("runs/tiny/fold1/oof").glob("*.safetensors"))) == 1
 
 
 def test_a_tree_with_changes_is_warned_of_and_recorded(submitted, monkeypatch, caplog):
     monkeypatch.setattr("pipeline.manifest.commit", lambda: "0123456789abcdef+")
     bundle, _ = bundled(*BOTH[:1])
-    assert bundle.record.origin.commit == "0123456789abcdef+"
-    assert "files differ from commit 0123456: what is bundled cannot be made again from it" in caplog.text
+    assert bundle.record.provenance.commit == "0123456789abcdef+"
+    assert "files differ from commit 0123456: the bundle cannot be reproduced from it" in caplog.text
 
 
 # ---------------------------------------------------------------------------------------------- the price of a view
@@ -564,7 +564,7 @@ def test_the_view_that_costs_least_goes_first():
     oof = Oof(["x"], np.zeros(1, int), lambda _: (None, target), 1, lambda items, _: items)
     drawer = PerClass((Choice("mean", (1.0,), "total", Cut(0.5, 0)),))
     plan = (Member("m", (0, 1), ("bad", "so-so", "good")),)
-    steps = price_steps(
+    fallbacks = rank_fallbacks(
         plan,
         drawer,
         oof,
@@ -573,15 +573,18 @@ def test_the_view_that_costs_least_goes_first():
         {"m": {0: 0.2, 1: 0.1}},
     )
     # Without "bad" pixel 1 is sure, pixels 2 and 4 are even at 125 of 255, below .5: dice = 2·1 / (1 + 2).
-    assert [(step.name, step.score) for step in steps[:2]] == [("bad", pytest.approx(2 / 3)), ("so-so", 1.0)]
-    assert [(step.drop, step.name) for step in steps[2:]] == [("fold", 1)]
+    assert [(fallback.name, fallback.score) for fallback in fallbacks[:2]] == [
+        ("bad", pytest.approx(2 / 3)),
+        ("so-so", 1.0),
+    ]
+    assert [(fallback.drop, fallback.name) for fallback in fallbacks[2:]] == [("fold", 1)]
 
 
 def test_owner_and_half_are_kept_for_the_next_bundle(submitted, monkeypatch):
     monkeypatch.setattr("pipeline.stages.bundling.write_code", lambda folder, members: folder.mkdir(parents=True))
-    monkeypatch.setattr("pipeline.stages.bundling.describe", describe_without_notebooks)
+    monkeypatch.setattr("pipeline.stages.bundling.write_bundle_metadata", describe_without_notebooks)
     cfgs = [config.load(BOTH[0])]
-    assert stages.bundle(cfgs).owner == stages.NOBODY
+    assert stages.bundle(cfgs).owner == stages.PLACEHOLDER_OWNER
     shutil.rmtree("dist/kaggle/tiny/code")
     stages.bundle(cfgs, "me", half=True)
     shutil.rmtree("dist/kaggle/tiny/code")
@@ -591,7 +594,7 @@ def test_owner_and_half_are_kept_for_the_next_bundle(submitted, monkeypatch):
         Path("dist/kaggle/tiny/weights", name).write_text("{")
     shutil.rmtree("dist/kaggle/tiny/code")
     anew = stages.bundle(cfgs)
-    assert (anew.owner, anew.bundle.record.half) == (stages.NOBODY, False)
+    assert (anew.owner, anew.bundle.record.half) == (stages.PLACEHOLDER_OWNER, False)
 
 
 def test_a_damaged_bundle_is_made_anew_and_what_it_had_too_much_goes(submitted):

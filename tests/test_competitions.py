@@ -12,7 +12,7 @@ from pipeline import competition, config, scoring, stages
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels, resize_masks
 from pipeline.ensemble import Objects, PerClass, combine
-from pipeline.kaggle.mock_test_set import CUT, write_hidden
+from pipeline.kaggle.mock_test_set import TRUNCATED, write_hidden
 from pipeline.rle import Dialect
 from pipeline.serving.bundle_prediction import predict_test
 from pipeline.stages.bundling import write_weights
@@ -117,7 +117,7 @@ def assert_a_bundle_does_the_same(cfg, done):
     images = write_hidden(bundle.card, Path("data"), Path("hidden"))
     predicted = predict_test(bundle, Path("hidden"), Path("hidden.csv"))
     check_csv(Path("hidden.csv"), bundle.card, Path("hidden"))
-    assert len(predicted.problems) == (images > CUT), predicted.problems
+    assert len(predicted.problems) == (images > TRUNCATED), predicted.problems
 
 
 def parted(rows):

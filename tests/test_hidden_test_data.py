@@ -65,13 +65,13 @@ def test_a_bundle_predicts_what_was_hidden_when_it_was_made(submitted, capsys):
     write_weights(Path("bundle"), load_members(cfgs), stages.ensemble(cfgs))
     done = run_bundle(Path("bundle"), Path("tiny"), Path("out.csv"))
     assert (done.images, Path("out.csv").read_text()) == (0, "id,rle_mask\n")
-    assert done.notes(read_bundle(Path("bundle")).card) == [
+    assert done.warnings(read_bundle(Path("bundle")).card) == [
         "sample_submission.csv has no row: the submission is the header alone"
     ]
     count = write_hidden(competition.load("tiny.toml"), Path("tiny"), Path("rerun"))
     done = run_bundle(Path("bundle"), Path("rerun"), Path("out.csv"))
     assert (done.images, done.summary.rows, len(done.problems)) == (count, 24, 1)
-    assert (done.lost, done.unlisted) == ([], [])
+    assert (done.images_without_file, done.files_without_row) == ([], [])
     assert main(["run-bundle", "bundle", "--data", "tiny", "--csv", "out.csv"]) == 0
     assert "the submission is the header alone" in capsys.readouterr().err
 
@@ -132,7 +132,7 @@ def test_a_bundle_counts_test_images_without_a_row(bundle, caplog):
     shorten(2)
     done = run_bundle(bundle, Path("tiny"), Path("out.csv"))
     assert "predicting 2 images, those of sample_submission.csv" in caplog.messages
-    (line,) = done.notes(read_bundle(bundle).card)
+    (line,) = done.warnings(read_bundle(bundle).card)
     assert line in caplog.messages
     assert line.startswith("3 test images have no row in sample_submission.csv and are not predicted, the first is ")
     assert json.loads(Path("out.json").read_text())["test_images_without_row"] == 3
@@ -143,14 +143,14 @@ def test_a_bundle_counts_rows_without_a_test_image(bundle, caplog):
     for path in lost:
         path.unlink()
     done = run_bundle(bundle, Path("tiny"), Path("out.csv"))
-    assert sorted(done.lost) == [path.stem for path in lost]
+    assert sorted(done.images_without_file) == [path.stem for path in lost]
     assert "2 of 5 images of sample_submission.csv are not in test/images/, the first is " in caplog.text
     assert json.loads(Path("out.json").read_text())["images_without_file"] == 2
 
 
 def test_a_rerun_without_a_test_folder_names_it(bundle):
     shutil.rmtree("tiny/test")
-    with pytest.raises(ValueError, match=r"not one of 5 images could be predicted, the first is '\d+': no such image"):
+    with pytest.raises(ValueError, match=r"none of 5 images could be predicted, the first is '\d+': no such image"):
         run_bundle(bundle, Path("tiny"), Path("out.csv"))
 
 

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from pipeline import competition
-from pipeline.kaggle.input_mounts import LAYOUT, find_competition, find_weights, is_rerun, lay_out_project, resume_runs
+from pipeline.kaggle.input_mounts import (
+    LAYOUT_FILE,
+    copy_project_files,
+    find_competition,
+    find_weights,
+    is_rerun,
+    resume_runs,
+)
 
 
 def put(path: Path, text: str = "") -> Path:
@@ -52,18 +59,18 @@ def test_the_project_is_laid_out_as_it_was(tmp_path):
     layout = {"configs-x.toml": "configs/x.toml", "folds-y.csv": "folds/y.csv"}
     for name in layout:
         put(tmp_path / "code" / name, name)
-    put(tmp_path / "code" / LAYOUT, json.dumps(layout))
-    assert lay_out_project(tmp_path / "code", tmp_path / "working") == ["configs/x.toml", "folds/y.csv"]
+    put(tmp_path / "code" / LAYOUT_FILE, json.dumps(layout))
+    assert copy_project_files(tmp_path / "code", tmp_path / "working") == ["configs/x.toml", "folds/y.csv"]
     assert (tmp_path / "working/folds/y.csv").read_text() == "folds-y.csv"
 
 
 @pytest.mark.parametrize("place", ["../outside.toml", "/outside.toml", "configs/../../outside.toml"])
 def test_a_layout_that_leads_out_of_the_project_is_refused(tmp_path, place):
     put(tmp_path / "code/x", "x")
-    put(tmp_path / "code" / LAYOUT, json.dumps({"x": place}))
+    put(tmp_path / "code" / LAYOUT_FILE, json.dumps({"x": place}))
     (tmp_path / "working").mkdir()
-    with pytest.raises(ValueError, match="lies outside of the project"):
-        lay_out_project(tmp_path / "code", tmp_path / "working")
+    with pytest.raises(ValueError, match="is outside the project"):
+        copy_project_files(tmp_path / "code", tmp_path / "working")
     assert not (tmp_path / "outside.toml").exists()
 
 

@@ -22,7 +22,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.mixing import Mixing
 from pipeline.data.reader import Reader
 from pipeline.inference.prediction_store import PredictionStore, StoreWriter, start_store
-from pipeline.serving.single_pass import ReadOnce, read_all
+from pipeline.serving.single_pass import LoadedImages, read_images
 
 
 def masked(card, folder, *, crops=False):
@@ -59,7 +59,7 @@ def test_images_to_predict_go_to_another_process(tiny, card):
     index = read_test_index(card, tiny / "tiny")
     images = Images(index, Reader(1))
     assert torch.equal(images[1], pickle.loads(pickle.dumps(images))[1])
-    once = ReadOnce([("a", index["path"][0])], [Reader(1)])
+    once = LoadedImages([("a", index["path"][0])], [Reader(1)])
     assert torch.equal(once[0].pixels[0], pickle.loads(pickle.dumps(once))[0].pixels[0])
 
 
@@ -98,7 +98,7 @@ def test_where_shared_memory_is_small_batches_come_through_pipes_and_are_the_sam
     assert all(map(torch.equal, expected, batches(images, num_workers=2)))
     index = read_test_index(card, tiny / "tiny")
     places = list(zip(index["image_id"], index["path"], strict=True))
-    read = [[item.pixels[0] for item in read_all(places, [Reader(1)], workers)] for workers in (0, 1)]
+    read = [[item.pixels[0] for item in read_images(places, [Reader(1)], workers)] for workers in (0, 1)]
     assert all(map(torch.equal, *read))
     assert sum("come through pipes" in line for line in caplog.messages) == 1
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.kaggle.descriptions import KERNELS, kernel_metadata
+from pipeline.kaggle import metadata as kaggle_metadata
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
@@ -31,9 +31,9 @@ def test_a_notebook_keeps_its_outputs_and_no_path_of_a_machine(path):
 
 
 def test_each_notebook_is_described_for_kaggle_with_the_internet_off():
-    assert sorted(kernel.notebook.name for kernel in KERNELS.values()) == [path.name for path in NOTEBOOKS]
-    for kernel in KERNELS.values():
-        metadata = kernel_metadata(kernel, "me", "nuclei+nuclei_fpn", ("some-competition",))
+    assert sorted(each.path.name for each in kaggle_metadata.NOTEBOOKS.values()) == [path.name for path in NOTEBOOKS]
+    for notebook in kaggle_metadata.NOTEBOOKS.values():
+        metadata = kaggle_metadata.notebook_metadata(notebook, "me", "nuclei+nuclei_fpn", ("some-competition",))
         assert metadata.enable_internet is False
-        assert metadata.code_file == kernel.notebook.name
+        assert metadata.code_file == notebook.path.name
         assert "me/nuclei-nuclei-fpn-code" in metadata.dataset_sources

@@ -17,8 +17,8 @@ from PIL import Image
 from pipeline import competition
 from pipeline.cli import main
 from pipeline.kaggle import sandbox, wheels
-from pipeline.kaggle.mock_test_set import CUT, write_hidden, write_known
-from pipeline.kaggle.rehearsal import lay_out, make_environment, run_notebook
+from pipeline.kaggle.mock_test_set import TRUNCATED, write_hidden, write_known
+from pipeline.kaggle.rehearsal import make_environment, make_kaggle_root, run_notebook
 from pipeline.stages.bundling import DIST
 from pipeline.training.checkpoint import load_weights
 
@@ -76,7 +76,7 @@ def test_the_bundle_rehearses_on_the_known_and_on_a_hidden_test_set(project, bas
     assert "0 of 5 rows differ from submissions/tiny.csv" in said
     assert said.count("no network") == 2
     assert "INPUT CHANGED" not in said
-    assert f"no mask for 'hidden_{CUT}_" in said
+    assert f"no mask for 'hidden_{TRUNCATED}_" in said
 
     # The same code dataset trains a fold as it is trained at home: to the bit.
     attached = {
@@ -84,7 +84,7 @@ def test_the_bundle_rehearses_on_the_known_and_on_a_hidden_test_set(project, bas
         "datasets/me/tiny-code": partial(shutil.copytree, "dist/kaggle/tiny/code"),
     }
     root = Path("training/kaggle")
-    lay_out(root, attached)
+    make_kaggle_root(root, attached)
     python = make_environment(Path("training/environment"), base)
     ran = run_notebook(TRAIN, root, python, {"CONFIG": "tiny", "FOLD": "1"})
     assert ran.status == 0, ran.output
@@ -96,7 +96,7 @@ def test_the_bundle_rehearses_on_the_known_and_on_a_hidden_test_set(project, bas
 @pytest.mark.parametrize("notebook", [TRAIN, SUBMIT], ids=lambda path: path.stem)
 def test_a_notebook_without_its_inputs_names_what_to_attach(tmp_path, notebook):
     root = tmp_path / "kaggle"
-    lay_out(root, {"other": lambda folder: folder.mkdir(parents=True)})
+    make_kaggle_root(root, {"other": lambda folder: folder.mkdir(parents=True)})
     ran = run_notebook(notebook, root, Path(sys.executable), {})
     assert ran.status != 0
     assert "attach the dataset <name>-code" in ran.output
@@ -120,12 +120,13 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:  # asks for a rout
 LAUNCH = """
 import sys
 from pathlib import Path
-from pipeline.kaggle import isolate
+from pipeline.kaggle import sandbox
 {prepare}
-isolate.main(Path({report!r}), Path({inputs!r}), [sys.executable, "-c", {command!r}])
+sandbox.main(Path({report!r}), Path({inputs!r}), [sys.executable, "-c", {command!r}])
 """
-FORBID = "isolate.enter_namespaces = lambda: False"
-HALFWAY = "isolate.bring_up = lambda interface: open('/nowhere/at/all')"
+MISSING = "sandbox.UNSHARE = ['/no/such/unshare']"
+FORBIDDEN = "sandbox.UNSHARE = ['false']"
+NO_LOOPBACK = "sandbox.UNSHARE = ['unshare', '--user', '--map-root-user']"  # the loopback cannot be enabled
 
 
 def look(folder: Path, prepare: str = "", command: str = LOOK) -> str:
@@ -136,7 +137,11 @@ def look(folder: Path, prepare: str = "", command: str = LOOK) -> str:
     return subprocess.run([sys.executable, "-c", launch], capture_output=True, text=True, cwd=ROOT).stdout
 
 
-@pytest.mark.parametrize("prepare", ["", FORBID, HALFWAY], ids=["in namespaces", "forbidden", "forbidden halfway"])
+@pytest.mark.parametrize(
+    "prepare",
+    ["", MISSING, FORBIDDEN, NO_LOOPBACK],
+    ids=["in namespaces", "no unshare", "namespaces forbidden", "namespaces partly forbidden"],
+)
 def test_a_rehearsal_reaches_the_loopback_and_nothing_else(tmp_path, prepare):
     assert look(tmp_path, prepare).split("\n")[:2] == ["near", "cut off"]
     assert "no network" in (tmp_path / "report").read_text()
@@ -150,7 +155,7 @@ def test_the_input_is_read_only_where_namespaces_are_permitted(tmp_path):
 
 def test_a_notebook_that_writes_into_its_input_is_found_out(tmp_path, monkeypatch):
     root = tmp_path / "kaggle"
-    lay_out(root, {"data": lambda folder: folder.mkdir(parents=True)})
+    make_kaggle_root(root, {"data": lambda folder: folder.mkdir(parents=True)})
     monkeypatch.setattr(sandbox, "__file__", str(tmp_path / "careless.py"))
     (tmp_path / "careless.py").write_text(
         "import sys; open(sys.argv[1], 'w').write('careless'); open(sys.argv[2] + '/data/new', 'w').write('x')"
@@ -170,9 +175,9 @@ def test_a_hidden_test_set_has_other_sizes_channels_a_single_row_and_a_broken_fi
     files = [Path(f"hidden/test/images/{image_id}.png") for image_id in sample["id"]]
     assert len(files) == images == 24 != 5
     assert all(path.is_file() for path in files)
-    shapes = [np.asarray(Image.open(path)).shape for place, path in enumerate(files) if place != CUT]
+    shapes = [np.asarray(Image.open(path)).shape for place, path in enumerate(files) if place != TRUNCATED]
     assert shapes[:5] == [(36, 44), (24, 22), (48, 66), (36, 44, 3), (1, 44)]
-    with Image.open(files[CUT]) as cut, pytest.raises(OSError, match="truncated"):
+    with Image.open(files[TRUNCATED]) as cut, pytest.raises(OSError, match="truncated"):
         cut.load()
 
 

@@ -1,4 +1,4 @@
-"""A sweep: a list that anyone can run, what dies goes on, what is wrong is named, and nothing is trained twice."""
+"""A sweep: crashed jobs resume, user errors are named, a signal ends all jobs, and nothing is trained twice."""
 
 import json
 import os
@@ -22,10 +22,10 @@ from pipeline import config, stages
 from pipeline.cli import main
 from pipeline.files import file_lock
 from pipeline.stages import training
-from pipeline.sweep import executors, jobs
-from pipeline.sweep.executors import EXECUTORS, Plan
-from pipeline.sweep.jobs import FAILED, Job, write_list
-from pipeline.sweep.seeds import config_of_seed
+from pipeline.sweep import executors
+from pipeline.sweep.executors import EXECUTORS
+from pipeline.sweep.jobs import FAILED, Job
+from pipeline.sweep.seeds import config_with_seed
 from pipeline.training.checkpoint import load_weights, read_record
 from tests.conftest import build_once
 from tests.conftest import lay_out_tiny as lay_out
@@ -35,11 +35,11 @@ TINY = Path("configs/tiny.toml")
 
 
 def sweep(*sets, seeds=(), **options):
-    """A sweep of the tiny config: its lines, and what it said of itself."""
+    """Run a sweep of the tiny config; returns its results as text, and the sweep."""
     words = [word for pair in sets for word in ("--set", pair)]
     cfgs = {path: config.load(path, sets) for path in stages.seed_configs([TINY], seeds)}
     done = stages.sweep(cfgs, words, **options)
-    return list(done.lines), done
+    return list(map(str, done.results)), done
 
 
 def epochs_said(fold):
@@ -108,11 +108,11 @@ LONGER = "train.phases.0.repeats=8"  # so that there is a middle
 # ---------------------------------------------------------------------------------------------- trainings
 
 
-def test_a_killed_job_goes_on_and_a_second_sweep_does_nothing(tiny):
-    lines, done = while_one_is_killed(0, lambda: sweep(LONGER, fold=0))
-    assert lines[0] == "runs/tiny/fold0: died with status 137, goes on from its last epoch (1 of 2)"
-    assert re.fullmatch(r"runs/tiny/fold0: done, fold 0: OOF 0\.\d{4} at threshold \.5, .*best\.safetensors", lines[1])
-    assert len(lines) == 2
+def test_a_killed_job_resumes_and_a_second_sweep_does_nothing(tiny, caplog):
+    (line,), done = while_one_is_killed(0, lambda: sweep(LONGER, fold=0))
+    (death,) = [record.getMessage() for record in caplog.records if "died" in record.getMessage()]
+    assert death == "runs/tiny/fold0: died with status 137, resumes from its last epoch (retry 1 of 2)"
+    assert re.fullmatch(r"runs/tiny/fold0: done, fold 0: OOF 0\.\d{4} at threshold \.5, .*best\.safetensors", line)
     assert epochs_said(0) == EPOCHS, "none is trained again"
     assert (done.jobs, done.done_before) == (1, 0)
     lines, done = sweep(LONGER, fold=0)
@@ -124,7 +124,7 @@ def test_weights_that_lack_their_oof_are_no_end(trained, stub):
     before = (trained / "best.safetensors").stat().st_mtime_ns
     stub("")
     lines, done = sweep(fold=0)
-    assert (lines, done.done_before) == (["runs/tiny/fold0: done,"], 0), "its job was run"
+    assert (lines, done.done_before) == (["runs/tiny/fold0: done"], 0), "its job was run"
     assert Path("words").read_text().split() == ["-m", "pipeline", "train", "configs/tiny.toml", "--fold", "0"]
     stages.train(config.load(TINY), 0)  # which is what the job would have done
     assert (trained / "best.safetensors").stat().st_mtime_ns == before, "the weights stay"
@@ -136,23 +136,20 @@ def test_weights_of_other_settings_are_left_to_their_job_to_refuse(trained, stub
     assert sweep("train.batch_size=6", fold=0)[1].done_before == 0
 
 
-# ---------------------------------------------------------------------------------------------- the list
+# ---------------------------------------------------------------------------------------------- local jobs
 
 
 def job(fold, *words):
-    folder = Path(f"runs/x/fold{fold}")
-    return Job("x", fold, folder, folder / "best.safetensors", ("train", "x.toml", "--fold", str(fold), *words))
+    return Job(Path(f"runs/x/fold{fold}"), ("train", "x.toml", "--fold", str(fold), *words))
 
 
-def run_list(todo, retries=2, at_once=1):
-    write_list(Path("runs/list.mk"), todo, todo, at_once=at_once, retries=retries)
-    return list(EXECUTORS["local"](Plan(todo, Path("runs/list.mk"), at_once, retries)))
+def run_jobs(todo, retries=2, at_once=1):
+    return list(map(str, EXECUTORS["local"](todo, at_once, retries)))
 
 
-def test_a_mistake_is_named_and_not_tried_again_and_the_others_go_on(stub):
+def test_a_user_error_is_named_and_not_retried_and_the_other_jobs_run(stub):
     stub('case "$*" in *"fold 1"*) echo "pipeline train: no such thing" >&2; exit 2;; esac; echo fine')
-    lines = run_list([job(0), job(1), job(2)])
-    assert lines == [
+    assert run_jobs([job(0), job(1), job(2)]) == [
         "runs/x/fold0: done, fine",
         f"runs/x/fold1: {FAILED} pipeline train: no such thing (see runs/x/fold1/train.log)",
         "runs/x/fold2: done, fine",
@@ -160,43 +157,42 @@ def test_a_mistake_is_named_and_not_tried_again_and_the_others_go_on(stub):
     assert len(Path("calls").read_text().splitlines()) == 3
 
 
-def test_what_dies_is_tried_so_often(stub):
+def test_an_interrupted_job_is_not_retried(stub):
+    stub("echo stopped; exit 130")
+    assert run_jobs([job(0)]) == [f"runs/x/fold0: {FAILED} stopped (see runs/x/fold0/train.log)"]
+    assert len(Path("calls").read_text().splitlines()) == 1
+
+
+def test_a_crashed_job_is_restarted_as_often_as_retries(stub, caplog):
     stub("echo working; kill -9 $$")
-    *deaths, end = run_list([job(0)], retries=3)
-    assert len(deaths) == 3
-    assert end.startswith(f"runs/x/fold0: {FAILED} died with status 137 after 3 retries, ")
+    (end,) = run_jobs([job(0)], retries=3)
+    assert caplog.text.count("died with status 137, resumes from its last epoch") == 3
+    assert end.startswith(f"runs/x/fold0: {FAILED} died with status 137 after 3 retries, working")
     assert len(Path("calls").read_text().splitlines()) == 4
 
 
-def test_options_reach_the_training_as_they_were_given(stub):
+def test_options_reach_the_training_unchanged(stub):
     stub("")
     words = ("--set", "a={x = 1, y='$HOME #1'}", "--data", "a folder/100% (of it), \\n$(date) `date`", "--set", '"')
-    assert run_list([job(0, *words)]) == ["runs/x/fold0: done,"]
+    assert run_jobs([job(0, *words)]) == ["runs/x/fold0: done"]
     assert Path("words").read_text().splitlines() == ["-m", "pipeline", *job(0, *words).command]
 
 
-def test_make_skips_what_has_its_weights(stub):
-    stub("")
-    done = job(0)
-    done.folder.mkdir(parents=True)
-    done.weights.touch()
-    write_list(Path("list.mk"), [done, job(1)], [job(1)], at_once=1, retries=0)
-    assert list(EXECUTORS["local"](Plan([job(1)], Path("list.mk"), 1, 0))) == ["runs/x/fold1: done,"]
-    assert len(run_list([done])) == 1, "unless some of its OOF is missing"
-
-
-def test_the_options_of_the_make_around_are_not_ours(stub, monkeypatch):
-    stub("")
-    monkeypatch.setenv("MAKEFLAGS", "n -- command=other")
-    assert run_list([job(0)]) == ["runs/x/fold0: done,"]
-    assert "x.toml" in Path("words").read_text()
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_no_more_jobs_than_asked_for_run_at_the_same_time(stub, at_once):
+    stub("mkdir -p running; touch running/$$; ls running | wc -l; sleep 0.3; rm running/$$")
+    lines = run_jobs([job(fold) for fold in range(4)], at_once=at_once)
+    assert max(int(line.split()[-1]) for line in lines) == at_once
 
 
 SWEEP = """
+import sys
 from pathlib import Path
-from pipeline.sweep.executors import Plan, run_here
-for line in run_here(Plan([], Path("runs/list.mk"), 2, 0)):
-    print(line)
+from pipeline.sweep.executors import run_locally
+from pipeline.sweep.jobs import Job
+sys.executable = str(Path("stub").absolute())
+for result in run_locally([Job(Path(f"runs/x/fold{fold}"), ("train",)) for fold in range(3)], 2, 2):
+    print(result)
 """
 
 
@@ -214,7 +210,6 @@ def is_running(process: int) -> bool:
 def test_a_signal_to_a_sweep_ends_its_jobs(stub, number):
     python = sys.executable
     stub("echo $$ >> pids; sleep 100")
-    write_list(Path("runs/list.mk"), [job(0), job(1)], [job(0), job(1)], at_once=2, retries=2)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     sweeping = subprocess.Popen([python, "-c", SWEEP], env=env, stderr=subprocess.DEVNULL)
     give_up = time.monotonic() + 100
@@ -224,7 +219,7 @@ def test_a_signal_to_a_sweep_ends_its_jobs(stub, number):
     sweeping.send_signal(number)
     assert sweeping.wait(60) != 0
     jobs_pids = [int(pid) for pid in Path("pids").read_text().split()]
-    assert len(jobs_pids) == 2, "none is started again"
+    assert len(jobs_pids) == 2, "none is restarted, and the third is not started"
     assert not any(map(is_running, jobs_pids))
 
 
@@ -232,7 +227,7 @@ def test_a_signal_to_a_sweep_ends_its_jobs(stub, number):
 def test_a_sweep_after_nohup_outlives_its_terminal(handler):
     before = signal.signal(signal.SIGHUP, handler)
     try:
-        with subprocess.Popen(["true"]) as process, executors._ended_with_this(process):
+        with executors._stopped_by_signals(executors._Processes({})):
             assert (signal.getsignal(signal.SIGHUP) == signal.SIG_IGN) == (handler == signal.SIG_IGN)
         assert signal.getsignal(signal.SIGHUP) == handler
     finally:
@@ -242,15 +237,15 @@ def test_a_sweep_after_nohup_outlives_its_terminal(handler):
 def test_jobs_share_the_threads(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert [jobs.threads(at_once) for at_once in (1, 2, 3, 20)] == [8, 4, 2, 1]
+    assert [executors.threads_per_job(at_once) for at_once in (1, 2, 3, 20)] == [8, 4, 2, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert [jobs.threads(at_once) for at_once in (1, 4)] == [3, 2]
+    assert [executors.threads_per_job(at_once) for at_once in (1, 4)] == [3, 2]
 
 
 def test_each_job_has_its_share(stub, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     stub("echo $OMP_NUM_THREADS threads")
-    assert sorted(run_list([job(0), job(1)], at_once=2)) == [f"runs/x/fold{n}: done, 1 threads" for n in (0, 1)]
+    assert sorted(run_jobs([job(0), job(1)], at_once=2)) == [f"runs/x/fold{n}: done, 1 threads" for n in (0, 1)]
 
 
 # ---------------------------------------------------------------------------------------------- seeds
@@ -259,35 +254,35 @@ def test_each_job_has_its_share(stub, monkeypatch):
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.toml")))
 def test_a_copy_differs_in_its_seed_alone(name, tmp_path):
     path = Path(shutil.copy(ROOT / "configs" / f"{name}.toml", tmp_path))
-    copy = config_of_seed(path, 7)
+    copy = config_with_seed(path, 7)
     assert copy.name == f"{name}_seed7.toml"
     assert config.load(copy) == config.load(path).model_copy(update={"seed": 7, "name": copy.stem})
     assert "Scores:" not in copy.read_text(), "which are another seed's"
-    assert config_of_seed(path, config.load(path).seed) == path
+    assert config_with_seed(path, config.load(path).seed) == path
 
 
 @pytest.mark.parametrize("top", ["seed = 3", "  'seed'=3 # ours", 'name = "other"\nseed = 3'])
 def test_a_seed_that_is_there_is_replaced(tiny, top):
     TINY.write_text(f"# Header\n{top}\n{TINY.read_text()}")
-    copy = config.load(config_of_seed(TINY, 1))
+    copy = config.load(config_with_seed(TINY, 1))
     assert (copy.seed, copy.name) == (1, "tiny_seed1")
-    assert config_of_seed(TINY, 3) == TINY
+    assert config_with_seed(TINY, 3) == TINY
 
 
 def test_what_cannot_be_copied_by_lines_is_not_written(tiny):
     TINY.write_text('competition = """\nseed = 4\n"""\n' + TINY.read_text().replace('competition = "tiny.toml"', ""))
     with pytest.raises(ValueError, match=r"configs/tiny_seed1.toml cannot be written .*: write it by hand"):
-        config_of_seed(TINY, 1)
+        config_with_seed(TINY, 1)
     assert [path.name for path in Path("configs").iterdir()] == ["tiny.toml"]
 
 
 def test_a_copy_of_what_was_changed_since_is_refused(tiny, edit):
-    copy = config_of_seed(TINY, 1)
+    copy = config_with_seed(TINY, 1)
     edit(str(TINY), "batch_size = 4", "batch_size = 6")
     with pytest.raises(ValueError, match=r"tiny_seed1.toml and .*tiny.toml differ in train.*remove"):
-        config_of_seed(TINY, 1)
+        config_with_seed(TINY, 1)
     copy.unlink()
-    assert tomllib.loads(config_of_seed(TINY, 1).read_text())["train"]["batch_size"] == 6
+    assert tomllib.loads(config_with_seed(TINY, 1).read_text())["train"]["batch_size"] == 6
 
 
 def test_seeds_have_weights_of_their_own_and_the_same_folds(trained):
@@ -299,7 +294,7 @@ def test_seeds_have_weights_of_their_own_and_the_same_folds(trained):
     folds = {json.dumps(read_record(path)["settings"]["folds"]) for path in trained}
     assert len(folds) == 1
     done = stages.sweep({path: config.load(path) for path in paths}, fold=0)
-    assert (done.list, done.jobs, done.done_before) == (Path("runs/sweep-tiny+tiny_seed1.mk"), 2, 2)
+    assert (done.jobs, done.done_before) == (2, 2)
 
 
 # ---------------------------------------------------------------------------------------------- mistakes
@@ -316,7 +311,6 @@ def test_mistakes_are_one_line(tiny, capsys):
     assert "fold 9 does not exist" in say("--fold", "9")
     assert "both say what the seed is" in say("--seeds", "1", "--set", "seed=2")
     assert "are both run 'x': leave out --set name" in say("--seeds", "1 2", "--set", "name=x")
-    assert "run 'a b': expected letters" in say("--set", "name=a b")
 
 
 def test_a_failed_job_is_exit_status_2_with_its_reason(tiny, capsys, stub):
@@ -324,7 +318,13 @@ def test_a_failed_job_is_exit_status_2_with_its_reason(tiny, capsys, stub):
     assert main(["sweep", str(TINY), "--fold", "1"]) == 2
     said = capsys.readouterr()
     assert f"1 of 1 jobs failed, see above: runs/tiny/fold1: {FAILED} broken (see runs/tiny/fold1" in said.err
-    assert "list        runs/sweep-tiny.mk  1 jobs, 0 of them done before" in said.out
+    assert "jobs        1, 0 of them done before" in said.out
+
+
+def test_a_run_name_may_have_characters_of_the_shell(tiny, stub):
+    stub("")
+    assert sweep("name=a b; $c", fold=0)[0] == ["runs/a b; $c/fold0: done"]
+    assert Path("runs/a b; $c/fold0/train.log").exists()
 
 
 # ---------------------------------------------------------------------------------------------- the lock
@@ -417,13 +417,12 @@ def test_a_process_of_a_cluster_does_what_the_command_does(tiny, monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
     log = Path("runs/x/fold0/train.log")
     said = (2, "pipeline train: --fold last: expected a number from 0, all, or full")
-    assert executors._train(str(tiny), str(log), ["train", str(TINY), "--fold", "last"]) == said, (
-        "a mistake is an answer"
-    )
+    last = Job(log.parent, ("train", str(TINY), "--fold", "last"))
+    assert executors._train(str(tiny), last) == said, "a user error is a result"
     assert log.read_text().splitlines() == [said[1]]
     monkeypatch.setattr(stages, "train", lambda *_: {}["missing"])
     with pytest.raises(executors.DiedError, match="KeyError: 'missing'"):  # anything else is an end, and tried again
-        executors._train(str(tiny), str(log), ["train", str(TINY), "--fold", "0"])
+        executors._train(str(tiny), Job(log.parent, ("train", str(TINY), "--fold", "0")))
     assert "Traceback" in log.read_text()
 
 
@@ -442,7 +441,7 @@ def test_on_ray_what_failed_is_named_with_its_log():
         return ends[task]
 
     fake = SimpleNamespace(get=get, exceptions=ray.exceptions)
-    lines = [executors._line(fake, job(0), task) for task in ends]
+    lines = [str(executors._ray_result(fake, job(0), task)) for task in ends]
     assert lines[:2] == ["runs/x/fold0: done, OOF", f"runs/x/fold0: {FAILED} no such file (see runs/x/fold0/train.log)"]
     assert lines[2] == f"runs/x/fold0: {FAILED} died, KeyError: 'x' (see runs/x/fold0/train.log)"
     assert lines[3].startswith(f"runs/x/fold0: {FAILED} died, WorkerCrashedError: The worker died")
@@ -460,7 +459,7 @@ def test_on_ray_what_failed_is_named_with_its_log():
 )
 def test_on_ray_a_job_reserves_a_gpu_or_its_share_of_the_cpus(gpus, cpus, at_once, share):
     nodes = [{"Resources": {"CPU": float(each)}} for each in cpus]
-    assert executors._share({"CPU": float(sum(cpus)), "GPU": gpus}, nodes, at_once) == share
+    assert executors._resources_per_job({"CPU": float(sum(cpus)), "GPU": gpus}, nodes, at_once) == share
 
 
 @pytest.mark.parametrize("at_once", [0, 1, 2, 9])
@@ -484,13 +483,13 @@ def test_on_ray_no_more_jobs_are_handed_out_than_asked_for(tiny, monkeypatch, at
         get=lambda _: (0, "fine"),
         exceptions=ray.exceptions,
     )
-    monkeypatch.setattr(executors, "connected", lambda: fake)
-    monkeypatch.setattr(executors, "_check_folders", lambda *_: None)
-    lines = list(executors.run_on_ray(Plan([job(fold) for fold in range(5)], Path("list.mk"), at_once, 2)))
+    monkeypatch.setattr(executors, "connect", lambda: fake)
+    monkeypatch.setattr(executors, "_check_shared_folder", lambda *_: None)
+    lines = list(executors.run_on_ray([job(fold) for fold in range(5)], at_once, 2))
     assert len(lines) == 5
     assert max(most) == min(at_once or 5, 5)
 
 
 def test_a_machine_without_the_folder_is_named(tiny, ray_cluster):
-    with pytest.raises(ValueError, match=r"a machine of the cluster, has no .*/gone.mk: a sweep needs the"):
-        list(EXECUTORS["ray"](Plan([job(0)], Path("gone.mk"), 0, 2)))
+    with pytest.raises(ValueError, match=r"a machine of the cluster, has no .*/x.toml: a sweep needs the"):
+        list(EXECUTORS["ray"]([job(0)], 0, 2))

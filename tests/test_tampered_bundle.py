@@ -8,8 +8,8 @@ import pytest
 
 from pipeline import config, stages
 from pipeline.cli import main
-from pipeline.kaggle.input_mounts import LAYOUT, describe_runs, lay_out_project, resume_runs
-from pipeline.serving.bundle import RECORD, read_bundle
+from pipeline.kaggle.input_mounts import LAYOUT_FILE, copy_project_files, describe_runs, resume_runs
+from pipeline.serving.bundle import RECORD_FILE, read_bundle
 from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
 from tests.conftest import build_once
@@ -38,12 +38,12 @@ def put(*keys, value):
     """Set what lies at these keys of the record."""
 
     def tamper(folder: Path) -> None:
-        record = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD_FILE).read_text())
         table = record
         for key in keys[:-1]:
             table = table[key]
         table[keys[-1]] = value
-        (folder / RECORD).write_text(json.dumps(record))
+        (folder / RECORD_FILE).write_text(json.dumps(record))
 
     return tamper
 
@@ -78,18 +78,18 @@ def absolute_weights(folder: Path) -> None:
 
 
 WEIGHTS = ("weights", "tiny", "0")
-STEP = {"drop": "view", "member": "tiny", "name": "identity"}
+FALLBACK = {"drop": "view", "member": "tiny", "name": "identity"}
 TAMPERED = {
     "absolute path of weights": (absolute_weights, "weights.tiny.0"),
     "weights above the bundle": (put(*WEIGHTS, value="../x.safetensors"), "weights.tiny.0"),
     "weights in a folder of Windows": (put(*WEIGHTS, value="..\\x.safetensors"), "weights.tiny.0"),
     "weights that are no safetensors": (put(*WEIGHTS, value="x.pt"), "weights.tiny.0"),
     "a name with a zero byte": (put(*WEIGHTS, value="x\0.safetensors"), "weights.tiny.0"),
-    "weights that are a link out of it": (link_out("tiny-fold0.safetensors"), "lies outside of this folder"),
-    "a record that is a link out of it": (link_out(RECORD), "lies outside of this folder"),
-    "a card that is a link out of it": (link_out("card.toml"), "lies outside of this folder"),
+    "weights that are a link out of it": (link_out("tiny-fold0.safetensors"), "is outside this folder"),
+    "a record that is a link out of it": (link_out(RECORD_FILE), "is outside this folder"),
+    "a card that is a link out of it": (link_out("card.toml"), "is outside this folder"),
     "weights of another fold's name": (put("weights", "tiny", value={"٣": "x.safetensors"}), "weights.tiny"),
-    "weights of no fold": (put("weights", "tiny", value={}), "not of the same names"),
+    "weights of no fold": (put("weights", "tiny", value={}), "configs and weights have different names"),
     "weights that are no file": (write("tiny-fold0.safetensors", b"x" * 100), "not a checkpoint of this pipeline"),
     "a threshold of 7": (put("chosen", "threshold", value=7), "threshold = 7"),
     "a threshold below 0": (put("chosen", "threshold", value=-0.1), "threshold = -0.1"),
@@ -105,12 +105,18 @@ TAMPERED = {
     "weights in a list": (put("chosen", "weights", value=[1.0]), "weights of [1.0]"),
     "an unknown combination": (put("chosen", "combination", value=["mean"]), "unknown combination"),
     "unknown rules": (put("chosen", "rules", value={"a": 1}), "rules {'a': 1}"),
-    "a choice for objects": (put("chosen", "objects", value="disc"), "is for Objects"),
+    "a choice for objects": (
+        put("chosen", "objects", value="disc"),
+        "is of type Objects, which does not fit card.toml",
+    ),
     "nothing chosen": (put("chosen", value=[]), "chosen"),
-    "a step that drops nothing": (put("steps", value=[STEP | {"name": "sideways"}]), "there is no view 'sideways'"),
-    "a step of nobody": (put("steps", value=[STEP | {"member": "else"}]), "of 'else' to drop"),
+    "a fallback that drops nothing": (
+        put("fallbacks", value=[FALLBACK | {"name": "sideways"}]),
+        "there is no view 'sideways'",
+    ),
+    "a fallback of an unknown member": (put("fallbacks", value=[FALLBACK | {"member": "else"}]), "of 'else' to drop"),
     "steps that drop all": (
-        put("steps", value=[STEP, STEP | {"name": "flip_horizontal"}]),
+        put("fallbacks", value=[FALLBACK, FALLBACK | {"name": "flip_horizontal"}]),
         "is the last one, and cannot be dropped",
     ),
     "a config under another name": (put("configs", "tiny", "seed", value=-1), "seed"),
@@ -119,11 +125,11 @@ TAMPERED = {
     "an encoder from the network": (put("configs", "tiny", "model", "encoder", value="tu-hf-hub:a/b"), "encoder"),
     "an unknown view": (put("configs", "tiny", "predict", "views", value=["sideways"]), "unknown view 'sideways'"),
     "another number of classes": (put("configs", "tiny", "model", "classes", value=2), "model.classes is 2"),
-    "nested deeply": (write(RECORD, b'{"format": ' + b"[" * 100_000), "bundle.json: not JSON"),
+    "nested deeply": (write(RECORD_FILE, b'{"format": ' + b"[" * 100_000), "bundle.json: not JSON"),
     "nested, and closed": (put("configs", "tiny", "x", value=json.loads("[" * 500 + "]" * 500)), "unknown key 'x'"),
-    "bytes that are no text": (write(RECORD, b"\xff\xfe\x00"), "bundle.json: not JSON"),
-    "a list": (write(RECORD, b"[]"), "bundle.json"),
-    "a number": (write(RECORD, b"7"), "bundle.json"),
+    "bytes that are no text": (write(RECORD_FILE, b"\xff\xfe\x00"), "bundle.json: not JSON"),
+    "a list": (write(RECORD_FILE, b"[]"), "bundle.json"),
+    "a number": (write(RECORD_FILE, b"7"), "bundle.json"),
     "images above the data": (
         edit("card.toml", '"test/images"', '"../test/images"'),
         "files.test_images = '../test/images' leads out of the data folder",
@@ -168,36 +174,39 @@ def lay_out(layout, **files):
     Path("code").mkdir()
     for name, content in files.items():
         Path("code", name).write_text(content)
-    Path("code", LAYOUT).write_text(layout if isinstance(layout, str) else json.dumps(layout))
-    return lay_out_project(Path("code"), Path("working"))
+    Path("code", LAYOUT_FILE).write_text(layout if isinstance(layout, str) else json.dumps(layout))
+    return copy_project_files(Path("code"), Path("working"))
 
 
 PACKAGE = Path(__file__).parent.parent / "pipeline"
-LAYOUTS = {
-    "a file from outside of the dataset": ({"../secret.toml": "configs/x.toml"}, "lies outside of this folder"),
-    "an absolute file": ({str(PACKAGE / "__init__.py"): "configs/x.toml"}, "lies outside of this folder"),
-    "a file of a folder": ({"a/b.toml": "configs/x.toml"}, "lies outside of this folder"),
-    "no name": ({"": "configs/x.toml"}, "lies outside of this folder"),
-    "a place above the project": ({"x.toml": "../x.toml"}, "lies outside of the project"),
-    "an absolute place": ({"x.toml": "/tmp/x.toml"}, "lies outside of the project"),
-    "a place of Windows": ({"x.toml": "..\\..\\x.toml"}, "lies outside of the project"),
-    "a place with a zero byte": ({"x.toml": "configs/\0.toml"}, "lies outside of the project"),
+LAYOUT_FILES = {
+    "a file from outside of the dataset": ({"../secret.toml": "configs/x.toml"}, "is outside this folder"),
+    "an absolute file": ({str(PACKAGE / "__init__.py"): "configs/x.toml"}, "is outside this folder"),
+    "a file of a folder": ({"a/b.toml": "configs/x.toml"}, "is outside this folder"),
+    "no name": ({"": "configs/x.toml"}, "is outside this folder"),
+    "a place above the project": ({"x.toml": "../x.toml"}, "is outside the project"),
+    "an absolute place": ({"x.toml": "/tmp/x.toml"}, "is outside the project"),
+    "a place of Windows": ({"x.toml": "..\\..\\x.toml"}, "is outside the project"),
+    "a place with a zero byte": ({"x.toml": "configs/\0.toml"}, "is outside the project"),
     "a program": ({"x.toml": "pipeline/__init__.py"}, "is no config, card or table of folds"),
     "what python runs at its start": ({"x.toml": "sitecustomize.py"}, "is no config, card or table of folds"),
-    "two files in one place": ({"x.toml": "configs/x.toml", "y.toml": "configs/x.toml"}, "two files have one place"),
+    "two files in one place": (
+        {"x.toml": "configs/x.toml", "y.toml": "configs/x.toml"},
+        "two files have the same path",
+    ),
     "a file that is not there": ({"z.toml": "configs/x.toml"}, "no such file"),
-    "a list": ([], "expected names of files"),
-    "a place that is no text": ({"x.toml": 7}, "expected names of files"),
+    "a list": ([], "expected the name of each file and its path"),
+    "a place that is no text": ({"x.toml": 7}, "expected the name of each file and its path"),
     "nested deeply": ("[" * 100_000, "layout.json: not JSON"),
 }
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", LAYOUT_FILES)
 def test_a_layout_that_leads_elsewhere_is_refused_and_nothing_is_copied(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     Path("working").mkdir()
     Path("secret.toml").write_text("secret")
-    layout, expected = LAYOUTS[name]
+    layout, expected = LAYOUT_FILES[name]
     before = sorted(Path().rglob("*"))
     with pytest.raises((ValueError, OSError), match=expected) as refused:
         lay_out(layout, **{"x.toml": "x", "y.toml": "y"})
@@ -210,9 +219,9 @@ def test_a_file_of_the_dataset_that_is_a_link_out_of_it_is_not_copied(tmp_path, 
     Path("secret.toml").write_text("secret")
     Path("code").mkdir()
     Path("code/x.toml").symlink_to(Path("secret.toml").absolute())
-    Path("code", LAYOUT).write_text('{"x.toml": "configs/x.toml"}')
-    with pytest.raises(ValueError, match="lies outside of this folder"):
-        lay_out_project(Path("code"), Path("working"))
+    Path("code", LAYOUT_FILE).write_text('{"x.toml": "configs/x.toml"}')
+    with pytest.raises(ValueError, match="is outside this folder"):
+        copy_project_files(Path("code"), Path("working"))
     assert not Path("working").exists()
 
 
@@ -221,7 +230,7 @@ def test_a_place_that_a_link_leads_out_of_the_project_is_refused(tmp_path, monke
     Path("working").mkdir()
     Path("elsewhere").mkdir()
     Path("working/configs").symlink_to(Path("elsewhere").absolute())
-    with pytest.raises(ValueError, match="lies outside of the project"):
+    with pytest.raises(ValueError, match="is outside the project"):
         lay_out({"x.toml": "configs/x.toml"}, **{"x.toml": "x"})
     assert list(Path("elsewhere").iterdir()) == []
 
@@ -230,7 +239,7 @@ def test_a_file_that_is_there_and_differs_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("working/configs").mkdir(parents=True)
     Path("working/configs/x.toml").write_text("mine")
-    with pytest.raises(ValueError, match=r"x\.toml: is there already, and differs"):
+    with pytest.raises(ValueError, match=r"x\.toml: already exists, and differs"):
         lay_out({"x.toml": "configs/x.toml"}, **{"x.toml": "x"})
     assert Path("working/configs/x.toml").read_text() == "mine"
 
@@ -238,7 +247,7 @@ def test_a_file_that_is_there_and_differs_is_kept(tmp_path, monkeypatch):
 def test_a_project_is_laid_out_twice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert lay_out({"x.toml": "cards/x.toml"}, **{"x.toml": "x"}) == ["cards/x.toml"]
-    assert lay_out_project(Path("code"), Path("working")) == ["cards/x.toml"]
+    assert copy_project_files(Path("code"), Path("working")) == ["cards/x.toml"]
 
 
 # ---------------------------------------------------------------------------------------------- runs that are attached
@@ -261,7 +270,7 @@ def test_what_is_resumed_is_said_and_that_nothing_is(tmp_path):
         (tmp_path / "runs/a" / fold / file).touch()
     (tmp_path / "runs/a/fold1/metrics.jsonl").write_text('{"phase": 1, "epoch": 3}\n{"phase": 2, "epoch": 4}\n')
     assert describe_runs(tmp_path) == [
-        "resumed: runs/a/fold0, trained to its end",
+        "resumed: runs/a/fold0, training complete",
         "resumed: runs/a/fold1, after epoch 4 of phase 2",
         "resumed: runs/a/fold2, from where it was stopped",
     ]

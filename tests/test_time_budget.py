@@ -8,16 +8,16 @@ import torch
 
 from pipeline import config
 from pipeline.serving import single_pass, time_budget
-from pipeline.serving.budget_plan import Member, Step, fold_steps
-from pipeline.serving.single_pass import Item, OnePass
-from pipeline.serving.time_budget import Watch
+from pipeline.serving.budget_plan import Fallback, Member, fold_fallbacks
+from pipeline.serving.single_pass import LoadedImage, SinglePass
+from pipeline.serving.time_budget import TimeBudget
 
 HOUR = 3600.0
 VIEWS = ("identity", "flip_horizontal")
 PLAN = (Member("tiny", (0, 1, 2), VIEWS),)
-STEPS = (
-    Step(drop="view", member="tiny", name="flip_horizontal", score=0.5),
-    *fold_steps((Member("tiny", (0, 1, 2), ("identity",)),), {"tiny": {0: 0.1, 1: 0.2, 2: 0.3}}),
+FALLBACKS = (
+    Fallback(drop="view", member="tiny", name="flip_horizontal", score=0.5),
+    *fold_fallbacks((Member("tiny", (0, 1, 2), ("identity",)),), {"tiny": {0: 0.1, 1: 0.2, 2: 0.3}}),
 )
 
 
@@ -30,7 +30,7 @@ def clock(monkeypatch):
     return clock
 
 
-def predict(clock, image, budget, images=6, *, steps=STEPS, noise=0.0, warm_up=1.0, batch_size=16, fails=()):
+def predict(clock, image, budget, images=6, *, fallbacks=FALLBACKS, noise=0.0, warm_up=1.0, batch_size=16, fails=()):
     """The images reached, the run, and the seconds that all took.
 
     Args:
@@ -57,36 +57,36 @@ def predict(clock, image, budget, images=6, *, steps=STEPS, noise=0.0, warm_up=1
         card=SimpleNamespace(size=None),
         drawer=SimpleNamespace(weights=np.ones(1)),
         plan=PLAN,
-        record=SimpleNamespace(steps=steps),
+        record=SimpleNamespace(fallbacks=fallbacks),
     )
     started = clock.now
-    run = OnePass(bundle, load, Watch(images, budget))
-    items = (Item(str(n), None, (torch.full((1, 2, 2), n, dtype=torch.uint8),)) for n in range(images))
+    run = SinglePass(bundle, load, TimeBudget(images, budget))
+    items = (LoadedImage(str(n), None, (torch.full((1, 2, 2), n, dtype=torch.uint8),)) for n in range(images))
     reached = [image_id for image_id, stores in run(items)]
     return reached, run, clock.now - started
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2], ids=["even", "uneven"])
 @pytest.mark.parametrize("hours", [0.5, 1.2, 2.3, 3.5, 5.0])
-@pytest.mark.parametrize("steps", [STEPS, ()], ids=["with steps", "without steps"])
-def test_few_images_of_hours_each_end_within_the_budget(tiny, clock, hours, noise, steps):
-    reached, run, seconds = predict(clock, hours * HOUR, 8 * HOUR, steps=steps, noise=noise)
+@pytest.mark.parametrize("fallbacks", [FALLBACKS, ()], ids=["with fallbacks", "without fallbacks"])
+def test_few_images_of_hours_each_end_within_the_budget(tiny, clock, hours, noise, fallbacks):
+    reached, run, seconds = predict(clock, hours * HOUR, 8 * HOUR, fallbacks=fallbacks, noise=noise)
     assert seconds <= 8 * HOUR
     assert len(reached) >= 1
-    if steps and hours < 5:
+    if fallbacks and hours < 5:
         assert len(reached) == 6, "less is run, and all images fit"
-        assert run.dropped == list(STEPS[: len(run.dropped)])
-    assert bool(run.dropped) == (bool(steps) and hours > 1.25)
+        assert run.dropped == list(FALLBACKS[: len(run.dropped)])
+    assert bool(run.dropped) == (bool(fallbacks) and hours > 1.25)
 
 
 def test_the_next_image_is_not_started_if_it_would_end_after_the_budget(tiny, clock, caplog):
-    reached, _, seconds = predict(clock, 2.3 * HOUR, 8 * HOUR, steps=())
+    reached, _, seconds = predict(clock, 2.3 * HOUR, 8 * HOUR, fallbacks=())
     assert (reached, seconds) == (["0", "1", "2"], pytest.approx(6.9 * HOUR))
     assert "time budget used up: 3 images not predicted; their rows keep the sample's value" in caplog.text
 
 
 def test_of_a_batch_as_much_is_predicted_as_fits(tiny, clock):
-    reached, _, seconds = predict(clock, 10.0, 175.0, images=40, steps=(), batch_size=8)
+    reached, _, seconds = predict(clock, 10.0, 175.0, images=40, fallbacks=(), batch_size=8)
     assert (len(reached), seconds) == (17, pytest.approx(170.0))
 
 
@@ -98,18 +98,18 @@ def test_a_slow_first_image_is_no_reason_to_drop_what_fits(tiny, clock):
 def test_costs_are_known_after_the_first_image_where_the_next_is_dear(tiny, clock):
     _, run, _ = predict(clock, 2.3 * HOUR, 8 * HOUR)
     # 2.3 h are gone; 5.3 h of the 7.6 planned for are left to 5 images, and a pass takes 0.383 h: two passes fit.
-    assert [step.name for step in run.dropped] == ["flip_horizontal", 0]
+    assert [fallback.name for fallback in run.dropped] == ["flip_horizontal", 0]
 
 
 def test_no_image_is_started_if_loading_the_models_took_the_budget(clock):
-    started = Watch(6, 60.0)
+    started = TimeBudget(6, 60.0)
     clock.now += 61.0
-    assert started.fitting(1, started.next_image(PLAN)) == 0
+    assert started.count_that_fit(1, started.next_image_limit(PLAN)) == 0
 
 
 def test_without_a_budget_all_is_predicted_in_whole_batches(tiny, clock):
     reached, run, _ = predict(clock, 2.3 * HOUR, None, images=20)
-    assert (len(reached), run.dropped, run.watch.batches) == (20, [], 2)
+    assert (len(reached), run.dropped, run.budget.batches) == (20, [], 2)
 
 
 def test_images_on_which_all_models_fail_end_no_prediction(tiny, clock):

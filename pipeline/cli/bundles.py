@@ -1,4 +1,4 @@
-"""The commands around the bundle that runs on Kaggle: make it, run it, rehearse it."""
+"""The commands around the bundle, which predicts on Kaggle without a network: make it, run it, rehearse it."""
 
 import sys
 from math import nan
@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from pipeline import stages
-from pipeline.cli.terminal import DEMO, ConfigPath, DataRoot, Overrides, app, load_configs, out, print_table
+from pipeline.cli.terminal import DEMO, ConfigPath, Configs, DataRoot, Overrides, app, load_configs, out, print_table
 from pipeline.progress import clock
-from pipeline.serving.budget_plan import Step
+from pipeline.serving.budget_plan import Fallback
 from pipeline.statistics.bootstrap import Interval
 
-Configs = Annotated[str, typer.Option(help="names of the configs of an ensemble, beside the given one's file")]
+Weights = Annotated[Path, typer.Argument(help="the bundle's weights, dist/kaggle/<name>/weights")]
 
 
 @app.command()
@@ -22,118 +22,119 @@ def bundle(
     configs: Configs = "",
     owner: Annotated[
         str | None,
-        typer.Option(envvar="KAGGLE_USERNAME", help="the name of your Kaggle account; kept for the next time"),
+        typer.Option(envvar="KAGGLE_USERNAME", help="your Kaggle user name  [default: as before]"),
     ] = None,
     half: Annotated[
-        bool | None, typer.Option("--half/--full", help="weights in bfloat16, half the bytes; kept for the next time")
+        bool | None,
+        typer.Option("--half/--full", help="store weights as bfloat16, half the size  [default: as before]"),
     ] = None,
     set_: Overrides = None,
     data: DataRoot = None,
 ) -> None:
-    """Write dist/kaggle/<name>/: wheels, weights and notebooks that predict on Kaggle without the internet."""
-    done = stages.bundle(load_configs(path, configs, set_, data), owner, half=half)
-    _print_bundle(done)
-    if done.owner == stages.NOBODY:
-        out.print(f"owner       {done.owner}: give OWNER=<the name of your Kaggle account> before you upload")
+    """Pack wheels, weights and notebooks for offline prediction on Kaggle into dist/kaggle/<name>/."""
+    result = stages.bundle(load_configs(path, configs, set_, data), owner, half=half)
+    _print_bundle(result)
+    if result.owner == stages.PLACEHOLDER_OWNER:
+        out.print(f"owner       {result.owner}: set OWNER=<your Kaggle user name> before you upload")
 
 
-def _print_bundle(done: stages.Bundled) -> None:
-    record = done.bundle.record
-    for name, size in done.megabytes.items():
-        out.print(f"{name:11} {done.folder / name}  {size:.1f} MB")
-    out.print(f"notebooks   {done.folder / 'notebook'}, {done.folder / 'train'}")
-    worth = Interval(record.worth.score, *(record.worth.interval or (nan, nan)))
-    out.print(f"OOF score   {worth.mean:.4f}  {record.worth.metric}, {worth}")
-    if record.steps:
-        out.print("when time is short, it drops")
-        print_table([_step_row(step) for step in record.steps], {})
+def _print_bundle(result: stages.BundleResult) -> None:
+    record = result.bundle.record
+    for name, size in result.megabytes.items():
+        out.print(f"{name:11} {result.folder / name}  {size:.1f} MB")
+    out.print(f"notebooks   {result.folder / 'notebook'}, {result.folder / 'train'}")
+    score = Interval(record.evaluation.score, *(record.evaluation.interval or (nan, nan)))
+    out.print(f"OOF score   {score.mean:.4f}  {record.evaluation.metric}, {score}")
+    if record.fallbacks:
+        out.print("dropped when time is short, in this order:")
+        print_table([_fallback_row(fallback) for fallback in record.fallbacks], {})
 
 
-def _step_row(step: Step) -> dict[str, str]:
-    return {"what": step.drop, "which": str(step.name), "of": step.member, "OOF": _score(step)}
-
-
-def _score(step: Step) -> str:
-    return "not to be measured" if step.score is None else f"{step.score:.4f} without it"
+def _fallback_row(fallback: Fallback) -> dict[str, str]:
+    score = "not measurable" if fallback.score is None else f"{fallback.score:.4f} without it"
+    return {"drop": fallback.drop, "name": str(fallback.name), "of": fallback.member, "OOF": score}
 
 
 @app.command(name="run-bundle")
 def run_bundle(
-    weights: Annotated[Path, typer.Argument(help="the bundle's folder of weights")],
-    data: Annotated[Path, typer.Option("--data", envvar="DATA", help="where the competition's files lie")],
+    weights: Weights,
+    data: Annotated[Path, typer.Option("--data", envvar="DATA", help="folder of the competition's files")],
     csv: Annotated[Path, typer.Option(help="the submission to write")] = Path("submission.csv"),
-    budget: Annotated[str, typer.Option(help="such as 8h30m; empty: as long as it takes")] = "",
-    workers: Annotated[int, typer.Option(help="processes that read ahead")] = 0,
+    budget: Annotated[str, typer.Option(help="time limit, such as 8h30m  [default: none]", show_default=False)] = "",
+    workers: Annotated[int, typer.Option(help="processes that read images ahead")] = 0,
 ) -> None:
-    """Predict a test set with a bundle, in one pass, and write the submission."""
-    done = stages.run_bundle(weights, data, csv, budget=budget, workers=workers)
-    out.print(f"submission  {done.csv}  {done.summary.rows} rows, {done.summary.empty} of them empty")
-    out.print(f"time        {clock(done.seconds)} for {done.images} images, {done.per_image:.2f} s each")
-    if done.problems:
-        out.print(f"no mask     {len(done.problems)} images: {done.csv.with_suffix('.json')} says why")
+    """Predict a test set with a bundle, reading each image once, and write the submission."""
+    result = stages.run_bundle(weights, data, csv, budget=budget, workers=workers)
+    out.print(f"submission  {result.csv}  {result.summary.rows} rows, {result.summary.empty} of them empty")
+    out.print(f"time        {clock(result.seconds)} for {result.images} images, {result.seconds_per_image:.2f} s each")
+    if result.problems:
+        out.print(f"no mask     {len(result.problems)} images: see {result.csv.with_suffix('.json')} for the reasons")
 
 
-@app.command(name="predict-many")
-def predict_many(
-    weights: Annotated[Path, typer.Argument(help="the bundle's folder of weights")],
-    input_: Annotated[str, typer.Option("--input", help="a glob pattern, or a .parquet with a column path; or a URL")],
-    output: Annotated[str, typer.Option(help="a folder for Parquet partitions, or a URL")],
-    executor: Annotated[str, typer.Option(help="local, or ray: on a cluster")] = "local",
-    workers: Annotated[int, typer.Option(help="processes that read ahead; on Ray, actors", min=0)] = 0,
-    rows: Annotated[int, typer.Option(help="images per partition", min=1)] = 1000,
+@app.command(name="batch-predict")
+def batch_predict(
+    weights: Weights,
+    input_: Annotated[str, typer.Option("--input", help="a glob pattern or a .parquet with a column path, or a URL")],
+    output: Annotated[str, typer.Option(help="a folder for the Parquet files, or a URL")],
+    executor: Annotated[str, typer.Option(help="local (this process) or ray (a cluster)")] = "local",
+    workers: Annotated[int, typer.Option(help="processes that read images ahead; on Ray, actors", min=0)] = 0,
+    rows: Annotated[int, typer.Option(help="images per Parquet file", min=1)] = 1000,
 ) -> None:
-    """Predict any number of images with a bundle; goes on with the partitions that are missing."""
-    done = stages.predict_many(weights, input_, output, executor=executor, workers=workers, rows=rows)
-    out.print(f"rows        {done.output}  {done.images} images in {done.partitions} partitions")
-    if done.done_before:
-        out.print(f"before      {done.done_before} partitions were there already")
-    if done.predicted:
-        speed = done.predicted / done.seconds
-        out.print(f"time        {clock(done.seconds)} for {done.predicted} images, {speed:.1f} images per second")
-    if done.problems:
-        out.print(f"no mask     {done.problems} images: the column problem says why")
+    """Predict any number of images with a bundle to Parquet files; resumes with the missing files."""
+    result = stages.batch_predict(weights, input_, output, executor=executor, workers=workers, rows=rows)
+    out.print(f"rows        {result.output}  {result.images} images in {result.partitions} partitions")
+    if result.done_before:
+        out.print(f"before      {result.done_before} partitions were complete")
+    if result.predicted:
+        speed = result.predicted / result.seconds
+        out.print(f"time        {clock(result.seconds)} for {result.predicted} images, {speed:.1f} images per second")
+    if result.problems:
+        out.print(f"no mask     {result.problems} images: see the column problem for the reasons")
 
 
 @app.command()
 def rehearse(
     path: ConfigPath = DEMO,
     configs: Configs = "",
-    base: Annotated[Path, typer.Option(help="an interpreter that has what Kaggle's image has")] = Path(sys.executable),
-    images: Annotated[int, typer.Option(help="in the hidden test set, to foresee the hours")] = 1000,
+    base: Annotated[
+        Path, typer.Option(help="Python interpreter with the packages of Kaggle's image  [default: this one]")
+    ] = Path(sys.executable),
+    images: Annotated[int, typer.Option(help="number of hidden test images to estimate the hours for")] = 1000,
     set_: Overrides = None,
     data: DataRoot = None,
 ) -> None:
-    """Run the notebook that submits as Kaggle will: no network, a fresh environment, a test set nobody has seen."""
-    acts = stages.rehearse(load_configs(path, configs, set_, data), base)
-    print_table([_act_row(act, images) for act in acts], {})
-    for act in acts:
-        _print_act(act)
-    failed = [act.name for act in acts if not act.passed]
+    """Run the submission notebook as Kaggle does: no network, a fresh environment, a hidden test set."""
+    runs = stages.rehearse(load_configs(path, configs, set_, data), base)
+    print_table([_run_row(run, images) for run in runs], {})
+    for run in runs:
+        _print_run(run)
+    failed = [run.name for run in runs if not run.passed]
     if failed:
-        raise ValueError(f"on the {' and the '.join(failed)} test set this would have been no submission, see above")
+        raise ValueError(f"the notebook failed on the {' and the '.join(failed)} test set, see above")
 
 
-def _act_row(act: stages.Act, images: int) -> dict[str, object]:
+def _run_row(run: stages.RehearsalRun, images: int) -> dict[str, object]:
     return {
-        "test set": act.name,
-        "images": act.images,
-        "CSV": "valid" if act.passed else "NOT VALID",
-        "no mask": len(act.without),
-        "s per image": f"{act.per_image:.3f}",
-        f"hours for {images}": f"{act.per_image * images / 3600:.2f}",
-        "run": clock(act.ran.seconds),
-        "peak memory": f"{act.ran.peak / 2**20:.0f} MiB",
-        "working": f"{act.ran.working / 1e6:.2f} MB",
+        "test set": run.name,
+        "images": run.images,
+        "CSV": "valid" if run.passed else "NOT VALID",
+        "no mask": len(run.without_mask),
+        "s per image": f"{run.seconds_per_image:.3f}",
+        f"hours for {images}": f"{run.seconds_per_image * images / 3600:.2f}",
+        "run": clock(run.notebook.seconds),
+        "peak memory": f"{run.notebook.peak_memory / 2**20:.0f} MiB",
+        "working": f"{run.notebook.working_size / 1e6:.2f} MB",
     }
 
 
-def _print_act(act: stages.Act) -> None:
-    out.print(f"{act.name:11} {act.ran.isolation}" + (", BUT THE INPUT CHANGED" if act.ran.input_changed else ""))
-    if act.differs:
-        out.print(f"{'':11} {act.differs}")
-    for image_id, problem in act.without.items():
+def _print_run(run: stages.RehearsalRun) -> None:
+    notebook = run.notebook
+    out.print(f"{run.name:11} {notebook.isolation}" + (", BUT THE INPUT CHANGED" if notebook.input_changed else ""))
+    if run.difference:
+        out.print(f"{'':11} {run.difference}")
+    for image_id, problem in run.without_mask.items():
         out.print(f"{'':11} no mask for '{image_id}': {problem}")
-    if act.problem:
-        out.print(f"{'':11} {act.problem}")
-    if act.ran.status:
-        out.print(f"{'':11} the notebook ended with status {act.ran.status}:\n{act.ran.output}")
+    if run.problem:
+        out.print(f"{'':11} {run.problem}")
+    if notebook.status:
+        out.print(f"{'':11} the notebook ended with status {notebook.status}:\n{notebook.output}")

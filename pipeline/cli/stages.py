@@ -206,15 +206,14 @@ def _seeds(text: str, overrides: Sequence[str] | None) -> list[int]:
     return [int(word) for word in text.split()]
 
 
-def _print_sweep(done: stages.Swept) -> None:
-    out.print(f"list        {done.list}  {done.jobs} jobs, {done.done_before} of them done before")
-    lines = []
-    for line in done.lines:
-        out.print(line)
-        lines.append(line)
-    failed = stages.failed(lines)
+def _print_sweep(sweep: stages.Sweep) -> None:
+    out.print(f"jobs        {sweep.jobs}, {sweep.done_before} of them done before")
+    failed = []
+    for result in sweep.results:
+        out.print(str(result))
+        failed += [result] if result.failed else []
     if failed:
-        raise ValueError(f"{len(failed)} of {done.jobs} jobs failed, see above: {failed[0]}")
+        raise ValueError(f"{len(failed)} of {sweep.jobs} jobs failed, see above: {failed[0]}")
 
 
 @app.command()

@@ -21,6 +21,9 @@ app = typer.Typer(
 )
 
 ConfigPath = Annotated[Path, typer.Argument(help="a config", metavar="[CONFIG]")]
+Configs = Annotated[
+    str, typer.Option(metavar="NAMES", help="several configs by name, in the folder of CONFIG, e.g. 'nuclei seed1'")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="override values, e.g. 'train.batch_size=8 seed=1'"),

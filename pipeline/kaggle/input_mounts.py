@@ -1,4 +1,4 @@
-"""What is attached to a notebook, by what it holds and not by its place: Kaggle mounts in more than one way.
+"""Finds the inputs attached to a Kaggle notebook by their content, because Kaggle uses several mount points.
 
 input/<slug>/   input/competitions/<slug>/   input/datasets/<owner>/<slug>/   input/notebooks/<owner>/<slug>/
 """
@@ -14,49 +14,51 @@ from pipeline import competition, config
 from pipeline.competition import Competition
 from pipeline.quoting import quoted
 from pipeline.schema import read_json
-from pipeline.serving.bundle import AGAIN, RECORD, inside
+from pipeline.serving.bundle import REBUILD, RECORD_FILE, path_inside
 from pipeline.training.history import describe_progress
 
-LAYOUT = "layout.json"  # in the code dataset: where its files lie in the project
+LAYOUT_FILE = "layout.json"  # in the code dataset: the path of each of its files in the project
 MOUNTS = ("*", "competitions/*", "datasets/*/*", "notebooks/*/*")
-LAID_OUT = (".toml", ".csv", ".json")  # what of a project is configs, cards and folds, and no program
+ALLOWED_SUFFIXES = (".toml", ".csv", ".json")  # configs, cards and folds; no code
 
 
 def kaggle_root() -> Path:
-    """Kaggle's folder, /kaggle; a rehearsal says in KAGGLE_ROOT where its own is."""
+    """Kaggle's folder, /kaggle; a rehearsal sets its own in KAGGLE_ROOT."""
     return Path(os.environ.get("KAGGLE_ROOT", "/kaggle"))
 
 
 def is_rerun() -> bool:
-    """Whether this is the run on hidden data, which nobody watches."""
+    """Whether Kaggle reruns the notebook on the hidden test set."""
     return bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
 
 
 def find_weights(root: Path) -> Path:
-    """The folder of the bundle's weights.
+    """Find the folder of the bundle's weights.
 
     Raises:
-        FileNotFoundError, ValueError: if none is attached, or more than one; with what is, and what to do.
+        FileNotFoundError: if none is attached.
+        ValueError: if more than one is attached.
     """
-    return _only(root, lambda folder: (folder / RECORD).is_file(), f"{RECORD}: attach the dataset <name>-weights")
+    what = f"{RECORD_FILE}: attach the dataset <name>-weights"
+    return _find_one(root, lambda folder: (folder / RECORD_FILE).is_file(), what)
 
 
 def find_competition(root: Path, card: Competition) -> Path:
-    """The folder of the competition's files; its test images may be hidden still.
+    """Find the folder of the competition's files; the test images may still be hidden.
 
     Raises:
         As `find_weights`.
     """
     sample, folders = card.files.sample_submission, (card.files.test_images, card.files.train_images)
-    return _only(
+    return _find_one(
         root,
         lambda folder: (folder / sample).is_file() and any((folder / images).is_dir() for images in folders),
         f"{sample} and {' or '.join(folders)}/: attach the competition {card.url or card.name}",
     )
 
 
-def settle(root: Path, code: Path, name: str) -> list[str]:
-    """Make the current folder the project: configs, folds and runs that are attached, where they lie at home.
+def set_up_project(root: Path, code: Path, name: str) -> list[str]:
+    """Copy attached configs, folds and runs into the current folder, to the same paths as in the project.
 
     Args:
         root: Kaggle's folder.
@@ -64,31 +66,32 @@ def settle(root: Path, code: Path, name: str) -> list[str]:
         name: of the config.
 
     Returns:
-        an override for the config: where the competition's files are mounted.
+        an override for the config: the folder of the competition's files.
 
     Raises:
-        As `lay_out_project` and `find_competition`.
+        As `copy_project_files` and `find_competition`.
     """
-    lay_out_project(code, Path())
+    copy_project_files(code, Path())
     resume_runs(root, Path())
     card = competition.load(config.load(Path("configs") / f"{name}.toml").competition)
     return [f"data.root={find_competition(root, card)}"]
 
 
-def lay_out_project(code: Path, project: Path) -> list[str]:
-    """Copy configs, folds and cards out of the code dataset to where they lie in the project; returns their paths.
+def copy_project_files(code: Path, project: Path) -> list[str]:
+    """Copy configs, folds and cards from the code dataset to their paths in the project; returns these paths.
 
     Raises:
-        ValueError: for a path that leads out of the project or the dataset, a file that is no config, card or table,
-            and one that is there already and differs. Nothing is copied then.
+        FileNotFoundError: if a file is missing.
+        ValueError: for a path outside the project or the dataset, a file that is no config, card or table, and an
+            existing file with other content. Nothing is copied then.
     """
-    layout = _read_layout(code / LAYOUT)
-    copies = {inside(code, name): _place(project, place, code / LAYOUT) for name, place in layout.items()}
+    layout = _read_layout(code / LAYOUT_FILE)
+    copies = {path_inside(code, name): _target(project, path, code / LAYOUT_FILE) for name, path in layout.items()}
     for source, target in copies.items():
         if not source.is_file():
-            raise FileNotFoundError(f"{source}: no such file, and {LAYOUT} names it: upload the folder again")
+            raise FileNotFoundError(f"{source}: no such file, but {LAYOUT_FILE} lists it: upload the folder again")
         if target.exists() and target.read_bytes() != source.read_bytes():
-            raise ValueError(f"{target}: is there already, and differs from {source}: remove it, or detach the dataset")
+            raise ValueError(f"{target}: already exists, and differs from {source}: remove it, or detach the dataset")
     for source, target in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
@@ -96,58 +99,58 @@ def lay_out_project(code: Path, project: Path) -> list[str]:
 
 
 def _read_layout(path: Path) -> dict[str, str]:
-    expected = f"expected names of files, each with its place in the project: {AGAIN}"
+    expected = f"expected the name of each file and its path in the project: {REBUILD}"
     layout = read_json(path, expected, dict[str, str])
     if len(set(layout.values())) < len(layout):
-        raise ValueError(f"{path}: two files have one place: {AGAIN}")
+        raise ValueError(f"{path}: two files have the same path in the project: {REBUILD}")
     return layout
 
 
-def _place(project: Path, place: str, where: Path) -> Path:
-    """Where a file goes: below the project, and not into this package."""
-    target = (project / place).resolve() if "\0" not in place else project.parent
-    if not target.is_relative_to(project.resolve()) or "\\" in place:
-        raise ValueError(f"{where}: {quoted(place)} lies outside of the project: {AGAIN}")
-    if target.suffix not in LAID_OUT or target.is_relative_to(Path(pipeline.__file__).resolve().parent):
-        raise ValueError(f"{where}: {quoted(place)} is no config, card or table of folds: {AGAIN}")
+def _target(project: Path, path: str, layout_file: Path) -> Path:
+    """Where a file is copied to: inside the project, and not into this package."""
+    target = (project / path).resolve() if "\0" not in path else project.parent
+    if not target.is_relative_to(project.resolve()) or "\\" in path:
+        raise ValueError(f"{layout_file}: {quoted(path)} is outside the project: {REBUILD}")
+    if target.suffix not in ALLOWED_SUFFIXES or target.is_relative_to(Path(pipeline.__file__).resolve().parent):
+        raise ValueError(f"{layout_file}: {quoted(path)} is no config, card or table of folds: {REBUILD}")
     return target
 
 
 def resume_runs(root: Path, project: Path) -> list[str]:
-    """Copy runs that are attached, such as an earlier notebook's output, into the project; returns their names.
+    """Copy attached runs, such as the output of an earlier notebook, into the project; returns their names.
 
-    A run that is there already stays as it is. A link that leads out of what is attached is not followed.
+    An existing run is not overwritten. A link that leads out of the attached folder is not followed.
     """
     resumed = []
-    for run in sorted(path for folder in _attached(root) for path in folder.glob("runs/*") if path.is_dir()):
+    for run in sorted(path for folder in _input_folders(root) for path in folder.glob("runs/*") if path.is_dir()):
         if not (project / "runs" / run.name).exists():
-            shutil.copytree(run, project / "runs" / run.name, ignore=partial(_links_out, run.resolve()))
+            shutil.copytree(run, project / "runs" / run.name, ignore=partial(_links_outside, run.resolve()))
             resumed.append(run.name)
     return resumed
 
 
-def _links_out(run: Path, folder: str, names: list[str]) -> list[str]:
+def _links_outside(run: Path, folder: str, names: list[str]) -> list[str]:
     return [name for name in names if not Path(folder, name).resolve().is_relative_to(run)]
 
 
 def describe_runs(project: Path) -> list[str]:
-    """A line for each fold of a run that is there: how far it is. Without any, that a training starts over."""
+    """One line per fold that was trained before, with its last epoch; without any, that training starts over."""
     lines = []
     for folder in sorted((project / "runs").glob("*/*/")):
         if (folder / "best.safetensors").is_file():
-            lines.append(f"resumed: {folder.relative_to(project)}, trained to its end")
+            lines.append(f"resumed: {folder.relative_to(project)}, training complete")
         elif (folder / "state.pt").is_file():
             lines.append(f"resumed: {folder.relative_to(project)}, {describe_progress(folder)}")
     return lines or ["no earlier run is attached: training starts from the beginning"]
 
 
-def _attached(root: Path) -> list[Path]:
+def _input_folders(root: Path) -> list[Path]:
     return sorted(folder for mount in MOUNTS for folder in (root / "input").glob(mount) if folder.is_dir())
 
 
-def _only(root: Path, fits: Callable[[Path], bool], what: str) -> Path:
-    attached = _attached(root)
-    found = [folder for folder in attached if fits(folder)]
+def _find_one(root: Path, matches: Callable[[Path], bool], what: str) -> Path:
+    attached = _input_folders(root)
+    found = [folder for folder in attached if matches(folder)]
     if not found:
         names = ", ".join(folder.name for folder in attached) or "nothing"
         raise FileNotFoundError(f"{root}/input has no folder with {what} (Add Input). Attached: {names}")

@@ -1,7 +1,7 @@
-"""Test sets to rehearse on: the known one, and one that the author never saw.
+"""Test sets for a rehearsal: the known one, and a mock hidden one.
 
-The second is made of the first, with what hidden ones have been found to hold: other images in number and size, a grey
-one among colours, one of a single row of pixels, a file cut short.
+The mock one is made from the known one, with surprises found in hidden test sets: another number of images, other image
+sizes, a grey image among colour images, an image of a single row of pixels, a truncated file.
 """
 
 import shutil
@@ -22,7 +22,7 @@ from pipeline.submission import sample_rows
 
 IMAGES = 24
 PREFIX = "hidden_"
-PLAIN = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}  # what can be written anew, if it is 8 bits deep
+PLAIN = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}  # formats that can be rewritten, if they have 8 bits
 
 Change = Callable[[np.ndarray], np.ndarray]  # of pixels (H, W, C) uint8
 
@@ -44,13 +44,13 @@ def _one_row(pixels: np.ndarray) -> np.ndarray:
     return pixels[:1]
 
 
-# By the place of an image; those after the last are as they were.
+# By position of the image; images after the last position are unchanged.
 CHANGES: tuple[Change | None, ...] = (None, _smaller, _larger, _other_channels, _one_row)
-CUT = len(CHANGES)  # the place of the image whose file is cut short
+TRUNCATED = len(CHANGES)  # the position of the image whose file is truncated
 
 
 def write_known(card: Competition, root: Path, folder: Path) -> int:
-    """Copy the known test set, and nothing else, into a new folder; returns its number of images."""
+    """Copy the known test set into a new folder, without the training images; returns its number of images."""
     files = card.files
     paths = test_search(card, root).find(hidden=True).values()
     for path in [root / files.sample_submission, *paths]:
@@ -61,31 +61,31 @@ def write_known(card: Competition, root: Path, folder: Path) -> int:
 
 
 def write_hidden(card: Competition, root: Path, folder: Path, images: int = IMAGES) -> int:
-    """Write a hidden test set into a new folder, laid out as the card says; returns its number of images.
+    """Write a mock hidden test set into a new folder, with the paths on the card; returns its number of images.
 
-    It is made of training images where no test image is known. Where ids come from folders of folders, they are those
-    of the known images, and fewer.
+    It is made from training images if no test image is known. If ids come from nested folders, it has the ids of the
+    known images, at most `images` of them.
     """
-    files, (home, known, rows) = card.files, _known_images(card, root)
+    files, (image_folder, known, rows) = card.files, _known_images(card, root)
     ids = list(rows)
-    chosen = ids[:images] if files.pattern else [ids[place % len(ids)] for place in range(images)]
-    names = chosen if files.pattern else [f"{PREFIX}{place}_{image_id}" for place, image_id in enumerate(chosen)]
-    for place, (image_id, name) in enumerate(zip(chosen, names, strict=True)):
-        below = known[image_id].relative_to(home) if files.pattern else Path(name + files.suffix)
+    chosen = ids[:images] if files.pattern else [ids[position % len(ids)] for position in range(images)]
+    names = chosen if files.pattern else [f"{PREFIX}{position}_{image_id}" for position, image_id in enumerate(chosen)]
+    for position, (image_id, name) in enumerate(zip(chosen, names, strict=True)):
+        below = known[image_id].relative_to(image_folder) if files.pattern else Path(name + files.suffix)
         target = folder / files.test_images / below
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write_changed(known[image_id], target, place)
+        _write_changed(known[image_id], target, position)
     parts = [_renamed(rows[old], card.columns.id, old, new) for old, new in zip(chosen, names, strict=True)]
-    with atomic_write(folder / files.sample_submission) as unfinished:
-        pd.concat(parts).to_csv(unfinished, index=False, lineterminator="\n")
+    with atomic_write(folder / files.sample_submission) as partial_csv:
+        pd.concat(parts).to_csv(partial_csv, index=False, lineterminator="\n")
     return len(names)
 
 
-def _write_changed(path: Path, target: Path, place: int) -> None:
-    if place == CUT:
+def _write_changed(path: Path, target: Path, position: int) -> None:
+    if position == TRUNCATED:
         target.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         return
-    change = CHANGES[place] if place < CUT else None
+    change = CHANGES[position] if position < TRUNCATED else None
     pixels = read_pixels(path) if change and path.suffix.lower() in PLAIN else None
     if pixels is None or pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
         shutil.copyfile(path, target)
@@ -95,7 +95,7 @@ def _write_changed(path: Path, target: Path, place: int) -> None:
 
 
 def _known_images(card: Competition, root: Path) -> tuple[Path, dict[str, Path], dict[str, pd.DataFrame]]:
-    """Images that a test set can be made of: their folder, files by id, and rows of a sample submission by id."""
+    """Images to make a test set from: their folder, their files by id, and rows of a sample submission by id."""
     sample, known = root / card.files.sample_submission, test_search(card, root).find(hidden=True)
     table, ids = read_table(sample, [card.columns.id]), sample_rows(card, sample)["image_id"]
     rows = {image_id: part for image_id, part in table.loc[ids.index].groupby(ids, sort=False) if image_id in known}
@@ -107,7 +107,7 @@ def _known_images(card: Competition, root: Path) -> tuple[Path, dict[str, Path],
 
 
 def _empty_rows(card: Competition, header: Sequence[str], image_id: str) -> pd.DataFrame:
-    """The rows of an image without a mask: one for each class, or one alone where rows are of objects."""
+    """The rows of an image without a mask: one per class, or a single one if rows are objects."""
     columns, rows = card.columns, []
     for name in card.classes:
         row = dict.fromkeys(header, "") | {columns.rle: card.dialect.empty, columns.id: image_id}

@@ -1,4 +1,4 @@
-"""Kaggle's machine in small: a folder like /kaggle, an environment that lacks what Kaggle's image lacks, no network."""
+"""Imitates Kaggle's machine: a folder like /kaggle, an environment with the packages of its image, no network."""
 
 import os
 import shutil
@@ -12,9 +12,9 @@ from typing import NamedTuple
 from pipeline.kaggle import sandbox
 
 WORKING_LIMIT = 20e9  # bytes that /kaggle/working may hold
-LAST_LINES = 12  # of what a notebook that failed said
-RUN = "from nbclient.cli import NbClientApp; NbClientApp.launch_instance()"
-VERSIONS = """
+LAST_LINES = 12  # of a notebook's log that are kept
+RUN_NOTEBOOK = "from nbclient.cli import NbClientApp; NbClientApp.launch_instance()"
+PRINT_VERSIONS = """
 import platform
 from importlib.metadata import version
 packages = ("torch", "numpy", "pandas", "timm")
@@ -22,39 +22,45 @@ print("Python", platform.python_version(), *(f"{name} {version(name)}" for name 
 """
 
 
-class Ran(NamedTuple):
-    """What a notebook's run came to."""
+class NotebookRun(NamedTuple):
+    """The outcome of running a notebook."""
 
     status: int
     seconds: float
-    peak: int  # bytes, of the largest process
-    working: int  # bytes that it left
+    peak_memory: int  # bytes, of the largest process
+    working_size: int  # bytes that it left in working/
     isolation: str
     input_changed: bool
     output: str  # its last lines
 
 
-def lay_out(root: Path, attached: Mapping[str, Callable[[Path], object]]) -> None:
-    """Make a folder like /kaggle, anew.
+def make_kaggle_root(root: Path, inputs: Mapping[str, Callable[[Path], object]]) -> None:
+    """Create a folder like /kaggle; an existing one is deleted first.
 
     Args:
-        attached: from a place below input/ to what fills it.
+        inputs: from a path below input/ to a function that writes that input.
     """
     shutil.rmtree(root, ignore_errors=True)
     (root / "working").mkdir(parents=True)
-    for place, fill in attached.items():
-        (root / "input" / place).parent.mkdir(parents=True, exist_ok=True)
-        fill(root / "input" / place)
+    for path, write in inputs.items():
+        (root / "input" / path).parent.mkdir(parents=True, exist_ok=True)
+        write(root / "input" / path)
 
 
 def make_environment(folder: Path, base: Path) -> Path:
-    """A fresh virtual environment that sees what an interpreter has, and nothing else; returns its python.
+    """Create a virtual environment that sees the packages of another interpreter, and no others.
 
     Args:
         base: the interpreter, such as that of a virtual environment with Kaggle's packages.
+
+    Returns:
+        the new environment's python.
+
+    Raises:
+        OSError: if `base` fails.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    _run([str(base), "-m", "venv", "--without-pip", str(folder)])
+    _output([str(base), "-m", "venv", "--without-pip", str(folder)])
     python = folder / "bin" / "python"
     own, seen = (_site_packages(path) for path in (python, base))
     (own / "base.pth").write_text(f"{seen}\n")
@@ -62,15 +68,19 @@ def make_environment(folder: Path, base: Path) -> Path:
 
 
 def describe_base(base: Path) -> str:
-    """The versions that matter of an interpreter and what it has, in words."""
-    return _run([str(base), "-c", VERSIONS]).strip()
+    """The versions of an interpreter and its main packages, on one line.
+
+    Raises:
+        OSError: if it lacks one of them.
+    """
+    return _output([str(base), "-c", PRINT_VERSIONS]).strip()
 
 
 def _site_packages(python: Path) -> Path:
-    return Path(_run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
+    return Path(_output([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
 
 
-def _run(command: Sequence[str]) -> str:
+def _output(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -78,29 +88,32 @@ def _run(command: Sequence[str]) -> str:
     return done.stdout
 
 
-def run_notebook(notebook: Path, root: Path, python: Path, environment: Mapping[str, str]) -> Ran:
-    """Run a notebook top to bottom in root/working, as Kaggle does, without a network.
+def run_notebook(notebook: Path, root: Path, python: Path, environment: Mapping[str, str]) -> NotebookRun:
+    """Run a notebook from top to bottom in root/working, as Kaggle does, without a network.
 
-    Writes: beside root, the notebook with its outputs, and a log.
+    Writes: in the parent of root, the notebook with its outputs, and a log
 
     Args:
-        environment: variables beside those of a bare system.
+        environment: variables in addition to those of a bare system.
+
+    Raises:
+        ValueError: on a system other than Linux or macOS.
     """
     if not hasattr(os, "wait4"):
         raise ValueError("a rehearsal needs Linux or macOS: run it there, or in WSL")
-    place = root.parent.resolve()
-    executed, log, report = place / notebook.name, place / "run.log", place / "isolation.txt"
+    folder = root.parent.resolve()
+    executed, log, report = folder / notebook.name, folder / "run.log", folder / "isolation.txt"
     shutil.copyfile(notebook, executed)
     before = _listing(root / "input")
     launcher = [sys.executable, sandbox.__file__, str(report), str((root / "input").resolve())]
-    command = [*launcher, str(python.absolute()), "-c", RUN, str(executed), "--inplace", "--timeout=-1"]
-    variables = _bare(place) | {"KAGGLE_ROOT": str(root.resolve())} | dict(environment)
+    command = [*launcher, str(python.absolute()), "-c", RUN_NOTEBOOK, str(executed), "--inplace", "--timeout=-1"]
+    variables = _bare_environment(folder) | {"KAGGLE_ROOT": str(root.resolve())} | dict(environment)
     started = time.monotonic()
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=root / "working", env=variables, stdout=output, stderr=output)
-        _, status, usage = os.wait4(process.pid, 0)  # as Popen.wait does, and with what was used
+        _, status, usage = os.wait4(process.pid, 0)  # like Popen.wait, but with the resources used
         process.returncode = os.waitstatus_to_exitcode(status)
-    return Ran(
+    return NotebookRun(
         process.returncode,
         time.monotonic() - started,
         usage.ru_maxrss * 1024,
@@ -111,10 +124,10 @@ def run_notebook(notebook: Path, root: Path, python: Path, environment: Mapping[
     )
 
 
-def _bare(place: Path) -> dict[str, str]:
-    """A shell's least variables; settings of Jupyter and caches stay in the rehearsal's folder."""
+def _bare_environment(home: Path) -> dict[str, str]:
+    """The fewest variables that a shell needs; settings and caches of Jupyter stay in the rehearsal's folder."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "OMP_NUM_THREADS") if name in os.environ}
-    return kept | {"HOME": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
+    return kept | {"HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def _listing(folder: Path) -> list[tuple[str, int, int]]:

@@ -1,35 +1,35 @@
 """Runs a command as Kaggle runs a notebook: without a network, and with its input read-only.
 
-    python isolate.py REPORT INPUT COMMAND...
+    python sandbox.py REPORT INPUT COMMAND...
 
-In namespaces of its own where the system permits that; else Python's sockets refuse to connect. REPORT gets one line
-that says which. It is run as a file, by an interpreter that has nothing installed: Python's own library only.
+It uses Linux namespaces, by `unshare` of util-linux, where the system permits them. Elsewhere Python's sockets refuse
+to connect, and the input is not protected. REPORT gets one line that names the kind of isolation. The file is run by
+itself, by an interpreter without packages: it imports the standard library only.
 """
 
-import contextlib
-import ctypes
 import os
 import socket
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
-NEW_MOUNTS, NEW_USER, NEW_NETWORK = 0x00020000, 0x10000000, 0x40000000  # linux/sched.h
-BIND, REMOUNT, READ_ONLY, RECURSIVE, PRIVATE = 4096, 32, 1, 16384, 1 << 18  # linux/mount.h
+UNSHARE = ["unshare", "--user", "--map-root-user", "--net", "--mount"]
+INSIDE = "--inside"  # the first argument when this file runs in the new namespaces
 GET_FLAGS, SET_FLAGS, UP = 0x8913, 0x8914, 1  # linux/sockios.h, linux/if.h
-NOWHERE = ("192.0.2.1", 9)  # reserved for documentation, RFC 5737
+UNREACHABLE = ("192.0.2.1", 9)  # reserved for documentation, RFC 5737
 
-REFUSING = """
+REFUSE_CONNECTIONS = """
 import socket
 
 _connect, _connect_ex = socket.socket.connect, socket.socket.connect_ex
 
-def _is_near(address):
+def _is_local(address):
     return not isinstance(address, tuple) or str(address[0]).startswith("127.") or address[0] in ("localhost", "::1")
 
 def _refusing(connect):
     def refuse(self, address):
-        if not _is_near(address):
+        if not _is_local(address):
             raise OSError(101, f"no network in a rehearsal: {address[0]}")
         return connect(self, address)
     return refuse
@@ -39,82 +39,64 @@ socket.socket.connect, socket.socket.connect_ex = _refusing(_connect), _refusing
 
 
 def main(report: Path, inputs: Path, command: list[str]) -> None:
-    """Isolate this process, and become the command."""
-    words = []
-    if is_permitted() and enter_namespaces():
-        words.append("no network (a namespace of its own)" if is_cut_off() else "NETWORK REACHABLE")
-        words.append("input mounted read-only" if mount_read_only(inputs) else "input not protected")
-    else:
-        folder = report.parent / "refusing"
-        folder.mkdir(exist_ok=True)
-        (folder / "sitecustomize.py").write_text(REFUSING)
-        os.environ["PYTHONPATH"] = str(folder)
-        words.append("no network (Python's sockets refuse; namespaces are not permitted here), input not protected")
-    report.write_text(", ".join(words) + "\n")
+    """Isolate this process, and replace it by the command."""
+    inside = [*UNSHARE, sys.executable, __file__, INSIDE]
+    if _succeeds(*inside, os.devnull, str(inputs), "true"):  # a trial first: a process cannot leave its namespaces
+        os.execvp(inside[0], [*inside, str(report), str(inputs), *command])
+    folder = report.parent / "refusing"
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(REFUSE_CONNECTIONS)
+    os.environ["PYTHONPATH"] = str(folder)
+    report.write_text("no network (Python's sockets refuse; namespaces are not permitted here), input not protected\n")
     os.execvp(command[0], command)
 
 
-def is_permitted() -> bool:
-    """Whether this process could leave; tried by a child, since half the way there is no way back."""
-    if not sys.platform.startswith("linux"):
-        return False
-    child = os.fork()
-    if child == 0:
-        with contextlib.suppress(OSError):
-            os._exit(0 if enter_namespaces() else 1)
-        os._exit(1)
-    return os.waitpid(child, 0)[1] == 0
-
-
-def enter_namespaces() -> bool:
-    """Leave the machine's network and mounts; False where that is not permitted.
+def run_inside(report: Path, inputs: Path, command: list[str]) -> None:
+    """Finish the isolation in new namespaces, and replace this process by the command.
 
     Raises:
-        OSError: where it is permitted in part.
+        OSError: if the loopback interface cannot be enabled.
     """
-    user, group = os.getuid(), os.getgid()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(NEW_USER | NEW_NETWORK | NEW_MOUNTS):
+    enable_loopback()
+    network = "no network (a namespace of its own)" if is_offline() else "NETWORK REACHABLE"
+    path = str(inputs)
+    is_read_only = _succeeds("mount", "--bind", path, path) and _succeeds("mount", "-o", "remount,bind,ro", path)
+    report.write_text(f"{network}, {'input mounted read-only' if is_read_only else 'input not protected'}\n")
+    os.execvp(command[0], command)
+
+
+def _succeeds(*command: str) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except OSError:  # there is no such program
         return False
-    with contextlib.suppress(OSError):
-        Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
-    Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-    bring_up("lo")  # a notebook and its kernel talk over the loopback
-    return True
 
 
-def bring_up(interface: str) -> None:
-    """Switch a network interface on."""
-    import fcntl  # Linux alone gets here
+def enable_loopback() -> None:
+    """Switch on the interface lo, by which a notebook talks to its kernel.
+
+    Raises:
+        OSError: if that is not permitted.
+    """
+    import fcntl  # not on Windows
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        name = interface.encode()
-        answer = fcntl.ioctl(any_socket, GET_FLAGS, struct.pack("16sH14x", name, 0))
+        answer = fcntl.ioctl(any_socket, GET_FLAGS, struct.pack("16sH14x", b"lo", 0))
         flags = struct.unpack("16sH14x", answer)[1] | UP
-        fcntl.ioctl(any_socket, SET_FLAGS, struct.pack("16sH14x", name, flags))
+        fcntl.ioctl(any_socket, SET_FLAGS, struct.pack("16sH14x", b"lo", flags))
 
 
-def is_cut_off() -> bool:
-    """Whether there is no way out; nothing is sent to find out."""
+def is_offline() -> bool:
+    """Whether no route leads out; nothing is sent to find out."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         try:
-            any_socket.connect(NOWHERE)
+            any_socket.connect(UNREACHABLE)
         except OSError:
             return True
     return False
 
 
-def mount_read_only(folder: Path) -> bool:
-    """Make a folder read-only for this process and its children."""
-    libc, place = ctypes.CDLL(None, use_errno=True), str(folder).encode()
-    mounts = [
-        (b"none", b"/", None, RECURSIVE | PRIVATE, None),
-        (place, place, None, BIND, None),
-        (place, place, None, BIND | REMOUNT | READ_ONLY, None),
-    ]
-    return not any(libc.mount(*mount) for mount in mounts)
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    is_inside = sys.argv[1] == INSIDE
+    report_, inputs_, *command_ = sys.argv[1 + is_inside :]
+    (run_inside if is_inside else main)(Path(report_), Path(inputs_), command_)

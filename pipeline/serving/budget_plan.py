@@ -1,9 +1,10 @@
-"""How much of an ensemble fits into a budget of time: which views and folds run, and what they cost.
+"""Which models and views of an ensemble run within a time budget, and how long they take.
 
-    time = images · (overhead + Σ over members of folds · views · seconds per pass)
+    time = images · (overhead + Σ over members of folds · views · seconds per model run)
 
-A pass is one model on one view of one image. What does not fit is dropped by steps, in an order that the bundle brings:
-views first, whose price was measured out of fold, then folds, whose price no training image can tell.
+A model run is one model on one view of one image. If the whole ensemble does not fit, fallbacks are applied in the
+bundle's order: first views, whose score loss is measured out of fold, then folds, whose score loss cannot be measured:
+the out-of-fold prediction of a training image comes from one fold alone.
 """
 
 import re
@@ -13,110 +14,118 @@ from typing import Literal, NamedTuple
 from pipeline.schema import Table
 from pipeline.training.checkpoint import Fold
 
-SPARE = 0.95  # of the budget: what is planned for, so that a slow hour does no harm
-UNITS = {"h": 3600, "m": 60, "s": 1}
+USABLE_SHARE = 0.95  # of the budget is planned for; the rest absorbs slow images
+SECONDS_PER_UNIT = {"h": 3600, "m": 60, "s": 1}
 
 
-class Step(Table):
-    """Something less to run."""
+class Fallback(Table):
+    """A view or a fold of one member that can be dropped to save time."""
 
     drop: Literal["view", "fold"]
     member: str
     name: int | str  # of the view, or the fold
-    score: float | None = None  # out of fold, without it and all that was dropped before; None: not to be measured
+    score: float | None = None  # out of fold, without it and all fallbacks before it; None: cannot be measured
 
 
 class Member(NamedTuple):
-    """What of one config runs."""
+    """The folds and views of one config that run."""
 
     name: str
     folds: tuple[Fold, ...]
     views: tuple[str, ...]
 
     @property
-    def passes(self) -> int:
-        """Of each image."""
+    def model_runs(self) -> int:
+        """The number of model runs per image."""
         return len(self.folds) * len(self.views)
 
-    def without(self, step: Step) -> "Member":
-        """The same with less.
+    def without(self, fallback: Fallback) -> "Member":
+        """Return the member without the view or fold that a fallback drops.
 
         Raises:
-            ValueError: if nothing would be left.
+            ValueError: if it is the member's last view or fold.
         """
-        field = "views" if step.drop == "view" else "folds"
-        left = tuple(each for each in getattr(self, field) if each != step.name)
+        field = "views" if fallback.drop == "view" else "folds"
+        left = tuple(each for each in getattr(self, field) if each != fallback.name)
         if not left:
-            raise ValueError(f"{self.name}: {step.drop} {step.name} is the last one, and cannot be dropped")
+            raise ValueError(f"{self.name}: {fallback.drop} {fallback.name} is the last one, and cannot be dropped")
         return self._replace(**{field: left})
 
 
-Plan = tuple[Member, ...]
+Plan = tuple[Member, ...]  # everything that runs on each image
 
 
-def after(plan: Plan, step: Step) -> Plan:
-    """The plan after one step more."""
-    return tuple(member.without(step) if member.name == step.member else member for member in plan)
+def apply_fallback(plan: Plan, fallback: Fallback) -> Plan:
+    """Return the plan without what a fallback drops.
+
+    Raises:
+        ValueError: as `Member.without`.
+    """
+    return tuple(member.without(fallback) if member.name == fallback.member else member for member in plan)
 
 
-def step_words(step: Step) -> str:
-    """What a step drops and what that costs, for people."""
-    worth = "no OOF score can tell its price" if step.score is None else f"OOF {step.score:.4f} without it"
-    return f"{step.drop} {step.name} of {step.member} ({worth})"
+def describe_fallback(fallback: Fallback) -> str:
+    """Format a fallback and its out-of-fold score for the log."""
+    score = "score loss not measurable" if fallback.score is None else f"OOF {fallback.score:.4f} without it"
+    return f"{fallback.drop} {fallback.name} of {fallback.member} ({score})"
 
 
 class Costs(NamedTuple):
-    """Seconds that one image takes."""
+    """Seconds per image."""
 
-    overhead: float  # reading, drawing, writing
-    by_pass: dict[str, float]  # of each member's name; without a member that failed on all images so far
+    overhead: float  # reading, post-processing, writing
+    per_model_run: dict[str, float]  # by member; a member that failed on all images so far is missing
 
-    def of(self, plan: Plan) -> float:
-        """Of one image under a plan."""
-        return self.overhead + sum(self.by_pass.get(member.name, 0.0) * member.passes for member in plan)
+    def per_image(self, plan: Plan) -> float:
+        """Seconds that one image takes under a plan."""
+        return self.overhead + sum(self.per_model_run.get(member.name, 0.0) * member.model_runs for member in plan)
 
 
-def fitting(plan: Plan, steps: Sequence[Step], costs: Costs, images: int, seconds: float) -> tuple[Plan, list[Step]]:
-    """The plan after as few of the steps as make `images` fit into the seconds, and those steps.
+def fit_plan(
+    plan: Plan, fallbacks: Sequence[Fallback], costs: Costs, images: int, seconds: float
+) -> tuple[Plan, list[Fallback]]:
+    """Apply as few fallbacks as make `images` fit into `seconds`; all of them if even those are not enough.
 
-    If nothing fits, all steps are taken.
+    Returns:
+        the reduced plan, and the fallbacks that were applied.
     """
-    taken: list[Step] = []
-    for step in steps:
-        if costs.of(plan) * images <= seconds:
+    applied: list[Fallback] = []
+    for fallback in fallbacks:
+        if costs.per_image(plan) * images <= seconds:
             break
-        plan, taken = after(plan, step), [*taken, step]
-    return plan, taken
+        plan, applied = apply_fallback(plan, fallback), [*applied, fallback]
+    return plan, applied
 
 
-def seconds_of(budget: str) -> float:
-    """A budget such as "8h", "8h30m" or "90s" in seconds.
+def parse_duration(text: str) -> float:
+    """Convert a duration such as "8h", "8h30m" or "90s" to seconds.
 
     Raises:
         ValueError: for anything else.
 
-    >>> seconds_of("8h30m")
+    >>> parse_duration("8h30m")
     30600.0
     """
-    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", budget.replace(" ", ""))
-    if not budget or parts is None:
-        raise ValueError(f"budget '{budget}': expected hours, minutes and seconds, such as 8h, 8h30m or 90s")
-    total = sum(float(number) * unit for number, unit in zip(parts.groups(), UNITS.values(), strict=True) if number)
+    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text.replace(" ", ""))
+    if not text or parts is None:
+        raise ValueError(f"budget '{text}': expected hours, minutes and seconds, such as 8h, 8h30m or 90s")
+    units = zip(parts.groups(), SECONDS_PER_UNIT.values(), strict=True)
+    total = sum(float(number) * unit for number, unit in units if number)
     if total <= 0:
-        raise ValueError(f"budget '{budget}': expected more than nothing, such as 8h")
+        raise ValueError(f"budget '{text}': expected more than 0 seconds, such as 8h")
     return float(total)
 
 
-def fold_steps(plan: Plan, scores: dict[str, dict[Fold, float]]) -> list[Step]:
-    """Folds in the order to drop them, down to one of each member: of the member with most left, the worst first.
+def fold_fallbacks(plan: Plan, scores: dict[str, dict[Fold, float]]) -> list[Fallback]:
+    """Order the folds to drop, down to one per member: always the worst fold of the member with most folds left.
 
     Args:
-        scores: out of fold, of each member's folds; one without a score, such as a full fit, goes last.
+        scores: out of fold, of each member's folds; a fold without a score, such as a full fit, is dropped last.
     """
-    steps = []
+    fallbacks = []
     while any(len(member.folds) > 1 for member in plan):
         most = max(plan, key=lambda member: len(member.folds))
         worst = min(most.folds, key=lambda fold: scores[most.name].get(fold, 1.0))
-        steps.append(Step(drop="fold", member=most.name, name=worst))
-        plan = after(plan, steps[-1])
-    return steps
+        fallbacks.append(Fallback(drop="fold", member=most.name, name=worst))
+        plan = apply_fallback(plan, fallbacks[-1])
+    return fallbacks

@@ -1,4 +1,4 @@
-"""What a submission holds, drawn from the CSV itself: the texts as Kaggle will read them."""
+"""Draws the masks of a submission as Kaggle decodes them: from the CSV, not from the predictions."""
 
 from pathlib import Path
 
@@ -15,17 +15,17 @@ from pipeline.submission import read_masks
 
 
 def draw_submission(bundle: Bundle, root: Path, csv: Path, path: Path) -> Path:
-    """Draw the first images of a submission that can be read, with outlines; returns the picture's path.
+    """Draw the first readable images of a submission with the outlines of their masks.
 
     Args:
-        root: where the competition's files lie.
-        path: of the PNG to write.
+        root: the folder of the competition's files.
+        path: of the PNG to write; returned.
     """
     card = bundle.card
     files = test_search(card, root).find(hidden=True)
     panels: list[Panel] = []
-    for image_id, texts in read_masks(csv, card).groupby("image_id", sort=False)["rle"]:
-        panel = _panel(image_id, texts, files.get(image_id), Reader.of(bundle.cfgs[0]), card)
+    for image_id, rles in read_masks(csv, card).groupby("image_id", sort=False)["rle"]:
+        panel = _panel(image_id, rles, files.get(image_id), Reader.of(bundle.cfgs[0]), card)
         panels += [panel] if panel else []
         if len(panels) == COLUMNS:
             break
@@ -33,13 +33,13 @@ def draw_submission(bundle: Bundle, root: Path, csv: Path, path: Path) -> Path:
     return path
 
 
-def _panel(image_id: str, texts: pd.Series, file: Path | None, reader: Reader, card: Competition) -> Panel | None:
-    """An image with what its rows say; None where either cannot be read."""
+def _panel(image_id: str, rles: pd.Series, file: Path | None, reader: Reader, card: Competition) -> Panel | None:
+    """An image with its masks; None if the image or a mask cannot be read."""
     if file is None:
         return None
     try:
         picture = reader.picture(file)
-        masks = [card.dialect.decode(text, card.size or picture.shape[:2]) for text in texts]
+        masks = [card.dialect.decode(rle, card.size or picture.shape[:2]) for rle in rles]
     except (ImageError, RLEError):
         return None
     return Panel(image_id[:10], picture, np.stack(masks))

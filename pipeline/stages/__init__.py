@@ -7,13 +7,13 @@ the first command on a fresh clone, and any can be run again after a kill.
 """
 
 from pipeline.stages.audit import AuditReport, LeakInflation, audit, measure_inflation
-from pipeline.stages.bundling import NOBODY, Bundled, bundle, run_bundle
+from pipeline.stages.bundling import PLACEHOLDER_OWNER, BundleResult, bundle, run_bundle
 from pipeline.stages.comparing import Compared, Final, PseudoGain, compare, final, pseudo
 from pipeline.stages.doctor import DoctorReport, doctor
 from pipeline.stages.ensembling import Ensembled, ensemble, score
-from pipeline.stages.predicting import PredictedMany, predict_many
+from pipeline.stages.predicting import BatchResult, batch_predict
 from pipeline.stages.preparing import Context, check, data, describe_folds, make_context
-from pipeline.stages.rehearsing import Act, rehearse
+from pipeline.stages.rehearsing import RehearsalRun, rehearse
 from pipeline.stages.reporting import gather, report
 from pipeline.stages.submitting import (
     Board,
@@ -25,15 +25,15 @@ from pipeline.stages.submitting import (
     submit,
     upload,
 )
-from pipeline.stages.sweeping import Swept, failed, seed_configs, sweep
+from pipeline.stages.sweeping import Sweep, seed_configs, sweep
 from pipeline.stages.training import Trained, mean_row, oof, oof_table, predict, settings, train
 
 __all__ = [
-    "NOBODY",
-    "Act",
+    "PLACEHOLDER_OWNER",
     "AuditReport",
+    "BatchResult",
     "Board",
-    "Bundled",
+    "BundleResult",
     "Compared",
     "Context",
     "DoctorReport",
@@ -41,12 +41,13 @@ __all__ = [
     "Ensembled",
     "Final",
     "LeakInflation",
-    "PredictedMany",
     "PseudoGain",
+    "RehearsalRun",
     "Submitted",
-    "Swept",
+    "Sweep",
     "Trained",
     "audit",
+    "batch_predict",
     "bundle",
     "check",
     "compare",
@@ -55,7 +56,6 @@ __all__ = [
     "doctor",
     "download",
     "ensemble",
-    "failed",
     "final",
     "gather",
     "leaderboard",
@@ -65,7 +65,6 @@ __all__ = [
     "oof",
     "oof_table",
     "predict",
-    "predict_many",
     "pseudo",
     "push",
     "rehearse",

@@ -1,4 +1,4 @@
-"""The stage `rehearse`: the notebook that submits, run here as it will run there, on two test sets."""
+"""The stage `rehearse`: runs the submission notebook locally as Kaggle runs it, on two test sets."""
 
 import logging
 import shutil
@@ -12,93 +12,102 @@ from pydantic import PositiveInt
 from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.tables import read_table
-from pipeline.kaggle.descriptions import KERNELS, competitions_of, titled
+from pipeline.kaggle.metadata import NOTEBOOKS, competition_slugs, make_title
 from pipeline.kaggle.mock_test_set import write_hidden, write_known
-from pipeline.kaggle.rehearsal import WORKING_LIMIT, Ran, describe_base, lay_out, make_environment, run_notebook
+from pipeline.kaggle.rehearsal import (
+    WORKING_LIMIT,
+    NotebookRun,
+    describe_base,
+    make_environment,
+    make_kaggle_root,
+    run_notebook,
+)
 from pipeline.schema import JsonRecord, read_json
-from pipeline.stages.bundling import Bundled, bundle
+from pipeline.stages.bundling import BundleResult, bundle
 from pipeline.stages.submitting import check_csv
 from pipeline.submission import sample_rows
 
 log = logging.getLogger(__name__)
 
-PLACE = Path("dist/rehearsal")
+REHEARSALS = Path("dist/rehearsal")
 DATASETS = ("code", "weights")
 RERUN = {"KAGGLE_IS_COMPETITION_RERUN": "1"}
 
 
-class Act(NamedTuple):
-    """One run of the notebook."""
+class RehearsalRun(NamedTuple):
+    """One run of the notebook on one test set."""
 
-    name: str
+    name: str  # of the test set
     images: int
-    ran: Ran
+    notebook: NotebookRun
     problem: str | None  # with the CSV; None: it is valid
-    without: dict[str, str]  # images without a mask, and why
-    per_image: float  # seconds
-    differs: str | None  # from the CSV of make ensemble; None where there is none to compare with
+    without_mask: dict[str, str]  # image id -> reason
+    seconds_per_image: float
+    difference: str | None  # from the CSV of make ensemble; None on the hidden test set
 
     @property
     def passed(self) -> bool:
-        """Whether this would have been a submission."""
-        return self.ran.status == 0 and self.problem is None and self.ran.working < WORKING_LIMIT
+        """Whether Kaggle would have accepted the submission."""
+        return self.notebook.status == 0 and self.problem is None and self.notebook.working_size < WORKING_LIMIT
 
 
 class RunRecord(JsonRecord):
-    """What must be in submission.json, which the notebook writes."""
+    """The keys of submission.json, written by the notebook, that are read here."""
 
     images: PositiveInt
     seconds: float
 
 
-def rehearse(cfgs: Sequence[Config], base: Path) -> list[Act]:
-    """Bundle the configs, and run what would run on Kaggle: on the known test set, and on one nobody has seen.
+def rehearse(cfgs: Sequence[Config], base: Path) -> list[RehearsalRun]:
+    """Bundle the configs, and run the submission notebook on the known test set and on a mock hidden one.
 
     Writes: dist/rehearsal/<name>/<known or hidden>/: a folder like /kaggle, the notebook with outputs, a log
 
     Args:
-        base: an interpreter that has what Kaggle's image has.
+        base: a Python interpreter with the packages of Kaggle's image.
     """
-    log.info("the base has %s", describe_base(base))
+    log.info("base interpreter: %s", describe_base(base))
     made = bundle(cfgs)
-    folder, card = PLACE / made.bundle.record.name, made.bundle.card
-    slug = next(iter(competitions_of(card)), card.name)
-    plainly = _Mounts(slug, "", partial(write_known, card, made.root))
-    deeply = _Mounts(f"competitions/{slug}", f"datasets/{made.owner}/", partial(write_hidden, card, made.root))
+    folder, card = REHEARSALS / made.bundle.record.name, made.bundle.card
+    slug = next(iter(competition_slugs(card)), card.name)
+    flat = _Mounts(slug, "", partial(write_known, card, made.root))
+    nested = _Mounts(f"competitions/{slug}", f"datasets/{made.owner}/", partial(write_hidden, card, made.root))
     return [
-        _act("known", made, folder / "known", plainly, base, {}),
-        _act("hidden", made, folder / "hidden", deeply, base, RERUN),
+        _run("known", made, folder / "known", flat, base, {}),
+        _run("hidden", made, folder / "hidden", nested, base, RERUN),
     ]
 
 
 class _Mounts(NamedTuple):
-    """Where Kaggle mounts things below input/: as ever, or as of late (from memory, not verified)."""
+    """Where Kaggle mounts inputs below input/: flat, or nested by kind (from memory, not verified)."""
 
     competition: str
-    datasets: str  # what stands before a dataset's slug
-    fill: Callable[[Path], object]  # a folder with the competition's files
+    datasets: str  # the path in front of a dataset's slug
+    write_competition: Callable[[Path], object]  # writes the competition's files into a folder
 
-    def of(self, made: Bundled) -> dict[str, Callable[[Path], object]]:
-        """All that is attached."""
-        slugs = {word: self.datasets + titled(made.bundle.record.name, word) for word in DATASETS}
-        copies = {slug: partial(shutil.copytree, made.folder / word) for word, slug in slugs.items()}
-        return {self.competition: self.fill, **copies}
+    def of(self, made: BundleResult) -> dict[str, Callable[[Path], object]]:
+        """From the mount point of each input to the function that fills it."""
+        slugs = {suffix: self.datasets + make_title(made.bundle.record.name, suffix) for suffix in DATASETS}
+        copies = {slug: partial(shutil.copytree, made.folder / suffix) for suffix, slug in slugs.items()}
+        return {self.competition: self.write_competition, **copies}
 
 
-def _act(name: str, made: Bundled, folder: Path, mounts: _Mounts, base: Path, variables: Mapping[str, str]) -> Act:
+def _run(
+    name: str, made: BundleResult, folder: Path, mounts: _Mounts, base: Path, variables: Mapping[str, str]
+) -> RehearsalRun:
     log.info("rehearsing on the %s test set", name)
     card, root = made.bundle.card, folder / "kaggle"
-    lay_out(root, mounts.of(made))
+    make_kaggle_root(root, mounts.of(made))
     python = make_environment(folder / "environment", base)
-    notebook = made.folder / "notebook" / KERNELS["notebook"].notebook.name
-    ran = run_notebook(notebook, root, python, {"KAGGLE_KERNEL_RUN_TYPE": "Batch", **variables})
+    notebook = made.folder / "notebook" / NOTEBOOKS["notebook"].path.name
+    run = run_notebook(notebook, root, python, {"KAGGLE_KERNEL_RUN_TYPE": "Batch", **variables})
     data = root / "input" / mounts.competition
     csv, sample = root / "working/submission.csv", data / card.files.sample_submission
-    record = _read(csv.with_suffix(".json"))
-    return Act(
+    record = _read_record(csv.with_suffix(".json"))
+    return RehearsalRun(
         name,
         sample_rows(card, sample)["image_id"].nunique(),
-        ran,
+        run,
         _problem(csv, card, data),
         record.get("problems", {}),
         record["seconds"] / record["images"] if record.get("images") else float("nan"),
@@ -106,13 +115,13 @@ def _act(name: str, made: Bundled, folder: Path, mounts: _Mounts, base: Path, va
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """What the notebook wrote beside its CSV; nothing where it did not come to that."""
-    return read_json(path, "the notebook did not end well, see its log", RunRecord) if path.is_file() else {}
+def _read_record(path: Path) -> dict[str, Any]:
+    """What the notebook wrote next to its CSV; empty if it failed before that."""
+    return read_json(path, "the notebook failed, see its log", RunRecord) if path.is_file() else {}
 
 
 def _problem(csv: Path, card: Competition, data: Path) -> str | None:
-    """What is wrong with a CSV, in a line."""
+    """The reason why Kaggle would refuse a CSV, or None."""
     try:
         check_csv(csv, card, data)
     except (OSError, ValueError) as error:
@@ -121,9 +130,9 @@ def _problem(csv: Path, card: Competition, data: Path) -> str | None:
 
 
 def compare_csvs(csv: Path, other: Path, card: Competition) -> str:
-    """How many rows of two CSVs differ, in words."""
+    """Describe how many masks differ between two CSVs."""
     tables = [read_table(path, card.columns.header) for path in (csv, other)]
     if not tables[0][card.columns.keys].equals(tables[1][card.columns.keys]):
-        return f"rows differ from those of {other}"
-    texts = [table[card.columns.rle] for table in tables]
-    return f"{(texts[0] != texts[1]).sum()} of {len(texts[0])} rows differ from {other}"
+        return f"ids differ from those of {other}"
+    rles = [table[card.columns.rle] for table in tables]
+    return f"{(rles[0] != rles[1]).sum()} of {len(rles[0])} rows differ from {other}"

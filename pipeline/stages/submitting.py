@@ -14,8 +14,7 @@ from pipeline.data.reader import ImageError, read_size
 from pipeline.files import write_text
 from pipeline.kaggle.archive import unpack
 from pipeline.kaggle.client import Client, Kernel, RemoteFile, Submission, connect, flat_files
-from pipeline.kaggle.descriptions import competitions_of
-from pipeline.kaggle.metadata import KERNEL_FILE, DatasetMetadata, KernelMetadata, read_metadata
+from pipeline.kaggle.metadata import KERNEL_FILE, DatasetMetadata, KernelMetadata, competition_slugs, read_metadata
 from pipeline.kaggle.retry import SITE, EndedError, KaggleError
 from pipeline.kaggle.submission_history import Correlation, Entry, Row, correlations, read_entries, write_entries
 from pipeline.manifest import read_submission_manifest
@@ -262,7 +261,7 @@ def slug_of(card: Competition) -> str:
     Raises:
         ValueError: for a card of none of Kaggle's competitions.
     """
-    slugs = competitions_of(card)
+    slugs = competition_slugs(card)
     if not slugs:
         raise ValueError(f'card {card.name}: no competition of Kaggle\'s: set url = "{SITE}/competitions/<slug>" on it')
     return slugs[0]
@@ -319,7 +318,7 @@ def _submission_names() -> list[str]:
 
 def _slug_of_manifest(manifest: dict[str, Any]) -> str | None:
     card = competition.load(next(iter(manifest["configs"].values()))["competition"])
-    return next(iter(competitions_of(card)), None)
+    return next(iter(competition_slugs(card)), None)
 
 
 def _with_scores(entry: Entry, known: Submission | None) -> Entry:

@@ -1,4 +1,4 @@
-"""The stage `sweep`: folds × configs × seeds, each job on its own, none twice."""
+"""The stage `sweep`: trains folds × configs × seeds as separate jobs; finished jobs are skipped."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,31 +8,31 @@ from typing import NamedTuple
 import torch
 
 from pipeline.config import Config
+from pipeline.progress import track
 from pipeline.schema import did_you_mean
 from pipeline.stages.preparing import Context, Paths, make_context
 from pipeline.stages.training import is_done
-from pipeline.sweep.executors import EXECUTORS, Plan
-from pipeline.sweep.jobs import FAILED, Job, write_list
-from pipeline.sweep.seeds import config_of_seed
+from pipeline.sweep.executors import EXECUTORS
+from pipeline.sweep.jobs import Job, JobResult
+from pipeline.sweep.seeds import config_with_seed
 
 log = logging.getLogger(__name__)
 
 
-class Swept(NamedTuple):
-    """A sweep that was listed; its lines come as its jobs end."""
+class Sweep(NamedTuple):
+    """A sweep; its jobs run while `results` is iterated."""
 
-    list: Path
     jobs: int
     done_before: int
-    lines: Iterator[str]
+    results: Iterator[JobResult]
 
 
 def seed_configs(paths: Sequence[Path], seeds: Sequence[int]) -> list[Path]:
-    """A config for each config and seed, written if it is missing; the configs as they are, if no seeds are given.
+    """Return a config for each config and seed, written if it is missing; without seeds, the configs as they are.
 
     Writes: configs/<config>_seed<k>.toml
     """
-    return list(dict.fromkeys(config_of_seed(path, seed) for path in paths for seed in seeds) if seeds else paths)
+    return list(dict.fromkeys(config_with_seed(path, seed) for path in paths for seed in seeds) if seeds else paths)
 
 
 def sweep(
@@ -43,46 +43,41 @@ def sweep(
     jobs: int = 0,
     executor: str = "local",
     retries: int = 2,
-) -> Swept:
-    """Train one fold or every fold of several configs; what is done is skipped.
+) -> Sweep:
+    """Train one fold or all folds of several configs in parallel; finished jobs are skipped.
 
-    Data and folds are made here, before jobs that run side by side could each make their own.
+    Data and folds are made first: jobs that start at the same time would each make their own.
 
-    Writes: runs/sweep-<a+b>.mk; of each job what `train` writes, and runs/<config>/fold<k>/train.log
+    Writes: of each job what `train` writes, and runs/<config>/fold<k>/train.log
 
     Args:
-        cfgs: by their files, as the options changed them.
-        options: of the command `train`, that did.
-        jobs: at a time; 0: one here, and on Ray as many as the cluster has GPUs, or else CPUs.
-        engine: a name in `sweep.executors.ENGINES`.
-        retries: of each job that dies of something else than a mistake.
+        cfgs: by file, with the options applied.
+        options: arguments of the command `train` that give these configs.
+        fold: None: all folds.
+        jobs: number of jobs at the same time; 0: one locally, and as many on Ray as it has GPUs, or else CPUs.
+        executor: a name in `sweep.executors.EXECUTORS`.
+        retries: how often each job is restarted after a crash; a user error is not retried.
 
     Raises:
-        ValueError: for an unknown executor or fold, or two configs with one run's name.
+        ValueError: for an unknown executor or fold, or two configs with the same run name.
     """
     if executor not in EXECUTORS:
         raise ValueError(f"unknown executor '{executor}'. {did_you_mean(executor, EXECUTORS)}")
-    _refuse_one_name(cfgs)
-    todo, every = [], []
+    _check_run_names(cfgs)
+    count, todo = 0, []
     for path, context in _contexts(cfgs):
         for number in context.fold_numbers() if fold is None else [fold]:
-            every.append(_job(path, context.paths, number, options))
+            count += 1
             if not _is_done(context, number):
-                todo.append(every[-1])
-    listed = Path("runs") / f"sweep-{'+'.join(cfg.name for cfg in cfgs.values())[:200]}.mk"
-    write_list(listed, every, todo, at_once=max(1, jobs), retries=retries)
-    _say_one_gpu(executor, jobs)
-    lines = EXECUTORS[executor](Plan(todo, listed, jobs, retries)) if todo else iter(())
-    return Swept(listed, len(every), len(every) - len(todo), lines)
-
-
-def failed(lines: Sequence[str]) -> list[str]:
-    """The lines of a sweep that name a job without a result."""
-    return [line for line in lines if FAILED in line]
+                command = ("train", str(path), "--fold", str(number), *options)
+                todo.append(Job(context.paths.fold(number), command))
+    _warn_shared_gpu(executor, jobs)
+    results = track(EXECUTORS[executor](todo, jobs, retries), "sweep", total=len(todo)) if todo else iter(())
+    return Sweep(count, count - len(todo), results)
 
 
 def _contexts(cfgs: Mapping[Path, Config]) -> Iterator[tuple[Path, Context]]:
-    """Each config with its data; those that differ in seed and name share the reading of it."""
+    """The context of each config; configs that differ only in seed and name share their data."""
     read: dict[str, Context] = {}
     for path, cfg in cfgs.items():
         key = cfg.model_dump_json(exclude={"name", "seed"})
@@ -91,13 +86,8 @@ def _contexts(cfgs: Mapping[Path, Config]) -> Iterator[tuple[Path, Context]]:
         yield path, read[key]._replace(cfg=cfg, paths=Paths(cfg, read[key].card))
 
 
-def _job(path: Path, paths: Paths, fold: int, options: Sequence[str]) -> Job:
-    command = ("train", str(path), "--fold", str(fold), *options)
-    return Job(paths.run.name, fold, paths.fold(fold), paths.weights(fold), command)
-
-
 def _is_done(context: Context, fold: int) -> bool:
-    """Whether there is nothing to do; what was trained with other settings is left to its job to refuse."""
+    """Whether a fold is complete; a fold with other settings is not, and its job reports the difference."""
     try:
         return is_done(context, fold)
     except ValueError as error:
@@ -107,8 +97,8 @@ def _is_done(context: Context, fold: int) -> bool:
         return False
 
 
-def _refuse_one_name(cfgs: Mapping[Path, Config]) -> None:
-    """Two configs that `--set name=…` or `--set seed=…` made one would train into one folder."""
+def _check_run_names(cfgs: Mapping[Path, Config]) -> None:
+    """Raise ValueError if `--set name=…` or `--set seed=…` gives two configs the same run folder."""
     runs: dict[str, Path] = {}
     for path, cfg in cfgs.items():
         if cfg.name in runs:
@@ -116,10 +106,10 @@ def _refuse_one_name(cfgs: Mapping[Path, Config]) -> None:
         runs[cfg.name] = path
 
 
-def _say_one_gpu(executor: str, jobs: int) -> None:
+def _warn_shared_gpu(executor: str, jobs: int) -> None:
     if executor == "local" and jobs > 1 and torch.cuda.device_count() > 1:
         log.warning(
-            "all %d jobs share the first of %d GPUs: ray start --head, and EXECUTOR=ray, give each job one",
+            "all %d jobs share the first of %d GPUs: to give each job a GPU, use ray start --head and EXECUTOR=ray",
             jobs,
             torch.cuda.device_count(),
         )

@@ -1,1 +1,1 @@
-"""Many trainings: a list of folds × configs × seeds, and who does them, here or on a cluster."""
+"""Trains folds × configs × seeds, in subprocesses of this machine or on a Ray cluster."""

@@ -1,164 +1,229 @@
-"""Who trains: make, on this machine, or the tasks of a Ray cluster. Each says a line when a job ends or dies."""
+"""Executors of a sweep: subprocesses of this machine, or tasks of a Ray cluster.
+
+A crashed job is restarted, up to a number of retries, and resumes from its last epoch. A user error (exit status 2)
+would happen again, so it is not retried.
+"""
 
 import contextlib
+import logging
 import os
 import runpy
 import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import pipeline
 from pipeline.quoting import MAX_MESSAGE, first_line
-from pipeline.ray_cluster import connected, last_line
-from pipeline.sweep.jobs import FAILED, Job
+from pipeline.ray_cluster import connect, last_line
+from pipeline.sweep.jobs import Job, JobResult
 
-ENDS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-PATIENCE = 10.0  # seconds from asking jobs to end to killing them
-MISTAKE = 2  # the status of what would fail again
-OF_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")  # of a make around this one: its options are not ours
+log = logging.getLogger(__name__)
 
-
-class Plan(NamedTuple):
-    """How the jobs are to be done."""
-
-    jobs: Sequence[Job]  # that are not done
-    list: Path  # the Makefile
-    at_once: int  # jobs; 0: as many as the engine likes
-    retries: int  # of each job that dies
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+GRACE_PERIOD = 10.0  # seconds between SIGTERM and SIGKILL
+USER_ERROR = 2  # exit status
+INTERRUPTED = 130  # exit status
 
 
-def run_here(plan: Plan) -> Iterator[str]:
-    """By make, from the list.
+def run_locally(jobs: Sequence[Job], at_once: int, retries: int) -> Iterator[JobResult]:
+    """Run jobs in subprocesses; yields each result when its job ends.
 
-    Raises:
-        ValueError: if make is not there, or cannot read the list.
+    If the consumer stops, or this process gets SIGINT, SIGTERM or SIGHUP, all subprocesses are ended.
+
+    Args:
+        at_once: number of jobs that run at the same time; 0: 1.
+        retries: how often each job is restarted after a crash.
     """
-    command = ["make", "-k", "--no-print-directory", "-j", str(max(1, plan.at_once)), "-f", str(plan.list)]
-    env = {key: value for key, value in os.environ.items() if key not in OF_MAKE}
+    at_once = max(1, at_once)
+    package, given = str(Path(pipeline.__file__).parents[1]), os.environ.get("PYTHONPATH")
+    paths = os.pathsep.join([package, given] if given else [package])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads_per_job(at_once))}
+    processes = _Processes(environment)
+    pool = ThreadPoolExecutor(at_once)
     try:
-        make = subprocess.Popen(
-            command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    except FileNotFoundError:
-        raise ValueError("a sweep on this machine is run by make, which is not here: install it") from None
-    own, failed = "", False
-    with _ended_with_this(make):
-        for line in map(str.rstrip, make.stdout):
-            if line.startswith(("make:", "make[")):
-                own = own or line
-            else:
-                failed |= FAILED in line
-                yield line
-    if make.returncode and not failed:
-        raise ValueError(f"make ended with status {make.returncode}: {own}")
+        with _stopped_by_signals(processes):
+            for future in as_completed([pool.submit(_run_job, job, processes, retries) for job in jobs]):
+                yield future.result()
+    finally:
+        processes.stop()
+        pool.shutdown(cancel_futures=True)
+
+
+def _run_job(job: Job, processes: "_Processes", retries: int) -> JobResult:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    for attempt in range(retries + 1):
+        status = processes.run([sys.executable, "-m", "pipeline", *job.command], job.log)
+        if status in (0, USER_ERROR, INTERRUPTED):
+            return JobResult(job, status != 0, job.last_line())
+        if attempt < retries:
+            log.warning(
+                "%s: died with status %d, resumes from its last epoch (retry %d of %d)",
+                job.folder,
+                status,
+                attempt + 1,
+                retries,
+            )
+    return JobResult(job, True, f"died with status {status} after {retries} retries, {job.last_line()}")
+
+
+class _Processes:
+    """Subprocesses of several threads that can be ended together."""
+
+    def __init__(self, environment: Mapping[str, str]):
+        self.environment = environment
+        self._running: list[subprocess.Popen] = []
+        self._stopped = False
+        self._lock = threading.RLock()  # reentrant: a signal handler calls `stop`
+
+    def run(self, command: Sequence[str], log_file: Path) -> int:
+        """Run a command, append its output to a file, and return its exit status as a shell does."""
+        with log_file.open("ab") as output:
+            with self._lock:
+                if self._stopped:
+                    return INTERRUPTED
+                process = subprocess.Popen(
+                    command, env=self.environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                )
+                self._running.append(process)
+            status = process.wait()
+        with self._lock:
+            self._running.remove(process)
+        return status if status >= 0 else 128 - status  # -9 becomes 137
+
+    def stop(self) -> None:
+        """End all subprocesses with everything they started, and start no more."""
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+            for process in running:
+                _signal_group(process, number)
+            deadline = time.monotonic() + GRACE_PERIOD
+            for process in running:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, deadline - time.monotonic()))
+
+
+def _signal_group(process: subprocess.Popen, number: int) -> None:
+    if not hasattr(os, "killpg"):  # no process groups on Windows
+        process.terminate()
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 @contextlib.contextmanager
-def _ended_with_this(process: subprocess.Popen) -> Iterator[None]:
-    """End a process and all that it started, however the block ends: by an error, Ctrl-C, or a signal to end."""
+def _stopped_by_signals(processes: _Processes) -> Iterator[None]:
+    """End the subprocesses before a signal ends this process."""
 
-    def end(number: int, _frame: object) -> None:
-        _end_group(process)
+    def stop(number: int, _frame: object) -> None:
+        processes.stop()
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     before = {}
-    if threading.current_thread() is threading.main_thread():  # no other may set handlers
-        # What is ignored stays so: after nohup, a terminal that is closed ends nothing.
-        heard = [number for number in ENDS if signal.getsignal(number) != signal.SIG_IGN]
-        before = {number: signal.signal(number, end) for number in heard}
+    if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
+        # A signal that is ignored stays ignored: after nohup, a closed terminal ends nothing.
+        handled = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, stop) for number in handled}
     try:
-        with process:
-            try:
-                yield
-            except BaseException:  # the consumer stopped: its jobs end too
-                _end_group(process)
-                raise
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _end_group(process: subprocess.Popen) -> None:
-    """End a process that leads a group, and the group: trainings go on from their last epoch next time."""
-    if not hasattr(os, "killpg"):  # no groups on Windows
-        process.terminate()
-        return
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)
+def threads_per_job(at_once: int) -> int:
+    """The share of this machine's cores for each of several jobs.
+
+    Jobs that compete for the cores are slower: two jobs with all threads each took 14 times as long.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = max(1, cores // at_once)
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(given)) if given.isdigit() and int(given) else share
 
 
-def run_on_ray(plan: Plan) -> Iterator[str]:
-    """By tasks of a cluster, each on a GPU of its own if there are any; the machines share this folder.
+def run_on_ray(jobs: Sequence[Job], at_once: int, retries: int) -> Iterator[JobResult]:
+    """Run jobs as tasks of a Ray cluster, each on its own GPU if there are any; all machines share this folder.
+
+    Args:
+        at_once: number of jobs that are submitted at the same time; 0: all.
+        retries: how often each job is restarted after a crash.
 
     Raises:
-        ValueError: if Ray is not here, there is no cluster, or a machine of it does not see this folder.
+        ValueError: if Ray is not installed, there is no cluster, or one of its machines does not see this folder.
     """
-    ray = connected()
+    ray = connect()
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    here = Path.cwd()
-    _check_folders(ray, nodes, here / plan.list)
+    folder = Path.cwd()
+    _check_shared_folder(ray, nodes, folder / jobs[0].command[1])
     train = ray.remote(
-        **_share(ray.cluster_resources(), nodes, plan.at_once),
-        max_retries=plan.retries,
+        **_resources_per_job(ray.cluster_resources(), nodes, at_once),
+        max_retries=retries,
         retry_exceptions=[DiedError],
-        max_calls=1,  # a process for each job: the memory goes with it
+        max_calls=1,  # a new process for each job frees its memory
     )(_train)
-    todo, waiting = list(plan.jobs), {}
-    while todo or waiting:
-        while todo and len(waiting) < (plan.at_once or len(plan.jobs)):
+    todo, running = list(jobs), {}
+    while todo or running:
+        while todo and len(running) < (at_once or len(jobs)):
             job = todo.pop(0)
-            waiting[train.remote(str(here), str(job.log), list(job.command))] = job
-        (ready,), _ = ray.wait(list(waiting), num_returns=1)
-        yield _line(ray, waiting.pop(ready), ready)
+            running[train.remote(str(folder), job)] = job
+        (ready,), _ = ray.wait(list(running), num_returns=1)
+        yield _ray_result(ray, running.pop(ready), ready)
 
 
-def _share(resources: dict[str, float], nodes: Sequence[dict[str, Any]], at_once: int) -> dict[str, int]:
-    """What a job reserves: a GPU, or its share of the CPUs, no more than a machine has."""
+def _resources_per_job(
+    resources: Mapping[str, float], nodes: Sequence[Mapping[str, Any]], at_once: int
+) -> dict[str, int]:
+    """What a job reserves: a GPU, or its share of the CPUs but no more than one machine has."""
     if resources.get("GPU"):
         return {"num_cpus": 1, "num_gpus": 1}
     largest = max(int(node["Resources"]["CPU"]) for node in nodes)
     return {"num_cpus": max(1, min(largest, int(resources["CPU"]) // at_once if at_once else 1))}
 
 
-def _line(ray: Any, job: Job, task: Any) -> str:
+def _ray_result(ray: Any, job: Job, task: Any) -> JobResult:
     try:
-        status, said = ray.get(task)
+        status, message = ray.get(task)
     except ray.exceptions.RayTaskError as error:
-        status, said = 1, f"died, {last_line(error.cause)}"
+        status, message = 1, f"died, {last_line(error.cause)}"
     except ray.exceptions.RayError as error:
-        status, said = 1, f"died, {type(error).__name__}: {first_line(error, MAX_MESSAGE)}"
-    return f"{job.folder}: {FAILED} {said} (see {job.log})" if status else f"{job.folder}: done, {said}"
+        status, message = 1, f"died, {type(error).__name__}: {first_line(error, MAX_MESSAGE)}"
+    return JobResult(job, status != 0, message)
 
 
 class DiedError(Exception):
-    """A training ended with neither a result nor a mistake: it may go on when it is started again."""
+    """A training crashed: it resumes when it is started again."""
 
 
-def _train(folder: str, log: str, command: list[str]) -> tuple[int, str]:
-    """Run a command of the pipeline in this process of a cluster; returns its status and its last line."""
+def _train(folder: str, job: Job) -> tuple[int, str]:
+    """Run a job in this process of a cluster; returns its exit status and its last line.
+
+    Raises:
+        DiedError: for any end but success and a user error.
+    """
     os.chdir(folder)
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    job.folder.mkdir(parents=True, exist_ok=True)
     with (
-        Path(log).open("a", encoding="utf-8", buffering=1) as file,
-        contextlib.redirect_stdout(file),
-        contextlib.redirect_stderr(file),
+        job.log.open("a", encoding="utf-8", buffering=1) as output,
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
     ):
-        status = _run(command)
-    said = Path(log).read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
-    if status not in (0, MISTAKE):
-        raise DiedError(said)
-    return status, said
+        status = _run_module(job.command)
+    if status not in (0, USER_ERROR):
+        raise DiedError(job.last_line())
+    return status, job.last_line()
 
 
-def _run(command: Sequence[str]) -> int:
-    """The same as `python -m pipeline …`, whose process Ray knows and may kill."""
+def _run_module(command: Sequence[str]) -> int:
+    """Run `python -m pipeline` in this process, which Ray can watch and kill."""
     sys.argv = ["pipeline", *command]
     try:
         runpy.run_module("pipeline", run_name="__main__")
@@ -170,14 +235,14 @@ def _run(command: Sequence[str]) -> int:
     return 0
 
 
-def _check_folders(ray: Any, nodes: Sequence[dict[str, Any]], path: Path) -> None:
-    """Look from each machine whether it sees the list, before work is handed out."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+def _check_shared_folder(ray: Any, nodes: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Raise ValueError if a machine of the cluster does not see a file of this folder."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as OnNode
 
-    look = ray.remote(_sees)
+    exists = ray.remote(_is_file)
     seen = {
-        node["NodeManagerAddress"]: look.options(
-            num_cpus=0, scheduling_strategy=On(node_id=node["NodeID"], soft=False)
+        node["NodeManagerAddress"]: exists.options(
+            num_cpus=0, scheduling_strategy=OnNode(node_id=node["NodeID"], soft=False)
         ).remote(str(path))
         for node in nodes
     }
@@ -189,8 +254,8 @@ def _check_folders(ray: Any, nodes: Sequence[dict[str, Any]], path: Path) -> Non
         )
 
 
-def _sees(path: str) -> bool:
+def _is_file(path: str) -> bool:
     return Path(path).is_file()
 
 
-EXECUTORS = {"local": run_here, "ray": run_on_ray}
+EXECUTORS = {"local": run_locally, "ray": run_on_ray}

@@ -1,1 +1,1 @@
-"""Prediction of images by the million: partition by partition, here or on a cluster, resumed by what is missing."""
+"""Batch inference: predicts any number of images with a bundle, one Parquet partition at a time, locally or on Ray."""

@@ -1,22 +1,25 @@
-"""Who does the work: this process, or the actors of a Ray cluster. A partition may be done twice, and is one file."""
+"""Executors of batch inference: this process, or the actors of a Ray cluster.
+
+A partition may be predicted twice, for example after a crash, but is always one complete file.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.ray_cluster import connected, last_line
+from pipeline.ray_cluster import connect, last_line
 from pipeline.serving.batch.inputs import Input
 from pipeline.serving.batch.partitions import Output
 from pipeline.serving.batch.worker import Worker
 
 
-class Job(NamedTuple):
-    """What is to be done."""
+class BatchJob(NamedTuple):
+    """The partitions to predict."""
 
-    inputs: Sequence[Input]  # all of them
+    inputs: Sequence[Input]  # of all partitions
     rows: int  # images per partition
-    missing: Sequence[int]  # numbers of partitions
-    output: str  # a folder's URL
+    missing: Sequence[int]  # numbers of the partitions to predict
+    output: str  # URL of a folder
     weights: Path
 
     def partition(self, number: int) -> Sequence[Input]:
@@ -24,7 +27,7 @@ class Job(NamedTuple):
         return self.inputs[number * self.rows : (number + 1) * self.rows]
 
 
-class Done(NamedTuple):
+class PartitionResult(NamedTuple):
     """A partition that was written."""
 
     number: int
@@ -32,34 +35,34 @@ class Done(NamedTuple):
     problems: int
 
 
-def work(worker: Worker, output: str, number: int, inputs: Sequence[Input]) -> Done:
-    """Predict and write a partition."""
+def predict_partition(worker: Worker, output: str, number: int, inputs: Sequence[Input]) -> PartitionResult:
+    """Predict the images of a partition, and write it."""
     rows = worker.rows(inputs)
     Output(output).write(number, rows)
-    return Done(number, len(inputs), sum(row.problem is not None for row in rows))
+    return PartitionResult(number, len(inputs), sum(row.problem is not None for row in rows))
 
 
-def run_here(job: Job, workers: int) -> Iterator[Done]:
-    """In this process; others read ahead.
+def run_locally(job: BatchJob, workers: int) -> Iterator[PartitionResult]:
+    """Predict in this process.
 
     Args:
-        workers: how many do.
+        workers: processes that read ahead.
     """
-    worker = Worker(job.weights, ahead=workers)
+    worker = Worker(job.weights, workers)
     for number in job.missing:
-        yield work(worker, job.output, number, job.partition(number))
+        yield predict_partition(worker, job.output, number, job.partition(number))
 
 
-def run_on_ray(job: Job, workers: int) -> Iterator[Done]:
-    """By Ray Data, with a pool of actors that hold the models; what an actor had begun when it died, another does.
+def run_on_ray(job: BatchJob, workers: int) -> Iterator[PartitionResult]:
+    """Predict with Ray Data and a pool of actors that keep the models; a dead actor's partition is predicted again.
 
     Args:
-        workers: actors.
+        workers: number of actors.
 
     Raises:
-        ValueError: if Ray is not here, there is no cluster, or its machines lack a package or the weights.
+        ValueError: if Ray is not installed, there is no cluster, or its machines lack a package or the weights.
     """
-    ray = connected()
+    ray = connect()
     from ray.data import DataContext
 
     DataContext.get_current().enable_progress_bars = False
@@ -68,45 +71,46 @@ def run_on_ray(job: Job, workers: int) -> Iterator[Done]:
         {"number": number, "ids": [each.image_id for each in inputs], "paths": [each.path for each in inputs]}
         for number, inputs in zip(job.missing, map(job.partition, job.missing), strict=True)
     ]
-    pieces = ray.data.from_items(items, override_num_blocks=len(items))
-    pool = ray.data.ActorPoolStrategy(size=workers)  # begins anew those that die
-    gpus = 1 if ray.cluster_resources().get("GPU") else None  # an actor's own
-    done = pieces.map_batches(
+    blocks = ray.data.from_items(items, override_num_blocks=len(items))
+    pool = ray.data.ActorPoolStrategy(size=workers)  # restarts dead actors
+    gpus = 1 if ray.cluster_resources().get("GPU") else None  # per actor
+    done = blocks.map_batches(
         _Actor, batch_size=1, compute=pool, fn_constructor_args=(str(job.weights), job.output), num_gpus=gpus
     )
     try:
         for row in done.iter_rows():
-            yield Done(**row)
+            yield PartitionResult(**row)
     except ray.exceptions.RayError as error:
-        raise ValueError(f"Ray gave up: {last_line(error)}. What is written stays; the same command goes on") from error
+        reason = last_line(error)
+        raise ValueError(f"Ray failed: {reason}. Partitions that are written stay: run it again to resume") from error
 
 
 class _Actor:
-    """A worker in a process of Ray's."""
+    """A worker in a Ray process."""
 
     def __init__(self, weights: str, output: str):
         self.worker, self.output = Worker(Path(weights)), output
 
     def __call__(self, batch: dict) -> dict:
         done = [
-            work(self.worker, self.output, int(number), list(map(Input, ids, paths)))
+            predict_partition(self.worker, self.output, int(number), list(map(Input, ids, paths)))
             for number, ids, paths in zip(batch["number"], batch["ids"], batch["paths"], strict=True)
         ]
-        return {name: [getattr(each, name) for each in done] for name in Done._fields}
+        return {name: [getattr(each, name) for each in done] for name in PartitionResult._fields}
 
 
 def _check_cluster(ray: object, weights: Path) -> None:
-    """Look from a machine of the cluster, before work is handed out."""
+    """Read the bundle on a machine of the cluster before any partition is scheduled."""
     try:
-        ray.get(ray.remote(_look).options(num_cpus=0.1).remote(str(weights)))
+        ray.get(ray.remote(_check_bundle).options(num_cpus=0.1).remote(str(weights)))
     except ray.exceptions.RayTaskError as error:
-        raise ValueError(f"a machine of the cluster cannot work: {last_line(error.cause)}") from error
+        raise ValueError(f"a machine of the cluster cannot predict: {last_line(error.cause)}") from error
 
 
-def _look(weights: str) -> None:
+def _check_bundle(weights: str) -> None:
     from pipeline.serving.bundle import read_bundle
 
     read_bundle(Path(weights))
 
 
-EXECUTORS = {"local": run_here, "ray": run_on_ray}
+EXECUTORS = {"local": run_locally, "ray": run_on_ray}

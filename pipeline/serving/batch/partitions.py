@@ -1,4 +1,4 @@
-"""Where rows go: a Parquet file per partition, whole or not at all; what is missing is what is left to do."""
+"""The output of batch inference: one Parquet file per partition, written atomically; missing files are still to do."""
 
 import errno
 import io
@@ -11,24 +11,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files import is_orphaned, temporary_name
-from pipeline.serving.batch.inputs import Input, Inputs, digest, opened
+from pipeline.serving.batch.inputs import Input, Inputs, inputs_digest, split_url
 
-PLAN = "_plan.json"  # so begins what `pandas.read_parquet` of the folder leaves out
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PLAN_FILE = "_plan.json"  # readers of a Parquet folder ignore names that start with "_"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
         ("class", pa.string()),
-        ("rle", pa.string()),  # null where there is a problem
+        ("rle", pa.string()),  # null if there is a problem
         ("height", pa.int32()),
         ("width", pa.int32()),
-        ("problem", pa.string()),  # null where there is none
+        ("problem", pa.string()),  # null if there is none
     ]
 )
 
 
-class Row(NamedTuple):
-    """A mask, or an object; or why there is none."""
+class MaskRow(NamedTuple):
+    """One mask or object of an image; or the reason why there is none."""
 
     image_id: str
     label: str | None
@@ -39,54 +39,51 @@ class Row(NamedTuple):
 
 
 class Output:
-    """A folder of partitions, on local disk or behind any fsspec URL."""
+    """A folder of partitions, on local disk or at any fsspec URL."""
 
     def __init__(self, url: str):
-        self._files, self._folder = opened(url)
-        self.url = self._files.unstrip_protocol(self._folder)  # whole: another process stands elsewhere
+        self._files, self._folder = split_url(url)
+        self.url = self._files.unstrip_protocol(self._folder)  # absolute: the same in every process
 
     def start(self, inputs: Inputs | Sequence[Input], model: str, rows: int) -> None:
-        """Note what the folder is of, or check that it is of that.
+        """Write _plan.json, or check that the existing one describes the same prediction.
 
         Args:
-            model: what tells one model from another.
+            model: identifies the bundle.
             rows: images per partition.
 
         Raises:
-            ValueError: if it holds predictions of other images, by another model, in other partitions, or of unknown
-                origin.
+            ValueError: if the folder has partitions of other images, another bundle or another size, or no _plan.json.
         """
-        plan = {"images": len(inputs), "inputs": digest(inputs), "model": model, "rows": rows}
+        plan = {"images": len(inputs), "inputs": inputs_digest(inputs), "model": model, "rows": rows}
         found = self._plan()
         for key in () if found is None else plan:
             if found.get(key) != plan[key]:
                 raise ValueError(
-                    f"{self.url} was begun with {key} = {found.get(key)}, now it is {plan[key]}: give another "
+                    f"{self.url} was started with {key} = {found.get(key)}, now it is {plan[key]}: give another "
                     f"--output, or remove it"
                 )
         if found is None and any(_is_partition(name) for name in self._names()):
-            raise ValueError(
-                f"{self.url} holds partitions without a {PLAN}: nobody knows of what, give another --output"
-            )
-        for name in self._names():  # of killed runs
+            raise ValueError(f"{self.url} has partitions but no {PLAN_FILE}: give another --output")
+        for name in self._names():  # left over by killed runs
             if is_orphaned(name):
                 self._remove(f"{self._folder}/{name}")
         if found is None:
-            self._write(PLAN, json.dumps(plan, indent=1).encode())
+            self._write(PLAN_FILE, json.dumps(plan, indent=1).encode())
 
     def _plan(self) -> dict[str, object] | None:
-        path = f"{self._folder}/{PLAN}"
+        path = f"{self._folder}/{PLAN_FILE}"
         if not self._files.exists(path):
             return None
         try:
             return dict(json.loads(self._files.cat_file(path)))
         except (ValueError, TypeError):
             raise ValueError(
-                f"{self.url}/{PLAN}: not the plan of a prediction: give another --output, or remove it"
+                f"{self.url}/{PLAN_FILE}: expected the plan of a batch prediction: give another --output, or remove it"
             ) from None
 
     def missing(self, count: int) -> list[int]:
-        """Numbers of the partitions, of so many, that are not there."""
+        """The numbers below `count` whose partition is not written yet."""
         there = set(self._names())
         return [number for number in range(count) if _name(number) not in there]
 
@@ -97,15 +94,19 @@ class Output:
         except FileNotFoundError:
             return []
 
-    def write(self, number: int, rows: Iterable[Row]) -> None:
-        """Write a partition."""
+    def write(self, number: int, rows: Iterable[MaskRow]) -> None:
+        """Write a partition atomically.
+
+        Raises:
+            ValueError: if it cannot be written.
+        """
         columns = [list(column) for column in zip(*rows, strict=True)]
         buffer = io.BytesIO()
         pq.write_table(pa.table(columns, schema=SCHEMA), buffer, compression="zstd")
         self._write(_name(number), buffer.getvalue())
 
     def _write(self, name: str, content: bytes) -> None:
-        """Under a name of its own first: a reader, or another run, sees a file whole or not at all."""
+        """Write to a temporary name, then rename: readers and other runs never see a partial file."""
         path, partial = f"{self._folder}/{name}", f"{self._folder}/{temporary_name(name)}"
         try:
             self._files.makedirs(self._folder, exist_ok=True)
@@ -114,11 +115,11 @@ class Output:
             self._files.mv(partial, path)
         except OSError as error:
             self._remove(partial)
-            what = "make room" if error.errno in FULL else "see to that"
+            remedy = "free some space" if error.errno in DISK_FULL else "fix that"
             raise ValueError(
-                f"{self.url}/{name}: cannot be written ({error}): {what}, and the same command goes on"
+                f"{self.url}/{name}: cannot be written ({error}): {remedy}, and run the same command again to resume"
             ) from error
-        except BaseException:  # Ctrl-C, mostly
+        except BaseException:  # such as KeyboardInterrupt
             self._remove(partial)
             raise
 
@@ -136,4 +137,5 @@ def _is_partition(name: str) -> bool:
 
 
 def count_partitions(images: int, rows: int) -> int:
+    """The number of partitions of `rows` images each; the last one may be smaller."""
     return -(-images // rows)

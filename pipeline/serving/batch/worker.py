@@ -1,66 +1,66 @@
-"""What predicts a partition: the models of a bundle, loaded once."""
+"""The worker that predicts partitions: it loads the models of a bundle once."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.serving.batch.inputs import Input, brought_here
-from pipeline.serving.batch.partitions import Row
+from pipeline.serving.batch.inputs import Input, local_copies
+from pipeline.serving.batch.partitions import MaskRow
 from pipeline.serving.bundle import Bundle, read_bundle
-from pipeline.serving.bundle_prediction import draw
-from pipeline.serving.single_pass import OnePass, in_one_line, read_all
-from pipeline.serving.time_budget import Watch
+from pipeline.serving.bundle_prediction import render
+from pipeline.serving.single_pass import SinglePass, one_line, read_images
+from pipeline.serving.time_budget import TimeBudget
 
 
 class Worker:
-    """Predicts images with everything in a bundle, and draws them as it was chosen on OOF.
+    """Predicts images with all models of a bundle, and applies its post-processing.
 
     Args:
-        folder: of the bundle's weights.
-        ahead: processes that read ahead.
+        folder: the bundle's folder of weights.
+        readers: processes that read ahead.
 
     Raises:
         FileNotFoundError, ValueError: as `read_bundle`.
     """
 
-    def __init__(self, folder: Path, ahead: int = 0):
-        self.bundle, self.ahead = read_bundle(folder), ahead
-        self._models = OnePass(self.bundle, self.bundle.predictor, Watch(0, None))
+    def __init__(self, folder: Path, readers: int = 0):
+        self.bundle, self.readers = read_bundle(folder), readers
+        self._models = SinglePass(self.bundle, self.bundle.predictor, TimeBudget(0, None))
 
-    def rows(self, inputs: Sequence[Input]) -> list[Row]:
-        """The masks of some images; of one that cannot be read or predicted, a row that says why."""
+    def rows(self, inputs: Sequence[Input]) -> list[MaskRow]:
+        """The rows of some images; for one that cannot be read or predicted, a row with the problem."""
         models = self._models
         models.problems.clear()
-        with brought_here(inputs) as places:
+        with local_copies(inputs) as paths:
             return [
                 row
-                for image_id, stores in models(read_all(places, models.readers, self.ahead))
+                for image_id, stores in models(read_images(paths, models.readers, self.readers))
                 for row in self._rows_of(image_id, stores)
             ]
 
-    def _rows_of(self, image_id: str, stores: list | None) -> Iterator[Row]:
-        drawn = None
+    def _rows_of(self, image_id: str, stores: list | None) -> Iterator[MaskRow]:
+        masks = None
         if stores is not None:
             try:
-                drawn = draw(self.bundle, stores)
-            except Exception as error:  # one odd image must not cost the others
-                self._models.note(image_id, in_one_line(error))
-        if drawn is None:
-            yield Row(image_id, None, None, None, None, self._models.problems[image_id])
+                masks = render(self.bundle, stores)
+            except Exception as error:  # the other images are still predicted
+                self._models.add_problem(image_id, one_line(error))
+        if masks is None:
+            yield MaskRow(image_id, None, None, None, None, self._models.problems[image_id])
         else:
-            yield from rows_of(self.bundle, image_id, drawn)
+            yield from mask_rows(self.bundle, image_id, masks)
 
 
-def rows_of(bundle: Bundle, image_id: str, drawn: np.ndarray) -> Iterator[Row]:
-    """The rows of masks (C, H, W), or of objects (H, W), numbered from 1: one each, and one without any if none is."""
+def mask_rows(bundle: Bundle, image_id: str, masks: np.ndarray) -> Iterator[MaskRow]:
+    """Encode masks (C, H, W), or objects (H, W) numbered from 1, as a row each; no object at all is one empty row."""
     dialect, classes = bundle.card.dialect, bundle.card.classes
-    height, width = drawn.shape[-2:]
-    if drawn.ndim == 3:
-        for label, mask in zip(classes, drawn, strict=True):
-            yield Row(image_id, label, dialect.encode(mask), height, width)
+    height, width = masks.shape[-2:]
+    if masks.ndim == 3:
+        for label, mask in zip(classes, masks, strict=True):
+            yield MaskRow(image_id, label, dialect.encode(mask), height, width)
         return
-    for number in range(1, drawn.max() + 1):
-        yield Row(image_id, classes[0], dialect.encode(drawn == number), height, width)
-    if not drawn.max():
-        yield Row(image_id, classes[0], dialect.empty, height, width)
+    for number in range(1, masks.max() + 1):
+        yield MaskRow(image_id, classes[0], dialect.encode(masks == number), height, width)
+    if not masks.max():
+        yield MaskRow(image_id, classes[0], dialect.empty, height, width)

@@ -196,9 +196,7 @@ class Predict(Table):
     views: tuple[str, ...] = ("identity", "flip_horizontal")  # names of `symmetries.SYMMETRIES`
     batch_size: Count = 16
     output_stride: Literal[8, 16] | None = None  # of DeepLab, where it should differ from the model's
-    backend: Literal["eager", "fuse_conv_bn", "compile", "openvino"] = (
-        "fuse_conv_bn"  # how the network is run: `inference.backends`
-    )
+    backend: Literal["eager", "fuse_conv_bn", "compile"] = "fuse_conv_bn"  # see `inference.backends`
     tiles: Tiles | None = None  # of images too large to be predicted whole
     full: bool = False  # a model trained on every image predicts the test set beside those of the folds
 

@@ -1,6 +1,5 @@
 """Claims about the ways to run a network: they say what the network says."""
 
-import builtins
 import logging
 import os
 import subprocess
@@ -15,7 +14,7 @@ from torch import nn
 from pipeline import config
 from pipeline.inference import backends
 from pipeline.inference.backends import BACKENDS
-from pipeline.inference.conv_bn_fusion import find_pairs, folded
+from pipeline.inference.conv_bn_fusion import find_conv_bn_pairs, fuse_batch_norms
 from pipeline.inference.predictor import Predictor
 from pipeline.models import ARCHITECTURES, build_model
 
@@ -57,7 +56,7 @@ def count_norms(model):
 def alone(check):
     """Run a function of this module in a process of its own.
 
-    What inductor builds, and OpenVINO, bring a threading library along; tests before may have loaded another.
+    What inductor builds loads a threading library, and an earlier test may have loaded another one.
     """
     text = f"from tests.test_backends import {check.__name__} as check; check()"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -82,16 +81,16 @@ def test_folding_changes_no_architecture(arch, caplog):
 def test_every_norm_after_a_convolution_is_folded(encoder):
     model = model_of("unet", encoder, **SMALL)
     assert count_norms(model) > 20
-    assert count_norms(folded(model, 1)) == 0
+    assert count_norms(fuse_batch_norms(model, 1)) == 0
 
 
 def test_a_norm_before_its_convolution_is_left_alone():
     model = model_of("fpn", "tu-densenet121")
-    norms, left = count_norms(model), count_norms(folded(model, 1))
+    norms, left = count_norms(model), count_norms(fuse_batch_norms(model, 1))
     assert 0 < left < norms
     with torch.inference_mode():
         expected = model(images_of(1, 64, 64))
-        torch.testing.assert_close(folded(model, 1)(images_of(1, 64, 64)), expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(fuse_batch_norms(model, 1)(images_of(1, 64, 64)), expected, rtol=1e-3, atol=1e-3)
 
 
 class Twice(nn.Module):
@@ -107,7 +106,7 @@ class Twice(nn.Module):
 
 
 def test_a_convolution_that_something_else_reads_too_is_left_alone():
-    assert find_pairs(Twice().eval(), 1) == []
+    assert find_conv_bn_pairs(Twice().eval(), 1) == []
 
 
 def test_the_models_own_weights_stay_as_they_are():
@@ -121,43 +120,19 @@ def test_a_network_that_folding_would_change_is_run_as_it_is(monkeypatch, caplog
     caplog.set_level(logging.WARNING)
     model = model_of("unet", **SMALL)
     monkeypatch.setattr(
-        backends, "folded", lambda model, channels: model_of("unet", **SMALL, image_head=0.1, image_gate=True)
+        backends, "fuse_batch_norms", lambda model, channels: model_of("unet", **SMALL, image_head=0.1, image_gate=True)
     )
     with torch.inference_mode():
         expected = model(images_of(1, 64, 64))
         assert torch.equal(BACKENDS["fuse_conv_bn"](model, CPU, torch.float32)(images_of(1, 64, 64)), expected)
-    assert "batch norms stay unfolded: logits would change" in caplog.text
+    assert "batch norm not fused: logits would change" in caplog.text
 
 
-def test_half_precision_moves_probabilities_little():
-    half_precision_moves_probabilities_little("fold")
-
-
-def half_precision_moves_probabilities_little(backend):
+def test_half_precision_changes_probabilities_little():
     model = model_of("unet", **SMALL)
     exact = Predictor(model, ("identity", "transpose"), "float32")(images_of(2, 64, 80))
-    found = Predictor(model, ("identity", "transpose"), "bfloat16", backend=backend)(images_of(2, 64, 80))
-    assert 0 < (found - exact).abs().max() < 0.03, "bfloat16 rounds, to three digits"
-
-
-def test_openvino_in_half_precision_moves_probabilities_little():
-    alone(openvino_moves_probabilities_little)
-
-
-def openvino_moves_probabilities_little():
-    half_precision_moves_probabilities_little("openvino")
-
-
-def test_openvino_says_the_same_for_each_size():
-    alone(openvino_says_the_same_for_each_size)
-
-
-def openvino_says_the_same_for_each_size():
-    model = model_of("unet", "tu-test_efficientnet", **SMALL)
-    run = Predictor(model, ("identity",), "float32", backend="openvino")
-    exact = Predictor(model, ("identity",), "float32")
-    for images in (images_of(2, 64, 64), images_of(1, 50, 70), images_of(3, 64, 64)):
-        np.testing.assert_allclose(run(images), exact(images), atol=1e-5)
+    found = Predictor(model, ("identity", "transpose"), "bfloat16", backend="fuse_conv_bn")(images_of(2, 64, 80))
+    assert 0 < (found - exact).abs().max() < 0.03, "bfloat16 rounds to three digits"
 
 
 class OneBlock(nn.Module):
@@ -180,7 +155,7 @@ def compiled_says_the_same():
     torch.manual_seed(0)
     model = OneBlock().eval()
     run = Predictor(model, ("identity",), "float32", backend="compile")
-    images = images_of(*backends.PROBE)
+    images = images_of(*backends.PROBE_SHAPE)
     np.testing.assert_allclose(run(images), Predictor(model, ("identity",), "float32")(images), atol=1e-5)
 
 
@@ -191,18 +166,3 @@ def test_where_nothing_can_be_compiled_it_says_so(monkeypatch):
     monkeypatch.setattr(torch, "compile", fails)
     with pytest.raises(ValueError, match=r"'compile' does not run here \(Failed to find C\+\+ compiler.*leave it out"):
         Predictor(OneBlock().eval(), ("identity",), backend="compile")
-
-
-def test_without_openvino_its_engine_says_what_to_install(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *rest):
-        if name == "openvino":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(
-        ValueError, match=r"predict.backend = 'openvino' needs .*: pip install -r requirements-openvino.txt"
-    ):
-        Predictor(model_of("unet", **SMALL), ("identity",), backend="openvino")

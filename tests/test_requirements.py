@@ -27,7 +27,7 @@ def pins(file):
 
 PINNED, BASE = pins("requirements.txt"), pins("requirements-kaggle-image.txt")
 EXTRAS = [Requirement(line) for lines in PROJECT["optional-dependencies"].values() for line in lines]
-OPTIONAL = {*pins("requirements-kaggle.txt"), *pins("requirements-openvino.txt")}
+OPTIONAL = pins("requirements-kaggle.txt").keys()
 OPTIONAL |= {canonicalize_name(requirement.name) for requirement in EXTRAS}
 OPTIONAL |= {"requests"}  # through which Kaggle's client speaks
 

@@ -1,7 +1,7 @@
-"""Batch norm folded into the convolution before it: in prediction both are one linear map.
+"""Fuse batch norms into the convolutions before them, since both are linear maps in evaluation.
 
-norm(conv(x)) = scale * (W x + b - mean) + shift = (scale * W) x + (scale * (b - mean) + shift),
-scale = weight / sqrt(variance + eps)
+torch.fx, which has a function for this, cannot trace a Segmenter: its forward pass has control flow that depends on the
+size of the image. Here the pairs are found in the graph that autograd records.
 """
 
 import copy
@@ -12,99 +12,95 @@ from typing import NamedTuple
 import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-SIDE = 64  # pixels of the image that shows which layer follows which
+PROBE_SIZE = 64  # height and width in pixels of the image whose forward pass is recorded
 
 
-class Pair(NamedTuple):
-    """Names of a convolution, and of the norm that alone takes what it gives."""
+class ConvBN(NamedTuple):
+    """Names of a convolution and of the batch norm that is the only consumer of its output."""
 
     convolution: str
     norm: str
 
 
-def folded(model: nn.Module, channels: int) -> nn.Module:
-    """A copy of a model in which each batch norm that can be is part of the convolution before it.
+def fuse_batch_norms(model: nn.Module, channels: int) -> nn.Module:
+    """A copy of a model, in evaluation mode, with each batch norm fused that directly follows a convolution.
 
     Args:
-        model: in evaluation, from images (N, channels, H, W) to one tensor.
+        model: from images (N, channels, H, W) to one tensor.
     """
-    with torch.inference_mode(mode=False):  # in which no graph is kept
-        return _folded(copy.deepcopy(model).eval(), channels)
+    with torch.inference_mode(mode=False):  # autograd records nothing in inference mode
+        fused = copy.deepcopy(model).eval()
+        modules = dict(fused.named_modules())
+        for pair in find_conv_bn_pairs(fused, channels):
+            norm = modules[pair.norm]
+            _fuse(modules[pair.convolution], norm)
+            parent, _, name = pair.norm.rpartition(".")
+            setattr(modules[parent], name, norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
+        return fused
 
 
-def _folded(model: nn.Module, channels: int) -> nn.Module:
-    modules = dict(model.named_modules())
-    for pair in find_pairs(model, channels):
-        convolution, norm = modules[pair.convolution], modules[pair.norm]
-        _fold(convolution, norm)
-        parent, _, name = pair.norm.rpartition(".")
-        setattr(modules[parent], name, _rest_of(norm))
-    return model
+def find_conv_bn_pairs(model: nn.Module, channels: int) -> list[ConvBN]:
+    """The pairs of a forward pass; neither module may be called twice.
 
-
-def find_pairs(model: nn.Module, channels: int) -> list[Pair]:
-    """The pairs that an image goes through: seen in the graph that autograd keeps, not guessed from names."""
-    made_by: dict[object, str] = {}  # the graph's node of what a convolution gave
-    taken_by: dict[object, str] = {}  # and of what a norm took
+    Args:
+        model: in evaluation mode, from images (N, channels, H, W) to one tensor.
+    """
+    convolution_of: dict[object, str] = {}  # from the autograd node of a convolution's output
+    norm_of: dict[object, str] = {}  # from the autograd node of a batch norm's input
     calls: Counter[str] = Counter()
 
-    def note(name: str, module: nn.Module):
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def recorder(name: str, module: nn.Module):
+        def record(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             calls[name] += 1
             if isinstance(module, nn.Conv2d):
-                made_by[output.grad_fn] = name
+                convolution_of[output.grad_fn] = name
             else:
-                taken_by[inputs[0].grad_fn] = name
+                norm_of[inputs[0].grad_fn] = name
 
-        return hook
+        return record
 
-    named = {name: module for name, module in model.named_modules() if _matters(module)}
-    hooks = [module.register_forward_hook(note(name, module)) for name, module in named.items()]
+    named = {name: module for name, module in model.named_modules() if _is_conv_or_norm(module)}
+    hooks = [module.register_forward_hook(recorder(name, module)) for name, module in named.items()]
     try:
         with torch.enable_grad():
             device = next(model.parameters()).device
-            logits = model(torch.zeros(1, channels, SIDE, SIDE, device=device, requires_grad=True))
+            logits = model(torch.zeros(1, channels, PROBE_SIZE, PROBE_SIZE, device=device, requires_grad=True))
     finally:
         for hook in hooks:
             hook.remove()
-    consumers = Counter(_edges(logits.grad_fn))
+    consumers = Counter(_sources_of_edges(logits.grad_fn))
     return [
-        Pair(made_by[node], norm)
-        for node, norm in taken_by.items()
-        if node in made_by and consumers[node] == 1 and calls[norm] == calls[made_by[node]] == 1
+        ConvBN(convolution_of[node], norm)
+        for node, norm in norm_of.items()
+        if node in convolution_of and consumers[node] == 1 and calls[norm] == calls[convolution_of[node]] == 1
     ]
 
 
-def _matters(module: nn.Module) -> bool:
-    return type(module) is nn.Conv2d or type(module) in (nn.BatchNorm2d, BatchNormAct2d)
+def _is_conv_or_norm(module: nn.Module) -> bool:
+    return type(module) in (nn.Conv2d, nn.BatchNorm2d, BatchNormAct2d)
 
 
-def _edges(end: object) -> Iterator[object]:
-    """The node that each edge of a graph comes from."""
-    seen, waiting = {end}, [end]
-    while waiting:
-        for node, _ in waiting.pop().next_functions:
+def _sources_of_edges(end: object) -> Iterator[object]:
+    """For each edge of the autograd graph that ends in a node, the node whose output it carries."""
+    visited, pending = {end}, [end]
+    while pending:
+        for node, _ in pending.pop().next_functions:
             if node is None:
                 continue
             yield node
-            if node not in seen:
-                seen.add(node)
-                waiting.append(node)
+            if node not in visited:
+                visited.add(node)
+                pending.append(node)
 
 
 @torch.no_grad()
-def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight.double()
-    bias = torch.zeros_like(scale) if convolution.bias is None else convolution.bias.double()
-    shift = 0 if norm.bias is None else norm.bias.double()
-    weight = convolution.weight.double() * scale[:, None, None, None]
-    convolution.weight = nn.Parameter(weight.to(convolution.weight.dtype), requires_grad=False)
-    moved = scale * (bias - norm.running_mean.double()) + shift
-    convolution.bias = nn.Parameter(moved.to(convolution.weight.dtype), requires_grad=False)
-
-
-def _rest_of(norm: nn.BatchNorm2d) -> nn.Module:
-    """What a norm does beside normalising."""
-    return norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+def _fuse(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Change the convolution's weight and bias, computed in float64, so that it includes the batch norm."""
+    tensors = (convolution.weight, convolution.bias, norm.running_mean, norm.running_var)
+    weight, bias, mean, variance = (None if each is None else each.double() for each in tensors)
+    scale, shift = (None if each is None else each.double() for each in (norm.weight, norm.bias))
+    fused = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, scale, shift)
+    dtype = convolution.weight.dtype
+    convolution.weight, convolution.bias = (nn.Parameter(each.to(dtype), requires_grad=False) for each in fused)

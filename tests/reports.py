@@ -1,11 +1,21 @@
-"""A made-up run for the tests of the report: 60 images with a disc each, three folds, nothing off."""
+"""A generated run for the tests of the report: 60 images with a disc each, three folds, nothing unusual."""
 
 import numpy as np
 import pandas as pd
 
 from pipeline.postprocess import THRESHOLDS, count_by_label
 from pipeline.report.label_quality import reliability
-from pipeline.report.report_data import Boards, Chosen, Honest, Members, Picture, Pseudo, Submission, Surface, View
+from pipeline.report.report_data import (
+    CrossFittedScore,
+    Members,
+    Picture,
+    PseudoLabelEffect,
+    ReportData,
+    ScoreSurface,
+    SimulatedShakeup,
+    Submission,
+    SurfacePoint,
+)
 from pipeline.statistics.bootstrap import Difference, Interval
 
 SIDE = 32
@@ -13,7 +23,7 @@ IMAGES = 60
 
 
 def draw(number: int) -> Picture:
-    """Image `number`: a disc that grows with it, none in every tenth, and probabilities that blur its outline."""
+    """Image `number`: a disc that grows with it, none in every tenth, and probabilities with a blurred outline."""
     y, x = np.mgrid[:SIDE, :SIDE]
     inside = (3 + number / 10) * (number % 10 > 0) - np.hypot(y - 16, x - 14)
     values = np.rint(255 / (1 + np.exp(-2 * inside))).astype(np.uint8)
@@ -26,7 +36,7 @@ def number_of(image_id: str) -> int:
 
 
 def make_images() -> pd.DataFrame:
-    """Scores that differ by image and not by fold, kind or size."""
+    """Scores that depend on the image, but not on fold, kind or size."""
     pictures = [draw(number) for number in range(IMAGES)]
     return pd.DataFrame(
         {
@@ -35,15 +45,15 @@ def make_images() -> pd.DataFrame:
             "score": 0.9 + 0.05 * np.sin(2.3 * np.arange(IMAGES)),
             "coverage": [picture.target.mean() for picture in pictures],
             "predicted": [picture.mask.mean() for picture in pictures],
-            "suspicion": 0.0,
-            "said": "a disc",
+            "label_error_score": 0.0,
+            "summary": "a disc",
             "kind": np.where(np.arange(IMAGES) % 2, "odd", "even"),
         }
     )
 
 
 def make_history() -> pd.DataFrame:
-    """Two phases of three epochs, of which the second is the best."""
+    """Two phases of three epochs; the second epoch is the best."""
     scores = {1: 0.7, 2: 0.8, 3: 0.79}
     return pd.DataFrame(
         [
@@ -55,14 +65,19 @@ def make_history() -> pd.DataFrame:
     )
 
 
-def make_surface() -> Surface:
+def make_surface() -> ScoreSurface:
     areas = np.array([0, 5, 50])
     scores = 0.9 - (THRESHOLDS - 0.5) ** 2 - np.array([0, 0.01, 0.1])[:, None]
-    return Surface(areas, scores, Chosen(0.5, 0), {0: Chosen(0.48, 0), 1: Chosen(0.5, 0), 2: Chosen(0.52, 5)})
+    return ScoreSurface(
+        areas,
+        scores,
+        SurfacePoint(0.5, 0),
+        {0: SurfacePoint(0.48, 0), 1: SurfacePoint(0.5, 0), 2: SurfacePoint(0.52, 5)},
+    )
 
 
-def make_cuts() -> pd.DataFrame:
-    """What ships, and what was chosen without each fold; one of them has other rules."""
+def make_rules() -> pd.DataFrame:
+    """The rules of the submission and those chosen without each fold, one of them another rule set."""
     return pd.DataFrame(
         {
             "chosen on": ["all folds", *(f"without fold {fold}" for fold in range(3))],
@@ -73,30 +88,34 @@ def make_cuts() -> pd.DataFrame:
     )
 
 
-def make_view(**other: object) -> View:
-    """The run; any part can be another."""
+def make_report_data(**other: object) -> ReportData:
+    """The run; `other` replaces parts of it."""
     images = make_images()
     counts = sum(count_by_label(picture.values, picture.target) for picture in map(draw, range(IMAGES)))
-    shares = reliability(counts).assign(share=lambda table: table["probability"])  # as calibrated as can be
+    shares = reliability(counts).assign(share=lambda table: table["probability"])  # perfectly calibrated
     parts = {
         "title": "demo",
         "competition": "Discs",
         "metric": "mean_dice",
-        "made": {"versions": {"numpy": "2.4"}, "commit": "0123456789abcdef+", "made": "2026-01-02T03:04:05+00:00"},
+        "provenance": {
+            "versions": {"numpy": "2.4"},
+            "commit": "0123456789abcdef+",
+            "made": "2026-01-02T03:04:05+00:00",
+        },
         "images": images,
-        "honest": Honest(Interval(0.9, 0.89, 0.91), 0.902, 0.88),
+        "score": CrossFittedScore(Interval(0.9, 0.89, 0.91), 0.902, 0.88),
         "picture": lambda image_id: draw(number_of(image_id)),
         "history": make_history(),
         "folds": pd.DataFrame({"fold": [0, 1, 2], "images": 20, "oof": [0.91, 0.9, np.nan], "seconds": [75, 80, 3675]}),
         "classes": pd.DataFrame({"class": ["disc"], "score": [0.9]}),
         "surfaces": {"disc": make_surface()},
-        "cuts": make_cuts(),
+        "rules": make_rules(),
         "reliability": shares,
         "members": Members(
             pd.DataFrame({"name": ["one", "two"], "weight": [0.6, 0.4], "score": [0.89, 0.9]}),
             np.array([[1, 0.7], [0.7, 1]]),
         ),
-        "pseudo": Pseudo(
+        "pseudo": PseudoLabelEffect(
             "demo_pseudo",
             "demo",
             pd.DataFrame(
@@ -105,27 +124,27 @@ def make_view(**other: object) -> View:
             Difference(-0.0007, -0.0034, 0.0015, 0.3),
         ),
         "submission": Submission(60, 6, images["predicted"].to_numpy()),
-        "boards": Boards(np.random.default_rng(0).normal(0, 0.01, 500), 30, 70),
+        "shakeup": SimulatedShakeup(np.random.default_rng(0).normal(0, 0.01, 500), 30, 70),
     }
-    return View(**{**parts, **other})
+    return ReportData(**{**parts, **other})
 
 
 BARE = {
     "images": make_images().assign(score=np.nan),
-    "honest": None,
+    "score": None,
     "history": pd.DataFrame(),
     "folds": pd.DataFrame(),
     "classes": pd.DataFrame(),
     "surfaces": {},
-    "cuts": pd.DataFrame(),
+    "rules": pd.DataFrame(),
     "reliability": pd.DataFrame(),
     "members": None,
     "pseudo": None,
     "submission": None,
-    "boards": None,
+    "shakeup": None,
 }
 
 
-def make_bare_view(**other: object) -> View:
-    """A run of which nothing is known but what is given."""
-    return make_view(**{**BARE, **other})
+def make_bare_report_data(**other: object) -> ReportData:
+    """A run without any part but those of `other`."""
+    return make_report_data(**{**BARE, **other})

@@ -13,12 +13,12 @@ from pipeline.ensemble.choice import Choice
 from pipeline.metrics import VOID, VOID_OBJECT, DetectionRates
 from pipeline.postprocess import Cut
 from pipeline.report.page import _facts
-from pipeline.report.recommendations import advise
+from pipeline.report.recommendations import recommend
 from pipeline.report.report_data import Submission
 from pipeline.stages import ensembling
 from pipeline.stages.preparing import make_context
 from pipeline.submission import Summary
-from tests.reports import make_images, make_view
+from tests.reports import make_images, make_report_data
 
 
 def found_by_loops(context, threshold):
@@ -96,22 +96,22 @@ def of_share(share):
 
 def test_the_first_advice_names_empty_rows():
     silent = make_images().assign(predicted=0.0)
-    first = advise(make_view(images=silent, submission=of_share(1)))[0]
-    assert first.startswith("60 of 60 rows are empty, in train 10% of the masks are: the models find too little.")
+    first = recommend(make_report_data(images=silent, submission=of_share(1)))[0]
+    assert first.startswith("60 of 60 rows are empty, but 10% of the training masks: the models find too little.")
 
 
 def test_masks_where_train_has_none_are_named_too():
     images = make_images()
     images.loc[:47, "coverage"] = 0
-    first = advise(make_view(images=images, submission=of_share(0)))[0]
-    assert first.startswith("0 of 60 rows are empty, in train 82% of the masks are: the models see objects")
+    first = recommend(make_report_data(images=images, submission=of_share(0)))[0]
+    assert first.startswith("0 of 60 rows are empty, but 82% of the training masks: the models predict objects")
 
 
 def test_a_share_of_empty_rows_as_in_train_needs_no_word():
-    assert not any("rows are empty" in sentence for sentence in advise(make_view(submission=of_share(0.05))))
+    assert not any("rows are empty" in sentence for sentence in recommend(make_report_data(submission=of_share(0.05))))
 
 
 def test_the_page_tells_what_is_found_beside_the_score():
-    facts = {name: text for name, text, _ in _facts(make_view(found=DetectionRates(0.4321, 0.5, None)))}
+    facts = {name: text for name, text, _ in _facts(make_report_data(detection=DetectionRates(0.4321, 0.5, None)))}
     assert (facts["Dice"], facts["found"]) == ("0.4321", "50%")
     assert "left empty" not in facts

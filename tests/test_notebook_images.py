@@ -11,9 +11,9 @@ from PIL import Image
 from pipeline import config, stages
 from pipeline.notebook_support.images import draw_images, draw_samples, list_findings, list_sizes
 from pipeline.report import plots
-from pipeline.report.overlays import COLUMNS, PREDICTED, TRUE
+from pipeline.report.overlays import PANELS, PREDICTED, TRUE
 from pipeline.report.report_data import Picture
-from tests.reports import make_images, make_view
+from tests.reports import make_images, make_report_data
 
 CAMVID = 11  # classes, more than any card here has
 
@@ -62,15 +62,15 @@ def test_samples_are_empty_ones_and_the_quarters_of_the_rest_by_coverage(cfg):
     assert {name: len(row) for name, row in rows.items()} == {
         "empty": 6,
         "small masks": 3,
-        "middling": 6,
+        "medium masks": 6,
         "large masks": 3,
     }
     titles = {name: [re.split(r"\s+", axes.get_title()) for axes in row] for name, row in rows.items()}
     assert len({image_id for row in titles.values() for image_id, _ in row}) == 18
     shares = {name: [float(share.rstrip("%")) for _, share in row] for name, row in titles.items()}
     assert set(shares["empty"]) == {0}
-    assert 0 < min(shares["small masks"]) <= max(shares["small masks"]) <= min(shares["middling"])
-    assert max(shares["middling"]) <= min(shares["large masks"])
+    assert 0 < min(shares["small masks"]) <= max(shares["small masks"]) <= min(shares["medium masks"])
+    assert max(shares["medium masks"]) <= min(shares["large masks"])
 
 
 def test_an_outline_lies_around_what_is_bright_in_its_image(cfg):
@@ -90,7 +90,7 @@ def test_an_outline_lies_around_what_is_bright_in_its_image(cfg):
 def test_a_row_of_samples_that_there_are_none_of_is_left_out(cfg):
     context = stages.make_context(cfg)
     filled = context._replace(index=context.index[context.index["coverage"] > 0])
-    assert list(panels(draw_samples(filled))) == ["small masks", "middling", "large masks"]
+    assert list(panels(draw_samples(filled))) == ["small masks", "medium masks", "large masks"]
 
 
 # ---------------------------------------------------------------------------------------------- errors
@@ -98,9 +98,9 @@ def test_a_row_of_samples_that_there_are_none_of_is_left_out(cfg):
 
 def test_images_are_drawn_in_their_order_under_their_titles_and_an_empty_table_is_left_out():
     images = make_images()
-    figure = draw_images(make_view(), {"last": images[::-1], "none": images[:0], "two": images[3:5]})
+    figure = draw_images(make_report_data(), {"last": images[::-1], "none": images[:0], "two": images[3:5]})
     rows = panels(figure)
-    assert {name: len(row) for name, row in rows.items()} == {"last": COLUMNS, "two": 2}
+    assert {name: len(row) for name, row in rows.items()} == {"last": PANELS, "two": 2}
     # Scores are 0.9 + 0.05 · sin(2.3 · number): 0.929 and 0.911.
     assert [axes.get_title() for axes in rows["two"]] == ["image003  0.93", "image004  0.91"]
     assert legend(figure) == ["true", "predicted"]
@@ -110,7 +110,7 @@ def test_truth_is_blue_prediction_orange_and_each_object_has_an_outline_of_its_o
     objects, nothing = np.zeros((2, 8, 10), np.uint8)
     objects[1:4, 1:4], objects[1:4, 4:7] = 1, 2  # they touch
     picture = Picture(np.zeros((8, 10, 1), np.uint8), objects, nothing, nothing)
-    (axes,) = panels(draw_images(make_view(picture=lambda _: picture), {"one": make_images()[:1]}))["one"]
+    (axes,) = panels(draw_images(make_report_data(picture=lambda _: picture), {"one": make_images()[:1]}))["one"]
     first, second = outlines(axes, TRUE)
     assert first.max(axis=0).tolist() == [3.5, 3.5]
     assert second.min(axis=0).tolist() == [3.5, 0.5]
@@ -121,7 +121,7 @@ def test_truth_is_blue_prediction_orange_and_each_object_has_an_outline_of_its_o
 def test_coverage_is_drawn_of_every_class_however_many_there_are(classes):
     rng = np.random.default_rng(0)
     coverages = {f"class {number}": rng.uniform(0, 0.5, 5) for number in range(classes)}
-    (axes,) = plots.coverage_shares(coverages).axes
+    (axes,) = plots.coverage_ecdf(coverages).axes
     lines = {line.get_label(): line.get_xdata() for line in axes.lines}
     assert list(lines) == list(coverages)
     assert all(set(coverage) <= set(lines[name]) for name, coverage in coverages.items())
@@ -129,4 +129,4 @@ def test_coverage_is_drawn_of_every_class_however_many_there_are(classes):
 
 
 def test_the_lines_of_as_many_classes_as_camvid_has_look_different():
-    assert len(set(plots.LOOKS[:CAMVID])) == CAMVID
+    assert len(set(plots.LINE_STYLES[:CAMVID])) == CAMVID

@@ -18,13 +18,21 @@ from pipeline.ensemble import choice, choose
 from pipeline.metrics import pixel_metric
 from pipeline.postprocess import THRESHOLDS, Cut, apply, count_by_label
 from pipeline.report import page, pictures, plots, subgroups
-from pipeline.report.label_quality import calibration_error, reliability, suspicion
+from pipeline.report.label_quality import calibration_error, label_error_score, reliability
 from pipeline.report.page import render, to_cell, to_table, write_report
-from pipeline.report.recommendations import advise
-from pipeline.report.report_data import Boards, Chosen, Honest, Members, Picture, Submission
-from pipeline.stages.reporting import cuts_of, surface_of
+from pipeline.report.recommendations import recommend
+from pipeline.report.report_data import CrossFittedScore, Members, Picture, SimulatedShakeup, Submission, SurfacePoint
+from pipeline.stages.reporting import make_score_surface, rules_table
 from pipeline.statistics.bootstrap import Interval
-from tests.reports import draw, make_bare_view, make_history, make_images, make_surface, make_view, number_of
+from tests.reports import (
+    draw,
+    make_bare_report_data,
+    make_history,
+    make_images,
+    make_report_data,
+    make_surface,
+    number_of,
+)
 from tests.test_choice import dice_by_hand, make_oof, of_rows
 
 # ---------------------------------------------------------------------------------------------- suspicion
@@ -46,36 +54,36 @@ def test_suspicion_by_hand():
     counts = np.zeros((2, 2, 256), int)
     counts[0, 1, 250], counts[0, 0, 0] = 19, 90
     counts[1, 1, [200, 10]], counts[1, 0, [200, 0]] = 5, [10, 100]
-    np.testing.assert_allclose(suspicion(counts), [0, (10 + 5) / (10 + 10 + 0.001 * 120)])
+    np.testing.assert_allclose(label_error_score(counts), [0, (10 + 5) / (10 + 10 + 0.001 * 120)])
 
 
 def test_a_label_that_was_moved_is_the_first_suspect_and_blurred_outlines_are_none():
     pairs = [(picture.values, picture.target) for picture in map(draw, range(20))]
     pairs[7] = (pairs[7][0], np.roll(pairs[7][1], 9, axis=1))
-    found = suspicion(np.stack([count_by_label(*pair) for pair in pairs]))
+    found = label_error_score(np.stack([count_by_label(*pair) for pair in pairs]))
     assert found.argmax() == 7
     assert found[7] > 0.5
-    assert np.delete(found, 7).max() < pictures.SUSPICIOUS
+    assert np.delete(found, 7).max() < pictures.LABEL_ERROR
 
 
 def test_a_label_that_is_missing_is_suspect():
     pairs = [(picture.values, picture.target) for picture in map(draw, range(20))]
     pairs[8] = (pairs[8][0], np.zeros_like(pairs[8][1]))
-    assert suspicion(np.stack([count_by_label(*pair) for pair in pairs]))[8] > 0.9
+    assert label_error_score(np.stack([count_by_label(*pair) for pair in pairs]))[8] > 0.9
 
 
 def test_a_stray_pixel_on_an_empty_image_does_not_lead_the_list():
     counts = np.zeros((2, 2, 256), int)
     counts[0, 0, 0], counts[0, 0, 255] = 9999, 1
     counts[1, 0, 0], counts[1, 1, 255], counts[1, 1, 0] = 9000, 800, 200
-    stray, wrong = suspicion(counts)
+    stray, wrong = label_error_score(counts)
     assert stray < wrong
 
 
 def test_nothing_is_suspect_where_no_pixel_is_labelled():
     counts = np.zeros((3, 2, 256), int)
     counts[:, 0, [0, 255]] = 7
-    assert suspicion(counts).tolist() == [0, 0, 0]
+    assert label_error_score(counts).tolist() == [0, 0, 0]
 
 
 def test_reliability_by_hand():
@@ -164,8 +172,8 @@ def test_a_tile_holds_small_pictures_of_the_whole_image(channels):
     shown = Picture(image, values > 100, values, values > 128)
     (tile,) = pictures.tiles(make_images().head(1), lambda _: shown, side=50)
     assert (tile.height, tile.width) == (100, 60)
-    assert decode(tile.image).size == decode(tile.heat).size == (30, 50)
-    brightness = np.asarray(decode(tile.heat).convert("L")).mean(axis=1)
+    assert decode(tile.image).size == decode(tile.heatmap).size == (30, 50)
+    brightness = np.asarray(decode(tile.heatmap).convert("L")).mean(axis=1)
     assert brightness[0] < brightness[25] < brightness[49]
 
 
@@ -175,13 +183,13 @@ def test_a_small_image_is_not_enlarged():
 
 
 def test_galleries_choose_by_score_and_suspicion():
-    images = make_images().assign(score=np.linspace(0, 1, 60), suspicion=np.linspace(0.2, 0, 60))
+    images = make_images().assign(score=np.linspace(0, 1, 60), label_error_score=np.linspace(0.2, 0, 60))
     assert pictures.worst(images)["image_id"].tolist() == [f"image{number:03}" for number in range(12)]
     # Image 50 is the last but nine, and every tenth is empty.
     assert pictures.best(images)["image_id"].tolist() == [f"image{number:03}" for number in range(59, 53, -1)]
-    assert pictures.suspects(images)["suspicion"].min() >= pictures.SUSPICIOUS
-    assert pictures.suspects(images)["image_id"].iloc[0] == "image000"
-    assert len(pictures.suspected(images)) == 30
+    assert pictures.likely_label_errors(images)["label_error_score"].min() >= pictures.LABEL_ERROR
+    assert pictures.likely_label_errors(images)["image_id"].iloc[0] == "image000"
+    assert len(pictures.with_label_errors(images)) == 30
 
 
 def test_best_images_are_not_empty_ones():
@@ -200,7 +208,7 @@ def test_of_equal_scores_the_more_wrongly_covered_is_worse():
 
 def test_a_phase_begins_at_one_epoch_for_all_folds_also_where_one_stopped_early():
     history = make_history().query("not (fold == 1 and phase == 1 and epoch == 3)")
-    placed, before = plots.place_epochs(history)
+    placed, before = plots.add_global_epoch(history)
     assert before == {1: 0, 2: 3}
     assert placed.query("phase == 2 and epoch == 1")["x"].tolist() == [4, 4, 4]
 
@@ -237,7 +245,7 @@ def test_a_name_in_a_chart_is_text_and_neither_formula_nor_tag():
 
 
 def test_powers_of_ten_are_numbers_and_not_formulas():
-    written = words(plots.svg(plots.reliability_curve, make_view().reliability))
+    written = words(plots.svg(plots.reliability_curve, make_report_data().reliability))
     assert "pixels" in written
     assert not [word for word in written if "$" in word or "math" in word]
 
@@ -275,10 +283,10 @@ AREA = {"total": "min_area", "components": "min_component", "triplet": "presence
 @pytest.mark.parametrize("rules", AREA)
 def test_the_surface_is_that_of_the_rules_that_ship_with_their_cut_at_its_summit(parted_from_specks, rules):
     chosen = ship(parted_from_specks, rules)
-    surface, cut = surface_of(chosen), chosen.shipped.cut
-    assert surface.rules == rules
-    assert surface.chosen == (cut.threshold, getattr(cut, AREA[rules]), cut.presence_threshold)
-    row, column = np.flatnonzero(surface.areas == surface.chosen.area), np.flatnonzero(cut.threshold == THRESHOLDS)
+    surface, cut = make_score_surface(chosen), chosen.shipped.cut
+    assert surface.rule_set == rules
+    assert surface.best == (cut.threshold, getattr(cut, AREA[rules]), cut.presence_threshold)
+    row, column = np.flatnonzero(surface.areas == surface.best.area), np.flatnonzero(cut.threshold == THRESHOLDS)
     assert surface.scores[row, column] == surface.scores.max()
     # And any other point is what masks by that cut score, so it is no other family's surface.
     other = cut._replace(threshold=THRESHOLDS[150], **{AREA[rules]: int(surface.areas[9])})
@@ -286,7 +294,7 @@ def test_the_surface_is_that_of_the_rules_that_ship_with_their_cut_at_its_summit
 
 
 def test_each_point_of_the_spread_is_the_best_of_the_shipped_rules_without_its_fold(parted_from_specks):
-    points = surface_of(ship(parted_from_specks, "components")).per_fold
+    points = make_score_surface(ship(parted_from_specks, "components")).per_fold
     for fold, point in points.items():
         rest = of_rows(make_oof([60]), [row for row in range(24) if row % 4 != fold])
         cut, _ = choose(rest, pixel_metric("mean_dice")).surfaces["components"].best()
@@ -295,7 +303,7 @@ def test_each_point_of_the_spread_is_the_best_of_the_shipped_rules_without_its_f
 
 
 def test_the_table_of_cuts_holds_what_ships_and_what_scored_each_fold(parted_from_specks):
-    table = cuts_of(["disc"], [parted_from_specks])
+    table = rules_table(["disc"], [parted_from_specks])
     choices = [parted_from_specks.shipped, *parted_from_specks.fitted.chosen]
     assert table["chosen on"].tolist() == ["all folds", *(f"without fold {fold}" for fold in range(4))]
     assert table["rules"].tolist() == [each.rules for each in choices]
@@ -311,48 +319,48 @@ def test_what_refines_the_rules_that_ship_is_said_in_words(parted_from_specks):
     refined = plain._replace(
         fitted=plain.fitted._replace(shipped=plain.shipped._replace(rules="refined", cut=cut), chosen=[])
     )
-    surface = surface_of(refined)
-    assert (surface.rules, surface.chosen) == ("total", surface_of(plain).chosen)
-    assert surface.further == (
+    surface = make_score_surface(refined)
+    assert (surface.rule_set, surface.best) == ("total", make_score_surface(plain).best)
+    assert surface.additional_rules == (
         "a mask is emptied unless 16 px reach 0.900",
-        "the largest 2 are kept",
+        "only the largest 2 components are kept",
         "holes are filled",
     )
-    row = cuts_of(["disc"], [refined._replace(fitted=refined.fitted._replace(folds=[]))]).iloc[0]
+    row = rules_table(["disc"], [refined._replace(fitted=refined.fitted._replace(folds=[]))]).iloc[0]
     assert (row["rules"], row["presence"], row["largest"], row["holes"]) == ("refined", 16, 2, "filled")
 
 
 def test_the_table_of_cuts_has_a_column_only_for_what_some_cut_does(parted_from_specks):
     plain = ship(parted_from_specks, "total")
     plain = plain._replace(fitted=plain.fitted._replace(chosen=[plain.shipped] * 4))
-    assert "presence threshold" not in cuts_of(["disc"], [plain])
+    assert "presence threshold" not in rules_table(["disc"], [plain])
     cut = plain.shipped.cut._replace(presence_threshold=0.9, presence_area=5)
     asks = plain.shipped._replace(rules="triplet", cut=cut)
-    shown = cuts_of(["disc"], [plain._replace(fitted=plain.fitted._replace(shipped=asks))])
+    shown = rules_table(["disc"], [plain._replace(fitted=plain.fitted._replace(shipped=asks))])
     assert shown.loc[0, ["presence at", "presence"]].tolist() == [0.9, 5]
     assert shown["presence at"][1:].isna().all()
 
 
 @pytest.mark.usefixtures("no_charts")
 def test_the_page_says_what_refines_the_rules(parted_from_specks):
-    surface = make_surface()._replace(chosen=Chosen(0.4, 5), further=("holes are filled",))
+    surface = make_surface()._replace(best=SurfacePoint(0.4, 5), additional_rules=("holes are filled",))
     assert "threshold 0.400, a mask of fewer than 5 px is emptied, holes are filled;" in render(
-        make_view(surfaces={"disc": surface})
+        make_report_data(surfaces={"disc": surface})
     )
-    alone = surface._replace(chosen=Chosen(0.4, 0))
-    assert "threshold 0.400, holes are filled;" in render(make_view(surfaces={"disc": alone}))
+    alone = surface._replace(best=SurfacePoint(0.4, 0))
+    assert "threshold 0.400, holes are filled;" in render(make_report_data(surfaces={"disc": alone}))
 
 
 def test_the_table_of_cuts_names_classes_where_there_are_several_and_is_empty_where_there_is_no_cut(parted_from_specks):
-    both = cuts_of(["disc", "ring"], [parted_from_specks] * 2)
+    both = rules_table(["disc", "ring"], [parted_from_specks] * 2)
     assert both["class"].tolist() == ["disc"] * 5 + ["ring"] * 5
-    assert cuts_of(["disc", "ring"], []).empty
+    assert rules_table(["disc", "ring"], []).empty
 
 
-SAID = {
-    "total": "For disc ships total: threshold 0.400, a mask of fewer than 5 px is emptied;",
-    "components": "For disc ships components: threshold 0.400, components of fewer than 5 px are removed;",
-    "triplet": "For disc ships triplet: threshold 0.400, a mask is emptied unless 5 px reach 0.700;",
+RULE_TEXTS = {
+    "total": "total: threshold 0.400, a mask of fewer than 5 px is emptied;",
+    "components": "components: threshold 0.400, components of fewer than 5 px are removed;",
+    "triplet": "triplet: threshold 0.400, a mask is emptied unless 5 px reach 0.700;",
 }
 DRAWN = {
     "total": "smallest total area, pixels",
@@ -361,19 +369,19 @@ DRAWN = {
 }
 
 
-@pytest.mark.parametrize("rules", SAID)
+@pytest.mark.parametrize("rules", RULE_TEXTS)
 @pytest.mark.usefixtures("no_charts")
 def test_the_page_names_the_rules_that_ship_with_their_values(rules):
-    surface = make_surface()._replace(rules=rules, chosen=Chosen(0.4, 5, 0.7 if rules == "triplet" else 0.0))
-    text = render(make_view(surfaces={"disc": surface}))
-    assert SAID[rules] in text
-    assert "without one fold the best lies at 0.480 to 0.520 and 0 to 5 px" in text
+    surface = make_surface()._replace(rule_set=rules, best=SurfacePoint(0.4, 5, 0.7 if rules == "triplet" else 0.0))
+    text = render(make_report_data(surfaces={"disc": surface}))
+    assert f"For disc, the submission uses {RULE_TEXTS[rules]}" in text
+    assert "without one fold the best is 0.480 to 0.520 and 0 to 5 px" in text
 
 
 @pytest.mark.parametrize("rules", DRAWN)
 def test_a_chart_of_cuts_says_what_its_area_is_of(rules):
-    surface = make_surface()._replace(rules=rules, chosen=Chosen(0.4, 5, 0.7))
-    assert DRAWN[rules] in words(plots.svg(plots.cut_surface, "disc", surface))
+    surface = make_surface()._replace(rule_set=rules, best=SurfacePoint(0.4, 5, 0.7))
+    assert DRAWN[rules] in words(plots.svg(plots.score_surface, "disc", surface))
 
 
 def test_a_chart_of_cuts_ends_where_larger_areas_change_nothing_more():
@@ -381,7 +389,7 @@ def test_a_chart_of_cuts_ends_where_larger_areas_change_nothing_more():
     longer = surface._replace(
         areas=np.array([0, 5, 50, 500, 5000]), scores=np.concatenate([surface.scores, surface.scores[[2, 2]]])
     )
-    written = words(plots.svg(plots.cut_surface, "disc", longer))
+    written = words(plots.svg(plots.score_surface, "disc", longer))
     assert "50" in written
     assert "500" not in written
     assert "5000" not in written
@@ -389,12 +397,12 @@ def test_a_chart_of_cuts_ends_where_larger_areas_change_nothing_more():
 
 @pytest.mark.usefixtures("no_charts")
 def test_a_cut_without_an_area_ships_a_threshold_and_nothing_else():
-    assert "For disc ships total: threshold 0.500, nothing else;" in render(make_view())
+    assert "For disc, the submission uses total: threshold 0.500, no other rule;" in render(make_report_data())
 
 
 @pytest.mark.usefixtures("no_charts")
 def test_what_the_folds_chose_stands_in_a_table_of_its_own():
-    assert re.search(r"without fold 1</td><td[^>]*>components</td>", render(make_view()))
+    assert re.search(r"without fold 1</td><td[^>]*>components</td>", render(make_report_data()))
 
 
 @pytest.mark.usefixtures("no_charts")
@@ -416,9 +424,9 @@ def test_kinds_come_worst_first_and_by_every_column_of_few_values():
         score=lambda table: np.where(table["kind"] == "odd", 0.5, 0.9), site="all", height=256
     )
     images["group"] = images["image_id"].str[:7]  # six groups of ten
-    found = {way.name: way.kinds for way in subgroups.groupings(images)}
+    found = {each.column: each.subgroups for each in subgroups.score_subgroups(images)}
     assert list(found) == ["mask size", "kind", "group"]
-    assert found["kind"][["kind", "images", "score", "worst"]].to_numpy().tolist() == [
+    assert found["kind"][["subgroup", "images", "score", "worst"]].to_numpy().tolist() == [
         ["odd", 30, pytest.approx(0.5), 0.5],
         ["even", 30, pytest.approx(0.9), 0.9],
     ]
@@ -426,53 +434,55 @@ def test_kinds_come_worst_first_and_by_every_column_of_few_values():
 
 def test_groups_of_one_image_each_are_no_kinds():
     images = make_images().assign(group=lambda table: table["image_id"])
-    assert "group" not in [way.name for way in subgroups.groupings(images)]
+    assert "group" not in [each.column for each in subgroups.score_subgroups(images)]
 
 
 def test_sizes_are_quarters_of_the_images_with_a_mask():
     images = make_images().assign(coverage=np.maximum(0, np.arange(60) - 19) / 60)  # 20 empties, then 40 that grow
-    by_size = subgroups.groupings(images)[0].kinds.set_index("kind").loc[list(subgroups.SIZES)]
+    by_size = subgroups.score_subgroups(images)[0].subgroups.set_index("subgroup").loc[list(subgroups.MASK_SIZES)]
     assert by_size["images"].tolist() == [20, 10, 10, 10, 10]
     assert by_size["coverage"].is_monotonic_increasing
 
 
 def test_nothing_is_advised_where_nothing_is_off():
-    assert advise(make_view()) == []
+    assert recommend(make_report_data()) == []
 
 
 WELL = make_images()
 OFF = {
     "In every fold the last epoch of phase 2": {"history": make_history().assign(score=lambda table: table["epoch"])},
-    "flatters itself: in-sample it scores 0.0200 more": {"honest": Honest(Interval(0.9, 0.89, 0.91), 0.92, 0.88)},
-    "ship .5": {"honest": Honest(Interval(0.9, 0.89, 0.91), 0.901, 0.905)},
+    "overfitted: the in-sample score is 0.0200 higher": {
+        "score": CrossFittedScore(Interval(0.9, 0.89, 0.91), 0.92, 0.88)
+    },
+    "use threshold .5": {"score": CrossFittedScore(Interval(0.9, 0.89, 0.91), 0.901, 0.905)},
     "Fold 1 scores": {"images": WELL.assign(score=WELL["score"] - 0.04 * (WELL["fold"] == 1))},
     "thresholds from 0.20 to 0.80 for disc": {
-        "surfaces": {"disc": make_surface()._replace(per_fold={0: Chosen(0.2, 0), 1: Chosen(0.8, 0)})}
+        "surfaces": {"disc": make_surface()._replace(per_fold={0: SurfacePoint(0.2, 0), 1: SurfacePoint(0.8, 0)})}
     },
     "30 images of kind “odd” score": {"images": WELL.assign(score=WELL["score"] - 0.2 * (WELL["kind"] == "odd"))},
-    "On 2 images, sure predictions contradict the label": {
-        "images": WELL.assign(suspicion=np.where(WELL.index < 2, 0.5, 0))
+    "On 2 images, confident predictions contradict the label": {
+        "images": WELL.assign(label_error_score=np.where(WELL.index < 2, 0.5, 0))
     },
-    "25% more is masked": {"images": WELL.assign(predicted=1.25 * WELL["coverage"])},
-    "probability and truth are 0.20 apart": {
-        "reliability": make_view().reliability.assign(
+    "the predicted area is 25% larger": {"images": WELL.assign(predicted=1.25 * WELL["coverage"])},
+    "calibration error is 0.20": {
+        "reliability": make_report_data().reliability.assign(
             share=lambda table: table["probability"] - np.where(table["probability"] > 0.5, 0.2, -0.2)
         )
     },
     "90% of the test masks are empty, 0% out of fold": {"submission": Submission(10, 9, np.array([0.0] * 9 + [0.1]))},
-    "train the folds": {"honest": None},
+    "train the folds": {"score": None},
 }
 
 
 @pytest.mark.parametrize("said", OFF)
 def test_what_is_off_is_named_with_its_number(said):
-    assert any(said in sentence for sentence in advise(make_view(**OFF[said])))
+    assert any(said in sentence for sentence in recommend(make_report_data(**OFF[said])))
 
 
 def test_a_broad_plateau_excuses_thresholds_that_differ():
-    surface = make_surface()._replace(per_fold={0: Chosen(0.2, 0), 1: Chosen(0.8, 0)})
+    surface = make_surface()._replace(per_fold={0: SurfacePoint(0.2, 0), 1: SurfacePoint(0.8, 0)})
     flat = surface._replace(scores=np.full((3, 255), 0.9))
-    assert advise(make_view(surfaces={"disc": flat})) == []
+    assert recommend(make_report_data(surfaces={"disc": flat})) == []
 
 
 # ---------------------------------------------------------------------------------------------- page
@@ -480,7 +490,7 @@ def test_a_broad_plateau_excuses_thresholds_that_differ():
 
 @pytest.fixture(scope="module")
 def text():
-    return render(make_view())
+    return render(make_report_data())
 
 
 @pytest.fixture
@@ -510,15 +520,15 @@ def test_every_picture_has_words_for_those_who_do_not_see_it(text):
 
 
 def test_the_same_view_gives_the_same_page(text):
-    assert render(make_view()) == text
+    assert render(make_report_data()) == text
 
 
 @pytest.mark.usefixtures("no_charts")
 def test_pictures_are_read_for_the_images_that_are_shown_and_no_others():
     asked = []
-    view = make_view(picture=lambda image_id: asked.append(image_id) or draw(number_of(image_id)))
-    render(view)
-    assert 0 < len(asked) <= pictures.WORST + pictures.BEST + pictures.SUSPECTS
+    data = make_report_data(picture=lambda image_id: asked.append(image_id) or draw(number_of(image_id)))
+    render(data)
+    assert 0 < len(asked) <= pictures.WORST + pictures.BEST + pictures.LABEL_ERRORS
 
 
 PARTS = {
@@ -529,20 +539,20 @@ PARTS = {
     "members": None,
     "pseudo": None,
     "submission": None,
-    "boards": None,
+    "shakeup": None,
 }
 KEYS = {
     "history": "learning",
-    "surfaces": "cut",
+    "surfaces": "rules",
     "reliability": "calibration",
-    "boards": "shake-up",
+    "shakeup": "shake-up",
 }
 
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.usefixtures("no_charts")
 def test_a_part_that_is_missing_is_left_out_with_a_line(text, part):
-    without, key = render(make_view(**{part: PARTS[part]})), KEYS.get(part, part)
+    without, key = render(make_report_data(**{part: PARTS[part]})), KEYS.get(part, part)
     assert f'<section id="{key}"' in text
     assert f'<section id="{key}"' not in without
     assert f'href="#{key}"' not in without
@@ -550,7 +560,7 @@ def test_a_part_that_is_missing_is_left_out_with_a_line(text, part):
 
 
 def test_what_pseudo_labels_changed_is_said_with_its_interval(text):
-    assert "demo_pseudo, which was trained on them, against demo, whose models made them" in text
+    assert "demo_pseudo, trained on pseudo-labels, against demo, whose models made them" in text
     assert "-0.0007, 95% interval -0.0034 to +0.0015" in text
 
 
@@ -560,9 +570,9 @@ def left_out(text: str) -> list[str]:
 
 
 def test_a_run_on_all_images_has_a_page_without_scores():
-    nothing = {"score": np.nan, "predicted": np.nan, "suspicion": np.nan, "fold": -1}
+    nothing = {"score": np.nan, "predicted": np.nan, "label_error_score": np.nan, "fold": -1}
     history = make_history().query("fold == 0").assign(score=np.nan)
-    text = render(make_bare_view(images=make_images().assign(**nothing), history=history))
+    text = render(make_bare_report_data(images=make_images().assign(**nothing), history=history))
     assert "not scored" in text
     assert '<section id="learning"' in text
     assert '<section id="worst"' not in text
@@ -573,10 +583,10 @@ POOR = {
     "one fold": {
         "images": make_images().assign(fold=0),
         "history": make_history().query("fold == 0"),
-        "folds": make_view().folds.head(1),
+        "folds": make_report_data().folds.head(1),
         "surfaces": {"disc": make_surface()._replace(per_fold={})},
     },
-    "one member": {"members": Members(make_view().members.table.head(1), np.ones((1, 1)))},
+    "one member": {"members": Members(make_report_data().members.table.head(1), np.ones((1, 1)))},
     "nothing but empties": {
         "images": make_images().assign(coverage=0.0, predicted=0.0, score=1.0),
         "submission": Submission(5, 5, np.zeros(5)),
@@ -589,8 +599,8 @@ POOR = {
     "one smallest area": {
         "surfaces": {"disc": make_surface()._replace(areas=np.zeros(1, int), scores=make_surface().scores[:1])}
     },
-    "members that never err": {"members": make_view().members._replace(correlation=np.full((2, 2), np.nan))},
-    "boards that agree": {"boards": Boards(np.zeros(10), 5, 5)},
+    "members that never err": {"members": make_report_data().members._replace(correlation=np.full((2, 2), np.nan))},
+    "boards that agree": {"shakeup": SimulatedShakeup(np.zeros(10), 5, 5)},
     "two classes": {"surfaces": {"disc": make_surface(), "ring": make_surface()}},
 }
 
@@ -600,28 +610,28 @@ PLAIN = {
     "numbers for ids of kinds": {"images": make_images().assign(kind=lambda table: table.index % 4)},
     "no empties": {"images": make_images().query("coverage > 0")},
     "an empty test set": {"submission": Submission(0, 0, np.zeros(0))},
-    "no commit": {"made": {"versions": {}, "commit": None, "made": "today"}},
+    "no commit": {"provenance": {"versions": {}, "commit": None, "made": "today"}},
 }
 
 
 @pytest.mark.parametrize("what", PLAIN)
 @pytest.mark.usefixtures("no_charts")
 def test_a_plain_run_has_a_page(what):
-    assert render(make_bare_view(**PLAIN[what])).rstrip().endswith("</html>")
+    assert render(make_bare_report_data(**PLAIN[what])).rstrip().endswith("</html>")
 
 
 @pytest.mark.parametrize("what", POOR)
 def test_a_poor_run_has_a_page(what):
-    assert render(make_bare_view(**POOR[what])).rstrip().endswith("</html>")
+    assert render(make_bare_report_data(**POOR[what])).rstrip().endswith("</html>")
 
 
 @pytest.mark.usefixtures("no_charts")
 def test_names_are_text_and_never_markup():
     evil = "<script>alert(1)</script>"
-    view = make_view(title=evil, images=make_images().assign(kind=evil + "a", site=evil))
-    view = replace(view, competition=evil, classes=pd.DataFrame({evil: [evil]}))
-    view.images.loc[0, ["kind", "image_id", "score"]] = [evil, evil, 0]
-    text = render(replace(view, picture=lambda _: draw(5)))
+    data = make_report_data(title=evil, images=make_images().assign(kind=evil + "a", site=evil))
+    data = replace(data, competition=evil, classes=pd.DataFrame({evil: [evil]}))
+    data.images.loc[0, ["kind", "image_id", "score"]] = [evil, evil, 0]
+    text = render(replace(data, picture=lambda _: draw(5)))
     assert evil not in text
     assert "&lt;script&gt;" in text
 
@@ -634,23 +644,23 @@ def noise(_: str) -> Picture:
 
 @pytest.mark.usefixtures("no_charts")
 def test_pictures_shrink_until_the_page_is_small_enough(monkeypatch):
-    view = make_view(picture=noise, images=make_images().head(1))
-    large = len(render(view).encode())
-    monkeypatch.setattr(page, "LIMIT", large * 2 // 3)
-    assert len(render(view).encode()) <= large * 2 // 3
+    data = make_report_data(picture=noise, images=make_images().head(1))
+    large = len(render(data).encode())
+    monkeypatch.setattr(page, "MAX_BYTES", large * 2 // 3)
+    assert len(render(data).encode()) <= large * 2 // 3
 
 
 @pytest.mark.usefixtures("no_charts")
 def test_a_page_that_cannot_be_small_is_refused(monkeypatch):
-    monkeypatch.setattr(page, "LIMIT", 1000)
+    monkeypatch.setattr(page, "MAX_BYTES", 1000)
     with pytest.raises(ValueError, match=r"the report is \d+ KiB with pictures of 128 pixels, expected at most 0"):
-        render(make_view(images=make_images().head(3)))
+        render(make_report_data(images=make_images().head(3)))
 
 
 @pytest.mark.usefixtures("no_charts")
 def test_the_page_is_written_whole(tmp_path):
-    write_report(tmp_path / "reports" / "demo.html", make_view())
-    assert (tmp_path / "reports" / "demo.html").read_text(encoding="utf-8") == render(make_view())
+    write_report(tmp_path / "reports" / "demo.html", make_report_data())
+    assert (tmp_path / "reports" / "demo.html").read_text(encoding="utf-8") == render(make_report_data())
     assert len(list((tmp_path / "reports").iterdir())) == 1
 
 
@@ -671,7 +681,7 @@ def test_a_cell_is_written_for_reading_and_sorted_by_its_value(column, value, te
 @pytest.mark.usefixtures("no_charts")
 def test_a_long_table_of_kinds_shows_the_worst():
     images = make_images().assign(group=np.arange(60) // 2, score=np.arange(60) / 60)
-    text = render(make_view(images=images))
+    text = render(make_report_data(images=images))
     assert "The worst 15 of 30." in text
     table = text.split("<h3>by group</h3>")[1].split("</table>")[0]
     assert re.findall(r'<td data-value="(\d+)">', table)[:15] == [str(group) for group in range(15)]

@@ -7,7 +7,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from pipeline.report.page import write_report
 from tests.browser import MISSING, find_browser
-from tests.reports import make_images, make_view
+from tests.reports import make_images, make_report_data
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def report(tmp_path_factory) -> Path:
     """A report in which every section has something to show."""
     path = tmp_path_factory.mktemp("reports") / "demo.html"
     images = make_images()
-    images.loc[[3, 7], "suspicion"] = 0.4
-    write_report(path, make_view(images=images))
+    images.loc[[3, 7], "label_error_score"] = 0.4
+    write_report(path, make_report_data(images=images))
     return path
 
 
@@ -96,8 +96,8 @@ def test_the_gallery_opens_and_closes_by_click(opened: Page):
 
 
 def test_the_gallery_opens_goes_on_and_closes_by_keyboard(opened: Page):
-    names = opened.locator("#suspects .name").all_inner_texts()
-    tiles, lightbox = opened.locator("#suspects .tile"), opened.locator("#lightbox")
+    names = opened.locator("#label-errors .name").all_inner_texts()
+    tiles, lightbox = opened.locator("#label-errors .tile"), opened.locator("#lightbox")
     tiles.first.focus()
     opened.keyboard.press("Enter")
     assert lightbox.locator("h3").inner_text() == names[0]

@@ -18,12 +18,12 @@ from pipeline.postprocess import Cut
 from pipeline.report import plots
 from pipeline.report.page import render
 from pipeline.report.pictures import outline
-from pipeline.report.recommendations import advise
-from pipeline.report.report_data import Honest, Parting, Submission
-from pipeline.stages.reporting import metric_of_scores
-from pipeline.stages.seeing import see
+from pipeline.report.recommendations import recommend
+from pipeline.report.report_data import CrossFittedScore, ObjectSeparation, Submission
+from pipeline.stages.oof_images import make_oof_image
+from pipeline.stages.reporting import score_metric
 from tests.miniatures import write_miniature
-from tests.reports import make_view
+from tests.reports import make_report_data
 from tests.test_competitions import CONFIG
 from tests.test_report import fill, words
 
@@ -35,41 +35,41 @@ VALUES = np.array([[[[200, 200, 0, 0]], [[0, 150, 250, 10]]]], dtype=np.uint8)  
 def test_of_classes_that_overlap_each_combination_is_a_region():
     half = Choice("mean", (1.0,), "total", Cut(0.5, 0))
     target = np.array([[[1, 1, 0, 0]], [[0, 0, 1, 0]]], dtype=np.uint8)
-    seen = see(PerClass((half, half)), VALUES, target)
-    assert seen.true.tolist() == [[1, 1, 2, 0]]
-    assert seen.found.tolist() == [[1, 3, 2, 0]]
-    assert seen.shares.tolist() == [0.5, 0.5]
-    assert seen.said == "true 75.0%, predicted 75.0%"
+    seen = make_oof_image(PerClass((half, half)), VALUES, target)
+    assert seen.target_regions.tolist() == [[1, 1, 2, 0]]
+    assert seen.predicted_regions.tolist() == [[1, 3, 2, 0]]
+    assert seen.coverage.tolist() == [0.5, 0.5]
+    assert seen.summary == "true 75.0%, predicted 75.0%"
     assert seen.counts.sum() == target.size
     assert seen.counts[1, [200, 250]].tolist() == [2, 1]
 
 
 def test_of_exclusive_classes_void_is_no_part_of_truth_or_prediction():
     target = np.array([[[1, 1, 0, VOID]], [[0, 0, 1, VOID]]], dtype=np.uint8)
-    seen = see(Exclusive("mean", (1.0,)), VALUES, target)
-    assert seen.true.tolist() == [[1, 1, 2, 0]]
-    assert seen.found.tolist() == [[1, 1, 2, 0]]
-    assert seen.shares.tolist() == [0.5, 0.25]
-    assert seen.said == "100.0% of its pixels right"
+    seen = make_oof_image(Exclusive("mean", (1.0,)), VALUES, target)
+    assert seen.target_regions.tolist() == [[1, 1, 2, 0]]
+    assert seen.predicted_regions.tolist() == [[1, 1, 2, 0]]
+    assert seen.coverage.tolist() == [0.5, 0.25]
+    assert seen.summary == "100.0% of the pixels correct"
     assert seen.counts.sum() == 6  # two classes of three pixels
 
 
 def test_of_objects_the_border_is_no_class_and_each_object_is_a_region():
     target = np.array([[7, 7, 0, 9]])
-    seen = see(Objects(1, ObjectCut(0.5)), VALUES, target)
+    seen = make_oof_image(Objects(1, ObjectCut(0.5)), VALUES, target)
     assert seen.values.tolist() == VALUES[0, :1].tolist()
     assert seen.masks.tolist() == [[[1, 1, 0, 0]]]
     assert seen.target.tolist() == [[[1, 1, 0, 1]]]
-    assert np.array_equal(seen.true, target)
-    assert seen.found.tolist() == [[1, 1, 0, 0]]
-    assert seen.said == "2 objects, 1 predicted"
+    assert np.array_equal(seen.target_regions, target)
+    assert seen.predicted_regions.tolist() == [[1, 1, 0, 0]]
+    assert seen.summary == "2 objects, 1 predicted"
     assert seen.counts[1, 200] == 2
 
 
 def test_an_object_of_the_number_of_void_is_an_object():
-    seen = see(Objects(1, ObjectCut(0.5)), VALUES, np.array([[VOID, VOID, 0, 0]]))
+    seen = make_oof_image(Objects(1, ObjectCut(0.5)), VALUES, np.array([[VOID, VOID, 0, 0]]))
     assert seen.counts.sum() == 4
-    assert seen.said == "1 objects, 1 predicted"
+    assert seen.summary == "1 objects, 1 predicted"
 
 
 def test_regions_that_touch_have_an_outline_each():
@@ -102,49 +102,51 @@ def read_page(text):
 
 @pytest.mark.usefixtures("no_charts")
 def test_exclusive_classes_have_no_score_at_half_and_are_not_told_to_ship_it():
-    honest = make_view().honest
-    view = make_view(pseudo=None, honest=Honest(honest.interval, honest.interval.mean, None, 0.1))
-    text = read_page(render(view))
+    score = make_report_data().score
+    data = make_report_data(pseudo=None, score=CrossFittedScore(score.interval, score.interval.mean, None, 0.1))
+    text = read_page(render(data))
     assert "threshold .5" not in text
-    assert re.search(r"trivial 0\.1000 the most frequent class everywhere", text)
-    assert advise(view) == []
-    assert "nothing predicted" in read_page(render(make_view(honest=honest._replace(trivial=0.1))))
+    assert re.search(r"baseline 0\.1000 the most frequent class everywhere", text)
+    assert recommend(data) == []
+    assert "nothing predicted" in read_page(render(make_report_data(score=score._replace(baseline=0.1))))
 
 
 def test_shares_are_of_each_image_and_class():
     masks = pd.DataFrame({"class": ["a", "b"] * 5, "coverage": [0.5, 0.0] * 5, "predicted": [0.5, 0.0] * 5})
     half_empty = Submission(10, 5, np.array([0.5, 0.0] * 5))
-    assert advise(make_view(masks=masks, submission=half_empty)) == []
-    assert "50% of the test masks are empty, 0% out of fold" in " ".join(advise(make_view(submission=half_empty)))
+    assert recommend(make_report_data(masks=masks, submission=half_empty)) == []
+    assert "50% of the test masks are empty, 0% out of fold" in " ".join(
+        recommend(make_report_data(submission=half_empty))
+    )
 
 
 @pytest.mark.usefixtures("no_charts")
 def test_scores_by_another_metric_say_so():
     assert "by mean_dice of pixels, cross-fitted by dsb" in read_page(
-        render(make_view(metric="dsb", metric_of_epochs="mean_dice"))
+        render(make_report_data(metric="dsb", epoch_metric="mean_dice"))
     )
-    assert "of pixels, cross-fitted by" not in read_page(render(make_view(metric_of_epochs="mean_dice")))
+    assert "of pixels, cross-fitted by" not in read_page(render(make_report_data(epoch_metric="mean_dice")))
 
 
 @pytest.mark.usefixtures("no_charts")
 def test_a_score_that_is_no_mean_of_the_images_is_told_from_it():
-    view = make_view()
-    assert "takes the pixels of all images in one" not in read_page(render(view))
-    images = view.images.assign(score=view.images["score"] - 0.1)
-    assert re.search(r"mean is 0\.80\d\d; the score above takes", read_page(render(make_view(images=images))))
+    data = make_report_data()
+    assert "pools the pixels of all images" not in read_page(render(data))
+    images = data.images.assign(score=data.images["score"] - 0.1)
+    assert re.search(r"mean is 0\.80\d\d; the score above pools", read_page(render(make_report_data(images=images))))
 
 
 @pytest.mark.usefixtures("no_charts")
 def test_ways_to_part_objects_stand_beside_what_was_chosen():
-    ways = pd.DataFrame({"way": ["touching objects as one", "parted by shape"], "score": [0.5, 0.625]})
-    cuts = pd.DataFrame({"chosen on": ["all folds"], "threshold": [0.4], "border": [None], "min_area": [16]})
-    text = read_page(render(make_view(parting=Parting(ways, cuts), surfaces={})))
-    assert re.search(r"parted by shape \| 0\.6250", text)
+    methods = pd.DataFrame({"method": ["not separated", "separated by shape"], "score": [0.5, 0.625]})
+    rules = pd.DataFrame({"chosen on": ["all folds"], "threshold": [0.4], "border": [None], "min_area": [16]})
+    text = read_page(render(make_report_data(separation=ObjectSeparation(methods, rules), surfaces={})))
+    assert re.search(r"separated by shape \| 0\.6250", text)
     assert re.search(r"all folds \| 0\.4000 \| – \| 16", text)
 
 
 def test_a_chart_of_cuts_names_its_class():
-    assert "threshold for $x$" in words(plots.svg(plots.cut_surface, "$x$", make_view().surfaces["disc"]))
+    assert "threshold for $x$" in words(plots.svg(plots.score_surface, "$x$", make_report_data().surfaces["disc"]))
 
 
 # ---------------------------------------------------------------------------------------------- whole runs
@@ -169,7 +171,7 @@ def test_report_of_classes_that_overlap(tmp_path, monkeypatch):
     card = "severstal-steel-defect-detection"
     text = report_on(tmp_path, monkeypatch, lambda root: write_miniature(card, root), card, 4)
     assert re.search(r"mean_dice, cross-fitted", text)
-    assert re.search(r"For 1 ships \w+: threshold 0\.\d+, ", text)
+    assert re.search(r"For 1, the submission uses \w+: threshold 0\.\d+, ", text)
     assert len(re.findall(r"all folds \| (?:total|components|triplet|refined) \| 0\.\d+ \|", text)) == 4
     assert "A point is an image and class." in text
     assert re.search(r"number \| 48 \| 48 \| 16", text)  # masks of 12 and 4 images
@@ -184,7 +186,7 @@ def test_report_of_exclusive_classes(tmp_path, monkeypatch):
     )
     assert re.search(r"class_iou, cross-fitted", text)
     assert "threshold" not in text.split("Left out")[0].lower()
-    assert re.search(r"\d% of its pixels right", text)
+    assert re.search(r"\d% of the pixels correct", text)
     assert re.search(r"sky \| 8 \| 8 \| 0\.\d+", text)
     assert "by mask size" not in text
     assert "the most frequent class everywhere" in text
@@ -202,7 +204,7 @@ def test_report_of_objects(tmp_path, monkeypatch):
         overrides=overrides,
     )
     assert re.search(r"dsb_precision, cross-fitted", text)
-    assert "Score: mean_dice on the fold held out" in text
+    assert "Score: mean_dice on the held-out fold" in text
     assert re.search(r"\d+ objects, \d+ predicted", text)
     assert re.search(r"parted by their border \| 0\.\d+", text)
     assert re.search(r"cell \| 8 \| 8 \|", text)
@@ -212,7 +214,7 @@ def test_report_of_objects(tmp_path, monkeypatch):
 
 
 def test_scores_of_volumes_are_those_of_their_slices():
-    metrics = {name: metric_of_scores(competition.load(name)) for name in CARDS}
+    metrics = {name: score_metric(competition.load(name)) for name in CARDS}
     assert metrics == CARDS
 
 

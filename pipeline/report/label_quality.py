@@ -1,7 +1,6 @@
-"""What the stored probabilities say of themselves and of the labels, from one histogram per image.
+"""Calibration and likely label errors, computed from one histogram per image.
 
-A histogram counts an image's pixels by label and stored value: 2 × 256 numbers, however large the image. All that a
-report says of calibration and of suspected labels comes from them.
+A histogram counts an image's pixels by label and stored value: 2 × 256 numbers, whatever the size of the image.
 """
 
 import numpy as np
@@ -10,24 +9,25 @@ import pandas as pd
 from pipeline.inference.prediction_store import MAX_VALUE
 
 BINS = 15  # Guo et al., On calibration of modern neural networks, https://arxiv.org/abs/1706.04599
-SPECK = 1e-3  # share of an image's pixels below which a disagreement of one empty mask is no news
+MIN_MASK_SHARE = 1e-3  # share of an image's pixels below which contradictions count little
 
 
-def suspicion(counts: np.ndarray) -> np.ndarray:
-    """How much of each image's label is contradicted by models that are sure and have not seen the image, 0 to 1.
+def label_error_score(counts: np.ndarray) -> np.ndarray:
+    """How much of each image's label is contradicted by confident out-of-fold predictions, 0 to 1.
 
-    Confident learning, on pixels. A model is sure of a mask where p is at least what it averages on pixels labelled
-    as mask, over all images; and sure of background where p is at most its average on pixels labelled as background.
-    Those averages are its own measure of "sure", so a timid model is not called unsure everywhere. Then
+    Confident learning, applied to pixels. A model is confident of the mask where p is at least its average on pixels
+    labelled as mask, over all images; and confident of the background where p is at most its average on pixels
+    labelled as background. These averages adapt to the model, so an underconfident model can be confident too. Then
 
-        suspicion = sure pixels of the other label / pixels labelled, or surely predicted, as mask
+        score = confident pixels of the other label / pixels labelled, or confidently predicted, as mask
 
-    with a thousandth of the image added below, so that a few stray pixels on an empty image do not lead the list. A
-    blurred outline costs little: pixels there are not sure. Low scores without suspicion are hard images, not labels.
+    where MIN_MASK_SHARE of the image is added to the denominator, so that a few false pixels on an empty image do not
+    lead the list. A blurred outline costs little, because pixels there are not confident. An image with a low score of
+    the metric and a low label error score is hard, and its label is probably correct.
 
     Shapes:
-        counts: (N, 2, 256), of `postprocess.count_by_label`.
-        returns: (N,).
+        counts: (N, 2, 256) int, of `postprocess.count_by_label`.
+        returns: (N,) float.
 
     Source:
         Northcutt, Jiang and Chuang, Confident learning: estimating uncertainty in dataset labels, 2021,
@@ -36,20 +36,22 @@ def suspicion(counts: np.ndarray) -> np.ndarray:
     """
     total = counts.sum(axis=0)
     if not total.sum(axis=1).all():
-        return np.zeros(len(counts))  # no pixel of a label: nothing says what sure of it would be
-    sure_outside, sure_inside = (total @ np.arange(MAX_VALUE + 1)) / total.sum(axis=1)
-    invented = counts[:, 0, int(np.ceil(sure_inside)) :].sum(axis=1)
-    denied = counts[:, 1, : int(np.floor(sure_outside)) + 1].sum(axis=1)
+        return np.zeros(len(counts))  # one of the labels has no pixel, so its average is undefined
+    confident_outside, confident_inside = (total @ np.arange(MAX_VALUE + 1)) / total.sum(axis=1)
+    false_positive = counts[:, 0, int(np.ceil(confident_inside)) :].sum(axis=1)
+    false_negative = counts[:, 1, : int(np.floor(confident_outside)) + 1].sum(axis=1)
     masked, pixels = counts[:, 1].sum(axis=1), counts.sum(axis=(1, 2))
-    return (invented + denied) / (masked + invented + SPECK * pixels)
+    return (false_positive + false_negative) / (masked + false_positive + MIN_MASK_SHARE * pixels)
 
 
 def reliability(counts: np.ndarray, bins: int = BINS) -> pd.DataFrame:
-    """What share of the pixels of about one probability is masked.
+    """The share of masked pixels among the pixels of each probability bin.
 
     Shapes:
-        counts: (2, 256), the sum of `postprocess.count_by_label` over images.
-        returns: a row for each bin with pixels in it: bin, probability (their mean), share (0 to 1, masked), pixels.
+        counts: (2, 256) int, the sum of `postprocess.count_by_label` over images.
+
+    Returns:
+        A row for each bin with pixels in it: bin, probability (their mean), share (of masked pixels, 0 to 1), pixels.
     """
     levels = np.arange(MAX_VALUE + 1)
     bin_of = np.minimum(levels * bins // MAX_VALUE, bins - 1)
@@ -66,7 +68,7 @@ def calibration_error(table: pd.DataFrame) -> float:
     """The expected calibration error: the mean of |probability − share| over pixels, 0 to 1.
 
     Args:
-        table: of `reliability`, or rows of it; NaN without any.
+        table: of `reliability`, or rows of it; the error of no row is NaN.
     """
     if not table["pixels"].sum():
         return float("nan")

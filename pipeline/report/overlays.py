@@ -1,4 +1,4 @@
-"""A picture sheet: images with the outlines of what is true and what was predicted."""
+"""A sheet of images with the outlines of target and prediction."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 
 from pipeline.files import atomic_write
 
-TRUE, PREDICTED = "#00b3ff", "#ff5a1f"  # blue and orange: told apart by most colour-blind eyes
-STYLES = ("solid", "dashed", "dotted")  # of the classes, in turn
-COLUMNS = 6
+TRUE, PREDICTED = "#00b3ff", "#ff5a1f"  # blue and orange: distinct for most colour-blind readers
+LINE_STYLES = ("solid", "dashed", "dotted")  # of the first, second and third class
+PANELS = 6  # in a row
 
 
 class Panel(NamedTuple):
@@ -24,74 +24,74 @@ class Panel(NamedTuple):
 
     title: str
     image: np.ndarray  # (H, W, 1 or 3) uint8
-    masks: np.ndarray | None  # (C, h, w) predicted, 1 is in; of the image, at any size
-    target: np.ndarray | None = None  # (C, h, w)
+    masks: np.ndarray | None  # (C, h, w) predicted, 0 or 1; h and w may differ from H and W
+    target: np.ndarray | None = None  # (C, h, w), 0 or 1
 
 
 def choose_examples(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """COLUMNS rows each of the best, the middling and the worst by their column `score`."""
+    """PANELS rows each of the best, the middle and the worst by their column `score`."""
     ordered = rows.sort_values("score", ascending=False, kind="stable")
-    middle = max(0, (len(ordered) - COLUMNS) // 2)
+    middle = max(0, (len(ordered) - PANELS) // 2)
     return {
-        "best": ordered.head(COLUMNS),
-        "middle": ordered.iloc[middle : middle + COLUMNS],
-        "worst": ordered.tail(COLUMNS),
+        "best": ordered.head(PANELS),
+        "middle": ordered.iloc[middle : middle + PANELS],
+        "worst": ordered.tail(PANELS),
     }
 
 
 def write_sheet(path: Path, rows: Mapping[str, Sequence[Panel]]) -> None:
-    """Write a PNG of `draw_sheet`."""
+    """Write the sheet of `draw_sheet` as a PNG."""
     figure = draw_sheet(rows)
     with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=90)
 
 
 def draw_sheet(rows: Mapping[str, Sequence[Panel]]) -> Figure:
-    """A titled row of panels for each entry, at most COLUMNS a row; titles are text, dollars and all."""
+    """A titled row of at most PANELS panels for each entry. Titles are plain text, never formulas."""
     with matplotlib.rc_context({"text.parse_math": False}):
-        return _sheet(rows)
+        return _draw_sheet(rows)
 
 
-def _sheet(rows: Mapping[str, Sequence[Panel]]) -> Figure:
-    figure = Figure(figsize=(2.2 * COLUMNS, 2.6 * len(rows) + 0.4), layout="constrained")
+def _draw_sheet(rows: Mapping[str, Sequence[Panel]]) -> Figure:
+    figure = Figure(figsize=(2.2 * PANELS, 2.6 * len(rows) + 0.4), layout="constrained")
     strips = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for strip, (name, panels) in zip(strips, rows.items(), strict=True):
         strip.suptitle(name, x=0.005, ha="left", fontsize=10, fontweight="bold")
-        axes = strip.subplots(1, COLUMNS)
+        axes = strip.subplots(1, PANELS)
         for axis in axes:
             axis.axis("off")
         for axis, panel in zip(axes, panels, strict=False):
-            _draw(axis, panel)
+            _draw_panel(axis, panel)
     panels = [panel for row in rows.values() for panel in row]
-    shown = {
+    legend = {
         "true": (TRUE, any(panel.target is not None for panel in panels)),
         "predicted": (PREDICTED, any(panel.masks is not None for panel in panels)),
     }
-    lines = [Line2D([], [], color=colour, label=name) for name, (colour, drawn) in shown.items() if drawn]
+    lines = [Line2D([], [], color=colour, label=name) for name, (colour, drawn) in legend.items() if drawn]
     if lines:
         figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
-def _draw(axis: Axes, panel: Panel) -> None:
+def _draw_panel(axis: Axes, panel: Panel) -> None:
     grey = panel.image.shape[-1] == 1
     axis.imshow(panel.image[..., 0] if grey else panel.image, cmap="gray" if grey else None)
     axis.set_title(panel.title, fontsize=8)
     for masks, colour in ((panel.target, TRUE), (panel.masks, PREDICTED)):
-        styles = STYLES if masks is not None and len(masks) <= len(STYLES) else STYLES[:1]
+        styles = LINE_STYLES if masks is not None and len(masks) <= len(LINE_STYLES) else LINE_STYLES[:1]
         for mask, style in zip(() if masks is None else masks, cycle(styles)):
-            _outline(axis, mask == 1, panel.image.shape, colors=colour, linestyles=style)
+            _draw_outline(axis, mask == 1, panel.image.shape, colors=colour, linestyles=style)
     axis.set_xlim(-0.5, panel.image.shape[1] - 0.5)
     axis.set_ylim(panel.image.shape[0] - 0.5, -0.5)
 
 
-def _outline(axis: Axes, mask: np.ndarray, shape: tuple[int, ...], **looks: object) -> None:
-    """The border of a mask (h, w) on an image of another size."""
+def _draw_outline(axis: Axes, mask: np.ndarray, shape: tuple[int, ...], **style: object) -> None:
+    """Draw the outline of a mask (h, w) on an image of another size."""
     if not mask.any():
         return
-    # A border of zeros closes outlines that end at the image's edge.
+    # Padding closes outlines that end at the image's edge.
     closed = np.pad(mask, 1)
-    places = [
+    coordinates = [
         (np.arange(-1, side + 1) + 0.5) * full / side - 0.5 for side, full in zip(mask.shape, shape, strict=False)
     ]
-    axis.contour(places[1], places[0], closed, [0.5], linewidths=1.1, **looks)
+    axis.contour(coordinates[1], coordinates[0], closed, [0.5], linewidths=1.1, **style)

@@ -1,6 +1,6 @@
 "use strict";
 
-// Tables: a heading sorts its column, again the other way round; cells without a value stay last.
+// Tables: a click on a heading sorts by its column, a second click reverses the order; empty cells stay last.
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => sort(button.closest("th")));
 }
@@ -21,10 +21,10 @@ function order(a, b, direction) {
   return direction * (Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b) : x - y);
 }
 
-// Galleries: a tile opens the lightbox, which goes on within its gallery.
+// Galleries: a tile opens the lightbox, which steps through the tiles of its gallery.
 const lightbox = document.getElementById("lightbox");
 const part = (id) => document.getElementById(id);
-let open = null; // the tile that is shown
+let open = null; // the tile in the lightbox
 
 for (const tile of document.querySelectorAll(".tile")) {
   tile.addEventListener("click", () => {
@@ -41,7 +41,7 @@ function show(tile) {
   const truth = outlines();
   truth.querySelector(".predicted").remove();
   part("shown").textContent = tile.querySelector(".name").textContent;
-  part("said").textContent = [...tile.querySelectorAll(".facts span")].map((fact) => fact.textContent).join(" · ");
+  part("summary").textContent = [...tile.querySelectorAll(".facts span")].map((fact) => fact.textContent).join(" · ");
   part("plain").replaceChildren(image());
   part("both").replaceChildren(image(), outlines());
   part("heat").replaceChildren(heat, truth);
@@ -54,8 +54,8 @@ function step(by) {
   show(tiles[(tiles.indexOf(open) + by + tiles.length) % tiles.length]);
 }
 
-part("back").addEventListener("click", () => step(-1));
-part("on").addEventListener("click", () => step(1));
+part("previous").addEventListener("click", () => step(-1));
+part("next").addEventListener("click", () => step(1));
 part("close").addEventListener("click", () => lightbox.close());
 lightbox.addEventListener("click", (event) => event.target === lightbox && lightbox.close());
 lightbox.addEventListener("close", () => open.focus());

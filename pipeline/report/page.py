@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, for people who would rather look than read."""
+"""The report: one HTML file that needs nothing else."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,27 +16,27 @@ from pipeline.files import write_text
 from pipeline.progress import clock
 from pipeline.report import pictures, plots
 from pipeline.report.label_quality import calibration_error
-from pipeline.report.pictures import SUSPICIOUS, suspected, tiles
-from pipeline.report.recommendations import advise
-from pipeline.report.report_data import Surface, View
-from pipeline.report.subgroups import groupings
+from pipeline.report.pictures import LABEL_ERROR, tiles, with_label_errors
+from pipeline.report.recommendations import recommend
+from pipeline.report.report_data import ReportData, ScoreSurface
+from pipeline.report.subgroups import Grouping, score_subgroups
 
-LIMIT = 5 << 20  # bytes: what a mail or an issue takes
-SIDES = (384, 256, 128)  # pixels of a picture; the largest with which the page stays within the limit
-KINDS = 15  # rows of a table of kinds
-POOLED = 5e-4  # between the mean of the images' scores and the score: they are no mean
+MAX_BYTES = 5 << 20  # of the page; mail and issue trackers accept this size
+PICTURE_SIDES = (384, 256, 128)  # pixels; the largest with which the page has at most MAX_BYTES is used
+MAX_SUBGROUPS = 15  # rows of a table of subgroups
+MEAN_TOLERANCE = 5e-4  # larger differences between mean image score and score: the metric is no mean over images
 
 
 class Chart(NamedTuple):
-    """A drawing with what it shows in words."""
+    """A chart and its alternative text."""
 
     source: str  # data URI
     alt: str
-    name: str = ""  # of one among several that show the same, between which a reader chooses
+    name: str = ""  # of one of several charts between which a reader chooses
 
 
-class Cell(NamedTuple):
-    """What a table shows, and what it is sorted by."""
+class TableCell(NamedTuple):
+    """The text of a cell, and the value it is sorted by."""
 
     text: str
     value: float | str
@@ -46,55 +46,56 @@ class Table(NamedTuple):
     """Rows under headings."""
 
     title: str
-    headings: Sequence[tuple[str, bool]]  # and whether its column holds numbers
-    rows: Sequence[Sequence[Cell]]
+    headings: Sequence[tuple[str, bool]]  # and whether the column is numeric
+    rows: Sequence[Sequence[TableCell]]
     note: str = ""
-    sorts: bool = True  # a reader may sort it
+    sortable: bool = True
 
 
 @dataclass(frozen=True)
 class Section:
-    """One question that the page answers."""
+    """One section of the page."""
 
     key: str  # of its link
     title: str
-    caption: str  # what one should see, and what to do
+    caption: str  # how to read it, and what to do
     charts: Sequence[Chart] = ()
-    choice: Sequence[Chart] = ()  # one of them is shown
+    choice: Sequence[Chart] = ()  # one of them is visible
     tables: Sequence[Table] = ()
-    gallery: pd.DataFrame | None = None  # rows of `View.images` whose pictures are shown
-    half: bool = False  # of the page's width is enough, on a wide screen
+    gallery: pd.DataFrame | None = None  # rows of `ReportData.images` whose pictures are shown
+    half: bool = False  # half of the page's width, on a wide screen
     missing: str = ""  # why there is nothing to show
 
 
-def write_report(path: Path, view: View) -> None:
-    """Write the page, whole or not at all.
+def write_report(path: Path, data: ReportData) -> None:
+    """Write the page, completely or not at all.
 
     Raises:
-        ValueError: if the page is larger than LIMIT even with the smallest pictures.
+        ValueError: if the page is larger than MAX_BYTES even with the smallest pictures.
     """
-    write_text(path, render(view))
+    write_text(path, render(data))
 
 
-def render(view: View) -> str:
-    """The page's HTML, at most LIMIT bytes; the same for the same view.
+def render(data: ReportData) -> str:
+    """The page's HTML, at most MAX_BYTES long; the same for the same data.
 
     Raises:
         ValueError: as `write_report`.
     """
-    sections = [section for build in SECTIONS for section in build(view)]
-    for side in SIDES:
-        page = _fill(view, sections, side)
+    sections = [section for build in SECTIONS for section in build(data)]
+    for side in PICTURE_SIDES:
+        page = _fill_template(data, sections, side)
         size = len(page.encode())
-        if size <= LIMIT:
+        if size <= MAX_BYTES:
             return page
     raise ValueError(
-        f"the report is {size >> 10} KiB with pictures of {SIDES[-1]} pixels, expected at most {LIMIT >> 10}: "
-        f"shorten its tables ({len(view.folds)} folds, {len(view.classes)} classes, {len(view.history)} epochs)"
+        f"the report is {size >> 10} KiB with pictures of {PICTURE_SIDES[-1]} pixels, expected at most "
+        f"{MAX_BYTES >> 10}: shorten its tables ({len(data.folds)} folds, {len(data.classes)} classes, "
+        f"{len(data.history)} epochs)"
     )
 
 
-def _fill(view: View, sections: Sequence[Section], side: int) -> str:
+def _fill_template(data: ReportData, sections: Sequence[Section], side: int) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: resources.files("pipeline.report").joinpath(name).read_text("utf-8")),
         autoescape=True,
@@ -102,341 +103,349 @@ def _fill(view: View, sections: Sequence[Section], side: int) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    galleries = {each.key: tiles(each.gallery, view.picture, side) for each in sections if each.gallery is not None}
+    galleries = {each.key: tiles(each.gallery, data.picture, side) for each in sections if each.gallery is not None}
     return environment.get_template("page.html.jinja").render(
-        view=view, facts=_facts(view), advice=advise(view), sections=sections, galleries=galleries
+        data=data, facts=_facts(data), recommendations=recommend(data), sections=sections, galleries=galleries
     )
 
 
-def _facts(view: View) -> list[tuple[str, str, str]]:
-    """Name, number and explanation of what stands beside the score."""
-    if view.honest is None:
+def _facts(data: ReportData) -> list[tuple[str, str, str]]:
+    """Name, number and explanation of each number beside the score."""
+    if data.score is None:
         return []
     facts = [
-        ("in-sample", score(view.honest.in_sample), "chosen and scored on the same images"),
-        ("optimism", f"{view.honest.optimism:+.4f}", "in-sample − cross-fitted: what choosing only seemed to gain"),
+        ("in-sample", format_score(data.score.in_sample), "rules chosen and scored on the same images"),
+        ("optimism", f"{data.score.optimism:+.4f}", "in-sample − cross-fitted"),
     ]
-    if view.honest.at_half is not None:
-        facts.append(("at .5", score(view.honest.at_half), "threshold .5, nothing chosen"))
-    if view.honest.trivial is not None:
-        meaning = "nothing predicted" if view.honest.at_half is not None else "the most frequent class everywhere"
-        facts.append(("trivial", score(view.honest.trivial), meaning))
-    return facts + _found(view)
+    if data.score.at_half is not None:
+        facts.append(("at .5", format_score(data.score.at_half), "threshold .5, without rules"))
+    if data.score.baseline is not None:
+        meaning = "nothing predicted" if data.score.at_half is not None else "the most frequent class everywhere"
+        facts.append(("baseline", format_score(data.score.baseline), meaning))
+    return facts + _detection_facts(data)
 
 
-def _found(view: View) -> list[tuple[str, str, str]]:
-    """What is found, beside a score that may pay for predicting nothing."""
-    if view.found is None:
+def _detection_facts(data: ReportData) -> list[tuple[str, str, str]]:
+    """What the masks find, because a score may reward predicting nothing."""
+    if data.detection is None:
         return []
     facts = (
-        ("Dice", view.found.dice, score, "over all pixels"),
-        ("found", view.found.found, "{:.0%}".format, "of the masks with objects get some of them"),
-        ("left empty", view.found.left_empty, "{:.0%}".format, "of the empty masks stay empty"),
+        ("Dice", data.detection.dice, format_score, "over all pixels"),
+        ("found", data.detection.found, "{:.0%}".format, "of the masks with objects: some of them are found"),
+        ("left empty", data.detection.left_empty, "{:.0%}".format, "of the empty masks: nothing is predicted"),
     )
     return [(name, text(value), meaning) for name, value, text, meaning in facts if value is not None]
 
 
 # ---------------------------------------------------------------------------------------------- sections
 
+NO_SCORES = "no image has an out-of-fold score. The folds of the same config estimate the score of a run on all images."
 
-def _learning(view: View) -> list[Section]:
+
+def _learning(data: ReportData) -> list[Section]:
     curves = {
-        "score": f"{view.metric_of_epochs or view.metric} on the fold held out. Still rising at the end: train longer.",
-        "loss": "Training loss. Its height differs from phase to phase because the loss does.",
-        "dice": "Dice over all pixels: 0 where nothing is found, whatever the score.",
-        "threshold": "The best threshold. A jump between phases says that probabilities changed their meaning.",
+        "score": f"{data.epoch_metric or data.metric} on the held-out fold. Train longer if it still rises at the end.",
+        "loss": "Training loss. Its scale depends on the loss of the phase.",
+        "dice": "Dice over all pixels. It is 0 if nothing is found, whatever the score.",
+        "threshold": "The best threshold. A jump between phases shows that the calibration changed.",
     }
-    shown = [name for name in curves if name in view.history and view.history[name].notna().any()]
+    shown = [name for name in curves if name in data.history and data.history[name].notna().any()]
     charts = [
-        Chart(plots.svg(plots.learning_curve, view.history, name), f"{name} by epoch. {curves[name]}") for name in shown
+        Chart(plots.svg(plots.learning_curve, data.history, name), f"{name} by epoch. {curves[name]}") for name in shown
     ]
     missing = "" if shown else "there is no record of the training (metrics.jsonl)."
-    caption = "Each fold is a thin line, their mean the thick one; dashed lines part the phases. " + " ".join(
+    caption = "Thin lines are folds, the thick line is their mean; dashed lines separate the phases. " + " ".join(
         f"{name.capitalize()}: {curves[name]}" for name in shown
     )
     return [Section("learning", "Learning curves", caption, charts, missing=missing)]
 
 
-def _folds(view: View) -> list[Section]:
+def _folds(data: ReportData) -> list[Section]:
     caption = (
-        "One row per fold. Folds that differ by far more than their images explain hold something the others do not: "
-        "a group, a kind, a leak."
+        "One row per fold. If folds differ by much more than chance, look for a group, a subgroup or a leak that is "
+        "only in one of them."
     )
-    if view.metric_of_epochs not in (None, view.metric):
-        caption += f" Phases and oof are scored by {view.metric_of_epochs} of pixels, cross-fitted by {view.metric}."
-    table = [to_table("", view.folds)] if len(view.folds) else []
+    if data.epoch_metric not in (None, data.metric):
+        caption += f" Phases and oof are scored by {data.epoch_metric} of pixels, cross-fitted by {data.metric}."
+    table = [to_table("", data.folds)] if len(data.folds) else []
     return [Section("folds", "Folds", caption, tables=table, missing="" if table else "there is no table of folds.")]
 
 
-def _scores(view: View) -> list[Section]:
-    if view.scored.empty:
-        return [Section("scores", "Scores", "", missing=UNSCORED)]
+def _scores(data: ReportData) -> list[Section]:
+    if data.scored.empty:
+        return [Section("scores", "Scores", "", missing=NO_SCORES)]
     charts = [
-        Chart(plots.svg(plots.score_histogram, view.scored), f"Histogram of the scores of {len(view.scored)} images."),
-        Chart(plots.svg(plots.score_by_fold, view.scored), "Spread of the scores in each fold."),
+        Chart(plots.svg(plots.score_histogram, data.scored), f"Histogram of the scores of {len(data.scored)} images."),
+        Chart(plots.svg(plots.score_by_fold, data.scored), "Distribution of the scores in each fold."),
     ]
     caption = (
-        "A second hump at 0 is images whose mask is missed or invented altogether: that is a matter of the smallest "
-        "area, or of empties. A broad hump is a matter of outlines. Folds should look alike."
+        "A second peak at 0 contains images whose mask is completely missed, or predicted where there is none: adapt "
+        "the smallest area, or the handling of empty images. A broad peak shows inaccurate outlines. The folds should "
+        "look alike."
     )
-    mean = view.scored["score"].mean()
-    if view.honest and abs(mean - view.honest.interval.mean) > POOLED:
-        caption += f" Their mean is {score(mean)}; the score above takes the pixels of all images in one."
+    mean = data.scored["score"].mean()
+    if data.score and abs(mean - data.score.interval.mean) > MEAN_TOLERANCE:
+        caption += f" Their mean is {format_score(mean)}; the score above pools the pixels of all images."
     return [Section("scores", "Scores of images", caption, charts)]
 
 
-def _galleries(view: View) -> list[Section]:
-    if view.scored.empty:
-        return [Section("worst", "Worst and best images", "", missing=UNSCORED)]
-    found = len(suspected(view.scored))
-    rows = {
+def _galleries(data: ReportData) -> list[Section]:
+    if data.scored.empty:
+        return [Section("worst", "Worst and best images", "", missing=NO_SCORES)]
+    number = len(with_label_errors(data.scored))
+    galleries = {
         "worst": (
             "Worst images",
-            "What do they share? That is what to show more often, or to model.",
-            pictures.worst(view.scored),
+            "If they have something in common, sample such images more often, or adapt the model to them.",
+            pictures.worst(data.scored),
         ),
         "best": (
             "Best images",
-            "So that one knows what right looks like. Images without a mask are left out.",
-            pictures.best(view.scored),
+            "For comparison. Images without a mask are left out.",
+            pictures.best(data.scored),
         ),
-        "suspects": (
-            "Suspected label errors",
-            f"{found} of {len(view.scored)} images have a suspicion of {SUSPICIOUS} or more: pixels labelled one way "
-            "that models, which did not train on them, are sure go the other way. The label may be wrong, or the "
-            "model sure of nonsense: look. Wrong labels are best corrected, or left out of training, not of the score.",
-            pictures.suspects(view.scored),
+        "label-errors": (
+            "Likely label errors",
+            f"{number} of {len(data.scored)} images have a label error score of {LABEL_ERROR} or more: confident "
+            "predictions, by models that did not train on them, contradict their label. Check whether the label or the "
+            "prediction is wrong. Correct wrong labels, or leave them out of the training, but not out of the score.",
+            pictures.likely_label_errors(data.scored),
         ),
     }
     return [
-        Section(key, title, caption, gallery=chosen)
-        if len(chosen)
-        else Section(key, title, caption, missing=NOTHING_TO_SHOW[key])
-        for key, (title, caption, chosen) in rows.items()
+        Section(key, title, caption, gallery=rows)
+        if len(rows)
+        else Section(key, title, caption, missing=EMPTY_GALLERY[key])
+        for key, (title, caption, rows) in galleries.items()
     ]
 
 
-NOTHING_TO_SHOW = {
+EMPTY_GALLERY = {
     "best": "no image has a mask.",
-    "suspects": "no label is contradicted by sure predictions.",
+    "label-errors": "no confident prediction contradicts a label.",
 }
-UNSCORED = "no image has an out-of-fold score. A run on all images is judged by the folds of the same config."
 
 
-def _parting(view: View) -> list[Section]:
-    title = "What parts touching objects"
-    if view.parting is None:
-        return [Section("parting", title, "", missing="the competition asks for masks, not for objects.")]
+def _separation(data: ReportData) -> list[Section]:
+    title = "Separation of touching objects"
+    if data.separation is None:
+        return [Section("separation", title, "", missing="the competition expects masks, not objects.")]
     caption = (
-        "Each way is chosen on all folds but one and scored on that one; what is not better than objects that touch as "
-        "one is not worth its parameters. Cuts that differ from fold to fold were chosen by luck. Threshold, border "
-        "and neck are shares, the smallest area is in pixels."
+        "Each method is chosen on all folds but one and scored on that one. Use the simplest method of nearly the best "
+        "score. Rules that differ from fold to fold depend on few images. Threshold, boundary and saddle ratio are "
+        "0 to 1, the smallest area is in pixels."
     )
-    tables = [to_table("by way", view.parting.ways), to_table("chosen", view.parting.cuts)]
-    return [Section("parting", title, caption, tables=tables)]
+    tables = [to_table("by method", data.separation.methods), to_table("chosen", data.separation.rules)]
+    return [Section("separation", title, caption, tables=tables)]
 
 
-def _cut(view: View) -> list[Section]:
-    title = "The cut that ships"
-    if not view.surfaces:
-        missing = "no such pair was searched; of exclusive classes, a pixel belongs to the most probable."
-        return [Section("cut", title, "", missing=missing)]
+def _rules(data: ReportData) -> list[Section]:
+    title = "Threshold and post-processing rules"
+    if not data.surfaces:
+        missing = "no threshold was searched; with exclusive classes, each pixel gets the most probable class."
+        return [Section("rules", title, "", missing=missing)]
     charts = [
         Chart(
-            plots.svg(plots.cut_surface, name, surface),
-            f"Score of {name} by threshold and {plots.AREA_OF[surface.rules]}, best at "
-            f"{surface.chosen.threshold:.3f} and {surface.chosen.area} px.",
+            plots.svg(plots.score_surface, name, surface),
+            f"Score of {name} by threshold and {plots.AREA_LABELS[surface.rule_set]}, best at "
+            f"{surface.best.threshold:.3f} and {surface.best.area} px.",
         )
-        for name, surface in view.surfaces.items()
+        for name, surface in data.surfaces.items()
     ]
-    notes = [_said_of_cut(name, surface) for name, surface in view.surfaces.items()]
+    notes = [_describe_surface(name, surface) for name, surface in data.surfaces.items()]
     caption = (
-        " ".join(notes) + " The cross is what ships, the best on all folds, each dot the best of the same rules "
-        "without one of them; the white line surrounds what is as good. Dots together on a broad plateau: trust the "
-        "cut. Dots far apart: take a point in their middle."
+        " ".join(notes) + " The cross marks the rules in use, the best on all folds; each dot is the best of the same "
+        "rule set without one fold. Inside the white line, scores are nearly as good. If the dots are close together "
+        "on a broad plateau, the rules are stable. If they are far apart, choose a point in their middle."
     )
-    tables = [to_table("chosen", view.cuts, CUTS_NOTE)] if len(view.cuts) else []
-    return [Section("cut", title, caption, charts, tables=tables, half=len(charts) == 1)]
+    tables = [to_table("chosen", data.rules, RULES_NOTE)] if len(data.rules) else []
+    return [Section("rules", title, caption, charts, tables=tables, half=len(charts) == 1)]
 
 
-CUTS_NOTE = (
-    "A fold is scored by its own row. Total, component and presence are smallest areas, pixels. Rules that differ from "
-    "fold to fold are about equally good; if areas do too, few images decide."
+RULES_NOTE = (
+    "Each fold is scored with its own row. Total, component and presence are smallest areas in pixels. If the rules "
+    "differ from fold to fold, they are about equally good; if the areas differ too, few images decide."
 )
-SHIPS = {  # family of rules: what it does beside the threshold
+RULE_TEXTS = {  # what a rule set does in addition to the threshold
     "total": "a mask of fewer than {area} px is emptied",
     "components": "components of fewer than {area} px are removed",
     "triplet": "a mask is emptied unless {area} px reach {presence:.3f}",
 }
 
 
-def _said_of_cut(name: str, surface: Surface) -> str:
-    """What ships for a class, how broad its plateau is, and how far the folds move it."""
-    chosen, cuts = surface.chosen, surface.per_fold.values()
-    rule = SHIPS[surface.rules].format(area=chosen.area, presence=max(chosen.presence_threshold, chosen.threshold))
-    rules = ", ".join([*([rule] if chosen.area else []), *surface.further]) or "nothing else"
-    said = (
-        f"For {name} ships {surface.rules}: threshold {chosen.threshold:.3f}, {rules}"
-        f"; within {plots.PLATEAU} of its score are thresholds of {_span(plots.plateau(surface), '.3f')}"
+def _describe_surface(name: str, surface: ScoreSurface) -> str:
+    """The rules of a class, the width of their plateau, and their range over the folds."""
+    best, points = surface.best, surface.per_fold.values()
+    rule = RULE_TEXTS[surface.rule_set].format(area=best.area, presence=max(best.presence_threshold, best.threshold))
+    rules = ", ".join([*([rule] if best.area else []), *surface.additional_rules]) or "no other rule"
+    text = (
+        f"For {name}, the submission uses {surface.rule_set}: threshold {best.threshold:.3f}, {rules}"
+        f"; thresholds of {_format_range(plots.plateau(surface), '.3f')} score within {plots.PLATEAU_TOLERANCE} of it"
     )
-    if cuts:
-        thresholds, areas = [cut.threshold for cut in cuts], [cut.area for cut in cuts]
-        said += f", and without one fold the best lies at {_span(thresholds, '.3f')} and {_span(areas, 'd')} px"
-    return said + "."
+    if points:
+        thresholds, areas = [point.threshold for point in points], [point.area for point in points]
+        text += f"; without one fold the best is {_format_range(thresholds, '.3f')} and {_format_range(areas, 'd')} px"
+    return text + "."
 
 
-def _span(values: Sequence[float], form: str) -> str:
-    """From the least to the highest, or the one that they all are."""
+def _format_range(values: Sequence[float], form: str) -> str:
+    """Lowest to highest value, or the value itself if all are the same."""
     ends = [format(end, form) for end in (min(values), max(values))]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
-def _calibration(view: View) -> list[Section]:
-    title = "Do probabilities mean what they say?"
-    if view.reliability.empty:
+def _calibration(data: ReportData) -> list[Section]:
+    title = "Calibration"
+    if data.reliability.empty:
         return [Section("calibration", title, "", missing="no pixels were counted.")]
-    unsure = view.reliability[view.reliability["probability"].between(0.05, 0.95)]
+    uncertain = data.reliability[data.reliability["probability"].between(0.05, 0.95)]
     caption = (
-        f"On the dashed line, of pixels with probability .7 seven in ten are masked. Below it the model is too sure. "
-        f"Expected calibration error {calibration_error(view.reliability):.4f} over all pixels, most of them easy; "
-        f"{calibration_error(unsure):.4f} over those between .05 and .95. One cut makes up for a bent curve, "
-        "a mean of several models does not."
+        f"On the dashed line, seven of ten pixels of probability .7 are masked. Below it the model is overconfident. "
+        f"Expected calibration error {calibration_error(data.reliability):.4f} over all pixels, most of them easy; "
+        f"{calibration_error(uncertain):.4f} over those between .05 and .95. The rules correct a bent curve of one "
+        "model; the mean of several models does not."
     )
-    chart = Chart(plots.svg(plots.reliability_curve, view.reliability), "Reliability curve with the number of pixels.")
+    chart = Chart(plots.svg(plots.reliability_curve, data.reliability), "Reliability curve with the number of pixels.")
     return [Section("calibration", title, caption, [chart], half=True)]
 
 
-def _coverage(view: View) -> list[Section]:
-    if view.scored.empty:
-        return [Section("coverage", "Coverage, predicted against true", "", missing=UNSCORED)]
-    image = "image and class" if len(view.masks) else "image"
+def _coverage(data: ReportData) -> list[Section]:
+    title = "Predicted against true coverage"
+    if data.scored.empty:
+        return [Section("coverage", title, "", missing=NO_SCORES)]
+    unit = "image and class" if len(data.masks) else "image"
     choice = [
         Chart(
-            plots.svg(plots.coverage_scatter, view.shares.dropna(subset="predicted"), log),
-            f"Predicted against true coverage of each {image}, {name} axes.",
+            plots.svg(plots.coverage_scatter, data.coverages.dropna(subset="predicted"), log),
+            f"Predicted against true coverage of each {unit}, {name} axes.",
             name,
         )
         for name, log in (("linear", False), ("log", True))
     ]
     caption = (
-        f"A point is an {image}. Above the line too much is masked, below too little. Points along the left edge are "
-        "inventions where there is nothing, along the bottom masks that were missed."
+        f"A point is an {unit}. Above the line too much is masked, below it too little. Points on the left edge are "
+        "false positives on empty images, points on the bottom edge are missed masks."
     )
-    return [Section("coverage", "Coverage, predicted against true", caption, choice=choice, half=True)]
+    return [Section("coverage", title, caption, choice=choice, half=True)]
 
 
-def _kinds(view: View) -> list[Section]:
-    tables = [to_table("by class", view.classes)] if len(view.classes) else []
-    if len(view.scored):
-        tables += [_kinds_table(way.name, way.kinds) for way in groupings(view.scored)]
-    caption = "The worst first. Many images with a low mean are where most is to be gained; few are where luck is."
-    missing = "" if tables else "no column tells the images apart."
-    return [Section("kinds", "Scores by class, group and kind", caption, tables=tables, missing=missing)]
+def _subgroups(data: ReportData) -> list[Section]:
+    tables = [to_table("by class", data.classes)] if len(data.classes) else []
+    if len(data.scored):
+        tables += [_subgroup_table(grouping) for grouping in score_subgroups(data.scored)]
+    caption = (
+        "The worst first. A large subgroup with a low mean offers the largest gain; the mean of a small one is noisy."
+    )
+    missing = "" if tables else "no column defines subgroups of the images."
+    return [Section("subgroups", "Scores by class, group and subgroup", caption, tables=tables, missing=missing)]
 
 
-def _kinds_table(name: str, found: pd.DataFrame) -> Table:
-    note = f"The worst {KINDS} of {len(found)}." if len(found) > KINDS else ""
-    return to_table(f"by {name}", found.head(KINDS).rename(columns={"kind": name}), note)
+def _subgroup_table(grouping: Grouping) -> Table:
+    number = len(grouping.subgroups)
+    note = f"The worst {MAX_SUBGROUPS} of {number}." if number > MAX_SUBGROUPS else ""
+    rows = grouping.subgroups.head(MAX_SUBGROUPS).rename(columns={"subgroup": grouping.column})
+    return to_table(f"by {grouping.column}", rows, note)
 
 
-def _members(view: View) -> list[Section]:
+def _members(data: ReportData) -> list[Section]:
     title = "Members of the ensemble"
-    if view.members is None or len(view.members.table) < 2:
-        return [Section("members", title, "", missing="there is one model, so nothing to weigh.")]
+    if data.members is None or len(data.members.table) < 2:
+        return [Section("members", title, "", missing="there is one model, so there are no weights.")]
     caption = (
-        "Errors that are alike (near 1) are not averaged away: a weaker member that fails elsewhere helps more than a "
-        "twin of the best. A weight of 0 can be dropped, and with it that model's run time."
+        "Averaging does not reduce errors that are alike (correlation near 1): a weaker member with other errors helps "
+        "more than a copy of the best one. A member of weight 0 can be removed to save its run time."
     )
-    chart = Chart(plots.svg(plots.error_correlation, view.members), "Correlation of the members' errors.")
-    return [Section("members", title, caption, [chart], tables=[to_table("", view.members.table)], half=True)]
+    chart = Chart(plots.svg(plots.error_correlation, data.members), "Correlation of the members' errors.")
+    return [Section("members", title, caption, [chart], tables=[to_table("", data.members.table)], half=True)]
 
 
-UNLABELLED = "neither this nor its companion `<config>_pseudo`, which `make pseudo` trains, has learned from any yet."
+NO_PSEUDO_LABELS = "neither this config nor its companion `<config>_pseudo` of `make pseudo` was trained on any."
 
 
-def _pseudo(view: View) -> list[Section]:
-    title = "What pseudo-labels changed"
-    if view.pseudo is None:
-        return [Section("pseudo", title, "", missing=UNLABELLED)]
-    gap = view.pseudo.difference
+def _pseudo(data: ReportData) -> list[Section]:
+    title = "Effect of pseudo-labels"
+    if data.pseudo is None:
+        return [Section("pseudo", title, "", missing=NO_PSEUDO_LABELS)]
+    gain = data.pseudo.difference
     caption = (
-        f"{view.pseudo.labelled}, which was trained on them, against {view.pseudo.source}, whose models made them, out "
-        f"of fold at threshold .5: {gap.mean:+.4f}, {gap}. An interval that "
-        "holds 0 is no reason to use them; it says nothing of the luck of one training: look whether the folds agree."
+        f"{data.pseudo.labelled}, trained on pseudo-labels, against {data.pseudo.source}, whose models made them, out "
+        f"of fold at threshold .5: {gain.mean:+.4f}, {gain}. If the interval includes 0, there is no evidence of a "
+        "gain. The interval does not include the luck of two trainings: check whether the folds agree."
     )
-    return [Section("pseudo", title, caption, tables=[to_table("by fold", view.pseudo.table)])]
+    return [Section("pseudo", title, caption, tables=[to_table("by fold", data.pseudo.table)])]
 
 
-def _submission(view: View) -> list[Section]:
-    if view.submission is None or not len(view.submission.coverage):
-        return [Section("submission", "The submission", "", missing="none was written yet.")]
-    true, test = view.shares["coverage"].to_numpy(), view.submission.coverage
+def _submission(data: ReportData) -> list[Section]:
+    if data.submission is None or not len(data.submission.coverage):
+        return [Section("submission", "Submission", "", missing="there is none yet.")]
+    true, test = data.coverages["coverage"].to_numpy(), data.submission.coverage
     sets = {"train": true, "test": test}
-    if len(view.scored):
-        sets = {"train": true, "out of fold": view.shares["predicted"].dropna().to_numpy(), "test": test}
+    if len(data.scored):
+        sets = {"train": true, "out of fold": data.coverages["predicted"].dropna().to_numpy(), "test": test}
     caption = (
-        f"{view.submission.rows} rows, {view.submission.empty} of them empty. Out of fold against true is the model's "
-        "own bent; test against out of fold is what differs in the test set. Where these two part, look at test images."
+        f"{data.submission.rows} rows, {data.submission.empty} of them empty. A difference between out of fold and "
+        "train is a bias of the model. If test differs from out of fold, the test set differs: look at test images."
     )
-    alt = "Share of masks that cover no more of their image than so much: " + ", ".join(sets) + "."
+    alt = "Cumulative distribution of the masks' coverage: " + ", ".join(sets) + "."
     return [
         Section(
             "submission",
-            "The submission",
+            "Submission",
             caption,
-            [Chart(plots.svg(plots.coverage_shares, sets), alt)],
-            tables=[to_table("", _summary(sets))._replace(sorts=False)],
+            [Chart(plots.svg(plots.coverage_ecdf, sets), alt)],
+            tables=[to_table("", _coverage_summary(sets))._replace(sortable=False)],
             half=True,
         )
     ]
 
 
-def _summary(sets: dict[str, np.ndarray]) -> pd.DataFrame:
-    """A column for each set of images: how many, how many empty, how much is masked."""
+def _coverage_summary(sets: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Number, empty share, mean and percentiles of the coverage, a column for each set of masks."""
     rows = {
-        "number": lambda shares: f"{len(shares):,}",
-        "empty": lambda shares: f"{(shares == 0).mean():.1%}",
-        "mean coverage": lambda shares: f"{shares.mean():.2%}",
+        "number": lambda coverage: f"{len(coverage):,}",
+        "empty": lambda coverage: f"{(coverage == 0).mean():.1%}",
+        "mean coverage": lambda coverage: f"{coverage.mean():.2%}",
         **{f"{q}% have less than": partial(_percentile, q) for q in (5, 25, 50, 75, 95)},
     }
-    table = {name: [say(shares) for say in rows.values()] for name, shares in sets.items()}
+    table = {name: [measure(coverage) for measure in rows.values()] for name, coverage in sets.items()}
     return pd.DataFrame({"masks of": list(rows), **table})
 
 
-def _percentile(q: float, shares: np.ndarray) -> str:
-    return f"{np.percentile(shares, q):.2%}"
+def _percentile(q: float, coverage: np.ndarray) -> str:
+    return f"{np.percentile(coverage, q):.2%}"
 
 
-NO_BOARDS = (
-    "no boards were simulated: too few groups count for the metric, or the number of test images is not known "
+NO_SHAKEUP = (
+    "nothing was simulated: too few groups count for the metric, or the number of test images is unknown "
     "(leaderboard.images on the card)."
 )
 
 
-def _boards(view: View) -> list[Section]:
-    if view.boards is None:
-        return [Section("shake-up", "What a shake-up would do", "", missing=NO_BOARDS)]
-    low, high = np.quantile(view.boards.differences, [0.05, 0.95])
+def _shakeup(data: ReportData) -> list[Section]:
+    title = "Simulated shake-up"
+    if data.shakeup is None:
+        return [Section("shake-up", title, "", missing=NO_SHAKEUP)]
+    low, high = np.quantile(data.shakeup.differences, [0.05, 0.95])
     caption = (
-        f"Test sets drawn from the out-of-fold scores, {view.boards.public_images} public images and "
-        f"{view.boards.private_images} private ones: in 9 of 10, private differs from public by {low:+.4f} to "
-        f"{high:+.4f}, by chance alone. A smaller gain on the public board is no reason to change anything."
+        f"Test sets are drawn from the out-of-fold scores, with {data.shakeup.public_images} public and "
+        f"{data.shakeup.private_images} private images. In 90 % of them, private minus public score is {low:+.4f} to "
+        f"{high:+.4f} by chance alone. Ignore smaller gains on the public leaderboard."
     )
-    chart = Chart(plots.svg(plots.board_histogram, view.boards), "Histogram of private minus public score.")
-    return [Section("shake-up", "What a shake-up would do", caption, [chart], half=True)]
+    chart = Chart(plots.svg(plots.shakeup_histogram, data.shakeup), "Histogram of private minus public score.")
+    return [Section("shake-up", title, caption, [chart], half=True)]
 
 
-SECTIONS: tuple[Callable[[View], list[Section]], ...] = (
+SECTIONS: tuple[Callable[[ReportData], list[Section]], ...] = (
     _learning,
     _folds,
     _scores,
     _galleries,
-    _cut,
-    _parting,
+    _rules,
+    _separation,
     _calibration,
-    _kinds,
+    _subgroups,
     _coverage,
-    _boards,
+    _shakeup,
     _members,
     _pseudo,
     _submission,
@@ -447,7 +456,7 @@ SECTIONS: tuple[Callable[[View], list[Section]], ...] = (
 
 
 def to_table(title: str, frame: pd.DataFrame, note: str = "") -> Table:
-    """A table for reading, whose columns can be sorted by what they mean and not by how it is written."""
+    """A table of a data frame. Its columns are sorted by value, not by text."""
     rows = [
         [to_cell(*named) for named in zip(frame.columns, row, strict=True)] for row in frame.itertuples(index=False)
     ]
@@ -455,19 +464,19 @@ def to_table(title: str, frame: pd.DataFrame, note: str = "") -> Table:
     return Table(title, headings, rows, note)
 
 
-def to_cell(column: str, value: Any) -> Cell:
-    """A value as text: time in `seconds`, whole numbers as they are, others to four places."""
+def to_cell(column: str, value: Any) -> TableCell:
+    """A value as text: `seconds` as a time, integers as they are, other numbers with four digits."""
     if value is None or (isinstance(value, Real) and np.isnan(value)):
-        return Cell("–", "")
+        return TableCell("–", "")
     if column == "seconds":
-        return Cell(clock(value), float(value))
+        return TableCell(clock(value), float(value))
     if isinstance(value, Integral):
-        return Cell(f"{value:,}", float(value))
+        return TableCell(f"{value:,}", float(value))
     if isinstance(value, Real):
-        return Cell(score(value), float(value))
-    return Cell(str(value), str(value))
+        return TableCell(format_score(value), float(value))
+    return TableCell(str(value), str(value))
 
 
-def score(value: float) -> str:
-    """A score to four places."""
+def format_score(value: float) -> str:
+    """A score with four digits."""
     return f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""Training images as a page shows them: small pictures under outlines that stay sharp when enlarged."""
+"""Pictures of training images for the page: small WebP images with vector outlines."""
 
 import base64
 from collections.abc import Callable, Iterator, Sequence
@@ -13,49 +13,49 @@ from scipy import ndimage
 from pipeline.data.reader import encode_image
 from pipeline.report.report_data import Picture
 
-WORST, BEST, SUSPECTS = 12, 6, 12  # pictures in each gallery
-SUSPICIOUS = 0.1  # below it a label is not called suspect
+WORST, BEST, LABEL_ERRORS = 12, 6, 12  # number of pictures in each gallery
+LABEL_ERROR = 0.1  # lowest label error score of a likely label error
 QUALITY = 72  # of WebP
-POINTS = 3000  # of one outline, about 15 KB
-HEAT = (matplotlib.colormaps["magma"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+MAX_POINTS = 3000  # of one outline, about 15 KB
+HEATMAP = (matplotlib.colormaps["magma"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 
 
-class Tile(NamedTuple):
+class GalleryTile(NamedTuple):
     """One image of a gallery."""
 
     image_id: str
-    facts: Sequence[str]  # what is known of it, in lines
-    height: int  # pixels, of the image as it is
+    facts: Sequence[str]  # lines of text
+    height: int  # pixels, of the original image
     width: int
     image: str  # data URIs
-    heat: str  # of the probabilities
-    truth: str  # SVG paths in pixels of the image
+    heatmap: str  # of the probabilities
+    truth: str  # SVG paths in pixels of the original image
     predicted: str
 
 
 def worst(images: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the lowest scores; of equal ones, the more wrongly covered first."""
+    """The rows of the lowest scores; at equal scores, those of the larger error in coverage first."""
     wrong = (images["predicted"] - images["coverage"]).abs()
     return images.assign(wrong=-wrong).sort_values(["score", "wrong"], kind="stable").head(WORST)
 
 
 def best(images: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the highest scores, of images with a mask: of empty ones there is nothing to see."""
+    """The rows of the highest scores, among images with a mask."""
     return images[images["coverage"] > 0].sort_values("score", ascending=False, kind="stable").head(BEST)
 
 
-def suspects(images: pd.DataFrame) -> pd.DataFrame:
-    """The rows whose labels are contradicted the most."""
-    return suspected(images).sort_values("suspicion", ascending=False, kind="stable").head(SUSPECTS)
+def likely_label_errors(images: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the highest label error scores."""
+    return with_label_errors(images).sort_values("label_error_score", ascending=False, kind="stable").head(LABEL_ERRORS)
 
 
-def suspected(images: pd.DataFrame) -> pd.DataFrame:
-    """The rows whose labels are contradicted at all."""
-    return images[images["suspicion"] >= SUSPICIOUS]
+def with_label_errors(images: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a label error score of at least LABEL_ERROR."""
+    return images[images["label_error_score"] >= LABEL_ERROR]
 
 
-def tiles(rows: pd.DataFrame, picture: Callable[[str], Picture], side: int) -> Iterator[Tile]:
-    """The tile of each row, read one by one.
+def tiles(rows: pd.DataFrame, picture: Callable[[str], Picture], side: int) -> Iterator[GalleryTile]:
+    """The tile of each row; pictures are read one at a time.
 
     Args:
         side: pixels, the longer side of a picture; a smaller image keeps its size.
@@ -64,31 +64,35 @@ def tiles(rows: pd.DataFrame, picture: Callable[[str], Picture], side: int) -> I
         yield _tile(row["image_id"], _facts(row), picture(row["image_id"]), side)
 
 
-def _tile(image_id: str, facts: str, shown: Picture, side: int) -> Tile:
-    image = shown.image[..., 0] if shown.image.shape[-1] == 1 else shown.image
-    height, width = shown.values.shape
-    return Tile(
+def _tile(image_id: str, facts: Sequence[str], picture: Picture, side: int) -> GalleryTile:
+    image = picture.image[..., 0] if picture.image.shape[-1] == 1 else picture.image
+    height, width = picture.values.shape
+    return GalleryTile(
         image_id,
         facts,
         height,
         width,
         webp(_shrink(image, side)),
-        webp(HEAT[_shrink(shown.values, side)]),
-        outline(shown.target, side),
-        outline(shown.mask, side),
+        webp(HEATMAP[_shrink(picture.values, side)]),
+        outline(picture.target, side),
+        outline(picture.mask, side),
     )
 
 
 def _facts(row: dict[str, Any]) -> tuple[str, ...]:
     return (
-        f"score {row['score']:.3f}, suspicion {row['suspicion']:.2f}",
-        row["said"],
+        f"score {row['score']:.3f}, label error score {row['label_error_score']:.2f}",
+        row["summary"],
         f"fold {row['fold']}",
     )
 
 
 def webp(pixels: np.ndarray) -> str:
-    """(H, W) or (H, W, 3) uint8 as a data URI."""
+    """An image as a data URI.
+
+    Shapes:
+        pixels: (H, W) or (H, W, 3) uint8.
+    """
     return f"data:image/webp;base64,{base64.b64encode(encode_image(pixels, 'WEBP', QUALITY)).decode()}"
 
 
@@ -100,11 +104,17 @@ def _shrink(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def outline(mask: np.ndarray, side: int) -> str:
-    """The outlines of a mask's regions, their holes too, as one SVG path in pixels; empty for an empty mask.
+    """The outlines of a mask's regions and their holes, as one SVG path in pixels; empty for an empty mask.
 
-    A region is all pixels of one number above 0: of a mask of 0 and 1 there is one. An outline runs through the middle
-    of its region's border pixels. What cannot be seen at `side` pixels is smoothed away, and of a mask in thousands of
-    pieces the longest outlines are kept, so that a page stays small.
+    A region is all pixels of one number above 0: a mask of 0 and 1 has one. An outline runs through the centers of its
+    region's border pixels. Details that are invisible at `side` pixels are simplified, and at most MAX_POINTS points
+    are kept, of the longest outlines, to limit the size of the page.
+
+    Args:
+        side: pixels, the longer side at which the outline is shown.
+
+    Shapes:
+        mask: (H, W) bool or int.
 
     >>> outline(np.pad(np.ones((2, 3)), 1), side=64)
     'M1 1l0 1l2 0l0-1z'
@@ -112,16 +122,16 @@ def outline(mask: np.ndarray, side: int) -> str:
     'M1 0l1 0zM0 0z'
     """
     contours = list(_contours(mask))
-    coarse = max(mask.shape) / side / 2
-    if coarse > 0.5:
-        contours = [cv2.approxPolyDP(contour, coarse, closed=True) for contour in contours]
+    tolerance = max(mask.shape) / side / 2
+    if tolerance > 0.5:
+        contours = [cv2.approxPolyDP(contour, tolerance, closed=True) for contour in contours]
     contours = sorted(contours, key=len, reverse=True)
-    kept = np.searchsorted(np.cumsum([len(contour) for contour in contours]), POINTS, side="right")
+    kept = np.searchsorted(np.cumsum([len(contour) for contour in contours]), MAX_POINTS, side="right")
     return "".join(_path(contour[:, 0]) for contour in contours[: max(1, kept)])
 
 
 def _contours(mask: np.ndarray) -> Iterator[np.ndarray]:
-    """The outlines of every region, (P, 1, 2) x and y; each is looked for in its own box."""
+    """The outlines of every region, (P, 1, 2) x and y, each computed in the region's bounding box."""
     numbers, places = np.unique(mask, return_inverse=True)
     places = places.reshape(mask.shape) + 1
     for place, (number, box) in enumerate(zip(numbers, ndimage.find_objects(places), strict=True), start=1):
@@ -131,6 +141,6 @@ def _contours(mask: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _path(points: np.ndarray) -> str:
-    """A closed path, (P, 2) x and y, in steps from point to point, which are shorter to write."""
+    """A closed path through (P, 2) x and y, as relative steps, which are shorter than coordinates."""
     steps = (f"l{x}{y}" if y < 0 else f"l{x} {y}" for x, y in np.diff(points, axis=0))
     return f"M{points[0, 0]} {points[0, 1]}{''.join(steps)}z"

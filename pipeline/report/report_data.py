@@ -1,6 +1,6 @@
-"""What a report shows: plain tables, arrays and one function, gathered by a stage. No paths, no stores, no models.
+"""The content of a report: plain tables, arrays and one function, collected by a stage. No paths, stores or models.
 
-A part that is None, or a table without rows, is left out of the page, which says so and why.
+A part that is None, or a table without rows, is left out of the page, and the page says why.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,89 +13,89 @@ import pandas as pd
 from pipeline.metrics import DetectionRates
 from pipeline.statistics.bootstrap import Difference, Interval
 
-# Columns of `View.images` that say how an image came out; any other may be a way to tell images apart.
-RESULTS = ("image_id", "fold", "score", "coverage", "predicted", "suspicion", "said")
+# Columns of `ReportData.images` with the result of an image; any other column may define subgroups.
+RESULT_COLUMNS = ("image_id", "fold", "score", "coverage", "predicted", "label_error_score", "summary")
 
 
 class Picture(NamedTuple):
-    """One training image with what is known of it.
+    """One training image with its target and its out-of-fold prediction.
 
-    Target and mask are 0 where there is nothing. All pixels of another number are one region with an outline of its
-    own: the mask, a class, a combination of classes that overlap, an object.
+    Target and mask are 0 in the background. All pixels of another number are one region with its own outline: the
+    mask, a class, a combination of overlapping classes, an object.
     """
 
     image: np.ndarray  # (H, W, 1 or 3) uint8
     target: np.ndarray  # (H, W) bool or int
-    values: np.ndarray  # (H, W) uint8, 255 · probability out of fold; of several classes, of the most probable
-    mask: np.ndarray  # (H, W) bool or int, drawn by the cut that was chosen without the image's fold
+    values: np.ndarray  # (H, W) uint8, 255 · probability out of fold; of several classes, the most probable
+    mask: np.ndarray  # (H, W) bool or int, by the rules that were chosen without the image's fold
 
 
-class Honest(NamedTuple):
-    """The score to report, and those that flatter."""
+class CrossFittedScore(NamedTuple):
+    """The cross-fitted score, and scores to compare it with. All are 0 to 1."""
 
     interval: Interval  # of the cross-fitted score
-    in_sample: float  # chosen and scored on the same images
-    at_half: float | None  # at threshold .5, with nothing chosen; None for exclusive classes, which have none
-    trivial: float | None = None  # of nothing predicted; of exclusive classes, of the most frequent one everywhere
+    in_sample: float  # rules chosen and scored on the same images
+    at_half: float | None  # at threshold .5, without rules; None for exclusive classes, which have no threshold
+    baseline: float | None = None  # nothing predicted; of exclusive classes, the most frequent one everywhere
 
     @property
     def optimism(self) -> float:
-        """What the choice seemed to be worth, and is not."""
+        """In-sample minus cross-fitted score."""
         return self.in_sample - self.interval.mean
 
 
-class Chosen(NamedTuple):
-    """A cut of one family of rules."""
+class SurfacePoint(NamedTuple):
+    """Threshold and area of one rule set."""
 
     threshold: float  # 0 to 1
-    area: int  # pixels; of what, the family says
-    presence_threshold: float = 0.0  # 0 to 1, of the triplet alone
+    area: int  # pixels; the rule set defines of what
+    presence_threshold: float = 0.0  # 0 to 1, only of the triplet
 
 
-class Surface(NamedTuple):
-    """The mean score of every cut that was tried, of one class, in the family of rules that ships."""
+class ScoreSurface(NamedTuple):
+    """The mean score of each searched threshold and area, of one class, in the rule set that is used."""
 
     areas: np.ndarray  # (A,) pixels, rising
-    scores: np.ndarray  # (A, 255), at `postprocess.THRESHOLDS`; of the triplet, at the presence threshold that ships
-    chosen: Chosen  # on all folds: what ships
-    per_fold: Mapping[int, Chosen]  # the best of this family without the fold
-    rules: str = "total"  # the family, of `postprocess.FAMILIES`
-    further: tuple[str, ...] = ()  # rules beside the family's, in words
+    scores: np.ndarray  # (A, 255), at `postprocess.THRESHOLDS`; of the triplet, at the presence threshold in use
+    best: SurfacePoint  # on all folds: what the submission uses
+    per_fold: Mapping[int, SurfacePoint]  # the best of this rule set without the fold
+    rule_set: str = "total"  # a key of `postprocess.FAMILIES`
+    additional_rules: tuple[str, ...] = ()  # descriptions of rules that are no part of the rule set
 
 
-class Parting(NamedTuple):
-    """How touching objects are parted."""
+class ObjectSeparation(NamedTuple):
+    """How touching objects are separated."""
 
-    ways: pd.DataFrame  # way, score (cross-fitted)
-    cuts: pd.DataFrame  # a row for what ships, and for what was chosen without each fold: what draws objects
+    methods: pd.DataFrame  # method, score (cross-fitted)
+    rules: pd.DataFrame  # a row for the submission, and one for what was chosen without each fold
 
 
 class Members(NamedTuple):
-    """An ensemble's members."""
+    """The members of an ensemble."""
 
-    table: pd.DataFrame  # name, weight, score (OOF, alone)
+    table: pd.DataFrame  # name, weight, score (OOF, of the member alone)
     correlation: np.ndarray  # (M, M), −1 to 1, of the members' errors on the OOF images, in the table's order
 
 
-class Pseudo(NamedTuple):
-    """What training on pseudo-labels changed."""
+class PseudoLabelEffect(NamedTuple):
+    """The change of the score by training on pseudo-labels."""
 
-    labelled: str  # the config that trained on them
-    source: str  # the one without, whose models labelled
+    labelled: str  # name of the config that trained on them
+    source: str  # name of the config without them, whose models made the labels
     table: pd.DataFrame  # fold, labelled (test images), with, without (OOF at threshold .5)
     difference: Difference  # with − without, over groups
 
 
 class Submission(NamedTuple):
-    """What is handed in."""
+    """A summary of the submission."""
 
     rows: int
     empty: int  # rows without a mask
     coverage: np.ndarray  # (T,) predicted masked share of each test image and class, 0 to 1
 
 
-class Boards(NamedTuple):
-    """Simulated leaderboards of this one submission."""
+class SimulatedShakeup(NamedTuple):
+    """Simulated public and private splits, scored with this submission."""
 
     differences: np.ndarray  # (D,) private − public score of each simulated test set
     public_images: int
@@ -103,63 +103,64 @@ class Boards(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
-    """Everything that a report shows.
+class ReportData:
+    """All content of a report.
 
     Args:
-        title: of the page: the config's or the ensemble's name.
+        title: of the page: the name of the config or the ensemble.
         competition: its title.
-        metric: name of what `honest` and the images' scores are by: the official one; of volumes, that of their slices.
-        made: as `manifest.collect_provenance`.
-        images: a row for each training image, with its OOF result: image_id, fold, score (cross-fitted, 0 to 1),
-            coverage (true; 1 where each pixel has a class), predicted (coverage, of the cut chosen without its fold),
-            suspicion (of `suspicion.suspicion`), said (what is true and what was predicted, in words); if there is
-            one, group; any other column of few values, such as the competition's `kind`, tells images apart. Of an
-            image that has no OOF result (a run on all images), score is NaN.
-        honest: None if nothing was cross-fitted.
-        found: what the cross-fitted masks find; None if nothing was.
-        picture: of an image id; asked only for the images shown.
+        metric: name of the metric of `score` and of the images' scores: the official one; for volumes, that of their
+            slices.
+        provenance: as `manifest.collect_provenance` returns it.
+        images: a row for each training image with its OOF result: image_id, fold, score (cross-fitted, 0 to 1),
+            coverage (of the target, 0 to 1; 1 where each pixel has a class), predicted (coverage of the mask by the
+            rules chosen without its fold), label_error_score (of `label_quality`), summary (target and prediction
+            described in a few words); group, if there is one; any other column of few values, such as the
+            competition's `kind`, defines subgroups. An image without OOF result (a run on all images) has score NaN.
+        score: None if nothing was cross-fitted.
+        picture: the picture of an image id; called only for the images that are shown.
+        detection: what the cross-fitted masks find; None if nothing was cross-fitted.
         masks: of several classes, a row for each class and image: class, coverage, predicted. Of one, `images` has it.
-        history: the rows of each fold's metrics.jsonl: fold, phase, epoch, loss, score, best; if there, threshold,
-            selection, dice, found, left_empty.
+        epoch_metric: name of the metric of the history's scores, if it is not `metric`.
+        history: the rows of each fold's metrics.jsonl: fold, phase, epoch, loss, score, best; if they exist,
+            threshold, selection, dice, found, left_empty.
         folds: a row for each fold: fold, images, then any numbers; the column `seconds` is shown as time.
         classes: a row for each class: class, then any numbers.
-        metric_of_epochs: name of what the history's scores are by, where it is not `metric`.
         surfaces: by class.
-        cuts: a row for what ships, and for what was chosen without each fold: if there are several, class; chosen on,
-            rules, threshold, and a column for each further rule that any of them has.
-        parting: of objects.
-        reliability: as `suspicion.reliability`.
+        rules: a row for the submission, and one for what was chosen without each fold: class (if there are several),
+            chosen on, rules, threshold, and a column for each further rule that any of them has.
+        separation: of objects.
+        reliability: as `label_quality.reliability` returns it.
     """
 
     title: str
     competition: str
     metric: str
-    made: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     images: pd.DataFrame
-    honest: Honest | None
+    score: CrossFittedScore | None
     picture: Callable[[str], Picture]
-    found: DetectionRates | None = None
+    detection: DetectionRates | None = None
     masks: pd.DataFrame = field(default_factory=pd.DataFrame)
-    metric_of_epochs: str | None = None
+    epoch_metric: str | None = None
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
     folds: pd.DataFrame = field(default_factory=pd.DataFrame)
     classes: pd.DataFrame = field(default_factory=pd.DataFrame)
-    surfaces: Mapping[str, Surface] = field(default_factory=dict)
-    cuts: pd.DataFrame = field(default_factory=pd.DataFrame)
-    parting: Parting | None = None
+    surfaces: Mapping[str, ScoreSurface] = field(default_factory=dict)
+    rules: pd.DataFrame = field(default_factory=pd.DataFrame)
+    separation: ObjectSeparation | None = None
     reliability: pd.DataFrame = field(default_factory=pd.DataFrame)
     members: Members | None = None
-    pseudo: Pseudo | None = None
+    pseudo: PseudoLabelEffect | None = None
     submission: Submission | None = None
-    boards: Boards | None = None
+    shakeup: SimulatedShakeup | None = None
 
     @property
     def scored(self) -> pd.DataFrame:
-        """The images that have a score."""
+        """The rows of `images` that have a score."""
         return self.images[self.images["score"].notna()]
 
     @property
-    def shares(self) -> pd.DataFrame:
+    def coverages(self) -> pd.DataFrame:
         """A row for each image, or for each class and image: coverage, and predicted if there is an OOF result."""
         return self.masks if len(self.masks) else self.images

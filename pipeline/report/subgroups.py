@@ -1,54 +1,53 @@
-"""Ways to tell the training images apart, and how each kind scores: where most is to be gained."""
+"""Scores of subgroups of the training images: by mask size and by each column of few values."""
 
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from pipeline.report.report_data import RESULTS
+from pipeline.report.report_data import RESULT_COLUMNS
 
-SIZE = "mask size"
-
-VALUES = 20  # a column of more is a measurement or a name, not a kind; but a group may have any number
-SIZES = ("no mask", "smallest quarter", "second quarter", "third quarter", "largest quarter")
+MASK_SIZE = "mask size"
+MASK_SIZES = ("no mask", "smallest quarter", "second quarter", "third quarter", "largest quarter")
+MAX_VALUES = 20  # a column of more values is a measurement or a name; a group may have any number
 
 
 class Grouping(NamedTuple):
-    """One way to tell images apart."""
+    """The subgroups of one column."""
 
-    name: str  # the column's
-    kinds: pd.DataFrame  # the worst first: kind, images, score, worst, coverage
+    column: str
+    subgroups: pd.DataFrame  # the worst first: subgroup, images, score (mean), worst (score), coverage (mean)
 
 
-def groupings(images: pd.DataFrame) -> list[Grouping]:
-    """Every way: by how much is masked, and by each column of few values.
+def score_subgroups(images: pd.DataFrame) -> list[Grouping]:
+    """The scores of the subgroups of every suitable column, mask size first.
 
     Args:
-        images: as `View.images`, all with a score.
+        images: as `ReportData.images`, all with a score.
     """
-    images = images.assign(**{SIZE: _sizes(images["coverage"])})
-    columns = [SIZE, *(column for column in images.columns if column not in {*RESULTS, SIZE})]
-    return [Grouping(column, _score_kinds(images, column)) for column in columns if _tells_apart(images, column)]
+    images = images.assign(**{MASK_SIZE: _mask_sizes(images["coverage"])})
+    columns = [MASK_SIZE, *(column for column in images.columns if column not in {*RESULT_COLUMNS, MASK_SIZE})]
+    return [Grouping(column, _score_column(images, column)) for column in columns if _has_subgroups(images, column)]
 
 
-def _tells_apart(images: pd.DataFrame, column: str) -> bool:
+def _has_subgroups(images: pd.DataFrame, column: str) -> bool:
     number = images[column].nunique()
     if column == "group":
         return 1 < number <= len(images) / 2
-    return 1 < number <= VALUES
+    return 1 < number <= MAX_VALUES
 
 
-def _score_kinds(images: pd.DataFrame, column: str) -> pd.DataFrame:
+def _score_column(images: pd.DataFrame, column: str) -> pd.DataFrame:
     table = images.groupby(column).agg(
         images=("score", "size"), score=("score", "mean"), worst=("score", "min"), coverage=("coverage", "mean")
     )
-    table = table.reset_index(names="kind").astype({"kind": str})
+    table = table.reset_index(names="subgroup").astype({"subgroup": str})
     return table.sort_values("score", kind="stable", ignore_index=True)
 
 
-def _sizes(coverage: pd.Series) -> pd.Series:
-    """Of each image, which of SIZES its mask has; quarters are of the images with a mask."""
+def _mask_sizes(coverage: pd.Series) -> pd.Series:
+    """The entry of MASK_SIZES of each image; quarters are of the images with a mask."""
     full = coverage[coverage > 0]
-    borders = full.quantile([0.25, 0.5, 0.75]) if len(full) else []
-    quarter = np.searchsorted(borders, coverage) + 1
-    return pd.Series(np.array(SIZES)[np.where(coverage > 0, quarter, 0)], index=coverage.index)
+    limits = full.quantile([0.25, 0.5, 0.75]) if len(full) else []
+    quarter = np.searchsorted(limits, coverage) + 1
+    return pd.Series(np.array(MASK_SIZES)[np.where(coverage > 0, quarter, 0)], index=coverage.index)

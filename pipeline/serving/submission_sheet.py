@@ -8,7 +8,7 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.index import test_search
 from pipeline.data.reader import ImageError, Reader
-from pipeline.report.overlays import COLUMNS, Panel, write_sheet
+from pipeline.report.overlays import PANELS, Panel, write_sheet
 from pipeline.rle import RLEError
 from pipeline.serving.bundle import Bundle
 from pipeline.submission import read_masks
@@ -27,7 +27,7 @@ def draw_submission(bundle: Bundle, root: Path, csv: Path, path: Path) -> Path:
     for image_id, rles in read_masks(csv, card).groupby("image_id", sort=False)["rle"]:
         panel = _panel(image_id, rles, files.get(image_id), Reader.of(bundle.cfgs[0]), card)
         panels += [panel] if panel else []
-        if len(panels) == COLUMNS:
+        if len(panels) == PANELS:
             break
     write_sheet(path, {"submitted": panels})
     return path

@@ -14,7 +14,7 @@ from pipeline.stages.ensembling import Ensembled, ensemble, score
 from pipeline.stages.predicting import BatchResult, batch_predict
 from pipeline.stages.preparing import Context, check, data, describe_folds, make_context
 from pipeline.stages.rehearsing import RehearsalRun, rehearse
-from pipeline.stages.reporting import gather, report
+from pipeline.stages.reporting import collect_report_data, report
 from pipeline.stages.submitting import (
     Board,
     Downloaded,
@@ -50,6 +50,7 @@ __all__ = [
     "batch_predict",
     "bundle",
     "check",
+    "collect_report_data",
     "compare",
     "data",
     "describe_folds",
@@ -57,7 +58,6 @@ __all__ = [
     "download",
     "ensemble",
     "final",
-    "gather",
     "leaderboard",
     "make_context",
     "mean_row",

@@ -12,7 +12,7 @@ from pipeline.data.index import read_index, read_test_index
 from pipeline.data.reader import Reader, stretch
 from pipeline.data.tables import read_table
 from pipeline.duplicates import merge_groups
-from pipeline.report.overlays import COLUMNS, Panel, write_sheet
+from pipeline.report.overlays import PANELS, Panel, write_sheet
 from pipeline.stages.preparing import Paths, check, find_all_duplicates, make_context, make_data, scores_at_half
 from pipeline.stages.training import oof_of
 from pipeline.statistics.bootstrap import Difference, paired
@@ -76,7 +76,7 @@ def _draw_sheet(path: Path, pairs: pd.DataFrame, paths: dict[str, dict[str, Path
     """Write a sheet with a row for each kind of pair, from the highest score to the lowest."""
     rows, percentiles = {}, reader.percentiles or (0, 100)
     for kind, of_kind in pairs.sort_values("score", ascending=False, kind="stable").groupby("kind"):
-        shown = of_kind.iloc[np.unique(np.linspace(0, len(of_kind) - 1, COLUMNS).astype(int))]
+        shown = of_kind.iloc[np.unique(np.linspace(0, len(of_kind) - 1, PANELS).astype(int))]
         title = f"{kind}: {len(of_kind)} pairs, from the highest score to the lowest"
         rows[title] = [
             Panel(

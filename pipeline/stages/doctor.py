@@ -27,7 +27,7 @@ from pipeline.doctor.findings import (
     describe_metric,
 )
 from pipeline.doctor.label_pairs import check_label_sources
-from pipeline.report.overlays import COLUMNS, Panel, write_sheet
+from pipeline.report.overlays import PANELS, Panel, write_sheet
 from pipeline.rle import Dialect, RLEError
 from pipeline.stages.preparing import Paths, check, make_data, turned_images
 from pipeline.symmetries import SYMMETRIES
@@ -226,7 +226,7 @@ def _check_images(rows: pd.DataFrame, reader: Reader) -> list[Finding]:
 
 def _draw_sheet(card: Competition, masked: pd.DataFrame, result: MaskCheck | None, reader: Reader) -> Path:
     """Write a sheet of images with the outlines of their masks, as the card reads them and as corrected."""
-    shown = list(_spread(masked, COLUMNS).itertuples())
+    shown = list(_spread(masked, PANELS).itertuples())
     if _has_order(card, masked):
         sheets = {
             f"as the card reads them: {format_dialect(card.dialect)}": [

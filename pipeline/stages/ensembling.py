@@ -44,7 +44,7 @@ from pipeline.metrics import (
     volume_metric,
 )
 from pipeline.progress import track
-from pipeline.report.overlays import COLUMNS, Panel, choose_examples, write_sheet
+from pipeline.report.overlays import PANELS, Panel, choose_examples, write_sheet
 from pipeline.stages.preparing import Context, make_context
 from pipeline.stages.training import machines_of, predict_test
 from pipeline.statistics.bootstrap import Difference, Interval, interval, paired
@@ -135,7 +135,7 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
     )
     write_scores(csv.with_suffix(".oof.csv"), rows, scores, first.card.classes)
     write_text(done.manifest, json.dumps(_manifest(members, done, first.unlisted(test_index)), indent=1) + "\n")
-    panels = _test_panels(first, test_index.head(COLUMNS), masks_of)
+    panels = _test_panels(first, test_index.head(PANELS), masks_of)
     _draw_sheet(done.sheet, members, rows.assign(score=scores.per_image()), together.shipped, panels)
     return done
 

@@ -144,8 +144,8 @@ def test_corner_masks_equal_the_oracle(shape, dialect):
 @pytest.mark.parametrize("order", ["column", "row"])
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray])
 def test_a_mask_of_several_blocks_keeps_the_changes_at_their_borders(order, layout, monkeypatch):
-    monkeypatch.setattr(pixels, "BLOCK", 64)  # 64 bytes: borders inside lines, and a last block that is cut
-    monkeypatch.setattr(pixels, "SMALL", 0)
+    monkeypatch.setattr(pixels, "BLOCK_BYTES", 64)  # 64 bytes: borders inside lines, and a last block that is cut
+    monkeypatch.setattr(pixels, "TRANSPOSE_BELOW", 0)
     mask = layout(np.random.default_rng(0).random((37, 41)) < 0.5)
     assert Dialect(order=order).encode(mask) == oracle_text(mask, Dialect(order=order))
 
@@ -244,7 +244,7 @@ FAULTS = [
     ("-1", r"run 1 \('-1', character 0\): no length"),
     ("1 3 10 0", r"run 2 \('10 0', character 4\): length 0, expected at least 1: drop the run"),
     ("1 3  10 -1", r"run 2 \('10 -1', character 5\): length -1, expected at least 1"),
-    ("1 0", "name it in the dialect's `empty`"),
+    ("1 0", "set it as the dialect's `empty`"),
     ("0 2", r"run 1 \('0 2', character 0\): starts before the first pixel, which is 1"),
     ("-4 2", r"run 1 \('-4 2', character 0\): starts before the first pixel"),
     ("9 2 1 3", r"run 2 \('1 3', character 4\): starts 10 pixels before the previous run has ended: sort"),
@@ -448,6 +448,6 @@ def test_runs_are_those_of_the_oracle(mask, order):
 def test_numbers_are_joined_as_python_writes_them(size):
     rng = np.random.default_rng(size)
     numbers = (10 ** rng.uniform(0, 12, size)).astype(np.int64) - 1  # from 0, of 1 to 12 digits
-    assert pairs.join(numbers) == " ".join(map(str, numbers.tolist()))
+    assert pairs.format_numbers(numbers) == " ".join(map(str, numbers.tolist()))
     small = numbers % 100
-    assert pairs.join(small) == " ".join(map(str, small.tolist()))
+    assert pairs.format_numbers(small) == " ".join(map(str, small.tolist()))

@@ -57,8 +57,8 @@ def test_coco_empty_mask_is_the_empty_token():
     [
         ("1 3", "'1 3' is not base64"),
         (base64.b64encode(b"132").decode(), "3 bytes that zlib does not inflate"),
-        (base64.b64encode(zlib.compress(b"132" * 99)[:-5]).decode(), "cut off"),
-        (base64.b64encode(zlib.compress(b"132") + b"x").decode(), "goes on"),
+        (base64.b64encode(zlib.compress(b"132" * 99)[:-5]).decode(), "is truncated"),
+        (base64.b64encode(zlib.compress(b"132") + b"x").decode(), "followed by more"),
         (coco_text(b"1 3"), "not COCO's"),
         (coco_text(b""), "not COCO's"),
         (coco_text(b"13P"), "not COCO's"),
@@ -73,14 +73,14 @@ def test_what_is_not_coco_is_refused(text, message):
 
 
 def test_coco_bomb_is_not_inflated(monkeypatch):
-    monkeypatch.setattr(rle.coco, "INFLATED", 1000)
+    monkeypatch.setattr(rle.coco, "MAX_INFLATED", 1000)
     with pytest.raises(RLEError, match="over 1000 bytes"):
         COCO.runs(coco_text(b"1" * 100_000))
 
 
 @pytest.mark.parametrize("wrong", [{"order": "row"}, {"base": 0}, {"relative": True}])
 def test_coco_has_an_order_and_base_of_its_own(wrong):
-    with pytest.raises(ValueError, match="drop order, base and relative"):
+    with pytest.raises(ValueError, match="remove order, base and relative"):
         Dialect(form="coco", **wrong)
 
 
@@ -157,7 +157,7 @@ def test_a_table_reads_as_its_texts_do_one_by_one(few, bounded, texts, base, rel
     shapes = [(5, 8)] * len(texts) if bounded else None
     expected, wrong, message = one_by_one(dialect, texts, shapes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rle, "FEW", few)
+        patch.setattr(rle, "MIN_TEXTS_FOR_NUMBA", few)
         if wrong is None:
             assert [[ends.tolist() for ends in runs] for runs in dialect.runs_of(texts, shapes)] == expected
         else:
@@ -169,7 +169,7 @@ def test_a_table_reads_as_its_texts_do_one_by_one(few, bounded, texts, base, rel
 def test_a_table_of_several_batches_reads_as_one(monkeypatch):
     texts = [f"{number} 1 {number + 2} 3" for number in range(1, 300)]
     whole = table.read(texts, np.full(len(texts), 10**6), 1, False)
-    monkeypatch.setattr(table, "BATCH", 100)
+    monkeypatch.setattr(table, "BATCH_CHARACTERS", 100)
     parts = table.read(texts, np.full(len(texts), 10**6), 1, False)
     assert all(np.array_equal(a, b) for a, b in zip(whole, parts, strict=True))
     assert [ends.tolist() for ends in parts[-1]] == [[298, 300], [299, 303]]

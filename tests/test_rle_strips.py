@@ -29,7 +29,7 @@ def cut(mask, dialect, borders):
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@given(mask=MASKS, boundaries=st.lists(st.integers(0, 100), max_size=4))
+@given(mask=MASKS, borders=st.lists(st.integers(0, 100), max_size=4))
 def test_strips_give_the_text_of_the_whole(dialect, mask, borders):
     assert dialect.encode_strips(cut(mask, dialect, borders)) == dialect.encode(mask)
 

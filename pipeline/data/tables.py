@@ -13,7 +13,7 @@ import pandas as pd
 from pipeline.competition import Columns
 from pipeline.data.file_index import as_id, say_once
 from pipeline.quoting import listed, shortened
-from pipeline.rle import Dialect, RLEError, Runs, empty_advice
+from pipeline.rle import Dialect, RLEError, Runs, suggest_empty_token
 from pipeline.schema import did_you_mean
 
 MOST_COLUMNS = 10_000
@@ -242,7 +242,7 @@ def parted_cell(cell: str, words: Sequence[str], where: str) -> list[tuple[float
     found = cell.split()
     expected = f"expected {len(words)} words for each object, '{' '.join(words)}'"
     if len(found) % len(words):
-        raise ValueError(f"{where}: {len(found)} words: {empty_advice(cell) or expected}")
+        raise ValueError(f"{where}: {len(found)} words: {suggest_empty_token(cell) or expected}")
     objects = [dict(zip(words, found[start:], strict=False)) for start in range(0, len(found), len(words))]
     try:
         return [(float(each["{confidence}"]), each["{mask}"]) for each in objects]

@@ -12,24 +12,22 @@ from pipeline.rle import pairs
 from pipeline.rle.runs import RLEError
 
 LIST = re.compile(r"[ \t\r\n]*\[[ \t\r\n]*-?[0-9]+[ \t\r\n]*(,[ \t\r\n]*-?[0-9]+[ \t\r\n]*)*\][ \t\r\n]*")
-BLANKS = str.maketrans("[],", "   ")  # one for one: a place in the text stays that place
+BLANKS = str.maketrans("[],", "   ")  # of equal length: positions in the text stay the same
 
 
-def join(numbers: np.ndarray) -> str:
-    """The numbers as a list. (N,) int64 >= 0 to text."""
-    return f"[{pairs.join(numbers).replace(' ', ', ')}]"
+def format_numbers(numbers: np.ndarray) -> str:
+    """Numbers (N,) int64 >= 0 as the text of a list."""
+    return f"[{pairs.format_numbers(numbers).replace(' ', ', ')}]"
 
 
-def plain(text: str) -> str:
-    """The list without its marks, every number where it was.
+def strip_brackets(text: str) -> str:
+    """The text with brackets and commas replaced by blanks, so that each number keeps its position.
 
     Raises:
-        RLEError: for several lists, or what is not a list of integers.
+        RLEError: if the text holds several lists, or is not a list of integers.
     """
     if ";" in text:
-        raise RLEError(
-            f"{text.count(';') + 1} instances joined by ';', expected one: take them apart with Dialect.split"
-        )
+        raise RLEError(f"{text.count(';') + 1} instances joined by ';', expected one: separate them with Dialect.split")
     if not LIST.fullmatch(text):
         raise RLEError(f"'{text[:40]}' is not a list of integers: expected '[start, length, ...]'")
     return text.translate(BLANKS)

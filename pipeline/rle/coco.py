@@ -1,8 +1,8 @@
-"""COCO's compressed runs, deflated and in base64: what some competitions take in place of numbers.
+"""COCO's compressed runs, deflated and in base64.
 
-A mask is a list of counts, in column order: zeros, ones, zeros, ones, ... up to the last pixel. From the fourth on,
-a count stands as its difference to the one two before it, and each becomes characters of five bits, the lowest first,
-with a sixth bit that says "more follow" and 48 added to make it a letter:
+A mask is a list of counts in column order: zeros, ones, zeros, ones, ... up to the last pixel. From the fourth count
+on, the difference to the count two before it is stored. Each number becomes characters of five bits, the lowest first,
+with a sixth bit that is set if more follow, plus 48:
 
     mask    0 1 1 1 0 0      counts  1 3 2      letters  "132"
 
@@ -17,9 +17,9 @@ import zlib
 
 import numpy as np
 
-from pipeline.rle.runs import LARGEST, RLEError, Runs
+from pipeline.rle.runs import MAX_PIXELS, RLEError, Runs
 
-INFLATED = 1 << 26  # bytes; a mask of 10,000 x 10,000 pixels of noise has fewer, a bomb more
+MAX_INFLATED = 1 << 26  # bytes; a mask of 10,000 x 10,000 pixels of noise has fewer, a decompression bomb more
 
 
 def write(runs: Runs, size: int) -> str:
@@ -29,26 +29,34 @@ def write(runs: Runs, size: int) -> str:
     if counts[-1] == 0:  # the last pixel is set: no zeros follow
         counts = counts[:-1]
     counts[3:] -= counts[1:-2].copy()
-    return base64.b64encode(zlib.compress(_letters(counts), zlib.Z_BEST_COMPRESSION)).decode("ascii")
+    return base64.b64encode(zlib.compress(_format_letters(counts), zlib.Z_BEST_COMPRESSION)).decode("ascii")
 
 
 def read(text: str, shape: tuple[int, int] | None) -> Runs:
-    """Runs of a text, and that its counts fill the shape where one is given.
+    """The runs of a text. A count of 0 makes touching runs or a run without pixels; the latter is dropped.
 
-    Touching runs, which a count of 0 inside makes, are read as they stand; a run of 0 pixels is dropped.
+    Args:
+        shape: (H, W) of the mask, which the counts must fill; None skips this check.
 
     Raises:
-        RLEError: for text that is not base64, bytes that zlib does not inflate, a letter outside of COCO's 64, a
-            text that ends within a count, a negative count, or counts that do not add up to the pixels of shape.
+        RLEError: if the text is not base64, zlib does not inflate it, a letter is not one of COCO's 64, the text ends
+            within a count, a count is negative, or the counts do not add up to the pixels of shape.
     """
-    return runs_of_counts(counts_of_letters(_inflated(text)), shape)
+    return runs_of_counts(counts_of_letters(_inflate(text)), shape)
 
 
 def runs_of_counts(counts: np.ndarray, shape: tuple[int, int] | None) -> Runs:
-    """Runs of counts, (N,) int64: zeros, ones, zeros, …; as `read`, and refused as there."""
-    wrong = np.flatnonzero((counts < 0) | (counts > LARGEST))
+    """The runs of counts, (N,) int64: zeros, ones, zeros, …
+
+    Args:
+        shape: (H, W) of the mask, which the counts must fill; None skips this check.
+
+    Raises:
+        RLEError: if a count is negative or too large, or the counts do not add up to the pixels of shape.
+    """
+    wrong = np.flatnonzero((counts < 0) | (counts > MAX_PIXELS))
     if wrong.size:
-        fault = f"is {counts[wrong[0]]}, expected 0 to {LARGEST}: is this COCO's compressed form?"
+        fault = f"is {counts[wrong[0]]}, expected 0 to {MAX_PIXELS}: is this COCO's compressed form?"
         raise RLEError(f"count {wrong[0] + 1} {fault}")
     borders = np.cumsum(counts)
     if shape is not None and (total := counts.sum()) != shape[0] * shape[1]:
@@ -62,40 +70,42 @@ def runs_of_counts(counts: np.ndarray, shape: tuple[int, int] | None) -> Runs:
     return starts[kept], ends[kept]
 
 
-def _inflated(text: str) -> bytes:
+def _inflate(text: str) -> bytes:
     try:
         data = base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RLEError(f"'{text[:40]}' is not base64 ({error}): is the text cut off, or of another form?") from None
+        raise RLEError(f"'{text[:40]}' is not base64 ({error}): is the text truncated, or in another form?") from None
     inflater = zlib.decompressobj()
     try:
-        letters = inflater.decompress(data, INFLATED)
+        letters = inflater.decompress(data, MAX_INFLATED)
     except zlib.error as error:
         raise RLEError(f"base64 of {len(data)} bytes that zlib does not inflate ({error})") from None
     if not inflater.eof or inflater.unused_data:
-        raise RLEError(f"base64 of {len(data)} bytes: zlib's stream is cut off, over {INFLATED} bytes, or goes on")
+        raise RLEError(
+            f"base64 of {len(data)} bytes: zlib's stream is truncated, over {MAX_INFLATED} bytes, or followed by more"
+        )
     return letters
 
 
-def _letters(numbers: np.ndarray) -> bytes:
-    """Each number as groups of five bits, the lowest first, until the rest is only its sign."""
-    groups = 1 + np.sum([~_fits(numbers, 5 * k) for k in range(1, 10)], axis=0)
+def _format_letters(numbers: np.ndarray) -> bytes:
+    """Each number, (N,) int64, as groups of five bits, the lowest first, until only the sign is left."""
+    groups = 1 + np.sum([~_fits_in_bits(numbers, 5 * k) for k in range(1, 10)], axis=0)
     places = np.arange(groups.max(initial=1))
     letters = (numbers[:, None] >> (5 * places)) & 31
     letters += 32 * (places + 1 < groups[:, None]) + 48
     return letters[places < groups[:, None]].astype(np.uint8).tobytes()
 
 
-def _fits(numbers: np.ndarray, bits: int) -> np.ndarray:
-    """Whether a number is one of `bits` bits, in two's complement."""
+def _fits_in_bits(numbers: np.ndarray, bits: int) -> np.ndarray:
+    """Whether each number fits in `bits` bits, in two's complement."""
     return (numbers >= -(1 << (bits - 1))) & (numbers < 1 << (bits - 1))
 
 
 def counts_of_letters(letters: bytes) -> np.ndarray:
-    """The counts behind COCO's letters, (N,) int64.
+    """The counts of COCO's letters, (N,) int64.
 
     Raises:
-        RLEError: for a letter outside of COCO's 64, and a text that ends within a count.
+        RLEError: if a letter is not one of COCO's 64, or the text ends within a count.
     """
     codes = np.frombuffer(letters, dtype=np.uint8).astype(np.int64) - 48
     if not codes.size or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
@@ -108,8 +118,8 @@ def counts_of_letters(letters: bytes) -> np.ndarray:
     numbers = np.add.reduceat((codes & 31) << (5 * place), first)
     signs = codes[last] & 16  # the last group's highest bit
     numbers -= (signs > 0) * (np.int64(1) << (5 * (last - first + 1)))
-    # A difference to the count two before: a running sum of every other one. The first has none before it, and the
-    # third's is left out by COCO.
+    # Differences to the count two before are undone by a running sum of every other number. The first count has no
+    # predecessor, and COCO stores the third as it is.
     counts = numbers.copy()
     counts[1::2] = np.cumsum(numbers[1::2])
     counts[2::2] = np.cumsum(numbers[2::2])

@@ -1,15 +1,15 @@
-"""Between the pixels of a mask and its runs: find what changes, paint what is set, and touch little else."""
+"""Conversion between masks and runs."""
 
 import numpy as np
 
 from pipeline.rle.runs import Runs, no_runs
 
-BLOCK = 1 << 19  # bytes compared at once: the differences stay in the cache, whatever the mask's size
-SMALL = 1 << 15  # pixels; below, a transposed copy costs less than renumbering and sorting
-NARROW = 640  # pixels; below, one numpy call per row of a mask costs more than a transposed copy
+BLOCK_BYTES = 1 << 19  # compared at once, so that the differences stay in the CPU's cache
+TRANSPOSE_BELOW = 1 << 15  # pixels; below, a transposed copy is faster than renumbering and sorting
+MIN_WIDTH_FOR_ROWS = 640  # pixels; below, one numpy call per row is slower than a transposed copy
 
 
-def _checked(mask: np.ndarray) -> np.ndarray:
+def _validated(mask: np.ndarray) -> np.ndarray:
     """The mask as uint8, contiguous in one of the two directions. Values are checked in _changes."""
     mask = np.asarray(mask)
     if mask.ndim != 2:
@@ -27,7 +27,7 @@ def _checked(mask: np.ndarray) -> np.ndarray:
 
 
 def runs_of_mask(mask: np.ndarray, order: str) -> Runs:
-    """The runs of a (H, W) mask, bool or uint8, 0 or 1: where it changes along the pixel order.
+    """The runs of a (H, W) mask, bool or uint8, 0 or 1, from its changes along the pixel order.
 
     The pixels outside the mask count as 0, so a run that begins on the first pixel has a start and
     one that reaches the last pixel has an end.
@@ -35,12 +35,14 @@ def runs_of_mask(mask: np.ndarray, order: str) -> Runs:
     Raises:
         ValueError: if mask has another dtype, number of axes or value, or no pixels.
     """
-    mask = _checked(mask)
-    if not mask.view(np.bool_).any():  # most masks of most test sets: a tenth of the time of looking for changes
+    mask = _validated(mask)
+    if not mask.view(
+        np.bool_
+    ).any():  # ten times faster than the search for changes, and most masks of most test sets are empty
         return no_runs()
     along_memory = mask.flags.c_contiguous if order == "row" else mask.flags.f_contiguous
     lines = mask if mask.flags.c_contiguous else mask.T  # (lines, line), C-contiguous
-    if not along_memory and mask.size < SMALL:
+    if not along_memory and mask.size < TRANSPOSE_BELOW:
         lines, along_memory = np.ascontiguousarray(lines.T), True
     flat = lines.reshape(-1)
     changes = _changes(flat, 1) if along_memory else _changes_across(lines)
@@ -51,20 +53,19 @@ def runs_of_mask(mask: np.ndarray, order: str) -> Runs:
 
 
 def _changes_across(lines: np.ndarray) -> np.ndarray:
-    """Where the pixel order runs across the lines in memory, the changes in it. (N,) int64, sorted.
+    """The changes along a pixel order that runs across the lines in memory, (N,) int64, sorted.
 
-    A transposed copy of 5000 x 5000 pixels takes 88 ms, this 3 ms: neighbours along the order lie
-    one line apart in memory, so they are compared in memory order, and only the few that differ
-    are renumbered and sorted.
+    Neighbours along the order are one line apart in memory. They are compared in memory order, and only the few that
+    differ are renumbered and sorted: 3 ms for 5000 x 5000 pixels, while a transposed copy takes 88 ms.
 
     Shapes:
         lines: (lines, line), C-contiguous; pixel (i, j) has number j * lines + i.
     """
     count, length = lines.shape
     i, j = np.divmod(_changes(lines.reshape(-1), length), length)
-    # The last line's pixel j - 1 is followed by the first line's pixel j: a run may go on there.
+    # The last line's pixel j - 1 is followed by the first line's pixel j: a run may continue there.
     turns = np.flatnonzero(lines[0, 1:] != lines[-1, :-1]) + 1
-    # stable: each line's numbers are ascending already, and the merge sort behind it makes use of that.
+    # stable: each line's numbers are ascending already, which makes merge sort fast.
     return np.sort(np.concatenate((j * count + i, turns * count)), kind="stable")
 
 
@@ -72,44 +73,44 @@ def _changes(flat: np.ndarray, shift: int) -> np.ndarray:
     """The p >= shift with flat[p] != flat[p - shift], ascending. (P,) uint8 to (N,) int64.
 
     Raises:
-        ValueError: if flat holds anything but 0 and 1. All values are 0 or 1 exactly if the first
-            `shift` are and each XOR with the value `shift` before is, so this check costs nothing.
+        ValueError: if flat holds other values than 0 and 1. All are 0 or 1 exactly if the first `shift` values are,
+            and each XOR with the value `shift` before is, so this check is almost free.
     """
-    _refuse_other_than_binary(flat[:shift])
+    _check_binary(flat[:shift])
     count = flat.size - shift
-    differs = np.empty(min(BLOCK, -(-count // 8) * 8), dtype=np.uint8)
+    differs = np.empty(min(BLOCK_BYTES, -(-count // 8) * 8), dtype=np.uint8)
     words = differs.view(np.uint64)  # eight pixels at a time: nearly all words are 0
     found = [np.zeros(0, dtype=np.int64)]
-    for start in range(0, count, BLOCK):
-        size = min(BLOCK, count - start)
+    for start in range(0, count, BLOCK_BYTES):
+        size = min(BLOCK_BYTES, count - start)
         before = flat[start : start + size]
         np.bitwise_xor(flat[start + shift : start + shift + size], before, out=differs[:size])
         differs[size:] = 0
         hits = (words != 0).nonzero()[0]  # != 0 first: numpy searches bool 3 times as fast as uint64
         pixels = words[hits].view(np.uint8)
-        _refuse_other_than_binary(pixels)
+        _check_binary(pixels)
         at = pixels.view(bool).nonzero()[0]
         found.append(hits[at >> 3] * 8 + (at & 7) + (start + shift))
     return np.concatenate(found)
 
 
-def _refuse_other_than_binary(values: np.ndarray) -> None:
+def _check_binary(values: np.ndarray) -> None:
     if values.size and values.max() > 1:
         raise ValueError("mask holds values other than 0 and 1: write `mask > 0` if 255 stands for 1")
 
 
 def mask_of_runs(runs: Runs, shape: tuple[int, int], order: str) -> np.ndarray:
-    """The (H, W) uint8 mask of runs that lie inside it, C-contiguous."""
+    """The (H, W) uint8 mask with these runs, which must be inside it; C-contiguous."""
     height, width = shape
     if order == "row":
         return _paint(runs, height * width).reshape(height, width)
-    if width < NARROW:
+    if width < MIN_WIDTH_FOR_ROWS:
         return np.ascontiguousarray(_paint(runs, height * width).reshape(width, height).T)
     return _paint_columns(runs, height, width)
 
 
 def _paint(runs: Runs, size: int) -> np.ndarray:
-    """Pixels in the order of the runs, (size,) uint8. Touching runs become stretches of 0 zeros."""
+    """The pixels in the runs' order, (size,) uint8. Between touching runs there are 0 zeros."""
     starts, ends = runs
     borders = np.zeros(2 * starts.size + 2, dtype=np.int64)
     borders[1:-1:2] = starts
@@ -123,14 +124,14 @@ def _paint(runs: Runs, size: int) -> np.ndarray:
 def _paint_columns(runs: Runs, height: int, width: int) -> np.ndarray:
     """The (H, W) uint8 mask of runs in column order, without a transposed copy.
 
-    Each border of a run becomes a 1 in an empty mask. Then every row is XORed with the row above:
-    a pixel is 1 if an odd number of borders lies at or above it.
+    Each start and end of a run sets a 1 in an empty mask. Then each row is XORed with the row above: a pixel is 1 if
+    an odd number of starts and ends is at or above it.
     """
     starts, ends = runs
     mask = np.zeros((height, width), dtype=np.uint8)
     for borders in (starts, ends):
         column, row = np.divmod(borders, height)
-        inside = row > 0  # row 0 is below, and the end of a run on the last pixel lies outside
+        inside = row > 0  # row 0 is set below, and the end of a run on the last pixel is outside the mask
         # ^= and not = 1: where two runs touch, an end and a start cancel.
         mask.reshape(-1)[row[inside] * width + column[inside]] ^= 1
     tops = np.arange(width) * height

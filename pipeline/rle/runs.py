@@ -1,18 +1,18 @@
-"""The runs of a mask, whatever text they came from, and what can be counted from them alone."""
+"""The runs of a mask, and what can be computed from them without the mask."""
 
 import numpy as np
 
 Runs = tuple[np.ndarray, np.ndarray]  # starts and ends, int64, 0-based, half-open, sorted, disjoint
 
-LARGEST = 10**12  # pixels; no image has more, and sums of such numbers stay far from int64's end
+MAX_PIXELS = 10**12  # no image has more, and sums of such numbers do not overflow int64
 
 
 class RLEError(ValueError):
-    """A text that is not a run-length encoding in the dialect it is read in.
+    """A text that is not a valid run-length encoding in the dialect in which it is read.
 
     Attributes:
         fault: what is wrong, without the number of the text.
-        number: which of many texts it is, counted from 0; None if one text was read alone.
+        number: the position of the text among many, counted from 0; None if it was read alone.
     """
 
     def __init__(self, fault: str, number: int | None = None):
@@ -24,7 +24,7 @@ class RLEError(ValueError):
 
 
 def area(runs: Runs) -> int:
-    """Pixels in the runs of one mask, as Dialect.runs returns them."""
+    """The number of pixels in the runs of one mask."""
     starts, ends = runs
     return int((ends - starts).sum())
 
@@ -35,7 +35,7 @@ def no_runs() -> Runs:
 
 
 def pixel_count(shape: tuple[int, int]) -> int:
-    """Pixels of a mask of shape (H, W).
+    """The number of pixels of a mask of shape (H, W).
 
     Raises:
         ValueError: if shape is not two positive numbers.
@@ -46,25 +46,25 @@ def pixel_count(shape: tuple[int, int]) -> int:
 
 
 def overlap(a: Runs, b: Runs) -> int:
-    """Pixels that two masks share, from their runs alone: a CSV is scored without its images.
+    """The number of pixels that two masks share, from their runs.
 
     With B(x) the number of b's pixels before pixel x:
 
         overlap = sum over the runs of a of B(end) - B(start)
 
-    Both must be numbered in the same order, in an image of the same shape. Takes
-    O((|a| + |b|) log |b|) steps, whatever the size of the image.
+    Both masks must have the same shape and pixel order. Takes O((|a| + |b|) log |b|) steps, independent of the image's
+    size.
     """
     starts, ends = a
     return int((_pixels_before(ends, b) - _pixels_before(starts, b)).sum())
 
 
 def _pixels_before(pixels: np.ndarray, runs: Runs) -> np.ndarray:
-    """How many pixels of the runs come before each of the given pixels, (N,) to (N,)."""
+    """The number of pixels in the runs before each of the given pixels, (N,) to (N,)."""
     starts, ends = runs
     if not starts.size:
         return np.zeros_like(pixels)
     total = np.concatenate(([0], np.cumsum(ends - starts)))
-    begun = np.searchsorted(starts, pixels)  # runs that begin before the pixel; the last may go on past it
-    unfinished = np.maximum(ends[begun - 1] - pixels, 0) * (begun > 0)
-    return total[begun] - unfinished
+    begun = np.searchsorted(starts, pixels)  # runs that begin before the pixel; the last may end after it
+    after = np.maximum(ends[begun - 1] - pixels, 0) * (begun > 0)
+    return total[begun] - after

@@ -1,4 +1,4 @@
-"""Masks too large to be held whole: their runs strip by strip, and a window of them painted from runs."""
+"""Masks that do not fit in memory: runs from strips, and windows of the mask from runs."""
 
 from collections.abc import Iterable
 
@@ -9,13 +9,14 @@ from pipeline.rle.runs import Runs, no_runs
 
 
 def runs_of_strips(strips: Iterable[np.ndarray], order: str) -> tuple[Runs, int]:
-    """The runs of a mask that comes in strips, and the number of its pixels.
+    """The runs of a mask that arrives in strips, and the number of its pixels.
 
     Shapes:
-        strips: in column order (H, w) each, from left to right; in row order (h, W), from top to bottom. bool or uint8.
+        strips: in column order (H, w) each, from left to right; in row order (h, W) each, from top to bottom; bool or
+            uint8, 0 or 1.
 
     Raises:
-        ValueError: if the strips do not fit to each other, or as `runs_of_mask`.
+        ValueError: if the strips differ in length, or as `runs_of_mask`.
     """
     found, pixels, side = [no_runs()], 0, None
     for strip in strips:
@@ -26,14 +27,14 @@ def runs_of_strips(strips: Iterable[np.ndarray], order: str) -> tuple[Runs, int]
         found.append((starts + pixels, ends + pixels))
         pixels += strip.size
     starts, ends = (np.concatenate(each) for each in zip(*found, strict=True))
-    apart = starts[1:] != ends[:-1]  # within a strip all are; over its border one run may go on
+    apart = starts[1:] != ends[:-1]  # False where a run continues in the next strip
     if starts.size:
         starts, ends = starts[np.append(True, apart)], ends[np.append(apart, True)]
     return (starts, ends), pixels
 
 
 def window_of_runs(runs: Runs, shape: tuple[int, int], window: tuple[slice, slice], order: str) -> np.ndarray:
-    """A window of the mask that runs stand for; costs what the columns (or rows) that it touches cost.
+    """A window of the mask with these runs, in time proportional to the columns (or rows) that it touches.
 
     Args:
         shape: (H, W) of the mask.

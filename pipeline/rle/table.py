@@ -1,8 +1,8 @@
-"""The runs of many texts, from one pass over their characters.
+"""The runs of many texts, in one compiled pass over their characters.
 
-The pass keeps what is plainly right and leaves the rest to `Dialect.runs`, text by text: so a fault, an empty token
-and a character beyond ASCII have one owner. Compiled by numba, because every number waits for the one before it:
-array operations need a pass over the characters for each check (`benchmarks/rle_table.py`).
+The pass reads texts of digits and blanks that pass all checks. `Dialect.runs` reads each other text, so errors, empty
+tokens and characters beyond ASCII are handled in one place. numba compiles the pass because it is sequential: array
+operations would need a pass over the characters for each check (`benchmarks/rle_table.py`).
 """
 
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ from itertools import pairwise
 import numpy as np
 
 from pipeline.numba_jit import cached_njit
-from pipeline.rle.runs import LARGEST, Runs
+from pipeline.rle.runs import MAX_PIXELS, Runs
 
-BATCH = 1 << 24  # characters; their copy and the room for their runs stay small beside the table
+BATCH_CHARACTERS = 1 << 24  # per batch; their copy and the memory for their runs stay small compared with the table
 BLANK, ZERO, NINE, TAB, NEWLINE, RETURN = b" 09\t\n\r"
 
 
 def read(texts: Sequence[str], sizes: np.ndarray, base: int, relative: bool) -> list[Runs | None]:
-    """The runs of each text of pairs, None where it is not plainly right: digits and blanks, all checks passed.
+    """The runs of each text of the form "pairs"; None for a text that is not digits and blanks, or fails a check.
 
     Args:
-        sizes: pixels of each text's mask, (N,) int64. No run goes past them.
+        sizes: pixels of each text's mask, (N,) int64, past which no run may end.
         base, relative: as in Dialect.
     """
     plain = [text if isinstance(text, str) and text.isascii() else "?" for text in texts]
     lengths = np.fromiter(map(len, plain), dtype=np.int64, count=len(plain))
-    batches = np.cumsum(lengths) // BATCH
+    batches = np.cumsum(lengths) // BATCH_CHARACTERS
     borders = [0, *(np.flatnonzero(np.diff(batches)) + 1).tolist(), len(plain)]
     found: list[Runs | None] = []
     for begin, end in pairwise(borders):
@@ -39,9 +39,9 @@ def read(texts: Sequence[str], sizes: np.ndarray, base: int, relative: bool) -> 
 def _read_batch(
     letters: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, base: int, relative: bool
 ) -> list[Runs | None]:
-    # The shortest run has four characters, "1 1 ", and a text's last has three. Room left unused costs nothing.
-    room = letters.size // 4 + sizes.size
-    starts, ends = np.empty(room, np.int64), np.empty(room, np.int64)
+    # The shortest run has four characters, "1 1 ", and a text's last run three. Unused memory is never touched.
+    capacity = letters.size // 4 + sizes.size
+    starts, ends = np.empty(capacity, np.int64), np.empty(capacity, np.int64)
     counts = _scan(letters, offsets, sizes, base, relative, starts, ends)
     last = np.cumsum(np.maximum(counts, 0))
     return [
@@ -57,7 +57,7 @@ def _is_blank(letter: int) -> bool:
 
 @cached_njit
 def _scan_text(letters: np.ndarray, size: int, base: int, relative: bool, starts: np.ndarray, ends: np.ndarray) -> int:
-    """The count of runs in one text, -1 at the first thing that is not plainly right."""
+    """The number of runs in one text, which are written to starts and ends; -1 if a check fails."""
     numbers, start, previous, i = 0, 0, 0, 0
     while True:
         while i < letters.size and _is_blank(letters[i]):
@@ -65,10 +65,10 @@ def _scan_text(letters: np.ndarray, size: int, base: int, relative: bool, starts
         if i == letters.size:
             return numbers // 2 if numbers % 2 == 0 else -1
         value, first = 0, i
-        while i < letters.size and ZERO <= letters[i] <= NINE and value <= LARGEST:
+        while i < letters.size and ZERO <= letters[i] <= NINE and value <= MAX_PIXELS:
             value = 10 * value + (letters[i] - ZERO)
             i += 1
-        if i == first or value > LARGEST or (i < letters.size and not _is_blank(letters[i])):
+        if i == first or value > MAX_PIXELS or (i < letters.size and not _is_blank(letters[i])):
             return -1
         if numbers % 2 == 0:
             start = value + previous if relative else value - base
@@ -90,7 +90,7 @@ def _scan(
     starts: np.ndarray,
     ends: np.ndarray,
 ) -> np.ndarray:
-    """Fill starts and ends with the runs of one text after the other; return each text's count, -1 if not plain."""
+    """Write the runs of all texts to starts and ends, one after the other; return each text's number of runs, or -1."""
     counts = np.empty(sizes.size, np.int64)
     kept = 0
     for text in range(sizes.size):

@@ -128,7 +128,7 @@ def predictor_of(bundle: Bundle, backend: str, fold: int) -> Predictor:
     cfg = config_with(backend)
     model = build_model(cfg.model)
     load_checkpoint(bundle.weights(NAME, fold), model, fold)
-    return Predictor.of(model, cfg, exclusive=False)
+    return Predictor.from_config(model, cfg, exclusive=False)
 
 
 # ---------------------------------------------------------------------------------------------- the plain script

@@ -1,4 +1,4 @@
-"""Loops over single pixels and characters as machine code, where no array operation does them."""
+"""Machine code for loops over pixels and characters that NumPy cannot express."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,11 @@ import numba
 
 
 def cached_njit(function: Callable) -> Callable:
-    """The function as machine code, made at its first call.
+    """The function, compiled by numba at its first call.
 
-    That takes seconds, so numba keeps it, in the first of these folders that can be written: NUMBA_CACHE_DIR, the
-    source's __pycache__, the user's cache. Where none can, as in some read-only installs, every process compiles.
+    Compilation takes seconds, so numba caches the result in the first of these folders that is writable:
+    NUMBA_CACHE_DIR, the source's __pycache__, the user's cache. If none is, as in some read-only installations, every
+    process compiles.
     """
     try:
         return numba.njit(cache=True)(function)

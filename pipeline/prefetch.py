@@ -1,4 +1,4 @@
-"""Work that goes on while the one who wants it is busy with what came before."""
+"""Prefetching: items are produced by a thread while the consumer works on earlier ones."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -7,51 +7,54 @@ from threading import Event, Thread
 from typing import TypeVar
 
 T = TypeVar("T")
-LOOK_UP = 0.1  # seconds after which a thread that waits for room looks whether anybody still wants it
+POLL_SECONDS = 0.1  # between two checks of a waiting thread whether its consumer has stopped
 
 
-def prefetch(items: Iterable[T], waiting: int = 2) -> Iterator[T]:
-    """The same items in the same order, worked out by a thread of their own.
+def prefetch(items: Iterable[T], buffer_size: int = 2) -> Iterator[T]:
+    """The same items in the same order, produced by a thread.
 
-    It pays where both sides leave Python's lock: decoding and networks do. An error is raised here, in its turn; who
-    stops asking stops the thread, at its next item.
+    This is faster if producer and consumer release the GIL, as decoding and networks do. An exception of the producer
+    is re-raised in the consumer, after the items before it. If the consumer stops, the thread ends at its next item.
 
     Args:
-        waiting: items that may be ready before they are asked for.
+        buffer_size: largest number of items that wait for the consumer.
+
+    Raises:
+        BaseException: what `items` raises.
 
     >>> list(prefetch(range(3)))
     [0, 1, 2]
     """
-    ready: Queue[tuple[T | None, BaseException | None] | None] = Queue(waiting)
-    unwanted = Event()
-    thread = Thread(target=_work, args=(items, ready, unwanted), daemon=True)
+    ready: Queue[tuple[T | None, BaseException | None] | None] = Queue(buffer_size)
+    stopped = Event()
+    thread = Thread(target=_produce, args=(items, ready, stopped), daemon=True)
     thread.start()
     try:
-        while (found := ready.get()) is not None:
-            item, error = found
+        while (result := ready.get()) is not None:
+            item, error = result
             if error:
                 raise error
             yield item
     finally:
-        unwanted.set()
+        stopped.set()
         thread.join()
 
 
-def _work(items: Iterable[T], ready: Queue, unwanted: Event) -> None:
+def _produce(items: Iterable[T], ready: Queue, stopped: Event) -> None:
     try:
         for item in items:
-            if not _hand_over((item, None), ready, unwanted):
+            if not _put((item, None), ready, stopped):
                 return
-    except BaseException as error:  # whoever asks shall hear of it, whatever it is
-        _hand_over((None, error), ready, unwanted)
+    except BaseException as error:  # re-raised in the consumer
+        _put((None, error), ready, stopped)
     else:
-        _hand_over(None, ready, unwanted)
+        _put(None, ready, stopped)
 
 
-def _hand_over(found: object, ready: Queue, unwanted: Event) -> bool:
-    """Wait for room; False if nobody wants it any more."""
-    while not unwanted.is_set():
+def _put(result: object, ready: Queue, stopped: Event) -> bool:
+    """Wait for a free place in the queue; False if the consumer has stopped."""
+    while not stopped.is_set():
         with suppress(Full):
-            ready.put(found, timeout=LOOK_UP)
+            ready.put(result, timeout=POLL_SECONDS)
             return True
     return False

@@ -1,4 +1,4 @@
-"""How far, and how long still: a bar in a terminal, a line every half minute in a log or notebook."""
+"""Progress: a bar in a terminal, a log line every 30 seconds elsewhere."""
 
 import logging
 import os
@@ -10,23 +10,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 log = logging.getLogger(__name__)
-# One for bars and log lines, so that neither overwrites the other. What it prints is text: no markup, no emoji.
+# One console for bars and log lines, so that neither overwrites the other. Text is printed without markup or emoji.
 console = Console(stderr=True, markup=False, emoji=False)
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 30
 
 
 def is_main_process() -> bool:
-    """Whether this process may speak: the only one, or the first of several under torchrun."""
+    """Whether this process reports progress: the only process, or rank 0 under torchrun."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """The same items, with progress shown on the way.
+    """The same items, with progress reported by the main process.
 
     Args:
-        what: the words beside the bar.
-        total: the number of items, if `items` cannot say.
+        what: label of the progress bar.
+        total: number of items; needed if `items` has no length.
     """
     total = len(items) if total is None and isinstance(items, Sized) else total
     if not is_main_process():
@@ -44,18 +44,18 @@ def _bar(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
 
 
 def _lines(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
-    started = spoke = time.monotonic()
+    started = last_line = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if now - spoke > SECONDS_BETWEEN_LINES:
+        if now - last_line > SECONDS_BETWEEN_LINES:
             left = f", {clock((now - started) / done * (total - done))} left" if total else ""
             log.info("%s: %d of %s%s", what, done, total or "?", left)
-            spoke = now
+            last_line = now
 
 
 def clock(seconds: float) -> str:
-    """Seconds as minutes and seconds, or hours too.
+    """A duration in seconds as minutes:seconds, or hours:minutes:seconds.
 
     >>> clock(75), clock(3675)
     ('1:15', '1:01:15')

@@ -100,13 +100,15 @@ def test_a_store_that_another_command_begins_anew_is_not_mixed_with_the_old_one(
     for image_id in ids:
         writer.write(image_id, np.zeros((1, 5, 7), np.uint8))
     writer.flush()
-    with pytest.raises(ValueError, match=r"store: predicted anew, while it was read, with other settings: let one"):
+    with pytest.raises(
+        ValueError, match=r"store: replaced by predictions with other settings while it was read: run one"
+    ):
         store.read("a")
 
 
 def test_an_image_that_is_not_stored_is_said_with_the_folder(tmp_path):
     make_store(tmp_path / "store", ["a"])
-    with pytest.raises(ValueError, match=r"store: no prediction of image 'b': let one command at a time"):
+    with pytest.raises(ValueError, match=r"store: no prediction of image 'b': run one command at a time"):
         PredictionStore(tmp_path / "store").read("b")
 
 

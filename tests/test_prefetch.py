@@ -9,7 +9,7 @@ from pipeline.prefetch import prefetch
 
 
 def test_items_come_in_order_and_all():
-    assert list(prefetch(iter(range(1000)), waiting=3)) == list(range(1000))
+    assert list(prefetch(iter(range(1000)), buffer_size=3)) == list(range(1000))
 
 
 def test_the_next_is_worked_out_while_this_one_is_looked_at():
@@ -20,7 +20,7 @@ def test_the_next_is_worked_out_while_this_one_is_looked_at():
             begun.append(number)
             yield number
 
-    items = prefetch(slow(), waiting=1)
+    items = prefetch(slow(), buffer_size=1)
     assert next(items) == 0
     give_up = time.monotonic() + 10
     while len(begun) < 3 and time.monotonic() < give_up:  # one is ready, and one waits for room
@@ -31,7 +31,7 @@ def test_the_next_is_worked_out_while_this_one_is_looked_at():
 
 def test_no_more_is_worked_out_than_may_wait():
     begun = []
-    items = prefetch((begun.append(number) or number for number in range(100)), waiting=2)
+    items = prefetch((begun.append(number) or number for number in range(100)), buffer_size=2)
     next(items)
     time.sleep(0.3)
     assert len(begun) <= 1 + 2 + 1, "one is out, two are ready, one waits for room"

@@ -13,7 +13,7 @@ from pipeline.data.reader import Reader
 from pipeline.data.windows import Box
 from pipeline.inference import tiles as tiling
 from pipeline.inference.predictor import Predictor
-from pipeline.inference.tiles import WINDOWS, Whole, lay, predict_strips
+from pipeline.inference.tiles import WINDOWS, TensorImage, predict_strips, tile_positions
 from pipeline.rle import Dialect
 
 TILES = st.builds(
@@ -27,7 +27,7 @@ TILES = st.builds(
 @given(length=st.integers(1, 300), tiles=TILES)
 def test_weights_of_every_pixel_sum_to_one(length, tiles):
     total = np.zeros(length)
-    for span in lay(length, tiles):
+    for span in tile_positions(length, tiles):
         inside = slice(max(0, span.start), min(span.start + tiles.size, length))
         assert (span.weights[: inside.start - span.start] == 0).all()
         assert (span.weights[inside.stop - span.start :] == 0).all()
@@ -37,7 +37,7 @@ def test_weights_of_every_pixel_sum_to_one(length, tiles):
 
 @given(length=st.integers(1, 300), tiles=TILES)
 def test_tiles_lie_a_stride_apart_and_stand_out_evenly(length, tiles):
-    starts = [span.start for span in lay(length, tiles)]
+    starts = [span.start for span in tile_positions(length, tiles)]
     assert set(np.diff(starts)) <= {tiles.stride}
     after = starts[-1] + tiles.size - length
     assert 0 <= after + starts[0] <= 1, "as far over the end as over the beginning"
@@ -50,11 +50,11 @@ def test_windows_by_hand():
     np.testing.assert_allclose(tiling.pyramid(5), np.array([1, 2, 3, 2, 1]) / 3)
     bell = tiling.gaussian(16)  # a standard deviation of 2
     np.testing.assert_allclose(bell[8] / bell[10], np.exp((2.5**2 - 0.5**2) / 8))
-    assert bell.min() == tiling.LEAST
+    assert bell.min() == tiling.MIN_WEIGHT
 
 
 def test_two_tiles_by_hand():
-    first, second = lay(6, Tiles(size=4, stride=2, window="pyramid"))  # 1 2 2 1, and 1 2 2 1 two pixels on
+    first, second = tile_positions(6, Tiles(size=4, stride=2, window="pyramid"))  # 1 2 2 1, and 1 2 2 1 two pixels on
     np.testing.assert_allclose(first.weights, [1, 1, 2 / 3, 1 / 3])
     np.testing.assert_allclose(second.weights, [1 / 3, 2 / 3, 1, 1])
 
@@ -82,7 +82,7 @@ def image_of(height, width, seed=0):
 @pytest.mark.parametrize("along", ["column", "row"])
 def test_a_prediction_of_each_pixel_for_itself_is_as_of_the_whole_image(along, shape, tiles):
     image = image_of(*shape)
-    strips = list(predict_strips(pixelwise, Whole(image), tiles, 3, along))
+    strips = list(predict_strips(pixelwise, TensorImage(image), tiles, 3, along))
     assert all(strip.shape[1 if along == "column" else 2] == shape[0 if along == "column" else 1] for strip in strips)
     found = torch.cat(strips, dim=2 if along == "column" else 1)
     torch.testing.assert_close(found, pixelwise(image[None])[0], atol=1e-6, rtol=0)
@@ -92,7 +92,7 @@ def test_a_constant_is_a_constant_to_the_last_pixel():
     def constant(images):
         return torch.full((len(images), 1, *images.shape[-2:]), 0.4)
 
-    strips = predict_strips(constant, Whole(image_of(101, 203)), Tiles(size=32, stride=20), 4)
+    strips = predict_strips(constant, TensorImage(image_of(101, 203)), Tiles(size=32, stride=20), 4)
     assert (np.rint(torch.cat(list(strips), dim=2).numpy() * 255) == 102).all()
 
 
@@ -112,7 +112,7 @@ REACH = 4  # pixels that Blur sees around one
 
 def sure(length, tiles):
     """Which pixels of an axis lie in one tile alone, so far from its border that the network sees all it would see."""
-    spans = lay(length, tiles)
+    spans = tile_positions(length, tiles)
     seen, clear = np.zeros(length), np.zeros(length)
     for span in spans:
         seen[max(0, span.start) : span.start + tiles.size] += 1
@@ -169,7 +169,7 @@ def test_empty_tiles_are_not_predicted():
     image = torch.full((1, 64, 256), 240, dtype=torch.uint8)
     image[:, :, 200:] = image_of(64, 56)
     tiles = Tiles(size=32, stride=32, window="flat", background=5.0)
-    found = torch.cat(list(predict_strips(predict, Whole(image), tiles, 8)), dim=2)
+    found = torch.cat(list(predict_strips(predict, TensorImage(image), tiles, 8)), dim=2)
     assert sum(seen) == 1 + 2 * 2, "the first tells how many classes there are; then those with something in them"
     assert (found[:, :32, 32:192] == 0).all()
     torch.testing.assert_close(found[..., 224:], pixelwise(image[None])[0][..., 224:], atol=1e-6, rtol=0)

@@ -1,10 +1,10 @@
-"""How probabilities lie on disk: safetensors shards of uint8 arrays keyed by image id.
+"""Probabilities on disk: safetensors shards of uint8 arrays, by image id.
 
-    value = round(255 · probability), so a stored probability is off by 1/510 at most
+    value = round(255 · probability), so the error of a stored probability is at most 1/510
 
-A store is a folder: `store.json` says what made it, and each shard appears whole or not at all. What is
-in the shards is done; a writer that was killed goes on with the rest. Reading maps one shard at a
-time into memory, so the peak does not grow with the number of images.
+A store is a folder. `store.json` records the settings that its predictions depend on. Shards are written atomically, so
+the images in them are finished, and a run that was killed predicts only the others. Reading maps one shard at a time
+into memory, so peak memory does not grow with the number of images.
 """
 
 import json
@@ -20,39 +20,42 @@ from safetensors.numpy import save_file
 from pipeline.files import atomic_write, write_text
 from pipeline.quoting import listed, shortened
 
-RECORD = "store.json"
-ANEW = "let one command at a time work on it, and run this one again"
-MAX_VALUE = 255
-SHARD_BYTES = 16 << 20  # decoded size after which a shard is written: what a kill can cost
+SETTINGS_FILE = "store.json"
+RUN_AGAIN = "run one command at a time on it, and run this one again"
+MAX_VALUE = 255  # stored value of probability 1
+SHARD_BYTES = 16 << 20  # uncompressed size after which a shard is written; a killed run loses at most this much
 SHARD_IMAGES = 256
 
 
 def probs_to_uint8(probs: np.ndarray) -> np.ndarray:
-    """Probabilities in [0, 1] as uint8 in 0 … 255, rounded to nearest.
+    """Probabilities as uint8, rounded to the nearest value.
+
+    Shapes:
+        probs: any, float in [0, 1]; returned with the same shape, uint8 in 0 … 255.
 
     Raises:
-        FloatingPointError: if one is NaN or infinite: as uint8 it would be 0, an empty mask without a word.
+        FloatingPointError: if one is NaN or infinite, which uint8 would silently turn into an empty mask.
     """
-    levels = np.rint(np.asarray(probs, dtype=np.float32) * MAX_VALUE)
-    if not np.isfinite(levels).all():
-        wrong = int((~np.isfinite(levels)).sum())
+    values = np.rint(np.asarray(probs, dtype=np.float32) * MAX_VALUE)
+    if not np.isfinite(values).all():
+        wrong = int((~np.isfinite(values)).sum())
         raise FloatingPointError(
-            f"{wrong} of {levels.size} probabilities are not finite: check the pixels of the image, and the weights"
+            f"{wrong} of {values.size} probabilities are not finite: check the pixels of the image, and the weights"
         )
-    return levels.astype(np.uint8)
+    return values.astype(np.uint8)
 
 
 class PredictionStore:
-    """Reads one or more store folders as one mapping from image id to (C, H, W) uint8.
+    """One or more store folders, read as one mapping from image id to values (C, H, W) uint8.
 
     Raises:
-        ValueError: if an id lies in two shards.
+        ValueError: if an id is in two shards, or a shard is damaged.
     """
 
     def __init__(self, *folders: Path):
         self._shard_of: dict[str, Path] = {}
         self._open_path: Path | None = None
-        self._made_by = {folder: _made_by(folder) for folder in folders}
+        self._settings = {folder: _read_settings(folder) for folder in folders}
         for folder in folders:
             for shard in sorted(folder.glob("*.safetensors")):
                 self._add(shard)
@@ -68,7 +71,7 @@ class PredictionStore:
                 self._shard_of[image_id] = shard
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open shard, which cannot be sent to another process."""
+        """Pickle without the open shard, which belongs to this process."""
         return {**vars(self), "_open_path": None, "_file": None}
 
     def __contains__(self, image_id: str) -> bool:
@@ -82,36 +85,41 @@ class PredictionStore:
         return set(self._shard_of)
 
     def read(self, image_id: str) -> np.ndarray:
-        """The stored values of one image, (C, H, W) uint8.
+        """The stored values of one image, (C, H, W) uint8 in 0 … 255.
 
         Raises:
-            ValueError: if the image is not stored, or the store was begun anew since this was made.
+            ValueError: if the image is not in the store, or another command has replaced the store since it was opened.
         """
         shard = self._shard_of.get(image_id)
         if shard is None:
-            raise ValueError(f"{self._folders()}: no prediction of image '{shortened(image_id)}': {ANEW}")
-        if shard != self._open_path:  # one map at a time: pages of the last shard go back to the system
-            self._file, self._open_path = self._still(shard), shard
+            raise ValueError(f"{self._folders()}: no prediction of image '{shortened(image_id)}': {RUN_AGAIN}")
+        if shard != self._open_path:  # one shard at a time, so that the memory of the last one is freed
+            self._file, self._open_path = self._open_unchanged(shard), shard
         return self._file.get_tensor(image_id)
 
-    def _still(self, shard: Path) -> safe_open:
-        """A shard, if its folder is what it was: looked at after the shard is open, since a store begins with it."""
+    def _open_unchanged(self, shard: Path) -> safe_open:
+        """Open a shard and check that its store is still the one that was opened.
+
+        The settings are compared after the shard is open: a store that replaces another writes its settings first.
+        """
         try:
             file = _open(shard)
         except FileNotFoundError:
             file = None
-        if file is None or _made_by(shard.parent) != self._made_by[shard.parent]:
-            raise ValueError(f"{shard.parent}: predicted anew, while it was read, with other settings: {ANEW}")
+        if file is None or _read_settings(shard.parent) != self._settings[shard.parent]:
+            raise ValueError(
+                f"{shard.parent}: replaced by predictions with other settings while it was read: {RUN_AGAIN}"
+            )
         return file
 
     def _folders(self) -> str:
-        return listed(self._made_by)
+        return listed(self._settings)
 
 
-def _made_by(folder: Path) -> str:
-    """The text that says what made a store; empty where there is none."""
+def _read_settings(folder: Path) -> str:
+    """The text of the settings file of a store; empty if there is none."""
     try:
-        return (folder / RECORD).read_text(encoding="utf-8")
+        return (folder / SETTINGS_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
 
@@ -120,14 +128,17 @@ def _open(shard: Path) -> safe_open:
     try:
         return safe_open(shard, framework="numpy")
     except SafetensorError as error:
-        raise ValueError(f"{shard}: damaged ({error}): remove it, and its images are predicted again") from None
+        raise ValueError(f"{shard}: damaged ({error}): remove it, and its images will be predicted again") from None
 
 
 class StoreWriter:
-    """Writes predictions into a folder that `start_store` made, after what is there already.
+    """Adds predictions to a store that `start_store` made.
 
     Args:
-        rank: of this process; its shards carry it in their names.
+        rank: of this process, which is part of the names of its shards.
+
+    Raises:
+        ValueError: as `PredictionStore`.
     """
 
     def __init__(self, folder: Path, rank: int = 0):
@@ -137,44 +148,60 @@ class StoreWriter:
         self._bytes = 0
 
     def write(self, image_id: str, values: np.ndarray) -> None:
-        """Add (C, H, W) uint8 values; they are on disk after the next flush."""
+        """Add the values (C, H, W) uint8 of an image; they are on disk after the next flush.
+
+        Raises:
+            FileExistsError: as `flush`.
+        """
         self._pending[image_id] = np.ascontiguousarray(values)
         self._bytes += values.nbytes
         if self._bytes >= SHARD_BYTES or len(self._pending) >= SHARD_IMAGES:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is pending as one shard."""
+        """Write the images added since the last flush as one shard.
+
+        Raises:
+            FileExistsError: if another command wrote the same shard meanwhile.
+        """
         if not self._pending:
             return
-        there = [shard.stem.partition("-")[2] for shard in self.folder.glob(f"{self.rank:03}-*.safetensors")]
-        number = 1 + max((int(each) for each in there if each.isdecimal()), default=-1)
+        existing = [shard.stem.partition("-")[2] for shard in self.folder.glob(f"{self.rank:03}-*.safetensors")]
+        number = 1 + max((int(each) for each in existing if each.isdecimal()), default=-1)
         path = self.folder / f"{self.rank:03}-{number:05}.safetensors"
         with atomic_write(path) as partial:
             save_file(self._pending, partial)
             if path.exists():
-                raise FileExistsError(f"{path}: written meanwhile by another command: {ANEW}")
+                raise FileExistsError(f"{path}: written by another command at the same time: {RUN_AGAIN}")
         self.done |= set(self._pending)
         self._pending, self._bytes = {}, 0
 
 
-def start_store(folder: Path, made_by: dict[str, Any]) -> None:
-    """A folder that records what its predictions depend on; what other settings made is dropped from it."""
-    if _is_from(folder, made_by):
+def start_store(folder: Path, settings: dict[str, Any]) -> None:
+    """Make a store, or keep the one that has the same settings; a store with other settings is deleted.
+
+    Args:
+        settings: everything that the predictions depend on, as JSON values.
+    """
+    if _has_settings(folder, settings):
         return
     if folder.exists():
         shutil.rmtree(folder)
-    write_text(folder / RECORD, json.dumps(made_by, indent=1, sort_keys=True))
+    write_text(folder / SETTINGS_FILE, json.dumps(settings, indent=1, sort_keys=True))
 
 
-def is_complete(folder: Path, ids: Iterable[str], made_by: dict[str, Any]) -> bool:
-    """Whether a store holds every id, made by the same settings."""
-    return _is_from(folder, made_by) and PredictionStore(folder).ids() >= set(ids)
+def is_complete(folder: Path, ids: Iterable[str], settings: dict[str, Any]) -> bool:
+    """Whether a store has all of these images, predicted with these settings.
+
+    Raises:
+        ValueError: as `PredictionStore`.
+    """
+    return _has_settings(folder, settings) and PredictionStore(folder).ids() >= set(ids)
 
 
-def _is_from(folder: Path, made_by: dict[str, Any]) -> bool:
+def _has_settings(folder: Path, settings: dict[str, Any]) -> bool:
     try:
-        found = json.loads(_made_by(folder))
-    except (ValueError, RecursionError):  # none, or damaged: then nobody knows what made it, and it is begun anew
+        found = json.loads(_read_settings(folder))
+    except (ValueError, RecursionError):  # missing or damaged: treated as other settings
         return False
-    return found == json.loads(json.dumps(made_by))
+    return found == json.loads(json.dumps(settings))

@@ -1,4 +1,4 @@
-"""Images to probabilities: the one place of sigmoid and softmax."""
+"""From images to probabilities; sigmoid and softmax are applied only here."""
 
 import logging
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.reader import Reader
 from pipeline.inference.backends import BACKENDS
 from pipeline.inference.prediction_store import StoreWriter, probs_to_uint8
-from pipeline.inference.tiles import Along, Pixels, Whole, predict_strips
+from pipeline.inference.tiles import StripAxis, TensorImage, WindowedImage, predict_strips
 from pipeline.inference.tta import average_views
 from pipeline.prefetch import prefetch
 from pipeline.progress import track
@@ -28,15 +28,18 @@ log = logging.getLogger(__name__)
 
 
 class Predictor:
-    """A model made ready for prediction on a device, in the precision that the device does well.
+    """A model prepared for prediction on this machine's device.
 
     Args:
-        views: names of `symmetries.SYMMETRIES`, averaged as probabilities.
+        views: keys of `symmetries.SYMMETRIES`, whose probabilities are averaged.
         precision: as `hardware.precision`.
-        exclusive: one class per pixel, so that the classes' probabilities sum to 1.
-        tiles: how images are cut that are larger than a tile; None: they are predicted whole.
+        exclusive: one class per pixel, so the probabilities of the classes sum to 1.
+        tiles: predict images in tiles; None: each image at once.
         batch_size: tiles at once.
-        backend: a name in `backends.BACKENDS`.
+        backend: a key of `backends.BACKENDS`.
+
+    Raises:
+        ValueError: if the backend does not run here.
     """
 
     def __init__(
@@ -59,8 +62,12 @@ class Predictor:
         self._run = self._build(self.dtype)
 
     @classmethod
-    def of(cls, model: nn.Module, cfg: Config, *, exclusive: bool) -> "Predictor":
-        """As a config predicts."""
+    def from_config(cls, model: nn.Module, cfg: Config, *, exclusive: bool) -> "Predictor":
+        """A predictor with the settings of a config.
+
+        Raises:
+            ValueError: if the backend does not run here.
+        """
         return cls(
             model,
             cfg.predict.views,
@@ -72,36 +79,42 @@ class Predictor:
         )
 
     def __call__(self, images: Tensor, views: tuple[str, ...] | None = None) -> Tensor:
-        """Probabilities (N, classes, H, W) float32 on the CPU, of images (N, channels, H, W) uint8.
+        """The probabilities of images.
 
-        Where half precision overflows, which gives no number, this model goes on in float32.
+        If float16 overflows in the network, this predictor changes to float32.
 
         Args:
-            views: in place of the predictor's own.
+            views: instead of the predictor's own.
+
+        Shapes:
+            images: (N, channels, H, W) uint8, or float32 in 0 … 255.
+            returns: (N, classes, H, W) float32 in [0, 1], on the CPU.
         """
         if self.tiles is None:
-            return self._whole(images, views)
+            return self._predict(images, views)
         return torch.stack([self._in_tiles(image, views) for image in images])
 
-    def strips(self, image: Pixels, along: Along = "column", views: tuple[str, ...] | None = None) -> Iterator[Tensor]:
-        """The probabilities of one image, strip by strip, as `tiles.predict_strips`; it is never held whole."""
-        return predict_strips(partial(self._whole, views=views), image, self.tiles, self.batch_size, along)
+    def strips(
+        self, image: WindowedImage, along: StripAxis = "column", views: tuple[str, ...] | None = None
+    ) -> Iterator[Tensor]:
+        """The probabilities of one image, strip by strip, as `tiles.predict_strips` yields them."""
+        return predict_strips(partial(self._predict, views=views), image, self.tiles, self.batch_size, along)
 
     def _in_tiles(self, image: Tensor, views: tuple[str, ...] | None) -> Tensor:
-        return torch.cat(list(self.strips(Whole(image), views=views)), dim=-1)
+        return torch.cat(list(self.strips(TensorImage(image), views=views)), dim=-1)
 
     @torch.inference_mode()
-    def _whole(self, images: Tensor, views: tuple[str, ...] | None = None) -> Tensor:
+    def _predict(self, images: Tensor, views: tuple[str, ...] | None = None) -> Tensor:
         images = images.to(self.device).contiguous(memory_format=torch.channels_last)
-        probs = self._averaged(images, views or self.views)
+        probs = self._average(images, views or self.views)
         if self.dtype == torch.float16 and not probs.isfinite().all():
-            log.warning("float16 overflows in this model: on in float32, slower")
+            log.warning("float16 overflows in this model: changed to float32, slower")
             self.dtype = torch.float32
             self._run = self._build(self.dtype)
-            probs = self._averaged(images, views or self.views)
+            probs = self._average(images, views or self.views)
         return probs
 
-    def _averaged(self, images: Tensor, views: tuple[str, ...]) -> Tensor:
+    def _average(self, images: Tensor, views: tuple[str, ...]) -> Tensor:
         return average_views(self._probs, images, views).cpu()
 
     def _probs(self, images: Tensor) -> Tensor:
@@ -119,21 +132,24 @@ def predict_images(
     what: str,
     size: tuple[int, int] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """`image_id` and stored values (classes, H, W) uint8 of each row of the index.
+    """Predict the images of an index, and yield the id and the probabilities as uint8 of each.
 
-    Images are batched by equal size, and read while those before are predicted; with tiles they are read by window, one
-    at a time.
+    Images of equal size form batches, which are read while earlier ones are predicted. With tiles, images are read by
+    window, one after the other.
 
     Args:
-        what: is being done, for the progress bar.
-        size: height and width that the probabilities are brought to; None: the image's.
+        what: label of the progress bar.
+        size: height and width to which probabilities are resized; None: those of the image.
+
+    Shapes:
+        yields: image_id, (classes, H, W) uint8.
 
     Raises:
-        FloatingPointError: for probabilities that are not finite, with the image's id: they never become a mask.
+        FloatingPointError: for a probability that is not finite, naming the image.
     """
     if predictor.tiles:
         for row in track(list(index.itertuples()), what):
-            with _of_image(row.image_id):
+            with _name_image(row.image_id):
                 values = predict_windows(predictor, row.path, reader, size)
             yield row.image_id, values
         return
@@ -143,13 +159,13 @@ def predict_images(
     read = track(loader if workers else prefetch(loader), what, total=len(batches))
     for positions, images in zip(batches, read, strict=True):
         for image_id, probs in zip(ids[positions], resize_probs(predictor(images), size), strict=True):
-            with _of_image(image_id):
+            with _name_image(image_id):
                 values = probs_to_uint8(probs.numpy())
             yield image_id, values
 
 
 @contextmanager
-def _of_image(image_id: str) -> Iterator[None]:
+def _name_image(image_id: str) -> Iterator[None]:
     """Name the image in an error about its probabilities."""
     try:
         yield
@@ -164,11 +180,17 @@ def predict_windows(
     size: tuple[int, int] | None = None,
     views: tuple[str, ...] | None = None,
 ) -> np.ndarray:
-    """Stored values (classes, H, W) uint8 of an image that is read by window; its pixels are never held whole.
+    """Predict an image that is read window by window, so that its pixels are never all in memory.
 
     Args:
         size: as in `predict_images`.
-        views: in place of the predictor's own.
+        views: instead of the predictor's own.
+
+    Shapes:
+        returns: (classes, H, W) uint8.
+
+    Raises:
+        FloatingPointError: for a probability that is not finite.
     """
     with reader.windows(path) as image:
         strips = predictor.strips(image, views=views)
@@ -179,16 +201,20 @@ def predict_windows(
 
 
 def resize_probs(probs: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """Probabilities (N, C, H, W) at another height and width; None leaves them as they are.
+    """Resize probabilities; each axis by area where it shrinks and bilinearly where it grows.
 
-    Each axis by itself: averaged over areas where it shrinks, bilinear where it grows.
+    Args:
+        size: height and width; None: unchanged.
+
+    Shapes:
+        probs: (N, C, H, W) in [0, 1]; returned as (N, C, *size).
     """
     if size is None:
         return probs
-    shrunk = tuple(min(old, new) for old, new in zip(probs.shape[-2:], size, strict=True))
-    if shrunk != probs.shape[-2:]:
-        probs = F.interpolate(probs, shrunk, mode="area")
-    return probs if shrunk == tuple(size) else F.interpolate(probs, size, mode="bilinear")
+    smaller = tuple(min(old, new) for old, new in zip(probs.shape[-2:], size, strict=True))
+    if smaller != probs.shape[-2:]:
+        probs = F.interpolate(probs, smaller, mode="area")
+    return probs if smaller == tuple(size) else F.interpolate(probs, size, mode="bilinear")
 
 
 def predict_to_store(
@@ -200,13 +226,19 @@ def predict_to_store(
     world: int = 1,
     **options: object,
 ) -> None:
-    """Predict the images of the index that the store does not hold yet; process `rank` does its share.
+    """Predict the images of an index that are not in the store yet.
 
     Args:
+        folder: of a store, as `start_store` makes it.
+        rank: of this process, which predicts every `world`-th image.
+        world: number of processes.
         options: of `predict_images`.
+
+    Raises:
+        FloatingPointError: as `predict_images`.
     """
     writer = StoreWriter(folder, rank)
-    mine = index.iloc[rank::world]  # cut before looking at what is done: all processes must cut alike
+    mine = index.iloc[rank::world]  # before finished images are removed, so that all processes divide the same list
     missing = mine[~mine["image_id"].isin(writer.done)]
     for image_id, values in predict_images(predictor, missing, **options):
         writer.write(image_id, values)

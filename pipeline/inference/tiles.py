@@ -1,9 +1,9 @@
-"""Images larger than the network's input: predicted tile by tile, blended, and given strip by strip.
+"""Sliding-window inference: large images are predicted in overlapping tiles, blended, and yielded strip by strip.
 
-Along each axis tiles lie `stride` pixels apart and stand out over both ends by the same amount, where the image is
-reflected. A tile's weights fall off towards its border, where the network has seen least of what surrounds a pixel;
-they are a product of one weight per axis, which are normalised along the axis. So those of a pixel sum to one, without
-a sum being kept for each pixel, and what is done with is handed on: memory holds a strip, however large the image.
+Along each axis the tiles are `stride` pixels apart and extend over both ends of the image by the same amount, where the
+image is padded by reflection. Blending weights decrease towards the border of a tile, where the network sees the least
+context. They are a product of one weight per axis, normalised along the axis, so the weights of each pixel sum to 1
+without a weight map. A finished strip is yielded at once, so memory holds one strip, whatever the size of the image.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,59 +19,64 @@ from pipeline.data.dataset import to_tensor
 from pipeline.data.windows import Box
 
 Predict = Callable[[Tensor], Tensor]  # (N, channels, size, size) to probs (N, C, size, size), on the CPU
-Along = Literal["column", "row"]  # what strips consist of
+StripAxis = Literal["column", "row"]  # strips of whole columns, or of whole rows
 
-LEAST = 1e-3  # of the highest weight: where a pixel lies in one tile only, it must not be lost in rounding
-COARSE = 4  # every so many pixels, in both directions, are enough to see whether a tile is empty
+MIN_WEIGHT = 1e-3  # as a share of the largest: the weight of a pixel that only one tile covers must not round to 0
+BACKGROUND_STEP = 4  # pixels between the rows, and the columns, that are read to decide whether a tile is background
 
 
-class Pixels(Protocol):
-    """An image that is read by window, as `data.reader.Reader` wants its values."""
+class WindowedImage(Protocol):
+    """An image that is read window by window, such as `data.reader.Reader` opens."""
 
-    shape: tuple[int, int]
+    shape: tuple[int, int]  # height and width
 
     def read(self, box: Box) -> np.ndarray:
-        """The pixels of a box, (h, w, channels), uint8 or float32 in 0 … 255."""
+        """The pixels of a box inside the image, (h, w, channels), uint8 or float32 in 0 … 255."""
 
 
-class Whole:
-    """A tensor (channels, H, W) as such an image."""
+class TensorImage:
+    """A `WindowedImage` of a tensor (channels, H, W) that is in memory."""
 
     def __init__(self, image: Tensor):
         self._image, self.shape = image, tuple(image.shape[-2:])
 
     def read(self, box: Box) -> np.ndarray:
+        """The pixels of a box, (h, w, channels), of the tensor's dtype."""
         return self._image[(slice(None), *box.slices)].permute(1, 2, 0).numpy()
 
 
-class Span(NamedTuple):
-    """A tile's place along one axis."""
+class TilePlacement(NamedTuple):
+    """The position of a tile along one axis, and its blending weights along it."""
 
-    start: int  # negative where the tile stands out over the beginning
+    start: int  # first pixel; negative if the tile extends over the beginning of the image
     weights: np.ndarray  # (size,) float32, 0 outside the image
 
 
 def gaussian(size: int) -> np.ndarray:
-    """A bell with a standard deviation of an eighth of the tile, as nnU-Net blends: https://arxiv.org/abs/1904.08128."""
+    """A Gaussian with a standard deviation of an eighth of the tile: (size,) weights in (0, 1].
+
+    Source:
+        nnU-Net, https://arxiv.org/abs/1904.08128.
+    """
     offset = np.arange(size) - (size - 1) / 2
-    return np.maximum(np.exp(-0.5 * (offset / (size / 8)) ** 2), LEAST)
+    return np.maximum(np.exp(-0.5 * (offset / (size / 8)) ** 2), MIN_WEIGHT)
 
 
 def pyramid(size: int) -> np.ndarray:
-    """In proportion to the distance from the tile's border."""
+    """Weights proportional to the distance from the border of the tile: (size,) in (0, 1]."""
     return np.minimum(np.arange(1, size + 1), np.arange(size, 0, -1)) / ((size + 1) // 2)
 
 
 def flat(size: int) -> np.ndarray:
-    """All alike."""
+    """Equal weights: (size,) ones."""
     return np.ones(size)
 
 
 WINDOWS = {"gaussian": gaussian, "pyramid": pyramid, "flat": flat}
 
 
-def lay(length: int, tiles: Tiles) -> list[Span]:
-    """The tiles along an axis of so many pixels; the weights of each pixel sum to one."""
+def tile_positions(length: int, tiles: Tiles) -> list[TilePlacement]:
+    """The tiles along an axis of `length` pixels, from the first to the last; the weights of each pixel sum to 1."""
     count = max(1, -(-(length - tiles.overlap) // tiles.stride))
     before = ((count - 1) * tiles.stride + tiles.size - length) // 2
     starts = [number * tiles.stride - before for number in range(count)]
@@ -79,7 +84,7 @@ def lay(length: int, tiles: Tiles) -> list[Span]:
     for start in starts:
         inside = _inside(start, tiles.size, length)
         total[inside] += window[_shifted(inside, -start)]
-    return [Span(start, _weights(start, window, total)) for start in starts]
+    return [TilePlacement(start, _weights(start, window, total)) for start in starts]
 
 
 def _weights(start: int, window: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -89,7 +94,7 @@ def _weights(start: int, window: np.ndarray, total: np.ndarray) -> np.ndarray:
 
 
 def _inside(start: int, size: int, length: int) -> slice:
-    """What of a tile lies in the image."""
+    """The pixels of a tile that are inside the image."""
     return slice(max(0, start), min(start + size, length))
 
 
@@ -98,58 +103,64 @@ def _shifted(part: slice, by: int) -> slice:
 
 
 def predict_strips(
-    predict: Predict, image: Pixels, tiles: Tiles, batch_size: int, along: Along = "column"
+    predict: Predict, image: WindowedImage, tiles: Tiles, batch_size: int, along: StripAxis = "column"
 ) -> Iterator[Tensor]:
-    """The probabilities of an image, in strips that lie beside each other: of whole columns, from left to right.
+    """The probabilities of an image, in adjacent strips of whole columns, from left to right.
 
-    The next strip's pixels are read while one is predicted.
+    A thread reads the pixels of the next strip while one is predicted.
 
     Args:
+        predict: from images to probabilities; it gets batches of tiles.
         batch_size: tiles at once.
-        along: "row" gives strips of whole rows, from top to bottom.
+        along: "row" yields strips of whole rows, from top to bottom.
 
     Shapes:
-        yields: (C, H, w) float32, or (C, h, W).
+        yields: (C, H, w) float32, or (C, h, W) for "row".
     """
-    axis = 1 if along == "column" else 0  # that strips follow each other on
-    spans, across = lay(image.shape[axis], tiles), lay(image.shape[1 - axis], tiles)
+    axis = 1 if along == "column" else 0  # along which strips follow each other
+    positions, across = tile_positions(image.shape[axis], tiles), tile_positions(image.shape[1 - axis], tiles)
     strip = _Strip(image.shape, tiles, axis)
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(_read, image, tiles, axis, spans[0], across)
-        for span, following in zip(spans, [*spans[1:], None], strict=True):
-            pixels = coming.result()
+    with ThreadPoolExecutor(1) as executor:
+        future = executor.submit(_read, image, tiles, axis, positions[0], across)
+        for position, following in zip(positions, [*positions[1:], None], strict=True):
+            pixels = future.result()
             if following:
-                coming = ahead.submit(_read, image, tiles, axis, following, across)
+                future = executor.submit(_read, image, tiles, axis, following, across)
             for batch in _batches(pixels, across, tiles, axis, batch_size, strip):
                 probs = predict(torch.stack([to_tensor(tile) for _, tile in batch]))
-                for (place, _), each in zip(batch, probs, strict=True):
-                    strip.add(each, span, place)
-            yield strip.finished(span.start, following.start if following else image.shape[axis])
+                for (tile_across, _), each in zip(batch, probs, strict=True):
+                    strip.add(each, position, tile_across)
+            yield strip.pop_finished(position.start, following.start if following else image.shape[axis])
 
 
-def _read(image: Pixels, tiles: Tiles, axis: int, span: Span, across: Sequence[Span]) -> np.ndarray:
-    """The pixels of all tiles that lie at one place along the axis, reflected where they stand out."""
+def _read(
+    image: WindowedImage, tiles: Tiles, axis: int, position: TilePlacement, across: Sequence[TilePlacement]
+) -> np.ndarray:
+    """The pixels of all tiles at one position along the axis, padded by reflection where they extend over the image."""
     length, width = image.shape[axis], image.shape[1 - axis]
-    inside = _inside(span.start, tiles.size, length)
+    inside = _inside(position.start, tiles.size, length)
     size = inside.stop - inside.start
     box = Box(0, inside.start, width, size) if axis == 1 else Box(inside.start, 0, size, width)
-    added = [(inside.start - span.start, span.start + tiles.size - inside.stop)]
-    added.insert(1 - axis, (-across[0].start, across[-1].start + tiles.size - width))
+    padding = [(inside.start - position.start, position.start + tiles.size - inside.stop)]
+    padding.insert(1 - axis, (-across[0].start, across[-1].start + tiles.size - width))
     pixels = image.read(box)
-    return np.pad(pixels, [*added, (0, 0)], mode="reflect") if np.any(added) else pixels
+    return np.pad(pixels, [*padding, (0, 0)], mode="reflect") if np.any(padding) else pixels
 
 
 def _batches(
-    pixels: np.ndarray, across: Sequence[Span], tiles: Tiles, axis: int, batch_size: int, strip: "_Strip"
-) -> Iterator[list[tuple[Span, np.ndarray]]]:
-    """The tiles of what was read, with their places, without those that are empty."""
-    batch: list[tuple[Span, np.ndarray]] = []
-    for place in across:
-        start = place.start - across[0].start
+    pixels: np.ndarray, across: Sequence[TilePlacement], tiles: Tiles, axis: int, batch_size: int, strip: "_Strip"
+) -> Iterator[list[tuple[TilePlacement, np.ndarray]]]:
+    """Batches of the tiles of a strip, with their positions, without background tiles.
+
+    The first tile of the image is never skipped, and is a batch by itself: it shows how many classes there are.
+    """
+    batch: list[tuple[TilePlacement, np.ndarray]] = []
+    for position in across:
+        start = position.start - across[0].start
         tile = pixels[start : start + tiles.size] if axis == 1 else pixels[:, start : start + tiles.size]
         if strip.knows_classes and _is_background(tile, tiles.background):
             continue
-        batch.append((place, tile))
+        batch.append((position, tile))
         if len(batch) == batch_size or not strip.knows_classes:
             yield batch
             batch = []
@@ -157,41 +168,45 @@ def _batches(
         yield batch
 
 
-def _is_background(tile: np.ndarray, spread: float) -> bool:
-    """Whether a tile's brightness has a standard deviation of less than `spread`."""
-    return spread > 0 and tile[::COARSE, ::COARSE].mean(axis=2).std() < spread
+def _is_background(tile: np.ndarray, min_std: float) -> bool:
+    """Whether the standard deviation of a tile's brightness is below `min_std`."""
+    return min_std > 0 and tile[::BACKGROUND_STEP, ::BACKGROUND_STEP].mean(axis=2).std() < min_std
 
 
 class _Strip:
-    """The sum of weighted tiles over the pixels that the next tiles may still change."""
+    """The sum of weighted tiles over the pixels that later tiles may still change."""
 
     def __init__(self, shape: tuple[int, int], tiles: Tiles, axis: int):
         self._tiles, self._axis = tiles, axis
         self._shape = (shape[0], tiles.size) if axis == 1 else (tiles.size, shape[1])
-        self._sum: Tensor | None = None  # until the first tile it is not known how many classes there are
+        self._sum: Tensor | None = None  # the number of classes is unknown until the first tile
 
     @property
     def knows_classes(self) -> bool:
         return self._sum is not None
 
-    def add(self, probs: Tensor, span: Span, place: Span) -> None:
-        """Add a tile's probabilities (C, size, size), at a place across the strip."""
+    def add(self, probs: Tensor, position: TilePlacement, tile_across: TilePlacement) -> None:
+        """Add the probabilities (C, size, size) of a tile, at its positions along the axis and across the strip."""
         if self._sum is None:
             self._sum = probs.new_zeros((len(probs), *self._shape))
-        inside = _inside(place.start, self._tiles.size, self._shape[1 - self._axis])
-        part = _shifted(inside, -place.start)
-        across, along = place.weights[part], span.weights
+        inside = _inside(tile_across.start, self._tiles.size, self._shape[1 - self._axis])
+        part = _shifted(inside, -tile_across.start)
+        across, along = tile_across.weights[part], position.weights
         if self._axis == 1:
             self._sum[:, inside] += probs[:, part] * torch.from_numpy(np.outer(across, along))
         else:
             self._sum[:, :, inside] += probs[:, :, part] * torch.from_numpy(np.outer(along, across))
 
-    def finished(self, start: int, until: int) -> Tensor:
-        """What no later tile changes, of a strip that begins at `start`; the rest moves to its beginning."""
+    def pop_finished(self, start: int, until: int) -> Tensor:
+        """The pixels before `until`, which no later tile changes; the others move to the beginning of the strip.
+
+        Args:
+            start: of the strip in the image.
+        """
         axis = self._axis + 1  # after the classes
         first = max(0, -start)
-        done = self._sum.narrow(axis, first, until - start - first).clone()
-        rest = self._tiles.overlap
-        kept = self._sum.narrow(axis, self._tiles.stride, rest).clone()
-        self._sum.zero_().narrow(axis, 0, rest).copy_(kept)
-        return done
+        finished = self._sum.narrow(axis, first, until - start - first).clone()
+        overlap = self._tiles.overlap
+        remaining = self._sum.narrow(axis, self._tiles.stride, overlap).clone()
+        self._sum.zero_().narrow(axis, 0, overlap).copy_(remaining)
+        return finished

@@ -98,7 +98,7 @@ class Bundle(NamedTuple):
         load_checkpoint(self.weights(cfg.name, fold), model, fold)
         if cfg.predict.backend not in BUILT_IN:  # another backend may not run on Kaggle
             cfg = cfg.model_copy(update={"predict": cfg.predict.model_copy(update={"backend": BUILT_IN[0]})})
-        return Predictor.of(model, cfg, exclusive=self.card.exclusive)
+        return Predictor.from_config(model, cfg, exclusive=self.card.exclusive)
 
 
 def _parse_fold(text: str) -> Fold:

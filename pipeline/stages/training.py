@@ -326,7 +326,7 @@ def fill_store(context: Context, fold: Fold, index: pd.DataFrame, folder: Path, 
         start_store(folder, made_by)
         (path.parent / "state.pt").unlink(missing_ok=True)  # of a training that was killed after its last weights
     with place(cfg):  # a backend may lack what it needs here
-        predictor = Predictor.of(model, cfg, exclusive=context.card.exclusive)
+        predictor = Predictor.from_config(model, cfg, exclusive=context.card.exclusive)
     predict_to_store(
         predictor,
         index,

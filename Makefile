@@ -7,7 +7,7 @@ COMPETITION ?= demo
 CONFIGS ?= $(CONFIG)
 export DATA
 
-# PYTHON=/path/to/python uses an environment that exists already (conda, Kaggle); else .venv is made.
+# PYTHON=/path/to/python uses an existing environment (conda, Kaggle) instead of .venv.
 ifeq ($(PYTHON),)
 override PYTHON := .venv/bin/python
 VENV := .venv/.ready
@@ -17,7 +17,7 @@ VENV_BENCH := .venv/.ready-bench
 VENV_RAY := .venv/.ready-ray
 VENV_LINT := .venv/.ready-lint
 endif
-# BASE_PYTHON=/path/to/python rehearses on that environment; else .venv-kaggle is made, like Kaggle's image.
+# BASE_PYTHON=/path/to/python rehearses on that environment instead of .venv-kaggle, which is like Kaggle's image.
 ifeq ($(BASE_PYTHON),)
 override BASE_PYTHON := .venv-kaggle/bin/python
 BASE := .venv-kaggle/.ready
@@ -25,7 +25,7 @@ endif
 STAGE = $(PYTHON) -m pipeline
 quoted = '$(subst ','\'',$(1))'
 OPTIONS = configs/$(CONFIG).toml $(if $(SET),--set=$(call quoted,$(SET))) $(if $(SKIP_BAD),--skip-bad)
-# An ensemble of several is called a+b.
+# The ensemble of configs a and b is called a+b.
 NAME = $(subst $() ,+,$(strip $(CONFIGS)))
 
 .DEFAULT_GOAL := help
@@ -35,11 +35,11 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  CONFIG=name       configs/name.toml (now: $(CONFIG))"
-	@echo "  DATA=folder       where the competition's files lie (default: data/<competition>)"
+	@echo "  DATA=folder       folder of the competition's files (default: data/<competition>)"
 	@echo "  FOLD=0            one fold; FOLD=all (default) every fold in turn; FOLD=full every image, no validation"
 	@echo "  SET=\"a.b=1 c=['x','y']\"   override values of the config"
 	@echo "  SKIP_BAD=1        list images that cannot be read and leave them out"
-	@echo "  PYTHON=python     use this interpreter as it is, and make no .venv"
+	@echo "  PYTHON=python     use this interpreter instead of .venv"
 	@echo "  PYTHON312=path    of Python 3.12, as Kaggle has it, for rehearse and test-older"
 
 setup: $(VENV) ## make .venv with the pinned packages
@@ -77,28 +77,28 @@ setup: $(VENV) ## make .venv with the pinned packages
 	.venv-kaggle/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-kaggle-image.txt
 	touch $@
 
-# A competition that was named, and not only the default above, is fetched from Kaggle.
+# If COMPETITION is given on the command line, `make data` downloads it from Kaggle.
 ifeq ($(origin COMPETITION),file)
-data: $(VENV) ## get or make the data, and read every file once (COMPETITION=slug: fetch and unpack it from Kaggle)
+data: $(VENV) ## generate a demo's data, and read every file once (COMPETITION=slug: download and unpack the files from Kaggle)
 	$(STAGE) data $(OPTIONS)
 else
 data: $(VENV) $(VENV_KAGGLE)
 	$(STAGE) download $(COMPETITION)
 endif
 
-doctor: $(VENV) ## are the files what the card says? sample submission, masks, RLE dialect, images
+doctor: $(VENV) ## check the files against the card: sample submission, masks, RLE dialect, images
 	$(STAGE) doctor $(OPTIONS)
 
-audit: $(VENV) ## images of one scene, within train and between train and test (INFLATION=1: what a leak is worth)
+audit: $(VENV) ## find near-duplicates within train and between train and test (INFLATION=1: how much a leak inflates the score)
 	$(STAGE) audit $(OPTIONS) $(if $(INFLATION),--inflation)
 
-folds: $(VENV) ## folds/<competition>.csv: who is held out when
+folds: $(VENV) ## assign images to folds: folds/<competition>.csv
 	$(STAGE) folds $(OPTIONS)
 
-train: $(VENV) ## train FOLD=k through all phases; resumes
+train: $(VENV) ## train FOLD=k in all phases; resumes
 	$(STAGE) train $(OPTIONS) --fold $(or $(FOLD),all)
 
-sweep: $(VENV) $(if $(filter ray,$(EXECUTOR)),$(VENV_RAY)) ## train CONFIGS="a b" SEEDS="0 1 2", every fold, JOBS=2 at a time (EXECUTOR=ray: on a cluster)
+sweep: $(VENV) $(if $(filter ray,$(EXECUTOR)),$(VENV_RAY)) ## train every fold of CONFIGS="a b" with SEEDS="0 1 2", JOBS=2 at a time (EXECUTOR=ray: on a cluster)
 	$(STAGE) sweep $(OPTIONS) --configs "$(CONFIGS)" --fold $(or $(FOLD),all) $(if $(SEEDS),--seeds "$(SEEDS)") \
 		$(if $(JOBS),--jobs $(JOBS)) $(if $(EXECUTOR),--executor $(EXECUTOR)) $(if $(RETRIES),--retries $(RETRIES))
 
@@ -108,53 +108,53 @@ oof: $(VENV) ## out-of-fold predictions and scores of all folds
 predict: $(VENV) ## test-set probabilities of all folds
 	$(STAGE) predict $(OPTIONS)
 
-ensemble: $(VENV) ## all that is missing, up to submissions/<name>.csv (CONFIGS="a b" averages several)
+ensemble: $(VENV) ## run all missing stages and write submissions/<name>.csv (CONFIGS="a b": an ensemble of several)
 	$(STAGE) ensemble $(OPTIONS) --configs "$(CONFIGS)"
 
-report: $(VENV) ## reports/<name>.html: everything to look at (CONFIGS="a b": of an ensemble)
+report: $(VENV) ## reports/<name>.html: scores, plots, worst images, recommendations (CONFIGS="a b": of an ensemble)
 	$(STAGE) report $(OPTIONS) --configs "$(CONFIGS)"
 
-compare: $(VENV) ## whether A=x beats B=y: paired bootstrap of their cross-fitted OOF scores
+compare: $(VENV) ## test whether A=x is better than B=y: paired bootstrap of their cross-fitted OOF scores
 	$(STAGE) compare $(A) $(B)
 
-final: $(VENV) ## which two of SUBMISSIONS="a b c" to choose in COMPETITION=slug, by simulated boards
+final: $(VENV) ## final selection among SUBMISSIONS="a b c" to COMPETITION=slug, by simulated public and private splits
 	$(STAGE) final $(SUBMISSIONS) --competition $(COMPETITION)
 
-pseudo: $(VENV) ## train on test images that models labelled which never saw the fold; says what it changed
+pseudo: $(VENV) ## train on pseudo-labelled test images without leaking the held-out fold; reports the change in score
 	$(STAGE) pseudo $(OPTIONS)
 
 score: $(VENV) ## score SUBMISSION=file.csv against SOLUTION=file.csv of COMPETITION=slug
 	$(STAGE) score $(COMPETITION) $(SUBMISSION) $(SOLUTION)
 
-bundle: $(VENV) ## dist/kaggle/<name>/: what an offline notebook on Kaggle needs (OWNER=your Kaggle name, HALF=1: bfloat16)
+bundle: $(VENV) ## dist/kaggle/<name>/: wheels, weights and notebooks for Kaggle (OWNER=your Kaggle name, HALF=1: bfloat16)
 	$(STAGE) bundle $(OPTIONS) --configs "$(CONFIGS)" $(if $(OWNER),--owner $(OWNER)) $(if $(HALF),--half)
 
 rehearse: $(VENV) $(BASE) ## run the bundle's notebook as Kaggle does: no network, a fresh environment, a hidden test set
 	$(STAGE) rehearse $(OPTIONS) --configs "$(CONFIGS)" --base $(BASE_PYTHON) $(if $(IMAGES),--images $(IMAGES))
 
-upload: $(VENV) $(VENV_KAGGLE) ## the bundle's two datasets to Kaggle, new or renewed (MESSAGE="what changed")
+upload: $(VENV) $(VENV_KAGGLE) ## upload the bundle's two datasets to Kaggle, or update them (MESSAGE="what changed")
 	$(STAGE) upload $(NAME) $(if $(MESSAGE),--message=$(call quoted,$(MESSAGE)))
 
-push: $(VENV) $(VENV_KAGGLE) ## the bundle's notebook to Kaggle, which runs it; waits for it (TRAIN=1: the one that trains)
+push: $(VENV) $(VENV_KAGGLE) ## push the bundle's notebook to Kaggle and wait for its run (TRAIN=1: the training notebook)
 	$(STAGE) push $(NAME) $(if $(TRAIN),--train)
 
-submit: $(VENV) $(VENV_KAGGLE) ## hand in submissions/<name>.csv with MESSAGE="…"; score and place (KERNEL=1: the notebook's)
+submit: $(VENV) $(VENV_KAGGLE) ## submit submissions/<name>.csv with MESSAGE="…"; wait for score and rank (KERNEL=1: the notebook's output)
 	$(STAGE) submit $(NAME) --message=$(call quoted,$(MESSAGE)) $(if $(KERNEL),--kernel)
 
-leaderboard: $(VENV) $(VENV_KAGGLE) ## OOF, public and private score of every submission to COMPETITION=slug, and how alike they rank
+leaderboard: $(VENV) $(VENV_KAGGLE) ## OOF, public and private score of every submission to COMPETITION=slug, and their rank correlation
 	$(STAGE) leaderboard $(COMPETITION)
 
 demo: $(VENV) ## generated data to a scored submission, in minutes
 	DATA= $(STAGE) ensemble configs/demo.toml
 	$(STAGE) score demo submissions/demo.csv data/demo/solution.csv
 
-competitions: $(VENV) ## the cards that ship, and what each competition wants
+competitions: $(VENV) ## list the competitions with a card, and what each one expects
 	$(STAGE) competitions
 
-encoders: $(VENV) ## the timm encoders that work (PATTERN=resnet)
+encoders: $(VENV) ## list the timm encoders that work (PATTERN=resnet)
 	$(STAGE) encoders $(PATTERN)
 
-bench: $(VENV) $(VENV_DEV) $(VENV_BENCH) ## the measured claims, as ratios from one run (DATA=folder of nuclei: prediction too)
+bench: $(VENV) $(VENV_DEV) $(VENV_BENCH) ## run the benchmarks (DATA=folder of nuclei: prediction too)
 	@set -e; for file in rle rle_table instances thresholds postprocess memory train lovasz $(if $(DATA),predict); do echo "== benchmarks/$$file.py"; $(PYTHON) benchmarks/$$file.py; done
 
 test: $(VENV) $(VENV_DEV) ## the fast tests, a few minutes; installs a browser for the tests of the report if there is none

@@ -105,7 +105,7 @@ def test_without_a_token_it_says_where_to_put_one(kaggle, monkeypatch, capsys):
     assert main(["download", SLUG]) == 2
     said = capsys.readouterr()
     assert said.err == (
-        "pipeline download: no Kaggle token: make a token at https://www.kaggle.com/settings/api and save it as "
+        "pipeline download: no Kaggle token: create a token at https://www.kaggle.com/settings/api and save it as "
         "~/.kaggle/access_token, or set KAGGLE_API_TOKEN\n"
     )
     assert said.out == ""
@@ -120,13 +120,15 @@ def test_a_token_in_the_home_is_found(kaggle, monkeypatch, home):
 
 def test_a_wrong_token_is_said_to_be_wrong(kaggle, monkeypatch):
     monkeypatch.setenv("KAGGLE_API_TOKEN", "wrong")
-    with pytest.raises(KaggleError, match="does not take the token that is set up here: make a token at https"):
+    with pytest.raises(KaggleError, match="does not accept the configured token: create a token at https"):
         client.connect()
 
 
 def test_a_token_that_ran_out_is_said_to_have(connected, kaggle):
     kaggle.fail("ListDataFiles", Fault(401, "Unauthenticated"))
-    with pytest.raises(KaggleError, match=r"does not take the token .*\(401: Unauthenticated\): make one at https"):
+    with pytest.raises(
+        KaggleError, match=r"does not accept the configured token \(401: Unauthenticated\): create one at https"
+    ):
         connected.files(SLUG)
 
 
@@ -144,16 +146,16 @@ def test_a_token_that_ran_out_is_said_to_have(connected, kaggle):
         ([Fault(400, "Bad name")], f"competition {SLUG}: Kaggle refuses (400: Bad name)"),
         (
             [Fault(500, body=b"<html>")] * 5,
-            f"competition {SLUG}: Kaggle has trouble of its own (500), after 5 tries: try again later",
+            f"competition {SLUG}: Kaggle has an internal error (500), after 5 attempts: try later",
         ),
-        ([Fault(429)] * 5, f"competition {SLUG}: Kaggle is asked too often (429): wait some minutes"),
+        ([Fault(429)] * 5, f"competition {SLUG}: too many requests to Kaggle (429): wait some minutes"),
         (
             [Fault(429, headers={"Retry-After": "7200"})],
-            f"competition {SLUG}: Kaggle is asked too often (429): wait 2:00:00",
+            f"competition {SLUG}: too many requests to Kaggle (429): wait 2:00:00",
         ),
         (
             [Fault(200, body=b"<html>Sign in</html>")],
-            f"competition {SLUG}: what came is no answer of Kaggle's: is a login page between here and "
+            f"competition {SLUG}: the answer is not from Kaggle: is there a login page between here and "
             "https://www.kaggle.com?",
         ),
     ],
@@ -169,7 +171,7 @@ def test_a_refusal_is_one_line_that_says_what_to_do(kaggle, capsys, faults, expe
 def test_an_unknown_competition_is_answered_with_the_nearest_card(kaggle, capsys):
     assert main(["download", "tgs-salt-identification"]) == 2
     said = capsys.readouterr().err
-    assert "Kaggle knows no competition tgs-salt-identification (404: Not found)." in said
+    assert "Kaggle has no competition tgs-salt-identification (404: Not found)." in said
     assert "Did you mean 'tgs-salt-identification-challenge'?" in said
 
 
@@ -177,7 +179,7 @@ def test_without_a_network_it_says_so(kaggle, capsys):
     kaggle.__exit__()
     assert main(["download", SLUG]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "pipeline download: the account: Kaggle cannot be reached: is there a network?"
+        "pipeline download: the account: Kaggle cannot be reached: check the network"
     )
 
 
@@ -186,7 +188,7 @@ def test_a_busy_kaggle_is_asked_again_later_and_later(connected, kaggle, slept, 
     with caplog.at_level(logging.WARNING, logger="pipeline"):
         assert len(connected.files(SLUG)) == 3
     assert slept == [2, 4, 8, 16]
-    assert "Kaggle answers 503: try 3 of 5 in 4 s" in caplog.text
+    assert "Kaggle answers 503: attempt 3 of 5 in 4 s" in caplog.text
 
 
 def test_kaggle_says_itself_how_long_to_wait(connected, kaggle, slept):
@@ -213,7 +215,7 @@ def test_a_competition_is_fetched_unpacked_and_fetched_once(kaggle, capsys):
     assert capsys.readouterr().out == f"data        data/{SLUG}  3 files\n"
     assert fetched() == FILES
     assert main(["download", SLUG]) == 0
-    assert "all there already" in capsys.readouterr().out
+    assert "all downloaded before" in capsys.readouterr().out
     assert len(kaggle.asked("DownloadDataFiles")) == 1
 
 
@@ -239,7 +241,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_broke(kaggle, large, slept)
 
 
 def test_a_download_that_was_given_up_goes_on_with_the_next_command(kaggle, large, capsys, monkeypatch):
-    monkeypatch.setattr(retry, "TRIES", 2)
+    monkeypatch.setattr(retry, "MAX_ATTEMPTS", 2)
     kaggle.fail("download", Fault(kept=0.7), *[Fault(kept=0)] * 40)
     assert main(["download", SLUG]) == 2
     assert f"competition {SLUG}: Kaggle cannot be reached" in capsys.readouterr().err
@@ -271,29 +273,29 @@ def test_a_full_disk_is_said_to_be_full_and_what_came_is_kept(kaggle, capsys):
     part.symlink_to("/dev/full")
     assert main(["download", SLUG]) == 2
     said = capsys.readouterr().err
-    assert f"competition {SLUG}: the disk is full: make room, and run the command again" in said
+    assert f"competition {SLUG}: the disk is full: free some space, and run the command again" in said
 
 
 def test_a_disk_that_is_too_small_is_refused_before_the_download(kaggle, capsys):
     kaggle.listed[SLUG] = {"train/1.png": 1 << 60}
     assert main(["download", SLUG]) == 2
-    assert "make room" in capsys.readouterr().err
+    assert "free some space" in capsys.readouterr().err
     assert kaggle.asked("DownloadDataFiles") == []
 
 
 def test_a_file_of_another_size_than_listed_is_refused(kaggle, capsys):
     kaggle.listed[SLUG] = {"train/1.png": 1499}
     assert main(["download", SLUG]) == 2
-    assert f"data/{SLUG}/train/1.png has 1500 bytes, Kaggle lists 1499" in capsys.readouterr().err
+    assert f"data/{SLUG}/train/1.png has 1500 bytes, expected 1499 as on Kaggle" in capsys.readouterr().err
     kaggle.listed[SLUG] = {"train/2.png": 3}
     assert main(["download", SLUG]) == 2
-    assert f"data/{SLUG}/train/2.png is not there, Kaggle lists 3" in capsys.readouterr().err
+    assert f"data/{SLUG}/train/2.png is missing, expected 3 bytes as on Kaggle" in capsys.readouterr().err
 
 
 def test_what_is_no_zip_is_said_to_be_none(kaggle, capsys):
     kaggle.fail("download", Fault(body=b"<html>Sign in</html>"))
     assert main(["download", SLUG]) == 2
-    assert "a damaged zip" in capsys.readouterr().err
+    assert "damaged zip" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------- datasets
@@ -341,7 +343,7 @@ def test_datasets_are_created_and_then_renewed(kaggle, bundle, capsys):
     assert held(kaggle) == there
     (bundle / "weights/f0.safetensors").write_text("better")
     assert main(["upload", "tiny", "--message", "longer trained"]) == 0
-    assert capsys.readouterr().out == f"renewed     {USER}/tiny-code\nrenewed     {USER}/tiny-weights\n"
+    assert capsys.readouterr().out == f"updated     {USER}/tiny-code\nupdated     {USER}/tiny-weights\n"
     there[f"{USER}/tiny-weights"]["f0.safetensors"] = "better"
     assert held(kaggle) == there
     assert kaggle.asked("CreateDatasetVersion")[1]["body"]["versionNotes"] == "longer trained"
@@ -374,9 +376,9 @@ def test_an_upload_waits_for_its_own_version(kaggle, bundle, slept, monkeypatch)
 
 
 def test_an_upload_does_not_wait_for_ever(kaggle, bundle, slept, monkeypatch):
-    monkeypatch.setattr(client, "ARRIVAL", 60.0)
+    monkeypatch.setattr(client, "UPLOAD_TIMEOUT", 60.0)
     kaggle.states.extend(["reprocessing"] * 100)
-    with pytest.raises(KaggleError, match=rf"dataset {USER}/tiny-code: nothing after 1:00: look at it on https"):
+    with pytest.raises(KaggleError, match=rf"dataset {USER}/tiny-code: no result after 1:00: look at https"):
         submitting.upload(bundle, "note")
     assert sum(slept) == 60
 
@@ -392,7 +394,7 @@ def test_a_file_that_did_not_arrive_is_an_error(kaggle, bundle, capsys):
 
 def test_files_that_kaggle_cannot_take_are_an_error(kaggle, bundle):
     kaggle.states.extend(["blobs_received", "failed"])
-    with pytest.raises(KaggleError, match="could not take its files: upload it again"):
+    with pytest.raises(KaggleError, match="could not process its files: upload it again"):
         submitting.upload(bundle, "note")
 
 
@@ -404,7 +406,7 @@ def test_a_refused_dataset_is_an_error(kaggle, bundle, monkeypatch):
 
 def test_a_folder_that_would_not_be_uploaded_is_refused(kaggle, bundle):
     (bundle / "weights/more").mkdir()
-    with pytest.raises(ValueError, match="holds the folder more/, which would not be uploaded: keep it flat"):
+    with pytest.raises(ValueError, match="has the subfolder more/, which would not be uploaded: move its files up"):
         submitting.upload(bundle, "note")
     assert kaggle.asked("CreateDataset") == []
 
@@ -412,7 +414,7 @@ def test_a_folder_that_would_not_be_uploaded_is_refused(kaggle, bundle):
 def test_a_bundle_of_another_account_is_refused(kaggle, bundle):
     metadata = read_metadata(bundle / "code")
     write_metadata(bundle / "code", metadata.model_copy(update={"id": "bob/tiny-code"}))
-    with pytest.raises(ValueError, match=f"belongs to 'bob', the token to '{USER}': make bundle OWNER={USER}"):
+    with pytest.raises(ValueError, match=f"belongs to 'bob', but the token to '{USER}': make bundle OWNER={USER}"):
         submitting.upload(bundle, "note")
     assert kaggle.asked("StartBlobUpload") == []
 
@@ -487,13 +489,13 @@ def test_a_notebook_that_was_stopped_did_not_run(kaggle, bundle):
 
 
 def test_a_notebook_whose_datasets_are_not_there_names_them(kaggle, bundle):
-    with pytest.raises(KaggleError, match=f"unknown to Kaggle: {USER}/tiny-code, {USER}/tiny-weights: make upload"):
+    with pytest.raises(KaggleError, match=f"unknown to Kaggle: {USER}/tiny-code, {USER}/tiny-weights: run make upload"):
         submitting.push(bundle / "notebook")
 
 
 def test_a_push_without_an_answer_is_not_made_twice(kaggle, bundle):
     kaggle.fail("SaveKernel", Fault(500))
-    with pytest.raises(KaggleError, match="no answer came, but it may have been taken: look at https"):
+    with pytest.raises(KaggleError, match="no answer came, but it may have been accepted: look at https"):
         submitting.push(bundle / "notebook")
     assert len(kaggle.asked("SaveKernel")) == 1
 
@@ -501,7 +503,7 @@ def test_a_push_without_an_answer_is_not_made_twice(kaggle, bundle):
 def test_a_token_that_ran_out_while_a_notebook_ran_is_said_to_have(kaggle, bundle):
     submitting.upload(bundle, "note")
     kaggle.fail("GetKernelSessionStatus", Fault(401, "Expired"))
-    with pytest.raises(KaggleError, match=r"does not take the token .*\(401: Expired\)"):
+    with pytest.raises(KaggleError, match=r"does not accept the configured token \(401: Expired\)"):
         submitting.push(bundle / "notebook")
 
 
@@ -544,7 +546,7 @@ def test_a_csv_is_handed_in_and_its_score_and_place_are_shown_and_kept(kaggle, h
     assert [line.split() for line in said.splitlines()] == [
         ["public", "0.91000", "mean_dice"],
         ["OOF", "0.90000"],
-        ["place", "3", "of", "4", "teams", "on", "the", "public", "leaderboard"],
+        ["rank", "3", "of", "4", "teams", "on", "the", "public", "leaderboard"],
         ["record", "submissions/tiny.kaggle.json:", "commit", "it"],
     ]
     assert slept == [10]
@@ -586,7 +588,7 @@ def test_a_wait_for_a_score_that_was_cut_off_goes_on_without_another_submission(
 
 def test_a_submission_without_a_word_is_not_sent(kaggle, handed, capsys):
     assert main(["submit", "tiny", "--message", " ", "--data", "tiny"]) == 2
-    assert "no message: say what is new in it" in capsys.readouterr().err
+    assert "no message: describe what changed" in capsys.readouterr().err
     assert kaggle.calls == []
 
 
@@ -600,7 +602,7 @@ def test_a_submission_that_cannot_be_scored_says_why_and_is_kept(kaggle, handed,
 def test_a_submission_whose_upload_fails_is_an_error(kaggle, handed, capsys):
     kaggle.fail("put", Fault(400))  # the client prints it, and goes on
     assert main(SUBMIT) == 2
-    assert "submissions/tiny.csv: was not taken" in capsys.readouterr().err
+    assert "submissions/tiny.csv: was not accepted" in capsys.readouterr().err
     assert kaggle.submissions == []
     assert not Path("submissions/tiny.kaggle.json").exists()
 
@@ -608,7 +610,7 @@ def test_a_submission_whose_upload_fails_is_an_error(kaggle, handed, capsys):
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (Fault(500), "it may have been taken: look at https://www.kaggle.com before you run the command again"),
+        (Fault(500), "it may have been accepted: look at https://www.kaggle.com before you run the command again"),
         (Fault(400, "Daily limit reached"), "Kaggle refuses (400: Daily limit reached)"),
     ],
 )
@@ -650,14 +652,14 @@ def test_the_output_of_a_notebook_is_checked_and_handed_in(kaggle, handed, capsy
     assert "0 rows, the sample submission has 5" in capsys.readouterr().err
     del kaggle.output["submission.csv"]
     assert main([*SUBMIT, "--kernel"]) == 2
-    assert "left no submission.csv" in capsys.readouterr().err
+    assert "has no output file submission.csv" in capsys.readouterr().err
     assert len(kaggle.asked("CreateCodeSubmission")) == 1
 
 
 def test_a_notebook_that_was_not_pushed_cannot_be_handed_in(kaggle, handed, capsys):
     assert main([*SUBMIT, "--kernel"]) == 2
     assert (
-        "dist/kaggle/tiny/notebook/pushed.json: names no version that ran: make push first" in capsys.readouterr().err
+        "dist/kaggle/tiny/notebook/pushed.json: has no version that ran: run make push first" in capsys.readouterr().err
     )
 
 
@@ -683,8 +685,8 @@ def test_the_board_has_every_submission_with_all_its_scores(kaggle, handed, caps
     ]
     # Ranks by OOF 1 2 3, public 2 1 3: 1 - 6 * (1 + 1 + 0) / (3 * 8) = 0.5.
     assert lines[5:] == [
-        "cv and public: rank correlation +0.50 of 3 submissions",
-        "cv and private: rank correlation +1.00 of 3 submissions",
+        "OOF and public: rank correlation +0.50 of 3 submissions",
+        "OOF and private: rank correlation +1.00 of 3 submissions",
         "public and private: rank correlation +0.50 of 3 submissions",
     ]
     assert json.loads(Path("submissions/a.kaggle.json").read_text())[0]["private"] == 0.6
@@ -697,7 +699,7 @@ def test_there_is_no_rank_correlation_of_two_or_of_equal_scores():
 
 def test_a_board_without_submissions_says_how_to_make_one(kaggle, handed, capsys):
     assert main(["leaderboard", SLUG]) == 2
-    assert f"nothing was submitted to {SLUG} from here: make submit" in capsys.readouterr().err
+    assert f"no submission to {SLUG} in submissions/: run make submit" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------- secrets
@@ -741,7 +743,7 @@ def test_a_server_that_repeats_the_token_does_not_bring_it_into_a_message(connec
 
 def test_an_answer_that_repeats_the_token_does_not_bring_it_into_a_message(connected, kaggle, caplog):
     connected.api.dataset_create_new = lambda *_: types.SimpleNamespace(error=ECHO)
-    lost = {f"invalid_{kind}_sources": [] for kind in client.LOST}
+    lost = {f"invalid_{kind}_sources": [] for kind in client.SOURCE_KINDS}
     connected.api.kernels_push = lambda *_: types.SimpleNamespace(error=ECHO, **lost)
     Path("x").mkdir()
     dataset = DatasetMetadata(title="a-title", id=f"{USER}/a-title", licenses=(License(name="other"),))
@@ -755,7 +757,7 @@ def test_the_log_of_a_notebook_shows_no_token(connected, kaggle, caplog):
     kaggle.statuses.append({"status": "error", "failureMessage": ECHO})
     kaggle.log = ECHO
     with pytest.raises(retry.EndedError) as ended:
-        connected.run_through(client.Kernel(f"{USER}/a-title", 1, "https://x"))
+        connected.wait_for_run(client.KernelVersion(f"{USER}/a-title", 1, "https://x"))
     assert "[hidden]" in caplog.text
     assert TOKEN not in str(ended.value) + caplog.text
 

@@ -1,7 +1,7 @@
-"""Kaggle over the network, by its own client.
+"""Requests to Kaggle, made by its own client.
 
-The client reads its token itself, from ~/.kaggle or the environment. Nothing here keeps or prints it; it is looked at
-only so that it can be hidden in what a server says.
+The client reads its token from ~/.kaggle or the environment. This module neither keeps nor prints the token; it reads
+it only to hide it in messages of the server.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ from pipeline.progress import console
 
 log = logging.getLogger(__name__)
 
-PAGE = 200
-LAST_LINES = 15  # of a notebook's log
-ARRIVAL = 3600.0  # seconds in which Kaggle should have taken in a dataset's files
-RUNNING = ("QUEUED", "RUNNING", "NEW_SCRIPT", "CANCEL_REQUESTED")
-LOST = ("dataset", "competition", "kernel", "model")  # what may not be attached, as the client's answers call it
+PAGE_SIZE = 200
+LAST_LINES = 15  # of a notebook's log that are shown
+UPLOAD_TIMEOUT = 3600.0  # seconds in which Kaggle should have processed the files of a dataset
+RUNNING_STATES = ("QUEUED", "RUNNING", "NEW_SCRIPT", "CANCEL_REQUESTED")
+SOURCE_KINDS = ("dataset", "competition", "kernel", "model")  # of attached inputs, as in the client's answers
 
 
 class RemoteFile(NamedTuple):
@@ -37,7 +37,7 @@ class RemoteFile(NamedTuple):
 
 
 class Submission(NamedTuple):
-    """A submission as Kaggle knows it."""
+    """A submission on Kaggle."""
 
     ref: int
     made: str  # ISO 8601
@@ -49,7 +49,7 @@ class Submission(NamedTuple):
     team: str
 
 
-class Kernel(NamedTuple):
+class KernelVersion(NamedTuple):
     """A version of a notebook."""
 
     id: str  # owner/slug
@@ -61,7 +61,7 @@ class Kernel(NamedTuple):
 
 
 class Client:
-    """What this project asks of Kaggle. Each refusal is a KaggleError that says what to do.
+    """The requests of this project to Kaggle; each refusal is a KaggleError that names the remedy.
 
     Args:
         api: the client's KaggleApi, authenticated.
@@ -79,20 +79,21 @@ class Client:
     # ------------------------------------------------------------------------------------------ competitions
 
     def files(self, slug: str) -> list[RemoteFile]:
-        """A competition's files."""
+        """List a competition's files."""
         found, token = [], None
         while True:
-            page = self.caller.call(_competition(slug), self.api.competition_list_files, slug, token, PAGE)
+            page = self.caller.call(_competition(slug), self.api.competition_list_files, slug, token, PAGE_SIZE)
             found += [RemoteFile(file.name, file.total_bytes) for file in page.files]
             token = page.next_page_token
             if not token:
                 return found
 
     def download(self, slug: str, folder: Path) -> Path:
-        """All of a competition's files as one zip; a download that was broken off goes on.
+        """Download a competition's files as one zip, and return its path; an interrupted download resumes.
 
         Raises:
-            KaggleError: for what Kaggle refuses; ValueError: if other bytes came than were announced.
+            KaggleError: for what Kaggle refuses.
+            ValueError: if the number of bytes differs from what was announced.
             OSError: if the disk is full.
         """
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,58 +102,68 @@ class Client:
         return folder / f"{slug}.zip"
 
     def submit(self, slug: str, csv: Path, description: str) -> int:
-        """Hand in a CSV; returns the submission's number."""
+        """Submit a CSV; returns the number of the submission.
+
+        Raises:
+            KaggleError: if Kaggle does not accept it.
+        """
         arguments = (str(csv), description, slug, not console.is_terminal)
-        answer = self.caller.call(_competition(slug), self.api.competition_submit, *arguments, counts=True)
-        if not answer.ref:  # the client says nothing of the upload's failure
-            raise KaggleError(f"{csv}: was not taken ({answer.message}): run the command again")
+        answer = self.caller.call(_competition(slug), self.api.competition_submit, *arguments, is_repeatable=False)
+        if not answer.ref:  # the client does not raise an error if the upload fails
+            raise KaggleError(f"{csv}: was not accepted ({answer.message}): run the command again")
         return answer.ref
 
-    def submit_kernel(self, slug: str, kernel: Kernel, file: str, description: str) -> int:
-        """Hand in the output of a notebook's version; returns the submission's number."""
+    def submit_kernel(self, slug: str, kernel: KernelVersion, file: str, description: str) -> int:
+        """Submit the output of a notebook's version; returns the number of the submission.
+
+        Raises:
+            KaggleError: if Kaggle does not accept it.
+        """
         arguments = (file, description, slug, kernel.id, kernel.version, True)
-        answer = self.caller.call(_competition(slug), self.api.competition_submit_code, *arguments, counts=True)
+        answer = self.caller.call(_competition(slug), self.api.competition_submit_code, *arguments, is_repeatable=False)
         if not answer.ref:
-            raise KaggleError(f"{kernel}: was not taken ({answer.message})")
+            raise KaggleError(f"{kernel}: was not accepted ({answer.message})")
         return answer.ref
 
     def submissions(self, slug: str) -> list[Submission]:
-        """The account's last submissions, newest first."""
-        found = self.caller.call(_competition(slug), lambda: self.api.competition_submissions(slug, page_size=PAGE))
+        """List the account's last submissions, newest first."""
+        found = self.caller.call(
+            _competition(slug), lambda: self.api.competition_submissions(slug, page_size=PAGE_SIZE)
+        )
         return [_submission(each) for each in found or []]
 
     def scored(self, slug: str, ref: int) -> Submission:
-        """A submission once it has its score, or an error in place of it."""
+        """Wait until a submission has a score, or an error, and return it."""
 
-        def look() -> Submission | None:
+        def poll() -> Submission | None:
             found = next((each for each in self.submissions(slug) if each.ref == ref), None)
             return found if found and found.state != "pending" else None
 
-        return self.caller.wait(f"the score of submission {ref}", look)
+        return self.caller.wait(f"the score of submission {ref}", poll)
 
     def ranks(self, slug: str) -> Iterator[tuple[int, str, float]]:
-        """Place, team and score on the public leaderboard, best first."""
-        token, place = None, 0
+        """Yield rank, team and score on the public leaderboard, best first."""
+        token, rank = None, 0
         while True:
             page, token = self.caller.call(_competition(slug), self._leaderboard, slug, token)
-            for place, row in enumerate(page, start=place + 1):  # noqa: B020 - counts on over pages
-                yield place, row.team_name, float(row.score)
+            for rank, row in enumerate(page, start=rank + 1):  # noqa: B020 - continues over pages
+                yield rank, row.team_name, float(row.score)
             if not token:
                 return
 
     def _leaderboard(self, slug: str, token: str | None) -> tuple[list[Any], str]:
-        said = io.StringIO()  # the client gives the page and prints the token of the next
-        with contextlib.redirect_stdout(said):
-            page = self.api.competition_leaderboard_view(slug, PAGE, token)
-        return page or [], said.getvalue().partition("=")[2].strip()
+        printed = io.StringIO()  # the client returns a page, and prints the token of the next one
+        with contextlib.redirect_stdout(printed):
+            page = self.api.competition_leaderboard_view(slug, PAGE_SIZE, token)
+        return page or [], printed.getvalue().partition("=")[2].strip()
 
     # ------------------------------------------------------------------------------------------ datasets
 
     def put_dataset(self, folder: Path, metadata: DatasetMetadata, note: str) -> bool:
-        """Create a dataset, or a new version of it, and wait until its files are there; returns whether it is new.
+        """Create a dataset, or a new version, and wait until its files are processed; returns whether it is new.
 
         Raises:
-            KaggleError: if Kaggle refuses, or a file did not arrive: the client goes on without those.
+            KaggleError: if Kaggle refuses, or a file did not arrive, which the client ignores.
             ValueError: as `flat_files`.
         """
         files = flat_files(folder)
@@ -166,37 +177,37 @@ class Client:
             answer = self.caller.call(what, self.api.dataset_create_version, str(folder), note, quiet)
         if answer.error:
             raise KaggleError(f"{what}: {answer.error}")
-        self.caller.wait(what, lambda: self._is_ready(metadata.id, before or 0) or None, ARRIVAL)
+        self.caller.wait(what, lambda: self._is_ready(metadata.id, before or 0) or None, UPLOAD_TIMEOUT)
         self._check_arrived(metadata.id, set(files))
         return before is None
 
     def _status(self, reference: str) -> tuple[str, int | None]:
-        """A dataset's state and the number of its version."""
+        """The state of a dataset and its version number."""
         text = self.caller.call(f"dataset {reference}", self.api.dataset_status, reference, "json")
         known = json.loads(text)
         return known["status"], known["current_version_number"]
 
     def _version(self, reference: str) -> int | None:
-        """The number of a dataset's version; None if there is no such dataset."""
+        """The version number of a dataset; None if there is no such dataset."""
         try:
             return self._status(reference)[1] or 0
         except UnknownError:
             return None
 
     def _is_ready(self, reference: str, before: int) -> bool:
-        """Whether a version after `before` is there: until then, the state is the earlier version's."""
+        """Whether a version after `before` is ready; until it exists, Kaggle reports the earlier version."""
         try:
             state, version = self._status(reference)
         except UnknownError:  # created a moment ago
             return False
         if state == "failed":
-            raise KaggleError(f"dataset {reference}: Kaggle could not take its files: upload it again")
+            raise KaggleError(f"dataset {reference}: Kaggle could not process its files: upload it again")
         return state == "ready" and (version is None or version > before)
 
     def _check_arrived(self, reference: str, expected: set[str]) -> None:
         arrived, token, what = set(), None, f"dataset {reference}"
         while True:
-            page = self.caller.call(what, self.api.dataset_list_files, reference, token, PAGE)
+            page = self.caller.call(what, self.api.dataset_list_files, reference, token, PAGE_SIZE)
             arrived |= {file.name for file in page.dataset_files}
             token = page.next_page_token
             if not token:
@@ -207,87 +218,91 @@ class Client:
 
     # ------------------------------------------------------------------------------------------ notebooks
 
-    def push(self, folder: Path, metadata: KernelMetadata) -> Kernel:
-        """Save a notebook's new version, which Kaggle then runs.
+    def push(self, folder: Path, metadata: KernelMetadata) -> KernelVersion:
+        """Save a new version of a notebook, which Kaggle then runs.
 
         Raises:
-            KaggleError: if Kaggle refuses, or does not know what should be attached.
+            KaggleError: if Kaggle refuses, or does not find an attached input.
         """
         what = f"notebook {metadata.id}"
-        answer = self.caller.call(what, self.api.kernels_push, str(folder), counts=True)
-        lost = [name for kind in LOST for name in getattr(answer, f"invalid_{kind}_sources") or []]
-        if answer.error or lost:
-            reason = answer.error or f"unknown to Kaggle: {', '.join(lost)}: make upload, or join the competition"
+        answer = self.caller.call(what, self.api.kernels_push, str(folder), is_repeatable=False)
+        missing = [name for kind in SOURCE_KINDS for name in getattr(answer, f"invalid_{kind}_sources") or []]
+        if answer.error or missing:
+            reason = (
+                answer.error or f"unknown to Kaggle: {', '.join(missing)}: run make upload, or join the competition"
+            )
             raise KaggleError(f"{what}: {reason}")
-        return Kernel(metadata.id, answer.version_number, answer.url)
+        return KernelVersion(metadata.id, answer.version_number, answer.url)
 
-    def run_through(self, kernel: Kernel) -> None:
+    def wait_for_run(self, kernel: KernelVersion) -> None:
         """Wait until Kaggle has run a notebook.
 
         Raises:
-            EndedError: if it ended with an error, or was stopped; the last lines of its log are logged.
+            EndedError: if it failed or was stopped; the last lines of its log are logged.
         """
         what = f"notebook {kernel.id}"
 
-        def look() -> Any:
+        def poll() -> Any:
             status = self.caller.call(what, self.api.kernels_status, kernel.id)
-            return None if status.status.name in RUNNING else status
+            return None if status.status.name in RUNNING_STATES else status
 
-        ended = self.caller.wait(f"{what}, version {kernel.version}", look)
+        ended = self.caller.wait(f"{what}, version {kernel.version}", poll)
         if ended.status.name != "COMPLETE":
             lines = log_lines(self.caller.call(what, self.api.kernels_logs, kernel.id))
             log.error("%s", without_secrets("\n".join(lines[-LAST_LINES:])))
             raise EndedError(f"{what} ended with: {ended.failure_message or ended.status.name.lower()}; {kernel.url}")
 
-    def output(self, kernel: Kernel, file: str, folder: Path) -> Path:
-        """Fetch a file that a notebook's last version left.
+    def output(self, kernel: KernelVersion, file: str, folder: Path) -> Path:
+        """Download an output file of a notebook's last version; returns its path.
 
         Raises:
-            KaggleError: if it left no such file.
+            KaggleError: if there is no such file.
         """
         what = f"notebook {kernel.id}"
         found, _ = self.caller.call(what, self.api.kernels_output, kernel.id, str(folder), f"^{re.escape(file)}$", True)
         if str(folder / file) not in found:
-            raise KaggleError(f"{what}, version {kernel.version}: left no {file}; {kernel.url}")
+            raise KaggleError(f"{what}, version {kernel.version}: has no output file {file}; {kernel.url}")
         return folder / file
 
 
 def connect(sleep: Callable[[float], None] = time.sleep) -> Client:
-    """A client with the account of the token that is set up here.
+    """Connect to Kaggle with the configured token.
 
     Raises:
-        KaggleError: without the package, without a token, with one that Kaggle does not take, or without a network.
+        KaggleError: without the packages, without a token that Kaggle accepts, or without a network.
     """
-    silence = contextlib.redirect_stdout(io.StringIO())  # it tells at length, and shows a token it was told to show
+    silence = contextlib.redirect_stdout(io.StringIO())  # the client prints long messages, which may show the token
     try:
-        with silence:  # it looks for a token as soon as it is imported
+        with silence:  # its import reads the token
+            import tenacity  # noqa: F401 - used by the caller
             from kaggle.api.kaggle_api_extended import KaggleApi
-    except ModuleNotFoundError:
-        raise KaggleError("the package kaggle is not installed: pip install -r requirements-kaggle.txt") from None
-    # With VERBOSE=1, which is there for other programs too, it would print each call with the token.
+    except ModuleNotFoundError as error:
+        message = f"the package {error.name} is not installed: pip install -r requirements-kaggle.txt"
+        raise KaggleError(message) from None
+    # VERBOSE=1, which other programs use too, would print each call with the token.
     KaggleApi.args = [argument for argument in KaggleApi.args if argument != "--verbose"]
-    keep_secret(os.environ.get("KAGGLE_KEY"), _given_token())
+    keep_secret(os.environ.get("KAGGLE_KEY"), _configured_token())
     client = Client(KaggleApi(), Caller(sleep))
     try:
         with silence:
             client.caller.call("the account", client.api.authenticate)
     except SystemExit:
-        raise KaggleError(_no_token()) from None
+        raise KaggleError(_token_message()) from None
     keep_secret(client.api.config_values.get("key"), client.api.config_values.get("token"))
     return client
 
 
-def _given_token() -> str | None:
-    """The access token that is set up here, if there is one: only to be hidden."""
+def _configured_token() -> str | None:
+    """The configured access token, to hide it in messages; None if there is none."""
     from kagglesdk.kaggle_env import get_access_token_from_env
 
     return get_access_token_from_env()[0]
 
 
-def _no_token() -> str:
-    way = f"make a token at {TOKENS} and save it as ~/.kaggle/access_token, or set KAGGLE_API_TOKEN"
-    given = _given_token() is not None
-    return f"Kaggle does not take the token that is set up here: {way}" if given else f"no Kaggle token: {way}"
+def _token_message() -> str:
+    remedy = f"create a token at {TOKENS} and save it as ~/.kaggle/access_token, or set KAGGLE_API_TOKEN"
+    problem = "no Kaggle token" if _configured_token() is None else "Kaggle does not accept the configured token"
+    return f"{problem}: {remedy}"
 
 
 def _competition(slug: str) -> str:
@@ -295,25 +310,25 @@ def _competition(slug: str) -> str:
 
 
 def flat_files(folder: Path) -> dict[str, int]:
-    """Name and size in bytes of the files of a dataset.
+    """Map the name of each file of a dataset to its size in bytes.
 
     Raises:
-        ValueError: for a folder in it, which the client would leave out.
+        ValueError: if there is a subfolder, which the client would ignore.
     """
     paths = [path for path in sorted(folder.iterdir()) if path.name != DATASET_FILE]
     inner = next((path for path in paths if path.is_dir()), None)
     if inner:
-        raise ValueError(f"{folder}: holds the folder {inner.name}/, which would not be uploaded: keep it flat")
+        raise ValueError(f"{folder}: has the subfolder {inner.name}/, which would not be uploaded: move its files up")
     return {path.name: path.stat().st_size for path in paths}
 
 
 def log_lines(text: str) -> list[str]:
-    """The lines of a notebook's log, which Kaggle keeps as JSON.
+    """Return the lines of a notebook's log, which Kaggle stores as JSON.
 
     >>> log_lines('[{"stream_name":"stdout","time":1.5,"data":"one\\\\ntwo\\\\n"},{"time":2.0,"data":"three\\\\n"}]')
     ['one', 'two', 'three']
     """
-    with contextlib.suppress(ValueError, KeyError, TypeError):  # plain text, of a run that hardly began
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # plain text, if the run failed at its start
         text = "".join(each["data"] for each in json.loads(text))
     return text.splitlines()
 

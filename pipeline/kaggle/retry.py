@@ -1,4 +1,4 @@
-"""Calls to Kaggle: made again where that helps, and each refusal in plain words."""
+"""Calls Kaggle: repeats a call where that can help, and turns each refusal into one line that names the remedy."""
 
 import errno
 import json
@@ -18,127 +18,154 @@ log = logging.getLogger(__name__)
 
 SITE = "https://www.kaggle.com"
 TOKENS = f"{SITE}/settings/api"
-TRIES = 5
-FIRST_DELAY = 2.0  # seconds before the second try; doubled before each further one
-LONGEST_DELAY = 600.0  # seconds; who is asked to wait for longer had better come back
-FIRST_POLL, LAST_POLL = 10.0, 60.0  # seconds between two looks at what takes its time: a tenth of the time it took
-BETWEEN_LINES = 60.0  # seconds
+MAX_ATTEMPTS = 5
+FIRST_DELAY = 2.0  # seconds before the second attempt; doubled before each further one
+MAX_DELAY = 600.0  # seconds; if Kaggle asks to wait longer, the call fails
+MIN_POLL, MAX_POLL = 10.0, 60.0  # seconds between two polls: a tenth of the time waited so far, within these limits
+LOG_INTERVAL = 60.0  # seconds
 T = TypeVar("T")
 
 
 class KaggleError(ValueError):
-    """Kaggle refused, or could not be reached; the message says what to do, and shows no secret."""
+    """Kaggle refused, or could not be reached; the message names the remedy, and shows no secret."""
 
     def __init__(self, message: str):
         super().__init__(without_secrets(message))
 
 
 class UnknownError(KaggleError):
-    """There is no such thing, or it is somebody else's: of datasets and notebooks, Kaggle does not say which."""
+    """There is no such thing, or it belongs to another account; Kaggle does not tell which."""
 
 
 class EndedError(KaggleError):
-    """What Kaggle ran ended, and not well."""
+    """A notebook on Kaggle ended with an error."""
 
 
 class Refusal(NamedTuple):
     """Why a call failed."""
 
     status: int  # of HTTP; 0: no answer came
-    words: str  # Kaggle's own
-    after: float | None = None  # seconds that Kaggle asks to wait for
+    message: str  # from Kaggle
+    retry_after: float | None = None  # seconds that Kaggle asks to wait
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the same call may succeed later: 429, 5xx and a lost network, if the wait is not too long."""
+        busy = self.status in (0, 429) or self.status >= 500
+        return busy and (self.retry_after or 0.0) <= MAX_DELAY
 
 
 class Caller:
-    """Makes calls, and waits.
+    """Makes calls, and waits between them.
 
     Args:
-        sleep: waits so many seconds.
+        sleep: waits for a number of seconds.
     """
 
     def __init__(self, sleep: Callable[[float], None]):
         self.sleep = sleep
 
-    def call(self, what: str, call: Callable[..., T], *arguments: Any, counts: bool = False) -> T:
-        """A call, again where Kaggle or the network may just be busy.
+    def call(self, what: str, call: Callable[..., T], *arguments: Any, is_repeatable: bool = True) -> T:
+        """Make a call; repeat it if Kaggle is busy or the network is lost.
 
         Args:
-            what: the call is about, for messages, as in "competition tgs-salt".
-            counts: made twice, it would be two; so it is made again only if Kaggle surely did not take it.
+            what: the subject of the call, for messages, as in "competition tgs-salt".
+            is_repeatable: False for a submission or a push, which would be made twice: such a call is repeated only
+                after 429, when Kaggle has certainly not accepted it.
 
         Raises:
-            KaggleError: with what to do.
+            KaggleError: for what Kaggle refuses.
             OSError: if the disk is full.
         """
-        for attempt in range(1, TRIES + 1):
-            try:
-                return call(*arguments)
-            except (ValueError, OSError) as error:
-                refusal = refusal_of(error)
-                if refusal is None:
-                    raise in_words(what, error) from None
-                if counts and (refusal.status == 0 or refusal.status >= 500):
-                    raise KaggleError(_may_be_taken(what)) from None
-                if attempt == TRIES or not _passes(refusal):
-                    raise explained(what, refusal) from None
-                self._delay(attempt, refusal)
-        raise AssertionError("the last try returns or raises")
+        import tenacity
 
-    def _delay(self, attempt: int, refusal: Refusal) -> None:
-        seconds = FIRST_DELAY * 2 ** (attempt - 1) if refusal.after is None else refusal.after
-        reason = f"Kaggle answers {refusal.status}" if refusal.status else "Kaggle cannot be reached"
-        log.warning("%s: try %d of %d in %.0f s", reason, attempt + 1, TRIES, seconds)
-        self.sleep(seconds)
+        def should_retry(error: BaseException) -> bool:
+            refusal = refusal_of(error)
+            return refusal is not None and refusal.is_temporary and (is_repeatable or refusal.status == 429)
 
-    def wait(self, what: str, look: Callable[[], T | None], most: float = math.inf) -> T:
-        """What a look finds at last; says from time to time how long it has been.
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(should_retry),
+            stop=tenacity.stop_after_attempt(MAX_ATTEMPTS),
+            wait=_delay,
+            before_sleep=_log_retry,
+            sleep=self.sleep,
+            reraise=True,
+        )
+        try:
+            return retrying(call, *arguments)
+        except (ValueError, OSError) as error:
+            refusal = refusal_of(error)
+            if refusal is None:
+                raise _explain_error(what, error) from None
+            if not is_repeatable and (refusal.status == 0 or refusal.status >= 500):
+                raise KaggleError(
+                    f"{what}: no answer came, but it may have been accepted: look at {SITE} before you run the "
+                    f"command again"
+                ) from None
+            raise explain_refusal(what, refusal) from None
+
+    def wait(self, what: str, poll: Callable[[], T | None], timeout: float = math.inf) -> T:
+        """Poll until the result is not None, and return it; logs from time to time how long it has waited.
 
         Args:
-            most: seconds.
+            what: is waited for.
+            timeout: seconds.
 
         Raises:
-            KaggleError: if there is nothing after so long.
+            KaggleError: if there is no result before the timeout.
         """
-        waited = spoke = 0.0
-        while (found := look()) is None:
-            if waited >= most:
-                raise KaggleError(f"{what}: nothing after {clock(waited)}: look at it on {SITE}")
-            pause = min(LAST_POLL, max(FIRST_POLL, waited / 10))
+        waited = logged = 0.0
+        while (found := poll()) is None:
+            if waited >= timeout:
+                raise KaggleError(f"{what}: no result after {clock(waited)}: look at {SITE}")
+            pause = min(MAX_POLL, max(MIN_POLL, waited / 10))
             self.sleep(pause)
             waited += pause
-            if waited - spoke >= BETWEEN_LINES:
+            if waited - logged >= LOG_INTERVAL:
                 log.info("waiting for %s: %s", what, clock(waited))
-                spoke = waited
+                logged = waited
         return found
 
 
-def refusal_of(error: Exception) -> Refusal | None:
-    """What an error of the client says of Kaggle or the network; None where it is about something else."""
+def _delay(state: Any) -> float:
+    """Seconds before the next attempt: as long as Kaggle asks, or twice as long as before."""
+    asked = refusal_of(state.outcome.exception()).retry_after
+    return FIRST_DELAY * 2 ** (state.attempt_number - 1) if asked is None else asked
+
+
+def _log_retry(state: Any) -> None:
+    status = refusal_of(state.outcome.exception()).status
+    reason = f"Kaggle answers {status}" if status else "Kaggle cannot be reached"
+    log.warning("%s: attempt %d of %d in %.0f s", reason, state.attempt_number + 1, MAX_ATTEMPTS, state.upcoming_sleep)
+
+
+def refusal_of(error: BaseException) -> Refusal | None:
+    """Why Kaggle or the network failed a call of the client; None if the error has another cause."""
     from requests import exceptions
 
-    # Of notebooks, the client puts 401 and 403 into words of its own, which guess at one cause.
-    origin = error.__context__ if isinstance(error, ValueError) else error
-    request = getattr(origin, "request", None)
+    # For notebooks, the client replaces 401 and 403 by a message of its own that guesses one cause.
+    cause = error.__context__ if isinstance(error, ValueError) else error
+    request = getattr(cause, "request", None)
     keep_header_secret(getattr(request, "headers", {}).get("Authorization"))
-    if isinstance(origin, exceptions.HTTPError) and origin.response is not None:
-        response = origin.response
-        return Refusal(response.status_code, _words(response), seconds_asked(response.headers.get("Retry-After")))
+    if isinstance(cause, exceptions.HTTPError) and cause.response is not None:
+        response = cause.response
+        return Refusal(response.status_code, _message(response), parse_retry_after(response.headers.get("Retry-After")))
     lost = exceptions.ConnectionError | exceptions.Timeout | exceptions.ChunkedEncodingError
     return Refusal(0, "") if isinstance(error, lost) else None
 
 
-def _words(response: Any) -> str:
+def _message(response: Any) -> str:
     try:
-        said = response.json()
+        answer = response.json()
     except ValueError:
         return ""
-    return str(said.get("message") or "") if isinstance(said, dict) else ""
+    return str(answer.get("message") or "") if isinstance(answer, dict) else ""
 
 
-def seconds_asked(text: str | None) -> float | None:
-    """How long Retry-After asks to wait; None where it does not, or cannot be read.
+def parse_retry_after(text: str | None) -> float | None:
+    """Seconds that the header Retry-After asks to wait; None if it is missing or cannot be parsed.
 
-    >>> seconds_asked("7"), seconds_asked("Wed, 21 Oct 2015 07:28:00 GMT"), seconds_asked("soon")
+    >>> parse_retry_after("7"), parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), parse_retry_after("soon")
     (7.0, 0.0, None)
     """
     if text is None or text.strip().isdigit():
@@ -149,45 +176,35 @@ def seconds_asked(text: str | None) -> float | None:
         return None
 
 
-def _passes(refusal: Refusal) -> bool:
-    """Whether it is worth waiting."""
-    busy = refusal.status in (0, 429) or refusal.status >= 500
-    return busy and (refusal.after or 0.0) <= LONGEST_DELAY
-
-
-def _may_be_taken(what: str) -> str:
-    return f"{what}: no answer came, but it may have been taken: look at {SITE} before you run the command again"
-
-
-def in_words(what: str, error: Exception) -> Exception:
-    """An error that is not Kaggle's refusal, in words where its own are few."""
+def _explain_error(what: str, error: Exception) -> Exception:
+    """Replace an error that is no refusal by one with a clearer message, where its own is unclear or has a secret."""
     if isinstance(error, json.JSONDecodeError):
-        return KaggleError(f"{what}: what came is no answer of Kaggle's: is a login page between here and {SITE}?")
+        return KaggleError(f"{what}: the answer is not from Kaggle: is there a login page between here and {SITE}?")
     if getattr(error, "errno", None) == errno.ENOSPC:
-        return OSError(errno.ENOSPC, f"{what}: the disk is full: make room, and run the command again")
+        return OSError(errno.ENOSPC, f"{what}: the disk is full: free some space, and run the command again")
     if without_secrets(str(error)) != str(error):
         return KaggleError(f"{what}: {error}")
     return error
 
 
-def explained(what: str, refusal: Refusal) -> KaggleError:
-    """A refusal in one line, with what to do."""
+def explain_refusal(what: str, refusal: Refusal) -> KaggleError:
+    """Turn a refusal into one line with its remedy."""
     kind, _, name = what.partition(" ")
     status, of_competition = refusal.status, kind == "competition"
-    answer = f"({status}{': ' if refusal.words else ''}{refusal.words})"
+    answer = f"({status}{': ' if refusal.message else ''}{refusal.message})"
     if status == 0:
-        return KaggleError(f"{what}: Kaggle cannot be reached: is there a network?")
+        return KaggleError(f"{what}: Kaggle cannot be reached: check the network")
     if status == 401:
-        return KaggleError(f"Kaggle does not take the token that is set up here {answer}: make one at {TOKENS}")
+        return KaggleError(f"Kaggle does not accept the configured token {answer}: create one at {TOKENS}")
     if status == 403 and of_competition:
         return KaggleError(f"{what}: accept its rules first, at {SITE}/competitions/{name}/rules {answer}")
     if status == 404 and of_competition:
-        return UnknownError(f"Kaggle knows no {what} {answer}. {did_you_mean(name, competition.known())}")
+        return UnknownError(f"Kaggle has no {what} {answer}. {did_you_mean(name, competition.known())}")
     if status in (403, 404):
         return UnknownError(f"{what}: unknown to Kaggle, or not yours {answer}")
     if status == 429:
-        pause = "some minutes" if refusal.after is None else clock(refusal.after)
-        return KaggleError(f"{what}: Kaggle is asked too often {answer}: wait {pause}")
+        pause = "some minutes" if refusal.retry_after is None else clock(refusal.retry_after)
+        return KaggleError(f"{what}: too many requests to Kaggle {answer}: wait {pause}")
     if status >= 500:
-        return KaggleError(f"{what}: Kaggle has trouble of its own {answer}, after {TRIES} tries: try again later")
+        return KaggleError(f"{what}: Kaggle has an internal error {answer}, after {MAX_ATTEMPTS} attempts: try later")
     return KaggleError(f"{what}: Kaggle refuses {answer}")

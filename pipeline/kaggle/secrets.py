@@ -1,26 +1,28 @@
-"""What no message may show: a server may repeat in an answer what it was sent."""
+"""Hides tokens in messages: a server may repeat in its answer what it was sent."""
 
 import base64
 import re
 
 HIDDEN = "[hidden]"
-SHORTEST = 6  # characters; a shorter word may be any word
-# What is a token by its form, whether it is known here or not: Kaggle's own, and what stands in a header. After
-# "basic", a word without a digit or "=" is plain English.
-FORMS = re.compile(r"KGAT_[\w-]+|\bBearer\s+[\w.~+/=-]{6,}|\bBasic\s+(?=[\w.~+/-]*[\d=])[\w.~+/=-]{6,}", re.IGNORECASE)
+MIN_LENGTH = 6  # characters; a shorter secret could be an ordinary word
+# Strings that look like tokens: Kaggle's access tokens, and credentials in a header. After "basic", a word without a
+# digit or "=" is plain English.
+TOKEN_PATTERN = re.compile(
+    r"KGAT_[\w-]+|\bBearer\s+[\w.~+/=-]{6,}|\bBasic\s+(?=[\w.~+/-]*[\d=])[\w.~+/=-]{6,}", re.IGNORECASE
+)
 _known: set[str] = set()
 
 
 def keep_secret(*texts: str | None) -> None:
-    """Hide these texts in all messages from now on, and what they look like in a header."""
+    """Hide these texts, and their base64 form in a header, in all later messages."""
     for text in texts:
-        if text and len(text) >= SHORTEST:
+        if text and len(text) >= MIN_LENGTH:
             _known.add(text)
             _known.add(base64.b64encode(text.encode()).decode())
 
 
 def keep_header_secret(header: str | bytes | None) -> None:
-    """The same of what the header Authorization holds."""
+    """Hide the credentials of a header Authorization in all later messages."""
     scheme, _, credential = (header.decode() if isinstance(header, bytes) else header or "").partition(" ")
     keep_secret(credential)
     if scheme.lower() == "basic":
@@ -31,7 +33,7 @@ def keep_header_secret(header: str | bytes | None) -> None:
 
 
 def without_secrets(text: str) -> str:
-    """A text in which nothing of that is left.
+    """Replace all known secrets, and everything that looks like a token, by [hidden].
 
     >>> without_secrets("you sent Bearer abcdefgh")
     'you sent [hidden]'
@@ -40,4 +42,4 @@ def without_secrets(text: str) -> str:
     """
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
-    return FORMS.sub(HIDDEN, text)
+    return TOKEN_PATTERN.sub(HIDDEN, text)

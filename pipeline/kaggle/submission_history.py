@@ -1,4 +1,4 @@
-"""What was handed in, and how well the own score foretold the board's."""
+"""Records submissions and their scores, and measures how well the OOF score predicts the leaderboard."""
 
 import json
 from collections.abc import Sequence
@@ -11,33 +11,34 @@ from scipy.stats import spearmanr
 from pipeline.files import write_text
 from pipeline.schema import Table, read_json
 
-FEWEST = 3  # submissions for a rank correlation
+MIN_SUBMISSIONS = 3  # for a rank correlation
+LABELS = {"oof": "OOF", "public": "public", "private": "private"}
 
 
 class Entry(Table):
     """One submission of a CSV, or of a notebook's output."""
 
-    ref: int = 0  # Kaggle's number; 0 until it is handed in
-    made: str = ""  # ISO 8601; empty until Kaggle says
+    ref: int = 0  # Kaggle's number; 0 until it is submitted
+    made: str = ""  # ISO 8601; empty until Kaggle reports it
     message: str
-    sha256: str  # of the CSV; of a notebook, the one that it left before the hidden test set
+    sha256: str  # of the CSV; for a notebook, of its output on the known test set
     kernel: str | None = None  # owner/slug, version
     public: float | None = None
     private: float | None = None
 
 
 class Row(NamedTuple):
-    """One line of the table."""
+    """One submission with its scores."""
 
     name: str
     ref: int
-    cv: float  # cross-fitted out of fold
+    oof: float  # cross-fitted
     public: float | None
     private: float | None
 
 
 class Correlation(NamedTuple):
-    """Spearman's rank correlation of two kinds of score."""
+    """Spearman's rank correlation of two scores over all submissions that have both."""
 
     of: str
     value: float
@@ -45,33 +46,35 @@ class Correlation(NamedTuple):
 
 
 def entries_path(name: str) -> Path:
-    """Where a submission's entries are kept."""
+    """The file of a submission's entries."""
     return Path("submissions") / f"{name}.kaggle.json"
 
 
 def read_entries(name: str) -> list[Entry]:
-    """A submission's entries, oldest first."""
+    """Read a submission's entries, oldest first."""
     path = entries_path(name)
     if not path.is_file():
         return []
-    remedy = "restore it, as with git checkout: only Kaggle's site has these scores beside it"
+    remedy = "restore it, for example with git checkout: only Kaggle's site has a copy of these scores"
     return [Entry(**each) for each in read_json(path, remedy, list[Entry])]
 
 
 def write_entries(name: str, entries: Sequence[Entry]) -> Path:
-    """Keep a submission's entries; one of a number that is there already takes its place."""
-    kept = {entry.ref: entry for entry in [*read_entries(name), *entries]}
-    text = json.dumps([entry.model_dump(mode="json") for entry in kept.values()], indent=1)
+    """Write a submission's entries; an entry replaces an earlier one with the same number. Returns the path."""
+    by_ref = {entry.ref: entry for entry in [*read_entries(name), *entries]}
+    text = json.dumps([entry.model_dump(mode="json") for entry in by_ref.values()], indent=1)
     write_text(entries_path(name), text + "\n")
     return entries_path(name)
 
 
 def correlations(rows: Sequence[Row]) -> list[Correlation]:
-    """Of own, public and private score, each pair of which at least FEWEST rows have both."""
+    """Correlate OOF, public and private score, where at least MIN_SUBMISSIONS rows have both."""
     found = []
-    for first, second in (("cv", "public"), ("cv", "private"), ("public", "private")):
+    for first, second in (("oof", "public"), ("oof", "private"), ("public", "private")):
         pairs = [(getattr(row, first), getattr(row, second)) for row in rows]
         both = np.array([pair for pair in pairs if None not in pair], dtype=float)
-        if len(both) >= FEWEST and (np.ptp(both, axis=0) > 0).all():  # among equal scores there is no rank
-            found.append(Correlation(f"{first} and {second}", float(spearmanr(*both.T).statistic), len(both)))
+        if len(both) >= MIN_SUBMISSIONS and (np.ptp(both, axis=0) > 0).all():  # equal scores have no rank
+            found.append(
+                Correlation(f"{LABELS[first]} and {LABELS[second]}", float(spearmanr(*both.T).statistic), len(both))
+            )
     return found

@@ -200,4 +200,4 @@ def test_the_wheel_is_built_from_what_git_knows(tmp_path, monkeypatch, caplog):
     subprocess.run(["git", "init", "--quiet"], check=True)
     subprocess.run(["git", "add", *known], check=True)
     assert sorted(map(str, wheels._sources())) == sorted(known)
-    assert "not in the wheel: 1 modules that git does not know, such as pipeline/scratch.py" in caplog.text
+    assert "not in the wheel: 1 modules that git does not track, such as pipeline/scratch.py" in caplog.text

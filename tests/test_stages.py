@@ -54,7 +54,7 @@ def test_ensemble_of_two_prints_what_it_is_worth_and_keeps_the_score_of_each_ima
     assert scores["score"].mean() == pytest.approx(manifest["oof_score"])
     alone = max(manifest["oof_score_alone"].values())
     assert manifest["oof_score"] - alone == pytest.approx(manifest["gain"]["mean"])
-    assert ("hand in submissions/tiny.csv" in printed) == (manifest["gain"]["mean"] < 0)
+    assert ("submit submissions/tiny.csv" in printed) == (manifest["gain"]["mean"] < 0)
 
 
 def test_members_that_predict_an_image_in_two_sizes_are_refused_with_its_id_and_both(tiny):
@@ -127,7 +127,7 @@ def say_threads(name, threads):
 def test_compare_says_when_two_runs_were_trained_with_other_numbers_of_threads(submitted, capsys, threads, said):
     say_threads("seed1", threads)
     assert main(["compare", "tiny", "seed1"]) == 0
-    line = "tiny was trained on cpu with 1 thread, seed1 on cpu with 2 threads: sums are rounded otherwise"
+    line = "tiny was trained on cpu with 1 thread, seed1 on cpu with 2 threads: the difference includes"
     assert (line in capsys.readouterr().out) == said
 
 
@@ -163,7 +163,7 @@ def test_final_proposes_two_of_three(submitted, capsys):
     printed = capsys.readouterr().out
     assert re.search(r"choose (tiny and seed1|seed1 and tiny)", printed)
     assert "5 test images, 30% of them public" in printed
-    assert re.search(r"is not the best in private in \d+% of boards", printed)
+    assert re.search(r"is not the best private one in \d+% of simulations", printed)
 
 
 def test_final_in_another_competition_is_refused_with_the_right_one(submitted, capsys):

@@ -309,7 +309,7 @@ def test_mistakes_are_one_line(tiny, capsys):
     assert "--fold full: expected a number from 0, or all" in say("--fold", "full")
     assert "unknown executor 'rey'. Did you mean 'ray'?" in say("--executor", "rey")
     assert "fold 9 does not exist" in say("--fold", "9")
-    assert "both say what the seed is" in say("--seeds", "1", "--set", "seed=2")
+    assert "both set the seed" in say("--seeds", "1", "--set", "seed=2")
     assert "are both run 'x': leave out --set name" in say("--seeds", "1 2", "--set", "name=x")
 
 

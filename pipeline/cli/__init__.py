@@ -1,4 +1,4 @@
-"""The command line: one command per stage; the only place that prints and exits."""
+"""The command line: one command per stage. Only this package prints and sets the exit status."""
 
 import logging
 import sys
@@ -15,7 +15,7 @@ INTERRUPTED = 130  # typer's status after Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, or 2 after one line about a mistake."""
+    """Run one command; returns the exit status: 0, 2 after a user error, 130 after Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     _set_up_logging(debug)
@@ -23,12 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = command([arg for arg in args if arg != "--debug"], prog_name="pipeline", standalone_mode=False) or 0
         if status == INTERRUPTED:
-            return _complain(args, "stopped. The same command goes on where it was", status)
+            return _print_error(args, "interrupted: run the same command again to resume", status)
         return status
     except Exception as error:
-        if debug or not _is_mistake(error):
+        if debug or not _is_user_error(error):
             raise
-        return _complain(args, _one_line(error), status=2)
+        return _print_error(args, _one_line(error), status=2)
 
 
 def run() -> None:
@@ -36,20 +36,20 @@ def run() -> None:
     sys.exit(main())
 
 
-def _complain(args: Sequence[str], message: str, status: int) -> int:
+def _print_error(args: Sequence[str], message: str, status: int) -> int:
     name = f"pipeline {args[0]}" if args and not args[0].startswith("-") else "pipeline"
     print(shortened(f"{name}: {message}", MAX_MESSAGE), file=sys.stderr)
     return status
 
 
-def _is_mistake(error: Exception) -> bool:
-    """Whether one line says all: bad input, a full disk or too large a batch, and not a fault of this program."""
+def _is_user_error(error: Exception) -> bool:
+    """Whether the message suffices without a traceback: bad input, a full disk, or not enough memory."""
     known = isinstance(error, ValueError | OSError | FloatingPointError)
-    return known or hasattr(error, "format_message") or _lacks_memory(error) or _is_out_of_gpu_memory(error)
+    return known or hasattr(error, "format_message") or _is_out_of_memory(error) or _is_out_of_gpu_memory(error)
 
 
-def _lacks_memory(error: Exception) -> bool:
-    """Of Python and numpy, or of torch on the CPU, which raises RuntimeError."""
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python or numpy, or torch on the CPU (a RuntimeError), ran out of memory."""
     return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
@@ -61,16 +61,16 @@ def _one_line(error: Exception) -> str:
     text = (error.format_message() if hasattr(error, "format_message") else str(error)).rstrip()
     if _is_out_of_gpu_memory(error):
         return "the GPU's memory is full: lower train.batch_size and raise train.accumulate, or lower the phase's crop"
-    if _lacks_memory(error):
-        said = f" ({shortened(' '.join(text.split()))})" if text else ""
-        return f"memory is full{said}: lower the batch size, train.workers or the phase's crop"
-    if "Original Traceback" in text:  # of a data-loading worker: its last line is "SomeError: message"
+    if _is_out_of_memory(error):
+        details = f" ({shortened(' '.join(text.split()))})" if text else ""
+        return f"memory is full{details}: lower the batch size, train.workers or the phase's crop"
+    if "Original Traceback" in text:  # from a data-loading worker: its last line is "SomeError: message"
         text = text.splitlines()[-1].partition(": ")[2]
     return " ".join(text.split()) or "give a command, see --help"
 
 
 class _ConsoleHandler(logging.Handler):
-    """Lines of the log, above a progress bar where there is one."""
+    """Prints log lines above the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         console.print(self.format(record), highlight=False, soft_wrap=True)

@@ -23,9 +23,8 @@ def download(
 ) -> None:
     """Download and unpack a competition's files; an interrupted download resumes."""
     result = stages.download(competition, data or Path("data") / competition)
-    out.print(
-        f"data        {result.folder}  {result.files} files" + ("" if result.is_new else ", all downloaded before")
-    )
+    before = "" if result.is_new else ", all downloaded before"
+    out.print(f"data        {result.folder}  {result.files} files{before}")
 
 
 @app.command()

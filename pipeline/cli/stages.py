@@ -1,4 +1,4 @@
-"""A command for each stage, from the files to the submission and what is learnt of it."""
+"""One command per stage, from the competition's files to the submission and its evaluation."""
 
 import fnmatch
 import logging
@@ -14,6 +14,7 @@ from pipeline import competition, stages
 from pipeline.cli.terminal import (
     DEMO,
     ConfigPath,
+    Configs,
     DataRoot,
     Overrides,
     SkipBad,
@@ -34,29 +35,32 @@ log = logging.getLogger(__name__)
 
 @app.command()
 def data(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
-    """Make the demo's data if it is asked for; read every image once and list the bad ones."""
+    """Read every image once and list unreadable ones; for a demo config, generate its data first."""
     stages.data(load_config(path, set_, data, skip_bad))
 
 
 @app.command()
 def folds(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
-    """Assign folds/<name>.csv if it is missing, and show how even the folds are."""
+    """Write folds/<name>.csv if it is missing, and show how balanced the folds are."""
     cfg = load_config(path, set_, data, skip_bad)
     described, worst = stages.describe_folds(cfg)
-    of_classes = [name for name in described if name.startswith(tuple(OF_CLASSES)) and "=" not in name]
+    class_columns = [name for name in described if name.startswith(tuple(CLASS_COLUMNS)) and "=" not in name]
     shares = {name: "{:.1%}" for name in described if name == "empty" or "=" in name}
     areas = {name: "{:.4f}" for name in described if name.startswith(("coverage", "q"))}
-    print_table(described.drop(columns=of_classes).reset_index().to_dict("records"), shares | areas)
-    _print_classes(described[of_classes])
+    print_table(described.drop(columns=class_columns).reset_index().to_dict("records"), shares | areas)
+    _print_classes(described[class_columns])
     out.print(f"worst deviation from the mean of the folds: {worst:.1%}")
 
 
-OF_CLASSES = {"with_": ("images with", "{:.1%}"), "coverage_": ("mean coverage", "{:.4f}")}  # by their column's prefix
+CLASS_COLUMNS = {
+    "with_": ("images with", "{:.1%}"),
+    "coverage_": ("mean coverage", "{:.4f}"),
+}  # by prefix of the column
 
 
 def _print_classes(described: pd.DataFrame) -> None:
-    """A row for each class: there may be many, and a fold is a column."""
-    for prefix, (what, form) in OF_CLASSES.items():
+    """Print a row per class and a column per fold: there may be many classes."""
+    for prefix, (what, form) in CLASS_COLUMNS.items():
         table = described.filter(regex=f"^{prefix}").rename(columns=lambda name: name.split("_", 1)[1])
         rows = [
             {what: name, **{f"fold {fold}": value for fold, value in folds.items()}} for name, folds in table.items()
@@ -67,7 +71,7 @@ def _print_classes(described: pd.DataFrame) -> None:
 
 @app.command()
 def competitions() -> None:
-    """The cards that ship: what each competition wants, and how much of its card nobody here could check."""
+    """List the included competition cards; "from memory" counts their values that are not verified."""
     rows = []
     for name in competition.known():
         card = competition.load(name)
@@ -84,7 +88,7 @@ def competitions() -> None:
             }
         )
     print_table(rows, {})
-    out.print('\nA card of your own goes by its path: competition = "cards/mine.toml"; begin with docs/card.toml.')
+    out.print('\nTo use your own card, give its path: competition = "cards/mine.toml"; docs/card.toml is a template.')
 
 
 def _runs_of(dialect: Dialect) -> str:
@@ -93,28 +97,30 @@ def _runs_of(dialect: Dialect) -> str:
 
 @app.command()
 def doctor(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
-    """Are the files what the card says? Sample submission, masks, dialect, images; exits 2 on what would spoil it."""
+    """Check sample submission, masks, RLE dialect and images against the card; exit status 2 if one is wrong."""
     done = stages.doctor(load_config(path, set_, data, skip_bad))
     widest = max(len(finding.check) for finding in done.findings)
-    for finding in done.findings:  # whole lines, however long: they say what to write
+    for finding in done.findings:  # not truncated: they name the values to set
         out.print(f"{finding.level:4}  {finding.check:{widest}}  {finding.message}")
     if done.sheet:
         out.print(f"pictures    {done.sheet}")
     if done.bad:
-        raise ValueError(f"{len(done.bad)} of {len(done.findings)} findings would spoil a submission, see above")
+        raise ValueError(
+            f"{len(done.bad)} of {len(done.findings)} findings would spoil a submission, see the lines marked bad above"
+        )
 
 
 @app.command()
 def audit(
     path: ConfigPath = DEMO,
     inflation: Annotated[
-        bool, typer.Option(help="train on a random split too, and say what its leaks pretend (twice the hours)")
+        bool, typer.Option(help="also train on a random split: how much does its leak inflate the CV score?")
     ] = False,
     set_: Overrides = None,
     data: DataRoot = None,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Find images of one scene (copies, crops, neighbours) within train, and between train and test."""
+    """Find near-duplicates (copies, crops, neighbours of one scene) within train, and between train and test."""
     cfg = load_config(path, set_, data, skip_bad)
     found = stages.audit(cfg)
     if len(found.pairs):
@@ -141,12 +147,12 @@ def _print_inflation(worth: stages.LeakInflation) -> None:
 @app.command()
 def train(
     path: ConfigPath = DEMO,
-    fold: Annotated[str, typer.Option(help="a fold from 0, all, or full: every image and no validation")] = "all",
+    fold: Annotated[str, typer.Option(help="number from 0; all; full: all images, no validation")] = "all",
     set_: Overrides = None,
     data: DataRoot = None,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Train the model that leaves a fold out, through all phases; goes on after a kill."""
+    """Train one model per held-out fold, through all phases; an interrupted training resumes."""
     cfg = load_config(path, set_, data, skip_bad)
     for number in _folds(cfg, fold):
         trained = stages.train(cfg, number)
@@ -167,19 +173,19 @@ def _folds(cfg: Config, text: str) -> list[Fold]:
 @app.command()
 def sweep(
     path: ConfigPath = DEMO,
-    configs: Annotated[str, typer.Option(help="names of the configs, beside the given one's file")] = "",
-    seeds: Annotated[str, typer.Option(help="such as '0 1 2'; empty: each config's own")] = "",
-    fold: Annotated[str, typer.Option(help="a fold from 0, or all")] = "all",
-    jobs: Annotated[int, typer.Option(help="at a time; 0: one; on Ray as many as it has GPUs or CPUs", min=0)] = 0,
+    configs: Configs = "",
+    seeds: Annotated[str, typer.Option(metavar="SEEDS", help="such as '0 1 2'  [default: as in the configs]")] = "",
+    fold: Annotated[str, typer.Option(help="fold number from 0, or all")] = "all",
+    jobs: Annotated[int, typer.Option(help="jobs at a time; 0: one, on Ray one per GPU or CPU", min=0)] = 0,
     executor: Annotated[
-        str, typer.Option(help="local: by make, or ray: on a cluster that shares this folder")
+        str, typer.Option(help="local (subprocesses) or ray (a cluster that shares this folder)")
     ] = "local",
-    retries: Annotated[int, typer.Option(help="of each job that was killed", min=0)] = 2,
+    retries: Annotated[int, typer.Option(help="restarts of a crashed job", min=0)] = 2,
     set_: Overrides = None,
     data: DataRoot = None,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Train folds × configs × seeds side by side; none twice, and those that die again."""
+    """Train folds × configs × seeds in parallel; restarts crashed jobs, skips finished ones."""
     if fold != "all" and not fold.isdigit():
         raise ValueError(f"--fold {fold}: expected a number from 0, or all")
     given = [path.with_name(f"{name}.toml") for name in configs.split()] or [path]
@@ -198,11 +204,11 @@ def sweep(
 
 
 def _seeds(text: str, overrides: Sequence[str] | None) -> list[int]:
-    strangers = [word for word in text.split() if not word.isdigit()]
-    if strangers:
-        raise ValueError(f"--seeds {strangers[0]}: expected whole numbers from 0, such as '0 1 2'")
+    invalid = [word for word in text.split() if not word.isdigit()]
+    if invalid:
+        raise ValueError(f"--seeds {invalid[0]}: expected whole numbers from 0, such as '0 1 2'")
     if text and any(pair.partition("=")[0].strip() == "seed" for pair in overrides or []):
-        raise ValueError("--set seed and --seeds both say what the seed is: leave out one of them")
+        raise ValueError("--set seed and --seeds both set the seed: leave out one of them")
     return [int(word) for word in text.split()]
 
 
@@ -218,29 +224,29 @@ def _print_sweep(sweep: stages.Sweep) -> None:
 
 @app.command()
 def oof(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
-    """Out-of-fold predictions of every fold, and their scores."""
+    """Make out-of-fold predictions of all folds, and print their scores."""
     _print_oof(stages.oof(load_config(path, set_, data, skip_bad)))
 
 
 @app.command()
 def predict(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
-    """Test-set probabilities of every fold."""
+    """Predict the test set with the models of all folds."""
     stages.predict(load_config(path, set_, data, skip_bad))
 
 
 @app.command()
 def ensemble(
     path: ConfigPath = DEMO,
-    configs: Annotated[str, typer.Option(help="names of the configs to average, beside the given one's file")] = "",
+    configs: Configs = "",
     set_: Overrides = None,
     data: DataRoot = None,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Do all that is missing, average, search the cut on OOF, write and check the submission."""
+    """Write a validated submission: averages models, tunes post-processing on OOF; runs missing stages first."""
     cfgs = load_configs(path, configs, set_, data, skip_bad)
-    # `make ensemble CONFIG=x` names x twice: the usual way to a submission, and not worth a word.
+    # `make ensemble CONFIG=x` passes x twice; that is no mistake.
     if len(configs.split()) == 1 and configs.split() != [path.stem]:
-        log.warning("an ensemble of one (%s): there is nothing to weigh; name two or more in CONFIGS", cfgs[0].name)
+        log.warning("an ensemble of one config (%s): no weights to tune; give two or more in CONFIGS", cfgs[0].name)
     done = stages.ensemble(cfgs)
     for cfg in cfgs:
         out.print(f"\n{cfg.name}, out of fold, {epoch_metric(done.metric)} at threshold .5:")
@@ -262,14 +268,14 @@ def _print_worth(done: stages.Ensembled) -> None:
     out.print(f"\nOOF score   {honest.mean:.4f}  cross-fitted, {honest}")
     out.print(f"            {done.decision.in_sample:.4f}  in-sample: optimism {done.optimism:+.4f}")
     if not isinstance(done.decision.shipped, Exclusive):
-        out.print(f"            {done.decision.at_half:.4f}  at threshold .5, nothing chosen but the weights")
+        out.print(f"            {done.decision.at_half:.4f}  at threshold .5, only the weights tuned")
     out.print(f"            {done.decision.trivial:.4f}  {TRIVIAL[isinstance(done.decision.shipped, Exclusive)]}")
     if done.official is not None:
         out.print(
             f"            {done.official:.4f}  {done.metric}, cross-fitted; "
             f"the above is {selection_metric(done.metric)}"
         )
-    out.print("found       " + ", ".join(_said_of(done.found)) + ", out of fold, cross-fitted")
+    out.print("found       " + ", ".join(_format_detection(done.found)) + ", out of fold, cross-fitted")
     for name, value in done.decision.others.items():
         out.print(f"            {value:.4f}  {name}, cross-fitted")
     if done.gain:
@@ -284,16 +290,16 @@ def _print_worth(done: stages.Ensembled) -> None:
         )
         if gain.mean < 0:
             out.print(
-                f"            better alone: hand in submissions/{best}.csv (make ensemble CONFIGS={best} writes it)"
+                f"            better alone: submit submissions/{best}.csv (make ensemble CONFIGS={best} writes it)"
             )
     _print_drawn(done.decision.shipped, done.classes, several=len(done.singles) > 1)
 
 
-def _said_of(found: DetectionRates) -> list[str]:
-    """What is found, in words; what is not defined is left out."""
+def _format_detection(found: DetectionRates) -> list[str]:
+    """Format the detection rates that are defined."""
     return [
         *([] if found.dice is None else [f"Dice {found.dice:.4f} over all pixels"]),
-        *([] if found.found is None else [f"{found.found:.0%} of the masks with objects get some of them"]),
+        *([] if found.found is None else [f"{found.found:.0%} of the masks with objects have a true positive pixel"]),
         *([] if found.left_empty is None else [f"{found.left_empty:.0%} of the empty ones stay empty"]),
     ]
 
@@ -321,18 +327,18 @@ def _print_drawn(drawer: Drawer, classes: Sequence[str], *, several: bool) -> No
 @app.command()
 def report(
     path: ConfigPath = DEMO,
-    configs: Annotated[str, typer.Option(help="names of the configs of an ensemble, beside the given one's file")] = "",
+    configs: Configs = "",
     set_: Overrides = None,
     data: DataRoot = None,
     skip_bad: SkipBad = False,
 ) -> None:
-    """One HTML page to look at: curves, worst images, suspected label errors, what the submission holds."""
+    """Write an HTML report: training curves, worst images, suspected label errors, content of the submission."""
     out.print(f"report      {stages.report(load_configs(path, configs, set_, data, skip_bad))}")
 
 
 @app.command()
 def pseudo(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
-    """Train on test images labelled by models that never saw the fold, and say what that changed."""
+    """Train with pseudo-labels of test images, made without the held-out fold, and report the change in score."""
     done = stages.pseudo(load_config(path, set_, data, skip_bad))
     with_, without = done.scores
     gap = done.difference
@@ -344,10 +350,10 @@ def pseudo(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = Non
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(help="a config's name, or an ensemble's, as in x+y")],
-    b: Annotated[str, typer.Argument(help="what it is compared with")],
+    a: Annotated[str, typer.Argument(help="name of a config, or of an ensemble such as x+y")],
+    b: Annotated[str, typer.Argument(help="name to compare it with")],
 ) -> None:
-    """Whether A beats B: a paired bootstrap of their cross-fitted OOF scores."""
+    """Test whether A is better than B, by a paired bootstrap of their cross-fitted OOF scores."""
     done = stages.compare(a, b)
     gap = done.difference
     out.print(f"{a}  {done.a:.4f}")
@@ -356,44 +362,42 @@ def compare(
     better = "" if isnan(gap.p_better) else f"{a} is better in {gap.p_better:.1%} of draws "
     out.print(f"{better}({done.images} images in {done.groups} groups)")
     if not done.same_folds:
-        out.print("their folds differ: what differs between the splits is in the difference too")
+        out.print("their folds differ: the difference includes the effect of the split")
     if done.machines:
         one, other = done.machines
-        out.print(
-            f"{a} was trained on {one}, {b} on {other}: sums are rounded otherwise, which is in the difference too"
-        )
+        out.print(f"{a} was trained on {one}, {b} on {other}: the difference includes the effect of other rounding")
 
 
 @app.command()
 def final(
-    names: Annotated[list[str], typer.Argument(help="names of configs or ensembles, as in x x+y")],
-    competition: Annotated[str, typer.Option(help="a card's name")] = "demo",
+    names: Annotated[list[str], typer.Argument(help="names of configs or ensembles, such as x x+y")],
+    competition: Annotated[str, typer.Option(help="name or path of a card")] = "demo",
     data: DataRoot = None,
 ) -> None:
-    """Which two submissions to choose, from simulated public and private boards."""
+    """Select two final submissions: simulates public and private splits from the OOF scores."""
     done = stages.final(names, competition, data)
     boards = done.boards
     rows = [
         {"name": name, "OOF": score, "best in private": best}
         for name, score, best in zip(done.names, done.scores, boards.best, strict=True)
     ]
-    out.print(f"{done.test_images} test images, {done.public_share:.0%} of them public, drawn from OOF:")
+    out.print(f"{done.test_images} test images, {done.public_share:.0%} of them public, simulated from OOF scores:")
     print_table(rows, {"OOF": "{:.4f}", "best in private": "{:.0%}"})
     first, second = boards.pair
-    out.print(f"choose {done.names[first]} and {done.names[second]}")
+    out.print(f"select {done.names[first]} and {done.names[second]}")
     out.print(
-        f"the public board's first is not the best in private in {boards.wrong:.0%} of boards; following it costs "
-        f"{boards.loss:.4f} on average"
+        f"the best public submission is not the best private one in {boards.wrong:.0%} of simulations; selecting it "
+        f"costs {boards.loss:.4f} on average"
     )
 
 
 @app.command()
 def score(
-    competition: Annotated[str, typer.Argument(help="a card's name")],
+    competition: Annotated[str, typer.Argument(help="name or path of a card")],
     submission: Annotated[Path, typer.Argument(help="the CSV to score")],
-    solution: Annotated[Path, typer.Argument(help="the CSV with the truth")],
+    solution: Annotated[Path, typer.Argument(help="the CSV with the ground truth")],
 ) -> None:
-    """The official metric of a submission against the truth."""
+    """Compute the official metric of a submission against the ground truth."""
     metric, value, images = stages.score(competition, submission, solution)
     out.print(f"{metric} {value:.4f}  ({images} images, {submission} against {solution})")
 
@@ -402,10 +406,10 @@ def score(
 def encoders(
     pattern: Annotated[str, typer.Argument(help="part of a name, or a pattern such as '*resne?t50*'")] = "",
     refresh: Annotated[
-        bool, typer.Option(help="build each of timm's models anew (most of an hour), and rewrite the list")
+        bool, typer.Option(help="build every timm model again (most of an hour), and rewrite the list")
     ] = False,
 ) -> None:
-    """List the encoders that work: parameters (millions), the architectures they serve, output strides, native size."""
+    """List encoders: parameters (millions), the architectures that support them, output strides, native image size."""
     from pipeline.models import encoder, encoder_table
 
     if refresh:

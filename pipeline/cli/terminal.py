@@ -1,4 +1,4 @@
-"""What every command shares: the program, its options, and how it prints."""
+"""What all commands share: the app, common options and printing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,28 +16,31 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="From Kaggle's files to a valid submission.csv. Each stage does what is missing before it. "
-    "Add --debug to any command to see the traceback of an error.",
+    help="A pipeline for Kaggle segmentation competitions, from the files to a validated submission. "
+    "Each command runs the missing stages before it. Add --debug to any command to see the traceback of an error.",
 )
 
-ConfigPath = Annotated[Path, typer.Argument(help="a config", metavar="[CONFIG]")]
+ConfigPath = Annotated[Path, typer.Argument(help="path of a config file", metavar="[CONFIG]")]
 Configs = Annotated[
     str, typer.Option(metavar="NAMES", help="several configs by name, in the folder of CONFIG, e.g. 'nuclei seed1'")
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="override values, e.g. 'train.batch_size=8 seed=1'"),
+    typer.Option("--set", metavar="KEY=VALUE", help="override values of the config, e.g. 'train.batch_size=8 seed=1'"),
 ]
-DataRoot = Annotated[Path | None, typer.Option("--data", envvar="DATA", help="where the competition's files lie")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="list images that cannot be read, and leave them out")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option("--data", envvar="DATA", help="folder of the competition's files"),
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="list unreadable images, and leave them out")]
 
 DEMO = Path("configs/demo.toml")
-# Wide: no table loses a column in a pipe or a small window. What is printed is text: a class may be called [/x].
+# Wide, so that no table loses a column in a pipe or a small window. No markup: a class may be named [/x].
 out = Console(width=200, highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=not is_main_process())
 
 
 def load_config(path: Path, overrides: Sequence[str] | None, data: Path | None, skip_bad: bool) -> Config:
-    """A config as the command line changes it."""
+    """Load a config and apply the options of the command line."""
     cfg = config.load(path, overrides or [])
     chosen = {"root": data or cfg.data.root, "skip_bad": skip_bad or cfg.data.skip_bad}
     return cfg.model_copy(update={"data": cfg.data.model_copy(update=chosen)})
@@ -46,16 +49,16 @@ def load_config(path: Path, overrides: Sequence[str] | None, data: Path | None, 
 def load_configs(
     path: Path, names: str, overrides: Sequence[str] | None, data: Path | None, skip_bad: bool = False
 ) -> list[Config]:
-    """The configs of these names beside the given one's file; that one, if there are no names."""
+    """Load the configs of these names in the folder of `path`; without names, the config at `path`."""
     paths = [path.with_name(f"{name}.toml") for name in names.split()] or [path]
     return [load_config(each, overrides, data, skip_bad) for each in paths]
 
 
 def print_table(rows: list[dict[str, Any]], formats: dict[str, str]) -> None:
-    """Rows as a table, columns by the keys of the first.
+    """Print rows as a table, whose columns are the keys of the first row.
 
     Args:
-        formats: of a column's values, such as "{:.4f}".
+        formats: by column, such as "{:.4f}".
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in rows[0]:

@@ -1,4 +1,4 @@
-"""The wheels that a notebook without a network installs: this package's, and those that Kaggle's image lacks."""
+"""Collects the wheels that an offline notebook installs: this package, and packages missing in Kaggle's image."""
 
 import logging
 import os
@@ -15,25 +15,25 @@ from pipeline.files import write_text
 
 log = logging.getLogger(__name__)
 
-# What requirements-kaggle-image.txt, the stated base, has not.
+# Packages that requirements-kaggle-image.txt does not have.
 MISSING = ("segmentation-models-pytorch", "connected-components-3d", "imagecodecs")
-PYTHONS = ("3.11", "3.12", "3.13")  # Kaggle's image changes overnight, and a bundle should not care
+PYTHONS = ("3.11", "3.12", "3.13")  # several: Kaggle may update its image at any time
 PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_28_x86_64")
 SOURCES = ("pipeline", "pyproject.toml", "README.md", "LICENSE")
 
 
 def write_wheels(folder: Path, cache: Path) -> list[str]:
-    """Put all wheels into a folder, with a requirements.txt for `pip install --no-index --no-deps --find-links`.
+    """Write all wheels into a folder, with a requirements.txt for `pip install --no-index --no-deps --find-links`.
 
     Args:
-        cache: folder where wheels of others stay from one bundle to the next.
+        cache: folder where downloaded wheels are kept for the next bundle.
 
     Returns:
         the requirements.
 
     Raises:
-        FileNotFoundError: outside of the project's folder.
-        ConnectionError: if a wheel is not in the cache and cannot be fetched.
+        FileNotFoundError: if the current folder is not the project's.
+        ConnectionError: if a wheel is not in the cache and cannot be downloaded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.whl"):
@@ -41,7 +41,7 @@ def write_wheels(folder: Path, cache: Path) -> list[str]:
     own = build_own_wheel(folder)
     others = [f"{name}=={version(name)}" for name in MISSING]
     for requirement in others:
-        for wheel in _fetched(requirement, cache):
+        for wheel in _download(requirement, cache):
             shutil.copyfile(wheel, folder / wheel.name)
     requirements = [f"segmentation-pipeline=={own.name.split('-')[1]}", *others]
     write_text(folder / "requirements.txt", "\n".join(requirements) + "\n")
@@ -49,14 +49,16 @@ def write_wheels(folder: Path, cache: Path) -> list[str]:
 
 
 def build_own_wheel(folder: Path) -> Path:
-    """This package as a wheel; built from a copy, so that nothing of an earlier build gets in and nothing is left here.
+    """Build the wheel of this package from a copy of its sources; returns the path.
+
+    The copy keeps leftovers of earlier builds out of the wheel, and build files out of the project.
 
     Raises:
-        FileNotFoundError: outside of the project's folder.
+        FileNotFoundError: if the current folder is not the project's.
     """
-    lost = [name for name in SOURCES if not Path(name).exists()]
-    if lost:
-        raise FileNotFoundError(f"{lost[0]}: not here. make bundle runs in the project's folder, and builds its wheel")
+    missing = [name for name in SOURCES if not Path(name).exists()]
+    if missing:
+        raise FileNotFoundError(f"{missing[0]}: no such file. Run make bundle in the project's folder")
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary) / "source"
         source.mkdir()
@@ -68,19 +70,19 @@ def build_own_wheel(folder: Path) -> Path:
 
 
 def _sources() -> list[Path]:
-    """The files that the wheel is built from: those that git knows, where the project is a clone."""
+    """The files that the wheel is built from: the ones tracked by git, if the project is a clone."""
     found = [path for name in SOURCES for path in _files(Path(name))]
     tracked = _tracked()
     if tracked is None:
         return found
-    stray = [path for path in found if path.resolve() not in tracked]
-    if programs := [path for path in stray if path.suffix == ".py"]:
+    untracked = [path for path in found if path.resolve() not in tracked]
+    if modules := [path for path in untracked if path.suffix == ".py"]:
         log.warning(
-            "not in the wheel: %d modules that git does not know, such as %s: git add them if the project needs them",
-            len(programs),
-            programs[0],
+            "not in the wheel: %d modules that git does not track, such as %s: git add them if the project needs them",
+            len(modules),
+            modules[0],
         )
-    return [path for path in found if path not in stray]
+    return [path for path in found if path not in untracked]
 
 
 def _files(path: Path) -> list[Path]:
@@ -88,21 +90,21 @@ def _files(path: Path) -> list[Path]:
 
 
 def _tracked() -> set[Path] | None:
-    """The files that git knows of the clone that the package lies in; None where that is no clone, or git not here."""
-    home = Path(SOURCES[0]).resolve().parent
+    """The tracked files of the clone; None if the project is no clone, or git is not installed."""
+    root = Path(SOURCES[0]).resolve().parent
     with suppress(OSError):
-        done = subprocess.run(["git", "-C", str(home), "ls-files", "-z", *SOURCES], capture_output=True)
+        done = subprocess.run(["git", "-C", str(root), "ls-files", "-z", *SOURCES], capture_output=True)
         if not done.returncode and done.stdout:
-            return {(home / os.fsdecode(name)).resolve() for name in done.stdout.split(b"\0") if name}
+            return {(root / os.fsdecode(name)).resolve() for name in done.stdout.split(b"\0") if name}
     return None
 
 
-def _fetched(requirement: str, cache: Path) -> list[Path]:
-    """A requirement's wheels for all of PYTHONS."""
+def _download(requirement: str, cache: Path) -> list[Path]:
+    """Download a requirement's wheels for all of PYTHONS, unless they are in the cache."""
     kept = cache / requirement
     done = kept / "complete"
     if not done.exists():
-        log.info("fetching %s for Python %s", requirement, ", ".join(PYTHONS))
+        log.info("downloading %s for Python %s", requirement, ", ".join(PYTHONS))
         for python in PYTHONS:
             platforms = [option for name in PLATFORMS for option in ("--platform", name)]
             options = ["--no-deps", "--only-binary=:all:", "--python-version", python, *platforms, "--dest", str(kept)]

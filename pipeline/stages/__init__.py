@@ -1,9 +1,9 @@
-"""The stages, and the files between them: the only place that knows paths and their order.
+"""The stages of the pipeline, and the files between them: only this package builds paths.
 
     data, doctor ─▶ audit ─▶ folds ─▶ train ─▶ oof ─▶ predict ─▶ ensemble ─▶ report, compare, final, bundle ─▶ rehearse
 
-A stage calls the ones before it. Each looks at what is on disk, does what is missing and no more, so any of them can be
-the first command on a fresh clone, and any can be run again after a kill.
+A stage runs the stages before it. Each checks which of its files exist and makes only the missing ones, so any stage
+can be the first command on a fresh clone, and any can be run again after a crash.
 """
 
 from pipeline.stages.audit import AuditReport, LeakInflation, audit, measure_inflation

@@ -36,7 +36,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_zip_becomes_its_files_and_goes(zip_path, folder):
+def test_unpack_extracts_all_files_and_deletes_the_archive(zip_path, folder):
     zip_path.write_bytes(pack(FILES))
     files = unpack(zip_path, folder)
     assert contents(folder) == FILES
@@ -52,7 +52,7 @@ def test_a_zip_becomes_its_files_and_goes(zip_path, folder):
         ({"train/1.png": b"one", "readme": b"-"}, {"train/train/1.png": b"one", "train/readme": b"-"}),
     ],
 )
-def test_a_zip_inside_becomes_a_folder_of_its_name(zip_path, folder, inside, expected):
+def test_an_inner_zip_is_unpacked_into_a_folder_of_its_name(zip_path, folder, inside, expected):
     zip_path.write_bytes(pack({"train.zip": pack(inside), "sample.csv": b"id"}))
     unpack(zip_path, folder)
     assert contents(folder) == expected | {"sample.csv": b"id"}
@@ -61,7 +61,7 @@ def test_a_zip_inside_becomes_a_folder_of_its_name(zip_path, folder, inside, exp
 @pytest.mark.parametrize(
     "name", ["../evil", "train/../../evil", "/tmp/evil", "..\\evil", "C:\\evil", "C:/evil", "\\\\host\\evil"]
 )
-def test_a_member_that_would_land_outside_is_refused_before_anything_is_written(zip_path, folder, name):
+def test_a_member_outside_the_folder_is_refused_before_anything_is_written(zip_path, folder, name):
     zip_path.write_bytes(pack({"good.csv": b"-", name: b"evil"}))
     with pytest.raises(ValueError, match="would land outside"):
         unpack(zip_path, folder)
@@ -69,7 +69,7 @@ def test_a_member_that_would_land_outside_is_refused_before_anything_is_written(
     assert zip_path.exists()
 
 
-def test_a_link_is_refused(zip_path, folder):
+def test_a_symbolic_link_is_refused(zip_path, folder):
     link = zipfile.ZipInfo("train")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(zip_path, "w") as packed:
@@ -78,14 +78,14 @@ def test_a_link_is_refused(zip_path, folder):
         unpack(zip_path, folder)
 
 
-def test_a_zip_inside_is_trusted_no_more_than_its_shell(zip_path, folder, tmp_path):
+def test_an_inner_zip_is_checked_like_the_outer_one(zip_path, folder, tmp_path):
     zip_path.write_bytes(pack({"train.zip": pack({"../../evil": b"evil"})}))
     with pytest.raises(ValueError, match="would land outside"):
         unpack(zip_path, folder)
     assert not list(tmp_path.rglob("evil"))
 
 
-def test_a_zip_that_blows_up_is_refused_before_anything_is_written(zip_path, folder, monkeypatch):
+def test_a_zip_bomb_is_refused_before_anything_is_written(zip_path, folder, monkeypatch):
     monkeypatch.setattr(archive, "BOMB_BYTES", 1 << 20)
     zip_path.write_bytes(pack({"zeros": bytes(3 << 20)}))  # packed about a thousand times
     with pytest.raises(ValueError, match="0 MiB would become 3 MiB"):
@@ -93,7 +93,7 @@ def test_a_zip_that_blows_up_is_refused_before_anything_is_written(zip_path, fol
     assert not folder.exists()
 
 
-def test_members_that_share_their_packed_bytes_do_not_hide_a_bomb(zip_path, folder, monkeypatch):
+def test_a_zip_bomb_with_overlapping_members_is_refused(zip_path, folder, monkeypatch):
     # Twenty names in the table for one member of 1 MiB: their packed sizes add up to twenty times what there is.
     monkeypatch.setattr(archive, "BOMB_BYTES", 1 << 20)
     monkeypatch.setattr(archive, "BOMB_RATIO", 5000)
@@ -107,7 +107,7 @@ def test_members_that_share_their_packed_bytes_do_not_hide_a_bomb(zip_path, fold
         unpack(zip_path, folder)
 
 
-def test_a_zip_that_holds_zips_without_end_is_refused(zip_path, folder):
+def test_zips_nested_too_deep_are_refused(zip_path, folder):
     data = b"-"
     for depth in range(5):
         data = pack({f"{depth}.zip" if depth else "file": data})
@@ -135,7 +135,7 @@ def test_a_zip_larger_than_the_disk_is_refused_before_anything_is_written(zip_pa
         lambda _: b"<html>Sign in</html>",
     ],
 )
-def test_a_damaged_zip_says_what_to_do(zip_path, folder, break_):
+def test_a_damaged_zip_is_refused_with_a_remedy(zip_path, folder, break_):
     zip_path.write_bytes(break_(pack(FILES, zipfile.ZIP_STORED)))
     with pytest.raises(ValueError, match=r"slug.zip: a damaged zip \(.*\): remove it, and run the command again"):
         unpack(zip_path, folder)
@@ -143,7 +143,7 @@ def test_a_damaged_zip_says_what_to_do(zip_path, folder, break_):
     assert "train/images/1.png" not in contents(folder)
 
 
-def test_a_damaged_stream_inside_says_so_too(zip_path, folder):
+def test_a_damaged_member_is_refused_with_a_remedy(zip_path, folder):
     data = bytearray(pack({"a": bytes(range(256)) * 64}))
     data[60:90] = b"\xff" * 30  # of what is packed
     zip_path.write_bytes(bytes(data))
@@ -154,7 +154,7 @@ def test_a_damaged_stream_inside_says_so_too(zip_path, folder):
         unpack(zip_path, folder)
 
 
-def test_an_encrypted_zip_is_left_to_the_user(zip_path, folder):
+def test_an_encrypted_zip_is_refused_with_a_remedy(zip_path, folder):
     data = bytearray(pack({"secret": b"-"}))
     data[6] |= 1
     data[data.index(b"PK\x01\x02") + 8] |= 1
@@ -164,7 +164,7 @@ def test_an_encrypted_zip_is_left_to_the_user(zip_path, folder):
 
 
 @pytest.mark.parametrize("cut", range(6))
-def test_an_unpacking_that_was_cut_off_anywhere_goes_on(zip_path, folder, monkeypatch, cut):
+def test_unpacking_resumes_after_an_interruption_at_any_file(zip_path, folder, monkeypatch, cut):
     inner = {"1.png": b"one", "2.png": b"two"}
     zip_path.write_bytes(pack({"train.zip": pack(inner), "test.zip": pack({"3.png": b"three"}), "sample.csv": b"id"}))
     extract, done = archive._extract, []
@@ -186,7 +186,7 @@ def test_an_unpacking_that_was_cut_off_anywhere_goes_on(zip_path, folder, monkey
     assert not zip_path.exists()
 
 
-def test_what_is_there_is_not_unpacked_again_and_what_is_half_is(zip_path, folder):
+def test_complete_files_are_kept_and_incomplete_ones_unpacked_again(zip_path, folder):
     zip_path.write_bytes(pack(FILES))
     (folder / "train/images").mkdir(parents=True)
     (folder / "train/images/1.png").write_bytes(b"eno")  # the same size: kept

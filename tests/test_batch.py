@@ -74,7 +74,7 @@ def test_partitions_hold_the_masks_of_the_submission(bundle):
     assert (done.images, done.partitions, done.done_before, done.problems) == (5, 3, 0, 0)
 
 
-def test_a_run_that_was_cut_off_goes_on_with_what_is_missing(bundle, monkeypatch):
+def test_an_interrupted_run_resumes_with_the_missing_partitions(bundle, monkeypatch):
     weights, expected = bundle
     source, real = copies(11), partitions.Output.write
 
@@ -96,7 +96,7 @@ def test_a_run_that_was_cut_off_goes_on_with_what_is_missing(bundle, monkeypatch
     assert stages.batch_predict(weights, source, "out", rows=2).predicted == 0
 
 
-def test_memory_stays_flat_through_2000_images(bundle, monkeypatch):
+def test_memory_does_not_grow_over_2000_images(bundle, monkeypatch):
     def write(self, number, rows):
         original(self, number, rows)
         gc.collect()
@@ -124,7 +124,7 @@ def test_a_write_that_fails_leaves_no_partition(bundle, monkeypatch):
     assert not list(Path("out").glob("p*"))
 
 
-def test_a_bad_image_costs_its_own_row(bundle):
+def test_a_bad_image_affects_its_own_row_only(bundle):
     Path("tiny/test/images/bad.png").write_bytes(b"not an image")
     table = pd.DataFrame({"path": [*sorted(map(str, Path("tiny/test/images").glob("*.png"))), "gone.png"]})
     table.to_parquet("list.parquet")
@@ -137,7 +137,7 @@ def test_a_bad_image_costs_its_own_row(bundle):
     assert len(written()) == 7
 
 
-def test_files_may_lie_and_go_anywhere(bundle):
+def test_input_and_output_may_be_urls(bundle):
     weights, expected = bundle
     memory = fsspec.filesystem("memory")
     for path in Path("tiny/test/images").glob("*.png"):
@@ -150,7 +150,7 @@ def test_files_may_lie_and_go_anywhere(bundle):
     memory.rm("/out", recursive=True)
 
 
-def test_another_output_is_asked_for_when_something_else_changed(bundle):
+def test_an_output_of_another_prediction_is_refused(bundle):
     stages.batch_predict(bundle[0], PATTERN, "out", rows=2)
     with pytest.raises(ValueError, match=r"out was started with rows = 2, now it is 3: give another --output"):
         stages.batch_predict(bundle[0], PATTERN, "out", rows=3)
@@ -159,7 +159,7 @@ def test_another_output_is_asked_for_when_something_else_changed(bundle):
         stages.batch_predict(bundle[0], PATTERN, "out", rows=2)
 
 
-def test_mistakes_are_one_line(bundle, capsys):
+def test_user_errors_are_one_line(bundle, capsys):
     def say(*arguments):
         assert main(["batch-predict", *arguments]) == 2
         return capsys.readouterr().err
@@ -194,7 +194,7 @@ def listed(tmp_path, monkeypatch):
     return write
 
 
-def test_ids_of_a_table_stay_as_they_are(listed):
+def test_ids_of_a_table_are_not_changed(listed):
     assert [each.image_id for each in listed(path=["a.png", "b.png"], image_id=["007", "7"])] == ["007", "7"]
     assert [each.image_id for each in listed(path=["a.png", "b.png"], image_id=[7, 8])] == ["7", "8"]
     assert [each.image_id for each in listed(path=pd.Categorical(["x/0012.v2.png", "x/plain"]))] == ["0012.v2", "plain"]
@@ -213,20 +213,20 @@ def test_ids_of_a_table_stay_as_they_are(listed):
         ({"path": ["a.png", "absent://a/b.png"]}, r"absent://a/b.png: a package is not installed: get absent"),
     ],
 )
-def test_a_table_that_cannot_be_right_says_where(listed, columns, message):
+def test_an_invalid_table_is_refused_with_its_row(listed, columns, message):
     fsspec.register_implementation("absent", "no_such_package.Files", clobber=True, errtxt="get absent")
     with pytest.raises(ValueError, match=message):
         listed(**columns)
 
 
-def test_a_table_without_rows_or_file_says_so(listed):
+def test_an_empty_or_missing_table_is_refused(listed):
     with pytest.raises(FileNotFoundError, match=r"list.parquet: it lists no image"):
         listed(path=pd.Series([], dtype=str))
     with pytest.raises(FileNotFoundError, match=r"gone.parquet: no such file"):
         list_inputs("gone.parquet")
 
 
-def test_a_pattern_matches_files_alone(tmp_path):
+def test_a_pattern_matches_files_only(tmp_path):
     for name in ("b.png", "a.png", ".hidden.png"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
@@ -236,7 +236,7 @@ def test_a_pattern_matches_files_alone(tmp_path):
     assert list(found) == [Input(name, f"file://{tmp_path}/{name}.png") for name in ("a", "b", "link")]
 
 
-def test_a_pattern_may_look_into_an_archive(tmp_path):
+def test_a_pattern_may_match_inside_an_archive(tmp_path):
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as file:
         file.writestr("in/a.png", b"pixels")
         file.writestr("in/._a.png", b"what macOS knows about it")
@@ -246,7 +246,7 @@ def test_a_pattern_may_look_into_an_archive(tmp_path):
         assert path.read_bytes() == b"pixels"
 
 
-def test_a_long_list_is_the_same_piece_by_piece(listed, monkeypatch):
+def test_a_list_longer_than_a_chunk_is_read_completely(listed, monkeypatch):
     monkeypatch.setattr(inputs, "AT_ONCE", 3)
     found = listed(path=[f"{number}.png" for number in range(8)])
     assert len(found) == len(list(found)) == 8
@@ -258,7 +258,7 @@ def test_a_long_list_is_the_same_piece_by_piece(listed, monkeypatch):
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def test_a_disk_that_fills_up_keeps_what_is_whole(tmp_path):
+def test_a_full_disk_keeps_complete_partitions(tmp_path):
     output, rows = Output(str(tmp_path / "out")), [MaskRow(f"{number:032}", "x", "1 1", 2, 3) for number in range(2000)]
     output.start([], "model", 10)
     output.write(0, rows[:1])
@@ -275,7 +275,7 @@ def test_a_disk_that_fills_up_keeps_what_is_whole(tmp_path):
     assert output.missing(2) == [1]
 
 
-def test_two_runs_may_write_one_partition_at_a_time(tmp_path, monkeypatch):
+def test_two_runs_may_write_the_same_partition(tmp_path, monkeypatch):
     first, second = Output(str(tmp_path)), Output(str(tmp_path))
     rows, real = [MaskRow("a", "x", "1 1", 2, 3)], fsspec.implementations.local.LocalFileSystem.mv
 
@@ -290,7 +290,7 @@ def test_two_runs_may_write_one_partition_at_a_time(tmp_path, monkeypatch):
     assert list(pd.read_parquet(tmp_path)["image_id"]) == ["a"]
 
 
-def test_an_output_of_unknown_origin_is_left_alone(tmp_path):
+def test_an_output_of_unknown_origin_is_not_changed(tmp_path):
     output = Output(str(tmp_path))
     (tmp_path / "_plan.json").write_text("{half")
     with pytest.raises(ValueError, match=r"_plan.json: expected the plan of a batch prediction"):
@@ -319,7 +319,7 @@ def actors():
     return found
 
 
-def test_an_actor_that_is_killed_loses_nothing_and_does_nothing_twice(bundle, ray_cluster):
+def test_a_killed_actor_loses_and_repeats_no_partition(bundle, ray_cluster):
     weights, expected = bundle
     source, killed = copies(300), []
 
@@ -341,7 +341,7 @@ def test_an_actor_that_is_killed_loses_nothing_and_does_nothing_twice(bundle, ra
     assert_all_once(expected, 300)
 
 
-def test_a_machine_without_the_weights_says_so(ray_cluster, tmp_path):
+def test_a_machine_without_the_weights_is_an_error(ray_cluster, tmp_path):
     job = executors.BatchJob([], 1, [0], str(tmp_path), tmp_path / "nowhere")
     with pytest.raises(
         ValueError, match=r"a machine of the cluster cannot predict: .*nowhere/bundle.json: no such file"
@@ -349,7 +349,7 @@ def test_a_machine_without_the_weights_says_so(ray_cluster, tmp_path):
         list(executors.run_on_ray(job, 1))
 
 
-def test_without_a_cluster_it_says_how_to_begin_one(bundle, monkeypatch):
+def test_without_a_cluster_the_error_tells_how_to_start_one(bundle, monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(
         ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("Could not find any running Ray instance."))

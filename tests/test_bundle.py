@@ -45,7 +45,7 @@ def rows(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("configs", [BOTH[:1], BOTH], ids=["one config", "two configs"])
-def test_the_bundles_csv_is_that_of_the_ensemble(submitted, configs):
+def test_bundle_and_ensemble_write_the_same_csv(submitted, configs):
     bundle, done = bundled(*configs)
     predicted = predict_test(bundle, Path("tiny"), Path("working/submission.csv"))
     assert rows(predicted.csv) == rows(done.csv)
@@ -53,7 +53,7 @@ def test_the_bundles_csv_is_that_of_the_ensemble(submitted, configs):
     assert len(set(rows(done.csv).values())) > 2, "masks differ, or equality says nothing"
 
 
-def test_an_image_in_tiles_is_read_by_window_and_never_whole(submitted, monkeypatch):
+def test_a_tiled_image_is_read_by_window(submitted, monkeypatch):
     bundle, done = bundled(*BOTH[:1], sets=("predict.tiles={size=32,stride=24}",))
 
     def whole(*_):
@@ -66,7 +66,7 @@ def test_an_image_in_tiles_is_read_by_window_and_never_whole(submitted, monkeypa
     assert len(set(rows(done.csv).values())) > 2, "masks differ, or equality says nothing"
 
 
-def test_a_damaged_image_in_tiles_costs_itself_alone(submitted):
+def test_a_damaged_tiled_image_does_not_affect_other_images(submitted):
     bundle, done = bundled(*BOTH[:1], sets=("predict.tiles={size=32,stride=24}",))
     expected, bad = rows(done.csv), sorted(rows(done.csv))[1]
     Path(f"tiny/test/images/{bad}.png").write_bytes(b"no image")
@@ -78,7 +78,7 @@ def test_a_damaged_image_in_tiles_costs_itself_alone(submitted):
     }
 
 
-def test_a_bundle_draws_by_refined_rules_what_the_ensemble_does(submitted, monkeypatch):
+def test_a_bundle_applies_refined_rules_like_the_ensemble(submitted, monkeypatch):
     cut = Cut(0.4, 20, min_component=8, presence_threshold=0.5, presence_area=4, fill_holes=True, keep_largest=2)
     monkeypatch.setattr("pipeline.ensemble.candidate_rules.Rivals.best", lambda rivals, folds: ("refined", cut))
     bundle, done = bundled(*BOTH[:1])
@@ -88,7 +88,7 @@ def test_a_bundle_draws_by_refined_rules_what_the_ensemble_does(submitted, monke
     assert len(set(rows(done.csv).values())) > 2, "masks differ, or equality says nothing"
 
 
-def test_a_bundle_moves_to_another_place(submitted, tmp_path, monkeypatch):
+def test_a_bundle_can_be_moved(submitted, tmp_path, monkeypatch):
     _, done = bundled(*BOTH[:1])
     shutil.move("bundle", tmp_path / "elsewhere")
     shutil.copytree("tiny", tmp_path / "input")
@@ -106,7 +106,7 @@ def poison(path):
     save_checkpoint(path, weights, record)
 
 
-def test_weights_that_are_not_finite_are_refused_before_predicting_at_home_and_in_a_bundle(submitted, capsys):
+def test_non_finite_weights_are_refused_before_predicting_locally_and_in_a_bundle(submitted, capsys):
     bundle, done = bundled(*BOTH[:1])
     poison(Path("bundle/tiny-fold1.safetensors"))
     poison(Path("runs/tiny/fold1/best.safetensors"))
@@ -120,7 +120,7 @@ def test_weights_that_are_not_finite_are_refused_before_predicting_at_home_and_i
         write_weights(Path("again"), load_members([config.load(BOTH[0])]), done, half=False)
 
 
-def test_an_image_without_finite_probabilities_costs_itself_alone(submitted, caplog):
+def test_an_image_with_non_finite_probabilities_does_not_affect_other_images(submitted, caplog):
     bundle, done = bundled(*BOTH[:1])
     folder = hide({name: Path(f"tiny/test/images/{name}.png").read_bytes() for name in rows(done.csv)})
     odd = sorted(rows(done.csv))[1]
@@ -194,7 +194,7 @@ def test_images_of_other_sizes_colours_and_damage_leave_a_valid_csv(submitted, c
     assert json.loads(Path("submission.json").read_text())["problems"] == done.problems
 
 
-def test_a_valid_csv_is_there_before_the_first_image(submitted):
+def test_a_valid_csv_exists_before_the_first_image(submitted):
     bundle, _ = bundled(*BOTH[:1])
     seen = []
 
@@ -218,7 +218,7 @@ class Faulty:
         return self.predictor(images, views)
 
 
-def test_a_batch_too_large_for_the_memory_is_predicted_in_smaller_ones(submitted, caplog):
+def test_a_batch_too_large_for_memory_is_predicted_in_smaller_batches(submitted, caplog):
     bundle, _ = bundled(*BOTH[:1])
     images = {f"{number:02}": scene(36, 44, number) for number in range(20)}
     folder = hide(images)
@@ -231,7 +231,7 @@ def test_a_batch_too_large_for_the_memory_is_predicted_in_smaller_ones(submitted
     assert "a batch of 16 failed (OutOfMemoryError): batch size reduced to 8" in caplog.text
 
 
-def test_an_image_that_no_model_can_take_costs_only_itself(submitted):
+def test_an_image_on_which_models_fail_does_not_affect_other_images(submitted):
     bundle, _ = bundled(*BOTH[:1])
     folder = hide({"a": scene(36, 44), "huge": scene(50, 44), "z": scene(36, 44)})
     done = predict_test(
@@ -241,7 +241,7 @@ def test_an_image_that_no_model_can_take_costs_only_itself(submitted):
     assert rows(done.csv)["huge"] == "1 1"
 
 
-def test_rows_of_an_image_that_do_not_follow_each_other_get_its_masks(submitted):
+def test_non_consecutive_rows_of_an_image_get_its_masks(submitted):
     drawn = []
     stream = iter([("a", [[1]]), ("b", [[2]]), ("c", None)])
     in_turn = OrderedPredictions(stream, lambda stores: drawn.append(stores) or np.array(stores), {"a"}, pytest.fail)
@@ -250,7 +250,7 @@ def test_rows_of_an_image_that_do_not_follow_each_other_get_its_masks(submitted)
     assert len(drawn) == 2
 
 
-def test_an_image_that_cannot_be_drawn_costs_only_itself(submitted, monkeypatch):
+def test_an_image_that_cannot_be_rendered_does_not_affect_other_images(submitted, monkeypatch):
     bundle, _ = bundled(*BOTH[:1])
     folder = hide({"a": scene(36, 44), "odd": scene(1, 44), "z": scene(36, 44)})
     draw_masks = PerClass.masks
@@ -267,7 +267,7 @@ def test_an_image_that_cannot_be_drawn_costs_only_itself(submitted, monkeypatch)
     assert rows(done.csv)["odd"] == "1 1" != rows(done.csv)["z"]
 
 
-def test_processes_that_read_ahead_give_the_same_csv(submitted):
+def test_reading_ahead_in_processes_gives_the_same_csv(submitted):
     bundle, done = bundled(*BOTH[:1])
     assert rows(predict_test(bundle, Path("tiny"), Path("submission.csv"), workers=2).csv) == rows(done.csv)
 
@@ -281,7 +281,7 @@ class Fatal(Reader):
         return super().__call__(path)
 
 
-def test_if_a_process_that_reads_ahead_dies_this_one_reads_on(tmp_path, caplog):
+def test_if_a_reading_process_dies_the_main_process_reads_the_rest(tmp_path, caplog):
     places = []
     for name in ("a", "b", "fatal", "c"):
         Image.fromarray(scene(36, 44)).save(tmp_path / f"{name}.png")
@@ -293,7 +293,7 @@ def test_if_a_process_that_reads_ahead_dies_this_one_reads_on(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "Connection reset by peer")])
-def test_pixels_that_went_with_the_process_that_read_them_are_read_again(tmp_path, monkeypatch, caplog, error):
+def test_pixels_lost_with_their_reading_process_are_read_again(tmp_path, monkeypatch, caplog, error):
     def broken(dataset, **_):
         yield dataset[0]
         raise error
@@ -305,7 +305,7 @@ def test_pixels_that_went_with_the_process_that_read_them_are_read_again(tmp_pat
     assert "reading the rest in this process" in caplog.text
 
 
-def test_a_reader_that_fails_in_any_way_costs_one_image(tmp_path):
+def test_any_error_of_a_reader_affects_one_image_only(tmp_path):
     def reader(path):
         raise IndexError("tuple index out of range")
 
@@ -367,7 +367,7 @@ def many(submitted):
     return bundle, hide({image_id: scene(*size) for image_id, size in IMAGES.items()})
 
 
-def test_within_the_budget_nothing_is_dropped_and_the_projection_holds(many, clock):
+def test_nothing_is_dropped_within_the_budget_and_the_estimate_is_right(many, clock):
     done = slowly(*many, clock, budget=60)
     assert done.dropped == []
     assert done.first_estimate == pytest.approx(done.seconds, rel=0.2)
@@ -375,7 +375,7 @@ def test_within_the_budget_nothing_is_dropped_and_the_projection_holds(many, clo
 
 
 @pytest.mark.parametrize(("share", "least"), [(0.75, 1), (0.5, 2)], ids=["a view", "a view and folds"])
-def test_what_does_not_fit_is_dropped_in_the_bundles_order_and_the_projection_holds(many, clock, caplog, share, least):
+def test_fallbacks_are_applied_in_order_and_the_estimate_is_right(many, clock, caplog, share, least):
     caplog.set_level(logging.INFO, "pipeline")
     bundle, folder = many
     whole = slowly(bundle, folder, clock, budget=None).seconds
@@ -389,7 +389,7 @@ def test_what_does_not_fit_is_dropped_in_the_bundles_order_and_the_projection_ho
     assert f"dropped to save time: view {first.name} of tiny (OOF {first.score:.4f} without it)" in caplog.text
 
 
-def test_once_the_budget_is_spent_the_rest_keeps_the_samples_text(many, clock, caplog):
+def test_images_after_the_budget_keep_the_samples_value(many, clock, caplog):
     bundle, folder = many
     done = slowly(bundle, folder, clock, budget=0.5)
     found = rows(done.csv)
@@ -403,7 +403,7 @@ def test_once_the_budget_is_spent_the_rest_keeps_the_samples_text(many, clock, c
     )
 
 
-def test_steps_drop_the_view_that_costs_least_first_and_end_with_one_model(many):
+def test_fallbacks_start_with_the_view_of_least_score_loss_and_end_with_one_model(many):
     bundle, _ = many
     views, folds = bundle.record.fallbacks[:1], bundle.record.fallbacks[1:]
     assert [fallback.drop for fallback in views] == ["view"]
@@ -415,7 +415,7 @@ def test_steps_drop_the_view_that_costs_least_first_and_end_with_one_model(many)
 # ---------------------------------------------------------------------------------------------- what is bundled
 
 
-def test_members_may_have_other_numbers_of_views(submitted):
+def test_members_may_have_different_numbers_of_views(submitted):
     path = Path("configs/seed1.toml")
     path.write_text(path.read_text() + '\n[predict]\nviews = ["identity"]\n')
     bundle, done = bundled(*BOTH)
@@ -424,7 +424,7 @@ def test_members_may_have_other_numbers_of_views(submitted):
     assert rows(predict_test(bundle, Path("tiny"), Path("submission.csv")).csv) == rows(done.csv)
 
 
-def test_half_the_bytes_cost_next_to_nothing(submitted):
+def test_bfloat16_weights_change_almost_no_pixel(submitted):
     _, done = bundled(*BOTH[:1])
     full = sum(path.stat().st_size for path in Path("bundle").glob("*.safetensors"))
     half, _ = bundled(*BOTH[:1], half=True)
@@ -435,7 +435,7 @@ def test_half_the_bytes_cost_next_to_nothing(submitted):
         assert np.count_nonzero(pair[0] != pair[1]) < 0.02 * 36 * 44
 
 
-def test_a_bundle_says_what_it_is_worth_and_where_it_comes_from(submitted):
+def test_a_bundle_records_its_evaluation_and_provenance(submitted):
     bundle, done = bundled(*BOTH[:1])
     assert bundle.record.evaluation.score == done.honest.mean
     assert set(bundle.record.provenance.versions) >= {"torch", "timm"}
@@ -495,7 +495,7 @@ def run_bundle(*options: str) -> int:
     return main(["run-bundle", "bundle", "--data", "hidden", *options])
 
 
-def test_a_bundle_runs_by_one_command(submitted, capsys):
+def test_run_bundle_writes_a_submission(submitted, capsys):
     bundled(*BOTH[:1])
     hide({"a": scene(36, 44), "gone": None})
     assert run_bundle("--csv", "mine.csv", "--budget", "1h") == 0
@@ -512,16 +512,14 @@ def test_a_bundle_runs_by_one_command(submitted, capsys):
         (["--data", "nowhere"], "nowhere/sample_submission.csv: no such file"),
     ],
 )
-def test_a_mistake_costs_one_line(submitted, capsys, options, message):
+def test_a_user_error_is_one_line(submitted, capsys, options, message):
     bundled(*BOTH[:1])
     hide({"a": scene(36, 44)})
     assert run_bundle(*options) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_test_set_that_cannot_be_read_at_all_is_an_error_at_home_and_none_on_hidden_data(
-    submitted, capsys, monkeypatch
-):
+def test_an_unreadable_test_set_is_an_error_except_in_the_rerun(submitted, capsys, monkeypatch):
     bundled(*BOTH[:1])
     hide({"a": b"no image", "b": None})
     assert run_bundle() == 2
@@ -540,14 +538,14 @@ def test_folds_of_another_config_are_not_bundled(submitted):
         bundled("configs/tiny.toml")
 
 
-def test_oof_that_is_missing_is_made_before_it_is_bundled(submitted):
+def test_missing_oof_predictions_are_made_before_bundling(submitted):
     shutil.rmtree("runs/tiny/fold1/oof")
     bundle, done = bundled(*BOTH[:1])
     assert bundle.record.evaluation.score == done.honest.mean
     assert len(list(Path("runs/tiny/fold1/oof").glob("*.safetensors"))) == 1
 
 
-def test_a_tree_with_changes_is_warned_of_and_recorded(submitted, monkeypatch, caplog):
+def test_uncommitted_changes_are_logged_and_recorded(submitted, monkeypatch, caplog):
     monkeypatch.setattr("pipeline.manifest.commit", lambda: "0123456789abcdef+")
     bundle, _ = bundled(*BOTH[:1])
     assert bundle.record.provenance.commit == "0123456789abcdef+"
@@ -557,7 +555,7 @@ def test_a_tree_with_changes_is_warned_of_and_recorded(submitted, monkeypatch, c
 # ---------------------------------------------------------------------------------------------- the price of a view
 
 
-def test_the_view_that_costs_least_goes_first():
+def test_the_view_with_the_smallest_score_loss_is_dropped_first():
     # Of four pixels the target has the first two. "good" sees them, "bad" sees the others, "so-so" one of each.
     target = np.array([[[1, 1, 0, 0]]], np.uint8)
     seen = {"good": [250, 250, 0, 0], "so-so": [250, 0, 0, 250], "bad": [0, 0, 250, 250]}
@@ -580,7 +578,7 @@ def test_the_view_that_costs_least_goes_first():
     assert [(fallback.drop, fallback.name) for fallback in fallbacks[2:]] == [("fold", 1)]
 
 
-def test_owner_and_half_are_kept_for_the_next_bundle(submitted, monkeypatch):
+def test_owner_and_half_are_kept_in_the_next_bundle(submitted, monkeypatch):
     monkeypatch.setattr("pipeline.stages.bundling.write_code", lambda folder, members: folder.mkdir(parents=True))
     monkeypatch.setattr("pipeline.stages.bundling.write_bundle_metadata", describe_without_notebooks)
     cfgs = [config.load(BOTH[0])]
@@ -597,7 +595,7 @@ def test_owner_and_half_are_kept_for_the_next_bundle(submitted, monkeypatch):
     assert (anew.owner, anew.bundle.record.half) == (stages.PLACEHOLDER_OWNER, False)
 
 
-def test_a_damaged_bundle_is_made_anew_and_what_it_had_too_much_goes(submitted):
+def test_a_damaged_bundle_is_replaced_and_extra_weights_are_removed(submitted):
     bundled(*BOTH[:1])
     Path("bundle/bundle.json").write_text("{")
     Path("bundle/tiny-fold9.safetensors").write_bytes(b"old")

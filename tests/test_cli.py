@@ -157,7 +157,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("options", "said"), [(["--configs", "other"], 1), (["--configs", "tiny"], 0), ([], 0)])
-def test_an_ensemble_of_one_that_was_asked_for_by_names_is_said_in_a_line(tiny, capsys, monkeypatch, options, said):
+def test_an_ensemble_of_one_config_is_warned_about(tiny, capsys, monkeypatch, options, said):
     def stop(cfgs):
         raise ValueError(f"{len(cfgs)} member")
 
@@ -215,7 +215,7 @@ def resize(path):
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistake_costs_one_line_and_status_two(tiny, capsys, name):
+def test_user_error_is_one_line_and_status_two(tiny, capsys, name):
     plant, (command, *options), message = MISTAKES[name]
     if plant:
         plant()
@@ -229,7 +229,7 @@ def test_mistake_costs_one_line_and_status_two(tiny, capsys, name):
     assert not Path("runs/tiny/fold0/best.safetensors").exists()
 
 
-def test_fold_left_empty_is_named(tiny, capsys):
+def test_empty_fold_is_named(tiny, capsys):
     assert run(capsys, "folds", "configs/tiny.toml")[0] == 0
     path = Path("folds/tiny.csv")
     path.write_text(path.read_text().replace(",1\n", ",2\n"))
@@ -237,7 +237,7 @@ def test_fold_left_empty_is_named(tiny, capsys):
     assert (status, "fold 1 is empty" in err) == (2, True)
 
 
-def test_folds_of_other_data_are_refused_and_stay(tiny, capsys):
+def test_folds_of_other_data_are_refused_and_kept(tiny, capsys):
     assert run(capsys, "folds", "configs/tiny.toml")[0] == 0
     path = Path("folds/tiny.csv")
     path.write_text(path.read_text().replace("0919", "0918"))
@@ -257,7 +257,7 @@ def test_skip_bad_trains_on_the_rest(tiny, capsys):
     assert rows["0919"] == ""
 
 
-def test_skip_bad_works_beside_folds_that_know_the_image(tiny, capsys):
+def test_skip_bad_works_with_folds_that_list_the_image(tiny, capsys):
     assert run(capsys, "folds", "configs/tiny.toml")[0] == 0
     truncate(Path("tiny/train/images/0919.png"))
     assert run(capsys, "folds", "configs/tiny.toml", "--skip-bad")[0] == 0
@@ -271,7 +271,7 @@ def test_bad_image_in_a_worker_is_one_line_too(tiny, capsys):
     assert err.splitlines()[-1].startswith("pipeline train: tiny/train/images/0919.png: cannot be read")
 
 
-def test_ctrl_c_says_that_nothing_is_lost(tiny, capsys, monkeypatch):
+def test_ctrl_c_prints_how_to_resume(tiny, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -319,7 +319,7 @@ def test_full_disk_is_one_line_and_the_last_epoch_is_kept(tiny, capsys, monkeypa
     [MemoryError(), MemoryError("Unable to allocate 9 TiB"), RuntimeError("[enforce] DefaultCPUAllocator: no memory")],
     ids=["Python's", "numpy's", "torch's"],
 )
-def test_memory_that_is_full_is_one_line_with_what_to_lower(tiny, capsys, monkeypatch, error):
+def test_out_of_memory_is_one_line_with_the_values_to_lower(tiny, capsys, monkeypatch, error):
     def full(*_):
         raise error
 
@@ -335,7 +335,7 @@ def test_debug_shows_the_traceback(tiny):
         main(["train", "configs/tiny.toml", "--set", "predict.views=['flop']", "--debug"])
 
 
-def test_a_fault_of_the_program_is_not_hidden(tiny, monkeypatch):
+def test_an_internal_error_shows_its_traceback(tiny, monkeypatch):
     monkeypatch.setattr(stages, "train", lambda *_: {}["missing"])
     with pytest.raises(KeyError):
         main(["train", "configs/tiny.toml", "--fold", "0"])
@@ -356,7 +356,7 @@ def test_encoders_are_listed_by_pattern(capsys):
     assert "8 16 32" in out
 
 
-def test_encoders_without_a_match_say_what_to_try(capsys):
+def test_encoders_without_a_match_suggest_families(capsys):
     status, _, err = run(capsys, "encoders", "nothinglikeit")
     assert (status, "no encoder matches 'nothinglikeit'" in err) == (2, True)
 

@@ -100,7 +100,7 @@ def test_the_account_is_that_of_the_token(connected):
     assert connected.user == USER
 
 
-def test_without_a_token_it_says_where_to_put_one(kaggle, monkeypatch, capsys):
+def test_without_a_token_the_error_tells_where_to_save_one(kaggle, monkeypatch, capsys):
     monkeypatch.delenv("KAGGLE_API_TOKEN")
     assert main(["download", SLUG]) == 2
     said = capsys.readouterr()
@@ -118,13 +118,13 @@ def test_a_token_in_the_home_is_found(kaggle, monkeypatch, home):
     assert client.connect().user == USER
 
 
-def test_a_wrong_token_is_said_to_be_wrong(kaggle, monkeypatch):
+def test_a_wrong_token_is_reported(kaggle, monkeypatch):
     monkeypatch.setenv("KAGGLE_API_TOKEN", "wrong")
     with pytest.raises(KaggleError, match="does not accept the configured token: create a token at https"):
         client.connect()
 
 
-def test_a_token_that_ran_out_is_said_to_have(connected, kaggle):
+def test_an_expired_token_is_reported(connected, kaggle):
     kaggle.fail("ListDataFiles", Fault(401, "Unauthenticated"))
     with pytest.raises(
         KaggleError, match=r"does not accept the configured token \(401: Unauthenticated\): create one at https"
@@ -161,21 +161,21 @@ def test_a_token_that_ran_out_is_said_to_have(connected, kaggle):
     ],
     ids=["rules", "400", "500", "429", "429 for long", "no JSON"],
 )
-def test_a_refusal_is_one_line_that_says_what_to_do(kaggle, capsys, faults, expected):
+def test_a_refusal_is_one_line_with_a_remedy(kaggle, capsys, faults, expected):
     kaggle.fail("ListDataFiles", *faults)
     assert main(["download", SLUG]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"pipeline download: {expected}"
     assert len(kaggle.asked("ListDataFiles")) == len(faults)
 
 
-def test_an_unknown_competition_is_answered_with_the_nearest_card(kaggle, capsys):
+def test_an_unknown_competition_suggests_the_nearest_card(kaggle, capsys):
     assert main(["download", "tgs-salt-identification"]) == 2
     said = capsys.readouterr().err
     assert "Kaggle has no competition tgs-salt-identification (404: Not found)." in said
     assert "Did you mean 'tgs-salt-identification-challenge'?" in said
 
 
-def test_without_a_network_it_says_so(kaggle, capsys):
+def test_a_missing_network_is_reported(kaggle, capsys):
     kaggle.__exit__()
     assert main(["download", SLUG]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
@@ -183,7 +183,7 @@ def test_without_a_network_it_says_so(kaggle, capsys):
     )
 
 
-def test_a_busy_kaggle_is_asked_again_later_and_later(connected, kaggle, slept, caplog):
+def test_temporary_errors_are_retried_with_growing_delays(connected, kaggle, slept, caplog):
     kaggle.fail("ListDataFiles", Fault(500), Fault(503), Fault(429), Fault(502))
     with caplog.at_level(logging.WARNING, logger="pipeline"):
         assert len(connected.files(SLUG)) == 3
@@ -191,7 +191,7 @@ def test_a_busy_kaggle_is_asked_again_later_and_later(connected, kaggle, slept, 
     assert "Kaggle answers 503: attempt 3 of 5 in 4 s" in caplog.text
 
 
-def test_kaggle_says_itself_how_long_to_wait(connected, kaggle, slept):
+def test_retry_after_sets_the_delay(connected, kaggle, slept):
     past = {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}
     kaggle.fail("ListDataFiles", Fault(429, headers={"Retry-After": "7"}), Fault(503, headers=past))
     connected.files(SLUG)
@@ -210,7 +210,7 @@ def fetched() -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 
-def test_a_competition_is_fetched_unpacked_and_fetched_once(kaggle, capsys):
+def test_a_competition_is_downloaded_once_and_unpacked(kaggle, capsys):
     assert main(["download", SLUG]) == 0
     assert capsys.readouterr().out == f"data        data/{SLUG}  3 files\n"
     assert fetched() == FILES
@@ -232,7 +232,7 @@ def large(kaggle) -> dict[str, bytes]:
     return kaggle.files[SLUG]
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_broke(kaggle, large, slept):
+def test_a_broken_download_resumes(kaggle, large, slept):
     kaggle.fail("download", Fault(kept=0.7))
     submitting.download(SLUG, Path("data") / SLUG)
     assert fetched() == large
@@ -240,7 +240,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_broke(kaggle, large, slept)
     assert len(slept) == 1  # the client's own pause
 
 
-def test_a_download_that_was_given_up_goes_on_with_the_next_command(kaggle, large, capsys, monkeypatch):
+def test_a_failed_download_resumes_with_the_next_command(kaggle, large, capsys, monkeypatch):
     monkeypatch.setattr(retry, "MAX_ATTEMPTS", 2)
     kaggle.fail("download", Fault(kept=0.7), *[Fault(kept=0)] * 40)
     assert main(["download", SLUG]) == 2
@@ -256,7 +256,7 @@ def interrupted(*_):
     raise KeyboardInterrupt  # and no signal: a notebook that ran in this process before may have left a handler
 
 
-def test_an_unpacking_that_was_cut_off_goes_on_without_another_download(kaggle, monkeypatch):
+def test_interrupted_unpacking_resumes_without_another_download(kaggle, monkeypatch):
     extract = archive._extract
     monkeypatch.setattr(archive, "_extract", interrupted)
     assert main(["download", SLUG]) == 130
@@ -267,7 +267,7 @@ def test_an_unpacking_that_was_cut_off_goes_on_without_another_download(kaggle, 
     assert kaggle.ranges == [None, None]
 
 
-def test_a_full_disk_is_said_to_be_full_and_what_came_is_kept(kaggle, capsys):
+def test_a_full_disk_is_reported_and_the_download_kept(kaggle, capsys):
     part = Path("data") / SLUG / ".download" / f"{SLUG}.zip"
     part.parent.mkdir(parents=True)
     part.symlink_to("/dev/full")
@@ -292,7 +292,7 @@ def test_a_file_of_another_size_than_listed_is_refused(kaggle, capsys):
     assert f"data/{SLUG}/train/2.png is missing, expected 3 bytes as on Kaggle" in capsys.readouterr().err
 
 
-def test_what_is_no_zip_is_said_to_be_none(kaggle, capsys):
+def test_a_download_that_is_no_zip_is_reported(kaggle, capsys):
     kaggle.fail("download", Fault(body=b"<html>Sign in</html>"))
     assert main(["download", SLUG]) == 2
     assert "damaged zip" in capsys.readouterr().err
@@ -333,7 +333,7 @@ def held(kaggle: Kaggle) -> dict[str, dict[str, str]]:
     }
 
 
-def test_datasets_are_created_and_then_renewed(kaggle, bundle, capsys):
+def test_datasets_are_created_and_then_updated(kaggle, bundle, capsys):
     assert main(["upload", "tiny"]) == 0
     assert capsys.readouterr().out == f"created     {USER}/tiny-code\ncreated     {USER}/tiny-weights\n"
     there = {
@@ -349,14 +349,14 @@ def test_datasets_are_created_and_then_renewed(kaggle, bundle, capsys):
     assert kaggle.asked("CreateDatasetVersion")[1]["body"]["versionNotes"] == "longer trained"
 
 
-def test_datasets_are_as_private_as_their_metadata_says(kaggle, bundle):
+def test_privacy_of_datasets_follows_their_metadata(kaggle, bundle):
     code = read_metadata(bundle / "code")
     write_metadata(bundle / "code", code.model_copy(update={"isPrivate": False}))
     submitting.upload(bundle, "note")
     assert [each.get("isPrivate", False) for each in kaggle.asked("CreateDataset")] == [False, True]
 
 
-def test_an_upload_waits_until_kaggle_has_taken_the_files_in(kaggle, bundle, slept):
+def test_an_upload_waits_until_kaggle_has_processed_the_files(kaggle, bundle, slept):
     kaggle.states.extend(["not_yet_persisted", "blobs_received"])  # the state before is asked only of what exists
     submitting.upload(bundle, "note")
     assert slept == [10, 10]
@@ -375,7 +375,7 @@ def test_an_upload_waits_for_its_own_version(kaggle, bundle, slept, monkeypatch)
     assert slept == [10, 10]
 
 
-def test_an_upload_does_not_wait_for_ever(kaggle, bundle, slept, monkeypatch):
+def test_an_upload_has_a_timeout(kaggle, bundle, slept, monkeypatch):
     monkeypatch.setattr(client, "UPLOAD_TIMEOUT", 60.0)
     kaggle.states.extend(["reprocessing"] * 100)
     with pytest.raises(KaggleError, match=rf"dataset {USER}/tiny-code: no result after 1:00: look at https"):
@@ -392,7 +392,7 @@ def test_a_file_that_did_not_arrive_is_an_error(kaggle, bundle, capsys):
     assert main(["upload", "tiny"]) == 0
 
 
-def test_files_that_kaggle_cannot_take_are_an_error(kaggle, bundle):
+def test_files_that_kaggle_cannot_process_are_an_error(kaggle, bundle):
     kaggle.states.extend(["blobs_received", "failed"])
     with pytest.raises(KaggleError, match="could not process its files: upload it again"):
         submitting.upload(bundle, "note")
@@ -404,7 +404,7 @@ def test_a_refused_dataset_is_an_error(kaggle, bundle, monkeypatch):
         submitting.upload(bundle, "note")
 
 
-def test_a_folder_that_would_not_be_uploaded_is_refused(kaggle, bundle):
+def test_a_subfolder_is_refused_before_the_upload(kaggle, bundle):
     (bundle / "weights/more").mkdir()
     with pytest.raises(ValueError, match="has the subfolder more/, which would not be uploaded: move its files up"):
         submitting.upload(bundle, "note")
@@ -453,7 +453,7 @@ def stop(_: float) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_push_that_was_cut_off_waits_on_for_the_same_version(kaggle, bundle, monkeypatch, slept):
+def test_an_interrupted_push_waits_for_the_same_version(kaggle, bundle, monkeypatch, slept):
     submitting.upload(bundle, "note")
     kaggle.statuses.extend([{"status": "running"}] * 2)
     monkeypatch.setattr(submitting, "connect", partial(client.connect, stop))
@@ -467,7 +467,7 @@ def test_a_push_that_was_cut_off_waits_on_for_the_same_version(kaggle, bundle, m
 
 
 @pytest.mark.parametrize("change", ["notebook", "datasets", "failure"])
-def test_a_push_after_a_change_is_another_version(kaggle, bundle, monkeypatch, slept, change):
+def test_a_push_after_a_change_saves_a_new_version(kaggle, bundle, monkeypatch, slept, change):
     submitting.upload(bundle, "note")
     kaggle.statuses.append({"status": "error" if change == "failure" else "running"})
     monkeypatch.setattr(submitting, "connect", partial(client.connect, stop))
@@ -481,26 +481,26 @@ def test_a_push_after_a_change_is_another_version(kaggle, bundle, monkeypatch, s
     assert len(kaggle.asked("SaveKernel")) == 2
 
 
-def test_a_notebook_that_was_stopped_did_not_run(kaggle, bundle):
+def test_a_cancelled_notebook_is_an_error(kaggle, bundle):
     submitting.upload(bundle, "note")
     kaggle.statuses.append({"status": "cancel_acknowledged"})
     with pytest.raises(KaggleError, match="ended with: cancel_acknowledged"):
         submitting.push(bundle / "notebook")
 
 
-def test_a_notebook_whose_datasets_are_not_there_names_them(kaggle, bundle):
+def test_missing_datasets_of_a_notebook_are_named(kaggle, bundle):
     with pytest.raises(KaggleError, match=f"unknown to Kaggle: {USER}/tiny-code, {USER}/tiny-weights: run make upload"):
         submitting.push(bundle / "notebook")
 
 
-def test_a_push_without_an_answer_is_not_made_twice(kaggle, bundle):
+def test_a_push_without_an_answer_is_not_repeated(kaggle, bundle):
     kaggle.fail("SaveKernel", Fault(500))
     with pytest.raises(KaggleError, match="no answer came, but it may have been accepted: look at https"):
         submitting.push(bundle / "notebook")
     assert len(kaggle.asked("SaveKernel")) == 1
 
 
-def test_a_token_that_ran_out_while_a_notebook_ran_is_said_to_have(kaggle, bundle):
+def test_a_token_that_expires_while_a_notebook_runs_is_reported(kaggle, bundle):
     submitting.upload(bundle, "note")
     kaggle.fail("GetKernelSessionStatus", Fault(401, "Expired"))
     with pytest.raises(KaggleError, match=r"does not accept the configured token \(401: Expired\)"):
@@ -540,7 +540,7 @@ def write_submission(name: str, score: float) -> None:
 SUBMIT = ["submit", "tiny", "--message", "first try", "--data", "tiny"]
 
 
-def test_a_csv_is_handed_in_and_its_score_and_place_are_shown_and_kept(kaggle, handed, capsys, slept):
+def test_submit_prints_and_records_score_and_rank(kaggle, handed, capsys, slept):
     assert main(SUBMIT) == 0
     said = capsys.readouterr().out
     assert [line.split() for line in said.splitlines()] == [
@@ -574,7 +574,7 @@ def test_a_csv_that_kaggle_would_refuse_is_not_sent(kaggle, handed, capsys):
     assert kaggle.asked("StartSubmissionUpload") == []
 
 
-def test_a_wait_for_a_score_that_was_cut_off_goes_on_without_another_submission(kaggle, handed, monkeypatch, slept):
+def test_an_interrupted_wait_for_a_score_resumes_without_another_submission(kaggle, handed, monkeypatch, slept):
     monkeypatch.setattr(submitting, "connect", partial(client.connect, stop))
     assert main(SUBMIT) == 130
     monkeypatch.setattr(submitting, "connect", partial(client.connect, slept.append))
@@ -586,13 +586,13 @@ def test_a_wait_for_a_score_that_was_cut_off_goes_on_without_another_submission(
     assert [(entry.ref, entry.public) for entry in read_entries("tiny")] == [(100, 0.91), (101, 0.92)]
 
 
-def test_a_submission_without_a_word_is_not_sent(kaggle, handed, capsys):
+def test_a_submission_without_a_message_is_not_sent(kaggle, handed, capsys):
     assert main(["submit", "tiny", "--message", " ", "--data", "tiny"]) == 2
     assert "no message: describe what changed" in capsys.readouterr().err
     assert kaggle.calls == []
 
 
-def test_a_submission_that_cannot_be_scored_says_why_and_is_kept(kaggle, handed, capsys):
+def test_a_submission_that_cannot_be_scored_is_reported_and_recorded(kaggle, handed, capsys):
     kaggle.scores = deque([{"status": "error", "errorDescription": "Submission contains 3 null values"}])
     assert main(SUBMIT) == 2
     assert "submission 100 was not scored: Submission contains 3 null values" in capsys.readouterr().err
@@ -614,26 +614,26 @@ def test_a_submission_whose_upload_fails_is_an_error(kaggle, handed, capsys):
         (Fault(400, "Daily limit reached"), "Kaggle refuses (400: Daily limit reached)"),
     ],
 )
-def test_a_submission_is_never_handed_in_twice_unasked(kaggle, handed, capsys, fault, said):
+def test_a_submission_that_may_be_accepted_is_not_repeated(kaggle, handed, capsys, fault, said):
     kaggle.fail("CreateSubmission", fault)
     assert main(SUBMIT) == 2
     assert said in capsys.readouterr().err
     assert len(kaggle.asked("CreateSubmission")) == 1
 
 
-def test_a_submission_that_was_surely_not_taken_is_handed_in_again(kaggle, handed):
+def test_a_submission_is_repeated_after_429(kaggle, handed):
     kaggle.fail("CreateSubmission", Fault(429))
     assert main(SUBMIT) == 0
     assert len(kaggle.submissions) == 1
 
 
-def test_a_card_of_none_of_kaggles_competitions_cannot_be_handed_in(kaggle, tiny, bundle, capsys):
+def test_a_card_without_a_kaggle_competition_cannot_be_submitted(kaggle, tiny, bundle, capsys):
     write_submission("tiny", 0.9)
     assert main(SUBMIT) == 2
     assert 'set url = "https://www.kaggle.com/competitions/<slug>" on it' in capsys.readouterr().err
 
 
-def test_the_output_of_a_notebook_is_checked_and_handed_in(kaggle, handed, capsys):
+def test_the_output_of_a_notebook_is_checked_and_submitted(kaggle, handed, capsys):
     Path("submissions/tiny.csv").unlink()  # only what the notebook left counts
     output = Path("tiny/sample_submission.csv").read_bytes()
     kaggle.output = {"submission.csv": output, "other.txt": b"-"}
@@ -656,7 +656,7 @@ def test_the_output_of_a_notebook_is_checked_and_handed_in(kaggle, handed, capsy
     assert len(kaggle.asked("CreateCodeSubmission")) == 1
 
 
-def test_a_notebook_that_was_not_pushed_cannot_be_handed_in(kaggle, handed, capsys):
+def test_a_notebook_that_was_not_pushed_cannot_be_submitted(kaggle, handed, capsys):
     assert main([*SUBMIT, "--kernel"]) == 2
     assert (
         "dist/kaggle/tiny/notebook/pushed.json: has no version that ran: run make push first" in capsys.readouterr().err
@@ -666,7 +666,7 @@ def test_a_notebook_that_was_not_pushed_cannot_be_handed_in(kaggle, handed, caps
 # ----------------------------------------------------------------------------------------------- leaderboard
 
 
-def test_the_board_has_every_submission_with_all_its_scores(kaggle, handed, capsys):
+def test_leaderboard_lists_every_submission_with_all_scores(kaggle, handed, capsys):
     kaggle.scores.clear()
     ours = {"a": (0.9, "0.7", "0.6"), "b": (0.8, "0.8", "0.5"), "c": (0.7, "0.6", "0.4"), "d": (0.6, None, None)}
     for ref, (name, (cv, public, private)) in enumerate(ours.items()):
@@ -692,12 +692,12 @@ def test_the_board_has_every_submission_with_all_its_scores(kaggle, handed, caps
     assert json.loads(Path("submissions/a.kaggle.json").read_text())[0]["private"] == 0.6
 
 
-def test_there_is_no_rank_correlation_of_two_or_of_equal_scores():
+def test_two_or_equal_scores_have_no_rank_correlation():
     rows = [Row("a", 1, 0.9, 0.8, 0.7), Row("b", 2, 0.8, 0.7, 0.7), Row("c", 3, 0.7, None, 0.7)]
     assert correlations(rows) == []
 
 
-def test_a_board_without_submissions_says_how_to_make_one(kaggle, handed, capsys):
+def test_a_leaderboard_without_submissions_is_an_error(kaggle, handed, capsys):
     assert main(["leaderboard", SLUG]) == 2
     assert f"no submission to {SLUG} in submissions/: run make submit" in capsys.readouterr().err
 
@@ -731,7 +731,7 @@ ECHO = f"you sent Authorization: Bearer {TOKEN} and {TOKEN}"
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500])
-def test_a_server_that_repeats_the_token_does_not_bring_it_into_a_message(connected, kaggle, caplog, status):
+def test_a_token_repeated_by_an_error_response_is_hidden(connected, kaggle, caplog, status):
     caplog.set_level(logging.DEBUG)
     kaggle.fail("ListDataFiles", *[Fault(status, ECHO)] * 5)
     with pytest.raises(KaggleError) as refused:
@@ -741,7 +741,7 @@ def test_a_server_that_repeats_the_token_does_not_bring_it_into_a_message(connec
         assert str(refused.value).endswith("(400: you sent Authorization: Bearer [hidden] and [hidden])")
 
 
-def test_an_answer_that_repeats_the_token_does_not_bring_it_into_a_message(connected, kaggle, caplog):
+def test_a_token_repeated_by_an_answer_is_hidden(connected, kaggle, caplog):
     connected.api.dataset_create_new = lambda *_: types.SimpleNamespace(error=ECHO)
     lost = {f"invalid_{kind}_sources": [] for kind in client.SOURCE_KINDS}
     connected.api.kernels_push = lambda *_: types.SimpleNamespace(error=ECHO, **lost)
@@ -771,14 +771,14 @@ def test_an_error_of_the_client_itself_shows_no_token(connected):
     assert TOKEN not in str(failed.value)
 
 
-def test_name_and_key_in_a_header_are_hidden_as_they_are_sent():
+def test_name_and_key_of_a_basic_header_are_hidden():
     key = "0123456789abcdef"
     sent = base64.b64encode(f"ada:{key}".encode()).decode()
     secrets.keep_header_secret(f"Basic {sent}")
     assert secrets.without_secrets(f"key {key}, header {sent}") == "key [hidden], header [hidden]"
 
 
-def test_without_the_client_it_says_how_to_install_it(monkeypatch):
+def test_a_missing_client_is_reported_with_the_install_command(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "kaggle"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "kaggle", None)
@@ -803,7 +803,7 @@ def test_make_data_downloads_a_competition_that_was_named():
     assert recipe("data", COMPETITION=SLUG) == f"python -m pipeline download {SLUG}"
 
 
-def test_make_hands_on_names_and_messages_as_they_are():
+def test_make_passes_names_and_messages_unchanged():
     message = "don't stop $HOME"
     assert recipe("upload", "CONFIGS=a b") == "python -m pipeline upload a+b"
     line = recipe("submit", "CONFIG=x", "KERNEL=1", "MESSAGE=" + message.replace("$", "$$"))

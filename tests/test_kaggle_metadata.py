@@ -42,13 +42,13 @@ def read(folder, kind, **changed):
         ),
     ],
 )
-def test_what_is_written_is_read_again(tmp_path, metadata):
+def test_written_metadata_can_be_read(tmp_path, metadata):
     path = write_metadata(tmp_path, metadata)
     assert read_metadata(tmp_path) == metadata
     assert (path.name == "dataset-metadata.json") == isinstance(metadata, DatasetMetadata)
 
 
-def test_whether_the_internet_is_on_is_always_written(tmp_path):
+def test_enable_internet_is_always_written(tmp_path):
     path = write_metadata(tmp_path, read(tmp_path, "kernel"))
     assert json.loads(path.read_text())["enable_internet"] is False
 
@@ -78,14 +78,14 @@ def test_whether_the_internet_is_on_is_always_written(tmp_path):
         ("kernel", {"docker_image_pinning_type": "newest"}, "docker_image_pinning_type: 'newest'"),
     ],
 )
-def test_a_mistake_is_one_line_with_the_file_and_the_key(tmp_path, kind, changed, said):
+def test_invalid_metadata_is_one_line_with_file_and_key(tmp_path, kind, changed, said):
     with pytest.raises(ValueError, match=said) as caught:
         read(tmp_path, kind, **changed)
     assert str(caught.value).startswith(str(tmp_path / FILES[kind][0]))
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_json_and_what_is_not_there_say_so(tmp_path):
+def test_invalid_json_and_missing_metadata_are_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"neither dataset-metadata.json nor kernel-metadata.json: make bundle"):
         read_metadata(tmp_path)
     (tmp_path / "kernel-metadata.json").write_text("{")
@@ -93,7 +93,7 @@ def test_what_is_no_json_and_what_is_not_there_say_so(tmp_path):
         read_metadata(tmp_path)
 
 
-def test_our_slugs_are_those_of_the_client():
+def test_slugs_equal_those_of_the_client():
     from slugify import slugify as theirs  # as the client does, where it compares title and id
 
     for title in ("Tiny: submit", "nuclei + nuclei_fpn", "  5 -- 6  ", "tgs-salt-0a1b2c-weights", "A.B,C"):

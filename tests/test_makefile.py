@@ -33,7 +33,7 @@ def make(*words: str) -> subprocess.CompletedProcess:
         ("  ", []),
     ],
 )
-def test_pairs_are_told_by_blanks_outside_of_quotes_and_brackets(text, pairs):
+def test_pairs_are_separated_by_blanks_outside_quotes_and_brackets(text, pairs):
     assert split_pairs(text) == pairs
 
 
@@ -41,7 +41,7 @@ def test_pairs_are_told_by_blanks_outside_of_quotes_and_brackets(text, pairs):
 @pytest.mark.parametrize(
     "text", ["predict.views=['identity','transpose'] seed=1", "a=\"two words\" b='#1' c=`x`", "a=1"]
 )
-def test_make_hands_set_on_as_it_is(target, text):
+def test_make_passes_set_unchanged(target, text):
     words = shlex.split(make("-n", target, "PYTHON=python", f"SET={text}").stdout.replace("\\\n", " "))
     assert [word for word in words if word.startswith("--set")] == [f"--set={text}"]
 
@@ -52,6 +52,6 @@ def test_a_list_reaches_a_stage_through_make(tiny):
     assert "unknown view 'sideways'" in done.stderr
 
 
-def test_several_pairs_in_one_option_are_several(tiny):
+def test_one_option_may_have_several_pairs(tiny):
     cfg = config.load("configs/tiny.toml", ["predict.views=['identity', 'transpose'] seed=3", "train.batch_size=2"])
     assert (cfg.predict.views, cfg.seed, cfg.train.batch_size) == (("identity", "transpose"), 3, 2)

@@ -62,12 +62,12 @@ def base(tmp_path) -> Path:
     return tmp_path / "base/bin/python"
 
 
-def test_the_base_lacks_what_kaggles_image_lacks(base):
+def test_the_base_lacks_the_packages_missing_in_kaggles_image(base):
     code = "from importlib.util import find_spec as f; print(*map(bool, map(f, ('torch', 'cc3d', 'imagecodecs'))))"
     assert subprocess.run([base, "-c", code], capture_output=True, text=True).stdout == "True False False\n"
 
 
-def test_the_bundle_rehearses_on_the_known_and_on_a_hidden_test_set(project, base, capsys):
+def test_rehearsal_passes_on_the_known_and_the_mock_test_set(project, base, capsys):
     assert main(["rehearse", "configs/tiny.toml", "--images", "36000", "--base", str(base)]) == 0
     said = capsys.readouterr().out
     known, hidden = (next(line for line in said.splitlines() if line.startswith(name)) for name in ("known", "hidden"))
@@ -94,7 +94,7 @@ def test_the_bundle_rehearses_on_the_known_and_on_a_hidden_test_set(project, bas
 
 
 @pytest.mark.parametrize("notebook", [TRAIN, SUBMIT], ids=lambda path: path.stem)
-def test_a_notebook_without_its_inputs_names_what_to_attach(tmp_path, notebook):
+def test_a_notebook_without_inputs_names_the_dataset_to_attach(tmp_path, notebook):
     root = tmp_path / "kaggle"
     make_kaggle_root(root, {"other": lambda folder: folder.mkdir(parents=True)})
     ran = run_notebook(notebook, root, Path(sys.executable), {})
@@ -142,7 +142,7 @@ def look(folder: Path, prepare: str = "", command: str = LOOK) -> str:
     ["", MISSING, FORBIDDEN, NO_LOOPBACK],
     ids=["in namespaces", "no unshare", "namespaces forbidden", "namespaces partly forbidden"],
 )
-def test_a_rehearsal_reaches_the_loopback_and_nothing_else(tmp_path, prepare):
+def test_the_sandbox_reaches_the_loopback_and_nothing_else(tmp_path, prepare):
     assert look(tmp_path, prepare).split("\n")[:2] == ["near", "cut off"]
     assert "no network" in (tmp_path / "report").read_text()
 
@@ -153,7 +153,7 @@ def test_the_input_is_read_only_where_namespaces_are_permitted(tmp_path):
     assert protected != (tmp_path / "input/new").exists()
 
 
-def test_a_notebook_that_writes_into_its_input_is_found_out(tmp_path, monkeypatch):
+def test_a_notebook_that_writes_into_its_input_is_detected(tmp_path, monkeypatch):
     root = tmp_path / "kaggle"
     make_kaggle_root(root, {"data": lambda folder: folder.mkdir(parents=True)})
     monkeypatch.setattr(sandbox, "__file__", str(tmp_path / "careless.py"))
@@ -168,7 +168,7 @@ def test_a_notebook_that_writes_into_its_input_is_found_out(tmp_path, monkeypatc
 # ---------------------------------------------------------------------------------------------- test sets
 
 
-def test_a_hidden_test_set_has_other_sizes_channels_a_single_row_and_a_broken_file(tiny):
+def test_a_mock_test_set_has_other_sizes_channels_a_single_row_and_a_truncated_file(tiny):
     card = competition.load("tiny.toml")
     images = write_hidden(card, Path("tiny"), Path("hidden"))
     sample = pd.read_csv("hidden/sample_submission.csv", dtype=str)
@@ -190,7 +190,7 @@ def test_the_known_test_set_is_copied_without_the_training_images(tiny):
 # ---------------------------------------------------------------------------------------------- the wheel
 
 
-def test_the_wheel_is_built_from_what_git_knows(tmp_path, monkeypatch, caplog):
+def test_the_wheel_is_built_from_tracked_files(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     known = ["pipeline/__init__.py", "pipeline/report/page.css", "pyproject.toml", "README.md", "LICENSE"]
     for name in [*known, "pipeline/scratch.py", "pipeline/.env", "pipeline/report/page.css.bak"]:

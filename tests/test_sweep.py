@@ -119,7 +119,7 @@ def test_a_killed_job_resumes_and_a_second_sweep_does_nothing(tiny, caplog):
     assert (lines, done.jobs, done.done_before) == ([], 1, 1)
 
 
-def test_weights_that_lack_their_oof_are_no_end(trained, stub):
+def test_a_fold_without_oof_predictions_is_not_finished(trained, stub):
     shutil.rmtree(trained / "oof")
     before = (trained / "best.safetensors").stat().st_mtime_ns
     stub("")
@@ -131,7 +131,7 @@ def test_weights_that_lack_their_oof_are_no_end(trained, stub):
     assert sweep(fold=0)[1].done_before == 1
 
 
-def test_weights_of_other_settings_are_left_to_their_job_to_refuse(trained, stub):
+def test_weights_of_other_settings_are_refused_by_their_job(trained, stub):
     stub("")
     assert sweep("train.batch_size=6", fold=0)[1].done_before == 0
 
@@ -224,7 +224,7 @@ def test_a_signal_to_a_sweep_ends_its_jobs(stub, number):
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
-def test_a_sweep_after_nohup_outlives_its_terminal(handler):
+def test_a_sweep_under_nohup_ignores_a_closed_terminal(handler):
     before = signal.signal(signal.SIGHUP, handler)
     try:
         with executors._stopped_by_signals(executors._Processes({})):
@@ -242,7 +242,7 @@ def test_jobs_share_the_threads(monkeypatch):
     assert [executors.threads_per_job(at_once) for at_once in (1, 4)] == [3, 2]
 
 
-def test_each_job_has_its_share(stub, monkeypatch):
+def test_each_job_gets_its_share_of_threads(stub, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     stub("echo $OMP_NUM_THREADS threads")
     assert sorted(run_jobs([job(0), job(1)], at_once=2)) == [f"runs/x/fold{n}: done, 1 threads" for n in (0, 1)]
@@ -252,7 +252,7 @@ def test_each_job_has_its_share(stub, monkeypatch):
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("*.toml")))
-def test_a_copy_differs_in_its_seed_alone(name, tmp_path):
+def test_a_copy_differs_only_in_its_seed(name, tmp_path):
     path = Path(shutil.copy(ROOT / "configs" / f"{name}.toml", tmp_path))
     copy = config_with_seed(path, 7)
     assert copy.name == f"{name}_seed7.toml"
@@ -262,21 +262,21 @@ def test_a_copy_differs_in_its_seed_alone(name, tmp_path):
 
 
 @pytest.mark.parametrize("top", ["seed = 3", "  'seed'=3 # ours", 'name = "other"\nseed = 3'])
-def test_a_seed_that_is_there_is_replaced(tiny, top):
+def test_an_existing_seed_is_replaced(tiny, top):
     TINY.write_text(f"# Header\n{top}\n{TINY.read_text()}")
     copy = config.load(config_with_seed(TINY, 1))
     assert (copy.seed, copy.name) == (1, "tiny_seed1")
     assert config_with_seed(TINY, 3) == TINY
 
 
-def test_what_cannot_be_copied_by_lines_is_not_written(tiny):
+def test_a_config_that_cannot_be_copied_by_lines_is_refused(tiny):
     TINY.write_text('competition = """\nseed = 4\n"""\n' + TINY.read_text().replace('competition = "tiny.toml"', ""))
     with pytest.raises(ValueError, match=r"configs/tiny_seed1.toml cannot be written .*: write it by hand"):
         config_with_seed(TINY, 1)
     assert [path.name for path in Path("configs").iterdir()] == ["tiny.toml"]
 
 
-def test_a_copy_of_what_was_changed_since_is_refused(tiny, edit):
+def test_a_copy_of_a_config_changed_since_is_refused(tiny, edit):
     copy = config_with_seed(TINY, 1)
     edit(str(TINY), "batch_size = 4", "batch_size = 6")
     with pytest.raises(ValueError, match=r"tiny_seed1.toml and .*tiny.toml differ in train.*remove"):
@@ -285,7 +285,7 @@ def test_a_copy_of_what_was_changed_since_is_refused(tiny, edit):
     assert tomllib.loads(config_with_seed(TINY, 1).read_text())["train"]["batch_size"] == 6
 
 
-def test_seeds_have_weights_of_their_own_and_the_same_folds(trained):
+def test_seeds_have_different_weights_and_the_same_folds(trained):
     paths = stages.seed_configs([TINY], [0, 1])
     trained = [stages.train(config.load(path), 0).weights for path in paths]
     assert [path.parts[1] for path in trained] == ["tiny", "tiny_seed1"]
@@ -300,7 +300,7 @@ def test_seeds_have_weights_of_their_own_and_the_same_folds(trained):
 # ---------------------------------------------------------------------------------------------- mistakes
 
 
-def test_mistakes_are_one_line(tiny, capsys):
+def test_user_errors_are_one_line(tiny, capsys):
     def say(*words):
         assert main(["sweep", str(TINY), *words]) == 2
         return capsys.readouterr().err
@@ -313,7 +313,7 @@ def test_mistakes_are_one_line(tiny, capsys):
     assert "are both run 'x': leave out --set name" in say("--seeds", "1 2", "--set", "name=x")
 
 
-def test_a_failed_job_is_exit_status_2_with_its_reason(tiny, capsys, stub):
+def test_a_failed_job_gives_exit_status_2_and_its_reason(tiny, capsys, stub):
     stub("echo broken; exit 2")
     assert main(["sweep", str(TINY), "--fold", "1"]) == 2
     said = capsys.readouterr()
@@ -344,7 +344,7 @@ def holder(tmp_path, monkeypatch):
         process.kill()
 
 
-def test_a_lock_says_who_holds_it_and_dies_with_it(holder):
+def test_a_lock_names_its_process_and_is_released_when_it_dies(holder):
     said = rf"it is locked by process {holder.pid} on host .+: run this again"
     with pytest.raises(ValueError, match=said), file_lock(Path("lock"), "it", wait=False):
         pass
@@ -354,7 +354,7 @@ def test_a_lock_says_who_holds_it_and_dies_with_it(holder):
         assert Path("lock").read_text().startswith(f"{os.getpid()} on ")
 
 
-def test_who_comes_second_waits(holder, capsys):
+def test_the_second_process_waits_for_the_lock(holder, capsys):
     main(["encoders", "resnet18"])  # sets up the log
     thread = Thread(target=lambda: (time.sleep(0.3), holder.kill()))
     started = time.monotonic()
@@ -365,7 +365,7 @@ def test_who_comes_second_waits(holder, capsys):
     assert f"runs/x/fold0 is locked by process {holder.pid} on host" in capsys.readouterr().err
 
 
-def test_what_another_has_trained_meanwhile_is_not_trained_again(trained, monkeypatch):
+def test_a_fold_trained_by_another_process_is_not_trained_again(trained, monkeypatch):
     trained.rename("elsewhere")
 
     @contextmanager
@@ -379,12 +379,12 @@ def test_what_another_has_trained_meanwhile_is_not_trained_again(trained, monkey
     assert stages.train(config.load(TINY), 0).weights.exists()
 
 
-def test_what_is_done_needs_no_lock(trained, monkeypatch):
+def test_a_finished_fold_needs_no_lock(trained, monkeypatch):
     monkeypatch.setattr(training, "file_lock", lambda *_, **__: pytest.fail("a read-only folder cannot be locked"))
     stages.train(config.load(TINY), 0)
 
 
-def test_of_several_processes_the_first_alone_locks_and_does_not_wait(tiny, monkeypatch):
+def test_of_several_processes_only_the_first_locks_without_waiting(tiny, monkeypatch):
     context, asked = stages.make_context(config.load(TINY)), []
 
     @contextmanager
@@ -404,7 +404,7 @@ def test_of_several_processes_the_first_alone_locks_and_does_not_wait(tiny, monk
 # ---------------------------------------------------------------------------------------------- on Ray
 
 
-def test_on_ray_a_killed_worker_goes_on_and_each_fold_is_trained_once(tiny, ray_cluster):
+def test_on_ray_a_killed_job_resumes_and_each_fold_is_trained_once(tiny, ray_cluster):
     sets = (LONGER, "folds.count=2")
     lines, done = while_one_is_killed(0, lambda: sweep(*sets, executor="ray"))
     assert sorted(line.partition(",")[0] for line in lines) == ["runs/tiny/fold0: done", "runs/tiny/fold1: done"]
@@ -413,7 +413,7 @@ def test_on_ray_a_killed_worker_goes_on_and_each_fold_is_trained_once(tiny, ray_
     assert (lines, done.jobs, done.done_before) == ([], 2, 2)
 
 
-def test_a_process_of_a_cluster_does_what_the_command_does(tiny, monkeypatch):
+def test_on_ray_a_job_does_the_same_as_the_command(tiny, monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
     log = Path("runs/x/fold0/train.log")
     said = (2, "pipeline train: --fold last: expected a number from 0, all, or full")
@@ -426,7 +426,7 @@ def test_a_process_of_a_cluster_does_what_the_command_does(tiny, monkeypatch):
     assert "Traceback" in log.read_text()
 
 
-def test_on_ray_what_failed_is_named_with_its_log():
+def test_on_ray_a_failed_job_is_named_with_its_log():
     died = ray.exceptions.RayTaskError("train", "…", executors.DiedError("KeyError: 'x'"))
     ends = {
         "done": (0, "OOF"),
@@ -463,7 +463,7 @@ def test_on_ray_a_job_reserves_a_gpu_or_its_share_of_the_cpus(gpus, cpus, at_onc
 
 
 @pytest.mark.parametrize("at_once", [0, 1, 2, 9])
-def test_on_ray_no_more_jobs_are_handed_out_than_asked_for(tiny, monkeypatch, at_once):
+def test_on_ray_no_more_jobs_than_asked_for_are_submitted(tiny, monkeypatch, at_once):
     running, most = set(), []
 
     def remote(*_):

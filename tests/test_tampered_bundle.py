@@ -152,7 +152,7 @@ def test_a_tampered_bundle_is_refused_in_one_line(bundle, capsys, name):
     assert len(said) <= 400, "a line, and the paths of this test"
 
 
-def test_the_bundle_as_it_was_runs(bundle):
+def test_the_untampered_bundle_runs(bundle):
     assert main(["run-bundle", "bundle", "--data", "tiny"]) == 0
 
 
@@ -202,7 +202,7 @@ LAYOUT_FILES = {
 
 
 @pytest.mark.parametrize("name", LAYOUT_FILES)
-def test_a_layout_that_leads_elsewhere_is_refused_and_nothing_is_copied(tmp_path, monkeypatch, name):
+def test_a_layout_outside_the_project_is_refused_and_nothing_is_copied(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     Path("working").mkdir()
     Path("secret.toml").write_text("secret")
@@ -214,7 +214,7 @@ def test_a_layout_that_leads_elsewhere_is_refused_and_nothing_is_copied(tmp_path
     assert sorted(path for path in Path().rglob("*") if "code" not in path.parts) == before
 
 
-def test_a_file_of_the_dataset_that_is_a_link_out_of_it_is_not_copied(tmp_path, monkeypatch):
+def test_a_link_out_of_the_dataset_is_not_copied(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("secret.toml").write_text("secret")
     Path("code").mkdir()
@@ -225,7 +225,7 @@ def test_a_file_of_the_dataset_that_is_a_link_out_of_it_is_not_copied(tmp_path, 
     assert not Path("working").exists()
 
 
-def test_a_place_that_a_link_leads_out_of_the_project_is_refused(tmp_path, monkeypatch):
+def test_a_target_behind_a_link_out_of_the_project_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("working").mkdir()
     Path("elsewhere").mkdir()
@@ -235,7 +235,7 @@ def test_a_place_that_a_link_leads_out_of_the_project_is_refused(tmp_path, monke
     assert list(Path("elsewhere").iterdir()) == []
 
 
-def test_a_file_that_is_there_and_differs_is_kept(tmp_path, monkeypatch):
+def test_an_existing_file_that_differs_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("working/configs").mkdir(parents=True)
     Path("working/configs/x.toml").write_text("mine")
@@ -244,7 +244,7 @@ def test_a_file_that_is_there_and_differs_is_kept(tmp_path, monkeypatch):
     assert Path("working/configs/x.toml").read_text() == "mine"
 
 
-def test_a_project_is_laid_out_twice(tmp_path, monkeypatch):
+def test_project_files_may_be_copied_twice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert lay_out({"x.toml": "cards/x.toml"}, **{"x.toml": "x"}) == ["cards/x.toml"]
     assert copy_project_files(Path("code"), Path("working")) == ["cards/x.toml"]
@@ -253,7 +253,7 @@ def test_a_project_is_laid_out_twice(tmp_path, monkeypatch):
 # ---------------------------------------------------------------------------------------------- runs that are attached
 
 
-def test_a_link_in_an_attached_run_that_leads_out_of_it_is_not_followed(tmp_path):
+def test_a_link_out_of_an_attached_run_is_not_followed(tmp_path):
     run = tmp_path / "input/notebooks/me/earlier/runs/a/fold0"
     run.mkdir(parents=True)
     (run / "metrics.jsonl").write_text("")
@@ -263,7 +263,7 @@ def test_a_link_in_an_attached_run_that_leads_out_of_it_is_not_followed(tmp_path
     assert [path.name for path in (tmp_path / "working/runs/a/fold0").iterdir()] == ["metrics.jsonl"]
 
 
-def test_what_is_resumed_is_said_and_that_nothing_is(tmp_path):
+def test_describe_runs_lists_resumed_folds_or_a_fresh_start(tmp_path):
     assert describe_runs(tmp_path) == ["no earlier run is attached: training starts from the beginning"]
     for fold, file in (("fold0", "best.safetensors"), ("fold1", "state.pt"), ("fold2", "state.pt")):
         (tmp_path / "runs/a" / fold).mkdir(parents=True)

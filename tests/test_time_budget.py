@@ -85,33 +85,33 @@ def test_the_next_image_is_not_started_if_it_would_end_after_the_budget(tiny, cl
     assert "time budget used up: 3 images not predicted; their rows keep the sample's value" in caplog.text
 
 
-def test_of_a_batch_as_much_is_predicted_as_fits(tiny, clock):
+def test_as_many_images_of_a_batch_as_fit_are_predicted(tiny, clock):
     reached, _, seconds = predict(clock, 10.0, 175.0, images=40, fallbacks=(), batch_size=8)
     assert (len(reached), seconds) == (17, pytest.approx(170.0))
 
 
-def test_a_slow_first_image_is_no_reason_to_drop_what_fits(tiny, clock):
+def test_a_slow_first_image_does_not_apply_fallbacks(tiny, clock):
     reached, run, _ = predict(clock, 10.0, 1300.0, images=100, warm_up=5.0)
     assert (len(reached), run.dropped) == (100, [])
 
 
-def test_costs_are_known_after_the_first_image_where_the_next_is_dear(tiny, clock):
+def test_costs_are_checked_after_one_image_if_the_next_is_expensive(tiny, clock):
     _, run, _ = predict(clock, 2.3 * HOUR, 8 * HOUR)
     # 2.3 h are gone; 5.3 h of the 7.6 planned for are left to 5 images, and a pass takes 0.383 h: two passes fit.
     assert [fallback.name for fallback in run.dropped] == ["flip_horizontal", 0]
 
 
-def test_no_image_is_started_if_loading_the_models_took_the_budget(clock):
+def test_no_image_is_started_if_loading_models_used_up_the_budget(clock):
     started = TimeBudget(6, 60.0)
     clock.now += 61.0
     assert started.count_that_fit(1, started.next_image_limit(PLAN)) == 0
 
 
-def test_without_a_budget_all_is_predicted_in_whole_batches(tiny, clock):
+def test_without_a_budget_all_images_are_predicted_in_full_batches(tiny, clock):
     reached, run, _ = predict(clock, 2.3 * HOUR, None, images=20)
     assert (len(reached), run.dropped, run.budget.batches) == (20, [], 2)
 
 
-def test_images_on_which_all_models_fail_end_no_prediction(tiny, clock):
+def test_images_on_which_all_models_fail_do_not_stop_the_prediction(tiny, clock):
     reached, run, _ = predict(clock, 10.0, 1000.0, images=20, fails=(0, 1, 2))
     assert (len(reached), set(run.problems), run.dropped) == (20, {"0", "1", "2"}, [])

@@ -22,11 +22,11 @@ def bundle(
     configs: Configs = "",
     owner: Annotated[
         str | None,
-        typer.Option(envvar="KAGGLE_USERNAME", help="your Kaggle user name  [default: as before]"),
+        typer.Option(envvar="KAGGLE_USERNAME", help="your Kaggle user name (default: as before)"),
     ] = None,
     half: Annotated[
         bool | None,
-        typer.Option("--half/--full", help="store weights as bfloat16, half the size  [default: as before]"),
+        typer.Option("--half/--full", help="store weights as bfloat16, half the size (default: as before)"),
     ] = None,
     set_: Overrides = None,
     data: DataRoot = None,
@@ -60,7 +60,7 @@ def run_bundle(
     weights: Weights,
     data: Annotated[Path, typer.Option("--data", envvar="DATA", help="folder of the competition's files")],
     csv: Annotated[Path, typer.Option(help="the submission to write")] = Path("submission.csv"),
-    budget: Annotated[str, typer.Option(help="time limit, such as 8h30m  [default: none]", show_default=False)] = "",
+    budget: Annotated[str, typer.Option(help="time limit, such as 8h30m (default: none)", show_default=False)] = "",
     workers: Annotated[int, typer.Option(help="processes that read images ahead")] = 0,
 ) -> None:
     """Predict a test set with a bundle, reading each image once, and write the submission."""
@@ -97,7 +97,10 @@ def rehearse(
     path: ConfigPath = DEMO,
     configs: Configs = "",
     base: Annotated[
-        Path, typer.Option(help="Python interpreter with the packages of Kaggle's image  [default: this one]")
+        Path,
+        typer.Option(
+            help="Python interpreter with the packages of Kaggle's image (default: this one)", show_default=False
+        ),
     ] = Path(sys.executable),
     images: Annotated[int, typer.Option(help="number of hidden test images to estimate the hours for")] = 1000,
     set_: Overrides = None,

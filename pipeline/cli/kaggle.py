@@ -18,7 +18,7 @@ DIST = Path("dist/kaggle")
 def download(
     competition: Slug,
     data: Annotated[
-        Path | None, typer.Option("--data", envvar="DATA", help="target folder  [default: data/<competition>]")
+        Path | None, typer.Option("--data", envvar="DATA", help="target folder (default: data/<competition>)")
     ] = None,
 ) -> None:
     """Download and unpack a competition's files; an interrupted download resumes."""
@@ -58,7 +58,7 @@ def submit(
     ] = False,
     data: Annotated[
         Path | None,
-        typer.Option("--data", envvar="DATA", help="folder of the competition's files  [default: data/<competition>]"),
+        typer.Option("--data", envvar="DATA", help="folder of the competition's files (default: data/<competition>)"),
     ] = None,
 ) -> None:
     """Submit submissions/<name>.csv to Kaggle; waits, then prints score and rank."""

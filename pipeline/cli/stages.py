@@ -174,7 +174,7 @@ def _folds(cfg: Config, text: str) -> list[Fold]:
 def sweep(
     path: ConfigPath = DEMO,
     configs: Configs = "",
-    seeds: Annotated[str, typer.Option(metavar="SEEDS", help="such as '0 1 2'  [default: as in the configs]")] = "",
+    seeds: Annotated[str, typer.Option(metavar="SEEDS", help="such as '0 1 2' (default: as in the configs)")] = "",
     fold: Annotated[str, typer.Option(help="fold number from 0, or all")] = "all",
     jobs: Annotated[int, typer.Option(help="jobs at a time; 0: one, on Ray one per GPU or CPU", min=0)] = 0,
     executor: Annotated[

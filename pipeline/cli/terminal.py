@@ -17,12 +17,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="A pipeline for Kaggle segmentation competitions, from the files to a validated submission. "
-    "Each command runs the missing stages before it. Add --debug to any command to see the traceback of an error.",
+    "Each stage runs the missing stages before it. Add --debug to any command to see the traceback of an error.",
 )
 
 ConfigPath = Annotated[Path, typer.Argument(help="path of a config file", metavar="[CONFIG]")]
 Configs = Annotated[
-    str, typer.Option(metavar="NAMES", help="several configs by name, in the folder of CONFIG, e.g. 'nuclei seed1'")
+    str,
+    typer.Option(metavar="NAMES", help="several configs by name, in the folder of CONFIG, e.g. 'unet fpn'"),
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -1,4 +1,4 @@
-"""Kaggle on loopback: the calls that kagglesdk 0.1.37 makes, answered from memory, and its faults on demand."""
+"""A mock of Kaggle on the loopback: answers the calls of kagglesdk 0.1.37, and fails on demand."""
 
 import io
 import json
@@ -15,17 +15,17 @@ ETAG = '"1"'
 
 
 class Fault(NamedTuple):
-    """An answer in place of the right one."""
+    """An answer that replaces the right one."""
 
     status: int = 200
     message: str = ""
     headers: Mapping[str, str] = {}
-    body: bytes | None = None  # in place of JSON with the message
-    kept: float = 1.0  # share of the body that is sent before the line goes dead
+    body: bytes | None = None  # instead of JSON with the message
+    kept: float = 1.0  # share of the body that is sent before the connection breaks
 
 
 def zipped(files: Mapping[str, bytes]) -> bytes:
-    """Files as one zip."""
+    """Pack files into one zip."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as packed:
         for name, content in files.items():
@@ -34,7 +34,7 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
 
 
 class Kaggle:
-    """What there is on Kaggle, and what was asked of it.
+    """The state of the mock Kaggle, and the calls that it received.
 
     Each call is noted in `calls`. `faults[call]` are answered first, one per call; so are "download", "put" (of
     uploaded bytes) and "output" (of a notebook).
@@ -45,15 +45,15 @@ class Kaggle:
         self.faults: dict[str, deque[Fault]] = defaultdict(deque)
         self.ranges: list[str | None] = []  # of downloads
         self.files: dict[str, dict[str, bytes]] = {}  # of competitions
-        self.listed: dict[str, dict[str, int]] = {}  # sizes that are not those of the files
+        self.listed: dict[str, dict[str, int]] = {}  # listed sizes that differ from those of the files
         self.submissions: list[dict[str, Any]] = []  # newest first
-        self.scores: deque[dict[str, Any]] = deque()  # what becomes of a submission, at each look at it
+        self.scores: deque[dict[str, Any]] = deque()  # the state of a submission at each poll
         self.teams: list[tuple[str, str]] = []  # name and score, best first
         self.page = 2  # rows of a list
         self.uploads: dict[str, tuple[str, bytes]] = {}  # token: name and content
         self.datasets: dict[str, dict[str, Any]] = {}
-        self.states: deque[str] = deque()  # of a dataset, at each look at it; then "ready"
-        self.statuses: deque[dict[str, str]] = deque()  # of a notebook, at each look at it; then "complete"
+        self.states: deque[str] = deque()  # of a dataset at each poll; then "ready"
+        self.statuses: deque[dict[str, str]] = deque()  # of a notebook at each poll; then "complete"
         self.output: dict[str, bytes] = {}  # of a notebook
         self.log = ""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -69,11 +69,11 @@ class Kaggle:
         self._server.server_close()
 
     def fail(self, call: str, *faults: Fault) -> None:
-        """Let the next calls of a name fail."""
+        """Make the next calls of a name fail."""
         self.faults[call].extend(faults)
 
     def asked(self, call: str) -> list[dict[str, Any]]:
-        """What each call of a name brought."""
+        """The bodies of all calls of a name."""
         return [body for name, body in self.calls if name == call]
 
     # --------------------------------------------------------------------------------------------- calls
@@ -202,7 +202,7 @@ def _handler(kaggle: Kaggle) -> type[BaseHTTPRequestHandler]:
                 self._fault(kaggle.faults[name].popleft())
             elif name != "IntrospectToken" and self.headers["Authorization"] != f"Bearer {TOKEN}":
                 self._fault(Fault(401, "Unauthenticated"))
-            elif name == "DownloadDataFiles":  # as Kaggle does, elsewhere
+            elif name == "DownloadDataFiles":  # redirected, as by Kaggle
                 where = f"{kaggle.url}/data/{body['competitionName']}/archive.zip?signature=1"
                 self._send(302, b"", {"Location": where})
             else:
@@ -258,6 +258,6 @@ def _handler(kaggle: Kaggle) -> type[BaseHTTPRequestHandler]:
             self.close_connection = kept < 1
 
         def log_message(self, *_: object) -> None:
-            """Says nothing on stderr."""
+            """Log nothing."""
 
     return Handler

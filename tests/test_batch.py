@@ -1,4 +1,4 @@
-"""Prediction by partitions: the masks of `make ensemble`, nothing lost and nothing twice, whoever dies on the way."""
+"""Batch inference: the masks of `make ensemble`, each partition once, also after crashes."""
 
 import gc
 import os
@@ -46,7 +46,7 @@ def written(folder="out"):
 
 
 def copies(count):
-    """So many images: the tiny test set's, again and again, under ids of their own."""
+    """Make `count` images with different ids from the images of the tiny test set."""
     sources = sorted(Path("tiny/test/images").glob("*.png"))
     Path("images").mkdir()
     for number in range(count):
@@ -184,7 +184,7 @@ def test_user_errors_are_one_line(bundle, capsys):
 
 @pytest.fixture
 def listed(tmp_path, monkeypatch):
-    """Write a table, and list what it names."""
+    """Write a table, and list its images."""
     monkeypatch.chdir(tmp_path)
 
     def write(**columns):
@@ -263,7 +263,7 @@ def test_a_full_disk_keeps_complete_partitions(tmp_path):
     output.start([], "model", 10)
     output.write(0, rows[:1])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))  # the system itself refuses a byte more
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))  # the system refuses any further byte
     try:
         with pytest.raises(
             ValueError, match=r"part-000001.parquet: cannot be written .*free some space, and run the same comm"
@@ -308,7 +308,7 @@ def test_an_output_of_unknown_origin_is_not_changed(tmp_path):
 
 
 def actors():
-    """Ids of the processes that hold models."""
+    """Ids of the processes that have loaded models."""
     found = []
     for folder in Path("/proc").iterdir():
         try:

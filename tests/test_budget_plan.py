@@ -1,4 +1,4 @@
-"""What is dropped when time is short, and in which order."""
+"""Which views and folds are dropped when time is short, and in which order."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A bundle predicts what `make ensemble` predicts, in one pass, from a folder of files."""
+"""A bundle predicts the same as `make ensemble`, reading each image once."""
 
 import json
 import logging
@@ -147,7 +147,7 @@ def test_an_image_with_non_finite_probabilities_does_not_affect_other_images(sub
 
 
 def hide(images: dict[str, np.ndarray | bytes | None], folder: Path = Path("hidden")) -> Path:
-    """A test set of these images, in the tiny competition's layout: arrays, the bytes of a file, or no file at all."""
+    """Write a test set in the tiny competition's layout; an image is an array, bytes, or None for no file."""
     (folder / "test/images").mkdir(parents=True)
     for image_id, content in images.items():
         path = folder / f"test/images/{image_id}.png"
@@ -207,7 +207,7 @@ def test_a_valid_csv_exists_before_the_first_image(submitted):
 
 
 class Faulty:
-    """A model that fails on batches larger than `most`, and on images of a height."""
+    """A model that fails on batches larger than `most`, and on images of a given height."""
 
     def __init__(self, predictor, most=99, height=0):
         self.predictor, self.most, self.height = predictor, most, height
@@ -273,7 +273,7 @@ def test_reading_ahead_in_processes_gives_the_same_csv(submitted):
 
 
 class Fatal(Reader):
-    """A reader that takes its process with it, if that only reads ahead."""
+    """A reader that kills its process, if that is a reading process."""
 
     def __call__(self, path):
         if path.stem == "fatal" and torch.utils.data.get_worker_info():
@@ -317,7 +317,7 @@ def test_any_error_of_a_reader_affects_one_image_only(tmp_path):
 
 
 class Clock:
-    """A clock that goes on only where the test says so: what the machine does beside the test takes no time."""
+    """A clock that only the test advances, so that other load on the machine takes no time."""
 
     def __init__(self):
         self.now = 0.0
@@ -335,7 +335,7 @@ def clock(monkeypatch):
 
 
 class Slow:
-    """A model of which each view of each image takes so many seconds; 5 times so many at first, 30% off at any time."""
+    """A model that takes `seconds` per view and image, ± 30%, and 5 times as long the first time."""
 
     def __init__(self, predictor, seconds, clock, seed):
         self.predictor, self.seconds, self.clock = predictor, seconds, clock
@@ -552,11 +552,11 @@ def test_uncommitted_changes_are_logged_and_recorded(submitted, monkeypatch, cap
     assert "files differ from commit 0123456: the bundle cannot be reproduced from it" in caplog.text
 
 
-# ---------------------------------------------------------------------------------------------- the price of a view
+# ---------------------------------------------------------------------------------------------- score loss of a view
 
 
 def test_the_view_with_the_smallest_score_loss_is_dropped_first():
-    # Of four pixels the target has the first two. "good" sees them, "bad" sees the others, "so-so" one of each.
+    # The target is the first two of four pixels. "good" predicts these, "bad" the others, "so-so" one of each.
     target = np.array([[[1, 1, 0, 0]]], np.uint8)
     seen = {"good": [250, 250, 0, 0], "so-so": [250, 0, 0, 250], "bad": [0, 0, 250, 250]}
     oof = Oof(["x"], np.zeros(1, int), lambda _: (None, target), 1, lambda items, _: items)
@@ -570,7 +570,7 @@ def test_the_view_with_the_smallest_score_loss_is_dropped_first():
         "mean_dice",
         {"m": {0: 0.2, 1: 0.1}},
     )
-    # Without "bad" pixel 1 is sure, pixels 2 and 4 are even at 125 of 255, below .5: dice = 2·1 / (1 + 2).
+    # Without "bad", pixel 1 is certain, and pixels 2 and 4 are even at 125 of 255, below .5: dice = 2·1 / (1 + 2).
     assert [(fallback.name, fallback.score) for fallback in fallbacks[:2]] == [
         ("bad", pytest.approx(2 / 3)),
         ("so-so", 1.0),

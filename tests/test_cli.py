@@ -1,4 +1,4 @@
-"""The command line: mistakes cost one line and exit status 2."""
+"""The command line: a user error is one line and exit status 2."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def edit(path, old, new):
     path.write_text(text.replace(old, new, 1))
 
 
-# What is planted in the tiny competition, the command, and what the one line must say.
+# The change to the tiny competition, the command, and the expected message.
 MISTAKES = {
     "unknown config key": (
         lambda: edit(Path("configs/tiny.toml"), "batch_size", "batchsize"),
@@ -193,7 +193,7 @@ def test_folds_of_several_classes_print_the_share_of_images_with_each(tiny, caps
 
 
 def deal_folds():
-    """Every third image to one fold: one has all that are empty."""
+    """Put every third image into one fold, which gets all empty images."""
     ids = [line.split(",")[0] for line in Path("tiny/train.csv").read_text().splitlines()[1:]]
     Path("folds").mkdir()
     rows = [f"{image_id},{place % 3}" for place, image_id in enumerate(ids)]
@@ -201,7 +201,7 @@ def deal_folds():
 
 
 def name_groups(groups):
-    """Give each training image a group, in a column of its own."""
+    """Add a column with a group for each training image."""
     edit(Path("tiny.toml"), 'id = "id"', 'id = "id"\ngroup = "scene"')
     path = Path("tiny/train.csv")
     rows = zip(path.read_text().splitlines(), ["scene", *groups], strict=True)

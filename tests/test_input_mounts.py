@@ -1,4 +1,4 @@
-"""What is attached to a notebook is found by what it holds; what is missing is named."""
+"""Inputs of a notebook are found by their content; a missing one is named."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The real client of Kaggle, 2.2.4, against its calls on loopback: what works, and what each refusal says."""
+"""Kaggle's client 2.2.4 against a mock server on the loopback: each command, and the message of each refusal."""
 
 import base64
 import hashlib
@@ -36,7 +36,7 @@ FILES = {"train.csv": b"id,rle\n", "train/1.png": b"one" * 500, "sample_submissi
 
 
 class Waits(list):
-    """How long each wait would have been, in seconds; none of them is waited for."""
+    """The seconds of each sleep; none of them is slept."""
 
     def append(self, seconds: float) -> None:
         assert len(self) < 1000, "waits for ever"
@@ -50,7 +50,7 @@ def slept() -> list[float]:
 
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
-    """A home without a token, no way but to loopback, and an empty current folder."""
+    """A home folder without a token, no network but the loopback, and an empty current folder."""
     folder = tmp_path / "home"
     (folder / ".kaggle").mkdir(parents=True)
     for name in ("HOME", "TMPDIR"):
@@ -72,10 +72,10 @@ def only_here(resolve, host, *arguments, **keywords):
 
 @pytest.fixture
 def kaggle(home, monkeypatch, slept):
-    """Kaggle on loopback, with a token for it in the environment."""
+    """The mock Kaggle, with a token for it in the environment."""
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
     with Kaggle() as server:
-        endpoints = {kagglesdk.kaggle_env.KaggleEnv.LOCAL: server.url}  # there is no other
+        endpoints = {kagglesdk.kaggle_env.KaggleEnv.LOCAL: server.url}  # the only endpoint
         monkeypatch.setattr(kagglesdk.kaggle_env, "_env_to_endpoint", endpoints)
         monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
         from kaggle.api import kaggle_api_extended as extended
@@ -227,7 +227,7 @@ def test_zips_inside_are_unpacked(kaggle):
 
 @pytest.fixture
 def large(kaggle) -> dict[str, bytes]:
-    """Files of 3 MiB that cannot be packed: the client writes by the MiB."""
+    """Files of 3 MiB that cannot be compressed: the client writes 1 MiB at a time."""
     kaggle.files[SLUG]["noise"] = random.Random(0).randbytes(3 << 20)
     return kaggle.files[SLUG]
 
@@ -237,7 +237,7 @@ def test_a_broken_download_resumes(kaggle, large, slept):
     submitting.download(SLUG, Path("data") / SLUG)
     assert fetched() == large
     assert kaggle.ranges == [None, f"bytes={2 << 20}-"]
-    assert len(slept) == 1  # the client's own pause
+    assert len(slept) == 1  # by the client
 
 
 def test_a_failed_download_resumes_with_the_next_command(kaggle, large, capsys, monkeypatch):
@@ -248,12 +248,12 @@ def test_a_failed_download_resumes_with_the_next_command(kaggle, large, capsys, 
     kaggle.faults["download"].clear()
     kaggle.ranges.clear()
     assert main(["download", SLUG]) == 0
-    assert kaggle.ranges == [None, f"bytes={2 << 20}-"]  # the first tells whether it is still the same file
+    assert kaggle.ranges == [None, f"bytes={2 << 20}-"]  # the first request checks whether the file is the same
     assert fetched() == large
 
 
 def interrupted(*_):
-    raise KeyboardInterrupt  # and no signal: a notebook that ran in this process before may have left a handler
+    raise KeyboardInterrupt  # not a signal: an earlier notebook in this process may have left a handler
 
 
 def test_interrupted_unpacking_resumes_without_another_download(kaggle, monkeypatch):
@@ -261,7 +261,7 @@ def test_interrupted_unpacking_resumes_without_another_download(kaggle, monkeypa
     monkeypatch.setattr(archive, "_extract", interrupted)
     assert main(["download", SLUG]) == 130
     monkeypatch.setattr(archive, "_extract", extract)
-    kaggle.fail("download", Fault(kept=0))  # were it read, it would break off
+    kaggle.fail("download", Fault(kept=0))  # reading it would fail
     assert main(["download", SLUG]) == 0
     assert fetched() == FILES
     assert kaggle.ranges == [None, None]
@@ -303,7 +303,7 @@ def test_a_download_that_is_no_zip_is_reported(kaggle, capsys):
 
 @pytest.fixture
 def bundle() -> Path:
-    """A bundle's folder, as make bundle leaves it."""
+    """A bundle's folder as written by make bundle."""
     folder = Path("dist/kaggle/tiny")
     files = {"code": ("a.whl", "wheels.json"), "weights": ("f0.safetensors", "bundle.json", "c.toml")}
     for word, names in files.items():
@@ -357,7 +357,7 @@ def test_privacy_of_datasets_follows_their_metadata(kaggle, bundle):
 
 
 def test_an_upload_waits_until_kaggle_has_processed_the_files(kaggle, bundle, slept):
-    kaggle.states.extend(["not_yet_persisted", "blobs_received"])  # the state before is asked only of what exists
+    kaggle.states.extend(["not_yet_persisted", "blobs_received"])  # polled only after the dataset exists
     submitting.upload(bundle, "note")
     assert slept == [10, 10]
 
@@ -384,7 +384,7 @@ def test_an_upload_has_a_timeout(kaggle, bundle, slept, monkeypatch):
 
 
 def test_a_file_that_did_not_arrive_is_an_error(kaggle, bundle, capsys):
-    kaggle.fail("put", Fault(400))  # the client goes on without it, and ends with 0
+    kaggle.fail("put", Fault(400))  # the client ignores it, and ends with 0
     assert main(["upload", "tiny"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(f"pipeline upload: dataset {USER}/tiny-code: ")
@@ -462,7 +462,7 @@ def test_an_interrupted_push_waits_for_the_same_version(kaggle, bundle, monkeypa
     assert main(["push", "tiny"]) == 0
     assert slept == [10]
     assert len(kaggle.asked("SaveKernel")) == 1
-    submitting.push(bundle / "notebook")  # it ran: once more is asked for
+    submitting.push(bundle / "notebook")  # it has run: a new version is pushed
     assert len(kaggle.asked("SaveKernel")) == 2
 
 
@@ -512,7 +512,7 @@ def test_a_token_that_expires_while_a_notebook_runs_is_reported(kaggle, bundle):
 
 @pytest.fixture
 def handed(kaggle, tiny, bundle, edit):
-    """The tiny competition, one of Kaggle's here, with a submission that can be handed in."""
+    """The tiny competition as a Kaggle competition, with a submission."""
     edit(
         "tiny.toml", 'metric = "mean_dice"', f'metric = "mean_dice"\nurl = "https://www.kaggle.com/competitions/{SLUG}"'
     )
@@ -582,7 +582,7 @@ def test_an_interrupted_wait_for_a_score_resumes_without_another_submission(kagg
     assert len(kaggle.submissions) == 1
     assert [entry.public for entry in read_entries("tiny")] == [0.91]
     kaggle.scores.append({"status": "complete", "publicScore": "0.92"})
-    assert main(SUBMIT) == 0  # it had its score: once more is asked for
+    assert main(SUBMIT) == 0  # it has a score: a new submission is made
     assert [(entry.ref, entry.public) for entry in read_entries("tiny")] == [(100, 0.91), (101, 0.92)]
 
 
@@ -600,7 +600,7 @@ def test_a_submission_that_cannot_be_scored_is_reported_and_recorded(kaggle, han
 
 
 def test_a_submission_whose_upload_fails_is_an_error(kaggle, handed, capsys):
-    kaggle.fail("put", Fault(400))  # the client prints it, and goes on
+    kaggle.fail("put", Fault(400))  # the client prints it, and continues
     assert main(SUBMIT) == 2
     assert "submissions/tiny.csv: was not accepted" in capsys.readouterr().err
     assert kaggle.submissions == []
@@ -630,11 +630,11 @@ def test_a_submission_is_repeated_after_429(kaggle, handed):
 def test_a_card_without_a_kaggle_competition_cannot_be_submitted(kaggle, tiny, bundle, capsys):
     write_submission("tiny", 0.9)
     assert main(SUBMIT) == 2
-    assert 'set url = "https://www.kaggle.com/competitions/<slug>" on it' in capsys.readouterr().err
+    assert 'set url = "https://www.kaggle.com/competitions/<slug>" on the card' in capsys.readouterr().err
 
 
 def test_the_output_of_a_notebook_is_checked_and_submitted(kaggle, handed, capsys):
-    Path("submissions/tiny.csv").unlink()  # only what the notebook left counts
+    Path("submissions/tiny.csv").unlink()  # only the notebook's output is submitted
     output = Path("tiny/sample_submission.csv").read_bytes()
     kaggle.output = {"submission.csv": output, "other.txt": b"-"}
     main(["upload", "tiny"])
@@ -708,7 +708,7 @@ def test_a_leaderboard_without_submissions_is_an_error(kaggle, handed, capsys):
 def test_a_token_is_in_no_log_and_in_no_file(kaggle, handed, capfd, caplog, tmp_path):
     from kaggle.api.kaggle_api_extended import KaggleApi
 
-    KaggleApi.args.append("--verbose")  # as with VERBOSE=1, when the client prints each call with all its headers
+    KaggleApi.args.append("--verbose")  # as with VERBOSE=1: the client prints each call with its headers
     kaggle.fail("ListDataFiles", Fault(500))
     kaggle.fail("GetKernelSessionStatus", Fault(401))
     kaggle.output = {"submission.csv": Path("tiny/sample_submission.csv").read_bytes()}
@@ -790,7 +790,7 @@ def test_a_missing_client_is_reported_with_the_install_command(monkeypatch):
 
 
 def recipe(*arguments: str, **environment: str) -> str:
-    """The last line of what make would run."""
+    """The last command that make would run."""
     command = ["make", "-n", "-C", str(ROOT), "--no-print-directory", "PYTHON=python", *arguments]
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME")}
     ran = subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The metadata that the client passes on unseen: every mistake is answered here, before anything is uploaded."""
+"""Metadata that Kaggle's client does not check: invalid values are refused before anything is uploaded."""
 
 import json
 
@@ -63,7 +63,7 @@ def test_enable_internet_is_always_written(tmp_path):
         ("dataset", {"licenses": []}, "licenses: .*at least 1 item"),
         ("dataset", {"licenses": [{"name": "MIT"}, {"name": "other"}]}, "licenses: .*at most 1 item"),
         ("dataset", {"licenses": [{"title": "MIT"}]}, r"unknown key 'title' in \[licenses.0\]. Known: name"),
-        ("dataset", {"id": "tiny-weights"}, "expected owner/slug, with the name of a Kaggle account in front"),
+        ("dataset", {"id": "tiny-weights"}, "expected owner/slug, where owner is a Kaggle user name"),
         ("dataset", {"id": "ada/Tiny_Weights"}, "slug 'Tiny_Weights': expected 6 to 50 of a-z, 0-9 and single hyphens"),
         ("dataset", {"id": "ada/tiny"}, "slug 'tiny': expected 6 to 50"),
         ("dataset", {"id": "ada/tiny-weights/3"}, "slug 'tiny-weights/3'"),
@@ -71,7 +71,7 @@ def test_enable_internet_is_always_written(tmp_path):
         ("kernel", {"enable_internet": ...}, "'enable_internet' is missing"),
         ("kernel", {"enable_internets": True}, "unknown key 'enable_internets'. Did you mean 'enable_internet'?"),
         ("kernel", {"title": "tiny"}, "title: 'tiny': String should have at least 5 characters"),
-        ("kernel", {"title": "Another title"}, "title 'Another title' becomes the slug 'another-title', and id says"),
+        ("kernel", {"title": "Another title"}, "title 'Another title' becomes the slug 'another-title', but id has"),
         ("kernel", {"kernel_type": "notebok"}, "kernel_type: 'notebok': expected 'notebook' or 'script'"),
         ("kernel", {"code_file": ...}, "'code_file' is missing"),
         ("kernel", {"dataset_sources": ["tiny-weights"]}, "dataset_sources: .*expected owner/slug"),
@@ -86,7 +86,9 @@ def test_invalid_metadata_is_one_line_with_file_and_key(tmp_path, kind, changed,
 
 
 def test_invalid_json_and_missing_metadata_are_reported(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"neither dataset-metadata.json nor kernel-metadata.json: make bundle"):
+    with pytest.raises(
+        FileNotFoundError, match=r"has neither dataset-metadata.json nor kernel-metadata.json: run make bundle"
+    ):
         read_metadata(tmp_path)
     (tmp_path / "kernel-metadata.json").write_text("{")
     with pytest.raises(ValueError, match=r"kernel-metadata.json: not JSON"):
@@ -94,7 +96,7 @@ def test_invalid_json_and_missing_metadata_are_reported(tmp_path):
 
 
 def test_slugs_equal_those_of_the_client():
-    from slugify import slugify as theirs  # as the client does, where it compares title and id
+    from slugify import slugify as theirs  # used by the client to compare title and id
 
     for title in ("Tiny: submit", "nuclei + nuclei_fpn", "  5 -- 6  ", "tgs-salt-0a1b2c-weights", "A.B,C"):
         assert slugify(title) == theirs(title)

@@ -1,4 +1,4 @@
-"""What is given to make reaches the command line as it was given."""
+"""Values given to make reach the command line unchanged."""
 
 import os
 import shlex

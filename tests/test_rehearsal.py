@@ -1,4 +1,4 @@
-"""The notebooks for Kaggle, run as Kaggle runs them: a folder like /kaggle, a fresh environment, no network."""
+"""The Kaggle notebooks run as on Kaggle: a folder like /kaggle, a fresh environment, no network."""
 
 import shutil
 import subprocess
@@ -31,14 +31,14 @@ def project(submitted, monkeypatch):
     """The trained tiny competition in a folder from which a wheel of this package can be built."""
     for name in (*wheels.SOURCES, "notebooks"):
         Path(name).symlink_to(ROOT / name)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # another worker of the tests has the other core
-    for name in wheels.MISSING:  # as they are installed here; nothing is fetched
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # another test worker uses the other core
+    for name in wheels.MISSING:  # packed from the installed packages; nothing is downloaded
         pack_again(name, DIST.with_name("wheels") / f"{name}=={version(name)}")
     return Path()
 
 
 def pack_again(name: str, folder: Path) -> None:
-    """An installed package as the wheel that it came from, where the bundle keeps what it fetched."""
+    """Pack an installed package into a wheel in the bundle's cache."""
     folder.mkdir(parents=True)
     found = distribution(name)
     tag = next(line for line in found.read_text("WHEEL").splitlines() if line.startswith("Tag: ")).removeprefix("Tag: ")
@@ -52,7 +52,7 @@ def pack_again(name: str, folder: Path) -> None:
 
 @pytest.fixture
 def base(tmp_path) -> Path:
-    """An interpreter that has what this one has, but for what Kaggle's image lacks."""
+    """An interpreter with the packages of this one, without those missing in Kaggle's image."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "base")], check=True)
     lacking = {file.parts[0] for name in wheels.MISSING for file in distribution(name).files}
     (site,) = (tmp_path / "base").glob("lib/python*/site-packages")
@@ -78,7 +78,7 @@ def test_rehearsal_passes_on_the_known_and_the_mock_test_set(project, base, caps
     assert "INPUT CHANGED" not in said
     assert f"no mask for 'hidden_{TRUNCATED}_" in said
 
-    # The same code dataset trains a fold as it is trained at home: to the bit.
+    # The same code dataset trains a fold to the same bits as the local training.
     attached = {
         "tiny": partial(shutil.copytree, "tiny"),
         "datasets/me/tiny-code": partial(shutil.copytree, "dist/kaggle/tiny/code"),
@@ -108,7 +108,7 @@ LOOK = """
 import socket
 with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5):
     print("near")
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:  # asks for a route, and sends nothing
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:  # looks up a route, and sends nothing
     try:
         out.connect(("192.0.2.1", 9))
         print("far")
@@ -130,7 +130,7 @@ NO_LOOPBACK = "sandbox.UNSHARE = ['unshare', '--user', '--map-root-user']"  # th
 
 
 def look(folder: Path, prepare: str = "", command: str = LOOK) -> str:
-    """What a command prints that runs isolated; its report is `report`, its input `input`."""
+    """Run a command in the sandbox and return its output; its report is `report`, its input `input`."""
     (folder / "input").mkdir(exist_ok=True)
     places = {"report": str(folder / "report"), "inputs": str(folder / "input")}
     launch = LAUNCH.format(prepare=prepare, command=command, **places)

@@ -43,13 +43,13 @@ def sweep(*sets, seeds=(), **options):
 
 
 def epochs_said(fold):
-    """How often a fold's log speaks of each epoch."""
+    """How often each epoch is in a fold's log."""
     text = Path(f"runs/tiny/fold{fold}/train.log").read_text()
     return Counter(re.findall(r"phase (\d)  epoch +(\d)", text))
 
 
 def kill_in_the_middle(fold, killed):
-    """Kill whoever trains a fold once it has said an epoch; the fold's lock says who that is."""
+    """Kill the process that trains a fold after its first logged epoch; its id is in the fold's lock."""
     folder, give_up = Path(f"runs/tiny/fold{fold}").absolute(), time.monotonic() + 200
     while not ((folder / "train.log").exists() and "epoch" in (folder / "train.log").read_text()):
         if time.monotonic() > give_up:
@@ -81,7 +81,7 @@ def trained_once(tmp_path_factory):
 
 @pytest.fixture
 def trained(trained_once, tmp_path, monkeypatch):
-    """The folder of fold 0, trained, below a fresh current folder."""
+    """The folder of a trained fold 0, in a fresh current folder."""
     shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DATA", raising=False)
@@ -90,7 +90,7 @@ def trained(trained_once, tmp_path, monkeypatch):
 
 @pytest.fixture
 def stub(tmp_path, monkeypatch):
-    """Stands in for the interpreter in lists: notes its words, does what a script says."""
+    """Replaces the interpreter: records its arguments, then runs a shell script."""
     monkeypatch.chdir(tmp_path)
 
     def write(script):
@@ -103,7 +103,7 @@ def stub(tmp_path, monkeypatch):
 
 
 EPOCHS = {(phase, epoch): 1 for phase in "12" for epoch in "12"}
-LONGER = "train.phases.0.repeats=8"  # so that there is a middle
+LONGER = "train.phases.0.repeats=8"  # long enough to be killed in the middle
 
 # ---------------------------------------------------------------------------------------------- trainings
 
@@ -126,7 +126,7 @@ def test_a_fold_without_oof_predictions_is_not_finished(trained, stub):
     lines, done = sweep(fold=0)
     assert (lines, done.done_before) == (["runs/tiny/fold0: done"], 0), "its job was run"
     assert Path("words").read_text().split() == ["-m", "pipeline", "train", "configs/tiny.toml", "--fold", "0"]
-    stages.train(config.load(TINY), 0)  # which is what the job would have done
+    stages.train(config.load(TINY), 0)  # what the job would have done
     assert (trained / "best.safetensors").stat().st_mtime_ns == before, "the weights stay"
     assert sweep(fold=0)[1].done_before == 1
 
@@ -197,7 +197,7 @@ for result in run_locally([Job(Path(f"runs/x/fold{fold}"), ("train",)) for fold 
 
 
 def is_running(process: int) -> bool:
-    """Whether a process is there and no zombie."""
+    """Whether a process runs, and is not a zombie."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -335,7 +335,7 @@ HOLD += "with file_lock(Path('lock'), 'it'):\n    print('held', flush=True)\n   
 
 @pytest.fixture
 def holder(tmp_path, monkeypatch):
-    """Another process, which holds the lock `lock`."""
+    """Another process that holds the lock `lock`."""
     monkeypatch.chdir(tmp_path)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", HOLD], env=env, stdout=subprocess.PIPE, text=True) as process:
@@ -348,7 +348,7 @@ def test_a_lock_names_its_process_and_is_released_when_it_dies(holder):
     said = rf"it is locked by process {holder.pid} on host .+: run this again"
     with pytest.raises(ValueError, match=said), file_lock(Path("lock"), "it", wait=False):
         pass
-    holder.kill()  # no handler runs: the kernel gives the lock back
+    holder.kill()  # no handler runs: the kernel releases the lock
     holder.wait()
     with file_lock(Path("lock"), "it", wait=False):
         assert Path("lock").read_text().startswith(f"{os.getpid()} on ")
@@ -421,7 +421,7 @@ def test_on_ray_a_job_does_the_same_as_the_command(tiny, monkeypatch):
     assert executors._train(str(tiny), last) == said, "a user error is a result"
     assert log.read_text().splitlines() == [said[1]]
     monkeypatch.setattr(stages, "train", lambda *_: {}["missing"])
-    with pytest.raises(executors.DiedError, match="KeyError: 'missing'"):  # anything else is an end, and tried again
+    with pytest.raises(executors.DiedError, match="KeyError: 'missing'"):  # any other error is retried
         executors._train(str(tiny), Job(log.parent, ("train", str(TINY), "--fold", "0")))
     assert "Traceback" in log.read_text()
 

@@ -1,4 +1,4 @@
-"""A bundle that came from elsewhere: what is wrong is refused in one line, and nothing outside of it is touched."""
+"""A tampered bundle is refused in one line, and no file outside of it is read or written."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def bundled_once(submitted_once, tmp_path_factory):
 
 @pytest.fixture
 def bundle(bundled_once, tmp_path, monkeypatch):
-    """A copy of a bundle beside the competition's files, as current folder."""
+    """A folder with a copy of a bundle and the competition's files, as current folder."""
     for name in ("bundle", "tiny"):
         shutil.copytree(bundled_once / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
@@ -35,7 +35,7 @@ def bundle(bundled_once, tmp_path, monkeypatch):
 
 
 def put(*keys, value):
-    """Set what lies at these keys of the record."""
+    """Set the value at these keys of the record."""
 
     def tamper(folder: Path) -> None:
         record = json.loads((folder / RECORD_FILE).read_text())
@@ -62,7 +62,7 @@ def edit(name, old, new):
 
 
 def link_out(name):
-    """A file that is a link to the same file outside of the bundle."""
+    """Replace a file by a link to a copy outside the bundle."""
 
     def tamper(folder: Path) -> None:
         outside = (folder.parent / "outside").absolute()
@@ -170,7 +170,7 @@ def test_a_config_has_the_name_that_its_weights_have(bundle):
 
 
 def lay_out(layout, **files):
-    """Lay a dataset with these files out in `working/`."""
+    """Copy the project files of a dataset with this layout into `working/`."""
     Path("code").mkdir()
     for name, content in files.items():
         Path("code", name).write_text(content)

@@ -1,4 +1,4 @@
-"""A prediction under a time budget ends within it, whatever an image takes; a clock that only the models move."""
+"""A prediction ends within its time budget, however long an image takes; only the models advance the clock."""
 
 from types import SimpleNamespace
 
@@ -31,7 +31,7 @@ def clock(monkeypatch):
 
 
 def predict(clock, image, budget, images=6, *, fallbacks=FALLBACKS, noise=0.0, warm_up=1.0, batch_size=16, fails=()):
-    """The images reached, the run, and the seconds that all took.
+    """Predict; returns the images reached, the run, and its seconds.
 
     Args:
         image: seconds of all models on one image.
@@ -97,7 +97,7 @@ def test_a_slow_first_image_does_not_apply_fallbacks(tiny, clock):
 
 def test_costs_are_checked_after_one_image_if_the_next_is_expensive(tiny, clock):
     _, run, _ = predict(clock, 2.3 * HOUR, 8 * HOUR)
-    # 2.3 h are gone; 5.3 h of the 7.6 planned for are left to 5 images, and a pass takes 0.383 h: two passes fit.
+    # 2.3 h are gone; 5.3 h of the 7.6 planned for are left to 5 images, and a model run takes 0.383 h: two fit.
     assert [fallback.name for fallback in run.dropped] == ["flip_horizontal", 0]
 
 

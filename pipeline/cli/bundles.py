@@ -98,9 +98,7 @@ def rehearse(
     configs: Configs = "",
     base: Annotated[
         Path,
-        typer.Option(
-            help="Python interpreter with the packages of Kaggle's image (default: this one)", show_default=False
-        ),
+        typer.Option(help="interpreter with the packages of Kaggle's image (default: this one)", show_default=False),
     ] = Path(sys.executable),
     images: Annotated[int, typer.Option(help="number of hidden test images to estimate the hours for")] = 1000,
     set_: Overrides = None,

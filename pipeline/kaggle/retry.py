@@ -97,6 +97,8 @@ class Caller:
             refusal = refusal_of(error)
             if refusal is None:
                 raise _explain_error(what, error) from None
+            # tenacity's frames refer to the error, and its traceback to them: without it, sockets close at once.
+            error.__traceback__ = None
             if not is_repeatable and (refusal.status == 0 or refusal.status >= 500):
                 raise KaggleError(
                     f"{what}: no answer came, but it may have been accepted: look at {SITE} before you run the "

@@ -87,7 +87,7 @@ def test_invalid_metadata_is_one_line_with_file_and_key(tmp_path, kind, changed,
 
 def test_invalid_json_and_missing_metadata_are_reported(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"has neither dataset-metadata.json nor kernel-metadata.json: run make bundle"
+        FileNotFoundError, match=r"neither dataset-metadata.json nor kernel-metadata.json: run make bundle"
     ):
         read_metadata(tmp_path)
     (tmp_path / "kernel-metadata.json").write_text("{")

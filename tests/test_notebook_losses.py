@@ -20,14 +20,14 @@ def test_a_scene_does_not_depend_on_how_many_are_drawn():
 
 def test_pull_of_bce_is_the_error_over_the_number_of_pixels():
     # d BCE / d logit = (p - t) / pixels, whatever the other pixels are.
-    gradients = show.pull({"bce": LOSSES["bce"]()})
+    gradients = show.pixel_gradients({"bce": LOSSES["bce"]()})
     pixels = show.SIDE**2
     np.testing.assert_allclose(gradients.inside["bce"], (1 - gradients.probs) / pixels, rtol=1e-4)
     np.testing.assert_allclose(gradients.outside["bce"], gradients.probs / pixels, rtol=1e-4)
 
 
 def test_lovasz_lets_go_of_a_pixel_beyond_its_margin():
-    gradients = show.pull({"lovasz": LOSSES["lovasz"]()})
+    gradients = show.pixel_gradients({"lovasz": LOSSES["lovasz"]()})
     beyond = gradients.probs > 1 / (1 + np.exp(-1)) + 0.005
     assert not gradients.inside["lovasz"][beyond].any()
     assert gradients.inside["lovasz"][~beyond].all()
@@ -52,5 +52,5 @@ def test_figures_have_a_panel_for_each_question():
     scenes = show.draw_scenes(2, seed=0)
     probs = {"all": torch.ones(scenes.target.shape)}
     assert len(show.draw_masks(scenes, probs, rows=2).axes) == 4
-    assert len(show.draw_pull(show.pull({"dice": LOSSES["dice"]()})).axes) == 2
-    assert len(show.draw_surrogates({"hinge": build_loss({"lovasz": 1})}).axes) == 3
+    assert len(show.plot_gradients(show.pixel_gradients({"dice": LOSSES["dice"]()})).axes) == 2
+    assert len(show.plot_surrogates({"hinge": build_loss({"lovasz": 1})}).axes) == 3

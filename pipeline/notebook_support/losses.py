@@ -1,7 +1,6 @@
-"""What losses teach, shown on generated images: the functions behind the notebook on imbalance.
+"""Generated images, tiny trainings and figures for the notebook on losses under imbalance.
 
-Nothing here is typed again from a formula: values come from the losses themselves, gradients from autograd. A figure is
-returned, not shown, and belongs to no window.
+Values are computed by the losses themselves, gradients by autograd. Figures are returned, not shown.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,15 +23,19 @@ from pipeline.postprocess import HALF, THRESHOLDS, best_threshold, count_levels
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # a module of `losses`: logits and target to a scalar
 
-# Okabe and Ito's colours, told apart by most colour-blind eyes, and a dash of its own for each.
-STYLES = tuple(
+# Okabe and Ito's colours, distinct for most colour-blind readers, each with its own dash pattern.
+LINE_STYLES = tuple(
     zip(
         ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#e69f00"),
         ("-", "--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (7, 3))),
         strict=True,
     )
 )
-FOUND, MISSED, EXTRA = (0.0, 0.45, 0.7), (0.9, 0.6, 0.0), (0.84, 0.37, 0.0)  # blue, yellow, red
+TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE = (
+    (0.0, 0.45, 0.7),
+    (0.9, 0.6, 0.0),
+    (0.84, 0.37, 0.0),
+)  # blue, yellow, red
 
 
 # ---------------------------------------------------------------------------------------------- images
@@ -56,12 +59,12 @@ NOISE = 22.0  # grey values, standard deviation
 
 
 def draw_scenes(number: int, seed: int) -> Scenes:
-    """Faint blobs, which are the target, among faint streaks and rings, which are not, on a noisy ground.
+    """Images of faint blobs, the target, and of faint streaks and rings as distractors, on a noisy background.
 
-    Image k is the same whatever their number.
+    Image k does not depend on `number`.
 
     Args:
-        seed: 0 or more. Two seeds share no image.
+        seed: 0 or more. Different seeds give different images.
     """
     scenes = [_draw_scene(np.random.default_rng((seed, place))) for place in range(number)]
     images, target = (torch.from_numpy(np.stack(part))[:, None] for part in zip(*scenes, strict=True))
@@ -78,9 +81,9 @@ def _draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         blob = _ellipse(rng)
         light[blob > 0] = rng.uniform(30, 70)
         mask |= blob
-    ground = 40 * cv2.GaussianBlur(rng.standard_normal((SIDE, SIDE), np.float32), (0, 0), 8) * 8
+    background = 40 * cv2.GaussianBlur(rng.standard_normal((SIDE, SIDE), np.float32), (0, 0), 8) * 8
     noise = NOISE * rng.standard_normal((SIDE, SIDE), np.float32)
-    image = 110 + ground + cv2.GaussianBlur(light, (0, 0), 0.7) + noise
+    image = 110 + background + cv2.GaussianBlur(light, (0, 0), 0.7) + noise
     return np.clip(np.rint(image), 0, 255).astype(np.uint8), mask
 
 
@@ -113,7 +116,7 @@ class Phase(NamedTuple):
 
     loss: Mapping[str, float]  # weight of each loss of `losses.LOSSES`
     steps: int
-    lr: float = 4e-3  # the highest; it rises for a tenth of the steps and falls for the rest
+    lr: float = 4e-3  # maximum; it rises for a tenth of the steps, then falls
 
 
 BATCH = 8
@@ -121,7 +124,7 @@ MODEL = config.Model(encoder="tu-test_efficientnet", in_channels=1, decoder_chan
 
 
 def train(phases: Sequence[Phase], scenes: Scenes, *, seed: int = 0) -> nn.Module:
-    """A tiny U-Net, trained through the phases; with one seed, all start from one net and see the same batches."""
+    """Train a tiny U-Net in phases. The seed determines the initial weights and the batches."""
     torch.manual_seed(seed)
     model = build_model(MODEL).train()
     batches = _batches(scenes, seed)
@@ -140,7 +143,7 @@ def train(phases: Sequence[Phase], scenes: Scenes, *, seed: int = 0) -> nn.Modul
 
 
 def _batches(scenes: Scenes, seed: int) -> Iterator[Scenes]:
-    """Batches without end, each epoch in an order of its own."""
+    """Endless batches, shuffled anew for each epoch."""
     rng = torch.Generator().manual_seed(seed)
     while True:
         for chosen in torch.randperm(len(scenes.images), generator=rng).split(BATCH):
@@ -150,17 +153,23 @@ def _batches(scenes: Scenes, seed: int) -> Iterator[Scenes]:
 
 @torch.inference_mode()
 def predict(model: nn.Module, images: Tensor) -> Tensor:
-    """Probabilities, (N, 1, H, W)."""
+    """The probabilities of a model.
+
+    Shapes:
+        images: (N, 1, H, W) uint8.
+        returns: (N, 1, H, W) float, 0 to 1.
+    """
     return torch.cat([model(batch).sigmoid() for batch in images.split(32)])
 
 
 def score_table(probs: Mapping[str, Tensor], target: Tensor) -> pd.DataFrame:
-    """A row for each set of probabilities: mean Dice at .5 and at the best threshold, and how much is predicted.
+    """A row for each set of probabilities: mean Dice at .5 and at the best threshold, and the predicted area.
 
-    The best threshold is searched on these same images, so its Dice is a little flattered.
+    The best threshold is searched on the same images, so its Dice is slightly optimistic.
 
     Shapes:
-        probs, target: (N, 1, H, W).
+        probs: name to (N, 1, H, W) float.
+        target: (N, 1, H, W) uint8, 0 or 1.
     """
     return pd.DataFrame({name: _scores(each, target) for name, each in probs.items()}).T
 
@@ -180,16 +189,16 @@ def _scores(probs: Tensor, target: Tensor) -> dict[str, float]:
 
 # ---------------------------------------------------------------------------------------------- figures
 
-SHARE = 0.01  # of the pixels, in the target of the gradients
-SURE = 3.0  # logit of a pixel that is right beyond any margin
+SHARE = 0.01  # of the pixels in the target, for the gradients
+CONFIDENT = 3.0  # logit of a pixel that is correct beyond any margin
 
 
 class Gradients(NamedTuple):
-    """How hard each loss pulls at one pixel.
+    """The gradient of each loss at one pixel.
 
     Shapes:
-        probs: (P,) of the pixel, rising.
-        inside, outside: loss's name to (P,) |dL / dlogit|, where the pixel is in the target and where it is not.
+        probs: (P,) probability of the pixel, rising.
+        inside, outside: name of the loss to (P,) |dL / dlogit|, for a pixel inside and outside the target.
     """
 
     probs: np.ndarray
@@ -197,31 +206,33 @@ class Gradients(NamedTuple):
     outside: dict[str, np.ndarray]
 
 
-def pull(losses: Mapping[str, Loss], seed: int = 0) -> Gradients:
-    """The gradient at one pixel's logit while its probability goes from 0 to 1, in an image with a hundredth masked.
+def pixel_gradients(losses: Mapping[str, Loss], seed: int = 0) -> Gradients:
+    """The gradient at one pixel's logit for probabilities from .01 to .99, in an image with 1 % of the pixels masked.
 
-    The other pixels are predicted so-so: logits around 0 in the target and around -1.5 outside.
+    The other pixels are predicted with low confidence: logits around 0 in the target and around -1.5 outside.
     """
     probs = np.linspace(0.01, 0.99, 99)
     rng = torch.Generator().manual_seed(seed)
     target = (torch.arange(SIDE * SIDE) < SHARE * SIDE * SIDE).float()
     logits = torch.randn(SIDE * SIDE, generator=rng) - 1.5 * (1 - target)
-    at = {name: [_pull_at(loss, logits, target, probs, place) for place in (0, -1)] for name, loss in losses.items()}
+    at = {
+        name: [_gradient_at(loss, logits, target, probs, place) for place in (0, -1)] for name, loss in losses.items()
+    }
     return Gradients(probs, *({name: each[side] for name, each in at.items()} for side in (0, 1)))
 
 
-def _pull_at(loss: Loss, logits: Tensor, target: Tensor, probs: np.ndarray, place: int) -> np.ndarray:
-    """An image for each probability; the mean over images gives each one's gradient divided by their number."""
+def _gradient_at(loss: Loss, logits: Tensor, target: Tensor, probs: np.ndarray, pixel: int) -> np.ndarray:
+    """|dL / dlogit| of one pixel, (P,). The batch has an image per probability; the mean loss divides by their number."""
     shape = (len(probs), 1, SIDE, SIDE)
     batch = logits.repeat(len(probs), 1)
-    batch[:, place] = torch.logit(torch.from_numpy(probs).float())
+    batch[:, pixel] = torch.logit(torch.from_numpy(probs).float())
     batch.requires_grad_()
     loss(batch.view(shape), target.repeat(len(probs), 1).view(shape)).backward()
-    return batch.grad[:, place].abs().numpy() * len(probs)
+    return batch.grad[:, pixel].abs().numpy() * len(probs)
 
 
-def draw_pull(gradients: Gradients) -> Figure:
-    """Two panels, one for a pixel of the target and one for a pixel outside; gradients of 0 leave a gap."""
+def plot_gradients(gradients: Gradients) -> Figure:
+    """Two panels, for a pixel inside and outside the target; a gradient of 0 leaves a gap."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     panels = (
@@ -237,58 +248,62 @@ def draw_pull(gradients: Gradients) -> Figure:
 
 
 def draw_masks(scenes: Scenes, probs: Mapping[str, Tensor], rows: int = 5) -> Figure:
-    """A row per scene: the image, then each model's mask over it; found blue, missed yellow, invented red.
+    """A row per scene: the image, then each model's true positives (blue), false negatives (yellow), false positives (red).
 
     Shapes:
-        probs: name to (N, 1, SIDE, SIDE).
+        probs: name to (N, 1, SIDE, SIDE) float, 0 to 1.
     """
     figure = Figure(figsize=(1.45 * (len(probs) + 1), 1.5 * rows), layout="constrained")
     grid = figure.subplots(rows, len(probs) + 1)
     for row, (image, target) in enumerate(zip(scenes.images[:rows, 0], scenes.target[:rows, 0], strict=True)):
         masks = {"image": target, **{name: (each[row, 0] >= 0.5) for name, each in probs.items()}}
         for axes, (name, mask) in zip(grid[row], masks.items(), strict=True):
-            axes.imshow(image.numpy() if name == "image" else _verdict(mask.bool(), target.bool()), cmap="gray")
+            axes.imshow(image.numpy() if name == "image" else _colour_errors(mask.bool(), target.bool()), cmap="gray")
             axes.set(xticks=[], yticks=[])
             if row == 0:
                 axes.set_title(name, fontsize=9)
     return figure
 
 
-def _verdict(mask: Tensor, target: Tensor) -> np.ndarray:
-    """(H, W, 3): black, with what is found, missed and invented in its colour."""
+def _colour_errors(mask: Tensor, target: Tensor) -> np.ndarray:
+    """(H, W, 3) float: true positives, false negatives and false positives in their colours, on black."""
     picture = np.zeros((*mask.shape, 3))
-    for where, colour in ((mask & target, FOUND), (~mask & target, MISSED), (mask & ~target, EXTRA)):
+    for where, colour in (
+        (mask & target, TRUE_POSITIVE),
+        (~mask & target, FALSE_NEGATIVE),
+        (mask & ~target, FALSE_POSITIVE),
+    ):
         picture[where.numpy()] = colour
     return picture
 
 
-def draw_surrogates(losses: Mapping[str, Loss], seed: int = 0) -> Figure:
-    """How losses follow 1 - IoU: while a mask gets better, and while a finished one gets surer.
+def plot_surrogates(losses: Mapping[str, Loss], seed: int = 0) -> Figure:
+    """How losses follow 1 - IoU as a mask improves, and as the confidence of a constant mask increases.
 
-    Left, logits go from noise to a mask that is right everywhere; middle, the length of the gradient on that way;
-    right, logits of a mask with a few wrong pixels are multiplied.
+    Left: logits are interpolated from noise to a correct mask. Middle: the norm of the gradient along this path.
+    Right: the logits of a mask with a few wrong pixels are multiplied by a factor.
     """
     target = draw_scenes(1, seed).target.float()
     rng = torch.Generator().manual_seed(seed)
     noise = 2 * torch.randn(target.shape, generator=rng)
-    right = SURE * (2 * target - 1)
+    right = CONFIDENT * (2 * target - 1)
     flawed = torch.where(torch.rand(target.shape, generator=rng) < 0.003, -right, right)
-    way, scale = np.linspace(0, 1, 60), np.linspace(0.02, 1.5, 60)
-    better = [(1 - t) * noise + t * right for t in way.tolist()]
+    path, scale = np.linspace(0, 1, 60), np.linspace(0.02, 1.5, 60)
+    better = [(1 - t) * noise + t * right for t in path.tolist()]
     figure = Figure(figsize=(13, 4), layout="constrained")
     axes = figure.subplots(1, 3)
-    _plot(axes[0], way, _values(losses, better, target))
-    axes[0].set(title="a mask gets better", xlabel="from noise (0) to right (1)", ylabel="loss", ylim=(0, 3))
-    _plot(axes[1], way, {name: _lengths(loss, better, target) for name, loss in losses.items()}, first=1)
-    axes[1].set(title="what is left of the gradient", xlabel="from noise (0) to right (1)", ylabel="length")
+    _plot(axes[0], path, _values(losses, better, target))
+    axes[0].set(title="from noise to a correct mask", xlabel="noise (0) to mask (1)", ylabel="loss", ylim=(0, 3))
+    _plot(axes[1], path, {name: _gradient_norms(loss, better, target) for name, loss in losses.items()}, first=1)
+    axes[1].set(title="norm of the gradient", xlabel="noise (0) to mask (1)", ylabel="norm")
     _plot(axes[2], scale, _values(losses, [factor * flawed for factor in scale.tolist()], target))
-    axes[2].set(title="the same mask gets surer", xlabel="logits multiplied by", ylabel="loss", ylim=(0, 3))
+    axes[2].set(title="same mask, more confident", xlabel="logits multiplied by", ylabel="loss", ylim=(0, 3))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
 
 
 def _values(losses: Mapping[str, Loss], path: Sequence[Tensor], target: Tensor) -> dict[str, np.ndarray]:
-    """1 - IoU of the mask, and each loss, along a path of logits."""
+    """1 - IoU of the mask, and the value of each loss, along a path of logits."""
     measured = {"1 - IoU": _jaccard_losses(path, target)}
     return measured | {
         name: np.array([loss(logits, target).item() for logits in path]) for name, loss in losses.items()
@@ -300,8 +315,8 @@ def _jaccard_losses(path: Sequence[Tensor], target: Tensor) -> np.ndarray:
     return 1 - iou(stack(counts))
 
 
-def _lengths(loss: Loss, path: Sequence[Tensor], target: Tensor) -> np.ndarray:
-    """Of the gradient, along a path of logits."""
+def _gradient_norms(loss: Loss, path: Sequence[Tensor], target: Tensor) -> np.ndarray:
+    """The norm of the gradient along a path of logits."""
     gradients = [torch.autograd.grad(loss(point, target), point)[0] for point in map(_leaf, path)]
     return np.array([gradient.norm().item() for gradient in gradients])
 
@@ -311,8 +326,8 @@ def _leaf(logits: Tensor) -> Tensor:
 
 
 def _plot(axes: Axes, x: np.ndarray, curves: Mapping[str, np.ndarray], first: int = 0) -> None:
-    """One line per name, in the style of its number from `first`."""
-    for (name, y), (colour, dash) in zip(curves.items(), STYLES[first:], strict=False):
+    """One line per name, in the line styles from number `first` on."""
+    for (name, y), (colour, dash) in zip(curves.items(), LINE_STYLES[first:], strict=False):
         axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.8, label=name)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)

@@ -31,11 +31,9 @@ LINE_STYLES = tuple(
         strict=True,
     )
 )
-TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE = (
-    (0.0, 0.45, 0.7),
-    (0.9, 0.6, 0.0),
-    (0.84, 0.37, 0.0),
-)  # blue, yellow, red
+TRUE_POSITIVE = (0.0, 0.45, 0.7)  # blue
+FALSE_NEGATIVE = (0.9, 0.6, 0.0)  # yellow
+FALSE_POSITIVE = (0.84, 0.37, 0.0)  # red
 
 
 # ---------------------------------------------------------------------------------------------- images
@@ -215,14 +213,14 @@ def pixel_gradients(losses: Mapping[str, Loss], seed: int = 0) -> Gradients:
     rng = torch.Generator().manual_seed(seed)
     target = (torch.arange(SIDE * SIDE) < SHARE * SIDE * SIDE).float()
     logits = torch.randn(SIDE * SIDE, generator=rng) - 1.5 * (1 - target)
-    at = {
-        name: [_gradient_at(loss, logits, target, probs, place) for place in (0, -1)] for name, loss in losses.items()
-    }
-    return Gradients(probs, *({name: each[side] for name, each in at.items()} for side in (0, 1)))
+    inside, outside = (
+        {name: _gradient_at(loss, logits, target, probs, pixel) for name, loss in losses.items()} for pixel in (0, -1)
+    )
+    return Gradients(probs, inside, outside)
 
 
 def _gradient_at(loss: Loss, logits: Tensor, target: Tensor, probs: np.ndarray, pixel: int) -> np.ndarray:
-    """|dL / dlogit| of one pixel, (P,). The batch has an image per probability; the mean loss divides by their number."""
+    """|dL / dlogit| of one pixel, (P,). The batch has an image per probability; its mean divides by their number."""
     shape = (len(probs), 1, SIDE, SIDE)
     batch = logits.repeat(len(probs), 1)
     batch[:, pixel] = torch.logit(torch.from_numpy(probs).float())
@@ -248,7 +246,7 @@ def plot_gradients(gradients: Gradients) -> Figure:
 
 
 def draw_masks(scenes: Scenes, probs: Mapping[str, Tensor], rows: int = 5) -> Figure:
-    """A row per scene: the image, then each model's true positives (blue), false negatives (yellow), false positives (red).
+    """A row per scene: the image, then true positives (blue), false negatives (yellow) and false positives (red).
 
     Shapes:
         probs: name to (N, 1, SIDE, SIDE) float, 0 to 1.
@@ -268,12 +266,9 @@ def draw_masks(scenes: Scenes, probs: Mapping[str, Tensor], rows: int = 5) -> Fi
 def _colour_errors(mask: Tensor, target: Tensor) -> np.ndarray:
     """(H, W, 3) float: true positives, false negatives and false positives in their colours, on black."""
     picture = np.zeros((*mask.shape, 3))
-    for where, colour in (
-        (mask & target, TRUE_POSITIVE),
-        (~mask & target, FALSE_NEGATIVE),
-        (mask & ~target, FALSE_POSITIVE),
-    ):
-        picture[where.numpy()] = colour
+    picture[(mask & target).numpy()] = TRUE_POSITIVE
+    picture[(~mask & target).numpy()] = FALSE_NEGATIVE
+    picture[(mask & ~target).numpy()] = FALSE_POSITIVE
     return picture
 
 

@@ -41,7 +41,7 @@ def legend(figure):
 # ---------------------------------------------------------------------------------------------- data
 
 
-def test_sizes_are_counted_in_train_and_test_and_one_that_only_the_test_set_has_is_listed(cfg):
+def test_list_sizes_counts_train_and_test_and_includes_sizes_only_in_test(cfg):
     odd = min(Path("tiny/test/images").iterdir())
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(odd)
     table = list_sizes(stages.make_context(cfg))
@@ -49,14 +49,14 @@ def test_sizes_are_counted_in_train_and_test_and_one_that_only_the_test_set_has_
     assert list(table) == ["height", "width", "train", "test"]
 
 
-def test_findings_are_the_doctors_one_a_row(cfg):
+def test_list_findings_has_a_row_for_each_finding_of_the_doctor(cfg):
     table = list_findings(cfg)
     assert list(table) == ["level", "check", "message"]
     assert table.to_records(index=False).tolist() == [tuple(finding) for finding in stages.doctor(cfg).findings]
     assert table.set_index("check").loc["sample's rows", "message"] == "5 rows of 5 images"
 
 
-def test_samples_are_empty_ones_and_the_quarters_of_the_rest_by_coverage(cfg):
+def test_samples_are_empty_images_and_images_by_coverage_quarter(cfg):
     # Of 18 images 6 are empty; of the 12 others 3 are in the lowest quarter, 3 in the highest, 6 between.
     rows = panels(draw_samples(stages.make_context(cfg)))
     assert {name: len(row) for name, row in rows.items()} == {
@@ -73,7 +73,7 @@ def test_samples_are_empty_ones_and_the_quarters_of_the_rest_by_coverage(cfg):
     assert max(shares["medium masks"]) <= min(shares["large masks"])
 
 
-def test_an_outline_lies_around_what_is_bright_in_its_image(cfg):
+def test_an_outline_surrounds_the_bright_object(cfg):
     figure = draw_samples(stages.make_context(cfg))
     for name, row in panels(figure).items():
         for axes in row:
@@ -87,7 +87,7 @@ def test_an_outline_lies_around_what_is_bright_in_its_image(cfg):
     assert legend(figure) == ["true"]
 
 
-def test_a_row_of_samples_that_there_are_none_of_is_left_out(cfg):
+def test_an_empty_row_of_samples_is_left_out(cfg):
     context = stages.make_context(cfg)
     filled = context._replace(index=context.index[context.index["coverage"] > 0])
     assert list(panels(draw_samples(filled))) == ["small masks", "medium masks", "large masks"]
@@ -96,7 +96,7 @@ def test_a_row_of_samples_that_there_are_none_of_is_left_out(cfg):
 # ---------------------------------------------------------------------------------------------- errors
 
 
-def test_images_are_drawn_in_their_order_under_their_titles_and_an_empty_table_is_left_out():
+def test_images_are_drawn_in_order_with_titles_and_an_empty_table_is_left_out():
     images = make_images()
     figure = draw_images(make_report_data(), {"last": images[::-1], "none": images[:0], "two": images[3:5]})
     rows = panels(figure)
@@ -106,7 +106,7 @@ def test_images_are_drawn_in_their_order_under_their_titles_and_an_empty_table_i
     assert legend(figure) == ["true", "predicted"]
 
 
-def test_truth_is_blue_prediction_orange_and_each_object_has_an_outline_of_its_own():
+def test_target_is_blue_prediction_is_orange_and_each_object_has_an_outline():
     objects, nothing = np.zeros((2, 8, 10), np.uint8)
     objects[1:4, 1:4], objects[1:4, 4:7] = 1, 2  # they touch
     picture = Picture(np.zeros((8, 10, 1), np.uint8), objects, nothing, nothing)
@@ -118,7 +118,7 @@ def test_truth_is_blue_prediction_orange_and_each_object_has_an_outline_of_its_o
 
 
 @pytest.mark.parametrize("classes", [1, 3, 4, CAMVID, 30])
-def test_coverage_is_drawn_of_every_class_however_many_there_are(classes):
+def test_coverage_is_drawn_for_any_number_of_classes(classes):
     rng = np.random.default_rng(0)
     coverages = {f"class {number}": rng.uniform(0, 0.5, 5) for number in range(classes)}
     (axes,) = plots.coverage_ecdf(coverages).axes
@@ -128,5 +128,5 @@ def test_coverage_is_drawn_of_every_class_however_many_there_are(classes):
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(coverages)
 
 
-def test_the_lines_of_as_many_classes_as_camvid_has_look_different():
+def test_line_styles_are_distinct_for_the_classes_of_camvid():
     assert len(set(plots.LINE_STYLES[:CAMVID])) == CAMVID

@@ -16,13 +16,13 @@ def sources(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_imports_and_defines_nothing(path):
+def test_a_notebook_imports_the_pipeline_and_defines_nothing(path):
     assert "from pipeline" in sources(path)
     assert not [word for word in ("def ", "class ", "lambda") if word in sources(path)]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_keeps_its_outputs_and_no_path_of_a_machine(path):
+def test_a_notebook_has_outputs_without_machine_paths(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     outputs = [output for cell in cells if cell["cell_type"] == "code" for output in cell["outputs"]]
     assert any("image/png" in output.get("data", {}) for output in outputs)
@@ -30,7 +30,7 @@ def test_a_notebook_keeps_its_outputs_and_no_path_of_a_machine(path):
     assert not [place for place in ("site-packages", "/home/", "/tmp/", "/root/") if place in json.dumps(outputs)]
 
 
-def test_each_notebook_is_described_for_kaggle_with_the_internet_off():
+def test_each_notebook_has_kaggle_metadata_without_internet():
     assert sorted(each.path.name for each in kaggle_metadata.NOTEBOOKS.values()) == [path.name for path in NOTEBOOKS]
     for notebook in kaggle_metadata.NOTEBOOKS.values():
         metadata = kaggle_metadata.notebook_metadata(notebook, "me", "nuclei+nuclei_fpn", ("some-competition",))

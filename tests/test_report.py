@@ -35,7 +35,7 @@ from tests.reports import (
 )
 from tests.test_choice import dice_by_hand, make_oof, of_rows
 
-# ---------------------------------------------------------------------------------------------- suspicion
+# ---------------------------------------------------------------------------------------------- label errors
 
 
 def test_pixels_are_counted_by_label_and_value():
@@ -48,7 +48,7 @@ def test_pixels_are_counted_by_label_and_value():
     np.testing.assert_array_equal(counts, slow)
 
 
-def test_suspicion_by_hand():
+def test_label_error_score_by_hand():
     # Labelled as mask: 19 · 250, 5 · 200 and 5 · 10, on average 200, from which on a mask is sure. Labelled as none:
     # 10 · 200 and 190 · 0, on average 10, up to which none is sure.
     counts = np.zeros((2, 2, 256), int)
@@ -57,7 +57,7 @@ def test_suspicion_by_hand():
     np.testing.assert_allclose(label_error_score(counts), [0, (10 + 5) / (10 + 10 + 0.001 * 120)])
 
 
-def test_a_label_that_was_moved_is_the_first_suspect_and_blurred_outlines_are_none():
+def test_a_shifted_label_has_the_highest_label_error_score_and_blurred_outlines_have_a_low_one():
     pairs = [(picture.values, picture.target) for picture in map(draw, range(20))]
     pairs[7] = (pairs[7][0], np.roll(pairs[7][1], 9, axis=1))
     found = label_error_score(np.stack([count_by_label(*pair) for pair in pairs]))
@@ -66,13 +66,13 @@ def test_a_label_that_was_moved_is_the_first_suspect_and_blurred_outlines_are_no
     assert np.delete(found, 7).max() < pictures.LABEL_ERROR
 
 
-def test_a_label_that_is_missing_is_suspect():
+def test_a_missing_label_has_a_high_label_error_score():
     pairs = [(picture.values, picture.target) for picture in map(draw, range(20))]
     pairs[8] = (pairs[8][0], np.zeros_like(pairs[8][1]))
     assert label_error_score(np.stack([count_by_label(*pair) for pair in pairs]))[8] > 0.9
 
 
-def test_a_stray_pixel_on_an_empty_image_does_not_lead_the_list():
+def test_one_false_pixel_on_an_empty_image_scores_below_a_wrong_label():
     counts = np.zeros((2, 2, 256), int)
     counts[0, 0, 0], counts[0, 0, 255] = 9999, 1
     counts[1, 0, 0], counts[1, 1, 255], counts[1, 1, 0] = 9000, 800, 200
@@ -80,7 +80,7 @@ def test_a_stray_pixel_on_an_empty_image_does_not_lead_the_list():
     assert stray < wrong
 
 
-def test_nothing_is_suspect_where_no_pixel_is_labelled():
+def test_label_error_score_is_0_if_no_pixel_is_labelled():
     counts = np.zeros((3, 2, 256), int)
     counts[:, 0, [0, 255]] = 7
     assert label_error_score(counts).tolist() == [0, 0, 0]
@@ -99,7 +99,7 @@ def test_reliability_by_hand():
     assert calibration_error(table) == pytest.approx(0.1 * 0.2)
 
 
-def test_reliability_counts_every_pixel_once_and_knows_the_calibrated():
+def test_reliability_counts_every_pixel_once_and_calibrated_values_have_no_error():
     rng = np.random.default_rng(0)
     values = rng.integers(0, 256, (400, 400), np.uint8)
     table = reliability(count_by_label(values, (rng.random(values.shape) < values / 255).astype(np.uint8)))
@@ -125,7 +125,7 @@ def fill(path: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_an_outline_that_is_filled_gives_back_the_mask(seed):
+def test_filling_an_outline_gives_the_mask(seed):
     rng = np.random.default_rng(seed)
     mask = np.zeros((40, 50), np.uint8)
     for x in (5, 24, 42):  # apart, so that they enclose no hole
@@ -133,7 +133,7 @@ def test_an_outline_that_is_filled_gives_back_the_mask(seed):
     np.testing.assert_array_equal(fill(pictures.outline(mask, side=64), mask.shape), mask)
 
 
-def test_an_outline_goes_around_holes_too():
+def test_an_outline_includes_holes():
     ring = np.pad(np.ones((9, 9)), 3)
     ring[6:9, 6:9] = 0
     assert pictures.outline(ring, side=64).count("z") == 2
@@ -143,7 +143,7 @@ def test_an_empty_mask_has_no_outline():
     assert pictures.outline(np.zeros((5, 5)), side=64) == ""
 
 
-def test_an_outline_in_thousands_of_pieces_stays_short_and_keeps_the_longest():
+def test_an_outline_of_thousands_of_pieces_is_short_and_keeps_the_longest():
     specks = np.zeros((600, 600), np.uint8)
     specks[::2, ::2] = 1
     specks[200:300, 200:300] = 1
@@ -152,7 +152,7 @@ def test_an_outline_in_thousands_of_pieces_stays_short_and_keeps_the_longest():
     assert fill(path, specks.shape)[250, 250] == 1
 
 
-def test_an_outline_of_a_large_image_is_in_its_own_pixels():
+def test_an_outline_of_a_large_image_has_its_pixel_coordinates():
     large = np.zeros((2000, 3000), np.uint8)
     cv2.circle(large, (2500, 1000), 300, 1, cv2.FILLED)
     path = pictures.outline(large, side=256)
@@ -182,7 +182,7 @@ def test_a_small_image_is_not_enlarged():
     assert decode(tile.image).size == (32, 32)
 
 
-def test_galleries_choose_by_score_and_suspicion():
+def test_galleries_choose_by_score_and_label_error_score():
     images = make_images().assign(score=np.linspace(0, 1, 60), label_error_score=np.linspace(0.2, 0, 60))
     assert pictures.worst(images)["image_id"].tolist() == [f"image{number:03}" for number in range(12)]
     # Image 50 is the last but nine, and every tenth is empty.
@@ -192,12 +192,12 @@ def test_galleries_choose_by_score_and_suspicion():
     assert len(pictures.with_label_errors(images)) == 30
 
 
-def test_best_images_are_not_empty_ones():
+def test_best_images_have_a_mask():
     images = make_images().assign(score=lambda table: (table["coverage"] == 0).astype(float))
     assert (pictures.best(images)["coverage"] > 0).all()
 
 
-def test_of_equal_scores_the_more_wrongly_covered_is_worse():
+def test_at_equal_scores_the_image_with_the_larger_coverage_error_is_worse():
     images = make_images().assign(score=0.0)
     images.loc[5, "predicted"] = 0.9
     assert pictures.worst(images)["image_id"].iloc[0] == "image005"
@@ -206,21 +206,21 @@ def test_of_equal_scores_the_more_wrongly_covered_is_worse():
 # ---------------------------------------------------------------------------------------------- charts
 
 
-def test_a_phase_begins_at_one_epoch_for_all_folds_also_where_one_stopped_early():
+def test_a_phase_starts_at_the_same_epoch_in_all_folds_if_one_ended_early():
     history = make_history().query("not (fold == 1 and phase == 1 and epoch == 3)")
     placed, before = plots.add_global_epoch(history)
     assert before == {1: 0, 2: 3}
     assert placed.query("phase == 2 and epoch == 1")["x"].tolist() == [4, 4, 4]
 
 
-def test_the_plateau_by_hand():
+def test_plateau_by_hand():
     # .9 − (t − .5)² is within .001 of .9 where |t − .5| ≤ .0316.
     low, high = plots.plateau(make_surface())
     assert low == pytest.approx(0.5 - 0.0316, abs=1 / 255)
     assert high == pytest.approx(0.5 + 0.0316, abs=1 / 255)
 
 
-def test_a_chart_is_well_formed_follows_the_scheme_and_is_the_same_twice():
+def test_a_chart_is_well_formed_follows_the_colour_scheme_and_is_reproducible():
     one, other = (plots.svg(plots.learning_curve, make_history(), "score") for _ in range(2))
     assert one == other
     text = base64.b64decode(one.split(",")[1]).decode()
@@ -238,7 +238,7 @@ def words(uri: str) -> list[str]:
     return ["".join(node.itertext()).strip() for node in root.iter("{http://www.w3.org/2000/svg}text")]
 
 
-def test_a_name_in_a_chart_is_text_and_neither_formula_nor_tag():
+def test_a_name_in_a_chart_is_plain_text():
     table = pd.DataFrame({"name": ["$x_1$", "<b>&"], "weight": 0.5, "score": 0.9})
     uri = plots.svg(plots.error_correlation, Members(table, np.array([[1, np.nan], [np.nan, 1]])))
     assert {"$x_1$", "<b>&"} <= set(words(uri))
@@ -250,22 +250,22 @@ def test_powers_of_ten_are_numbers_and_not_formulas():
     assert not [word for word in written if "$" in word or "math" in word]
 
 
-def test_many_points_are_drawn_as_a_picture():
+def test_many_points_are_drawn_as_pixels():
     many = pd.concat([make_images()] * 400, ignore_index=True)
     assert len(plots.svg(plots.coverage_scatter, many, True)) < 200_000
 
 
-# ---------------------------------------------------------------------------------------------- cut
+# ---------------------------------------------------------------------------------------------- rules
 
 
 @pytest.fixture(scope="module")
-def parted_from_specks():
-    """A choice among rules of which components part discs from specks of noise; `total` is best elsewhere."""
+def objects_and_specks():
+    """Rules chosen on discs with specks of noise, which the rule set `components` removes."""
     return choose(make_oof([60]), pixel_metric("mean_dice"))
 
 
 def ship(chosen: choice.Chosen, rules: str) -> choice.Chosen:
-    """The same choice, had a family of rules won."""
+    """The same choice with another rule set for the submission."""
     cut, _ = chosen.surfaces[rules].best()
     return chosen._replace(
         family=rules, fitted=chosen.fitted._replace(shipped=chosen.shipped._replace(rules=rules, cut=cut))
@@ -281,20 +281,20 @@ AREA = {"total": "min_area", "components": "min_component", "triplet": "presence
 
 
 @pytest.mark.parametrize("rules", AREA)
-def test_the_surface_is_that_of_the_rules_that_ship_with_their_cut_at_its_summit(parted_from_specks, rules):
-    chosen = ship(parted_from_specks, rules)
+def test_score_surface_has_its_maximum_at_the_rules_in_use(objects_and_specks, rules):
+    chosen = ship(objects_and_specks, rules)
     surface, cut = make_score_surface(chosen), chosen.shipped.cut
     assert surface.rule_set == rules
     assert surface.best == (cut.threshold, getattr(cut, AREA[rules]), cut.presence_threshold)
     row, column = np.flatnonzero(surface.areas == surface.best.area), np.flatnonzero(cut.threshold == THRESHOLDS)
     assert surface.scores[row, column] == surface.scores.max()
-    # And any other point is what masks by that cut score, so it is no other family's surface.
+    # Any other point is the score of masks by its rules, so the surface is of this rule set.
     other = cut._replace(threshold=THRESHOLDS[150], **{AREA[rules]: int(surface.areas[9])})
     assert surface.scores[9, 150] == pytest.approx(score_by_masks(make_oof([60]), other))
 
 
-def test_each_point_of_the_spread_is_the_best_of_the_shipped_rules_without_its_fold(parted_from_specks):
-    points = make_score_surface(ship(parted_from_specks, "components")).per_fold
+def test_each_point_is_the_best_of_the_rule_set_without_its_fold(objects_and_specks):
+    points = make_score_surface(ship(objects_and_specks, "components")).per_fold
     for fold, point in points.items():
         rest = of_rows(make_oof([60]), [row for row in range(24) if row % 4 != fold])
         cut, _ = choose(rest, pixel_metric("mean_dice")).surfaces["components"].best()
@@ -302,9 +302,9 @@ def test_each_point_of_the_spread_is_the_best_of_the_shipped_rules_without_its_f
     assert len(points) == 4
 
 
-def test_the_table_of_cuts_holds_what_ships_and_what_scored_each_fold(parted_from_specks):
-    table = rules_table(["disc"], [parted_from_specks])
-    choices = [parted_from_specks.shipped, *parted_from_specks.fitted.chosen]
+def test_rules_table_has_the_rules_of_the_submission_and_of_each_fold(objects_and_specks):
+    table = rules_table(["disc"], [objects_and_specks])
+    choices = [objects_and_specks.shipped, *objects_and_specks.fitted.chosen]
     assert table["chosen on"].tolist() == ["all folds", *(f"without fold {fold}" for fold in range(4))]
     assert table["rules"].tolist() == [each.rules for each in choices]
     assert table["threshold"].tolist() == [each.cut.threshold for each in choices]
@@ -313,8 +313,8 @@ def test_the_table_of_cuts_holds_what_ships_and_what_scored_each_fold(parted_fro
         assert shown.fillna(0).tolist() == [getattr(each.cut, field) for each in choices]
 
 
-def test_what_refines_the_rules_that_ship_is_said_in_words(parted_from_specks):
-    plain = ship(parted_from_specks, "total")
+def test_additional_rules_are_described(objects_and_specks):
+    plain = ship(objects_and_specks, "total")
     cut = plain.shipped.cut._replace(fill_holes=True, keep_largest=2, presence_threshold=0.9, presence_area=16)
     refined = plain._replace(
         fitted=plain.fitted._replace(shipped=plain.shipped._replace(rules="refined", cut=cut), chosen=[])
@@ -330,8 +330,8 @@ def test_what_refines_the_rules_that_ship_is_said_in_words(parted_from_specks):
     assert (row["rules"], row["presence"], row["largest"], row["holes"]) == ("refined", 16, 2, "filled")
 
 
-def test_the_table_of_cuts_has_a_column_only_for_what_some_cut_does(parted_from_specks):
-    plain = ship(parted_from_specks, "total")
+def test_rules_table_has_a_column_only_for_rules_in_use(objects_and_specks):
+    plain = ship(objects_and_specks, "total")
     plain = plain._replace(fitted=plain.fitted._replace(chosen=[plain.shipped] * 4))
     assert "presence threshold" not in rules_table(["disc"], [plain])
     cut = plain.shipped.cut._replace(presence_threshold=0.9, presence_area=5)
@@ -342,7 +342,7 @@ def test_the_table_of_cuts_has_a_column_only_for_what_some_cut_does(parted_from_
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_the_page_says_what_refines_the_rules(parted_from_specks):
+def test_the_page_describes_additional_rules(objects_and_specks):
     surface = make_surface()._replace(best=SurfacePoint(0.4, 5), additional_rules=("holes are filled",))
     assert "threshold 0.400, a mask of fewer than 5 px is emptied, holes are filled;" in render(
         make_report_data(surfaces={"disc": surface})
@@ -351,8 +351,8 @@ def test_the_page_says_what_refines_the_rules(parted_from_specks):
     assert "threshold 0.400, holes are filled;" in render(make_report_data(surfaces={"disc": alone}))
 
 
-def test_the_table_of_cuts_names_classes_where_there_are_several_and_is_empty_where_there_is_no_cut(parted_from_specks):
-    both = rules_table(["disc", "ring"], [parted_from_specks] * 2)
+def test_rules_table_names_several_classes_and_is_empty_without_rules(objects_and_specks):
+    both = rules_table(["disc", "ring"], [objects_and_specks] * 2)
     assert both["class"].tolist() == ["disc"] * 5 + ["ring"] * 5
     assert rules_table(["disc", "ring"], []).empty
 
@@ -371,7 +371,7 @@ DRAWN = {
 
 @pytest.mark.parametrize("rules", RULE_TEXTS)
 @pytest.mark.usefixtures("no_charts")
-def test_the_page_names_the_rules_that_ship_with_their_values(rules):
+def test_the_page_names_the_rules_in_use_with_their_values(rules):
     surface = make_surface()._replace(rule_set=rules, best=SurfacePoint(0.4, 5, 0.7 if rules == "triplet" else 0.0))
     text = render(make_report_data(surfaces={"disc": surface}))
     assert f"For disc, the submission uses {RULE_TEXTS[rules]}" in text
@@ -379,12 +379,12 @@ def test_the_page_names_the_rules_that_ship_with_their_values(rules):
 
 
 @pytest.mark.parametrize("rules", DRAWN)
-def test_a_chart_of_cuts_says_what_its_area_is_of(rules):
+def test_a_score_surface_labels_its_area_axis(rules):
     surface = make_surface()._replace(rule_set=rules, best=SurfacePoint(0.4, 5, 0.7))
     assert DRAWN[rules] in words(plots.svg(plots.score_surface, "disc", surface))
 
 
-def test_a_chart_of_cuts_ends_where_larger_areas_change_nothing_more():
+def test_a_score_surface_omits_areas_that_change_nothing():
     surface = make_surface()
     longer = surface._replace(
         areas=np.array([0, 5, 50, 500, 5000]), scores=np.concatenate([surface.scores, surface.scores[[2, 2]]])
@@ -396,17 +396,17 @@ def test_a_chart_of_cuts_ends_where_larger_areas_change_nothing_more():
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_a_cut_without_an_area_ships_a_threshold_and_nothing_else():
+def test_rules_without_an_area_are_a_threshold_only():
     assert "For disc, the submission uses total: threshold 0.500, no other rule;" in render(make_report_data())
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_what_the_folds_chose_stands_in_a_table_of_its_own():
+def test_the_page_lists_the_rules_of_each_fold():
     assert re.search(r"without fold 1</td><td[^>]*>components</td>", render(make_report_data()))
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_a_report_names_the_cut_of_the_manifest(submitted):
+def test_a_report_has_the_rules_of_the_manifest(submitted):
     ships = json.loads(submitted.with_suffix(".json").read_text())
     text = stages.report([config.load("configs/tiny.toml")]).read_text(encoding="utf-8")
     (row,) = re.findall(r"<tr>(<td[^>]*>all folds</td>.*?)</tr>", text)
@@ -419,7 +419,7 @@ def test_a_report_names_the_cut_of_the_manifest(submitted):
 # ---------------------------------------------------------------------------------------------- kinds, advice
 
 
-def test_kinds_come_worst_first_and_by_every_column_of_few_values():
+def test_subgroups_are_of_every_column_of_few_values_and_sorted_from_worst_to_best():
     images = make_images().assign(
         score=lambda table: np.where(table["kind"] == "odd", 0.5, 0.9), site="all", height=256
     )
@@ -432,24 +432,24 @@ def test_kinds_come_worst_first_and_by_every_column_of_few_values():
     ]
 
 
-def test_groups_of_one_image_each_are_no_kinds():
+def test_groups_of_one_image_are_no_subgroups():
     images = make_images().assign(group=lambda table: table["image_id"])
     assert "group" not in [each.column for each in subgroups.score_subgroups(images)]
 
 
-def test_sizes_are_quarters_of_the_images_with_a_mask():
+def test_mask_sizes_are_quarters_of_the_images_with_a_mask():
     images = make_images().assign(coverage=np.maximum(0, np.arange(60) - 19) / 60)  # 20 empties, then 40 that grow
     by_size = subgroups.score_subgroups(images)[0].subgroups.set_index("subgroup").loc[list(subgroups.MASK_SIZES)]
     assert by_size["images"].tolist() == [20, 10, 10, 10, 10]
     assert by_size["coverage"].is_monotonic_increasing
 
 
-def test_nothing_is_advised_where_nothing_is_off():
+def test_there_is_no_recommendation_if_nothing_is_unusual():
     assert recommend(make_report_data()) == []
 
 
 WELL = make_images()
-OFF = {
+UNUSUAL = {
     "In every fold the last epoch of phase 2": {"history": make_history().assign(score=lambda table: table["epoch"])},
     "overfitted: the in-sample score is 0.0200 higher": {
         "score": CrossFittedScore(Interval(0.9, 0.89, 0.91), 0.92, 0.88)
@@ -474,12 +474,12 @@ OFF = {
 }
 
 
-@pytest.mark.parametrize("said", OFF)
-def test_what_is_off_is_named_with_its_number(said):
-    assert any(said in sentence for sentence in recommend(make_report_data(**OFF[said])))
+@pytest.mark.parametrize("text", UNUSUAL)
+def test_a_recommendation_quotes_the_unusual_number(text):
+    assert any(text in sentence for sentence in recommend(make_report_data(**UNUSUAL[text])))
 
 
-def test_a_broad_plateau_excuses_thresholds_that_differ():
+def test_different_thresholds_are_accepted_on_a_broad_plateau():
     surface = make_surface()._replace(per_fold={0: SurfacePoint(0.2, 0), 1: SurfacePoint(0.8, 0)})
     flat = surface._replace(scores=np.full((3, 255), 0.9))
     assert recommend(make_report_data(surfaces={"disc": flat})) == []
@@ -499,7 +499,7 @@ def no_charts(monkeypatch):
     monkeypatch.setattr(plots, "svg", lambda plot, *args: "data:,")
 
 
-def test_the_page_says_the_honest_number_with_its_interval_first(text):
+def test_the_page_starts_with_the_cross_fitted_score_and_its_interval(text):
     text = re.sub(r"<[^>]+>|\s+", " ", text.split("<body>")[1])
     assert re.search(r"0\.9000\s+mean_dice, cross-fitted\s+95% interval 0\.8900 to 0\.9100", text)
     assert re.search(r"in-sample\s+0\.9020", text)
@@ -507,24 +507,24 @@ def test_the_page_says_the_honest_number_with_its_interval_first(text):
     assert re.search(r"commit 0123456789\+", text)
 
 
-def test_the_page_needs_nothing_beside_itself(text):
+def test_the_page_loads_nothing(text):
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)
     assert not re.findall(r"url\(|@import", text)
     assert "default-src 'none'" in text
 
 
-def test_every_picture_has_words_for_those_who_do_not_see_it(text):
+def test_every_picture_has_an_alternative_text(text):
     alts = re.findall(r'<img src="[^"]+" alt="([^"]*)"', text)
     assert len(alts) == text.count("<img")
     assert min(map(len, alts)) > 8
 
 
-def test_the_same_view_gives_the_same_page(text):
+def test_the_same_data_gives_the_same_page(text):
     assert render(make_report_data()) == text
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_pictures_are_read_for_the_images_that_are_shown_and_no_others():
+def test_only_pictures_that_are_shown_are_read():
     asked = []
     data = make_report_data(picture=lambda image_id: asked.append(image_id) or draw(number_of(image_id)))
     render(data)
@@ -551,7 +551,7 @@ KEYS = {
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.usefixtures("no_charts")
-def test_a_part_that_is_missing_is_left_out_with_a_line(text, part):
+def test_a_missing_part_is_left_out_with_a_reason(text, part):
     without, key = render(make_report_data(**{part: PARTS[part]})), KEYS.get(part, part)
     assert f'<section id="{key}"' in text
     assert f'<section id="{key}"' not in without
@@ -559,7 +559,7 @@ def test_a_part_that_is_missing_is_left_out_with_a_line(text, part):
     assert len(left_out(without)) == len(left_out(text)) + 1
 
 
-def test_what_pseudo_labels_changed_is_said_with_its_interval(text):
+def test_the_effect_of_pseudo_labels_has_an_interval(text):
     assert "demo_pseudo, trained on pseudo-labels, against demo, whose models made them" in text
     assert "-0.0007, 95% interval -0.0034 to +0.0015" in text
 
@@ -616,12 +616,12 @@ PLAIN = {
 
 @pytest.mark.parametrize("what", PLAIN)
 @pytest.mark.usefixtures("no_charts")
-def test_a_plain_run_has_a_page(what):
+def test_a_minimal_run_has_a_page(what):
     assert render(make_bare_report_data(**PLAIN[what])).rstrip().endswith("</html>")
 
 
 @pytest.mark.parametrize("what", POOR)
-def test_a_poor_run_has_a_page(what):
+def test_a_degenerate_run_has_a_page(what):
     assert render(make_bare_report_data(**POOR[what])).rstrip().endswith("</html>")
 
 
@@ -651,14 +651,14 @@ def test_pictures_shrink_until_the_page_is_small_enough(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_a_page_that_cannot_be_small_is_refused(monkeypatch):
+def test_a_page_that_is_too_large_is_refused(monkeypatch):
     monkeypatch.setattr(page, "MAX_BYTES", 1000)
     with pytest.raises(ValueError, match=r"the report is \d+ KiB with pictures of 128 pixels, expected at most 0"):
         render(make_report_data(images=make_images().head(3)))
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_the_page_is_written_whole(tmp_path):
+def test_the_page_is_written_atomically(tmp_path):
     write_report(tmp_path / "reports" / "demo.html", make_report_data())
     assert (tmp_path / "reports" / "demo.html").read_text(encoding="utf-8") == render(make_report_data())
     assert len(list((tmp_path / "reports").iterdir())) == 1
@@ -674,12 +674,12 @@ def test_the_page_is_written_whole(tmp_path):
         ("kind", "stained", "stained", "stained"),
     ],
 )
-def test_a_cell_is_written_for_reading_and_sorted_by_its_value(column, value, text, key):
+def test_a_cell_has_a_text_and_a_value_for_sorting(column, value, text, key):
     assert to_cell(column, value) == (text, key)
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_a_long_table_of_kinds_shows_the_worst():
+def test_a_long_table_of_subgroups_shows_the_worst():
     images = make_images().assign(group=np.arange(60) // 2, score=np.arange(60) / 60)
     text = render(make_report_data(images=images))
     assert "The worst 15 of 30." in text
@@ -687,5 +687,5 @@ def test_a_long_table_of_kinds_shows_the_worst():
     assert re.findall(r'<td data-value="(\d+)">', table)[:15] == [str(group) for group in range(15)]
 
 
-def test_headings_know_which_columns_hold_numbers():
+def test_headings_mark_numeric_columns():
     assert to_table("", pd.DataFrame({"name": ["a"], "score": [0.5]})).headings == [("name", False), ("score", True)]

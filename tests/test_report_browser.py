@@ -44,7 +44,7 @@ def opened(browser, report):
     assert wrong == []
 
 
-def test_every_picture_is_there(opened: Page):
+def test_every_picture_loads(opened: Page):
     opened.wait_for_load_state("load")
     widths = opened.evaluate("[...document.images].map((image) => image.naturalWidth)")
     assert len(widths) > 25
@@ -61,7 +61,7 @@ def test_the_page_is_no_wider_than_the_window(opened: Page, width):
     assert max(boxes) <= width
 
 
-def test_a_heading_sorts_its_column_by_value_and_again_the_other_way_round(opened: Page):
+def test_a_heading_sorts_its_column_by_value_and_a_second_click_reverses_it(opened: Page):
     table = opened.locator("#folds table")
     heading = table.locator("th", has_text="seconds")
     column = table.locator("tbody td:nth-child(4)")
@@ -73,7 +73,7 @@ def test_a_heading_sorts_its_column_by_value_and_again_the_other_way_round(opene
     assert column.all_inner_texts() == ["1:01:15", "1:20", "1:15"]
 
 
-def test_a_cell_without_a_value_stays_last(opened: Page):
+def test_an_empty_cell_stays_last(opened: Page):
     table = opened.locator("#folds table")
     for _ in range(2):
         table.locator("th button", has_text="oof").click()
@@ -95,7 +95,7 @@ def test_the_gallery_opens_and_closes_by_click(opened: Page):
     assert not lightbox.is_visible()
 
 
-def test_the_gallery_opens_goes_on_and_closes_by_keyboard(opened: Page):
+def test_the_gallery_opens_steps_and_closes_by_keyboard(opened: Page):
     names = opened.locator("#label-errors .name").all_inner_texts()
     tiles, lightbox = opened.locator("#label-errors .tile"), opened.locator("#lightbox")
     tiles.first.focus()
@@ -110,7 +110,7 @@ def test_the_gallery_opens_goes_on_and_closes_by_keyboard(opened: Page):
     assert opened.evaluate("document.activeElement.querySelector('.name').textContent") == names[1]
 
 
-def test_the_scatter_can_be_logarithmic(opened: Page):
+def test_the_scatter_plot_has_logarithmic_axes_on_demand(opened: Page):
     linear, log = (opened.locator("#coverage img").nth(number) for number in (0, 1))
     assert (linear.is_visible(), log.is_visible()) == (True, False)
     opened.get_by_label("log").check()
@@ -131,7 +131,7 @@ INK = """() => {
 }"""
 
 
-def test_charts_turn_light_where_the_page_turns_dark(opened: Page):
+def test_charts_follow_the_dark_colour_scheme(opened: Page):
     before = opened.evaluate(INK)
     opened.emulate_media(color_scheme="dark")
     assert opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 28)"

@@ -32,7 +32,7 @@ from tests.test_report import fill, words
 VALUES = np.array([[[[200, 200, 0, 0]], [[0, 150, 250, 10]]]], dtype=np.uint8)  # one member, two channels, four pixels
 
 
-def test_of_classes_that_overlap_each_combination_is_a_region():
+def test_each_combination_of_overlapping_classes_is_a_region():
     half = Choice("mean", (1.0,), "total", Cut(0.5, 0))
     target = np.array([[[1, 1, 0, 0]], [[0, 0, 1, 0]]], dtype=np.uint8)
     seen = make_oof_image(PerClass((half, half)), VALUES, target)
@@ -44,7 +44,7 @@ def test_of_classes_that_overlap_each_combination_is_a_region():
     assert seen.counts[1, [200, 250]].tolist() == [2, 1]
 
 
-def test_of_exclusive_classes_void_is_no_part_of_truth_or_prediction():
+def test_void_is_no_part_of_target_or_prediction_of_exclusive_classes():
     target = np.array([[[1, 1, 0, VOID]], [[0, 0, 1, VOID]]], dtype=np.uint8)
     seen = make_oof_image(Exclusive("mean", (1.0,)), VALUES, target)
     assert seen.target_regions.tolist() == [[1, 1, 2, 0]]
@@ -54,7 +54,7 @@ def test_of_exclusive_classes_void_is_no_part_of_truth_or_prediction():
     assert seen.counts.sum() == 6  # two classes of three pixels
 
 
-def test_of_objects_the_border_is_no_class_and_each_object_is_a_region():
+def test_each_object_is_a_region_and_the_boundary_is_no_class():
     target = np.array([[7, 7, 0, 9]])
     seen = make_oof_image(Objects(1, ObjectCut(0.5)), VALUES, target)
     assert seen.values.tolist() == VALUES[0, :1].tolist()
@@ -66,13 +66,13 @@ def test_of_objects_the_border_is_no_class_and_each_object_is_a_region():
     assert seen.counts[1, 200] == 2
 
 
-def test_an_object_of_the_number_of_void_is_an_object():
+def test_an_object_with_the_number_of_void_is_an_object():
     seen = make_oof_image(Objects(1, ObjectCut(0.5)), VALUES, np.array([[VOID, VOID, 0, 0]]))
     assert seen.counts.sum() == 4
     assert seen.summary == "1 objects, 1 predicted"
 
 
-def test_regions_that_touch_have_an_outline_each():
+def test_touching_regions_have_separate_outlines():
     rng = np.random.default_rng(0)
     regions = np.zeros((20, 30), int)
     regions[3:15, 4:12], regions[3:15, 12:25], regions[15:, 12:25] = 3, 1, 40
@@ -93,7 +93,7 @@ def no_charts(monkeypatch):
 
 
 def read_page(text):
-    """What a page says, without its pictures, and its tables' cells parted by bars."""
+    """The text of a page without pictures; table cells are separated by bars."""
     body = text.split("<body>")[1].split("<script>")[0]
     body = re.sub(r"<template>.*?</template>", "", body, flags=re.DOTALL)
     text = re.sub(r"<[^>]+>", " ", re.sub(r"</t[dh]>", " | ", body))
@@ -101,7 +101,7 @@ def read_page(text):
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_exclusive_classes_have_no_score_at_half_and_are_not_told_to_ship_it():
+def test_exclusive_classes_have_no_score_at_half_and_no_recommendation_to_use_it():
     score = make_report_data().score
     data = make_report_data(pseudo=None, score=CrossFittedScore(score.interval, score.interval.mean, None, 0.1))
     text = read_page(render(data))
@@ -111,7 +111,7 @@ def test_exclusive_classes_have_no_score_at_half_and_are_not_told_to_ship_it():
     assert "nothing predicted" in read_page(render(make_report_data(score=score._replace(baseline=0.1))))
 
 
-def test_shares_are_of_each_image_and_class():
+def test_coverages_are_of_each_image_and_class():
     masks = pd.DataFrame({"class": ["a", "b"] * 5, "coverage": [0.5, 0.0] * 5, "predicted": [0.5, 0.0] * 5})
     half_empty = Submission(10, 5, np.array([0.5, 0.0] * 5))
     assert recommend(make_report_data(masks=masks, submission=half_empty)) == []
@@ -121,7 +121,7 @@ def test_shares_are_of_each_image_and_class():
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_scores_by_another_metric_say_so():
+def test_the_page_names_the_metric_of_epochs_if_it_differs():
     assert "by mean_dice of pixels, cross-fitted by dsb" in read_page(
         render(make_report_data(metric="dsb", epoch_metric="mean_dice"))
     )
@@ -129,7 +129,7 @@ def test_scores_by_another_metric_say_so():
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_a_score_that_is_no_mean_of_the_images_is_told_from_it():
+def test_the_page_distinguishes_a_pooled_score_from_the_mean_of_the_images():
     data = make_report_data()
     assert "pools the pixels of all images" not in read_page(render(data))
     images = data.images.assign(score=data.images["score"] - 0.1)
@@ -137,7 +137,7 @@ def test_a_score_that_is_no_mean_of_the_images_is_told_from_it():
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_ways_to_part_objects_stand_beside_what_was_chosen():
+def test_the_page_lists_separation_methods_and_the_chosen_rules():
     methods = pd.DataFrame({"method": ["not separated", "separated by shape"], "score": [0.5, 0.625]})
     rules = pd.DataFrame({"chosen on": ["all folds"], "threshold": [0.4], "border": [None], "min_area": [16]})
     text = read_page(render(make_report_data(separation=ObjectSeparation(methods, rules), surfaces={})))
@@ -145,7 +145,7 @@ def test_ways_to_part_objects_stand_beside_what_was_chosen():
     assert re.search(r"all folds \| 0\.4000 \| – \| 16", text)
 
 
-def test_a_chart_of_cuts_names_its_class():
+def test_a_score_surface_names_its_class():
     assert "threshold for $x$" in words(plots.svg(plots.score_surface, "$x$", make_report_data().surfaces["disc"]))
 
 
@@ -167,7 +167,7 @@ def report_on(folder, monkeypatch, make, card, channels, phase=MASKS, overrides=
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_report_of_classes_that_overlap(tmp_path, monkeypatch):
+def test_report_of_overlapping_classes(tmp_path, monkeypatch):
     card = "severstal-steel-defect-detection"
     text = report_on(tmp_path, monkeypatch, lambda root: write_miniature(card, root), card, 4)
     assert re.search(r"mean_dice, cross-fitted", text)
@@ -213,7 +213,7 @@ def test_report_of_objects(tmp_path, monkeypatch):
     assert f"{written.rows} rows, {written.empty} of them empty" in text
 
 
-def test_scores_of_volumes_are_those_of_their_slices():
+def test_scores_of_volumes_are_scores_of_slices():
     metrics = {name: score_metric(competition.load(name)) for name in CARDS}
     assert metrics == CARDS
 

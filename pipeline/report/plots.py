@@ -182,12 +182,12 @@ def score_surface(name: str, surface: ScoreSurface) -> Figure:
     figure, axes = _figure((SIZE[0], 3.9))
     surface = _trim_areas(surface)
     top = surface.scores.max()
-    floor = max(np.quantile(surface.scores, 0.1), top - 0.2)  # differences below it do not matter
+    lowest = max(np.quantile(surface.scores, 0.1), top - 0.2)  # differences below it do not matter
     extent = (THRESHOLDS[0], THRESHOLDS[-1], -0.5, len(surface.areas) - 0.5)
     shown = axes.imshow(
         surface.scores,
         cmap="cividis",
-        vmin=min(floor, top - PLATEAU_TOLERANCE),
+        vmin=min(lowest, top - PLATEAU_TOLERANCE),
         vmax=top,
         aspect="auto",
         origin="lower",

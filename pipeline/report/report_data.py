@@ -1,6 +1,6 @@
 """The content of a report: plain tables, arrays and one function, collected by a stage. No paths, stores or models.
 
-A part that is None, or a table without rows, is left out of the page, and the page says why.
+A part that is None, or a table without rows, is left out of the page, and the page gives the reason.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""What this machine does well: device, precision, memory format."""
+"""What the hardware supports: device, precision, compilation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,26 +8,28 @@ import torch
 
 
 def device() -> torch.device:
-    """The GPU if there is one, else Apple's, else the CPU."""
+    """The NVIDIA GPU if there is one, else Apple's GPU, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
 
 
 def machine() -> dict[str, str | int]:
-    """What a result depends on beside settings and versions: the kind of device, and how many threads torch uses.
+    """What a result depends on besides settings and versions: the type of device and torch's number of threads.
 
-    Sums over several threads are rounded otherwise than over one, so weights differ in their last digits after a step,
-    and visibly after an epoch.
+    The number of threads changes how sums are rounded, so weights differ in their last digits after a step, and visibly
+    after an epoch.
     """
     return {"device": device().type, "threads": torch.get_num_threads()}
 
 
 def precision(setting: str, on: torch.device) -> torch.dtype:
-    """The dtype of the network's arithmetic; losses are float32 whatever it is.
+    """The dtype of the network's arithmetic; losses are always computed in float32.
 
-    "auto" is bfloat16 where the hardware has it (CPUs with AVX512-BF16 or AMX, NVIDIA from Ampere on),
-    float16 on older NVIDIA GPUs such as Kaggle's T4 and P100, and float32 elsewhere.
+    Args:
+        setting: a name of a dtype, or "auto": bfloat16 where the hardware supports it (CPUs with AVX512-BF16 or AMX,
+            NVIDIA GPUs from Ampere on), float16 on older NVIDIA GPUs such as Kaggle's T4 and P100, float32 elsewhere.
+        on: the device.
     """
     if setting != "auto":
         return getattr(torch, setting)
@@ -37,15 +39,17 @@ def precision(setting: str, on: torch.device) -> torch.dtype:
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Without these instructions bfloat16 is emulated, and slower than float32."""
+    """Whether the CPU has bfloat16 instructions; without them it is emulated, and slower than float32."""
     if hasattr(torch.cpu, "get_capabilities"):
         known = torch.cpu.get_capabilities()
         return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
-    return not _linux_flags().isdisjoint({"avx512_bf16", "amx_bf16"})  # torch 2.10, as in Kaggle's image, cannot tell
+    return not _linux_flags().isdisjoint(
+        {"avx512_bf16", "amx_bf16"}
+    )  # torch 2.10, as in Kaggle's image, has no such function
 
 
 def _linux_flags() -> set[str]:
-    """The instructions that Linux says the CPU has; none elsewhere."""
+    """The CPU's instruction sets as Linux lists them; empty on other systems."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
@@ -53,21 +57,21 @@ def _linux_flags() -> set[str]:
 
 @contextmanager
 def compiling(setting: str) -> Iterator[None]:
-    """What torch.compile does first, where it may find that it cannot.
+    """Turn an error of torch.compile in the block into one line.
 
     Args:
-        setting: that asks for it, as one would write it.
+        setting: the option that asks for compilation, as written in a config, for the message.
 
     Raises:
-        ValueError: in place of whatever it says.
+        ValueError: in place of any error in the block.
     """
     try:
         yield
-    except Exception as error:  # inductor has a hundred ways to say that there is no compiler
+    except Exception as error:  # inductor raises many different errors if there is no compiler
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{setting} does not run here ({reason}): install a C++ compiler, or leave it out") from error
 
 
 def autocast(on: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """The context in which a network runs in `dtype`."""
+    """The context manager in which a network runs in `dtype`."""
     return torch.autocast(on.type, dtype=dtype, enabled=dtype != torch.float32)

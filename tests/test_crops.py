@@ -80,7 +80,7 @@ def test_what_crops_cannot_do_is_refused_before_any_work(tiny, card):
         check("train.phases.0.crop=32")
     with pytest.raises(ValueError, match=r"train.phases.0.crop is 96"):
         check("train.phases.0.crop=96", "train.phases.1.crop=32")
-    with pytest.raises(ValueError, match=r"percentiles are of a whole image.*give data.window"):
+    with pytest.raises(ValueError, match=r"percentiles need the whole image.*set data.window"):
         check("data.percentiles=[1, 99]")
 
 

@@ -49,7 +49,7 @@ def test_without_test_data_the_submission_is_the_header_alone_and_that_is_said(s
     assert main(["ensemble", CONFIG]) == 0
     assert Path("submissions/tiny.csv").read_text() == "id,rle_mask\n"
     said = capsys.readouterr().err
-    assert "sample_submission.csv has no row to predict: the test data are hidden" in said
+    assert "sample_submission.csv has no rows: the test data are hidden" in said
     assert json.loads(Path("submissions/tiny.json").read_text())["rows"] == 0
 
 

@@ -63,7 +63,7 @@ def first_phase_alone(text):
 
 
 CASES = [
-    ("runs/tiny/fold0/metrics.jsonl", half, "remove runs/tiny/fold0, and the fold is trained again"),
+    ("runs/tiny/fold0/metrics.jsonl", half, "remove runs/tiny/fold0 and train the fold again"),
     ("runs/tiny/fold0/metrics.jsonl", lambda _: "", "empty: remove"),
     ("runs/tiny/fold0/metrics.jsonl", lambda _: "null\n", "line 1: expected a table"),
     ("runs/tiny/fold0/metrics.jsonl", first_phase_alone, "no epoch of phase 2"),

@@ -39,7 +39,7 @@ def empty_all():
 def test_masks_that_are_all_empty_are_refused_before_training(tiny, capsys):
     empty_all()
     assert main(["train", CONFIG]) == 2
-    assert "all 18 training masks are empty: nothing can be learned of them" in capsys.readouterr().err
+    assert "all 18 training masks are empty: nothing can be learned from them" in capsys.readouterr().err
     assert not list(Path("runs").rglob("*.jsonl"))
 
 
@@ -57,7 +57,7 @@ def test_a_fold_that_would_train_on_empty_masks_alone_is_refused(tiny):
 
 
 @pytest.mark.parametrize(
-    ("shares", "message"), [([1.0, 0.0], r"hold one class alone \(sky\)"), ([0.0, 0.0], "are void everywhere")]
+    ("shares", "message"), [([1.0, 0.0], r"have one class only \(sky\)"), ([0.0, 0.0], "are void everywhere")]
 )
 def test_exclusive_masks_of_one_class_are_refused(tiny, shares, message):
     card = competition.load("camvid_demo").model_copy(update={"classes": ("sky", "road")})
@@ -84,7 +84,7 @@ def test_an_image_of_another_size_is_refused_before_the_first_step_of_any_fold(t
     resize(odd, (50, 36))
     assert main(["train", CONFIG]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert f"configs/tiny.toml: images of 2 sizes (36×44 mostly, 36×50 least often, as '{odd}')" in said
+    assert f"configs/tiny.toml: images of 2 sizes (mostly 36×44, least often 36×50, such as '{odd}')" in said
     assert "such as train.phases.0.crop=256" in said
     assert not list(Path("runs").rglob("*.jsonl"))
 
@@ -101,9 +101,9 @@ def test_folds_that_each_train_on_one_size_are_not_refused_for_the_others(tiny):
     [
         (
             [],
-            "fold 0 trains on 1 image, one to a batch: .* 32×32 pixels has features of 1×1.*repeats = 2 or more",
+            "fold 0 trains on 1 image, one per batch: .* 32×32 pixels has features of 1×1.*repeats = 2 or more",
         ),
-        (["train.batch_size=1", "train.phases.0.repeats=2"], "one to a batch: .*set train.batch_size = 2 or more"),
+        (["train.batch_size=1", "train.phases.0.repeats=2"], "one per batch: .*set train.batch_size = 2 or more"),
     ],
 )
 def test_one_small_image_to_a_batch_is_refused_with_what_to_change(tiny, pairs, message):

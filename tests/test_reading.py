@@ -138,7 +138,7 @@ def test_images_of_several_depths_are_said_to_be_scaled_apart(first, capsys):
 def test_what_is_of_a_whole_image_is_refused_with_tiles_before_a_training(edit, setting):
     edit("configs/tiny.toml", 'root = "tiny"', f'root = "tiny"\n{setting}')
     edit("configs/tiny.toml", "[train]", "[predict.tiles]\nsize = 64\nstride = 48\n\n[train]")
-    with pytest.raises(ValueError, match=r"of a whole image, which predict\.tiles never reads"):
+    with pytest.raises(ValueError, match=r"needs the whole image, which predict\.tiles never reads"):
         config.load("configs/tiny.toml")
 
 

@@ -237,7 +237,9 @@ def test_a_phase_that_ends_so_says_what_to_try(tiny, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING, logger="pipeline"):
         fit_tiny()
     (message,) = caplog.messages
-    assert message.startswith("fold 0: phase 1 ends no better than predicting nothing (0.7000), at any threshold. Try,")
+    assert message.startswith(
+        "fold 0: phase 1 ends no better than predicting nothing (0.7000) at any threshold. Try in"
+    )
     assert "over" in message
     assert len(message) <= 300
 

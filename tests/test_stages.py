@@ -285,7 +285,7 @@ def test_full_fit_has_no_oof_and_joins_the_test_average(submitted):
     assert not Path("runs/tiny/full/oof").exists()
     stages.predict(cfg)
     assert len(stages.make_context(cfg).test_stores()) == 4
-    with pytest.raises(ValueError, match="held out no fold, not fold 0: it has seen these images"):
+    with pytest.raises(ValueError, match="held out no fold, not fold 0: it was trained on these images"):
         load_checkpoint(trained.weights, build_model(cfg.model), 0)
 
 
@@ -406,7 +406,7 @@ def test_whole_test_images_of_another_size_are_refused_as_labels_before_anything
     path = Path("tiny/test/images/0919.png")
     Image.open(path).resize((52, 36)).save(path)
     assert main(["train", "configs/seed1.toml", "--set", "name=labelled", "--set", "train.pseudo.from=tiny"]) == 2
-    assert "images of 2 sizes (36×44 mostly, 36×52 least often, as " in capsys.readouterr().err
+    assert "images of 2 sizes (mostly 36×44, least often 36×52, such as " in capsys.readouterr().err
 
 
 def test_full_fit_on_pseudo_labels_is_refused_before_anything_is_trained(submitted, monkeypatch):

@@ -396,7 +396,7 @@ def test_of_several_processes_only_the_first_locks_without_waiting(tiny, monkeyp
     for rank in (0, 1):
         several = SimpleNamespace(is_main_process=rank == 0, num_processes=2, wait_for_everyone=lambda: None)
         monkeypatch.setattr(training, "processes", lambda several=several: several)
-        with training._alone(context, 0):
+        with training._lock_fold(context, 0):
             pass
     assert asked == [(0, False)]
 

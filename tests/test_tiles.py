@@ -62,7 +62,7 @@ def test_two_tiles_by_hand():
 @pytest.mark.parametrize(("size", "stride"), [(64, 65), (64, 0), (64, -8)])
 def test_a_stride_that_leaves_gaps_or_stands_still_is_refused(size, stride):
     with pytest.raises(
-        ValueError, match=rf"stride = {stride} (leaves gaps|moves no tile).* of 64 pixels: expected 1 to 64"
+        ValueError, match=rf"stride = {stride} (leaves gaps|does not move the tiles).* of 64 pixels: expected 1 to 64"
     ):
         Tiles(size=size, stride=stride)
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from pipeline import config, stages
 from pipeline.data import dataset
 from pipeline.inference.prediction_store import PredictionStore
-from pipeline.stages.training import _say_moved_thresholds
+from pipeline.stages.training import _log_threshold_shift
 from pipeline.training import trainer
 from pipeline.training.checkpoint import load_checkpoint, load_weights, read_record, save_checkpoint
 from pipeline.training.full_fit import median_best_epochs, with_epochs
@@ -58,7 +58,7 @@ def test_checkpoint_knows_its_fold_and_refuses_another(tiny):
     model = torch.nn.Linear(2, 1)
     save_checkpoint(tiny / "w.safetensors", model.state_dict(), {"fold": 1})
     assert load_checkpoint(tiny / "w.safetensors", model, 1)["fold"] == 1
-    with pytest.raises(ValueError, match=r"w\.safetensors held out fold 1, not fold 0: it has seen these images"):
+    with pytest.raises(ValueError, match=r"w\.safetensors held out fold 1, not fold 0: it was trained on these images"):
         load_checkpoint(tiny / "w.safetensors", model, 0)
 
 
@@ -356,7 +356,7 @@ def test_a_full_fit_predicts_the_test_set_and_no_fold(tiny):
     save_checkpoint(tiny / "w.safetensors", model.state_dict(), {"fold": "full"})
     assert load_checkpoint(tiny / "w.safetensors", model, "full")["fold"] == "full"
     for fold in (0, 1):
-        with pytest.raises(ValueError, match=rf"held out no fold, not fold {fold}: it has seen these images"):
+        with pytest.raises(ValueError, match=rf"held out no fold, not fold {fold}: it was trained on these images"):
             load_checkpoint(tiny / "w.safetensors", model, fold)
 
 
@@ -416,7 +416,7 @@ def test_a_phase_that_moves_what_probs_mean_is_named(caplog):
     kept = {"fold": 0, "threshold 1": 0.5, "threshold 2": 0.61}
     moved = {"fold": 1, "threshold 1": 0.5, "threshold 2": 0.82}
     with caplog.at_level("WARNING", logger="pipeline"):
-        _say_moved_thresholds([kept, moved])
+        _log_threshold_shift([kept, moved])
     assert len(caplog.records) == 1
     assert "fold 1: the best threshold was 0.50, then 0.82" in caplog.text
 

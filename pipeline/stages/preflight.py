@@ -1,4 +1,4 @@
-"""What is refused before the first step of a training: whatever would end it, or make it worthless, in any fold."""
+"""Checks before a training: errors in data or config that would stop it, or make it useless, in any fold."""
 
 from collections.abc import Iterator, Mapping
 
@@ -17,17 +17,17 @@ from pipeline.training.fold_data import balance_labels
 
 
 def check_training(context: Context, *, full: bool = False) -> None:
-    """Refuse what would end the training of any fold, so that none fails after another has been trained.
+    """Check the data and options of all folds, so that no fold fails after others have been trained.
 
     Args:
-        full: of the full fit, which trains on every image; else of all folds.
+        full: check the full fit, which trains on every image, instead of the folds.
 
-    Writes: reports/<competition>-doctor.png, if it refuses the masks
+    Writes: reports/<competition>-doctor.png, if the masks are refused
 
     Raises:
-        ValueError: for masks that nothing can be learned of, or that lie beside what they mask (unless
-            data.doctor = false); for images of several sizes in one batch; for too few images for a batch or an update;
-            for an unknown column of train.balance; for a source of pseudo-labels with a mistake in it.
+        ValueError: if all masks are of one kind, or do not match their images (unless data.doctor = false); if images
+            of several sizes would be in one batch; if there are too few images for a batch or an update; if
+            train.balance is an unknown column; if the config that makes the pseudo-labels is invalid.
     """
     cfg, index = context.cfg, context.index
     with place(cfg):
@@ -47,7 +47,7 @@ def check_training(context: Context, *, full: bool = False) -> None:
 
 
 def _check_sources(cfg: Config) -> None:
-    """Check the configs whose models label, one for the other; none may label for itself."""
+    """Check the chain of configs whose models make pseudo-labels; no config may label for itself."""
     names = [cfg.name]
     while cfg.train.pseudo:
         if cfg.train.pseudo.from_ in names:
@@ -63,36 +63,36 @@ def _training_parts(context: Context) -> Iterator[tuple[Fold, pd.DataFrame]]:
 
 
 def _refuse_masks_of_one_kind(context: Context, fold: Fold, index: pd.DataFrame) -> None:
-    """Refuse masks of which nothing can be learned: all empty; of exclusive classes, all of one class.
+    """Refuse masks from which nothing can be learned: all empty or, for exclusive classes, all of one class.
 
     Args:
-        fold: that trains on these images; "full" for all training images together.
+        fold: the fold that trains on these images; "full": the images are all training images.
     """
     card = context.card
     if card.exclusive:
         columns = zip(card.classes, coverage_columns(card.classes), strict=True)
-        there = [name for name, column in columns if index[column].any()]
-        if len(there) > 1:
+        present = [name for name, column in columns if index[column].any()]
+        if len(present) > 1:
             return
-        found = f"hold one class alone ({there[0]})" if there else "are void everywhere"
+        found = f"have one class only ({present[0]})" if present else "are void everywhere"
     elif index["coverage"].any():
         return
     else:
         found = "are empty"
     if fold == FULL:
         raise ValueError(
-            f"card {card.name}: all {len(index)} training masks {found}: nothing can be learned of them. See how they "
-            f"are read by make doctor, or train all the same with data.doctor=false"
+            f"card {card.name}: all {len(index)} training masks {found}: nothing can be learned from them. Check with "
+            f"make doctor how they are read, or train anyway with data.doctor=false"
         )
     raise ValueError(
         f"{context.paths.folds}: fold {fold} trains on {len(index)} images whose masks {found}: nothing can be "
-        f"learned of them. Make other folds (folds.count, folds.seed, folds.name), or train all the same with "
+        f"learned from them. Make other folds (folds.count, folds.seed, folds.name), or train anyway with "
         f"data.doctor=false"
     )
 
 
 def _refuse_mixed_sizes(context: Context, parts: Mapping[Fold, pd.DataFrame]) -> None:
-    """Refuse what cannot be one batch, before the hours of the labels' source too."""
+    """Refuse images of several sizes in one batch, before hours are spent on pseudo-labels."""
     phases, pseudo = context.cfg.train.phases, context.cfg.train.pseudo
     whole = [number for number, phase in enumerate(phases) if phase.crop is None]
     for part in parts.values():
@@ -105,26 +105,30 @@ def _refuse_mixed_sizes(context: Context, parts: Mapping[Fold, pd.DataFrame]) ->
 
 
 def _refuse_sizes(context: Context, index: pd.DataFrame, whole: list[int]) -> None:
-    """Refuse images of several sizes in phases, by number from 0, that draw them whole."""
+    """Refuse images of several sizes if a phase trains on whole images.
+
+    Args:
+        whole: numbers, from 0, of the phases without a crop.
+    """
     sizes = index.groupby(["height", "width"]).size().sort_values()
     if len(sizes) > 1 and whole:
-        few, most = (f"{height}×{width}" for height, width in (sizes.index[0], sizes.index[-1]))
-        odd = index.set_index(["height", "width"])["image_id"].loc[[sizes.index[0]]].iloc[0]
+        rarest, commonest = (f"{height}×{width}" for height, width in (sizes.index[0], sizes.index[-1]))
+        example = index.set_index(["height", "width"])["image_id"].loc[[sizes.index[0]]].iloc[0]
         raise ValueError(
-            f"{context.cfg.file}: images of {len(sizes)} sizes ({most} mostly, {few} least often, as "
-            f"'{shortened(odd)}') do not fit into one batch: set the phase's crop, such as "
+            f"{context.cfg.file}: images of {len(sizes)} sizes (mostly {commonest}, least often {rarest}, such as "
+            f"'{shortened(example)}') do not fit into one batch: set the phase's crop, such as "
             f"train.phases.{whole[0]}.crop=256"
         )
 
 
 def _refuse_few_images(context: Context, parts: Mapping[Fold, pd.DataFrame]) -> None:
-    """Refuse parts that are too small for a batch that trains, or for an update."""
+    """Refuse folds with too few training images for a batch that can train, or for an update."""
     cfg = context.cfg
-    if cfg.data.crops:  # of which an image gives many, and which are large
+    if cfg.data.crops:  # an image gives many crops, and they are large
         return
     for number in range(len(cfg.train.phases)):
         if cfg.train.pseudo and number + 1 in cfg.train.pseudo.phases:
-            continue  # more images come, nobody knows yet how many
+            continue  # pseudo-labelled images are added, and their number is not known yet
         for fold, part in parts.items():
             with place(cfg, f"train.phases.{number}"):
                 _refuse_part(context, number, fold, part)
@@ -149,4 +153,4 @@ def _refuse_part(context: Context, number: int, fold: Fold, part: pd.DataFrame) 
         try:
             check_batch(context.cfg.model, side, frozen=phase.freeze_encoder)
         except ValueError as error:
-            raise ValueError(f"{what}, one to a batch: {error}: set {remedy}, or a larger crop") from None
+            raise ValueError(f"{what}, one per batch: {error}: set {remedy}, or a larger crop") from None

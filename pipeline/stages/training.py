@@ -1,4 +1,4 @@
-"""The stages `train`, `oof` and `predict`: a model for every fold, and what it says of images it has not seen."""
+"""The stages `train`, `oof` and `predict`: one model per fold, its out-of-fold and its test predictions."""
 
 import hashlib
 import json
@@ -40,12 +40,12 @@ UNIMPORTANT = {
     "data": {"root", "skip_bad", "doctor"},
     "train": {"workers", "tensorboard", "compile"},
 }  # options that do not change the weights
-FULL_SEED = 999  # in place of a fold's number
-MOVED = 0.2  # difference of the phases' best thresholds that is worth a word
+FULL_SEED = 999  # of the full fit, in place of a fold's number
+MAX_THRESHOLD_SHIFT = 0.2  # between the phases' best thresholds; a larger shift is logged
 
 
 class OofRow(JsonRecord):
-    """What must be in a row of oof.json."""
+    """Required values of a row of oof.json."""
 
     fold: int
     images: int
@@ -54,14 +54,14 @@ class OofRow(JsonRecord):
 
 
 class Trained(NamedTuple):
-    """What the stage `train` made."""
+    """The result of the stage `train`."""
 
     weights: Path
-    oof: float | None  # score of the fold held out, at threshold .5; None for a full fit
+    oof: float | None  # score of the held-out fold at threshold .5; None for a full fit
 
 
 def train(cfg: Config, fold: Fold) -> Trained:
-    """Train the model that leaves one fold out, then predict that fold; or, as fold "full", one on every image.
+    """Train the model that holds out a fold, then predict that fold; for fold "full", train on every image.
 
     Writes: runs/<config>/fold<k>/best.safetensors, metrics.jsonl, oof/; or runs/<config>/full/ without oof/
     """
@@ -73,7 +73,7 @@ def train(cfg: Config, fold: Fold) -> Trained:
 
 
 def oof(cfg: Config) -> list[dict[str, Any]]:
-    """Train and predict every fold; returns the table of scores, at threshold .5.
+    """Train and predict every fold; returns the table of scores at threshold .5, one row per fold.
 
     Writes: runs/<config>/oof.json
     """
@@ -81,7 +81,7 @@ def oof(cfg: Config) -> list[dict[str, Any]]:
 
 
 def predict(cfg: Config) -> None:
-    """Predict the test set with the model of every fold.
+    """Predict the test set with the model of every fold; with `predict.full`, also with that of the full fit.
 
     Writes: runs/<config>/fold<k>/test/
     """
@@ -89,10 +89,11 @@ def predict(cfg: Config) -> None:
 
 
 def train_fold(context: Context, fold: int) -> Path:
+    """Train a fold and predict its held-out images, as far as that is not done; returns the path of its weights."""
     train_index, valid_index = folds.hold_out(context.index, context.folds, fold)
-    if is_done(context, fold):  # which needs no lock: a folder of finished runs may be read-only
+    if is_done(context, fold):  # checked without a lock: the folder of a finished run may be read-only
         return context.paths.weights(fold)
-    with _alone(context, fold):
+    with _lock_fold(context, fold):
         if not _is_trained(context, fold):
             check_training(context)
             _fit(context, fold, train_index, valid_index)
@@ -101,10 +102,10 @@ def train_fold(context: Context, fold: int) -> Path:
 
 
 def is_done(context: Context, fold: int) -> bool:
-    """Whether a fold has its weights and all of its OOF.
+    """Whether a fold has its weights and all of its out-of-fold predictions.
 
     Raises:
-        ValueError: if what is there comes from other settings, or the fold does not exist.
+        ValueError: if they were made with other settings, or the fold does not exist.
     """
     held_out = _held_out(context, fold)["image_id"]
     if not _is_trained(context, fold):
@@ -113,11 +114,11 @@ def is_done(context: Context, fold: int) -> bool:
 
 
 @contextmanager
-def _alone(context: Context, fold: Fold) -> Iterator[None]:
-    """Work on a fold's folder while no other training does; the processes of one training count as one.
+def _lock_fold(context: Context, fold: Fold) -> Iterator[None]:
+    """Lock a fold's folder against other trainings; the processes of one distributed training share the lock.
 
-    Alone, a process waits until another is done, and then finds little left to do. Several do not: those that do not
-    hold the lock would give up in a barrier long before.
+    A single process waits until the lock is free. Several processes do not wait, because those that do not hold the
+    lock would time out in the barrier.
     """
     among, folder = processes(), context.paths.fold(fold)
     with ExitStack() as stack:
@@ -128,44 +129,46 @@ def _alone(context: Context, fold: Fold) -> Iterator[None]:
 
 
 def train_full(context: Context) -> Path:
-    """Train on every image, for as many epochs as the folds found best; trains missing folds first.
+    """Train on every image, for the median of the folds' best numbers of epochs; trains missing folds first.
 
     Raises:
-        ValueError: for pseudo-labels: those of a full fit would need a source that held nothing out.
+        ValueError: if the config uses pseudo-labels, because every labelling model was trained on some of the images.
     """
     if context.cfg.train.pseudo:
         raise ValueError(
-            "a full fit on pseudo-labels is not supported: no model that held an image out could label for it. "
+            "a full fit on pseudo-labels is not supported: no model that held out all images could make the labels. "
             "Leave out train.pseudo, or the full fit (predict.full, --fold full)"
         )
     oof_of(context)
     if _is_trained(context, FULL):
         return context.paths.weights(FULL)
-    with _alone(context, FULL):
+    with _lock_fold(context, FULL):
         if not _is_trained(context, FULL):
             check_training(context, full=True)
             epochs = median_best_epochs([read_history(context, fold) for fold in context.fold_numbers()])
-            log.info("full fit: %s epochs in its phases, the medians of the folds' best", ", ".join(map(str, epochs)))
+            log.info("full fit: %s epochs per phase, the medians of the folds' best", ", ".join(map(str, epochs)))
             _fit(context, FULL, context.index, None, epochs)
     return context.paths.weights(FULL)
 
 
 def oof_of(context: Context) -> list[dict[str, Any]]:
+    """As the stage `oof`, for a context."""
     for fold in context.fold_numbers():
         train_fold(context, fold)
     table = [fold_row(context, fold) for fold in context.fold_numbers()]
     write_text(context.paths.oof_table, json.dumps(table, indent=1) + "\n")
-    _say_moved_thresholds(table)
+    _log_threshold_shift(table)
     return table
 
 
-def _say_moved_thresholds(table: list[dict[str, Any]]) -> None:
+def _log_threshold_shift(table: list[dict[str, Any]]) -> None:
+    """Log a warning for each fold whose best threshold differs strongly between the phases."""
     for row in table:
         thresholds = [value for key, value in row.items() if key.startswith("threshold")]
-        if thresholds and max(thresholds) - min(thresholds) > MOVED:
+        if thresholds and max(thresholds) - min(thresholds) > MAX_THRESHOLD_SHIFT:
             log.warning(
-                "fold %d: the best threshold was %s from phase to phase: probabilities do not mean the same in them. "
-                "The search on OOF makes up for it; do not average models of different phases",
+                "fold %d: the best threshold was %s in its phases: calibration shifted between them. The threshold "
+                "search on OOF compensates for it; do not average models of different phases",
                 row["fold"],
                 ", then ".join(f"{threshold:.2f}" for threshold in thresholds),
             )
@@ -173,9 +176,9 @@ def _say_moved_thresholds(table: list[dict[str, Any]]) -> None:
 
 def predict_test(context: Context) -> pd.DataFrame:
     """Fill the test stores of every fold; returns the index of the test images."""
-    # Before the hours of training: a mistake in it must show at once.
+    # Read before training, which takes hours: an error in the test set is reported at once.
     test_index = read_test_index(context.card, context.paths.root, context.cfg.data.skip_bad, context.reader)
-    _say_what_is_predicted(context, test_index)
+    _log_test_set(context, test_index)
     if context.cfg.predict.full:
         train_full(context)
     else:
@@ -183,20 +186,20 @@ def predict_test(context: Context) -> pd.DataFrame:
     for fold in context.test_folds():
         folder = context.paths.test(fold)
         if not is_complete(folder, test_index["image_id"], _made_by(context, fold)):
-            with _alone(context, fold):
+            with _lock_fold(context, fold):
                 fill_store(context, fold, test_index, folder, f"fold {fold} test")
     return test_index
 
 
-def _say_what_is_predicted(context: Context, test_index: pd.DataFrame) -> None:
-    """A warning where the test set is not that of the files: images without a row, or no rows at all."""
+def _log_test_set(context: Context, test_index: pd.DataFrame) -> None:
+    """Log a warning if test images have no row in the sample submission, or if it has no rows at all."""
     card = context.card
     if unlisted := context.unlisted(test_index):
         log.warning("%s", describe_unlisted(card, unlisted))
     if test_index.empty:
         log.warning(
-            "%s has no row to predict: the test data are hidden, and the submission is the header alone. make bundle "
-            "writes what predicts them on Kaggle",
+            "%s has no rows: the test data are hidden and the submission is a header only. make bundle writes a bundle "
+            "that predicts them on Kaggle",
             card.files.sample_submission,
         )
 
@@ -208,7 +211,7 @@ def _fit(
     valid_index: pd.DataFrame | None,
     epochs: tuple[int, ...] | None = None,
 ) -> None:
-    """Train a fold.
+    """Train a fold from its initial weights, or resume its training.
 
     Args:
         epochs: of each phase, in place of the config's.
@@ -217,7 +220,7 @@ def _fit(
     seed = cfg.seed * 1000 + (FULL_SEED if fold == FULL else fold)
     torch.manual_seed(seed)  # of the initial weights
     with place(cfg):
-        model = build_model(cfg.model)  # before the hours that pseudo-labels take: a weights file may not fit
+        model = build_model(cfg.model)  # before pseudo-labels are made, which takes hours: weights may not fit
     if cfg.data.crops:
         train_index = crop_index(train_index, context.labels, cfg.data.crops)
     data = FoldData(
@@ -231,7 +234,7 @@ def _fit(
         cfg.predict.tiles,
         cfg.predict.batch_size,
     )
-    _say_beginning(context.paths.fold(fold), fold)
+    _log_start(context.paths.fold(fold), fold)
     job = TrainJob(
         model,
         data,
@@ -245,13 +248,13 @@ def _fit(
     fit(job)
 
 
-def _say_beginning(folder: Path, fold: Fold) -> None:
+def _log_start(folder: Path, fold: Fold) -> None:
     resumed = (folder / "state.pt").is_file()
     log.info("fold %s: %s", fold, f"resumes {describe_progress(folder)}" if resumed else "starts from the beginning")
 
 
 def _pseudo_labels(context: Context, fold: Fold) -> PseudoData | None:
-    """The labels that the config asks for; what they need of their source is trained and predicted first."""
+    """The pseudo-labels that the config asks for; their source config is trained and predicts first."""
     if context.cfg.train.pseudo is None:
         return None
     source = make_context(source_of_labels(context.cfg))
@@ -260,10 +263,10 @@ def _pseudo_labels(context: Context, fold: Fold) -> PseudoData | None:
 
 
 def _is_trained(context: Context, fold: Fold) -> bool:
-    """Whether the fold's weights are there.
+    """Whether the fold has its final weights.
 
     Raises:
-        ValueError: if they, or the state of a run that was cut off, come from other settings.
+        ValueError: if they, or the state of a stopped run, were made with other settings.
     """
     folder, path = context.paths.fold(fold), context.paths.weights(fold)
     if path.exists():
@@ -276,7 +279,7 @@ def _is_trained(context: Context, fold: Fold) -> bool:
 
 
 def settings(context: Context) -> dict[str, Any]:
-    """What a fold's weights depend on, as plain values: a run goes on only with the same."""
+    """What a fold's weights depend on, as plain values; a run resumes only with the same settings."""
     cfg = context.cfg.model_dump(mode="json", include={"seed", "data", "model", "train"}, exclude=UNIMPORTANT)
     labels = context.index[["image_id", *context.index.columns.intersection(["rle", "rle_void", "coverage"])]]
     return {
@@ -285,13 +288,13 @@ def settings(context: Context) -> dict[str, Any]:
         "dialect": asdict(context.card.dialect),
         "labels": _digest(labels),
         "folds": _digest(context.folds),
-        **_reading(context.card),
+        **_label_options(context.card),
         **cfg,
     }
 
 
-def _reading(card: Competition) -> dict[str, Any]:
-    """What else of a card decides how labels are read and scored, where it is not the default."""
+def _label_options(card: Competition) -> dict[str, Any]:
+    """Further options of the card, if it sets them, that change how labels are read and scored."""
     options = ("exclusive", "size", "masks")
     return card.model_dump(mode="json", include={each for each in options if each in card.model_fields_set})
 
@@ -301,7 +304,7 @@ def _digest(table: pd.DataFrame) -> str:
 
 
 def _made_by(context: Context, fold: Fold) -> dict[str, Any]:
-    """What a fold's predictions depend on."""
+    """What a fold's predictions depend on, as plain values."""
     cfg = context.cfg
     return {
         "views": sorted(cfg.predict.views),
@@ -315,7 +318,11 @@ def _made_by(context: Context, fold: Fold) -> dict[str, Any]:
 
 
 def fill_store(context: Context, fold: Fold, index: pd.DataFrame, folder: Path, what: str) -> None:
-    """Fill a store with a fold's predictions of the index, if it is not full."""
+    """Predict the images of the index with a fold's model into a store, unless the store is complete.
+
+    Args:
+        what: label of the progress bar.
+    """
     cfg, path, made_by = context.cfg, context.paths.weights(fold), _made_by(context, fold)
     if is_complete(folder, index["image_id"], made_by):
         return
@@ -324,8 +331,8 @@ def fill_store(context: Context, fold: Fold, index: pd.DataFrame, folder: Path, 
     among = processes()
     with among.main_process_first():
         start_store(folder, made_by)
-        (path.parent / "state.pt").unlink(missing_ok=True)  # of a training that was killed after its last weights
-    with place(cfg):  # a backend may lack what it needs here
+        (path.parent / "state.pt").unlink(missing_ok=True)  # left by a kill after the final weights were written
+    with place(cfg):  # the backend may not run on this machine
         predictor = Predictor.from_config(model, cfg, exclusive=context.card.exclusive)
     predict_to_store(
         predictor,
@@ -349,24 +356,25 @@ def machines_of(context: Context) -> list[dict[str, Any]]:
 
 
 def read_history(context: Context, fold: Fold) -> list[dict[str, Any]]:
-    """The lines of a fold's metrics.jsonl; of each phase, one at least.
+    """The lines of a fold's metrics.jsonl, at least one per phase.
 
     Raises:
-        ValueError: if it is damaged; what it held, only another training can tell.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged; only another training can restore it.
     """
     folder = context.paths.fold(fold)
-    path, remedy = folder / "metrics.jsonl", f"remove {folder}, and the fold is trained again"
+    path, remedy = folder / "metrics.jsonl", f"remove {folder} and train the fold again"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file: {remedy}")
     lines = read_json_lines(path, remedy, Epoch)
-    lost = set(range(1, len(context.cfg.train.phases) + 1)) - {line["phase"] for line in lines}
-    if lost:
-        raise ValueError(f"{path}: no epoch of phase {min(lost)}: {remedy}")
+    missing = set(range(1, len(context.cfg.train.phases) + 1)) - {line["phase"] for line in lines}
+    if missing:
+        raise ValueError(f"{path}: no epoch of phase {min(missing)}: {remedy}")
     return lines
 
 
 def fold_row(context: Context, fold: int) -> dict[str, Any]:
-    """A fold's scores and time, one row of the OOF table."""
+    """A fold's scores and training time, one row of the OOF table."""
     history = read_history(context, fold)
     held_out = _held_out(context, fold)
     phases = range(1, len(context.cfg.train.phases) + 1)
@@ -374,8 +382,10 @@ def fold_row(context: Context, fold: int) -> dict[str, Any]:
         n: max((line for line in history if line["phase"] == n), key=lambda line: line["selection"]) for n in phases
     }
     counts = counts_at_half(context, held_out)
-    found = detection_rates(Counts(*(each[:, : len(context.card.classes)] for each in counts)))  # not of borders
-    exclusive = context.card.exclusive  # of which a pixel belongs to the most probable: there is no threshold
+    found = detection_rates(
+        Counts(*(each[:, : len(context.card.classes)] for each in counts))
+    )  # without the boundary channel
+    exclusive = context.card.exclusive  # a pixel gets the most probable class, so there is no threshold
     return {
         "fold": fold,
         "images": len(held_out),
@@ -395,14 +405,18 @@ def _held_out(context: Context, fold: int) -> pd.DataFrame:
 
 
 def oof_table(cfg: Config) -> list[dict[str, Any]]:
-    """The table that the stage `oof` wrote."""
+    """Read the table that the stage `oof` wrote.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no table, or it is damaged.
+    """
     path = Paths(cfg, competition.load(cfg.competition)).oof_table
     rows = Annotated[list[OofRow], Field(min_length=1)]
     return read_json(path, "make oof writes it again", rows)
 
 
 def mean_row(table: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last line of the OOF table: mean of the scores and shares, sum of images and seconds."""
+    """The last row of the OOF table: means of the scores and rates, sums of images and seconds."""
     values = {key: [row[key] for row in table if row[key] is not None] for key in table[0]}
     means = {key: sum(some) / len(some) if some else None for key, some in values.items()}
     return {**means, **{key: sum(values[key]) for key in ("images", "seconds")}, "fold": "mean", "best phase": ""}

@@ -1,8 +1,8 @@
-"""Averages of one phase's weights, tried at its end: of its last epochs (SWA), and of its best (soup).
+"""Averages of one phase's weights, evaluated at its end: of its last epochs (SWA) and of its best epochs (soup).
 
-Weights near each other on one path of training lie in one basin, and their mean is often better than any of them. Both
-averages are scored on the fold held out, and the soup is chosen by that score too: like the choice of the best epoch,
-only more so, this makes the fold's score slightly optimistic. The other folds and the test set are not fooled.
+Weights from nearby points of one training often lie in one loss basin, where their mean is often better than each of
+them. Both averages are scored on the held-out fold, and the soup's members are selected by that score. Like selecting
+the best epoch, this makes the held-out fold's score slightly optimistic; other folds and the test set are not affected.
 
 Source:
     Izmailov et al., Averaging weights leads to wider optima (SWA), https://arxiv.org/abs/1803.05407.
@@ -25,11 +25,11 @@ from pipeline.progress import track
 from pipeline.training.checkpoint import load_weights
 from pipeline.training.selection import Validation
 
-STATISTICS_BATCHES = 64  # of training images, to estimate batch statistics anew: more move them little
+STATISTICS_BATCHES = 64  # training batches that estimate the batch statistics of an average; more change little
 
 
 class AveragedWeights(NamedTuple):
-    """Averaged weights and their validation."""
+    """Weights averaged over epochs, and their scores."""
 
     name: str  # "swa" or "soup"
     epochs: list[int]  # whose weights are averaged
@@ -38,7 +38,7 @@ class AveragedWeights(NamedTuple):
     seconds: float
 
 
-# Evaluates one average: from its name, the epochs in it and the mean of their weights.
+# Evaluates one average, given its name, its epochs and the mean of their weights.
 Evaluate = Callable[[str, list[int], dict[str, Tensor]], AveragedWeights]
 
 
@@ -49,12 +49,12 @@ def evaluate_averages(
     read_weights: Callable[[int], Mapping[str, Tensor]],
     evaluate: Evaluate,
 ) -> Iterator[AveragedWeights]:
-    """The averages that a phase asks for, evaluated: SWA, then the greedy soup if it has more than one epoch.
+    """Evaluate the averages that a phase asks for: SWA, then the greedy soup if it has more than one epoch.
 
     Args:
         lines: history of the phase's epochs.
         swa: mean of the weights of the last epochs.
-        read_weights: the saved weights of an epoch among the candidates.
+        read_weights: reads the saved weights of a candidate epoch.
     """
     if swa.count:  # patience may have ended the phase before the last epochs
         tail = last_epochs(phase.epochs, phase.swa)
@@ -70,17 +70,17 @@ def evaluate_averages(
 
 
 class RunningMean:
-    """The plain mean of the weights given so far, on the CPU; whole numbers, such as counters, are the last ones.
+    """The arithmetic mean of all weights added so far, on the CPU; integers, such as counters, are the last added.
 
     Args:
-        count, weights: to go on from.
+        count, weights: a mean to continue from.
     """
 
     def __init__(self, count: int = 0, weights: Mapping[str, Tensor] | None = None):
         self.count, self.weights = count, dict(weights or {})
 
     def add(self, weights: Mapping[str, Tensor]) -> None:
-        """Count one more set of weights in."""
+        """Add one model's weights to the mean."""
         self.count += 1
         for name, new in weights.items():
             new = new.detach().cpu()
@@ -91,7 +91,7 @@ class RunningMean:
 
 
 def mean_weights(many: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The plain mean of several models' weights."""
+    """The arithmetic mean of several models' weights."""
     mean = RunningMean()
     for weights in many:
         mean.add(weights)
@@ -99,7 +99,11 @@ def mean_weights(many: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def last_epochs(epochs: int, share: float) -> range:
-    """Numbers of the last epochs of a phase, from 1; rounded up to whole epochs.
+    """Numbers (from 1) of the last epochs of a phase.
+
+    Args:
+        epochs: of the phase.
+        share: of the epochs, 0 to 1; rounded up to whole epochs.
 
     >>> list(last_epochs(10, 0.25))
     [8, 9, 10]
@@ -131,15 +135,15 @@ def candidates(lines: Sequence[Mapping[str, Any]], count: int, cycle: int) -> li
 def greedy_soup(
     ranked: Sequence[int], score: float, evaluate: Callable[[list[int]], AveragedWeights]
 ) -> AveragedWeights | None:
-    """Add epoch after epoch, from the best on, and keep each that does not lower the selection score.
+    """Add epochs from best to worst, and keep each that does not lower the selection score.
 
     Args:
         ranked: epochs, the best first.
-        score: selection score of the first alone.
-        evaluate: averages the weights of epochs.
+        score: selection score of the first epoch.
+        evaluate: averages the weights of these epochs and scores the average.
 
     Returns:
-        the soup; None if it would hold the first epoch alone.
+        the soup; None if only the first epoch is kept.
     """
     kept, soup = list(ranked[:1]), None
     for epoch in ranked[1:]:

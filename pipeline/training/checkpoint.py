@@ -18,7 +18,7 @@ from pipeline.files import atomic_write
 from pipeline.models.weights import refuse_not_finite
 from pipeline.quoting import shortened
 
-FULL = "full"  # the fold of a model that saw every training image
+FULL = "full"  # the fold of a model that was trained on every image
 Fold = int | Literal["full"]
 # What a record repeats of the history; "candidate" and "epochs" are those of averaged weights.
 RECORDED = ("fold", "phase", "epoch", "score", "selection", "candidate", "epochs")
@@ -40,36 +40,37 @@ def make_record(line: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any
 
 
 def save_checkpoint(path: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
-    """Write weights and their record as one file, whole or not at all."""
+    """Write weights and their record to one file; an interrupted write leaves the old file."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with atomic_write(path) as partial:
         save_file(tensors, partial, metadata={"record": json.dumps(record, sort_keys=True)})
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record of a checkpoint, without reading its weights.
+    """Read the record of a checkpoint without its weights.
 
     Raises:
-        ValueError: if the file is no checkpoint of this pipeline, or was cut short.
+        ValueError: if the file is not a checkpoint of this pipeline, or is truncated.
     """
     try:
         with safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {})["record"])
-        record["fold"]  # without it, nobody knows which images the weights have seen
+        record["fold"]  # required: it tells which images the weights have been trained on
         return record
     except FileNotFoundError:
         raise
-    except Exception as error:  # safetensors raises a class of its own, KeyError means foreign weights
+    except Exception as error:  # safetensors has its own exception class; KeyError: weights of another program
         raise ValueError(
             f"{path}: not a checkpoint of this pipeline ({shortened(error)}): train the fold again"
         ) from None
 
 
 def load_checkpoint(path: Path, model: nn.Module, fold: Fold) -> dict[str, Any]:
-    """Put a checkpoint's weights into a model that must not have seen fold `fold`; returns the record.
+    """Load a checkpoint that held out fold `fold` into a model; returns the record.
 
     Args:
-        fold: that is to be predicted; "full" for test images alone, by a model that saw every training image.
+        fold: to be predicted, so the weights must not have been trained on it; "full": the model was trained on every
+            image and predicts test images only.
 
     Raises:
         ValueError: if the weights held out another fold or none, do not fit the model, or are not finite.
@@ -77,7 +78,7 @@ def load_checkpoint(path: Path, model: nn.Module, fold: Fold) -> dict[str, Any]:
     record = read_record(path)
     if record["fold"] != fold:
         held_out = "no fold" if record["fold"] == FULL else f"fold {record['fold']}"
-        raise ValueError(f"{path} held out {held_out}, not fold {fold}: it has seen these images")
+        raise ValueError(f"{path} held out {held_out}, not fold {fold}: it was trained on these images")
     try:
         model.load_state_dict(load_weights(path))
     except RuntimeError as error:
@@ -86,10 +87,10 @@ def load_checkpoint(path: Path, model: nn.Module, fold: Fold) -> dict[str, Any]:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint, on the CPU.
+    """Read the weights of a checkpoint, on the CPU.
 
     Raises:
-        ValueError: if a number in them is NaN or infinite.
+        ValueError: if a weight is NaN or infinite.
     """
     weights = load_file(path)
     refuse_not_finite(path, weights)
@@ -97,12 +98,12 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def refuse_other_settings(where: Path, made_by: dict[str, Any], now: dict[str, Any]) -> None:
-    """A run goes on only with the settings it was started with.
+    """Check that a run is resumed or reused with the settings it was started with.
 
     Raises:
-        ValueError: naming the first setting that differs.
+        ValueError: with the first setting that differs.
     """
-    before, after = _flat(made_by), _flat(now)
+    before, after = _flatten(made_by), _flatten(now)
     for key in sorted(before | after):
         if before.get(key) != after.get(key):
             raise ValueError(
@@ -111,8 +112,8 @@ def refuse_other_settings(where: Path, made_by: dict[str, Any], now: dict[str, A
             )
 
 
-def _flat(tables: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys; a list's entries count from 0."""
+def _flatten(tables: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one table with dotted keys; entries of a list are numbered from 0."""
     if isinstance(tables, dict) and tables:
         pairs = tables.items()
     elif isinstance(tables, list | tuple) and tables:
@@ -121,5 +122,5 @@ def _flat(tables: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: tables}
     flat: dict[str, Any] = {}
     for key, value in pairs:
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat

@@ -1,4 +1,4 @@
-"""What a fold trains and validates on, and the batches of a phase."""
+"""The data that a fold trains and validates on, and the data loader of a phase."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from pipeline.training.checkpoint import FULL, Fold
 
 @dataclass(frozen=True)
 class PseudoData:
-    """Test images with labels by models that held out the fold to be trained."""
+    """Test images labelled by models that held out the fold to be trained."""
 
     index: pd.DataFrame  # image_id, path, height, width
     store: Path  # folder that `pseudo.write_labels` made
@@ -31,22 +31,22 @@ class PseudoData:
 
 @dataclass(frozen=True)
 class FoldData:
-    """What a fold trains and validates on; the fold "full" trains on every image and validates on none.
+    """The data that a fold trains and validates on; the fold "full" trains on every image and validates on none.
 
     Raises:
-        ValueError: if a fold has no images to validate on, or "full" has some; for pseudo-labels by models that held
-            out another fold, without a mask, or of images that the fold validates on.
+        ValueError: if a fold has no validation images or "full" has some; if pseudo-labels come from models that held
+            out another fold, lack a mask, or are of images that the fold validates on.
     """
 
     fold: Fold
     train_index: pd.DataFrame
     valid_index: pd.DataFrame | None
     labels: Labels
-    metric: str  # of pixels
+    metric: str  # a pixel metric
     reader: Reader
     pseudo: PseudoData | None = None
-    tiles: config.Tiles | None = None  # how images to validate on are cut
-    batch_size: int = config.Predict().batch_size  # of validation: images, or tiles
+    tiles: config.Tiles | None = None  # tiling of validation images
+    batch_size: int = config.Predict().batch_size  # validation images, or tiles, per batch
 
     def __post_init__(self) -> None:
         if (self.fold == FULL) != (self.valid_index is None):
@@ -62,9 +62,9 @@ def _refuse_foreign_labels(pseudo: PseudoData, fold: Fold, valid_index: pd.DataF
     if without:
         raise ValueError(
             f"{pseudo.store}: no label for {len(without)} of {len(pseudo.index)} images, the first is '{without[0]}': "
-            f"hand in the images of its labels.csv alone"
+            f"pass only the images of its labels.csv"
         )
-    # By file: the ids of test may repeat those of train.
+    # Compared by file: test images may have the same ids as training images.
     held_out = set() if valid_index is None else set(valid_index["path"])
     seen = [row.image_id for row in pseudo.index.itertuples() if row.path in held_out]
     if seen:
@@ -72,11 +72,11 @@ def _refuse_foreign_labels(pseudo: PseudoData, fold: Fold, valid_index: pd.DataF
 
 
 def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, *, rank: int = 0, world: int = 1) -> Loader:
-    """The batches of phase `number`; its sampler's `epoch` decides which.
+    """The data loader of phase `number`; its sampler's `epoch` selects the batches.
 
     Args:
-        seed: of the draws.
-        rank, world: this process, and how many there are.
+        seed: of sampling and augmentation.
+        rank, world: number of this process, and of all processes.
     """
     phase, pseudo = cfg.phases[number - 1], pseudo_of(data, number)
     images = MaskedImages(
@@ -105,12 +105,12 @@ def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, *, r
         drop_last=True,
         num_workers=cfg.workers,
         persistent_workers=cfg.workers > 0,
-        generator=torch.Generator(),  # its own: the loader must not move the stream that dropout draws from
+        generator=torch.Generator(),  # its own, so that the loader does not change the random numbers of dropout
     )
 
 
 def pseudo_of(data: FoldData, number: int) -> PseudoData | None:
-    """The pseudo-labels that phase `number` draws, if any."""
+    """The pseudo-labels that phase `number` trains on, or None."""
     return data.pseudo if data.pseudo and number in data.pseudo.phases and len(data.pseudo.index) else None
 
 
@@ -121,10 +121,10 @@ def _mixing(phase: config.Phase, index: pd.DataFrame, boundary: float | None) ->
 
 
 def balance_labels(index: pd.DataFrame, column: str | None) -> np.ndarray | None:
-    """The values that `train.balance` asks to draw equally often, or None.
+    """For each image the value of column `train.balance`, whose values are drawn equally often; None without it.
 
     Raises:
-        ValueError: for a column that the index does not have.
+        ValueError: if the index does not have the column.
     """
     if column is None:
         return None

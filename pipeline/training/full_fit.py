@@ -1,4 +1,4 @@
-"""The full fit: every training image and no validation, for as many epochs as the folds found best."""
+"""The full fit: trains on every image without validation, for the median of the folds' best numbers of epochs."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,9 +9,9 @@ from pipeline import config
 
 
 def median_best_epochs(histories: Sequence[Iterable[dict[str, Any]]]) -> tuple[int, ...]:
-    """For each phase, the median over the folds of the epoch whose weights were its best, rounded up.
+    """The median over the folds of each phase's best epoch, rounded up.
 
-    An average of weights (SWA, a soup) counts as the last epoch before it.
+    An average of weights (SWA or soup) counts as the last epoch before it.
 
     Args:
         histories: of each fold, the lines of its `metrics.jsonl`.
@@ -24,22 +24,27 @@ def median_best_epochs(histories: Sequence[Iterable[dict[str, Any]]]) -> tuple[i
     (7,)
     """
     if not histories:
-        raise ValueError("a full fit trains for the epochs that folds found best, and no fold is trained: train them")
+        raise ValueError(
+            "a full fit trains for the median of the folds' best epochs, and no fold is trained: train them"
+        )
     found = [{line["phase"]: line["epoch"] for line in history if line["best"]} for history in histories]
     for number, phases in enumerate(found):
         if phases.keys() != found[0].keys():
             raise ValueError(
                 f"history number {number} has phases {sorted(phases)}, the first has {sorted(found[0])}: "
-                f"train all folds to the end, by one config"
+                f"train all folds to the end with one config"
             )
     return tuple(math.ceil(median(phases[phase] for phases in found)) for phase in sorted(found[0]))
 
 
 def with_epochs(cfg: config.Train, epochs: Sequence[int]) -> config.Train:
-    """The phases with other numbers of epochs, rounded up to whole ones of each cycle.
+    """The config with other numbers of epochs, rounded up so that each cycle has whole epochs.
+
+    Args:
+        epochs: one number per phase.
 
     Raises:
-        ValueError: for another number of phases.
+        ValueError: if there are not as many numbers as phases.
     """
     if len(epochs) != len(cfg.phases):
         raise ValueError(f"epochs {list(epochs)} for {len(cfg.phases)} phases: expected one number per phase")

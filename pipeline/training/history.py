@@ -1,4 +1,4 @@
-"""The record of a training: one line per epoch, in `metrics.jsonl`, on the screen and in TensorBoard."""
+"""The history of a training: one line per epoch in `metrics.jsonl`, in the log and in TensorBoard."""
 
 import json
 import logging
@@ -15,7 +15,8 @@ from pipeline.training.train_state import TrainState
 
 log = logging.getLogger(__name__)
 
-BASELINES = {False: "predicting nothing", True: "the most frequent class everywhere"}  # by: one class per pixel?
+# Both by whether classes are exclusive.
+BASELINES = {False: "predicting nothing", True: "the most frequent class everywhere"}
 ADVICE = {
     # Measured in docs/studies/losses.md: .05 above BCE + Dice per image on a set with 70 % empty masks.
     False: 'train.balance = "empty"; loss = { bce = 1, tversky = 1 }, loss_options = { tversky = { over = "batch" } }',
@@ -24,7 +25,7 @@ ADVICE = {
 
 
 class Epoch(JsonRecord):
-    """What must be in a line of metrics.jsonl."""
+    """Required values of a line of metrics.jsonl."""
 
     phase: int
     epoch: int
@@ -86,14 +87,15 @@ def describe_progress(folder: Path) -> str:
 
 
 def log_epoch(epoch: dict[str, Any], epochs: int, left: float, *, exclusive: bool) -> None:
-    """One line for one epoch.
+    """Log one line for one epoch.
 
     Args:
-        epochs: of its phase.
-        left: seconds until all phases have ended.
+        epoch: its line in the history.
+        epochs: number of epochs of the phase.
+        left: estimated seconds until the last phase ends.
         exclusive: one class per pixel.
     """
-    score = "" if epoch["score"] is None else f"  score {epoch['score']:.4f}{_star(epoch)}{_found(epoch)}"
+    score = "" if epoch["score"] is None else f"  score {epoch['score']:.4f}{_format_best(epoch)}{_format_rates(epoch)}"
     log.info(
         "fold %s  phase %d  epoch %3d/%d  loss %.4f%s  %s  %s",
         epoch["fold"],
@@ -103,12 +105,16 @@ def log_epoch(epoch: dict[str, Any], epochs: int, left: float, *, exclusive: boo
         epoch["loss"],
         score,
         clock(epoch["seconds"]),
-        clock(left) + " left" + _no_better(epoch, exclusive=exclusive),
+        clock(left) + " left" + _format_baseline(epoch, exclusive=exclusive),
     )
 
 
 def log_average(average: dict[str, Any]) -> None:
-    """One line for an average of weights."""
+    """Log one line for an average of weights.
+
+    Args:
+        average: its line in the history.
+    """
     log.info(
         "fold %s  phase %d  %s of epochs %s  score %.4f%s%s  %s",
         average["fold"],
@@ -116,16 +122,16 @@ def log_average(average: dict[str, Any]) -> None:
         average["candidate"],
         ", ".join(map(str, average["epochs"])),
         average["score"],
-        _star(average),
-        _found(average),
+        _format_best(average),
+        _format_rates(average),
         clock(average["seconds"]),
     )
 
 
 def log_collapse(lines: Sequence[dict[str, Any]], *, exclusive: bool) -> None:
-    """Warn, with what to try, if the best weights of a phase score no more than the baseline at any threshold.
+    """Log a warning, with what to try, if a phase's best weights do not beat the baseline at any threshold.
 
-    Without an object in any held-out image nothing is logged.
+    Nothing is logged if no held-out image has an object.
 
     Args:
         lines: history of the phase.
@@ -135,7 +141,7 @@ def log_collapse(lines: Sequence[dict[str, Any]], *, exclusive: bool) -> None:
     has_objects = best["found"] is not None
     if has_objects and not beats_baseline(best):
         log.warning(
-            "fold %s: phase %d ends no better than %s (%.4f), at any threshold. Try, in a copy of the config: %s; a "
+            "fold %s: phase %d ends no better than %s (%.4f) at any threshold. Try in a copy of the config: %s; a "
             "smaller crop; pretrained weights; more epochs or a lower lr",
             best["fold"],
             best["phase"],
@@ -145,28 +151,34 @@ def log_collapse(lines: Sequence[dict[str, Any]], *, exclusive: bool) -> None:
         )
 
 
-def _found(line: dict[str, Any]) -> str:
-    """What is found at threshold .5; what is not defined is left out."""
+def _format_rates(line: dict[str, Any]) -> str:
+    """Dice and detection rates at threshold .5; those that are undefined are left out."""
     dice = "" if line["dice"] is None else f"  dice {line['dice']:.4f}"
     shares = {"found": line["found"], "left empty": line["left_empty"]}
     return dice + "".join(f"  {name} {share:.0%}" for name, share in shares.items() if share is not None)
 
 
-def _no_better(line: dict[str, Any], *, exclusive: bool) -> str:
-    """A word on a score at threshold .5 that is no higher than the baseline; and of the best threshold, if that is."""
+def _format_baseline(line: dict[str, Any], *, exclusive: bool) -> str:
+    """The baseline if the score at threshold .5 does not beat it, and the best threshold's score if that does."""
     if line["score"] is None or beats_baseline(line, "score"):
         return ""
     better = f", but {line['score_at_threshold']:.4f} at threshold {line['threshold']:.2f}" * beats_baseline(line)
     return f"  no better than {BASELINES[exclusive]} ({line['baseline']:.4f}){better}"
 
 
-def _star(line: dict[str, Any]) -> str:
+def _format_best(line: dict[str, Any]) -> str:
+    """A star for the phase's best weights so far."""
     return " *" if line["best"] else "  "
 
 
 def write_tensorboard(folder: Path, epoch: dict[str, Any], step: int) -> None:
-    """Add one epoch to TensorBoard's event files in `folder`."""
-    from torch.utils.tensorboard import SummaryWriter  # takes seconds to import, and few ask for it
+    """Add one epoch to TensorBoard's event files in `folder`.
+
+    Args:
+        epoch: its line in the history.
+        step: number of the epoch among all that the config plans.
+    """
+    from torch.utils.tensorboard import SummaryWriter  # takes seconds to import, and is optional
 
     with SummaryWriter(str(folder)) as writer:
         for key in ("loss", "score", "selection", "dice", "found", "left_empty", "lr"):

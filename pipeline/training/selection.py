@@ -1,14 +1,15 @@
-"""What a validation says, and the one score by which epochs, averages of weights and phases are chosen.
+"""Scores of a validation, and the selection score by which the best epoch, average of weights and phase are selected.
 
-The metric at threshold .5 must not choose: where most masks are empty, many metrics pay for predicting nothing, and an
-epoch that has learned to find objects, but is not sure of them yet, scores less than one that has learned nothing. So:
+The metric at threshold .5 is not used for selection: where most masks are empty, many metrics reward an empty
+prediction, and an epoch that finds objects with low confidence can score less than one that has learned nothing. So:
 
     selection = max(metric at the epoch's best threshold, baseline) + 0.01 · soft Dice over all pixels
 
-The best threshold is what the search on OOF will look for too. Below the baseline, the score of predicting nothing (or
-the most frequent class, of exclusive ones), the metric tells no epochs apart: soft Dice does, which grows with the
-probability of the objects' pixels. Elsewhere it decides between epochs whose metric is all but equal. Where no image
-held out has an object, no score is above the baseline, and soft Dice is 0: the metric at threshold .5 takes its place.
+The best threshold is used because the search on OOF predictions optimises the threshold later. The baseline is the
+score of predicting nothing or, for exclusive classes, the most frequent class everywhere. Epochs below the baseline are
+ranked by soft Dice, which grows with the probability of the objects' pixels; above it, soft Dice breaks near-ties.
+Without an object in any held-out image no score beats the baseline and soft Dice is 0: the metric at threshold .5
+replaces it.
 """
 
 from typing import Any, NamedTuple
@@ -16,19 +17,19 @@ from typing import Any, NamedTuple
 from pipeline.metrics import Counts, DetectionRates, Metric, detection_rates, nan_to_zero
 from pipeline.postprocess import HALF, THRESHOLDS, best_threshold
 
-ROUNDING = 1e-9  # below it two scores are one
-SOFT = 0.01  # weight of soft Dice; the metric's own noise between epochs is larger
+TOLERANCE = 1e-9  # scores that differ by less are equal
+SOFT_DICE_WEIGHT = 0.01  # smaller than the metric's noise between epochs
 
 
 class Validation(NamedTuple):
-    """One validation of one set of weights."""
+    """The scores of one set of weights on the held-out images."""
 
     score: float  # the metric at threshold .5
-    threshold: float  # the best, 0 to 1
-    score_at_threshold: float  # the metric there
-    baseline: float  # the metric of predicting nothing; of exclusive classes, of the most frequent one everywhere
-    soft_dice: float  # over all pixels, of probabilities; 0 to 1; the score at .5 where no image has an object
-    found: DetectionRates  # at threshold .5
+    threshold: float  # the best threshold, 0 to 1
+    score_at_threshold: float  # the metric at the best threshold
+    baseline: float  # the metric of predicting nothing; for exclusive classes, of the most frequent class everywhere
+    soft_dice: float  # Dice of probabilities over all pixels, 0 to 1; the score at .5 if no image has an object
+    found: DetectionRates  # detection rates at threshold .5
 
     @classmethod
     def from_counts(
@@ -58,11 +59,11 @@ class Validation(NamedTuple):
 
     @property
     def selection(self) -> float:
-        """What is compared between epochs; the higher, the better."""
-        return max(self.score_at_threshold, self.baseline) + SOFT * self.soft_dice
+        """The selection score; higher is better."""
+        return max(self.score_at_threshold, self.baseline) + SOFT_DICE_WEIGHT * self.soft_dice
 
     def line(self) -> dict[str, Any]:
-        """As plain values, for the history."""
+        """The scores as plain values, for the history."""
         return {
             "score": self.score,
             "threshold": round(self.threshold, 3),
@@ -73,9 +74,15 @@ class Validation(NamedTuple):
         }
 
 
-NOT_VALIDATED = dict.fromkeys(Validation(0, 0, 0, 0, 0, DetectionRates(0, 0, 0)).line())  # the line of a full fit
+NOT_VALIDATED = dict.fromkeys(
+    Validation(0, 0, 0, 0, 0, DetectionRates(0, 0, 0)).line()
+)  # None for every score: of a full fit
 
 
 def beats_baseline(line: dict[str, Any], score: str = "score_at_threshold") -> bool:
-    """Whether a score of a line of the history, by default that at the best threshold, is above its baseline."""
-    return line[score] > line["baseline"] + ROUNDING
+    """Whether a score in a line of the history is above the line's baseline.
+
+    Args:
+        score: key of the score; the default is the metric at the best threshold.
+    """
+    return line[score] > line["baseline"] + TOLERANCE

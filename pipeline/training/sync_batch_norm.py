@@ -1,7 +1,7 @@
-"""Batch normalisation over the images of all processes: as one process with the whole batch has it.
+"""Batch normalisation over the images of all processes, as one process with the whole batch would compute it.
 
-torch.nn.SyncBatchNorm does it on GPUs alone, and does not know timm's layers that normalise and activate in one. This
-one runs wherever `torch.distributed` does, so what is tested on CPUs is what GPUs run.
+torch.nn.SyncBatchNorm needs GPUs and does not support timm's layers that combine normalisation and activation. This one
+runs wherever `torch.distributed` does, so tests on CPUs cover the code that GPUs run.
 """
 
 import torch
@@ -11,39 +11,39 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def sync_batch_norms(model: nn.Module) -> None:
-    """Make the batch norms of a model share their statistics; names of weights and what is saved stay as they are."""
+    """Make a model's batch norms compute their statistics over all processes; weights and their names do not change."""
     for module in model.modules():
         if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm):
             module.__class__ = type(f"Synced{type(module).__name__}", (SyncBatchNorm, type(module)), {})
 
 
 class SyncBatchNorm(_BatchNorm):
-    """In training, a batch norm whose statistics are of all processes' images; else what it was before."""
+    """A batch norm that in training uses the statistics of all processes' images; in evaluation it is unchanged."""
 
     def forward(self, images: Tensor) -> Tensor:
         if not self.training:
             return super().forward(images)
         normalised, mean, variance = _Normalise.apply(images, self.weight, self.bias, self.eps)
-        self._follow(mean, variance)
-        if hasattr(self, "act"):  # timm's norm, dropout and activation in one
+        self._update_statistics(mean, variance)
+        if hasattr(self, "act"):  # timm's layer of norm, dropout and activation
             return self.act(self.drop(normalised))
         return normalised
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics towards those of a batch, as torch does."""
+    def _update_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        """Update the running statistics with a batch's, as torch does."""
         if not self.track_running_stats:
             return
         self.num_batches_tracked += 1
-        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
 
 
 class _Normalise(torch.autograd.Function):
     """(images - mean) / sqrt(variance + eps) * weight + bias, with the mean and variance of all processes' images.
 
-    With d the gradient of what comes out, x the normalised images, and means over all processes:
+    With d the gradient of the output, x the normalised images, and means over all processes:
 
         gradient = weight / sqrt(variance + eps) * (d - mean(d) - x * mean(d * x))
 
@@ -54,13 +54,13 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, images: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         values = images.float()
-        count = _summed(values.new_tensor([values.numel() / values.shape[1]]))
-        mean = _summed(_per_channel(values)) / count
-        # In a second pass: the mean of squares less the square of the mean would lose the digits that matter.
-        variance = _summed(_per_channel((values - _spread(mean)).square())) / count
+        count = _all_reduce(values.new_tensor([values.numel() / values.shape[1]]))
+        mean = _all_reduce(_channel_sums(values)) / count
+        # In a second pass: the mean of squares minus the square of the mean would lose precision.
+        variance = _all_reduce(_channel_sums((values - _expand(mean)).square())) / count
         scale = (variance + eps).rsqrt()
         ctx.save_for_backward(images, weight, mean, scale, count)
-        normalised = (values - _spread(mean)) * _spread(scale * weight) + _spread(bias)
+        normalised = (values - _expand(mean)) * _expand(scale * weight) + _expand(bias)
         unbiased = variance * (count / (count - 1).clamp_min(1))
         ctx.mark_non_differentiable(mean, unbiased)
         return normalised.to(images.dtype), mean, unbiased
@@ -68,25 +68,25 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         images, weight, mean, scale, count = ctx.saved_tensors
-        given, x = gradient.float(), (images.float() - _spread(mean)) * _spread(scale)
-        of_bias, of_weight = _per_channel(given), _per_channel(given * x)
-        both = _summed(torch.stack([of_bias, of_weight])) / count
-        back = (given - _spread(both[0]) - x * _spread(both[1])) * _spread(scale * weight)
-        return back.to(images.dtype), of_weight.to(weight.dtype), of_bias.to(weight.dtype), None
+        d, x = gradient.float(), (images.float() - _expand(mean)) * _expand(scale)
+        bias_gradient, weight_gradient = _channel_sums(d), _channel_sums(d * x)
+        mean_d, mean_dx = _all_reduce(torch.stack([bias_gradient, weight_gradient])) / count
+        images_gradient = (d - _expand(mean_d) - x * _expand(mean_dx)) * _expand(scale * weight)
+        return images_gradient.to(images.dtype), weight_gradient.to(weight.dtype), bias_gradient.to(weight.dtype), None
 
 
-def _per_channel(values: Tensor) -> Tensor:
-    """(N, C, ...) to its sums, (C,)."""
+def _channel_sums(values: Tensor) -> Tensor:
+    """Sums over all axes but the channels: (N, C, ...) to (C,)."""
     return values.sum(dim=[axis for axis in range(values.ndim) if axis != 1])
 
 
-def _spread(values: Tensor) -> Tensor:
-    """(C,) beside (N, C, H, W)."""
+def _expand(values: Tensor) -> Tensor:
+    """Reshape (C,) to (C, 1, 1), which broadcasts with (N, C, H, W)."""
     return values[:, None, None]
 
 
-def _summed(values: Tensor) -> Tensor:
-    """The sum over all processes."""
+def _all_reduce(values: Tensor) -> Tensor:
+    """The sum over all processes, in place."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values

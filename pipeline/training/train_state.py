@@ -1,4 +1,4 @@
-"""The state of a training: written after every epoch, so that a killed run can resume."""
+"""The state of a training, written after every epoch, from which a stopped run resumes."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,17 +13,17 @@ from pipeline.quoting import first_line
 
 @dataclass
 class TrainState:
-    """All that a resumed run needs; data only. To resume is to load the state and go on.
+    """Everything that a resumed run needs. It holds data only: a run resumes by loading the state and continuing.
 
-    The file is a dict of tensors and plain values and is read with `weights_only=True`: nothing is unpickled.
+    The file is a dict of tensors and plain values, read with `weights_only=True`, so it cannot execute code.
     """
 
-    settings: dict[str, Any]  # what the weights depend on; a run resumes only with the same
+    settings: dict[str, Any]  # what the weights depend on; a run resumes only with the same settings
     phase: int = 1  # number of the current phase, from 1
     epoch: int = 0  # finished epochs of the phase
     best: float = -1.0  # highest selection score of the phase (`selection.py`)
-    epochs_without_improvement: int = 0  # finished epochs since the best
-    averages_evaluated: bool = False  # whether SWA and soup of the phase are done
+    epochs_without_improvement: int = 0  # finished epochs since the best one
+    averages_evaluated: bool = False  # whether the phase's SWA and soup have been evaluated
     seconds: float = 0.0  # of all finished epochs
     epochs_seen: float = 0.0  # passes over the training images, in all phases
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl

@@ -1,4 +1,4 @@
-"""Training of one fold of the tiny competition, without the stages around it."""
+"""Training of one fold of the tiny competition, without the stages."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ RUN = Path("runs")
 
 
 def fold_data(fold=0, **changes):
-    """Every third image is held out; fold "full" holds out none."""
+    """The tiny competition's images, of which every third is held out; fold "full" holds out none."""
     card = competition.load("tiny.toml")
     index = read_index(card, Path("tiny"))
     inside = np.arange(len(index)) % 3 == (-1 if fold == "full" else fold)
@@ -45,11 +45,11 @@ def fit_tiny(*pairs, data=None, phases=1, epochs=None):
 
 
 def validation(score, at_best=None, *, soft=0.0, baseline=0.0):
-    """A validation of that score at threshold .5, and at threshold .2 another."""
+    """A validation with one score at threshold .5 and another at the best threshold, .2."""
     at_best = score if at_best is None else at_best
     return Validation(score, 0.2, at_best, baseline, soft, DetectionRates(0.5, 0.6, 0.7))
 
 
 def history():
-    """The lines of the metrics, but for the time that they took."""
+    """The lines of metrics.jsonl, with their times set to 0."""
     return [{**json.loads(line), "seconds": 0} for line in (RUN / "metrics.jsonl").read_text().splitlines()]

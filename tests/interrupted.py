@@ -1,10 +1,10 @@
 """Commands of the pipeline in processes that count their own file operations, and can be stopped at one of them.
 
-A file operation is what changes a file below the current folder: to open it for writing, to flush it to disk, to rename
-or to remove it. A process that is stopped while it flushes a file leaves half of that file.
+A file operation changes a file below the current folder: open for writing, flush to disk, rename or remove. A process
+that is stopped while it flushes a file leaves half of that file.
 
-`python -m tests.interrupted` imports the pipeline once, reads requests from its input, and forks for each: so a command
-starts in milliseconds, and several start at the same moment.
+`python -m tests.interrupted` imports the pipeline once, reads requests from its input and forks for each, so a command
+starts in milliseconds and several start at the same moment.
 """
 
 import functools
@@ -40,7 +40,7 @@ class Runner:
     """Runs commands in forks of one process.
 
     Args:
-        before: words of a command that starts that process.
+        before: words of a command that starts that process, such as ("unshare", "-m").
     """
 
     def __init__(self, before: tuple[str, ...] = ()):
@@ -59,7 +59,7 @@ class Runner:
         self._process.communicate()
 
     def run(self, folder: Path, *command: str, **options: Any) -> Ended:
-        """Run one command; see `_become` for the options."""
+        """Run one command; see `_run_command` for the options."""
         return self.race(folder, *command, processes=1, **options)[0]
 
     def race(self, folder: Path, *command: str, processes: int, **options: Any) -> list[Ended]:
@@ -67,7 +67,7 @@ class Runner:
         return [Ended(*each) for each in self._ask(folder=str(folder), command=command, processes=processes, **options)]
 
     def shell(self, command: str) -> None:
-        """Run a line of the shell where the processes are started."""
+        """Run a shell command in the process that forks."""
         self._ask(shell=command)
 
     def _ask(self, **request: Any) -> list[Any]:
@@ -81,9 +81,9 @@ class Interruption:
     """Counts this process's file operations, and sends it a signal at one of them.
 
     Args:
-        at: the number of the operation, from 1; 0 for none.
+        at: number of the operation, from 1; 0: no signal.
         number: of the signal.
-        pause: seconds to wait before each operation, so that others overtake.
+        pause: seconds to wait before each operation, so that other processes can overtake.
     """
 
     def __init__(self, at: int, number: signal.Signals, pause: float):
@@ -93,7 +93,7 @@ class Interruption:
         sys.addaudithook(self.hook)
 
     def hook(self, event: str, args: tuple) -> None:
-        """What Python calls before it does what it announces."""
+        """The audit hook, which Python calls before an operation."""
         changes = event in ("os.rename", "os.remove") or (event == "open" and args[2] & WRITING)
         if (
             changes
@@ -103,7 +103,7 @@ class Interruption:
             self._step()
 
     def fsync(self, file: int) -> None:
-        """In place of `os.fsync`, which announces nothing."""
+        """Replaces `os.fsync`, which raises no audit event."""
         self._step(half=file)
         self._fsync(file)
 
@@ -116,7 +116,7 @@ class Interruption:
             os.kill(os.getpid(), self.number)
 
 
-def _become(
+def _run_command(
     folder: str,
     command: list[str],
     *,
@@ -142,15 +142,15 @@ def _become(
         print(counted.count)
 
 
-def _fork(said: Path, **request: Any) -> int:
-    """The number of a process that runs a command; `said` gets what it prints."""
+def _fork(output: Path, **request: Any) -> int:
+    """Run a command in a fork, its output written to `output`.1 and `output`.2; returns the id of the process."""
     child = os.fork()
     if not child:
         status = 1
         try:
             for number in (1, 2):
-                os.dup2(os.open(f"{said}.{number}", os.O_WRONLY | os.O_CREAT), number)
-            status = _become(**request)
+                os.dup2(os.open(f"{output}.{number}", os.O_WRONLY | os.O_CREAT), number)
+            status = _run_command(**request)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -164,7 +164,7 @@ def serve(folder: Path) -> None:
     """Answer requests, one line of JSON each, until the input ends.
 
     Args:
-        folder: for what the processes print.
+        folder: for the output of the processes.
     """
     for number, line in enumerate(sys.stdin):
         request = json.loads(line)

@@ -1,4 +1,4 @@
-"""Averages of weights: what goes in, what comes out, that a kill changes nothing, and what stays on disk."""
+"""Averages of weights (SWA and soup): candidates, results, resuming after a kill, and files on disk."""
 
 from contextlib import suppress
 
@@ -41,14 +41,14 @@ def random_weights(seed):
     return {"a": torch.randn(3, 2, generator=generator), "count": torch.tensor(seed)}
 
 
-def test_running_mean_is_the_mean_and_counters_are_the_last():
+def test_running_mean_averages_weights_and_keeps_the_last_counters():
     many = [random_weights(seed) for seed in range(5)]
     mean = mean_weights(many)
     assert torch.allclose(mean["a"], torch.stack([weights["a"] for weights in many]).mean(dim=0), atol=1e-6)
     assert mean["count"] == 4
 
 
-def test_running_mean_keeps_no_hold_on_what_it_was_given():
+def test_running_mean_copies_the_weights_it_is_given():
     weights = random_weights(0)
     mean = RunningMean()
     mean.add(weights)
@@ -59,7 +59,7 @@ def test_running_mean_keeps_no_hold_on_what_it_was_given():
     assert torch.equal(weights["a"] - 1, random_weights(0)["a"] + 1 - 1)
 
 
-def test_running_mean_goes_on_bit_for_bit():
+def test_running_mean_resumes_bit_for_bit():
     whole, first = RunningMean(), RunningMean()
     for seed in range(4):
         whole.add(random_weights(seed))
@@ -84,11 +84,11 @@ def lines(scores):
     return [{"epoch": epoch, "selection": score} for epoch, score in enumerate(scores, start=1)]
 
 
-def test_candidates_are_the_best_and_of_equals_the_earlier_first():
+def test_candidates_are_the_best_epochs_and_ties_go_to_the_earlier():
     assert candidates(lines([0.5, 0.9, 0.7, 0.9]), 3, 4) == [2, 4, 3]
 
 
-def test_candidates_of_cycles_hold_the_best_of_each():
+def test_candidates_include_the_best_epoch_of_each_cycle():
     scores = [0.1, 0.3, 0.2, 0.8, 0.7, 0.6]
     assert candidates(lines(scores), 2, 2) == [4, 5, 2]
     assert candidates(lines(scores[:3]), 1, 2) == [2, 3]  # a cycle that is not over has a best too
@@ -96,7 +96,7 @@ def test_candidates_of_cycles_hold_the_best_of_each():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_an_epoch_that_falls_out_of_the_soup_never_comes_back(seed):
+def test_epoch_that_is_no_longer_a_candidate_never_becomes_one_again(seed):
     rng = np.random.default_rng(seed)
     best, cycle, scores = rng.integers(2, 5), rng.choice([12, 3]), rng.integers(0, 6, 12) / 6
     kept = set()
@@ -120,7 +120,7 @@ def test_greedy_soup_keeps_what_does_not_lower_the_score():
     assert (soup.epochs, soup.validation.score) == ([4, 2, 1], 0.82)
 
 
-def test_greedy_soup_of_the_best_alone_is_none():
+def test_greedy_soup_of_only_the_best_epoch_is_none():
     assert greedy_soup([4, 2], 0.8, evaluate_by({(4, 2): 0.7})) is None
     assert greedy_soup([4], 0.8, evaluate_by({})) is None
 
@@ -143,7 +143,7 @@ def test_batch_statistics_are_the_mean_over_the_batches():
     assert not any(module.training for module in net.modules())
 
 
-def test_batch_statistics_draw_no_random_number_and_move_no_weight():
+def test_estimating_batch_statistics_draws_no_random_number_and_changes_no_weight():
     net = small_net().eval()
     before = {name: weight.clone() for name, weight in net.named_parameters()}
     state = torch.random.get_rng_state()
@@ -161,7 +161,7 @@ class Killed(BaseException):
 
 
 def kill_at(monkeypatch, number):
-    """Stop instead of the write of that number, from 1."""
+    """Raise Killed instead of the write of that number, from 1."""
     left = [number]
 
     def counted(original):
@@ -177,7 +177,7 @@ def kill_at(monkeypatch, number):
         monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
 
 
-def test_killed_at_any_write_ends_with_the_weights_of_an_undisturbed_run(tiny, monkeypatch):
+def test_run_killed_at_any_write_ends_with_the_weights_of_an_undisturbed_run(tiny, monkeypatch):
     # An epoch writes four times at most: each run gets further than the last, and is killed somewhere else.
     fit_tiny(*ALL_ON)
     undisturbed, expected = load_file(RUN / "best.safetensors"), history()
@@ -209,7 +209,7 @@ def scored(monkeypatch, scores):
     return given
 
 
-def test_swa_is_the_mean_of_the_last_epochs_weights_and_becomes_the_phases_best(tiny, monkeypatch):
+def test_swa_with_the_best_score_becomes_the_phases_best_weights(tiny, monkeypatch):
     raw, original = [], trainer.train_one_epoch
 
     def spy(model, *args, **options):
@@ -231,7 +231,7 @@ def test_swa_is_the_mean_of_the_last_epochs_weights_and_becomes_the_phases_best(
     assert read_record(RUN / "best.safetensors")["score"] == 0.9
 
 
-def test_swa_that_scores_less_is_told_and_not_kept(tiny, monkeypatch):
+def test_swa_with_a_lower_score_is_logged_and_not_kept(tiny, monkeypatch):
     given = scored(monkeypatch, [0.1, 0.2, 0.7, 0.3, 0.6])
     fit_tiny(FOUR, "train.phases.0.swa=0.5")
     line = history()[4]
@@ -243,7 +243,7 @@ def test_swa_that_scores_less_is_told_and_not_kept(tiny, monkeypatch):
     assert all(torch.equal(best[key], given[2][key]) for key in best)
 
 
-def test_soup_is_the_mean_of_averaged_weights_of_the_epochs_that_go_together(tiny, monkeypatch):
+def test_soup_is_the_mean_of_the_ema_weights_of_the_epochs_that_raise_the_score(tiny, monkeypatch):
     # Epochs by score: 3, 4, 1, 2. With 4 it falls, with 1 it does not; 2 is not among the best three.
     given = scored(monkeypatch, [0.6, 0.1, 0.8, 0.7, 0.75, 0.85])
     fit_tiny(FOUR, "train.phases.0.soup=3")
@@ -255,7 +255,7 @@ def test_soup_is_the_mean_of_averaged_weights_of_the_epochs_that_go_together(tin
     assert all(torch.equal(best[key], given[5][key]) for key in best)  # batch statistics too are those that were scored
 
 
-def test_soup_holds_the_best_of_each_cycle_and_no_more_files_than_that(tiny, monkeypatch):
+def test_soup_includes_the_best_of_each_cycle_and_keeps_only_candidates_on_disk(tiny, monkeypatch):
     on_disk, save_state = [], TrainState.save
 
     def spy(state, path):
@@ -270,7 +270,7 @@ def test_soup_holds_the_best_of_each_cycle_and_no_more_files_than_that(tiny, mon
     assert not list(RUN.glob("soup*"))
 
 
-def test_a_second_phase_starts_from_the_firsts_best_average_and_tries_its_own(tiny, monkeypatch):
+def test_second_phase_starts_from_the_best_average_and_evaluates_its_own(tiny, monkeypatch):
     started, original = [], trainer.load_checkpoint
 
     def spy(path, *args):
@@ -291,7 +291,7 @@ def test_a_second_phase_starts_from_the_firsts_best_average_and_tries_its_own(ti
     assert started[0] == "swa"
 
 
-def test_statistics_of_a_frozen_encoder_stay(tiny):
+def test_batch_statistics_of_a_frozen_encoder_do_not_change(tiny):
     fit_tiny("train.phases.0.freeze_encoder=true", "train.phases.0.swa=1.0")
     assert history()[-1]["candidate"] == "swa"
     torch.manual_seed(0)
@@ -301,7 +301,7 @@ def test_statistics_of_a_frozen_encoder_stay(tiny):
     assert all(torch.equal(encoder[key], fresh[key]) for key in fresh)
 
 
-def test_without_these_options_nothing_is_tried_and_nothing_more_is_written(tiny, monkeypatch):
+def test_without_swa_and_soup_no_average_is_evaluated_or_written(tiny, monkeypatch):
     states = []
     monkeypatch.setattr(TrainState, "save", lambda state, path: states.append(state))
     fit_tiny()

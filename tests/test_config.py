@@ -1,4 +1,4 @@
-"""Configs and cards: every mistake is one line that names the place and the way out."""
+"""Configs and cards: every error is one line that says where it is and how to fix it."""
 
 import re
 import tomllib
@@ -21,7 +21,7 @@ def test_shipped_config_loads_with_its_card(path):
     assert Labels.of(competition.load(cfg.competition), cfg.data.boundary).channels == cfg.model.classes
 
 
-def test_shipped_configs_are_there():
+def test_shipped_configs_exist():
     assert {"demo", "nuclei", "nuclei_mini", "heart", "salt"} <= {path.stem for path in SHIPPED}
 
 
@@ -38,7 +38,7 @@ def test_shipped_configs_are_there():
         ("count = 3", "count = ", r"not valid TOML.*line"),
     ],
 )
-def test_mistake_in_a_config_is_named(edit, old, new, message):
+def test_error_in_a_config_is_named(edit, old, new, message):
     edit("configs/tiny.toml", old, new)
     with pytest.raises(ValueError, match=message) as caught:
         config.load("configs/tiny.toml")
@@ -66,12 +66,12 @@ def test_mistake_in_a_config_is_named(edit, old, new, message):
         ("folds=3", "folds: 3: expected a table"),
     ],
 )
-def test_a_setting_out_of_its_bounds_is_refused_in_our_words(tiny, pair, message):
+def test_value_out_of_bounds_is_refused_with_the_expected_range(tiny, pair, message):
     with pytest.raises(ValueError, match=rf"^configs/tiny\.toml: {re.escape(message)}$"):
         config.load("configs/tiny.toml", [pair])
 
 
-def test_a_long_value_or_key_is_quoted_in_part(tiny):
+def test_long_value_or_key_is_shortened_in_messages(tiny):
     for pair in (f"train.phases.0.lr='{'x' * 5000}'", f"train.{'x' * 5000}=1", f"{'x' * 5000}.y=1"):
         with pytest.raises(ValueError, match="x…x") as caught:
             config.load("configs/tiny.toml", [pair])
@@ -91,7 +91,7 @@ def test_a_long_value_or_key_is_quoted_in_part(tiny):
         (["swa=2"], r"phases\.0\.swa: 2: expected 1 at most"),
     ],
 )
-def test_mistake_in_a_phases_options_is_named(tiny, pairs, message):
+def test_error_in_the_options_of_a_phase_is_named(tiny, pairs, message):
     with pytest.raises(ValueError, match=message) as caught:
         config.load("configs/tiny.toml", [f"train.phases.0.{pair}" for pair in pairs])
     assert "\n" not in str(caught.value)
@@ -114,24 +114,24 @@ def test_patience_shorter_than_a_cycle_is_refused(tiny):
         ("{ weight = 1.0 }", r"'train\.pseudo\.from' is missing"),
     ],
 )
-def test_mistake_in_pseudo_is_named(tiny, table, message):
+def test_error_in_the_pseudo_options_is_named(tiny, table, message):
     with pytest.raises(ValueError, match=message) as caught:
         config.load("configs/tiny.toml", [f"train.pseudo={table}"])
     assert "\n" not in str(caught.value)
 
 
-def test_pseudo_reads_from_and_its_settings_read_back(tiny):
+def test_pseudo_options_round_trip_with_the_key_from(tiny):
     cfg = config.load("configs/tiny.toml", ['train.pseudo={ from = "nuclei" }'])
     assert cfg.train.pseudo.from_ == "nuclei"
     assert config.Train.model_validate(cfg.train.model_dump(mode="json")) == cfg.train
 
 
-def test_missing_config_names_the_nearest(tiny):
+def test_missing_config_suggests_the_nearest_name(tiny):
     with pytest.raises(FileNotFoundError, match=r"configs/tny\.toml: no such file. Did you mean 'tiny'\?"):
         config.load("configs/tny.toml")
 
 
-def test_overrides_reach_tables_lists_and_text(tiny):
+def test_overrides_set_values_in_tables_lists_and_strings(tiny):
     pairs = ["train.batch_size=8", "train.phases.1.lr=3e-4", "model.encoder=tu-resnet18", "predict.views=['identity']"]
     cfg = config.load("configs/tiny.toml", pairs)
     assert cfg.train.batch_size == 8
@@ -149,7 +149,7 @@ def test_overrides_reach_tables_lists_and_text(tiny):
         ("competition.x=1", "inside a single value"),
     ],
 )
-def test_mistake_in_an_override_is_named(tiny, pair, message):
+def test_error_in_an_override_is_named(tiny, pair, message):
     with pytest.raises(ValueError, match=message):
         config.load("configs/tiny.toml", [pair])
 
@@ -165,7 +165,7 @@ def test_config_is_frozen(tiny):
 
 
 @pytest.mark.parametrize("name", competition.known())
-def test_card_goes_by_its_file_name(name):
+def test_card_has_the_name_of_its_file(name):
     assert competition.load(name).name == name
 
 
@@ -191,7 +191,7 @@ def test_card_goes_by_its_file_name(name):
         ('train_csv = "train.csv"', "", r"give one of files\.train_csv .* files\.train_masks"),
     ],
 )
-def test_mistake_in_a_card_is_named(edit, old, new, message):
+def test_error_in_a_card_is_named(edit, old, new, message):
     edit("tiny.toml", old, new)
     with pytest.raises(ValueError, match=message):
         competition.load("tiny.toml")
@@ -215,7 +215,7 @@ OBJECTS = 'instances = true\nmetric = "dsb_precision"'
         ('metric = "mean_dice"', 'train_coco = "coco.json"', "", r"give one of .* and files\.train_coco"),
     ],
 )
-def test_mistake_about_mask_images_is_named(tiny, top, files, masks, message):
+def test_error_in_the_mask_image_options_is_named(tiny, top, files, masks, message):
     text = (tiny / "tiny.toml").read_text().replace('metric = "mean_dice"', top)
     text = text.replace('train_csv = "train.csv"', f'train_masks = "masks"\n{files}')
     (tiny / "tiny.toml").write_text(f"{text}\n[masks]\n{masks}\n")
@@ -224,7 +224,7 @@ def test_mistake_about_mask_images_is_named(tiny, top, files, masks, message):
     assert len(str(caught.value)) <= 300
 
 
-def test_exclusive_classes_have_one_mask_image_for_each_image(tiny, edit):
+def test_exclusive_classes_need_one_mask_image_per_image(tiny, edit):
     edit("tiny.toml", 'classes = ["disc"]', 'classes = ["disc", "rim"]\nexclusive = true\nseveral_rows = true')
     edit("tiny.toml", 'id = "id"', 'id = "id"\nid_separator = "_"')
     edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
@@ -235,7 +235,7 @@ def test_exclusive_classes_have_one_mask_image_for_each_image(tiny, edit):
         competition.load("tiny.toml")
 
 
-def test_unknown_competition_names_the_nearest():
+def test_unknown_competition_suggests_the_nearest_name():
     with pytest.raises(ValueError, match=r"unknown competition 'nucleii'. Did you mean 'nuclei'\?"):
         competition.load("nucleii")
 
@@ -253,7 +253,7 @@ def test_the_losses_card_and_config_of_the_docs_are_valid():
     assert len(parse(config.Config, {"name": "docs", **choices}, "competitions.md").train.phases) == 2
 
 
-def test_configs_are_equal_by_what_they_set_and_not_by_their_files(tiny):
+def test_configs_with_equal_options_from_different_files_are_equal(tiny):
     copy = tiny / "elsewhere" / "tiny.toml"
     copy.parent.mkdir()
     copy.write_text((tiny / "configs/tiny.toml").read_text())

@@ -1,4 +1,4 @@
-"""Two processes with half the batch each train what one process trains: gradients, averages, scores, predictions."""
+"""Two processes with half a batch each train the same weights as one process with the whole batch."""
 
 import json
 import os
@@ -48,8 +48,8 @@ def batch():
     return images, torch.randn(8, 1, 8, 6, generator=generator)
 
 
-def taught(model, images, target):
-    """Gradients and statistics after one batch, and what the model then predicts."""
+def train_on_batch(model, images, target):
+    """Gradients and batch statistics after one batch, and the prediction with them."""
     model.train()
     (model(images) - target).square().mean().backward()
     found = {f"gradient of {name}": weight.grad for name, weight in model.named_parameters()}
@@ -63,7 +63,7 @@ def share_of_a_batch(rank, folder):
     for name, prepare in (("synced", sync_batch_norms), ("each its own", lambda model: None)):
         model = network()
         prepare(model)
-        found = taught(model, images[rank::2], target[rank::2])
+        found = train_on_batch(model, images[rank::2], target[rank::2])
         for values in (values for key, values in found.items() if key.startswith("gradient")):
             dist.all_reduce(values)
             values /= 2
@@ -73,32 +73,32 @@ def share_of_a_batch(rank, folder):
 
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory):
-    """What two processes learned from half a batch each: folder of `<synced | each its own> <rank>.safetensors`."""
+    """Results of two processes on half a batch each: folder of `<synced | each its own> <rank>.safetensors`."""
     folder = tmp_path_factory.mktemp("halves")
     torch.multiprocessing.spawn(share_of_a_batch, (str(folder),), nprocs=2)
     return folder
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_two_halves_of_a_batch_teach_what_the_whole_teaches(halves, rank):
-    whole, half = taught(network(), *batch()), load_file(halves / f"synced {rank}.safetensors")
+def test_two_halves_of_a_batch_give_the_gradients_of_the_whole_batch(halves, rank):
+    whole, half = train_on_batch(network(), *batch()), load_file(halves / f"synced {rank}.safetensors")
     assert half.keys() == whole.keys()
     torch.testing.assert_close(half.pop("prediction"), whole.pop("prediction")[rank::2], rtol=1e-4, atol=1e-5)
     for name, values in half.items():
         torch.testing.assert_close(values, whole[name], rtol=1e-4, atol=1e-6)
 
 
-def test_and_with_statistics_of_their_own_they_do_not(halves):
-    whole, half = taught(network(), *batch()), load_file(halves / "each its own 0.safetensors")
+def test_without_sync_batch_norm_two_halves_give_other_gradients(halves):
+    whole, half = train_on_batch(network(), *batch()), load_file(halves / "each its own 0.safetensors")
     far = (half["gradient of 0.weight"] - whole["gradient of 0.weight"]).abs().max()
-    assert far > 0.01 * whole["gradient of 0.weight"].abs().max(), "else the test above would say nothing"
+    assert far > 0.01 * whole["gradient of 0.weight"].abs().max(), "otherwise the test above proves nothing"
 
 
-def test_one_process_is_as_without(tmp_path):
+def test_sync_batch_norm_in_one_process_equals_batch_norm(tmp_path):
     model = network()
     sync_batch_norms(model)
     assert model.state_dict().keys() == network().state_dict().keys()
-    found, plain = taught(model, *batch()), taught(network(), *batch())
+    found, plain = train_on_batch(model, *batch()), train_on_batch(network(), *batch())
     for name, values in plain.items():
         torch.testing.assert_close(found[name], values, rtol=1e-4, atol=1e-6)
 
@@ -114,9 +114,9 @@ def free_port():
 
 def train(name, batch_size, launcher=()):
     """Train fold 0 of the tiny competition; `launcher` starts the processes."""
-    # With scSE the decoder's last block holds weights that no loss reaches, which several processes must bear.
+    # With scSE the decoder's last block has weights that no loss reaches, which several processes must support.
     scse = ("model.attention=scse", "model.decoder_channels=[16, 16, 16, 16, 16]")
-    slow = ("train.phases.0.lr=1e-4", "train.phases.1.lr=1e-4")  # at 3e-3 Adam makes percents of float32's last digits
+    slow = ("train.phases.0.lr=1e-4", "train.phases.1.lr=1e-4")  # at 3e-3 Adam amplifies rounding errors to percents
     sets = (f"name={name}", f"train.batch_size={batch_size}", "train.ema=0.9", *scse, *slow)
     options = [word for each in sets for word in ("--set", each)]
     command = [sys.executable, *launcher, "-m", "pipeline", "train", CONFIG, "--fold", "0", *options]
@@ -129,7 +129,7 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_what_one_trains_with_the_same_global_batch(tiny):
+def test_two_processes_train_the_weights_of_one_process_with_the_same_global_batch(tiny):
     stages.make_context(config.load(CONFIG))
     alone = train("alone", 4)
     two = train("two", 2, ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()))

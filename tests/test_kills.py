@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, out of disk or beside each other end bit for bit as one that was left alone."""
+"""Runs that are killed, interrupted, out of disk space or concurrent end bit for bit like an undisturbed run."""
 
 import hashlib
 import re
@@ -36,7 +36,7 @@ def lay_out(folder: Path) -> Path:
 
 
 def results(folder: Path) -> dict[str, str]:
-    """A digest of each file that a run leaves, temporary ones too; without times."""
+    """A digest of each file that a run leaves, including temporary ones; times are left out."""
     files = [path for made in MADE for path in sorted((folder / made).rglob("*")) if path.is_file()]
     return {
         str(path.relative_to(folder)): hashlib.sha256(content(path)).hexdigest()
@@ -46,7 +46,7 @@ def results(folder: Path) -> dict[str, str]:
 
 
 def content(path: Path) -> bytes:
-    if path.suffix == ".safetensors":  # whose header tells times
+    if path.suffix == ".safetensors":  # the header holds times
         tensors = load_file(path)
         return b"".join(key.encode() + tensors[key].tobytes() for key in sorted(tensors))
     if path.suffix in (".json", ".jsonl"):
@@ -56,7 +56,7 @@ def content(path: Path) -> bytes:
 
 @pytest.fixture(scope="module")
 def undisturbed(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str], int]:
-    """A run that nobody stops: its folder, what it leaves, and the number of its file operations."""
+    """A run that is not stopped: its folder, the digests of its files and the number of its file operations."""
     folder = lay_out(tmp_path_factory.mktemp("undisturbed") / "project")
     done = runner.run(folder, *ENSEMBLE)
     assert done.status == 0, done.stderr
@@ -64,7 +64,9 @@ def undisturbed(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 
 @pytest.mark.parametrize("kind", STOPS)
-def test_a_run_stopped_at_its_own_file_operations_ends_as_one_that_was_not(tmp_path, runner, undisturbed, kind):
+def test_run_stopped_at_any_file_operation_ends_with_the_files_of_an_undisturbed_run(
+    tmp_path, runner, undisturbed, kind
+):
     _, expected, operations = undisturbed
     folder, rng = lay_out(tmp_path / "project"), np.random.default_rng(len(kind))
     for name in STOPS[kind]:
@@ -77,7 +79,7 @@ def test_a_run_stopped_at_its_own_file_operations_ends_as_one_that_was_not(tmp_p
 
 
 def small_disk(runner: Runner, home: Path) -> Iterator[dict[str, int]]:
-    """A disk of .4 to 3 MB at `home`, larger each time; at last one with room."""
+    """A disk of .4 to 3 MB at `home`, larger each time; the last one is large enough."""
     runner.shell(f"mount -t tmpfs -o size=400k none {home}")
     for size in ("400k", "1m", "2m", "3m", "100m"):
         runner.shell(f"mount -o remount,size={size} {home}")
@@ -85,24 +87,24 @@ def small_disk(runner: Runner, home: Path) -> Iterator[dict[str, int]]:
 
 
 def small_files(*_: object) -> Iterator[dict[str, int]]:
-    """A limit of what a process may write to one file, higher each time; at last none."""
+    """A limit on the size of a file, higher each time; the last time none."""
     yield from ({"file_size": size} for size in (4_000, 100_000, 400_000))
     yield {}
 
 
 def can_mount() -> bool:
-    """Whether a disk can be mounted that no other process sees."""
+    """Whether a disk can be mounted for this process only."""
     try:
         return subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"]).returncode == 0
     except OSError:
         return False
 
 
-LIMITS = {"a small disk": small_disk, "a limit of files' size": small_files} if can_mount() else {"": small_files}
+LIMITS = {"a small disk": small_disk, "a limit of file size": small_files} if can_mount() else {"": small_files}
 
 
 @pytest.mark.parametrize("limit", LIMITS)
-def test_a_run_without_room_says_so_and_ends_with_room_as_one_that_had_it(tmp_path, undisturbed, limit):
+def test_full_disk_is_reported_and_the_run_ends_with_the_same_files_once_there_is_space(tmp_path, undisturbed, limit):
     _, expected, _ = undisturbed
     folder, home = lay_out(tmp_path / "project"), tmp_path / "home"
     home.mkdir()
@@ -110,7 +112,7 @@ def test_a_run_without_room_says_so_and_ends_with_room_as_one_that_had_it(tmp_pa
     ends: list[Ended] = []
     with Runner(before) as runner:
         for options in LIMITS[limit](runner, home):
-            if not ends:  # after the disk is there
+            if not ends:  # once the disk is mounted
                 runner.shell(f"cp -r {folder}/tiny.toml {folder}/configs {home}")
             ends.append(runner.run(home, *ENSEMBLE, "--data", str(folder / "tiny"), **options))
         runner.shell(f"cp -r {home} {tmp_path}/kept")
@@ -128,7 +130,7 @@ def last_line(ended: Ended) -> str:
     return ended.stderr.splitlines()[-1]
 
 
-def test_three_equal_commands_at_once_in_a_fresh_project_all_work_and_give_the_same(tmp_path, runner):
+def test_three_equal_commands_at_once_in_a_new_project_succeed_with_the_files_of_one(tmp_path, runner):
     text = CONFIG.replace('"tiny.toml"', '"demo"').replace('root = "tiny"', "").replace("epochs = 2", "epochs = 1")
     for name in ("alone", "together"):
         (tmp_path / name / "configs").mkdir(parents=True)
@@ -143,7 +145,7 @@ def test_three_equal_commands_at_once_in_a_fresh_project_all_work_and_give_the_s
     assert results(tmp_path / "together") == results(tmp_path / "alone")
 
 
-def test_a_submission_stopped_while_it_is_written_is_written_whole_by_the_next_run(tmp_path, runner, undisturbed):
+def test_next_run_completes_a_submission_that_was_stopped_while_written(tmp_path, runner, undisturbed):
     trained, expected, _ = undisturbed
     folder = tmp_path / "project"
     shutil.copytree(trained, folder)

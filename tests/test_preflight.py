@@ -1,4 +1,4 @@
-"""What train refuses before the first step of any fold, and that a mistake in a config is named by file and key."""
+"""Checks before the first fold is trained; an error in a config is reported with its file and key."""
 
 import shutil
 from pathlib import Path
@@ -23,7 +23,7 @@ def context(*pairs):
 
 
 def rewrite(train, test=3, size=(36, 44)):
-    """The tiny competition again, with so many images."""
+    """Write the tiny competition with other numbers of images."""
     shutil.rmtree("tiny")
     write_tiny(Path("tiny"), train, test, size)
 
@@ -43,12 +43,12 @@ def test_masks_that_are_all_empty_are_refused_before_training(tiny, capsys):
     assert not list(Path("runs").rglob("*.jsonl"))
 
 
-def test_masks_that_are_all_empty_are_trained_on_if_that_is_asked_for(tiny):
+def test_masks_that_are_all_empty_are_accepted_with_doctor_off(tiny):
     empty_all()
     check_training(context("data.doctor=false"))
 
 
-def test_a_fold_that_would_train_on_empty_masks_alone_is_refused(tiny):
+def test_fold_that_trains_only_on_empty_masks_is_refused(tiny):
     ready = context()
     inside = ready.index["image_id"].isin(ready.folds["image_id"][ready.folds["fold"] == 1])
     index = ready.index.assign(coverage=ready.index["coverage"].where(inside, 0.0))
@@ -77,9 +77,9 @@ def resize(image_id, size):
     Path("tiny/train.csv").write_text(text.replace(line, f"{image_id},"))
 
 
-def test_an_image_of_another_size_is_refused_before_the_first_step_of_any_fold(tiny, capsys):
+def test_image_of_another_size_is_refused_before_any_fold_is_trained(tiny, capsys):
     ready = context()
-    odd = ready.folds["image_id"][ready.folds["fold"] == 0].iloc[0]  # which fold 0 holds out, and could train
+    odd = ready.folds["image_id"][ready.folds["fold"] == 0].iloc[0]  # held out by fold 0, which could train without it
     shutil.rmtree("folds")
     resize(odd, (50, 36))
     assert main(["train", CONFIG]) == 2
@@ -89,7 +89,7 @@ def test_an_image_of_another_size_is_refused_before_the_first_step_of_any_fold(t
     assert not list(Path("runs").rglob("*.jsonl"))
 
 
-def test_folds_that_each_train_on_one_size_are_not_refused_for_the_others(tiny):
+def test_folds_that_each_train_on_one_size_are_accepted(tiny):
     ready = context()
     two = ready.folds.assign(fold=np.arange(18) % 2)
     index = ready.index.assign(height=np.where(np.arange(18) % 2, 36, 32))
@@ -106,7 +106,7 @@ def test_folds_that_each_train_on_one_size_are_not_refused_for_the_others(tiny):
         (["train.batch_size=1", "train.phases.0.repeats=2"], "one per batch: .*set train.batch_size = 2 or more"),
     ],
 )
-def test_one_small_image_to_a_batch_is_refused_with_what_to_change(tiny, pairs, message):
+def test_batch_of_one_small_image_is_refused_with_what_to_change(tiny, pairs, message):
     rewrite(3, size=(32, 32))
     with pytest.raises(ValueError, match=f"configs/tiny.toml: train.phases.0: .*{message}"):
         check_training(context("folds.count=2", "data.doctor=false", *pairs))
@@ -120,7 +120,7 @@ def test_one_small_image_to_a_batch_is_refused_with_what_to_change(tiny, pairs, 
         ["folds.count=3"],
     ],
 )
-def test_what_the_refusal_of_one_small_image_advises_trains(tiny, pairs):
+def test_each_remedy_for_a_batch_of_one_small_image_trains(tiny, pairs):
     rewrite(3, size=(32, 32))
     pairs = ["folds.count=2", "data.doctor=false", *pairs]
     check_training(context(*pairs))
@@ -134,13 +134,13 @@ def test_two_or_three_images_train_predict_and_submit(tiny, images):
     assert done.summary.rows == 1
 
 
-def test_one_image_alone_is_refused_in_its_own_words(tiny):
+def test_single_training_image_is_refused_because_folds_need_two(tiny):
     rewrite(1)
     with pytest.raises(ValueError, match=r"configs/tiny\.toml: 1 image: folds need at least 2"):
         context()
 
 
-def test_only_batch_norms_that_train_need_more_than_one_value():
+def test_only_trained_batch_norms_need_more_than_one_value():
     cfg = config.Model(encoder="tu-test_resnet", arch="fcn32s")  # a decoder without batch norm
     with pytest.raises(ValueError, match="batch norm needs more than one value"):
         check_batch(cfg, (32, 32))
@@ -148,7 +148,7 @@ def test_only_batch_norms_that_train_need_more_than_one_value():
 
 
 @pytest.mark.parametrize(("size", "refused"), [((32, 32), True), ((33, 32), False), ((64, 64), False)])
-def test_features_of_more_than_one_pixel_train_one_image_at_a_time(size, refused):
+def test_features_of_more_than_one_pixel_allow_a_batch_of_one_image(size, refused):
     cfg = config.Model(encoder="tu-test_efficientnet", decoder_channels=(16, 16, 8, 8, 8))
     if refused:
         with pytest.raises(ValueError, match="features of 1×1"):
@@ -162,7 +162,7 @@ def test_an_architecture_that_pools_the_image_needs_two_images_at_any_size():
         check_batch(config.Model(arch="deeplabv3plus", encoder="tu-test_resnet"), (128, 128))
 
 
-def test_fewer_batches_than_an_update_takes_are_refused_before_the_first_fold(tiny):
+def test_fewer_batches_than_one_update_needs_are_refused_before_the_first_fold(tiny):
     with pytest.raises(
         ValueError, match=r"tiny\.toml: train\.phases\.0: fold 0 trains on 12 images, 3 batches an epoch"
     ):
@@ -172,7 +172,7 @@ def test_fewer_batches_than_an_update_takes_are_refused_before_the_first_fold(ti
 
 # ---------------------------------------------------------------------------------------------- file and key
 
-# What is set, and the key that the line names after the config's file.
+# The option that is set, and the key that the message names after the config's file.
 MISTAKES = {
     "competition=tinyy": "competition: unknown competition 'tinyy'",
     "competition=cards/gone.toml": "competition: cards/gone.toml: no such file",
@@ -199,7 +199,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("pair", MISTAKES)
-def test_a_mistake_in_a_config_names_its_file_and_key(tiny, capsys, pair):
+def test_error_in_a_config_names_its_file_and_key(tiny, capsys, pair):
     Path(CONFIG).rename("configs/mine.toml")
     assert main(["train", "configs/mine.toml", "--set", pair]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
@@ -208,7 +208,7 @@ def test_a_mistake_in_a_config_names_its_file_and_key(tiny, capsys, pair):
     assert not list(Path("runs").rglob("*.jsonl"))
 
 
-def test_a_mistake_in_the_source_of_pseudo_labels_is_found_before_it_is_trained(tiny, capsys, edit):
+def test_error_in_the_pseudo_label_source_is_found_before_it_is_trained(tiny, capsys, edit):
     shutil.copy(CONFIG, "configs/source.toml")
     edit("configs/source.toml", "lovasz", "lovasc")
     assert main(["train", CONFIG, "--set", "train.pseudo={from='source'}"]) == 2
@@ -219,7 +219,7 @@ def test_a_mistake_in_the_source_of_pseudo_labels_is_found_before_it_is_trained(
     assert not list(Path("runs").rglob("*.jsonl"))
 
 
-def test_folds_of_another_number_name_both_files(tiny, capsys):
+def test_fold_count_that_differs_from_the_folds_file_names_both_files(tiny, capsys):
     context()
     assert main(["train", CONFIG, "--set", "folds.count=4"]) == 2
     assert "configs/tiny.toml: folds.count is 4, folds/tiny.csv has 3 folds" in capsys.readouterr().err

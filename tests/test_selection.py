@@ -1,4 +1,4 @@
-"""Which epoch is the best: no metric that pays for silence decides, and all who choose ask one score."""
+"""Selection of the best epoch, average and phase: one score that does not reward an empty prediction."""
 
 import json
 import logging
@@ -23,13 +23,13 @@ SHAPE = (1, 4, 5)
 
 
 def validated(*images, metric=MEAN_DICE, exclusive=False):
-    """Of pairs of values (C, H, W), 0 to 255, and target."""
+    """The validation of pairs of stored values (C, H, W), 0 to 255, and target."""
     counts = stack(count_classes(values, target, exclusive) for values, target in images)
     return Validation.from_counts(counts, stack(count_soft(*pair) for pair in images), metric, exclusive=exclusive)
 
 
 def image(value, filled, ground=0):
-    """Values: `value` on the object's 4 pixels, `ground` elsewhere; and the target, which is empty if not `filled`."""
+    """Values and target: `value` on the object's 4 pixels, `ground` elsewhere; the target is empty if not `filled`."""
     values, target = np.full(SHAPE, ground, np.uint8), np.zeros(SHAPE, np.uint8)
     values[0, 0, :4] = value
     target[0, 0, :4] = filled
@@ -39,7 +39,7 @@ def image(value, filled, ground=0):
 EMPTY = image(0, False)
 
 
-def test_a_validation_by_hand():
+def test_validation_scores_by_hand():
     # Two of three images are empty. At .5 (128) nothing is found; from 100 down all of it, and nothing else.
     found = validated(image(100, True), EMPTY, EMPTY)
     assert found.score == pytest.approx(2 / 3)
@@ -51,14 +51,14 @@ def test_a_validation_by_hand():
     assert found.selection == pytest.approx(1 + 0.01 * found.soft_dice)
 
 
-def test_where_no_image_has_an_object_the_score_at_half_decides():
+def test_score_at_half_decides_if_no_image_has_an_object():
     loud, silent = (validated(image(value, False), EMPTY) for value in (200, 60))
     assert loud.score_at_threshold == silent.score_at_threshold == loud.baseline == 1
     assert (loud.score, silent.score) == (0.5, 1)
     assert silent.selection > loud.selection
 
 
-def test_borders_between_objects_are_scored_and_not_counted_as_found():
+def test_boundary_channel_is_scored_but_not_in_the_detection_rates():
     values, target = image(255, True)
     with_border = np.concatenate([values, 0 * values]), np.concatenate([target, target])
     counts, soft = stack([count_classes(*with_border, exclusive=False)]), stack([count_soft(*with_border)])
@@ -66,32 +66,32 @@ def test_borders_between_objects_are_scored_and_not_counted_as_found():
     assert (found.score, found.found) == (0.5, DetectionRates(1, 1, None))
 
 
-def test_of_two_silent_epochs_the_one_that_is_surer_of_the_object_is_better():
-    # Both score the baseline at every threshold: the empty image gets more than the object.
+def test_soft_dice_ranks_epochs_that_score_the_baseline():
+    # Both score the baseline at every threshold, because the empty image has higher values than the object.
     loud = image(250, False)
     earlier, later = (validated(image(value, True), loud, EMPTY) for value in (3, 60))
     assert earlier.score_at_threshold == later.score_at_threshold == pytest.approx(2 / 3)
     assert later.selection > earlier.selection
 
 
-def test_finding_objects_is_better_than_silence_though_it_scores_less_at_half():
-    # At .5 all empty images get a pixel, and the metric falls from .67 to .33; at .8 they do not.
+def test_epoch_that_finds_objects_beats_an_empty_prediction_despite_a_lower_score_at_half():
+    # At .5 all empty images have false positives and the metric falls from .67 to .33; at .8 they have none.
     silent = validated(image(0, True), EMPTY, EMPTY)
     finder = validated(image(250, True), *[image(180, False)] * 2)
     assert finder.score < silent.score == silent.baseline
     assert finder.selection > silent.selection
 
 
-def test_an_epoch_below_the_baseline_everywhere_is_not_worse_than_silence():
-    # Saturated: the empty images are full at every threshold, and so is the object.
+def test_epoch_below_the_baseline_at_every_threshold_beats_an_empty_prediction_by_soft_dice():
+    # Saturated: the empty images are predicted full at every threshold, and so is the object.
     silent = validated(image(0, True), EMPTY, EMPTY)
     finder = validated(image(255, True), *[image(255, False)] * 2)
     assert finder.score_at_threshold < finder.baseline
     assert finder.selection > silent.selection
 
 
-def test_the_metric_decides_where_it_is_not_flat():
-    # Dice 2·3/(3 + 4) of an object of which a pixel is missed, all of it sure, against all found and hardly sure.
+def test_metric_outweighs_soft_dice():
+    # An object with one missed pixel and high confidence (Dice 2·3/(3 + 4)), against all found with low confidence.
     values, target = image(255, True)
     values[0, 0, 3] = 0
     missed = validated((values, target), EMPTY)
@@ -100,7 +100,7 @@ def test_the_metric_decides_where_it_is_not_flat():
     assert faint.selection > missed.selection
 
 
-def test_of_exclusive_classes_the_baseline_is_the_most_frequent_everywhere():
+def test_baseline_of_exclusive_classes_is_the_most_frequent_class_everywhere():
     target = np.zeros((2, 2, 5), np.uint8)
     target[0], target[1, 0, :2] = 1, 1
     target[0, 0, :2] = 0
@@ -114,7 +114,7 @@ def test_of_exclusive_classes_the_baseline_is_the_most_frequent_everywhere():
     assert again.selection > found.selection
 
 
-def test_where_the_metric_is_not_defined_the_baseline_is_0():
+def test_baseline_is_0_if_the_metric_is_undefined():
     assert validated(EMPTY, metric=pixel_metric("global_dice")).baseline == 0
 
 
@@ -127,19 +127,19 @@ def test_soft_counts_are_the_mean_of_the_counts_at_all_thresholds(seed):
         assert soft == pytest.approx(hard.sum(axis=-1) / MAX_VALUE)
 
 
-def test_soft_counts_leave_out_void_and_channels_of_no_class():
+def test_soft_counts_ignore_void_pixels_and_extra_channels():
     values, target = np.full((2, 1, 4), 255, np.uint8), np.array([[[1, 0, 255, 255]]], np.uint8)
     assert [each.tolist() for each in count_soft(values, target)] == [[1], [2], [1]]
 
 
-def test_what_is_found_by_hand():
-    # Two images with objects, of which one gets a pixel of it, and the other one beside it; two empty, one left so.
+def test_detection_rates_by_hand():
+    # Two images with objects: one has true positives, the other only false ones; two empty ones, one predicted empty.
     counts = Counts(*(np.array(each)[:, None] for each in ([3, 0, 0, 0], [4, 2, 1, 0], [5, 5, 0, 0])))
     assert detection_rates(counts) == DetectionRates(2 * 3 / (7 + 10), 0.5, 0.5)
     assert detection_rates(Counts(*np.zeros((3, 2, 1)))) == DetectionRates(None, None, 1.0)
 
 
-def test_shares_of_empties_differ_by_a_tenth_and_by_more_than_chance():
+def test_shares_of_empty_masks_differ_if_by_a_tenth_and_more_than_chance():
     assert empties_differ(0.81, 0.7, 10_000)
     assert not empties_differ(0.79, 0.7, 10_000)
     assert empties_differ(1.0, 0.7, 60)
@@ -160,10 +160,10 @@ def silent(soft):
     return validation(0.7, soft=soft, baseline=0.7)
 
 
-FINDER = validation(0.5, 0.75, soft=0.3, baseline=0.7)  # scores less at .5, and more than nothing at .2
+FINDER = validation(0.5, 0.75, soft=0.3, baseline=0.7)  # below the baseline at .5, above it at .2
 
 
-def test_the_best_epoch_is_not_the_first_that_predicts_nothing(tiny, monkeypatch):
+def test_epoch_that_predicts_nothing_is_not_kept_as_the_best(tiny, monkeypatch):
     scored(monkeypatch, silent(0.01), silent(0.05), FINDER)
     fit_tiny(THREE)
     assert [line["best"] for line in history()] == [True, True, True]
@@ -171,7 +171,7 @@ def test_the_best_epoch_is_not_the_first_that_predicts_nothing(tiny, monkeypatch
     assert (record["epoch"], record["score"], record["selection"]) == (3, 0.5, FINDER.selection)
 
 
-def test_history_and_checkpoint_tell_both_scores_and_what_is_found(tiny, monkeypatch):
+def test_history_and_checkpoint_hold_both_scores_and_the_detection_rates(tiny, monkeypatch):
     scored(monkeypatch, FINDER)
     fit_tiny("train.phases.0.epochs=1")
     expected = {
@@ -188,14 +188,14 @@ def test_history_and_checkpoint_tell_both_scores_and_what_is_found(tiny, monkeyp
     assert read_record(RUN / "phase1.safetensors").items() >= {"score": 0.5, "selection": 0.753}.items()
 
 
-def test_patience_waits_while_the_score_is_flat_and_probability_grows(tiny, monkeypatch):
+def test_patience_is_not_exhausted_while_soft_dice_grows(tiny, monkeypatch):
     scored(monkeypatch, silent(0.01), silent(0.02), silent(0.03), silent(0.03))
     fit_tiny("train.phases.0.epochs=9", "train.patience=1")
     assert [line["best"] for line in history()] == [True, True, True, False]
 
 
-def test_averages_of_weights_are_chosen_by_the_same_score(tiny, monkeypatch):
-    # SWA scores less at .5 than both epochs, and more at its best threshold; of the soup, each is tried.
+def test_averages_of_weights_are_selected_by_the_selection_score(tiny, monkeypatch):
+    # SWA scores less at .5 than both epochs, and more at its best threshold; the soup scores even more.
     scored(monkeypatch, silent(0.01), silent(0.02), FINDER, validation(0.6, 0.8, baseline=0.7))
     fit_tiny("train.phases.0.swa=1.0", "train.phases.0.soup=2")
     lines = history()
@@ -203,7 +203,7 @@ def test_averages_of_weights_are_chosen_by_the_same_score(tiny, monkeypatch):
     assert read_record(RUN / "best.safetensors")["candidate"] == "soup"
 
 
-def test_the_better_phase_is_chosen_by_the_same_score(tiny, monkeypatch):
+def test_best_phase_is_selected_by_the_selection_score(tiny, monkeypatch):
     scored(monkeypatch, FINDER, silent(0.4))
     fit_tiny("train.phases.0.epochs=1", "train.phases.1.epochs=1", phases=2)
     assert read_record(RUN / "best.safetensors")["phase"] == 1
@@ -218,7 +218,7 @@ def said(caplog, validation, **changes):
     return caplog.messages[-1]
 
 
-def test_an_epochs_line_tells_what_is_found(caplog):
+def test_epoch_line_shows_the_detection_rates(caplog):
     line = said(caplog, validation(0.8, 0.9, baseline=0.7))
     assert line == (
         "fold 0  phase 1  epoch   2/4  loss 0.5000  score 0.8000 *  dice 0.5000  found 60%  left empty 70%  0:03  "
@@ -227,12 +227,12 @@ def test_an_epochs_line_tells_what_is_found(caplog):
     assert "found" not in said(caplog, validation(0.8), found=None)
 
 
-def test_an_epochs_line_says_that_it_scores_no_more_than_nothing(caplog):
+def test_epoch_line_shows_a_score_that_does_not_beat_the_baseline(caplog):
     assert said(caplog, silent(0)).endswith("1:00 left  no better than predicting nothing (0.7000)")
     assert said(caplog, FINDER).endswith("no better than predicting nothing (0.7000), but 0.7500 at threshold 0.20")
 
 
-def test_a_phase_that_ends_so_says_what_to_try(tiny, monkeypatch, caplog):
+def test_collapsed_phase_is_logged_with_what_to_try(tiny, monkeypatch, caplog):
     scored(monkeypatch, silent(0.01), silent(0.02))
     with caplog.at_level(logging.WARNING, logger="pipeline"):
         fit_tiny()
@@ -244,27 +244,27 @@ def test_a_phase_that_ends_so_says_what_to_try(tiny, monkeypatch, caplog):
     assert len(message) <= 300
 
 
-def test_a_phase_with_an_epoch_that_finds_something_says_nothing(tiny, monkeypatch, caplog):
+def test_phase_with_an_epoch_above_the_baseline_logs_no_warning(tiny, monkeypatch, caplog):
     scored(monkeypatch, silent(0.01), FINDER)
     with caplog.at_level(logging.WARNING, logger="pipeline"):
         fit_tiny()
     assert not caplog.messages
 
 
-def test_of_exclusive_classes_advice_names_losses_that_are_theirs(caplog):
+def test_advice_for_exclusive_classes_names_their_losses(caplog):
     with caplog.at_level(logging.WARNING, logger="pipeline"):
         log_collapse([{"fold": 0, "phase": 1} | silent(0).line()], exclusive=True)
     assert "no better than the most frequent class everywhere (0.7000)" in caplog.messages[0]
     assert "dice_softmax" in caplog.messages[0]
 
 
-def test_a_full_fit_has_no_such_numbers(tiny):
+def test_full_fit_has_no_scores(tiny):
     fit_tiny(data=fitting.fold_data("full"), epochs=(1,))
     (line,) = [json.loads(text) for text in (RUN / "metrics.jsonl").read_text().splitlines()]
     assert {line[key] for key in NOT_VALIDATED} == {None}
 
 
-def test_validation_takes_the_batch_size_of_prediction(tiny, monkeypatch):
+def test_validation_uses_the_batch_size_of_prediction(tiny, monkeypatch):
     sizes, original = [], epoch.count_predictions
 
     def spy(predictor, *args, batch_size, **options):

@@ -54,7 +54,7 @@ def test_held_out_images_are_never_trained_on(tiny, monkeypatch):
     assert PredictionStore(Path("runs/tiny/fold1/oof")).ids() == held_out
 
 
-def test_checkpoint_knows_its_fold_and_refuses_another(tiny):
+def test_loading_a_checkpoint_of_another_fold_is_refused(tiny):
     model = torch.nn.Linear(2, 1)
     save_checkpoint(tiny / "w.safetensors", model.state_dict(), {"fold": 1})
     assert load_checkpoint(tiny / "w.safetensors", model, 1)["fold"] == 1
@@ -64,7 +64,7 @@ def test_checkpoint_knows_its_fold_and_refuses_another(tiny):
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["weight", "running_mean"], ids=["a weight", "a batch norm's statistics"])
-def test_checkpoint_that_is_not_finite_is_refused_with_its_file(tiny, name, number):
+def test_checkpoint_with_weights_that_are_not_finite_is_refused(tiny, name, number):
     weights = torch.nn.BatchNorm2d(3).state_dict()
     weights[name][1] = number
     save_checkpoint(tiny / "w.safetensors", weights, {"fold": 0})
@@ -84,7 +84,7 @@ def test_a_training_state_whose_weights_are_not_finite_is_refused(tiny, part):
         TrainState.load(tiny / "state.pt")
 
 
-def test_checkpoint_of_another_model_or_cut_short_is_refused(tiny):
+def test_checkpoint_of_another_model_or_a_truncated_one_is_refused(tiny):
     path = tiny / "w.safetensors"
     save_checkpoint(path, torch.nn.Linear(2, 1).state_dict(), {"fold": 0})
     with pytest.raises(ValueError, match="weights of another model"):
@@ -94,7 +94,7 @@ def test_checkpoint_of_another_model_or_cut_short_is_refused(tiny):
         read_record(path)
 
 
-def test_phases_follow_each_other_from_the_best_weights(tiny, monkeypatch):
+def test_each_phase_starts_from_the_best_weights_of_the_phase_before(tiny, monkeypatch):
     loaded = []
     original = trainer.load_checkpoint
 
@@ -111,7 +111,7 @@ def test_phases_follow_each_other_from_the_best_weights(tiny, monkeypatch):
     assert (record["phase"], record["score"], record["selection"]) == (best["phase"], best["score"], best["selection"])
 
 
-def test_a_seed_gives_the_same_weights_and_another_gives_others(tiny):
+def test_same_seed_gives_the_same_weights_and_another_seed_gives_others(tiny):
     def weights(name, *pairs):
         Path(f"configs/{name}.toml").write_text(Path("configs/tiny.toml").read_text())
         stages.train(config.load(f"configs/{name}.toml", pairs), 0)
@@ -141,7 +141,7 @@ def kill_after_epoch(process, epochs):
     process.wait()
 
 
-def test_killed_twice_ends_with_the_weights_of_an_undisturbed_run(tiny):
+def test_run_killed_twice_ends_with_the_weights_of_an_undisturbed_run(tiny):
     # In bfloat16, so that a phase that is resumed must also find its precision again.
     pairs = ("train.phases.0.repeats=4", "train.phases.1.repeats=4", "train.precision=bfloat16")
     options = [word for pair in pairs for word in ("--set", pair)]
@@ -160,7 +160,7 @@ def test_killed_twice_ends_with_the_weights_of_an_undisturbed_run(tiny):
     assert not list(Path("runs/tiny/fold0").glob(".*.part"))
 
 
-def test_what_is_done_is_skipped(tiny):
+def test_trained_fold_is_not_trained_again(tiny):
     stages.train(load(), 0)
     path = Path("runs/tiny/fold0/best.safetensors")
     before = path.stat().st_mtime_ns
@@ -168,7 +168,7 @@ def test_what_is_done_is_skipped(tiny):
     assert path.stat().st_mtime_ns == before
 
 
-def test_a_state_beside_finished_weights_is_removed(tiny):
+def test_training_state_next_to_final_weights_is_removed(tiny):
     stages.train(load(), 0)
     shutil.rmtree("runs/tiny/fold0/oof")  # as if killed between the last weights and the removal of the state
     state = Path("runs/tiny/fold0/state.pt")
@@ -177,7 +177,7 @@ def test_a_state_beside_finished_weights_is_removed(tiny):
     assert not state.exists()
 
 
-def test_other_settings_are_refused_by_name(tiny):
+def test_resuming_with_other_settings_names_the_first_that_differs(tiny):
     stages.train(load(), 0)
     with pytest.raises(
         ValueError, match=r"runs/tiny/fold0 was trained with train\.phases\.1\.lr = 0\.001, now it is 0\.5"
@@ -185,7 +185,7 @@ def test_other_settings_are_refused_by_name(tiny):
         stages.train(load("train.phases.1.lr=0.5"), 0)
 
 
-def test_loss_that_turns_nan_stops_with_batch_rate_and_advice(tiny, monkeypatch):
+def test_nan_loss_stops_with_batch_learning_rate_and_advice(tiny, monkeypatch):
     from pipeline.losses import WeightedSum
 
     monkeypatch.setattr(WeightedSum, "forward", lambda self, logits, target: logits.sum() * float("nan"))
@@ -228,17 +228,17 @@ def test_accumulated_batches_make_one_update(tiny, monkeypatch):
         stages.train(load("train.accumulate=9"), 1)
 
 
-def test_balance_by_an_unknown_column_lists_the_columns(tiny):
+def test_balance_by_an_unknown_column_lists_the_known_columns(tiny):
     with pytest.raises(ValueError, match=r"train\.balance: no column 'kind', the index has: image_id"):
         stages.train(load("train.balance=kind"), 0)
 
 
-def test_tensorboard_gets_its_files(tiny):
+def test_tensorboard_files_are_written(tiny):
     stages.train(load("train.tensorboard=true"), 0)
     assert list(Path("runs/tiny/fold0/tensorboard").glob("events*"))
 
 
-def test_a_compiled_network_learns_the_same(tiny, monkeypatch):
+def test_compiled_network_learns_the_same_weights(tiny, monkeypatch):
     # With inductor this takes minutes; what is ours is where it is compiled and what is saved.
     monkeypatch.setattr("pipeline.training.trainer._compile", lambda model, device: model.compile(backend="aot_eager"))
     slow = ("train.phases.0.lr=1e-4", "train.phases.1.lr=1e-4")  # at 3e-3 Adam makes percents of float32's last digits
@@ -249,7 +249,7 @@ def test_a_compiled_network_learns_the_same(tiny, monkeypatch):
         torch.testing.assert_close(found[name], values, rtol=1e-3, atol=1e-4)
 
 
-def test_where_nothing_can_be_compiled_training_says_so(tiny, monkeypatch):
+def test_failing_compiler_is_reported_in_one_line(tiny, monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("Failed to find C++ compiler. Please specify via CXX")
 
@@ -260,7 +260,7 @@ def test_where_nothing_can_be_compiled_training_says_so(tiny, monkeypatch):
         stages.train(load("train.compile=true"), 0)
 
 
-def test_every_phase_computes_in_the_precision_asked_for(tiny, monkeypatch):
+def test_every_phase_computes_in_the_configured_precision(tiny, monkeypatch):
     # accelerate drops its autocast when a model is prepared a second time: phase 2 then ran in float32, at half speed.
     from pipeline.models.segmenter import Segmenter
 
@@ -287,13 +287,13 @@ def test_learning_rate_rises_to_its_peak_and_falls_to_its_end():
     assert rates[-1] == pytest.approx(0.01)
 
 
-def test_learning_rate_starts_again_in_every_cycle():
+def test_learning_rate_restarts_in_every_cycle():
     alone = [learning_rate(step, 40, peak=1.0, warmup=0.1, final=0.01) for step in range(40)]
     cycled = [learning_rate(step, 120, peak=1.0, warmup=0.1, final=0.01, cycles=3) for step in range(120)]
     assert cycled == alone * 3
 
 
-def test_full_fit_trains_on_every_image_for_the_epochs_handed_in_and_chooses_nothing(tiny, monkeypatch):
+def test_full_fit_trains_on_every_image_for_the_given_epochs_and_selects_nothing(tiny, monkeypatch):
     seen, averages = set(), []
     original, save_state = dataset.MaskedImages.__getitem__, TrainState.save
 
@@ -328,7 +328,7 @@ def test_full_fit_trains_on_every_image_for_the_epochs_handed_in_and_chooses_not
     assert read_record(fitting.RUN / "best.safetensors")["fold"] == "full"
 
 
-def test_a_killed_full_fit_ends_with_the_weights_of_an_undisturbed_one(tiny, monkeypatch):
+def test_killed_full_fit_ends_with_the_weights_of_an_undisturbed_one(tiny, monkeypatch):
     class Killed(BaseException):
         pass
 
@@ -351,7 +351,7 @@ def test_a_killed_full_fit_ends_with_the_weights_of_an_undisturbed_one(tiny, mon
     assert fitting.history() == expected
 
 
-def test_a_full_fit_predicts_the_test_set_and_no_fold(tiny):
+def test_full_fit_checkpoint_is_refused_for_a_fold(tiny):
     model = torch.nn.Linear(2, 1)
     save_checkpoint(tiny / "w.safetensors", model.state_dict(), {"fold": "full"})
     assert load_checkpoint(tiny / "w.safetensors", model, "full")["fold"] == "full"
@@ -361,14 +361,14 @@ def test_a_full_fit_predicts_the_test_set_and_no_fold(tiny):
 
 
 @pytest.mark.parametrize(("fold", "expected"), [("full", "none"), (0, "some")])
-def test_a_full_fit_validates_on_nothing_and_a_fold_on_something(tiny, fold, expected):
+def test_full_fit_must_not_and_a_fold_must_have_validation_images(tiny, fold, expected):
     data = fitting.fold_data()
     with pytest.raises(ValueError, match=f"fold {fold}: expected {expected} images to validate on"):
         dataclasses.replace(data, fold=fold, valid_index=None if fold == 0 else data.valid_index)
 
 
-def found(*epochs):
-    """The lines of a fold whose phase n was best at epochs[n], after an earlier best and before a last line."""
+def history_with_best(*epochs):
+    """History of a fold whose best epoch of phase n is epochs[n]; there is an earlier best and a later epoch."""
     return [
         {"phase": phase, "epoch": epoch, "best": best}
         for phase, top in enumerate(epochs, start=1)
@@ -376,33 +376,33 @@ def found(*epochs):
     ]
 
 
-def test_full_fit_gets_the_median_of_the_folds_best_epochs_rounded_up():
-    assert median_best_epochs([found(9, 2), found(4, 2), found(5, 7)]) == (5, 2)
-    assert median_best_epochs([found(4, 2), found(7, 3)]) == (6, 3)
+def test_median_best_epochs_are_rounded_up():
+    assert median_best_epochs([history_with_best(9, 2), history_with_best(4, 2), history_with_best(5, 7)]) == (5, 2)
+    assert median_best_epochs([history_with_best(4, 2), history_with_best(7, 3)]) == (6, 3)
 
 
-def test_folds_that_are_not_trained_to_the_end_are_named():
+def test_median_best_epochs_refuse_folds_that_are_not_trained_to_the_end():
     with pytest.raises(ValueError, match=r"history number 1 has phases \[1\], the first has \[1, 2\]: train all folds"):
-        median_best_epochs([found(4, 2), found(7)])
+        median_best_epochs([history_with_best(4, 2), history_with_best(7)])
     with pytest.raises(ValueError, match="no fold is trained"):
         median_best_epochs([])
 
 
-def test_epochs_handed_in_are_rounded_up_to_whole_cycles(tiny):
+def test_with_epochs_rounds_up_to_whole_cycles(tiny):
     cfg = load("train.phases.0.cycles=2").train
     assert [phase.epochs for phase in with_epochs(cfg, (5, 5)).phases] == [6, 5]
     with pytest.raises(ValueError, match=r"epochs \[5\] for 2 phases: expected one number per phase"):
         with_epochs(cfg, (5,))
 
 
-def test_corrected_labels_or_dialect_are_not_trained_with_before(tiny, edit):
+def test_resuming_with_another_dialect_is_refused(tiny, edit):
     stages.train(load(), 0)
     edit("tiny.toml", "[columns]", '[dialect]\norder = "row"\n\n[columns]')
     with pytest.raises(ValueError, match=r"was trained with dialect\.order = column, now it is row"):
         stages.train(load(), 0)
 
 
-def test_every_epoch_tells_the_best_threshold_and_the_table_that_of_each_phase(tiny, caplog):
+def test_history_has_the_best_threshold_of_each_epoch_and_the_table_that_of_each_phase(tiny, caplog):
     from pipeline.postprocess import THRESHOLDS
 
     table = stages.oof(load())
@@ -412,7 +412,7 @@ def test_every_epoch_tells_the_best_threshold_and_the_table_that_of_each_phase(t
     assert [table[0][f"threshold {n}"] for n in (1, 2)] == [best[n]["threshold"] for n in (1, 2)]
 
 
-def test_a_phase_that_moves_what_probs_mean_is_named(caplog):
+def test_threshold_shift_between_phases_is_logged(caplog):
     kept = {"fold": 0, "threshold 1": 0.5, "threshold 2": 0.61}
     moved = {"fold": 1, "threshold 1": 0.5, "threshold 2": 0.82}
     with caplog.at_level("WARNING", logger="pipeline"):
@@ -421,7 +421,7 @@ def test_a_phase_that_moves_what_probs_mean_is_named(caplog):
     assert "fold 1: the best threshold was 0.50, then 0.82" in caplog.text
 
 
-def test_training_a_fold_tells_its_score_out_of_fold(tiny, capsys):
+def test_training_a_fold_prints_its_out_of_fold_score(tiny, capsys):
     from pipeline.cli import main
 
     assert main(["train", "configs/tiny.toml", "--fold", "1"]) == 0

@@ -74,9 +74,8 @@ class Validation(NamedTuple):
         }
 
 
-NOT_VALIDATED = dict.fromkeys(
-    Validation(0, 0, 0, 0, 0, DetectionRates(0, 0, 0)).line()
-)  # None for every score: of a full fit
+# The scores of a full fit: all None.
+NOT_VALIDATED = dict.fromkeys(Validation(0, 0, 0, 0, 0, DetectionRates(0, 0, 0)).line())
 
 
 def beats_baseline(line: dict[str, Any], score: str = "score_at_threshold") -> bool:

@@ -42,7 +42,7 @@ def assign_folds(index: pd.DataFrame, count: int, seed: int, balance: Sequence[s
     groups = index["group"]
     # Each bin should hold `count` groups or more, or it cannot be balanced.
     bins = min(MAX_BINS, max(1, groups.nunique() // count))
-    areas = [column for column in index if column == "coverage" or str(column).startswith("coverage_")]
+    areas = [column for column in map(str, index) if column == "coverage" or column.startswith("coverage_")]
     if groups.is_unique and not balance and areas == ["coverage"]:
         bin_of_image = _merge_rare_bins(_coverage_bins(index["coverage"].to_numpy(), bins), count)
         rows = StratifiedKFold(count, shuffle=True, random_state=seed).split(index, bin_of_image)

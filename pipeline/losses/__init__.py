@@ -10,7 +10,9 @@ arguments where they differ from the defaults:
 import inspect
 import math
 from collections.abc import Mapping
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.losses.bce import BCELoss
@@ -69,7 +71,8 @@ class WeightedSum(MultiLabelLoss):
         self.weights, self.losses = _weighted(mix, options, LOSSES)
 
     def value(self, pixels: Pixels) -> Tensor:
-        return sum(weight * self.losses[name].value(pixels) for name, weight in self.weights.items())
+        losses = cast(Mapping[str, MultiLabelLoss], self.losses)
+        return sum((weight * losses[name].value(pixels) for name, weight in self.weights.items()), torch.zeros(()))
 
 
 class WeightedClassSum(MultiClassLoss):
@@ -93,7 +96,9 @@ class WeightedClassSum(MultiClassLoss):
         return super().forward(logits, target.squeeze(1))
 
     def value(self, logits: Tensor, target: Tensor) -> Tensor:
-        return sum(weight * self.losses[name].value(logits, target) for name, weight in self.weights.items())
+        losses = cast(Mapping[str, MultiClassLoss], self.losses)
+        values = (weight * losses[name].value(logits, target) for name, weight in self.weights.items())
+        return sum(values, torch.zeros(()))
 
 
 Known = Mapping[str, type[MultiLabelLoss] | type[MultiClassLoss]]

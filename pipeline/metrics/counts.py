@@ -44,4 +44,4 @@ def count(mask: np.ndarray, target: np.ndarray) -> Counts:
         np.count_nonzero(predicted & (target != VOID)),
         np.count_nonzero(true),
     )
-    return Counts(*(np.int64(number) for number in counts))
+    return Counts(*np.array(counts, dtype=np.int64))

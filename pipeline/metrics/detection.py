@@ -41,7 +41,7 @@ def _share(which: np.ndarray) -> float | None:
     return float(which.mean()) if which.size else None
 
 
-def _or_none(value: float) -> float | None:
+def _or_none(value: np.ndarray) -> float | None:
     return None if np.isnan(value) else float(value)
 
 

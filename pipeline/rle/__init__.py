@@ -203,11 +203,12 @@ class Dialect:
         """
         if shapes is not None and len(shapes) != len(texts):
             raise ValueError(f"{len(texts)} texts, but {len(shapes)} shapes: expected one (height, width) for each")
-        found = self._fast_runs(texts, shapes)
-        for number, runs in enumerate(found):
-            if runs is None:
-                found[number] = self._runs_of_text(number, texts[number], shapes and shapes[number])
-        return found
+        return [
+            self._runs_of_text(number, texts[number], None if shapes is None else shapes[number])
+            if runs is None
+            else runs
+            for number, runs in enumerate(self._fast_runs(texts, shapes))
+        ]
 
     def split(self, text: str) -> list[str]:
         """The texts of the instances in one cell of a table; only the form "list" can hold several."""

@@ -35,7 +35,7 @@ def format_numbers(numbers: np.ndarray) -> str:
     width = len(str(numbers.max()))
     letters = np.full((numbers.size, width + 1), ord(" "), dtype=np.uint8)
     kept = np.ones(letters.shape, dtype=bool)
-    rest = numbers.astype(np.uint32 if numbers.max() < 1 << 32 else np.uint64)
+    rest: np.ndarray = numbers.astype(np.uint32 if numbers.max() < 1 << 32 else np.uint64)
     for place in range(width - 1, -1, -1):  # all numbers at once, from the last digit to the first
         shorter = rest // 10
         letters[:, place] = ord("0") + (rest - 10 * shorter)

@@ -19,7 +19,7 @@ class RLEError(ValueError):
         super().__init__(fault if number is None else f"text {number}: {fault}")
         self.fault, self.number = fault, number
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type["RLEError"], tuple[str, int | None]]:
         return RLEError, (self.fault, self.number)
 
 

@@ -1,0 +1,1 @@
+"""Functions of the notebooks: tables, figures and tiny trainings."""

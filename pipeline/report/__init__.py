@@ -1,0 +1,1 @@
+"""The HTML report: data, page, plots, pictures and recommendations."""

@@ -35,6 +35,7 @@ from interleave import spread  # noqa: E402
 from pipeline import config, rle  # noqa: E402
 from pipeline.config import Tiles  # noqa: E402
 from pipeline.data.reader import Reader  # noqa: E402
+from pipeline.data.sample import Sample  # noqa: E402
 from pipeline.demos.large import draw_slide  # noqa: E402
 from pipeline.demos.salt import TRAIN  # noqa: E402
 from pipeline.inference.predictor import Predictor  # noqa: E402
@@ -79,7 +80,7 @@ def ours(path: Path, background: float, keep: Path | None) -> int:
     """The text of the mask, streamed; returns its length. `keep` gets the probabilities, strip by strip."""
     tiles = TILES.model_copy(update={"background": background})
     predictor = Predictor(network(), ("identity",), "float32" if keep else "auto", tiles=tiles, batch_size=BATCH)
-    with Reader(3).windows(path) as image, (keep or Path(os.devnull)).open("wb") as kept:
+    with Reader(3).open_windows(Sample.from_file(path)) as image, (keep or Path(os.devnull)).open("wb") as kept:
 
         def masks() -> Iterator[np.ndarray]:
             for strip in predictor.strips(image):

@@ -36,10 +36,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline import competition, config
 from pipeline.data.augment import Augment
-from pipeline.data.dataset import EpochSampler, MaskedImages
+from pipeline.data.dataset import MaskedImages
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
 from pipeline.data.reader import Reader
+from pipeline.data.sampler import EpochSampler
 from pipeline.demos.salt import make_demo
 from pipeline.losses import build_loss
 from pipeline.losses.lovasz import LovaszHingeLoss

@@ -43,6 +43,7 @@ from pipeline.config import Config  # noqa: E402
 from pipeline.data.index import read_index  # noqa: E402
 from pipeline.data.labels import Labels  # noqa: E402
 from pipeline.data.reader import Reader  # noqa: E402
+from pipeline.data.sample import samples_of  # noqa: E402
 from pipeline.ensemble import PerClass  # noqa: E402
 from pipeline.ensemble.choice import Choice  # noqa: E402
 from pipeline.inference.predictor import Predictor  # noqa: E402
@@ -259,11 +260,10 @@ def out_of_fold(run: Path, data: Path, backends: Sequence[str], every: int) -> T
     differ, pixels, scores = dict.fromkeys(variants, 0), 0, {each: [] for each in variants}
     for fold in FOLDS:
         runs = {variant: _variant(cfg, run, fold, *variant) for variant in variants}
-        for row in track(
-            list(folds.hold_out(index, table, fold)[1][::every].itertuples()), f"fold {fold}", console=err
-        ):
-            image = torch.from_numpy(reader(row.path)).permute(2, 0, 1)[None]
-            target = labels.read(row)[..., 0]
+        held_out = samples_of(folds.hold_out(index, table, fold)[1][::every])
+        for sample in track(held_out, f"fold {fold}", console=err):
+            image = torch.from_numpy(reader.read(sample)).permute(2, 0, 1)[None]
+            target = labels.read(sample)[..., 0]
             masks = {variant: predict(image)[0, 0].numpy() > THRESHOLD for variant, predict in runs.items()}
             pixels += target.size
             for variant, mask in masks.items():

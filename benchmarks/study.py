@@ -46,7 +46,8 @@ from pipeline import competition, config, hardware
 from pipeline.competition import Competition
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
-from pipeline.data.reader import Reader, read_image, write_image
+from pipeline.data.reader import Reader, write_image
+from pipeline.data.sample import samples_of
 from pipeline.demos.defects import make_defects_demo
 from pipeline.demos.salt import make_demo
 from pipeline.files import write_text
@@ -261,10 +262,10 @@ def derive(card: Competition, source: Path, target: Path, change: Callable[[np.n
     try:
         images.mkdir(parents=True)
         lines = [f"{card.columns.id},{card.columns.rle}"]
-        for row in read_index(card, source).itertuples():
-            write_image(images / row.path.name, change(read_image(row.path, 1)[..., 0]))
-            mask = (change(Labels.of(card).read(row)[..., 0].astype(np.float32)) >= 0.5).astype(np.uint8)
-            lines.append(f"{row.image_id},{card.dialect.encode(mask)}")
+        for sample in samples_of(read_index(card, source)):
+            write_image(images / sample.path.name, change(Reader(1).read(sample)[..., 0]))
+            mask = (change(Labels.of(card).read(sample)[..., 0].astype(np.float32)) >= 0.5).astype(np.uint8)
+            lines.append(f"{sample.image_id},{card.dialect.encode(mask)}")
         (partial / card.files.train_csv).write_text("\n".join(lines) + "\n", encoding="utf-8")
         if card.files.train_meta:
             shutil.copy(source / card.files.train_meta, partial / card.files.train_meta)
@@ -364,12 +365,12 @@ def train_phases(model: nn.Module, data: FoldData, cfg: config.Train, seed: int)
 
 def evaluate(model: nn.Module, index: pd.DataFrame, card: Competition, reader: Reader) -> np.ndarray:
     """Dice of each image of the index at each threshold, (N, 255)."""
-    rows = {row.image_id: row for row in index.itertuples()}
+    samples = {sample.image_id: sample for sample in samples_of(index)}
     predicted = predict_images(
         Predictor(model, ("identity",)), index, reader=reader, batch_size=BATCH, workers=0, what="validate"
     )
     found = {
-        image_id: dice(count_levels(values[0], Labels.of(card).read(rows[image_id])[..., 0]))
+        image_id: dice(count_levels(values[0], Labels.of(card).read(samples[image_id])[..., 0]))
         for image_id, values in predicted
     }
     return np.stack([found[image_id] for image_id in index["image_id"]])

@@ -39,7 +39,8 @@ from pipeline.competition import Competition
 from pipeline.competition import load as load_card
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
-from pipeline.data.reader import glance
+from pipeline.data.reader import DEFAULT_READER
+from pipeline.data.sample import samples_of
 from pipeline.demos.camvid import make_classes_demo
 from pipeline.demos.defects import make_defects_demo
 from pipeline.demos.instances import make_instances_demo
@@ -309,8 +310,8 @@ def try_set(pairs: Sequence[Pair], seed: int = 0) -> Tried:
 def read_pairs(card: Competition, root: Path) -> list[Pair]:
     """The images of a competition that have a mask, with the union of its classes or objects."""
     labels, index = Labels.of(card), read_index(card, root)
-    rows = index[(index["coverage"] > 0) & (index["coverage"] < 1)].itertuples()
-    return [(glance(row.path, channels=1)[..., 0], _union(labels.read(row), card)) for row in rows]
+    samples = samples_of(index[(index["coverage"] > 0) & (index["coverage"] < 1)])
+    return [(DEFAULT_READER.preview(each, channels=1)[..., 0], _union(labels.read(each), card)) for each in samples]
 
 
 def _union(mask: np.ndarray, card: Competition) -> np.ndarray:

@@ -34,11 +34,12 @@ Pair = tuple[np.ndarray, np.ndarray]
 def stored_pairs(run: Path) -> list[Pair]:
     """Stored OOF values and targets of evenly spaced images of a run."""
     from pipeline import config, stages
+    from pipeline.data.sample import samples_of
 
     context = stages.make_context(config.load(Path("configs") / f"{run.name}.toml", data_root()))
     store = context.oof_store()
     rows = context.index.iloc[:: max(1, len(context.index) // IMAGES)].head(IMAGES)
-    return [(store.read(row.image_id)[0], context.labels.read(row)[..., 0]) for row in rows.itertuples()]
+    return [(store.read(each.image_id)[0], context.labels.read(each)[..., 0]) for each in samples_of(rows)]
 
 
 def data_root() -> list[str]:

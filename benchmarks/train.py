@@ -35,10 +35,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline import competition, config, hardware
 from pipeline.data.augment import Augment
-from pipeline.data.dataset import EpochSampler, MaskedImages
+from pipeline.data.dataset import MaskedImages
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
-from pipeline.data.reader import Reader, read_image
+from pipeline.data.reader import Reader
+from pipeline.data.sample import samples_of
+from pipeline.data.sampler import EpochSampler
 from pipeline.losses import build_loss
 from pipeline.models import build_model
 from pipeline.training.distributed import make_accelerator
@@ -92,16 +94,16 @@ class PlainImages(Dataset):
     """What a first script does: open, decode, augment, normalise, each time."""
 
     def __init__(self, index, card):
-        self.rows, self.card = list(index.itertuples()), card
+        self.samples, self.card = samples_of(index), card
         self.augment = Augment("medium", CROP, 3)
 
     def __len__(self):
-        return len(self.rows)
+        return len(self.samples)
 
     def __getitem__(self, position):
-        row = self.rows[position]
+        sample = self.samples[position]
         seed = np.random.randint(2**31)
-        image, mask = self.augment(read_image(row.path, 3), Labels.of(self.card).read(row), seed)
+        image, mask = self.augment(Reader(3).read(sample), Labels.of(self.card).read(sample), seed)
         image = (image / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
         return torch.from_numpy(image.transpose(2, 0, 1)).float(), torch.from_numpy(
             mask.transpose(2, 0, 1).copy()

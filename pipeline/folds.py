@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
+from pipeline.data.index import index_column
 from pipeline.data.tables import read_table
 from pipeline.files import atomic_write, write_text
 from pipeline.schema import JsonRecord, read_json
@@ -70,8 +71,7 @@ def _check_feasible(index: pd.DataFrame, count: int, balance: Sequence[str]) -> 
             f"a fold of {count} about {len(index) // count}: lower folds.count, or name a finer columns.group"
         )
     for column in balance:
-        if column not in index:
-            raise ValueError(f"folds.balance: no column '{column}'. Known columns: {', '.join(index.columns)}")
+        index_column(index, column, "folds.balance")
 
 
 def _group_shares(
@@ -88,7 +88,8 @@ def _group_shares(
         bins: coverage bins of each class.
     """
     ones = [np.ones(len(index)), *(index[area].to_numpy() for area in areas)]
-    labels = [_coverage_bins(index[area].to_numpy(), bins) for area in areas] + [index[column] for column in balance]
+    labels = [_coverage_bins(index[area].to_numpy(), bins) for area in areas]
+    labels += [index_column(index, column, "folds.balance") for column in balance]
     hot = [pd.get_dummies(pd.Series(label)).to_numpy(float) for label in labels]
     table = np.column_stack([*(SIZE_WEIGHT * [*ones]), *hot])
     sums = np.zeros((code.max() + 1, table.shape[1]))
@@ -303,9 +304,10 @@ def describe_folds(index: pd.DataFrame, folds: pd.DataFrame, balance: Sequence[s
             },
             **{f"q{100 * q:.0f}": by_fold["coverage"].quantile(q) for q in QUANTILES},
             **{
-                f"{column}={value}": (table[column] == value).groupby(table["fold"]).mean()
+                f"{column}={value}": (values == value).groupby(table["fold"]).mean()
                 for column in balance
-                for value in sorted(table[column].unique())
+                for values in [table[index_column(index, column, "folds.balance").name]]
+                for value in sorted(values.unique())
             },
         }
     )

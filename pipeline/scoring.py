@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.data.tables import read_cells, read_rows, read_table, runs_of_rows
+from pipeline.data.tables import parse_rows, read_packed_objects, read_rows, read_table
 from pipeline.metrics import (
     Counts,
     Scores,
@@ -88,8 +88,8 @@ def _score_ranked(card: Competition, submission: Path, solution: Path) -> tuple[
 
 def _read_ranked(path: Path, card: Competition) -> dict[str, tuple[np.ndarray, list[Runs]]]:
     """The confidences (N,) and runs of each image's objects."""
-    rows = read_cells(path, card.columns, card.dialect.empty)
-    rows["runs"] = runs_of_rows(rows, path, card.dialect)
+    rows = read_packed_objects(path, card.columns, card.dialect.empty)
+    rows["runs"] = parse_rows(rows, path, card.dialect)
     there = rows["runs"].map(lambda runs: len(runs[0]) > 0)
     return {
         image_id: (objects["confidence"].to_numpy()[there[objects.index]], objects["runs"][there].tolist())
@@ -165,7 +165,7 @@ def _read_instances(path: Path, card: Competition) -> dict[str, list[Runs]]:
     """The runs of each object, by image."""
     rows = read_rows(path, [card.columns], card.classes)
     objects: dict[str, list[Runs]] = {}
-    for image_id, runs in zip(rows["image_id"], runs_of_rows(rows, path, card.dialect), strict=True):
+    for image_id, runs in zip(rows["image_id"], parse_rows(rows, path, card.dialect), strict=True):
         objects.setdefault(image_id, []).append(runs)
     return objects
 
@@ -194,7 +194,7 @@ def _void_runs(solution: Path, card: Competition) -> dict[str, Runs]:
         return {}
     rows = read_rows(solution, [card.columns], [*card.classes, card.ignore_class])
     of_void = rows[rows["label"] == card.ignore_class]
-    return dict(zip(of_void["image_id"], runs_of_rows(of_void, solution, card.dialect), strict=True))
+    return dict(zip(of_void["image_id"], parse_rows(of_void, solution, card.dialect), strict=True))
 
 
 NOT_ASKED = (-1, 0, 0)  # counts of a class that the solution does not ask for in an image
@@ -209,7 +209,7 @@ def _read_runs(path: Path, card: Competition) -> dict[tuple[str, ...], Runs]:
     """The runs of each row of a CSV, by image, and class where there are several."""
     rows = _rows_once(path, card)
     keys = rows[_keys(card)].itertuples(index=False, name=None)
-    return dict(zip(keys, runs_of_rows(rows, path, card.dialect), strict=True))
+    return dict(zip(keys, parse_rows(rows, path, card.dialect), strict=True))
 
 
 def _keys(card: Competition) -> list[str]:

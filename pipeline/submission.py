@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.data.tables import read_cells, read_header, read_rows, read_table, sample_header
+from pipeline.data.tables import read_header, read_packed_objects, read_rows, read_table, sample_header
 from pipeline.files import atomic_write
 from pipeline.quoting import listed, shortened
 from pipeline.rle import Dialect, RLEError
@@ -141,10 +141,10 @@ def read_masks(path: Path, card: Competition) -> pd.DataFrame:
     """The masks of a submission: image_id, rle, line; of objects that share their image's row, a row for each.
 
     Raises:
-        FileNotFoundError, ValueError: as `tables.read_rows` and `tables.read_cells`.
+        FileNotFoundError, ValueError: as `tables.read_rows` and `tables.read_packed_objects`.
     """
     if card.columns.packed_objects:
-        return read_cells(path, card.columns, card.dialect.empty)
+        return read_packed_objects(path, card.columns, card.dialect.empty)
     return read_rows(path, [card.columns], card.classes)
 
 

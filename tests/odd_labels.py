@@ -293,7 +293,7 @@ MASK_IMAGES = [
         "a file for each object, none of them here",
         lambda root: save(root / "masks" / "b" / "0.png", EACH[0]),
         files=IN_FOLDERS,
-        top='instances = true\nrowless = "empty"',
+        top='instances = true\nimages_without_rows = "empty"',
         objects=NOTHING,
     ),
     Odd(
@@ -402,7 +402,7 @@ COCO_FILES = [
         "an image of another size",
         coco(polygons(BOX), **named("a.png", height=60, width=90)),
         **COCO,
-        refused=r"image 'a\.png' is \(60, 90\) there, its file \(6, 9\)",
+        refused=r"image 'a\.png' is \(60, 90\) in the JSON, its file is \(6, 9\)",
     ),
     Odd("runs of another size", coco(runs([54], (9, 6))), **COCO, refused=AT + r"runs of size \[9, 6\], the image's"),
     Odd("runs that are too short", coco(runs([7, 2])), **COCO, refused=AT + "counts of 9 pixels, expected the 54"),
@@ -430,7 +430,7 @@ COCO_FILES = [
         "a polygon of another image",
         coco(polygons([100, 100, 400, 100, 400, 300])),
         **COCO,
-        refused=AT + r"the point \(100, 100\) lies far outside of its image of 9×6",
+        refused=AT + r"the point \(100, 100\) is far outside of its image of 9×6",
     ),
     Odd(
         "two points alone",
@@ -471,7 +471,9 @@ COCO_FILES = [
         **COCO,
         refused=r"no category 'cell'\. Did you mean 'Cell'",
     ),
-    Odd("an image twice", coco(**named("a.png", "train/a.png")), **COCO, refused=r"images\.1 \(id 9, .*is there twice"),
+    Odd(
+        "an image twice", coco(**named("a.png", "train/a.png")), **COCO, refused=r"images\.1 \(id 9, .*is listed twice"
+    ),
     Odd("an image without a name", coco(images=[{"id": 7}]), **COCO, refused=r"images\.0\.file_name: Field required"),
     Odd("a file that was cut", coco(text='{"images": ['), **COCO, refused=r"annotations\.json: .*expected COCO's JSON"),
     Odd("a list", coco(text="[]"), **COCO, refused=r"annotations\.json: .*expected COCO's JSON"),
@@ -529,7 +531,7 @@ OUTLINES = [
         "an outline elsewhere",
         lines(line([[90, 1], [99, 1], [99, 2]])),
         **LINES,
-        refused=r"line 1: the point \(90, 1\) lies far outside",
+        refused=r"line 1: the point \(90, 1\) is far outside",
     ),
     Odd("an outline of two points", lines(line([[1, 1], [3, 2]])), **LINES, refused="line 1: an outline of 2 points"),
     Odd("an outline of words", lines(line([["x", "y"]] * 3)), **LINES, refused="line 1: expected"),

@@ -220,7 +220,7 @@ def ids_of_the_sample_with_the_suffix(layout):
     layout.sample[1:] = [[f"{key}.png", text] for key, text in layout.sample[1:]]
 
 
-@odd(r"2 ids end in '\.png' and the others do not: write them alike")
+@odd(r"2 ids end in '\.png' and the others do not: write all the same")
 def ids_of_some_with_the_suffix(layout):
     for row in layout.train[3:5]:
         row[0] += ".png"
@@ -234,12 +234,12 @@ def ids_with_the_suffix_on_a_card_without(layout):
     layout.ids = tuple(f"{key}.png" for key in IDS)
 
 
-@odd(r"such as '007'; .*the names fit with suffix = \"\.png\" on the card")
+@odd(r"such as '007'; .*the names match with suffix = \"\.png\" on the card")
 def no_suffix_on_the_card(layout):
     layout.card["files"]["suffix"] = '""'
 
 
-@odd(r"no name has the suffix '\.png', the folder holds 8 others.*fit with suffix = \"\.jpg\" on the card")
+@odd(r"no name has the suffix '\.png', the folder contains 8 others.*match with suffix = \"\.jpg\" on the card")
 def another_suffix(layout):
     layout.rename(_of_train(lambda name: name.replace(".png", ".jpg")))
 
@@ -254,7 +254,7 @@ def zeros_dropped_by_a_spreadsheet(layout):
     layout.train[5][0] = "7"
 
 
-@odd(r"'IM00' and 'im00' differ in capitals")
+@odd(r"'IM00' and 'im00' differ in upper and lower case")
 def ids_in_capitals(layout):
     layout.train[1][0] = "IM00"
 
@@ -283,7 +283,7 @@ def images_beside_masks_by_their_suffix(layout):
     layout.card["files"] |= {"train_masks": '"train"', "suffix": '"_img.png"'}
 
 
-@odd(r"all 8 files are images and masks.*tell them apart by suffix and mask_suffix")
+@odd(r"all 8 files as images and as masks.*separate them by suffix and mask_suffix")
 def images_as_their_own_masks(layout):
     layout.masks_as_files(lambda key: f"train/{key}.png")
     layout.card["files"]["train_masks"] = '"train"'
@@ -331,12 +331,12 @@ def a_folder_called_as_an_image(layout):
     layout.extra["train/more.png/note.txt"] = b"none"
 
 
-@odd(r"train: no image for 8 of 8.*8 lie deeper, in .*train/train/: set this folder on the card")
+@odd(r"train: no image for 8 of 8.*8 are in the subfolder .*train/train/: set this folder on the card")
 def a_folder_too_many(layout):
     layout.rename(_of_train(lambda name: name.replace("train/", "train/train/")))
 
 
-@odd(r"the folder holds nothing")
+@odd(r"the folder contains nothing")
 def an_empty_folder(layout):
     layout.rename(_of_train(lambda name: name.replace("train/", "trian/")))
     layout.after = lambda folder: (folder / "train").mkdir()
@@ -347,7 +347,7 @@ def no_folder(layout):
     layout.rename(_of_train(lambda name: name.replace("train/", "trian/")))
 
 
-@odd(r"no name has the pattern '\(\\d\{9\}\)\\\.png', the folder holds 8 others, such as '007\.png'")
+@odd(r"no name has the pattern '\(\\d\{9\}\)\\\.png', the folder contains 8 others, such as '007\.png'")
 def a_pattern_that_fits_nothing(layout):
     layout.card["files"]["pattern"] = r"'(\d{9})\.png'"
 
@@ -446,7 +446,7 @@ def a_row_with_a_field_too_many(layout):
     layout.train[4].append("5 1")
 
 
-@odd(r"train\.csv: line 9: 1 fields, the header has 2: is the file cut off")
+@odd(r"train\.csv: line 9: 1 fields, the header has 2: is the file truncated")
 def the_last_row_is_cut_off(layout):
     layout.train[8] = ["im0"]
 
@@ -488,7 +488,7 @@ def an_index_column_without_a_name(layout):
     layout.train = [["", *layout.train[0]], *([str(place), *row] for place, row in enumerate(layout.train[1:]))]
 
 
-@odd(r"column 'rle' is there twice")
+@odd(r"two columns are named 'rle'")
 def a_column_that_is_there_twice(layout):
     layout.train = [[*row, "1 1"] for row in layout.train]
     layout.train[0][2] = " rle"
@@ -535,7 +535,7 @@ def utf_16(layout):
     _encoded(layout, lambda text: text.encode("utf-16"))
 
 
-@odd(r"it is not in UTF-8: save it so")
+@odd(r"it is not in UTF-8: save it as UTF-8")
 def latin_1(layout):
     _encoded(layout, lambda text: text.encode("latin-1"))
 
@@ -700,14 +700,14 @@ def an_id_without_a_class(layout):
 
 
 @odd(
-    r"sample_submission\.csv: its header is id,height, rle, a submission by the card has id,rle: "
+    r"sample_submission\.csv: its header is id,height, rle, the card's is id,rle: "
     r"add to \[columns\] on the card: copied = \['height'\]"
 )
 def a_sample_with_more_columns(layout):
     layout.sample = [["id", "height", " rle"], *([key, "8", text] for key, text in layout.sample[1:])]
 
 
-@odd(r"its header is id,EncodedPixels, a submission by the card has id,rle: write the sample's names into \[columns\]")
+@odd(r"its header is id,EncodedPixels, the card's is id,rle: write the sample's names into \[columns\]")
 def a_sample_of_other_columns(layout):
     layout.sample[0][1] = "EncodedPixels"
 

@@ -59,7 +59,7 @@ def test_a_tiled_image_is_read_by_window(submitted, monkeypatch):
     def whole(*_):
         raise MemoryError("read whole")
 
-    monkeypatch.setattr(Reader, "__call__", whole)
+    monkeypatch.setattr(Reader, "read", whole)
     predicted = predict_test(bundle, Path("tiny"), Path("working/submission.csv"))
     assert rows(predicted.csv) == rows(done.csv)
     assert predicted.problems == {}
@@ -275,10 +275,10 @@ def test_reading_ahead_in_processes_gives_the_same_csv(submitted):
 class Fatal(Reader):
     """A reader that kills its process, if that is a reading process."""
 
-    def __call__(self, path):
-        if path.stem == "fatal" and torch.utils.data.get_worker_info():
+    def read(self, sample):
+        if sample.image_id == "fatal" and torch.utils.data.get_worker_info():
             os._exit(1)
-        return super().__call__(path)
+        return super().read(sample)
 
 
 def test_if_a_reading_process_dies_the_main_process_reads_the_rest(tmp_path, caplog):
@@ -306,10 +306,11 @@ def test_pixels_lost_with_their_reading_process_are_read_again(tmp_path, monkeyp
 
 
 def test_any_error_of_a_reader_affects_one_image_only(tmp_path):
-    def reader(path):
-        raise IndexError("tuple index out of range")
+    class Failing(Reader):
+        def read(self, sample):
+            raise IndexError("tuple index out of range")
 
-    read = LoadedImages([("a", tmp_path)], [reader])[0]
+    read = LoadedImages([("a", tmp_path)], [Failing()])[0]
     assert (read.image_id, read.pixels, read.problem) == ("a", (), "tuple index out of range")
 
 

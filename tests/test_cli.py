@@ -136,7 +136,7 @@ MISTAKES = {
     "group column that is not there": (
         lambda: edit(Path("tiny.toml"), 'id = "id"', 'id = "id"\ngroup = "patient"'),
         ["folds"],
-        "no column 'patient' (columns.group) in train.csv: images would leak over folds",
+        "no column 'patient' (columns.group) in train.csv: images would leak between folds",
     ),
     "classes that the card does not have": (
         None,

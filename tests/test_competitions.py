@@ -11,6 +11,7 @@ import pytest
 from pipeline import competition, config, scoring, stages
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels, resize_masks
+from pipeline.data.sample import samples_of
 from pipeline.ensemble import Objects, PerClass, combine
 from pipeline.kaggle.mock_test_set import TRUNCATED, write_hidden
 from pipeline.rle import Dialect
@@ -80,12 +81,12 @@ def test_masks_that_are_read_are_those_that_were_drawn(folder, slug):
     known, card = write_miniature(slug, Path("data")), card_of(slug)
     index = read_index(card, Path("data"))
     assert set(index["image_id"]) == set(known)
-    for row in index.itertuples():
+    for row, sample in zip(index.itertuples(), samples_of(index), strict=True):
         masks = known[row.image_id]
         if card.instances:
-            assert np.array_equal(Labels.of(card).read_instances(row), numbered(masks))
+            assert np.array_equal(Labels.of(card).read_instances(sample), numbered(masks))
             masks = masks.max(axis=0, keepdims=True)
-        assert np.array_equal(Labels.of(card).read(row), masks.transpose(1, 2, 0))
+        assert np.array_equal(Labels.of(card).read(sample), masks.transpose(1, 2, 0))
         assert row.empty == ("no" if known[row.image_id].any() else "yes")
         assert 0 <= row.coverage <= 1
 

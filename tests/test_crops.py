@@ -9,10 +9,11 @@ from PIL import Image
 from pipeline import config, rle, stages
 from pipeline.config import Crops
 from pipeline.data.augment import Augment
-from pipeline.data.crops import crop_index, starts
+from pipeline.data.crops import crop_index, window_starts
 from pipeline.data.dataset import MaskedImages
 from pipeline.data.labels import Labels
 from pipeline.data.reader import Reader
+from pipeline.data.sample import samples_of
 from tests.conftest import draw
 
 CROPS = Crops(size=24, stride=16)
@@ -37,7 +38,7 @@ def large(request, tmp_path, card):
 
 def test_windows_cover_each_image_and_lie_inside():
     for length, size, stride in ((70, 24, 16), (24, 24, 16), (25, 24, 16), (100, 24, 24)):
-        found = starts(length, size, stride)
+        found = window_starts(length, size, stride)
         covered = np.zeros(length, bool)
         for start in found:
             assert 0 <= start <= length - size
@@ -50,14 +51,14 @@ def test_a_crop_is_a_window_of_its_image_and_of_its_mask(large):
     index, labels = large
     crops = crop_index(index, labels, CROPS)
     images = MaskedImages(crops, labels, Reader(1), Augment("none", None, 1))
-    wholes = {row.image_id: (Reader(1)(row.path), labels.read(row)) for row in index.itertuples()}
+    wholes = {sample.image_id: (Reader(1).read(sample), labels.read(sample)) for sample in samples_of(index)}
     assert set(crops["image_id"]) == {"a", "b", "c"}
-    for position, row in enumerate(crops.itertuples()):
+    for position, (row, sample) in enumerate(zip(crops.itertuples(), samples_of(crops), strict=True)):
         image, mask = images[position, 0]
         whole = wholes[row.image_id]
         assert (image.numpy().transpose(1, 2, 0) == whole[0][row.box.slices]).all()
         assert (mask.numpy().transpose(1, 2, 0) == whole[1][row.box.slices]).all()
-        assert (row.height, row.width) == image.shape[1:]
+        assert sample.shape == image.shape[1:]
         assert row.coverage == pytest.approx(mask.numpy().mean())
         assert row.empty == ("no" if mask.any() else "yes")
         assert row.kind == row.image_id, "what the image's row says goes with it"
@@ -68,7 +69,7 @@ def test_an_image_smaller_than_a_window_is_one_row_of_windows(large):
     index, labels = large
     boxes = crop_index(index[index["image_id"] == "b"], labels, CROPS)["box"]
     assert {box.height for box in boxes} == {20}
-    assert [box.left for box in boxes] == starts(100, 24, 16)
+    assert [box.left for box in boxes] == window_starts(100, 24, 16)
 
 
 def test_what_crops_cannot_do_is_refused_before_any_work(tiny, card):

@@ -8,11 +8,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from pipeline.data.augment import STRENGTHS, Augment
-from pipeline.data.dataset import EpochSampler, Images, MaskedImages, PseudoLabelled, equal_size_batches
+from pipeline.data.dataset import Images, MaskedImages, PseudoLabelled, equal_size_batches
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
 from pipeline.data.mixing import Mixing
 from pipeline.data.reader import Reader
+from pipeline.data.sample import samples_of
+from pipeline.data.sampler import EpochSampler
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 255, (40, 56, 3)).astype(np.uint8)
@@ -228,14 +230,14 @@ def pseudo_labels(card, tiny):
 def test_pseudo_labelled_images_follow_the_others(tiny, card):
     index, pseudo = read_index(card, tiny / "tiny"), pseudo_labels(card, tiny)
     data = MaskedImages(index, Labels.of(card), Reader(1), Augment("none", None, 1), pseudo=pseudo)
-    assert (len(data), data.annotated) == (23, 18)
+    assert (len(data), data.num_labelled) == (23, 18)
     alone = MaskedImages(index, Labels.of(card), Reader(1), Augment("none", None, 1))
     for one, other in zip(data[17, 3], alone[17, 3], strict=True):
         assert torch.equal(one, other)
-    for place, row in enumerate(pseudo.index.itertuples()):
+    for place, sample in enumerate(samples_of(pseudo.index)):
         image, mask = data[18 + place, 3]
-        assert np.array_equal(image.numpy(), Reader(1)(row.path).transpose(2, 0, 1))
-        assert np.array_equal(mask.numpy(), pseudo.label(row.image_id))
+        assert np.array_equal(image.numpy(), Reader(1).read(sample).transpose(2, 0, 1))
+        assert np.array_equal(mask.numpy(), pseudo.label(sample.image_id))
 
 
 def test_an_item_without_options_is_its_augmented_pair_and_nothing_else_is_drawn(tiny, card, monkeypatch):
@@ -245,8 +247,8 @@ def test_an_item_without_options_is_its_augmented_pair_and_nothing_else_is_drawn
     monkeypatch.setattr(np.random, "default_rng", lambda seed=None: (made.append(seed), original(seed))[1])
     image, mask = data[3, 99]
     assert made == [99]
-    row = next(index.iloc[[3]].itertuples())
-    pair = Reader(1)(row.path), card.dialect.decode(row.rle, (36, 44))[..., None]
+    (sample,) = samples_of(index.iloc[[3]])
+    pair = Reader(1).read(sample), card.dialect.decode(*sample.rle, (36, 44))[..., None]
     for one, other in zip((image, mask), augment(*pair, 99), strict=True):
         assert np.array_equal(one.numpy(), other.transpose(2, 0, 1))
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline import rle
-from pipeline.data.boundaries import boundary
+from pipeline.data.boundaries import touching_boundary
 from pipeline.demos.instances import HEIGHT, LEAST_AREA, MOST, WIDTH, draw_culture, instance_rles, make_instances_demo
 from pipeline.demos.salt import TEST, TRAIN
 from pipeline.postprocess.instances import SplitCut, components, split
@@ -111,7 +111,7 @@ def test_images_hold_none_or_3_to_30_cells(cultures):
 def test_components_of_the_true_mask_are_far_worse_than_splitting_it(cultures):
     joined, parted = [], []
     for culture in cultures:
-        values = np.stack([culture.labels > 0, boundary(culture.labels, 2)]).astype(np.uint8) * 255
+        values = np.stack([culture.labels > 0, touching_boundary(culture.labels, 2)]).astype(np.uint8) * 255
         joined.append(precision_by_loops(components(values[0], 0.5), culture.labels))
         parted.append(precision_by_loops(split(values, SplitCut(0.5, 0.5)), culture.labels))
     assert np.mean(joined) < 0.5

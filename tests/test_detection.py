@@ -8,6 +8,7 @@ import pytest
 
 from pipeline import config, stages
 from pipeline.cli import main
+from pipeline.data.sample import samples_of
 from pipeline.ensemble import Exclusive, ObjectCut, Objects, PerClass, count_drawn
 from pipeline.ensemble.choice import Choice
 from pipeline.metrics import VOID, VOID_OBJECT, DetectionRates
@@ -24,9 +25,9 @@ from tests.reports import make_images, make_report_data
 def found_by_loops(context, threshold):
     """Dice over all pixels, and the two shares, of OOF masks at a threshold: image by image, from its pixels."""
     hits, pixels, found, left = 0, 0, [], []
-    for row in context.index.itertuples():
-        mask = context.oof_store().read(row.image_id)[0] > 255 * threshold
-        target = context.labels.read_scored(row)[0] == 1
+    for sample in samples_of(context.index):
+        mask = context.oof_store().read(sample.image_id)[0] > 255 * threshold
+        target = context.labels.read_scored(sample)[0] == 1
         hits, pixels = hits + (mask & target).sum(), pixels + mask.sum() + target.sum()
         (found if target.any() else left).append((mask & target).any() if target.any() else not mask.any())
     return 2 * hits / pixels, np.mean(found), np.mean(left)

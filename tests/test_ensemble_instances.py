@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.data.boundaries import boundary
+from pipeline.data.boundaries import touching_boundary
 from pipeline.ensemble import Objects, Oof, blender, decide_objects
 from pipeline.ensemble.instances import AREAS, BOUNDARIES, NECKS, THRESHOLDS, ObjectCut
 from pipeline.metrics import instance_metric
@@ -59,7 +59,7 @@ def make_oof(draw, *, noises=(20,), specks=0, images=12, folds=3, boundary_width
     rng, known = np.random.default_rng(seed), {}
     for number in range(images):
         labels = draw(rng) if number % 6 else np.zeros(SIDES, np.int32)
-        channels = np.stack([labels > 0, boundary(labels, boundary_width)]) * 150 + 50
+        channels = np.stack([labels > 0, touching_boundary(labels, boundary_width)]) * 150 + 50
         channels[0].flat[rng.choice(labels.size, specks, replace=False)] = 230
         values = [(channels + rng.normal(0, noise, channels.shape)).clip(0, 255) for noise in noises]
         known[f"{number:02}"] = np.stack(values).astype(np.uint8), labels
@@ -72,7 +72,7 @@ def make_noise(seed=4):
     for number in range(12):
         there = rng.random((3, 4)) < 0.4
         labels = np.kron(there * np.arange(1, 13).reshape(3, 4), np.ones((3, 3), int))
-        channels = np.stack([labels > 0, boundary(labels, 1)]) * 100 + 70
+        channels = np.stack([labels > 0, touching_boundary(labels, 1)]) * 100 + 70
         values = (channels + rng.normal(0, 60, channels.shape)).clip(0, 255)[None]
         known[f"{number:02}"] = values.astype(np.uint8), labels
     return Oof(list(known), np.arange(12) % 4, known.__getitem__, 1, lambda items, _: items)

@@ -24,7 +24,8 @@ from pipeline.data import formats, medical, rasters
 from pipeline.data.augment import STRENGTHS, Augment
 from pipeline.data.file_index import find_files
 from pipeline.data.formats import read_pixels, read_size
-from pipeline.data.reader import ImageError, Reader, glance, read_labels, read_mask, stretch
+from pipeline.data.reader import ImageError, Reader, percentile_normalize, read_labels, read_mask, read_preview
+from pipeline.data.sample import Sample
 from pipeline.data.windows import Box, open_windows
 from tests import odd_images
 from tests.miniatures import write_dicom
@@ -89,7 +90,7 @@ def test_png_of_sixteen_bits_keeps_them_with_and_without_alpha(tmp_path, colour,
 def test_alpha_of_sixteen_bits_is_dropped_as_that_of_eight_is(tmp_path, colour, channels):
     pixels = RNG.integers(0, 65536, (9, 7, channels)).astype(np.uint16)
     write_deep_png(tmp_path / "deep.png", pixels, colour)
-    found = Reader(channels - 1)(tmp_path / "deep.png")
+    found = Reader(channels - 1).read(Sample.from_file(tmp_path / "deep.png"))
     assert found.dtype == np.float32
     assert found == pytest.approx(pixels[..., :-1] / 65535 * 255, abs=1e-4)
 
@@ -166,7 +167,7 @@ def test_dicom_whose_zero_is_white_is_turned(tmp_path):
 def test_neighbouring_values_of_sixteen_bits_stay_apart(tmp_path):
     every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     tifffile.imwrite(tmp_path / "every.tif", every)
-    found = Reader(1)(tmp_path / "every.tif")
+    found = Reader(1).read(Sample.from_file(tmp_path / "every.tif"))
     assert found.dtype == np.float32
     assert len(np.unique(found)) == 65536
     assert (found.min(), found.max()) == (0, 255)
@@ -174,40 +175,40 @@ def test_neighbouring_values_of_sixteen_bits_stay_apart(tmp_path):
 
 def test_eight_bits_stay_as_they_are(tmp_path):
     Image.fromarray(GREY8).save(tmp_path / "eight.png")
-    found = Reader(1)(tmp_path / "eight.png")
+    found = Reader(1).read(Sample.from_file(tmp_path / "eight.png"))
     assert found.dtype == np.uint8
     assert np.array_equal(found[..., 0], GREY8)
 
 
 def test_window_is_in_the_units_of_the_file(tmp_path):
     write_dicom(tmp_path / "ct.dcm", np.array([[-2000, -1000], [-300, 400], [500, 0]], np.int16), slope=1)
-    found = Reader(1, window=(-1000, 400))(tmp_path / "ct.dcm")[..., 0]
+    found = Reader(1, value_range=(-1000, 400)).read(Sample.from_file(tmp_path / "ct.dcm"))[..., 0]
     assert found == pytest.approx(np.array([[0, 0], [127.5, 255], [255, 255 * 1000 / 1400]]))
 
 
 def test_percentiles_of_wide_values_are_not_rounded():
     image = np.array([[[100.0], [100.25], [101.0]]], dtype=np.float32)
-    assert stretch(image, (0, 100)).ravel() == pytest.approx([0, 63.75, 255])
-    assert stretch(np.full((2, 2, 1), 7.5, np.float32), (1, 99)).tolist() == [[[0], [0]], [[0], [0]]]
+    assert percentile_normalize(image, (0, 100)).ravel() == pytest.approx([0, 63.75, 255])
+    assert percentile_normalize(np.full((2, 2, 1), 7.5, np.float32), (1, 99)).tolist() == [[[0], [0]], [[0], [0]]]
 
 
 def test_values_without_a_range_are_refused_with_what_to_set(tmp_path):
     np.save(tmp_path / "kelvin.npy", np.full((3, 4), 273.5))
     with pytest.raises(ImageError, match=r"kelvin\.npy: values of float64, 273\.5 to 273\.5.*set data\.window"):
-        Reader(1)(tmp_path / "kelvin.npy")
+        Reader(1).read(Sample.from_file(tmp_path / "kelvin.npy"))
 
 
 def test_other_number_of_channels_is_refused_with_what_to_set(tmp_path):
     np.save(tmp_path / "five.npy", FIVE.transpose(1, 2, 0))
     with pytest.raises(ImageError, match=r"five\.npy: 5 channels, expected 3: set model\.in_channels = 5"):
-        Reader(3)(tmp_path / "five.npy")
-    assert Reader(5)(tmp_path / "five.npy").shape == (9, 7, 5)
+        Reader(3).read(Sample.from_file(tmp_path / "five.npy"))
+    assert Reader(5).read(Sample.from_file(tmp_path / "five.npy")).shape == (9, 7, 5)
 
 
 def test_anything_can_be_looked_at(tmp_path):
     np.save(tmp_path / "five.npy", FIVE.transpose(1, 2, 0).astype(np.float64) - 3000)
     for channels in (1, 3):
-        found = glance(tmp_path / "five.npy", channels)
+        found = read_preview(tmp_path / "five.npy", channels)
         assert (found.shape, found.dtype) == ((9, 7, channels), np.uint8)
         assert np.ptp(found) == 255
 
@@ -295,11 +296,11 @@ WITHOUT = """
 import sys
 sys.modules.update(dict.fromkeys(("pydicom", "imagecodecs")))  # None: as if not installed
 from pathlib import Path
-from pipeline.data import formats, images
+from pipeline.data import formats, reader
 for name in sys.argv[1:]:
     try:
         formats.read_pixels(Path(name))
-    except images.ImageError as error:
+    except reader.ImageError as error:
         print(error)
     else:
         print(name, "read")
@@ -473,10 +474,9 @@ def test_images_are_read_as_they_are_seen_or_as_they_are_stored(tmp_path, name, 
         assert read_size(tmp_path / name, exif=exif) == expected.shape[:2]
         with open_windows(tmp_path / name, exif=exif) as image:
             assert np.array_equal(image.read(Box(2, 4, 20, 17)), expected[2:22, 4:21])
-    assert np.array_equal(Reader(3, exif=False)(tmp_path / name), stored)
-    assert (
-        Reader(3)(tmp_path / name).shape[:2] == Reader(3).size(tmp_path / name) == SEEN[orientation](stored).shape[:2]
-    )
+    sample, seen = Sample.from_file(tmp_path / name), SEEN[orientation](stored)
+    assert np.array_equal(Reader(3, exif=False).read(sample), stored)
+    assert Reader(3).read(sample).shape[:2] == Reader(3).size(sample) == seen.shape[:2]
 
 
 def test_exif_turns_as_other_libraries_do(tmp_path):
@@ -541,7 +541,7 @@ def test_a_header_that_promises_more_than_the_file_can_hold_is_refused_before_an
     path = tmp_path / f"a.{name}"
     _promising(path, name, lambda path: np.save(path, GREY8) if name == "npy" else Image.fromarray(GREY8).save(path))
     tracemalloc.start()
-    for read in (read_pixels, lambda path: glance(path, 1), lambda path: read_mask(path, above=9)):
+    for read in (read_pixels, lambda path: read_preview(path, 1), lambda path: read_mask(path, above=9)):
         with pytest.raises(ImageError, match=rf"a\.{name}: cannot be read, .*(promises|announced)"):
             read(path)
     assert tracemalloc.get_traced_memory()[1] < 20 << 20
@@ -556,7 +556,7 @@ def test_a_tiff_that_promises_more_than_it_holds_is_refused(tmp_path, compressio
     with tifffile.TiffFile(path, mode="r+") as file:
         for tag in ("ImageWidth", "ImageLength"):
             file.pages[0].tags[tag].overwrite(60000)
-    for read in (read_pixels, lambda path: glance(path, 1), by_window):
+    for read in (read_pixels, lambda path: read_preview(path, 1), by_window):
         with pytest.raises(ImageError, match=r"a\.tif: "):
             read(path)
 

@@ -1,17 +1,17 @@
 """The index: ids stay text, labels are checked row by row, every mismatch is named."""
 
 import os
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import competition, config
+from pipeline import competition, config, stages
 from pipeline.data import file_index
 from pipeline.data.crops import crop_index
-from pipeline.data.index import is_own, read_index, read_test_index
+from pipeline.data.index import index_column, read_index, read_test_index
 from pipeline.data.labels import Labels
+from pipeline.data.sample import META, Sample, samples_of
 
 
 def test_ids_keep_their_zeros_and_blanks_stay_blank(tiny, card):
@@ -23,8 +23,9 @@ def test_ids_keep_their_zeros_and_blanks_stay_blank(tiny, card):
 
 
 def test_coverage_is_the_decoded_share(tiny, card):
-    for row in read_index(card, tiny / "tiny").itertuples():
-        assert row.coverage == pytest.approx(Labels.of(card).read(row)[..., 0].mean())
+    index = read_index(card, tiny / "tiny")
+    for sample, coverage in zip(samples_of(index), index["coverage"], strict=True):
+        assert coverage == pytest.approx(Labels.of(card).read(sample)[..., 0].mean())
 
 
 def test_test_index_follows_the_sample(tiny, card):
@@ -35,12 +36,13 @@ def test_test_index_follows_the_sample(tiny, card):
 def test_masks_as_images_give_the_same_index(tiny, card, edit):
     by_rle = read_index(card, tiny / "tiny")
     (tiny / "tiny/train/masks").mkdir()
-    for row in by_rle.itertuples():
-        Image.fromarray(Labels.of(card).read(row)[..., 0] * 255).save(tiny / f"tiny/train/masks/{row.image_id}.png")
+    for sample in samples_of(by_rle):
+        mask = Labels.of(card).read(sample)[..., 0]
+        Image.fromarray(mask * 255).save(tiny / f"tiny/train/masks/{sample.image_id}.png")
     edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
     by_mask = read_index(competition.load("tiny.toml"), tiny / "tiny")
     assert by_mask[["image_id", "coverage"]].equals(by_rle[["image_id", "coverage"]])
-    for one, other in zip(by_rle.itertuples(), by_mask.itertuples(), strict=True):
+    for one, other in zip(samples_of(by_rle), samples_of(by_mask), strict=True):
         assert np.array_equal(Labels.of(card).read(one), Labels.of(card).read(other))
 
 
@@ -48,9 +50,9 @@ def write_masks(tiny, edit, change, masks=""):
     """The tiny competition with mask images, changed by a function; what stands in its card's [masks]."""
     index = read_index(competition.load("tiny.toml"), tiny / "tiny")
     (tiny / "tiny/train/masks").mkdir()
-    for row in index.itertuples():
-        mask = Labels.of(competition.load("tiny.toml")).read(row)[..., 0]
-        Image.fromarray(change(mask)).save(tiny / f"tiny/train/masks/{row.image_id}.png")
+    for sample in samples_of(index):
+        mask = Labels.of(competition.load("tiny.toml")).read(sample)[..., 0]
+        Image.fromarray(change(mask)).save(tiny / f"tiny/train/masks/{sample.image_id}.png")
     edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
     edit("tiny.toml", "[columns]", f"[masks]\n{masks}\n[columns]")
     return index
@@ -88,8 +90,8 @@ def test_masks_of_two_classes_leave_the_background_to_none(tiny, edit):
     edit("tiny.toml", "[columns]", "[masks]\nvalues = { disc = 1, rim = 2 }\n[columns]")
     codes = np.array([[0, 1, 2], [2, 0, 0]], np.uint8)
     Image.fromarray(codes).save(tiny / "codes.png")
-    row = SimpleNamespace(path="x.png", mask_paths=(tiny / "codes.png",), height=2, width=3)
-    read = Labels.of(competition.load("tiny.toml")).read(row)
+    sample = Sample("x", (tiny / "x.png",), (2, 3), mask_paths=(tiny / "codes.png",))
+    read = Labels.of(competition.load("tiny.toml")).read(sample)
     assert read[..., 0].tolist() == [[0, 1, 0], [0, 0, 0]]
     assert read[..., 1].tolist() == [[0, 0, 1], [1, 0, 0]]
 
@@ -184,7 +186,7 @@ def test_group_can_be_a_column_of_the_training_table(tiny, edit):
     path.write_text("\n".join([f"{header},well", *(f"{row},0{row[0]}" for row in rows)]) + "\n")
     index = read_index(competition.load("tiny.toml"), tiny / "tiny")
     assert list(index["group"]) == ["0" + key[0] for key in index["image_id"]]
-    assert list(index["well"]) == list(index["group"])  # by its own name too, for train.balance
+    assert list(index_column(index, "well", "train.balance")) == list(index["group"])
 
 
 def test_group_that_no_table_has_is_refused(tiny, edit):
@@ -193,19 +195,47 @@ def test_group_that_no_table_has_is_refused(tiny, edit):
         read_index(competition.load("tiny.toml"), tiny / "tiny")
 
 
-def test_meta_columns_do_not_take_the_indexs_names(tiny, edit):
+# Names of the index's own columns, of those of windows and folds, and of one that nothing else has.
+NAMES = ["box", "image", "fold", "path", "height", "rle", "mask_paths", "coverage", "empty", "group", "sources", "kind"]
+
+
+@pytest.fixture
+def with_meta(tiny, edit):
+    """The tiny competition with a meta table whose columns have these names; its cells are their column's name."""
     edit("tiny.toml", 'train_csv = "train.csv"', 'train_csv = "train.csv"\ntrain_meta = "meta.csv"')
     ids = [line.split(",")[0] for line in (tiny / "tiny/train.csv").read_text().splitlines()[1:]]
-    (tiny / "tiny/meta.csv").write_text("id,fold,rle,kind\n" + "".join(f"{key},9,x,k\n" for key in ids))
-    index = read_index(competition.load("tiny.toml"), tiny / "tiny")
-    assert "fold" not in index
-    assert set(index["kind"]) == {"k"}
-    assert "x" not in set(index["rle"])
+    rows = [",".join(["id", *NAMES]), *(",".join([key, *(f"{name} {key[1]}" for name in NAMES)]) for key in ids)]
+    (tiny / "tiny/meta.csv").write_text("\n".join(rows) + "\n")
+    return competition.load("tiny.toml")
 
 
-def test_no_meta_table_may_have_a_column_that_the_code_gives_to_images_or_windows(tiny, card, edit):
-    index = read_index(card, tiny / "tiny")
+def test_columns_of_a_meta_table_may_have_any_name(tiny, card, with_meta):
+    plain, index = read_index(card, tiny / "tiny"), read_index(with_meta, tiny / "tiny")
+    assert index[list(plain)].equals(plain)
     windows = crop_index(index, Labels.of(card), config.Crops(size=16, stride=16))
-    write_masks(tiny, edit, lambda mask: mask * np.uint8(255))
-    by_mask = read_index(competition.load("tiny.toml"), tiny / "tiny")
-    assert [column for column in {*index, *windows, *by_mask, "fold"} if not is_own(column)] == []
+    for sample in (*samples_of(index), *samples_of(windows)):
+        assert sample.meta == {name: f"{name} {sample.image_id[1]}" for name in NAMES}
+    assert {sample.box is None for sample in samples_of(index)} == {True}
+    assert {sample.shape for sample in samples_of(windows)} == {(16, 16)}
+
+
+def test_a_competition_with_such_a_meta_table_is_split_trained_on_crops_and_reported(tiny, with_meta):
+    pairs = (
+        "data.crops={size=32,stride=16}",
+        "train.phases.0.crop=32",
+        "train.phases.1.crop=32",
+        "train.balance=box",
+        "folds.balance=['fold','image']",
+    )
+    cfg = config.load("configs/tiny.toml", pairs)
+    assert {"fold=fold 0", "image=image 9"} <= set(stages.describe_folds(cfg)[0])
+    columns = set(stages.gather([cfg]).images)
+    assert {"box", "image", "path", "kind", META + "fold", META + "coverage", META + "group"} <= columns
+
+
+def test_the_indexs_own_column_comes_first_and_an_unknown_one_is_named_with_those_there_are(tiny, with_meta):
+    index = read_index(with_meta, tiny / "tiny")
+    assert set(index_column(index, "empty", "train.balance")) == {"yes", "no"}
+    assert index_column(index, "kind", "train.balance").equals(index[META + "kind"])
+    with pytest.raises(ValueError, match=r"train\.balance: no column 'kid'\. Known columns: image_id, .*, kind, group"):
+        index_column(index, "kid", "train.balance")

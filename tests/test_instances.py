@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from pipeline.data.boundaries import boundary
+from pipeline.data.boundaries import touching_boundary
 from pipeline.postprocess.instances import SplitCut, components, split
 
 LABELS = arrays(np.int32, st.tuples(st.integers(1, 8), st.integers(1, 9)), elements=st.integers(0, 3))
@@ -29,7 +29,7 @@ def disc(shape, y, x, radius):
 
 def perfect(labels, width=1.5):
     """Stored values of a network that makes no mistake."""
-    return np.stack([labels > 0, boundary(labels, width)]).astype(np.uint8) * 255
+    return np.stack([labels > 0, touching_boundary(labels, width)]).astype(np.uint8) * 255
 
 
 def border_by_loops(labels, width):
@@ -52,39 +52,39 @@ def border_by_loops(labels, width):
 @settings(max_examples=60, deadline=None)
 @given(LABELS, st.sampled_from([1, 1.5, 2, 2.9, 4]))
 def test_border_is_its_definition(labels, width):
-    result = boundary(labels, width)
+    result = touching_boundary(labels, width)
     assert result.dtype == np.uint8
     assert np.array_equal(result, border_by_loops(labels, width))
 
 
 def test_border_of_two_that_touch_by_hand():
     labels = np.repeat([[1, 1, 1, 2, 2, 2]], 3, axis=0)
-    assert boundary(labels, 1).tolist() == [[0, 0, 1, 1, 0, 0]] * 3
-    assert boundary(labels, 2).tolist() == [[0, 1, 1, 1, 1, 0]] * 3
+    assert touching_boundary(labels, 1).tolist() == [[0, 0, 1, 1, 0, 0]] * 3
+    assert touching_boundary(labels, 2).tolist() == [[0, 1, 1, 1, 1, 0]] * 3
 
 
 def test_border_lies_in_a_gap_that_is_narrow_enough():
     labels = np.repeat([[1, 1, 0, 0, 2, 2]], 3, axis=0)
-    assert not boundary(labels, 1).any()
-    assert boundary(labels, 2).tolist() == [[0, 0, 1, 1, 0, 0]] * 3
-    assert boundary(labels, 3).tolist() == [[0, 1, 1, 1, 1, 0]] * 3
+    assert not touching_boundary(labels, 1).any()
+    assert touching_boundary(labels, 2).tolist() == [[0, 0, 1, 1, 0, 0]] * 3
+    assert touching_boundary(labels, 3).tolist() == [[0, 1, 1, 1, 1, 0]] * 3
 
 
 def test_one_instance_alone_has_no_border():
     labels = disc((20, 22), 9, 9, 6).astype(np.int32)
-    assert not boundary(labels, 3).any()
-    assert not boundary(np.zeros((4, 5), np.int32), 3).any()
+    assert not touching_boundary(labels, 3).any()
+    assert not touching_boundary(np.zeros((4, 5), np.int32), 3).any()
 
 
 def test_border_tells_labels_beyond_two_million_apart():
     labels = np.array([[2**24 - 1, 2**24]])
-    assert boundary(labels, 1).tolist() == [[1, 1]]
+    assert touching_boundary(labels, 1).tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize("width", [0, 0.5, float("nan")])
 def test_a_border_below_one_pixel_is_refused(width):
     with pytest.raises(ValueError, match="expected 1 or more"):
-        boundary(np.zeros((3, 3), np.int32), width)
+        touching_boundary(np.zeros((3, 3), np.int32), width)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_border_below_one_pixel_is_refused(width):
 )
 def test_what_are_no_labels_is_refused(labels, said):
     with pytest.raises(ValueError, match="labels") as error:
-        boundary(labels, 1)
+        touching_boundary(labels, 1)
     assert said in str(error.value)
 
 
@@ -223,7 +223,7 @@ def test_perfect_maps_give_back_instances_up_to_their_border():
     labels = np.where(nearest.min(axis=2) < 9, nearest.argmin(axis=2) + 1, 0)  # cells without any gap
     found = split(perfect(labels), SplitCut(0.5, 0.5))
     assert np.array_equal(found > 0, labels > 0)
-    away = (labels > 0) & (boundary(labels, 1.5) == 0)
+    away = (labels > 0) & (touching_boundary(labels, 1.5) == 0)
     pairs = set(zip(labels[away].tolist(), found[away].tolist(), strict=True))
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
 

@@ -12,6 +12,7 @@ from pipeline.cli import main
 from pipeline.data.crops import crop_index
 from pipeline.data.index import read_index
 from pipeline.data.labels import VOID, Labels, resize_masks
+from pipeline.data.sample import samples_of
 from pipeline.demos.instances import draw_culture, instance_rles
 from pipeline.demos.salt import TEST, TRAIN
 from pipeline.doctor.label_pairs import check_label_sources
@@ -49,7 +50,7 @@ def write(folder, kind, *, train=8, test=2, void=None, top="instances = true"):
     masks = f"objects = {str(objects).lower()}\n" + ("" if objects or kind != VALUES else "above = 0\n")
     masks += "void = 65535\n" if void is not None else ""
     (folder / "card.toml").write_text(
-        f'name = "cells"\ntitle = "Cells"\nclasses = ["cell"]\n{top}\nrowless = "empty"\n'
+        f'name = "cells"\ntitle = "Cells"\nclasses = ["cell"]\n{top}\nimages_without_rows = "empty"\n'
         f'metric = "{"dsb_precision" if "instances" in top else "mean_dice"}"\n[files]\ntrain_images = "train"\n'
         f'test_images = "test"\n{LABELS[kind]}\n[columns]\nid = "id"\nrle = "rle"\n[masks]\n{masks}'
     )
@@ -121,13 +122,13 @@ def test_every_way_gives_the_masks_objects_borders_and_folds_of_the_cells_that_w
     index = read_index(card, tmp_path / "data")
     assert index["coverage"].tolist() == [(cells[key] > 0).mean() for key in index["image_id"]]
     labels, with_borders = Labels.of(card), Labels.of(card, boundary=2.0)
-    for row in index.itertuples():
-        true = cells[row.image_id]
-        assert np.array_equal(numbered(labels.read_instances(row)), numbered(true))
-        assert np.array_equal(labels.read(row)[..., 0], true > 0)
-        assert np.array_equal(with_borders.read(row)[..., 0], true > 0)
-        assert with_borders.read(row)[..., 1].any() == (true.max() > 1)
-        assert np.array_equal(labels.read_scored(row)[0], true > 0)
+    for sample in samples_of(index):
+        true = cells[sample.image_id]
+        assert np.array_equal(numbered(labels.read_instances(sample)), numbered(true))
+        assert np.array_equal(labels.read(sample)[..., 0], true > 0)
+        assert np.array_equal(with_borders.read(sample)[..., 0], true > 0)
+        assert with_borders.read(sample)[..., 1].any() == (true.max() > 1)
+        assert np.array_equal(labels.read_scored(sample)[0], true > 0)
     by_rows = tmp_path / "rows"
     write(by_rows, ROWS)
     other = read_index(competition.load(str(by_rows / "card.toml")), by_rows / "data")
@@ -141,10 +142,10 @@ def test_windows_of_every_way_are_those_of_the_whole_mask(kind, tmp_path):
     index, labels = read_index(card, tmp_path / "data"), Labels.of(card)
     crops = crop_index(index, labels, config.Crops(size=40, stride=30))
     assert len(crops) > len(index)
-    for row in crops.itertuples():
-        true = cells[row.image_id][row.box.slices] > 0
-        assert np.array_equal(labels.read_part(row.image, row.box)[..., 0], true)
-        assert row.coverage == true.mean()
+    for sample, coverage in zip(samples_of(crops), crops["coverage"], strict=True):
+        true = cells[sample.image_id][sample.box.slices] > 0
+        assert np.array_equal(labels.read(sample)[..., 0], true)
+        assert coverage == true.mean()
 
 
 def test_void_is_no_mask_of_a_window(tmp_path):
@@ -152,9 +153,9 @@ def test_void_is_no_mask_of_a_window(tmp_path):
     card = competition.load(str(tmp_path / "card.toml"))
     index, labels = read_index(card, tmp_path / "data"), Labels.of(card)
     crops = crop_index(index, labels, config.Crops(size=40, stride=40))
-    corner = next(crops[crops["box"].map(lambda box: box[:2] == (0, 0))].itertuples())
-    assert (labels.read_part(corner.image, corner.box) == VOID).all()
-    assert (corner.coverage, corner.empty) == (0, "yes")
+    corner = crops[crops["box"].map(lambda box: box[:2] == (0, 0))]
+    assert (labels.read(samples_of(corner)[0]) == VOID).all()
+    assert corner[["coverage", "empty"]].iloc[0].tolist() == [0, "yes"]
 
 
 def test_at_another_size_a_pixel_is_void_if_most_of_what_it_covers_is_by_hand():
@@ -166,7 +167,7 @@ def test_windows_of_borders_between_objects_are_refused_before_any_work(tmp_path
     monkeypatch.chdir(tmp_path)
     write(tmp_path, VALUES, train=2)
     (tmp_path / "cells.toml").write_text(
-        'competition = "card.toml"\n[data]\nroot = "data"\nborder = 2\ncrops = { size = 64 }\n[model]\nclasses = 2\n'
+        'competition = "card.toml"\n[data]\nroot = "data"\nboundary = 2\ncrops = { size = 64 }\n[model]\nclasses = 2\n'
         'in_channels = 1\nencoder = "tu-test_efficientnet"\ndecoder_channels = [16, 16, 8, 8, 8]\n'
         "[[train.phases]]\nloss = { bce = 1.0 }\nepochs = 1\nlr = 1e-3\ncrop = 64\n"
     )
@@ -183,7 +184,7 @@ def trained(tmp_path, monkeypatch):
     monkeypatch.delenv("DATA", raising=False)
     cells = write(tmp_path, VALUES, void=np.s_[:30, :50])
     (tmp_path / "configs").mkdir()
-    text = CONFIG.replace('"tiny.toml"', '"card.toml"').replace('root = "tiny"', 'root = "data"\nborder = 2')
+    text = CONFIG.replace('"tiny.toml"', '"card.toml"').replace('root = "tiny"', 'root = "data"\nboundary = 2')
     text = text.replace("in_channels = 1", "in_channels = 1\nclasses = 2").replace("count = 3", "count = 2")
     text = text.replace("epochs = 2", "epochs = 1").replace("lr = 3e-3", "lr = 3e-3\nmix = { copy_paste = 0.5 }")
     (tmp_path / "configs/cells.toml").write_text(text)

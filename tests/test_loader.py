@@ -15,12 +15,13 @@ from pipeline.config import Crops
 from pipeline.data import loader
 from pipeline.data.augment import Augment
 from pipeline.data.crops import crop_index
-from pipeline.data.dataset import EpochSampler, Images, MaskedImages, PseudoLabelled
+from pipeline.data.dataset import Images, MaskedImages, PseudoLabelled
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
 from pipeline.data.loader import Loader
 from pipeline.data.mixing import Mixing
 from pipeline.data.reader import Reader
+from pipeline.data.sampler import EpochSampler
 from pipeline.inference.prediction_store import PredictionStore, StoreWriter, start_store
 from pipeline.serving.single_pass import LoadedImages, read_images
 
@@ -164,14 +165,14 @@ def test_a_fault_of_the_program_in_a_worker_stays_a_fault():
 
 
 def test_a_training_whose_worker_is_killed_ends_in_one_line(tiny, capsys, monkeypatch):
-    original = Reader.__call__
+    original = Reader.read
 
-    def read(self, path):
+    def read(self, sample):
         if get_worker_info():
             be_killed()
-        return original(self, path)
+        return original(self, sample)
 
-    monkeypatch.setattr(Reader, "__call__", read)
+    monkeypatch.setattr(Reader, "read", read)
     assert main(["train", "configs/tiny.toml", "--fold", "0", "--set", "train.workers=1"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("pipeline train: a process that reads images died (")

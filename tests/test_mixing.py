@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from pipeline.data.boundaries import boundary
+from pipeline.data.boundaries import touching_boundary
 from pipeline.data.mixing import MIXES, Mixing, copy_paste, cutmix, mosaic
 
 SIZE = 24
@@ -81,7 +81,7 @@ def bars(value, *columns):
     labels = np.zeros((SIZE, SIZE), np.int32)
     for number, (start, end) in enumerate(columns, start=1):
         labels[:, start:end] = number
-    return plain(value)[0], np.stack([labels > 0, boundary(labels, 2)], axis=-1).astype(np.uint8)
+    return plain(value)[0], np.stack([labels > 0, touching_boundary(labels, 2)], axis=-1).astype(np.uint8)
 
 
 def test_a_border_is_drawn_between_a_pasted_object_and_an_old_one():
@@ -114,7 +114,8 @@ def test_every_mix_draws_borders_where_objects_of_two_images_meet(name):
     for seed in range(10):
         partner = partial(next, iter([bars(value, (0, SIZE)) for value in (11, 12, 13)]))
         image, mask = MIXES[name](bars(10, (0, SIZE)), partner, rng(seed), 2)
-        assert np.array_equal(mask[..., 1], boundary(image[..., 0], 2))  # each is one object: they meet at every seam
+        # Each is one object: they touch at every seam.
+        assert np.array_equal(mask[..., 1], touching_boundary(image[..., 0], 2))
 
 
 def test_a_mixing_hands_its_border_to_the_mixes():

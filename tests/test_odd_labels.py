@@ -7,6 +7,7 @@ from pipeline import competition
 from pipeline.data.index import read_index
 from pipeline.data.integrity import survey_train
 from pipeline.data.labels import Labels
+from pipeline.data.sample import samples_of
 from pipeline.data.windows import Box
 from tests.odd_labels import ODD, VOID, VOID_OBJECT, Odd, lay_out
 
@@ -15,11 +16,11 @@ REFUSED = [odd for odd in ODD if odd.refused]
 
 
 def read(odd: Odd, folder):
-    """How labels are read, and the row of `a`."""
+    """How labels are read, the sample of `a`, and its coverage."""
     card = competition.load(str(lay_out(odd, folder)))
     index = read_index(card, folder / "data")
     assert index["image_id"].tolist() == ["a", "b"]
-    return Labels.of(card), next(index.itertuples())
+    return Labels.of(card), samples_of(index)[0], index["coverage"][0]
 
 
 def mask_of(odd: Odd) -> np.ndarray:
@@ -31,19 +32,19 @@ def mask_of(odd: Odd) -> np.ndarray:
 
 @pytest.mark.parametrize("odd", READ, ids=lambda odd: odd.name)
 def test_a_label_is_the_mask_that_is_drawn_whole_and_by_window(odd, tmp_path):
-    labels, row = read(odd, tmp_path)
-    mask = labels.read(row)
+    labels, sample, coverage = read(odd, tmp_path)
+    mask = labels.read(sample)
     assert mask.dtype == np.uint8
     assert mask.tolist() == mask_of(odd).tolist()
     box = Box(1, 2, 4, 6)
-    assert labels.read_part(row, box).tolist() == mask_of(odd)[box.slices].tolist()
-    assert row.coverage == pytest.approx(min(1, (mask_of(odd) == 1).mean(axis=(0, 1)).sum()))
+    assert labels.window(sample, box).tolist() == mask_of(odd)[box.slices].tolist()
+    assert coverage == pytest.approx(min(1, (mask_of(odd) == 1).mean(axis=(0, 1)).sum()))
 
 
 @pytest.mark.parametrize("odd", [odd for odd in READ if odd.objects is not None], ids=lambda odd: odd.name)
 def test_objects_are_those_that_are_drawn(odd, tmp_path):
-    labels, row = read(odd, tmp_path)
-    assert labels.read_instances(row).tolist() == odd.objects.tolist()
+    labels, sample, _ = read(odd, tmp_path)
+    assert labels.read_instances(sample).tolist() == odd.objects.tolist()
 
 
 @pytest.mark.parametrize("odd", REFUSED, ids=lambda odd: odd.name)

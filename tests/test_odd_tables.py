@@ -12,6 +12,7 @@ from pipeline import competition
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.integrity import survey_test, survey_train
 from pipeline.data.labels import Labels
+from pipeline.data.sample import samples_of
 from pipeline.data.tables import sample_header
 from pipeline.submission import check_submission, write_submission
 from tests.odd_tables import GROUPS, HEIGHT, IDS, ODD, WIDTH, mask_of, write
@@ -53,10 +54,10 @@ def assert_is_as_drawn(card, index, layout):
     classes = card.classes if len(card.classes) > 1 else ()
     assert [column for column in index if column.startswith("coverage_")] == [f"coverage_{name}" for name in classes]
     labels = Labels.of(card)
-    for row in index.itertuples():
+    for row, sample in zip(index.itertuples(), samples_of(index), strict=True):
         place = IDS.index(row.image_id.removesuffix(".png"))
         mask = mask_of(place) * (row.image_id not in layout.empty)
-        assert np.array_equal(labels.read(row)[..., 0], mask)
+        assert np.array_equal(labels.read(sample)[..., 0], mask)
         assert row.coverage == pytest.approx(mask.mean())
         assert row.empty == ("no" if mask.any() else "yes")
         assert row.path.is_file()
@@ -106,7 +107,7 @@ def test_no_image_that_reads_is_no_training_set(tmp_path):
     layout, _ = write("nothing odd", tmp_path)
     for name in layout.images:
         (tmp_path / name).write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"no training image is left: train\.csv names none that reads"):
+    with pytest.raises(ValueError, match=r"no training image is left: none of the images in train\.csv can be read"):
         read_index(competition.load(str(tmp_path / "card.toml")), tmp_path, skip_bad=True)
 
 
@@ -117,7 +118,7 @@ def test_files_of_the_system_are_counted_in_one_line(tmp_path, caplog):
         read(tmp_path)
     lines = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
     assert len(lines) == 2  # of train and of test
-    assert lines[0].endswith("train: 6 files of the system are left out, such as '.DS_Store'")
+    assert lines[0].endswith("train: 6 files of the operating system are left out, such as '.DS_Store'")
 
 
 def test_a_million_columns_are_refused_within_a_second(tmp_path):

@@ -6,7 +6,17 @@ import tifffile
 from PIL import Image
 
 from pipeline.data import reader as reader_module
-from pipeline.data.reader import ImageError, Reader, read_image, read_labels, read_mask, read_size, stretch, write_image
+from pipeline.data.reader import (
+    ImageError,
+    Reader,
+    percentile_normalize,
+    read_image,
+    read_labels,
+    read_mask,
+    read_size,
+    write_image,
+)
+from pipeline.data.sample import Sample
 from pipeline.data.windows import Box
 from tests import odd_images
 from tests.odd_images import ODD
@@ -111,7 +121,7 @@ def test_other_values_are_refused_with_what_to_write_on_the_card(tmp_path, pixel
 
 def test_a_mask_that_jpeg_blurred_is_refused_until_the_card_says_where_to_cut(tmp_path):
     Image.fromarray(SQUARE * np.uint8(255)).save(tmp_path / "mask.jpg", quality=75)
-    with pytest.raises(ImageError, match=r"mask\.jpg: .*above = 127 \(of JPEG"):
+    with pytest.raises(ImageError, match=r"mask\.jpg: .*above = 127 \(JPEG blurs"):
         read_mask(tmp_path / "mask.jpg")
     assert np.array_equal(read_mask(tmp_path / "mask.jpg", above=127), SQUARE)
     assert np.array_equal(read_mask(tmp_path / "mask.jpg", above=127, box=Box(5, 20, 20, 20)), SQUARE[5:25, 20:40])
@@ -141,18 +151,20 @@ def test_missing_image_and_no_image_are_told_apart(tmp_path):
 
 def test_stretch_by_hand():
     image = np.array([[[10], [20], [30]]], dtype=np.uint8)
-    assert stretch(image, (0, 100)).ravel().tolist() == [0, 128, 255]
+    assert percentile_normalize(image, (0, 100)).ravel().tolist() == [0, 128, 255]
 
 
 def test_stretch_makes_exposure_vanish(tmp_path):
     write_image(tmp_path / "dark.png", GREY // 4)
     write_image(tmp_path / "light.png", GREY)
-    dark, light = (Reader(1, (0, 100))(tmp_path / name).astype(int) for name in ("dark.png", "light.png"))
+    dark, light = (
+        Reader(1, (0, 100)).read(Sample.from_file(tmp_path / name)).astype(int) for name in ("dark.png", "light.png")
+    )
     assert np.abs(dark - light).max() <= 4
 
 
 def test_stretch_leaves_a_constant_image():
-    assert np.array_equal(stretch(np.full((2, 2, 3), 7, np.uint8), (1, 99)), np.full((2, 2, 3), 7))
+    assert np.array_equal(percentile_normalize(np.full((2, 2, 3), 7, np.uint8), (1, 99)), np.full((2, 2, 3), 7))
 
 
 # ---------------------------------------------------------------------------------------------- pixels that are none
@@ -167,62 +179,62 @@ def holed(tmp_path):
     return tmp_path / "holed.tif", pixels
 
 
-@pytest.mark.parametrize("reader", [Reader(3, window=(0, 1)), Reader(1, window=(0, 1)), Reader(3, (1, 99))])
+@pytest.mark.parametrize("reader", [Reader(3, value_range=(0, 1)), Reader(1, value_range=(0, 1)), Reader(3, (1, 99))])
 def test_pixels_that_are_no_number_refuse_their_image_with_their_number_and_place(holed, reader):
     path, _ = holed
-    said = (
-        r"holed\.tif: 4 of 1551 pixels are no finite number \(nan\), the first at row 20, column 17: set data\.nodata"
-    )
-    for read in (reader, lambda path: reader.glance(path, 1), reader.check):
+    said = r"holed\.tif: 4 of 1551 pixels are not finite \(nan\), the first at row 20, column 17: set data\.nodata"
+    for read in (reader.read, lambda sample: reader.preview(sample, 1), reader.check):
         with pytest.raises(ImageError, match=said):
-            read(path)
+            read(Sample.from_file(path))
 
 
 def test_of_a_window_too_with_the_place_in_the_whole_image(holed):
     path, pixels = holed
-    reader = Reader(3, window=(0, 1))
-    assert reader.part(path, Box(0, 0, 20, 47)) == pytest.approx(pixels[:20] * 255, abs=1e-3)
+    reader = Reader(3, value_range=(0, 1))
+    assert reader.window(Sample.from_file(path), Box(0, 0, 20, 47)) == pytest.approx(pixels[:20] * 255, abs=1e-3)
     with pytest.raises(ImageError, match=r"2 of 30 pixels of this window .* at row 20, column 17"):
-        reader.part(path, Box(18, 15, 3, 10))
+        reader.window(Sample.from_file(path), Box(18, 15, 3, 10))
 
 
-@pytest.mark.parametrize("reader", [Reader(3, window=(0, 1), nodata="zero"), Reader(3, (0, 100), nodata="zero")])
+@pytest.mark.parametrize("reader", [Reader(3, value_range=(0, 1), nodata="zero"), Reader(3, (0, 100), nodata="zero")])
 def test_or_they_become_black(holed, reader):
     path, pixels = holed
-    holes, found = ~np.isfinite(pixels), reader(path)
+    holes, found = ~np.isfinite(pixels), reader.read(Sample.from_file(path))
     assert (found[holes] == 0).all()
     assert np.isfinite(found).all()
-    low, high = reader.window or (pixels[~holes].min(), pixels[~holes].max())
+    low, high = reader.value_range or (pixels[~holes].min(), pixels[~holes].max())
     assert found[~holes] == pytest.approx((pixels[~holes] - low) * 255 / (high - low), abs=1e-2)
-    if reader.window:
-        assert np.array_equal(reader.part(path, Box(18, 8, 9, 20)), found[18:27, 8:28])
+    if reader.value_range:
+        assert np.array_equal(reader.window(Sample.from_file(path), Box(18, 8, 9, 20)), found[18:27, 8:28])
 
 
 def test_or_the_mean_of_the_rest_of_their_channel(holed):
     path, pixels = holed
-    found = Reader(3, window=(0, 1), nodata="mean")(path)
+    found = Reader(3, value_range=(0, 1), nodata="mean").read(Sample.from_file(path))
     expected = pixels[..., 0][np.isfinite(pixels[..., 0])].mean() * 255
     assert found[20:22, 17:19, 0] == pytest.approx(expected, abs=1e-2)
-    with pytest.raises(ImageError, match=r'data\.nodata = "mean" is of a whole image, and this is read by window'):
-        Reader(3, window=(0, 1), nodata="mean").part(path, Box(0, 0, 3, 3))
+    with pytest.raises(
+        ImageError, match=r'data\.nodata = "mean" needs the whole image, but this image is read by window: set "zero"'
+    ):
+        Reader(3, value_range=(0, 1), nodata="mean").window(Sample.from_file(path), Box(0, 0, 3, 3))
 
 
 def test_an_image_of_nothing_but_holes_is_black(tmp_path):
     np.save(tmp_path / "a.npy", np.full((3, 4), np.nan))
     for nodata in ("zero", "mean"):
-        assert (Reader(1, (1, 99), nodata=nodata)(tmp_path / "a.npy") == 0).all()
-        assert (Reader(1, nodata=nodata).glance(tmp_path / "a.npy", 3) == 0).all()
+        assert (Reader(1, (1, 99), nodata=nodata).read(Sample.from_file(tmp_path / "a.npy")) == 0).all()
+        assert (Reader(1, nodata=nodata).preview(Sample.from_file(tmp_path / "a.npy"), 3) == 0).all()
 
 
 def test_a_number_that_only_eight_bytes_hold_is_none(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[0, 1e300], [1, 2]]))
-    with pytest.raises(ImageError, match=r"1 of 4 pixels are no finite number \(1e\+300\), .* row 0, column 1"):
-        Reader(1, (1, 99))(tmp_path / "a.npy")
+    with pytest.raises(ImageError, match=r"1 of 4 pixels are not finite \(1e\+300\), .* row 0, column 1"):
+        Reader(1, (1, 99)).read(Sample.from_file(tmp_path / "a.npy"))
 
 
 def test_a_hole_in_a_mask_is_no_background(tmp_path):
     np.save(tmp_path / "a.npy", np.where(SQUARE, np.nan, 0.0))
-    with pytest.raises(ImageError, match="not a number at row 10, column 10"):
+    with pytest.raises(ImageError, match="a mask with NaN at row 10, column 10"):
         read_mask(tmp_path / "a.npy", above=127)
 
 
@@ -232,12 +244,12 @@ def test_a_hole_in_a_mask_is_no_background(tmp_path):
 @pytest.mark.parametrize(("name", "channels"), [("bands.tif", 4), ("pages.tif", 4), ("planes.tif", 4)])
 def test_a_fourth_band_or_page_is_no_alpha(tmp_path, name, channels):
     path = odd_images.write(name, tmp_path)
-    assert Reader(channels)(path).shape[2] == channels
+    assert Reader(channels).read(Sample.from_file(path)).shape[2] == channels
     for wrong in (1, 3):
         with pytest.raises(ImageError, match=rf"4 channels, expected {wrong}: set model\.in_channels = 4"):
-            Reader(wrong)(path)
+            Reader(wrong).read(Sample.from_file(path))
         with pytest.raises(ImageError, match=rf"4 channels, expected {wrong}"):
-            Reader(wrong).part(path, Box(0, 0, 9, 9))
+            Reader(wrong).window(Sample.from_file(path), Box(0, 0, 9, 9))
 
 
 def test_two_channels_are_no_grey_and_alpha(tmp_path):
@@ -246,7 +258,7 @@ def test_two_channels_are_no_grey_and_alpha(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", pixels.transpose(2, 0, 1), photometric="minisblack")
     for name in ("a.npy", "a.tif"):
         with pytest.raises(ImageError, match=r"2 channels, expected 1: set model\.in_channels = 2"):
-            Reader(1)(tmp_path / name)
+            Reader(1).read(Sample.from_file(tmp_path / name))
 
 
 @pytest.mark.parametrize(
@@ -256,9 +268,9 @@ def test_two_channels_are_no_grey_and_alpha(tmp_path):
 def test_alpha_is_dropped_where_the_file_calls_it_so(tmp_path, name):
     path, pixels = odd_images.write(name, tmp_path), ODD[name].pixels
     colours = pixels[..., :3] / (257 if pixels.dtype == np.uint16 else 1)
-    assert Reader(3)(path) == pytest.approx(colours, abs=1e-3)
-    assert Reader(3).part(path, Box(3, 4, 9, 9)) == pytest.approx(colours[3:12, 4:13], abs=1e-3)
-    assert Reader(4)(path).shape[2] == 4
+    assert Reader(3).read(Sample.from_file(path)) == pytest.approx(colours, abs=1e-3)
+    assert Reader(3).window(Sample.from_file(path), Box(3, 4, 9, 9)) == pytest.approx(colours[3:12, 4:13], abs=1e-3)
+    assert Reader(4).read(Sample.from_file(path)).shape[2] == 4
 
 
 BRUSH = np.dstack([np.zeros((*SQUARE.shape, 3), np.uint8), SQUARE * np.uint8(255)])
@@ -267,7 +279,7 @@ BRUSH = np.dstack([np.zeros((*SQUARE.shape, 3), np.uint8), SQUARE * np.uint8(255
 @pytest.mark.parametrize("colour", [0, 255])
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
 def test_a_mask_painted_on_a_transparent_layer_is_its_alpha_and_says_so(tmp_path, name, colour, caplog):
-    reader_module._say_once_of_alpha.cache_clear()
+    reader_module._warn_of_alpha_masks.cache_clear()
     painted = BRUSH.copy()
     painted[..., :3] = colour
     Image.fromarray(painted).save(tmp_path / name, **{"lossless": True, "exact": True} if name == "a.webp" else {})
@@ -275,7 +287,7 @@ def test_a_mask_painted_on_a_transparent_layer_is_its_alpha_and_says_so(tmp_path
         assert np.array_equal(read_mask(tmp_path / name, above=above), SQUARE)
     assert np.array_equal(read_mask(tmp_path / name, box=Box(5, 20, 20, 20)), SQUARE[5:25, 20:40])
     assert not read_mask(tmp_path / name, box=Box(32, 2, 4, 4)).any(), "where a window shows one value alone"
-    assert len([line for line in caplog.messages if "not transparent is read as mask" in line]) == 1
+    assert len([line for line in caplog.messages if "pixels that are not transparent are mask" in line]) == 1
 
 
 def test_nothing_painted_is_an_empty_mask_and_an_opaque_mask_is_its_colours(tmp_path):
@@ -305,12 +317,12 @@ def test_labels_of_one_colour_under_alpha_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["bits.png", "bits.tif", "bits.npy", "bits.bmp", "bits.pbm", "group4.tif"])
-@pytest.mark.parametrize("reader", [Reader(1), Reader(1, (0, 100)), Reader(1, window=(0, 255))])
+@pytest.mark.parametrize("reader", [Reader(1), Reader(1, (0, 100)), Reader(1, value_range=(0, 255))])
 def test_images_of_one_bit_are_black_and_white(tmp_path, name, reader):
     path, white = odd_images.write(name, tmp_path), odd_images.BITS * np.uint8(255)
-    assert np.array_equal(reader(path)[..., 0], white)
-    assert np.array_equal(reader.glance(path, 3)[..., 1], white)
-    assert np.array_equal(stretch(reader.glance(path, 1), (0, 100))[..., 0], white)
+    assert np.array_equal(reader.read(Sample.from_file(path))[..., 0], white)
+    assert np.array_equal(reader.preview(Sample.from_file(path), 3)[..., 1], white)
+    assert np.array_equal(percentile_normalize(reader.preview(Sample.from_file(path), 1), (0, 100))[..., 0], white)
 
 
 def test_a_mask_of_one_bit_is_white_above_any_grey(tmp_path):
@@ -333,9 +345,9 @@ def test_masks_are_turned_as_images_are(tmp_path):
 def test_a_large_image_is_checked_by_window_and_not_held_whole(tmp_path, monkeypatch):
     path = odd_images.write("tiles.tif", tmp_path)
     monkeypatch.setattr(reader_module, "LARGE", 100)
-    monkeypatch.setattr(Reader, "glance", lambda *_: pytest.fail("read whole"))
-    assert Reader(3).check(path) == (odd_images.HEIGHT, odd_images.WIDTH)
+    monkeypatch.setattr(Reader, "read_raw", lambda *_: pytest.fail("read whole"))
+    assert Reader(3).check(Sample.from_file(path)) == (odd_images.HEIGHT, odd_images.WIDTH)
     content = bytearray(path.read_bytes())
     path.write_bytes(content[:-900])
     with pytest.raises(ImageError, match=r"tiles\.tif: rows 32 to 33, .* cannot be read"):
-        Reader(3).check(path)
+        Reader(3).check(Sample.from_file(path))

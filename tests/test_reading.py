@@ -1,5 +1,6 @@
 """What the stages make of images that are stored turned, have holes, other channels, or other depths."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipeline.cli import main
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
 from pipeline.data.reader import Reader
+from pipeline.data.sample import Sample, samples_of
 from pipeline.duplicates import find_duplicates
 
 CARD = "tiny.toml"
@@ -44,23 +46,23 @@ def store_as_tiff(path, pixels):
 
 def test_an_image_that_is_stored_turned_is_the_same_to_all_stages(first, capsys):
     before = read_index(competition.load(CARD), Path("tiny"))
-    whole = Reader(1)(first)
+    whole = Reader(1).read(Sample.from_file(first))
     store_turned(first)
     after = read_index(competition.load(CARD), Path("tiny"))
     assert after.equals(before)
-    assert np.array_equal(Reader(1)(first), whole)
+    assert np.array_equal(Reader(1).read(Sample.from_file(first)), whole)
     for command in ("data", "doctor"):
         status, said = run(capsys, command)
         assert status == 0
         assert "1 of 23 images are stored turned (EXIF orientation): read as they are seen" in " ".join(said.split())
-        assert command == "data" or "were their masks drawn so? else set data.exif = false" in " ".join(said.split())
+        assert command == "data" or "if their masks were not drawn so, set data.exif = false" in " ".join(said.split())
 
 
 def test_or_it_is_read_as_it_is_stored(first, capsys):
     store_turned(first)
     as_stored = Reader(1, exif=False)
     index = read_index(competition.load(CARD), Path("tiny"), reader=as_stored)
-    assert tuple(index.loc[0, ["height", "width"]]) == as_stored(first).shape[:2] == (44, 36)
+    assert tuple(index.loc[0, ["height", "width"]]) == as_stored.read(Sample.from_file(first)).shape[:2] == (44, 36)
     _, said = run(capsys, "data", "data.exif=false")
     assert "read as they are stored (data.exif = false)" in " ".join(said.split())
 
@@ -82,13 +84,10 @@ def test_mask_images_are_turned_as_the_config_turns_images(tiny, tmp_path):
     Image.fromarray(mask).save(tmp_path / "mask.png")
     store_turned(tmp_path / "mask.png")
     card = competition.load(CARD)
-
-    class Row:
-        path, mask_paths, height, width = tmp_path / "image.png", (tmp_path / "mask.png",), 36, 44
-
-    assert np.array_equal(Labels.of(card).read(Row)[..., 0], mask > 0)
-    Row.height, Row.width = 44, 36
-    assert np.array_equal(Labels.of(card, exif=False).read(Row)[..., 0], np.rot90(mask > 0))
+    sample = Sample("image", (tmp_path / "image.png",), (36, 44), mask_paths=(tmp_path / "mask.png",))
+    assert np.array_equal(Labels.of(card).read(sample)[..., 0], mask > 0)
+    sample = replace(sample, size=(44, 36))
+    assert np.array_equal(Labels.of(card, exif=False).read(sample)[..., 0], np.rot90(mask > 0))
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -100,9 +99,7 @@ def test_a_hole_in_an_image_stops_every_stage_that_reads_it(tiny, capsys, part, 
     store_as_tiff(path, pixels)
     status, said = run(capsys, command, "data.percentiles=[1, 99]")
     assert status in (1, 2)
-    assert f"{path}: 2 of 1584 pixels are no finite number (nan), the first at row 3, column 7" in " ".join(
-        said.split()
-    )
+    assert f"{path}: 2 of 1584 pixels are not finite (nan), the first at row 3, column 7" in " ".join(said.split())
     for nodata in ("zero", "mean"):
         status, _ = run(capsys, command, "data.percentiles=[1, 99]", f"data.nodata='{nodata}'", "data.doctor=false")
         assert status == 0
@@ -113,7 +110,7 @@ def test_or_is_left_out_with_skip_bad(first, caplog):
     card = competition.load(CARD)
     index = read_index(card, Path("tiny"), skip_bad=True)
     assert first.stem not in set(index["image_id"])
-    assert any("left out: " in line and "no finite number (inf)" in line for line in caplog.messages)
+    assert any("left out: " in line and "not finite (inf)" in line for line in caplog.messages)
     assert first.stem in set(read_index(card, Path("tiny"), True, Reader(1, nodata="zero"))["image_id"])
     assert len(read_test_index(card, Path("tiny"), skip_bad=True)) == 5
 
@@ -163,8 +160,8 @@ def test_slices_of_volumes_are_training_images_and_masks(tiny, tmp_path):
     assert set(zip(index["height"], index["width"], strict=True)) == {(10, 12)}
     assert index["group"].tolist() == ["v0"] * 3 + ["v1"] * 3, "slices of one volume would leak over folds"
     volume = np.asarray(nibabel.load(tmp_path / "ct" / "masks" / "v1.nii.gz").dataobj)
-    row = index.iloc[5]
-    assert np.array_equal(Labels.of(card).read(row)[..., 0], volume[..., 2].T)
-    assert row.coverage == pytest.approx(volume[..., 2].mean())
+    sample = samples_of(index)[5]
+    assert np.array_equal(Labels.of(card).read(sample)[..., 0], volume[..., 2].T)
+    assert index["coverage"][5] == pytest.approx(volume[..., 2].mean())
     assert len(read_test_index(card, tmp_path / "ct")) == 3
-    assert rle.encode(Labels.of(card).read(row)[..., 0])
+    assert rle.encode(Labels.of(card).read(sample)[..., 0])

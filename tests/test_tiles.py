@@ -10,6 +10,7 @@ from torch import nn
 
 from pipeline.config import Tiles
 from pipeline.data.reader import Reader
+from pipeline.data.sample import Sample
 from pipeline.data.windows import Box
 from pipeline.inference import tiles as tiling
 from pipeline.inference.predictor import Predictor
@@ -203,8 +204,8 @@ def test_a_file_is_predicted_by_window_as_it_is_predicted_whole(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (150, 200, 3)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(32, 32), photometric="rgb", compression="deflate")
     predictor = Predictor(Blur(), ("identity",), "float32", tiles=Tiles(size=64, stride=48))
-    reader = Reader(1)
-    with reader.windows(tmp_path / "a.tif") as image:
+    reader, sample = Reader(1), Sample.from_file(tmp_path / "a.tif")
+    with reader.open_windows(sample) as image:
         found = torch.cat(list(predictor.strips(image)), dim=2)
-    whole = torch.from_numpy(reader(tmp_path / "a.tif").transpose(2, 0, 1).copy())
+    whole = torch.from_numpy(reader.read(sample).transpose(2, 0, 1).copy())
     torch.testing.assert_close(found, predictor(whole[None])[0])

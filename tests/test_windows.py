@@ -128,7 +128,9 @@ def test_or_counts_as_nothing_with_a_line_that_says_so(damaged, caplog):
     with open_windows(path, lenient=True) as image:
         for _ in range(2):
             assert (image.read(Box(0, 0, 100, 150))[..., 0] == expected).all()
-    assert [line for line in caplog.messages if "columns 0 to 64" in line and "count as 0" in line] == caplog.messages
+    assert [
+        line for line in caplog.messages if "columns 0 to 64" in line and "are read as 0" in line
+    ] == caplog.messages
     assert len(caplog.messages) == 1, "said once, however often it is read"
 
 
@@ -141,23 +143,23 @@ def test_a_file_that_was_cut_short_says_where(tmp_path):
         image.read(Box(0, 0, 100, 150))
 
 
-def test_a_tiff_without_tiles_is_unpacked_and_says_so(tmp_path, caplog):
+def test_a_tiff_without_tiles_is_decoded_into_a_temporary_file_and_logged(tmp_path, caplog):
     pixels = np.random.default_rng(0).integers(0, 256, (100, 150)).astype(np.uint8)
     for name, options in (("packed", {"compression": "deflate"}), ("plain", {})):
         tifffile.imwrite(tmp_path / f"{name}.tif", pixels, rowsperstrip=7, photometric="minisblack", **options)
         with open_windows(tmp_path / f"{name}.tif") as image:
             assert (image.read(Box(3, 5, 90, 80))[..., 0] == pixels[3:93, 5:85]).all()
     assert len(caplog.messages) == 1, "what is not compressed is mapped as it lies there"
-    assert "packed.tif: a TIFF without tiles: unpacked" in caplog.messages[0]
+    assert "packed.tif: a TIFF without tiles: decoded into a temporary file" in caplog.messages[0]
 
 
 def test_tiles_that_were_decoded_go_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(windows, "KEPT", 3 * 64 * 64)
+    monkeypatch.setattr(windows, "CACHE_BYTES", 3 * 64 * 64)
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((512, 512), np.uint8), tile=(64, 64), photometric="minisblack")
     with open_windows(tmp_path / "a.tif") as image:
         for left in range(0, 512, 64):
             image.read(Box(0, left, 512, 64))
-            assert image._image._bytes <= windows.KEPT
+            assert image._image._cached_bytes <= windows.CACHE_BYTES
 
 
 def test_no_such_image(tmp_path):

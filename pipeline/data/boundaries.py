@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 
-def boundary(labels: np.ndarray, width: float) -> np.ndarray:
+def touching_boundary(labels: np.ndarray, width: float) -> np.ndarray:
     """The pixels that lie near two different instances, as a second target beside the mask.
 
     A pixel is border if at least two instances have a pixel within `width` of it (Euclidean, centre to centre, the

@@ -1,4 +1,4 @@
-"""Objects from one JSON in COCO's format, as rows of RLE: no other module knows this format."""
+"""Reads objects from one JSON in COCO's format, as rows of RLE."""
 
 import codecs
 import logging
@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, PositiveInt, ValidationError
 
-from pipeline.data.file_index import as_id
+from pipeline.data.file_index import normalize_id
 from pipeline.data.polygons import check_outline, size_or_none
-from pipeline.data.reader import AS_SEEN, Reader
+from pipeline.data.reader import DEFAULT_READER, Reader
 from pipeline.quoting import shortened
 from pipeline.rle import Dialect, RLEError, mask_of_counts
 from pipeline.schema import did_you_mean
 
 log = logging.getLogger(__name__)
 
-VOID_LABEL = ""  # of rows whose pixels count for nothing: no class has this name
+VOID_LABEL = ""  # label of rows whose pixels are ignored: no class has this name
 
 
 class Image(BaseModel):
@@ -44,7 +44,7 @@ class Category(BaseModel):
 
 
 class Annotation(BaseModel):
-    """An entry of `annotations`: one object, or a crowd of them."""
+    """An entry of `annotations`: one object, or a crowd of objects."""
 
     id: int | str | None = None
     image_id: int | str
@@ -54,7 +54,7 @@ class Annotation(BaseModel):
 
 
 class Coco(BaseModel):
-    """The file."""
+    """The content of the file; entries may have more keys than these."""
 
     images: list[Image]
     categories: list[Category]
@@ -67,29 +67,29 @@ def read_coco(
     files: Mapping[str, Path],
     classes: Sequence[str],
     dialect: Dialect,
-    reader: Reader = AS_SEEN,
+    reader: Reader = DEFAULT_READER,
     *,
     suffix: str = "",
     void: str | None = None,
 ) -> pd.DataFrame:
-    """A row for each object: image_id, label, rle, line (0); an image without one has one row, whose rle is blank.
+    """One row per object: image_id, label, rle, line (0). An image without an object has one row with a blank rle.
 
-    Polygons are filled where a pixel's centre lies inside; several of one object are its parts, so COCO has no holes.
-    What a polygon has outside of the image is cut off. Runs may be compressed or not. The pixels of a crowd count for
-    nothing: their label is VOID_LABEL. Objects without a polygon of three points or more are left out and counted.
+    A pixel belongs to a polygon if its centre is inside; an object's polygons are united, so COCO has no holes.
+    Polygons are clipped to the image. Runs may be compressed. The pixels of a crowd are ignored: their label is
+    VOID_LABEL. Objects without a polygon of three points or more are left out, and counted in the log.
 
     Args:
         folder: of the images.
-        files: the file of each id, in that folder or below it. Images of the JSON are found there by their path, or by
-            their name where it is the only one; others are left out, unless they have objects.
-        classes: names of categories that count; objects of others are left out.
-        reader: as the config wants its images: turned or as stored.
-        suffix: of file names, which the id of an image without a file does not have.
-        void: name of a category whose pixels count for nothing.
+        files: the file of each id, in that folder or below it. Images of the JSON are matched by their path, or by
+            their name if it is unique. Images without a file are left out, unless they have objects.
+        classes: categories to read; objects of others are left out.
+        reader: of the config: sizes depend on whether images are rotated by EXIF.
+        suffix: of file names; it is removed from the id of an image without a file.
+        void: category whose pixels are ignored.
 
     Raises:
-        FileNotFoundError: with what to do.
-        ValueError: for a file that is no such JSON, and an entry that cannot be right, with its place in the file.
+        FileNotFoundError: without the file, with what to do.
+        ValueError: for a file that is no such JSON, and an invalid entry, with its place in the file.
     """
     found = _load(path)
     image_ids = _image_ids(path, found.images, folder, files)
@@ -100,13 +100,13 @@ def read_coco(
     for image in found.images:
         image_id, objects = image_ids.get(image.id), []
         if image_id is not None:
-            _check_size(path, image, size_or_none(files[image_id], reader))
+            _check_size(path, image, size_or_none(image_id, files[image_id], reader))
             for where, each in annotations[image.id]:
                 if (label := labels[each.category_id]) in wanted:
                     label = VOID_LABEL if each.iscrowd or label == void else label
                     objects.append((label, dialect.encode(_mask(each.segmentation, image.shape, where))))
-        elif annotations[image.id]:  # its file is missing, as that of a row of a CSV may be
-            image_id = as_id(PurePosixPath(image.file_name).name.removesuffix(suffix))
+        elif annotations[image.id]:  # a missing file is reported later, as for a row of a CSV
+            image_id = normalize_id(PurePosixPath(image.file_name).name.removesuffix(suffix))
         else:
             continue
         rows += [(image_id, label, rle, 0) for label, rle in objects or [(classes[0], "")]]
@@ -114,7 +114,7 @@ def read_coco(
 
 
 def _count_without_area(path: Path, found: Coco, labels: Mapping[int | str, str], wanted: Sequence[str]) -> None:
-    """Log how many objects cover nothing: annotation tools leave such entries behind, and they are left out.
+    """Log how many objects have no area and are left out: annotation tools leave such entries behind.
 
     Raises:
         ValueError: if no object is left.
@@ -133,7 +133,7 @@ def _is_without_area(segmentation: Any) -> bool:
 
 
 def _polygons(segmentation: list[Any]) -> list[Any]:
-    """All but those of no, one or two points."""
+    """The polygons without those of no, one or two points."""
     return [each for each in segmentation if not (isinstance(each, list) and _is_short(each))]
 
 
@@ -141,11 +141,15 @@ def _is_short(polygon: list[Any]) -> bool:
     return len(polygon) in (0, 2, 4) and all(isinstance(number, int | float) for number in polygon)
 
 
-Entry = tuple[str, Annotation]  # where it stands in the file, and what it says
+Entry = tuple[str, Annotation]  # its place in the file, for messages, and its content
 
 
 def _by_image(path: Path, found: Coco, labels: Mapping[int | str, str]) -> dict[int | str, list[Entry]]:
-    """The annotations of each image."""
+    """The annotations of each image that have an area.
+
+    Raises:
+        ValueError: for an annotation of an unknown image or category.
+    """
     entries: dict[int | str, list[Entry]] = {image.id: [] for image in found.images}
     for number, each in enumerate(found.annotations):
         if _is_without_area(each.segmentation):
@@ -153,7 +157,7 @@ def _by_image(path: Path, found: Coco, labels: Mapping[int | str, str]) -> dict[
         where = f"{path}: annotations.{number}" + ("" if each.id is None else f" (id {shortened(each.id, 20)})")
         if each.image_id not in entries or each.category_id not in labels:
             ids = f"image_id {shortened(each.image_id, 20)}, category_id {shortened(each.category_id, 20)}"
-            raise ValueError(f"{where}: {ids}: expected ids of images and categories of the file")
+            raise ValueError(f"{where}: {ids}: expected ids of this file's images and categories")
         entries[each.image_id].append((where, each))
     return entries
 
@@ -161,8 +165,8 @@ def _by_image(path: Path, found: Coco, labels: Mapping[int | str, str]) -> dict[
 def _check_size(path: Path, image: Image, size: tuple[int, int] | None) -> None:
     if size not in (None, image.shape):
         raise ValueError(
-            f"{path}: image '{shortened(image.file_name)}' is {image.shape} there, its file {size} (height, width): "
-            f"are the labels of this file, and at its size?"
+            f"{path}: image '{shortened(image.file_name)}' is {image.shape} in the JSON, its file is {size} (height, "
+            f"width): are the labels of this file, and at its size?"
         )
 
 
@@ -181,18 +185,22 @@ def _load(path: Path) -> Coco:
 
 
 def _image_ids(path: Path, images: Sequence[Image], folder: Path, files: Mapping[str, Path]) -> dict[int | str, str]:
-    """The project's id of each image that has a file, by its id in the JSON."""
-    by_path = {as_id(file.relative_to(folder).as_posix()): image_id for image_id, file in files.items()}
-    names = pd.Series({image_id: as_id(file.name) for image_id, file in files.items()}, dtype=object)
+    """Our id of each image that has a file, by its id in the JSON.
+
+    Raises:
+        ValueError: for an image that is listed twice.
+    """
+    by_path = {normalize_id(file.relative_to(folder).as_posix()): image_id for image_id, file in files.items()}
+    names = pd.Series({image_id: normalize_id(file.name) for image_id, file in files.items()}, dtype=object)
     by_name = {name: image_id for image_id, name in names.drop_duplicates(keep=False).items()}
     found: dict[int | str, str | None] = {}
     taken: set[str] = set()
     for number, image in enumerate(images):
-        name = as_id(image.file_name.replace("\\", "/").removeprefix("./"))
+        name = normalize_id(image.file_name.replace("\\", "/").removeprefix("./"))
         image_id = by_path.get(name) or by_name.get(PurePosixPath(name).name)
         if image.id in found or image_id in taken:
             which = f"images.{number} (id {shortened(image.id, 20)}, '{shortened(image.file_name)}')"
-            raise ValueError(f"{path}: {which} is there twice: expected one entry for each image")
+            raise ValueError(f"{path}: {which} is listed twice: expected one entry for each image")
         found[image.id] = image_id
         taken |= {image_id} - {None}
     return {key: image_id for key, image_id in found.items() if image_id is not None}
@@ -202,7 +210,7 @@ def _labels(path: Path, categories: Sequence[Category], wanted: Sequence[str]) -
     """The name of each category, by its id.
 
     Raises:
-        ValueError: for a class that no category has: all its masks would be empty.
+        ValueError: for a class without a category: all its masks would be empty.
     """
     names = {category.id: category.name for category in categories}
     for name in wanted:
@@ -212,7 +220,11 @@ def _labels(path: Path, categories: Sequence[Category], wanted: Sequence[str]) -
 
 
 def _mask(segmentation: Any, shape: tuple[int, int], where: str) -> np.ndarray:
-    """The mask of one annotation, (H, W) uint8: of polygons, or of runs."""
+    """The mask of one annotation, (H, W) uint8, 0 or 1, from polygons or runs.
+
+    Raises:
+        ValueError: for a segmentation that is neither, or not of this shape; it begins with `where`.
+    """
     if isinstance(segmentation, list):
         mask = np.zeros(shape, dtype=np.uint8)
         for polygon in _polygons(segmentation):
@@ -232,7 +244,7 @@ def _mask(segmentation: Any, shape: tuple[int, int], where: str) -> np.ndarray:
 
 
 def _points(polygon: Any, shape: tuple[int, int], where: str) -> np.ndarray:
-    """The points of a polygon, (N, 2)."""
+    """The points of a polygon, (N, 2) float64, x before y."""
     try:
         numbers = np.array(polygon, dtype=np.float64)
     except (ValueError, TypeError, OverflowError):
@@ -244,13 +256,17 @@ def _points(polygon: Any, shape: tuple[int, int], where: str) -> np.ndarray:
 
 
 def fill(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The pixels whose centres lie inside of a polygon, by the even-odd rule, (H, W) uint8.
+    """The pixels whose centres are inside a polygon, by the even-odd rule.
 
-    Pixel (x, y) goes from x to x + 1 and from y to y + 1, so a square from 10 to 30 has 20 × 20 pixels. Each edge flips
-    what lies to the right of it, in each row whose centre it crosses.
+    Pixel (x, y) spans x to x + 1 and y to y + 1, so that a square from 10 to 30 has 20 × 20 pixels. In each row whose
+    centre an edge crosses, the edge flips all pixels to its right.
+
+    Args:
+        shape: height and width of the image in pixels.
 
     Shapes:
-        points: (N, 2), x before y; those outside of the image are cut off.
+        points: (N, 2), x before y, in pixels; the polygon is clipped to the image.
+        returns: (H, W) uint8, 0 or 1.
     """
     height, width = shape
     ends = np.stack([points, np.roll(points, -1, axis=0)])  # (2, N, 2)
@@ -263,7 +279,7 @@ def fill(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     crossing = left[edge] + share * (right - left)[edge]
     column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(int)
     mask = np.zeros(shape, dtype=np.uint8)
-    if edge.size:  # only the box around the polygon is worked on: there may be many in a large image
+    if edge.size:  # work on the polygon's bounding box only: a large image may have many polygons
         above, before = row.min(), column.min()
         flips = np.zeros((row.max() - above + 1, column.max() - before + 1), dtype=np.int64)
         np.add.at(flips, (row - above, column - before), 1)

@@ -1,4 +1,4 @@
-"""Which file belongs to which image id, and what to do where files and ids do not fit."""
+"""Which file belongs to which image id, and what to do if files and ids do not match."""
 
 import logging
 import os
@@ -18,43 +18,43 @@ from pipeline.data.medical import is_nifti_name, slices_of
 from pipeline.quoting import shortened
 
 log = logging.getLogger(__name__)
-say_once = lru_cache(maxsize=None)(log.info)  # files are listed, and tables read, by several stages of one command
+log_once = lru_cache(maxsize=None)(log.info)  # several stages of one command read the same files
 
-BLANKS = " \t\r\n\v\f\xa0\u200b\ufeff"  # around names: what an editor or a spreadsheet leaves
-# What systems leave beside images; and every name that begins with a dot, such as macOS's ._im1.png.
+BLANKS = " \t\r\n\v\f\xa0\u200b\ufeff"  # stripped from names: editors and spreadsheets leave them
+# Files of operating systems, in lower case; so is every name that begins with a dot, such as macOS's ._im1.png.
 SYSTEM = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r", "@eadir", "$recycle.bin"}
-TRIED = 200  # ids that are compared with names to find out why they do not fit
+TRIED = 200  # ids that are compared with file names to find out why they do not match
 
-# In what ids of a table and names of files may differ, and what is the same in both.
+# Common differences between the ids of a table and file names: what they are, and what removes them.
 DIFFERENCES: dict[str, Callable[[str], str]] = {
     "zeros at the start, which spreadsheets drop": lambda key: key.lstrip("0"),
-    "capitals": str.casefold,
+    "upper and lower case": str.casefold,
     "folders before the name": lambda key: key.replace("\\", "/").rpartition("/")[2],
     "'.0' at the end, which a table of numbers adds": lambda key: key.removesuffix(".0"),
 }
 
 
-def as_id(text: str) -> str:
-    """A name as it is compared: in Unicode's composed form (macOS writes the other one), without blanks around.
+def normalize_id(text: str) -> str:
+    """A name in the form in which names are compared: Unicode NFC (macOS writes NFD), without blanks around it.
 
-    >>> as_id(" cafe\\u0301 ") == "caf\\u00e9"
+    >>> normalize_id(" cafe\\u0301 ") == "caf\\u00e9"
     True
     """
     return (text if text.isascii() else unicodedata.normalize("NFC", text)).strip(BLANKS)
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is the system's, and no data."""
+    """Whether a file or folder belongs to the operating system, by its name."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
 @dataclass(frozen=True)
-class Search:
-    """Which files are looked for, and for whose ids.
+class FileSearch:
+    """Which image files are searched for, and which ids they must match.
 
     Args:
         part: of the competition.
-        ids_from: the table, or the folder of masks, that the ids come from.
+        ids_from: the table, or the folder of masks, with the ids.
         folder: of the images.
         suffix, pattern: as in `find_files`.
     """
@@ -66,10 +66,13 @@ class Search:
     pattern: str | None = None
 
     def find(self, *, hidden: bool = False) -> dict[str, Path]:
-        """Files by id, as `find_files`.
+        """The files by id.
 
         Args:
-            hidden: whether the folder may be missing, as in a code competition that shows no test images.
+            hidden: the folder may be missing, as in a code competition that hides its test images.
+
+        Raises:
+            FileNotFoundError, ValueError: as `find_files`.
         """
         if hidden and not self.folder.is_dir():
             return {}
@@ -77,52 +80,56 @@ class Search:
 
     @property
     def rule(self) -> str:
-        """What a file's name must be."""
+        """The rule that file names must match, for messages."""
         return f"pattern '{shortened(self.pattern)}'" if self.pattern else f"suffix '{self.suffix}'"
 
 
 def find_files(folder: Path, suffix: str, pattern: str | None = None) -> dict[str, Path]:
-    """Files by id: of the folder itself by their suffix, or of all folders below it by a pattern.
+    """Files by id: those in the folder by their suffix, or those in all folders below it by a pattern.
 
-    A NIfTI volume (`.nii`, `.nii.gz`) is an image for each slice: its id is that of the file, "_", and the slice's
-    number, from 000. Files of the system (`._x`, `Thumbs.db`, …) are left out, folders that are links are entered, and
-    a file whose extension is written in other capitals belongs to its id if no other does.
+    A NIfTI volume (`.nii`, `.nii.gz`) is one image per slice: its id is that of the file, "_", and the number of the
+    slice, from 000. Files of the operating system (`._x`, `Thumbs.db`, …) are left out, links to folders are followed,
+    and a file whose extension differs from the suffix in upper and lower case counts if no other has its id.
 
     Args:
-        suffix: of the file's name; what comes before it is the id.
+        suffix: of the file's name; what precedes it is the id.
         pattern: a regular expression for the whole path below the folder; its groups, joined by "_", are the id.
 
     Raises:
         FileNotFoundError: without the folder.
-        ValueError: for two files of one id.
+        ValueError: for two files with the same id.
     """
     files: dict[str, Path] = {}
     exact: set[str] = set()
-    for image_id, path, as_written in _named(folder, suffix, pattern):
-        if image_id in files and as_written == (image_id in exact):
-            raise ValueError(f"{path} and {files[image_id]} are both image '{image_id}': mend the card's pattern")
+    for image_id, path, is_exact in _with_ids(folder, suffix, pattern):
+        if image_id in files and is_exact == (image_id in exact):
+            raise ValueError(f"{path} and {files[image_id]} are both image '{image_id}': correct the card's pattern")
         if image_id not in exact:
             files[image_id] = path
-        exact |= {image_id} if as_written else set()
+        exact |= {image_id} if is_exact else set()
     return files
 
 
 def find_parts(folder: Path, suffix: str, pattern: str | None = None) -> dict[str, tuple[Path, ...]]:
-    """As `find_files`, but all files of an id, sorted: a mask may have a file for each object."""
+    """As `find_files`, but with all files of an id, sorted: a mask may have one file per object.
+
+    Raises:
+        FileNotFoundError: without the folder.
+    """
     files: dict[str, list[Path]] = {}
-    for image_id, path, _ in _named(folder, suffix, pattern):
+    for image_id, path, _ in _with_ids(folder, suffix, pattern):
         files.setdefault(image_id, []).append(path)
     return {image_id: tuple(sorted(paths)) for image_id, paths in files.items()}
 
 
-def _named(folder: Path, suffix: str, pattern: str | None) -> Iterator[tuple[str, Path, bool]]:
-    """Each file with its id, and whether the extension is written as the card has it, capitals included."""
+def _with_ids(folder: Path, suffix: str, pattern: str | None) -> Iterator[tuple[str, Path, bool]]:
+    """Each file with its id, and whether its extension is spelled as on the card, upper and lower case included."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder: unpack the competition's images there")
     id_of = _id_by_suffix(suffix) if pattern is None else _id_by_pattern(re.compile(pattern))
     for path in _files_in(folder) if pattern is None else _files_below(folder):
         name = path.name if pattern is None else path.relative_to(folder).as_posix()
-        for spelling in (name, *_other_capitals(name)):
+        for spelling in (name, *_other_cases(name)):
             if (image_id := id_of(spelling)) is not None:
                 yield from ((each, part, spelling == name) for each, part in _images_in(image_id, path))
                 break
@@ -137,19 +144,19 @@ def _images_in(image_id: str, path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _id_by_suffix(suffix: str) -> Callable[[str], str | None]:
-    return lambda name: as_id(name[: len(name) - len(suffix)]) if name.endswith(suffix) else None
+    return lambda name: normalize_id(name[: len(name) - len(suffix)]) if name.endswith(suffix) else None
 
 
 def _id_by_pattern(whole: re.Pattern) -> Callable[[str], str | None]:
     def id_of(name: str) -> str | None:
         found = whole.fullmatch(name) or whole.fullmatch(unicodedata.normalize("NFC", name))
-        return as_id("_".join(part for part in found.groups() if part)) if found else None
+        return normalize_id("_".join(part for part in found.groups() if part)) if found else None
 
     return id_of
 
 
-def _other_capitals(name: str) -> list[str]:
-    """The name with its extension in small letters, and in capitals."""
+def _other_cases(name: str) -> list[str]:
+    """The name with its extension in lower case, and in upper case."""
     stem, dot, extension = name.rpartition(".")
     return [stem + dot + extension.lower(), stem + dot + extension.upper()] if dot else []
 
@@ -161,57 +168,66 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """All files below a folder, sorted; links to folders are followed, but for those that lead back."""
+    """All files below a folder, sorted; links to folders are followed, except to a folder that contains the link."""
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
         here = Path(place)
-        folders[:] = [name for name in folders if not is_hidden(name) and not _leads_back(here / name)]
+        folders[:] = [name for name in folders if not is_hidden(name) and not _is_loop(here / name)]
         found += _visible(here, names)
     return sorted(found)
 
 
-def _leads_back(folder: Path) -> bool:
-    if os.name != "nt" and not folder.is_symlink():  # Windows has junctions too
+def _is_loop(folder: Path) -> bool:
+    if os.name != "nt" and not folder.is_symlink():  # Windows has junctions too, which are no symbolic links
         return False
-    above = next((each for each in folder.parents if folder.samefile(each)), None)
-    if above is not None:
-        say_once("%s: a link back to %s: not followed", folder, above)
-    return above is not None
+    target = next((each for each in folder.parents if folder.samefile(each)), None)
+    if target is not None:
+        log_once("%s: a link back to %s: not followed", folder, target)
+    return target is not None
 
 
 def _visible(folder: Path, names: Collection[str]) -> list[Path]:
     hidden = sorted(filter(is_hidden, names))
     if hidden:
-        say_once("%s: %d files of the system are left out, such as '%s'", folder, len(hidden), hidden[0])
+        log_once("%s: %d files of the operating system are left out, such as '%s'", folder, len(hidden), hidden[0])
     return [folder / name for name in names if not is_hidden(name)]
 
 
-def match_files(ids: pd.Series, files: Mapping[str, Path], search: Search, *, skip_lost: bool) -> list[Path | None]:
-    """The file of each id; ids and files must be the same set, but for lost files with `skip_lost`, which are None.
+def match_files(
+    ids: pd.Series, files: Mapping[str, Path], search: FileSearch, *, skip_missing: bool
+) -> list[Path | None]:
+    """The file of each id. Ids and files must be the same set.
+
+    Args:
+        skip_missing: ids without a file are allowed; their file is None.
 
     Raises:
         ValueError: for ids without a file, and files without an id, with what to do.
     """
-    if wrong := mismatches(ids, files, search, skip_lost=skip_lost):
-        raise ValueError(wrong[0])
+    if errors := mismatches(ids, files, search, skip_missing=skip_missing):
+        raise ValueError(errors[0])
     return [files.get(image_id) for image_id in ids]
 
 
-def mismatches(ids: pd.Series, files: Mapping[str, Path], search: Search, *, skip_lost: bool) -> list[str]:
-    """What `match_files` refuses, a line each: ids without a file, and files without an id; or why they do not fit.
+def mismatches(ids: pd.Series, files: Mapping[str, Path], search: FileSearch, *, skip_missing: bool) -> list[str]:
+    """What `match_files` refuses, one line each: ids without a file, and files without an id; or why they differ.
 
-    Test images without an id are none of it: they are not predicted, and counted where that is said.
+    Test images without an id are no mismatch: they are not predicted, and are counted where that is logged.
+
+    Args:
+        skip_missing: as for `match_files`.
     """
     wanted = set(ids)
-    lost, unexpected = sorted(wanted - set(files)), sorted(set(files) - wanted)
-    nothing = len(lost) == len(wanted) > 0
+    missing, unexpected = sorted(wanted - set(files)), sorted(set(files) - wanted)
+    no_file = len(missing) == len(wanted) > 0
     lines = []
-    if lost and (nothing or not skip_lost):
-        came = f"no image for {len(lost)} of {len(wanted)} {search.part} ids in {search.ids_from.name}"
-        line = f"{search.folder}: {came}, such as '{shortened(lost[0])}'; {_there(unexpected, files, search)}"
-        if reason := _why_not(lost, wanted, files, search):
+    if missing and (no_file or not skip_missing):
+        what = f"no image for {len(missing)} of {len(wanted)} {search.part} ids in {search.ids_from.name}"
+        found = _describe_files(unexpected, files, search)
+        line = f"{search.folder}: {what}, such as '{shortened(missing[0])}'; {found}"
+        if reason := _find_reason(missing, wanted, files, search):
             return [f"{line}: {reason}"]
-        advice = "are these the files of this table?" if nothing else "get the file, or leave it out with --skip-bad"
+        advice = "are these the files of this table?" if no_file else "get the file, or leave it out with --skip-bad"
         lines.append(f"{line}: {advice}")
     if unexpected and search.part == "training":
         name = shortened(files[unexpected[0]].relative_to(search.folder))
@@ -225,72 +241,75 @@ def mismatches(ids: pd.Series, files: Mapping[str, Path], search: Search, *, ski
     return lines
 
 
-def _there(unexpected: list[str], files: Mapping[str, Path], search: Search) -> str:
-    """What the folder holds."""
+def _describe_files(unexpected: list[str], files: Mapping[str, Path], search: FileSearch) -> str:
+    """What the folder contains, for messages."""
     if files:
         example = files[unexpected[0]] if unexpected else next(iter(files.values()))
         return f"there are {len(files)} with {search.rule}, such as '{shortened(example.name)}'"
     names = _names_in(search.folder)
     others = f"{len(names)} others, such as '{shortened(names[0])}'" if names else "nothing"
-    return f"no name has the {search.rule}, the folder holds {others}"
+    return f"no name has the {search.rule}, the folder contains {others}"
 
 
 def _names_in(folder: Path) -> list[str]:
     return sorted(name for name in os.listdir(folder) if not is_hidden(name))  # noqa: PTH208 - names alone
 
 
-def nothing_found(search: Search) -> str:
-    """A line for a folder in which no file has the suffix or fits the pattern: what is there, and what to do."""
-    return f"{search.folder}: {_there([], {}, search)}: {_deeper(search) or 'mend the names or the folder on the card'}"
+def describe_no_files(search: FileSearch) -> str:
+    """One line for a folder in which no file has the suffix or matches the pattern: what is there, and what to do."""
+    advice = _describe_subfolder(search) or "correct the names or the folder on the card"
+    return f"{search.folder}: {_describe_files([], {}, search)}: {advice}"
 
 
-def _deeper(search: Search) -> str | None:
-    """Where files with the suffix lie, if not in the folder itself."""
+def _describe_subfolder(search: FileSearch) -> str | None:
+    """Which subfolder has files with the suffix, and what to do; None without one."""
     if search.pattern:
         return None
     found = Counter(path.parent for path in _files_below(search.folder) if path.name.endswith(search.suffix))
     if not found:
         return None
     folder, count = found.most_common(1)[0]
-    deeper = folder.relative_to(search.folder.parent).as_posix()
-    return f"{count} lie deeper, in {shortened(deeper)}/: set this folder on the card, or files.pattern"
+    subfolder = folder.relative_to(search.folder.parent).as_posix()
+    return f"{count} are in the subfolder {shortened(subfolder)}/: set this folder on the card, or files.pattern"
 
 
-def _why_not(lost: list[str], wanted: set[str], files: Mapping[str, Path], search: Search) -> str | None:
-    """Why ids and files do not fit, if it is one of the usual reasons, with what to do."""
-    if not search.pattern and (reason := _of_suffix(lost, wanted, files, search)):
+def _find_reason(missing: list[str], wanted: set[str], files: Mapping[str, Path], search: FileSearch) -> str | None:
+    """Why ids and files do not match, and what to do; None if it is none of the usual reasons."""
+    if not search.pattern and (reason := _find_suffix_reason(missing, wanted, files, search)):
         return reason
-    for how, change in DIFFERENCES.items():
-        changed = {change(key): key for key in files}
-        if pair := next(((key, changed[change(key)]) for key in lost if change(key) in changed), None):
+    for difference, remove in DIFFERENCES.items():
+        changed = {remove(key): key for key in files}
+        if pair := next(((key, changed[remove(key)]) for key in missing if remove(key) in changed), None):
             one, other = (shortened(each, 40) for each in pair)
-            return f"'{one}' and '{other}' differ in {how}: write them alike"
+            return f"'{one}' and '{other}' differ in {difference}: write both the same"
     return None
 
 
-def _of_suffix(lost: list[str], wanted: set[str], files: Mapping[str, Path], search: Search) -> str | None:
+def _find_suffix_reason(
+    missing: list[str], wanted: set[str], files: Mapping[str, Path], search: FileSearch
+) -> str | None:
     suffix = search.suffix
-    with_it = [key for key in wanted if suffix and key.endswith(suffix)]
-    if any(key.removesuffix(suffix) in files for key in with_it):
-        if len(with_it) == len(wanted):
+    with_suffix = [key for key in wanted if suffix and key.endswith(suffix)]
+    if any(key.removesuffix(suffix) in files for key in with_suffix):
+        if len(with_suffix) == len(wanted):
             return f"the ids end in '{suffix}' already: set suffix = \"\" on the card"
-        return f"{len(with_it)} ids end in '{suffix}' and the others do not: write them alike"
-    fitting = _suffix_that_fits(lost[:TRIED], _names_in(search.folder))
-    if fitting is None:
-        return None if files else _deeper(search)
-    if len(lost) == len(wanted):
-        return f'the names fit with suffix = "{fitting}" on the card'
-    both = "|".join(sorted(re.escape(each) for each in {suffix, fitting}))
-    return f"these have the suffix '{fitting}': set pattern = '([^/]+)(?:{both})' on the card"
+        return f"{len(with_suffix)} ids end in '{suffix}' and the others do not: write all the same"
+    other = _suffix_that_matches(missing[:TRIED], _names_in(search.folder))
+    if other is None:
+        return None if files else _describe_subfolder(search)
+    if len(missing) == len(wanted):
+        return f'the names match with suffix = "{other}" on the card'
+    both = "|".join(sorted(re.escape(each) for each in {suffix, other}))
+    return f"these have the suffix '{other}': set pattern = '([^/]+)(?:{both})' on the card"
 
 
-def _suffix_that_fits(keys: list[str], names: list[str]) -> str | None:
-    """What stands behind ids in the sorted names, if it is the same for most of them."""
+def _suffix_that_matches(keys: list[str], names: list[str]) -> str | None:
+    """The text after an id in the sorted file names, if it is the same for more than half of the ids."""
     found = Counter(
         end
         for key in keys
         for name in names[bisect_left(names, key) : bisect_right(names, key + "\U0010ffff")]
         if not (end := name[len(key) :])[:1].isalnum()
     )
-    (suffix, often), *_ = found.most_common(1) or [("", 0)]
-    return suffix if often > len(keys) / 2 else None
+    (suffix, count), *_ = found.most_common(1) or [("", 0)]
+    return suffix if count > len(keys) / 2 else None

@@ -26,8 +26,8 @@ from pipeline.data.rasters import (
     ImageError,
     Raster,
     damaged,
-    opened,
     orientation_of,
+    read_or_raise,
     refuse_colours,
     refuse_promises,
 )
@@ -373,7 +373,7 @@ def read_raster(path: Path, *, exif: bool = True) -> Raster:
     Raises:
         ImageError: with the path, if the file is missing, damaged, or none of these formats.
     """
-    raster = opened(path, lambda path: format_of(path).read(path))
+    raster = read_or_raise(path, lambda path: format_of(path).read(path))
     pixels = raster.pixels
     if pixels.ndim != 3 or 0 in pixels.shape or pixels.dtype.kind not in "buif":
         raise ImageError(f"{path}: an array of {pixels.shape}, {pixels.dtype}: expected rows, columns, channels")
@@ -388,7 +388,7 @@ def is_jpeg(path: Path) -> bool:
     Raises:
         ImageError: as `read_raster`.
     """
-    return opened(path, format_of) is JPEG
+    return read_or_raise(path, format_of) is JPEG
 
 
 def read_pixels(path: Path, *, exif: bool = True) -> np.ndarray:
@@ -402,7 +402,7 @@ def read_header(path: Path, *, exif: bool = True) -> Header:
     Raises:
         ImageError: if the file is missing or is no image.
     """
-    header = opened(path, _header)
+    header = read_or_raise(path, _header)
     return header.as_seen() if exif else header
 
 
@@ -424,7 +424,7 @@ def read_indices(path: Path, *, exif: bool = True) -> np.ndarray | None:
     Raises:
         ImageError: as `read_raster`.
     """
-    raster = opened(path, lambda path: format_of(path).indices(path))
+    raster = read_or_raise(path, lambda path: format_of(path).indices(path))
     if raster is None:
         return None
     return (raster.as_seen() if exif else raster).pixels

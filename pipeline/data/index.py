@@ -1,9 +1,12 @@
-"""The index: one row per image. Competition columns get this project's names here, once.
+"""The index: a table with one row per image. Here the competition's columns get this project's names.
 
-Columns: image_id (str), path, height, width; for training images also rle (the text of the mask, its rows in lines;
-of several classes a tuple of texts; rle_void likewise, where pixels count for nothing) or mask_paths (a tuple: no file
-is an empty mask, several are objects or parts of one), coverage (share of the image that is masked, 0 to 1; of several
-classes also coverage_<class>), empty, group, and every column of the card's meta table.
+Columns: image_id (str), path, height and width in pixels. Training images also have
+
+- rle: the text of the mask, one row of the table per line; of several classes a tuple of texts; and rle_void, the text
+  of the ignored pixels. Or mask_paths: a tuple of mask images; none is an empty mask, several are objects or parts.
+- coverage: the share of the image that is masked, 0 to 1; of several classes also coverage_<class>.
+- empty ("yes" or "no") and group: images of one group stay in one fold.
+- meta.<column>: every column of the card's meta table.
 """
 
 import logging
@@ -15,108 +18,142 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.coco import read_coco
-from pipeline.data.file_index import Search, as_id, find_files, find_parts, match_files, nothing_found, say_once
-from pipeline.data.labels import Labels, one_hot, texts_of
+from pipeline.data.file_index import (
+    FileSearch,
+    describe_no_files,
+    find_files,
+    find_parts,
+    match_files,
+    normalize_id,
+)
+from pipeline.data.labels import Labels, one_hot
 from pipeline.data.medical import slice_of
 from pipeline.data.polygons import read_polygons
-from pipeline.data.reader import AS_SEEN, ImageError, Reader
-from pipeline.data.tables import read_rows, read_table, runs_of_rows
+from pipeline.data.reader import DEFAULT_READER, ImageError, Reader
+from pipeline.data.sample import META, Sample, samples_of, texts_of
+from pipeline.data.tables import parse_rows, read_rows, read_table
 from pipeline.quoting import shortened
 from pipeline.rle import Dialect, area
 
 log = logging.getLogger(__name__)
 
-# Columns of the index, of its windows and of its folds: no column of a meta table may have such a name.
-OWN = ("image_id", "path", "height", "width", "rle", "rle_void", "mask_paths", "line", "coverage", "empty", "group")
-OWN += ("box", "image", "fold")
-UNKNOWN = {"", "nan", "NaN", "NaT", "None", "null", "NULL", "<NA>"}  # a group that nobody filled in
+MISSING = {"", "nan", "NaN", "NaT", "None", "null", "NULL", "<NA>"}  # texts of a group that was not filled in
 
 
-def read_index(card: Competition, root: Path, skip_bad: bool = False, reader: Reader = AS_SEEN) -> pd.DataFrame:
-    """One row per training image, sorted by id.
+def read_index(card: Competition, root: Path, skip_bad: bool = False, reader: Reader = DEFAULT_READER) -> pd.DataFrame:
+    """The index of the training images, sorted by id.
 
     Args:
         card: names the files and columns.
         root: folder that the card's paths start from.
-        skip_bad: leave out, and list, images that cannot be read; else the first one is an error.
-        reader: as the config wants its images: turned or as stored, which decides their size.
+        skip_bad: leave out images that cannot be read, and log each; else the first one is an error.
+        reader: of the config: sizes depend on whether images are rotated by EXIF.
 
     Raises:
         FileNotFoundError: if a table or folder is missing, with what to do.
-        ValueError: for duplicate ids, ids without an image, images without a row, an RLE that does
-            not decode, a mask of another size than its image.
+        ValueError: for duplicate ids, ids without an image, images without a row, an RLE that cannot be decoded, a mask
+            of another size than its image.
     """
     index, files, search = read_label_texts(card, root, reader), train_files(card, root), train_search(card, root)
     if card.images_without_rows == "ignore":
         files = {image_id: files[image_id] for image_id in files.keys() & set(index["image_id"])}
-    index["path"] = match_files(index["image_id"], files, search, skip_lost=skip_bad)
-    index = _measure(index, skip_bad, reader)
+    index["path"] = match_files(index["image_id"], files, search, skip_missing=skip_bad)
+    index = _add_sizes(index, skip_bad, reader)
     if index.empty:
-        raise ValueError(f"{search.folder}: no training image is left: {search.ids_from.name} names none that reads")
+        raise ValueError(
+            f"{search.folder}: no training image is left: none of the images in {search.ids_from.name} can be read"
+        )
     index = _add_coverage(index, card, root, exif=reader.exif)
     index = join_meta(index, card, root)
-    index["group"] = group_of(index, card)
+    index["group"] = find_groups(index, card)
     return index.sort_values("image_id", ignore_index=True)
 
 
-def read_test_index(card: Competition, root: Path, skip_bad: bool = False, reader: Reader = AS_SEEN) -> pd.DataFrame:
-    """One row per test image of the sample submission, in its order; none where the test data are still hidden.
+def read_test_index(
+    card: Competition, root: Path, skip_bad: bool = False, reader: Reader = DEFAULT_READER
+) -> pd.DataFrame:
+    """The index of the test images in the sample submission, in its order; empty while the test data are hidden.
 
-    An image without a row is not among them: `unlisted_test_images` names those. With `skip_bad`, an image that cannot
-    be read stays out: its row of the submission will be empty.
+    Images without a row are not in it: `unlisted_test_images` lists them. With `skip_bad`, images that cannot be read
+    are not in it either: their rows of the submission will be empty.
+
+    Args:
+        card, root, skip_bad, reader: as for `read_index`.
 
     Raises:
-        As `read_index`.
+        FileNotFoundError, ValueError: as `read_index`.
     """
     rows = read_rows(root / card.files.sample_submission, [card.columns], card.classes, rle=False)
     if not (card.several_rows or card.instances):
-        refuse_repeats(rows, root / card.files.sample_submission)
+        refuse_duplicates(rows, root / card.files.sample_submission)
     index, search = pd.DataFrame({"image_id": rows["image_id"].unique()}), test_search(card, root)
     files = search.find(hidden=index.empty or skip_bad)
-    index["path"] = match_files(index["image_id"], files, search, skip_lost=skip_bad)
-    return _measure(index, skip_bad, reader)
+    index["path"] = match_files(index["image_id"], files, search, skip_missing=skip_bad)
+    return _add_sizes(index, skip_bad, reader)
 
 
 def unlisted_test_images(card: Competition, root: Path, listed: Iterable[str]) -> list[str]:
-    """Ids of the test images that have no row in the sample submission, sorted: these are not predicted.
+    """Ids of the test images without a row in the sample submission, sorted: they are not predicted.
 
     Args:
-        listed: ids that have a row.
+        listed: ids with a row.
+
+    Raises:
+        ValueError: for two images with the same id.
     """
     return sorted(set(test_search(card, root).find(hidden=True)) - set(listed))
 
 
 def describe_unlisted(card: Competition, unlisted: Sequence[str]) -> str:
-    """A line about test images without a row."""
+    """One line about test images without a row: how many, and the first id."""
     return (
         f"{len(unlisted)} test images have no row in {card.files.sample_submission} and are not predicted, the first "
         f"is '{shortened(unlisted[0])}'"
     )
 
 
-def train_search(card: Competition, root: Path) -> Search:
-    """Which files are training images, and for whose ids."""
+def index_column(index: pd.DataFrame, name: str, key: str) -> pd.Series:
+    """A column of the index by the name that a config uses: one of the index's own, else one of the meta table.
+
+    Args:
+        key: of the config that names the column, for the error message.
+
+    Raises:
+        ValueError: if there is no such column, with those that there are.
+    """
+    for column in (name, META + name):
+        if column in index:
+            return index[column]
+    names = [str(column).removeprefix(META) for column in index]
+    raise ValueError(f"{key}: no column '{name}'. Known columns: {', '.join(names)}")
+
+
+def train_search(card: Competition, root: Path) -> FileSearch:
+    """The search for the training images."""
     files = card.files
     ids_from = root / files.train_masks if files.train_masks else labels_file(card, root)
-    return Search("training", ids_from, root / files.train_images, files.suffix, files.pattern)
+    return FileSearch("training", ids_from, root / files.train_images, files.suffix, files.pattern)
 
 
-def mask_search(card: Competition, root: Path) -> Search:
-    """Which files are masks; their own names are the ids."""
+def mask_search(card: Competition, root: Path) -> FileSearch:
+    """The search for the mask images, whose names are the ids."""
     files, folder = card.files, root / card.files.train_masks
-    return Search("training", folder, folder, files.mask_suffix, files.mask_pattern)
+    return FileSearch("training", folder, folder, files.mask_suffix, files.mask_pattern)
 
 
-def test_search(card: Competition, root: Path) -> Search:
-    """Which files are test images, and for whose ids."""
+def test_search(card: Competition, root: Path) -> FileSearch:
+    """The search for the test images."""
     files = card.files
-    return Search("test", root / files.sample_submission, root / files.test_images, files.suffix, files.pattern)
+    return FileSearch("test", root / files.sample_submission, root / files.test_images, files.suffix, files.pattern)
 
 
-def read_label_texts(card: Competition, root: Path, reader: Reader = AS_SEEN) -> pd.DataFrame:
-    """Ids with their labels: rle (a text, of several classes a text each), rle_void and line; or mask_paths.
+def read_label_texts(card: Competition, root: Path, reader: Reader = DEFAULT_READER) -> pd.DataFrame:
+    """The labels of each id: columns image_id and rle, rle_void, line; or image_id and mask_paths.
 
-    Where the training table has the card's column of groups, that too, as `group`.
+    If the training table has the card's group column, it is there too, as `group` and under its own name.
+
+    Args:
+        card, root, reader: as for `read_index`.
 
     Raises:
         FileNotFoundError, ValueError: as `read_index`; for a table without a row, a folder without a mask.
@@ -130,62 +167,61 @@ def read_label_texts(card: Competition, root: Path, reader: Reader = AS_SEEN) ->
         raise ValueError(f"{labels_file(card, root)}: no row is about a training image: nothing to train on")
     first = rows.groupby("image_id", sort=False).first()
     index = pd.DataFrame({"image_id": first.index, "line": first["line"].to_numpy()})
-    texts = [_texts(rows[rows["label"] == name], first.index) for name in card.classes]
+    texts = [_join_texts(rows[rows["label"] == name], first.index) for name in card.classes]
     index["rle"] = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
     void = rows[~rows["label"].isin(card.classes)]
     if len(void):
-        index["rle_void"] = _texts(void, first.index)
+        index["rle_void"] = _join_texts(void, first.index)
     if "group" in rows:
         _refuse_two_groups(rows, labels_file(card, root), card.group_column)
-        names = ["group", *([] if is_own(card.group_column) else [card.group_column])]
-        index[names] = first[["group"] * len(names)].to_numpy()
+        index[["group", META + card.group_column]] = first[["group", "group"]].to_numpy()
     return _with_images_without_rows(index, card, root) if card.images_without_rows == "empty" else index
 
 
 def _mask_files(card: Competition, root: Path) -> dict[str, tuple[Path, ...]]:
-    """The mask images of each id: one, or where that means something, several."""
+    """The mask images of each id: one, or several where the card allows it."""
     search = mask_search(card, root)
     files = find_parts(search.folder, search.suffix, search.pattern)
-    if _may_overlap(card) and not _masks_are_told_first(card):
+    if _may_overlap(card) and not _masks_come_first(card):
         images = set(_image_files(card, root).values())
         files = {image_id: paths for image_id, paths in files.items() if not images.intersection(paths)}
     if not files:
-        raise ValueError(f"no mask: {nothing_found(search)}")
+        raise ValueError(f"no mask: {describe_no_files(search)}")
     if card.several_rows or (card.instances and not card.masks.objects):
         return files
     for image_id, (first, *others) in files.items():
         if others:
             raise ValueError(
-                f"{others[0]} and {first} are both the mask of '{image_id}': mend the card's mask_pattern. If each "
-                f"object has a file, set instances = true; if a mask's parts have one each, several_rows = true"
+                f"{others[0]} and {first} are both the mask of '{image_id}': correct the card's mask_pattern. If each "
+                f"object has a file, set instances = true; if each part of a mask has one, several_rows = true"
             )
     return files
 
 
-def _texts(rows: pd.DataFrame, ids: pd.Index) -> list[str]:
-    """The text of each image, its rows in lines; blank without a row."""
+def _join_texts(rows: pd.DataFrame, ids: pd.Index) -> list[str]:
+    """The text of each image, one row per line; blank without a row."""
     return rows.groupby("image_id")["rle"].agg("\n".join).reindex(ids, fill_value="").tolist()
 
 
 def train_files(card: Competition, root: Path) -> dict[str, Path]:
-    """The training images by id; of images and masks in one folder, those that are no masks.
+    """The training images by id. Masks in the same folder are left out.
 
     Raises:
         FileNotFoundError: without the folder.
-        ValueError: for two images of one id; if the card takes the same files for images and for masks.
+        ValueError: for two images with the same id; if the card selects the same files as images and as masks.
     """
     images = _image_files(card, root)
-    if not _may_overlap(card) or not _masks_are_told_first(card):
+    if not _may_overlap(card) or not _masks_come_first(card):
         return images
     search = mask_search(card, root)
     masks = {path for paths in find_parts(search.folder, search.suffix, search.pattern).values() for path in paths}
-    left = {image_id: path for image_id, path in images.items() if path not in masks}
-    if images and not left:
+    files = {image_id: path for image_id, path in images.items() if path not in masks}
+    if images and not files:
         raise ValueError(
-            f"{root / card.files.train_images}: by the card, all {len(images)} files are images and masks, such as "
-            f"'{shortened(min(images))}': tell them apart by suffix and mask_suffix, or pattern and mask_pattern"
+            f"{root / card.files.train_images}: the card selects all {len(images)} files as images and as masks, such "
+            f"as '{shortened(min(images))}': separate them by suffix and mask_suffix, or pattern and mask_pattern"
         )
-    return left
+    return files
 
 
 def _image_files(card: Competition, root: Path) -> dict[str, Path]:
@@ -193,21 +229,21 @@ def _image_files(card: Competition, root: Path) -> dict[str, Path]:
 
 
 def _may_overlap(card: Competition) -> bool:
-    """Whether a file could be an image and a mask: where their folders are one, or one lies in the other."""
+    """Whether the folders of images and masks are the same, or one is inside the other."""
     images, masks = Path(card.files.train_images), card.files.train_masks
     return masks is not None and (images.is_relative_to(masks) or Path(masks).is_relative_to(images))
 
 
-def _masks_are_told_first(card: Competition) -> bool:
-    """Whether a file that could be an image and a mask is a mask: unless the images' suffix says more."""
+def _masks_come_first(card: Competition) -> bool:
+    """Whether a file that fits both rules is a mask: it is an image if only the images' suffix is the longer one."""
     files = card.files
     return bool(files.pattern or files.mask_pattern) or len(files.mask_suffix) >= len(files.suffix)
 
 
 def _label_rows(card: Competition, root: Path, reader: Reader) -> pd.DataFrame:
-    """A row for each mask, or part of one: image_id, label, rle, line, and group where the card has one.
+    """One row per mask, or part of one: image_id, label, rle, line, and group if the card has one.
 
-    Rows of void have a label that is none of the card's classes.
+    The label of ignored pixels is none of the card's classes.
     """
     path, labels = labels_file(card, root), [*card.classes, *filter(None, [card.ignore_class])]
     if card.files.train_polygons:
@@ -217,17 +253,17 @@ def _label_rows(card: Competition, root: Path, reader: Reader) -> pd.DataFrame:
         return read_coco(path, folder, train_files(card, root), card.classes, card.dialect, reader, **options)
     rows = read_rows(path, card.training_layouts, labels)
     if not (card.several_rows or card.instances):
-        refuse_repeats(rows, path)
+        refuse_duplicates(rows, path)
     return rows
 
 
 def labels_file(card: Competition, root: Path) -> Path:
-    """The file that holds a card's labels, where they are in one file."""
+    """The file with all labels of a card: CSV, outlines, or COCO; not for a card with mask images."""
     return root / (card.files.train_csv or card.files.train_polygons or card.files.train_coco)
 
 
 def _with_images_without_rows(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:
-    """The index and the images of the training folder that have no label: their masks are empty."""
+    """The index with the images of the training folder that have no label added: their masks are empty."""
     ids = sorted(set(train_files(card, root)) - set(index["image_id"]))
     empty = "" if len(card.classes) == 1 else ("",) * len(card.classes)
     nothing = {"mask_paths": (), "rle": empty, "rle_void": "", "line": 0}
@@ -235,42 +271,47 @@ def _with_images_without_rows(index: pd.DataFrame, card: Competition, root: Path
     return pd.concat([index, pd.DataFrame({"image_id": ids, **cells})], ignore_index=True)
 
 
-def refuse_repeats(rows: pd.DataFrame, path: Path) -> None:
+def refuse_duplicates(rows: pd.DataFrame, path: Path) -> None:
     """Refuse rows that repeat an image and class.
+
+    Args:
+        rows: with image_id, label and line, as `tables.read_rows` gives them.
+        path: the file that they are from, for the error message.
 
     Raises:
         ValueError: with the first repeated id and its line.
     """
-    again = rows.duplicated(["image_id", "label"])
-    if again.any():
-        first = rows[again].iloc[0]
+    repeated = rows.duplicated(["image_id", "label"])
+    if repeated.any():
+        first = rows[repeated].iloc[0]
         of_class = f", class '{first['label']}'" if rows["label"].nunique() > 1 else ""
         raise ValueError(
-            f"{path}: {again.sum()} of {len(rows)} rows repeat an id, the first is "
+            f"{path}: {repeated.sum()} of {len(rows)} rows repeat an id, the first is "
             f"'{shortened(first['image_id'])}'{of_class} "
-            f"(line {first['line']}): expected one row per mask. If a mask's parts have a row each, set "
+            f"(line {first['line']}): expected one row per mask. If each part of a mask has a row, set "
             f"several_rows = true on the card"
         )
 
 
-def _refuse_duplicates(index: pd.DataFrame, path: Path) -> None:
-    twice = index["image_id"][index["image_id"].duplicated()]
-    if len(twice):
+def _refuse_duplicate_ids(index: pd.DataFrame, path: Path) -> None:
+    repeated = index["image_id"][index["image_id"].duplicated()]
+    if len(repeated):
         raise ValueError(
-            f"{path}: {len(twice)} of {len(index)} rows repeat an id, the first is '{twice.iloc[0]}' "
-            f"(line {twice.index[0] + 2}): expected one row per image"
+            f"{path}: {len(repeated)} of {len(index)} rows repeat an id, the first is '{repeated.iloc[0]}' "
+            f"(line {repeated.index[0] + 2}): expected one row per image"
         )
 
 
-def _measure(index: pd.DataFrame, skip_bad: bool, reader: Reader) -> pd.DataFrame:
-    """Add height and width, from the headers; with `skip_bad`, decode too, and drop what cannot be read."""
+def _add_sizes(index: pd.DataFrame, skip_bad: bool, reader: Reader) -> pd.DataFrame:
+    """Add height and width, from the headers; with `skip_bad`, decode too, and drop images that cannot be read."""
     sizes: dict[Path, tuple[int, int]] = {}
     for path, image_id in zip(index["path"], index["image_id"], strict=True):
         if path is None:
             log.warning("left out: no image for '%s'", image_id)
             continue
+        sample = Sample(image_id, (path,))
         try:
-            sizes[path] = reader.check(path) if skip_bad else reader.size(path)
+            sizes[path] = reader.check(sample) if skip_bad else reader.size(sample)
         except ImageError as error:
             if not skip_bad:
                 raise
@@ -281,10 +322,10 @@ def _measure(index: pd.DataFrame, skip_bad: bool, reader: Reader) -> pd.DataFram
 
 
 def _add_coverage(index: pd.DataFrame, card: Competition, root: Path, *, exif: bool) -> pd.DataFrame:
-    """The masked share of each image, and of each class; decodes every label on the way: bad labels fail early."""
+    """Add coverage, of each class too, and empty. Every label is decoded for it, so that bad labels fail early."""
     if card.files.train_masks:
         labels = Labels.of(card, exif=exif)
-        shares = np.array([mask_coverage(row, labels) for row in index.itertuples()]).reshape(len(index), -1)
+        shares = np.array([mask_coverage(sample, labels) for sample in samples_of(index)]).reshape(len(index), -1)
     else:
         shares = _rle_coverage(index, card, labels_file(card, root))
     index["coverage"] = shares.sum(axis=1).clip(max=1)
@@ -295,12 +336,12 @@ def _add_coverage(index: pd.DataFrame, card: Competition, root: Path, *, exif: b
 
 
 def coverage_columns(classes: Sequence[str]) -> list[str]:
-    """The index's columns of each class's masked share."""
+    """The index's columns of the masked share of each class."""
     return [f"coverage_{name}" for name in classes] if len(classes) > 1 else ["coverage"]
 
 
 def _rle_coverage(index: pd.DataFrame, card: Competition, path: Path) -> np.ndarray:
-    """The masked share of each image and class, (N, C); of several rows, their sum. Texts of void are read too."""
+    """The masked share of each image and class, (N, C); the sum over its rows. Texts of ignored pixels are checked."""
     if "rle_void" in index:
         _areas(index.assign(rle=index["rle_void"]), path, card.dialect)
     areas = _areas(index, path, card.dialect)
@@ -308,24 +349,28 @@ def _rle_coverage(index: pd.DataFrame, card: Competition, path: Path) -> np.ndar
 
 
 def _areas(index: pd.DataFrame, path: Path, dialect: Dialect) -> np.ndarray:
-    """The pixels of each image's texts, (N, C)."""
+    """The number of pixels of each image's texts, (N, C)."""
     cells = index.assign(rle=index["rle"].map(texts_of)).explode("rle")
     places = np.repeat(np.arange(len(cells)), cells["rle"].str.count("\n") + 1)  # of each text among images × classes
     rows = cells.iloc[places].assign(rle=[line for text in cells["rle"] for line in text.split("\n")])
     shapes = list(zip(rows["height"].tolist(), rows["width"].tolist(), strict=True))
-    areas = [area(runs) for runs in runs_of_rows(rows, path, dialect, shapes)]
+    areas = [area(runs) for runs in parse_rows(rows, path, dialect, shapes)]
     return np.bincount(places, areas, minlength=len(cells)).reshape(len(index), -1)
 
 
-def mask_coverage(row: object, labels: Labels) -> list[float]:
-    """The masked share (0 to 1) of an image for each class; void counts as not masked."""
-    mask = labels.read(row)
+def mask_coverage(sample: Sample, labels: Labels) -> list[float]:
+    """The masked share of an image for each class, 0 to 1; ignored pixels count as not masked.
+
+    Raises:
+        ImageError, RLEError: as `Labels.read`.
+    """
+    mask = labels.read(sample)
     masks = one_hot(mask, len(labels.classes)) if labels.exclusive else mask
     return (masks == 1).mean(axis=(0, 1)).tolist()
 
 
-def group_of(index: pd.DataFrame, card: Competition) -> pd.Series:
-    """What tells which images belong together; without groups, each image is its own, and each NIfTI volume.
+def find_groups(index: pd.DataFrame, card: Competition) -> pd.Series:
+    """The group of each image, which stays in one fold; by default each image is one, and each NIfTI volume.
 
     Raises:
         ValueError: if the card names a column that no table has, if it is blank for an image, or if the card's pattern
@@ -334,11 +379,10 @@ def group_of(index: pd.DataFrame, card: Competition) -> pd.Series:
     if card.group_pattern:
         parts = index["image_id"].str.extract(f"^(?:{card.group_pattern})")
         if parts.isna().all(axis=1).any():
-            stranger = index["image_id"][parts.isna().all(axis=1)].iloc[0]
+            unmatched = index["image_id"][parts.isna().all(axis=1)].iloc[0]
             raise ValueError(
                 f"card {card.name}: group_pattern '{card.group_pattern}' does not match the id "
-                f"'{shortened(stranger)}': images "
-                f"would leak over folds"
+                f"'{shortened(unmatched)}': images would leak between folds"
             )
         return parts.fillna("").agg("_".join, axis=1)
     if card.group_column is None:
@@ -348,21 +392,21 @@ def group_of(index: pd.DataFrame, card: Competition) -> pd.Series:
     if "group" not in index:
         where = " or ".join(filter(None, (card.files.train_csv, card.files.train_meta)))
         raise ValueError(
-            f"card {card.name}: no column '{card.group_column}' (columns.group) in {where}: images would leak over "
+            f"card {card.name}: no column '{card.group_column}' (columns.group) in {where}: images would leak between "
             f"folds"
         )
-    unknown = index["image_id"][index["group"].isna() | index["group"].isin(UNKNOWN)]
-    if len(unknown):
+    missing = index["image_id"][index["group"].isna() | index["group"].isin(MISSING)]
+    if len(missing):
         raise ValueError(
-            f"card {card.name}: no '{card.group_column}' (columns.group) for {len(unknown)} of {len(index)} training "
-            f"images, the first is '{shortened(unknown.iloc[0])}': related images might part in the folds. Fill it "
-            f"in: a value of its own for an image that belongs to no other"
+            f"card {card.name}: no '{card.group_column}' (columns.group) for {len(missing)} of {len(index)} training "
+            f"images, the first is '{shortened(missing.iloc[0])}': related images could be split over folds. Fill it "
+            f"in, with a value of its own for an image that is related to no other"
         )
     return index["group"]
 
 
 def _refuse_two_groups(rows: pd.DataFrame, path: Path, column: str) -> None:
-    """Refuse rows of one image that differ in their group."""
+    """Refuse rows of one image with different groups."""
     groups = rows.groupby("image_id", sort=False)["group"].nunique()
     if (groups > 1).any():
         image_id = groups.index[groups > 1][0]
@@ -374,30 +418,28 @@ def _refuse_two_groups(rows: pd.DataFrame, path: Path, column: str) -> None:
 
 
 def join_meta(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFrame:
-    """Add the meta table's columns, but for those called as one of the index's own; and `group`, if it is there."""
+    """Add the columns of the meta table as `meta.<column>`, and `group` if the card's group column is among them.
+
+    Raises:
+        FileNotFoundError: without the table, if the card's group column must be in it.
+        ValueError: for a table that cannot be read, repeats an id, or has no row for a training image.
+    """
     if card.files.train_meta is None:
         return index
     path = root / card.files.train_meta
     if not path.exists() and (card.group_column is None or "group" in index):
-        return index  # nothing that the card says depends on it
+        return index  # the table is optional if groups do not come from it
     table = read_table(path, [card.columns.id])
-    meta = pd.DataFrame({"image_id": table[card.columns.id].map(as_id)})
-    _refuse_duplicates(meta, path)
-    without = sorted(set(index["image_id"]) - set(meta["image_id"]))
-    if without:
+    meta = pd.DataFrame({"image_id": table[card.columns.id].map(normalize_id)})
+    _refuse_duplicate_ids(meta, path)
+    missing = sorted(set(index["image_id"]) - set(meta["image_id"]))
+    if missing:
         raise ValueError(
-            f"{path}: no row for {len(without)} of {len(index)} training images, the first is '{shortened(without[0])}'"
+            f"{path}: no row for {len(missing)} of {len(index)} training images, the first is '{shortened(missing[0])}'"
         )
     if card.group_column in table and "group" not in index:
-        meta["group"] = table[card.group_column].map(as_id)
-    own = [column for column in table if column == card.columns.id or is_own(column) or column in index]
-    known = {card.group_column, *(name for each in card.training_layouts for name in (*each.keys, each.rle))}
-    if ignored := [column for column in own if column not in known]:
-        say_once("%s: left out, as the index has columns of these names: %s", path, ", ".join(ignored))
-    meta = pd.concat([meta, table.drop(columns=own)], axis=1)
+        meta["group"] = table[card.group_column].map(normalize_id)
+    labels = {card.columns.id, *(columns.rle for columns in card.training_layouts)}  # the meta table may be the labels'
+    new = [column for column in table if column not in labels and META + column not in index]
+    meta = pd.concat([meta, table[new].add_prefix(META)], axis=1)
     return index.merge(meta, on="image_id", how="left", validate="one_to_one")
-
-
-def is_own(column: str) -> bool:
-    """Whether a column of the index means something to the code: no column of a meta table may have its name."""
-    return column in OWN or column.startswith("coverage_")

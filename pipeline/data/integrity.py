@@ -1,4 +1,4 @@
-"""What is wrong with a competition's files, all of it: where the index stops at the first fault, this goes on."""
+"""Everything that is wrong with a competition's files: where the index stops at the first error, this goes on."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,127 +9,134 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.file_index import mismatches
 from pipeline.data.index import (
-    group_of,
+    find_groups,
     join_meta,
     labels_file,
     mask_coverage,
     read_label_texts,
-    refuse_repeats,
+    refuse_duplicates,
     test_search,
+    train_files,
     train_search,
 )
-from pipeline.data.index import train_files as files_of
-from pipeline.data.labels import Labels, texts_of
-from pipeline.data.reader import AS_SEEN, ImageError, Reader
+from pipeline.data.labels import Labels
+from pipeline.data.reader import DEFAULT_READER, ImageError, Reader
+from pipeline.data.sample import samples_of
 from pipeline.data.tables import read_rows
 from pipeline.rle import RLEError
 
-SHOWN = 3  # faults of one kind that have a line each
+SHOWN = 3  # errors of one kind that are listed
 
 T = TypeVar("T")
 
 
 def survey_train(
-    card: Competition, root: Path, skip_bad: bool = False, reader: Reader = AS_SEEN
+    card: Competition, root: Path, skip_bad: bool = False, reader: Reader = DEFAULT_READER
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The training images that can be looked at, and everything that `read_index` would refuse, a line each.
+    """The training images that can be read, and every error that `read_index` would raise.
 
     Args:
-        skip_bad: say nothing of images that are lost or cannot be read, as `read_index` leaves them out then.
-        reader: as the config wants its images: turned or as stored.
+        card: names the files and columns.
+        root: folder that the card's paths start from.
+        skip_bad: do not list images that are missing or cannot be read: `read_index` leaves them out then.
+        reader: of the config: sizes depend on whether images are rotated by EXIF.
 
     Returns:
-        image_id, path, height and width of images whose header reads; with their rle, whether it decodes or not, or
-        with the mask_paths and coverage of masks that do. Then the faults, those of one kind beside each other.
+        a table with image_id, path, height and width of images whose header can be read, and with their rle, whether it
+        can be decoded or not, or their mask_paths and coverage; and the errors, one line each, grouped by kind.
     """
-    faults: list[str] = []
-    index = _tried(lambda: read_label_texts(card, root, reader), faults)
-    files = _tried(lambda: files_of(card, root), faults)
+    errors: list[str] = []
+    index = _try(lambda: read_label_texts(card, root, reader), errors)
+    files = _try(lambda: train_files(card, root), errors)
     if files is None:
-        return pd.DataFrame(columns=["image_id", "path", "height", "width"]), faults
+        return pd.DataFrame(columns=["image_id", "path", "height", "width"]), errors
     if index is None:
-        index = pd.DataFrame({"image_id": sorted(files)})  # the images can be looked at all the same
+        index = pd.DataFrame({"image_id": sorted(files)})  # the images can be read without their labels
     else:
         if card.images_without_rows == "ignore":
             files = {key: path for key, path in files.items() if key in set(index["image_id"])}
-        faults += mismatches(index["image_id"], files, train_search(card, root), skip_lost=skip_bad)
-    index = _measured(index, files, [] if skip_bad else faults, reader)
+        errors += mismatches(index["image_id"], files, train_search(card, root), skip_missing=skip_bad)
+    index = _with_sizes(index, files, [] if skip_bad else errors, reader)
     if "rle" in index:
-        faults += _some(_wrong_texts(index, card, root))
+        errors += _shorten(_rle_errors(index, card, root))
     elif "mask_paths" in index:
-        index = _with_masks(index, Labels.of(card, exif=reader.exif), faults)
+        index = _with_coverage(index, Labels.of(card, exif=reader.exif), errors)
     if "rle" in index or "mask_paths" in index:
-        joined = _tried(lambda: join_meta(index, card, root), faults)
+        joined = _try(lambda: join_meta(index, card, root), errors)
         if joined is not None:
-            _tried(lambda: group_of(joined, card), faults)
-    return index, list(dict.fromkeys(faults))
+            _try(lambda: find_groups(joined, card), errors)
+    return index, list(dict.fromkeys(errors))
 
 
-def survey_test(card: Competition, root: Path, skip_bad: bool = False, reader: Reader = AS_SEEN) -> list[str]:
-    """Everything that `read_test_index` would refuse, a line each."""
-    faults: list[str] = []
+def survey_test(card: Competition, root: Path, skip_bad: bool = False, reader: Reader = DEFAULT_READER) -> list[str]:
+    """Every error that `read_test_index` would raise, one line each.
+
+    Args:
+        card, root, skip_bad, reader: as for `survey_train`.
+    """
+    errors: list[str] = []
     path, search = root / card.files.sample_submission, test_search(card, root)
-    rows = _tried(lambda: read_rows(path, [card.columns], card.classes, rle=False), faults)
+    rows = _try(lambda: read_rows(path, [card.columns], card.classes, rle=False), errors)
     hidden = skip_bad or (rows is not None and rows.empty)
-    files = _tried(lambda: search.find(hidden=hidden), faults)
+    files = _try(lambda: search.find(hidden=hidden), errors)
     if rows is not None and not (card.several_rows or card.instances):
-        _tried(lambda: refuse_repeats(rows, path), faults)
+        _try(lambda: refuse_duplicates(rows, path), errors)
     if files is None:
-        return faults
+        return errors
     ids = pd.Series(sorted(files) if rows is None else rows["image_id"].unique())
     if rows is not None:
-        faults += mismatches(ids, files, search, skip_lost=skip_bad)
-    _measured(pd.DataFrame({"image_id": ids}), files, [] if skip_bad else faults, reader)
-    return faults
+        errors += mismatches(ids, files, search, skip_missing=skip_bad)
+    _with_sizes(pd.DataFrame({"image_id": ids}), files, [] if skip_bad else errors, reader)
+    return errors
 
 
-def _tried(step: Callable[[], T], faults: list[str]) -> T | None:
-    """What a step gives; None if it refuses, with what it says among the faults."""
+def _try(step: Callable[[], T], errors: list[str]) -> T | None:
+    """The result of a step; None if it raises, with its message added to the errors."""
     try:
         return step()
     except (ValueError, FileNotFoundError) as error:
-        faults.append(str(error))
+        errors.append(str(error))
         return None
 
 
-def _some(faults: Iterable[str]) -> list[str]:
-    """The first of faults of one kind, the last of them with how many more there are."""
-    faults = list(faults)
-    more = len(faults) - SHOWN
-    return [*faults[: SHOWN - 1], f"{faults[SHOWN - 1]} (and {more} more like it)"] if more > 0 else faults
+def _shorten(errors: Iterable[str]) -> list[str]:
+    """The first errors of one kind; the last one of them counts those left out."""
+    errors = list(errors)
+    more = len(errors) - SHOWN
+    return [*errors[: SHOWN - 1], f"{errors[SHOWN - 1]} (and {more} more like it)"] if more > 0 else errors
 
 
-def _measured(index: pd.DataFrame, files: dict[str, Path], faults: list[str], reader: Reader) -> pd.DataFrame:
-    """The images that are there and whose header reads, with path, height and width."""
+def _with_sizes(index: pd.DataFrame, files: dict[str, Path], errors: list[str], reader: Reader) -> pd.DataFrame:
+    """The images whose header can be read, with path, height and width; the others become errors."""
     index = index.assign(path=index["image_id"].map(files)).dropna(subset="path", ignore_index=True)
-    wrong: list[str] = []
-    sizes = [_tried(lambda path=path: reader.size(path), wrong) for path in index["path"]]
-    faults += _some(wrong)
-    read = [size is not None for size in sizes]
-    height, width = zip(*filter(None, sizes), strict=True) if any(read) else ((), ())
-    return index[read].reset_index(drop=True).assign(height=height, width=width)
+    found: list[str] = []
+    sizes = [_try(lambda sample=sample: reader.size(sample), found) for sample in samples_of(index)]
+    errors += _shorten(found)
+    is_read = [size is not None for size in sizes]
+    height, width = zip(*filter(None, sizes), strict=True) if any(is_read) else ((), ())
+    return index[is_read].reset_index(drop=True).assign(height=height, width=width)
 
 
-def _wrong_texts(index: pd.DataFrame, card: Competition, root: Path) -> Iterable[str]:
-    """The masks that do not decode, with file, line and id; the line is that of the image's first row."""
+def _rle_errors(index: pd.DataFrame, card: Competition, root: Path) -> Iterable[str]:
+    """The masks that cannot be decoded, with file, line and id; the line is that of the image's first row."""
     path = labels_file(card, root)
-    for row in index.itertuples():
-        for text in [*texts_of(row.rle), getattr(row, "rle_void", "")]:
+    for sample in samples_of(index):
+        for text in [*sample.rle, sample.rle_void or ""]:
             try:
                 for line in text.split("\n"):
-                    card.dialect.runs(line, (row.height, row.width))
+                    card.dialect.runs(line, sample.size)
             except RLEError as error:
-                yield f"{path}: line {row.line}, id '{row.image_id}': {error}"
+                yield f"{path}: line {sample.line}, id '{sample.image_id}': {error}"
 
 
-def _with_masks(index: pd.DataFrame, labels: Labels, faults: list[str]) -> pd.DataFrame:
-    """The images whose mask image reads, with its coverage."""
-    wrong, shares = [], []
-    for row in index.itertuples():
+def _with_coverage(index: pd.DataFrame, labels: Labels, errors: list[str]) -> pd.DataFrame:
+    """The images whose mask images can be read, with their coverage; the others become errors."""
+    found, shares = [], []
+    for sample in samples_of(index):
         try:
-            shares.append(sum(mask_coverage(row, labels)))
+            shares.append(sum(mask_coverage(sample, labels)))
         except (ImageError, ValueError) as error:
             shares.append(None)
-            wrong.append(str(error))
-    faults += _some(wrong)
+            found.append(str(error))
+    errors += _shorten(found)
     return index.assign(coverage=shares).dropna(subset="coverage", ignore_index=True)

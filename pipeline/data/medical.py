@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.data.rasters import Header, ImageError, Raster, damaged, opened, refuse_promises
+from pipeline.data.rasters import Header, ImageError, Raster, damaged, read_or_raise, refuse_promises
 
 if TYPE_CHECKING:
     from nibabel import Nifti1Image
@@ -81,7 +81,7 @@ def slices_of(volume: Path) -> dict[str, Path]:
     Raises:
         ImageError: as `open_nifti`, and for a volume that is damaged.
     """
-    depth = math.prod(opened(volume, open_nifti).shape[2:])
+    depth = math.prod(read_or_raise(volume, open_nifti).shape[2:])
     names = [f"{number:0{max(3, len(str(depth - 1)))}}" for number in range(depth)]
     return {name: volume / name for name in names}
 

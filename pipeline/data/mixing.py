@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import cv2
 import numpy as np
 
-from pipeline.data.boundaries import boundary as draw_boundary
+from pipeline.data.boundaries import touching_boundary
 
 Pair = tuple[np.ndarray, np.ndarray]  # image (H, W, channels) uint8, mask (H, W, C) uint8
 Draw = Callable[[], Pair]  # the next partner
@@ -88,7 +88,7 @@ def paste(pair: Pair, partner: Pair, where: np.ndarray, boundary: float | None =
     image, mask = (np.where(where[..., None], new, old) for new, old in zip(partner, pair, strict=True))
     if boundary is not None:
         sides = (mask[..., 0] == 1) * np.where(where, 1, 2)
-        mask[..., 1][(draw_boundary(sides, boundary) == 1) & (mask[..., 1] == 0)] = 1
+        mask[..., 1][(touching_boundary(sides, boundary) == 1) & (mask[..., 1] == 0)] = 1
     return image, mask
 
 

@@ -163,7 +163,7 @@ def _number(path: Path, key: str) -> int:
     return next((int(words[1]) for words in lines if words[0] == key), 0)
 
 
-def opened(path: Path, read: Callable[[Path], T]) -> T:
+def read_or_raise(path: Path, read: Callable[[Path], T]) -> T:
     """What `read` makes of a file: the one place that turns whatever a decoder raises into an ImageError.
 
     Raises:

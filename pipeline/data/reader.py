@@ -1,7 +1,7 @@
-"""Images and mask images as arrays whose values mean something: the network's 0 … 255, or a class.
+"""Image files and mask files as arrays whose values have one meaning: 0 … 255 for the network, or a class.
 
-What is eight bits wide stays as it is. Anything wider becomes float32 in 0 … 255, by the full range of its dtype, by a
-window of its own units, or by its percentiles; a 16-bit image is never cut to eight.
+8-bit values stay as they are. Wider ones become float32 in 0 … 255, by the full range of their dtype, by a range in the
+file's own units, or by percentiles: a 16-bit image is never reduced to 8 bits.
 """
 
 import functools
@@ -18,249 +18,314 @@ from PIL import Image
 
 from pipeline.competition import Value
 from pipeline.config import Config
-from pipeline.data.formats import is_jpeg, read_indices, read_raster, read_size
-from pipeline.data.rasters import ImageError
+from pipeline.data.formats import is_jpeg, read_header, read_indices, read_raster, read_size
+from pipeline.data.rasters import Header, ImageError
+from pipeline.data.sample import Sample
 from pipeline.data.windows import Box, Windows, open_windows
 from pipeline.metrics import VOID, VOID_OBJECT
 
 __all__ = [
+    "DEFAULT_READER",
     "VOID",
     "VOID_OBJECT",
     "ImageError",
+    "NormalizedWindows",
     "Reader",
     "encode_image",
-    "glance",
+    "percentile_normalize",
     "read_image",
     "read_labels",
     "read_mask",
     "read_objects",
+    "read_preview",
     "read_size",
-    "stretch",
     "to_uint8",
     "write_image",
 ]
 
 log = logging.getLogger(__name__)
 
-GREY = np.array([0.299, 0.587, 0.114])  # of red, green and blue: ITU-R 601, as Pillow weighs them
-SHOWN = 4  # values that a refusal lists
+GREY = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue: ITU-R 601, as in Pillow
+SHOWN = 4  # values that an error message lists
 LARGE = 1 << 26  # pixels; a larger image is checked by window, BAND rows at a time
 BAND = 1024
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How a config wants its images.
+    """Reads images as a config wants them: the one place where files become the network's pixels.
 
     Args:
         channels: 1 (grey), 3 (colour), or as many as the files have.
-        percentiles: of an image's values, stretched to 0 and 255; None leaves 8-bit values as they are.
-        window: values in the file's own units that become 0 and 255; what lies outside is cut off.
-        lenient: of images read by window, what cannot be decoded counts as 0 and is named in the log.
-        exif: turn images as their files say they are seen; else they are as stored.
-        nodata: of pixels that are no finite number: "refuse" the image, or make them "zero" (black, once the values
-            are 0 … 255) or the "mean" of the others in their channel.
+        percentiles: of an image's values, 0 to 100, that become 0 and 255; None leaves 8-bit values as they are.
+        value_range: values in the file's own units that become 0 and 255; values outside are clipped.
+        lenient: parts of an image read by window that cannot be decoded become 0 and are logged, not an error.
+        exif: rotate images as their EXIF orientation says; else they are read as stored.
+        nodata: for pixels that are not finite: "refuse" the image, or replace them after scaling by 0 ("zero") or by
+            the mean of the other pixels of their channel ("mean").
     """
 
     channels: int = 3
     percentiles: tuple[float, float] | None = None
-    window: tuple[float, float] | None = None
+    value_range: tuple[float, float] | None = None
     lenient: bool = False
     exif: bool = True
     nodata: Literal["refuse", "zero", "mean"] = "refuse"
 
     @classmethod
     def of(cls, cfg: Config) -> "Reader":
-        """That of a config."""
+        """The reader of a config."""
         data = cfg.data
         return cls(cfg.model.in_channels, data.percentiles, data.window, data.skip_bad, data.exif, data.nodata)
 
-    def __call__(self, path: Path) -> np.ndarray:
-        """The image as (H, W, channels): uint8 of an 8-bit file, else float32 in 0 … 255.
+    def read(self, sample: Sample) -> np.ndarray:
+        """The image, or its window where the sample is one.
+
+        Shapes:
+            returns: (H, W, channels), uint8 for a file of 8 bits, else float32 in 0 … 255.
 
         Raises:
-            ImageError: as `formats.read_raster`; for another number of channels, for values that have no range, and
-                for pixels that are no finite number.
+            ImageError: as `formats.read_raster`; for another number of channels, for values without a known range, and
+                for pixels that are not finite; of a window, as `open_windows`.
         """
-        pixels, alpha, _ = read_raster(path, exif=self.exif)
-        return self._meant(pixels, path, alpha=alpha)
+        if sample.box:
+            return self.window(sample, sample.box)
+        raster = read_raster(sample.path, exif=self.exif)
+        return self._normalize(raster.pixels, sample.path, alpha=raster.alpha)
 
-    def size(self, path: Path) -> tuple[int, int]:
-        """Height and width of the image, from the file's header.
+    def window(self, sample: Sample, box: Box) -> np.ndarray:
+        """One window of the image; only the parts of the file that it touches are decoded, where the format allows it.
+
+        Shapes:
+            returns: (box.height, box.width, channels), values as in `read`.
+
+        Raises:
+            ImageError: as `open_windows`, and as `read`.
+        """
+        with self.open_windows(sample) as image:
+            return image.read(box)
+
+    @contextmanager
+    def open_windows(self, sample: Sample) -> Iterator["NormalizedWindows"]:
+        """The image, to be read window by window until the block ends; for one that is too large to be read whole.
+
+        Raises:
+            ImageError: as `windows.open_windows`; for percentiles and nodata = "mean", which need the whole image.
+        """
+        if self.percentiles or self.nodata == "mean":
+            key, instead = ("percentiles", "data.window") if self.percentiles else ('nodata = "mean"', '"zero"')
+            raise ImageError(
+                f"{sample.path}: data.{key} needs the whole image, but this image is read by window: set {instead}"
+            )
+        with open_windows(sample.path, lenient=self.lenient, exif=self.exif) as image:
+            yield NormalizedWindows(self, image, sample.path)
+
+    def size(self, sample: Sample) -> tuple[int, int]:
+        """Height and width of the image in pixels, from the file's header.
 
         Raises:
             ImageError: as `formats.read_header`.
         """
-        return read_size(path, exif=self.exif)
+        return read_size(sample.path, exif=self.exif)
 
-    def own_values(self, path: Path) -> np.ndarray:
-        """The image as its file has it, (H, W, C) in the file's own dtype.
-
-        Raises:
-            ImageError: as `__call__`, but for values that have no range.
-        """
-        pixels, alpha, _ = read_raster(path, exif=self.exif)
-        self._refuse_channels(pixels.shape[2], path, alpha=alpha)
-        self._holes(pixels, path)
-        return pixels
-
-    def _refuse_channels(self, found: int, path: Path, *, alpha: bool) -> None:
-        _with_channels(np.zeros((1, 1, found), np.uint8), self.channels, path, alpha=alpha)
-
-    def check(self, path: Path) -> tuple[int, int]:
-        """Height and width, after decoding all of the image; a large one by window, as it will be read.
+    def stored_header(self, sample: Sample) -> Header:
+        """Size, dtype and orientation as the file stores them, before any EXIF rotation.
 
         Raises:
-            ImageError: as `own_values`, and as `windows`.
+            ImageError: as `formats.read_header`.
         """
-        height, width = self.size(path)
+        return read_header(sample.path, exif=False)
+
+    def read_raw(self, sample: Sample) -> np.ndarray:
+        """The image's values as the file has them.
+
+        Shapes:
+            returns: (H, W, C) in the file's own dtype.
+
+        Raises:
+            ImageError: as `read`, but not for values without a known range.
+        """
+        raster = read_raster(sample.path, exif=self.exif)
+        self._check_channels(raster.pixels.shape[2], sample.path, alpha=raster.alpha)
+        self._find_nonfinite(raster.pixels, sample.path)
+        return raster.pixels
+
+    def check(self, sample: Sample) -> tuple[int, int]:
+        """Decode the whole image, a large one by window, and return its height and width in pixels.
+
+        Raises:
+            ImageError: as `read_raw`, and as `open_windows`.
+        """
+        height, width = self.size(sample)
         if height * width <= LARGE:
-            self.own_values(path)
+            self.read_raw(sample)
             return height, width
-        with open_windows(path, lenient=self.lenient, exif=self.exif) as image:
-            self._refuse_channels(image.shape[2], path, alpha=image.alpha)
+        with open_windows(sample.path, lenient=self.lenient, exif=self.exif) as image:
+            self._check_channels(image.shape[2], sample.path, alpha=image.alpha)
             for top in range(0, height, BAND):
                 box = Box(top, 0, min(BAND, height - top), width)
-                self._holes(image.read(box), path, box)
+                self._find_nonfinite(image.read(box), sample.path, box)
         return height, width
 
-    @contextmanager
-    def windows(self, path: Path) -> Iterator["MeantWindows"]:
-        """The image by window, for one that is too large to be read whole.
+    def picture(self, sample: Sample) -> np.ndarray:
+        """The image as the network sees it, for display; of a stack of channels the middle one.
+
+        Shapes:
+            returns: (H, W, 1 or 3) uint8.
 
         Raises:
-            ImageError: as `windows.open_windows`, and for percentiles and means, which are of the whole image.
+            ImageError: as `read`.
         """
-        if self.percentiles or self.nodata == "mean":
-            key, instead = ("percentiles", "a window") if self.percentiles else ('nodata = "mean"', '"zero"')
-            raise ImageError(f"{path}: data.{key} is of a whole image, and this is read by window: give {instead}")
-        with open_windows(path, lenient=self.lenient, exif=self.exif) as image:
-            yield MeantWindows(self, image, path)
-
-    def part(self, path: Path, box: Box) -> np.ndarray:
-        """One window of the image, (h, w, channels).
-
-        Raises:
-            ImageError: as `windows`.
-        """
-        with self.windows(path) as image:
-            return image.read(box)
-
-    def _meant(self, pixels: np.ndarray, path: Path, box: Box | None = None, *, alpha: bool) -> np.ndarray:
-        pixels = _with_channels(pixels, self.channels, path, alpha=alpha)
-        holes = self._holes(pixels, path, box)
-        if self.window:
-            meant = _between(pixels, *self.window)
-        elif self.percentiles:
-            meant = stretch(pixels, self.percentiles)
-        else:
-            meant = _by_dtype(pixels, path)
-        return meant if holes is None else _filled(meant, holes, self.nodata)
-
-    def _holes(self, pixels: np.ndarray, path: Path, box: Box | None = None) -> np.ndarray | None:
-        """Where pixels are no finite number, (H, W, C) bool; None if all are.
-
-        Raises:
-            ImageError: if such are refused, with how many there are and where the first one is.
-        """
-        if pixels.dtype.kind != "f":
-            return None
-        with np.errstate(over="ignore"):
-            holes = ~np.isfinite(pixels.astype(np.float32, copy=False))
-        if not holes.any():
-            return None
-        if self.nodata == "refuse":
-            row, column, _ = np.argwhere(holes)[0]
-            top, left = (box.top, box.left) if box else (0, 0)
-            where = " of this window" if box else ""
-            raise ImageError(
-                f"{path}: {holes.any(axis=2).sum()} of {holes[..., 0].size} pixels{where} are no finite number "
-                f"({pixels[holes][0]}), the first at row {row + top}, column {column + left}: set data.nodata = "
-                f'"zero" or "mean", or leave the image out with --skip-bad'
-            )
-        return holes
-
-    def picture(self, path: Path) -> np.ndarray:
-        """The image as people look at it, (H, W, 1 or 3) uint8: of a stack the middle channel."""
-        image = self(path)
+        image = self.read(sample)
         return to_uint8(image if self.channels in (1, 3) else image[..., [self.channels // 2]])
 
-    def glance(self, path: Path, channels: int) -> np.ndarray:
-        """An image of any kind to look at and to compare, (H, W, channels) uint8; channels: 1 or 3.
+    def preview(self, sample: Sample, channels: int) -> np.ndarray:
+        """The image in 8 bits, whatever its dtype, to show and to compare.
 
-        What is wider than eight bits is stretched between its own percentiles 1 and 99.
+        Values of more than 8 bits are scaled between the image's percentiles 1 and 99. Alpha is left out; of a stack of
+        channels the middle one is shown.
+
+        Args:
+            channels: 1 or 3.
+
+        Shapes:
+            returns: (H, W, channels) uint8.
 
         Raises:
             ImageError: if it cannot be read, or has pixels that are refused.
         """
+        path = sample.path
         pixels, alpha, _ = read_raster(path, exif=self.exif)
         if alpha:
             pixels = pixels[..., :-1]
-        self._holes(pixels, path)  # in whichever channel
+        self._find_nonfinite(pixels, path)  # in every channel, before one is chosen
         if pixels.shape[2] not in (1, 3):
             pixels = pixels[..., [pixels.shape[2] // 2]]  # the middle one of a stack
         pixels = _with_channels(pixels, channels, path, alpha=False)
-        holes = self._holes(pixels, path)
+        nonfinite = self._find_nonfinite(pixels, path)
         if pixels.dtype in (bool, np.uint8):
-            return _by_dtype(pixels, path)
-        seen = stretch(pixels, (1, 99))
-        return to_uint8(seen if holes is None else _filled(seen, holes, self.nodata))
+            return _scale_by_dtype(pixels, path)
+        scaled = percentile_normalize(pixels, (1, 99))
+        return to_uint8(scaled if nonfinite is None else _fill(scaled, nonfinite, self.nodata))
+
+    def _check_channels(self, found: int, path: Path, *, alpha: bool) -> None:
+        _with_channels(np.zeros((1, 1, found), np.uint8), self.channels, path, alpha=alpha)
+
+    def _normalize(self, pixels: np.ndarray, path: Path, box: Box | None = None, *, alpha: bool) -> np.ndarray:
+        """Values of the file as the network's, (H, W, channels) uint8 or float32 in 0 … 255."""
+        pixels = _with_channels(pixels, self.channels, path, alpha=alpha)
+        nonfinite = self._find_nonfinite(pixels, path, box)
+        if self.value_range:
+            scaled = _scale_range(pixels, *self.value_range)
+        elif self.percentiles:
+            scaled = percentile_normalize(pixels, self.percentiles)
+        else:
+            scaled = _scale_by_dtype(pixels, path)
+        return scaled if nonfinite is None else _fill(scaled, nonfinite, self.nodata)
+
+    def _find_nonfinite(self, pixels: np.ndarray, path: Path, box: Box | None = None) -> np.ndarray | None:
+        """Where values are not finite, (H, W, C) bool; None if all are finite.
+
+        Raises:
+            ImageError: if such pixels are refused, with their number and the place of the first.
+        """
+        if pixels.dtype.kind != "f":
+            return None
+        with np.errstate(over="ignore"):
+            nonfinite = ~np.isfinite(pixels.astype(np.float32, copy=False))
+        if not nonfinite.any():
+            return None
+        if self.nodata == "refuse":
+            row, column, _ = np.argwhere(nonfinite)[0]
+            top, left = (box.top, box.left) if box else (0, 0)
+            where = " of this window" if box else ""
+            raise ImageError(
+                f"{path}: {nonfinite.any(axis=2).sum()} of {nonfinite[..., 0].size} pixels{where} are not finite "
+                f"({pixels[nonfinite][0]}), the first at row {row + top}, column {column + left}: set data.nodata = "
+                f'"zero" or "mean", or leave the image out with --skip-bad'
+            )
+        return nonfinite
 
 
-class MeantWindows:
-    """An image by window, as a reader wants its values."""
+class NormalizedWindows:
+    """An open image whose windows have the values that a reader makes of them.
+
+    Attributes:
+        shape: height and width of the whole image in pixels.
+    """
 
     def __init__(self, reader: Reader, image: Windows, path: Path):
         self._reader, self._image, self._path = reader, image, path
         self.shape = image.shape[:2]
 
     def read(self, box: Box) -> np.ndarray:
-        """The pixels of a box that lies inside, (h, w, channels), uint8 or float32 in 0 … 255."""
-        return self._reader._meant(self._image.read(box), self._path, box, alpha=self._image.alpha)
+        """The pixels of a box inside the image.
+
+        Shapes:
+            returns: (box.height, box.width, channels), uint8 or float32 in 0 … 255.
+
+        Raises:
+            ImageError: as `Reader.window`.
+        """
+        return self._reader._normalize(self._image.read(box), self._path, box, alpha=self._image.alpha)
 
 
-AS_SEEN = Reader()  # turned as EXIF says; pixels that are no finite number are refused
+DEFAULT_READER = Reader()  # rotates by EXIF; refuses pixels that are not finite
 
 
 def read_image(path: Path, channels: int) -> np.ndarray:
-    """An image by the range of its dtype: `Reader` without options.
+    """Read an image with the default options of `Reader`.
+
+    Shapes:
+        returns: (H, W, channels), uint8 for a file of 8 bits, else float32 in 0 … 255.
 
     Raises:
-        ImageError: as `Reader`.
+        ImageError: as `Reader.read`.
     """
-    return Reader(channels)(path)
+    return Reader(channels).read(Sample.from_file(path))
 
 
-def glance(path: Path, channels: int) -> np.ndarray:
-    """As `Reader.glance`, without options."""
-    return AS_SEEN.glance(path, channels)
+def read_preview(path: Path, channels: int) -> np.ndarray:
+    """Read an image with `Reader.preview` and its default options, (H, W, channels) uint8.
+
+    Raises:
+        ImageError: as `Reader.preview`.
+    """
+    return DEFAULT_READER.preview(Sample.from_file(path), channels)
 
 
-def _filled(pixels: np.ndarray, holes: np.ndarray, nodata: str) -> np.ndarray:
-    """Values in 0 … 255 in which the holes are black, or the mean of the rest of their channel (0 without a rest)."""
-    filled = np.where(holes, np.float32(0), pixels)
+def _fill(pixels: np.ndarray, nonfinite: np.ndarray, nodata: str) -> np.ndarray:
+    """Scaled values with 0 at the non-finite pixels, or the mean of their channel's finite ones (0 if there are none).
+
+    Shapes:
+        pixels: (H, W, C) in 0 … 255; nonfinite: (H, W, C) bool; returned float32 like pixels.
+    """
+    filled = np.where(nonfinite, np.float32(0), pixels)
     if nodata == "mean":
-        rest = (~holes).sum(axis=(0, 1))
-        means = filled.sum(axis=(0, 1), dtype=np.float64) / np.maximum(rest, 1)
-        filled = np.where(holes, means.astype(np.float32), filled)
+        finite = (~nonfinite).sum(axis=(0, 1))
+        means = filled.sum(axis=(0, 1), dtype=np.float64) / np.maximum(finite, 1)
+        filled = np.where(nonfinite, means.astype(np.float32), filled)
     return filled
 
 
-def stretch(image: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
-    """Values scaled so that two percentiles of the whole image, all channels together, become 0 and 255.
+def percentile_normalize(image: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
+    """Scale values so that two percentiles of the whole image, over all channels, become 0 and 255.
 
-    Values that are no finite number do not count, and stay none. Makes images of one kind alike that were exposed
-    differently. A constant 8-bit image stays as it is, a constant one of another kind becomes 0.
+    It makes images alike that were exposed differently. Non-finite values are ignored and stay non-finite. A constant
+    8-bit image stays as it is; a constant image of another dtype becomes 0.
+
+    Args:
+        percentiles: the lower and the upper one, 0 to 100.
 
     Shapes:
-        image: (H, W, C); returned as uint8 of uint8, else as float32.
+        image: (H, W, C); returned as uint8 for uint8 or bool, else as float32 in 0 … 255.
     """
     if image.dtype == bool:
         image = image.astype(np.uint8) * 255
     finite = image[np.isfinite(image)] if image.dtype.kind == "f" else image
     low, high = np.percentile(finite, percentiles) if finite.size else (0, 0)
     if image.dtype != np.uint8:
-        return _between(image, low, high) if low < high else np.zeros(image.shape, np.float32)
+        return _scale_range(image, low, high) if low < high else np.zeros(image.shape, np.float32)
     if low == high:
         return image
     levels = np.clip((np.arange(256) - low) * (255 / (high - low)), 0, 255)
@@ -268,19 +333,20 @@ def stretch(image: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Values in 0 … 255 as whole numbers, for people to look at."""
+    """Values in 0 … 255 rounded to uint8, for display; the shape stays."""
     return image if image.dtype == np.uint8 else np.rint(image).astype(np.uint8)
 
 
-def _between(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
-    """float32: low becomes 0, high 255, and what lies outside is cut off."""
+def _scale_range(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Scale low to 0 and high to 255, as float32; values outside are clipped."""
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
-    with np.errstate(over="ignore", invalid="ignore"):  # of values that are none
+    with np.errstate(over="ignore", invalid="ignore"):  # non-finite values are replaced later
         return np.clip((pixels.astype(np.float32) - low) * np.float32(255 / (high - low)), 0, 255)
 
 
-def _by_dtype(pixels: np.ndarray, path: Path) -> np.ndarray:
+def _scale_by_dtype(pixels: np.ndarray, path: Path) -> np.ndarray:
+    """Scale by the full range of the dtype to 0 … 255: uint8 stays, wider unsigned integers become float32."""
     if pixels.dtype == np.uint8:
         return pixels
     if pixels.dtype == bool:
@@ -288,12 +354,17 @@ def _by_dtype(pixels: np.ndarray, path: Path) -> np.ndarray:
     if pixels.dtype.kind == "u":
         return pixels.astype(np.float32) * np.float32(255 / np.iinfo(pixels.dtype).max)
     raise ImageError(
-        f"{path}: values of {pixels.dtype}, {pixels.min():g} to {pixels.max():g}, have no range of their own: set "
+        f"{path}: values of {pixels.dtype}, {pixels.min():g} to {pixels.max():g}, have no known range: set "
         f"data.window = [low, high] in these units, or data.percentiles = [1, 99]"
     )
 
 
 def _with_channels(pixels: np.ndarray, channels: int, path: Path, *, alpha: bool) -> np.ndarray:
+    """Convert (H, W, C) to the asked number of channels: drop alpha, repeat grey, or average colours to grey.
+
+    Raises:
+        ImageError: if none of these gives it.
+    """
     found = pixels.shape[2]
     if found == channels:
         return pixels
@@ -307,9 +378,10 @@ def _with_channels(pixels: np.ndarray, channels: int, path: Path, *, alpha: bool
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:
+    """Colours (H, W, 3) as grey (H, W, 1) of the same dtype."""
     if pixels.dtype == np.uint8:
         return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
-    with np.errstate(invalid="ignore"):  # of values that are no finite number, which come out as none
+    with np.errstate(invalid="ignore"):  # a colour with a non-finite value gives a non-finite grey
         grey = pixels.astype(np.float64) @ GREY
     return (np.rint(grey) if pixels.dtype.kind in "ui" else grey).astype(pixels.dtype)[..., None]
 
@@ -326,80 +398,82 @@ def read_mask(
     box: Box | None = None,
     exif: bool = True,
 ) -> np.ndarray:
-    """A mask image as (H, W) uint8, 0 or 1, and VOID where void; or one window of it.
+    """Read a mask image of one class, or one window of it.
 
-    Without `above`, the file holds 0 and 1, or 0 and its dtype's white (255), beside void; of a palette whose first
-    colour is black, indices 0 and 1. Anything else may be several classes, numbered objects or edges that JPEG has
-    blurred, and is refused rather than guessed. If all colours are one and the file is not opaque, the mask is what is
-    not transparent, as a brush on a layer leaves it.
+    Without `above`, the file must hold 0 and 1, or 0 and the white of its dtype (255 for 8 bits), beside void; or the
+    indices 0 and 1 of a palette whose first colour is black. Other values could be classes, object ids, or edges
+    blurred by JPEG: they are refused. If the file has one colour only and alpha varies, alpha is the mask.
 
     Args:
-        name: of the class, for what to write on the card.
-        above: grey values above it are mask, whatever values there are; of one bit, white is 255.
-        void: value of pixels that count for nothing: grey value, palette index, or colour.
+        name: of the class, for the card's line in the error message.
+        above: values above it are mask, whatever other values there are; in a 1-bit file, white is 255.
+        void: value of pixels that are ignored: grey value, palette index, or colour.
         box: the window; None reads the whole image.
         exif: as `formats.read_raster`.
 
+    Shapes:
+        returns: (H, W) uint8, 0 or 1, VOID (255) where ignored.
+
     Raises:
-        ImageError: as `formats.read_raster`; for other values, with what to write on the card.
+        ImageError: as `formats.read_raster`; for other values, with the lines to write on the card.
     """
     if void is not None:
-        return _mask_beside_void(path, name, above, void, box, exif=exif)
-    pixels = _mask_values(path, box, exif=exif)
+        return _mask_with_void(path, name, above, void, box, exif=exif)
+    pixels = _mask_channels(path, box, exif=exif)
     if pixels.shape[2] not in (1, 3):
         raise ImageError(f"{path}: a mask of {pixels.shape[2]} channels: expected grey, a palette or colour")
     if above is not None:
-        return _above(pixels, above, path).astype(np.uint8)
+        return _is_above(pixels, above, path).astype(np.uint8)
     if _is_two_valued(pixels):
         return (pixels[..., 0] != 0).astype(np.uint8)
     indices = _indices(path, box, exif=exif)
     if indices is not None and _is_two_valued(indices) and not pixels[indices[..., 0] == 0].any():
         return (indices[..., 0] != 0).astype(np.uint8)
-    raise ImageError(f"{path}: {_other_values(pixels, name)}")
+    raise ImageError(f"{path}: {_describe_values(pixels, name)}")
 
 
-def _mask_beside_void(
+def _mask_with_void(
     path: Path, name: str, above: float | None, void: Value, box: Box | None, *, exif: bool
 ) -> np.ndarray:
     codes = _codes(path, box, colours=isinstance(void, tuple), exif=exif)
     valid = ~(codes == np.atleast_1d(void)).all(axis=2)
     rest = codes[valid]
     if above is not None:
-        drawn = _above(codes, above, path)
+        mask = _is_above(codes, above, path)
     elif not rest.size or _is_two_valued(rest):
-        drawn = codes[..., 0] != 0
+        mask = codes[..., 0] != 0
     else:
-        raise ImageError(f"{path}: {_other_values(rest, name)}")
-    return np.where(valid, drawn, VOID).astype(np.uint8)
+        raise ImageError(f"{path}: {_describe_values(rest, name)}")
+    return np.where(valid, mask, VOID).astype(np.uint8)
 
 
-def _above(pixels: np.ndarray, above: float, path: Path) -> np.ndarray:
-    """Where grey values lie above a value, (H, W) bool; of one bit, white is 255."""
+def _is_above(pixels: np.ndarray, above: float, path: Path) -> np.ndarray:
+    """Where grey values are above a threshold, (H, W) bool; in a 1-bit file, white is 255."""
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
-    if pixels.dtype.kind == "f" and np.isnan(pixels).any():  # above nothing: it would be background
+    if pixels.dtype.kind == "f" and np.isnan(pixels).any():  # a comparison with NaN is false: it would be background
         row, column, _ = np.argwhere(np.isnan(pixels))[0]
-        raise ImageError(f"{path}: a mask that is not a number at row {row}, column {column}: expected grey values")
+        raise ImageError(f"{path}: a mask with NaN at row {row}, column {column}: expected grey values")
     return _with_channels(pixels, 1, path, alpha=False)[..., 0] > above
 
 
-def _mask_values(path: Path, box: Box | None, *, exif: bool) -> np.ndarray:
-    """What of a mask image's channels is the mask: its colours, or its alpha where the colours say nothing."""
+def _mask_channels(path: Path, box: Box | None, *, exif: bool) -> np.ndarray:
+    """The channels of a mask image that hold the mask: its colours, or alpha if all colours are one."""
     pixels, alpha = _pixels(path, box, exif=exif)
     if not alpha:
         return pixels
-    whole = pixels if box is None else read_raster(path, exif=exif).pixels  # a window may show one colour of several
+    whole = pixels if box is None else read_raster(path, exif=exif).pixels  # a window may show one of several colours
     opacity = whole[..., -1:]
     opaque = np.iinfo(opacity.dtype).max if opacity.dtype.kind == "u" else 1
     if _is_constant(whole[..., :-1]) and (opacity != opaque).any():
-        _say_once_of_alpha(path.parent)
+        _warn_of_alpha_masks(path.parent)
         return pixels[..., -1:]
     return pixels[..., :-1]
 
 
 @functools.cache
-def _say_once_of_alpha(folder: Path) -> None:
-    log.warning("%s: masks of one colour that are not opaque: what is not transparent is read as mask", folder)
+def _warn_of_alpha_masks(folder: Path) -> None:
+    log.warning("%s: the masks have one colour and vary in alpha: pixels that are not transparent are mask", folder)
 
 
 def _is_constant(pixels: np.ndarray) -> bool:
@@ -407,7 +481,7 @@ def _is_constant(pixels: np.ndarray) -> bool:
 
 
 def _pixels(path: Path, box: Box | None, *, exif: bool) -> tuple[np.ndarray, bool]:
-    """The whole image or one window of it, and whether its last channel is alpha."""
+    """The whole image or one window of it, (H, W, C), and whether its last channel is alpha."""
     if box is None:
         return read_raster(path, exif=exif)[:2]
     with open_windows(path, exif=exif) as image:
@@ -415,72 +489,77 @@ def _pixels(path: Path, box: Box | None, *, exif: bool) -> tuple[np.ndarray, boo
 
 
 def _indices(path: Path, box: Box | None, *, exif: bool) -> np.ndarray | None:
-    """Of a palette, as `_pixels`."""
+    """The palette indices of the whole image or one window, (H, W, 1); None without a palette."""
     indices = read_indices(path, exif=exif)
     return indices if indices is None or box is None else indices[box.slices]
 
 
 def _is_two_valued(pixels: np.ndarray) -> bool:
-    """Whether all is 0 and 1, or 0 and white, in all channels alike."""
+    """Whether all values are 0 and 1, or 0 and white, the same in all channels."""
     high = pixels.max()
     white = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 255
     grey = pixels[..., :1]
     return high in (0, 1, 255, white) and bool(((grey == 0) | (grey == high)).all() and (pixels == grey).all())
 
 
-def _other_values(colours: np.ndarray, name: str) -> str:
-    """What came, what was expected, and what to write on the card."""
+def _describe_values(colours: np.ndarray, name: str) -> str:
+    """The end of an error message: which values came, what was expected, and what to write on the card."""
     if colours.shape[-1] == 1:
-        values, often = np.unique(colours, return_counts=True)  # one NaN for all, unlike that of rows
+        values, counts = np.unique(colours, return_counts=True)  # counts all NaN as one value, unlike unique rows
         values = values[:, None]
     else:
-        values, often = np.unique(colours.reshape(-1, 3), axis=0, return_counts=True)
-    shown = [_written(value) for value in values]
-    usual = _written(values[np.where(values.any(axis=1), often, 0).argmax()])
+        values, counts = np.unique(colours.reshape(-1, 3), axis=0, return_counts=True)
+    shown = [_format_value(value) for value in values]
+    frequent = _format_value(values[np.where(values.any(axis=1), counts, 0).argmax()])
     key = name if name.replace("-", "_").isidentifier() else f'"{name}"'
     more = f", … ({len(shown)} in all, to {shown[-1]})" if len(shown) > SHOWN else ""
-    blurred = "above = 127 (of JPEG, which blurs), or " if colours.max() > 127 else ""  # else no pixel is above it
+    blurred = "above = 127 (JPEG blurs values), or " if colours.max() > 127 else ""  # else no pixel is above it
     return (
-        f"a mask of values {', '.join(shown[:SHOWN])}{more}: expected 0 and 1, or 0 and 255. Say on the card which are "
-        f"mask: [masks] values = {{ {key} = {usual} }}, or {blurred}above = 0 (all but 0); or which count for "
-        f"nothing: void"
+        f"a mask of values {', '.join(shown[:SHOWN])}{more}: expected 0 and 1, or 0 and 255. Set on the card which are "
+        f"mask: [masks] values = {{ {key} = {frequent} }}, or {blurred}above = 0 (all but 0); or which are ignored: "
+        f"void"
     )
 
 
-def _written(value: np.ndarray) -> str:
+def _format_value(value: np.ndarray) -> str:
     return f"{value[0]:g}" if len(value) == 1 else str(value.tolist())
 
 
 def read_labels(
     path: Path, values: dict[Value, int], void: Value | None = None, *, box: Box | None = None, exif: bool = True
 ) -> np.ndarray:
-    """A mask image of coded classes as (H, W) uint8 class numbers, VOID where void; or one window of it.
+    """Read a mask image whose values stand for classes, or one window of it.
 
     Args:
-        values: of a pixel (grey value, palette index, or colour) to the number of its class.
-        void: value of pixels that count for nothing.
+        values: from a pixel's value (grey value, palette index, or colour) to the number of its class.
+        void: value of pixels that are ignored.
+        box: the window; None reads the whole image.
+        exif: as `formats.read_raster`.
+
+    Shapes:
+        returns: (H, W) uint8 class numbers, VOID (255) where ignored.
 
     Raises:
-        ImageError: as `formats.read_raster`; for a value that is not named, with its place.
+        ImageError: as `formats.read_raster`; for a value that is neither in `values` nor void, with its place.
     """
     codes = dict(values) if void is None else {**values, void: VOID}
     pixels = _codes(path, box, colours=any(isinstance(value, tuple) for value in codes), exif=exif)
-    numbers, named = np.zeros(pixels.shape[:2], np.uint8), np.zeros(pixels.shape[:2], bool)
+    numbers, known = np.zeros(pixels.shape[:2], np.uint8), np.zeros(pixels.shape[:2], bool)
     for value, number in codes.items():
         here = (pixels == np.atleast_1d(value)).all(axis=2)
-        numbers[here], named[here] = number, True
-    if not named.all():
-        row, column = np.argwhere(~named)[0]
+        numbers[here], known[here] = number, True
+    if not known.all():
+        row, column = np.argwhere(~known)[0]
         came = pixels[row, column].tolist()
         raise ImageError(
-            f"{path}: value {came[0] if len(came) == 1 else came} at row {row}, column {column} ({(~named).sum()} "
-            f"pixels) is none of the card's: name it in masks.values, or as masks.void"
+            f"{path}: value {came[0] if len(came) == 1 else came} at row {row}, column {column} ({(~known).sum()} "
+            f"pixels) is none of the card's: add it to masks.values, or set it as masks.void"
         )
     return numbers
 
 
 def _codes(path: Path, box: Box | None, *, colours: bool, exif: bool) -> np.ndarray:
-    """Colours (H, W, 3), or one value each (H, W, 1): of a palette its indices."""
+    """What masks.values refers to: colours (H, W, 3); or single values (H, W, 1), for a palette its indices."""
     if not colours and (indices := _indices(path, box, exif=exif)) is not None:
         return indices
     pixels, alpha = _pixels(path, box, exif=exif)
@@ -491,68 +570,78 @@ def _codes(path: Path, box: Box | None, *, colours: bool, exif: bool) -> np.ndar
     if colours:
         return _with_channels(pixels, 3, path, alpha=False)
     if pixels.shape[2] != 1:
-        raise ImageError(f"{path}: {pixels.shape[2]} channels, and masks.values are single values: give colours")
+        raise ImageError(
+            f"{path}: {pixels.shape[2]} channels, but masks.values are single values: set colours [red, green, blue]"
+        )
     return pixels
 
 
 def read_objects(path: Path, void: Value | None = None, *, box: Box | None = None, exif: bool = True) -> np.ndarray:
-    """A label image, in which each value is an object, as (H, W) int32; or one window of it.
+    """Read a label image, in which each value is one object, or one window of it.
 
-    0, or black, is the background, and stays 0. The others become 1, 2, … in ascending order: grey values of any depth,
-    indices of a palette whose first colour is black, or colours. VOID_OBJECT where void.
+    0, or black, is the background. The other values become 1, 2, … in ascending order: grey values of any dtype,
+    indices of a palette whose first colour is black, or colours.
+
+    Args:
+        void: value of pixels that are ignored.
+        box: the window; None reads the whole image.
+        exif: as `formats.read_raster`.
+
+    Shapes:
+        returns: (H, W) int32, 0 for background, VOID_OBJECT (-1) where ignored.
 
     Raises:
-        ImageError: as `formats.read_raster`; for values that cannot be numbers of objects.
+        ImageError: as `formats.read_raster`; for values that cannot be object ids.
     """
     if is_jpeg(path):
         raise ImageError(f"{path}: a label image as JPEG, which blurs values: save objects as PNG or TIFF")
-    pixels, indices = _mask_values(path, box, exif=exif), _indices(path, box, exif=exif)
+    pixels, indices = _mask_channels(path, box, exif=exif), _indices(path, box, exif=exif)
     if pixels.shape[2] not in (1, 3):
         raise ImageError(f"{path}: a label image of {pixels.shape[2]} channels: expected grey, a palette or colour")
-    here = np.zeros(pixels.shape[:2], bool)
+    ignored = np.zeros(pixels.shape[:2], bool)
     if void is not None:
         codes = pixels if indices is None or isinstance(void, tuple) else indices
-        here = (codes == np.atleast_1d(void)).all(axis=2)
-    if indices is not None and pixels[(indices[..., 0] == 0) & ~here].any():
+        ignored = (codes == np.atleast_1d(void)).all(axis=2)
+    if indices is not None and pixels[(indices[..., 0] == 0) & ~ignored].any():
         raise ImageError(
             f"{path}: objects as a palette whose first colour is not black: expected index 0 as background"
         )
-    numbers = _numbers(pixels if indices is None else indices, path)
-    numbers[here] = 0
-    values, labels = np.unique(numbers, return_inverse=True)
-    labels = labels.reshape(numbers.shape).astype(np.int32) + np.int32(values[0] != 0)
-    labels[here] = VOID_OBJECT
+    ids = _object_ids(pixels if indices is None else indices, path)
+    ids[ignored] = 0
+    values, labels = np.unique(ids, return_inverse=True)
+    labels = labels.reshape(ids.shape).astype(np.int32) + np.int32(values[0] != 0)
+    labels[ignored] = VOID_OBJECT
     return labels
 
 
-def _numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """One whole number, 0 or more, for each pixel (H, W): a grey value, or a colour's three in one."""
+def _object_ids(pixels: np.ndarray, path: Path) -> np.ndarray:
+    """One integer per pixel, (H, W) int64, 0 or more: the grey value, or the three values of a colour combined."""
     if (pixels == pixels[..., :1]).all():
         pixels = pixels[..., :1]
-    with np.errstate(invalid="ignore"):  # of values that are no number, which differ from any
-        numbers = pixels.astype(np.int64)
-    if (numbers != pixels).any() or numbers.min() < 0 or (pixels.shape[2] == 3 and pixels.dtype != np.uint8):
+    with np.errstate(invalid="ignore"):  # NaN becomes some integer, which differs from NaN below
+        ids = pixels.astype(np.int64)
+    if (ids != pixels).any() or ids.min() < 0 or (pixels.shape[2] == 3 and pixels.dtype != np.uint8):
         raise ImageError(
             f"{path}: a label image of {pixels.dtype}, {pixels.min():g} to {pixels.max():g}: expected whole "
             f"numbers from 0, the background, or colours of 8 bits"
         )
-    return numbers @ (1 << 8 * np.arange(pixels.shape[2])[::-1])
+    return ids @ (1 << 8 * np.arange(pixels.shape[2])[::-1])
 
 
 # ---------------------------------------------------------------------------------------------- writing
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
-    """Write (H, W) or (H, W, 3) uint8 in the format that the path's suffix names."""
+    """Write an image, (H, W) or (H, W, 3) uint8, in the format of the path's suffix."""
     Image.fromarray(pixels).save(path)
 
 
 def encode_image(pixels: np.ndarray, format: str, quality: int) -> bytes:
-    """(H, W) or (H, W, 3) uint8 as the bytes of an image file.
+    """Encode an image, (H, W) or (H, W, 3) uint8, as the bytes of an image file.
 
     Args:
-        format: as Pillow names it, such as "WEBP".
-        quality: 1 (small) to 100, for formats that lose some.
+        format: Pillow's name of the format, such as "WEBP".
+        quality: 1 (small) to 100, for lossy formats.
     """
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format, quality=quality)

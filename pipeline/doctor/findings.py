@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.index import coverage_columns
-from pipeline.data.tables import parted_cell
+from pipeline.data.tables import split_packed_objects
 from pipeline.metrics import epoch_metric, selection_metric
 
 FULL_COVERAGE = 0.999  # a mask that covers a larger share of its image counts as full
@@ -85,7 +85,7 @@ def _check_placeholder(card: Competition, sample: pd.DataFrame) -> Finding:
     shown = f"'{text}' in {count} of {len(sample)} rows" if len(text) <= 40 else f"a text of {len(text)} characters"
     try:
         if card.columns.packed_objects:
-            masks = [rle for _, rle in parted_cell(text, card.columns.packed_objects.split(), "a cell")]
+            masks = [rle for _, rle in split_packed_objects(text, card.columns.packed_objects.split(), "a cell")]
         else:
             masks = card.dialect.split(text)
         for mask in masks:

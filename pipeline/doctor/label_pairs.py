@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +17,9 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.file_index import find_files
 from pipeline.data.formats import read_indices, read_pixels
-from pipeline.data.labels import VOID, Labels, one_hot, texts_of
+from pipeline.data.labels import VOID, Labels, one_hot
 from pipeline.data.reader import ImageError
+from pipeline.data.sample import Sample, samples_of
 from pipeline.data.tables import read_rows
 from pipeline.doctor.dialects import toml_keys
 from pipeline.doctor.findings import Finding
@@ -73,9 +73,10 @@ def _find_tables(card: Competition, root: Path, index: pd.DataFrame) -> Iterator
         labelled = {image_id for image_id, _ in texts}
         if len(labelled) < len(index) / 2:
             continue
-        rows = [row for row in index.itertuples() if row.image_id in labelled and len(row.mask_paths) == 1]
-        per_class = [tuple(texts.get((row.image_id, name), "") for name in card.classes) for row in rows]
-        yield path, [LabelPair(each, row.mask_paths[0], _size(row)) for each, row in zip(per_class, rows, strict=True)]
+        samples = [each for each in samples_of(index) if each.image_id in labelled and len(each.mask_paths) == 1]
+        per_class = [tuple(texts.get((each.image_id, name), "") for name in card.classes) for each in samples]
+        pairs = zip(per_class, samples, strict=True)
+        yield path, [LabelPair(texts, each.mask_paths[0], each.size) for texts, each in pairs]
 
 
 def _find_mask_folders(card: Competition, root: Path, index: pd.DataFrame) -> Iterator[tuple[Path, list[LabelPair]]]:
@@ -86,14 +87,10 @@ def _find_mask_folders(card: Competition, root: Path, index: pd.DataFrame) -> It
     for folder in sorted(path for path in root.rglob("*") if path.is_dir() and path.resolve() not in used):
         for suffix in dict.fromkeys([card.files.mask_suffix, card.files.suffix]):
             files = find_files(folder, suffix)
-            rows = [row for row in index.itertuples() if row.image_id in files]
-            if len(rows) >= len(index) / 2:
-                yield folder, [LabelPair(texts_of(row.rle), files[row.image_id], _size(row)) for row in rows]
+            samples = [each for each in samples_of(index) if each.image_id in files]
+            if len(samples) >= len(index) / 2:
+                yield folder, [LabelPair(each.rle, files[each.image_id], each.size) for each in samples]
                 break
-
-
-def _size(row: object) -> tuple[int, int]:
-    return row.height, row.width
 
 
 def _compare(card: Competition, names: str, pairs: Sequence[LabelPair]) -> Finding | None:
@@ -123,8 +120,7 @@ def _compare(card: Competition, names: str, pairs: Sequence[LabelPair]) -> Findi
 
 def _read_mask(card: Competition, each: LabelPair) -> np.ndarray:
     """The mask image as the card reads it, (C, H, W) uint8."""
-    row = SimpleNamespace(path=each.path, mask_paths=(each.path,), height=each.shape[0], width=each.shape[1])
-    mask = Labels.of(card).read(row)
+    mask = Labels.of(card).read(Sample(each.path.stem, (each.path,), each.shape, mask_paths=(each.path,)))
     return (one_hot(mask, len(card.classes)) if card.exclusive else mask).transpose(2, 0, 1)
 
 

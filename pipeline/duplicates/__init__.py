@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pipeline.data.reader import AS_SEEN, Reader
+from pipeline.data.reader import DEFAULT_READER, Reader
+from pipeline.data.sample import Sample, samples_of
 from pipeline.duplicates import confirm
 from pipeline.duplicates.candidates import propose_pairs
 from pipeline.duplicates.signatures import Signature, compute_signature
@@ -32,7 +32,7 @@ NUM_THREADS = min(8, os.cpu_count() or 1)  # threads that read images; the resul
 __all__ = ["find_duplicates", "merge_groups", "read_duplicates", "write_duplicates"]
 
 
-def find_duplicates(images: pd.DataFrame, reader: Reader = AS_SEEN) -> pd.DataFrame:
+def find_duplicates(images: pd.DataFrame, reader: Reader = DEFAULT_READER) -> pd.DataFrame:
     """Find near-duplicate images: one row per pair, with `table.PAIR_COLUMNS`.
 
     Kinds: "copy" (re-encoded, brightened, or transformed by `view`), "crop" (the second's corner is `down` and `right`
@@ -52,13 +52,13 @@ def find_duplicates(images: pd.DataFrame, reader: Reader = AS_SEEN) -> pd.DataFr
     Raises:
         ImageError: if an image cannot be read.
     """
-    paths = list(images["path"])
+    samples = samples_of(images)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        signatures = list(track(_compute_signatures(pool, paths, reader), "compute signatures", total=len(paths)))
+        signatures = list(track(_compute_signatures(pool, samples, reader), "compute signatures", total=len(samples)))
     pairs = propose_pairs(signatures).sort_values(["first", "second"], kind="stable")
     read = lru_cache(maxsize=64)(partial(_read_grey, reader))
     tracked = track(pairs.itertuples(), "compare pairs", total=len(pairs))
-    pairs["score"] = [_score(read(paths[row.first]), read(paths[row.second]), row) for row in tracked]
+    pairs["score"] = [_score(read(samples[row.first]), read(samples[row.second]), row) for row in tracked]
     pairs["rank"] = pairs["kind"].map(list(MIN_SCORE).index)
     pairs["negative_score"] = -pairs["score"]
     confirmed = pairs[pairs["score"] >= pairs["kind"].map(MIN_SCORE)]
@@ -76,22 +76,22 @@ def _replace_positions(pairs: pd.DataFrame, images: pd.DataFrame) -> pd.DataFram
     return pairs.assign(**names)[PAIR_COLUMNS].reset_index(drop=True)
 
 
-def _read_grey(reader: Reader, path: Path) -> np.ndarray:
+def _read_grey(reader: Reader, sample: Sample) -> np.ndarray:
     """A grey image, (H, W) uint8."""
-    return reader.glance(path, channels=1)[..., 0]
+    return reader.preview(sample, channels=1)[..., 0]
 
 
-def _compute_signatures(pool: ThreadPoolExecutor, paths: Sequence[Path], reader: Reader) -> Iterator[Signature]:
-    """Signatures in the order of the paths. Few images are submitted at a time, to limit memory."""
+def _compute_signatures(pool: ThreadPoolExecutor, samples: Sequence[Sample], reader: Reader) -> Iterator[Signature]:
+    """Signatures in the order of the samples. Few images are submitted at a time, to limit memory."""
 
-    def compute(path: Path) -> Signature:
-        return compute_signature(_read_grey(reader, path))
+    def compute(sample: Sample) -> Signature:
+        return compute_signature(_read_grey(reader, sample))
 
-    remaining = iter(paths)
-    pending = [pool.submit(compute, path) for path in islice(remaining, 4 * NUM_THREADS)]
+    remaining = iter(samples)
+    pending = [pool.submit(compute, sample) for sample in islice(remaining, 4 * NUM_THREADS)]
     while pending:
         yield pending.pop(0).result()
-        pending += [pool.submit(compute, path) for path in islice(remaining, 1)]
+        pending += [pool.submit(compute, sample) for sample in islice(remaining, 1)]
 
 
 def _score(first: np.ndarray, second: np.ndarray, pair: object) -> float:

@@ -17,6 +17,7 @@ from pipeline.config import Config, Tiles
 from pipeline.data.dataset import Images, equal_size_batches
 from pipeline.data.loader import Loader
 from pipeline.data.reader import Reader
+from pipeline.data.sample import Sample, samples_of
 from pipeline.inference.backends import BACKENDS
 from pipeline.inference.prediction_store import StoreWriter, probs_to_uint8
 from pipeline.inference.tiles import StripAxis, TensorImage, WindowedImage, predict_strips
@@ -148,10 +149,10 @@ def predict_images(
         FloatingPointError: for a probability that is not finite, naming the image.
     """
     if predictor.tiles:
-        for row in track(list(index.itertuples()), what):
-            with _name_image(row.image_id):
-                values = predict_windows(predictor, row.path, reader, size)
-            yield row.image_id, values
+        for sample in track(samples_of(index), what):
+            with _name_image(sample.image_id):
+                values = predict_windows(predictor, sample, reader, size)
+            yield sample.image_id, values
         return
     batches = equal_size_batches(index, batch_size)
     loader = Loader(Images(index, reader), batch_sampler=batches, num_workers=workers)
@@ -175,7 +176,7 @@ def _name_image(image_id: str) -> Iterator[None]:
 
 def predict_windows(
     predictor: Predictor,
-    path: Path,
+    sample: Sample,
     reader: Reader,
     size: tuple[int, int] | None = None,
     views: tuple[str, ...] | None = None,
@@ -192,7 +193,7 @@ def predict_windows(
     Raises:
         FloatingPointError: for a probability that is not finite.
     """
-    with reader.windows(path) as image:
+    with reader.open_windows(sample) as image:
         strips = predictor.strips(image, views=views)
         if size is None:
             return np.concatenate([probs_to_uint8(strip.numpy()) for strip in strips], axis=2)

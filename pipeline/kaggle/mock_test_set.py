@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.data.file_index import as_id
+from pipeline.data.file_index import normalize_id
 from pipeline.data.formats import read_pixels
 from pipeline.data.index import test_search, train_files
 from pipeline.data.reader import write_image
@@ -118,4 +118,4 @@ def _empty_rows(card: Competition, header: Sequence[str], image_id: str) -> pd.D
 
 
 def _renamed(rows: pd.DataFrame, column: str, old: str, new: str) -> pd.DataFrame:
-    return rows.assign(**{column: rows[column].map(as_id).str.replace(old, new, regex=False)})
+    return rows.assign(**{column: rows[column].map(normalize_id).str.replace(old, new, regex=False)})

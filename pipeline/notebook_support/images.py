@@ -1,6 +1,7 @@
 """Tables and pictures of a competition's data and of out-of-fold predictions, for the notebooks."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from pipeline.config import Config
 from pipeline.data.index import read_test_index
 from pipeline.data.labels import VOID, one_hot
+from pipeline.data.sample import Sample, samples_of
 from pipeline.report.overlays import PANELS, Panel, draw_sheet
 from pipeline.report.report_data import ReportData
 from pipeline.stages.doctor import doctor
@@ -39,14 +41,15 @@ def draw_samples(context: Context, seed: int = 0) -> Figure:
     parts = {name: filled[(rank > low) & (rank <= high)] for name, (low, high) in COVERAGE_RANKS.items()}
     chosen = {"empty": index[index["coverage"] == 0], **parts}
     some = {name: part.sample(min(PANELS, len(part)), random_state=seed) for name, part in chosen.items() if len(part)}
-    return draw_sheet({name: [_target_panel(context, row) for row in part.itertuples()] for name, part in some.items()})
+    panel = partial(_target_panel, context)
+    return draw_sheet({name: [*map(panel, samples_of(part), part["coverage"])] for name, part in some.items()})
 
 
-def _target_panel(context: Context, row: object) -> Panel:
-    mask = context.labels.read(row)
+def _target_panel(context: Context, sample: Sample, coverage: float) -> Panel:
+    mask = context.labels.read(sample)
     masks = one_hot(mask, len(context.card.classes)) if context.labels.exclusive else mask
     masks = np.where(masks == VOID, 0, masks).transpose(2, 0, 1)[: len(context.card.classes)]
-    return Panel(f"{row.image_id[:10]}  {row.coverage:.1%}", context.reader.picture(row.path), None, masks)
+    return Panel(f"{sample.image_id[:10]}  {coverage:.1%}", context.reader.picture(sample), None, masks)
 
 
 def draw_images(data: ReportData, rows: Mapping[str, pd.DataFrame]) -> Figure:

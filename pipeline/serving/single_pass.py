@@ -15,6 +15,7 @@ from pipeline.config import Config
 from pipeline.data.dataset import to_tensor
 from pipeline.data.loader import Loader
 from pipeline.data.reader import Reader
+from pipeline.data.sample import Sample
 from pipeline.inference.prediction_store import probs_to_uint8
 from pipeline.inference.predictor import Predictor, predict_windows, resize_probs
 from pipeline.prefetch import prefetch
@@ -38,7 +39,7 @@ class LoadedImage(NamedTuple):
     """A test image, read once per reader; or the reason why it could not be read."""
 
     image_id: str
-    path: Path | None
+    sample: Sample | None
     pixels: tuple[Tensor, ...] = ()  # (channels, H, W) each
     problem: str = ""
 
@@ -71,10 +72,11 @@ class LoadedImages(Dataset):
         image_id, path = self.paths[position]
         if path is None:
             return LoadedImage(image_id, None, problem="no such image")
+        sample = Sample(image_id, (path,))
         try:
-            return LoadedImage(image_id, path, tuple(to_tensor(reader(path)) for reader in self.readers))
+            return LoadedImage(image_id, sample, tuple(to_tensor(reader.read(sample)) for reader in self.readers))
         except Exception as error:  # a damaged file can raise anything; the other images are still predicted
-            return LoadedImage(image_id, path, problem=one_line(error))
+            return LoadedImage(image_id, sample, problem=one_line(error))
 
 
 def read_images(
@@ -240,7 +242,7 @@ class SinglePass:
         (item,) = batch
         models = [self.models[member.name, fold] for fold in member.folds]
         reader = self.reader_of[number]
-        return [predict_windows(model, item.path, reader, self.size, member.views)[None] for model in models]
+        return [predict_windows(model, item.sample, reader, self.size, member.views)[None] for model in models]
 
     def add_problem(self, image_id: str, problem: str) -> None:
         """Record why an image has no mask, and log the first MAX_LOGGED of them."""

@@ -8,6 +8,7 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.index import test_search
 from pipeline.data.reader import ImageError, Reader
+from pipeline.data.sample import Sample
 from pipeline.report.overlays import PANELS, Panel, write_sheet
 from pipeline.rle import RLEError
 from pipeline.serving.bundle import Bundle
@@ -38,7 +39,7 @@ def _panel(image_id: str, rles: pd.Series, file: Path | None, reader: Reader, ca
     if file is None:
         return None
     try:
-        picture = reader.picture(file)
+        picture = reader.picture(Sample(image_id, (file,)))
         masks = [card.dialect.decode(rle, card.size or picture.shape[:2]) for rle in rles]
     except (ImageError, RLEError):
         return None

@@ -9,7 +9,8 @@ import pandas as pd
 
 from pipeline.config import Config
 from pipeline.data.index import read_index, read_test_index
-from pipeline.data.reader import Reader, stretch
+from pipeline.data.reader import Reader, percentile_normalize
+from pipeline.data.sample import Sample, samples_of
 from pipeline.data.tables import read_table
 from pipeline.duplicates import merge_groups
 from pipeline.report.overlays import PANELS, Panel, write_sheet
@@ -51,15 +52,15 @@ def audit(cfg: Config) -> AuditReport:
     sheet = Path("reports") / f"{paths.folds.stem}-duplicates.png" if len(pairs) else None
     if sheet:
         test = read_test_index(card, paths.root, cfg.data.skip_bad, reader)
-        _draw_sheet(sheet, pairs, {"train": _paths(index), "test": _paths(test)}, reader)
+        _draw_sheet(sheet, pairs, {"train": _by_id(index), "test": _by_id(test)}, reader)
     split_pairs = _count_split_pairs(paths.folds, pairs)
     return AuditReport(
         counts, len(index), len(sizes), int(sizes.iloc[0]), split_pairs, paths.folds, paths.duplicates, sheet
     )
 
 
-def _paths(index: pd.DataFrame) -> dict[str, Path]:
-    return dict(zip(index["image_id"], index["path"], strict=True))
+def _by_id(index: pd.DataFrame) -> dict[str, Sample]:
+    return {sample.image_id: sample for sample in samples_of(index)}
 
 
 def _count_split_pairs(path: Path, pairs: pd.DataFrame) -> int | None:
@@ -72,7 +73,7 @@ def _count_split_pairs(path: Path, pairs: pd.DataFrame) -> int | None:
     return int((within["first"].map(fold) != within["second"].map(fold)).sum())
 
 
-def _draw_sheet(path: Path, pairs: pd.DataFrame, paths: dict[str, dict[str, Path]], reader: Reader) -> None:
+def _draw_sheet(path: Path, pairs: pd.DataFrame, samples: dict[str, dict[str, Sample]], reader: Reader) -> None:
     """Write a sheet with a row for each kind of pair, from the highest score to the lowest."""
     rows, percentiles = {}, reader.percentiles or (0, 100)
     for kind, of_kind in pairs.sort_values("score", ascending=False, kind="stable").groupby("kind"):
@@ -82,8 +83,8 @@ def _draw_sheet(path: Path, pairs: pd.DataFrame, paths: dict[str, dict[str, Path
             Panel(
                 f"{row.score:.2f}  {row.first[:8]}, {row.second[:8]} ({row.second_part})",
                 _pair_picture(
-                    stretch(reader.glance(paths[row.first_part][row.first], channels=3), percentiles),
-                    stretch(reader.glance(paths[row.second_part][row.second], channels=3), percentiles),
+                    percentile_normalize(reader.preview(samples[row.first_part][row.first], channels=3), percentiles),
+                    percentile_normalize(reader.preview(samples[row.second_part][row.second], channels=3), percentiles),
                     row,
                 ),
                 masks=None,

@@ -9,11 +9,11 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.config import Config
-from pipeline.data.formats import read_header
 from pipeline.data.index import describe_unlisted, read_index, read_test_index, unlisted_test_images
 from pipeline.data.integrity import survey_test, survey_train
-from pipeline.data.labels import Labels, texts_of
-from pipeline.data.reader import AS_SEEN, ImageError, Reader
+from pipeline.data.labels import Labels
+from pipeline.data.reader import DEFAULT_READER, ImageError, Reader
+from pipeline.data.sample import Sample, samples_of
 from pipeline.data.tables import read_rows, read_table
 from pipeline.doctor.alignment import LabelledSample, MaskCheck, check_alignment
 from pipeline.doctor.dialects import EncodedSample, check_dialect, format_dialect
@@ -96,7 +96,7 @@ def _check_unreadable(card: Competition, root: Path, error: str, reader: Reader,
     )
 
 
-def quick_check(card: Competition, index: pd.DataFrame, reader: Reader = AS_SEEN) -> None:
+def quick_check(card: Competition, index: pd.DataFrame, reader: Reader = DEFAULT_READER) -> None:
     """Check within seconds whether masks are misread or shuffled, before a training.
 
     Writes: reports/<competition>-doctor.png, if they are
@@ -134,7 +134,7 @@ def _spread(index: pd.DataFrame, count: int, together: int = 1) -> pd.DataFrame:
 def _masked(index: pd.DataFrame, card: Competition) -> pd.DataFrame:
     """The rows whose mask is not empty."""
     if "rle" in index:
-        return index[[bool(_texts(row, card.dialect)) for row in index.itertuples()]]
+        return index[[bool(_texts(sample, card.dialect)) for sample in samples_of(index)]]
     return index[index["coverage"] > 0] if "coverage" in index else index[:0]
 
 
@@ -143,7 +143,8 @@ def _count_objects(card: Competition, index: pd.DataFrame, reader: Reader) -> li
     if not card.instances:
         return []
     labels = Labels.of(card, exif=reader.exif)
-    found = [labels.read_instances(row) for row in _spread(index[index["coverage"] > 0], QUICK_NUM_IMAGES).itertuples()]
+    masked = _spread(index[index["coverage"] > 0], QUICK_NUM_IMAGES)
+    found = [labels.read_instances(sample) for sample in samples_of(masked)]
     return [len(np.unique(numbers[numbers > 0])) for numbers in found]
 
 
@@ -155,13 +156,13 @@ def _check_masks(
         return None
     masked = _masked(index, card)
     rows = _spread(masked.sort_values("line") if "line" in masked else masked, count, together)
+    samples = samples_of(rows)
     if _has_order(card, index):
-        return check_dialect(
-            [sample for row in rows.itertuples() if (sample := _encoded_sample(row, card.dialect, reader))],
-            card.dialect,
-        )
+        encoded = (_encoded_sample(sample, card.dialect, reader) for sample in samples)
+        return check_dialect([each for each in encoded if each], card.dialect)
     labels = Labels.of(card, exif=reader.exif)
-    return check_alignment([sample for row in rows.itertuples() if (sample := _labelled_sample(row, labels, reader))])
+    labelled = (_labelled_sample(sample, labels, reader) for sample in samples)
+    return check_alignment([each for each in labelled if each])
 
 
 def _has_order(card: Competition, index: pd.DataFrame) -> bool:
@@ -169,12 +170,12 @@ def _has_order(card: Competition, index: pd.DataFrame) -> bool:
     return card.files.train_csv is not None and "rle" in index and card.dialect.form != "coco"
 
 
-def _labelled_sample(row: object, labels: Labels, reader: Reader) -> LabelledSample | None:
+def _labelled_sample(sample: Sample, labels: Labels, reader: Reader) -> LabelledSample | None:
     """A grey image and its labels, one number per set of classes; None if too large, unreadable or without a mask."""
     try:
-        if np.prod(reader.size(row.path)) > MAX_PIXELS:
+        if np.prod(reader.size(sample)) > MAX_PIXELS:
             return None
-        image, mask = reader.glance(row.path, channels=1)[..., 0], labels.read(row)
+        image, mask = reader.preview(sample, channels=1)[..., 0], labels.read(sample)
     except (ImageError, RLEError):  # reported by another finding
         return None
     sets = mask.reshape(-1, mask.shape[2]).astype(np.int64) @ (1 << np.arange(mask.shape[2]))
@@ -182,19 +183,19 @@ def _labelled_sample(row: object, labels: Labels, reader: Reader) -> LabelledSam
     return (image, numbers) if numbers.any() else None  # a single label has no outline
 
 
-def _encoded_sample(row: object, dialect: Dialect, reader: Reader) -> EncodedSample | None:
+def _encoded_sample(sample: Sample, dialect: Dialect, reader: Reader) -> EncodedSample | None:
     """A grey image and the texts of its masks; None if it is too large or cannot be read."""
     try:
-        if np.prod(reader.size(row.path)) > MAX_PIXELS:
+        if np.prod(reader.size(sample)) > MAX_PIXELS:
             return None
-        return reader.glance(row.path, channels=1)[..., 0], _texts(row, dialect)
+        return reader.preview(sample, channels=1)[..., 0], _texts(sample, dialect)
     except ImageError:  # reported by another finding
         return None
 
 
-def _texts(row: object, dialect: Dialect) -> list[str]:
+def _texts(sample: Sample, dialect: Dialect) -> list[str]:
     """The RLE texts of an image's masks, without the empty ones."""
-    lines = [line.strip() for text in texts_of(row.rle) for line in text.split("\n")]
+    lines = [line.strip() for text in sample.rle for line in text.split("\n")]
     return [line for line in lines if line not in ("", dialect.empty)]
 
 
@@ -212,10 +213,10 @@ def _to_findings(card: Competition, index: pd.DataFrame, result: MaskCheck | Non
 def _check_images(rows: pd.DataFrame, reader: Reader) -> list[Finding]:
     """Check that images can be read, their values, and their EXIF orientation."""
     pictures, headers, bad = {}, [], []
-    for row in rows.itertuples():
+    for sample in samples_of(rows):
         try:
-            pictures[row.image_id] = reader.own_values(row.path)
-            headers.append(read_header(row.path, exif=False))
+            pictures[sample.image_id] = reader.read_raw(sample)
+            headers.append(reader.stored_header(sample))
         except ImageError as error:
             bad.append(Finding("bad", "image", str(error)))
     rotated = turned_images(headers, reader)
@@ -226,21 +227,20 @@ def _check_images(rows: pd.DataFrame, reader: Reader) -> list[Finding]:
 
 def _draw_sheet(card: Competition, masked: pd.DataFrame, result: MaskCheck | None, reader: Reader) -> Path:
     """Write a sheet of images with the outlines of their masks, as the card reads them and as corrected."""
-    shown = list(_spread(masked, PANELS).itertuples())
+    shown = samples_of(_spread(masked, PANELS))
     if _has_order(card, masked):
         sheets = {
             f"as the card reads them: {format_dialect(card.dialect)}": [
-                _panel(row, card.dialect, reader) for row in shown
+                _panel(sample, card.dialect, reader) for sample in shown
             ]
         }
     else:
         labels = Labels.of(card, exif=reader.exif)
-        sheets = {
-            "as the card reads them": [_picture(row, reader)._replace(target=labels.read_scored(row)) for row in shown]
-        }
+        panels = [_picture(sample, reader)._replace(target=labels.read_scored(sample)) for sample in shown]
+        sheets = {"as the card reads them": panels}
     if result and isinstance(result.correction, Dialect):
         sheets[f"corrected: {format_dialect(result.correction)}"] = [
-            _panel(row, result.correction, reader) for row in shown
+            _panel(sample, result.correction, reader) for sample in shown
         ]
     if result and isinstance(result.correction, str):
         view = SYMMETRIES[result.correction]
@@ -252,15 +252,15 @@ def _draw_sheet(card: Competition, masked: pd.DataFrame, result: MaskCheck | Non
     return path
 
 
-def _picture(row: object, reader: Reader) -> Panel:
-    return Panel(row.image_id[:12], reader.glance(row.path, channels=3), None)
+def _picture(sample: Sample, reader: Reader) -> Panel:
+    return Panel(sample.image_id[:12], reader.preview(sample, channels=3), None)
 
 
-def _panel(row: object, dialect: Dialect, reader: Reader) -> Panel:
+def _panel(sample: Sample, dialect: Dialect, reader: Reader) -> Panel:
     """An image with the union of all its texts that can be decoded in a dialect."""
-    picture = _picture(row, reader)
+    picture = _picture(sample, reader)
     mask = np.zeros(picture.image.shape[:2], dtype=np.uint8)
-    for text in _texts(row, dialect):
+    for text in _texts(sample, dialect):
         with suppress(RLEError):  # a text that cannot be decoded is not drawn
             mask |= dialect.decode(text, mask.shape)
     return picture._replace(target=mask[None])

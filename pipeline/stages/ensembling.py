@@ -13,6 +13,7 @@ from pipeline import competition, scoring, submission
 from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.index import coverage_columns
+from pipeline.data.sample import Sample, samples_of
 from pipeline.ensemble import (
     Decision,
     Drawer,
@@ -219,7 +220,7 @@ def oof_of_members(members: Sequence[Context], rows: pd.DataFrame) -> Oof:
     """The members' OOF predictions and targets of the rows."""
     stores, first = [member.oof_store() for member in members], members[0]
     read_truth = first.labels.read_instances if first.card.instances else first.labels.read_scored
-    by_id = {row.image_id: row for row in rows.itertuples()}
+    by_id = {sample.image_id: sample for sample in samples_of(rows)}
 
     def read(image_id: str) -> tuple[np.ndarray, np.ndarray]:
         values = [store.read(image_id) for store in stores]
@@ -362,8 +363,8 @@ def _manifest(members: Sequence[Context], done: Ensembled, unlisted: Sequence[st
 
 def _test_panels(context: Context, rows: pd.DataFrame, masks_of: MaskOf) -> list[Panel]:
     return [
-        Panel(row.image_id[:10], context.reader.picture(row.path), _one_by_one(masks_of(row.image_id)))
-        for row in rows.itertuples()
+        Panel(each.image_id[:10], context.reader.picture(each), _one_by_one(masks_of(each.image_id)))
+        for each in samples_of(rows)
     ]
 
 
@@ -378,15 +379,15 @@ def _draw_sheet(
     """The best, middling and worst OOF images with truth and prediction, and test images."""
     reader, oof = members[0].reader, oof_of_members(members, rows)
 
-    def oof_panel(row: Any) -> Panel:
-        values, target = oof.read(row.image_id)
+    def oof_panel(sample: Sample, score: float) -> Panel:
+        values, target = oof.read(sample.image_id)
         blend_by = blender(values)
         drawn = drawer.labels(blend_by) if isinstance(drawer, Objects) else drawer.masks(blend_by)
-        title = f"{row.image_id[:10]}  {row.score:.2f}"
-        return Panel(title, reader.picture(row.path), _one_by_one(drawn), _one_by_one(target))
+        title = f"{sample.image_id[:10]}  {score:.2f}"
+        return Panel(title, reader.picture(sample), _one_by_one(drawn), _one_by_one(target))
 
     chosen = choose_examples(rows[rows["coverage"] > 0])
-    panels = {f"OOF, {name}": [oof_panel(row) for row in part.itertuples()] for name, part in chosen.items()}
+    panels = {f"OOF, {name}": [*map(oof_panel, samples_of(part), part["score"])] for name, part in chosen.items()}
     write_sheet(path, {**panels, "test": test_panels})
 
 

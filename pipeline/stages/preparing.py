@@ -13,11 +13,11 @@ from accelerate import PartialState
 from pipeline import competition, folds, hardware, postprocess
 from pipeline.competition import Competition
 from pipeline.config import Config, place
-from pipeline.data.formats import read_header
 from pipeline.data.index import read_index, read_test_index, unlisted_test_images
 from pipeline.data.labels import Labels
 from pipeline.data.rasters import Header
 from pipeline.data.reader import ImageError, Reader
+from pipeline.data.sample import Sample, samples_of
 from pipeline.data.tables import sample_header
 from pipeline.demos.camvid import make_classes_demo
 from pipeline.demos.defects import make_defects_demo
@@ -152,7 +152,7 @@ def _check_channels(cfg: Config, card: Competition) -> None:
 
 
 def _check_crops(cfg: Config, card: Competition) -> None:
-    if not Labels.of(card, cfg.data.boundary).have_parts:
+    if not Labels.of(card, cfg.data.boundary).supports_windows:
         other = "exclusive classes" if card.exclusive else "borders between objects (data.boundary)"
         raise ValueError(f"data.crops reads masks by window, and not those of {other}: leave one of them out")
     for number, phase in enumerate(cfg.train.phases):
@@ -191,8 +191,8 @@ def data(cfg: Config) -> None:
     reader = Reader.of(cfg)
     index = read_index(card, paths.root, cfg.data.skip_bad, reader)
     test = read_test_index(card, paths.root, cfg.data.skip_bad, reader)
-    found = [*index["path"], *test["path"]]
-    bad = [error for path in track(found, "read images") if (error := _image_error(path, reader))]
+    found = [*samples_of(index), *samples_of(test)]
+    bad = [error for sample in track(found, "read images") if (error := _image_error(sample, reader))]
     for error in bad[1:]:
         log.error("%s", error)
     if bad:
@@ -203,13 +203,13 @@ def data(cfg: Config) -> None:
     log.info("coverage %.3f on average, %.0f%% of the masks are empty", index["coverage"].mean(), 100 * empty)
 
 
-def _say_what_differs(paths: Sequence[Path], reader: Reader) -> None:
+def _say_what_differs(samples: Sequence[Sample], reader: Reader) -> None:
     """A line of images that are stored turned, and one of values that are scaled by ranges of their own."""
-    headers = [read_header(path, exif=False) for path in paths]
+    headers = [reader.stored_header(sample) for sample in samples]
     if said := turned_images(headers, reader):
         log.info("%s", said)
     kinds = Counter(str(header.dtype) for header in headers)
-    if len(kinds) > 1 and not (reader.window or reader.percentiles):
+    if len(kinds) > 1 and not (reader.value_range or reader.percentiles):
         shown = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common())
         log.warning("images of several depths (%s): each is scaled by its own range; set data.percentiles", shown)
 
@@ -221,9 +221,9 @@ def turned_images(headers: Sequence[Header], reader: Reader) -> str | None:
     return f"{turned} of {len(headers)} images are stored turned (EXIF orientation): {how}" if turned else None
 
 
-def _image_error(path: Path, reader: Reader) -> ImageError | None:
+def _image_error(sample: Sample, reader: Reader) -> ImageError | None:
     try:
-        reader.check(path)
+        reader.check(sample)
     except ImageError as error:
         return error
     return None
@@ -387,6 +387,7 @@ def counts_at_half(context: Context, index: pd.DataFrame, of: Sequence[int] | No
     """
     store, labels = context.oof_store(of), context.labels
     counts = (
-        count_classes(store.read(row.image_id), labels.read_scored(row), labels.exclusive) for row in index.itertuples()
+        count_classes(store.read(each.image_id), labels.read_scored(each), labels.exclusive)
+        for each in samples_of(index)
     )
     return stack(Counts(*(each[:, postprocess.HALF] for each in image)) for image in counts)

@@ -12,6 +12,7 @@ from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.index import coverage_columns
 from pipeline.data.reader import Reader
+from pipeline.data.sample import META, Sample, samples_of
 from pipeline.ensemble import Choice, Chosen, Decision, Drawer, Exclusive
 from pipeline.manifest import collect_provenance
 from pipeline.metrics import Counts, Scores, count, detection_rates, epoch_metric, stack
@@ -71,7 +72,7 @@ def _report_data(title: str, members: Sequence[Context], test_index: pd.DataFram
         masks=masks if len(first.card.classes) > 1 else pd.DataFrame(),
         score=_score(decision, rows["group"].to_numpy()),
         detection=detection_rates(summary.pixels),
-        picture=partial(_picture, first.reader, dict(zip(rows["image_id"], rows["path"], strict=True)), read),
+        picture=partial(_picture, first.reader, {sample.image_id: sample for sample in samples_of(rows)}, read),
         history=_history(members),
         folds=_folds(members, decision),
         classes=_classes(first.card.classes, masks, decision.scores),
@@ -102,11 +103,11 @@ def _score(decision: Decision, groups: np.ndarray) -> report_data.CrossFittedSco
 
 
 def _picture(
-    reader: Reader, path_of: Mapping[str, Path], read: Callable[[str], OofImage], image_id: str
+    reader: Reader, samples: Mapping[str, Sample], read: Callable[[str], OofImage], image_id: str
 ) -> report_data.Picture:
     image = read(image_id)
     return report_data.Picture(
-        reader.picture(path_of[image_id]), image.target_regions, image.values.max(axis=0), image.predicted_regions
+        reader.picture(samples[image_id]), image.target_regions, image.values.max(axis=0), image.predicted_regions
     )
 
 
@@ -132,8 +133,8 @@ def _summarize_oof(image_ids: pd.Series, read: Callable[[str], OofImage]) -> Oof
 
 def _images(rows: pd.DataFrame, summary: OofSummary, decision: Decision) -> pd.DataFrame:
     """The table of images. If each pixel has a class, the coverage is 1."""
-    subgroups = [column for column in _subgroup_columns(rows) if column not in report_data.RESULT_COLUMNS]
-    images = rows[["image_id", "fold", "coverage", *subgroups]].assign(
+    images = rows[["image_id", "fold", "coverage"]].assign(
+        **_subgroup_columns(rows),
         score=decision.scores.per_image(),
         predicted=summary.coverage.sum(axis=1).clip(max=1),
         label_error_score=label_error_score(summary.counts),
@@ -153,17 +154,18 @@ def _masks(rows: pd.DataFrame, classes: Sequence[str], predicted: np.ndarray) ->
     )
 
 
-def _subgroup_columns(rows: pd.DataFrame) -> list[str]:
-    """Columns of 2 to MAX_VALUES values, which may define subgroups; also the group, if images share it."""
-    inner = {"image_id", "path", "mask_paths", "rle", "rle_void", "line"}
-    inner |= {"fold", "coverage", "empty", "group", "height", "width"}
-    inner |= {column for column in rows if column.startswith("coverage_")}
-    few = [column for column in rows if column not in inner and 1 < rows[column].nunique() <= MAX_VALUES]
+def _subgroup_columns(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """Meta columns of 2 to MAX_VALUES values and the size, which may define subgroups; also the group, if it is shared.
+
+    A meta column keeps its prefix if the table of images has a column of its name.
+    """
+    own = {*report_data.RESULT_COLUMNS, "group"}
+    meta = {column.removeprefix(META): rows[column] for column in rows if column.startswith(META)}
+    few = {META + name if name in own else name: meta[name] for name in meta if 1 < meta[name].nunique() <= MAX_VALUES}
     sizes = rows["height"].astype(str) + "×" + rows["width"].astype(str)
-    if "size" not in rows and 1 < sizes.nunique() <= MAX_VALUES:
-        rows["size"] = sizes
-        few.append("size")
-    return few if rows["group"].is_unique else [*few, "group"]
+    if "size" not in meta and 1 < sizes.nunique() <= MAX_VALUES:
+        few["size"] = sizes
+    return few if rows["group"].is_unique else {**few, "group": rows["group"]}
 
 
 def _history(members: Sequence[Context]) -> pd.DataFrame:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from pipeline import competition
 from pipeline.competition import Competition
 from pipeline.data.index import test_search
-from pipeline.data.reader import ImageError, read_size
+from pipeline.data.reader import DEFAULT_READER, ImageError
+from pipeline.data.sample import Sample
 from pipeline.files import write_text
 from pipeline.kaggle.archive import unpack
 from pipeline.kaggle.client import Client, KernelVersion, RemoteFile, Submission, connect, flat_files
@@ -291,7 +292,7 @@ def check_csv(csv: Path, card: Competition, root: Path) -> None:
 
     def size_of(image_id: str) -> tuple[int, int] | None:
         try:
-            return read_size(files[image_id]) if image_id in files else None
+            return DEFAULT_READER.size(Sample(image_id, (files[image_id],))) if image_id in files else None
         except ImageError:
             return None
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from pipeline import config, hardware
 from pipeline.data.labels import Labels
+from pipeline.data.sample import samples_of
 from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.inference.predictor import Predictor, predict_images
 from pipeline.losses.inputs import NotFiniteError
@@ -136,10 +137,10 @@ def count_predictions(
         thresholds, and the soft counts (C,). Exclusive classes have no threshold: their counts are the same at all.
     """
     mine = index.iloc[accelerator.process_index :: accelerator.num_processes]
-    rows = {row.image_id: row for row in mine.itertuples()}
+    samples = {sample.image_id: sample for sample in samples_of(mine)}
     found = []
     for image_id, values in predict_images(predictor, mine, size=labels.size, **options):
-        target = labels.read_scored(rows[image_id])
+        target = labels.read_scored(samples[image_id])
         found.append((image_id, (count_classes(values, target, labels.exclusive), count_soft(values, target))))
     return [counts for _, counts in sorted(gather_object(found), key=itemgetter(0))]
 

@@ -9,11 +9,13 @@ import torch
 
 from pipeline import config
 from pipeline.data.augment import Augment
-from pipeline.data.dataset import EpochSampler, MaskedImages, PseudoLabelled
+from pipeline.data.dataset import MaskedImages, PseudoLabelled
+from pipeline.data.index import index_column
 from pipeline.data.labels import Labels
 from pipeline.data.loader import Loader
 from pipeline.data.mixing import Mixing
 from pipeline.data.reader import Reader
+from pipeline.data.sampler import EpochSampler
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.pseudo_labels import refuse_other_fold
 from pipeline.training.checkpoint import FULL, Fold
@@ -84,18 +86,18 @@ def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, *, r
         data.labels,
         data.reader,
         Augment(phase.augment, phase.crop, data.reader.channels, scale=phase.scale),
-        copies=max(1, cfg.workers),
+        num_workers=max(1, cfg.workers),
         pseudo=PseudoLabelled(pseudo.index, PredictionStore(pseudo.store).read) if pseudo else None,
         mixing=_mixing(phase, data.train_index, data.labels.boundary),
     )
     sampler = EpochSampler(
-        images.annotated,
+        images.num_labelled,
         seed,
         labels=balance_labels(data.train_index, cfg.balance),
         repeats=phase.repeats,
         rank=rank,
         world=world,
-        pseudo=len(images) - images.annotated,
+        pseudo=len(images) - images.num_labelled,
         weight=pseudo.weight if pseudo else 0.0,
     )
     return Loader(
@@ -128,6 +130,4 @@ def balance_labels(index: pd.DataFrame, column: str | None) -> np.ndarray | None
     """
     if column is None:
         return None
-    if column not in index:
-        raise ValueError(f"train.balance: no column '{column}', the index has: {', '.join(index.columns)}")
-    return index[column].astype(str).to_numpy()
+    return index_column(index, column, "train.balance").astype(str).to_numpy()

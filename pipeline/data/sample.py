@@ -1,0 +1,92 @@
+"""One row of the index as a typed, picklable value: what functions of a single image take."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.data.windows import Box
+
+META = "meta."  # prefix of the index's columns that come from the card's meta table: no name of theirs can collide
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image, or one window of it, and where its labels are.
+
+    Args:
+        image_id: the id in the competition's tables.
+        sources: the files that hold the image's pixels; today exactly one.
+        size: height and width of the whole image in pixels; None if it was not measured.
+        rle: the text of each class's mask, a row of the table per line; None if the labels are no RLE.
+        rle_void: likewise, the pixels that are ignored; None if the card has no such class.
+        mask_paths: the mask images: none is an empty mask, several are objects or parts of one mask; None if the labels
+            are no mask images.
+        line: line of the labels' file that the image's first row begins at; 0 if it has none.
+        group: images of one group stay in one fold.
+        box: the window that is read; None for the whole image.
+        meta: the image's row of the card's meta table.
+    """
+
+    image_id: str
+    sources: tuple[Path, ...]
+    size: tuple[int, int] | None = None
+    rle: tuple[str, ...] | None = None
+    rle_void: str | None = None
+    mask_paths: tuple[Path, ...] | None = None
+    line: int = 0
+    group: str | None = None
+    box: Box | None = None
+    meta: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Sample":
+        """The sample of a file that is in no index; its id is the file's name without the extension."""
+        return cls(path.stem, (path,))
+
+    @property
+    def path(self) -> Path:
+        """The image's only file."""
+        (path,) = self.sources
+        return path
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of what is read: of the window, or of the whole image."""
+        return (self.box.height, self.box.width) if self.box else self.size
+
+
+def samples_of(index: pd.DataFrame) -> list[Sample]:
+    """The rows of an index, in its order.
+
+    Args:
+        index: with image_id and path; other columns of the index, and cells of them, may be missing.
+    """
+    rows = index.to_dict("records")
+    return [_sample_of({name: cell for name, cell in row.items() if cell == cell}) for row in rows]  # NaN is missing
+
+
+def _sample_of(row: Mapping[str, Any]) -> Sample:
+    return Sample(
+        row["image_id"],
+        (row["path"],),
+        (row["height"], row["width"]) if "height" in row else None,
+        texts_of(row["rle"]) if "rle" in row else None,
+        row.get("rle_void"),
+        row.get("mask_paths"),
+        row.get("line", 0),
+        row.get("group"),
+        row.get("box"),
+        {name.removeprefix(META): cell for name, cell in row.items() if name.startswith(META)},
+    )
+
+
+def texts_of(rle: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The text of each class, from a cell of the index's column rle: with a single class the cell is its text.
+
+    >>> texts_of("1 2")
+    ('1 2',)
+    """
+    return (rle,) if isinstance(rle, str) else rle

@@ -160,7 +160,7 @@ class Train(Table):
     clip: Rate = 1.0  # highest gradient norm
     ema: float = Field(default=0.99, ge=0, lt=1)  # decay of the exponential moving average of weights; 0: no average
     patience: Count | None = None  # epochs without improvement after which a phase ends
-    # On nuclei, half precision changes 1.2 of 10,000 mask pixels and Dice by at most .0001 (docs/results.md).
+    # On nuclei, half precision changes 1.2 of 10,000 mask pixels and Dice by .0001 (docs/studies/performance.md).
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     pseudo: Pseudo | None = None
     compile: bool = False  # run the network with torch.compile: minutes at the start of a phase, then faster steps

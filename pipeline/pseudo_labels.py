@@ -29,7 +29,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from pipeline.files import write_text
 from pipeline.inference.prediction_store import MAX_VALUE, StoreWriter, start_store
-from pipeline.losses.inputs import IGNORE
+from pipeline.metrics import VOID
 from pipeline.postprocess import level
 from pipeline.schema import read_json
 
@@ -141,7 +141,7 @@ def soft_label(values: np.ndarray, low: float, high: float) -> np.ndarray:
     Shapes:
         values: any, uint8 in 0 … 255, as stored; returned likewise, 0, 1 or 255.
     """
-    label = np.full_like(values, IGNORE)
+    label = np.full_like(values, VOID)
     label[values < level(low)] = 0
     label[values >= level(high)] = 1
     return label

@@ -281,9 +281,9 @@ def test_ctrl_c_prints_how_to_resume(tiny, capsys, monkeypatch):
 
 
 def test_loss_that_turns_nan_is_one_line(tiny, capsys, monkeypatch):
-    from pipeline.losses import WeightedSum
+    from pipeline.losses import WeightedLoss
 
-    monkeypatch.setattr(WeightedSum, "forward", lambda self, logits, target: logits.sum() * float("nan"))
+    monkeypatch.setattr(WeightedLoss, "forward", lambda self, logits, target: logits.sum() * float("nan"))
     status, _, err = run(capsys, "train", "configs/tiny.toml", "--fold", "0")
     assert status == 2
     assert "loss is nan at batch 1" in err.splitlines()[-1]

@@ -8,14 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import Phase
-from pipeline.losses import LOSSES, MULTICLASS_LOSSES, WeightedSum, build_loss
+from pipeline.losses import LOSSES, MULTICLASS_LOSSES, WeightedLoss, build_loss
 from pipeline.losses.bce import BCELoss
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.focal import FocalLoss
-from pipeline.losses.inputs import IGNORE, NotFiniteError, full_precision
+from pipeline.losses.inputs import NotFiniteError, prepare_inputs
 from pipeline.losses.jaccard import JaccardLoss
 from pipeline.losses.lovasz import LovaszHingeLoss
 from pipeline.losses.tversky import FocalTverskyLoss, TverskyLoss
+from pipeline.metrics import VOID
 from pipeline.training.distributed import make_accelerator
 from pipeline.training.epoch import train_one_epoch
 from tests.pixels import SURE, gradient, random_batch, row
@@ -32,7 +33,7 @@ CASES = LOSSES | {
     "lovasz, of what is present": partial(LovaszHingeLoss, empty="ignore"),
     "lovasz, per batch": partial(LovaszHingeLoss, over="batch"),
     "lovasz, symmetric": partial(LovaszHingeLoss, variant="symmetric"),
-    "mix": partial(WeightedSum, {"bce": 0.5, "lovasz": 2.0}),
+    "mix": partial(WeightedLoss, {"bce": 0.5, "lovasz": 2.0}),
 }
 
 every_loss = pytest.mark.parametrize("name", LOSSES)
@@ -215,12 +216,12 @@ def test_gradient_at_perfection_is_small_and_finite(name, size, dtype):
 
 
 @every_case
-@given(st.lists(st.sampled_from([0, 1, IGNORE]), min_size=1, max_size=16), st.integers(0, 9))
+@given(st.lists(st.sampled_from([0, 1, VOID]), min_size=1, max_size=16), st.integers(0, 9))
 @settings(max_examples=40, deadline=None)
 def test_void_pixels_count_as_if_cut_out(name, target, seed):
     target = torch.tensor([[[target]]])
     logits, _ = random_batch(target.shape, seed=seed)
-    valid = target != IGNORE
+    valid = target != VOID
     if not valid.any():
         return
     cut = logits[valid].reshape(1, 1, 1, -1), target[valid].reshape(1, 1, 1, -1)
@@ -232,7 +233,7 @@ def test_void_pixels_count_as_if_cut_out(name, target, seed):
 @every_case
 def test_a_void_image_is_left_out_of_the_mean(name):
     logits, target = random_batch()
-    more = torch.cat([logits, logits[:1]]), torch.cat([target, torch.full_like(target[:1], IGNORE)])
+    more = torch.cat([logits, logits[:1]]), torch.cat([target, torch.full_like(target[:1], VOID)])
     torch.testing.assert_close(CASES[name]()(*more), CASES[name]()(logits, target))
     assert not gradient(CASES[name](), *more)[-1].any()
 
@@ -240,7 +241,7 @@ def test_a_void_image_is_left_out_of_the_mean(name):
 @every_case
 def test_a_batch_of_void_pixels_costs_and_teaches_nothing(name):
     logits, target = random_batch()
-    void = torch.full_like(target, IGNORE)
+    void = torch.full_like(target, VOID)
     assert CASES[name]()(logits, void) == 0
     assert not gradient(CASES[name](), logits, void).any()
 
@@ -248,7 +249,7 @@ def test_a_batch_of_void_pixels_costs_and_teaches_nothing(name):
 @pytest.mark.parametrize("name", ["bce", "focal"])
 def test_means_over_pixels_weigh_an_image_by_its_valid_pixels(name):
     logits, target = random_batch((2, 1, 2, 4))
-    target[0, 0, 0] = IGNORE
+    target[0, 0, 0] = VOID
     loss_fn = LOSSES[name]()
     first, second = loss_fn(logits[:1], target[:1]), loss_fn(logits[1:], target[1:])
     torch.testing.assert_close(loss_fn(logits, target), (4 * first + 8 * second) / 12)
@@ -258,7 +259,7 @@ def test_means_over_pixels_weigh_an_image_by_its_valid_pixels(name):
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.float32])
 def test_void_is_255_in_any_dtype(name, dtype):
     logits, target = random_batch()
-    target[0, :, 2] = IGNORE
+    target[0, :, 2] = VOID
     torch.testing.assert_close(CASES[name]()(logits, target.to(dtype)), CASES[name]()(logits, target))
 
 
@@ -395,9 +396,9 @@ def test_autocast_does_not_change_the_loss(name, dtype):
     assert loss == CASES[name]()(logits, target)
 
 
-def test_full_precision_turns_autocast_off_and_on_again():
+def test_prepare_inputs_turns_autocast_off_and_on_again():
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        with full_precision(*random_batch()):
+        with prepare_inputs(*random_batch()):
             assert not torch.is_autocast_enabled("cpu")
         assert torch.is_autocast_enabled("cpu")
 
@@ -431,7 +432,7 @@ def test_the_mix_is_copied():
 
 def test_build_loss_gives_a_module_without_parameters():
     loss_fn = build_loss({"bce": 1.0, "dice": 1.0})
-    assert isinstance(loss_fn, WeightedSum)
+    assert isinstance(loss_fn, WeightedLoss)
     assert not list(loss_fn.parameters())
     assert not loss_fn.state_dict()
 
@@ -575,7 +576,7 @@ def test_nan_logits_end_a_training_with_batch_rate_and_advice():
 
 def test_the_weighted_sum_checks_once_for_all_its_losses(monkeypatch):
     calls = []
-    monkeypatch.setattr("pipeline.losses.inputs.finite", lambda logits: calls.append(1) or logits)
+    monkeypatch.setattr("pipeline.losses.inputs.clamp_infinite", lambda logits: calls.append(1) or logits)
     build_loss({"bce": 1.0, "dice": 1.0, "lovasz": 1.0})(*random_batch())
     assert len(calls) == 1
 

@@ -7,11 +7,11 @@ import torch
 from pipeline.losses import LOSSES, build_loss
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.focal import FocalLoss
-from pipeline.losses.inputs import IGNORE
 from pipeline.losses.jaccard import JaccardLoss
 from pipeline.losses.lovasz import LovaszHingeLoss
 from pipeline.losses.overlap import EMPTY, OVER
 from pipeline.losses.tversky import TverskyLoss
+from pipeline.metrics import VOID
 from tests.pixels import SURE, gradient, random_batch, row
 
 OVERLAPS = ("dice", "jaccard", "tversky", "focal_tversky", "lovasz")
@@ -72,7 +72,7 @@ def test_over_a_batch_of_one_image_both_are_equal(name):
 def test_over_the_batch_is_one_image_of_all_pixels_side_by_side(name, empty):
     logits, target = random_batch((3, 2, 5, 7))
     target[0] = 0
-    target[1, 0, 2] = IGNORE
+    target[1, 0, 2] = VOID
     wide = [torch.cat(list(each), dim=2)[None] for each in (logits, target)]
     batch, image = LOSSES[name](over="batch", empty=empty), LOSSES[name](empty=empty)
     torch.testing.assert_close(batch(logits, target), image(*wide))
@@ -101,7 +101,7 @@ def test_an_ignored_empty_image_is_as_if_it_were_not_there(name):
 def test_void_pixels_do_not_make_an_image_one_with_an_object(name):
     logits, target = random_batch((2, 1, 5, 7))
     target[1] = 0
-    target[1, 0, 0] = IGNORE
+    target[1, 0, 0] = VOID
     loss = LOSSES[name](empty="ignore")
     torch.testing.assert_close(loss(logits, target), loss(logits[:1], target[:1]))
 

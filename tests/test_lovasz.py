@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.losses.inputs import IGNORE
 from pipeline.losses.lovasz import VARIANTS, LovaszHingeLoss
-from pipeline.losses.lovasz_extension import FEW, jaccard_steps, lovasz_extension, lovasz_gradient
+from pipeline.losses.lovasz_extension import MAX_GATHERED_SHARE, lovasz_extension, lovasz_grad, lovasz_grad_unsorted
 from pipeline.losses.lovasz_softmax import COUNTED, LovaszSoftmaxLoss
 from pipeline.losses.overlap import OVER
+from pipeline.metrics import VOID
 from tests.pixels import gradient, random_batch, random_classes, row
 
 
@@ -24,10 +24,10 @@ def test_lovasz_of_three_pixels_by_hand():
     torch.testing.assert_close(gradient(LovaszHingeLoss(), logits, target), row(-1, 1, -1) / 3)
 
 
-def test_jaccard_steps_of_a_background_pixel_after_a_target_pixel_by_hand():
+def test_lovasz_grad_of_a_background_pixel_after_a_target_pixel_by_hand():
     # Two target pixels. J goes 1/2 (target), 2/3 (background), 3/4 (background), 1 (target).
     target, kept = torch.tensor([True, False, False, True]), torch.tensor([1, 1, 1, 0])
-    steps = jaccard_steps(target, kept, rank=torch.tensor([1, 2, 3, 4]))
+    steps = lovasz_grad(target, kept, rank=torch.tensor([1, 2, 3, 4]))
     torch.testing.assert_close(steps, torch.tensor([1 / 2, 1 / 6, 1 / 12, 1 / 4]))
 
 
@@ -89,7 +89,7 @@ def test_lovasz_hinge_of_a_right_pixel_beyond_the_margin_contributes_nothing():
     assert gradient(LovaszHingeLoss(), logits, target).flatten().tolist() == pytest.approx([0, 0, -0.5])
 
 
-def test_lovasz_gradient_in_float32_keeps_six_digits_in_a_large_image():
+def test_lovasz_grad_in_float32_keeps_six_digits_in_a_large_image():
     # Errors are multiples of 2^-16 and all differ, so both precisions sort alike. As a difference
     # of two Jaccard losses in float32, the steps of about 1e-9 would be rounding.
     generator = torch.Generator().manual_seed(0)
@@ -129,7 +129,7 @@ def test_lovasz_of_a_full_target_is_the_mean_hinge_error():
 
 @pytest.mark.parametrize("value", [False, True])
 def test_the_jaccard_step_of_a_single_pixel_is_one(value):
-    assert jaccard_steps(torch.tensor([value]), torch.tensor([0]), torch.tensor([1])).tolist() == [1]
+    assert lovasz_grad(torch.tensor([value]), torch.tensor([0]), torch.tensor([1])).tolist() == [1]
 
 
 # The extension of a set function to pixels that are wrong by degrees.
@@ -181,7 +181,7 @@ def test_extension_of_every_set_of_wrong_pixels_is_its_jaccard_loss(size):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("share", [FEW / 4, 1.0], ids=["few", "all"])
+@pytest.mark.parametrize("share", [MAX_GATHERED_SHARE / 4, 1.0], ids=["few", "all"])
 def test_rows_do_not_see_each_other(dtype, share):
     generator = torch.Generator().manual_seed(0)
     errors = torch.rand((5, 40), generator=generator, dtype=dtype)
@@ -190,10 +190,12 @@ def test_rows_do_not_see_each_other(dtype, share):
     target = torch.rand(errors.shape, generator=generator) < 0.3
     target[2] = False
     valid = torch.rand(errors.shape, generator=generator) < 0.9
-    together = lovasz_gradient(errors, target & valid, valid)
+    together = lovasz_grad_unsorted(errors, target & valid, valid)
     for i in range(5):
         keep = valid[i]
-        alone = lovasz_gradient(errors[i : i + 1, keep], target[i : i + 1, keep], torch.ones(1, int(keep.sum())) > 0)
+        alone = lovasz_grad_unsorted(
+            errors[i : i + 1, keep], target[i : i + 1, keep], torch.ones(1, int(keep.sum())) > 0
+        )
         torch.testing.assert_close(together[i, keep], alone[0], rtol=1e-6, atol=0)
         assert not together[i, ~keep].any()
 
@@ -308,6 +310,6 @@ def test_softmax_agrees_with_smp(over):
 @pytest.mark.parametrize("classes", COUNTED)
 def test_softmax_per_image_is_the_mean_over_images_with_a_valid_pixel(classes):
     logits, target = random_classes((3, 4, 5, 7))
-    target[1] = IGNORE
+    target[1] = VOID
     each = [LovaszSoftmaxLoss(classes)(logits[i : i + 1], target[i : i + 1]) for i in (0, 2)]
     torch.testing.assert_close(LovaszSoftmaxLoss(classes, over="image")(logits, target), sum(each) / 2)

@@ -9,8 +9,9 @@ import torch
 from pipeline.losses import LOSSES, MULTICLASS_LOSSES, build_loss
 from pipeline.losses.cross_entropy import CrossEntropyLoss
 from pipeline.losses.dice_softmax import DiceSoftmaxLoss
-from pipeline.losses.inputs import IGNORE, NotFiniteError
+from pipeline.losses.inputs import NotFiniteError
 from pipeline.losses.lovasz_softmax import LovaszSoftmaxLoss
+from pipeline.metrics import VOID
 from tests.pixels import SURE, gradient, random_classes
 
 CASES = MULTICLASS_LOSSES | {
@@ -31,8 +32,8 @@ def test_cross_entropy_of_two_pixels_by_hand():
 
 def test_cross_entropy_agrees_with_torch():
     logits, target = random_classes()
-    target[0, 0] = IGNORE
-    theirs = torch.nn.CrossEntropyLoss(ignore_index=IGNORE, label_smoothing=0.1)
+    target[0, 0] = VOID
+    theirs = torch.nn.CrossEntropyLoss(ignore_index=VOID, label_smoothing=0.1)
     torch.testing.assert_close(CrossEntropyLoss(smoothing=0.1)(logits, target), theirs(logits, target))
 
 
@@ -47,12 +48,12 @@ def test_dice_softmax_of_two_pixels_and_three_classes_by_hand():
 @pytest.mark.parametrize("seed", range(5))
 def test_dice_softmax_is_that_of_loops_over_classes_images_and_pixels(seed):
     logits, target = random_classes((2, 4, 3, 3), seed=seed)
-    target[0, 0] = IGNORE
+    target[0, 0] = VOID
     target[target == 3] = 1  # a class that the batch does not hold
     probs, losses = logits.softmax(dim=1), []
-    for number in target[target != IGNORE].unique().tolist():
+    for number in target[target != VOID].unique().tolist():
         shared = total = 0.0
-        for image, row, column in (target != IGNORE).nonzero().tolist():
+        for image, row, column in (target != VOID).nonzero().tolist():
             prob, true = probs[image, number, row, column].item(), target[image, row, column].item() == number
             shared, total = shared + prob * true, total + prob + true
         losses.append(1 - (2 * shared + 0.5) / (total + 0.5))
@@ -98,7 +99,7 @@ def test_names_of_the_classes_mean_nothing(name):
 @every_case
 def test_gradient_is_that_of_finite_differences(name):
     logits, target = random_classes((2, 3, 3, 4))
-    target[0, 0, :2] = IGNORE
+    target[0, 0, :2] = VOID
     assert torch.autograd.gradcheck(lambda x: CASES[name]()(x, target), logits.requires_grad_())
 
 
@@ -106,8 +107,8 @@ def test_gradient_is_that_of_finite_differences(name):
 @pytest.mark.parametrize("seed", range(5))
 def test_void_pixels_count_as_if_cut_out(name, seed):
     logits, target = random_classes((1, 3, 4, 5), seed=seed)
-    target[torch.rand(target.shape, generator=torch.Generator().manual_seed(seed)) < 0.4] = IGNORE
-    valid = target[0] != IGNORE
+    target[torch.rand(target.shape, generator=torch.Generator().manual_seed(seed)) < 0.4] = VOID
+    valid = target[0] != VOID
     cut = logits[:, :, valid][:, :, None], target[:, valid][:, None]
     torch.testing.assert_close(CASES[name]()(logits, target), CASES[name]()(*cut))
     assert not gradient(CASES[name](), logits, target)[:, :, ~valid].any()
@@ -116,7 +117,7 @@ def test_void_pixels_count_as_if_cut_out(name, seed):
 @every_case
 def test_a_batch_of_void_pixels_costs_and_teaches_nothing(name):
     logits, target = random_classes()
-    void = torch.full_like(target, IGNORE)
+    void = torch.full_like(target, VOID)
     assert CASES[name]()(logits, void) == 0
     assert not gradient(CASES[name](), logits, void).any()
 
@@ -138,7 +139,7 @@ def test_huge_and_infinite_logits_give_no_nan(name, dtype, size):
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float32])
 def test_target_of_any_dtype_gives_the_same_loss(name, dtype):
     logits, target = random_classes()
-    target[0, 0] = IGNORE
+    target[0, 0] = VOID
     assert CASES[name]()(logits, target.to(dtype)) == CASES[name]()(logits, target)
 
 
@@ -175,7 +176,7 @@ def test_unknown_classes_are_refused():
 
 def test_a_weighted_sum_adds_up_what_its_losses_say():
     logits, target = random_classes()
-    target[0, 0] = IGNORE
+    target[0, 0] = VOID
     mix = build_loss({"cross_entropy": 2.0, "dice_softmax": 0.5, "lovasz_softmax": 0.0}, exclusive=True)
     expected = 2 * CrossEntropyLoss()(logits, target) + 0.5 * DiceSoftmaxLoss()(logits, target)
     torch.testing.assert_close(mix(logits, target[:, None]), expected)  # batches have a channel

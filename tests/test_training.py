@@ -186,9 +186,9 @@ def test_resuming_with_other_settings_names_the_first_that_differs(tiny):
 
 
 def test_nan_loss_stops_with_batch_learning_rate_and_advice(tiny, monkeypatch):
-    from pipeline.losses import WeightedSum
+    from pipeline.losses import WeightedLoss
 
-    monkeypatch.setattr(WeightedSum, "forward", lambda self, logits, target: logits.sum() * float("nan"))
+    monkeypatch.setattr(WeightedLoss, "forward", lambda self, logits, target: logits.sum() * float("nan"))
     with pytest.raises(FloatingPointError, match=r"loss is nan at batch 1, learning rate .*lower the phase's lr"):
         stages.train(load(), 0)
 

@@ -1,11 +1,12 @@
-"""Cross entropy: log loss where a pixel has one of several classes."""
+"""Cross entropy for one of several classes per pixel."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.losses.bce import check_smoothing
-from pipeline.losses.inputs import IGNORE, mean_of
+from pipeline.losses.inputs import masked_mean
 from pipeline.losses.multiclass import MultiClassLoss
+from pipeline.metrics import VOID
 
 
 class CrossEntropyLoss(MultiClassLoss):
@@ -14,10 +15,10 @@ class CrossEntropyLoss(MultiClassLoss):
         loss = mean(-sum over c of s_c * log(p_c)),  p = softmax(logits)
         s_c  = (1 - smoothing) * [c is the target] + smoothing / C
 
-    Unit: nats per pixel; log(C) at logits that are all equal.
+    The unit is nats per pixel; the loss is log(C) at equal logits.
 
     Args:
-        smoothing: share of the label spread evenly over all classes, in [0, 1).
+        smoothing: label smoothing in [0, 1): the share of the label that is spread evenly over all classes.
 
     Shapes:
         logits: (N, C, H, W) float, before the softmax.
@@ -26,6 +27,7 @@ class CrossEntropyLoss(MultiClassLoss):
 
     Raises:
         ValueError: for a smoothing out of range, or as MultiClassLoss.
+        NotFiniteError: as MultiClassLoss.
 
     Source:
         Ronneberger et al., U-Net, https://arxiv.org/abs/1505.04597, without their weight map;
@@ -37,6 +39,6 @@ class CrossEntropyLoss(MultiClassLoss):
         check_smoothing(smoothing)
         self.smoothing = smoothing
 
-    def value(self, logits: Tensor, target: Tensor) -> Tensor:
-        each = F.cross_entropy(logits, target, ignore_index=IGNORE, label_smoothing=self.smoothing, reduction="none")
-        return mean_of(each, target != IGNORE)
+    def compute(self, logits: Tensor, target: Tensor) -> Tensor:
+        each = F.cross_entropy(logits, target, ignore_index=VOID, label_smoothing=self.smoothing, reduction="none")
+        return masked_mean(each, target != VOID)

@@ -1,8 +1,8 @@
-"""Dice loss: the overlap of one object in one image, whatever its size."""
+"""Dice loss: one minus the soft Dice coefficient."""
 
 from torch import Tensor
 
-from pipeline.losses.inputs import Pixels
+from pipeline.losses.inputs import LossInputs
 from pipeline.losses.overlap import OverlapLoss
 
 
@@ -14,22 +14,22 @@ class DiceLoss(OverlapLoss):
     Sums run over the valid pixels of one channel of one image, so a small object weighs as much
     as a large one; with over = "batch", of one channel of all images of the batch.
 
-    Border cases: an empty target costs 1 - smooth / (sum(p) + smooth), which is nothing if
-    nothing is predicted, and nearly 1 once many more than `smooth` pixels are; its gradient
-    is not zero, so empty images teach. A full target costs 0 if all is predicted, and
-    1 - smooth / (H * W + smooth) if nothing is.
+    Border cases: an empty target costs 1 - smooth / (sum(p) + smooth): 0 for an empty prediction,
+    and nearly 1 for a prediction of many more than `smooth` pixels. Its gradient is not zero, so
+    the network also learns from empty images. A full target costs 0 for a full prediction, and
+    1 - smooth / (H * W + smooth) for an empty one.
 
     Args:
-        smooth: pixels added to both sides of the fraction, > 0.
+        smooth: pixels added to numerator and denominator, > 0.
         over, empty: as OverlapLoss.
 
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
-        target: (N, C, H, W), 0 or 1, or 255 for void.
+        target: (N, C, H, W) of 0, 1, or 255 for void.
         returns: scalar in [0, 1].
 
     Raises:
-        ValueError: as OverlapLoss.
+        ValueError, NotFiniteError: as OverlapLoss.
 
     Source:
         Milletari et al., V-Net, https://arxiv.org/abs/1606.04797. They square the terms of
@@ -40,6 +40,6 @@ class DiceLoss(OverlapLoss):
     def __init__(self, smooth: float = 1.0, over: str = "image", empty: str = "count"):
         super().__init__(smooth, over, empty)
 
-    def each(self, pixels: Pixels) -> Tensor:
-        # Halves, since Dice counts the overlap twice: half of the fraction above, on both sides.
-        return self.tversky_loss(pixels, alpha=0.5, beta=0.5, smooth=self.smooth / 2)
+    def per_channel(self, inputs: LossInputs) -> Tensor:
+        # Dice counts the overlap twice, so half of numerator and denominator is a Tversky index.
+        return self.tversky_loss(inputs, alpha=0.5, beta=0.5, smooth=self.smooth / 2)

@@ -1,23 +1,24 @@
-"""Dice loss where a pixel has one of several classes."""
+"""Dice loss for one of several classes per pixel."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.losses.inputs import IGNORE, mean_of
+from pipeline.losses.inputs import masked_mean
 from pipeline.losses.multiclass import MultiClassLoss
 from pipeline.losses.overlap import check_smooth
+from pipeline.metrics import VOID
 
 
 class DiceSoftmaxLoss(MultiClassLoss):
-    """One minus the soft Dice coefficient of each class over the batch, averaged over the classes that it holds.
+    """One minus the soft Dice coefficient of each class over the batch, averaged over the classes in the batch.
 
         loss = mean over c of 1 - (2 * sum(p_c * t_c) + smooth) / (sum(p_c) + sum(t_c) + smooth),  p = softmax(logits)
 
-    Sums run over the valid pixels of the batch: a class that few images hold is measured on all its pixels at once. A
-    class without a pixel in the batch is left out; what is wrongly given to it is taken from those that are there.
+    Sums run over the valid pixels of the batch, so a class that few images contain is measured on all its pixels at
+    once. A class without a pixel in the batch is left out; its probabilities are missing from the classes present.
 
     Args:
-        smooth: pixels added to both sides of the fraction, > 0.
+        smooth: pixels added to numerator and denominator, > 0.
 
     Shapes:
         logits: (N, C, H, W) float, before the softmax.
@@ -26,6 +27,7 @@ class DiceSoftmaxLoss(MultiClassLoss):
 
     Raises:
         ValueError: if smooth is not positive, or as MultiClassLoss.
+        NotFiniteError: as MultiClassLoss.
 
     Source:
         Sudre et al., Generalised Dice overlap, https://arxiv.org/abs/1707.03237, with equal weights.
@@ -36,10 +38,10 @@ class DiceSoftmaxLoss(MultiClassLoss):
         check_smooth(smooth)
         self.smooth = smooth
 
-    def value(self, logits: Tensor, target: Tensor) -> Tensor:
-        valid = target != IGNORE
+    def compute(self, logits: Tensor, target: Tensor) -> Tensor:
+        valid = target != VOID
         probs = logits.softmax(dim=1) * valid[:, None]
         true = F.one_hot(target.where(valid, 0), logits.shape[1]).movedim(-1, 1) * valid[:, None]
-        shared, predicted, there = ((each).sum(dim=(0, 2, 3)) for each in (probs * true, probs, true))
-        each = 1 - (2 * shared + self.smooth) / (predicted + there + self.smooth)
-        return mean_of(each, there > 0)
+        intersection, predicted, target_area = (each.sum(dim=(0, 2, 3)) for each in (probs * true, probs, true))
+        per_class = 1 - (2 * intersection + self.smooth) / (predicted + target_area + self.smooth)
+        return masked_mean(per_class, target_area > 0)

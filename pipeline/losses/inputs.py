@@ -1,4 +1,4 @@
-"""What every loss does first: check what came, set void pixels aside, and leave half precision."""
+"""Preparation of logits and target for all losses: checks, void pixels, and at least float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,19 +7,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-IGNORE = 255  # in a target: void, a pixel that nobody has labelled; it counts in no loss
+from pipeline.metrics import VOID
 
 
 class NotFiniteError(ValueError):
-    """Logits that hold NaN: a training that went astray, not a mistake in the call."""
+    """Logits contain NaN: the training diverged."""
 
 
-class Pixels(NamedTuple):
-    """What a multi-label loss computes with, checked and in at least float32.
+class LossInputs(NamedTuple):
+    """Checked inputs of a multi-label loss, in at least float32.
 
     Shapes:
         logits: (N, C, H, W) float, finite.
-        target: (N, C, H, W) of the logits' dtype, 0 or 1, and 0 where void.
+        target: (N, C, H, W) of the logits' dtype, 0 or 1; 0 where void.
         valid: (N, C, H, W) bool, False where void.
     """
 
@@ -29,53 +29,50 @@ class Pixels(NamedTuple):
 
     @property
     def positive(self) -> Tensor:
+        """(N, C, H, W) bool, True where the target is 1."""
         return self.target > 0
 
 
 @contextmanager
-def full_precision(logits: Tensor, target: Tensor) -> Iterator[Pixels]:
+def prepare_inputs(logits: Tensor, target: Tensor) -> Iterator[LossInputs]:
     """Logits and target in at least float32, with autocast off inside the block.
 
-    Half precision overflows the pixel sums of Dice (float16 ends at 65504, a 256x256 mask has
-    65536 pixels) and rounds the ranks of Lovász. float64 stays float64, so that gradients can
+    Half precision overflows in the pixel sums of Dice (the largest float16 is 65504, a 256x256 mask
+    has 65536 pixels) and rounds the ranks of Lovász. float64 stays float64, so that gradients can
     be checked by finite differences.
 
-    An infinite logit, as a float16 network on a GPU can give, counts as the largest finite number
-    and gets no gradient: as infinity it would turn to NaN in `inf - inf` or `0 * inf`.
+    An infinite logit, which a float16 network on a GPU can output, is clamped to the largest finite number
+    and gets no gradient: infinity would become NaN in `inf - inf` or `0 * inf`.
 
-    The checks read every value once and make the CPU wait for the GPU twice; the loop that reads the
-    loss after each batch waits for it anyway.
-
-    Args:
-        logits: of any float dtype.
-        target: of any dtype, bool included.
+    The checks read every value once and synchronise with the GPU twice; the training loop, which reads the
+    loss of each batch, synchronises in any case.
 
     Shapes:
-        logits: (N, C, H, W).
-        target: (N, C, H, W) of 0, 1, or 255 for void.
+        logits: (N, C, H, W) of any float dtype.
+        target: (N, C, H, W) of any dtype, 0, 1, or 255 for void.
+        yields: `LossInputs`.
 
     Raises:
         NotFiniteError: if a logit is NaN.
-        ValueError: if the shapes differ, are not (N, C, H, W), or hold no pixel; if the target
-            holds another value.
+        ValueError: if the shapes differ, are not (N, C, H, W), or have no pixel; if the target has another value.
     """
     if logits.shape != target.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ in shape")
     check_logits_shape(logits)
-    void, one = target == IGNORE, target == 1
-    refuse_strangers(
+    void, one = target == VOID, target == 1
+    check_target_values(
         target,
         void | one | (target == 0),
         "expected 0, 1, or 255 for void. A mask read as 0 … 255 is divided by 255 in data/",
     )
     with torch.autocast(logits.device.type, enabled=False):
-        logits = finite(logits)
-        yield Pixels(logits, one.to(logits.dtype), ~void)
+        logits = clamp_infinite(logits)
+        yield LossInputs(logits, one.to(logits.dtype), ~void)
 
 
 @contextmanager
-def full_precision_classes(logits: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """As `full_precision`, for a target that holds the number of each pixel's one class.
+def prepare_class_inputs(logits: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Checked inputs of a multi-class loss, prepared as by `prepare_inputs`.
 
     Shapes:
         logits: (N, C, H, W).
@@ -84,7 +81,8 @@ def full_precision_classes(logits: Tensor, target: Tensor) -> Iterator[tuple[Ten
 
     Raises:
         NotFiniteError: if a logit is NaN.
-        ValueError: if the shapes do not fit, hold no pixel, or the target holds another value.
+        ValueError: if the shapes do not fit or have no pixel, for more than 255 classes, or if the target has another
+            value.
     """
     check_logits_shape(logits)
     count = logits.shape[1]
@@ -93,32 +91,54 @@ def full_precision_classes(logits: Tensor, target: Tensor) -> Iterator[tuple[Ten
             f"logits {tuple(logits.shape)} and target {tuple(target.shape)} do not fit: expected a target "
             f"(N, H, W) that holds the class of each pixel"
         )
-    if count > IGNORE:
-        raise ValueError(f"logits of {count} classes: class {IGNORE} would be void, expected at most {IGNORE}")
+    if count > VOID:
+        raise ValueError(f"logits of {count} classes: class {VOID} would be void, expected at most {VOID}")
     classes = target.long()
-    legal = (classes == target) & ((classes >= 0) & (classes < count) | (classes == IGNORE))
-    refuse_strangers(target, legal, f"expected a class from 0 to {count - 1}, or 255 for void")
+    legal = (classes == target) & ((classes >= 0) & (classes < count) | (classes == VOID))
+    check_target_values(target, legal, f"expected a class from 0 to {count - 1}, or 255 for void")
     with torch.autocast(logits.device.type, enabled=False):
-        yield finite(logits), classes
+        yield clamp_infinite(logits), classes
 
 
 def check_logits_shape(logits: Tensor) -> None:
-    """Refuse what would broadcast, or average over nothing, without a word."""
+    """Check that logits are (N, C, H, W) with at least one pixel; others could broadcast or average over nothing.
+
+    Raises:
+        ValueError: if they are not.
+    """
     if logits.ndim != 4:
         raise ValueError(f"a loss takes (N, C, H, W), got {tuple(logits.shape)}: add the channel axis")
     if logits.numel() == 0:
         raise ValueError(f"a loss of no pixels is not defined, got {tuple(logits.shape)}")
 
 
-def refuse_strangers(target: Tensor, legal: Tensor, expected: str) -> None:
-    """A ValueError that names up to three values of the target that are not legal, if there are any."""
+def check_target_values(target: Tensor, legal: Tensor, expected: str) -> None:
+    """Check that all values of a target are allowed.
+
+    Args:
+        expected: end of the error message.
+
+    Shapes:
+        target: any.
+        legal: bool of the same shape, True where the value is allowed.
+
+    Raises:
+        ValueError: naming up to three other values.
+    """
     if not legal.all():
-        strangers = target[~legal].unique()[:3].tolist()
-        raise ValueError(f"target holds {', '.join(f'{value:g}' for value in strangers)}: {expected}")
+        unexpected = target[~legal].unique()[:3].tolist()
+        raise ValueError(f"target holds {', '.join(f'{value:g}' for value in unexpected)}: {expected}")
 
 
-def finite(logits: Tensor) -> Tensor:
-    """The logits in at least float32, infinities brought to the ends of that dtype; NaN is refused."""
+def clamp_infinite(logits: Tensor) -> Tensor:
+    """Logits in at least float32, with infinities clamped to the largest finite numbers of that dtype.
+
+    Shapes:
+        logits: any; returned with the same shape.
+
+    Raises:
+        NotFiniteError: if a logit is NaN.
+    """
     low, high = logits.detach().aminmax()  # NaN if there is one
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if torch.isfinite(high - low):
@@ -130,10 +150,15 @@ def finite(logits: Tensor) -> Tensor:
     return logits.clamp(-largest, largest)
 
 
-def mean_of(values: Tensor, counted: Tensor) -> Tensor:
-    """The mean of the values that count; 0, with a gradient of 0, if none does.
+def masked_mean(values: Tensor, counted: Tensor) -> Tensor:
+    """The mean of the counted values; 0, with a gradient of 0, if none is counted.
 
-    >>> mean_of(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False]))
+    Shapes:
+        values: any float.
+        counted: bool of the same shape.
+        returns: scalar.
+
+    >>> masked_mean(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False]))
     tensor(1.5000)
     """
     return torch.where(counted, values, 0).sum() / counted.sum().clamp_min(1)

@@ -1,8 +1,8 @@
-"""Jaccard loss: intersection over union, on probabilities."""
+"""Jaccard loss: one minus the soft intersection over union."""
 
 from torch import Tensor
 
-from pipeline.losses.inputs import Pixels
+from pipeline.losses.inputs import LossInputs
 from pipeline.losses.overlap import OverlapLoss
 
 
@@ -13,24 +13,24 @@ class JaccardLoss(OverlapLoss):
         union = sum(p) + sum(t) - sum(p * t)
 
     Sums run over the valid pixels of one channel of one image; with over = "batch", of all images
-    of the batch. For masks it is a rising function of the Dice loss, J = 2D / (1 + D), so both
+    of the batch. For binary masks it is a rising function of the Dice loss, J = 2D / (1 + D), so both
     rank predictions of one image alike; this one is steeper near a perfect mask and flatter near
-    a hopeless one.
+    a completely wrong one.
 
-    Border cases: an empty target costs sum(p) / (sum(p) + smooth), nothing if nothing is predicted.
-    A full target costs 0 if all is predicted, and 1 - smooth / (H * W + smooth) if nothing is.
+    Border cases: an empty target costs sum(p) / (sum(p) + smooth), which is 0 for an empty prediction.
+    A full target costs 0 for a full prediction, and 1 - smooth / (H * W + smooth) for an empty one.
 
     Args:
-        smooth: pixels added to both sides of the fraction, > 0.
+        smooth: pixels added to numerator and denominator, > 0.
         over, empty: as OverlapLoss.
 
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
-        target: (N, C, H, W), 0 or 1, or 255 for void.
+        target: (N, C, H, W) of 0, 1, or 255 for void.
         returns: scalar in [0, 1].
 
     Raises:
-        ValueError: as OverlapLoss.
+        ValueError, NotFiniteError: as OverlapLoss.
 
     Source:
         Rahman and Wang, Optimizing Intersection-Over-Union in Deep Neural Networks for Image
@@ -41,5 +41,5 @@ class JaccardLoss(OverlapLoss):
     def __init__(self, smooth: float = 1.0, over: str = "image", empty: str = "count"):
         super().__init__(smooth, over, empty)
 
-    def each(self, pixels: Pixels) -> Tensor:
-        return self.tversky_loss(pixels, alpha=1, beta=1, smooth=self.smooth)
+    def per_channel(self, inputs: LossInputs) -> Tensor:
+        return self.tversky_loss(inputs, alpha=1, beta=1, smooth=self.smooth)

@@ -1,25 +1,24 @@
-"""The Lovász extension of the Jaccard loss, fast: what the hinge and the softmax loss share."""
+"""The Lovász extension of the Jaccard loss, which the hinge and the softmax loss share."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FEW = 1 / 2  # share of wrong pixels up to which gathering them first is faster than sorting all
+MAX_GATHERED_SHARE = 1 / 2  # of wrong pixels, up to which it is faster to sort only these than all pixels
 
 
 def lovasz_extension(errors: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """The Jaccard loss of a set of wrong pixels, extended to pixels that are wrong by degrees.
+    """The Lovász extension of the Jaccard loss: from a set of wrong pixels to pixels with real-valued errors.
 
         value = sum over k of m_(k) * (J(k) - J(k-1)),  m_(1) >= m_(2) >= ...
         J(k)  = |M_k| / |T or M_k|
 
-    M_k are the k pixels of the largest errors, T is the target. Within one order of the errors the
-    value is linear in them, with the steps J(k) - J(k-1) as its gradient. So the steps are
-    worked out once, without a graph, and value and gradient are both read from them: no
-    gradient flows through the sort. Where errors are equal, the gradient is one of several subgradients.
+    M_k are the k pixels of the largest errors, T is the target. As long as the order of the errors does not
+    change, the value is linear in them, with the gradient J(k) - J(k-1). So this gradient is computed once, without
+    autograd, and the value is its product with the errors. Where errors are equal, it is one of several subgradients.
 
-    An error of 0 adds nothing and comes last, where it changes no other's step, so it need not be
-    sorted. A void pixel counts as such, and not for the target.
+    An error of 0 adds nothing and is sorted last, where it does not change the other gradients, so it need not be
+    sorted. A void pixel is treated as an error of 0 outside the target.
 
     Args:
         errors: >= 0 and finite.
@@ -33,92 +32,100 @@ def lovasz_extension(errors: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     Source:
         Berman et al., The Lovász-Softmax loss, https://arxiv.org/abs/1705.08790, algorithm 1.
     """
-    steps = lovasz_gradient(errors.detach(), target & valid, valid)
-    return (errors * steps).sum(dim=1)
+    gradient = lovasz_grad_unsorted(errors.detach(), target & valid, valid)
+    return (errors * gradient).sum(dim=1)
 
 
-def lovasz_gradient(errors: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """What each error is multiplied by in the extension, in its place in the image: 0 where nothing is wrong.
+def lovasz_grad_unsorted(errors: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """The gradient of the extension with respect to each error, in the order of the pixels; 0 where the error is 0.
 
     Shapes:
-        errors, target, valid: (rows, pixels).
+        errors: (rows, pixels) float32 or float64, >= 0.
+        target, valid: (rows, pixels) bool.
         returns: (rows, pixels) >= 0; a row sums to at most 1.
     """
     wrong = (errors > 0) & valid
     counts = wrong.sum(dim=1)
-    few = counts.sum() <= FEW * wrong.numel()
-    places, steps = steps_of_wrong(errors, target, wrong, counts) if few else steps_of_all(errors, target, wrong)
-    return torch.zeros_like(errors).flatten().index_copy_(0, places, steps).view_as(errors).mul_(wrong)
+    few = counts.sum() <= MAX_GATHERED_SHARE * wrong.numel()
+    if few:
+        positions, gradient = _grad_of_wrong_pixels(errors, target, wrong, counts)
+    else:
+        positions, gradient = _grad_of_all_pixels(errors, target, wrong)
+    return torch.zeros_like(errors).flatten().index_copy_(0, positions, gradient).view_as(errors).mul_(wrong)
 
 
-def steps_of_wrong(errors: Tensor, target: Tensor, wrong: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Places in the flattened errors of all that are wrong, and their steps: the rows lie end to end."""
-    places = wrong.flatten().nonzero().squeeze(1)
-    row = torch.repeat_interleave(counts, output_size=len(places))
-    order = worst_first(errors.flatten().index_select(0, places), row)  # the row of each rank stays as it was
-    places = places.index_select(0, order)
-    hit = target.flatten().index_select(0, places)
-    missed = hit.cumsum(dim=0, dtype=torch.int32)
+def _grad_of_wrong_pixels(errors: Tensor, target: Tensor, wrong: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of all wrong pixels in the flattened errors, and their gradients; rows are concatenated."""
+    positions = wrong.flatten().nonzero().squeeze(1)
+    row = torch.repeat_interleave(counts, output_size=len(positions))
+    order = argsort_rows(errors.flatten().index_select(0, positions), row)  # sorting within rows leaves `row` unchanged
+    positions = positions.index_select(0, order)
+    in_target = target.flatten().index_select(0, positions)
+    false_negative = in_target.cumsum(dim=0, dtype=torch.int32)
     before = counts.cumsum(dim=0) - counts  # wrong pixels in the rows before
-    missed_before = F.pad(missed, (1, 0)).index_select(0, before)
-    kept = (target.sum(dim=1) + missed_before).int().index_select(0, row) - missed
+    false_negative_before = F.pad(false_negative, (1, 0)).index_select(0, before)
+    true_positive = (target.sum(dim=1) + false_negative_before).int().index_select(0, row) - false_negative
     rank = torch.arange(1, len(row) + 1, device=row.device) - before.index_select(0, row)
-    return places, jaccard_steps(hit, kept, rank, errors.dtype)
+    return positions, lovasz_grad(in_target, true_positive, rank, errors.dtype)
 
 
-def steps_of_all(errors: Tensor, target: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
-    """Places in the flattened errors of all pixels, and their steps: every row is of the same length."""
+def _grad_of_all_pixels(errors: Tensor, target: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of all pixels in the flattened errors, sorted row by row, and their gradients."""
     rows, pixels = errors.shape
-    places = worst_first(torch.where(wrong, errors, 0), torch.arange(rows, device=errors.device)[:, None])
-    hit = target.flatten().index_select(0, places).view_as(target)
-    kept = target.sum(dim=1, keepdim=True).int() - hit.cumsum(dim=1, dtype=torch.int32)
+    positions = argsort_rows(torch.where(wrong, errors, 0), torch.arange(rows, device=errors.device)[:, None])
+    in_target = target.flatten().index_select(0, positions).view_as(target)
+    true_positive = target.sum(dim=1, keepdim=True).int() - in_target.cumsum(dim=1, dtype=torch.int32)
     rank = torch.arange(1, pixels + 1, device=errors.device, dtype=torch.int32)
-    return places, jaccard_steps(hit, kept, rank, errors.dtype).flatten()
+    return positions, lovasz_grad(in_target, true_positive, rank, errors.dtype).flatten()
 
 
-def worst_first(errors: Tensor, row: Tensor) -> Tensor:
-    """Indices that sort the flattened errors by row, and in a row by falling error.
+def argsort_rows(errors: Tensor, row: Tensor) -> Tensor:
+    """Indices that sort the flattened errors by row, and within a row by falling error.
 
-    The bits of a float >= 0, read as an integer, rise with it, and integers are sorted digit by digit: on CPUs
-    several times as fast as comparing floats. With the row in front, one sort does all rows.
+    The bits of a float >= 0, read as an integer, rise with the float. torch sorts integers by radix, on CPUs several
+    times as fast as floats. With the row in the high bits, one sort is enough for all rows.
 
     Args:
         errors: >= 0 and finite, without -0.
-        row: number of each error's row; it broadcasts to the errors' shape.
+        row: number of the row of each error.
 
-    >>> worst_first(torch.tensor([[0.5, 2.0], [1.0, 0.0]]), row=torch.tensor([[0], [1]]))
+    Shapes:
+        errors: any, float32 or float64.
+        row: int64, broadcasts to the shape of the errors.
+        returns: (errors.numel(),) int64.
+
+    >>> argsort_rows(torch.tensor([[0.5, 2.0], [1.0, 0.0]]), row=torch.tensor([[0], [1]]))
     tensor([1, 0, 2, 3])
     """
     if errors.dtype == torch.float32:
         falling = torch.iinfo(torch.int32).max - errors.view(torch.int32)
         return ((row << 31) | falling).flatten().sort(stable=True).indices
-    # 64 bits leave no room for the row: sort by error, then by row, which keeps the order within.
+    # A float64 leaves no bits for the row: sort by error, then, stably, by row.
     order = errors.flatten().sort(descending=True, stable=True).indices
     return order[row.expand_as(errors).flatten()[order].sort(stable=True).indices]
 
 
-def jaccard_steps(target: Tensor, kept: Tensor, rank: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """What each pixel adds to the Jaccard loss of its row, if pixels go wrong one after the other.
+def lovasz_grad(target: Tensor, true_positive: Tensor, rank: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """What each pixel adds to the Jaccard loss of its row, if pixels become wrong in the order of their rank.
 
-    With K target pixels kept and U = K + rank the union after the pixel: a target pixel adds 1 / U,
-    another one K / (U * (U - 1)), and the first one of an empty target adds 1. This is J(k) - J(k-1)
-    worked out: subtracting the two in float32 would leave mostly rounding in large images, where
-    neighbours differ by less than a millionth. Counts stay integers until here: exact, and the
-    same on every device.
+    Let K be the true positives and U = K + rank the union once the pixel is wrong. A target pixel adds 1 / U,
+    another one K / (U * (U - 1)), and the first one of an empty target 1. This is J(k) - J(k-1), simplified: in
+    float32 the subtraction would leave mostly rounding in large images, where neighbouring values differ by less
+    than 1e-6. Counts are integers, so they are exact and the same on every device.
 
     Args:
         target: whether the pixel is in the target.
-        kept: how many target pixels are not wrong yet, after it.
-        rank: how many pixels are wrong by now, from 1.
+        true_positive: number of target pixels that are still right.
+        rank: number of pixels that are wrong, from 1.
 
     Shapes:
-        target, kept: (..., pixels) bool and integer; rank: broadcasts to them.
+        target, true_positive: (..., pixels) bool and integer; rank: broadcasts to them.
         returns: (..., pixels) >= 0.
 
     >>> target = torch.tensor([False, True, True])  # J = 1/3, 2/3, 1
-    >>> jaccard_steps(target, kept=torch.tensor([2, 1, 0]), rank=torch.tensor([1, 2, 3])) * 6
+    >>> lovasz_grad(target, true_positive=torch.tensor([2, 1, 0]), rank=torch.tensor([1, 2, 3])) * 6
     tensor([2., 2., 2.])
     """
-    union = (kept + rank).to(dtype)
-    # A union of 1 is the first pixel: of an empty target, where K / (U - 1) is 0 / 0, or its only one.
-    return torch.where(target | (union == 1), 1, kept.to(dtype) / (union - 1)) / union
+    union = (true_positive + rank).to(dtype)
+    # A union of 1: the first pixel of an empty target, where K / (U - 1) is 0 / 0, or the only target pixel.
+    return torch.where(target | (union == 1), 1, true_positive.to(dtype) / (union - 1)) / union

@@ -1,17 +1,18 @@
-"""Lovász-Softmax: the mean Jaccard index over classes, where a pixel has one of several."""
+"""Lovász-Softmax loss: a surrogate of the mean Jaccard loss over classes, for one class per pixel."""
 
 import torch
 from torch import Tensor
 
-from pipeline.losses.inputs import IGNORE, mean_of
-from pipeline.losses.lovasz import rows
+from pipeline.losses.inputs import masked_mean
+from pipeline.losses.lovasz import to_rows
 from pipeline.losses.lovasz_extension import lovasz_extension
 from pipeline.losses.multiclass import MultiClassLoss
-from pipeline.losses.overlap import check_means
+from pipeline.losses.overlap import check_reduction
+from pipeline.metrics import VOID
 from pipeline.schema import did_you_mean
 
 COUNTED = {
-    "present": lambda target, valid: target.any(dim=-1),  # classes that the target holds
+    "present": lambda target, valid: target.any(dim=-1),  # classes with a pixel in the target
     "all": lambda target, valid: valid.any(dim=-1),
 }
 
@@ -22,13 +23,13 @@ class LovaszSoftmaxLoss(MultiClassLoss):
         m_i(c) = 1 - p_i(c) where the target is c, p_i(c) elsewhere,  p = softmax(logits)
         loss   = mean over c of (sum over k of m_(k)(c) * (J_c(k) - J_c(k-1)))
 
-    Border cases: a class that the target does not hold costs its largest probability; with "present"
-    it is left out. With one channel the softmax is 1 everywhere, and so is nothing to learn.
+    Border cases: a class without a pixel in the target costs its largest probability; with "present"
+    it is left out. With one channel the softmax is 1 everywhere, so nothing can be learned.
 
     Args:
-        classes: a name in COUNTED: which classes the mean takes, "present" ones or "all".
-        over: "batch", the paper's choice: a class's pixels of all images of the batch are one set. "image":
-            a mean per image first, then over images with a valid pixel.
+        classes: a key of COUNTED: the mean is over "present" classes or "all".
+        over: "batch", as in the paper: a class's pixels of all images of the batch are one set. "image":
+            the mean per image, then over images with a valid pixel.
 
     Shapes:
         logits: (N, C, H, W) float, before the softmax.
@@ -36,30 +37,31 @@ class LovaszSoftmaxLoss(MultiClassLoss):
         returns: scalar in [0, 1].
 
     Raises:
-        ValueError: for `classes` that are not in COUNTED or another `over`, or as MultiClassLoss.
+        ValueError: for unknown `classes` or `over`, or as MultiClassLoss.
+        NotFiniteError: as MultiClassLoss.
 
     Source:
         Berman et al., The Lovász-Softmax loss, https://arxiv.org/abs/1705.08790, equation 10
-        and algorithm 1; "present" and "all" are those of the authors' code.
+        and algorithm 1; "present" and "all" are as in the authors' code.
     """
 
     def __init__(self, classes: str = "present", over: str = "batch"):
         super().__init__()
-        check_means(over, "count")
+        check_reduction(over, "count")
         if classes not in COUNTED:
             raise ValueError(f"unknown classes '{classes}'. {did_you_mean(classes, COUNTED)}")
         self.classes = classes
         self.over = over
 
-    def value(self, logits: Tensor, target: Tensor) -> Tensor:
+    def compute(self, logits: Tensor, target: Tensor) -> Tensor:
         images, classes = logits.shape[:2] if self.over == "image" else (1, logits.shape[1])
         probs = torch.softmax(logits, dim=1)
         positive = target[:, None] == torch.arange(classes, device=target.device)[:, None, None]
-        valid = (target != IGNORE)[:, None].expand_as(positive)
+        valid = (target != VOID)[:, None].expand_as(positive)
         errors, positive, valid = (
-            rows(each, self.over) for each in (torch.where(positive, 1 - probs, probs), positive, valid)
+            to_rows(each, self.over) for each in (torch.where(positive, 1 - probs, probs), positive, valid)
         )
-        each = lovasz_extension(errors, positive, valid).view(images, classes)
+        per_class = lovasz_extension(errors, positive, valid).view(images, classes)
         counted = COUNTED[self.classes](positive, valid).view(images, classes)
-        per_image = (each * counted).sum(dim=1) / counted.sum(dim=1).clamp_min(1)
-        return mean_of(per_image, counted.any(dim=1))
+        per_image = (per_class * counted).sum(dim=1) / counted.sum(dim=1).clamp_min(1)
+        return masked_mean(per_image, counted.any(dim=1))

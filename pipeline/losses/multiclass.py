@@ -1,16 +1,15 @@
-"""What the losses of one class per pixel share: a call with its checks, around a formula."""
+"""Base class of the losses for one class per pixel."""
 
 from torch import Tensor, nn
 
-from pipeline.losses.inputs import full_precision_classes
+from pipeline.losses.inputs import prepare_class_inputs
 
 
 class MultiClassLoss(nn.Module):
-    """A loss of logits, through a softmax over the channels, against the class of each pixel.
+    """A loss on the softmax of logits over the channels, with the class of each pixel as target.
 
-    `forward` checks and converts, once; a subclass writes its formula in `value`. A pixel of
-    class 255 is void: the loss is that of the image with these pixels cut out, and where nothing
-    is valid, the loss and its gradient are 0.
+    `forward` checks and converts the inputs; a subclass implements its formula in `compute`. Pixels of
+    class 255 are void and ignored. Without a valid pixel, the loss and its gradient are 0.
 
     Shapes:
         logits: (N, C, H, W) float, before the softmax.
@@ -19,13 +18,19 @@ class MultiClassLoss(nn.Module):
 
     Raises:
         NotFiniteError: if a logit is NaN.
-        ValueError: if the shapes do not fit, or the target holds another value.
+        ValueError: if the shapes do not fit, or the target has another value.
     """
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        with full_precision_classes(logits, target) as (logits, target):
-            return self.value(logits, target)
+        with prepare_class_inputs(logits, target) as (logits, target):
+            return self.compute(logits, target)
 
-    def value(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The scalar, from logits and an int64 target that are already checked."""
+    def compute(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of inputs that are already checked.
+
+        Shapes:
+            logits: (N, C, H, W), at least float32.
+            target: (N, H, W) int64.
+            returns: scalar.
+        """
         raise NotImplementedError

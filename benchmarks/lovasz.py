@@ -41,7 +41,7 @@ from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
 from pipeline.data.reader import Reader
 from pipeline.data.sampler import EpochSampler
-from pipeline.demos.salt import make_demo
+from pipeline.demos.salt import make_salt_demo
 from pipeline.losses import build_loss
 from pipeline.losses.lovasz import LovaszHingeLoss
 from pipeline.losses.lovasz_softmax import LovaszSoftmaxLoss
@@ -108,7 +108,7 @@ def of_demo() -> Pair:
     card = competition.load("demo")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "demo"
-        make_demo(root, train=80, test=1)
+        make_salt_demo(root, train=80, test=1)
         index = read_index(card, root)
         model = build_model(config.Model(encoder="tu-resnet18", decoder_channels=(128, 64, 32, 16, 16)))
         train(model, crops(index.iloc[BATCH:], card), TRAINING)

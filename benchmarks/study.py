@@ -49,7 +49,7 @@ from pipeline.data.labels import Labels
 from pipeline.data.reader import Reader, write_image
 from pipeline.data.sample import samples_of
 from pipeline.demos.defects import make_defects_demo
-from pipeline.demos.salt import make_demo
+from pipeline.demos.salt import make_salt_demo
 from pipeline.files import write_text
 from pipeline.folds import hold_out, read_folds
 from pipeline.inference.predictor import Predictor, predict_images
@@ -295,7 +295,7 @@ def halve_and_widen(pixels: np.ndarray) -> np.ndarray:
     return widen(halve(pixels))
 
 
-GENERATED = {"demo": make_demo, "defects": make_defects_demo}
+GENERATED = {"demo": make_salt_demo, "defects": make_defects_demo}
 DERIVED = {"heart_half": ("heart", halve), "heart_wide": ("heart", halve_and_widen)}
 
 

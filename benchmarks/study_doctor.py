@@ -41,11 +41,11 @@ from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
 from pipeline.data.reader import DEFAULT_READER
 from pipeline.data.sample import samples_of
-from pipeline.demos.camvid import make_classes_demo
+from pipeline.demos.camvid import make_camvid_demo
 from pipeline.demos.defects import make_defects_demo
 from pipeline.demos.instances import make_instances_demo
 from pipeline.demos.large import make_large_demo
-from pipeline.demos.salt import make_demo
+from pipeline.demos.salt import make_salt_demo
 from pipeline.doctor.alignment import check_alignment
 from pipeline.doctor.dialects import check_dialect
 from pipeline.rle import Dialect
@@ -54,8 +54,8 @@ ROOT = Path(__file__).resolve().parent.parent
 Pair = tuple[np.ndarray, np.ndarray]  # a grey image and its mask, (H, W) uint8
 IMAGES = 100  # of a set, at most
 DEMOS = {
-    "demo": partial(make_demo, train=150, test=5),
-    "camvid_demo": partial(make_classes_demo, train=150, test=5),
+    "demo": partial(make_salt_demo, train=150, test=5),
+    "camvid_demo": partial(make_camvid_demo, train=150, test=5),
     "defects_demo": make_defects_demo,
     "instances_demo": partial(make_instances_demo, train=150, test=5),
     "large_demo": partial(make_large_demo, train=12, test=1),

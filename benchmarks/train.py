@@ -56,11 +56,11 @@ def read(data: str | None):
     if data:
         card = competition.load("nuclei")
         return read_index(card, Path(data)), card
-    from pipeline.demos.salt import make_demo
+    from pipeline.demos.salt import make_salt_demo
 
     card = competition.load("demo")
     root = Path(tempfile.mkdtemp()) / "demo"
-    make_demo(root, train=80, test=1)
+    make_salt_demo(root, train=80, test=1)
     return read_index(card, root), card
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.demos.salt import make_demo
+from pipeline.demos.salt import make_salt_demo
 
 collect_ignore = ["3-train-on-kaggle.ipynb", "5-submit-offline.ipynb"]
 
@@ -30,7 +30,7 @@ def project() -> Path:
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder)
     shutil.copytree(ROOT / "configs", folder / "configs")
-    make_demo(folder / "data" / "demo", train=60, test=12)
+    make_salt_demo(folder / "data" / "demo", train=60, test=12)
     return folder
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.cli import main
-from pipeline.demos.salt import make_demo
+from pipeline.demos.salt import make_salt_demo
 from pipeline.stages import preparing
 
 ROOT = Path(__file__).parents[1]
@@ -134,7 +134,7 @@ def _run_command(
     """
     os.chdir(folder)
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
-    preparing.GENERATORS["demo"] = functools.partial(make_demo, train=12, test=4)
+    preparing.GENERATORS["demo"] = functools.partial(make_salt_demo, train=12, test=4)
     counted = Interruption(at, signal.Signals[by], pause)
     try:
         return main(command)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline import rle
-from pipeline.demos.camvid import CLASSES, HEIGHT, POLE, VOID, WIDTH, draw_scene, make_classes_demo
+from pipeline.demos.camvid import CLASSES, HEIGHT, POLE, VOID, WIDTH, draw_street_image, make_camvid_demo
 from pipeline.demos.salt import TEST, TRAIN
 from tests.test_submission import decode_by_loops
 
@@ -15,13 +15,13 @@ from tests.test_submission import decode_by_loops
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     root = tmp_path_factory.mktemp("classes") / "data"
-    make_classes_demo(root, seed=0, train=12, test=4)
+    make_camvid_demo(root, seed=0, train=12, test=4)
     return root
 
 
 @pytest.fixture(scope="module")
 def scenes():
-    return [draw_scene(0, TRAIN, number) for number in range(60)]
+    return [draw_street_image(0, TRAIN, number) for number in range(60)]
 
 
 def read(path):
@@ -54,7 +54,7 @@ def test_layout_is_camvids_with_kaggles_tables(demo):
 
 def test_indices_of_a_label_file_are_the_codes(demo):
     for number in range(12):
-        scene = draw_scene(0, TRAIN, number)
+        scene = draw_street_image(0, TRAIN, number)
         with Image.open(demo / "train" / "labels" / f"{scene.image_id}.png") as picture:
             assert picture.mode == "P"
             assert np.array_equal(np.asarray(picture), scene.labels)
@@ -71,7 +71,7 @@ def test_images_are_colour_and_not_square(demo):
 
 def test_same_seed_same_bytes_and_fewer_are_the_first(demo, tmp_path):
     again = tmp_path / "again"
-    make_classes_demo(again, seed=0, train=3, test=4)
+    make_camvid_demo(again, seed=0, train=3, test=4)
     images = [path.relative_to(again) for path in again.rglob("*.png")]
     assert len(images) == 10
     for name in [*images, "sample_submission.csv", "solution.csv"]:
@@ -79,8 +79,8 @@ def test_same_seed_same_bytes_and_fewer_are_the_first(demo, tmp_path):
 
 
 def test_another_seed_or_part_gives_other_scenes():
-    ours = draw_scene(0, TRAIN, 3)
-    for other in (draw_scene(1, TRAIN, 3), draw_scene(0, TEST, 3), draw_scene(0, TRAIN, 4)):
+    ours = draw_street_image(0, TRAIN, 3)
+    for other in (draw_street_image(1, TRAIN, 3), draw_street_image(0, TEST, 3), draw_street_image(0, TRAIN, 4)):
         assert other.image_id != ours.image_id
         assert not np.array_equal(other.labels, ours.labels)
 
@@ -96,7 +96,7 @@ def test_solution_gives_each_pixel_to_one_class_or_to_void(demo):
     assert rows[0] == ["id", "class", "predicted"]
     codes = [*range(len(CLASSES)), VOID]
     for number in range(4):
-        scene, its = draw_scene(0, TEST, number), rows[1 + 7 * number : 8 + 7 * number]
+        scene, its = draw_street_image(0, TEST, number), rows[1 + 7 * number : 8 + 7 * number]
         assert [row[:2] for row in its] == [[scene.image_id, name] for name in (*CLASSES, "void")]
         masks = np.array([decode_by_loops(text, HEIGHT, WIDTH) for _, _, text in its])
         assert (masks.sum(axis=0) == 1).all()
@@ -153,10 +153,10 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(rle, "encode", fails)  # the tables come after the training images
     with pytest.raises(KeyboardInterrupt):
-        make_classes_demo(tmp_path / "data", train=2, test=1)
+        make_camvid_demo(tmp_path / "data", train=2, test=1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_data_are_not_touched(demo):
     with pytest.raises(FileExistsError, match="remove it to generate"):
-        make_classes_demo(demo)
+        make_camvid_demo(demo)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.demos.defects import COLUMNS, HEIGHT, WIDTH, draw_surface, make_defects_demo
+from pipeline.demos.defects import COLUMNS, HEIGHT, WIDTH, draw_steel_image, make_defects_demo
 from pipeline.demos.salt import TEST, TRAIN
 from pipeline.metrics import Counts, count, detection_rates, pixel_metric, stack
 from tests.test_submission import decode_by_loops
@@ -22,7 +22,7 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def surfaces():
-    return [draw_surface(0, TRAIN, number) for number in range(100)]
+    return [draw_steel_image(0, TRAIN, number) for number in range(100)]
 
 
 def read(path):
@@ -42,7 +42,7 @@ def test_every_image_has_a_row_and_a_mask_that_decodes_without_this_projects_dec
         assert tuple(header) == COLUMNS
         assert {row[0] for row in rows} == {path.stem for path in (demo / folder).iterdir()}
         for number, (image_id, text) in enumerate(rows):
-            drawn = draw_surface(0, part, number)
+            drawn = draw_steel_image(0, part, number)
             assert image_id == drawn.image_id
             assert np.array_equal(decode_by_loops(text, HEIGHT, WIDTH), drawn.mask)
     solution = [row[0] for row in read(demo / "solution.csv")[1:]]
@@ -59,7 +59,7 @@ def test_same_seed_same_bytes_and_fewer_are_the_first(demo, tmp_path):
 
 
 def test_another_seed_and_part_give_other_images():
-    assert len({draw_surface(seed, part, 0).image_id for seed in (0, 1) for part in (TRAIN, TEST)}) == 4
+    assert len({draw_steel_image(seed, part, 0).image_id for seed in (0, 1) for part in (TRAIN, TEST)}) == 4
 
 
 def test_images_are_grey_and_not_square(demo):

@@ -9,7 +9,15 @@ from PIL import Image
 
 from pipeline import rle
 from pipeline.data.boundaries import touching_boundary
-from pipeline.demos.instances import HEIGHT, LEAST_AREA, MOST, WIDTH, draw_culture, instance_rles, make_instances_demo
+from pipeline.demos.instances import (
+    HEIGHT,
+    MAX_CELLS,
+    MIN_AREA,
+    WIDTH,
+    draw_cell_image,
+    make_instances_demo,
+    rles_of_instances,
+)
 from pipeline.demos.salt import TEST, TRAIN
 from pipeline.postprocess.instances import SplitCut, components, split
 from tests.test_submission import decode_by_loops
@@ -24,7 +32,7 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cultures():
-    return [draw_culture(0, TRAIN, number) for number in range(40)]
+    return [draw_cell_image(0, TRAIN, number) for number in range(40)]
 
 
 def read(path):
@@ -59,7 +67,7 @@ def test_a_row_is_a_cell_and_a_blank_row_an_image_without_one(demo):
         rows.setdefault(image_id, []).append(text)
     assert [texts for texts in rows.values() if "" in texts] == [[""], [""]]
     for number, (image_id, texts) in enumerate(rows.items()):
-        drawn = draw_culture(0, TRAIN, number)
+        drawn = draw_cell_image(0, TRAIN, number)
         assert image_id == drawn.image_id
         labels = sum(k * decode_by_loops(text, HEIGHT, WIDTH) for k, text in enumerate(texts, start=1))
         assert np.array_equal(labels, drawn.labels)  # a pixel in two rows would hold the sum of two numbers
@@ -81,8 +89,8 @@ def test_same_seed_same_bytes_and_fewer_are_the_first(demo, tmp_path):
 
 
 def test_another_seed_or_part_gives_other_images():
-    ours = draw_culture(0, TRAIN, 3)
-    for other in (draw_culture(1, TRAIN, 3), draw_culture(0, TEST, 3), draw_culture(0, TRAIN, 4)):
+    ours = draw_cell_image(0, TRAIN, 3)
+    for other in (draw_cell_image(1, TRAIN, 3), draw_cell_image(0, TEST, 3), draw_cell_image(0, TRAIN, 4)):
         assert other.image_id != ours.image_id
         assert not np.array_equal(other.image, ours.image)
 
@@ -97,7 +105,7 @@ def test_each_cell_is_one_piece_of_some_size(cultures):
     for culture in cultures:
         for label in range(1, culture.labels.max() + 1):
             cell = (culture.labels == label).astype(np.uint8)
-            assert cell.sum() >= LEAST_AREA
+            assert cell.sum() >= MIN_AREA
             assert cv2.connectedComponents(cell, connectivity=4)[0] == 2
 
 
@@ -105,7 +113,7 @@ def test_images_hold_none_or_3_to_30_cells(cultures):
     counts = np.array([culture.labels.max() for culture in cultures])
     assert np.count_nonzero(counts == 0) == 4  # one in ten
     assert counts[counts > 0].min() >= 3
-    assert 25 < counts.max() <= MOST
+    assert 25 < counts.max() <= MAX_CELLS
 
 
 def test_components_of_the_true_mask_are_far_worse_than_splitting_it(cultures):
@@ -129,8 +137,8 @@ def test_a_threshold_on_grey_fails(cultures):
 
 def test_instance_rles_by_hand():
     labels = np.array([[2, 0, 1], [2, 0, 1]])
-    assert instance_rles(labels) == ["5 2", "1 2"]
-    assert instance_rles(np.zeros((2, 3), int)) == [""]
+    assert rles_of_instances(labels) == ["5 2", "1 2"]
+    assert rles_of_instances(np.zeros((2, 3), int)) == [""]
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):

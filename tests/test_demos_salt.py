@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from pipeline import rle
-from pipeline.demos.salt import SIZE, TEST, TRAIN, draw_demo, make_demo
+from pipeline.demos.salt import SIZE, TEST, TRAIN, draw_salt_image, make_salt_demo
 from tests.test_submission import decode_by_loops
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     root = tmp_path_factory.mktemp("demo") / "data"
-    make_demo(root, seed=0, train=60, test=8)
+    make_salt_demo(root, seed=0, train=60, test=8)
     return root
 
 
@@ -49,7 +49,7 @@ def test_layout_is_kaggles(demo):
 
 def test_same_seed_same_bytes_and_fewer_are_the_first(demo, tmp_path):
     again = tmp_path / "again"
-    make_demo(again, seed=0, train=10, test=8)
+    make_salt_demo(again, seed=0, train=10, test=8)
     images = [path.relative_to(again) for path in again.rglob("*.png")]
     assert len(images) == 18
     for name in [*images, "sample_submission.csv", "solution.csv"]:
@@ -58,7 +58,7 @@ def test_same_seed_same_bytes_and_fewer_are_the_first(demo, tmp_path):
 
 
 def test_another_seed_gives_other_images():
-    assert not np.array_equal(draw_demo(0, TRAIN, 3).image, draw_demo(1, TRAIN, 3).image)
+    assert not np.array_equal(draw_salt_image(0, TRAIN, 3).image, draw_salt_image(1, TRAIN, 3).image)
 
 
 def test_ids_are_text_and_one_would_lose_its_zero(demo):
@@ -72,18 +72,18 @@ def test_masks_decode_without_this_projects_decoder(demo, name, part):
     rows = read(demo / name)[1:20]
     assert any(text for _, text in rows)
     for number, (image_id, text) in enumerate(rows):
-        drawn = draw_demo(0, part, number)
+        drawn = draw_salt_image(0, part, number)
         assert image_id == drawn.image_id
         assert np.array_equal(decode_by_loops(text, SIZE, SIZE), drawn.mask)
 
 
 def test_about_39_percent_are_empty():
-    empty = [not draw_demo(0, TRAIN, number).mask.any() for number in range(200)]
+    empty = [not draw_salt_image(0, TRAIN, number).mask.any() for number in range(200)]
     assert 0.29 < np.mean(empty) < 0.49  # three standard deviations of a share of 200
 
 
 def test_a_threshold_on_grey_fails():
-    demos = [draw_demo(0, TRAIN, number) for number in range(100)]
+    demos = [draw_salt_image(0, TRAIN, number) for number in range(100)]
     all_empty = np.mean([not demo.mask.any() for demo in demos])
     best = max(
         np.mean([tgs_by_loops(sign * demo.image.astype(int) > sign * level, demo.mask > 0) for demo in demos])
@@ -104,13 +104,13 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(rle, "encode", fails_later)
     with pytest.raises(KeyboardInterrupt):
-        make_demo(tmp_path / "data", train=10, test=2)
+        make_salt_demo(tmp_path / "data", train=10, test=2)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_data_are_not_touched(demo):
     with pytest.raises(FileExistsError, match="remove it to generate it again"):
-        make_demo(demo)
+        make_salt_demo(demo)
 
 
 def test_images_are_grey_and_of_the_competitions_size(demo):

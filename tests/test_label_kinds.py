@@ -13,7 +13,7 @@ from pipeline.data.crops import crop_index
 from pipeline.data.index import read_index
 from pipeline.data.labels import VOID, Labels, resize_masks
 from pipeline.data.sample import samples_of
-from pipeline.demos.instances import draw_culture, instance_rles
+from pipeline.demos.instances import draw_cell_image, rles_of_instances
 from pipeline.demos.salt import TEST, TRAIN
 from pipeline.doctor.label_pairs import check_label_sources
 from pipeline.stages.doctor import doctor
@@ -34,12 +34,12 @@ def write(folder, kind, *, train=8, test=2, void=None, top="instances = true"):
     root, labels = folder / "data", {}
     for part, number in (("train", train), ("test", test)):
         (root / part).mkdir(parents=True)
-        cultures = [draw_culture(0, {"train": TRAIN, "test": TEST}[part], each + 6) for each in range(number)]
+        cultures = [draw_cell_image(0, {"train": TRAIN, "test": TEST}[part], each + 6) for each in range(number)]
         for culture in cultures:
             Image.fromarray(culture.image).save(root / part / f"{culture.image_id}.png")
         labels[part] = {culture.image_id: culture.labels for culture in cultures}
     for part, name in (("train", "train.csv"), ("test", "solution.csv")):
-        rows = [f"{key},{text}" for key, each in labels[part].items() for text in instance_rles(each)]
+        rows = [f"{key},{text}" for key, each in labels[part].items() for text in rles_of_instances(each)]
         (root / name).write_text("\n".join(["id,rle", *rows]) + "\n")
     (root / "sample_submission.csv").write_text("\n".join(["id,rle", *(f"{key}," for key in labels["test"])]) + "\n")
     if void is not None:

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import competition, config, stages
 from pipeline.data.labels import VOID
-from pipeline.demos.camvid import make_classes_demo
+from pipeline.demos.camvid import make_camvid_demo
 from pipeline.demos.instances import make_instances_demo
 from pipeline.ensemble import Choice, Exclusive, Objects, PerClass
 from pipeline.ensemble.instances import ObjectCut
@@ -182,7 +182,7 @@ def test_report_of_overlapping_classes(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("no_charts")
 def test_report_of_exclusive_classes(tmp_path, monkeypatch):
     text = report_on(
-        tmp_path, monkeypatch, lambda root: make_classes_demo(root, train=8, test=2), "camvid_demo", 6, CLASSES
+        tmp_path, monkeypatch, lambda root: make_camvid_demo(root, train=8, test=2), "camvid_demo", 6, CLASSES
     )
     assert re.search(r"class_iou, cross-fitted", text)
     assert "threshold" not in text.split("Left out")[0].lower()

@@ -1,17 +1,15 @@
-"""A generated competition in Kaggle's layout, so that a fresh clone can run every stage without a download.
+"""A generated competition in the layout of TGS salt: small seismic sections, so that no stage needs a download.
 
-The images look like small seismic sections, as in TGS salt: depth runs down, and grey is the amplitude
-of sound that came back. What is drawn follows what makes real sections look as they do.
+Depth runs down, and the grey value is the amplitude of the reflected sound.
 
-- Sediment lies in layers. An echo comes from each boundary between two layers, so a section is one
-  trace (random boundaries, each seen as a Ricker wavelet) repeated sideways along dipping and folded
-  layers. Faults shift the layers on one side.
-- Salt is lighter than the sediment above it and rises: domes from below, detached bodies, sheets. It drags
-  the layers at its flanks upwards. It has no layers, so its inside is weak and chaotic, and its
-  boundary is a strong echo, where the sound comes back to the receiver: bright on top, faint on flanks.
-- Grey values say little: amplitude, contrast, polarity and noise change from image to image, and sediment
-  has chaotic, faded and bright zones too, on images without salt as well. Such a zone lies along the layers
-  and has no rim and no drag; salt cuts through the layers. So shape and texture decide, not brightness.
+- Sediment forms layers. Each boundary between two layers reflects sound, so a section is one trace (random
+  boundaries, each a Ricker wavelet) repeated along dipping and folded layers. Faults shift the layers on one side.
+- Salt rises through the sediment: domes from below, detached bodies, sheets. It drags the layers at its flanks
+  upwards. It has no layers, so its inside is weak and chaotic. Its boundary is a strong echo on top and a faint one
+  on the flanks.
+- Grey values alone do not separate salt from sediment: amplitude, contrast, polarity and noise differ from image to
+  image, and sediment has chaotic, faded and bright zones, also in images without salt. Such a zone follows the layers
+  and has no boundary echo and no drag, while salt cuts through the layers.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,16 +25,16 @@ from pipeline.data.reader import write_image
 from pipeline.files import atomic_folder
 
 SIZE = 101  # pixels, height and width, as TGS salt
-EMPTY_SHARE = 0.39  # of the images, as TGS salt's training set
+EMPTY_SHARE = 0.39  # of the images, as in TGS salt's training set
 PLACEHOLDER = "1 1"  # the mask of every row of TGS salt's sample submission: the first pixel
 COLUMNS = "id", "rle_mask"
-TRAIN, TEST = 0, 1  # the second number of an image's seed
+TRAIN, TEST = 0, 1  # the part, the second number of an image's seed
 
 # Pixel coordinates: DEPTH grows downwards, ACROSS to the right.
 DEPTH, ACROSS = np.mgrid[:SIZE, :SIZE].astype(np.float32)
 
 
-class Demo(NamedTuple):
+class SaltImage(NamedTuple):
     """One generated example."""
 
     image_id: str  # ten hexadecimal digits
@@ -44,33 +42,33 @@ class Demo(NamedTuple):
     mask: np.ndarray  # (SIZE, SIZE) uint8, 1 is salt
 
 
-def make_demo(root: Path, seed: int = 0, train: int = 400, test: int = 120) -> None:
-    """Write a competition of generated images: the same files for the same seed.
+def make_salt_demo(root: Path, seed: int = 0, train: int = 400, test: int = 120) -> None:
+    """Write a competition of generated seismic sections: the same files for the same seed.
 
     Writes:
-        train/images/<id>.png, test/images/<id>.png, train.csv, sample_submission.csv, and solution.csv,
-        the truth of the test images, which a competition keeps to itself.
+        train/images/<id>.png, test/images/<id>.png, train.csv, sample_submission.csv, and solution.csv with the
+        masks of the test images, which a real competition keeps secret.
 
-    The folder appears whole or not at all.
+    The folder appears complete or not at all.
 
     Args:
-        root: the folder to make.
+        root: the folder to create.
         seed: 0 or more.
-        train: number of training images. Fewer are the first ones of more.
+        train: number of training images; a smaller set is the beginning of a larger one.
         test: number of test images, likewise.
 
     Raises:
-        FileExistsError: if `root` is there already.
+        FileExistsError: if `root` already exists.
     """
-    write_competition(root, COLUMNS, partial(draw_demo, seed), _texts_of, (train, test), placeholder=PLACEHOLDER)
+    write_competition(root, COLUMNS, partial(draw_salt_image, seed), _rle_texts, (train, test), placeholder=PLACEHOLDER)
 
 
-def _texts_of(demo: Demo) -> list[str]:
+def _rle_texts(demo: SaltImage) -> list[str]:
     return [rle.encode(demo.mask)]
 
 
 class Example(Protocol):
-    """A generated image with its id; what else it has, says its competition."""
+    """A generated image with its id; each demo adds its labels."""
 
     image_id: str
     image: np.ndarray
@@ -83,26 +81,26 @@ def write_competition(
     root: Path,
     columns: Sequence[str],
     draw: Callable[[int, int], E],
-    texts_of: Callable[[E], list[str]],
+    rle_texts_of: Callable[[E], list[str]],
     counts: tuple[int, int],
     *,
     placeholder: str = "",
 ) -> None:
-    """Write images, and tables with a row for each RLE of an image, into a new folder, whole or not at all.
+    """Write a competition's images, and its tables with a row for each RLE text of an image, into a new folder.
 
     Writes:
         train/images/<id>.png, test/images/<id>.png, train.csv, solution.csv, and sample_submission.csv, with one row
         for each test image.
 
     Args:
-        columns: of the tables: the id, and the RLE.
-        draw: an example, from its part (TRAIN or TEST) and its number in it.
-        texts_of: the RLE of each row of an example.
-        counts: of training images and of test images.
-        placeholder: the RLE of the sample submission.
+        columns: names of the tables' columns, id and RLE.
+        draw: returns an example from its part (TRAIN or TEST) and its number.
+        rle_texts_of: returns the RLE text of each row of an example.
+        counts: numbers of training and of test images.
+        placeholder: the RLE text of each row of the sample submission.
 
     Raises:
-        FileExistsError: if `root` is there already.
+        FileExistsError: if `root` already exists.
     """
     with atomic_folder(root) as folder:
         for part, name, table, count in zip(
@@ -113,41 +111,41 @@ def write_competition(
             for number in range(count):
                 example = draw(part, number)
                 write_image(images / f"{example.image_id}.png", example.image)
-                rows += [(example.image_id, text) for text in texts_of(example)]
+                rows += [(example.image_id, text) for text in rle_texts_of(example)]
             write_table(folder / f"{table}.csv", columns, rows)
         ids = dict.fromkeys(image_id for image_id, _ in rows)
         write_table(folder / "sample_submission.csv", columns, [(image_id, placeholder) for image_id in ids])
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a CSV as Kaggle does: no quotes, one line feed per row. No cell may hold a comma."""
+    """Write a CSV as Kaggle does: no quotes, rows end with a line feed. Cells must not contain commas."""
     lines = [",".join(row) + "\n" for row in (columns, *rows)]
     path.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def draw_demo(seed: int, part: int, number: int) -> Demo:
-    """Draw one example; it depends on these three numbers alone.
+def draw_salt_image(seed: int, part: int, number: int) -> SaltImage:
+    """Draw one example, which depends on these three numbers only.
 
     Args:
         seed: 0 or more.
         part: TRAIN or TEST.
-        number: 0 or more, position in the part.
+        number: position in the part, from 0.
     """
     rng = np.random.default_rng((seed, part, number))
     image_id = draw_id(rng, digits_only=number == 0)
     salt = np.full((SIZE, SIZE), -np.inf, np.float32) if rng.random() < EMPTY_SHARE else draw_salt(rng)
     mask = (salt > 0).astype(np.uint8)
-    distance = distance_to(mask)
+    distance = signed_distance(mask)
     section = draw_layers(rng, draw_strata(rng, distance))
-    section = place_salt(rng, section, distance)
-    return Demo(image_id, develop(rng, section), mask)
+    section = add_salt(rng, section, distance)
+    return SaltImage(image_id, to_grey_values(rng, section), mask)
 
 
 def draw_id(rng: np.random.Generator, *, digits_only: bool) -> str:
-    """Ten hexadecimal digits.
+    """An image id of ten hexadecimal digits.
 
-    With `digits_only` decimal ones that start with 0, so that every demo holds an id that a careless
-    reader turns into a shorter number. Two of 520 random ids are equal in one of 8 million demos.
+    With `digits_only`, of decimal digits that start with 0: each demo has such an id, which a reader that parses
+    numbers would shorten. Two of 520 random ids are equal in one of 8 million demos.
     """
     return f"{rng.integers(10**9):010d}" if digits_only else f"{rng.integers(16**10):010x}"
 
@@ -155,18 +153,23 @@ def draw_id(rng: np.random.Generator, *, digits_only: bool) -> str:
 def smooth_noise(
     rng: np.random.Generator, across: float, depth: float, shape: tuple[int, int] = (SIZE, SIZE)
 ) -> np.ndarray:
-    """Noise of (H, W) with mean 0 and standard deviation 1, blurred over `across` by `depth` pixels."""
+    """Smooth noise (H, W) float32 of mean 0 and standard deviation 1.
+
+    Args:
+        across, depth: standard deviations of the Gaussian blur along rows and columns, pixels.
+        shape: height and width, pixels.
+    """
     white = rng.standard_normal(shape, dtype=np.float32)
-    # The edge is reflected: with a black edge, noise would fade towards it.
+    # The edge is reflected: with a black border, the noise would fade towards it.
     noise = cv2.GaussianBlur(white, (0, 0), sigmaX=across, sigmaY=depth, borderType=cv2.BORDER_REFLECT)
     return (noise - noise.mean()) / noise.std()
 
 
 def draw_salt(rng: np.random.Generator) -> np.ndarray:
-    """A field that is above 0 inside the salt, in about pixels from its boundary."""
+    """A field (SIZE, SIZE) that is above 0 inside the salt; about the distance to its boundary, pixels."""
     draw = rng.choice([draw_dome, draw_body, draw_sheet], p=[0.55, 0.3, 0.15])
     salt = draw(rng) + rng.uniform(0.5, 3) * smooth_noise(rng, 8, 8)
-    # A salt that shrank to a speck would be noise in the labels, TGS salt has few below 100 pixels.
+    # Specks would be label noise: TGS salt has few masks below 100 pixels.
     return salt if np.count_nonzero(salt > 0) >= 100 else draw_salt(rng)
 
 
@@ -181,7 +184,7 @@ def draw_dome(rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_body(rng: np.random.Generator) -> np.ndarray:
-    """A detached, tilted ellipse, that may reach over the section's edge."""
+    """A detached, tilted ellipse, which may extend past the section's edge."""
     x, y = rng.uniform(0, SIZE, size=2)
     radii = rng.uniform(12, 45), rng.uniform(10, 28)
     angle = rng.uniform(-0.6, 0.6)
@@ -199,19 +202,19 @@ def draw_sheet(rng: np.random.Generator) -> np.ndarray:
     return np.minimum(DEPTH - (top + tilt + waves[0]), (base + tilt + waves[1]) - DEPTH)
 
 
-def distance_to(mask: np.ndarray) -> np.ndarray:
-    """Pixels from the salt's boundary, negative inside; far from it everywhere when there is none."""
+def signed_distance(mask: np.ndarray) -> np.ndarray:
+    """The signed distance to the mask's boundary, (H, W) float32 pixels, negative inside; large without a boundary."""
     if not mask.any():
         return np.full(mask.shape, 10.0 * SIZE, np.float32)
     if mask.all():
         return np.full(mask.shape, -10.0 * SIZE, np.float32)
     outside = cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5)
     inside = cv2.distanceTransform(mask, cv2.DIST_L2, 5)
-    return cv2.GaussianBlur(outside - inside, (0, 0), 1.0)  # takes the pixels' steps out of the rim
+    return cv2.GaussianBlur(outside - inside, (0, 0), 1.0)  # smooths the staircase of pixels out of the boundary echo
 
 
 def draw_strata(rng: np.random.Generator, distance: np.ndarray) -> np.ndarray:
-    """The layer that each pixel lies in, as the depth in pixels that it had when it settled."""
+    """The layer of each pixel, (SIZE, SIZE) float: its original depth in pixels, before folds, faults and drag."""
     strata = DEPTH + rng.normal(0, 0.25) * ACROSS
     for _ in range(2):  # folds
         wave = np.sin(ACROSS / rng.uniform(8, 40) + DEPTH / rng.uniform(60, 200) + rng.uniform(0, 7))
@@ -220,47 +223,52 @@ def draw_strata(rng: np.random.Generator, distance: np.ndarray) -> np.ndarray:
     for _ in range(rng.integers(0, 4)):
         strata = strata + draw_fault(rng)
     drag = rng.uniform(0, 18) * np.exp(-np.maximum(distance, 0) / rng.uniform(6, 20))
-    return strata + drag  # rising salt lifts older layers, which lie deeper, at its flanks
+    return strata + drag  # rising salt lifts deeper layers at its flanks
 
 
 def draw_fault(rng: np.random.Generator) -> np.ndarray:
-    """A steep fault: layers on one side of a line are shifted by the fault's throw."""
+    """A steep fault: the shift in pixels of the layers on one side of a line."""
     x, slope, throw = rng.uniform(0, SIZE), rng.uniform(-0.7, 0.7), rng.uniform(-9, 9)
     return throw / (1 + np.exp(-np.clip(ACROSS - x - slope * DEPTH, -50, 50)))
 
 
 def draw_layers(rng: np.random.Generator, strata: np.ndarray) -> np.ndarray:
-    """The echo of layered sediment, standard deviation about 1, with its zones that mislead."""
+    """The echo of layered sediment, standard deviation about 1, with zones that look like salt."""
     depth, trace = draw_trace(rng)
     section = np.interp(strata, depth, trace).astype(np.float32)
-    section *= np.exp(0.35 * smooth_noise(rng, 14, 8))  # layers fade and brighten sideways
+    section *= np.exp(0.35 * smooth_noise(rng, 14, 8))  # layers fade and brighten along their length
     for _ in range(rng.integers(0, 3)):
-        section = disturb(rng, section, strata)
+        section = add_disturbance(rng, section, strata)
     return section
 
 
 def draw_trace(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Echo strength over depth: a few strong boundaries and many weak ones, each as a Ricker wavelet."""
-    step = 0.5  # pixels; half of one keeps the thinnest wavelet smooth
+    """Depths and echo strengths, (N,) each: few strong and many weak boundaries, each a Ricker wavelet."""
+    step = 0.5  # pixels; half a pixel samples the thinnest wavelet well enough
     depth = np.arange(-150, 250, step)
     boundaries = rng.standard_t(4, size=depth.size) * (rng.random(depth.size) < 0.3)
-    trace = np.convolve(boundaries, ricker(np.arange(-15, 15 + step, step), rng.uniform(1.2, 2.6)), mode="same")
+    trace = np.convolve(boundaries, ricker_wavelet(np.arange(-15, 15 + step, step), rng.uniform(1.2, 2.6)), mode="same")
     return depth, trace / trace.std()
 
 
-def ricker(distance: np.ndarray, width: float) -> np.ndarray:
-    """The echo of one sharp boundary: a peak of `width` pixels (half) between two troughs."""
+def ricker_wavelet(distance: np.ndarray, width: float) -> np.ndarray:
+    """The Ricker wavelet, the echo of one sharp boundary: a peak between two troughs.
+
+    Args:
+        distance: pixels from the boundary.
+        width: half the width of the peak, pixels.
+    """
     square = (distance / width) ** 2
     return (1 - square) * np.exp(-square / 2)
 
 
-def disturb(rng: np.random.Generator, section: np.ndarray, strata: np.ndarray) -> np.ndarray:
-    """Make part of the sediment chaotic, faded or bright, along the layers: what salt is confused with."""
+def add_disturbance(rng: np.random.Generator, section: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Make a zone along the layers chaotic, faded or bright, which can be mistaken for salt."""
     middle, half = rng.uniform(0, SIZE), rng.uniform(4, 16)
     along = half - np.abs(strata - middle)
     aside = rng.uniform(10, 60) - np.abs(ACROSS - rng.uniform(0, SIZE))
     edge = np.minimum(along, aside) + 3 * smooth_noise(rng, 8, 5)
-    share = 1 / (1 + np.exp(-edge / 2))  # a soft edge: sediment changes gradually, salt at once
+    share = 1 / (1 + np.exp(-edge / 2))  # a soft edge: sediment changes gradually, salt abruptly
     kind = rng.choice(["chaotic", "faded", "bright"])
     if kind == "chaotic":
         other = rng.uniform(0.3, 0.9) * smooth_noise(rng, 2.0, 1.3)
@@ -271,25 +279,25 @@ def disturb(rng: np.random.Generator, section: np.ndarray, strata: np.ndarray) -
     return section + share * (other - section)
 
 
-def place_salt(rng: np.random.Generator, section: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Put the salt's inside and its rim over the layers."""
+def add_salt(rng: np.random.Generator, section: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Draw the salt's inside and its boundary echo over the layers."""
     chaos = rng.uniform(0.1, 0.45) * smooth_noise(rng, rng.uniform(1.5, 3.0), rng.uniform(1.0, 2.0))
-    ghost = rng.uniform(0, 0.15) * section  # multiples: echoes that arrive late, drawn through the salt
+    ghost = rng.uniform(0, 0.15) * section  # multiples: late echoes of the layers, visible inside the salt
     section = np.where(distance < 0, chaos + ghost, section)
-    return section + rim(rng, distance)
+    return section + draw_boundary_echo(rng, distance)
 
 
-def rim(rng: np.random.Generator, distance: np.ndarray) -> np.ndarray:
-    """The salt's own echo: strong where its boundary is flat, for a steep one sends the sound sideways."""
+def draw_boundary_echo(rng: np.random.Generator, distance: np.ndarray) -> np.ndarray:
+    """The echo of the salt's boundary: strong where it is flat, since a steep boundary reflects sound sideways."""
     upwards = np.abs(np.gradient(distance, axis=0))  # 1 on a flat boundary, 0 on a vertical one
     strength = rng.uniform(1.2, 3.0) * upwards * np.exp(0.5 * smooth_noise(rng, 10, 10))
-    return strength * ricker(distance, rng.uniform(1.2, 2.2))
+    return strength * ricker_wavelet(distance, rng.uniform(1.2, 2.2))
 
 
-def develop(rng: np.random.Generator, section: np.ndarray) -> np.ndarray:
-    """Turn echoes into grey values, with noise, and with a gain and brightness of this image's own."""
+def to_grey_values(rng: np.random.Generator, section: np.ndarray) -> np.ndarray:
+    """Convert echoes to grey values, (H, W) uint8, with noise and with this image's gain and brightness."""
     noise = rng.uniform(0.05, 0.3) * smooth_noise(rng, 0.6, 0.6) + rng.uniform(0, 0.25) * smooth_noise(rng, 3, 1)
-    gain = np.exp(0.25 * smooth_noise(rng, 25, 25))  # the processing's gain drifts over a section
+    gain = np.exp(0.25 * smooth_noise(rng, 25, 25))  # gain varies over a section
     polarity = rng.choice([-1, 1])
     contrast, brightness = rng.uniform(18, 45), rng.uniform(90, 160)
     grey = brightness + contrast * polarity * gain * (section + noise)

@@ -1,4 +1,4 @@
-"""The CSV for Kaggle: rows in the sample's order, each mask decoded back and compared, whole or not at all."""
+"""Write and check a submission: rows in the sample's order, each mask decoded again and compared, atomically."""
 
 import csv
 from collections.abc import Callable
@@ -15,51 +15,55 @@ from pipeline.files import atomic_write
 from pipeline.quoting import listed, shortened
 from pipeline.rle import Dialect, RLEError
 
-# From an image's id to its masks (C, H, W) uint8, or its objects (H, W), numbered; None: no prediction.
-MaskOf = Callable[[str], np.ndarray | None]
-# From an image's id and its objects (H, W), numbered from 1, to the confidence of each, (N,), 0 to 1.
+# From an image id to its masks, (C, H, W) uint8, or its instance labels, (H, W) int; None without a prediction.
+MasksOf = Callable[[str], np.ndarray | None]
+# From an image id and its instance labels (H, W), numbered from 1, to the confidence of each instance, (N,), 0 to 1.
 ConfidencesOf = Callable[[str, np.ndarray], np.ndarray]
 
-# From an image's id to its height and width; None: not known.
+# From an image id to its height and width in pixels; None if unknown.
 SizeOf = Callable[[str], tuple[int, int] | None]
 
 
-class Summary(NamedTuple):
-    """What a written submission holds."""
+class SubmissionSummary(NamedTuple):
+    """Counts of a written submission."""
 
     rows: int
-    empty: int
-    masks: int  # of which each may be empty: rows of the sample submission
+    empty: int  # masks without a pixel, of those below
+    masks: int  # rows of the sample submission
 
 
 def write_submission(
     path: Path,
     card: Competition,
     sample: Path,
-    masks_of: MaskOf,
+    masks_of: MasksOf,
     confidences_of: ConfidencesOf | None = None,
     *,
     placeholders: bool = False,
-) -> Summary:
-    """Write one row per row of the sample, in its order: of an image, or of an image and class.
+) -> SubmissionSummary:
+    """Write one row for each row of the sample, in its order, for an image or for an image and class.
 
-    Of a card with instances, a row for each object of an image, and one with the empty token where there is none; or,
-    by the card's `packed_objects`, a row for each image with all its objects and their confidences.
+    With instances, write a row for each object, or one row with the empty token for an image without objects. With
+    the card's `packed_objects`, write one row for each image, with all its objects and their confidences.
 
-    Rows are written as they are made, so memory does not grow with their number.
+    Rows are written one by one, so memory does not grow with their number.
 
     Args:
-        placeholders: what an image without prediction gets: the sample's own text, or else the empty token.
+        path: the CSV to write.
+        sample: the sample submission.
+        masks_of: returns an image's masks or instance labels.
+        confidences_of: returns the confidences of an image's objects; needed for `packed_objects`.
+        placeholders: whether an image without a prediction gets the sample's own text, or else the empty token.
 
     Raises:
-        ValueError: if the text of a mask does not decode to that mask, with the row; nothing is written.
+        ValueError: if the text of a mask does not decode to that mask, with the line. Nothing is written then.
     """
     if card.columns.packed_objects:
-        texts_of = _cells_of(card, masks_of, confidences_of)
+        texts_of = _packed_texts(card, masks_of, confidences_of)
     elif card.instances:
-        texts_of = _objects_of(card, masks_of)
+        texts_of = _object_texts(card, masks_of)
     else:
-        texts_of = _masks_of(card, masks_of)
+        texts_of = _mask_texts(card, masks_of)
     header, rows = sample_header(sample, card.columns), sample_rows(card, sample)
     table = read_table(sample, card.columns.header).loc[rows.index]
     place = list(table).index(card.columns.rle)
@@ -75,17 +79,17 @@ def write_submission(
         file.flush()
         if not card.instances or card.columns.packed_objects:
             check_keys(partial, card, table[card.columns.keys])
-    return Summary(written, empty, len(rows))
+    return SubmissionSummary(written, empty, len(rows))
 
 
-# From an image, a class and where it is written to the texts of the row, or rows; none for an empty mask, None without
-# a prediction.
+# From an image id, a class and the place of the row (for messages) to the texts of its rows; [] for an empty mask, None
+# without a prediction.
 TextsOf = Callable[[str, str, str], list[str] | None]
 
 
-def _masks_of(card: Competition, masks_of: MaskOf) -> TextsOf:
+def _mask_texts(card: Competition, masks_of: MasksOf) -> TextsOf:
     number = {name: position for position, name in enumerate(card.classes)}
-    masks_of = lru_cache(maxsize=1)(masks_of)  # asked once for rows of one image that follow each other
+    masks_of = lru_cache(maxsize=1)(masks_of)  # consecutive rows of one image use one prediction
 
     def texts_of(image_id: str, label: str, where: str) -> list[str] | None:
         masks = masks_of(image_id)
@@ -97,20 +101,20 @@ def _masks_of(card: Competition, masks_of: MaskOf) -> TextsOf:
     return texts_of
 
 
-def _objects_of(card: Competition, labels_of: MaskOf) -> TextsOf:
+def _object_texts(card: Competition, labels_of: MasksOf) -> TextsOf:
     def texts_of(image_id: str, _label: str, where: str) -> list[str] | None:
         labels = labels_of(image_id)
-        return None if labels is None else _texts_of(labels, card, f"{where}, image '{image_id}'")
+        return None if labels is None else _texts_of_objects(labels, card, f"{where}, image '{image_id}'")
 
     return texts_of
 
 
-def _cells_of(card: Competition, labels_of: MaskOf, confidences_of: ConfidencesOf) -> TextsOf:
-    """All objects of an image in one text, with their confidences."""
+def _packed_texts(card: Competition, labels_of: MasksOf, confidences_of: ConfidencesOf) -> TextsOf:
+    """All objects of an image and their confidences in one text."""
 
     def texts_of(image_id: str, _label: str, where: str) -> list[str] | None:
         labels = labels_of(image_id)
-        texts = None if labels is None else _texts_of(labels, card, f"{where}, image '{image_id}'")
+        texts = None if labels is None else _texts_of_objects(labels, card, f"{where}, image '{image_id}'")
         if not texts:
             return texts
         objects = [
@@ -122,23 +126,26 @@ def _cells_of(card: Competition, labels_of: MaskOf, confidences_of: ConfidencesO
     return texts_of
 
 
-def _texts_of(labels: np.ndarray, card: Competition, where: str) -> list[str]:
-    """The text of each object, in the order of their numbers."""
+def _texts_of_objects(labels: np.ndarray, card: Competition, where: str) -> list[str]:
+    """The RLE text of each instance of labels (H, W), in the order of the labels."""
     numbers = np.unique(labels[labels > 0])
     return [encode_checked((labels == number).astype(np.uint8), card.dialect, where) for number in numbers]
 
 
 def sample_rows(card: Competition, sample: Path) -> pd.DataFrame:
-    """Image and class of each row that a submission must have: image_id, label, line.
+    """The image and class of each row that a submission must have: `image_id`, `label`, `line`.
 
-    A sample may repeat an id where masks have several rows; ours have one.
+    A sample may repeat an id if masks have several rows; our submissions have one row per mask.
+
+    Raises:
+        FileNotFoundError, ValueError: as `tables.read_rows`.
     """
     rows = read_rows(sample, [card.columns], card.classes, rle=False)
     return rows.drop_duplicates(["image_id", "label"]) if card.several_rows or card.instances else rows
 
 
 def read_masks(path: Path, card: Competition) -> pd.DataFrame:
-    """The masks of a submission: image_id, rle, line; of objects that share their image's row, a row for each.
+    """The masks of a submission: `image_id`, `rle`, `line`. Packed objects get a row each.
 
     Raises:
         FileNotFoundError, ValueError: as `tables.read_rows` and `tables.read_packed_objects`.
@@ -149,38 +156,40 @@ def read_masks(path: Path, card: Competition) -> pd.DataFrame:
 
 
 def encode_checked(mask: np.ndarray, dialect: Dialect, where: str) -> str:
-    """The mask's text, after decoding it back.
+    """The RLE text of a mask (H, W), after a check that it decodes to the same mask.
+
+    Args:
+        where: the file and line, for the message.
 
     Raises:
-        ValueError: if what comes back is another mask.
+        ValueError: if it does not.
     """
     text = dialect.encode(mask)
     try:
         back = dialect.decode(text, mask.shape)
     except RLEError as error:
-        raise ValueError(f"{where}: the text written cannot be read back: {error}") from None
+        raise ValueError(f"{where}: the encoded text cannot be decoded: {error}") from None
     if not np.array_equal(back, mask):
         raise ValueError(
-            f"{where}: the text written decodes to a mask that differs in {np.count_nonzero(back != mask)} pixels"
+            f"{where}: the encoded text decodes to a mask that differs in {np.count_nonzero(back != mask)} pixels"
         )
     return text
 
 
-def check_submission(
-    path: Path, card: Competition, sample: Path, size_of: Callable[[str], tuple[int, int] | None]
-) -> None:
-    """Refuse a CSV that Kaggle would: other columns or rows than the sample's, or a text that is no mask of its image.
+def check_submission(path: Path, card: Competition, sample: Path, size_of: SizeOf) -> None:
+    """Check a CSV as Kaggle does: its columns and rows must be those of the sample, and its texts valid masks.
 
     Args:
-        size_of: rows of an image whose size is not known count as right.
+        size_of: returns the size of an image. The masks of an image of unknown size are not checked.
 
     Raises:
-        FileNotFoundError, ValueError: with the line.
+        FileNotFoundError: if a file is missing.
+        ValueError: if the CSV is wrong, with the line.
     """
     header, expected = sample_header(sample, card.columns), read_table(sample, card.columns.header)
     found = read_table(path, card.columns.header)
     if (came := read_header(path)) != header:
-        raise ValueError(f"{path}: columns {listed(came)}, the sample submission has {listed(header)}")
+        raise ValueError(f"{path}: columns {listed(came)}, but the sample submission has {listed(header)}")
     ids = sample_rows(card, sample)
     if card.instances and not card.columns.packed_objects:
         _check_ids(path, found[card.columns.id], expected[card.columns.id])
@@ -194,10 +203,10 @@ def check_submission(
 
 
 def _check_ids(path: Path, found: pd.Series, expected: pd.Series) -> None:
-    strangers = sorted(set(found) ^ set(expected))
-    if strangers:
+    unexpected = sorted(set(found) ^ set(expected))
+    if unexpected:
         raise ValueError(
-            f"{path}: {len(strangers)} ids differ from the sample submission's, such as '{shortened(strangers[0])}'"
+            f"{path}: {len(unexpected)} ids differ from the sample submission's, such as '{shortened(unexpected[0])}'"
         )
 
 
@@ -209,16 +218,19 @@ def _check_text(text: str, dialect: Dialect, size: tuple[int, int], where: str) 
 
 
 def check_keys(path: Path, card: Competition, keys: pd.DataFrame) -> None:
-    """Refuse a CSV whose ids (and classes) are not `keys`, in that order.
+    """Check that the ids (and classes) of a CSV are `keys`, in that order.
+
+    Args:
+        keys: the expected columns of `card.columns.keys`.
 
     Raises:
-        ValueError: with the line of the first difference.
+        ValueError: if they are not, with the line of the first difference.
     """
     found = read_table(path, card.columns.keys, only=True)[card.columns.keys]
     for line, (came, expected) in enumerate(zip(found.to_numpy(), keys.to_numpy(), strict=False), start=2):
         if (came != expected).any():
             names = [", ".join(each) for each in (came, expected)]
             one, other = map(shortened, names)
-            raise ValueError(f"{path}: line {line}: id '{one}', the sample submission has '{other}' there")
+            raise ValueError(f"{path}: line {line}: id '{one}', but the sample submission has '{other}' there")
     if len(found) != len(keys):
-        raise ValueError(f"{path}: {len(found)} rows, the sample submission has {len(keys)}")
+        raise ValueError(f"{path}: {len(found)} rows, but the sample submission has {len(keys)}")

@@ -18,7 +18,7 @@ from pipeline.report.recommendations import recommend
 from pipeline.report.report_data import Submission
 from pipeline.stages import ensembling
 from pipeline.stages.preparing import make_context
-from pipeline.submission import Summary
+from pipeline.submission import SubmissionSummary
 from tests.reports import make_images, make_report_data
 
 
@@ -60,7 +60,7 @@ def test_an_ensemble_tells_what_its_masks_find(submitted, capsys):
 
 
 def test_the_last_line_of_an_ensemble_names_empty_rows(submitted, capsys, monkeypatch):
-    monkeypatch.setattr(ensembling.submission, "write_submission", lambda *_: Summary(5, 5, 5))
+    monkeypatch.setattr(ensembling.submission, "write_submission", lambda *_: SubmissionSummary(5, 5, 5))
     assert main(["ensemble", "configs/tiny.toml"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "warning     5 of 5 rows are empty, of the training masks 33% are"

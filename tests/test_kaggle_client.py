@@ -570,7 +570,7 @@ def test_a_csv_that_kaggle_would_refuse_is_not_sent(kaggle, handed, capsys):
     csv = Path("submissions/tiny.csv")
     csv.write_text("".join(csv.read_text().splitlines(keepends=True)[:-1]))
     assert main(SUBMIT) == 2
-    assert "submissions/tiny.csv: 4 rows, the sample submission has 5" in capsys.readouterr().err
+    assert "submissions/tiny.csv: 4 rows, but the sample submission has 5" in capsys.readouterr().err
     assert kaggle.asked("StartSubmissionUpload") == []
 
 
@@ -649,7 +649,7 @@ def test_the_output_of_a_notebook_is_checked_and_submitted(kaggle, handed, capsy
 
     kaggle.output["submission.csv"] = b"id,rle_mask\n"
     assert main([*SUBMIT, "--kernel"]) == 2
-    assert "0 rows, the sample submission has 5" in capsys.readouterr().err
+    assert "0 rows, but the sample submission has 5" in capsys.readouterr().err
     del kaggle.output["submission.csv"]
     assert main([*SUBMIT, "--kernel"]) == 2
     assert "has no output file submission.csv" in capsys.readouterr().err

@@ -75,16 +75,16 @@ def test_encoder_that_loses_the_last_pixel_is_caught_and_nothing_written(tmp_pat
 
 def test_encoder_that_writes_nonsense_is_caught(tmp_path, card, sample, monkeypatch):
     monkeypatch.setattr(Dialect, "encode", lambda self, mask: "3 2 1 1")
-    with pytest.raises(ValueError, match=r"line 2: the text written cannot be read back"):
+    with pytest.raises(ValueError, match=r"line 2: the encoded text cannot be decoded"):
         submission.write_submission(tmp_path / "out.csv", card, sample, masks)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,rle_mask\n007,\n05,\n1,\n", r"line 3: id '05', the sample submission has '1' there"),
-        ("id,rle_mask\n007,\n1,\n", r"2 rows, the sample submission has 3"),
-        ("id,rle_mask\n7,\n1,\n05,\n", r"line 2: id '7', the sample submission has '007' there"),
+        ("id,rle_mask\n007,\n05,\n1,\n", r"line 3: id '05', but the sample submission has '1' there"),
+        ("id,rle_mask\n007,\n1,\n", r"2 rows, but the sample submission has 3"),
+        ("id,rle_mask\n7,\n1,\n05,\n", r"line 2: id '7', but the sample submission has '007' there"),
     ],
 )
 def test_ids_that_differ_from_the_sample_are_named(tmp_path, card, text, message):
@@ -311,10 +311,13 @@ def test_the_samples_own_text_passes_whatever_it_means(card, sample):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,rle_mask,more\n007,,\n1,,\n05,,\n", "columns id, rle_mask, more, the sample submission has id, rle_mask"),
+        (
+            "id,rle_mask,more\n007,,\n1,,\n05,,\n",
+            "columns id, rle_mask, more, but the sample submission has id",
+        ),
         ("id,mask\n007,\n1,\n05,\n", "no column 'rle_mask'"),
-        ("id,rle_mask\n007,\n05,\n1,\n", "line 3: id '05', the sample submission has '1' there"),
-        ("id,rle_mask\n007,\n1,\n", "2 rows, the sample submission has 3"),
+        ("id,rle_mask\n007,\n05,\n1,\n", "line 3: id '05', but the sample submission has '1' there"),
+        ("id,rle_mask\n007,\n1,\n", "2 rows, but the sample submission has 3"),
         ("id,rle_mask\n7,\n1,\n05,\n", "line 2: id '7'"),
         ("id,rle_mask\n007,\n1,24 2\n05,\n", "line 3: "),  # an image of 24 pixels
         ("id,rle_mask\n007,3 2 1 1\n1,\n05,\n", "line 2: "),

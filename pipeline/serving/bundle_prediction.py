@@ -25,7 +25,7 @@ from pipeline.serving.budget_plan import Fallback
 from pipeline.serving.bundle import Bundle
 from pipeline.serving.single_pass import LoadModel, SinglePass, Stores, one_line, read_images
 from pipeline.serving.time_budget import TimeBudget
-from pipeline.submission import Summary, sample_rows, write_submission
+from pipeline.submission import SubmissionSummary, sample_rows, write_submission
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class PredictionResult(NamedTuple):
     """The outcome of predicting a test set."""
 
     csv: Path
-    summary: Summary
+    summary: SubmissionSummary
     images: int
     problems: dict[str, str]  # image id -> why it has no prediction
     dropped: list[Fallback]

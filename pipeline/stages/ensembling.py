@@ -49,7 +49,7 @@ from pipeline.report.overlays import PANELS, Panel, choose_examples, write_sheet
 from pipeline.stages.preparing import Context, make_context
 from pipeline.stages.training import machines_of, predict_test
 from pipeline.statistics.bootstrap import Difference, Interval, interval, paired
-from pipeline.submission import ConfidencesOf, MaskOf
+from pipeline.submission import ConfidencesOf, MasksOf
 
 GAINED, POSSIBLE = "gained ", "possible "  # before a class's name: columns of a table of scores
 
@@ -77,7 +77,7 @@ class Ensembled(NamedTuple):
     gain: Difference | None  # over the best member alone, both cross-fitted; None for one member
     found: DetectionRates  # of the training masks, each drawn by what was chosen without its fold
     train_empty: float  # share of the training masks that are empty
-    summary: submission.Summary
+    summary: submission.SubmissionSummary
 
     @property
     def manifest(self) -> Path:
@@ -299,7 +299,7 @@ def _gain(scores: Scores, alone: Sequence[Decision], groups: np.ndarray) -> Diff
     return paired(scores, max(alone, key=lambda decision: decision.honest).scores, groups)
 
 
-def test_masks(members: Sequence[Context], readable: set[str], drawer: Drawer) -> MaskOf:
+def test_masks(members: Sequence[Context], readable: set[str], drawer: Drawer) -> MasksOf:
     """From a test image's id to its masks (C, H, W), or its objects (H, W); None for one that could not be read."""
     stores = [member.test_stores() for member in members]
 
@@ -361,7 +361,7 @@ def _manifest(members: Sequence[Context], done: Ensembled, unlisted: Sequence[st
     }
 
 
-def _test_panels(context: Context, rows: pd.DataFrame, masks_of: MaskOf) -> list[Panel]:
+def _test_panels(context: Context, rows: pd.DataFrame, masks_of: MasksOf) -> list[Panel]:
     return [
         Panel(each.image_id[:10], context.reader.picture(each), _one_by_one(masks_of(each.image_id)))
         for each in samples_of(rows)

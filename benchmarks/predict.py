@@ -44,11 +44,10 @@ from pipeline.data.index import read_index  # noqa: E402
 from pipeline.data.labels import Labels  # noqa: E402
 from pipeline.data.reader import Reader  # noqa: E402
 from pipeline.data.sample import samples_of  # noqa: E402
-from pipeline.ensemble import PerClass  # noqa: E402
-from pipeline.ensemble.choice import Choice  # noqa: E402
+from pipeline.ensemble import Postprocess, Renderer, to_record  # noqa: E402
 from pipeline.inference.predictor import Predictor  # noqa: E402
 from pipeline.models import build_model  # noqa: E402
-from pipeline.postprocess import Cut  # noqa: E402
+from pipeline.postprocess import Rules  # noqa: E402
 from pipeline.serving.bundle import (  # noqa: E402
     Bundle,
     BundleRecord,
@@ -105,13 +104,13 @@ def weights_of(run: Path | None, cfg: Config, folder: Path) -> dict[int, Path]:
 
 def bundle_of(cfg: Config, weights: dict[int, Path], folder: Path) -> Bundle:
     """The five models as one bundle that draws at threshold .5."""
-    drawer = PerClass((Choice("mean", (1.0,), "total", Cut(THRESHOLD, 0)),))
+    renderer = Renderer((Postprocess("mean", (1.0,), "total", Rules(THRESHOLD, 0)),))
     card = competition.load(NAME)
     record = BundleRecord(
         name=NAME,
         configs={NAME: cfg.model_dump(mode="json", exclude={"name"}, by_alias=True, exclude_none=True)},
         weights={NAME: {str(fold): weights_name(NAME, fold) for fold in FOLDS}},
-        chosen=drawer.record([NAME], card.classes),
+        chosen=to_record(renderer, [NAME], card.classes),
         evaluation=Evaluation(metric=card.metric, score=0.0, interval=(0.0, 0.0)),
         provenance=Provenance(made="benchmark", versions=manifest.collect_provenance()["versions"]),
     )

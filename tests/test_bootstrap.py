@@ -137,9 +137,9 @@ def test_draws_in_which_both_are_equal_count_half():
         ([0.5, np.nan, 0.5], None, "of 3 images, 1 of 3 not finite"),
         ([[0.5, 0.5]], None, r"\(1, 2\)"),
         ([0.5, 0.5], ["a"], "1 groups for 2 scores"),
-        ([0.5, 0.5], ["a", "a"], "1 groups say nothing"),
-        ([0.5], None, "1 images say nothing"),
-        ([], None, "0 images say nothing"),
+        ([0.5, 0.5], ["a", "a"], "1 groups: the bootstrap needs at least 2"),
+        ([0.5], None, "1 images: the bootstrap needs at least 2"),
+        ([], None, "0 images: the bootstrap needs at least 2"),
     ],
 )
 def test_what_cannot_be_drawn_from_is_refused(scores, groups, message):
@@ -148,7 +148,7 @@ def test_what_cannot_be_drawn_from_is_refused(scores, groups, message):
 
 
 def test_scores_of_other_images_are_not_paired():
-    with pytest.raises(ValueError, match="3 and 2 scores"):
+    with pytest.raises(ValueError, match="3 scores of a and 2 of b"):
         paired(np.zeros(3), np.zeros(2))
 
 

@@ -16,9 +16,9 @@ from PIL import Image
 from pipeline import config, rle, stages
 from pipeline.cli import main
 from pipeline.data.reader import Reader
-from pipeline.ensemble import Choice, Oof, PerClass
+from pipeline.ensemble import Oof, Postprocess, Renderer
 from pipeline.kaggle.metadata import DatasetMetadata, write_metadata
-from pipeline.postprocess import Cut
+from pipeline.postprocess import Rules
 from pipeline.serving import single_pass, time_budget
 from pipeline.serving.budget_plan import Member
 from pipeline.serving.bundle import RECORD_FILE, read_bundle
@@ -78,11 +78,11 @@ def test_a_damaged_tiled_image_does_not_affect_other_images(submitted):
     }
 
 
-def test_a_bundle_applies_refined_rules_like_the_ensemble(submitted, monkeypatch):
-    cut = Cut(0.4, 20, min_component=8, presence_threshold=0.5, presence_area=4, fill_holes=True, keep_largest=2)
-    monkeypatch.setattr("pipeline.ensemble.candidate_rules.Rivals.best", lambda rivals, folds: ("refined", cut))
+def test_a_bundle_applies_a_variant_of_rules_like_the_ensemble(submitted, monkeypatch):
+    variant = Rules(0.4, 20, min_component=8, presence_threshold=0.5, presence_area=4, fill_holes=True, keep_largest=2)
+    monkeypatch.setattr("pipeline.ensemble.candidate_rules.CandidateRules.best", lambda *_: ("variants", variant))
     bundle, done = bundled(*BOTH[:1])
-    assert bundle.drawer.choices[0][2:] == ("refined", cut)
+    assert bundle.renderer.parts[0][2:] == ("variants", variant)
     predicted = predict_test(bundle, Path("tiny"), Path("working/submission.csv"))
     assert rows(predicted.csv) == rows(done.csv)
     assert len(set(rows(done.csv).values())) > 2, "masks differ, or equality says nothing"
@@ -253,15 +253,15 @@ def test_non_consecutive_rows_of_an_image_get_its_masks(submitted):
 def test_an_image_that_cannot_be_rendered_does_not_affect_other_images(submitted, monkeypatch):
     bundle, _ = bundled(*BOTH[:1])
     folder = hide({"a": scene(36, 44), "odd": scene(1, 44), "z": scene(36, 44)})
-    draw_masks = PerClass.masks
+    render_masks = Renderer.masks
 
-    def careful(drawer, blend_by):
-        masks = draw_masks(drawer, blend_by)
+    def careful(renderer, combined):
+        masks = render_masks(renderer, combined)
         if masks.shape[-2] == 1:
             raise ZeroDivisionError
         return masks
 
-    monkeypatch.setattr(PerClass, "masks", careful)
+    monkeypatch.setattr(Renderer, "masks", careful)
     done = predict_test(bundle, folder, Path("submission.csv"))
     assert done.problems == {"odd": "ZeroDivisionError"}
     assert rows(done.csv)["odd"] == "1 1" != rows(done.csv)["z"]
@@ -438,9 +438,9 @@ def test_bfloat16_weights_change_almost_no_pixel(submitted):
 
 def test_a_bundle_records_its_evaluation_and_provenance(submitted):
     bundle, done = bundled(*BOTH[:1])
-    assert bundle.record.evaluation.score == done.honest.mean
+    assert bundle.record.evaluation.score == done.interval.mean
     assert set(bundle.record.provenance.versions) >= {"torch", "timm"}
-    assert bundle.drawer == done.decision.shipped
+    assert bundle.renderer == done.selection.renderer
 
 
 def swap(folder: Path) -> None:
@@ -470,7 +470,7 @@ def rewrite(old: str, new: str):
         (rewrite('"format": 1', '"format": 2'), "bundle.json: format"),
         (rewrite('"fallbacks"', '"fallbackz"'), "unknown key 'fallbackz'. Did you mean 'fallbacks'?"),
         (rewrite('"batch_size"', '"batchsize"'), "unknown key 'batchsize'"),
-        (rewrite('"rules": "', '"rules": "no'), "rules 'no"),
+        (rewrite('"rule_set": "', '"rule_set": "no'), "rule_set 'no"),
     ],
 )
 def test_a_damaged_bundle_is_refused_in_one_line(submitted, harm, message):
@@ -542,7 +542,7 @@ def test_folds_of_another_config_are_not_bundled(submitted):
 def test_missing_oof_predictions_are_made_before_bundling(submitted):
     shutil.rmtree("runs/tiny/fold1/oof")
     bundle, done = bundled(*BOTH[:1])
-    assert bundle.record.evaluation.score == done.honest.mean
+    assert bundle.record.evaluation.score == done.interval.mean
     assert len(list(Path("runs/tiny/fold1/oof").glob("*.safetensors"))) == 1
 
 
@@ -561,11 +561,11 @@ def test_the_view_with_the_smallest_score_loss_is_dropped_first():
     target = np.array([[[1, 1, 0, 0]]], np.uint8)
     seen = {"good": [250, 250, 0, 0], "so-so": [250, 0, 0, 250], "bad": [0, 0, 250, 250]}
     oof = Oof(["x"], np.zeros(1, int), lambda _: (None, target), 1, lambda items, _: items)
-    drawer = PerClass((Choice("mean", (1.0,), "total", Cut(0.5, 0)),))
+    renderer = Renderer((Postprocess("mean", (1.0,), "total", Rules(0.5, 0)),))
     plan = (Member("m", (0, 1), ("bad", "so-so", "good")),)
     fallbacks = rank_fallbacks(
         plan,
-        drawer,
+        renderer,
         oof,
         lambda member, view, image_id: np.array([[seen[view]]], np.uint8),
         "mean_dice",

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline.ensemble.candidate_rules import Rivals
+from pipeline.ensemble.candidate_rules import search_candidates
 from pipeline.metrics import pixel_metric
-from pipeline.postprocess import Cut
+from pipeline.postprocess import Rules
 
 DICE = pixel_metric("mean_dice")
 RING = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
@@ -18,48 +18,55 @@ def rings(*targets_and_folds):
     return [(RING * 255, target, fold) for target, fold in targets_and_folds]
 
 
+def search(images, *fits):
+    """The candidate rules for some sets of folds."""
+    return search_candidates(lambda keys: ((key, *image) for image in images for key in keys), DICE, {"": fits})[""]
+
+
 def compete(images, folds=ALL):
-    return Rivals(lambda: iter(images), DICE, [folds]).best(folds)
+    return search(images, folds).best(folds)
 
 
 def test_holes_are_filled_where_they_are_in_every_fold():
-    assert compete(rings(*((DISC, fold) for fold in ALL))) == ("refined", Cut(0.5, 0, fill_holes=True))
+    assert compete(rings(*((DISC, fold) for fold in ALL))) == ("variants", Rules(0.5, 0, fill_holes=True))
 
 
 def test_a_refinement_that_only_helps_in_sample_does_not_ship():
     # Four discs in fold 0, one ring in each other: filled rings score 4 to 3 in sample. But where discs are left out,
     # rings are chosen, so nobody fills the discs; and where a ring is left out, discs win, which spoils the ring.
     images = rings(*[(DISC, 0)] * 4, *((RING, fold) for fold in ALL[1:]))
-    rivals = Rivals(lambda: iter(images), DICE, [ALL])
-    refined = rivals.rivals(ALL)["refined"]
-    assert refined.best(ALL)[0] == Cut(0.5, 0, fill_holes=True)
-    assert refined.best(ALL)[1] > rivals.surfaces["total"].best(ALL)[1]
-    assert rivals.best(ALL) == ("total", Cut(0.5, 0))
+    candidates = search(images, ALL)
+    variants = candidates.candidates(ALL)["variants"]
+    assert variants.best(ALL)[0] == Rules(0.5, 0, fill_holes=True)
+    assert variants.best(ALL)[1] > candidates.grids["total"].best(ALL)[1]
+    assert candidates.best(ALL) == ("total", Rules(0.5, 0))
 
 
 def test_what_changes_nothing_does_not_ship():
-    assert compete(rings(*((RING, fold) for fold in ALL))) == ("total", Cut(0.5, 0))
+    assert compete(rings(*((RING, fold) for fold in ALL))) == ("total", Rules(0.5, 0))
 
 
 def test_on_a_single_fold_nothing_can_show_that_it_helps_elsewhere():
-    assert compete(rings((DISC, 0), (DISC, 0)), (0,)) == ("total", Cut(0.5, 0))
+    assert compete(rings((DISC, 0), (DISC, 0)), (0,)) == ("total", Rules(0.5, 0))
 
 
 @pytest.mark.parametrize("folds", [(1, 2), (0, 1, 2)])
 def test_only_the_folds_that_are_asked_have_a_say(folds):
     # Fold 3 fills its holes, as fold 0 does not: neither is heard where it is not asked.
     images = rings((RING, 0), (RING, 1), (RING, 2), *[(DISC, 3)] * 9)
-    assert Rivals(lambda: iter(images), DICE, [folds, ALL]).best(folds) == ("total", Cut(0.5, 0))
+    assert search(images, folds, ALL).best(folds) == ("total", Rules(0.5, 0))
 
 
 def test_all_that_competes_is_counted_in_two_passes():
     passes = []
 
-    def images():
-        passes.append(1)
-        return iter(rings(*((DISC, fold) for fold in ALL)))
+    def images_of(keys):
+        passes.append(list(keys))
+        return ((key, *image) for image in rings(*((DISC, fold) for fold in ALL)) for key in keys)
 
-    rivals = Rivals(images, DICE, [ALL, (0, 1, 2), (1, 2, 3)])
-    for folds in (ALL, (0, 1, 2), (1, 2, 3)):
-        assert rivals.best(folds)[0] == "refined"
-    assert len(passes) == 2
+    fits = (ALL, (0, 1, 2), (1, 2, 3))
+    candidates = search_candidates(images_of, DICE, {"one": fits, "other": fits[:1]})
+    for folds in fits:
+        assert candidates["one"].best(folds)[0] == "variants"
+    assert candidates["other"].best(ALL) == candidates["one"].best(ALL)
+    assert passes == [["one", "other"]] * 2

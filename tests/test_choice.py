@@ -1,13 +1,13 @@
-"""The choice of weights and cut: made on some folds, scored on others."""
+"""Selection of weights and rules for one class: made on some folds, scored on others."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from pipeline.ensemble import Choice, Oof, choose
+from pipeline.ensemble import Oof, Postprocess, select_multilabel
 from pipeline.metrics import pixel_metric
-from pipeline.postprocess import Cut, apply
+from pipeline.postprocess import Rules, apply, search_rules
 
 DICE = pixel_metric("mean_dice")
 
@@ -45,41 +45,61 @@ def dice_by_hand(mask, target):
     return 2 * int((mask & target).sum()) / total if total else 1.0
 
 
+def select(oof):
+    """The selection for one class, whose images are without an axis of classes."""
+
+    def read(image_id):
+        values, target = oof.read(image_id)
+        return values[:, None], target[None]
+
+    return select_multilabel(replace(oof, read=read), DICE, 1)
+
+
+def final(selection):
+    """The post-processing of the single class, chosen on all folds."""
+    (part,) = selection.renderer.parts
+    return part
+
+
+def search(oof):
+    """The scores of each rule set for a single member."""
+    return search_rules(((values[0], target, fold) for values, target, fold in oof.images("")), DICE)
+
+
 def test_the_cut_that_parts_discs_from_noise_is_found():
-    chosen = choose(make_oof([10]), DICE)
-    assert chosen.shipped.cut.threshold == pytest.approx(130 / 255, abs=0.1)
-    assert chosen.fitted.honest > 0.98
+    chosen = select(make_oof([10]))
+    assert final(chosen).rules.threshold == pytest.approx(130 / 255, abs=0.1)
+    assert chosen.score > 0.98
 
 
 @pytest.mark.parametrize("members", [1, 2], ids=["alone", "together"])
 def test_what_is_chosen_without_a_fold_depends_on_no_image_of_it(members):
     oof = make_noise(members)
-    chosen = choose(oof, DICE).fitted
-    for fold, choice in zip(chosen.folds, chosen.chosen, strict=True):
-        assert choose(of_rows(oof, np.flatnonzero(oof.fold_of != fold)), DICE).shipped == choice
+    for fold, renderer in select(oof).by_fold.items():
+        assert select(of_rows(oof, np.flatnonzero(oof.fold_of != fold))).renderer == renderer
 
 
 def test_scores_are_those_of_the_masks_by_the_choice_without_the_images_fold():
     oof = make_oof([45, 60])
-    chosen = choose(oof, DICE)
-    for image_id, fold, score in zip(oof.image_ids, oof.fold_of, chosen.fitted.scores.per_image(), strict=True):
+    chosen = select(oof)
+    for image_id, fold, score in zip(oof.image_ids, oof.fold_of, chosen.scores.per_image(), strict=True):
         values, target = oof.read(image_id)
-        assert score == pytest.approx(dice_by_hand(chosen.fitted.chosen[fold].mask(values), target))
-    shipped = [dice_by_hand(chosen.shipped.mask(values), target) for values, target in map(oof.read, oof.image_ids)]
-    assert chosen.fitted.in_sample == pytest.approx(np.mean(shipped))
+        assert score == pytest.approx(dice_by_hand(chosen.by_fold[fold].parts[0].mask(values), target))
+    shipped = [dice_by_hand(final(chosen).mask(values), target) for values, target in map(oof.read, oof.image_ids)]
+    assert chosen.in_sample == pytest.approx(np.mean(shipped))
 
 
 def test_score_at_half_is_of_the_shipped_blend_without_further_rules():
     oof = make_oof([60])
-    masks = [(apply(values[0], Cut(0.5, 0)), target) for values, target in map(oof.read, oof.image_ids)]
-    assert choose(oof, DICE).at_half() == pytest.approx(np.mean([dice_by_hand(*each) for each in masks]))
+    masks = [(apply(values[0], Rules(0.5, 0)), target) for values, target in map(oof.read, oof.image_ids)]
+    assert select(oof).at_half == pytest.approx(np.mean([dice_by_hand(*each) for each in masks]))
 
 
 def test_order_of_the_images_changes_nothing_but_the_order_of_the_scores():
     oof, rows = make_oof([45, 60]), np.random.default_rng(1).permutation(24)
-    one, other = choose(oof, DICE), choose(of_rows(oof, rows), DICE)
-    assert other.shipped == one.shipped
-    assert np.allclose(other.fitted.scores.per_image(), one.fitted.scores.per_image()[rows])
+    one, other = select(oof), select(of_rows(oof, rows))
+    assert other.renderer == one.renderer
+    assert np.allclose(other.scores.per_image(), one.scores.per_image()[rows])
 
 
 def test_members_whose_errors_cancel_weigh_the_same_by_the_mean():
@@ -91,49 +111,49 @@ def test_members_whose_errors_cancel_weigh_the_same_by_the_mean():
         return np.stack([80 + 90 * target + error, 80 + 90 * target - error]).clip(0, 255).astype(np.uint8), target
 
     both = replace(oof, read=read, members=2)
-    chosen = choose(both, DICE)
-    assert chosen.shipped[:2] == ("mean", (0.5, 0.5))
-    assert chosen.fitted.honest > max(choose(both.only(member), DICE).fitted.honest for member in range(2)) + 0.05
+    chosen = select(both)
+    assert final(chosen)[:2] == ("mean", (0.5, 0.5))
+    assert chosen.score > max(select(both.only(member)).score for member in range(2)) + 0.05
 
 
 def test_more_rules_to_choose_from_do_not_win_by_luck():
     # Noise: the triplet, which has 32 times the candidates, looks best on the images that it was searched on.
-    chosen = choose(make_noise(1), DICE)
-    assert chosen.surfaces["triplet"].best()[1] > chosen.surfaces["total"].best()[1]
-    assert chosen.shipped.rules == "total"
+    grids = search(make_noise(1))
+    assert grids["triplet"].best()[1] > grids["total"].best()[1]
+    assert final(select(make_noise(1))).rule_set == "total"
 
 
 def test_specks_beside_the_discs_are_left_out_by_the_rules_that_can():
     oof = make_oof([60])
-    chosen = choose(oof, DICE)
-    assert chosen.shipped.cut.min_component > 5
+    chosen = select(oof)
+    assert final(chosen).rules.min_component > 5
 
 
 def test_what_no_family_searches_ships_where_it_helps_on_folds_that_it_was_not_chosen_on():
     # Discs under noise have holes, which only refinements fill.
     oof = make_oof([60])
-    chosen = choose(oof, DICE)
-    assert chosen.shipped.rules == "refined"
-    assert chosen.shipped.cut.fill_holes
-    plain = chosen.surfaces["components"]
+    chosen = select(oof)
+    assert final(chosen).rule_set == "variants"
+    assert final(chosen).rules.fill_holes
+    plain = search(oof)["components"]
     cuts = {fold: plain.best([each for each in range(4) if each != fold])[0] for fold in range(4)}
     without = [plain.score(cut, [fold]) for fold, cut in cuts.items()]
-    assert chosen.fitted.honest > np.mean(without) + 0.05
+    assert chosen.score > np.mean(without) + 0.05
 
 
 def test_two_members_with_independent_noise_beat_each_alone():
     oof = make_oof([45, 45])
-    together, first, second = choose(oof, DICE), choose(oof.only(0), DICE), choose(oof.only(1), DICE)
-    assert together.fitted.honest > max(first.fitted.honest, second.fitted.honest) + 0.01
-    assert min(together.shipped.weights) > 0.2
+    together, first, second = select(oof), select(oof.only(0)), select(oof.only(1))
+    assert together.score > max(first.score, second.score) + 0.01
+    assert min(together.renderer.weights) > 0.2
 
 
 def test_a_member_of_noise_gets_little_weight_and_costs_nothing():
     oof = make_oof([30, 400])
-    together, best = choose(oof, DICE), choose(oof.only(0), DICE)
-    assert together.shipped.weights[0] > 0.75
+    together, best = select(oof), select(oof.only(0))
+    assert together.renderer.weights[0] > 0.75
     assert together.log_loss_weights[0] > 0.75
-    assert together.fitted.honest > best.fitted.honest - 0.01
+    assert together.score > best.score - 0.01
 
 
 def test_only_one_member_sees_what_the_ensemble_of_it_does():
@@ -143,10 +163,10 @@ def test_only_one_member_sees_what_the_ensemble_of_it_does():
 
 def test_mask_is_the_cut_of_the_blend():
     values = np.array([[[0, 100, 200]], [[0, 200, 240]]], dtype=np.uint8)
-    assert Choice("mean", (0.5, 0.5), "total", Cut(0.6, 0)).mask(values).tolist() == [[0, 0, 1]]
-    assert Choice("mean", (0.0, 1.0), "total", Cut(0.6, 0)).mask(values).tolist() == [[0, 1, 1]]
+    assert Postprocess("mean", (0.5, 0.5), "total", Rules(0.6, 0)).mask(values).tolist() == [[0, 0, 1]]
+    assert Postprocess("mean", (0.0, 1.0), "total", Rules(0.6, 0)).mask(values).tolist() == [[0, 1, 1]]
 
 
 def test_one_fold_is_refused():
     with pytest.raises(ValueError, match="at least 2 are needed"):
-        choose(make_oof([10], folds=1), DICE)
+        select(make_oof([10], folds=1))

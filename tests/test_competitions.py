@@ -12,7 +12,7 @@ from pipeline import competition, config, scoring, stages
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels, resize_masks
 from pipeline.data.sample import samples_of
-from pipeline.ensemble import Objects, PerClass, combine
+from pipeline.ensemble import Renderer, combine
 from pipeline.kaggle.mock_test_set import TRUNCATED, write_hidden
 from pipeline.rle import Dialect
 from pipeline.serving.bundle_prediction import predict_test
@@ -101,10 +101,10 @@ def test_from_its_files_to_a_scored_submission(folder, slug):
     sample = list(csv.reader((Path("data") / layout.sample).read_text().splitlines()))
     assert header == sample[0]
     if card.instances:
-        assert_texts_are_the_objects(parted(rows) if layout.cells else rows, layout, cfg, done.decision.shipped)
+        assert_texts_are_the_objects(parted(rows) if layout.cells else rows, layout, cfg, done.selection.renderer)
     else:
         assert [row[:-1] for row in rows] == [row[:-1] for row in sample[1:]]
-        assert_texts_are_the_masks(rows, layout, cfg, done.decision.shipped)
+        assert_texts_are_the_masks(rows, layout, cfg, done.selection.renderer)
     assert 0 <= scoring.score(card, done.csv, Path("data/solution.csv"))[0] <= 1
     assert scoring.score(card, Path("data/solution.csv"), Path("data/solution.csv"))[0] == pytest.approx(1)
     assert_a_bundle_does_the_same(cfg, done)
@@ -138,23 +138,27 @@ def numbered(masks):
     return (there * np.arange(1, len(there) + 1)[:, None, None]).sum(axis=0)
 
 
-def assert_texts_are_the_masks(rows, layout, cfg, drawer: PerClass):
+def assert_texts_are_the_masks(rows, layout, cfg, renderer: Renderer):
     """The CSV's texts, read by plain loops, are the masks that the stored predictions give."""
     (member,) = load_members([cfg])
     stores = member.test_stores()
     shape = layout.scored or layout.shape
     keys = [(image_id, number) for image_id in map(layout.ids, (100, 101)) for number in range(layout.classes)]
     for (image_id, number), row in zip(keys, rows, strict=True):
-        masks = drawer.masks(lambda how, weights, key=image_id: combine([stores], key, how, np.array(weights)))
+        masks = renderer.masks(combined_values(renderer, stores, image_id))
         assert np.array_equal(layout.text.read(row[-1], shape), masks[number])
 
 
-def assert_texts_are_the_objects(rows, layout, cfg, drawer: Objects):
+def combined_values(renderer, stores, image_id):
+    return renderer.combine_with(lambda name, weights: combine([stores], image_id, name, np.array(weights)))
+
+
+def assert_texts_are_the_objects(rows, layout, cfg, renderer: Renderer):
     """A row for each object, as the stored predictions give them, and one for an image without any."""
     (member,) = load_members([cfg])
     stores = member.test_stores()
     for image_id in map(layout.ids, (100, 101)):
-        labels = drawer.labels(lambda how, weights, key=image_id: combine([stores], key, how, np.array(weights)))
+        labels = renderer.labels(combined_values(renderer, stores, image_id))
         texts = [text for key, text in rows if key == image_id]
         found = sum(place * layout.text.read(text, layout.shape) for place, text in enumerate(texts, start=1))
         assert np.array_equal(found, labels)

@@ -44,10 +44,10 @@ def test_cross_fitted_mean_by_hand():
     found = cross_fit(
         np.array([0, 0, 1]), lambda rows: truth[rows].mean(), lambda mean, rows: -((truth[rows] - mean) ** 2)
     )
-    assert found.chosen == [3, 0]
-    assert found.shipped == 1
+    assert found.by_fold == {0: 3, 1: 0}
+    assert found.final == 1
     assert found.scores.per_image().tolist() == [-9, -9, -9]
-    assert (found.honest, found.in_sample, found.optimism) == (-9, -2, 7)
+    assert (found.score, found.in_sample, found.optimism) == (-9, -2, 7)
 
 
 def test_each_score_lies_at_its_image():
@@ -57,9 +57,9 @@ def test_each_score_lies_at_its_image():
 
 def test_honest_is_the_mean_over_images_and_the_folds_have_theirs():
     found = cross_fit(FOLD_OF, lambda rows: None, lambda _, rows: np.flatnonzero(rows))
-    assert found.folds.tolist() == [0, 2, 5]
-    assert found.fold_means == pytest.approx([2.5, 7 / 3, 3])
-    assert found.honest == 2.5  # and not 2.61, the mean of the three
+    assert list(found.fold_scores) == list(found.by_fold) == [0, 2, 5]
+    assert found.fold_scores == pytest.approx({0: 2.5, 2: 7 / 3, 5: 3})
+    assert found.score == 2.5  # and not 2.61, the mean of the three
 
 
 def test_best_of_300_coins_looks_better_than_a_coin_in_sample_alone():
@@ -70,8 +70,8 @@ def test_best_of_300_coins_looks_better_than_a_coin_in_sample_alone():
         lambda coin, rows: flips[coin, rows],
     )
     assert found.in_sample > 0.6
-    assert found.honest == pytest.approx(0.5, abs=0.1)
-    assert found.optimism == found.in_sample - found.honest
+    assert found.score == pytest.approx(0.5, abs=0.1)
+    assert found.optimism == found.in_sample - found.score
 
 
 @pytest.mark.parametrize("fold_of", [[3, 3, 3], []])

@@ -1,16 +1,17 @@
 """The choice for several classes: each for itself where they overlap, one for all where a pixel has one."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pipeline.data.labels import VOID
-from pipeline.ensemble import Choice, Exclusive, Oof, PerClass, blender, choose, decide, decide_exclusive
-from pipeline.ensemble.multiclass import RULES, given_to_truth
+from pipeline.ensemble import ARGMAX, Oof, Postprocess, Renderer, select_multiclass, select_multilabel, to_record
+from pipeline.ensemble.multiclass import COMBINATIONS, true_class_values
 from pipeline.metrics import pixel_metric
-from pipeline.postprocess import Cut
+from pipeline.postprocess import Rules
 from tests.test_choice import dice_by_hand, make_noise, make_oof, of_rows
 
 DICE, IOU = pixel_metric("mean_dice"), pixel_metric("class_iou")
@@ -65,11 +66,29 @@ def iou_by_loops(pairs, classes):
     return np.mean(both[either > 0] / either[either > 0])
 
 
-def drawn(oof, drawer_of, rows=None):
-    """Masks and target of some images, each by the drawer of its fold."""
+def render(renderer, values):
+    return renderer.masks(renderer.combine(values))
+
+
+def rendered(oof, renderer_of, rows=None):
+    """Masks and target of some images, each by the renderer of its fold."""
     for row in range(len(oof.image_ids)) if rows is None else rows:
         values, target = oof.read(oof.image_ids[row])
-        yield drawer_of(oof.fold_of[row]).masks(blender(values)), target
+        yield render(renderer_of(oof.fold_of[row]), values), target
+
+
+def argmax(combination, weights):
+    return Renderer((Postprocess(combination, weights, ARGMAX),))
+
+
+def of_class(oof, number):
+    """The same images with one of their classes alone."""
+
+    def read(image_id):
+        values, target = oof.read(image_id)
+        return values[:, [number]], target[[number]]
+
+    return replace(oof, read=read)
 
 
 def dices(pairs):
@@ -87,15 +106,17 @@ def two_classes():
 
 
 @pytest.fixture(scope="module")
-def decided(two_classes):
-    return decide(two_classes, DICE, 2)
+def selected(two_classes):
+    return select_multilabel(two_classes, DICE, 2)
 
 
-def test_each_class_is_chosen_as_if_it_were_alone(two_classes, decided):
-    for number, choice in enumerate(decided.shipped.choices):
-        alone = choose(two_classes.of_class(number), DICE)
-        assert choice == alone.shipped
-        assert [decided.by_fold[fold].choices[number] for fold in alone.fitted.folds] == alone.fitted.chosen
+def test_each_class_is_chosen_as_if_it_were_alone(two_classes, selected):
+    for number, part in enumerate(selected.renderer.parts):
+        alone = select_multilabel(of_class(two_classes, number), DICE, 1)
+        assert alone.renderer.parts == (part,)
+        assert {fold: (each.parts[number],) for fold, each in selected.by_fold.items()} == {
+            fold: each.parts for fold, each in alone.by_fold.items()
+        }
 
 
 def with_void(oof, share=0.3):
@@ -112,23 +133,26 @@ def with_void(oof, share=0.3):
 @pytest.mark.parametrize("members", [[15], [15, 60]], ids=["one member", "two"])
 def test_void_pixels_of_classes_that_overlap_count_for_nothing(members):
     oof = with_void(overlapping(make_oof(members, images=12), make_oof(members, images=12, seed=1)))
-    decided = decide(oof, DICE, 2)
-    valid = [(masks * (target != VOID), target * (target != VOID)) for masks, target in drawn(oof, decided.by_fold.get)]
-    assert decided.scores.per_image() == pytest.approx(dices(valid).mean(axis=1))
-    shipped = [
-        (masks * (target != VOID), target * (target != VOID)) for masks, target in drawn(oof, lambda _: decided.shipped)
+    selected = select_multilabel(oof, DICE, 2)
+    valid = [
+        (masks * (target != VOID), target * (target != VOID)) for masks, target in rendered(oof, selected.by_fold.get)
     ]
-    assert decided.in_sample == pytest.approx(dices(shipped).mean())
-    assert decided.trivial == 0  # every image has a disc
+    assert selected.scores.per_image() == pytest.approx(dices(valid).mean(axis=1))
+    shipped = [
+        (masks * (target != VOID), target * (target != VOID))
+        for masks, target in rendered(oof, lambda _: selected.renderer)
+    ]
+    assert selected.in_sample == pytest.approx(dices(shipped).mean())
+    assert selected.baseline == 0  # every image has a disc
     if len(members) > 1:
-        assert decided.shipped.weights[0] > 0.6  # as without void: the first member sees best
+        assert selected.renderer.weights[0] > 0.6  # as without void: the first member sees best
 
 
-def test_each_class_has_weights_of_its_own(decided):
-    first, second = decided.shipped.choices
+def test_each_class_has_weights_of_its_own(selected):
+    first, second = selected.renderer.parts
     assert first.weights[0] > 0.75
     assert second.weights[1] > 0.75
-    assert decided.shipped.weights == pytest.approx(np.mean([first.weights, second.weights], axis=0))
+    assert selected.renderer.weights == pytest.approx(np.mean([first.weights, second.weights], axis=0))
 
 
 def test_each_class_has_a_threshold_of_its_own():
@@ -137,68 +161,95 @@ def test_each_class_has_a_threshold_of_its_own():
 
     oof = make_oof([5])
     other = replace(oof, read=lambda image_id: (pale(oof.read(image_id)[0]), oof.read(image_id)[1]))
-    bright, dark = (choice.cut.threshold for choice in decide(overlapping(oof, other), DICE, 2).shipped.choices)
+    bright, dark = (part.rules.threshold for part in select_multilabel(overlapping(oof, other), DICE, 2).renderer.parts)
     assert 100 / 255 < bright < 160 / 255
     assert 35 / 255 < dark < 62 / 255
 
 
-def test_another_class_is_no_matter_to_the_first(two_classes, decided):
-    swapped = decide(overlapping(two_classes.of_class(0), make_noise_like(two_classes)), DICE, 2)
-    assert swapped.shipped.choices[0] == decided.shipped.choices[0]
-    assert swapped.shipped.choices[1] != decided.shipped.choices[1]
+def test_another_class_is_no_matter_to_the_first(two_classes, selected):
+    swapped = select_multilabel(first_and_noise(two_classes), DICE, 2)
+    assert swapped.renderer.parts[0] == selected.renderer.parts[0]
+    assert swapped.renderer.parts[1] != selected.renderer.parts[1]
 
 
-def make_noise_like(oof):
+def first_and_noise(oof):
+    """The same images, with noise in place of the second class."""
     rng = np.random.default_rng(5)
     known = {each: rng.integers(256, size=(2, 20, 20), dtype=np.uint8) for each in oof.image_ids}
-    return replace(oof, read=lambda image_id: (known[image_id], (known[image_id][0] > 200).astype(np.uint8)))
+
+    def read(image_id):
+        (values, target), noise = oof.read(image_id), known[image_id]
+        return np.stack([values[:, 0], noise], axis=1), np.stack([target[0], noise[0] > 200]).astype(np.uint8)
+
+    return replace(oof, read=read)
 
 
 @pytest.mark.parametrize("members", [1, 2], ids=["alone", "together"])
 def test_what_is_chosen_for_a_class_without_a_fold_depends_on_no_image_of_it(members):
     oof = overlapping(make_noise(members), make_noise(members, seed=2))
-    by_fold = decide(oof, DICE, 2).by_fold
+    by_fold = select_multilabel(oof, DICE, 2).by_fold
     assert list(by_fold) == [0, 1, 2, 3]
-    for fold, drawer in by_fold.items():
-        assert decide(of_rows(oof, np.flatnonzero(oof.fold_of != fold)), DICE, 2).shipped == drawer
+    for fold, renderer in by_fold.items():
+        assert select_multilabel(of_rows(oof, np.flatnonzero(oof.fold_of != fold)), DICE, 2).renderer == renderer
 
 
-def test_scores_of_classes_are_those_of_the_masks_by_the_choice_without_the_images_fold(two_classes, decided):
-    by_hand = dices(drawn(two_classes, decided.by_fold.get))
-    assert decided.scores.numerator == pytest.approx(by_hand)
-    assert decided.honest == pytest.approx(by_hand.mean())
-    for fold, mean in decided.fold_scores.items():
+def test_scores_of_classes_are_those_of_the_masks_by_the_choice_without_the_images_fold(two_classes, selected):
+    by_hand = dices(rendered(two_classes, selected.by_fold.get))
+    assert selected.scores.numerator == pytest.approx(by_hand)
+    assert selected.score == pytest.approx(by_hand.mean())
+    for fold, mean in selected.fold_scores.items():
         assert mean == pytest.approx(by_hand[two_classes.fold_of == fold].mean())
 
 
-def test_in_sample_is_the_score_of_what_ships(two_classes, decided):
-    assert decided.in_sample == pytest.approx(dices(drawn(two_classes, lambda _: decided.shipped)).mean())
-    assert decided.in_sample >= decided.honest - 0.01
+def test_in_sample_is_the_score_of_what_ships(two_classes, selected):
+    assert selected.in_sample == pytest.approx(dices(rendered(two_classes, lambda _: selected.renderer)).mean())
+    assert selected.in_sample >= selected.score - 0.01
 
 
-def test_nothing_at_all_scores_what_empty_masks_do(two_classes, decided):
+def test_nothing_at_all_scores_what_empty_masks_do(two_classes, selected):
     empty = [[float(not mask.any()) for mask in two_classes.read(each)[1]] for each in two_classes.image_ids]
-    assert decided.trivial == np.mean(empty) == 0
+    assert selected.baseline == np.mean(empty) == 0
     noise = overlapping(make_noise(1), make_noise(1, seed=2))
-    assert decide(noise, DICE, 2).trivial == 0.5  # every second image has no mask
-    assert decided.others == {}
+    assert select_multilabel(noise, DICE, 2).baseline == 0.5  # every second image has no mask
+    assert selected.alternatives == {}
 
 
 def test_masks_by_hand():
     values = np.array([[[[0, 100, 200]], [[0, 100, 200]]], [[[0, 200, 240]], [[0, 200, 240]]]], dtype=np.uint8)
-    first, second = Choice("mean", (1.0, 0.0), "total", Cut(0.5, 0)), Choice("mean", (0.0, 1.0), "total", Cut(0.5, 0))
-    both = PerClass((first, second))
-    assert both.blended(blender(values)).tolist() == [[[0, 100, 200]], [[0, 200, 240]]]
-    assert both.masks(blender(values)).tolist() == [[[0, 0, 1]], [[0, 1, 1]]]
+    first, second = (Postprocess("mean", weights, "total", Rules(0.5, 0)) for weights in ((1.0, 0.0), (0.0, 1.0)))
+    both = Renderer((first, second))
+    assert both.combine(values).tolist() == [[[0, 100, 200]], [[0, 200, 240]]]
+    assert render(both, values).tolist() == [[[0, 0, 1]], [[0, 1, 1]]]
 
 
-def test_record_names_classes_where_there_are_several(decided):
-    record = json.loads(json.dumps(decided.shipped.record(["one", "two"], ["disc", "ring"])))
+def test_record_names_classes_where_there_are_several(selected):
+    record = json.loads(json.dumps(to_record(selected.renderer, ["one", "two"], ["disc", "ring"])))
     assert list(record["classes"]) == ["disc", "ring"]
     assert record["classes"]["ring"]["weights"]["two"] > 0.75
     assert 0 < record["classes"]["disc"]["threshold"] < 1
-    alone = PerClass(decided.shipped.choices[:1]).record(["one", "two"], ["disc"])
+    alone = to_record(Renderer(selected.renderer.parts[:1]), ["one", "two"], ["disc"])
     assert alone == record["classes"]["disc"]
+
+
+def count_reads(oof):
+    """The same images, and how often each was read."""
+    reads = Counter()
+
+    def read(image_id):
+        reads[image_id] += 1
+        return oof.read(image_id)
+
+    return replace(oof, read=read), reads
+
+
+def test_each_image_is_read_once_per_pass_whatever_the_number_of_classes_members_and_folds():
+    parts = [make_oof([15, 60, 80], images=15, folds=5, seed=seed) for seed in range(4)]
+    oof, reads = count_reads(overlapping(*parts))
+    select_multilabel(oof, DICE, 4)
+    assert reads == dict.fromkeys(oof.image_ids, 4)  # weights, rule sets, variants, scores
+    oof, reads = count_reads(make_scenes([40, 60, 90], images=15, folds=5, classes=4))
+    select_multiclass(oof, IOU)
+    assert reads == dict.fromkeys(oof.image_ids, 2)  # weights, scores
 
 
 # ---------------------------------------------------------------------------------------------- folds without a score
@@ -218,9 +269,12 @@ def without_masks(oof, fold):
 
 def test_fold_of_which_no_image_counts_is_refused_with_its_images():
     oof = overlapping(without_masks(make_oof([20]), 2))
-    with pytest.raises(ValueError, match=r"fold 2 has no score: .* none of its 6 images \(002, 006, 010, …\): nothing"):
-        decide(oof, OF_FILLED, 1)
-    assert set(decide(oof, DICE, 1).fold_scores) == {0, 1, 2, 3}  # where empties count, that fold is scored like any
+    with pytest.raises(
+        ValueError, match=r"fold 2 has no score: .* none of its 6 images \(002, 006, 010, …\): they have"
+    ):
+        select_multilabel(oof, OF_FILLED, 1)
+    # Where empty images count, that fold is scored like any other.
+    assert set(select_multilabel(oof, DICE, 1).fold_scores) == {0, 1, 2, 3}
 
 
 def test_fold_of_void_alone_is_refused_with_its_images():
@@ -231,14 +285,14 @@ def test_fold_of_void_alone_is_refused_with_its_images():
         return values, np.full_like(target, VOID) if int(image_id) % 3 == 1 else target
 
     with pytest.raises(ValueError, match=r"fold 1 has no score: .* 6 images \(01, 04, 07, …\)"):
-        decide_exclusive(replace(oof, read=read), IOU)
+        select_multiclass(replace(oof, read=read), IOU)
 
 
 def test_class_that_is_missing_from_a_fold_is_judged_by_the_others():
     disc, rare = make_oof([20]), without_masks(make_oof([20], seed=1), 2)
-    decision = decide(overlapping(disc, rare), OF_FILLED, 2)
-    assert decision.fold_scores[2] == pytest.approx(decide(overlapping(disc), OF_FILLED, 1).fold_scores[2])
-    assert not decision.scores.denominator[disc.fold_of == 2, 1].any()
+    selection = select_multilabel(overlapping(disc, rare), OF_FILLED, 2)
+    assert selection.fold_scores[2] == pytest.approx(select_multilabel(overlapping(disc), OF_FILLED, 1).fold_scores[2])
+    assert not selection.scores.denominator[disc.fold_of == 2, 1].any()
 
 
 # ---------------------------------------------------------------------------------------------- exclusive classes
@@ -246,33 +300,33 @@ def test_class_that_is_missing_from_a_fold_is_judged_by_the_others():
 
 def test_exactly_one_class_per_pixel_also_among_equals():
     values = np.random.default_rng(0).integers(0, 3, (2, 4, 9, 9), dtype=np.uint8)  # few levels: many equals
-    for how in RULES:
-        masks = Exclusive(how, (0.3, 0.7)).masks(blender(values))
+    for combination in COMBINATIONS:
+        masks = render(argmax(combination, (0.3, 0.7)), values)
         assert masks.dtype == np.uint8
         assert (masks.sum(axis=0) == 1).all()
 
 
 def test_of_equal_classes_it_is_the_first():
     values = np.array([[[[7, 0, 9]], [[7, 5, 9]], [[3, 5, 10]]]], dtype=np.uint8)
-    assert Exclusive("mean", (1.0,)).masks(blender(values)).argmax(axis=0).tolist() == [[0, 1, 2]]
+    assert render(argmax("mean", (1.0,)), values).argmax(axis=0).tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.5])
 def test_scaling_the_values_of_all_classes_alike_changes_nothing(scale):
     values = np.random.default_rng(0).integers(0, 43, (2, 3, 9, 9), dtype=np.uint8) * 4  # so that no mean is rounded
-    equal = Exclusive("mean", (0.5, 0.5))
-    scaled = equal.masks(blender((values * scale).astype(np.uint8)))
-    assert np.array_equal(scaled, equal.masks(blender(values)))
+    equal = argmax("mean", (0.5, 0.5))
+    scaled = render(equal, (values * scale).astype(np.uint8))
+    assert np.array_equal(scaled, render(equal, values))
 
 
 def test_cross_fitted_score_is_that_of_masks_by_the_choice_without_the_images_fold():
     oof = make_scenes([40, 90], void=0.1)
-    decision = decide_exclusive(oof, IOU)
-    assert decision.honest == pytest.approx(iou_by_loops(drawn(oof, decision.by_fold.get), 3))
-    assert decision.in_sample == pytest.approx(iou_by_loops(drawn(oof, lambda _: decision.shipped), 3))
-    for fold, score in decision.fold_scores.items():
+    selection = select_multiclass(oof, IOU)
+    assert selection.score == pytest.approx(iou_by_loops(rendered(oof, selection.by_fold.get), 3))
+    assert selection.in_sample == pytest.approx(iou_by_loops(rendered(oof, lambda _: selection.renderer), 3))
+    for fold, score in selection.fold_scores.items():
         rows = np.flatnonzero(oof.fold_of == fold)
-        assert score == pytest.approx(iou_by_loops(drawn(oof, decision.by_fold.get, rows), 3))
+        assert score == pytest.approx(iou_by_loops(rendered(oof, selection.by_fold.get, rows), 3))
 
 
 def test_void_pixels_do_not_count():
@@ -283,40 +337,40 @@ def test_void_pixels_do_not_count():
         values, target = oof.read(image_id)
         return np.where(target[0] == VOID, junk[image_id], values).astype(np.uint8), target
 
-    one, other = decide_exclusive(oof, IOU), decide_exclusive(replace(oof, read=read), IOU)
-    assert other.honest == one.honest
-    assert other.trivial == one.trivial
-    assert other.shipped == one.shipped
+    one, other = select_multiclass(oof, IOU), select_multiclass(replace(oof, read=read), IOU)
+    assert other.score == one.score
+    assert other.baseline == one.baseline
+    assert other.renderer == one.renderer
     assert other.log_loss_weights == pytest.approx(one.log_loss_weights)
 
 
 def test_what_is_chosen_of_exclusive_classes_without_a_fold_depends_on_no_image_of_it():
     oof = make_class_noise(2)
-    decision = decide_exclusive(oof, DICE)
-    assert len(set(decision.by_fold.values())) > 1  # of noise, each choice is another
-    for fold, drawer in decision.by_fold.items():
+    selection = select_multiclass(oof, DICE)
+    assert len(set(selection.by_fold.values())) > 1  # of noise, each choice is another
+    for fold, renderer in selection.by_fold.items():
         rest = of_rows(oof, np.flatnonzero(oof.fold_of != fold))
-        assert decide_exclusive(rest, DICE).shipped == drawer
+        assert select_multiclass(rest, DICE).renderer == renderer
 
 
 def test_of_one_member_nothing_is_chosen_and_nothing_flatters():
-    decision = decide_exclusive(make_scenes([60]), IOU)
-    assert set(decision.by_fold.values()) == {decision.shipped} == {Exclusive("mean", (1.0,))}
-    assert decision.in_sample == decision.honest == decision.at_half
+    selection = select_multiclass(make_scenes([60]), IOU)
+    assert set(selection.by_fold.values()) == {selection.renderer} == {argmax("mean", (1.0,))}
+    assert selection.in_sample == selection.score == selection.at_half
 
 
 def test_a_member_of_noise_gets_little_weight():
     oof = make_scenes([30, 300])
-    together, best = decide_exclusive(oof, IOU), decide_exclusive(oof.only(0), IOU)
-    assert together.shipped.weights[0] > 0.75
+    together, best = select_multiclass(oof, IOU), select_multiclass(oof.only(0), IOU)
+    assert together.renderer.weights[0] > 0.75
     assert together.log_loss_weights[0] > 0.75
-    assert together.honest > best.honest - 0.01
+    assert together.score > best.score - 0.01
 
 
 def test_two_members_with_noise_of_their_own_beat_each_alone():
     oof = make_scenes([60, 60])
-    together, one, other = (decide_exclusive(each, IOU) for each in (oof, oof.only(0), oof.only(1)))
-    assert together.honest > max(one.honest, other.honest) + 0.05
+    together, one, other = (select_multiclass(each, IOU) for each in (oof, oof.only(0), oof.only(1)))
+    assert together.score > max(one.score, other.score) + 0.05
 
 
 def test_the_most_frequent_class_everywhere_is_what_exclusive_classes_must_beat():
@@ -325,28 +379,28 @@ def test_the_most_frequent_class_everywhere_is_what_exclusive_classes_must_beat(
     most = np.sum([(target == 1).sum(axis=(1, 2)) for target in targets], axis=0).argmax()
     everywhere = np.zeros((3, SIDE, SIDE), np.uint8)
     everywhere[most] = 1
-    trivial = iou_by_loops([(everywhere, target) for target in targets], 3)
-    assert decide_exclusive(oof, IOU).trivial == pytest.approx(trivial)
+    baseline = iou_by_loops([(everywhere, target) for target in targets], 3)
+    assert select_multiclass(oof, IOU).baseline == pytest.approx(baseline)
 
 
 def test_what_is_given_to_the_truth_by_hand():
     values = np.array([[[[10, 20, 30]], [[200, 100, 50]]]], dtype=np.uint8)
     target = np.array([[[1, 0, VOID]], [[0, 1, VOID]]], dtype=np.uint8)
-    given = given_to_truth(values, target)
+    given = true_class_values(values, target)
     assert given.values.tolist() == [[10, 100, 255]]
     assert given.target.tolist() == [1, 1, 1]
 
 
 def test_record_of_exclusive_classes_says_how_and_has_no_threshold():
-    record = json.loads(json.dumps(Exclusive("logit", (0.25, 0.75)).record(["one", "two"], ["sky", "road", "car"])))
+    record = json.loads(json.dumps(to_record(argmax("logit", (0.25, 0.75)), ["one", "two"], ["sky", "road", "car"])))
     assert record == {
         "combination": "logit",
         "weights": {"one": 0.25, "two": 0.75},
-        "rules": "the most probable of 3 classes",
+        "rule_set": "argmax",
     }
 
 
-@pytest.mark.parametrize("decide_them", [decide_exclusive, lambda oof, metric: decide(oof, metric, 3)])
-def test_one_fold_is_refused(decide_them):
+@pytest.mark.parametrize("select", [select_multiclass, lambda oof, metric: select_multilabel(oof, metric, 3)])
+def test_one_fold_is_refused(select):
     with pytest.raises(ValueError, match="at least 2 are needed"):
-        decide_them(make_scenes([10], folds=1), IOU)
+        select(make_scenes([10], folds=1), IOU)

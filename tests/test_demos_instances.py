@@ -19,7 +19,7 @@ from pipeline.demos.instances import (
     rles_of_instances,
 )
 from pipeline.demos.salt import TEST, TRAIN
-from pipeline.postprocess.instances import SplitCut, components, split
+from pipeline.postprocess.instances import components, split_by_boundary
 from tests.test_submission import decode_by_loops
 
 
@@ -121,7 +121,7 @@ def test_components_of_the_true_mask_are_far_worse_than_splitting_it(cultures):
     for culture in cultures:
         values = np.stack([culture.labels > 0, touching_boundary(culture.labels, 2)]).astype(np.uint8) * 255
         joined.append(precision_by_loops(components(values[0], 0.5), culture.labels))
-        parted.append(precision_by_loops(split(values, SplitCut(0.5, 0.5)), culture.labels))
+        parted.append(precision_by_loops(split_by_boundary(values, 0.5, 0.5), culture.labels))
     assert np.mean(joined) < 0.5
     assert np.mean(parted) > 0.9
     assert np.mean(np.array(joined) < np.array(parted) - 0.2) > 0.7  # of the images

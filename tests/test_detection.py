@@ -9,10 +9,10 @@ import pytest
 from pipeline import config, stages
 from pipeline.cli import main
 from pipeline.data.sample import samples_of
-from pipeline.ensemble import Exclusive, ObjectCut, Objects, PerClass, count_drawn
-from pipeline.ensemble.choice import Choice
+from pipeline.ensemble import ARGMAX, INSTANCES, Postprocess, Renderer, count_masks
 from pipeline.metrics import VOID, VOID_OBJECT, DetectionRates
-from pipeline.postprocess import Cut
+from pipeline.postprocess import Rules
+from pipeline.postprocess.instances import InstanceRules
 from pipeline.report.page import _facts
 from pipeline.report.recommendations import recommend
 from pipeline.report.report_data import Submission
@@ -70,22 +70,26 @@ def values_of(*rows):
     return np.array([[rows]], np.uint8)  # one member, one class, one row of pixels for each argument
 
 
+def renderer_of(rule_set, rules=None):
+    return Renderer((Postprocess("mean", (1.0,), rule_set, rules),))
+
+
 def test_drawn_masks_are_counted_without_void():
     values, target = values_of([250, 250, 0, 250])[0][:, None], np.array([[[1, 0, 1, VOID]]], np.uint8)
-    counts = count_drawn(PerClass((Choice("mean", (1.0,), "total", Cut(0.5, 0)),)), values, target)
+    counts = count_masks(renderer_of("total", Rules(0.5, 0)), values, target)
     assert [each.tolist() for each in counts] == [[1], [2], [2]]
 
 
 def test_objects_are_counted_by_their_union_without_void():
     values, target = values_of([250, 250, 0, 250])[0][:, None], np.array([[1, 0, 2, VOID_OBJECT]])
-    counts = count_drawn(Objects(1, ObjectCut(0.5)), values, target)
+    counts = count_masks(renderer_of(INSTANCES, InstanceRules(0.5)), values, target)
     assert [each.tolist() for each in counts] == [[1], [2], [2]]
 
 
 def test_exclusive_classes_are_counted_each():
     values = np.array([[[[200, 200, 10]], [[55, 55, 245]]]], np.uint8)
     target = np.array([[[1, 0, 0]], [[0, 1, 1]]], np.uint8)
-    counts = count_drawn(Exclusive("mean", (1.0,)), values, target)
+    counts = count_masks(renderer_of(ARGMAX), values, target)
     assert [each.tolist() for each in counts] == [[1, 1], [2, 1], [1, 2]]
 
 

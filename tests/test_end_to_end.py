@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from pipeline import config, stages
 from pipeline.cli import main
-from pipeline.postprocess import Cut
+from pipeline.postprocess import Rules
 from pipeline.stages import training
 from tests.test_files import leave
 from tests.test_submission import decode_by_loops
@@ -84,8 +84,8 @@ def test_other_views_predict_again_but_do_not_train(submitted, monkeypatch):
 
 def test_two_configs_are_averaged_by_their_weights(submitted, monkeypatch):
     weights = {1: (1.0,), 2: (0.25, 0.75)}
-    monkeypatch.setattr("pipeline.ensemble.choice._Chooser._way", lambda each, _: ("mean", weights[each.oof.members]))
-    monkeypatch.setattr("pipeline.ensemble.candidate_rules.Rivals.best", lambda *_: ("total", Cut(0.5, 0)))
+    monkeypatch.setattr("pipeline.ensemble.selection.best_weights", lambda oof, *_: ("mean", weights[oof.members]))
+    monkeypatch.setattr("pipeline.ensemble.candidate_rules.CandidateRules.best", lambda *_: ("total", Rules(0.5, 0)))
     assert main(["ensemble", "configs/tiny.toml", "--configs", "tiny seed1"]) == 0
     manifest = json.loads(Path("submissions/tiny+seed1.json").read_text())
     assert manifest["weights"] == {"tiny": 0.25, "seed1": 0.75}

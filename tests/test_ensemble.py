@@ -12,21 +12,20 @@ from scipy.optimize import approx_fprime
 
 from pipeline.ensemble import (
     COMBINATIONS,
-    Reduced,
-    at_best_threshold,
-    average,
+    Subsample,
     blend,
     combine,
+    fit_threshold,
     greedy_weights,
-    image_scores,
     log_loss,
     log_loss_weights,
-    reduce,
+    score_images,
+    subsample,
     weights,
 )
 from pipeline.inference.prediction_store import PredictionStore, StoreWriter, start_store
 from pipeline.metrics import Counts, count, metric_names, pixel_metric, stack
-from pipeline.postprocess import THRESHOLDS, Cut, apply, best_threshold
+from pipeline.postprocess import THRESHOLDS, Rules, apply, best_threshold
 from pipeline.statistics import bootstrap
 from pipeline.statistics.crossfit import cross_fit
 
@@ -48,50 +47,50 @@ def values_of(*rows):
 # ---------------------------------------------------------------------------------------------- combining
 
 
-@pytest.mark.parametrize("how", INVERTIBLE)
-def test_equal_members_are_their_ensemble_at_every_level(how):
+@pytest.mark.parametrize("combination", INVERTIBLE)
+def test_equal_members_are_their_ensemble_at_every_level(combination):
     levels = np.arange(256, dtype=np.uint8)
     for share in (1 / 3, 0.1, 0.9):
-        assert np.array_equal(blend(np.stack([levels, levels]), np.array([share, 1 - share]), how), levels)
+        assert np.array_equal(blend(np.stack([levels, levels]), np.array([share, 1 - share]), combination), levels)
 
 
-@pytest.mark.parametrize("how", INVERTIBLE)
+@pytest.mark.parametrize("combination", INVERTIBLE)
 @given(VALUES, st.integers(0, 2))
-def test_all_weight_on_one_member_gives_that_member(how, values, member):
-    assert np.array_equal(blend(values, np.eye(3)[member], how), values[member])
+def test_all_weight_on_one_member_gives_that_member(combination, values, member):
+    assert np.array_equal(blend(values, np.eye(3)[member], combination), values[member])
 
 
 @given(VALUES, st.integers(0, 2))
 def test_vote_of_one_member_is_its_mask_at_half(values, member):
-    assert np.array_equal(blend(values, np.eye(3)[member], "vote"), 255 * apply(values[member], Cut(0.5, 0)))
+    assert np.array_equal(blend(values, np.eye(3)[member], "vote"), 255 * apply(values[member], Rules(0.5, 0)))
 
 
-@pytest.mark.parametrize("how", COMBINATIONS)
+@pytest.mark.parametrize("combination", COMBINATIONS)
 @given(VALUES, on_the_simplex(), st.permutations(range(3)))
-def test_order_of_the_members_does_not_matter(how, values, shares, order):
-    there, back = blend(values, shares, how), blend(values[order], shares[order], how)
+def test_order_of_the_members_does_not_matter(combination, values, shares, order):
+    there, back = blend(values, shares, combination), blend(values[order], shares[order], combination)
     assert np.abs(there.astype(int) - back).max() <= 1  # a sum of floats may fall on either side of a half
 
 
-@pytest.mark.parametrize("how", COMBINATIONS)
+@pytest.mark.parametrize("combination", COMBINATIONS)
 @given(VALUES, on_the_simplex())
-def test_ensemble_lies_between_its_members_or_votes(how, values, shares):
-    found, chosen = blend(values, shares, how), values[shares > 0]
-    if how == "vote":
+def test_ensemble_lies_between_its_members_or_votes(combination, values, shares):
+    found, chosen = blend(values, shares, combination), values[shares > 0]
+    if combination == "vote":
         chosen = np.where(chosen >= 128, 255, 0)
     assert (found >= chosen.min(axis=0)).all()
     assert (found <= chosen.max(axis=0)).all()
 
 
-@pytest.mark.parametrize("how", ["mean", "logit", "vote"])
+@pytest.mark.parametrize("combination", ["mean", "logit", "vote"])
 @given(VALUES, on_the_simplex())
-def test_what_is_true_of_an_object_is_true_of_the_background(how, values, shares):
-    turned = 255 - blend(255 - values, shares, how).astype(int)
-    assert np.abs(turned - blend(values, shares, how)).max() <= 1
+def test_what_is_true_of_an_object_is_true_of_the_background(combination, values, shares):
+    turned = 255 - blend(255 - values, shares, combination).astype(int)
+    assert np.abs(turned - blend(values, shares, combination)).max() <= 1
 
 
 @pytest.mark.parametrize(
-    ("how", "expected"),
+    ("combination", "expected"),
     [
         ("mean", 146),  # (51 + 240) / 2 = 145.5, to the even one
         ("logit", 170),  # odds ¼ and 16 have the geometric mean 2: p = 2/3
@@ -99,8 +98,8 @@ def test_what_is_true_of_an_object_is_true_of_the_background(how, values, shares
         ("vote", 128),  # one of two: 127.5, to the even one
     ],
 )
-def test_two_members_by_hand(how, expected):
-    assert blend(values_of([51], [240]), np.array([0.5, 0.5]), how).tolist() == [expected]  # p = 1/5 and 16/17
+def test_two_members_by_hand(combination, expected):
+    assert blend(values_of([51], [240]), np.array([0.5, 0.5]), combination).tolist() == [expected]  # p = 1/5 and 16/17
 
 
 def test_weighted_vote_by_hand():
@@ -149,15 +148,15 @@ def stores_of(folder: Path, *members: list[np.ndarray]) -> list[list[PredictionS
 def test_average_weighs_configs_equally_however_many_folds_they_have(tmp_path):
     shape = (1, 2, 2)
     three = [np.full(shape, value, np.uint8) for value in (0, 30, 60)]
-    assert np.array_equal(average(stores_of(tmp_path, three, [np.full(shape, 100, np.uint8)]), "a"), np.full(shape, 65))
+    assert np.array_equal(combine(stores_of(tmp_path, three, [np.full(shape, 100, np.uint8)]), "a"), np.full(shape, 65))
 
 
-@pytest.mark.parametrize("how", COMBINATIONS)
-def test_combine_of_members_of_one_store_is_blend(how, tmp_path):
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_combine_of_members_of_one_store_is_blend(combination, tmp_path):
     values = np.random.default_rng(0).integers(256, size=(3, 2, 16, 16), dtype=np.uint8)
     shares = np.array([0.2, 0.5, 0.3])
     stores = stores_of(tmp_path, *([each] for each in values))
-    assert np.array_equal(combine(stores, "a", how, shares), blend(values, shares, how))
+    assert np.array_equal(combine(stores, "a", combination, shares), blend(values, shares, combination))
 
 
 def test_average_of_one_store_each_is_the_sum_of_float32_shares_that_it_always_was(tmp_path):
@@ -166,7 +165,7 @@ def test_average_of_one_store_each_is_the_sum_of_float32_shares_that_it_always_w
     total = np.float32(0)
     for each in values:
         total = total + each * np.float32(1 / 6)
-    assert np.array_equal(average(stores_of(tmp_path, *([each] for each in values)), "a"), np.rint(total))
+    assert np.array_equal(combine(stores_of(tmp_path, *([each] for each in values)), "a"), np.rint(total))
 
 
 @pytest.mark.parametrize(
@@ -183,8 +182,8 @@ def test_folds_of_a_member_are_averaged_without_rounding(share, other, expected,
 
 def test_folds_of_a_member_are_averaged_as_probabilities_whatever_the_rule(tmp_path):
     stores = stores_of(tmp_path, [values_of([[51]]), values_of([[255]]), values_of([[0]])])
-    for how in INVERTIBLE:
-        assert combine(stores, "a", how).item() == 102
+    for combination in INVERTIBLE:
+        assert combine(stores, "a", combination).item() == 102
     assert combine(stores, "a", "vote").item() == 0
 
 
@@ -199,12 +198,12 @@ def test_two_shapes_are_refused_within_a_member_and_across(together, tmp_path):
     one, other = np.zeros((1, 2, 2), np.uint8), np.zeros((1, 2, 3), np.uint8)
     stores = stores_of(tmp_path, [one, other]) if together else stores_of(tmp_path, [one], [other])
     with pytest.raises(ValueError, match=r"'a'.*\(1, 2, 3\).*\(1, 2, 2\)"):
-        average(stores, "a")
+        combine(stores, "a")
 
 
 def test_ensemble_of_nothing_is_refused():
     with pytest.raises(ValueError, match="of 0 members"):
-        average([], "a")
+        combine([], "a")
 
 
 # ---------------------------------------------------------------------------------------------- grids
@@ -213,7 +212,7 @@ def test_ensemble_of_nothing_is_refused():
 def test_small_image_is_its_own_grid():
     values = np.random.default_rng(0).integers(256, size=(2, 5, 7), dtype=np.uint8)
     target = (values[0] > 99).astype(np.uint8)
-    found = reduce(values, target, pixels=35)
+    found = subsample(values, target, pixels=35)
     assert np.array_equal(found.values, values.reshape(2, 35))
     assert np.array_equal(found.target, target.ravel())
 
@@ -221,26 +220,26 @@ def test_small_image_is_its_own_grid():
 @pytest.mark.parametrize("size", [(256, 256), (520, 696), (101, 101), (1, 9000), (9000, 3)])
 def test_grid_has_about_the_pixels_asked_for_and_pairs_values_with_their_target(size):
     target = np.random.default_rng(0).integers(2, size=size, dtype=np.uint8)
-    found = reduce(np.stack([target * 200, target * 100]), target, pixels=1000)
+    found = subsample(np.stack([target * 200, target * 100]), target, pixels=1000)
     assert 500 <= found.target.size <= max(1100, 9000 // 3)  # a strip is thinned along one axis alone
     assert np.array_equal(found.values, np.stack([found.target * 200, found.target * 100]))
 
 
 def test_grid_is_even_and_lies_in_the_middle():
     values = np.arange(81, dtype=np.uint8).reshape(1, 9, 9)
-    assert reduce(values, np.zeros((9, 9)), pixels=9).values.tolist() == [[10, 13, 16, 37, 40, 43, 64, 67, 70]]
+    assert subsample(values, np.zeros((9, 9)), pixels=9).values.tolist() == [[10, 13, 16, 37, 40, 43, 64, 67, 70]]
 
 
 def test_void_pixels_of_a_grid_are_predicted_by_nobody_and_not_true():
     target = np.array([[1, 0, 255]], np.uint8)
-    found = reduce(np.array([[[200, 9, 200]], [[100, 9, 100]]], np.uint8), target)
+    found = subsample(np.array([[[200, 9, 200]], [[100, 9, 100]]], np.uint8), target)
     assert found.target.tolist() == [1, 0, 0]
     assert found.values.tolist() == [[200, 9, 0], [100, 9, 0]]
 
 
 def test_grid_of_another_target_is_refused():
     with pytest.raises(ValueError, match=r"\(2, 3, 4\).*\(4, 3\)"):
-        reduce(np.zeros((2, 3, 4), np.uint8), np.zeros((4, 3), np.uint8))
+        subsample(np.zeros((2, 3, 4), np.uint8), np.zeros((4, 3), np.uint8))
 
 
 # ---------------------------------------------------------------------------------------------- weights
@@ -252,7 +251,7 @@ def random_images(number, members, seed=0, pixels=(4, 30)):
     sizes = rng.integers(*pixels, size=number)
     targets = [rng.integers(2, size=size, dtype=np.uint8) * (position > 0) for position, size in enumerate(sizes)]
     return [
-        Reduced(np.clip(rng.normal(90 + 60 * target, 60, (members, target.size)), 0, 255).astype(np.uint8), target)
+        Subsample(np.clip(rng.normal(90 + 60 * target, 60, (members, target.size)), 0, 255).astype(np.uint8), target)
         for target in targets
     ]
 
@@ -261,7 +260,10 @@ def loop_scores(images, values_of_image, metric):
     """Metric of each image at each threshold, (N, 255), mask by mask."""
     return np.array(
         [
-            [metric(count(apply(values_of_image(image), Cut(float(cut), 0)), image.target)) for cut in THRESHOLDS]
+            [
+                metric(count(apply(values_of_image(image), Rules(float(threshold), 0)), image.target))
+                for threshold in THRESHOLDS
+            ]
             for image in images
         ]
     )
@@ -272,31 +274,33 @@ def loop_scores(images, values_of_image, metric):
 def test_image_scores_and_the_best_threshold_are_those_of_masks(name, block, monkeypatch):
     monkeypatch.setattr(weights, "BLOCK", block)
     images, shares, metric = random_images(7, 3), np.array([0.5, 0.3, 0.2]), pixel_metric(name)
-    found = at_best_threshold(images, shares, metric)
-    masks = [[apply(blend(image.values, shares), Cut(float(cut), 0)) for cut in THRESHOLDS] for image in images]
+    found = fit_threshold(images, shares, metric)
+    masks = [
+        [apply(blend(image.values, shares), Rules(float(threshold), 0)) for threshold in THRESHOLDS] for image in images
+    ]
     counts = stack(stack(count(mask, image.target) for mask in row) for row, image in zip(masks, images, strict=True))
     by_threshold = [metric.scores(Counts(*(each[:, column] for each in counts))) for column in range(255)]
     best = best_threshold(np.array([scores.mean() for scores in by_threshold]))
     assert found.threshold == THRESHOLDS[best]
-    scored = image_scores(images, found, metric)
+    scored = score_images(images, found, metric)
     assert scored.numerator == pytest.approx(by_threshold[best].numerator)
     assert scored.denominator == pytest.approx(by_threshold[best].denominator)
 
 
-@pytest.mark.parametrize("how", COMBINATIONS)
-def test_greedy_selection_is_what_a_loop_over_ensembles_selects(how):
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_greedy_selection_is_what_a_loop_over_ensembles_selects(combination):
     images, bag, bags = random_images(3, 3, seed=4), [], []
 
     def best_score(bag):
         # One weight for each pick, so that a member may be there twice.
         shares = np.full(len(bag), 1 / len(bag))
-        return loop_scores(images, lambda image: blend(image.values[bag], shares, how), DICE).mean(axis=0).max()
+        return loop_scores(images, lambda image: blend(image.values[bag], shares, combination), DICE).mean(axis=0).max()
 
     for _ in range(4):
         score, bag = max((round(best_score([*bag, member]), 9), [*bag, member]) for member in range(3))
         bags.append((score, -len(set(bag)), -len(bag), bag))
     *_, best = max(bags)
-    found = greedy_weights(images, DICE, how=how, rounds=4)
+    found = greedy_weights(images, DICE, combination=combination, rounds=4)
     assert found == pytest.approx(np.bincount(best, minlength=3) / len(best))
 
 
@@ -304,16 +308,16 @@ def test_greedy_selection_joins_members_that_see_different_objects_and_leaves_ou
     target = np.repeat([0, 1, 1], 8).astype(np.uint8)
     left, right = np.repeat(values_of([20, 200, 20], [20, 20, 200]), 8, axis=1)
     noise = np.random.default_rng(0).integers(256, size=24, dtype=np.uint8)
-    found = greedy_weights([Reduced(np.stack([left, noise, right]), target)], DICE)
+    found = greedy_weights([Subsample(np.stack([left, noise, right]), target)], DICE)
     assert found.tolist() == [0.5, 0, 0.5]
 
 
 def test_of_equal_ensembles_the_one_of_fewest_members_wins():
     image = random_images(2, 1)[1]
-    twins = Reduced(np.repeat(image.values, 3, axis=0), image.target)
+    twins = Subsample(np.repeat(image.values, 3, axis=0), image.target)
     assert greedy_weights([twins], DICE).tolist() == [1, 0, 0]
     # Two of the first and one of the last are best: the second, which is the first again, is not taken for it.
-    images = [Reduced(each.values[[0, 0, 1]], each.target) for each in random_images(3, 2, seed=2)]
+    images = [Subsample(each.values[[0, 0, 1]], each.target) for each in random_images(3, 2, seed=2)]
     assert greedy_weights(images, DICE) == pytest.approx([2 / 3, 0, 1 / 3])
 
 
@@ -326,7 +330,7 @@ def test_ensemble_of_one_has_weight_one(fit):
 def test_rows_left_out_are_not_looked_at(fit):
     images, rows = random_images(8, 3), np.arange(8) % 3 > 0
     spoilt = [
-        image if row else Reduced(255 - image.values, image.target) for image, row in zip(images, rows, strict=True)
+        image if row else Subsample(255 - image.values, image.target) for image, row in zip(images, rows, strict=True)
     ]
     kept = [image for image, row in zip(images, rows, strict=True) if row]
     assert fit(spoilt, rows=rows).tolist() == fit(kept).tolist()
@@ -337,11 +341,11 @@ def test_threshold_and_scores_of_rows_are_those_of_these_images():
     images, rows = random_images(8, 3), np.arange(8) % 3 > 0
     kept = [image for image, row in zip(images, rows, strict=True) if row]
     shares = np.array([0.2, 0.2, 0.6])
-    found = at_best_threshold(images, shares, DICE, rows=rows)
-    assert found.threshold == at_best_threshold(kept, shares, DICE).threshold
+    found = fit_threshold(images, shares, DICE, rows=rows)
+    assert found.threshold == fit_threshold(kept, shares, DICE).threshold
     assert (
-        image_scores(images, found, DICE, rows=rows).per_image().tolist()
-        == image_scores(kept, found, DICE).per_image().tolist()
+        score_images(images, found, DICE, rows=rows).per_image().tolist()
+        == score_images(kept, found, DICE).per_image().tolist()
     )
 
 
@@ -355,7 +359,7 @@ def test_no_rows_are_refused():
 
 def test_log_loss_and_its_gradient_by_hand():
     # p = .2 and .8 of a pixel that is positive: the mean is .5, and q over it is .4 and 1.6.
-    loss, gradient = log_loss([Reduced(values_of([51], [204]), values_of(1))], np.array([0.5, 0.5]))
+    loss, gradient = log_loss([Subsample(values_of([51], [204]), values_of(1))], np.array([0.5, 0.5]))
     assert loss == pytest.approx(np.log(2))
     assert gradient == pytest.approx([-0.4, -1.6])
 
@@ -368,13 +372,13 @@ def test_gradient_of_the_log_loss_is_its_slope():
 
 def test_log_loss_weighs_images_equally_however_large():
     # −log .8 on a pixel, −log .2 on each of three: the mean of the two images, not of the four pixels.
-    small, large = Reduced(values_of([204]), values_of(1).ravel()), Reduced(values_of([51] * 3), values_of(1, 1, 1))
+    small, large = Subsample(values_of([204]), values_of(1).ravel()), Subsample(values_of([51] * 3), values_of(1, 1, 1))
     loss, _ = log_loss([small, large], np.ones(1))
     assert loss == pytest.approx(-(np.log(0.8) + np.log(0.2)) / 2)
 
 
 def test_log_loss_of_a_sure_mistake_is_finite():
-    assert log_loss([Reduced(values_of([0]), values_of(1).ravel())], np.ones(1))[0] == pytest.approx(np.log(510))
+    assert log_loss([Subsample(values_of([0]), values_of(1).ravel())], np.ones(1))[0] == pytest.approx(np.log(510))
 
 
 def mixture(shares, pixels=300_000, seed=0):
@@ -382,7 +386,7 @@ def mixture(shares, pixels=300_000, seed=0):
     rng = np.random.default_rng(seed)
     values = rng.integers(256, size=(len(shares), pixels), dtype=np.uint8)
     target = (rng.random(pixels) < np.array(shares) @ values / 255).astype(np.uint8)
-    return [Reduced(values[:, part], target[part]) for part in np.split(np.arange(pixels), 3)]
+    return [Subsample(values[:, part], target[part]) for part in np.split(np.arange(pixels), 3)]
 
 
 @pytest.mark.parametrize("shares", [[0.2, 0.8], [0.6, 0.0, 0.3, 0.1], [1.0, 0.0, 0.0]])
@@ -415,7 +419,7 @@ def noisy_members(number, rng, noise=200):
     real = 1 / (1 + np.exp(0.5 - targets + rng.normal(size=targets.shape)))
     values = rng.integers(256, size=(number, 1 + noise, 16), dtype=np.uint8)
     values[:, 0] = np.rint(255 * real)
-    return [Reduced(*each) for each in zip(values, targets, strict=True)]
+    return [Subsample(*each) for each in zip(values, targets, strict=True)]
 
 
 class Tuned(NamedTuple):
@@ -433,13 +437,13 @@ def tune(seed):
     images, unseen = noisy_members(30, rng), noisy_members(2000, rng)
     found = cross_fit(
         np.arange(30) % 5,
-        lambda rows: at_best_threshold(images, greedy_weights(images, DICE, rounds=5, rows=rows), DICE, rows=rows),
-        lambda fitted, rows: image_scores(images, fitted, DICE, rows=rows),
+        lambda rows: fit_threshold(images, greedy_weights(images, DICE, rounds=5, rows=rows), DICE, rows=rows),
+        lambda fitted, rows: score_images(images, fitted, DICE, rows=rows),
     )
-    alone = at_best_threshold(images, np.eye(201)[0], DICE)
+    alone = fit_threshold(images, np.eye(201)[0], DICE)
     fresh, alone_here, alone_fresh = [
-        image_scores(given, fitted, DICE).mean()
-        for given, fitted in ((unseen, found.shipped), (images, alone), (unseen, alone))
+        score_images(given, fitted, DICE).mean()
+        for given, fitted in ((unseen, found.final), (images, alone), (unseen, alone))
     ]
     return Tuned(found.scores.per_image(), found.in_sample, fresh, alone_here, alone_fresh)
 
@@ -447,12 +451,12 @@ def tune(seed):
 def test_weights_tuned_in_sample_are_fooled_by_200_noise_members_and_the_cross_fitted_score_is_not():
     scores, in_sample, fresh, alone, alone_fresh = zip(*map(tune, range(3)), strict=True)
     in_sample, fresh, alone, alone_fresh = map(np.mean, (in_sample, fresh, alone, alone_fresh))
-    honest = bootstrap.interval(np.concatenate(scores))
+    interval = bootstrap.interval(np.concatenate(scores))
     # In sample, noise seems to be worth two points of Dice. It costs as much.
     assert in_sample > alone + 0.01
     assert fresh < alone_fresh - 0.01
     assert in_sample > fresh + 0.04
     # The cross-fitted interval holds what is true and leaves out what was tuned, and its mean advises against noise.
-    assert honest.low < fresh < honest.high < in_sample
-    assert abs(honest.mean - fresh) < (in_sample - fresh) / 2
-    assert honest.mean < alone
+    assert interval.low < fresh < interval.high < in_sample
+    assert abs(interval.mean - fresh) < (in_sample - fresh) / 2
+    assert interval.mean < alone

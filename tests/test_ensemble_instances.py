@@ -1,4 +1,4 @@
-"""The choice for objects: what parts those that touch, and what it is worth."""
+"""Selection for instances: the separation of touching objects, and its cross-fitted score."""
 
 import json
 from dataclasses import replace
@@ -10,20 +10,21 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipeline.data.boundaries import touching_boundary
-from pipeline.ensemble import Objects, Oof, blender, decide_objects
-from pipeline.ensemble.instances import AREAS, BOUNDARIES, NECKS, THRESHOLDS, ObjectCut
+from pipeline.ensemble import INSTANCES, Oof, Postprocess, Renderer, select_instances, to_record
+from pipeline.ensemble.instances import AREAS, BOUNDARIES, SADDLE_RATIOS, THRESHOLDS
 from pipeline.metrics import instance_metric
+from pipeline.postprocess.instances import InstanceRules, label_instances
 from tests.test_choice import of_rows
 from tests.test_metrics_instances import by_loops
 
 DSB, F2 = instance_metric("dsb_precision"), instance_metric("airbus_f2")
-ONE, SHAPE, BORDER = "touching objects as one", "parted by shape", "parted by their border"
+ONE, SHAPE, BOUNDARY = "touching objects as one", "separated by shape", "separated by boundary"
 SIDES = 24, 40
-CUTS = st.builds(
-    ObjectCut,
+RULES = st.builds(
+    InstanceRules,
     threshold=st.sampled_from(THRESHOLDS),
     boundary=st.sampled_from([None, *BOUNDARIES]),
-    neck=st.sampled_from([None, *NECKS]),
+    saddle_ratio=st.sampled_from([None, *SADDLE_RATIOS]),
     min_area=st.just(0),
 )
 
@@ -39,7 +40,7 @@ def two_discs(rng):
 
 
 def two_halves(rng):
-    """Of one rectangle, which has no neck."""
+    """Of one rectangle, which is narrow nowhere."""
     top, left, middle = rng.integers(2, 8), rng.integers(2, 8), rng.integers(16, 24)
     labels = np.zeros(SIDES, np.int32)
     labels[top : top + 12, left:middle], labels[top : top + 12, middle:36] = 1, 2
@@ -84,10 +85,24 @@ def dsb_by_loops(labels, target):
     return np.mean([hit / of if of else 1.0 for hit, of in zip(hits, total, strict=True)])
 
 
-def scores_by_loops(oof, drawer_of):
-    """The score of each image, its objects drawn by the drawer of its fold."""
-    pairs = [(drawer_of(fold), *oof.read(each)) for each, fold in zip(oof.image_ids, oof.fold_of, strict=True)]
-    return np.array([dsb_by_loops(drawer.labels(blender(values)), target) for drawer, values, target in pairs])
+def make_renderer(rules):
+    """Of one member."""
+    return Renderer((Postprocess("mean", (1.0,), INSTANCES, rules),))
+
+
+def rules_of(selection):
+    (part,) = selection.renderer.parts
+    return part.rules
+
+
+def label(renderer, values):
+    return renderer.labels(renderer.combine(values))
+
+
+def scores_by_loops(oof, renderer_of):
+    """The score of each image, its objects rendered by the renderer of its fold."""
+    pairs = [(renderer_of(fold), *oof.read(each)) for each, fold in zip(oof.image_ids, oof.fold_of, strict=True)]
+    return np.array([dsb_by_loops(label(renderer, values), target) for renderer, values, target in pairs])
 
 
 @pytest.fixture(scope="module")
@@ -96,21 +111,21 @@ def discs():
 
 
 @pytest.fixture(scope="module")
-def decided(discs):
-    return decide_objects(discs, DSB, boundaries=True)
+def selected(discs):
+    return select_instances(discs, DSB, boundaries=True)
 
 
-def test_touching_discs_are_parted_by_a_good_border(discs, decided):
-    assert decided.others[BORDER] > decided.others[ONE] + 0.3
-    assert decided.honest > decided.others[ONE] + 0.3
+def test_touching_discs_are_parted_by_a_good_border(discs, selected):
+    assert selected.alternatives[BOUNDARY] > selected.alternatives[ONE] + 0.3
+    assert selected.score > selected.alternatives[ONE] + 0.3
     for image_id in discs.image_ids[1:6]:
         values, target = discs.read(image_id)
-        assert decided.shipped.labels(blender(values)).max() == target.max() == 2
+        assert label(selected.renderer, values).max() == target.max() == 2
 
 
 def test_halves_of_a_rectangle_are_parted_by_their_border_alone():
-    others = decide_objects(make_oof(two_halves, noises=(5,)), DSB, boundaries=True).others
-    assert others[BORDER] > others[SHAPE] + 0.3
+    others = select_instances(make_oof(two_halves, noises=(5,)), DSB, boundaries=True).alternatives
+    assert others[BOUNDARY] > others[SHAPE] + 0.3
     assert others[SHAPE] == others[ONE]
 
 
@@ -119,11 +134,11 @@ def test_without_a_border_channel_discs_are_parted_by_shape(discs):
         values, target = discs.read(image_id)
         return values[:, :1], target
 
-    decision = decide_objects(replace(discs, read=read), DSB, boundaries=False)
-    assert list(decision.others) == [ONE, SHAPE]
-    assert decision.others[SHAPE] > decision.others[ONE] + 0.3
-    assert decision.shipped.cut.neck in NECKS
-    assert decision.shipped.cut.boundary is None
+    selection = select_instances(replace(discs, read=read), DSB, boundaries=False)
+    assert list(selection.alternatives) == [ONE, SHAPE]
+    assert selection.alternatives[SHAPE] > selection.alternatives[ONE] + 0.3
+    assert rules_of(selection).saddle_ratio in SADDLE_RATIOS
+    assert rules_of(selection).boundary is None
 
 
 def test_a_border_channel_that_is_noise_does_not_mislead():
@@ -133,78 +148,78 @@ def test_a_border_channel_that_is_noise_does_not_mislead():
         return np.concatenate([values[:, :1], noise], axis=1), target
 
     oof = make_oof(two_discs)
-    assert decide_objects(replace(oof, read=read), DSB, boundaries=True).shipped.cut.boundary is None
+    assert rules_of(select_instances(replace(oof, read=read), DSB, boundaries=True)).boundary is None
 
 
-def test_specks_that_cost_are_removed_and_small_objects_that_count_are_not(decided):
-    assert decided.shipped.cut.min_area in AREAS[1:]
-    small = decide_objects(make_oof(two_specks, noises=(5,)), DSB, boundaries=True)
-    assert small.shipped.cut.min_area == 0
-    assert small.honest == 1
+def test_specks_that_cost_are_removed_and_small_objects_that_count_are_not(selected):
+    assert rules_of(selected).min_area in AREAS[1:]
+    small = select_instances(make_oof(two_specks, noises=(5,)), DSB, boundaries=True)
+    assert rules_of(small).min_area == 0
+    assert small.score == 1
 
 
-def test_scores_are_those_of_the_objects_by_the_choice_without_the_images_fold(discs, decided):
-    scores = scores_by_loops(discs, decided.by_fold.get)
-    assert decided.scores.per_image() == pytest.approx(scores)
-    assert decided.honest == pytest.approx(scores.mean())
-    for fold, mean in decided.fold_scores.items():
+def test_scores_are_those_of_the_objects_by_the_choice_without_the_images_fold(discs, selected):
+    scores = scores_by_loops(discs, selected.by_fold.get)
+    assert selected.scores.per_image() == pytest.approx(scores)
+    assert selected.score == pytest.approx(scores.mean())
+    for fold, mean in selected.fold_scores.items():
         assert mean == pytest.approx(scores[discs.fold_of == fold].mean())
 
 
 def test_scores_of_noise_are_those_too():
     oof = make_noise()
-    decision = decide_objects(oof, DSB, boundaries=True)
-    assert len(set(decision.by_fold.values())) > 1
-    assert decision.scores.per_image() == pytest.approx(scores_by_loops(oof, decision.by_fold.get))
-    assert decision.in_sample == pytest.approx(scores_by_loops(oof, lambda _: decision.shipped).mean())
-    at_half = scores_by_loops(oof, lambda _: Objects(1, ObjectCut(0.5)))
-    assert decision.at_half == pytest.approx(at_half.mean())
+    selection = select_instances(oof, DSB, boundaries=True)
+    assert len(set(selection.by_fold.values())) > 1
+    assert selection.scores.per_image() == pytest.approx(scores_by_loops(oof, selection.by_fold.get))
+    assert selection.in_sample == pytest.approx(scores_by_loops(oof, lambda _: selection.renderer).mean())
+    at_half = scores_by_loops(oof, lambda _: make_renderer(InstanceRules(0.5)))
+    assert selection.at_half == pytest.approx(at_half.mean())
 
 
 def test_what_is_chosen_without_a_fold_depends_on_no_image_of_it():
     oof = make_noise()
-    for fold, drawer in decide_objects(oof, DSB, boundaries=True).by_fold.items():
+    for fold, renderer in select_instances(oof, DSB, boundaries=True).by_fold.items():
         rest = of_rows(oof, np.flatnonzero(oof.fold_of != fold))
-        assert decide_objects(rest, DSB, boundaries=True).shipped == drawer
+        assert select_instances(rest, DSB, boundaries=True).renderer == renderer
 
 
 def test_what_ships_is_the_best_of_all_cuts_in_sample():
     oof = make_noise()
-    cuts = [ObjectCut(t, None, None, area) for t in THRESHOLDS for area in AREAS]
-    cuts += [ObjectCut(t, None, neck, area) for t in THRESHOLDS for neck in NECKS for area in AREAS]
-    best = max(scores_by_loops(oof, lambda _, cut=cut: Objects(1, cut)).mean() for cut in cuts)
-    assert decide_objects(oof, DSB, boundaries=False).in_sample == pytest.approx(best)
+    candidates = [InstanceRules(t, None, None, area) for t in THRESHOLDS for area in AREAS]
+    candidates += [InstanceRules(t, None, ratio, area) for t in THRESHOLDS for ratio in SADDLE_RATIOS for area in AREAS]
+    best = max(scores_by_loops(oof, lambda _, rules=rules: make_renderer(rules)).mean() for rules in candidates)
+    assert select_instances(oof, DSB, boundaries=False).in_sample == pytest.approx(best)
 
 
 def test_each_way_to_part_objects_is_cross_fitted_among_its_own_cuts():
     oof = make_noise()
-    cuts = [ObjectCut(threshold, min_area=area) for threshold in THRESHOLDS for area in AREAS]
-    table = np.stack([scores_by_loops(oof, lambda _, cut=cut: Objects(1, cut)) for cut in cuts])
+    candidates = [InstanceRules(threshold, min_area=area) for threshold in THRESHOLDS for area in AREAS]
+    table = np.stack([scores_by_loops(oof, lambda _, rules=rules: make_renderer(rules)) for rules in candidates])
     scores = []
     for fold in np.unique(oof.fold_of):
         held_out = oof.fold_of == fold
         best = table[:, ~held_out].mean(axis=1).argmax()
         scores += table[best, held_out].tolist()
-    decision = decide_objects(oof, DSB, boundaries=True)
-    assert list(decision.others) == [ONE, SHAPE, BORDER]
-    assert decision.others[ONE] == pytest.approx(np.mean(scores))
-    assert max(decision.others.values()) < decision.in_sample  # which was searched on what it scores
+    selection = select_instances(oof, DSB, boundaries=True)
+    assert list(selection.alternatives) == [ONE, SHAPE, BOUNDARY]
+    assert selection.alternatives[ONE] == pytest.approx(np.mean(scores))
+    assert max(selection.alternatives.values()) < selection.in_sample  # which was searched on what it scores
 
 
-def test_nothing_at_all_scores_the_share_of_images_without_an_object(discs, decided):
-    assert decided.trivial == pytest.approx(2 / 12)
-    assert decide_objects(discs, F2, boundaries=True).trivial == pytest.approx(2 / 12)
+def test_nothing_at_all_scores_the_share_of_images_without_an_object(discs, selected):
+    assert selected.baseline == pytest.approx(2 / 12)
+    assert select_instances(discs, F2, boundaries=True).baseline == pytest.approx(2 / 12)
 
 
 def test_scores_are_of_the_metric_that_is_asked_for(discs):
-    found = decide_objects(discs, lambda matches: float(matches.false_negatives[0]), boundaries=False)
-    assert found.trivial == pytest.approx(2 * 10 / 12)  # two missed in each of ten images
+    found = select_instances(discs, lambda matches: float(matches.false_negatives[0]), boundaries=False)
+    assert found.baseline == pytest.approx(2 * 10 / 12)  # two missed in each of ten images
 
 
 @settings(max_examples=60, deadline=None)
-@given(arrays(np.uint8, (2, 9, 11)), CUTS, st.sampled_from(AREAS))
-def test_the_smallest_area_removes_whole_objects_and_changes_no_other(values, cut, area):
-    whole, kept = cut.labels(values), cut._replace(min_area=area).labels(values)
+@given(arrays(np.uint8, (2, 9, 11)), RULES, st.sampled_from(AREAS))
+def test_the_smallest_area_removes_whole_objects_and_changes_no_other(values, rules, area):
+    whole, kept = (label_instances(values, each) for each in (rules, rules._replace(min_area=area)))
     sizes = np.bincount(whole.ravel())
     assert np.array_equal(kept > 0, (whole > 0) & (sizes[whole] >= area))
     pairs = set(zip(whole[kept > 0].tolist(), kept[kept > 0].tolist(), strict=True))
@@ -212,15 +227,15 @@ def test_the_smallest_area_removes_whole_objects_and_changes_no_other(values, cu
 
 
 @settings(max_examples=60, deadline=None)
-@given(arrays(np.uint8, (1, 2, 9, 11)), CUTS)
-def test_objects_never_overlap_and_their_union_is_the_mask(values, cut):
-    drawer = Objects(1, cut)
-    labels, masks = drawer.labels(blender(values)), drawer.masks(blender(values))
+@given(arrays(np.uint8, (1, 2, 9, 11)), RULES)
+def test_objects_never_overlap_and_their_union_is_the_mask(values, rules):
+    renderer = make_renderer(rules)
+    labels, masks = label(renderer, values), renderer.masks(renderer.combine(values))
     assert labels.shape == (9, 11)  # one number for each pixel: none has two
     assert np.unique(labels).tolist() == list(range(int(not (labels == 0).any()), labels.max() + 1))
     assert np.array_equal(masks, (labels > 0)[None].astype(np.uint8))
     # A stored value is kept by the thresholds up to half a step below it.
-    assert np.array_equal(masks[0], (values[0, 0] - 0.5) / 255 >= cut.threshold - 1e-9)
+    assert np.array_equal(masks[0], (values[0, 0] - 0.5) / 255 >= rules.threshold - 1e-9)
 
 
 def test_void_pixels_count_for_nothing_whatever_is_predicted_there(discs):
@@ -232,32 +247,32 @@ def test_void_pixels_count_for_nothing_whatever_is_predicted_there(discs):
         junk = rng.integers(256, size=values.shape, dtype=np.uint8)
         known[image_id] = np.where(void, junk, values), np.where(void, -1, target)
     oof = replace(discs, read=known.__getitem__)
-    decided = decide_objects(oof, DSB, boundaries=True)
+    selected = select_instances(oof, DSB, boundaries=True)
     expected = []
     for image_id, fold in zip(oof.image_ids, oof.fold_of, strict=True):
         values, target = oof.read(image_id)
-        labels = decided.by_fold[fold].labels(blender(values))
+        labels = label(selected.by_fold[fold], values)
         expected.append(dsb_by_loops(np.where(target < 0, 0, labels), np.maximum(target, 0)))
-    assert decided.scores.per_image() == pytest.approx(expected)
-    assert decided.trivial == pytest.approx(2 / 12)
+    assert selected.scores.per_image() == pytest.approx(expected)
+    assert selected.baseline == pytest.approx(2 / 12)
 
 
 def test_members_weigh_alike(discs):
     oof = make_oof(two_discs, noises=(60, 60))
-    together, alone = decide_objects(oof, DSB, boundaries=True), decide_objects(oof.only(0), DSB, boundaries=True)
-    assert together.shipped.weights.tolist() == together.log_loss_weights.tolist() == [0.5, 0.5]
-    assert together.honest > alone.honest + 0.1
+    together, alone = select_instances(oof, DSB, boundaries=True), select_instances(oof.only(0), DSB, boundaries=True)
+    assert together.renderer.weights.tolist() == together.log_loss_weights.tolist() == [0.5, 0.5]
+    assert together.score > alone.score + 0.1
     values = np.array([[[[10]], [[30]]], [[[20]], [[50]]]], dtype=np.uint8)
-    assert together.shipped.blended(blender(values)).tolist() == [[[15]], [[40]]]
+    assert together.renderer.combine(values).tolist() == [[[15]], [[40]]]
 
 
-def test_record_is_plain_and_says_what_parts_objects(decided):
-    record = json.loads(json.dumps(decided.shipped.record(["one"], ("cell",))))
-    assert record["objects"] == "cell"
+def test_record_is_plain_and_says_what_parts_objects(selected):
+    record = json.loads(json.dumps(to_record(selected.renderer, ["one"], ("cell",))))
+    assert record["rule_set"] == "instances"
     assert record["weights"] == {"one": 1}
-    assert ObjectCut(**{name: record[name] for name in ObjectCut._fields}) == decided.shipped.cut
+    assert InstanceRules(**{name: record[name] for name in InstanceRules._fields}) == rules_of(selected)
 
 
 def test_one_fold_is_refused():
     with pytest.raises(ValueError, match="at least 2 are needed"):
-        decide_objects(make_oof(two_discs, images=6, folds=1), DSB, boundaries=True)
+        select_instances(make_oof(two_discs, images=6, folds=1), DSB, boundaries=True)

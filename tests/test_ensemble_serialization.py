@@ -4,57 +4,66 @@ import json
 
 import pytest
 
-from pipeline.ensemble import Choice, Exclusive, ObjectCut, Objects, PerClass, drawer_of
-from pipeline.postprocess import Cut
+from pipeline.ensemble import Postprocess, Renderer, from_record, to_record
+from pipeline.postprocess import Rules
+from pipeline.postprocess.instances import InstanceRules
 
 MEMBERS, CLASSES = ["a", "b"], ("cat", "dog")
-CUT = Cut(0.37, 12, presence_threshold=0.8, presence_area=5)
-DRAWERS = {
-    "one class": (PerClass((Choice("logit", (0.25, 0.75), "triplet", CUT),)), CLASSES[:1]),
-    "refined": (
-        PerClass(
-            (Choice("mean", (0.5, 0.5), "refined", CUT._replace(fill_holes=True, keep_largest=2, min_component=9)),)
-        ),
-        CLASSES[:1],
-    ),
+RULES = Rules(0.37, 12, presence_threshold=0.8, presence_area=5)
+VARIANT = RULES._replace(fill_holes=True, keep_largest=2, min_component=9)
+
+
+def make_renderer(*parts):
+    return Renderer(tuple(Postprocess(*part) for part in parts))
+
+
+RENDERERS = {
+    "one class": (make_renderer(("logit", (0.25, 0.75), "triplet", RULES)), CLASSES[:1]),
+    "variants": (make_renderer(("mean", (0.5, 0.5), "variants", VARIANT)), CLASSES[:1]),
     "two classes": (
-        PerClass((Choice("mean", (1.0, 0.0), "total", Cut(0.5, 0)), Choice("vote", (0.1, 0.9), "components", CUT))),
+        make_renderer(("mean", (1.0, 0.0), "total", Rules(0.5, 0)), ("vote", (0.1, 0.9), "components", RULES)),
         CLASSES,
     ),
-    "exclusive": (Exclusive("geometric", (0.4, 0.6)), CLASSES),
-    "objects": (Objects(2, ObjectCut(0.4, neck=0.8, min_area=16)), CLASSES[:1]),
-    "objects by border": (Objects(2, ObjectCut(0.4, boundary=0.35)), CLASSES[:1]),
+    "multiclass": (make_renderer(("geometric", (0.4, 0.6), "argmax")), CLASSES),
+    "instances": (
+        make_renderer(("mean", (0.5, 0.5), "instances", InstanceRules(0.4, saddle_ratio=0.8, min_area=16))),
+        CLASSES[:1],
+    ),
+    "instances by boundary": (
+        make_renderer(("mean", (0.5, 0.5), "instances", InstanceRules(0.4, boundary=0.35))),
+        CLASSES[:1],
+    ),
 }
 
 
-@pytest.mark.parametrize(("drawer", "classes"), DRAWERS.values(), ids=DRAWERS)
-def test_a_drawer_comes_back_from_its_record_through_a_file(drawer, classes):
-    record = json.loads(json.dumps({**drawer.record(MEMBERS, classes), "oof_score": 0.9}))
-    back = drawer_of(record, MEMBERS, classes)
-    assert back == drawer
-    assert type(back) is type(drawer)
+@pytest.mark.parametrize(("renderer", "classes"), RENDERERS.values(), ids=RENDERERS)
+def test_from_record_undoes_to_record_through_a_file(renderer, classes):
+    record = json.loads(json.dumps({**to_record(renderer, MEMBERS, classes), "oof_score": 0.9}))
+    back = from_record(record, MEMBERS, classes)
+    assert back == renderer
+    assert back.kind == renderer.kind
+    assert [type(part.rules) for part in back.parts] == [type(part.rules) for part in renderer.parts]
 
 
 def test_members_and_classes_are_told_by_name_and_not_by_place():
-    drawer, classes = DRAWERS["two classes"]
-    record = drawer.record(MEMBERS, classes)
-    swapped = drawer_of(record, MEMBERS[::-1], classes[::-1])
-    assert [choice.how for choice in swapped.choices] == ["vote", "mean"]
-    assert swapped.choices[1].weights == (0.0, 1.0)
+    renderer, classes = RENDERERS["two classes"]
+    swapped = from_record(to_record(renderer, MEMBERS, classes), MEMBERS[::-1], classes[::-1])
+    assert [part.combination for part in swapped.parts] == ["vote", "mean"]
+    assert swapped.parts[1].weights == (0.0, 1.0)
 
 
 def test_a_record_from_before_a_rule_existed_is_read_without_it():
     record = {
         "combination": "mean",
         "weights": {"a": 0.5, "b": 0.5},
-        "rules": "components",
+        "rule_set": "components",
         "threshold": 0.4,
         "min_area": 0,
         "min_component": 7,
         "oof_score": 0.9,
     }
-    choice = Choice("mean", (0.5, 0.5), "components", Cut(0.4, 0, min_component=7))
-    assert drawer_of(record, MEMBERS, CLASSES[:1]) == PerClass((choice,))
+    expected = make_renderer(("mean", (0.5, 0.5), "components", Rules(0.4, 0, min_component=7)))
+    assert from_record(record, MEMBERS, CLASSES[:1]) == expected
 
 
 @pytest.mark.parametrize(
@@ -62,10 +71,29 @@ def test_a_record_from_before_a_rule_existed_is_read_without_it():
     [
         ({"weights": {"a": 1.0}}, "weights of a: expected those of a, b"),
         ({"combination": "median"}, "unknown combination 'median'"),
-        ({"rules": "magic"}, "rules 'magic': expected one of"),
+        ({"rule_set": "magic"}, "rule_set 'magic': expected one of"),
+        ({"rule_set": ["total"]}, r"rule_set \['total'\]: expected one of"),
+        ({"threshold": 1.5}, r"threshold = 1\.5: Input should be less than or equal to 1"),
     ],
 )
 def test_a_record_of_something_else_is_refused(change, message):
-    drawer, classes = DRAWERS["one class"]
+    renderer, classes = RENDERERS["one class"]
     with pytest.raises(ValueError, match=message):
-        drawer_of({**drawer.record(MEMBERS, classes), **change}, MEMBERS, classes)
+        from_record({**to_record(renderer, MEMBERS, classes), **change}, MEMBERS, classes)
+
+
+def test_a_record_without_a_threshold_is_refused():
+    record = to_record(*RENDERERS["instances"][:1], MEMBERS, CLASSES[:1])
+    del record["threshold"]
+    with pytest.raises(ValueError, match="the record has no threshold: make ensemble writes it"):
+        from_record(record, MEMBERS, CLASSES[:1])
+
+
+def test_rules_for_one_of_two_classes_are_refused():
+    renderer, classes = RENDERERS["one class"]
+    record = to_record(renderer, MEMBERS, classes)
+    with pytest.raises(ValueError, match="rule_set triplet: expected one for each of cat, dog, or one of argmax"):
+        from_record(record, MEMBERS, CLASSES)
+    mixed = {"classes": {"cat": record, "dog": {**record, "rule_set": "argmax"}}}
+    with pytest.raises(ValueError, match="rule_set triplet, argmax: expected one for each of cat, dog"):
+        from_record(mixed, MEMBERS, CLASSES)

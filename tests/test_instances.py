@@ -1,5 +1,7 @@
 """Borders between instances, and the instances that a mask and its borders give back."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,18 +10,33 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from pipeline.data.boundaries import touching_boundary
-from pipeline.postprocess.instances import SplitCut, components, split
+from pipeline.postprocess.instances import components, split_by_boundary
 
 LABELS = arrays(np.int32, st.tuples(st.integers(1, 8), st.integers(1, 9)), elements=st.integers(0, 3))
 VALUES = arrays(np.uint8, st.tuples(st.just(2), st.integers(1, 10), st.integers(1, 9)), elements=st.integers(0, 255))
 # Between two stored levels, so that a plain comparison says which pixels a threshold keeps.
 THRESHOLD = st.integers(1, 255).map(lambda k: (k - 0.5) / 255)
-CUTS = st.builds(SplitCut, THRESHOLD, THRESHOLD, min_seed=st.integers(1, 6), min_area=st.integers(1, 9))
+
+
+class Options(NamedTuple):
+    """Arguments of `split_by_boundary`."""
+
+    threshold: float
+    boundary_threshold: float
+    min_seed: int
+    min_area: int
+
+
+OPTIONS = st.builds(Options, THRESHOLD, THRESHOLD, min_seed=st.integers(1, 6), min_area=st.integers(1, 9))
 TURNS = {
     "transposed": lambda a: a.swapaxes(-1, -2),
     "upside down": lambda a: a[..., ::-1, :],
     "left to right": lambda a: a[..., ::-1],
 }
+
+
+def split(values, options):
+    return split_by_boundary(values, **options._asdict())
 
 
 def disc(shape, y, x, radius):
@@ -133,67 +150,67 @@ def test_components_join_what_touches():
 
 
 @settings(max_examples=150, deadline=None)
-@given(VALUES, CUTS)
-def test_instances_are_the_mask_but_for_the_small(values, cut):
-    labels = split(values, cut)
-    mask = values[0] > cut.threshold * 255
-    whole = split(values, cut._replace(min_area=1))
+@given(VALUES, OPTIONS)
+def test_instances_are_the_mask_but_for_the_small(values, options):
+    labels = split(values, options)
+    mask = values[0] > options.threshold * 255
+    whole = split(values, options._replace(min_area=1))
     assert labels.shape == mask.shape
     assert labels.dtype == np.int32
     assert np.array_equal(whole > 0, mask)
-    small = [k for k in range(1, whole.max() + 1) if np.count_nonzero(whole == k) < cut.min_area]
+    small = [k for k in range(1, whole.max() + 1) if np.count_nonzero(whole == k) < options.min_area]
     assert np.array_equal(labels > 0, mask & ~np.isin(whole, small))
 
 
 @settings(max_examples=150, deadline=None)
-@given(VALUES, CUTS)
-def test_instances_are_numbered_without_a_gap_by_their_first_pixel(values, cut):
-    labels = split(values, cut)
+@given(VALUES, OPTIONS)
+def test_instances_are_numbered_without_a_gap_by_their_first_pixel(values, options):
+    labels = split(values, options)
     numbers, first = np.unique(labels[labels > 0], return_index=True)
     assert numbers.tolist() == list(range(1, labels.max() + 1))
     assert (np.diff(first) > 0).all()
 
 
 @settings(max_examples=100, deadline=None)
-@given(VALUES, CUTS)
-def test_each_instance_is_one_piece(values, cut):
-    labels = split(values, cut)
+@given(VALUES, OPTIONS)
+def test_each_instance_is_one_piece(values, options):
+    labels = split(values, options)
     for k in range(1, labels.max() + 1):
         assert ndimage.label(labels == k, np.ones((3, 3)))[1] == 1
 
 
 @settings(max_examples=100, deadline=None)
-@given(VALUES, CUTS)
-def test_each_seed_ends_in_one_instance_and_no_instance_holds_two(values, cut):
-    labels = split(values, cut._replace(min_area=1))
-    inside = (values[0] > cut.threshold * 255) & (values[1] < cut.boundary_threshold * 255)
+@given(VALUES, OPTIONS)
+def test_each_seed_ends_in_one_instance_and_no_instance_holds_two(values, options):
+    labels = split(values, options._replace(min_area=1))
+    inside = (values[0] > options.threshold * 255) & (values[1] < options.boundary_threshold * 255)
     seeds, count = ndimage.label(inside)
-    owners = [set(labels[seeds == k].tolist()) for k in range(1, count + 1) if (seeds == k).sum() >= cut.min_seed]
+    owners = [set(labels[seeds == k].tolist()) for k in range(1, count + 1) if (seeds == k).sum() >= options.min_seed]
     assert all(len(owner) == 1 for owner in owners)
     assert len(set().union(*owners)) == len(owners)
 
 
 @settings(max_examples=60, deadline=None)
-@given(VALUES, CUTS)
-def test_without_borders_instances_are_components(values, cut):
+@given(VALUES, OPTIONS)
+def test_without_borders_instances_are_components(values, options):
     values[1] = 0
-    cut = cut._replace(min_seed=1, boundary_threshold=0.99)
-    joined = components(values[0], cut.threshold, cut.min_area)
+    options = options._replace(min_seed=1, boundary_threshold=0.99)
+    joined = components(values[0], options.threshold, options.min_area)
     # What touches at a corner alone has two seeds.
-    alone = ndimage.label(values[0] > cut.threshold * 255)[1]
-    if alone == components(values[0], cut.threshold).max():
-        assert np.array_equal(split(values, cut), joined)
+    alone = ndimage.label(values[0] > options.threshold * 255)[1]
+    if alone == components(values[0], options.threshold).max():
+        assert np.array_equal(split(values, options), joined)
 
 
 @pytest.mark.parametrize("turn", TURNS)
 @settings(max_examples=60, deadline=None)
-@given(VALUES, CUTS)
-def test_a_turned_image_has_as_many_instances(turn, values, cut):
+@given(VALUES, OPTIONS)
+def test_a_turned_image_has_as_many_instances(turn, values, options):
     # Their pixels too, but for those that two seeds reach at once.
-    cut = cut._replace(min_area=1)
-    turned = split(np.ascontiguousarray(TURNS[turn](values)), cut)
-    assert turned.max() == split(values, cut).max()
-    assert np.array_equal(turned > 0, TURNS[turn](split(values, cut)) > 0)
+    options = options._replace(min_area=1)
+    turned = split(np.ascontiguousarray(TURNS[turn](values)), options)
+    assert turned.max() == split(values, options).max()
+    assert np.array_equal(turned > 0, TURNS[turn](split(values, options)) > 0)
 
 
 @pytest.mark.parametrize("turn", TURNS)
@@ -201,7 +218,7 @@ def test_a_turned_image_has_the_same_instances_where_nothing_ties(turn):
     values = np.zeros((2, 7, 9), np.uint8)
     values[0, 1:6, 1:8] = 255
     values[1, :, 3:6] = [100, 250, 200]  # a ridge with one crest
-    labels, turned = (split(np.ascontiguousarray(v), SplitCut(0.5, 0.3)) for v in (values, TURNS[turn](values)))
+    labels, turned = (split_by_boundary(np.ascontiguousarray(v), 0.5, 0.3) for v in (values, TURNS[turn](values)))
     pairs = set(zip(TURNS[turn](labels).ravel().tolist(), turned.ravel().tolist(), strict=True))
     assert len(pairs) == 3  # background, and two instances, each paired with one
 
@@ -210,7 +227,7 @@ def test_two_discs_that_touch_are_split():
     left, right = disc((30, 44), 14, 13, 9), disc((30, 44), 15, 30, 9)
     labels = np.where(right, 2, left)
     assert components(perfect(labels)[0], 0.5).max() == 1
-    found = split(perfect(labels), SplitCut(0.5, 0.5))
+    found = split_by_boundary(perfect(labels), 0.5, 0.5)
     assert found.max() == 2
     assert np.count_nonzero(found != labels) <= 2  # pixels as near to the one as to the other
 
@@ -221,7 +238,7 @@ def test_perfect_maps_give_back_instances_up_to_their_border():
     rows, columns = np.mgrid[:60, :80]
     nearest = np.hypot(rows[..., None] - places[:, 0], columns[..., None] - places[:, 1])
     labels = np.where(nearest.min(axis=2) < 9, nearest.argmin(axis=2) + 1, 0)  # cells without any gap
-    found = split(perfect(labels), SplitCut(0.5, 0.5))
+    found = split_by_boundary(perfect(labels), 0.5, 0.5)
     assert np.array_equal(found > 0, labels > 0)
     away = (labels > 0) & (touching_boundary(labels, 1.5) == 0)
     pairs = set(zip(labels[away].tolist(), found[away].tolist(), strict=True))
@@ -232,28 +249,28 @@ def test_a_border_that_runs_diagonally_one_pixel_wide_is_tight():
     values = np.zeros((2, 8, 8), np.uint8)
     values[0] = 255
     np.fill_diagonal(values[1], 255)
-    assert split(values, SplitCut(0.5, 0.5)).max() == 2
+    assert split_by_boundary(values, 0.5, 0.5).max() == 2
 
 
 def test_a_pixel_is_border_from_its_threshold_on():
     values = np.full((2, 3, 7), 255, np.uint8)
     for crest, count in ((127, 1), (128, 2)):  # .5 lies between the two
         values[1] = [0, 0, 0, crest, 0, 0, 0]
-        assert split(values, SplitCut(0.5, 0.5)).max() == count
+        assert split_by_boundary(values, 0.5, 0.5).max() == count
 
 
 def test_border_that_hangs_on_by_a_corner_belongs_to_the_seed_it_hangs_on():
     values = np.array([[[255, 0], [0, 255]], [[0, 0], [0, 255]]], np.uint8)
-    assert split(values, SplitCut(0.5, 0.5)).tolist() == [[1, 0], [0, 1]]
+    assert split_by_boundary(values, 0.5, 0.5).tolist() == [[1, 0], [0, 1]]
 
 
 def test_what_is_all_border_stays_one_object():
     values = np.zeros((2, 5, 9), np.uint8)
     values[0, 1:4, 1:3] = values[0, 1:4, 5:8] = 255
     values[1, :, 5:8] = 255
-    labels = split(values, SplitCut(0.5, 0.5))
+    labels = split_by_boundary(values, 0.5, 0.5)
     assert labels[2].tolist() == [0, 1, 1, 0, 0, 2, 2, 2, 0]
-    assert np.array_equal(split(values, SplitCut(0.5, 0.5, min_seed=0, min_area=0)), labels)
+    assert np.array_equal(split_by_boundary(values, 0.5, 0.5, min_seed=0, min_area=0), labels)
 
 
 def test_a_small_seed_falls_to_its_neighbour():
@@ -261,24 +278,24 @@ def test_a_small_seed_falls_to_its_neighbour():
     values[0] = 255
     values[1, :, 6] = 255
     values[1, :, 8] = 255  # between them, 5 pixels of seed
-    assert split(values, SplitCut(0.5, 0.5, min_seed=5)).max() == 2
-    assert split(values, SplitCut(0.5, 0.5, min_seed=6)).max() == 1
+    assert split_by_boundary(values, 0.5, 0.5, min_seed=5).max() == 2
+    assert split_by_boundary(values, 0.5, 0.5, min_seed=6).max() == 1
 
 
 def test_instances_meet_on_the_ridge_and_not_half_way():
     values = np.zeros((2, 3, 11), np.uint8)
     values[0] = 255
     values[1] = [0, 0, 130, 140, 150, 160, 170, 180, 250, 0, 0]
-    assert split(values, SplitCut(0.5, 0.5))[1].tolist()[:8] == [1] * 8
+    assert split_by_boundary(values, 0.5, 0.5)[1].tolist()[:8] == [1] * 8
 
 
 def test_an_empty_image_has_no_instance():
     values = np.zeros((2, 6, 7), np.uint8)
     values[1] = 255
-    assert not split(values, SplitCut(0.5, 0.5)).any()
+    assert not split_by_boundary(values, 0.5, 0.5).any()
     assert not components(values[0], 0.5).any()
 
 
 def test_values_without_a_border_channel_are_refused():
-    with pytest.raises(ValueError, match="a mask and its borders"):
-        split(np.zeros((1, 6, 7), np.uint8), SplitCut(0.5, 0.5))
+    with pytest.raises(ValueError, match="a mask and its boundaries"):
+        split_by_boundary(np.zeros((1, 6, 7), np.uint8), 0.5, 0.5)

@@ -196,7 +196,7 @@ def test_label_images_with_void_go_the_whole_way(trained, capsys):
     assert not doctor(cfg).bad
     done = stages.ensemble([cfg])
     assert done.metric == "dsb_precision"
-    assert 0 <= done.honest.mean <= 1
+    assert 0 <= done.interval.mean <= 1
     assert main(["score", "card.toml", str(done.csv), "data/solution.csv"]) == 0
     assert "dsb_precision" in capsys.readouterr().out
     assert stages.report([cfg]).is_file()

@@ -394,7 +394,7 @@ def test_a_metric_with_parameters_goes_the_whole_way_and_is_named_with_them(tiny
     assert main(["ensemble", "configs/tiny.toml"]) == 0
     assert "tiny, out of fold, mean_f_beta(beta=2) at threshold .5:" in capsys.readouterr().out
     manifest = json.loads(Path("submissions/tiny.json").read_text())
-    assert manifest["metric"] == manifest["oof_score_of"] == "mean_f_beta(beta=2)"
+    assert manifest["metric"] == manifest["selection_metric"] == "mean_f_beta(beta=2)"
     record = read_record(Path("runs/tiny/fold0/best.safetensors"))
     assert record["settings"]["metric"] == "mean_f_beta(beta=2)"
     assert main(["report", "configs/tiny.toml"]) == 0

@@ -10,18 +10,15 @@ from pipeline.inference.prediction_store import MAX_VALUE, probs_to_uint8
 from pipeline.metrics import VOID, Counts, Metric, count, metric_names, pixel_metric, stack
 from pipeline.postprocess import (
     AREAS,
-    FAMILIES,
+    RULE_SETS,
     THRESHOLDS,
-    Cut,
+    Rules,
     apply,
     area_grid,
     best_threshold,
     count_levels,
     level,
-    search_components,
     search_rules,
-    search_total,
-    search_triplet,
 )
 from tests.streams import images_let_go
 
@@ -38,6 +35,10 @@ OPTIONS = st.fixed_dictionaries(
     }
 )
 DICE = pixel_metric("mean_dice")
+
+
+def search_total(images, metric, areas=None):
+    return search_rules(images, metric, areas, rule_sets=["total"])["total"]
 
 
 def picture(*rows):
@@ -69,7 +70,7 @@ def test_thresholds_lie_between_levels_and_half_is_one_of_them():
 @given(st.floats(0, 1), st.sampled_from(range(MAX_VALUE)))
 def test_rounding_moves_no_pixel_over_a_threshold(prob, number):
     if abs(prob - THRESHOLDS[number]) > 1e-6:
-        kept = apply(probs_to_uint8(np.array([[prob]])), Cut(float(THRESHOLDS[number]), 0))[0, 0]
+        kept = apply(probs_to_uint8(np.array([[prob]])), Rules(float(THRESHOLDS[number]), 0))[0, 0]
         assert bool(kept) == (prob >= THRESHOLDS[number])
 
 
@@ -95,71 +96,71 @@ def test_best_threshold_of_equals_is_the_one_nearest_to_half():
 
 def test_mask_below_the_smallest_area_becomes_empty():
     values = np.array([[255, 255, 0]], dtype=np.uint8)
-    assert apply(values, Cut(0.5, 2)).sum() == 2
-    assert apply(values, Cut(0.5, 3)).sum() == 0
+    assert apply(values, Rules(0.5, 2)).sum() == 2
+    assert apply(values, Rules(0.5, 3)).sum() == 0
 
 
 def test_pixels_that_touch_at_a_corner_are_one_component():
     values = picture("#..#", ".#..", "#..#")
-    assert np.array_equal(apply(values, Cut(0.5, 0, min_component=3)), mask_of("#...", ".#..", "#..."))
-    assert not apply(values, Cut(0.5, 0, min_component=4)).any()
+    assert np.array_equal(apply(values, Rules(0.5, 0, min_component=3)), mask_of("#...", ".#..", "#..."))
+    assert not apply(values, Rules(0.5, 0, min_component=4)).any()
 
 
 def test_largest_components_are_kept_and_of_equal_ones_the_first_from_the_top():
     values = picture("..##", "....", "##.#", "...#", "#...", "#.##")
     assert np.array_equal(
-        apply(values, Cut(0.5, 0, keep_largest=2)), mask_of("..##", "....", "##..", "....", "....", "....")
+        apply(values, Rules(0.5, 0, keep_largest=2)), mask_of("..##", "....", "##..", "....", "....", "....")
     )
 
 
 def test_presence_asks_the_surest_pixels_and_the_threshold_draws():
     values = picture("36663", ".6#6.", ".363.")
     drawn = mask_of("#####", ".###.", ".###.")
-    assert np.array_equal(apply(values, Cut(0.25, 0, presence_threshold=0.55, presence_area=7)), drawn)
-    assert not apply(values, Cut(0.25, 0, presence_threshold=0.55, presence_area=8)).any()
-    assert np.array_equal(apply(values, Cut(0.25, 0, presence_threshold=0.9, presence_area=1)), drawn)
-    assert not apply(values, Cut(0.25, 0, presence_threshold=0.9, presence_area=2)).any()
+    assert np.array_equal(apply(values, Rules(0.25, 0, presence_threshold=0.55, presence_area=7)), drawn)
+    assert not apply(values, Rules(0.25, 0, presence_threshold=0.55, presence_area=8)).any()
+    assert np.array_equal(apply(values, Rules(0.25, 0, presence_threshold=0.9, presence_area=1)), drawn)
+    assert not apply(values, Rules(0.25, 0, presence_threshold=0.9, presence_area=2)).any()
 
 
 def test_presence_threshold_below_the_threshold_is_the_threshold():
     values = picture("###3333")
-    assert apply(values, Cut(0.5, 0, presence_threshold=0.1, presence_area=3)).sum() == 3
-    assert not apply(values, Cut(0.5, 0, presence_threshold=0.1, presence_area=4)).any()
+    assert apply(values, Rules(0.5, 0, presence_threshold=0.1, presence_area=3)).sum() == 3
+    assert not apply(values, Rules(0.5, 0, presence_threshold=0.1, presence_area=4)).any()
 
 
 def test_hole_is_filled_unless_it_leads_out_over_a_side():
     # The left ring is closed by corners alone, the right one is open at the bottom.
     values = picture(".#.###", "#.##.#", ".#.#.#")
     filled = mask_of(".#.###", "####.#", ".#.#.#")
-    assert np.array_equal(apply(values, Cut(0.5, 0, fill_holes=True)), filled)
+    assert np.array_equal(apply(values, Rules(0.5, 0, fill_holes=True)), filled)
 
 
 def test_holes_are_filled_after_areas_are_measured():
     ring = picture("###", "#.#", "###")
-    assert apply(ring, Cut(0.5, 8, min_component=8, fill_holes=True)).sum() == 9
-    assert not apply(ring, Cut(0.5, 9, fill_holes=True)).any()
-    assert not apply(ring, Cut(0.5, 0, min_component=9, fill_holes=True)).any()
+    assert apply(ring, Rules(0.5, 8, min_component=8, fill_holes=True)).sum() == 9
+    assert not apply(ring, Rules(0.5, 9, fill_holes=True)).any()
+    assert not apply(ring, Rules(0.5, 0, min_component=9, fill_holes=True)).any()
 
 
 def test_smallest_area_is_measured_on_what_components_leave():
     values = picture("##.#.#")
-    assert apply(values, Cut(0.5, 2, min_component=2)).sum() == 2
-    assert not apply(values, Cut(0.5, 3, min_component=2)).any()
-    assert not apply(values, Cut(0.5, 3, keep_largest=1)).any()
+    assert apply(values, Rules(0.5, 2, min_component=2)).sum() == 2
+    assert not apply(values, Rules(0.5, 3, min_component=2)).any()
+    assert not apply(values, Rules(0.5, 3, keep_largest=1)).any()
 
 
 def test_gate_empties_what_the_image_level_head_doubts():
-    values, cut = picture("##"), Cut(0.5, 0, gate=0.6)
+    values, cut = picture("##"), Rules(0.5, 0, gate=0.6)
     assert not apply(values, cut, image_prob=0.59).any()
     assert apply(values, cut, image_prob=0.6).all()
-    assert apply(values, Cut(0.5, 0), image_prob=0.0).all()  # no gate, no question
+    assert apply(values, Rules(0.5, 0), image_prob=0.0).all()  # no gate, no question
     with pytest.raises(ValueError, match=r"gate 0\.6 without image_prob"):
         apply(values, cut)
 
 
 def test_keeping_no_component_is_refused():
     with pytest.raises(ValueError, match="keep_largest is 0"):
-        apply(picture("##"), Cut(0.5, 0, keep_largest=0))
+        apply(picture("##"), Rules(0.5, 0, keep_largest=0))
 
 
 def flood(inside, start, steps):
@@ -204,7 +205,7 @@ def slow_apply(values, cut):
 @given(MASKS, st.data(), OPTIONS, st.integers(0, 12))
 def test_rules_do_what_a_walk_over_the_pixels_does(mask, data, options, min_area):
     values = mask * data.draw(arrays(np.uint8, mask.shape, elements=st.sampled_from([60, 130, 200, 255])))
-    cut = Cut(data.draw(st.sampled_from([0.1, 0.5, 0.7])), min_area, **options)
+    cut = Rules(data.draw(st.sampled_from([0.1, 0.5, 0.7])), min_area, **options)
     assert np.array_equal(apply(values, cut), slow_apply(values, cut))
 
 
@@ -213,18 +214,18 @@ def test_images_with_odd_sides_have_the_components_that_are_there():
     rng = np.random.default_rng(0)
     for shape in [(64, 63), (63, 64), (63, 63)] * 10:
         mask = (rng.random(shape) < 0.02).astype(np.uint8)
-        assert np.array_equal(apply(mask * 255, Cut(0.5, 0, keep_largest=mask.size)), mask)
+        assert np.array_equal(apply(mask * 255, Rules(0.5, 0, keep_largest=mask.size)), mask)
 
 
 @given(MASKS)
 def test_first_component_from_the_top_is_the_first_of_equals_in_any_memory_order(mask):
-    cut = Cut(0.5, 0, keep_largest=1)
+    cut = Rules(0.5, 0, keep_largest=1)
     assert np.array_equal(apply(np.asfortranarray(mask * 255), cut), apply(mask * 255, cut))
 
 
 @given(VALUES, st.sampled_from(list(THRESHOLDS)), st.integers(0, 9))
 def test_smallest_component_of_up_to_one_pixel_changes_nothing(values, threshold, min_area):
-    cut = Cut(threshold, min_area)
+    cut = Rules(threshold, min_area)
     assert np.array_equal(apply(values, cut._replace(min_component=1)), apply(values, cut))
     assert np.array_equal(apply(values, cut._replace(min_component=0)), apply(values, cut))
 
@@ -233,18 +234,18 @@ def test_smallest_component_of_up_to_one_pixel_changes_nothing(values, threshold
 def test_keeping_the_largest_of_one_component_is_identity(top, left, height, width, number):
     values = np.zeros((6, 9), np.uint8)
     values[top : top + height, left : left + width] = 200
-    assert np.array_equal(apply(values, Cut(0.5, 0, keep_largest=number)), apply(values, Cut(0.5, 0)))
+    assert np.array_equal(apply(values, Rules(0.5, 0, keep_largest=number)), apply(values, Rules(0.5, 0)))
 
 
 @given(VALUES, st.lists(st.floats(0, 1), min_size=2, max_size=2), st.integers(0, 9))
 def test_higher_threshold_adds_no_pixel(values, thresholds, min_area):
-    low, high = (apply(values, Cut(threshold, min_area)) for threshold in sorted(thresholds))
+    low, high = (apply(values, Rules(threshold, min_area)) for threshold in sorted(thresholds))
     assert not (high & ~low & 1).any()
 
 
 @given(MASKS)
 def test_filling_holes_twice_is_filling_them_once(mask):
-    cut = Cut(0.5, 0, fill_holes=True)
+    cut = Rules(0.5, 0, fill_holes=True)
     once = apply(mask * 255, cut)
     assert np.array_equal(apply(once * 255, cut), once)
     assert not (mask & ~once & 1).any()
@@ -252,13 +253,13 @@ def test_filling_holes_twice_is_filling_them_once(mask):
 
 @given(VALUES, st.sampled_from(list(THRESHOLDS)), st.integers(0, 54))
 def test_triplet_of_two_equal_thresholds_is_the_rule_of_the_smallest_area(values, threshold, area):
-    triplet = Cut(threshold, 0, presence_threshold=threshold, presence_area=area)
-    assert np.array_equal(apply(values, triplet), apply(values, Cut(threshold, area)))
+    triplet = Rules(threshold, 0, presence_threshold=threshold, presence_area=area)
+    assert np.array_equal(apply(values, triplet), apply(values, Rules(threshold, area)))
 
 
 def test_defaults_do_nothing():
     values = np.random.default_rng(0).integers(0, 256, (20, 30)).astype(np.uint8)
-    assert np.array_equal(apply(values, Cut(0.5, 0)), (values >= 128).astype(np.uint8))
+    assert np.array_equal(apply(values, Rules(0.5, 0)), (values >= 128).astype(np.uint8))
 
 
 # The search over folds
@@ -278,7 +279,7 @@ def cells(axes):
     some = [[0, len(tried) // 2, len(tried) - 1] for tried in axes.values()]
     for place in np.stack(np.meshgrid(*some, indexing="ij"), axis=-1).reshape(-1, len(axes)):
         fields = {field: tried[at].item() for (field, tried), at in zip(axes.items(), place, strict=True)}
-        yield Cut(**{"min_area": 0, **fields})
+        yield Rules(**{"min_area": 0, **fields})
 
 
 @pytest.mark.parametrize("name", metric_names("pixels", complete=True))
@@ -286,43 +287,44 @@ def cells(axes):
 @given(folded_images())
 def test_surfaces_hold_what_a_loop_with_apply_scores_on_each_fold(name, images):
     metric = pixel_metric(name)
-    for surface in search_rules(images, metric, np.array([0, 1, 2, 3, 5, 12])).values():
-        assert surface.images.sum() == len(images)
-        for fold in surface.folds.tolist():
+    for grid in search_rules(images, metric, np.array([0, 1, 2, 3, 5, 12])).values():
+        assert grid.images.sum() == len(images)
+        for fold in grid.folds.tolist():
             of_fold = [(values, target) for values, target, number in images if number == fold]
-            for cut in cells(surface.axes):
+            for cut in cells(grid.axes):
                 scores = metric.scores(stack(count(apply(values, cut), target) for values, target in of_fold))
-                if surface.possible[surface.folds == fold].any():
-                    assert surface.score(cut, [fold]) == pytest.approx(np.nan_to_num(scores.mean()), abs=1e-12)
+                if grid.denominator[grid.folds == fold].any():
+                    assert grid.score(cut, [fold]) == pytest.approx(np.nan_to_num(scores.mean()), abs=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
 @given(folded_images(), st.sampled_from(metric_names("pixels", complete=True)))
 def test_best_cut_scores_with_apply_what_the_surface_says(images, name):
-    for surface in search_rules(images, pixel_metric(name), np.array([0, 2, 7])).values():
-        assume(surface.possible.any())
-        cut, score = surface.best()
+    for grid in search_rules(images, pixel_metric(name), np.array([0, 2, 7])).values():
+        assume(grid.denominator.any())
+        cut, score = grid.best()
         scores = pixel_metric(name).scores(stack(count(apply(values, cut), target) for values, target, _ in images))
         assert np.nan_to_num(scores.mean()) == pytest.approx(score, abs=1e-12)
-        assert score == pytest.approx(surface.means().max(), abs=1e-12)
-        assert surface.score(cut) == score
+        assert score == pytest.approx(grid.means().max(), abs=1e-12)
+        assert grid.score(cut) == score
 
 
 @given(folded_images())
 @settings(max_examples=10, deadline=None)
 def test_one_search_of_all_families_is_the_search_of_each(images):
     together = search_rules(iter(images), DICE)
-    alone = {"total": search_total, "components": search_components, "triplet": search_triplet}
-    assert set(together) == set(alone) == set(FAMILIES)
-    for name, search_alone in alone.items():
-        assert np.array_equal(search_alone(iter(images), DICE).sums, together[name].sums)
+    assert set(together) == set(RULE_SETS)
+    for name in RULE_SETS:
+        alone = search_rules(iter(images), DICE, rule_sets=[name])
+        assert set(alone) == {name}
+        assert np.array_equal(alone[name].numerator, together[name].numerator)
 
 
 @given(folded_images())
 @settings(max_examples=10, deadline=None)
 def test_triplets_without_a_presence_threshold_are_the_total_rules(images):
-    surfaces = search_rules(images, DICE)
-    assert np.array_equal(surfaces["triplet"].sums[..., 0], surfaces["total"].sums)
+    grids = search_rules(images, DICE)
+    assert np.array_equal(grids["triplet"].numerator[..., 0], grids["total"].numerator)
 
 
 def test_best_without_a_fold_looks_at_no_image_of_it():
@@ -330,27 +332,25 @@ def test_best_without_a_fold_looks_at_no_image_of_it():
     target = mask_of("##..", "##..")
     bright = np.where(target, 200, 199).astype(np.uint8)
     dark = np.where(target, 90, 89).astype(np.uint8)
-    surface = search_total([(bright, target, 0), (dark, target, 1)], DICE)
-    assert surface.best([0]) == (Cut(THRESHOLDS[199], 0), 1.0)
-    assert surface.best([1]) == (Cut(THRESHOLDS[89], 0), 1.0)
-    assert surface.score(surface.best([0])[0], [1]) == 0.0
+    grid = search_total([(bright, target, 0), (dark, target, 1)], DICE)
+    assert grid.best([0]) == (Rules(THRESHOLDS[199], 0), 1.0)
+    assert grid.best([1]) == (Rules(THRESHOLDS[89], 0), 1.0)
+    assert grid.score(grid.best([0])[0], [1]) == 0.0
 
 
 def test_mean_over_folds_is_the_mean_over_their_images():
     # Two images of fold 3 score 1 and one of fold 7 scores 0: the mean is 2/3, not 1/2.
     right, wrong = (picture("#."), mask_of("#.")), (picture("#."), mask_of(".#"))
-    surface = search_total([(*right, 3), (*wrong, 7), (*right, 3)], DICE)
-    assert surface.folds.tolist() == [3, 7]
-    assert surface.images.tolist() == [2, 1]
-    assert surface.score(Cut(0.5, 0)) == pytest.approx(2 / 3)
-    assert surface.score(Cut(0.5, 0), [3]) == 1
+    grid = search_total([(*right, 3), (*wrong, 7), (*right, 3)], DICE)
+    assert grid.folds.tolist() == [3, 7]
+    assert grid.images.tolist() == [2, 1]
+    assert grid.score(Rules(0.5, 0)) == pytest.approx(2 / 3)
+    assert grid.score(Rules(0.5, 0), [3]) == 1
 
 
 def test_of_equal_scores_the_smallest_area_then_the_threshold_nearest_to_half_wins():
-    found = {
-        name: surface.best()[0] for name, surface in search_rules([(picture("##"), mask_of("##"), 0)], DICE).items()
-    }
-    assert set(found.values()) == {Cut(0.5, 0)}
+    found = {name: grid.best()[0] for name, grid in search_rules([(picture("##"), mask_of("##"), 0)], DICE).items()}
+    assert set(found.values()) == {Rules(0.5, 0)}
 
 
 def test_threshold_is_compared_before_the_area_only_where_areas_tie():
@@ -360,25 +360,25 @@ def test_threshold_is_compared_before_the_area_only_where_areas_tie():
     for name, field in (("total", "min_area"), ("components", "min_component"), ("triplet", "presence_area")):
         cut, score = search_rules([image, speck], DICE)[name].best()
         assert score == 1
-        assert cut == Cut(0.5, 0)._replace(**{field: 4})
+        assert cut == Rules(0.5, 0)._replace(**{field: 4})
 
 
 def test_components_are_worth_more_than_the_total_where_specks_lie_beside_objects():
     values, target = picture("9999..#", "9999...", "9999..#"), mask_of("####...", "####...", "####...")
-    surfaces = search_rules([(values, target, 0)], pixel_metric("mean_iou"))
-    assert surfaces["components"].best() == (Cut(0.5, 0, min_component=2), 1.0)
-    assert surfaces["total"].best() == (Cut(0.5, 0), pytest.approx(12 / 14))
+    grids = search_rules([(values, target, 0)], pixel_metric("mean_iou"))
+    assert grids["components"].best() == (Rules(0.5, 0, min_component=2), 1.0)
+    assert grids["total"].best() == (Rules(0.5, 0), pytest.approx(12 / 14))
 
 
 def test_triplet_draws_a_pale_object_that_has_a_sure_core():
     # Both have 9 pixels over 99, the ghost's are higher; only the object has 2 over 125: no threshold and area does it.
     pale, ghost = picture("444", "499", "444"), picture("555", "555", "555")
     everything, nothing = mask_of("###", "###", "###"), mask_of("...", "...", "...")
-    surfaces = search_rules([(pale, everything, 0), (ghost, nothing, 0)], DICE)
-    cut, score = surfaces["triplet"].best()
+    grids = search_rules([(pale, everything, 0), (ghost, nothing, 0)], DICE)
+    cut, score = grids["triplet"].best()
     assert score == 1
     assert cut.threshold < 100 / 255 < 125 / 255 < cut.presence_threshold < 225 / 255
-    assert surfaces["total"].best()[1] < 1
+    assert grids["total"].best()[1] < 1
 
 
 def test_search_holds_no_image_after_the_next():
@@ -415,23 +415,23 @@ def test_metric_that_is_undefined_on_an_image_is_refused():
 
 def test_folds_on_which_no_image_counts_are_named():
     images = [(picture("#"), mask_of("#"), 0), (picture("."), mask_of("."), 1)]
-    surface = search_total(images, pixel_metric("mean_dice_ignore_empty"))
+    grid = search_total(images, pixel_metric("mean_dice_ignore_empty"))
     with pytest.raises(ValueError, match=r"not defined on folds \[1\]: of 1 images none counts"):
-        surface.means([1])
-    assert surface.best()[1] == 1
+        grid.means([1])
+    assert grid.best()[1] == 1
 
 
 def test_folds_without_images_are_refused():
-    surface = search_total([(picture("#"), mask_of("#"), 1)], DICE)
+    grid = search_total([(picture("#"), mask_of("#"), 1)], DICE)
     with pytest.raises(ValueError, match=r"folds \[0, 1\].*\[1\]"):
-        surface.best([0, 1])
+        grid.best([0, 1])
     with pytest.raises(ValueError, match=r"folds \[\]"):
-        surface.means([])
+        grid.means([])
 
 
 @pytest.mark.parametrize(
-    "cut", [Cut(0.4999, 0), Cut(0.5, 7), Cut(0.5, 0, min_component=4), Cut(0.5, 0, fill_holes=True)]
+    "cut", [Rules(0.4999, 0), Rules(0.5, 7), Rules(0.5, 0, min_component=4), Rules(0.5, 0, fill_holes=True)]
 )
 def test_cut_that_was_not_tried_has_no_score(cut):
-    with pytest.raises(ValueError, match="was not tried, the nearest was Cut"):
+    with pytest.raises(ValueError, match="was not tried, the nearest was Rules"):
         search_total([(picture("#"), mask_of("#"), 0)], DICE).score(cut)

@@ -16,7 +16,7 @@ from pipeline.pseudo_labels import (
     Labelling,
     calibrate,
     calibrated,
-    confidence,
+    expected_dice,
     expected_scores,
     quantiles,
     read_labels,
@@ -41,34 +41,34 @@ def dice(mask, truth):
 
 def test_confidence_by_hand():
     # m = 1 1 0 0, p = 1 .8 .4 0: 2 · 1.8 / (2.2 + 2).
-    assert confidence(values([255, 204, 102, 0])) == pytest.approx(3.6 / 4.2)
+    assert expected_dice(values([255, 204, 102, 0])) == pytest.approx(3.6 / 4.2)
 
 
 def test_confidence_of_a_sure_mask_is_one_and_of_a_sure_empty_too():
-    assert confidence(values([255, 255, 0])) == 1.0
-    assert confidence(values([0, 0, 0])) == 1.0
+    assert expected_dice(values([255, 255, 0])) == 1.0
+    assert expected_dice(values([0, 0, 0])) == 1.0
 
 
 def test_confidence_in_an_empty_mask_falls_with_the_most_probable_pixel_however_many_there_are():
-    assert confidence(values([51, 0, 0])) == confidence(np.full((300, 300), 51, np.uint8)) == pytest.approx(0.8)
+    assert expected_dice(values([51, 0, 0])) == expected_dice(np.full((300, 300), 51, np.uint8)) == pytest.approx(0.8)
 
 
 def test_confidence_takes_the_mask_at_the_threshold_asked_for():
     pixels = values([204, 102])
-    assert confidence(pixels, 0.5) == pytest.approx(1.6 / 2.2)
-    assert confidence(pixels, 0.3) == pytest.approx(2.4 / 3.2)
-    assert confidence(pixels, 0.9) == pytest.approx(0.2)
+    assert expected_dice(pixels, 0.5) == pytest.approx(1.6 / 2.2)
+    assert expected_dice(pixels, 0.3) == pytest.approx(2.4 / 3.2)
+    assert expected_dice(pixels, 0.9) == pytest.approx(0.2)
 
 
 def test_confidence_does_not_overflow_on_a_large_image():
-    assert confidence(np.full((4096, 4096), 255, np.uint8)) == 1.0
+    assert expected_dice(np.full((4096, 4096), 255, np.uint8)) == 1.0
 
 
 def test_confidence_is_near_the_mean_dice_of_truths_drawn_from_the_probabilities():
     pixels = RNG.integers(0, 256, (40, 40)).astype(np.uint8)
     mask = pixels >= 128
     drawn = [dice(mask, RNG.random(pixels.shape) < pixels / 255) for _ in range(300)]
-    assert confidence(pixels) == pytest.approx(np.mean(drawn), abs=0.005)
+    assert expected_dice(pixels) == pytest.approx(np.mean(drawn), abs=0.005)
 
 
 def test_expected_scores_by_hand():
@@ -113,9 +113,9 @@ def test_no_confidence_is_enough_for_a_floor_that_no_score_reaches():
 @pytest.mark.parametrize(
     ("sure", "scores", "message"),
     [
-        ([0.5], [0.5, 0.6], "1 confidences and 2 scores"),
-        ([], [], "0 confidences and 0 scores"),
-        ([0.5, 0.6], [0.5, np.nan], "OOF image number 1 has confidence 0.6 and score nan"),
+        ([0.5], [0.5, 0.6], "1 expected Dice and 2 scores"),
+        ([], [], "0 expected Dice and 0 scores"),
+        ([0.5, 0.6], [0.5, np.nan], "OOF image number 1 has expected Dice 0.6 and score nan"),
     ],
 )
 def test_what_cannot_be_calibrated_on_is_named(sure, scores, message):
@@ -148,19 +148,19 @@ def oof(folds=3, images=40):
 
 def test_a_model_that_promises_more_than_others_is_judged_by_its_own_scale():
     # Fold 0's confidences are the scores themselves, and twice and three times those of the other models.
-    confidences, scores, fold_of = oof()
+    predicted, scores, fold_of = oof()
     for fold in range(3):
-        labelling = calibrated(confidences, scores, fold_of, fold, floor=0.7, low=0.3, high=0.7)
+        labelling = calibrated(predicted, scores, fold_of, fold, floor=0.7, low=0.3, high=0.7)
         mine = fold_of == fold
-        kept = quantiles(confidences[mine], labelling.own) >= calibrate(labelling.confidences, labelling.scores, 0.7)
+        kept = quantiles(predicted[mine], labelling.own) >= calibrate(labelling.dice, labelling.scores, 0.7)
         assert np.array_equal(kept, scores[mine] >= 0.7)
-        assert labelling.expected(confidences[mine]) == pytest.approx(scores[mine])
+        assert labelling.expected(predicted[mine]) == pytest.approx(scores[mine])
 
 
 def test_scores_of_the_fold_to_be_trained_are_not_looked_at():
-    confidences, scores, fold_of = oof()
-    told = calibrated(confidences, scores, fold_of, 1, floor=0.7, low=0.3, high=0.7)
-    hidden = calibrated(confidences, np.where(fold_of == 1, np.nan, scores), fold_of, 1, floor=0.7, low=0.3, high=0.7)
+    predicted, scores, fold_of = oof()
+    told = calibrated(predicted, scores, fold_of, 1, floor=0.7, low=0.3, high=0.7)
+    hidden = calibrated(predicted, np.where(fold_of == 1, np.nan, scores), fold_of, 1, floor=0.7, low=0.3, high=0.7)
     assert told.record() == hidden.record()
     assert len(told.own) == 40
     assert len(told.scores) == 80
@@ -189,8 +189,8 @@ SURE, UNSURE = np.full((1, 2, 3), 250, np.uint8), np.full((1, 2, 3), 140, np.uin
 def test_labels_round_trip_and_the_unsure_have_none(tmp_path):
     table = write_labels(tmp_path / "fold1", 1, [("007", SURE), ("008", UNSURE), ("009", SURE)], LABELLING, {})
     assert list(table["image_id"]) == ["007", "009"]
-    assert table["confidence"].tolist() == pytest.approx([confidence(SURE[0])] * 2)
-    assert table["score_expected"].tolist() == pytest.approx([0.95] * 2)
+    assert table["expected_dice"].tolist() == pytest.approx([expected_dice(SURE[0])] * 2)
+    assert table["expected_score"].tolist() == pytest.approx([0.95] * 2)
     read = read_labels(tmp_path / "fold1", 1)
     assert list(read["image_id"]) == ["007", "009"]  # with their zeros
     store = PredictionStore(tmp_path / "fold1")
@@ -209,7 +209,7 @@ def test_without_a_scale_of_its_own_a_model_is_taken_at_its_word(tmp_path):
 def test_confidence_of_several_classes_is_their_mean(tmp_path):
     both = np.concatenate([SURE, UNSURE])
     table = write_labels(tmp_path, 0, [("1", both)], replace(LABELLING, floor=0.5), {})
-    assert table["confidence"].item() == pytest.approx((confidence(SURE[0]) + confidence(UNSURE[0])) / 2)
+    assert table["expected_dice"].item() == pytest.approx((expected_dice(SURE[0]) + expected_dice(UNSURE[0])) / 2)
     assert PredictionStore(tmp_path).read("1")[:, 0, 0].tolist() == [1, 255]
 
 
@@ -217,18 +217,20 @@ def test_where_nothing_is_good_enough_nothing_is_labelled_and_it_says_so(tmp_pat
     with caplog.at_level("WARNING", logger="pipeline"):
         table = write_labels(tmp_path, 2, [("1", UNSURE)], LABELLING, {})
     assert len(table) == len(read_labels(tmp_path, 2)) == len(PredictionStore(tmp_path)) == 0
-    assert "fold 2: no test image is expected to score 0.900" in caplog.text
+    assert "fold 2: no test image has an expected score of 0.900" in caplog.text
 
 
 def test_labels_for_another_fold_are_refused(tmp_path):
     write_labels(tmp_path / "fold1", 1, [("1", SURE)], LABELLING, {"from": "x"})
     made_by = json.loads((tmp_path / "fold1" / "store.json").read_text())
     assert (made_by["fold"], made_by["from"], made_by["floor"]) == (1, "x", 0.9)
-    with pytest.raises(ValueError, match=r"fold1: labels by models that held out fold 1, not fold 0: they have seen"):
+    with pytest.raises(
+        ValueError, match=r"fold1: labels of models that held out fold 1, not fold 0: they were trained"
+    ):
         read_labels(tmp_path / "fold1", 0)
     with pytest.raises(ValueError, match="held out fold 1, not fold full"):
         refuse_other_fold(tmp_path / "fold1", "full")
-    with pytest.raises(ValueError, match="no pseudo-labels there"):
+    with pytest.raises(ValueError, match="no pseudo-labels: run the stage"):
         refuse_other_fold(tmp_path / "fold2", 2)
 
 
@@ -243,7 +245,7 @@ def test_a_killed_labelling_goes_on_and_is_not_read_before_it_is_done(tmp_path, 
     monkeypatch.setattr("pipeline.inference.prediction_store.SHARD_IMAGES", 1)
     with pytest.raises(Killed):
         write_labels(tmp_path, 0, until_killed(), LABELLING, {})
-    with pytest.raises(ValueError, match="the labels are not done"):
+    with pytest.raises(ValueError, match="the labels are incomplete"):
         read_labels(tmp_path, 0)
     write_labels(tmp_path, 0, [("1", SURE), ("2", SURE)], LABELLING, {})
     assert list(read_labels(tmp_path, 0)["image_id"]) == ["1", "2"]
@@ -338,7 +340,7 @@ def test_a_phase_without_labels_is_bit_for_bit_a_training_that_knows_of_none(tin
 
 def test_labels_of_another_fold_of_no_image_or_of_held_out_ones_are_not_trained_on(tiny):
     pseudo = labelled_for(0)
-    with pytest.raises(ValueError, match=r"pseudo: labels by models that held out fold 0, not fold 1: they have seen"):
+    with pytest.raises(ValueError, match=r"pseudo: labels of models that held out fold 0, not fold 1: they"):
         fold_data(1, pseudo=pseudo)
     with pytest.raises(ValueError, match="held out fold 0, not fold full"):
         fold_data("full", pseudo=pseudo)

@@ -14,9 +14,8 @@ import pytest
 from PIL import Image
 
 from pipeline import config, stages
-from pipeline.ensemble import choice, choose
-from pipeline.metrics import pixel_metric
-from pipeline.postprocess import THRESHOLDS, Cut, apply, count_by_label
+from pipeline.ensemble import ARGMAX, Oof, Postprocess, Renderer, Selection
+from pipeline.postprocess import THRESHOLDS, Rules, apply, count_by_label
 from pipeline.report import page, pictures, plots, subgroups
 from pipeline.report.label_quality import calibration_error, label_error_score, reliability
 from pipeline.report.page import render, to_cell, to_table, write_report
@@ -33,7 +32,7 @@ from tests.reports import (
     make_surface,
     number_of,
 )
-from tests.test_choice import dice_by_hand, make_oof, of_rows
+from tests.test_choice import dice_by_hand, make_oof, of_rows, search, select
 
 # ---------------------------------------------------------------------------------------------- label errors
 
@@ -259,90 +258,98 @@ def test_many_points_are_drawn_as_pixels():
 
 
 @pytest.fixture(scope="module")
-def objects_and_specks():
-    """Rules chosen on discs with specks of noise, which the rule set `components` removes."""
-    return choose(make_oof([60]), pixel_metric("mean_dice"))
+def discs_and_specks():
+    """The selection for discs beside specks of noise, which the rule set `components` removes."""
+    return select(make_oof([60]))
 
 
-def ship(chosen: choice.Chosen, rules: str) -> choice.Chosen:
-    """The same choice with another rule set for the submission."""
-    cut, _ = chosen.surfaces[rules].best()
-    return chosen._replace(
-        family=rules, fitted=chosen.fitted._replace(shipped=chosen.shipped._replace(rules=rules, cut=cut))
-    )
+@pytest.fixture(scope="module")
+def grids():
+    """The scores of each rule set on the same images."""
+    return search(make_oof([60]))
 
 
-def score_by_masks(oof: choice.Oof, cut: Cut) -> float:
+def with_final(selection: Selection, rule_set: str, rules: Rules | None, folds: tuple[int, ...] = ()) -> Selection:
+    """The selection with other rules chosen on all folds, and the same without each of some folds."""
+    part = selection.renderer.parts[0]
+    renderer = Renderer((Postprocess(part.combination, part.weights, rule_set, rules),))
+    return replace(selection, renderer=renderer, by_fold=dict.fromkeys(folds, renderer))
+
+
+def score_by_masks(oof: Oof, rules: Rules) -> float:
     pairs = [oof.read(image_id) for image_id in oof.image_ids]
-    return np.mean([dice_by_hand(apply(values[0], cut), target) for values, target in pairs])
+    return np.mean([dice_by_hand(apply(values[0], rules), target) for values, target in pairs])
 
 
 AREA = {"total": "min_area", "components": "min_component", "triplet": "presence_area"}
 
 
-@pytest.mark.parametrize("rules", AREA)
-def test_score_surface_has_its_maximum_at_the_rules_in_use(objects_and_specks, rules):
-    chosen = ship(objects_and_specks, rules)
-    surface, cut = make_score_surface(chosen), chosen.shipped.cut
-    assert surface.rule_set == rules
-    assert surface.best == (cut.threshold, getattr(cut, AREA[rules]), cut.presence_threshold)
-    row, column = np.flatnonzero(surface.areas == surface.best.area), np.flatnonzero(cut.threshold == THRESHOLDS)
+@pytest.mark.parametrize("rule_set", AREA)
+def test_score_surface_has_its_maximum_at_the_best_rules(grids, rule_set):
+    rules, _ = grids[rule_set].best()
+    surface = make_score_surface(grids[rule_set], rules)
+    assert surface.rule_set == rule_set
+    assert surface.best == (rules.threshold, getattr(rules, AREA[rule_set]), rules.presence_threshold)
+    row, column = np.flatnonzero(surface.areas == surface.best.area), np.flatnonzero(rules.threshold == THRESHOLDS)
     assert surface.scores[row, column] == surface.scores.max()
-    # Any other point is the score of masks by its rules, so the surface is of this rule set.
-    other = cut._replace(threshold=THRESHOLDS[150], **{AREA[rules]: int(surface.areas[9])})
+    # Any other point is the score of the masks by its rules, so it is no other rule set's surface.
+    other = rules._replace(threshold=THRESHOLDS[150], **{AREA[rule_set]: int(surface.areas[9])})
     assert surface.scores[9, 150] == pytest.approx(score_by_masks(make_oof([60]), other))
 
 
-def test_each_point_is_the_best_of_the_rule_set_without_its_fold(objects_and_specks):
-    points = make_score_surface(ship(objects_and_specks, "components")).per_fold
+def test_each_point_is_the_best_of_the_rule_set_without_its_fold(grids):
+    points = make_score_surface(grids["components"], grids["components"].best()[0]).per_fold
     for fold, point in points.items():
         rest = of_rows(make_oof([60]), [row for row in range(24) if row % 4 != fold])
-        cut, _ = choose(rest, pixel_metric("mean_dice")).surfaces["components"].best()
-        assert point == (cut.threshold, cut.min_component, 0)
+        rules, _ = search(rest)["components"].best()
+        assert point == (rules.threshold, rules.min_component, 0)
     assert len(points) == 4
 
 
-def test_rules_table_has_the_rules_of_the_submission_and_of_each_fold(objects_and_specks):
-    table = rules_table(["disc"], [objects_and_specks])
-    choices = [objects_and_specks.shipped, *objects_and_specks.fitted.chosen]
+def test_a_selection_has_the_grid_of_its_final_rule_set(discs_and_specks, grids):
+    (grid,) = discs_and_specks.grids
+    assert discs_and_specks.renderer.parts[0].rule_set == "variants"
+    assert grid.rule_set == "components"
+    assert np.array_equal(grid.means(), grids["components"].means())
+
+
+def test_rules_table_has_the_rules_of_the_submission_and_of_each_fold(discs_and_specks):
+    table = rules_table(["disc"], discs_and_specks)
+    parts = [each.parts[0] for each in (discs_and_specks.renderer, *discs_and_specks.by_fold.values())]
     assert table["chosen on"].tolist() == ["all folds", *(f"without fold {fold}" for fold in range(4))]
-    assert table["rules"].tolist() == [each.rules for each in choices]
-    assert table["threshold"].tolist() == [each.cut.threshold for each in choices]
+    assert table["rules"].tolist() == [each.rule_set for each in parts]
+    assert table["threshold"].tolist() == [each.rules.threshold for each in parts]
     for column, field in (("component", "min_component"), ("total", "min_area")):
         shown = table[column] if column in table else pd.Series([None] * len(table))
-        assert shown.fillna(0).tolist() == [getattr(each.cut, field) for each in choices]
+        assert shown.fillna(0).tolist() == [getattr(each.rules, field) for each in parts]
 
 
-def test_additional_rules_are_described(objects_and_specks):
-    plain = ship(objects_and_specks, "total")
-    cut = plain.shipped.cut._replace(fill_holes=True, keep_largest=2, presence_threshold=0.9, presence_area=16)
-    refined = plain._replace(
-        fitted=plain.fitted._replace(shipped=plain.shipped._replace(rules="refined", cut=cut), chosen=[])
-    )
-    surface = make_score_surface(refined)
-    assert (surface.rule_set, surface.best) == ("total", make_score_surface(plain).best)
+def test_additional_rules_of_a_variant_are_described(discs_and_specks, grids):
+    plain, _ = grids["total"].best()
+    variant = plain._replace(fill_holes=True, keep_largest=2, presence_threshold=0.9, presence_area=16)
+    surface = make_score_surface(grids["total"], variant)
+    assert (surface.rule_set, surface.best) == ("total", make_score_surface(grids["total"], plain).best)
     assert surface.additional_rules == (
         "a mask is emptied unless 16 px reach 0.900",
         "only the largest 2 components are kept",
         "holes are filled",
     )
-    row = rules_table(["disc"], [refined._replace(fitted=refined.fitted._replace(folds=[]))]).iloc[0]
-    assert (row["rules"], row["presence"], row["largest"], row["holes"]) == ("refined", 16, 2, "filled")
+    row = rules_table(["disc"], with_final(discs_and_specks, "variants", variant)).iloc[0]
+    assert (row["rules"], row["presence"], row["largest"], row["holes"]) == ("variants", 16, 2, "filled")
 
 
-def test_rules_table_has_a_column_only_for_rules_in_use(objects_and_specks):
-    plain = ship(objects_and_specks, "total")
-    plain = plain._replace(fitted=plain.fitted._replace(chosen=[plain.shipped] * 4))
-    assert "presence threshold" not in rules_table(["disc"], [plain])
-    cut = plain.shipped.cut._replace(presence_threshold=0.9, presence_area=5)
-    asks = plain.shipped._replace(rules="triplet", cut=cut)
-    shown = rules_table(["disc"], [plain._replace(fitted=plain.fitted._replace(shipped=asks))])
+def test_rules_table_has_a_column_only_for_rules_in_use(discs_and_specks, grids):
+    rules, _ = grids["total"].best()
+    plain = with_final(discs_and_specks, "total", rules, folds=(0, 1, 2, 3))
+    assert "presence at" not in rules_table(["disc"], plain)
+    triplet = rules._replace(presence_threshold=0.9, presence_area=5)
+    shown = rules_table(["disc"], replace(plain, renderer=with_final(plain, "triplet", triplet).renderer))
     assert shown.loc[0, ["presence at", "presence"]].tolist() == [0.9, 5]
     assert shown["presence at"][1:].isna().all()
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_the_page_describes_additional_rules(objects_and_specks):
+def test_the_page_describes_additional_rules():
     surface = make_surface()._replace(best=SurfacePoint(0.4, 5), additional_rules=("holes are filled",))
     assert "threshold 0.400, a mask of fewer than 5 px is emptied, holes are filled;" in render(
         make_report_data(surfaces={"disc": surface})
@@ -351,10 +358,14 @@ def test_the_page_describes_additional_rules(objects_and_specks):
     assert "threshold 0.400, holes are filled;" in render(make_report_data(surfaces={"disc": alone}))
 
 
-def test_rules_table_names_several_classes_and_is_empty_without_rules(objects_and_specks):
-    both = rules_table(["disc", "ring"], [objects_and_specks] * 2)
-    assert both["class"].tolist() == ["disc"] * 5 + ["ring"] * 5
-    assert rules_table(["disc", "ring"], []).empty
+def test_rules_table_names_several_classes_and_is_empty_without_rules(discs_and_specks):
+    def twice(renderer):
+        return Renderer(renderer.parts * 2)
+
+    by_fold = {fold: twice(renderer) for fold, renderer in discs_and_specks.by_fold.items()}
+    both = replace(discs_and_specks, renderer=twice(discs_and_specks.renderer), by_fold=by_fold)
+    assert rules_table(["disc", "ring"], both)["class"].tolist() == ["disc"] * 5 + ["ring"] * 5
+    assert rules_table(["disc", "ring"], with_final(discs_and_specks, ARGMAX, None, folds=(0, 1))).empty
 
 
 RULE_TEXTS = {
@@ -411,7 +422,7 @@ def test_a_report_has_the_rules_of_the_manifest(submitted):
     text = stages.report([config.load("configs/tiny.toml")]).read_text(encoding="utf-8")
     (row,) = re.findall(r"<tr>(<td[^>]*>all folds</td>.*?)</tr>", text)
     _, rules, threshold, *others = re.findall(r'data-value="([^"]*)"', row)
-    assert (rules, float(threshold)) == (ships["rules"], ships["threshold"])
+    assert (rules, float(threshold)) == (ships["rule_set"], ships["threshold"])
     areas = {ships[area] for area in AREA.values() if ships[area]}
     assert areas <= {float(other) for other in others if re.fullmatch(r"[\d.]+", other)}
 

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pipeline.metrics import VOID, count, metric_names, pixel_metric, stack
-from pipeline.postprocess import Cut, apply, refinements, search_refinements
+from pipeline.postprocess import Rules, apply, rule_variants, search_variants
 from pipeline.postprocess.rule_variants import _Group, _Image
 from tests.streams import images_let_go
 
 DICE = pixel_metric("mean_dice")
 MASKS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 1))
 OPTIONS = st.builds(
-    Cut,
+    Rules,
     st.sampled_from([0.1, 0.5]),
     st.integers(0, 12),
     st.integers(0, 6),
@@ -45,10 +45,15 @@ DISC = ("#####",) * 5
 
 @pytest.mark.parametrize(
     "cut",
-    [Cut(0.5, 0), Cut(0.3, 9), Cut(0.5, 0, min_component=7), Cut(0.5, 0, presence_threshold=0.8, presence_area=3)],
+    [
+        Rules(0.5, 0),
+        Rules(0.3, 9),
+        Rules(0.5, 0, min_component=7),
+        Rules(0.5, 0, presence_threshold=0.8, presence_area=3),
+    ],
 )
 def test_each_cut_is_tried_once_the_found_one_first_and_simpler_ones_before(cut):
-    tried = refinements(cut)
+    tried = rule_variants(cut)
     changes = [sum(one != other for one, other in zip(each, cut, strict=True)) for each in tried]
     assert tried[0] == cut
     assert len(set(tried)) == len(tried)
@@ -57,15 +62,15 @@ def test_each_cut_is_tried_once_the_found_one_first_and_simpler_ones_before(cut)
 
 
 def test_rules_that_the_cut_has_stay_as_they_are():
-    assert {each.min_component for each in refinements(Cut(0.5, 0, min_component=7))} == {7}
-    assert {each.min_area for each in refinements(Cut(0.5, 30))} == {30}
-    triplet = Cut(0.5, 0, presence_threshold=0.8, presence_area=3)
-    assert {each[1:2] + each[3:5] for each in refinements(triplet)} == {(0, 0.8, 3)}
+    assert {each.min_component for each in rule_variants(Rules(0.5, 0, min_component=7))} == {7}
+    assert {each.min_area for each in rule_variants(Rules(0.5, 30))} == {30}
+    triplet = Rules(0.5, 0, presence_threshold=0.8, presence_area=3)
+    assert {each[1:2] + each[3:5] for each in rule_variants(triplet)} == {(0, 0.8, 3)}
 
 
 def test_a_smallest_component_is_tried_with_a_smallest_total_area():
-    assert Cut(0.5, 256, min_component=7) in refinements(Cut(0.5, 0, min_component=7))
-    assert Cut(0.5, 256, min_component=64) in refinements(Cut(0.5, 0))
+    assert Rules(0.5, 256, min_component=7) in rule_variants(Rules(0.5, 0, min_component=7))
+    assert Rules(0.5, 256, min_component=64) in rule_variants(Rules(0.5, 0))
 
 
 # Counts
@@ -90,7 +95,7 @@ def test_holes_within_components_within_holes_are_counted_as_apply_fills_them():
     for share in (0.0, 0.02, 0.1, 0.4):
         mask = rings ^ (rng.random(rings.shape) < share).astype(np.uint8)
         target = rng.integers(0, 2, mask.shape).astype(np.uint8)
-        cuts = refinements(Cut(0.5, 0))
+        cuts = rule_variants(Rules(0.5, 0))
         expected = stack(count(apply(mask * 255, cut), target) for cut in cuts)
         for found, by_hand in zip(_Group(cuts).count(_Image(mask * 255, target)), expected, strict=True):
             assert found.tolist() == by_hand.tolist()
@@ -103,7 +108,7 @@ def test_what_lies_in_a_hole_of_a_hole_is_counted_once_though_the_ring_between_i
         mask[inset : 17 - inset, inset : 17 - inset] = 1
         if width == 1:
             mask[inset + 1 : 16 - inset, inset + 1 : 16 - inset] = 0
-    cuts = [Cut(0.5, 0, min_component=64), Cut(0.5, 0, min_component=64, fill_holes=True)]
+    cuts = [Rules(0.5, 0, min_component=64), Rules(0.5, 0, min_component=64, fill_holes=True)]
     counts = _Group(cuts).count(_Image(mask * 255, mask))
     assert counts.predicted.tolist() == [64 + 81, 17 * 17]
     assert counts.intersection.tolist() == [64 + 81, 64 + 48 + 81]
@@ -114,11 +119,11 @@ def test_what_lies_in_a_hole_of_a_hole_is_counted_once_though_the_ring_between_i
 
 def test_filled_ring_by_hand():
     # A ring of 16 pixels around a dot, on a disc of 25: dice 2·17/(17+25) as it is, 1 once it is filled.
-    found = search_refinements([image(*RING, target=DISC)], DICE, [Cut(0.5, 0)])
-    assert found.score(Cut(0.5, 0)) == pytest.approx(34 / 42)
-    assert found.score(Cut(0.5, 0, keep_largest=1)) == pytest.approx(32 / 41)
-    assert found.score(Cut(0.5, 0, keep_largest=1, fill_holes=True)) == 1
-    assert found.best(Cut(0.5, 0)) == (Cut(0.5, 0, fill_holes=True), 1.0)
+    found = search_variants([image(*RING, target=DISC)], DICE, [Rules(0.5, 0)])
+    assert found.score(Rules(0.5, 0)) == pytest.approx(34 / 42)
+    assert found.score(Rules(0.5, 0, keep_largest=1)) == pytest.approx(32 / 41)
+    assert found.score(Rules(0.5, 0, keep_largest=1, fill_holes=True)) == 1
+    assert found.best(Rules(0.5, 0)) == (Rules(0.5, 0, fill_holes=True), 1.0)
 
 
 def test_the_pair_of_a_smallest_component_and_a_smallest_total_area_is_found_where_only_it_is_right():
@@ -126,14 +131,14 @@ def test_the_pair_of_a_smallest_component_and_a_smallest_total_area_is_found_whe
     objects = ("####.#.####", "####.#.####", "####.#.####", "####...####", "####...####", *["." * 11] * 2)
     specks = image(*objects, *objects, target=(*[row.replace(".#.", "...") for row in objects],) * 2)
     ghost = image(*["####......."] * 5, target=["." * 11] * 5)
-    found = search_refinements([specks, ghost], DICE, [Cut(0.5, 0)])
-    assert found.best(Cut(0.5, 0)) == (Cut(0.5, 64, min_component=4), 1.0)
-    assert found.score(Cut(0.5, 0, min_component=4)) == 0.5
-    assert found.score(Cut(0.5, 64)) == pytest.approx((2 * 80 / 166 + 1) / 2)
+    found = search_variants([specks, ghost], DICE, [Rules(0.5, 0)])
+    assert found.best(Rules(0.5, 0)) == (Rules(0.5, 64, min_component=4), 1.0)
+    assert found.score(Rules(0.5, 0, min_component=4)) == 0.5
+    assert found.score(Rules(0.5, 64)) == pytest.approx((2 * 80 / 166 + 1) / 2)
 
 
 def test_of_equal_scores_the_fewest_rules_win():
-    assert search_refinements([image(*DISC)], DICE, [Cut(0.3, 0)]).best(Cut(0.3, 0)) == (Cut(0.3, 0), 1.0)
+    assert search_variants([image(*DISC)], DICE, [Rules(0.3, 0)]).best(Rules(0.3, 0)) == (Rules(0.3, 0), 1.0)
 
 
 @pytest.mark.parametrize("name", metric_names("pixels", complete=True))
@@ -143,34 +148,34 @@ def test_scores_are_those_of_a_loop_with_apply_on_each_fold(name):
     for number in range(7):
         values = rng.choice(np.array([0, 90, 150, 240], np.uint8), (12, 13), p=[0.5, 0.1, 0.2, 0.2])
         images.append((values, (rng.random((12, 13)) < 0.4 * (number % 3)).astype(np.uint8), number % 2))
-    cuts = [Cut(0.5, 0), Cut(0.2, 0, min_component=3), Cut(0.5, 5)]
-    found = search_refinements(images, metric, cuts)
+    cuts = [Rules(0.5, 0), Rules(0.2, 0, min_component=3), Rules(0.5, 5)]
+    found = search_variants(images, metric, cuts)
     for fold in found.folds.tolist():
         of_fold = [(values, target) for values, target, number in images if number == fold]
-        for cut in found.cuts[::7]:
+        for cut in list(found.columns)[::7]:
             scores = metric.scores(stack(count(apply(values, cut), target) for values, target in of_fold))
             assert found.score(cut, [fold]) == pytest.approx(scores.mean(), abs=1e-12)
 
 
 def test_best_without_a_fold_looks_at_no_image_of_it():
     # Fold 0 wants holes filled, fold 1 has them open.
-    found = search_refinements([image(*RING, target=DISC), image(*RING, fold=1)], DICE, [Cut(0.5, 0)])
-    assert found.best(Cut(0.5, 0), [0])[0] == Cut(0.5, 0, fill_holes=True)
-    assert found.best(Cut(0.5, 0), [1])[0] == Cut(0.5, 0)
+    found = search_variants([image(*RING, target=DISC), image(*RING, fold=1)], DICE, [Rules(0.5, 0)])
+    assert found.best(Rules(0.5, 0), [0])[0] == Rules(0.5, 0, fill_holes=True)
+    assert found.best(Rules(0.5, 0), [1])[0] == Rules(0.5, 0)
 
 
 def test_search_holds_no_image_after_the_next():
-    assert search_refinements(images_let_go(), DICE, [Cut(0.5, 0)]).images.tolist() == [4, 4]
+    assert search_variants(images_let_go(), DICE, [Rules(0.5, 0)]).images.tolist() == [4, 4]
 
 
 def test_what_was_not_tried_has_no_score():
-    found = search_refinements([image(*DISC)], DICE, [Cut(0.5, 0)])
+    found = search_variants([image(*DISC)], DICE, [Rules(0.5, 0)])
     with pytest.raises(ValueError, match="was not tried"):
-        found.score(Cut(0.4, 0))
+        found.score(Rules(0.4, 0))
 
 
 def test_search_without_an_image_or_a_cut_is_refused():
     with pytest.raises(ValueError, match="no image to search on"):
-        search_refinements([], DICE, [Cut(0.5, 0)])
-    with pytest.raises(ValueError, match="no cut to refine"):
-        search_refinements([image(*DISC)], DICE, [])
+        search_variants([], DICE, [Rules(0.5, 0)])
+    with pytest.raises(ValueError, match="no rules to vary"):
+        search_variants([image(*DISC)], DICE, [])

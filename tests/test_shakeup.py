@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.metrics import Scores
 from pipeline.statistics import shakeup
-from pipeline.statistics.shakeup import TooFewError, boards, simulate
+from pipeline.statistics.shakeup import TooFewGroupsError, simulate, simulate_scores
 
 
 def play(scores, public_share, test_images, draws):
@@ -169,7 +169,7 @@ def test_boards_without_anything_that_counts_are_left_out():
     possible = np.zeros((20, 1))
     possible[:4] = 1
     scores = [Scores(possible * worth, possible) for worth in (np.linspace(0.1, 0.9, 20)[:, None], 0.5)]
-    public, private = boards(scores, public_share=0.3, test_images=10)
+    public, private = simulate_scores(scores, public_share=0.3, test_images=10)
     assert 100 < len(public) == len(private) < 2000
     assert np.isfinite([public, private]).all()
     assert np.isfinite(simulate(scores, public_share=0.3, test_images=10).best).all()
@@ -178,12 +178,14 @@ def test_boards_without_anything_that_counts_are_left_out():
 def test_a_shake_up_is_refused_if_no_drawn_test_set_has_both_scores():
     possible = np.zeros((1000, 1))
     possible[:2] = 1
-    with pytest.raises(TooFewError, match="none of 2000 drawn test sets of 3 groups has a public and a private score"):
-        boards([Scores(possible, possible)], public_share=0.3, test_images=3)
+    with pytest.raises(
+        TooFewGroupsError, match="none of 2000 drawn test sets of 3 groups has a public and a private score"
+    ):
+        simulate_scores([Scores(possible, possible)], public_share=0.3, test_images=3)
 
 
 def test_a_shake_up_of_one_image_that_counts_is_refused():
     possible = np.zeros((20, 1))
     possible[0] = 1
     with pytest.raises(ValueError, match="fewer than 2 of 20 groups count"):
-        boards([Scores(possible, possible)], public_share=0.3, test_images=10)
+        simulate_scores([Scores(possible, possible)], public_share=0.3, test_images=10)

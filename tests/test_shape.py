@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipeline.postprocess.instances import components
-from pipeline.postprocess.shape import _joined, split_by_shape
+from pipeline.postprocess.shape import _merge_basins, split_by_shape
 
 VALUES = arrays(np.uint8, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.integers(0, 255))
 NECK = st.floats(0, 1)
@@ -97,6 +97,6 @@ def test_the_highest_pass_is_judged_first():
     depth = np.array([[10, 5.5, 6, 5.45, 8]])
     # Both passes of the middle basin are above .9 of its 6. It goes where the pass is higher; after that the lower pass
     # parts two summits of 10 and 8.
-    labels = _joined(basins, depth, 0.9)
+    labels = _merge_basins(basins, depth, 0.9)
     assert len(set(labels[0, :4])) == 1
     assert labels[0, 4] != labels[0, 0]

@@ -18,10 +18,10 @@ from pipeline.cli import main
 from pipeline.data.labels import Labels
 from pipeline.duplicates import write_duplicates
 from pipeline.duplicates.table import PAIR_COLUMNS
-from pipeline.ensemble import Choice, PerClass
+from pipeline.ensemble import Postprocess, Renderer
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.models import build_model
-from pipeline.postprocess import Cut
+from pipeline.postprocess import Rules
 from pipeline.pseudo_labels import soft_label
 from pipeline.stages import preparing, training
 from pipeline.stages.ensembling import load_members, oof_of_members, oof_rows
@@ -97,7 +97,7 @@ def test_masks_of_the_test_set_are_by_the_weights_that_ship(submitted):
     ids = set(read_sample()) - {"0919"}
 
     def masks(some, *weights):
-        mask_of = masks_of_test(some, ids, PerClass((Choice("mean", weights, "total", Cut(0.5, 0)),)))
+        mask_of = masks_of_test(some, ids, Renderer((Postprocess("mean", weights, "total", Rules(0.5, 0)),)))
         assert mask_of("0919") is None  # could not be read
         return np.stack([mask_of(image_id) for image_id in sorted(ids)])
 

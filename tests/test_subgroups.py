@@ -12,9 +12,9 @@ from pipeline import competition, config, stages
 from pipeline.data.labels import VOID
 from pipeline.demos.camvid import make_camvid_demo
 from pipeline.demos.instances import make_instances_demo
-from pipeline.ensemble import Choice, Exclusive, Objects, PerClass
-from pipeline.ensemble.instances import ObjectCut
-from pipeline.postprocess import Cut
+from pipeline.ensemble import ARGMAX, INSTANCES, Postprocess, Renderer
+from pipeline.postprocess import Rules
+from pipeline.postprocess.instances import InstanceRules
 from pipeline.report import plots
 from pipeline.report.page import render
 from pipeline.report.pictures import outline
@@ -30,12 +30,13 @@ from tests.test_report import fill, words
 # ---------------------------------------------------------------------------------------------- what is seen
 
 VALUES = np.array([[[[200, 200, 0, 0]], [[0, 150, 250, 10]]]], dtype=np.uint8)  # one member, two channels, four pixels
+OBJECTS = Renderer((Postprocess("mean", (1.0,), INSTANCES, InstanceRules(0.5)),))
 
 
 def test_each_combination_of_overlapping_classes_is_a_region():
-    half = Choice("mean", (1.0,), "total", Cut(0.5, 0))
+    half = Postprocess("mean", (1.0,), "total", Rules(0.5, 0))
     target = np.array([[[1, 1, 0, 0]], [[0, 0, 1, 0]]], dtype=np.uint8)
-    seen = make_oof_image(PerClass((half, half)), VALUES, target)
+    seen = make_oof_image(Renderer((half, half)), VALUES, target)
     assert seen.target_regions.tolist() == [[1, 1, 2, 0]]
     assert seen.predicted_regions.tolist() == [[1, 3, 2, 0]]
     assert seen.coverage.tolist() == [0.5, 0.5]
@@ -46,7 +47,7 @@ def test_each_combination_of_overlapping_classes_is_a_region():
 
 def test_void_is_no_part_of_target_or_prediction_of_exclusive_classes():
     target = np.array([[[1, 1, 0, VOID]], [[0, 0, 1, VOID]]], dtype=np.uint8)
-    seen = make_oof_image(Exclusive("mean", (1.0,)), VALUES, target)
+    seen = make_oof_image(Renderer((Postprocess("mean", (1.0,), ARGMAX),)), VALUES, target)
     assert seen.target_regions.tolist() == [[1, 1, 2, 0]]
     assert seen.predicted_regions.tolist() == [[1, 1, 2, 0]]
     assert seen.coverage.tolist() == [0.5, 0.25]
@@ -56,7 +57,7 @@ def test_void_is_no_part_of_target_or_prediction_of_exclusive_classes():
 
 def test_each_object_is_a_region_and_the_boundary_is_no_class():
     target = np.array([[7, 7, 0, 9]])
-    seen = make_oof_image(Objects(1, ObjectCut(0.5)), VALUES, target)
+    seen = make_oof_image(OBJECTS, VALUES, target)
     assert seen.values.tolist() == VALUES[0, :1].tolist()
     assert seen.masks.tolist() == [[[1, 1, 0, 0]]]
     assert seen.target.tolist() == [[[1, 1, 0, 1]]]
@@ -67,7 +68,7 @@ def test_each_object_is_a_region_and_the_boundary_is_no_class():
 
 
 def test_an_object_with_the_number_of_void_is_an_object():
-    seen = make_oof_image(Objects(1, ObjectCut(0.5)), VALUES, np.array([[VOID, VOID, 0, 0]]))
+    seen = make_oof_image(OBJECTS, VALUES, np.array([[VOID, VOID, 0, 0]]))
     assert seen.counts.sum() == 4
     assert seen.summary == "1 objects, 1 predicted"
 
@@ -206,7 +207,7 @@ def test_report_of_objects(tmp_path, monkeypatch):
     assert re.search(r"dsb_precision, cross-fitted", text)
     assert "Score: mean_dice on the held-out fold" in text
     assert re.search(r"\d+ objects, \d+ predicted", text)
-    assert re.search(r"parted by their border \| 0\.\d+", text)
+    assert re.search(r"separated by boundary \| 0\.\d+", text)
     assert re.search(r"cell \| 8 \| 8 \|", text)
     assert re.search(r"number \| 8 \| 8 \| 2", text)
     written = stages.ensemble([config.load("configs/mini.toml", overrides)]).summary

@@ -104,10 +104,10 @@ TAMPERED = {
     "no weight at all": (put("chosen", "weights", "tiny", value=0.0), "expected one above 0"),
     "weights in a list": (put("chosen", "weights", value=[1.0]), "weights of [1.0]"),
     "an unknown combination": (put("chosen", "combination", value=["mean"]), "unknown combination"),
-    "unknown rules": (put("chosen", "rules", value={"a": 1}), "rules {'a': 1}"),
-    "a choice for objects": (
-        put("chosen", "objects", value="disc"),
-        "is of type Objects, which does not fit card.toml",
+    "unknown rules": (put("chosen", "rule_set", value={"a": 1}), "rule_set {'a': 1}"),
+    "rules for instances": (
+        put("chosen", "rule_set", value="instances"),
+        "the post-processing is instances, card.toml asks for multilabel",
     ),
     "nothing chosen": (put("chosen", value=[]), "chosen"),
     "a fallback that drops nothing": (

@@ -55,7 +55,7 @@ def predict(clock, image, budget, images=6, *, fallbacks=FALLBACKS, noise=0.0, w
     bundle = SimpleNamespace(
         cfgs=(cfg,),
         card=SimpleNamespace(size=None),
-        drawer=SimpleNamespace(weights=np.ones(1)),
+        renderer=SimpleNamespace(weights=np.ones(1)),
         plan=PLAN,
         record=SimpleNamespace(fallbacks=fallbacks),
     )

@@ -25,8 +25,10 @@ from pipeline.cli.terminal import (
     print_table,
 )
 from pipeline.config import Config
-from pipeline.ensemble import Drawer, Exclusive, Objects
+from pipeline.ensemble import Renderer
 from pipeline.metrics import DetectionRates, epoch_metric, selection_metric
+from pipeline.postprocess import Rules
+from pipeline.postprocess.instances import InstanceRules
 from pipeline.rle import Dialect
 from pipeline.training.checkpoint import FULL, Fold
 
@@ -258,30 +260,30 @@ def ensemble(
     if done.empties_differ:
         out.print(
             f"warning     {done.summary.empty} of {done.summary.masks} "
-            f"{'images' if isinstance(done.decision.shipped, Objects) else 'rows'} are empty, of the training masks "
+            f"{'images' if done.selection.renderer.kind == 'instances' else 'rows'} are empty, of the training masks "
             f"{done.train_empty:.0%} are"
         )
 
 
 def _print_worth(done: stages.Ensembled) -> None:
-    honest = done.honest
-    out.print(f"\nOOF score   {honest.mean:.4f}  cross-fitted, {honest}")
-    out.print(f"            {done.decision.in_sample:.4f}  in-sample: optimism {done.optimism:+.4f}")
-    if not isinstance(done.decision.shipped, Exclusive):
-        out.print(f"            {done.decision.at_half:.4f}  at threshold .5, only the weights tuned")
-    out.print(f"            {done.decision.trivial:.4f}  {TRIVIAL[isinstance(done.decision.shipped, Exclusive)]}")
+    interval, multiclass = done.interval, done.selection.renderer.kind == "multiclass"
+    out.print(f"\nOOF score   {interval.mean:.4f}  cross-fitted, {interval}")
+    out.print(f"            {done.selection.in_sample:.4f}  in-sample: optimism {done.optimism:+.4f}")
+    if not multiclass:
+        out.print(f"            {done.selection.at_half:.4f}  at threshold .5, only the weights tuned")
+    out.print(f"            {done.selection.baseline:.4f}  {BASELINE[multiclass]}")
     if done.official is not None:
         out.print(
             f"            {done.official:.4f}  {done.metric}, cross-fitted; "
             f"the above is {selection_metric(done.metric)}"
         )
     out.print("found       " + ", ".join(_format_detection(done.found)) + ", out of fold, cross-fitted")
-    for name, value in done.decision.others.items():
+    for name, value in done.selection.alternatives.items():
         out.print(f"            {value:.4f}  {name}, cross-fitted")
     if done.gain:
-        gain, best = done.gain, max(done.singles, key=lambda single: single.score).name
+        gain, best = done.gain, max(done.member_scores, key=lambda each: each.score).name
         print_table(
-            [single._asdict() for single in done.singles],
+            [each._asdict() for each in done.member_scores],
             {"weight": "{:.3f}", "by_log_loss": "{:.3f}", "score": "{:.4f}"},
         )
         out.print(
@@ -292,7 +294,7 @@ def _print_worth(done: stages.Ensembled) -> None:
             out.print(
                 f"            better alone: submit submissions/{best}.csv (make ensemble CONFIGS={best} writes it)"
             )
-    _print_drawn(done.decision.shipped, done.classes, several=len(done.singles) > 1)
+    _print_rules(done.selection.renderer, done.classes, several=len(done.member_scores) > 1)
 
 
 def _format_detection(found: DetectionRates) -> list[str]:
@@ -304,24 +306,28 @@ def _format_detection(found: DetectionRates) -> list[str]:
     ]
 
 
-TRIVIAL = {False: "if nothing were predicted", True: "if the most frequent class were predicted everywhere"}
+BASELINE = {False: "if nothing were predicted", True: "if the most frequent class were predicted everywhere"}
 
 
-def _print_drawn(drawer: Drawer, classes: Sequence[str], *, several: bool) -> None:
-    """How masks are drawn: a line for all classes alike, or one for each."""
-    if isinstance(drawer, Exclusive):
-        out.print(f"drawn       the most probable of {len(classes)} classes" + (f", by {drawer.how}" * several))
+def _print_rules(renderer: Renderer, classes: Sequence[str], *, several: bool) -> None:
+    """How masks are rendered: one line for all classes, or one for each."""
+    if renderer.kind == "multiclass":
+        by = f", combined by {renderer.parts[0].combination}" * several
+        out.print(f"rules       the most probable of {len(classes)} classes" + by)
         return
-    if isinstance(drawer, Objects):
-        rules = {rule: value for rule, value in drawer.cut._asdict().items() if value}
-        out.print("objects     " + ", ".join(f"{rule} {value:.4g}" for rule, value in rules.items()))
+    if renderer.kind == "instances":
+        out.print(f"rules       {_format_rules(renderer.parts[0].rules)}")
         return
-    for name, choice in zip(classes, drawer.choices, strict=True):
+    for name, part in zip(classes, renderer.parts, strict=True):
         of_class = f"{name}: " if len(classes) > 1 else ""
         if several:
-            out.print(f"combined    {of_class}by {choice.how}")
-        rules = {rule: value for rule, value in choice.cut._asdict().items() if value}
-        out.print(f"cut         {of_class}" + ", ".join(f"{rule} {value:.4g}" for rule, value in rules.items()))
+            out.print(f"combined    {of_class}by {part.combination}")
+        out.print(f"rules       {of_class}{_format_rules(part.rules)}")
+
+
+def _format_rules(rules: Rules | InstanceRules) -> str:
+    """The fields that are set, with their values."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in rules._asdict().items() if value)
 
 
 @app.command()

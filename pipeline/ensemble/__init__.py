@@ -1,56 +1,51 @@
-"""Several models as one: how their stored probabilities are combined, and with which weights.
+"""Ensembles: how the members' stored probabilities are combined, with which weights, and which rules follow.
 
 Source:
-    On what mean, logarithmic and voting rules assume: Kittler et al., On combining classifiers, 1998,
-    https://doi.org/10.1109/34.667881.
+    The assumptions of the mean, the logarithmic combinations and the vote: Kittler et al., On combining classifiers,
+    1998, https://doi.org/10.1109/34.667881.
 """
 
-from pipeline.ensemble.choice import Choice, Chosen, Oof, choose
-from pipeline.ensemble.combine import COMBINATIONS, average, blend, combine
-from pipeline.ensemble.decision import Decision, Drawer, Exclusive, PerClass, blender, decide
-from pipeline.ensemble.evaluation import count_drawn, score_drawn
-from pipeline.ensemble.instances import ObjectCut, Objects, decide_objects
-from pipeline.ensemble.multiclass import decide_exclusive
-from pipeline.ensemble.serialization import drawer_of
+from pipeline.ensemble.combine import COMBINATIONS, blend, combine
+from pipeline.ensemble.evaluation import count_masks, mean_score
+from pipeline.ensemble.instances import select_instances
+from pipeline.ensemble.multiclass import select_multiclass
+from pipeline.ensemble.renderer import ARGMAX, INSTANCES, Postprocess, Renderer
+from pipeline.ensemble.selection import Oof, Selection, select_multilabel
+from pipeline.ensemble.serialization import from_record, to_record
 from pipeline.ensemble.weights import (
-    Fitted,
-    Reduced,
-    at_best_threshold,
+    FittedWeights,
+    Subsample,
+    fit_threshold,
     greedy_weights,
-    image_scores,
     log_loss,
     log_loss_weights,
-    reduce,
+    score_images,
+    subsample,
 )
 
 __all__ = [
+    "ARGMAX",
     "COMBINATIONS",
-    "Choice",
-    "Chosen",
-    "Decision",
-    "Drawer",
-    "Exclusive",
-    "Fitted",
-    "ObjectCut",
-    "Objects",
+    "INSTANCES",
+    "FittedWeights",
     "Oof",
-    "PerClass",
-    "Reduced",
-    "at_best_threshold",
-    "average",
+    "Postprocess",
+    "Renderer",
+    "Selection",
+    "Subsample",
     "blend",
-    "blender",
-    "choose",
     "combine",
-    "count_drawn",
-    "decide",
-    "decide_exclusive",
-    "decide_objects",
-    "drawer_of",
+    "count_masks",
+    "fit_threshold",
+    "from_record",
     "greedy_weights",
-    "image_scores",
     "log_loss",
     "log_loss_weights",
-    "reduce",
-    "score_drawn",
+    "mean_score",
+    "score_images",
+    "select_instances",
+    "select_multiclass",
+    "select_multilabel",
+    "subsample",
+    "to_record",
 ]

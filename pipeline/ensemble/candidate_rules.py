@@ -1,25 +1,30 @@
-"""Which rules win: families of them, and refinements of the best family's cut, each scored where it was not chosen.
+"""The choice between rule sets, and between the variants of the best one, by cross-validated scores.
 
-Rules with more to choose from always look better on the images that they were searched on. So each competes with what
-its cut scores when it is chosen without each of the folds in turn.
+A rule set with more candidates always scores better on the images that it was searched on. Rule sets are therefore
+compared by the score of their best rules when these are chosen without each of the folds in turn.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
+from pipeline import postprocess
 from pipeline.metrics import Metric
-from pipeline.postprocess import FAMILIES, Cut, Images, Refined, search_refinements, search_rules
+from pipeline.postprocess import Rules, RuleSearch, RuleVariants, ScoreGrid, VariantScores, VariantSearch
 
-REFINED = "refined"  # the best family's cut, with further rules
-RULES = (*FAMILIES, REFINED)
+VARIANTS = "variants"  # the variants of the best rule set's rules
+RULE_SETS = (*postprocess.RULE_SETS, VARIANTS)
 
-Folds = tuple[int, ...]  # that something is chosen on, ascending
+Folds = tuple[int, ...]  # the folds that something is chosen on, ascending
+K = TypeVar("K", bound=Hashable)
+# From the keys of some searches to the images of each: key, values (H, W) uint8, target (H, W), fold.
+ImagesOf = Callable[[Collection[K]], Iterator[tuple[K, np.ndarray, np.ndarray, int]]]
 
 
-class Rival(Protocol):
-    """Rules to choose from: a `Surface`, or `Refined`."""
+class RuleScores(Protocol):
+    """The scores of the candidates of a rule set: a `ScoreGrid`, or `RuleVariants`."""
 
     folds: np.ndarray
     images: np.ndarray
@@ -27,76 +32,106 @@ class Rival(Protocol):
     def is_defined(self, folds: Iterable[int]) -> bool:
         """Whether the metric is defined on the images of some folds."""
 
-    def best(self, folds: Iterable[int]) -> tuple[Cut, float]:
-        """The best cut on the images of some folds, and its mean score there."""
+    def best(self, folds: Iterable[int]) -> tuple[Rules, float]:
+        """The best rules on the images of some folds, and their score there."""
 
-    def score(self, cut: Cut, folds: Iterable[int]) -> float:
-        """The mean score of a cut over the images of some folds."""
+    def score(self, rules: Rules, folds: Iterable[int]) -> float:
+        """The score of rules on the images of some folds."""
 
 
-class Rivals:
-    """All rules under one combination of members, competing for each of some sets of folds.
-
-    The images are gone through twice: for the families, and for what refines the cuts that won.
+@dataclass(frozen=True)
+class CandidateRules:
+    """The scores of all rules under one combination of members.
 
     Args:
-        images: gives the images of a search, from the first on.
-        fits: the sets of folds that something will be chosen on.
+        grids: by name of the rule set.
+        base_of: for each set of folds that rules will be chosen on, the name of the best rule set.
+        variants: of the base's best rules; None if no set has two folds.
     """
 
-    def __init__(self, images: Callable[[], Images], metric: Metric, fits: Sequence[Folds]):
-        self.surfaces = search_rules(images(), metric)
-        self._family = {folds: _winner(self.surfaces, folds) for folds in fits}
-        parts = [(folds, part) for folds in fits if len(folds) > 1 for part in [folds, *without_each(folds)]]
-        cuts = {
-            surface.best(part)[0]
-            for folds, part in parts
-            for surface in [self.surfaces[self._family[folds]]]
-            if surface.is_defined(part)
-        }
-        self._refinements = search_refinements(images(), metric, sorted(cuts)) if cuts else None
+    grids: dict[str, ScoreGrid]
+    base_of: dict[Folds, str]
+    variants: VariantScores | None
 
-    def family(self, folds: Folds) -> str:
-        """The family that wins on some folds: the rules that a refinement refines."""
-        return self._family[folds]
+    def best(self, folds: Folds) -> tuple[str, Rules]:
+        """The best rule set on some folds, and its best rules there."""
+        candidates = self.candidates(folds)
+        rule_set = _best_rule_set(candidates, folds)
+        return rule_set, candidates[rule_set].best(folds)[0]
 
-    def best(self, folds: Folds) -> tuple[str, Cut]:
-        """The rules that win on some folds, and their cut there."""
-        rivals = self.rivals(folds)
-        rules = _winner(rivals, folds)
-        return rules, rivals[rules].best(folds)[0]
+    def base(self, folds: Folds) -> ScoreGrid:
+        """The scores of the rule set that is best on some folds, without variants."""
+        return self.grids[self.base_of[folds]]
 
-    def rivals(self, folds: Folds) -> dict[str, Rival]:
-        """The family that wins on some folds, and what refines its cuts."""
-        family = self._family[folds]
-        if len(folds) < 2:  # nothing is held out, and what has more to choose from would always win
-            return {family: self.surfaces[family]}
-        return {family: self.surfaces[family], REFINED: Refined(self.surfaces[family], self._refinements)}
+    def candidates(self, folds: Folds) -> dict[str, RuleScores]:
+        """The rule set that is best on some folds, and its variants."""
+        base = self.base(folds)
+        if len(folds) < 2:  # no fold can be held out, and the variants would always win
+            return {base.rule_set: base}
+        return {base.rule_set: base, VARIANTS: RuleVariants(base, self.variants)}
 
 
-def _winner(rivals: Mapping[str, Rival], folds: Folds) -> str:
-    return max(rivals, key=lambda name: _honest(rivals[name], folds))  # of equals, the simplest: the first
+def search_candidates(
+    images_of: ImagesOf, metric: Metric, fits: Mapping[K, Sequence[Folds]]
+) -> dict[K, CandidateRules]:
+    """Score the candidate rules of several classes, or combinations, in two passes over the images.
+
+    The first pass scores the rule sets, the second the variants of the rules that are best in the first.
+
+    Args:
+        images_of: called once per pass.
+        fits: of each key, the sets of folds that rules will be chosen on.
+
+    Raises:
+        ValueError: as `RuleSearch`.
+    """
+    searches = _run({key: RuleSearch(metric) for key in fits}, images_of)
+    grids = {key: search.grids() for key, search in searches.items()}
+    base_of = {key: {folds: _best_rule_set(grids[key], folds) for folds in fits[key]} for key in fits}
+    found = {key: _best_rules(grids[key], base_of[key]) for key in fits}
+    searches = _run({key: VariantSearch(metric, rules) for key, rules in found.items() if rules}, images_of)
+    variants = {key: search.scores() for key, search in searches.items()}
+    return {key: CandidateRules(grids[key], base_of[key], variants.get(key)) for key in fits}
 
 
-def _honest(rival: Rival, folds: Folds) -> float:
-    """The score of rules when their cut is chosen without each of the folds in turn.
+def _run(searches: dict[K, RuleSearch | VariantSearch], images_of: ImagesOf) -> dict:
+    if searches:
+        for key, values, target, fold in images_of(searches):
+            searches[key].add(values, target, fold)
+    return searches
 
-    A fold on which the metric is not defined, as where a rare class is missing, says nothing and is passed over.
+
+def _best_rules(grids: Mapping[str, ScoreGrid], base_of: Mapping[Folds, str]) -> list[Rules]:
+    """All rules whose variants a choice on some folds, or a cross-validation within them, may ask for."""
+    parts = [
+        (base, part) for folds, base in base_of.items() if len(folds) > 1 for part in [folds, *without_each(folds)]
+    ]
+    return sorted({grids[base].best(part)[0] for base, part in parts if grids[base].is_defined(part)})
+
+
+def _best_rule_set(candidates: Mapping[str, RuleScores], folds: Folds) -> str:
+    return max(candidates, key=lambda name: _cross_validate(candidates[name], folds))  # of equals the first, simplest
+
+
+def _cross_validate(scores: RuleScores, folds: Folds) -> float:
+    """The score of a rule set when its rules are chosen without each of the folds in turn.
+
+    A fold on which the metric is not defined, such as one without a rare class, is left out.
     """
     parts = zip(folds, without_each(folds), strict=True)
-    said = {fold: part for fold, part in parts if part and all(map(rival.is_defined, ([fold], part)))}
-    if not said:
-        return rival.best(folds)[1]
-    images = dict(zip(rival.folds.tolist(), rival.images.tolist(), strict=True))
-    scores = [rival.score(rival.best(part)[0], [fold]) for fold, part in said.items()]
-    return float(np.average(scores, weights=[images[fold] for fold in said]))
+    defined = {fold: part for fold, part in parts if part and all(map(scores.is_defined, ([fold], part)))}
+    if not defined:
+        return scores.best(folds)[1]
+    images = dict(zip(scores.folds.tolist(), scores.images.tolist(), strict=True))
+    held_out = [scores.score(scores.best(part)[0], [fold]) for fold, part in defined.items()]
+    return float(np.average(held_out, weights=[images[fold] for fold in defined]))
 
 
 def folds_of(fold_of: np.ndarray) -> Folds:
-    """The folds of some images, each once."""
+    """The folds of some images, ascending, each once."""
     return tuple(np.unique(fold_of).tolist())
 
 
 def without_each(folds: Folds) -> list[Folds]:
-    """The other folds of each."""
+    """For each fold, the others."""
     return [tuple(each for each in folds if each != left_out) for left_out in folds]

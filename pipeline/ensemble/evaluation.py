@@ -1,14 +1,14 @@
-"""What a drawer scores on images, as it is: to compare ways of predicting with each other."""
+"""Evaluation of a renderer as it is, on out-of-fold predictions; nothing is chosen here."""
 
 import numpy as np
 
-from pipeline.ensemble.choice import Oof
-from pipeline.ensemble.decision import Drawer, Exclusive, blender
-from pipeline.ensemble.instances import Objects
+from pipeline.ensemble.renderer import Renderer
+from pipeline.ensemble.selection import Oof
 from pipeline.metrics import (
     VOID,
     VOID_OBJECT,
     Counts,
+    Matches,
     count,
     instance_metric,
     match_overlaps,
@@ -19,30 +19,33 @@ from pipeline.metrics import (
 from pipeline.postprocess import count_argmax
 
 
-def score_drawn(drawer: Drawer, oof: Oof, judge: str) -> float:
-    """The mean score of the masks that a drawer makes of OOF predictions; nothing is chosen here.
+def mean_score(renderer: Renderer, oof: Oof, metric: str) -> float:
+    """The mean score of the masks, or instances, that a renderer makes of OOF predictions.
 
     Args:
-        judge: a metric of single images, as `metrics.judge_of` names it.
+        metric: the name of a metric of single images, see `metrics.selection_metric`.
     """
-    if isinstance(drawer, Objects):
-        return float(np.mean([_score_objects(drawer, *oof.read(image_id), judge) for image_id in oof.image_ids]))
-    counts = stack(count_drawn(drawer, *oof.read(image_id)) for image_id in oof.image_ids)
-    return pixel_metric(judge).scores(counts).mean()
+    if renderer.kind == "instances":
+        score = instance_metric(metric)
+        matches = (_match(renderer, *oof.read(image_id)) for image_id in oof.image_ids)
+        return float(np.mean([score(each) for each in matches]))
+    counts = stack(count_masks(renderer, *oof.read(image_id)) for image_id in oof.image_ids)
+    return pixel_metric(metric).scores(counts).mean()
 
 
-def _score_objects(drawer: Objects, values: np.ndarray, target: np.ndarray, judge: str) -> float:
-    return instance_metric(judge)(match_overlaps(*overlaps(drawer.labels(blender(values)), target)))
+def _match(renderer: Renderer, values: np.ndarray, target: np.ndarray) -> Matches:
+    return match_overlaps(*overlaps(renderer.labels(renderer.combine(values)), target))
 
 
-def count_drawn(drawer: Drawer, values: np.ndarray, target: np.ndarray) -> Counts:
-    """The pixel counts of one image's masks, (C,); of objects, of their union.
+def count_masks(renderer: Renderer, values: np.ndarray, target: np.ndarray) -> Counts:
+    """The pixel counts of one image's masks, (C,); of instances, those of their union, (1,).
 
     Args:
-        values, target: as `Oof.read` gives them.
+        values, target: as `Oof.read` returns them.
     """
-    if isinstance(drawer, Objects):
+    combined = renderer.combine(values)
+    if renderer.kind == "instances":
         target = np.where(target == VOID_OBJECT, VOID, target > 0)[None]
-    if isinstance(drawer, Exclusive):
-        return count_argmax(drawer.blended(blender(values)), target)
-    return stack(count(*pair) for pair in zip(drawer.masks(blender(values)), target, strict=True))
+    if renderer.kind == "multiclass":
+        return count_argmax(combined, target)
+    return stack(map(count, renderer.masks(combined), target))

@@ -1,146 +1,108 @@
-"""The choice for objects: thresholds, whether touching ones are parted, and the smallest one; by the metric of objects.
+"""Selection for instances: threshold, separation of touching objects and minimum area, by a metric of instances.
 
-One pass over the images tries every candidate on each and keeps its score: what is best without a fold is a mean.
+One pass over the images scores every candidate on each of them: the best candidate without a fold is then a mean.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, product
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.ensemble.choice import Oof
-from pipeline.ensemble.decision import Blender, Decision, blender
+from pipeline.ensemble.renderer import INSTANCES, Postprocess, Renderer
+from pipeline.ensemble.selection import Oof, Selection, scores_of_folds
 from pipeline.metrics import Matches, match_overlaps, overlaps
-from pipeline.postprocess.instances import SplitCut, components, confidences, split
-from pipeline.postprocess.rules import Count, Share
-from pipeline.postprocess.shape import split_by_shape
+from pipeline.postprocess.instances import InstanceRules, label_instances
 from pipeline.statistics.crossfit import CrossFitted, cross_fit
 
-Score = Callable[[Matches], float]
+ImageScore = Callable[[Matches], float]
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-BOUNDARIES = (0.2, 0.35, 0.5)  # probabilities from which on a pixel is no seed
-NECKS = (0.8, 0.9)  # of the lower summit, see `split_by_shape`
-AREAS = (0, 4, 8, 16, 32, 64, 128)  # pixels; smaller objects are removed
+BOUNDARIES = (0.2, 0.35, 0.5)  # boundary thresholds, see `split_by_boundary`
+SADDLE_RATIOS = (0.8, 0.9)  # see `split_by_shape`
+AREAS = (0, 4, 8, 16, 32, 64, 128)  # pixels
 
 
-class ObjectCut(NamedTuple):
-    """What turns stored values into objects."""
+def select_instances(oof: Oof, score: ImageScore, *, boundaries: bool) -> Selection:
+    """Choose the rules for instances; members have equal weights.
 
-    threshold: Share  # on the mask's probabilities
-    boundary: Share | None = None  # on the border's probabilities: parts there
-    neck: Share | None = None  # parts where the mask narrows; with neither, touching objects are one
-    min_area: Count = 0  # pixels
-
-    def labels(self, values: np.ndarray) -> np.ndarray:
-        """The objects of one image, (H, W) int32, of its values (C, H, W) uint8: the mask, and its borders."""
-        if self.boundary is not None:
-            return split(values[:2], SplitCut(self.threshold, self.boundary, min_area=self.min_area))
-        if self.neck is not None:
-            return split_by_shape(values[0], self.threshold, self.neck, self.min_area)
-        return components(values[0], self.threshold, self.min_area)
-
-
-class Objects(NamedTuple):
-    """The mean of the members, and a cut."""
-
-    members: int
-    cut: ObjectCut
-
-    def blended(self, blend_by: Blender) -> np.ndarray:
-        """The combined values of one image, (C, H, W) uint8."""
-        return blend_by("mean", (1 / self.members,) * self.members)
-
-    def labels(self, blend_by: Blender) -> np.ndarray:
-        """The objects of one image, (H, W) int32, none overlapping."""
-        return self.cut.labels(self.blended(blend_by))
-
-    def confidences(self, blend_by: Blender, labels: np.ndarray) -> np.ndarray:
-        """How sure each object of those labels is, (N,), 0 to 1."""
-        return confidences(self.blended(blend_by)[0], labels)
-
-    def masks(self, blend_by: Blender) -> np.ndarray:
-        """The union of the objects, (1, H, W) uint8."""
-        return (self.labels(blend_by) > 0).astype(np.uint8)[None]
-
-    @property
-    def weights(self) -> np.ndarray:
-        """The members' weights, (M,)."""
-        return np.full(self.members, 1 / self.members)
-
-    def record(self, members: list[str], classes: tuple[str, ...]) -> dict[str, Any]:
-        """As plain values, for people and other programs."""
-        weights = dict(zip(members, self.weights.tolist(), strict=True))
-        return {"combination": "mean", "weights": weights, "objects": classes[0], **self.cut._asdict()}
-
-
-def decide_objects(oof: Oof, score: Score, *, boundaries: bool) -> Decision:
-    """Choose the cut on K − 1 folds, score on the fold left out; and choose on all folds what ships.
-
-    Objects that touch are parted only if that scores better; the decision's `others` hold the cross-fitted scores of
-    each way to part them, and of none.
+    Touching objects are separated only if that scores better. The selection's `alternatives` hold the cross-fitted
+    scores of each method of separation, and of none.
 
     Args:
-        oof: of which `read` gives values (M, C, H, W), and the true objects (H, W), numbered, -1 where void.
+        oof: of instances, see `Oof`.
         score: of one image, from its matches.
-        borders: whether the second channel is the border between objects.
+        boundaries: whether the second channel is the boundary between objects.
 
     Raises:
         ValueError: for fewer than two folds.
     """
-    ways = {"touching objects as one": [{}], "parted by shape": [{"neck": neck} for neck in NECKS]}
-    if boundaries:
-        ways["parted by their border"] = [{"boundary": boundary} for boundary in BOUNDARIES]
-    among = {
-        name: [ObjectCut(t, **way, min_area=area) for t, way, area in product(THRESHOLDS, some, AREAS)]
-        for name, some in ways.items()
-    }
-    cuts = list(chain.from_iterable(among.values()))
-    tracked = oof.track(oof.image_ids, "part objects")
-    scores = np.array([list(_scores(oof, image_id, cuts, score)) for image_id in tracked])
-    fitted = _fit(oof, scores, cuts, cuts)
-    folds = fitted.folds.tolist()
-    return Decision(
-        fitted.scores,
-        fitted.in_sample,
-        float(scores[:, cuts.index(ObjectCut(0.5))].mean()),
-        dict(zip(folds, fitted.fold_means.tolist(), strict=True)),
-        Objects(oof.members, fitted.shipped),
-        {fold: Objects(oof.members, cut) for fold, cut in zip(folds, fitted.chosen, strict=True)},
-        np.full(oof.members, 1 / oof.members),
-        trivial=float(np.mean([_nothing(oof.read(image_id)[1], score) for image_id in oof.image_ids])),
-        others={name: _fit(oof, scores, cuts, some).honest for name, some in among.items()},
+    methods = _candidates(boundaries=boundaries)
+    rules = list(chain.from_iterable(methods.values()))
+    table, baselines = [], []
+    for values, target, _ in oof.images("separate objects"):
+        table.append(list(_score_rules(_renderer(oof.members, rules[0]).combine(values), target, rules, score)))
+        baselines.append(score(match_overlaps(*overlaps(np.zeros_like(target), target))))
+    scores = np.array(table)
+    fitted = _cross_fit(oof, scores, rules, rules)
+    return Selection(
+        renderer=_renderer(oof.members, fitted.final),
+        by_fold={fold: _renderer(oof.members, each) for fold, each in fitted.by_fold.items()},
+        scores=fitted.scores,
+        fold_scores=scores_of_folds(oof, fitted.scores),
+        in_sample=fitted.in_sample,
+        at_half=float(scores[:, rules.index(InstanceRules(0.5))].mean()),
+        baseline=float(np.mean(baselines)),
+        log_loss_weights=np.full(oof.members, 1 / oof.members),
+        alternatives={name: _cross_fit(oof, scores, rules, some).score for name, some in methods.items()},
     )
 
 
-def _nothing(target: np.ndarray, score: Score) -> float:
-    """The score of an image without a predicted object."""
-    return score(match_overlaps(*overlaps(np.zeros_like(target), target)))
+def _candidates(*, boundaries: bool) -> dict[str, list[InstanceRules]]:
+    """The rules to try, by method of separation."""
+    methods: dict[str, list[dict[str, float]]] = {
+        "touching objects as one": [{}],
+        "separated by shape": [{"saddle_ratio": ratio} for ratio in SADDLE_RATIOS],
+    }
+    if boundaries:
+        methods["separated by boundary"] = [{"boundary": boundary} for boundary in BOUNDARIES]
+    return {
+        name: [InstanceRules(t, **fields, min_area=area) for t, fields, area in product(THRESHOLDS, some, AREAS)]
+        for name, some in methods.items()
+    }
 
 
-def _fit(oof: Oof, scores: np.ndarray, cuts: list[ObjectCut], among: Sequence[ObjectCut]) -> CrossFitted[ObjectCut]:
-    """Cross-fitted choice among some of the cuts, of which scores (N, cuts) has a column each; of equals the first."""
-    column = {cut: number for number, cut in enumerate(cuts)}
-    columns = [column[cut] for cut in among]
+def _renderer(members: int, rules: InstanceRules) -> Renderer:
+    return Renderer((Postprocess("mean", (1 / members,) * members, INSTANCES, rules),))
 
-    def best(rows: np.ndarray) -> ObjectCut:
+
+def _cross_fit(
+    oof: Oof, scores: np.ndarray, rules: Sequence[InstanceRules], among: Sequence[InstanceRules]
+) -> CrossFitted[InstanceRules]:
+    """The cross-fitted choice among some of the rules, of equal scores the first.
+
+    Shapes:
+        scores: (N, R), a column for each of the rules.
+    """
+    column = {each: number for number, each in enumerate(rules)}
+    columns = [column[each] for each in among]
+
+    def best(rows: np.ndarray) -> InstanceRules:
         means = scores[np.ix_(rows, columns)].mean(axis=0)
         return among[int(np.argmax(means >= means.max() - 1e-12))]
 
-    return cross_fit(oof.fold_of, best, lambda cut, rows: scores[rows, column[cut]], image_ids=list(oof.image_ids))
+    return cross_fit(oof.fold_of, best, lambda each, rows: scores[rows, column[each]], image_ids=oof.image_ids)
 
 
-def _scores(oof: Oof, image_id: str, cuts: list[ObjectCut], score: Score) -> Iterator[float]:
-    """The score of an image by each cut: objects are drawn once, and smaller ones left out of the count."""
-    values, target = oof.read(image_id)
-    blended = Objects(oof.members, cuts[0]).blended(blender(values))
+def _score_rules(
+    combined: np.ndarray, target: np.ndarray, rules: Sequence[InstanceRules], score: ImageScore
+) -> Iterator[float]:
+    """The score of an image by each of the rules. Rules that differ in min_area alone label the instances once."""
     found = {}
-    for cut in cuts:
-        way = cut._replace(min_area=0)
-        if way not in found:
-            labels = way.labels(blended)
-            found[way] = *overlaps(labels, target), np.bincount(labels.ravel())[1:]
-        shared, counted, true, areas = found[way]
-        kept = areas >= cut.min_area
+    for each in rules:
+        key = each._replace(min_area=0)
+        if key not in found:
+            labels = label_instances(combined, key)
+            found[key] = *overlaps(labels, target), np.bincount(labels.ravel())[1:]
+        shared, counted, true, areas = found[key]
+        kept = areas >= each.min_area
         yield score(match_overlaps(shared[kept], counted[kept], true))

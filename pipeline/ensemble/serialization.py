@@ -1,54 +1,76 @@
-"""A drawer from its record: what was chosen on OOF, read back where it is used."""
+"""A renderer as plain values in a manifest or a bundle, and back."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import pydantic
 
-from pipeline.ensemble.candidate_rules import RULES
-from pipeline.ensemble.choice import Choice
-from pipeline.ensemble.combine import combination
-from pipeline.ensemble.decision import Drawer, Exclusive, PerClass
-from pipeline.ensemble.instances import ObjectCut, Objects
-from pipeline.postprocess import Cut
+from pipeline.ensemble.candidate_rules import RULE_SETS
+from pipeline.ensemble.combine import find_combination
+from pipeline.ensemble.renderer import ARGMAX, INSTANCES, Postprocess, Renderer
+from pipeline.postprocess import Rules
+from pipeline.postprocess.instances import InstanceRules
 from pipeline.quoting import listed, quoted
 
 Weight = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 T = TypeVar("T")
+KINDS = {**dict.fromkeys(RULE_SETS, Rules), ARGMAX: None, INSTANCES: InstanceRules}  # the rules of each rule set
 
 
-def drawer_of(record: Mapping[str, Any], members: Sequence[str], classes: Sequence[str]) -> Drawer:
-    """The drawer that a manifest records: the inverse of `Drawer.record`.
+def to_record(renderer: Renderer, members: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+    """A renderer as plain values: combination, weights by member, rule_set and the fields of its rules.
+
+    Of several classes with rules of their own, `classes` has these values by class.
+    """
+    records = [
+        {
+            "combination": part.combination,
+            "weights": dict(zip(members, part.weights, strict=True)),
+            "rule_set": part.rule_set,
+            **(part.rules._asdict() if part.rules else {}),
+        }
+        for part in renderer.parts
+    ]
+    return records[0] if len(records) == 1 else {"classes": dict(zip(classes, records, strict=True))}
+
+
+def from_record(record: Mapping[str, Any], members: Sequence[str], classes: Sequence[str]) -> Renderer:
+    """The renderer of a record: the inverse of `to_record`.
 
     Args:
-        record: with more keys beside those of the drawer, as a manifest has them.
-        members, classes: in the order that predictions have.
+        record: may have further keys, as a manifest has.
+        members, classes: in the order of predictions.
 
     Raises:
-        ValueError: for a record of other members or classes, or of none of the three kinds.
+        ValueError: for a record of other members or classes, or a value that is unknown or out of range.
     """
-    if "objects" in record:
-        _weights(record, members)
-        return Objects(len(members), _checked(ObjectCut, _fields(record, ObjectCut._fields)))
-    if "classes" in record:
-        return PerClass(tuple(_choice(part, members) for part in _in_order(record["classes"], classes, "classes")))
-    if "threshold" in record:
-        return PerClass((_choice(record, members),))
-    return Exclusive(_how(record), _weights(record, members))
+    records = _in_order(record["classes"], classes, "classes") if "classes" in record else [record]
+    renderer = Renderer(tuple(_postprocess(each, members) for each in records))
+    kinds = [KINDS[part.rule_set] for part in renderer.parts]
+    if kinds != [Rules] * len(classes) and (Rules in kinds or len(kinds) > 1):
+        raise ValueError(
+            f"rule_set {listed([part.rule_set for part in renderer.parts])}: expected one for each of "
+            f"{listed(classes)}, or one of {ARGMAX}, {INSTANCES} for all"
+        )
+    return renderer
 
 
-def _choice(record: Mapping[str, Any], members: Sequence[str]) -> Choice:
-    if not isinstance(record, Mapping) or record.get("rules") not in list(RULES):
-        rules = record.get("rules") if isinstance(record, Mapping) else record
-        raise ValueError(f"rules {quoted(rules)}: expected one of {', '.join(RULES)}")
-    cut = _checked(Cut, _fields(record, Cut._fields))
-    return Choice(_how(record), _weights(record, members), record["rules"], cut)
+def _postprocess(record: Any, members: Sequence[str]) -> Postprocess:
+    rule_set = record.get("rule_set") if isinstance(record, Mapping) else record
+    if rule_set not in list(KINDS):  # a list: an unhashable value is refused like any other
+        raise ValueError(f"rule_set {quoted(rule_set)}: expected one of {', '.join(KINDS)}")
+    combination, weights = record.get("combination"), _weights(record, members)
+    find_combination(combination if isinstance(combination, str) else quoted(combination))
+    return Postprocess(combination, weights, rule_set, _rules(record, KINDS[rule_set]))
 
 
-def _how(record: Mapping[str, Any]) -> str:
-    name = record.get("combination")
-    combination(name if isinstance(name, str) else quoted(name))
-    return name
+def _rules(record: Mapping[str, Any], kind: type[Rules] | type[InstanceRules] | None) -> Rules | InstanceRules | None:
+    """The rules in a record; a field that is missing has its default."""
+    if kind is None:
+        return None
+    if "threshold" not in record:
+        raise ValueError("the record has no threshold: make ensemble writes it")
+    return _checked(kind, {name: record[name] for name in kind._fields if name in record})
 
 
 def _weights(record: Mapping[str, Any], members: Sequence[str]) -> tuple[float, ...]:
@@ -58,25 +80,18 @@ def _weights(record: Mapping[str, Any], members: Sequence[str]) -> tuple[float, 
     return weights
 
 
-def _in_order(values: Mapping[str, Any], names: Sequence[str], what: str) -> list[Any]:
+def _in_order(values: Any, names: Sequence[str], what: str) -> list[Any]:
     if not isinstance(values, Mapping) or set(values) != set(names):
         found = listed(sorted(values)) if isinstance(values, Mapping) else quoted(values)
         raise ValueError(f"{what} of {found or 'nothing'}: expected those of {listed(names)}")
     return [values[name] for name in names]
 
 
-def _fields(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The named entries; one that is missing has its default, and no default means that it must be there."""
-    if "threshold" not in record:
-        raise ValueError("no threshold among what was chosen: make ensemble writes it")
-    return {name: record[name] for name in names if name in record}
-
-
 def _checked(kind: type[T], values: Any) -> T:
-    """Values as the kind that they are of, each of its type and in its range.
+    """Values converted to a type, each checked for its own type and range.
 
     Raises:
-        ValueError: naming the first that is not.
+        ValueError: naming the first value that is not valid.
     """
     try:
         return pydantic.TypeAdapter(kind).validate_python(values, strict=True)

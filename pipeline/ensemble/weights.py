@@ -1,18 +1,17 @@
-"""Weights of an ensemble's members, fitted on OOF predictions that were thinned to a grid.
+"""Weights of an ensemble's members, fitted on OOF predictions that are subsampled on a grid.
 
-Two ways, each with weights that are not negative and sum to 1:
+Two methods, whose weights are not negative and sum to 1:
 
-- `greedy_weights` adds members one by one for the competition's metric, the number that counts. Many members and few
-  images, and it picks up luck.
-- `log_loss_weights` minimises the log loss of the weighted mean: convex, one answer, and no threshold in it. It is a
-  check: where it disagrees widely and scores as well, the metric can hardly tell the members apart.
+- `greedy_weights` adds members one by one by the competition's metric. With many members and few images it overfits.
+- `log_loss_weights` minimises the log loss of the weighted mean, which is convex and needs no threshold. It is a check:
+  where it differs widely and scores as well, the metric hardly distinguishes the members.
 
-Both fit on the rows that they are given, so that they can be cross-fitted:
+Both fit on some rows, so that they can be cross-fitted:
 
     cross_fit(
         fold_of,
-        lambda rows: at_best_threshold(images, greedy_weights(images, metric, rows=rows), metric, rows=rows),
-        lambda fitted, rows: image_scores(images, fitted, metric, rows=rows),
+        lambda rows: fit_threshold(images, greedy_weights(images, metric, rows=rows), metric, rows=rows),
+        lambda fitted, rows: score_images(images, fitted, metric, rows=rows),
     )
 """
 
@@ -27,34 +26,34 @@ from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import VOID, Counts, Metric, Scores, nan_to_zero, ratio
 from pipeline.postprocess import THRESHOLDS, best_threshold, level
 
-BLOCK = 1 << 18  # pixels worked on at once: a few MiB, which caches hold
-TIE = 1e-12  # scores nearer than rounding errors are equal
+BLOCK = 1 << 18  # pixels processed at once: a few MiB, which fit into the cache
+TIE = 1e-12  # scores that differ by less are equal: rounding errors
 
 
-class Reduced(NamedTuple):
-    """Every s-th row and column of an image: what its members predict there, and what is true."""
+class Subsample(NamedTuple):
+    """Every s-th row and column of an image: the members' predictions and the target."""
 
     values: np.ndarray  # (M, P) uint8
     target: np.ndarray  # (P,) uint8, 0 or 1
 
 
-class Fitted(NamedTuple):
-    """An ensemble that can be applied."""
+class FittedWeights(NamedTuple):
+    """A weighted combination with a threshold."""
 
     weights: np.ndarray  # (M,)
     threshold: float  # on probabilities, 0 to 1
-    how: str  # in COMBINATIONS
+    combination: str  # in COMBINATIONS
 
 
-def reduce(values: np.ndarray, target: np.ndarray, pixels: int = 4096) -> Reduced:
+def subsample(values: np.ndarray, target: np.ndarray, pixels: int = 4096) -> Subsample:
     """An image on the finest even grid of about `pixels` points or fewer.
 
-    A search looks at every image hundreds of times, and needs shares of pixels, not their neighbours. M members take
-    (M + 1) · pixels bytes per image: 10 of them and 4096 pixels, 45 kB, so 0.9 GB for 20,000 images.
+    A search visits every image hundreds of times, and needs shares of pixels, not their neighbours. M members take
+    (M + 1) · pixels bytes per image and class: 10 of them and 4096 pixels, 45 kB, so 0.9 GB for 20,000 images.
 
     Shapes:
         values: (M, H, W) uint8.
-        target: (H, W), 0 or 1; 255 for void, which becomes what nobody predicts and is not true.
+        target: (H, W), 0 or 1; 255 for void, which becomes a true negative of all members.
 
     Raises:
         ValueError: if height or width differ.
@@ -62,30 +61,30 @@ def reduce(values: np.ndarray, target: np.ndarray, pixels: int = 4096) -> Reduce
     if values.shape[1:] != target.shape:
         raise ValueError(f"values {values.shape} and target {target.shape} differ in height or width")
     step = int(np.ceil((target.size / pixels) ** 0.5))
-    # Margins are alike on all sides, and an axis shorter than a step keeps its middle.
-    down, across = ((min(step, length) - 1) // 2 for length in target.shape)
-    grid = np.s_[..., down::step, across::step]
-    thinned = target[grid].ravel()
-    return Reduced(values[grid].reshape(len(values), -1) * (thinned != VOID), (thinned == 1).astype(np.uint8))
+    # The grid is centred: equal margins on all sides; an axis shorter than a step is sampled at its middle.
+    top, left = ((min(step, length) - 1) // 2 for length in target.shape)
+    grid = np.s_[..., top::step, left::step]
+    sampled = target[grid].ravel()
+    return Subsample(values[grid].reshape(len(values), -1) * (sampled != VOID), (sampled == 1).astype(np.uint8))
 
 
 # ---------------------------------------------------------------------------------------------- greedy selection
 
 
 def greedy_weights(
-    images: Sequence[Reduced],
+    images: Sequence[Subsample],
     metric: Metric,
     *,
-    how: str = "mean",
+    combination: str = "mean",
     rounds: int = 20,
     rows: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Ensemble selection with replacement: (M,) weights, each a number of times out of at most `rounds`.
+    """Ensemble selection with replacement: (M,) weights, each a number of picks out of at most `rounds`.
 
-    It starts with the best single member and adds, again and again, the one that raises the score most, which may be
-    in already; where none raises it, the one that lowers it least. What counts is the best of all these ensembles. The
-    score of an ensemble is the mean of the metric over images at the threshold that is best for it. Of equal scores
-    wins the ensemble of fewest distinct members, then of fewest picks. One member has weight 1.
+    The search starts with the best single member. In each round it adds the member that gives the highest score, which
+    may have been added before. The result is the best of all these ensembles. The score of an ensemble is the mean of
+    the metric over images at the threshold that is best for it. Of equal scores the ensemble of fewest distinct
+    members wins, then the one of fewest picks. A single member has weight 1.
 
     Args:
         rows: (N,) bool, the images to fit on; None takes all.
@@ -96,74 +95,76 @@ def greedy_weights(
     Source:
         Caruana et al., Ensemble selection from libraries of models, 2004, https://doi.org/10.1145/1015330.1015432.
     """
-    chosen = _chosen(images, rows)
+    chosen = _take(images, rows)
     picks = np.zeros(len(chosen[0].values), dtype=np.int64)
-    bags, scores = [], []
+    ensembles, scores = [], []
     for _ in range(rounds):
-        grown = _scores_of_one_more(chosen, picks, metric, how)
-        best = np.flatnonzero(grown >= grown.max() - TIE)
-        member = best[np.argmax(picks[best] > 0)]  # of equals, one that is in already
+        larger = _scores_of_one_more(chosen, picks, metric, combination)
+        best = np.flatnonzero(larger >= larger.max() - TIE)
+        member = best[np.argmax(picks[best] > 0)]  # of equals, one that was picked before
         picks[member] += 1
-        bags.append(picks.copy())
-        scores.append(grown[member])
+        ensembles.append(picks.copy())
+        scores.append(larger[member])
     first = np.argmax(np.array(scores) >= max(scores) - TIE)  # an ensemble only grows: the first is the smallest
-    return bags[first] / bags[first].sum()
+    return ensembles[first] / ensembles[first].sum()
 
 
-def _scores_of_one_more(images: Sequence[Reduced], picks: np.ndarray, metric: Metric, how: str) -> np.ndarray:
+def _scores_of_one_more(images: Sequence[Subsample], picks: np.ndarray, metric: Metric, combination: str) -> np.ndarray:
     """The score of the picked ensemble with each of the M members added, (M,)."""
-    table, total = forward_table(how), np.zeros((len(picks), 2, MAX_VALUE))
+    table, total = forward_table(combination), np.zeros((len(picks), 2, MAX_VALUE))
     for block in _blocks(images):
-        slots, inside = _slots(block), np.flatnonzero(picks)
-        picked = sum(table.take(block.values[member]) * np.float32(picks[member]) for member in inside)
+        slots, picked = _slots(block), np.flatnonzero(picks)
+        base = sum(table.take(block.values[member]) * np.float32(picks[member]) for member in picked)
         for member, values in enumerate(block.values):
-            grown = to_values((picked + table.take(values)) / np.float32(picks.sum() + 1), how)
-            total[member] += [term.sum(axis=0) for term in metric.terms(_count(grown, slots))]
+            larger = to_values((base + table.take(values)) / np.float32(picks.sum() + 1), combination)
+            total[member] += [term.sum(axis=0) for term in metric.terms(_count(larger, slots))]
     return nan_to_zero(ratio(total[:, 0, :, None], total[:, 1, :, None])).max(axis=1)
 
 
-def at_best_threshold(
-    images: Sequence[Reduced],
+def fit_threshold(
+    images: Sequence[Subsample],
     weights: np.ndarray,
     metric: Metric,
     *,
-    how: str = "mean",
+    combination: str = "mean",
     rows: np.ndarray | None = None,
-) -> Fitted:
-    """Weights with the threshold that suits them best on the rows; of equals, the one nearest to .5."""
-    chosen = _chosen(images, rows)
-    gained, possible = (
-        sum(each.sum(axis=0) for each in term) for term in zip(*_block_terms(chosen, weights, metric, how), strict=True)
+) -> FittedWeights:
+    """Weights with their best threshold on the rows, (N,) bool; of equals, the one nearest to .5."""
+    chosen = _take(images, rows)
+    numerator, denominator = (
+        sum(each.sum(axis=0) for each in term)
+        for term in zip(*_block_terms(chosen, weights, metric, combination), strict=True)
     )
-    scores = nan_to_zero(ratio(gained[:, None], possible[:, None]))
-    return Fitted(np.asarray(weights), float(THRESHOLDS[best_threshold(scores)]), how)
+    scores = nan_to_zero(ratio(numerator[:, None], denominator[:, None]))
+    return FittedWeights(np.asarray(weights), float(THRESHOLDS[best_threshold(scores)]), combination)
 
 
-def image_scores(
-    images: Sequence[Reduced], fitted: Fitted, metric: Metric, *, rows: np.ndarray | None = None
+def score_images(
+    images: Sequence[Subsample], fitted: FittedWeights, metric: Metric, *, rows: np.ndarray | None = None
 ) -> Scores:
-    """The scores of the images of the rows, by an ensemble and its threshold."""
+    """The scores of the images of the rows, (N,) bool, at the fitted threshold."""
     column = level(fitted.threshold) - 1
-    terms = zip(*_block_terms(_chosen(images, rows), fitted.weights, metric, fitted.how), strict=True)
+    chosen = _take(images, rows)
+    terms = zip(*_block_terms(chosen, fitted.weights, metric, fitted.combination), strict=True)
     return Scores(*(np.concatenate([each[:, [column]] for each in term]) for term in terms))
 
 
 def _block_terms(
-    images: Sequence[Reduced], weights: np.ndarray, metric: Metric, how: str
+    images: Sequence[Subsample], weights: np.ndarray, metric: Metric, combination: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What a block's images gained and what was possible at all thresholds, (n, 255) each."""
+    """Block by block, the metric's numerator and denominator of its images at all thresholds, (n, 255) each."""
     for block in _blocks(images):
-        yield metric.terms(_count(blend(block.values, weights, how), _slots(block)))
+        yield metric.terms(_count(blend(block.values, weights, combination), _slots(block)))
 
 
 # ---------------------------------------------------------------------------------------------- log loss
 
 
-def log_loss_weights(images: Sequence[Reduced], *, rows: np.ndarray | None = None) -> np.ndarray:
+def log_loss_weights(images: Sequence[Subsample], *, rows: np.ndarray | None = None) -> np.ndarray:
     """The (M,) weights whose weighted mean of probabilities has the least log loss.
 
-    With q the probability that a member gives to what is true, the loss is the mean of −log Σ w·q: convex in w, and its
-    gradient is the mean of −q / Σ w·q. Sequential quadratic programming takes some ten to fifty passes.
+    With q a member's probability of the true label, the loss is the mean of −log Σ w·q: convex in w, with the gradient
+    mean of −q / Σ w·q. Sequential quadratic programming takes ten to fifty iterations.
 
     Args:
         rows: (N,) bool, the images to fit on; None takes all.
@@ -171,7 +172,7 @@ def log_loss_weights(images: Sequence[Reduced], *, rows: np.ndarray | None = Non
     Raises:
         ValueError: if there is no image to fit on.
     """
-    chosen = _chosen(images, rows)
+    chosen = _take(images, rows)
     members = len(chosen[0].values)
     found = minimize(
         lambda weights: log_loss(chosen, weights),
@@ -186,7 +187,7 @@ def log_loss_weights(images: Sequence[Reduced], *, rows: np.ndarray | None = Non
     return weights / weights.sum()
 
 
-def log_loss(images: Sequence[Reduced], weights: np.ndarray) -> tuple[float, np.ndarray]:
+def log_loss(images: Sequence[Subsample], weights: np.ndarray) -> tuple[float, np.ndarray]:
     """The log loss of the weighted mean of probabilities, in nats, and its gradient, (M,).
 
     It is the mean over images of the mean over pixels. A stored 0 counts as 1/510, and 255 as 1 − 1/510.
@@ -194,11 +195,11 @@ def log_loss(images: Sequence[Reduced], weights: np.ndarray) -> tuple[float, np.
     probs = np.clip(np.arange(MAX_VALUE + 1) / MAX_VALUE, 0.5 / MAX_VALUE, 1 - 0.5 / MAX_VALUE).astype(np.float32)
     loss, gradient = 0.0, np.zeros(len(weights))
     for block in _blocks(images):
-        given = probs.take(np.where(block.target, block.values, MAX_VALUE - block.values))  # to what is true
-        mixed = np.float32(weights) @ given
+        true = probs.take(np.where(block.target, block.values, MAX_VALUE - block.values))  # of the true label
+        mean = np.float32(weights) @ true
         shares = np.repeat(1 / block.sizes, block.sizes) / len(images)
-        loss -= np.log(mixed, dtype=np.float64) @ shares
-        gradient -= given @ (shares / mixed).astype(np.float32)
+        loss -= np.log(mean, dtype=np.float64) @ shares
+        gradient -= true @ (shares / mean).astype(np.float32)
     return float(loss), gradient
 
 
@@ -206,33 +207,28 @@ def log_loss(images: Sequence[Reduced], weights: np.ndarray) -> tuple[float, np.
 
 
 class Block(NamedTuple):
-    """Several images, end to end."""
+    """Several images, concatenated."""
 
     values: np.ndarray  # (M, P) uint8
     target: np.ndarray  # (P,) uint8
     sizes: np.ndarray  # pixels of each image
 
 
-def _chosen(images: Sequence[Reduced], rows: np.ndarray | None) -> Sequence[Reduced]:
+def _take(images: Sequence[Subsample], rows: np.ndarray | None) -> Sequence[Subsample]:
     chosen = images if rows is None else [images[row] for row in np.flatnonzero(rows)]
     if not chosen:
         raise ValueError(f"none of {len(images)} images is chosen: there is nothing to fit or to score")
     return chosen
 
 
-def _blocks(images: Sequence[Reduced]) -> Iterator[Block]:
+def _blocks(images: Sequence[Subsample]) -> Iterator[Block]:
     """The images, as many at a time as BLOCK holds."""
     sizes = np.array([image.target.size for image in images])
     number = np.cumsum(sizes) // BLOCK
-    for start, stop in _stretches(number):
+    edges = np.flatnonzero(np.diff(number)) + 1
+    for start, stop in zip([0, *edges], [*edges, len(number)], strict=True):
         values, targets = zip(*images[start:stop], strict=True)
         yield Block(np.concatenate(values, axis=1), np.concatenate(targets), sizes[start:stop])
-
-
-def _stretches(numbers: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Start and stop of each stretch of equal numbers."""
-    edges = np.flatnonzero(np.diff(numbers)) + 1
-    return zip([0, *edges], [*edges, len(numbers)], strict=True)
 
 
 def _slots(block: Block) -> np.ndarray:
@@ -243,7 +239,7 @@ def _slots(block: Block) -> np.ndarray:
 
 
 def _count(levels: np.ndarray, slots: np.ndarray) -> Counts:
-    """The counts of each image at all 255 thresholds, (n, 255): `postprocess.count_levels` of many at once."""
+    """The counts of each image at all 255 thresholds, (n, 255): `postprocess.count_levels` for many at once."""
     images = slots[-1] // 512 + 1
     pixels = np.bincount(slots + levels, minlength=images * 512).reshape(images, 2, 256)
     outside, inside = pixels[..., :0:-1].cumsum(axis=-1)[..., ::-1].swapaxes(0, 1)  # at level k or above, k = 1 … 255

@@ -1,22 +1,19 @@
-"""From probabilities to a mask: the rules, and their search on OOF with the competition's metric.
+"""Post-processing: the rules from stored probabilities to a mask, and the search of the best rules on OOF predictions.
 
-`levels` has the thresholds, `rules` turns stored values into a mask, `tree` counts what components leave at every
-threshold, `search_rules` finds the best rules, and `search_refinements` tries further ones around them.
+`threshold_counts` has the thresholds, `rules` applies rules to one image, `component_tree` counts the pixels that
+survive each minimum component at every threshold, `search` scores every candidate of the rule sets, and
+`rule_variants` adds further rules to the best of them. `instances` and `shape` make instances instead of masks.
 """
 
-from pipeline.postprocess.rule_variants import Refined, Refinements, refinements, search_refinements
-from pipeline.postprocess.rules import Cut, apply
-from pipeline.postprocess.search import (
-    AREAS,
-    FAMILIES,
-    Images,
-    Surface,
-    area_grid,
-    search_components,
-    search_rules,
-    search_total,
-    search_triplet,
+from pipeline.postprocess.rule_variants import (
+    RuleVariants,
+    VariantScores,
+    VariantSearch,
+    rule_variants,
+    search_variants,
 )
+from pipeline.postprocess.rules import Rules, apply
+from pipeline.postprocess.search import AREAS, RULE_SETS, Images, RuleSearch, ScoreGrid, area_grid, search_rules
 from pipeline.postprocess.threshold_counts import (
     HALF,
     THRESHOLDS,
@@ -30,14 +27,16 @@ from pipeline.postprocess.threshold_counts import (
 
 __all__ = [
     "AREAS",
-    "FAMILIES",
     "HALF",
+    "RULE_SETS",
     "THRESHOLDS",
-    "Cut",
     "Images",
-    "Refined",
-    "Refinements",
-    "Surface",
+    "RuleSearch",
+    "RuleVariants",
+    "Rules",
+    "ScoreGrid",
+    "VariantScores",
+    "VariantSearch",
     "apply",
     "area_grid",
     "best_threshold",
@@ -46,10 +45,7 @@ __all__ = [
     "count_levels",
     "count_soft",
     "level",
-    "refinements",
-    "search_components",
-    "search_refinements",
+    "rule_variants",
     "search_rules",
-    "search_total",
-    "search_triplet",
+    "search_variants",
 ]

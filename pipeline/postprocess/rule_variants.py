@@ -1,12 +1,12 @@
-"""Further rules around a cut that a search found: a short list of them, scored exactly, one image at a time.
+"""Variants of rules that a search found: a short list of further rules, scored exactly, one image at a time.
 
-`search` tries each family by itself, since all its areas and thresholds at once come from one histogram or one tree.
-Rules of two families together (a smallest component, and a smallest total area of what it leaves), filled holes and the
-k largest are tried here, at the threshold that is found already.
+`search` tries each rule set by itself, since one histogram or one component tree gives all of its areas and thresholds
+at once. Rules of two sets together (a minimum component, and a minimum total area of the components that are left),
+filled holes and the k largest components are tried here, at the threshold that was found.
 
-At one threshold, all candidates are sums over the components of one mask. A hole lies in exactly one component, because
-what encloses it touches at sides or corners; so components and holes form a tree, and filling the holes of some
-components adds all that lies below them in it.
+At one threshold, the counts of every candidate are sums over the components of one mask. A hole lies in exactly one
+component, because the pixels that enclose it touch at sides or corners. Components and holes therefore form a tree,
+and filling the holes of some components adds everything below them in it.
 """
 
 from collections import Counter
@@ -17,204 +17,224 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.inference.prediction_store import MAX_VALUE
-from pipeline.metrics import VOID, Counts, Metric, Term
-from pipeline.postprocess.rules import Cut, label_components
-from pipeline.postprocess.search import Images, Surface, mean_scores, rows_of
+from pipeline.metrics import VOID, Counts, Metric
+from pipeline.postprocess.rules import Rules, label_components
+from pipeline.postprocess.search import Images, ScoreGrid, fold_rows, mean_scores
 from pipeline.postprocess.threshold_counts import is_best, level
 
-# Areas are in pixels; four times as large each, so that the list stays short and fits small and large images.
+# Areas are in pixels, each four times the one before, so that the list is short and fits small and large images.
 COMPONENTS = (4, 16, 64, 256)
 TOTALS = (16, 64, 256, 1024)
-SUREST = tuple({"presence_threshold": prob, "presence_area": area} for prob, area in product((0.7, 0.9), (1, 16, 64)))
+TRIPLETS = tuple({"presence_threshold": prob, "presence_area": area} for prob, area in product((0.7, 0.9), (1, 16, 64)))
 
-# What is tried, field by field of a cut; the first of each is the cut's own. A rule that the cut has stays as it is.
+# The changes that are tried, field by field of the rules; the first of each is none. A rule that is set is kept.
 HOLES = ({}, {"fill_holes": True})
 LARGEST = ({}, *({"keep_largest": number} for number in (1, 2, 3)))
 SMALLEST = ({}, *({"min_component": area} for area in COMPONENTS))
-PRESENCE = ({}, *({"min_area": area} for area in TOTALS), *SUREST)
+PRESENCE = ({}, *({"min_area": area} for area in TOTALS), *TRIPLETS)
 
 
-def refinements(cut: Cut) -> list[Cut]:
-    """A cut and all that is tried around it, the cut first, and what changes fewer rules before what changes more.
+def rule_variants(rules: Rules) -> list[Rules]:
+    """The rules and their variants: the rules themselves first, then variants by the number of changes.
 
-    >>> len(refinements(Cut(0.5, 0)))  # 2 of holes × 4 of the largest × 5 smallest components × 11 of presence
+    >>> len(rule_variants(Rules(0.5, 0)))  # 2 of holes × 4 of the largest × 5 minimum components × 11 of presence
     440
-    >>> len(refinements(Cut(0.5, 0, min_component=8))), len(refinements(Cut(0.5, 8)))
+    >>> len(rule_variants(Rules(0.5, 0, min_component=8))), len(rule_variants(Rules(0.5, 8)))
     (88, 40)
     """
-    smallest = SMALLEST if cut.min_component <= 1 else SMALLEST[:1]
-    presence = PRESENCE if cut.min_area <= 1 and cut.presence_area <= 0 else PRESENCE[:1]
+    smallest = SMALLEST if rules.min_component <= 1 else SMALLEST[:1]
+    presence = PRESENCE if rules.min_area <= 1 and rules.presence_area <= 0 else PRESENCE[:1]
     changes = [[each for each in some if each] for some in product(HOLES, LARGEST, smallest, presence)]
     changes.sort(key=len)
-    return [cut._replace(**{field: value for each in some for field, value in each.items()}) for some in changes]
+    return [rules._replace(**{field: value for each in some for field, value in each.items()}) for some in changes]
 
 
-class Refinements(NamedTuple):
-    """What the refinements of some cuts gain and could gain, summed over the images of each fold."""
+class VariantScores(NamedTuple):
+    """The metric of the variants of some rules, as sums over the images of each fold."""
 
-    cuts: tuple[Cut, ...]  # each once
+    columns: dict[Rules, int]  # rules: their column of `numerator`
     folds: np.ndarray  # (K,) numbers of the folds, ascending
-    sums: np.ndarray  # (K, R): what a fold's images gained
-    possible: np.ndarray  # and what was possible; of a mean over images (K, 1), their number
+    numerator: np.ndarray  # (K, R)
+    denominator: np.ndarray  # as the numerator; of a mean over images (K, 1), their number
     images: np.ndarray  # (K,) number of images of each fold
 
-    def best(self, cut: Cut, folds: Iterable[int] | None = None) -> tuple[Cut, float]:
-        """The best of a cut and its refinements on the images of some folds, or of all, and its mean score there.
+    def best(self, rules: Rules, folds: Iterable[int] | None = None) -> tuple[Rules, float]:
+        """The best of some rules and their variants on the images of some folds, or of all, and its score there.
 
-        Of equal scores wins what changes fewest rules.
+        Of equal scores the one with the fewest changes wins.
 
         Raises:
-            ValueError: for a cut that was not searched around; as `Surface.means`.
+            ValueError: for rules whose variants were not scored; as `ScoreGrid.means`.
         """
-        among = refinements(cut)
-        means = self._means(folds)[[self._place(each) for each in among]]
+        variants = rule_variants(rules)
+        means = self._means(folds)[[self._column(each) for each in variants]]
         best = int(is_best(means).argmax())
-        return among[best], float(means[best])
+        return variants[best], float(means[best])
 
-    def score(self, cut: Cut, folds: Iterable[int] | None = None) -> float:
-        """The mean score of a cut over the images of some folds, or of all.
+    def score(self, rules: Rules, folds: Iterable[int] | None = None) -> float:
+        """The score of rules on the images of some folds, or of all.
 
         Raises:
             ValueError: as `best`.
         """
-        return float(self._means(folds)[self._place(cut)])
+        return float(self._means(folds)[self._column(rules)])
 
     def _means(self, folds: Iterable[int] | None) -> np.ndarray:
-        rows = rows_of(self.folds, folds)
-        return mean_scores(self.folds[rows], self.sums[rows], self.possible[rows], self.images[rows])
+        rows = fold_rows(self.folds, folds)
+        return mean_scores(self.folds[rows], self.numerator[rows], self.denominator[rows], self.images[rows])
 
-    def _place(self, cut: Cut) -> int:
-        if cut not in self.cuts:
-            raise ValueError(f"{cut} was not tried: use `apply` to score it")
-        return self.cuts.index(cut)
+    def _column(self, rules: Rules) -> int:
+        if rules not in self.columns:
+            raise ValueError(f"{rules} was not tried: use `apply` to score it")
+        return self.columns[rules]
 
 
-class Refined(NamedTuple):
-    """A family of rules whose cuts are refined: to choose from, and to score, as the family's own surface is."""
+class RuleVariants(NamedTuple):
+    """A rule set followed by the choice of a variant; it has the methods of a `ScoreGrid` that a choice needs."""
 
-    surface: Surface
-    refinements: Refinements  # of all cuts that the surface may find best
+    grid: ScoreGrid
+    variants: VariantScores  # of all rules that the grid may find best
 
     @property
     def folds(self) -> np.ndarray:
         """(K,) numbers of the folds, ascending."""
-        return self.refinements.folds
+        return self.variants.folds
 
     @property
     def images(self) -> np.ndarray:
         """(K,) number of images of each fold."""
-        return self.refinements.images
+        return self.variants.images
 
     def is_defined(self, folds: Iterable[int]) -> bool:
         """Whether the metric is defined on the images of some folds."""
-        return self.surface.is_defined(folds)
+        return self.grid.is_defined(folds)
 
-    def best(self, folds: Iterable[int] | None = None) -> tuple[Cut, float]:
-        """The best refinement, on the images of some folds, of the cut that the surface finds best there."""
-        return self.refinements.best(self.surface.best(folds)[0], folds)
+    def best(self, folds: Iterable[int] | None = None) -> tuple[Rules, float]:
+        """The best variant, on the images of some folds, of the rules that the grid finds best there."""
+        return self.variants.best(self.grid.best(folds)[0], folds)
 
-    def score(self, cut: Cut, folds: Iterable[int] | None = None) -> float:
-        """The mean score of a cut over the images of some folds, or of all."""
-        return self.refinements.score(cut, folds)
+    def score(self, rules: Rules, folds: Iterable[int] | None = None) -> float:
+        """The score of rules on the images of some folds, or of all."""
+        return self.variants.score(rules, folds)
 
 
-def search_refinements(images: Images, metric: Metric, cuts: Iterable[Cut]) -> Refinements:
-    """The score of some cuts and of all their refinements; each image is read once, and none is kept.
+class VariantSearch:
+    """The score of some rules and of all their variants, summed up one image at a time; no image is kept.
 
-    Exact: a candidate's sum is that of the metric on what `apply` makes of the images.
+    Exact: a candidate's sum is that of the metric over the masks that `apply` gives.
 
     Args:
-        images: as of `search_rules`.
         metric: of `metrics.METRICS`.
+        rules: whose variants are scored.
 
     Raises:
-        ValueError: for no image, or no cut.
+        ValueError: for no rules.
     """
-    tried = dict.fromkeys(each for cut in cuts for each in refinements(cut))
-    if not tried:
-        raise ValueError("no cut to refine: expected at least one")
-    groups = [_Group([cut for cut in tried if cut.threshold == threshold]) for threshold in _thresholds(tried)]
-    terms, images_of = [term for term in metric if term], Counter[int]()
-    sums: dict[int, np.ndarray] = {}
+
+    def __init__(self, metric: Metric, rules: Iterable[Rules]):
+        tried = dict.fromkeys(variant for each in rules for variant in rule_variants(each))
+        if not tried:
+            raise ValueError("no rules to vary: expected at least one")
+        self._terms = [term for term in metric if term]
+        thresholds = dict.fromkeys(each.threshold for each in tried)
+        self._groups = [_Group([each for each in tried if each.threshold == threshold]) for threshold in thresholds]
+        self._sums: dict[int, np.ndarray] = {}
+        self._images_of: Counter[int] = Counter()
+
+    def add(self, values: np.ndarray, target: np.ndarray, fold: int) -> None:
+        """Add one image: values (H, W) uint8, target (H, W) 0 or 1, 255 where void."""
+        image, fold = _Image(values, target), int(fold)
+        counts = _concatenate([group.count(image) for group in self._groups])
+        terms = np.stack([np.asarray(term(counts), dtype=np.float64) for term in self._terms])
+        self._images_of[fold] += 1
+        self._sums[fold] = self._sums.get(fold, 0) + terms
+
+    def scores(self) -> VariantScores:
+        """The scores of all variants.
+
+        Raises:
+            ValueError: if no image was added.
+        """
+        if not self._images_of:
+            raise ValueError("no image to search on: expected at least one (values, target, fold)")
+        folds = sorted(self._images_of)
+        numerator, *denominator = np.stack([self._sums[fold] for fold in folds], axis=1)
+        images = np.array([self._images_of[fold] for fold in folds])
+        return VariantScores(
+            {rules: column for column, rules in enumerate(each for group in self._groups for each in group.rules)},
+            np.array(folds),
+            numerator,
+            denominator[0] if denominator else images[:, None],
+            images,
+        )
+
+
+def search_variants(images: Images, metric: Metric, rules: Iterable[Rules]) -> VariantScores:
+    """`VariantSearch` over some images; each is read once.
+
+    Raises:
+        ValueError: as `VariantSearch`.
+    """
+    search = VariantSearch(metric, rules)
     for values, target, fold in images:
-        image = _Image(values, target)
-        counts = _joined([group.count(image) for group in groups])
-        images_of[int(fold)] += 1
-        sums[int(fold)] = sums.get(int(fold), 0) + np.stack([_term(each, counts) for each in terms])
-    if not images_of:
-        raise ValueError("no image to search on: expected at least one (values, target, fold)")
-    folds = sorted(images_of)
-    gained, *possible = np.stack([sums[fold] for fold in folds], axis=1)
-    number = np.array([images_of[fold] for fold in folds])
-    return Refinements(
-        tuple(cut for group in groups for cut in group.cuts),
-        np.array(folds),
-        gained,
-        possible[0] if possible else number[:, None],
-        number,
-    )
+        search.add(values, target, fold)
+    return search.scores()
 
 
-def _thresholds(cuts: Iterable[Cut]) -> list[float]:
-    return list(dict.fromkeys(cut.threshold for cut in cuts))
-
-
-def _term(term: Term, counts: Counts) -> np.ndarray:
-    return np.asarray(term(counts), dtype=np.float64)
-
-
-def _joined(counts: Sequence[Counts]) -> Counts:
+def _concatenate(counts: Sequence[Counts]) -> Counts:
     return Counts(*map(np.concatenate, zip(*counts, strict=True)))
 
 
 class _Group:
-    """Cuts of one threshold: what they draw of an image are choices among the same components."""
+    """Rules of one threshold: their masks of an image are subsets of the same components."""
 
-    def __init__(self, cuts: list[Cut]):
-        self.cuts, self.level = cuts, level(cuts[0].threshold)
-        kept = [(cut.min_component, np.inf if cut.keep_largest is None else cut.keep_largest) for cut in cuts]
-        ways, self._way = np.unique(kept, axis=0, return_inverse=True)  # many cuts keep the same components
-        self._way = self._way.reshape(-1)  # numpy 2.0 gives it another axis
-        self._smallest, self._largest = ways.T[..., None]
-        self._min_area = np.array([cut.min_area for cut in cuts])
-        self._filled = np.array([cut.fill_holes for cut in cuts])
-        self._surest = [level(max(cut.presence_threshold, cut.threshold)) for cut in cuts]
-        self._presence_area = np.array([cut.presence_area for cut in cuts])
+    def __init__(self, rules: list[Rules]):
+        self.rules, self.level = rules, level(rules[0].threshold)
+        kept = [(each.min_component, np.inf if each.keep_largest is None else each.keep_largest) for each in rules]
+        subsets, self._subset = np.unique(kept, axis=0, return_inverse=True)  # many rules keep the same components
+        self._subset = self._subset.reshape(-1)  # numpy 2.0 returns it with a second axis
+        self._min_component, self._keep_largest = subsets.T[..., None]
+        self._min_area = np.array([each.min_area for each in rules])
+        self._fill_holes = np.array([each.fill_holes for each in rules])
+        self._presence_level = [level(max(each.presence_threshold, each.threshold)) for each in rules]
+        self._presence_area = np.array([each.presence_area for each in rules])
 
     def count(self, image: "_Image") -> Counts:
-        """The counts of one image by each of the cuts, (R,), as of what `apply` draws."""
-        areas, filled = _Components(image, self.level).count(self._smallest, self._largest)  # (3, ways)
-        areas, filled = areas[:, self._way], filled[:, self._way]
-        empty = (image.at_least[self._surest] < self._presence_area) | (areas[0] < self._min_area)
-        _, predicted, shared = np.where(empty, 0, np.where(self._filled, filled, areas))
-        return Counts(shared, predicted, np.full(len(self.cuts), image.target))
+        """The counts of one image for each of the rules, (R,), equal to those of the masks that `apply` gives."""
+        components = _Components(image, self.level)
+        areas, filled = components.count(self._min_component, self._keep_largest)  # (3, subsets)
+        areas, filled = areas[:, self._subset], filled[:, self._subset]
+        absent = image.at_least[self._presence_level] < self._presence_area
+        empty = absent | (areas[0] < self._min_area)
+        _, predicted, intersection = np.where(empty, 0, np.where(self._fill_holes, filled, areas))
+        return Counts(intersection, predicted, np.full(len(self.rules), image.target))
 
 
 class _Image:
-    """One image as all groups see it, with a border of zeros, which no threshold draws."""
+    """The sums of one image that all groups share; a border of zeros is added, which no threshold reaches."""
 
     def __init__(self, values: np.ndarray, target: np.ndarray):
         self.values = np.pad(values, 1)
         padded = np.pad(target, 1).ravel()
-        self.true_before = _before(padded == 1)
-        self.valid_before = _before(padded != VOID) if (target == VOID).any() else np.arange(padded.size + 1)
+        self.true_before = _count_before(padded == 1)
+        self.valid_before = _count_before(padded != VOID) if (target == VOID).any() else np.arange(padded.size + 1)
         self.target = self.true_before[-1]
-        of_level = np.bincount(values.ravel(), minlength=MAX_VALUE + 2)  # one more: `level` of 1 is above all of them
-        self.at_least = of_level[::-1].cumsum()[::-1]
+        histogram = np.bincount(values.ravel(), minlength=MAX_VALUE + 2)  # one more: `level` of 1 is above all of them
+        self.at_least = histogram[::-1].cumsum()[::-1]
 
 
-def _before(which: np.ndarray) -> np.ndarray:
-    """How many of a flat image's pixels come before each, and in all, (pixels + 1,) int64."""
+def _count_before(which: np.ndarray) -> np.ndarray:
+    """The number of a flat image's pixels before each position, and of all, (pixels + 1,) int64."""
     before = np.zeros(which.size + 1, np.int64)
     np.cumsum(which, out=before[1:])
     return before
 
 
 class _Components:
-    """The components that a threshold draws, each with its pixels, those that are not void, and true ones; 0 is none.
+    """The components of a mask, with the pixels of each: all, those that are not void, and true ones. Number 0 is none.
 
-    Along the rows, runs of drawn pixels alternate with runs of background, which both begin and end the image; each
-    lies in one component or in one region of background, and has its pixels at once.
+    Along the rows, runs of the mask alternate with runs of background; the image begins and ends with background. Each
+    run lies in one component or in one region of background, so that areas are sums over runs and not over pixels.
     """
 
     def __init__(self, image: _Image, at_level: int):
@@ -222,53 +242,53 @@ class _Components:
         flat = mask.ravel()
         bounds = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
         runs = np.stack([np.diff(each) for each in (bounds, image.valid_before[bounds], image.true_before[bounds])])
-        drawn = label_components(mask, connectivity=8).ravel()[bounds[1:-1:2]]  # component of every second run
-        around = label_components(1 - mask, connectivity=4).ravel()[bounds[:-1:2]]  # of the others: 1 leads out
-        self.areas = _sums_of(drawn, runs[:, 1::2])
+        component = label_components(mask, connectivity=8).ravel()[bounds[1:-1:2]]  # of every second run
+        region = label_components(1 - mask, connectivity=4).ravel()[bounds[:-1:2]]  # of the others: 1 is the outside
+        self.areas = _sum_runs(component, runs[:, 1::2])
         self._rank = np.full(self.areas.shape[1], len(flat))
         self._rank[1:] = np.argsort(np.argsort(-self.areas[0, 1:], kind="stable"))
-        self._inside, self._filled = np.zeros(self.areas.shape[1], np.int64), self.areas
-        if around.max() > 1:
-            self._fill(drawn, around, _sums_of(around, runs[:, ::2]))
+        self._parent, self._filled = np.zeros(self.areas.shape[1], np.int64), self.areas
+        if region.max() > 1:
+            self._fill(component, region, _sum_runs(region, runs[:, ::2]))
 
-    def _fill(self, drawn: np.ndarray, around: np.ndarray, backgrounds: np.ndarray) -> None:
-        """Find what encloses each component, and its area with all that it encloses."""
-        owner = np.zeros(backgrounds.shape[1], np.int64)  # of a hole the component that ends where it first begins
-        owner[2:] = drawn[_first_runs(around)[2:] - 1]
-        self._inside = owner[around[_first_runs(drawn)]]  # of a component the owner of what ends where it first begins
+    def _fill(self, component: np.ndarray, region: np.ndarray, backgrounds: np.ndarray) -> None:
+        """Find the component that encloses each component, and the area of each with everything that it encloses."""
+        owner = np.zeros(backgrounds.shape[1], np.int64)  # of a hole: the component of the run before its first run
+        owner[2:] = component[_first_runs(region)[2:] - 1]
+        self._parent = owner[region[_first_runs(component)]]  # the owner of the background run before its first run
         self._filled = self.areas.copy()
         np.add.at(self._filled, (slice(None), owner[2:]), backgrounds[:, 2:])
-        for component in np.flatnonzero(self._inside)[::-1]:  # the innermost first: it begins further down
-            self._filled[:, self._inside[component]] += self._filled[:, component]
+        for number in np.flatnonzero(self._parent)[::-1]:  # the innermost first: it begins further down
+            self._filled[:, self._parent[number]] += self._filled[:, number]
 
-    def count(self, smallest: np.ndarray, largest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels, those not void, and true ones, of the components kept; and with the holes in them. (3, ways) each.
+    def count(self, min_component: np.ndarray, keep_largest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels, those not void, and true ones, of the components kept; and with their holes. (3, subsets) each.
 
         Shapes:
-            smallest, largest: (ways, 1), the least area and the number of components that are kept.
+            min_component, keep_largest: (subsets, 1), the minimum area and the number of components that are kept.
         """
-        kept = (self.areas[0] >= np.maximum(smallest, 1)) & (self._rank < largest)
-        return _sums(kept, self.areas), _sums(kept & ~self._covered(kept), self._filled)
+        kept = (self.areas[0] >= np.maximum(min_component, 1)) & (self._rank < keep_largest)
+        return _sum_kept(kept, self.areas), _sum_kept(kept & ~self._enclosed(kept), self._filled)
 
-    def _covered(self, kept: np.ndarray) -> np.ndarray:
-        """Which components lie in a hole of one that is kept, at any depth; (ways, components) bool."""
-        covered = np.zeros_like(kept)
-        if not self._inside.any():
-            return covered
+    def _enclosed(self, kept: np.ndarray) -> np.ndarray:
+        """Which components lie in a hole of one that is kept, at any depth; (subsets, components) bool."""
+        enclosed = np.zeros_like(kept)
+        if not self._parent.any():
+            return enclosed
         while True:
-            deeper = (kept | covered)[:, self._inside]
-            if np.array_equal(deeper, covered):
-                return covered
-            covered = deeper
+            deeper = (kept | enclosed)[:, self._parent]
+            if np.array_equal(deeper, enclosed):
+                return enclosed
+            enclosed = deeper
 
 
-def _sums(kept: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """(3, ways) int64; floats hold whole numbers of pixels exactly, and their products are faster."""
+def _sum_kept(kept: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """(3, subsets) int64; float64 holds whole numbers of pixels exactly, and its products are faster."""
     return np.rint(areas.astype(np.float64) @ kept.T).astype(np.int64)
 
 
-def _sums_of(labels: np.ndarray, runs: np.ndarray) -> np.ndarray:
-    """Pixels, those not void, and true ones of each label, from those of its runs: (3, labels) int64."""
+def _sum_runs(labels: np.ndarray, runs: np.ndarray) -> np.ndarray:
+    """Sums over the runs of each label, row by row of (3, runs): (3, labels) int64."""
     return np.stack([np.bincount(labels, row, minlength=1) for row in runs]).astype(np.int64)
 
 

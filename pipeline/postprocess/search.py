@@ -1,8 +1,8 @@
-"""The best rules on OOF, by the competition's metric: every candidate on every image, one image at a time.
+"""Search of the best post-processing rules on OOF predictions, by the competition's metric.
 
-A search keeps, per fold, the sums of what the images gained and what was possible at every candidate, and no image:
-memory does not grow with their number. What is best without a fold, and what that choice scores on the fold, are then
-two sums.
+Every candidate is scored on every image, one image at a time. A search keeps the sums of the metric's numerator and
+denominator per fold and candidate, and no image: its memory does not grow with their number. The best rules without a
+fold, and their score on that fold, are then read from these sums.
 """
 
 from collections import Counter
@@ -13,19 +13,19 @@ import numpy as np
 
 from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import VOID, Counts, Metric, Term
-from pipeline.postprocess.rules import Cut
+from pipeline.postprocess.rules import Rules
 from pipeline.postprocess.threshold_counts import THRESHOLDS, count_levels, is_best, level
 
 Images = Iterable[tuple[np.ndarray, np.ndarray, int]]  # values (H, W) uint8, target (H, W) 0, 1 or 255 for void; fold
 
-# 0 leaves the presence to `threshold`; the others are every eighth level, .029 to .971.
+# 0: the presence is decided at `threshold`; the others are every eighth level, .029 to .971.
 PRESENCE_THRESHOLDS = np.array([0.0, *THRESHOLDS[7:-1:8]])
 
 
 def area_grid(pixels: float) -> np.ndarray:
-    """Areas to try: 0, and the powers of √2 from one pixel to 5% of an image of so many pixels, rounded.
+    """Areas to try: 0, and the powers of √2 from one pixel to 5% of an image of that many pixels, rounded.
 
-    They lie on one ladder whatever the size, so that grids of two sizes agree as far as the smaller one goes.
+    The grid of a smaller image is the start of that of a larger one.
 
     >>> area_grid(20 * 20).tolist()
     [0, 1, 2, 3, 4, 6, 8, 11, 16]
@@ -34,16 +34,17 @@ def area_grid(pixels: float) -> np.ndarray:
     return np.unique([0, *np.rint(2 ** (np.arange(steps + 1) / 2))]).astype(np.int64)
 
 
-AREAS = area_grid(2048 * 2048)  # 36 of them: costs little, and needs no look at the images before the search
+AREAS = area_grid(2048 * 2048)  # 36 areas: cheap, and they depend on no image
 
 
-class Surface(NamedTuple):
-    """What every candidate of one family of rules gains and could gain, summed over the images of each fold."""
+class ScoreGrid(NamedTuple):
+    """The metric of every candidate of one rule set, as sums over the images of each fold."""
 
-    axes: dict[str, np.ndarray]  # field of Cut: values tried, ascending; in the order of the axes of `sums`
+    rule_set: str  # in RULE_SETS
+    axes: dict[str, np.ndarray]  # field of Rules: values tried, ascending; in the order of the axes of `numerator`
     folds: np.ndarray  # (K,) numbers of the folds, ascending
-    sums: np.ndarray  # (K, A, 255), for the triplet (K, A, 255, P): what a fold's images gained
-    possible: np.ndarray  # and what was possible; of a mean over images (K, 1, 1), their number
+    numerator: np.ndarray  # (K, A, 255), for the triplet (K, A, 255, P)
+    denominator: np.ndarray  # as the numerator; of a mean over images (K, 1, 1), their number
     images: np.ndarray  # (K,) number of images of each fold
 
     @property
@@ -51,21 +52,21 @@ class Surface(NamedTuple):
         """The areas tried, (A,) pixels: the first axis."""
         return next(iter(self.axes.values()))
 
-    def area(self, cut: Cut) -> int:
-        """What a cut has on the first axis, in pixels."""
-        return int(getattr(cut, next(iter(self.axes))))
+    def area(self, rules: Rules) -> int:
+        """The value of the rules on the first axis, in pixels."""
+        return int(getattr(rules, next(iter(self.axes))))
 
-    def plane(self, cut: Cut) -> np.ndarray:
-        """The score of every area and threshold, (A, 255), with what else the family has as in a cut.
+    def plane(self, rules: Rules) -> np.ndarray:
+        """The score of every area and threshold, (A, 255); other fields of the rule set as in `rules`.
 
         Raises:
             ValueError: as `score`.
         """
-        return self.means()[(..., *self._place(cut)[2:])]
+        return self.means()[(..., *self._position(rules)[2:])]
 
     def is_defined(self, folds: Iterable[int]) -> bool:
         """Whether any candidate has a score on the images of some folds."""
-        return bool((self.possible[rows_of(self.folds, folds)] > 0).any())
+        return bool((self.denominator[fold_rows(self.folds, folds)] > 0).any())
 
     def means(self, folds: Iterable[int] | None = None) -> np.ndarray:
         """The score of every candidate on the images of some folds, or of all: (A, 255) or (A, 255, P).
@@ -73,11 +74,11 @@ class Surface(NamedTuple):
         Raises:
             ValueError: for no fold, one without images, or images of which none counts for the metric.
         """
-        rows = rows_of(self.folds, folds)
-        return mean_scores(self.folds[rows], self.sums[rows], self.possible[rows], self.images[rows])
+        rows = fold_rows(self.folds, folds)
+        return mean_scores(self.folds[rows], self.numerator[rows], self.denominator[rows], self.images[rows])
 
-    def best(self, folds: Iterable[int] | None = None) -> tuple[Cut, float]:
-        """The best cut on the images of some folds, or of all, and its mean score there.
+    def best(self, folds: Iterable[int] | None = None) -> tuple[Rules, float]:
+        """The best rules on the images of some folds, or of all, and their score there.
 
         Of equal scores the smallest area wins, then the threshold nearest to .5, then the lowest presence_threshold.
 
@@ -86,35 +87,35 @@ class Surface(NamedTuple):
         """
         means = self.means(folds)
         nearest = np.argsort(np.abs(THRESHOLDS - 0.5), kind="stable")
-        place = list(np.unravel_index(is_best(means)[:, nearest].argmax(), means.shape))
-        place[1] = nearest[place[1]]
-        return self._cut(place), float(means[tuple(place)])
+        position = list(np.unravel_index(is_best(means)[:, nearest].argmax(), means.shape))
+        position[1] = nearest[position[1]]
+        return self._rules(position), float(means[tuple(position)])
 
-    def score(self, cut: Cut, folds: Iterable[int] | None = None) -> float:
-        """The mean score of a cut over the images of some folds, or of all.
+    def score(self, rules: Rules, folds: Iterable[int] | None = None) -> float:
+        """The score of rules on the images of some folds, or of all.
 
         Raises:
-            ValueError: for a cut that is not among the candidates, and as `means`.
+            ValueError: for rules that are not among the candidates, and as `means`.
         """
-        return float(self.means(folds)[self._place(cut)])
+        return float(self.means(folds)[self._position(rules)])
 
-    def _cut(self, place: Sequence[int]) -> Cut:
-        fields = {field: tried[at].item() for (field, tried), at in zip(self.axes.items(), place, strict=True)}
-        return Cut(**{"min_area": 0, **fields})
+    def _rules(self, position: Sequence[int]) -> Rules:
+        fields = {field: tried[at].item() for (field, tried), at in zip(self.axes.items(), position, strict=True)}
+        return Rules(**{"min_area": 0, **fields})
 
-    def _place(self, cut: Cut) -> tuple[int, ...]:
-        wanted = cut._asdict()
-        place = tuple(int(np.abs(tried - wanted[field]).argmin()) for field, tried in self.axes.items())
-        if self._cut(place) != cut:
-            raise ValueError(f"{cut} was not tried, the nearest was {self._cut(place)}: use `apply` to score it")
-        return place
+    def _position(self, rules: Rules) -> tuple[int, ...]:
+        wanted = rules._asdict()
+        position = tuple(int(np.abs(tried - wanted[field]).argmin()) for field, tried in self.axes.items())
+        if self._rules(position) != rules:
+            raise ValueError(f"{rules} was not tried, the nearest was {self._rules(position)}: use `apply` to score it")
+        return position
 
 
-def rows_of(all_folds: np.ndarray, folds: Iterable[int] | None) -> np.ndarray:
-    """Which of the folds (K,) are among some of them, (K,) bool; None for all.
+def fold_rows(all_folds: np.ndarray, folds: Iterable[int] | None) -> np.ndarray:
+    """Which of all folds, (K,), are among some of them; None for all. Returns (K,) bool.
 
     Raises:
-        ValueError: for no fold, or one that is not there.
+        ValueError: for no fold, or one that is not in all_folds.
     """
     wanted = set(all_folds.tolist() if folds is None else folds)
     rows = np.isin(all_folds, list(wanted))
@@ -123,52 +124,52 @@ def rows_of(all_folds: np.ndarray, folds: Iterable[int] | None) -> np.ndarray:
     return rows
 
 
-def mean_scores(folds: np.ndarray, sums: np.ndarray, possible: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """The score of every candidate on the images of these folds together.
+def mean_scores(folds: np.ndarray, numerator: np.ndarray, denominator: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """The score of every candidate on the images of these folds together; 0 for one whose denominator is 0.
 
     Shapes:
         folds, images: (K,).
-        sums: (K, ...), what the images of each gained; possible: as it, or (K, 1, ...).
+        numerator: (K, ...), sums over the images of each fold; denominator: the same, or (K, 1, ...).
         returns: (...).
 
     Raises:
         ValueError: for images of which none counts for the metric.
     """
-    total = possible.sum(axis=0)
+    total = denominator.sum(axis=0)
     if (total <= 0).all():
         raise ValueError(
             f"the metric is not defined on folds {folds.tolist()}: of {images.sum()} images none counts for it. "
             f"Make folds that spread the images with a mask, or fewer of them"
         )
-    return np.divide(sums.sum(axis=0), total, out=np.zeros(sums.shape[1:]), where=total > 0)
+    return np.divide(numerator.sum(axis=0), total, out=np.zeros(numerator.shape[1:]), where=total > 0)
 
 
 class _Image:
-    """One image as the families see it."""
+    """The counts of one image that the rule sets share."""
 
     def __init__(self, values: np.ndarray, target: np.ndarray):
         self.values, self.target = values, target  # (H, W) uint8, and 0, 1 or void
         self.counts = count_levels(values, target)  # (255,) at each threshold
-        self.drawn = self.counts.predicted  # with void pixels: areas are of what is drawn
+        self.areas = self.counts.predicted  # of the masks, void pixels included: areas are measured before scoring
         if (target == VOID).any():
-            self.drawn = count_levels(values, np.zeros_like(target)).predicted
+            self.areas = count_levels(values, np.zeros_like(target)).predicted
         self._components: Counts | None = None
 
-    def totals(self, term: Term) -> tuple[np.ndarray, np.ndarray]:
-        """A term of the masks that the thresholds draw, (255,), and of an empty one."""
-        drawn, empty = (
+    def terms(self, term: Term) -> tuple[np.ndarray, np.ndarray]:
+        """A term of the metric for the mask at each threshold, (255,), and for an empty mask."""
+        masks, empty = (
             np.asarray(term(counts), dtype=np.float64)
             for counts in (self.counts, Counts(np.int64(0), np.int64(0), self.counts.target[0]))
         )
-        if not (np.isfinite(drawn).all() and np.isfinite(empty)):
+        if not (np.isfinite(masks).all() and np.isfinite(empty)):
             raise ValueError(
                 f"the metric is not finite on an image of {self.values.shape} with {self.counts.target[0]} true "
                 f"pixels: leave such images out, or define what it is there"
             )
-        return drawn, empty
+        return masks, empty
 
     def components(self, areas: np.ndarray) -> Counts:
-        """Counts without the components smaller than an area, (A, 255)."""
+        """Counts without the components smaller than each area, (A, 255)."""
         if self._components is None:
             from pipeline.postprocess.component_tree import component_counts
 
@@ -177,94 +178,121 @@ class _Image:
 
 
 def _total_terms(image: _Image, term: Term, areas: np.ndarray) -> np.ndarray:
-    drawn, empty = image.totals(term)
-    return np.where(image.drawn >= areas[:, None], drawn, empty)
+    masks, empty = image.terms(term)
+    return np.where(image.areas >= areas[:, None], masks, empty)
 
 
 def _component_terms(image: _Image, term: Term, areas: np.ndarray) -> np.ndarray:
-    image.totals(term)  # refuses what is not finite
+    image.terms(term)  # refuses a metric that is not finite
     return np.asarray(term(image.components(areas)), dtype=np.float64)
 
 
-# (255, P) position of the threshold that counts for the presence: the higher of the two.
-_SUREST = np.maximum(np.arange(MAX_VALUE)[:, None], [level(threshold) - 1 for threshold in PRESENCE_THRESHOLDS])
+# (255, P) position of the threshold that decides the presence: the higher of the two.
+_PRESENCE = np.maximum(np.arange(MAX_VALUE)[:, None], [level(threshold) - 1 for threshold in PRESENCE_THRESHOLDS])
 
 
 def _triplet_terms(image: _Image, term: Term, areas: np.ndarray) -> np.ndarray:
-    drawn, empty = image.totals(term)
-    present = image.drawn[_SUREST] >= areas[:, None, None]
-    return np.where(present, drawn[:, None], empty)
+    masks, empty = image.terms(term)
+    present = image.areas[_PRESENCE] >= areas[:, None, None]
+    return np.where(present, masks[:, None], empty)
 
 
-class Family(NamedTuple):
-    """Rules that are searched together."""
+class RuleSet(NamedTuple):
+    """Rules that are searched together on one grid."""
 
-    fields: tuple[str, ...]  # of Cut: an area, the threshold, and what else there is
+    fields: tuple[str, ...]  # of Rules: an area, the threshold, and a third field if there is one
     terms: Callable[[_Image, Term, np.ndarray], np.ndarray]  # a term of the metric of one image, at every candidate
 
 
-FAMILIES = {
-    "total": Family(("min_area", "threshold"), _total_terms),
-    "components": Family(("min_component", "threshold"), _component_terms),
-    "triplet": Family(("presence_area", "threshold", "presence_threshold"), _triplet_terms),
+RULE_SETS = {
+    "total": RuleSet(("min_area", "threshold"), _total_terms),
+    "components": RuleSet(("min_component", "threshold"), _component_terms),
+    "triplet": RuleSet(("presence_area", "threshold", "presence_threshold"), _triplet_terms),
 }
 
 
-def search_rules(
-    images: Images, metric: Metric, areas: np.ndarray | None = None, *, families: Iterable[str] = tuple(FAMILIES)
-) -> dict[str, Surface]:
-    """The score of every candidate of some families of rules; each image is read once, and none is kept.
+class RuleSearch:
+    """The score of every candidate of some rule sets, summed up one image at a time; no image is kept.
 
-        total        255 thresholds × smallest total area
-        components   255 thresholds × smallest component
+        total        255 thresholds × minimum total area
+        components   255 thresholds × minimum component
         triplet      255 thresholds × 32 presence thresholds × presence area; all of `total` is among them
 
-    Exact: a candidate's sum is that of the metric on what `apply` makes of the images.
+    Exact: a candidate's sum is that of the metric over the masks that `apply` gives.
 
     Args:
-        images: values (H, W) uint8, target (H, W) 0 or 1, or 255 for void, which is drawn and not counted; and the fold
-            that the image belongs to.
         metric: of `metrics.METRICS`.
         areas: (A,) pixels, ascending; AREAS if None. Those depend on no image, so they cannot leak from one fold into
             the choice for another.
-        families: names in FAMILIES.
+        rule_sets: names in RULE_SETS.
 
     Raises:
-        ValueError: for no image, values and target of two shapes, a score that is not finite, or areas that do not
-            ascend from 0 or more.
+        ValueError: for areas that do not ascend from 0 or more.
     """
-    areas = _checked(AREAS if areas is None else areas)
-    names = list(families)
-    sums: dict[tuple[str, int], list[np.ndarray]] = {}
-    images_of: Counter[int] = Counter()
-    for values, target, fold in images:
-        image, fold = _Image(values, target), int(fold)
-        images_of[fold] += 1
-        for name in names:
-            terms = [FAMILIES[name].terms(image, term, areas) for term in metric if term]
-            if (name, fold) in sums:
-                for total, added in zip(sums[name, fold], terms, strict=True):
+
+    def __init__(self, metric: Metric, areas: np.ndarray | None = None, *, rule_sets: Iterable[str] = tuple(RULE_SETS)):
+        self._terms = [term for term in metric if term]
+        self._areas = _checked(AREAS if areas is None else areas)
+        self._names = list(rule_sets)
+        self._sums: dict[tuple[str, int], list[np.ndarray]] = {}
+        self._images_of: Counter[int] = Counter()
+
+    def add(self, values: np.ndarray, target: np.ndarray, fold: int) -> None:
+        """Add one image.
+
+        Shapes:
+            values: (H, W) uint8; target: (H, W), 0 or 1; 255 for void, which areas include and scores do not.
+
+        Raises:
+            ValueError: for values and target of two shapes, or a score that is not finite.
+        """
+        image = _Image(values, target)
+        self._images_of[int(fold)] += 1
+        for name in self._names:
+            terms = [RULE_SETS[name].terms(image, term, self._areas) for term in self._terms]
+            sums = self._sums.setdefault((name, int(fold)), terms)
+            if sums is not terms:
+                for total, added in zip(sums, terms, strict=True):
                     total += added
-            else:
-                sums[name, fold] = terms
-    if not images_of:
-        raise ValueError("no image to search on: expected at least one (values, target, fold)")
-    return {name: _surface(name, areas, sums, images_of) for name in names}
+
+    def grids(self) -> dict[str, ScoreGrid]:
+        """The scores of each rule set.
+
+        Raises:
+            ValueError: if no image was added.
+        """
+        if not self._images_of:
+            raise ValueError("no image to search on: expected at least one (values, target, fold)")
+        return {name: self._grid(name) for name in self._names}
+
+    def _grid(self, name: str) -> ScoreGrid:
+        tried = {"threshold": THRESHOLDS, "presence_threshold": PRESENCE_THRESHOLDS}
+        folds = sorted(self._images_of)
+        fields = RULE_SETS[name].fields
+        images = np.array([self._images_of[fold] for fold in folds])
+        numerator, *denominator = (np.stack(term) for term in zip(*(self._sums[name, k] for k in folds), strict=True))
+        return ScoreGrid(
+            name,
+            {field: tried.get(field, self._areas) for field in fields},
+            np.array(folds),
+            numerator,
+            denominator[0] if denominator else images.reshape(-1, *[1] * len(fields)),
+            images,
+        )
 
 
-def search_total(images: Images, metric: Metric, areas: np.ndarray | None = None) -> Surface:
-    """`search_rules` of thresholds and smallest total areas alone: a histogram per image."""
-    return search_rules(images, metric, areas, families=["total"])["total"]
+def search_rules(
+    images: Images, metric: Metric, areas: np.ndarray | None = None, *, rule_sets: Iterable[str] = tuple(RULE_SETS)
+) -> dict[str, ScoreGrid]:
+    """`RuleSearch` over some images; each is read once.
 
-
-def search_components(images: Images, metric: Metric, areas: np.ndarray | None = None) -> Surface:
-    """`search_rules` of thresholds and smallest components alone: a component tree per image."""
-    return search_rules(images, metric, areas, families=["components"])["components"]
-
-
-def search_triplet(images: Images, metric: Metric, areas: np.ndarray | None = None) -> Surface:
-    """`search_rules` of triplets alone: a histogram per image."""
-    return search_rules(images, metric, areas, families=["triplet"])["triplet"]
+    Raises:
+        ValueError: as `RuleSearch`.
+    """
+    search = RuleSearch(metric, areas, rule_sets=rule_sets)
+    for values, target, fold in images:
+        search.add(values, target, fold)
+    return search.grids()
 
 
 def _checked(areas: np.ndarray) -> np.ndarray:
@@ -272,20 +300,3 @@ def _checked(areas: np.ndarray) -> np.ndarray:
     if areas.ndim != 1 or not len(areas) or areas[0] < 0 or (np.diff(areas) <= 0).any():
         raise ValueError(f"areas {areas.tolist()}: expected pixels that ascend from 0 or more, each once")
     return areas
-
-
-def _surface(
-    name: str, areas: np.ndarray, sums: dict[tuple[str, int], list[np.ndarray]], images_of: Counter[int]
-) -> Surface:
-    grids = {"threshold": THRESHOLDS, "presence_threshold": PRESENCE_THRESHOLDS}
-    folds = sorted(images_of)
-    fields = FAMILIES[name].fields
-    images = np.array([images_of[fold] for fold in folds])
-    gained, *possible = (np.stack(term) for term in zip(*(sums[name, fold] for fold in folds), strict=True))
-    return Surface(
-        {field: grids.get(field, areas) for field in fields},
-        np.array(folds),
-        gained,
-        possible[0] if possible else images.reshape(-1, *[1] * len(fields)),
-        images,
-    )

@@ -1,38 +1,38 @@
-"""Objects that touch, parted by the mask's shape alone: where it narrows, one ends and the next begins."""
+"""Touching objects, separated by the shape of their mask: a narrow place ends one object and starts the next."""
 
 import cv2
 import numpy as np
 from skimage.segmentation import watershed
 
-from pipeline.postprocess.instances import keep_labels
-from pipeline.postprocess.rules import label_components
+from pipeline.postprocess.rules import keep_labels, label_components
 from pipeline.postprocess.threshold_counts import level
 
-SMOOTHING = 1.0  # pixels; a jagged outline gives every tooth a summit of its own
-FARTHEST = 1e6  # pixels; OpenCV's distance to a background that is nowhere
-STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))  # to half of a pixel's eight neighbours: each pair is met once
+SIGMA = 1.0  # pixels; smooths the distance transform: else a jagged outline gives a peak at each of its teeth
+MAX_DISTANCE = 1e6  # pixels; limits OpenCV's distance where an image has no background
+NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))  # half of a pixel's eight: each pair of neighbours is visited once
 
 
-def split_by_shape(values: np.ndarray, threshold: float, neck: float, min_area: int = 1) -> np.ndarray:
-    """Instances of a mask, parted at its necks, by these rules in this order:
+def split_by_shape(values: np.ndarray, threshold: float, saddle_ratio: float, min_area: int = 1) -> np.ndarray:
+    """Instances of a mask, separated where it is narrow, by these rules in this order:
 
-        1. threshold   draws the mask
-        2. depth       of each of its pixels: the distance to the background, smoothed
-        3. summits     of the depth have a basin each: the watershed of the depth turned upside down
-        4. neck        two basins are one object if the highest pass between them is at least that share of the lower
-                       summit; passes are judged from the highest down, and what was joined counts as one basin
-        5. min_area    removes smaller objects
+        1. threshold            pixels that reach it are the mask
+        2. distance transform   the distance of each of its pixels to the background, smoothed
+        3. watershed            each peak of the distance transform has a basin
+        4. saddle_ratio         two neighbouring basins are one object if the highest saddle between them is at least
+                                that share of the lower peak; saddles are visited from the highest down, and merged
+                                basins count as one
+        5. min_area             removes smaller objects
 
-    Two discs that overlap by little have a narrow neck, and are parted; a long or dented object has a wide one. The
-    share has no unit: small and large objects are parted alike.
+    Two discs that overlap a little have a low saddle, and are separated; a long or dented object has a high one. The
+    ratio has no unit: small and large objects are separated alike.
 
-    Rules 3 and 4 keep the summits whose dynamics, relative to their height, are above 1 − neck: M. Grimaud, A new
-    measure of contrast: the dynamics, 1992, https://doi.org/10.1117/12.60650. On depth without its logarithm or share,
-    it is the h-maxima's watershed of many tutorials.
+    Rules 3 and 4 keep the peaks whose dynamics, relative to their height, are above 1 − saddle_ratio: M. Grimaud, A
+    new measure of contrast: the dynamics, 1992, https://doi.org/10.1117/12.60650. With an absolute saddle depth in
+    pixels it would be the h-maxima watershed of many tutorials.
 
     Args:
         threshold: on probabilities, 0 to 1.
-        neck: 0 to 1: 0 joins all that touches, 1 parts every summit.
+        saddle_ratio: 0 to 1: 0 merges all basins that touch, 1 separates every peak.
         min_area: pixels.
 
     Shapes:
@@ -40,48 +40,48 @@ def split_by_shape(values: np.ndarray, threshold: float, neck: float, min_area: 
         returns: (H, W) int32, 0 is background; instances are 1, 2, … by their first pixel, row by row.
     """
     mask = values >= level(threshold)
-    depth = _depth(mask)
-    summits = label_components(mask & (depth >= cv2.dilate(depth, np.ones((3, 3), np.uint8))), connectivity=8)
-    basins = watershed(-depth, summits.astype(np.int32), connectivity=2, mask=mask)
-    return keep_labels(_joined(basins, depth, neck), min_area)
+    distance = _distance_transform(mask)
+    peaks = label_components(mask & (distance >= cv2.dilate(distance, np.ones((3, 3), np.uint8))), connectivity=8)
+    basins = watershed(-distance, peaks.astype(np.int32), connectivity=2, mask=mask)
+    return keep_labels(_merge_basins(basins, distance, saddle_ratio), min_area)
 
 
-def _depth(mask: np.ndarray) -> np.ndarray:
-    """The distance of each pixel of the mask to the background, smoothed, in pixels. (H, W) bool to float32.
+def _distance_transform(mask: np.ndarray) -> np.ndarray:
+    """The smoothed distance of each pixel of the mask to the background, in pixels. (H, W) bool to float32.
 
-    0 outside of the mask: so each of its components has a summit.
+    It is 0 outside of the mask, so that each component of the mask has a peak.
     """
     distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.where(mask, cv2.GaussianBlur(np.minimum(distance, FARTHEST), (0, 0), SMOOTHING), np.float32(0))
+    return np.where(mask, cv2.GaussianBlur(np.minimum(distance, MAX_DISTANCE), (0, 0), SIGMA), np.float32(0))
 
 
-def _joined(basins: np.ndarray, depth: np.ndarray, neck: float) -> np.ndarray:
-    """The basins, numbered from 1, with those joined that no neck parts."""
-    owner = np.arange(basins.max() + 1)
-    summit = np.zeros(owner.size)
-    np.maximum.at(summit, basins.ravel(), depth.ravel())
-    for height, first, second in _passes(basins, depth):
-        low, high = sorted((_root(owner, first), _root(owner, second)), key=lambda each: summit[each])
-        if low != high and height >= neck * summit[low]:
-            owner[low] = high
-    return np.array([_root(owner, basin) for basin in range(owner.size)], dtype=np.int32)[basins]
+def _merge_basins(basins: np.ndarray, distance: np.ndarray, saddle_ratio: float) -> np.ndarray:
+    """Merge the basins, numbered from 1, whose saddle is at least saddle_ratio times the lower peak."""
+    parent = np.arange(basins.max() + 1)
+    peak = np.zeros(parent.size)
+    np.maximum.at(peak, basins.ravel(), distance.ravel())
+    for height, first, second in _saddles(basins, distance):
+        low, high = sorted((_root(parent, first), _root(parent, second)), key=lambda each: peak[each])
+        if low != high and height >= saddle_ratio * peak[low]:
+            parent[low] = high
+    return np.array([_root(parent, basin) for basin in range(parent.size)], dtype=np.int32)[basins]
 
 
-def _root(owner: np.ndarray, basin: int) -> int:
-    while owner[basin] != basin:
-        basin = int(owner[basin])
+def _root(parent: np.ndarray, basin: int) -> int:
+    while parent[basin] != basin:
+        basin = int(parent[basin])
     return basin
 
 
-def _passes(basins: np.ndarray, depth: np.ndarray) -> list[tuple[float, int, int]]:
-    """Between neighbouring basins, the depth at which one comes from one to the other; the highest first."""
+def _saddles(basins: np.ndarray, distance: np.ndarray) -> list[tuple[float, int, int]]:
+    """Each pair of neighbouring pixels of two basins: the lower of their distances, and the basins; highest first."""
     height, width = basins.shape
     found = []
-    for down, right in STEPS:
+    for down, right in NEIGHBOURS:
         here = (slice(0, height - down), slice(max(0, -right), width - max(0, right)))
         there = (slice(down, height), slice(max(0, right), width + min(0, right)))
         a, b = basins[here], basins[there]
         border = (a != b) & (a > 0) & (b > 0)
-        found.append(np.stack([np.minimum(depth[here], depth[there])[border], a[border], b[border]], axis=1))
-    passes = np.concatenate(found)
-    return [(height, int(a), int(b)) for height, a, b in passes[np.argsort(-passes[:, 0], kind="stable")].tolist()]
+        found.append(np.stack([np.minimum(distance[here], distance[there])[border], a[border], b[border]], axis=1))
+    saddles = np.concatenate(found)
+    return [(height, int(a), int(b)) for height, a, b in saddles[np.argsort(-saddles[:, 0], kind="stable")].tolist()]

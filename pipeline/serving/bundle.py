@@ -20,7 +20,7 @@ from pipeline import competition
 from pipeline.competition import Competition
 from pipeline.config import Config, place
 from pipeline.data.labels import Labels
-from pipeline.ensemble import Drawer, Exclusive, Objects, drawer_of
+from pipeline.ensemble import Renderer, from_record
 from pipeline.files import write_text
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.tta import check_views
@@ -63,7 +63,7 @@ class BundleRecord(Table):
     configs: dict[str, dict[str, Any]]  # name -> tables of the config file
     weights: dict[str, dict[FoldName, FileName]]  # config -> fold -> file
     half: bool = False  # matrices and kernels are stored as bfloat16
-    chosen: dict[str, Any]  # as `Drawer.record` writes it
+    chosen: dict[str, Any]  # as `ensemble.to_record` writes it
     fallbacks: tuple[Fallback, ...] = ()
     evaluation: Evaluation
     provenance: Provenance
@@ -76,7 +76,7 @@ class Bundle(NamedTuple):
     record: BundleRecord
     card: Competition
     cfgs: tuple[Config, ...]
-    drawer: Drawer
+    renderer: Renderer
 
     @property
     def plan(self) -> Plan:
@@ -122,7 +122,7 @@ def read_bundle(folder: Path) -> Bundle:
     _check_card(folder / CARD_FILE, card)
     cfgs = tuple(parse(Config, {**tables, "name": name}, f"{path}: {name}") for name, tables in record.configs.items())
     try:
-        bundle = Bundle(folder, record, card, cfgs, drawer_of(record.chosen, list(record.configs), card.classes))
+        bundle = Bundle(folder, record, card, cfgs, from_record(record.chosen, list(record.configs), card.classes))
         _check_models(bundle)
         _check_fallbacks(bundle)
     except ValueError as error:
@@ -153,11 +153,10 @@ def _check_card(path: Path, card: Competition) -> None:
 
 def _check_models(bundle: Bundle) -> None:
     """Raise ValueError for a model that cannot be built, other classes, unknown views or unfit post-processing."""
-    card, kinds = bundle.card, {Objects: bundle.card.instances, Exclusive: bundle.card.exclusive}
-    if any(isinstance(bundle.drawer, kind) != asked for kind, asked in kinds.items()):
-        raise ValueError(
-            f"the post-processing is of type {type(bundle.drawer).__name__}, which does not fit {CARD_FILE}"
-        )
+    card, kind = bundle.card, bundle.renderer.kind
+    expected = "instances" if card.instances else "multiclass" if card.exclusive else "multilabel"
+    if kind != expected:
+        raise ValueError(f"the post-processing is {kind}, {CARD_FILE} asks for {expected}")
     for cfg in bundle.cfgs:
         channels = Labels.of(card, cfg.data.boundary).channels
         if cfg.model.classes != channels:
@@ -167,7 +166,7 @@ def _check_models(bundle: Bundle) -> None:
         check_model(model)
         with place(cfg, "predict.views"):
             check_views(cfg.predict.views)
-    boundary = isinstance(bundle.drawer, Objects) and bundle.drawer.cut.boundary is not None
+    boundary = kind == "instances" and bundle.renderer.parts[0].rules.boundary is not None
     if boundary and not all(cfg.data.boundary for cfg in bundle.cfgs):
         raise ValueError("the post-processing uses the boundary channel, but a config has no data.boundary")
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.index import describe_unlisted, test_search
-from pipeline.ensemble import Objects, combine
+from pipeline.ensemble import combine
 from pipeline.files import atomic_write, write_text
 from pipeline.prefetch import prefetch
 from pipeline.progress import track
@@ -178,18 +178,17 @@ def _until_error(stream: Iterator[tuple[str, Stores | None]]) -> Iterator[tuple[
         log.exception("the prediction failed: the remaining images keep the sample's value")
 
 
-def _combine(stores: Stores, how: str, weights: tuple[float, ...]) -> np.ndarray:
-    return combine(stores, "", how, np.array(weights))
+def _combine(bundle: Bundle, stores: Stores) -> np.ndarray:
+    return bundle.renderer.combine_with(lambda name, weights: combine(stores, "", name, np.array(weights)))
 
 
 def render(bundle: Bundle, stores: Stores) -> np.ndarray:
     """Masks (C, H, W), or objects (H, W), of one image's predictions, by the bundle's post-processing."""
-    drawer, blend_by = bundle.drawer, partial(_combine, stores)
-    return drawer.labels(blend_by) if isinstance(drawer, Objects) else drawer.masks(blend_by)
+    return bundle.renderer.render(_combine(bundle, stores))
 
 
 def _confidences(bundle: Bundle, predictions: OrderedPredictions, image_id: str, labels: np.ndarray) -> np.ndarray:
-    return bundle.drawer.confidences(partial(_combine, predictions.stores), labels)
+    return bundle.renderer.confidences(_combine(bundle, predictions.stores), labels)
 
 
 def _report(result: PredictionResult) -> dict[str, object]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline.ensemble import Drawer, Oof, score_drawn
+from pipeline.ensemble import Oof, Renderer, mean_score
 from pipeline.serving.budget_plan import Fallback, Plan, apply_fallback, fold_fallbacks
 from pipeline.training.checkpoint import Fold
 
@@ -14,7 +14,7 @@ ReadView = Callable[[str, str, str], np.ndarray]
 
 def rank_fallbacks(
     plan: Plan,
-    drawer: Drawer,
+    renderer: Renderer,
     oof: Oof,
     read_view: ReadView,
     metric: str,
@@ -23,7 +23,7 @@ def rank_fallbacks(
     """Rank everything that can be dropped: greedily the view whose loss lowers the score least, then the folds.
 
     Args:
-        drawer: the selected post-processing.
+        renderer: the selected post-processing.
         oof: the images to measure on; only their targets are read.
         read_view: from a member's name, a view and an image's id to its out-of-fold values (C, H, W) uint8.
         metric: a metric of single images.
@@ -37,19 +37,19 @@ def rank_fallbacks(
             if len(member.views) > 1
             for view in member.views
         ]
-        scores = [_score(apply_fallback(plan, each), drawer, oof, read_view, metric) for each in candidates]
+        scores = [_score(apply_fallback(plan, each), renderer, oof, read_view, metric) for each in candidates]
         best = int(np.argmax(scores))
         fallbacks.append(candidates[best].model_copy(update={"score": scores[best]}))
         plan = apply_fallback(plan, fallbacks[-1])
     return fallbacks + fold_fallbacks(plan, fold_scores)
 
 
-def _score(plan: Plan, drawer: Drawer, oof: Oof, read_view: ReadView, metric: str) -> float:
+def _score(plan: Plan, renderer: Renderer, oof: Oof, read_view: ReadView, metric: str) -> float:
     def read(image_id: str) -> tuple[np.ndarray, np.ndarray]:
         means = [mean_of_views([read_view(member.name, view, image_id) for view in member.views]) for member in plan]
         return np.stack(means), oof.read(image_id)[1]
 
-    return score_drawn(drawer, Oof(oof.image_ids, oof.fold_of, read, oof.members, oof.track), metric)
+    return mean_score(renderer, Oof(oof.image_ids, oof.fold_of, read, oof.members, oof.track), metric)
 
 
 def mean_of_views(views: Sequence[np.ndarray]) -> np.ndarray:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from pipeline import competition
 from pipeline.config import Config
+from pipeline.ensemble import to_record
 from pipeline.files import write_text
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.kaggle.input_mounts import LAYOUT_FILE, is_rerun
@@ -139,9 +140,9 @@ def _record(
         weights={
             each.cfg.name: {str(f): weights_name(each.cfg.name, f) for f in each.test_folds()} for each in members
         },
-        chosen=done.decision.shipped.record(names, members[0].card.classes),
+        chosen=to_record(done.selection.renderer, names, members[0].card.classes),
         fallbacks=tuple(fallbacks),
-        evaluation=Evaluation(metric=done.metric, score=done.honest.mean, interval=done.ends),
+        evaluation=Evaluation(metric=done.metric, score=done.interval.mean, interval=done.bounds),
         provenance=Provenance(**{key: manifest[key] for key in Provenance.model_fields}),
     )
 
@@ -159,7 +160,7 @@ def measure_fallbacks(members: Sequence[Context], done: Ensembled) -> list[Fallb
     scores = {each.cfg.name: {fold: fold_row(each, fold)["oof"] for fold in each.fold_numbers()} for each in members}
     return rank_fallbacks(
         plan,
-        done.decision.shipped,
+        done.selection.renderer,
         oof_of_members(members, rows),
         lambda member, view, image_id: stores[member, view].read(image_id),
         selection_metric(members[0].card.metric),

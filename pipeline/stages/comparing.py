@@ -12,7 +12,7 @@ from pipeline.data.tables import read_table
 from pipeline.manifest import read_submission_manifest
 from pipeline.metrics import Scores
 from pipeline.pseudo_labels import read_labels
-from pipeline.stages.ensembling import GAINED, POSSIBLE
+from pipeline.stages.ensembling import DENOMINATOR, NUMERATOR
 from pipeline.stages.labelling import load_beside, source_of_labels, with_pseudo
 from pipeline.stages.preparing import Context, count_test_images, make_context, scores_at_half
 from pipeline.stages.training import oof_of
@@ -186,11 +186,11 @@ def _trained_by(cfg: Config) -> dict[str, Any]:
 def _same_images(names: Sequence[str]) -> list[pd.DataFrame]:
     tables = [read_scores(name) for name in names]
     for name, table in zip(names, tables, strict=True):
-        strangers = sorted(set(table["image_id"]) ^ set(tables[0]["image_id"]))
-        if strangers:
+        unshared = sorted(set(table["image_id"]) ^ set(tables[0]["image_id"]))
+        if unshared:
             raise ValueError(
-                f"{names[0]} and {name} were scored on different images, {len(strangers)} are in one only, the first "
-                f"is '{strangers[0]}': compare configs of one competition"
+                f"{names[0]} and {name} were scored on different images, {len(unshared)} are in one only, the first "
+                f"is '{unshared[0]}': compare configs of one competition"
             )
     return tables
 
@@ -213,9 +213,9 @@ def read_scores(name: str) -> pd.DataFrame:
 
 
 def scores_of(table: pd.DataFrame) -> Scores:
-    """What a table of scores says: of a plain mean each image's score, else what each gained of what was possible."""
-    classes = [column.removeprefix(GAINED) for column in table if column.startswith(GAINED)]
+    """The scores in a table: numerator and denominator by class, or the image's score if the metric is a plain mean."""
+    classes = [column.removeprefix(NUMERATOR) for column in table if column.startswith(NUMERATOR)]
     if not classes:
         return Scores.from_values(table["score"].astype(float).to_numpy())
-    gained, possible = (table[[prefix + name for name in classes]].astype(float) for prefix in (GAINED, POSSIBLE))
-    return Scores(gained.to_numpy(), possible.to_numpy())
+    columns = ([prefix + name for name in classes] for prefix in (NUMERATOR, DENOMINATOR))
+    return Scores(*(table[each].astype(float).to_numpy() for each in columns))

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +14,15 @@ from pipeline.config import Config
 from pipeline.data.index import coverage_columns
 from pipeline.data.sample import Sample, samples_of
 from pipeline.ensemble import (
-    Decision,
-    Drawer,
-    Objects,
     Oof,
-    blender,
+    Renderer,
+    Selection,
     combine,
-    count_drawn,
-    decide,
-    decide_exclusive,
-    decide_objects,
+    count_masks,
+    select_instances,
+    select_multiclass,
+    select_multilabel,
+    to_record,
 )
 from pipeline.files import atomic_write, write_text
 from pipeline.inference.prediction_store import PredictionStore
@@ -51,57 +49,58 @@ from pipeline.stages.training import machines_of, predict_test
 from pipeline.statistics.bootstrap import Difference, Interval, interval, paired
 from pipeline.submission import ConfidencesOf, MasksOf
 
-GAINED, POSSIBLE = "gained ", "possible "  # before a class's name: columns of a table of scores
+# Columns of a table of scores: the metric's numerator and denominator of a class, before the class's name.
+NUMERATOR, DENOMINATOR = "numerator ", "denominator "
 
 
-class Single(NamedTuple):
-    """One member alone, with a cut of its own."""
+class MemberScore(NamedTuple):
+    """One member's weight in the ensemble, and its score alone, with rules of its own."""
 
     name: str
     weight: float  # in the ensemble
-    by_log_loss: float  # the weight that fits the pixels' log loss best, as a check
-    score: float  # cross-fitted
+    by_log_loss: float  # the weight of the least log loss of pixels, to compare with
+    score: float  # alone, cross-fitted
 
 
 class Ensembled(NamedTuple):
-    """What the stage `ensemble` made, and what it is worth."""
+    """The files that the stage `ensemble` wrote, and the scores of the submission."""
 
     csv: Path
     sheet: Path
     classes: tuple[str, ...]
     metric: str
-    decision: Decision
-    honest: Interval  # of the cross-fitted score; over groups where there are groups
-    official: float | None  # out of fold, by a metric that is of no single image: of volumes, or of ranked objects
-    singles: list[Single]
+    selection: Selection
+    interval: Interval  # of the cross-fitted score; over groups where there are groups
+    official: float | None  # cross-fitted, by a metric that has no score per image: of volumes, or of ranked objects
+    member_scores: list[MemberScore]
     gain: Difference | None  # over the best member alone, both cross-fitted; None for one member
-    found: DetectionRates  # of the training masks, each drawn by what was chosen without its fold
+    found: DetectionRates  # detection rates of the training masks, each rendered by the choice made without its fold
     train_empty: float  # share of the training masks that are empty
     summary: submission.SubmissionSummary
 
     @property
     def manifest(self) -> Path:
-        """The file that says how the submission was made."""
+        """The file with the submission's configs, choices, scores and versions."""
         return self.csv.with_suffix(".json")
 
     @property
-    def ends(self) -> tuple[float, float] | None:
-        """Those of the honest score's interval; None where there is none."""
-        return None if np.isnan(self.honest.low) else (self.honest.low, self.honest.high)
+    def bounds(self) -> tuple[float, float] | None:
+        """Lower and upper end of the cross-fitted score's interval; None where there is none."""
+        return None if np.isnan(self.interval.low) else (self.interval.low, self.interval.high)
 
     @property
     def optimism(self) -> float:
-        """By how much the in-sample score flatters."""
-        return self.decision.in_sample - self.honest.mean
+        """By how much the in-sample score exceeds the cross-fitted one."""
+        return self.selection.in_sample - self.interval.mean
 
     @property
     def empties_differ(self) -> bool:
-        """Whether the submission's share of empty masks is far from train's."""
+        """Whether the submission's share of empty masks is far from the training masks' share."""
         return empties_differ(self.summary.empty / max(self.summary.masks, 1), self.train_empty, self.summary.masks)
 
 
 def ensemble(cfgs: Sequence[Config]) -> Ensembled:
-    """Choose combination, weights and cut on OOF, write the submission; does all that is missing before.
+    """Choose combination, weights and rules on OOF predictions and write the submission; runs missing stages first.
 
     Writes: submissions/<name>.csv, .json, .oof.csv (the cross-fitted score of each training image), reports/<name>.png;
     the name joins the configs' names with "+"
@@ -110,9 +109,9 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
     test_index, *_ = [predict_test(member) for member in members]
     first, name = members[0], ensemble_name(cfgs)
     rows = oof_rows(members)
-    together, alone = decide_members(members, rows)
+    together, alone = select_members(members, rows)
     scores, groups = together.scores, rows["group"].to_numpy()
-    masks_of = test_masks(members, set(test_index["image_id"]), together.shipped)
+    masks_of = test_masks(members, set(test_index["image_id"]), together.renderer)
     csv = Path("submissions") / f"{name}.csv"
     done = Ensembled(
         csv,
@@ -122,7 +121,7 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
         together,
         interval(scores, groups),
         _official(members, rows, together),
-        _singles(members, together, alone),
+        _member_scores(members, together, alone),
         _gain(scores, alone, groups),
         _found(members, rows, together),
         share_of_empties(rows, first.card.classes),
@@ -131,18 +130,18 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
             first.card,
             first.paths.root / first.card.files.sample_submission,
             masks_of,
-            _test_confidences(members, together.shipped),
+            _test_confidences(members, together.renderer),
         ),
     )
     write_scores(csv.with_suffix(".oof.csv"), rows, scores, first.card.classes)
     write_text(done.manifest, json.dumps(_manifest(members, done, first.unlisted(test_index)), indent=1) + "\n")
     panels = _test_panels(first, test_index.head(PANELS), masks_of)
-    _draw_sheet(done.sheet, members, rows.assign(score=scores.per_image()), together.shipped, panels)
+    _draw_sheet(done.sheet, members, rows.assign(score=scores.per_image()), together.renderer, panels)
     return done
 
 
 def ensemble_name(cfgs: Sequence[Config]) -> str:
-    """What files of several configs together are called."""
+    """The name of the files of several configs together."""
     return "+".join(cfg.name for cfg in cfgs)
 
 
@@ -198,22 +197,22 @@ def oof_rows(members: Sequence[Context]) -> pd.DataFrame:
     return first.index.merge(first.folds, on="image_id").sort_values(["fold", "image_id"], ignore_index=True)
 
 
-def decide_members(members: Sequence[Context], rows: pd.DataFrame) -> tuple[Decision, list[Decision]]:
-    """The decision of all members together, and that of each one alone (the same one, if there is but one)."""
+def select_members(members: Sequence[Context], rows: pd.DataFrame) -> tuple[Selection, list[Selection]]:
+    """The selection for all members together, and that for each one alone; the same one for a single member."""
     oof, card = oof_of_members(members, rows), members[0].card
     boundaries = members[0].cfg.data.boundary is not None
-    together = _decide(oof, card, boundaries=boundaries)
+    together = _select(oof, card, boundaries=boundaries)
     if len(members) == 1:
         return together, [together]
-    return together, [_decide(oof.only(member), card, boundaries=boundaries) for member in range(len(members))]
+    return together, [_select(oof.only(member), card, boundaries=boundaries) for member in range(len(members))]
 
 
-def _decide(oof: Oof, card: Competition, *, boundaries: bool) -> Decision:
-    judge = selection_metric(card.metric)
+def _select(oof: Oof, card: Competition, *, boundaries: bool) -> Selection:
+    name = selection_metric(card.metric)
     if card.instances:
-        return decide_objects(oof, instance_metric(judge), boundaries=boundaries)
-    metric = pixel_metric(judge)
-    return decide_exclusive(oof, metric) if card.exclusive else decide(oof, metric, len(card.classes))
+        return select_instances(oof, instance_metric(name), boundaries=boundaries)
+    metric = pixel_metric(name)
+    return select_multiclass(oof, metric) if card.exclusive else select_multilabel(oof, metric, len(card.classes))
 
 
 def oof_of_members(members: Sequence[Context], rows: pd.DataFrame) -> Oof:
@@ -235,123 +234,119 @@ def oof_of_members(members: Sequence[Context], rows: pd.DataFrame) -> Oof:
     return Oof(rows["image_id"].tolist(), rows["fold"].to_numpy(), read, len(members), track)
 
 
-def _official(members: Sequence[Context], rows: pd.DataFrame, decision: Decision) -> float | None:
-    """The official score out of fold, where it is not the mean of the images' that everything is chosen by."""
+def _official(members: Sequence[Context], rows: pd.DataFrame, selection: Selection) -> float | None:
+    """The official score, cross-fitted; None where it is the mean over images that everything is chosen by."""
     card = members[0].card
     if card.volume_pattern:
-        return _score_volumes(members, rows, decision)
+        return _score_volumes(members, rows, selection)
     if card.columns.packed_objects:
-        return _score_ranked(members, rows, decision)
+        return _score_ranked(members, rows, selection)
     return None
 
 
-def _found(members: Sequence[Context], rows: pd.DataFrame, decision: Decision) -> DetectionRates:
-    oof = oof_of_members(members, rows)
-    fold_of = dict(zip(rows["image_id"], rows["fold"], strict=True))
-    ids = track(oof.image_ids, "count what is found")
-    return detection_rates(stack(count_drawn(decision.by_fold[fold_of[each]], *oof.read(each)) for each in ids))
+def _found(members: Sequence[Context], rows: pd.DataFrame, selection: Selection) -> DetectionRates:
+    images = oof_of_members(members, rows).images("count masks")
+    return detection_rates(
+        stack(count_masks(selection.by_fold[fold], values, target) for values, target, fold in images)
+    )
 
 
 def share_of_empties(rows: pd.DataFrame, classes: Sequence[str]) -> float:
-    """Of the training masks, one for each class and image."""
+    """The share of empty masks among the training masks, of which each image has one per class."""
     return float((rows[coverage_columns(classes)] == 0).to_numpy().mean())
 
 
-def _score_ranked(members: Sequence[Context], rows: pd.DataFrame, decision: Decision) -> float:
-    """Of the objects of all training images, drawn by what was chosen without their folds."""
+def _score_ranked(members: Sequence[Context], rows: pd.DataFrame, selection: Selection) -> float:
+    """The official score of the objects of all training images, rendered by the choices made without their folds."""
     oof = oof_of_members(members, rows)
 
     def objects(row: Any) -> tuple[np.ndarray, np.ndarray]:
         values, target = oof.read(row.image_id)
-        drawer, blend_by = decision.by_fold[row.fold], blender(values)
-        labels = drawer.labels(blend_by)
+        renderer = selection.by_fold[row.fold]
+        combined = renderer.combine(values)
+        labels = renderer.labels(combined)
         shared, areas, true = overlaps(labels, target)
-        counted = areas > 0  # others lie in void alone
+        counted = areas > 0  # the others lie in void
         iou = pairwise_iou(shared[counted], areas[counted], true)
-        return iou, drawer.confidences(blend_by, labels)[counted]
+        return iou, renderer.confidences(combined, labels)[counted]
 
     return ranked_metric(members[0].card.metric)(map(objects, rows.itertuples()))
 
 
-def _score_volumes(members: Sequence[Context], rows: pd.DataFrame, decision: Decision) -> float:
-    """The official score of the training volumes, each slice drawn by what was chosen without its fold."""
+def _score_volumes(members: Sequence[Context], rows: pd.DataFrame, selection: Selection) -> float:
+    """The official score of the training volumes, each slice rendered by the choice made without its fold."""
     card, oof = members[0].card, oof_of_members(members, rows)
 
     def read(slices: pd.DataFrame) -> Volume:
-        pairs = [(oof.read(row.image_id), decision.by_fold[row.fold]) for row in slices.itertuples()]
-        masks = [drawer.masks(blender(values)) for (values, _), drawer in pairs]
+        pairs = [(oof.read(row.image_id), selection.by_fold[row.fold]) for row in slices.itertuples()]
+        masks = [renderer.masks(renderer.combine(values)) for (values, _), renderer in pairs]
         return np.stack(masks), np.stack([target for (_, target), _ in pairs])
 
     return volume_metric(card.metric)(map(read, scoring.by_volume(rows, card)))
 
 
-def _singles(members: Sequence[Context], together: Decision, alone: Sequence[Decision]) -> list[Single]:
-    weights = zip(together.shipped.weights.tolist(), together.log_loss_weights.tolist(), strict=True)
+def _member_scores(members: Sequence[Context], together: Selection, alone: Sequence[Selection]) -> list[MemberScore]:
+    weights = zip(together.renderer.weights.tolist(), together.log_loss_weights.tolist(), strict=True)
     return [
-        Single(member.cfg.name, *pair, decision.honest)
-        for member, pair, decision in zip(members, weights, alone, strict=True)
+        MemberScore(member.cfg.name, *pair, selection.score)
+        for member, pair, selection in zip(members, weights, alone, strict=True)
     ]
 
 
-def _gain(scores: Scores, alone: Sequence[Decision], groups: np.ndarray) -> Difference | None:
+def _gain(scores: Scores, alone: Sequence[Selection], groups: np.ndarray) -> Difference | None:
     if len(alone) == 1:
         return None
-    return paired(scores, max(alone, key=lambda decision: decision.honest).scores, groups)
+    return paired(scores, max(alone, key=lambda selection: selection.score).scores, groups)
 
 
-def test_masks(members: Sequence[Context], readable: set[str], drawer: Drawer) -> MasksOf:
+def test_masks(members: Sequence[Context], readable: set[str], renderer: Renderer) -> MasksOf:
     """From a test image's id to its masks (C, H, W), or its objects (H, W); None for one that could not be read."""
     stores = [member.test_stores() for member in members]
 
     def masks_of(image_id: str) -> np.ndarray | None:
-        if image_id not in readable:
-            return None
-        blend_by = partial(_combined, stores, image_id)
-        return drawer.labels(blend_by) if isinstance(drawer, Objects) else drawer.masks(blend_by)
+        return renderer.render(_combine(stores, image_id, renderer)) if image_id in readable else None
 
     return masks_of
 
 
-def _test_confidences(members: Sequence[Context], drawer: Drawer) -> ConfidencesOf:
+def _test_confidences(members: Sequence[Context], renderer: Renderer) -> ConfidencesOf:
     """From a test image's id and its objects (H, W) to the confidence of each."""
     stores = [member.test_stores() for member in members]
-    return lambda image_id, labels: drawer.confidences(partial(_combined, stores, image_id), labels)
+    return lambda image_id, labels: renderer.confidences(_combine(stores, image_id, renderer), labels)
 
 
-def _combined(
-    stores: Sequence[Sequence[PredictionStore]], image_id: str, how: str, weights: tuple[float, ...]
-) -> np.ndarray:
-    return combine(stores, image_id, how, np.array(weights))
+def _combine(stores: Sequence[Sequence[PredictionStore]], image_id: str, renderer: Renderer) -> np.ndarray:
+    return renderer.combine_with(lambda name, weights: combine(stores, image_id, name, np.array(weights)))
 
 
 def write_scores(path: Path, rows: pd.DataFrame, scores: Scores, classes: Sequence[str]) -> None:
-    """The score of each image; where they are no plain mean, also what it gained of what was possible, by class."""
+    """Write the score of each image; where the metric is no plain mean, also numerator and denominator by class."""
     table = rows[["image_id", "fold", "group"]].assign(score=scores.per_image())
     if scores.numerator.shape[1] > 1 or (scores.denominator != 1).any():
-        for name, gained, possible in zip(classes, scores.numerator.T, scores.denominator.T, strict=True):
-            table = table.assign(**{GAINED + name: gained, POSSIBLE + name: possible})
+        for name, numerator, denominator in zip(classes, scores.numerator.T, scores.denominator.T, strict=True):
+            table = table.assign(**{NUMERATOR + name: numerator, DENOMINATOR + name: denominator})
     with atomic_write(path) as partial:
         table.to_csv(partial, index=False, lineterminator="\n")
 
 
 def _manifest(members: Sequence[Context], done: Ensembled, unlisted: Sequence[str]) -> dict[str, Any]:
-    """What made a submission, and what it is worth."""
+    """The submission's configs, choices, scores and versions, as plain values."""
     unimportant = {"name": True, "data": {"root", "skip_bad"}}
     return {
         "competition": members[0].card.name,
         "configs": {each.cfg.name: each.cfg.model_dump(mode="json", exclude=unimportant) for each in members},
         "folds": {each.cfg.name: each.fold_numbers() for each in members},
         "machines": {each.cfg.name: machines_of(each) for each in members},
-        **done.decision.shipped.record([each.cfg.name for each in members], members[0].card.classes),
+        **to_record(done.selection.renderer, [each.cfg.name for each in members], members[0].card.classes),
         "metric": members[0].card.metric,
-        "oof_score": done.honest.mean,
-        "oof_score_of": selection_metric(members[0].card.metric),
+        "oof_score": done.interval.mean,
+        "selection_metric": selection_metric(members[0].card.metric),
         **({} if done.official is None else {"oof_official": done.official}),
-        "oof_interval": done.ends,
-        "oof_score_in_sample": done.decision.in_sample,
-        "oof_score_trivial": done.decision.trivial,
-        "oof_score_at_half": done.decision.at_half,
-        "oof_score_alone": {single.name: single.score for single in done.singles},
+        "oof_interval": done.bounds,
+        "oof_score_in_sample": done.selection.in_sample,
+        "oof_score_baseline": done.selection.baseline,
+        "oof_score_at_half": done.selection.at_half,
+        "oof_score_alone": {each.name: each.score for each in done.member_scores},
         "gain": done.gain._asdict() if done.gain else None,
         "oof_found": done.found._asdict(),
         "rows": done.summary.rows,
@@ -369,22 +364,21 @@ def _test_panels(context: Context, rows: pd.DataFrame, masks_of: MasksOf) -> lis
 
 
 def _one_by_one(masks: np.ndarray) -> np.ndarray:
-    """Masks (C, H, W) as they are; of objects (H, W) a mask each."""
+    """Masks (C, H, W) unchanged; of objects (H, W) one mask each."""
     return masks if masks.ndim == 3 else (masks == np.arange(1, masks.max() + 1)[:, None, None]).astype(np.uint8)
 
 
 def _draw_sheet(
-    path: Path, members: Sequence[Context], rows: pd.DataFrame, drawer: Drawer, test_panels: list[Panel]
+    path: Path, members: Sequence[Context], rows: pd.DataFrame, renderer: Renderer, test_panels: list[Panel]
 ) -> None:
-    """The best, middling and worst OOF images with truth and prediction, and test images."""
+    """Draw the best, middling and worst OOF images with target and prediction, and test images."""
     reader, oof = members[0].reader, oof_of_members(members, rows)
 
     def oof_panel(sample: Sample, score: float) -> Panel:
         values, target = oof.read(sample.image_id)
-        blend_by = blender(values)
-        drawn = drawer.labels(blend_by) if isinstance(drawer, Objects) else drawer.masks(blend_by)
+        rendered = renderer.render(renderer.combine(values))
         title = f"{sample.image_id[:10]}  {score:.2f}"
-        return Panel(title, reader.picture(sample), _one_by_one(drawn), _one_by_one(target))
+        return Panel(title, reader.picture(sample), _one_by_one(rendered), _one_by_one(target))
 
     chosen = choose_examples(rows[rows["coverage"] > 0])
     panels = {f"OOF, {name}": [*map(oof_panel, samples_of(part), part["score"])] for name, part in chosen.items()}

@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline import config
 from pipeline.files import write_text
 from pipeline.inference.prediction_store import PredictionStore
-from pipeline.pseudo_labels import calibrated, image_confidence, write_labels
+from pipeline.pseudo_labels import calibrated, mean_expected_dice, write_labels
 from pipeline.stages.preparing import Context, processes, scores_at_half
 from pipeline.training.checkpoint import read_record
 from pipeline.training.fold_data import PseudoData
@@ -44,8 +44,8 @@ def label_fold(context: Context, source: Context, test_index: pd.DataFrame, fold
     """
     refuse_other_folds(context, source)
     options, folder = context.cfg.train.pseudo, context.paths.pseudo(fold)
-    confidences, scores, fold_of = _calibration(source)
-    labelling = calibrated(confidences, scores, fold_of, fold, floor=options.floor, low=options.low, high=options.high)
+    dice, scores, fold_of = _calibration(source)
+    labelling = calibrated(dice, scores, fold_of, fold, floor=options.floor, low=options.low, high=options.high)
     store = PredictionStore(source.paths.test(fold))
     predicted = ((image_id, store.read(image_id)) for image_id in test_index["image_id"])
     table = write_labels(folder, fold, predicted, labelling, {"weights": read_record(source.paths.weights(fold))})
@@ -77,8 +77,8 @@ def _calibration(source: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     counted = source.index[np.isfinite(scores)]
     fold_of = source.folds.set_index("image_id")["fold"][counted["image_id"]]
     store = source.oof_store()
-    confidences = [image_confidence(store.read(image_id)) for image_id in counted["image_id"]]
-    return np.array(confidences), scores[np.isfinite(scores)], fold_of.to_numpy()
+    dice = [mean_expected_dice(store.read(image_id)) for image_id in counted["image_id"]]
+    return np.array(dice), scores[np.isfinite(scores)], fold_of.to_numpy()
 
 
 def with_pseudo(cfg: config.Config) -> config.Config:

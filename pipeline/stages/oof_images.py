@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.data.reader import VOID, VOID_OBJECT
-from pipeline.ensemble import Drawer, Exclusive, Objects, PerClass, blender
+from pipeline.ensemble import Renderer
 from pipeline.postprocess import count_by_label
 
 
@@ -39,24 +39,24 @@ class OofImage(NamedTuple):
         return count_by_label(self.values[valid], self.target[valid])
 
 
-def make_oof_image(drawer: Drawer, values: np.ndarray, target: np.ndarray) -> OofImage:
+def make_oof_image(renderer: Renderer, values: np.ndarray, target: np.ndarray) -> OofImage:
     """Combine the members' values of an image, and apply the rules.
 
     Args:
-        drawer: chosen without the image's fold.
+        renderer: chosen without the image's fold.
 
     Shapes:
         values: (M, C, H, W) uint8, of M members, as `Oof.read` returns it.
         target: as `Oof.read` returns it, (C, H, W), or (H, W) of objects.
     """
-    return BUILDERS[type(drawer)](drawer, values, target)
+    return BUILDERS[renderer.kind](renderer, renderer.combine(values), target)
 
 
-def _make_per_class(drawer: PerClass, values: np.ndarray, target: np.ndarray) -> OofImage:
-    masks = drawer.masks(blender(values)) * (target != VOID)
+def _make_multilabel(renderer: Renderer, values: np.ndarray, target: np.ndarray) -> OofImage:
+    masks = renderer.masks(values) * (target != VOID)
     true, predicted = _number_combinations(target == 1), _number_combinations(masks == 1)
     summary = f"true {(true > 0).mean():.1%}, predicted {(predicted > 0).mean():.1%}"
-    return OofImage(drawer.blended(blender(values)), target, masks, true, predicted, summary)
+    return OofImage(values, target, masks, true, predicted, summary)
 
 
 def _number_combinations(masks: np.ndarray) -> np.ndarray:
@@ -64,25 +64,24 @@ def _number_combinations(masks: np.ndarray) -> np.ndarray:
     return np.tensordot(1 << np.arange(len(masks)), masks, axes=1)
 
 
-def _make_exclusive(drawer: Exclusive, values: np.ndarray, target: np.ndarray) -> OofImage:
+def _make_multiclass(renderer: Renderer, values: np.ndarray, target: np.ndarray) -> OofImage:
     valid = target[0] != VOID
-    masks = drawer.masks(blender(values)) * valid
+    masks = renderer.masks(values) * valid
     true, predicted = (np.where(valid, each.argmax(axis=0) + 1, 0) for each in (target, masks))
     correct = (true == predicted)[valid].mean() if valid.any() else np.nan
     summary = f"{correct:.1%} of the pixels correct"
-    return OofImage(drawer.blended(blender(values)), target, masks, true, predicted, summary)
+    return OofImage(values, target, masks, true, predicted, summary)
 
 
-def _make_instances(drawer: Objects, values: np.ndarray, target: np.ndarray) -> OofImage:
-    labels = drawer.labels(blender(values)) * (target != VOID_OBJECT)
-    values = drawer.blended(blender(values))[:1]
+def _make_instances(renderer: Renderer, values: np.ndarray, target: np.ndarray) -> OofImage:
+    labels = renderer.labels(values) * (target != VOID_OBJECT)
     true = np.where(target == VOID_OBJECT, VOID, target > 0)[None].astype(np.uint8)
     summary = f"{np.unique(target[target > 0]).size} objects, {labels.max()} predicted"
-    return OofImage(values, true, (labels > 0).astype(np.uint8)[None], target, labels, summary)
+    return OofImage(values[:1], true, (labels > 0).astype(np.uint8)[None], target, labels, summary)
 
 
-BUILDERS: dict[type, Callable[..., OofImage]] = {
-    PerClass: _make_per_class,
-    Exclusive: _make_exclusive,
-    Objects: _make_instances,
+BUILDERS: dict[str, Callable[..., OofImage]] = {
+    "multilabel": _make_multilabel,
+    "multiclass": _make_multiclass,
+    "instances": _make_instances,
 }

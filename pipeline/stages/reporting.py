@@ -13,16 +13,16 @@ from pipeline.config import Config
 from pipeline.data.index import coverage_columns
 from pipeline.data.reader import Reader
 from pipeline.data.sample import META, Sample, samples_of
-from pipeline.ensemble import Choice, Chosen, Decision, Drawer, Exclusive
+from pipeline.ensemble import Renderer, Selection
 from pipeline.manifest import collect_provenance
 from pipeline.metrics import Counts, Scores, count, detection_rates, epoch_metric, stack
-from pipeline.postprocess import Cut, Surface
+from pipeline.postprocess import Rules, ScoreGrid
 from pipeline.progress import track
 from pipeline.report import report_data
 from pipeline.report.label_quality import label_error_score, reliability
 from pipeline.report.page import write_report
 from pipeline.stages.comparing import gain_of
-from pipeline.stages.ensembling import decide_members, ensemble_name, load_members, oof_of_members, oof_rows, test_masks
+from pipeline.stages.ensembling import ensemble_name, load_members, oof_of_members, oof_rows, select_members, test_masks
 from pipeline.stages.labelling import companion_path, read_companion, source_of_labels
 from pipeline.stages.oof_images import OofImage, make_oof_image
 from pipeline.stages.preparing import Context, count_test_images, make_context
@@ -53,12 +53,12 @@ def collect_report_data(cfgs: Sequence[Config]) -> report_data.ReportData:
 
 def _report_data(title: str, members: Sequence[Context], test_index: pd.DataFrame) -> report_data.ReportData:
     first, rows = members[0], oof_rows(members)
-    decision, alone = decide_members(members, rows)
+    selection, alone = select_members(members, rows)
     oof = oof_of_members(members, rows)
     fold_of = dict(zip(rows["image_id"], rows["fold"], strict=True))
 
     def read(image_id: str) -> OofImage:
-        return make_oof_image(decision.by_fold[fold_of[image_id]], *oof.read(image_id))
+        return make_oof_image(selection.by_fold[fold_of[image_id]], *oof.read(image_id))
 
     summary = _summarize_oof(rows["image_id"], read)
     masks = _masks(rows, first.card.classes, summary.coverage)
@@ -68,24 +68,25 @@ def _report_data(title: str, members: Sequence[Context], test_index: pd.DataFram
         metric=score_metric(first.card),
         epoch_metric=epoch_metric(first.card.metric),
         provenance=collect_provenance(),
-        images=_images(rows, summary, decision),
+        images=_images(rows, summary, selection),
         masks=masks if len(first.card.classes) > 1 else pd.DataFrame(),
-        score=_score(decision, rows["group"].to_numpy()),
+        score=_score(selection, rows["group"].to_numpy()),
         detection=detection_rates(summary.pixels),
         picture=partial(_picture, first.reader, {sample.image_id: sample for sample in samples_of(rows)}, read),
         history=_history(members),
-        folds=_folds(members, decision),
-        classes=_classes(first.card.classes, masks, decision.scores),
+        folds=_folds(members, selection),
+        classes=_classes(first.card.classes, masks, selection.scores),
         surfaces={
-            name: make_score_surface(part) for name, part in zip(first.card.classes, decision.parts, strict=False)
+            name: make_score_surface(grid, part.rules)
+            for name, grid, part in zip(first.card.classes, selection.grids, selection.renderer.parts, strict=False)
         },
-        rules=rules_table(first.card.classes, decision.parts),
-        separation=_separation(decision) if first.card.instances else None,
+        rules=rules_table(first.card.classes, selection),
+        separation=_separation(selection) if first.card.instances else None,
         reliability=reliability(summary.counts.sum(axis=0)),
-        members=_members(members, decision, alone) if len(members) > 1 else None,
+        members=_members(members, selection, alone) if len(members) > 1 else None,
         pseudo=_pseudo(first) if len(members) == 1 else None,
-        submission=_submission(members, test_index, decision.shipped),
-        shakeup=_simulate_shakeup(first, decision.scores, rows["group"].to_numpy()),
+        submission=_submission(members, test_index, selection.renderer),
+        shakeup=_simulate_shakeup(first, selection.scores, rows["group"].to_numpy()),
     )
 
 
@@ -94,11 +95,11 @@ def score_metric(card: Competition) -> str:
     return card.metric if card.instances else epoch_metric(card.metric)
 
 
-def _score(decision: Decision, groups: np.ndarray) -> report_data.CrossFittedScore:
+def _score(selection: Selection, groups: np.ndarray) -> report_data.CrossFittedScore:
     """Exclusive classes have no threshold, so they have no score at .5."""
-    at_half = None if isinstance(decision.shipped, Exclusive) else decision.at_half
+    at_half = None if selection.renderer.kind == "multiclass" else selection.at_half
     return report_data.CrossFittedScore(
-        interval(decision.scores, groups), decision.in_sample, at_half, decision.trivial
+        interval(selection.scores, groups), selection.in_sample, at_half, selection.baseline
     )
 
 
@@ -131,16 +132,16 @@ def _summarize_oof(image_ids: pd.Series, read: Callable[[str], OofImage]) -> Oof
     return OofSummary(np.stack(coverage), np.stack(counts), stack(pixels), texts)
 
 
-def _images(rows: pd.DataFrame, summary: OofSummary, decision: Decision) -> pd.DataFrame:
+def _images(rows: pd.DataFrame, summary: OofSummary, selection: Selection) -> pd.DataFrame:
     """The table of images. If each pixel has a class, the coverage is 1."""
     images = rows[["image_id", "fold", "coverage"]].assign(
         **_subgroup_columns(rows),
-        score=decision.scores.per_image(),
+        score=selection.scores.per_image(),
         predicted=summary.coverage.sum(axis=1).clip(max=1),
         label_error_score=label_error_score(summary.counts),
         summary=summary.texts,
     )
-    return images.assign(coverage=1.0, predicted=1.0) if isinstance(decision.shipped, Exclusive) else images
+    return images.assign(coverage=1.0, predicted=1.0) if selection.renderer.kind == "multiclass" else images
 
 
 def _masks(rows: pd.DataFrame, classes: Sequence[str], predicted: np.ndarray) -> pd.DataFrame:
@@ -176,8 +177,8 @@ def _history(members: Sequence[Context]) -> pd.DataFrame:
     return _without_thresholds(pd.DataFrame(lines), members[0].card)
 
 
-def _folds(members: Sequence[Context], decision: Decision) -> pd.DataFrame:
-    means = decision.fold_scores
+def _folds(members: Sequence[Context], selection: Selection) -> pd.DataFrame:
+    means = selection.fold_scores
     if len(members) > 1:
         sizes = members[0].folds.groupby("fold").size()
         return pd.DataFrame([{"fold": fold, "images": sizes[fold], "cross-fitted": means[fold]} for fold in means])
@@ -211,30 +212,36 @@ def _classes(classes: Sequence[str], masks: pd.DataFrame, scores: Scores) -> pd.
     return pd.DataFrame(rows)
 
 
-def _separation(decision: Decision) -> report_data.ObjectSeparation:
+def _separation(selection: Selection) -> report_data.ObjectSeparation:
     """The methods to separate touching objects with their scores, and the rules of the submission and of each fold."""
-    chosen = {"all folds": decision.shipped, **{f"without fold {fold}": cut for fold, cut in decision.by_fold.items()}}
     return report_data.ObjectSeparation(
-        pd.DataFrame({"method": list(decision.others), "score": list(decision.others.values())}),
-        pd.DataFrame([{"chosen on": name, **drawer.cut._asdict()} for name, drawer in chosen.items()]),
+        pd.DataFrame({"method": list(selection.alternatives), "score": list(selection.alternatives.values())}),
+        pd.DataFrame(
+            [{"chosen on": name, **each.parts[0].rules._asdict()} for name, each in _renderers(selection).items()]
+        ),
     )
 
 
-def make_score_surface(chosen: Chosen) -> report_data.ScoreSurface:
+def _renderers(selection: Selection) -> dict[str, Renderer]:
+    """The renderer chosen on all folds, and those chosen without each fold."""
+    without = {f"without fold {fold}": renderer for fold, renderer in selection.by_fold.items()}
+    return {"all folds": selection.renderer, **without}
+
+
+def make_score_surface(grid: ScoreGrid, final: Rules) -> report_data.ScoreSurface:
     """Scores by threshold and area, in the rule set and with the weights of the submission.
 
     Without a fold, another rule set (see `rules_table`) or other weights may have been chosen. Here each fold's point
     is the best of this surface without the fold, so that all points belong to the surface that is drawn. Additional
     rules have no axis; they are described as text.
     """
-    surface = chosen.surfaces[chosen.family]
-    cut, _ = surface.best()
-    folds = surface.folds.tolist()
-    without = {fold: surface.best([each for each in folds if each != fold])[0] for fold in folds}
-    per_fold = {fold: _point(surface, each) for fold, each in without.items()}
-    additional = _additional_rules(cut, chosen.shipped.cut)
+    rules, _ = grid.best()
+    folds = grid.folds.tolist()
+    without = {fold: grid.best([each for each in folds if each != fold])[0] for fold in folds}
+    per_fold = {fold: _point(grid, each) for fold, each in without.items()}
+    additional = _additional_rules(rules, final)
     return report_data.ScoreSurface(
-        surface.areas, surface.plane(cut), _point(surface, cut), per_fold, chosen.family, tuple(additional)
+        grid.areas, grid.plane(rules), _point(grid, rules), per_fold, grid.rule_set, tuple(additional)
     )
 
 
@@ -247,10 +254,10 @@ ADDITIONAL_RULES = {  # field of the rules: its effect
 }
 
 
-def _additional_rules(cut: Cut, refined: Cut) -> list[str]:
-    """Descriptions of the fields in which refined rules differ from the plain ones."""
-    before, after = cut._asdict(), refined._asdict()
-    presence = max(refined.presence_threshold, refined.threshold)
+def _additional_rules(rules: Rules, variant: Rules) -> list[str]:
+    """Descriptions of the fields in which a variant differs from the rules."""
+    before, after = rules._asdict(), variant._asdict()
+    presence = max(variant.presence_threshold, variant.threshold)
     return [
         text.format(after[field], presence=presence)
         for field, text in ADDITIONAL_RULES.items()
@@ -258,45 +265,43 @@ def _additional_rules(cut: Cut, refined: Cut) -> list[str]:
     ]
 
 
-def _point(surface: Surface, cut: Cut) -> report_data.SurfacePoint:
-    return report_data.SurfacePoint(cut.threshold, surface.area(cut), cut.presence_threshold)
+def _point(grid: ScoreGrid, rules: Rules) -> report_data.SurfacePoint:
+    return report_data.SurfacePoint(rules.threshold, grid.area(rules), rules.presence_threshold)
 
 
-def rules_table(classes: Sequence[str], parts: Sequence[Chosen]) -> pd.DataFrame:
-    """The rules of the submission and those chosen without each fold, class by class; empty for exclusive classes."""
+def rules_table(classes: Sequence[str], selection: Selection) -> pd.DataFrame:
+    """The rules of the submission and those chosen without each fold, class by class; empty unless multilabel."""
+    if selection.renderer.kind != "multilabel":
+        return pd.DataFrame()
     rows = [
-        {"class": name, "chosen on": chosen_on, "rules": choice.rules, **_rules_row(choice.cut)}
-        for name, part in zip(classes, parts, strict=False)
-        for chosen_on, choice in _choices(part)
+        {"class": name, "chosen on": chosen_on, "rules": part.rule_set, **_rules_row(part.rules)}
+        for number, name in enumerate(classes)
+        for chosen_on, renderer in _renderers(selection).items()
+        for part in [renderer.parts[number]]
     ]
     table = pd.DataFrame(rows).dropna(axis="columns", how="all")  # no column for a rule that is never used
-    return table if len(parts) > 1 else table.drop(columns="class", errors="ignore")
+    return table if len(classes) > 1 else table.drop(columns="class")
 
 
-def _choices(part: Chosen) -> list[tuple[str, Choice]]:
-    without = [f"without fold {fold}" for fold in part.fitted.folds]
-    return [("all folds", part.shipped), *zip(without, part.fitted.chosen, strict=True)]
-
-
-def _rules_row(cut: Cut) -> dict[str, Any]:
+def _rules_row(rules: Rules) -> dict[str, Any]:
     """A row of the table of rules; None for a rule that is not used."""
     return {
-        "threshold": cut.threshold,
-        "total": cut.min_area or None,
-        "component": cut.min_component or None,
-        "presence at": max(cut.presence_threshold, cut.threshold) if cut.presence_area else None,
-        "presence": cut.presence_area or None,
-        "largest": cut.keep_largest,
-        "holes": "filled" if cut.fill_holes else None,
+        "threshold": rules.threshold,
+        "total": rules.min_area or None,
+        "component": rules.min_component or None,
+        "presence at": max(rules.presence_threshold, rules.threshold) if rules.presence_area else None,
+        "presence": rules.presence_area or None,
+        "largest": rules.keep_largest,
+        "holes": "filled" if rules.fill_holes else None,
     }
 
 
-def _members(members: Sequence[Context], decision: Decision, alone: Sequence[Decision]) -> report_data.Members:
+def _members(members: Sequence[Context], selection: Selection, alone: Sequence[Selection]) -> report_data.Members:
     table = pd.DataFrame(
         {
             "name": [member.cfg.name for member in members],
-            "weight": decision.shipped.weights,
-            "score": [each.honest for each in alone],
+            "weight": selection.renderer.weights,
+            "score": [each.score for each in alone],
         }
     )
     errors = np.nan_to_num([1 - each.scores.per_image() for each in alone])  # an image that does not count has no error
@@ -325,10 +330,10 @@ def _trained_companion(member: Context) -> Context | None:
     return companion if companion.oof_store().ids() >= set(companion.index["image_id"]) else None
 
 
-def _submission(members: Sequence[Context], test_index: pd.DataFrame, drawer: Drawer) -> report_data.Submission:
+def _submission(members: Sequence[Context], test_index: pd.DataFrame, renderer: Renderer) -> report_data.Submission:
     """The number of rows and empty rows, and the coverage of each image and class."""
     card, readable = members[0].card, set(test_index["image_id"])
-    masks_of = test_masks(members, readable, drawer)
+    masks_of = test_masks(members, readable, renderer)
     tested = {image_id: _measure_masks(masks_of(image_id)) for image_id in track(readable, "test masks")}
     rows = sample_rows(card, members[0].paths.root / card.files.sample_submission)
     number = {name: position for position, name in enumerate(card.classes)}
@@ -357,8 +362,8 @@ def _simulate_shakeup(first: Context, scores: Scores, groups: np.ndarray) -> rep
     if images < 2:
         return None
     try:
-        public, private = shakeup.boards([scores], groups, public_share=share, test_images=images)
-    except shakeup.TooFewError:
+        public, private = shakeup.simulate_scores([scores], groups, public_share=share, test_images=images)
+    except shakeup.TooFewGroupsError:
         return None
     in_public = round(share * images)
     return report_data.SimulatedShakeup((private - public)[:, 0], in_public, images - in_public)

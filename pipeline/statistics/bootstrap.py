@@ -1,16 +1,14 @@
-"""How far a mean score could lie from where it lies: the percentile bootstrap, over images or over whole groups.
+"""Confidence intervals of a mean score: the percentile bootstrap, over images or over whole groups.
 
-A set of images as large as the one that was scored is drawn from it with replacement, its mean is taken, and that many
-times over. Slices of one patient or frames of one video share most of what makes them easy or hard: 600 images of 20
-patients are nearer to 20 observations than to 600, and an interval that draws images one by one is too narrow. With
-groups, whole groups are drawn.
+Each draw takes as many images as were scored, with replacement, and computes their mean score. Slices of one patient or
+frames of one video are similarly easy or hard: 600 images of 20 patients are closer to 20 observations than to 600, and
+an interval from draws of single images is too narrow. With groups, whole groups are drawn.
 
-Few groups make the interval too narrow all the same, below about 20 visibly so. Of a metric for which only some images
-count, a drawn set without any of them has no score and is left out; where fewer than two groups count, there is no
-interval, and its ends are NaN.
+With fewer than about 20 groups the interval is still too narrow. If only some images count for a metric, a draw without
+any of them has no score and is left out. If fewer than two groups count, there is no interval, and its ends are NaN.
 
 Source:
-    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; of whole groups: Field and Welsh,
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; for whole groups: Field and Welsh,
     Bootstrapping clustered data, 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x.
 """
 
@@ -22,19 +20,19 @@ from pipeline.metrics import Scores, ratio
 
 DRAWS = 2000
 LEVEL = 0.95
-BLOCK = 1 << 20  # weights held at once, 8 MiB
-TIE = 1e-12  # scores nearer than rounding errors are equal
+BLOCK = 1 << 20  # weights in memory at once, 8 MiB
+TIE = 1e-12  # scores that differ by less are equal: rounding errors
 
 
 class Interval(NamedTuple):
-    """A mean, and the ends of its interval."""
+    """A mean, and the ends of its confidence interval; NaN if there is none."""
 
     mean: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return _ends_in_words(self.low, self.high, "{:.4f}")
+        return _format_interval(self.low, self.high, "{:.4f}")
 
 
 class Difference(NamedTuple):
@@ -46,13 +44,13 @@ class Difference(NamedTuple):
     p_better: float  # 0 to 1; a draw in which both are equal counts half
 
     def __str__(self) -> str:
-        return _ends_in_words(self.low, self.high, "{:+.4f}")
+        return _format_interval(self.low, self.high, "{:+.4f}")
 
 
-def _ends_in_words(low: float, high: float, form: str) -> str:
+def _format_interval(low: float, high: float, number: str) -> str:
     if np.isnan(low):
         return "no interval: fewer than two groups count"
-    return f"{LEVEL:.0%} interval {form.format(low)} to {form.format(high)}"
+    return f"{LEVEL:.0%} interval {number.format(low)} to {number.format(high)}"
 
 
 def interval(
@@ -63,15 +61,16 @@ def interval(
     draws: int = DRAWS,
     level: float = LEVEL,
 ) -> Interval:
-    """The score of the images, and the interval that holds `level` of the scores of drawn sets.
+    """The score of the images, and the central interval that holds a share of `level` of the drawn scores.
 
     Args:
-        scores: of N images; an array (N,) where each image counts alike.
-        groups: (N,); images of one value are drawn together; None draws images.
+        scores: of N images; an array (N,) if each image counts the same.
+        groups: (N,); images with the same value are drawn together; None draws images.
+        draws: number of draws.
         level: 0 to 1.
 
     Raises:
-        ValueError: for scores that are not finite, groups of another length, or fewer than two things to draw.
+        ValueError: for scores that are not finite, groups of another length, or fewer than two images or groups.
     """
     scores = Scores.from_values(scores)
     low, high = _ends(_drawn_means([scores], groups, seed, draws)[0], level)
@@ -87,19 +86,19 @@ def paired(
     draws: int = DRAWS,
     level: float = LEVEL,
 ) -> Difference:
-    """How much better a is than b on the same images, both on the same drawn sets.
+    """The difference of the scores a and b of the same images, both computed from the same draws.
 
-    What makes an image hard for both falls out of the difference, so it is far surer than two intervals side by side.
+    The difficulty that an image has for both cancels out, so the interval is far narrower than those of a and b.
 
     Args:
-        a, b: of the same N images in one order; groups: (N,), theirs.
+        a, b: of the same N images, in the same order; else as `interval`.
 
     Raises:
         ValueError: if a and b differ in length; else as `interval`.
     """
     a, b = Scores.from_values(a), Scores.from_values(b)
     if len(a) != len(b):
-        raise ValueError(f"{len(a)} and {len(b)} scores are not of the same images: nothing to pair")
+        raise ValueError(f"{len(a)} scores of a and {len(b)} of b: expected scores of the same images, to pair them")
     means = np.subtract(*_drawn_means([a, b], groups, seed, draws))
     p_better = np.mean(means > TIE) + np.mean(np.abs(means) <= TIE) / 2 if len(means) else np.nan
     low, high = _ends(means, level)
@@ -114,10 +113,10 @@ def _ends(means: np.ndarray, level: float) -> tuple[float, float]:
 
 
 def _drawn_means(candidates: list[Scores], groups: np.ndarray | None, seed: int, draws: int) -> np.ndarray:
-    """The score of each candidate on each drawn set on which all have one, (candidates, draws or fewer).
+    """The score of each candidate in each draw in which all have one, (candidates, draws or fewer).
 
-    How often each of G groups is drawn in G draws is multinomial, and sums over groups are all that a score needs.
-    Blocks of draws keep the memory flat and take the same random numbers as one large block.
+    The number of times that each of G groups is drawn in G draws is multinomial, and a score needs only sums over
+    groups. Blocks of draws limit the memory and take the same random numbers as one large block.
     """
     sums = [_per_group(each, groups) for each in candidates]
     if min(each.count_defined() for each in sums) < 2:
@@ -133,10 +132,10 @@ def _drawn_means(candidates: list[Scores], groups: np.ndarray | None, seed: int,
 
 
 def _per_group(scores: Scores, groups: np.ndarray | None) -> Scores:
-    """The sums over each group, or of each image, checked.
+    """The checked sums over each group, or of each image.
 
     Raises:
-        ValueError: for scores that are not finite, groups of another length, or fewer than two things to draw.
+        ValueError: for scores that are not finite, groups of another length, or fewer than two images or groups.
     """
     if not (np.isfinite(scores.numerator).all() and np.isfinite(scores.denominator).all()):
         bad = f"{np.count_nonzero(~np.isfinite(scores.numerator))} of {scores.numerator.size} not finite"
@@ -146,5 +145,5 @@ def _per_group(scores: Scores, groups: np.ndarray | None) -> Scores:
     sums = scores.per_group(groups)
     if len(sums) < 2:
         what = "images" if groups is None else "groups"
-        raise ValueError(f"{len(sums)} {what} say nothing of how a mean varies: at least 2 are needed")
+        raise ValueError(f"{len(sums)} {what}: the bootstrap needs at least 2, to estimate how a mean varies")
     return sums

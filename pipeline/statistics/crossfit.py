@@ -1,9 +1,9 @@
-"""Numbers that did not see their own answer: what is chosen on K − 1 folds is scored on the fold left out.
+"""Cross-fitting: what is chosen on K − 1 folds is scored on the fold left out.
 
-A threshold, a smallest area, an ensemble's weights, a gate: each is the best of many on the images that it was searched
-on, and so partly luck, and the more there are to choose from the luckier. Choosing it again without a fold, and scoring
-it on that fold, takes the luck away. What ships is chosen on all images; of it, the mean over the folds is the honest
-number, and a little careful: each choice saw fewer images than the one that ships.
+A threshold, a minimum area, an ensemble's weights, a gate: each is the best of many on the images that it was searched
+on. Part of that is luck, and more candidates have more luck. The cross-fitted score is free of it: the choice is made
+again without each fold, and scored on that fold. The final choice is made on all images. Its score is estimated by the
+mean of the cross-fitted scores, a little too low, since each of those choices saw fewer images.
 
 Source:
     Stone, Cross-validatory choice and assessment of statistical predictions, 1974,
@@ -21,24 +21,23 @@ T = TypeVar("T")
 
 
 class CrossFitted(NamedTuple, Generic[T]):
-    """What was chosen, and how it scores where it was not chosen."""
+    """A choice made on all folds, those made without each fold, and their scores on it."""
 
     scores: Scores  # of the N images, each by the choice made without its fold
-    chosen: list[T]  # per fold, in order of `folds`: the choice made without it
-    shipped: T  # chosen on all images
-    in_sample: float  # score of `shipped` on the images that it was chosen on
-    folds: np.ndarray  # (K,) numbers of the folds, ascending
-    fold_means: np.ndarray  # (K,) score of each fold's images by the choice made without them
+    by_fold: dict[int, T]  # the choice made without each fold; folds ascend
+    final: T  # chosen on all images
+    in_sample: float  # score of `final` on the images that it was chosen on
+    fold_scores: dict[int, float]  # score of each fold's images by the choice made without them
 
     @property
-    def honest(self) -> float:
-        """The number to report: over all images, as the leaderboard's, and not the mean over folds."""
+    def score(self) -> float:
+        """The cross-fitted score: over all images, as the leaderboard's, and not the mean over folds."""
         return self.scores.mean()
 
     @property
     def optimism(self) -> float:
-        """What the choice seemed to be worth, and is not."""
-        return self.in_sample - self.honest
+        """By how much the in-sample score exceeds the cross-fitted one."""
+        return self.in_sample - self.score
 
 
 def cross_fit(
@@ -48,10 +47,10 @@ def cross_fit(
     *,
     image_ids: Sequence[str] | None = None,
 ) -> CrossFitted[T]:
-    """Choose without each fold, score on it; and choose on all.
+    """Choose without each fold and score on it; then choose on all folds.
 
     Args:
-        fit: from a mask of rows, (N,) bool, to what is best on them. It must look at no other row.
+        fit: from a mask of rows, (N,) bool, to the best choice on them. It must use no other row.
         score: from a choice and a mask of rows to the scores of these rows, in their order.
         image_ids: (N,), to name an image in an error.
 
@@ -62,24 +61,33 @@ def cross_fit(
         ValueError: for fewer than two folds, or for scores that are not finite or not one per row.
     """
     fold_of = np.asarray(fold_of)
+    refuse_one_fold(fold_of)
+    by_fold, parts, rows_of = {}, [], []
+    for fold in np.unique(fold_of).tolist():
+        held_out = fold_of == fold
+        by_fold[fold] = fit(~held_out)
+        parts.append(_checked(score(by_fold[fold], held_out), held_out, f"fold {fold}", image_ids))
+        rows_of.append(np.flatnonzero(held_out))
+    everything = np.ones(len(fold_of), dtype=bool)
+    final = fit(everything)
+    in_sample = _checked(score(final, everything), everything, "all folds", image_ids).mean()
+    fold_scores = {fold: part.mean() for fold, part in zip(by_fold, parts, strict=True)}
+    order = np.argsort(np.concatenate(rows_of))
+    return CrossFitted(Scores.concat_images(parts).take(order), by_fold, final, in_sample, fold_scores)
+
+
+def refuse_one_fold(fold_of: np.ndarray) -> None:
+    """Refuse images of fewer than two folds.
+
+    Raises:
+        ValueError: naming the folds.
+    """
     folds = np.unique(fold_of)
     if len(folds) < 2:
         raise ValueError(
             f"{len(fold_of)} images in {len(folds)} folds ({', '.join(map(str, folds))}): what is chosen on one fold "
             f"is scored on another, so at least 2 are needed. Train another fold"
         )
-    chosen, parts, places = [], [], []
-    for fold in folds:
-        held_out = fold_of == fold
-        chosen.append(fit(~held_out))
-        parts.append(_checked(score(chosen[-1], held_out), held_out, f"fold {fold}", image_ids))
-        places.append(np.flatnonzero(held_out))
-    everything = np.ones(len(fold_of), dtype=bool)
-    shipped = fit(everything)
-    in_sample = _checked(score(shipped, everything), everything, "all folds", image_ids).mean()
-    fold_means = np.array([part.mean() for part in parts])
-    order = np.argsort(np.concatenate(places))
-    return CrossFitted(Scores.concat_images(parts).take(order), chosen, shipped, in_sample, folds, fold_means)
 
 
 def _checked(scores: Scores | np.ndarray, rows: np.ndarray, where: str, image_ids: Sequence[str] | None) -> Scores:

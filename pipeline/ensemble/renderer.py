@@ -1,0 +1,95 @@
+"""From the members' predictions of an image to its masks, or its instances."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.ensemble.combine import blend
+from pipeline.postprocess import Rules, apply
+from pipeline.postprocess.instances import InstanceRules, confidences, label_instances
+
+ARGMAX, INSTANCES = "argmax", "instances"  # the rule sets of multiclass and of instance segmentation
+KINDS = {ARGMAX: "multiclass", INSTANCES: "instances"}
+
+# From a combination and the members' weights to an image's combined values, (C, H, W) uint8.
+Combiner = Callable[[str, tuple[float, ...]], np.ndarray]
+
+
+class Postprocess(NamedTuple):
+    """How members are combined, and the rules that are applied to the combined values."""
+
+    combination: str  # in COMBINATIONS
+    weights: tuple[float, ...]  # of the members, of sum 1
+    rule_set: str  # in `candidate_rules.RULE_SETS`, or ARGMAX, or INSTANCES
+    rules: Rules | InstanceRules | None = None  # None for ARGMAX: a pixel gets its most probable class
+
+    def mask(self, values: np.ndarray) -> np.ndarray:
+        """The mask of one image and class.
+
+        Shapes:
+            values: (M, H, W) uint8, of the members.
+            returns: (H, W) uint8, 0 or 1.
+        """
+        return apply(blend(values, np.array(self.weights), self.combination), self.rules)
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """Turns the members' values of an image into masks: combine them first, then render the combined values.
+
+        multilabel   classes may overlap, each has its own post-processing
+        multiclass   a pixel gets its most probable class, of equals the first
+        instances    one class, whose objects are numbered
+
+    Args:
+        parts: one for each class of a multilabel competition; else one in all.
+    """
+
+    parts: tuple[Postprocess, ...]
+
+    @property
+    def kind(self) -> str:
+        """One of "multilabel", "multiclass" and "instances"."""
+        return KINDS.get(self.parts[0].rule_set, "multilabel")
+
+    @property
+    def weights(self) -> np.ndarray:
+        """The members' weights, (M,), in the mean over parts."""
+        return np.mean([part.weights for part in self.parts], axis=0)
+
+    def combine(self, values: np.ndarray) -> np.ndarray:
+        """Combine the members' values of one image, (M, C, H, W) uint8, into (C, H, W) uint8."""
+        return self.combine_with(lambda combination, weights: blend(values, np.array(weights), combination))
+
+    def combine_with(self, combiner: Combiner) -> np.ndarray:
+        """The combined values of one image, (C, H, W) uint8; the combiner is called once per combination."""
+        if self.kind != "multilabel":
+            return combiner(*self.parts[0][:2])
+        combined = {key: combiner(*key) for key in {part[:2] for part in self.parts}}
+        return np.stack([combined[part[:2]][number] for number, part in enumerate(self.parts)])
+
+    def render(self, combined: np.ndarray) -> np.ndarray:
+        """The instances, (H, W) int32, of instance segmentation; else the masks, (C, H, W) uint8."""
+        return self.labels(combined) if self.kind == "instances" else self.masks(combined)
+
+    def masks(self, combined: np.ndarray) -> np.ndarray:
+        """The masks of one image, of its combined values (C, H, W) uint8; of instances their union, (1, H, W).
+
+        Shapes:
+            returns: (C, H, W) uint8, 0 or 1.
+        """
+        if self.kind == "instances":
+            return (self.labels(combined) > 0).astype(np.uint8)[None]
+        if self.kind == "multiclass":
+            return (combined.argmax(axis=0) == np.arange(len(combined))[:, None, None]).astype(np.uint8)
+        return np.stack([apply(values, part.rules) for values, part in zip(combined, self.parts, strict=True)])
+
+    def labels(self, combined: np.ndarray) -> np.ndarray:
+        """The instances of one image, (H, W) int32, numbered from 1; 0 is background."""
+        return label_instances(combined, self.parts[0].rules)
+
+    def confidences(self, combined: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The confidence of each instance of `labels`, (N,), 0 to 1."""
+        return confidences(combined[0], labels)

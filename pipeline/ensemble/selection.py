@@ -1,0 +1,210 @@
+"""Selection on OOF predictions: what is chosen on K − 1 folds is scored on the fold left out, then chosen on all folds.
+
+Each class of a multilabel competition has weights and rules of its own: what suits a frequent class of large objects
+rarely suits a rare class of small ones. Exclusive classes are in `multiclass`, instances in `instances`.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from pipeline.ensemble.candidate_rules import CandidateRules, Folds, folds_of, search_candidates, without_each
+from pipeline.ensemble.combine import COMBINATIONS, blend
+from pipeline.ensemble.renderer import Postprocess, Renderer
+from pipeline.ensemble.weights import (
+    Subsample,
+    fit_threshold,
+    greedy_weights,
+    log_loss_weights,
+    score_images,
+    subsample,
+)
+from pipeline.metrics import Counts, Metric, Scores, count, stack
+from pipeline.postprocess import Rules, ScoreGrid
+from pipeline.statistics.crossfit import CrossFitted, cross_fit, refuse_one_fold
+
+Weighted = tuple[str, tuple[float, ...]]  # a combination, and the members' weights
+
+
+@dataclass(frozen=True)
+class Oof:
+    """The out-of-fold predictions and targets of the training images.
+
+    Args:
+        image_ids: of the N images.
+        fold_of: (N,) int.
+        read: from an image id to its members' values (M, C, H, W) uint8 and its target (C, H, W), 255 where void; of
+            instances the target is (H, W), numbered from 1, -1 where void.
+        members: M.
+        track: shows progress over N items.
+    """
+
+    image_ids: Sequence[str]
+    fold_of: np.ndarray
+    read: Callable[[str], tuple[np.ndarray, np.ndarray]]
+    members: int
+    track: Callable[[Iterable[str], str], Iterable[str]]
+
+    def images(self, task: str) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        """Values, target and fold of each image, one after the other; the progress is named `task`."""
+        folds = dict(zip(self.image_ids, self.fold_of.tolist(), strict=True))
+        for image_id in self.track(self.image_ids, task):
+            yield *self.read(image_id), folds[image_id]
+
+    def only(self, member: int) -> "Oof":
+        """The same images with one member alone."""
+
+        def read(image_id: str) -> tuple[np.ndarray, np.ndarray]:
+            values, target = self.read(image_id)
+            return values[member : member + 1], target
+
+        return replace(self, read=read, members=1)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A renderer chosen on all folds, and the scores of those chosen without each fold on the fold left out."""
+
+    renderer: Renderer  # chosen on all folds: renders the test images
+    by_fold: dict[int, Renderer]  # chosen without the fold: renders the images of the fold
+    scores: Scores  # cross-fitted, of the N images
+    fold_scores: dict[int, float]  # cross-fitted, of the images of each fold
+    in_sample: float  # score of `renderer` on the images that it was chosen on
+    at_half: float  # score at threshold .5 without further rules, with the weights of `renderer`
+    baseline: float  # score of empty masks; of exclusive classes, of the most frequent class everywhere
+    log_loss_weights: np.ndarray  # (M,) of the least log loss of pixels, to compare with weights chosen by the metric
+    grids: tuple[ScoreGrid, ...] = ()  # of each class: the rule set of `renderer`, or whose variants it has
+    alternatives: dict[str, float] = field(default_factory=dict)  # cross-fitted score of each other method
+
+    @property
+    def score(self) -> float:
+        """The cross-fitted score."""
+        return self.scores.mean()
+
+
+def select_multilabel(oof: Oof, metric: Metric, classes: int) -> Selection:
+    """Choose combination, weights, rule set and rules of each class; classes may overlap.
+
+    Each image is read four times, whatever the number of classes, members and folds: for the weights, for the rule
+    sets, for their variants and for the scores.
+
+    Raises:
+        ValueError: for fewer than two folds, or one without a score; as `cross_fit`, `blend` and `RuleSearch`.
+    """
+    refuse_one_fold(oof.fold_of)
+    everything = folds_of(oof.fold_of)
+    fits = [*without_each(everything), everything]
+    samples, areas = _read_samples(oof, classes)
+    weighted = [{folds: best_weights(oof, each, metric, folds) for folds in fits} for each in samples]
+    candidates = _search(oof, metric, weighted)
+    chosen = [
+        {folds: Postprocess(*each, *candidates[number, each].best(folds)) for folds, each in of_class.items()}
+        for number, of_class in enumerate(weighted)
+    ]
+    fitted = _cross_fit(oof, metric, chosen)
+    final = [candidates[number, of_class[everything]] for number, of_class in enumerate(weighted)]
+    scores = Scores.concat_classes([each.scores for each in fitted])
+    return Selection(
+        renderer=Renderer(tuple(each.final for each in fitted)),
+        by_fold={fold: Renderer(tuple(each.by_fold[fold] for each in fitted)) for fold in everything},
+        scores=scores,
+        fold_scores=scores_of_folds(oof, scores),
+        in_sample=float(np.mean([each.in_sample for each in fitted])),
+        at_half=float(np.mean([each.grids["total"].score(Rules(0.5, 0)) for each in final])),
+        baseline=metric.baseline(areas, exclusive=False),
+        log_loss_weights=np.mean([log_loss_weights(each) if each else np.ones(1) for each in samples], axis=0),
+        grids=tuple(each.base(everything) for each in final),
+    )
+
+
+def _read_samples(oof: Oof, classes: int) -> tuple[list[list[Subsample]], np.ndarray]:
+    """The images of each class on a grid, none for a single member, and the true pixels of each class, (N, C)."""
+    samples: list[list[Subsample]] = [[] for _ in range(classes)]
+    areas = []
+    for values, target, _ in oof.images("read predictions"):
+        areas.append(np.count_nonzero(target == 1, axis=(1, 2)))
+        if oof.members > 1:
+            for number, images in enumerate(samples):
+                images.append(subsample(values[:, number], target[number]))
+    return samples, np.array(areas)
+
+
+def best_weights(oof: Oof, images: Sequence[Subsample], metric: Metric, folds: Folds) -> Weighted:
+    """The combination and weights that score best on some folds; equal weights of the mean, if nothing beats them."""
+    if oof.members == 1:
+        return "mean", (1.0,)
+    rows = np.isin(oof.fold_of, folds)
+    tried = [("mean", np.full(oof.members, 1 / oof.members))]
+    tried += [(name, greedy_weights(images, metric, combination=name, rows=rows)) for name in COMBINATIONS]
+
+    def score(weighted: tuple[str, np.ndarray]) -> float:
+        fitted = fit_threshold(images, weighted[1], metric, combination=weighted[0], rows=rows)
+        return score_images(images, fitted, metric, rows=rows).mean()
+
+    combination, weights = max(tried, key=score)
+    return combination, tuple(weights.tolist())
+
+
+def _search(
+    oof: Oof, metric: Metric, weighted: Sequence[Mapping[Folds, Weighted]]
+) -> dict[tuple[int, Weighted], CandidateRules]:
+    """The candidate rules of each class and each of its combinations, which `weighted` has for each set of folds."""
+
+    def images_of(
+        keys: Collection[tuple[int, Weighted]],
+    ) -> Iterator[tuple[tuple[int, Weighted], np.ndarray, np.ndarray, int]]:
+        for values, target, fold in oof.images("search rules"):
+            for number, (combination, weights) in keys:
+                blended = blend(values[:, number], np.array(weights), combination)
+                yield (number, (combination, weights)), blended, target[number], fold
+
+    fits: dict[tuple[int, Weighted], list[Folds]] = {}
+    for number, of_class in enumerate(weighted):
+        for folds, each in of_class.items():
+            fits.setdefault((number, each), []).append(folds)
+    return search_candidates(images_of, metric, fits)
+
+
+def _cross_fit(
+    oof: Oof, metric: Metric, chosen: Sequence[Mapping[Folds, Postprocess]]
+) -> list[CrossFitted[Postprocess]]:
+    """The cross-fitted choice of each class; `chosen` has it for each set of folds."""
+    everything = folds_of(oof.fold_of)
+    rest_of = dict(zip(everything, without_each(everything), strict=True))
+    counts: dict[str, list[Counts]] = {"held out": [], "in sample": []}
+    for values, target, fold in oof.images("score rules"):
+        for part, folds in (("held out", rest_of[fold]), ("in sample", everything)):
+            masks = (of_class[folds].mask(values[:, number]) for number, of_class in enumerate(chosen))
+            counts[part].append(stack(map(count, masks, target)))
+    held_out, in_sample = map(stack, counts.values())
+
+    def fit_class(number: int) -> CrossFitted[Postprocess]:
+        held_out_scores, in_sample_scores = (
+            metric.scores(Counts(*(term[:, number] for term in each))) for each in (held_out, in_sample)
+        )
+        return cross_fit(
+            oof.fold_of,
+            lambda rows: chosen[number][folds_of(oof.fold_of[rows])],
+            lambda _, rows: (in_sample_scores if rows.all() else held_out_scores).take(rows),
+            image_ids=oof.image_ids,
+        )
+
+    return [fit_class(number) for number in range(len(chosen))]
+
+
+def scores_of_folds(oof: Oof, scores: Scores) -> dict[int, float]:
+    """The score of the images of each fold.
+
+    Raises:
+        ValueError: for a fold of which no image counts, with its first ids.
+    """
+    means = {int(fold): scores.take(oof.fold_of == fold).mean() for fold in np.unique(oof.fold_of)}
+    for fold in (fold for fold, mean in means.items() if np.isnan(mean)):
+        ids = [image_id for image_id, of in zip(oof.image_ids, oof.fold_of, strict=True) if of == fold]
+        some = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
+        raise ValueError(
+            f"fold {fold} has no score: the metric counts none of its {len(ids)} images ({some}): they have no mask "
+            f"and no prediction, or all is void. Make folds that spread the images with a mask, or fewer of them"
+        )
+    return means

@@ -133,7 +133,7 @@ def count_predictions(
         options: of `predict_images`.
 
     Returns:
-        for each image, ordered by id whatever the number of processes: the counts (C, 255) of every class at all
+        for each image, ordered by id for any number of processes: the counts (C, 255) of every class at all
         thresholds, and the soft counts (C,). Exclusive classes have no threshold: their counts are the same at all.
     """
     mine = index.iloc[accelerator.process_index :: accelerator.num_processes]

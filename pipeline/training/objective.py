@@ -7,7 +7,7 @@ from pipeline.models.segmenter import Outputs
 
 
 def build_objective(loss: nn.Module, aux_weight: float = 0.0, image_weight: float = 0.0) -> nn.Module:
-    """The mask's loss alone for a model without further heads, otherwise a `MultiHeadLoss`."""
+    """The mask's loss itself for a model without further heads, otherwise a `MultiHeadLoss`."""
     return MultiHeadLoss(loss, aux_weight, image_weight) if aux_weight or image_weight else loss
 
 

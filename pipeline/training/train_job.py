@@ -67,7 +67,7 @@ class TrainJob:
         return self.cfg.phases[phase - 1].repeats * (1 + (pseudo.weight if pseudo else 0))
 
     def passes_left(self, phase: int, epoch: int) -> float:
-        """Passes over the training images after so many epochs of a phase, in it and in all later phases."""
+        """Passes over the training images that are left after `epoch` epochs of a phase, in it and in later phases."""
         left = (self.cfg.phases[phase - 1].epochs - epoch) * self.passes(phase)
         later = range(phase + 1, len(self.cfg.phases) + 1)
         return left + sum(self.cfg.phases[number - 1].epochs * self.passes(number) for number in later)

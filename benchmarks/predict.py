@@ -114,7 +114,7 @@ def bundle_of(cfg: Config, weights: dict[int, Path], folder: Path) -> Bundle:
         evaluation=Evaluation(metric=card.metric, score=0.0, interval=(0.0, 0.0)),
         provenance=Provenance(made="benchmark", versions=manifest.collect_provenance()["versions"]),
     )
-    write_bundle(folder, record, competition.path_of(NAME), {(NAME, fold): path for fold, path in weights.items()})
+    write_bundle(folder, record, competition.card_path(NAME), {(NAME, fold): path for fold, path in weights.items()})
     return read_bundle(folder)
 
 

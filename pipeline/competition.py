@@ -1,4 +1,7 @@
-"""The competition card: what Kaggle fixed. A new competition is a new file in `competitions/`."""
+"""The competition card: a TOML file with what Kaggle defines (files, columns, classes, dialect, metric).
+
+A new competition is a new file in `competitions/`, or a file of your own.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,37 +18,37 @@ from pipeline.schema import Table, did_you_mean, parse, read_toml
 
 
 class Files(Table):
-    """Where things lie, relative to the data root."""
+    """The files of a competition, relative to the data root."""
 
     train_images: str
     test_images: str
     sample_submission: str = "sample_submission.csv"
-    train_csv: str | None = None  # rows of ids and RLE
-    train_masks: str | None = None  # or a folder of mask images, named as the images are
+    train_csv: str | None = None  # a table of ids and RLE texts
+    train_masks: str | None = None  # or a folder of mask images with the names of the images
     train_polygons: str | None = None  # or a JSON per line: an image's id and its objects' outlines
-    train_coco: str | None = None  # or one JSON in COCO's format: polygons or runs, a category for each class
-    train_meta: str | None = None  # more columns about the training images, by the same id
-    suffix: str = ".png"  # image file = id + suffix; empty where ids already end in one
+    train_coco: str | None = None  # or a COCO JSON file: polygons or runs, one category per class
+    train_meta: str | None = None  # a table of further columns of the training images, with the same ids
+    suffix: str = ".png"  # image file = id + suffix; empty if ids already have one
     mask_suffix: str = ".png"
-    # In place of the suffixes, for files in folders of folders: a regular expression that the whole path below the
-    # folder must match. Its groups, joined by "_", are the id.
+    # Instead of the suffixes, for files in nested folders: a regular expression that must match the whole path below
+    # the folder. Its groups, joined by "_", are the id.
     pattern: str | None = None
     mask_pattern: str | None = None
 
     @field_validator("pattern", "mask_pattern")
     @classmethod
-    def _has_groups(cls, pattern: str | None) -> str | None:
-        return _checked(pattern)
+    def _check_pattern(cls, pattern: str | None) -> str | None:
+        return _validate_pattern(pattern)
 
 
-def _checked(pattern: str | None) -> str | None:
-    """A regular expression with a group."""
+def _validate_pattern(pattern: str | None) -> str | None:
+    """The pattern, after a check that it is a regular expression with a group."""
     try:
         groups = pattern is None or re.compile(pattern).groups
     except re.error as error:
         raise ValueError(f"not a regular expression: {error}") from None
     if not groups:
-        raise ValueError("expected a group, as in '([^/]+)/image.png': what it matches is the id")
+        raise ValueError("expected a group, as in '([^/]+)/image.png', whose match is the id")
     return pattern
 
 
@@ -54,19 +57,19 @@ class Columns(Table):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    id: str  # of the image; with `id_separator`, of image and class in one, as in x.jpg_1
+    id: str  # of the image; with `id_separator`, of the image and the class, as in x.jpg_1
     rle: str
-    label: str | None = Field(default=None, alias="class")  # of the class, where it has a column of its own
-    id_separator: str | None = None  # what stands between image and class in the id column
-    # Of instances, where an image's objects share one row: the words that each of them has in the rle column.
+    label: str | None = Field(default=None, alias="class")  # the column of the class, if there is one
+    id_separator: str | None = None  # between image and class in the id column
+    # If the objects of an image share one row: the words of each object in the rle column.
     packed_objects: str | None = None
-    copied: tuple[str, ...] = ()  # more columns of the sample, between id and rle: a submission repeats them
-    group: str | None = None  # images that share its value never part: patient, video, mosaic
+    copied: tuple[str, ...] = ()  # further columns of the sample between id and rle, which a submission repeats
+    group: str | None = None  # images with the same value stay in one fold: patient, video, mosaic
 
     def model_post_init(self, _context: object) -> None:
         if self.label and self.id_separator:
             raise ValueError(
-                f"class = '{self.label}' and id_separator = '{self.id_separator}': a class is told by one of them"
+                f"class = '{self.label}' and id_separator = '{self.id_separator}': set one of them, not both"
             )
         if self.packed_objects and sorted(set(self.packed_objects.split()) & {"{confidence}", "{mask}"}) != [
             "{confidence}",
@@ -78,12 +81,12 @@ class Columns(Table):
 
     @property
     def header(self) -> list[str]:
-        """All columns of a submission."""
+        """All columns of a submission, in order."""
         return [*self.keys, *self.copied, self.rle]
 
     @property
     def keys(self) -> list[str]:
-        """The columns that tell a row's image and class."""
+        """The columns with a row's image and class."""
         return [self.id, self.label] if self.label else [self.id]
 
 
@@ -91,85 +94,85 @@ Value = int | tuple[int, int, int]
 
 
 class Masks(Table):
-    """What the pixels of mask images mean; if nothing is said, 0 and 1, or 0 and 255, and no other value."""
+    """The meaning of the pixel values of mask images; by default 0 and 1, or 0 and 255, and no other value."""
 
     values: dict[str, Value] | None = None  # of each class: grey value, palette index or colour
     objects: bool = False  # of instances: each value (grey, palette index or colour) but 0 is an object
-    void: Value | None = None  # pixels that count for nothing
-    background: Value | None = None  # with values, of no class; default: 0, where classes may overlap and none is 0
-    above: float | None = Field(default=None, ge=0)  # of one class: grey values above it are mask, as after JPEG
+    void: Value | None = None  # pixels that losses and metrics ignore
+    background: Value | None = None  # with values: no class; default: 0, if classes may overlap and none is 0
+    above: float | None = Field(default=None, ge=0)  # one class: larger grey values are mask, as after JPEG compression
 
 
 class Leaderboard(Table):
-    """How the test set is split into what the public board shows and what decides."""
+    """The split of the test set into the public and the private leaderboard."""
 
     images: PositiveInt | None = None  # public and private together; default: rows of the sample submission
     public_share: float = Field(default=0.3, gt=0, lt=1)
 
 
 class Competition(Table):
-    """One card."""
+    """A competition card."""
 
     name: str
     title: str
     url: str | None = None
     files: Files
     columns: Columns  # of the submission, its sample and solution
-    train_columns: tuple[Columns, ...] = ()  # of the training CSV where they differ; the first that is all there
+    train_columns: tuple[Columns, ...] = ()  # of the training CSV if they differ; the first whose columns all exist
     classes: tuple[str, ...] = Field(min_length=1)  # as the CSVs call them
-    exclusive: bool = False  # one class per pixel; otherwise a mask per class, and these may overlap
-    instances: bool = False  # one row per object, none overlapping; an image without one has a row of the empty token
-    several_rows: bool = False  # whether a training mask may have several rows, or mask images, whose union it is
-    images_without_rows: Literal["refuse", "empty", "ignore"] = "refuse"  # a training image without a row, or mask
+    exclusive: bool = False  # one class per pixel; otherwise one mask per class, which may overlap
+    instances: bool = False  # one row per object, without overlap; an image without any has one empty row
+    several_rows: bool = False  # whether a training mask is the union of several rows or mask images
+    images_without_rows: Literal["refuse", "empty", "ignore"] = "refuse"  # training images without a row or mask
     size: tuple[PositiveInt, PositiveInt] | None = None  # height and width of submitted masks; default: the image's
     masks: Masks = Masks()
     dialect: Dialect = Dialect()
-    metric: str  # or a table of its name and parameters, which is held as one text: mean_f_beta(beta=2)
-    group_pattern: str | None = None  # of ids, in place of columns.group: what its groups match never parts
-    ignore_class: str | None = None  # class of rows, or outlines, whose pixels count for nothing
-    volume_pattern: str | None = None  # of ids, for a metric of volumes: what names the volume, and the slice's number
+    metric: str  # or a table of its name and parameters, which becomes one string: mean_f_beta(beta=2)
+    group_pattern: str | None = None  # instead of columns.group: ids with the same matched groups stay in one fold
+    ignore_class: str | None = None  # class of rows or outlines whose pixels losses and metrics ignore
+    volume_pattern: str | None = None  # for metrics of volumes: the volume and the slice's number in an id
     leaderboard: Leaderboard = Leaderboard()
     generated: Literal["demo", "camvid_demo", "defects_demo", "instances_demo", "large_demo"] | None = (
-        None  # made by `data/`, not downloaded
+        None  # written by the stage `data`, not downloaded
     )
-    unverified: tuple[str, ...] = ()  # what of this card nobody here could check: look before you rely on it
+    unverified: tuple[str, ...] = ()  # facts on this card that were not checked: check them before you rely on them
 
     @field_validator("group_pattern", "volume_pattern")
     @classmethod
-    def _has_groups(cls, pattern: str | None) -> str | None:
-        return _checked(pattern)
+    def _check_pattern(cls, pattern: str | None) -> str | None:
+        return _validate_pattern(pattern)
 
     @model_validator(mode="before")
     @classmethod
     def _name_metric(cls, tables: Any) -> Any:
         match tables:
             case {"metric": str(name)}:
-                return {**tables, "metric": _metric({"name": name})}
+                return {**tables, "metric": _canonical_metric({"name": name})}
             case {"metric": dict(table)}:
-                return {**tables, "metric": _metric(table)}
+                return {**tables, "metric": _canonical_metric(table)}
         return tables
 
     def model_post_init(self, _context: object) -> None:
-        fitting = metric_names(*(("objects", "ranked objects") if self.instances else ("pixels", "volumes")))
+        known = metric_names(*(("objects", "ranked objects") if self.instances else ("pixels", "volumes")))
         if (metric_kind(self.metric) in ("objects", "ranked objects")) != self.instances:
             raise ValueError(
-                f"metric '{self.metric}' with instances = {str(self.instances).lower()}: for that there are "
-                f"{', '.join(fitting)}"
+                f"metric '{self.metric}' with instances = {str(self.instances).lower()}: expected one of "
+                f"{', '.join(known)}"
             )
         if len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"classes {', '.join(self.classes)}: one is named twice")
+            raise ValueError(f"classes {', '.join(self.classes)}: one of them is repeated")
         files = self.files
         labels = [files.train_csv, files.train_masks, files.train_polygons, files.train_coco]
         if sum(each is not None for each in labels) != 1:
             raise ValueError(
-                "give one of files.train_csv (RLE), files.train_masks (mask images), files.train_polygons (outlines) "
+                "set one of files.train_csv (RLE), files.train_masks (mask images), files.train_polygons (outlines) "
                 "and files.train_coco (COCO's JSON)"
             )
         for columns in (self.columns, *self.train_columns):
             if len(self.classes) > 1 and not (columns.label or columns.id_separator):
                 raise ValueError(
-                    f"{len(self.classes)} classes ({', '.join(self.classes)}), and columns do not tell a row's class: "
-                    f"give columns.class (a column of its own) or columns.id_separator (as '_' in x.jpg_1)"
+                    f"{len(self.classes)} classes ({', '.join(self.classes)}), but no column holds a row's class: "
+                    f"set columns.class (a column of its own) or columns.id_separator (such as '_' in x.jpg_1)"
                 )
         if (metric_kind(self.metric) == "volumes") != bool(self.volume_pattern):
             raise ValueError(
@@ -177,13 +180,13 @@ class Competition(Table):
                 f"volume_pattern, with two groups, the volume and the slice's number; another metric must have none"
             )
         if self.group_pattern and self.group_column:
-            raise ValueError("give columns.group or group_pattern, and not both")
+            raise ValueError("set columns.group or group_pattern, not both")
         if self.instances and len(self.classes) > 1:
             raise ValueError(f"instances of several classes ({', '.join(self.classes)}) are not supported")
-        self._check_cell()
+        self._check_packed_objects()
         self._check_masks()
 
-    def _check_cell(self) -> None:
+    def _check_packed_objects(self) -> None:
         if bool(self.columns.packed_objects) != (metric_kind(self.metric) == "ranked objects"):
             raise ValueError(
                 f"metric '{self.metric}': one that ranks objects ({', '.join(metric_names('ranked objects'))}) needs "
@@ -192,7 +195,7 @@ class Competition(Table):
             )
         if self.columns.packed_objects and self.dialect.form != "coco":
             raise ValueError(
-                "columns.packed_objects parts objects by blanks: expected a dialect without blanks, form = 'coco'"
+                "columns.packed_objects separates objects by blanks: set a dialect without blanks, form = 'coco'"
             )
 
     def _check_masks(self) -> None:
@@ -203,13 +206,13 @@ class Competition(Table):
             )
         self._check_values()
         if self.files.train_masks and len(self.classes) > 1 and not self.masks.values:
-            raise ValueError("mask images of several classes: give masks.values, what stands for each class")
+            raise ValueError("mask images of several classes: set masks.values, the value of each class")
         if self.masks.void is not None and not self.files.train_masks:
             raise ValueError(
-                "masks.void is a value of mask images (files.train_masks): give ignore_class, a class of rows"
+                "masks.void is a value of mask images (files.train_masks): set ignore_class, a class of rows, instead"
             )
         if self.masks.void in (0, (0, 0, 0)) and not self.masks.values:
-            raise ValueError("masks.void = 0, which is the background: give masks.values, what stands for each class")
+            raise ValueError("masks.void = 0 is the background: set masks.values, the value of each class")
         if self.exclusive and (len(self.classes) < 2 or not self.files.train_masks):
             raise ValueError("exclusive needs two classes or more, and mask images (files.train_masks)")
         if self.exclusive and (self.several_rows or self.images_without_rows == "empty"):
@@ -225,7 +228,7 @@ class Competition(Table):
             )
 
     def _check_objects(self) -> None:
-        """Mask images of objects."""
+        """Check the keys of mask images of objects."""
         masks = self.masks
         if masks.objects and not (self.instances and self.files.train_masks):
             raise ValueError(
@@ -247,7 +250,7 @@ class Competition(Table):
         masks = self.masks
         named = [*(masks.values or {}).values(), *(each for each in (masks.void, masks.background) if each is not None)]
         if twice := [value for value in named if named.count(value) > 1]:
-            raise ValueError(f"[masks]: {twice[0]} has two meanings: give values, void and background one each")
+            raise ValueError(f"[masks]: {twice[0]} has two meanings: set different values, void and background")
         if masks.background is not None and (self.exclusive or not masks.values):
             raise ValueError("masks.background needs masks.values, of classes that are not exclusive")
         if masks.above is not None and (masks.values or len(self.classes) > 1 or not self.files.train_masks):
@@ -255,20 +258,20 @@ class Competition(Table):
 
     @property
     def training_layouts(self) -> tuple[Columns, ...]:
-        """The columns that the training CSV may have."""
+        """The column layouts that the training CSV may have."""
         return self.train_columns or (self.columns,)
 
     @property
     def group_column(self) -> str | None:
-        """The column of the training tables whose values never part."""
+        """The column of the training tables whose equal values stay in one fold."""
         return next((each.group for each in (self.columns, *self.train_columns) if each.group), None)
 
 
-def _metric(table: Mapping[str, Any]) -> str:
-    """The text that a metric goes by, from a card's table of its name and parameters.
+def _canonical_metric(table: Mapping[str, Any]) -> str:
+    """The canonical text of a metric, from a card's table of its name and parameters.
 
     Raises:
-        ValueError: for a name that no metric has, and for parameters that it does not take, lacks, or cannot have.
+        ValueError: if the name is unknown, or a parameter is unknown, missing or invalid.
     """
     if "name" not in table:
         raise ValueError('metric.name is missing: expected a table such as { name = "mean_f_beta", beta = 2.0 }')
@@ -276,11 +279,11 @@ def _metric(table: Mapping[str, Any]) -> str:
     names = metric_names()
     if name not in names:
         raise ValueError(f"unknown metric '{name}'. {did_you_mean(name, names)}")
-    takes = METRICS[name].parameters if name in METRICS else {}
+    parameters = METRICS[name].parameters if name in METRICS else {}
     for key in values:
-        if key not in takes:
-            raise ValueError(f"metric '{name}' takes no '{key}'. {_where_it_belongs(key, takes)}")
-    for key, parameter in takes.items():
+        if key not in parameters:
+            raise ValueError(f"metric '{name}' takes no '{key}'. {_describe_owner(key, parameters)}")
+    for key, parameter in parameters.items():
         if key not in values and parameter.default is None:
             raise ValueError(f"metric '{name}' needs {key}, {parameter.expected}: {{ name = \"{name}\", {key} = … }}")
         if key in values and not parameter.is_valid(values[key]):
@@ -288,40 +291,47 @@ def _metric(table: Mapping[str, Any]) -> str:
     return format_metric(name, values)
 
 
-def _where_it_belongs(key: str, takes: Iterable[str]) -> str:
-    """Of a parameter that a metric does not take."""
+def _describe_owner(key: str, parameters: Iterable[str]) -> str:
+    """Which metrics take a parameter that this one does not take."""
     if owners := [name for name, spec in METRICS.items() if key in spec.parameters]:
-        return f"{', '.join(owners)} can have it; this one: {', '.join(takes) or 'no parameters'}."
-    return did_you_mean(key, takes) if takes else "It has no parameters."
+        return f"{', '.join(owners)} can have it; this one: {', '.join(parameters) or 'no parameters'}."
+    return did_you_mean(key, parameters) if parameters else "It has no parameters."
 
 
-def known() -> list[str]:
-    """The names of the cards that ship."""
+def known_cards() -> list[str]:
+    """The names of the included cards."""
     folder = resources.files("pipeline.competitions")
     return sorted(card.name.removesuffix(".toml") for card in folder.iterdir() if card.name.endswith(".toml"))
 
 
-def path_of(name: str) -> Path:
-    """The file of the card `name`; a name that ends in `.toml` is the file.
+def card_path(name: str) -> Path:
+    """The file of a card.
+
+    Args:
+        name: of an included card, or the path of a file that ends in `.toml`.
 
     Raises:
-        ValueError: for a name that no card has.
+        ValueError: if there is no card of this name.
     """
     if name.endswith(".toml"):
         return Path(name)
-    if name not in known():
+    if name not in known_cards():
         raise ValueError(
-            f"unknown competition {quoted(shortened(name, 30))}. {did_you_mean(name, known())} "
-            f'A card of your own goes by its path, as in "cards/mine.toml".'
+            f"unknown competition {quoted(shortened(name, 30))}. {did_you_mean(name, known_cards())} "
+            f'To use a card of your own, give its path, such as "cards/mine.toml".'
         )
     return Path(str(resources.files("pipeline.competitions"))) / f"{name}.toml"
 
 
 def load(name: str) -> Competition:
-    """The card `name`, or the card in the file `name` when that ends in `.toml`.
+    """Load a card.
+
+    Args:
+        name: of an included card, or the path of a file that ends in `.toml`.
 
     Raises:
-        ValueError: for a name that no card has, or a card with a mistake in it.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if there is no card of this name, or the card is not valid.
     """
-    path = path_of(name)
+    path = card_path(name)
     return parse(Competition, read_toml(path), str(path))

@@ -164,7 +164,7 @@ def test_config_is_frozen(tiny):
         cfg.seed = 3
 
 
-@pytest.mark.parametrize("name", competition.known())
+@pytest.mark.parametrize("name", competition.known_cards())
 def test_card_has_the_name_of_its_file(name):
     assert competition.load(name).name == name
 
@@ -186,9 +186,9 @@ def test_card_has_the_name_of_its_file(name):
         (
             "[columns]",
             "[masks]\nvalues = { disc = 3 }\nbackground = 3\n[columns]",
-            r"\[masks\]: 3 has two meanings: give values, void and background one each",
+            r"\[masks\]: 3 has two meanings: set different values, void and background",
         ),
-        ('train_csv = "train.csv"', "", r"give one of files\.train_csv .* files\.train_masks"),
+        ('train_csv = "train.csv"', "", r"set one of files\.train_csv .* files\.train_masks"),
     ],
 )
 def test_error_in_a_card_is_named(edit, old, new, message):
@@ -211,8 +211,8 @@ OBJECTS = 'instances = true\nmetric = "dsb_precision"'
         (OBJECTS + "\nseveral_rows = true", "", "objects = true", "each value is an object, .* and several_rows"),
         (OBJECTS, "", "objects = true\nvoid = 0", r"masks\.void = 0, which is the background"),
         ('metric = "mean_dice"', "", "void = [0, 0, 0]", r"masks\.void = 0, which is the background"),
-        ('metric = "mean_dice"', 'train_csv = "train.csv"', "", r"give one of files\.train_csv"),
-        ('metric = "mean_dice"', 'train_coco = "coco.json"', "", r"give one of .* and files\.train_coco"),
+        ('metric = "mean_dice"', 'train_csv = "train.csv"', "", r"set one of files\.train_csv"),
+        ('metric = "mean_dice"', 'train_coco = "coco.json"', "", r"set one of .* and files\.train_coco"),
     ],
 )
 def test_error_in_the_mask_image_options_is_named(tiny, top, files, masks, message):

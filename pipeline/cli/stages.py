@@ -75,7 +75,7 @@ def _print_classes(described: pd.DataFrame) -> None:
 def competitions() -> None:
     """List the included competition cards; "from memory" counts their values that are not verified."""
     rows = []
-    for name in competition.known():
+    for name in competition.known_cards():
         card = competition.load(name)
         rows.append(
             {

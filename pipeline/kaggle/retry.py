@@ -201,7 +201,7 @@ def explain_refusal(what: str, refusal: Refusal) -> KaggleError:
     if status == 403 and of_competition:
         return KaggleError(f"{what}: accept its rules first, at {SITE}/competitions/{name}/rules {answer}")
     if status == 404 and of_competition:
-        return UnknownError(f"Kaggle has no {what} {answer}. {did_you_mean(name, competition.known())}")
+        return UnknownError(f"Kaggle has no {what} {answer}. {did_you_mean(name, competition.known_cards())}")
     if status in (403, 404):
         return UnknownError(f"{what}: unknown to Kaggle, or not yours {answer}")
     if status == 429:

@@ -107,7 +107,7 @@ def write_weights(folder: Path, members: Sequence[Context], done: Ensembled, *, 
         log.warning("files differ from commit %s: the bundle cannot be reproduced from it", manifest["commit"][:7])
     record = _record(members, done, manifest, measure_fallbacks(members, done)).model_copy(update={"half": half})
     paths = {(each.cfg.name, fold): each.paths.weights(fold) for each in members for fold in each.test_folds()}
-    write_bundle(folder, record, competition.path_of(members[0].cfg.competition), paths)
+    write_bundle(folder, record, competition.card_path(members[0].cfg.competition), paths)
     return read_bundle(folder)
 
 

@@ -113,7 +113,7 @@ def check(cfg: Config) -> Competition:
         FileNotFoundError, ValueError: naming the config's file and key, what is wrong with it and what exists.
     """
     with place(cfg, "competition"):
-        path = competition.path_of(cfg.competition)
+        path = competition.card_path(cfg.competition)
         if not path.is_file():
             read_toml(path)  # which says what is there
     card = competition.load(cfg.competition)

@@ -1,4 +1,4 @@
-"""What a result was made with, so that a leaderboard score can be traced to its code."""
+"""The provenance of a result: configs, versions and commit, so that a score can be traced to its code."""
 
 import subprocess
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ PACKAGES = ("torch", "timm", "segmentation-models-pytorch", "albumentations", "n
 
 
 class SubmissionManifest(JsonRecord):
-    """What must be in submissions/<name>.json."""
+    """The required fields of submissions/<name>.json."""
 
     competition: str
     configs: dict[str, dict[str, Any]]
@@ -24,7 +24,7 @@ class SubmissionManifest(JsonRecord):
 
 
 def read_submission_manifest(path: Path) -> dict[str, Any]:
-    """How a submission was made, and its score.
+    """Read a submission's manifest: how it was made, and its OOF score.
 
     Raises:
         FileNotFoundError, ValueError: as `schema.read_json`.
@@ -34,7 +34,7 @@ def read_submission_manifest(path: Path) -> dict[str, Any]:
 
 
 def collect_provenance() -> dict[str, Any]:
-    """Versions of the packages that matter, commit and time."""
+    """The versions of the main packages, the commit and the time."""
     return {
         "versions": {name: version(name) for name in PACKAGES},
         "commit": commit(),
@@ -43,7 +43,7 @@ def collect_provenance() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of the working tree, with "+" if files differ from it; None outside of git."""
+    """The commit of the working tree, with "+" if tracked files differ from it; None outside a git repository."""
     commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
     try:
         head, changes = (

@@ -1,13 +1,13 @@
-"""How a message quotes what it found: in few characters, whatever a file holds."""
+"""Short quotations for messages, of any value."""
 
 from collections.abc import Iterable
 
 MAX_QUOTE = 100  # characters of a quotation
-MAX_MESSAGE = 300  # characters of a whole message
+MAX_MESSAGE = 300  # characters of a message
 
 
 def shortened(text: object, limit: int = MAX_QUOTE) -> str:
-    """Text of at most `limit` characters: of a longer one its beginning and its end.
+    """The text, shortened to its beginning and end if it has more than `limit` characters.
 
     >>> shortened("0123456789", 7)
     '012…789'
@@ -20,7 +20,7 @@ def shortened(text: object, limit: int = MAX_QUOTE) -> str:
 
 
 def first_line(text: object, limit: int = MAX_QUOTE) -> str:
-    """The first line of what a library says, of at most `limit` characters.
+    """The first line of a library's message, shortened to `limit` characters.
 
     >>> first_line(" no such tensor \\n  in line 1")
     'no such tensor'
@@ -29,18 +29,18 @@ def first_line(text: object, limit: int = MAX_QUOTE) -> str:
 
 
 def quoted(value: object) -> str:
-    """A value as Python writes it, of at most LIMIT characters.
+    """The repr of a value, shortened to MAX_QUOTE characters.
 
     >>> quoted("a"), quoted(1.5)
     ("'a'", '1.5')
     """
     if isinstance(value, str | bytes) and len(value) > MAX_QUOTE:
-        value = value[:MAX_QUOTE] + value[-MAX_QUOTE:]  # what is left out anyway need not be escaped first
+        value = value[:MAX_QUOTE] + value[-MAX_QUOTE:]  # avoids the repr of a very long text
     return shortened(repr(value))
 
 
 def listed(names: Iterable[object], limit: int = MAX_QUOTE) -> str:
-    """Names in a row, as many as `limit` characters hold, and how many there are if those are not all.
+    """Names joined by commas, as many as fit into `limit` characters, with their total number if some are left out.
 
     >>> listed(["a", "b"])
     'a, b'
@@ -52,5 +52,5 @@ def listed(names: Iterable[object], limit: int = MAX_QUOTE) -> str:
     if len(text) <= limit:
         return text
     rest = f", … ({len(names)})"
-    whole = text[: limit - len(rest) + 2].rpartition(", ")[0]  # names that are there to their last letter
-    return whole + rest
+    complete = text[: limit - len(rest) + 2].rpartition(", ")[0]  # without a name that does not fit completely
+    return complete + rest

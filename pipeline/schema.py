@@ -1,4 +1,4 @@
-"""TOML read into frozen, typed tables; a mistake is answered with its place and the nearest known name."""
+"""TOML and JSON files read into typed models. An error names its place and the closest known name."""
 
 import difflib
 import json
@@ -15,23 +15,23 @@ from pipeline.quoting import MAX_QUOTE, listed, quoted, shortened
 
 
 class Table(pydantic.BaseModel):
-    """One table of a TOML file: frozen, every key known."""
+    """One table of a TOML file: immutable, without unknown keys."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class JsonRecord(pydantic.BaseModel):
-    """What must be in a JSON object of ours; more may be."""
+    """The required fields of a JSON object that this pipeline wrote; further fields are allowed."""
 
     model_config = pydantic.ConfigDict(extra="allow")
 
 
 T = TypeVar("T", bound=Table)
-UNKNOWN_KEY = {"extra_forbidden", "unexpected_keyword_argument"}  # in a model, in a dataclass
+UNKNOWN_KEY = {"extra_forbidden", "unexpected_keyword_argument"}  # pydantic's error types, of a model and a dataclass
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence that names the closest known name, or all of them when none is close.
+    """A sentence with the closest known name, or with all of them if none is close.
 
     >>> did_you_mean("batchsize", ["batch_size", "epochs"])
     "Did you mean 'batch_size'?"
@@ -44,22 +44,24 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
+    """Read the tables of a TOML file.
 
     Raises:
-        FileNotFoundError: with the files that do exist beside it.
-        ValueError: if it is not TOML, with line and column.
+        FileNotFoundError: if there is no such file, with the names of existing ones.
+        ValueError: if it is not valid TOML, with line and column.
     """
     if not path.is_file():
         found = sorted(file.stem for file in path.parent.glob("*.toml"))
         hint = (
             did_you_mean(path.stem, found)
             if found
-            else f"{path.parent}/ holds no config: run from the project's folder"
+            else f"{path.parent}/ contains no config: run the command in the project's folder"
         )
         raise FileNotFoundError(f"{path}: no such file. {hint}")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors begin a file with a mark
+        return tomllib.loads(
+            path.read_text(encoding="utf-8-sig")
+        )  # editors on Windows begin a file with a byte order mark
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not valid TOML: {error}: save it as UTF-8") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -67,46 +69,60 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path, remedy: str, shape: Any = Any) -> Any:
-    """What a JSON file of ours holds, as plain values, after a check of its shape.
+    """Read a JSON file that this pipeline wrote, as plain values, after a check of its structure.
 
     Args:
-        again: how to get the file anew, for the message: which command writes it, and what to remove before.
+        remedy: how to restore the file, for the message: what to remove, and which command writes it.
         shape: a pydantic model, or a type such as list[Entry].
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: one line with the file, what is wrong, and how to get it anew.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not as expected: one line with the file, the error, and the remedy.
     """
-    return _checked(path.read_bytes(), shape, str(path), remedy)
+    return _validate_json(path.read_bytes(), shape, str(path), remedy)
 
 
 def read_json_lines(path: Path, remedy: str, shape: Any = Any) -> list[Any]:
-    """The lines of a JSONL file of ours, one at least; else as `read_json`, with the line's number."""
+    """Read the lines of a JSONL file that this pipeline wrote.
+
+    Args:
+        remedy, shape: as in `read_json`; `shape` is that of each line.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is empty or a line is not as expected, with the line's number.
+    """
     lines = path.read_bytes().splitlines()
     if not lines:
         raise ValueError(f"{path}: empty: {remedy}")
-    return [_checked(line, shape, f"{path}: line {number}", remedy) for number, line in enumerate(lines, start=1)]
+    return [_validate_json(line, shape, f"{path}: line {number}", remedy) for number, line in enumerate(lines, start=1)]
 
 
-def _checked(text: bytes, shape: Any, where: str, remedy: str) -> Any:
+def _validate_json(text: bytes, shape: Any, where: str, remedy: str) -> Any:
     try:
         values = json.loads(text)
         pydantic.TypeAdapter(shape).validate_python(values)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = shortened(".".join(str(part) for part in first["loc"]))
-        what = f"'{key}' is missing" if first["type"] == "missing" else f"{key}: {_expected(first)}" if key else ""
-        raise ValueError(f"{where}: {what or _expected(first)}: {remedy}") from None
+        what = (
+            f"'{key}' is missing"
+            if first["type"] == "missing"
+            else f"{key}: {_describe_expected(first)}"
+            if key
+            else ""
+        )
+        raise ValueError(f"{where}: {what or _describe_expected(first)}: {remedy}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON ({shortened(error)}): {remedy}") from None
     return values
 
 
-PAIR = re.compile(r"\s+(?=[\w.-]+\s*=)")  # what stands between two pairs
+PAIR_SEPARATOR = re.compile(r"\s+(?=[\w.-]+\s*=)")  # between two pairs
 
 
 def split_pairs(text: str) -> list[str]:
-    """The `key=value` pairs of a text, which blanks separate; those in quotes and brackets belong to a value.
+    """The `key=value` pairs of a text, separated by blanks. Blanks in quotes or brackets belong to a value.
 
     >>> split_pairs("predict.views=['identity', 'transpose'] seed=1")
     ["predict.views=['identity', 'transpose']", 'seed=1']
@@ -114,7 +130,7 @@ def split_pairs(text: str) -> list[str]:
     ["train.pseudo={from='a b=c', weight = 0.5}", 'name=two words']
     """
     pairs, start = [], 0
-    for found in PAIR.finditer(text):
+    for found in PAIR_SEPARATOR.finditer(text):
         if _is_closed(text[start : found.start()]):
             pairs.append(text[start : found.start()])
             start = found.end()
@@ -122,15 +138,18 @@ def split_pairs(text: str) -> list[str]:
 
 
 def _is_closed(text: str) -> bool:
-    """Whether all quotes and brackets that a text opens are closed in it."""
+    """Whether all quotes and brackets in a text are closed."""
     bare = re.sub(r"""'[^']*'|"(?:[^"\\]|\\.)*\"""", "", text)
     return not set(bare) & {"'", '"'} and sum(map(bare.count, "[{")) <= sum(map(bare.count, "]}"))
 
 
 def override(tables: dict[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
-    """`tables` with values replaced by `dotted.key=value` pairs; a number picks a list's entry.
+    """Replace values of `tables` by `dotted.key=value` pairs; a number selects an entry of a list.
 
-    A text may hold several pairs. A value is read as TOML and, where that fails, taken as text.
+    A text may hold several pairs. A value is parsed as TOML; if that fails, it is used as a string.
+
+    Raises:
+        ValueError: if a text is not a pair, or its key leads into a single value or past the end of a list.
 
     >>> override({"train": {"batch_size": 16}}, ["train.batch_size=8", "model.encoder=tu-resnet18"])
     {'train': {'batch_size': 8}, 'model': {'encoder': 'tu-resnet18'}}
@@ -148,13 +167,13 @@ def override(tables: dict[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def _descend(node: Any, name: str, pair: str, value: Any = None) -> Any:
-    """The entry `name` of a table or list, after setting it to `value` if that is given."""
+    """The entry `name` of a table or list, which is set to `value` if one is given."""
     if isinstance(node, list):
         if not name.isdigit() or int(name) >= len(node):
             raise ValueError(f"--set {pair}: '{name}' is not an entry of a list of {len(node)} (from 0)")
         name = int(name)
     elif not isinstance(node, dict):
-        raise ValueError(f"--set {pair}: '{name}' lies inside a single value, not inside a table")
+        raise ValueError(f"--set {pair}: '{name}' is inside a single value, not inside a table")
     if value is not None:
         node[name] = value
     elif isinstance(node, dict):
@@ -170,15 +189,15 @@ def _toml_value(text: str) -> Any:
 
 
 def parse(model: type[T], tables: Mapping[str, Any], where: str) -> T:
-    """`tables` as a `model`.
+    """Validate `tables` as a `model`.
 
     Raises:
-        ValueError: one line naming the file, the key, what came and what was expected.
+        ValueError: if they are not valid: one line with the file, the key, the value and what was expected.
     """
     try:
         return model.model_validate(tables)
     except pydantic.ValidationError as error:
-        # A misspelt key is also a missing one: name the spelling first.
+        # A misspelt key causes a second error, a missing key: report the misspelling first.
         first = min(error.errors(), key=lambda each: each["type"] not in UNKNOWN_KEY)
         raise ValueError(f"{where}: {_explain(model, first)}") from None
 
@@ -192,12 +211,12 @@ def _explain(model: type[Table], error: Mapping[str, Any]) -> str:
         return f"unknown key '{shortened(last)}'{place}. {did_you_mean(str(last), _fields(table))}"
     if error["type"] == "missing":
         return f"'{key}' is missing"
-    came = error.get("input")
-    shown = "" if isinstance(came, dict | list | Table) else f"{quoted(came)}: "
-    return f"{key}: {shown}{_expected(error)}" if key else _expected(error)
+    value = error.get("input")
+    shown = "" if isinstance(value, dict | list | Table) else f"{quoted(value)}: "
+    return f"{key}: {shown}{_describe_expected(error)}" if key else _describe_expected(error)
 
 
-EXPECTED = {  # by pydantic's name of what is wrong
+EXPECTED_VALUES = {  # by pydantic's error type
     "bool_parsing": "expected true or false",
     "bool_type": "expected true or false",
     "dict_type": "expected a table",
@@ -222,9 +241,9 @@ EXPECTED = {  # by pydantic's name of what is wrong
 }
 
 
-def _expected(error: Mapping[str, Any]) -> str:
-    """What should have come: in our words, or in those of the table's own check."""
-    words = EXPECTED.get(error["type"])
+def _describe_expected(error: Mapping[str, Any]) -> str:
+    """What was expected: a text of EXPECTED_VALUES, or the message of the table's own validator."""
+    words = EXPECTED_VALUES.get(error["type"])
     found = {key: f"{value:.12g}" if isinstance(value, float) else value for key, value in error.get("ctx", {}).items()}
     return words.format(**found) if words else error["msg"].removeprefix("Value error, ")
 
@@ -234,7 +253,7 @@ def _fields(table: Any) -> list[str]:
 
 
 def _model_at(model: Any, parents: Iterable[str | int]) -> Any:
-    """The table that a path of keys leads to; a list's index stays on the list's own table."""
+    """The model of the table that a path of keys leads to; list indices are skipped."""
     for part in parents:
         if isinstance(part, int):
             continue
@@ -246,7 +265,7 @@ def _model_at(model: Any, parents: Iterable[str | int]) -> Any:
 
 
 def _table_in(annotation: Any) -> Any:
-    """The first table inside an annotation such as `tuple[Phase, ...]` or `Files | None`."""
+    """The first model inside an annotation such as `tuple[Phase, ...]` or `Files | None`."""
     if hasattr(annotation, "model_fields") or hasattr(annotation, "__dataclass_fields__"):
         return annotation
     return next((found for arg in get_args(annotation) if (found := _table_in(arg)) is not None), None)

@@ -59,9 +59,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         )
         raise FileNotFoundError(f"{path}: no such file. {hint}")
     try:
-        return tomllib.loads(
-            path.read_text(encoding="utf-8-sig")
-        )  # editors on Windows begin a file with a byte order mark
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # skips the byte order mark of Windows editors
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not valid TOML: {error}: save it as UTF-8") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:

@@ -38,10 +38,10 @@ def test_a_table_shows_a_name_as_it_is(screen, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_line_and_the_log_show_a_name_as_it_is(screen, name):
     text, log = screen(terminal, "out"), screen(progress, "console")
-    terminal.out.print(f"cut         {name}: threshold 0.5")
+    terminal.out.print(f"rules       {name}: threshold 0.5")
     cli._set_up_logging(debug=False)
     logging.getLogger("pipeline.test").info("fold 0 of %s", name)
-    assert text.getvalue() == f"cut         {name}: threshold 0.5\n"
+    assert text.getvalue() == f"rules       {name}: threshold 0.5\n"
     assert log.getvalue() == f"fold 0 of {name}\n"
 
 

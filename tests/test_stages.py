@@ -215,7 +215,7 @@ def test_folds_that_part_a_pair_found_later_are_refused(tiny, capsys):
     capsys.readouterr()
     assert main(["audit", "configs/tiny.toml"]) == 0
     said = capsys.readouterr().out
-    assert "folds/tiny.csv parts a pair" in said
+    assert "folds/tiny.csv separates a pair" in said
     assert 'Set folds.name = "tiny2" in the config' in said
     assert main(["train", "configs/tiny.toml", "--fold", "0"]) == 2
     assert "its images would leak" in capsys.readouterr().err
@@ -248,7 +248,7 @@ def test_inflation_compares_the_same_images_on_two_splits(submitted, capsys):
     join_two_of_one_fold()
     assert main(["audit", "configs/tiny.toml", "--inflation", "--set", "folds.seed=3"]) == 0  # of the random split
     random, grouped, gap = re.search(
-        r"random split +(\S+).* 18 images\ngroups whole +(\S+)\nCV inflation +(\S+)  95% interval",
+        r"random split +(\S+).* 18 images\ngrouped split +(\S+)\nCV inflation +(\S+)  95% interval",
         capsys.readouterr().out,
     ).groups()
     assert float(gap) == pytest.approx(float(random) - float(grouped), abs=2e-4) != 0

@@ -305,7 +305,7 @@ def test_user_errors_are_one_line(tiny, capsys):
         assert main(["sweep", str(TINY), *words]) == 2
         return capsys.readouterr().err
 
-    assert "--seeds one: expected whole numbers from 0" in say("--seeds", "one")
+    assert "--seeds one: expected integers from 0" in say("--seeds", "one")
     assert "--fold full: expected a number from 0, or all" in say("--fold", "full")
     assert "unknown executor 'rey'. Did you mean 'ray'?" in say("--executor", "rey")
     assert "fold 9 does not exist" in say("--fold", "9")

@@ -131,18 +131,18 @@ def audit(
     if found.split_pairs:
         pairs = "a pair" if found.split_pairs == 1 else f"{found.split_pairs} pairs"
         out.print(
-            f"{found.folds} parts {pairs}: scores read on it are too good, and training on it is refused from now on. "
-            f'Set folds.name = "{found.folds.stem}2" in the config: new folds keep them together, runs on these stay'
+            f"{found.folds} separates {pairs}: its scores are too high, and training on it is refused. "
+            f'Set folds.name = "{found.folds.stem}2" in the config: new folds keep pairs together, earlier runs stay'
         )
     out.print(f"pairs       {found.table}" + (f"\npictures    {found.sheet}" if found.sheet else ""))
     if inflation:
         _print_inflation(stages.measure_inflation(cfg))
 
 
-def _print_inflation(worth: stages.LeakInflation) -> None:
-    gap = worth.difference
-    out.print(f"\nrandom split   {worth.random:.4f}  out of fold, at threshold .5, {worth.images} images")
-    out.print(f"groups whole   {worth.grouped:.4f}")
+def _print_inflation(inflation: stages.LeakInflation) -> None:
+    gap = inflation.difference
+    out.print(f"\nrandom split   {inflation.random:.4f}  out of fold, at threshold .5, {inflation.images} images")
+    out.print(f"grouped split  {inflation.grouped:.4f}")
     out.print(f"CV inflation   {gap.mean:+.4f}  {gap}, over groups")
 
 
@@ -158,8 +158,8 @@ def train(
     cfg = load_config(path, set_, data, skip_bad)
     for number in _folds(cfg, fold):
         trained = stages.train(cfg, number)
-        worth = "no OOF" if trained.oof is None else f"OOF {trained.oof:.4f} at threshold .5"
-        out.print(f"fold {number}: {worth}, {trained.weights}")
+        score = "no OOF" if trained.oof is None else f"OOF {trained.oof:.4f} at threshold .5"
+        out.print(f"fold {number}: {score}, {trained.weights}")
 
 
 def _folds(cfg: Config, text: str) -> list[Fold]:
@@ -208,7 +208,7 @@ def sweep(
 def _seeds(text: str, overrides: Sequence[str] | None) -> list[int]:
     invalid = [word for word in text.split() if not word.isdigit()]
     if invalid:
-        raise ValueError(f"--seeds {invalid[0]}: expected whole numbers from 0, such as '0 1 2'")
+        raise ValueError(f"--seeds {invalid[0]}: expected integers from 0, such as '0 1 2'")
     if text and any(pair.partition("=")[0].strip() == "seed" for pair in overrides or []):
         raise ValueError("--set seed and --seeds both set the seed: leave out one of them")
     return [int(word) for word in text.split()]
@@ -253,7 +253,7 @@ def ensemble(
     for cfg in cfgs:
         out.print(f"\n{cfg.name}, out of fold, {epoch_metric(done.metric)} at threshold .5:")
         _print_oof(stages.oof_table(cfg))
-    _print_worth(done)
+    _print_score(done)
     out.print(f"submission  {done.csv}  {done.summary.rows} rows, {done.summary.empty} of them empty")
     out.print(f"manifest    {done.manifest}")
     out.print(f"pictures    {done.sheet}")
@@ -265,7 +265,7 @@ def ensemble(
         )
 
 
-def _print_worth(done: stages.Ensembled) -> None:
+def _print_score(done: stages.Ensembled) -> None:
     interval, multiclass = done.interval, done.selection.renderer.kind == "multiclass"
     out.print(f"\nOOF score   {interval.mean:.4f}  cross-fitted, {interval}")
     out.print(f"            {done.selection.in_sample:.4f}  in-sample: optimism {done.optimism:+.4f}")
@@ -277,7 +277,7 @@ def _print_worth(done: stages.Ensembled) -> None:
             f"            {done.official:.4f}  {done.metric}, cross-fitted; "
             f"the above is {selection_metric(done.metric)}"
         )
-    out.print("found       " + ", ".join(_format_detection(done.found)) + ", out of fold, cross-fitted")
+    out.print("detection   " + ", ".join(_format_detection(done.found)) + ", out of fold, cross-fitted")
     for name, value in done.selection.alternatives.items():
         out.print(f"            {value:.4f}  {name}, cross-fitted")
     if done.gain:
@@ -306,11 +306,11 @@ def _format_detection(found: DetectionRates) -> list[str]:
     ]
 
 
-BASELINE = {False: "if nothing were predicted", True: "if the most frequent class were predicted everywhere"}
+BASELINE = {False: "baseline: nothing predicted", True: "baseline: the most frequent class everywhere"}
 
 
 def _print_rules(renderer: Renderer, classes: Sequence[str], *, several: bool) -> None:
-    """How masks are rendered: one line for all classes, or one for each."""
+    """Print the post-processing: one line, or one per class."""
     if renderer.kind == "multiclass":
         by = f", combined by {renderer.parts[0].combination}" * several
         out.print(f"rules       the most probable of {len(classes)} classes" + by)

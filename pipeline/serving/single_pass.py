@@ -130,15 +130,15 @@ class SinglePass:
         self.reader_of = [Reader.of(cfg) for cfg in bundle.cfgs]
         # A tiled model reads each window itself: the whole image may not fit into memory.
         self.tiled = [cfg.predict.tiles is not None for cfg in bundle.cfgs]
-        whole = [reader for reader, tiled in zip(self.reader_of, self.tiled, strict=True) if not tiled]
-        self.readers = list(dict.fromkeys(whole))
+        untiled = [reader for reader, tiled in zip(self.reader_of, self.tiled, strict=True) if not tiled]
+        self.readers = list(dict.fromkeys(untiled))
         self.batch_size = 1 if any(self.tiled) else min(cfg.predict.batch_size for cfg in bundle.cfgs)
 
     def _cfg(self, member: str) -> Config:
         return self.cfgs[self.numbers[member]]
 
     def __call__(self, items: Iterable[LoadedImage]) -> Iterator[tuple[str, Stores | None]]:
-        """Yield id and predictions of each image, in order; None in place of predictions where there are none."""
+        """Yield id and predictions of each image, in order; None for an image without predictions."""
         self.budget.start_first_batch()
         for batch in self._batches(items):
             if self.budget.is_check_due(len(batch), self.budget.costs().per_image(self.plan)):

@@ -55,7 +55,9 @@ def test_an_ensemble_tells_what_its_masks_find(submitted, capsys):
     assert main(["ensemble", "configs/tiny.toml"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     record = json.loads(submitted.with_suffix(".json").read_text())["oof_found"]
-    assert f"found Dice {record['dice']:.4f} over all pixels, {record['found']:.0%} of the masks with objects" in said
+    assert (
+        f"detection Dice {record['dice']:.4f} over all pixels, {record['found']:.0%} of the masks with objects" in said
+    )
     assert "warning" not in said
 
 
@@ -63,7 +65,7 @@ def test_the_last_line_of_an_ensemble_names_empty_rows(submitted, capsys, monkey
     monkeypatch.setattr(ensembling.submission, "write_submission", lambda *_: SubmissionSummary(5, 5, 5))
     assert main(["ensemble", "configs/tiny.toml"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "warning     5 of 5 rows are empty, of the training masks 33% are"
+    assert last == "warning     5 of 5 rows are empty; 33% of the training masks are"
 
 
 def values_of(*rows):

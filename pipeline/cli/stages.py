@@ -260,8 +260,8 @@ def ensemble(
     if done.empties_differ:
         out.print(
             f"warning     {done.summary.empty} of {done.summary.masks} "
-            f"{'images' if done.selection.renderer.kind == 'instances' else 'rows'} are empty, of the training masks "
-            f"{done.train_empty:.0%} are"
+            f"{'images' if done.selection.renderer.kind == 'instances' else 'rows'} are empty; "
+            f"{done.train_empty:.0%} of the training masks are"
         )
 
 

@@ -1,1 +1,1 @@
-"""What is Kaggle's own: the bundle that runs there without a network, its rehearsal here, and the client."""
+"""Kaggle's site: its client, metadata, input mounts, and a local rehearsal of its notebooks."""

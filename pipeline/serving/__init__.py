@@ -1,0 +1,1 @@
+"""Predicts with a bundle: trained models and post-processing in one folder, without a network."""

@@ -67,6 +67,11 @@ class Columns(Table):
     group: str | None = None  # images with the same value stay in one fold: patient, video, mosaic
 
     def model_post_init(self, _context: object) -> None:
+        """Check keys that depend on each other.
+
+        Raises:
+            ValueError: if class and id_separator are both set, or packed_objects lacks a word.
+        """
         if self.label and self.id_separator:
             raise ValueError(
                 f"class = '{self.label}' and id_separator = '{self.id_separator}': set one of them, not both"
@@ -153,6 +158,11 @@ class Competition(Table):
         return tables
 
     def model_post_init(self, _context: object) -> None:
+        """Check keys that depend on each other.
+
+        Raises:
+            ValueError: if they contradict each other, with the keys and what to set.
+        """
         known = metric_names(*(("objects", "ranked objects") if self.instances else ("pixels", "volumes")))
         if (metric_kind(self.metric) in ("objects", "ranked objects")) != self.instances:
             raise ValueError(

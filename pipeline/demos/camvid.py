@@ -69,11 +69,11 @@ class Camera(NamedTuple):
     right: float  # likewise, the right edge
 
     def scale(self, row: float | np.ndarray) -> float | np.ndarray:
-        """The relative size of an object that stands on a row, from 0 at the horizon to 1 on the last row."""
+        """The size of an object on a row, 0 at the horizon to 1 on the last row; a scalar or (H, W), as the row."""
         return (row - self.horizon) / (HEIGHT - 1 - self.horizon)
 
     def edges(self, row: float | np.ndarray) -> tuple[float | np.ndarray, float | np.ndarray]:
-        """The columns of the road's left and right edge on a row below the horizon."""
+        """The columns of the road's left and right edge on a row below the horizon; scalars or (H, W), as the row."""
         scale = self.scale(row)
         return tuple(self.vanishing + (end - self.vanishing) * scale for end in (self.left, self.right))
 

@@ -128,7 +128,7 @@ def scratch(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pit(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A small dark ellipse with a bright rim below: the brightness that it adds, and its share of each pixel."""
+    """A dark ellipse with a bright rim below: the brightness that it adds, and its share of each pixel, (H, W) each."""
     centre = rng.uniform(6, WIDTH - 6), rng.uniform(6, HEIGHT - 6)
     axes, angle = rng.uniform(1.8, 3.8, 2), rng.uniform(0, 180)
     share = _ellipse(centre, axes, angle)

@@ -123,7 +123,13 @@ def draw_outline(rng: np.random.Generator, size: float, blobs: list[Cell]) -> Ce
 
 
 def all_visible(labels: np.ndarray, count: int, before: np.ndarray) -> bool:
-    """Whether each cell is connected and large enough, and the last cell covered at most a quarter of each other."""
+    """Whether each cell is connected and large enough, and the last cell covered at most a quarter of each other.
+
+    Args:
+        labels: (H, W) int32, with the last cell.
+        count: number of cells, the last one included.
+        before: (H, W) int32, without the last cell.
+    """
     areas, areas_before = (np.bincount(each.ravel(), minlength=count + 1)[1:] for each in (labels, before))
     if (areas < np.maximum(MIN_AREA, 0.75 * areas_before)).any():
         return False

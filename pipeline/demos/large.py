@@ -115,7 +115,7 @@ def draw_stain(rng: np.random.Generator, tissue: np.ndarray) -> np.ndarray:
 
 
 def draw_tubules(rng: np.random.Generator, image: np.ndarray, tissue: np.ndarray) -> None:
-    """Draw tubules into the image: densely packed rings of wall around a lumen."""
+    """Draw tubules into the image (H, W, 3): densely packed rings of wall around a lumen."""
     for row, column in _random_places(rng, tissue, count=int(tissue.sum() / 900)):
         axes = rng.uniform(9, 22, 2)
         angle, wall = rng.uniform(0, 180), np.array([205, 140, 180]) + rng.normal(0, 9, 3)
@@ -124,7 +124,7 @@ def draw_tubules(rng: np.random.Generator, image: np.ndarray, tissue: np.ndarray
 
 
 def draw_vessels(rng: np.random.Generator, image: np.ndarray, tissue: np.ndarray) -> None:
-    """Draw vessels into the image: as round and large as a glomerulus, with a thick wall, and empty."""
+    """Draw vessels into the image (H, W, 3): as round and large as a glomerulus, with a thick wall, and empty."""
     for row, column in _random_places(rng, tissue, count=int(tissue.sum() / 250_000)):
         axes = rng.uniform(22, 55, 2)
         angle = rng.uniform(0, 180)
@@ -133,7 +133,7 @@ def draw_vessels(rng: np.random.Generator, image: np.ndarray, tissue: np.ndarray
 
 
 def draw_infiltrates(rng: np.random.Generator, image: np.ndarray, tissue: np.ndarray) -> None:
-    """Draw infiltrates into the image: clusters of nuclei as dark and round as a glomerulus, without a capsule."""
+    """Draw infiltrates into the image (H, W, 3): clusters of nuclei, dark and round, without a capsule."""
     for row, column in _random_places(rng, tissue, count=int(tissue.sum() / 250_000)):
         radius = rng.uniform(20, 45)
         cv2.fillPoly(image, [_outline(rng, (row, column), radius)], (190 + rng.normal(0, 6, 3) - (0, 55, 12)).tolist())
@@ -157,7 +157,7 @@ def draw_glomeruli(rng: np.random.Generator, image: np.ndarray, tissue: np.ndarr
 
 
 def scatter_nuclei(rng: np.random.Generator, image: np.ndarray, where: np.ndarray, count: float) -> None:
-    """Draw dark spots of a few pixels at `count` random places where `where` is set."""
+    """Draw dark spots of a few pixels into the image (H, W, 3), at about `count` places where `where` (H, W) is set."""
     for row, column in _random_places(rng, where, int(count)):
         _ellipse(image, (row, column), rng.uniform(2.2, 4.5, 2), rng.uniform(0, 180), NUCLEUS + rng.normal(0, 12, 3))
 

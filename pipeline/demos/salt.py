@@ -174,7 +174,7 @@ def draw_salt(rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_dome(rng: np.random.Generator) -> np.ndarray:
-    """A dome that rises from below the section. The higher the power, the steeper its flanks."""
+    """The field (SIZE, SIZE) of a dome that rises from below the section. A higher power makes steeper flanks."""
     centre, half_width = rng.uniform(0, SIZE), rng.uniform(15, 60)
     top, power = rng.uniform(5, 80), rng.uniform(1.5, 4)
     lean = rng.uniform(-0.4, 0.4)
@@ -184,7 +184,7 @@ def draw_dome(rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_body(rng: np.random.Generator) -> np.ndarray:
-    """A detached, tilted ellipse, which may extend past the section's edge."""
+    """The field (SIZE, SIZE) of a detached, tilted ellipse, which may extend past the section's edge."""
     x, y = rng.uniform(0, SIZE, size=2)
     radii = rng.uniform(12, 45), rng.uniform(10, 28)
     angle = rng.uniform(-0.6, 0.6)
@@ -194,7 +194,7 @@ def draw_body(rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_sheet(rng: np.random.Generator) -> np.ndarray:
-    """Salt across the whole section, between a wavy top and a wavy base, or down to the lower edge."""
+    """The field (SIZE, SIZE) of a salt sheet between a wavy top and a wavy base, or down to the lower edge."""
     waves = [rng.uniform(2, 10) * np.sin(ACROSS / rng.uniform(10, 30) + rng.uniform(0, 7)) for _ in range(2)]
     tilt = rng.uniform(-0.4, 0.4) * (ACROSS - SIZE / 2)
     top = rng.uniform(10, 75)
@@ -227,13 +227,13 @@ def draw_strata(rng: np.random.Generator, distance: np.ndarray) -> np.ndarray:
 
 
 def draw_fault(rng: np.random.Generator) -> np.ndarray:
-    """A steep fault: the shift in pixels of the layers on one side of a line."""
+    """A steep fault: the shift in pixels, (SIZE, SIZE), of the layers on one side of a line."""
     x, slope, throw = rng.uniform(0, SIZE), rng.uniform(-0.7, 0.7), rng.uniform(-9, 9)
     return throw / (1 + np.exp(-np.clip(ACROSS - x - slope * DEPTH, -50, 50)))
 
 
 def draw_layers(rng: np.random.Generator, strata: np.ndarray) -> np.ndarray:
-    """The echo of layered sediment, standard deviation about 1, with zones that look like salt."""
+    """The echo of layered sediment, (SIZE, SIZE), standard deviation about 1, with zones that look like salt."""
     depth, trace = draw_trace(rng)
     section = np.interp(strata, depth, trace).astype(np.float32)
     section *= np.exp(0.35 * smooth_noise(rng, 14, 8))  # layers fade and brighten along their length
@@ -255,7 +255,7 @@ def ricker_wavelet(distance: np.ndarray, width: float) -> np.ndarray:
     """The Ricker wavelet, the echo of one sharp boundary: a peak between two troughs.
 
     Args:
-        distance: pixels from the boundary.
+        distance: (...) pixels from the boundary; the result has the same shape.
         width: half the width of the peak, pixels.
     """
     square = (distance / width) ** 2
@@ -263,7 +263,7 @@ def ricker_wavelet(distance: np.ndarray, width: float) -> np.ndarray:
 
 
 def add_disturbance(rng: np.random.Generator, section: np.ndarray, strata: np.ndarray) -> np.ndarray:
-    """Make a zone along the layers chaotic, faded or bright, which can be mistaken for salt."""
+    """Make a zone of the echo (SIZE, SIZE) chaotic, faded or bright along the layers, which can look like salt."""
     middle, half = rng.uniform(0, SIZE), rng.uniform(4, 16)
     along = half - np.abs(strata - middle)
     aside = rng.uniform(10, 60) - np.abs(ACROSS - rng.uniform(0, SIZE))
@@ -280,7 +280,7 @@ def add_disturbance(rng: np.random.Generator, section: np.ndarray, strata: np.nd
 
 
 def add_salt(rng: np.random.Generator, section: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Draw the salt's inside and its boundary echo over the layers."""
+    """Draw the salt's inside and its boundary echo over the layers; all arrays are (SIZE, SIZE)."""
     chaos = rng.uniform(0.1, 0.45) * smooth_noise(rng, rng.uniform(1.5, 3.0), rng.uniform(1.0, 2.0))
     ghost = rng.uniform(0, 0.15) * section  # multiples: late echoes of the layers, visible inside the salt
     section = np.where(distance < 0, chaos + ghost, section)
@@ -288,7 +288,7 @@ def add_salt(rng: np.random.Generator, section: np.ndarray, distance: np.ndarray
 
 
 def draw_boundary_echo(rng: np.random.Generator, distance: np.ndarray) -> np.ndarray:
-    """The echo of the salt's boundary: strong where it is flat, since a steep boundary reflects sound sideways."""
+    """The echo of the salt's boundary, (SIZE, SIZE): weak where it is steep and reflects sound sideways."""
     upwards = np.abs(np.gradient(distance, axis=0))  # 1 on a flat boundary, 0 on a vertical one
     strength = rng.uniform(1.2, 3.0) * upwards * np.exp(0.5 * smooth_noise(rng, 10, 10))
     return strength * ricker_wavelet(distance, rng.uniform(1.2, 2.2))

@@ -77,7 +77,8 @@ class Alignment:
         """The view whose labels fit better than the labels as they are read, and the share of images; or None.
 
         Args:
-            views: other labels for each image, by name. Labels that differ in shape from their image are skipped.
+            views: other labels for each image, by name. Labels (H, W) uint8 that differ in shape from their image
+                are skipped.
         """
         found = {}
         for name, labels in views.items():

@@ -21,7 +21,7 @@ def band_pass(image: np.ndarray, fine: float = 1.0, coarse: float = 6.0) -> np.n
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Pearson's correlation over all pixels of two arrays of one shape; 0 if one of them is constant."""
+    """Pearson's correlation over all pixels of two arrays (H, W); 0 if one of them is constant."""
     first, second = first - first.mean(), second - second.mean()
     norm = np.sqrt((first**2).sum() * (second**2).sum())
     return float((first * second).sum() / norm) if norm > 1e-6 else 0.0

@@ -54,11 +54,13 @@ class _DisjointSets:
         self._parent: dict[tuple, tuple] = {}
 
     def find(self, member: tuple) -> tuple:
+        """The least member of the set."""
         while (parent := self._parent.get(member, member)) != member:
             member = parent
         return member
 
     def union(self, first: tuple, second: tuple) -> None:
+        """Merge the sets of two members."""
         low, high = sorted((self.find(first), self.find(second)))
         if low != high:
             self._parent[high] = low

@@ -168,7 +168,7 @@ def test_final_proposes_two_of_three(submitted, capsys):
 
 def test_final_in_another_competition_is_refused_with_the_right_one(submitted, capsys):
     assert main(["final", "tiny", "seed1"]) == 2
-    assert "tiny is a submission for tiny, not for demo: say COMPETITION=tiny" in capsys.readouterr().err
+    assert "tiny is a submission for tiny, not for demo: use COMPETITION=tiny" in capsys.readouterr().err
 
 
 def test_final_of_two_proposes_the_two(submitted):
@@ -395,7 +395,7 @@ def test_pseudo_of_a_config_changed_on_the_command_line_is_refused_before_anythi
 ):
     monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
     assert main(["pseudo", "configs/tiny.toml", "--set", "train.batch_size=6"]) == 2
-    assert "labels come from tiny as configs/tiny.toml has it" in capsys.readouterr().err
+    assert "labels come from tiny as in configs/tiny.toml" in capsys.readouterr().err
     assert not COMPANION.exists()
 
 

@@ -1,17 +1,17 @@
-"""What components of every size leave at every threshold, from one pass over an image.
+"""Pixel counts for every minimum component size at every threshold, from one pass over an image.
 
-Lower the threshold from 255 to 1: pixels appear, components are born, grow and merge, and none ever splits. A
-component that stays the same from one level down to another is a node of the image's component tree (max-tree). It
-has one area and one overlap with the target, and so adds them to a whole stretch of levels at once:
+As the threshold falls from 255 to 1, components appear, grow and merge, and none splits. A component that does not
+change over a range of levels is a node of the image's component tree (max-tree). Its area and its overlap with the
+target are added to all levels of that range at once:
 
-    node at levels (level of its parent, its own level]; there it survives the smallest area a if its area >= a
+    node at levels (level of its parent, its own level]; there it survives the minimum area a if its area >= a
 
-Pixels are visited from the brightest on, and a union-find holds the components; a node is written down, as a
-difference at both ends of its stretch, when a darker pixel takes it up. The tree itself is never stored.
+Pixels are visited in order of descending value, and a union-find holds the components. A node is recorded, as a
+difference at both ends of its range, when a darker pixel joins it. The tree itself is never stored.
 
-Compiled by numba, because no array operation does it: 20 times and more faster than a loop of cc3d over thresholds
-(`benchmarks/postprocess.py`). scikit-image's max_tree, with array operations over its levels, is no faster than the
-loop: its time goes into a tree of all pixels, which it returns and nothing here needs.
+The loop is compiled by numba, because no array operation does it: it is at least 20 times faster than a loop of cc3d
+over thresholds (`benchmarks/postprocess.py`). scikit-image's max_tree, with array operations over its levels, is no
+faster than that loop: it builds and returns a tree of all pixels, which is not needed here.
 
 Source:
     Najman and Couprie, Building the component tree in quasi-linear time, 2006,
@@ -27,13 +27,13 @@ from pipeline.numba_jit import cached_njit
 
 
 def component_counts(values: np.ndarray, target: np.ndarray, areas: np.ndarray) -> Counts:
-    """The counts of one image at all 255 thresholds, if components smaller than an area are removed, for each area.
+    """Count the pixels of one image at all 255 thresholds after removal of components smaller than each area.
 
     Pixels that touch at a side or a corner are one component (8-connectivity), as in `rules.apply`.
 
     Shapes:
         values: (H, W) uint8, 0 … 255.
-        target: (H, W), 0 or 1; 255 for void, which counts for a component's area and nothing else.
+        target: (H, W), 0 or 1; 255 for void, which is part of a component's area and of no other count.
         areas: (A,) pixels, ascending.
         returns: Counts of (A, 255) int64.
 
@@ -47,9 +47,9 @@ def component_counts(values: np.ndarray, target: np.ndarray, areas: np.ndarray) 
         raise ValueError(f"values {values.shape} and target {target.shape} differ in shape")
     if areas.ndim != 1 or (np.diff(areas) <= 0).any():
         raise ValueError(f"areas {areas.tolist()} do not ascend: sort them, each once")
-    # A border of zeros, which no threshold draws: no pixel inside lacks a neighbour.
-    changes = _sweep(*(np.pad(each, 1) for each in (values, target == 1, target != VOID)), areas)
-    # What is at level k: all that starts at k or above and has not ended; what survives a: all bins above it.
+    # With a border of zeros, which no threshold reaches, every pixel has eight neighbours.
+    changes = _node_changes(*(np.pad(each, 1) for each in (values, target == 1, target != VOID)), areas)
+    # At level k: all nodes that start at k or above and have not ended; surviving area a: all bins above it.
     predicted, intersection = changes[:, ::-1, ::-1].cumsum(axis=1).cumsum(axis=2)[:, ::-1, ::-1][:, 1:, 1:]
     return Counts(intersection, predicted, np.full((len(areas), MAX_VALUE), np.count_nonzero(target == 1)))
 
@@ -63,7 +63,7 @@ def _brightest_first(values: np.ndarray) -> np.ndarray:
     for value in range(254, 0, -1):
         end[value] += end[value + 1]
     order = np.empty(end[1], np.int32)
-    for position in range(values.size - 1, -1, -1):  # from behind: each value's stretch fills from its end
+    for position in range(values.size - 1, -1, -1):  # backwards: each value's range fills from its end
         value = values[position]
         if value > 0:
             end[value] -= 1
@@ -80,8 +80,8 @@ def _root(parent: np.ndarray, position: int) -> int:
 
 
 @cached_njit
-def _write_down(changes: np.ndarray, bin_: int, above: int, born: int, counted: int, shared: int) -> None:
-    """One node, at the levels above + 1 … born."""
+def _record_node(changes: np.ndarray, bin_: int, above: int, born: int, counted: int, shared: int) -> None:
+    """Record one node, at the levels above + 1 … born."""
     changes[0, bin_, born] += counted
     changes[0, bin_, above] -= counted
     changes[1, bin_, born] += shared
@@ -89,19 +89,19 @@ def _write_down(changes: np.ndarray, bin_: int, above: int, born: int, counted: 
 
 
 @cached_njit
-def _sweep(values: np.ndarray, target: np.ndarray, valid: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """Where nodes start and end.
+def _node_changes(values: np.ndarray, target: np.ndarray, valid: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """The changes of the counts at the levels where nodes start and end.
 
     Shapes:
-        values: (H, W) uint8; target, valid: (H, W) bool, true and not void; with a border of zeros.
+        values: (H, W) uint8; target, valid: (H, W) bool, true and not void; all with a border of zeros.
         returns: (2, A + 1, 256): predicted and shared pixels, by number of areas that a node survives, and level.
     """
     changes = np.zeros((2, areas.size + 1, 256), np.int64)
     width = values.shape[1]
     around = (-1, 1, -width, width, -width - 1, -width + 1, width - 1, width + 1)
     values = values.ravel()
-    parent = np.full(values.size, -1, np.int32)  # -1: not yet drawn
-    area, born = np.ones(values.size, np.int32), values.copy()  # of roots; area with void, counted without
+    parent = np.full(values.size, -1, np.int32)  # -1: not visited
+    area, born = np.ones(values.size, np.int32), values.copy()  # of roots; area includes void
     shared, counted = target.ravel().astype(np.int32), valid.ravel().astype(np.int32)
     order = _brightest_first(values)
     for position in order:
@@ -113,9 +113,9 @@ def _sweep(values: np.ndarray, target: np.ndarray, valid: np.ndarray, areas: np.
             other = _root(parent, position + step)
             if other == root:
                 continue
-            if born[other] > level:  # the pixel takes up a brighter node, which ends above this level
+            if born[other] > level:  # the pixel joins a brighter node, which ends above this level
                 survived = np.searchsorted(areas, area[other], side="right")
-                _write_down(changes, survived, level, born[other], counted[other], shared[other])
+                _record_node(changes, survived, level, born[other], counted[other], shared[other])
             if area[other] > area[root]:
                 root, other = other, root
             parent[other] = root
@@ -126,5 +126,5 @@ def _sweep(values: np.ndarray, target: np.ndarray, valid: np.ndarray, areas: np.
     for position in order:
         if parent[position] == position:
             survived = np.searchsorted(areas, area[position], side="right")
-            _write_down(changes, survived, 0, born[position], counted[position], shared[position])
+            _record_node(changes, survived, 0, born[position], counted[position], shared[position])
     return changes

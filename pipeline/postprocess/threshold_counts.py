@@ -1,8 +1,8 @@
 """The 255 thresholds, and the counts of an image at all of them.
 
 Thresholds lie between the 256 stored levels: threshold number k (1 … 255) is (k - ½) / 255, and a pixel
-belongs to the mask if its stored value is k or more. Rounding then moves no pixel over a threshold, and
-number 128 is exactly .5.
+belongs to the mask if its stored value is k or more. Rounding therefore moves no pixel across a threshold,
+and number 128 is exactly .5.
 """
 
 import numpy as np
@@ -11,11 +11,11 @@ from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import VOID, Counts
 
 THRESHOLDS = (np.arange(1, MAX_VALUE + 1) - 0.5) / MAX_VALUE
-HALF = int(THRESHOLDS.searchsorted(0.5))  # position of .5 among them
+HALF = int(THRESHOLDS.searchsorted(0.5))  # position of .5 in THRESHOLDS
 
 
 def level(threshold: float) -> int:
-    """The least stored value that a threshold keeps.
+    """The lowest stored value that reaches a threshold, 0 to 1.
 
     >>> level(0.5)
     128
@@ -24,7 +24,7 @@ def level(threshold: float) -> int:
 
 
 def count_by_label(values: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """How many of an image's pixels have each label and stored value.
+    """Count the pixels of an image by label and stored value.
 
     Shapes:
         values: uint8; target: 0 or 1, of the same shape; 255 for void, which is not counted.
@@ -39,7 +39,7 @@ def count_by_label(values: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def count_levels(values: np.ndarray, target: np.ndarray) -> Counts:
-    """The counts of one image at all 255 thresholds, from one histogram and not from 255 masks.
+    """The counts of one image at all 255 thresholds, from one histogram instead of 255 masks.
 
     Shapes:
         values: uint8, target: 0 or 1, of the same shape; 255 for void, which is not counted.
@@ -57,7 +57,7 @@ def count_levels(values: np.ndarray, target: np.ndarray) -> Counts:
 
 
 def count_argmax(values: np.ndarray, target: np.ndarray) -> Counts:
-    """The counts of each exclusive class, (C,): a pixel belongs to its most probable class, of equals the first.
+    """The counts of each exclusive class, (C,) int64: a pixel gets its most probable class, of equals the first.
 
     Shapes:
         values: (C, H, W) uint8; target: (C, H, W), 0 or 1, or 255 for void, which is not counted.
@@ -69,10 +69,10 @@ def count_argmax(values: np.ndarray, target: np.ndarray) -> Counts:
 
 
 def count_soft(values: np.ndarray, target: np.ndarray) -> Counts:
-    """The counts of one image with each pixel predicted by its probability, (C,) float64: no threshold.
+    """The soft counts of one image, (C,) float64: each pixel counts with its probability, without a threshold.
 
     Shapes:
-        values: (C, H, W) uint8, or more channels, of which the first C count; target: (C, H, W), 0 or 1, or 255 for
+        values: (C, H, W) uint8, or more channels, of which the first C are used; target: (C, H, W), 0 or 1, or 255 for
         void, which is not counted.
     """
     axes = (1, 2)
@@ -88,5 +88,5 @@ def best_threshold(scores: np.ndarray) -> int:
 
 
 def is_best(scores: np.ndarray) -> np.ndarray:
-    """Which scores equal the highest but for rounding: bool of the same shape."""
+    """Which scores equal the highest, up to rounding errors: bool of the same shape."""
     return np.isclose(scores, scores.max(), rtol=0, atol=1e-12)

@@ -1,4 +1,4 @@
-"""The stages `compare`, `final` and `pseudo`: which is better, which two to choose, what more data gave."""
+"""The stages `compare`, `final` and `pseudo`: paired comparison, final selection, and the gain of pseudo-labels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,17 +29,17 @@ class Compared(NamedTuple):
     images: int
     groups: int
     same_folds: bool
-    machines: tuple[str, str] | None  # in words, where they differ: a part of the difference may come from them
+    machines: tuple[str, str] | None  # descriptions, if they differ: they may explain a part of the difference
 
 
 def compare(a: str, b: str) -> Compared:
-    """Whether `a` beats `b`: a paired bootstrap of their cross-fitted scores, image by image.
+    """Compare `a` with `b` by a paired bootstrap of their cross-fitted scores per image.
 
     Args:
         a, b: names of configs, or of ensembles as in "x+y", that the stage `ensemble` has run on.
 
     Raises:
-        FileNotFoundError: for a name without scores, with the command that makes them.
+        FileNotFoundError: for a name without scores; the message has the command that makes them.
         ValueError: if they are of different images.
     """
     first, second = _same_images([a, b])
@@ -56,12 +56,12 @@ def compare(a: str, b: str) -> Compared:
 
 
 def _other_machines(*names: str) -> tuple[str, str] | None:
-    """The machines that two submissions' models were trained on, in words; None if alike, or if one does not say."""
-    one, other = (_in_words(_manifest_of(name).get("machines", {})) for name in names)
+    """Descriptions of the machines that trained two submissions; None if they are equal, or one is not recorded."""
+    one, other = (_describe_machines(_manifest_of(name).get("machines", {})) for name in names)
     return (one, other) if one and other and one != other else None
 
 
-def _in_words(machines: dict[str, list[dict[str, Any]]]) -> str:
+def _describe_machines(machines: dict[str, list[dict[str, Any]]]) -> str:
     found = {
         f"{each['device']} with {each['threads']} threads" for of_config in machines.values() for each in of_config
     }
@@ -69,13 +69,13 @@ def _in_words(machines: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _manifest_of(name: str) -> dict[str, Any]:
-    """What was written beside a submission; nothing where there is none."""
+    """The manifest of a submission; empty if there is none."""
     path = Path("submissions") / f"{name}.json"
     return read_submission_manifest(path) if path.exists() else {}
 
 
 class Final(NamedTuple):
-    """Simulated boards of several submissions."""
+    """The simulated shake-up of several submissions."""
 
     names: list[str]
     scores: list[float]  # cross-fitted
@@ -85,20 +85,18 @@ class Final(NamedTuple):
 
 
 def final(names: Sequence[str], card_name: str, root: Path | None = None) -> Final:
-    """Simulate the end of a competition with several submissions, from the scores of their training images.
+    """Simulate public and private scores of several submissions, from the scores of their training images.
 
     Args:
         names: as those of `compare`.
-        card_name: of the competition; it says how many test images there are, and which share of them is public.
-        root: the data folder, whose sample submission is counted where the card does not say how many images there are.
+        card_name: the competition's card, which has the number of test images and the share of public ones.
+        root: the data folder; its sample submission is counted if the card has no number of images.
 
     Raises:
         As `compare`; ValueError for fewer than two names, one that is given twice, or one of another competition.
     """
     if len(names) < 2 or len(set(names)) < len(names):
-        raise ValueError(
-            f"SUBMISSIONS='{' '.join(names)}': give two or more names, each once: the choice is between them"
-        )
+        raise ValueError(f"SUBMISSIONS='{' '.join(names)}': give two or more names, each once")
     card = competition.load(card_name)
     _refuse_other_competition(names, card.name)
     tables = _same_images(list(names))
@@ -113,13 +111,13 @@ def _refuse_other_competition(names: Sequence[str], card_name: str) -> None:
     for name in names:
         if (found := _manifest_of(name).get("competition", card_name)) != card_name:
             raise ValueError(
-                f"{name} is a submission for {found}, not for {card_name}: say COMPETITION={found} (make) or "
+                f"{name} is a submission for {found}, not for {card_name}: use COMPETITION={found} (make) or "
                 f"--competition {found}"
             )
 
 
 class PseudoGain(NamedTuple):
-    """What training on pseudo-labels changed."""
+    """The gain of training on pseudo-labels."""
 
     name: str  # of the config with labels
     source: str  # of the one without
@@ -129,15 +127,15 @@ class PseudoGain(NamedTuple):
 
 
 def pseudo(cfg: Config) -> PseudoGain:
-    """Train a config on the test images that its source labels, and say what that changed out of fold.
+    """Train a config on test images labelled by its source, and measure the gain out of fold.
 
     A config without `train.pseudo` gets a companion `<config>_pseudo` that trains on its own labels.
 
-    Writes: runs/<config>/ with pseudo/ in it; all that is missing of the source; configs/<config>_pseudo.toml, if a
-    companion has none yet
+    Writes: runs/<config>/ with pseudo/ in it; missing files of the source; configs/<config>_pseudo.toml, if it is
+    missing
 
     Raises:
-        ValueError: for a companion of a config that was changed on the command line: labels come from the file's.
+        ValueError: for a companion of a config that was changed on the command line: its file makes the labels.
     """
     _refuse_changed(cfg)
     labelled = make_context(with_pseudo(cfg))
@@ -150,13 +148,13 @@ def pseudo(cfg: Config) -> PseudoGain:
 def _refuse_changed(cfg: Config) -> None:
     if cfg.train.pseudo is None and _trained_by(load_beside(cfg, cfg.name)) != _trained_by(cfg):
         raise ValueError(
-            f"labels come from {cfg.name} as configs/{cfg.name}.toml has it, and other settings were asked for: the "
-            f"difference would be theirs too. Write them into that file, or leave them out"
+            f"labels come from {cfg.name} as in configs/{cfg.name}.toml, but other settings were given: they would be "
+            f"a part of the difference. Write them into that file, or leave them out"
         )
 
 
 def gain_of(labelled: Context, source: Context) -> PseudoGain:
-    """What labels changed, of two configs that predicted all folds."""
+    """The gain of pseudo-labels, from two configs with OOF predictions of all folds."""
     rows = labelled.index.merge(labelled.folds, on="image_id")
     with_, without = (scores_at_half(member, rows) for member in (labelled, source))
     folds = [
@@ -179,7 +177,7 @@ def gain_of(labelled: Context, source: Context) -> PseudoGain:
 
 
 def _trained_by(cfg: Config) -> dict[str, Any]:
-    """A config without what only decides how fast it runs."""
+    """The settings of a config that affect its results."""
     return cfg.model_dump(exclude={"train": {"workers", "tensorboard"}, "predict": {"batch_size"}})
 
 
@@ -196,11 +194,11 @@ def _same_images(names: Sequence[str]) -> list[pd.DataFrame]:
 
 
 def read_scores(name: str) -> pd.DataFrame:
-    """The cross-fitted score of each training image, as `ensembling.write_scores` wrote it; sorted by id.
+    """Read the cross-fitted score of each training image, as `ensembling.write_scores` wrote it; sorted by id.
 
     Raises:
-        FileNotFoundError: if the stage `ensemble` has not run, with the command.
-        ValueError: if an image is there twice.
+        FileNotFoundError: if the stage `ensemble` has not run; the message has the command.
+        ValueError: if an image occurs twice.
     """
     path = Path("submissions") / f"{name}.oof.csv"
     if not path.exists():
@@ -208,7 +206,7 @@ def read_scores(name: str) -> pd.DataFrame:
     table = read_table(path, ["image_id", "fold", "group", "score"])
     twice = table["image_id"][table["image_id"].duplicated()]
     if len(twice):
-        raise ValueError(f"{path}: image '{twice.iloc[0]}' is there twice: run make ensemble again")
+        raise ValueError(f"{path}: image '{twice.iloc[0]}' occurs twice: run make ensemble again")
     return table.sort_values("image_id", ignore_index=True)
 
 

@@ -18,8 +18,8 @@ from pipeline.training.fold_data import PseudoData
 log = logging.getLogger(__name__)
 
 COMPANION = """\
-# {name} with pseudo-labels: test images that its model of the same fold is sure of, drawn in phase 1.
-# `make pseudo` wrote it as a copy of {name}.toml with [train.pseudo] at its end; change either as you like.
+# {name} with pseudo-labels: test images with a high expected score by its model of the same fold, used in phase 1.
+# `make pseudo` wrote it as a copy of {name}.toml with [train.pseudo] at its end; both may be changed.
 #
 #   make pseudo CONFIG={name}_pseudo
 #
@@ -31,11 +31,11 @@ from = "{name}"
 
 
 def label_fold(context: Context, source: Context, test_index: pd.DataFrame, fold: int) -> PseudoData:
-    """The test images that the source's model of a fold is sure of, as labels for the training of the same fold.
+    """Label test images by the source's model of a fold, for the training of the same fold.
 
-    That model, and no other of the source, never saw the fold's masks: labels by another would carry them into the
-    training of a model that is then scored on them. What counts as sure is calibrated on the other folds' OOF images,
-    by each model's own scale: one is surer than another without being better.
+    Only that model of the source was not trained on the fold's masks: labels of another would leak them into the
+    training of a model that is then scored on them. The minimum expected Dice is calibrated on the other folds' OOF
+    images, by each model's own quantiles, since models are calibrated differently.
 
     Writes: runs/<config>/pseudo/fold<k>/
 
@@ -54,7 +54,7 @@ def label_fold(context: Context, source: Context, test_index: pd.DataFrame, fold
 
 
 def refuse_other_folds(context: Context, source: Context) -> None:
-    """Refuse a source of labels whose models saw images that the folds to be trained hold out.
+    """Refuse a source of labels whose models were trained on images that the folds to be trained hold out.
 
     Raises:
         ValueError: if the source has other folds.
@@ -62,17 +62,17 @@ def refuse_other_folds(context: Context, source: Context) -> None:
     if not source.folds.equals(context.folds):
         raise ValueError(
             f"{context.cfg.file}: train.pseudo: {source.cfg.name} ({source.paths.folds}) has other folds than "
-            f"{context.cfg.name} ({context.paths.folds}): its models saw images that these hold out"
+            f"{context.cfg.name} ({context.paths.folds}): its models were trained on images that these hold out"
         )
 
 
 def source_of_labels(cfg: config.Config) -> config.Config:
-    """The config whose models label, on the same data."""
+    """The config whose models make the labels, on the same data."""
     return load_beside(cfg, cfg.train.pseudo.from_)
 
 
 def _calibration(source: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Confidence, score and fold of every OOF image that the metric counts."""
+    """Expected Dice, score and fold of every OOF image that counts for the metric, (N,) each."""
     scores = scores_at_half(source, source.index).per_image()
     counted = source.index[np.isfinite(scores)]
     fold_of = source.folds.set_index("image_id")["fold"][counted["image_id"]]
@@ -82,12 +82,12 @@ def _calibration(source: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def with_pseudo(cfg: config.Config) -> config.Config:
-    """The config itself if it asks for pseudo-labels; else its companion, which trains on the config's own labels.
+    """The config itself if it has [train.pseudo]; else its companion, which trains on the config's own labels.
 
     Writes: configs/<config>_pseudo.toml, if it is missing
 
     Raises:
-        ValueError: for a companion that asks for no labels, or those of another config.
+        ValueError: for a companion without [train.pseudo], or with labels of another config.
     """
     if cfg.train.pseudo:
         return cfg
@@ -99,7 +99,7 @@ def with_pseudo(cfg: config.Config) -> config.Config:
 
 
 def companion_path(cfg: config.Config) -> Path:
-    """The file of the config beside another that trains on its labels."""
+    """The file of the companion, the config that trains on the labels of another."""
     return Path("configs") / f"{cfg.name}_pseudo.toml"
 
 
@@ -120,18 +120,18 @@ def read_companion(cfg: config.Config) -> config.Config:
 
 
 def load_beside(cfg: config.Config, name: str) -> config.Config:
-    """The config of another name, on the data of this one."""
+    """Read the config of another name, with the data folder of this one."""
     place = {"root": cfg.data.root, "skip_bad": cfg.data.skip_bad, "exif": cfg.data.exif}
     other = config.load(Path("configs") / f"{name}.toml")
     return other.model_copy(update={"data": other.data.model_copy(update=place)})
 
 
 def _write_companion(path: Path, name: str) -> None:
-    """The config's text under a header of its own, and the labels that it asks for.
+    """Write the config's text under a new header, with [train.pseudo] at its end.
 
-    The config's own header is left out: what it cost and scored is not the companion's.
+    The config's own header is left out: its cost and score are not the companion's.
     """
     lines = path.with_name(f"{name}.toml").read_text(encoding="utf-8").splitlines()
     kept = dropwhile(lambda line: line.startswith("#") or not line.strip(), lines)
     write_text(path, COMPANION.format(name=name, text="\n".join(kept).rstrip()))
-    log.info("wrote %s: commit it, reports and ensembles name it", path)
+    log.info("wrote %s: commit it, since reports and ensembles refer to it", path)

@@ -271,7 +271,7 @@ def test_split_without_groups_parts_the_cards_groups_too(tiny, edit):
 def test_inflation_without_groups_is_refused_before_anything_is_trained(submitted, monkeypatch, capsys):
     monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
     assert main(["audit", "configs/tiny.toml", "--inflation"]) == 2
-    assert "no two training images belong together" in capsys.readouterr().err
+    assert "no two training images are in one group" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------- more from the same data

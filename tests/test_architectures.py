@@ -40,7 +40,7 @@ IMAGE_HEADS = [name for name, architecture in ARCHITECTURES.items() if "image_he
 
 def choices_for(arch: str, **choices):
     """A small model of the architecture."""
-    small = {"arch": arch, "encoder": SMALLEST.get(ARCHITECTURES[arch].demand, OTHERWISE)}
+    small = {"arch": arch, "encoder": SMALLEST.get(ARCHITECTURES[arch].requires, OTHERWISE)}
     if "decoder_channels" in ARCHITECTURES[arch].options:
         small["decoder_channels"] = WIDTHS
     return config.Model(**{**small, **choices})
@@ -231,7 +231,7 @@ warmup = 0
 # Not of the ResNet family, each with blocks of its own: squeeze-and-excitation, inverted residuals, layer norm.
 FAMILIES = ["tu-seresnext26d_32x4d", "tu-efficientnet_b0", "tu-convnext_atto"]
 TOO_LARGE = {("manet", "tu-seresnext26d_32x4d")}  # its decoder squares the encoder's 2048 channels: half a minute
-OF_A_VIT = [arch for arch, architecture in ARCHITECTURES.items() if architecture.demand == "dpt"]
+OF_A_VIT = [arch for arch, architecture in ARCHITECTURES.items() if architecture.requires == "dpt"]
 
 
 @pytest.fixture
@@ -463,7 +463,7 @@ def test_an_option_that_would_be_ignored_is_refused(arch, option):
         ("deeplabv3_aspp", "tu-hrnet_w18", "cannot keep an output stride of 8 or 16"),
         ("deeplabv3plus", "tu-hrnet_w18", "cannot keep an output stride of 8 or 16"),
         ("deeplabv3_cascade", "tu-hrnet_w18", "cannot be dilated"),
-        ("deeplabv3_cascade", "tu-test_resnet", "has no convolutional unit in its last stage that could be repeated"),
+        ("deeplabv3_cascade", "tu-test_resnet", "has no convolutional block in its last stage that could be repeated"),
         ("unet", "tu-test_vit", "gives no pyramid of features at strides 2 to 32"),
         ("fcn8s", "tu-vit_base_patch16_224", "gives no"),
         ("dpt", "tu-resnet18", "is no plain vision transformer"),
@@ -472,7 +472,7 @@ def test_an_option_that_would_be_ignored_is_refused(arch, option):
 def test_an_encoder_that_cannot_feed_an_architecture_is_refused(arch, name, reason):
     with pytest.raises(ValueError, match=f"model.encoder: '{name}'.*{reason}") as refusal:
         check_model(choices_for(arch, encoder=name))
-    families = encoder.DEMANDS[ARCHITECTURES[arch].demand][1]
+    families = encoder.REQUIREMENTS[ARCHITECTURES[arch].requires][1]
     assert str(refusal.value).endswith(families)
 
 

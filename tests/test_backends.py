@@ -25,7 +25,7 @@ OPTIONS = {
     "unet": {**SMALL, "attention": None, "image_head": 0.1, "image_gate": True},
     "unetplusplus": {**SMALL, "attention": None},
     "manet": SMALL,
-    "deeplabv3_cascade": {"encoder": "tu-resnet18"},  # with a unit in its last stage that can be repeated
+    "deeplabv3_cascade": {"encoder": "tu-resnet18"},  # with a block in its last stage that can be repeated
     "dpt": {"encoder": "tu-vit_tiny_patch16_224"},
 }
 

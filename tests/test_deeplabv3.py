@@ -7,7 +7,7 @@ from torch import nn
 
 from pipeline import config
 from pipeline.models import build_model, encoder
-from pipeline.models.deeplabv3 import ASPP, conv_bn_relu, multiply_rates
+from pipeline.models.deeplabv3 import ASPP, conv_bn_relu, multiply_dilation
 
 # Squeeze-and-excitation takes the mean of a map, which changes a little with the number of its places (1 to 3 %).
 DILATED_EXACTLY = ["tu-resnet18", "tu-regnetx_002", "tu-mobilenetv2_035", "tu-test_convnext", "tu-convnext_atto"]
@@ -175,14 +175,14 @@ def test_batch_norm_is_on_all_branches():
 
 def test_multiplied_rates_keep_the_size_and_leave_1x1_alone():
     block = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 5, padding=4, dilation=2))
-    multiply_rates(block, 3)
+    multiply_dilation(block, 3)
     assert [layer.dilation[0] for layer in block] == [3, 1, 6]
     assert block(torch.zeros(1, 1, 20, 20)).shape == (1, 1, 20, 20)
 
 
 def test_units_of_the_last_stage_are_found_whatever_a_family_calls_them():
     found = {
-        name: encoder.last_units(encoder.build(config.Model(encoder=name), 16))
+        name: encoder.last_stage_blocks(encoder.build(config.Model(encoder=name), 16))
         for name in ("tu-resnet50", "tu-seresnext26d_32x4d", "tu-convnext_atto", "tu-regnety_004", "tu-efficientnet_b1")
     }
     assert {name: (len(units), units[-1].channels) for name, units in found.items()} == {

@@ -56,7 +56,7 @@ def test_upsampling_keeps_channels_apart():
 
 @pytest.mark.parametrize("arch", STRIDES)
 def test_upsampling_learns(arch):
-    assert all(weight.requires_grad for weight in net(arch).enlarge.parameters())
+    assert all(weight.requires_grad for weight in net(arch).upsample.parameters())
 
 
 @pytest.mark.parametrize("arch", STRIDES)

@@ -58,10 +58,10 @@ def test_a_seed_gives_the_same_weights():
 
 
 def test_image_is_normalised_by_the_encoders_own_numbers():
-    mean, std = encoder.normalisation("tu-resnet18", 3)
+    mean, std = encoder.normalization("tu-resnet18", 3)
     assert mean.flatten() / 255 == pytest.approx([0.485, 0.456, 0.406])
     assert std.flatten() / 255 == pytest.approx([0.229, 0.224, 0.225])
-    assert encoder.normalisation("tu-resnet18", 1)[0].item() / 255 == pytest.approx(0.449)
+    assert encoder.normalization("tu-resnet18", 1)[0].item() / 255 == pytest.approx(0.449)
 
 
 @pytest.mark.parametrize("size", [(101, 101), (3, 200), (64, 64)])
@@ -272,7 +272,7 @@ def test_a_file_that_holds_no_weights_is_refused_in_one_line(content, suffix, tm
         ({"encoder": "zzzzzz"}, r"List them with `python -m pipeline encoders"),
         ({"encoder": "tu-vit_base_patch16_224"}, r"gives no pyramid of features at strides 2 to 32.*resnet"),
         ({"encoder": "tu-vit_base_patch14_dinov2"}, r"gives no pyramid of features at strides 2 to 32.*resnet"),
-        ({"attention": "scse", "decoder_channels": (32, 16, 8)}, "scse squeezes channels 16 to 1"),
+        ({"attention": "scse", "decoder_channels": (32, 16, 8)}, "scse reduces channels 16 to 1"),
         ({"encoder": "tu-botnet26t_256"}, r"takes images of 256×256 pixels only"),
     ],
 )
@@ -302,23 +302,23 @@ def test_table_lists_the_families_by_name():
     names = encoder.known()
     assert len(names) > 900
     for family in ("tu-resnet50", "tu-seresnext101_32x4d", "tu-efficientnet_b5", "tu-convnext_small"):
-        assert names[family].serves == "unet fcn deeplabv3 cascade"
+        assert names[family].supports == "unet fcn deeplabv3 cascade"
         assert names[family].strides == "8 16 32"
-    assert names["tu-vit_base_patch16_224"].serves == "dpt"
-    assert names["tu-densenet121"].serves == "unet fcn"
+    assert names["tu-vit_base_patch16_224"].supports == "dpt"
+    assert names["tu-densenet121"].supports == "unet fcn"
 
 
 def test_every_demand_is_served_and_every_service_demanded():
-    assert {word for row in encoder.known().values() for word in row.serves.split()} == set(encoder.DEMANDS)
-    assert {architecture.demand for architecture in ARCHITECTURES.values()} == set(encoder.DEMANDS)
+    assert {word for row in encoder.known().values() for word in row.supports.split()} == set(encoder.REQUIREMENTS)
+    assert {architecture.requires for architecture in ARCHITECTURES.values()} == set(encoder.REQUIREMENTS)
 
 
-@pytest.mark.parametrize("demand", encoder.DEMANDS)
-def test_families_named_in_a_refusal_work(demand):
-    _, families = encoder.DEMANDS[demand]
+@pytest.mark.parametrize("requires", encoder.REQUIREMENTS)
+def test_families_named_in_a_refusal_work(requires):
+    _, families = encoder.REQUIREMENTS[requires]
     for family in families.split(", "):
         serving = [row for row in encoder.known().values() if row.name.startswith(f"tu-{family}")]
-        assert any(demand in row.serves.split() for row in serving), family
+        assert any(requires in row.supports.split() for row in serving), family
 
 
 def test_a_model_that_cannot_be_built_without_memory_is_built_with_it(monkeypatch):

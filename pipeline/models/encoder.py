@@ -1,6 +1,6 @@
-"""Encoders: timm's models as pyramids of features, their ImageNet normalisation, and their weights.
+"""Encoders: timm's models as feature pyramids, their ImageNet normalization and their weights.
 
-`encoders.csv` beside this file says which architecture each can serve; `survey.py` made it.
+`encoders.csv` lists the architectures that each supports; `encoder_table.py` makes it.
 """
 
 import csv
@@ -20,27 +20,27 @@ from pipeline.models.weights import load_encoder
 from pipeline.quoting import quoted
 from pipeline.schema import did_you_mean
 
-PREFIX = "tu-"  # smp's mark for "a timm model"; its native encoders swallow misspelt arguments
+PREFIX = "tu-"  # smp's prefix of timm models; smp's native encoders silently ignore misspelt arguments
 TABLE = "encoders.csv"
 
-CONVOLUTIONAL = "resnet, resnext, seresnext, efficientnet, convnext, regnet, mobilenetv3"
+CONVOLUTIONAL_FAMILIES = "resnet, resnext, seresnext, efficientnet, convnext, regnet, mobilenetv3"
 
-# What an architecture asks of its encoder: the reason for a refusal, and families that do.
-DEMANDS = {
+# Requirements of architectures: the reason why an encoder does not meet it, and families that do.
+REQUIREMENTS = {
     "unet": (
         "gives no pyramid of features at strides 2 to 32",
-        CONVOLUTIONAL,
+        CONVOLUTIONAL_FAMILIES,
     ),
     "fcn": (
         "gives no features at strides 8, 16 and 32",
-        CONVOLUTIONAL,
+        CONVOLUTIONAL_FAMILIES,
     ),
     "deeplabv3": (
         "cannot keep an output stride of 8 or 16: its convolutions cannot be dilated",
-        CONVOLUTIONAL,
+        CONVOLUTIONAL_FAMILIES,
     ),
     "cascade": (
-        "cannot be dilated, or has no convolutional unit in its last stage that could be repeated",
+        "cannot be dilated, or has no convolutional block in its last stage that could be repeated",
         "resnet, resnext, seresnext, efficientnet, convnext, regnet",
     ),
     "dpt": ("is no plain vision transformer with patches of 16 or 32 pixels", "vit, deit, deit3"),
@@ -48,37 +48,37 @@ DEMANDS = {
 
 
 class Encoder(NamedTuple):
-    """One encoder and what it can do."""
+    """One encoder and what it supports: a row of `encoders.csv`."""
 
     name: str
     parameters: float  # millions, without the decoder
-    serves: str  # keys of DEMANDS: "unet fcn deeplabv3 cascade", or "dpt"
+    supports: str  # keys of REQUIREMENTS: "unet fcn deeplabv3 cascade", or "dpt"
     strides: str  # output strides it can be built with: "8 16 32" or "32"
-    native_size: str  # pixels it demands, or "any"
+    native_size: str  # height and width it requires, in pixels, or "any"
 
 
 @cache
 def known() -> dict[str, Encoder]:
-    """The encoders that work, by name."""
+    """The supported encoders, by name."""
     text = (resources.files("pipeline.models") / TABLE).read_text(encoding="utf-8")
     rows = csv.DictReader(text.splitlines())
     return {row["name"]: Encoder(**{**row, "parameters": float(row["parameters"])}) for row in rows}
 
 
-def check(name: str, demand: str) -> None:
-    """Refuse an encoder that cannot feed an architecture, before anything is read.
+def check(name: str, requires: str) -> None:
+    """Check that an encoder meets a requirement.
 
     Args:
-        demand: of the architecture, a key of DEMANDS.
+        requires: a key of REQUIREMENTS.
 
     Raises:
-        ValueError: with the reason and families that work, or with the nearest encoder.
+        ValueError: with the reason and families that work, or with the nearest name.
     """
     if name not in known():
-        raise ValueError(f"model.encoder: {_explain_unknown(name, demand)}")
+        raise ValueError(f"model.encoder: {_explain_unknown(name, requires)}")
     encoder = known()[name]
-    if demand not in encoder.serves.split():
-        reason, families = DEMANDS[demand]
+    if requires not in encoder.supports.split():
+        reason, families = REQUIREMENTS[requires]
         raise ValueError(f"model.encoder: '{name}' {reason}. Families that work: {families}")
     if encoder.native_size != "any":
         side = encoder.native_size
@@ -89,10 +89,10 @@ def check(name: str, demand: str) -> None:
 
 
 def check_stride(name: str, stride: int) -> None:
-    """Refuse an output stride that an encoder cannot be built with.
+    """Check that an encoder can be built with an output stride.
 
     Raises:
-        ValueError: naming the strides it can.
+        ValueError: naming the strides that it can be built with.
     """
     strides = known()[name].strides.split()
     if str(stride) not in strides:
@@ -101,29 +101,29 @@ def check_stride(name: str, stride: int) -> None:
         )
 
 
-def _explain_unknown(name: str, demand: str) -> str:
+def _explain_unknown(name: str, requires: str) -> str:
     plain = name.removeprefix(PREFIX)
     if name == plain and PREFIX + name in known():
         return f"unknown encoder '{name}'. Did you mean '{PREFIX}{name}'?"
     if name != plain and plain in timm.list_models():
-        return f"'{name}' {DEMANDS['unet'][0]}. Families that work: {DEMANDS[demand][1]}"
+        return f"'{name}' {REQUIREMENTS['unet'][0]}. Families that work: {REQUIREMENTS[requires][1]}"
     close = did_you_mean(name, known())
     hint = close if close.startswith("Did") else "List them with `python -m pipeline encoders [pattern]`."
     return f"unknown encoder {quoted(name)}. {hint}"
 
 
 def build(cfg: config.Model, output_stride: int = 32) -> nn.Module:
-    """An encoder whose call gives five features, fine to coarse, after the images themselves; their widths are in
-    `out_channels`.
+    """An encoder that returns the images and five feature maps, fine to coarse, with `out_channels` channels.
 
     Args:
-        output_stride: of the last feature; below 32, strides become dilation and the weights stay the same.
+        output_stride: of the last feature map; below 32, strides become dilation and the weights stay the same.
 
     Shapes:
-        images: (N, in_channels, H, W) float, normalised, H and W multiples of 32.
+        images: (N, in_channels, H, W) float, normalized, H and W multiples of 32.
 
     Raises:
-        ValueError: if the encoder does not keep that stride.
+        ValueError: if the encoder cannot have that stride, or as `load_file`.
+        FileNotFoundError: as `load_file`.
     """
     encoder = smp.encoders.get_encoder(
         cfg.encoder, in_channels=cfg.in_channels, weights=smp_weights(cfg), output_stride=output_stride
@@ -131,19 +131,18 @@ def build(cfg: config.Model, output_stride: int = 32) -> nn.Module:
     load_file(encoder, cfg)
     reached = encoder.model.feature_info.reduction()[-1]
     if reached != output_stride:
-        raise ValueError(
-            f"encoder '{cfg.encoder}' was asked for an output stride of {output_stride}, and has {reached}"
-        )
+        raise ValueError(f"encoder '{cfg.encoder}' should have an output stride of {output_stride}, but has {reached}")
     for conv in encoder.modules():
-        _align(conv)
+        _shift_padding(conv)
     return encoder
 
 
-def _align(conv: nn.Module) -> None:
-    """Make a dilated convolution of an even kernel see what it saw before its stride became dilation.
+def _shift_padding(conv: nn.Module) -> None:
+    """Correct the padding of a dilated 2×2 convolution, so that it reads the pixels that it read with its stride.
 
-    A 2×2 kernel of stride 2 takes a pixel and its next one. Dilated, timm pads it on both sides (ConvNeXt's
-    downsampling at output stride 8), which shifts all that follows by half an output stride; it belongs behind.
+    A 2×2 kernel of stride 2 reads a pixel and the next one. timm pads the dilated kernel on both sides (ConvNeXt's
+    downsampling at output stride 8), which shifts all later features by half an output stride; the padding belongs
+    after the image.
     """
     if (
         isinstance(conv, nn.Conv2d)
@@ -156,8 +155,8 @@ def _align(conv: nn.Module) -> None:
         conv.register_forward_pre_hook(lambda _conv, inputs: F.pad(inputs[0], (0, columns, 0, rows)))
 
 
-def normalisation(name: str, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of pixels in 0 … 255 that the encoder was made for.
+def normalization(name: str, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of the images that the encoder was trained on, for pixels in 0 … 255.
 
     Shapes:
         returns: two of (1, channels, 1, 1); for one channel, or more than three, the mean over red, green and blue.
@@ -170,12 +169,12 @@ def normalisation(name: str, channels: int) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def smp_weights(cfg: config.Model) -> bool | None:
-    """What smp is to load while it builds the encoder; a file's weights come afterwards, by `load_file`."""
-    return True if cfg.weights == "imagenet" else None  # not False, which downloads for timm's encoders
+    """The `weights` argument of smp: ImageNet weights or none; the weights of a file are loaded by `load_file`."""
+    return True if cfg.weights == "imagenet" else None  # not False: with it smp downloads weights of timm's encoders
 
 
 def load_file(encoder: nn.Module, cfg: config.Model) -> None:
-    """Load `model.weights` into the encoder, where it is a file.
+    """Load `model.weights` into the encoder if it is a file.
 
     Raises:
         FileNotFoundError: if it does not exist.
@@ -192,22 +191,22 @@ def load_file(encoder: nn.Module, cfg: config.Model) -> None:
     load_encoder(encoder, name, cfg.in_channels, Path(cfg.weights))
 
 
-class Unit(NamedTuple):
-    """A repeated block of an encoder's stage."""
+class Block(NamedTuple):
+    """A block of an encoder's stage."""
 
     module: nn.Module
-    channels: int
+    channels: int  # of its output
 
 
-def last_units(encoder: nn.Module) -> list[Unit]:
-    """The units of an encoder's last stage; the last one keeps resolution and channels, so it can be repeated.
+def last_stage_blocks(encoder: nn.Module) -> list[Block]:
+    """The blocks of an encoder's last stage; the last one keeps resolution and channels, so it can be repeated.
 
-    Found by watching a forward pass, since timm's families name their stages and blocks differently: the last module
-    that keeps the shape of the coarsest feature maps and holds a convolution wider than 1×1, and what precedes it in
-    its stage. A first unit may widen the channels.
+    They are found in a forward pass, since timm's families name stages and blocks differently: the last block is the
+    last module that keeps the shape of the coarsest feature map and has a convolution larger than 1×1; the others are
+    its siblings before it. The first block may widen the channels.
 
     Raises:
-        ValueError: if the encoder has no such unit.
+        ValueError: if the encoder has no such block.
     """
     calls: dict[str, tuple[torch.Size, torch.Size]] = {}
     modules = dict(encoder.named_modules())
@@ -219,13 +218,13 @@ def last_units(encoder: nn.Module) -> list[Unit]:
     encoder.train(was_training)
     for hook in hooks:
         hook.remove()
-    found = [name for name, (came, gave) in calls.items() if came == gave and came[-2:] == coarsest]
+    found = [name for name, (before, after) in calls.items() if before == after and before[-2:] == coarsest]
     outermost = [name for name in found if not any(name.startswith(other + ".") for other in found)]
     if not outermost:
-        raise ValueError(DEMANDS["cascade"][0])
+        raise ValueError(REQUIREMENTS["cascade"][0])
     last = outermost[-1]
     siblings = [name for name in calls if _parent(name) == _parent(last)]
-    return [Unit(modules[name], calls[name][1][1]) for name in siblings[: siblings.index(last) + 1]]
+    return [Block(modules[name], calls[name][1][1]) for name in siblings[: siblings.index(last) + 1]]
 
 
 def _parent(name: str) -> str:
@@ -233,7 +232,7 @@ def _parent(name: str) -> str:
 
 
 def _candidates(modules: dict[str, nn.Module]) -> list[str]:
-    """Blocks, as against chains of blocks and bare layers."""
+    """Names of modules that can be blocks: neither containers of blocks nor single layers."""
     return [
         name
         for name, module in modules.items()
@@ -250,5 +249,5 @@ def _recorder(calls: dict[str, tuple[torch.Size, torch.Size]], name: str):
 
 
 def is_spatial(module: nn.Module) -> bool:
-    """Whether a module is a convolution wider than 1×1."""
+    """Whether a module is a convolution larger than 1×1."""
     return isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1

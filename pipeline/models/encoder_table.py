@@ -1,7 +1,7 @@
-"""Which of timm's models can be the encoder of which architecture: the maker of `encoders.csv`.
+"""Makes `encoders.csv`: which of timm's models can be the encoder of which architecture.
 
-Building all of them takes most of an hour, and nobody should wait that long for a list; so the table is kept, made with
-the pinned timm by `python -m pipeline encoders --refresh`.
+Building all of them takes most of an hour, so the table is stored. `python -m pipeline encoders --refresh` makes it
+again with the pinned timm.
 """
 
 import csv
@@ -15,47 +15,47 @@ from pipeline.models import dry_run, encoder
 from pipeline.models.segmenter import Segmenter
 from pipeline.progress import track
 
-SIDE = 128  # pixels, of the image that a probe shows a model
+PROBE_SIZE = 128  # height and width in pixels of the image of a dry run
 
 
 def probe(name: str) -> encoder.Encoder | None:
-    """What an encoder can do, found by building models on it without memory for their weights; None if nothing."""
+    """What an encoder supports, found by dry runs of models on it; None if it supports no architecture."""
     cfg = timm.get_pretrained_cfg(name.removeprefix(encoder.PREFIX), allow_unregistered=True)
     fixed = bool(getattr(cfg, "fixed_input_size", False))
-    side = cfg.input_size[-1] if fixed else SIDE
+    side = cfg.input_size[-1] if fixed else PROBE_SIZE
 
-    def attempt(arch: str, **options: object) -> Segmenter | None:
-        return _attempt(config.Model(arch=arch, encoder=name, **options), side)
+    def try_arch(arch: str, **options: object) -> Segmenter | None:
+        return _try_dry_run(config.Model(arch=arch, encoder=name, **options), side)
 
-    unet = attempt("unet")
+    unet = try_arch("unet")
     if not unet:
-        vit = _attempt(config.Model(arch="dpt", encoder=name), SIDE)
+        vit = _try_dry_run(config.Model(arch="dpt", encoder=name), PROBE_SIZE)
         return encoder.Encoder(name, _parameters(vit), "dpt", "", "any") if vit else None
-    strides = [stride for stride in (8, 16) if attempt("deeplabv3_aspp", output_stride=stride)]
-    serves = {
+    strides = [stride for stride in (8, 16) if try_arch("deeplabv3_aspp", output_stride=stride)]
+    supports = {
         "unet": unet,
-        "fcn": attempt("fcn8s"),
+        "fcn": try_arch("fcn8s"),
         "deeplabv3": strides,
-        "cascade": strides and attempt("deeplabv3_cascade", output_stride=strides[-1]),
+        "cascade": strides and try_arch("deeplabv3_cascade", output_stride=strides[-1]),
     }
     return encoder.Encoder(
         name,
         _parameters(unet),
-        " ".join(word for word, served in serves.items() if served),
+        " ".join(requirement for requirement, met in supports.items() if met),
         " ".join(map(str, [*strides, 32])),
         str(side) if fixed else "any",
     )
 
 
-def _attempt(cfg: config.Model, side: int) -> Segmenter | None:
+def _try_dry_run(cfg: config.Model, side: int) -> Segmenter | None:
     try:
         return dry_run(cfg, side)
-    except Exception:  # timm and smp refuse a model in a dozen ways, and each means the same here
+    except Exception:  # timm and smp raise many kinds of error for models that they do not support
         return None
 
 
 def _parameters(model: Segmenter) -> float:
-    """Millions, of the encoder."""
+    """Parameters of the encoder, in millions."""
     return round(sum(weight.numel() for weight in model.encoder.parameters()) / 1e6, 2)
 
 

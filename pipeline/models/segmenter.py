@@ -1,4 +1,4 @@
-"""From raw pixels of any size to logits of that size, around any architecture."""
+"""Wraps an architecture: from raw pixels of any size to logits of that size."""
 
 from typing import NamedTuple
 
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 class Outputs(NamedTuple):
-    """What a model with auxiliary outputs or an image head gives in training.
+    """Outputs in training of a model with deep supervision or an image head.
 
     Shapes:
         logits: (N, classes, H, W) float.
         aux_logits: one (N, classes, H, W) per coarser decoder level; empty without deep supervision.
-        image_logits: (N, classes), "is anything here"; None without an image head.
+        image_logits: (N, classes), whether the image has any pixel of the class; None without an image head.
     """
 
     logits: Tensor
@@ -22,14 +22,15 @@ class Outputs(NamedTuple):
 
 
 class Segmenter(nn.Module):
-    """Normalises pixels, pads them to the network's stride, and cuts the logits back to the image.
+    """Normalizes images, pads them to the network's stride, and crops the logits to the image.
 
     Args:
-        net: with an `encoder`, from images to features, fine to coarse; with `decode(features, size)`, from these to
-            logits of `size` and a tuple of auxiliary logits; and with the `stride` that divides the sides it takes.
+        net: has an `encoder`, from images to features, fine to coarse; `decode(features, size)`, from these to logits
+            of `size` and a tuple of auxiliary logits; and `stride`, of which height and width must be multiples.
         mean, std: of pixels in 0 … 255, (1, in_channels, 1, 1).
-        image_head: classes of a head that tells whether there is anything of a class in the image; 0: no head.
-        gate: whether outside training its probability multiplies that of every pixel.
+        image_head: number of classes of an image head, which predicts whether the image has any pixel of each class; 0:
+            no head.
+        gate: in evaluation, multiply the probability of every pixel by that of the image head.
 
     Shapes:
         images: (N, in_channels, H, W), uint8 or float in 0 … 255.
@@ -53,39 +54,45 @@ class Segmenter(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
+        """The encoder of the network."""
         return self.net.encoder
 
     def forward(self, images: Tensor) -> Tensor | Outputs:
         height, width = images.shape[-2:]
         padded, (top, left) = pad_to_stride((images.float() - self.mean) / self.std, self.net.stride)
 
-        def cut(logits: Tensor) -> Tensor:
+        def crop(logits: Tensor) -> Tensor:
             return logits[..., top : top + height, left : left + width]
 
         features = self.net.encoder(padded)
         logits, aux_logits = self.net.decode(features, padded.shape[-2:])
         image_logits = self.image_head(features[-1]) if self.image_head else None
         if self.training and (aux_logits or self.image_head):
-            return Outputs(cut(logits), tuple(map(cut, aux_logits)), image_logits)
+            return Outputs(crop(logits), tuple(map(crop, aux_logits)), image_logits)
         if self.gate:
             logits = gated(logits, image_logits[..., None, None])
-        return cut(logits)
+        return crop(logits)
 
 
 class ImageHead(nn.Sequential):
-    """Logits (N, classes) of "is anything here", from the mean of the deepest features."""
+    """Logits (N, classes) of whether the image has any pixel of each class, from the mean of the deepest features."""
 
     def __init__(self, channels: int, classes: int):
         super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
 def gated(logits: Tensor, image_logits: Tensor) -> Tensor:
-    """Logits whose probability is the product of both probabilities.
+    """Logits whose probability is the product of the probabilities of pixel and image.
 
         sigmoid(gated) = sigmoid(logits) * sigmoid(image_logits)
 
-    The odds against the product are (1 + exp(-a)) (1 + exp(-b)) - 1. Multiplied out, their logarithm is a logsumexp,
-    which overflows for neither a sure nor a hopeless pixel.
+    The odds against the product are (1 + exp(-a)) (1 + exp(-b)) - 1. Expanded, their logarithm is a logsumexp,
+    which does not overflow for large or small logits.
+
+    Shapes:
+        logits: (N, C, H, W).
+        image_logits: broadcasts to it, such as (N, C, 1, 1).
+        returns: (N, C, H, W) float32.
 
     >>> gated(torch.tensor([0.0, 30.0]), torch.tensor(0.0)).sigmoid()  # a half of 1/2 and of 1
     tensor([0.2500, 0.5000])
@@ -95,9 +102,12 @@ def gated(logits: Tensor, image_logits: Tensor) -> Tensor:
 
 
 def pad_to_stride(images: Tensor, stride: int) -> tuple[Tensor, tuple[int, int]]:
-    """Images reflected outwards to sides that `stride` divides, and the rows and columns added before.
+    """Pad images by reflection so that height and width are multiples of a stride.
 
-    An image too small to be reflected that far has its border repeated.
+    Images too small for reflection are padded by repeating the border.
+
+    Returns:
+        The padded images, and the rows added at the top and the columns added at the left.
 
     Shapes:
         images: (N, C, H, W); returned with H and W rounded up to the stride.

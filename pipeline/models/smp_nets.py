@@ -1,18 +1,18 @@
-"""Architectures of segmentation_models_pytorch, each with its paper, behind the interface of ours."""
+"""Architectures of segmentation_models_pytorch (smp), each with its paper, with the interface of `Segmenter`."""
 
 import segmentation_models_pytorch as smp
 from torch import Tensor, nn
 
 from pipeline import config
 from pipeline.models import encoder
-from pipeline.models.deeplabv3 import rates_at_stride
+from pipeline.models.deeplabv3 import dilation_rates_at_stride
 
 
 class SmpNet(nn.Module):
     """Encoder, decoder and head of an smp model.
 
     Shapes:
-        features: what the encoder gave.
+        features: of the encoder.
         returns: logits (N, classes, *size) and no auxiliary logits.
     """
 
@@ -23,49 +23,50 @@ class SmpNet(nn.Module):
         self.stride = model.encoder.output_stride
 
     def decode(self, features: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """From features to logits; see the class."""
         return self.segmentation_head(self.decoder(features)), ()
 
 
 def unet_plus_plus(cfg: config.Model) -> SmpNet:
-    """Zhou et al., https://arxiv.org/abs/1807.10165."""
+    """U-Net++: Zhou et al., https://arxiv.org/abs/1807.10165."""
     return SmpNet(cfg, smp.UnetPlusPlus(**_common(cfg), **_levels(cfg), decoder_attention_type=cfg.attention))
 
 
 def manet(cfg: config.Model) -> SmpNet:
-    """Fan et al., https://ieeexplore.ieee.org/abstract/document/9201310."""
+    """MA-Net: Fan et al., https://ieeexplore.ieee.org/abstract/document/9201310."""
     return SmpNet(cfg, smp.MAnet(**_common(cfg), **_levels(cfg)))
 
 
 def fpn(cfg: config.Model) -> SmpNet:
-    """Kirillov et al., http://presentations.cocodataset.org/COCO17-Stuff-FAIR.pdf."""
+    """FPN: Kirillov et al., http://presentations.cocodataset.org/COCO17-Stuff-FAIR.pdf."""
     return SmpNet(cfg, smp.FPN(**_common(cfg), decoder_dropout=cfg.dropout))
 
 
 def deeplabv3_plus(cfg: config.Model) -> SmpNet:
-    """Chen et al. 2018, https://arxiv.org/abs/1802.02611."""
+    """DeepLabV3+: Chen et al. 2018, https://arxiv.org/abs/1802.02611."""
     return SmpNet(
         cfg,
         smp.DeepLabV3Plus(
             **_common(cfg),
             encoder_output_stride=cfg.output_stride,
-            decoder_atrous_rates=rates_at_stride(cfg),  # smp's would stay the same at stride 8
+            decoder_atrous_rates=dilation_rates_at_stride(cfg),  # smp does not change the rates at stride 8
             decoder_aspp_dropout=cfg.dropout,
         ),
     )
 
 
 def upernet(cfg: config.Model) -> SmpNet:
-    """Xiao et al., https://arxiv.org/abs/1807.10221."""
+    """UPerNet: Xiao et al., https://arxiv.org/abs/1807.10221."""
     return SmpNet(cfg, smp.UPerNet(**_common(cfg)))
 
 
 def segformer(cfg: config.Model) -> SmpNet:
-    """The decoder of Xie et al., https://arxiv.org/abs/2105.15203."""
+    """The decoder of SegFormer: Xie et al., https://arxiv.org/abs/2105.15203."""
     return SmpNet(cfg, smp.Segformer(**_common(cfg)))
 
 
 class DPT(SmpNet):
-    """Ranftl et al., https://arxiv.org/abs/2103.13413: for plain vision transformers, at any image size.
+    """DPT: Ranftl et al., https://arxiv.org/abs/2103.13413: for plain vision transformers, at any image size.
 
     Shapes:
         features: (stages, class tokens of the stages).
@@ -73,9 +74,10 @@ class DPT(SmpNet):
 
     def __init__(self, cfg: config.Model):
         super().__init__(cfg, smp.DPT(**_common(cfg), dynamic_img_size=True, decoder_readout="ignore"))
-        self.stride *= 2  # the decoder starts from maps of half the patches
+        self.stride *= 2  # the decoder halves the resolution of the patches
 
     def decode(self, features: tuple, size: tuple[int, int]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """From features to logits; see the class."""
         return self.segmentation_head(self.decoder(*features)), ()
 
 

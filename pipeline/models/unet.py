@@ -1,4 +1,4 @@
-"""U-Net: an encoder, a decoder whose levels concatenate the encoder's, and a 3×3 head.
+"""U-Net: an encoder, a decoder with skip connections, and a 3×3 head.
 
 Source:
     Ronneberger et al., https://arxiv.org/abs/1505.04597; built by segmentation_models_pytorch.
@@ -15,11 +15,11 @@ from pipeline.models.smp_nets import SmpNet
 
 
 class UNet(SmpNet):
-    """smp's U-Net, with two extras of competition winners.
+    """smp's U-Net with hypercolumns and deep supervision, as in solutions of competition winners.
 
-    `hypercolumns`: the head sees every level of the decoder, enlarged to the finest and concatenated
-    (Hariharan et al., https://arxiv.org/abs/1411.5752). `deep_supervision`: each coarser level has scores of
-    its own in training, which the loss compares with the same target (Lee et al., https://arxiv.org/abs/1409.5185).
+    With `hypercolumns`, the head gets all levels of the decoder, upsampled to the finest and concatenated
+    (Hariharan et al., https://arxiv.org/abs/1411.5752). With `deep_supervision`, each coarser level has an auxiliary
+    head in training, whose logits are compared with the same target (Lee et al., https://arxiv.org/abs/1409.5185).
 
     Shapes:
         features: of the encoder, fine to coarse.
@@ -45,13 +45,14 @@ class UNet(SmpNet):
         self.aux_heads = nn.ModuleList(nn.Conv2d(width, cfg.classes, 1) for width in supervised)
 
     def decode(self, features: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        levels = self._levels(features)
-        logits = self.segmentation_head(concatenated(levels) if self.hypercolumns else levels[-1])
+        """From features to logits and auxiliary logits; see the class."""
+        levels = self._decode_levels(features)
+        logits = self.segmentation_head(hypercolumns(levels) if self.hypercolumns else levels[-1])
         heads = zip(self.aux_heads, levels, strict=False) if self.training else ()
-        return logits, tuple(enlarge(head(level), size) for head, level in heads)
+        return logits, tuple(upsample(head(level), size) for head, level in heads)
 
-    def _levels(self, features: list[Tensor]) -> list[Tensor]:
-        """What each block of smp's decoder gives, coarse to fine."""
+    def _decode_levels(self, features: list[Tensor]) -> list[Tensor]:
+        """The output of each block of smp's decoder, coarse to fine."""
         deepest, *skips = reversed(features[1:])
         sizes = [feature.shape[-2:] for feature in reversed(features[:-1])]
         levels = [self.decoder.center(deepest)]
@@ -61,11 +62,16 @@ class UNet(SmpNet):
         return levels[1:]
 
 
-def concatenated(levels: list[Tensor]) -> Tensor:
-    """Hypercolumns (N, sum of channels, H, W): all levels at the size of the finest."""
-    return torch.cat([enlarge(level, levels[-1].shape[-2:]) for level in levels], dim=1)
+def hypercolumns(levels: list[Tensor]) -> Tensor:
+    """Concatenate the levels of a decoder, upsampled to the size of the finest.
+
+    Shapes:
+        levels: (N, channels, h, w) each, coarse to fine.
+        returns: (N, sum of channels, H, W).
+    """
+    return torch.cat([upsample(level, levels[-1].shape[-2:]) for level in levels], dim=1)
 
 
-def enlarge(level: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, to `size`."""
+def upsample(level: Tensor, size: tuple[int, int]) -> Tensor:
+    """Upsample (N, C, h, w) bilinearly to (N, C, *size)."""
     return F.interpolate(level, size, mode="bilinear", align_corners=False)

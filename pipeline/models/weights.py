@@ -1,4 +1,4 @@
-"""Starting weights of an encoder from a file: known prefixes of names are removed, and it is said what share fits."""
+"""Starting weights of an encoder from a file, whose tensors may have other prefixes in their names."""
 
 import logging
 import sys
@@ -13,25 +13,25 @@ from pipeline.quoting import shortened
 
 log = logging.getLogger(__name__)
 
-# What other programs, and this one, write before a tensor's name: smp "encoder.model.", a pipeline's checkpoint
+# Prefixes of tensor names that this and other programs write: smp "encoder.model.", a pipeline's checkpoint
 # "net.encoder.model.", DistributedDataParallel "module.", torch.compile "_orig_mod.", timm and others "backbone.".
 PREFIXES = ("module.", "_orig_mod.", "net.", "model.", "encoder.", "backbone.")
-COUNTER = "num_batches_tracked"  # of a batch norm; older files do not have it, and nothing depends on it
-SHARE = 0.9  # of an encoder's tensors that a file must hold
+BATCH_COUNTER = "num_batches_tracked"  # of a batch norm; older files do not have it, and it has no effect
+MIN_SHARE = 0.9  # of an encoder's tensors that a file must contain
 
 
 def load_encoder(encoder: nn.Module, name: str, channels: int, path: Path) -> None:
-    """Put the weights of a file into an encoder, and log how many of its tensors the file has.
+    """Load the weights of a file into an encoder, and log how many of its tensors fit.
 
-    Names may carry any of PREFIXES, and be those of timm's model or of its list of features ("stages.0" or
-    "stages_0"); official checkpoints that timm knows how to convert are converted. What the file has beside the encoder
-    (a decoder, a classifier) is left out. Kernels of another number of input channels are adapted, as timm does it.
+    Names may have any of PREFIXES, and be those of timm's model or of its feature extractor ("stages.0" or "stages_0").
+    Official checkpoints that timm can convert are converted. Other tensors of the file (a decoder, a classifier) are
+    ignored. Kernels for another number of input channels are adapted as in timm.
 
     Args:
         encoder: an smp encoder on a timm model.
         name: timm's name of that model.
-        channels: of the images that the encoder takes.
-        path: a .safetensors file, or a state dict as torch.save writes it, which is read without running code.
+        channels: input channels of the encoder.
+        path: a .safetensors file, or a state dict written by torch.save, which is read with `weights_only`.
 
     Raises:
         ValueError: if the file cannot be read, if fewer than 90 % of the encoder's tensors fit, or for a number that is
@@ -39,27 +39,27 @@ def load_encoder(encoder: nn.Module, name: str, channels: int, path: Path) -> No
     """
     tensors = _read(path)
     own = encoder.state_dict()
-    fitting = _fitting(tensors, own, channels)
-    if len(_counted(fitting)) < len(_counted(own)):
-        converted = _fitting(_converted(tensors, name), own, channels)
-        fitting = max(fitting, converted, key=lambda each: len(_counted(each)))
-    found, expected = len(_counted(fitting)), len(_counted(own))
-    missing = next((key for key in _counted(own) if key not in fitting), None)
-    if found < SHARE * expected:
-        first = next(iter(_counted(tensors) or tensors))
+    fitting = _matching(tensors, own, channels)
+    if len(_without_counters(fitting)) < len(_without_counters(own)):
+        converted = _matching(_convert_official(tensors, name), own, channels)
+        fitting = max(fitting, converted, key=lambda each: len(_without_counters(each)))
+    found, expected = len(_without_counters(fitting)), len(_without_counters(own))
+    missing = next((key for key in _without_counters(own) if key not in fitting), None)
+    if found < MIN_SHARE * expected:
+        first = next(iter(_without_counters(tensors) or tensors))
         raise ValueError(
             f"model.weights: {path}: {found} of the {expected} tensors of {name} fit, expected 90 % or more. First "
-            f"expected: {_described(missing, own)}; first found: {_described(first, tensors)}. Is it another model?"
+            f"expected: {_describe(missing, own)}; first found: {_describe(first, tensors)}. Is it another model?"
         )
     refuse_not_finite(path, fitting)
     encoder.load_state_dict(fitting, strict=False)
     log.info("%s: %d of the %d tensors of %s fit", path, found, expected, name)
     if missing:
-        log.warning("%s has no %s: it starts at random", path, _described(missing, own))
+        log.warning("%s has no %s: it starts at random", path, _describe(missing, own))
 
 
 def refuse_not_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Refuse weights with a NaN or an infinity: what they predict is no probability.
+    """Check that weights have no NaN and no infinity.
 
     Raises:
         ValueError: naming the file and the first such tensor.
@@ -88,54 +88,58 @@ def _read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _converted(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """An official checkpoint with timm's names and shapes; as it is where timm has no way or the file is none."""
+def _convert_official(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """An official checkpoint converted to timm's names and shapes; unchanged if timm cannot convert it."""
     convert = getattr(sys.modules[timm.models.model_entrypoint(name).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return tensors
-    plain = {_bare(key): value for key, value in tensors.items()}
+    plain = {_strip_prefixes(key): value for key, value in tensors.items()}
     try:
-        with torch.random.fork_rng(devices=[]):  # fresh weights are drawn the same, whatever file there is
+        with torch.random.fork_rng(devices=[]):  # the random weights of the model do not depend on this file
             return convert(plain, timm.create_model(name, pretrained=False))
-    except Exception:  # timm's converters expect one author's files and raise anything on others
+    except Exception:  # timm's converters raise many kinds of error for files of other authors
         return tensors
 
 
-def _fitting(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
-    """The tensors that fit, by the encoder's names."""
-    by_name = {_alike(key): value for key, value in tensors.items()}
-    found = {key: by_name[_alike(key)] for key in own if _alike(key) in by_name}
+def _matching(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
+    """The tensors whose name and shape fit, by the names of the encoder."""
+    by_name = {_canonical(key): value for key, value in tensors.items()}
+    found = {key: by_name[_canonical(key)] for key in own if _canonical(key) in by_name}
     found |= {
-        key: _of_channels(found[key], channels)
+        key: _adapt_channels(found[key], channels)
         for key in found
         if own[key].ndim == found[key].ndim == 4 and own[key].shape[1] == channels
     }
     return {key: tensor for key, tensor in found.items() if tensor.shape == own[key].shape}
 
 
-def _of_channels(kernels: Tensor, channels: int) -> Tensor:
-    """Kernels of a first convolution for another number of input channels; to alike channels they answer the same."""
+def _adapt_channels(kernels: Tensor, channels: int) -> Tensor:
+    """Kernels of a first convolution for another number of input channels; equal channels give the same output.
+
+    Shapes:
+        kernels: (out, in, h, w); returned as (out, channels, h, w).
+    """
     found = kernels.shape[1]
     if channels in (1, found):
         return kernels if channels == found else kernels.sum(dim=1, keepdim=True)
     return kernels.repeat(1, -(-channels // found), 1, 1)[:, :channels] * (found / channels)
 
 
-def _counted(tensors: Mapping[str, Tensor]) -> list[str]:
-    return [key for key in tensors if not key.endswith(COUNTER)]
+def _without_counters(tensors: Mapping[str, Tensor]) -> list[str]:
+    return [key for key in tensors if not key.endswith(BATCH_COUNTER)]
 
 
-def _bare(key: str) -> str:
+def _strip_prefixes(key: str) -> str:
     """A tensor's name without prefixes."""
     while stripped := next((key.removeprefix(each) for each in PREFIXES if key.startswith(each)), None):
         key = stripped
     return key
 
 
-def _alike(key: str) -> str:
-    """What is equal for the names of timm's model and of its list of features."""
-    return _bare(key).replace(".", "_")
+def _canonical(key: str) -> str:
+    """A name that is the same in timm's model and in its feature extractor."""
+    return _strip_prefixes(key).replace(".", "_")
 
 
-def _described(key: str, tensors: Mapping[str, Tensor]) -> str:
+def _describe(key: str, tensors: Mapping[str, Tensor]) -> str:
     return f"'{shortened(key, 50)}' {tuple(tensors[key].shape)}"

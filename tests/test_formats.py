@@ -315,7 +315,7 @@ def test_a_package_that_only_some_files_need_is_named_when_such_a_file_is_opened
     plain, lzw, dicom = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert plain.endswith("plain.tif read")
     assert re.search(r"lzw\.tif: cannot be read, .*imagecodecs.*: pip install imagecodecs$", lzw)
-    assert dicom.endswith("grey.dcm: a DICOM, which takes a package that is not here: pip install pydicom")
+    assert dicom.endswith("grey.dcm: a DICOM needs a package that is not installed: pip install pydicom")
 
 
 def test_a_compressed_dicom_without_its_decoder_says_what_to_install(tmp_path):
@@ -510,7 +510,7 @@ def test_the_size_of_a_png_is_read_without_a_walk_through_its_pixels(tmp_path, m
     assert len(walked) <= 2 < len(pieces)
 
 
-# ---------------------------------------------------------------------------------------------- promises
+# ---------------------------------------------------------------------------------------------- declared sizes
 
 
 def _promising(path, name, write):
@@ -542,7 +542,7 @@ def test_a_header_that_promises_more_than_the_file_can_hold_is_refused_before_an
     _promising(path, name, lambda path: np.save(path, GREY8) if name == "npy" else Image.fromarray(GREY8).save(path))
     tracemalloc.start()
     for read in (read_pixels, lambda path: read_preview(path, 1), lambda path: read_mask(path, above=9)):
-        with pytest.raises(ImageError, match=rf"a\.{name}: cannot be read, .*(promises|announced)"):
+        with pytest.raises(ImageError, match=rf"a\.{name}: cannot be read, .*(declares|expected)"):
             read(path)
     assert tracemalloc.get_traced_memory()[1] < 20 << 20
     tracemalloc.stop()
@@ -564,11 +564,11 @@ def test_a_tiff_that_promises_more_than_it_holds_is_refused(tmp_path, compressio
 def test_an_image_that_does_not_fit_into_memory_is_refused_with_what_to_do(tmp_path, monkeypatch):
     Image.fromarray(np.zeros((8200, 8200), np.uint8)).save(tmp_path / "large.png")
     assert read_pixels(tmp_path / "large.png").shape == (8200, 8200, 1)
-    monkeypatch.setattr(rasters, "memory_left", lambda: 100 << 20)
+    monkeypatch.setattr(rasters, "free_memory", lambda: 100 << 20)
     with pytest.raises(ImageError, match=r"large\.png: its 64\.1 MiB of pixels do not fit .* \(predict\.tiles"):
         read_pixels(tmp_path / "large.png")
     assert read_size(tmp_path / "large.png") == (8200, 8200), "a size takes no memory"
 
 
 def test_the_memory_that_is_left_is_known_and_less_than_the_machine_has():
-    assert 0 < rasters.memory_left() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < rasters.free_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -229,7 +229,7 @@ def test_a_competition_with_such_a_meta_table_is_split_trained_on_crops_and_repo
     )
     cfg = config.load("configs/tiny.toml", pairs)
     assert {"fold=fold 0", "image=image 9"} <= set(stages.describe_folds(cfg)[0])
-    columns = set(stages.gather([cfg]).images)
+    columns = set(stages.collect_report_data([cfg]).images)
     assert {"box", "image", "path", "kind", META + "fold", META + "coverage", META + "group"} <= columns
 
 

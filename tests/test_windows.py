@@ -62,8 +62,8 @@ def test_a_tiff_of_any_layout_is_read_by_window(tmp_path, kind, layout):
 def test_a_tiff_that_does_not_fit_into_memory_is_read_by_window(tmp_path, monkeypatch, layout):
     pixels = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", **LAYOUTS[layout])
-    monkeypatch.setattr(rasters, "SMALL", 0)
-    monkeypatch.setattr(rasters, "memory_left", lambda: pixels.nbytes // 2)
+    monkeypatch.setattr(rasters, "UNCHECKED_BYTES", 0)
+    monkeypatch.setattr(rasters, "free_memory", lambda: pixels.nbytes // 2)
     box = Box(20, 30, 40, 50)
     with open_windows(tmp_path / "a.tif") as image:
         assert np.array_equal(image.read(box), pixels[box.slices])

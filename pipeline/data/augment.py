@@ -1,31 +1,31 @@
-"""Augmentation: named strengths, built from albumentations 2.0.8, which is known to no other file.
+"""Augmentation in named strengths, built from albumentations 2.0.8, which no other module imports.
 
-An image's random choices come from a seed that is handed in, never from a stream: the same (image, seed)
-gives the same result in any worker, process or resumed run. (Left alone, every DataLoader worker of
-albumentations 2.0.8 replays the same stream, and repeats it in each epoch.)
+An image's random choices depend only on the seed that is passed in: the same (image, seed) gives the same result in any
+worker, process or resumed run. (By default, all DataLoader workers of albumentations 2.0.8 draw the same numbers,
+and repeat them in each epoch.)
 """
 
 import os
 import random
 import warnings
 
-# Without it the library asks the network for a newer version when it is imported.
+# Otherwise the library looks for a newer version on the network when it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
 import cv2
 import numpy as np
 
-cv2.setNumThreads(0)  # workers would fight over the cores
+cv2.setNumThreads(0)  # threads of several workers would compete for the cores
 
 
 def none(crop: int | None, channels: int) -> list[A.BasicTransform]:
-    """Nothing but the crop."""
+    """The crop alone."""
     return _crop(crop)
 
 
 def light(crop: int | None, channels: int) -> list[A.BasicTransform]:
-    """What keeps a section's up and down: mirror, a small shift in size and place, brightness."""
+    """For images with a fixed up and down: horizontal flip, small scale and shift, brightness."""
     return [
         *_crop(crop),
         A.HorizontalFlip(p=0.5),
@@ -41,7 +41,7 @@ def light(crop: int | None, channels: int) -> list[A.BasicTransform]:
 
 
 def medium(crop: int | None, channels: int) -> list[A.BasicTransform]:
-    """Images without an up or down: the symmetries of the square, other sizes, tones."""
+    """For images without up and down: the symmetries of the square, scale, tones."""
     return [
         A.RandomScale((-0.35, 0.5), p=0.7),
         *_crop(crop),
@@ -54,7 +54,7 @@ def medium(crop: int | None, channels: int) -> list[A.BasicTransform]:
 
 
 def strong(crop: int | None, channels: int) -> list[A.BasicTransform]:
-    """For a test set that differs from the training set: size from 0.6 to 1.8, colours, negatives."""
+    """For a test set that differs from the training set: scale from 0.6 to 1.8, colours, inversion."""
     return [
         A.RandomScale((-0.4, 0.8), p=0.6),
         *_crop(crop),
@@ -93,7 +93,7 @@ def _blur(p: float) -> list[A.BasicTransform]:
 
 
 def _rescaled(steps: list[A.BasicTransform], scale: tuple[float, float]) -> list[A.BasicTransform]:
-    """The steps after a random scale, which must come before the crop, and without their own."""
+    """The steps with this random scale in place of their own; it must precede the crop."""
     others = [step for step in steps if not isinstance(step, A.RandomScale)]
     return [A.RandomScale((scale[0] - 1, scale[1] - 1), p=1), *others]
 
@@ -102,14 +102,13 @@ STRENGTHS = {"none": none, "light": light, "medium": medium, "strong": strong}
 
 
 class Augment:
-    """Calling it with (image, mask, seed) gives (image, mask); a class, so that any kind of worker can receive it.
+    """A picklable function from (image, mask, seed) to the augmented (image, mask).
 
     Args:
         strength: a name in STRENGTHS.
-        crop: pixels of the square that is cut out; None keeps the image's size.
+        crop: side of the square crop in pixels; None keeps the image's size.
         channels: of the image.
-        scale: factors between which the size is drawn for every image, in place of the strength's own draw; needs a
-            crop. None leaves the strength as it is.
+        scale: range of the random scale factor, in place of the strength's own; needs a crop. None keeps it.
 
     Shapes:
         image: (H, W, channels) uint8 or float32 in 0 … 255, mask: (H, W, C) uint8; returned as (crop, crop, ...).
@@ -126,6 +125,6 @@ class Augment:
         if image.dtype == np.uint8:
             result = self.transform(image=image, mask=mask)
             return result["image"], result["mask"]
-        # The library takes floats for 0 … 1, and cuts off what lies outside.
+        # The library expects floats in 0 … 1, and clips others.
         result = self.transform(image=image / np.float32(255), mask=mask)
         return result["image"] * np.float32(255), result["mask"]

@@ -1,23 +1,22 @@
-"""From labelled instances to what a network of pixels can learn of them: where two of them touch."""
+"""The boundaries between touching instances, as a target for semantic segmentation."""
 
 import cv2
 import numpy as np
 
 
 def touching_boundary(labels: np.ndarray, width: float) -> np.ndarray:
-    """The pixels that lie near two different instances, as a second target beside the mask.
+    """The pixels near two different instances, as a second target channel.
 
-    A pixel is border if at least two instances have a pixel within `width` of it (Euclidean, centre to centre, the
-    pixel's own instance at distance 0). So two instances that touch along a straight line get a border of `width`
-    pixels on each side, two that a gap parts one across the gap if it is narrow enough, and the outline of an
-    instance that stands alone none. A mask without its border falls apart into its instances: see
-    `postprocess.instances.split`.
+    A pixel is boundary if at least two instances have a pixel within `width` of it (Euclidean distance of the centres;
+    its own instance is at distance 0). Two instances that touch along a straight line get a boundary of `width` pixels
+    on each side; two with a narrow gap one across the gap; the outline of a single instance none. A mask without its
+    boundary separates into its instances: see `postprocess.instances.split`.
 
-    Two dilations per image, however many instances there are: a pixel sees two of them if the largest and the
+    It takes two dilations per image for any number of instances: a pixel is near two of them if the largest and the
     smallest label within reach differ.
 
     Args:
-        width: in pixels, 1 or more: with less, no pixel sees another.
+        width: in pixels, 1 or more.
 
     Shapes:
         labels: (H, W) integers, 0 is background, each other value an instance; at most 2**24.
@@ -27,15 +26,15 @@ def touching_boundary(labels: np.ndarray, width: float) -> np.ndarray:
         ValueError: if width is below 1, or the labels are not (H, W) integers within 0 … 2**24.
 
     Source:
-        A channel for the borders between touching nuclei: the first place of DSB 2018 (Selim Seferbekov, Alexander
+        A channel for the boundaries between touching nuclei: the first place of DSB 2018 (Selim Seferbekov, Alexander
         Buslaev, Victor Durnov), https://www.kaggle.com/c/data-science-bowl-2018/discussion/54741 (address from
-        memory). How they drew it is not verified; this definition is our own.
+        memory). Their exact definition is not verified; this one is our own.
     """
     _refuse_other_than_labels(labels)
     if not width >= 1:
         raise ValueError(f"border width is {width} pixels: expected 1 or more, or no pixel sees its neighbour")
     largest = cv2.dilate(labels.astype(np.float32), _disc(width))
-    # Background must not count as the smallest label: it becomes larger than all. Exact: float32 has 24 bits.
+    # Background must not be the smallest label: it becomes larger than all. float32 is exact up to 2**24.
     negated = np.where(labels == 0, -np.inf, -labels.astype(np.float32)).astype(np.float32)
     smallest = -cv2.dilate(negated, _disc(width))
     return ((largest > 0) & (largest != smallest)).astype(np.uint8)

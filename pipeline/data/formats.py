@@ -1,9 +1,9 @@
-"""File formats: an image's own values, whatever wrote them. Nothing is scaled here, nothing cut, and nothing half read.
+"""File formats: decode image files to the values that are stored in them, without scaling or clipping.
 
-What a file is, its first bytes say, and not its name. Each format has one reader, which is strict: damaged files are
-refused, and no other reader is tried on them. Pillow reads what is usual; colours of more than eight bits, of which it
-keeps eight, are OpenCV's. TIFF, DICOM, NIfTI and .npy have readers of their own. Inks (CMYK) and other colours that
-have no one meaning on a screen are refused.
+The format is detected from the file's first bytes, not from its name. Each format has one strict reader: a damaged file
+is refused, and no other reader is tried. Pillow reads the common formats; colours of more than 8 bits, which Pillow
+reduces to 8, are read by OpenCV. TIFF, DICOM, NIfTI and .npy have their own readers. CMYK and other colours without one
+fixed conversion to RGB are refused.
 """
 
 import io
@@ -25,46 +25,52 @@ from pipeline.data.rasters import (
     Header,
     ImageError,
     Raster,
+    check_declared_size,
     damaged,
     orientation_of,
     read_or_raise,
     refuse_colours,
-    refuse_promises,
 )
 from pipeline.data.tiff import read_tiff, read_tiff_header, read_tiff_indices
 from pipeline.quoting import quoted
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's guard against bombs: `refuse_promises` is ours, and knows larger images
+Image.MAX_IMAGE_PIXELS = None  # replaces Pillow's guard against decompression bombs by `check_declared_size`
 
-STRANGE_MODES = {"CMYK", "LAB", "HSV"}  # Pillow's names of colours that no screen has
-ALPHA_MODES = {"LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}  # and those that end in alpha
-DEEP_MODES = {"I": 4, "F": 4, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes of a pixel, where it is not one of a channel
+UNSUPPORTED_MODES = {"CMYK", "LAB", "HSV"}  # Pillow's names of colours without one fixed conversion to RGB
+ALPHA_MODES = {
+    "LA": "LA",
+    "La": "LA",
+    "PA": "RGBA",
+    "RGBA": "RGBA",
+    "RGBa": "RGBA",
+}  # with alpha
+DEEP_MODES = {"I": 4, "F": 4, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes per pixel, if it is not one per channel
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
-PNG_TAIL = 1 << 17  # bytes at the end of a PNG in which an EXIF block behind the pixels is looked for
-GREY, GREY_ALPHA = 0, 4  # a PNG's kinds of colour; 2 and 6 are RGB without and with alpha, 3 a palette
+PNG_TAIL = 1 << 17  # bytes at the end of a PNG that are searched for an EXIF block after the pixels
+GREY, GREY_ALPHA = 0, 4  # PNG colour types; 2 and 6 are RGB without and with alpha, 3 is a palette
 JP2_STREAM = b"\xff\x4f\xff\x51"  # a JPEG 2000 stream's first bytes
 
 
 class Format(NamedTuple):
-    """Ways into a file."""
+    """The functions that read one file format; they may raise anything."""
 
     read: Callable[[Path], Raster]
-    header: Callable[[Path], Header]  # without decoding anything
-    indices: Callable[[Path], Raster | None] = lambda path: None  # of a palette, (H, W, 1)
+    header: Callable[[Path], Header]  # without decoding any pixel
+    indices: Callable[[Path], Raster | None] = lambda path: None  # of a palette, (H, W, 1); None without one
 
 
-# ---------------------------------------------------------------------------------------------- what Pillow reads
+# ---------------------------------------------------------------------------------------------- Pillow
 
 
-class Usual(NamedTuple):
-    """A format of Pillow's.
+class PillowFormat(NamedTuple):
+    """A format that Pillow reads.
 
     Args:
-        names: Pillow's, of the readers that may be asked.
-        packing: bytes of pixels that it packs into one byte at best; None: no bound.
-        check: raises for a file that Pillow would read in part.
-        bits: of a channel, where Pillow may keep eight of more.
+        names: Pillow's names of the readers that are tried.
+        packing: highest possible ratio of decoded to stored bytes; None: no limit.
+        check: raises for a file that Pillow would read only in part.
+        bits: of a channel, for formats of which Pillow may keep only 8.
     """
 
     names: tuple[str, ...]
@@ -73,9 +79,9 @@ class Usual(NamedTuple):
     bits: Callable[[bytes], int] = lambda content: 8
 
     def read(self, path: Path) -> Raster:
-        """A picture's colours, of a palette too; of several frames the first."""
+        """The image, with a palette's colours in place of its indices; of several frames the first."""
         content = path.read_bytes()
-        with self._opened(path, io.BytesIO(content)) as image:
+        with self._open(path, io.BytesIO(content)) as image:
             orientation = orientation_of(_exif(image, content))
             self._check(path, content, image)
             if self.bits(content) > 8:
@@ -86,37 +92,38 @@ class Usual(NamedTuple):
         return Raster(pixels if pixels.ndim == 3 else pixels[..., None], alpha, orientation)
 
     def header(self, path: Path) -> Header:
-        with path.open("rb") as file, self._opened(path, file) as image:
+        """The header, without decoding any pixel."""
+        with path.open("rb") as file, self._open(path, file) as image:
             file.seek(0)
             deep = self.bits(file.read(1 << 12)) > 8
             dtype = np.dtype(np.uint16) if deep else np.dtype(_dtype(image.mode))
             return Header(image.height, image.width, dtype, orientation_of(_exif(image, file)))
 
     def indices(self, path: Path) -> Raster | None:
-        """The indices of a palette; None of an image without one."""
-        with path.open("rb") as file, self._opened(path, file) as image:
+        """The palette's indices, (H, W, 1); None without a palette."""
+        with path.open("rb") as file, self._open(path, file) as image:
             if image.mode != "P":
                 return None
             file.seek(0)
             content = file.read()
-        with self._opened(path, io.BytesIO(content)) as image:
+        with self._open(path, io.BytesIO(content)) as image:
             self._check(path, content, image)
             return Raster(np.asarray(image)[..., None], orientation=orientation_of(_exif(image, content)))
 
     def _check(self, path: Path, content: bytes, image: Image.Image) -> None:
         self.check(path, content)
-        refuse_promises(path, promised=_promised(image), stored=len(content), packing=self.packing)
+        check_declared_size(path, declared=_decoded_bytes(image), stored=len(content), packing=self.packing)
 
-    def _opened(self, path: Path, file: BinaryIO) -> Image.Image:
+    def _open(self, path: Path, file: BinaryIO) -> Image.Image:
         try:
             image = Image.open(file, formats=self.names)
-        except UnidentifiedImageError:  # names the object in memory, not the file
+        except UnidentifiedImageError:  # its message names the object in memory, not the file
             raise damaged(path, f"the header of a damaged {self.names[0]}") from None
-        refuse_colours(path, image.mode, STRANGE_MODES)
+        refuse_colours(path, image.mode, UNSUPPORTED_MODES)
         return image
 
 
-def _promised(image: Image.Image) -> int:
+def _decoded_bytes(image: Image.Image) -> int:
     return image.width * image.height * DEEP_MODES.get(image.mode, len(image.getbands()))
 
 
@@ -125,7 +132,7 @@ def _dtype(mode: str) -> str:
 
 
 def _colours(image: Image.Image) -> tuple[np.ndarray, bool]:
-    """The pixels of a decoded image, and whether alpha is the last channel."""
+    """The pixels of a decoded image, (H, W) or (H, W, C), and whether the last channel is alpha."""
     if image.mode == "P":
         alpha = "transparency" in image.info
         return np.asarray(image.convert("RGBA" if alpha else "RGB")), alpha
@@ -135,28 +142,28 @@ def _colours(image: Image.Image) -> tuple[np.ndarray, bool]:
 
 
 def _deep(path: Path, content: bytes, image: Image.Image) -> tuple[np.ndarray, bool]:
-    """Colours of more than eight bits, (H, W, C) uint16, and whether alpha is the last channel."""
+    """Values of more than 8 bits, (H, W) or (H, W, C) uint16, and whether the last channel is alpha."""
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (image.height, image.width):
         raise damaged(path, "damaged pixels of 16 bits")
     if pixels.ndim == 2:
         return pixels, False
     if image.format == "PNG" and _png_colour(content) == GREY_ALPHA:
-        return np.ascontiguousarray(pixels[..., [0, 3]]), True  # OpenCV repeats the grey to three channels
+        return np.ascontiguousarray(pixels[..., [0, 3]]), True  # OpenCV repeats grey in three channels
     if pixels.shape[2] == 4 and image.mode in ALPHA_MODES:
         return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA), True
-    return cv2.cvtColor(pixels[..., :3], cv2.COLOR_BGR2RGB), False  # a fourth one: a colour that is transparent
+    return cv2.cvtColor(pixels[..., :3], cv2.COLOR_BGR2RGB), False  # a transparent colour became alpha
 
 
 def _exif(image: Image.Image, content: bytes | BinaryIO) -> bytes | None:
-    """An EXIF block; of a PNG it may stand behind the pixels, which Pillow would decode to get there."""
+    """The EXIF block. In a PNG it may follow the pixels, which Pillow would have to decode to find it."""
     if image.format != "PNG":
         return image.info.get("exif")
     file = io.BytesIO(content) if isinstance(content, bytes) else content
     for kind, length in _png_chunks(file):
         if kind == b"eXIf":
             return file.read(length)
-        if kind == b"IDAT":  # may be in thousands of chunks: to step through them is to read the whole file
+        if kind == b"IDAT":  # the pixels may have thousands of chunks: do not step through them
             break
     end = file.seek(0, io.SEEK_END)
     file.seek(max(0, end - PNG_TAIL))
@@ -164,7 +171,7 @@ def _exif(image: Image.Image, content: bytes | BinaryIO) -> bytes | None:
 
 
 def _exif_in(tail: bytes) -> bytes | None:
-    """The last EXIF block in the end of a PNG, by its name and check sum."""
+    """The last EXIF block at the end of a PNG, found by its name and checksum; None without one."""
     place = tail.rfind(b"eXIf")
     length = int.from_bytes(tail[max(0, place - 4) : max(0, place)], "big")
     chunk, found = tail[place : place + 4 + length], tail[place + 4 + length : place + 8 + length]
@@ -175,7 +182,7 @@ def _exif_in(tail: bytes) -> bytes | None:
 
 
 def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Kind and length of each chunk, with the file at its first byte, up to the end chunk or the end of the file."""
+    """Type and length of each chunk, with the file positioned at its data, up to IEND or the end of the file."""
     place = len(PNG_START)
     while True:
         file.seek(place)
@@ -190,19 +197,19 @@ def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
 
 
 def _check_png(path: Path, content: bytes) -> None:
-    """Refuse a PNG without its end, or with a check sum of header, palette or pixels that does not hold."""
+    """Refuse a PNG without its end, or with a wrong checksum of header, palette or pixels."""
     file, kind = io.BytesIO(content), b""
     for kind, length in _png_chunks(file):
         data, found = file.read(length), file.read(4)
-        needed = kind[:1].isupper()  # whether the picture needs it
+        needed = kind[:1].isupper()  # a critical chunk
         if len(found) < 4 or (needed and zlib.crc32(kind + data) != int.from_bytes(found, "big")):
             raise damaged(path, f"its chunk {kind.decode('latin-1')!r} is damaged")
     if kind != b"IEND":
-        raise damaged(path, "a PNG that is cut short")
+        raise damaged(path, "a truncated PNG")
 
 
 def _png_bits(content: bytes) -> int:
-    """Bits of a channel; grey of sixteen is read by Pillow as it is."""
+    """Bits per channel for OpenCV; Pillow reads grey of 16 bits correctly."""
     return 8 if _png_colour(content) == GREY else content[24]
 
 
@@ -211,39 +218,39 @@ def _png_colour(content: bytes) -> int:
 
 
 def _check_webp(path: Path, content: bytes) -> None:
-    """Refuse one that is cut short; and of one that loses some, which spends 3 bits on 256 pixels, a false size."""
+    """Refuse a truncated WebP, and a lossy one whose size is wrong: it needs at least 3 bits per 256 pixels."""
     if int.from_bytes(content[4:8], "little") + 8 > len(content):
-        raise damaged(path, "a WebP that is cut short")
+        raise damaged(path, "a truncated WebP")
     if content[12:16] == b"VP8 ":
         width, height = (side & 0x3FFF for side in struct.unpack("<HH", content[26:30]))
-        refuse_promises(path, promised=3 * width * height, stored=len(content), packing=4096)
+        check_declared_size(path, declared=3 * width * height, stored=len(content), packing=4096)
 
 
 def _jpeg2000_bits(content: bytes) -> int:
-    """Bits of the first channel, which stand 38 bytes behind the stream's first marker."""
+    """Bits of the first channel, which are 38 bytes after the first marker of the stream."""
     place = content.find(JP2_STREAM) + len(JP2_STREAM) + 38
     return (content[place] & 0x7F) + 1
 
 
 def _check_bmp(path: Path, content: bytes) -> None:
-    """Refuse one without compression whose rows are not all there, before Pillow makes room for them."""
+    """Refuse an uncompressed BMP with missing rows, before Pillow allocates memory for them."""
     width, height = (abs(int.from_bytes(content[place : place + 4], "little", signed=True)) for place in (18, 22))
     packed = int.from_bytes(content[30:34], "little") in (1, 2)
     stride = (int.from_bytes(content[28:30], "little") * width + 31) // 32 * 4
     if not packed and int.from_bytes(content[14:18], "little") >= 40 and stride * height > len(content):
-        raise damaged(path, f"a BMP of {len(content)} bytes, {stride * height} announced")
+        raise damaged(path, f"a BMP of {len(content)} bytes, {stride * height} expected")
 
 
 def _check_pnm(path: Path, content: bytes) -> None:
-    """Refuse one whose pixels are not all there: Pillow counts them, and OpenCV, which reads deep ones, does not."""
+    """Refuse a file with missing pixels: Pillow checks their number, OpenCV, which reads more than 8 bits, does not."""
     if _pnm_bits(content) > 8:
         with Image.open(io.BytesIO(content), formats=("PPM",)) as image:
-            refuse_promises(path, promised=_promised(image), stored=len(content), packing=8)
+            check_declared_size(path, declared=_decoded_bytes(image), stored=len(content), packing=8)
             image.load()
 
 
 def _pnm_bits(content: bytes) -> int:
-    """Of a PGM or PPM by its highest value; others have eight."""
+    """16 for a PGM or PPM whose highest value is above 255, else 8."""
     words = re.sub(rb"#[^\n]*", b"", content[:1024]).split()[:4]
     deep = words[0] in (b"P2", b"P3", b"P5", b"P6") and len(words) == 4 and words[3].isdigit() and int(words[3]) > 255
     return 16 if deep else 8
@@ -256,16 +263,20 @@ def _read_npy(path: Path) -> Raster:
     with path.open("rb") as file:
         shape, dtype = _npy_header(path, file)
         stored = path.stat().st_size - file.tell()
-        promised = math.prod(shape) * dtype.itemsize
-        refuse_promises(path, promised=promised, stored=stored, packing=1)
-        if promised != stored:
-            raise damaged(path, f"{stored} bytes of pixels, {promised} announced")
+        declared = math.prod(shape) * dtype.itemsize
+        check_declared_size(path, declared=declared, stored=stored, packing=1)
+        if declared != stored:
+            raise damaged(path, f"{stored} bytes of pixels, {declared} expected")
     pixels = np.load(path, allow_pickle=False)
     return Raster(pixels if pixels.ndim == 3 else pixels[..., None])
 
 
 def read_npy_header(path: Path) -> Header:
-    """Height, width and dtype of an array file, without its pixels."""
+    """Height, width and dtype of a .npy file, without its pixels.
+
+    Raises:
+        ImageError: for an array that is no image.
+    """
     with path.open("rb") as file:
         shape, dtype = _npy_header(path, file)
         return Header(shape[0], shape[1], dtype)
@@ -282,39 +293,39 @@ def _npy_header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-# ---------------------------------------------------------------------------------------------- which format
+# ---------------------------------------------------------------------------------------------- detection
 
 
-def _usual(*names: str, **options: object) -> Format:
-    usual = Usual(names, **options)
-    return Format(usual.read, usual.header, usual.indices)
+def _pillow(*names: str, **options: object) -> Format:
+    form = PillowFormat(names, **options)
+    return Format(form.read, form.header, form.indices)
 
 
 TIFF = Format(read_tiff, read_tiff_header, read_tiff_indices)
 DICOM = Format(read_dicom, read_dicom_header)
 NPY = Format(_read_npy, read_npy_header)
 NIFTI = Format(read_nifti, read_nifti_header)
-JPEG = _usual("JPEG", packing=4096)
-JPEG2000 = _usual("JPEG2000", bits=_jpeg2000_bits)
+JPEG = _pillow("JPEG", packing=4096)
+JPEG2000 = _pillow("JPEG2000", bits=_jpeg2000_bits)
 
-# By the first bytes, as a regular expression. What deflate, LZW and JPEG pack at best: as in `tiff.PACKING`.
+# By a regular expression for the first bytes. The limits of deflate, LZW and JPEG are those of `tiff.PACKING`.
 FORMATS = {
-    rb"\x89PNG\r\n\x1a\n": _usual("PNG", packing=8 * 1032, check=_check_png, bits=_png_bits),
+    rb"\x89PNG\r\n\x1a\n": _pillow("PNG", packing=8 * 1032, check=_check_png, bits=_png_bits),
     rb"\xff\xd8\xff": JPEG,
     rb"(II\*\0|MM\0\*|II\+\0|MM\0\+)": TIFF,
     rb".{128}DICM": DICOM,
     rb"\x93NUMPY": NPY,
-    rb"GIF8[79]a": _usual("GIF", packing=2731),
-    rb"BM": _usual("BMP", check=_check_bmp),
-    rb"RIFF....WEBP": _usual("WEBP", check=_check_webp),
+    rb"GIF8[79]a": _pillow("GIF", packing=2731),
+    rb"BM": _pillow("BMP", check=_check_bmp),
+    rb"RIFF....WEBP": _pillow("WEBP", check=_check_webp),
     rb"(\0\0\0\x0cjP  |\xff\x4f\xff\x51)": JPEG2000,
-    rb"....ftyp(avif|avis)": _usual("AVIF"),
-    rb"P[1-6fF][\s#]": _usual("PPM", packing=8, check=_check_pnm, bits=_pnm_bits),
+    rb"....ftyp(avif|avis)": _pillow("AVIF"),
+    rb"P[1-6fF][\s#]": _pillow("PPM", packing=8, check=_check_pnm, bits=_pnm_bits),
 }
-START = 160  # bytes of a file that tell its format
+START = 160  # bytes of a file that are matched
 
-# Files that are no image here, and what they are.
-OTHERS = {
+# Files that are no images, by their first bytes: what they are, and what to do.
+NOT_IMAGES = {
     rb"version https://git-lfs": "a pointer of Git LFS: get the file itself (git lfs pull)",
     rb"\s*<(!DOCTYPE|!doctype|html|HTML|\?xml)": "a web page or XML: get the file again",
     rb"PK\x03\x04": "a ZIP archive: unpack it",
@@ -326,23 +337,23 @@ OTHERS = {
 
 
 BY_CONTENT = {"PNG", "JPEG", "MPO", "TIFF", "GIF", "BMP", "DIB", "WEBP", "JPEG2000", "AVIF", "PPM"}  # Pillow's names
-PROGRAMS = {"EPS"}  # a file that Pillow would run
+PROGRAMS = {"EPS"}  # Pillow would start Ghostscript to execute the file
 
 
 @lru_cache(maxsize=1)
-def _nameless() -> dict[str, Format]:
-    """By suffix: what else Pillow reads, of which some, such as TGA, have no first bytes of their own."""
+def _formats_by_suffix() -> dict[str, Format]:
+    """Pillow's other formats by suffix: some, such as TGA, cannot be detected by their first bytes."""
     Image.init()
-    named = Image.registered_extensions().items()
-    return {suffix: _usual(name) for suffix, name in named if name not in BY_CONTENT | PROGRAMS}
+    extensions = Image.registered_extensions().items()
+    return {suffix: _pillow(name) for suffix, name in extensions if name not in BY_CONTENT | PROGRAMS}
 
 
 def format_of(path: Path) -> Format:
-    """By a file's first bytes; of a format that has none, by the suffix.
+    """The format of a file, by its first bytes, or by its suffix for formats without such.
 
     Raises:
         ImageError: for a file that is no image.
-        OSError: for a file that is not there.
+        OSError: for a missing file.
     """
     if slice_of(path):
         return NIFTI
@@ -353,25 +364,28 @@ def format_of(path: Path) -> Format:
             return form
     if start and is_nifti_name(path):
         return NIFTI
-    for magic, what in OTHERS.items():
+    for magic, what in NOT_IMAGES.items():
         if re.match(magic, start, re.DOTALL):
             raise ImageError(f"{path}: not an image but {what}")
-    if start and (form := _nameless().get(path.suffix.lower())):
+    if start and (form := _formats_by_suffix().get(path.suffix.lower())):
         return form
     raise ImageError(f"{path}: not an image ({path.stat().st_size} bytes): get the file again")
 
 
-# ---------------------------------------------------------------------------------------------- what others call
+# ---------------------------------------------------------------------------------------------- public functions
 
 
 def read_raster(path: Path, *, exif: bool = True) -> Raster:
-    """An image's own values, (H, W, C) in the file's own dtype, and whether the file calls the last channel alpha.
+    """Decode an image file.
 
     Args:
-        exif: turn the picture as the file says it is seen; else it is as stored.
+        exif: rotate the image as the file's orientation says; else it is as stored.
+
+    Returns:
+        the pixels, (H, W, C) in the file's own dtype, and whether the last channel is alpha.
 
     Raises:
-        ImageError: with the path, if the file is missing, damaged, or none of these formats.
+        ImageError: with the path, for a file that is missing, damaged, or of no supported format.
     """
     raster = read_or_raise(path, lambda path: format_of(path).read(path))
     pixels = raster.pixels
@@ -379,31 +393,38 @@ def read_raster(path: Path, *, exif: bool = True) -> Raster:
         raise ImageError(f"{path}: an array of {pixels.shape}, {pixels.dtype}: expected rows, columns, channels")
     native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     raster = raster._replace(pixels=native, alpha=raster.alpha and pixels.shape[2] > 1)
-    return raster.as_seen() if exif else raster
+    return raster.rotated() if exif else raster
 
 
 def is_jpeg(path: Path) -> bool:
-    """Whether a file is JPEG, which blurs values.
+    """Whether a file is a JPEG, whose values are blurred.
 
     Raises:
-        ImageError: as `read_raster`.
+        ImageError: for a missing file, and one of no supported format.
     """
     return read_or_raise(path, format_of) is JPEG
 
 
 def read_pixels(path: Path, *, exif: bool = True) -> np.ndarray:
-    """As `read_raster`, the pixels alone."""
+    """The pixels of `read_raster`, (H, W, C) in the file's own dtype.
+
+    Raises:
+        ImageError: as `read_raster`.
+    """
     return read_raster(path, exif=exif).pixels
 
 
 def read_header(path: Path, *, exif: bool = True) -> Header:
-    """What the file says of its image, without decoding anything; costs as much for a large image as for a small one.
+    """Size, dtype and orientation of an image, without decoding its pixels: fast for large images too.
+
+    Args:
+        exif: give the size after the rotation that the orientation asks for; else all is as stored.
 
     Raises:
-        ImageError: if the file is missing or is no image.
+        ImageError: for a missing file, one of no supported format, and one without a valid size.
     """
     header = read_or_raise(path, _header)
-    return header.as_seen() if exif else header
+    return header.rotated() if exif else header
 
 
 def _header(path: Path) -> Header:
@@ -414,12 +435,22 @@ def _header(path: Path) -> Header:
 
 
 def read_size(path: Path, *, exif: bool = True) -> tuple[int, int]:
-    """Height and width, as `read_header`."""
+    """Height and width of an image in pixels.
+
+    Args:
+        exif: as `read_header`.
+
+    Raises:
+        ImageError: as `read_header`.
+    """
     return read_header(path, exif=exif)[:2]
 
 
 def read_indices(path: Path, *, exif: bool = True) -> np.ndarray | None:
-    """The indices of a palette image, (H, W, 1); None of an image without a palette.
+    """The indices of a palette image, (H, W, 1); None for an image without a palette.
+
+    Args:
+        exif: as `read_raster`.
 
     Raises:
         ImageError: as `read_raster`.
@@ -427,4 +458,4 @@ def read_indices(path: Path, *, exif: bool = True) -> np.ndarray | None:
     raster = read_or_raise(path, lambda path: format_of(path).indices(path))
     if raster is None:
         return None
-    return (raster.as_seen() if exif else raster).pixels
+    return (raster.rotated() if exif else raster).pixels

@@ -1,4 +1,4 @@
-"""Batches read by worker processes: the one place where torch's DataLoader is made."""
+"""Batches read by worker processes; no other module creates a torch DataLoader."""
 
 import logging
 import pickle
@@ -20,20 +20,20 @@ ENOUGH = 2 << 30  # bytes free there; Docker gives 64 MiB
 
 
 class Loader(DataLoader):
-    """torch's DataLoader, with two differences where it has workers. The batches are the same.
+    """torch's DataLoader, with two differences if it has workers; the batches are the same.
 
-    Where shared memory is small, as in a container, batches come through pipes: slower, and without a crash. A worker
-    that dies is one line that says what to lower.
+    If shared memory is small, as in many containers, batches are sent through pipes: slower, but without a crash. If a
+    worker dies, the error is one line with the settings to lower.
 
     Raises:
-        ChildProcessError: while batches are drawn, if a worker dies.
+        ChildProcessError: while batches are read, if a worker dies.
     """
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         self.collate_here = None
         if self.num_workers and not _shares_memory():
-            # Pickled by itself a tensor is bytes; on a queue between processes torch would put it into shared memory.
+            # torch puts tensors that are sent between processes into shared memory, but not bytes.
             self.collate_here, self.collate_fn = self.collate_fn, pickle.dumps
 
     def __iter__(self) -> Iterator[Any]:
@@ -57,12 +57,12 @@ def _deaths_in_one_line(workers: int) -> Iterator[None]:
         ) from error
 
 
-# What torch says when a worker is gone, or cannot hand a batch over.
+# Parts of torch's messages when a worker died, or could not send a batch.
 SIGNS = ("DataLoader worker (pid", "shared memory", "unable to write to", "unable to resize", "unable to mmap")
 
 
 def _reason(text: str) -> str:
-    """The signal, or the last line of what a worker said."""
+    """The signal, or the last line of the worker's message."""
     if "by signal: " in text:
         return text.partition("by signal: ")[2].partition(".")[0]
     last = text.strip().splitlines()[-1]
@@ -71,7 +71,7 @@ def _reason(text: str) -> str:
 
 @cache
 def _shares_memory() -> bool:
-    """Whether processes have room to share batches in; says once where they have not."""
+    """Whether there is enough shared memory for batches; logs a warning once if not."""
     free = shutil.disk_usage(SHARED).free if SHARED.is_dir() else ENOUGH
     if free < ENOUGH:
         log.warning(

@@ -1,8 +1,8 @@
-"""Mixed samples: an image with a part of another in it, its mask likewise.
+"""Mixed samples: parts of other images pasted into an image, with their masks.
 
-Applied after the augmentation, to images of one size. Partners, boxes and objects are drawn from the item's own seed,
-so an item is the same in any worker, process or resumed run. A part brings its mask along as it is, void pixels too.
-Where masks have a channel of the borders between objects, those between objects of two images are drawn (`paste`).
+It is applied after the augmentation, to images of the same size. Partners, boxes and objects are drawn from the item's
+own seed, so that an item is the same in any worker, process or resumed run. A part keeps its mask, ignored pixels
+included. If masks have a boundary channel, boundaries between objects of two images are added (`paste`).
 """
 
 from collections.abc import Callable, Mapping
@@ -12,15 +12,15 @@ import numpy as np
 
 from pipeline.data.boundaries import touching_boundary
 
-Pair = tuple[np.ndarray, np.ndarray]  # image (H, W, channels) uint8, mask (H, W, C) uint8
+Pair = tuple[np.ndarray, np.ndarray]  # image (H, W, channels) uint8 or float32, mask (H, W, C) uint8
 Draw = Callable[[], Pair]  # the next partner
 
-MIX_STREAM = 2  # beside an item's seed, what tells the draws of its mix from those of its augmentation
-KEPT = 0.5  # chance of each object to be pasted
+MIX_STREAM = 2  # with an item's seed, the seed of its mix; the augmentation uses the item's seed alone
+PASTE_PROBABILITY = 0.5  # of each object
 
 
 def cutmix(pair: Pair, partner: Draw, rng: np.random.Generator, boundary: float | None = None) -> Pair:
-    """A box of a partner, at its own place. Its share of the area is uniform, before the border cuts it.
+    """Paste a box of a partner at the same place. Its share of the area is uniform before clipping to the image.
 
     Source:
         Yun et al., CutMix, https://arxiv.org/abs/1905.04899, equation 2 with alpha 1; for masks: French et al.,
@@ -28,24 +28,24 @@ def cutmix(pair: Pair, partner: Draw, rng: np.random.Generator, boundary: float 
     """
     height, width = pair[0].shape[:2]
     side = np.sqrt(rng.random())
-    rows = _stretch(height, side, rng)
-    columns = _stretch(width, side, rng)
+    rows = _interval(height, side, rng)
+    columns = _interval(width, side, rng)
     inside = np.zeros((height, width), dtype=bool)
     inside[rows, columns] = True
     return paste(pair, partner(), inside, boundary)
 
 
-def _stretch(length: int, share: float, rng: np.random.Generator) -> slice:
-    """`share` of an axis around a uniform centre, as far as the axis goes."""
+def _interval(length: int, share: float, rng: np.random.Generator) -> slice:
+    """`share` of an axis around a uniform centre, clipped to the axis."""
     centre, half = rng.uniform(0, length), share * length / 2
     return slice(round(max(0, centre - half)), round(min(length, centre + half)))
 
 
 def mosaic(pair: Pair, partner: Draw, rng: np.random.Generator, boundary: float | None = None) -> Pair:
-    """Four images as quadrants around a point of the middle half; the image itself keeps the upper left one.
+    """Four images as quadrants around a point in the middle half; the image itself keeps the upper left quadrant.
 
-    Each quadrant shows what its image has there. (YOLOv4 shrinks images to fit; here objects keep their size, which is
-    what `scale` is for.)
+    Each quadrant shows the same part of its image. (YOLOv4 shrinks images to fit; here objects keep their size, which
+    the phase's `scale` changes.)
 
     Source:
         Bochkovskiy et al., YOLOv4, https://arxiv.org/abs/2004.10934, figure 3.
@@ -59,10 +59,10 @@ def mosaic(pair: Pair, partner: Draw, rng: np.random.Generator, boundary: float 
 
 
 def copy_paste(pair: Pair, partner: Draw, rng: np.random.Generator, boundary: float | None = None) -> Pair:
-    """Objects of a partner, each with an even chance but one at least, at their own place.
+    """Paste objects of a partner at the same place, each with probability 0.5, but at least one.
 
-    An object is a connected component (a corner connects) of the pixels that belong to any class. A partner without one
-    changes nothing. Edges are not blended: the authors found no difference.
+    An object is a connected component (8-connectivity) of the pixels of any class. A partner without one changes
+    nothing. Edges are not blended: the authors found no difference.
 
     Source:
         Ghiasi et al., Simple copy-paste, https://arxiv.org/abs/2012.07177.
@@ -71,7 +71,7 @@ def copy_paste(pair: Pair, partner: Draw, rng: np.random.Generator, boundary: fl
     count, objects = cv2.connectedComponents((donor[1] == 1).any(axis=-1).astype(np.uint8), connectivity=8)
     if count == 1:  # the background alone
         return pair
-    chosen = rng.random(count) < KEPT
+    chosen = rng.random(count) < PASTE_PROBABILITY
     chosen[0] = False
     if not chosen.any():
         chosen[rng.integers(1, count)] = True
@@ -79,11 +79,12 @@ def copy_paste(pair: Pair, partner: Draw, rng: np.random.Generator, boundary: fl
 
 
 def paste(pair: Pair, partner: Pair, where: np.ndarray, boundary: float | None = None) -> Pair:
-    """The pair with the partner's pixels and masks at `where`, (H, W) bool. Neither is changed.
+    """Replace the pixels and masks of a pair by a partner's at `where`. Neither is changed.
 
     Args:
-        border: width in pixels of the borders in the masks' second channel; None: it holds none. A border is then drawn
-            between what the first channel has inside and outside of `where`, by the definition of `borders.border`.
+        where: (H, W) bool.
+        boundary: width in pixels of the boundaries in the masks' second channel; None: there is no such channel. A
+            boundary is added between objects inside and outside of `where`, as `touching_boundary` defines it.
     """
     image, mask = (np.where(where[..., None], new, old) for new, old in zip(partner, pair, strict=True))
     if boundary is not None:
@@ -96,13 +97,13 @@ MIXES = {"cutmix": cutmix, "mosaic": mosaic, "copy_paste": copy_paste}
 
 
 class Mixing:
-    """Mixes an item with partners, by a chance for each kind; what is left of 1 is the chance of no mix.
+    """Mixes an item with partners; one minus the sum of the probabilities is that of no mix.
 
     Args:
-        chances: 0 to 1 for each name in MIXES.
+        chances: the probability, 0 to 1, of each name in MIXES.
         partners: positions that partners are drawn from.
-        donors: those of them that have objects, for copy-paste; where there is none, it changes nothing.
-        border: as of `paste`.
+        donors: those with objects, for copy_paste; without any, it changes nothing.
+        boundary: as for `paste`.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Mixing:
         self.partners, self.donors, self.boundary = partners, donors, boundary
 
     def __call__(self, pair: Pair, seed: int, augmented: Callable[[int, int], Pair]) -> Pair:
-        """The pair, mixed or as it was.
+        """Return the pair, mixed or unchanged.
 
         Args:
             seed: of the item.

@@ -1,4 +1,4 @@
-"""What every image reader shares: its result, its error, and the checks that come before it allocates anything."""
+"""What all image readers share: their result, their error, and the checks before memory is allocated."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,27 +12,27 @@ from pipeline.quoting import first_line
 
 T = TypeVar("T")
 
-ORIENTATION = 0x0112  # EXIF's and TIFF's tag: how to turn the stored pixels to see the picture
-SMALL = 64 << 20  # bytes; what promises less is read without a look at the memory that is left
-COPIES = 2  # of an image that reading it holds at a time: the decoder's and ours
-QUOTED = 80  # characters of a library's message that an error repeats
+ORIENTATION = 0x0112  # the orientation tag of EXIF and TIFF
+UNCHECKED_BYTES = 64 << 20  # of pixels: smaller images are decoded without checking the free memory
+COPIES = 2  # of the pixels in memory while an image is decoded
+QUOTED = 80  # characters of a library's message that an error quotes
 REMEDY = "get the file again, or leave out a bad image with --skip-bad"
 
-# Where Linux says how much memory a container may use and uses: control groups of version 2 and 1. What is used counts
-# file caches too, which the kernel gives back, also those of files that were read twice; memory.stat has both.
+# Where Linux reports a container's memory limit and usage: control groups of version 2 and 1. The usage includes file
+# caches, which the kernel frees when needed; memory.stat lists them, the active and the inactive ones.
 CGROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "{}_file"),
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_{}_file"),
 )
 
-# What a reader says when a package that it decodes with is missing, and what to install then.
+# Parts of the messages of readers that lack a package, and the packages to install.
 DECODERS = {
     "imagecodecs": "imagecodecs",  # tifffile, for LZW, JPEG and more
     "missing dependencies": "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg",  # pydicom, for lossless JPEG and more
 }
 
-# By orientation: what turns stored pixels (H, W, C) into the picture.
-TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+# By orientation: the rotation from stored pixels (H, W, C) to the image as it is displayed.
+ROTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
     4: lambda pixels: pixels[::-1],
@@ -44,127 +44,152 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class ImageError(ValueError):
-    """An image file that is missing, damaged, or not of a kind that is read."""
+    """An image file that is missing, damaged, or not supported."""
 
 
 class Raster(NamedTuple):
     """A decoded image file."""
 
     pixels: np.ndarray  # (H, W, C), in the file's own dtype, as stored
-    alpha: bool = False  # whether the file says that the last channel is transparency
+    alpha: bool = False  # whether the file declares its last channel as transparency
     orientation: int = 1  # EXIF's, 1 to 8
 
-    def as_seen(self) -> "Raster":
-        """Turned as the orientation says."""
-        turn = TURNS.get(self.orientation)
-        return self if turn is None else Raster(np.ascontiguousarray(turn(self.pixels)), self.alpha)
+    def rotated(self) -> "Raster":
+        """The image rotated as its orientation says."""
+        rotate = ROTATIONS.get(self.orientation)
+        return self if rotate is None else Raster(np.ascontiguousarray(rotate(self.pixels)), self.alpha)
 
 
 class Header(NamedTuple):
-    """What a file says of its image before it is decoded."""
+    """Size and type of an image, known before it is decoded."""
 
     height: int  # pixels, as stored
     width: int
     dtype: np.dtype
     orientation: int = 1  # EXIF's, 1 to 8
 
-    def as_seen(self) -> "Header":
-        """With height and width of the turned picture."""
-        turned = self.orientation > 4
-        return Header(self.width, self.height, self.dtype) if turned else self._replace(orientation=1)
+    def rotated(self) -> "Header":
+        """The header with the size after the rotation that the orientation asks for."""
+        is_transposed = self.orientation > 4
+        return Header(self.width, self.height, self.dtype) if is_transposed else self._replace(orientation=1)
 
 
 def orientation_of(exif: bytes | None) -> int:
-    """The orientation that an EXIF block asks for; 1, as it lies, without one or if the block does not read."""
+    """The orientation in an EXIF block, 1 to 8; 1, not rotated, without a block or if it cannot be read."""
     if not exif:
         return 1
     try:
         tags = Image.Exif()
         tags.load(exif)
         return known_orientation(tags.get(ORIENTATION, 1))
-    except Exception:  # a broken block beside sound pixels: every viewer shows them as they lie
+    except Exception:  # viewers ignore a damaged block too
         return 1
 
 
 def known_orientation(value: object) -> int:
-    """EXIF's number, or 1 for what is none."""
-    return value if isinstance(value, int) and value in TURNS else 1
+    """A valid EXIF orientation, 1 to 8, or 1 for any other value."""
+    return value if isinstance(value, int) and value in ROTATIONS else 1
 
 
 def damaged(path: Path, what: str) -> ImageError:
-    """The error of a file that is not whole."""
+    """The error for a damaged file."""
     return ImageError(f"{path}: cannot be read, {what}: {REMEDY}")
 
 
-def refuse_colours(path: Path, came: str, strange: set[str]) -> None:
-    """CMYK and the like: a formula for them is a guess, and four channels would pass for RGB with alpha."""
-    if came in strange:
-        raise ImageError(f"{path}: colours of kind {came}: expected grey, a palette or RGB: save it as RGB")
-
-
-def refuse_promises(path: Path, *, promised: int, stored: int, packing: float | None) -> None:
-    """Refuse a header that promises more than the file can hold, or than there is memory for.
+def refuse_colours(path: Path, mode: str, unsupported: set[str]) -> None:
+    """Refuse colours such as CMYK: their conversion to RGB is not fixed, and 4 channels would be read as RGB and alpha.
 
     Args:
-        promised: bytes of the decoded pixels.
-        stored: bytes of the file that hold them.
-        packing: bytes of pixels that the format packs into one byte at best; None: no bound.
+        mode: of the image.
+        unsupported: modes that are refused.
 
     Raises:
-        ImageError: before anything of that size is allocated.
+        ImageError: with the mode.
+    """
+    if mode in unsupported:
+        raise ImageError(f"{path}: colours of kind {mode}: expected grey, a palette or RGB: save it as RGB")
+
+
+def check_declared_size(path: Path, *, declared: int, stored: int, packing: float | None) -> None:
+    """Refuse an image whose header declares more pixels than the file can contain, or than fit into memory.
+
+    Args:
+        declared: bytes of the decoded pixels, by the header.
+        stored: bytes of the file that contain them.
+        packing: highest possible ratio of decoded to stored bytes; None: no limit.
+
+    Raises:
+        ImageError: before memory of that size is allocated.
     """
     if packing is not None:
-        refuse_more_than_packed(path, promised=promised, stored=stored, packing=packing)
-    refuse_more_than_memory(path, promised)
+        check_packing(path, declared=declared, stored=stored, packing=packing)
+    check_memory(path, declared)
 
 
-def refuse_more_than_packed(path: Path, *, promised: int, stored: int, packing: float) -> None:
-    """Refuse a header that promises more than the file can hold; else as `refuse_promises`."""
-    if promised > packing * stored:
+def check_packing(path: Path, *, declared: int, stored: int, packing: float) -> None:
+    """Refuse an image whose header declares more pixels than the file can contain.
+
+    Args:
+        declared, stored, packing: as for `check_declared_size`.
+
+    Raises:
+        ImageError: with the three sizes.
+    """
+    if declared > packing * stored:
         raise ImageError(
-            f"{path}: cannot be read, its header promises {_bytes(promised)} of pixels, and {_bytes(stored)} can hold "
-            f"{_bytes(int(packing * stored))} at most: {REMEDY}"
+            f"{path}: cannot be read, its header declares {_format_bytes(declared)} of pixels, but "
+            f"{_format_bytes(stored)} can contain {_format_bytes(int(packing * stored))} at most: {REMEDY}"
         )
 
 
-def refuse_more_than_memory(path: Path, promised: int) -> None:
-    """Refuse to decode at once more than there is memory for; else as `refuse_promises`."""
-    left = memory_left() if promised > SMALL else None
-    if left is not None and COPIES * promised > left:
+def check_memory(path: Path, declared: int) -> None:
+    """Refuse an image that does not fit into memory.
+
+    Args:
+        declared: bytes of the decoded pixels.
+
+    Raises:
+        ImageError: with its size and the free memory.
+    """
+    free = free_memory() if declared > UNCHECKED_BYTES else None
+    if free is not None and COPIES * declared > free:
         raise ImageError(
-            f"{path}: its {_bytes(promised)} of pixels do not fit into memory ({_bytes(left)} left): read it by window "
-            f"(predict.tiles, data.crops), or {REMEDY}"
+            f"{path}: its {_format_bytes(declared)} of pixels do not fit into memory ({_format_bytes(free)} free): "
+            f"read it by window (predict.tiles, data.crops), or {REMEDY}"
         )
 
 
-def _bytes(count: float) -> str:
+def _format_bytes(count: float) -> str:
     if count < 1024:
         return f"{count:.0f} bytes"
     unit = "MiB" if count < 1 << 30 else "GiB"
     return f"{count / (1 << (20 if unit == 'MiB' else 30)):.3g} {unit}"
 
 
-def memory_left() -> int | None:
-    """Bytes that this process may still allocate, by the machine and by its container; None where nothing says so."""
-    left = []
+def free_memory() -> int | None:
+    """Bytes that this process can still allocate, on its machine and in its container; None if it is not known."""
+    free = []
     with suppress(OSError):
-        left.append(_number(Path("/proc/meminfo"), "MemAvailable:") * 1024)
-    for folder, limit, used, cached in CGROUPS:
-        with suppress(OSError, ValueError):  # no such container, or "max": no limit
-            most, now = (int((folder / name).read_text(encoding="utf-8")) for name in (limit, used))
-            files = sum(_number(folder / "memory.stat", cached.format(kind)) for kind in ("active", "inactive"))
-            left.append(most - now + files)
-    return max(0, min(left)) if left else None
+        free.append(_read_value(Path("/proc/meminfo"), "MemAvailable:") * 1024)
+    for folder, limit_file, usage_file, cached in CGROUPS:
+        with suppress(OSError, ValueError):  # no such container, or the limit is "max"
+            limit, usage = (int((folder / name).read_text(encoding="utf-8")) for name in (limit_file, usage_file))
+            caches = sum(_read_value(folder / "memory.stat", cached.format(kind)) for kind in ("active", "inactive"))
+            free.append(limit - usage + caches)
+    return max(0, min(free)) if free else None
 
 
-def _number(path: Path, key: str) -> int:
-    """The number after a key in a file of Linux's, 0 without the key."""
+def _read_value(path: Path, key: str) -> int:
+    """The number after a key in a file of the kernel; 0 without the key."""
     lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
     return next((int(words[1]) for words in lines if words[0] == key), 0)
 
 
 def read_or_raise(path: Path, read: Callable[[Path], T]) -> T:
-    """What `read` makes of a file: the one place that turns whatever a decoder raises into an ImageError.
+    """The result of `read` for a file; whatever a decoder raises becomes an ImageError here, and only here.
+
+    Args:
+        read: decodes the file.
 
     Raises:
         ImageError: one line, with the path and what to do.
@@ -177,18 +202,18 @@ def read_or_raise(path: Path, read: Callable[[Path], T]) -> T:
         raise ImageError(f"{path}: no such image") from None
     except OSError as error:
         raise _unreadable(path, error, error.strerror or str(error)) from error
-    except Exception as error:  # libraries raise all kinds on a damaged file
+    except Exception as error:  # decoders raise exceptions of many types
         raise _unreadable(path, error, str(error)) from error
 
 
-def _unreadable(path: Path, error: Exception, said: str) -> ImageError:
-    reason = first_line(said, QUOTED) or type(error).__name__
-    return ImageError(f"{path}: cannot be read, {reason}: {_remedy(said)}")
+def _unreadable(path: Path, error: Exception, message: str) -> ImageError:
+    reason = first_line(message, QUOTED) or type(error).__name__
+    return ImageError(f"{path}: cannot be read, {reason}: {_remedy(message)}")
 
 
-def _remedy(said: str) -> str:
-    """What helps against a reader's complaint: another copy, unless the file is sound and a decoder is missing."""
-    for complaint, packages in DECODERS.items():
-        if complaint in said:
+def _remedy(message: str) -> str:
+    """What to do: install a missing decoder, or get the file again."""
+    for part, packages in DECODERS.items():
+        if part in message:
             return f"pip install {packages}"
     return REMEDY

@@ -288,16 +288,16 @@ def _canonical_metric(table: Mapping[str, Any]) -> str:
     name, values = str(table["name"]), {key: value for key, value in table.items() if key != "name"}
     names = metric_names()
     if name not in names:
-        raise ValueError(f"unknown metric '{name}'. {did_you_mean(name, names)}")
+        raise ValueError(f"unknown metric '{shortened(name)}'. {did_you_mean(name, names)}")
     parameters = METRICS[name].parameters if name in METRICS else {}
     for key in values:
         if key not in parameters:
-            raise ValueError(f"metric '{name}' takes no '{key}'. {_describe_owner(key, parameters)}")
+            raise ValueError(f"metric '{name}' takes no '{shortened(key)}'. {_describe_owner(key, parameters)}")
     for key, parameter in parameters.items():
         if key not in values and parameter.default is None:
             raise ValueError(f"metric '{name}' needs {key}, {parameter.expected}: {{ name = \"{name}\", {key} = … }}")
         if key in values and not parameter.is_valid(values[key]):
-            raise ValueError(f"metric '{name}': {key} = {values[key]!r}: expected {parameter.expected}")
+            raise ValueError(f"metric '{name}': {key} = {quoted(values[key])}: expected {parameter.expected}")
     return format_metric(name, values)
 
 

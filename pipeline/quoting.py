@@ -7,12 +7,12 @@ MAX_MESSAGE = 300  # characters of a message
 
 
 def shortened(text: object, limit: int = MAX_QUOTE) -> str:
-    """The text, shortened to its beginning and end if it has more than `limit` characters.
+    """The text in one line, shortened to its beginning and end if it has more than `limit` characters.
 
-    >>> shortened("0123456789", 7)
-    '012…789'
+    >>> shortened("0123456789", 7), shortened("a\\nb")
+    ('012…789', 'a b')
     """
-    text = str(text)
+    text = " ".join(str(text).splitlines())
     if len(text) <= limit:
         return text
     head, tail = limit // 2, limit - limit // 2 - 1

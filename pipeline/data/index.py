@@ -32,7 +32,7 @@ from pipeline.data.polygons import read_polygons
 from pipeline.data.reader import DEFAULT_READER, ImageError, Reader
 from pipeline.data.sample import META, Sample, samples_of, texts_of
 from pipeline.data.tables import parse_rows, read_rows, read_table
-from pipeline.quoting import shortened
+from pipeline.quoting import listed, shortened
 from pipeline.rle import Dialect, area
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def index_column(index: pd.DataFrame, name: str, key: str) -> pd.Series:
         if column in index:
             return index[column]
     names = [str(column).removeprefix(META) for column in index]
-    raise ValueError(f"{key}: no column '{name}'. Known columns: {', '.join(names)}")
+    raise ValueError(f"{key}: no column '{shortened(name)}'. Known columns: {listed(names)}")
 
 
 def train_search(card: Competition, root: Path) -> FileSearch:

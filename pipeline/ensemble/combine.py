@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from pipeline.inference.prediction_store import MAX_VALUE
+from pipeline.quoting import shortened
 
 # A stored 0 stands for probabilities up to 1/510. The logarithm of 0 is not finite, that of 1/510 is. A little below
 # that half step, so that 0 comes back as 0 and 255 as 255.
@@ -72,7 +73,7 @@ def find_combination(name: str) -> Combination:
         ValueError: for a name that is not in COMBINATIONS.
     """
     if name not in COMBINATIONS:
-        raise ValueError(f"unknown combination '{name}'. Known: {', '.join(COMBINATIONS)}")
+        raise ValueError(f"unknown combination '{shortened(name)}'. Known: {', '.join(COMBINATIONS)}")
     return COMBINATIONS[name]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pipeline.quoting import shortened
 from pipeline.schema import did_you_mean
 from pipeline.symmetries import SYMMETRIES
 
@@ -20,7 +21,7 @@ def check_views(names: tuple[str, ...]) -> None:
     """
     for name in names:
         if name not in SYMMETRIES:
-            raise ValueError(f"unknown view '{name}'. {did_you_mean(name, SYMMETRIES)}")
+            raise ValueError(f"unknown view '{shortened(name)}'. {did_you_mean(name, SYMMETRIES)}")
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"expected one or more different views, got {list(names)}")
 

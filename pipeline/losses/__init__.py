@@ -27,6 +27,7 @@ from pipeline.losses.lovasz_softmax import LovaszSoftmaxLoss
 from pipeline.losses.multiclass import MultiClassLoss
 from pipeline.losses.multilabel import MultiLabelLoss
 from pipeline.losses.tversky import FocalTverskyLoss, TverskyLoss
+from pipeline.quoting import shortened
 from pipeline.schema import did_you_mean
 
 # Multi-label: target (N, C, H, W), one mask per channel; masks may overlap.
@@ -142,7 +143,7 @@ def build_loss(mix: Mapping[str, float], options: Options | None = None, *, excl
         if name in others:
             raise ValueError(f"loss '{name}' {WRONG_TARGET[exclusive]}. Losses for that: {', '.join(known)}.")
         if name not in known:
-            raise ValueError(f"unknown loss '{name}'. {did_you_mean(name.lower(), known)}")
+            raise ValueError(f"unknown loss '{shortened(name)}'. {did_you_mean(name.lower(), known)}")
         if not 0 <= weight < math.inf:
             raise ValueError(f"weight of loss '{name}' must be >= 0 and finite, got {weight}")
     if not any(mix.values()):
@@ -166,7 +167,7 @@ def _build(
     known = inspect.signature(loss).parameters
     for option, value in options.items():
         if option not in known:
-            raise ValueError(f"loss '{name}': unknown option '{option}'. {did_you_mean(option, known)}")
+            raise ValueError(f"loss '{name}': unknown option '{shortened(option)}'. {did_you_mean(option, known)}")
         kind = type(known[option].default)
         fits = isinstance(value, kind) or (kind is float and type(value) is int)
         if not fits:

@@ -8,6 +8,7 @@ from pipeline.losses.inputs import LossInputs, masked_mean
 from pipeline.losses.lovasz_extension import lovasz_extension
 from pipeline.losses.multilabel import MultiLabelLoss
 from pipeline.losses.overlap import check_reduction
+from pipeline.quoting import shortened
 from pipeline.schema import did_you_mean
 
 
@@ -100,7 +101,7 @@ class LovaszHingeLoss(MultiLabelLoss):
         super().__init__()
         check_reduction(over, empty)
         if variant not in VARIANTS:
-            raise ValueError(f"unknown variant '{variant}'. {did_you_mean(variant, VARIANTS)}")
+            raise ValueError(f"unknown variant '{shortened(variant)}'. {did_you_mean(variant, VARIANTS)}")
         self.over, self.empty = over, empty
         self.variant = variant
 

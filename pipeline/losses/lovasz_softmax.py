@@ -9,6 +9,7 @@ from pipeline.losses.lovasz_extension import lovasz_extension
 from pipeline.losses.multiclass import MultiClassLoss
 from pipeline.losses.overlap import check_reduction
 from pipeline.metrics import VOID
+from pipeline.quoting import shortened
 from pipeline.schema import did_you_mean
 
 COUNTED = {
@@ -49,7 +50,7 @@ class LovaszSoftmaxLoss(MultiClassLoss):
         super().__init__()
         check_reduction(over, "count")
         if classes not in COUNTED:
-            raise ValueError(f"unknown classes '{classes}'. {did_you_mean(classes, COUNTED)}")
+            raise ValueError(f"unknown classes '{shortened(classes)}'. {did_you_mean(classes, COUNTED)}")
         self.classes = classes
         self.over = over
 

@@ -12,6 +12,7 @@ from pipeline.models import deeplabv3, encoder, smp_nets
 from pipeline.models.fcn import FCN
 from pipeline.models.segmenter import Segmenter
 from pipeline.models.unet import UNet
+from pipeline.quoting import shortened
 from pipeline.schema import did_you_mean
 
 
@@ -62,7 +63,7 @@ def check_model(cfg: config.Model, batch_size: int = 2) -> None:
             that the encoder does not support; with the reason and what works.
     """
     if cfg.arch not in ARCHITECTURES:
-        raise ValueError(f"model.arch: unknown arch '{cfg.arch}'. {did_you_mean(cfg.arch, ARCHITECTURES)}")
+        raise ValueError(f"model.arch: unknown arch '{shortened(cfg.arch)}'. {did_you_mean(cfg.arch, ARCHITECTURES)}")
     _check_options(cfg)
     if cfg.arch in POOLS_IMAGE and batch_size == 1:
         raise ValueError(

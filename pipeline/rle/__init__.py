@@ -85,11 +85,11 @@ class Dialect:
 
     def __post_init__(self) -> None:
         if self.order not in ("column", "row"):
-            raise ValueError(f"unknown order '{self.order}'. Known orders: column, row.")
+            raise ValueError(f"unknown order '{shortened(self.order)}'. Known orders: column, row.")
         if self.base not in (0, 1):
             raise ValueError(f"base is the number of the first pixel: expected 0 or 1, got {self.base}")
         if self.form not in FORMS:
-            raise ValueError(f"unknown form '{self.form}'. Known forms: {', '.join(FORMS)}.")
+            raise ValueError(f"unknown form '{shortened(self.form)}'. Known forms: {', '.join(FORMS)}.")
         if self.form == "coco" and (self.order, self.base, self.relative) != ("column", 1, False):
             raise ValueError("form 'coco' has its own pixel order and base: remove order, base and relative")
         if self.empty.strip() and self._is_mask_with_pixels(self.empty):

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from pipeline.progress import track
+from pipeline.quoting import shortened
 from pipeline.schema import did_you_mean
 from pipeline.serving.batch.executors import EXECUTORS, BatchJob
 from pipeline.serving.batch.inputs import list_inputs
@@ -48,7 +49,7 @@ def batch_predict(
         ValueError: for an unknown executor, or an output folder of another prediction.
     """
     if executor not in EXECUTORS:
-        raise ValueError(f"unknown executor '{executor}'. {did_you_mean(executor, EXECUTORS)}")
+        raise ValueError(f"unknown executor '{shortened(executor)}'. {did_you_mean(executor, EXECUTORS)}")
     started, inputs, folder = monotonic(), list_inputs(source), Output(output)
     read_bundle(weights)
     folder.start(inputs, _bundle_hash(weights), rows)

@@ -9,6 +9,7 @@ import torch
 
 from pipeline.config import Config
 from pipeline.progress import track
+from pipeline.quoting import shortened
 from pipeline.schema import did_you_mean
 from pipeline.stages.preparing import Context, Paths, make_context
 from pipeline.stages.training import is_done
@@ -62,7 +63,7 @@ def sweep(
         ValueError: for an unknown executor or fold, or two configs with the same run name.
     """
     if executor not in EXECUTORS:
-        raise ValueError(f"unknown executor '{executor}'. {did_you_mean(executor, EXECUTORS)}")
+        raise ValueError(f"unknown executor '{shortened(executor)}'. {did_you_mean(executor, EXECUTORS)}")
     _check_run_names(cfgs)
     count, todo = 0, []
     for path, context in _contexts(cfgs):

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from pipeline.data.file_index import is_hidden
+from pipeline.quoting import listed
 
 LOCAL = "file://"
 TEXT_TYPE = pa.large_string()  # 64-bit offsets: a column may exceed 2 GiB
@@ -122,7 +123,7 @@ def _of_table(source: str) -> Iterator[pa.RecordBatch]:
     table = ds.dataset(path, filesystem=files, format="parquet")
     names = table.schema.names
     if "path" not in names:
-        raise ValueError(f"{source}: no column 'path', found {', '.join(names)}")
+        raise ValueError(f"{source}: no column 'path', found {listed(names)}")
     wanted = [name for name in ("path", "image_id") if name in names]
     for name in wanted:
         _check_type(source, name, table.schema.field(name).type)

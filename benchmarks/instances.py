@@ -23,7 +23,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.metrics import Matches, match
-from pipeline.metrics.instances import TWENTIETHS, match_overlaps, overlaps
+from pipeline.metrics.instances import IOU_TWENTIETHS, match_overlaps, overlaps
 
 SIDE, OBJECTS, TIMED = 1024, 500, 25  # pixels, objects in each map, rows of the loop that are timed
 
@@ -56,7 +56,7 @@ def by_histogram(labels: np.ndarray, target: np.ndarray) -> Matches:
 
 def by_coco(found: list, true: list, areas: np.ndarray, true_areas: np.ndarray) -> Matches:
     iou = coco.iou(found, true, [0] * len(true))
-    hits = (iou > TWENTIETHS[:, None, None] / 20).any(axis=2).sum(axis=1)
+    hits = (iou > IOU_TWENTIETHS[:, None, None] / 20).any(axis=2).sum(axis=1)
     return Matches(hits, len(areas) - hits, len(true_areas) - hits)
 
 

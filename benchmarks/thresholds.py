@@ -94,7 +94,8 @@ def nearest_to_half(scores: np.ndarray) -> int:
 
 
 def ours(pairs: list[Pair]) -> int:
-    found = postprocess.search_total(((*pair, 0) for pair in pairs), pixel_metric("mean_dice"))
+    images = ((*pair, 0) for pair in pairs)
+    found = postprocess.search_rules(images, pixel_metric("mean_dice"), rule_sets=["total"])["total"]
     return nearest_to_half(found.means()[0])
 
 

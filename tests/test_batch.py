@@ -247,7 +247,7 @@ def test_a_pattern_may_match_inside_an_archive(tmp_path):
 
 
 def test_a_list_longer_than_a_chunk_is_read_completely(listed, monkeypatch):
-    monkeypatch.setattr(inputs, "AT_ONCE", 3)
+    monkeypatch.setattr(inputs, "CHUNK_SIZE", 3)
     found = listed(path=[f"{number}.png" for number in range(8)])
     assert len(found) == len(list(found)) == 8
     assert found[2:7] == list(found)[2:7]

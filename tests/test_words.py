@@ -19,6 +19,7 @@ INSTEAD = {
     "judge": "selection metric, or check",
     "onepass": "single pass",
     "parted": "separated, or grouped",
+    "rival": "candidate rule",
     "rivals": "candidate rules",
     "rowless": "images without rows",
     "ruler": "cross-validation",

@@ -367,6 +367,7 @@ def compare(
     out.print(f"difference  {gap.mean:+.4f}  {gap}")
     better = "" if isnan(gap.p_better) else f"{a} is better in {gap.p_better:.1%} of draws "
     out.print(f"{better}({done.images} images in {done.groups} groups)")
+    out.print("the interval does not include how much two trainings of one config differ: repeat with other seeds")
     if not done.same_folds:
         out.print("their folds differ: the difference includes the effect of the split")
     if done.machines:

@@ -141,7 +141,7 @@ MISTAKES = {
     "classes that the card does not have": (
         None,
         ["train", "--set", "model.classes=2"],
-        "model.classes is 2, the card tiny has 1",
+        "model.classes is 2, but the card tiny has 1",
     ),
     "missing sample submission": (
         lambda: Path("tiny/sample_submission.csv").unlink(),

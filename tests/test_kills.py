@@ -140,7 +140,7 @@ def test_three_equal_commands_at_once_in_a_new_project_succeed_with_the_files_of
     together = runner.race(tmp_path / "together", *ENSEMBLE, processes=3, pause=0.01)
     assert [ended.status for ended in together] == [0, 0, 0], [ended.stderr for ended in together]
     said = "".join(ended.stderr for ended in together)
-    assert said.count("making the demo's images") == said.count("wrote folds/demo.csv") == 1
+    assert said.count("generating the demo data") == said.count("wrote folds/demo.csv") == 1
     assert said.count("starts from the beginning") == 3, "each fold is trained once"
     assert results(tmp_path / "together") == results(tmp_path / "alone")
 

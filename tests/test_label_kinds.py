@@ -172,7 +172,7 @@ def test_windows_of_borders_between_objects_are_refused_before_any_work(tmp_path
         "[[train.phases]]\nloss = { bce = 1.0 }\nepochs = 1\nlr = 1e-3\ncrop = 64\n"
     )
     with pytest.raises(
-        ValueError, match=r"data\.crops reads masks by window, and not those of borders between objects"
+        ValueError, match=r"data\.crops reads masks by window, which does not support boundaries between objects"
     ):
         stages.check(config.load("cells.toml"))
 
@@ -217,12 +217,12 @@ def test_the_doctor_counts_objects_and_looks_twice_where_each_mask_is_one(tmp_pa
     cells = write(tmp_path, VALUES)
     found = objects_found(tmp_path)
     counts = [each.max() for each in cells.values() if each.any()]
-    assert (found.level, found.found) == ("good", f"{min(counts)} to {max(counts)} in each of 7 images with a mask")
+    assert (found.level, found.message) == ("good", f"{min(counts)} to {max(counts)} per image in 7 images with a mask")
     for image_id, each in cells.items():
         Image.fromarray((each > 0).astype(np.uint8)).save(tmp_path / "data/masks" / f"{image_id}.png")
     found = objects_found(tmp_path)
     assert found.level == "look"
-    assert "does one row, value or file hold all objects" in found.found
+    assert "rows, values or files hold one object each" in found.message
 
 
 def test_a_folder_of_pictures_of_another_size_is_no_label_beside(tmp_path, monkeypatch):

@@ -54,7 +54,7 @@ def test_an_image_that_is_stored_turned_is_the_same_to_all_stages(first, capsys)
     for command in ("data", "doctor"):
         status, said = run(capsys, command)
         assert status == 0
-        assert "1 of 23 images are stored turned (EXIF orientation): read as they are seen" in " ".join(said.split())
+        assert "1 of 23 images have an EXIF orientation: it is applied" in " ".join(said.split())
         assert command == "data" or "if their masks were not drawn so, set data.exif = false" in " ".join(said.split())
 
 
@@ -64,7 +64,7 @@ def test_or_it_is_read_as_it_is_stored(first, capsys):
     index = read_index(competition.load(CARD), Path("tiny"), reader=as_stored)
     assert tuple(index.loc[0, ["height", "width"]]) == as_stored.read(Sample.from_file(first)).shape[:2] == (44, 36)
     _, said = run(capsys, "data", "data.exif=false")
-    assert "read as they are stored (data.exif = false)" in " ".join(said.split())
+    assert "EXIF orientation: it is ignored (data.exif = false)" in " ".join(said.split())
 
 
 def test_near_duplicates_are_looked_for_as_images_are_seen(first, tmp_path):
@@ -126,9 +126,9 @@ def test_channels_that_are_not_the_networks_are_refused_before_training(first, c
 def test_images_of_several_depths_are_said_to_be_scaled_apart(first, capsys):
     store_as_tiff(first, np.asarray(Image.open(first)).astype(np.uint16) * 16)
     _, said = run(capsys, "data")
-    assert "images of several depths (22 of uint8, 1 of uint16)" in " ".join(said.split())
+    assert "mixed bit depths (22 of uint8, 1 of uint16)" in " ".join(said.split())
     _, said = run(capsys, "data", "data.percentiles=[1, 99]")
-    assert "several depths" not in said
+    assert "mixed bit depths" not in said
 
 
 @pytest.mark.parametrize("setting", ["percentiles = [1, 99]", 'nodata = "mean"'])

@@ -29,7 +29,7 @@ from pipeline.doctor.findings import (
 from pipeline.doctor.label_pairs import check_label_sources
 from pipeline.report.overlays import PANELS, Panel, write_sheet
 from pipeline.rle import Dialect, RLEError
-from pipeline.stages.preparing import Paths, check, make_data, turned_images
+from pipeline.stages.preparing import Paths, check, describe_turned_images, make_data
 from pipeline.symmetries import SYMMETRIES
 
 NUM_IMAGES = 150  # training images that are checked
@@ -219,7 +219,7 @@ def _check_images(rows: pd.DataFrame, reader: Reader) -> list[Finding]:
             headers.append(reader.stored_header(sample))
         except ImageError as error:
             bad.append(Finding("bad", "image", str(error)))
-    rotated = turned_images(headers, reader)
+    rotated = describe_turned_images(headers, reader)
     advice = f"if their masks were not drawn so, set data.exif = {str(not reader.exif).lower()}"
     orientation = [Finding("look", "orientation", f"{rotated}: {advice}")] if rotated else []
     return [*bad, *(check_pixels(pictures) if pictures else []), *orientation]

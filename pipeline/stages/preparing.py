@@ -1,4 +1,4 @@
-"""The stages `data` and `folds`, and what every stage after them starts from."""
+"""The stages `data` and `folds`, and the context that every later stage starts from."""
 
 import logging
 from collections import Counter
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class Paths:
-    """Where a config's files lie, below the current folder."""
+    """The paths of a config's files, relative to the current folder."""
 
     def __init__(self, cfg: Config, card: Competition):
         self.root = cfg.data.root or Path("data") / card.name
@@ -51,27 +51,32 @@ class Paths:
         self.oof_table = self.run / "oof.json"
 
     def lock(self) -> AbstractContextManager[None]:
-        """Make folds, or data, while no other process does; what it made meanwhile is looked for inside."""
+        """Hold the lock for making data or folds; look inside it again for what another process may have made."""
         return file_lock(self.folds.with_name(".lock"), f"{self.folds.parent}/")
 
     def fold(self, fold: Fold) -> Path:
+        """The folder of a fold's training."""
         return self.run / (FULL if fold == FULL else f"fold{fold}")
 
     def pseudo(self, fold: Fold) -> Path:
+        """The folder of the pseudo-labels that a fold is trained on."""
         return self.run / "pseudo" / self.fold(fold).name
 
     def weights(self, fold: Fold) -> Path:
+        """The best weights of a fold, which exist once the fold is trained."""
         return self.fold(fold) / "best.safetensors"
 
     def oof(self, fold: int) -> Path:
+        """The prediction store of a fold's held-out images."""
         return self.fold(fold) / "oof"
 
     def test(self, fold: Fold) -> Path:
+        """The prediction store of the test images by a fold's model."""
         return self.fold(fold) / "test"
 
 
 class Context(NamedTuple):
-    """A config with what every stage after `folds` starts from."""
+    """A config with its card, paths, index and folds."""
 
     cfg: Config
     card: Competition
@@ -81,21 +86,24 @@ class Context(NamedTuple):
 
     @property
     def labels(self) -> Labels:
+        """The reader of the training masks."""
         return Labels.of(self.card, self.cfg.data.boundary, exif=self.cfg.data.exif)
 
     @property
     def reader(self) -> Reader:
+        """The reader of the images."""
         return Reader.of(self.cfg)
 
     def fold_numbers(self) -> list[int]:
+        """The numbers of the folds, ascending."""
         return sorted(self.folds["fold"].unique().tolist())
 
     def oof_store(self, of: Sequence[int] | None = None) -> PredictionStore:
-        """The OOF predictions of these folds, or of all."""
+        """The OOF predictions of these folds; None: of all folds."""
         return PredictionStore(*(self.paths.oof(fold) for fold in of or self.fold_numbers()))
 
     def test_folds(self) -> list[Fold]:
-        """The folds whose models predict the test set; with `predict.full`, that of the full fit too."""
+        """The folds whose models predict the test set; with `predict.full`, the full fit too."""
         return [*self.fold_numbers(), FULL] if self.cfg.predict.full else list(self.fold_numbers())
 
     def unlisted(self, test_index: pd.DataFrame) -> list[str]:
@@ -103,11 +111,12 @@ class Context(NamedTuple):
         return unlisted_test_images(self.card, self.paths.root, test_index["image_id"])
 
     def test_stores(self) -> list[PredictionStore]:
+        """The test predictions of the folds of `test_folds`."""
         return [PredictionStore(self.paths.test(fold)) for fold in self.test_folds()]
 
 
 def check(cfg: Config) -> Competition:
-    """The config's card, after refusing what would fail later: before any file is read or hour spent.
+    """Check a config before any image is read; returns its card.
 
     Raises:
         FileNotFoundError, ValueError: naming the config's file and key, what is wrong with it and what exists.
@@ -115,7 +124,7 @@ def check(cfg: Config) -> Competition:
     with place(cfg, "competition"):
         path = competition.card_path(cfg.competition)
         if not path.is_file():
-            read_toml(path)  # which says what is there
+            read_toml(path)  # raises with the names of the cards that exist
     card = competition.load(cfg.competition)
     with place(cfg):
         _check_channels(cfg, card)
@@ -123,7 +132,7 @@ def check(cfg: Config) -> Competition:
         if cfg.data.crops:
             _check_crops(cfg, card)
         if card.exclusive:
-            _refuse_masks_of_their_own(cfg)
+            _refuse_multilabel_options(cfg)
     if cfg.predict.output_stride:
         with place(cfg, "predict.output_stride"):
             check_model(for_prediction(cfg))
@@ -140,31 +149,31 @@ def check(cfg: Config) -> Competition:
 def _check_channels(cfg: Config, card: Competition) -> None:
     if cfg.data.boundary and not card.instances:
         raise ValueError(
-            f"data.boundary parts objects that touch, and {card.name} has one mask per class: leave it out"
+            f"data.boundary separates touching objects, but {card.name} has one mask per class: remove data.boundary"
         )
     channels = Labels.of(card, cfg.data.boundary).channels
     if channels != cfg.model.classes:
-        boundary = " and the border between objects" if cfg.data.boundary else ""
+        boundary = " and the boundary between objects" if cfg.data.boundary else ""
         raise ValueError(
-            f"model.classes is {cfg.model.classes}, the card {card.name} has {len(card.classes)} "
+            f"model.classes is {cfg.model.classes}, but the card {card.name} has {len(card.classes)} "
             f"({', '.join(card.classes)}){boundary}: set model.classes = {channels}"
         )
 
 
 def _check_crops(cfg: Config, card: Competition) -> None:
     if not Labels.of(card, cfg.data.boundary).supports_windows:
-        other = "exclusive classes" if card.exclusive else "borders between objects (data.boundary)"
-        raise ValueError(f"data.crops reads masks by window, and not those of {other}: leave one of them out")
+        other = "exclusive classes" if card.exclusive else "boundaries between objects (data.boundary)"
+        raise ValueError(f"data.crops reads masks by window, which does not support {other}: remove one of the two")
     for number, phase in enumerate(cfg.train.phases):
         if phase.crop is None or phase.crop > cfg.data.crops.size:
             raise ValueError(
-                f"data.crops gives windows of {cfg.data.crops.size} pixels, train.phases.{number}.crop is "
-                f"{phase.crop}: expected at most as many"
+                f"data.crops.size is {cfg.data.crops.size} pixels, but train.phases.{number}.crop is {phase.crop}: "
+                f"expected at most data.crops.size"
             )
 
 
-def _refuse_masks_of_their_own(cfg: Config) -> None:
-    """Refuse what needs a mask for each class, where classes are exclusive."""
+def _refuse_multilabel_options(cfg: Config) -> None:
+    """Raise ValueError for an option that needs one mask per class; exclusive classes do not have them."""
     asked = {
         "model.image_head": cfg.model.image_head,
         "model.image_gate": cfg.model.image_gate,
@@ -173,16 +182,16 @@ def _refuse_masks_of_their_own(cfg: Config) -> None:
     }
     wrong = [key for key, value in asked.items() if value]
     if wrong:
-        raise ValueError(f"{wrong[0]} needs a mask per class, and the card's classes are exclusive: leave it out")
+        raise ValueError(f"{wrong[0]} needs one mask per class, but the card's classes are exclusive: remove it")
 
 
 def data(cfg: Config) -> None:
-    """Make the demo's data if that is what the config asks for, and read every image once.
+    """Generate the data of a demo if they are missing, and read every image once.
 
     Writes: data/<competition>/, for a generated competition
 
     Raises:
-        ImageError: the first image that cannot be read; the others are logged.
+        ImageError: for the first image that cannot be read; the others are logged.
     """
     card = check(cfg)
     paths = Paths(cfg, card)
@@ -197,28 +206,28 @@ def data(cfg: Config) -> None:
         log.error("%s", error)
     if bad:
         raise bad[0]
-    _say_what_differs(found, reader)
+    _log_mixed_inputs(found, reader)
     empty = (index["coverage"] == 0).mean()
     log.info("%s: %d training images, %d test images", card.title, len(index), len(test))
     log.info("coverage %.3f on average, %.0f%% of the masks are empty", index["coverage"].mean(), 100 * empty)
 
 
-def _say_what_differs(samples: Sequence[Sample], reader: Reader) -> None:
-    """A line of images that are stored turned, and one of values that are scaled by ranges of their own."""
+def _log_mixed_inputs(samples: Sequence[Sample], reader: Reader) -> None:
+    """Log how many images have an EXIF orientation, and warn about mixed bit depths."""
     headers = [reader.stored_header(sample) for sample in samples]
-    if said := turned_images(headers, reader):
-        log.info("%s", said)
+    if message := describe_turned_images(headers, reader):
+        log.info("%s", message)
     kinds = Counter(str(header.dtype) for header in headers)
     if len(kinds) > 1 and not (reader.value_range or reader.percentiles):
         shown = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common())
-        log.warning("images of several depths (%s): each is scaled by its own range; set data.percentiles", shown)
+        log.warning("mixed bit depths (%s): each image is scaled by the range of its type; set data.percentiles", shown)
 
 
-def turned_images(headers: Sequence[Header], reader: Reader) -> str | None:
-    """How many images are stored turned, and how they are read; None if none are."""
+def describe_turned_images(headers: Sequence[Header], reader: Reader) -> str | None:
+    """How many images have an EXIF orientation, and how they are read; None if none has one."""
     turned = sum(header.orientation != 1 for header in headers)
-    how = "read as they are seen" if reader.exif else "read as they are stored (data.exif = false)"
-    return f"{turned} of {len(headers)} images are stored turned (EXIF orientation): {how}" if turned else None
+    how = "it is applied" if reader.exif else "it is ignored (data.exif = false)"
+    return f"{turned} of {len(headers)} images have an EXIF orientation: {how}" if turned else None
 
 
 def _image_error(sample: Sample, reader: Reader) -> ImageError | None:
@@ -230,16 +239,21 @@ def _image_error(sample: Sample, reader: Reader) -> ImageError | None:
 
 
 def make_data(card: Competition, paths: Paths) -> None:
+    """Generate the data of a demo if the data folder is missing.
+
+    Raises:
+        FileNotFoundError: if the folder of another competition is missing.
+    """
     if paths.root.is_dir():
         return
     if card.generated is None:
         raise FileNotFoundError(
-            f"{paths.root}: no such folder. Put the files of {card.url or card.title} there, or say where they are "
+            f"{paths.root}: no such folder. Put the files of {card.url or card.title} there, or give their folder "
             f"with DATA=folder (make) or --data folder"
         )
     with paths.lock():
         if not paths.root.is_dir():
-            log.info("making the demo's images in %s/", paths.root)
+            log.info("generating the demo data in %s/", paths.root)
             remove_orphans(paths.root.parent, f".{paths.root.name}.*.part")
             GENERATORS[card.generated](paths.root)
 
@@ -254,11 +268,10 @@ GENERATORS = {
 
 
 def make_context(cfg: Config) -> Context:
-    """Card, index and folds of a config; data and folds are made if they are missing.
+    """Read the card, index and folds of a config; demo data and folds are made if they are missing.
 
     Raises:
-        ValueError: if the folds are not those of the data, or not as many as the config says; if the metric is not
-            defined on one of them.
+        ValueError: if the folds do not match the images or the config, or the metric is not defined on one of them.
     """
     card = check(cfg)
     paths = Paths(cfg, card)
@@ -274,21 +287,21 @@ def make_context(cfg: Config) -> Context:
     if found != cfg.folds.count:
         raise ValueError(
             f"{cfg.file}: folds.count is {cfg.folds.count}, {paths.folds} has {found} folds: set it to {found}, or "
-            f"make another file with folds.name"
+            f"set folds.name to make another file"
         )
     _refuse_fold_without_score(card, paths.folds, index, table)
     return Context(cfg, card, paths, index, table)
 
 
 def _refuse_other_header(card: Competition, root: Path) -> None:
-    """Refuse a card by which the submission would have other columns than the sample, if that is there."""
+    """Raise ValueError if the card's columns are not those of the sample submission, if there is one."""
     sample = root / card.files.sample_submission
     if sample.is_file():
         sample_header(sample, card.columns)
 
 
 def _refuse_fold_without_score(card: Competition, path: Path, index: pd.DataFrame, table: pd.DataFrame) -> None:
-    """Refuse a fold of empty images, if those do not count: it scores 0 or nothing, whatever was learned."""
+    """Raise ValueError for a fold whose images are all empty, if the metric ignores empty images."""
     metric = epoch_metric(card.metric)
     if pixel_metric(metric).counts_empties:
         return
@@ -298,8 +311,8 @@ def _refuse_fold_without_score(card: Competition, path: Path, index: pd.DataFram
         ids = rows["image_id"][rows["fold"] == fold].sort_values().tolist()
         raise ValueError(
             f"{path}: {metric} is not defined on fold {fold}: none of its {len(ids)} images ({', '.join(ids[:3])}"
-            f"{', …' if len(ids) > 3 else ''}) has a mask, and empty ones do not count. Set folds.name = "
-            f'"{path.stem}2" in the config and lower folds.count, or change folds.seed: runs on these stay'
+            f"{', …' if len(ids) > 3 else ''}) has a mask, and empty images do not count. Set folds.name = "
+            f'"{path.stem}2" in the config and lower folds.count, or change folds.seed; existing runs keep their folds'
         )
 
 
@@ -316,11 +329,11 @@ def _split(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) ->
     with place(cfg):
         table = folds.assign_folds(index, cfg.folds.count, cfg.folds.seed, cfg.folds.balance)
     folds.write_folds(paths.folds, table, index, cfg.folds.model_dump(mode="json", exclude={"name"}))
-    log.info("wrote %s: commit it, every score is read on it", paths.folds)
+    log.info("wrote %s: commit it, since all scores depend on it", paths.folds)
 
 
 def _keep_together(index: pd.DataFrame, cfg: Config, paths: Paths) -> pd.DataFrame:
-    """The index with groups that hold an image's near-duplicates too, if those have been looked for; or ungrouped."""
+    """The index with near-duplicates merged into the groups, if they were searched; or without groups."""
     if not cfg.folds.grouped:
         return index.assign(group=index["image_id"])
     if not paths.duplicates.exists():
@@ -329,7 +342,7 @@ def _keep_together(index: pd.DataFrame, cfg: Config, paths: Paths) -> pd.DataFra
 
 
 def find_all_duplicates(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> pd.DataFrame:
-    """Near-duplicates within the training images, and between them and the test images; looked for once.
+    """Near-duplicates among the training images, and between training and test images; searched once.
 
     Writes: folds/<name>.duplicates.csv
     """
@@ -340,7 +353,7 @@ def find_all_duplicates(cfg: Config, card: Competition, paths: Paths, index: pd.
 
 def _find_missing_duplicates(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> None:
     if paths.duplicates.exists():
-        log.info("near-duplicates as they were found before: remove %s to look again", paths.duplicates)
+        log.info("using the near-duplicates in %s: remove it to search again", paths.duplicates)
     else:
         reader = Reader.of(cfg)
         test = read_test_index(card, paths.root, cfg.data.skip_bad, reader)
@@ -349,7 +362,7 @@ def _find_missing_duplicates(cfg: Config, card: Competition, paths: Paths, index
 
 
 def describe_folds(cfg: Config) -> tuple[pd.DataFrame, float]:
-    """The stage `folds`: assign the folds if they are missing; returns how even they are, and the worst deviation.
+    """The stage `folds`: assign the folds if they are missing; returns their balance and the worst deviation.
 
     Writes: folds/<name>.csv
     """
@@ -359,19 +372,19 @@ def describe_folds(cfg: Config) -> tuple[pd.DataFrame, float]:
 
 
 def count_test_images(card: Competition, root: Path) -> int:
-    """Public and private test images together: what the card says, or those of the sample submission."""
+    """The number of test images, public and private: as the card says, or as in the sample submission."""
     return card.leaderboard.images or sample_rows(card, root / card.files.sample_submission)["image_id"].nunique()
 
 
 def processes() -> PartialState:
-    """This process among those of torchrun or `accelerate launch`; alone, process 0 of 1."""
+    """The state of this process under torchrun or `accelerate launch`; process 0 of 1 otherwise."""
     return PartialState(cpu=hardware.device().type == "cpu")
 
 
 def scores_at_half(context: Context, index: pd.DataFrame, of: Sequence[int] | None = None) -> Scores:
-    """The out-of-fold scores of some training images, at threshold .5; exclusive classes have none to choose.
+    """The out-of-fold scores of training images at threshold .5, or by argmax for exclusive classes.
 
-    Where the official metric is of objects, it is mean Dice here: of pixels, as while training.
+    They are scores of the metric that training uses: mean Dice where the official metric scores objects.
 
     Args:
         of: as for `counts_at_half`.
@@ -380,10 +393,10 @@ def scores_at_half(context: Context, index: pd.DataFrame, of: Sequence[int] | No
 
 
 def counts_at_half(context: Context, index: pd.DataFrame, of: Sequence[int] | None = None) -> Counts:
-    """The out-of-fold counts (N, C) of some training images, at threshold .5.
+    """The out-of-fold counts of training images at threshold .5, (N, C) each.
 
     Args:
-        of: the folds of these images, where others may be in the making; default: all.
+        of: the folds of these images; other folds may not have predictions yet. None: all.
     """
     store, labels = context.oof_store(of), context.labels
     counts = (

@@ -166,7 +166,7 @@ def test_user_errors_are_one_line(bundle, capsys):
 
     here = ("bundle", "--output", "out", "--input")
     assert "no file matches: quote the pattern" in say(*here, "nowhere/*.png")
-    assert "it is a folder, give a pattern, such as tiny/test/images/*.png" in say(*here, "tiny/test/images/")
+    assert "it is a folder: give a pattern, such as tiny/test/images/*.png" in say(*here, "tiny/test/images/")
     assert "'--rows': Input should be greater than or equal to 1" in say(*here, PATTERN, "--rows", "0")
     assert "'--workers': Input should be greater than or equal to 0" in say(*here, PATTERN, "--workers", "-1")
     assert "unknown executor 'rey'. Did you mean 'ray'?" in say(*here, PATTERN, "--executor", "rey")
@@ -209,7 +209,7 @@ def test_ids_of_a_table_are_not_changed(listed):
         ({"path": ["a.png", "b.png"], "image_id": ["a", None]}, r"row 1 \(from 0\) has no image_id"),
         ({"path": ["a.png"], "image_id": [1.0]}, r"column 'image_id' is of type double, expected text"),
         ({"path": [1, 2]}, r"column 'path' is of type int64, expected text"),
-        ({"path": ["a.png", "a.jpg"]}, r"1 of 2 images have the id of another, the first is 'a'"),
+        ({"path": ["a.png", "a.jpg"]}, r"1 of 2 images share an id, the first is 'a'"),
         ({"path": ["a.png", "absent://a/b.png"]}, r"absent://a/b.png: a package is not installed: get absent"),
     ],
 )

@@ -89,4 +89,4 @@ def test_make_test_gets_the_browser_before_the_tests():
         text=True,
         check=True,
     ).stdout.splitlines()
-    assert made == ["python -m tests.browser", "python -m pytest -n auto"]
+    assert made == ["python -m tests.browser", 'python -m pytest -n auto --dist loadgroup -m "not slow"']

@@ -164,8 +164,8 @@ def test_an_ensemble_of_one_config_is_warned_about(tiny, capsys, monkeypatch, op
     Path("configs/other.toml").write_bytes(Path("configs/tiny.toml").read_bytes())
     monkeypatch.setattr("pipeline.stages.ensemble", stop)
     _, _, err = run(capsys, "ensemble", "configs/tiny.toml", *options)
-    assert err.count("an ensemble of one (") == said
-    assert err.count("(other): there is nothing to weigh; name two or more in CONFIGS") == said
+    assert err.count("an ensemble of one config (") == said
+    assert err.count("(other): no weights to tune; give two or more in CONFIGS") == said
     assert "1 member" in err
 
 
@@ -277,7 +277,7 @@ def test_ctrl_c_prints_how_to_resume(tiny, capsys, monkeypatch):
 
     monkeypatch.setattr(stages, "train", interrupted)
     status, _, err = run(capsys, "train", "configs/tiny.toml", "--fold", "0")
-    assert (status, "goes on where it was" in err) == (130, True)
+    assert (status, "interrupted: run the same command again to resume" in err) == (130, True)
 
 
 def test_loss_that_turns_nan_is_one_line(tiny, capsys, monkeypatch):

@@ -131,7 +131,7 @@ def test_a_bundle_counts_test_images_without_a_row(bundle, caplog):
     caplog.set_level(logging.INFO, "pipeline")
     shorten(2)
     done = run_bundle(bundle, Path("tiny"), Path("out.csv"))
-    assert "predicting 2 images, those of sample_submission.csv" in caplog.messages
+    assert "predicting 2 images of sample_submission.csv" in caplog.messages
     (line,) = done.warnings(read_bundle(bundle).card)
     assert line in caplog.messages
     assert line.startswith("3 test images have no row in sample_submission.csv and are not predicted, the first is ")

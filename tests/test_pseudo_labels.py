@@ -291,7 +291,7 @@ def spy_on_items(monkeypatch):
 
     def spy(self, key):
         image, mask = original(self, key)
-        seen.append((self.rows[key[0]].path, key[0] >= self.annotated, set(mask.unique().tolist())))
+        seen.append((self.samples[key[0]].path, key[0] >= self.num_labelled, set(mask.unique().tolist())))
         return image, mask
 
     monkeypatch.setattr(dataset.MaskedImages, "__getitem__", spy)

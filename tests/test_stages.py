@@ -59,7 +59,7 @@ def test_ensemble_of_two_prints_what_it_is_worth_and_keeps_the_score_of_each_ima
 
 def test_members_that_predict_an_image_in_two_sizes_are_refused_with_its_id_and_both(tiny):
     members = [Stored("one", np.zeros((1, 36, 44), np.uint8)), Stored("other", np.zeros((1, 18, 22), np.uint8))]
-    rows = pd.DataFrame({"image_id": ["0757"], "fold": [0]})
+    rows = pd.DataFrame({"image_id": ["0757"], "path": [Path("0757.png")], "fold": [0]})
     said = r"image '0757': other predicts \(1, 18, 22\), one \(1, 36, 44\) .*: an ensemble needs one size"
     with pytest.raises(ValueError, match=said):
         oof_of_members(members, rows).read("0757")
@@ -161,7 +161,7 @@ def test_final_proposes_two_of_three(submitted, capsys):
     worse.to_csv("submissions/worse.oof.csv", index=False)
     assert main(["final", "worse", "tiny", "seed1", "--competition", "tiny.toml", "--data", "tiny"]) == 0
     printed = capsys.readouterr().out
-    assert re.search(r"choose (tiny and seed1|seed1 and tiny)", printed)
+    assert re.search(r"select (tiny and seed1|seed1 and tiny)", printed)
     assert "5 test images, 30% of them public" in printed
     assert re.search(r"is not the best private one in \d+% of simulations", printed)
 
@@ -334,7 +334,7 @@ COMPANION = Path("configs/tiny_pseudo.toml")
 def test_the_companion_of_pseudo_is_a_config_that_report_and_ensemble_can_name(submitted, capsys, monkeypatch):
     monkeypatch.setattr("pipeline.report.plots.svg", lambda *_: "data:,")
     before = stages.report([config.load("configs/tiny.toml")]).read_text(encoding="utf-8")
-    assert "has learned from any yet" in before
+    assert "was trained on any" in before
     assert main(["pseudo", "configs/tiny.toml"]) == 0
     gain = re.search(r"difference +(\S+)  95% interval (\S+) to (\S+),", capsys.readouterr().out)
     monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
@@ -342,7 +342,7 @@ def test_the_companion_of_pseudo_is_a_config_that_report_and_ensemble_can_name(s
         stages.report([config.load(path)]).read_text(encoding="utf-8") for path in ("configs/tiny.toml", COMPANION)
     ]
     for page in pages:  # of the one without labels, and of the one with them
-        assert "tiny_pseudo, which was trained on them, against tiny, whose models made them" in page
+        assert "tiny_pseudo, trained on pseudo-labels, against tiny, whose models made them" in page
         assert f"{gain[1]}, 95% interval {gain[2]} to {gain[3]}" in page
     assert main(["ensemble", "configs/tiny.toml", "--configs", "tiny tiny_pseudo"]) == 0
     assert Path("submissions/tiny+tiny_pseudo.csv").exists()

@@ -77,7 +77,9 @@ def test_what_crops_cannot_do_is_refused_before_any_work(tiny, card):
         stages.check(config.load("configs/tiny.toml", ["data.crops.size=64", *pairs]))
 
     check("train.phases.0.crop=64", "train.phases.1.crop=32")
-    with pytest.raises(ValueError, match=r"data.crops.size is 64 pixels, but train.phases.1.crop is None: expected at most"):
+    with pytest.raises(
+        ValueError, match=r"data.crops.size is 64 pixels, but train.phases.1.crop is None: expected at most"
+    ):
         check("train.phases.0.crop=32")
     with pytest.raises(ValueError, match=r"train.phases.0.crop is 96"):
         check("train.phases.0.crop=96", "train.phases.1.crop=32")

@@ -11,6 +11,7 @@ import time
 import tomllib
 from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -211,7 +212,8 @@ def test_a_signal_to_a_sweep_ends_its_jobs(stub, number):
     python = sys.executable
     stub("echo $$ >> pids; sleep 100")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    sweeping = subprocess.Popen([python, "-c", SWEEP], env=env, stderr=subprocess.DEVNULL)
+    default = partial(signal.signal, number, signal.SIG_DFL)  # where these tests run by nohup, SIGHUP is ignored
+    sweeping = subprocess.Popen([python, "-c", SWEEP], env=env, stderr=subprocess.DEVNULL, preexec_fn=default)
     give_up = time.monotonic() + 100
     while not Path("pids").exists() or len(Path("pids").read_text().split()) < 2:
         assert time.monotonic() < give_up

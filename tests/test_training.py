@@ -43,7 +43,7 @@ def test_held_out_images_are_never_trained_on(tiny, monkeypatch):
     original = dataset.MaskedImages.__getitem__
 
     def spy(self, key):
-        seen.add(self.rows[key[0]].image_id)
+        seen.add(self.samples[key[0]].image_id)
         return original(self, key)
 
     monkeypatch.setattr(dataset.MaskedImages, "__getitem__", spy)
@@ -298,7 +298,7 @@ def test_full_fit_trains_on_every_image_for_the_given_epochs_and_selects_nothing
     original, save_state = dataset.MaskedImages.__getitem__, TrainState.save
 
     def spy(self, key):
-        seen.add(self.rows[key[0]].image_id)
+        seen.add(self.samples[key[0]].image_id)
         return original(self, key)
 
     def keep(state, path):

@@ -28,6 +28,8 @@ from pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.training.objective import MultiHeadLoss, build_objective
 from tests.conftest import write_tiny
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parent / "data"
 WIDTHS = (16, 16, 8, 8, 8)
 

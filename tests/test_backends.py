@@ -18,6 +18,8 @@ from pipeline.inference.conv_bn_fusion import find_conv_bn_pairs, fuse_batch_nor
 from pipeline.inference.predictor import Predictor
 from pipeline.models import ARCHITECTURES, build_model
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 SMALL = {"decoder_channels": (16, 16, 8, 8, 8)}

@@ -28,6 +28,8 @@ from pipeline.serving.batch.partitions import MaskRow, Output
 from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
 
+pytestmark = pytest.mark.slow
+
 PATTERN = "tiny/test/images/*.png"
 
 

@@ -30,6 +30,8 @@ from pipeline.stages.ensembling import load_members
 from pipeline.training.checkpoint import load_weights, read_record, save_checkpoint
 from tests.conftest import draw
 
+pytestmark = pytest.mark.slow
+
 BOTH = ["configs/tiny.toml", "configs/seed1.toml"]
 
 

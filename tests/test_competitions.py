@@ -21,6 +21,8 @@ from pipeline.stages.ensembling import load_members
 from pipeline.stages.submitting import check_csv
 from tests.miniatures import LAYOUTS, write_miniature
 
+pytestmark = pytest.mark.slow
+
 DEMOS = {"demo", "camvid_demo", "defects_demo", "instances_demo", "large_demo"}  # tried by themselves
 
 CONFIG = """

@@ -19,6 +19,8 @@ from pipeline import config, stages
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.training.sync_batch_norm import sync_batch_norms
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 CONFIG = "configs/tiny.toml"

@@ -219,6 +219,7 @@ def test_columns_of_a_meta_table_may_have_any_name(tiny, card, with_meta):
     assert {sample.shape for sample in samples_of(windows)} == {(16, 16)}
 
 
+@pytest.mark.slow
 def test_a_competition_with_such_a_meta_table_is_split_trained_on_crops_and_reported(tiny, with_meta):
     pairs = (
         "data.crops={size=32,stride=16}",

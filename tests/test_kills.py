@@ -15,6 +15,8 @@ from safetensors.numpy import load_file
 from tests.conftest import CONFIG, lay_out_tiny
 from tests.interrupted import Ended, Runner
 
+pytestmark = pytest.mark.slow
+
 ENSEMBLE = ("ensemble", "configs/tiny.toml")
 STOPS = {"kill -9": ["SIGKILL"] * 5, "SIGTERM and Ctrl-C": ["SIGTERM", "SIGINT"] * 2}
 STATUS = {"SIGKILL": -signal.SIGKILL, "SIGTERM": -signal.SIGTERM, "SIGINT": 130}

@@ -191,6 +191,7 @@ def trained(tmp_path, monkeypatch):
     return cells
 
 
+@pytest.mark.slow
 def test_label_images_with_void_go_the_whole_way(trained, capsys):
     cfg = config.load("configs/cells.toml")
     assert not doctor(cfg).bad

@@ -74,6 +74,7 @@ def batches(images, **options):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_workers_give_the_same_batches_however_they_are_started(tiny, card, start):
     images = masked(card, tiny)

@@ -388,6 +388,7 @@ def test_the_doctors_table_begins_with_the_metric(tiny, edit, capsys):
     assert re.match(r"good  metric +mean_f_beta\(beta=2\)\nbad ", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_a_metric_with_parameters_goes_the_whole_way_and_is_named_with_them(tiny, edit, capsys):
     edit("tiny.toml", '"mean_dice"', '{ name = "mean_f_beta", beta = 2 }')
     edit("configs/tiny.toml", "count = 3", "count = 2")

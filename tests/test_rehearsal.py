@@ -22,6 +22,8 @@ from pipeline.kaggle.rehearsal import make_environment, make_kaggle_root, run_no
 from pipeline.stages.bundling import DIST
 from pipeline.training.checkpoint import load_weights
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 TRAIN, SUBMIT = (ROOT / "notebooks" / name for name in ("3-train-on-kaggle.ipynb", "5-submit-offline.ipynb"))
 

@@ -27,6 +27,8 @@ from tests.reports import make_report_data
 from tests.test_competitions import CONFIG
 from tests.test_report import fill, words
 
+pytestmark = pytest.mark.slow
+
 # ---------------------------------------------------------------------------------------------- what is seen
 
 VALUES = np.array([[[[200, 200, 0, 0]], [[0, 150, 250, 10]]]], dtype=np.uint8)  # one member, two channels, four pixels

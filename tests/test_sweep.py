@@ -31,6 +31,8 @@ from pipeline.training.checkpoint import load_weights, read_record
 from tests.conftest import build_once
 from tests.conftest import lay_out_tiny as lay_out
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 TINY = Path("configs/tiny.toml")
 

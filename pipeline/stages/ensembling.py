@@ -216,7 +216,11 @@ def _select(oof: Oof, card: Competition, *, boundaries: bool) -> Selection:
 
 
 def oof_of_members(members: Sequence[Context], rows: pd.DataFrame) -> Oof:
-    """The members' OOF predictions and targets of the rows."""
+    """The members' OOF predictions and targets of the rows, read one image at a time.
+
+    Raises:
+        ValueError: while an image is read, if its predictions differ in shape between the members.
+    """
     stores, first = [member.oof_store() for member in members], members[0]
     read_truth = first.labels.read_instances if first.card.instances else first.labels.read_scored
     by_id = {sample.image_id: sample for sample in samples_of(rows)}

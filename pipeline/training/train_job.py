@@ -42,6 +42,7 @@ class TrainJob:
 
     @property
     def fold(self) -> Fold:
+        """The held-out fold, or "full" for a full fit."""
         return self.data.fold
 
     @property
@@ -51,6 +52,7 @@ class TrainJob:
 
     @property
     def state_path(self) -> Path:
+        """The file that a stopped run resumes from."""
         return self.folder / "state.pt"
 
     def phase_path(self, phase: int) -> Path:

@@ -209,6 +209,7 @@ def scored(monkeypatch, scores):
     return given
 
 
+@pytest.mark.slow
 def test_swa_with_the_best_score_becomes_the_phases_best_weights(tiny, monkeypatch):
     raw, original = [], trainer.train_one_epoch
 
@@ -231,6 +232,7 @@ def test_swa_with_the_best_score_becomes_the_phases_best_weights(tiny, monkeypat
     assert read_record(RUN / "best.safetensors")["score"] == 0.9
 
 
+@pytest.mark.slow
 def test_swa_with_a_lower_score_is_logged_and_not_kept(tiny, monkeypatch):
     given = scored(monkeypatch, [0.1, 0.2, 0.7, 0.3, 0.6])
     fit_tiny(FOUR, "train.phases.0.swa=0.5")
@@ -243,6 +245,7 @@ def test_swa_with_a_lower_score_is_logged_and_not_kept(tiny, monkeypatch):
     assert all(torch.equal(best[key], given[2][key]) for key in best)
 
 
+@pytest.mark.slow
 def test_soup_is_the_mean_of_the_ema_weights_of_the_epochs_that_raise_the_score(tiny, monkeypatch):
     # Epochs by score: 3, 4, 1, 2. With 4 it falls, with 1 it does not; 2 is not among the best three.
     given = scored(monkeypatch, [0.6, 0.1, 0.8, 0.7, 0.75, 0.85])
@@ -255,6 +258,7 @@ def test_soup_is_the_mean_of_the_ema_weights_of_the_epochs_that_raise_the_score(
     assert all(torch.equal(best[key], given[5][key]) for key in best)  # batch statistics too are those that were scored
 
 
+@pytest.mark.slow
 def test_soup_includes_the_best_of_each_cycle_and_keeps_only_candidates_on_disk(tiny, monkeypatch):
     on_disk, save_state = [], TrainState.save
 
@@ -270,6 +274,7 @@ def test_soup_includes_the_best_of_each_cycle_and_keeps_only_candidates_on_disk(
     assert not list(RUN.glob("soup*"))
 
 
+@pytest.mark.slow
 def test_second_phase_starts_from_the_best_average_and_evaluates_its_own(tiny, monkeypatch):
     started, original = [], trainer.load_checkpoint
 
@@ -291,6 +296,7 @@ def test_second_phase_starts_from_the_best_average_and_evaluates_its_own(tiny, m
     assert started[0] == "swa"
 
 
+@pytest.mark.slow
 def test_batch_statistics_of_a_frozen_encoder_do_not_change(tiny):
     fit_tiny("train.phases.0.freeze_encoder=true", "train.phases.0.swa=1.0")
     assert history()[-1]["candidate"] == "swa"
@@ -301,6 +307,7 @@ def test_batch_statistics_of_a_frozen_encoder_do_not_change(tiny):
     assert all(torch.equal(encoder[key], fresh[key]) for key in fresh)
 
 
+@pytest.mark.slow
 def test_without_swa_and_soup_no_average_is_evaluated_or_written(tiny, monkeypatch):
     states = []
     monkeypatch.setattr(TrainState, "save", lambda state, path: states.append(state))

@@ -126,7 +126,7 @@ MISTAKES = {
         ],
         ["train"],
         "mean_dice_ignore_empty is not defined on fold 0: none of its 6 images (0000, 0028, 0271, …) has a mask, and "
-        'empty ones do not count. Set folds.name = "tiny2" in the config and lower folds.count',
+        'empty images do not count. Set folds.name = "tiny2" in the config and lower folds.count',
     ),
     "fewer groups than folds": (
         lambda: name_groups(["lake", "hill"] * 9),

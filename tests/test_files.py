@@ -205,6 +205,7 @@ print("all")
 """
 
 
+@pytest.mark.slow
 def test_every_module_is_imported_where_there_is_no_fcntl():
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], env=env, capture_output=True, text=True)

@@ -18,6 +18,8 @@ from pipeline.serving.bundle import read_bundle
 from pipeline.stages.bundling import run_bundle, write_weights
 from pipeline.stages.ensembling import load_members
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "configs/tiny.toml"
 SAMPLE = Path("tiny/sample_submission.csv")
 IMAGES = Path("tiny/test/images")

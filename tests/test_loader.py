@@ -25,6 +25,8 @@ from pipeline.data.sampler import EpochSampler
 from pipeline.inference.prediction_store import PredictionStore, StoreWriter, start_store
 from pipeline.serving.single_pass import LoadedImages, read_images
 
+pytestmark = pytest.mark.slow
+
 
 def masked(card, folder, *, crops=False):
     """Training images with all that may come with them: mixes, and pseudo-labels from a store; or windows of them."""
@@ -74,7 +76,6 @@ def batches(images, **options):
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_workers_give_the_same_batches_however_they_are_started(tiny, card, start):
     images = masked(card, tiny)

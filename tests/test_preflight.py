@@ -15,6 +15,8 @@ from pipeline.stages import training
 from pipeline.stages.preflight import check_training
 from tests.conftest import write_tiny
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "configs/tiny.toml"
 
 

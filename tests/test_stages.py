@@ -29,6 +29,8 @@ from pipeline.stages.ensembling import test_masks as masks_of_test
 from pipeline.stages.labelling import with_pseudo
 from pipeline.training.checkpoint import load_checkpoint, read_record, save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def read_scores(name):
     return pd.read_csv(f"submissions/{name}.oof.csv", dtype={"image_id": str})
@@ -231,7 +233,7 @@ def test_audit_looks_once_and_says_how_to_look_again(tiny, capsys):
     plant_copy()
     capsys.readouterr()
     assert main(["audit", "configs/tiny.toml"]) == 0
-    assert "remove folds/tiny.duplicates.csv to look again" in capsys.readouterr().err
+    assert "using the near-duplicates in folds/tiny.duplicates.csv: remove it to search again" in capsys.readouterr().err
     Path("folds/tiny.duplicates.csv").unlink()
     assert main(["audit", "configs/tiny.toml"]) == 0
     assert re.search(r"copy +train +1", capsys.readouterr().out)
@@ -244,7 +246,6 @@ def join_two_of_one_fold():
     write_duplicates(Path("folds/tiny.duplicates.csv"), pd.DataFrame([pair], columns=PAIR_COLUMNS))
 
 
-@pytest.mark.slow
 def test_inflation_compares_the_same_images_on_two_splits(submitted, capsys):
     join_two_of_one_fold()
     assert main(["audit", "configs/tiny.toml", "--inflation", "--set", "folds.seed=3"]) == 0  # of the random split
@@ -309,7 +310,6 @@ def mean_oof(name):
     return np.mean([row["oof"] for row in json.loads(Path(f"runs/{name}/oof.json").read_text())])
 
 
-@pytest.mark.slow
 def test_pseudo_labels_come_from_the_model_of_the_same_fold_and_the_gain_is_printed(submitted, capsys):
     assert main(["pseudo", "configs/tiny.toml"]) == 0
     printed = capsys.readouterr().out
@@ -383,7 +383,6 @@ def test_a_companion_without_the_configs_labels_is_refused(tiny, edit, change):
         with_pseudo(config.load("configs/tiny.toml"))
 
 
-@pytest.mark.slow
 def test_labels_too_good_to_be_had_leave_the_training_as_it_was_and_say_so(submitted, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.pseudo_labels.calibrate", lambda *_: np.inf)
     assert main(["pseudo", "configs/tiny.toml"]) == 0

@@ -111,6 +111,7 @@ def test_each_phase_starts_from_the_best_weights_of_the_phase_before(tiny, monke
     assert (record["phase"], record["score"], record["selection"]) == (best["phase"], best["score"], best["selection"])
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_weights_and_another_seed_gives_others(tiny):
     def weights(name, *pairs):
         Path(f"configs/{name}.toml").write_text(Path("configs/tiny.toml").read_text())

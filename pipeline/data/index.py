@@ -125,7 +125,7 @@ def index_column(index: pd.DataFrame, name: str, key: str) -> pd.Series:
         if column in index:
             return index[column]
     names = [str(column).removeprefix(META) for column in index]
-    raise ValueError(f"{key}: no column '{shortened(name)}'. Known columns: {listed(names)}")
+    raise ValueError(f"{key}: no column '{shortened(name)}'. Known columns: {listed(names, 200)}")
 
 
 def train_search(card: Competition, root: Path) -> FileSearch:

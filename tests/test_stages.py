@@ -233,7 +233,9 @@ def test_audit_looks_once_and_says_how_to_look_again(tiny, capsys):
     plant_copy()
     capsys.readouterr()
     assert main(["audit", "configs/tiny.toml"]) == 0
-    assert "using the near-duplicates in folds/tiny.duplicates.csv: remove it to search again" in capsys.readouterr().err
+    assert (
+        "using the near-duplicates in folds/tiny.duplicates.csv: remove it to search again" in capsys.readouterr().err
+    )
     Path("folds/tiny.duplicates.csv").unlink()
     assert main(["audit", "configs/tiny.toml"]) == 0
     assert re.search(r"copy +train +1", capsys.readouterr().out)

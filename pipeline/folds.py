@@ -88,7 +88,7 @@ def _group_shares(
         bins: coverage bins of each class.
     """
     ones = [np.ones(len(index)), *(index[area].to_numpy() for area in areas)]
-    labels = [_coverage_bins(index[area].to_numpy(), bins) for area in areas]
+    labels: list[Any] = [_coverage_bins(index[area].to_numpy(), bins) for area in areas]
     labels += [index_column(index, column, "folds.balance") for column in balance]
     hot = [pd.get_dummies(pd.Series(label)).to_numpy(float) for label in labels]
     table = np.column_stack([*(SIZE_WEIGHT * [*ones]), *hot])

@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.config import Tiles
 from pipeline.data.index import read_index
 from pipeline.data.reader import Reader
+from pipeline.inference import prediction_store
 from pipeline.inference.prediction_store import PredictionStore, StoreWriter, is_complete, probs_to_uint8, start_store
 from pipeline.inference.predictor import Predictor, predict_images, predict_to_store, resize_probs
 from pipeline.inference.tta import average_views, check_views
@@ -89,6 +90,22 @@ def test_a_damaged_shard_that_was_removed_costs_its_own_images_alone(tmp_path):
     writer.flush()
     assert len(lost) == 256
     assert len(PredictionStore(folder)) == 600
+
+
+def test_a_shard_that_another_command_wrote_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    make_store(tmp_path / "store", ["a"])
+    other, save = tmp_path / "store" / "000-00001.safetensors", prediction_store.save_file
+
+    def save_beside_another_command(tensors, path):
+        save(tensors, path)
+        other.write_bytes(b"of the other command")
+
+    monkeypatch.setattr(prediction_store, "save_file", save_beside_another_command)
+    writer = StoreWriter(tmp_path / "store")
+    writer.write("b", np.zeros((1, 5, 7), np.uint8))
+    with pytest.raises(FileExistsError, match="written by another command at the same time"):
+        writer.flush()
+    assert other.read_bytes() == b"of the other command"
 
 
 @pytest.mark.parametrize("ids", [["a"], ["b"]], ids=["the same images", "others"])

@@ -490,6 +490,11 @@ def test_a_recommendation_quotes_the_unusual_number(text):
     assert any(text in sentence for sentence in recommend(make_report_data(**UNUSUAL[text])))
 
 
+def test_without_an_interval_no_optimism_is_reported():
+    score = CrossFittedScore(Interval(0.9, np.nan, np.nan), 0.92, 0.88)
+    assert not any("overfitted" in sentence for sentence in recommend(make_report_data(score=score)))
+
+
 def test_different_thresholds_are_accepted_on_a_broad_plateau():
     surface = make_surface()._replace(per_fold={0: SurfacePoint(0.2, 0), 1: SurfacePoint(0.8, 0)})
     flat = surface._replace(scores=np.full((3, 255), 0.9))

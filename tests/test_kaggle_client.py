@@ -80,6 +80,7 @@ def kaggle(home, monkeypatch, slept):
         monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
         from kaggle.api import kaggle_api_extended as extended
 
+        server.calls.clear()  # the first import in a process asks whose token it is
         monkeypatch.setattr(extended.KaggleApi, "args", ["--local"])
         clock = types.SimpleNamespace(sleep=slept.append, time=time.time, mktime=time.mktime)
         monkeypatch.setattr(extended, "time", clock)

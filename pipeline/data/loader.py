@@ -4,9 +4,10 @@ import logging
 import pickle
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -46,6 +47,11 @@ class Loader(DataLoader):
 def _deaths_in_one_line(workers: int) -> Iterator[None]:
     try:
         yield
+    except (EOFError, ConnectionError):
+        # A broken pipe; by a signal, which may come later, torch raises the worker's death once more.
+        with suppress(RuntimeError):
+            sleep(1)
+        raise
     except (RuntimeError, MemoryError) as error:
         text = f"{error} {error.__cause__ or ''}".strip()
         if not workers or not (isinstance(error, MemoryError) or any(sign in text for sign in SIGNS)):

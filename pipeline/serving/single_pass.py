@@ -3,9 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
-from time import sleep
 from typing import NamedTuple
 
 import numpy as np
@@ -96,8 +94,6 @@ def read_images(
             done += 1
             yield item
     except WORKER_ERRORS as error:
-        with suppress(RuntimeError):
-            sleep(1)  # by a signal, which may come later than a broken pipe, torch raises the worker's death once more
         log.warning("a worker that reads ahead died (%s): reading the rest in this process, slower", one_line(error))
         for position in range(done, len(dataset)):
             yield dataset[position]

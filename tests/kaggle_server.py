@@ -133,9 +133,9 @@ class Kaggle:
         return {"status": "ok"}
 
     def save_kernel(self, body: dict[str, Any]) -> dict[str, Any]:
-        strangers = [each for each in body.get("datasetDataSources", []) if each not in self.datasets]
+        unknown = [each for each in body.get("datasetDataSources", []) if each not in self.datasets]
         url = f"https://www.kaggle.com/code/{body['slug']}"
-        return {"url": url, "versionNumber": 3, "invalidDatasetSources": strangers}
+        return {"url": url, "versionNumber": 3, "invalidDatasetSources": unknown}
 
     def get_kernel_session_status(self, _: dict[str, Any]) -> dict[str, Any]:
         return self.statuses.popleft() if self.statuses else {"status": "complete"}

@@ -103,7 +103,7 @@ def test_from_its_files_to_a_scored_submission(folder, slug):
     sample = list(csv.reader((Path("data") / layout.sample).read_text().splitlines()))
     assert header == sample[0]
     if card.instances:
-        assert_texts_are_the_objects(parted(rows) if layout.cells else rows, layout, cfg, done.selection.renderer)
+        assert_texts_are_the_objects(separated(rows) if layout.cells else rows, layout, cfg, done.selection.renderer)
     else:
         assert [row[:-1] for row in rows] == [row[:-1] for row in sample[1:]]
         assert_texts_are_the_masks(rows, layout, cfg, done.selection.renderer)
@@ -123,7 +123,7 @@ def assert_a_bundle_does_the_same(cfg, done):
     assert len(predicted.problems) == (images > TRUNCATED), predicted.problems
 
 
-def parted(rows):
+def separated(rows):
     """A row for each object: of cells of its class, confidence and text; blank for an image without one."""
     found = []
     for image_id, *_, cell in rows:

@@ -117,14 +117,14 @@ def test_images_hold_none_or_3_to_30_cells(cultures):
 
 
 def test_components_of_the_true_mask_are_far_worse_than_splitting_it(cultures):
-    joined, parted = [], []
+    joined, separated = [], []
     for culture in cultures:
         values = np.stack([culture.labels > 0, touching_boundary(culture.labels, 2)]).astype(np.uint8) * 255
         joined.append(precision_by_loops(components(values[0], 0.5), culture.labels))
-        parted.append(precision_by_loops(split_by_boundary(values, 0.5, 0.5), culture.labels))
+        separated.append(precision_by_loops(split_by_boundary(values, 0.5, 0.5), culture.labels))
     assert np.mean(joined) < 0.5
-    assert np.mean(parted) > 0.9
-    assert np.mean(np.array(joined) < np.array(parted) - 0.2) > 0.7  # of the images
+    assert np.mean(separated) > 0.9
+    assert np.mean(np.array(joined) < np.array(separated) - 0.2) > 0.7  # of the images
 
 
 def test_a_threshold_on_grey_fails(cultures):

@@ -452,7 +452,7 @@ def test_weights_tuned_in_sample_are_fooled_by_200_noise_members_and_the_cross_f
     scores, in_sample, fresh, alone, alone_fresh = zip(*map(tune, range(3)), strict=True)
     in_sample, fresh, alone, alone_fresh = map(np.mean, (in_sample, fresh, alone, alone_fresh))
     interval = bootstrap.interval(np.concatenate(scores))
-    # In sample, noise seems to be worth two points of Dice. It costs as much.
+    # In sample, noise seems to gain two points of Dice; in truth it costs as much.
     assert in_sample > alone + 0.01
     assert fresh < alone_fresh - 0.01
     assert in_sample > fresh + 0.04

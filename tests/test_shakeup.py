@@ -76,7 +76,7 @@ def test_candidate_that_is_better_on_every_image_is_never_missed():
     assert (found.wrong, found.loss) == (0, 0)
     assert found.best.tolist() == [0, 1, 0]
     assert found.agreement.tolist() == [1, 1, 1]
-    assert found.pair == (0, 1)  # 1 with any other has the same worth: the first pair
+    assert found.pair == (0, 1)  # 1 with any other has the same value: the first pair
 
 
 def test_two_that_are_good_at_different_images_are_the_pair_though_each_alone_is_worse():
@@ -168,7 +168,7 @@ def test_what_cannot_be_played_is_refused(changed, message):
 def test_boards_without_anything_that_counts_are_left_out():
     possible = np.zeros((20, 1))
     possible[:4] = 1
-    scores = [Scores(possible * worth, possible) for worth in (np.linspace(0.1, 0.9, 20)[:, None], 0.5)]
+    scores = [Scores(possible * value, possible) for value in (np.linspace(0.1, 0.9, 20)[:, None], 0.5)]
     public, private = simulate_scores(scores, public_share=0.3, test_images=10)
     assert 100 < len(public) == len(private) < 2000
     assert np.isfinite([public, private]).all()

@@ -1,4 +1,4 @@
-"""Objects parted at the necks of their mask."""
+"""Touching objects are separated where their mask is narrow."""
 
 import numpy as np
 import pytest

@@ -22,11 +22,6 @@ MOUNTS = ("*", "competitions/*", "datasets/*/*", "notebooks/*/*")
 ALLOWED_SUFFIXES = (".toml", ".csv", ".json")  # configs, cards and folds; no code
 
 
-def kaggle_root() -> Path:
-    """Kaggle's folder, /kaggle; a rehearsal sets its own in KAGGLE_ROOT."""
-    return Path(os.environ.get("KAGGLE_ROOT", "/kaggle"))
-
-
 def is_rerun() -> bool:
     """Whether Kaggle reruns the notebook on the hidden test set."""
     return bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))

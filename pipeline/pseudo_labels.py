@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 from sklearn.isotonic import IsotonicRegression
 
+from pipeline.config import Pseudo
 from pipeline.files import write_text
 from pipeline.inference.prediction_store import MAX_VALUE, StoreWriter, start_store
 from pipeline.metrics import VOID
@@ -36,19 +37,17 @@ from pipeline.schema import read_json
 log = logging.getLogger(__name__)
 TABLE = "labels.csv"
 COLUMNS = ["image_id", "expected_dice", "expected_score"]
+THRESHOLD = 0.5  # probability from which a pixel belongs to the mask whose Dice is expected
 
 
-def expected_dice(values: np.ndarray, threshold: float = 0.5) -> float:
-    """The expected Dice of a mask if each pixel is true with its predicted probability.
+def expected_dice(values: np.ndarray) -> float:
+    """The expected Dice of the mask at THRESHOLD if each pixel is true with its predicted probability.
 
-        2 · sum(p · m) / (sum(p) + sum(m))    m: the mask at the threshold
+        2 · sum(p · m) / (sum(p) + sum(m))    m: the mask
 
     An empty mask has Dice 1 on an empty image and 0 on any other, so its expected Dice is the probability that the
     image is empty. That is taken as 1 - max(p), since the pixels of an object are not independent. (If they were, the
     product of all 1 - p would be near 0 even for 65,536 pixels at p = 1/255.)
-
-    Args:
-        threshold: of the mask, 0 to 1.
 
     Shapes:
         values: (H, W) uint8 in 0 … 255, as stored.
@@ -59,7 +58,7 @@ def expected_dice(values: np.ndarray, threshold: float = 0.5) -> float:
     >>> expected_dice(np.array([[204, 0]], dtype=np.uint8))  # 2 · 0.8 / (0.8 + 1)
     0.888...
     """
-    mask = values >= level(threshold)
+    mask = values >= level(THRESHOLD)
     if not mask.any():
         return float(1 - values.max() / MAX_VALUE)
     total = values.sum(dtype=np.int64) / MAX_VALUE
@@ -67,9 +66,9 @@ def expected_dice(values: np.ndarray, threshold: float = 0.5) -> float:
     return float(2 * overlap / (total + np.count_nonzero(mask)))
 
 
-def mean_expected_dice(values: np.ndarray, threshold: float = 0.5) -> float:
+def mean_expected_dice(values: np.ndarray) -> float:
     """The mean of `expected_dice` over the classes of an image, (C, H, W) uint8."""
-    return float(np.mean([expected_dice(channel, threshold) for channel in values]))
+    return float(np.mean([expected_dice(channel) for channel in values]))
 
 
 def expected_scores(dice: np.ndarray, scores: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -149,72 +148,56 @@ def soft_label(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Labelling:
-    """How predictions of one fold's models become labels; `calibrated` makes one by quantiles.
+    """How predictions of one fold's models become labels; `calibrated` makes one.
 
     Args:
-        dice, scores: (N,) of OOF images, to calibrate on.
+        ranks, scores: (N,) of OOF images of the other folds, to calibrate on: the quantile of each one's expected Dice
+            among those of its own model, and its score at THRESHOLD.
+        own: (M,) expected Dice of the labelling models on the images that they held out.
         floor: minimum expected score of a label.
         low, high: as in `soft_label`.
-        threshold: of the masks whose Dice is expected; that of `scores`.
-        own: (M,) expected Dice of the labelling models on the images that they held out. If given, the quantile of a
-            prediction among them is compared, and `dice` are quantiles too. None compares the expected Dice.
     """
 
-    dice: np.ndarray
+    ranks: np.ndarray
     scores: np.ndarray
+    own: np.ndarray
     floor: float
     low: float
     high: float
-    threshold: float = 0.5
-    own: np.ndarray | None = None
 
     def select(self, images: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, float, np.ndarray]]:
         """Id, expected Dice and label of each image, (C, H, W) uint8, whose expected score reaches the floor."""
-        minimum = calibrate(self.dice, self.scores, self.floor)
+        minimum = calibrate(self.ranks, self.scores, self.floor)
         for image_id, values in images:
-            dice = mean_expected_dice(values, self.threshold)
-            if self._scale(np.array([dice]))[0] >= minimum:
+            dice = mean_expected_dice(values)
+            if quantiles(np.array([dice]), self.own)[0] >= minimum:
                 yield image_id, dice, soft_label(values, self.low, self.high)
 
     def expected(self, dice: np.ndarray) -> np.ndarray:
         """The expected score of predictions of these expected Dice, (M,) to (M,)."""
-        return expected_scores(self.dice, self.scores, self._scale(dice))
-
-    def _scale(self, dice: np.ndarray) -> np.ndarray:
-        return dice if self.own is None else quantiles(dice, self.own)
+        return expected_scores(self.ranks, self.scores, quantiles(dice, self.own))
 
     def record(self) -> dict[str, Any]:
         """The settings that the labels depend on, as plain values."""
-        own = () if self.own is None else self.own
-        calibration = np.concatenate([self.dice, self.scores, own]).astype(np.float64)
+        calibration = np.concatenate([self.ranks, self.scores, self.own]).astype(np.float64)
         return {
             "floor": self.floor,
             "low": self.low,
             "high": self.high,
-            "threshold": self.threshold,
+            "threshold": THRESHOLD,
             "calibration": hashlib.sha256(calibration.tobytes()).hexdigest()[:16],
         }
 
 
-def calibrated(
-    dice: np.ndarray,
-    scores: np.ndarray,
-    fold_of: np.ndarray,
-    fold: int | str,
-    *,
-    floor: float,
-    low: float,
-    high: float,
-    threshold: float = 0.5,
-) -> Labelling:
+def calibrated(dice: np.ndarray, scores: np.ndarray, fold_of: np.ndarray, fold: int, options: Pseudo) -> Labelling:
     """The labelling for the training of a fold, by the models that held it out, calibrated on the other folds.
 
     Of the fold's own images only the expected Dice is used, which needs no label. Their scores are not used: they must
-    not reach the training of the fold. For "full", all images serve for both.
+    not reach the training of the fold.
 
     Args:
         fold: to be trained.
-        floor, low, high, threshold: as in `Labelling`.
+        options: with floor, low and high.
 
     Shapes:
         dice, scores, fold_of: (N,) of OOF images; dice is `mean_expected_dice`.
@@ -222,9 +205,7 @@ def calibrated(
     Raises:
         ValueError: if there is no OOF image of the fold, or of no other fold.
     """
-    dice, scores, fold_of = map(np.asarray, (dice, scores, fold_of))
-    everything = np.ones(len(fold_of), dtype=bool)
-    own, others = (everything, everything) if fold == "full" else (fold_of == fold, fold_of != fold)
+    own, others = fold_of == fold, fold_of != fold
     if not own.any() or not others.any():
         raise ValueError(
             f"{own.sum()} OOF images of fold {fold} and {others.sum()} of others: labels for a fold need both. "
@@ -233,12 +214,12 @@ def calibrated(
     ranks = np.empty(len(dice))
     for each in np.unique(fold_of):
         ranks[fold_of == each] = quantiles(dice[fold_of == each], dice[fold_of == each])
-    return Labelling(ranks[others], scores[others], floor, low, high, threshold, own=dice[own])
+    return Labelling(ranks[others], scores[others], dice[own], options.floor, options.low, options.high)
 
 
 def write_labels(
     folder: Path,
-    fold: int | str,
+    fold: int,
     images: Iterable[tuple[str, np.ndarray]],
     labelling: Labelling,
     made_by: dict[str, Any],
@@ -246,7 +227,7 @@ def write_labels(
     """Label the test images whose expected score is high enough, for the training of one fold; resumable.
 
     Args:
-        fold: that the models held out; or "full", for which any model may label.
+        fold: that the models held out.
         images: image id and stored values (C, H, W) uint8 of test images.
         made_by: what else the labels depend on, such as the records of the weights; kept in `store.json`.
 
@@ -272,7 +253,7 @@ def write_labels(
     return table
 
 
-def read_labels(folder: Path, fold: int | str) -> pd.DataFrame:
+def read_labels(folder: Path, fold: int) -> pd.DataFrame:
     """The table of a fold's labels.
 
     Raises:

@@ -53,13 +53,6 @@ def test_confidence_in_an_empty_mask_falls_with_the_most_probable_pixel_however_
     assert expected_dice(values([51, 0, 0])) == expected_dice(np.full((300, 300), 51, np.uint8)) == pytest.approx(0.8)
 
 
-def test_confidence_takes_the_mask_at_the_threshold_asked_for():
-    pixels = values([204, 102])
-    assert expected_dice(pixels, 0.5) == pytest.approx(1.6 / 2.2)
-    assert expected_dice(pixels, 0.3) == pytest.approx(2.4 / 3.2)
-    assert expected_dice(pixels, 0.9) == pytest.approx(0.2)
-
-
 def test_confidence_does_not_overflow_on_a_large_image():
     assert expected_dice(np.full((4096, 4096), 255, np.uint8)) == 1.0
 
@@ -139,6 +132,9 @@ def test_quantiles_of_a_models_own_confidences_are_their_ranks():
     assert quantiles(own, own) == pytest.approx([np.mean(own <= value) for value in own])
 
 
+OPTIONS = config.Pseudo.model_validate({"from": "x", "floor": 0.7, "low": 0.3, "high": 0.7})
+
+
 def oof(folds=3, images=40):
     """Folds that are equally hard, and confidences that tell the score; each model promises on a scale of its own."""
     fold_of = np.repeat(np.arange(folds), images)
@@ -150,25 +146,20 @@ def test_a_model_that_promises_more_than_others_is_judged_by_its_own_scale():
     # Fold 0's confidences are the scores themselves, and twice and three times those of the other models.
     predicted, scores, fold_of = oof()
     for fold in range(3):
-        labelling = calibrated(predicted, scores, fold_of, fold, floor=0.7, low=0.3, high=0.7)
+        labelling = calibrated(predicted, scores, fold_of, fold, OPTIONS)
         mine = fold_of == fold
-        kept = quantiles(predicted[mine], labelling.own) >= calibrate(labelling.dice, labelling.scores, 0.7)
+        kept = quantiles(predicted[mine], labelling.own) >= calibrate(labelling.ranks, labelling.scores, 0.7)
         assert np.array_equal(kept, scores[mine] >= 0.7)
         assert labelling.expected(predicted[mine]) == pytest.approx(scores[mine])
 
 
 def test_scores_of_the_fold_to_be_trained_are_not_looked_at():
     predicted, scores, fold_of = oof()
-    told = calibrated(predicted, scores, fold_of, 1, floor=0.7, low=0.3, high=0.7)
-    hidden = calibrated(predicted, np.where(fold_of == 1, np.nan, scores), fold_of, 1, floor=0.7, low=0.3, high=0.7)
+    told = calibrated(predicted, scores, fold_of, 1, OPTIONS)
+    hidden = calibrated(predicted, np.where(fold_of == 1, np.nan, scores), fold_of, 1, OPTIONS)
     assert told.record() == hidden.record()
     assert len(told.own) == 40
     assert len(told.scores) == 80
-
-
-def test_a_full_fit_is_calibrated_on_all_folds():
-    labelling = calibrated(*oof(), "full", floor=0.7, low=0.3, high=0.7)
-    assert len(labelling.own) == len(labelling.scores) == 120
 
 
 @pytest.mark.parametrize(
@@ -177,12 +168,12 @@ def test_a_full_fit_is_calibrated_on_all_folds():
 )
 def test_a_fold_without_oof_beside_it_is_named(fold_of, fold, message):
     with pytest.raises(ValueError, match=message):
-        calibrated(np.ones(2), np.ones(2), np.array(fold_of), fold, floor=0.7, low=0.3, high=0.7)
+        calibrated(np.ones(2), np.ones(2), np.array(fold_of), fold, OPTIONS)
 
 
 # The model's own confidences: SURE's .98 lies above all, UNSURE's .71 above two of four.
 OWN = np.array([0.6, 0.7, 0.8, 0.9])
-LABELLING = Labelling(np.array([0.2, 0.5, 0.9]), np.array([0.3, 0.6, 0.95]), floor=0.9, low=0.3, high=0.7, own=OWN)
+LABELLING = Labelling(np.array([0.2, 0.5, 0.9]), np.array([0.3, 0.6, 0.95]), OWN, floor=0.9, low=0.3, high=0.7)
 SURE, UNSURE = np.full((1, 2, 3), 250, np.uint8), np.full((1, 2, 3), 140, np.uint8)
 
 
@@ -198,10 +189,10 @@ def test_labels_round_trip_and_the_unsure_have_none(tmp_path):
     assert np.array_equal(store.read("007"), np.ones_like(SURE))
 
 
-def test_without_a_scale_of_its_own_a_model_is_taken_at_its_word(tmp_path):
-    # UNSURE's .71 is more than the .5 asked for; among confidences from .8 on it is the lowest.
-    plain = replace(LABELLING, floor=0.5, own=None)
-    assert list(write_labels(tmp_path / "a", 0, [("1", UNSURE)], plain, {})["image_id"]) == ["1"]
+def test_a_prediction_is_compared_with_those_of_its_own_model(tmp_path):
+    # UNSURE's .71 is the second of four; among confidences from .8 on it is the lowest.
+    lenient = replace(LABELLING, floor=0.5)
+    assert list(write_labels(tmp_path / "a", 0, [("1", UNSURE)], lenient, {})["image_id"]) == ["1"]
     strict = replace(LABELLING, floor=0.5, own=OWN + 0.2)
     assert not len(write_labels(tmp_path / "b", 0, [("1", UNSURE)], strict, {}))
 
@@ -264,7 +255,6 @@ def test_labels_by_other_weights_replace_what_was_there(tmp_path):
         {"floor": 0.5},
         {"low": 0.6},
         {"high": 0.8},
-        {"threshold": 0.4},
         {"own": OWN / 2},
         {"scores": np.array([0.3, 0.6, 0.96])},
     ],
@@ -280,7 +270,7 @@ def labelled_for(fold, folder="pseudo", weight=0.5, phases=(1,)):
     index = read_test_index(competition.load("tiny.toml"), Path("tiny"))
     values = np.full((1, 36, 44), 140, np.uint8)
     values[:, 8:28, 8:36], values[:, :4] = 250, 0
-    easy = Labelling(np.array([0.1]), np.array([1.0]), floor=0.5, low=0.3, high=0.7)
+    easy = Labelling(np.array([0.1]), np.array([1.0]), OWN, floor=0.5, low=0.3, high=0.7)
     write_labels(Path(folder), fold, [(image_id, values) for image_id in index["image_id"]], easy, {})
     return PseudoData(index, Path(folder), weight, phases)
 

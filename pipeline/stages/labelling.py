@@ -45,7 +45,7 @@ def label_fold(context: Context, source: Context, test_index: pd.DataFrame, fold
     refuse_other_folds(context, source)
     options, folder = context.cfg.train.pseudo, context.paths.pseudo(fold)
     dice, scores, fold_of = _calibration(source)
-    labelling = calibrated(dice, scores, fold_of, fold, floor=options.floor, low=options.low, high=options.high)
+    labelling = calibrated(dice, scores, fold_of, fold, options)
     store = PredictionStore(source.paths.test(fold))
     predicted = ((image_id, store.read(image_id)) for image_id in test_index["image_id"])
     table = write_labels(folder, fold, predicted, labelling, {"weights": read_record(source.paths.weights(fold))})

@@ -44,7 +44,7 @@ def test_every_image_has_a_row_and_a_mask_that_decodes_without_this_projects_dec
         for number, (image_id, text) in enumerate(rows):
             drawn = draw_steel_image(0, part, number)
             assert image_id == drawn.image_id
-            assert np.array_equal(decode_by_loops(text, HEIGHT, WIDTH), drawn.mask)
+            assert np.array_equal(decode_by_loops(text, HEIGHT, WIDTH), drawn.labels)
     solution = [row[0] for row in read(demo / "solution.csv")[1:]]
     assert read(demo / "sample_submission.csv")[1:] == [[image_id, ""] for image_id in solution]
 
@@ -69,14 +69,14 @@ def test_images_are_grey_and_not_square(demo):
 
 
 def test_seven_of_ten_are_empty_and_a_defect_covers_a_third_of_a_percent(surfaces):
-    filled = [surface.mask.mean() for surface in surfaces if surface.mask.any()]
+    filled = [surface.labels.mean() for surface in surfaces if surface.labels.any()]
     assert len(filled) == 30
     assert 0.002 < np.mean(filled) < 0.005
     assert min(filled) * HEIGHT * WIDTH >= 5
 
 
 def test_silence_scores_seven_tenths_and_finds_nothing(surfaces):
-    silent = stack(count(np.zeros_like(surface.mask), surface.mask) for surface in surfaces)
+    silent = stack(count(np.zeros_like(surface.labels), surface.labels) for surface in surfaces)
     silent = Counts(*(each[:, None] for each in silent))
     assert pixel_metric("mean_dice").scores(silent).mean() == pytest.approx(0.7)
     assert detection_rates(silent) == (0, 0, 1)
@@ -89,7 +89,7 @@ def test_no_threshold_on_darkness_beats_silence(surfaces):
         dark = [(each.mean() - each) / each.std() for each in grey]  # of the image's own light
         for level in np.arange(2, 7, 0.25):
             pairs = zip(dark, surfaces, strict=True)
-            counts = stack(count((each > level).astype(np.uint8), surface.mask) for each, surface in pairs)
+            counts = stack(count((each > level).astype(np.uint8), surface.labels) for each, surface in pairs)
             best = max(best, pixel_metric("mean_dice").scores(Counts(*(each[:, None] for each in counts))).mean())
     assert best < 0.75
 

@@ -24,14 +24,14 @@ def test_a_slide_depends_on_its_numbers_alone(slide):
     again = draw_slide(0, TRAIN, 0, SMALL)
     assert again.image_id == slide.image_id
     assert (again.image == slide.image).all()
-    assert (again.mask == slide.mask).all()
+    assert (again.labels == slide.labels).all()
     assert len({draw_slide(seed, part, 0, (300, 400)).image_id for seed in (0, 1) for part in (TRAIN, TEST)}) == 4
 
 
 def test_glomeruli_are_a_few_percent_and_glass_is_a_good_part(slide):
-    count, _ = cv2.connectedComponents(slide.mask)
+    count, _ = cv2.connectedComponents(slide.labels)
     assert count - 1 >= 3
-    assert 0.005 < slide.mask.mean() < 0.1
+    assert 0.005 < slide.labels.mean() < 0.1
     glass = (slide.image.min(axis=2) > 225).mean()
     assert 0.2 < glass < 0.8
 
@@ -41,7 +41,7 @@ def test_no_threshold_on_darkness_finds_them(slide):
     best = 0.0
     for level in np.percentile(grey, np.arange(1, 30)):
         found = grey < level
-        best = max(best, 2 * (found & (slide.mask == 1)).sum() / (found.sum() + slide.mask.sum()))
+        best = max(best, 2 * (found & (slide.labels == 1)).sum() / (found.sum() + slide.labels.sum()))
     assert best < 0.75
 
 

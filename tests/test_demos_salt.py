@@ -74,19 +74,19 @@ def test_masks_decode_without_this_projects_decoder(demo, name, part):
     for number, (image_id, text) in enumerate(rows):
         drawn = draw_salt_image(0, part, number)
         assert image_id == drawn.image_id
-        assert np.array_equal(decode_by_loops(text, SIZE, SIZE), drawn.mask)
+        assert np.array_equal(decode_by_loops(text, SIZE, SIZE), drawn.labels)
 
 
 def test_about_39_percent_are_empty():
-    empty = [not draw_salt_image(0, TRAIN, number).mask.any() for number in range(200)]
+    empty = [not draw_salt_image(0, TRAIN, number).labels.any() for number in range(200)]
     assert 0.29 < np.mean(empty) < 0.49  # three standard deviations of a share of 200
 
 
 def test_a_threshold_on_grey_fails():
     demos = [draw_salt_image(0, TRAIN, number) for number in range(100)]
-    all_empty = np.mean([not demo.mask.any() for demo in demos])
+    all_empty = np.mean([not demo.labels.any() for demo in demos])
     best = max(
-        np.mean([tgs_by_loops(sign * demo.image.astype(int) > sign * level, demo.mask > 0) for demo in demos])
+        np.mean([tgs_by_loops(sign * demo.image.astype(int) > sign * level, demo.labels > 0) for demo in demos])
         for level in range(20, 250, 10)
         for sign in (1, -1)
     )

@@ -13,6 +13,7 @@ Objects are painted one over the other, in the image and in the labels, so each 
 """
 
 import colorsys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,20 +22,12 @@ import numpy as np
 from PIL import Image
 
 from pipeline import rle
-from pipeline.data.reader import write_image
-from pipeline.demos.salt import TEST, TRAIN, draw_id, smooth_noise, write_table
+from pipeline.demos.salt import TEST, TRAIN, Example, draw_id, smooth_noise, write_images, write_table
 from pipeline.files import atomic_folder
 
 HEIGHT, WIDTH = 96, 128  # pixels; not square, so that swapped axes are noticed
 SHAPE = HEIGHT, WIDTH
-CLASSES = (
-    "sky",
-    "building",
-    "vegetation",
-    "road",
-    "car",
-    "pole",
-)  # the position of a class is its code in a label file
+CLASSES = "sky", "building", "vegetation", "road", "car", "pole"  # a class's position is its code in a label file
 SKY, BUILDING, VEGETATION, ROAD, CAR, POLE = range(6)
 VOID = 11  # not next to the other codes, so that code that mistakes it for a number of classes fails
 PALETTE = {  # the colour of each code in an image viewer; the pipeline does not read it
@@ -50,14 +43,6 @@ COLUMNS = "id", "class", "predicted"
 
 # Pixel coordinates: DOWN grows downwards, ACROSS to the right.
 DOWN, ACROSS = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
-
-
-class StreetImage(NamedTuple):
-    """One generated example."""
-
-    image_id: str  # ten hexadecimal digits
-    image: np.ndarray  # (HEIGHT, WIDTH, 3) uint8
-    labels: np.ndarray  # (HEIGHT, WIDTH) uint8, codes of CLASSES and VOID
 
 
 class Camera(NamedTuple):
@@ -116,26 +101,20 @@ def make_camvid_demo(root: Path, seed: int = 0, train: int = 240, test: int = 60
     Raises:
         FileExistsError: if `root` already exists.
     """
-    with atomic_folder(root) as partial:
-        for folder in ("train/images", "train/labels", "test/images"):
-            (partial / folder).mkdir(parents=True)
-        for number in range(train):
-            scene = draw_street_image(seed, TRAIN, number)
-            write_image(partial / "train" / "images" / f"{scene.image_id}.png", scene.image)
-            write_labels(partial / "train" / "labels" / f"{scene.image_id}.png", scene.labels)
-        rows = []
-        for number in range(test):
-            scene = draw_street_image(seed, TEST, number)
-            write_image(partial / "test" / "images" / f"{scene.image_id}.png", scene.image)
-            rows += solution_rows(scene)
-        write_table(partial / "solution.csv", COLUMNS, rows)
+    with atomic_folder(root) as folder:
+        (folder / "train" / "labels").mkdir(parents=True)
+        for scene in write_images(folder / "train" / "images", partial(draw_street_image, seed, TRAIN), train):
+            write_labels(folder / "train" / "labels" / f"{scene.image_id}.png", scene.labels)
+        scenes = write_images(folder / "test" / "images", partial(draw_street_image, seed, TEST), test)
+        rows = [row for scene in scenes for row in solution_rows(scene)]
+        write_table(folder / "solution.csv", COLUMNS, rows)
         blank = [(image_id, name, "") for image_id, name, _ in rows if name != "void"]
-        write_table(partial / "sample_submission.csv", COLUMNS, blank)
+        write_table(folder / "sample_submission.csv", COLUMNS, blank)
 
 
-def solution_rows(scene: StreetImage) -> list[tuple[str, str, str]]:
+def solution_rows(scene: Example) -> list[tuple[str, str, str]]:
     """The image id, class and RLE text of each class, in the order of CLASSES, and of void."""
-    codes = {**dict(zip(CLASSES, range(len(CLASSES)), strict=True)), "void": VOID}
+    codes = {**{name: code for code, name in enumerate(CLASSES)}, "void": VOID}
     return [(scene.image_id, name, rle.encode(scene.labels == code)) for name, code in codes.items()]
 
 
@@ -148,8 +127,10 @@ def write_labels(path: Path, labels: np.ndarray) -> None:
     picture.save(path)
 
 
-def draw_street_image(seed: int, part: int, number: int) -> StreetImage:
+def draw_street_image(seed: int, part: int, number: int) -> Example:
     """Draw one example, which depends on these three numbers only.
+
+    Its labels are (HEIGHT, WIDTH) uint8, the codes of CLASSES and VOID.
 
     Args:
         seed: 0 or more.
@@ -163,7 +144,7 @@ def draw_street_image(seed: int, part: int, number: int) -> StreetImage:
     for paint in (paint_sky, paint_land, paint_buildings, paint_road, paint_objects):
         paint(rng, canvas, camera)
     labels = add_void_seams(canvas.labels)
-    return StreetImage(image_id, add_camera_effects(rng, canvas.image, camera), labels)
+    return Example(image_id, add_camera_effects(rng, canvas.image, camera), labels)
 
 
 def draw_colour(

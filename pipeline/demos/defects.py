@@ -12,13 +12,11 @@ about .7 by mean Dice, which counts an empty image predicted as empty as 1, and 
 
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from pipeline import rle
-from pipeline.demos.salt import draw_id, smooth_noise, write_competition
+from pipeline.demos.salt import Example, draw_id, mask_text, smooth_noise, write_competition
 
 HEIGHT, WIDTH = 112, 144  # pixels; not square, so that swapped axes are noticed
 SHAPE = HEIGHT, WIDTH
@@ -28,14 +26,6 @@ SUPERSAMPLING = 4  # lines are drawn at this multiple of the size and averaged, 
 
 # Pixel coordinates: DOWN grows downwards, ACROSS to the right.
 DOWN, ACROSS = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
-
-
-class SteelImage(NamedTuple):
-    """One generated example."""
-
-    image_id: str  # ten hexadecimal digits
-    image: np.ndarray  # (HEIGHT, WIDTH) uint8
-    mask: np.ndarray  # (HEIGHT, WIDTH) uint8, 1 is a defect
 
 
 def make_defects_demo(root: Path, seed: int = 0, train: int = 360, test: int = 120) -> None:
@@ -56,15 +46,11 @@ def make_defects_demo(root: Path, seed: int = 0, train: int = 360, test: int = 1
     Raises:
         FileExistsError: if `root` already exists.
     """
-    write_competition(root, COLUMNS, partial(draw_steel_image, seed), _rle_texts, (train, test))
+    write_competition(root, COLUMNS, partial(draw_steel_image, seed), mask_text, (train, test))
 
 
-def _rle_texts(surface: SteelImage) -> list[str]:
-    return [rle.encode(surface.mask)]
-
-
-def draw_steel_image(seed: int, part: int, number: int) -> SteelImage:
-    """Draw one example, which depends on these three numbers only.
+def draw_steel_image(seed: int, part: int, number: int) -> Example:
+    """Draw one example, whose mask is 1 for a defect; it depends on these three numbers only.
 
     Args:
         seed: 0 or more.
@@ -84,7 +70,7 @@ def draw_steel_image(seed: int, part: int, number: int) -> SteelImage:
             light, share = (scratch if rng.random() < 0.5 else pit)(rng)
             steel += light
             mask |= (share >= 0.5).astype(np.uint8)
-    return SteelImage(image_id, to_grey_values(rng, steel), mask)
+    return Example(image_id, to_grey_values(rng, steel), mask)
 
 
 def draw_steel(rng: np.random.Generator) -> np.ndarray:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from pipeline import rle
-from pipeline.demos.salt import draw_id, smooth_noise, write_competition
+from pipeline.demos.salt import Example, draw_id, smooth_noise, write_competition
 
 HEIGHT, WIDTH = 96, 112  # pixels; not square, so that swapped axes are noticed
 SHAPE = HEIGHT, WIDTH
@@ -25,14 +25,6 @@ COLUMNS = "ImageId", "EncodedPixels"
 
 # Pixel coordinates: DOWN grows downwards, ACROSS to the right.
 DOWN, ACROSS = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
-
-
-class CellImage(NamedTuple):
-    """One generated example."""
-
-    image_id: str  # ten hexadecimal digits
-    image: np.ndarray  # (HEIGHT, WIDTH) uint8
-    labels: np.ndarray  # (HEIGHT, WIDTH) int32: 0 is background, cells are 1, 2, … without gaps; each is connected
 
 
 class Cell(NamedTuple):
@@ -65,7 +57,7 @@ def make_instances_demo(root: Path, seed: int = 0, train: int = 200, test: int =
     write_competition(root, COLUMNS, partial(draw_cell_image, seed), _rle_texts, (train, test))
 
 
-def _rle_texts(culture: CellImage) -> list[str]:
+def _rle_texts(culture: Example) -> list[str]:
     return rles_of_instances(culture.labels)
 
 
@@ -74,8 +66,10 @@ def rles_of_instances(labels: np.ndarray) -> list[str]:
     return [rle.encode(labels == label) for label in range(1, labels.max() + 1)] or [""]
 
 
-def draw_cell_image(seed: int, part: int, number: int) -> CellImage:
+def draw_cell_image(seed: int, part: int, number: int) -> Example:
     """Draw one example, which depends on these three numbers only.
+
+    Its labels are (HEIGHT, WIDTH) int32: 0 is background, cells are 1, 2, … without gaps; each is connected.
 
     Args:
         seed: 0 or more.
@@ -87,7 +81,7 @@ def draw_cell_image(seed: int, part: int, number: int) -> CellImage:
     # By the number, not at random, so that each set of ten has one. The ids are in random order.
     wanted = 0 if number % EMPTY_EVERY == EMPTY_EVERY - 1 else rng.integers(3, MAX_CELLS + 1)
     labels, blobs = draw_cells(rng, wanted)
-    return CellImage(image_id, to_grey_values(rng, draw_intensity(rng, labels, blobs)), labels)
+    return Example(image_id, to_grey_values(rng, draw_intensity(rng, labels, blobs)), labels)
 
 
 def draw_cells(rng: np.random.Generator, wanted: int) -> tuple[np.ndarray, list[Cell]]:

@@ -10,31 +10,20 @@ slides are TIFFs of JPEG tiles, as scanners write them.
 - Stain, brightness and sharpness differ from slide to slide.
 """
 
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import tifffile
 
-from pipeline import rle
-from pipeline.demos.salt import TEST, TRAIN, draw_id, smooth_noise, write_table
-from pipeline.files import atomic_folder
-from pipeline.progress import track
+from pipeline.demos.salt import Example, draw_id, mask_text, smooth_noise, write_competition
 
 HEIGHT, WIDTH = 3000, 4000  # pixels
 TILE, QUALITY = 256, 90  # of the TIFF files: pixels a side, and JPEG quality from 1 to 100
 DOWNSCALING = 16  # smooth fields are drawn at this fraction of the size and enlarged
 GLASS = np.array([244, 243, 246], np.float32)  # RGB
 NUCLEUS = np.array([92, 62, 138], np.float32)  # RGB
-
-
-class Slide(NamedTuple):
-    """One generated example."""
-
-    image_id: str  # ten hexadecimal digits
-    image: np.ndarray  # (HEIGHT, WIDTH, 3) uint8
-    mask: np.ndarray  # (HEIGHT, WIDTH) uint8, 1 is glomerulus
 
 
 def make_large_demo(root: Path, seed: int = 0, train: int = 4, test: int = 2) -> None:
@@ -49,22 +38,8 @@ def make_large_demo(root: Path, seed: int = 0, train: int = 4, test: int = 2) ->
     Raises:
         FileExistsError: if `root` already exists.
     """
-    with atomic_folder(root) as partial:
-        for part, name, count, table in ((TRAIN, "train", train, "train.csv"), (TEST, "test", test, "solution.csv")):
-            truth = _write_slides(partial / name / "images", seed, part, count)
-            write_table(partial / table, ("id", "rle"), truth.items())
-        write_table(partial / "sample_submission.csv", ("id", "rle"), dict.fromkeys(truth, "").items())
-
-
-def _write_slides(folder: Path, seed: int, part: int, count: int) -> dict[str, str]:
-    """Write slides, and return the RLE text of each mask by image id."""
-    folder.mkdir(parents=True)
-    truth = {}
-    for number in track(range(count), f"draw slides for {folder.parent.name}"):
-        slide = draw_slide(seed, part, number)
-        write_tiles(folder / f"{slide.image_id}.tif", slide.image)
-        truth[slide.image_id] = rle.encode(slide.mask)
-    return truth
+    draw = partial(draw_slide, seed)
+    write_competition(root, ("id", "rle"), draw, mask_text, (train, test), suffix=".tif", write=write_tiles)
 
 
 def write_tiles(path: Path, image: np.ndarray) -> None:
@@ -73,8 +48,8 @@ def write_tiles(path: Path, image: np.ndarray) -> None:
     tifffile.imwrite(path, image, photometric="rgb", metadata=None, **options)
 
 
-def draw_slide(seed: int, part: int, number: int, shape: tuple[int, int] = (HEIGHT, WIDTH)) -> Slide:
-    """Draw one example, which depends on these numbers only.
+def draw_slide(seed: int, part: int, number: int, shape: tuple[int, int] = (HEIGHT, WIDTH)) -> Example:
+    """Draw one example, whose mask is 1 for glomeruli; it depends on these numbers only.
 
     Args:
         seed: 0 or more.
@@ -92,7 +67,7 @@ def draw_slide(seed: int, part: int, number: int, shape: tuple[int, int] = (HEIG
     draw_infiltrates(rng, image, tissue)
     mask = draw_glomeruli(rng, image, tissue)
     scatter_nuclei(rng, image, cv2.erode(mask, np.ones((9, 9), np.uint8)), mask.sum() / 230)
-    return Slide(image_id, add_scanner_effects(rng, image, tissue), mask)
+    return Example(image_id, add_scanner_effects(rng, image, tissue), mask)
 
 
 def draw_tissue(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
@@ -164,9 +139,8 @@ def scatter_nuclei(rng: np.random.Generator, image: np.ndarray, where: np.ndarra
 
 def add_scanner_effects(rng: np.random.Generator, image: np.ndarray, tissue: np.ndarray) -> np.ndarray:
     """The scanned slide: this slide's stain, blur and noise; (H, W, 3) float32 to uint8."""
-    stain = rng.normal(1, 0.005, 3).astype(
-        np.float32
-    )  # larger differences could not be learned from two training slides
+    # Larger differences of stain could not be learned from two training slides.
+    stain = rng.normal(1, 0.005, 3).astype(np.float32)
     image = np.where(tissue[..., None] == 1, image * stain, image)
     image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), rng.uniform(1.0, 1.2))
     noise = rng.standard_normal(image.shape[:2], dtype=np.float32) * rng.uniform(3, 4)

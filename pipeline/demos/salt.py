@@ -12,10 +12,10 @@ Depth runs down, and the grey value is the amplitude of the reflected sound.
   and has no boundary echo and no drag, while salt cuts through the layers.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ import numpy as np
 from pipeline import rle
 from pipeline.data.reader import write_image
 from pipeline.files import atomic_folder
+from pipeline.progress import track
 
 SIZE = 101  # pixels, height and width, as TGS salt
 EMPTY_SHARE = 0.39  # of the images, as in TGS salt's training set
@@ -34,12 +35,12 @@ TRAIN, TEST = 0, 1  # the part, the second number of an image's seed
 DEPTH, ACROSS = np.mgrid[:SIZE, :SIZE].astype(np.float32)
 
 
-class SaltImage(NamedTuple):
+class Example(NamedTuple):
     """One generated example."""
 
     image_id: str  # ten hexadecimal digits
-    image: np.ndarray  # (SIZE, SIZE) uint8
-    mask: np.ndarray  # (SIZE, SIZE) uint8, 1 is salt
+    image: np.ndarray  # (H, W) or (H, W, 3) uint8
+    labels: np.ndarray  # (H, W): a mask, uint8 of 0 and 1, or what else the demo describes
 
 
 def make_salt_demo(root: Path, seed: int = 0, train: int = 400, test: int = 120) -> None:
@@ -60,61 +61,65 @@ def make_salt_demo(root: Path, seed: int = 0, train: int = 400, test: int = 120)
     Raises:
         FileExistsError: if `root` already exists.
     """
-    write_competition(root, COLUMNS, partial(draw_salt_image, seed), _rle_texts, (train, test), placeholder=PLACEHOLDER)
+    draw = partial(draw_salt_image, seed)
+    write_competition(root, COLUMNS, draw, mask_text, (train, test), placeholder=PLACEHOLDER)
 
 
-def _rle_texts(demo: SaltImage) -> list[str]:
-    return [rle.encode(demo.mask)]
-
-
-class Example(Protocol):
-    """A generated image with its id; each demo adds its labels."""
-
-    image_id: str
-    image: np.ndarray
-
-
-E = TypeVar("E", bound=Example)
+def mask_text(example: Example) -> list[str]:
+    """The RLE text of an example with one mask."""
+    return [rle.encode(example.labels)]
 
 
 def write_competition(
     root: Path,
     columns: Sequence[str],
-    draw: Callable[[int, int], E],
-    rle_texts_of: Callable[[E], list[str]],
+    draw: Callable[[int, int], Example],
+    texts_of: Callable[[Example], list[str]],
     counts: tuple[int, int],
     *,
     placeholder: str = "",
+    suffix: str = ".png",
+    write: Callable[[Path, np.ndarray], None] = write_image,
 ) -> None:
     """Write a competition's images, and its tables with a row for each RLE text of an image, into a new folder.
 
     Writes:
-        train/images/<id>.png, test/images/<id>.png, train.csv, solution.csv, and sample_submission.csv, with one row
-        for each test image.
+        train/images/<id><suffix>, test/images/<id><suffix>, train.csv, solution.csv, and sample_submission.csv, with
+        one row for each test image.
 
     Args:
         columns: names of the tables' columns, id and RLE.
         draw: returns an example from its part (TRAIN or TEST) and its number.
-        rle_texts_of: returns the RLE text of each row of an example.
+        texts_of: returns the RLE text of each row of an example.
         counts: numbers of training and of test images.
         placeholder: the RLE text of each row of the sample submission.
+        suffix, write: of the images.
 
     Raises:
         FileExistsError: if `root` already exists.
     """
     with atomic_folder(root) as folder:
-        for part, name, table, count in zip(
-            (TRAIN, TEST), ("train", "test"), ("train", "solution"), counts, strict=True
-        ):
-            images, rows = folder / name / "images", []
-            images.mkdir(parents=True)
-            for number in range(count):
-                example = draw(part, number)
-                write_image(images / f"{example.image_id}.png", example.image)
-                rows += [(example.image_id, text) for text in rle_texts_of(example)]
+        for part, name, table, count in ((TRAIN, "train", "train", counts[0]), (TEST, "test", "solution", counts[1])):
+            examples = write_images(folder / name / "images", partial(draw, part), count, suffix, write)
+            rows = [(example.image_id, text) for example in examples for text in texts_of(example)]
             write_table(folder / f"{table}.csv", columns, rows)
         ids = dict.fromkeys(image_id for image_id, _ in rows)
         write_table(folder / "sample_submission.csv", columns, [(image_id, placeholder) for image_id in ids])
+
+
+def write_images(
+    folder: Path,
+    draw: Callable[[int], Example],
+    count: int,
+    suffix: str = ".png",
+    write: Callable[[Path, np.ndarray], None] = write_image,
+) -> Iterator[Example]:
+    """Draw examples, write the image of each into a new folder, and yield the example."""
+    folder.mkdir(parents=True)
+    for number in track(range(count), f"draw images for {folder.parent.name}"):
+        example = draw(number)
+        write(folder / f"{example.image_id}{suffix}", example.image)
+        yield example
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -123,8 +128,8 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]
     path.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def draw_salt_image(seed: int, part: int, number: int) -> SaltImage:
-    """Draw one example, which depends on these three numbers only.
+def draw_salt_image(seed: int, part: int, number: int) -> Example:
+    """Draw one example, whose mask is 1 for salt; it depends on these three numbers only.
 
     Args:
         seed: 0 or more.
@@ -138,7 +143,7 @@ def draw_salt_image(seed: int, part: int, number: int) -> SaltImage:
     distance = signed_distance(mask)
     section = draw_layers(rng, draw_strata(rng, distance))
     section = add_salt(rng, section, distance)
-    return SaltImage(image_id, to_grey_values(rng, section), mask)
+    return Example(image_id, to_grey_values(rng, section), mask)
 
 
 def draw_id(rng: np.random.Generator, *, digits_only: bool) -> str:

@@ -25,8 +25,8 @@ from thresholds import generated_pairs, stored_pairs
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.postprocess import AREAS
 from pipeline.postprocess.component_tree import component_counts
+from pipeline.postprocess.search import AREAS
 
 ROUNDS = 3  # the loop takes seconds for each
 

@@ -44,10 +44,11 @@ from pipeline.data.index import read_index  # noqa: E402
 from pipeline.data.labels import Labels  # noqa: E402
 from pipeline.data.reader import Reader  # noqa: E402
 from pipeline.data.sample import samples_of  # noqa: E402
-from pipeline.ensemble import Postprocess, Renderer, to_record  # noqa: E402
+from pipeline.ensemble.renderer import Postprocess, Renderer  # noqa: E402
+from pipeline.ensemble.serialization import to_record  # noqa: E402
 from pipeline.inference.predictor import Predictor  # noqa: E402
 from pipeline.models import build_model  # noqa: E402
-from pipeline.postprocess import Rules  # noqa: E402
+from pipeline.postprocess.rules import Rules  # noqa: E402
 from pipeline.serving.bundle import (  # noqa: E402
     Bundle,
     BundleRecord,

@@ -57,7 +57,7 @@ from pipeline.losses import build_loss
 from pipeline.manifest import collect_provenance
 from pipeline.metrics import dice
 from pipeline.models import build_model, check_model
-from pipeline.postprocess import HALF, THRESHOLDS, count_levels
+from pipeline.postprocess.threshold_counts import HALF, THRESHOLDS, count_levels
 from pipeline.progress import clock
 from pipeline.training.checkpoint import load_checkpoint, refuse_other_settings
 from pipeline.training.fold_data import FoldData

@@ -5,7 +5,7 @@
 On the OOF predictions of `runs/nuclei` (or the run named) if they are there, else on generated probabilities of
 nuclei's image sizes. The contestants find the threshold with the best mean Dice:
 
-    ours         postprocess.search_total, which also tries three dozen smallest areas
+    ours         search.search_rules, which also tries three dozen smallest areas
     loop         what most kernels do: float probabilities, `probs > threshold`, sums of booleans
     tight loop   the same in uint8 with np.count_nonzero: the fastest loop we could write
 """
@@ -21,8 +21,9 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline import postprocess
 from pipeline.metrics import Counts, pixel_metric
+from pipeline.postprocess.search import search_rules
+from pipeline.postprocess.threshold_counts import THRESHOLDS
 
 IMAGES = 40  # the loop takes seconds for these
 ROUNDS = 5
@@ -66,7 +67,7 @@ def generated_pairs() -> list[Pair]:
 def loop(pairs: list[tuple[np.ndarray, np.ndarray]]) -> int:
     """The number (0 … 254) of the best threshold; probabilities and boolean targets."""
     scores = []
-    for threshold in postprocess.THRESHOLDS.astype(np.float32):
+    for threshold in THRESHOLDS.astype(np.float32):
         dice = []
         for probs, target in pairs:
             mask = probs > threshold
@@ -90,12 +91,12 @@ def tight_loop(pairs: list[Pair]) -> int:
 
 def nearest_to_half(scores: np.ndarray) -> int:
     best = np.isclose(scores, scores.max(), rtol=0, atol=1e-12)
-    return int(np.where(best, np.abs(postprocess.THRESHOLDS - 0.5), np.inf).argmin())
+    return int(np.where(best, np.abs(THRESHOLDS - 0.5), np.inf).argmin())
 
 
 def ours(pairs: list[Pair]) -> int:
     images = ((*pair, 0) for pair in pairs)
-    found = postprocess.search_rules(images, pixel_metric("mean_dice"), rule_sets=["total"])["total"]
+    found = search_rules(images, pixel_metric("mean_dice"), rule_sets=["total"])["total"]
     return nearest_to_half(found.means()[0])
 
 

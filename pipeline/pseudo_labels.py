@@ -31,7 +31,7 @@ from pipeline.config import Pseudo
 from pipeline.files import write_text
 from pipeline.inference.prediction_store import MAX_VALUE, StoreWriter, start_store
 from pipeline.metrics import VOID
-from pipeline.postprocess import level
+from pipeline.postprocess.threshold_counts import level
 from pipeline.schema import read_json
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from pipeline.postprocess import THRESHOLDS, count_by_label
+from pipeline.postprocess.threshold_counts import THRESHOLDS, count_by_label
 from pipeline.report.label_quality import reliability
 from pipeline.report.report_data import (
     CrossFittedScore,

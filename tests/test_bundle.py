@@ -16,9 +16,10 @@ from PIL import Image
 from pipeline import config, rle, stages
 from pipeline.cli import main
 from pipeline.data.reader import Reader
-from pipeline.ensemble import Oof, Postprocess, Renderer
+from pipeline.ensemble.renderer import Postprocess, Renderer
+from pipeline.ensemble.selection import Oof
 from pipeline.kaggle.metadata import DatasetMetadata, write_metadata
-from pipeline.postprocess import Rules
+from pipeline.postprocess.rules import Rules
 from pipeline.serving import single_pass, time_budget
 from pipeline.serving.budget_plan import Member
 from pipeline.serving.bundle import RECORD_FILE, read_bundle

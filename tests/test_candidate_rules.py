@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.ensemble.candidate_rules import search_candidates
 from pipeline.metrics import pixel_metric
-from pipeline.postprocess import Rules
+from pipeline.postprocess.rules import Rules
 
 DICE = pixel_metric("mean_dice")
 RING = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)

@@ -5,9 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.ensemble import Oof, Postprocess, select_multilabel
+from pipeline.ensemble.renderer import Postprocess
+from pipeline.ensemble.selection import Oof, select_multilabel
 from pipeline.metrics import pixel_metric
-from pipeline.postprocess import Rules, apply, search_rules
+from pipeline.postprocess.rules import Rules, apply
+from pipeline.postprocess.search import search_rules
 
 DICE = pixel_metric("mean_dice")
 

@@ -12,7 +12,8 @@ from pipeline import competition, config, scoring, stages
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels, resize_masks
 from pipeline.data.sample import samples_of
-from pipeline.ensemble import Renderer, combine
+from pipeline.ensemble.combine import combine
+from pipeline.ensemble.renderer import Renderer
 from pipeline.kaggle.mock_test_set import TRUNCATED, write_hidden
 from pipeline.rle import Dialect
 from pipeline.serving.bundle_prediction import predict_test

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pipeline.numba_jit import cached_njit
-from pipeline.postprocess import AREAS, count_levels
 from pipeline.postprocess.component_tree import component_counts
+from pipeline.postprocess.search import AREAS
+from pipeline.postprocess.threshold_counts import count_levels
 
 SHAPES = array_shapes(min_dims=2, max_dims=2, max_side=14) | st.sampled_from([(1, 1), (1, 40), (40, 1), (2, 31)])
 ELEMENTS = [

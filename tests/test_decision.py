@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from pipeline.data.labels import VOID
-from pipeline.ensemble import ARGMAX, Oof, Postprocess, Renderer, select_multiclass, select_multilabel, to_record
-from pipeline.ensemble.multiclass import COMBINATIONS, true_class_values
+from pipeline.ensemble.multiclass import COMBINATIONS, select_multiclass, true_class_values
+from pipeline.ensemble.renderer import ARGMAX, Postprocess, Renderer
+from pipeline.ensemble.selection import Oof, select_multilabel
+from pipeline.ensemble.serialization import to_record
 from pipeline.metrics import pixel_metric
-from pipeline.postprocess import Rules
+from pipeline.postprocess.rules import Rules
 from tests.test_choice import dice_by_hand, make_noise, make_oof, of_rows
 
 DICE, IOU = pixel_metric("mean_dice"), pixel_metric("class_iou")

@@ -9,10 +9,11 @@ import pytest
 from pipeline import config, stages
 from pipeline.cli import main
 from pipeline.data.sample import samples_of
-from pipeline.ensemble import ARGMAX, INSTANCES, Postprocess, Renderer, count_masks
+from pipeline.ensemble.evaluation import count_masks
+from pipeline.ensemble.renderer import ARGMAX, INSTANCES, Postprocess, Renderer
 from pipeline.metrics import VOID, VOID_OBJECT, DetectionRates
-from pipeline.postprocess import Rules
 from pipeline.postprocess.instances import InstanceRules
+from pipeline.postprocess.rules import Rules
 from pipeline.report.page import _facts
 from pipeline.report.recommendations import recommend
 from pipeline.report.report_data import Submission

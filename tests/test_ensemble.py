@@ -10,22 +10,21 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import approx_fprime
 
-from pipeline.ensemble import (
-    COMBINATIONS,
+from pipeline.ensemble import weights
+from pipeline.ensemble.combine import COMBINATIONS, blend, combine
+from pipeline.ensemble.weights import (
     Subsample,
-    blend,
-    combine,
     fit_threshold,
     greedy_weights,
     log_loss,
     log_loss_weights,
     score_images,
     subsample,
-    weights,
 )
 from pipeline.inference.prediction_store import PredictionStore, StoreWriter, start_store
 from pipeline.metrics import Counts, count, metric_names, pixel_metric, stack
-from pipeline.postprocess import THRESHOLDS, Rules, apply, best_threshold
+from pipeline.postprocess.rules import Rules, apply
+from pipeline.postprocess.threshold_counts import THRESHOLDS, best_threshold
 from pipeline.statistics import bootstrap
 from pipeline.statistics.crossfit import cross_fit
 

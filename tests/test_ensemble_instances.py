@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipeline.data.boundaries import touching_boundary
-from pipeline.ensemble import INSTANCES, Oof, Postprocess, Renderer, select_instances, to_record
-from pipeline.ensemble.instances import AREAS, BOUNDARIES, SADDLE_RATIOS, THRESHOLDS
+from pipeline.ensemble.instances import AREAS, BOUNDARIES, SADDLE_RATIOS, THRESHOLDS, select_instances
+from pipeline.ensemble.renderer import INSTANCES, Postprocess, Renderer
+from pipeline.ensemble.selection import Oof
+from pipeline.ensemble.serialization import to_record
 from pipeline.metrics import instance_metric
 from pipeline.postprocess.instances import InstanceRules, label_instances
 from tests.test_choice import of_rows

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from pipeline.ensemble import Postprocess, Renderer, from_record, to_record
-from pipeline.postprocess import Rules
+from pipeline.ensemble.renderer import Postprocess, Renderer
+from pipeline.ensemble.serialization import from_record, to_record
 from pipeline.postprocess.instances import InstanceRules
+from pipeline.postprocess.rules import Rules
 
 MEMBERS, CLASSES = ["a", "b"], ("cat", "dog")
 RULES = Rules(0.37, 12, presence_threshold=0.8, presence_area=5)

@@ -8,18 +8,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from pipeline.inference.prediction_store import MAX_VALUE, probs_to_uint8
 from pipeline.metrics import VOID, Counts, Metric, count, metric_names, pixel_metric, stack
-from pipeline.postprocess import (
-    AREAS,
-    RULE_SETS,
-    THRESHOLDS,
-    Rules,
-    apply,
-    area_grid,
-    best_threshold,
-    count_levels,
-    level,
-    search_rules,
-)
+from pipeline.postprocess.rules import Rules, apply
+from pipeline.postprocess.search import AREAS, RULE_SETS, area_grid, search_rules
+from pipeline.postprocess.threshold_counts import THRESHOLDS, best_threshold, count_levels, level
 from tests.streams import images_let_go
 
 VALUES = arrays(np.uint8, (6, 9))

@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 from pipeline import config, stages
-from pipeline.ensemble import ARGMAX, Oof, Postprocess, Renderer, Selection
-from pipeline.postprocess import THRESHOLDS, Rules, apply, count_by_label
+from pipeline.ensemble.renderer import ARGMAX, Postprocess, Renderer
+from pipeline.ensemble.selection import Oof, Selection
+from pipeline.postprocess.rules import Rules, apply
+from pipeline.postprocess.threshold_counts import THRESHOLDS, count_by_label
 from pipeline.report import page, pictures, plots, subgroups
 from pipeline.report.label_quality import calibration_error, label_error_score, reliability
 from pipeline.report.page import render, to_cell, to_table, write_report

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pipeline.metrics import VOID, count, metric_names, pixel_metric, stack
-from pipeline.postprocess import Rules, apply, rule_variants, search_variants
-from pipeline.postprocess.rule_variants import _Group, _Image
+from pipeline.postprocess.rule_variants import _Group, _Image, rule_variants, search_variants
+from pipeline.postprocess.rules import Rules, apply
 from tests.streams import images_let_go
 
 DICE = pixel_metric("mean_dice")

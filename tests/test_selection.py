@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import Counts, DetectionRates, detection_rates, empties_differ, pixel_metric, stack
-from pipeline.postprocess import count_levels, count_soft
+from pipeline.postprocess.threshold_counts import count_levels, count_soft
 from pipeline.training import epoch, trainer
 from pipeline.training.checkpoint import read_record
 from pipeline.training.epoch import count_classes

@@ -18,10 +18,10 @@ from pipeline.cli import main
 from pipeline.data.labels import Labels
 from pipeline.duplicates import write_duplicates
 from pipeline.duplicates.table import PAIR_COLUMNS
-from pipeline.ensemble import Postprocess, Renderer
+from pipeline.ensemble.renderer import Postprocess, Renderer
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.models import build_model
-from pipeline.postprocess import Rules
+from pipeline.postprocess.rules import Rules
 from pipeline.pseudo_labels import soft_label
 from pipeline.stages import preparing, training
 from pipeline.stages.ensembling import load_members, oof_of_members, oof_rows

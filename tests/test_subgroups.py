@@ -12,9 +12,9 @@ from pipeline import competition, config, stages
 from pipeline.data.labels import VOID
 from pipeline.demos.camvid import make_camvid_demo
 from pipeline.demos.instances import make_instances_demo
-from pipeline.ensemble import ARGMAX, INSTANCES, Postprocess, Renderer
-from pipeline.postprocess import Rules
+from pipeline.ensemble.renderer import ARGMAX, INSTANCES, Postprocess, Renderer
 from pipeline.postprocess.instances import InstanceRules
+from pipeline.postprocess.rules import Rules
 from pipeline.report import plots
 from pipeline.report.page import render
 from pipeline.report.pictures import outline

@@ -407,7 +407,7 @@ def test_resuming_with_another_dialect_is_refused(tiny, edit):
 
 @pytest.mark.slow
 def test_history_has_the_best_threshold_of_each_epoch_and_the_table_that_of_each_phase(tiny, caplog):
-    from pipeline.postprocess import THRESHOLDS
+    from pipeline.postprocess.threshold_counts import THRESHOLDS
 
     table = stages.oof(load())
     lines = history()

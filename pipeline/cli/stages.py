@@ -25,10 +25,10 @@ from pipeline.cli.terminal import (
     print_table,
 )
 from pipeline.config import Config
-from pipeline.ensemble import Renderer
+from pipeline.ensemble.renderer import Renderer
 from pipeline.metrics import DetectionRates, epoch_metric, selection_metric
-from pipeline.postprocess import Rules
 from pipeline.postprocess.instances import InstanceRules
+from pipeline.postprocess.rules import Rules
 from pipeline.rle import Dialect
 from pipeline.training.checkpoint import FULL, Fold
 

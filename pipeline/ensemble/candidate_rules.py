@@ -10,12 +10,14 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from pipeline import postprocess
 from pipeline.metrics import Metric
-from pipeline.postprocess import Rules, RuleSearch, RuleVariants, ScoreGrid, VariantScores, VariantSearch
+from pipeline.postprocess.rule_variants import RuleVariants, VariantScores, VariantSearch
+from pipeline.postprocess.rules import Rules
+from pipeline.postprocess.search import RULE_SETS as GRID_RULE_SETS
+from pipeline.postprocess.search import RuleSearch, ScoreGrid
 
 VARIANTS = "variants"  # the variants of the best rule set's rules
-RULE_SETS = (*postprocess.RULE_SETS, VARIANTS)
+RULE_SETS = (*GRID_RULE_SETS, VARIANTS)
 
 Folds = tuple[int, ...]  # the folds that something is chosen on, ascending
 K = TypeVar("K", bound=Hashable)

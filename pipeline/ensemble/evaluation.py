@@ -16,7 +16,7 @@ from pipeline.metrics import (
     pixel_metric,
     stack,
 )
-from pipeline.postprocess import count_argmax
+from pipeline.postprocess.threshold_counts import count_argmax
 
 
 def mean_score(renderer: Renderer, oof: Oof, metric: str) -> float:

@@ -10,7 +10,7 @@ from pipeline.ensemble.renderer import ARGMAX, Postprocess, Renderer
 from pipeline.ensemble.selection import Oof, Selection, scores_of_folds
 from pipeline.ensemble.weights import Subsample, log_loss_weights, subsample
 from pipeline.metrics import Counts, Metric, Scores, stack
-from pipeline.postprocess import count_argmax
+from pipeline.postprocess.threshold_counts import count_argmax
 from pipeline.statistics.crossfit import cross_fit, refuse_one_fold
 
 COMBINATIONS = ("mean", "logit", "geometric")  # not the vote: where no class reaches .5, all classes get 0

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.ensemble.combine import blend
-from pipeline.postprocess import Rules, apply
 from pipeline.postprocess.instances import InstanceRules, confidences, label_instances
+from pipeline.postprocess.rules import Rules, apply
 
 ARGMAX, INSTANCES = "argmax", "instances"  # the rule sets of multiclass and of instance segmentation
 KINDS = {ARGMAX: "multiclass", INSTANCES: "instances"}

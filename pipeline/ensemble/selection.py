@@ -21,7 +21,8 @@ from pipeline.ensemble.weights import (
     subsample,
 )
 from pipeline.metrics import Counts, Metric, Scores, count, stack
-from pipeline.postprocess import Rules, ScoreGrid
+from pipeline.postprocess.rules import Rules
+from pipeline.postprocess.search import ScoreGrid
 from pipeline.statistics.crossfit import CrossFitted, cross_fit, refuse_one_fold
 
 Weighted = tuple[str, tuple[float, ...]]  # a combination, and the members' weights

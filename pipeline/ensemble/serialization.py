@@ -8,8 +8,8 @@ import pydantic
 from pipeline.ensemble.candidate_rules import RULE_SETS
 from pipeline.ensemble.combine import find_combination
 from pipeline.ensemble.renderer import ARGMAX, INSTANCES, Postprocess, Renderer
-from pipeline.postprocess import Rules
 from pipeline.postprocess.instances import InstanceRules
+from pipeline.postprocess.rules import Rules
 from pipeline.quoting import listed, quoted
 
 Weight = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]

@@ -24,7 +24,7 @@ from scipy.optimize import minimize
 from pipeline.ensemble.combine import blend, forward_table, to_values
 from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import VOID, Counts, Metric, Scores, nan_to_zero, ratio
-from pipeline.postprocess import THRESHOLDS, best_threshold, level
+from pipeline.postprocess.threshold_counts import THRESHOLDS, best_threshold, level
 
 BLOCK = 1 << 18  # pixels processed at once: a few MiB, which fit into the cache
 TIE = 1e-12  # scores that differ by less are equal: rounding errors
@@ -239,7 +239,7 @@ def _slots(block: Block) -> np.ndarray:
 
 
 def _count(levels: np.ndarray, slots: np.ndarray) -> Counts:
-    """The counts of each image at all 255 thresholds, (n, 255): `postprocess.count_levels` for many at once."""
+    """The counts of each image at all 255 thresholds, (n, 255): `threshold_counts.count_levels` for many at once."""
     images = slots[-1] // 512 + 1
     pixels = np.bincount(slots + levels, minlength=images * 512).reshape(images, 2, 256)
     outside, inside = pixels[..., :0:-1].cumsum(axis=-1)[..., ::-1].swapaxes(0, 1)  # at level k or above, k = 1 … 255

@@ -19,7 +19,7 @@ from pipeline.inference.prediction_store import probs_to_uint8
 from pipeline.losses import build_loss
 from pipeline.metrics import count, dice, iou, stack
 from pipeline.models import build_model
-from pipeline.postprocess import HALF, THRESHOLDS, best_threshold, count_levels
+from pipeline.postprocess.threshold_counts import HALF, THRESHOLDS, best_threshold, count_levels
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # a module of `losses`: logits and target to a scalar
 

@@ -26,7 +26,7 @@ def label_error_score(counts: np.ndarray) -> np.ndarray:
     the metric and a low label error score is hard, and its label is probably correct.
 
     Shapes:
-        counts: (N, 2, 256) int, of `postprocess.count_by_label`.
+        counts: (N, 2, 256) int, of `threshold_counts.count_by_label`.
         returns: (N,) float.
 
     Source:
@@ -48,7 +48,7 @@ def reliability(counts: np.ndarray, bins: int = BINS) -> pd.DataFrame:
     """The share of masked pixels among the pixels of each probability bin.
 
     Shapes:
-        counts: (2, 256) int, the sum of `postprocess.count_by_label` over images.
+        counts: (2, 256) int, the sum of `threshold_counts.count_by_label` over images.
 
     Returns:
         A row for each bin with pixels in it: bin, probability (their mean), share (of masked pixels, 0 to 1), pixels.

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from pipeline.postprocess import THRESHOLDS
+from pipeline.postprocess.threshold_counts import THRESHOLDS
 from pipeline.report.label_quality import BINS
 from pipeline.report.report_data import Members, ScoreSurface, SimulatedShakeup
 

@@ -20,7 +20,8 @@ from pipeline import competition
 from pipeline.competition import Competition
 from pipeline.config import Config, place
 from pipeline.data.labels import Labels
-from pipeline.ensemble import Renderer, from_record
+from pipeline.ensemble.renderer import Renderer
+from pipeline.ensemble.serialization import from_record
 from pipeline.files import write_text
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.tta import check_views
@@ -63,7 +64,7 @@ class BundleRecord(Table):
     configs: dict[str, dict[str, Any]]  # name -> tables of the config file
     weights: dict[str, dict[FoldName, FileName]]  # config -> fold -> file
     half: bool = False  # matrices and kernels are stored as bfloat16
-    chosen: dict[str, Any]  # as `ensemble.to_record` writes it
+    chosen: dict[str, Any]  # as `serialization.to_record` writes it
     fallbacks: tuple[Fallback, ...] = ()
     evaluation: Evaluation
     provenance: Provenance

@@ -17,7 +17,7 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.index import describe_unlisted, test_search
-from pipeline.ensemble import combine
+from pipeline.ensemble.combine import combine
 from pipeline.files import atomic_write, write_text
 from pipeline.prefetch import prefetch
 from pipeline.progress import track

@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline.ensemble import Oof, Renderer, mean_score
+from pipeline.ensemble.evaluation import mean_score
+from pipeline.ensemble.renderer import Renderer
+from pipeline.ensemble.selection import Oof
 from pipeline.serving.budget_plan import Fallback, Plan, apply_fallback, fold_fallbacks
 from pipeline.training.checkpoint import Fold
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipeline import competition
 from pipeline.config import Config
-from pipeline.ensemble import to_record
+from pipeline.ensemble.serialization import to_record
 from pipeline.files import write_text
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.kaggle.input_mounts import LAYOUT_FILE, is_rerun

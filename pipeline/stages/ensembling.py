@@ -13,17 +13,13 @@ from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.index import coverage_columns
 from pipeline.data.sample import Sample, samples_of
-from pipeline.ensemble import (
-    Oof,
-    Renderer,
-    Selection,
-    combine,
-    count_masks,
-    select_instances,
-    select_multiclass,
-    select_multilabel,
-    to_record,
-)
+from pipeline.ensemble.combine import combine
+from pipeline.ensemble.evaluation import count_masks
+from pipeline.ensemble.instances import select_instances
+from pipeline.ensemble.multiclass import select_multiclass
+from pipeline.ensemble.renderer import Renderer
+from pipeline.ensemble.selection import Oof, Selection, select_multilabel
+from pipeline.ensemble.serialization import to_record
 from pipeline.files import atomic_write, write_text
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.manifest import collect_provenance

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.data.reader import VOID, VOID_OBJECT
-from pipeline.ensemble import Renderer
-from pipeline.postprocess import count_by_label
+from pipeline.ensemble.renderer import Renderer
+from pipeline.postprocess.threshold_counts import count_by_label
 
 
 class OofImage(NamedTuple):
@@ -34,7 +34,7 @@ class OofImage(NamedTuple):
 
     @property
     def counts(self) -> np.ndarray:
-        """Pixels by label and stored value over all classes, (2, 256) int, as `postprocess.count_by_label`."""
+        """Pixels by label and stored value over all classes, (2, 256) int, as `threshold_counts.count_by_label`."""
         valid = self.target != VOID
         return count_by_label(self.values[valid], self.target[valid])
 

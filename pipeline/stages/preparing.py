@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 from accelerate import PartialState
 
-from pipeline import competition, folds, hardware, postprocess
+from pipeline import competition, folds, hardware
 from pipeline.competition import Competition
 from pipeline.config import Config, place
 from pipeline.data.index import read_index, read_test_index, unlisted_test_images
@@ -31,6 +31,7 @@ from pipeline.inference.tta import check_views
 from pipeline.losses import build_loss
 from pipeline.metrics import Counts, Scores, epoch_metric, pixel_metric, stack
 from pipeline.models import check_model, for_prediction
+from pipeline.postprocess.threshold_counts import HALF
 from pipeline.progress import track
 from pipeline.schema import read_toml
 from pipeline.submission import sample_rows
@@ -403,4 +404,4 @@ def counts_at_half(context: Context, index: pd.DataFrame, of: Sequence[int] | No
         count_classes(store.read(each.image_id), labels.read_scored(each), labels.exclusive)
         for each in samples_of(index)
     )
-    return stack(Counts(*(each[:, postprocess.HALF] for each in image)) for image in counts)
+    return stack(Counts(*(each[:, HALF] for each in image)) for image in counts)

@@ -13,10 +13,12 @@ from pipeline.config import Config
 from pipeline.data.index import coverage_columns
 from pipeline.data.reader import Reader
 from pipeline.data.sample import META, Sample, samples_of
-from pipeline.ensemble import Renderer, Selection
+from pipeline.ensemble.renderer import Renderer
+from pipeline.ensemble.selection import Selection
 from pipeline.manifest import collect_provenance
 from pipeline.metrics import Counts, Scores, count, detection_rates, epoch_metric, stack
-from pipeline.postprocess import Rules, ScoreGrid
+from pipeline.postprocess.rules import Rules
+from pipeline.postprocess.search import ScoreGrid
 from pipeline.progress import track
 from pipeline.report import report_data
 from pipeline.report.label_quality import label_error_score, reliability

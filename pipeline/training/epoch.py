@@ -20,7 +20,7 @@ from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.inference.predictor import Predictor, predict_images
 from pipeline.losses.inputs import NotFiniteError
 from pipeline.metrics import Counts, pixel_metric, stack
-from pipeline.postprocess import count_argmax, count_levels, count_soft
+from pipeline.postprocess.threshold_counts import count_argmax, count_levels, count_soft
 from pipeline.training.distributed import broadcast_buffers
 from pipeline.training.fold_data import FoldData
 from pipeline.training.selection import Validation

@@ -15,7 +15,7 @@ replaces it.
 from typing import Any, NamedTuple
 
 from pipeline.metrics import Counts, DetectionRates, Metric, detection_rates, nan_to_zero
-from pipeline.postprocess import HALF, THRESHOLDS, best_threshold
+from pipeline.postprocess.threshold_counts import HALF, THRESHOLDS, best_threshold
 
 TOLERANCE = 1e-9  # scores that differ by less are equal
 SOFT_DICE_WEIGHT = 0.01  # smaller than the metric's noise between epochs
@@ -44,7 +44,7 @@ class Validation(NamedTuple):
 
         Shapes:
             counts: (N, C, 255), at every threshold.
-            soft: (N, C) float, as from `postprocess.count_soft`.
+            soft: (N, C) float, as from `threshold_counts.count_soft`.
         """
         scores = nan_to_zero(metric.total(counts))
         best = best_threshold(scores)

@@ -21,20 +21,22 @@ def test_interval_of_equal_scores_is_that_score():
     assert interval(np.full(9, 0.25)) == (0.25, 0.25, 0.25)
 
 
-def test_drawn_mean_is_the_sum_of_the_scores_over_the_number_of_images():
+def test_drawn_mean_is_the_sum_of_the_scores_over_the_number_of_images(monkeypatch):
     # One image of group a has 0, three of b have 1. Drawn are aa (0), bb (1) and, half of the time, ab: 3 of 4 images,
     # not the .5 that a mean of groups would give.
     scores, groups = np.array([1.0, 0.0, 1.0, 1.0]), np.array(["b", "a", "b", "b"])
-    assert interval(scores, groups, level=0.4) == (0.75, 0.75, 0.75)
     assert interval(scores, groups)[1:] == (0.0, 1.0)
+    monkeypatch.setattr(bootstrap, "LEVEL", 0.4)
+    assert interval(scores, groups) == (0.75, 0.75, 0.75)
 
 
-def test_interval_is_what_a_loop_over_drawn_groups_gives():
+def test_interval_is_what_a_loop_over_drawn_groups_gives(monkeypatch):
+    monkeypatch.setattr(bootstrap, "LEVEL", 0.9)
     rng = np.random.default_rng(0)
     groups = rng.integers(12, size=60)
     scores = rng.normal(size=12)[groups] + rng.normal(size=60)
     expected = np.percentile(loop_means(scores, groups, 3000), [5, 95])
-    assert interval(scores, groups, draws=8000, level=0.9)[1:] == pytest.approx(expected, abs=0.04)  # of a width of 1
+    assert interval(scores, groups, draws=8000)[1:] == pytest.approx(expected, abs=0.04)  # of a width of 1
 
 
 def test_interval_of_many_images_is_that_of_the_normal_law():
@@ -89,12 +91,6 @@ def test_memory_does_not_hold_all_draws_of_20000_images():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * 8 * bootstrap.BLOCK < 150 * 20_000 * 8 * 1.1
-
-
-def test_wider_level_gives_a_wider_interval():
-    scores = np.random.default_rng(0).normal(size=50)
-    inner, outer = interval(scores, level=0.5), interval(scores, level=0.99)
-    assert outer.low < inner.low < inner.mean < inner.high < outer.high
 
 
 # ---------------------------------------------------------------------------------------------- pairs

@@ -12,6 +12,7 @@ Source:
     Bootstrapping clustered data, 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,21 +60,19 @@ def interval(
     *,
     seed: int = 0,
     draws: int = DRAWS,
-    level: float = LEVEL,
 ) -> Interval:
-    """The score of the images, and the central interval that holds a share of `level` of the drawn scores.
+    """The score of the images, and the central interval that holds a share of LEVEL of the drawn scores.
 
     Args:
         scores: of N images; an array (N,) if each image counts the same.
         groups: (N,); images with the same value are drawn together; None draws images.
         draws: number of draws.
-        level: 0 to 1.
 
     Raises:
         ValueError: for scores that are not finite, groups of another length, or fewer than two images or groups.
     """
     scores = Scores.from_values(scores)
-    low, high = _ends(_drawn_means([scores], groups, seed, draws)[0], level)
+    low, high = _ends(_drawn_means([scores], groups, seed, draws)[:, 0])
     return Interval(scores.mean(), low, high)
 
 
@@ -84,7 +83,6 @@ def paired(
     *,
     seed: int = 0,
     draws: int = DRAWS,
-    level: float = LEVEL,
 ) -> Difference:
     """The difference of the scores a and b of the same images, both computed from the same draws.
 
@@ -99,36 +97,44 @@ def paired(
     a, b = Scores.from_values(a), Scores.from_values(b)
     if len(a) != len(b):
         raise ValueError(f"{len(a)} scores of a and {len(b)} of b: expected scores of the same images, to pair them")
-    means = np.subtract(*_drawn_means([a, b], groups, seed, draws))
+    means = np.subtract(*_drawn_means([a, b], groups, seed, draws).T)
     p_better = np.mean(means > TIE) + np.mean(np.abs(means) <= TIE) / 2 if len(means) else np.nan
-    low, high = _ends(means, level)
+    low, high = _ends(means)
     return Difference(a.mean() - b.mean(), low, high, float(p_better))
 
 
-def _ends(means: np.ndarray, level: float) -> tuple[float, float]:
+def _ends(means: np.ndarray) -> tuple[float, float]:
     if not len(means):
         return float("nan"), float("nan")
-    low, high = np.percentile(means, [50 * (1 - level), 50 * (1 + level)])
+    low, high = np.percentile(means, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return float(low), float(high)
 
 
 def _drawn_means(candidates: list[Scores], groups: np.ndarray | None, seed: int, draws: int) -> np.ndarray:
-    """The score of each candidate in each draw in which all have one, (candidates, draws or fewer).
-
-    The number of times that each of G groups is drawn in G draws is multinomial, and a score needs only sums over
-    groups. Blocks of draws limit the memory and take the same random numbers as one large block.
-    """
+    """The score of each candidate in each draw in which all have one, (draws or fewer, candidates)."""
     sums = [_per_group(each, groups) for each in candidates]
     if min(each.count_defined() for each in sums) < 2:
-        return np.empty((len(sums), 0))
+        return np.empty((0, len(sums)))
+    means = draw_scores(sums, len(sums[0]), np.random.default_rng(seed), draws)
+    return means[np.isfinite(means).all(axis=1)]
+
+
+def draw_scores(sums: Sequence[Scores], count: int, rng: np.random.Generator, draws: int) -> np.ndarray:
+    """The score of each of S candidates in each draw of `count` groups, with replacement, (draws, S).
+
+    The number of times that each group is drawn is multinomial, and a score needs only sums over groups. Blocks of
+    draws limit the memory and take the same random numbers as one large block.
+
+    Args:
+        sums: of each candidate over the same groups.
+    """
     size = len(sums[0])
-    rng, means = np.random.default_rng(seed), np.empty((len(sums), draws))
-    chances, rows = np.full(size, 1 / size), max(1, BLOCK // size)
+    scores, rows = np.empty((draws, len(sums))), max(1, BLOCK // size)
     for start in range(0, draws, rows):
-        drawn = rng.multinomial(size, chances, size=min(rows, draws - start))
-        for mean, each in zip(means, sums, strict=True):
-            mean[start : start + rows] = ratio(drawn @ each.numerator, drawn @ each.denominator)
-    return means[:, np.isfinite(means).all(axis=0)]
+        drawn = rng.multinomial(count, np.full(size, 1 / size), size=min(rows, draws - start))
+        drawn_scores = [ratio(drawn @ each.numerator, drawn @ each.denominator) for each in sums]
+        scores[start : start + rows] = np.stack(drawn_scores, axis=1)
+    return scores
 
 
 def _per_group(scores: Scores, groups: np.ndarray | None) -> Scores:

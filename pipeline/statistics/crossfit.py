@@ -27,17 +27,11 @@ class CrossFitted(NamedTuple, Generic[T]):
     by_fold: dict[int, T]  # the choice made without each fold; folds ascend
     final: T  # chosen on all images
     in_sample: float  # score of `final` on the images that it was chosen on
-    fold_scores: dict[int, float]  # score of each fold's images by the choice made without them
 
     @property
     def score(self) -> float:
         """The cross-fitted score: over all images, as the leaderboard's, and not the mean over folds."""
         return self.scores.mean()
-
-    @property
-    def optimism(self) -> float:
-        """By how much the in-sample score exceeds the cross-fitted one."""
-        return self.in_sample - self.score
 
 
 def cross_fit(
@@ -71,9 +65,8 @@ def cross_fit(
     everything = np.ones(len(fold_of), dtype=bool)
     final = fit(everything)
     in_sample = _checked(score(final, everything), everything, "all folds", image_ids).mean()
-    fold_scores = {fold: part.mean() for fold, part in zip(by_fold, parts, strict=True)}
     order = np.argsort(np.concatenate(rows_of))
-    return CrossFitted(Scores.concat_images(parts).take(order), by_fold, final, in_sample, fold_scores)
+    return CrossFitted(Scores.concat_images(parts).take(order), by_fold, final, in_sample)
 
 
 def refuse_one_fold(fold_of: np.ndarray) -> None:

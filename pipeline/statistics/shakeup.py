@@ -20,11 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.metrics import Scores, ratio
-
-DRAWS = 2000
-BLOCK = 1 << 20  # weights in memory at once, 8 MiB
-TIE = 1e-12
+from pipeline.metrics import Scores
+from pipeline.statistics.bootstrap import DRAWS, TIE, draw_scores
 
 
 class Shakeup(NamedTuple):
@@ -33,8 +30,6 @@ class Shakeup(NamedTuple):
     public: np.ndarray  # (S,) mean public score
     private: np.ndarray  # (S,) mean private score
     best: np.ndarray  # (S,) share of test sets on which it is best in private; ties are split, so that the sum is 1
-    agreement: np.ndarray  # (S,) −1 to 1: agreement of its comparisons with the others, public against private
-    pair_best: np.ndarray  # (S, S) share of test sets on which the pair's better one is the best in private
     pair_private: np.ndarray  # (S, S) mean private score of the pair's better one; on the diagonal of the candidate
     wrong: float  # share of test sets whose public best is not the private best
     loss: float  # mean private score lost by selecting the public best instead of the private best
@@ -45,11 +40,6 @@ class Shakeup(NamedTuple):
         pairs = list(combinations(range(len(self.private)), 2))
         expected = np.array([self.pair_private[pair] for pair in pairs])
         return pairs[int(np.argmax(expected >= expected.max() - TIE))]
-
-    @property
-    def rank_correlation(self) -> float:
-        """Kendall's τ of the public and the private ranking; a pair that is equal in one of them counts 0."""
-        return float(self.agreement.mean())
 
 
 class TooFewGroupsError(ValueError):
@@ -117,7 +107,7 @@ def simulate_scores(
             f"fewer than 2 of {len(sums[0])} groups count for the metric: a shake-up cannot be estimated"
         )
     rng = np.random.default_rng(seed)
-    public, private = (_draw_scores(sums, part, rng, draws) for part in (in_public, units - in_public))
+    public, private = (draw_scores(sums, part, rng, draws) for part in (in_public, units - in_public))
     defined = np.isfinite(public).all(axis=1) & np.isfinite(private).all(axis=1)
     if not defined.any():
         raise TooFewGroupsError(
@@ -142,17 +132,6 @@ def _check(candidates: Sequence[Scores], groups: np.ndarray | None, public_share
         raise ValueError(f"public share {public_share} is not between 0 and 1: it is the share of the test images")
 
 
-def _draw_scores(sums: Sequence[Scores], units: int, rng: np.random.Generator, draws: int) -> np.ndarray:
-    """Scores over `units` drawn groups, (draws, S)."""
-    size = len(sums[0])
-    scores, rows = np.empty((draws, len(sums))), max(1, BLOCK // size)
-    for start in range(0, draws, rows):
-        drawn = rng.multinomial(units, np.full(size, 1 / size), size=min(rows, draws - start))
-        drawn_scores = [ratio(drawn @ each.numerator, drawn @ each.denominator) for each in sums]
-        scores[start : start + rows] = np.stack(drawn_scores, axis=1)
-    return scores
-
-
 def _summarise(public: np.ndarray, private: np.ndarray) -> Shakeup:
     """Shakeup of public and private scores, (draws, S) each."""
     top = private.max(axis=1, keepdims=True)
@@ -165,22 +144,7 @@ def _summarise(public: np.ndarray, private: np.ndarray) -> Shakeup:
         public=public.mean(axis=0),
         private=private.mean(axis=0),
         best=(is_best / is_best.sum(axis=1, keepdims=True)).mean(axis=0),
-        agreement=_agreement(public, private),
-        pair_best=np.array([[(each >= top[:, 0] - TIE).mean() for each in row] for row in better]),
         pair_private=np.array([[each.mean() for each in row] for row in better]),
         wrong=float((chance * ~is_best).sum(axis=1).mean()),
         loss=float((chance * (top - private)).sum(axis=1).mean()),
     )
-
-
-def _agreement(public: np.ndarray, private: np.ndarray) -> np.ndarray:
-    """For each candidate, the mean over the others and over draws of sign(public) · sign(private), (S,)."""
-    candidates = range(public.shape[1])
-    agreed = [(_signs(public, each) * _signs(private, each)).sum(axis=1).mean() for each in candidates]
-    return np.array(agreed) / (len(candidates) - 1)  # a comparison with itself adds 0
-
-
-def _signs(scores: np.ndarray, each: int) -> np.ndarray:
-    """Whether a candidate is above (1), equal to (0) or below (−1) each of the candidates, (draws, S)."""
-    lead = scores[:, [each]] - scores
-    return np.where(np.abs(lead) > TIE, np.sign(lead), 0)

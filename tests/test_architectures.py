@@ -90,7 +90,7 @@ def test_logits_have_the_size_of_the_image(arch, channels, classes):
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @torch.inference_mode()
-def test_padding_is_cut_off_where_it_was_added(arch):
+def test_logits_are_cropped_to_the_unpadded_image(arch):
     model, images = build(arch), random_images(1, 3, 37, 70)
     padded, (top, left) = pad_to_stride(images.float(), model.net.stride)
     assert padded.shape[-2:] != images.shape[-2:]
@@ -98,7 +98,7 @@ def test_padding_is_cut_off_where_it_was_added(arch):
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_saved_and_loaded_it_predicts_the_same_bits(arch, tmp_path):
+def test_a_saved_and_loaded_model_predicts_identical_probabilities(arch, tmp_path):
     images = random_images(2, 3, 50, 70)
 
     def predict(model):
@@ -114,7 +114,7 @@ def test_saved_and_loaded_it_predicts_the_same_bits(arch, tmp_path):
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @torch.no_grad()
-def test_torch_export_computes_the_same_bits(arch):
+def test_torch_export_gives_identical_logits(arch):
     model, images = build(arch), random_images(2, 3, 50, 70)
     assert torch.equal(torch.export.export(model, (images,)).module()(images), model(images))
 
@@ -125,7 +125,7 @@ def test_torch_export_computes_the_same_bits(arch):
     [*((arch, {}) for arch in ARCHITECTURES), ("unet", {"image_head": 0.2, "image_gate": True})],
 )
 @torch.no_grad()
-def test_onnx_computes_the_same_to_rounding(arch, choices):
+def test_onnx_gives_the_same_logits_up_to_rounding(arch, choices):
     model, images = build(arch, **choices), random_images(2, 3, 50, 70)
     exported = torch.onnx.export(model, (images,), dynamo=True, verbose=False).model_proto.SerializeToString()
     options = onnxruntime.SessionOptions()
@@ -181,7 +181,7 @@ def dice_in_use(model: nn.Module, images: torch.Tensor, masks: torch.Tensor) -> 
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_four_real_images_are_learned_by_heart(arch):
+def test_each_architecture_overfits_four_real_images(arch):
     fit = FITS.get(arch, Fit())
     images, masks = nuclei(fit.side)
     assert len(images) == 4
@@ -278,13 +278,13 @@ def _toml(value: object) -> str:
         if arch not in OF_A_VIT and (arch, name) not in TOO_LARGE
     ],
 )
-def test_encoders_of_other_families_train_under_each_architecture(few, arch, name):
+def test_each_architecture_trains_with_encoders_of_other_families(few, arch, name):
     fewer = {"multi_grid": (1,)} if arch == "deeplabv3_cascade" else {}  # three copies of the last unit, not nine
     check_training(choices_for(arch, encoder=name, in_channels=1, **fewer))
 
 
 @pytest.mark.parametrize("arch", OF_A_VIT)
-def test_a_vision_transformer_trains_under_what_it_serves(few, arch):
+def test_each_architecture_for_vision_transformers_trains_with_one(few, arch):
     check_training(choices_for(arch, in_channels=1))
 
 
@@ -306,7 +306,7 @@ EXTRAS = {
 
 
 @pytest.mark.parametrize("choices", EXTRAS.values(), ids=EXTRAS)
-def test_unet_trains_with_each_extra(few, choices):
+def test_unet_trains_with_each_option(few, choices):
     check_training(choices_for("unet", in_channels=1, **choices))
 
 
@@ -315,7 +315,7 @@ def test_unet_trains_with_each_extra(few, choices):
 
 @pytest.mark.parametrize("arch", IMAGE_HEADS)
 @torch.no_grad()
-def test_image_head_speaks_in_training_and_is_silent_after(arch):
+def test_image_head_has_an_output_in_training_only(arch):
     model, images = build(arch, classes=2, image_head=0.2), random_images(2, 3, 37, 70)
     outputs = model.train()(images)
     assert isinstance(outputs, Outputs)
@@ -326,7 +326,7 @@ def test_image_head_speaks_in_training_and_is_silent_after(arch):
 
 
 @torch.no_grad()
-def test_coarser_levels_are_scored_at_the_size_of_the_image_in_training_alone():
+def test_auxiliary_logits_have_the_image_size_and_exist_in_training_only():
     model, images = build("unet", classes=2, deep_supervision=0.4), random_images(2, 3, 37, 70)
     outputs = model.train()(images)
     assert [each.shape for each in outputs.aux_logits] == [(2, 2, 37, 70)] * 4  # five levels: the finest has the head
@@ -335,7 +335,7 @@ def test_coarser_levels_are_scored_at_the_size_of_the_image_in_training_alone():
 
 
 @torch.no_grad()
-def test_hypercolumns_show_every_level_to_the_head():
+def test_hypercolumns_feed_every_decoder_level_to_the_head():
     model = build("unet", classes=2, hypercolumns=True)
     head = model.net.segmentation_head
     assert head.weight.shape == (2, sum(WIDTHS), 3, 3)
@@ -352,7 +352,7 @@ def test_hypercolumns_show_every_level_to_the_head():
 @pytest.mark.parametrize("name", ["tu-test_resnet", "tu-test_convnext"])  # the second has no features at stride 2
 @pytest.mark.parametrize("attention", [None, "scse"])
 @torch.no_grad()
-def test_unet_without_extras_is_smps(name, attention):
+def test_unet_without_options_equals_smp(name, attention):
     widths = (32, 32, 16, 16, 16)
     ours = build("unet", encoder=name, attention=attention, decoder_channels=widths)
     theirs = smp.Unet(name, encoder_weights=None, decoder_channels=widths, decoder_attention_type=attention).eval()
@@ -397,19 +397,19 @@ def test_loss_of_the_image_head_by_hand():
     assert MultiHeadLoss(MeanLogit(), image_weight=0.2)(outputs, target).item() == pytest.approx(expected)
 
 
-def test_a_model_without_further_heads_has_the_masks_loss_itself():
+def test_objective_of_a_model_without_extra_heads_is_its_mask_loss():
     loss = MeanLogit()
     assert build_objective(loss) is loss
 
 
-def test_gated_probability_is_the_product_of_both():
+def test_gated_probability_is_the_product_of_pixel_and_image_probability():
     grid = torch.linspace(-15, 15, 61)
     product = grid.double().sigmoid()[:, None] * grid.double().sigmoid()
     logits = gated(grid[:, None].expand(61, 61), grid)
     torch.testing.assert_close(logits.sigmoid().double(), product, rtol=1e-5, atol=0)
 
 
-def test_gate_neither_overflows_nor_stops_learning():
+def test_gated_logits_and_their_gradients_are_finite_for_extreme_logits():
     grid = torch.tensor([-1e4, -200.0, -20.0, 0.0, 20.0, 200.0, 1e4])
     pixel, image = (logits.clone().requires_grad_() for logits in torch.meshgrid(grid, grid, indexing="ij"))
     logits = gated(pixel, image)
@@ -421,7 +421,7 @@ def test_gate_neither_overflows_nor_stops_learning():
 
 
 @torch.no_grad()
-def test_a_gated_model_multiplies_by_the_image_heads_probability():
+def test_a_gated_model_multiplies_probabilities_by_that_of_the_image_head():
     model, images = build("unet", classes=2, image_head=0.2, image_gate=True), random_images(2, 3, 37, 70)
     inside = model(images).sigmoid()
     head = []
@@ -451,7 +451,7 @@ CHANGED = {
     ("arch", "option"),
     [(arch, option) for arch in ARCHITECTURES for option in sorted(OPTIONS - ARCHITECTURES[arch].options)],
 )
-def test_an_option_that_would_be_ignored_is_refused(arch, option):
+def test_an_option_without_effect_in_an_architecture_is_refused(arch, option):
     with pytest.raises(ValueError, match=rf"^model\.{option} has no effect in {arch}, only in ") as refusal:
         check_model(choices_for(arch, **{option: CHANGED[option]}))
     named = str(refusal.value).partition("only in ")[2].removesuffix(": take it out").split(", ")
@@ -471,7 +471,7 @@ def test_an_option_that_would_be_ignored_is_refused(arch, option):
         ("dpt", "tu-resnet18", "is no plain vision transformer"),
     ],
 )
-def test_an_encoder_that_cannot_feed_an_architecture_is_refused(arch, name, reason):
+def test_an_encoder_that_an_architecture_cannot_use_is_refused(arch, name, reason):
     with pytest.raises(ValueError, match=f"model.encoder: '{name}'.*{reason}") as refusal:
         check_model(choices_for(arch, encoder=name))
     families = encoder.REQUIREMENTS[ARCHITECTURES[arch].requires][1]
@@ -479,13 +479,13 @@ def test_an_encoder_that_cannot_feed_an_architecture_is_refused(arch, name, reas
 
 
 @pytest.mark.parametrize("arch", ["deeplabv3_aspp", "deeplabv3plus"])
-def test_a_single_image_cannot_train_what_pools_it_to_one_pixel(arch):
+def test_batch_size_one_is_refused_for_architectures_with_global_pooling(arch):
     with pytest.raises(ValueError, match=rf"train\.batch_size: {arch} pools each image to one pixel.*set 2 or more"):
         check_model(choices_for(arch), batch_size=1)
     check_model(choices_for(arch), batch_size=2)
 
 
-def test_a_gate_without_its_head_is_refused():
+def test_an_image_gate_without_an_image_head_is_refused():
     with pytest.raises(ValueError, match=r"model\.image_gate needs the image head: set model\.image_head"):
         check_model(choices_for("unet", image_gate=True))
 
@@ -503,7 +503,7 @@ def test_a_gate_without_its_head_is_refused():
         (["predict.output_stride=8"], "predict.output_stride: has no effect in unet, only in deeplabv3_cascade"),
     ],
 )
-def test_refusals_come_in_one_line_before_any_data_is_read(tiny, capsys, pairs, message):
+def test_model_errors_are_one_line_and_come_before_data_is_read(tiny, capsys, pairs, message):
     given = ["train", "configs/tiny.toml", "--fold", "0", "--data", "nowhere"]
     assert main([*given, *(word for pair in pairs for word in ("--set", pair))]) == 2
     [line] = capsys.readouterr().err.splitlines()

@@ -67,7 +67,7 @@ def alone(check):
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_folding_changes_no_architecture(arch, caplog):
+def test_fusing_batch_norm_changes_the_logits_of_no_architecture(arch, caplog):
     model = model_of(arch, **OPTIONS.get(arch, {}))
     with torch.inference_mode():
         for size in ((64, 96), (70, 50)):
@@ -80,13 +80,13 @@ def test_folding_changes_no_architecture(arch, caplog):
 @pytest.mark.parametrize(
     "encoder", ["tu-resnet10t", "tu-efficientnet_lite0", "tu-seresnext26d_32x4d", "tu-mobilenetv3_small_050"]
 )
-def test_every_norm_after_a_convolution_is_folded(encoder):
+def test_every_batch_norm_after_a_convolution_is_fused(encoder):
     model = model_of("unet", encoder, **SMALL)
     assert count_norms(model) > 20
     assert count_norms(fuse_batch_norms(model, 1)) == 0
 
 
-def test_a_norm_before_its_convolution_is_left_alone():
+def test_a_batch_norm_before_its_convolution_is_not_fused():
     model = model_of("fpn", "tu-densenet121")
     norms, left = count_norms(model), count_norms(fuse_batch_norms(model, 1))
     assert 0 < left < norms
@@ -107,18 +107,18 @@ class Twice(nn.Module):
         return self.norm(found) + found
 
 
-def test_a_convolution_that_something_else_reads_too_is_left_alone():
+def test_a_convolution_with_a_second_consumer_is_not_fused():
     assert find_conv_bn_pairs(Twice().eval(), 1) == []
 
 
-def test_the_models_own_weights_stay_as_they_are():
+def test_fusing_does_not_change_the_models_weights():
     model = model_of("unet", **SMALL)
     before = {name: values.clone() for name, values in model.state_dict().items()}
     BACKENDS["fuse_conv_bn"](model, CPU, torch.bfloat16)(images_of(1, 64, 64))
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
 
 
-def test_a_network_that_folding_would_change_is_run_as_it_is(monkeypatch, caplog):
+def test_a_network_whose_logits_fusing_would_change_runs_unfused(monkeypatch, caplog):
     caplog.set_level(logging.WARNING)
     model = model_of("unet", **SMALL)
     monkeypatch.setattr(
@@ -130,7 +130,7 @@ def test_a_network_that_folding_would_change_is_run_as_it_is(monkeypatch, caplog
     assert "batch norm not fused: logits would change" in caplog.text
 
 
-def test_half_precision_changes_probabilities_little():
+def test_bfloat16_changes_probabilities_by_less_than_0_03():
     model = model_of("unet", **SMALL)
     exact = Predictor(model, ("identity", "transpose"), "float32")(images_of(2, 64, 80))
     found = Predictor(model, ("identity", "transpose"), "bfloat16", backend="fuse_conv_bn")(images_of(2, 64, 80))
@@ -149,7 +149,7 @@ class OneBlock(nn.Module):
         return self.head(self.norm(self.conv((images.float() - self.mean) / 64)).relu())
 
 
-def test_what_torch_compiles_says_the_same():
+def test_a_compiled_network_gives_the_same_probabilities():
     alone(compiled_says_the_same)
 
 
@@ -161,7 +161,7 @@ def compiled_says_the_same():
     np.testing.assert_allclose(run(images), Predictor(model, ("identity",), "float32")(images), atol=1e-5)
 
 
-def test_where_nothing_can_be_compiled_it_says_so(monkeypatch):
+def test_a_failing_compiler_is_reported_with_what_to_change(monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("Failed to find C++ compiler. Please specify via CXX")
 

@@ -21,7 +21,7 @@ def test_interval_of_equal_scores_is_that_score():
     assert interval(np.full(9, 0.25)) == (0.25, 0.25, 0.25)
 
 
-def test_drawn_mean_is_the_sum_of_the_scores_over_the_number_of_images(monkeypatch):
+def test_mean_of_a_resample_is_the_sum_of_its_scores_over_its_number_of_images(monkeypatch):
     # One image of group a has 0, three of b have 1. Drawn are aa (0), bb (1) and, half of the time, ab: 3 of 4 images,
     # not the .5 that a mean of groups would give.
     scores, groups = np.array([1.0, 0.0, 1.0, 1.0]), np.array(["b", "a", "b", "b"])
@@ -30,7 +30,7 @@ def test_drawn_mean_is_the_sum_of_the_scores_over_the_number_of_images(monkeypat
     assert interval(scores, groups) == (0.75, 0.75, 0.75)
 
 
-def test_interval_is_what_a_loop_over_drawn_groups_gives(monkeypatch):
+def test_interval_equals_that_of_a_loop_over_resampled_groups(monkeypatch):
     monkeypatch.setattr(bootstrap, "LEVEL", 0.9)
     rng = np.random.default_rng(0)
     groups = rng.integers(12, size=60)
@@ -39,7 +39,7 @@ def test_interval_is_what_a_loop_over_drawn_groups_gives(monkeypatch):
     assert interval(scores, groups, draws=8000)[1:] == pytest.approx(expected, abs=0.04)  # of a width of 1
 
 
-def test_interval_of_many_images_is_that_of_the_normal_law():
+def test_interval_of_many_images_equals_the_normal_interval():
     scores = np.random.default_rng(0).normal(size=900)
     _, low, high = interval(scores)
     assert high - low == pytest.approx(2 * 1.96 * scores.std() / 30, rel=0.08)
@@ -65,7 +65,7 @@ def test_interval_that_ignores_groups_is_too_narrow():
     assert width[0] == pytest.approx(8**0.5 * width[1], rel=0.15)  # 8 equal images count once
 
 
-def test_groups_of_one_image_are_no_groups():
+def test_groups_of_one_image_give_the_interval_without_groups():
     scores = np.random.default_rng(0).normal(size=40)
     assert interval(scores, np.arange(40)) == pytest.approx(interval(scores))
 
@@ -76,7 +76,7 @@ def test_interval_does_not_depend_on_the_order_of_the_images():
     assert interval(scores[order], groups[order]) == pytest.approx(interval(scores, groups))
 
 
-def test_seed_decides_and_blocks_do_not(monkeypatch):
+def test_interval_depends_on_the_seed_and_not_on_the_block_size(monkeypatch):
     scores = np.random.default_rng(0).normal(size=50)
     expected = interval(scores, seed=3)
     assert interval(scores, seed=4) != expected
@@ -84,7 +84,7 @@ def test_seed_decides_and_blocks_do_not(monkeypatch):
     assert interval(scores, seed=3) == pytest.approx(expected)
 
 
-def test_memory_does_not_hold_all_draws_of_20000_images():
+def test_memory_does_not_hold_all_resamples_of_20000_images():
     scores = np.random.default_rng(0).normal(size=20_000)
     tracemalloc.start()
     interval(scores, draws=150)  # 24 MB in one array of weights
@@ -96,7 +96,7 @@ def test_memory_does_not_hold_all_draws_of_20000_images():
 # ---------------------------------------------------------------------------------------------- pairs
 
 
-def test_paired_is_the_interval_of_the_differences_and_sees_what_two_intervals_do_not():
+def test_paired_interval_detects_a_difference_that_two_separate_intervals_miss():
     rng = np.random.default_rng(0)
     b = rng.normal(size=200)  # images differ by 1
     a = b + 0.05 + 0.1 * rng.normal(size=200)  # a is better by .05
@@ -106,7 +106,7 @@ def test_paired_is_the_interval_of_the_differences_and_sees_what_two_intervals_d
     assert interval(a).low < interval(b).high
 
 
-def test_paired_the_other_way_round_is_its_mirror():
+def test_swapping_a_pair_negates_its_difference():
     rng = np.random.default_rng(0)
     a, b, groups = rng.normal(size=60), rng.normal(size=60), rng.integers(15, size=60)
     there, back = paired(a, b, groups), paired(b, a, groups)
@@ -118,7 +118,7 @@ def test_p_better_by_hand():
     assert paired(np.array([3.0, 0.0]), np.array([0.0, 1.0])).p_better == pytest.approx(0.75, abs=0.03)
 
 
-def test_draws_in_which_both_are_equal_count_half():
+def test_resamples_with_equal_scores_count_half():
     # Better by .3 on one image, worse by .1 + .2 on the other: equal but for a rounding error half of the time.
     assert paired(np.array([0.3, 0.0]), np.array([0.0, 0.1 + 0.2])).p_better == pytest.approx(0.5, abs=0.03)
     assert paired(np.ones(5), np.ones(5)) == (0, 0, 0, 0.5)
@@ -138,17 +138,17 @@ def test_draws_in_which_both_are_equal_count_half():
         ([], None, "0 images: the bootstrap needs at least 2"),
     ],
 )
-def test_what_cannot_be_drawn_from_is_refused(scores, groups, message):
+def test_scores_that_cannot_be_resampled_are_refused(scores, groups, message):
     with pytest.raises(ValueError, match=message):
         interval(np.array(scores), None if groups is None else np.array(groups))
 
 
-def test_scores_of_other_images_are_not_paired():
+def test_scores_of_different_images_are_not_paired():
     with pytest.raises(ValueError, match="3 scores of a and 2 of b"):
         paired(np.zeros(3), np.zeros(2))
 
 
-def test_sets_without_anything_that_counts_are_left_out():
+def test_resamples_without_a_scored_image_are_left_out():
     scores = Scores(np.array([[1.0], [0.0], [0.5], *[[0.0]] * 17]), np.array([[1.0], [1.0], [1.0], *[[0.0]] * 17]))
     found = interval(scores)
     assert found.mean == 0.5
@@ -159,7 +159,7 @@ def test_sets_without_anything_that_counts_are_left_out():
 
 
 @pytest.mark.parametrize("counting", [0, 1])
-def test_where_fewer_than_two_groups_count_there_is_no_interval_and_it_is_said(counting):
+def test_with_fewer_than_two_scored_groups_the_interval_is_missing_with_a_reason(counting):
     possible = np.zeros((20, 1))
     possible[:counting] = 1
     scores = Scores(possible * 0.7, possible)
@@ -168,6 +168,6 @@ def test_where_fewer_than_two_groups_count_there_is_no_interval_and_it_is_said(c
     assert str(found) == str(difference) == "no interval: fewer than two groups count"
 
 
-def test_an_interval_is_said_with_its_ends():
+def test_an_interval_is_printed_with_its_bounds():
     assert str(Interval(0.5, 0.4, 0.61)) == "95% interval 0.4000 to 0.6100"
     assert str(Difference(0.1, -0.1, 0.3, 0.9)) == "95% interval -0.1000 to +0.3000"

@@ -39,18 +39,18 @@ def commands(machine) -> list[str]:
     return [next(name for name in known if name in line) for line in machine.ran if not line.endswith("--version")]
 
 
-def test_a_browser_that_is_there_is_taken(machine, monkeypatch):
+def test_an_installed_browser_is_used(machine, monkeypatch):
     monkeypatch.setenv("CHROMIUM", "/opt/mine")
     assert (browser.get_browser(), commands(machine)) == ("/opt/mine", [])
 
 
-def test_where_there_is_a_network_playwrights_own_is_downloaded(machine):
+def test_without_a_browser_playwrights_is_downloaded(machine):
     machine.after = DOWNLOAD
     assert browser.get_browser() == "/usr/bin/chromium"
     assert commands(machine) == [DOWNLOAD]
 
 
-def test_else_the_systems_package_is_installed_with_a_font(machine):
+def test_without_a_download_the_system_package_is_installed_with_a_font(machine):
     machine.after = INSTALL
     assert browser.get_browser() == "/usr/bin/chromium"
     assert commands(machine) == [DOWNLOAD, UPDATE, INSTALL]
@@ -58,14 +58,14 @@ def test_else_the_systems_package_is_installed_with_a_font(machine):
 
 
 @pytest.mark.parametrize(("user", "has_apt"), [(1000, True), (0, False)], ids=["no root", "no apt-get"])
-def test_where_nothing_may_be_installed_one_line_says_what_to_install(machine, user, has_apt):
+def test_without_permission_to_install_one_line_names_the_packages(machine, user, has_apt):
     machine.user, machine.has_apt = user, has_apt
     with pytest.raises(SystemExit, match=r"install one \(Debian: apt-get install chromium fonts-dejavu-core\)"):
         browser.get_browser()
     assert commands(machine) == [DOWNLOAD]
 
 
-def test_a_browser_that_does_not_start_is_none(tmp_path, monkeypatch):
+def test_a_browser_that_does_not_start_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(browser.shutil, "which", lambda name: None)
     monkeypatch.setattr(browser, "_playwrights_own", lambda: None)
     broken = tmp_path / "chromium"
@@ -76,12 +76,12 @@ def test_a_browser_that_does_not_start_is_none(tmp_path, monkeypatch):
         assert browser.find_browser() is None
 
 
-def test_the_gate_calls_make_alone():
+def test_ci_runs_make_targets_only():
     lines = [line for line in (ROOT / ".ci/run").read_text().splitlines() if line and not line.startswith("#")]
     assert [line for line in lines if not line.startswith("make ")] == ["set -euo pipefail", 'cd "$(dirname "$0")/.."']
 
 
-def test_make_test_gets_the_browser_before_the_tests():
+def test_make_test_installs_the_browser_before_the_tests():
     made = subprocess.run(
         ["make", "--no-print-directory", "-n", "test", "PYTHON=python"],
         cwd=ROOT,

@@ -27,11 +27,11 @@ def compete(images, folds=ALL):
     return search(images, folds).best(folds)
 
 
-def test_holes_are_filled_where_they_are_in_every_fold():
+def test_hole_filling_that_helps_in_every_fold_is_selected():
     assert compete(rings(*((DISC, fold) for fold in ALL))) == ("variants", Rules(0.5, 0, fill_holes=True))
 
 
-def test_a_refinement_that_only_helps_in_sample_does_not_ship():
+def test_a_rule_variant_that_helps_in_sample_only_is_not_selected():
     # Four discs in fold 0, one ring in each other: filled rings score 4 to 3 in sample. But where discs are left out,
     # rings are chosen, so nobody fills the discs; and where a ring is left out, discs win, which spoils the ring.
     images = rings(*[(DISC, 0)] * 4, *((RING, fold) for fold in ALL[1:]))
@@ -42,22 +42,22 @@ def test_a_refinement_that_only_helps_in_sample_does_not_ship():
     assert candidates.best(ALL) == ("total", Rules(0.5, 0))
 
 
-def test_what_changes_nothing_does_not_ship():
+def test_a_rule_variant_without_effect_is_not_selected():
     assert compete(rings(*((RING, fold) for fold in ALL))) == ("total", Rules(0.5, 0))
 
 
-def test_on_a_single_fold_nothing_can_show_that_it_helps_elsewhere():
+def test_on_a_single_fold_no_rule_variant_is_selected():
     assert compete(rings((DISC, 0), (DISC, 0)), (0,)) == ("total", Rules(0.5, 0))
 
 
 @pytest.mark.parametrize("folds", [(1, 2), (0, 1, 2)])
-def test_only_the_folds_that_are_asked_have_a_say(folds):
+def test_folds_outside_the_given_set_do_not_influence_the_selection(folds):
     # Fold 3 fills its holes, as fold 0 does not: neither is heard where it is not asked.
     images = rings((RING, 0), (RING, 1), (RING, 2), *[(DISC, 3)] * 9)
     assert search(images, folds, ALL).best(folds) == ("total", Rules(0.5, 0))
 
 
-def test_all_that_competes_is_counted_in_two_passes():
+def test_all_candidate_rules_are_counted_in_two_passes():
     passes = []
 
     def images_of(keys):

@@ -68,20 +68,20 @@ def search(oof):
     return search_rules(((values[0], target, fold) for values, target, fold in oof.images("")), DICE)
 
 
-def test_the_cut_that_parts_discs_from_noise_is_found():
+def test_the_threshold_that_separates_discs_from_noise_is_found():
     chosen = select(make_oof([10]))
     assert final(chosen).rules.threshold == pytest.approx(130 / 255, abs=0.1)
     assert chosen.score > 0.98
 
 
 @pytest.mark.parametrize("members", [1, 2], ids=["alone", "together"])
-def test_what_is_chosen_without_a_fold_depends_on_no_image_of_it(members):
+def test_selection_without_a_fold_does_not_depend_on_its_images(members):
     oof = make_noise(members)
     for fold, renderer in select(oof).by_fold.items():
         assert select(of_rows(oof, np.flatnonzero(oof.fold_of != fold))).renderer == renderer
 
 
-def test_scores_are_those_of_the_masks_by_the_choice_without_the_images_fold():
+def test_each_image_is_scored_by_the_selection_without_its_fold():
     oof = make_oof([45, 60])
     chosen = select(oof)
     for image_id, fold, score in zip(oof.image_ids, oof.fold_of, chosen.scores.per_image(), strict=True):
@@ -91,20 +91,20 @@ def test_scores_are_those_of_the_masks_by_the_choice_without_the_images_fold():
     assert chosen.in_sample == pytest.approx(np.mean(shipped))
 
 
-def test_score_at_half_is_of_the_shipped_blend_without_further_rules():
+def test_score_at_half_uses_the_final_combination_without_further_rules():
     oof = make_oof([60])
     masks = [(apply(values[0], Rules(0.5, 0)), target) for values, target in map(oof.read, oof.image_ids)]
     assert select(oof).at_half == pytest.approx(np.mean([dice_by_hand(*each) for each in masks]))
 
 
-def test_order_of_the_images_changes_nothing_but_the_order_of_the_scores():
+def test_order_of_the_images_changes_only_the_order_of_the_scores():
     oof, rows = make_oof([45, 60]), np.random.default_rng(1).permutation(24)
     one, other = select(oof), select(of_rows(oof, rows))
     assert other.renderer == one.renderer
     assert np.allclose(other.scores.per_image(), one.scores.per_image()[rows])
 
 
-def test_members_whose_errors_cancel_weigh_the_same_by_the_mean():
+def test_members_whose_errors_cancel_are_averaged_with_equal_weights():
     oof = make_oof([30])
 
     def read(image_id):
@@ -118,20 +118,20 @@ def test_members_whose_errors_cancel_weigh_the_same_by_the_mean():
     assert chosen.score > max(select(both.only(member)).score for member in range(2)) + 0.05
 
 
-def test_more_rules_to_choose_from_do_not_win_by_luck():
+def test_a_larger_rule_set_is_not_selected_on_noise():
     # Noise: the triplet, which has 32 times the candidates, looks best on the images that it was searched on.
     grids = search(make_noise(1))
     assert grids["triplet"].best()[1] > grids["total"].best()[1]
     assert final(select(make_noise(1))).rule_set == "total"
 
 
-def test_specks_beside_the_discs_are_left_out_by_the_rules_that_can():
+def test_specks_beside_the_discs_are_removed_by_a_smallest_component():
     oof = make_oof([60])
     chosen = select(oof)
     assert final(chosen).rules.min_component > 5
 
 
-def test_what_no_family_searches_ships_where_it_helps_on_folds_that_it_was_not_chosen_on():
+def test_rule_variants_are_selected_where_their_cross_fitted_score_is_higher():
     # Discs under noise have holes, which only refinements fill.
     oof = make_oof([60])
     chosen = select(oof)
@@ -150,7 +150,7 @@ def test_two_members_with_independent_noise_beat_each_alone():
     assert min(together.renderer.weights) > 0.2
 
 
-def test_a_member_of_noise_gets_little_weight_and_costs_nothing():
+def test_a_member_of_noise_gets_little_weight_and_does_not_lower_the_score():
     oof = make_oof([30, 400])
     together, best = select(oof), select(oof.only(0))
     assert together.renderer.weights[0] > 0.75
@@ -158,12 +158,12 @@ def test_a_member_of_noise_gets_little_weight_and_costs_nothing():
     assert together.score > best.score - 0.01
 
 
-def test_only_one_member_sees_what_the_ensemble_of_it_does():
+def test_only_returns_the_values_of_one_member():
     oof = make_oof([30, 60])
     assert np.array_equal(oof.only(1).read("000")[0], oof.read("000")[0][1:])
 
 
-def test_mask_is_the_cut_of_the_blend():
+def test_mask_is_the_thresholded_combination():
     values = np.array([[[0, 100, 200]], [[0, 200, 240]]], dtype=np.uint8)
     assert Postprocess("mean", (0.5, 0.5), "total", Rules(0.6, 0)).mask(values).tolist() == [[0, 0, 1]]
     assert Postprocess("mean", (0.0, 1.0), "total", Rules(0.6, 0)).mask(values).tolist() == [[0, 1, 1]]

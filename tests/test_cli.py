@@ -237,7 +237,7 @@ def test_empty_fold_is_named(tiny, capsys):
     assert (status, "fold 1 is empty" in err) == (2, True)
 
 
-def test_folds_of_other_data_are_refused_and_kept(tiny, capsys):
+def test_folds_of_other_data_are_refused_and_not_changed(tiny, capsys):
     assert run(capsys, "folds", "configs/tiny.toml")[0] == 0
     path = Path("folds/tiny.csv")
     path.write_text(path.read_text().replace("0919", "0918"))
@@ -264,7 +264,7 @@ def test_skip_bad_works_with_folds_that_list_the_image(tiny, capsys):
     assert "0919" in Path("folds/tiny.csv").read_text()
 
 
-def test_bad_image_in_a_worker_is_one_line_too(tiny, capsys):
+def test_bad_image_in_a_worker_is_one_line(tiny, capsys):
     truncate(Path("tiny/train/images/0919.png"))
     status, _, err = run(capsys, "train", "configs/tiny.toml", "--fold", "0", "--set", "train.workers=2")
     assert status == 2

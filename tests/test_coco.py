@@ -28,7 +28,7 @@ def theirs(points, shape):
         return cocoapi.decode(cocoapi.merge(cocoapi.frPyObjects([points.ravel().tolist()], *shape)))
 
 
-def test_polygons_are_filled_as_coco_fills_them_but_for_pixels_on_their_edge():
+def test_polygons_equal_those_of_coco_except_for_pixels_on_their_edges():
     rng, excess, lengths = np.random.default_rng(0), [], []
     for _ in range(200):
         points = star(rng)
@@ -55,14 +55,14 @@ def test_a_pixel_is_filled_if_a_ray_from_its_centre_crosses_an_odd_number_of_edg
     assert np.array_equal(fill(np.array(points), (height, width)), expected)
 
 
-def test_neighbours_that_share_an_edge_share_no_pixel_and_leave_none():
+def test_polygons_that_share_an_edge_have_no_common_pixel_and_no_gap():
     left = np.array([[0, 0], [4.5, 0], [2.5, 6], [0, 6]])
     right = np.array([[4.5, 0], [9, 0], [9, 6], [2.5, 6]])
     assert (fill(left, (6, 9)) + fill(right, (6, 9)) == 1).all()
 
 
 @given(MASKS)
-def test_runs_are_read_as_coco_writes_them(mask):
+def test_runs_written_by_coco_are_decoded(mask):
     letters = cocoapi.encode(np.asfortranarray(mask))["counts"].decode()
     flat = mask.ravel(order="F")
     changes = np.flatnonzero(np.diff(flat, prepend=0))
@@ -77,6 +77,6 @@ def test_runs_by_hand():
 
 
 @pytest.mark.parametrize("counts", [[1.5, 52.5], [True, 53], [10**400, 1], "é", None, [], {}])
-def test_counts_that_are_none_are_refused(counts):
+def test_invalid_counts_are_refused(counts):
     with pytest.raises(RLEError):
         mask_of_counts(counts, SHAPE)

@@ -80,7 +80,7 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("slug", LAYOUTS)
-def test_masks_that_are_read_are_those_that_were_drawn(folder, slug):
+def test_masks_read_from_each_layout_equal_the_generated_ones(folder, slug):
     known, card = write_miniature(slug, Path("data")), card_of(slug)
     index = read_index(card, Path("data"))
     assert set(index["image_id"]) == set(known)
@@ -95,7 +95,7 @@ def test_masks_that_are_read_are_those_that_were_drawn(folder, slug):
 
 
 @pytest.mark.parametrize("slug", LAYOUTS)
-def test_from_its_files_to_a_scored_submission(folder, slug):
+def test_each_card_trains_bundles_and_submits(folder, slug):
     layout, card = LAYOUTS[slug], card_of(slug)
     write_miniature(slug, Path("data"), test=2)
     cfg = config_of(slug)
@@ -169,12 +169,12 @@ def assert_texts_are_the_objects(rows, layout, cfg, renderer: Renderer):
     assert list(dict.fromkeys(row[0] for row in rows)) == [layout.ids(100), layout.ids(101)]
 
 
-def test_every_card_that_ships_is_tried():
+def test_every_shipped_card_has_a_miniature():
     tried = {slug.partition(",")[0] for slug in LAYOUTS} | DEMOS | {"nuclei", "nuclei_instances", "heart"}
     assert tried == set(competition.known_cards())
 
 
-def test_images_of_a_group_share_what_the_pattern_matches(folder):
+def test_group_pattern_gives_the_group_of_each_image(folder):
     write_miniature("carvana-image-masking-challenge", Path("data"))
     index = read_index(competition.load("carvana-image-masking-challenge"), Path("data"))
     assert index.groupby("group").size().tolist() == [4, 4, 4]
@@ -188,14 +188,14 @@ def test_masks_are_reduced_by_majority():
 
 
 @pytest.mark.parametrize("height", [2, 4, 8])
-def test_masks_are_reduced_by_majority_along_one_axis_too(height):
+def test_masks_are_reduced_by_majority_along_one_axis(height):
     mask = np.tile(np.array([1, 0, 1, 0, 0, 1], dtype=np.uint8), (1, 4, 1))  # two of three columns, then one of three
     assert resize_masks(mask, (height, 2)).tolist() == [[[1, 0]] * height]
     assert resize_masks(mask.transpose(0, 2, 1), (2, height)).tolist() == [[[1] * height, [0] * height]]
 
 
 @pytest.mark.parametrize("slug", LAYOUTS)
-def test_the_doctor_finds_nothing_bad_in_files_as_the_card_says(folder, slug):
+def test_the_doctor_reports_no_error_in_a_correct_layout(folder, slug):
     write_miniature(slug, Path("data"))
     assert [finding for finding in stages.doctor(config_of(slug)).findings if finding.level == "bad"] == []
 
@@ -203,7 +203,7 @@ def test_the_doctor_finds_nothing_bad_in_files_as_the_card_says(folder, slug):
 TEMPLATE = Path(__file__).parent.parent / "docs" / "card.toml"
 
 
-def test_the_template_is_a_card_and_shows_every_key():
+def test_the_template_is_a_valid_card_and_contains_every_key():
     assert competition.load(str(TEMPLATE)).name == "my-competition"
     shown, table = {"": set()}, ""
     for line in TEMPLATE.read_text().splitlines():

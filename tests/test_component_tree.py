@@ -43,14 +43,14 @@ def agrees_with_the_loop(values, target, areas):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data(), SHAPES, st.sampled_from(ELEMENTS))
-def test_tree_counts_what_a_loop_over_thresholds_counts(data, shape, elements):
+def test_tree_counts_equal_those_of_a_loop_over_thresholds(data, shape, elements):
     values = data.draw(arrays(np.uint8, shape, elements=elements))
     target = data.draw(arrays(np.uint8, shape, elements=st.sampled_from([0, 1, 255])))
     agrees_with_the_loop(values, target, np.array([0, 1, 2, 3, 5, 9, 40]))
 
 
 @pytest.mark.parametrize("blur", [1, 5])
-def test_tree_counts_what_the_loop_counts_on_a_larger_image(blur):
+def test_tree_counts_equal_those_of_the_loop_on_a_larger_image(blur):
     # Noise has as many components as pixels allow, its running sum few of all sizes that merge often.
     rng = np.random.default_rng(blur)
     noise = sum(np.roll(rng.normal(size=(61, 47)).cumsum(axis=0), step, axis=1) for step in range(blur))
@@ -60,7 +60,7 @@ def test_tree_counts_what_the_loop_counts_on_a_larger_image(blur):
 
 @pytest.mark.parametrize("value", [0, 1, 7, 255])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (5, 7)])
-def test_image_of_one_value_is_one_component_up_to_it(shape, value):
+def test_a_constant_image_is_one_component_up_to_its_value(shape, value):
     counts = component_counts(np.full(shape, value, np.uint8), np.ones(shape, np.uint8), [0, 5, 9, 36])
     size = shape[0] * shape[1]
     expected = np.zeros((4, 255), np.int64)
@@ -78,25 +78,25 @@ def test_two_peaks_and_their_saddle_by_hand():
     assert counts.intersection[:, at].tolist() == [[2, 2, 2, 1, 1, 0], [2, 1, 1, 1, 1, 0], [2, 0, 0, 0, 0, 0]]
 
 
-def test_corner_joins_two_pixels():
+def test_pixels_that_touch_at_a_corner_are_connected():
     counts = component_counts(np.array([[9, 0], [0, 9]], np.uint8), np.ones((2, 2), np.uint8), [2])
     assert counts.predicted[0, :10].tolist() == [2] * 9 + [0]
 
 
-def test_opposite_borders_of_the_image_do_not_touch():
+def test_opposite_edges_of_the_image_are_not_connected():
     values = np.array([[0, 0, 8], [8, 0, 0], [0, 0, 8]], np.uint8)
     assert not component_counts(values, np.ones_like(values), [2]).predicted.any()
 
 
 @given(arrays(np.uint8, (6, 9)), arrays(np.uint8, (6, 9), elements=st.integers(0, 1)))
-def test_components_of_one_pixel_and_more_are_the_histogram(values, target):
+def test_counts_of_components_of_any_size_are_the_histogram(values, target):
     counts, histogram = component_counts(values, target, [0, 1]), count_levels(values, target)
     for part, expected in zip(counts, histogram, strict=True):
         assert (part == expected).all()
         assert part.dtype == np.int64
 
 
-def test_views_boolean_targets_and_read_only_values_count_alike():
+def test_array_views_boolean_targets_and_read_only_values_are_supported():
     rng = np.random.default_rng(0)
     values, target = rng.integers(0, 256, (12, 10)).astype(np.uint8), rng.integers(0, 2, (12, 10)).astype(np.uint8)
     expected = component_counts(values[::2, 1:].copy(), target[::2, 1:].copy(), [3])
@@ -114,12 +114,12 @@ def test_views_boolean_targets_and_read_only_values_count_alike():
         (np.zeros((2, 3), np.uint8), np.zeros((2, 3)), [3, 1], r"\[3, 1\] do not ascend"),
     ],
 )
-def test_what_cannot_be_counted_is_refused(values, target, areas, message):
+def test_invalid_values_or_targets_are_refused(values, target, areas, message):
     with pytest.raises(ValueError, match=message):
         component_counts(values, target, areas)
 
 
-def test_source_in_a_place_without_cache_is_compiled_all_the_same():
+def test_source_in_a_read_only_folder_is_compiled_without_a_cache():
     def successor(number):
         return number + 1
 

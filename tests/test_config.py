@@ -38,7 +38,7 @@ def test_shipped_configs_exist():
         ("count = 3", "count = ", r"not valid TOML.*line"),
     ],
 )
-def test_error_in_a_config_is_named(edit, old, new, message):
+def test_an_error_in_a_config_names_its_key(edit, old, new, message):
     edit("configs/tiny.toml", old, new)
     with pytest.raises(ValueError, match=message) as caught:
         config.load("configs/tiny.toml")
@@ -91,7 +91,7 @@ def test_long_value_or_key_is_shortened_in_messages(tiny):
         (["swa=2"], r"phases\.0\.swa: 2: expected 1 at most"),
     ],
 )
-def test_error_in_the_options_of_a_phase_is_named(tiny, pairs, message):
+def test_an_error_in_the_options_of_a_phase_names_its_key(tiny, pairs, message):
     with pytest.raises(ValueError, match=message) as caught:
         config.load("configs/tiny.toml", [f"train.phases.0.{pair}" for pair in pairs])
     assert "\n" not in str(caught.value)
@@ -114,7 +114,7 @@ def test_patience_shorter_than_a_cycle_is_refused(tiny):
         ("{ weight = 1.0 }", r"'train\.pseudo\.from' is missing"),
     ],
 )
-def test_error_in_the_pseudo_options_is_named(tiny, table, message):
+def test_an_error_in_the_pseudo_options_names_its_key(tiny, table, message):
     with pytest.raises(ValueError, match=message) as caught:
         config.load("configs/tiny.toml", [f"train.pseudo={table}"])
     assert "\n" not in str(caught.value)
@@ -149,7 +149,7 @@ def test_overrides_set_values_in_tables_lists_and_strings(tiny):
         ("competition.x=1", "inside a single value"),
     ],
 )
-def test_error_in_an_override_is_named(tiny, pair, message):
+def test_an_error_in_an_override_names_its_key(tiny, pair, message):
     with pytest.raises(ValueError, match=message):
         config.load("configs/tiny.toml", [pair])
 
@@ -191,7 +191,7 @@ def test_card_has_the_name_of_its_file(name):
         ('train_csv = "train.csv"', "", r"set one of files\.train_csv .* files\.train_masks"),
     ],
 )
-def test_error_in_a_card_is_named(edit, old, new, message):
+def test_an_error_in_a_card_names_its_key(edit, old, new, message):
     edit("tiny.toml", old, new)
     with pytest.raises(ValueError, match=message):
         competition.load("tiny.toml")
@@ -215,7 +215,7 @@ OBJECTS = 'instances = true\nmetric = "dsb_precision"'
         ('metric = "mean_dice"', 'train_coco = "coco.json"', "", r"set one of .* and files\.train_coco"),
     ],
 )
-def test_error_in_the_mask_image_options_is_named(tiny, top, files, masks, message):
+def test_an_error_in_the_mask_image_options_names_its_key(tiny, top, files, masks, message):
     text = (tiny / "tiny.toml").read_text().replace('metric = "mean_dice"', top)
     text = text.replace('train_csv = "train.csv"', f'train_masks = "masks"\n{files}')
     (tiny / "tiny.toml").write_text(f"{text}\n[masks]\n{masks}\n")
@@ -245,7 +245,7 @@ def toml_blocks(page: str) -> list[dict]:
     return [tomllib.loads(block.split("```")[0]) for block in text.split("```toml\n")[1:]]
 
 
-def test_the_losses_card_and_config_of_the_docs_are_valid():
+def test_losses_card_and_config_in_the_docs_are_valid():
     (losses,) = toml_blocks("training.md")
     card, choices = toml_blocks("competitions.md")
     assert set(build_loss(losses["loss"], losses["loss_options"]).losses) == {"lovasz", "bce"}

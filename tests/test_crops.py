@@ -36,7 +36,7 @@ def large(request, tmp_path, card):
     return pd.DataFrame(rows), Labels.of(card)
 
 
-def test_windows_cover_each_image_and_lie_inside():
+def test_windows_cover_each_image_and_lie_inside_it():
     for length, size, stride in ((70, 24, 16), (24, 24, 16), (25, 24, 16), (100, 24, 24)):
         found = window_starts(length, size, stride)
         covered = np.zeros(length, bool)
@@ -72,7 +72,7 @@ def test_an_image_smaller_than_a_window_is_one_row_of_windows(large):
     assert [box.left for box in boxes] == window_starts(100, 24, 16)
 
 
-def test_what_crops_cannot_do_is_refused_before_any_work(tiny, card):
+def test_options_that_crops_do_not_support_are_refused_before_training(tiny, card):
     def check(*pairs):
         stages.check(config.load("configs/tiny.toml", ["data.crops.size=64", *pairs]))
 
@@ -87,7 +87,7 @@ def test_what_crops_cannot_do_is_refused_before_any_work(tiny, card):
         check("data.percentiles=[1, 99]")
 
 
-def test_a_fold_learns_from_crops_and_is_predicted_in_tiles(tiny):
+def test_a_fold_trains_on_crops_and_is_predicted_in_tiles(tiny):
     pairs = (
         "data.crops.size=32",
         "data.crops.stride=16",

@@ -22,7 +22,7 @@ def record(seen):
     return fit, score
 
 
-def test_no_choice_is_scored_on_a_row_that_it_saw_but_the_one_that_ships():
+def test_only_the_final_fit_is_scored_on_rows_that_it_was_fitted_on():
     seen = []
     cross_fit(FOLD_OF, *record(seen))
     assert seen == [
@@ -50,7 +50,7 @@ def test_cross_fitted_mean_by_hand():
     assert (found.score, found.in_sample) == (-9, -2)
 
 
-def test_each_score_lies_at_its_image():
+def test_scores_are_in_the_order_of_the_images():
     found = cross_fit(FOLD_OF, lambda rows: None, lambda _, rows: np.flatnonzero(rows))
     assert found.scores.per_image().tolist() == [0, 1, 2, 3, 4, 5]
 
@@ -61,7 +61,7 @@ def test_cross_fitted_score_is_the_mean_over_images():
     assert found.score == 2.5  # and not 2.61, the mean over folds
 
 
-def test_best_of_300_coins_looks_better_than_a_coin_in_sample_alone():
+def test_best_of_300_coins_is_better_than_a_coin_in_sample_only():
     flips = np.random.default_rng(0).integers(2, size=(300, 100)).astype(float)
     found = cross_fit(
         np.arange(100) % 5,
@@ -73,7 +73,7 @@ def test_best_of_300_coins_looks_better_than_a_coin_in_sample_alone():
 
 
 @pytest.mark.parametrize("fold_of", [[3, 3, 3], []])
-def test_one_fold_is_refused_by_its_number(fold_of):
+def test_one_fold_is_refused_with_its_number(fold_of):
     expected = rf"{len(fold_of)} images in {len(set(fold_of))} folds \({', '.join(map(str, set(fold_of)))}\)"
     with pytest.raises(ValueError, match=f"{expected}.*at least 2"):
         cross_fit(np.array(fold_of), *record([]))
@@ -89,7 +89,7 @@ def test_score_that_is_not_finite_is_refused_with_fold_and_image():
         cross_fit(FOLD_OF, lambda rows: None, score)
 
 
-def test_score_that_is_finite_on_each_fold_and_not_on_all_is_refused():
+def test_score_that_is_finite_on_each_fold_but_not_in_sample_is_refused():
     def score(chosen_on_all, rows):
         return np.full(rows.sum(), np.inf if chosen_on_all else 0)
 
@@ -97,6 +97,6 @@ def test_score_that_is_finite_on_each_fold_and_not_on_all_is_refused():
         cross_fit(FOLD_OF, lambda rows: rows.all(), score)
 
 
-def test_scores_of_other_rows_are_refused():
+def test_a_wrong_number_of_scores_is_refused():
     with pytest.raises(ValueError, match=r"fold 0: 6 scores for 2 images"):
         cross_fit(FOLD_OF, lambda rows: None, lambda _, rows: np.zeros(6))

@@ -24,7 +24,7 @@ MASK[8:30, 20:44] = 1
 
 @pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_augment_keeps_types_and_makes_the_crop(strength, channels):
+def test_augment_keeps_dtypes_and_returns_the_crop_size(strength, channels):
     augment = Augment(strength, 32, channels)
     for seed in range(20):
         image, mask = augment(IMAGE[..., :channels], MASK, seed)
@@ -56,7 +56,7 @@ def test_augment_moves_mask_and_image_together(strength):
     assert np.mean(agreement) > 0.97
 
 
-def test_horizontal_flip_is_not_tied_to_brightness():
+def test_horizontal_flip_is_independent_of_brightness():
     # One shared stream correlates transforms: with set_random_seed, flips always come together.
     augment = Augment("light", None, 3)
     ramp = np.broadcast_to(np.linspace(60, 120, 56).astype(np.uint8)[None, :, None], (40, 56, 3)).copy()
@@ -79,7 +79,7 @@ def test_void_pixels_survive_augmentation_at_any_scale(strength):
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_scale_replaces_the_strengths_own(strength):
+def test_scale_option_replaces_the_scale_of_the_strength(strength):
     # A disc of 81 pixels in the middle: scaled by 2 it covers 4 times as much, whatever else is done to it.
     rows, columns = np.ogrid[:80, :80]
     disc = ((rows - 40) ** 2 + (columns - 40) ** 2 < 26).astype(np.uint8)[..., None]
@@ -96,7 +96,7 @@ def test_scale_replaces_the_strengths_own(strength):
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_no_scale_is_the_strength_as_it_was(strength):
+def test_without_a_scale_option_augmentation_is_unchanged(strength):
     import random
 
     import albumentations
@@ -127,7 +127,7 @@ def test_sampler_is_a_function_of_seed_and_epoch():
     assert draws(sampler, 4) != draws(EpochSampler(20, 2, labels=None, repeats=1), 4)
 
 
-def test_draws_are_a_permutation_and_then_seeds_of_one_stream():
+def test_sampler_uses_one_stream_for_permutations_and_then_seeds():
     # Spelled out: what an option adds must not move the draws of those who do not ask for it.
     rng = np.random.default_rng((1, 4))
     positions = [*rng.permutation(6), *rng.permutation(6)]
@@ -138,7 +138,7 @@ def test_draws_are_a_permutation_and_then_seeds_of_one_stream():
 
 
 @pytest.mark.parametrize("labels", [None, np.array(list("aabbbbbbcc"))])
-def test_pseudo_draws_come_on_top_and_leave_the_others_as_they_are(labels):
+def test_pseudo_labelled_images_are_added_without_changing_the_other_draws(labels):
     alone = draws(EpochSampler(10, 1, labels=labels, repeats=2), 3)
     mixed = draws(EpochSampler(10, 1, labels=labels, repeats=2, pseudo=30, weight=0.5), 3)
     assert [draw for draw in mixed if draw[0] < 10] == alone
@@ -147,13 +147,13 @@ def test_pseudo_draws_come_on_top_and_leave_the_others_as_they_are(labels):
     assert max(pseudo) < 40
 
 
-def test_pseudo_draws_repeat_only_when_all_were_drawn():
+def test_pseudo_labelled_images_repeat_only_after_all_were_drawn():
     drawn = [position - 4 for position, _ in draws(EpochSampler(4, 1, labels=None, repeats=5, pseudo=3, weight=0.4), 0)]
     pseudo = [position for position in drawn if position >= 0]
     assert sorted(np.bincount(pseudo)) == [2, 3, 3]
 
 
-def test_pseudo_draws_lie_anywhere_and_change_with_the_epoch():
+def test_pseudo_labelled_images_are_spread_over_the_epoch_and_change_with_it():
     sampler = EpochSampler(50, 1, labels=None, repeats=1, pseudo=200, weight=1.0)
     epochs = [draws(sampler, epoch) for epoch in range(40)]
     places = np.array([[position >= 50 for position, _ in epoch] for epoch in epochs])
@@ -164,7 +164,7 @@ def test_pseudo_draws_lie_anywhere_and_change_with_the_epoch():
     assert draws(sampler, 7) == epochs[7]
 
 
-def test_processes_share_pseudo_draws_too():
+def test_processes_split_pseudo_labelled_images():
     options = {"labels": None, "repeats": 1, "pseudo": 9, "weight": 0.5}
     whole = draws(EpochSampler(20, 1, **options), 2)
     parts = [draws(EpochSampler(20, 1, **options, rank=rank, world=2), 2) for rank in (0, 1)]
@@ -172,14 +172,14 @@ def test_processes_share_pseudo_draws_too():
     assert len(whole) == 30
 
 
-def test_processes_share_an_epoch_in_equal_parts():
+def test_processes_split_an_epoch_into_equal_parts():
     whole = draws(EpochSampler(21, 1, labels=None, repeats=1), 2)
     parts = [draws(EpochSampler(21, 1, labels=None, repeats=1, rank=rank, world=2), 2) for rank in (0, 1)]
     assert [len(part) for part in parts] == [10, 10]
     assert sorted(parts[0] + parts[1]) == sorted(whole[:20])
 
 
-def test_balanced_sampler_draws_rare_labels_as_often():
+def test_balanced_sampler_draws_rare_and_common_labels_equally_often():
     labels = np.array(["empty"] * 90 + ["salt"] * 10)
     positions = [position for position, _ in draws(EpochSampler(100, 0, labels=labels, repeats=20), 0)]
     assert 0.45 < np.mean(np.array(positions) >= 90) < 0.55
@@ -203,7 +203,7 @@ def test_workers_give_the_same_batches_in_every_epoch(tiny, card):
     assert not torch.equal(*alone)
 
 
-def test_workers_do_not_replay_each_others_stream(tiny, card):
+def test_workers_do_not_repeat_each_others_augmentations(tiny, card):
     # One image 12 times, 6 by each worker, over two epochs: left alone, albumentations gives 6 different ones.
     index = read_index(card, tiny / "tiny").iloc[[3] * 12]
     sampler = EpochSampler(12, 5, labels=None, repeats=1)
@@ -227,7 +227,7 @@ def pseudo_labels(card, tiny):
     return PseudoLabelled(read_test_index(card, tiny / "tiny"), label)
 
 
-def test_pseudo_labelled_images_follow_the_others(tiny, card):
+def test_pseudo_labelled_images_follow_the_training_images(tiny, card):
     index, pseudo = read_index(card, tiny / "tiny"), pseudo_labels(card, tiny)
     data = MaskedImages(index, Labels.of(card), Reader(1), Augment("none", None, 1), pseudo=pseudo)
     assert (len(data), data.num_labelled) == (23, 18)
@@ -240,7 +240,7 @@ def test_pseudo_labelled_images_follow_the_others(tiny, card):
         assert np.array_equal(mask.numpy(), pseudo.label(sample.image_id))
 
 
-def test_an_item_without_options_is_its_augmented_pair_and_nothing_else_is_drawn(tiny, card, monkeypatch):
+def test_an_item_without_options_uses_its_seed_for_augmentation_only(tiny, card, monkeypatch):
     index, augment = read_index(card, tiny / "tiny"), Augment("strong", 32, 1)
     data = MaskedImages(index, Labels.of(card), Reader(1), augment)
     made, original = [], np.random.default_rng
@@ -253,7 +253,7 @@ def test_an_item_without_options_is_its_augmented_pair_and_nothing_else_is_drawn
         assert np.array_equal(one.numpy(), other.transpose(2, 0, 1))
 
 
-def test_workers_mix_alike_and_with_training_images_alone(tiny, card, monkeypatch):
+def test_mixing_is_the_same_in_workers_and_uses_training_images_only(tiny, card, monkeypatch):
     index, pseudo = read_index(card, tiny / "tiny"), pseudo_labels(card, tiny)
     mixing = Mixing(
         {"cutmix": 0.3, "mosaic": 0.3, "copy_paste": 0.3}, np.arange(18), np.flatnonzero(index["empty"] == "no")
@@ -290,5 +290,5 @@ def test_equal_size_batches_hold_each_image_once(tiny, card):
     assert max(map(len, batches)) == 4
 
 
-def test_images_for_prediction_are_whole(tiny, card):
+def test_images_for_prediction_are_not_cropped(tiny, card):
     assert Images(read_index(card, tiny / "tiny"), Reader(3))[0].shape == (3, 36, 44)

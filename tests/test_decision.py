@@ -112,7 +112,7 @@ def selected(two_classes):
     return select_multilabel(two_classes, DICE, 2)
 
 
-def test_each_class_is_chosen_as_if_it_were_alone(two_classes, selected):
+def test_overlapping_classes_are_selected_independently(two_classes, selected):
     for number, part in enumerate(selected.renderer.parts):
         alone = select_multilabel(of_class(two_classes, number), DICE, 1)
         assert alone.renderer.parts == (part,)
@@ -133,7 +133,7 @@ def with_void(oof, share=0.3):
 
 
 @pytest.mark.parametrize("members", [[15], [15, 60]], ids=["one member", "two"])
-def test_void_pixels_of_classes_that_overlap_count_for_nothing(members):
+def test_void_pixels_of_overlapping_classes_are_ignored(members):
     oof = with_void(overlapping(make_oof(members, images=12), make_oof(members, images=12, seed=1)))
     selected = select_multilabel(oof, DICE, 2)
     valid = [
@@ -150,14 +150,14 @@ def test_void_pixels_of_classes_that_overlap_count_for_nothing(members):
         assert selected.renderer.weights[0] > 0.6  # as without void: the first member sees best
 
 
-def test_each_class_has_weights_of_its_own(selected):
+def test_each_class_has_its_own_weights(selected):
     first, second = selected.renderer.parts
     assert first.weights[0] > 0.75
     assert second.weights[1] > 0.75
     assert selected.renderer.weights == pytest.approx(np.mean([first.weights, second.weights], axis=0))
 
 
-def test_each_class_has_a_threshold_of_its_own():
+def test_each_class_has_its_own_threshold():
     def pale(values):
         return np.where(values > 130, values // 3 + 10, values // 3).astype(np.uint8)
 
@@ -168,7 +168,7 @@ def test_each_class_has_a_threshold_of_its_own():
     assert 35 / 255 < dark < 62 / 255
 
 
-def test_another_class_is_no_matter_to_the_first(two_classes, selected):
+def test_selection_of_a_class_does_not_depend_on_another_class(two_classes, selected):
     swapped = select_multilabel(first_and_noise(two_classes), DICE, 2)
     assert swapped.renderer.parts[0] == selected.renderer.parts[0]
     assert swapped.renderer.parts[1] != selected.renderer.parts[1]
@@ -187,7 +187,7 @@ def first_and_noise(oof):
 
 
 @pytest.mark.parametrize("members", [1, 2], ids=["alone", "together"])
-def test_what_is_chosen_for_a_class_without_a_fold_depends_on_no_image_of_it(members):
+def test_selection_of_overlapping_classes_without_a_fold_does_not_depend_on_its_images(members):
     oof = overlapping(make_noise(members), make_noise(members, seed=2))
     by_fold = select_multilabel(oof, DICE, 2).by_fold
     assert list(by_fold) == [0, 1, 2, 3]
@@ -195,7 +195,7 @@ def test_what_is_chosen_for_a_class_without_a_fold_depends_on_no_image_of_it(mem
         assert select_multilabel(of_rows(oof, np.flatnonzero(oof.fold_of != fold)), DICE, 2).renderer == renderer
 
 
-def test_scores_of_classes_are_those_of_the_masks_by_the_choice_without_the_images_fold(two_classes, selected):
+def test_each_image_and_class_is_scored_by_the_selection_without_its_fold(two_classes, selected):
     by_hand = dices(rendered(two_classes, selected.by_fold.get))
     assert selected.scores.numerator == pytest.approx(by_hand)
     assert selected.score == pytest.approx(by_hand.mean())
@@ -203,12 +203,12 @@ def test_scores_of_classes_are_those_of_the_masks_by_the_choice_without_the_imag
         assert mean == pytest.approx(by_hand[two_classes.fold_of == fold].mean())
 
 
-def test_in_sample_is_the_score_of_what_ships(two_classes, selected):
+def test_in_sample_score_is_that_of_the_final_renderer(two_classes, selected):
     assert selected.in_sample == pytest.approx(dices(rendered(two_classes, lambda _: selected.renderer)).mean())
     assert selected.in_sample >= selected.score - 0.01
 
 
-def test_nothing_at_all_scores_what_empty_masks_do(two_classes, selected):
+def test_baseline_of_overlapping_classes_is_an_empty_prediction(two_classes, selected):
     empty = [[float(not mask.any()) for mask in two_classes.read(each)[1]] for each in two_classes.image_ids]
     assert selected.baseline == np.mean(empty) == 0
     noise = overlapping(make_noise(1), make_noise(1, seed=2))
@@ -224,7 +224,7 @@ def test_masks_by_hand():
     assert render(both, values).tolist() == [[[0, 0, 1]], [[0, 1, 1]]]
 
 
-def test_record_names_classes_where_there_are_several(selected):
+def test_record_of_several_classes_names_each_class(selected):
     record = json.loads(json.dumps(to_record(selected.renderer, ["one", "two"], ["disc", "ring"])))
     assert list(record["classes"]) == ["disc", "ring"]
     assert record["classes"]["ring"]["weights"]["two"] > 0.75
@@ -244,7 +244,7 @@ def count_reads(oof):
     return replace(oof, read=read), reads
 
 
-def test_each_image_is_read_once_per_pass_whatever_the_number_of_classes_members_and_folds():
+def test_each_image_is_read_once_per_pass_for_any_number_of_classes_members_and_folds():
     parts = [make_oof([15, 60, 80], images=15, folds=5, seed=seed) for seed in range(4)]
     oof, reads = count_reads(overlapping(*parts))
     select_multilabel(oof, DICE, 4)
@@ -269,7 +269,7 @@ def without_masks(oof, fold):
     return replace(oof, read=read)
 
 
-def test_fold_of_which_no_image_counts_is_refused_with_its_images():
+def test_a_fold_without_a_scored_image_is_refused_with_its_images():
     oof = overlapping(without_masks(make_oof([20]), 2))
     with pytest.raises(
         ValueError, match=r"fold 2 has no score: .* none of its 6 images \(002, 006, 010, …\): they have"
@@ -279,7 +279,7 @@ def test_fold_of_which_no_image_counts_is_refused_with_its_images():
     assert set(select_multilabel(oof, DICE, 1).fold_scores) == {0, 1, 2, 3}
 
 
-def test_fold_of_void_alone_is_refused_with_its_images():
+def test_a_fold_of_void_pixels_only_is_refused_with_its_images():
     oof = make_scenes([20])
 
     def read(image_id):
@@ -290,7 +290,7 @@ def test_fold_of_void_alone_is_refused_with_its_images():
         select_multiclass(replace(oof, read=read), IOU)
 
 
-def test_class_that_is_missing_from_a_fold_is_judged_by_the_others():
+def test_a_class_that_is_missing_from_a_fold_is_not_scored_there():
     disc, rare = make_oof([20]), without_masks(make_oof([20], seed=1), 2)
     selection = select_multilabel(overlapping(disc, rare), OF_FILLED, 2)
     assert selection.fold_scores[2] == pytest.approx(select_multilabel(overlapping(disc), OF_FILLED, 1).fold_scores[2])
@@ -300,7 +300,7 @@ def test_class_that_is_missing_from_a_fold_is_judged_by_the_others():
 # ---------------------------------------------------------------------------------------------- exclusive classes
 
 
-def test_exactly_one_class_per_pixel_also_among_equals():
+def test_each_pixel_has_exactly_one_class_even_if_values_are_equal():
     values = np.random.default_rng(0).integers(0, 3, (2, 4, 9, 9), dtype=np.uint8)  # few levels: many equals
     for combination in COMBINATIONS:
         masks = render(argmax(combination, (0.3, 0.7)), values)
@@ -308,20 +308,20 @@ def test_exactly_one_class_per_pixel_also_among_equals():
         assert (masks.sum(axis=0) == 1).all()
 
 
-def test_of_equal_classes_it_is_the_first():
+def test_the_first_of_equal_classes_is_used():
     values = np.array([[[[7, 0, 9]], [[7, 5, 9]], [[3, 5, 10]]]], dtype=np.uint8)
     assert render(argmax("mean", (1.0,)), values).argmax(axis=0).tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.5])
-def test_scaling_the_values_of_all_classes_alike_changes_nothing(scale):
+def test_scaling_the_values_of_all_classes_equally_does_not_change_the_masks(scale):
     values = np.random.default_rng(0).integers(0, 43, (2, 3, 9, 9), dtype=np.uint8) * 4  # so that no mean is rounded
     equal = argmax("mean", (0.5, 0.5))
     scaled = render(equal, (values * scale).astype(np.uint8))
     assert np.array_equal(scaled, render(equal, values))
 
 
-def test_cross_fitted_score_is_that_of_masks_by_the_choice_without_the_images_fold():
+def test_exclusive_classes_are_scored_by_the_selection_without_the_images_fold():
     oof = make_scenes([40, 90], void=0.1)
     selection = select_multiclass(oof, IOU)
     assert selection.score == pytest.approx(iou_by_loops(rendered(oof, selection.by_fold.get), 3))
@@ -331,7 +331,7 @@ def test_cross_fitted_score_is_that_of_masks_by_the_choice_without_the_images_fo
         assert score == pytest.approx(iou_by_loops(rendered(oof, selection.by_fold.get, rows), 3))
 
 
-def test_void_pixels_do_not_count():
+def test_void_pixels_of_exclusive_classes_are_ignored():
     oof, rng = make_scenes([40, 40], void=0.3), np.random.default_rng(1)
     junk = {each: rng.integers(256, size=(2, 3, SIDE, SIDE), dtype=np.uint8) for each in oof.image_ids}
 
@@ -346,7 +346,7 @@ def test_void_pixels_do_not_count():
     assert other.log_loss_weights == pytest.approx(one.log_loss_weights)
 
 
-def test_what_is_chosen_of_exclusive_classes_without_a_fold_depends_on_no_image_of_it():
+def test_selection_of_exclusive_classes_without_a_fold_does_not_depend_on_its_images():
     oof = make_class_noise(2)
     selection = select_multiclass(oof, DICE)
     assert len(set(selection.by_fold.values())) > 1  # of noise, each choice is another
@@ -355,7 +355,7 @@ def test_what_is_chosen_of_exclusive_classes_without_a_fold_depends_on_no_image_
         assert select_multiclass(rest, DICE).renderer == renderer
 
 
-def test_of_one_member_nothing_is_chosen_and_nothing_flatters():
+def test_a_single_member_has_no_optimism_because_nothing_is_selected():
     selection = select_multiclass(make_scenes([60]), IOU)
     assert set(selection.by_fold.values()) == {selection.renderer} == {argmax("mean", (1.0,))}
     assert selection.in_sample == selection.score == selection.at_half
@@ -369,13 +369,13 @@ def test_a_member_of_noise_gets_little_weight():
     assert together.score > best.score - 0.01
 
 
-def test_two_members_with_noise_of_their_own_beat_each_alone():
+def test_two_members_with_independent_noise_beat_each_alone():
     oof = make_scenes([60, 60])
     together, one, other = (select_multiclass(each, IOU) for each in (oof, oof.only(0), oof.only(1)))
     assert together.score > max(one.score, other.score) + 0.05
 
 
-def test_the_most_frequent_class_everywhere_is_what_exclusive_classes_must_beat():
+def test_baseline_of_exclusive_classes_is_the_most_frequent_class_everywhere():
     oof = make_scenes([60], void=0.2)
     targets = [oof.read(each)[1] for each in oof.image_ids]
     most = np.sum([(target == 1).sum(axis=(1, 2)) for target in targets], axis=0).argmax()
@@ -385,7 +385,7 @@ def test_the_most_frequent_class_everywhere_is_what_exclusive_classes_must_beat(
     assert select_multiclass(oof, IOU).baseline == pytest.approx(baseline)
 
 
-def test_what_is_given_to_the_truth_by_hand():
+def test_values_of_the_true_class_by_hand():
     values = np.array([[[[10, 20, 30]], [[200, 100, 50]]]], dtype=np.uint8)
     target = np.array([[[1, 0, VOID]], [[0, 1, VOID]]], dtype=np.uint8)
     given = true_class_values(values, target)
@@ -393,7 +393,7 @@ def test_what_is_given_to_the_truth_by_hand():
     assert given.target.tolist() == [1, 1, 1]
 
 
-def test_record_of_exclusive_classes_says_how_and_has_no_threshold():
+def test_record_of_exclusive_classes_has_a_combination_and_no_threshold():
     record = json.loads(json.dumps(to_record(argmax("logit", (0.25, 0.75)), ["one", "two"], ["sky", "road", "car"])))
     assert record == {
         "combination": "logit",

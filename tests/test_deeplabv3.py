@@ -37,7 +37,7 @@ def atrous(module: nn.Module) -> list[int]:
     return [conv.dilation[0] for conv in module.modules() if encoder.is_spatial(conv)]
 
 
-def test_rates_of_the_cascade_are_the_papers():
+def test_rates_of_the_cascade_equal_the_papers():
     # Stride 16: block4 has rate 2, block5 to block7 have 4, 8, 16, each times the grid 1, 2, 4. Block4's first unit
     # keeps rate 1: the stride that became dilation is its own.
     with torch.device("meta"):
@@ -61,18 +61,18 @@ def test_all_rates_double_at_stride_8():
 
 
 @pytest.mark.parametrize(("stride", "rates"), [(16, [6, 12, 18]), (8, [12, 24, 36])])
-def test_rates_of_the_pyramid_are_the_papers(stride, rates):
+def test_rates_of_the_pyramid_equal_the_papers(stride, rates):
     assert atrous(build("deeplabv3_aspp", output_stride=stride).net.context) == rates
 
 
-def test_pyramid_leaves_block4_alone_unless_asked():
+def test_pyramid_dilates_block4_only_if_configured():
     plain = build("deeplabv3_aspp")
     dilated = encoder.build(config.Model(encoder="tu-test_convnext"), 16)
     assert atrous(plain.encoder) == atrous(dilated)
     assert atrous(build("deeplabv3_aspp", multi_grid=(1, 3)).encoder)[-2:] == [2, 6]
 
 
-def test_copies_of_the_cascade_start_as_block4s_last_unit():
+def test_blocks_of_the_cascade_start_as_copies_of_the_last_block_of_block4():
     model = build_model(config.Model(arch="deeplabv3_cascade", encoder="tu-resnet18"))
     last = model.encoder.model.layer4[-1].state_dict()
     units = [unit for block in model.net.context for unit in block]
@@ -81,7 +81,7 @@ def test_copies_of_the_cascade_start_as_block4s_last_unit():
         assert all(torch.equal(weight, last[name]) for name, weight in unit.state_dict().items())
 
 
-def test_an_encoder_that_ends_with_a_wider_block_is_led_back_to_what_its_unit_takes():
+def test_cascade_projects_a_wider_last_block_to_its_input_channels():
     # EfficientNet-B0 ends with one block from 192 to 320 channels; what repeats before it has 192.
     lead, *blocks = build("deeplabv3_cascade", "tu-efficientnet_b0").net.context
     assert lead[0].in_channels == 320
@@ -92,7 +92,7 @@ def test_an_encoder_that_ends_with_a_wider_block_is_led_back_to_what_its_unit_ta
 @pytest.mark.parametrize("name", DILATED_EXACTLY)
 @pytest.mark.parametrize("stride", [8, 16])
 @torch.no_grad()
-def test_a_dilated_encoder_computes_the_undilated_one_in_between(name, stride):
+def test_a_dilated_encoder_contains_the_features_of_the_undilated_one(name, stride):
     # Strides that became dilation: the same weights, and at every (32 / stride)th place the same features.
     cfg = config.Model(encoder=name)
     plain, dilated = stir(encoder.build(cfg)).eval(), encoder.build(cfg, stride).eval()
@@ -105,7 +105,7 @@ def test_a_dilated_encoder_computes_the_undilated_one_in_between(name, stride):
 
 @pytest.mark.parametrize("name", ["tu-test_convnext", "tu-resnet18"])
 @torch.no_grad()
-def test_a_cascade_trained_at_stride_16_scores_the_same_places_alike_at_8(name):
+def test_a_cascade_trained_at_stride_16_gives_the_same_scores_at_stride_8(name):
     trained, finer = (build("deeplabv3_cascade", name, output_stride=stride) for stride in (16, 8))
     finer.load_state_dict(trained.state_dict())
     images = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
@@ -114,7 +114,7 @@ def test_a_cascade_trained_at_stride_16_scores_the_same_places_alike_at_8(name):
 
 
 @torch.no_grad()
-def test_a_pyramid_trained_at_stride_16_looks_at_the_same_places_at_8():
+def test_a_pyramid_trained_at_stride_16_uses_the_same_pixels_at_stride_8():
     trained, finer = (build("deeplabv3_aspp", output_stride=stride) for stride in (16, 8))
     finer.load_state_dict(trained.state_dict())
     images = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
@@ -124,7 +124,7 @@ def test_a_pyramid_trained_at_stride_16_looks_at_the_same_places_at_8():
 
 
 @torch.no_grad()
-def test_pyramid_equals_smps_given_its_weights_and_rates():
+def test_pyramid_equals_that_of_smp_with_the_same_weights_and_rates():
     rates = (12, 24, 36)
     theirs = stir(smp.DeepLabV3("tu-test_resnet", encoder_weights=None, decoder_atrous_rates=rates)).eval().decoder.aspp
     ours = ASPP(96, 256, rates).eval()
@@ -149,7 +149,7 @@ def test_pyramid_equals_smps_given_its_weights_and_rates():
 
 
 @pytest.mark.parametrize("rate", [1, 6, 18])
-def test_an_atrous_branch_sees_nine_places_a_rate_apart(rate):
+def test_an_atrous_branch_uses_nine_pixels_one_rate_apart(rate):
     features = torch.zeros(1, 1, 45, 45, requires_grad=True)
     branch = conv_bn_relu(1, 1, 3, rate).eval()[0]
     nn.init.ones_(branch.weight)
@@ -158,14 +158,14 @@ def test_an_atrous_branch_sees_nine_places_a_rate_apart(rate):
     assert set(map(tuple, features.grad[0, 0].nonzero().tolist())) == places
 
 
-def test_the_image_level_branch_sees_everything():
+def test_the_image_level_branch_uses_all_pixels():
     features = torch.rand(1, 4, 9, 9, requires_grad=True)
     pyramid = ASPP(4, 8, (2, 3, 4)).eval()
     pyramid.image(features).sum().backward()
     assert features.grad.abs().sum(dim=1).all()
 
 
-def test_batch_norm_is_on_all_branches():
+def test_all_branches_have_batch_norm():
     pyramid = ASPP(4, 8, (2, 3, 4))
     convolutions = [module for module in pyramid.modules() if isinstance(module, nn.Conv2d)]
     norms = [module for module in pyramid.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -173,14 +173,14 @@ def test_batch_norm_is_on_all_branches():
     assert all(conv.bias is None for conv in convolutions)
 
 
-def test_multiplied_rates_keep_the_size_and_leave_1x1_alone():
+def test_multiplying_rates_keeps_the_size_and_does_not_change_1x1_convolutions():
     block = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 5, padding=4, dilation=2))
     multiply_dilation(block, 3)
     assert [layer.dilation[0] for layer in block] == [3, 1, 6]
     assert block(torch.zeros(1, 1, 20, 20)).shape == (1, 1, 20, 20)
 
 
-def test_units_of_the_last_stage_are_found_whatever_a_family_calls_them():
+def test_blocks_of_the_last_stage_are_found_in_every_encoder_family():
     found = {
         name: encoder.last_stage_blocks(encoder.build(config.Model(encoder=name), 16))
         for name in ("tu-resnet50", "tu-seresnext26d_32x4d", "tu-convnext_atto", "tu-regnety_004", "tu-efficientnet_b1")

@@ -43,7 +43,7 @@ def mean_iou(labels, targets):
     return np.mean(ious)
 
 
-def test_layout_is_camvids_with_kaggles_tables(demo):
+def test_layout_is_that_of_camvid_with_kaggle_tables(demo):
     names = {path.relative_to(demo).as_posix() for path in demo.rglob("*") if path.suffix != ".png"}
     tables = {"sample_submission.csv", "solution.csv"}
     assert names == {"train", "train/images", "train/labels", "test", "test/images", *tables}
@@ -69,7 +69,7 @@ def test_images_are_colour_and_not_square(demo):
     assert HEIGHT != WIDTH
 
 
-def test_same_seed_same_bytes_and_fewer_are_the_first(demo, tmp_path):
+def test_the_same_seed_gives_the_same_files_and_fewer_images_are_the_first_ones(demo, tmp_path):
     again = tmp_path / "again"
     make_camvid_demo(again, seed=0, train=3, test=4)
     images = [path.relative_to(again) for path in again.rglob("*.png")]
@@ -78,14 +78,14 @@ def test_same_seed_same_bytes_and_fewer_are_the_first(demo, tmp_path):
         assert (again / name).read_bytes() == (demo / name).read_bytes()
 
 
-def test_another_seed_or_part_gives_other_scenes():
+def test_another_seed_or_subset_gives_other_scenes():
     ours = draw_street_image(0, TRAIN, 3)
     for other in (draw_street_image(1, TRAIN, 3), draw_street_image(0, TEST, 3), draw_street_image(0, TRAIN, 4)):
         assert other.image_id != ours.image_id
         assert not np.array_equal(other.labels, ours.labels)
 
 
-def test_ids_are_text_and_one_would_lose_its_zero(demo):
+def test_ids_are_text_with_leading_zeros(demo):
     ids = stems(demo / "test/images")
     assert all(len(image_id) == 10 for image_id in ids)
     assert any(image_id.isdigit() and image_id.startswith("0") for image_id in ids)
@@ -108,13 +108,13 @@ def test_sample_has_a_blank_row_per_class_and_none_for_void(demo):
     assert read(demo / "sample_submission.csv")[1:] == [[image_id, name, ""] for image_id, name, _ in solution]
 
 
-def test_void_parts_all_classes_but_poles_from_each_other(scenes):
+def test_void_separates_all_classes_except_poles(scenes):
     for scene in scenes:
         for a, b in ((scene.labels[1:], scene.labels[:-1]), (scene.labels[:, 1:], scene.labels[:, :-1])):
             assert not np.any((a != b) & ~np.isin(a, (VOID, POLE)) & ~np.isin(b, (VOID, POLE)))
 
 
-def test_some_void_is_wider_than_a_seam(scenes):
+def test_some_void_regions_are_wider_than_a_boundary(scenes):
     # A 5 x 5 square of void: a bonnet, or someone near by.
     def holds_square(void):
         return np.lib.stride_tricks.sliding_window_view(void, (5, 5)).all(axis=(2, 3)).any()
@@ -131,7 +131,7 @@ def test_classes_differ_in_frequency_more_than_tenfold(scenes):
     assert 0.03 < np.mean(labels == VOID) < 0.12
 
 
-def test_a_constant_and_a_map_of_places_score_low(scenes):
+def test_a_constant_and_a_mean_label_map_score_low(scenes):
     labels = np.array([scene.labels for scene in scenes])
     train, test = labels[:40], labels[40:]
     votes = np.array([(train == code).sum(axis=0) for code in range(len(CLASSES))])
@@ -140,14 +140,14 @@ def test_a_constant_and_a_map_of_places_score_low(scenes):
     assert mean_iou(np.broadcast_to(votes.argmax(axis=0), test.shape), test) < 0.45
 
 
-def test_a_table_of_colours_scores_low(scenes):
+def test_a_lookup_table_of_colours_scores_low(scenes):
     labels = np.array([scene.labels for scene in scenes])
     cubes = np.array([scene.image for scene in scenes]) // 16 @ np.array([256, 16, 1])  # 4096 colours
     votes = np.array([np.bincount(cubes[:40][labels[:40] == code], minlength=4096) for code in range(len(CLASSES))])
     assert mean_iou(votes.argmax(axis=0)[cubes[40:]], labels[40:]) < 0.35
 
 
-def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
+def test_an_interrupted_generation_leaves_no_files(tmp_path, monkeypatch):
     def fails(mask):
         raise KeyboardInterrupt
 
@@ -157,6 +157,6 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_existing_data_are_not_touched(demo):
+def test_existing_data_are_not_changed(demo):
     with pytest.raises(FileExistsError, match="remove it to generate"):
         make_camvid_demo(demo)

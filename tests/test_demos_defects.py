@@ -29,7 +29,7 @@ def read(path):
     return list(csv.reader(path.read_text().splitlines()))
 
 
-def test_every_image_has_a_row_and_a_mask_that_decodes_without_this_projects_decoder(demo):
+def test_every_image_has_a_row_that_an_independent_decoder_reads(demo):
     assert {path.name for path in demo.iterdir()} == {
         "train",
         "test",
@@ -49,7 +49,7 @@ def test_every_image_has_a_row_and_a_mask_that_decodes_without_this_projects_dec
     assert read(demo / "sample_submission.csv")[1:] == [[image_id, ""] for image_id in solution]
 
 
-def test_same_seed_same_bytes_and_fewer_are_the_first(demo, tmp_path):
+def test_the_same_seed_gives_the_same_files_and_fewer_images_are_the_first_ones(demo, tmp_path):
     make_defects_demo(tmp_path / "again", seed=0, train=10, test=10)
     images = [path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*.png")]
     assert len(images) == 20
@@ -58,7 +58,7 @@ def test_same_seed_same_bytes_and_fewer_are_the_first(demo, tmp_path):
     assert read(tmp_path / "again/train.csv") == read(demo / "train.csv")[:11]
 
 
-def test_another_seed_and_part_give_other_images():
+def test_another_seed_or_subset_gives_other_images():
     assert len({draw_steel_image(seed, part, 0).image_id for seed in (0, 1) for part in (TRAIN, TEST)}) == 4
 
 
@@ -68,21 +68,21 @@ def test_images_are_grey_and_not_square(demo):
     assert HEIGHT != WIDTH
 
 
-def test_seven_of_ten_are_empty_and_a_defect_covers_a_third_of_a_percent(surfaces):
+def test_seven_of_ten_images_are_empty_and_a_defect_covers_a_third_of_a_percent(surfaces):
     filled = [surface.labels.mean() for surface in surfaces if surface.labels.any()]
     assert len(filled) == 30
     assert 0.002 < np.mean(filled) < 0.005
     assert min(filled) * HEIGHT * WIDTH >= 5
 
 
-def test_silence_scores_seven_tenths_and_finds_nothing(surfaces):
+def test_an_empty_prediction_scores_0_7_and_finds_no_defect(surfaces):
     silent = stack(count(np.zeros_like(surface.labels), surface.labels) for surface in surfaces)
     silent = Counts(*(each[:, None] for each in silent))
     assert pixel_metric("mean_dice").scores(silent).mean() == pytest.approx(0.7)
     assert detection_rates(silent) == (0, 0, 1)
 
 
-def test_no_threshold_on_darkness_beats_silence(surfaces):
+def test_no_threshold_on_darkness_beats_an_empty_prediction(surfaces):
     best = 0.0
     for sigma in (0.6, 1.2):
         grey = [cv2.GaussianBlur(surface.image.astype(np.float32), (0, 0), sigma) for surface in surfaces]
@@ -94,6 +94,6 @@ def test_no_threshold_on_darkness_beats_silence(surfaces):
     assert best < 0.75
 
 
-def test_existing_data_are_not_touched(demo):
+def test_existing_data_are_not_changed(demo):
     with pytest.raises(FileExistsError, match="remove it to generate"):
         make_defects_demo(demo)

@@ -61,7 +61,7 @@ def test_layout_is_that_of_dsb_2018(demo):
     assert read(demo / "sample_submission.csv")[1:] == [[image_id, ""] for image_id in dict.fromkeys(solution)]
 
 
-def test_a_row_is_a_cell_and_a_blank_row_an_image_without_one(demo):
+def test_each_cell_has_a_row_and_an_image_without_cells_a_blank_row(demo):
     rows = {}
     for image_id, text in read(demo / "train.csv")[1:]:
         rows.setdefault(image_id, []).append(text)
@@ -79,7 +79,7 @@ def test_images_are_grey_and_not_square(demo):
     assert HEIGHT != WIDTH
 
 
-def test_same_seed_same_bytes_and_fewer_are_the_first(demo, tmp_path):
+def test_the_same_seed_gives_the_same_files_and_fewer_images_are_the_first_ones(demo, tmp_path):
     again = tmp_path / "again"
     make_instances_demo(again, seed=0, train=3, test=4)
     images = [path.relative_to(again) for path in again.rglob("*.png")]
@@ -88,20 +88,20 @@ def test_same_seed_same_bytes_and_fewer_are_the_first(demo, tmp_path):
         assert (again / name).read_bytes() == (demo / name).read_bytes()
 
 
-def test_another_seed_or_part_gives_other_images():
+def test_another_seed_or_subset_gives_other_images():
     ours = draw_cell_image(0, TRAIN, 3)
     for other in (draw_cell_image(1, TRAIN, 3), draw_cell_image(0, TEST, 3), draw_cell_image(0, TRAIN, 4)):
         assert other.image_id != ours.image_id
         assert not np.array_equal(other.image, ours.image)
 
 
-def test_ids_are_text_and_one_would_lose_its_zero(demo):
+def test_ids_are_text_with_leading_zeros(demo):
     ids = {row[0] for row in read(demo / "train.csv")[1:]}
     assert all(len(image_id) == 10 for image_id in ids)
     assert any(image_id.isdigit() and image_id.startswith("0") for image_id in ids)
 
 
-def test_each_cell_is_one_piece_of_some_size(cultures):
+def test_each_cell_is_one_component_of_a_minimum_size(cultures):
     for culture in cultures:
         for label in range(1, culture.labels.max() + 1):
             cell = (culture.labels == label).astype(np.uint8)
@@ -116,7 +116,7 @@ def test_images_hold_none_or_3_to_30_cells(cultures):
     assert 25 < counts.max() <= MAX_CELLS
 
 
-def test_components_of_the_true_mask_are_far_worse_than_splitting_it(cultures):
+def test_components_of_the_true_mask_score_far_below_separated_cells(cultures):
     joined, separated = [], []
     for culture in cultures:
         values = np.stack([culture.labels > 0, touching_boundary(culture.labels, 2)]).astype(np.uint8) * 255
@@ -127,7 +127,7 @@ def test_components_of_the_true_mask_are_far_worse_than_splitting_it(cultures):
     assert np.mean(np.array(joined) < np.array(separated) - 0.2) > 0.7  # of the images
 
 
-def test_a_threshold_on_grey_fails(cultures):
+def test_a_threshold_on_grey_values_scores_low(cultures):
     scores = [
         np.mean([precision_by_loops(components(sign_of(culture.image), 0.5), culture.labels) for culture in cultures])
         for sign_of in (lambda image: image, lambda image: 255 - image)
@@ -141,7 +141,7 @@ def test_instance_rles_by_hand():
     assert rles_of_instances(np.zeros((2, 3), int)) == [""]
 
 
-def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
+def test_an_interrupted_generation_leaves_no_files(tmp_path, monkeypatch):
     calls = []
 
     def fails_later(mask):
@@ -156,6 +156,6 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_existing_data_are_not_touched(demo):
+def test_existing_data_are_not_changed(demo):
     with pytest.raises(FileExistsError, match="remove it to generate"):
         make_instances_demo(demo)

@@ -20,7 +20,7 @@ def slide():
     return draw_slide(0, TRAIN, 0, SMALL)
 
 
-def test_a_slide_depends_on_its_numbers_alone(slide):
+def test_a_slide_depends_only_on_seed_and_number(slide):
     again = draw_slide(0, TRAIN, 0, SMALL)
     assert again.image_id == slide.image_id
     assert (again.image == slide.image).all()
@@ -28,7 +28,7 @@ def test_a_slide_depends_on_its_numbers_alone(slide):
     assert len({draw_slide(seed, part, 0, (300, 400)).image_id for seed in (0, 1) for part in (TRAIN, TEST)}) == 4
 
 
-def test_glomeruli_are_a_few_percent_and_glass_is_a_good_part(slide):
+def test_glomeruli_cover_a_few_percent_and_glass_a_large_share(slide):
     count, _ = cv2.connectedComponents(slide.labels)
     assert count - 1 >= 3
     assert 0.005 < slide.labels.mean() < 0.1
@@ -36,7 +36,7 @@ def test_glomeruli_are_a_few_percent_and_glass_is_a_good_part(slide):
     assert 0.2 < glass < 0.8
 
 
-def test_no_threshold_on_darkness_finds_them(slide):
+def test_no_threshold_on_darkness_finds_the_glomeruli(slide):
     grey = cv2.GaussianBlur(slide.image[..., 1].astype(np.float32), (0, 0), 6)
     best = 0.0
     for level in np.percentile(grey, np.arange(1, 30)):
@@ -45,7 +45,7 @@ def test_no_threshold_on_darkness_finds_them(slide):
     assert best < 0.75
 
 
-def test_files_are_tiled_and_the_tables_are_of_their_size(tmp_path):
+def test_files_are_tiled_and_tables_decode_at_their_size(tmp_path):
     make_large_demo(tmp_path / "large", train=1, test=1)
     train = pd.read_csv(tmp_path / "large/train.csv", dtype=str)
     test = pd.read_csv(tmp_path / "large/solution.csv", dtype=str)

@@ -31,7 +31,7 @@ def tgs_by_loops(mask, target):
     return np.mean([iou > threshold / 100 for threshold in range(50, 100, 5)])
 
 
-def test_layout_is_kaggles(demo):
+def test_layout_is_that_of_kaggle(demo):
     assert sorted(path.name for path in demo.iterdir()) == [
         "sample_submission.csv",
         "solution.csv",
@@ -47,7 +47,7 @@ def test_layout_is_kaggles(demo):
     assert {row[0] for row in read(demo / "train.csv")[1:]} == {path.stem for path in (demo / "train/images").iterdir()}
 
 
-def test_same_seed_same_bytes_and_fewer_are_the_first(demo, tmp_path):
+def test_the_same_seed_gives_the_same_files_and_fewer_images_are_the_first_ones(demo, tmp_path):
     again = tmp_path / "again"
     make_salt_demo(again, seed=0, train=10, test=8)
     images = [path.relative_to(again) for path in again.rglob("*.png")]
@@ -61,14 +61,14 @@ def test_another_seed_gives_other_images():
     assert not np.array_equal(draw_salt_image(0, TRAIN, 3).image, draw_salt_image(1, TRAIN, 3).image)
 
 
-def test_ids_are_text_and_one_would_lose_its_zero(demo):
+def test_ids_are_text_with_leading_zeros(demo):
     ids = [row[0] for row in read(demo / "train.csv")[1:]]
     assert all(len(image_id) == 10 for image_id in ids)
     assert any(image_id.isdigit() and image_id.startswith("0") for image_id in ids)
 
 
 @pytest.mark.parametrize(("name", "part"), [("train.csv", TRAIN), ("solution.csv", TEST)])
-def test_masks_decode_without_this_projects_decoder(demo, name, part):
+def test_an_independent_decoder_reads_the_masks(demo, name, part):
     rows = read(demo / name)[1:20]
     assert any(text for _, text in rows)
     for number, (image_id, text) in enumerate(rows):
@@ -77,12 +77,12 @@ def test_masks_decode_without_this_projects_decoder(demo, name, part):
         assert np.array_equal(decode_by_loops(text, SIZE, SIZE), drawn.labels)
 
 
-def test_about_39_percent_are_empty():
+def test_about_39_percent_of_the_masks_are_empty():
     empty = [not draw_salt_image(0, TRAIN, number).labels.any() for number in range(200)]
     assert 0.29 < np.mean(empty) < 0.49  # three standard deviations of a share of 200
 
 
-def test_a_threshold_on_grey_fails():
+def test_a_threshold_on_grey_values_scores_low():
     demos = [draw_salt_image(0, TRAIN, number) for number in range(100)]
     all_empty = np.mean([not demo.labels.any() for demo in demos])
     best = max(
@@ -93,7 +93,7 @@ def test_a_threshold_on_grey_fails():
     assert best < all_empty + 0.05
 
 
-def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
+def test_an_interrupted_generation_leaves_no_files(tmp_path, monkeypatch):
     calls = []
 
     def fails_later(mask):
@@ -108,7 +108,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_existing_data_are_not_touched(demo):
+def test_existing_data_are_not_changed(demo):
     with pytest.raises(FileExistsError, match="remove it to generate it again"):
         make_salt_demo(demo)
 

@@ -34,7 +34,7 @@ def found_by_loops(context, threshold):
     return 2 * hits / pixels, np.mean(found), np.mean(left)
 
 
-def test_the_oof_table_tells_what_is_found(submitted):
+def test_the_oof_table_has_the_detection_rates(submitted):
     table = json.loads(Path("runs/tiny/oof.json").read_text())
     assert {"dice", "found", "left empty"} < table[0].keys()
     _, found, left = found_by_loops(make_context(config.load("configs/tiny.toml")), 0.5)
@@ -43,7 +43,7 @@ def test_the_oof_table_tells_what_is_found(submitted):
     assert mean["images"] == 18
 
 
-def test_the_mean_of_a_table_leaves_out_what_a_fold_has_not():
+def test_the_mean_row_skips_missing_values_of_a_fold():
     rows = [
         {"fold": 0, "images": 3, "found": 0.5, "left empty": None, "seconds": 1},
         {"fold": 1, "images": 4, "found": None, "left empty": None, "seconds": 2},
@@ -52,7 +52,7 @@ def test_the_mean_of_a_table_leaves_out_what_a_fold_has_not():
     assert stages.mean_row(rows) == expected
 
 
-def test_an_ensemble_tells_what_its_masks_find(submitted, capsys):
+def test_an_ensemble_prints_the_detection_rates_of_its_masks(submitted, capsys):
     assert main(["ensemble", "configs/tiny.toml"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     record = json.loads(submitted.with_suffix(".json").read_text())["oof_found"]
@@ -77,19 +77,19 @@ def renderer_of(rule_set, rules=None):
     return Renderer((Postprocess("mean", (1.0,), rule_set, rules),))
 
 
-def test_drawn_masks_are_counted_without_void():
+def test_detection_rates_of_masks_ignore_void():
     values, target = values_of([250, 250, 0, 250])[0][:, None], np.array([[[1, 0, 1, VOID]]], np.uint8)
     counts = count_masks(renderer_of("total", Rules(0.5, 0)), values, target)
     assert [each.tolist() for each in counts] == [[1], [2], [2]]
 
 
-def test_objects_are_counted_by_their_union_without_void():
+def test_detection_rates_of_objects_use_their_union_and_ignore_void():
     values, target = values_of([250, 250, 0, 250])[0][:, None], np.array([[1, 0, 2, VOID_OBJECT]])
     counts = count_masks(renderer_of(INSTANCES, InstanceRules(0.5)), values, target)
     assert [each.tolist() for each in counts] == [[1], [2], [2]]
 
 
-def test_exclusive_classes_are_counted_each():
+def test_detection_rates_of_exclusive_classes_are_per_class():
     values = np.array([[[[200, 200, 10]], [[55, 55, 245]]]], np.uint8)
     target = np.array([[[1, 0, 0]], [[0, 1, 1]]], np.uint8)
     counts = count_masks(renderer_of(ARGMAX), values, target)
@@ -102,24 +102,24 @@ def of_share(share):
     return Submission(60, int((coverage == 0).sum()), coverage)
 
 
-def test_the_first_advice_names_empty_rows():
+def test_the_first_recommendation_names_empty_rows():
     silent = make_images().assign(predicted=0.0)
     first = recommend(make_report_data(images=silent, submission=of_share(1)))[0]
     assert first.startswith("60 of 60 rows are empty, but 10% of the training masks: the models find too little.")
 
 
-def test_masks_where_train_has_none_are_named_too():
+def test_too_few_empty_rows_are_reported():
     images = make_images()
     images.loc[:47, "coverage"] = 0
     first = recommend(make_report_data(images=images, submission=of_share(0)))[0]
     assert first.startswith("0 of 60 rows are empty, but 82% of the training masks: the models predict objects")
 
 
-def test_a_share_of_empty_rows_as_in_train_needs_no_word():
+def test_a_share_of_empty_rows_as_in_train_is_not_reported():
     assert not any("rows are empty" in sentence for sentence in recommend(make_report_data(submission=of_share(0.05))))
 
 
-def test_the_page_tells_what_is_found_beside_the_score():
+def test_the_page_shows_detection_rates_next_to_the_score():
     facts = {name: text for name, text, _ in _facts(make_report_data(detection=DetectionRates(0.4321, 0.5, None)))}
     assert (facts["Dice"], facts["found"]) == ("0.4321", "50%")
     assert "left empty" not in facts

@@ -82,7 +82,7 @@ def halves(tmp_path_factory):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_two_halves_of_a_batch_give_the_gradients_of_the_whole_batch(halves, rank):
+def test_sync_batch_norm_on_two_halves_gives_the_gradients_of_the_whole_batch(halves, rank):
     whole, half = train_on_batch(network(), *batch()), load_file(halves / f"synced {rank}.safetensors")
     assert half.keys() == whole.keys()
     torch.testing.assert_close(half.pop("prediction"), whole.pop("prediction")[rank::2], rtol=1e-4, atol=1e-5)

@@ -22,7 +22,7 @@ def anchor(heading: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_relative_links_lead_to_a_file_and_a_heading(page):
+def test_relative_links_point_to_existing_files_and_headings(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if "://" in link:
             continue

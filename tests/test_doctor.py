@@ -63,14 +63,14 @@ def samples(shown, dialect):
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_masks_in_the_cards_dialect_are_good(shown, dialect):
+def test_masks_in_the_dialect_of_the_card_pass(shown, dialect):
     verdict = check_dialect(samples(shown, dialect), dialect)
     assert (verdict.status, verdict.correction) == ("ok", None)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("declared", DIALECTS)
-def test_another_dialect_than_the_cards_is_named(shown, dialect, declared):
+def test_a_dialect_that_differs_from_the_card_is_named(shown, dialect, declared):
     if declared == dialect:
         return
     verdict = check_dialect(samples(shown, dialect), declared)
@@ -85,14 +85,14 @@ def test_another_dialect_than_the_cards_is_named(shown, dialect, declared):
         assert f'order = "{dialect.order}"' in verdict.message
 
 
-def test_transposed_images_are_caught(shown):
+def test_transposed_images_are_detected(shown):
     turned = [(image.T.copy(), texts) for image, texts in samples(shown, Dialect())]
     verdict = check_dialect(turned, Dialect())
     assert (verdict.status, verdict.correction) == ("misread", Dialect(order="row"))
     assert "or images are transposed" in verdict.message
 
 
-def test_shuffled_rows_are_caught(shown):
+def test_shuffled_rows_are_detected(shown):
     images, texts = zip(*samples(shown, Dialect()), strict=True)
     shuffled = np.random.default_rng(0).permutation(COUNT)
     verdict = check_dialect([(images[i], texts[j]) for i, j in enumerate(shuffled)], Dialect())
@@ -100,24 +100,24 @@ def test_shuffled_rows_are_caught(shown):
     assert "are rows or ids shuffled" in verdict.message
 
 
-def test_a_few_wrong_rows_among_many_are_no_other_dialect(shown):
+def test_a_few_wrong_rows_do_not_suggest_another_dialect(shown):
     few = [*samples(shown[:5], Dialect(order="row")), *samples(shown[5:], Dialect())]
     assert check_dialect(few, Dialect()).status == "ok"
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_images_that_show_nothing_of_their_masks_name_no_other_dialect(seed):
+def test_images_unrelated_to_their_masks_do_not_suggest_another_dialect(seed):
     rng = np.random.default_rng(seed)
     blind = [(rng.integers(0, 255, mask.shape).astype(np.uint8), mask) for _, mask in pictures((48, 48), seed)]
     assert check_dialect(samples(blind, Dialect()), Dialect()).correction is None
 
 
-def test_few_images_are_too_few_to_tell(shown):
+def test_few_images_give_an_inconclusive_dialect_check(shown):
     verdict = check_dialect(samples(shown[:5], Dialect(order="row")), Dialect())
     assert (verdict.status, "too few" in verdict.message) == ("inconclusive", True)
 
 
-def test_texts_of_lists_are_judged_as_lists(shown):
+def test_masks_in_list_form_are_checked_as_lists(shown):
     listed = [(image, [f"[{', '.join(text.split())}]" for text in texts]) for image, texts in samples(shown, Dialect())]
     assert check_dialect(listed, Dialect(form="list")).status == "ok"
     assert check_dialect(listed, Dialect(form="list", order="row")).correction == Dialect(form="list")
@@ -136,7 +136,7 @@ def drawn():
 
 @pytest.mark.parametrize("shape", ["square", "oblong"])
 @pytest.mark.parametrize("name", FEW)
-def test_right_masks_are_never_called_bad_whatever_their_edges_say(drawn, name, shape):
+def test_correct_masks_are_never_reported_as_bad(drawn, name, shape):
     pairs = drawn(name, shape)
     verdict = check_dialect(samples(pairs, Dialect()), Dialect())
     assert {verdict.status, check_alignment(pairs).status} <= {"ok", "inconclusive"}
@@ -144,18 +144,18 @@ def test_right_masks_are_never_called_bad_whatever_their_edges_say(drawn, name, 
 
 
 @pytest.mark.parametrize("name", FEW)
-def test_the_wrong_order_of_masks_that_are_not_square_is_always_caught(drawn, name):
+def test_the_wrong_order_of_non_square_masks_is_always_detected(drawn, name):
     verdict = check_dialect(samples(drawn(name, "oblong"), Dialect()), Dialect(order="row"))
     assert (verdict.status, verdict.correction) == ("misread", Dialect())
 
 
 @pytest.mark.parametrize("name", study_doctor.SHOWN)
-def test_square_masks_that_are_transposed_are_caught_where_images_show_them(drawn, name):
+def test_transposed_square_masks_are_detected_if_images_show_the_objects(drawn, name):
     verdict = check_dialect(samples(drawn(name, "square"), Dialect()), Dialect(order="row"))
     assert (verdict.status, verdict.correction) == ("misread", Dialect())
 
 
-def test_masks_of_whole_lines_name_no_other_order():
+def test_masks_of_whole_columns_do_not_suggest_another_order():
     # In either order they are whole lines: their borders are as long as the image is high, or as it is wide.
     mask = np.zeros((120, 40), np.uint8)
     mask[:, 10:17] = 1
@@ -164,7 +164,7 @@ def test_masks_of_whole_lines_name_no_other_order():
     assert check_dialect(samples(bands, Dialect()), Dialect()).status == "inconclusive"
 
 
-def test_masks_of_neighbouring_slices_decide_nothing_by_being_alike():
+def test_similar_masks_of_neighbouring_slices_are_inconclusive():
     # Whole volumes fit better mirrored or turned by chance, and all their slices with them.
     kind = study_doctor.Kind(study_doctor.slices, 30, (64, 64), (64, 64))
     assert {check_alignment(study_doctor.draw_set(kind, "square", seed)).status for seed in range(4)} == {
@@ -172,13 +172,13 @@ def test_masks_of_neighbouring_slices_decide_nothing_by_being_alike():
     }
 
 
-def test_a_table_that_is_shifted_by_a_row_is_caught(shown):
+def test_a_table_shifted_by_one_row_is_detected(shown):
     images, texts = zip(*samples(shown, Dialect()), strict=True)
     verdict = check_dialect(list(zip(images, [*texts[1:], texts[0]], strict=True)), Dialect())
     assert (verdict.status, verdict.correction) == ("shuffled", None)
 
 
-def test_the_other_base_is_a_doubt_and_no_verdict(shown):
+def test_a_different_base_is_a_warning_and_not_an_error(shown):
     for declared, other in ((0, 1), (1, 0)):
         # On the first or last pixel it is a fact: nothing may lie there.
         inside = [(image, mask) for image, mask in shown if not (mask[0, 0] or mask[-1, -1])]
@@ -188,7 +188,7 @@ def test_the_other_base_is_a_doubt_and_no_verdict(shown):
 
 
 @pytest.mark.parametrize(("declared", "corner"), [(Dialect(), (0, 0)), (Dialect(base=0), (-1, -1))])
-def test_a_run_before_the_first_pixel_or_past_the_last_is_a_fact(shown, declared, corner):
+def test_a_run_outside_the_image_proves_the_other_base(shown, declared, corner):
     true = Dialect(base=1 - declared.base)
     masks = [mask.copy() for _, mask in shown]
     masks[3][corner] = 1
@@ -213,14 +213,14 @@ def scenes(shape, seed=0):
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("draw", [pictures, scenes])
-def test_masks_on_their_images_are_left_in_peace(draw, shape, seed):
+def test_aligned_masks_pass(draw, shape, seed):
     verdict = check_alignment(list(draw(SHAPES[shape], seed)))
     assert (verdict.status, verdict.correction) == ("ok", None)
 
 
 @pytest.mark.parametrize(("shape", "view"), FITTING)
 @pytest.mark.parametrize("draw", [pictures, scenes])
-def test_turned_masks_are_caught_and_the_way_back_is_named(draw, shape, view):
+def test_transformed_masks_are_detected_with_the_correcting_symmetry(draw, shape, view):
     turned = [(image, SYMMETRIES[view].inverse(mask)) for image, mask in draw(SHAPES[shape])]
     verdict = check_alignment(turned)
     assert (verdict.status, verdict.correction) == ("misread", view)
@@ -229,7 +229,7 @@ def test_turned_masks_are_caught_and_the_way_back_is_named(draw, shape, view):
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("draw", [pictures, scenes])
-def test_masks_of_other_images_are_caught(draw, seed):
+def test_masks_of_other_images_are_detected(draw, seed):
     images, masks = zip(*draw((48, 48), seed), strict=True)
     order = np.random.default_rng(seed).permutation(COUNT)
     verdict = check_alignment([(image, masks[place]) for image, place in zip(images, order, strict=True)])
@@ -239,23 +239,23 @@ def test_masks_of_other_images_are_caught(draw, seed):
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("count", [10, COUNT])
-def test_no_other_way_is_named_of_images_that_show_nothing_of_their_masks(seed, count):
+def test_images_unrelated_to_their_masks_do_not_suggest_a_symmetry(seed, count):
     rng = np.random.default_rng(seed)
     blind = [(rng.integers(0, 255, mask.shape).astype(np.uint8), mask) for _, mask in pictures((48, 48), seed)]
     assert check_alignment(blind[:count]).correction is None
 
 
-def test_a_few_turned_masks_among_many_are_no_other_way(shown):
+def test_a_few_flipped_masks_do_not_suggest_a_symmetry(shown):
     few = [(image, mask[:, ::-1]) for image, mask in shown[:5]]
     assert check_alignment([*few, *shown[5:]]).status == "ok"
 
 
-def test_few_masks_are_too_few_to_tell_how_they_lie(shown):
+def test_few_masks_give_an_inconclusive_alignment_check(shown):
     verdict = check_alignment([(image, mask[:, ::-1]) for image, mask in shown[:9]])
     assert (verdict.status, "9 images with masks are too few" in verdict.message) == ("inconclusive", True)
 
 
-def test_large_masks_are_judged_as_small_ones():
+def test_large_masks_are_checked_like_small_ones():
     def enlarged(pixels):
         return np.kron(pixels, np.ones((13, 13), np.uint8))  # beyond the size to which they are reduced
 
@@ -267,7 +267,7 @@ def test_large_masks_are_judged_as_small_ones():
 # Findings.
 
 
-def test_stripes_are_seen_on_each_side():
+def test_stripes_are_found_on_each_side():
     image = np.random.default_rng(0).integers(1, 255, (40, 60, 3)).astype(np.uint8)
     assert find_stripe(image) is None
     for side, part in (
@@ -281,7 +281,7 @@ def test_stripes_are_seen_on_each_side():
         assert find_stripe(padded) == side
 
 
-def test_values_that_will_not_train_as_they_are():
+def test_pixel_values_that_need_another_setting_are_reported():
     def whats(**pictures):
         return " ".join(finding.message for finding in check_pixels(pictures) if finding.level != "good")
 
@@ -300,7 +300,7 @@ def sample_of(card, *keys):
     return {finding.check: finding for finding in check_sample(card, sample, rows)}
 
 
-def test_the_rows_of_a_sample_are_counted_against_images_and_classes(card):
+def test_rows_of_a_sample_are_compared_with_images_and_classes(card):
     assert sample_of(card, ("a", "disc"), ("b", "disc"))["sample's rows"][0] == "good"
     level, _, found = sample_of(card, ("a", "disc"), ("b", "disc"), ("a", "disc"))["sample's rows"]
     assert (level, found) == ("look", "3 rows of 2 images: expected 2 rows, some rows are repeated")
@@ -311,14 +311,14 @@ def test_the_rows_of_a_sample_are_counted_against_images_and_classes(card):
     assert sample_of(parts, ("a", "disc"), ("a", "disc"))["sample's rows"][0] == "good"
 
 
-def test_the_images_of_a_sample_are_counted_against_the_cards_leaderboard(card):
+def test_images_of_a_sample_are_compared_with_the_leaderboard_of_the_card(card):
     known = card.model_copy(update={"leaderboard": Leaderboard(images=2)})
     assert "sample's images" not in sample_of(known, ("a", "disc"), ("b", "disc"))
     level, _, found = sample_of(known, ("a", "disc"))["sample's images"]
     assert (level, "1, but leaderboard.images of the card is 2: " in found) == ("look", True)
 
 
-def test_sizes_that_only_the_test_set_has():
+def test_sizes_that_occur_only_in_the_test_set_are_reported():
     train = pd.DataFrame({"height": [9, 9], "width": [8, 8]})
     assert check_sizes(train, train).level == "good"
     new = check_sizes(train, pd.DataFrame({"height": [9, 5], "width": [8, 4]}))
@@ -352,7 +352,7 @@ def rewrite(dialect):
     Path("tiny/train.csv").write_text("\n".join(lines) + "\n")
 
 
-def test_a_healthy_competition_passes(competition, capsys):
+def test_a_correct_competition_passes(competition, capsys):
     status, out, err = doctor(capsys)
     assert (status, err) == (0, "")
     assert "bad" not in out
@@ -366,7 +366,7 @@ def test_a_healthy_competition_passes(competition, capsys):
     [(Dialect(order="row"), 'order = "row"'), (Dialect(relative=True), "relative = true")],
     ids=["row as column", "relative as absolute"],
 )
-def test_a_wrong_card_exits_2_with_what_to_write_on_it(competition, capsys, dialect, answer):
+def test_a_wrong_card_exits_2_with_the_correction(competition, capsys, dialect, answer):
     rewrite(dialect)
     status, out, err = doctor(capsys)
     assert status == 2
@@ -375,7 +375,7 @@ def test_a_wrong_card_exits_2_with_what_to_write_on_it(competition, capsys, dial
     assert Path("reports/tiny-doctor.png").exists()
 
 
-def test_training_is_refused_on_masks_that_lie_beside_their_images(competition, capsys, monkeypatch):
+def test_training_on_misaligned_masks_is_refused(competition, capsys, monkeypatch):
     rewrite(Dialect(order="row"))
     trained = []
     monkeypatch.setattr("pipeline.stages.training._fit", lambda *args: trained.append(1))
@@ -398,7 +398,7 @@ def test_shuffled_rows_exit_2(competition, capsys):
     assert (status, "shuffled" in out) == (2, True)
 
 
-def test_a_sample_submission_that_the_card_does_not_write(competition, capsys):
+def test_a_sample_submission_with_other_columns_is_reported(competition, capsys):
     path = Path("tiny/sample_submission.csv")
     path.write_text(path.read_text().replace("rle_mask", "EncodedPixels"))
     status, out, _ = doctor(capsys)
@@ -406,7 +406,7 @@ def test_a_sample_submission_that_the_card_does_not_write(competition, capsys):
     assert "id, EncodedPixels: the card expects id, rle_mask" in out
 
 
-def test_a_broken_image_is_a_finding(competition, capsys):
+def test_a_broken_image_is_reported(competition, capsys):
     path = Path("tiny/train/images/0919.png")
     path.write_bytes(path.read_bytes()[:300])
     status, out, _ = doctor(capsys)
@@ -418,13 +418,13 @@ def empty_masks():
     Path("tiny/train.csv").write_text("\n".join(["id,rle_mask", *(f"{image_id}," for image_id in rows)]) + "\n")
 
 
-def test_masks_that_are_all_empty_are_bad(competition, capsys):
+def test_empty_masks_only_are_reported_as_bad(competition, capsys):
     empty_masks()
     status, out, _ = doctor(capsys)
     assert (status, "this class cannot be learned" in out) == (2, True)
 
 
-def test_what_the_index_refuses_is_a_finding(competition, capsys):
+def test_errors_of_the_index_are_reported(competition, capsys):
     Path("tiny/train/images/0919.png").unlink()
     status, out, _ = doctor(capsys)
     assert status == 2
@@ -458,7 +458,7 @@ MISTAKES = {
 }
 
 
-def test_a_healthy_folder_of_masks_passes(tiny, capsys):
+def test_a_correct_folder_of_masks_passes(tiny, capsys):
     write_mask_files(lambda masks: masks)
     status, out, err = doctor(capsys)
     assert (status, err, "bad" in out) == (0, "", False)
@@ -466,7 +466,7 @@ def test_a_healthy_folder_of_masks_passes(tiny, capsys):
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_wrong_folder_of_masks_exits_2_with_what_to_do_and_a_picture(tiny, capsys, mistake):
+def test_a_wrong_folder_of_masks_exits_2_with_the_correction_and_a_picture(tiny, capsys, mistake):
     change, answer = MISTAKES[mistake]
     write_mask_files(change)
     status, out, _ = doctor(capsys)
@@ -507,14 +507,14 @@ def beside():
     ]
 
 
-def test_mask_images_and_a_table_that_say_the_same_are_good(tiny, edit):
+def test_mask_images_and_a_table_that_agree_pass(tiny, edit):
     write_both()
     assert beside() == [("good", "train.csv and train/masks agree in 12 images")]
     edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
     assert beside() == [("good", "train.csv and train/masks agree in 12 images")]
 
 
-def test_no_labels_beside_are_no_finding(tiny):
+def test_a_single_label_source_is_not_compared(tiny):
     assert beside() == []
 
 
@@ -526,7 +526,7 @@ def test_no_labels_beside_are_no_finding(tiny):
         (Dialect(base=0), "look", "[dialect] base = 0"),
     ],
 )
-def test_a_table_in_another_dialect_than_the_mask_images_is_named(tiny, edit, dialect, level, answer):
+def test_a_table_in_another_dialect_than_the_mask_images_is_reported(tiny, edit, dialect, level, answer):
     write_both()
     rewrite(dialect)
     edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
@@ -534,7 +534,7 @@ def test_a_table_in_another_dialect_than_the_mask_images_is_named(tiny, edit, di
     assert (said, found.endswith(f"but agree with {answer}")) == (level, True)
 
 
-def test_values_of_mask_images_that_are_one_off_are_named_from_the_table_beside_them(tiny, edit):
+def test_wrong_values_of_mask_images_are_corrected_from_the_table(tiny, edit):
     lines = ["id,class,rle_mask"]
     for number, path in enumerate(sorted(Path("tiny/train/images").iterdir())):
         codes = np.random.default_rng(number).integers(0, 3, (9, 11)).repeat(4, axis=0).repeat(4, axis=1)
@@ -550,7 +550,7 @@ def test_values_of_mask_images_that_are_one_off_are_named_from_the_table_beside_
     assert (level, found.endswith("but agree with [masks] values = { a = 1, b = 2 }")) == ("bad", True)
 
 
-def test_mask_images_of_something_else_than_the_table_are_worth_a_look(tiny):
+def test_mask_images_that_differ_from_the_table_are_reported(tiny):
     write_both(lambda mask: np.roll(mask, 9, axis=1))
     ((level, found),) = beside()
     assert (level, "which labels are right" in found) == ("look", True)
@@ -559,7 +559,7 @@ def test_mask_images_of_something_else_than_the_table_are_worth_a_look(tiny):
 # Many faults in one run.
 
 
-def test_all_that_is_wrong_is_said_in_one_run(competition, capsys):
+def test_all_errors_are_reported_in_one_run(competition, capsys):
     images = Path("tiny/train/images")
     ids = sorted(path.stem for path in images.iterdir())
     (images / f"{ids[0]}.png").unlink()
@@ -586,7 +586,7 @@ def test_all_that_is_wrong_is_said_in_one_run(competition, capsys):
     assert "7 of " in err  # a sample without the column has no placeholder either
 
 
-def test_faults_of_one_kind_are_counted_after_the_third(tiny, capsys):
+def test_errors_of_one_kind_are_counted_after_the_third(tiny, capsys):
     write_mask_files(lambda masks: [mask * np.uint8(7 if number % 2 else 1) for number, mask in enumerate(masks)])
     status, out, _ = doctor(capsys)
     wrong = re.findall(r"a mask of values", out)
@@ -594,7 +594,7 @@ def test_faults_of_one_kind_are_counted_after_the_third(tiny, capsys):
     assert re.search(r"\(and \d+ more like it\)", " ".join(out.split()))
 
 
-def test_a_missing_folder_hides_no_other_fault(competition, capsys):
+def test_a_missing_folder_does_not_hide_other_errors(competition, capsys):
     for path in Path("tiny/test/images").iterdir():
         path.unlink()
     Path("tiny/test/images").rmdir()

@@ -162,7 +162,7 @@ def count(planted: Planted, found: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     return table.fillna(0).astype(int), sum(pair not in planted.kinds for pair in pairs)
 
 
-def test_planted_relatives_are_found_and_little_else(tmp_path):
+def test_planted_near_duplicates_are_found_with_few_false_positives(tmp_path):
     planted = plant(tmp_path, seed=0)
     table, false = count(planted, found := find_duplicates(planted.table()))
     assert len(planted.ids) > planted.scenes >= 250
@@ -173,7 +173,7 @@ def test_planted_relatives_are_found_and_little_else(tmp_path):
     assert false <= 0.01 * len(found)
 
 
-def test_what_is_found_depends_neither_on_threads_nor_on_the_order_of_the_rows(tmp_path, monkeypatch):
+def test_results_do_not_depend_on_threads_or_the_order_of_the_rows(tmp_path, monkeypatch):
     planted = Planted(tmp_path, seed=1)
     plant_mosaics(planted)
     images = planted.table()
@@ -184,7 +184,7 @@ def test_what_is_found_depends_neither_on_threads_nor_on_the_order_of_the_rows(t
     assert unordered(backwards) == unordered(expected)
 
 
-def test_shift_of_a_crop_and_view_of_a_copy_are_told(tmp_path):
+def test_shift_of_a_crop_and_symmetry_of_a_copy_are_reported(tmp_path):
     planted = Planted(tmp_path, seed=2)
     large = planted.scene(2 * SIDE)
     first, second = planted.add(large[:SIDE, :SIDE]), planted.add(large[40 : 40 + SIDE, 90 : 90 + SIDE])
@@ -199,7 +199,7 @@ def test_shift_of_a_crop_and_view_of_a_copy_are_told(tmp_path):
     assert (found["score"] > 0.99).all()
 
 
-def test_patches_meet_as_in_a_slow_loop(monkeypatch):
+def test_matched_patches_equal_those_of_a_slow_loop(monkeypatch):
     monkeypatch.setattr(candidates, "MAX_BUCKET", 5)
     rng = np.random.default_rng(0)
     keys = rng.integers(0, 12, (90, 2)).astype(np.int32)  # seven or so of a key: most are crowds
@@ -217,7 +217,7 @@ def test_patches_meet_as_in_a_slow_loop(monkeypatch):
     assert {divmod(pair, 90) for pair in met.tolist()} == expected
 
 
-def test_images_without_contrast_are_related_to_nothing(tmp_path):
+def test_images_without_contrast_match_no_image(tmp_path):
     planted = Planted(tmp_path, seed=3)
     for grey in (0, 0, 255, 90):
         planted.add(np.full((SIDE, SIDE), grey, np.uint8))
@@ -235,7 +235,7 @@ def test_table_round_trip_keeps_zeros_of_ids_and_signs_of_shifts(tmp_path):
     assert read_duplicates(tmp_path / "pairs.csv").to_dict("list") == pairs.to_dict("list")
 
 
-def test_table_that_was_edited_badly_is_refused(tmp_path):
+def test_an_invalid_table_is_refused(tmp_path):
     write_duplicates(tmp_path / "pairs.csv", pd.DataFrame([row("a", "b")]))
     path = tmp_path / "pairs.csv"
     path.write_text(path.read_text().replace("-3", "up"))
@@ -243,7 +243,7 @@ def test_table_that_was_edited_badly_is_refused(tmp_path):
         read_duplicates(path)
 
 
-def test_pairs_join_groups_also_by_way_of_a_test_image():
+def test_pairs_join_groups_also_through_a_test_image():
     index = pd.DataFrame({"image_id": list("abcdef"), "group": ["p", "p", "q", "r", "s", "t"]})
     beside = ("train", "test")
     # b ties p to q; d and e lie beside one test image, whose id is that of a training image; f is alone.

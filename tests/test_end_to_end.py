@@ -29,7 +29,7 @@ def read_rows(path):
     return dict(list(csv.reader(Path(path).read_text().splitlines()))[1:])
 
 
-def test_one_command_makes_a_valid_csv_with_its_score(submitted, capsys):
+def test_ensemble_writes_a_valid_csv_and_score_computes_its_dice(submitted, capsys):
     rows, truth = read_rows(submitted), read_rows("tiny/solution.csv")
     assert list(rows) == list(read_rows("tiny/sample_submission.csv"))
     capsys.readouterr()
@@ -39,7 +39,7 @@ def test_one_command_makes_a_valid_csv_with_its_score(submitted, capsys):
     assert printed == pytest.approx(dice_by_loops(rows, truth, 36, 44), abs=5e-5)
 
 
-def test_manifest_tells_what_made_it(submitted):
+def test_manifest_records_folds_configs_and_scores(submitted):
     manifest = json.loads(submitted.with_suffix(".json").read_text())
     assert manifest["folds"] == {"tiny": [0, 1, 2]}
     assert manifest["rows"] == 5
@@ -49,14 +49,14 @@ def test_manifest_tells_what_made_it(submitted):
     assert manifest["oof_interval"][0] <= manifest["oof_score"] <= manifest["oof_interval"][1]
 
 
-def test_pictures_are_drawn(submitted):
+def test_ensemble_writes_the_picture_of_predictions(submitted):
     from PIL import Image
 
     with Image.open("reports/tiny.png") as sheet:
         assert sheet.size[0] > 1000
 
 
-def test_second_run_trains_and_predicts_nothing_and_gives_the_same_csv(submitted, monkeypatch):
+def test_a_second_run_neither_trains_nor_predicts_and_gives_the_same_csv(submitted, monkeypatch):
     before = submitted.read_bytes()
     for name in ("fit", "predict_to_store"):
         monkeypatch.setattr(training, name, lambda *_, **__: pytest.fail("did again what was done"))
@@ -64,7 +64,7 @@ def test_second_run_trains_and_predicts_nothing_and_gives_the_same_csv(submitted
     assert submitted.read_bytes() == before
 
 
-def test_an_ensemble_removes_what_a_killed_one_left_unfinished(submitted):
+def test_an_ensemble_removes_unfinished_files_of_a_killed_process(submitted):
     left = [
         leave(submitted.parent, "tiny.csv"),
         leave(Path("reports"), "tiny.png"),
@@ -74,7 +74,7 @@ def test_an_ensemble_removes_what_a_killed_one_left_unfinished(submitted):
     assert not any(path.exists() for path in left)
 
 
-def test_other_views_predict_again_but_do_not_train(submitted, monkeypatch):
+def test_other_views_predict_again_without_training(submitted, monkeypatch):
     monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained again"))
     cfg = config.load("configs/tiny.toml", ["predict.views=['identity','transpose']"])
     stages.ensemble([cfg])
@@ -107,13 +107,13 @@ def read_stores(pattern):
     return [load_file(path) for path in sorted(Path().glob(pattern))]
 
 
-def test_the_test_sets_truth_is_read_by_no_stage_but_score(tiny):
+def test_no_stage_except_score_reads_the_solution(tiny):
     Path("tiny/solution.csv").unlink()
     stages.ensemble([config.load("configs/tiny.toml")])
     assert Path("submissions/tiny.csv").exists()
 
 
-def test_shuffled_names_of_configs_are_refused_when_they_repeat(tiny):
+def test_repeated_configs_are_refused(tiny):
     cfg = config.load("configs/tiny.toml")
     with pytest.raises(ValueError, match="one is named twice"):
         stages.ensemble([cfg, cfg])

@@ -47,7 +47,7 @@ def values_of(*rows):
 
 
 @pytest.mark.parametrize("combination", INVERTIBLE)
-def test_equal_members_are_their_ensemble_at_every_level(combination):
+def test_combination_of_equal_members_is_the_member(combination):
     levels = np.arange(256, dtype=np.uint8)
     for share in (1 / 3, 0.1, 0.9):
         assert np.array_equal(blend(np.stack([levels, levels]), np.array([share, 1 - share]), combination), levels)
@@ -55,12 +55,12 @@ def test_equal_members_are_their_ensemble_at_every_level(combination):
 
 @pytest.mark.parametrize("combination", INVERTIBLE)
 @given(VALUES, st.integers(0, 2))
-def test_all_weight_on_one_member_gives_that_member(combination, values, member):
+def test_weight_one_for_a_member_gives_that_member(combination, values, member):
     assert np.array_equal(blend(values, np.eye(3)[member], combination), values[member])
 
 
 @given(VALUES, st.integers(0, 2))
-def test_vote_of_one_member_is_its_mask_at_half(values, member):
+def test_vote_of_one_member_is_its_mask_at_threshold_one_half(values, member):
     assert np.array_equal(blend(values, np.eye(3)[member], "vote"), 255 * apply(values[member], Rules(0.5, 0)))
 
 
@@ -73,7 +73,7 @@ def test_order_of_the_members_does_not_matter(combination, values, shares, order
 
 @pytest.mark.parametrize("combination", COMBINATIONS)
 @given(VALUES, on_the_simplex())
-def test_ensemble_lies_between_its_members_or_votes(combination, values, shares):
+def test_combination_lies_between_the_members_or_their_votes(combination, values, shares):
     found, chosen = blend(values, shares, combination), values[shares > 0]
     if combination == "vote":
         chosen = np.where(chosen >= 128, 255, 0)
@@ -83,7 +83,7 @@ def test_ensemble_lies_between_its_members_or_votes(combination, values, shares)
 
 @pytest.mark.parametrize("combination", ["mean", "logit", "vote"])
 @given(VALUES, on_the_simplex())
-def test_what_is_true_of_an_object_is_true_of_the_background(combination, values, shares):
+def test_combination_treats_object_and_background_symmetrically(combination, values, shares):
     turned = 255 - blend(255 - values, shares, combination).astype(int)
     assert np.abs(turned - blend(values, shares, combination)).max() <= 1
 
@@ -106,7 +106,7 @@ def test_weighted_vote_by_hand():
     assert blend(values_of([127], [128], [255]), np.array([0.2, 0.3, 0.5]), "vote").tolist() == [204]
 
 
-def test_member_that_is_sure_of_nothing_vetoes_a_geometric_mean_alone():
+def test_a_zero_probability_dominates_only_the_geometric_mean():
     sure, not_at_all = values_of([255]), values_of([0])
     pair, half = np.stack([sure, not_at_all]), np.array([0.5, 0.5])
     assert blend(pair, half, "geometric") == 11  # sqrt(½ · 255)
@@ -116,12 +116,12 @@ def test_member_that_is_sure_of_nothing_vetoes_a_geometric_mean_alone():
 @pytest.mark.parametrize(
     "shares", [[0.5, 0.6], [1.5, -0.5], [1.0], [0.5, 0.25, 0.25], [np.nan, 1.0], [[0.5, 0.5]]], ids=str
 )
-def test_weights_off_the_simplex_are_refused(shares):
+def test_weights_outside_the_simplex_are_refused(shares):
     with pytest.raises(ValueError, match="of 2 members: expected one each, none negative, of sum 1"):
         blend(np.zeros((2, 4), np.uint8), np.array(shares))
 
 
-def test_unknown_combination_is_refused_with_those_that_are_known():
+def test_unknown_combination_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown combination 'median'\. Known: mean, logit, geometric, vote"):
         blend(np.zeros((1, 4), np.uint8), np.ones(1), "median")
 
@@ -144,21 +144,21 @@ def stores_of(folder: Path, *members: list[np.ndarray]) -> list[list[PredictionS
     ]
 
 
-def test_average_weighs_configs_equally_however_many_folds_they_have(tmp_path):
+def test_average_weights_configs_equally_for_any_number_of_folds(tmp_path):
     shape = (1, 2, 2)
     three = [np.full(shape, value, np.uint8) for value in (0, 30, 60)]
     assert np.array_equal(combine(stores_of(tmp_path, three, [np.full(shape, 100, np.uint8)]), "a"), np.full(shape, 65))
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS)
-def test_combine_of_members_of_one_store_is_blend(combination, tmp_path):
+def test_combine_of_members_with_one_store_each_equals_blend(combination, tmp_path):
     values = np.random.default_rng(0).integers(256, size=(3, 2, 16, 16), dtype=np.uint8)
     shares = np.array([0.2, 0.5, 0.3])
     stores = stores_of(tmp_path, *([each] for each in values))
     assert np.array_equal(combine(stores, "a", combination, shares), blend(values, shares, combination))
 
 
-def test_average_of_one_store_each_is_the_sum_of_float32_shares_that_it_always_was(tmp_path):
+def test_average_of_one_store_each_is_a_float32_sum(tmp_path):
     # 1/3 and 1/6 are no floats: sums that end on a half fall where float32 lets them.
     values = np.random.default_rng(0).integers(256, size=(6, 1, 64, 64), dtype=np.uint8)
     total = np.float32(0)
@@ -179,7 +179,7 @@ def test_folds_of_a_member_are_averaged_without_rounding(share, other, expected,
     assert combine(stores, "a", "mean", np.array([share, 1 - share])).item() == expected
 
 
-def test_folds_of_a_member_are_averaged_as_probabilities_whatever_the_rule(tmp_path):
+def test_folds_of_a_member_are_averaged_as_probabilities_for_every_combination(tmp_path):
     stores = stores_of(tmp_path, [values_of([[51]]), values_of([[255]]), values_of([[0]])])
     for combination in INVERTIBLE:
         assert combine(stores, "a", combination).item() == 102
@@ -193,14 +193,14 @@ def test_member_of_weight_zero_is_not_read(tmp_path):
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_two_shapes_are_refused_within_a_member_and_across(together, tmp_path):
+def test_different_shapes_are_refused_within_a_member_and_between_members(together, tmp_path):
     one, other = np.zeros((1, 2, 2), np.uint8), np.zeros((1, 2, 3), np.uint8)
     stores = stores_of(tmp_path, [one, other]) if together else stores_of(tmp_path, [one], [other])
     with pytest.raises(ValueError, match=r"'a'.*\(1, 2, 3\).*\(1, 2, 2\)"):
         combine(stores, "a")
 
 
-def test_ensemble_of_nothing_is_refused():
+def test_an_ensemble_without_members_is_refused():
     with pytest.raises(ValueError, match="of 0 members"):
         combine([], "a")
 
@@ -208,7 +208,7 @@ def test_ensemble_of_nothing_is_refused():
 # ---------------------------------------------------------------------------------------------- grids
 
 
-def test_small_image_is_its_own_grid():
+def test_a_small_image_is_not_subsampled():
     values = np.random.default_rng(0).integers(256, size=(2, 5, 7), dtype=np.uint8)
     target = (values[0] > 99).astype(np.uint8)
     found = subsample(values, target, pixels=35)
@@ -217,26 +217,26 @@ def test_small_image_is_its_own_grid():
 
 
 @pytest.mark.parametrize("size", [(256, 256), (520, 696), (101, 101), (1, 9000), (9000, 3)])
-def test_grid_has_about_the_pixels_asked_for_and_pairs_values_with_their_target(size):
+def test_subsample_has_about_the_requested_pixels_and_pairs_values_with_targets(size):
     target = np.random.default_rng(0).integers(2, size=size, dtype=np.uint8)
     found = subsample(np.stack([target * 200, target * 100]), target, pixels=1000)
     assert 500 <= found.target.size <= max(1100, 9000 // 3)  # a strip is thinned along one axis alone
     assert np.array_equal(found.values, np.stack([found.target * 200, found.target * 100]))
 
 
-def test_grid_is_even_and_lies_in_the_middle():
+def test_subsample_is_a_regular_centred_grid():
     values = np.arange(81, dtype=np.uint8).reshape(1, 9, 9)
     assert subsample(values, np.zeros((9, 9)), pixels=9).values.tolist() == [[10, 13, 16, 37, 40, 43, 64, 67, 70]]
 
 
-def test_void_pixels_of_a_grid_are_predicted_by_nobody_and_not_true():
+def test_void_pixels_of_a_subsample_are_set_to_0_in_values_and_target():
     target = np.array([[1, 0, 255]], np.uint8)
     found = subsample(np.array([[[200, 9, 200]], [[100, 9, 100]]], np.uint8), target)
     assert found.target.tolist() == [1, 0, 0]
     assert found.values.tolist() == [[200, 9, 0], [100, 9, 0]]
 
 
-def test_grid_of_another_target_is_refused():
+def test_subsample_of_another_shape_of_target_is_refused():
     with pytest.raises(ValueError, match=r"\(2, 3, 4\).*\(4, 3\)"):
         subsample(np.zeros((2, 3, 4), np.uint8), np.zeros((4, 3), np.uint8))
 
@@ -270,7 +270,7 @@ def loop_scores(images, values_of_image, metric):
 
 @pytest.mark.parametrize("name", metric_names("pixels", complete=True))
 @pytest.mark.parametrize("block", [1, 40, 1 << 18])
-def test_image_scores_and_the_best_threshold_are_those_of_masks(name, block, monkeypatch):
+def test_image_scores_and_best_threshold_equal_those_of_masks(name, block, monkeypatch):
     monkeypatch.setattr(weights, "BLOCK", block)
     images, shares, metric = random_images(7, 3), np.array([0.5, 0.3, 0.2]), pixel_metric(name)
     found = fit_threshold(images, shares, metric)
@@ -287,7 +287,7 @@ def test_image_scores_and_the_best_threshold_are_those_of_masks(name, block, mon
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS)
-def test_greedy_selection_is_what_a_loop_over_ensembles_selects(combination):
+def test_greedy_selection_equals_a_loop_over_ensembles(combination):
     images, bag, bags = random_images(3, 3, seed=4), [], []
 
     def best_score(bag):
@@ -303,7 +303,7 @@ def test_greedy_selection_is_what_a_loop_over_ensembles_selects(combination):
     assert found == pytest.approx(np.bincount(best, minlength=3) / len(best))
 
 
-def test_greedy_selection_joins_members_that_see_different_objects_and_leaves_out_noise():
+def test_greedy_selection_selects_complementary_members_and_no_noise():
     target = np.repeat([0, 1, 1], 8).astype(np.uint8)
     left, right = np.repeat(values_of([20, 200, 20], [20, 20, 200]), 8, axis=1)
     noise = np.random.default_rng(0).integers(256, size=24, dtype=np.uint8)
@@ -311,7 +311,7 @@ def test_greedy_selection_joins_members_that_see_different_objects_and_leaves_ou
     assert found.tolist() == [0.5, 0, 0.5]
 
 
-def test_of_equal_ensembles_the_one_of_fewest_members_wins():
+def test_the_ensemble_with_fewest_members_wins_a_tie():
     image = random_images(2, 1)[1]
     twins = Subsample(np.repeat(image.values, 3, axis=0), image.target)
     assert greedy_weights([twins], DICE).tolist() == [1, 0, 0]
@@ -326,7 +326,7 @@ def test_ensemble_of_one_has_weight_one(fit):
 
 
 @pytest.mark.parametrize("fit", [lambda *given, **more: greedy_weights(*given, DICE, **more), log_loss_weights])
-def test_rows_left_out_are_not_looked_at(fit):
+def test_weights_do_not_depend_on_excluded_rows(fit):
     images, rows = random_images(8, 3), np.arange(8) % 3 > 0
     spoilt = [
         image if row else Subsample(255 - image.values, image.target) for image, row in zip(images, rows, strict=True)
@@ -336,7 +336,7 @@ def test_rows_left_out_are_not_looked_at(fit):
     assert fit(spoilt, rows=rows).tolist() != fit(spoilt).tolist()
 
 
-def test_threshold_and_scores_of_rows_are_those_of_these_images():
+def test_threshold_and_scores_of_rows_equal_those_of_these_images_alone():
     images, rows = random_images(8, 3), np.arange(8) % 3 > 0
     kept = [image for image, row in zip(images, rows, strict=True) if row]
     shares = np.array([0.2, 0.2, 0.6])
@@ -348,7 +348,7 @@ def test_threshold_and_scores_of_rows_are_those_of_these_images():
     )
 
 
-def test_no_rows_are_refused():
+def test_an_empty_set_of_rows_is_refused():
     with pytest.raises(ValueError, match="none of 3 images is chosen"):
         greedy_weights(random_images(3, 2), DICE, rows=np.zeros(3, bool))
 
@@ -363,20 +363,20 @@ def test_log_loss_and_its_gradient_by_hand():
     assert gradient == pytest.approx([-0.4, -1.6])
 
 
-def test_gradient_of_the_log_loss_is_its_slope():
+def test_gradient_of_the_log_loss_equals_finite_differences():
     images, shares = random_images(5, 3), np.array([0.5, 0.3, 0.2])
     slope = approx_fprime(shares, lambda at: log_loss(images, at)[0], 1e-3)  # single precision: no smaller step
     assert log_loss(images, shares)[1] == pytest.approx(slope, abs=2e-3)
 
 
-def test_log_loss_weighs_images_equally_however_large():
+def test_log_loss_weights_images_equally_for_any_size():
     # −log .8 on a pixel, −log .2 on each of three: the mean of the two images, not of the four pixels.
     small, large = Subsample(values_of([204]), values_of(1).ravel()), Subsample(values_of([51] * 3), values_of(1, 1, 1))
     loss, _ = log_loss([small, large], np.ones(1))
     assert loss == pytest.approx(-(np.log(0.8) + np.log(0.2)) / 2)
 
 
-def test_log_loss_of_a_sure_mistake_is_finite():
+def test_log_loss_of_a_confident_error_is_finite():
     assert log_loss([Subsample(values_of([0]), values_of(1).ravel())], np.ones(1))[0] == pytest.approx(np.log(510))
 
 
@@ -389,7 +389,7 @@ def mixture(shares, pixels=300_000, seed=0):
 
 
 @pytest.mark.parametrize("shares", [[0.2, 0.8], [0.6, 0.0, 0.3, 0.1], [1.0, 0.0, 0.0]])
-def test_log_loss_weights_find_the_mixture_that_made_the_data(shares):
+def test_log_loss_weights_recover_the_mixture_that_generated_the_data(shares):
     assert log_loss_weights(mixture(shares)) == pytest.approx(shares, abs=0.015)
 
 
@@ -400,7 +400,7 @@ def test_log_loss_weights_are_better_than_each_member_and_than_equal_weights():
     assert all(found < log_loss(images, np.asarray(other))[0] for other in others)
 
 
-def test_log_loss_weights_leave_nothing_to_gain():
+def test_log_loss_weights_satisfy_the_optimality_condition():
     # The loss is convex: no weights are better by more than the steepest gradient exceeds the mean one, which is 1.
     images = random_images(30, 5)
     found = log_loss_weights(images)
@@ -447,7 +447,7 @@ def tune(seed):
     return Tuned(found.scores.per_image(), found.in_sample, fresh, alone_here, alone_fresh)
 
 
-def test_weights_tuned_in_sample_are_fooled_by_200_noise_members_and_the_cross_fitted_score_is_not():
+def test_in_sample_score_is_inflated_by_200_noise_members_and_the_cross_fitted_score_is_not():
     scores, in_sample, fresh, alone, alone_fresh = zip(*map(tune, range(3)), strict=True)
     in_sample, fresh, alone, alone_fresh = map(np.mean, (in_sample, fresh, alone, alone_fresh))
     interval = bootstrap.interval(np.concatenate(scores))

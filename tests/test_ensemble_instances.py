@@ -117,7 +117,7 @@ def selected(discs):
     return select_instances(discs, DSB, boundaries=True)
 
 
-def test_touching_discs_are_parted_by_a_good_border(discs, selected):
+def test_touching_discs_are_separated_by_an_accurate_boundary(discs, selected):
     assert selected.alternatives[BOUNDARY] > selected.alternatives[ONE] + 0.3
     assert selected.score > selected.alternatives[ONE] + 0.3
     for image_id in discs.image_ids[1:6]:
@@ -125,13 +125,13 @@ def test_touching_discs_are_parted_by_a_good_border(discs, selected):
         assert label(selected.renderer, values).max() == target.max() == 2
 
 
-def test_halves_of_a_rectangle_are_parted_by_their_border_alone():
+def test_halves_of_a_rectangle_are_separated_by_the_boundary_only():
     others = select_instances(make_oof(two_halves, noises=(5,)), DSB, boundaries=True).alternatives
     assert others[BOUNDARY] > others[SHAPE] + 0.3
     assert others[SHAPE] == others[ONE]
 
 
-def test_without_a_border_channel_discs_are_parted_by_shape(discs):
+def test_without_a_boundary_channel_discs_are_separated_by_shape(discs):
     def read(image_id):
         values, target = discs.read(image_id)
         return values[:, :1], target
@@ -143,7 +143,7 @@ def test_without_a_border_channel_discs_are_parted_by_shape(discs):
     assert rules_of(selection).boundary is None
 
 
-def test_a_border_channel_that_is_noise_does_not_mislead():
+def test_a_boundary_channel_of_noise_is_not_used():
     def read(image_id):
         values, target = oof.read(image_id)
         noise = np.random.default_rng(int(image_id)).integers(256, size=values[:, 1:].shape, dtype=np.uint8)
@@ -153,14 +153,14 @@ def test_a_border_channel_that_is_noise_does_not_mislead():
     assert rules_of(select_instances(replace(oof, read=read), DSB, boundaries=True)).boundary is None
 
 
-def test_specks_that_cost_are_removed_and_small_objects_that_count_are_not(selected):
+def test_false_specks_are_removed_and_true_small_objects_are_kept(selected):
     assert rules_of(selected).min_area in AREAS[1:]
     small = select_instances(make_oof(two_specks, noises=(5,)), DSB, boundaries=True)
     assert rules_of(small).min_area == 0
     assert small.score == 1
 
 
-def test_scores_are_those_of_the_objects_by_the_choice_without_the_images_fold(discs, selected):
+def test_each_image_is_scored_by_the_selection_without_its_fold(discs, selected):
     scores = scores_by_loops(discs, selected.by_fold.get)
     assert selected.scores.per_image() == pytest.approx(scores)
     assert selected.score == pytest.approx(scores.mean())
@@ -168,7 +168,7 @@ def test_scores_are_those_of_the_objects_by_the_choice_without_the_images_fold(d
         assert mean == pytest.approx(scores[discs.fold_of == fold].mean())
 
 
-def test_scores_of_noise_are_those_too():
+def test_each_image_of_noise_is_scored_by_the_selection_without_its_fold():
     oof = make_noise()
     selection = select_instances(oof, DSB, boundaries=True)
     assert len(set(selection.by_fold.values())) > 1
@@ -178,14 +178,14 @@ def test_scores_of_noise_are_those_too():
     assert selection.at_half == pytest.approx(at_half.mean())
 
 
-def test_what_is_chosen_without_a_fold_depends_on_no_image_of_it():
+def test_selection_without_a_fold_does_not_depend_on_its_images():
     oof = make_noise()
     for fold, renderer in select_instances(oof, DSB, boundaries=True).by_fold.items():
         rest = of_rows(oof, np.flatnonzero(oof.fold_of != fold))
         assert select_instances(rest, DSB, boundaries=True).renderer == renderer
 
 
-def test_what_ships_is_the_best_of_all_cuts_in_sample():
+def test_final_rules_are_the_best_candidates_in_sample():
     oof = make_noise()
     candidates = [InstanceRules(t, None, None, area) for t in THRESHOLDS for area in AREAS]
     candidates += [InstanceRules(t, None, ratio, area) for t in THRESHOLDS for ratio in SADDLE_RATIOS for area in AREAS]
@@ -193,7 +193,7 @@ def test_what_ships_is_the_best_of_all_cuts_in_sample():
     assert select_instances(oof, DSB, boundaries=False).in_sample == pytest.approx(best)
 
 
-def test_each_way_to_part_objects_is_cross_fitted_among_its_own_cuts():
+def test_each_separation_method_is_cross_fitted_over_its_own_candidates():
     oof = make_noise()
     candidates = [InstanceRules(threshold, min_area=area) for threshold in THRESHOLDS for area in AREAS]
     table = np.stack([scores_by_loops(oof, lambda _, rules=rules: make_renderer(rules)) for rules in candidates])
@@ -208,19 +208,19 @@ def test_each_way_to_part_objects_is_cross_fitted_among_its_own_cuts():
     assert max(selection.alternatives.values()) < selection.in_sample  # which was searched on what it scores
 
 
-def test_nothing_at_all_scores_the_share_of_images_without_an_object(discs, selected):
+def test_baseline_is_the_share_of_images_without_objects(discs, selected):
     assert selected.baseline == pytest.approx(2 / 12)
     assert select_instances(discs, F2, boundaries=True).baseline == pytest.approx(2 / 12)
 
 
-def test_scores_are_of_the_metric_that_is_asked_for(discs):
+def test_scores_use_the_given_metric(discs):
     found = select_instances(discs, lambda matches: float(matches.false_negatives[0]), boundaries=False)
     assert found.baseline == pytest.approx(2 * 10 / 12)  # two missed in each of ten images
 
 
 @settings(max_examples=60, deadline=None)
 @given(arrays(np.uint8, (2, 9, 11)), RULES, st.sampled_from(AREAS))
-def test_the_smallest_area_removes_whole_objects_and_changes_no_other(values, rules, area):
+def test_minimum_area_removes_whole_objects_and_changes_no_others(values, rules, area):
     whole, kept = (label_instances(values, each) for each in (rules, rules._replace(min_area=area)))
     sizes = np.bincount(whole.ravel())
     assert np.array_equal(kept > 0, (whole > 0) & (sizes[whole] >= area))
@@ -240,7 +240,7 @@ def test_objects_never_overlap_and_their_union_is_the_mask(values, rules):
     assert np.array_equal(masks[0], (values[0, 0] - 0.5) / 255 >= rules.threshold - 1e-9)
 
 
-def test_void_pixels_count_for_nothing_whatever_is_predicted_there(discs):
+def test_predictions_at_void_pixels_are_ignored(discs):
     rng, known = np.random.default_rng(1), {}
     for image_id in discs.image_ids:
         values, target = discs.read(image_id)
@@ -259,7 +259,7 @@ def test_void_pixels_count_for_nothing_whatever_is_predicted_there(discs):
     assert selected.baseline == pytest.approx(2 / 12)
 
 
-def test_members_weigh_alike(discs):
+def test_members_have_equal_weights(discs):
     oof = make_oof(two_discs, noises=(60, 60))
     together, alone = select_instances(oof, DSB, boundaries=True), select_instances(oof.only(0), DSB, boundaries=True)
     assert together.renderer.weights.tolist() == together.log_loss_weights.tolist() == [0.5, 0.5]
@@ -268,7 +268,7 @@ def test_members_weigh_alike(discs):
     assert together.renderer.combine(values).tolist() == [[[15]], [[40]]]
 
 
-def test_record_is_plain_and_says_what_parts_objects(selected):
+def test_record_is_json_and_contains_the_separation_rules(selected):
     record = json.loads(json.dumps(to_record(selected.renderer, ["one"], ("cell",))))
     assert record["rule_set"] == "instances"
     assert record["weights"] == {"one": 1}

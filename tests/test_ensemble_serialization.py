@@ -38,7 +38,7 @@ RENDERERS = {
 
 
 @pytest.mark.parametrize(("renderer", "classes"), RENDERERS.values(), ids=RENDERERS)
-def test_from_record_undoes_to_record_through_a_file(renderer, classes):
+def test_from_record_is_the_inverse_of_to_record(renderer, classes):
     record = json.loads(json.dumps({**to_record(renderer, MEMBERS, classes), "oof_score": 0.9}))
     back = from_record(record, MEMBERS, classes)
     assert back == renderer
@@ -46,14 +46,14 @@ def test_from_record_undoes_to_record_through_a_file(renderer, classes):
     assert [type(part.rules) for part in back.parts] == [type(part.rules) for part in renderer.parts]
 
 
-def test_members_and_classes_are_told_by_name_and_not_by_place():
+def test_members_and_classes_are_matched_by_name_and_not_by_position():
     renderer, classes = RENDERERS["two classes"]
     swapped = from_record(to_record(renderer, MEMBERS, classes), MEMBERS[::-1], classes[::-1])
     assert [part.combination for part in swapped.parts] == ["vote", "mean"]
     assert swapped.parts[1].weights == (0.0, 1.0)
 
 
-def test_a_record_from_before_a_rule_existed_is_read_without_it():
+def test_a_record_without_a_later_rule_is_read_with_its_default():
     record = {
         "combination": "mean",
         "weights": {"a": 0.5, "b": 0.5},
@@ -77,7 +77,7 @@ def test_a_record_from_before_a_rule_existed_is_read_without_it():
         ({"threshold": 1.5}, r"threshold = 1\.5: Input should be less than or equal to 1"),
     ],
 )
-def test_a_record_of_something_else_is_refused(change, message):
+def test_an_invalid_record_is_refused(change, message):
     renderer, classes = RENDERERS["one class"]
     with pytest.raises(ValueError, match=message):
         from_record({**to_record(renderer, MEMBERS, classes), **change}, MEMBERS, classes)

@@ -34,7 +34,7 @@ def teach_scores(fcn: FCN, numbers: tuple[int, ...]) -> FCN:
 
 @pytest.mark.parametrize("factor", [2, 8, 16, 32])
 @torch.no_grad()
-def test_upsampling_starts_as_exact_interpolation_of_a_ramp(factor):
+def test_initial_upsampling_interpolates_a_ramp_exactly(factor):
     # Output pixel j lies at input coordinate (j + 1/2) / factor - 1/2; rows go up by 3, columns by 2.
     rows, columns = torch.meshgrid(torch.arange(5.0), torch.arange(6.0), indexing="ij")
     enlarged = bilinear_upsampling(1, factor)((3 * rows + 2 * columns)[None, None])[0, 0]
@@ -46,7 +46,7 @@ def test_upsampling_starts_as_exact_interpolation_of_a_ramp(factor):
 
 
 @torch.no_grad()
-def test_upsampling_keeps_channels_apart():
+def test_initial_upsampling_does_not_mix_channels():
     image = torch.zeros(1, 2, 4, 4)
     image[0, 0] = 1
     enlarged = bilinear_upsampling(2, 8)(image)
@@ -55,13 +55,13 @@ def test_upsampling_keeps_channels_apart():
 
 
 @pytest.mark.parametrize("arch", STRIDES)
-def test_upsampling_learns(arch):
+def test_upsampling_weights_are_trainable(arch):
     assert all(weight.requires_grad for weight in net(arch).upsample.parameters())
 
 
 @pytest.mark.parametrize("arch", STRIDES)
 @torch.no_grad()
-def test_a_fresh_network_says_nothing(arch):
+def test_initial_logits_are_0(arch):
     fcn = net(arch)
     assert not fcn.decode(features(fcn), (128, 128))[0].any()
 
@@ -79,7 +79,7 @@ def test_logits_are_the_sum_of_the_scores_of_each_stride(arch, strides):
 
 
 @torch.no_grad()
-def test_skips_that_say_nothing_leave_the_coarsest_score_enlarged_bilinearly():
+def test_with_zero_skips_the_logits_are_the_bilinearly_upsampled_coarsest_score():
     fcn = teach_scores(net("fcn8s"), (0,))
     given = features(fcn)
     score = fcn.scores[0](given[-1])
@@ -88,7 +88,7 @@ def test_skips_that_say_nothing_leave_the_coarsest_score_enlarged_bilinearly():
 
 
 @pytest.mark.parametrize(("arch", "strides"), STRIDES.items())
-def test_a_logit_sees_the_nearest_features_of_each_stride(arch, strides):
+def test_a_logit_depends_on_the_nearest_features_of_each_stride(arch, strides):
     # Enlarging f times reaches f pixels to each side, so one logit draws on 2×2 scores, and through the doublings
     # of coarser strides on no more than 3×3.
     fcn = teach_scores(net(arch), tuple(range(len(strides))))
@@ -102,5 +102,5 @@ def test_a_logit_sees_the_nearest_features_of_each_stride(arch, strides):
     assert given[-len(strides) - 1].grad is None
 
 
-def test_dropout_is_the_configs():
+def test_dropout_is_that_of_the_config():
     assert net("fcn8s", dropout=0.5).dropout.p == 0.5

@@ -20,13 +20,13 @@ from pipeline.files import DAY, _host, atomic_write, file_lock, write_text
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_file_appears_with_all_its_content(tmp_path):
+def test_a_file_is_written_completely(tmp_path):
     write_text(tmp_path / "new" / "file.txt", "all of it")
     assert (tmp_path / "new" / "file.txt").read_text() == "all of it"
     assert len(list((tmp_path / "new").iterdir())) == 1
 
 
-def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_an_error_keeps_the_old_file_and_leaves_no_other(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
     with pytest.raises(FileNotFoundError), atomic_write(path) as partial:
@@ -35,7 +35,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_named_whatever_the_writer_says(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_for_any_error_of_the_writer(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4096))
     with (
@@ -46,7 +46,7 @@ def test_a_full_disk_is_named_whatever_the_writer_says(tmp_path, monkeypatch):
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_a_disk_too_small_for_the_file_is_named_too(tmp_path):
+def test_a_disk_too_small_for_the_file_is_reported(tmp_path):
     # safetensors reserves the file's size first, and fails while other files would still fit.
     with (
         pytest.raises(OSError, match=r"best\.safetensors: the disk is full"),
@@ -78,7 +78,7 @@ def write_bytes(path):
 
 
 @pytest.mark.parametrize("write", [write_torch, write_safetensors, write_bytes])
-def test_a_file_larger_than_the_process_may_write_is_named_whatever_the_writer_says(tmp_path, write):
+def test_a_file_size_limit_is_reported_for_any_error_of_the_writer(tmp_path, write):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     said = r"w\.bin: the file exceeds this process's file size limit \(ulimit -f\)"
@@ -90,7 +90,7 @@ def test_a_file_larger_than_the_process_may_write_is_named_whatever_the_writer_s
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_writers_of_one_file_do_not_meet_whatever_their_process_numbers_are(tmp_path, monkeypatch):
+def test_two_writers_of_one_file_with_equal_process_ids_use_different_partial_files(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getpid", lambda: 1)  # as in two containers
     with atomic_write(tmp_path / "file.txt") as first, atomic_write(tmp_path / "file.txt") as second:
         assert first != second
@@ -99,11 +99,11 @@ def test_two_writers_of_one_file_do_not_meet_whatever_their_process_numbers_are(
     assert (tmp_path / "file.txt").read_text() == "first"
 
 
-def test_a_name_of_any_length_leaves_room_for_the_unfinished_ones(tmp_path):
+def test_a_file_name_of_maximum_length_can_be_written(tmp_path):
     write_text(tmp_path / ("é" * 127), "all of it")
 
 
-def test_who_takes_the_lock_removes_what_killed_processes_left(tmp_path):
+def test_taking_the_lock_removes_partial_files_of_killed_processes(tmp_path):
     (tmp_path / "oof").mkdir()
     dead = [leave(tmp_path, "state.pt"), leave(tmp_path / "oof", "000-00000.safetensors")]
     old = leave(tmp_path, "best.safetensors", host="elsewhere", age=2 * DAY)
@@ -111,14 +111,14 @@ def test_who_takes_the_lock_removes_what_killed_processes_left(tmp_path):
         assert not any(path.exists() for path in (*dead, old))
 
 
-def test_who_writes_a_file_removes_what_killed_writers_left_of_it(tmp_path):
+def test_writing_a_file_removes_its_partial_files_of_killed_processes(tmp_path):
     half = leave(tmp_path, "best[1].csv")
     with atomic_write(tmp_path / "best[1].csv") as partial:
         assert not half.exists()
         partial.write_text("all of it")
 
 
-def test_what_a_living_process_writes_stays(tmp_path):
+def test_partial_files_of_running_processes_are_kept(tmp_path):
     with atomic_write(tmp_path / "state.pt") as partial:
         partial.write_text("half")
         elsewhere = leave(tmp_path, "best.safetensors", host="elsewhere", age=60)
@@ -130,7 +130,7 @@ def test_what_a_living_process_writes_stays(tmp_path):
             assert foreign.exists()
 
 
-def test_a_file_system_without_locks_is_warned_of_once_and_works(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_works_with_one_warning(tmp_path, monkeypatch):
     def none(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -168,7 +168,7 @@ with files.file_lock(Path("lock"), "it"):
 """
 
 
-def test_the_lock_works_through_windows_module_too(tmp_path, monkeypatch):
+def test_the_lock_works_with_the_windows_module(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(files, "fcntl", None)
     monkeypatch.setitem(sys.modules, "msvcrt", Msvcrt)
@@ -206,7 +206,7 @@ print("all")
 
 
 @pytest.mark.slow
-def test_every_module_is_imported_where_there_is_no_fcntl():
+def test_every_module_can_be_imported_without_fcntl():
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], env=env, capture_output=True, text=True)
     assert done.stdout == "all\n", done.stderr[-500:]

@@ -39,7 +39,7 @@ def test_every_image_has_one_fold_and_folds_are_equal(index):
     assert folds["fold"].value_counts().tolist() == [40] * 5
 
 
-def test_empties_and_coverage_are_spread(index):
+def test_empty_masks_and_coverage_are_balanced(index):
     table = describe_folds(index, assign_folds(index, 5, seed=0))
     assert np.ptp(table["empty"]) <= 1 / 40 + 1e-9
     assert np.abs(table["coverage"] / table["coverage"].mean() - 1).max() < 0.15
@@ -48,7 +48,7 @@ def test_empties_and_coverage_are_spread(index):
     assert np.abs(describe_folds(index, dealt)["coverage"] / table["coverage"].mean() - 1).max() > 0.15
 
 
-def test_groups_stay_whole():
+def test_groups_are_not_split():
     index = make_index(groups=23)
     merged = index.merge(assign_folds(index, 5, seed=0))
     assert (merged.groupby("group")["fold"].nunique() == 1).all()
@@ -79,7 +79,7 @@ def make_patients() -> pd.DataFrame:
     return pd.DataFrame({"image_id": ids, "coverage": coverage, "group": patient})
 
 
-def test_thirty_patients_are_even_in_coverage_within_five_percent():
+def test_coverage_of_thirty_patients_is_balanced_within_five_percent():
     index = make_patients()
     coverage = describe_folds(index, assign_folds(index, 5, seed=0))["coverage"]
     assert (coverage / coverage.mean() - 1).abs().max() < 0.05
@@ -87,7 +87,7 @@ def test_thirty_patients_are_even_in_coverage_within_five_percent():
     assert (by_chance / by_chance.mean() - 1).abs().max() > 0.05
 
 
-def test_classes_of_a_grouped_set_are_spread_at_once():
+def test_classes_of_a_grouped_data_set_are_balanced_together():
     index = make_index(600, groups=90)
     rng = np.random.default_rng(8)
     for name, share in (("common", 0.5), ("rare", 0.1)):
@@ -98,7 +98,7 @@ def test_classes_of_a_grouped_set_are_spread_at_once():
     assert (table["coverage_rare"] / table["coverage_rare"].mean() - 1).abs().max() < 0.1
 
 
-def test_a_further_column_is_spread():
+def test_an_additional_column_is_balanced():
     index = make_index()
     index["kind"] = np.where(np.random.default_rng(2).random(200) < 0.15, "stained", "fluorescence")
     table = describe_folds(index, assign_folds(index, 5, seed=0, balance=["kind"]), balance=["kind"])
@@ -156,13 +156,13 @@ def test_unknown_column_to_balance_is_refused(index):
         assign_folds(index, 5, seed=0, balance=["sex"])
 
 
-def test_seed_decides(index):
+def test_folds_depend_on_the_seed_only(index):
     assert assign_folds(index, 5, seed=1).equals(assign_folds(index, 5, seed=1))
     assert not assign_folds(index, 5, seed=1).equals(assign_folds(index, 5, seed=2))
 
 
 @pytest.mark.parametrize("empty", [0.0, 1.0, 0.995, 0.01])
-def test_extreme_shares_of_empties_work(empty):
+def test_extreme_shares_of_empty_masks_are_supported(empty):
     folds = assign_folds(make_index(empty=empty), 5, seed=0)
     assert folds["fold"].nunique() == 5
 
@@ -172,7 +172,7 @@ def test_too_few_groups_are_refused():
         assign_folds(make_index(groups=3), 5, seed=0)
 
 
-def test_file_round_trip_and_never_overwritten(tmp_path, index):
+def test_folds_file_can_be_read_back_and_is_never_overwritten(tmp_path, index):
     folds = assign_folds(index, 5, seed=0)
     write_folds(tmp_path / "folds.csv", folds, index, OPTIONS)
     assert read_folds(tmp_path / "folds.csv", index).equals(folds)
@@ -180,7 +180,7 @@ def test_file_round_trip_and_never_overwritten(tmp_path, index):
         write_folds(tmp_path / "folds.csv", folds, index, OPTIONS)
 
 
-def test_beside_the_file_stands_how_it_was_made(tmp_path, index):
+def test_options_and_index_digest_are_recorded_next_to_the_file(tmp_path, index):
     folds = assign_folds(index, 5, seed=0)
     write_folds(tmp_path / "folds.csv", folds, index, OPTIONS)
     made = json.loads((tmp_path / "folds.json").read_text())
@@ -189,7 +189,7 @@ def test_beside_the_file_stands_how_it_was_made(tmp_path, index):
     assert made["worst_deviation"] == pytest.approx(worst_deviation(describe_folds(index, folds)), abs=1e-4)
 
 
-def test_the_deviation_kept_beside_the_file_is_that_of_the_balanced_columns_too(tmp_path, index):
+def test_recorded_deviation_includes_the_balanced_columns(tmp_path, index):
     index["kind"] = np.where(np.arange(200) % 29 == 0, "rare", "common")  # 7 images: no five folds share them evenly
     folds = assign_folds(index, 5, seed=0, balance=["kind"])
     write_folds(tmp_path / "folds.csv", folds, index, {**OPTIONS, "balance": ["kind"]})
@@ -198,7 +198,7 @@ def test_the_deviation_kept_beside_the_file_is_that_of_the_balanced_columns_too(
     assert kept > worst_deviation(describe_folds(index, folds)) + 0.1
 
 
-def test_folds_of_other_masks_are_refused_and_those_without_a_record_taken(tmp_path, index):
+def test_folds_of_other_masks_are_refused_and_folds_without_a_record_accepted(tmp_path, index):
     write_folds(tmp_path / "folds.csv", assign_folds(index, 5, seed=0), index, OPTIONS)
     changed = index.assign(coverage=index["coverage"].where(index["image_id"] != "00007", 0.5))
     with pytest.raises(ValueError, match=r"folds\.json: the folds were made from other masks of the same images"):

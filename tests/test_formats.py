@@ -69,7 +69,7 @@ FIVE = RNG.integers(0, 65536, (5, 9, 7)).astype(np.uint16)
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_values_come_back_as_they_were_written(tmp_path, name, write, expected):
+def test_pixel_values_are_read_as_written(tmp_path, name, write, expected):
     write(tmp_path / name)
     found = read_pixels(tmp_path / name)
     assert found.dtype == expected.dtype
@@ -78,7 +78,7 @@ def test_values_come_back_as_they_were_written(tmp_path, name, write, expected):
 
 
 @pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)], ids=["grey", "RGB", "LA", "RGBA"])
-def test_png_of_sixteen_bits_keeps_them_with_and_without_alpha(tmp_path, colour, channels):
+def test_png_of_16_bits_is_read_losslessly_with_and_without_alpha(tmp_path, colour, channels):
     pixels = RNG.integers(0, 65536, (9, 7, channels)).astype(np.uint16)
     write_deep_png(tmp_path / "deep.png", pixels, colour)
     found = read_pixels(tmp_path / "deep.png")
@@ -87,7 +87,7 @@ def test_png_of_sixteen_bits_keeps_them_with_and_without_alpha(tmp_path, colour,
 
 
 @pytest.mark.parametrize(("colour", "channels"), [(4, 2), (6, 4)], ids=["LA", "RGBA"])
-def test_alpha_of_sixteen_bits_is_dropped_as_that_of_eight_is(tmp_path, colour, channels):
+def test_alpha_of_16_bits_is_dropped(tmp_path, colour, channels):
     pixels = RNG.integers(0, 65536, (9, 7, channels)).astype(np.uint16)
     write_deep_png(tmp_path / "deep.png", pixels, colour)
     found = Reader(channels - 1).read(Sample.from_file(tmp_path / "deep.png"))
@@ -96,7 +96,7 @@ def test_alpha_of_sixteen_bits_is_dropped_as_that_of_eight_is(tmp_path, colour, 
 
 
 @pytest.mark.parametrize("name", ["deep.ppm", "deep.jp2"])
-def test_colours_of_sixteen_bits_of_rarer_formats_keep_them(tmp_path, name):
+def test_colours_of_16_bits_in_ppm_and_jpeg_2000_are_read_losslessly(tmp_path, name):
     colours = RNG.integers(0, 65536, (64, 48, 3)).astype(np.uint16)
     cv2.imwrite(str(tmp_path / name), colours[..., ::-1], [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])
     assert np.array_equal(read_pixels(tmp_path / name), colours)
@@ -112,7 +112,7 @@ def save_palette(path, codes):
     image.save(path)
 
 
-def test_palette_tiff_is_seen_in_its_colours_and_has_its_indices(tmp_path):
+def test_palette_tiff_is_read_as_colours_and_as_label_indices(tmp_path):
     codes = RNG.integers(0, 3, (9, 7)).astype(np.uint8)
     save_palette(tmp_path / "labels.tif", codes)
     colours = np.array([[0, 0, 0], [200, 10, 10], [0, 0, 0]], np.uint8)[codes]
@@ -122,7 +122,7 @@ def test_palette_tiff_is_seen_in_its_colours_and_has_its_indices(tmp_path):
         assert np.array_equal(image.read(Box(2, 1, 4, 3)), colours[2:6, 1:4])
 
 
-def test_tiff_whose_zero_is_white_is_turned(tmp_path):
+def test_tiff_with_white_as_zero_is_inverted(tmp_path):
     for name, pixels, turned in (
         ("eight.tif", GREY8, 255 - GREY8),
         ("deep.tif", GREY16, 65535 - GREY16),
@@ -135,7 +135,7 @@ def test_tiff_whose_zero_is_white_is_turned(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "mode"), [("inks.jpg", "CMYK"), ("inks.tif", "CMYK"), ("raw.tif", "YCbCr")])
-def test_colours_that_a_screen_has_not_are_refused_and_not_guessed(tmp_path, name, mode):
+def test_colour_spaces_other_than_grey_palette_and_rgb_are_refused(tmp_path, name, mode):
     Image.fromarray((COLOUR16 >> 8).astype(np.uint8)).convert(mode).save(tmp_path / name)
     expected = rf"{name}: colours of kind (CMYK|SEPARATED|YCBCR): expected grey, a palette or RGB: save it as RGB$"
     with pytest.raises(ImageError, match=expected):
@@ -144,7 +144,7 @@ def test_colours_that_a_screen_has_not_are_refused_and_not_guessed(tmp_path, nam
         pass
 
 
-def test_dicom_has_its_slope_and_intercept(tmp_path):
+def test_dicom_slope_and_intercept_are_applied(tmp_path):
     stored = RNG.integers(-1000, 2000, (9, 7)).astype(np.int16)
     write_dicom(tmp_path / "ct.dcm", stored, slope=2.5, intercept=-1024)
     assert np.array_equal(read_pixels(tmp_path / "ct.dcm")[..., 0], stored * np.float32(2.5) - 1024)
@@ -153,7 +153,7 @@ def test_dicom_has_its_slope_and_intercept(tmp_path):
     assert read_size(tmp_path / "plain.dcm") == (9, 7)
 
 
-def test_dicom_whose_zero_is_white_is_turned(tmp_path):
+def test_dicom_with_white_as_zero_is_inverted(tmp_path):
     write_dicom(tmp_path / "inverted.dcm", GREY8, inverted=True, bits=8)
     assert np.array_equal(read_pixels(tmp_path / "inverted.dcm")[..., 0], 255 - GREY8)
     twelve = (GREY16 >> 4).astype(np.uint16)
@@ -164,7 +164,7 @@ def test_dicom_whose_zero_is_white_is_turned(tmp_path):
 # ---------------------------------------------------------------------------------------------- ranges
 
 
-def test_neighbouring_values_of_sixteen_bits_stay_apart(tmp_path):
+def test_neighbouring_16_bit_values_remain_distinct(tmp_path):
     every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     tifffile.imwrite(tmp_path / "every.tif", every)
     found = Reader(1).read(Sample.from_file(tmp_path / "every.tif"))
@@ -173,7 +173,7 @@ def test_neighbouring_values_of_sixteen_bits_stay_apart(tmp_path):
     assert (found.min(), found.max()) == (0, 255)
 
 
-def test_eight_bits_stay_as_they_are(tmp_path):
+def test_eight_bit_values_are_not_changed(tmp_path):
     Image.fromarray(GREY8).save(tmp_path / "eight.png")
     found = Reader(1).read(Sample.from_file(tmp_path / "eight.png"))
     assert found.dtype == np.uint8
@@ -198,14 +198,14 @@ def test_values_without_a_range_are_refused_with_what_to_set(tmp_path):
         Reader(1).read(Sample.from_file(tmp_path / "kelvin.npy"))
 
 
-def test_other_number_of_channels_is_refused_with_what_to_set(tmp_path):
+def test_a_wrong_number_of_channels_is_refused_with_what_to_set(tmp_path):
     np.save(tmp_path / "five.npy", FIVE.transpose(1, 2, 0))
     with pytest.raises(ImageError, match=r"five\.npy: 5 channels, expected 3: set model\.in_channels = 5"):
         Reader(3).read(Sample.from_file(tmp_path / "five.npy"))
     assert Reader(5).read(Sample.from_file(tmp_path / "five.npy")).shape == (9, 7, 5)
 
 
-def test_anything_can_be_looked_at(tmp_path):
+def test_previews_of_any_values_are_uint8_with_full_contrast(tmp_path):
     np.save(tmp_path / "five.npy", FIVE.transpose(1, 2, 0).astype(np.float64) - 3000)
     for channels in (1, 3):
         found = read_preview(tmp_path / "five.npy", channels)
@@ -225,14 +225,14 @@ def test_mask_is_one_wherever_the_file_is_not_zero(tmp_path, name, white):
     assert np.array_equal(read_mask(path), mask)
 
 
-def test_palette_png_is_read_by_its_indices(tmp_path):
+def test_palette_png_labels_are_read_by_index(tmp_path):
     codes = RNG.integers(0, 3, (9, 7)).astype(np.uint8)
     save_palette(tmp_path / "labels.png", codes)
     found = read_labels(tmp_path / "labels.png", {0: 1, 1: 0}, void=2)
     assert np.array_equal(found, np.array([1, 0, 255])[codes])
 
 
-def test_colours_are_classes(tmp_path):
+def test_colours_are_read_as_classes(tmp_path):
     colours = np.array([[128, 0, 0], [0, 128, 0], [9, 9, 9]], np.uint8)
     codes = RNG.integers(0, 3, (9, 7))
     Image.fromarray(colours[codes]).save(tmp_path / "labels.png")
@@ -241,7 +241,7 @@ def test_colours_are_classes(tmp_path):
     assert np.array_equal(found, np.array([0, 1, 255])[codes])
 
 
-def test_value_that_the_card_does_not_name_is_named_with_its_place(tmp_path):
+def test_a_value_missing_from_the_card_is_reported_with_its_position(tmp_path):
     codes = np.zeros((3, 4), np.uint8)
     codes[1, 2] = codes[2, 0] = 7
     Image.fromarray(codes).save(tmp_path / "labels.png")
@@ -266,7 +266,7 @@ def cut(path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_file_that_was_cut_short_is_named_and_not_half_read(tmp_path, name, write):
+def test_a_truncated_file_is_reported_and_not_read_partially(tmp_path, name, write):
     write(tmp_path / name)
     cut(tmp_path / name)
     with pytest.raises(ImageError, match=rf"{name}: .*get the file again") as error:
@@ -274,7 +274,7 @@ def test_file_that_was_cut_short_is_named_and_not_half_read(tmp_path, name, writ
     assert "\n" not in str(error.value)
 
 
-def test_dicom_without_pixels_is_named(tmp_path):
+def test_a_dicom_without_pixels_is_reported(tmp_path):
     write_dicom(tmp_path / "empty.dcm", GREY8, bits=8)
     header = pydicom.dcmread(tmp_path / "empty.dcm")
     del header.PixelData
@@ -284,7 +284,7 @@ def test_dicom_without_pixels_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["text.tif", "text.dcm", "text.npy", "text.png"])
-def test_text_is_no_image_and_a_missing_file_is_missing(tmp_path, name):
+def test_text_files_and_missing_files_are_reported(tmp_path, name):
     with pytest.raises(ImageError, match=rf"{name}: no such image"):
         read_size(tmp_path / name)
     (tmp_path / name).write_text("no image")
@@ -307,7 +307,7 @@ for name in sys.argv[1:]:
 """
 
 
-def test_a_package_that_only_some_files_need_is_named_when_such_a_file_is_opened(tmp_path):
+def test_a_missing_optional_package_is_named_when_a_file_needs_it(tmp_path):
     tifffile.imwrite(tmp_path / "plain.tif", GREY16)
     tifffile.imwrite(tmp_path / "lzw.tif", GREY16, compression="lzw")
     write_dicom(tmp_path / "grey.dcm", GREY8, bits=8)
@@ -318,7 +318,7 @@ def test_a_package_that_only_some_files_need_is_named_when_such_a_file_is_opened
     assert dicom.endswith("grey.dcm: a DICOM needs a package that is not installed: pip install pydicom")
 
 
-def test_a_compressed_dicom_without_its_decoder_says_what_to_install(tmp_path):
+def test_a_compressed_dicom_without_its_decoder_names_the_package_to_install(tmp_path):
     write_dicom(tmp_path / "lossless.dcm", GREY8, bits=8)
     header = pydicom.dcmread(tmp_path / "lossless.dcm")
     header.file_meta.TransferSyntaxUID = JPEGLosslessSV1
@@ -339,7 +339,7 @@ def test_pickled_array_is_not_unpickled(tmp_path):
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_wide_images_of_many_channels_are_augmented_within_their_range(strength):
+def test_float_images_of_many_channels_are_augmented_within_their_range(strength):
     image = RNG.uniform(0, 255, (40, 48, 8)).astype(np.float32)
     mask = RNG.integers(0, 2, (40, 48, 1)).astype(np.uint8)
     for seed in range(8):
@@ -350,7 +350,7 @@ def test_wide_images_of_many_channels_are_augmented_within_their_range(strength)
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_wide_values_are_augmented_as_bytes_are(strength):
+def test_float_values_are_augmented_like_uint8_values(strength):
     image = RNG.integers(0, 256, (40, 48, 3)).astype(np.uint8)
     mask = (image[..., :1] > 128).astype(np.uint8)
     for seed in range(6):
@@ -385,7 +385,7 @@ def test_a_file_is_read_by_its_content_and_not_by_its_name(tmp_path, name, writt
         (b"\0\0\0\x18ftypheic", "HEIC: save it as PNG or JPEG"),
     ],
 )
-def test_a_file_of_another_kind_is_called_by_its_name(tmp_path, content, said):
+def test_a_file_of_another_type_is_named_with_its_type(tmp_path, content, said):
     (tmp_path / "a.png").write_bytes(content)
     for read in (read_pixels, read_size):
         with pytest.raises(ImageError, match=rf"a\.png: not an image but {said}"):
@@ -393,13 +393,13 @@ def test_a_file_of_another_kind_is_called_by_its_name(tmp_path, content, said):
 
 
 @pytest.mark.parametrize("bits", [12, 16])
-def test_an_inverted_dicom_of_signed_values_is_turned_within_its_range(tmp_path, bits):
+def test_an_inverted_dicom_of_signed_values_is_inverted_within_its_range(tmp_path, bits):
     stored = RNG.integers(-(1 << bits - 1), 1 << bits - 1, (9, 7)).astype(np.int16)
     write_dicom(tmp_path / "a.dcm", stored, inverted=True, bits=bits)
     assert np.array_equal(read_pixels(tmp_path / "a.dcm")[..., 0], -1 - stored)
 
 
-def test_slices_of_a_volume_are_images(tmp_path):
+def test_slices_of_a_volume_are_read_as_images(tmp_path):
     volume = RNG.integers(-900, 900, (7, 9, 5)).astype(np.int16)  # columns, rows, slices
     for name in ("a.nii", "b.nii.gz"):
         nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / name)
@@ -416,13 +416,13 @@ def test_slices_of_a_volume_are_images(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"x" * 500, b"version https://git-lfs"], ids=["empty", "other", "pointer"])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_a_damaged_volume_is_refused_where_its_slices_are_listed(tmp_path, suffix, content):
+def test_a_damaged_volume_is_refused_when_its_slices_are_listed(tmp_path, suffix, content):
     (tmp_path / f"a{suffix}").write_bytes(content)
     with pytest.raises(ImageError, match=rf"a\{suffix}: cannot be read, .*get the file again"):
         find_files(tmp_path, suffix)
 
 
-def test_a_packed_volume_is_unpacked_once_for_its_slices_and_not_for_their_sizes(tmp_path, monkeypatch):
+def test_a_compressed_volume_is_unpacked_once_for_its_slices_and_not_for_sizes(tmp_path, monkeypatch):
     for name in ("images", "masks"):
         nibabel.save(nibabel.Nifti1Image(np.zeros((7, 9, 5), np.int16), np.eye(4)), tmp_path / f"{name}.nii.gz")
     volumes = [tmp_path / f"{name}.nii.gz" for name in ("images", "masks")]
@@ -436,7 +436,7 @@ def test_a_packed_volume_is_unpacked_once_for_its_slices_and_not_for_their_sizes
     assert medical._volume.cache_info().misses == 2
 
 
-def test_a_volume_has_its_slope_and_intercept(tmp_path):
+def test_slope_and_intercept_of_a_volume_are_applied(tmp_path):
     volume = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(4, 3, 2), np.eye(4))
     volume.header.set_slope_inter(2, -1000)
     nibabel.save(volume, tmp_path / "ct.nii")
@@ -461,7 +461,7 @@ SEEN = {
 
 @pytest.mark.parametrize("orientation", SEEN)
 @pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif"])
-def test_images_are_read_as_they_are_seen_or_as_they_are_stored(tmp_path, name, orientation):
+def test_exif_orientation_is_applied_unless_disabled(tmp_path, name, orientation):
     stored = odd_images.COLOUR
     if name == "a.tif":
         tifffile.imwrite(tmp_path / name, stored, photometric="rgb", extratags=[(274, 3, 1, orientation)])
@@ -479,13 +479,13 @@ def test_images_are_read_as_they_are_seen_or_as_they_are_stored(tmp_path, name, 
     assert Reader(3).read(sample).shape[:2] == Reader(3).size(sample) == seen.shape[:2]
 
 
-def test_exif_turns_as_other_libraries_do(tmp_path):
+def test_exif_orientation_is_applied_like_in_pillow_and_opencv(tmp_path):
     path = odd_images.write("turned.jpg", tmp_path)
     assert np.array_equal(read_pixels(path), np.asarray(ImageOps.exif_transpose(Image.open(path))))
     assert read_pixels(path).shape == cv2.imread(str(path)).shape == odd_images.COLOUR.shape
 
 
-def test_an_orientation_behind_the_pixels_of_a_png_counts(tmp_path):
+def test_an_orientation_after_the_pixels_of_a_png_is_applied(tmp_path):
     stored = odd_images.COLOUR
     rows = b"".join(b"\0" + row.tobytes() for row in stored)
     exif = Image.Exif()
@@ -497,7 +497,7 @@ def test_an_orientation_behind_the_pixels_of_a_png_counts(tmp_path):
     assert read_size(tmp_path / "late.png") == SEEN[6](stored).shape[:2]
 
 
-def test_the_size_of_a_png_is_read_without_a_walk_through_its_pixels(tmp_path, monkeypatch):
+def test_the_size_of_a_png_is_read_from_its_header_only(tmp_path, monkeypatch):
     stored = odd_images.COLOUR
     rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in stored))
     header = struct.pack(">IIBBBBB", stored.shape[1], stored.shape[0], 8, 2, 0, 0, 0)
@@ -537,7 +537,7 @@ def _promising(path, name, write):
 
 
 @pytest.mark.parametrize("name", ["jpg", "png", "bmp", "gif", "npy"])
-def test_a_header_that_promises_more_than_the_file_can_hold_is_refused_before_anything_is_allocated(tmp_path, name):
+def test_a_header_with_a_size_beyond_the_file_is_refused_before_memory_is_allocated(tmp_path, name):
     path = tmp_path / f"a.{name}"
     _promising(path, name, lambda path: np.save(path, GREY8) if name == "npy" else Image.fromarray(GREY8).save(path))
     tracemalloc.start()
@@ -550,7 +550,7 @@ def test_a_header_that_promises_more_than_the_file_can_hold_is_refused_before_an
 
 @pytest.mark.parametrize("compression", [None, "deflate", "lzw", "jpeg"])
 @pytest.mark.parametrize("tile", [None, (16, 16)])
-def test_a_tiff_that_promises_more_than_it_holds_is_refused(tmp_path, compression, tile):
+def test_a_tiff_with_a_size_beyond_its_data_is_refused(tmp_path, compression, tile):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, GREY8.repeat(4, 0), compression=compression, tile=tile, photometric="minisblack")
     with tifffile.TiffFile(path, mode="r+") as file:
@@ -570,5 +570,5 @@ def test_an_image_that_does_not_fit_into_memory_is_refused_with_what_to_do(tmp_p
     assert read_size(tmp_path / "large.png") == (8200, 8200), "a size takes no memory"
 
 
-def test_the_memory_that_is_left_is_known_and_less_than_the_machine_has():
+def test_free_memory_is_positive_and_at_most_the_physical_memory():
     assert 0 < rasters.free_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -8,7 +8,7 @@ CASES = 200  # of each target
 
 
 @pytest.mark.parametrize("name", fuzzing.TARGETS)
-def test_mutated_files_read_right_or_are_refused_in_one_line(tmp_path, name):
+def test_mutated_files_are_read_correctly_or_refused_in_one_line(tmp_path, name):
     outcomes = set()
     for number in range(CASES):
         folder = tmp_path / str(number)
@@ -35,7 +35,7 @@ def raises(error):
         UnicodeDecodeError("utf-8", b"x", 0, 1, "Python's own words"),
     ],
 )
-def test_the_fuzzer_fails_for_what_is_no_short_line(tmp_path, monkeypatch, error):
+def test_the_fuzzer_fails_for_a_message_that_is_not_one_short_line(tmp_path, monkeypatch, error):
     monkeypatch.setitem(fuzzing.TARGETS, "toml", raises(error))
     with pytest.raises(Exception):  # noqa: B017, PT011 - each of these
         fuzzing.run_case("toml", 0, tmp_path)
@@ -48,7 +48,7 @@ def test_a_failure_is_counted_and_names_its_case(monkeypatch):
     assert failures[0][:2] == ("toml", 3_000_000)
 
 
-def test_a_case_is_the_same_each_time(tmp_path):
+def test_a_case_is_reproducible(tmp_path):
     files = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()

@@ -46,7 +46,7 @@ def bundle(submitted):
 # ---------------------------------------------------------------------------------------------- hidden
 
 
-def test_without_test_data_the_submission_is_the_header_alone_and_that_is_said(submitted, capsys):
+def test_without_test_data_the_submission_is_the_header_with_a_warning(submitted, capsys):
     hide()
     assert main(["ensemble", CONFIG]) == 0
     assert Path("submissions/tiny.csv").read_text() == "id,rle_mask\n"
@@ -61,7 +61,7 @@ def test_without_test_data_each_stage_works(submitted, command):
     assert main([command, CONFIG]) == 0
 
 
-def test_a_bundle_predicts_what_was_hidden_when_it_was_made(submitted, capsys):
+def test_a_bundle_built_without_test_data_predicts_hidden_test_data(submitted, capsys):
     hide()
     cfgs = [config.load(CONFIG)]
     write_weights(Path("bundle"), load_members(cfgs), stages.ensemble(cfgs))
@@ -93,7 +93,7 @@ def test_rows_without_a_test_folder_are_refused_before_training(tiny):
     ],
     ids=["one class", "a column of classes", "image and class in one"],
 )
-def test_a_hidden_test_set_is_made_of_training_images_where_no_test_image_is_known(tiny, edit, columns, header, first):
+def test_without_test_images_the_mock_test_set_uses_training_images(tiny, edit, columns, header, first):
     hide()
     SAMPLE.write_text(header + "\n")
     edit("tiny.toml", 'id = "id"\nrle = "rle_mask"', columns)
@@ -110,7 +110,7 @@ def test_a_hidden_test_set_is_made_of_training_images_where_no_test_image_is_kno
     assert len(list(Path("hidden/test/images").iterdir())) == 24
 
 
-def test_a_competition_without_test_images_is_found_where_it_is_mounted(tiny):
+def test_a_mounted_competition_without_test_images_is_found(tiny):
     hide()
     shutil.copytree("tiny", "kaggle/input/tiny")
     assert find_competition(Path("kaggle"), competition.load("tiny.toml")) == Path("kaggle/input/tiny")
@@ -156,7 +156,7 @@ def test_a_rerun_without_a_test_folder_names_it(bundle):
         run_bundle(bundle, Path("tiny"), Path("out.csv"))
 
 
-def test_the_doctor_takes_the_same_test_sets_as_every_stage(tiny):
+def test_the_doctor_accepts_hidden_and_shortened_test_sets(tiny):
     card = competition.load("tiny.toml")
     shorten(2)
     assert survey_test(card, Path("tiny")) == []

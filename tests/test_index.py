@@ -14,7 +14,7 @@ from pipeline.data.labels import Labels
 from pipeline.data.sample import META, Sample, samples_of
 
 
-def test_ids_keep_their_zeros_and_blanks_stay_blank(tiny, card):
+def test_ids_keep_leading_zeros_and_empty_masks_are_empty_text(tiny, card):
     index = read_index(card, tiny / "tiny")
     assert len(index) == 18
     assert all(len(image_id) == 4 for image_id in index["image_id"])
@@ -22,7 +22,7 @@ def test_ids_keep_their_zeros_and_blanks_stay_blank(tiny, card):
     assert (index["coverage"] == 0).sum() == 6
 
 
-def test_coverage_is_the_decoded_share(tiny, card):
+def test_coverage_is_the_masked_share_of_the_decoded_mask(tiny, card):
     index = read_index(card, tiny / "tiny")
     for sample, coverage in zip(samples_of(index), index["coverage"], strict=True):
         assert coverage == pytest.approx(Labels.of(card).read(sample)[..., 0].mean())
@@ -58,7 +58,7 @@ def write_masks(tiny, edit, change, masks=""):
     return index
 
 
-def test_folders_of_images_and_masks_that_lie_apart_are_listed_once_each(tiny, edit, monkeypatch):
+def test_separate_folders_of_images_and_masks_are_listed_once_each(tiny, edit, monkeypatch):
     write_masks(tiny, edit, lambda mask: mask * np.uint8(255))
     listed, scandir = [], os.scandir
     monkeypatch.setattr(file_index.os, "scandir", lambda folder: listed.append(folder.name) or scandir(folder))
@@ -77,13 +77,13 @@ def test_folders_of_images_and_masks_that_lie_apart_are_listed_once_each(tiny, e
     ],
     ids=["128", "background 7", "black on white", "colour", "above"],
 )
-def test_masks_of_one_class_mean_what_the_card_says(tiny, edit, change, masks):
+def test_mask_values_of_one_class_are_read_as_the_card_defines(tiny, edit, change, masks):
     by_rle = write_masks(tiny, edit, change, masks)
     by_mask = read_index(competition.load("tiny.toml"), tiny / "tiny")
     assert by_mask["coverage"].tolist() == by_rle["coverage"].tolist()
 
 
-def test_masks_of_two_classes_leave_the_background_to_none(tiny, edit):
+def test_background_pixels_belong_to_neither_of_two_classes(tiny, edit):
     edit("tiny.toml", 'classes = ["disc"]', 'classes = ["disc", "rim"]')
     edit("tiny.toml", 'id = "id"', 'id = "id"\nid_separator = "_"')
     edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "train/masks"')
@@ -96,7 +96,7 @@ def test_masks_of_two_classes_leave_the_background_to_none(tiny, edit):
     assert read[..., 1].tolist() == [[0, 0, 1], [1, 0, 0]]
 
 
-def test_a_mask_of_other_values_is_named_with_the_class_to_write(tiny, edit):
+def test_a_mask_with_undeclared_values_is_refused_with_the_line_for_the_card(tiny, edit):
     write_masks(tiny, edit, lambda mask: mask * np.uint8(128))
     with pytest.raises(ValueError, match=r"masks/\d+\.png: .*values 0, 128: .*\[masks\] values = { disc = 128 }"):
         read_index(competition.load("tiny.toml"), tiny / "tiny")
@@ -120,7 +120,7 @@ def test_group_comes_from_the_meta_table(tiny, edit):
         ("0919,", "0919,1580 9\n#", r"train\.csv: line 3, id '0919': .*past the last of the 1584 pixels"),
     ],
 )
-def test_bad_rle_is_named_with_line_and_place(tiny, card, edit, old, new, message):
+def test_a_bad_rle_is_refused_with_its_line_and_run(tiny, card, edit, old, new, message):
     edit("tiny/train.csv", old, new)
     # What followed the id's comma is pushed into a line of its own, which goes.
     path = tiny / "tiny/train.csv"
@@ -129,14 +129,14 @@ def test_bad_rle_is_named_with_line_and_place(tiny, card, edit, old, new, messag
         read_index(card, tiny / "tiny")
 
 
-def test_repeated_id_is_named_with_its_line(tiny, card):
+def test_a_repeated_id_is_refused_with_its_line(tiny, card):
     with (tiny / "tiny/train.csv").open("a") as file:
         file.write("0000,\n")
     with pytest.raises(ValueError, match=r"1 of 19 rows repeat an id, the first is '0000' \(line 20\)"):
         read_index(card, tiny / "tiny")
 
 
-def test_row_without_image_and_image_without_row(tiny, card):
+def test_rows_without_images_and_images_without_rows_are_refused(tiny, card):
     (tiny / "tiny/train/images/0919.png").rename(tiny / "tiny/train/images/9999.png")
     with pytest.raises(
         ValueError, match=r"no image for 1 of 18 training ids in train\.csv, such as '0919'; there are 18"
@@ -147,7 +147,7 @@ def test_row_without_image_and_image_without_row(tiny, card):
         read_index(card, tiny / "tiny")
 
 
-def test_mask_of_another_size_is_named_with_both_sizes(tiny, edit):
+def test_a_mask_of_another_size_is_refused_with_both_sizes(tiny, edit):
     (tiny / "tiny/train/masks").mkdir()
     for path in (tiny / "tiny/train/images").iterdir():
         Image.fromarray(np.zeros((36, 45), np.uint8)).save(tiny / "tiny/train/masks" / path.name)
@@ -156,7 +156,7 @@ def test_mask_of_another_size_is_named_with_both_sizes(tiny, edit):
         read_index(competition.load("tiny.toml"), tiny / "tiny")
 
 
-def test_skip_bad_lists_and_leaves_out(tiny, card, caplog):
+def test_skip_bad_logs_and_skips_bad_images(tiny, card, caplog):
     broken = tiny / "tiny/train/images/0919.png"
     broken.write_bytes(broken.read_bytes()[:300])
     (tiny / "tiny/train/images/0838.png").unlink()
@@ -167,13 +167,13 @@ def test_skip_bad_lists_and_leaves_out(tiny, card, caplog):
     assert "no image for '0838'" in caplog.text
 
 
-def test_missing_table_says_where_to_put_it(tiny, card):
+def test_a_missing_table_is_reported_with_its_expected_folder(tiny, card):
     (tiny / "tiny/train.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"train\.csv: no such file.*DATA=folder"):
         read_index(card, tiny / "tiny")
 
 
-def test_missing_column_lists_the_columns(tiny, card, edit):
+def test_a_missing_column_is_reported_with_the_existing_ones(tiny, card, edit):
     edit("tiny/train.csv", "rle_mask", "mask")
     with pytest.raises(ValueError, match=r"no column 'rle_mask', it has: id, mask"):
         read_index(card, tiny / "tiny")
@@ -189,7 +189,7 @@ def test_group_can_be_a_column_of_the_training_table(tiny, edit):
     assert list(index_column(index, "well", "train.balance")) == list(index["group"])
 
 
-def test_group_that_no_table_has_is_refused(tiny, edit):
+def test_a_group_column_missing_from_all_tables_is_refused(tiny, edit):
     edit("tiny.toml", 'rle = "rle_mask"', 'rle = "rle_mask"\ngroup = "patient"')
     with pytest.raises(ValueError, match=r"no column 'patient' \(columns\.group\) in train\.csv: images would leak"):
         read_index(competition.load("tiny.toml"), tiny / "tiny")
@@ -220,7 +220,7 @@ def test_columns_of_a_meta_table_may_have_any_name(tiny, card, with_meta):
 
 
 @pytest.mark.slow
-def test_a_competition_with_such_a_meta_table_is_split_trained_on_crops_and_reported(tiny, with_meta):
+def test_meta_columns_with_reserved_names_work_in_folds_training_and_report(tiny, with_meta):
     pairs = (
         "data.crops={size=32,stride=16}",
         "train.phases.0.crop=32",
@@ -234,7 +234,7 @@ def test_a_competition_with_such_a_meta_table_is_split_trained_on_crops_and_repo
     assert {"box", "image", "path", "kind", META + "fold", META + "coverage", META + "group"} <= columns
 
 
-def test_the_indexs_own_column_comes_first_and_an_unknown_one_is_named_with_those_there_are(tiny, with_meta):
+def test_index_columns_take_precedence_over_meta_columns_and_unknown_ones_are_refused(tiny, with_meta):
     index = read_index(with_meta, tiny / "tiny")
     assert set(index_column(index, "empty", "train.balance")) == {"yes", "no"}
     assert index_column(index, "kind", "train.balance").equals(index[META + "kind"])

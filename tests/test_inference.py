@@ -21,11 +21,11 @@ from pipeline.symmetries import SYMMETRIES
 UNIQUE = torch.arange(24.0).reshape(1, 1, 4, 6)
 
 
-def test_average_of_a_pointwise_model_is_the_model():
+def test_tta_of_a_pointwise_model_equals_the_model():
     assert torch.allclose(average_views(torch.sin, UNIQUE, tuple(SYMMETRIES)), torch.sin(UNIQUE))
 
 
-def test_average_undoes_the_view_of_a_model_that_sees_places():
+def test_tta_inverts_each_view_before_averaging():
     # A model that marks the top left corner of what it sees: its views mark all four corners.
     def corner(images):
         marked = torch.zeros_like(images)
@@ -41,13 +41,13 @@ def test_average_undoes_the_view_of_a_model_that_sees_places():
     ("names", "message"),
     [(("flip",), "unknown view 'flip'"), ((), "one or more"), (("identity", "identity"), "different views")],
 )
-def test_wrong_views_are_refused(names, message):
+def test_invalid_views_are_refused(names, message):
     with pytest.raises(ValueError, match=message):
         check_views(names)
 
 
 @given(st.floats(0, 1))
-def test_stored_probability_is_off_by_half_a_level_at_most(prob):
+def test_stored_probabilities_are_rounded_to_the_nearest_level(prob):
     assert abs(int(probs_to_uint8(np.array(prob))) / 255 - prob) <= 1 / 510 + 1e-7
 
 
@@ -68,7 +68,7 @@ def test_store_round_trip_keeps_ids_as_text(tmp_path):
     assert all(np.array_equal(store.read(key), value) for key, value in values.items())
 
 
-def test_store_is_written_in_shards_and_goes_on_after_a_kill(tmp_path):
+def test_store_is_written_in_shards_and_resumes(tmp_path):
     folder = tmp_path / "store"
     make_store(folder, [f"{number:04}" for number in range(300)])
     assert len(list(folder.glob("*.safetensors"))) == 2
@@ -79,7 +79,7 @@ def test_store_is_written_in_shards_and_goes_on_after_a_kill(tmp_path):
     assert len(PredictionStore(folder)) == 301
 
 
-def test_a_damaged_shard_that_was_removed_costs_its_own_images_alone(tmp_path):
+def test_removing_a_damaged_shard_repeats_only_its_images(tmp_path):
     folder = tmp_path / "store"
     make_store(folder, [f"{number:04}" for number in range(600)])  # three shards
     (folder / "000-00000.safetensors").unlink()
@@ -92,7 +92,7 @@ def test_a_damaged_shard_that_was_removed_costs_its_own_images_alone(tmp_path):
     assert len(PredictionStore(folder)) == 600
 
 
-def test_a_shard_that_another_command_wrote_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+def test_a_shard_written_by_another_command_is_not_replaced(tmp_path, monkeypatch):
     make_store(tmp_path / "store", ["a"])
     other, save = tmp_path / "store" / "000-00001.safetensors", prediction_store.save_file
 
@@ -109,7 +109,7 @@ def test_a_shard_that_another_command_wrote_meanwhile_is_not_replaced(tmp_path, 
 
 
 @pytest.mark.parametrize("ids", [["a"], ["b"]], ids=["the same images", "others"])
-def test_a_store_that_another_command_begins_anew_is_not_mixed_with_the_old_one(tmp_path, ids):
+def test_a_store_restarted_by_another_command_is_not_mixed_with_the_old_one(tmp_path, ids):
     make_store(tmp_path / "store", ["a"])
     store = PredictionStore(tmp_path / "store")
     start_store(tmp_path / "store", {"views": ["transpose"]})
@@ -123,13 +123,13 @@ def test_a_store_that_another_command_begins_anew_is_not_mixed_with_the_old_one(
         store.read("a")
 
 
-def test_an_image_that_is_not_stored_is_said_with_the_folder(tmp_path):
+def test_a_missing_image_is_reported_with_the_folder(tmp_path):
     make_store(tmp_path / "store", ["a"])
     with pytest.raises(ValueError, match=r"store: no prediction of image 'b': run one command at a time"):
         PredictionStore(tmp_path / "store").read("b")
 
 
-def test_store_made_by_other_settings_is_dropped(tmp_path):
+def test_a_store_of_other_settings_is_deleted(tmp_path):
     folder = tmp_path / "store"
     make_store(folder, ["a"])
     assert is_complete(folder, ["a"], {"views": ["identity"]})
@@ -139,7 +139,7 @@ def test_store_made_by_other_settings_is_dropped(tmp_path):
     assert len(PredictionStore(folder)) == 0
 
 
-def test_id_in_two_stores_is_refused(tmp_path):
+def test_an_id_in_two_stores_is_refused(tmp_path):
     make_store(tmp_path / "one", ["a", "b"])
     make_store(tmp_path / "two", ["b", "c"])
     with pytest.raises(ValueError, match=r"two.*image 'b' is also in .*one"):
@@ -164,7 +164,7 @@ class Brightness(torch.nn.Module):
         return (images.float() - 128) / 16
 
 
-def test_prediction_fills_what_is_missing_and_processes_share_it(tiny, card):
+def test_prediction_adds_missing_images_and_is_split_over_processes(tiny, card):
     index = read_index(card, tiny / "tiny")
     options = {"reader": Reader(1), "batch_size": 4, "workers": 0, "what": "test"}
     predictor = Predictor(Brightness(), ("identity", "transpose"), "float32")
@@ -180,7 +180,7 @@ def test_prediction_fills_what_is_missing_and_processes_share_it(tiny, card):
 
 @pytest.mark.parametrize("tiles", [None, Tiles(size=16, stride=16)], ids=["whole", "tiles"])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_test_set_without_images_is_predicted_as_it_is(tiny, card, tiles, workers):
+def test_an_empty_test_set_gives_an_empty_store(tiny, card, tiles, workers):
     nothing = read_index(card, tiny / "tiny").iloc[:0]
     start_store(tiny / "store", {})
     predictor = Predictor(Brightness(), ("identity",), "float32", tiles=tiles)
@@ -198,7 +198,7 @@ class Overflowing(torch.nn.Module):
         return large - large.max() + 1  # infinite minus infinite is no number
 
 
-def test_where_half_precision_gives_no_number_float32_goes_on(caplog):
+def test_on_float16_overflow_prediction_continues_in_float32(caplog):
     predictor = Predictor(Overflowing(), ("identity",), "float16")
     images = torch.full((1, 1, 4, 4), 200, dtype=torch.uint8)
     probs = predictor(images)
@@ -217,7 +217,7 @@ class NoNumber(torch.nn.Module):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("tiles", [None, Tiles(size=16, stride=16)], ids=["whole", "tiles"])
 @pytest.mark.parametrize("size", [None, (9, 11)], ids=["own size", "resized"])
-def test_probabilities_that_are_not_finite_never_become_a_mask(tiny, card, precision, tiles, size):
+def test_non_finite_probabilities_are_refused(tiny, card, precision, tiles, size):
     index = read_index(card, tiny / "tiny").iloc[:4]
     odd = index.iloc[2]
     Image.fromarray(np.full((36, 44), 7, np.uint8)).save(odd["path"])
@@ -230,7 +230,7 @@ def test_probabilities_that_are_not_finite_never_become_a_mask(tiny, card, preci
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_a_number_that_is_no_probability_is_not_stored(number):
+def test_non_finite_probabilities_are_not_stored(number):
     with pytest.raises(FloatingPointError, match="1 of 2 probabilities are not finite"):
         probs_to_uint8(np.array([0.5, number]))
 
@@ -242,7 +242,7 @@ class Ramp(torch.nn.Module):
         return images * torch.linspace(-1, 1, images.shape[-1])
 
 
-def test_views_asked_for_take_the_place_of_the_predictors_own():
+def test_given_views_replace_those_of_the_predictor():
     one = Predictor(Ramp(), ("identity",), "float32")
     both = Predictor(Ramp(), ("identity", "flip_horizontal"), "float32")
     images = torch.arange(16, dtype=torch.float32).reshape(1, 1, 4, 4) / 8
@@ -251,7 +251,7 @@ def test_views_asked_for_take_the_place_of_the_predictors_own():
 
 
 @pytest.mark.parametrize("height", [4, 8, 12])
-def test_an_axis_that_shrinks_is_averaged_whatever_the_other_does(height):
+def test_a_shrinking_axis_is_averaged_for_any_size_of_the_other(height):
     probs = torch.zeros(1, 1, 8, 8)
     probs[..., ::4] = 1  # every fourth column
     quarter = torch.full((1, 1, height, 2), 0.25)
@@ -259,7 +259,7 @@ def test_an_axis_that_shrinks_is_averaged_whatever_the_other_does(height):
     torch.testing.assert_close(resize_probs(probs.transpose(2, 3), (2, height)), quarter.transpose(2, 3))
 
 
-def test_an_axis_is_resized_as_if_the_other_stayed():
+def test_axes_are_resized_independently():
     probs = torch.rand(2, 1, 8, 6, generator=torch.Generator().manual_seed(0))
     one_by_one = resize_probs(resize_probs(probs, (4, 6)), (4, 15))
     torch.testing.assert_close(resize_probs(probs, (4, 15)), one_by_one)

@@ -23,14 +23,14 @@ def put(path: Path, text: str = "") -> Path:
 
 
 @pytest.mark.parametrize("mount", ["x-weights", "datasets/me/x-weights", "notebooks/me/x-weights"])
-def test_weights_are_found_at_any_mount_point(tmp_path, mount):
+def test_weights_are_found_in_any_mount_point(tmp_path, mount):
     put(tmp_path / "input/other/readme.txt")
     folder = put(tmp_path / "input" / mount / "bundle.json")
     assert find_weights(tmp_path) == folder
 
 
 @pytest.mark.parametrize("mount", ["tiny", "competitions/tiny", "datasets/me/tiny"])
-def test_a_competition_is_found_at_any_mount_point(tiny, mount):
+def test_a_competition_is_found_in_any_mount_point(tiny, mount):
     folder = put(Path("kaggle/input") / mount / "sample_submission.csv")
     (folder / "test/images").mkdir(parents=True)
     assert find_competition(Path("kaggle"), competition.load("tiny.toml")) == folder

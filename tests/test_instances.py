@@ -68,38 +68,38 @@ def border_by_loops(labels, width):
 
 @settings(max_examples=60, deadline=None)
 @given(LABELS, st.sampled_from([1, 1.5, 2, 2.9, 4]))
-def test_border_is_its_definition(labels, width):
+def test_boundary_equals_its_definition(labels, width):
     result = touching_boundary(labels, width)
     assert result.dtype == np.uint8
     assert np.array_equal(result, border_by_loops(labels, width))
 
 
-def test_border_of_two_that_touch_by_hand():
+def test_boundary_of_two_touching_instances_by_hand():
     labels = np.repeat([[1, 1, 1, 2, 2, 2]], 3, axis=0)
     assert touching_boundary(labels, 1).tolist() == [[0, 0, 1, 1, 0, 0]] * 3
     assert touching_boundary(labels, 2).tolist() == [[0, 1, 1, 1, 1, 0]] * 3
 
 
-def test_border_lies_in_a_gap_that_is_narrow_enough():
+def test_boundary_includes_narrow_gaps():
     labels = np.repeat([[1, 1, 0, 0, 2, 2]], 3, axis=0)
     assert not touching_boundary(labels, 1).any()
     assert touching_boundary(labels, 2).tolist() == [[0, 0, 1, 1, 0, 0]] * 3
     assert touching_boundary(labels, 3).tolist() == [[0, 1, 1, 1, 1, 0]] * 3
 
 
-def test_one_instance_alone_has_no_border():
+def test_a_single_instance_has_no_boundary():
     labels = disc((20, 22), 9, 9, 6).astype(np.int32)
     assert not touching_boundary(labels, 3).any()
     assert not touching_boundary(np.zeros((4, 5), np.int32), 3).any()
 
 
-def test_border_tells_labels_beyond_two_million_apart():
+def test_boundary_distinguishes_labels_above_two_million():
     labels = np.array([[2**24 - 1, 2**24]])
     assert touching_boundary(labels, 1).tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize("width", [0, 0.5, float("nan")])
-def test_a_border_below_one_pixel_is_refused(width):
+def test_a_boundary_width_below_one_pixel_is_refused(width):
     with pytest.raises(ValueError, match="expected 1 or more"):
         touching_boundary(np.zeros((3, 3), np.int32), width)
 
@@ -113,7 +113,7 @@ def test_a_border_below_one_pixel_is_refused(width):
         (np.full((3, 3), 2**24 + 1), "16777217"),
     ],
 )
-def test_what_are_no_labels_is_refused(labels, said):
+def test_invalid_labels_are_refused(labels, said):
     with pytest.raises(ValueError, match="labels") as error:
         touching_boundary(labels, 1)
     assert said in str(error.value)
@@ -124,7 +124,7 @@ def test_what_are_no_labels_is_refused(labels, said):
 
 @settings(max_examples=60, deadline=None)
 @given(VALUES, st.integers(1, 6))
-def test_components_are_scipys_without_the_small(values, min_area):
+def test_components_equal_those_of_scipy_without_small_ones(values, min_area):
     mask = values[0] >= 128
     oracle, count = ndimage.label(mask, np.ones((3, 3)))
     sizes = ndimage.sum_labels(mask, oracle, range(1, count + 1))
@@ -136,12 +136,12 @@ def test_components_are_scipys_without_the_small(values, min_area):
         assert np.array_equal(labels == number, oracle == k)
 
 
-def test_a_pixel_is_of_the_mask_from_its_threshold_on():
+def test_mask_includes_values_at_or_above_the_threshold():
     values = np.array([[127, 0, 128, 0, 129]], np.uint8)
     assert components(values, 0.5).tolist() == [[0, 0, 1, 0, 2]]
 
 
-def test_components_join_what_touches():
+def test_touching_instances_are_one_component():
     labels = np.repeat([[1, 1, 2, 2, 0, 3]], 3, axis=0)
     assert components(perfect(labels)[0], 0.5).tolist() == [[1, 1, 1, 1, 0, 2]] * 3
 
@@ -151,7 +151,7 @@ def test_components_join_what_touches():
 
 @settings(max_examples=150, deadline=None)
 @given(VALUES, OPTIONS)
-def test_instances_are_the_mask_but_for_the_small(values, options):
+def test_union_of_instances_is_the_mask_without_small_instances(values, options):
     labels = split(values, options)
     mask = values[0] > options.threshold * 255
     whole = split(values, options._replace(min_area=1))
@@ -164,7 +164,7 @@ def test_instances_are_the_mask_but_for_the_small(values, options):
 
 @settings(max_examples=150, deadline=None)
 @given(VALUES, OPTIONS)
-def test_instances_are_numbered_without_a_gap_by_their_first_pixel(values, options):
+def test_instances_are_numbered_consecutively_by_their_first_pixel(values, options):
     labels = split(values, options)
     numbers, first = np.unique(labels[labels > 0], return_index=True)
     assert numbers.tolist() == list(range(1, labels.max() + 1))
@@ -173,7 +173,7 @@ def test_instances_are_numbered_without_a_gap_by_their_first_pixel(values, optio
 
 @settings(max_examples=100, deadline=None)
 @given(VALUES, OPTIONS)
-def test_each_instance_is_one_piece(values, options):
+def test_each_instance_is_one_component(values, options):
     labels = split(values, options)
     for k in range(1, labels.max() + 1):
         assert ndimage.label(labels == k, np.ones((3, 3)))[1] == 1
@@ -181,7 +181,7 @@ def test_each_instance_is_one_piece(values, options):
 
 @settings(max_examples=100, deadline=None)
 @given(VALUES, OPTIONS)
-def test_each_seed_ends_in_one_instance_and_no_instance_holds_two(values, options):
+def test_each_instance_contains_exactly_one_seed(values, options):
     labels = split(values, options._replace(min_area=1))
     inside = (values[0] > options.threshold * 255) & (values[1] < options.boundary_threshold * 255)
     seeds, count = ndimage.label(inside)
@@ -192,7 +192,7 @@ def test_each_seed_ends_in_one_instance_and_no_instance_holds_two(values, option
 
 @settings(max_examples=60, deadline=None)
 @given(VALUES, OPTIONS)
-def test_without_borders_instances_are_components(values, options):
+def test_without_boundaries_instances_are_components(values, options):
     values[1] = 0
     options = options._replace(min_seed=1, boundary_threshold=0.99)
     joined = components(values[0], options.threshold, options.min_area)
@@ -205,7 +205,7 @@ def test_without_borders_instances_are_components(values, options):
 @pytest.mark.parametrize("turn", TURNS)
 @settings(max_examples=60, deadline=None)
 @given(VALUES, OPTIONS)
-def test_a_turned_image_has_as_many_instances(turn, values, options):
+def test_a_transformed_image_has_the_same_number_of_instances(turn, values, options):
     # Their pixels too, but for those that two seeds reach at once.
     options = options._replace(min_area=1)
     turned = split(np.ascontiguousarray(TURNS[turn](values)), options)
@@ -214,7 +214,7 @@ def test_a_turned_image_has_as_many_instances(turn, values, options):
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_a_turned_image_has_the_same_instances_where_nothing_ties(turn):
+def test_a_transformed_image_has_the_same_instances_without_ties(turn):
     values = np.zeros((2, 7, 9), np.uint8)
     values[0, 1:6, 1:8] = 255
     values[1, :, 3:6] = [100, 250, 200]  # a ridge with one crest
@@ -223,7 +223,7 @@ def test_a_turned_image_has_the_same_instances_where_nothing_ties(turn):
     assert len(pairs) == 3  # background, and two instances, each paired with one
 
 
-def test_two_discs_that_touch_are_split():
+def test_two_touching_discs_are_separated():
     left, right = disc((30, 44), 14, 13, 9), disc((30, 44), 15, 30, 9)
     labels = np.where(right, 2, left)
     assert components(perfect(labels)[0], 0.5).max() == 1
@@ -232,7 +232,7 @@ def test_two_discs_that_touch_are_split():
     assert np.count_nonzero(found != labels) <= 2  # pixels as near to the one as to the other
 
 
-def test_perfect_maps_give_back_instances_up_to_their_border():
+def test_perfect_maps_give_the_instances_except_for_their_boundary_pixels():
     rng = np.random.default_rng(0)
     places = rng.uniform(0, (60, 80), (25, 2))
     rows, columns = np.mgrid[:60, :80]
@@ -245,26 +245,26 @@ def test_perfect_maps_give_back_instances_up_to_their_border():
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
 
 
-def test_a_border_that_runs_diagonally_one_pixel_wide_is_tight():
+def test_a_diagonal_boundary_of_one_pixel_separates_instances():
     values = np.zeros((2, 8, 8), np.uint8)
     values[0] = 255
     np.fill_diagonal(values[1], 255)
     assert split_by_boundary(values, 0.5, 0.5).max() == 2
 
 
-def test_a_pixel_is_border_from_its_threshold_on():
+def test_boundary_includes_values_at_or_above_the_threshold():
     values = np.full((2, 3, 7), 255, np.uint8)
     for crest, count in ((127, 1), (128, 2)):  # .5 lies between the two
         values[1] = [0, 0, 0, crest, 0, 0, 0]
         assert split_by_boundary(values, 0.5, 0.5).max() == count
 
 
-def test_border_that_hangs_on_by_a_corner_belongs_to_the_seed_it_hangs_on():
+def test_boundary_pixels_connected_at_a_corner_belong_to_that_seed():
     values = np.array([[[255, 0], [0, 255]], [[0, 0], [0, 255]]], np.uint8)
     assert split_by_boundary(values, 0.5, 0.5).tolist() == [[1, 0], [0, 1]]
 
 
-def test_what_is_all_border_stays_one_object():
+def test_an_object_of_boundary_pixels_only_is_one_instance():
     values = np.zeros((2, 5, 9), np.uint8)
     values[0, 1:4, 1:3] = values[0, 1:4, 5:8] = 255
     values[1, :, 5:8] = 255
@@ -273,7 +273,7 @@ def test_what_is_all_border_stays_one_object():
     assert np.array_equal(split_by_boundary(values, 0.5, 0.5, min_seed=0, min_area=0), labels)
 
 
-def test_a_small_seed_falls_to_its_neighbour():
+def test_a_small_seed_is_merged_into_its_neighbour():
     values = np.zeros((2, 5, 9), np.uint8)
     values[0] = 255
     values[1, :, 6] = 255
@@ -282,7 +282,7 @@ def test_a_small_seed_falls_to_its_neighbour():
     assert split_by_boundary(values, 0.5, 0.5, min_seed=6).max() == 1
 
 
-def test_instances_meet_on_the_ridge_and_not_half_way():
+def test_instances_meet_at_the_ridge_of_the_boundary():
     values = np.zeros((2, 3, 11), np.uint8)
     values[0] = 255
     values[1] = [0, 0, 130, 140, 150, 160, 170, 180, 250, 0, 0]
@@ -296,6 +296,6 @@ def test_an_empty_image_has_no_instance():
     assert not components(values[0], 0.5).any()
 
 
-def test_values_without_a_border_channel_are_refused():
+def test_values_without_a_boundary_channel_are_refused():
     with pytest.raises(ValueError, match="a mask and its boundaries"):
         split_by_boundary(np.zeros((1, 6, 7), np.uint8), 0.5, 0.5)

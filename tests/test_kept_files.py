@@ -31,7 +31,7 @@ class Shape(JsonRecord):
         ('{"number": "' + "x" * 5000 + '"}', "number: expected a whole number"),
     ],
 )
-def test_a_file_of_another_shape_is_one_line_with_the_way_out(tmp_path, text, said):
+def test_an_invalid_json_file_is_reported_in_one_line_with_a_remedy(tmp_path, text, said):
     path = tmp_path / "kept.json"
     path.write_text(text, encoding="latin-1")
     for read in (read_json, read_json_lines):
@@ -43,12 +43,12 @@ def test_a_file_of_another_shape_is_one_line_with_the_way_out(tmp_path, text, sa
         read_json(path, "make it again", Shape)
 
 
-def test_what_has_more_keys_than_it_must_is_read_as_it_is(tmp_path):
+def test_additional_keys_are_kept(tmp_path):
     (tmp_path / "kept.json").write_text('{"more": [1, NaN], "number": 1}')
     assert list(read_json(tmp_path / "kept.json", "", Shape)) == ["more", "number"]
 
 
-def test_the_line_of_a_damaged_line_is_named(tmp_path):
+def test_a_damaged_line_is_reported_with_its_number(tmp_path):
     (tmp_path / "kept.jsonl").write_text('{"number": 1}\n{"numb')
     with pytest.raises(ValueError, match=r"kept\.jsonl: line 2: not JSON"):
         read_json_lines(tmp_path / "kept.jsonl", "", Shape)
@@ -74,7 +74,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "tamper", "said"), CASES)
-def test_a_tampered_file_is_named_with_the_way_out(submitted, capsys, name, tamper, said):
+def test_a_damaged_file_is_reported_with_a_remedy(submitted, capsys, name, tamper, said):
     path = Path(name)
     path.write_text(tamper(path.read_text()))
     assert main(["oof", "configs/tiny.toml"]) == 2
@@ -85,7 +85,7 @@ def test_a_tampered_file_is_named_with_the_way_out(submitted, capsys, name, tamp
 
 
 @pytest.mark.parametrize("tamper", [half, lambda _: "{}", lambda _: "[]"])
-def test_a_tampered_manifest_is_named_with_the_command_that_writes_it_again(submitted, capsys, tamper):
+def test_a_damaged_manifest_is_reported_with_the_command_that_rewrites_it(submitted, capsys, tamper):
     Path("submissions/tiny.json").write_text(tamper(Path("submissions/tiny.json").read_text()))
     assert main(["final", "tiny", "seed1", "--competition", "tiny.toml"]) == 2
     assert "submissions/tiny.json: " in (error := capsys.readouterr().err)
@@ -93,7 +93,7 @@ def test_a_tampered_manifest_is_named_with_the_command_that_writes_it_again(subm
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[]"])
-def test_a_store_with_a_damaged_record_is_begun_anew(tmp_path, text):
+def test_a_store_with_a_damaged_record_is_deleted(tmp_path, text):
     start_store(tmp_path / "store", {"views": []})
     (tmp_path / "store" / "store.json").write_text(text)
     (tmp_path / "store" / "000-00000.safetensors").write_text("of nobody knows what")
@@ -109,7 +109,7 @@ class Runs:
         return (Path.write_text, (Path("ran"), "code of a checkpoint"))
 
 
-def test_a_tampered_checkpoint_runs_no_code(tmp_path, monkeypatch):
+def test_a_malicious_checkpoint_does_not_run_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(vars(TrainState({}, phase=Runs())), "state.pt")
     with pytest.raises(ValueError, match=r"state\.pt: cannot be read .*: remove it to train the fold again"):
@@ -121,14 +121,14 @@ def test_a_tampered_checkpoint_runs_no_code(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("state", [{}, [], {"settings": {}}, {"settings": {}, "phase": 1}])
-def test_a_state_of_another_shape_is_refused(tmp_path, state):
+def test_an_invalid_training_state_is_refused(tmp_path, state):
     torch.save(state, tmp_path / "state.pt")
     with pytest.raises(ValueError, match=r"state\.pt: not a training state: remove it"):
         TrainState.load(tmp_path / "state.pt")
 
 
 @pytest.mark.parametrize("record", [{}, [], None, "text"])
-def test_weights_with_a_record_of_another_shape_are_refused(tmp_path, record):
+def test_weights_with_an_invalid_record_are_refused(tmp_path, record):
     save_checkpoint(tmp_path / "best.safetensors", {"weight": torch.ones(1)}, record)
     with pytest.raises(ValueError, match=r"best\.safetensors: not a checkpoint of this pipeline"):
         read_record(tmp_path / "best.safetensors")

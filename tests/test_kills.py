@@ -66,7 +66,7 @@ def undisturbed(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 
 @pytest.mark.parametrize("kind", STOPS)
-def test_run_stopped_at_any_file_operation_ends_with_the_files_of_an_undisturbed_run(
+def test_a_run_stopped_at_any_file_operation_resumes_to_the_files_of_an_uninterrupted_run(
     tmp_path, runner, undisturbed, kind
 ):
     _, expected, operations = undisturbed
@@ -106,7 +106,7 @@ LIMITS = {"a small disk": small_disk, "a limit of file size": small_files} if ca
 
 
 @pytest.mark.parametrize("limit", LIMITS)
-def test_full_disk_is_reported_and_the_run_ends_with_the_same_files_once_there_is_space(tmp_path, undisturbed, limit):
+def test_a_full_disk_is_reported_and_the_resumed_run_gives_the_same_files(tmp_path, undisturbed, limit):
     _, expected, _ = undisturbed
     folder, home = lay_out(tmp_path / "project"), tmp_path / "home"
     home.mkdir()
@@ -132,7 +132,7 @@ def last_line(ended: Ended) -> str:
     return ended.stderr.splitlines()[-1]
 
 
-def test_three_equal_commands_at_once_in_a_new_project_succeed_with_the_files_of_one(tmp_path, runner):
+def test_three_equal_commands_in_parallel_give_the_files_of_one(tmp_path, runner):
     text = CONFIG.replace('"tiny.toml"', '"demo"').replace('root = "tiny"', "").replace("epochs = 2", "epochs = 1")
     for name in ("alone", "together"):
         (tmp_path / name / "configs").mkdir(parents=True)
@@ -147,7 +147,7 @@ def test_three_equal_commands_at_once_in_a_new_project_succeed_with_the_files_of
     assert results(tmp_path / "together") == results(tmp_path / "alone")
 
 
-def test_next_run_completes_a_submission_that_was_stopped_while_written(tmp_path, runner, undisturbed):
+def test_the_next_run_completes_a_partially_written_submission(tmp_path, runner, undisturbed):
     trained, expected, _ = undisturbed
     folder = tmp_path / "project"
     shutil.copytree(trained, folder)

@@ -116,7 +116,7 @@ def numbered(labels):
 
 
 @pytest.mark.parametrize("kind", LABELS)
-def test_every_way_gives_the_masks_objects_borders_and_folds_of_the_cells_that_were_drawn(kind, tmp_path):
+def test_every_label_format_gives_the_same_masks_objects_boundaries_and_folds(kind, tmp_path):
     cells = write(tmp_path, kind)
     card = competition.load(str(tmp_path / "card.toml"))
     index = read_index(card, tmp_path / "data")
@@ -136,7 +136,7 @@ def test_every_way_gives_the_masks_objects_borders_and_folds_of_the_cells_that_w
 
 
 @pytest.mark.parametrize("kind", LABELS)
-def test_windows_of_every_way_are_those_of_the_whole_mask(kind, tmp_path):
+def test_windows_equal_those_of_the_whole_mask_in_every_label_format(kind, tmp_path):
     cells = write(tmp_path, kind, train=4, top="several_rows = true")
     card = competition.load(str(tmp_path / "card.toml"))
     index, labels = read_index(card, tmp_path / "data"), Labels.of(card)
@@ -148,7 +148,7 @@ def test_windows_of_every_way_are_those_of_the_whole_mask(kind, tmp_path):
         assert coverage == true.mean()
 
 
-def test_void_is_no_mask_of_a_window(tmp_path):
+def test_void_is_not_counted_as_mask_in_a_window(tmp_path):
     write(tmp_path, VALUES, train=2, void=np.s_[:40, :40], top="")
     card = competition.load(str(tmp_path / "card.toml"))
     index, labels = read_index(card, tmp_path / "data"), Labels.of(card)
@@ -158,12 +158,12 @@ def test_void_is_no_mask_of_a_window(tmp_path):
     assert corner[["coverage", "empty"]].iloc[0].tolist() == [0, "yes"]
 
 
-def test_at_another_size_a_pixel_is_void_if_most_of_what_it_covers_is_by_hand():
+def test_a_resized_pixel_is_void_if_most_of_its_area_is_void():
     masks = np.array([[[255, 255, 1, 1], [255, 0, 1, 255]]], np.uint8)
     assert resize_masks(masks, (1, 2)).tolist() == [[[255, 1]]]
 
 
-def test_windows_of_borders_between_objects_are_refused_before_any_work(tmp_path, monkeypatch):
+def test_crops_with_boundaries_between_objects_are_refused_before_training(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, VALUES, train=2)
     (tmp_path / "cells.toml").write_text(
@@ -192,7 +192,7 @@ def trained(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_label_images_with_void_go_the_whole_way(trained, capsys):
+def test_label_images_with_void_work_in_all_stages(trained, capsys):
     cfg = config.load("configs/cells.toml")
     assert not doctor(cfg).bad
     done = stages.ensemble([cfg])
@@ -213,7 +213,7 @@ def objects_found(folder):
     return found
 
 
-def test_the_doctor_counts_objects_and_looks_twice_where_each_mask_is_one(tmp_path, monkeypatch):
+def test_the_doctor_counts_objects_and_warns_if_each_mask_is_one_object(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cells = write(tmp_path, VALUES)
     found = objects_found(tmp_path)
@@ -226,7 +226,7 @@ def test_the_doctor_counts_objects_and_looks_twice_where_each_mask_is_one(tmp_pa
     assert "rows, values or files hold one object each" in found.message
 
 
-def test_a_folder_of_pictures_of_another_size_is_no_label_beside(tmp_path, monkeypatch):
+def test_a_folder_of_images_of_another_size_is_not_a_second_label_source(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cells = write(tmp_path, ROWS, top="several_rows = true")
     (tmp_path / "data/small").mkdir()

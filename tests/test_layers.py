@@ -73,7 +73,7 @@ def test_every_module_has_a_layer():
     assert {package_of(path) for path in MODULES} - {"competitions"} == set(LAYER_OF)
 
 
-def test_imports_go_up_the_list_of_layers():
+def test_modules_import_only_from_higher_layers():
     wrong = [
         f"{path.relative_to(ROOT)} imports {other}"
         for path in MODULES
@@ -84,13 +84,13 @@ def test_imports_go_up_the_list_of_layers():
 
 
 @pytest.mark.parametrize("library", OWNERS)
-def test_a_library_is_imported_by_its_owners_only(library):
+def test_each_library_is_imported_by_its_listed_packages_only(library):
     statements = (f"import {library}", f"from {library}")
     users = {package_of(path) for path in MODULES if any(each in path.read_text("utf-8") for each in statements)}
     assert users == OWNERS[library]
 
 
-def test_the_kaggle_client_is_imported_inside_functions_only():
+def test_the_kaggle_client_is_not_imported_at_module_level():
     # It is an optional package, and it looks for a token as soon as it is imported.
     wrong = [
         str(path.relative_to(ROOT))
@@ -100,6 +100,6 @@ def test_the_kaggle_client_is_imported_inside_functions_only():
     assert not wrong
 
 
-def test_no_module_has_a_name_that_says_nothing():
+def test_no_module_has_a_generic_name():
     names = {part.removesuffix(".py") for path in MODULES for part in path.relative_to(ROOT).parts}
     assert not names & {"utils", "core", "base", "helpers", "misc", "common"}

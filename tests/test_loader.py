@@ -51,14 +51,14 @@ def masked(card, folder, *, crops=False):
 
 
 @pytest.mark.parametrize("crops", [False, True], ids=["whole images", "windows"])
-def test_a_data_set_goes_to_another_process_and_gives_the_same_items_there(tiny, card, crops):
+def test_a_pickled_data_set_gives_the_same_items_in_another_process(tiny, card, crops):
     images = masked(card, tiny, crops=crops)
     sent = pickle.loads(pickle.dumps(images))
     for position in (0, 7, len(images) - 1):
         assert all(map(torch.equal, images[position, 5], sent[position, 5]))
 
 
-def test_images_to_predict_go_to_another_process(tiny, card):
+def test_images_for_prediction_can_be_sent_to_another_process(tiny, card):
     index = read_test_index(card, tiny / "tiny")
     images = Images(index, Reader(1))
     assert torch.equal(images[1], pickle.loads(pickle.dumps(images))[1])
@@ -77,7 +77,7 @@ def batches(images, **options):
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_workers_give_the_same_batches_however_they_are_started(tiny, card, start):
+def test_workers_give_the_same_batches_with_every_start_method(tiny, card, start):
     images = masked(card, tiny)
     options = {"num_workers": 2, "persistent_workers": True, "multiprocessing_context": start}
     assert all(map(torch.equal, batches(images), batches(images, **options)))
@@ -92,7 +92,7 @@ def little_shared_memory(monkeypatch):
     loader._shares_memory.cache_clear()
 
 
-def test_where_shared_memory_is_small_batches_come_through_pipes_and_are_the_same(
+def test_with_little_shared_memory_batches_are_sent_through_pipes(
     tiny, card, little_shared_memory, monkeypatch, caplog
 ):
     images = masked(card, tiny)
@@ -150,7 +150,7 @@ def lack_shared_memory():
         (lack_shared_memory, "No space left"),
     ],
 )
-def test_a_worker_that_dies_is_one_line_with_what_to_lower(end, reason):
+def test_a_dead_worker_is_reported_in_one_line_with_what_to_lower(end, reason):
     with pytest.raises(
         ChildProcessError, match=rf"died \(.*{reason}.*Lower train.workers, now 1 .*--shm-size=8g"
     ) as found:
@@ -158,7 +158,7 @@ def test_a_worker_that_dies_is_one_line_with_what_to_lower(end, reason):
     assert len(str(found.value)) < 300
 
 
-def test_a_fault_of_the_program_in_a_worker_stays_a_fault():
+def test_an_internal_error_in_a_worker_is_reraised():
     def fail():
         raise RuntimeError("a bug")
 
@@ -166,7 +166,7 @@ def test_a_fault_of_the_program_in_a_worker_stays_a_fault():
         list(Loader(Deadly(fail), 1, num_workers=1))
 
 
-def test_a_training_whose_worker_is_killed_ends_in_one_line(tiny, capsys, monkeypatch):
+def test_a_training_with_a_killed_worker_ends_with_one_line(tiny, capsys, monkeypatch):
     original = Reader.read
 
     def read(self, sample):

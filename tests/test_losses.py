@@ -81,7 +81,7 @@ def test_jaccard_of_a_half_right_prediction_by_hand():
     assert loss.item() == pytest.approx(0.5)
 
 
-def test_tversky_weighs_extra_pixels_by_alpha_and_missed_ones_by_beta():
+def test_tversky_weights_false_positives_by_alpha_and_false_negatives_by_beta():
     loss_fn = TverskyLoss(alpha=0.25, beta=2.0, smooth=1.0)
     hit, extra, missed = row(SURE, -SURE), row(SURE, SURE), row(-SURE, -SURE)
     target = row(1, 0)
@@ -108,7 +108,7 @@ def test_overlap_losses_are_tversky_losses():
     torch.testing.assert_close(FocalTverskyLoss(gamma=1.0)(logits, target), TverskyLoss()(logits, target))
 
 
-def test_jaccard_loss_of_a_mask_follows_from_its_dice_loss():
+def test_jaccard_loss_of_a_binary_mask_is_a_function_of_its_dice_loss():
     logits, target = random_batch((1, 1, 5, 7))
     mask = SURE * logits.sign()
     dice = DiceLoss(smooth=1e-9)(mask, target)
@@ -151,7 +151,7 @@ def test_focal_agrees_with_smp(gamma, alpha):
     torch.testing.assert_close(FocalLoss(gamma=gamma, alpha=alpha)(logits, target), theirs(logits, target))
 
 
-def test_focal_without_damping_is_half_the_log_loss():
+def test_focal_with_gamma_0_is_half_of_bce():
     logits, target = random_batch()
     torch.testing.assert_close(2 * FocalLoss(gamma=0.0, alpha=0.5)(logits, target), BCELoss()(logits, target))
 
@@ -159,25 +159,25 @@ def test_focal_without_damping_is_half_the_log_loss():
 # Border cases.
 
 
-def test_dice_of_an_empty_target_costs_nothing_if_nothing_is_predicted():
+def test_dice_of_an_empty_target_and_prediction_is_0():
     assert DiceLoss()(row(-SURE, -SURE), row(0, 0)).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_dice_of_an_empty_target_costs_by_predicted_pixels_and_smooth():
+def test_dice_of_an_empty_target_depends_on_predicted_pixels_and_smooth():
     # Three pixels predicted: dice = 1 / (3 + 1).
     assert DiceLoss(smooth=1.0)(row(SURE, SURE, SURE), row(0, 0, 0)).item() == pytest.approx(0.75)
 
 
-def test_dice_of_an_empty_target_teaches_to_predict_less():
+def test_dice_of_an_empty_target_has_a_positive_gradient():
     assert (gradient(DiceLoss(), row(0, 0.5), row(0, 0)) > 0).all()
 
 
-def test_dice_of_a_full_target_runs_from_nothing_to_its_missed_pixels():
+def test_dice_of_a_full_target_by_hand():
     assert DiceLoss()(row(SURE, SURE, SURE), row(1, 1, 1)).item() == pytest.approx(0, abs=1e-6)
     assert DiceLoss()(row(-SURE, -SURE, -SURE), row(1, 1, 1)).item() == pytest.approx(0.75)
 
 
-def test_dice_weighs_a_small_object_as_much_as_a_large_one():
+def test_dice_weights_small_and_large_objects_equally():
     # Predict nothing, 1 pixel and 99 pixels missed: 1 - 1/2 and 1 - 1/100, and the mean of the two.
     target = torch.zeros(2, 1, 10, 10)
     target[0, 0, 0, 0] = 1
@@ -188,7 +188,7 @@ def test_dice_weighs_a_small_object_as_much_as_a_large_one():
 
 @every_loss
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_an_empty_and_a_full_target_cost_nothing_when_right_and_more_when_wrong(name, value):
+def test_loss_of_a_constant_target_is_0_if_right_and_large_if_wrong(name, value):
     target = torch.full((2, 1, 4, 4), value)
     right = SURE * (2 * target - 1)
     assert build_loss({name: 1.0})(right, target).item() == pytest.approx(0, abs=1e-6)
@@ -197,7 +197,7 @@ def test_an_empty_and_a_full_target_cost_nothing_when_right_and_more_when_wrong(
 
 @every_case
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_one_pixel_is_a_batch(name, value):
+def test_a_batch_of_one_pixel_has_a_finite_loss_and_gradient(name, value):
     target = torch.full((1, 1, 1, 1), value)
     assert torch.isfinite(CASES[name]()(torch.zeros(1, 1, 1, 1), target))
     assert torch.isfinite(gradient(CASES[name](), torch.zeros(1, 1, 1, 1), target)).all()
@@ -206,7 +206,7 @@ def test_one_pixel_is_a_batch(name, value):
 @pytest.mark.parametrize("name", ["focal", "focal, steep", "focal_tversky", "focal_tversky, below 1"])
 @pytest.mark.parametrize("size", [10.0, 100.0, 1e4])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-def test_gradient_at_perfection_is_small_and_finite(name, size, dtype):
+def test_gradient_of_a_perfect_prediction_is_small_and_finite(name, size, dtype):
     _, target = random_batch((2, 1, 6, 6))
     logits = (size * (2 * target - 1)).to(dtype)
     assert gradient(CASES[name](), logits, target).abs().max() < 2e-3
@@ -218,7 +218,7 @@ def test_gradient_at_perfection_is_small_and_finite(name, size, dtype):
 @every_case
 @given(st.lists(st.sampled_from([0, 1, VOID]), min_size=1, max_size=16), st.integers(0, 9))
 @settings(max_examples=40, deadline=None)
-def test_void_pixels_count_as_if_cut_out(name, target, seed):
+def test_loss_with_void_pixels_equals_loss_without_these_pixels(name, target, seed):
     target = torch.tensor([[[target]]])
     logits, _ = random_batch(target.shape, seed=seed)
     valid = target != VOID
@@ -231,7 +231,7 @@ def test_void_pixels_count_as_if_cut_out(name, target, seed):
 
 
 @every_case
-def test_a_void_image_is_left_out_of_the_mean(name):
+def test_a_void_image_is_excluded_from_the_mean(name):
     logits, target = random_batch()
     more = torch.cat([logits, logits[:1]]), torch.cat([target, torch.full_like(target[:1], VOID)])
     torch.testing.assert_close(CASES[name]()(*more), CASES[name]()(logits, target))
@@ -239,7 +239,7 @@ def test_a_void_image_is_left_out_of_the_mean(name):
 
 
 @every_case
-def test_a_batch_of_void_pixels_costs_and_teaches_nothing(name):
+def test_a_batch_of_void_pixels_has_zero_loss_and_gradient(name):
     logits, target = random_batch()
     void = torch.full_like(target, VOID)
     assert CASES[name]()(logits, void) == 0
@@ -247,7 +247,7 @@ def test_a_batch_of_void_pixels_costs_and_teaches_nothing(name):
 
 
 @pytest.mark.parametrize("name", ["bce", "focal"])
-def test_means_over_pixels_weigh_an_image_by_its_valid_pixels(name):
+def test_pixel_losses_weight_an_image_by_its_valid_pixels(name):
     logits, target = random_batch((2, 1, 2, 4))
     target[0, 0, 0] = VOID
     loss_fn = LOSSES[name]()
@@ -267,7 +267,7 @@ def test_void_is_255_in_any_dtype(name, dtype):
 
 
 @every_case
-def test_gradient_is_that_of_finite_differences(name):
+def test_gradient_equals_finite_differences(name):
     logits, target = random_batch((2, 2, 3, 4))
     target[0, 0], target[0, 1] = 0, 1
     assert torch.autograd.gradcheck(lambda x: CASES[name]()(x, target), logits.requires_grad_())
@@ -292,7 +292,7 @@ def test_value_is_the_mean_over_images_and_channels(name):
 
 
 @every_case
-def test_a_step_down_the_gradient_lowers_the_loss(name):
+def test_a_gradient_step_lowers_the_loss(name):
     logits, target = random_batch()
     loss_fn = CASES[name]()
     down = logits - 1e-3 * gradient(loss_fn, logits, target)
@@ -356,7 +356,7 @@ def test_an_infinite_logit_gives_no_nan(name, dtype, wrong):
     assert not gradient(CASES[name](), logits, target).isnan().any()
 
 
-def test_an_infinite_logit_that_is_right_costs_what_a_sure_one_does():
+def test_a_correct_infinite_logit_has_the_loss_of_a_large_one():
     logits, target = row(math.inf, -math.inf, 0.5), row(1, 0, 1)
     for name in LOSSES:
         loss = LOSSES[name]()(logits, target)
@@ -364,7 +364,7 @@ def test_an_infinite_logit_that_is_right_costs_what_a_sure_one_does():
 
 
 @pytest.mark.parametrize("name", ["lovasz", "dice"])
-def test_an_image_of_4096_by_4096_pixels_is_a_batch(name):
+def test_loss_of_an_image_of_4096_by_4096_pixels_is_accurate(name):
     target = torch.zeros(1, 1, 4096, 4096, dtype=torch.uint8)
     target[..., :1024] = 1  # a quarter, and every logit is 0: errors of 1, or probabilities of 1/2
     logits = torch.zeros(target.shape, requires_grad=True)
@@ -375,14 +375,14 @@ def test_an_image_of_4096_by_4096_pixels_is_a_batch(name):
 
 
 @every_case
-def test_half_precision_logits_give_the_loss_of_the_same_numbers_in_float32(name):
+def test_half_precision_logits_give_the_float32_loss(name):
     logits, target = random_batch((2, 1, 300, 300), dtype=torch.float32)
     logits = logits.half()
     assert CASES[name]()(logits, target) == CASES[name]()(logits.float(), target)
 
 
 @every_case
-def test_float64_stays_float64(name):
+def test_loss_of_float64_logits_is_float64(name):
     assert CASES[name]()(*random_batch()).dtype == torch.float64
 
 
@@ -396,7 +396,7 @@ def test_autocast_does_not_change_the_loss(name, dtype):
     assert loss == CASES[name]()(logits, target)
 
 
-def test_prepare_inputs_turns_autocast_off_and_on_again():
+def test_prepare_inputs_disables_autocast_and_restores_it():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with prepare_inputs(*random_batch()):
             assert not torch.is_autocast_enabled("cpu")
@@ -423,14 +423,14 @@ def test_a_loss_of_weight_zero_is_not_computed():
     assert list(build_loss({"bce": 1, "lovasz": 0}).losses) == ["bce"]
 
 
-def test_the_mix_is_copied():
+def test_weighted_sum_copies_its_weights():
     mix = {"bce": 1.0}
     loss_fn = build_loss(mix)
     mix["bce"] = 5.0
     assert loss_fn(row(0), row(1)).item() == pytest.approx(math.log(2))
 
 
-def test_build_loss_gives_a_module_without_parameters():
+def test_build_loss_returns_a_module_without_parameters():
     loss_fn = build_loss({"bce": 1.0, "dice": 1.0})
     assert isinstance(loss_fn, WeightedLoss)
     assert not list(loss_fn.parameters())
@@ -440,7 +440,7 @@ def test_build_loss_gives_a_module_without_parameters():
 # Mistakes are answered.
 
 
-def test_an_unknown_loss_is_answered_with_the_known_ones():
+def test_an_unknown_loss_is_refused_with_the_known_ones():
     answer = r"^unknown loss 'hausdorff'\. Known: bce, dice, focal, focal_tversky, jaccard, lovasz, tversky\.$"
     with pytest.raises(ValueError, match=answer):
         build_loss({"bce": 1.0, "hausdorff": 1.0})
@@ -449,7 +449,7 @@ def test_an_unknown_loss_is_answered_with_the_known_ones():
 @pytest.mark.parametrize(
     ("typo", "meant"), [("lovaz", "lovasz"), ("Dice", "dice"), ("BCE", "bce"), ("jacard", "jaccard")]
 )
-def test_a_misspelt_loss_is_answered_with_the_nearest(typo, meant):
+def test_a_misspelt_loss_is_refused_with_the_nearest_name(typo, meant):
     with pytest.raises(ValueError, match=rf"unknown loss '{typo}'.*Did you mean '{meant}'\?$"):
         build_loss({typo: 1.0})
 
@@ -471,12 +471,12 @@ def test_an_empty_mix_is_refused():
 
 
 @pytest.mark.parametrize("name", MULTICLASS_LOSSES)
-def test_a_multi_class_loss_is_not_for_a_phase(name):
+def test_a_multiclass_loss_is_refused_for_overlapping_classes(name):
     with pytest.raises(ValueError, match=rf"loss '{name}' needs a multi-class target.*: bce, dice"):
         build_loss({name: 1.0})
 
 
-def test_options_reach_the_loss():
+def test_options_are_passed_to_the_loss():
     logits, target = random_batch()
     options = {"bce": {"positive_weight": 5, "smoothing": 0.1}, "lovasz": {"variant": "elu", "over": "batch"}}
     built = build_loss({"bce": 1.0, "lovasz": 0.5}, options)
@@ -499,7 +499,7 @@ def test_options_reach_the_loss():
         ({"bce": {"smoothing": 1.0}}, r"^loss 'bce': smoothing must be in \[0, 1\), got 1\.0"),
     ],
 )
-def test_a_mistake_in_the_options_is_named(options, answer):
+def test_an_error_in_the_options_names_loss_and_option(options, answer):
     with pytest.raises(ValueError, match=answer):
         build_loss({"bce": 1.0, "lovasz": 1.0}, options)
 
@@ -512,7 +512,7 @@ def test_options_keep_their_types_in_a_config():
     assert build_loss(phase.loss, phase.loss_options).losses["bce"].positive_weight == 1
 
 
-def test_options_of_a_loss_of_weight_zero_are_checked_too():
+def test_options_of_a_loss_of_weight_zero_are_checked():
     with pytest.raises(ValueError, match="unknown variant"):
         build_loss({"bce": 1.0, "lovasz": 0.0}, {"lovasz": {"variant": "gelu"}})
 
@@ -555,7 +555,7 @@ def test_nan_logits_are_refused_with_their_number(name):
         CASES[name]()(logits, torch.zeros(1, 1, 4, 4))
 
 
-def test_nan_logits_end_a_training_with_batch_rate_and_advice():
+def test_nan_logits_stop_training_with_batch_learning_rate_and_remedy():
     model = torch.nn.Conv2d(1, 1, 1)
     torch.nn.init.constant_(model.weight, math.nan)
     batches = [(torch.ones(2, 1, 4, 4), torch.ones(2, 1, 4, 4))]
@@ -574,7 +574,7 @@ def test_nan_logits_end_a_training_with_batch_rate_and_advice():
         )
 
 
-def test_the_weighted_sum_checks_once_for_all_its_losses(monkeypatch):
+def test_the_weighted_sum_checks_its_inputs_once(monkeypatch):
     calls = []
     monkeypatch.setattr("pipeline.losses.inputs.clamp_infinite", lambda logits: calls.append(1) or logits)
     build_loss({"bce": 1.0, "dice": 1.0, "lovasz": 1.0})(*random_batch())

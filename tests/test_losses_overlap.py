@@ -61,7 +61,7 @@ def test_lovasz_of_an_image_and_an_empty_one_by_hand(over, empty, expected):
 
 
 @every_overlap
-def test_over_a_batch_of_one_image_both_are_equal(name):
+def test_for_a_batch_of_one_image_over_image_and_over_batch_are_equal(name):
     logits, target = random_batch((1, 3, 5, 7))
     image, batch = (LOSSES[name](over=over)(logits, target) for over in OVER)
     torch.testing.assert_close(batch, image)
@@ -69,7 +69,7 @@ def test_over_a_batch_of_one_image_both_are_equal(name):
 
 @every_overlap
 @pytest.mark.parametrize("empty", EMPTY)
-def test_over_the_batch_is_one_image_of_all_pixels_side_by_side(name, empty):
+def test_loss_over_the_batch_is_that_of_all_pixels_in_one_image(name, empty):
     logits, target = random_batch((3, 2, 5, 7))
     target[0] = 0
     target[1, 0, 2] = VOID
@@ -80,7 +80,7 @@ def test_over_the_batch_is_one_image_of_all_pixels_side_by_side(name, empty):
 
 @every_overlap
 @pytest.mark.parametrize("over", OVER)
-def test_without_an_empty_target_ignoring_them_changes_nothing(name, over):
+def test_without_empty_targets_ignore_equals_count(name, over):
     logits, target = random_batch()
     assert target.flatten(2).any(dim=2).all()
     ignore, count = (LOSSES[name](over=over, empty=empty) for empty in ("ignore", "count"))
@@ -89,7 +89,7 @@ def test_without_an_empty_target_ignoring_them_changes_nothing(name, over):
 
 
 @every_overlap
-def test_an_ignored_empty_image_is_as_if_it_were_not_there(name):
+def test_loss_with_an_ignored_empty_image_equals_loss_without_it(name):
     logits, target = random_batch((3, 1, 5, 7))
     target[1] = 0
     loss = LOSSES[name](empty="ignore")
@@ -98,7 +98,7 @@ def test_an_ignored_empty_image_is_as_if_it_were_not_there(name):
 
 
 @every_overlap
-def test_void_pixels_do_not_make_an_image_one_with_an_object(name):
+def test_an_image_of_background_and_void_pixels_is_empty(name):
     logits, target = random_batch((2, 1, 5, 7))
     target[1] = 0
     target[1, 0, 0] = VOID
@@ -108,7 +108,7 @@ def test_void_pixels_do_not_make_an_image_one_with_an_object(name):
 
 @every_overlap
 @pytest.mark.parametrize("over", OVER)
-def test_a_batch_of_ignored_images_costs_and_teaches_nothing(name, over):
+def test_a_batch_of_ignored_images_has_zero_loss_and_gradient(name, over):
     logits, _ = random_batch()
     loss, target = LOSSES[name](over=over, empty="ignore"), torch.zeros(logits.shape)
     assert loss(logits, target) == 0
@@ -116,7 +116,7 @@ def test_a_batch_of_ignored_images_costs_and_teaches_nothing(name, over):
 
 
 @every_overlap
-def test_over_the_batch_an_empty_image_teaches_to_predict_less(name):
+def test_over_the_batch_an_empty_image_has_a_non_negative_gradient(name):
     logits, target = random_batch((2, 1, 5, 7))
     target[1] = 0
     down = gradient(LOSSES[name](over="batch"), logits, target)[1]
@@ -149,11 +149,11 @@ def test_lovasz_over_the_batch_agrees_with_smp():
 
 @every_overlap
 @pytest.mark.parametrize(("option", "value"), [("over", "images"), ("empty", "skip")])
-def test_another_value_is_answered_with_the_known_ones(name, option, value):
+def test_an_unknown_value_of_an_option_is_refused(name, option, value):
     with pytest.raises(ValueError, match=rf"loss '{name}': unknown {option} '{value}'\."):
         build_loss({name: 1.0}, {name: {option: value}})
 
 
-def test_losses_over_pixels_have_no_such_options():
+def test_pixel_losses_refuse_these_options():
     with pytest.raises(TypeError, match="over"):
         FocalLoss(over="batch")

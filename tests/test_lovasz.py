@@ -59,7 +59,7 @@ pixels = st.lists(
 
 @given(pixels)
 @settings(max_examples=200, deadline=None)
-def test_lovasz_is_the_sum_of_its_definition(pixels):
+def test_lovasz_equals_its_definition(pixels):
     logits, target = zip(*pixels, strict=True)
     loss = LovaszHingeLoss()(torch.tensor([[[logits]]], dtype=torch.float64), torch.tensor([[[target]]]))
     assert loss.item() == pytest.approx(lovasz_by_definition(logits, target), abs=1e-12)
@@ -82,7 +82,7 @@ def test_lovasz_is_never_below_the_jaccard_loss_of_the_mask(pixels):
     assert LovaszHingeLoss()(row(*logits), row(*target)).item() >= jaccard_loss(wrong, in_target) - 1e-6
 
 
-def test_lovasz_hinge_of_a_right_pixel_beyond_the_margin_contributes_nothing():
+def test_a_correct_pixel_beyond_the_margin_has_no_hinge_error():
     logits, target = row(1.5, -1.5, 0.0), row(1, 0, 1)
     # The one error is 1, of two target pixels: J = 1/2.
     assert LovaszHingeLoss()(logits, target).item() == pytest.approx(0.5)
@@ -112,13 +112,13 @@ def test_lovasz_agrees_with_smp(channels):
     torch.testing.assert_close(our_gradient, gradient(theirs, *flat), rtol=1e-4, atol=1e-7)
 
 
-def test_lovasz_of_an_empty_target_is_its_largest_error_and_only_that_pixel_learns():
+def test_lovasz_of_an_empty_target_is_its_largest_error_with_the_gradient_of_that_pixel():
     logits, target = row(-3, 0.5, -0.5), row(0, 0, 0)
     assert LovaszHingeLoss()(logits, target).item() == pytest.approx(1.5)
     assert gradient(LovaszHingeLoss(), logits, target).flatten().tolist() == [0, 1, 0]
 
 
-def test_lovasz_of_an_empty_target_is_nothing_beyond_the_margin():
+def test_lovasz_of_an_empty_target_is_0_beyond_the_margin():
     assert LovaszHingeLoss()(row(-3, -1), row(0, 0)).item() == 0
 
 
@@ -160,7 +160,7 @@ def test_extension_is_the_integral_of_the_jaccard_loss_over_thresholds(pixels):
 
 @given(few_pixels.filter(lambda pixels: len(pixels) <= 5))
 @settings(max_examples=30, deadline=None)
-def test_extension_is_the_largest_sum_over_all_orders_and_so_convex(pixels):
+def test_extension_is_the_largest_sum_over_all_orders(pixels):
     # True of submodular set functions only: each order gives a plane, and the largest of planes is convex.
     errors, target = zip(*pixels, strict=True)
     in_target = {i for i, t in enumerate(target) if t}
@@ -182,7 +182,7 @@ def test_extension_of_every_set_of_wrong_pixels_is_its_jaccard_loss(size):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("share", [MAX_GATHERED_SHARE / 4, 1.0], ids=["few", "all"])
-def test_rows_do_not_see_each_other(dtype, share):
+def test_rows_are_independent(dtype, share):
     generator = torch.Generator().manual_seed(0)
     errors = torch.rand((5, 40), generator=generator, dtype=dtype)
     errors = torch.where(torch.rand(errors.shape, generator=generator) < share, errors, 0)
@@ -227,7 +227,7 @@ def test_elu_is_never_below_the_hinge(pixels):
     assert LovaszHingeLoss(variant="elu")(logits, target) >= LovaszHingeLoss()(logits, target) - 1e-5
 
 
-def test_elu_keeps_teaching_pixels_that_are_right():
+def test_elu_has_a_gradient_at_correct_pixels():
     assert (gradient(LovaszHingeLoss(variant="elu"), row(3, 4), row(1, 1)) < 0).all()
 
 
@@ -235,13 +235,13 @@ def test_elu_keeps_teaching_pixels_that_are_right():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_batch_of_one_image_is_that_image(variant):
+def test_for_a_batch_of_one_image_per_image_and_per_batch_are_equal(variant):
     logits, target = random_batch((1, 3, 5, 7))
     per_image, per_batch = (LovaszHingeLoss(each, variant)(logits, target) for each in OVER)
     torch.testing.assert_close(per_batch, per_image)
 
 
-def test_per_batch_is_one_image_of_all_pixels_side_by_side():
+def test_loss_per_batch_is_that_of_all_pixels_in_one_image():
     logits, target = random_batch((3, 2, 5, 7))
     wide = [torch.cat(list(each), dim=2)[None] for each in (logits, target)]
     torch.testing.assert_close(LovaszHingeLoss("batch")(logits, target), LovaszHingeLoss()(*wide))
@@ -281,7 +281,7 @@ def test_softmax_of_two_pixels_by_hand():
     assert LovaszSoftmaxLoss()(logits, torch.tensor([[[0, 1]]])).item() == pytest.approx(0.25)
 
 
-def test_softmax_of_two_classes_is_the_mean_of_both_sides():
+def test_softmax_of_two_classes_is_the_mean_of_object_and_background():
     logits, target = random_classes((1, 2, 5, 7))
     probs = logits.softmax(dim=1)[0].flatten(1)
     errors = torch.where(target.flatten() == 1, probs[0], probs[1])  # the same for both classes
@@ -289,7 +289,7 @@ def test_softmax_of_two_classes_is_the_mean_of_both_sides():
     torch.testing.assert_close(LovaszSoftmaxLoss()(logits, target), sum(sides) / 2)
 
 
-def test_an_absent_class_costs_its_largest_probability_if_all_count():
+def test_loss_of_an_absent_class_is_its_largest_probability_if_all_classes_count():
     logits, target = random_classes((1, 3, 5, 7))
     target = target.clamp_max(1)
     present, everything = (LovaszSoftmaxLoss(classes=each)(logits, target) for each in ("present", "all"))

@@ -41,12 +41,12 @@ def test_pairs_are_separated_by_blanks_outside_quotes_and_brackets(text, pairs):
 @pytest.mark.parametrize(
     "text", ["predict.views=['identity','transpose'] seed=1", "a=\"two words\" b='#1' c=`x`", "a=1"]
 )
-def test_make_passes_set_unchanged(target, text):
+def test_make_passes_set_options_unchanged(target, text):
     words = shlex.split(make("-n", target, "PYTHON=python", f"SET={text}").stdout.replace("\\\n", " "))
     assert [word for word in words if word.startswith("--set")] == [f"--set={text}"]
 
 
-def test_a_list_reaches_a_stage_through_make(tiny):
+def test_make_passes_a_list_to_a_stage(tiny):
     text = "predict.views=['identity','sideways'] seed=1"
     done = make("folds", "CONFIG=tiny", f"PYTHON={sys.executable}", f"SET={text}")
     assert "unknown view 'sideways'" in done.stderr

@@ -52,12 +52,12 @@ def test_tgs_threshold_itself_is_not_exceeded(twentieths):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_both_empty_is_one(name):
+def test_two_empty_masks_score_1(name):
     assert pixel_metric(name)(counts(0, 0, 0))[0] == 1
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_one_empty_is_zero(name):
+def test_one_empty_mask_scores_0(name):
     assert pixel_metric(name)(counts(0, 1, 0))[0] == 0
     assert pixel_metric(name)(counts(0, 0, 1))[0] == 0
 
@@ -78,7 +78,7 @@ SUMS = {  # of all pixels, one class: scikit-learn's own
 
 @pytest.mark.parametrize("name", SUMS)
 @given(st.lists(st.tuples(MASKS, MASKS), min_size=1, max_size=4))
-def test_sums_over_all_pixels_are_those_of_scikit_learn(name, pairs):
+def test_pooled_metrics_equal_those_of_scikit_learn(name, pairs):
     masks, targets = (np.stack(each) for each in zip(*pairs, strict=True))
     if not masks.any() or not targets.any():
         return
@@ -87,7 +87,7 @@ def test_sums_over_all_pixels_are_those_of_scikit_learn(name, pairs):
 
 
 @given(st.lists(st.tuples(MASKS, MASKS), min_size=1, max_size=4))
-def test_a_score_of_classes_is_the_mean_over_those_that_count(pairs):
+def test_a_score_of_classes_is_the_mean_over_the_scored_classes(pairs):
     metric = pixel_metric("class_iou")
     parts = (pairs, pairs[::-1], pairs[:1] * len(pairs))
     classes = [metric.scores(stack([count(*pair) for pair in part])) for part in parts]
@@ -96,7 +96,7 @@ def test_a_score_of_classes_is_the_mean_over_those_that_count(pairs):
     assert together.mean() == pytest.approx(np.nanmean(alone) if not np.isnan(alone).all() else np.nan, nan_ok=True)
 
 
-def test_what_judges_where_the_official_metric_is_of_no_single_image():
+def test_selection_metric_and_epoch_metric_are_defined_for_every_metric():
     assert [selection_metric(name) for name in ("tgs_precision", "dsb_precision", "ap60", "uw_madison")] == [
         "tgs_precision",
         "dsb_precision",
@@ -108,7 +108,7 @@ def test_what_judges_where_the_official_metric_is_of_no_single_image():
     assert {selection_metric(name) for name in names} == set(single)
 
 
-def test_what_stands_for_uw_madison_ranks_two_predictions_as_its_dice_does():
+def test_selection_metric_of_uw_madison_ranks_predictions_like_its_dice():
     # Four slices of one organ, two of them empty. Bold finds both and invents a pixel on an empty slice; shy finds
     # one and invents nothing. With both empty as 1 they would draw, at 3 of 4; UW-Madison does not count these slices.
     organ, nothing, pixel = np.zeros((3, 8, 8), np.uint8)
@@ -123,11 +123,11 @@ def test_what_stands_for_uw_madison_ranks_two_predictions_as_its_dice_does():
 
 
 @pytest.mark.parametrize("name", metric_names("pixels", complete=True))
-def test_perfect_is_one(name):
+def test_a_perfect_prediction_scores_1(name):
     assert pixel_metric(name)(counts(9, 9, 9))[0] == 1
 
 
-def test_all_empty_submission_scores_the_share_of_empty_images():
+def test_an_empty_submission_scores_the_share_of_empty_images():
     # A public implementation says .52 here, through a histogram that has one bin for a constant mask.
     target = np.array([0] * 39 + [100] * 61)
     score = tgs_precision(Counts(np.zeros(100, np.int64), np.zeros(100, np.int64), target)).mean()
@@ -136,7 +136,7 @@ def test_all_empty_submission_scores_the_share_of_empty_images():
 
 @pytest.mark.parametrize("name", PLAIN)
 @given(mask=MASKS, target=MASKS)
-def test_symmetric_and_between_zero_and_one(name, mask, target):
+def test_scores_are_symmetric_and_between_0_and_1(name, mask, target):
     there, back = pixel_metric(name)(count(mask, target)), pixel_metric(name)(count(target, mask))
     assert there == back
     assert 0 <= there <= 1
@@ -151,13 +151,13 @@ def test_counts_and_tgs_agree_with_loops(mask, target):
     assert tgs_precision(count(mask, target)) == pytest.approx(expected)
 
 
-def test_count_does_not_stop_at_24_bits():
+def test_counts_exceed_24_bits_exactly():
     # float32 counts stop at 16,777,216.
     mask = np.ones((4100, 4100), dtype=np.uint8)
     assert count(mask, mask).intersection == 16_810_000
 
 
-def test_void_pixels_count_for_nothing_by_hand():
+def test_void_pixels_are_ignored_by_hand():
     mask, target = np.array([[1, 1, 0, 1, 0]], np.uint8), np.array([[1, 0, 1, 255, 255]], np.uint8)
     assert count(mask, target) == (1, 2, 2)
 
@@ -167,7 +167,7 @@ def test_count_refuses_two_shapes():
         count(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8))
 
 
-def test_empties_count_where_the_metric_has_a_rule_for_them_and_not_where_pixels_are_pooled_or_they_are_skipped():
+def test_empty_images_count_only_in_metrics_with_a_score_for_them():
     counted = {name for name in metric_names("pixels", complete=True) if pixel_metric(name).counts_empties}
     assert counted == {"mean_dice", "mean_iou", "tgs_precision", "mean_dice_empty_0"}
 
@@ -181,7 +181,7 @@ def test_empties_count_where_the_metric_has_a_rule_for_them_and_not_where_pixels
         "global_f_beta(beta=2)",
     ],
 )
-def test_nothing_scores_the_same_on_every_way_and_nan_where_it_does_not_count(name):
+def test_empty_masks_have_the_same_score_in_total_per_image_and_by_call(name):
     metric, nothing = pixel_metric(name), Counts(*np.zeros((3, 4, 1), dtype=np.int64))
     ways = [
         metric.total(nothing),
@@ -192,6 +192,6 @@ def test_nothing_scores_the_same_on_every_way_and_nan_where_it_does_not_count(na
     assert np.isnan(ways[0]) != metric.counts_empties
 
 
-def test_nothing_is_nan_by_the_metrics_that_are_of_no_single_image():
+def test_metrics_without_a_score_per_image_are_nan_for_no_images():
     assert np.isnan([volume_metric(name)([]) for name in metric_names("volumes")]).all()
     assert np.isnan(mean_average_precision([], [0.5, 0.75]))

@@ -35,11 +35,11 @@ def by_loops(labels, target):
 
 @settings(max_examples=150)
 @given(LABELS, LABELS)
-def test_matches_are_those_of_a_loop_over_pairs_of_masks(labels, target):
+def test_matches_equal_those_of_a_loop_over_pairs_of_masks(labels, target):
     assert np.array_equal(np.stack(match(labels, target)), by_loops(labels, target))
 
 
-def test_one_of_two_found_and_one_invented_by_hand():
+def test_one_true_positive_false_positive_and_false_negative_by_hand():
     target = picture("11...22", "11...22")
     labels = picture("11.3...", "11.3...")
     # At every threshold one hit, one invented, one missed.
@@ -47,7 +47,7 @@ def test_one_of_two_found_and_one_invented_by_hand():
     assert airbus_f2(match(labels, target)) == pytest.approx(5 / (5 + 4 + 1))
 
 
-def test_overlap_of_three_quarters_passes_five_thresholds():
+def test_an_iou_of_three_quarters_exceeds_five_thresholds():
     # IoU 3/4 exceeds .50, .55, .60, .65, .70, and not .75 itself.
     assert dsb_precision(match(picture("111."), picture("1111"))) == pytest.approx(0.5)
 
@@ -59,12 +59,12 @@ def test_threshold_itself_is_not_exceeded(twentieths):
     assert match(labels, target).true_positives.sum() == twentieths - 10
 
 
-def test_two_objects_drawn_as_one_match_neither():
+def test_two_merged_objects_match_neither():
     assert dsb_precision(match(picture("1111"), picture("1122"))) == 0
 
 
 @pytest.mark.parametrize("name", metric_names("objects", complete=True))
-def test_nothing_where_nothing_is_scores_one_and_anything_there_zero(name):
+def test_an_empty_image_scores_1_without_objects_and_0_with_any(name):
     empty, full = picture("..."), picture(".1.")
     assert instance_metric(name)(match(empty, empty)) == 1
     assert instance_metric(name)(match(full, empty)) == 0
@@ -74,7 +74,7 @@ def test_nothing_where_nothing_is_scores_one_and_anything_there_zero(name):
 
 @pytest.mark.parametrize("name", metric_names("objects", complete=True))
 @given(LABELS, LABELS, st.permutations([1, 2, 3, 4]))
-def test_numbers_of_objects_mean_nothing_and_scores_lie_between_zero_and_one(name, labels, target, order):
+def test_scores_do_not_depend_on_object_numbers_and_lie_between_0_and_1(name, labels, target, order):
     renumbered = np.array([0, *order])[labels] * 1000
     score = instance_metric(name)(match(labels, target))
     assert instance_metric(name)(match(renumbered, target)) == score
@@ -83,26 +83,26 @@ def test_numbers_of_objects_mean_nothing_and_scores_lie_between_zero_and_one(nam
 
 @settings(max_examples=100)
 @given(LABELS, LABELS, arrays(bool, (6, 7)))
-def test_void_pixels_are_cut_out_of_predicted_objects_and_true_ones(labels, target, void):
+def test_void_pixels_are_removed_from_predicted_and_true_objects(labels, target, void):
     found = match(labels, np.where(void, -1, target))
     assert np.array_equal(np.stack(found), by_loops(np.where(void, 0, labels), np.where(void, 0, target)))
 
 
-def test_an_object_in_void_alone_is_neither_right_nor_wrong_by_hand():
+def test_an_object_of_void_pixels_only_is_ignored():
     target = np.array([[1, 1, 0, 0, -1, -1]])
     assert dsb_precision(match(picture("11..22"), target)) == 1
     assert dsb_precision(match(picture("11.222"), target)) == 0.5  # one pixel of it is not void: invented
 
 
 @given(LABELS, LABELS)
-def test_overlaps_are_the_pixels_of_objects(labels, target):
+def test_overlaps_have_the_areas_of_the_objects(labels, target):
     shared, predicted, true = overlaps(labels, target)
     assert predicted.tolist() == [(labels == number).sum() for number in np.unique(labels) if number]
     assert true.tolist() == [(target == number).sum() for number in np.unique(target) if number]
     assert shared.sum() == ((labels > 0) & (target > 0)).sum()
 
 
-def test_missing_ship_costs_four_times_an_invented_one():
+def test_a_false_negative_costs_four_times_a_false_positive_in_f2():
     two, one = picture("1.2"), picture("1..")
     assert airbus_f2(match(one, two)) == pytest.approx(5 / 9)
     assert airbus_f2(match(two, one)) == pytest.approx(5 / 6)
@@ -116,7 +116,7 @@ def test_other_shapes_and_negative_labels_are_refused():
 
 
 @pytest.mark.parametrize(("found", "expected"), [(12, 0.0), (13, 1.0)])  # of 20 pixels: IoU .60, and .65
-def test_f1_is_of_objects_above_an_iou_of_point_six(found, expected):
+def test_f1_60_counts_objects_above_an_iou_of_0_6(found, expected):
     target = np.ones((1, 20), dtype=np.int32)
     labels = (np.arange(20)[None] < found).astype(np.int32)
     assert instance_metric("f1_60")(match(labels, target)) == expected

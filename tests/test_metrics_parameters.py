@@ -89,7 +89,7 @@ def test_f_beta_is_the_harmonic_mean_of_precision_and_recall(mask, target, beta)
 
 
 @given(PAIRS, BETAS, st.sampled_from([1, 0, "skip"]))
-def test_the_mean_of_f_beta_is_its_definition_under_each_rule_for_empties(pairs, beta, empty):
+def test_mean_f_beta_equals_its_definition_for_each_rule_for_empty_masks(pairs, beta, empty):
     images = [by_definition(*hits_extra_missed(*pair), beta) for pair in pairs]
     kept = [empty if each is None else each for each in images if each is not None or empty != "skip"]
     expected = np.mean(kept) if kept else np.nan
@@ -97,7 +97,7 @@ def test_the_mean_of_f_beta_is_its_definition_under_each_rule_for_empties(pairs,
 
 
 @given(PAIRS, BETAS)
-def test_global_f_beta_is_its_definition_on_the_pixels_of_all_images(pairs, beta):
+def test_global_f_beta_equals_its_definition_on_the_pixels_of_all_images(pairs, beta):
     pooled = np.sum([hits_extra_missed(*pair) for pair in pairs], axis=0).tolist()
     expected = by_definition(*pooled, beta)
     found = score("global_f_beta", {"beta": beta}, pairs)
@@ -105,7 +105,7 @@ def test_global_f_beta_is_its_definition_on_the_pixels_of_all_images(pairs, beta
 
 
 @given(PAIRS, BETAS)
-def test_global_f_beta_is_that_of_scikit_learn(pairs, beta):
+def test_global_f_beta_equals_that_of_scikit_learn(pairs, beta):
     masks, targets = (np.stack(each).ravel() for each in zip(*pairs, strict=True))
     if not masks.any() or not targets.any():
         return
@@ -122,12 +122,12 @@ def test_f_beta_at_one_is_dice(pairs, empty):
 
 
 @given(MASKS, MASKS, BETAS)
-def test_prediction_and_truth_change_places_as_beta_turns_to_its_inverse(mask, target, beta):
+def test_swapping_prediction_and_target_inverts_beta(mask, target, beta):
     assert f_beta(count(mask, target), beta) == pytest.approx(f_beta(count(target, mask), 1 / beta))
 
 
 @given(MASKS, MASKS)
-def test_a_larger_beta_moves_f_beta_from_precision_to_recall(mask, target):
+def test_f_beta_moves_from_precision_to_recall_with_beta(mask, target):
     if not mask.any() or not target.any():
         return
     _, extra, missed = hits_extra_missed(mask, target)
@@ -136,13 +136,13 @@ def test_a_larger_beta_moves_f_beta_from_precision_to_recall(mask, target):
     assert all(0 <= value <= 1 for value in values)
 
 
-def test_whether_empties_count_follows_their_rule():
+def test_empty_masks_count_as_their_rule_defines():
     names = [format_metric("mean_f_beta", {"beta": 2.0, "empty": empty}) for empty in (1, 0, "skip")]
     assert [pixel_metric(name).counts_empties for name in names] == [True, True, False]
     assert not pixel_metric("global_f_beta(beta=2)").counts_empties
 
 
-def test_f_half_is_to_the_bit_what_it_was_as_a_line_of_its_own():
+def test_global_f05_is_bit_identical_to_its_formula():
     pairs = [(np.eye(5, dtype=np.uint8), np.tri(5, dtype=np.uint8)), (np.tri(5, dtype=np.uint8),) * 2]
     intersection, predicted, target = (each.sum() for each in counted(pairs))
     assert pixel_metric("global_f05").scores(counted(pairs)).mean() == 1.25 * intersection / (predicted + 0.25 * target)
@@ -164,7 +164,7 @@ def test_f1_at_ious_by_hand():
     assert f1(match(target * 0, target * 0), [0.5, 0.95]) == 1
 
 
-def test_mean_precision_matches_objects_anew_at_each_iou():
+def test_mean_precision_matches_objects_separately_at_each_iou():
     images = [(np.array([[0.7, 0.0], [0.9, 0.0], [0.0, 0.65]]), np.array([0.9, 0.8, 0.7]))]
     # At .6: hit, miss (its object is taken), hit: 1/2 · 1 + 1/2 · 2/3. At .8: miss, hit, miss: 1/2 · 1/2.
     assert mean_average_precision(images, [0.6]) == pytest.approx(5 / 6)
@@ -182,7 +182,7 @@ def test_mean_precision_matches_objects_anew_at_each_iou():
         ([0.5, 0.51, 0.9], "f1(iou=[0.5, 0.9])"),
     ],
 )
-def test_average_precision_is_judged_by_f1_at_the_nearest_iou(iou, judge):
+def test_selection_metric_of_average_precision_is_f1_at_the_nearest_iou(iou, judge):
     name = format_metric("average_precision", {"iou": iou})
     assert selection_metric(name) == judge
     assert ranked_metric(name).keywords == {"ious": iou if isinstance(iou, list) else [iou]}
@@ -192,7 +192,7 @@ def test_average_precision_is_judged_by_f1_at_the_nearest_iou(iou, judge):
 # Volumes.
 
 
-def test_the_parameters_of_surface_dice_reach_the_surfaces():
+def test_tolerance_and_spacing_are_passed_to_surface_dice():
     masks, target = np.zeros((2, 3, 1, 6, 6), np.uint8)
     masks[1, 0, 1:4, 1:4], target[:2, 0, 2:5, 2:4] = 1, 1
     shared, possible = surface_sums(masks[:, 0], target[:, 0], 1.5, (2.0, 1.0, 0.5))
@@ -237,7 +237,7 @@ def refusal(metric, kind):
 
 
 @pytest.mark.parametrize("name", metric_names(complete=True))
-def test_a_plain_name_is_its_own_text_so_that_runs_of_before_go_on(name):
+def test_a_plain_name_is_its_own_text(name):
     assert metric_of(name, metric_kind(name)) == metric_of({"name": name}, metric_kind(name)) == name
 
 
@@ -255,7 +255,7 @@ def test_a_plain_name_is_its_own_text_so_that_runs_of_before_go_on(name):
         ({"name": "surface_dice", "spacing": [2, 0.001, 1]}, "volumes", "surface_dice(spacing=[2, 0.001, 1])"),
     ],
 )
-def test_one_metric_has_one_text_which_gives_back_name_and_parameters(table, kind, text):
+def test_each_metric_has_one_text_that_parses_to_name_and_parameters(table, kind, text):
     assert metric_of(table, kind) == text
     assert metric_kind(text) == kind
     name, values = parse_metric(text)
@@ -265,7 +265,7 @@ def test_one_metric_has_one_text_which_gives_back_name_and_parameters(table, kin
 
 
 @pytest.mark.parametrize(("name", "text"), PRESETS.items())
-def test_a_preset_is_the_metric_with_its_parameters(name, text):
+def test_a_preset_equals_the_metric_with_its_parameters(name, text):
     assert parse_metric(name) == parse_metric(text)
     family, values = parse_metric(text)
     kind = metric_kind(name)
@@ -306,7 +306,7 @@ def test_a_preset_is_the_metric_with_its_parameters(name, text):
         ({"name": "surface_dice", "tolerance": 1}, "pixels", "needs volume_pattern"),
     ],
 )
-def test_a_table_that_does_not_fit_is_answered_in_one_line(metric, kind, message):
+def test_an_invalid_table_is_refused_in_one_line(metric, kind, message):
     said = refusal(metric, kind)
     assert message in said
     assert "\n" not in said
@@ -324,7 +324,7 @@ NEEDED = {"mean_f_beta": {"beta": 2}, "global_f_beta": {"beta": 2}}
 
 
 @pytest.mark.parametrize("name", WITH_PARAMETERS)
-def test_a_parameter_out_of_range_is_refused_with_what_is_expected(name):
+def test_a_parameter_out_of_range_is_refused_with_the_expected_range(name):
     for key, parameter in METRICS[name].parameters.items():
         for value in WRONG[key]:
             said = refusal({"name": name, **NEEDED.get(name, {}), key: value}, metric_kind(name))
@@ -332,11 +332,11 @@ def test_a_parameter_out_of_range_is_refused_with_what_is_expected(name):
 
 
 @pytest.mark.parametrize("iou", [0.52, 0.45, 0.96, [0.5, 0.52]])
-def test_f1_is_of_the_ten_ious(iou):
+def test_f1_accepts_only_the_ten_iou_thresholds(iou):
     assert "expected one of 0.5, 0.55, …, 0.95" in refusal({"name": "f1", "iou": iou}, "objects")
 
 
-def test_the_template_of_a_card_shows_a_table_of_every_metric_that_takes_parameters():
+def test_the_template_of_a_card_has_an_example_of_every_metric_with_parameters():
     template = Path(__file__).parent.parent / "docs" / "card.toml"
     lines = re.findall(r"^# (metric = .*)", template.read_text(encoding="utf-8"), re.MULTILINE)
     tables = [tomllib.loads(line)["metric"] for line in lines]
@@ -349,7 +349,7 @@ def test_the_template_of_a_card_shows_a_table_of_every_metric_that_takes_paramet
 # The way of such a metric through the stages.
 
 
-def test_a_run_goes_on_if_its_metric_is_the_same_by_another_spelling(tiny, edit):
+def test_a_run_resumes_if_its_metric_is_only_spelled_differently(tiny, edit):
     by_name = settings(make_context(load("configs/tiny.toml")))
     assert by_name["metric"] == "mean_dice"
     edit("tiny.toml", '"mean_dice"', '{ name = "mean_dice", empty = 1 }')
@@ -375,11 +375,11 @@ def test_a_run_goes_on_if_its_metric_is_the_same_by_another_spelling(tiny, edit)
         ),
     ],
 )
-def test_the_doctor_says_the_metric_and_what_stands_for_it(table, kind, found):
+def test_the_doctor_names_the_metric_and_its_selection_metrics(table, kind, found):
     assert describe_metric(card_of(table, kind)) == ("good", "metric", found)
 
 
-def test_the_doctors_table_begins_with_the_metric(tiny, edit, capsys):
+def test_the_first_finding_of_the_doctor_is_the_metric(tiny, edit, capsys):
     edit("tiny.toml", '"mean_dice"', '{ name = "mean_f_beta", beta = 2 }')
     main(["doctor", "configs/tiny.toml"])
     assert re.match(r"good  metric +mean_f_beta\(beta=2\)\n", capsys.readouterr().out)
@@ -389,7 +389,7 @@ def test_the_doctors_table_begins_with_the_metric(tiny, edit, capsys):
 
 
 @pytest.mark.slow
-def test_a_metric_with_parameters_goes_the_whole_way_and_is_named_with_them(tiny, edit, capsys):
+def test_a_metric_with_parameters_works_in_all_stages(tiny, edit, capsys):
     edit("tiny.toml", '"mean_dice"', '{ name = "mean_f_beta", beta = 2 }')
     edit("configs/tiny.toml", "count = 3", "count = 2")
     assert main(["ensemble", "configs/tiny.toml"]) == 0

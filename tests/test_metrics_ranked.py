@@ -44,7 +44,7 @@ def by_definition(images):
     return area
 
 
-def test_a_hit_a_miss_and_a_hit_by_hand():
+def test_average_precision_of_a_hit_a_miss_and_a_hit_by_hand():
     # precision 1, 1/2, 2/3 at recall 1/4, 1/4, 2/4: from recall 1/4 on, the highest to come is 2/3.
     images = [image([0.9, 0.8], [True, False], 3), image([0.7], [True], 1)]
     assert average_precision(images) == pytest.approx(1 / 4 * 1 + 1 / 4 * 2 / 3)
@@ -52,13 +52,13 @@ def test_a_hit_a_miss_and_a_hit_by_hand():
 
 @settings(max_examples=200, deadline=None)
 @given(IMAGES)
-def test_average_precision_is_its_definition(images):
+def test_average_precision_equals_its_definition(images):
     assert average_precision(images) == pytest.approx(by_definition(images))
 
 
 @settings(max_examples=100, deadline=None)
 @given(IMAGES, st.randoms())
-def test_order_of_images_and_scale_of_confidences_mean_nothing(images, random):
+def test_average_precision_does_not_depend_on_image_order_or_confidence_scale(images, random):
     shuffled = random.sample(images, len(images))
     scaled = [each._replace(confidences=each.confidences**3 / 2) for each in shuffled]
     assert average_precision(scaled) == pytest.approx(average_precision(images))
@@ -66,7 +66,7 @@ def test_order_of_images_and_scale_of_confidences_mean_nothing(images, random):
 
 @settings(max_examples=100, deadline=None)
 @given(IMAGES)
-def test_without_missed_objects_it_is_at_least_scikit_learns_step_sum(images):
+def test_without_missed_objects_average_precision_is_at_least_scikit_learns(images):
     # scikit-learn's recall is of the objects that were predicted, and its precision is not made to fall with recall.
     images = [each._replace(num_true=int(each.true_positive.sum())) for each in images]
     if not any(each.num_true for each in images):
@@ -80,32 +80,32 @@ def test_without_missed_objects_it_is_at_least_scikit_learns_step_sum(images):
     assert ours == pytest.approx(-np.sum(np.diff(recall) * np.maximum.accumulate(precision[:-1])))
 
 
-def test_perfect_is_one_and_nothing_found_is_zero():
+def test_a_perfect_prediction_scores_1_and_an_empty_one_0():
     assert average_precision([image([0.9, 0.1], [True, True], 2)]) == 1
     assert average_precision([image([0.9, 0.1], [False, False], 2)]) == 0
     assert average_precision([image([], [], 2)]) == 0
 
 
-def test_without_a_true_object_it_is_not_defined():
+def test_without_true_objects_average_precision_is_nan():
     assert np.isnan(average_precision([image([0.9], [False], 0)]))
 
 
 # Which objects are hits.
 
 
-def test_the_most_confident_takes_the_true_object():
+def test_the_most_confident_prediction_matches_the_true_object():
     iou = np.array([[0.7], [0.9]])  # two predictions of one object
     assert rank_objects(iou, np.array([0.8, 0.6]), 0.6).true_positive.tolist() == [True, False]
     assert rank_objects(iou, np.array([0.6, 0.8]), 0.6).true_positive.tolist() == [False, True]
 
 
-def test_the_second_takes_what_is_free():
+def test_a_second_prediction_matches_an_unmatched_object_only():
     iou = np.array([[0.9, 0.7], [0.8, 0.1]])  # the first takes its best, and the second has no other
     assert rank_objects(iou, np.array([0.9, 0.5]), 0.6).true_positive.tolist() == [True, False]
     assert rank_objects(iou[:, ::-1], np.array([0.5, 0.9]), 0.6).true_positive.tolist() == [True, True]
 
 
-def test_the_threshold_itself_is_not_exceeded():
+def test_an_iou_equal_to_the_threshold_is_not_a_hit():
     assert rank_objects(np.array([[0.6]]), np.array([1.0]), 0.6).true_positive.tolist() == [False]
     assert rank_objects(np.array([[0.6001]]), np.array([1.0]), 0.6).true_positive.tolist() == [True]
 
@@ -157,7 +157,7 @@ def of_coco(images, threshold):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_average_precision_is_cocos_but_for_its_hundred_and_one_points(seed):
+def test_average_precision_equals_that_of_coco_up_to_its_101_points(seed):
     rng = np.random.default_rng(seed)
     images = []
     for _ in range(6):
@@ -170,7 +170,7 @@ def test_average_precision_is_cocos_but_for_its_hundred_and_one_points(seed):
     assert average_precision(ranked) == pytest.approx(of_coco(images, IOU), abs=0.01)
 
 
-def test_an_iou_that_just_reaches_the_threshold_is_a_hit_of_cocos_and_not_of_ours():
+def test_an_iou_equal_to_the_threshold_is_a_hit_for_coco_only():
     true, ours = np.array([[0.0, 0, 4, 4]]), np.array([[0.0, 0, 4, 2]])
     assert iou_of(ours, true).tolist() == [[0.5]]
     assert of_coco([(ours, np.ones(1), true)], 0.5) == pytest.approx(1)

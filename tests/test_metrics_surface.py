@@ -46,7 +46,7 @@ def test_square_has_three_points_on_a_side_and_four_corners():
     assert surface(square(2)) == pytest.approx(4 * 3 + 4 * sqrt(1 / 2))
 
 
-def test_spacing_stretches_the_sides_and_the_cut_corners():
+def test_spacing_scales_sides_and_corners():
     # Points 3 apart down, 4 across: a corner is half the diagonal of 5.
     assert surface(square(2), (3, 4)) == pytest.approx(2 * 3 * 3 + 2 * 3 * 4 + 4 * 5 / 2)
 
@@ -57,7 +57,7 @@ def test_box_has_faces_edges_and_corners():
     assert surface(box) == pytest.approx(6 * 4 + 12 * 2 * sqrt(1 / 2) + 8 * sqrt(3) / 8)
 
 
-def test_spacing_stretches_faces_edges_and_corners():
+def test_spacing_scales_faces_edges_and_corners():
     box, (a, b, c) = block((5, 5, 5), (1, 4), (1, 4), (1, 4)), (1.0, 2.0, 5.0)
     faces = 2 * 4 * (a * b + b * c + c * a)
     edges = 4 * 2 * (a * hypot(b, c) + b * hypot(c, a) + c * hypot(a, b)) / 2
@@ -105,7 +105,7 @@ def test_mask_at_the_edge_of_the_image_has_a_surface_there():
     assert surface_dice(np.ones((3, 4, 5), np.uint8), np.ones((3, 4, 5), np.uint8)) == 1
 
 
-def test_diagonal_pixels_are_cut_apart_and_so_are_diagonal_holes():
+def test_diagonal_pixels_and_diagonal_holes_are_separated():
     apart = block((4, 4, 4), (1, 2), (1, 2), (1, 2)) | block((4, 4, 4), (1, 2), (2, 3), (2, 3))
     assert surface(apart) == pytest.approx(2 * sqrt(3))
     assert surface(1 - apart) - surface(np.ones_like(apart)) == pytest.approx(2 * sqrt(3))
@@ -115,7 +115,7 @@ def test_diagonal_pixels_are_cut_apart_and_so_are_diagonal_holes():
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (3, 4, 5)])
-def test_no_surface_at_all_is_nan_and_one_alone_zero(shape):
+def test_two_empty_masks_are_nan_and_one_empty_mask_scores_0(shape):
     empty = np.zeros(shape, np.uint8)
     mask = empty.copy()
     mask[(1,) * len(shape)] = 1
@@ -140,7 +140,7 @@ def test_other_shapes_axes_and_spacings_are_refused():
 
 @settings(deadline=None)
 @given(PAIRS, st.sampled_from([0, 1, 1.5]))
-def test_symmetric_and_between_zero_and_one_and_one_of_a_mask_with_itself(pair, tolerance):
+def test_surface_dice_is_symmetric_between_0_and_1_and_1_for_equal_masks(pair, tolerance):
     mask, target = pair
     there, back = surface_dice(mask, target, tolerance), surface_dice(target, mask, tolerance)
     assert there == pytest.approx(back, nan_ok=True)
@@ -151,14 +151,14 @@ def test_symmetric_and_between_zero_and_one_and_one_of_a_mask_with_itself(pair, 
 
 @settings(deadline=None)  # the first time builds a table of all blocks
 @given(PAIRS)
-def test_more_tolerance_never_costs(pair):
+def test_a_larger_tolerance_never_lowers_the_score(pair):
     shares = [surface_sums(*pair, tolerance, UNEVEN[: pair[0].ndim])[0] for tolerance in (0, 0.5, 1, 2, 3, 100)]
     assert shares == sorted(shares)
 
 
 @settings(max_examples=50, deadline=None)
 @given(PAIRS, st.permutations([0, 1, 2]))
-def test_turned_volumes_score_the_same(pair, order):
+def test_transformed_volumes_score_the_same(pair, order):
     axes = [axis for axis in order if axis < pair[0].ndim]
     mask, target = (np.flip(each.transpose(axes), 0) for each in pair)
     turned = surface_sums(mask, target, 1.0, tuple(UNEVEN[axis] for axis in axes))
@@ -167,7 +167,7 @@ def test_turned_volumes_score_the_same(pair, order):
 
 @settings(deadline=None)
 @given(st.one_of(FLAT, SOLID))
-def test_mask_and_its_opposite_have_one_surface(mask):
+def test_a_mask_and_its_complement_have_the_same_surface(mask):
     framed = np.pad(mask, 1)
     assert surface(1 - framed) - surface(np.ones_like(framed)) == pytest.approx(surface(framed))
 
@@ -186,7 +186,7 @@ def blobs(shape, seed):
 @pytest.mark.filterwarnings("ignore:.*namespace is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("tolerance", [0, 1, 1.6])
 @pytest.mark.parametrize("spacing", [(1, 1), (2.0, 0.7), (1, 1, 1), (2.0, 1.0, 0.7)], ids=str)
-def test_surface_dice_is_that_of_the_authors(spacing, tolerance):
+def test_surface_dice_equals_that_of_the_authors_package(spacing, tolerance):
     for seed in range(6):
         mask, target = blobs((11, 12, 13)[: len(spacing)], seed)
         distances = authors.compute_surface_distances(target, mask, spacing)

@@ -56,7 +56,7 @@ def test_hausdorff_of_empty_masks():
 
 
 @given(VOLUMES, VOLUMES)
-def test_hausdorff_is_that_of_scipy(mask, target):
+def test_hausdorff_equals_that_of_scipy(mask, target):
     if not mask.any() or not target.any():
         return
     places = np.argwhere(mask), np.argwhere(target)
@@ -65,7 +65,7 @@ def test_hausdorff_is_that_of_scipy(mask, target):
 
 
 @given(VOLUMES, VOLUMES, VOLUMES)
-def test_hausdorff_is_a_distance(one, other, third):
+def test_hausdorff_is_a_metric_distance(one, other, third):
     assert hausdorff(one, other) == hausdorff(other, one)
     assert (hausdorff(one, other) == 0) == np.array_equal(one, other)
     assert hausdorff(one, third) <= hausdorff(one, other) + hausdorff(other, third) + 1e-9
@@ -97,11 +97,11 @@ ROW = pixels((0, 0, 1), (0, 0, 2), (0, 0, 3)), pixels((0, 0, 0), (0, 0, 1))
 ROW_SCORE = 0.4 * (2 * 1 / (3 + 2)) + 0.6 * (1 - 2 / 6)
 
 
-def test_uw_madison_by_hand_leaves_a_slice_out_that_is_empty_in_both():
+def test_uw_madison_ignores_a_slice_that_is_empty_in_both_by_hand():
     assert uw_madison([volume(ROW)]) == pytest.approx(ROW_SCORE) == pytest.approx(0.56)
 
 
-def test_uw_madison_leaves_a_class_out_that_is_empty_in_both():
+def test_uw_madison_ignores_a_class_that_is_empty_in_both():
     assert uw_madison([volume((NOTHING, NOTHING), ROW)]) == pytest.approx(ROW_SCORE)
 
 
@@ -110,7 +110,7 @@ def test_uw_madison_measures_distances_across_slices():
     assert uw_madison([volume((pixels((0, 2, 2)), pixels((1, 2, 2))))]) == pytest.approx(0.6 * (1 - 1 / 6))
 
 
-def test_uw_madison_of_a_class_found_where_none_is_or_missed_is_zero():
+def test_uw_madison_of_a_false_positive_or_missed_class_is_0():
     full = pixels((0, 0, 0))
     assert uw_madison([volume((full, NOTHING))]) == uw_madison([volume((NOTHING, full))]) == 0
 
@@ -156,7 +156,7 @@ def test_surface_of_one_voxel_in_two_by_hand():
 
 
 @pytest.mark.parametrize("name", metric_names("volumes", complete=True))
-def test_nothing_in_truth_and_prediction_is_not_defined(name):
+def test_volume_metrics_of_empty_target_and_prediction_are_nan(name):
     assert np.isnan(volume_metric(name)([volume((NOTHING, NOTHING))]))
     assert np.isnan(volume_metric(name)([]))
 
@@ -164,7 +164,7 @@ def test_nothing_in_truth_and_prediction_is_not_defined(name):
 @pytest.mark.parametrize("name", metric_names("volumes", complete=True))
 @settings(deadline=None)  # the first surface builds a table of all blocks
 @given(masks=arrays(np.uint8, (2, 2, 3, 4), elements=st.integers(0, 1)), seed=st.integers(0, 9))
-def test_volumes_score_between_zero_and_one_and_one_if_perfect(name, masks, seed):
+def test_volume_metrics_lie_between_0_and_1_and_are_1_if_perfect(name, masks, seed):
     target = (np.random.default_rng(seed).random(masks.shape) < 0.4).astype(np.uint8)
     there, back = volume_metric(name)([(masks, target)]), volume_metric(name)([(target, masks)])
     assert 0 <= there <= 1

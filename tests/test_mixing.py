@@ -36,7 +36,7 @@ def test_cutmix_pastes_one_box_of_image_and_mask(seed):
     assert np.array_equal(mask[..., 0] == 1, image[..., 0] == 200)
 
 
-def test_cutmix_boxes_are_of_every_share_and_everywhere():
+def test_cutmix_boxes_have_all_sizes_and_positions():
     pasted = np.stack([cutmix(plain(0), lambda: plain(200), rng(seed))[0][..., 0] == 200 for seed in range(400)])
     shares = pasted.mean(axis=(1, 2))
     assert shares.min() < 0.02
@@ -66,7 +66,7 @@ def two_objects():
     return mask
 
 
-def test_copy_paste_brings_whole_objects_and_one_at_least_into_an_empty():
+def test_copy_paste_adds_at_least_one_whole_object():
     donor, small, large = with_mask(200, two_objects()), 13, 64
     areas = []
     for seed in range(60):
@@ -84,7 +84,7 @@ def bars(value, *columns):
     return plain(value)[0], np.stack([labels > 0, touching_boundary(labels, 2)], axis=-1).astype(np.uint8)
 
 
-def test_a_border_is_drawn_between_a_pasted_object_and_an_old_one():
+def test_a_boundary_is_added_between_a_pasted_and_an_existing_object():
     old, donor = bars(10, (0, 8)), bars(200, (8, 14))
     assert not old[1][..., 1].any()  # each stands alone
     assert not donor[1][..., 1].any()
@@ -95,13 +95,13 @@ def test_a_border_is_drawn_between_a_pasted_object_and_an_old_one():
     assert not alone[1][..., 1].any()  # too far from each other
 
 
-def test_borders_within_what_is_pasted_and_what_is_left_stay():
+def test_boundaries_within_pasted_and_within_existing_objects_are_kept():
     old, donor = bars(10, (0, 3), (3, 6)), bars(200, (12, 15), (15, 18))
     mixed = copy_paste(old, lambda: donor, rng(), boundary=2)
     assert np.array_equal(mixed[1], bars(0, (0, 3), (3, 6), (12, 15), (15, 18))[1])
 
 
-def test_a_void_pixel_stays_void_where_a_border_is_drawn():
+def test_a_void_pixel_on_a_new_boundary_stays_void():
     old, donor = bars(10, (0, 8)), bars(200, (8, 14))
     old[1][:, 7] = VOID
     mask = copy_paste(old, lambda: donor, rng(), boundary=2)[1]
@@ -110,7 +110,7 @@ def test_a_void_pixel_stays_void_where_a_border_is_drawn():
 
 
 @pytest.mark.parametrize("name", MIXES)
-def test_every_mix_draws_borders_where_objects_of_two_images_meet(name):
+def test_every_mix_adds_boundaries_where_objects_of_two_images_touch(name):
     for seed in range(10):
         partner = partial(next, iter([bars(value, (0, SIZE)) for value in (11, 12, 13)]))
         image, mask = MIXES[name](bars(10, (0, SIZE)), partner, rng(seed), 2)
@@ -118,13 +118,13 @@ def test_every_mix_draws_borders_where_objects_of_two_images_meet(name):
         assert np.array_equal(mask[..., 1], touching_boundary(image[..., 0], 2))
 
 
-def test_a_mixing_hands_its_border_to_the_mixes():
+def test_mixing_passes_the_boundary_width_to_the_mixes():
     old, donor = bars(10, (0, 8)), bars(200, (8, 14))
     mixing = Mixing({"copy_paste": 1.0}, np.arange(1), np.arange(1), boundary=2)
     assert np.array_equal(mixing(old, 3, lambda position, seed: donor)[1], bars(0, (0, 8), (8, 14))[1])
 
 
-def test_copy_paste_leaves_what_lies_under_no_object():
+def test_copy_paste_changes_only_pixels_under_pasted_objects():
     image, mask = copy_paste(plain(10, 1), lambda: with_mask(200, two_objects()), rng())
     assert mask.all()
     assert set(np.unique(image)) == {10, 200}
@@ -138,7 +138,7 @@ def test_copy_paste_of_a_partner_without_objects_changes_nothing():
         assert not mask.any()
 
 
-def test_an_object_of_several_classes_brings_the_labels_of_all():
+def test_an_object_of_several_classes_keeps_the_labels_of_all():
     labels = np.zeros((SIZE, SIZE, 2), np.uint8)
     labels[3:9, 3:9, 0] = 1
     labels[6:9, 6:12, 1] = 1  # overlaps: one object
@@ -150,7 +150,7 @@ def test_an_object_of_several_classes_brings_the_labels_of_all():
 
 
 @pytest.mark.parametrize("name", MIXES)
-def test_void_pixels_survive_where_nothing_covers_them(name):
+def test_void_pixels_are_kept_where_nothing_is_pasted(name):
     void = with_mask(10, np.full((SIZE, SIZE), VOID))
     image, mask = MIXES[name](void, lambda: with_mask(200, two_objects()), rng())
     assert np.array_equal(mask[..., 0] == VOID, image[..., 0] == 10)
@@ -158,13 +158,13 @@ def test_void_pixels_survive_where_nothing_covers_them(name):
 
 
 @pytest.mark.parametrize("name", ["cutmix", "mosaic"])
-def test_void_pixels_of_a_partner_come_along(name):
+def test_void_pixels_of_a_partner_are_pasted(name):
     image, mask = MIXES[name](plain(10), lambda: with_mask(200, np.full((SIZE, SIZE), VOID)), rng())
     assert np.array_equal(mask[..., 0] == VOID, image[..., 0] == 200)
 
 
 @pytest.mark.parametrize("name", MIXES)
-def test_mixing_changes_neither_of_its_images(name):
+def test_mixing_does_not_change_its_inputs(name):
     pair, partner = plain(10), with_mask(200, two_objects())
     before = [array.copy() for array in (*pair, *partner)]
     mixed = MIXES[name](pair, lambda: partner, rng())
@@ -185,7 +185,7 @@ def asked(chances, seed, donors=(3, 4)):
     return calls, mixed
 
 
-def test_kinds_come_as_often_as_their_chances_say():
+def test_mixes_occur_with_their_probabilities():
     chances = {"mosaic": 0.5, "copy_paste": 0.2, "cutmix": 0.1}
     partners = [asked(chances, seed)[0] for seed in range(1500)]
     kinds = ["none" if not calls else "mosaic" if len(calls) == 3 else "one" for calls in partners]
@@ -195,7 +195,7 @@ def test_kinds_come_as_often_as_their_chances_say():
     assert sum(donors) / 1500 == pytest.approx(0.2 + 0.1 * 0.2, abs=0.04)
 
 
-def test_partners_are_drawn_from_all_and_donors_from_those_with_objects():
+def test_partners_are_sampled_from_all_images_and_donors_from_images_with_objects():
     drawn = {position for seed in range(100) for position, _ in asked({"mosaic": 1.0}, seed)[0]}
     assert drawn == set(range(10))
     drawn = {position for seed in range(100) for position, _ in asked({"copy_paste": 1.0}, seed)[0]}
@@ -212,6 +212,6 @@ def test_a_mix_is_a_function_of_the_seed():
     assert len({tuple(asked({"mosaic": 1.0}, seed)[0]) for seed in range(20)}) == 20
 
 
-def test_partners_of_a_mosaic_differ_in_their_seeds():
+def test_partners_of_a_mosaic_have_different_seeds():
     for seed in range(20):
         assert len({drawn for _, drawn in asked({"mosaic": 1.0}, seed)[0]}) == 3

@@ -33,12 +33,12 @@ def test_logits_have_the_size_of_the_image(name, size):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("classes", [1, 4])
 @torch.inference_mode()
-def test_channels_and_classes(channels, classes):
+def test_models_accept_any_number_of_channels_and_classes(channels, classes):
     images = torch.zeros(1, channels, 64, 64, dtype=torch.uint8)
     assert build(in_channels=channels, classes=classes)(images).shape == (1, classes, 64, 64)
 
 
-def test_scse_attention_adds_its_gates():
+def test_scse_attention_adds_its_modules():
     gates = [
         name for name, _ in build(attention="scse", decoder_channels=(16,) * 5).named_modules() if name.endswith("cSE")
     ]
@@ -47,7 +47,7 @@ def test_scse_attention_adds_its_gates():
 
 
 @torch.inference_mode()
-def test_bytes_and_floats_mean_the_same():
+def test_uint8_and_float_images_give_the_same_logits():
     model, images = build(), torch.randint(0, 255, (1, 3, 64, 64), dtype=torch.uint8)
     assert torch.equal(model(images), model(images.float()))
 
@@ -57,7 +57,7 @@ def test_a_seed_gives_the_same_weights():
         assert torch.equal(one, other)
 
 
-def test_image_is_normalised_by_the_encoders_own_numbers():
+def test_images_are_normalised_by_the_mean_and_std_of_the_encoder():
     mean, std = encoder.normalization("tu-resnet18", 3)
     assert mean.flatten() / 255 == pytest.approx([0.485, 0.456, 0.406])
     assert std.flatten() / 255 == pytest.approx([0.229, 0.224, 0.225])
@@ -65,7 +65,7 @@ def test_image_is_normalised_by_the_encoders_own_numbers():
 
 
 @pytest.mark.parametrize("size", [(101, 101), (3, 200), (64, 64)])
-def test_padding_reaches_the_stride_and_keeps_the_middle(size):
+def test_padding_gives_a_multiple_of_the_stride_with_the_image_inside(size):
     images = torch.rand(1, 1, *size)
     padded, (top, left) = pad_to_stride(images, 32)
     assert padded.shape[-2] % 32 == padded.shape[-1] % 32 == 0
@@ -113,7 +113,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("writer", FILES)
-def test_local_weights_reach_the_encoder_whoever_wrote_them(writer, tmp_path, caplog):
+def test_local_weights_of_every_format_are_loaded_into_the_encoder(writer, tmp_path, caplog):
     save_file(FILES[writer](), tmp_path / "weights.safetensors")
     with caplog.at_level("INFO", logger="pipeline"):
         ours = build(weights=str(tmp_path / "weights.safetensors")).encoder.state_dict()
@@ -127,7 +127,7 @@ def test_local_weights_reach_the_encoder_whoever_wrote_them(writer, tmp_path, ca
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
 @pytest.mark.parametrize("wrap", [dict, lambda tensors: {"state_dict": tensors, "epoch": 3}, lambda t: {"model": t}])
-def test_weights_as_torch_saves_them_are_read_without_running_code(suffix, wrap, tmp_path):
+def test_weights_saved_by_torch_are_read(suffix, wrap, tmp_path):
     path = tmp_path / f"weights{suffix}"
     torch.save(wrap(theirs()), path)
     assert torch.equal(build(weights=str(path)).encoder.state_dict()["model.conv_stem.weight"], STEM())
@@ -144,7 +144,7 @@ class Code:
         return (os.mkdir, ("ran",))
 
 
-def test_a_weights_file_with_code_in_it_is_refused_and_does_not_run(tmp_path, monkeypatch):
+def test_a_weights_file_with_code_is_refused_and_not_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"conv_stem.weight": Code()}, "weights.pt")
     with pytest.raises(ValueError, match=r"model\.weights: weights\.pt cannot be read .*expected a \.safetensors"):
@@ -155,14 +155,14 @@ def test_a_weights_file_with_code_in_it_is_refused_and_does_not_run(tmp_path, mo
 @pytest.mark.parametrize(
     ("channels", "by_hand"), [(1, lambda w: w.sum(1, keepdim=True)), (4, lambda w: w[:, [0, 1, 2, 0]] * 0.75)]
 )
-def test_weights_for_colour_serve_other_channels(channels, by_hand, tmp_path):
+def test_weights_for_three_channels_are_adapted_to_other_numbers(channels, by_hand, tmp_path):
     save_file(theirs(), tmp_path / "weights.safetensors")
     ours = build(weights=str(tmp_path / "weights.safetensors"), in_channels=channels).encoder.state_dict()
     torch.testing.assert_close(ours["model.conv_stem.weight"], by_hand(STEM()))
 
 
 @pytest.mark.parametrize("arch", ["fpn", "unetplusplus", "deeplabv3plus", "fcn8s"])
-def test_local_weights_reach_the_encoder_of_every_kind_of_architecture(arch, tmp_path):
+def test_local_weights_are_loaded_into_the_encoder_of_every_architecture(arch, tmp_path):
     tensors = theirs("test_resnet")
     save_file(tensors, tmp_path / "weights.safetensors")
     cfg = config.Model(arch=arch, encoder="tu-test_resnet", weights=str(tmp_path / "weights.safetensors"))
@@ -170,7 +170,7 @@ def test_local_weights_reach_the_encoder_of_every_kind_of_architecture(arch, tmp
     assert torch.equal(model.encoder.state_dict()["model.conv1.0.weight"], tensors["conv1.0.weight"])
 
 
-def test_the_blocks_that_a_cascade_repeats_start_with_the_weights_of_the_file(tmp_path):
+def test_repeated_blocks_of_a_cascade_start_with_the_weights_of_the_file(tmp_path):
     tensors = theirs("resnet18")
     save_file(tensors, tmp_path / "weights.safetensors")
     cfg = config.Model(arch="deeplabv3_cascade", encoder="tu-resnet18", weights=str(tmp_path / "weights.safetensors"))
@@ -179,7 +179,7 @@ def test_the_blocks_that_a_cascade_repeats_start_with_the_weights_of_the_file(tm
     assert all(torch.equal(value, tensors["layer4.1.conv2.weight"]) for value in copied)
 
 
-def test_local_weights_reach_a_vision_transformer(tmp_path):
+def test_local_weights_are_loaded_into_a_vision_transformer(tmp_path):
     tensors = theirs("test_vit")
     save_file(tensors, tmp_path / "weights.safetensors")
     model = build(
@@ -193,7 +193,7 @@ def test_local_weights_reach_a_vision_transformer(tmp_path):
     assert torch.equal(found, tensors["blocks.0.attn.qkv.weight"])
 
 
-def test_an_official_checkpoint_is_converted_as_timm_does(tmp_path):
+def test_an_official_checkpoint_is_converted_like_in_timm(tmp_path):
     """ConvNeXt's authors call layers otherwise: downsample_layers, dwconv, pwconv1."""
     tensors = theirs("test_convnext")
     words = {
@@ -229,13 +229,13 @@ def test_an_official_checkpoint_is_converted_as_timm_does(tmp_path):
         (lambda: dict(list(of_smp().items())[:60]), r"of the \d+ tensors .* fit, expected 90 %"),
     ],
 )
-def test_a_weights_file_of_other_names_or_of_a_part_is_refused(tensors, message, tmp_path):
+def test_a_weights_file_with_other_or_missing_tensors_is_refused(tensors, message, tmp_path):
     save_file(tensors(), tmp_path / "weights.safetensors")
     with pytest.raises(ValueError, match=message):
         build(weights=str(tmp_path / "weights.safetensors"))
 
 
-def test_a_tensor_that_a_weights_file_lacks_is_named(tmp_path, caplog):
+def test_a_tensor_missing_from_a_weights_file_is_named(tmp_path, caplog):
     tensors = theirs()
     del tensors["conv_stem.weight"]
     save_file(tensors, tmp_path / "weights.safetensors")
@@ -244,7 +244,7 @@ def test_a_tensor_that_a_weights_file_lacks_is_named(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_starting_weights_that_are_not_finite_are_refused_with_the_file(number, tmp_path):
+def test_non_finite_initial_weights_are_refused_with_the_file(number, tmp_path):
     tensors = theirs()
     tensors["conv_stem.weight"][0, 0, 0, 0] = number
     save_file(tensors, tmp_path / "weights.safetensors")
@@ -256,7 +256,7 @@ def test_starting_weights_that_are_not_finite_are_refused_with_the_file(number, 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04"])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_a_file_that_holds_no_weights_is_refused_in_one_line(content, suffix, tmp_path):
+def test_a_file_without_weights_is_refused_in_one_line(content, suffix, tmp_path):
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"model\.weights: .*weights\.\w+ cannot be read .*expected a \.safetensors"):
@@ -276,17 +276,17 @@ def test_a_file_that_holds_no_weights_is_refused_in_one_line(content, suffix, tm
         ({"encoder": "tu-botnet26t_256"}, r"takes images of 256×256 pixels only"),
     ],
 )
-def test_what_cannot_be_built_is_refused(choices, message):
+def test_invalid_model_options_are_refused(choices, message):
     with pytest.raises(ValueError, match=message):
         check_model(config.Model(**choices))
 
 
-def test_missing_weights_say_what_to_do():
+def test_a_missing_weights_file_is_refused_with_the_valid_values():
     with pytest.raises(FileNotFoundError, match=r"no file 'gone\.safetensors'.*'none', 'imagenet' or the path"):
         build(weights="gone.safetensors")
 
 
-def test_imagenet_weights_without_network_say_what_to_do():
+def test_imagenet_weights_without_network_are_refused_with_an_alternative():
     with pytest.raises(ConnectionError, match=r"could not be fetched.*model\.weights"):
         build(encoder="tu-resnet18", weights="imagenet", decoder_channels=(256, 128, 64, 32, 16))
 
@@ -294,11 +294,11 @@ def test_imagenet_weights_without_network_say_what_to_do():
 @pytest.mark.parametrize(
     "name", [*ENCODERS, "tu-resnet34", "tu-seresnext50_32x4d", "tu-efficientnet_b0", "tu-hrnet_w18", "tu-test_vit"]
 )
-def test_table_of_encoders_says_what_a_probe_finds(name):
+def test_table_of_encoders_equals_a_probe(name):
     assert encoder.known()[name] == encoder_table.probe(name)
 
 
-def test_table_lists_the_families_by_name():
+def test_table_of_encoders_contains_the_known_families():
     names = encoder.known()
     assert len(names) > 900
     for family in ("tu-resnet50", "tu-seresnext101_32x4d", "tu-efficientnet_b5", "tu-convnext_small"):
@@ -308,20 +308,20 @@ def test_table_lists_the_families_by_name():
     assert names["tu-densenet121"].supports == "unet fcn"
 
 
-def test_every_demand_is_served_and_every_service_demanded():
+def test_every_requirement_is_supported_by_an_encoder_and_used_by_an_architecture():
     assert {word for row in encoder.known().values() for word in row.supports.split()} == set(encoder.REQUIREMENTS)
     assert {architecture.requires for architecture in ARCHITECTURES.values()} == set(encoder.REQUIREMENTS)
 
 
 @pytest.mark.parametrize("requires", encoder.REQUIREMENTS)
-def test_families_named_in_a_refusal_work(requires):
+def test_families_suggested_in_an_error_support_the_requirement(requires):
     _, families = encoder.REQUIREMENTS[requires]
     for family in families.split(", "):
         serving = [row for row in encoder.known().values() if row.name.startswith(f"tu-{family}")]
         assert any(requires in row.supports.split() for row in serving), family
 
 
-def test_a_model_that_cannot_be_built_without_memory_is_built_with_it(monkeypatch):
+def test_a_model_that_cannot_be_built_on_the_meta_device_is_built_on_the_cpu(monkeypatch):
     build, places = models._build, []
 
     def built(cfg):

@@ -46,7 +46,7 @@ def test_dice_softmax_of_two_pixels_and_three_classes_by_hand():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_dice_softmax_is_that_of_loops_over_classes_images_and_pixels(seed):
+def test_dice_softmax_equals_loops_over_classes_images_and_pixels(seed):
     logits, target = random_classes((2, 4, 3, 3), seed=seed)
     target[0, 0] = VOID
     target[target == 3] = 1  # a class that the batch does not hold
@@ -61,7 +61,7 @@ def test_dice_softmax_is_that_of_loops_over_classes_images_and_pixels(seed):
     assert loss.item() == pytest.approx(sum(losses) / len(losses))
 
 
-def test_dice_softmax_weighs_a_rare_class_as_a_frequent_one():
+def test_dice_softmax_weights_rare_and_frequent_classes_equally():
     # 99 pixels of class 0 and one of class 1: whoever always says 0 has half of it wrong.
     target = torch.zeros(1, 10, 10)
     target[0, 0, 0] = 1
@@ -77,7 +77,7 @@ def test_dice_softmax_without_smoothing_is_refused(smooth):
 
 
 @every_case
-def test_what_is_surely_right_costs_less_than_what_is_surely_wrong(name):
+def test_a_confident_correct_prediction_has_less_loss_than_a_wrong_one(name):
     _, target = random_classes((2, 3, 4, 5))
     right = SURE * torch.nn.functional.one_hot(target, 3).movedim(-1, 1)
     losses = [CASES[name]()(logits, target).item() for logits in (right, right.roll(1, dims=1))]
@@ -88,7 +88,7 @@ def test_what_is_surely_right_costs_less_than_what_is_surely_wrong(name):
 
 
 @every_case
-def test_names_of_the_classes_mean_nothing(name):
+def test_loss_does_not_depend_on_the_order_of_the_classes(name):
     logits, target = random_classes()
     order = torch.tensor([2, 0, 3, 1])
     renamed = torch.empty_like(logits)
@@ -97,7 +97,7 @@ def test_names_of_the_classes_mean_nothing(name):
 
 
 @every_case
-def test_gradient_is_that_of_finite_differences(name):
+def test_gradient_equals_finite_differences(name):
     logits, target = random_classes((2, 3, 3, 4))
     target[0, 0, :2] = VOID
     assert torch.autograd.gradcheck(lambda x: CASES[name]()(x, target), logits.requires_grad_())
@@ -105,7 +105,7 @@ def test_gradient_is_that_of_finite_differences(name):
 
 @every_case
 @pytest.mark.parametrize("seed", range(5))
-def test_void_pixels_count_as_if_cut_out(name, seed):
+def test_loss_with_void_pixels_equals_loss_without_these_pixels(name, seed):
     logits, target = random_classes((1, 3, 4, 5), seed=seed)
     target[torch.rand(target.shape, generator=torch.Generator().manual_seed(seed)) < 0.4] = VOID
     valid = target[0] != VOID
@@ -115,7 +115,7 @@ def test_void_pixels_count_as_if_cut_out(name, seed):
 
 
 @every_case
-def test_a_batch_of_void_pixels_costs_and_teaches_nothing(name):
+def test_a_batch_of_void_pixels_has_zero_loss_and_gradient(name):
     logits, target = random_classes()
     void = torch.full_like(target, VOID)
     assert CASES[name]()(logits, void) == 0
@@ -153,7 +153,7 @@ def test_target_of_any_dtype_gives_the_same_loss(name, dtype):
         (torch.zeros(1, 3, 2, 2), r"logits \(1, 3, 2, 2\) and target \(1, 3, 2, 2\) do not fit"),
     ],
 )
-def test_a_target_that_does_not_fit_is_refused(name, target, answer):
+def test_an_invalid_target_is_refused(name, target, answer):
     with pytest.raises(ValueError, match=answer):
         CASES[name]()(torch.zeros(1, 3, 2, 2), target)
 
@@ -166,7 +166,7 @@ def test_nan_logits_are_refused_with_their_number(name):
         CASES[name]()(logits, torch.zeros(1, 2, 2))
 
 
-def test_unknown_classes_are_refused():
+def test_an_unknown_value_of_classes_is_refused():
     with pytest.raises(ValueError, match=r"unknown classes 'presents'\. Did you mean 'present'\?"):
         LovaszSoftmaxLoss(classes="presents")
 
@@ -174,7 +174,7 @@ def test_unknown_classes_are_refused():
 # ---------------------------------------------------------------------------------------------- weighted sums
 
 
-def test_a_weighted_sum_adds_up_what_its_losses_say():
+def test_weighted_sum_is_the_sum_of_its_weighted_losses():
     logits, target = random_classes()
     target[0, 0] = VOID
     mix = build_loss({"cross_entropy": 2.0, "dice_softmax": 0.5, "lovasz_softmax": 0.0}, exclusive=True)
@@ -183,14 +183,14 @@ def test_a_weighted_sum_adds_up_what_its_losses_say():
     assert list(mix.losses) == ["cross_entropy", "dice_softmax"]
 
 
-def test_options_reach_a_loss_of_exclusive_classes():
+def test_options_are_passed_to_a_multiclass_loss():
     logits, target = random_classes()
     mix = build_loss({"dice_softmax": 1.0}, {"dice_softmax": {"smooth": 9.0}}, exclusive=True)
     torch.testing.assert_close(mix(logits, target[:, None]), DiceSoftmaxLoss(smooth=9.0)(logits, target))
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_of_masks_is_not_for_exclusive_classes(name):
+def test_a_loss_for_overlapping_classes_is_refused_for_exclusive_classes(name):
     answer = rf"^loss '{name}' needs a mask per class, .* exclusive, .*: cross_entropy, dice_softmax, lovasz_softmax\.$"
     with pytest.raises(ValueError, match=answer):
         build_loss({"cross_entropy": 1.0, name: 1.0}, exclusive=True)
@@ -212,6 +212,6 @@ def test_a_loss_of_masks_is_not_for_exclusive_classes(name):
         ({"dice_softmax": 1.0}, {"dice_softmax": {"smooth": 0.0}}, r"^loss 'dice_softmax': smooth must be > 0"),
     ],
 )
-def test_a_mistake_in_a_mix_of_exclusive_losses_is_named(mix, options, answer):
+def test_an_error_in_a_sum_of_multiclass_losses_is_named(mix, options, answer):
     with pytest.raises(ValueError, match=answer):
         build_loss(mix, options, exclusive=True)

@@ -29,14 +29,14 @@ def screen(monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_table_shows_a_name_as_it_is(screen, name):
+def test_a_table_shows_names_unchanged(screen, name):
     text = screen(terminal, "out")
     terminal.print_table([{"class": name, name: 0.5}], {name: "{:.2f}"})
     assert text.getvalue().count(name) == 2
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_line_and_the_log_show_a_name_as_it_is(screen, name):
+def test_lines_and_the_log_show_names_unchanged(screen, name):
     text, log = screen(terminal, "out"), screen(progress, "console")
     terminal.out.print(f"rules       {name}: threshold 0.5")
     cli._set_up_logging(debug=False)
@@ -46,7 +46,7 @@ def test_a_line_and_the_log_show_a_name_as_it_is(screen, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_progress_bar_shows_a_name_as_it_is(monkeypatch, name):
+def test_a_progress_bar_shows_names_unchanged(monkeypatch, name):
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=200, markup=False, emoji=False)
     monkeypatch.setattr(progress, "console", console)
@@ -55,7 +55,7 @@ def test_a_progress_bar_shows_a_name_as_it_is(monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sheet_of_pictures_shows_a_name_as_it_is(tmp_path, name):
+def test_a_sheet_of_pictures_shows_names_unchanged(tmp_path, name):
     rows = {name: [Panel(name, np.zeros((8, 8, 1), np.uint8), None)]}
     write_sheet(tmp_path / "sheet.png", rows)
     figure = draw_sheet(rows)
@@ -64,7 +64,7 @@ def test_a_sheet_of_pictures_shows_a_name_as_it_is(tmp_path, name):
     assert not strip.axes[0].title.get_parse_math()
 
 
-def test_classes_of_such_names_go_to_folds_and_are_shown(tiny, edit, capsys):
+def test_folds_supports_and_shows_classes_of_such_names(tiny, edit, capsys):
     edit("tiny.toml", '["disc"]', '["[/x]", "[red]y"]')
     edit("tiny.toml", 'id = "id"', 'id = "id"\nclass = "class"')
     for name in ("train.csv", "sample_submission.csv"):

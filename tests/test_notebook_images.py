@@ -87,7 +87,7 @@ def test_an_outline_surrounds_the_bright_object(cfg):
     assert legend(figure) == ["true"]
 
 
-def test_an_empty_row_of_samples_is_left_out(cfg):
+def test_an_empty_row_of_samples_is_omitted(cfg):
     context = stages.make_context(cfg)
     filled = context._replace(index=context.index[context.index["coverage"] > 0])
     assert list(panels(draw_samples(filled))) == ["small masks", "medium masks", "large masks"]
@@ -96,7 +96,7 @@ def test_an_empty_row_of_samples_is_left_out(cfg):
 # ---------------------------------------------------------------------------------------------- errors
 
 
-def test_images_are_drawn_in_order_with_titles_and_an_empty_table_is_left_out():
+def test_images_are_drawn_in_order_with_titles_and_an_empty_table_is_omitted():
     images = make_images()
     figure = draw_images(make_report_data(), {"last": images[::-1], "none": images[:0], "two": images[3:5]})
     rows = panels(figure)

@@ -53,7 +53,7 @@ def outcomes(path: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_every_odd_file_is_read_as_it_was_written_whole_and_by_window(tmp_path, name):
+def test_unusual_files_are_read_correctly_whole_and_by_window(tmp_path, name):
     path = odd_images.write(name, tmp_path)
     expected = ODD[name].pixels
     whole, parts = read_pixels(path), by_window(path)
@@ -66,7 +66,7 @@ def test_every_odd_file_is_read_as_it_was_written_whole_and_by_window(tmp_path, 
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_a_file_that_was_cut_is_refused_or_as_the_whole(tmp_path, name):
+def test_a_truncated_file_is_refused_or_read_correctly(tmp_path, name):
     path = odd_images.write(name, tmp_path)
     file, whole = tmp_path / name, outcomes(path)
     for content in odd_images.cuts(file.read_bytes()):
@@ -77,7 +77,7 @@ def test_a_file_that_was_cut_is_refused_or_as_the_whole(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_a_file_whose_bytes_were_changed_is_refused_or_an_image(tmp_path, name):
+def test_a_file_with_changed_bytes_is_refused_or_read_as_an_image(tmp_path, name):
     path = odd_images.write(name, tmp_path)
     file = tmp_path / name
     for content in odd_images.mutations(file.read_bytes(), 8):
@@ -91,7 +91,7 @@ def test_a_file_whose_bytes_were_changed_is_refused_or_an_image(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["grey.png", "colour.png", "deep.png", "deep-colour.png"])
-def test_a_pixel_of_a_png_that_was_changed_breaks_its_check_sum(tmp_path, name):
+def test_a_changed_pixel_of_a_png_is_detected_by_the_checksum(tmp_path, name):
     path = odd_images.write(name, tmp_path)
     content = bytearray(path.read_bytes())
     content[content.index(b"IDAT") + 40] ^= 1

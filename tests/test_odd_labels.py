@@ -31,7 +31,7 @@ def mask_of(odd: Odd) -> np.ndarray:
 
 
 @pytest.mark.parametrize("odd", READ, ids=lambda odd: odd.name)
-def test_a_label_is_the_mask_that_is_drawn_whole_and_by_window(odd, tmp_path):
+def test_unusual_labels_are_read_correctly_whole_and_by_window(odd, tmp_path):
     labels, sample, coverage = read(odd, tmp_path)
     mask = labels.read(sample)
     assert mask.dtype == np.uint8
@@ -42,13 +42,13 @@ def test_a_label_is_the_mask_that_is_drawn_whole_and_by_window(odd, tmp_path):
 
 
 @pytest.mark.parametrize("odd", [odd for odd in READ if odd.objects is not None], ids=lambda odd: odd.name)
-def test_objects_are_those_that_are_drawn(odd, tmp_path):
+def test_objects_of_unusual_labels_are_read_correctly(odd, tmp_path):
     labels, sample, _ = read(odd, tmp_path)
     assert labels.read_instances(sample).tolist() == odd.objects.tolist()
 
 
 @pytest.mark.parametrize("odd", REFUSED, ids=lambda odd: odd.name)
-def test_what_is_no_label_is_refused_in_one_line_and_named_by_the_survey(odd, tmp_path):
+def test_invalid_labels_are_refused_in_one_line_and_reported_by_the_survey(odd, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=odd.refused) as refused:
         read(odd, tmp_path)
     line = str(refused.value).replace(str(tmp_path), "data")

@@ -33,7 +33,7 @@ def masks_of(image_id):
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_what_is_odd_is_read_as_it_is_meant_or_refused_in_one_line(tmp_path, name):
+def test_unusual_tables_are_read_as_intended_or_refused_in_one_line(tmp_path, name):
     root = tmp_path / "data"
     layout, says = write(name, root)
     if says:
@@ -84,7 +84,7 @@ def assert_is_written_for(card, root, test, layout):
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_the_doctors_survey_says_the_same_and_goes_on(tmp_path, name):
+def test_the_survey_of_the_doctor_reports_the_same_errors(tmp_path, name):
     _, says = write(name, tmp_path)
     card = competition.load(str(tmp_path / "card.toml"))
     _, faults = survey_train(card, tmp_path)
@@ -96,14 +96,14 @@ def test_the_doctors_survey_says_the_same_and_goes_on(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["another suffix", "a folder too many", "an empty folder", "ids with the suffix"])
-def test_a_folder_without_any_image_that_is_meant_is_no_bad_image_to_skip(tmp_path, name):
+def test_skip_bad_does_not_skip_a_folder_without_any_matching_image(tmp_path, name):
     _, says = write(name, tmp_path)
     card = competition.load(str(tmp_path / "card.toml"))
     with pytest.raises(ValueError, match=says):
         read_index(card, tmp_path, skip_bad=True)
 
 
-def test_no_image_that_reads_is_no_training_set(tmp_path):
+def test_a_training_set_without_a_readable_image_is_refused(tmp_path):
     layout, _ = write("nothing odd", tmp_path)
     for name in layout.images:
         (tmp_path / name).write_bytes(b"no image")
@@ -111,7 +111,7 @@ def test_no_image_that_reads_is_no_training_set(tmp_path):
         read_index(competition.load(str(tmp_path / "card.toml")), tmp_path, skip_bad=True)
 
 
-def test_files_of_the_system_are_counted_in_one_line(tmp_path, caplog):
+def test_files_of_the_operating_system_are_counted_in_one_line(tmp_path, caplog):
     write("hidden files", tmp_path)
     with caplog.at_level("INFO", logger="pipeline"):
         read(tmp_path)

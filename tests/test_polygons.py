@@ -28,7 +28,7 @@ def line(*objects, image_id="a"):
     return {"id": image_id, "annotations": [{"type": kind, "coordinates": rings} for kind, rings in objects]}
 
 
-def test_an_outline_is_filled_with_its_own_pixels(tmp_path, images):
+def test_a_polygon_is_filled_including_its_outline(tmp_path, images):
     rows = read(tmp_path, images, line(("vessel", [SQUARE])))
     mask = Dialect(order="row").decode(rows["rle"].iloc[0], (6, 9))
     expected = np.zeros((6, 9))
@@ -65,11 +65,11 @@ def test_an_image_without_an_object_has_a_blank_row(tmp_path, images):
     ["{", "[]", '{"id": "a"}', line(("vessel", [[1, 2], [3, 4]])), line(("vessel", [[[1, "x"]]]))],
     ids=["no JSON", "a list", "no annotations", "points for rings", "a word"],
 )
-def test_a_line_that_is_something_else_is_named(tmp_path, images, broken):
+def test_an_invalid_line_is_reported(tmp_path, images, broken):
     with pytest.raises(ValueError, match=r"polygons.jsonl: line 2: expected"):
         read(tmp_path, images, line(("vessel", [SQUARE])), broken)
 
 
-def test_a_missing_file_says_where_it_belongs(tmp_path):
+def test_a_missing_file_is_reported_with_its_expected_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="put the competition's files into"):
         read_polygons(tmp_path / "polygons.jsonl", {}, ["vessel"], Dialect())

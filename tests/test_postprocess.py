@@ -46,14 +46,14 @@ def mask_of(*rows):
 
 
 @given(VALUES, TARGET)
-def test_histogram_counts_what_each_mask_would(values, target):
+def test_level_counts_equal_counts_of_the_masks(values, target):
     counts = count_levels(values, target)
     for k in (1, 2, 77, 128, 254, 255):
         expected = count((values >= k).astype(np.uint8), target)
         assert tuple(part[k - 1] for part in counts) == expected
 
 
-def test_thresholds_lie_between_levels_and_half_is_one_of_them():
+def test_thresholds_lie_between_levels_and_include_one_half():
     assert THRESHOLDS[127] == 0.5
     assert [level(threshold) for threshold in THRESHOLDS] == list(range(1, 256))
 
@@ -65,17 +65,17 @@ def test_rounding_moves_no_pixel_over_a_threshold(prob, number):
         assert bool(kept) == (prob >= THRESHOLDS[number])
 
 
-def test_two_shapes_are_refused():
+def test_different_shapes_are_refused():
     with pytest.raises(ValueError, match=r"\(2, 3\).*\(3, 2\)"):
         count_levels(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8))
 
 
-def test_counts_are_integers_of_64_bits():
+def test_counts_are_int64():
     assert all(part.dtype == np.int64 for part in count_levels(np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8)))
     assert isinstance(count_levels(np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8)), Counts)
 
 
-def test_best_threshold_of_equals_is_the_one_nearest_to_half():
+def test_the_threshold_nearest_to_one_half_wins_a_tie():
     scores = np.zeros(255)
     assert best_threshold(scores) == 127
     scores[[10, 100, 240]] = 1
@@ -85,7 +85,7 @@ def test_best_threshold_of_equals_is_the_one_nearest_to_half():
 # Rules
 
 
-def test_mask_below_the_smallest_area_becomes_empty():
+def test_a_mask_below_the_minimum_area_becomes_empty():
     values = np.array([[255, 255, 0]], dtype=np.uint8)
     assert apply(values, Rules(0.5, 2)).sum() == 2
     assert apply(values, Rules(0.5, 3)).sum() == 0
@@ -97,14 +97,14 @@ def test_pixels_that_touch_at_a_corner_are_one_component():
     assert not apply(values, Rules(0.5, 0, min_component=4)).any()
 
 
-def test_largest_components_are_kept_and_of_equal_ones_the_first_from_the_top():
+def test_largest_components_are_kept_and_the_first_from_the_top_wins_a_tie():
     values = picture("..##", "....", "##.#", "...#", "#...", "#.##")
     assert np.array_equal(
         apply(values, Rules(0.5, 0, keep_largest=2)), mask_of("..##", "....", "##..", "....", "....", "....")
     )
 
 
-def test_presence_asks_the_surest_pixels_and_the_threshold_draws():
+def test_presence_threshold_decides_if_there_is_a_mask_and_threshold_its_pixels():
     values = picture("36663", ".6#6.", ".363.")
     drawn = mask_of("#####", ".###.", ".###.")
     assert np.array_equal(apply(values, Rules(0.25, 0, presence_threshold=0.55, presence_area=7)), drawn)
@@ -113,13 +113,13 @@ def test_presence_asks_the_surest_pixels_and_the_threshold_draws():
     assert not apply(values, Rules(0.25, 0, presence_threshold=0.9, presence_area=2)).any()
 
 
-def test_presence_threshold_below_the_threshold_is_the_threshold():
+def test_a_presence_threshold_below_the_threshold_is_raised_to_it():
     values = picture("###3333")
     assert apply(values, Rules(0.5, 0, presence_threshold=0.1, presence_area=3)).sum() == 3
     assert not apply(values, Rules(0.5, 0, presence_threshold=0.1, presence_area=4)).any()
 
 
-def test_hole_is_filled_unless_it_leads_out_over_a_side():
+def test_a_hole_is_filled_unless_its_4_neighbourhood_reaches_the_outside():
     # The left ring is closed by corners alone, the right one is open at the bottom.
     values = picture(".#.###", "#.##.#", ".#.#.#")
     filled = mask_of(".#.###", "####.#", ".#.#.#")
@@ -133,14 +133,14 @@ def test_holes_are_filled_after_areas_are_measured():
     assert not apply(ring, Rules(0.5, 0, min_component=9, fill_holes=True)).any()
 
 
-def test_smallest_area_is_measured_on_what_components_leave():
+def test_minimum_area_is_measured_on_the_kept_components():
     values = picture("##.#.#")
     assert apply(values, Rules(0.5, 2, min_component=2)).sum() == 2
     assert not apply(values, Rules(0.5, 3, min_component=2)).any()
     assert not apply(values, Rules(0.5, 3, keep_largest=1)).any()
 
 
-def test_gate_empties_what_the_image_level_head_doubts():
+def test_gate_empties_masks_of_images_below_its_image_probability():
     values, cut = picture("##"), Rules(0.5, 0, gate=0.6)
     assert not apply(values, cut, image_prob=0.59).any()
     assert apply(values, cut, image_prob=0.6).all()
@@ -194,13 +194,13 @@ def slow_apply(values, cut):
 
 @settings(max_examples=100, deadline=None)
 @given(MASKS, st.data(), OPTIONS, st.integers(0, 12))
-def test_rules_do_what_a_walk_over_the_pixels_does(mask, data, options, min_area):
+def test_rules_equal_a_slow_reference_implementation(mask, data, options, min_area):
     values = mask * data.draw(arrays(np.uint8, mask.shape, elements=st.sampled_from([60, 130, 200, 255])))
     cut = Rules(data.draw(st.sampled_from([0.1, 0.5, 0.7])), min_area, **options)
     assert np.array_equal(apply(values, cut), slow_apply(values, cut))
 
 
-def test_images_with_odd_sides_have_the_components_that_are_there():
+def test_components_of_images_with_odd_sides_are_correct():
     # Where cc3d is asked about bool instead of uint8, it reads past their border.
     rng = np.random.default_rng(0)
     for shape in [(64, 63), (63, 64), (63, 63)] * 10:
@@ -209,20 +209,20 @@ def test_images_with_odd_sides_have_the_components_that_are_there():
 
 
 @given(MASKS)
-def test_first_component_from_the_top_is_the_first_of_equals_in_any_memory_order(mask):
+def test_ties_of_components_do_not_depend_on_memory_order(mask):
     cut = Rules(0.5, 0, keep_largest=1)
     assert np.array_equal(apply(np.asfortranarray(mask * 255), cut), apply(mask * 255, cut))
 
 
 @given(VALUES, st.sampled_from(list(THRESHOLDS)), st.integers(0, 9))
-def test_smallest_component_of_up_to_one_pixel_changes_nothing(values, threshold, min_area):
+def test_a_minimum_component_of_at_most_one_pixel_changes_nothing(values, threshold, min_area):
     cut = Rules(threshold, min_area)
     assert np.array_equal(apply(values, cut._replace(min_component=1)), apply(values, cut))
     assert np.array_equal(apply(values, cut._replace(min_component=0)), apply(values, cut))
 
 
 @given(st.integers(0, 4), st.integers(0, 7), st.integers(1, 6), st.integers(1, 9), st.integers(1, 4))
-def test_keeping_the_largest_of_one_component_is_identity(top, left, height, width, number):
+def test_keeping_the_largest_component_of_one_changes_nothing(top, left, height, width, number):
     values = np.zeros((6, 9), np.uint8)
     values[top : top + height, left : left + width] = 200
     assert np.array_equal(apply(values, Rules(0.5, 0, keep_largest=number)), apply(values, Rules(0.5, 0)))
@@ -243,12 +243,12 @@ def test_filling_holes_twice_is_filling_them_once(mask):
 
 
 @given(VALUES, st.sampled_from(list(THRESHOLDS)), st.integers(0, 54))
-def test_triplet_of_two_equal_thresholds_is_the_rule_of_the_smallest_area(values, threshold, area):
+def test_a_triplet_of_two_equal_thresholds_is_a_minimum_area(values, threshold, area):
     triplet = Rules(threshold, 0, presence_threshold=threshold, presence_area=area)
     assert np.array_equal(apply(values, triplet), apply(values, Rules(threshold, area)))
 
 
-def test_defaults_do_nothing():
+def test_default_rules_only_threshold():
     values = np.random.default_rng(0).integers(0, 256, (20, 30)).astype(np.uint8)
     assert np.array_equal(apply(values, Rules(0.5, 0)), (values >= 128).astype(np.uint8))
 
@@ -276,7 +276,7 @@ def cells(axes):
 @pytest.mark.parametrize("name", metric_names("pixels", complete=True))
 @settings(max_examples=12, deadline=None)
 @given(folded_images())
-def test_surfaces_hold_what_a_loop_with_apply_scores_on_each_fold(name, images):
+def test_score_grids_equal_a_loop_with_apply_on_each_fold(name, images):
     metric = pixel_metric(name)
     for grid in search_rules(images, metric, np.array([0, 1, 2, 3, 5, 12])).values():
         assert grid.images.sum() == len(images)
@@ -290,7 +290,7 @@ def test_surfaces_hold_what_a_loop_with_apply_scores_on_each_fold(name, images):
 
 @settings(max_examples=25, deadline=None)
 @given(folded_images(), st.sampled_from(metric_names("pixels", complete=True)))
-def test_best_cut_scores_with_apply_what_the_surface_says(images, name):
+def test_score_of_the_best_rules_equals_their_score_with_apply(images, name):
     for grid in search_rules(images, pixel_metric(name), np.array([0, 2, 7])).values():
         assume(grid.denominator.any())
         cut, score = grid.best()
@@ -302,7 +302,7 @@ def test_best_cut_scores_with_apply_what_the_surface_says(images, name):
 
 @given(folded_images())
 @settings(max_examples=10, deadline=None)
-def test_one_search_of_all_families_is_the_search_of_each(images):
+def test_one_search_of_all_rule_sets_equals_separate_searches(images):
     together = search_rules(iter(images), DICE)
     assert set(together) == set(RULE_SETS)
     for name in RULE_SETS:
@@ -313,12 +313,12 @@ def test_one_search_of_all_families_is_the_search_of_each(images):
 
 @given(folded_images())
 @settings(max_examples=10, deadline=None)
-def test_triplets_without_a_presence_threshold_are_the_total_rules(images):
+def test_triplets_without_a_presence_threshold_equal_total_rules(images):
     grids = search_rules(images, DICE)
     assert np.array_equal(grids["triplet"].numerator[..., 0], grids["total"].numerator)
 
 
-def test_best_without_a_fold_looks_at_no_image_of_it():
+def test_best_rules_of_some_folds_do_not_depend_on_the_others():
     # Fold 0 is right at 200 alone, fold 1 at 90: left out, a fold has no say.
     target = mask_of("##..", "##..")
     bright = np.where(target, 200, 199).astype(np.uint8)
@@ -329,7 +329,7 @@ def test_best_without_a_fold_looks_at_no_image_of_it():
     assert grid.score(grid.best([0])[0], [1]) == 0.0
 
 
-def test_mean_over_folds_is_the_mean_over_their_images():
+def test_score_over_folds_is_the_mean_over_their_images():
     # Two images of fold 3 score 1 and one of fold 7 scores 0: the mean is 2/3, not 1/2.
     right, wrong = (picture("#."), mask_of("#.")), (picture("#."), mask_of(".#"))
     grid = search_total([(*right, 3), (*wrong, 7), (*right, 3)], DICE)
@@ -339,12 +339,12 @@ def test_mean_over_folds_is_the_mean_over_their_images():
     assert grid.score(Rules(0.5, 0), [3]) == 1
 
 
-def test_of_equal_scores_the_smallest_area_then_the_threshold_nearest_to_half_wins():
+def test_smallest_area_then_threshold_nearest_to_one_half_win_a_tie():
     found = {name: grid.best()[0] for name, grid in search_rules([(picture("##"), mask_of("##"), 0)], DICE).items()}
     assert set(found.values()) == {Rules(0.5, 0)}
 
 
-def test_threshold_is_compared_before_the_area_only_where_areas_tie():
+def test_the_smaller_area_wins_a_tie_before_the_threshold():
     # A speck of 3 on the empty image vanishes at 4 pixels: then every threshold from 51 to 200 is right.
     image = (picture("88888", "88888"), mask_of("#####", "#####"), 0)
     speck = (picture("999..", "....."), mask_of(".....", "....."), 0)
@@ -354,14 +354,14 @@ def test_threshold_is_compared_before_the_area_only_where_areas_tie():
         assert cut == Rules(0.5, 0)._replace(**{field: 4})
 
 
-def test_components_are_worth_more_than_the_total_where_specks_lie_beside_objects():
+def test_minimum_component_scores_higher_than_minimum_area_with_specks_beside_objects():
     values, target = picture("9999..#", "9999...", "9999..#"), mask_of("####...", "####...", "####...")
     grids = search_rules([(values, target, 0)], pixel_metric("mean_iou"))
     assert grids["components"].best() == (Rules(0.5, 0, min_component=2), 1.0)
     assert grids["total"].best() == (Rules(0.5, 0), pytest.approx(12 / 14))
 
 
-def test_triplet_draws_a_pale_object_that_has_a_sure_core():
+def test_triplet_keeps_a_faint_object_with_a_confident_core():
     # Both have 9 pixels over 99, the ghost's are higher; only the object has 2 over 125: no threshold and area does it.
     pale, ghost = picture("444", "499", "444"), picture("555", "555", "555")
     everything, nothing = mask_of("###", "###", "###"), mask_of("...", "...", "...")
@@ -376,7 +376,7 @@ def test_search_holds_no_image_after_the_next():
     assert search_rules(images_let_go(), DICE)["total"].images.tolist() == [4, 4]
 
 
-def test_areas_are_one_ladder_for_images_of_all_sizes():
+def test_candidate_areas_are_the_same_for_all_image_sizes_up_to_the_largest():
     small, large = area_grid(101 * 101), area_grid(1600 * 256)
     assert np.array_equal(large[: len(small)], small)
     assert np.array_equal(AREAS[: len(large)], large)
@@ -387,7 +387,7 @@ def test_areas_are_one_ladder_for_images_of_all_sizes():
 
 
 @pytest.mark.parametrize("areas", [[], [-1, 3], [0, 2, 2], [3, 1], [[0, 1]]])
-def test_areas_that_do_not_ascend_are_refused(areas):
+def test_areas_in_no_ascending_order_are_refused(areas):
     with pytest.raises(ValueError, match="expected pixels that ascend"):
         search_total([(picture("#"), mask_of("#"), 0)], DICE, areas)
 
@@ -397,14 +397,14 @@ def test_search_without_an_image_is_refused():
         search_total([], DICE)
 
 
-def test_metric_that_is_undefined_on_an_image_is_refused():
+def test_a_metric_that_is_undefined_on_an_image_is_refused():
     with pytest.raises(ValueError, match=r"not finite on an image of \(1, 2\) with 0 true pixels"):
         search_total(
             [(picture("#."), mask_of(".."), 0)], Metric(lambda counts: np.where(counts.target > 0, 1.0, np.nan))
         )
 
 
-def test_folds_on_which_no_image_counts_are_named():
+def test_folds_without_a_scored_image_are_named():
     images = [(picture("#"), mask_of("#"), 0), (picture("."), mask_of("."), 1)]
     grid = search_total(images, pixel_metric("mean_dice_ignore_empty"))
     with pytest.raises(ValueError, match=r"not defined on folds \[1\]: of 1 images none counts"):
@@ -423,6 +423,6 @@ def test_folds_without_images_are_refused():
 @pytest.mark.parametrize(
     "cut", [Rules(0.4999, 0), Rules(0.5, 7), Rules(0.5, 0, min_component=4), Rules(0.5, 0, fill_holes=True)]
 )
-def test_cut_that_was_not_tried_has_no_score(cut):
+def test_rules_that_are_not_candidates_have_no_score(cut):
     with pytest.raises(ValueError, match="was not tried, the nearest was Rules"):
         search_total([(picture("#"), mask_of("#"), 0)], DICE).score(cut)

@@ -8,11 +8,11 @@ import pytest
 from pipeline.prefetch import prefetch
 
 
-def test_items_come_in_order_and_all():
+def test_all_items_are_returned_in_order():
     assert list(prefetch(iter(range(1000)), buffer_size=3)) == list(range(1000))
 
 
-def test_the_next_is_worked_out_while_this_one_is_looked_at():
+def test_the_next_item_is_computed_while_the_current_one_is_used():
     begun = []
 
     def slow():
@@ -29,7 +29,7 @@ def test_the_next_is_worked_out_while_this_one_is_looked_at():
     items.close()
 
 
-def test_no_more_is_worked_out_than_may_wait():
+def test_no_more_items_are_computed_than_the_buffer_holds():
     begun = []
     items = prefetch((begun.append(number) or number for number in range(100)), buffer_size=2)
     next(items)
@@ -38,7 +38,7 @@ def test_no_more_is_worked_out_than_may_wait():
     items.close()
 
 
-def test_an_error_comes_in_its_turn():
+def test_an_error_is_raised_at_its_item():
     def broken():
         yield 1
         raise ValueError("the second is damaged")
@@ -49,7 +49,7 @@ def test_an_error_comes_in_its_turn():
         next(items)
 
 
-def test_who_stops_asking_stops_the_thread():
+def test_closing_the_iterator_stops_the_thread():
     before, closed = threading.active_count(), []
 
     def endless():

@@ -39,25 +39,25 @@ def dice(mask, truth):
     return 2 * (mask & truth).sum() / total if total else 1.0
 
 
-def test_confidence_by_hand():
+def test_expected_dice_by_hand():
     # m = 1 1 0 0, p = 1 .8 .4 0: 2 · 1.8 / (2.2 + 2).
     assert expected_dice(values([255, 204, 102, 0])) == pytest.approx(3.6 / 4.2)
 
 
-def test_confidence_of_a_sure_mask_is_one_and_of_a_sure_empty_too():
+def test_expected_dice_of_a_certain_mask_is_1_even_if_empty():
     assert expected_dice(values([255, 255, 0])) == 1.0
     assert expected_dice(values([0, 0, 0])) == 1.0
 
 
-def test_confidence_in_an_empty_mask_falls_with_the_most_probable_pixel_however_many_there_are():
+def test_expected_dice_of_an_empty_mask_depends_on_its_most_probable_pixel():
     assert expected_dice(values([51, 0, 0])) == expected_dice(np.full((300, 300), 51, np.uint8)) == pytest.approx(0.8)
 
 
-def test_confidence_does_not_overflow_on_a_large_image():
+def test_expected_dice_does_not_overflow_on_a_large_image():
     assert expected_dice(np.full((4096, 4096), 255, np.uint8)) == 1.0
 
 
-def test_confidence_is_near_the_mean_dice_of_truths_drawn_from_the_probabilities():
+def test_expected_dice_is_close_to_the_mean_dice_of_sampled_targets():
     pixels = RNG.integers(0, 256, (40, 40)).astype(np.uint8)
     mask = pixels >= 128
     drawn = [dice(mask, RNG.random(pixels.shape) < pixels / 255) for _ in range(300)]
@@ -80,26 +80,26 @@ def pooled(scores):
     ]
 
 
-def test_expected_scores_are_those_of_the_definition_and_never_fall():
+def test_expected_scores_equal_isotonic_regression_and_never_decrease():
     sure, scores = np.sort(RNG.random(30)), RNG.random(30)
     fitted = expected_scores(sure, scores, sure)
     assert fitted == pytest.approx(pooled(scores))
     assert (np.diff(fitted) >= 0).all()
 
 
-def test_cut_is_the_least_confidence_whose_expected_score_reaches_the_floor():
+def test_calibrate_returns_the_lowest_expected_dice_that_reaches_the_floor():
     sure, scores = np.array([0.8, 0.1, 0.5, 0.2]), np.array([0.9, 0.4, 0.6, 0.2])  # in no order
     assert calibrate(sure, scores, 0.6) == 0.5
     assert calibrate(sure, scores, 0.61) == 0.8
     assert calibrate(sure, scores, 0.0) == 0.1
 
 
-def test_one_lucky_image_in_the_middle_does_not_lower_the_cut():
+def test_one_lucky_image_does_not_lower_the_calibrated_value():
     sure, scores = np.arange(10) / 10, np.array([0.1] * 3 + [1.0] + [0.1] * 4 + [0.9, 0.9])
     assert calibrate(sure, scores, 0.9) == 0.8
 
 
-def test_no_confidence_is_enough_for_a_floor_that_no_score_reaches():
+def test_a_floor_above_all_scores_is_never_reached():
     assert calibrate(np.array([0.5, 0.9]), np.array([0.5, 0.6]), 0.7) == float("inf")
 
 
@@ -111,7 +111,7 @@ def test_no_confidence_is_enough_for_a_floor_that_no_score_reaches():
         ([0.5, 0.6], [0.5, np.nan], "OOF image number 1 has expected Dice 0.6 and score nan"),
     ],
 )
-def test_what_cannot_be_calibrated_on_is_named(sure, scores, message):
+def test_invalid_scores_are_refused_in_calibration(sure, scores, message):
     with pytest.raises(ValueError, match=message):
         calibrate(np.array(sure), np.array(scores), 0.5)
 
@@ -127,7 +127,7 @@ def test_soft_label_of_equal_ends_is_the_mask():
     assert np.array_equal(soft_label(pixels, 0.5, 0.5), pixels >= 128)
 
 
-def test_quantiles_of_a_models_own_confidences_are_their_ranks():
+def test_quantiles_of_a_models_own_values_are_their_ranks():
     own = RNG.permutation(np.arange(1, 9) / 10)
     assert quantiles(own, own) == pytest.approx([np.mean(own <= value) for value in own])
 
@@ -142,7 +142,7 @@ def oof(folds=3, images=40):
     return scores / (1 + fold_of), scores, fold_of
 
 
-def test_a_model_that_promises_more_than_others_is_judged_by_its_own_scale():
+def test_a_model_with_higher_expected_dice_is_calibrated_on_its_own_scale():
     # Fold 0's confidences are the scores themselves, and twice and three times those of the other models.
     predicted, scores, fold_of = oof()
     for fold in range(3):
@@ -153,7 +153,7 @@ def test_a_model_that_promises_more_than_others_is_judged_by_its_own_scale():
         assert labelling.expected(predicted[mine]) == pytest.approx(scores[mine])
 
 
-def test_scores_of_the_fold_to_be_trained_are_not_looked_at():
+def test_scores_of_the_trained_fold_are_not_used():
     predicted, scores, fold_of = oof()
     told = calibrated(predicted, scores, fold_of, 1, OPTIONS)
     hidden = calibrated(predicted, np.where(fold_of == 1, np.nan, scores), fold_of, 1, OPTIONS)
@@ -166,7 +166,7 @@ def test_scores_of_the_fold_to_be_trained_are_not_looked_at():
     ("fold_of", "fold", "message"),
     [([0, 0], 0, "2 OOF images of fold 0 and 0 of others"), ([0, 1], 2, "0 OOF images of fold 2 and 2 of others")],
 )
-def test_a_fold_without_oof_beside_it_is_named(fold_of, fold, message):
+def test_a_fold_without_oof_images_in_other_folds_is_refused(fold_of, fold, message):
     with pytest.raises(ValueError, match=message):
         calibrated(np.ones(2), np.ones(2), np.array(fold_of), fold, OPTIONS)
 
@@ -177,7 +177,7 @@ LABELLING = Labelling(np.array([0.2, 0.5, 0.9]), np.array([0.3, 0.6, 0.95]), OWN
 SURE, UNSURE = np.full((1, 2, 3), 250, np.uint8), np.full((1, 2, 3), 140, np.uint8)
 
 
-def test_labels_round_trip_and_the_unsure_have_none(tmp_path):
+def test_labels_round_trip_and_uncertain_images_are_not_labelled(tmp_path):
     table = write_labels(tmp_path / "fold1", 1, [("007", SURE), ("008", UNSURE), ("009", SURE)], LABELLING, {})
     assert list(table["image_id"]) == ["007", "009"]
     assert table["expected_dice"].tolist() == pytest.approx([expected_dice(SURE[0])] * 2)
@@ -197,14 +197,14 @@ def test_a_prediction_is_compared_with_those_of_its_own_model(tmp_path):
     assert not len(write_labels(tmp_path / "b", 0, [("1", UNSURE)], strict, {}))
 
 
-def test_confidence_of_several_classes_is_their_mean(tmp_path):
+def test_expected_dice_of_several_classes_is_their_mean(tmp_path):
     both = np.concatenate([SURE, UNSURE])
     table = write_labels(tmp_path, 0, [("1", both)], replace(LABELLING, floor=0.5), {})
     assert table["expected_dice"].item() == pytest.approx((expected_dice(SURE[0]) + expected_dice(UNSURE[0])) / 2)
     assert PredictionStore(tmp_path).read("1")[:, 0, 0].tolist() == [1, 255]
 
 
-def test_where_nothing_is_good_enough_nothing_is_labelled_and_it_says_so(tmp_path, caplog):
+def test_no_image_above_the_floor_gives_no_labels_and_a_warning(tmp_path, caplog):
     with caplog.at_level("WARNING", logger="pipeline"):
         table = write_labels(tmp_path, 2, [("1", UNSURE)], LABELLING, {})
     assert len(table) == len(read_labels(tmp_path, 2)) == len(PredictionStore(tmp_path)) == 0
@@ -225,7 +225,7 @@ def test_labels_for_another_fold_are_refused(tmp_path):
         refuse_other_fold(tmp_path / "fold2", 2)
 
 
-def test_a_killed_labelling_goes_on_and_is_not_read_before_it_is_done(tmp_path, monkeypatch):
+def test_a_killed_labelling_resumes_and_is_not_read_before_it_is_complete(tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
@@ -243,7 +243,7 @@ def test_a_killed_labelling_goes_on_and_is_not_read_before_it_is_done(tmp_path, 
     assert PredictionStore(tmp_path).ids() == {"1", "2"}
 
 
-def test_labels_by_other_weights_replace_what_was_there(tmp_path):
+def test_labels_of_other_weights_replace_existing_labels(tmp_path):
     write_labels(tmp_path, 0, [("1", SURE)], LABELLING, {"weights": "a"})
     write_labels(tmp_path, 0, [("2", SURE)], LABELLING, {"weights": "b"})
     assert PredictionStore(tmp_path).ids() == {"2"}
@@ -259,7 +259,7 @@ def test_labels_by_other_weights_replace_what_was_there(tmp_path):
         {"scores": np.array([0.3, 0.6, 0.96])},
     ],
 )
-def test_labels_by_another_labelling_replace_what_was_there(tmp_path, change):
+def test_labels_of_other_settings_replace_existing_labels(tmp_path, change):
     write_labels(tmp_path, 0, [("1", SURE)], LABELLING, {})
     write_labels(tmp_path, 0, [("2", SURE)], replace(LABELLING, **change), {})
     assert PredictionStore(tmp_path).ids() == {"2"}
@@ -288,7 +288,7 @@ def spy_on_items(monkeypatch):
     return seen
 
 
-def test_a_fold_trains_on_its_images_and_on_labelled_ones_and_never_on_those_held_out(tiny, monkeypatch):
+def test_a_fold_trains_on_its_images_and_labelled_ones_but_never_on_held_out_images(tiny, monkeypatch):
     seen = spy_on_items(monkeypatch)
     data = fold_data(1, pseudo=labelled_for(1))
     fit_tiny("train.batch_size=3", 'train.pseudo={ from = "x" }', data=data)
@@ -302,7 +302,7 @@ def test_a_fold_trains_on_its_images_and_on_labelled_ones_and_never_on_those_hel
     assert all(np.isfinite(line["loss"]) for line in history())
 
 
-def test_labels_are_drawn_in_the_phases_asked_for(tiny):
+def test_pseudo_labels_are_used_in_the_configured_phases(tiny):
     cfg = fit_config()
     data = fold_data(0, pseudo=labelled_for(0, phases=(2,)))
     assert [len(build_loader(data, cfg, number, 0).sampler) for number in (1, 2)] == [12, 18]
@@ -312,7 +312,7 @@ def fit_config():
     return config.load("configs/tiny.toml").train
 
 
-def test_draws_of_training_images_are_those_of_a_training_without_labels(tiny):
+def test_pseudo_labels_do_not_change_the_sampling_of_training_images(tiny):
     loader = build_loader(fold_data(0, pseudo=labelled_for(0)), fit_config(), 1, 7)
     alone = build_loader(fold_data(0), fit_config(), 1, 7)
     for epoch in range(3):
@@ -320,7 +320,7 @@ def test_draws_of_training_images_are_those_of_a_training_without_labels(tiny):
         assert [draw for draw in loader.sampler if draw[0] < 12] == list(alone.sampler)
 
 
-def test_a_phase_without_labels_is_bit_for_bit_a_training_that_knows_of_none(tiny):
+def test_a_phase_without_labels_is_bit_identical_to_training_without_labels(tiny):
     fit_tiny()
     alone = load_file(RUN / "best.safetensors")
     RUN.rename("alone")
@@ -328,7 +328,7 @@ def test_a_phase_without_labels_is_bit_for_bit_a_training_that_knows_of_none(tin
     assert all((load_file(RUN / "best.safetensors")[key] == alone[key]).all() for key in alone)
 
 
-def test_labels_of_another_fold_of_no_image_or_of_held_out_ones_are_not_trained_on(tiny):
+def test_labels_of_other_folds_unknown_ids_or_held_out_images_are_refused(tiny):
     pseudo = labelled_for(0)
     with pytest.raises(ValueError, match=r"pseudo: labels of models that held out fold 0, not fold 1: they"):
         fold_data(1, pseudo=pseudo)
@@ -342,12 +342,12 @@ def test_labels_of_another_fold_of_no_image_or_of_held_out_ones_are_not_trained_
         fold_data(0, pseudo=replace(pseudo, index=held_out))
 
 
-def test_a_config_that_asks_for_labels_is_not_trained_without(tiny):
+def test_a_config_with_pseudo_labels_is_not_trained_without_them(tiny):
     with pytest.raises(ValueError, match=r"train\.pseudo: no labels by 'nuclei' for fold 0"):
         fit_tiny('train.pseudo={ from = "nuclei" }')
 
 
-def test_no_label_at_all_is_a_training_as_before(tiny):
+def test_an_empty_set_of_labels_does_not_change_the_sampler(tiny):
     pseudo = labelled_for(0)
     none = replace(pseudo, index=pseudo.index.iloc[:0])
     assert len(build_loader(fold_data(0, pseudo=none), fit_config(), 1, 0).sampler) == 12

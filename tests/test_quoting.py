@@ -7,7 +7,7 @@ from pipeline.quoting import MAX_MESSAGE, MAX_QUOTE, listed, quoted, shortened
 
 
 @pytest.mark.parametrize("length", [0, 1, MAX_QUOTE, MAX_QUOTE + 1, 5000])
-def test_a_quotation_has_at_most_its_characters_and_keeps_both_ends(length):
+def test_shortened_text_has_a_maximum_length_and_keeps_both_ends(length):
     text = f"{'a' * (length // 2)}{'b' * (length - length // 2)}"
     assert len(shortened(text)) == min(length, MAX_QUOTE)
     assert shortened(text)[:1] == text[:1]
@@ -21,12 +21,12 @@ def test_a_value_is_quoted_on_one_line(value):
 
 
 @pytest.mark.parametrize("names", [["x" * 1000] * 3, [f"class{k}" for k in range(1000)]])
-def test_many_or_long_names_are_counted_and_not_cut(names):
+def test_long_lists_of_names_are_shortened_with_their_count(names):
     assert len(listed(names)) <= MAX_QUOTE
     assert listed(names).endswith(f"({len(names)})")
 
 
-def test_a_message_of_the_command_line_has_one_short_line(tmp_path, monkeypatch, capsys):
+def test_a_message_of_the_command_line_is_one_short_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["folds", f"{'x' * 5000}.toml"]) == 2
     said = capsys.readouterr().err

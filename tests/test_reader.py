@@ -33,7 +33,7 @@ def test_lossless_round_trip(tmp_path, suffix, pixels):
     assert np.array_equal(back.squeeze(), pixels)
 
 
-def test_jpeg_comes_back_nearly(tmp_path):
+def test_jpeg_is_read_up_to_compression_errors(tmp_path):
     smooth = np.add.outer(np.arange(32), np.arange(40)).astype(np.uint8) * 3
     Image.fromarray(smooth).save(tmp_path / "image.jpg", quality=95)
     assert np.abs(read_image(tmp_path / "image.jpg", 1)[..., 0].astype(int) - smooth).max() <= 4
@@ -57,7 +57,7 @@ SQUARE[10:30, 10:30] = 1  # 400 pixels
 
 @pytest.mark.parametrize("white", [1, 255, 65535])
 @pytest.mark.parametrize("suffix", ["png", "tif", "npy"])
-def test_zero_and_one_and_zero_and_white_are_masks(tmp_path, white, suffix):
+def test_masks_of_0_and_1_or_0_and_white_are_read(tmp_path, white, suffix):
     path, pixels = tmp_path / f"mask.{suffix}", SQUARE * np.array(white, np.uint16 if white > 255 else np.uint8)
     np.save(path, pixels) if suffix == "npy" else Image.fromarray(pixels).save(path)
     assert np.array_equal(read_mask(path), SQUARE)
@@ -65,7 +65,7 @@ def test_zero_and_one_and_zero_and_white_are_masks(tmp_path, white, suffix):
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int32, np.float32])
-def test_masks_of_any_dtype_are_zero_and_one(tmp_path, dtype):
+def test_masks_of_any_dtype_are_read(tmp_path, dtype):
     np.save(tmp_path / "mask.npy", SQUARE[..., None].astype(dtype))
     assert np.array_equal(read_mask(tmp_path / "mask.npy"), SQUARE)
 
@@ -77,7 +77,7 @@ def test_a_mask_of_one_value_is_empty_or_full(tmp_path, value):
 
 
 @pytest.mark.parametrize(("name", "mode"), [("a.gif", "P"), ("b.png", "RGB"), ("c.png", "RGBA"), ("d.png", "1")])
-def test_masks_of_black_and_white_are_masks_however_they_are_stored(tmp_path, name, mode):
+def test_black_and_white_masks_of_every_mode_are_read(tmp_path, name, mode):
     Image.fromarray(SQUARE * np.uint8(255)).convert(mode).save(tmp_path / name)
     assert np.array_equal(read_mask(tmp_path / name), SQUARE)
 
@@ -89,7 +89,7 @@ def save_palette(path, codes, colours):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_a_palette_whose_background_is_black_is_a_mask_by_its_indices(tmp_path, suffix):
+def test_a_palette_mask_with_a_black_background_is_read_by_index(tmp_path, suffix):
     save_palette(tmp_path / f"voc.{suffix}", SQUARE, [(0, 0, 0), (128, 0, 0)])
     assert np.array_equal(read_mask(tmp_path / f"voc.{suffix}"), SQUARE)
     assert np.array_equal(read_mask(tmp_path / f"voc.{suffix}", box=Box(5, 20, 20, 20)), SQUARE[5:25, 20:40])
@@ -110,7 +110,7 @@ def test_a_palette_whose_background_is_black_is_a_mask_by_its_indices(tmp_path, 
     ],
     ids=["128", "2", "numbered objects", "red", "not a number", "negative"],
 )
-def test_other_values_are_refused_with_what_to_write_on_the_card(tmp_path, pixels, came):
+def test_other_mask_values_are_refused_with_the_line_for_the_card(tmp_path, pixels, came):
     path = tmp_path / "mask.npy"
     np.save(path, pixels)
     with pytest.raises(ImageError, match=rf"mask\.npy: a mask of {came}.*\[masks\] values = {{ mask = ") as error:
@@ -119,7 +119,7 @@ def test_other_values_are_refused_with_what_to_write_on_the_card(tmp_path, pixel
     assert ("above = 127" in str(error.value)) == (np.nanmax(pixels) > 127), "nothing is mask by it"
 
 
-def test_a_mask_that_jpeg_blurred_is_refused_until_the_card_says_where_to_cut(tmp_path):
+def test_a_jpeg_mask_is_refused_unless_the_card_has_a_threshold(tmp_path):
     Image.fromarray(SQUARE * np.uint8(255)).save(tmp_path / "mask.jpg", quality=75)
     with pytest.raises(ImageError, match=r"mask\.jpg: .*above = 127 \(JPEG blurs"):
         read_mask(tmp_path / "mask.jpg")
@@ -141,7 +141,7 @@ def test_truncated_image_is_refused_with_its_path(tmp_path):
         read_image(path, 1)
 
 
-def test_missing_image_and_no_image_are_told_apart(tmp_path):
+def test_missing_and_invalid_images_have_different_messages(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(ImageError, match=r"none\.png: no such image"):
         read_image(tmp_path / "none.png", 1)
@@ -149,12 +149,12 @@ def test_missing_image_and_no_image_are_told_apart(tmp_path):
         read_size(tmp_path / "text.png")
 
 
-def test_stretch_by_hand():
+def test_percentile_normalize_by_hand():
     image = np.array([[[10], [20], [30]]], dtype=np.uint8)
     assert percentile_normalize(image, (0, 100)).ravel().tolist() == [0, 128, 255]
 
 
-def test_stretch_makes_exposure_vanish(tmp_path):
+def test_percentile_normalize_removes_differences_in_exposure(tmp_path):
     write_image(tmp_path / "dark.png", GREY // 4)
     write_image(tmp_path / "light.png", GREY)
     dark, light = (
@@ -163,7 +163,7 @@ def test_stretch_makes_exposure_vanish(tmp_path):
     assert np.abs(dark - light).max() <= 4
 
 
-def test_stretch_leaves_a_constant_image():
+def test_percentile_normalize_keeps_a_constant_image():
     assert np.array_equal(percentile_normalize(np.full((2, 2, 3), 7, np.uint8), (1, 99)), np.full((2, 2, 3), 7))
 
 
@@ -180,7 +180,7 @@ def holed(tmp_path):
 
 
 @pytest.mark.parametrize("reader", [Reader(3, value_range=(0, 1)), Reader(1, value_range=(0, 1)), Reader(3, (1, 99))])
-def test_pixels_that_are_no_number_refuse_their_image_with_their_number_and_place(holed, reader):
+def test_non_finite_pixels_are_refused_with_count_and_position(holed, reader):
     path, _ = holed
     said = r"holed\.tif: 4 of 1551 pixels are not finite \(nan\), the first at row 20, column 17: set data\.nodata"
     for read in (reader.read, lambda sample: reader.preview(sample, 1), reader.check):
@@ -188,7 +188,7 @@ def test_pixels_that_are_no_number_refuse_their_image_with_their_number_and_plac
             read(Sample.from_file(path))
 
 
-def test_of_a_window_too_with_the_place_in_the_whole_image(holed):
+def test_non_finite_pixels_of_a_window_are_refused_with_their_position_in_the_image(holed):
     path, pixels = holed
     reader = Reader(3, value_range=(0, 1))
     assert reader.window(Sample.from_file(path), Box(0, 0, 20, 47)) == pytest.approx(pixels[:20] * 255, abs=1e-3)
@@ -197,7 +197,7 @@ def test_of_a_window_too_with_the_place_in_the_whole_image(holed):
 
 
 @pytest.mark.parametrize("reader", [Reader(3, value_range=(0, 1), nodata="zero"), Reader(3, (0, 100), nodata="zero")])
-def test_or_they_become_black(holed, reader):
+def test_nodata_zero_replaces_non_finite_pixels_by_black(holed, reader):
     path, pixels = holed
     holes, found = ~np.isfinite(pixels), reader.read(Sample.from_file(path))
     assert (found[holes] == 0).all()
@@ -208,7 +208,7 @@ def test_or_they_become_black(holed, reader):
         assert np.array_equal(reader.window(Sample.from_file(path), Box(18, 8, 9, 20)), found[18:27, 8:28])
 
 
-def test_or_the_mean_of_the_rest_of_their_channel(holed):
+def test_nodata_mean_replaces_non_finite_pixels_by_the_channel_mean(holed):
     path, pixels = holed
     found = Reader(3, value_range=(0, 1), nodata="mean").read(Sample.from_file(path))
     expected = pixels[..., 0][np.isfinite(pixels[..., 0])].mean() * 255
@@ -219,20 +219,20 @@ def test_or_the_mean_of_the_rest_of_their_channel(holed):
         Reader(3, value_range=(0, 1), nodata="mean").window(Sample.from_file(path), Box(0, 0, 3, 3))
 
 
-def test_an_image_of_nothing_but_holes_is_black(tmp_path):
+def test_an_image_of_non_finite_pixels_only_is_black(tmp_path):
     np.save(tmp_path / "a.npy", np.full((3, 4), np.nan))
     for nodata in ("zero", "mean"):
         assert (Reader(1, (1, 99), nodata=nodata).read(Sample.from_file(tmp_path / "a.npy")) == 0).all()
         assert (Reader(1, nodata=nodata).preview(Sample.from_file(tmp_path / "a.npy"), 3) == 0).all()
 
 
-def test_a_number_that_only_eight_bytes_hold_is_none(tmp_path):
+def test_a_number_beyond_float32_is_not_finite(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[0, 1e300], [1, 2]]))
     with pytest.raises(ImageError, match=r"1 of 4 pixels are not finite \(1e\+300\), .* row 0, column 1"):
         Reader(1, (1, 99)).read(Sample.from_file(tmp_path / "a.npy"))
 
 
-def test_a_hole_in_a_mask_is_no_background(tmp_path):
+def test_nan_in_a_mask_is_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.where(SQUARE, np.nan, 0.0))
     with pytest.raises(ImageError, match="a mask with NaN at row 10, column 10"):
         read_mask(tmp_path / "a.npy", above=127)
@@ -242,7 +242,7 @@ def test_a_hole_in_a_mask_is_no_background(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "channels"), [("bands.tif", 4), ("pages.tif", 4), ("planes.tif", 4)])
-def test_a_fourth_band_or_page_is_no_alpha(tmp_path, name, channels):
+def test_a_fourth_band_or_page_is_not_dropped_as_alpha(tmp_path, name, channels):
     path = odd_images.write(name, tmp_path)
     assert Reader(channels).read(Sample.from_file(path)).shape[2] == channels
     for wrong in (1, 3):
@@ -252,7 +252,7 @@ def test_a_fourth_band_or_page_is_no_alpha(tmp_path, name, channels):
             Reader(wrong).window(Sample.from_file(path), Box(0, 0, 9, 9))
 
 
-def test_two_channels_are_no_grey_and_alpha(tmp_path):
+def test_two_channels_without_alpha_information_are_not_grey_and_alpha(tmp_path):
     pixels = odd_images.scene(2)
     np.save(tmp_path / "a.npy", pixels)
     tifffile.imwrite(tmp_path / "a.tif", pixels.transpose(2, 0, 1), photometric="minisblack")
@@ -265,7 +265,7 @@ def test_two_channels_are_no_grey_and_alpha(tmp_path):
     "name",
     ["alpha.tif", "layered.png", "deep-layered.png", "layered.webp", "palette-transparent.png", "transparent.gif"],
 )
-def test_alpha_is_dropped_where_the_file_calls_it_so(tmp_path, name):
+def test_alpha_is_dropped_if_the_file_declares_it(tmp_path, name):
     path, pixels = odd_images.write(name, tmp_path), ODD[name].pixels
     colours = pixels[..., :3] / (257 if pixels.dtype == np.uint16 else 1)
     assert Reader(3).read(Sample.from_file(path)) == pytest.approx(colours, abs=1e-3)
@@ -278,7 +278,7 @@ BRUSH = np.dstack([np.zeros((*SQUARE.shape, 3), np.uint8), SQUARE * np.uint8(255
 
 @pytest.mark.parametrize("colour", [0, 255])
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
-def test_a_mask_painted_on_a_transparent_layer_is_its_alpha_and_says_so(tmp_path, name, colour, caplog):
+def test_a_mask_on_a_transparent_layer_is_read_from_alpha_with_a_warning(tmp_path, name, colour, caplog):
     reader_module._warn_of_alpha_masks.cache_clear()
     painted = BRUSH.copy()
     painted[..., :3] = colour
@@ -290,7 +290,7 @@ def test_a_mask_painted_on_a_transparent_layer_is_its_alpha_and_says_so(tmp_path
     assert len([line for line in caplog.messages if "pixels that are not transparent are mask" in line]) == 1
 
 
-def test_nothing_painted_is_an_empty_mask_and_an_opaque_mask_is_its_colours(tmp_path):
+def test_a_transparent_layer_is_an_empty_mask_and_an_opaque_one_is_read_by_colour(tmp_path):
     for colour in (0, 255):
         for opacity, drawn in ((0, 0), (255, colour > 0)):
             layer = np.full((4, 4, 4), (colour, colour, colour, opacity), np.uint8)
@@ -298,7 +298,7 @@ def test_nothing_painted_is_an_empty_mask_and_an_opaque_mask_is_its_colours(tmp_
             assert (read_mask(tmp_path / "a.png") == drawn).all()
 
 
-def test_a_soft_brush_is_refused_until_the_card_says_where_to_cut(tmp_path):
+def test_a_mask_with_partial_alpha_is_refused_unless_the_card_has_a_threshold(tmp_path):
     painted = BRUSH.copy()
     painted[12, 12, 3] = 90
     Image.fromarray(painted).save(tmp_path / "a.png")
@@ -307,7 +307,7 @@ def test_a_soft_brush_is_refused_until_the_card_says_where_to_cut(tmp_path):
     assert read_mask(tmp_path / "a.png", above=127).sum() == SQUARE.sum() - 1
 
 
-def test_labels_of_one_colour_under_alpha_are_refused(tmp_path):
+def test_labels_that_differ_only_in_alpha_are_refused(tmp_path):
     Image.fromarray(BRUSH).save(tmp_path / "a.png")
     with pytest.raises(ImageError, match="labels of one colour, only alpha varies"):
         read_labels(tmp_path / "a.png", {(0, 0, 0): 0, (9, 9, 9): 1})
@@ -318,19 +318,19 @@ def test_labels_of_one_colour_under_alpha_are_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["bits.png", "bits.tif", "bits.npy", "bits.bmp", "bits.pbm", "group4.tif"])
 @pytest.mark.parametrize("reader", [Reader(1), Reader(1, (0, 100)), Reader(1, value_range=(0, 255))])
-def test_images_of_one_bit_are_black_and_white(tmp_path, name, reader):
+def test_one_bit_images_are_black_and_white(tmp_path, name, reader):
     path, white = odd_images.write(name, tmp_path), odd_images.BITS * np.uint8(255)
     assert np.array_equal(reader.read(Sample.from_file(path))[..., 0], white)
     assert np.array_equal(reader.preview(Sample.from_file(path), 3)[..., 1], white)
     assert np.array_equal(percentile_normalize(reader.preview(Sample.from_file(path), 1), (0, 100))[..., 0], white)
 
 
-def test_a_mask_of_one_bit_is_white_above_any_grey(tmp_path):
+def test_a_one_bit_mask_is_read_with_any_threshold(tmp_path):
     for name in ("bits.png", "bits.tif", "bits.npy"):
         assert np.array_equal(read_mask(odd_images.write(name, tmp_path), above=127), odd_images.BITS)
 
 
-def test_masks_are_turned_as_images_are(tmp_path):
+def test_exif_orientation_is_applied_to_masks(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 8
     Image.fromarray(SQUARE * np.uint8(255)).save(tmp_path / "a.png", exif=exif)
@@ -342,7 +342,7 @@ def test_masks_are_turned_as_images_are(tmp_path):
 # ---------------------------------------------------------------------------------------------- large images
 
 
-def test_a_large_image_is_checked_by_window_and_not_held_whole(tmp_path, monkeypatch):
+def test_a_large_image_is_checked_by_window(tmp_path, monkeypatch):
     path = odd_images.write("tiles.tif", tmp_path)
     monkeypatch.setattr(reader_module, "LARGE", 100)
     monkeypatch.setattr(Reader, "read_raw", lambda *_: pytest.fail("read whole"))

@@ -44,7 +44,7 @@ def store_as_tiff(path, pixels):
     tifffile.imwrite(path, pixels, photometric="minisblack")
 
 
-def test_an_image_that_is_stored_turned_is_the_same_to_all_stages(first, capsys):
+def test_exif_orientation_is_applied_in_all_stages(first, capsys):
     before = read_index(competition.load(CARD), Path("tiny"))
     whole = Reader(1).read(Sample.from_file(first))
     store_turned(first)
@@ -58,7 +58,7 @@ def test_an_image_that_is_stored_turned_is_the_same_to_all_stages(first, capsys)
         assert command == "data" or "if their masks were not drawn so, set data.exif = false" in " ".join(said.split())
 
 
-def test_or_it_is_read_as_it_is_stored(first, capsys):
+def test_exif_orientation_is_ignored_if_disabled(first, capsys):
     store_turned(first)
     as_stored = Reader(1, exif=False)
     index = read_index(competition.load(CARD), Path("tiny"), reader=as_stored)
@@ -67,7 +67,7 @@ def test_or_it_is_read_as_it_is_stored(first, capsys):
     assert "EXIF orientation: it is ignored (data.exif = false)" in " ".join(said.split())
 
 
-def test_near_duplicates_are_looked_for_as_images_are_seen(first, tmp_path):
+def test_duplicate_search_applies_exif_orientation(first, tmp_path):
     Image.fromarray(np.asarray(Image.open(first))).save(tmp_path / "copy.png")
     store_turned(first)
     index = read_index(competition.load(CARD), Path("tiny")).head(1)
@@ -78,7 +78,7 @@ def test_near_duplicates_are_looked_for_as_images_are_seen(first, tmp_path):
     assert find_duplicates(images, Reader(exif=False))["view"].tolist() != ["identity"]
 
 
-def test_mask_images_are_turned_as_the_config_turns_images(tiny, tmp_path):
+def test_mask_images_follow_the_exif_option_of_images(tiny, tmp_path):
     mask = np.zeros((36, 44), np.uint8)
     mask[:9, :5] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
@@ -92,7 +92,7 @@ def test_mask_images_are_turned_as_the_config_turns_images(tiny, tmp_path):
 
 @pytest.mark.parametrize("part", ["train", "test"])
 @pytest.mark.parametrize("command", ["data", "doctor", "folds"])
-def test_a_hole_in_an_image_stops_every_stage_that_reads_it(tiny, capsys, part, command):
+def test_non_finite_pixels_stop_every_stage_unless_nodata_is_set(tiny, capsys, part, command):
     path = sorted(Path(f"tiny/{part}/images").iterdir())[1]
     pixels = np.asarray(Image.open(path)).astype(np.float32)
     pixels[3:5, 7] = np.nan
@@ -105,7 +105,7 @@ def test_a_hole_in_an_image_stops_every_stage_that_reads_it(tiny, capsys, part, 
         assert status == 0
 
 
-def test_or_is_left_out_with_skip_bad(first, caplog):
+def test_skip_bad_skips_images_with_non_finite_pixels(first, caplog):
     store_as_tiff(first, np.full((36, 44), np.inf, np.float32))
     card = competition.load(CARD)
     index = read_index(card, Path("tiny"), skip_bad=True)
@@ -116,14 +116,14 @@ def test_or_is_left_out_with_skip_bad(first, caplog):
 
 
 @pytest.mark.parametrize("command", ["data", "doctor"])
-def test_channels_that_are_not_the_networks_are_refused_before_training(first, capsys, command):
+def test_a_wrong_number_of_channels_is_refused_before_training(first, capsys, command):
     store_as_tiff(first, np.zeros((4, 36, 44), np.uint8))
     status, said = run(capsys, command)
     assert status in (1, 2)
     assert f"{first}: 4 channels, expected 1: set model.in_channels = 4" in " ".join(said.split())
 
 
-def test_images_of_several_depths_are_said_to_be_scaled_apart(first, capsys):
+def test_mixed_bit_depths_are_reported_unless_percentiles_are_set(first, capsys):
     store_as_tiff(first, np.asarray(Image.open(first)).astype(np.uint16) * 16)
     _, said = run(capsys, "data")
     assert "mixed bit depths (22 of uint8, 1 of uint16)" in " ".join(said.split())
@@ -132,14 +132,14 @@ def test_images_of_several_depths_are_said_to_be_scaled_apart(first, capsys):
 
 
 @pytest.mark.parametrize("setting", ["percentiles = [1, 99]", 'nodata = "mean"'])
-def test_what_is_of_a_whole_image_is_refused_with_tiles_before_a_training(edit, setting):
+def test_options_that_need_whole_images_are_refused_with_tiles(edit, setting):
     edit("configs/tiny.toml", 'root = "tiny"', f'root = "tiny"\n{setting}')
     edit("configs/tiny.toml", "[train]", "[predict.tiles]\nsize = 64\nstride = 48\n\n[train]")
     with pytest.raises(ValueError, match=r"needs the whole image, which predict\.tiles never reads"):
         config.load("configs/tiny.toml")
 
 
-def test_slices_of_volumes_are_training_images_and_masks(tiny, tmp_path):
+def test_slices_of_volumes_are_read_as_training_images_and_masks(tiny, tmp_path):
     import nibabel
 
     rng = np.random.default_rng(0)

@@ -64,7 +64,7 @@ def base(tmp_path) -> Path:
     return tmp_path / "base/bin/python"
 
 
-def test_the_base_lacks_the_packages_missing_in_kaggles_image(base):
+def test_the_base_environment_lacks_the_packages_missing_in_kaggles_image(base):
     code = "from importlib.util import find_spec as f; print(*map(bool, map(f, ('torch', 'cc3d', 'imagecodecs'))))"
     assert subprocess.run([base, "-c", code], capture_output=True, text=True).stdout == "True False False\n"
 
@@ -149,7 +149,7 @@ def test_the_sandbox_reaches_the_loopback_and_nothing_else(tmp_path, prepare):
     assert "no network" in (tmp_path / "report").read_text()
 
 
-def test_the_input_is_read_only_where_namespaces_are_permitted(tmp_path):
+def test_the_input_is_read_only_if_namespaces_are_permitted(tmp_path):
     look(tmp_path, command=f"open({str(tmp_path / 'input/new')!r}, 'w')")
     protected = "read-only" in (tmp_path / "report").read_text()
     assert protected != (tmp_path / "input/new").exists()

@@ -457,7 +457,7 @@ def test_mask_sizes_are_quarters_of_the_images_with_a_mask():
     assert by_size["coverage"].is_monotonic_increasing
 
 
-def test_there_is_no_recommendation_if_nothing_is_unusual():
+def test_no_recommendation_is_given_if_nothing_is_unusual():
     assert recommend(make_report_data()) == []
 
 
@@ -569,7 +569,7 @@ KEYS = {
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.usefixtures("no_charts")
-def test_a_missing_part_is_left_out_with_a_reason(text, part):
+def test_a_missing_part_is_omitted_with_a_reason(text, part):
     without, key = render(make_report_data(**{part: PARTS[part]})), KEYS.get(part, part)
     assert f'<section id="{key}"' in text
     assert f'<section id="{key}"' not in without
@@ -644,7 +644,7 @@ def test_a_degenerate_run_has_a_page(what):
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_names_are_text_and_never_markup():
+def test_names_are_escaped_in_the_page():
     evil = "<script>alert(1)</script>"
     data = make_report_data(title=evil, images=make_images().assign(kind=evil + "a", site=evil))
     data = replace(data, competition=evil, classes=pd.DataFrame({evil: [evil]}))
@@ -661,7 +661,7 @@ def noise(_: str) -> Picture:
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_pictures_shrink_until_the_page_is_small_enough(monkeypatch):
+def test_pictures_are_reduced_until_the_page_is_small_enough(monkeypatch):
     data = make_report_data(picture=noise, images=make_images().head(1))
     large = len(render(data).encode())
     monkeypatch.setattr(page, "MAX_BYTES", large * 2 // 3)

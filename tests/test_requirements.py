@@ -50,12 +50,12 @@ def test_every_package_that_is_imported_is_declared():
 
 
 @pytest.mark.parametrize("requirement", DECLARED, ids=lambda requirement: requirement.name)
-def test_lowest_version_is_that_of_the_base_or_of_the_bundle_and_the_pinned_one_fits(requirement):
+def test_the_lowest_version_is_that_of_the_base_or_bundle_and_the_pinned_one_satisfies_it(requirement):
     name = canonicalize_name(requirement.name)
     lowest = {Version(part.version) for part in requirement.specifier if part.operator in (">=", "==")}
     assert lowest == {BASE.get(name, PINNED[name])}
     assert PINNED[name] in requirement.specifier
 
 
-def test_the_bundle_brings_what_the_base_lacks_and_no_more():
+def test_the_bundle_contains_exactly_the_packages_missing_in_the_base():
     assert NAMES - set(BASE) == set(MISSING)

@@ -96,7 +96,7 @@ def layouts(mask):
 
 @pytest.mark.parametrize("name", VECTORS["dialects"])
 @pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: case["name"])
-def test_every_vector_is_written_and_read_back(case, name):
+def test_every_test_vector_is_encoded_and_decoded(case, name):
     dialect = Dialect(**VECTORS["dialects"][name])
     mask = np.array(case["mask"], dtype=np.uint8)
     assert dialect.encode(mask) == case["rle"][name]
@@ -105,7 +105,7 @@ def test_every_vector_is_written_and_read_back(case, name):
 
 @settings(max_examples=150, deadline=None)
 @given(masks(), st.sampled_from(DIALECTS))
-def test_encode_equals_the_oracle_and_decode_undoes_it(mask, dialect):
+def test_encode_equals_the_oracle_and_decode_inverts_it(mask, dialect):
     text = dialect.encode(mask)
     assert text == oracle_text(mask, dialect)
     assert np.array_equal(dialect.decode(text, mask.shape), mask)
@@ -143,7 +143,7 @@ def test_corner_masks_equal_the_oracle(shape, dialect):
 
 @pytest.mark.parametrize("order", ["column", "row"])
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray])
-def test_a_mask_of_several_blocks_keeps_the_changes_at_their_borders(order, layout, monkeypatch):
+def test_encode_joins_runs_across_block_borders(order, layout, monkeypatch):
     monkeypatch.setattr(pixels, "BLOCK_BYTES", 64)  # 64 bytes: borders inside lines, and a last block that is cut
     monkeypatch.setattr(pixels, "TRANSPOSE_BELOW", 0)
     mask = layout(np.random.default_rng(0).random((37, 41)) < 0.5)
@@ -156,14 +156,14 @@ def test_encode_keeps_a_run_that_ends_on_the_last_pixel():
     assert rle.encode(mask) == "15 2"
 
 
-def test_a_full_mask_is_one_run_in_ints_that_name_the_last_pixel():
+def test_encode_of_a_full_mask_is_one_run():
     text = rle.encode(np.ones((101, 101), dtype=np.uint8))
     assert text == "1 10201"
     starts, ends = Dialect().runs(text)
     assert (starts.tolist(), ends.tolist()) == ([0], [10201])
 
 
-def test_a_run_goes_on_from_the_foot_of_a_column_to_the_head_of_the_next():
+def test_encode_continues_a_run_from_one_column_to_the_next():
     assert rle.encode(np.array([[0, 1], [0, 1], [1, 0]], dtype=np.uint8)) == "3 3"
 
 
@@ -194,26 +194,26 @@ def test_decode_returns_c_contiguous_uint8_that_can_be_written_to(shape, order, 
 
 
 @pytest.mark.parametrize("dialect", [Dialect(), SIIM, SENNET, Dialect(empty="-"), Dialect(empty="authentic")])
-def test_blanks_and_the_empty_token_read_as_an_empty_mask(dialect):
+def test_decode_reads_blank_text_and_the_empty_token_as_an_empty_mask(dialect):
     for text in ("", " ", "\n", dialect.empty, f" {dialect.empty}", f"{dialect.empty}\n"):
         assert not dialect.decode(text, (3, 4)).any()
         assert rle.area(dialect.runs(text)) == 0
 
 
 @pytest.mark.parametrize("text", ["2 3 9 1", " 2 3 9 1 ", "2  3\t9 1", "2 3\n9 1\r\n", "002 3 9 01"])
-def test_blanks_and_leading_zeros_do_not_matter(text):
+def test_decode_ignores_additional_blanks_and_leading_zeros(text):
     starts, ends = Dialect().runs(text)
     assert (starts.tolist(), ends.tolist()) == ([1, 8], [4, 9])
 
 
 @pytest.mark.parametrize("order", ["column", "row"])
 @pytest.mark.parametrize("shape", [(4, 3), (9, 700)], ids=str)  # at the wide one, inside a column
-def test_runs_that_touch_read_as_one(order, shape):
+def test_decode_joins_adjacent_runs(order, shape):
     dialect = Dialect(order=order)
     assert np.array_equal(dialect.decode("2 3 5 2 7 1", shape), dialect.decode("2 6", shape))
 
 
-def test_a_run_may_end_on_the_last_pixel_but_not_past_it():
+def test_decode_accepts_a_run_up_to_the_last_pixel_and_refuses_one_beyond_it():
     assert rle.decode("12 1", (3, 4))[-1, -1] == 1
     with pytest.raises(RLEError, match="ends 1 pixels past the last of the 12 pixels of shape"):
         rle.decode("12 2", (3, 4))
@@ -262,7 +262,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("text", "message"), FAULTS, ids=[text[:20] for text, _ in FAULTS])
-def test_a_wrong_text_is_refused_with_its_run_and_place(text, message):
+def test_decode_refuses_an_invalid_text_with_run_and_position(text, message):
     with pytest.raises(RLEError, match=message):
         Dialect().runs(text)
     with pytest.raises(RLEError, match=message):
@@ -270,51 +270,51 @@ def test_a_wrong_text_is_refused_with_its_run_and_place(text, message):
 
 
 @pytest.mark.parametrize("order", ["column", "row"])
-def test_a_run_past_the_last_pixel_is_refused_with_the_shape(order):
+def test_decode_refuses_a_run_beyond_the_last_pixel_with_the_shape(order):
     with pytest.raises(RLEError, match=r"run 2 \('11 4', character 4\): ends 2 .* of shape \(3, 4\): check"):
         Dialect(order=order).decode("1 3 11 4 20 1", (3, 4))
     with pytest.raises(RLEError, match=r"run 2 \('4 3', character 4\): ends 1 pixels past"):
         Dialect(order=order, relative=True).decode("2 4 4 3", (3, 4))
 
 
-def test_a_negative_gap_is_refused():
+def test_decode_refuses_a_negative_gap():
     with pytest.raises(RLEError, match=r"run 2 \('-1 3', character 4\): gap -1, expected at least 0"):
         SIIM.runs("2 4 -1 3")
 
 
-def test_base_0_takes_pixel_0_and_base_1_does_not():
+def test_base_0_accepts_pixel_0_and_base_1_refuses_it():
     assert Dialect(base=0).decode("0 1", (2, 2))[0, 0] == 1
     with pytest.raises(RLEError, match="first pixel, which is 1: check the dialect's base"):
         Dialect(base=1).decode("0 1", (2, 2))
 
 
-def test_an_absolute_text_read_as_relative_runs_past_the_image():
+def test_decode_refuses_an_absolute_text_read_as_relative():
     mask = np.zeros((10, 10), dtype=np.uint8)
     mask[3:7, 2:9] = 1
     with pytest.raises(RLEError, match="past the last of the 100 pixels"):
         SIIM.decode(rle.encode(mask), mask.shape)
 
 
-def test_an_empty_token_of_another_dialect_is_refused():
+def test_decode_refuses_the_empty_token_of_another_dialect():
     with pytest.raises(RLEError, match="'-' is not an integer"):
         Dialect().runs("-")
     with pytest.raises(RLEError, match="'authentic' is not an integer"):
         SIIM.runs("authentic")
 
 
-def test_a_missing_value_of_pandas_is_refused_with_the_way_to_read_it():
+def test_decode_refuses_nan_with_the_options_of_read_csv():
     with pytest.raises(RLEError, match="got nan of type float: read the CSV with dtype=str and keep_default_na"):
         rle.decode(float("nan"), (3, 4))
 
 
-def test_a_long_excerpt_is_cut_in_the_message():
+def test_a_long_excerpt_is_shortened_in_the_message():
     with pytest.raises(RLEError, match=r"run 1 \('x{40}\.\.\.', character 0\)"):
         Dialect().runs("x" * 60 + " 1")
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="0123456789 -.,", max_size=12))
-def test_any_text_is_either_refused_or_the_text_of_its_mask(text):
+def test_decode_refuses_a_text_or_returns_exactly_its_pixels(text):
     try:
         mask = rle.decode(text, (4, 5))
     except RLEError:
@@ -354,7 +354,7 @@ def test_encode_refuses_a_mask_without_pixels(shape):
 
 @settings(max_examples=60, deadline=None)
 @given(masks(), st.data())
-def test_encode_refuses_a_value_above_1_wherever_it_lies(mask, data):
+def test_encode_refuses_a_value_above_1_at_any_position(mask, data):
     mask = mask.astype(np.uint8)
     mask[data.draw(st.integers(0, mask.shape[0] - 1)), data.draw(st.integers(0, mask.shape[1] - 1))] = data.draw(
         st.sampled_from([2, 3, 128, 254, 255])
@@ -391,13 +391,13 @@ def test_a_dialect_refuses_an_empty_token_that_a_mask_could_have():
     assert Dialect(base=1, empty="0 1").empty == "0 1"
 
 
-def test_a_dialect_cannot_be_changed_and_can_be_a_key():
+def test_a_dialect_is_immutable_and_hashable():
     with pytest.raises(FrozenInstanceError):
         Dialect().base = 0
     assert {Dialect(): 1}[Dialect()] == 1
 
 
-def test_pydantic_reads_a_dialect_and_refuses_a_key_it_does_not_know():
+def test_pydantic_parses_a_dialect_and_refuses_an_unknown_key():
     adapter = TypeAdapter(Dialect)
     assert adapter.validate_python({"order": "row", "empty": "1 0"}) == SENNET
     with pytest.raises(ValidationError, match="ordr"):
@@ -426,18 +426,18 @@ def test_overlap_by_hand():
     assert rle.overlap(Dialect().runs("1 4"), Dialect().runs("5 4")) == 0
 
 
-def test_overlap_of_runs_that_touch_counts_each_pixel_once():
+def test_overlap_of_adjacent_runs_counts_each_pixel_once():
     assert rle.overlap(Dialect().runs("1 2 3 2"), Dialect().runs("2 2")) == 2
 
 
 @pytest.mark.parametrize(("a", "b"), [("", ""), ("", "1 4"), ("1 4", "")])
-def test_an_empty_mask_shares_no_pixel(a, b):
+def test_overlap_with_an_empty_mask_is_0(a, b):
     assert rle.overlap(Dialect().runs(a), Dialect().runs(b)) == 0
 
 
 @settings(max_examples=60, deadline=None)
 @given(masks(), st.sampled_from(["column", "row"]))
-def test_runs_are_those_of_the_oracle(mask, order):
+def test_runs_equal_those_of_the_oracle(mask, order):
     dialect = Dialect(order=order)
     starts, ends = dialect.runs(dialect.encode(mask))
     assert (starts.dtype, ends.dtype) == (np.int64, np.int64)
@@ -445,7 +445,7 @@ def test_runs_are_those_of_the_oracle(mask, order):
 
 
 @pytest.mark.parametrize("size", [1, 999, 1000, 5000])
-def test_numbers_are_joined_as_python_writes_them(size):
+def test_format_numbers_equals_str_of_each_number(size):
     rng = np.random.default_rng(size)
     numbers = (10 ** rng.uniform(0, 12, size)).astype(np.int64) - 1  # from 0, of 1 to 12 digits
     assert pairs.format_numbers(numbers) == " ".join(map(str, numbers.tolist()))

@@ -23,7 +23,7 @@ def coco_text(letters):
 
 
 @given(MASKS.filter(np.any))
-def test_coco_text_is_that_of_its_authors_and_reads_back(mask):
+def test_coco_text_equals_that_of_pycocotools_and_is_decoded(mask):
     theirs = cocoapi.encode(np.asfortranarray(mask))["counts"]
     text = COCO.encode(mask)
     assert zlib.decompress(base64.b64decode(text)) == theirs
@@ -32,7 +32,7 @@ def test_coco_text_is_that_of_its_authors_and_reads_back(mask):
 
 
 @pytest.mark.parametrize("shape", [(700, 900), (1, 70_000), (70_000, 1)])
-def test_coco_counts_of_several_letters_are_those_of_its_authors(shape):
+def test_coco_counts_of_several_letters_equal_those_of_pycocotools(shape):
     mask = np.zeros(shape, dtype=np.uint8)
     mask[: shape[0] // 2 + 1, shape[1] // 3 :] = 1
     mask[0, 0] = 1
@@ -47,7 +47,7 @@ def test_coco_counts_by_hand():
     assert zlib.decompress(base64.b64decode(COCO.encode(mask))) == b"132"
 
 
-def test_coco_empty_mask_is_the_empty_token():
+def test_coco_encodes_an_empty_mask_as_the_empty_token():
     assert COCO.encode(np.zeros((3, 4), dtype=np.uint8)) == ""
     assert not COCO.decode("", (3, 4)).any()
 
@@ -67,19 +67,19 @@ def test_coco_empty_mask_is_the_empty_token():
         (coco_text(b"o" * 12 + b"1"), "more than 10 letters"),
     ],
 )
-def test_what_is_not_coco_is_refused(text, message):
+def test_an_invalid_coco_text_is_refused(text, message):
     with pytest.raises(RLEError, match=message):
         COCO.decode(text, (2, 3))
 
 
-def test_coco_bomb_is_not_inflated(monkeypatch):
+def test_a_coco_decompression_bomb_is_not_inflated(monkeypatch):
     monkeypatch.setattr(rle.coco, "MAX_INFLATED", 1000)
     with pytest.raises(RLEError, match="over 1000 bytes"):
         COCO.runs(coco_text(b"1" * 100_000))
 
 
 @pytest.mark.parametrize("wrong", [{"order": "row"}, {"base": 0}, {"relative": True}])
-def test_coco_has_an_order_and_base_of_its_own(wrong):
+def test_coco_refuses_another_order_or_base(wrong):
     with pytest.raises(ValueError, match="remove order, base and relative"):
         Dialect(form="coco", **wrong)
 
@@ -99,7 +99,7 @@ def test_list_by_hand():
 
 
 @given(MASKS)
-def test_list_reads_back(mask):
+def test_list_form_round_trip(mask):
     assert np.array_equal(LIST.decode(LIST.encode(mask), mask.shape), mask)
 
 
@@ -115,12 +115,12 @@ def test_list_reads_back(mask):
         ("[1, 2, 2, 1]", r"run 2 .*character 7"),
     ],
 )
-def test_what_is_not_a_list_is_refused(text, message):
+def test_an_invalid_list_is_refused(text, message):
     with pytest.raises(RLEError, match=message):
         LIST.runs(text)
 
 
-def test_instances_in_one_cell_are_taken_apart():
+def test_instances_in_one_cell_are_separated():
     assert [LIST.runs(text)[0].tolist() for text in LIST.split("[1, 2]; [4, 1]")] == [[0], [3]]
     assert Dialect().split("1 2;3 4") == ["1 2;3 4"]  # only lists are joined
 
@@ -152,7 +152,7 @@ def one_by_one(dialect, texts, shapes):
 @pytest.mark.parametrize("bounded", [True, False])
 @settings(max_examples=150, deadline=None)
 @given(texts=TEXTS, base=st.sampled_from([0, 1]), relative=st.booleans(), empty=st.sampled_from(["", "-1", "1 0"]))
-def test_a_table_reads_as_its_texts_do_one_by_one(few, bounded, texts, base, relative, empty):
+def test_decoding_a_table_equals_decoding_its_texts_one_by_one(few, bounded, texts, base, relative, empty):
     dialect = Dialect(base=base, relative=relative, empty=empty)
     shapes = [(5, 8)] * len(texts) if bounded else None
     expected, wrong, message = one_by_one(dialect, texts, shapes)
@@ -166,7 +166,7 @@ def test_a_table_reads_as_its_texts_do_one_by_one(few, bounded, texts, base, rel
             assert (caught.value.number, caught.value.fault) == (wrong, message)
 
 
-def test_a_table_of_several_batches_reads_as_one(monkeypatch):
+def test_a_table_of_several_batches_is_decoded_like_one(monkeypatch):
     texts = [f"{number} 1 {number + 2} 3" for number in range(1, 300)]
     whole = table.read(texts, np.full(len(texts), 10**6), 1, False)
     monkeypatch.setattr(table, "BATCH_CHARACTERS", 100)
@@ -175,6 +175,6 @@ def test_a_table_of_several_batches_reads_as_one(monkeypatch):
     assert [ends.tolist() for ends in parts[-1]] == [[298, 300], [299, 303]]
 
 
-def test_texts_and_shapes_differ_in_number():
+def test_different_numbers_of_texts_and_shapes_are_refused():
     with pytest.raises(ValueError, match=r"2 texts, but 1 shapes"):
         Dialect().runs_of(["1 2", "1 2"], [(2, 2)])

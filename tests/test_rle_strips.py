@@ -30,25 +30,25 @@ def cut(mask, dialect, borders):
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @given(mask=MASKS, borders=st.lists(st.integers(0, 100), max_size=4))
-def test_strips_give_the_text_of_the_whole(dialect, mask, borders):
+def test_encoding_strips_equals_encoding_the_whole_mask(dialect, mask, borders):
     assert dialect.encode_strips(cut(mask, dialect, borders)) == dialect.encode(mask)
 
 
-def test_a_run_that_goes_on_in_the_next_strip_is_one_run():
+def test_a_run_across_two_strips_is_one_run():
     full = np.ones((3, 2), dtype=bool)
     (starts, ends), pixels = runs_of_strips([full, full, full], "column")
     assert (starts.tolist(), ends.tolist(), pixels) == ([0], [18], 18)
     assert Dialect().encode_strips([full, full]) == "1 12"
 
 
-def test_strips_of_several_masks_are_refused():
+def test_strips_of_different_sizes_are_refused():
     with pytest.raises(ValueError, match="strips of 3 and 4 pixels across: expected one mask, in whole columns"):
         runs_of_strips([np.zeros((3, 2), bool), np.zeros((4, 2), bool)], "column")
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @given(mask=MASKS, corners=st.tuples(*[st.integers(0, 100)] * 4))
-def test_a_window_of_runs_is_a_window_of_the_mask(dialect, mask, corners):
+def test_a_window_of_runs_equals_the_window_of_the_mask(dialect, mask, corners):
     height, width = mask.shape
     top, left = corners[0] % height, corners[1] % width
     window = slice(top, top + 1 + corners[2] % (height - top)), slice(left, left + 1 + corners[3] % (width - left))
@@ -56,7 +56,7 @@ def test_a_window_of_runs_is_a_window_of_the_mask(dialect, mask, corners):
     assert (dialect.window(runs, mask.shape, window) == mask[window]).all()
 
 
-def test_runs_that_touch_are_painted_whole():
+def test_a_window_of_adjacent_runs_contains_all_pixels():
     runs = Dialect().runs("2 2 4 3 9 1", (3, 3))
     painted = window_of_runs(runs, (3, 3), (slice(1, 3), slice(0, 3)), "column")
     assert painted.tolist() == [[1, 1, 0], [1, 1, 1]]

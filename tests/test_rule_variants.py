@@ -52,7 +52,7 @@ DISC = ("#####",) * 5
         Rules(0.5, 0, presence_threshold=0.8, presence_area=3),
     ],
 )
-def test_each_cut_is_tried_once_the_found_one_first_and_simpler_ones_before(cut):
+def test_variants_are_unique_start_with_the_given_rules_and_keep_the_threshold(cut):
     tried = rule_variants(cut)
     changes = [sum(one != other for one, other in zip(each, cut, strict=True)) for each in tried]
     assert tried[0] == cut
@@ -61,14 +61,14 @@ def test_each_cut_is_tried_once_the_found_one_first_and_simpler_ones_before(cut)
     assert {each.threshold for each in tried} == {cut.threshold}
 
 
-def test_rules_that_the_cut_has_stay_as_they_are():
+def test_variants_keep_the_rules_that_are_already_set():
     assert {each.min_component for each in rule_variants(Rules(0.5, 0, min_component=7))} == {7}
     assert {each.min_area for each in rule_variants(Rules(0.5, 30))} == {30}
     triplet = Rules(0.5, 0, presence_threshold=0.8, presence_area=3)
     assert {each[1:2] + each[3:5] for each in rule_variants(triplet)} == {(0, 0.8, 3)}
 
 
-def test_a_smallest_component_is_tried_with_a_smallest_total_area():
+def test_variants_combine_minimum_component_and_minimum_area():
     assert Rules(0.5, 256, min_component=7) in rule_variants(Rules(0.5, 0, min_component=7))
     assert Rules(0.5, 256, min_component=64) in rule_variants(Rules(0.5, 0))
 
@@ -78,7 +78,7 @@ def test_a_smallest_component_is_tried_with_a_smallest_total_area():
 
 @settings(max_examples=200, deadline=None)
 @given(MASKS, st.data(), st.lists(OPTIONS, min_size=1, max_size=6))
-def test_counts_are_those_of_the_masks_that_apply_draws(mask, data, cuts):
+def test_counts_equal_those_of_the_masks_by_apply(mask, data, cuts):
     values = mask * data.draw(arrays(np.uint8, mask.shape, elements=st.sampled_from([60, 130, 200, 255])))
     target = data.draw(arrays(np.uint8, mask.shape, elements=st.sampled_from([0, 1, VOID])))
     cuts = [cut._replace(threshold=cuts[0].threshold) for cut in cuts]
@@ -87,7 +87,7 @@ def test_counts_are_those_of_the_masks_that_apply_draws(mask, data, cuts):
         assert found.tolist() == by_hand.tolist()
 
 
-def test_holes_within_components_within_holes_are_counted_as_apply_fills_them():
+def test_nested_holes_are_counted_like_apply_fills_them():
     # Rings in rings, beside noise: trees of many levels, which small drawn masks seldom have.
     rng = np.random.default_rng(0)
     rows, columns = np.ogrid[:61, :60]
@@ -101,7 +101,7 @@ def test_holes_within_components_within_holes_are_counted_as_apply_fills_them():
             assert found.tolist() == by_hand.tolist()
 
 
-def test_what_lies_in_a_hole_of_a_hole_is_counted_once_though_the_ring_between_is_left_out():
+def test_a_component_inside_a_removed_ring_is_counted_once():
     # A block of 81 in a ring of 48 in a ring of 64, the border of the image: from 64 pixels on two of them are kept.
     mask = np.zeros((17, 17), np.uint8)
     for inset, width in ((0, 1), (2, 1), (4, 9)):
@@ -126,7 +126,7 @@ def test_filled_ring_by_hand():
     assert found.best(Rules(0.5, 0)) == (Rules(0.5, 0, fill_holes=True), 1.0)
 
 
-def test_the_pair_of_a_smallest_component_and_a_smallest_total_area_is_found_where_only_it_is_right():
+def test_a_pair_of_minimum_component_and_minimum_area_is_found():
     # Four objects of 20 pixels with specks of 3 between them; on an empty image one ghost of 20.
     objects = ("####.#.####", "####.#.####", "####.#.####", "####...####", "####...####", *["." * 11] * 2)
     specks = image(*objects, *objects, target=(*[row.replace(".#.", "...") for row in objects],) * 2)
@@ -137,12 +137,12 @@ def test_the_pair_of_a_smallest_component_and_a_smallest_total_area_is_found_whe
     assert found.score(Rules(0.5, 64)) == pytest.approx((2 * 80 / 166 + 1) / 2)
 
 
-def test_of_equal_scores_the_fewest_rules_win():
+def test_the_fewest_rules_win_a_tie():
     assert search_variants([image(*DISC)], DICE, [Rules(0.3, 0)]).best(Rules(0.3, 0)) == (Rules(0.3, 0), 1.0)
 
 
 @pytest.mark.parametrize("name", metric_names("pixels", complete=True))
-def test_scores_are_those_of_a_loop_with_apply_on_each_fold(name):
+def test_scores_equal_a_loop_with_apply_on_each_fold(name):
     rng, metric = np.random.default_rng(1), pixel_metric(name)
     images = []
     for number in range(7):
@@ -157,7 +157,7 @@ def test_scores_are_those_of_a_loop_with_apply_on_each_fold(name):
             assert found.score(cut, [fold]) == pytest.approx(scores.mean(), abs=1e-12)
 
 
-def test_best_without_a_fold_looks_at_no_image_of_it():
+def test_best_variant_of_some_folds_does_not_depend_on_the_others():
     # Fold 0 wants holes filled, fold 1 has them open.
     found = search_variants([image(*RING, target=DISC), image(*RING, fold=1)], DICE, [Rules(0.5, 0)])
     assert found.best(Rules(0.5, 0), [0])[0] == Rules(0.5, 0, fill_holes=True)
@@ -168,13 +168,13 @@ def test_search_holds_no_image_after_the_next():
     assert search_variants(images_let_go(), DICE, [Rules(0.5, 0)]).images.tolist() == [4, 4]
 
 
-def test_what_was_not_tried_has_no_score():
+def test_rules_that_are_not_variants_have_no_score():
     found = search_variants([image(*DISC)], DICE, [Rules(0.5, 0)])
     with pytest.raises(ValueError, match="was not tried"):
         found.score(Rules(0.4, 0))
 
 
-def test_search_without_an_image_or_a_cut_is_refused():
+def test_search_without_images_or_rules_is_refused():
     with pytest.raises(ValueError, match="no image to search on"):
         search_variants([], DICE, [Rules(0.5, 0)])
     with pytest.raises(ValueError, match="no rules to vary"):

@@ -106,18 +106,18 @@ def scored(capsys, first="submission.csv", second="solution.csv"):
     return name, float(value)
 
 
-def test_every_metric_is_tried():
+def test_every_metric_has_an_expected_value():
     assert set(VALUES) == set(metric_names(complete=True))
 
 
 @pytest.mark.parametrize("metric", [name for name, value in VALUES.items() if value is not None])
-def test_score_of_two_csvs_is_what_is_worked_out_by_hand(folder, capsys, metric):
+def test_score_equals_the_value_by_hand(folder, capsys, metric):
     lay_out(metric)
     assert scored(capsys) == (metric, pytest.approx(VALUES[metric], abs=5e-5))
 
 
 @pytest.mark.parametrize("metric", VALUES)
-def test_the_solution_itself_scores_one(folder, capsys, metric):
+def test_the_solution_scores_1(folder, capsys, metric):
     lay_out(metric)
     if metric == "mean_dice_empty_0":  # two of its three images are empty
         assert scored(capsys, "solution.csv") == (metric, pytest.approx(1 / 3, abs=5e-5))
@@ -133,7 +133,7 @@ def test_the_solution_itself_scores_one(folder, capsys, metric):
         ("solution.csv", ["v_1,1 4,4,4", "v_2,1 4,4,"], "solution.csv: line 3: width '': expected pixels"),
     ],
 )
-def test_a_row_of_a_volume_that_is_off_is_named(folder, capsys, name, rows, message):
+def test_an_invalid_row_of_a_volume_is_named(folder, capsys, name, rows, message):
     lay_out("uw_madison")
     write(name, "id,rle" + (",height,width" if name == "solution.csv" else ""), rows)
     assert main(["score", "card.toml", "submission.csv", "solution.csv"]) == 2
@@ -162,7 +162,7 @@ def give_parameters(table):
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_metric_with_parameters_scores_what_is_worked_out_by_hand_and_says_them(folder, capsys, table):
+def test_score_of_a_metric_with_parameters_equals_the_value_by_hand(folder, capsys, table):
     lay_out("mean_dice")
     give_parameters(table)
     write("submission.csv", "id,rle", ["a,1 10", "b,", "c,1 4"])
@@ -172,7 +172,7 @@ def test_a_metric_with_parameters_scores_what_is_worked_out_by_hand_and_says_the
 
 
 @pytest.mark.parametrize(("iou", "value"), [("0.7", 1), ("0.75", 1 / 4), ("0.8", 1 / 4), ("[0.7, 0.8]", 5 / 8)])
-def test_average_precision_at_other_ious(folder, capsys, iou, value):
+def test_average_precision_at_other_ious_by_hand(folder, capsys, iou, value):
     # The most confident object is three quarters of a true one: at .75 and beyond it is a miss, before the only hit.
     lay_out("ap60")
     give_parameters(f'{{ name = "average_precision", iou = {iou} }}')
@@ -192,7 +192,7 @@ def test_average_precision_at_other_ious(folder, capsys, iou, value):
         ("tolerance = 1, spacing = [1, 0.5, 2]", "surface_dice(tolerance=1, spacing=[1, 0.5, 2])", 0),
     ],
 )
-def test_surface_dice_with_a_tolerance_in_units_of_the_spacing(folder, capsys, more, text, value):
+def test_tolerance_of_surface_dice_is_in_units_of_the_spacing(folder, capsys, more, text, value):
     lay_out("surface_dice")
     give_parameters(f'{{ name = "surface_dice", {more} }}')
     write("submission.csv", "id,rle", ["v_1,2 1"])
@@ -201,7 +201,7 @@ def test_surface_dice_with_a_tolerance_in_units_of_the_spacing(folder, capsys, m
     assert capsys.readouterr().out.startswith(f"{text} {value:.4f}  (1 images")
 
 
-def test_pixels_of_void_rows_count_for_nothing(folder, capsys):
+def test_pixels_of_the_ignore_class_are_ignored(folder, capsys):
     lay_out("class_iou")
     card = Path("card.toml")
     card.write_text(card.read_text().replace('title = "By hand"', 'title = "By hand"\nignore_class = "void"'))

@@ -29,7 +29,7 @@ def bone(neck, length=40, radius=20):
 
 @settings(max_examples=150, deadline=None)
 @given(VALUES, THRESHOLD, NECK)
-def test_instances_part_the_mask_and_only_it(values, threshold, neck):
+def test_instances_partition_the_mask(values, threshold, neck):
     labels, whole = split_by_shape(values, threshold, neck), components(values, threshold)
     assert np.array_equal(labels > 0, values > 255 * threshold)
     for number in range(1, labels.max() + 1):  # each is one piece, in one component
@@ -39,19 +39,19 @@ def test_instances_part_the_mask_and_only_it(values, threshold, neck):
 
 @settings(max_examples=80, deadline=None)
 @given(VALUES, THRESHOLD)
-def test_a_neck_of_nothing_joins_all_that_touches(values, threshold):
+def test_a_saddle_ratio_of_0_gives_connected_components(values, threshold):
     assert np.array_equal(split_by_shape(values, threshold, 0), components(values, threshold))
 
 
 @settings(max_examples=80, deadline=None)
 @given(VALUES, THRESHOLD, NECK, NECK)
-def test_a_wider_neck_joins_fewer(values, threshold, one, other):
+def test_a_larger_saddle_ratio_separates_more(values, threshold, one, other):
     few, many = (split_by_shape(values, threshold, neck) for neck in sorted((one, other)))
     pairs = set(zip(many.ravel().tolist(), few.ravel().tolist(), strict=True))
     assert len(pairs) == many.max() + (few == 0).any()  # each of the many lies in one of the few
 
 
-def test_two_discs_that_overlap_by_little_are_parted_between_them():
+def test_two_slightly_overlapping_discs_are_separated_between_them():
     values = discs((40, 70), (20, 20, 14), (20, 46, 14))
     assert components(values, 0.5).max() == 1
     labels = split_by_shape(values, 0.5, 0.9)
@@ -61,19 +61,19 @@ def test_two_discs_that_overlap_by_little_are_parted_between_them():
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3])
-def test_small_and_large_objects_are_parted_alike(scale):
+def test_separation_does_not_depend_on_object_size(scale):
     values = np.kron(discs((40, 70), (20, 20, 12), (20, 42, 12)), np.ones((scale, scale), np.uint8))
     assert split_by_shape(values, 0.5, 0.9).max() == 2
     assert split_by_shape(values, 0.5, 0.3).max() == 1
 
 
-def test_a_bar_narrower_than_its_share_is_a_neck():
+def test_a_narrow_bar_between_discs_is_separated():
     # Depths near 20 in the discs; of a bar 21 pixels high, near 11: a share of .55 or so.
     assert split_by_shape(bone(21), 0.5, 0.7).max() == 2
     assert split_by_shape(bone(21), 0.5, 0.4).max() == 1
 
 
-def test_a_disc_and_an_ellipse_stay_whole():
+def test_a_disc_and_an_ellipse_are_not_separated():
     rows, columns = np.ogrid[:60, :120]
     ellipse = ((rows - 30) / 12) ** 2 + ((columns - 60) / 50) ** 2 <= 1
     for values in (discs((60, 60), (30, 30, 20)), ellipse.astype(np.uint8) * 255):
@@ -87,12 +87,12 @@ def test_a_speck_beside_a_large_object_is_an_object():
     assert split_by_shape(values, 0.5, 0.9, min_area=2).max() == 1
 
 
-def test_all_or_nothing():
+def test_a_full_mask_is_one_instance_and_an_empty_one_none():
     assert split_by_shape(np.full((9, 12), 255, np.uint8), 0.5, 0.9).tolist() == np.ones((9, 12)).tolist()
     assert not split_by_shape(np.zeros((9, 12), np.uint8), 0.5, 0.9).any()
 
 
-def test_the_highest_pass_is_judged_first():
+def test_basins_are_merged_at_the_highest_saddle_first():
     basins = np.array([[1, 1, 2, 2, 3]])
     depth = np.array([[10, 5.5, 6, 5.45, 8]])
     # Both passes of the middle basin are above .9 of its 6. It goes where the pass is higher; after that the lower pass

@@ -43,7 +43,7 @@ def read_sample():
 # ----------------------------------------------------------------------------------- ensemble, compare, final
 
 
-def test_ensemble_of_two_prints_what_it_is_worth_and_keeps_the_score_of_each_image_once(submitted, capsys):
+def test_ensemble_of_two_prints_its_gain_and_writes_one_score_per_image(submitted, capsys):
     assert main(["ensemble", "configs/tiny.toml", "--configs", "tiny seed1"]) == 0
     printed = capsys.readouterr().out
     for word in ("cross-fitted, 95% interval", "in-sample: optimism", "over tiny, the best alone"):
@@ -59,7 +59,7 @@ def test_ensemble_of_two_prints_what_it_is_worth_and_keeps_the_score_of_each_ima
     assert ("submit submissions/tiny.csv" in printed) == (manifest["gain"]["mean"] < 0)
 
 
-def test_members_that_predict_an_image_in_two_sizes_are_refused_with_its_id_and_both(tiny):
+def test_members_with_different_image_sizes_are_refused_with_id_and_sizes(tiny):
     members = [Stored("one", np.zeros((1, 36, 44), np.uint8)), Stored("other", np.zeros((1, 18, 22), np.uint8))]
     rows = pd.DataFrame({"image_id": ["0757"], "path": [Path("0757.png")], "fold": [0]})
     said = r"image '0757': other predicts \(1, 18, 22\), one \(1, 36, 44\) .*: an ensemble needs one size"
@@ -85,7 +85,7 @@ def files_of(name):
     return {**manifest, "made": None}, *csvs
 
 
-def test_ensemble_made_again_is_the_same_to_the_last_byte(submitted):
+def test_a_repeated_ensemble_writes_identical_files(submitted):
     cfgs = [config.load(f"configs/{name}.toml") for name in ("tiny", "seed1")]
     stages.ensemble(cfgs)
     before = files_of("tiny+seed1")
@@ -94,7 +94,7 @@ def test_ensemble_made_again_is_the_same_to_the_last_byte(submitted):
     assert files_of("tiny+seed1") == before
 
 
-def test_masks_of_the_test_set_are_by_the_weights_that_ship(submitted):
+def test_masks_of_the_test_set_use_the_final_weights(submitted):
     members = load_members([config.load(f"configs/{name}.toml") for name in ("tiny", "seed1")])
     ids = set(read_sample()) - {"0919"}
 
@@ -109,7 +109,7 @@ def test_masks_of_the_test_set_are_by_the_weights_that_ship(submitted):
     assert not np.array_equal(first, second)
 
 
-def test_compare_is_a_difference_of_two_scores_and_turns_its_sign(submitted):
+def test_compare_gives_the_difference_of_two_scores_and_is_antisymmetric(submitted):
     one, other = stages.compare("tiny", "seed1"), stages.compare("seed1", "tiny")
     assert one.difference.mean == pytest.approx(one.a - one.b)
     assert other.difference.mean == pytest.approx(-one.difference.mean)
@@ -126,25 +126,25 @@ def say_threads(name, threads):
 
 
 @pytest.mark.parametrize(("threads", "said"), [(1, False), (2, True), (None, False)])
-def test_compare_says_when_two_runs_were_trained_with_other_numbers_of_threads(submitted, capsys, threads, said):
+def test_compare_reports_different_numbers_of_threads(submitted, capsys, threads, said):
     say_threads("seed1", threads)
     assert main(["compare", "tiny", "seed1"]) == 0
     line = "tiny was trained on cpu with 1 thread, seed1 on cpu with 2 threads: the difference includes"
     assert (line in capsys.readouterr().out) == said
 
 
-def test_the_number_of_threads_stands_in_record_and_manifest(submitted):
+def test_record_and_manifest_contain_the_number_of_threads(submitted):
     machine = {"device": "cpu", "threads": 1}
     assert read_record(Path("runs/tiny/fold0/best.safetensors"))["machine"] == machine
     assert json.loads(Path("submissions/tiny.json").read_text())["machines"] == {"tiny": [machine]}
 
 
-def test_compare_with_what_was_not_made_names_the_command(submitted, capsys):
+def test_compare_with_a_missing_submission_names_the_command(submitted, capsys):
     assert main(["compare", "tiny", "tiny+nothing"]) == 2
     assert 'run make ensemble CONFIGS="tiny nothing" first' in capsys.readouterr().err
 
 
-def test_compare_prints_both_scores_their_difference_and_who_wins(submitted, capsys):
+def test_compare_prints_difference_interval_and_the_better_submission(submitted, capsys):
     assert main(["compare", "tiny", "seed1"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"difference +[+-]0\.\d{4}  95% interval [+-]0\.\d{4} to [+-]0\.\d{4}", printed)
@@ -168,19 +168,19 @@ def test_final_proposes_two_of_three(submitted, capsys):
     assert re.search(r"is not the best private one in \d+% of simulations", printed)
 
 
-def test_final_in_another_competition_is_refused_with_the_right_one(submitted, capsys):
+def test_final_for_another_competition_is_refused_with_the_right_one(submitted, capsys):
     assert main(["final", "tiny", "seed1"]) == 2
     assert "tiny is a submission for tiny, not for demo: use COMPETITION=tiny" in capsys.readouterr().err
 
 
-def test_final_of_two_proposes_the_two(submitted):
+def test_final_of_two_proposes_both(submitted):
     done = stages.final(["seed1", "tiny"], "tiny.toml", Path("tiny"))
     assert [done.names[place] for place in done.boards.pair] == ["seed1", "tiny"]
     assert sum(done.boards.best) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("names", [["tiny"], ["tiny", "tiny"], ["tiny", "seed1", "tiny"]], ids=" ".join)
-def test_final_wants_two_names_each_once(submitted, capsys, names):
+def test_final_refuses_fewer_than_two_different_names(submitted, capsys, names):
     assert main(["final", *names, "--competition", "tiny.toml"]) == 2
     assert f"SUBMISSIONS='{' '.join(names)}': give two or more names, each once" in capsys.readouterr().err
 
@@ -198,7 +198,7 @@ def plant_copy(source="0000", name="0999"):
     table.write_text(table.read_text() + f"{name},{row.partition(',')[2]}\n")
 
 
-def test_audit_finds_a_copy_and_folds_keep_it_with_its_original(tiny, capsys):
+def test_audit_finds_a_copy_and_folds_group_it_with_its_original(tiny, capsys):
     plant_copy()
     assert main(["audit", "configs/tiny.toml"]) == 0
     assert re.search(r"copy +train +1", capsys.readouterr().out)
@@ -208,7 +208,7 @@ def test_audit_finds_a_copy_and_folds_keep_it_with_its_original(tiny, capsys):
     assert fold["0000"] == fold["0999"]
 
 
-def test_folds_that_part_a_pair_found_later_are_refused(tiny, capsys):
+def test_folds_that_separate_a_pair_found_later_are_refused(tiny, capsys):
     plant_copy()
     assert main(["folds", "configs/tiny.toml"]) == 0
     table = pd.read_csv("folds/tiny.csv", dtype=str).set_index("image_id")
@@ -228,7 +228,7 @@ def test_folds_that_part_a_pair_found_later_are_refused(tiny, capsys):
     assert Path("folds/tiny.csv").read_text() == before
 
 
-def test_audit_looks_once_and_says_how_to_look_again(tiny, capsys):
+def test_audit_searches_once_and_prints_how_to_search_again(tiny, capsys):
     assert main(["audit", "configs/tiny.toml"]) == 0
     plant_copy()
     capsys.readouterr()
@@ -259,7 +259,7 @@ def test_inflation_compares_the_same_images_on_two_splits(submitted, capsys):
     assert len(list(Path("runs/tiny_random").glob("fold*/best.safetensors"))) == 3
 
 
-def test_split_without_groups_parts_the_cards_groups_too(tiny, edit):
+def test_split_without_groups_ignores_the_groups_of_the_card(tiny, edit):
     edit("tiny.toml", 'id = "id"', 'id = "id"\ngroup = "scene"')
     table = pd.read_csv("tiny/train.csv", dtype=str, keep_default_na=False)
     table["scene"] = table["id"].where(table["rle_mask"] != "", "all empties")
@@ -272,7 +272,7 @@ def test_split_without_groups_parts_the_cards_groups_too(tiny, edit):
     assert len({*loose.folds["fold"][loose.index["empty"] == "yes"]}) == 3
 
 
-def test_inflation_without_groups_is_refused_before_anything_is_trained(submitted, monkeypatch, capsys):
+def test_inflation_without_groups_is_refused_before_training(submitted, monkeypatch, capsys):
     monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
     assert main(["audit", "configs/tiny.toml", "--inflation"]) == 2
     assert "no two training images are in one group" in capsys.readouterr().err
@@ -281,7 +281,7 @@ def test_inflation_without_groups_is_refused_before_anything_is_trained(submitte
 # ---------------------------------------------------------------------------------------------- more from the same data
 
 
-def test_full_fit_has_no_oof_and_joins_the_test_average(submitted):
+def test_full_fit_has_no_oof_and_is_averaged_for_the_test_set(submitted):
     cfg = config.load("configs/tiny.toml", ["predict.full=true"])
     trained = stages.train(cfg, "full")
     assert trained.oof is None
@@ -335,7 +335,7 @@ def test_pseudo_labels_come_from_the_model_of_the_same_fold_and_the_gain_is_prin
 COMPANION = Path("configs/tiny_pseudo.toml")
 
 
-def test_the_companion_of_pseudo_is_a_config_that_report_and_ensemble_can_name(submitted, capsys, monkeypatch):
+def test_pseudo_writes_a_config_that_report_and_ensemble_accept(submitted, capsys, monkeypatch):
     monkeypatch.setattr("pipeline.report.plots.svg", lambda *_: "data:,")
     before = stages.report([config.load("configs/tiny.toml")]).read_text(encoding="utf-8")
     assert "was trained on any" in before
@@ -352,7 +352,7 @@ def test_the_companion_of_pseudo_is_a_config_that_report_and_ensemble_can_name(s
     assert Path("submissions/tiny+tiny_pseudo.csv").exists()
 
 
-def test_the_companion_is_its_configs_text_and_the_labels_that_it_asks_for(tiny):
+def test_the_config_written_by_pseudo_is_the_original_text_with_pseudo_labels(tiny):
     path = Path("configs/tiny.toml")
     path.write_text("# A header that says what tiny scored.\n#\n# Scores: .9\n" + path.read_text() + "# the end\n")
     cfg = config.load(path)
@@ -368,7 +368,7 @@ def test_the_companion_is_its_configs_text_and_the_labels_that_it_asks_for(tiny)
     assert "# the end" in text
 
 
-def test_a_companion_that_is_there_is_taken_as_it_is_and_on_the_configs_data(tiny):
+def test_an_existing_pseudo_config_is_used_with_the_data_options_of_the_original(tiny):
     with_pseudo(config.load("configs/tiny.toml"))
     COMPANION.write_text(COMPANION.read_text() + "floor = 0.5\n")
     found = with_pseudo(config.load("configs/tiny.toml", ["data.root=elsewhere", "data.skip_bad=true"]))
@@ -378,14 +378,14 @@ def test_a_companion_that_is_there_is_taken_as_it_is_and_on_the_configs_data(tin
 
 
 @pytest.mark.parametrize("change", [('[train.pseudo]\nfrom = "tiny"\n', ""), ('from = "tiny"', 'from = "seed1"')])
-def test_a_companion_without_the_configs_labels_is_refused(tiny, edit, change):
+def test_a_pseudo_config_without_labels_of_the_original_is_refused(tiny, edit, change):
     with_pseudo(config.load("configs/tiny.toml"))
     edit(COMPANION, *change)
     with pytest.raises(ValueError, match=r'tiny_pseudo\.toml: expected train\.pseudo with from = "tiny": add it, or'):
         with_pseudo(config.load("configs/tiny.toml"))
 
 
-def test_labels_too_good_to_be_had_leave_the_training_as_it_was_and_say_so(submitted, monkeypatch, capsys):
+def test_without_any_pseudo_label_the_scores_do_not_change(submitted, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.pseudo_labels.calibrate", lambda *_: np.inf)
     assert main(["pseudo", "configs/tiny.toml"]) == 0
     printed = capsys.readouterr()
@@ -394,18 +394,14 @@ def test_labels_too_good_to_be_had_leave_the_training_as_it_was_and_say_so(submi
     assert re.search(r"difference +\+0\.0000  95% interval \+0\.0000 to \+0\.0000", printed.out)
 
 
-def test_pseudo_of_a_config_changed_on_the_command_line_is_refused_before_anything_is_trained(
-    submitted, monkeypatch, capsys
-):
+def test_pseudo_of_a_config_changed_on_the_command_line_is_refused_before_training(submitted, monkeypatch, capsys):
     monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
     assert main(["pseudo", "configs/tiny.toml", "--set", "train.batch_size=6"]) == 2
     assert "labels come from tiny as in configs/tiny.toml" in capsys.readouterr().err
     assert not COMPANION.exists()
 
 
-def test_whole_test_images_of_another_size_are_refused_as_labels_before_anything_is_trained(
-    submitted, monkeypatch, capsys
-):
+def test_pseudo_labels_of_different_image_sizes_are_refused_before_training(submitted, monkeypatch, capsys):
     monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
     path = Path("tiny/test/images/0919.png")
     Image.open(path).resize((52, 36)).save(path)
@@ -413,7 +409,7 @@ def test_whole_test_images_of_another_size_are_refused_as_labels_before_anything
     assert "images of 2 sizes (mostly 36×44, least often 36×52, such as " in capsys.readouterr().err
 
 
-def test_full_fit_on_pseudo_labels_is_refused_before_anything_is_trained(submitted, monkeypatch):
+def test_full_fit_on_pseudo_labels_is_refused_before_training(submitted, monkeypatch):
     monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
     cfg = config.load("configs/seed1.toml", ["train.pseudo.from=tiny", "predict.full=true"])
     with pytest.raises(ValueError, match="a full fit on pseudo-labels is not supported"):
@@ -424,7 +420,7 @@ def test_full_fit_on_pseudo_labels_is_refused_before_anything_is_trained(submitt
 
 
 @pytest.mark.parametrize("names", [["tiny"], ["tiny", "seed1"]])
-def test_report_is_one_page_under_5_megabytes(submitted, names):
+def test_report_is_one_file_under_5_megabytes(submitted, names):
     path = stages.report([config.load(f"configs/{name}.toml") for name in names])
     page = path.read_text(encoding="utf-8")
     assert path.stat().st_size < 5_000_000
@@ -442,7 +438,7 @@ def rewrite_settings(change):
     save_checkpoint(path, load_file(path), record)
 
 
-def test_a_run_whose_option_differs_is_refused(submitted):
+def test_a_run_with_another_option_is_refused(submitted):
     rewrite_settings(lambda train: train["phases"][0].update(cycles=2))
     with pytest.raises(ValueError, match=r"train\.phases\.0\.cycles = 2, now it is 1"):
         stages.train(config.load("configs/tiny.toml"), 0)
@@ -451,14 +447,14 @@ def test_a_run_whose_option_differs_is_refused(submitted):
 # ---------------------------------------------------------------------------------------------- bad input
 
 
-def test_oof_that_misses_an_image_is_named_before_anything_is_chosen(submitted):
+def test_missing_oof_images_are_reported_before_selection(submitted):
     members = load_members([config.load("configs/tiny.toml")])
     shutil.rmtree("runs/tiny/fold1/oof")
     with pytest.raises(ValueError, match=r"6 of 18 training images have no OOF prediction.*make oof CONFIG=tiny"):
         oof_rows(members)
 
 
-def test_oof_that_holds_an_image_twice_is_named_with_both_places(submitted, capsys):
+def test_an_image_in_two_oof_stores_is_reported_with_both_files(submitted, capsys):
     shard = next(Path("runs/tiny/fold0/oof").glob("*.safetensors"))
     shutil.copy(shard, "runs/tiny/fold1/oof/000-00007.safetensors")
     assert main(["ensemble", "configs/tiny.toml"]) == 2
@@ -487,7 +483,7 @@ def _another_works(do):
     yield
 
 
-def test_folds_that_another_process_made_meanwhile_are_taken(tiny, monkeypatch):
+def test_folds_made_by_another_process_are_used(tiny, monkeypatch):
     stages.make_context(config.load("configs/tiny.toml"))
     made = Path("folds").rename("made")
     monkeypatch.setattr(preparing, "file_lock", lambda *_: _another_works(lambda: made.rename("folds")))
@@ -496,7 +492,7 @@ def test_folds_that_another_process_made_meanwhile_are_taken(tiny, monkeypatch):
     assert len(stages.make_context(config.load("configs/tiny.toml")).folds) == 18
 
 
-def test_data_that_another_process_generated_meanwhile_are_taken(tiny, monkeypatch):
+def test_data_generated_by_another_process_are_used(tiny, monkeypatch):
     cfg = config.load("configs/tiny.toml", ["competition=demo"])
     paths, demo = preparing.Paths(cfg, competition.load("demo")), competition.load("demo")
     monkeypatch.setattr(preparing, "file_lock", lambda *_: _another_works(paths.root.mkdir))

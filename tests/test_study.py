@@ -68,7 +68,7 @@ def test_interval_of_equal_differences_is_that_difference():
     assert study.interval(np.full(9, 0.25), np.arange(9)) == (0.25, 0.25)
 
 
-def test_interval_draws_a_group_whole():
+def test_interval_resamples_whole_groups():
     # Two groups: a quarter of the resamples is A twice (mean 0), a quarter B twice (mean 1): the interval goes from 0
     # to 1. Drawn one by one, 1 resample in 256 would be all zeros.
     values, groups = np.array([0.0, 1.0, 1.0, 1.0]), np.array(["a", "b", "b", "b"])
@@ -94,7 +94,7 @@ def test_interval_covers_the_true_mean_in_about_95_of_100_samples(size):
     assert 0.90 <= covered / 300 <= 0.98
 
 
-def test_interval_that_ignores_groups_would_be_too_narrow():
+def test_interval_that_ignores_groups_is_too_narrow():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(30), 8)
     values = rng.normal(size=30)[groups]
@@ -136,14 +136,14 @@ def test_difference_of_other_images_is_refused():
         (study.Difference(0.03, 0.01, 0.05, noise=float("nan"), seeds=1), False),
     ],
 )
-def test_difference_is_clear_beyond_both_noises(difference, clear):
+def test_difference_is_clear_if_it_exceeds_image_and_seed_noise(difference, clear):
     assert difference.clear is clear
 
 
 # ---------------------------------------------------------------------------------------------- runs
 
 
-def test_every_variant_of_a_study_takes_all_steps_and_can_be_configured():
+def test_every_variant_of_a_study_is_valid_and_trains_all_steps():
     for study_ in (study_losses.STUDY, study_models.STUDY):
         runs = study.runs_of(study_, seeds=1, scale=Scale())
         for run in runs:
@@ -151,7 +151,7 @@ def test_every_variant_of_a_study_takes_all_steps_and_can_be_configured():
         assert len({run.path for run in runs}) == len(runs)
 
 
-def test_a_variant_of_too_few_thirds_is_refused():
+def test_a_variant_with_too_few_thirds_is_refused():
     with pytest.raises(ValueError, match="expected 3 together"):
         Variant((Part({"bce": 1.0}, thirds=2),))
 
@@ -176,7 +176,7 @@ def test_split_gives_exact_steps_and_repeats_images_evenly(runs, tiny, card):
     assert not set(train_index["image_id"]) & set(held_out)
 
 
-def test_split_leaves_large_images_out_of_validation_only(card, tiny, monkeypatch):
+def test_split_excludes_large_images_from_validation_only(card, tiny, monkeypatch):
     monkeypatch.setattr(study, "LARGEST", 40)  # the tiny images are 36×44
     index = read_index(card, tiny / "tiny")
     index.loc[::2, "width"] = 36
@@ -186,7 +186,7 @@ def test_split_leaves_large_images_out_of_validation_only(card, tiny, monkeypatc
     assert set(train_index["width"]) == {36, 44}
 
 
-def test_run_ends_with_a_score_per_image(runs):
+def test_run_writes_a_score_per_image(runs):
     run = runs[1]
     assert run.name == "two"
     study.work(run, Path("tiny"))
@@ -201,7 +201,7 @@ def stub(run: Run) -> list[str]:
     return [sys.executable, "-c", f"import shutil; shutil.copy('result.json', {str(run.path)!r})"]
 
 
-def test_done_runs_are_skipped_and_the_others_trained(runs, capfd):
+def test_finished_runs_are_skipped_and_the_others_trained(runs, capfd):
     missing = runs[-1]
     write_result(missing, [0.5, 0.7])
     missing.path.rename("result.json")
@@ -250,7 +250,7 @@ def test_a_result_of_other_settings_is_refused(runs):
 # ---------------------------------------------------------------------------------------------- tables and data
 
 
-def test_report_shows_scores_differences_and_what_is_missing(runs):
+def test_report_shows_scores_differences_and_missing_runs(runs):
     for run in runs:
         shift = 0.1 * (run.name == "two") + 0.01 * run.seed * (run.name == "two")
         write_result(run, [0.5 + shift, 0.7 + shift])
@@ -264,18 +264,18 @@ def test_report_shows_scores_differences_and_what_is_missing(runs):
     assert "| two | 1 | .7100 | +.1100 [+.1100, +.1100] | no |" in text
 
 
-def test_report_refuses_runs_that_saw_other_images(runs):
+def test_report_refuses_runs_on_different_images(runs):
     write_result(runs[0], [0.5])
     write_result(runs[1], [0.5], images="other")
     with pytest.raises(ValueError, match="saw different images"):
         study.report(tiny_study(), runs, "")
 
 
-def test_report_of_nothing_says_so(runs):
+def test_report_without_results_says_so(runs):
     assert "No results" in study.report(tiny_study(), runs, "")
 
 
-def test_speed_table_relates_every_variant_to_the_unet():
+def test_speed_table_compares_every_variant_with_the_unet():
     row = {"parameters": 14_000_000, "training": [40.0, 44.0], "inference": [100.0, 100.0], "peak": 300}
     fast = row | {"training": [84.0, 84.0]}
     speed = {
@@ -290,7 +290,7 @@ def test_speed_table_relates_every_variant_to_the_unet():
     assert "| fcn8s | tu-resnet18 | 14.00 M | 84 (84 to 84) | 2.00 |" in text
 
 
-def test_widened_images_have_a_quarter_of_the_positives_in_the_middle_of_black(card, tiny):
+def test_widened_images_have_a_quarter_of_the_positives_and_black_margins(card, tiny):
     study.derive(card, tiny / "tiny", tiny / "wide", study.widen)
     before, after = read_index(card, tiny / "tiny"), read_index(card, tiny / "wide")
     assert list(after["image_id"]) == list(before["image_id"])
@@ -301,7 +301,7 @@ def test_widened_images_have_a_quarter_of_the_positives_in_the_middle_of_black(c
     assert pixels[9:27, 11:33].all()  # the noise is never 0
 
 
-def test_halved_images_keep_their_share_of_positives(card, tiny):
+def test_halved_images_keep_the_share_of_positives(card, tiny):
     study.derive(card, tiny / "tiny", tiny / "half", study.halve)
     before, after = read_index(card, tiny / "tiny"), read_index(card, tiny / "half")
     assert (after["height"][0], after["width"][0]) == (18, 22)

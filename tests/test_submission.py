@@ -59,7 +59,7 @@ def test_image_without_prediction_gets_the_empty_token(tmp_path, card, sample):
     assert (tmp_path / "out.csv").read_text() == "id,rle_mask\n007,-1\n1,-1\n05,-1\n"
 
 
-def test_encoder_that_loses_the_last_pixel_is_caught_and_nothing_written(tmp_path, card, sample, monkeypatch):
+def test_an_encoder_that_loses_the_last_pixel_is_detected_and_nothing_written(tmp_path, card, sample, monkeypatch):
     encode = Dialect.encode
 
     def loses_last(self, mask):
@@ -73,7 +73,7 @@ def test_encoder_that_loses_the_last_pixel_is_caught_and_nothing_written(tmp_pat
     assert [path.name for path in tmp_path.glob("*.csv")] == ["sample.csv"]
 
 
-def test_encoder_that_writes_nonsense_is_caught(tmp_path, card, sample, monkeypatch):
+def test_an_encoder_that_writes_invalid_text_is_detected(tmp_path, card, sample, monkeypatch):
     monkeypatch.setattr(Dialect, "encode", lambda self, mask: "3 2 1 1")
     with pytest.raises(ValueError, match=r"line 2: the encoded text cannot be decoded"):
         submission.write_submission(tmp_path / "out.csv", card, sample, masks)
@@ -87,7 +87,7 @@ def test_encoder_that_writes_nonsense_is_caught(tmp_path, card, sample, monkeypa
         ("id,rle_mask\n7,\n1,\n05,\n", r"line 2: id '7', but the sample submission has '007' there"),
     ],
 )
-def test_ids_that_differ_from_the_sample_are_named(tmp_path, card, text, message):
+def test_ids_that_differ_from_the_sample_are_refused(tmp_path, card, text, message):
     (tmp_path / "out.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         submission.check_keys(tmp_path / "out.csv", card, pd.DataFrame({"id": ["007", "1", "05"]}))
@@ -99,7 +99,7 @@ def write_pair(tmp_path, submitted, truth):
     return tmp_path / "sub.csv", tmp_path / "sol.csv"
 
 
-def test_score_by_hand_and_in_any_order(tmp_path, card):
+def test_score_by_hand_does_not_depend_on_the_order_of_rows(tmp_path, card):
     # a: 2·2 / (3 + 4). b: both empty, 1. c: nothing predicted, 0.
     pair = write_pair(tmp_path, [("c", ""), ("a", "1 3"), ("b", "")], [("a", "2 4"), ("b", ""), ("c", "1 5")])
     assert scoring.score(card, *pair) == (pytest.approx((4 / 7 + 1 + 0) / 3), 3)
@@ -113,7 +113,7 @@ def test_score_by_hand_and_in_any_order(tmp_path, card):
         ([("b", "")], r"differ in 2 ids, the first is 'a'"),
     ],
 )
-def test_score_names_what_is_off(tmp_path, card, submitted, message):
+def test_score_names_the_invalid_row(tmp_path, card, submitted, message):
     with pytest.raises(ValueError, match=message):
         scoring.score(card, *write_pair(tmp_path, submitted, [("a", "1 1")]))
 
@@ -143,7 +143,7 @@ def two_masks(image_id):
     ],
     ids=["joined", "apart"],
 )
-def test_a_row_is_of_the_class_that_the_sample_asks_for_there(tmp_path, card, columns, sample, expected):
+def test_each_row_has_the_class_given_by_the_sample(tmp_path, card, columns, sample, expected):
     (tmp_path / "sample.csv").write_text(sample)
     asked = []
 
@@ -158,13 +158,13 @@ def test_a_row_is_of_the_class_that_the_sample_asks_for_there(tmp_path, card, co
     assert len(asked) == 2  # rows of one image that follow each other ask once
 
 
-def test_class_that_the_card_has_not_is_named_with_its_line(tmp_path, card):
+def test_a_class_missing_from_the_card_is_refused_with_its_line(tmp_path, card):
     (tmp_path / "sample.csv").write_text("Image_Class,px\na_1,\na_3,\n")
     with pytest.raises(ValueError, match=r"line 3, image 'a': class '3' is not on the card"):
         submission.write_submission(tmp_path / "out.csv", of_two(card, JOINED), tmp_path / "sample.csv", two_masks)
 
 
-def test_id_without_a_class_is_named(tmp_path, card):
+def test_an_id_without_a_class_is_refused(tmp_path, card):
     (tmp_path / "sample.csv").write_text("Image_Class,px\na,\n")
     with pytest.raises(ValueError, match=r"line 2, image '': class 'a' is not|line 2, image 'a': class '' is not"):
         submission.write_submission(tmp_path / "out.csv", of_two(card, JOINED), tmp_path / "sample.csv", two_masks)
@@ -194,7 +194,7 @@ def test_skipped_empties_and_global_dice_by_hand(tmp_path, card):
     assert scoring.score(everything, *pair)[0] == pytest.approx((0.5 + 6 / 7) / 2)
 
 
-def test_a_class_that_the_solution_leaves_out_of_an_image_does_not_count(tmp_path, card):
+def test_a_class_without_a_row_in_the_solution_is_not_scored(tmp_path, card):
     pair = write_classes(tmp_path, [("a_1", "1 1"), ("b_2", "")], [("a_1", "1 1"), ("b_2", "3 1")])
     assert scoring.score(of_two(card, JOINED), *pair) == (pytest.approx((1 + 0) / 2), 2)
 
@@ -235,7 +235,7 @@ def write_cells(path, **cells):
     return path
 
 
-def test_objects_of_an_image_share_a_cell_with_their_confidences(tmp_path, card):
+def test_objects_of_an_image_are_written_into_one_cell_with_confidences(tmp_path, card):
     of_cells = card.model_copy(update=CELLS)
     sample = write_cells(tmp_path / "sample.csv", a="", b="", c="")
     found = {"a": squares((0, 0), (3, 5)), "b": squares(), "c": None}
@@ -273,7 +273,7 @@ def test_average_precision_of_cells_by_hand(tmp_path, card):
         ("0 0.5 eJw", "line 2, id 'a': "),
     ],
 )
-def test_a_cell_of_something_else_is_named(tmp_path, card, text, message):
+def test_an_invalid_cell_is_refused(tmp_path, card, text, message):
     files = [write_cells(tmp_path / f"{number}.csv", a=text) for number in range(2)]
     with pytest.raises(ValueError, match=re.escape(message)):
         scoring.score(card.model_copy(update=CELLS), *files)
@@ -298,12 +298,12 @@ def check(card, sample, text):
     submission.check_submission(path, card, sample, SIZES.get)
 
 
-def test_what_was_written_passes(tmp_path, card, sample):
+def test_a_written_submission_passes_the_check(tmp_path, card, sample):
     submission.write_submission(tmp_path / "mine.csv", card, sample, masks)
     submission.check_submission(tmp_path / "mine.csv", card, sample, SIZES.get)
 
 
-def test_the_samples_own_text_passes_whatever_it_means(card, sample):
+def test_the_text_of_the_sample_passes_the_check_unread(card, sample):
     sample.write_text("id,rle_mask\n007,a mask\n1,a mask\n05,a mask\n")
     check(card, sample, "id,rle_mask\n007,a mask\n1,1 1\n05,a mask\n")
 
@@ -323,16 +323,16 @@ def test_the_samples_own_text_passes_whatever_it_means(card, sample):
         ("id,rle_mask\n007,3 2 1 1\n1,\n05,\n", "line 2: "),
     ],
 )
-def test_what_kaggle_would_refuse_is_refused_with_its_line(card, sample, text, message):
+def test_a_csv_that_kaggle_would_refuse_is_refused_with_its_line(card, sample, text, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         check(card, sample, text)
 
 
-def test_of_an_image_that_cannot_be_read_any_text_passes(card, sample):
+def test_any_text_passes_for_an_unreadable_image(card, sample):
     check(card, sample, "id,rle_mask\n007,\n1,\n05,9999 1\n")
 
 
-def test_an_image_without_prediction_keeps_the_samples_text_if_that_is_asked_for(tmp_path, card, sample):
+def test_an_image_without_prediction_keeps_the_samples_text_if_configured(tmp_path, card, sample):
     submission.write_submission(
         tmp_path / "out.csv", card, sample, lambda key: None if key == "1" else masks(key), placeholders=True
     )

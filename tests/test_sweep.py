@@ -182,7 +182,7 @@ def test_options_reach_the_training_unchanged(stub):
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
-def test_no_more_jobs_than_asked_for_run_at_the_same_time(stub, at_once):
+def test_no_more_jobs_than_configured_run_in_parallel(stub, at_once):
     stub("mkdir -p running; touch running/$$; ls running | wc -l; sleep 0.3; rm running/$$")
     lines = run_jobs([job(fold) for fold in range(4)], at_once=at_once)
     assert max(int(line.split()[-1]) for line in lines) == at_once
@@ -238,7 +238,7 @@ def test_a_sweep_under_nohup_ignores_a_closed_terminal(handler):
         signal.signal(signal.SIGHUP, before)
 
 
-def test_jobs_share_the_threads(monkeypatch):
+def test_threads_are_divided_among_jobs(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert [executors.threads_per_job(at_once) for at_once in (1, 2, 3, 20)] == [8, 4, 2, 1]
@@ -388,7 +388,7 @@ def test_a_finished_fold_needs_no_lock(trained, monkeypatch):
     stages.train(config.load(TINY), 0)
 
 
-def test_of_several_processes_only_the_first_locks_without_waiting(tiny, monkeypatch):
+def test_only_the_first_of_several_processes_locks_without_waiting(tiny, monkeypatch):
     context, asked = stages.make_context(config.load(TINY)), []
 
     @contextmanager
@@ -467,7 +467,7 @@ def test_on_ray_a_job_reserves_a_gpu_or_its_share_of_the_cpus(gpus, cpus, at_onc
 
 
 @pytest.mark.parametrize("at_once", [0, 1, 2, 9])
-def test_on_ray_no_more_jobs_than_asked_for_are_submitted(tiny, monkeypatch, at_once):
+def test_on_ray_no_more_jobs_than_configured_are_submitted(tiny, monkeypatch, at_once):
     running, most = set(), []
 
     def remote(*_):

@@ -11,7 +11,7 @@ ROTATIONS = {"identity": 0, "rotate_90": 1, "rotate_180": 2, "rotate_270": 3}
 
 
 @pytest.mark.parametrize("name", SYMMETRIES)
-def test_inverse_undoes_a_symmetry(name):
+def test_inverse_inverts_a_symmetry(name):
     symmetry = SYMMETRIES[name]
     assert torch.equal(symmetry.inverse(symmetry(UNIQUE)), UNIQUE)
 
@@ -29,12 +29,12 @@ def test_symmetries_form_a_group():
 
 
 @pytest.mark.parametrize("name", SYMMETRIES)
-def test_arrays_and_tensors_are_transformed_alike(name):
+def test_arrays_and_tensors_are_transformed_equally(name):
     symmetry = SYMMETRIES[name]
     assert np.array_equal(symmetry(UNIQUE.numpy()), symmetry(UNIQUE).numpy())
     assert np.array_equal(symmetry.inverse(UNIQUE.numpy()), symmetry.inverse(UNIQUE).numpy())
 
 
 @pytest.mark.parametrize("name", ROTATIONS)
-def test_rotations_are_those_of_numpy(name):
+def test_rotations_equal_those_of_numpy(name):
     assert np.array_equal(SYMMETRIES[name](UNIQUE.numpy()), np.rot90(UNIQUE.numpy(), ROTATIONS[name], axes=(-2, -1)))

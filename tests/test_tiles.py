@@ -37,7 +37,7 @@ def test_weights_of_every_pixel_sum_to_one(length, tiles):
 
 
 @given(length=st.integers(1, 300), tiles=TILES)
-def test_tiles_lie_a_stride_apart_and_stand_out_evenly(length, tiles):
+def test_tiles_are_one_stride_apart_and_centred(length, tiles):
     starts = [span.start for span in tile_positions(length, tiles)]
     assert set(np.diff(starts)) <= {tiles.stride}
     after = starts[-1] + tiles.size - length
@@ -61,7 +61,7 @@ def test_two_tiles_by_hand():
 
 
 @pytest.mark.parametrize(("size", "stride"), [(64, 65), (64, 0), (64, -8)])
-def test_a_stride_that_leaves_gaps_or_stands_still_is_refused(size, stride):
+def test_a_stride_with_gaps_or_without_movement_is_refused(size, stride):
     with pytest.raises(
         ValueError, match=rf"stride = {stride} (leaves gaps|does not move the tiles).* of 64 pixels: expected 1 to 64"
     ):
@@ -81,7 +81,7 @@ def image_of(height, width, seed=0):
 @settings(deadline=None)
 @given(shape=st.tuples(st.integers(1, 70), st.integers(1, 70)), tiles=TILES.filter(lambda tiles: tiles.stride > 2))
 @pytest.mark.parametrize("along", ["column", "row"])
-def test_a_prediction_of_each_pixel_for_itself_is_as_of_the_whole_image(along, shape, tiles):
+def test_tiled_prediction_of_a_pointwise_model_equals_that_of_the_whole_image(along, shape, tiles):
     image = image_of(*shape)
     strips = list(predict_strips(pixelwise, TensorImage(image), tiles, 3, along))
     assert all(strip.shape[1 if along == "column" else 2] == shape[0 if along == "column" else 1] for strip in strips)
@@ -89,7 +89,7 @@ def test_a_prediction_of_each_pixel_for_itself_is_as_of_the_whole_image(along, s
     torch.testing.assert_close(found, pixelwise(image[None])[0], atol=1e-6, rtol=0)
 
 
-def test_a_constant_is_a_constant_to_the_last_pixel():
+def test_tiled_prediction_of_a_constant_is_constant():
     def constant(images):
         return torch.full((len(images), 1, *images.shape[-2:]), 0.4)
 
@@ -121,7 +121,7 @@ def sure(length, tiles):
     return (seen == 1) & (clear == 1)
 
 
-def test_what_lies_in_one_tile_is_as_in_the_whole_and_windows_mend_the_rest():
+def test_tile_centres_equal_the_whole_prediction_and_windows_reduce_errors_at_borders():
     torch.manual_seed(0)
     model, image = Blur(), image_of(110, 150)
     whole = Predictor(model, ("identity",), "float32")(image[None])[0, 0]
@@ -136,7 +136,7 @@ def test_what_lies_in_one_tile_is_as_in_the_whole_and_windows_mend_the_rest():
     assert faults["gaussian"] < faults["pyramid"] < faults["flat"]
 
 
-def test_an_image_no_larger_than_a_tile_is_predicted_as_it_is():
+def test_an_image_of_one_tile_is_predicted_whole():
     torch.manual_seed(0)
     model, image = Blur(), image_of(48, 48)
     whole = Predictor(model, ("identity",), "float32")(image[None])
@@ -144,7 +144,7 @@ def test_an_image_no_larger_than_a_tile_is_predicted_as_it_is():
     torch.testing.assert_close(tiled, whole)
 
 
-def test_each_tile_is_seen_in_all_views():
+def test_each_tile_is_predicted_in_all_views():
     class Ramp(nn.Module):
         """Not symmetric: the column decides."""
 
@@ -189,7 +189,7 @@ class Counted:
 
 
 @pytest.mark.parametrize("order", ["column", "row"])
-def test_a_text_is_written_from_strips_of_an_image_that_is_never_whole(order):
+def test_rle_is_encoded_from_strips_without_reading_the_whole_image(order):
     image, dialect = Counted(300, 500), Dialect(order=order)
     strips = predict_strips(pixelwise, image, Tiles(size=64, stride=48), 8, order)
     text = dialect.encode_strips((strip[0] > 0.5).numpy() for strip in strips)
@@ -200,7 +200,7 @@ def test_a_text_is_written_from_strips_of_an_image_that_is_never_whole(order):
     assert image.largest <= 64 * 500
 
 
-def test_a_file_is_predicted_by_window_as_it_is_predicted_whole(tmp_path):
+def test_prediction_by_window_equals_prediction_of_the_whole_file(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (150, 200, 3)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", pixels, tile=(32, 32), photometric="rgb", compression="deflate")
     predictor = Predictor(Blur(), ("identity",), "float32", tiles=Tiles(size=64, stride=48))

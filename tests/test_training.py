@@ -162,7 +162,7 @@ def test_run_killed_twice_ends_with_the_weights_of_an_undisturbed_run(tiny):
     assert not list(Path("runs/tiny/fold0").glob(".*.part"))
 
 
-def test_trained_fold_is_not_trained_again(tiny):
+def test_a_trained_fold_is_not_trained_again(tiny):
     stages.train(load(), 0)
     path = Path("runs/tiny/fold0/best.safetensors")
     before = path.stat().st_mtime_ns
@@ -187,7 +187,7 @@ def test_resuming_with_other_settings_names_the_first_that_differs(tiny):
         stages.train(load("train.phases.1.lr=0.5"), 0)
 
 
-def test_nan_loss_stops_with_batch_learning_rate_and_advice(tiny, monkeypatch):
+def test_nan_loss_stops_with_batch_learning_rate_and_remedy(tiny, monkeypatch):
     from pipeline.losses import WeightedLoss
 
     monkeypatch.setattr(WeightedLoss, "forward", lambda self, logits, target: logits.sum() * float("nan"))
@@ -282,7 +282,7 @@ def test_every_phase_computes_in_the_configured_precision(tiny, monkeypatch):
     assert all(np.isfinite(line["loss"]) for line in history())
 
 
-def test_learning_rate_rises_to_its_peak_and_falls_to_its_end():
+def test_learning_rate_rises_to_its_peak_and_falls_to_its_final_value():
     rates = [learning_rate(step, 100, peak=1.0, warmup=0.1, final=0.01) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == rates[10] == 1.0
@@ -296,7 +296,7 @@ def test_learning_rate_restarts_in_every_cycle():
     assert cycled == alone * 3
 
 
-def test_full_fit_trains_on_every_image_for_the_given_epochs_and_selects_nothing(tiny, monkeypatch):
+def test_full_fit_trains_on_every_image_for_the_given_epochs_without_selection(tiny, monkeypatch):
     seen, averages = set(), []
     original, save_state = dataset.MaskedImages.__getitem__, TrainState.save
 

@@ -86,7 +86,7 @@ def test_other_formats_are_read_by_window(tmp_path, suffix):
     assert_windows_show_the_whole(path)
 
 
-def test_a_level_of_a_pyramid(tmp_path):
+def test_a_level_of_a_pyramid_is_read(tmp_path):
     fine = np.random.default_rng(0).integers(0, 256, (128, 96)).astype(np.uint8)
     coarse = fine[::2, ::2]
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
@@ -112,7 +112,7 @@ def damaged(tmp_path):
     return path, pixels
 
 
-def test_a_tile_that_cannot_be_decoded_is_named(damaged):
+def test_a_tile_that_cannot_be_decoded_is_refused_with_its_position(damaged):
     path, pixels = damaged
     with open_windows(path) as image:
         assert (image.read(Box(0, 0, 64, 150))[..., 0] == pixels[:64]).all(), "the others are as they were"
@@ -120,7 +120,7 @@ def test_a_tile_that_cannot_be_decoded_is_named(damaged):
             image.read(Box(60, 60, 8, 8))
 
 
-def test_or_counts_as_nothing_with_a_line_that_says_so(damaged, caplog):
+def test_a_lenient_reader_reads_a_damaged_tile_as_0_with_one_warning(damaged, caplog):
     path, pixels = damaged
     expected = pixels.copy()
     expected[64:, :64] = 0
@@ -134,7 +134,7 @@ def test_or_counts_as_nothing_with_a_line_that_says_so(damaged, caplog):
     assert len(caplog.messages) == 1, "said once, however often it is read"
 
 
-def test_a_file_that_was_cut_short_says_where(tmp_path):
+def test_a_truncated_file_is_refused_with_the_missing_rows(tmp_path):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, np.ones((100, 150), np.uint8), tile=(64, 64), photometric="minisblack")
     with path.open("r+b") as file:
@@ -153,7 +153,7 @@ def test_a_tiff_without_tiles_is_decoded_into_a_temporary_file_and_logged(tmp_pa
     assert "packed.tif: a TIFF without tiles: decoded into a temporary file" in caplog.messages[0]
 
 
-def test_tiles_that_were_decoded_go_again(tmp_path, monkeypatch):
+def test_the_cache_of_decoded_tiles_has_a_maximum_size(tmp_path, monkeypatch):
     monkeypatch.setattr(windows, "CACHE_BYTES", 3 * 64 * 64)
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((512, 512), np.uint8), tile=(64, 64), photometric="minisblack")
     with open_windows(tmp_path / "a.tif") as image:
@@ -162,7 +162,7 @@ def test_tiles_that_were_decoded_go_again(tmp_path, monkeypatch):
             assert image._image._cached_bytes <= windows.CACHE_BYTES
 
 
-def test_no_such_image(tmp_path):
+def test_missing_and_invalid_files_are_refused(tmp_path):
     with pytest.raises(ImageError, match=r"gone.tif: no such image"), open_windows(tmp_path / "gone.tif"):
         pass
     shutil.copy(__file__, tmp_path / "text.tif")
@@ -173,7 +173,7 @@ def test_no_such_image(tmp_path):
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError("a\nb"), IndexError(), AttributeError("x" * 5000), AssertionError()]
 )
-def test_whatever_a_decoder_raises_while_windows_are_read_is_one_line(tmp_path, monkeypatch, error):
+def test_any_error_of_a_decoder_is_reported_in_one_line(tmp_path, monkeypatch, error):
     def fail(*_):
         raise error
 

@@ -37,7 +37,7 @@ def words_of(text: str) -> set[str]:
     return {part.lower() for part in re.findall(r"[A-Z]?[a-z]+", text)}
 
 
-def test_words_in_names_are_found():
+def test_words_inside_names_are_found():
     assert words_of("score_drawn OnePass `honest`") >= {"score", "drawn", "one", "pass", "honest"}
 
 

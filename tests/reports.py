@@ -3,13 +3,14 @@
 import numpy as np
 import pandas as pd
 
+from pipeline.metrics import DetectionRates
 from pipeline.postprocess.threshold_counts import THRESHOLDS, count_by_label
 from pipeline.report.label_quality import reliability
 from pipeline.report.report_data import (
     CrossFittedScore,
     Members,
     Picture,
-    PseudoLabelEffect,
+    PseudoGain,
     ReportData,
     ScoreSurface,
     SimulatedShakeup,
@@ -57,7 +58,15 @@ def make_history() -> pd.DataFrame:
     scores = {1: 0.7, 2: 0.8, 3: 0.79}
     return pd.DataFrame(
         [
-            {"fold": fold, "phase": phase, "epoch": epoch, "loss": 1 / epoch, "score": score, "best": epoch < 3}
+            {
+                "fold": fold,
+                "phase": phase,
+                "epoch": epoch,
+                "loss": 1 / epoch,
+                "score": score,
+                "selection": score,
+                "best": epoch < 3,
+            }
             for fold in range(3)
             for phase in (1, 2)
             for epoch, score in scores.items()
@@ -103,24 +112,29 @@ def make_report_data(**other: object) -> ReportData:
             "made": "2026-01-02T03:04:05+00:00",
         },
         "images": images,
-        "score": CrossFittedScore(Interval(0.9, 0.89, 0.91), 0.902, 0.88),
+        "score": CrossFittedScore(Interval(0.9, 0.89, 0.91), 0.902, 0.88, 0.4),
         "picture": lambda image_id: draw(number_of(image_id)),
+        "detection": DetectionRates(0.95, 1.0, 1.0),
+        "masks": pd.DataFrame(),
+        "epoch_metric": "mean_dice",
         "history": make_history(),
         "folds": pd.DataFrame({"fold": [0, 1, 2], "images": 20, "oof": [0.91, 0.9, np.nan], "seconds": [75, 80, 3675]}),
         "classes": pd.DataFrame({"class": ["disc"], "score": [0.9]}),
         "surfaces": {"disc": make_surface()},
         "rules": make_rules(),
+        "separation": None,
         "reliability": shares,
         "members": Members(
             pd.DataFrame({"name": ["one", "two"], "weight": [0.6, 0.4], "score": [0.89, 0.9]}),
             np.array([[1, 0.7], [0.7, 1]]),
         ),
-        "pseudo": PseudoLabelEffect(
+        "pseudo": PseudoGain(
             "demo_pseudo",
             "demo",
             pd.DataFrame(
                 {"fold": [0, 1, 2], "labelled": [7, 0, 9], "with": [0.91, 0.9, 0.9], "without": [0.9, 0.9, 0.91]}
             ),
+            (0.9029, 0.9036),
             Difference(-0.0007, -0.0034, 0.0015, 0.3),
         ),
         "submission": Submission(60, 6, images["predicted"].to_numpy()),
@@ -130,21 +144,16 @@ def make_report_data(**other: object) -> ReportData:
 
 
 BARE = {
-    "images": make_images().assign(score=np.nan),
-    "score": None,
     "history": pd.DataFrame(),
-    "folds": pd.DataFrame(),
-    "classes": pd.DataFrame(),
     "surfaces": {},
     "rules": pd.DataFrame(),
-    "reliability": pd.DataFrame(),
     "members": None,
     "pseudo": None,
-    "submission": None,
+    "submission": Submission(0, 0, np.zeros(0)),
     "shakeup": None,
 }
 
 
 def make_bare_report_data(**other: object) -> ReportData:
-    """A run without any part but those of `other`."""
+    """A run with only the parts that every run has, and those of `other`."""
     return make_report_data(**{**BARE, **other})

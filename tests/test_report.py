@@ -23,7 +23,7 @@ from pipeline.report.label_quality import calibration_error, label_error_score, 
 from pipeline.report.page import render, to_cell, to_table, write_report
 from pipeline.report.recommendations import recommend
 from pipeline.report.report_data import CrossFittedScore, Members, Picture, SimulatedShakeup, Submission, SurfacePoint
-from pipeline.stages.reporting import make_score_surface, rules_table
+from pipeline.stages.reporting import describe_rules, make_score_surface, rules_table
 from pipeline.statistics.bootstrap import Interval
 from tests.reports import (
     draw,
@@ -331,7 +331,8 @@ def test_additional_rules_of_a_variant_are_described(discs_and_specks, grids):
     variant = plain._replace(fill_holes=True, keep_largest=2, presence_threshold=0.9, presence_area=16)
     surface = make_score_surface(grids["total"], variant)
     assert (surface.rule_set, surface.best) == ("total", make_score_surface(grids["total"], plain).best)
-    assert surface.additional_rules == (
+    assert surface.rules == (
+        *describe_rules(plain, plain),
         "a mask is emptied unless 16 px reach 0.900",
         "only the largest 2 components are kept",
         "holes are filled",
@@ -351,12 +352,14 @@ def test_rules_table_has_a_column_only_for_rules_in_use(discs_and_specks, grids)
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_the_page_describes_additional_rules():
-    surface = make_surface()._replace(best=SurfacePoint(0.4, 5), additional_rules=("holes are filled",))
+def test_the_page_describes_rules_beside_the_rule_set():
+    rules = describe_rules(Rules(0.4, 5), Rules(0.4, 5, fill_holes=True))
+    surface = make_surface()._replace(best=SurfacePoint(0.4, 5), rules=rules)
     assert "threshold 0.400, a mask of fewer than 5 px is emptied, holes are filled;" in render(
         make_report_data(surfaces={"disc": surface})
     )
-    alone = surface._replace(best=SurfacePoint(0.4, 0))
+    rules = describe_rules(Rules(0.4, 0), Rules(0.4, 0, fill_holes=True))
+    alone = surface._replace(best=SurfacePoint(0.4, 0), rules=rules)
     assert "threshold 0.400, holes are filled;" in render(make_report_data(surfaces={"disc": alone}))
 
 
@@ -370,6 +373,11 @@ def test_rules_table_names_several_classes_and_is_empty_without_rules(discs_and_
     assert rules_table(["disc", "ring"], with_final(discs_and_specks, ARGMAX, None, folds=(0, 1))).empty
 
 
+CHOSEN = {
+    "total": Rules(0.4, 5),
+    "components": Rules(0.4, 0, min_component=5),
+    "triplet": Rules(0.4, 0, presence_threshold=0.7, presence_area=5),
+}
 RULE_TEXTS = {
     "total": "total: threshold 0.400, a mask of fewer than 5 px is emptied;",
     "components": "components: threshold 0.400, components of fewer than 5 px are removed;",
@@ -385,7 +393,12 @@ DRAWN = {
 @pytest.mark.parametrize("rules", RULE_TEXTS)
 @pytest.mark.usefixtures("no_charts")
 def test_the_page_names_the_rules_in_use_with_their_values(rules):
-    surface = make_surface()._replace(rule_set=rules, best=SurfacePoint(0.4, 5, 0.7 if rules == "triplet" else 0.0))
+    chosen = CHOSEN[rules]
+    surface = make_surface()._replace(
+        rule_set=rules,
+        best=SurfacePoint(0.4, 5, chosen.presence_threshold),
+        rules=describe_rules(chosen, chosen),
+    )
     text = render(make_report_data(surfaces={"disc": surface}))
     assert f"For disc, the submission uses {RULE_TEXTS[rules]}" in text
     assert "without one fold the best is 0.480 to 0.520 and 0 to 5 px" in text
@@ -463,11 +476,13 @@ def test_no_recommendation_is_given_if_nothing_is_unusual():
 
 WELL = make_images()
 UNUSUAL = {
-    "In every fold the last epoch of phase 2": {"history": make_history().assign(score=lambda table: table["epoch"])},
-    "overfitted: the in-sample score is 0.0200 higher": {
-        "score": CrossFittedScore(Interval(0.9, 0.89, 0.91), 0.92, 0.88)
+    "In every fold the last epoch of phase 2": {
+        "history": make_history().assign(selection=lambda table: table["epoch"])
     },
-    "use threshold .5": {"score": CrossFittedScore(Interval(0.9, 0.89, 0.91), 0.901, 0.905)},
+    "overfitted: the in-sample score is 0.0200 higher": {
+        "score": CrossFittedScore(Interval(0.9, 0.89, 0.91), 0.92, 0.88, 0.4)
+    },
+    "use threshold .5": {"score": CrossFittedScore(Interval(0.9, 0.89, 0.91), 0.901, 0.905, 0.4)},
     "Fold 1 scores": {"images": WELL.assign(score=WELL["score"] - 0.04 * (WELL["fold"] == 1))},
     "thresholds from 0.20 to 0.80 for disc": {
         "surfaces": {"disc": make_surface()._replace(per_fold={0: SurfacePoint(0.2, 0), 1: SurfacePoint(0.8, 0)})}
@@ -483,7 +498,6 @@ UNUSUAL = {
         )
     },
     "90% of the test masks are empty, 0% out of fold": {"submission": Submission(10, 9, np.array([0.0] * 9 + [0.1]))},
-    "train the folds": {"score": None},
 }
 
 
@@ -493,7 +507,7 @@ def test_a_recommendation_quotes_the_unusual_number(text):
 
 
 def test_without_an_interval_no_optimism_is_reported():
-    score = CrossFittedScore(Interval(0.9, np.nan, np.nan), 0.92, 0.88)
+    score = CrossFittedScore(Interval(0.9, np.nan, np.nan), 0.92, 0.88, 0.4)
     assert not any("overfitted" in sentence for sentence in recommend(make_report_data(score=score)))
 
 
@@ -551,18 +565,15 @@ def test_only_pictures_that_are_shown_are_read():
 
 PARTS = {
     "history": pd.DataFrame(),
-    "folds": pd.DataFrame(),
     "surfaces": {},
-    "reliability": pd.DataFrame(),
     "members": None,
     "pseudo": None,
-    "submission": None,
+    "submission": Submission(0, 0, np.zeros(0)),
     "shakeup": None,
 }
 KEYS = {
     "history": "learning",
     "surfaces": "rules",
-    "reliability": "calibration",
     "shakeup": "shake-up",
 }
 
@@ -587,16 +598,6 @@ def left_out(text: str) -> list[str]:
     return re.findall(r"<li>(.+: .+)</li>", text.split('id="left-out"')[1])
 
 
-def test_a_run_on_all_images_has_a_page_without_scores():
-    nothing = {"score": np.nan, "predicted": np.nan, "label_error_score": np.nan, "fold": -1}
-    history = make_history().query("fold == 0").assign(score=np.nan)
-    text = render(make_bare_report_data(images=make_images().assign(**nothing), history=history))
-    assert "not scored" in text
-    assert '<section id="learning"' in text
-    assert '<section id="worst"' not in text
-    assert "nan" not in re.sub(r'="[^"]*"', "", text.split("<script>")[0]).lower()
-
-
 POOR = {
     "one fold": {
         "images": make_images().assign(fold=0),
@@ -604,7 +605,6 @@ POOR = {
         "folds": make_report_data().folds.head(1),
         "surfaces": {"disc": make_surface()._replace(per_fold={})},
     },
-    "one member": {"members": Members(make_report_data().members.table.head(1), np.ones((1, 1)))},
     "nothing but empties": {
         "images": make_images().assign(coverage=0.0, predicted=0.0, score=1.0),
         "submission": Submission(5, 5, np.zeros(5)),
@@ -624,7 +624,7 @@ POOR = {
 
 
 PLAIN = {
-    "no column that tells images apart": {"images": make_images().drop(columns="kind"), "classes": pd.DataFrame()},
+    "no column that tells images apart": {"images": make_images().drop(columns="kind")},
     "numbers for ids of kinds": {"images": make_images().assign(kind=lambda table: table.index % 4)},
     "no empties": {"images": make_images().query("coverage > 0")},
     "an empty test set": {"submission": Submission(0, 0, np.zeros(0))},

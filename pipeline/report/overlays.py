@@ -46,13 +46,9 @@ def write_sheet(path: Path, rows: Mapping[str, Sequence[Panel]]) -> None:
         figure.savefig(partial, format="png", dpi=90)
 
 
+@matplotlib.rc_context({"text.parse_math": False})
 def draw_sheet(rows: Mapping[str, Sequence[Panel]]) -> Figure:
     """A titled row of at most PANELS panels for each entry. Titles are plain text, never formulas."""
-    with matplotlib.rc_context({"text.parse_math": False}):
-        return _draw_sheet(rows)
-
-
-def _draw_sheet(rows: Mapping[str, Sequence[Panel]]) -> Figure:
     figure = Figure(figsize=(2.2 * PANELS, 2.6 * len(rows) + 0.4), layout="constrained")
     strips = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for strip, (name, panels) in zip(strips, rows.items(), strict=True):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import resources
 from numbers import Integral, Real
 from pathlib import Path
@@ -23,6 +22,7 @@ from pipeline.report.subgroups import Grouping, score_subgroups
 
 MAX_BYTES = 5 << 20  # of the page; mail and issue trackers accept this size
 PICTURE_SIDES = (384, 256, 128)  # pixels; the largest with which the page has at most MAX_BYTES is used
+PERCENTILES = (5, 25, 50, 75, 95)  # of the coverage
 MAX_SUBGROUPS = 15  # rows of a table of subgroups
 MEAN_TOLERANCE = 5e-4  # larger differences between mean image score and score: the metric is no mean over images
 
@@ -110,41 +110,30 @@ def _fill_template(data: ReportData, sections: Sequence[Section], side: int) -> 
 
 
 def _facts(data: ReportData) -> list[tuple[str, str, str]]:
-    """Name, number and explanation of each number beside the score."""
-    if data.score is None:
-        return []
-    facts = [
-        ("in-sample", format_score(data.score.in_sample), "rules chosen and scored on the same images"),
-        ("optimism", f"{data.score.optimism:+.4f}", "in-sample − cross-fitted"),
-    ]
-    if data.score.at_half is not None:
-        facts.append(("at .5", format_score(data.score.at_half), "threshold .5, without rules"))
-    if data.score.baseline is not None:
-        meaning = "nothing predicted" if data.score.at_half is not None else "the most frequent class everywhere"
-        facts.append(("baseline", format_score(data.score.baseline), meaning))
-    return facts + _detection_facts(data)
+    """Name, number and explanation of each number beside the score, as far as it is defined.
 
-
-def _detection_facts(data: ReportData) -> list[tuple[str, str, str]]:
-    """What the masks find, because a score may reward predicting nothing."""
-    if data.detection is None:
-        return []
+    They include what the masks find, because a score may reward predicting nothing.
+    """
+    score, found = data.score, data.detection
+    baseline = "nothing predicted" if score.at_half is not None else "the most frequent class everywhere"
     facts = (
-        ("Dice", data.detection.dice, format_score, "over all pixels"),
-        ("found", data.detection.found, "{:.0%}".format, "of the masks with objects: some of them are found"),
-        ("left empty", data.detection.left_empty, "{:.0%}".format, "of the empty masks: nothing is predicted"),
+        ("in-sample", score.in_sample, "{:.4f}", "rules chosen and scored on the same images"),
+        ("optimism", score.optimism, "{:+.4f}", "in-sample − cross-fitted"),
+        ("at .5", score.at_half, "{:.4f}", "threshold .5, without rules"),
+        ("baseline", score.baseline, "{:.4f}", baseline),
+        ("Dice", found.dice, "{:.4f}", "over all pixels"),
+        ("found", found.found, "{:.0%}", "of the masks with objects: some of them are found"),
+        ("left empty", found.left_empty, "{:.0%}", "of the empty masks: nothing is predicted"),
     )
-    return [(name, text(value), meaning) for name, value, text, meaning in facts if value is not None]
+    return [(name, form.format(value), meaning) for name, value, form, meaning in facts if value is not None]
 
 
 # ---------------------------------------------------------------------------------------------- sections
 
-NO_SCORES = "no image has an out-of-fold score. The folds of the same config estimate the score of a run on all images."
-
 
 def _learning(data: ReportData) -> list[Section]:
     curves = {
-        "score": f"{data.epoch_metric or data.metric} on the held-out fold. Train longer if it still rises at the end.",
+        "score": f"{data.epoch_metric} on the held-out fold. Train longer if it still rises at the end.",
         "loss": "Training loss. Its scale depends on the loss of the phase.",
         "dice": "Dice over all pixels. It is 0 if nothing is found, whatever the score.",
         "threshold": "The best threshold. A jump between phases shows that the calibration changed.",
@@ -153,7 +142,7 @@ def _learning(data: ReportData) -> list[Section]:
     charts = [
         Chart(plots.svg(plots.learning_curve, data.history, name), f"{name} by epoch. {curves[name]}") for name in shown
     ]
-    missing = "" if shown else "there is no record of the training (metrics.jsonl)."
+    missing = "" if shown else "the pages of the members have them."
     caption = "Thin lines are folds, the thick line is their mean; dashed lines separate the phases. " + " ".join(
         f"{name.capitalize()}: {curves[name]}" for name in shown
     )
@@ -165,15 +154,12 @@ def _folds(data: ReportData) -> list[Section]:
         "One row per fold. If folds differ by much more than chance, look for a group, a subgroup or a leak that is "
         "only in one of them."
     )
-    if data.epoch_metric not in (None, data.metric):
+    if data.epoch_metric != data.metric:
         caption += f" Phases and oof are scored by {data.epoch_metric} of pixels, cross-fitted by {data.metric}."
-    table = [to_table("", data.folds)] if len(data.folds) else []
-    return [Section("folds", "Folds", caption, tables=table, missing="" if table else "there is no table of folds.")]
+    return [Section("folds", "Folds", caption, tables=[to_table("", data.folds)])]
 
 
 def _scores(data: ReportData) -> list[Section]:
-    if data.scored.empty:
-        return [Section("scores", "Scores", "", missing=NO_SCORES)]
     charts = [
         Chart(plots.svg(plots.score_histogram, data.scored), f"Histogram of the scores of {len(data.scored)} images."),
         Chart(plots.svg(plots.score_by_fold, data.scored), "Distribution of the scores in each fold."),
@@ -184,46 +170,38 @@ def _scores(data: ReportData) -> list[Section]:
         "look alike."
     )
     mean = data.scored["score"].mean()
-    if data.score and abs(mean - data.score.interval.mean) > MEAN_TOLERANCE:
+    if abs(mean - data.score.interval.mean) > MEAN_TOLERANCE:
         caption += f" Their mean is {format_score(mean)}; the score above pools the pixels of all images."
     return [Section("scores", "Scores of images", caption, charts)]
 
 
 def _galleries(data: ReportData) -> list[Section]:
-    if data.scored.empty:
-        return [Section("worst", "Worst and best images", "", missing=NO_SCORES)]
-    number = len(with_label_errors(data.scored))
-    galleries = {
-        "worst": (
+    best, label_errors = pictures.best(data.scored), pictures.likely_label_errors(data.scored)
+    return [
+        Section(
+            "worst",
             "Worst images",
             "If they have something in common, sample such images more often, or adapt the model to them.",
-            pictures.worst(data.scored),
+            gallery=pictures.worst(data.scored),
         ),
-        "best": (
+        Section(
+            "best",
             "Best images",
             "For comparison. Images without a mask are left out.",
-            pictures.best(data.scored),
+            gallery=best,
+            missing="" if len(best) else "no image has a mask.",
         ),
-        "label-errors": (
+        Section(
+            "label-errors",
             "Likely label errors",
-            f"{number} of {len(data.scored)} images have a label error score of {LABEL_ERROR} or more: confident "
-            "predictions, by models that did not train on them, contradict their label. Check whether the label or the "
-            "prediction is wrong. Correct wrong labels, or leave them out of the training, but not out of the score.",
-            pictures.likely_label_errors(data.scored),
+            f"{len(with_label_errors(data.scored))} of {len(data.scored)} images have a label error score of "
+            f"{LABEL_ERROR} or more: confident predictions, by models that did not train on them, contradict their "
+            "label. Check whether the label or the prediction is wrong. Correct wrong labels, or leave them out of the "
+            "training, but not out of the score.",
+            gallery=label_errors,
+            missing="" if len(label_errors) else "no confident prediction contradicts a label.",
         ),
-    }
-    return [
-        Section(key, title, caption, gallery=rows)
-        if len(rows)
-        else Section(key, title, caption, missing=EMPTY_GALLERY[key])
-        for key, (title, caption, rows) in galleries.items()
     ]
-
-
-EMPTY_GALLERY = {
-    "best": "no image has a mask.",
-    "label-errors": "no confident prediction contradicts a label.",
-}
 
 
 def _separation(data: ReportData) -> list[Section]:
@@ -266,20 +244,14 @@ RULES_NOTE = (
     "Each fold is scored with its own row. Total, component and presence are smallest areas in pixels. If the rules "
     "differ from fold to fold, they are about equally good; if the areas differ too, few images decide."
 )
-RULE_TEXTS = {  # what a rule set does in addition to the threshold
-    "total": "a mask of fewer than {area} px is emptied",
-    "components": "components of fewer than {area} px are removed",
-    "triplet": "a mask is emptied unless {area} px reach {presence:.3f}",
-}
 
 
 def _describe_surface(name: str, surface: ScoreSurface) -> str:
     """The rules of a class, the width of their plateau, and their range over the folds."""
-    best, points = surface.best, surface.per_fold.values()
-    rule = RULE_TEXTS[surface.rule_set].format(area=best.area, presence=max(best.presence_threshold, best.threshold))
-    rules = ", ".join([*([rule] if best.area else []), *surface.additional_rules]) or "no other rule"
+    points = surface.per_fold.values()
     text = (
-        f"For {name}, the submission uses {surface.rule_set}: threshold {best.threshold:.3f}, {rules}"
+        f"For {name}, the submission uses {surface.rule_set}: threshold {surface.best.threshold:.3f}, "
+        f"{', '.join(surface.rules) or 'no other rule'}"
         f"; thresholds of {_format_range(plots.plateau(surface), '.3f')} score within {plots.PLATEAU_TOLERANCE} of it"
     )
     if points:
@@ -295,9 +267,6 @@ def _format_range(values: Sequence[float], form: str) -> str:
 
 
 def _calibration(data: ReportData) -> list[Section]:
-    title = "Calibration"
-    if data.reliability.empty:
-        return [Section("calibration", title, "", missing="no pixels were counted.")]
     uncertain = data.reliability[data.reliability["probability"].between(0.05, 0.95)]
     caption = (
         f"On the dashed line, seven of ten pixels of probability .7 are masked. Below it the model is overconfident. "
@@ -306,17 +275,14 @@ def _calibration(data: ReportData) -> list[Section]:
         "model; the mean of several models does not."
     )
     chart = Chart(plots.svg(plots.reliability_curve, data.reliability), "Reliability curve with the number of pixels.")
-    return [Section("calibration", title, caption, [chart], half=True)]
+    return [Section("calibration", "Calibration", caption, [chart], half=True)]
 
 
 def _coverage(data: ReportData) -> list[Section]:
-    title = "Predicted against true coverage"
-    if data.scored.empty:
-        return [Section("coverage", title, "", missing=NO_SCORES)]
     unit = "image and class" if len(data.masks) else "image"
     choice = [
         Chart(
-            plots.svg(plots.coverage_scatter, data.coverages.dropna(subset="predicted"), log),
+            plots.svg(plots.coverage_scatter, data.coverages, log),
             f"Predicted against true coverage of each {unit}, {name} axes.",
             name,
         )
@@ -326,18 +292,15 @@ def _coverage(data: ReportData) -> list[Section]:
         f"A point is an {unit}. Above the line too much is masked, below it too little. Points on the left edge are "
         "false positives on empty images, points on the bottom edge are missed masks."
     )
-    return [Section("coverage", title, caption, choice=choice, half=True)]
+    return [Section("coverage", "Predicted against true coverage", caption, choice=choice, half=True)]
 
 
 def _subgroups(data: ReportData) -> list[Section]:
-    tables = [to_table("by class", data.classes)] if len(data.classes) else []
-    if len(data.scored):
-        tables += [_subgroup_table(grouping) for grouping in score_subgroups(data.scored)]
+    tables = [to_table("by class", data.classes), *map(_subgroup_table, score_subgroups(data.scored))]
     caption = (
         "The worst first. A large subgroup with a low mean offers the largest gain; the mean of a small one is noisy."
     )
-    missing = "" if tables else "no column defines subgroups of the images."
-    return [Section("subgroups", "Scores by class, group and subgroup", caption, tables=tables, missing=missing)]
+    return [Section("subgroups", "Scores by class, group and subgroup", caption, tables=tables)]
 
 
 def _subgroup_table(grouping: Grouping) -> Table:
@@ -349,7 +312,7 @@ def _subgroup_table(grouping: Grouping) -> Table:
 
 def _members(data: ReportData) -> list[Section]:
     title = "Members of the ensemble"
-    if data.members is None or len(data.members.table) < 2:
+    if data.members is None:
         return [Section("members", title, "", missing="there is one model, so there are no weights.")]
     caption = (
         "Averaging does not reduce errors that are alike (correlation near 1): a weaker member with other errors helps "
@@ -368,20 +331,21 @@ def _pseudo(data: ReportData) -> list[Section]:
         return [Section("pseudo", title, "", missing=NO_PSEUDO_LABELS)]
     gain = data.pseudo.difference
     caption = (
-        f"{data.pseudo.labelled}, trained on pseudo-labels, against {data.pseudo.source}, whose models made them, out "
+        f"{data.pseudo.name}, trained on pseudo-labels, against {data.pseudo.source}, whose models made them, out "
         f"of fold at threshold .5: {gain.mean:+.4f}, {gain}. If the interval includes 0, there is no evidence of a "
         "gain. The interval does not include the luck of two trainings: check whether the folds agree."
     )
-    return [Section("pseudo", title, caption, tables=[to_table("by fold", data.pseudo.table)])]
+    return [Section("pseudo", title, caption, tables=[to_table("by fold", data.pseudo.folds)])]
 
 
 def _submission(data: ReportData) -> list[Section]:
-    if data.submission is None or not len(data.submission.coverage):
-        return [Section("submission", "Submission", "", missing="there is none yet.")]
-    true, test = data.coverages["coverage"].to_numpy(), data.submission.coverage
-    sets = {"train": true, "test": test}
-    if len(data.scored):
-        sets = {"train": true, "out of fold": data.coverages["predicted"].dropna().to_numpy(), "test": test}
+    if not len(data.submission.coverage):
+        return [Section("submission", "Submission", "", missing="the test data are hidden, or none could be read.")]
+    sets = {
+        "train": data.coverages["coverage"].to_numpy(),
+        "out of fold": data.coverages["predicted"].to_numpy(),
+        "test": data.submission.coverage,
+    }
     caption = (
         f"{data.submission.rows} rows, {data.submission.empty} of them empty. A difference between out of fold and "
         "train is a bias of the model. If test differs from out of fold, the test set differs: look at test images."
@@ -401,18 +365,11 @@ def _submission(data: ReportData) -> list[Section]:
 
 def _coverage_summary(sets: dict[str, np.ndarray]) -> pd.DataFrame:
     """Number, empty share, mean and percentiles of the coverage, a column for each set of masks."""
-    rows = {
-        "number": lambda coverage: f"{len(coverage):,}",
-        "empty": lambda coverage: f"{(coverage == 0).mean():.1%}",
-        "mean coverage": lambda coverage: f"{coverage.mean():.2%}",
-        **{f"{q}% have less than": partial(_percentile, q) for q in (5, 25, 50, 75, 95)},
-    }
-    table = {name: [measure(coverage) for measure in rows.values()] for name, coverage in sets.items()}
-    return pd.DataFrame({"masks of": list(rows), **table})
-
-
-def _percentile(q: float, coverage: np.ndarray) -> str:
-    return f"{np.percentile(coverage, q):.2%}"
+    table = {"masks of": ["number", "empty", "mean coverage", *(f"{q}% have less than" for q in PERCENTILES)]}
+    for name, coverage in sets.items():
+        shares = [coverage.mean(), *np.percentile(coverage, PERCENTILES)]
+        table[name] = [f"{len(coverage):,}", f"{(coverage == 0).mean():.1%}", *(f"{share:.2%}" for share in shares)]
+    return pd.DataFrame(table)
 
 
 NO_SHAKEUP = (

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import matplotlib
@@ -61,30 +61,23 @@ def tiles(rows: pd.DataFrame, picture: Callable[[str], Picture], side: int) -> I
         side: pixels, the longer side of a picture; a smaller image keeps its size.
     """
     for row in rows.to_dict("records"):
-        yield _tile(row["image_id"], _facts(row), picture(row["image_id"]), side)
-
-
-def _tile(image_id: str, facts: Sequence[str], picture: Picture, side: int) -> GalleryTile:
-    image = picture.image[..., 0] if picture.image.shape[-1] == 1 else picture.image
-    height, width = picture.values.shape
-    return GalleryTile(
-        image_id,
-        facts,
-        height,
-        width,
-        webp(_shrink(image, side)),
-        webp(HEATMAP[_shrink(picture.values, side)]),
-        outline(picture.target, side),
-        outline(picture.mask, side),
-    )
-
-
-def _facts(row: dict[str, Any]) -> tuple[str, ...]:
-    return (
-        f"score {row['score']:.3f}, label error score {row['label_error_score']:.2f}",
-        row["summary"],
-        f"fold {row['fold']}",
-    )
+        image_id, shown = row["image_id"], picture(row["image_id"])
+        height, width = shown.values.shape
+        facts = (
+            f"score {row['score']:.3f}, label error score {row['label_error_score']:.2f}",
+            row["summary"],
+            f"fold {row['fold']}",
+        )
+        yield GalleryTile(
+            image_id,
+            facts,
+            height,
+            width,
+            webp(_shrink(shown.image[..., 0] if shown.image.shape[-1] == 1 else shown.image, side)),
+            webp(HEATMAP[_shrink(shown.values, side)]),
+            outline(shown.target, side),
+            outline(shown.mask, side),
+        )
 
 
 def webp(pixels: np.ndarray) -> str:

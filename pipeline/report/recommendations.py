@@ -32,7 +32,7 @@ def recommend(data: ReportData) -> list[str]:
 
 def _empty_rows(data: ReportData) -> str | None:
     """Empty rows come first: a submission that predicts nothing may have a good score."""
-    if data.submission is None or not len(data.submission.coverage):
+    if not len(data.submission.coverage):
         return None
     empty, train = data.submission.coverage == 0, (data.coverages["coverage"] == 0).mean()
     if not empties_differ(empty.mean(), train, len(empty)):
@@ -45,15 +45,7 @@ def _empty_rows(data: ReportData) -> str | None:
     )
 
 
-def _no_score(data: ReportData) -> str | None:
-    if data.score is None or data.scored.empty:
-        return "No image has an out-of-fold score: train the folds to estimate the score of this run."
-    return None
-
-
 def _optimism(data: ReportData) -> str | None:
-    if data.score is None:
-        return None
     half_width = (data.score.interval.high - data.score.interval.low) / 2
     if not data.score.optimism > MAX_OPTIMISM * half_width:  # False too if there is no interval (NaN)
         return None
@@ -64,7 +56,7 @@ def _optimism(data: ReportData) -> str | None:
 
 
 def _no_gain(data: ReportData) -> str | None:
-    if data.score is None or data.score.at_half is None or not data.score.interval.mean <= data.score.at_half:
+    if data.score.at_half is None or not data.score.interval.mean <= data.score.at_half:
         return None
     return (
         f"The chosen rules score {data.score.interval.mean:.4f}, threshold .5 alone scores {data.score.at_half:.4f}: "
@@ -101,8 +93,6 @@ def _different_thresholds(data: ReportData) -> str | None:
 
 
 def _calibration(data: ReportData) -> str | None:
-    if data.reliability.empty:
-        return None
     uncertain = data.reliability[data.reliability["probability"].between(0.05, 0.95)]
     error = calibration_error(uncertain)
     if not error > MAX_CALIBRATION_ERROR:
@@ -114,12 +104,11 @@ def _calibration(data: ReportData) -> str | None:
 
 
 def _still_rising(data: ReportData) -> str | None:
-    if data.history.empty or data.history["score"].isna().all():
+    if data.history.empty:
         return None
     last = data.history[data.history["phase"] == data.history["phase"].max()]
     folds = [part for _, part in last.groupby("fold") if len(part) > 1]
-    criterion = "selection" if "selection" in last else "score"
-    rising = [part["epoch"][part[criterion].idxmax()] == part["epoch"].max() for part in folds]
+    rising = [part["epoch"][part["selection"].idxmax()] == part["epoch"].max() for part in folds]
     if not rising or not all(rising):
         return None
     return f"In every fold the last epoch of phase {last['phase'].iloc[0]} is the best: train that phase longer."
@@ -152,7 +141,7 @@ def _label_errors(data: ReportData) -> str | None:
 
 
 def _wrong_area(data: ReportData) -> str | None:
-    predicted, true = data.coverages.dropna(subset="predicted")[["predicted", "coverage"]].sum()
+    predicted, true = data.coverages[["predicted", "coverage"]].sum()
     if not true or not abs(predicted / true - 1) > MAX_AREA_DIFFERENCE:
         return None
     more = "larger" if predicted > true else "smaller"
@@ -163,21 +152,19 @@ def _wrong_area(data: ReportData) -> str | None:
 
 
 def _different_empty_share(data: ReportData) -> str | None:
-    if data.submission is None or not len(data.submission.coverage):
+    if not len(data.submission.coverage):
         return None
-    column, where = ("predicted", "out of fold") if len(data.scored) else ("coverage", "in train")
-    test, train = (data.submission.coverage == 0).mean(), (data.coverages[column].dropna() == 0).mean()
-    if not abs(test - train) > MAX_EMPTY_DIFFERENCE:
+    test, out_of_fold = (data.submission.coverage == 0).mean(), (data.coverages["predicted"] == 0).mean()
+    if not abs(test - out_of_fold) > MAX_EMPTY_DIFFERENCE:
         return None
     return (
-        f"{test:.0%} of the test masks are empty, {train:.0%} {where}: the test set differs, or the rules do not suit "
-        "the average of the folds' models. Look at the test images with the smallest predicted masks."
+        f"{test:.0%} of the test masks are empty, {out_of_fold:.0%} out of fold: the test set differs, or the rules do "
+        "not suit the average of the folds' models. Look at the test images with the smallest predicted masks."
     )
 
 
 RECOMMENDATIONS: tuple[Callable[[ReportData], str | None], ...] = (
     _empty_rows,
-    _no_score,
     _optimism,
     _no_gain,
     _uneven_folds,

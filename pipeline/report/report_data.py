@@ -1,10 +1,10 @@
 """The content of a report: plain tables, arrays and one function, collected by a stage. No paths, stores or models.
 
-A part that is None, or a table without rows, is left out of the page, and the page gives the reason.
+A part that is None, or a table without rows, does not exist for this run: the page gives the reason.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +36,7 @@ class CrossFittedScore(NamedTuple):
     interval: Interval  # of the cross-fitted score
     in_sample: float  # rules chosen and scored on the same images
     at_half: float | None  # at threshold .5, without rules; None for exclusive classes, which have no threshold
-    baseline: float | None = None  # nothing predicted; of exclusive classes, the most frequent one everywhere
+    baseline: float  # nothing predicted; of exclusive classes, the most frequent one everywhere
 
     @property
     def optimism(self) -> float:
@@ -60,7 +60,7 @@ class ScoreSurface(NamedTuple):
     best: SurfacePoint  # on all folds: what the submission uses
     per_fold: Mapping[int, SurfacePoint]  # the best of this rule set without the fold
     rule_set: str = "total"  # a key of `postprocess.FAMILIES`
-    additional_rules: tuple[str, ...] = ()  # descriptions of rules that are no part of the rule set
+    rules: tuple[str, ...] = ()  # descriptions of the rules in use beside the threshold
 
 
 class ObjectSeparation(NamedTuple):
@@ -77,12 +77,13 @@ class Members(NamedTuple):
     correlation: np.ndarray  # (M, M), −1 to 1, of the members' errors on the OOF images, in the table's order
 
 
-class PseudoLabelEffect(NamedTuple):
-    """The change of the score by training on pseudo-labels."""
+class PseudoGain(NamedTuple):
+    """The gain of training on pseudo-labels."""
 
-    labelled: str  # name of the config that trained on them
-    source: str  # name of the config without them, whose models made the labels
-    table: pd.DataFrame  # fold, labelled (test images), with, without (OOF at threshold .5)
+    name: str  # of the config with labels
+    source: str  # of the one without, whose models made the labels
+    folds: pd.DataFrame  # fold, labelled (test images), with, without
+    scores: tuple[float, float]  # with and without, out of fold at threshold .5
     difference: Difference  # with − without, over groups
 
 
@@ -115,15 +116,14 @@ class ReportData:
         images: a row for each training image with its OOF result: image_id, fold, score (cross-fitted, 0 to 1),
             coverage (of the target, 0 to 1; 1 where each pixel has a class), predicted (coverage of the mask by the
             rules chosen without its fold), label_error_score (of `label_quality`), summary (target and prediction
-            described in a few words); group, if there is one; any other column of few values, such as the
-            competition's `kind`, defines subgroups. An image without OOF result (a run on all images) has score NaN.
-        score: None if nothing was cross-fitted.
+            described in a few words); group; any other column of few values, such as the
+            competition's `kind`, defines subgroups. An image that does not count for the metric has score NaN.
         picture: the picture of an image id; called only for the images that are shown.
-        detection: what the cross-fitted masks find; None if nothing was cross-fitted.
-        masks: of several classes, a row for each class and image: class, coverage, predicted. Of one, `images` has it.
-        epoch_metric: name of the metric of the history's scores, if it is not `metric`.
-        history: the rows of each fold's metrics.jsonl: fold, phase, epoch, loss, score, best; if they exist,
-            threshold, selection, dice, found, left_empty.
+        detection: what the cross-fitted masks find.
+        masks: of several classes, a row for each class and image: class, coverage, predicted. Of one, see `images`.
+        epoch_metric: name of the metric of the history's scores.
+        history: of one config, the rows of each fold's metrics.jsonl: fold, phase, epoch, loss, score, selection,
+            best; if they exist, threshold, dice, found, left_empty.
         folds: a row for each fold: fold, images, then any numbers; the column `seconds` is shown as time.
         classes: a row for each class: class, then any numbers.
         surfaces: by class.
@@ -138,22 +138,22 @@ class ReportData:
     metric: str
     provenance: Mapping[str, Any]
     images: pd.DataFrame
-    score: CrossFittedScore | None
+    score: CrossFittedScore
     picture: Callable[[str], Picture]
-    detection: DetectionRates | None = None
-    masks: pd.DataFrame = field(default_factory=pd.DataFrame)
-    epoch_metric: str | None = None
-    history: pd.DataFrame = field(default_factory=pd.DataFrame)
-    folds: pd.DataFrame = field(default_factory=pd.DataFrame)
-    classes: pd.DataFrame = field(default_factory=pd.DataFrame)
-    surfaces: Mapping[str, ScoreSurface] = field(default_factory=dict)
-    rules: pd.DataFrame = field(default_factory=pd.DataFrame)
-    separation: ObjectSeparation | None = None
-    reliability: pd.DataFrame = field(default_factory=pd.DataFrame)
-    members: Members | None = None
-    pseudo: PseudoLabelEffect | None = None
-    submission: Submission | None = None
-    shakeup: SimulatedShakeup | None = None
+    detection: DetectionRates
+    masks: pd.DataFrame
+    epoch_metric: str
+    history: pd.DataFrame
+    folds: pd.DataFrame
+    classes: pd.DataFrame
+    surfaces: Mapping[str, ScoreSurface]
+    rules: pd.DataFrame
+    separation: ObjectSeparation | None
+    reliability: pd.DataFrame
+    members: Members | None
+    pseudo: PseudoGain | None
+    submission: Submission
+    shakeup: SimulatedShakeup | None
 
     @property
     def scored(self) -> pd.DataFrame:
@@ -162,5 +162,5 @@ class ReportData:
 
     @property
     def coverages(self) -> pd.DataFrame:
-        """A row for each image, or for each class and image: coverage, and predicted if there is an OOF result."""
+        """A row for each image, or for each class and image: coverage and predicted."""
         return self.masks if len(self.masks) else self.images

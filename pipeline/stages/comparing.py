@@ -12,6 +12,7 @@ from pipeline.data.tables import read_table
 from pipeline.manifest import read_submission_manifest
 from pipeline.metrics import Scores
 from pipeline.pseudo_labels import read_labels
+from pipeline.report.report_data import PseudoGain
 from pipeline.stages.ensembling import DENOMINATOR, NUMERATOR
 from pipeline.stages.labelling import load_beside, source_of_labels, with_pseudo
 from pipeline.stages.preparing import Context, count_test_images, make_context, scores_at_half
@@ -114,16 +115,6 @@ def _refuse_other_competition(names: Sequence[str], card_name: str) -> None:
                 f"{name} is a submission for {found}, not for {card_name}: use COMPETITION={found} (make) or "
                 f"--competition {found}"
             )
-
-
-class PseudoGain(NamedTuple):
-    """The gain of training on pseudo-labels."""
-
-    name: str  # of the config with labels
-    source: str  # of the one without
-    folds: pd.DataFrame  # fold, labelled (test images), with, without
-    scores: tuple[float, float]  # with and without, out of fold at threshold .5
-    difference: Difference  # with − without, over groups
 
 
 def pseudo(cfg: Config) -> PseudoGain:

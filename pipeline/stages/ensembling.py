@@ -117,7 +117,7 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
         together,
         interval(scores, groups),
         _official(members, rows, together),
-        _member_scores(members, together, alone),
+        member_scores(members, together, alone),
         _gain(scores, alone, groups),
         _found(members, rows, together),
         share_of_empties(rows, first.card.classes),
@@ -285,7 +285,7 @@ def _score_volumes(members: Sequence[Context], rows: pd.DataFrame, selection: Se
     return volume_metric(card.metric)(map(read, scoring.by_volume(rows, card)))
 
 
-def _member_scores(members: Sequence[Context], together: Selection, alone: Sequence[Selection]) -> list[MemberScore]:
+def member_scores(members: Sequence[Context], together: Selection, alone: Sequence[Selection]) -> list[MemberScore]:
     weights = zip(together.renderer.weights.tolist(), together.log_loss_weights.tolist(), strict=True)
     return [
         MemberScore(member.cfg.name, *pair, selection.score)

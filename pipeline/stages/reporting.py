@@ -1,7 +1,6 @@
 """The stage `report`: collects the scores, plots and pictures of a config or an ensemble for one page."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +10,7 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.index import coverage_columns
-from pipeline.data.reader import Reader
-from pipeline.data.sample import META, Sample, samples_of
+from pipeline.data.sample import META, samples_of
 from pipeline.ensemble.renderer import Renderer
 from pipeline.ensemble.selection import Selection
 from pipeline.manifest import collect_provenance
@@ -24,7 +22,15 @@ from pipeline.report import report_data
 from pipeline.report.label_quality import label_error_score, reliability
 from pipeline.report.page import write_report
 from pipeline.stages.comparing import gain_of
-from pipeline.stages.ensembling import ensemble_name, load_members, oof_of_members, oof_rows, select_members, test_masks
+from pipeline.stages.ensembling import (
+    ensemble_name,
+    load_members,
+    member_scores,
+    oof_of_members,
+    oof_rows,
+    select_members,
+    test_masks,
+)
 from pipeline.stages.labelling import companion_path, read_companion, source_of_labels
 from pipeline.stages.oof_images import OofImage, make_oof_image
 from pipeline.stages.preparing import Context, count_test_images, make_context
@@ -32,8 +38,6 @@ from pipeline.stages.training import fold_row, predict_test, read_history
 from pipeline.statistics import shakeup
 from pipeline.statistics.bootstrap import interval
 from pipeline.submission import sample_rows
-
-MAX_VALUES = 20  # of a column that defines subgroups
 
 
 def report(cfgs: Sequence[Config]) -> Path:
@@ -50,22 +54,23 @@ def collect_report_data(cfgs: Sequence[Config]) -> report_data.ReportData:
     """The content of the page of a config or an ensemble. Runs the stages that are missing."""
     members = load_members(cfgs)
     test_index, *_ = [predict_test(member) for member in members]
-    return _report_data(ensemble_name(cfgs), members, test_index)
-
-
-def _report_data(title: str, members: Sequence[Context], test_index: pd.DataFrame) -> report_data.ReportData:
     first, rows = members[0], oof_rows(members)
     selection, alone = select_members(members, rows)
     oof = oof_of_members(members, rows)
     fold_of = dict(zip(rows["image_id"], rows["fold"], strict=True))
+    samples = {sample.image_id: sample for sample in samples_of(rows)}
 
     def read(image_id: str) -> OofImage:
         return make_oof_image(selection.by_fold[fold_of[image_id]], *oof.read(image_id))
 
+    def picture(image_id: str) -> report_data.Picture:
+        image, values = read(image_id), first.reader.picture(samples[image_id])
+        return report_data.Picture(values, image.target_regions, image.values.max(axis=0), image.predicted_regions)
+
     summary = _summarize_oof(rows["image_id"], read)
     masks = _masks(rows, first.card.classes, summary.coverage)
     return report_data.ReportData(
-        title=title,
+        title=ensemble_name(cfgs),
         competition=first.card.title,
         metric=score_metric(first.card),
         epoch_metric=epoch_metric(first.card.metric),
@@ -74,7 +79,7 @@ def _report_data(title: str, members: Sequence[Context], test_index: pd.DataFram
         masks=masks if len(first.card.classes) > 1 else pd.DataFrame(),
         score=_score(selection, rows["group"].to_numpy()),
         detection=detection_rates(summary.pixels),
-        picture=partial(_picture, first.reader, {sample.image_id: sample for sample in samples_of(rows)}, read),
+        picture=picture,
         history=_history(members),
         folds=_folds(members, selection),
         classes=_classes(first.card.classes, masks, selection.scores),
@@ -102,15 +107,6 @@ def _score(selection: Selection, groups: np.ndarray) -> report_data.CrossFittedS
     at_half = None if selection.renderer.kind == "multiclass" else selection.at_half
     return report_data.CrossFittedScore(
         interval(selection.scores, groups), selection.in_sample, at_half, selection.baseline
-    )
-
-
-def _picture(
-    reader: Reader, samples: Mapping[str, Sample], read: Callable[[str], OofImage], image_id: str
-) -> report_data.Picture:
-    image = read(image_id)
-    return report_data.Picture(
-        reader.picture(samples[image_id]), image.target_regions, image.values.max(axis=0), image.predicted_regions
     )
 
 
@@ -158,17 +154,15 @@ def _masks(rows: pd.DataFrame, classes: Sequence[str], predicted: np.ndarray) ->
 
 
 def _subgroup_columns(rows: pd.DataFrame) -> dict[str, pd.Series]:
-    """Meta columns of 2 to MAX_VALUES values and the size, which may define subgroups; also the group, if it is shared.
+    """Columns that may define subgroups: of the competition's tables, the size, and the group.
 
     A meta column keeps its prefix if the table of images has a column of its name.
     """
     own = {*report_data.RESULT_COLUMNS, "group"}
     meta = {column.removeprefix(META): rows[column] for column in rows if column.startswith(META)}
-    few = {META + name if name in own else name: meta[name] for name in meta if 1 < meta[name].nunique() <= MAX_VALUES}
-    sizes = rows["height"].astype(str) + "×" + rows["width"].astype(str)
-    if "size" not in meta and 1 < sizes.nunique() <= MAX_VALUES:
-        few["size"] = sizes
-    return few if rows["group"].is_unique else {**few, "group": rows["group"]}
+    columns = {META + name if name in own else name: column for name, column in meta.items()}
+    columns.setdefault("size", rows["height"].astype(str) + "×" + rows["width"].astype(str))
+    return {**columns, "group": rows["group"]}
 
 
 def _history(members: Sequence[Context]) -> pd.DataFrame:
@@ -176,7 +170,8 @@ def _history(members: Sequence[Context]) -> pd.DataFrame:
     if len(members) > 1:
         return pd.DataFrame()
     lines = [line for fold in members[0].fold_numbers() for line in read_history(members[0], fold)]
-    return _without_thresholds(pd.DataFrame(lines), members[0].card)
+    history = pd.DataFrame(lines)
+    return history.drop(columns="threshold") if members[0].card.exclusive else history
 
 
 def _folds(members: Sequence[Context], selection: Selection) -> pd.DataFrame:
@@ -184,14 +179,7 @@ def _folds(members: Sequence[Context], selection: Selection) -> pd.DataFrame:
     if len(members) > 1:
         sizes = members[0].folds.groupby("fold").size()
         return pd.DataFrame([{"fold": fold, "images": sizes[fold], "cross-fitted": means[fold]} for fold in means])
-    rows = pd.DataFrame([fold_row(members[0], fold) for fold in means]).assign(**{"cross-fitted": list(means.values())})
-    return _without_thresholds(rows, members[0].card)
-
-
-def _without_thresholds(table: pd.DataFrame, card: Competition) -> pd.DataFrame:
-    """Remove the columns of thresholds for exclusive classes, which have no threshold."""
-    unused = [column for column in table if card.exclusive and column.startswith("threshold")]
-    return table.drop(columns=unused)
+    return pd.DataFrame([fold_row(members[0], fold) for fold in means]).assign(**{"cross-fitted": list(means.values())})
 
 
 def _classes(classes: Sequence[str], masks: pd.DataFrame, scores: Scores) -> pd.DataFrame:
@@ -234,20 +222,19 @@ def make_score_surface(grid: ScoreGrid, final: Rules) -> report_data.ScoreSurfac
     """Scores by threshold and area, in the rule set and with the weights of the submission.
 
     Without a fold, another rule set (see `rules_table`) or other weights may have been chosen. Here each fold's point
-    is the best of this surface without the fold, so that all points belong to the surface that is drawn. Additional
-    rules have no axis; they are described as text.
+    is the best of this surface without the fold, so that all points belong to the surface that is drawn. The
+    rules of the submission, which may have no axis, are also described as text.
     """
     rules, _ = grid.best()
     folds = grid.folds.tolist()
     without = {fold: grid.best([each for each in folds if each != fold])[0] for fold in folds}
     per_fold = {fold: _point(grid, each) for fold, each in without.items()}
-    additional = _additional_rules(rules, final)
     return report_data.ScoreSurface(
-        grid.areas, grid.plane(rules), _point(grid, rules), per_fold, grid.rule_set, tuple(additional)
+        grid.areas, grid.plane(rules), _point(grid, rules), per_fold, grid.rule_set, describe_rules(rules, final)
     )
 
 
-ADDITIONAL_RULES = {  # field of the rules: its effect
+RULE_TEXTS = {  # field of the rules: its effect
     "min_area": "a mask of fewer than {} px is emptied",
     "min_component": "components of fewer than {} px are removed",
     "presence_area": "a mask is emptied unless {} px reach {presence:.3f}",
@@ -256,15 +243,14 @@ ADDITIONAL_RULES = {  # field of the rules: its effect
 }
 
 
-def _additional_rules(rules: Rules, variant: Rules) -> list[str]:
-    """Descriptions of the fields in which a variant differs from the rules."""
-    before, after = rules._asdict(), variant._asdict()
-    presence = max(variant.presence_threshold, variant.threshold)
-    return [
-        text.format(after[field], presence=presence)
-        for field, text in ADDITIONAL_RULES.items()
-        if after[field] != before[field]
-    ]
+def describe_rules(rules: Rules, variant: Rules) -> tuple[str, ...]:
+    """Descriptions of rules beside the threshold, then of the fields in which a variant differs from them."""
+    texts = []
+    for before, after in ((Rules(rules.threshold, 0), rules), (rules, variant)):
+        presence = max(after.presence_threshold, after.threshold)
+        changed = [field for field in RULE_TEXTS if getattr(before, field) != getattr(after, field)]
+        texts += [RULE_TEXTS[field].format(getattr(after, field), presence=presence) for field in changed]
+    return tuple(texts)
 
 
 def _point(grid: ScoreGrid, rules: Rules) -> report_data.SurfacePoint:
@@ -299,26 +285,17 @@ def _rules_row(rules: Rules) -> dict[str, Any]:
 
 
 def _members(members: Sequence[Context], selection: Selection, alone: Sequence[Selection]) -> report_data.Members:
-    table = pd.DataFrame(
-        {
-            "name": [member.cfg.name for member in members],
-            "weight": selection.renderer.weights,
-            "score": [each.score for each in alone],
-        }
-    )
+    table = pd.DataFrame(member_scores(members, selection, alone))[["name", "weight", "score"]]
     errors = np.nan_to_num([1 - each.scores.per_image() for each in alone])  # an image that does not count has no error
     return report_data.Members(table, np.corrcoef(errors))
 
 
-def _pseudo(member: Context) -> report_data.PseudoLabelEffect | None:
-    """The effect of a config's pseudo-labels, or of its trained companion's; None if there are none."""
+def _pseudo(member: Context) -> report_data.PseudoGain | None:
+    """The gain of a config's pseudo-labels, or of its trained companion's; None if there are none."""
     if member.cfg.train.pseudo:
-        gain = gain_of(member, make_context(source_of_labels(member.cfg)))
-    elif labelled := _trained_companion(member):
-        gain = gain_of(labelled, member)
-    else:
-        return None
-    return report_data.PseudoLabelEffect(gain.name, gain.source, gain.folds, gain.difference)
+        return gain_of(member, make_context(source_of_labels(member.cfg)))
+    labelled = _trained_companion(member)
+    return gain_of(labelled, member) if labelled else None
 
 
 def _trained_companion(member: Context) -> Context | None:
@@ -336,26 +313,17 @@ def _submission(members: Sequence[Context], test_index: pd.DataFrame, renderer: 
     """The number of rows and empty rows, and the coverage of each image and class."""
     card, readable = members[0].card, set(test_index["image_id"])
     masks_of = test_masks(members, readable, renderer)
-    tested = {image_id: _measure_masks(masks_of(image_id)) for image_id in track(readable, "test masks")}
+    covered, objects = {}, {}
+    for image_id in track(readable, "test masks"):
+        predicted = masks_of(image_id)  # (C, H, W), or a label map of objects (H, W)
+        masks = predicted if predicted.ndim == 3 else (predicted > 0)[None]
+        covered[image_id], objects[image_id] = masks.mean(axis=(1, 2)), int(predicted.max())
     rows = sample_rows(card, members[0].paths.root / card.files.sample_submission)
     number = {name: position for position, name in enumerate(card.classes)}
-    predicted = rows[rows["image_id"].isin(readable)]
-    coverage = np.array([tested[row.image_id].coverage[number[row.label]] for row in predicted.itertuples()])
-    more = sum(tested[image_id].rows - 1 for image_id in predicted["image_id"]) if card.instances else 0
+    tested = rows[rows["image_id"].isin(readable)]
+    coverage = np.array([covered[row.image_id][number[row.label]] for row in tested.itertuples()])
+    more = sum(max(1, objects[image_id]) - 1 for image_id in tested["image_id"]) if card.instances else 0
     return report_data.Submission(len(rows) + more, len(rows) - int((coverage > 0).sum()), coverage)
-
-
-class TestImageMasks(NamedTuple):
-    """Size of the predicted masks of one test image."""
-
-    coverage: np.ndarray  # (C,) float, masked share, 0 to 1
-    rows: int  # of objects: one per object, or one row if there is none
-
-
-def _measure_masks(predicted: np.ndarray) -> TestImageMasks:
-    """Measure masks (C, H, W), or a label map of objects (H, W)."""
-    masks = predicted if predicted.ndim == 3 else (predicted > 0)[None]
-    return TestImageMasks(masks.mean(axis=(1, 2)), max(1, int(predicted.max())))
 
 
 def _simulate_shakeup(first: Context, scores: Scores, groups: np.ndarray) -> report_data.SimulatedShakeup | None:

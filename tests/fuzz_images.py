@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from pipeline.data.formats import read_pixels, read_size
-from pipeline.data.reader import read_preview
+from pipeline.data.reader import DEFAULT_READER
+from pipeline.data.sample import Sample
 from pipeline.data.windows import Box, open_windows
 from tests import odd_images
 
@@ -40,7 +41,7 @@ def fuzz_image(rng: np.random.Generator, folder: Path) -> str:
     pixels = read_pixels(path)
     assert pixels.shape[:2] == (height, width), f"{name}: {pixels.shape[:2]}, its header says {(height, width)}"
     assert not cut or np.array_equal(pixels, whole), f"{name}: a file that was cut reads as a whole one"
-    assert read_preview(path, channels=3).shape == (height, width, 3)
+    assert DEFAULT_READER.preview(Sample.from_file(path), channels=3).shape == (height, width, 3)
     top, left = int(rng.integers(height)), int(rng.integers(width))
     box = Box(top, left, height - top, width - left)
     with open_windows(path) as image:

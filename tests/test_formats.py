@@ -24,7 +24,7 @@ from pipeline.data import formats, medical, rasters
 from pipeline.data.augment import STRENGTHS, Augment
 from pipeline.data.file_index import find_files
 from pipeline.data.formats import read_pixels, read_size
-from pipeline.data.reader import ImageError, Reader, percentile_normalize, read_labels, read_mask, read_preview
+from pipeline.data.reader import DEFAULT_READER, ImageError, Reader, percentile_normalize, read_labels, read_mask
 from pipeline.data.sample import Sample
 from pipeline.data.windows import Box, open_windows
 from tests import odd_images
@@ -40,6 +40,10 @@ FIVE = RNG.integers(0, 65536, (5, 9, 7)).astype(np.uint16)
 
 
 # ---------------------------------------------------------------------------------------------- values
+
+
+def preview(path, channels):
+    return DEFAULT_READER.preview(Sample.from_file(path), channels)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +212,7 @@ def test_a_wrong_number_of_channels_is_refused_with_what_to_set(tmp_path):
 def test_previews_of_any_values_are_uint8_with_full_contrast(tmp_path):
     np.save(tmp_path / "five.npy", FIVE.transpose(1, 2, 0).astype(np.float64) - 3000)
     for channels in (1, 3):
-        found = read_preview(tmp_path / "five.npy", channels)
+        found = preview(tmp_path / "five.npy", channels)
         assert (found.shape, found.dtype) == ((9, 7, channels), np.uint8)
         assert np.ptp(found) == 255
 
@@ -541,7 +545,11 @@ def test_a_header_with_a_size_beyond_the_file_is_refused_before_memory_is_alloca
     path = tmp_path / f"a.{name}"
     _promising(path, name, lambda path: np.save(path, GREY8) if name == "npy" else Image.fromarray(GREY8).save(path))
     tracemalloc.start()
-    for read in (read_pixels, lambda path: read_preview(path, 1), lambda path: read_mask(path, above=9)):
+    for read in (
+        read_pixels,
+        lambda path: preview(path, 1),
+        lambda path: read_mask(path, above=9),
+    ):
         with pytest.raises(ImageError, match=rf"a\.{name}: cannot be read, .*(declares|expected)"):
             read(path)
     assert tracemalloc.get_traced_memory()[1] < 20 << 20
@@ -556,7 +564,7 @@ def test_a_tiff_with_a_size_beyond_its_data_is_refused(tmp_path, compression, ti
     with tifffile.TiffFile(path, mode="r+") as file:
         for tag in ("ImageWidth", "ImageLength"):
             file.pages[0].tags[tag].overwrite(60000)
-    for read in (read_pixels, lambda path: read_preview(path, 1), by_window):
+    for read in (read_pixels, lambda path: preview(path, 1), by_window):
         with pytest.raises(ImageError, match=r"a\.tif: "):
             read(path)
 

@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.data.formats import read_pixels, read_size
 from pipeline.data.rasters import ImageError
-from pipeline.data.reader import read_mask, read_preview
+from pipeline.data.reader import DEFAULT_READER, read_mask
+from pipeline.data.sample import Sample
 from pipeline.data.windows import Box, open_windows
 from tests import odd_images
 from tests.odd_images import ODD
@@ -31,7 +32,7 @@ WAYS = {
     "whole": read_pixels,
     "window": by_window,
     "labels": lambda path: read_mask(path, above=100),
-    "preview": lambda path: read_preview(path, channels=1),
+    "preview": lambda path: DEFAULT_READER.preview(Sample.from_file(path), channels=1),
     "size": read_size,
 }
 

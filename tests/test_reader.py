@@ -10,7 +10,6 @@ from pipeline.data.reader import (
     ImageError,
     Reader,
     percentile_normalize,
-    read_image,
     read_labels,
     read_mask,
     read_size,
@@ -29,26 +28,28 @@ COLOUR = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], axis=-1)
 @pytest.mark.parametrize("pixels", [GREY, COLOUR], ids=["grey", "colour"])
 def test_lossless_round_trip(tmp_path, suffix, pixels):
     write_image(tmp_path / f"image.{suffix}", pixels)
-    back = read_image(tmp_path / f"image.{suffix}", channels=1 if pixels.ndim == 2 else 3)
+    back = Reader(1 if pixels.ndim == 2 else 3).read(Sample.from_file(tmp_path / f"image.{suffix}"))
     assert np.array_equal(back.squeeze(), pixels)
 
 
 def test_jpeg_is_read_up_to_compression_errors(tmp_path):
     smooth = np.add.outer(np.arange(32), np.arange(40)).astype(np.uint8) * 3
     Image.fromarray(smooth).save(tmp_path / "image.jpg", quality=95)
-    assert np.abs(read_image(tmp_path / "image.jpg", 1)[..., 0].astype(int) - smooth).max() <= 4
+    assert np.abs(Reader(1).read(Sample.from_file(tmp_path / "image.jpg"))[..., 0].astype(int) - smooth).max() <= 4
 
 
 def test_grey_is_repeated_to_three_channels(tmp_path):
     write_image(tmp_path / "image.png", GREY)
-    assert np.array_equal(read_image(tmp_path / "image.png", 3), np.repeat(GREY[..., None], 3, axis=-1))
+    assert np.array_equal(
+        Reader(3).read(Sample.from_file(tmp_path / "image.png")), np.repeat(GREY[..., None], 3, axis=-1)
+    )
 
 
 def test_alpha_is_dropped_and_palette_resolved(tmp_path):
     Image.fromarray(COLOUR).convert("RGBA").save(tmp_path / "alpha.png")
-    assert np.array_equal(read_image(tmp_path / "alpha.png", 3), COLOUR)
+    assert np.array_equal(Reader(3).read(Sample.from_file(tmp_path / "alpha.png")), COLOUR)
     Image.fromarray(GREY).convert("P").save(tmp_path / "palette.png")
-    assert np.array_equal(read_image(tmp_path / "palette.png", 1)[..., 0], GREY)
+    assert np.array_equal(Reader(1).read(Sample.from_file(tmp_path / "palette.png"))[..., 0], GREY)
 
 
 SQUARE = np.zeros((40, 48), np.uint8)
@@ -138,13 +139,13 @@ def test_truncated_image_is_refused_with_its_path(tmp_path):
     write_image(path, rng.integers(0, 255, (64, 64)).astype(np.uint8))
     path.write_bytes(path.read_bytes()[:-1500])
     with pytest.raises(ImageError, match=r"cut\.png: cannot be read, .*--skip-bad"):
-        read_image(path, 1)
+        Reader(1).read(Sample.from_file(path))
 
 
 def test_missing_and_invalid_images_have_different_messages(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(ImageError, match=r"none\.png: no such image"):
-        read_image(tmp_path / "none.png", 1)
+        Reader(1).read(Sample.from_file(tmp_path / "none.png"))
     with pytest.raises(ImageError, match=r"text\.png: not an image \(8 bytes\)"):
         read_size(tmp_path / "text.png")
 

@@ -13,7 +13,8 @@ from study import Comparison, Dataset, Part, Run, Scale, Study, Variant
 
 from pipeline import config
 from pipeline.data.index import read_index
-from pipeline.data.reader import read_image
+from pipeline.data.reader import Reader
+from pipeline.data.sample import Sample
 from pipeline.files import write_text
 from pipeline.folds import assign_folds, write_folds
 
@@ -295,7 +296,7 @@ def test_widened_images_have_a_quarter_of_the_positives_and_black_margins(card, 
     before, after = read_index(card, tiny / "tiny"), read_index(card, tiny / "wide")
     assert list(after["image_id"]) == list(before["image_id"])
     assert after["coverage"].sum() == pytest.approx(before["coverage"].sum() / 4, rel=0.1)
-    pixels = read_image(after["path"][0], 1)
+    pixels = Reader(1).read(Sample.from_file(after["path"][0]))
     assert pixels.shape == (36, 44, 1)
     assert not pixels[:9].any()
     assert pixels[9:27, 11:33].all()  # the noise is never 0

@@ -159,7 +159,7 @@ def test_the_cache_of_decoded_tiles_has_a_maximum_size(tmp_path, monkeypatch):
     with open_windows(tmp_path / "a.tif") as image:
         for left in range(0, 512, 64):
             image.read(Box(0, left, 512, 64))
-            assert image._image._cached_bytes <= windows.CACHE_BYTES
+            assert image._image.tile.cache_info().currsize <= 3
 
 
 def test_missing_and_invalid_files_are_refused(tmp_path):

@@ -10,9 +10,10 @@ import numpy as np
 
 from pipeline.competition import Competition, Masks, Value
 from pipeline.data.boundaries import touching_boundary
-from pipeline.data.reader import VOID, VOID_OBJECT, ImageError, read_labels, read_mask, read_objects
+from pipeline.data.reader import ImageError, read_labels, read_mask, read_objects
 from pipeline.data.sample import Sample
 from pipeline.data.windows import Box
+from pipeline.metrics import VOID, VOID_OBJECT
 from pipeline.rle import Dialect, Runs
 
 

@@ -24,25 +24,6 @@ from pipeline.data.sample import Sample
 from pipeline.data.windows import Box, Windows, open_windows
 from pipeline.metrics import VOID, VOID_OBJECT
 
-__all__ = [
-    "DEFAULT_READER",
-    "VOID",
-    "VOID_OBJECT",
-    "ImageError",
-    "NormalizedWindows",
-    "Reader",
-    "encode_image",
-    "percentile_normalize",
-    "read_image",
-    "read_labels",
-    "read_mask",
-    "read_objects",
-    "read_preview",
-    "read_size",
-    "to_uint8",
-    "write_image",
-]
-
 log = logging.getLogger(__name__)
 
 GREY = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue: ITU-R 601, as in Pillow
@@ -271,27 +252,6 @@ class NormalizedWindows:
 
 
 DEFAULT_READER = Reader()  # rotates by EXIF; refuses pixels that are not finite
-
-
-def read_image(path: Path, channels: int) -> np.ndarray:
-    """Read an image with the default options of `Reader`.
-
-    Shapes:
-        returns: (H, W, channels), uint8 for a file of 8 bits, else float32 in 0 … 255.
-
-    Raises:
-        ImageError: as `Reader.read`.
-    """
-    return Reader(channels).read(Sample.from_file(path))
-
-
-def read_preview(path: Path, channels: int) -> np.ndarray:
-    """Read an image with `Reader.preview` and its default options, (H, W, channels) uint8.
-
-    Raises:
-        ImageError: as `Reader.preview`.
-    """
-    return DEFAULT_READER.preview(Sample.from_file(path), channels)
 
 
 def _fill(pixels: np.ndarray, nonfinite: np.ndarray, nodata: str) -> np.ndarray:

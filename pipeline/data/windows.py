@@ -8,9 +8,9 @@ import logging
 import math
 import shutil
 import tempfile
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from threading import Lock
@@ -107,6 +107,7 @@ class TiledReader:
 
     Attributes:
         tile_height, tile_width: of a tile or strip, in pixels.
+        tile: decodes a tile by page and number; the last tiles are cached.
     """
 
     def __init__(self, path: Path, series: tifffile.TiffPageSeries, *, lenient: bool):
@@ -120,8 +121,9 @@ class TiledReader:
         self.tile_height, self.tile_width = (page.tilelength, page.tilewidth) if page.is_tiled else strip
         self._rows = -(-page.imagelength // self.tile_height)
         self._columns = -(-page.imagewidth // self.tile_width)
-        self._cache: OrderedDict[tuple[int, int], np.ndarray | None] = OrderedDict()
-        self._cached_bytes, self._lock = 0, Lock()
+        self._lock = Lock()  # of the file
+        tile_bytes = self.tile_height * self.tile_width * self._samples * self.dtype.itemsize
+        self.tile = lru_cache(maxsize=CACHE_BYTES // tile_bytes)(self._decode)
 
     def read(self, box: Box) -> np.ndarray:
         """As `Windows.read`."""
@@ -131,29 +133,14 @@ class TiledReader:
         columns = range(box.left // wide, -(-(box.left + box.width) // wide))
         layers = product(range(len(self._pages)), range(self._planes))
         for (layer, (page, plane)), row, column in product(enumerate(layers), rows, columns):
-            tile = self._tile(page, (plane * self._rows + row) * self._columns + column)
+            tile = self.tile(page, (plane * self._rows + row) * self._columns + column)
             if tile is not None:
                 first = layer * self._samples
                 _paste(tile, (row * high, column * wide), pixels[..., first : first + self._samples], box)
         return pixels
 
-    def _tile(self, page: int, number: int) -> np.ndarray | None:
-        """A decoded tile, (h, w, samples); None for a tile that the file omits, which is background."""
-        key = (page, number)
-        with self._lock:
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                return self._cache[key]
-        tile = self._decode(page, number)
-        with self._lock:
-            self._cache[key] = tile
-            self._cached_bytes += 0 if tile is None else tile.nbytes
-            while self._cached_bytes > CACHE_BYTES:
-                _, oldest = self._cache.popitem(last=False)
-                self._cached_bytes -= 0 if oldest is None else oldest.nbytes
-        return tile
-
     def _decode(self, page: int, number: int) -> np.ndarray | None:
+        """A decoded tile, (h, w, samples); None for a tile that the file omits, which is background."""
         frame = self._pages[page]
         try:
             offset, size = frame.dataoffsets[number], frame.databytecounts[number]
@@ -253,6 +240,7 @@ def _open_tiff(path: Path, file: tifffile.TiffFile, files: ExitStack, level: int
     if page.tiledepth > 1 or page.imagedepth > 1:
         raise ImageError(f"{path}: a TIFF of volumes, {series.shape}: expected rows, columns, channels")
     tiled = TiledReader(path, series, lenient=lenient)
+    files.callback(tiled.tile.cache_clear)
     rotated = exif and orientation_of_page(page) != 1
     if is_coded(page) or rotated or math.prod(tiled.shape) != series.size:
         if level:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+from scipy.cluster.hierarchy import DisjointSet
 
 from pipeline.data.tables import read_table
 from pipeline.files import atomic_write
@@ -40,27 +41,14 @@ def merge_groups(index: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
         pairs: with PAIR_COLUMNS. Training images that are not in the index (skipped as bad) connect groups too.
     """
     group = dict(zip(index["image_id"], index["group"], strict=True))
-    sets = _DisjointSets()
+    sets = DisjointSet()
     for row in pairs.itertuples():
-        ends = ((row.first_part, row.first), (row.second_part, row.second))
-        sets.union(*((0, group[name]) if part == "train" and name in group else (1, part, name) for part, name in ends))
-    return index["group"].map(lambda name: sets.find((0, name))[1])
-
-
-class _DisjointSets:
-    """Union-find; a set is represented by its least member, so groups (0, name) come before single images (1, …)."""
-
-    def __init__(self) -> None:
-        self._parent: dict[tuple, tuple] = {}
-
-    def find(self, member: tuple) -> tuple:
-        """The least member of the set."""
-        while (parent := self._parent.get(member, member)) != member:
-            member = parent
-        return member
-
-    def union(self, first: tuple, second: tuple) -> None:
-        """Merge the sets of two members."""
-        low, high = sorted((self.find(first), self.find(second)))
-        if low != high:
-            self._parent[high] = low
+        ends = [
+            (0, group[name]) if part == "train" and name in group else (1, part, name)  # groups come before images
+            for part, name in ((row.first_part, row.first), (row.second_part, row.second))
+        ]
+        for end in ends:
+            sets.add(end)
+        sets.merge(*ends)
+    merged = {member: min(members)[-1] for members in sets.subsets() for member in members}
+    return index["group"].map(lambda name: merged.get((0, name), name))

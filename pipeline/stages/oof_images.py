@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.data.reader import VOID, VOID_OBJECT
 from pipeline.ensemble.renderer import Renderer
+from pipeline.metrics import VOID, VOID_OBJECT
 from pipeline.postprocess.threshold_counts import count_by_label
 
 

@@ -7,14 +7,27 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, PositiveInt, model_validator
 
 from pipeline.metrics import METRICS, format_metric, metric_kind, metric_names
 from pipeline.quoting import quoted, shortened
 from pipeline.rle import Dialect
 from pipeline.schema import Table, did_you_mean, parse, read_toml
+
+
+def _refuse_pattern_without_group(pattern: str) -> str:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    if not groups:
+        raise ValueError("expected a group, as in '([^/]+)/image.png', whose match is the id")
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_refuse_pattern_without_group)]  # a regular expression with a group
 
 
 class Files(Table):
@@ -32,24 +45,8 @@ class Files(Table):
     mask_suffix: str = ".png"
     # Instead of the suffixes, for files in nested folders: a regular expression that must match the whole path below
     # the folder. Its groups, joined by "_", are the id.
-    pattern: str | None = None
-    mask_pattern: str | None = None
-
-    @field_validator("pattern", "mask_pattern")
-    @classmethod
-    def _check_pattern(cls, pattern: str | None) -> str | None:
-        return _validate_pattern(pattern)
-
-
-def _validate_pattern(pattern: str | None) -> str | None:
-    """The pattern, after a check that it is a regular expression with a group."""
-    try:
-        groups = pattern is None or re.compile(pattern).groups
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
-    if not groups:
-        raise ValueError("expected a group, as in '([^/]+)/image.png', whose match is the id")
-    return pattern
+    pattern: Pattern | None = None
+    mask_pattern: Pattern | None = None
 
 
 class Columns(Table):
@@ -76,10 +73,7 @@ class Columns(Table):
             raise ValueError(
                 f"class = '{self.label}' and id_separator = '{self.id_separator}': set one of them, not both"
             )
-        if self.packed_objects and sorted(set(self.packed_objects.split()) & {"{confidence}", "{mask}"}) != [
-            "{confidence}",
-            "{mask}",
-        ]:
+        if self.packed_objects and not {"{confidence}", "{mask}"} <= set(self.packed_objects.split()):
             raise ValueError(
                 f"packed_objects = '{self.packed_objects}': expected the words {{confidence}} and {{mask}} in it"
             )
@@ -133,19 +127,13 @@ class Competition(Table):
     masks: Masks = Masks()
     dialect: Dialect = Dialect()
     metric: str  # or a table of its name and parameters, which becomes one string: mean_f_beta(beta=2)
-    group_pattern: str | None = None  # instead of columns.group: ids with the same matched groups stay in one fold
+    group_pattern: Pattern | None = None  # instead of columns.group: ids with the same matched groups stay in one fold
     ignore_class: str | None = None  # class of rows or outlines whose pixels losses and metrics ignore
-    volume_pattern: str | None = None  # for metrics of volumes: the volume and the slice's number in an id
+    volume_pattern: Pattern | None = None  # for metrics of volumes: the volume and the slice's number in an id
     leaderboard: Leaderboard = Leaderboard()
-    generated: Literal["demo", "camvid_demo", "defects_demo", "instances_demo", "large_demo"] | None = (
-        None  # written by the stage `data`, not downloaded
-    )
+    # Written by the stage `data`, not downloaded.
+    generated: Literal["demo", "camvid_demo", "defects_demo", "instances_demo", "large_demo"] | None = None
     unverified: tuple[str, ...] = ()  # facts on this card that were not checked: check them before you rely on them
-
-    @field_validator("group_pattern", "volume_pattern")
-    @classmethod
-    def _check_pattern(cls, pattern: str | None) -> str | None:
-        return _validate_pattern(pattern)
 
     @model_validator(mode="before")
     @classmethod

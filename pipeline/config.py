@@ -103,9 +103,8 @@ class Phase(Table):
     mix: dict[Literal["cutmix", "mosaic", "copy_paste"], Share] = {}  # noqa: RUF012 - probability of each; otherwise none
     freeze_encoder: bool = False
     cycles: Count = 1  # repetitions of warm-up and cosine decay, with restarts between them
-    swa: Share = (
-        0.0  # share of the phase's epochs, the last ones, whose weights are averaged; kept if the score is higher
-    )
+    # Share of the phase's epochs, the last ones, whose weights are averaged; kept if the score is higher.
+    swa: Share = 0.0
     # Number of best epochs that a greedy soup may average; kept if the score is higher; 0: no soup.
     soup: Annotated[int, Field(ge=0, le=1000)] = 0
 

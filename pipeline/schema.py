@@ -101,16 +101,7 @@ def _validate_json(text: bytes, shape: Any, where: str, remedy: str) -> Any:
         values = json.loads(text)
         pydantic.TypeAdapter(shape).validate_python(values)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = shortened(".".join(str(part) for part in first["loc"]))
-        what = (
-            f"'{key}' is missing"
-            if first["type"] == "missing"
-            else f"{key}: {_describe_expected(first)}"
-            if key
-            else ""
-        )
-        raise ValueError(f"{where}: {what or _describe_expected(first)}: {remedy}") from None
+        raise ValueError(f"{where}: {_describe(error.errors()[0])}: {remedy}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON ({shortened(error)}): {remedy}") from None
     return values
@@ -202,16 +193,12 @@ def parse(model: type[T], tables: Mapping[str, Any], where: str) -> T:
 
 def _explain(model: type[Table], error: Mapping[str, Any]) -> str:
     *parents, last = error["loc"] or ("",)
-    key = shortened(".".join(str(part) for part in error["loc"]))
     if error["type"] in UNKNOWN_KEY:
         table = _model_at(model, parents)
         place = f" in [{shortened('.'.join(map(str, parents)))}]" if parents else ""
         return f"unknown key '{shortened(last)}'{place}. {did_you_mean(str(last), _fields(table))}"
-    if error["type"] == "missing":
-        return f"'{key}' is missing"
     value = error.get("input")
-    shown = "" if isinstance(value, dict | list | Table) else f"{quoted(value)}: "
-    return f"{key}: {shown}{_describe_expected(error)}" if key else _describe_expected(error)
+    return _describe(error, "" if isinstance(value, dict | list | Table) else f"{quoted(value)}: ")
 
 
 EXPECTED_VALUES = {  # by pydantic's error type
@@ -237,6 +224,14 @@ EXPECTED_VALUES = {  # by pydantic's error type
     "string_type": "expected text",
     "tuple_type": "expected a list",
 }
+
+
+def _describe(error: Mapping[str, Any], came: str = "") -> str:
+    """The key of an error, what came, and what was expected."""
+    key = shortened(".".join(map(str, error["loc"])))
+    if error["type"] == "missing":
+        return f"'{key}' is missing"
+    return f"{key}: {came}{_describe_expected(error)}" if key else _describe_expected(error)
 
 
 def _describe_expected(error: Mapping[str, Any]) -> str:

@@ -36,11 +36,11 @@ def _flip(images: Array, axes: tuple[int, ...]) -> Array:
 # Rotations are counterclockwise, as those of numpy.rot90 and torch.rot90.
 SYMMETRIES = {
     "identity": Symmetry(False, ()),
-    "flip_horizontal": Symmetry(False, (-1,)),
-    "flip_vertical": Symmetry(False, (-2,)),
     "rotate_90": Symmetry(True, (-2,)),
     "rotate_180": Symmetry(False, (-2, -1)),
     "rotate_270": Symmetry(True, (-1,)),
+    "flip_horizontal": Symmetry(False, (-1,)),
+    "flip_vertical": Symmetry(False, (-2,)),
     "transpose": Symmetry(True, ()),
     "anti_transpose": Symmetry(True, (-2, -1)),
 }

@@ -9,7 +9,6 @@ import pytest
 
 from pipeline import duplicates
 from pipeline.duplicates import candidates, find_duplicates, merge_groups, read_duplicates, write_duplicates
-from pipeline.duplicates.candidates import VIEWS
 from pipeline.symmetries import SYMMETRIES
 
 REAL = sorted((Path(__file__).parent / "data").glob("nucleus_????????.png"))
@@ -108,7 +107,7 @@ def plant(folder: Path, seed: int, distinct: int = 250) -> Planted:
 
 
 def plant_copies(planted: Planted) -> None:
-    for name in [*VIEWS][1:] * 3:
+    for name in [*SYMMETRIES][1:] * 3:
         image = planted.scene(SIDE)
         planted.pair("turned", image, SYMMETRIES[name](image))
     for quality in (95, 85, 75, 60, 50, 40) * 3:

@@ -49,7 +49,7 @@ def medium(crop: int | None, channels: int) -> list[A.BasicTransform]:
         A.Affine(rotate=(-20, 20), shear=(-6, 6), p=0.25, border_mode=cv2.BORDER_REFLECT_101),
         A.RandomBrightnessContrast(0.3, 0.3, p=0.6),
         A.RandomGamma((60, 160), p=0.3),
-        *_blur(0.15),
+        _blur(),
     ]
 
 
@@ -64,7 +64,7 @@ def strong(crop: int | None, channels: int) -> list[A.BasicTransform]:
         A.RandomBrightnessContrast(0.3, 0.3, p=0.5),
         A.RandomGamma((50, 200), p=0.3),
         A.InvertImg(p=0.05),
-        *_blur(0.15),
+        _blur(),
     ]
 
 
@@ -83,13 +83,9 @@ def _colours() -> list[A.BasicTransform]:
     ]
 
 
-def _blur(p: float) -> list[A.BasicTransform]:
-    return [
-        A.OneOf(
-            [A.GaussianBlur(sigma_limit=(0.5, 2.0)), A.GaussNoise(std_range=(0.02, 0.1)), A.Sharpen()],
-            p=p,
-        )
-    ]
+def _blur() -> A.BasicTransform:
+    blur, noise = A.GaussianBlur(sigma_limit=(0.5, 2.0)), A.GaussNoise(std_range=(0.02, 0.1))
+    return A.OneOf([blur, noise, A.Sharpen()], p=0.15)
 
 
 def _rescaled(steps: list[A.BasicTransform], scale: tuple[float, float]) -> list[A.BasicTransform]:

@@ -37,13 +37,7 @@ from pipeline.quoting import quoted
 Image.MAX_IMAGE_PIXELS = None  # replaces Pillow's guard against decompression bombs by `check_declared_size`
 
 UNSUPPORTED_MODES = {"CMYK", "LAB", "HSV"}  # Pillow's names of colours without one fixed conversion to RGB
-ALPHA_MODES = {
-    "LA": "LA",
-    "La": "LA",
-    "PA": "RGBA",
-    "RGBA": "RGBA",
-    "RGBa": "RGBA",
-}  # with alpha
+ALPHA_MODES = {"LA": "LA", "La": "LA", "PA": "RGBA", "RGBA": "RGBA", "RGBa": "RGBA"}  # modes with alpha, and as read
 DEEP_MODES = {"I": 4, "F": 4, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes per pixel, if it is not one per channel
 
 PNG_START = b"\x89PNG\r\n\x1a\n"

@@ -123,13 +123,8 @@ def check_objects(counts: Sequence[int]) -> list[Finding]:
     shown = f"{min(counts)} to {max(counts)} per image in {len(counts)} images with a mask"
     if max(counts) > 1:
         return [Finding("good", "objects", shown)]
-    return [
-        Finding(
-            "look",
-            "objects",
-            f"{shown}: check that rows, values or files hold one object each, not all objects of an image",
-        )
-    ]
+    advice = "check that rows, values or files hold one object each, not all objects of an image"
+    return [Finding("look", "objects", f"{shown}: {advice}")]
 
 
 def check_sizes(train: pd.DataFrame, test: pd.DataFrame) -> Finding:
@@ -139,9 +134,8 @@ def check_sizes(train: pd.DataFrame, test: pd.DataFrame) -> Finding:
     shown = ", ".join(f"{height}×{width}" for height, width in sorted(known)[:4]) + (" …" if len(known) > 4 else "")
     if new:
         height, width = new[0]
-        return Finding(
-            "look", "sizes", f"train {shown}; {len(new)} sizes only in the test set, such as {height}×{width}"
-        )
+        only = f"{len(new)} sizes only in the test set, such as {height}×{width}"
+        return Finding("look", "sizes", f"train {shown}; {only}")
     return Finding("good", "sizes", f"{len(known)}: {shown}")
 
 
@@ -155,31 +149,24 @@ def check_pixels(pictures: Mapping[str, np.ndarray]) -> list[Finding]:
     channels = sorted({pixels.shape[2] for pixels in pictures.values()})
     low, high = np.array([_finite_range(pixels) for pixels in pictures.values()], dtype=float).T
     shown = f"{', '.join(dtypes)}, {low.min():g} to {high.max():g}, {'/'.join(map(str, channels))} channels"
-    findings = [Finding("good", "values", f"{shown} (in {len(pictures)} images)")]
+    looks = []
     if len(dtypes) > 1:
-        findings.append(
-            Finding("look", "values", "several dtypes: set data.window or data.percentiles to bring them to one range")
-        )
+        looks.append(("values", "several dtypes: set data.window or data.percentiles to bring them to one range"))
     if set(dtypes) == {"uint8"} and high.max() <= 1:
-        findings.append(Finding("look", "values", "uint8 with only 0 and 1: set data.percentiles = [0, 100]"))
+        looks.append(("values", "uint8 with only 0 and 1: set data.percentiles = [0, 100]"))
     if set(dtypes) == {"uint16"} and high.max() < 1 << 14:
-        findings.append(
-            Finding(
-                "look", "values", f"16-bit images that use {high.max() / 655.35:.0f}% of their range: set data.window"
-            )
-        )
+        share = f"{high.max() / 655.35:.0f}%"
+        looks.append(("values", f"16-bit images that use {share} of their range: set data.window"))
     constant = [name for name, least, most in zip(pictures, low, high, strict=True) if least == most]
     if constant:
-        findings.append(Finding("look", "constant images", f"{len(constant)}, such as '{constant[0]}'"))
-    striped = [name for name, pixels in pictures.items() if name not in constant and find_stripe(pixels)]
+        looks.append(("constant images", f"{len(constant)}, such as '{constant[0]}'"))
+    stripes = {name: find_stripe(pixels) for name, pixels in pictures.items() if name not in constant}
+    striped = [(name, where) for name, where in stripes.items() if where]
     if striped:
-        where = find_stripe(pictures[striped[0]])
-        findings.append(
-            Finding(
-                "look", "stripes", f"{len(striped)} images with a constant stripe, such as '{striped[0]}' ({where})"
-            )
-        )
-    return findings
+        such_as = "'{}' ({})".format(*striped[0])
+        looks.append(("stripes", f"{len(striped)} images with a constant stripe, such as {such_as}"))
+    values = Finding("good", "values", f"{shown} (in {len(pictures)} images)")
+    return [values, *(Finding("look", *look) for look in looks)]
 
 
 def _finite_range(pixels: np.ndarray) -> tuple[float, float]:

@@ -96,14 +96,12 @@ def _find_mask_folders(card: Competition, root: Path, index: pd.DataFrame) -> It
 def _compare(card: Competition, names: str, pairs: Sequence[LabelPair]) -> Finding | None:
     """The finding on two sources of labels; None if they cannot be compared."""
     pairs = [each for each in pairs if any(each.texts) and np.prod(each.shape) <= MAX_PIXELS]
-    pairs = (
-        [pairs[number] for number in np.unique(np.linspace(0, len(pairs) - 1, MAX_IMAGES).astype(int))] if pairs else []
-    )
+    if not pairs:
+        return None
+    pairs = [pairs[number] for number in np.unique(np.linspace(0, len(pairs) - 1, MAX_IMAGES).astype(int))]
     try:
         masks = [_read_mask(card, each) for each in pairs]
     except (ImageError, RLEError, ValueError):  # not mask images, such as photographs
-        return None
-    if not masks:
         return None
     agreement = _agreement(pairs, masks, card.dialect)
     if agreement is not None and agreement >= MIN_IOU:

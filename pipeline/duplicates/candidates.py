@@ -18,17 +18,6 @@ MAX_PARTNERS = 8  # kept for each image: a chain of pairs connects a large group
 IMAGE_BLOCK = 256  # images that are compared with all others at once
 PATCH_BLOCK = 1 << 18  # patches that are compared with their neighbours in hash order at once
 
-# Transforms of the second image that are tried: keys of SYMMETRIES.
-VIEWS = (
-    "identity",
-    "rotate_90",
-    "rotate_180",
-    "rotate_270",
-    "flip_horizontal",
-    "flip_vertical",
-    "transpose",
-    "anti_transpose",
-)
 # Positions of two images; the kind and the view; the second image's corner in the first's coordinates, pixels.
 CANDIDATE_COLUMNS = ["first", "second", "kind", "view", "down", "right"]
 
@@ -44,8 +33,8 @@ def _propose_copies(signatures: Sequence[Signature]) -> pd.DataFrame:
     small = np.stack([each.thumbnail for each in signatures])
     flat = small.reshape(len(small), -1)
     found = []
-    for name in VIEWS:
-        transformed = np.stack([SYMMETRIES[name](each) for each in small]).reshape(len(small), -1)
+    for name, symmetry in SYMMETRIES.items():
+        transformed = np.stack([symmetry(each) for each in small]).reshape(len(small), -1)
         for start in range(0, len(flat), IMAGE_BLOCK):
             similarity = flat[start : start + IMAGE_BLOCK] @ transformed[start:].T
             candidates = np.triu(similarity > MIN_THUMBNAIL_CORRELATION, 1)  # first < second

@@ -24,13 +24,8 @@ from pipeline.postprocess.threshold_counts import HALF, THRESHOLDS, best_thresho
 Loss = Callable[[Tensor, Tensor], Tensor]  # a module of `losses`: logits and target to a scalar
 
 # Okabe and Ito's colours, distinct for most colour-blind readers, each with its own dash pattern.
-LINE_STYLES = tuple(
-    zip(
-        ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#e69f00"),
-        ("-", "--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (7, 3))),
-        strict=True,
-    )
-)
+COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#e69f00"
+DASHES = "-", "--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (7, 3))
 TRUE_POSITIVE = (0.0, 0.45, 0.7)  # blue
 FALSE_NEGATIVE = (0.9, 0.6, 0.0)  # yellow
 FALSE_POSITIVE = (0.84, 0.37, 0.0)  # red
@@ -299,30 +294,21 @@ def plot_surrogates(losses: Mapping[str, Loss], seed: int = 0) -> Figure:
 
 def _values(losses: Mapping[str, Loss], path: Sequence[Tensor], target: Tensor) -> dict[str, np.ndarray]:
     """1 - IoU of the mask, and the value of each loss, along a path of logits."""
-    measured = {"1 - IoU": _jaccard_losses(path, target)}
-    return measured | {
-        name: np.array([loss(logits, target).item() for logits in path]) for name, loss in losses.items()
-    }
-
-
-def _jaccard_losses(path: Sequence[Tensor], target: Tensor) -> np.ndarray:
-    counts = [count((logits > 0).numpy().astype(np.uint8), target.numpy().astype(np.uint8)) for logits in path]
-    return 1 - iou(stack(counts))
+    masks = [(logits > 0).numpy().astype(np.uint8) for logits in path]
+    counts = stack(count(mask, target.numpy().astype(np.uint8)) for mask in masks)
+    values = {name: np.array([loss(logits, target).item() for logits in path]) for name, loss in losses.items()}
+    return {"1 - IoU": 1 - iou(counts), **values}
 
 
 def _gradient_norms(loss: Loss, path: Sequence[Tensor], target: Tensor) -> np.ndarray:
     """The norm of the gradient along a path of logits."""
-    gradients = [torch.autograd.grad(loss(point, target), point)[0] for point in map(_leaf, path)]
-    return np.array([gradient.norm().item() for gradient in gradients])
-
-
-def _leaf(logits: Tensor) -> Tensor:
-    return logits.clone().requires_grad_()
+    points = [logits.clone().requires_grad_() for logits in path]
+    return np.array([torch.autograd.grad(loss(point, target), point)[0].norm().item() for point in points])
 
 
 def _plot(axes: Axes, x: np.ndarray, curves: Mapping[str, np.ndarray], first: int = 0) -> None:
-    """One line per name, in the line styles from number `first` on."""
-    for (name, y), (colour, dash) in zip(curves.items(), LINE_STYLES[first:], strict=False):
+    """One line per name, in the colours and dashes from number `first` on."""
+    for (name, y), colour, dash in zip(curves.items(), COLOURS[first:], DASHES[first:], strict=False):
         axes.plot(x, y, color=colour, linestyle=dash, linewidth=1.8, label=name)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)

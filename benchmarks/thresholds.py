@@ -5,7 +5,7 @@
 On the OOF predictions of `runs/nuclei` (or the run named) if they are there, else on generated probabilities of
 nuclei's image sizes. The contestants find the threshold with the best mean Dice:
 
-    ours         search.search_rules, which also tries three dozen smallest areas
+    ours         search.RuleSearch, which also tries three dozen smallest areas
     loop         what most kernels do: float probabilities, `probs > threshold`, sums of booleans
     tight loop   the same in uint8 with np.count_nonzero: the fastest loop we could write
 """
@@ -22,7 +22,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.metrics import Counts, pixel_metric
-from pipeline.postprocess.search import search_rules
+from pipeline.postprocess.search import RuleSearch
 from pipeline.postprocess.threshold_counts import THRESHOLDS
 
 IMAGES = 40  # the loop takes seconds for these
@@ -95,9 +95,10 @@ def nearest_to_half(scores: np.ndarray) -> int:
 
 
 def ours(pairs: list[Pair]) -> int:
-    images = ((*pair, 0) for pair in pairs)
-    found = search_rules(images, pixel_metric("mean_dice"), rule_sets=["total"])["total"]
-    return nearest_to_half(found.means()[0])
+    search = RuleSearch(pixel_metric("mean_dice"), rule_sets=["total"])
+    for values, target in pairs:
+        search.add(values, target, 0)
+    return nearest_to_half(search.grids()["total"].means()[0])
 
 
 def main() -> None:

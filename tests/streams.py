@@ -4,6 +4,25 @@ import weakref
 
 import numpy as np
 
+from pipeline.postprocess.rule_variants import VariantSearch
+from pipeline.postprocess.search import AREAS, RULE_SETS, RuleSearch
+
+
+def search_rules(images, metric, areas=AREAS, *, rule_sets=tuple(RULE_SETS)):
+    """The score grids of some images, (values, target, fold) each."""
+    search = RuleSearch(metric, areas, rule_sets=rule_sets)
+    for image in images:
+        search.add(*image)
+    return search.grids()
+
+
+def search_variants(images, metric, rules):
+    """The scores of the variants of some rules on some images, (values, target, fold) each."""
+    search = VariantSearch(metric, rules)
+    for image in images:
+        search.add(*image)
+    return search.scores()
+
 
 def images_let_go():
     """Eight images, each of which must be held by nobody once the next is asked for."""

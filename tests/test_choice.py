@@ -9,7 +9,7 @@ from pipeline.ensemble.renderer import Postprocess
 from pipeline.ensemble.selection import Oof, select_multilabel
 from pipeline.metrics import pixel_metric
 from pipeline.postprocess.rules import Rules, apply
-from pipeline.postprocess.search import search_rules
+from tests.streams import search_rules
 
 DICE = pixel_metric("mean_dice")
 

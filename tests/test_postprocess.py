@@ -9,9 +9,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from pipeline.inference.prediction_store import MAX_VALUE, probs_to_uint8
 from pipeline.metrics import VOID, Counts, Metric, count, metric_names, pixel_metric, stack
 from pipeline.postprocess.rules import Rules, apply
-from pipeline.postprocess.search import AREAS, RULE_SETS, area_grid, search_rules
+from pipeline.postprocess.search import AREAS, RULE_SETS, area_grid
 from pipeline.postprocess.threshold_counts import THRESHOLDS, best_threshold, count_levels, level
-from tests.streams import images_let_go
+from tests.streams import images_let_go, search_rules
 
 VALUES = arrays(np.uint8, (6, 9))
 TARGET = arrays(np.uint8, (6, 9), elements=st.sampled_from([0, 1, VOID]))
@@ -28,7 +28,7 @@ OPTIONS = st.fixed_dictionaries(
 DICE = pixel_metric("mean_dice")
 
 
-def search_total(images, metric, areas=None):
+def search_total(images, metric, areas=AREAS):
     return search_rules(images, metric, areas, rule_sets=["total"])["total"]
 
 

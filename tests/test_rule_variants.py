@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pipeline.metrics import VOID, count, metric_names, pixel_metric, stack
-from pipeline.postprocess.rule_variants import _Group, _Image, rule_variants, search_variants
+from pipeline.postprocess.rule_variants import _Group, _Image, rule_variants
 from pipeline.postprocess.rules import Rules, apply
-from tests.streams import images_let_go
+from tests.streams import images_let_go, search_variants
 
 DICE = pixel_metric("mean_dice")
 MASKS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 1))

@@ -4,19 +4,18 @@ A rule set with more candidates always scores better on the images that it was s
 compared by the score of their best rules when these are chosen without each of the folds in turn.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from pipeline.metrics import Metric
-from pipeline.postprocess.rule_variants import RuleVariants, VariantScores, VariantSearch
+from pipeline.postprocess.rule_variants import VARIANTS, VariantScores, VariantSearch
 from pipeline.postprocess.rules import Rules
 from pipeline.postprocess.search import RULE_SETS as GRID_RULE_SETS
-from pipeline.postprocess.search import RuleSearch, ScoreGrid
+from pipeline.postprocess.search import CandidateScores, RuleSearch, ScoreGrid
 
-VARIANTS = "variants"  # the variants of the best rule set's rules
 RULE_SETS = (*GRID_RULE_SETS, VARIANTS)
 
 Folds = tuple[int, ...]  # the folds that something is chosen on, ascending
@@ -25,20 +24,21 @@ K = TypeVar("K", bound=Hashable)
 ImagesOf = Callable[[Collection[K]], Iterator[tuple[K, np.ndarray, np.ndarray, int]]]
 
 
-class RuleScores(Protocol):
-    """The scores of the candidates of a rule set: a `ScoreGrid`, or `RuleVariants`."""
+class Candidate(NamedTuple):
+    """A rule set; with variants, followed by the choice of one of them."""
 
-    folds: np.ndarray
-    images: np.ndarray
+    grid: ScoreGrid
+    variants: VariantScores | None = None  # of all rules that the grid may find best
 
-    def is_defined(self, folds: Iterable[int]) -> bool:
-        """Whether the metric is defined on the images of some folds."""
+    @property
+    def scores(self) -> CandidateScores:
+        """The scores of the rules that may be chosen."""
+        return self.variants or self.grid
 
-    def best(self, folds: Iterable[int]) -> tuple[Rules, float]:
+    def best(self, folds: Folds) -> tuple[Rules, float]:
         """The best rules on the images of some folds, and their score there."""
-
-    def score(self, rules: Rules, folds: Iterable[int]) -> float:
-        """The score of rules on the images of some folds."""
+        rules, score = self.grid.best(folds)
+        return self.variants.best(rules, folds) if self.variants else (rules, score)
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,13 @@ class CandidateRules:
         """The scores of the rule set that is best on some folds, without variants."""
         return self.grids[self.base_of[folds]]
 
-    def candidates(self, folds: Folds) -> dict[str, RuleScores]:
+    def candidates(self, folds: Folds) -> dict[str, Candidate]:
         """The rule set that is best on some folds, and its variants."""
         base = self.base(folds)
-        if len(folds) < 2:  # no fold can be held out, and the variants would always win
-            return {base.rule_set: base}
-        return {base.rule_set: base, VARIANTS: RuleVariants(base, self.variants)}
+        found = {base.rule_set: Candidate(base)}
+        if len(folds) > 1:  # else no fold can be held out, and the variants would always win
+            found[VARIANTS] = Candidate(base, self.variants)
+        return found
 
 
 def search_candidates(
@@ -89,7 +90,8 @@ def search_candidates(
     """
     searches = _run({key: RuleSearch(metric) for key in fits}, images_of)
     grids = {key: search.grids() for key, search in searches.items()}
-    base_of = {key: {folds: _best_rule_set(grids[key], folds) for folds in fits[key]} for key in fits}
+    candidates = {key: {name: Candidate(grid) for name, grid in grids[key].items()} for key in fits}
+    base_of = {key: {folds: _best_rule_set(candidates[key], folds) for folds in fits[key]} for key in fits}
     found = {key: _best_rules(grids[key], base_of[key]) for key in fits}
     searches = _run({key: VariantSearch(metric, rules) for key, rules in found.items() if rules}, images_of)
     variants = {key: search.scores() for key, search in searches.items()}
@@ -111,21 +113,21 @@ def _best_rules(grids: Mapping[str, ScoreGrid], base_of: Mapping[Folds, str]) ->
     return sorted({grids[base].best(part)[0] for base, part in parts if grids[base].is_defined(part)})
 
 
-def _best_rule_set(candidates: Mapping[str, RuleScores], folds: Folds) -> str:
+def _best_rule_set(candidates: Mapping[str, Candidate], folds: Folds) -> str:
     return max(candidates, key=lambda name: _cross_validate(candidates[name], folds))  # of equals the first, simplest
 
 
-def _cross_validate(scores: RuleScores, folds: Folds) -> float:
-    """The score of a rule set when its rules are chosen without each of the folds in turn.
+def _cross_validate(candidate: Candidate, folds: Folds) -> float:
+    """The score of a candidate when its rules are chosen without each of the folds in turn.
 
     A fold on which the metric is not defined, such as one without a rare class, is left out.
     """
-    parts = zip(folds, without_each(folds), strict=True)
-    defined = {fold: part for fold, part in parts if part and all(map(scores.is_defined, ([fold], part)))}
+    grid, parts = candidate.grid, zip(folds, without_each(folds), strict=True)
+    defined = {fold: part for fold, part in parts if part and all(map(grid.is_defined, ([fold], part)))}
     if not defined:
-        return scores.best(folds)[1]
-    images = dict(zip(scores.folds.tolist(), scores.images.tolist(), strict=True))
-    held_out = [scores.score(scores.best(part)[0], [fold]) for fold, part in defined.items()]
+        return candidate.best(folds)[1]
+    images = dict(zip(grid.folds.tolist(), grid.images.tolist(), strict=True))
+    held_out = [candidate.scores.score(candidate.best(part)[0], [fold]) for fold, part in defined.items()]
     return float(np.average(held_out, weights=[images[fold] for fold in defined]))
 
 

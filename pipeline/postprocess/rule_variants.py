@@ -9,18 +9,19 @@ component, because the pixels that enclose it touch at sides or corners. Compone
 and filling the holes of some components adds everything below them in it.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import VOID, Counts, Metric
 from pipeline.postprocess.rules import Rules, label_components
-from pipeline.postprocess.search import Images, ScoreGrid, fold_rows, mean_scores
+from pipeline.postprocess.search import CandidateScores, FoldSums
 from pipeline.postprocess.threshold_counts import is_best, level
+
+VARIANTS = "variants"  # the name of a rule set whose rules were varied
 
 # Areas are in pixels, each four times the one before, so that the list is short and fits small and large images.
 COMPONENTS = (4, 16, 64, 256)
@@ -49,14 +50,11 @@ def rule_variants(rules: Rules) -> list[Rules]:
     return [rules._replace(**{field: value for each in some for field, value in each.items()}) for some in changes]
 
 
-class VariantScores(NamedTuple):
-    """The metric of the variants of some rules, as sums over the images of each fold."""
+@dataclass(frozen=True, eq=False)
+class VariantScores(CandidateScores):
+    """The scores of R variants of some rules."""
 
-    columns: dict[Rules, int]  # rules: their column of `numerator`
-    folds: np.ndarray  # (K,) numbers of the folds, ascending
-    numerator: np.ndarray  # (K, R)
-    denominator: np.ndarray  # as the numerator; of a mean over images (K, 1), their number
-    images: np.ndarray  # (K,) number of images of each fold
+    columns: dict[Rules, int]  # rules: their column, 0 … R − 1
 
     def best(self, rules: Rules, folds: Iterable[int] | None = None) -> tuple[Rules, float]:
         """The best of some rules and their variants on the images of some folds, or of all, and its score there.
@@ -64,58 +62,17 @@ class VariantScores(NamedTuple):
         Of equal scores the one with the fewest changes wins.
 
         Raises:
-            ValueError: for rules whose variants were not scored; as `ScoreGrid.means`.
+            ValueError: for rules whose variants were not scored; as `means`.
         """
         variants = rule_variants(rules)
-        means = self._means(folds)[[self._column(each) for each in variants]]
+        means = self.means(folds)[[self._position(each)[0] for each in variants]]
         best = int(is_best(means).argmax())
         return variants[best], float(means[best])
 
-    def score(self, rules: Rules, folds: Iterable[int] | None = None) -> float:
-        """The score of rules on the images of some folds, or of all.
-
-        Raises:
-            ValueError: as `best`.
-        """
-        return float(self._means(folds)[self._column(rules)])
-
-    def _means(self, folds: Iterable[int] | None) -> np.ndarray:
-        rows = fold_rows(self.folds, folds)
-        return mean_scores(self.folds[rows], self.numerator[rows], self.denominator[rows], self.images[rows])
-
-    def _column(self, rules: Rules) -> int:
+    def _position(self, rules: Rules) -> tuple[int, ...]:
         if rules not in self.columns:
             raise ValueError(f"{rules} was not tried: use `apply` to score it")
-        return self.columns[rules]
-
-
-class RuleVariants(NamedTuple):
-    """A rule set followed by the choice of a variant; it has the methods of a `ScoreGrid` that a choice needs."""
-
-    grid: ScoreGrid
-    variants: VariantScores  # of all rules that the grid may find best
-
-    @property
-    def folds(self) -> np.ndarray:
-        """(K,) numbers of the folds, ascending."""
-        return self.variants.folds
-
-    @property
-    def images(self) -> np.ndarray:
-        """(K,) number of images of each fold."""
-        return self.variants.images
-
-    def is_defined(self, folds: Iterable[int]) -> bool:
-        """Whether the metric is defined on the images of some folds."""
-        return self.grid.is_defined(folds)
-
-    def best(self, folds: Iterable[int] | None = None) -> tuple[Rules, float]:
-        """The best variant, on the images of some folds, of the rules that the grid finds best there."""
-        return self.variants.best(self.grid.best(folds)[0], folds)
-
-    def score(self, rules: Rules, folds: Iterable[int] | None = None) -> float:
-        """The score of rules on the images of some folds, or of all."""
-        return self.variants.score(rules, folds)
+        return (self.columns[rules],)
 
 
 class VariantSearch:
@@ -135,19 +92,15 @@ class VariantSearch:
         tried = dict.fromkeys(variant for each in rules for variant in rule_variants(each))
         if not tried:
             raise ValueError("no rules to vary: expected at least one")
-        self._terms = [term for term in metric if term]
         thresholds = dict.fromkeys(each.threshold for each in tried)
         self._groups = [_Group([each for each in tried if each.threshold == threshold]) for threshold in thresholds]
-        self._sums: dict[int, np.ndarray] = {}
-        self._images_of: Counter[int] = Counter()
+        self._sums = FoldSums(metric)
 
     def add(self, values: np.ndarray, target: np.ndarray, fold: int) -> None:
         """Add one image: values (H, W) uint8, target (H, W) 0 or 1, 255 where void."""
-        image, fold = _Image(values, target), int(fold)
+        image = _Image(values, target)
         counts = _concatenate([group.count(image) for group in self._groups])
-        terms = np.stack([np.asarray(term(counts), dtype=np.float64) for term in self._terms])
-        self._images_of[fold] += 1
-        self._sums[fold] = self._sums.get(fold, 0) + terms
+        self._sums.add(fold, {VARIANTS: [np.asarray(term(counts), dtype=np.float64) for term in self._sums.terms]})
 
     def scores(self) -> VariantScores:
         """The scores of all variants.
@@ -155,30 +108,8 @@ class VariantSearch:
         Raises:
             ValueError: if no image was added.
         """
-        if not self._images_of:
-            raise ValueError("no image to search on: expected at least one (values, target, fold)")
-        folds = sorted(self._images_of)
-        numerator, *denominator = np.stack([self._sums[fold] for fold in folds], axis=1)
-        images = np.array([self._images_of[fold] for fold in folds])
-        return VariantScores(
-            {rules: column for column, rules in enumerate(each for group in self._groups for each in group.rules)},
-            np.array(folds),
-            numerator,
-            denominator[0] if denominator else images[:, None],
-            images,
-        )
-
-
-def search_variants(images: Images, metric: Metric, rules: Iterable[Rules]) -> VariantScores:
-    """`VariantSearch` over some images; each is read once.
-
-    Raises:
-        ValueError: as `VariantSearch`.
-    """
-    search = VariantSearch(metric, rules)
-    for values, target, fold in images:
-        search.add(values, target, fold)
-    return search.scores()
+        rules = [each for group in self._groups for each in group.rules]
+        return VariantScores(**self._sums.stack(VARIANTS), columns={each: column for column, each in enumerate(rules)})
 
 
 def _concatenate(counts: Sequence[Counts]) -> Counts:

@@ -7,6 +7,7 @@ fold, and their score on that fold, are then read from these sums.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +16,6 @@ from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import VOID, Counts, Metric, Term
 from pipeline.postprocess.rules import Rules
 from pipeline.postprocess.threshold_counts import THRESHOLDS, count_levels, is_best, level
-
-Images = Iterable[tuple[np.ndarray, np.ndarray, int]]  # values (H, W) uint8, target (H, W) 0, 1 or 255 for void; fold
 
 # 0: the presence is decided at `threshold`; the others are every eighth level, .029 to .971.
 PRESENCE_THRESHOLDS = np.array([0.0, *THRESHOLDS[7:-1:8]])
@@ -37,15 +36,61 @@ def area_grid(pixels: float) -> np.ndarray:
 AREAS = area_grid(2048 * 2048)  # 36 areas: cheap, and they depend on no image
 
 
-class ScoreGrid(NamedTuple):
-    """The metric of every candidate of one rule set, as sums over the images of each fold."""
+@dataclass(frozen=True, eq=False)
+class CandidateScores:
+    """The metric of every candidate of a search, as sums over the images of each fold."""
+
+    folds: np.ndarray  # (K,) numbers of the folds, ascending
+    numerator: np.ndarray  # (K, ...), the axes of the candidates last
+    denominator: np.ndarray  # as the numerator; of a mean over images (K, 1, ...), their number
+    images: np.ndarray  # (K,) number of images of each fold
+
+    def is_defined(self, folds: Iterable[int]) -> bool:
+        """Whether any candidate has a score on the images of some folds."""
+        return bool((self.denominator[self._rows(folds)] > 0).any())
+
+    def means(self, folds: Iterable[int] | None = None) -> np.ndarray:
+        """The score of every candidate on the images of some folds, or of all; 0 for one whose denominator is 0.
+
+        Raises:
+            ValueError: for no fold, one without images, or images of which none counts for the metric.
+        """
+        rows = self._rows(folds)
+        numerator, denominator = self.numerator[rows].sum(axis=0), self.denominator[rows].sum(axis=0)
+        if (denominator <= 0).all():
+            raise ValueError(
+                f"the metric is not defined on folds {self.folds[rows].tolist()}: of {self.images[rows].sum()} images "
+                f"none counts for it. Make folds that spread the images with a mask, or fewer of them"
+            )
+        return np.divide(numerator, denominator, out=np.zeros(numerator.shape), where=denominator > 0)
+
+    def score(self, rules: Rules, folds: Iterable[int] | None = None) -> float:
+        """The score of rules on the images of some folds, or of all.
+
+        Raises:
+            ValueError: for rules that are not among the candidates, and as `means`.
+        """
+        return float(self.means(folds)[self._position(rules)])
+
+    def _rows(self, folds: Iterable[int] | None) -> np.ndarray:
+        """Which of all folds, (K,) bool, are among some of them; None for all."""
+        wanted = set(self.folds.tolist() if folds is None else folds)
+        rows = np.isin(self.folds, list(wanted))
+        if not wanted or rows.sum() < len(wanted):
+            raise ValueError(f"folds {sorted(wanted)}: expected some of {self.folds.tolist()}, which have images")
+        return rows
+
+    def _position(self, rules: Rules) -> tuple[int, ...]:
+        """The position of rules among the candidates."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreGrid(CandidateScores):
+    """The scores of one rule set: (A, 255) candidates, for the triplet (A, 255, P)."""
 
     rule_set: str  # in RULE_SETS
-    axes: dict[str, np.ndarray]  # field of Rules: values tried, ascending; in the order of the axes of `numerator`
-    folds: np.ndarray  # (K,) numbers of the folds, ascending
-    numerator: np.ndarray  # (K, A, 255), for the triplet (K, A, 255, P)
-    denominator: np.ndarray  # as the numerator; of a mean over images (K, 1, 1), their number
-    images: np.ndarray  # (K,) number of images of each fold
+    axes: dict[str, np.ndarray]  # field of Rules: values tried, ascending; in the order of the axes of the candidates
 
     @property
     def areas(self) -> np.ndarray:
@@ -64,19 +109,6 @@ class ScoreGrid(NamedTuple):
         """
         return self.means()[(..., *self._position(rules)[2:])]
 
-    def is_defined(self, folds: Iterable[int]) -> bool:
-        """Whether any candidate has a score on the images of some folds."""
-        return bool((self.denominator[fold_rows(self.folds, folds)] > 0).any())
-
-    def means(self, folds: Iterable[int] | None = None) -> np.ndarray:
-        """The score of every candidate on the images of some folds, or of all: (A, 255) or (A, 255, P).
-
-        Raises:
-            ValueError: for no fold, one without images, or images of which none counts for the metric.
-        """
-        rows = fold_rows(self.folds, folds)
-        return mean_scores(self.folds[rows], self.numerator[rows], self.denominator[rows], self.images[rows])
-
     def best(self, folds: Iterable[int] | None = None) -> tuple[Rules, float]:
         """The best rules on the images of some folds, or of all, and their score there.
 
@@ -91,14 +123,6 @@ class ScoreGrid(NamedTuple):
         position[1] = nearest[position[1]]
         return self._rules(position), float(means[tuple(position)])
 
-    def score(self, rules: Rules, folds: Iterable[int] | None = None) -> float:
-        """The score of rules on the images of some folds, or of all.
-
-        Raises:
-            ValueError: for rules that are not among the candidates, and as `means`.
-        """
-        return float(self.means(folds)[self._position(rules)])
-
     def _rules(self, position: Sequence[int]) -> Rules:
         fields = {field: tried[at].item() for (field, tried), at in zip(self.axes.items(), position, strict=True)}
         return Rules(**{"min_area": 0, **fields})
@@ -111,37 +135,37 @@ class ScoreGrid(NamedTuple):
         return position
 
 
-def fold_rows(all_folds: np.ndarray, folds: Iterable[int] | None) -> np.ndarray:
-    """Which of all folds, (K,), are among some of them; None for all. Returns (K,) bool.
+class FoldSums:
+    """Sums of a metric's terms over the images of each fold, for sets of candidates by name; no image is kept."""
 
-    Raises:
-        ValueError: for no fold, or one that is not in all_folds.
-    """
-    wanted = set(all_folds.tolist() if folds is None else folds)
-    rows = np.isin(all_folds, list(wanted))
-    if not wanted or rows.sum() < len(wanted):
-        raise ValueError(f"folds {sorted(wanted)}: expected some of {all_folds.tolist()}, which have images")
-    return rows
+    def __init__(self, metric: Metric):
+        self.terms = [term for term in metric if term]
+        self._sums: dict[tuple[str, int], list[np.ndarray]] = {}
+        self._images_of: Counter[int] = Counter()
 
+    def add(self, fold: int, terms_of: dict[str, list[np.ndarray]]) -> None:
+        """Add one image: its terms for each set of candidates."""
+        self._images_of[int(fold)] += 1
+        for name, terms in terms_of.items():
+            sums = self._sums.setdefault((name, int(fold)), terms)
+            if sums is not terms:
+                for total, added in zip(sums, terms, strict=True):
+                    total += added
 
-def mean_scores(folds: np.ndarray, numerator: np.ndarray, denominator: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """The score of every candidate on the images of these folds together; 0 for one whose denominator is 0.
+    def stack(self, name: str) -> dict[str, np.ndarray]:
+        """The fields of `CandidateScores` of one set of candidates.
 
-    Shapes:
-        folds, images: (K,).
-        numerator: (K, ...), sums over the images of each fold; denominator: the same, or (K, 1, ...).
-        returns: (...).
-
-    Raises:
-        ValueError: for images of which none counts for the metric.
-    """
-    total = denominator.sum(axis=0)
-    if (total <= 0).all():
-        raise ValueError(
-            f"the metric is not defined on folds {folds.tolist()}: of {images.sum()} images none counts for it. "
-            f"Make folds that spread the images with a mask, or fewer of them"
-        )
-    return np.divide(numerator.sum(axis=0), total, out=np.zeros(numerator.shape[1:]), where=total > 0)
+        Raises:
+            ValueError: if no image was added.
+        """
+        if not self._images_of:
+            raise ValueError("no image to search on: expected at least one (values, target, fold)")
+        folds = sorted(self._images_of)
+        images = np.array([self._images_of[fold] for fold in folds])
+        numerator, *denominator = (np.stack(term) for term in zip(*(self._sums[name, k] for k in folds), strict=True))
+        number = images.reshape(-1, *[1] * (numerator.ndim - 1))
+        denominator = denominator[0] if denominator else number
+        return {"folds": np.array(folds), "numerator": numerator, "denominator": denominator, "images": images}
 
 
 class _Image:
@@ -222,20 +246,19 @@ class RuleSearch:
 
     Args:
         metric: of `metrics.METRICS`.
-        areas: (A,) pixels, ascending; AREAS if None. Those depend on no image, so they cannot leak from one fold into
-            the choice for another.
+        areas: (A,) pixels, ascending. AREAS depends on no image, so it cannot leak from one fold into the choice for
+            another.
         rule_sets: names in RULE_SETS.
 
     Raises:
         ValueError: for areas that do not ascend from 0 or more.
     """
 
-    def __init__(self, metric: Metric, areas: np.ndarray | None = None, *, rule_sets: Iterable[str] = tuple(RULE_SETS)):
-        self._terms = [term for term in metric if term]
-        self._areas = _checked(AREAS if areas is None else areas)
-        self._names = list(rule_sets)
-        self._sums: dict[tuple[str, int], list[np.ndarray]] = {}
-        self._images_of: Counter[int] = Counter()
+    def __init__(self, metric: Metric, areas: np.ndarray = AREAS, *, rule_sets: Iterable[str] = tuple(RULE_SETS)):
+        self._areas = np.asarray(areas, dtype=np.int64)
+        if self._areas.ndim != 1 or not len(areas) or areas[0] < 0 or (np.diff(self._areas) <= 0).any():
+            raise ValueError(f"areas {self._areas.tolist()}: expected pixels that ascend from 0 or more, each once")
+        self._names, self._sums = list(rule_sets), FoldSums(metric)
 
     def add(self, values: np.ndarray, target: np.ndarray, fold: int) -> None:
         """Add one image.
@@ -246,14 +269,8 @@ class RuleSearch:
         Raises:
             ValueError: for values and target of two shapes, or a score that is not finite.
         """
-        image = _Image(values, target)
-        self._images_of[int(fold)] += 1
-        for name in self._names:
-            terms = [RULE_SETS[name].terms(image, term, self._areas) for term in self._terms]
-            sums = self._sums.setdefault((name, int(fold)), terms)
-            if sums is not terms:
-                for total, added in zip(sums, terms, strict=True):
-                    total += added
+        image, terms = _Image(values, target), self._sums.terms
+        self._sums.add(fold, {k: [RULE_SETS[k].terms(image, term, self._areas) for term in terms] for k in self._names})
 
     def grids(self) -> dict[str, ScoreGrid]:
         """The scores of each rule set.
@@ -261,42 +278,9 @@ class RuleSearch:
         Raises:
             ValueError: if no image was added.
         """
-        if not self._images_of:
-            raise ValueError("no image to search on: expected at least one (values, target, fold)")
-        return {name: self._grid(name) for name in self._names}
-
-    def _grid(self, name: str) -> ScoreGrid:
         tried = {"threshold": THRESHOLDS, "presence_threshold": PRESENCE_THRESHOLDS}
-        folds = sorted(self._images_of)
-        fields = RULE_SETS[name].fields
-        images = np.array([self._images_of[fold] for fold in folds])
-        numerator, *denominator = (np.stack(term) for term in zip(*(self._sums[name, k] for k in folds), strict=True))
-        return ScoreGrid(
-            name,
-            {field: tried.get(field, self._areas) for field in fields},
-            np.array(folds),
-            numerator,
-            denominator[0] if denominator else images.reshape(-1, *[1] * len(fields)),
-            images,
-        )
-
-
-def search_rules(
-    images: Images, metric: Metric, areas: np.ndarray | None = None, *, rule_sets: Iterable[str] = tuple(RULE_SETS)
-) -> dict[str, ScoreGrid]:
-    """`RuleSearch` over some images; each is read once.
-
-    Raises:
-        ValueError: as `RuleSearch`.
-    """
-    search = RuleSearch(metric, areas, rule_sets=rule_sets)
-    for values, target, fold in images:
-        search.add(values, target, fold)
-    return search.grids()
-
-
-def _checked(areas: np.ndarray) -> np.ndarray:
-    areas = np.asarray(areas, dtype=np.int64)
-    if areas.ndim != 1 or not len(areas) or areas[0] < 0 or (np.diff(areas) <= 0).any():
-        raise ValueError(f"areas {areas.tolist()}: expected pixels that ascend from 0 or more, each once")
-    return areas
+        grids = {}
+        for name in self._names:
+            axes = {field: tried.get(field, self._areas) for field in RULE_SETS[name].fields}
+            grids[name] = ScoreGrid(**self._sums.stack(name), rule_set=name, axes=axes)
+        return grids

@@ -80,12 +80,11 @@ def image_of(height, width, seed=0):
 
 @settings(deadline=None)
 @given(shape=st.tuples(st.integers(1, 70), st.integers(1, 70)), tiles=TILES.filter(lambda tiles: tiles.stride > 2))
-@pytest.mark.parametrize("along", ["column", "row"])
-def test_tiled_prediction_of_a_pointwise_model_equals_that_of_the_whole_image(along, shape, tiles):
+def test_tiled_prediction_of_a_pointwise_model_equals_that_of_the_whole_image(shape, tiles):
     image = image_of(*shape)
-    strips = list(predict_strips(pixelwise, TensorImage(image), tiles, 3, along))
-    assert all(strip.shape[1 if along == "column" else 2] == shape[0 if along == "column" else 1] for strip in strips)
-    found = torch.cat(strips, dim=2 if along == "column" else 1)
+    strips = list(predict_strips(pixelwise, TensorImage(image), tiles, 3))
+    assert all(strip.shape[1] == shape[0] for strip in strips)
+    found = torch.cat(strips, dim=2)
     torch.testing.assert_close(found, pixelwise(image[None])[0], atol=1e-6, rtol=0)
 
 
@@ -188,14 +187,13 @@ class Counted:
         return ((rows[:, None] // 7 + columns // 5) % 2 * 255).astype(np.uint8)[..., None]
 
 
-@pytest.mark.parametrize("order", ["column", "row"])
-def test_rle_is_encoded_from_strips_without_reading_the_whole_image(order):
-    image, dialect = Counted(300, 500), Dialect(order=order)
-    strips = predict_strips(pixelwise, image, Tiles(size=64, stride=48), 8, order)
+def test_rle_is_encoded_from_strips_without_reading_the_whole_image():
+    image, dialect = Counted(300, 500), Dialect()
+    strips = predict_strips(pixelwise, image, Tiles(size=64, stride=48), 8)
     text = dialect.encode_strips((strip[0] > 0.5).numpy() for strip in strips)
     whole = image.read(Box(0, 0, *image.shape))[..., 0] > 127
     image.largest = 0
-    list(predict_strips(pixelwise, image, Tiles(size=64, stride=48), 8, order))
+    list(predict_strips(pixelwise, image, Tiles(size=64, stride=48), 8))
     assert text == dialect.encode(whole)
     assert image.largest <= 64 * 500
 

@@ -20,7 +20,7 @@ from pipeline.data.reader import Reader
 from pipeline.data.sample import Sample, samples_of
 from pipeline.inference.backends import BACKENDS
 from pipeline.inference.prediction_store import StoreWriter, probs_to_uint8
-from pipeline.inference.tiles import StripAxis, TensorImage, WindowedImage, predict_strips
+from pipeline.inference.tiles import TensorImage, WindowedImage, predict_strips
 from pipeline.inference.tta import average_views
 from pipeline.prefetch import prefetch
 from pipeline.progress import track
@@ -93,16 +93,11 @@ class Predictor:
         """
         if self.tiles is None:
             return self._predict(images, views)
-        return torch.stack([self._in_tiles(image, views) for image in images])
+        return torch.stack([torch.cat(list(self.strips(TensorImage(image), views)), dim=-1) for image in images])
 
-    def strips(
-        self, image: WindowedImage, along: StripAxis = "column", views: tuple[str, ...] | None = None
-    ) -> Iterator[Tensor]:
+    def strips(self, image: WindowedImage, views: tuple[str, ...] | None = None) -> Iterator[Tensor]:
         """The probabilities of one image, strip by strip, as `tiles.predict_strips` yields them."""
-        return predict_strips(partial(self._predict, views=views), image, self.tiles, self.batch_size, along)
-
-    def _in_tiles(self, image: Tensor, views: tuple[str, ...] | None) -> Tensor:
-        return torch.cat(list(self.strips(TensorImage(image), views=views)), dim=-1)
+        return predict_strips(partial(self._predict, views=views), image, self.tiles, self.batch_size)
 
     @torch.inference_mode()
     def _predict(self, images: Tensor, views: tuple[str, ...] | None = None) -> Tensor:
@@ -194,7 +189,7 @@ def predict_windows(
         FloatingPointError: for a probability that is not finite.
     """
     with reader.open_windows(sample) as image:
-        strips = predictor.strips(image, views=views)
+        strips = predictor.strips(image, views)
         if size is None:
             return np.concatenate([probs_to_uint8(strip.numpy()) for strip in strips], axis=2)
         probs = torch.cat(list(strips), dim=2)

@@ -8,7 +8,7 @@ without a weight map. A finished strip is yielded at once, so memory holds one s
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from pipeline.data.dataset import to_tensor
 from pipeline.data.windows import Box
 
 Predict = Callable[[Tensor], Tensor]  # (N, channels, size, size) to probs (N, C, size, size), on the CPU
-StripAxis = Literal["column", "row"]  # strips of whole columns, or of whole rows
 
 MIN_WEIGHT = 1e-3  # as a share of the largest: the weight of a pixel that only one tile covers must not round to 0
 BACKGROUND_STEP = 4  # pixels between the rows, and the columns, that are read to decide whether a tile is background
@@ -102,9 +101,7 @@ def _shifted(part: slice, by: int) -> slice:
     return slice(part.start + by, part.stop + by)
 
 
-def predict_strips(
-    predict: Predict, image: WindowedImage, tiles: Tiles, batch_size: int, along: StripAxis = "column"
-) -> Iterator[Tensor]:
+def predict_strips(predict: Predict, image: WindowedImage, tiles: Tiles, batch_size: int) -> Iterator[Tensor]:
     """The probabilities of an image, in adjacent strips of whole columns, from left to right.
 
     A thread reads the pixels of the next strip while one is predicted.
@@ -112,52 +109,48 @@ def predict_strips(
     Args:
         predict: from images to probabilities; it gets batches of tiles.
         batch_size: tiles at once.
-        along: "row" yields strips of whole rows, from top to bottom.
 
     Shapes:
-        yields: (C, H, w) float32, or (C, h, W) for "row".
+        yields: (C, H, w) float32.
     """
-    axis = 1 if along == "column" else 0  # along which strips follow each other
-    positions, across = tile_positions(image.shape[axis], tiles), tile_positions(image.shape[1 - axis], tiles)
-    strip = _Strip(image.shape, tiles, axis)
+    height, width = image.shape
+    down, across = tile_positions(height, tiles), tile_positions(width, tiles)
+    strip = _Strip(height, tiles)
     with ThreadPoolExecutor(1) as executor:
-        future = executor.submit(_read, image, tiles, axis, positions[0], across)
-        for position, following in zip(positions, [*positions[1:], None], strict=True):
+        future = executor.submit(_read, image, tiles, across[0], down)
+        for position, following in zip(across, [*across[1:], None], strict=True):
             pixels = future.result()
             if following:
-                future = executor.submit(_read, image, tiles, axis, following, across)
-            for batch in _batches(pixels, across, tiles, axis, batch_size, strip):
+                future = executor.submit(_read, image, tiles, following, down)
+            for batch in _batches(pixels, down, tiles, batch_size, strip):
                 probs = predict(torch.stack([to_tensor(tile) for _, tile in batch]))
-                for (tile_across, _), each in zip(batch, probs, strict=True):
-                    strip.add(each, position, tile_across)
-            yield strip.pop_finished(position.start, following.start if following else image.shape[axis])
+                for (tile_down, _), each in zip(batch, probs, strict=True):
+                    strip.add(each, tile_down, position)
+            yield strip.pop_finished(position.start, following.start if following else width)
 
 
-def _read(
-    image: WindowedImage, tiles: Tiles, axis: int, position: TilePlacement, across: Sequence[TilePlacement]
-) -> np.ndarray:
-    """The pixels of all tiles at one position along the axis, padded by reflection where they extend over the image."""
-    length, width = image.shape[axis], image.shape[1 - axis]
-    inside = _inside(position.start, tiles.size, length)
-    size = inside.stop - inside.start
-    box = Box(0, inside.start, width, size) if axis == 1 else Box(inside.start, 0, size, width)
-    padding = [(inside.start - position.start, position.start + tiles.size - inside.stop)]
-    padding.insert(1 - axis, (-across[0].start, across[-1].start + tiles.size - width))
-    pixels = image.read(box)
-    return np.pad(pixels, [*padding, (0, 0)], mode="reflect") if np.any(padding) else pixels
+def _read(image: WindowedImage, tiles: Tiles, column: TilePlacement, down: Sequence[TilePlacement]) -> np.ndarray:
+    """The pixels of all tiles of one column of tiles, padded by reflection where they extend over the image."""
+    height, width = image.shape
+    inside = _inside(column.start, tiles.size, width)
+    pixels = image.read(Box(0, inside.start, height, inside.stop - inside.start))
+    vertical = (-down[0].start, down[-1].start + tiles.size - height)
+    horizontal = (inside.start - column.start, column.start + tiles.size - inside.stop)
+    padding = (vertical, horizontal, (0, 0))
+    return np.pad(pixels, padding, mode="reflect") if np.any(padding) else pixels
 
 
 def _batches(
-    pixels: np.ndarray, across: Sequence[TilePlacement], tiles: Tiles, axis: int, batch_size: int, strip: "_Strip"
+    pixels: np.ndarray, down: Sequence[TilePlacement], tiles: Tiles, batch_size: int, strip: "_Strip"
 ) -> Iterator[list[tuple[TilePlacement, np.ndarray]]]:
     """Batches of the tiles of a strip, with their positions, without background tiles.
 
     The first tile of the image is never skipped, and is a batch by itself: it shows how many classes there are.
     """
     batch: list[tuple[TilePlacement, np.ndarray]] = []
-    for position in across:
-        start = position.start - across[0].start
-        tile = pixels[start : start + tiles.size] if axis == 1 else pixels[:, start : start + tiles.size]
+    for position in down:
+        start = position.start - down[0].start
+        tile = pixels[start : start + tiles.size]
         if strip.knows_classes and _is_background(tile, tiles.background):
             continue
         batch.append((position, tile))
@@ -176,37 +169,30 @@ def _is_background(tile: np.ndarray, min_std: float) -> bool:
 class _Strip:
     """The sum of weighted tiles over the pixels that later tiles may still change."""
 
-    def __init__(self, shape: tuple[int, int], tiles: Tiles, axis: int):
-        self._tiles, self._axis = tiles, axis
-        self._shape = (shape[0], tiles.size) if axis == 1 else (tiles.size, shape[1])
+    def __init__(self, height: int, tiles: Tiles):
+        self._height, self._tiles = height, tiles
         self._sum: Tensor | None = None  # the number of classes is unknown until the first tile
 
     @property
     def knows_classes(self) -> bool:
         return self._sum is not None
 
-    def add(self, probs: Tensor, position: TilePlacement, tile_across: TilePlacement) -> None:
-        """Add the probabilities (C, size, size) of a tile, at its positions along the axis and across the strip."""
+    def add(self, probs: Tensor, down: TilePlacement, across: TilePlacement) -> None:
+        """Add the probabilities (C, size, size) of a tile."""
         if self._sum is None:
-            self._sum = probs.new_zeros((len(probs), *self._shape))
-        inside = _inside(tile_across.start, self._tiles.size, self._shape[1 - self._axis])
-        part = _shifted(inside, -tile_across.start)
-        across, along = tile_across.weights[part], position.weights
-        if self._axis == 1:
-            self._sum[:, inside] += probs[:, part] * torch.from_numpy(np.outer(across, along))
-        else:
-            self._sum[:, :, inside] += probs[:, :, part] * torch.from_numpy(np.outer(along, across))
+            self._sum = probs.new_zeros((len(probs), self._height, self._tiles.size))
+        inside = _inside(down.start, self._tiles.size, self._height)
+        part = _shifted(inside, -down.start)
+        self._sum[:, inside] += probs[:, part] * torch.from_numpy(np.outer(down.weights[part], across.weights))
 
     def pop_finished(self, start: int, until: int) -> Tensor:
-        """The pixels before `until`, which no later tile changes; the others move to the beginning of the strip.
+        """The columns before `until`, which no later tile changes; the others move to the beginning of the strip.
 
         Args:
             start: of the strip in the image.
         """
-        axis = self._axis + 1  # after the classes
-        first = max(0, -start)
-        finished = self._sum.narrow(axis, first, until - start - first).clone()
-        overlap = self._tiles.overlap
-        remaining = self._sum.narrow(axis, self._tiles.stride, overlap).clone()
-        self._sum.zero_().narrow(axis, 0, overlap).copy_(remaining)
+        first, overlap = max(0, -start), self._tiles.overlap
+        finished = self._sum[:, :, first : until - start].clone()
+        remaining = self._sum[:, :, self._tiles.stride : self._tiles.size].clone()
+        self._sum.zero_()[:, :, :overlap] = remaining
         return finished

@@ -48,11 +48,7 @@ def _score(card: Competition, submission: Path, solution: Path) -> tuple[float, 
     if card.volume_pattern:
         return _score_volumes(card, submission, solution)
     found, target = (_read_runs(path, card) for path in (submission, solution))
-    unexpected = sorted(found.keys() ^ target.keys())
-    if unexpected:
-        raise ValueError(
-            f"{submission} and {solution} differ in {len(unexpected)} ids, the first is '{', '.join(unexpected[0])}'"
-        )
+    _check_same_ids(*({_shown(card, *key) for key in each} for each in (found, target)), submission, solution)
     ignored = _ignored_runs(solution, card)
     counts = {
         key: (
@@ -63,14 +59,14 @@ def _score(card: Competition, submission: Path, solution: Path) -> tuple[float, 
         for key, runs in target.items()
     }
     images = list(dict.fromkeys(key[0] for key in counts))
-    table = np.array([[counts.get((image, *rest), NO_ROW) for rest in _class_keys(card)] for image in images])
+    table = np.array([[counts.get((image, name), NO_ROW) for name in card.classes] for image in images])
     scores = pixel_metric(card.metric).scores(Counts(*np.moveaxis(table, -1, 0)))
     has_row = table[..., 0] >= 0
     return Scores(scores.numerator * has_row, scores.denominator * has_row).mean(), len(images)
 
 
-def _check_same_images(found: Set[str], target: Set[str], submission: Path, solution: Path) -> None:
-    """Raise ValueError if submission and solution have different image ids."""
+def _check_same_ids(found: Set[str], target: Set[str], submission: Path, solution: Path) -> None:
+    """Raise ValueError if submission and solution have different ids."""
     unexpected = sorted(found ^ target)
     if unexpected:
         raise ValueError(f"{submission} and {solution} differ in {len(unexpected)} ids, the first is '{unexpected[0]}'")
@@ -78,7 +74,7 @@ def _check_same_images(found: Set[str], target: Set[str], submission: Path, solu
 
 def _score_instances(card: Competition, submission: Path, solution: Path) -> tuple[float, int]:
     found, target = (_read_instances(path, card) for path in (submission, solution))
-    _check_same_images(found.keys(), target.keys(), submission, solution)
+    _check_same_ids(found.keys(), target.keys(), submission, solution)
     metric, scores = instance_metric(card.metric), []
     for image_id, runs in target.items():
         pixels = max((int(ends[-1]) for _, ends in [*runs, *found[image_id]] if len(ends)), default=0)
@@ -90,7 +86,7 @@ def _score_instances(card: Competition, submission: Path, solution: Path) -> tup
 def _score_packed(card: Competition, submission: Path, solution: Path) -> tuple[float, int]:
     """Score objects with confidences, which may overlap. The confidences of the solution have no effect."""
     found, target = (_read_packed(path, card) for path in (submission, solution))
-    _check_same_images(found.keys(), target.keys(), submission, solution)
+    _check_same_ids(found.keys(), target.keys(), submission, solution)
     images = ((_pairwise_iou(runs, target[key][1]), confidences) for key, (confidences, runs) in found.items())
     return ranked_metric(card.metric)(images), len(found)
 
@@ -115,15 +111,10 @@ def _pairwise_iou(found: list[Runs], target: list[Runs]) -> np.ndarray:
 def _score_volumes(card: Competition, submission: Path, solution: Path) -> tuple[float, int]:
     """Score volumes. The solution needs columns `height` and `width`, since the position of a pixel counts."""
     found, target = (_read_unique_rows(path, card) for path in (submission, solution))
-    both = target.assign(**_read_sizes(solution)).merge(
-        found, on=["image_id", "label"], how="outer", suffixes=("", "_found"), indicator=True
-    )
-    unexpected = both[both["_merge"] != "both"]
-    if len(unexpected):
-        raise ValueError(
-            f"{submission} and {solution} differ in {len(unexpected)} rows, the first is image "
-            f"'{unexpected['image_id'].iloc[0]}', class '{unexpected['label'].iloc[0]}'"
-        )
+    keys = (each[["image_id", "label"]].itertuples(index=False) for each in (found, target))
+    _check_same_ids(*({_shown(card, *key) for key in each} for each in keys), submission, solution)
+    sized = target.assign(**_read_sizes(solution))
+    both = sized.merge(found, on=["image_id", "label"], suffixes=("", "_found"))
     volumes = (_read_volume(card, rows, submission, solution) for rows in by_volume(both, card))
     return volume_metric(card.metric)(volumes), both["image_id"].nunique()
 
@@ -217,21 +208,16 @@ def _ignored_runs(solution: Path, card: Competition) -> dict[str, Runs]:
 NO_ROW = (-1, 0, 0)  # counts of a class that has no row in the solution for an image
 
 
-def _class_keys(card: Competition) -> list[tuple[str, ...]]:
-    """The part of each class's key that follows the image id."""
-    return [(name,) for name in card.classes] if len(card.classes) > 1 else [()]
-
-
-def _read_runs(path: Path, card: Competition) -> dict[tuple[str, ...], Runs]:
-    """The runs of each row of a CSV, by image id, and by class if the card has several."""
+def _read_runs(path: Path, card: Competition) -> dict[tuple[str, str], Runs]:
+    """The runs of each row of a CSV, by image id and class."""
     rows = _read_unique_rows(path, card)
-    keys = rows[_key_columns(card)].itertuples(index=False, name=None)
+    keys = zip(rows["image_id"], rows["label"], strict=True)
     return dict(zip(keys, parse_rows(rows, path, card.dialect), strict=True))
 
 
-def _key_columns(card: Competition) -> list[str]:
-    """The columns that identify a row of a CSV."""
-    return ["image_id", "label"] if len(card.classes) > 1 else ["image_id"]
+def _shown(card: Competition, image_id: str, label: str) -> str:
+    """What identifies a row, for messages: its image, and its class if the card has several."""
+    return f"{image_id}, {label}" if len(card.classes) > 1 else image_id
 
 
 def _read_unique_rows(path: Path, card: Competition) -> pd.DataFrame:
@@ -244,6 +230,6 @@ def _read_unique_rows(path: Path, card: Competition) -> pd.DataFrame:
     rows = rows[rows["label"].isin(card.classes)]
     again = rows[rows.duplicated(["image_id", "label"])]
     if len(again):
-        shown = ", ".join(again[_key_columns(card)].iloc[0])
+        shown = _shown(card, *again[["image_id", "label"]].iloc[0])
         raise ValueError(f"{path}: line {again['line'].iloc[0]}: id '{shown}' repeats: expected one row per mask")
     return rows

@@ -58,12 +58,7 @@ def write_submission(
     Raises:
         ValueError: if the text of a mask does not decode to that mask, with the line. Nothing is written then.
     """
-    if card.columns.packed_objects:
-        texts_of = _packed_texts(card, masks_of, confidences_of)
-    elif card.instances:
-        texts_of = _object_texts(card, masks_of)
-    else:
-        texts_of = _mask_texts(card, masks_of)
+    texts_of = _object_texts(card, masks_of, confidences_of) if card.instances else _mask_texts(card, masks_of)
     header, rows = sample_header(sample, card.columns), sample_rows(card, sample)
     table = read_table(sample, card.columns.header).loc[rows.index]
     place = list(table).index(card.columns.rle)
@@ -101,21 +96,13 @@ def _mask_texts(card: Competition, masks_of: MasksOf) -> TextsOf:
     return texts_of
 
 
-def _object_texts(card: Competition, labels_of: MasksOf) -> TextsOf:
-    def texts_of(image_id: str, _label: str, where: str) -> list[str] | None:
-        labels = labels_of(image_id)
-        return None if labels is None else _texts_of_objects(labels, card, f"{where}, image '{image_id}'")
-
-    return texts_of
-
-
-def _packed_texts(card: Competition, labels_of: MasksOf, confidences_of: ConfidencesOf) -> TextsOf:
-    """All objects of an image and their confidences in one text."""
+def _object_texts(card: Competition, labels_of: MasksOf, confidences_of: ConfidencesOf | None) -> TextsOf:
+    """A text for each object; with the card's `packed_objects`, one with all objects and their confidences."""
 
     def texts_of(image_id: str, _label: str, where: str) -> list[str] | None:
         labels = labels_of(image_id)
         texts = None if labels is None else _texts_of_objects(labels, card, f"{where}, image '{image_id}'")
-        if not texts:
+        if not texts or not card.columns.packed_objects:
             return texts
         objects = [
             card.columns.packed_objects.replace("{confidence}", f"{confidence:.6f}").replace("{mask}", text)

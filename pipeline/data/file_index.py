@@ -126,11 +126,11 @@ def _with_ids(folder: Path, suffix: str, pattern: str | None) -> Iterator[tuple[
     """Each file with its id, and whether its extension is spelled as on the card, upper and lower case included."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder: unpack the competition's images there")
-    id_of = _id_by_suffix(suffix) if pattern is None else _id_by_pattern(re.compile(pattern))
+    whole = re.compile(f"(.*){re.escape(suffix)}", re.DOTALL) if pattern is None else re.compile(pattern)
     for path in _files_in(folder) if pattern is None else _files_below(folder):
         name = path.name if pattern is None else path.relative_to(folder).as_posix()
         for spelling in (name, *_other_cases(name)):
-            if (image_id := id_of(spelling)) is not None:
+            if (image_id := _id_of(whole, spelling)) is not None:
                 yield from ((each, part, spelling == name) for each, part in _images_in(image_id, path))
                 break
 
@@ -143,16 +143,10 @@ def _images_in(image_id: str, path: Path) -> Iterator[tuple[str, Path]]:
         yield image_id, path
 
 
-def _id_by_suffix(suffix: str) -> Callable[[str], str | None]:
-    return lambda name: normalize_id(name[: len(name) - len(suffix)]) if name.endswith(suffix) else None
-
-
-def _id_by_pattern(whole: re.Pattern) -> Callable[[str], str | None]:
-    def id_of(name: str) -> str | None:
-        found = whole.fullmatch(name) or whole.fullmatch(unicodedata.normalize("NFC", name))
-        return normalize_id("_".join(part for part in found.groups() if part)) if found else None
-
-    return id_of
+def _id_of(whole: re.Pattern, name: str) -> str | None:
+    """The id in a name: the groups of its match, joined; None for a name that does not match."""
+    found = whole.fullmatch(name) or whole.fullmatch(unicodedata.normalize("NFC", name))
+    return normalize_id("_".join(part for part in found.groups() if part)) if found else None
 
 
 def _other_cases(name: str) -> list[str]:

@@ -58,16 +58,16 @@ class Format(NamedTuple):
 
 
 class PillowFormat(NamedTuple):
-    """A format that Pillow reads.
+    """A format that Pillow reads, with the functions of `Format`.
 
     Args:
-        names: Pillow's names of the readers that are tried.
+        name: Pillow's name of the format.
         packing: highest possible ratio of decoded to stored bytes; None: no limit.
         check: raises for a file that Pillow would read only in part.
         bits: of a channel, for formats of which Pillow may keep only 8.
     """
 
-    names: tuple[str, ...]
+    name: str
     packing: float | None = None
     check: Callable[[Path, bytes], None] = lambda path, content: None
     bits: Callable[[bytes], int] = lambda content: 8
@@ -110,9 +110,9 @@ class PillowFormat(NamedTuple):
 
     def _open(self, path: Path, file: BinaryIO) -> Image.Image:
         try:
-            image = Image.open(file, formats=self.names)
+            image = Image.open(file, formats=(self.name,))
         except UnidentifiedImageError:  # its message names the object in memory, not the file
-            raise damaged(path, f"the header of a damaged {self.names[0]}") from None
+            raise damaged(path, f"the header of a damaged {self.name}") from None
         refuse_colours(path, image.mode, UNSUPPORTED_MODES)
         return image
 
@@ -290,31 +290,26 @@ def _npy_header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
 # ---------------------------------------------------------------------------------------------- detection
 
 
-def _pillow(*names: str, **options: object) -> Format:
-    form = PillowFormat(names, **options)
-    return Format(form.read, form.header, form.indices)
-
-
 TIFF = Format(read_tiff, read_tiff_header, read_tiff_indices)
 DICOM = Format(read_dicom, read_dicom_header)
 NPY = Format(_read_npy, read_npy_header)
 NIFTI = Format(read_nifti, read_nifti_header)
-JPEG = _pillow("JPEG", packing=4096)
-JPEG2000 = _pillow("JPEG2000", bits=_jpeg2000_bits)
+JPEG = PillowFormat("JPEG", packing=4096)
+JPEG2000 = PillowFormat("JPEG2000", bits=_jpeg2000_bits)
 
 # By a regular expression for the first bytes. The limits of deflate, LZW and JPEG are those of `tiff.PACKING`.
 FORMATS = {
-    rb"\x89PNG\r\n\x1a\n": _pillow("PNG", packing=8 * 1032, check=_check_png, bits=_png_bits),
+    rb"\x89PNG\r\n\x1a\n": PillowFormat("PNG", packing=8 * 1032, check=_check_png, bits=_png_bits),
     rb"\xff\xd8\xff": JPEG,
     rb"(II\*\0|MM\0\*|II\+\0|MM\0\+)": TIFF,
     rb".{128}DICM": DICOM,
     rb"\x93NUMPY": NPY,
-    rb"GIF8[79]a": _pillow("GIF", packing=2731),
-    rb"BM": _pillow("BMP", check=_check_bmp),
-    rb"RIFF....WEBP": _pillow("WEBP", check=_check_webp),
+    rb"GIF8[79]a": PillowFormat("GIF", packing=2731),
+    rb"BM": PillowFormat("BMP", check=_check_bmp),
+    rb"RIFF....WEBP": PillowFormat("WEBP", check=_check_webp),
     rb"(\0\0\0\x0cjP  |\xff\x4f\xff\x51)": JPEG2000,
-    rb"....ftyp(avif|avis)": _pillow("AVIF"),
-    rb"P[1-6fF][\s#]": _pillow("PPM", packing=8, check=_check_pnm, bits=_pnm_bits),
+    rb"....ftyp(avif|avis)": PillowFormat("AVIF"),
+    rb"P[1-6fF][\s#]": PillowFormat("PPM", packing=8, check=_check_pnm, bits=_pnm_bits),
 }
 START = 160  # bytes of a file that are matched
 
@@ -335,14 +330,14 @@ PROGRAMS = {"EPS"}  # Pillow would start Ghostscript to execute the file
 
 
 @lru_cache(maxsize=1)
-def _formats_by_suffix() -> dict[str, Format]:
+def _formats_by_suffix() -> dict[str, PillowFormat]:
     """Pillow's other formats by suffix: some, such as TGA, cannot be detected by their first bytes."""
     Image.init()
     extensions = Image.registered_extensions().items()
-    return {suffix: _pillow(name) for suffix, name in extensions if name not in BY_CONTENT | PROGRAMS}
+    return {suffix: PillowFormat(name) for suffix, name in extensions if name not in BY_CONTENT | PROGRAMS}
 
 
-def format_of(path: Path) -> Format:
+def format_of(path: Path) -> Format | PillowFormat:
     """The format of a file, by its first bytes, or by its suffix for formats without such.
 
     Raises:

@@ -21,7 +21,6 @@ from pipeline.data.coco import read_coco
 from pipeline.data.file_index import (
     FileSearch,
     describe_no_files,
-    find_files,
     find_parts,
     match_files,
     normalize_id,
@@ -183,7 +182,7 @@ def _mask_files(card: Competition, root: Path) -> dict[str, tuple[Path, ...]]:
     search = mask_search(card, root)
     files = find_parts(search.folder, search.suffix, search.pattern)
     if _may_overlap(card) and not _masks_come_first(card):
-        images = set(_image_files(card, root).values())
+        images = set(train_search(card, root).find().values())
         files = {image_id: paths for image_id, paths in files.items() if not images.intersection(paths)}
     if not files:
         raise ValueError(f"no mask: {describe_no_files(search)}")
@@ -210,7 +209,7 @@ def train_files(card: Competition, root: Path) -> dict[str, Path]:
         FileNotFoundError: without the folder.
         ValueError: for two images with the same id; if the card selects the same files as images and as masks.
     """
-    images = _image_files(card, root)
+    images = train_search(card, root).find()
     if not _may_overlap(card) or not _masks_come_first(card):
         return images
     search = mask_search(card, root)
@@ -222,10 +221,6 @@ def train_files(card: Competition, root: Path) -> dict[str, Path]:
             f"as '{shortened(min(images))}': separate them by suffix and mask_suffix, or pattern and mask_pattern"
         )
     return files
-
-
-def _image_files(card: Competition, root: Path) -> dict[str, Path]:
-    return find_files(root / card.files.train_images, card.files.suffix, card.files.pattern)
 
 
 def _may_overlap(card: Competition) -> bool:

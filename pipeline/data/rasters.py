@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from pipeline.quoting import first_line
@@ -151,8 +152,7 @@ def check_memory(path: Path, declared: int) -> None:
     Raises:
         ImageError: with its size and the free memory.
     """
-    free = free_memory() if declared > UNCHECKED_BYTES else None
-    if free is not None and COPIES * declared > free:
+    if declared > UNCHECKED_BYTES and COPIES * declared > (free := free_memory()):
         raise ImageError(
             f"{path}: its {_format_bytes(declared)} of pixels do not fit into memory ({_format_bytes(free)} free): "
             f"read it by window (predict.tiles, data.crops), or {REMEDY}"
@@ -166,23 +166,16 @@ def _format_bytes(count: float) -> str:
     return f"{count / (1 << (20 if unit == 'MiB' else 30)):.3g} {unit}"
 
 
-def free_memory() -> int | None:
-    """Bytes that this process can still allocate, on its machine and in its container; None if it is not known."""
-    free = []
-    with suppress(OSError):
-        free.append(_read_value(Path("/proc/meminfo"), "MemAvailable:") * 1024)
+def free_memory() -> int:
+    """Bytes that this process can still allocate, on its machine and in its container."""
+    free = [psutil.virtual_memory().available]
     for folder, limit_file, usage_file, cached in CGROUPS:
         with suppress(OSError, ValueError):  # no such container, or the limit is "max"
             limit, usage = (int((folder / name).read_text(encoding="utf-8")) for name in (limit_file, usage_file))
-            caches = sum(_read_value(folder / "memory.stat", cached.format(kind)) for kind in ("active", "inactive"))
-            free.append(limit - usage + caches)
-    return max(0, min(free)) if free else None
-
-
-def _read_value(path: Path, key: str) -> int:
-    """The number after a key in a file of the kernel; 0 without the key."""
-    lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
-    return next((int(words[1]) for words in lines if words[0] == key), 0)
+            lines = (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
+            values = {key: int(value) for key, value in map(str.split, lines)}
+            free.append(limit - usage + sum(values.get(cached.format(kind), 0) for kind in ("active", "inactive")))
+    return max(0, min(free))
 
 
 def read_or_raise(path: Path, read: Callable[[Path], T]) -> T:
@@ -200,15 +193,10 @@ def read_or_raise(path: Path, read: Callable[[Path], T]) -> T:
         raise
     except FileNotFoundError:
         raise ImageError(f"{path}: no such image") from None
-    except OSError as error:
-        raise _unreadable(path, error, error.strerror or str(error)) from error
     except Exception as error:  # decoders raise exceptions of many types
-        raise _unreadable(path, error, str(error)) from error
-
-
-def _unreadable(path: Path, error: Exception, message: str) -> ImageError:
-    reason = first_line(message, QUOTED) or type(error).__name__
-    return ImageError(f"{path}: cannot be read, {reason}: {_remedy(message)}")
+        message = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        reason = first_line(message, QUOTED) or type(error).__name__
+        raise ImageError(f"{path}: cannot be read, {reason}: {_remedy(message)}") from error
 
 
 def _remedy(message: str) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline import rle
-from pipeline.demos.salt import TEST, TRAIN, Example, draw_id, smooth_noise, write_images, write_table
+from pipeline.demos.salt import TEST, TRAIN, Example, smooth_noise, start_example, write_images, write_table
 from pipeline.files import atomic_folder
 
 HEIGHT, WIDTH = 96, 128  # pixels; not square, so that swapped axes are noticed
@@ -137,8 +137,7 @@ def draw_street_image(seed: int, part: int, number: int) -> Example:
         part: TRAIN or TEST.
         number: position in the part, from 0.
     """
-    rng = np.random.default_rng((seed, part, number))
-    image_id = draw_id(rng, digits_only=number == 0)
+    rng, image_id = start_example(seed, part, number)
     camera = Camera(rng.uniform(28, 46), rng.uniform(44, 84), rng.uniform(-45, 20), rng.uniform(108, 173))
     canvas = Canvas()
     for paint in (paint_sky, paint_land, paint_buildings, paint_road, paint_objects):

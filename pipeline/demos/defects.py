@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.demos.salt import Example, draw_id, mask_text, smooth_noise, write_competition
+from pipeline.demos.salt import Example, mask_text, smooth_noise, start_example, write_competition
 
 HEIGHT, WIDTH = 112, 144  # pixels; not square, so that swapped axes are noticed
 SHAPE = HEIGHT, WIDTH
@@ -57,8 +57,7 @@ def draw_steel_image(seed: int, part: int, number: int) -> Example:
         part: TRAIN or TEST.
         number: position in the part, from 0.
     """
-    rng = np.random.default_rng((seed, part, number))
-    image_id = draw_id(rng, digits_only=number == 0)
+    rng, image_id = start_example(seed, part, number)
     steel = draw_steel(rng)
     for draw, most in ((roll_mark, 2), (stain, 2), (droplet, 3)):
         for _ in range(rng.integers(0, most + 1)):

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from pipeline import rle
-from pipeline.demos.salt import Example, draw_id, smooth_noise, write_competition
+from pipeline.demos.salt import Example, smooth_noise, start_example, write_competition
 
 HEIGHT, WIDTH = 96, 112  # pixels; not square, so that swapped axes are noticed
 SHAPE = HEIGHT, WIDTH
@@ -76,8 +76,7 @@ def draw_cell_image(seed: int, part: int, number: int) -> Example:
         part: TRAIN or TEST.
         number: position in the part, from 0.
     """
-    rng = np.random.default_rng((seed, part, number))
-    image_id = draw_id(rng, digits_only=number == 0)
+    rng, image_id = start_example(seed, part, number)
     # By the number, not at random, so that each set of ten has one. The ids are in random order.
     wanted = 0 if number % EMPTY_EVERY == EMPTY_EVERY - 1 else rng.integers(3, MAX_CELLS + 1)
     labels, blobs = draw_cells(rng, wanted)

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import tifffile
 
-from pipeline.demos.salt import Example, draw_id, mask_text, smooth_noise, write_competition
+from pipeline.demos.salt import Example, mask_text, smooth_noise, start_example, write_competition
 
 HEIGHT, WIDTH = 3000, 4000  # pixels
 TILE, QUALITY = 256, 90  # of the TIFF files: pixels a side, and JPEG quality from 1 to 100
@@ -57,8 +57,7 @@ def draw_slide(seed: int, part: int, number: int, shape: tuple[int, int] = (HEIG
         number: position in the part, from 0.
         shape: height and width, pixels.
     """
-    rng = np.random.default_rng((seed, part, number))
-    image_id = draw_id(rng, digits_only=number == 0)
+    rng, image_id = start_example(seed, part, number)
     tissue = draw_tissue(rng, shape)
     image = draw_stain(rng, tissue)
     draw_tubules(rng, image, tissue)

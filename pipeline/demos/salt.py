@@ -136,8 +136,7 @@ def draw_salt_image(seed: int, part: int, number: int) -> Example:
         part: TRAIN or TEST.
         number: position in the part, from 0.
     """
-    rng = np.random.default_rng((seed, part, number))
-    image_id = draw_id(rng, digits_only=number == 0)
+    rng, image_id = start_example(seed, part, number)
     salt = np.full((SIZE, SIZE), -np.inf, np.float32) if rng.random() < EMPTY_SHARE else draw_salt(rng)
     mask = (salt > 0).astype(np.uint8)
     distance = signed_distance(mask)
@@ -146,13 +145,14 @@ def draw_salt_image(seed: int, part: int, number: int) -> Example:
     return Example(image_id, to_grey_values(rng, section), mask)
 
 
-def draw_id(rng: np.random.Generator, *, digits_only: bool) -> str:
-    """An image id of ten hexadecimal digits.
+def start_example(seed: int, part: int, number: int) -> tuple[np.random.Generator, str]:
+    """The random generator of an example, and the example's id of ten hexadecimal digits.
 
-    With `digits_only`, of decimal digits that start with 0: each demo has such an id, which a reader that parses
-    numbers would shorten. Two of 520 random ids are equal in one of 8 million demos.
+    The first id of a part has decimal digits only, and starts with 0: a reader that parses numbers would shorten it.
+    Two of 520 random ids are equal in one of 8 million demos.
     """
-    return f"{rng.integers(10**9):010d}" if digits_only else f"{rng.integers(16**10):010x}"
+    rng = np.random.default_rng((seed, part, number))
+    return rng, f"{rng.integers(10**9):010d}" if number == 0 else f"{rng.integers(16**10):010x}"
 
 
 def smooth_noise(

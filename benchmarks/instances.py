@@ -3,12 +3,12 @@
     python benchmarks/instances.py
 
     ours         pipeline.metrics.match, from two label maps
-    histogram    numpy.histogram2d of both label maps for the overlaps, as in some kernels; then our counting
-    pycocotools  mask.iou of the objects' RLEs, written beforehand; then our counting
-    pairs        the loop over pairs of masks, found in many kernels; the masks are drawn beforehand. Only its first
-                 25 of 500 rows are timed and the time is multiplied by 20: the whole of it takes minutes
+    histogram    numpy.histogram2d of both label maps for the overlaps, as in some kernels; then our matching
+    pycocotools  mask.iou of RLEs that are encoded beforehand; then our matching
+    pairs        a loop over pairs of binary masks, as in many kernels; the masks are made beforehand. Only 25 of 500
+                 rows are timed and the time is multiplied by 20, because all rows take minutes
 
-All answers are compared before they are timed; of the loop's, the rows that are timed.
+All results are checked for equality before they are timed; of the loop, two rows.
 """
 
 import sys
@@ -29,7 +29,7 @@ SIDE, OBJECTS, TIMED = 1024, 500, 25  # pixels, objects in each map, rows of the
 
 
 def discs(seed: int) -> np.ndarray:
-    """A label map of discs that do not overlap: the later ones yield to those already there."""
+    """A label map of discs; a later disc does not overwrite earlier ones."""
     rng = np.random.default_rng(seed)
     rows, columns = np.ogrid[:SIDE, :SIDE]
     labels = np.zeros((SIDE, SIDE), dtype=np.int32)
@@ -43,8 +43,8 @@ def discs(seed: int) -> np.ndarray:
     return labels
 
 
-def shaken(labels: np.ndarray) -> np.ndarray:
-    """The labels moved by three pixels: what a decent model finds."""
+def shift_labels(labels: np.ndarray) -> np.ndarray:
+    """The labels shifted by two rows and three columns, as a prediction."""
     return np.roll(labels, (2, 3), axis=(0, 1))
 
 
@@ -72,8 +72,8 @@ def by_pairs(found: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     target = discs(0)
-    labels = shaken(target)
-    found, true = (np.stack([drawn == number for number in range(1, OBJECTS + 1)]) for drawn in (labels, target))
+    labels = shift_labels(target)
+    found, true = (np.stack([each == number for number in range(1, OBJECTS + 1)]) for each in (labels, target))
     coded = [[coco.encode(np.asfortranarray(one, dtype=np.uint8)) for one in masks] for masks in (found, true)]
     shared, areas, true_areas = overlaps(labels, target)
     expected = match(labels, target)

@@ -1,9 +1,9 @@
-"""Timing of contestants in turns, so that what disturbs the machine disturbs all of them.
+"""Timing of several functions in interleaved rounds, so that other load on the machine affects all of them.
 
-Run A, B, C, A, B, C, ... and compare within a round: a slow second of the machine falls on all
-contestants of that round, and the ratio survives it where a ratio of two separate runs would not.
+The functions are called in the order A, B, C, A, B, C, ..., and times are compared within a round: a slow moment
+affects all functions of the round, so their ratio changes less than that of two separate runs.
 
-This file is imported by the benchmarks next to it (`from interleave import interleave`).
+The other benchmarks import this file (`from interleave import interleave`).
 """
 
 from collections.abc import Callable
@@ -11,31 +11,31 @@ from statistics import median
 from time import perf_counter
 
 
-def interleave(contestants: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round, after one untimed round that warms the caches.
+def interleave(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each function in each round, after one untimed round that warms the caches.
 
     Args:
-        contestants: name to a function without arguments.
+        functions: name to a function without arguments.
         repeats: timed rounds, at least 1.
 
     Returns:
-        name to `repeats` durations, in seconds; the i-th of every contestant are from one round.
+        name to `repeats` durations, in seconds; the i-th durations of all functions are from one round.
     """
     if repeats < 1:
         raise ValueError(f"repeats is {repeats}: expected at least 1 timed round")
-    for contestant in contestants.values():
-        contestant()
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for function in functions.values():
+        function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
-        for name, contestant in contestants.items():
+        for name, function in functions.items():
             begin = perf_counter()
-            contestant()
+            function()
             seconds[name].append(perf_counter() - begin)
     return seconds
 
 
 def ratios(seconds: dict[str, list[float]], slow: str, fast: str) -> list[float]:
-    """slow / fast, round by round: above 1 where `fast` was the faster one."""
+    """slow / fast of each round: above 1 if `fast` took less time."""
     return [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
 
 

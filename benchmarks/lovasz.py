@@ -1,16 +1,16 @@
-"""Lovász losses: forward and backward, next to what people use instead.
+"""Lovász losses: time of forward and backward, against other implementations.
 
     python benchmarks/lovasz.py [--run runs/nuclei --data folder]
 
-    ours         pipeline.losses: one sort of integers for all images and classes, no graph through it
+    ours         pipeline.losses: one integer sort for all images and classes, without autograd through it
     smp          segmentation_models_pytorch.losses.LovaszLoss
     algorithm 1  as published, row by row: sort, gather, cumulative sums, differences
 
-Hinge: a batch of 16 × 1 × 256 × 256, per image. `trained` logits are those of the run's fold 0 on images it has not
-seen; without a run, of a small U-Net trained here for a minute on generated images. `random` logits are normal.
-Softmax: 4 × 4 × 256 × 256, classes of the whole batch; `trained` ones are random logits plus 4 at the right class.
+Hinge: a batch of 16 × 1 × 256 × 256, per image. `trained` logits are those of the run's fold 0 on held-out images, or,
+without a run, of a small U-Net that is trained for a minute on generated images. `random` logits are normal.
+Softmax: 4 × 4 × 256 × 256, per batch; `trained` logits are random ones plus 4 at the true class.
 
-All answers are compared before they are timed. Times depend on the machine; the ratios less so.
+The table shows the difference of each loss to ours. Times depend on the machine; the ratios less so.
 """
 
 import argparse
@@ -90,8 +90,8 @@ SOFTMAX: dict[str, LossFn] = {
 }
 
 
-def of_run(run: Path, data: Path) -> Pair:
-    """Logits of the run's fold 0 on images it has held out."""
+def logits_of_run(run: Path, data: Path) -> Pair:
+    """Logits of the run's fold 0 on held-out images."""
     path = run / "fold0" / "best.safetensors"
     settings = read_record(path)["settings"]
     card = competition.load(settings["competition"])
@@ -103,8 +103,8 @@ def of_run(run: Path, data: Path) -> Pair:
     return one_batch(model, crops(held_out, card, settings["data"]["percentiles"]))
 
 
-def of_demo() -> Pair:
-    """Logits of a small U-Net on generated images that it was not trained on."""
+def logits_of_demo() -> Pair:
+    """Logits of a small U-Net on generated images that it is not trained on."""
     card = competition.load("demo")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "demo"
@@ -163,10 +163,10 @@ def gradient_step(loss_fn: LossFn, logits: Tensor, target: Tensor) -> Callable[[
 
 
 def add_rows(table: Table, label: str, losses: dict[str, LossFn], pair: Pair) -> None:
-    contestants = {name: gradient_step(loss_fn, *pair) for name, loss_fn in losses.items()}
-    value, _ = contestants["ours"]()
-    seconds = interleave(contestants, ROUNDS)
-    for name, run in contestants.items():
+    functions = {name: gradient_step(loss_fn, *pair) for name, loss_fn in losses.items()}
+    value, _ = functions["ours"]()
+    seconds = interleave(functions, ROUNDS)
+    for name, run in functions.items():
         faster = "" if name == "ours" else spread(ratios(seconds, name, "ours"), "x")
         table.add_row(label, name, milliseconds(seconds[name]), faster, f"{abs(run()[0] - value):.1e}")
     table.add_section()
@@ -175,14 +175,16 @@ def add_rows(table: Table, label: str, losses: dict[str, LossFn], pair: Pair) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/nuclei"))
-    parser.add_argument("--data", type=Path, default=os.environ.get("DATA"), help="of the run's images")
+    parser.add_argument(
+        "--data", type=Path, default=os.environ.get("DATA"), help="folder of the competition of the run"
+    )
     given = parser.parse_args()
     console = Console(width=120)
     if given.data and (given.run / "fold0" / "best.safetensors").exists():
-        trained = of_run(given.run, Path(given.data))
+        trained = logits_of_run(given.run, Path(given.data))
     else:
         console.print(f"no trained run in {given.run} with its --data: training on generated images for {TRAINING} s")
-        trained = of_demo()
+        trained = logits_of_demo()
     logits, target = trained
     wrong = (1 - logits * (2 * target - 1) > 0).float().mean().item()
     table = Table(

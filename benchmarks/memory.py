@@ -1,9 +1,9 @@
-"""Peak memory of `ensemble` for 100 and for 10,000 test images: it should not grow with their number.
+"""Peak memory of `ensemble` for 100 and for 10,000 test images: it should not grow with the number of images.
 
     python benchmarks/memory.py
 
-A competition of small generated images is trained for one epoch and predicted beforehand; then a fresh process runs
-the stage `ensemble` (search on OOF, average of the folds, post-processing, RLE, checks, CSV) and says its peak.
+A model is trained for one epoch on small generated images and predicts them; then a fresh process runs the stage
+`ensemble` (search on OOF, average of the folds, post-processing, RLE, checks, CSV) and prints its peak memory.
 """
 
 import subprocess
@@ -53,7 +53,7 @@ sys.exit(status)
 
 
 def write_competition(folder: Path, *, test: int, epochs: int) -> None:
-    """A competition of discs, with 40 training images: data/, the card discs.toml and the config discs_run.toml."""
+    """Write a competition of discs with 40 training images: data/, the card discs.toml, the config discs_run.toml."""
     write_images(folder / "data/train", 40, folder / "data/train.csv", with_masks=True)
     write_images(folder / "data/test", test, folder / "data/sample_submission.csv", with_masks=False)
     (folder / "discs.toml").write_text(CARD)
@@ -61,7 +61,7 @@ def write_competition(folder: Path, *, test: int, epochs: int) -> None:
 
 
 def write_images(folder: Path, count: int, csv: Path, with_masks: bool) -> None:
-    """Images of one bright disc each, and their rows."""
+    """Write images of one bright disc each, and the CSV of their ids and masks."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     rows, columns = np.ogrid[:SIDE, :SIDE]
@@ -76,7 +76,7 @@ def write_images(folder: Path, count: int, csv: Path, with_masks: bool) -> None:
 
 
 def peak(count: int) -> float:
-    """MiB at the peak of a process that runs `ensemble` over `count` test images."""
+    """Peak MiB of a process that runs `ensemble` for `count` test images."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_competition(folder, test=count, epochs=1)
@@ -85,7 +85,7 @@ def peak(count: int) -> float:
 
 
 def run(folder: Path, *arguments: str) -> str:
-    """Run python in a folder; returns what it wrote to stderr."""
+    """Run Python in a folder; returns its stderr."""
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder)}
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

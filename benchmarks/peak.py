@@ -1,6 +1,6 @@
-"""The two sides of a share of peak: what the machine can multiply at most, and what a network asks it to.
+"""Share of peak performance: the peak of the machine in matrix products, and the operations of a network.
 
-This file is imported by the benchmarks next to it (`from peak import matrix_peak, flops_of`).
+The other benchmarks import this file (`from peak import matrix_peak, flops_of`).
 """
 
 from collections.abc import Callable
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}  # of square matrices
+SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}  # sides of square matrices
 ROUNDS = 6
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of the fastest of some large matrix products, of random values."""
+    """Floating-point operations per second of the fastest of several large matrix products of random values."""
     return max(2 * side**3 / _seconds(side, device, dtype) for side in SIDES[device.type])
 
 
@@ -25,7 +25,7 @@ def _seconds(side: int, device: torch.device, dtype: torch.dtype) -> float:
 
 
 def best_of(run: Callable[[], object], device: torch.device, rounds: int) -> float:
-    """Seconds of the fastest round, after one that warms up; a GPU is waited for."""
+    """Seconds of the fastest round, after one untimed round; waits for a GPU."""
     seconds = []
     for _ in range(rounds + 1):
         begin = perf_counter()
@@ -36,19 +36,19 @@ def best_of(run: Callable[[], object], device: torch.device, rounds: int) -> flo
 
 
 def wait_for(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def flops_of(run: Callable[[], object]) -> int:
-    """Floating-point operations of a call's convolutions and matrix products; to multiply and to add are two."""
+    """Floating-point operations of a call's convolutions and matrix products; a multiply-add counts as two."""
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
 
 
 def forward_flops(model: torch.nn.Module, images: Tensor) -> int:
-    """Those of one forward pass."""
+    """Floating-point operations of one forward pass."""
     with torch.inference_mode():
         return flops_of(lambda: model(images))

@@ -1,16 +1,16 @@
-"""Smallest components: one component tree per image against a loop of cc3d over 255 thresholds, with the same counts.
+"""Minimum component sizes: one component tree per image against a loop of cc3d over 255 thresholds, with equal counts.
 
     python benchmarks/postprocess.py [run folder]
 
-On the OOF predictions of `runs/nuclei` (or the run named) if they are there, else on generated probabilities of
-nuclei's image sizes. Asked of every contestant, for every image: predicted and shared pixels at each of 255 thresholds,
-if components below each of 36 areas are removed.
+Uses the OOF predictions of `runs/nuclei` (or of the given run) if they exist, otherwise generated probabilities of
+nuclei's image sizes. Both methods count, for every image, the predicted and true positive pixels at each of 255
+thresholds after removing components below each of 36 areas.
 
-    ours         tree.component_counts; compiled before the clock starts
-    loop         cc3d per threshold, and bincounts: the tightest loop we could write. It skips thresholds at which no
-                 pixel changes, counts both sizes from drawn pixels alone, and does all areas at once
+    ours         component_tree.component_counts; compiled before the timing
+    loop         cc3d per threshold, and bincounts: the fastest loop we could write. It skips thresholds at which no
+                 pixel changes, counts predicted pixels only, and computes all areas at once
 
-cc3d labels uint8 here: its path for bool is 10% faster, and wrong on images with an odd side (see `rules._label`).
+cc3d labels uint8 here: for bool it is 10% faster, but wrong on images with an odd side (see `rules._label`).
 """
 
 import sys
@@ -28,26 +28,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pipeline.postprocess.component_tree import component_counts
 from pipeline.postprocess.search import AREAS
 
-ROUNDS = 3  # the loop takes seconds for each
+ROUNDS = 3  # the loop takes seconds per round
 
 Pair = tuple[np.ndarray, np.ndarray]
 
 
 def tree(values: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Predicted and shared pixels, (2, A, 255)."""
+    """Predicted and true positive pixels, (2, A, 255)."""
     counts = component_counts(values, target, AREAS)
     return np.stack([counts.predicted, counts.intersection])
 
 
 def loop(values: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The same, mask by mask."""
+    """The same as `tree`, mask by mask."""
     counts = np.zeros((2, len(AREAS), 255), dtype=np.int64)
-    drawn, shared = brightest_first(values), brightest_first(values * target)
+    predicted, intersection = brightest_first(values), brightest_first(values * target)
     for level in range(255, 0, -1):
-        pixels, hits = drawn[level], shared[level]
+        pixels, hits = predicted[level], intersection[level]
         if not len(pixels):
             continue
-        if level < 255 and len(pixels) == len(drawn[level + 1]):
+        if level < 255 and len(pixels) == len(predicted[level + 1]):
             counts[:, :, level - 1] = counts[:, :, level]
             continue
         labels, number = cc3d.connected_components((values >= level).view(np.uint8), connectivity=8, return_N=True)
@@ -61,7 +61,7 @@ def loop(values: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def brightest_first(values: np.ndarray) -> list[np.ndarray]:
-    """Flat positions of the pixels at each level or above, 0 … 255: views of one array."""
+    """Flat positions of the pixels at or above each level, 0 … 255; views of one array."""
     flat = values.ravel()
     order = np.argsort(flat, kind="stable")[::-1]
     ends = flat.size - np.bincount(flat, minlength=256).cumsum() + np.bincount(flat, minlength=256)
@@ -73,9 +73,9 @@ def main() -> None:
     stored = (run / "oof.json").exists()
     pairs = stored_pairs(run) if stored else generated_pairs()
     for number, pair in enumerate(pairs):
-        assert np.array_equal(tree(*pair), loop(*pair)), f"image {number}: the two differ"
-    contestants = {"ours": lambda: [tree(*pair) for pair in pairs], "loop": lambda: [loop(*pair) for pair in pairs]}
-    seconds = interleave(contestants, ROUNDS)
+        assert np.array_equal(tree(*pair), loop(*pair)), f"image {number}: the counts differ"
+    functions = {"ours": lambda: [tree(*pair) for pair in pairs], "loop": lambda: [loop(*pair) for pair in pairs]}
+    seconds = interleave(functions, ROUNDS)
     pixels = len(AREAS) * 255 * len(pairs)
     title = f"{len(pairs)} images, {f'OOF of {run}' if stored else 'generated probabilities'}: {pixels:,} equal counts"
     table = Table("255 thresholds × 36 areas by", "median (range)", "per image", "time / ours, per round", title=title)

@@ -1,18 +1,18 @@
-"""From test images to a CSV, five folds and the eight views of D4: a bundle's one pass against the script one writes.
+"""From test images to a CSV with five folds and eight TTA views: single-pass bundle inference against a plain script.
 
     python benchmarks/predict.py --data /path/to/nuclei [--run runs/nuclei] [--rounds 3] [--backends fuse_conv_bn]
 
-    ours    each image read once, all folds and views on it; batch norms folded, channels last, the precision that this
-            machine does well; masks drawn and written as RLE while the next image is predicted
-    plain   five smp.Unet, float32, ttach's D4, a DataLoader and a loop, numpy's snippet for RLE
+    ours    each image is read once for all folds and views; batch norms are fused, channels last, the fastest precision
+            of this machine; masks are encoded as RLE while the next image is predicted
+    plain   five smp.Unet, float32, ttach's D4, a DataLoader and a loop, a numpy snippet for RLE
 
-Both have the same five networks, images, stretch of percentiles and threshold .5, and write the same rows. Rounds
-alternate in one process, each from files to CSV; a ratio is of one round. Without --run the networks have random
-weights, which costs as much to compute, but draws masks of noise.
+Both have the same five networks, images, percentile normalization and threshold .5, and write the same rows. Rounds
+alternate in one process, each from files to CSV; ratios are within a round. Without --run the networks have random
+weights: the computation is the same, but the masks are noise.
 
-The share of peak is what the convolutions ask for (both from the same count, padding included), over what the largest
-matrix products reach on this machine with the same threads in the same precision. Of what --run holds out, the masks
-of every engine are compared with those of eager float32, pixel by pixel, and scored.
+The share of peak is the number of operations of the convolutions (the same count for both, padding included) per
+second, over that of the largest matrix products on this machine with the same threads and precision. With --run, the
+masks of every backend on held-out images are compared with those of eager float32, pixel by pixel, and scored.
 """
 
 import sys
@@ -64,20 +64,20 @@ from pipeline.training.checkpoint import load_checkpoint, save_checkpoint  # noq
 
 NAME, FOLDS, THRESHOLD = "nuclei", range(5), 0.5
 KEY, TEXT = "ImageId", "EncodedPixels"  # columns of the CSV
-STRIDE = 32  # of the encoder: sides that it divides
+STRIDE = 32  # of the encoder: sides are padded to a multiple of it
 err = Console(stderr=True)
 
 
 def config_with(backend: str) -> Config:
-    """The config of nuclei with all eight views, in an engine."""
+    """The config of nuclei with all eight views and a backend."""
     cfg = config.load(ROOT / "configs" / f"{NAME}.toml")
     return cfg.model_copy(
         update={"predict": cfg.predict.model_copy(update={"views": tuple(SYMMETRIES), "backend": backend})}
     )
 
 
-def thinned(data: Path, every: int, folder: Path) -> Path:
-    """A folder with every so-manieth test image alone."""
+def subset_test_images(data: Path, every: int, folder: Path) -> Path:
+    """A folder with every n-th test image."""
     sample = pd.read_csv(data / "sample_submission.csv", dtype=str, keep_default_na=False)[::every]
     files = {path.stem: path for path in (data / "test").rglob("*.png")}
     images = folder / competition.load(NAME).files.test_images
@@ -89,7 +89,7 @@ def thinned(data: Path, every: int, folder: Path) -> Path:
 
 
 def weights_of(run: Path | None, cfg: Config, folder: Path) -> dict[int, Path]:
-    """A checkpoint of each fold: those of a run, or fresh ones."""
+    """A checkpoint of each fold: of a run, or with random weights."""
     if run:
         return {fold: run / f"fold{fold}" / "best.safetensors" for fold in FOLDS}
     paths = {}
@@ -104,7 +104,7 @@ def weights_of(run: Path | None, cfg: Config, folder: Path) -> dict[int, Path]:
 
 
 def bundle_of(cfg: Config, weights: dict[int, Path], folder: Path) -> Bundle:
-    """The five models as one bundle that draws at threshold .5."""
+    """The five models as one bundle with threshold .5."""
     renderer = Renderer((Postprocess("mean", (1.0,), "total", Rules(THRESHOLD, 0)),))
     card = competition.load(NAME)
     record = BundleRecord(
@@ -120,7 +120,7 @@ def bundle_of(cfg: Config, weights: dict[int, Path], folder: Path) -> Bundle:
 
 
 def ours(bundle: Bundle, backend: str, data: Path, csv: Path) -> Callable[[], object]:
-    """A pass over the test set, the models loaded before: what they cost to load is the same for both."""
+    """A pass over the test set with loaded models: loading takes the same time for both."""
     models = {fold: predictor_of(bundle, backend, fold) for fold in FOLDS}
     return lambda: predict_test(bundle, data, csv, load=lambda _, fold: models[fold])
 
@@ -136,7 +136,7 @@ def predictor_of(bundle: Bundle, backend: str, fold: int) -> Predictor:
 
 
 class LoadedImages(Dataset):
-    """Open, stretch, normalise, pad: as one writes it."""
+    """Opens, normalises and pads an image, as a plain script does."""
 
     def __init__(self, paths: Sequence[Path], mean: np.ndarray, std: np.ndarray):
         self.paths, self.mean, self.std = paths, mean, std
@@ -157,7 +157,7 @@ class LoadedImages(Dataset):
 
 
 def plain(cfg: Config, weights: dict[int, Path], data: Path, csv: Path) -> Callable[[], object]:
-    """The script, its models loaded before."""
+    """The plain script, with loaded models."""
     device = hardware.device()
     models = [plain_model(cfg, path, fold).to(device) for fold, path in weights.items()]
     views = [ttach.SegmentationTTAWrapper(model, ttach.aliases.d4_transform(), merge_mode="mean") for model in models]
@@ -179,7 +179,7 @@ def plain(cfg: Config, weights: dict[int, Path], data: Path, csv: Path) -> Calla
 
 
 def plain_model(cfg: Config, path: Path, fold: int) -> torch.nn.Module:
-    """smp's network with the weights of ours, which keeps it as `net`."""
+    """The smp network with the weights of ours, which has it as `net`."""
     model = build_model(cfg.model)
     load_checkpoint(path, model, fold)
     own = {name.removeprefix("net."): values for name, values in model.state_dict().items() if name.startswith("net.")}
@@ -194,7 +194,7 @@ def plain_model(cfg: Config, path: Path, fold: int) -> torch.nn.Module:
 
 
 def snippet(mask: np.ndarray) -> str:
-    """RLE as it is copied from kernel to kernel."""
+    """The RLE function of most public kernels."""
     pixels = np.concatenate([[0], mask.flatten(order="F"), [0]])
     runs = np.where(pixels[1:] != pixels[:-1])[0] + 1
     runs[1::2] -= runs[::2]
@@ -223,20 +223,20 @@ def speed(seconds: dict[str, list[float]], flops: float, images: int, cfg: Confi
     return table
 
 
-def asked_for(cfg: Config, data: Path) -> tuple[float, int]:
+def total_flops(cfg: Config, data: Path) -> tuple[float, int]:
     """Floating-point operations of all passes over the test set, and the number of its images."""
     model, total = build_model(cfg.model).eval(), 0
     paths = list((data / "test").rglob("*.png"))
     for path in paths:
         with Image.open(path) as image:
             width, height = image.size
-        # On the meta device nothing is computed; both views' shapes ask for as much.
+        # On the meta device nothing is computed; a transposed view has as many operations.
         total += forward_flops(model.to("meta"), torch.empty(1, 3, height, width, device="meta"))
     return total * len(FOLDS) * len(SYMMETRIES), len(paths)
 
 
 def differing(one: Path, other: Path, data: Path) -> str:
-    """Pixels of two CSVs' masks that differ."""
+    """The number of pixels that differ between the masks of two CSVs."""
     tables = [pd.read_csv(path, dtype=str, keep_default_na=False).set_index(KEY)[TEXT] for path in (one, other)]
     dialect, off, total = competition.load(NAME).dialect, 0, 0
     for path in (data / "test").rglob("*.png"):
@@ -248,7 +248,7 @@ def differing(one: Path, other: Path, data: Path) -> str:
 
 
 def out_of_fold(run: Path, data: Path, backends: Sequence[str], every: int) -> Table:
-    """What the engines draw on images that the models have not seen, beside eager float32; views as configured."""
+    """Masks of the backends on held-out images, compared with eager float32; views as configured."""
     card, cfg = competition.load(NAME), config.load(ROOT / "configs" / f"{NAME}.toml")
     index = read_index(card, data)
     table = folds.read_folds(ROOT / "folds" / f"{NAME}.csv", index)
@@ -271,7 +271,12 @@ def out_of_fold(run: Path, data: Path, backends: Sequence[str], every: int) -> T
                 both, total = int((mask & (target == 1)).sum()), int(mask.sum() + (target == 1).sum())
                 scores[variant].append(2 * both / total if total else 1.0)
     found = Table(
-        "engine", "precision", "pixels that differ from eager float32", "mean Dice at .5", "to eager", width=108
+        "backend",
+        "precision",
+        "pixels that differ from eager float32",
+        "mean Dice at .5",
+        "difference to eager",
+        width=108,
     )
     for variant in variants:
         gap = np.mean(scores[variant]) - np.mean(scores[variants[0]])
@@ -292,11 +297,11 @@ def _variant(cfg: Config, run: Path, fold: int, backend: str, precision: str) ->
 
 def main(
     data: Annotated[Path, typer.Option(help="the folder of nuclei", envvar="DATA")],
-    run: Annotated[Path | None, typer.Option(help="a trained run; without, weights are random")] = None,
+    run: Annotated[Path | None, typer.Option(help="a trained run; default: random weights")] = None,
     rounds: Annotated[int, typer.Option(help="timed rounds")] = 3,
     backends: Annotated[str, typer.Option(help="names, separated by commas")] = "fuse_conv_bn",
-    every: Annotated[int, typer.Option(help="1: all images; 6: every sixth, where time is short")] = 1,
-    oof: Annotated[bool, typer.Option(help="compare the engines' masks out of fold too, with --run")] = True,
+    every: Annotated[int, typer.Option(help="1: all images; 6: every sixth image")] = 1,
+    oof: Annotated[bool, typer.Option(help="with --run: also compare the backends' masks out of fold")] = True,
 ) -> None:
     console, names = Console(width=110), backends.split(",")
     with tempfile.TemporaryDirectory() as name:
@@ -304,11 +309,11 @@ def main(
         cfg = config_with(names[0])
         weights = weights_of(run, cfg, folder)
         bundle, whole_data = bundle_of(cfg, weights, folder / "bundle"), data
-        data = thinned(data, every, folder / "data")
-        contestants = {backend: ours(bundle, backend, data, folder / f"{backend}.csv") for backend in names}
-        contestants["plain"] = plain(cfg, weights, data, folder / "plain.csv")
-        seconds = interleave(contestants, rounds)
-        flops, images = asked_for(cfg, data)
+        data = subset_test_images(data, every, folder / "data")
+        functions = {backend: ours(bundle, backend, data, folder / f"{backend}.csv") for backend in names}
+        functions["plain"] = plain(cfg, weights, data, folder / "plain.csv")
+        seconds = interleave(functions, rounds)
+        flops, images = total_flops(cfg, data)
         console.print(
             f"{images} images, {len(FOLDS)} folds, {len(SYMMETRIES)} views, {torch.get_num_threads()} threads"
         )

@@ -1,18 +1,18 @@
-"""RLE: how fast masks become text and text becomes masks, next to what people use instead.
+"""RLE: time of encoding and decoding, against other implementations.
 
     python benchmarks/rle.py
 
 Encoding, a C-contiguous (H, W) uint8 mask to Kaggle's text:
     ours         pipeline.rle.encode
     snippet      the numpy lines found in most public kernels
-    pycocotools  mask.encode(np.asfortranarray(mask)), the copy included, as it takes Fortran order only.
-                 It writes COCO's compressed bytes, not Kaggle's text, so it does less work at the end.
+    pycocotools  mask.encode(np.asfortranarray(mask)), with the copy, because it needs Fortran order.
+                 It writes COCO's compressed bytes, not Kaggle's text, which is less work.
 Decoding, Kaggle's text to a C-contiguous (H, W) uint8 mask:
     ours         pipeline.rle.decode, with all its checks
-    cumsum       +1 at the starts, -1 at the ends, summed over all pixels, in int8 (less memory) and
-                 in int64 (what numpy does unasked); no checks
+    cumsum       +1 at the starts, -1 at the ends, cumulative sum over all pixels, in int8 (less memory)
+                 and in int64 (numpy's default); no checks
 
-All answers are compared before they are timed. Times depend on the machine; the ratios less so.
+All results are checked for equality before they are timed. Times depend on the machine; the ratios less so.
 """
 
 import sys
@@ -32,7 +32,7 @@ CASES = [((101, 101), 300), ((1280, 1918), 60), ((5000, 5000), 15)]  # (H, W) in
 
 
 def blobs(shape: tuple[int, int], cells: int = 6, seed: int = 0) -> np.ndarray:
-    """A mask of a few big smooth blobs: noise on a coarse grid, interpolated, above a threshold."""
+    """A mask of a few large smooth blobs: interpolated noise on a coarse grid, thresholded."""
     grid = np.random.default_rng(seed).standard_normal((cells + 1, cells + 1))
     rows, columns = (np.linspace(0, cells, size) for size in shape)
     knots = np.arange(cells + 1)
@@ -96,7 +96,7 @@ def main() -> None:
         size = f"{shape[0]} x {shape[1]}"
         add_rows(table, f"encode {size}", interleave(encoders(mask), repeats))
         add_rows(table, f"decode {size}", interleave(decoders(mask), repeats))
-    # The longest texts met in competitions have 600,000 characters: many small runs.
+    # The longest texts found in competitions have 600,000 characters: many small runs.
     dense = blobs((3000, 3000), cells=60)
     add_rows(table, f"encode {len(rle.encode(dense)):,} characters", interleave(encoders(dense), 15))
     add_rows(table, f"decode {len(rle.encode(dense)):,} characters", interleave(decoders(dense), 15))

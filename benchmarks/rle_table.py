@@ -1,19 +1,19 @@
-"""RLE by the table: reading and checking 100,000 rows, writing 10,000 masks.
+"""RLE of whole tables: reading and checking 100,000 rows, writing 10,000 masks.
 
     python benchmarks/rle_table.py
 
 Reading a CSV of 100,000 rows of 100 runs each:
-    pandas       pandas.read_csv, texts only
-    one by one   the same, and `Dialect.runs` of each text
-    at once      the same, and `Dialect.runs_of` of all texts: the same runs, after the same checks
-Writing, 10,000 masks of 256 x 1600 pixels as in a test set of steel sheets, 86 of 100 of them empty (the share of
-(image, class) pairs without a defect in Severstal's train.csv), the others with ten blobs; then each kind by itself,
-and masks of which a third is covered, in 1,000 runs:
+    pandas       pandas.read_csv, without decoding
+    one by one   also `Dialect.runs` of each text
+    at once      also `Dialect.runs_of` of all texts: the same runs and checks
+Writing 10,000 masks of 256 x 1600 pixels like a test set of Severstal: 86 of 100 are empty (the share of (image, class)
+pairs without a defect in its train.csv), the others have ten blobs; then each kind alone, and masks of which a third is
+covered, in 1,000 runs:
     ours         pipeline.rle.encode
-    processes    the same in two processes that are already running: the masks have to travel there
+    processes    the same in two running processes, with the transfer of the masks
     snippet      the numpy lines found in most public kernels
 
-All answers are compared before they are timed.
+All results are checked for equality before they are timed.
 """
 
 import sys
@@ -33,12 +33,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pipeline import rle
 
 ROWS, RUNS, SIDE = 100_000, 100, 512  # texts, runs in each, pixels
-MASKS, SHAPE, FULL = 10_000, (256, 1600), 14  # masks, pixels, of 100 that are not empty
-DIFFERENT = 100  # masks, 41 MB: more than the caches hold
+MASKS, SHAPE, FULL = 10_000, (256, 1600), 14  # masks, their shape, non-empty ones of 100
+DIFFERENT = 100  # masks of 41 MB together: larger than the CPU caches
 
 
 def write_table(path: Path) -> None:
-    """Rows of sorted runs at random places."""
+    """Write rows of sorted runs at random positions."""
     rng = np.random.default_rng(0)
     texts = []
     for _ in range(ROWS):
@@ -65,7 +65,7 @@ def readers(path: Path) -> dict:
 
 
 def sheet(rng: np.random.Generator) -> np.ndarray:
-    """A mask with ten ellipses that cover some hundredths of it."""
+    """A mask of ten ellipses that cover a few percent."""
     rows, columns = np.ogrid[: SHAPE[0], : SHAPE[1]]
     mask = np.zeros(SHAPE, dtype=np.uint8)
     for _ in range(10):

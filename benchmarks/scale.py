@@ -1,13 +1,12 @@
-"""Time and peak memory of `batch-predict` by the number of images: both should grow as the work does, and no faster.
+"""Time and peak memory of `batch-predict` by the number of images: time should grow linearly, memory should not grow.
 
     python benchmarks/scale.py [--counts 1000,10000,100000] [--repeats 1] [--workers 0] [--ray]
 
-A competition of small generated images is trained and bundled; then a fresh process predicts so many
-images, each a PNG file of its own, from a glob pattern to Parquet. The first row, of one image, is what starting costs:
-Python, torch, the models. The slope is the time of each image more, from one row to the next, so that what starting
-costs is in none of them; the time of the CPU is there too, since other work on the machine stretches it less (that of
-Ray's actors is not in it). The peak is the most that the process, and those it began, held together at a time; with
---ray that is all of a cluster of this machine: one actor, and what Ray needs for itself.
+Models are trained on small generated images and bundled; then a fresh process predicts each number of images, one PNG
+file per image, from a glob pattern to Parquet. The first row, for one image, is the start-up cost: Python, torch, the
+models. The second table has the time per additional image from one row to the next, which excludes the start-up. CPU
+time is listed because other load affects it less (without that of Ray's actors). The peak memory is that of the process
+and its children together; with --ray, of the local cluster: one actor and Ray itself.
 """
 
 import os
@@ -30,7 +29,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 
-SOME = 500  # images drawn; the others are those, with another noise
+DISCS = 500  # different discs; further images repeat them with other noise
 BUNDLE = """
 from pathlib import Path
 from pipeline import config, stages
@@ -39,13 +38,13 @@ from pipeline.stages.ensembling import load_members
 cfgs = [config.load("discs_run.toml")]
 write_weights(Path("bundle"), load_members(cfgs), stages.ensemble(cfgs))
 """
-PAUSE = 0.1  # seconds between two looks at the memory
+PAUSE = 0.1  # seconds between two measurements of memory
 MIB = 1024  # KiB
 err = Console(stderr=True)
 
 
 class Cost(NamedTuple):
-    """What a run took."""
+    """Time and memory of a run."""
 
     images: int
     seconds: float
@@ -59,25 +58,25 @@ def make_bundle(folder: Path) -> None:
     command = [sys.executable, "-c", BUNDLE]
     done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"the bundle failed:\n{done.stderr}")
+        raise RuntimeError(f"making the bundle failed:\n{done.stderr}")
 
 
 def write_many(folder: Path, count: int) -> None:
-    """Images to predict: bright discs on noise, no two alike."""
+    """Write images of bright discs on noise."""
     folder.mkdir()
     rng = np.random.default_rng(1)
     rows, columns = np.ogrid[:SIDE, :SIDE]
-    places = zip(*rng.uniform(10, SIDE - 10, (2, SOME)), rng.uniform(4, 16, SOME), strict=True)
+    places = zip(*rng.uniform(10, SIDE - 10, (2, DISCS)), rng.uniform(4, 16, DISCS), strict=True)
     discs = [120 * ((rows - row) ** 2 + (columns - column) ** 2 < size**2) for row, column, size in places]
     for number in range(count):
         noise = rng.integers(0, 100, (SIDE, SIDE), dtype=np.uint8)
-        Image.fromarray(noise + discs[number % SOME].astype(np.uint8)).save(
+        Image.fromarray(noise + discs[number % DISCS].astype(np.uint8)).save(
             folder / f"{number:06}.png", compress_level=1
         )
 
 
 def predict(folder: Path, images: str, count: int, options: list[str]) -> Cost:
-    """A run of `batch-predict` in a process of its own."""
+    """A run of `batch-predict` in a fresh process."""
     output = tempfile.mkdtemp(prefix="rows-", dir=folder)
     command = [sys.executable, "-m", "pipeline", "batch-predict", "bundle", "--input", f"{images}/*.png"]
     log = folder / "log.txt"
@@ -88,7 +87,7 @@ def predict(folder: Path, images: str, count: int, options: list[str]) -> Cost:
         )
         peak = 0
         while process.poll() is None:
-            peak = max(peak, held(os.getpid()))
+            peak = max(peak, total_peak(os.getpid()))
             time.sleep(PAUSE)
     seconds = time.perf_counter() - began
     if process.returncode or f" {count} images in" not in log.read_text():
@@ -97,17 +96,17 @@ def predict(folder: Path, images: str, count: int, options: list[str]) -> Cost:
 
 
 def _cpu() -> float:
-    """Seconds of the CPU that processes took which ended."""
+    """CPU seconds of all child processes that have ended."""
     found = resource.getrusage(resource.RUSAGE_CHILDREN)
     return found.ru_utime + found.ru_stime
 
 
-def held(process: int) -> int:
-    """KiB that the processes below a process held, each at its own peak: pages they share count for each of them."""
+def total_peak(process: int) -> int:
+    """Sum of the peak KiB of all descendants of a process; shared pages count for each of them."""
     try:
         below = [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
-        return sum(_peak(each) + held(each) for each in below)
-    except OSError:  # it ended
+        return sum(_peak(each) + total_peak(each) for each in below)
+    except OSError:  # it has ended
         return 0
 
 
@@ -120,8 +119,8 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def measured(folder: Path, counts: list[int], repeats: int, options: list[str]) -> list[Cost]:
-    """The cost of one image, and of each count: of several runs the fastest, with the highest peak."""
+def measure_counts(folder: Path, counts: list[int], repeats: int, options: list[str]) -> list[Cost]:
+    """The cost of one image and of each count: the fastest of several runs, with the highest peak."""
     costs = []
     for count in track([1, *counts], "counts", console=err):
         images = f"images{count}"
@@ -129,15 +128,15 @@ def measured(folder: Path, counts: list[int], repeats: int, options: list[str]) 
         runs = [predict(folder, images, count, options) for _ in range(repeats)]
         fastest = min(runs, key=lambda run: run.cpu)
         costs.append(fastest._replace(peak=max(run.peak for run in runs)))
-        err.print(costs[-1])  # the table comes at the end, and that may be hours
+        err.print(costs[-1])  # the table is printed at the end, possibly after hours
     return costs
 
 
-def by_count(costs: list[Cost]) -> Table:
-    """A row for each count."""
+def count_table(costs: list[Cost]) -> Table:
+    """A table with a row per count."""
     start, first = costs[:2]
-    table = Table("images", "time", "images per second", "without starting", "time per image", "CPU", "peak memory")
-    table.add_row("1: starting", f"{start.seconds:.1f} s", "", "", "", f"{start.cpu:.1f} s", f"{start.peak:.0f} MiB")
+    table = Table("images", "time", "images per second", "without start-up", "time per image", "CPU", "peak memory")
+    table.add_row("1: start-up", f"{start.seconds:.1f} s", "", "", "", f"{start.cpu:.1f} s", f"{start.peak:.0f} MiB")
     for cost in costs[1:]:
         table.add_row(
             f"{cost.images:,}",
@@ -151,9 +150,11 @@ def by_count(costs: list[Cost]) -> Table:
     return table
 
 
-def by_step(costs: list[Cost]) -> Table:
-    """A row from each count to the next: what an image more costs, against the first step."""
-    table = Table("from, to", "time per image more", "off", "CPU per image more", "off", "memory per image more")
+def slope_table(costs: list[Cost]) -> Table:
+    """The cost per additional image from each count to the next, relative to the first step."""
+    table = Table(
+        "from, to", "time per added image", "change", "CPU per added image", "change", "memory per added image"
+    )
     steps = list(pairwise(costs[1:]))
     for a, b in steps:
         times = [_slope(name, a, b) for name in ("seconds", "cpu")]
@@ -172,10 +173,10 @@ def _slope(name: str, a: Cost, b: Cost) -> float:
 
 
 def main(
-    counts: Annotated[str, typer.Option(help="of images")] = "1000,10000,100000",
-    repeats: Annotated[int, typer.Option(help="runs of each count; the fastest counts", min=1)] = 1,
+    counts: Annotated[str, typer.Option(help="numbers of images")] = "1000,10000,100000",
+    repeats: Annotated[int, typer.Option(help="runs of each count; the fastest is used", min=1)] = 1,
     workers: Annotated[int, typer.Option(help="processes that read ahead")] = 0,
-    on_ray: Annotated[bool, typer.Option("--ray", help="by an actor of Ray's, in place of here")] = False,
+    on_ray: Annotated[bool, typer.Option("--ray", help="predict by a Ray actor")] = False,
 ) -> None:
     options = ["--executor", "ray"] if on_ray else ["--workers", str(workers)]
     if on_ray:
@@ -185,10 +186,10 @@ def main(
         os.environ["RAY_ADDRESS"] = found.address_info["address"]
     with tempfile.TemporaryDirectory() as name:
         make_bundle(Path(name))
-        costs = measured(Path(name), [int(count) for count in counts.split(",")], repeats, options)
+        costs = measure_counts(Path(name), [int(count) for count in counts.split(",")], repeats, options)
         console = Console(width=110)
-        console.print(by_count(costs))
-        console.print(by_step(costs))
+        console.print(count_table(costs))
+        console.print(slope_table(costs))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
-"""The harness of the studies: trains every variant with every seed, and says which differences are clear.
+"""The harness of the studies: trains every variant with every seed, and reports which differences are clear.
 
 A study is a table of variants (`study_losses.py`, `study_models.py`). A run is one variant with one seed on one
 dataset:
 
-- It trains on fold 0's training part of the committed folds, in STEPS updates of BATCH random crops, and validates on
-  fold 0's images: those of at most LARGEST pixels a side, at most VALID of them, whole, one view, averaged weights.
-  No weights are chosen by their score: the last phase's last ones count.
-- The score is the mean Dice over images, 1 where mask and target are both empty, whatever the card's metric is.
-- Its result, `runs/study_<name>/<dataset>/<variant>-<seed>.json`, appears whole at its end. A run whose result is
-  there is not trained again: a study that was killed goes on, and loses the unfinished runs alone.
+- It trains on the training images of fold 0 of the committed folds, with STEPS updates of BATCH random crops, and
+  validates on the held-out images: at most VALID of those with sides of at most LARGEST pixels, whole, one view,
+  averaged weights. No weights are selected by score: the last weights of the last phase are used.
+- The score is the mean Dice over images (1 if mask and target are both empty), whatever the metric of the card is.
+- Its result, `runs/study_<name>/<dataset>/<variant>-<seed>.json`, is written atomically at its end. A run with a
+  result is not trained again: a killed study resumes and repeats only its unfinished runs.
 
-Every run is a process of its own with one thread on one CPU: two that share CPUs stop each other.
+Every run is a process with one thread, pinned to one CPU: runs that share CPUs slow each other down.
 
-Of a variant and its baseline, the scores of an image are averaged over the seeds and subtracted. The interval is what
-95% of RESAMPLES bootstrap samples of the images give; images of one group (a patient) are drawn together. It knows
-nothing of the seeds' noise, which is the standard deviation of the difference between runs of equal seed. A difference
-is called clear where the interval leaves out 0 and it is larger than 2 standard errors over the seeds. Of differences
-that are none, 3 seeds let 18% pass the second test, and no test is corrected for the number of variants.
+The scores of an image are averaged over the seeds; the baseline's are subtracted from the variant's. The interval is
+the 95% bootstrap interval (RESAMPLES resamples) over images; images of one group (a patient) are resampled together.
+It does not include the noise of the seeds, which is the standard deviation of the difference over pairs of runs with
+equal seeds. A difference is called clear if the interval excludes 0 and it exceeds 2 standard errors over the seeds.
+With 3 seeds, 18% of true zero differences pass the second test, and no test is corrected for the number of variants.
 """
 
 import argparse
@@ -64,14 +64,14 @@ from pipeline.training.fold_data import FoldData
 from pipeline.training.train_job import TrainJob
 from pipeline.training.trainer import fit
 
-STEPS = 150  # updates of a run, in all of its parts together
+STEPS = 150  # updates of a run, over all of its parts
 BATCH = 8
 VALID = 130  # images at most
-LARGEST = 360  # pixels: validation takes seconds
+LARGEST = 360  # pixels a side of validation images, so that validation takes seconds
 FOLD = 0
 RESAMPLES = 2000
 ERRORS = 2  # standard errors over the seeds that a clear difference exceeds
-THIRDS = 3  # of the steps: the unit of a part's length
+THIRDS = 3  # a part lasts so many thirds of the steps
 
 
 # ---------------------------------------------------------------------------------------------- definitions
@@ -79,7 +79,7 @@ THIRDS = 3  # of the steps: the unit of a part's length
 
 @dataclass(frozen=True)
 class Dataset:
-    """What to read, and how to cut it into crops."""
+    """The data set, and the crops taken from it."""
 
     card: str
     folds: str  # folds/<folds>.csv
@@ -87,7 +87,7 @@ class Dataset:
     augment: str
     crop: int = 96  # pixels
     percentiles: tuple[float, float] | None = None
-    balance: str | None = None  # a column whose values are drawn equally often
+    balance: str | None = None  # a column whose values are sampled equally often
 
 
 DATASETS = {
@@ -107,13 +107,13 @@ class Part:
 
     loss: dict[str, float]
     thirds: int = THIRDS  # of the run's steps
-    lr: float = 2e-3  # the highest; a cosine leads away from it
-    options: dict[str, Any] = field(default_factory=dict)  # of the losses
+    lr: float = 2e-3  # peak learning rate of a cosine schedule
+    options: dict[str, Any] = field(default_factory=dict)  # loss options
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What is compared: a model and how it is trained. All variants take the same number of steps."""
+    """A model and its training. All variants train the same number of steps."""
 
     parts: tuple[Part, ...]
     model: config.Model = UNET
@@ -133,7 +133,7 @@ class Comparison(NamedTuple):
 
 
 class Study(NamedTuple):
-    """Questions that share runs: a variant's name means the same in each of them."""
+    """Comparisons that share runs: a variant's name means the same in each of them."""
 
     name: str
     comparisons: tuple[Comparison, ...]
@@ -141,13 +141,13 @@ class Study(NamedTuple):
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the runs are."""
+    """The size of the runs."""
 
     steps: int = STEPS
     valid: int = VALID
 
 
-QUICK = Scale(steps=6, valid=4)  # to see whether everything runs
+QUICK = Scale(steps=6, valid=4)  # a test that everything runs
 
 
 @dataclass(frozen=True)
@@ -171,10 +171,10 @@ class Run:
 
 
 def runs_of(study: Study, seeds: int, scale: Scale) -> list[Run]:
-    """Every run once, seed by seed: a study that is stopped early has whole seeds.
+    """All runs without repetition, seed by seed, so that a study that is stopped early has complete seeds.
 
     Raises:
-        ValueError: if one name has two meanings.
+        ValueError: if one name stands for two variants.
     """
     runs: dict[str, Run] = {}
     for seed in range(seeds):
@@ -188,12 +188,12 @@ def runs_of(study: Study, seeds: int, scale: Scale) -> list[Run]:
 
 
 def train_config(run: Run) -> config.Train:
-    """The training that a run's variant asks for on its dataset."""
+    """The training options of a run."""
     dataset = DATASETS[run.dataset]
     phases = tuple(
         config.Phase(
             loss=part.loss,
-            epochs=1,  # and so one validation, at the end
+            epochs=1,  # one validation, at the end
             repeats=part.thirds,
             lr=part.lr,
             crop=dataset.crop,
@@ -210,7 +210,7 @@ def model_config(run: Run) -> config.Model:
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """What a run's result depends on, as the plain values that JSON gives back."""
+    """All settings that a run's result depends on, as plain JSON values."""
     chosen = {
         "seed": run.seed,
         "scale": asdict(run.scale),
@@ -227,16 +227,16 @@ def settings(run: Run) -> dict[str, Any]:
 
 
 def make_folders(names: Iterable[str], given: dict[str, Path]) -> dict[str, Path]:
-    """The folder of each dataset; those in GENERATED and DERIVED are made in data/ if they are not there.
+    """The folder of each dataset; those in GENERATED and DERIVED are made in data/ if missing.
 
     Raises:
-        ValueError: for a dataset that has no folder, with the option to add.
+        ValueError: for a dataset without a folder, with the option to add.
     """
     return {name: given[name] if name in given else make_folder(name, given) for name in names}
 
 
 def make_folder(name: str, given: dict[str, Path]) -> Path:
-    """A dataset's folder in data/, made if it is not there."""
+    """A dataset's folder in data/, made if missing."""
     folder, (source, change) = Path("data") / name, DERIVED.get(name, (name, None))
     if folder.is_dir():
         return folder
@@ -245,14 +245,14 @@ def make_folder(name: str, given: dict[str, Path]) -> Path:
     elif change and source in given:
         derive(competition.load(DATASETS[name].card), given[source], folder, change)
     else:
-        raise ValueError(f"no data for {name}: say where it lies with --data {source}=FOLDER")
+        raise ValueError(f"no data for {name}: give its folder with --data {source}=FOLDER")
     return folder
 
 
 def derive(card: Competition, source: Path, target: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Write a dataset's training part with each grey image and each mask changed.
+    """Write a dataset with each grey training image and mask changed.
 
-    A pixel of a changed mask is positive if at least half of it was. The folder appears whole or not at all.
+    A pixel of a changed mask is positive if at least half of it was. The folder is written atomically.
 
     Args:
         change: (H, W) to (H, W), of an image in uint8 and of a mask in float32.
@@ -281,9 +281,9 @@ def halve(pixels: np.ndarray) -> np.ndarray:
 
 
 def widen(pixels: np.ndarray) -> np.ndarray:
-    """(H, W) at half its size in the middle of zeros of its old size: positives fall to a quarter.
+    """(H, W) at half its size, padded with zeros to its old size: a quarter of the positives remain.
 
-    Zeros and not a mirror: that would show a second organ that no mask knows. What is added is easy background.
+    Padding by reflection would show a second organ without a mask. Zeros add easy background.
     """
     height, width = pixels.shape
     wide, top, left = np.zeros_like(pixels), height // 4, width // 4
@@ -300,10 +300,10 @@ DERIVED = {"heart_half": ("heart", halve), "heart_wide": ("heart", halve_and_wid
 
 
 def split(index: pd.DataFrame, folds: pd.DataFrame, scale: Scale) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows to train on, a third of the steps long, and images to validate on; the same in every run.
+    """Training rows for a third of the steps, and validation images; the same in every run.
 
-    The training images are repeated in a fixed random order until the rows are full, so that a number of steps is
-    exact: no image is there more than once more than another.
+    The training images are repeated in a fixed random order, so that the number of steps is exact: the counts of two
+    images differ by at most one.
     """
     if scale.steps % THIRDS:
         raise ValueError(f"{scale.steps} steps are not {THIRDS} equal parts")
@@ -331,7 +331,7 @@ def train(run: Run, root: Path) -> dict[str, Any]:
     reader = Reader(dataset.channels, dataset.percentiles)
     torch.manual_seed(run.seed)
     model = build_model(model_config(run))
-    # fit validates after each phase, to choose weights, and here none are chosen: one image will do.
+    # fit validates after each phase to select weights; none are selected here, so one image is enough.
     data = FoldData(FOLD, train_index, valid_index.head(1), Labels.of(card), "mean_dice", reader)
     seconds = train_phases(model, data, cfg, run.seed)
     scores = evaluate(model, valid_index, card, reader)
@@ -354,7 +354,7 @@ def train(run: Run, root: Path) -> dict[str, Any]:
 
 
 def train_phases(model: nn.Module, data: FoldData, cfg: config.Train, seed: int) -> float:
-    """Leave the model with the averaged weights of the last phase's end; returns the seconds of its training."""
+    """Train the model and load the averaged weights of the last phase; returns the seconds of training."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         fit(TrainJob(model, data, cfg, folder, seed))
@@ -406,41 +406,41 @@ def work(run: Run, root: Path) -> None:
 
 
 def execute(runs: Sequence[Run], jobs: int, command: Callable[[Run], list[str]]) -> list[str]:
-    """Train what has no result yet, `jobs` runs at a time, each on a CPU of its own; returns the keys that failed.
+    """Train the runs without a result, `jobs` in parallel, each on its own CPU; returns the keys that failed.
 
-    A failed run does not stop the others; what it wrote stays beside its result, as .log.
+    A failed run does not stop the others; its output is kept next to its result, as .log.
 
     Args:
-        command: that trains one run.
+        command: gives the command that trains one run.
     """
     waiting = [run for run in runs if read_result(run) is None]
     total, begin, failed = len(waiting), time.monotonic(), []
     print(f"{len(runs)} runs, {len(runs) - total} done before", flush=True)
     cpus = available_cpus()
     free = [cpus[number % len(cpus)] for number in range(jobs)]
-    working: dict[subprocess.Popen, tuple[Run, int | None]] = {}
+    running: dict[subprocess.Popen, tuple[Run, int | None]] = {}
     try:
-        while waiting or working:
+        while waiting or running:
             while waiting and free:
                 run, cpu = waiting.pop(0), free.pop()
-                working[start(command(run), run.path.with_suffix(".log"), cpu)] = run, cpu
+                running[start(command(run), run.path.with_suffix(".log"), cpu)] = run, cpu
             time.sleep(0.1)
-            for process in [process for process in working if process.poll() is not None]:
-                run, cpu = working.pop(process)
+            for process in [process for process in running if process.poll() is not None]:
+                run, cpu = running.pop(process)
                 free.append(cpu)
-                done = total - len(waiting) - len(working)
+                done = total - len(waiting) - len(running)
                 left = (time.monotonic() - begin) / done * (total - done)
                 print(f"{done:>3}/{total}  {finish(run, failed)}  {clock(left)} left", flush=True)
-    finally:  # Ctrl-C too
-        for process in working:
+    finally:  # also after Ctrl-C
+        for process in running:
             process.terminate()
-        for process in working:
+        for process in running:
             process.wait()
     return failed
 
 
 def finish(run: Run, failed: list[str]) -> str:
-    """A line on a run that has ended; adds to `failed` the key of one without a result."""
+    """A line about a finished run; adds its key to `failed` if it has no result."""
     result, log = read_result(run), run.path.with_suffix(".log")
     if result is None:
         failed.append(run.key)
@@ -450,7 +450,7 @@ def finish(run: Run, failed: list[str]) -> str:
 
 
 def start(command: list[str], log: Path, cpu: int | None) -> subprocess.Popen:
-    """A process with one thread on one CPU; it inherits where this one is while starting it."""
+    """Start a process with one thread on one CPU; it inherits the affinity that this process has at the start."""
     log.parent.mkdir(parents=True, exist_ok=True)
     before = pin({cpu}) if cpu is not None else None
     try:
@@ -463,19 +463,19 @@ def start(command: list[str], log: Path, cpu: int | None) -> subprocess.Popen:
 
 
 def available_cpus() -> list[int | None]:
-    """CPUs that this process may use; where the system does not pin processes, one that stands for any."""
+    """CPUs that this process may use; [None] if the system does not support affinity."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
 
 
 def pin(cpus: set[int]) -> set[int]:
-    """Stay on these CPUs; returns those that were allowed before."""
+    """Pin this process to these CPUs; returns those that were allowed before."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)
     return before
 
 
 def last_line(path: Path) -> str:
-    return (path.read_text(encoding="utf-8", errors="replace").splitlines() or ["nothing was said"])[-1]
+    return (path.read_text(encoding="utf-8", errors="replace").splitlines() or ["no output"])[-1]
 
 
 # ---------------------------------------------------------------------------------------------- statistics
@@ -492,13 +492,13 @@ class Difference(NamedTuple):
 
     @property
     def clear(self) -> bool:
-        """Whether it is larger than both kinds of noise. One seed says nothing of its noise: never."""
+        """Whether it exceeds both kinds of noise; never with one seed, whose noise is unknown."""
         outside = self.low > 0 or self.high < 0
         return self.seeds > 1 and outside and abs(self.mean) > ERRORS * self.noise / self.seeds**0.5
 
 
 def compare(variant: pd.DataFrame, baseline: pd.DataFrame, groups: pd.Series) -> Difference:
-    """The difference over the seeds that both have.
+    """The difference over the common seeds.
 
     Shapes:
         variant, baseline: one row per image, one column per seed.
@@ -519,19 +519,19 @@ def compare(variant: pd.DataFrame, baseline: pd.DataFrame, groups: pd.Series) ->
 
 
 def interval(values: np.ndarray, groups: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
-    """The 95% bootstrap interval of a mean (percentiles); values of one group are drawn together.
+    """The 95% bootstrap interval of a mean (percentiles); values of one group are resampled together.
 
     Shapes:
         values, groups: (N,).
 
     Source:
-        Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; of whole groups: Field and Welsh,
-        Bootstrapping clustered data, https://doi.org/10.1111/j.1467-9868.2007.00593.x. Few groups make it too narrow.
+        Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; for groups: Field and Welsh,
+        Bootstrapping clustered data, https://doi.org/10.1111/j.1467-9868.2007.00593.x. It is too narrow for few groups.
     """
     _, group = np.unique(groups, return_inverse=True)
     sums, sizes = np.bincount(group, values), np.bincount(group)
-    drawn = np.random.default_rng(seed).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=resamples)
-    low, high = np.percentile(drawn @ sums / (drawn @ sizes), [2.5, 97.5])
+    weights = np.random.default_rng(seed).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=resamples)
+    low, high = np.percentile(weights @ sums / (weights @ sizes), [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -539,7 +539,7 @@ def interval(values: np.ndarray, groups: np.ndarray, resamples: int = RESAMPLES,
 
 
 def report(study: Study, runs: Sequence[Run], command: str) -> str:
-    """Markdown of every comparison on every dataset, from the results that are there."""
+    """Markdown of every comparison on every dataset, from the existing results."""
     results = {run.key: result for run in runs if (result := read_result(run))}
     if not results:
         return f"No results in runs/study_{study.name}/ yet.\n"
@@ -567,14 +567,14 @@ def preamble(results: list[dict[str, Any]], planned: int, command: str) -> str:
         f"{clock(sum(result['took'] for result in results))} of training and validation in all.\n\n"
         f"Dice: mean over images and seeds ± standard deviation over seeds, threshold .5, one view. Difference: [95% "
         f"bootstrap interval over images, or over groups], then the standard deviation over paired seeds. Clear: the "
-        f"interval leaves out 0 and the difference exceeds {ERRORS} standard errors over seeds; not corrected for the "
-        f"number of variants. Best threshold: found on these same images, so its Dice is a little flattered; median "
+        f"interval excludes 0 and the difference exceeds {ERRORS} standard errors over seeds; not corrected for the "
+        f"number of variants. Best threshold: found on the same images, so its Dice is slightly optimistic; median "
         f"(and range) over seeds.\n"
     )
 
 
 def caption(dataset: str, found: dict[str, dict[int, dict[str, Any]]]) -> str:
-    """What was trained and validated on, in a line above the table."""
+    """Training and validation data, in a line above the table."""
     result = next(result for by_seed in found.values() for result in by_seed.values())
     spec, scale = result["settings"]["dataset"], result["settings"]["scale"]
     images, groups = len(result["image_id"]), len(set(result["group"]))
@@ -607,7 +607,7 @@ def comparison_table(found: dict[str, dict[int, dict[str, Any]]], baseline: str)
 
 
 def refuse_other_images(found: dict[str, dict[int, dict[str, Any]]]) -> None:
-    """Scores are compared on the same images only."""
+    """Refuse to compare scores of different images."""
     digests = {result["images"]: f"{name}-{seed}" for name, runs in found.items() for seed, result in runs.items()}
     if len(digests) > 1:
         raise ValueError(f"runs {' and '.join(digests.values())} saw different images: remove the older ones' results")
@@ -620,7 +620,7 @@ def scores(results: dict[int, dict[str, Any]]) -> list[str]:
 
 
 def against(results: dict[int, dict[str, Any]], baseline: dict[int, dict[str, Any]], same: bool) -> list[str]:
-    """The difference to the baseline and whether it is clear."""
+    """The difference to the baseline, and whether it is clear."""
     if same or not results.keys() & baseline.keys():
         return ["", ""]
     any_result = next(iter(results.values()))
@@ -637,7 +637,7 @@ def image_scores(results: dict[int, dict[str, Any]]) -> pd.DataFrame:
 
 
 def thresholds(results: dict[int, dict[str, Any]]) -> list[str]:
-    """The threshold with the best mean Dice, of each seed for itself, and the mean of those scores."""
+    """The threshold with the best mean Dice of each seed, and the mean of these scores."""
     curves = np.array([result["thresholds"] for result in results.values()])
     best = THRESHOLDS[curves.argmax(axis=1)]
     spread = f" ({best.min():.2f} to {best.max():.2f})" if len(best) > 1 else ""
@@ -658,25 +658,28 @@ def decimal(value: float, sign: str = "") -> str:
 
 def make_parser(study: Study) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=f"The study of {study.name}.")
-    parser.add_argument("--data", action="append", default=[], metavar="NAME=FOLDER", help="where a dataset lies")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on a CPU of its own")
+    parser.add_argument("--data", action="append", default=[], metavar="NAME=FOLDER", help="folder of a dataset")
+    parser.add_argument("--jobs", type=int, default=1, help="runs in parallel, each on its own CPU")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", metavar="DATASET[/VARIANT[/SEED]]", help="these runs; no table")
-    parser.add_argument("--quick", action="store_true", help="one seed, few steps, a results folder of its own")
-    parser.add_argument("--table", action="store_true", help="print what the results so far say, and train nothing")
+    parser.add_argument("--only", metavar="DATASET[/VARIANT[/SEED]]", help="run only these, without a table")
+    parser.add_argument("--quick", action="store_true", help="one seed, few steps, a separate results folder")
+    parser.add_argument(
+        "--table", action="store_true", help="print the tables of the existing results without training"
+    )
     return parser
 
 
 def main(study: Study, options: argparse.Namespace) -> int:
-    """Train what is missing and print the tables; returns the exit status."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an exception, so that workers and temporary folders go
+    """Train the missing runs and print the tables; returns the exit status."""
+    # An exception, so that workers are stopped and temporary folders removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         return _main(study, options)
     except (ValueError, OSError) as error:
         print(f"study {study.name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("interrupted: run the same command again to resume", file=sys.stderr)
         return 130
 
 
@@ -687,7 +690,7 @@ def _main(study: Study, options: argparse.Namespace) -> int:
     failed: list[str] = []
     if not options.table:
         chosen = select(runs, options.only)
-        for run in chosen:  # before an hour is spent
+        for run in chosen:  # before any training
             check_model(model_config(run))
             check_losses(train_config(run))
         folders = make_folders(sorted({run.dataset for run in chosen}), read_pairs(options.data))
@@ -710,7 +713,7 @@ def check_losses(cfg: config.Train) -> None:
 
 
 def select(runs: Sequence[Run], only: str | None) -> list[Run]:
-    """The runs whose key is, or starts with, `only`.
+    """The runs whose key is `only` or starts with it.
 
     Raises:
         ValueError: if there is none.
@@ -725,7 +728,7 @@ def read_pairs(pairs: Iterable[str]) -> dict[str, Path]:
     """NAME=FOLDER options as a dict.
 
     Raises:
-        ValueError: for an unknown dataset or a folder that is not there.
+        ValueError: for an unknown dataset or a missing folder.
     """
     folders = {}
     for pair in pairs:
@@ -739,14 +742,14 @@ def read_pairs(pairs: Iterable[str]) -> dict[str, Path]:
 
 
 def worker_command(run: Run, folders: dict[str, Path], options: argparse.Namespace) -> list[str]:
-    """The same script, for one run."""
+    """The command of this script for one run."""
     quick = ["--quick"] if options.quick else ["--seeds", str(options.seeds)]
     data = f"{run.dataset}={folders[run.dataset]}"
     return [sys.executable, sys.argv[0], "--only", run.key, "--data", data, *quick]
 
 
 def shown_command(options: argparse.Namespace) -> str:
-    """The command as a reader would type it, without this machine's folders."""
+    """The command for the report, without the folders of this machine."""
     data = "".join(f" --data {pair.partition('=')[0]}=FOLDER" for pair in options.data)
     length = " --quick" if options.quick else f" --seeds {options.seeds}"
     return f"python benchmarks/{Path(sys.argv[0]).name}{data} --jobs {options.jobs}{length}"

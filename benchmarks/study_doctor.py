@@ -1,19 +1,19 @@
-"""How often the doctor is right about how masks are read: false alarms on right cards first, then mistakes it catches.
+"""Accuracy of the doctor's checks of dialect and alignment: false alarms on correct cards, and detected mistakes.
 
     OMP_NUM_THREADS=1 python benchmarks/study_doctor.py [--data folder] [--seeds 3]
 
-Sets, each with the card that is right, and of each kind several by other seeds:
-    generated    kinds whose edges mislead: thin masks drawn one pixel beside, defects on texture, masks coarser than
-                 their images, outlines of a few clicks, masks of half the resolution, and masks that show nothing of
-                 themselves; square and not
+Data sets with a correct card, of each kind several with different seeds:
+    generated    kinds with misleading edges: thin masks shifted by one pixel, defects on texture, masks coarser than
+                 their images, polygons of a few points, masks of half the resolution, and masks invisible in
+                 their images; square and not square
     demos        the generated competitions
-    real         folders of --data, of those that are there: nuclei, heart-mri, cells-16bit, liver-ct, membranes
+    real         the existing folders of --data: nuclei, heart-mri, cells-16bit, liver-ct, membranes
 
 Columns:
-    false alarms    sets whose right card is called bad: as RLE, as mask images, and by the command on all files
-    order           sets read in the wrong order of pixels that are called so; not square and, transposed, square
-    shuffled        sets with shuffled pairs that are called so
-    base            sets numbered from 0 on a card that says 1, of which the doctor says anything
+    false alarms    data sets with an error for the correct card: as RLE, as mask images, and by `doctor` on all files
+    order           data sets read in the wrong pixel order that are detected; not square, and square (transposed)
+    shuffled        data sets with shuffled pairs that are detected
+    base            data sets numbered from 0 with base 1 on the card that are reported
 """
 
 import argparse
@@ -52,7 +52,7 @@ from pipeline.rle import Dialect
 
 ROOT = Path(__file__).resolve().parent.parent
 Pair = tuple[np.ndarray, np.ndarray]  # a grey image and its mask, (H, W) uint8
-IMAGES = 100  # of a set, at most
+IMAGES = 100  # at most, of a data set
 DEMOS = {
     "demo": partial(make_salt_demo, train=150, test=5),
     "camvid_demo": partial(make_camvid_demo, train=150, test=5),
@@ -60,7 +60,7 @@ DEMOS = {
     "instances_demo": partial(make_instances_demo, train=150, test=5),
     "large_demo": partial(make_large_demo, train=12, test=1),
 }
-REAL = {  # of each set's folder, the config
+REAL = {  # folder to config
     "nuclei": "configs/nuclei.toml",
     "heart-mri": "configs/heart.toml",
     **{name: f"benchmarks/configs/{name}.toml" for name in ("cells-16bit", "liver-ct", "membranes")},
@@ -95,15 +95,15 @@ def blobs(rng: np.random.Generator, shape: tuple[int, int], count: tuple[int, in
     return (cv2.GaussianBlur(wavy.astype(np.float32), (0, 0), 2) > 0.5).astype(np.uint8)
 
 
-def lit(rng: np.random.Generator, mask: np.ndarray, contrast: float = 50) -> np.ndarray:
-    """An image of what a mask covers: brighter or darker, on a background of soft structures and noise."""
+def draw_image(rng: np.random.Generator, mask: np.ndarray, contrast: float = 50) -> np.ndarray:
+    """An image of the masked objects, brighter or darker, on a background of smooth structures and noise."""
     soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.0)
     side = rng.choice([-1, 1])
     return grey(120 + side * contrast * soft + 12 * noise(rng, mask.shape, 9, 9) + rng.normal(0, 8, mask.shape))
 
 
 def vessels(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
-    """Thin dark branching lines in a round field of view, drawn by hand: one pixel beside, at times too wide."""
+    """Thin dark branching lines in a round field of view; masks are shifted by one pixel and sometimes too wide."""
     true, (height, width) = np.zeros(shape, np.uint8), shape
     for _ in range(12):
         place, angle = rng.uniform((0.1 * width, 0.1 * height), (0.9 * width, 0.9 * height)), rng.uniform(0, 2 * np.pi)
@@ -137,16 +137,16 @@ def defects(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
 
 
 def coarse(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
-    """Masks by block of 16×16 pixels, a few blocks too large."""
+    """Masks of 16×16 blocks, a few blocks too large."""
     true = blobs(rng, shape)
     small = cv2.resize(true, (max(1, shape[1] // 16), max(1, shape[0] // 16)), interpolation=cv2.INTER_AREA)
     small = cv2.dilate(cv2.resize(true.astype(np.float32), small.shape[::-1], interpolation=cv2.INTER_AREA), None)
     mask = cv2.resize((small > 0.2).astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST)
-    return lit(rng, true, 40), mask
+    return draw_image(rng, true, 40), mask
 
 
 def polygons(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
-    """Objects within outlines of five to nine clicks, wider than they are."""
+    """Masks are polygons of five to nine corners, larger than the objects."""
     true, mask = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     for _ in range(rng.integers(1, 5)):
         one = blobs(rng, shape, (1, 2))
@@ -157,18 +157,18 @@ def polygons(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
             radii = 1.25 * np.sqrt(2) * np.array([columns.std() + 2, rows.std() + 2])
             corners = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii + (columns.mean(), rows.mean())
             cv2.fillPoly(mask, [np.intp(corners).astype(np.int32)], 1)
-    return lit(rng, true, 35), mask
+    return draw_image(rng, true, 35), mask
 
 
 def half_resolution(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
-    """Masks that were drawn on an image of half the size, and enlarged."""
+    """Masks of half the resolution, upsampled."""
     true = blobs(rng, shape, (3, 12))
     half = true[1::2, 1::2]
-    return lit(rng, true), cv2.resize(half, shape[::-1], interpolation=cv2.INTER_NEAREST)
+    return draw_image(rng, true), cv2.resize(half, shape[::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def plants(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
-    """Narrow leaves around a stem on rough soil, drawn a pixel too wide and one pixel beside."""
+    """Narrow leaves around a stem on rough soil; masks are one pixel too wide and shifted by one pixel."""
     true = np.zeros(shape, np.uint8)
     for _ in range(rng.integers(1, 5)):
         x, y, length = rng.uniform(0, shape[1]), rng.uniform(0, shape[0]), rng.uniform(0.05, 0.15) * min(shape)
@@ -181,8 +181,8 @@ def plants(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
     return image, shifted(cv2.dilate(true, np.ones((3, 3), np.uint8)), 1, 1)
 
 
-def one_place(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
-    """One organ at about the same place of every image, beside brighter things that are none."""
+def fixed_position(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
+    """One organ at about the same position in every image, next to brighter objects without a mask."""
     scale = min(shape) / 100
     mask, body = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     middle = np.array([0.62 * shape[1], 0.4 * shape[0]]) + rng.normal(0, 3 * scale, 2)
@@ -196,7 +196,7 @@ def one_place(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
 
 
 def horizon(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
-    """All above a level line in haze, over rough ground: an outline where the image hardly changes."""
+    """Sky above a horizontal line in haze, over rough ground: the image hardly changes at the outline."""
     level = rng.uniform(0.25, 0.7) * shape[0] + 1.5 * noise(rng, (1, shape[1]), 30, 1)
     above = (np.arange(shape[0])[:, None] < level).astype(np.float32)
     haze = cv2.GaussianBlur(above, (0, 0), 12.0)
@@ -205,31 +205,31 @@ def horizon(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
 
 
 def stripes(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
-    """Upright lines of one to three pixels, from the upper edge to the lower one or a part of it: cracks, wires."""
+    """Vertical lines of one to three pixels, over the whole height or a part of it, such as cracks and wires."""
     mask = np.zeros(shape, np.uint8)
     for _ in range(rng.integers(1, 8)):
         x, wide = int(rng.uniform(0, shape[1])), int(rng.integers(1, 4))
         top, bottom = sorted(rng.uniform(-0.2, 1.2, 2) * shape[0])
         mask[max(0, int(top)) : max(0, int(bottom)), x : x + wide] = 1
-    return lit(rng, mask, 25), mask
+    return draw_image(rng, mask, 25), mask
 
 
 def invisible(rng: np.random.Generator, shape: tuple[int, int]) -> Pair:
-    """Masks of what an image does not show, as of what is known from elsewhere."""
-    return lit(rng, blobs(rng, shape)), blobs(rng, shape)
+    """Masks of objects that are not visible in the image."""
+    return draw_image(rng, blobs(rng, shape)), blobs(rng, shape)
 
 
 def slices(rng: np.random.Generator, shape: tuple[int, int], count: int) -> Iterator[Pair]:
-    """Volumes of ten neighbouring slices, with masks of what they do not show: neighbours are alike, and by chance a
-    volume's images and masks too."""
+    """Volumes of ten neighbouring slices with masks of invisible objects: neighbouring slices are similar, so chance
+    agreement of image and mask extends to a whole volume."""
     for _ in range(count // 10):
         shown, masked = walk(rng, shape), walk(rng, shape)
         for _ in range(10):
-            yield lit(rng, next(shown)), next(masked)
+            yield draw_image(rng, next(shown)), next(masked)
 
 
 def walk(rng: np.random.Generator, shape: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Ellipses that move and turn a little from each mask to the next."""
+    """Ellipses that move and rotate slightly from one mask to the next."""
     places, axes, turns = rng.uniform(0, shape[::-1], (4, 2)), rng.uniform(5, 20, (4, 2)), rng.uniform(0, 180, 4)
     while True:
         mask = np.zeros(shape, np.uint8)
@@ -239,13 +239,13 @@ def walk(rng: np.random.Generator, shape: tuple[int, int]) -> Iterator[np.ndarra
         yield mask
 
 
-def singly(draw: Draw) -> Callable[[np.random.Generator, tuple[int, int], int], Iterator[Pair]]:
+def independent_pairs(draw: Draw) -> Callable[[np.random.Generator, tuple[int, int], int], Iterator[Pair]]:
     """A series of independent pairs."""
     return lambda rng, shape, count: (draw(rng, shape) for _ in range(count))
 
 
 class Kind(NamedTuple):
-    """One kind of generated set."""
+    """One kind of generated data set."""
 
     draw: Callable[[np.random.Generator, tuple[int, int], int], Iterator[Pair]]
     images: int
@@ -254,54 +254,54 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "vessels": Kind(singly(vessels), 20, (300, 300), (292, 282)),
-    "defects": Kind(singly(defects), 200, (160, 160), (100, 240)),
-    "coarse": Kind(singly(coarse), 60, (256, 256), (240, 320)),
-    "polygons": Kind(singly(polygons), 60, (200, 200), (180, 240)),
-    "half resolution": Kind(singly(half_resolution), 60, (200, 200), (240, 180)),
-    "plants": Kind(singly(plants), 40, (320, 320), (240, 324)),
-    "one place": Kind(singly(one_place), 60, (128, 128), (120, 140)),
-    "horizon": Kind(singly(horizon), 60, (200, 200), (128, 400)),
-    "stripes": Kind(singly(stripes), 60, (200, 200), (320, 128)),
-    "invisible": Kind(singly(invisible), 60, (128, 128), (100, 140)),
+    "vessels": Kind(independent_pairs(vessels), 20, (300, 300), (292, 282)),
+    "defects": Kind(independent_pairs(defects), 200, (160, 160), (100, 240)),
+    "coarse": Kind(independent_pairs(coarse), 60, (256, 256), (240, 320)),
+    "polygons": Kind(independent_pairs(polygons), 60, (200, 200), (180, 240)),
+    "half resolution": Kind(independent_pairs(half_resolution), 60, (200, 200), (240, 180)),
+    "plants": Kind(independent_pairs(plants), 40, (320, 320), (240, 324)),
+    "one place": Kind(independent_pairs(fixed_position), 60, (128, 128), (120, 140)),
+    "horizon": Kind(independent_pairs(horizon), 60, (200, 200), (128, 400)),
+    "stripes": Kind(independent_pairs(stripes), 60, (200, 200), (320, 128)),
+    "invisible": Kind(independent_pairs(invisible), 60, (128, 128), (100, 140)),
     "slices, invisible": Kind(slices, 60, (96, 96), (96, 110)),
 }
-SHOWN = [name for name in KINDS if "invisible" not in name]  # whose images show what is masked
+VISIBLE = [name for name in KINDS if "invisible" not in name]  # the masked objects are visible in the images
 
 
 def draw_set(kind: Kind, shape: str, seed: int) -> list[Pair]:
-    """The pairs of one set that have a mask."""
+    """The pairs of one data set that have a mask."""
     pairs = kind.draw(np.random.default_rng(seed), getattr(kind, shape), kind.images)
     return [(image, mask) for image, mask in pairs if 0 < mask.mean() < 1]
 
 
-class Tried(NamedTuple):
-    """What the doctor says of one set; None where a mistake cannot be made with it."""
+class SetResult(NamedTuple):
+    """Results for one data set; None if a mistake does not apply to it."""
 
-    alarms: list[str]  # what it says against the right card
-    order: bool | None = None  # whether the wrong order is caught, of images that are not square
-    transposed: bool | None = None  # and of square ones
+    alarms: list[str]  # messages against the correct card
+    order: bool | None = None  # whether the wrong order is detected in images that are not square
+    transposed: bool | None = None  # the same in square images
     shuffled: bool | None = None
     base: bool | None = None
 
 
-def try_set(pairs: Sequence[Pair], seed: int = 0) -> Tried:
-    """What the doctor says of pairs of an image and a mask of one class, with mistakes and without."""
+def check_set(pairs: Sequence[Pair], seed: int = 0) -> SetResult:
+    """Check pairs of an image and a mask of one class, correct and with mistakes."""
     images, masks = zip(*pairs, strict=True)
     right, wrong = Dialect(), Dialect(order="row")
     texts = [[right.encode(mask)] for mask in masks]
     verdicts = [check_dialect(list(zip(images, texts, strict=True)), right), check_alignment(pairs)]
     alarms = [verdict.message for verdict in verdicts if verdict.status in ("misread", "shuffled")]
     other = check_dialect(list(zip(images, texts, strict=True)), wrong)
-    caught = other.status == "misread" and other.correction == right
+    detected = other.status == "misread" and other.correction == right
     square = [image.shape[0] == image.shape[1] for image in images]
     mixed = np.random.default_rng(seed).permutation(len(texts))
     paired = check_dialect([(image, texts[place]) for image, place in zip(images, mixed, strict=True)], right)
     from_zero = check_dialect([(image, [replace(right, base=0).encode(mask)]) for image, mask in pairs], right)
-    return Tried(
+    return SetResult(
         alarms,
-        caught if not any(square) else None,
-        caught if all(square) else None,
+        detected if not any(square) else None,
+        detected if all(square) else None,
         paired.status == "shuffled" if len({image.shape for image in images}) == 1 else None,
         (from_zero.warning is not None) or from_zero.correction == replace(right, base=0),
     )
@@ -315,22 +315,22 @@ def read_pairs(card: Competition, root: Path) -> list[Pair]:
 
 
 def _union(mask: np.ndarray, card: Competition) -> np.ndarray:
-    """Of exclusive classes, those that are not the first one."""
+    """The union of the classes; of exclusive classes, all but the first."""
     return (mask[..., 0] > 0).astype(np.uint8) if card.exclusive else (mask == 1).any(axis=2).astype(np.uint8)
 
 
-def try_files(path: str, root: Path, seeds: int) -> Iterator[tuple[str, Tried]]:
-    """A competition's files by the command; then draws of its pairs by size: square ones, and others."""
+def check_files(path: str, root: Path, seeds: int) -> Iterator[tuple[str, SetResult]]:
+    """Check a competition's files by `doctor`, then samples of its pairs: square images, and others."""
     cfg = config.load(ROOT / path, [f'data.root="{root}"'])
     cfg = cfg.model_copy(update={"competition": _card_of(cfg)})
     bad = [finding.message for finding in stages.doctor(cfg).bad]
-    yield "all files, by the command", Tried(bad)
+    yield "all files, by doctor", SetResult(bad)
     pairs = read_pairs(load_card(cfg.competition), root)
     for name, is_square in (("square", True), ("not square", False)):
         some = [pair for pair in pairs if (pair[0].shape[0] == pair[0].shape[1]) == is_square]
         for seed in range(seeds if len(some) > IMAGES else min(len(some) // 10, 1)):
             places = np.random.default_rng(seed).choice(len(some), min(IMAGES, len(some)), replace=False)
-            yield name, try_set([some[place] for place in np.sort(places)], seed)
+            yield name, check_set([some[place] for place in np.sort(places)], seed)
 
 
 def _card_of(cfg: config.Config) -> str:
@@ -346,24 +346,26 @@ def main(data: Path | None, seeds: int) -> None:
     started, rows = time.time(), {}
     for name, kind in KINDS.items():
         for shape, words in (("square", "square"), ("oblong", "not square")):
-            rows[f"{name}, {words}"] = [try_set(draw_set(kind, shape, seed), seed) for seed in range(seeds)]
+            rows[f"{name}, {words}"] = [check_set(draw_set(kind, shape, seed), seed) for seed in range(seeds)]
     with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)  # where the command's pictures go
+        os.chdir(folder)  # the doctor writes pictures into the current folder
         real = {name: data / name for name in REAL if data and (data / name).is_dir()}
         for name, make in DEMOS.items():
             make(Path(name))
         for name, root in {**{name: Path(name) for name in DEMOS}, **real}.items():
-            for part, tried in try_files(REAL.get(name, f"configs/{name}.toml"), root.resolve(), seeds):
+            for part, tried in check_files(REAL.get(name, f"configs/{name}.toml"), root.resolve(), seeds):
                 rows.setdefault(f"{name}, {part}", []).append(tried)
-    table = Table("set", "false alarms", "order, not square", "order, square", "shuffled", "base", box=None)
+    table = Table("data set", "false alarms", "order, not square", "order, square", "shuffled", "base", box=None)
     for name, tried in rows.items():
         table.add_row(
-            name, shares([bool(each.alarms) for each in tried]), *map(shares, zip(*_hits(tried), strict=True))
+            name, shares([bool(each.alarms) for each in tried]), *map(shares, zip(*_detections(tried), strict=True))
         )
-    shown = [name for name in rows if "invisible" not in name]
-    for words, names in (("all", rows), ("all whose images show what is masked", shown)):
+    visible = [name for name in rows if "invisible" not in name]
+    for words, names in (("all", rows), ("all with visible objects", visible)):
         some = [each for name in names for each in rows[name]]
-        table.add_row(words, shares([bool(each.alarms) for each in some]), *map(shares, zip(*_hits(some), strict=True)))
+        table.add_row(
+            words, shares([bool(each.alarms) for each in some]), *map(shares, zip(*_detections(some), strict=True))
+        )
     out = Console(width=120)
     out.print(table)
     for name, tried in rows.items():
@@ -372,13 +374,13 @@ def main(data: Path | None, seeds: int) -> None:
     out.print(f"{time.time() - started:.0f} s")
 
 
-def _hits(tried: Sequence[Tried]) -> list[tuple[bool | None, ...]]:
+def _detections(tried: Sequence[SetResult]) -> list[tuple[bool | None, ...]]:
     return [each[1:] for each in tried]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=lambda text: Path(text).resolve(), help="folder of the real sets")
-    parser.add_argument("--seeds", type=int, default=3, help="sets of each kind")
+    parser.add_argument("--data", type=lambda text: Path(text).resolve(), help="folder of the real data sets")
+    parser.add_argument("--seeds", type=int, default=3, help="data sets of each kind")
     arguments = parser.parse_args()
     main(arguments.data, arguments.seeds)

@@ -1,20 +1,20 @@
-"""Which loss under imbalance, does a second phase with Lovász pay, and what teaches where most masks are empty?
+"""Study of losses: under class imbalance, in a second phase with Lovász, and with mostly empty masks.
 
     python benchmarks/study_losses.py --data nuclei=FOLDER --data heart=FOLDER --jobs 2 [--seeds 3] [--quick] [--table]
 
-How runs, intervals and "clear" are made is written in `study.py`. demo and defects are generated, and two datasets are
-made from heart: heart_half has its slices at half their size, because the few steps of a study do not learn the full
-ones (Dice .18 after 300 steps with BCE + Dice); heart_wide halves them once more and puts them into the middle of a
-black image of heart_half's size. Dice counts an image as 1 where mask and target are both empty, as demo's often are.
+`study.py` defines runs, intervals and "clear". demo and defects are generated, and two datasets are derived from
+heart: heart_half has its slices at half their size, because a study has too few steps to learn the full ones (Dice .18
+after 300 steps with BCE + Dice); heart_wide halves them once more and pads them with black to the size of heart_half.
+Dice is 1 for an image with an empty mask and target, which are frequent in demo.
 
-1. Imbalance: five losses alone, on 1.6% (heart_half) and 0.4% (heart_wide) positive pixels. Focal is small in scale, so
-   it weighs 10: AdamW divides the scale out again, but the gradient is clipped at norm 1 before that.
+1. Imbalance: five losses alone, with 1.6% (heart_half) and 0.4% (heart_wide) positive pixels. Focal has small values,
+   so its weight is 10: AdamW removes the scale, but the gradient is clipped at norm 1 before that.
 2. Phases: 2/3 of the steps with BCE + Dice and 1/3 with Lovász + ½ Dice at a lower rate, as the configs do. The
-   schedule has an effect of its own, so the baseline has the same two phases with BCE + Dice in both; BCE + Dice in one
-   phase shows what the schedule changed.
-3. Empty masks: defects has 70 % of them, and an object covers .3 % of its image. Both kinds are drawn equally often.
-   BCE + Dice over each image, over the batch, and over the images with an object alone; Tversky over the batch; BCE.
-   The net is that of configs/defects_demo.toml, which is small.
+   schedule itself has an effect, so the baseline has the same two phases with BCE + Dice in both; BCE + Dice in one
+   phase shows the effect of the schedule.
+3. Empty masks: 70 % of the masks of defects are empty, and an object covers .3 % of its image. Empty and other images
+   are sampled equally often. BCE + Dice per image, over the batch, and per image with an object only; Tversky over the
+   batch; BCE. The network is the small one of configs/defects_demo.toml.
 """
 
 import sys
@@ -37,7 +37,7 @@ def then(loss: dict[str, float], **options: str) -> Variant:
     """BCE + Dice for 2/3 of the steps, then a loss at a fifth of the learning rate.
 
     Args:
-        options: of Lovász.
+        options: options of Lovász.
     """
     refine = Part(loss, thirds=1, lr=4e-4, options={"lovasz": options} if options else {})
     return Variant((Part(MIX, thirds=2), refine))
@@ -62,10 +62,10 @@ SMALL = config.Model(encoder="tu-resnet10t", decoder_channels=(64, 32, 16, 16, 1
 
 
 def on_small(loss: dict[str, float], **options: dict[str, str]) -> Variant:
-    """A loss in one phase of the small net.
+    """A loss in one phase of the small network.
 
     Args:
-        options: of each loss.
+        options: options of each loss.
     """
     return Variant((Part(loss, options=options),), SMALL)
 

@@ -1,13 +1,13 @@
-"""Which architecture, and which encoder of similar cost: Dice at equal steps, and what it costs.
+"""Study of architectures and of encoders of similar cost: Dice at equal steps, speed and memory.
 
     python benchmarks/study_models.py --data nuclei=FOLDER --jobs 2 [--seeds 3] [--quick] [--table]
     python benchmarks/study_models.py --speed      (on a quiet machine; minutes)
 
-All without pretrained weights, on BCE + Dice. How runs, intervals and "clear" are made is written in `study.py`.
+All variants start from random weights and train with BCE + Dice. `study.py` defines runs, intervals and "clear".
 
-`--speed` times steps of training (forward, loss, backward, AdamW) and of inference on batches of the study's crops held
-in memory: ROUNDS interleaved rounds of STEPS steps, with all of torch's threads. Peak memory is that of a fresh process
-which takes two training steps, less its peak after the imports: weights, gradients, AdamW's two averages, activations.
+`--speed` repeat steps of training (forward, loss, backward, AdamW) and of inference on batches of crops in memory:
+ROUNDS interleaved rounds of STEPS steps, with all threads of torch. Peak memory is that of a fresh process with two
+training steps, less its peak after the imports: weights, gradients, AdamW's two averages, activations.
 """
 
 import argparse
@@ -39,7 +39,7 @@ SPEED = Path("runs/study_models/speed.json")
 
 
 def architecture(arch: str) -> Variant:
-    """An architecture on the encoder of the U-Net it is compared with."""
+    """An architecture with the encoder of the U-Net."""
     return Variant((Part(MIX),), config.Model(arch=arch, encoder=UNET.encoder))
 
 
@@ -119,8 +119,8 @@ def _wait(on: torch.device) -> None:
         torch.cuda.synchronize(on)
 
 
-def times(step: Callable[[], None]) -> Callable[[], None]:
-    """STEPS steps in one call."""
+def repeat(step: Callable[[], None]) -> Callable[[], None]:
+    """A function that takes STEPS steps."""
 
     def steps() -> None:
         for _ in range(STEPS):
@@ -131,12 +131,12 @@ def times(step: Callable[[], None]) -> Callable[[], None]:
 
 def throughput(make: Callable[[config.Model], Callable[[], None]]) -> dict[str, list[float]]:
     """Images per second of each variant in each round."""
-    seconds = interleave({name: times(make(variant.model)) for name, variant in VARIANTS.items()}, ROUNDS)
+    seconds = interleave({name: repeat(make(variant.model)) for name, variant in VARIANTS.items()}, ROUNDS)
     return {name: [BATCH * STEPS / value for value in values] for name, values in seconds.items()}
 
 
-def say_peak(name: str) -> None:
-    """Print the MiB that training needs at its peak, beyond what the imports needed."""
+def print_peak(name: str) -> None:
+    """Print the peak MiB of training, less the peak after the imports."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step = training(VARIANTS[name].model)
     step()
@@ -145,17 +145,17 @@ def say_peak(name: str) -> None:
 
 
 def peak(name: str) -> float:
-    """MiB of a fresh process."""
+    """Peak MiB of training in a fresh process."""
     command = [sys.executable, __file__, "--peak-of", name]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
 
 def measure_speed() -> None:
-    """Write SPEED."""
-    # Memory first: on Linux a process starts with the peak of the one that started it, and this one still is small.
+    """Measure speed and memory of all variants and write them to SPEED."""
+    # Memory first: on Linux a process starts with the peak of its parent, which is still small now.
     peaks = {name: round(peak(name)) for name in VARIANTS}
     trained = throughput(training)
-    gc.collect()  # nine models with their optimizers
+    gc.collect()  # frees nine models with their optimizers
     predicted = throughput(inference)
     rows = {
         name: {
@@ -171,7 +171,7 @@ def measure_speed() -> None:
 
 
 def speed_table(speed: dict[str, Any]) -> str:
-    """Markdown of what `--speed` measured."""
+    """The results of `--speed` as Markdown."""
     lines = [
         "### Cost\n",
         f"`python benchmarks/study_models.py --speed` at commit {str(speed['commit'])[:7]}: {speed['device']}, "
@@ -195,7 +195,7 @@ def main() -> int:
     parser.add_argument("--peak-of", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of:
-        say_peak(options.peak_of)
+        print_peak(options.peak_of)
         return 0
     if options.speed:
         measure_speed()

@@ -1,12 +1,12 @@
-"""Threshold search: one histogram per image against a loop over 255 thresholds, with the same answer.
+"""Threshold search: one histogram per image against a loop over 255 thresholds, with the same result.
 
     python benchmarks/thresholds.py [run folder]
 
-On the OOF predictions of `runs/nuclei` (or the run named) if they are there, else on generated probabilities of
-nuclei's image sizes. The contestants find the threshold with the best mean Dice:
+Uses the OOF predictions of `runs/nuclei` (or of the given run) if they exist, otherwise generated probabilities of
+nuclei's image sizes. All methods find the threshold with the best mean Dice:
 
-    ours         search.RuleSearch, which also tries three dozen smallest areas
-    loop         what most kernels do: float probabilities, `probs > threshold`, sums of booleans
+    ours         search.RuleSearch, which also tries 36 minimum areas
+    loop         as in most kernels: float probabilities, `probs > threshold`, sums of booleans
     tight loop   the same in uint8 with np.count_nonzero: the fastest loop we could write
 """
 
@@ -27,7 +27,7 @@ from pipeline.postprocess.threshold_counts import THRESHOLDS
 
 IMAGES = 40  # the loop takes seconds for these
 ROUNDS = 5
-SIZES = [(256, 256)] * 5 + [(256, 320)] * 2 + [(360, 360)] * 2 + [(520, 696)]  # about nuclei's mixture
+SIZES = [(256, 256)] * 5 + [(256, 320)] * 2 + [(360, 360)] * 2 + [(520, 696)]  # approximately the sizes of nuclei
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -48,7 +48,7 @@ def data_root() -> list[str]:
 
 
 def generated_pairs() -> list[Pair]:
-    """Smooth probabilities with noise around random discs."""
+    """Smooth probabilities of random discs, with noise."""
     rng = np.random.default_rng(0)
     pairs = []
     for number in range(IMAGES):
@@ -65,7 +65,7 @@ def generated_pairs() -> list[Pair]:
 
 
 def loop(pairs: list[tuple[np.ndarray, np.ndarray]]) -> int:
-    """The number (0 … 254) of the best threshold; probabilities and boolean targets."""
+    """The index (0 … 254) of the best threshold, from probabilities and boolean targets."""
     scores = []
     for threshold in THRESHOLDS.astype(np.float32):
         dice = []
@@ -78,13 +78,13 @@ def loop(pairs: list[tuple[np.ndarray, np.ndarray]]) -> int:
 
 
 def tight_loop(pairs: list[Pair]) -> int:
-    """The same from stored values, with all counts by np.count_nonzero."""
+    """The same from stored values, with np.count_nonzero."""
     scores = []
-    truth = [np.count_nonzero(target) for _, target in pairs]
+    target_counts = [np.count_nonzero(target) for _, target in pairs]
     for level in range(1, 256):
         masks = [values >= level for values, _ in pairs]
-        shared = [np.count_nonzero(mask & target) for mask, (_, target) in zip(masks, pairs, strict=True)]
-        counts = Counts(*map(np.array, (shared, [np.count_nonzero(mask) for mask in masks], truth)))
+        intersections = [np.count_nonzero(mask & target) for mask, (_, target) in zip(masks, pairs, strict=True)]
+        counts = Counts(*map(np.array, (intersections, [np.count_nonzero(mask) for mask in masks], target_counts)))
         scores.append(pixel_metric("mean_dice")(counts).mean())
     return nearest_to_half(np.array(scores))
 
@@ -109,8 +109,8 @@ def main() -> None:
     bools = [(values, target.astype(bool)) for values, target in pairs]
     answers = {ours(pairs), loop(floats), tight_loop(bools)}
     assert len(answers) == 1, answers
-    contestants = {"ours": lambda: ours(pairs), "loop": lambda: loop(floats), "tight loop": lambda: tight_loop(bools)}
-    seconds = interleave(contestants, ROUNDS)
+    functions = {"ours": lambda: ours(pairs), "loop": lambda: loop(floats), "tight loop": lambda: tight_loop(bools)}
+    seconds = interleave(functions, ROUNDS)
     source = f"OOF of {run}" if stored else "generated probabilities"
     table = Table(
         "255 thresholds by", "median (range)", "time / ours, per round", title=f"{len(pairs)} images, {source}"

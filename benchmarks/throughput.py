@@ -1,12 +1,12 @@
-"""What this machine's accelerator, or its CPU, does with a network: images per second, share of peak, memory.
+"""Speed of training and prediction on this machine's GPU or CPU: images per second, share of peak, memory.
 
     python benchmarks/throughput.py [--encoder tu-resnet34] [--side 512] [--batch 16] [--rounds 5] [--no-compiled]
 
-Training is the pipeline's own loop (BCE + Dice, AdamW, averaged weights) on batches that lie in memory; prediction is
-its Predictor, from uint8 images in memory to probabilities in memory, one view. So neither reads files: what files cost
-is in benchmarks/train.py and benchmarks/predict.py. Each line is the best of the rounds after one that warms up, with
-what compiling took beside it. The share of peak is that of the largest matrix products in the same precision; the
-operations are those of convolutions and matrix products, counted in a pass.
+Training is the pipeline's loop (BCE + Dice, AdamW, averaged weights) on batches in memory; prediction is its
+Predictor, from uint8 images to probabilities in memory, one view. Neither reads files; benchmarks/train.py and
+benchmarks/predict.py include reading. Each line is the fastest round after one untimed call, whose time (with
+compiling) is in the last column. The share of peak is relative to the largest matrix products in the same precision;
+the operations are those of convolutions and matrix products.
 """
 
 import sys
@@ -32,32 +32,32 @@ from pipeline.models import build_model  # noqa: E402
 from pipeline.training.distributed import make_accelerator  # noqa: E402
 from pipeline.training.epoch import train_one_epoch  # noqa: E402
 
-STEPS = 4  # of training, in a round
+STEPS = 4  # of training per round
 
 
-class Found(NamedTuple):
-    """A line of the table."""
+class Measurement(NamedTuple):
+    """A row of the table."""
 
     what: str
     images: float  # per second
-    share: float  # of peak
-    memory: float  # MiB, at most
-    before: float  # seconds of the first call
+    share: float  # share of peak
+    memory: float  # peak MiB
+    first_call: float  # seconds of the first call
 
 
-def measure(what: str, run: Callable[[], object], images: int, flops: float, peak: float, rounds: int) -> Found:
-    """Run it once to warm up, and then `rounds` times."""
+def measure(what: str, run: Callable[[], object], images: int, flops: float, peak: float, rounds: int) -> Measurement:
+    """Measure `run`: once to warm up, then `rounds` times."""
     device = hardware.device()
-    forget_peak(device)
+    reset_peak(device)
     began = perf_counter()
     run()
-    before = perf_counter() - began
+    first_call = perf_counter() - began
     seconds = best_of(run, device, rounds)
-    return Found(what, images / seconds, flops / seconds / peak, memory(device), before)
+    return Measurement(what, images / seconds, flops / seconds / peak, memory(device), first_call)
 
 
-def forget_peak(device: torch.device) -> None:
-    """Let the count of the peak begin anew."""
+def reset_peak(device: torch.device) -> None:
+    """Reset the peak memory."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -66,7 +66,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def memory(device: torch.device) -> float:
-    """MiB held at most: of tensors on the GPU, or of the whole process on a CPU."""
+    """Peak MiB: of tensors on the GPU, or of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -74,7 +74,7 @@ def memory(device: torch.device) -> float:
 
 
 def training(cfg: config.Model, side: int, batch: int, compiled: bool) -> tuple[Callable[[], object], int]:
-    """A round of training, and the floating-point operations of a step."""
+    """A function that runs a round of training, and the floating-point operations of a step."""
     torch.manual_seed(0)
     accelerator = make_accelerator("auto")
     device = accelerator.device
@@ -111,7 +111,7 @@ def training(cfg: config.Model, side: int, batch: int, compiled: bool) -> tuple[
 
 
 def prediction(cfg: config.Model, side: int, batch: int, backend: str) -> tuple[Callable[[], object], int]:
-    """A batch's prediction, and its floating-point operations."""
+    """A function that predicts a batch, and its floating-point operations."""
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
@@ -123,9 +123,9 @@ def prediction(cfg: config.Model, side: int, batch: int, backend: str) -> tuple[
 def main(
     encoder: Annotated[str, typer.Option(help="of a U-Net")] = "tu-resnet34",
     side: Annotated[int, typer.Option(help="of the images, pixels")] = 512,
-    batch: Annotated[int, typer.Option(help="images at once")] = 16,
+    batch: Annotated[int, typer.Option(help="images per batch")] = 16,
     rounds: Annotated[int, typer.Option(help="timed rounds")] = 5,
-    compiled: Annotated[bool, typer.Option(help="through torch.compile too")] = True,
+    compiled: Annotated[bool, typer.Option(help="also measure torch.compile")] = True,
 ) -> None:
     device, cfg = hardware.device(), config.Model(encoder=encoder)
     dtype = hardware.precision("auto", device)
@@ -143,7 +143,7 @@ def main(
     table = Table("what", "images per second", "share of peak", "peak memory", "first call", title=title, width=108)
     for line in found:
         table.add_row(
-            line.what, f"{line.images:.3g}", f"{line.share:.0%}", f"{line.memory:,.0f} MiB", f"{line.before:.1f} s"
+            line.what, f"{line.images:.3g}", f"{line.share:.0%}", f"{line.memory:,.0f} MiB", f"{line.first_call:.1f} s"
         )
     Console(width=110).print(table)
 

@@ -1,15 +1,16 @@
-"""Training speed: this pipeline's loop against the plain script a user would write, on the same model and crops.
+"""Training speed: the pipeline's loop against a plain script, with the same model and crops.
 
-    python benchmarks/train.py [--data folder]      (default: DATA, or else generated images)
+    python benchmarks/train.py [--data folder]      (default: DATA, or generated images)
 
-    ours   uint8 images from memory, channels-last, the precision this machine does well, fused AdamW, averaged weights
+    ours   uint8 images from memory, channels-last, the fastest precision of this machine, fused AdamW, averaged weights
     plain  float32, default memory format, default DataLoader that opens and decodes each image, AdamW
 
 Both: smp.Unet with tu-resnet18 and its default decoder, 192×192 crops, the augmentation "medium", BCE + Dice, batches
-of 16. Rounds alternate, and the ratio is taken round by round.
+of 16. Rounds alternate; ratios are within a round.
 
-The share of peak is what the convolutions of forward and backward ask for, over what the largest matrix products reach
-on this machine with the same threads in the same precision; and below it, from a profile of ours, where the time goes.
+The share of peak is the number of operations of the convolutions (forward and backward) per second, over that of the
+largest matrix products on this machine with the same threads and precision. Below the table, a profile of our loop
+shows the share of time of each group of operations.
 """
 
 import argparse
@@ -52,7 +53,7 @@ MIX = {"bce": 1.0, "dice": 1.0}
 
 
 def read(data: str | None):
-    """Index and card of nuclei in `data`, or of the demo's images, made for the occasion."""
+    """Index and card of nuclei in `data`, or of generated images."""
     if data:
         card = competition.load("nuclei")
         return read_index(card, Path(data)), card
@@ -72,7 +73,7 @@ def ours(index, card):
     wrapped, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True))
     data = MaskedImages(index, Labels.of(card), Reader(3), Augment("medium", CROP, 3))
     for position in range(len(data)):
-        data[position, 0]  # the first epoch fills the memory
+        data[position, 0]  # fills the memory like a first epoch
     loader = DataLoader(data, BATCH, sampler=EpochSampler(len(data), 0, labels=None, repeats=1), drop_last=True)
     loss = build_loss(MIX)
     wrapped.train()
@@ -91,7 +92,7 @@ def ours(index, card):
 
 
 class PlainImages(Dataset):
-    """What a first script does: open, decode, augment, normalise, each time."""
+    """Opens, decodes, augments and normalises an image at each access, as a plain script does."""
 
     def __init__(self, index, card):
         self.samples, self.card = samples_of(index), card
@@ -130,7 +131,7 @@ def plain(index, card):
 
 
 def step_flops(dtype: torch.dtype) -> int:
-    """Floating-point operations of a batch, forward and backward."""
+    """Floating-point operations of forward and backward of a batch."""
     device = hardware.device()
     model, loss = build_model(config.Model(encoder=ENCODER)).to(device), build_loss(MIX)
     images = torch.randint(0, 256, (BATCH, 3, CROP, CROP), dtype=torch.uint8, device=device)
@@ -144,20 +145,20 @@ def step_flops(dtype: torch.dtype) -> int:
     return flops_of(step)
 
 
-# Where an operation belongs, by the beginning of its name; the first that fits.
+# Groups of operations by the beginning of their names; the first match counts.
 PARTS = (
     ("convolutions forward", ("aten::mkldnn_convolution", "aten::cudnn_convolution", "aten::_slow_conv2d_forward")),
     ("convolutions backward", ("aten::convolution_backward", "aten::mkldnn_convolution_backward")),
     ("batch norms", ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::_batch_norm")),
-    ("weights to the network's precision, and copies", ("aten::copy_", "aten::_to_copy", "aten::to")),
+    ("casts and copies", ("aten::copy_", "aten::_to_copy", "aten::to")),
     ("optimizer, clipping, averaged weights", ("aten::_fused_adamw", "aten::_foreach", "aten::lerp", "Optimizer")),
     ("augmentation, reading (Python)", ("enumerate(DataLoader)",)),
 )
 REST = "activations, upsampling, pooling, losses, Python"
 
 
-def whereabouts(run) -> list[tuple[str, float]]:
-    """Shares of the time of a call by what it went to, largest first."""
+def time_shares(run) -> list[tuple[str, float]]:
+    """Shares of the time of a call by group of operations, largest first."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
     with profile(activities=activities) as profiled:
         run()
@@ -191,8 +192,8 @@ def main() -> None:
         )
     console = Console(width=110)
     console.print(table)
-    console.print("where the time of ours goes:")
-    for part, share in whereabouts(run):
+    console.print("share of time in our loop:")
+    for part, share in time_shares(run):
         console.print(f"  {share:5.1%}  {part}")
 
 

@@ -149,7 +149,7 @@ def test_the_wrong_order_of_non_square_masks_is_always_detected(drawn, name):
     assert (verdict.status, verdict.correction) == ("misread", Dialect())
 
 
-@pytest.mark.parametrize("name", study_doctor.SHOWN)
+@pytest.mark.parametrize("name", study_doctor.VISIBLE)
 def test_transposed_square_masks_are_detected_if_images_show_the_objects(drawn, name):
     verdict = check_dialect(samples(drawn(name, "square"), Dialect()), Dialect(order="row"))
     assert (verdict.status, verdict.correction) == ("misread", Dialect())

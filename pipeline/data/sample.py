@@ -1,7 +1,7 @@
 """One row of the index as a typed, picklable value: what functions of a single image take."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,7 @@ class Sample:
         mask_paths: the mask images: none is an empty mask, several are objects or parts of one mask; None if the labels
             are no mask images.
         line: line of the labels' file that the image's first row begins at; 0 if it has none.
-        group: images of one group stay in one fold.
         box: the window that is read; None for the whole image.
-        meta: the image's row of the card's meta table.
     """
 
     image_id: str
@@ -37,9 +35,7 @@ class Sample:
     rle_void: str | None = None
     mask_paths: tuple[Path, ...] | None = None
     line: int = 0
-    group: str | None = None
     box: Box | None = None
-    meta: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @classmethod
     def from_file(cls, path: Path) -> "Sample":
@@ -77,9 +73,7 @@ def _sample_of(row: Mapping[str, Any]) -> Sample:
         row.get("rle_void"),
         row.get("mask_paths"),
         row.get("line", 0),
-        row.get("group"),
         row.get("box"),
-        {name.removeprefix(META): cell for name, cell in row.items() if name.startswith(META)},
     )
 
 

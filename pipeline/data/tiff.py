@@ -77,17 +77,14 @@ def read_tiff_header(path: Path) -> Header:
         return Header(page.imagelength, page.imagewidth, page.dtype, orientation_of_page(page))
 
 
-def open_series(path: Path, file: tifffile.TiffFile, level: int = 0) -> tifffile.TiffPageSeries:
-    """The first image of a file, at a level of its pyramid; 0 is the full size.
+def open_series(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    """The first image of a file; of a pyramid, the full size.
 
     Raises:
-        ImageError: for missing pages, unsupported colours, and a level that the file does not have.
+        ImageError: for missing pages, and unsupported colours.
     """
     _check_page_chain(path, file)
-    levels = file.series[0].levels
-    if level >= len(levels):
-        raise ImageError(f"{path}: level {level} of {len(levels)}: expected 0 to {len(levels) - 1}")
-    series = levels[level]
+    series = file.series[0]
     page = series.keyframe
     check_colours(path, page)
     if 0 in series.shape or page.planarconfig not in (1, 2):

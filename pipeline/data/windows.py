@@ -1,6 +1,6 @@
 """Images that are too large to be held in memory, read window by window.
 
-Of a tiled TIFF, at any level of its pyramid, only the tiles that a window touches are decoded. Uncompressed pixels (a
+Of a tiled TIFF, only the tiles that a window touches are decoded. Uncompressed pixels (a
 TIFF without compression, .npy) are memory-mapped. Other formats (PNG, JPEG) are decoded whole, once.
 """
 
@@ -98,11 +98,11 @@ class GuardedReader:
 
 
 class TiledReader:
-    """Windows of one level of a TIFF, read by its tiles or strips; pages and planes of the same size are channels.
+    """Windows of a TIFF, read by its tiles or strips; pages and planes of the same size are channels.
 
     Args:
         path: for messages.
-        series: the level's pages.
+        series: its pages.
         lenient: tiles that cannot be decoded become zeros and are logged; else they are an error.
 
     Attributes:
@@ -198,30 +198,26 @@ def _paste(tile: np.ndarray, corner: tuple[int, int], pixels: np.ndarray, box: B
 
 
 @contextmanager
-def open_windows(path: Path, level: int = 0, *, lenient: bool = False, exif: bool = True) -> Iterator[Windows]:
+def open_windows(path: Path, *, lenient: bool = False, exif: bool = True) -> Iterator[Windows]:
     """Open an image to read it window by window, until the block ends.
 
     Args:
-        level: of a TIFF's pyramid; 0 is the full size.
         lenient: parts of a TIFF that cannot be decoded are read as 0, and logged with their place.
         exif: as `formats.read_raster`; an image that is stored rotated is decoded whole.
 
     Raises:
-        ImageError: as `formats.read_raster`; for a level that the file does not have; and while windows are read, for
-            what cannot be decoded.
+        ImageError: as `formats.read_raster`; and while windows are read, for what cannot be decoded.
     """
     with ExitStack() as files:
-        yield GuardedReader(path, read_or_raise(path, lambda path: _open(path, files, level, lenient, exif)))
+        yield GuardedReader(path, read_or_raise(path, lambda path: _open(path, files, lenient, exif)))
 
 
-def _open(path: Path, files: ExitStack, level: int, lenient: bool, exif: bool) -> Windows:
+def _open(path: Path, files: ExitStack, lenient: bool, exif: bool) -> Windows:
     """The image by window; the files that it needs are closed with `files`."""
     form = format_of(path)
     if form is TIFF:
         file = files.enter_context(tifffile.TiffFile(path))
-        return _open_tiff(path, file, files, level, lenient, exif)
-    if level:
-        raise ImageError(f"{path}: level {level} of a file without levels: only a TIFF can have levels")
+        return _open_tiff(path, file, files, lenient, exif)
     if form is NPY:
         read_npy_header(path)
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -234,8 +230,8 @@ def _read_whole(path: Path, *, exif: bool) -> ArrayReader:
     return ArrayReader(raster.pixels, alpha=raster.alpha)
 
 
-def _open_tiff(path: Path, file: tifffile.TiffFile, files: ExitStack, level: int, lenient: bool, exif: bool) -> Windows:
-    series = open_series(path, file, level)
+def _open_tiff(path: Path, file: tifffile.TiffFile, files: ExitStack, lenient: bool, exif: bool) -> Windows:
+    series = open_series(path, file)
     page = series.keyframe
     if page.tiledepth > 1 or page.imagedepth > 1:
         raise ImageError(f"{path}: a TIFF of volumes, {series.shape}: expected rows, columns, channels")
@@ -243,11 +239,6 @@ def _open_tiff(path: Path, file: tifffile.TiffFile, files: ExitStack, level: int
     files.callback(tiled.tile.cache_clear)
     rotated = exif and orientation_of_page(page) != 1
     if is_coded(page) or rotated or math.prod(tiled.shape) != series.size:
-        if level:
-            raise ImageError(
-                f"{path}: level {level} of a TIFF that is decoded whole (a palette, 0 for white, or stored rotated): "
-                f"only level 0 can be read"
-            )
         return _read_whole(path, exif=exif)
     if page.is_tiled:
         return tiled

@@ -74,7 +74,7 @@ def test_enable_internet_is_always_written(tmp_path):
         ("kernel", {"title": "Another title"}, "title 'Another title' becomes the slug 'another-title', but id has"),
         ("kernel", {"kernel_type": "notebok"}, "kernel_type: 'notebok': expected 'notebook' or 'script'"),
         ("kernel", {"code_file": ...}, "'code_file' is missing"),
-        ("kernel", {"dataset_sources": ["tiny-weights"]}, "dataset_sources: .*expected owner/slug"),
+        ("kernel", {"dataset_sources": ["tiny-weights"]}, "dataset_sources.0: 'tiny-weights': expected owner/slug"),
         ("kernel", {"docker_image_pinning_type": "newest"}, "docker_image_pinning_type: 'newest'"),
     ],
 )

@@ -12,7 +12,9 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from pipeline.kaggle.metadata import DATASET_FILE, DatasetMetadata, KernelMetadata
@@ -41,7 +43,6 @@ class Submission(NamedTuple):
 
     ref: int
     made: str  # ISO 8601
-    description: str
     state: str  # pending, complete, error
     error: str
     public: float | None
@@ -80,13 +81,18 @@ class Client:
 
     def files(self, slug: str) -> list[RemoteFile]:
         """List a competition's files."""
-        found, token = [], None
+        pages = self._pages(_competition(slug), self.api.competition_list_files, slug)
+        return [RemoteFile(file.name, file.total_bytes) for page in pages for file in page.files]
+
+    def _pages(self, what: str, call: Callable[..., Any], name: str) -> Iterator[Any]:
+        """Yield all pages of a list."""
+        token = None
         while True:
-            page = self.caller.call(_competition(slug), self.api.competition_list_files, slug, token, PAGE_SIZE)
-            found += [RemoteFile(file.name, file.total_bytes) for file in page.files]
+            page = self.caller.call(what, call, name, token, PAGE_SIZE)
+            yield page
             token = page.next_page_token
             if not token:
-                return found
+                return
 
     def download(self, slug: str, folder: Path) -> Path:
         """Download a competition's files as one zip, and return its path; an interrupted download resumes.
@@ -127,10 +133,8 @@ class Client:
 
     def submissions(self, slug: str) -> list[Submission]:
         """List the account's last submissions, newest first."""
-        found = self.caller.call(
-            _competition(slug), lambda: self.api.competition_submissions(slug, page_size=PAGE_SIZE)
-        )
-        return [_submission(each) for each in found or []]
+        list_submissions = partial(self.api.competition_submissions, page_size=PAGE_SIZE)
+        return [_submission(each) for each in self.caller.call(_competition(slug), list_submissions, slug) or []]
 
     def scored(self, slug: str, ref: int) -> Submission:
         """Wait until a submission has a score, or an error, and return it."""
@@ -143,19 +147,15 @@ class Client:
 
     def ranks(self, slug: str) -> Iterator[tuple[int, str, float]]:
         """Yield rank, team and score on the public leaderboard, best first."""
-        token, rank = None, 0
-        while True:
-            page, token = self.caller.call(_competition(slug), self._leaderboard, slug, token)
-            for rank, row in enumerate(page, start=rank + 1):  # noqa: B020 - continues over pages
-                yield rank, row.team_name, float(row.score)
-            if not token:
-                return
+        pages = self._pages(_competition(slug), self._leaderboard, slug)
+        for rank, row in enumerate((row for page in pages for row in page.rows), start=1):
+            yield rank, row.team_name, float(row.score)
 
-    def _leaderboard(self, slug: str, token: str | None) -> tuple[list[Any], str]:
+    def _leaderboard(self, slug: str, token: str | None, page_size: int) -> SimpleNamespace:
         printed = io.StringIO()  # the client returns a page, and prints the token of the next one
         with contextlib.redirect_stdout(printed):
-            page = self.api.competition_leaderboard_view(slug, PAGE_SIZE, token)
-        return page or [], printed.getvalue().partition("=")[2].strip()
+            rows = self.api.competition_leaderboard_view(slug, page_size, token)
+        return SimpleNamespace(rows=rows or [], next_page_token=printed.getvalue().partition("=")[2].strip())
 
     # ------------------------------------------------------------------------------------------ datasets
 
@@ -205,14 +205,9 @@ class Client:
         return state == "ready" and (version is None or version > before)
 
     def _check_arrived(self, reference: str, expected: set[str]) -> None:
-        arrived, token, what = set(), None, f"dataset {reference}"
-        while True:
-            page = self.caller.call(what, self.api.dataset_list_files, reference, token, PAGE_SIZE)
-            arrived |= {file.name for file in page.dataset_files}
-            token = page.next_page_token
-            if not token:
-                break
-        missing = sorted(expected - arrived)
+        what = f"dataset {reference}"
+        pages = self._pages(what, self.api.dataset_list_files, reference)
+        missing = sorted(expected - {file.name for page in pages for file in page.dataset_files})
         if missing:
             raise KaggleError(f"{what}: {', '.join(missing)} did not arrive: upload it again")
 
@@ -228,10 +223,8 @@ class Client:
         answer = self.caller.call(what, self.api.kernels_push, str(folder), is_repeatable=False)
         missing = [name for kind in SOURCE_KINDS for name in getattr(answer, f"invalid_{kind}_sources") or []]
         if answer.error or missing:
-            reason = (
-                answer.error or f"unknown to Kaggle: {', '.join(missing)}: run make upload, or join the competition"
-            )
-            raise KaggleError(f"{what}: {reason}")
+            unknown = f"unknown to Kaggle: {', '.join(missing)}: run make upload, or join the competition"
+            raise KaggleError(f"{what}: {answer.error or unknown}")
         return KernelVersion(metadata.id, answer.version_number, answer.url)
 
     def wait_for_run(self, kernel: KernelVersion) -> None:
@@ -337,7 +330,6 @@ def _submission(each: Any) -> Submission:
     return Submission(
         each.ref,
         each.date.isoformat(timespec="seconds") if each.date else "",
-        each.description or "",
         each.status.name.lower(),
         each.error_description or "",
         _score(each.public_score),

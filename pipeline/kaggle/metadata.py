@@ -11,10 +11,11 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import AfterValidator, Field
 
 from pipeline.competition import Competition
 from pipeline.files import write_text
@@ -27,6 +28,22 @@ MIN_DATASET_SLUG, MIN_KERNEL_SLUG, MAX_LENGTH = 6, 5, 50  # characters of a slug
 Sources = tuple[str, ...]
 
 
+def _check_reference(reference: str, shortest: int) -> str:
+    owner, slash, slug = reference.partition("/")
+    if not slash or not re.fullmatch(r"[a-z0-9][a-z0-9-]*", owner, re.IGNORECASE):
+        raise ValueError("expected owner/slug, where owner is a Kaggle user name: set OWNER=<name>")
+    if not re.fullmatch(r"[a-z0-9]+(?:-[a-z0-9]+)*", slug) or not shortest <= len(slug) <= MAX_LENGTH:
+        raise ValueError(
+            f"slug '{slug}': expected {shortest} to {MAX_LENGTH} of a-z, 0-9 and single hyphens between them"
+        )
+    return reference
+
+
+# owner/slug
+DatasetReference = Annotated[str, AfterValidator(partial(_check_reference, shortest=MIN_DATASET_SLUG))]
+KernelReference = Annotated[str, AfterValidator(partial(_check_reference, shortest=MIN_KERNEL_SLUG))]
+
+
 class License(Table):
     """One of Kaggle's licences."""
 
@@ -37,25 +54,18 @@ class DatasetMetadata(Table):
     """The content of dataset-metadata.json."""
 
     title: str = Field(min_length=MIN_DATASET_SLUG, max_length=MAX_LENGTH)
-    id: str  # owner/slug
+    id: DatasetReference
     licenses: tuple[License, ...] = Field(min_length=1, max_length=1)
     subtitle: str | None = Field(default=None, min_length=20, max_length=80)
     description: str | None = None
     keywords: Sources = ()
     isPrivate: bool = True  # noqa: N815 - Kaggle's spelling
 
-    @field_validator("id")
-    @classmethod
-    def _is_reference(cls, reference: str) -> str:
-        return _check_reference(reference, MIN_DATASET_SLUG)
-
 
 class KernelMetadata(Table):
     """The content of kernel-metadata.json; enable_internet has no default here, because Kaggle's default is on."""
 
-    model_config = ConfigDict(populate_by_name=True)
-
-    id: str  # owner/slug
+    id: KernelReference
     title: str = Field(min_length=MIN_KERNEL_SLUG, max_length=MAX_LENGTH)
     code_file: str
     language: Literal["python", "r", "rmarkdown"] = "python"
@@ -64,7 +74,7 @@ class KernelMetadata(Table):
     enable_gpu: bool = False
     enable_tpu: bool = False
     enable_internet: bool
-    dataset_sources: Sources = ()  # owner/slug each
+    dataset_sources: tuple[DatasetReference, ...] = ()
     competition_sources: Sources = ()  # slugs
     kernel_sources: Sources = ()
     model_sources: Sources = ()
@@ -72,16 +82,6 @@ class KernelMetadata(Table):
     docker_image: str | None = None
     docker_image_pinning_type: Literal["original", "latest"] | None = None
     machine_shape: str | None = None
-
-    @field_validator("id")
-    @classmethod
-    def _is_reference(cls, reference: str) -> str:
-        return _check_reference(reference, MIN_KERNEL_SLUG)
-
-    @field_validator("dataset_sources")
-    @classmethod
-    def _are_references(cls, references: Sources) -> Sources:
-        return tuple(_check_reference(reference, MIN_DATASET_SLUG) for reference in references)
 
     def model_post_init(self, _context: object) -> None:
         slug = self.id.partition("/")[2]
@@ -92,19 +92,8 @@ class KernelMetadata(Table):
             )
 
 
-Metadata = Annotated[DatasetMetadata | KernelMetadata, "either"]
-FILES: dict[str, type[Table]] = {DATASET_FILE: DatasetMetadata, KERNEL_FILE: KernelMetadata}
-
-
-def _check_reference(reference: str, shortest: int) -> str:
-    owner, slash, slug = reference.partition("/")
-    if not slash or not re.fullmatch(r"[a-z0-9][a-z0-9-]*", owner, re.IGNORECASE):
-        raise ValueError("expected owner/slug, where owner is a Kaggle user name: set OWNER=<name>")
-    if not re.fullmatch(r"[a-z0-9]+(?:-[a-z0-9]+)*", slug) or not shortest <= len(slug) <= MAX_LENGTH:
-        raise ValueError(
-            f"slug '{slug}': expected {shortest} to {MAX_LENGTH} of a-z, 0-9 and single hyphens between them"
-        )
-    return reference
+Metadata = DatasetMetadata | KernelMetadata
+FILES = {DATASET_FILE: DatasetMetadata, KERNEL_FILE: KernelMetadata}
 
 
 def slugify(title: str) -> str:
@@ -152,16 +141,7 @@ def read_metadata(folder: Path) -> Metadata:
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if path is None:
         raise FileNotFoundError(f"{folder}: has neither {' nor '.join(FILES)}: run make bundle, which writes them")
-    return read_metadata_file(path, FILES[path.name])
-
-
-def read_metadata_file(path: Path, kind: type[Table]) -> Any:
-    """Read metadata from a file of any name.
-
-    Raises:
-        ValueError: as `read_metadata`.
-    """
-    return parse(kind, read_json(path, "run make bundle to write it again", dict), str(path))
+    return parse(FILES[path.name], read_json(path, "run make bundle to write it again", dict), str(path))
 
 
 # ------------------------------------------------------------------------------------------ of a bundle

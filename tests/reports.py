@@ -126,7 +126,7 @@ def make_report_data(**other: object) -> ReportData:
         "reliability": shares,
         "members": Members(
             pd.DataFrame({"name": ["one", "two"], "weight": [0.6, 0.4], "score": [0.89, 0.9]}),
-            np.array([[1, 0.7], [0.7, 1]]),
+            pd.DataFrame({"errors of": ["one", "two"], "one": [1.0, 0.7], "two": [0.7, 1.0]}),
         ),
         "pseudo": PseudoGain(
             "demo_pseudo",

@@ -287,7 +287,7 @@ def test_a_disk_that_is_too_small_is_refused_before_the_download(kaggle, capsys)
 def test_a_file_of_another_size_than_listed_is_refused(kaggle, capsys):
     kaggle.listed[SLUG] = {"train/1.png": 1499}
     assert main(["download", SLUG]) == 2
-    assert f"data/{SLUG}/train/1.png has 1500 bytes, expected 1499 as on Kaggle" in capsys.readouterr().err
+    assert f"data/{SLUG}/train/1.png has 1500 bytes, expected 1499 bytes as on Kaggle" in capsys.readouterr().err
     kaggle.listed[SLUG] = {"train/2.png": 3}
     assert main(["download", SLUG]) == 2
     assert f"data/{SLUG}/train/2.png is missing, expected 3 bytes as on Kaggle" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from pipeline.report import page, pictures, plots, subgroups
 from pipeline.report.label_quality import calibration_error, label_error_score, reliability
 from pipeline.report.page import render, to_cell, to_table, write_report
 from pipeline.report.recommendations import recommend
-from pipeline.report.report_data import CrossFittedScore, Members, Picture, SimulatedShakeup, Submission, SurfacePoint
+from pipeline.report.report_data import CrossFittedScore, Picture, SimulatedShakeup, Submission, SurfacePoint
 from pipeline.stages.reporting import describe_rules, make_score_surface, rules_table
 from pipeline.statistics.bootstrap import Interval
 from tests.reports import (
@@ -240,9 +240,16 @@ def words(uri: str) -> list[str]:
 
 
 def test_a_name_in_a_chart_is_plain_text():
-    table = pd.DataFrame({"name": ["$x_1$", "<b>&"], "weight": 0.5, "score": 0.9})
-    uri = plots.svg(plots.error_correlation, Members(table, np.array([[1, np.nan], [np.nan, 1]])))
-    assert {"$x_1$", "<b>&"} <= set(words(uri))
+    for name in ("$x_1$", "<b>&"):
+        assert f"threshold for {name}" in words(plots.svg(plots.score_surface, name, make_surface()))
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_the_page_lists_the_correlation_of_the_members_errors():
+    correlation = pd.DataFrame({"errors of": ["$x_1$", "<b>&"], "$x_1$": [1.0, np.nan], "<b>&": [np.nan, 1.0]})
+    members = make_report_data().members._replace(correlation=correlation)
+    text = render(make_report_data(members=members)).split("<h3>correlation of the errors</h3>")[1].split("</table>")[0]
+    assert re.findall(r"<td[^>]*>(.*?)</td>", text) == ["$x_1$", "1.0000", "–", "&lt;b&gt;&amp;", "–", "1.0000"]
 
 
 def test_powers_of_ten_are_numbers_and_not_formulas():
@@ -450,7 +457,7 @@ def test_subgroups_are_of_every_column_of_few_values_and_sorted_from_worst_to_be
         score=lambda table: np.where(table["kind"] == "odd", 0.5, 0.9), site="all", height=256
     )
     images["group"] = images["image_id"].str[:7]  # six groups of ten
-    found = {each.column: each.subgroups for each in subgroups.score_subgroups(images)}
+    found = subgroups.score_subgroups(images)
     assert list(found) == ["mask size", "kind", "group"]
     assert found["kind"][["subgroup", "images", "score", "worst"]].to_numpy().tolist() == [
         ["odd", 30, pytest.approx(0.5), 0.5],
@@ -460,12 +467,12 @@ def test_subgroups_are_of_every_column_of_few_values_and_sorted_from_worst_to_be
 
 def test_groups_of_one_image_are_no_subgroups():
     images = make_images().assign(group=lambda table: table["image_id"])
-    assert "group" not in [each.column for each in subgroups.score_subgroups(images)]
+    assert "group" not in subgroups.score_subgroups(images)
 
 
 def test_mask_sizes_are_quarters_of_the_images_with_a_mask():
     images = make_images().assign(coverage=np.maximum(0, np.arange(60) - 19) / 60)  # 20 empties, then 40 that grow
-    by_size = subgroups.score_subgroups(images)[0].subgroups.set_index("subgroup").loc[list(subgroups.MASK_SIZES)]
+    by_size = subgroups.score_subgroups(images)["mask size"].set_index("subgroup").loc[list(subgroups.MASK_SIZES)]
     assert by_size["images"].tolist() == [20, 10, 10, 10, 10]
     assert by_size["coverage"].is_monotonic_increasing
 
@@ -617,7 +624,11 @@ POOR = {
     "one smallest area": {
         "surfaces": {"disc": make_surface()._replace(areas=np.zeros(1, int), scores=make_surface().scores[:1])}
     },
-    "members that never err": {"members": make_report_data().members._replace(correlation=np.full((2, 2), np.nan))},
+    "members that never err": {
+        "members": make_report_data().members._replace(
+            correlation=pd.DataFrame({"errors of": ["one", "two"], "one": np.nan, "two": np.nan})
+        )
+    },
     "boards that agree": {"shakeup": SimulatedShakeup(np.zeros(10), 5, 5)},
     "two classes": {"surfaces": {"disc": make_surface(), "ring": make_surface()}},
 }

@@ -26,9 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _print_error(args, "interrupted: run the same command again to resume", status)
         return status
     except Exception as error:
-        if debug or not _is_user_error(error):
+        message = _describe(error)
+        if debug or message is None:
             raise
-        return _print_error(args, _one_line(error), status=2)
+        return _print_error(args, message, status=2)
 
 
 def run() -> None:
@@ -42,28 +43,16 @@ def _print_error(args: Sequence[str], message: str, status: int) -> int:
     return status
 
 
-def _is_user_error(error: Exception) -> bool:
-    """Whether the message suffices without a traceback: bad input, a full disk, or not enough memory."""
-    known = isinstance(error, ValueError | OSError | FloatingPointError)
-    return known or hasattr(error, "format_message") or _is_out_of_memory(error) or _is_out_of_gpu_memory(error)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether Python or numpy, or torch on the CPU (a RuntimeError), ran out of memory."""
-    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _is_out_of_gpu_memory(error: Exception) -> bool:
-    return type(error).__name__ == "OutOfMemoryError"
-
-
-def _one_line(error: Exception) -> str:
+def _describe(error: Exception) -> str | None:
+    """One line on bad input, a full disk or not enough memory; None for an error that needs its traceback."""
     text = (error.format_message() if hasattr(error, "format_message") else str(error)).rstrip()
-    if _is_out_of_gpu_memory(error):
+    if type(error).__name__ == "OutOfMemoryError":
         return "the GPU's memory is full: lower train.batch_size and raise train.accumulate, or lower the phase's crop"
-    if _is_out_of_memory(error):
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:  # of Python or numpy, or of torch
         details = f" ({shortened(' '.join(text.split()))})" if text else ""
         return f"memory is full{details}: lower the batch size, train.workers or the phase's crop"
+    if not isinstance(error, ValueError | OSError | FloatingPointError) and not hasattr(error, "format_message"):
+        return None
     if "Original Traceback" in text:  # from a data-loading worker: its last line is "SomeError: message"
         text = text.splitlines()[-1].partition(": ")[2]
     return " ".join(text.split()) or "give a command, see --help"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import starmap
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from pipeline.report.label_quality import calibration_error
 from pipeline.report.pictures import LABEL_ERROR, tiles, with_label_errors
 from pipeline.report.recommendations import recommend
 from pipeline.report.report_data import ReportData, ScoreSurface
-from pipeline.report.subgroups import Grouping, score_subgroups
+from pipeline.report.subgroups import score_subgroups
 
 MAX_BYTES = 5 << 20  # of the page; mail and issue trackers accept this size
 PICTURE_SIDES = (384, 256, 128)  # pixels; the largest with which the page has at most MAX_BYTES is used
@@ -296,18 +297,17 @@ def _coverage(data: ReportData) -> list[Section]:
 
 
 def _subgroups(data: ReportData) -> list[Section]:
-    tables = [to_table("by class", data.classes), *map(_subgroup_table, score_subgroups(data.scored))]
+    tables = [to_table("by class", data.classes), *starmap(_subgroup_table, score_subgroups(data.scored).items())]
     caption = (
         "The worst first. A large subgroup with a low mean offers the largest gain; the mean of a small one is noisy."
     )
     return [Section("subgroups", "Scores by class, group and subgroup", caption, tables=tables)]
 
 
-def _subgroup_table(grouping: Grouping) -> Table:
-    number = len(grouping.subgroups)
+def _subgroup_table(column: str, subgroups: pd.DataFrame) -> Table:
+    number = len(subgroups)
     note = f"The worst {MAX_SUBGROUPS} of {number}." if number > MAX_SUBGROUPS else ""
-    rows = grouping.subgroups.head(MAX_SUBGROUPS).rename(columns={"subgroup": grouping.column})
-    return to_table(f"by {grouping.column}", rows, note)
+    return to_table(f"by {column}", subgroups.head(MAX_SUBGROUPS).rename(columns={"subgroup": column}), note)
 
 
 def _members(data: ReportData) -> list[Section]:
@@ -318,8 +318,8 @@ def _members(data: ReportData) -> list[Section]:
         "Averaging does not reduce errors that are alike (correlation near 1): a weaker member with other errors helps "
         "more than a copy of the best one. A member of weight 0 can be removed to save its run time."
     )
-    chart = Chart(plots.svg(plots.error_correlation, data.members), "Correlation of the members' errors.")
-    return [Section("members", title, caption, [chart], tables=[to_table("", data.members.table)], half=True)]
+    tables = [to_table("", data.members.table), to_table("correlation of the errors", data.members.correlation)]
+    return [Section("members", title, caption, tables=tables, half=True)]
 
 
 NO_PSEUDO_LABELS = "neither this config nor its companion `<config>_pseudo` of `make pseudo` was trained on any."
@@ -425,13 +425,10 @@ def to_cell(column: str, value: Any) -> TableCell:
     """A value as text: `seconds` as a time, integers as they are, other numbers with four digits."""
     if value is None or (isinstance(value, Real) and np.isnan(value)):
         return TableCell("–", "")
-    if column == "seconds":
-        return TableCell(clock(value), float(value))
-    if isinstance(value, Integral):
-        return TableCell(f"{value:,}", float(value))
-    if isinstance(value, Real):
-        return TableCell(format_score(value), float(value))
-    return TableCell(str(value), str(value))
+    if not isinstance(value, Real):
+        return TableCell(str(value), str(value))
+    text = clock(value) if column == "seconds" else f"{value:,}" if isinstance(value, Integral) else format_score(value)
+    return TableCell(text, float(value))
 
 
 def format_score(value: float) -> str:

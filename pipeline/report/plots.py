@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter
 
 from pipeline.postprocess.threshold_counts import THRESHOLDS
 from pipeline.report.label_quality import BINS
-from pipeline.report.report_data import Members, ScoreSurface, SimulatedShakeup
+from pipeline.report.report_data import ScoreSurface, SimulatedShakeup
 
 INK, DIM, GRID, MAIN, OTHER = "#1f2933", "#5f6b78", "#dfe4e8", "#1467b3", "#c04c0b"
 THEME = {  # role: variable, dark colour
@@ -287,23 +287,7 @@ def _smallest_positive(*coverages: np.ndarray) -> float:
     return positive.min() if len(positive) else 1e-6
 
 
-# ---------------------------------------------------------------------------------------------- ensemble, test set
-
-
-def error_correlation(members: Members) -> Figure:
-    """Correlation of the members' errors, as a heat map with numbers."""
-    names = [_escape_math(name) for name in members.table["name"]]
-    size = len(names)
-    figure, axes = _figure((SIZE[0], 1.8 + 0.36 * size))
-    lowest = np.fmin.reduce(members.correlation, axis=None)  # ignores NaN
-    axes.imshow(members.correlation, cmap="cividis", vmin=min(0, lowest), vmax=1)
-    for (row, column), value in np.ndenumerate(members.correlation):
-        colour = "black" if value > 0.6 else "white"
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
-    axes.set(xticks=range(size), yticks=range(size), yticklabels=names)
-    axes.set_xticklabels(names, rotation=30, ha="right")
-    axes.grid(False)
-    return figure
+# ---------------------------------------------------------------------------------------------- test set
 
 
 def coverage_ecdf(coverages: Mapping[str, np.ndarray]) -> Figure:

@@ -119,7 +119,7 @@ def _weak_subgroup(data: ReportData) -> str | None:
     groupings = score_subgroups(data.scored)
     if not groupings:
         return None
-    found = pd.concat([each.subgroups.assign(column=each.column) for each in groupings])
+    found = pd.concat([table.assign(column=column) for column, table in groupings.items()])
     weak = found[(mean - found["score"] > MIN_LOSS) & (found["images"] >= MIN_SHARE * len(data.scored))]
     if weak.empty:
         return None

@@ -74,7 +74,7 @@ class Members(NamedTuple):
     """The members of an ensemble."""
 
     table: pd.DataFrame  # name, weight, score (OOF, of the member alone)
-    correlation: np.ndarray  # (M, M), −1 to 1, of the members' errors on the OOF images, in the table's order
+    correlation: pd.DataFrame  # errors of, and a column for each member: −1 to 1, of errors on the OOF images
 
 
 class PseudoGain(NamedTuple):

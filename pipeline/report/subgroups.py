@@ -1,7 +1,5 @@
 """Scores of subgroups of the training images: by mask size and by each column of few values."""
 
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 
@@ -12,22 +10,19 @@ MASK_SIZES = ("no mask", "smallest quarter", "second quarter", "third quarter", 
 MAX_VALUES = 20  # a column of more values is a measurement or a name; a group may have any number
 
 
-class Grouping(NamedTuple):
-    """The subgroups of one column."""
-
-    column: str
-    subgroups: pd.DataFrame  # the worst first: subgroup, images, score (mean), worst (score), coverage (mean)
-
-
-def score_subgroups(images: pd.DataFrame) -> list[Grouping]:
+def score_subgroups(images: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The scores of the subgroups of every suitable column, mask size first.
 
     Args:
         images: as `ReportData.images`, all with a score.
+
+    Returns:
+        By column, a row for each subgroup, the worst first: subgroup, images, score (mean), worst (score), coverage
+        (mean).
     """
     images = images.assign(**{MASK_SIZE: _mask_sizes(images["coverage"])})
     columns = [MASK_SIZE, *(column for column in images.columns if column not in {*RESULT_COLUMNS, MASK_SIZE})]
-    return [Grouping(column, _score_column(images, column)) for column in columns if _has_subgroups(images, column)]
+    return {column: _score_column(images, column) for column in columns if _has_subgroups(images, column)}
 
 
 def _has_subgroups(images: pd.DataFrame, column: str) -> bool:

@@ -21,7 +21,7 @@ from pipeline.kaggle.metadata import read_metadata, write_bundle_metadata
 from pipeline.kaggle.wheels import write_wheels
 from pipeline.manifest import read_submission_manifest
 from pipeline.metrics import selection_metric
-from pipeline.serving.budget_plan import Fallback, Member, Plan, parse_duration
+from pipeline.serving.budget_plan import Fallback, Member, parse_duration
 from pipeline.serving.bundle import (
     Bundle,
     BundleRecord,
@@ -65,10 +65,11 @@ def bundle(cfgs: Sequence[Config], owner: str | None = None, *, half: bool | Non
         owner: the name of the Kaggle account; None: as in the existing bundle, or a placeholder.
         half: store weights as bfloat16; None: as in the existing bundle, or False.
     """
-    folder = bundle_folder(cfgs)
-    owner = owner or existing_owner(folder)
+    folder = DIST / ensemble_name(cfgs)
+    former_owner, former_half = _existing_options(folder)
+    owner, half = owner or former_owner, former_half if half is None else half
     done, members = ensemble(cfgs), load_members(cfgs)
-    made = write_weights(folder / "weights", members, done, half=_is_half(folder) if half is None else half)
+    made = write_weights(folder / "weights", members, done, half=half)
     write_code(folder / "code", members)
     write_bundle_metadata(folder, owner, made.record, made.card)
     sizes = {name: sum(file.stat().st_size for file in (folder / name).iterdir()) / 1e6 for name in ("code", "weights")}
@@ -111,23 +112,14 @@ def write_weights(folder: Path, members: Sequence[Context], done: Ensembled, *, 
     return read_bundle(folder)
 
 
-def existing_owner(folder: Path) -> str:
-    """The account of the bundle in a folder; a placeholder if there is none, or it is damaged."""
+def _existing_options(folder: Path) -> tuple[str, bool]:
+    """Owner of a bundle, and whether its weights are bfloat16; the defaults where it is missing or damaged."""
+    owner, half = PLACEHOLDER_OWNER, False
     with suppress(OSError, ValueError):
-        return read_metadata(folder / "weights").id.partition("/")[0]
-    return PLACEHOLDER_OWNER
-
-
-def _is_half(folder: Path) -> bool:
-    """Whether the bundle in a folder has weights in bfloat16; False if there is none, or it is damaged."""
+        owner = read_metadata(folder / "weights").id.partition("/")[0]
     with suppress(OSError, ValueError):
-        return read_bundle(folder / "weights").record.half
-    return False
-
-
-def bundle_folder(cfgs: Sequence[Config]) -> Path:
-    """The folder of the bundle of an ensemble."""
-    return DIST / ensemble_name(cfgs)
+        half = read_bundle(folder / "weights").record.half
+    return owner, half
 
 
 def _record(
@@ -151,7 +143,7 @@ def measure_fallbacks(members: Sequence[Context], done: Ensembled) -> list[Fallb
     """Rank what can be dropped when time is short by its score loss on MAX_IMAGES of the training images."""
     rows = oof_rows(members)
     rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, MAX_IMAGES).round().astype(int))]
-    plan = full_plan(members)
+    plan = tuple(Member(each.cfg.name, tuple(each.test_folds()), each.cfg.predict.views) for each in members)
     stores = {
         (member.name, view): _view_store(context, rows, view)
         for member, context in zip(plan, members, strict=True)
@@ -166,11 +158,6 @@ def measure_fallbacks(members: Sequence[Context], done: Ensembled) -> list[Fallb
         selection_metric(members[0].card.metric),
         scores,
     )
-
-
-def full_plan(members: Sequence[Context]) -> Plan:
-    """All folds and views of all members."""
-    return tuple(Member(each.cfg.name, tuple(each.test_folds()), each.cfg.predict.views) for each in members)
 
 
 def _view_store(context: Context, rows: pd.DataFrame, view: str) -> PredictionStore:

@@ -1,5 +1,6 @@
 """The stage `doctor`: check that the files match the card, and that images and masks read from them are plausible."""
 
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +16,8 @@ from pipeline.data.labels import Labels
 from pipeline.data.reader import DEFAULT_READER, ImageError, Reader
 from pipeline.data.sample import Sample, samples_of
 from pipeline.data.tables import read_rows, read_table
-from pipeline.doctor.alignment import LabelledSample, MaskCheck, check_alignment
-from pipeline.doctor.dialects import EncodedSample, check_dialect, format_dialect
+from pipeline.doctor.alignment import MaskCheck, check_alignment
+from pipeline.doctor.dialects import check_dialect, format_dialect
 from pipeline.doctor.findings import (
     Finding,
     check_masks,
@@ -156,13 +157,12 @@ def _check_masks(
         return None
     masked = _masked(index, card)
     rows = _spread(masked.sort_values("line") if "line" in masked else masked, count, together)
-    samples = samples_of(rows)
+    previews = _previews(samples_of(rows), reader)
     if _has_order(card, index):
-        encoded = (_encoded_sample(sample, card.dialect, reader) for sample in samples)
-        return check_dialect([each for each in encoded if each], card.dialect)
+        return check_dialect([(image, _texts(sample, card.dialect)) for sample, image in previews], card.dialect)
     labels = Labels.of(card, exif=reader.exif)
-    labelled = (_labelled_sample(sample, labels, reader) for sample in samples)
-    return check_alignment([each for each in labelled if each])
+    pairs = ((image, _number_labels(sample, labels)) for sample, image in previews)
+    return check_alignment([(image, numbers) for image, numbers in pairs if numbers is not None])
 
 
 def _has_order(card: Competition, index: pd.DataFrame) -> bool:
@@ -170,27 +170,23 @@ def _has_order(card: Competition, index: pd.DataFrame) -> bool:
     return card.files.train_csv is not None and "rle" in index and card.dialect.form != "coco"
 
 
-def _labelled_sample(sample: Sample, labels: Labels, reader: Reader) -> LabelledSample | None:
-    """A grey image and its labels, one number per set of classes; None if too large, unreadable or without a mask."""
+def _previews(samples: Sequence[Sample], reader: Reader) -> Iterator[tuple[Sample, np.ndarray]]:
+    """Samples with their grey images, without those that are too large or cannot be read."""
+    for sample in samples:
+        with suppress(ImageError):  # reported by another finding
+            if np.prod(reader.size(sample)) <= MAX_PIXELS:
+                yield sample, reader.preview(sample, channels=1)[..., 0]
+
+
+def _number_labels(sample: Sample, labels: Labels) -> np.ndarray | None:
+    """An image's labels, one number per set of classes; None if they cannot be read or are all background."""
     try:
-        if np.prod(reader.size(sample)) > MAX_PIXELS:
-            return None
-        image, mask = reader.preview(sample, channels=1)[..., 0], labels.read(sample)
+        mask = labels.read(sample)
     except (ImageError, RLEError):  # reported by another finding
         return None
     sets = mask.reshape(-1, mask.shape[2]).astype(np.int64) @ (1 << np.arange(mask.shape[2]))
     numbers = np.unique(sets, return_inverse=True)[1].reshape(mask.shape[:2]).astype(np.uint8)
-    return (image, numbers) if numbers.any() else None  # a single label has no outline
-
-
-def _encoded_sample(sample: Sample, dialect: Dialect, reader: Reader) -> EncodedSample | None:
-    """A grey image and the texts of its masks; None if it is too large or cannot be read."""
-    try:
-        if np.prod(reader.size(sample)) > MAX_PIXELS:
-            return None
-        return reader.preview(sample, channels=1)[..., 0], _texts(sample, dialect)
-    except ImageError:  # reported by another finding
-        return None
+    return numbers if numbers.any() else None  # a single label has no outline
 
 
 def _texts(sample: Sample, dialect: Dialect) -> list[str]:
@@ -229,24 +225,18 @@ def _draw_sheet(card: Competition, masked: pd.DataFrame, result: MaskCheck | Non
     """Write a sheet of images with the outlines of their masks, as the card reads them and as corrected."""
     shown = samples_of(_spread(masked, PANELS))
     if _has_order(card, masked):
-        sheets = {
-            f"as the card reads them: {format_dialect(card.dialect)}": [
-                _panel(sample, card.dialect, reader) for sample in shown
-            ]
-        }
+        sheets = {f"as the card reads them: {format_dialect(card.dialect)}": _panels(shown, card.dialect, reader)}
     else:
         labels = Labels.of(card, exif=reader.exif)
         panels = [_picture(sample, reader)._replace(target=labels.read_scored(sample)) for sample in shown]
         sheets = {"as the card reads them": panels}
-    if result and isinstance(result.correction, Dialect):
-        sheets[f"corrected: {format_dialect(result.correction)}"] = [
-            _panel(sample, result.correction, reader) for sample in shown
-        ]
-    if result and isinstance(result.correction, str):
-        view = SYMMETRIES[result.correction]
-        (panels,) = sheets.values()
+    correction = result.correction if result else None
+    if isinstance(correction, Dialect):
+        sheets[f"corrected: {format_dialect(correction)}"] = _panels(shown, correction, reader)
+    if isinstance(correction, str):
+        (panels,), view = sheets.values(), SYMMETRIES[correction]
         turned = [panel._replace(target=np.stack([view(mask) for mask in panel.target])) for panel in panels]
-        sheets[f"corrected: {result.correction}"] = turned
+        sheets[f"corrected: {correction}"] = turned
     path = Path("reports") / f"{card.name}-doctor.png"
     write_sheet(path, sheets)
     return path
@@ -256,11 +246,14 @@ def _picture(sample: Sample, reader: Reader) -> Panel:
     return Panel(sample.image_id[:12], reader.preview(sample, channels=3), None)
 
 
-def _panel(sample: Sample, dialect: Dialect, reader: Reader) -> Panel:
-    """An image with the union of all its texts that can be decoded in a dialect."""
-    picture = _picture(sample, reader)
-    mask = np.zeros(picture.image.shape[:2], dtype=np.uint8)
-    for text in _texts(sample, dialect):
-        with suppress(RLEError):  # a text that cannot be decoded is not drawn
-            mask |= dialect.decode(text, mask.shape)
-    return picture._replace(target=mask[None])
+def _panels(samples: Sequence[Sample], dialect: Dialect, reader: Reader) -> list[Panel]:
+    """Images with the union of all their texts that can be decoded in a dialect."""
+    panels = []
+    for sample in samples:
+        picture = _picture(sample, reader)
+        mask = np.zeros(picture.image.shape[:2], dtype=np.uint8)
+        for text in _texts(sample, dialect):
+            with suppress(RLEError):  # a text that cannot be decoded is not drawn
+                mask |= dialect.decode(text, mask.shape)
+        panels.append(picture._replace(target=mask[None]))
+    return panels

@@ -1,7 +1,7 @@
 """The stage `ensemble`: from the predictions of one or more configs to a checked submission; and `score`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,6 @@ from pipeline.ensemble.renderer import Renderer
 from pipeline.ensemble.selection import Oof, Selection, select_multilabel
 from pipeline.ensemble.serialization import to_record
 from pipeline.files import atomic_write, write_text
-from pipeline.inference.prediction_store import PredictionStore
 from pipeline.manifest import collect_provenance
 from pipeline.metrics import (
     DetectionRates,
@@ -120,7 +119,7 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
         member_scores(members, together, alone),
         _gain(scores, alone, groups),
         _found(members, rows, together),
-        share_of_empties(rows, first.card.classes),
+        float((rows[coverage_columns(first.card.classes)] == 0).to_numpy().mean()),
         submission.write_submission(
             csv,
             first.card,
@@ -131,8 +130,8 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
     )
     write_scores(csv.with_suffix(".oof.csv"), rows, scores, first.card.classes)
     write_text(done.manifest, json.dumps(_manifest(members, done, first.unlisted(test_index)), indent=1) + "\n")
-    panels = _test_panels(first, test_index.head(PANELS), masks_of)
-    _draw_sheet(done.sheet, members, rows.assign(score=scores.per_image()), together.renderer, panels)
+    rows = rows.assign(score=scores.per_image())
+    _draw_sheet(done.sheet, members, rows, together.renderer, test_index.head(PANELS), masks_of)
     return done
 
 
@@ -251,11 +250,6 @@ def _found(members: Sequence[Context], rows: pd.DataFrame, selection: Selection)
     )
 
 
-def share_of_empties(rows: pd.DataFrame, classes: Sequence[str]) -> float:
-    """The share of empty masks among the training masks, of which each image has one per class."""
-    return float((rows[coverage_columns(classes)] == 0).to_numpy().mean())
-
-
 def _score_ranked(members: Sequence[Context], rows: pd.DataFrame, selection: Selection) -> float:
     """The official score of the objects of all training images, rendered by the choices made without their folds."""
     oof = oof_of_members(members, rows)
@@ -301,22 +295,22 @@ def _gain(scores: Scores, alone: Sequence[Selection], groups: np.ndarray) -> Dif
 
 def test_masks(members: Sequence[Context], readable: set[str], renderer: Renderer) -> MasksOf:
     """From a test image's id to its masks (C, H, W), or its objects (H, W); None for one that could not be read."""
-    stores = [member.test_stores() for member in members]
-
-    def masks_of(image_id: str) -> np.ndarray | None:
-        return renderer.render(_combine(stores, image_id, renderer)) if image_id in readable else None
-
-    return masks_of
+    combined = _combine_test(members, renderer)
+    return lambda image_id: renderer.render(combined(image_id)) if image_id in readable else None
 
 
 def _test_confidences(members: Sequence[Context], renderer: Renderer) -> ConfidencesOf:
     """From a test image's id and its objects (H, W) to the confidence of each."""
+    combined = _combine_test(members, renderer)
+    return lambda image_id, labels: renderer.confidences(combined(image_id), labels)
+
+
+def _combine_test(members: Sequence[Context], renderer: Renderer) -> Callable[[str], np.ndarray]:
+    """From a test image's id to the members' combined predictions of it."""
     stores = [member.test_stores() for member in members]
-    return lambda image_id, labels: renderer.confidences(_combine(stores, image_id, renderer), labels)
-
-
-def _combine(stores: Sequence[Sequence[PredictionStore]], image_id: str, renderer: Renderer) -> np.ndarray:
-    return renderer.combine_with(lambda name, weights: combine(stores, image_id, name, np.array(weights)))
+    return lambda image_id: renderer.combine_with(
+        lambda name, weights: combine(stores, image_id, name, np.array(weights))
+    )
 
 
 def write_scores(path: Path, rows: pd.DataFrame, scores: Scores, classes: Sequence[str]) -> None:
@@ -356,20 +350,18 @@ def _manifest(members: Sequence[Context], done: Ensembled, unlisted: Sequence[st
     }
 
 
-def _test_panels(context: Context, rows: pd.DataFrame, masks_of: MasksOf) -> list[Panel]:
-    return [
-        Panel(each.image_id[:10], context.reader.picture(each), _one_by_one(masks_of(each.image_id)))
-        for each in samples_of(rows)
-    ]
-
-
 def _one_by_one(masks: np.ndarray) -> np.ndarray:
     """Masks (C, H, W) unchanged; of objects (H, W) one mask each."""
     return masks if masks.ndim == 3 else (masks == np.arange(1, masks.max() + 1)[:, None, None]).astype(np.uint8)
 
 
 def _draw_sheet(
-    path: Path, members: Sequence[Context], rows: pd.DataFrame, renderer: Renderer, test_panels: list[Panel]
+    path: Path,
+    members: Sequence[Context],
+    rows: pd.DataFrame,
+    renderer: Renderer,
+    test_rows: pd.DataFrame,
+    masks_of: MasksOf,
 ) -> None:
     """Draw the best, middling and worst OOF images with target and prediction, and test images."""
     reader, oof = members[0].reader, oof_of_members(members, rows)
@@ -382,7 +374,11 @@ def _draw_sheet(
 
     chosen = choose_examples(rows[rows["coverage"] > 0])
     panels = {f"OOF, {name}": [*map(oof_panel, samples_of(part), part["score"])] for name, part in chosen.items()}
-    write_sheet(path, {**panels, "test": test_panels})
+    panels["test"] = [
+        Panel(each.image_id[:10], reader.picture(each), _one_by_one(masks_of(each.image_id)))
+        for each in samples_of(test_rows)
+    ]
+    write_sheet(path, panels)
 
 
 def score(card_name: str, csv: Path, solution: Path) -> tuple[str, float, int]:

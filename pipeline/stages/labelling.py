@@ -39,10 +39,9 @@ def label_fold(context: Context, source: Context, test_index: pd.DataFrame, fold
 
     Writes: runs/<config>/pseudo/fold<k>/
 
-    Raises:
-        ValueError: as `refuse_other_folds`.
+    Args:
+        source: with the folds of the context, see `refuse_other_folds`.
     """
-    refuse_other_folds(context, source)
     options, folder = context.cfg.train.pseudo, context.paths.pseudo(fold)
     dice, scores, fold_of = _calibration(source)
     labelling = calibrated(dice, scores, fold_of, fold, options)

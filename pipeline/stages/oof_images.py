@@ -3,7 +3,6 @@
 Void pixels belong to neither.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +48,8 @@ def make_oof_image(renderer: Renderer, values: np.ndarray, target: np.ndarray) -
         values: (M, C, H, W) uint8, of M members, as `Oof.read` returns it.
         target: as `Oof.read` returns it, (C, H, W), or (H, W) of objects.
     """
-    return BUILDERS[renderer.kind](renderer, renderer.combine(values), target)
+    make = {"multilabel": _make_multilabel, "multiclass": _make_multiclass, "instances": _make_instances}[renderer.kind]
+    return make(renderer, renderer.combine(values), target)
 
 
 def _make_multilabel(renderer: Renderer, values: np.ndarray, target: np.ndarray) -> OofImage:
@@ -78,10 +78,3 @@ def _make_instances(renderer: Renderer, values: np.ndarray, target: np.ndarray) 
     true = np.where(target == VOID_OBJECT, VOID, target > 0)[None].astype(np.uint8)
     summary = f"{np.unique(target[target > 0]).size} objects, {labels.max()} predicted"
     return OofImage(values[:1], true, (labels > 0).astype(np.uint8)[None], target, labels, summary)
-
-
-BUILDERS: dict[str, Callable[..., OofImage]] = {
-    "multilabel": _make_multilabel,
-    "multiclass": _make_multiclass,
-    "instances": _make_instances,
-}

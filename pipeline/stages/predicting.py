@@ -52,7 +52,8 @@ def batch_predict(
         raise ValueError(f"unknown executor '{shortened(executor)}'. {did_you_mean(executor, EXECUTORS)}")
     started, inputs, folder = monotonic(), list_inputs(source), Output(output)
     read_bundle(weights)
-    folder.start(inputs, _bundle_hash(weights), rows)
+    bundle_hash = hashlib.sha256((weights / RECORD_FILE).read_bytes()).hexdigest()[:16]
+    folder.start(inputs, bundle_hash, rows)
     count = count_partitions(len(inputs), rows)
     missing = folder.missing(count)
     log.info("%d images in %d partitions, %d to do", len(inputs), count, len(missing))
@@ -63,8 +64,3 @@ def batch_predict(
         done = list(track(running, "partitions", total=len(missing)))
     problems, predicted = sum(each.problems for each in done), sum(each.images for each in done)
     return BatchResult(output, len(inputs), count - len(missing), count, problems, predicted, monotonic() - started)
-
-
-def _bundle_hash(weights: Path) -> str:
-    """A hash of bundle.json, which identifies the bundle."""
-    return hashlib.sha256((weights / RECORD_FILE).read_bytes()).hexdigest()[:16]

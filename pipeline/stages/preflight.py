@@ -1,6 +1,6 @@
 """Checks before a training: errors in data or config that would stop it, or make it useless, in any fold."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -36,7 +36,8 @@ def check_training(context: Context, *, full: bool = False) -> None:
         _check_sources(cfg)
     if cfg.data.doctor:
         _refuse_masks_of_one_kind(context, FULL, index)
-    parts = {FULL: index} if full else dict(_training_parts(context))
+    numbers = context.fold_numbers()
+    parts = {FULL: index} if full else {fold: folds.hold_out(index, context.folds, fold)[0] for fold in numbers}
     if cfg.data.doctor:
         for fold, part in parts.items():
             _refuse_masks_of_one_kind(context, fold, part)
@@ -55,11 +56,6 @@ def _check_sources(cfg: Config) -> None:
         cfg = source_of_labels(cfg)
         names.append(cfg.name)
         check(cfg)
-
-
-def _training_parts(context: Context) -> Iterator[tuple[Fold, pd.DataFrame]]:
-    for fold in context.fold_numbers():
-        yield fold, folds.hold_out(context.index, context.folds, fold)[0]
 
 
 def _refuse_masks_of_one_kind(context: Context, fold: Fold, index: pd.DataFrame) -> None:

@@ -281,7 +281,9 @@ def make_context(cfg: Config) -> Context:
         _refuse_other_header(card, paths.root)
         index = read_index(card, paths.root, cfg.data.skip_bad, Reader.of(cfg))
         if not paths.folds.exists():
-            _make_folds(cfg, card, paths, index)
+            with paths.lock():
+                if not paths.folds.exists():
+                    _make_folds(cfg, card, paths, index)
     index = _keep_together(index, cfg, paths)
     table = folds.read_folds(paths.folds, index, subset=cfg.data.skip_bad)
     found = table["fold"].max() + 1
@@ -318,12 +320,6 @@ def _refuse_fold_without_score(card: Competition, path: Path, index: pd.DataFram
 
 
 def _make_folds(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> None:
-    with paths.lock():
-        if not paths.folds.exists():
-            _split(cfg, card, paths, index)
-
-
-def _split(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> None:
     if cfg.folds.grouped:
         _find_missing_duplicates(cfg, card, paths, index)
     index = _keep_together(index, cfg, paths)

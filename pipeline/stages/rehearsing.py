@@ -70,38 +70,41 @@ def rehearse(cfgs: Sequence[Config], base: Path) -> list[RehearsalRun]:
     made = bundle(cfgs)
     folder, card = REHEARSALS / made.bundle.record.name, made.bundle.card
     slug = next(iter(competition_slugs(card)), card.name)
-    flat = _Mounts(slug, "", partial(write_known, card, made.root))
-    nested = _Mounts(f"competitions/{slug}", f"datasets/{made.owner}/", partial(write_hidden, card, made.root))
+    nested = f"competitions/{slug}", f"datasets/{made.owner}/"  # the newer layout (from memory, not verified)
     return [
-        _run("known", made, folder / "known", flat, base, {}),
-        _run("hidden", made, folder / "hidden", nested, base, RERUN),
+        _run("known", made, folder / "known", write_known, slug, "", base, {}),
+        _run("hidden", made, folder / "hidden", write_hidden, *nested, base, RERUN),
     ]
 
 
-class _Mounts(NamedTuple):
-    """Where Kaggle mounts inputs below input/: flat, or nested by kind (from memory, not verified)."""
-
-    competition: str
-    datasets: str  # the path in front of a dataset's slug
-    write_competition: Callable[[Path], object]  # writes the competition's files into a folder
-
-    def of(self, made: BundleResult) -> dict[str, Callable[[Path], object]]:
-        """From the mount point of each input to the function that fills it."""
-        slugs = {suffix: self.datasets + make_title(made.bundle.record.name, suffix) for suffix in DATASETS}
-        copies = {slug: partial(shutil.copytree, made.folder / suffix) for suffix, slug in slugs.items()}
-        return {self.competition: self.write_competition, **copies}
-
-
 def _run(
-    name: str, made: BundleResult, folder: Path, mounts: _Mounts, base: Path, variables: Mapping[str, str]
+    name: str,
+    made: BundleResult,
+    folder: Path,
+    write_competition: Callable[[Competition, Path, Path], object],
+    competition: str,
+    datasets: str,
+    base: Path,
+    variables: Mapping[str, str],
 ) -> RehearsalRun:
+    """Run the notebook on one test set.
+
+    Args:
+        write_competition: writes the competition's files; from its card, the folder of the real ones and the target.
+        competition: the folder below input/ where Kaggle mounts the competition's files.
+        datasets: the path below input/ in front of a dataset's slug.
+    """
     log.info("rehearsing on the %s test set", name)
     card, root = made.bundle.card, folder / "kaggle"
-    make_kaggle_root(root, mounts.of(made))
+    inputs = {competition: partial(write_competition, card, made.root)}
+    for suffix in DATASETS:
+        slug = datasets + make_title(made.bundle.record.name, suffix)
+        inputs[slug] = partial(shutil.copytree, made.folder / suffix)
+    make_kaggle_root(root, inputs)
     python = make_environment(folder / "environment", base)
     notebook = made.folder / "notebook" / NOTEBOOKS["notebook"].path.name
     run = run_notebook(notebook, root, python, {"KAGGLE_KERNEL_RUN_TYPE": "Batch", **variables})
-    data = root / "input" / mounts.competition
+    data = root / "input" / competition
     csv, sample = root / "working/submission.csv", data / card.files.sample_submission
     record = _read_record(csv.with_suffix(".json"))
     return RehearsalRun(

@@ -120,14 +120,13 @@ class OofSummary(NamedTuple):
 
 
 def _summarize_oof(image_ids: pd.Series, read: Callable[[str], OofImage]) -> OofSummary:
-    coverage, counts, pixels, texts = [], [], [], []
+    parts = []
     for image_id in track(image_ids.tolist(), "OOF masks"):
         image = read(image_id)
-        coverage.append(image.coverage)
-        counts.append(image.counts)
-        pixels.append(stack(count(*pair) for pair in zip(image.masks, image.target, strict=True)))
-        texts.append(image.summary)
-    return OofSummary(np.stack(coverage), np.stack(counts), stack(pixels), texts)
+        pixels = stack(count(*pair) for pair in zip(image.masks, image.target, strict=True))
+        parts.append((image.coverage, image.counts, pixels, image.summary))
+    coverage, counts, pixels, texts = zip(*parts, strict=True)
+    return OofSummary(np.stack(coverage), np.stack(counts), stack(pixels), list(texts))
 
 
 def _images(rows: pd.DataFrame, summary: OofSummary, selection: Selection) -> pd.DataFrame:
@@ -227,8 +226,7 @@ def make_score_surface(grid: ScoreGrid, final: Rules) -> report_data.ScoreSurfac
     """
     rules, _ = grid.best()
     folds = grid.folds.tolist()
-    without = {fold: grid.best([each for each in folds if each != fold])[0] for fold in folds}
-    per_fold = {fold: _point(grid, each) for fold, each in without.items()}
+    per_fold = {fold: _point(grid, grid.best([each for each in folds if each != fold])[0]) for fold in folds}
     return report_data.ScoreSurface(
         grid.areas, grid.plane(rules), _point(grid, rules), per_fold, grid.rule_set, describe_rules(rules, final)
     )
@@ -287,7 +285,9 @@ def _rules_row(rules: Rules) -> dict[str, Any]:
 def _members(members: Sequence[Context], selection: Selection, alone: Sequence[Selection]) -> report_data.Members:
     table = pd.DataFrame(member_scores(members, selection, alone))[["name", "weight", "score"]]
     errors = np.nan_to_num([1 - each.scores.per_image() for each in alone])  # an image that does not count has no error
-    return report_data.Members(table, np.corrcoef(errors))
+    correlation = pd.DataFrame(np.corrcoef(errors), columns=table["name"])
+    correlation.insert(0, "errors of", table["name"])
+    return report_data.Members(table, correlation)
 
 
 def _pseudo(member: Context) -> report_data.PseudoGain | None:

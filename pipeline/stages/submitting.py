@@ -115,10 +115,10 @@ def _check_sizes(folder: Path, files: list[RemoteFile]) -> None:
             continue
         size = path.stat().st_size if path.is_file() else None
         if size != file.size:
-            found = "is missing, expected" if size is None else f"has {size} bytes, expected"
-            unit = " bytes" if size is None else ""
-            message = f"{path} {found} {file.size}{unit} as on Kaggle: remove {folder} and run the command again"
-            raise ValueError(message)
+            found = "is missing" if size is None else f"has {size} bytes"
+            raise ValueError(
+                f"{path} {found}, expected {file.size} bytes as on Kaggle: remove {folder} and run the command again"
+            )
 
 
 def upload(folder: Path, note: str) -> dict[str, bool]:
@@ -221,7 +221,7 @@ def submit(name: str, message: str, root: Path | None, notebook: Path | None = N
             'no message: describe what changed, as in MESSAGE="longer training"; Kaggle shows it with the score'
         )
     manifest = read_manifest(name)
-    card = competition.load(next(iter(manifest["configs"].values()))["competition"])
+    card = _card_of(manifest)
     slug, root = slug_of(card), root or Path("data") / card.name
     kernel = _finished_version(notebook) if notebook else None
     client = connect()
@@ -231,7 +231,11 @@ def submit(name: str, message: str, root: Path | None, notebook: Path | None = N
     waiting = next((each for each in read_entries(name) if each == entry.model_copy(update={"ref": each.ref})), None)
     if waiting is None:
         description = f"{name} {_short_commit(manifest['commit'])}: {message}"
-        entry = entry.model_copy(update={"ref": _send(client, slug, csv, kernel, description)})
+        if kernel:
+            ref = client.submit_kernel(slug, kernel, OUTPUT_FILE, description)
+        else:
+            ref = client.submit(slug, csv, description)
+        entry = entry.model_copy(update={"ref": ref})
         write_entries(name, [entry])  # before the wait: if interrupted, the same command waits for this submission
     done = client.scored(slug, (waiting or entry).ref)
     entry = _with_scores(waiting or entry, done)
@@ -241,12 +245,6 @@ def submit(name: str, message: str, root: Path | None, notebook: Path | None = N
     ranks = list(client.ranks(slug))
     rank = next((rank for rank, team, _ in ranks if team == done.team), None)
     return SubmitResult(entry, record, manifest["oof_score"], manifest["metric"], rank, len(ranks))
-
-
-def _send(client: Client, slug: str, csv: Path, kernel: KernelVersion | None, description: str) -> int:
-    if kernel is None:
-        return client.submit(slug, csv, description)
-    return client.submit_kernel(slug, kernel, OUTPUT_FILE, description)
 
 
 def _short_commit(commit: str | None) -> str:
@@ -316,8 +314,10 @@ def leaderboard(slug: str) -> Leaderboard:
     Raises:
         KaggleError: if nothing was submitted, or Kaggle refuses.
     """
-    manifests = {name: read_manifest(name) for name in _submission_names()}
-    recorded = {name: read_entries(name) for name, manifest in manifests.items() if _slug_of_manifest(manifest) == slug}
+    paths = sorted(Path("submissions").glob("*.json"))
+    manifests = {path.stem: read_manifest(path.stem) for path in paths if not path.name.endswith(".kaggle.json")}
+    own = [name for name, manifest in manifests.items() if slug in competition_slugs(_card_of(manifest))]
+    recorded = {name: read_entries(name) for name in own}
     if not any(recorded.values()):
         raise KaggleError(f"no submission to {slug} in submissions/: run make submit CONFIG=<name> MESSAGE=…")
     known = {each.ref: each for each in connect().submissions(slug)}
@@ -331,14 +331,8 @@ def leaderboard(slug: str) -> Leaderboard:
     return Leaderboard(rows, correlations(rows))
 
 
-def _submission_names() -> list[str]:
-    paths = Path("submissions").glob("*.json")
-    return sorted(path.stem for path in paths if not path.name.endswith(".kaggle.json"))
-
-
-def _slug_of_manifest(manifest: dict[str, Any]) -> str | None:
-    card = competition.load(next(iter(manifest["configs"].values()))["competition"])
-    return next(iter(competition_slugs(card)), None)
+def _card_of(manifest: dict[str, Any]) -> Competition:
+    return competition.load(next(iter(manifest["configs"].values()))["competition"])
 
 
 def _with_scores(entry: Entry, known: Submission | None) -> Entry:

@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from pydantic import Field
 
 from pipeline import competition, config, folds
-from pipeline.competition import Competition
 from pipeline.config import Config, place
 from pipeline.data.crops import crop_index
 from pipeline.data.index import describe_unlisted, read_test_index
@@ -23,7 +21,7 @@ from pipeline.inference.prediction_store import is_complete, start_store
 from pipeline.inference.predictor import Predictor, predict_to_store
 from pipeline.metrics import Counts, detection_rates, epoch_metric, pixel_metric
 from pipeline.models import build_model, for_prediction
-from pipeline.schema import JsonRecord, read_json, read_json_lines
+from pipeline.schema import read_json_lines
 from pipeline.stages.labelling import label_fold, refuse_other_folds, source_of_labels
 from pipeline.stages.preflight import check_training
 from pipeline.stages.preparing import Context, Paths, counts_at_half, make_context, processes, scores_at_half
@@ -42,15 +40,6 @@ UNIMPORTANT = {
 }  # options that do not change the weights
 FULL_SEED = 999  # of the full fit, in place of a fold's number
 MAX_THRESHOLD_SHIFT = 0.2  # between the phases' best thresholds; a larger shift is logged
-
-
-class OofRow(JsonRecord):
-    """Required values of a row of oof.json."""
-
-    fold: int
-    images: int
-    oof: float | None
-    seconds: float
 
 
 class Trained(NamedTuple):
@@ -234,23 +223,20 @@ def _fit(
         cfg.predict.tiles,
         cfg.predict.batch_size,
     )
-    _log_start(context.paths.fold(fold), fold)
+    folder = context.paths.fold(fold)
+    resumed = (folder / "state.pt").is_file()
+    log.info("fold %s: %s", fold, f"resumes {describe_progress(folder)}" if resumed else "starts from the beginning")
     job = TrainJob(
         model,
         data,
         with_epochs(cfg.train, epochs) if epochs else cfg.train,
-        folder=context.paths.fold(fold),
+        folder=folder,
         seed=seed,
         settings=settings(context),
         aux_weight=cfg.model.deep_supervision,
         image_weight=cfg.model.image_head,
     )
     fit(job)
-
-
-def _log_start(folder: Path, fold: Fold) -> None:
-    resumed = (folder / "state.pt").is_file()
-    log.info("fold %s: %s", fold, f"resumes {describe_progress(folder)}" if resumed else "starts from the beginning")
 
 
 def _pseudo_labels(context: Context, fold: Fold) -> PseudoData | None:
@@ -282,21 +268,17 @@ def settings(context: Context) -> dict[str, Any]:
     """What a fold's weights depend on, as plain values; a run resumes only with the same settings."""
     cfg = context.cfg.model_dump(mode="json", include={"seed", "data", "model", "train"}, exclude=UNIMPORTANT)
     labels = context.index[["image_id", *context.index.columns.intersection(["rle", "rle_void", "coverage"])]]
+    # Further options of the card, if it sets them, that change how labels are read and scored.
+    label_options = {"exclusive", "size", "masks"} & context.card.model_fields_set
     return {
         "competition": context.card.name,
         "metric": context.card.metric,
         "dialect": asdict(context.card.dialect),
         "labels": _digest(labels),
         "folds": _digest(context.folds),
-        **_label_options(context.card),
+        **context.card.model_dump(mode="json", include=label_options),
         **cfg,
     }
-
-
-def _label_options(card: Competition) -> dict[str, Any]:
-    """Further options of the card, if it sets them, that change how labels are read and scored."""
-    options = ("exclusive", "size", "masks")
-    return card.model_dump(mode="json", include={each for each in options if each in card.model_fields_set})
 
 
 def _digest(table: pd.DataFrame) -> str:
@@ -382,9 +364,8 @@ def fold_row(context: Context, fold: int) -> dict[str, Any]:
         n: max((line for line in history if line["phase"] == n), key=lambda line: line["selection"]) for n in phases
     }
     counts = counts_at_half(context, held_out)
-    found = detection_rates(
-        Counts(*(each[:, : len(context.card.classes)] for each in counts))
-    )  # without the boundary channel
+    without_boundary = Counts(*(each[:, : len(context.card.classes)] for each in counts))
+    found = detection_rates(without_boundary)
     exclusive = context.card.exclusive  # a pixel gets the most probable class, so there is no threshold
     return {
         "fold": fold,
@@ -405,14 +386,8 @@ def _held_out(context: Context, fold: int) -> pd.DataFrame:
 
 
 def oof_table(cfg: Config) -> list[dict[str, Any]]:
-    """Read the table that the stage `oof` wrote.
-
-    Raises:
-        FileNotFoundError, ValueError: if there is no table, or it is damaged.
-    """
-    path = Paths(cfg, competition.load(cfg.competition)).oof_table
-    rows = Annotated[list[OofRow], Field(min_length=1)]
-    return read_json(path, "make oof writes it again", rows)
+    """Read the table that the stage `oof` wrote."""
+    return json.loads(Paths(cfg, competition.load(cfg.competition)).oof_table.read_text(encoding="utf-8"))
 
 
 def mean_row(table: list[dict[str, Any]]) -> dict[str, Any]:

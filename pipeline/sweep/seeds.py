@@ -2,6 +2,7 @@
 
 import logging
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,11 @@ def _with_seed(path: Path, name: str, seed: int) -> str:
 def _write(copy: Path, text: str, expected: dict[str, Any]) -> None:
     with atomic_write(copy) as partial:
         partial.write_text(text, encoding="utf-8")
-        if not _has_tables(partial, expected):  # for example a multi-line value with a line that looks like a key
-            raise ValueError(f"{copy} cannot be written by copying lines of the original config: write it by hand")
-
-
-def _has_tables(path: Path, expected: dict[str, Any]) -> bool:
-    try:
-        return read_toml(path) == expected
-    except ValueError:
-        return False
+        with suppress(ValueError):
+            if read_toml(partial) == expected:
+                return
+        # for example a multi-line value with a line that looks like a key
+        raise ValueError(f"{copy} cannot be written by copying lines of the original config: write it by hand")
 
 
 def _first_difference(found: dict[str, Any], expected: dict[str, Any]) -> str:

@@ -22,16 +22,16 @@ def _sound(name: str) -> tuple[bytes, np.ndarray]:
 
 
 def fuzz_image(rng: np.random.Generator, folder: Path) -> str:
-    """A file of any format, cut or changed, read whole, as a preview, by window and for its size.
+    """Truncate or change a file of any format, and read it whole, as a preview, by window and for its size.
 
     Raises:
-        AssertionError: if a file that was cut reads as anything but the whole image, or if two ways of reading differ
-            in their sizes or pixels.
+        AssertionError: if a truncated file is not read as the whole image, or if two ways of reading differ in their
+            sizes or pixels.
     """
     name = list(odd_images.ODD)[rng.integers(len(odd_images.ODD))]
     content, whole = _sound(name)
-    cut = rng.random() < 0.3
-    if cut:
+    truncated = rng.random() < 0.3
+    if truncated:
         damaged = content[: rng.integers(len(content))]
     else:
         *_, damaged = odd_images.mutations(content, 2, seed=int(rng.integers(1 << 32)))
@@ -40,7 +40,7 @@ def fuzz_image(rng: np.random.Generator, folder: Path) -> str:
     height, width = read_size(path)
     pixels = read_pixels(path)
     assert pixels.shape[:2] == (height, width), f"{name}: {pixels.shape[:2]}, its header says {(height, width)}"
-    assert not cut or np.array_equal(pixels, whole), f"{name}: a file that was cut reads as a whole one"
+    assert not truncated or np.array_equal(pixels, whole), f"{name}: a truncated file is read as another image"
     assert DEFAULT_READER.preview(Sample.from_file(path), channels=3).shape == (height, width, 3)
     top, left = int(rng.integers(height)), int(rng.integers(width))
     box = Box(top, left, height - top, width - left)

@@ -89,7 +89,7 @@ def _other_byte(rng: np.random.Generator, data: bytes) -> bytes:
     return data[:at] + bytes([rng.integers(256)]) + data[at + 1 :]
 
 
-def _cut(rng: np.random.Generator, data: bytes) -> bytes:
+def _truncated(rng: np.random.Generator, data: bytes) -> bytes:
     return data[: rng.integers(len(data) + 1)]
 
 
@@ -133,5 +133,6 @@ ODD_TEXTS = [
 ]  # fmt: skip
 
 MUTATIONS: list[Callable[[np.random.Generator, bytes], bytes]] = [
-    _other_byte, _cut, _inserted, _odd_cell, _odd_cell, _row_twice, _without_row, _trailing_comma, _other_separator,
+    _other_byte, _truncated, _inserted, _odd_cell, _odd_cell, _row_twice, _without_row, _trailing_comma,
+    _other_separator,
 ]  # fmt: skip

@@ -90,7 +90,7 @@ def _without_line(rng: np.random.Generator, data: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def _cut(rng: np.random.Generator, data: bytes) -> bytes:
+def _truncated(rng: np.random.Generator, data: bytes) -> bytes:
     return data[: rng.integers(len(data) + 1)]
 
 
@@ -101,4 +101,14 @@ def _other_byte(rng: np.random.Generator, data: bytes) -> bytes:
     return data[:at] + bytes([rng.integers(256)]) + data[at + 1 :]
 
 
-MUTATIONS = [_odd_value, _odd_value, _odd_value, _enabled, _misspelt, _other_line, _without_line, _cut, _other_byte]
+MUTATIONS = [
+    _odd_value,
+    _odd_value,
+    _odd_value,
+    _enabled,
+    _misspelt,
+    _other_line,
+    _without_line,
+    _truncated,
+    _other_byte,
+]

@@ -1,7 +1,7 @@
-"""Small image files of every format that is read, in their odder forms, and ways to damage them.
+"""Small image files of every supported format, in unusual variants, and functions that damage them.
 
-`ODD` names them; `write` puts one into a folder. `cuts` and `mutations` give damaged contents of a file; the same seed
-gives the same damage. For tests, and for fuzzing.
+`ODD` has them by name; `write` writes one into a folder. `truncations` and `mutations` return damaged contents of a
+file; the same seed gives the same damage. Used by tests and by the fuzzer.
 """
 
 import struct
@@ -242,7 +242,7 @@ def write(name: str, folder: Path) -> Path:
     return odd.path(folder)
 
 
-def cuts(content: bytes, count: int = 20, seed: int = 0) -> Iterator[bytes]:
+def truncations(content: bytes, count: int = 20, seed: int = 0) -> Iterator[bytes]:
     """A file's contents without its end: without a few bytes, half, nearly all, and at random places."""
     rng = np.random.default_rng((seed, len(content)))
     kept = [len(content) - lost for lost in (1, 2, 3, 4, 5, 8, 9, 12, 16, 20)]

@@ -163,19 +163,19 @@ def test_an_encrypted_zip_is_refused_with_a_remedy(zip_path, folder):
         unpack(zip_path, folder)
 
 
-@pytest.mark.parametrize("cut", range(6))
-def test_unpacking_resumes_after_an_interruption_at_any_file(zip_path, folder, monkeypatch, cut):
+@pytest.mark.parametrize("interrupted_at", range(6))
+def test_unpacking_resumes_after_an_interruption_at_any_file(zip_path, folder, monkeypatch, interrupted_at):
     inner = {"1.png": b"one", "2.png": b"two"}
     zip_path.write_bytes(pack({"train.zip": pack(inner), "test.zip": pack({"3.png": b"three"}), "sample.csv": b"id"}))
     extract, done = archive._extract, []
 
-    def tiring(*arguments):
-        if len(done) == cut:
+    def interrupt(*arguments):
+        if len(done) == interrupted_at:
             raise KeyboardInterrupt
         done.append(extract(*arguments))
         return done[-1]
 
-    monkeypatch.setattr(archive, "_extract", tiring)
+    monkeypatch.setattr(archive, "_extract", interrupt)
     with pytest.raises(KeyboardInterrupt):
         unpack(zip_path, folder)
     monkeypatch.setattr(archive, "_extract", extract)

@@ -1,4 +1,4 @@
-"""The bootstrap: what is drawn, by hand and by a loop, and whether intervals hold the truth as often as they say."""
+"""The bootstrap: resamples by hand and by a loop, and the coverage of the intervals."""
 
 import tracemalloc
 
@@ -11,10 +11,10 @@ from pipeline.statistics.bootstrap import Difference, Interval, interval, paired
 
 
 def loop_means(scores, groups, draws):
-    """Groups drawn one by one, their images laid together."""
+    """Means of resamples of groups, by a loop."""
     rng, names = np.random.default_rng(1), np.unique(groups)
-    drawn = [rng.choice(names, len(names)) for _ in range(draws)]
-    return np.array([np.concatenate([scores[groups == name] for name in each]).mean() for each in drawn])
+    resamples = [rng.choice(names, len(names)) for _ in range(draws)]
+    return np.array([np.concatenate([scores[groups == name] for name in each]).mean() for each in resamples])
 
 
 def test_interval_of_equal_scores_is_that_score():
@@ -114,7 +114,7 @@ def test_swapping_a_pair_negates_its_difference():
 
 
 def test_p_better_by_hand():
-    # a is better by 3 on one image and worse by 1 on the other: drawn are 3, 1, 1 and −1.
+    # a is better by 3 on one image and worse by 1 on the other: the resamples have means 3, 1, 1 and −1.
     assert paired(np.array([3.0, 0.0]), np.array([0.0, 1.0])).p_better == pytest.approx(0.75, abs=0.03)
 
 

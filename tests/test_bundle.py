@@ -178,7 +178,7 @@ def test_images_of_other_sizes_colours_and_damage_leave_a_valid_csv(submitted, c
         "b": scene(70, 31),
         "row": scene(20, 44)[:1],
         "colour": np.stack([whole] * 3, axis=2),
-        "cut": path.read_bytes()[:200],
+        "truncated": path.read_bytes()[:200],
         "gone": None,
         "text": b"not an image",
         "z": whole,
@@ -187,7 +187,7 @@ def test_images_of_other_sizes_colours_and_damage_leave_a_valid_csv(submitted, c
     done = predict_test(bundle, hide(images), Path("submission.csv"))
     found = rows(done.csv)
     assert list(found) == list(images)
-    assert set(done.problems) == {"cut", "gone", "text"}
+    assert set(done.problems) == {"truncated", "gone", "text"}
     assert all(found[image_id] == "1 1" for image_id in done.problems)
     assert found["a"] == found["z"] == found["colour"] != "1 1"
     for image_id, content in images.items():
@@ -245,12 +245,12 @@ def test_an_image_on_which_models_fail_does_not_affect_other_images(submitted):
 
 
 def test_non_consecutive_rows_of_an_image_get_its_masks(submitted):
-    drawn = []
+    rendered = []
     stream = iter([("a", [[1]]), ("b", [[2]]), ("c", None)])
-    in_turn = OrderedPredictions(stream, lambda stores: drawn.append(stores) or np.array(stores), {"a"}, pytest.fail)
+    in_turn = OrderedPredictions(stream, lambda stores: rendered.append(stores) or np.array(stores), {"a"}, pytest.fail)
     answers = [in_turn(image_id) for image_id in ("a", "b", "a", "c", "d")]
     assert [None if each is None else each.item() for each in answers] == [1, 2, 1, None, None]
-    assert len(drawn) == 2
+    assert len(rendered) == 2
 
 
 def test_an_image_that_cannot_be_rendered_does_not_affect_other_images(submitted, monkeypatch):

@@ -15,7 +15,7 @@ DICE = pixel_metric("mean_dice")
 
 
 def make_oof(members, images=24, folds=4, seed=0):
-    """Discs under noise; `members` are standard deviations of each one's noise, in stored levels."""
+    """Noisy discs; `members` are the standard deviations of each member's noise, in stored levels."""
     rng = np.random.default_rng(seed)
     rows, columns = np.ogrid[:20, :20]
     known = {}
@@ -29,7 +29,7 @@ def make_oof(members, images=24, folds=4, seed=0):
 
 
 def make_noise(members, seed=9):
-    """Nothing to learn: what is chosen is luck, and changes with every image that is looked at."""
+    """Random values and targets: the selection is random, and changes with every image that it uses."""
     rng, ids = np.random.default_rng(seed), [f"{number:02}" for number in range(20)]
     values = rng.integers(256, size=(20, members, 5, 5), dtype=np.uint8)
     targets = ((rng.random((20, 5, 5)) < 0.4) & (np.arange(20) % 2 == 1)[:, None, None]).astype(np.uint8)
@@ -37,8 +37,8 @@ def make_noise(members, seed=9):
     return Oof(ids, np.arange(20) // 2 % 4, known.__getitem__, members, lambda items, _: items)
 
 
-def of_rows(oof, rows):
-    """Some images of an OOF, by their positions and in that order."""
+def select_rows(oof, rows):
+    """The images of an OOF at these positions, in this order."""
     return replace(oof, image_ids=[oof.image_ids[row] for row in rows], fold_of=oof.fold_of[rows])
 
 
@@ -48,7 +48,7 @@ def dice_by_hand(mask, target):
 
 
 def select(oof):
-    """The selection for one class, whose images are without an axis of classes."""
+    """The selection for one class, from images without a class axis."""
 
     def read(image_id):
         values, target = oof.read(image_id)
@@ -57,7 +57,7 @@ def select(oof):
     return select_multilabel(replace(oof, read=read), DICE, 1)
 
 
-def final(selection):
+def final_part(selection):
     """The post-processing of the single class, chosen on all folds."""
     (part,) = selection.renderer.parts
     return part
@@ -70,7 +70,7 @@ def search(oof):
 
 def test_the_threshold_that_separates_discs_from_noise_is_found():
     chosen = select(make_oof([10]))
-    assert final(chosen).rules.threshold == pytest.approx(130 / 255, abs=0.1)
+    assert final_part(chosen).rules.threshold == pytest.approx(130 / 255, abs=0.1)
     assert chosen.score > 0.98
 
 
@@ -78,7 +78,7 @@ def test_the_threshold_that_separates_discs_from_noise_is_found():
 def test_selection_without_a_fold_does_not_depend_on_its_images(members):
     oof = make_noise(members)
     for fold, renderer in select(oof).by_fold.items():
-        assert select(of_rows(oof, np.flatnonzero(oof.fold_of != fold))).renderer == renderer
+        assert select(select_rows(oof, np.flatnonzero(oof.fold_of != fold))).renderer == renderer
 
 
 def test_each_image_is_scored_by_the_selection_without_its_fold():
@@ -87,7 +87,7 @@ def test_each_image_is_scored_by_the_selection_without_its_fold():
     for image_id, fold, score in zip(oof.image_ids, oof.fold_of, chosen.scores.per_image(), strict=True):
         values, target = oof.read(image_id)
         assert score == pytest.approx(dice_by_hand(chosen.by_fold[fold].parts[0].mask(values), target))
-    shipped = [dice_by_hand(final(chosen).mask(values), target) for values, target in map(oof.read, oof.image_ids)]
+    shipped = [dice_by_hand(final_part(chosen).mask(values), target) for values, target in map(oof.read, oof.image_ids)]
     assert chosen.in_sample == pytest.approx(np.mean(shipped))
 
 
@@ -99,7 +99,7 @@ def test_score_at_half_uses_the_final_combination_without_further_rules():
 
 def test_order_of_the_images_changes_only_the_order_of_the_scores():
     oof, rows = make_oof([45, 60]), np.random.default_rng(1).permutation(24)
-    one, other = select(oof), select(of_rows(oof, rows))
+    one, other = select(oof), select(select_rows(oof, rows))
     assert other.renderer == one.renderer
     assert np.allclose(other.scores.per_image(), one.scores.per_image()[rows])
 
@@ -114,32 +114,32 @@ def test_members_whose_errors_cancel_are_averaged_with_equal_weights():
 
     both = replace(oof, read=read, members=2)
     chosen = select(both)
-    assert final(chosen)[:2] == ("mean", (0.5, 0.5))
+    assert final_part(chosen)[:2] == ("mean", (0.5, 0.5))
     assert chosen.score > max(select(both.only(member)).score for member in range(2)) + 0.05
 
 
 def test_a_larger_rule_set_is_not_selected_on_noise():
-    # Noise: the triplet, which has 32 times the candidates, looks best on the images that it was searched on.
+    # Noise: the triplet, which has 32 times as many candidates, scores best in sample.
     grids = search(make_noise(1))
     assert grids["triplet"].best()[1] > grids["total"].best()[1]
-    assert final(select(make_noise(1))).rule_set == "total"
+    assert final_part(select(make_noise(1))).rule_set == "total"
 
 
 def test_specks_beside_the_discs_are_removed_by_a_smallest_component():
     oof = make_oof([60])
     chosen = select(oof)
-    assert final(chosen).rules.min_component > 5
+    assert final_part(chosen).rules.min_component > 5
 
 
 def test_rule_variants_are_selected_where_their_cross_fitted_score_is_higher():
-    # Discs under noise have holes, which only refinements fill.
+    # Noisy discs have holes, which only rule variants fill.
     oof = make_oof([60])
     chosen = select(oof)
-    assert final(chosen).rule_set == "variants"
-    assert final(chosen).rules.fill_holes
+    assert final_part(chosen).rule_set == "variants"
+    assert final_part(chosen).rules.fill_holes
     plain = search(oof)["components"]
-    cuts = {fold: plain.best([each for each in range(4) if each != fold])[0] for fold in range(4)}
-    without = [plain.score(cut, [fold]) for fold, cut in cuts.items()]
+    rules = {fold: plain.best([each for each in range(4) if each != fold])[0] for fold in range(4)}
+    without = [plain.score(chosen_rules, [fold]) for fold, chosen_rules in rules.items()]
     assert chosen.score > np.mean(without) + 0.05
 
 

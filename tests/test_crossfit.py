@@ -1,4 +1,4 @@
-"""Cross-fitting: who sees which rows, and the numbers by hand."""
+"""Cross-fitting: the rows of each fit and score, and scores by hand."""
 
 import numpy as np
 import pytest
@@ -8,24 +8,24 @@ from pipeline.statistics.crossfit import cross_fit
 FOLD_OF = np.array([2, 0, 2, 5, 0, 2])
 
 
-def record(seen):
-    """A fit and a score that write down the rows that they were shown."""
+def record(calls):
+    """A fit and a score function that record their rows."""
 
     def fit(rows):
-        seen.append(("fit", np.flatnonzero(rows).tolist()))
-        return len(seen)
+        calls.append(("fit", np.flatnonzero(rows).tolist()))
+        return len(calls)
 
     def score(_choice, rows):
-        seen.append(("score", np.flatnonzero(rows).tolist()))
+        calls.append(("score", np.flatnonzero(rows).tolist()))
         return np.zeros(rows.sum())
 
     return fit, score
 
 
 def test_only_the_final_fit_is_scored_on_rows_that_it_was_fitted_on():
-    seen = []
-    cross_fit(FOLD_OF, *record(seen))
-    assert seen == [
+    calls = []
+    cross_fit(FOLD_OF, *record(calls))
+    assert calls == [
         ("fit", [0, 2, 3, 5]),
         ("score", [1, 4]),
         ("fit", [1, 3, 4]),
@@ -38,8 +38,8 @@ def test_only_the_final_fit_is_scored_on_rows_that_it_was_fitted_on():
 
 
 def test_cross_fitted_mean_by_hand():
-    # What is chosen is a mean, its score minus the squared error. Without fold 0 it is 3, without fold 1 it is 0; on
-    # all rows it is 1, and 1 + 1 + 4 is off in sample.
+    # The fit is a mean, the score minus the squared error. Without fold 0 the mean is 3, without fold 1 it is 0; on all
+    # rows it is 1, with squared errors 1, 1 and 4 in sample.
     truth = np.array([0.0, 0.0, 3.0])
     found = cross_fit(
         np.array([0, 0, 1]), lambda rows: truth[rows].mean(), lambda mean, rows: -((truth[rows] - mean) ** 2)

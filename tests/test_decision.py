@@ -14,7 +14,7 @@ from pipeline.ensemble.selection import Oof, select_multilabel
 from pipeline.ensemble.serialization import to_record
 from pipeline.metrics import pixel_metric
 from pipeline.postprocess.rules import Rules
-from tests.test_choice import dice_by_hand, make_noise, make_oof, of_rows
+from tests.test_choice import dice_by_hand, make_noise, make_oof, select_rows
 
 DICE, IOU = pixel_metric("mean_dice"), pixel_metric("class_iou")
 SIDE = 12
@@ -192,7 +192,7 @@ def test_selection_of_overlapping_classes_without_a_fold_does_not_depend_on_its_
     by_fold = select_multilabel(oof, DICE, 2).by_fold
     assert list(by_fold) == [0, 1, 2, 3]
     for fold, renderer in by_fold.items():
-        assert select_multilabel(of_rows(oof, np.flatnonzero(oof.fold_of != fold)), DICE, 2).renderer == renderer
+        assert select_multilabel(select_rows(oof, np.flatnonzero(oof.fold_of != fold)), DICE, 2).renderer == renderer
 
 
 def test_each_image_and_class_is_scored_by_the_selection_without_its_fold(two_classes, selected):
@@ -351,7 +351,7 @@ def test_selection_of_exclusive_classes_without_a_fold_does_not_depend_on_its_im
     selection = select_multiclass(oof, DICE)
     assert len(set(selection.by_fold.values())) > 1  # of noise, each choice is another
     for fold, renderer in selection.by_fold.items():
-        rest = of_rows(oof, np.flatnonzero(oof.fold_of != fold))
+        rest = select_rows(oof, np.flatnonzero(oof.fold_of != fold))
         assert select_multiclass(rest, DICE).renderer == renderer
 
 

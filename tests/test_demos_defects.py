@@ -42,9 +42,9 @@ def test_every_image_has_a_row_that_an_independent_decoder_reads(demo):
         assert tuple(header) == COLUMNS
         assert {row[0] for row in rows} == {path.stem for path in (demo / folder).iterdir()}
         for number, (image_id, text) in enumerate(rows):
-            drawn = draw_steel_image(0, part, number)
-            assert image_id == drawn.image_id
-            assert np.array_equal(decode_by_loops(text, HEIGHT, WIDTH), drawn.labels)
+            example = draw_steel_image(0, part, number)
+            assert image_id == example.image_id
+            assert np.array_equal(decode_by_loops(text, HEIGHT, WIDTH), example.labels)
     solution = [row[0] for row in read(demo / "solution.csv")[1:]]
     assert read(demo / "sample_submission.csv")[1:] == [[image_id, ""] for image_id in solution]
 

@@ -67,10 +67,10 @@ def test_each_cell_has_a_row_and_an_image_without_cells_a_blank_row(demo):
         rows.setdefault(image_id, []).append(text)
     assert [texts for texts in rows.values() if "" in texts] == [[""], [""]]
     for number, (image_id, texts) in enumerate(rows.items()):
-        drawn = draw_cell_image(0, TRAIN, number)
-        assert image_id == drawn.image_id
+        example = draw_cell_image(0, TRAIN, number)
+        assert image_id == example.image_id
         labels = sum(k * decode_by_loops(text, HEIGHT, WIDTH) for k, text in enumerate(texts, start=1))
-        assert np.array_equal(labels, drawn.labels)  # a pixel in two rows would hold the sum of two numbers
+        assert np.array_equal(labels, example.labels)  # a pixel in two rows would hold the sum of two numbers
 
 
 def test_images_are_grey_and_not_square(demo):

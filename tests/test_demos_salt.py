@@ -72,9 +72,9 @@ def test_an_independent_decoder_reads_the_masks(demo, name, part):
     rows = read(demo / name)[1:20]
     assert any(text for _, text in rows)
     for number, (image_id, text) in enumerate(rows):
-        drawn = draw_salt_image(0, part, number)
-        assert image_id == drawn.image_id
-        assert np.array_equal(decode_by_loops(text, SIZE, SIZE), drawn.labels)
+        example = draw_salt_image(0, part, number)
+        assert image_id == example.image_id
+        assert np.array_equal(decode_by_loops(text, SIZE, SIZE), example.labels)
 
 
 def test_about_39_percent_of_the_masks_are_empty():

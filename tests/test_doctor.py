@@ -54,26 +54,26 @@ def pictures(shape, seed=0):
 
 
 @pytest.fixture(scope="module", params=SHAPES)
-def shown(request):
+def visible_pairs(request):
     return list(pictures(SHAPES[request.param]))
 
 
-def samples(shown, dialect):
-    return [(image, [write(mask, dialect)]) for image, mask in shown]
+def samples(visible_pairs, dialect):
+    return [(image, [write(mask, dialect)]) for image, mask in visible_pairs]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_masks_in_the_dialect_of_the_card_pass(shown, dialect):
-    verdict = check_dialect(samples(shown, dialect), dialect)
+def test_masks_in_the_dialect_of_the_card_pass(visible_pairs, dialect):
+    verdict = check_dialect(samples(visible_pairs, dialect), dialect)
     assert (verdict.status, verdict.correction) == ("ok", None)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("declared", DIALECTS)
-def test_a_dialect_that_differs_from_the_card_is_named(shown, dialect, declared):
+def test_a_dialect_that_differs_from_the_card_is_named(visible_pairs, dialect, declared):
     if declared == dialect:
         return
-    verdict = check_dialect(samples(shown, dialect), declared)
+    verdict = check_dialect(samples(visible_pairs, dialect), declared)
     if verdict.status == "ok":  # read from the other base, where no mask begins on the first pixel or ends on the last
         assert (declared.order, declared.relative) == (dialect.order, dialect.relative)
         assert verdict.warning.endswith(f"[dialect] base = {dialect.base}")
@@ -85,23 +85,23 @@ def test_a_dialect_that_differs_from_the_card_is_named(shown, dialect, declared)
         assert f'order = "{dialect.order}"' in verdict.message
 
 
-def test_transposed_images_are_detected(shown):
-    turned = [(image.T.copy(), texts) for image, texts in samples(shown, Dialect())]
+def test_transposed_images_are_detected(visible_pairs):
+    turned = [(image.T.copy(), texts) for image, texts in samples(visible_pairs, Dialect())]
     verdict = check_dialect(turned, Dialect())
     assert (verdict.status, verdict.correction) == ("misread", Dialect(order="row"))
     assert "or images are transposed" in verdict.message
 
 
-def test_shuffled_rows_are_detected(shown):
-    images, texts = zip(*samples(shown, Dialect()), strict=True)
+def test_shuffled_rows_are_detected(visible_pairs):
+    images, texts = zip(*samples(visible_pairs, Dialect()), strict=True)
     shuffled = np.random.default_rng(0).permutation(COUNT)
     verdict = check_dialect([(images[i], texts[j]) for i, j in enumerate(shuffled)], Dialect())
     assert verdict.status == "shuffled"
     assert "are rows or ids shuffled" in verdict.message
 
 
-def test_a_few_wrong_rows_do_not_suggest_another_dialect(shown):
-    few = [*samples(shown[:5], Dialect(order="row")), *samples(shown[5:], Dialect())]
+def test_a_few_wrong_rows_do_not_suggest_another_dialect(visible_pairs):
+    few = [*samples(visible_pairs[:5], Dialect(order="row")), *samples(visible_pairs[5:], Dialect())]
     assert check_dialect(few, Dialect()).status == "ok"
 
 
@@ -112,13 +112,16 @@ def test_images_unrelated_to_their_masks_do_not_suggest_another_dialect(seed):
     assert check_dialect(samples(blind, Dialect()), Dialect()).correction is None
 
 
-def test_few_images_give_an_inconclusive_dialect_check(shown):
-    verdict = check_dialect(samples(shown[:5], Dialect(order="row")), Dialect())
+def test_few_images_give_an_inconclusive_dialect_check(visible_pairs):
+    verdict = check_dialect(samples(visible_pairs[:5], Dialect(order="row")), Dialect())
     assert (verdict.status, "too few" in verdict.message) == ("inconclusive", True)
 
 
-def test_masks_in_list_form_are_checked_as_lists(shown):
-    listed = [(image, [f"[{', '.join(text.split())}]" for text in texts]) for image, texts in samples(shown, Dialect())]
+def test_masks_in_list_form_are_checked_as_lists(visible_pairs):
+    listed = [
+        (image, [f"[{', '.join(text.split())}]" for text in texts])
+        for image, texts in samples(visible_pairs, Dialect())
+    ]
     assert check_dialect(listed, Dialect(form="list")).status == "ok"
     assert check_dialect(listed, Dialect(form="list", order="row")).correction == Dialect(form="list")
 
@@ -129,29 +132,29 @@ FEW = {name: kind._replace(images=100 if name == "defects" else 24) for name, ki
 
 
 @pytest.fixture(scope="module")
-def drawn():
-    """The pairs of a kind and shape, drawn once."""
+def draw_pairs():
+    """The pairs of a kind and shape, generated once."""
     return lru_cache(maxsize=None)(lambda name, shape: study_doctor.draw_set(FEW[name], shape, 0))
 
 
 @pytest.mark.parametrize("shape", ["square", "oblong"])
 @pytest.mark.parametrize("name", FEW)
-def test_correct_masks_are_never_reported_as_bad(drawn, name, shape):
-    pairs = drawn(name, shape)
+def test_correct_masks_are_never_reported_as_bad(draw_pairs, name, shape):
+    pairs = draw_pairs(name, shape)
     verdict = check_dialect(samples(pairs, Dialect()), Dialect())
     assert {verdict.status, check_alignment(pairs).status} <= {"ok", "inconclusive"}
     assert verdict.warning is None
 
 
 @pytest.mark.parametrize("name", FEW)
-def test_the_wrong_order_of_non_square_masks_is_always_detected(drawn, name):
-    verdict = check_dialect(samples(drawn(name, "oblong"), Dialect()), Dialect(order="row"))
+def test_the_wrong_order_of_non_square_masks_is_always_detected(draw_pairs, name):
+    verdict = check_dialect(samples(draw_pairs(name, "oblong"), Dialect()), Dialect(order="row"))
     assert (verdict.status, verdict.correction) == ("misread", Dialect())
 
 
 @pytest.mark.parametrize("name", study_doctor.VISIBLE)
-def test_transposed_square_masks_are_detected_if_images_show_the_objects(drawn, name):
-    verdict = check_dialect(samples(drawn(name, "square"), Dialect()), Dialect(order="row"))
+def test_transposed_square_masks_are_detected_if_images_show_the_objects(draw_pairs, name):
+    verdict = check_dialect(samples(draw_pairs(name, "square"), Dialect()), Dialect(order="row"))
     assert (verdict.status, verdict.correction) == ("misread", Dialect())
 
 
@@ -172,28 +175,28 @@ def test_similar_masks_of_neighbouring_slices_are_inconclusive():
     }
 
 
-def test_a_table_shifted_by_one_row_is_detected(shown):
-    images, texts = zip(*samples(shown, Dialect()), strict=True)
+def test_a_table_shifted_by_one_row_is_detected(visible_pairs):
+    images, texts = zip(*samples(visible_pairs, Dialect()), strict=True)
     verdict = check_dialect(list(zip(images, [*texts[1:], texts[0]], strict=True)), Dialect())
     assert (verdict.status, verdict.correction) == ("shuffled", None)
 
 
-def test_a_different_base_is_a_warning_and_not_an_error(shown):
+def test_a_different_base_is_a_warning_and_not_an_error(visible_pairs):
     for declared, other in ((0, 1), (1, 0)):
         # On the first or last pixel it is a fact: nothing may lie there.
-        inside = [(image, mask) for image, mask in shown if not (mask[0, 0] or mask[-1, -1])]
+        inside = [(image, mask) for image, mask in visible_pairs if not (mask[0, 0] or mask[-1, -1])]
         verdict = check_dialect(samples(inside, Dialect(base=other)), Dialect(base=declared))
         assert (verdict.status, verdict.warning.endswith(f"[dialect] base = {other}")) == ("ok", True)
         assert check_dialect(samples(inside, Dialect(base=other)), Dialect(base=other)).warning is None
 
 
 @pytest.mark.parametrize(("declared", "corner"), [(Dialect(), (0, 0)), (Dialect(base=0), (-1, -1))])
-def test_a_run_outside_the_image_proves_the_other_base(shown, declared, corner):
+def test_a_run_outside_the_image_proves_the_other_base(visible_pairs, declared, corner):
     true = Dialect(base=1 - declared.base)
-    masks = [mask.copy() for _, mask in shown]
+    masks = [mask.copy() for _, mask in visible_pairs]
     masks[3][corner] = 1
     verdict = check_dialect(
-        [(image, [write(mask, true)]) for (image, _), mask in zip(shown, masks, strict=True)], declared
+        [(image, [write(mask, true)]) for (image, _), mask in zip(visible_pairs, masks, strict=True)], declared
     )
     assert (verdict.status, verdict.correction) == ("misread", true)
 
@@ -245,13 +248,13 @@ def test_images_unrelated_to_their_masks_do_not_suggest_a_symmetry(seed, count):
     assert check_alignment(blind[:count]).correction is None
 
 
-def test_a_few_flipped_masks_do_not_suggest_a_symmetry(shown):
-    few = [(image, mask[:, ::-1]) for image, mask in shown[:5]]
-    assert check_alignment([*few, *shown[5:]]).status == "ok"
+def test_a_few_flipped_masks_do_not_suggest_a_symmetry(visible_pairs):
+    few = [(image, mask[:, ::-1]) for image, mask in visible_pairs[:5]]
+    assert check_alignment([*few, *visible_pairs[5:]]).status == "ok"
 
 
-def test_few_masks_give_an_inconclusive_alignment_check(shown):
-    verdict = check_alignment([(image, mask[:, ::-1]) for image, mask in shown[:9]])
+def test_few_masks_give_an_inconclusive_alignment_check(visible_pairs):
+    verdict = check_alignment([(image, mask[:, ::-1]) for image, mask in visible_pairs[:9]])
     assert (verdict.status, "9 images with masks are too few" in verdict.message) == ("inconclusive", True)
 
 
@@ -282,15 +285,15 @@ def test_stripes_are_found_on_each_side():
 
 
 def test_pixel_values_that_need_another_setting_are_reported():
-    def whats(**pictures):
+    def messages(**pictures):
         return " ".join(finding.message for finding in check_pixels(pictures) if finding.level != "good")
 
     noise = np.random.default_rng(0).integers(0, 4096, (9, 9, 1))
-    assert not whats(a=(noise // 16).astype(np.uint8))
-    assert "6% of their range" in whats(a=noise.astype(np.uint16))
-    assert "only 0 and 1" in whats(a=(noise > 99).astype(np.uint8))
-    assert "several dtypes: set data.window" in whats(a=noise.astype(np.uint16), b=(noise // 16).astype(np.uint8))
-    assert "such as 'b'" in whats(a=(noise // 16).astype(np.uint8), b=np.full((9, 9, 1), 7, np.uint8))
+    assert not messages(a=(noise // 16).astype(np.uint8))
+    assert "6% of their range" in messages(a=noise.astype(np.uint16))
+    assert "only 0 and 1" in messages(a=(noise > 99).astype(np.uint8))
+    assert "several dtypes: set data.window" in messages(a=noise.astype(np.uint16), b=(noise // 16).astype(np.uint8))
+    assert "such as 'b'" in messages(a=(noise // 16).astype(np.uint8), b=np.full((9, 9, 1), 7, np.uint8))
 
 
 def sample_of(card, *keys):

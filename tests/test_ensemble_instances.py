@@ -16,7 +16,7 @@ from pipeline.ensemble.selection import Oof
 from pipeline.ensemble.serialization import to_record
 from pipeline.metrics import instance_metric
 from pipeline.postprocess.instances import InstanceRules, label_instances
-from tests.test_choice import of_rows
+from tests.test_choice import select_rows
 from tests.test_metrics_instances import by_loops
 
 DSB, F2 = instance_metric("dsb_precision"), instance_metric("airbus_f2")
@@ -32,7 +32,7 @@ RULES = st.builds(
 
 
 def two_discs(rng):
-    """They touch; the second lies above."""
+    """Label map of two touching discs; the second overlaps the first."""
     rows, columns = np.ogrid[: SIDES[0], : SIDES[1]]
     row, column, radius = rng.uniform(9, 15), rng.uniform(10, 13), rng.uniform(6, 8)
     labels = np.zeros(SIDES, np.int32)
@@ -42,7 +42,7 @@ def two_discs(rng):
 
 
 def two_halves(rng):
-    """Of one rectangle, which is narrow nowhere."""
+    """Label map of the two halves of a rectangle, which has no narrow place."""
     top, left, middle = rng.integers(2, 8), rng.integers(2, 8), rng.integers(16, 24)
     labels = np.zeros(SIDES, np.int32)
     labels[top : top + 12, left:middle], labels[top : top + 12, middle:36] = 1, 2
@@ -50,7 +50,7 @@ def two_halves(rng):
 
 
 def two_specks(rng):
-    """True ones, far from each other."""
+    """Label map of two small true objects, far from each other."""
     labels = np.zeros(SIDES, np.int32)
     row, column = rng.integers(0, 22, 2)
     labels[row, column], labels[row, column + 10 : column + 12] = 1, 2
@@ -58,7 +58,7 @@ def two_specks(rng):
 
 
 def make_oof(draw, *, noises=(20,), specks=0, images=12, folds=3, boundary_width=2.0, seed=0):
-    """What models say of the objects and of their borders, under noise; with specks where there is nothing."""
+    """Noisy predictions of objects and their boundaries, with false specks."""
     rng, known = np.random.default_rng(seed), {}
     for number in range(images):
         labels = draw(rng) if number % 6 else np.zeros(SIDES, np.int32)
@@ -70,7 +70,7 @@ def make_oof(draw, *, noises=(20,), specks=0, images=12, folds=3, boundary_width
 
 
 def make_noise(seed=4):
-    """Squares side by side under so much noise that what is chosen is mostly luck."""
+    """Adjacent squares with so much noise that the selection is mostly random."""
     rng, known = np.random.default_rng(seed), {}
     for number in range(12):
         there = rng.random((3, 4)) < 0.4
@@ -82,13 +82,13 @@ def make_noise(seed=4):
 
 
 def dsb_by_loops(labels, target):
-    hits, extra, missed = by_loops(labels, target)
-    total = hits + extra + missed
-    return np.mean([hit / of if of else 1.0 for hit, of in zip(hits, total, strict=True)])
+    true_positive, false_positive, false_negative = by_loops(labels, target)
+    total = true_positive + false_positive + false_negative
+    return np.mean([hit / of if of else 1.0 for hit, of in zip(true_positive, total, strict=True)])
 
 
 def make_renderer(rules):
-    """Of one member."""
+    """A renderer of one member."""
     return Renderer((Postprocess("mean", (1.0,), INSTANCES, rules),))
 
 
@@ -181,7 +181,7 @@ def test_each_image_of_noise_is_scored_by_the_selection_without_its_fold():
 def test_selection_without_a_fold_does_not_depend_on_its_images():
     oof = make_noise()
     for fold, renderer in select_instances(oof, DSB, boundaries=True).by_fold.items():
-        rest = of_rows(oof, np.flatnonzero(oof.fold_of != fold))
+        rest = select_rows(oof, np.flatnonzero(oof.fold_of != fold))
         assert select_instances(rest, DSB, boundaries=True).renderer == renderer
 
 
@@ -205,7 +205,7 @@ def test_each_separation_method_is_cross_fitted_over_its_own_candidates():
     selection = select_instances(oof, DSB, boundaries=True)
     assert list(selection.alternatives) == [ONE, SHAPE, BOUNDARY]
     assert selection.alternatives[ONE] == pytest.approx(np.mean(scores))
-    assert max(selection.alternatives.values()) < selection.in_sample  # which was searched on what it scores
+    assert max(selection.alternatives.values()) < selection.in_sample  # the in-sample score is optimistic
 
 
 def test_baseline_is_the_share_of_images_without_objects(discs, selected):
@@ -215,7 +215,7 @@ def test_baseline_is_the_share_of_images_without_objects(discs, selected):
 
 def test_scores_use_the_given_metric(discs):
     found = select_instances(discs, lambda matches: float(matches.false_negatives[0]), boundaries=False)
-    assert found.baseline == pytest.approx(2 * 10 / 12)  # two missed in each of ten images
+    assert found.baseline == pytest.approx(2 * 10 / 12)  # two false negatives in each of ten images
 
 
 @settings(max_examples=60, deadline=None)
@@ -233,10 +233,10 @@ def test_minimum_area_removes_whole_objects_and_changes_no_others(values, rules,
 def test_objects_never_overlap_and_their_union_is_the_mask(values, rules):
     renderer = make_renderer(rules)
     labels, masks = label(renderer, values), renderer.masks(renderer.combine(values))
-    assert labels.shape == (9, 11)  # one number for each pixel: none has two
+    assert labels.shape == (9, 11)  # each pixel has one label
     assert np.unique(labels).tolist() == list(range(int(not (labels == 0).any()), labels.max() + 1))
     assert np.array_equal(masks, (labels > 0)[None].astype(np.uint8))
-    # A stored value is kept by the thresholds up to half a step below it.
+    # A stored value is kept by thresholds of at most (value - 0.5) / 255.
     assert np.array_equal(masks[0], (values[0, 0] - 0.5) / 255 >= rules.threshold - 1e-9)
 
 

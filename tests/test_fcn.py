@@ -22,13 +22,13 @@ def features(fcn: FCN, side: int = 128) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
-def teach_scores(fcn: FCN, numbers: tuple[int, ...]) -> FCN:
+def randomize_scores(fcn: FCN, numbers: tuple[int, ...]) -> FCN:
     """Random weights for the scores with these numbers, 0 for the others."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for number, score in enumerate(fcn.scores):
-            drawn = torch.randn(score.weight.shape, generator=generator)
-            score.weight.copy_(drawn if number in numbers else torch.zeros_like(drawn))
+            random = torch.randn(score.weight.shape, generator=generator)
+            score.weight.copy_(random if number in numbers else torch.zeros_like(random))
     return fcn
 
 
@@ -73,14 +73,14 @@ def test_logits_are_the_sum_of_the_scores_of_each_stride(arch, strides):
     numbers = tuple(range(len(strides)))
     fcn = net(arch)
     given = features(fcn)
-    parts = [teach_scores(fcn, (number,)).decode(given, (128, 128))[0].clone() for number in numbers]
+    parts = [randomize_scores(fcn, (number,)).decode(given, (128, 128))[0].clone() for number in numbers]
     assert all(part.any() for part in parts)
-    torch.testing.assert_close(teach_scores(fcn, numbers).decode(given, (128, 128))[0], sum(parts))
+    torch.testing.assert_close(randomize_scores(fcn, numbers).decode(given, (128, 128))[0], sum(parts))
 
 
 @torch.no_grad()
 def test_with_zero_skips_the_logits_are_the_bilinearly_upsampled_coarsest_score():
-    fcn = teach_scores(net("fcn8s"), (0,))
+    fcn = randomize_scores(net("fcn8s"), (0,))
     given = features(fcn)
     score = fcn.scores[0](given[-1])
     once = bilinear_upsampling(1, 2)
@@ -91,7 +91,7 @@ def test_with_zero_skips_the_logits_are_the_bilinearly_upsampled_coarsest_score(
 def test_a_logit_depends_on_the_nearest_features_of_each_stride(arch, strides):
     # Enlarging f times reaches f pixels to each side, so one logit draws on 2×2 scores, and through the doublings
     # of coarser strides on no more than 3×3.
-    fcn = teach_scores(net(arch), tuple(range(len(strides))))
+    fcn = randomize_scores(net(arch), tuple(range(len(strides))))
     given = [feature.requires_grad_() for feature in features(fcn)]
     fcn.decode(given, (128, 128))[0][0, 0, 64, 64].backward()
     for stride, feature in zip(strides, reversed(given), strict=False):

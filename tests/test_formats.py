@@ -256,23 +256,23 @@ def test_a_value_missing_from_the_card_is_reported_with_its_position(tmp_path):
 # ---------------------------------------------------------------------------------------------- damage
 
 
-def cut(path):
+def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
 
 
 @pytest.mark.parametrize(
     ("name", "write"),
     [
-        ("cut.tif", lambda path: tifffile.imwrite(path, RNG.integers(0, 255, (64, 64)).astype(np.uint8))),
-        ("cut.png", lambda path: Image.fromarray(RNG.integers(0, 255, (64, 64)).astype(np.uint8)).save(path)),
-        ("cut.npy", lambda path: np.save(path, RNG.integers(0, 255, (64, 64)))),
-        ("cut.dcm", lambda path: write_dicom(path, RNG.integers(0, 255, (64, 64)).astype(np.uint8), bits=8)),
+        ("truncated.tif", lambda path: tifffile.imwrite(path, RNG.integers(0, 255, (64, 64)).astype(np.uint8))),
+        ("truncated.png", lambda path: Image.fromarray(RNG.integers(0, 255, (64, 64)).astype(np.uint8)).save(path)),
+        ("truncated.npy", lambda path: np.save(path, RNG.integers(0, 255, (64, 64)))),
+        ("truncated.dcm", lambda path: write_dicom(path, RNG.integers(0, 255, (64, 64)).astype(np.uint8), bits=8)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_truncated_file_is_reported_and_not_read_partially(tmp_path, name, write):
     write(tmp_path / name)
-    cut(tmp_path / name)
+    truncate(tmp_path / name)
     with pytest.raises(ImageError, match=rf"{name}: .*get the file again") as error:
         read_pixels(tmp_path / name)
     assert "\n" not in str(error.value)
@@ -517,7 +517,7 @@ def test_the_size_of_a_png_is_read_from_its_header_only(tmp_path, monkeypatch):
 # ---------------------------------------------------------------------------------------------- declared sizes
 
 
-def _promising(path, name, write):
+def _write_huge_header(path, name, write):
     write(path)
     content = bytearray(path.read_bytes())
     huge = 65500
@@ -543,7 +543,9 @@ def _promising(path, name, write):
 @pytest.mark.parametrize("name", ["jpg", "png", "bmp", "gif", "npy"])
 def test_a_header_with_a_size_beyond_the_file_is_refused_before_memory_is_allocated(tmp_path, name):
     path = tmp_path / f"a.{name}"
-    _promising(path, name, lambda path: np.save(path, GREY8) if name == "npy" else Image.fromarray(GREY8).save(path))
+    _write_huge_header(
+        path, name, lambda path: np.save(path, GREY8) if name == "npy" else Image.fromarray(GREY8).save(path)
+    )
     tracemalloc.start()
     for read in (
         read_pixels,

@@ -224,9 +224,11 @@ def test_loss_with_void_pixels_equals_loss_without_these_pixels(name, target, se
     valid = target != VOID
     if not valid.any():
         return
-    cut = logits[valid].reshape(1, 1, 1, -1), target[valid].reshape(1, 1, 1, -1)
-    torch.testing.assert_close(CASES[name]()(logits, target), CASES[name]()(*cut))
-    torch.testing.assert_close(gradient(CASES[name](), logits, target)[valid], gradient(CASES[name](), *cut).flatten())
+    valid_only = logits[valid].reshape(1, 1, 1, -1), target[valid].reshape(1, 1, 1, -1)
+    torch.testing.assert_close(CASES[name]()(logits, target), CASES[name]()(*valid_only))
+    torch.testing.assert_close(
+        gradient(CASES[name](), logits, target)[valid], gradient(CASES[name](), *valid_only).flatten()
+    )
     assert not gradient(CASES[name](), logits, target)[~valid].any()
 
 

@@ -109,14 +109,16 @@ def test_selection_metric_and_epoch_metric_are_defined_for_every_metric():
 
 
 def test_selection_metric_of_uw_madison_ranks_predictions_like_its_dice():
-    # Four slices of one organ, two of them empty. Bold finds both and invents a pixel on an empty slice; shy finds
-    # one and invents nothing. With both empty as 1 they would draw, at 3 of 4; UW-Madison does not count these slices.
+    # Four slices of one organ, two of them empty. `bold` finds both and has a false positive on an empty slice; `shy`
+    # finds one and has no false positive. If two empty masks scored 1, both would score 3 of 4; UW-Madison does not
+    # count these slices.
     organ, nothing, pixel = np.zeros((3, 8, 8), np.uint8)
     organ[2:6, 2:6], pixel[0, 0] = 1, 1
     target, bold, shy = [organ, organ, nothing, nothing], [organ, organ, pixel, nothing], [organ, *[nothing] * 3]
-    judge = pixel_metric(selection_metric("uw_madison"))
+    selection = pixel_metric(selection_metric("uw_madison"))
     scores = [
-        judge.scores(stack([count(*pair) for pair in zip(masks, target, strict=True)])).mean() for masks in (bold, shy)
+        selection.scores(stack([count(*pair) for pair in zip(masks, target, strict=True)])).mean()
+        for masks in (bold, shy)
     ]
     assert scores == pytest.approx([2 / 3, 1 / 2])
     assert epoch_metric("uw_madison") == selection_metric("uw_madison")

@@ -149,11 +149,11 @@ def of_coco(images, threshold):
         pairs = zip(ours.tolist(), confidences.tolist(), strict=True)
         found += [{"image_id": number, "category_id": 1, "bbox": box, "score": score} for box, score in pairs]
     coco.createIndex()
-    judged = COCOeval(coco, coco.loadRes(found), "bbox")
-    judged.params.iouThrs = np.array([threshold])
-    judged.evaluate()
-    judged.accumulate()
-    return float(judged.eval["precision"][0, :, 0, 0, -1].mean())
+    evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
+    evaluation.params.iouThrs = np.array([threshold])
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return float(evaluation.eval["precision"][0, :, 0, 0, -1].mean())
 
 
 @pytest.mark.parametrize("seed", range(10))

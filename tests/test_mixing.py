@@ -41,7 +41,7 @@ def test_cutmix_boxes_have_all_sizes_and_positions():
     shares = pasted.mean(axis=(1, 2))
     assert shares.min() < 0.02
     assert shares.max() > 0.7
-    # A uniform share, cut by the border: axis by axis a half in the mean where nothing is cut, so less than that here.
+    # Sizes are uniform, but boxes are clipped at the border: the mean share is below one half.
     assert 0.25 < shares.mean() < 0.45
     assert pasted.any(axis=0).all()
 
@@ -173,7 +173,7 @@ def test_mixing_does_not_change_its_inputs(name):
         assert np.array_equal(array, copy)
 
 
-def asked(chances, seed, donors=(3, 4)):
+def mix_with(chances, seed, donors=(3, 4)):
     """The draws that an item's mix makes."""
     calls = []
 
@@ -187,7 +187,7 @@ def asked(chances, seed, donors=(3, 4)):
 
 def test_mixes_occur_with_their_probabilities():
     chances = {"mosaic": 0.5, "copy_paste": 0.2, "cutmix": 0.1}
-    partners = [asked(chances, seed)[0] for seed in range(1500)]
+    partners = [mix_with(chances, seed)[0] for seed in range(1500)]
     kinds = ["none" if not calls else "mosaic" if len(calls) == 3 else "one" for calls in partners]
     assert kinds.count("mosaic") / 1500 == pytest.approx(0.5, abs=0.04)
     assert kinds.count("none") / 1500 == pytest.approx(0.2, abs=0.04)
@@ -196,22 +196,22 @@ def test_mixes_occur_with_their_probabilities():
 
 
 def test_partners_are_sampled_from_all_images_and_donors_from_images_with_objects():
-    drawn = {position for seed in range(100) for position, _ in asked({"mosaic": 1.0}, seed)[0]}
-    assert drawn == set(range(10))
-    drawn = {position for seed in range(100) for position, _ in asked({"copy_paste": 1.0}, seed)[0]}
-    assert drawn == {3, 4}
-    calls, (image, _) = asked({"copy_paste": 1.0}, 0, donors=())
+    used = {position for seed in range(100) for position, _ in mix_with({"mosaic": 1.0}, seed)[0]}
+    assert used == set(range(10))
+    used = {position for seed in range(100) for position, _ in mix_with({"copy_paste": 1.0}, seed)[0]}
+    assert used == {3, 4}
+    calls, (image, _) = mix_with({"copy_paste": 1.0}, 0, donors=())
     assert calls == []
     assert (image == 10).all()
 
 
 def test_a_mix_is_a_function_of_the_seed():
-    for one, other in zip(asked({"cutmix": 1.0}, 7)[1], asked({"cutmix": 1.0}, 7)[1], strict=True):
+    for one, other in zip(mix_with({"cutmix": 1.0}, 7)[1], mix_with({"cutmix": 1.0}, 7)[1], strict=True):
         assert np.array_equal(one, other)
-    assert asked({"mosaic": 1.0}, 7)[0] == asked({"mosaic": 1.0}, 7)[0]
-    assert len({tuple(asked({"mosaic": 1.0}, seed)[0]) for seed in range(20)}) == 20
+    assert mix_with({"mosaic": 1.0}, 7)[0] == mix_with({"mosaic": 1.0}, 7)[0]
+    assert len({tuple(mix_with({"mosaic": 1.0}, seed)[0]) for seed in range(20)}) == 20
 
 
 def test_partners_of_a_mosaic_have_different_seeds():
     for seed in range(20):
-        assert len({drawn for _, drawn in asked({"mosaic": 1.0}, seed)[0]}) == 3
+        assert len({partner_seed for _, partner_seed in mix_with({"mosaic": 1.0}, seed)[0]}) == 3

@@ -109,8 +109,8 @@ def test_loss_with_void_pixels_equals_loss_without_these_pixels(name, seed):
     logits, target = random_classes((1, 3, 4, 5), seed=seed)
     target[torch.rand(target.shape, generator=torch.Generator().manual_seed(seed)) < 0.4] = VOID
     valid = target[0] != VOID
-    cut = logits[:, :, valid][:, :, None], target[:, valid][:, None]
-    torch.testing.assert_close(CASES[name]()(logits, target), CASES[name]()(*cut))
+    valid_only = logits[:, :, valid][:, :, None], target[:, valid][:, None]
+    torch.testing.assert_close(CASES[name]()(logits, target), CASES[name]()(*valid_only))
     assert not gradient(CASES[name](), logits, target)[:, :, ~valid].any()
 
 

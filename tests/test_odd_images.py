@@ -70,7 +70,7 @@ def test_unusual_files_are_read_correctly_whole_and_by_window(tmp_path, name):
 def test_a_truncated_file_is_refused_or_read_correctly(tmp_path, name):
     path = odd_images.write(name, tmp_path)
     file, whole = tmp_path / name, outcomes(path)
-    for content in odd_images.cuts(file.read_bytes()):
+    for content in odd_images.truncations(file.read_bytes()):
         file.write_bytes(content)
         for way, found in outcomes(path).items():
             if found is not None:

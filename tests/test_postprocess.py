@@ -1,4 +1,4 @@
-"""Rules and their search: hand-worked masks, laws, and the one-pass search against loops over masks."""
+"""Post-processing rules and their search: masks by hand, properties, and the search against loops over masks."""
 
 import numpy as np
 import pytest
@@ -106,10 +106,10 @@ def test_largest_components_are_kept_and_the_first_from_the_top_wins_a_tie():
 
 def test_presence_threshold_decides_if_there_is_a_mask_and_threshold_its_pixels():
     values = picture("36663", ".6#6.", ".363.")
-    drawn = mask_of("#####", ".###.", ".###.")
-    assert np.array_equal(apply(values, Rules(0.25, 0, presence_threshold=0.55, presence_area=7)), drawn)
+    kept = mask_of("#####", ".###.", ".###.")
+    assert np.array_equal(apply(values, Rules(0.25, 0, presence_threshold=0.55, presence_area=7)), kept)
     assert not apply(values, Rules(0.25, 0, presence_threshold=0.55, presence_area=8)).any()
-    assert np.array_equal(apply(values, Rules(0.25, 0, presence_threshold=0.9, presence_area=1)), drawn)
+    assert np.array_equal(apply(values, Rules(0.25, 0, presence_threshold=0.9, presence_area=1)), kept)
     assert not apply(values, Rules(0.25, 0, presence_threshold=0.9, presence_area=2)).any()
 
 
@@ -120,7 +120,7 @@ def test_a_presence_threshold_below_the_threshold_is_raised_to_it():
 
 
 def test_a_hole_is_filled_unless_its_4_neighbourhood_reaches_the_outside():
-    # The left ring is closed by corners alone, the right one is open at the bottom.
+    # The left ring is closed only by corners, the right one is open at the bottom.
     values = picture(".#.###", "#.##.#", ".#.#.#")
     filled = mask_of(".#.###", "####.#", ".#.#.#")
     assert np.array_equal(apply(values, Rules(0.5, 0, fill_holes=True)), filled)
@@ -141,12 +141,12 @@ def test_minimum_area_is_measured_on_the_kept_components():
 
 
 def test_gate_empties_masks_of_images_below_its_image_probability():
-    values, cut = picture("##"), Rules(0.5, 0, gate=0.6)
-    assert not apply(values, cut, image_prob=0.59).any()
-    assert apply(values, cut, image_prob=0.6).all()
-    assert apply(values, Rules(0.5, 0), image_prob=0.0).all()  # no gate, no question
+    values, rules = picture("##"), Rules(0.5, 0, gate=0.6)
+    assert not apply(values, rules, image_prob=0.59).any()
+    assert apply(values, rules, image_prob=0.6).all()
+    assert apply(values, Rules(0.5, 0), image_prob=0.0).all()  # without a gate the probability is ignored
     with pytest.raises(ValueError, match=r"gate 0\.6 without image_prob"):
-        apply(values, cut)
+        apply(values, rules)
 
 
 def test_keeping_no_component_is_refused():
@@ -155,7 +155,7 @@ def test_keeping_no_component_is_refused():
 
 
 def flood(inside, start, steps):
-    """All pixels that a walk over `inside` reaches from one."""
+    """All pixels of `inside` that are connected to one pixel."""
     found, todo = {start}, [start]
     while todo:
         row, column = todo.pop()
@@ -169,23 +169,23 @@ SIDES = [(0, 1), (1, 0), (0, -1), (-1, 0)]
 CORNERS = [(1, 1), (1, -1), (-1, 1), (-1, -1)]
 
 
-def slow_apply(values, cut):
-    """`apply` in the words of its docstring, pixel by pixel."""
-    surest = max(level(cut.presence_threshold), level(cut.threshold))
-    if (values >= surest).sum() < cut.presence_area:
+def slow_apply(values, rules):
+    """A slow reference implementation of `apply`, pixel by pixel."""
+    surest = max(level(rules.presence_threshold), level(rules.threshold))
+    if (values >= surest).sum() < rules.presence_area:
         return np.zeros_like(values)
-    drawn, components = set(zip(*np.nonzero(values >= level(cut.threshold)), strict=True)), []
-    while drawn:
-        components.append(flood(drawn, min(drawn), SIDES + CORNERS))
-        drawn -= components[-1]
-    components = [component for component in components if len(component) >= cut.min_component]
+    remaining, components = set(zip(*np.nonzero(values >= level(rules.threshold)), strict=True)), []
+    while remaining:
+        components.append(flood(remaining, min(remaining), SIDES + CORNERS))
+        remaining -= components[-1]
+    components = [component for component in components if len(component) >= rules.min_component]
     components.sort(key=lambda component: (-len(component), min(component)))
-    kept = set().union(*components[: cut.keep_largest])
-    if len(kept) < cut.min_area:
+    kept = set().union(*components[: rules.keep_largest])
+    if len(kept) < rules.min_area:
         return np.zeros_like(values)
     mask = np.zeros_like(values)
     mask[tuple(np.array(sorted(kept), dtype=int).reshape(-1, 2).T)] = 1
-    if cut.fill_holes:
+    if rules.fill_holes:
         padded = set(zip(*np.nonzero(np.pad(mask, 1) == 0), strict=True))
         outside = flood(padded, (0, 0), SIDES)
         mask = np.array([[(r + 1, c + 1) not in outside for c in range(mask.shape[1])] for r in range(mask.shape[0])])
@@ -196,12 +196,12 @@ def slow_apply(values, cut):
 @given(MASKS, st.data(), OPTIONS, st.integers(0, 12))
 def test_rules_equal_a_slow_reference_implementation(mask, data, options, min_area):
     values = mask * data.draw(arrays(np.uint8, mask.shape, elements=st.sampled_from([60, 130, 200, 255])))
-    cut = Rules(data.draw(st.sampled_from([0.1, 0.5, 0.7])), min_area, **options)
-    assert np.array_equal(apply(values, cut), slow_apply(values, cut))
+    rules = Rules(data.draw(st.sampled_from([0.1, 0.5, 0.7])), min_area, **options)
+    assert np.array_equal(apply(values, rules), slow_apply(values, rules))
 
 
 def test_components_of_images_with_odd_sides_are_correct():
-    # Where cc3d is asked about bool instead of uint8, it reads past their border.
+    # For bool instead of uint8, cc3d reads past their border.
     rng = np.random.default_rng(0)
     for shape in [(64, 63), (63, 64), (63, 63)] * 10:
         mask = (rng.random(shape) < 0.02).astype(np.uint8)
@@ -210,15 +210,15 @@ def test_components_of_images_with_odd_sides_are_correct():
 
 @given(MASKS)
 def test_ties_of_components_do_not_depend_on_memory_order(mask):
-    cut = Rules(0.5, 0, keep_largest=1)
-    assert np.array_equal(apply(np.asfortranarray(mask * 255), cut), apply(mask * 255, cut))
+    rules = Rules(0.5, 0, keep_largest=1)
+    assert np.array_equal(apply(np.asfortranarray(mask * 255), rules), apply(mask * 255, rules))
 
 
 @given(VALUES, st.sampled_from(list(THRESHOLDS)), st.integers(0, 9))
 def test_a_minimum_component_of_at_most_one_pixel_changes_nothing(values, threshold, min_area):
-    cut = Rules(threshold, min_area)
-    assert np.array_equal(apply(values, cut._replace(min_component=1)), apply(values, cut))
-    assert np.array_equal(apply(values, cut._replace(min_component=0)), apply(values, cut))
+    rules = Rules(threshold, min_area)
+    assert np.array_equal(apply(values, rules._replace(min_component=1)), apply(values, rules))
+    assert np.array_equal(apply(values, rules._replace(min_component=0)), apply(values, rules))
 
 
 @given(st.integers(0, 4), st.integers(0, 7), st.integers(1, 6), st.integers(1, 9), st.integers(1, 4))
@@ -236,9 +236,9 @@ def test_higher_threshold_adds_no_pixel(values, thresholds, min_area):
 
 @given(MASKS)
 def test_filling_holes_twice_is_filling_them_once(mask):
-    cut = Rules(0.5, 0, fill_holes=True)
-    once = apply(mask * 255, cut)
-    assert np.array_equal(apply(once * 255, cut), once)
+    rules = Rules(0.5, 0, fill_holes=True)
+    once = apply(mask * 255, rules)
+    assert np.array_equal(apply(once * 255, rules), once)
     assert not (mask & ~once & 1).any()
 
 
@@ -266,7 +266,7 @@ def folded_images(draw):
 
 
 def cells(axes):
-    """Some candidates of a family: ends and middles of every axis."""
+    """Some candidates of a rule set: ends and middles of every axis."""
     some = [[0, len(tried) // 2, len(tried) - 1] for tried in axes.values()]
     for place in np.stack(np.meshgrid(*some, indexing="ij"), axis=-1).reshape(-1, len(axes)):
         fields = {field: tried[at].item() for (field, tried), at in zip(axes.items(), place, strict=True)}
@@ -282,10 +282,10 @@ def test_score_grids_equal_a_loop_with_apply_on_each_fold(name, images):
         assert grid.images.sum() == len(images)
         for fold in grid.folds.tolist():
             of_fold = [(values, target) for values, target, number in images if number == fold]
-            for cut in cells(grid.axes):
-                scores = metric.scores(stack(count(apply(values, cut), target) for values, target in of_fold))
+            for rules in cells(grid.axes):
+                scores = metric.scores(stack(count(apply(values, rules), target) for values, target in of_fold))
                 if grid.denominator[grid.folds == fold].any():
-                    assert grid.score(cut, [fold]) == pytest.approx(np.nan_to_num(scores.mean()), abs=1e-12)
+                    assert grid.score(rules, [fold]) == pytest.approx(np.nan_to_num(scores.mean()), abs=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
@@ -293,11 +293,11 @@ def test_score_grids_equal_a_loop_with_apply_on_each_fold(name, images):
 def test_score_of_the_best_rules_equals_their_score_with_apply(images, name):
     for grid in search_rules(images, pixel_metric(name), np.array([0, 2, 7])).values():
         assume(grid.denominator.any())
-        cut, score = grid.best()
-        scores = pixel_metric(name).scores(stack(count(apply(values, cut), target) for values, target, _ in images))
+        rules, score = grid.best()
+        scores = pixel_metric(name).scores(stack(count(apply(values, rules), target) for values, target, _ in images))
         assert np.nan_to_num(scores.mean()) == pytest.approx(score, abs=1e-12)
         assert score == pytest.approx(grid.means().max(), abs=1e-12)
-        assert grid.score(cut) == score
+        assert grid.score(rules) == score
 
 
 @given(folded_images())
@@ -319,7 +319,7 @@ def test_triplets_without_a_presence_threshold_equal_total_rules(images):
 
 
 def test_best_rules_of_some_folds_do_not_depend_on_the_others():
-    # Fold 0 is right at 200 alone, fold 1 at 90: left out, a fold has no say.
+    # Fold 0 is correct at 200 only, fold 1 at 90 only: an excluded fold has no influence.
     target = mask_of("##..", "##..")
     bright = np.where(target, 200, 199).astype(np.uint8)
     dark = np.where(target, 90, 89).astype(np.uint8)
@@ -345,13 +345,13 @@ def test_smallest_area_then_threshold_nearest_to_one_half_win_a_tie():
 
 
 def test_the_smaller_area_wins_a_tie_before_the_threshold():
-    # A speck of 3 on the empty image vanishes at 4 pixels: then every threshold from 51 to 200 is right.
+    # A speck of 3 on the empty image vanishes at 4 pixels: then every threshold from 51 to 200 is correct.
     image = (picture("88888", "88888"), mask_of("#####", "#####"), 0)
     speck = (picture("999..", "....."), mask_of(".....", "....."), 0)
     for name, field in (("total", "min_area"), ("components", "min_component"), ("triplet", "presence_area")):
-        cut, score = search_rules([image, speck], DICE)[name].best()
+        rules, score = search_rules([image, speck], DICE)[name].best()
         assert score == 1
-        assert cut == Rules(0.5, 0)._replace(**{field: 4})
+        assert rules == Rules(0.5, 0)._replace(**{field: 4})
 
 
 def test_minimum_component_scores_higher_than_minimum_area_with_specks_beside_objects():
@@ -362,13 +362,14 @@ def test_minimum_component_scores_higher_than_minimum_area_with_specks_beside_ob
 
 
 def test_triplet_keeps_a_faint_object_with_a_confident_core():
-    # Both have 9 pixels over 99, the ghost's are higher; only the object has 2 over 125: no threshold and area does it.
+    # Both have 9 pixels above 99, those of the ghost are higher; only the object has pixels above 125, so no single
+    # threshold and area separates them.
     pale, ghost = picture("444", "499", "444"), picture("555", "555", "555")
     everything, nothing = mask_of("###", "###", "###"), mask_of("...", "...", "...")
     grids = search_rules([(pale, everything, 0), (ghost, nothing, 0)], DICE)
-    cut, score = grids["triplet"].best()
+    rules, score = grids["triplet"].best()
     assert score == 1
-    assert cut.threshold < 100 / 255 < 125 / 255 < cut.presence_threshold < 225 / 255
+    assert rules.threshold < 100 / 255 < 125 / 255 < rules.presence_threshold < 225 / 255
     assert grids["total"].best()[1] < 1
 
 
@@ -421,8 +422,8 @@ def test_folds_without_images_are_refused():
 
 
 @pytest.mark.parametrize(
-    "cut", [Rules(0.4999, 0), Rules(0.5, 7), Rules(0.5, 0, min_component=4), Rules(0.5, 0, fill_holes=True)]
+    "rules", [Rules(0.4999, 0), Rules(0.5, 7), Rules(0.5, 0, min_component=4), Rules(0.5, 0, fill_holes=True)]
 )
-def test_rules_that_are_not_candidates_have_no_score(cut):
+def test_rules_that_are_not_candidates_have_no_score(rules):
     with pytest.raises(ValueError, match="was not tried, the nearest was Rules"):
-        search_total([(picture("#"), mask_of("#"), 0)], DICE).score(cut)
+        search_total([(picture("#"), mask_of("#"), 0)], DICE).score(rules)

@@ -60,8 +60,8 @@ def test_expected_dice_does_not_overflow_on_a_large_image():
 def test_expected_dice_is_close_to_the_mean_dice_of_sampled_targets():
     pixels = RNG.integers(0, 256, (40, 40)).astype(np.uint8)
     mask = pixels >= 128
-    drawn = [dice(mask, RNG.random(pixels.shape) < pixels / 255) for _ in range(300)]
-    assert expected_dice(pixels) == pytest.approx(np.mean(drawn), abs=0.005)
+    sampled = [dice(mask, RNG.random(pixels.shape) < pixels / 255) for _ in range(300)]
+    assert expected_dice(pixels) == pytest.approx(np.mean(sampled), abs=0.005)
 
 
 def test_expected_scores_by_hand():
@@ -334,9 +334,9 @@ def test_labels_of_other_folds_unknown_ids_or_held_out_images_are_refused(tiny):
         fold_data(1, pseudo=pseudo)
     with pytest.raises(ValueError, match="held out fold 0, not fold full"):
         fold_data("full", pseudo=pseudo)
-    stranger = pseudo.index.assign(image_id=[*pseudo.index["image_id"][:-1], "zzz"])
+    unknown = pseudo.index.assign(image_id=[*pseudo.index["image_id"][:-1], "zzz"])
     with pytest.raises(ValueError, match=r"pseudo: no label for 1 of 5 images, the first is 'zzz'"):
-        fold_data(0, pseudo=replace(pseudo, index=stranger))
+        fold_data(0, pseudo=replace(pseudo, index=unknown))
     held_out = pseudo.index.assign(path=[*pseudo.index["path"][:-1], fold_data(0).valid_index["path"].iloc[2]])
     with pytest.raises(ValueError, match="is held out by fold 0 and cannot be trained on"):
         fold_data(0, pseudo=replace(pseudo, index=held_out))

@@ -135,10 +135,10 @@ def test_size_is_height_then_width(tmp_path):
 
 def test_truncated_image_is_refused_with_its_path(tmp_path):
     rng = np.random.default_rng(0)
-    path = tmp_path / "cut.png"
+    path = tmp_path / "truncated.png"
     write_image(path, rng.integers(0, 255, (64, 64)).astype(np.uint8))
     path.write_bytes(path.read_bytes()[:-1500])
-    with pytest.raises(ImageError, match=r"cut\.png: cannot be read, .*--skip-bad"):
+    with pytest.raises(ImageError, match=r"truncated\.png: cannot be read, .*--skip-bad"):
         Reader(1).read(Sample.from_file(path))
 
 
@@ -293,10 +293,10 @@ def test_a_mask_on_a_transparent_layer_is_read_from_alpha_with_a_warning(tmp_pat
 
 def test_a_transparent_layer_is_an_empty_mask_and_an_opaque_one_is_read_by_colour(tmp_path):
     for colour in (0, 255):
-        for opacity, drawn in ((0, 0), (255, colour > 0)):
+        for opacity, is_mask in ((0, 0), (255, colour > 0)):
             layer = np.full((4, 4, 4), (colour, colour, colour, opacity), np.uint8)
             Image.fromarray(layer).save(tmp_path / "a.png")
-            assert (read_mask(tmp_path / "a.png") == drawn).all()
+            assert (read_mask(tmp_path / "a.png") == is_mask).all()
 
 
 def test_a_mask_with_partial_alpha_is_refused_unless_the_card_has_a_threshold(tmp_path):

@@ -179,8 +179,8 @@ def test_a_mock_test_set_has_other_sizes_channels_a_single_row_and_a_truncated_f
     assert all(path.is_file() for path in files)
     shapes = [np.asarray(Image.open(path)).shape for place, path in enumerate(files) if place != TRUNCATED]
     assert shapes[:5] == [(36, 44), (24, 22), (48, 66), (36, 44, 3), (1, 44)]
-    with Image.open(files[TRUNCATED]) as cut, pytest.raises(OSError, match="truncated"):
-        cut.load()
+    with Image.open(files[TRUNCATED]) as image, pytest.raises(OSError, match="truncated"):
+        image.load()
 
 
 def test_the_known_test_set_is_copied_without_the_training_images(tiny):

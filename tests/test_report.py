@@ -34,7 +34,7 @@ from tests.reports import (
     make_surface,
     number_of,
 )
-from tests.test_choice import dice_by_hand, make_oof, of_rows, search, select
+from tests.test_choice import dice_by_hand, make_oof, search, select, select_rows
 
 # ---------------------------------------------------------------------------------------------- label errors
 
@@ -228,8 +228,8 @@ def test_a_chart_is_well_formed_follows_the_colour_scheme_and_is_reproducible():
     ElementTree.fromstring(text)
     assert "prefers-color-scheme: dark" in text
     assert "var(--main)" in text
-    drawn = text.split("</style>")[1]
-    assert not any(colour in drawn for colour in plots.THEME)
+    elements = text.split("</style>")[1]
+    assert not any(colour in elements for colour in plots.THEME)
     assert "DejaVu" not in text
 
 
@@ -309,7 +309,7 @@ def test_score_surface_has_its_maximum_at_the_best_rules(grids, rule_set):
 def test_each_point_is_the_best_of_the_rule_set_without_its_fold(grids):
     points = make_score_surface(grids["components"], grids["components"].best()[0]).per_fold
     for fold, point in points.items():
-        rest = of_rows(make_oof([60]), [row for row in range(24) if row % 4 != fold])
+        rest = select_rows(make_oof([60]), [row for row in range(24) if row % 4 != fold])
         rules, _ = search(rest)["components"].best()
         assert point == (rules.threshold, rules.min_component, 0)
     assert len(points) == 4

@@ -1,4 +1,4 @@
-"""Claims about masks in strips and windows: they say what the whole mask says."""
+"""RLE of strips and of windows equals that of the whole mask."""
 
 import numpy as np
 import pytest
@@ -21,8 +21,8 @@ MASKS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
 )
 
 
-def cut(mask, dialect, borders):
-    """The mask in strips of whole columns, or rows."""
+def split_into_strips(mask, dialect, borders):
+    """Split a mask into strips of whole columns, or rows."""
     lines = mask if dialect.order == "row" else mask.T
     parts = np.split(lines, sorted({border % len(lines) for border in borders} - {0}))
     return [part if dialect.order == "row" else part.T for part in parts]
@@ -31,7 +31,7 @@ def cut(mask, dialect, borders):
 @pytest.mark.parametrize("dialect", DIALECTS)
 @given(mask=MASKS, borders=st.lists(st.integers(0, 100), max_size=4))
 def test_encoding_strips_equals_encoding_the_whole_mask(dialect, mask, borders):
-    assert dialect.encode_strips(cut(mask, dialect, borders)) == dialect.encode(mask)
+    assert dialect.encode_strips(split_into_strips(mask, dialect, borders)) == dialect.encode(mask)
 
 
 def test_a_run_across_two_strips_is_one_run():

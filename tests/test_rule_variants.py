@@ -1,4 +1,4 @@
-"""Rules around a cut that was found: counted on components, against `apply` candidate by candidate."""
+"""Variants of given rules: counts on components against `apply`, candidate by candidate."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def mask_of(*rows):
 
 
 def image(*rows, target=None, fold=0):
-    """Stored values of a mask that every threshold draws, and its target: itself, if there is no other."""
+    """Values of a mask that is the same at every threshold; its target is by default the mask."""
     mask = mask_of(*rows)
     return mask * 255, mask if target is None else mask_of(*target), fold
 
@@ -40,11 +40,11 @@ RING = ("#####", "#...#", "#.#.#", "#...#", "#####")
 DISC = ("#####",) * 5
 
 
-# What is tried
+# Candidates
 
 
 @pytest.mark.parametrize(
-    "cut",
+    "rules",
     [
         Rules(0.5, 0),
         Rules(0.3, 9),
@@ -52,13 +52,13 @@ DISC = ("#####",) * 5
         Rules(0.5, 0, presence_threshold=0.8, presence_area=3),
     ],
 )
-def test_variants_are_unique_start_with_the_given_rules_and_keep_the_threshold(cut):
-    tried = rule_variants(cut)
-    changes = [sum(one != other for one, other in zip(each, cut, strict=True)) for each in tried]
-    assert tried[0] == cut
+def test_variants_are_unique_start_with_the_given_rules_and_keep_the_threshold(rules):
+    tried = rule_variants(rules)
+    changes = [sum(one != other for one, other in zip(each, rules, strict=True)) for each in tried]
+    assert tried[0] == rules
     assert len(set(tried)) == len(tried)
     assert changes[: len([each for each in changes if each == 1])][0] == 0
-    assert {each.threshold for each in tried} == {cut.threshold}
+    assert {each.threshold for each in tried} == {rules.threshold}
 
 
 def test_variants_keep_the_rules_that_are_already_set():
@@ -78,38 +78,38 @@ def test_variants_combine_minimum_component_and_minimum_area():
 
 @settings(max_examples=200, deadline=None)
 @given(MASKS, st.data(), st.lists(OPTIONS, min_size=1, max_size=6))
-def test_counts_equal_those_of_the_masks_by_apply(mask, data, cuts):
+def test_counts_equal_those_of_the_masks_by_apply(mask, data, candidates):
     values = mask * data.draw(arrays(np.uint8, mask.shape, elements=st.sampled_from([60, 130, 200, 255])))
     target = data.draw(arrays(np.uint8, mask.shape, elements=st.sampled_from([0, 1, VOID])))
-    cuts = [cut._replace(threshold=cuts[0].threshold) for cut in cuts]
-    expected = stack(count(apply(values, cut), target) for cut in cuts)
-    for found, by_hand in zip(_Group(cuts).count(_Image(values, target)), expected, strict=True):
+    candidates = [rules._replace(threshold=candidates[0].threshold) for rules in candidates]
+    expected = stack(count(apply(values, rules), target) for rules in candidates)
+    for found, by_hand in zip(_Group(candidates).count(_Image(values, target)), expected, strict=True):
         assert found.tolist() == by_hand.tolist()
 
 
 def test_nested_holes_are_counted_like_apply_fills_them():
-    # Rings in rings, beside noise: trees of many levels, which small drawn masks seldom have.
+    # Nested rings with noise: trees of many levels, which small random masks rarely have.
     rng = np.random.default_rng(0)
     rows, columns = np.ogrid[:61, :60]
     rings = (np.maximum(abs(rows - 30), abs(columns - 30)) % 4 < 2).astype(np.uint8)
     for share in (0.0, 0.02, 0.1, 0.4):
         mask = rings ^ (rng.random(rings.shape) < share).astype(np.uint8)
         target = rng.integers(0, 2, mask.shape).astype(np.uint8)
-        cuts = rule_variants(Rules(0.5, 0))
-        expected = stack(count(apply(mask * 255, cut), target) for cut in cuts)
-        for found, by_hand in zip(_Group(cuts).count(_Image(mask * 255, target)), expected, strict=True):
+        candidates = rule_variants(Rules(0.5, 0))
+        expected = stack(count(apply(mask * 255, rules), target) for rules in candidates)
+        for found, by_hand in zip(_Group(candidates).count(_Image(mask * 255, target)), expected, strict=True):
             assert found.tolist() == by_hand.tolist()
 
 
 def test_a_component_inside_a_removed_ring_is_counted_once():
-    # A block of 81 in a ring of 48 in a ring of 64, the border of the image: from 64 pixels on two of them are kept.
+    # A block of 81 in a ring of 48 in a ring of 64, the border of the image: a minimum of 64 pixels keeps two of them.
     mask = np.zeros((17, 17), np.uint8)
     for inset, width in ((0, 1), (2, 1), (4, 9)):
         mask[inset : 17 - inset, inset : 17 - inset] = 1
         if width == 1:
             mask[inset + 1 : 16 - inset, inset + 1 : 16 - inset] = 0
-    cuts = [Rules(0.5, 0, min_component=64), Rules(0.5, 0, min_component=64, fill_holes=True)]
-    counts = _Group(cuts).count(_Image(mask * 255, mask))
+    candidates = [Rules(0.5, 0, min_component=64), Rules(0.5, 0, min_component=64, fill_holes=True)]
+    counts = _Group(candidates).count(_Image(mask * 255, mask))
     assert counts.predicted.tolist() == [64 + 81, 17 * 17]
     assert counts.intersection.tolist() == [64 + 81, 64 + 48 + 81]
 
@@ -127,7 +127,7 @@ def test_filled_ring_by_hand():
 
 
 def test_a_pair_of_minimum_component_and_minimum_area_is_found():
-    # Four objects of 20 pixels with specks of 3 between them; on an empty image one ghost of 20.
+    # Four objects of 20 pixels with specks of 3 between them; on an empty image one false object of 20.
     objects = ("####.#.####", "####.#.####", "####.#.####", "####...####", "####...####", *["." * 11] * 2)
     specks = image(*objects, *objects, target=(*[row.replace(".#.", "...") for row in objects],) * 2)
     ghost = image(*["####......."] * 5, target=["." * 11] * 5)
@@ -148,17 +148,17 @@ def test_scores_equal_a_loop_with_apply_on_each_fold(name):
     for number in range(7):
         values = rng.choice(np.array([0, 90, 150, 240], np.uint8), (12, 13), p=[0.5, 0.1, 0.2, 0.2])
         images.append((values, (rng.random((12, 13)) < 0.4 * (number % 3)).astype(np.uint8), number % 2))
-    cuts = [Rules(0.5, 0), Rules(0.2, 0, min_component=3), Rules(0.5, 5)]
-    found = search_variants(images, metric, cuts)
+    candidates = [Rules(0.5, 0), Rules(0.2, 0, min_component=3), Rules(0.5, 5)]
+    found = search_variants(images, metric, candidates)
     for fold in found.folds.tolist():
         of_fold = [(values, target) for values, target, number in images if number == fold]
-        for cut in list(found.columns)[::7]:
-            scores = metric.scores(stack(count(apply(values, cut), target) for values, target in of_fold))
-            assert found.score(cut, [fold]) == pytest.approx(scores.mean(), abs=1e-12)
+        for rules in list(found.columns)[::7]:
+            scores = metric.scores(stack(count(apply(values, rules), target) for values, target in of_fold))
+            assert found.score(rules, [fold]) == pytest.approx(scores.mean(), abs=1e-12)
 
 
 def test_best_variant_of_some_folds_does_not_depend_on_the_others():
-    # Fold 0 wants holes filled, fold 1 has them open.
+    # The objects of fold 0 have no holes, those of fold 1 have.
     found = search_variants([image(*RING, target=DISC), image(*RING, fold=1)], DICE, [Rules(0.5, 0)])
     assert found.best(Rules(0.5, 0), [0])[0] == Rules(0.5, 0, fill_holes=True)
     assert found.best(Rules(0.5, 0), [1])[0] == Rules(0.5, 0)

@@ -1,4 +1,4 @@
-"""The end of a competition, simulated: cases whose answer is known, and a loop that plays it out."""
+"""Simulated public and private boards: cases with known results, and a reference loop."""
 
 import numpy as np
 import pytest
@@ -8,14 +8,14 @@ from pipeline.statistics import bootstrap
 from pipeline.statistics.shakeup import TooFewGroupsError, simulate, simulate_scores
 
 
-def play(scores, public_share, test_images, draws):
-    """Wrong and loss by a loop: draw a test set, shuffle it, cut it."""
+def simulate_by_loop(scores, public_share, test_images, draws):
+    """Rate of wrong choices and their loss by a loop: sample a test set, shuffle it, split it."""
     rng, wrong, loss = np.random.default_rng(1), [], []
     for _ in range(draws):
         test = rng.choice(scores.shape[1], test_images)
-        cut = round(public_share * test_images)
+        split = round(public_share * test_images)
         test = rng.permutation(test)
-        public, private = scores[:, test[:cut]].mean(axis=1), scores[:, test[cut:]].mean(axis=1)
+        public, private = scores[:, test[:split]].mean(axis=1), scores[:, test[split:]].mean(axis=1)
         lost = private.max() - private[public.argmax()]
         wrong.append(lost > 1e-12)
         loss.append(lost)
@@ -23,7 +23,7 @@ def play(scores, public_share, test_images, draws):
 
 
 def test_boards_of_one_image_each_by_hand():
-    # a is right on one image, b on the other; public and private part hold one of them each. The better of the two is
+    # a is right on one image, b on the other; each board has one of them. The better of the two is
     # always right, the public board's is right on every second private part.
     found = simulate(np.eye(2), public_share=0.5, test_images=2)
     assert found.public == pytest.approx([0.5, 0.5], abs=0.04)
@@ -38,7 +38,7 @@ def test_simulation_equals_a_loop():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(3, 30)) + rng.normal(size=30) + np.array([[0], [0.1], [0.2]])
     found = simulate(scores, public_share=0.3, test_images=20, draws=6000)
-    wrong, loss = play(scores, 0.3, 20, 6000)
+    wrong, loss = simulate_by_loop(scores, 0.3, 20, 6000)
     assert found.wrong == pytest.approx(wrong, abs=0.03)
     assert found.loss == pytest.approx(loss, abs=0.02)
 
@@ -52,7 +52,7 @@ def test_identical_candidates_have_no_wrong_choice():
 
 
 def test_candidates_of_equal_mean_are_chosen_by_chance():
-    # The same scores in four orders: the public part says nothing of the private one.
+    # The same scores in four orders: the public score says nothing about the private one.
     rng = np.random.default_rng(0)
     scores = np.stack([rng.permutation(np.linspace(0, 1, 400)) for _ in range(4)])
     found = simulate(scores, public_share=0.4, test_images=100)
@@ -62,7 +62,7 @@ def test_candidates_of_equal_mean_are_chosen_by_chance():
 
 def test_ties_on_the_public_board_are_broken_at_random():
     # On images 0 … 7 both are right; a alone is on image 8 and b on none more. A public part of one image shows both as
-    # equal 8 times of 9, and then b, which is never better, is named every second time.
+    # equal 8 times of 9, and then b, which is never better, is selected every second time.
     scores = np.array([[1.0] * 9, [1.0] * 8 + [0.0]])
     found = simulate(scores, public_share=0.5, test_images=2)
     assert found.wrong == pytest.approx(8 / 9 / 2 / 9, abs=0.015)
@@ -107,8 +107,8 @@ def test_a_larger_test_set_lowers_the_risk_of_a_wrong_choice():
 
 
 def test_public_share_determines_the_size_of_both_boards():
-    # The mean of n fair coins is ½ off by 1/(2·sqrt(n)), and so the better of a coin and its other side has ½ and
-    # sqrt(2/π) of that more: .518 for 500, .540 for 100.
+    # The mean of n fair coins is ½ off by 1/(2·sqrt(n)), and so the better of a coin and its inverse exceeds ½ by
+    # sqrt(2/π) of that: .518 for 500, .540 for 100.
     scores = np.stack([np.arange(100) % 2, 1 - np.arange(100) % 2])
     for share, private in ((1 / 6, 500), (5 / 6, 100)):
         found = simulate(scores, public_share=share, test_images=600)

@@ -10,7 +10,7 @@ from pipeline.postprocess.instances import components
 from pipeline.postprocess.shape import _merge_basins, split_by_shape
 
 VALUES = arrays(np.uint8, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.integers(0, 255))
-NECK = st.floats(0, 1)
+SADDLE_RATIO = st.floats(0, 1)
 THRESHOLD = st.integers(1, 255).map(lambda k: (k - 0.5) / 255)
 
 
@@ -20,19 +20,19 @@ def discs(shape, *places):
     return np.any(union, axis=0).astype(np.uint8) * 255
 
 
-def bone(neck, length=40, radius=20):
-    """Two discs with a bar of a height of `neck` pixels between them."""
+def dumbbell(bar, length=40, radius=20):
+    """Two discs with a bar of `bar` pixels in height between them."""
     values = discs((61, 121), (30, 30, radius), (30, 30 + length + radius, radius))
-    values[30 - neck // 2 : 30 + neck // 2 + 1, 30 : 30 + length + radius] = 255
+    values[30 - bar // 2 : 30 + bar // 2 + 1, 30 : 30 + length + radius] = 255
     return values
 
 
 @settings(max_examples=150, deadline=None)
-@given(VALUES, THRESHOLD, NECK)
-def test_instances_partition_the_mask(values, threshold, neck):
-    labels, whole = split_by_shape(values, threshold, neck), components(values, threshold)
+@given(VALUES, THRESHOLD, SADDLE_RATIO)
+def test_instances_partition_the_mask(values, threshold, ratio):
+    labels, whole = split_by_shape(values, threshold, ratio), components(values, threshold)
     assert np.array_equal(labels > 0, values > 255 * threshold)
-    for number in range(1, labels.max() + 1):  # each is one piece, in one component
+    for number in range(1, labels.max() + 1):  # each instance is connected, and inside one component
         assert components((labels == number).astype(np.uint8) * 255, 0.5).max() == 1
         assert len(np.unique(whole[labels == number])) == 1
 
@@ -44,9 +44,9 @@ def test_a_saddle_ratio_of_0_gives_connected_components(values, threshold):
 
 
 @settings(max_examples=80, deadline=None)
-@given(VALUES, THRESHOLD, NECK, NECK)
+@given(VALUES, THRESHOLD, SADDLE_RATIO, SADDLE_RATIO)
 def test_a_larger_saddle_ratio_separates_more(values, threshold, one, other):
-    few, many = (split_by_shape(values, threshold, neck) for neck in sorted((one, other)))
+    few, many = (split_by_shape(values, threshold, ratio) for ratio in sorted((one, other)))
     pairs = set(zip(many.ravel().tolist(), few.ravel().tolist(), strict=True))
     assert len(pairs) == many.max() + (few == 0).any()  # each of the many lies in one of the few
 
@@ -68,9 +68,9 @@ def test_separation_does_not_depend_on_object_size(scale):
 
 
 def test_a_narrow_bar_between_discs_is_separated():
-    # Depths near 20 in the discs; of a bar 21 pixels high, near 11: a share of .55 or so.
-    assert split_by_shape(bone(21), 0.5, 0.7).max() == 2
-    assert split_by_shape(bone(21), 0.5, 0.4).max() == 1
+    # The distance transform is about 20 in the discs and 11 in a bar of 21 pixels: a saddle ratio of .55.
+    assert split_by_shape(dumbbell(21), 0.5, 0.7).max() == 2
+    assert split_by_shape(dumbbell(21), 0.5, 0.4).max() == 1
 
 
 def test_a_disc_and_an_ellipse_are_not_separated():
@@ -82,7 +82,7 @@ def test_a_disc_and_an_ellipse_are_not_separated():
 
 def test_a_speck_beside_a_large_object_is_an_object():
     values = discs((40, 40), (20, 20, 12))
-    values[20, 34] = 255  # the smoothed depth between them is above its own
+    values[20, 34] = 255  # the smoothed distance between them is above its own
     assert split_by_shape(values, 0.5, 0.9).max() == 2
     assert split_by_shape(values, 0.5, 0.9, min_area=2).max() == 1
 
@@ -94,9 +94,9 @@ def test_a_full_mask_is_one_instance_and_an_empty_one_none():
 
 def test_basins_are_merged_at_the_highest_saddle_first():
     basins = np.array([[1, 1, 2, 2, 3]])
-    depth = np.array([[10, 5.5, 6, 5.45, 8]])
-    # Both passes of the middle basin are above .9 of its 6. It goes where the pass is higher; after that the lower pass
-    # parts two summits of 10 and 8.
-    labels = _merge_basins(basins, depth, 0.9)
+    distance = np.array([[10, 5.5, 6, 5.45, 8]])
+    # Both saddles of the middle basin are above .9 of its peak of 6. It is merged at the higher saddle; after that the
+    # lower saddle separates two peaks of 10 and 8.
+    labels = _merge_basins(basins, distance, 0.9)
     assert len(set(labels[0, :4])) == 1
     assert labels[0, 4] != labels[0, 0]

@@ -1,4 +1,4 @@
-"""The browser that tests open the report in. `python -m tests.browser`, which `make test` runs, gets one."""
+"""The browser for tests of the report. `python -m tests.browser`, which `make test` runs, installs one."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ MISSING = (
 
 
 def find_browser() -> str | None:
-    """The path of a Chromium that starts: what CHROMIUM names, one of the system, or playwright's own."""
+    """The path of a Chromium that starts: that of CHROMIUM, of the system, or of playwright."""
     candidates = [os.environ.get("CHROMIUM"), *map(shutil.which, NAMES), _playwrights_own()]
     return next((path for path in candidates if path and _starts(path)), None)
 
@@ -29,7 +29,7 @@ def _playwrights_own() -> str | None:
 
 
 def _starts(path: str) -> bool:
-    """Whether a program runs: a downloaded browser lacks libraries on a bare system."""
+    """Whether a program starts: a downloaded browser may lack libraries of the system."""
     try:
         return subprocess.run([path, "--version"], capture_output=True, timeout=60).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
@@ -37,7 +37,7 @@ def _starts(path: str) -> bool:
 
 
 def get_browser() -> str:
-    """The path of a browser; gets playwright's own, or the system's package where that is permitted.
+    """The path of a browser; installs that of playwright, or the system's package if permitted.
 
     Raises:
         SystemExit: if neither is possible, with what to install.
@@ -50,23 +50,23 @@ def get_browser() -> str:
 
 
 def _nothing() -> None:
-    """What is there already."""
+    """Install nothing."""
 
 
 def _download() -> None:
-    """Playwright's own, without the system's libraries; offline it gives up within a minute."""
+    """Download playwright's browser without system libraries; offline this fails within a minute."""
     _run([sys.executable, "-m", "playwright", "install", "chromium"], PLAYWRIGHT_DOWNLOAD_CONNECTION_TIMEOUT="8000")
 
 
 def _install() -> None:
-    """The system's package: on Debian and Ubuntu, as root."""
+    """Install the system's package: on Debian and Ubuntu, as root."""
     if shutil.which("apt-get") and getattr(os, "geteuid", lambda: 1)() == 0:
         _run(["apt-get", "update"])
         _run(["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES], DEBIAN_FRONTEND="noninteractive")
 
 
 def _run(command: list[str], **variables: str) -> None:
-    """A command whose failure is no error: whether there is a browser now, is looked at after it."""
+    """Run a command; a failure is ignored, because the caller checks for a browser afterwards."""
     print(f"no Chromium yet: {' '.join(command)}", flush=True)
     subprocess.run(command, env=os.environ | variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

@@ -1,9 +1,9 @@
-"""Fixtures: a tiny competition on disk, with sharp edges, and a config that trains on it in seconds."""
+"""Fixtures: a tiny competition on disk, and a config that trains on it in seconds."""
 
 import os
 import shutil
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for the network
+os.environ["HF_HUB_OFFLINE"] = "1"  # tests must not use the network
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline import rle
 from pipeline.competition import Competition
 
-torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+torch.set_num_threads(1)  # more threads are slower for tiny tensors
 
 CARD = """
 name = "tiny"
@@ -67,7 +67,7 @@ lr = 1e-3
 
 
 def draw(rng: np.random.Generator, height: int, width: int, empty: bool) -> tuple[np.ndarray, np.ndarray]:
-    """A grey image with a bright disc, and the disc as mask; no disc if `empty`."""
+    """A grey image with a bright disc, and its mask; no disc if `empty`."""
     image = rng.integers(40, 120, (height, width)).astype(np.uint8)
     mask = np.zeros((height, width), dtype=np.uint8)
     if not empty:
@@ -85,7 +85,7 @@ def write_tiny(root: Path, train: int = 18, test: int = 5, size: tuple[int, int]
     for part, number in (("train", train), ("test", test)):
         (root / part / "images").mkdir(parents=True)
         for place in range(number):
-            # Coverage must not rise with the id: any sort would look stratified.
+            # Coverage must not increase with the id, or every sort by id would look stratified.
             image_id = f"{(place * 7919) % 1000:04}"
             image, mask = draw(rng, *size, empty=place % 3 == 0)
             Image.fromarray(image).save(root / part / "images" / f"{image_id}.png")
@@ -123,7 +123,7 @@ def card(tiny: Path) -> Competition:
 
 @pytest.fixture
 def edit(tiny: Path) -> Callable[[str, str, str], None]:
-    """Replace text in a file of the tiny competition; the text must be there."""
+    """Replace text in a file of the tiny competition; the text must exist."""
 
     def replace(name: str, old: str, new: str) -> None:
         path = tiny / name

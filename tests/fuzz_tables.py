@@ -1,4 +1,4 @@
-"""Mutated training tables: what is read is what was written, or it is refused."""
+"""Mutated training tables: they are read as written, or refused."""
 
 import csv
 import io
@@ -28,13 +28,13 @@ CARD = Competition.model_validate(
 
 
 def fuzz_table(rng: np.random.Generator, folder: Path) -> str:
-    """A training table with mutations, read as every stage reads it.
+    """Read a mutated training table as every stage does.
 
-    Ways of writing that mean the same must read as the same table. Any other change must leave masks that lie inside
-    their images.
+    Equivalent ways of writing a table must give the same index. After any other change, masks must lie inside their
+    images.
 
     Raises:
-        AssertionError: if the index does not hold what the table said.
+        AssertionError: if the index differs from the table.
     """
     table = _table(rng)
     for image_id, *_ in table[1:]:
@@ -70,10 +70,10 @@ def _write_image(path: Path) -> None:
 
 
 def _written(rng: np.random.Generator, table: Table) -> bytes:
-    """The table as a CSV, in one of the ways that programs write one."""
+    """The table as a CSV, in one of several ways of writing it."""
     order = rng.permutation(3)
     rows = [[row[place] for place in order] for row in table]
-    if rng.random() < 0.3:  # a column that nobody asked for
+    if rng.random() < 0.3:  # an additional column
         name = rng.choice(["notes", "fold", "path", "box", "image_id", "coverage", "line", "label", "group"])
         rows = [[*row, "x" if number else str(name)] for number, row in enumerate(rows)]
     if rng.random() < 0.2:

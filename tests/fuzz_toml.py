@@ -19,7 +19,7 @@ ODD_VALUES = [
 
 @cache
 def texts() -> tuple[tuple[str, str], ...]:
-    """Kind ("config" or "card") and text of every file that ships."""
+    """Kind ("config" or "card") and text of every shipped file."""
     configs = sorted((PROJECT / "configs").glob("*.toml"))
     cards = [*sorted((PROJECT / "pipeline" / "competitions").glob("*.toml")), PROJECT / "docs" / "card.toml"]
     return tuple(
@@ -30,7 +30,7 @@ def texts() -> tuple[tuple[str, str], ...]:
 
 
 def fuzz_toml(rng: np.random.Generator, folder: Path) -> str:
-    """A file that ships with one to three mutations; a config that loads is checked as every stage checks it."""
+    """A shipped file with one to three mutations; a config that loads is checked as in every stage."""
     kind, text = texts()[rng.integers(len(texts()))]
     data = text.encode()
     for _ in range(rng.integers(1, 4)):
@@ -45,7 +45,7 @@ def fuzz_toml(rng: np.random.Generator, folder: Path) -> str:
 
 
 def _odd_value(rng: np.random.Generator, data: bytes) -> bytes:
-    """Another value behind one of the equals signs."""
+    """Another value after one of the equals signs."""
     lines = data.decode(errors="replace").splitlines()
     places = [number for number, line in enumerate(lines) if "=" in line and not line.lstrip().startswith("#")]
     if not places:
@@ -57,7 +57,7 @@ def _odd_value(rng: np.random.Generator, data: bytes) -> bytes:
 
 
 def _enabled(rng: np.random.Generator, data: bytes) -> bytes:
-    """A line that was commented out."""
+    """A commented line is enabled."""
     lines = data.decode(errors="replace").splitlines()
     places = [number for number, line in enumerate(lines) if line.startswith("# ") and ("=" in line or "[" in line)]
     if places:
@@ -76,7 +76,7 @@ def _misspelt(rng: np.random.Generator, data: bytes) -> bytes:
 
 
 def _other_line(rng: np.random.Generator, data: bytes) -> bytes:
-    """A line of any file that ships, in a place of its own."""
+    """A line of any shipped file is inserted."""
     donor = texts()[rng.integers(len(texts()))][1].splitlines()
     lines = data.decode(errors="replace").splitlines()
     lines.insert(rng.integers(len(lines) + 1), donor[rng.integers(len(donor))])

@@ -4,9 +4,9 @@
     python -m tests.fuzzing --seconds 60 --seed 0
     python -m tests.fuzzing --case toml:17        # one case again, with its traceback
 
-A case is a target and a number; the number seeds everything random in it, so that a failure can be repeated. A case
-passes if the file reads (where the mutation cannot have changed what it says: as before), or if it is refused with a
-ValueError or OSError whose message is one line of at most 300 characters.
+A case is a target and a number; the number is the seed of the case, so that a failure can be repeated. A case passes if
+the file is read (as before, if the mutation did not change its content), or if it is refused with a ValueError or
+OSError with a message of one line and at most 300 characters.
 """
 
 import argparse
@@ -42,11 +42,11 @@ def run_case(name: str, number: int, folder: Path) -> str:
     """
     rng = np.random.default_rng([list(TARGETS).index(name), number])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged files: what their libraries say is not tested here
+        warnings.simplefilter("ignore")  # the libraries' warnings about damaged files are not tested here
         try:
             return TARGETS[name](rng, folder)
         except UnicodeError:
-            raise  # a ValueError, and no message of ours
+            raise  # a ValueError without a message of the pipeline
         except (ValueError, OSError) as error:
             message = str(error).replace(str(folder), "")
     check_message(message)
@@ -54,7 +54,7 @@ def run_case(name: str, number: int, folder: Path) -> str:
 
 
 def check_message(message: str) -> None:
-    """A refusal is one line, and short.
+    """Check that an error message is one short line.
 
     Raises:
         AssertionError: if it is not.
@@ -65,7 +65,7 @@ def check_message(message: str) -> None:
 
 
 def cases(seed: int) -> Iterator[tuple[str, int]]:
-    """Endless (target, number), the targets in turn."""
+    """An endless sequence of (target, number), with alternating targets."""
     for number in count(seed * 1_000_000):
         for name in TARGETS:
             yield name, number

@@ -4,7 +4,7 @@ A file operation changes a file below the current folder: open for writing, flus
 that is stopped while it flushes a file leaves half of that file.
 
 `python -m tests.interrupted` imports the pipeline once, reads requests from its input and forks for each, so a command
-starts in milliseconds and several start at the same moment.
+starts in milliseconds and several commands can start at the same time.
 """
 
 import functools

@@ -15,7 +15,7 @@ ETAG = '"1"'
 
 
 class Fault(NamedTuple):
-    """An answer that replaces the right one."""
+    """A response that replaces the correct one."""
 
     status: int = 200
     message: str = ""
@@ -36,7 +36,7 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
 class Kaggle:
     """The state of the mock Kaggle, and the calls that it received.
 
-    Each call is noted in `calls`. `faults[call]` are answered first, one per call; so are "download", "put" (of
+    Each call is recorded in `calls`. `faults[call]` are returned first, one per call; so are "download", "put" (of
     uploaded bytes) and "output" (of a notebook).
     """
 

@@ -1,7 +1,7 @@
-"""Every competition in miniature: a few small images in its layout, with masks that are known.
+"""Every competition in miniature: a few small images in its layout, with known masks.
 
-What is drawn and written here shares nothing with `pipeline`: the texts are made by plain loops from a table of what
-Kaggle says, and files are written by the libraries themselves. So a card that is read wrongly does not agree with it.
+This module shares no code with `pipeline`: RLE texts are encoded by plain loops as documented by Kaggle, and files are
+written by their libraries. So an error in a card or in its reading is detected.
 """
 
 import base64
@@ -20,7 +20,7 @@ from pycocotools import mask as coco
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-SHAPE = (32, 40)  # not square, so that a transposed mask shows
+SHAPE = (32, 40)  # not square, so that transposition is detected
 Row = tuple[str, ...]
 
 
@@ -44,7 +44,7 @@ def runs_of(mask: np.ndarray, order: str) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Text:
-    """How a competition writes masks."""
+    """The text form of a competition's masks."""
 
     order: str = "column"
     relative: bool = False
@@ -72,7 +72,7 @@ class Text:
 
 
 class CocoText:
-    """Masks as COCO's own library writes them, deflated, in base64."""
+    """Masks encoded by COCO's library, deflated, in base64."""
 
     empty = ""
 
@@ -83,7 +83,7 @@ class CocoText:
     def read(self, text: str, shape: tuple[int, int]) -> np.ndarray:
         if not text:
             return np.zeros(shape, dtype=np.uint8)
-        with warnings.catch_warnings(action="ignore"):  # of the library itself, about numpy 2
+        with warnings.catch_warnings(action="ignore"):  # the library's warnings about numpy 2
             return coco.decode({"size": list(shape), "counts": zlib.decompress(base64.b64decode(text))})
 
 
@@ -147,7 +147,7 @@ def write_dicom(path, stored, *, slope=None, intercept=0, inverted=False, bits=1
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one competition keeps things, and what its CSVs look like.
+    """The files of one competition and the format of its CSVs.
 
     Args:
         ids: of a training or test image, by its number.
@@ -173,8 +173,8 @@ class Layout:
     write_mask: Callable[[Path, np.ndarray], None] = lambda path, masks: write_grey(path, masks[0] * 255)
     classes: int = 1
     objects: int = 0  # of an image, where each has a row of its own
-    cells: bool = False  # an image's objects share a row, each with a class and a confidence
-    volumes: bool = False  # scored as volumes: the solution tells the slices' sizes
+    cells: bool = False  # the objects of an image share a row, each with a class and a confidence
+    volumes: bool = False  # scored as volumes: the solution has the sizes of the slices
     shape: tuple[int, int] = SHAPE
     scored: tuple[int, int] | None = None  # size of submitted masks
     more: Callable[[Path, list[str]], None] = lambda root, ids: None  # further files, by the ids of training images
@@ -192,7 +192,7 @@ def rows_per_class(names: str, id_separator: str) -> Callable[[str, np.ndarray, 
 
 
 def filled_rows(image_id: str, masks: np.ndarray, text: Text) -> list[Row]:
-    """Severstal's later shape: a row for each class that is there, and none for an image without."""
+    """Severstal's later format: a row for each class that is present, and none for an image without a mask."""
     return [(image_id, str(number), text.write(mask)) for number, mask in enumerate(masks, start=1) if mask.any()]
 
 
@@ -210,12 +210,12 @@ def organs(image_id: str, masks: np.ndarray, text: Text) -> list[Row]:
 
 
 def one_each(image_id: str, masks: np.ndarray, text: Text) -> list[Row]:
-    """A row for each object: each class that was drawn is one here."""
+    """A row for each object; here each class is one object."""
     return [(image_id, text.write(mask)) for mask in masks if mask.any()] or [(image_id, text.empty)]
 
 
 def outlines(image_id: str, masks: np.ndarray, text: CocoText) -> list[str]:
-    """A line of polygons.jsonl: each object's outline, beside one of something else."""
+    """A line of polygons.jsonl: the outline of each object, and one of another type."""
     objects = [cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0] for mask in masks if mask.any()]
     found = [{"type": "blood_vessel", "coordinates": [ring[:, 0].tolist() for ring in rings]} for rings in objects]
     other = {"type": "glomerulus", "coordinates": [[[0, 0], [9, 0], [9, 9]]]}
@@ -223,7 +223,7 @@ def outlines(image_id: str, masks: np.ndarray, text: CocoText) -> list[str]:
 
 
 def tiles(root: Path, ids: list[str]) -> None:
-    """Which slide each tile is from; and a tile that nobody labelled."""
+    """The slide of each tile, and a tile without labels."""
     _write_csv(root / "tile_meta.csv", ("id", "source_wsi"), [(i, str(n // 3)) for n, i in enumerate([*ids, "none"])])
     _write(root / "train/none.tif", write_colour, np.zeros(SHAPE, dtype=np.uint8))
 
@@ -395,14 +395,14 @@ LAYOUTS = {
 
 
 def write_miniature(slug: str, root: Path, train: int = 12, test: int = 4) -> dict[str, np.ndarray]:
-    """The files of a competition below a folder; returns the masks (C, H, W) of every training image, by id."""
+    """Write the files of a competition into a folder; returns the masks (C, H, W) of every training image, by id."""
     layout, known = LAYOUTS[slug], {}
     tables = {"train": [], "sample": [], "solution": []}
     for part, first, count in (("train", 0, train), ("test", 100, test)):
         for number in range(first, first + count):
             image_id, (image, masks) = layout.ids(number), draw(number, layout.objects or layout.classes, layout.shape)
             if layout.objects:
-                masks[1:] &= masks[:-1].cumsum(axis=0) == 0  # none covers another
+                masks[1:] &= masks[:-1].cumsum(axis=0) == 0  # classes do not overlap
             _write(root / layout.image(part, image_id), layout.write, image)
             if part == "train":
                 known[image_id] = masks

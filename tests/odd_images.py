@@ -20,11 +20,11 @@ from pydicom.uid import RLELossless
 from tests.miniatures import write_dicom
 
 HEIGHT, WIDTH = 33, 47
-TURNED = 6  # an orientation of EXIF: stored a quarter turn to the left of what is seen
+TURNED = 6  # EXIF orientation: stored rotated by 90° to the left
 
 
 def scene(channels: int = 1, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
-    """A slope under a disc and some noise, (H, W, channels), over the whole range of a dtype."""
+    """A gradient with a disc and noise, (H, W, channels), over the whole range of a dtype."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     grey = 0.3 + 0.3 * rows / HEIGHT + 0.3 * ((rows - 16) ** 2 + (columns - 20) ** 2 < 90)
@@ -47,9 +47,9 @@ class OddImage(NamedTuple):
 
     Args:
         name: of the file.
-        write: puts it at a path.
-        pixels: that come back, (H, W, C); None of a format that loses some.
-        slice: of a volume, whose path lies below the file.
+        write: writes it to a path.
+        pixels: the expected pixels, (H, W, C); None for a lossy format.
+        slice: of a volume, whose path is below the file.
     """
 
     name: str
@@ -58,7 +58,7 @@ class OddImage(NamedTuple):
     slice: str | None = None
 
     def path(self, folder: Path) -> Path:
-        """Where it is read, in a folder."""
+        """The path to read, in a folder."""
         return folder / self.name / self.slice if self.slice else folder / self.name
 
 
@@ -74,7 +74,7 @@ def by_pillow(name: str, pixels: np.ndarray, *, lossy: bool = False, came: np.nd
 
 
 def turned(name: str, **options) -> OddImage:
-    """Stored a quarter turn to the left, with the orientation that turns it back."""
+    """Stored rotated by 90° to the left, with the EXIF orientation."""
 
     def write(path: Path) -> None:
         exif = Image.Exif()
@@ -135,7 +135,7 @@ def by_nibabel(name: str, pixels: np.ndarray, slice: str = "001") -> OddImage:
 
 
 def write_deep_png(path: Path, pixels: np.ndarray, colour: int) -> None:
-    """A PNG of sixteen bits, (H, W, C), as its specification has it; colour: 0 grey, 2 RGB, 4 and 6 with alpha."""
+    """Write a PNG of 16 bits, (H, W, C), as specified; colour: 0 grey, 2 RGB, 4 and 6 with alpha."""
     height, width, _ = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
@@ -143,7 +143,7 @@ def write_deep_png(path: Path, pixels: np.ndarray, colour: int) -> None:
 
 
 def write_png(path: Path, *chunks: tuple[bytes, bytes]) -> None:
-    """A PNG of these chunks, and the one that ends it."""
+    """Write a PNG of these chunks and the final one."""
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*part) for part in (*chunks, (b"IEND", b""))))
 
 
@@ -236,14 +236,14 @@ ODD = {
 
 
 def write(name: str, folder: Path) -> Path:
-    """Write one of `ODD`; returns where it is read."""
+    """Write one of `ODD`; returns the path to read."""
     odd = ODD[name]
     odd.write(folder / name)
     return odd.path(folder)
 
 
 def truncations(content: bytes, count: int = 20, seed: int = 0) -> Iterator[bytes]:
-    """A file's contents without its end: without a few bytes, half, nearly all, and at random places."""
+    """Truncated contents of a file: by a few bytes, by half, by nearly all, and at random positions."""
     rng = np.random.default_rng((seed, len(content)))
     kept = [len(content) - lost for lost in (1, 2, 3, 4, 5, 8, 9, 12, 16, 20)]
     kept += [0, 1, len(content) // 2, len(content) * 9 // 10]
@@ -252,7 +252,7 @@ def truncations(content: bytes, count: int = 20, seed: int = 0) -> Iterator[byte
 
 
 def mutations(content: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
-    """A file's contents with some bytes changed, left out, added or moved; half of them near its start."""
+    """Contents of a file with some bytes changed, removed, added or moved; half of them near the start."""
     rng = np.random.default_rng((seed, len(content)))
     for number in range(count):
         changed = bytearray(content)

@@ -1,8 +1,8 @@
-"""Odd label files, each with the mask that is right or the line that refuses it.
+"""Unusual label files, each with the expected mask or the expected error.
 
-Every case is a competition of two images of 6×9 pixels, `a` and `b`: `lay_out` writes it, and a test or a fuzzer reads
-it as any other. Files are written by the libraries themselves, and masks are pictures in text: nothing here is read or
-drawn by `pipeline`.
+Every case is a competition of two images of 6×9 pixels, `a` and `b`: `lay_out` writes it, and a test or the fuzzer
+reads it like any other. Files are written by their libraries, and masks are pictures in text: this module uses no
+function of `pipeline` to read or write.
 """
 
 import json
@@ -20,7 +20,7 @@ VOID, VOID_OBJECT = 255, -1
 
 
 def picture(*rows: str) -> np.ndarray:
-    """Digits are themselves, a point is 0, V is void among objects."""
+    """An array from text: digits are labels, a point is 0, V is void."""
     return np.array([[{".": 0, "V": VOID_OBJECT}.get(sign, sign) for sign in row] for row in rows], dtype=np.int32)
 
 
@@ -43,13 +43,13 @@ class Odd:
     """One case.
 
     Args:
-        write: the label files, into the competition's folder.
+        write: writes the label files into the competition's folder.
         files: lines of the card's [files] that name them.
         top: lines above the card's tables.
         masks: lines of the card's [masks].
         objects: of `a`, (6, 9) numbers; VOID_OBJECT where void.
         mask: of `a`, (6, 9), or (6, 9, C) of several classes; 255 where void.
-        refused: a regular expression for the one line, where it is no valid label.
+        refused: a regular expression for the error, if the label is invalid.
     """
 
     name: str
@@ -86,7 +86,7 @@ def lay_out(odd: Odd, folder: Path) -> Path:
 
 
 def saved(pixels: np.ndarray, suffix: str = ".png", *, colours: np.ndarray | None = None) -> Callable[[Path], None]:
-    """Both images' masks in a file each: that of `a`, and an empty one."""
+    """A mask file per image: that of `a`, and an empty one."""
 
     def write(root: Path) -> None:
         (root / "masks").mkdir()
@@ -315,11 +315,11 @@ MASK_IMAGES = [
 
 BOX = [1, 1, 4, 1, 4, 3, 1, 3]  # x, y, …: columns 1 to 3 of rows 1 and 2, as in SQUARE
 SQUARE_COUNTS = [7, 2, 4, 2, 4, 2, 33]  # by columns of six pixels
-SQUARE_LETTERS = "724000m0"  # the same, from the fourth on as differences
+SQUARE_LETTERS = "724000m0"  # the same; from the fourth on, differences
 
 
 def coco(*annotations: dict[str, Any], encoding: str = "utf-8", text: str | None = None, **changes: Any) -> Callable:
-    """annotations.json of both images, with these of `a` (image 7)."""
+    """annotations.json of both images, with these annotations of `a` (image 7)."""
     content = {
         "images": [
             {"id": 7, "file_name": "a.png", "height": HEIGHT, "width": WIDTH},
@@ -336,7 +336,7 @@ def coco(*annotations: dict[str, Any], encoding: str = "utf-8", text: str | None
 
 
 def named(first: str, second: str = "b.png", **of_first: Any) -> dict[str, Any]:
-    """The entries of images by other names."""
+    """The entries of images with other file names."""
     size = {"height": HEIGHT, "width": WIDTH}
     images = [{"id": 7, "file_name": first, **size, **of_first}, {"id": 9, "file_name": second, **size}]
     return {"images": images}
@@ -483,7 +483,7 @@ COCO_FILES = [
 
 # ---------------------------------------------------------------------------------------------- outlines in lines
 
-RING = [[1, 1], [3, 1], [3, 2], [1, 2]]  # its own pixels belong to it
+RING = [[1, 1], [3, 1], [3, 2], [1, 2]]  # the outline's pixels belong to the object
 LINES = {"files": 'train_polygons = "lines.jsonl"'}
 
 

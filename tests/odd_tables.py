@@ -1,7 +1,7 @@
-"""Competitions whose tables and names are odd: each a plain one with one change, and what is right for it.
+"""Competitions with unusual tables and names: a plain one with one change each, and the expected result.
 
-What is written here shares nothing with `pipeline`. `ODD` names the layouts; `write(name, folder)` writes one and says
-what must come of it: the plain competition as it is, a part of it, or one line with certain words.
+This module shares no code with `pipeline`. `ODD` has the layouts by name; `write(name, folder)` writes one and returns
+the expected result: the plain competition, a part of it, or an error.
 """
 
 import os
@@ -14,7 +14,16 @@ import numpy as np
 from PIL import Image
 
 HEIGHT, WIDTH = 8, 10
-IDS = ("im00", "im01", "im02", "caf\u00e9", "007", "im05", "im06", "im07")  # composed; and zeros that must stay
+IDS = (
+    "im00",
+    "im01",
+    "im02",
+    "caf\u00e9",
+    "007",
+    "im05",
+    "im06",
+    "im07",
+)  # a composed character, and leading zeros that must be kept
 TEST = ("te00", "te01", "caf\u00e9_t")
 GROUPS = ("a", "a", "b", "b", "c", "c", "d", "d")
 
@@ -55,9 +64,9 @@ class Layout:
         images, masks: pixels by path below the folder.
         card: lines of the card by table; "" are those before the first.
         ids: training ids that are expected to be read.
-        empty: those of them whose masks are expected to be empty, beside those that are.
-        extra: what else is to be written, by path.
-        after: called with the folder once all is written.
+        empty: those of them whose masks are expected to be empty, in addition to those that are.
+        extra: further files, by path.
+        after: called with the folder after writing.
     """
 
     train: list[list[str]] | None
@@ -72,7 +81,7 @@ class Layout:
     encode: Callable[[str, str], bytes] = lambda name, text: text.encode()  # of a table, by its name
 
     def write(self, folder: Path) -> Path:
-        """Write all below a folder; returns the card's path."""
+        """Write all files into a folder; returns the card's path."""
         tables = {"train.csv": self.train, "sample_submission.csv": self.sample, "meta.csv": self.meta}
         for name, rows in tables.items():
             if rows is not None:
@@ -129,7 +138,7 @@ class Odd:
 
     Attributes:
         change: of the plain layout.
-        says: a regular expression for the line that refuses it; None: it is read, and as the layout says.
+        says: a regular expression for the error; None: it is read as the layout defines.
     """
 
     change: Callable[[Layout], None]
@@ -150,7 +159,7 @@ def odd(says: str | None = None) -> Callable[[Callable[[Layout], None]], Callabl
 
 
 def write(name: str, folder: Path) -> tuple[Layout, str | None]:
-    """Write the layout of that name; returns it, and what refuses it."""
+    """Write the layout of that name; returns it and the expected error."""
     layout, each = plain(), ODD[name]
     each.change(layout)
     layout.write(folder)
@@ -357,7 +366,7 @@ def an_image_without_a_row(layout):
     layout.images["train/new.png"] = image_of(9)
 
 
-@odd()  # which is not predicted, and said where that is
+@odd()  # which is not predicted, and reported
 def a_test_image_without_a_row(layout):
     layout.images["test/new.png"] = image_of(9)
 
@@ -560,7 +569,7 @@ def an_id_that_repeats_but_for_blanks(layout):
     layout.train.append(["im00 ", ""])
 
 
-# What a column of a competition could be called, and one of the pipeline's tables is called.
+# Names of columns of the pipeline's tables that a competition's column may have too.
 OWN = [
     "image_id",
     "path",

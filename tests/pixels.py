@@ -6,7 +6,7 @@ SURE = 50.0  # a logit whose sigmoid is 0 or 1 in float32
 
 
 def row(*values: float) -> torch.Tensor:
-    """One image of one channel and one row of pixels."""
+    """One image of one channel and one row of pixels, (1, 1, 1, W)."""
     return torch.tensor([[[values]]], dtype=torch.float32)
 
 

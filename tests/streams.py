@@ -1,4 +1,4 @@
-"""Images one after the other, as a search is given them."""
+"""Streams of images for the tests of a search."""
 
 import weakref
 
@@ -25,7 +25,7 @@ def search_variants(images, metric, rules):
 
 
 def images_let_go():
-    """Eight images, each of which must be held by nobody once the next is asked for."""
+    """Eight images; checks that each is freed when the next one is requested."""
     alive = []
     for number in range(8):
         values = np.full((4, 4), 30 * number, np.uint8)

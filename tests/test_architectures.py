@@ -1,4 +1,4 @@
-"""Every architecture: any size, saved and loaded, exported, overfitted, trained; what would be ignored is refused."""
+"""Every architecture: image sizes, checkpoints, export, overfitting, training, and refused options."""
 
 import json
 import math
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 DATA = Path(__file__).parent / "data"
 WIDTHS = (16, 16, 8, 8, 8)
 
-# The smallest encoder that meets each demand; OTHERWISE meets the rest.
+# The smallest encoder that meets each requirement; OTHERWISE meets the others.
 SMALLEST = {"cascade": "tu-test_byobnet", "dpt": "tu-test_vit"}
 OTHERWISE = "tu-test_efficientnet"
 
@@ -54,7 +54,7 @@ def build(arch: str, *, seed: int = 0, **choices) -> nn.Module:
 
 
 def stir(model: nn.Module, seed: int) -> nn.Module:
-    """Batch statistics of their own, and random numbers for what starts from 0: nothing is silent by birth."""
+    """Set random batch statistics and random values for weights that start at 0, so that every layer has an effect."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -141,7 +141,7 @@ def test_onnx_gives_the_same_logits_up_to_rounding(arch, choices):
 
 
 class Fit(NamedTuple):
-    """How an architecture learns four images by heart in few seconds."""
+    """Settings with which an architecture overfits four images in a few seconds."""
 
     lr: float = 1e-2
     side: int = 64  # pixels to which the images are scaled
@@ -150,13 +150,13 @@ class Fit(NamedTuple):
 
 
 FITS = {
-    # One score per 32×32 pixels, enlarged: in an image this large, a nucleus is four scores wide.
+    # One score per 32×32 pixels, upsampled: in an image of this size a nucleus is four scores wide.
     "fcn32s": Fit(side=160),
     "fcn16s": Fit(side=96),
     "deeplabv3_aspp": Fit(side=96, choices={"output_stride": 8}),
     "deeplabv3_cascade": Fit(lr=5e-3, side=96, choices={"output_stride": 8}),
     "upernet": Fit(lr=3e-3),
-    "dpt": Fit(lr=1e-4, choices={"encoder": "tu-test_vit2"}),  # at more, a transformer's loss leaps
+    "dpt": Fit(lr=1e-4, choices={"encoder": "tu-test_vit2"}),  # a transformer diverges at larger rates
 }
 
 
@@ -174,7 +174,7 @@ def nuclei(side: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def dice_in_use(model: nn.Module, images: torch.Tensor, masks: torch.Tensor) -> float:
-    """Mean Dice at threshold .5 of the model as it predicts: batch norms use what they remember."""
+    """Mean Dice at threshold .5 in evaluation mode, with the running statistics of batch norm."""
     predicted = (model.eval()(images) >= 0).to(torch.uint8).numpy()
     model.train()
     return pixel_metric("mean_dice").scores(stack(map(count, predicted, masks.numpy()))).mean()
@@ -189,7 +189,7 @@ def test_each_architecture_overfits_four_real_images(arch):
     model = build_model(choices_for(arch, **fit.choices)).train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 0.3  # what it remembers is then a few steps old, and not some tens
+            module.momentum = 0.3  # running statistics over a few steps instead of tens
     optimizer = torch.optim.Adam(model.parameters(), fit.lr)
     loss_fn = build_loss({"bce": 1.0, "dice": 1.0})
     reached = 0.0
@@ -230,7 +230,7 @@ lr = 3e-3
 warmup = 0
 """
 
-# Not of the ResNet family, each with blocks of its own: squeeze-and-excitation, inverted residuals, layer norm.
+# Other families than ResNet: squeeze-and-excitation, inverted residuals, layer norm.
 FAMILIES = ["tu-seresnext26d_32x4d", "tu-efficientnet_b0", "tu-convnext_atto"]
 TOO_LARGE = {("manet", "tu-seresnext26d_32x4d")}  # its decoder squares the encoder's 2048 channels: half a minute
 OF_A_VIT = [arch for arch, architecture in ARCHITECTURES.items() if architecture.requires == "dpt"]
@@ -243,12 +243,12 @@ def few(tiny) -> None:
 
 
 def part(name: str) -> str:
-    """Encoder, decoder, a head: which part of the model a weight belongs to."""
+    """The part of the model that a weight belongs to: encoder, decoder or a head."""
     return ".".join(name.split(".")[:2])
 
 
 def check_training(model: config.Model) -> None:
-    """Train fold 0 by the stage `train`: the loss is finite, every part learned, the fold was predicted."""
+    """Train fold 0 by the stage `train`: the loss is finite, every part has changed, the fold is predicted."""
     chosen = model.model_dump(exclude_defaults=True)
     Path("configs/few.toml").write_text(TRAINED.format(model="\n".join(f"{k} = {_toml(v)}" for k, v in chosen.items())))
     cfg = config.load("configs/few.toml")
@@ -279,7 +279,9 @@ def _toml(value: object) -> str:
     ],
 )
 def test_each_architecture_trains_with_encoders_of_other_families(few, arch, name):
-    fewer = {"multi_grid": (1,)} if arch == "deeplabv3_cascade" else {}  # three copies of the last unit, not nine
+    fewer = (
+        {"multi_grid": (1,)} if arch == "deeplabv3_cascade" else {}
+    )  # three copies of the last block instead of nine
     check_training(choices_for(arch, encoder=name, in_channels=1, **fewer))
 
 
@@ -310,7 +312,7 @@ def test_unet_trains_with_each_option(few, choices):
     check_training(choices_for("unet", in_channels=1, **choices))
 
 
-# ---------------------------------------------------------------------------------------------- extras
+# ---------------------------------------------------------------------------------------------- options
 
 
 @pytest.mark.parametrize("arch", IMAGE_HEADS)
@@ -339,7 +341,7 @@ def test_hypercolumns_feed_every_decoder_level_to_the_head():
     model = build("unet", classes=2, hypercolumns=True)
     head = model.net.segmentation_head
     assert head.weight.shape == (2, sum(WIDTHS), 3, 3)
-    head.weight[:, : -WIDTHS[-1]] = 0  # blind to all levels but the finest, it is the plain U-Net
+    head.weight[:, : -WIDTHS[-1]] = 0  # with the finest level only it is the plain U-Net
     plain = build("unet", classes=2)
     plain.net.load_state_dict({**plain.net.state_dict(), **model.net.encoder.state_dict(prefix="encoder.")})
     plain.net.decoder.load_state_dict(model.net.decoder.state_dict())
@@ -364,7 +366,7 @@ def test_unet_without_options_equals_smp(name, attention):
 
 
 class MeanLogit(nn.Module):
-    """A loss that can be worked by hand."""
+    """A loss that can be computed by hand."""
 
     def forward(self, logits, target):
         assert logits.shape == target.shape
@@ -390,8 +392,8 @@ def test_loss_of_deep_supervision_by_hand():
 
 
 def test_loss_of_the_image_head_by_hand():
-    # Something in the first image, at logit 2; nothing but void in the second, at logit -1: log losses
-    # log(1 + e^-2) and log(1 + e^-1), whose mean weighs 0.2.
+    # The first image has an object and logit 2, the second has only void and logit -1: losses log(1 + e^-2) and
+    # log(1 + e^-1), whose mean has weight 0.2.
     outputs, target = outputs_of(3.0, (), [2.0, -1.0])
     expected = 3 + 0.2 * (math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))) / 2
     assert MultiHeadLoss(MeanLogit(), image_weight=0.2)(outputs, target).item() == pytest.approx(expected)
@@ -509,4 +511,6 @@ def test_model_errors_are_one_line_and_come_before_data_is_read(tiny, capsys, pa
     [line] = capsys.readouterr().err.splitlines()
     assert re.search(re.escape(message), line)
     assert main(given) == 2
-    assert "nowhere: no such folder" in capsys.readouterr().err  # which was there to be complained of
+    assert (
+        "nowhere: no such folder" in capsys.readouterr().err
+    )  # without the model error, the missing folder is reported

@@ -1,4 +1,4 @@
-"""Unpacking untrusted zips: every file once, completely, and inside the folder."""
+"""Unpacking of untrusted zip files: completely, once, and only inside the folder."""
 
 import io
 import stat

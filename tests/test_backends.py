@@ -1,4 +1,4 @@
-"""Claims about the ways to run a network: they say what the network says."""
+"""Inference backends give the same predictions as the network."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ OPTIONS = {
 
 
 def model_of(arch, encoder="tu-resnet10t", **options):
-    """A network in evaluation whose norms have seen something."""
+    """A network in evaluation mode with random batch norm statistics."""
     torch.manual_seed(0)
     model = build_model(config.Model(**{"arch": arch, "encoder": encoder, "in_channels": 1, **options}))
     for module in model.modules():
@@ -56,9 +56,9 @@ def count_norms(model):
 
 
 def alone(check):
-    """Run a function of this module in a process of its own.
+    """Run a function of this module in a fresh process.
 
-    What inductor builds loads a threading library, and an earlier test may have loaded another one.
+    Code compiled by inductor loads a threading library, and an earlier test may have loaded another one.
     """
     text = f"from tests.test_backends import {check.__name__} as check; check()"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -95,8 +95,8 @@ def test_a_batch_norm_before_its_convolution_is_not_fused():
         torch.testing.assert_close(fuse_batch_norms(model, 1)(images_of(1, 64, 64)), expected, rtol=1e-3, atol=1e-3)
 
 
-class Twice(nn.Module):
-    """What the convolution gives goes into the norm, and past it."""
+class TwoConsumers(nn.Module):
+    """The output of the convolution is also used without the batch norm."""
 
     def __init__(self):
         super().__init__()
@@ -108,7 +108,7 @@ class Twice(nn.Module):
 
 
 def test_a_convolution_with_a_second_consumer_is_not_fused():
-    assert find_conv_bn_pairs(Twice().eval(), 1) == []
+    assert find_conv_bn_pairs(TwoConsumers().eval(), 1) == []
 
 
 def test_fusing_does_not_change_the_models_weights():
@@ -138,7 +138,7 @@ def test_bfloat16_changes_probabilities_by_less_than_0_03():
 
 
 class OneBlock(nn.Module):
-    """As small as a network gets: to compile a real one takes a minute."""
+    """A minimal network: compiling a real one takes a minute."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A fresh machine gets its browser by `make test` alone, or is told in one line what to install."""
+"""`make test` installs a browser on a fresh machine, or names in one line what to install."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ DOWNLOAD, UPDATE, INSTALL = "playwright install chromium", "apt-get update", "ap
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine without a browser: what is run on it, and after which command a browser is there."""
+    """A machine without a browser: records the commands, and the one after which a browser exists."""
     machine = SimpleNamespace(ran=[], after=None, user=0, has_apt=True)
 
     def run(command, **_):

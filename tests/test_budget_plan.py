@@ -1,4 +1,4 @@
-"""Which views and folds are dropped when time is short, and in which order."""
+"""Views and folds that are dropped when time is short, and their order."""
 
 import pytest
 

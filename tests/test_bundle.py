@@ -276,7 +276,7 @@ def test_reading_ahead_in_processes_gives_the_same_csv(submitted):
 
 
 class Fatal(Reader):
-    """A reader that kills its process, if that is a reading process."""
+    """A reader that kills its process if it is a reader process."""
 
     def read(self, sample):
         if sample.image_id == "fatal" and torch.utils.data.get_worker_info():
@@ -321,7 +321,7 @@ def test_any_error_of_a_reader_affects_one_image_only(tmp_path):
 
 
 class Clock:
-    """A clock that only the test advances, so that other load on the machine takes no time."""
+    """A clock that only the test advances, so that other load has no effect."""
 
     def __init__(self):
         self.now = 0.0
@@ -574,7 +574,7 @@ def test_the_view_with_the_smallest_score_loss_is_dropped_first():
         "mean_dice",
         {"m": {0: 0.2, 1: 0.1}},
     )
-    # Without "bad", pixel 1 is certain, and pixels 2 and 4 are even at 125 of 255, below .5: dice = 2·1 / (1 + 2).
+    # Without "bad", pixel 1 is certain, and pixels 2 and 4 have 125 of 255, below .5: dice = 2·1 / (1 + 2).
     assert [(fallback.name, fallback.score) for fallback in fallbacks[:2]] == [
         ("bad", pytest.approx(2 / 3)),
         ("so-so", 1.0),

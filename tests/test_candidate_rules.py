@@ -1,4 +1,4 @@
-"""Rules compete by what they score where they were not chosen."""
+"""Candidate rules are selected by their cross-fitted scores."""
 
 import numpy as np
 import pytest
@@ -32,8 +32,9 @@ def test_hole_filling_that_helps_in_every_fold_is_selected():
 
 
 def test_a_rule_variant_that_helps_in_sample_only_is_not_selected():
-    # Four discs in fold 0, one ring in each other: filled rings score 4 to 3 in sample. But where discs are left out,
-    # rings are chosen, so nobody fills the discs; and where a ring is left out, discs win, which spoils the ring.
+    # Four discs in fold 0, one ring in each other fold: in sample, filling holes is correct in 4 of 7 images. Without
+    # fold 0, holes are not filled, which is wrong for the discs; without a ring's fold they are filled, which is wrong
+    # for the ring.
     images = rings(*[(DISC, 0)] * 4, *((RING, fold) for fold in ALL[1:]))
     candidates = search(images, ALL)
     variants = candidates.candidates(ALL)["variants"]
@@ -52,7 +53,7 @@ def test_on_a_single_fold_no_rule_variant_is_selected():
 
 @pytest.mark.parametrize("folds", [(1, 2), (0, 1, 2)])
 def test_folds_outside_the_given_set_do_not_influence_the_selection(folds):
-    # Fold 3 fills its holes, as fold 0 does not: neither is heard where it is not asked.
+    # Only fold 3 needs filled holes; it must not influence a selection on other folds.
     images = rings((RING, 0), (RING, 1), (RING, 2), *[(DISC, 3)] * 9)
     assert search(images, folds, ALL).best(folds) == ("total", Rules(0.5, 0))
 

@@ -1,4 +1,4 @@
-"""Selection of weights and rules for one class: made on some folds, scored on others."""
+"""Selection of weights and rules for one class: fitted on some folds, scored on the others."""
 
 from dataclasses import replace
 

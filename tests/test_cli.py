@@ -1,4 +1,4 @@
-"""The command line: a user error is one line and exit status 2."""
+"""The command line: a user error is one line with exit status 2."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""COCO's polygons and runs against COCO's own library."""
+"""COCO's polygons and runs, compared with pycocotools."""
 
 import warnings
 
@@ -24,7 +24,7 @@ def star(rng):
 
 
 def theirs(points, shape):
-    with warnings.catch_warnings(action="ignore"):  # of the library itself, about numpy 2
+    with warnings.catch_warnings(action="ignore"):  # the library's warnings about numpy 2
         return cocoapi.decode(cocoapi.merge(cocoapi.frPyObjects([points.ravel().tolist()], *shape)))
 
 
@@ -34,7 +34,7 @@ def test_polygons_equal_those_of_coco_except_for_pixels_on_their_edges():
         points = star(rng)
         ours, coco = fill(points, (48, 64)), theirs(points, (48, 64))
         edges = np.hypot(*(points - np.roll(points, -1, axis=0)).T).sum()
-        assert (ours != coco).sum() <= 0.2 * edges  # pixels whose centres the edge nearly meets
+        assert (ours != coco).sum() <= 0.2 * edges  # pixels with a centre very close to the edge
         excess.append(int(ours.sum()) - int(coco.sum()))
         lengths.append(edges)
     assert abs(sum(excess)) / sum(lengths) < 0.005  # masks are neither wider nor narrower

@@ -1,4 +1,4 @@
-"""Every card, on a miniature of its competition: what is read was drawn, and what is written is what is meant."""
+"""Every card, on a miniature of its competition: masks are read and submissions written as Kaggle defines them."""
 
 import csv
 import re
@@ -24,7 +24,7 @@ from tests.miniatures import LAYOUTS, write_miniature
 
 pytestmark = pytest.mark.slow
 
-DEMOS = {"demo", "camvid_demo", "defects_demo", "instances_demo", "large_demo"}  # tried by themselves
+DEMOS = {"demo", "camvid_demo", "defects_demo", "instances_demo", "large_demo"}  # have their own tests
 
 CONFIG = """
 competition = "{card}"
@@ -64,7 +64,7 @@ def card_of(slug):
 
 
 def config_of(slug):
-    """The config of a miniature, also written."""
+    """The config of a miniature, which is also written to disk."""
     layout = LAYOUTS[slug]
     Path("configs").mkdir()
     channels = layout.classes + ("data.boundary" in layout.config)
@@ -114,7 +114,7 @@ def test_each_card_trains_bundles_and_submits(folder, slug):
 
 
 def assert_a_bundle_does_the_same(cfg, done):
-    """A bundle writes the ensemble's CSV from the same images, and a valid one from images that nobody has seen."""
+    """A bundle writes the ensemble's CSV for the same images, and a valid CSV for unknown images."""
     bundle = write_weights(Path("bundle"), load_members([cfg]), done)
     predict_test(bundle, Path("data"), Path("bundled.csv"))
     assert Path("bundled.csv").read_text() == done.csv.read_text()
@@ -136,13 +136,13 @@ def separated(rows):
 
 
 def numbered(masks):
-    """Objects by number, those that are there from 1 on."""
+    """Objects with consecutive numbers from 1."""
     there = masks[masks.any(axis=(1, 2))]
     return (there * np.arange(1, len(there) + 1)[:, None, None]).sum(axis=0)
 
 
 def assert_texts_are_the_masks(rows, layout, cfg, renderer: Renderer):
-    """The CSV's texts, read by plain loops, are the masks that the stored predictions give."""
+    """The texts of the CSV, decoded by plain loops, are the masks of the stored predictions."""
     (member,) = load_members([cfg])
     stores = member.test_stores()
     shape = layout.scored or layout.shape
@@ -182,7 +182,7 @@ def test_group_pattern_gives_the_group_of_each_image(folder):
 
 def test_masks_are_reduced_by_majority():
     mask = np.zeros((1, 4, 4), dtype=np.uint8)
-    mask[0, :2, :2] = 1  # all of the first pixel
+    mask[0, :2, :2] = 1  # the whole first pixel
     mask[0, 2:, 2] = 1  # half of the last one
     assert resize_masks(mask, (2, 2)).tolist() == [[[1, 0], [0, 0]]]
 

@@ -1,4 +1,4 @@
-"""Claims about windows of training images: an index of crops that shows what the whole images show."""
+"""Windows of training images: crops contain the pixels and masks of their images."""
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ CROPS = Crops(size=24, stride=16)
 
 @pytest.fixture(params=["rle", "mask images"])
 def large(request, tmp_path, card):
-    """Three images with their masks, an index of them, and how their labels are read."""
+    """Three images with masks, their index, and their labels."""
     rng, rows = np.random.default_rng(0), []
     for name, size in (("a", (60, 70)), ("b", (20, 100)), ("c", (64, 64))):
         image, mask = draw(rng, *size, empty=name == "c")

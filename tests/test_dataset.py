@@ -1,4 +1,4 @@
-"""What an epoch draws, and that nothing random hides in workers, processes or library streams."""
+"""Samples of an epoch are a function of its seed, in any worker or process."""
 
 from itertools import chain
 
@@ -37,14 +37,14 @@ def test_augment_keeps_dtypes_and_returns_the_crop_size(strength, channels):
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_augment_is_a_function_of_its_seed(strength):
     augment, again = Augment(strength, 32, 3), Augment(strength, 32, 3)
-    augment(IMAGE, MASK, 1)  # what was drawn before must not matter
+    augment(IMAGE, MASK, 1)  # earlier calls must not matter
     for one, other in zip(augment(IMAGE, MASK, 5), again(IMAGE, MASK, 5), strict=True):
         assert np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_augment_moves_mask_and_image_together(strength):
-    # An image that is its own mask stays so under every move of pixels, up to blur at edges and to negatives.
+    # An image equal to its mask stays equal under geometric transforms, up to blurred edges and inverted intensities.
     augment = Augment(strength, 32, 1)
     agreement = []
     for seed in range(40):
@@ -57,7 +57,7 @@ def test_augment_moves_mask_and_image_together(strength):
 
 
 def test_horizontal_flip_is_independent_of_brightness():
-    # One shared stream correlates transforms: with set_random_seed, flips always come together.
+    # A shared random stream correlates transforms: with set_random_seed, flips always occur together.
     augment = Augment("light", None, 3)
     ramp = np.broadcast_to(np.linspace(60, 120, 56).astype(np.uint8)[None, :, None], (40, 56, 3)).copy()
     flipped, brighter = np.array(
@@ -80,7 +80,7 @@ def test_void_pixels_survive_augmentation_at_any_scale(strength):
 
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_scale_option_replaces_the_scale_of_the_strength(strength):
-    # A disc of 81 pixels in the middle: scaled by 2 it covers 4 times as much, whatever else is done to it.
+    # A disc of 81 pixels in the middle: scaled by 2 it covers 4 times as much, with any other transform.
     rows, columns = np.ogrid[:80, :80]
     disc = ((rows - 40) ** 2 + (columns - 40) ** 2 < 26).astype(np.uint8)[..., None]
     image = np.repeat(disc * 200, 3, axis=-1)
@@ -128,7 +128,7 @@ def test_sampler_is_a_function_of_seed_and_epoch():
 
 
 def test_sampler_uses_one_stream_for_permutations_and_then_seeds():
-    # Spelled out: what an option adds must not move the draws of those who do not ask for it.
+    # An option must not change the samples of runs that do not use it.
     rng = np.random.default_rng((1, 4))
     positions = [*rng.permutation(6), *rng.permutation(6)]
     expected = list(zip(positions, rng.integers(2**31, size=12), strict=True))
@@ -143,7 +143,7 @@ def test_pseudo_labelled_images_are_added_without_changing_the_other_draws(label
     mixed = draws(EpochSampler(10, 1, labels=labels, repeats=2, pseudo=30, weight=0.5), 3)
     assert [draw for draw in mixed if draw[0] < 10] == alone
     pseudo = [position for position, _ in mixed if position >= 10]
-    assert len(pseudo) == len(set(pseudo)) == 10  # half of 20, none twice
+    assert len(pseudo) == len(set(pseudo)) == 10  # half of 20, without repetition
     assert max(pseudo) < 40
 
 
@@ -204,7 +204,7 @@ def test_workers_give_the_same_batches_in_every_epoch(tiny, card):
 
 
 def test_workers_do_not_repeat_each_others_augmentations(tiny, card):
-    # One image 12 times, 6 by each worker, over two epochs: left alone, albumentations gives 6 different ones.
+    # One image 12 times, 6 by each worker, over two epochs: by default albumentations gives only 6 different ones.
     index = read_index(card, tiny / "tiny").iloc[[3] * 12]
     sampler = EpochSampler(12, 5, labels=None, repeats=1)
     data = MaskedImages(index, Labels.of(card), Reader(1), Augment("strong", 32, 1))
@@ -217,7 +217,7 @@ def test_workers_do_not_repeat_each_others_augmentations(tiny, card):
 
 
 def pseudo_labels(card, tiny):
-    """The test images, labelled by a value that says who they are: void, with a box of 1."""
+    """The test images with labels that identify them: void, with a box of 1."""
 
     def label(image_id):
         mask = np.full((1, 36, 44), 255, np.uint8)

@@ -1,4 +1,4 @@
-"""The choice for several classes: each for itself where they overlap, one for all where a pixel has one."""
+"""Selection for several classes: independent if they overlap, joint if they are exclusive."""
 
 import json
 from collections import Counter
@@ -25,7 +25,7 @@ def make_oof_of(known, folds, members):
 
 
 def overlapping(*parts):
-    """An OOF of one class each as one of several, which may overlap."""
+    """OOFs of one class each, combined into one of several overlapping classes."""
 
     def read(image_id):
         values, targets = zip(*(part.read(image_id) for part in parts), strict=True)
@@ -48,7 +48,7 @@ def make_scenes(noises, images=18, folds=3, classes=3, seed=0, void=0.0, gain=70
 
 
 def make_class_noise(members, seed=3):
-    """Classes at random: what is chosen is luck."""
+    """Random classes: the selection is random."""
     rng, known = np.random.default_rng(seed), {}
     for number in range(20):
         true = rng.integers(3, size=(5, 5))
@@ -58,7 +58,7 @@ def make_class_noise(members, seed=3):
 
 
 def iou_by_loops(pairs, classes):
-    """Of masks (C, H, W) and targets, all pixels that are not void in one: the mean over the classes that are there."""
+    """Mean IoU over present classes of all pixels that are not void; pairs of masks (C, H, W) and targets."""
     both, either = np.zeros(classes, int), np.zeros(classes, int)
     for masks, target in pairs:
         for number, row, column in np.ndindex(target.shape):
@@ -73,7 +73,7 @@ def render(renderer, values):
 
 
 def rendered(oof, renderer_of, rows=None):
-    """Masks and target of some images, each by the renderer of its fold."""
+    """Masks and targets of some images, each with the renderer of its fold."""
     for row in range(len(oof.image_ids)) if rows is None else rows:
         values, target = oof.read(oof.image_ids[row])
         yield render(renderer_of(oof.fold_of[row]), values), target
@@ -94,16 +94,16 @@ def of_class(oof, number):
 
 
 def dices(pairs):
-    """Of each image and class, (N, C)."""
+    """Dice of each image and class, (N, C)."""
     return np.array([[dice_by_hand(*each) for each in zip(*pair, strict=True)] for pair in pairs])
 
 
-# ---------------------------------------------------------------------------------------------- a choice per class
+# ---------------------------------------------------------------------------------------------- overlapping classes
 
 
 @pytest.fixture(scope="module")
 def two_classes():
-    """Discs that the first member sees best, and others that the second does."""
+    """A class that the first member predicts better, and one that the second does."""
     return overlapping(make_oof([15, 300]), make_oof([300, 15], seed=1))
 
 
@@ -122,7 +122,7 @@ def test_overlapping_classes_are_selected_independently(two_classes, selected):
 
 
 def with_void(oof, share=0.3):
-    """The same images with void pixels of each class, where members predict anything."""
+    """The same images with void pixels of each class, where members predict random values."""
     rng, known = np.random.default_rng(5), {}
     for image_id in oof.image_ids:
         values, target = oof.read(image_id)
@@ -147,7 +147,7 @@ def test_void_pixels_of_overlapping_classes_are_ignored(members):
     assert selected.in_sample == pytest.approx(dices(shipped).mean())
     assert selected.baseline == 0  # every image has a disc
     if len(members) > 1:
-        assert selected.renderer.weights[0] > 0.6  # as without void: the first member sees best
+        assert selected.renderer.weights[0] > 0.6  # as without void: the first member is better
 
 
 def test_each_class_has_its_own_weights(selected):
@@ -234,7 +234,7 @@ def test_record_of_several_classes_names_each_class(selected):
 
 
 def count_reads(oof):
-    """The same images, and how often each was read."""
+    """The same images, and the number of reads of each."""
     reads = Counter()
 
     def read(image_id):
@@ -260,7 +260,7 @@ OF_FILLED = pixel_metric("mean_dice_ignore_empty")
 
 
 def without_masks(oof, fold):
-    """The same images, but those of one fold hold nothing, and nothing is predicted there."""
+    """The same images, but those of one fold have empty targets and predictions."""
 
     def read(image_id):
         values, target = oof.read(image_id)
@@ -301,7 +301,7 @@ def test_a_class_that_is_missing_from_a_fold_is_not_scored_there():
 
 
 def test_each_pixel_has_exactly_one_class_even_if_values_are_equal():
-    values = np.random.default_rng(0).integers(0, 3, (2, 4, 9, 9), dtype=np.uint8)  # few levels: many equals
+    values = np.random.default_rng(0).integers(0, 3, (2, 4, 9, 9), dtype=np.uint8)  # few levels: many ties
     for combination in COMBINATIONS:
         masks = render(argmax(combination, (0.3, 0.7)), values)
         assert masks.dtype == np.uint8
@@ -349,7 +349,7 @@ def test_void_pixels_of_exclusive_classes_are_ignored():
 def test_selection_of_exclusive_classes_without_a_fold_does_not_depend_on_its_images():
     oof = make_class_noise(2)
     selection = select_multiclass(oof, DICE)
-    assert len(set(selection.by_fold.values())) > 1  # of noise, each choice is another
+    assert len(set(selection.by_fold.values())) > 1  # on noise, the selections differ
     for fold, renderer in selection.by_fold.items():
         rest = select_rows(oof, np.flatnonzero(oof.fold_of != fold))
         assert select_multiclass(rest, DICE).renderer == renderer

@@ -1,4 +1,4 @@
-"""DeepLabV3: dilation changes what is computed where, never what; rates are the paper's."""
+"""DeepLabV3: dilation keeps the features of the undilated encoder, and the rates are those of the paper."""
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -9,7 +9,7 @@ from pipeline import config
 from pipeline.models import build_model, encoder
 from pipeline.models.deeplabv3 import ASPP, conv_bn_relu, multiply_dilation
 
-# Squeeze-and-excitation takes the mean of a map, which changes a little with the number of its places (1 to 3 %).
+# Squeeze-and-excitation takes the mean of a feature map, which changes by 1 to 3 % with its number of pixels.
 DILATED_EXACTLY = ["tu-resnet18", "tu-regnetx_002", "tu-mobilenetv2_035", "tu-test_convnext", "tu-convnext_atto"]
 
 
@@ -20,7 +20,7 @@ def build(arch: str, name: str = "tu-test_convnext", **choices) -> nn.Module:
 
 @torch.no_grad()
 def stir(model: nn.Module) -> nn.Module:
-    """Batch norms with statistics of their own, so that nothing is an identity by birth."""
+    """Set random batch norm statistics, so that no layer is an identity."""
     generator = torch.Generator().manual_seed(3)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -38,8 +38,8 @@ def atrous(module: nn.Module) -> list[int]:
 
 
 def test_rates_of_the_cascade_equal_the_papers():
-    # Stride 16: block4 has rate 2, block5 to block7 have 4, 8, 16, each times the grid 1, 2, 4. Block4's first unit
-    # keeps rate 1: the stride that became dilation is its own.
+    # Stride 16: block4 has rate 2, block5 to block7 have 4, 8, 16, each times the grid 1, 2, 4. The first unit of block4
+    # keeps rate 1, because the removed stride is its own.
     with torch.device("meta"):
         model = build_model(config.Model(arch="deeplabv3_cascade", encoder="tu-resnet50"))
     assert atrous(model.encoder.model.layer4) == [1, 4, 8]
@@ -82,7 +82,7 @@ def test_blocks_of_the_cascade_start_as_copies_of_the_last_block_of_block4():
 
 
 def test_cascade_projects_a_wider_last_block_to_its_input_channels():
-    # EfficientNet-B0 ends with one block from 192 to 320 channels; what repeats before it has 192.
+    # EfficientNet-B0 ends with one block from 192 to 320 channels; the repeated blocks before it have 192.
     lead, *blocks = build("deeplabv3_cascade", "tu-efficientnet_b0").net.context
     assert lead[0].in_channels == 320
     assert lead[0].out_channels == 192
@@ -93,7 +93,7 @@ def test_cascade_projects_a_wider_last_block_to_its_input_channels():
 @pytest.mark.parametrize("stride", [8, 16])
 @torch.no_grad()
 def test_a_dilated_encoder_contains_the_features_of_the_undilated_one(name, stride):
-    # Strides that became dilation: the same weights, and at every (32 / stride)th place the same features.
+    # Strides replaced by dilation: with the same weights, every (32 / stride)th feature is the same.
     cfg = config.Model(encoder=name)
     plain, dilated = stir(encoder.build(cfg)).eval(), encoder.build(cfg, stride).eval()
     dilated.load_state_dict(plain.state_dict())
@@ -137,7 +137,7 @@ def test_pyramid_equals_that_of_smp_with_the_same_weights_and_rates():
     }
     renamed = {}
     for key, weight in theirs.state_dict().items():
-        if key.startswith("convs.4."):  # their pooling counts as number 0 of the branch
+        if key.startswith("convs.4."):  # in smp the pooling has index 0 in the branch
             layer, _, rest = key.removeprefix("convs.4.").partition(".")
             renamed[f"image.1.{int(layer) - 1}.{rest}"] = weight
         else:

@@ -1,4 +1,4 @@
-"""The street scenes: one class per pixel or void, the same for the same seed, and not to be had by place or colour."""
+"""The generated street scenes: one class per pixel or void, reproducible, and not solved by position or colour."""
 
 import csv
 
@@ -33,7 +33,7 @@ def stems(folder):
 
 
 def mean_iou(labels, targets):
-    """From the definition, over all pixels that are not void."""
+    """Mean IoU by its definition, over all pixels that are not void."""
     seen = targets != VOID
     ious = [
         np.count_nonzero((labels == code) & (targets == code) & seen)
@@ -115,7 +115,7 @@ def test_void_separates_all_classes_except_poles(scenes):
 
 
 def test_some_void_regions_are_wider_than_a_boundary(scenes):
-    # A 5 x 5 square of void: a bonnet, or someone near by.
+    # A 5 x 5 square of void: the bonnet of the car, or a person.
     def holds_square(void):
         return np.lib.stride_tricks.sliding_window_view(void, (5, 5)).all(axis=(2, 3)).any()
 

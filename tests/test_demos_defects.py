@@ -1,4 +1,4 @@
-"""The steel: seven images of ten are empty, defects are small, and neither darkness nor silence is an answer."""
+"""The generated steel: seven of ten images are empty, defects are small, and no baseline prediction scores well."""
 
 import csv
 
@@ -86,7 +86,7 @@ def test_no_threshold_on_darkness_beats_an_empty_prediction(surfaces):
     best = 0.0
     for sigma in (0.6, 1.2):
         grey = [cv2.GaussianBlur(surface.image.astype(np.float32), (0, 0), sigma) for surface in surfaces]
-        dark = [(each.mean() - each) / each.std() for each in grey]  # of the image's own light
+        dark = [(each.mean() - each) / each.std() for each in grey]  # relative to the brightness of the image
         for level in np.arange(2, 7, 0.25):
             pairs = zip(dark, surfaces, strict=True)
             counts = stack(count((each > level).astype(np.uint8), surface.labels) for each, surface in pairs)

@@ -1,4 +1,4 @@
-"""The cells: one row each, in one piece, and joined into a worse answer by whoever takes the mask for the objects."""
+"""The generated cells: one row per connected cell, and many touching cells that components do not separate."""
 
 import csv
 

@@ -1,4 +1,4 @@
-"""The slides: large, tiled as scanners tile, the same for the same seed, and not told by darkness alone."""
+"""The generated slides: large, tiled, reproducible, and not solved by a threshold on darkness."""
 
 import cv2
 import numpy as np

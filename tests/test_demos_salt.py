@@ -1,4 +1,4 @@
-"""The demo's images: the same for the same seed, in Kaggle's layout, and not to be had by a threshold on grey."""
+"""The generated salt images: reproducible, in Kaggle's layout, and not solved by a threshold on grey values."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is found stands beside every score: in tables, after an ensemble, in the report; and empty rows are named."""
+"""Detection rates are reported next to every score, and unusual shares of empty rows are named."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ from tests.reports import make_images, make_report_data
 
 
 def found_by_loops(context, threshold):
-    """Dice over all pixels, and the two shares, of OOF masks at a threshold: image by image, from its pixels."""
+    """Global Dice and both detection rates of OOF masks at a threshold, by a loop over images."""
     hits, pixels, found, left = 0, 0, [], []
     for sample in samples_of(context.index):
         mask = context.oof_store().read(sample.image_id)[0] > 255 * threshold
@@ -38,7 +38,7 @@ def test_the_oof_table_has_the_detection_rates(submitted):
     table = json.loads(Path("runs/tiny/oof.json").read_text())
     assert {"dice", "found", "left empty"} < table[0].keys()
     _, found, left = found_by_loops(make_context(config.load("configs/tiny.toml")), 0.5)
-    mean = stages.mean_row(table)  # of folds that have as many images with and without a disc each
+    mean = stages.mean_row(table)  # of folds with equal numbers of images with and without a disc
     assert (mean["found"], mean["left empty"]) == pytest.approx((found, left))
     assert mean["images"] == 18
 

@@ -1,4 +1,4 @@
-"""The doctor: a wrong dialect is caught by the images, and a right one is left in peace."""
+"""The doctor: a wrong dialect or misaligned masks are detected from the images, and correct ones pass."""
 
 import re
 from functools import lru_cache
@@ -32,7 +32,7 @@ DIALECTS = [
 
 
 def write(mask, dialect):
-    """The text of a mask in a dialect, by loops."""
+    """Encode a mask in a dialect, by loops."""
     words, end = [], 0
     for start, length in runs_of(mask, dialect.order):
         words += [start - end if dialect.relative else start + dialect.base, length]
@@ -41,7 +41,7 @@ def write(mask, dialect):
 
 
 def pictures(shape, seed=0):
-    """Noisy images with a few bright ellipses, as microscopes and cameras see them: blurred; and their masks."""
+    """Noisy blurred images with a few bright ellipses, and their masks."""
     rng = np.random.default_rng(seed)
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     for _ in range(COUNT):
@@ -74,7 +74,7 @@ def test_a_dialect_that_differs_from_the_card_is_named(visible_pairs, dialect, d
     if declared == dialect:
         return
     verdict = check_dialect(samples(visible_pairs, dialect), declared)
-    if verdict.status == "ok":  # read from the other base, where no mask begins on the first pixel or ends on the last
+    if verdict.status == "ok":  # read in the other base; no mask touches the first or last pixel
         assert (declared.order, declared.relative) == (dialect.order, dialect.relative)
         assert verdict.warning.endswith(f"[dialect] base = {dialect.base}")
         return
@@ -126,7 +126,7 @@ def test_masks_in_list_form_are_checked_as_lists(visible_pairs):
     assert check_dialect(listed, Dialect(form="list", order="row")).correction == Dialect(form="list")
 
 
-# Right cards of kinds whose edges mislead, and what is caught of them all the same.
+# Correct cards of data sets with misleading edges, and the mistakes that are detected in them.
 
 FEW = {name: kind._replace(images=100 if name == "defects" else 24) for name, kind in study_doctor.KINDS.items()}
 
@@ -159,7 +159,7 @@ def test_transposed_square_masks_are_detected_if_images_show_the_objects(draw_pa
 
 
 def test_masks_of_whole_columns_do_not_suggest_another_order():
-    # In either order they are whole lines: their borders are as long as the image is high, or as it is wide.
+    # In both orders the masks are whole lines, with outlines as long as the height or width of the image.
     mask = np.zeros((120, 40), np.uint8)
     mask[:, 10:17] = 1
     noise = np.random.default_rng(0).integers(0, 255, (20, *mask.shape)).astype(np.uint8)
@@ -168,7 +168,7 @@ def test_masks_of_whole_columns_do_not_suggest_another_order():
 
 
 def test_similar_masks_of_neighbouring_slices_are_inconclusive():
-    # Whole volumes fit better mirrored or turned by chance, and all their slices with them.
+    # By chance, all slices of a volume fit better if flipped or rotated.
     kind = study_doctor.Kind(study_doctor.slices, 30, (64, 64), (64, 64))
     assert {check_alignment(study_doctor.draw_set(kind, "square", seed)).status for seed in range(4)} == {
         "inconclusive"
@@ -183,7 +183,7 @@ def test_a_table_shifted_by_one_row_is_detected(visible_pairs):
 
 def test_a_different_base_is_a_warning_and_not_an_error(visible_pairs):
     for declared, other in ((0, 1), (1, 0)):
-        # On the first or last pixel it is a fact: nothing may lie there.
+        # A mask on the first or last pixel would prove the base.
         inside = [(image, mask) for image, mask in visible_pairs if not (mask[0, 0] or mask[-1, -1])]
         verdict = check_dialect(samples(inside, Dialect(base=other)), Dialect(base=declared))
         assert (verdict.status, verdict.warning.endswith(f"[dialect] base = {other}")) == ("ok", True)
@@ -201,13 +201,13 @@ def test_a_run_outside_the_image_proves_the_other_base(visible_pairs, declared, 
     assert (verdict.status, verdict.correction) == ("misread", true)
 
 
-# Masks that are images.
+# Mask images.
 
 FITTING = [(shape, view) for shape in SHAPES for view in VIEWS[: 7 if shape == "square" else 3]]
 
 
 def scenes(shape, seed=0):
-    """As `pictures`, of three classes: what lies lower is of another brightness and another class."""
+    """Like `pictures`, with three classes: the lower part has another brightness and class."""
     for image, mask in pictures(shape, seed):
         labels = mask + (np.arange(shape[0])[:, None] > shape[0] * 0.7) * np.uint8(2)
         yield (image + 25.0 * (labels > 1)).clip(0, 255).astype(np.uint8), labels
@@ -260,7 +260,7 @@ def test_few_masks_give_an_inconclusive_alignment_check(visible_pairs):
 
 def test_large_masks_are_checked_like_small_ones():
     def enlarged(pixels):
-        return np.kron(pixels, np.ones((13, 13), np.uint8))  # beyond the size to which they are reduced
+        return np.kron(pixels, np.ones((13, 13), np.uint8))  # larger than the size to which images are reduced
 
     large = [(enlarged(image), enlarged(mask)) for image, mask in list(pictures((48, 48)))[:20]]
     assert check_alignment(large).status == "ok"
@@ -297,7 +297,7 @@ def test_pixel_values_that_need_another_setting_are_reported():
 
 
 def sample_of(card, *keys):
-    """Levels and texts of what is said of a sample submission's rows, (image, class) each."""
+    """Findings about the rows (image, class) of a sample submission, by check."""
     rows = pd.DataFrame(keys, columns=["image_id", "label"])
     sample = rows.assign(rle="").set_axis(["id", "class", "rle_mask"], axis=1)
     return {finding.check: finding for finding in check_sample(card, sample, rows)}
@@ -328,12 +328,12 @@ def test_sizes_that_occur_only_in_the_test_set_are_reported():
     assert (new.level, "5×4" in new.message) == ("look", True)
 
 
-# The command, on a competition.
+# The command.
 
 
 @pytest.fixture
 def competition(tiny):
-    """Replace the tiny competition by one of enough images to tell."""
+    """Replace the tiny competition by one with enough images for the checks."""
     for path in sorted(Path("tiny").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     write_tiny(Path("tiny"), train=120)
@@ -347,7 +347,7 @@ def doctor(capsys, command="doctor", *options):
 
 
 def rewrite(dialect):
-    """The training masks in another dialect, and the card as it was."""
+    """Write the training masks in another dialect; the card is not changed."""
     lines = ["id,rle_mask"]
     for row in Path("tiny/train.csv").read_text().splitlines()[1:]:
         image_id, text = row.split(",")
@@ -438,7 +438,7 @@ def test_errors_of_the_index_are_reported(competition, capsys):
 
 
 def write_mask_files(change):
-    """The tiny competition, of 120 square images, with mask images in place of RLE: a function of their list."""
+    """Write the tiny competition with 120 square images and mask images, changed by a function of their list."""
     for path in sorted(Path("tiny").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     write_tiny(Path("tiny"), train=120, size=(40, 40))
@@ -487,11 +487,11 @@ def test_training_is_refused_on_transposed_masks_with_a_picture(tiny, capsys, mo
     assert Path("reports/tiny-doctor.png").exists()
 
 
-# Labels of both kinds.
+# Tables and mask images.
 
 
 def write_both(change=lambda mask: mask):
-    """The tiny competition with mask images beside its table."""
+    """Add mask images to the tiny competition with its table."""
     for row in Path("tiny/train.csv").read_text().splitlines()[1:]:
         image_id, text = row.split(",")
         write_mask(Path("tiny/train/masks") / f"{image_id}.png", change(Dialect().decode(text, (36, 44))) * 255)
@@ -503,7 +503,7 @@ def write_mask(path, pixels):
 
 
 def beside():
-    """What is said of labels beside those that the card uses: level and text."""
+    """Findings about label sources that the card does not use: level and message."""
     card = load_card("tiny.toml")
     return [
         (level, found) for level, _, found in check_label_sources(card, Path("tiny"), read_index(card, Path("tiny")))
@@ -559,7 +559,7 @@ def test_mask_images_that_differ_from_the_table_are_reported(tiny):
     assert (level, "which labels are right" in found) == ("look", True)
 
 
-# Many faults in one run.
+# Several errors in one run.
 
 
 def test_all_errors_are_reported_in_one_run(competition, capsys):

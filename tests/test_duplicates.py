@@ -1,4 +1,4 @@
-"""Near-duplicates: planted ones are found, unrelated images are left alone."""
+"""Near-duplicates: planted ones are found, and unrelated images are not."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ SIDE = 256
 
 
 def stretch(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Grey levels over a random part of 0 … 255, with the noise of a camera."""
+    """Scale to a random part of 0 … 255, with camera noise."""
     low, high = np.quantile(values, (0.01, 0.99))
     black, white = rng.uniform(5, 60), rng.uniform(140, 250)
     grey = black + (values - low) / (high - low + 1e-9) * (white - black)
@@ -24,8 +24,8 @@ def stretch(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def clouds(rng: np.random.Generator, side: int) -> np.ndarray:
-    """A texture whose amplitude falls with frequency as that of natural images does, a little steeper or flatter."""
-    whole = side + side // 4  # such a texture goes on at its opposite edge: what is cut off keeps mosaics from doing so
+    """A texture with an amplitude spectrum similar to natural images, slightly steeper or flatter."""
+    whole = side + side // 4  # the texture is periodic; cropping prevents that mosaics continue it
     frequency = np.hypot(np.fft.fftfreq(whole)[:, None], np.fft.rfftfreq(whole)[None])
     frequency[0, 0] = 1
     spectrum = np.fft.rfft2(rng.standard_normal((whole, whole))) / frequency ** rng.uniform(1.0, 1.8)
@@ -43,7 +43,7 @@ def blobs(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def layers(rng: np.random.Generator, side: int) -> np.ndarray:
-    """A seismic section: reflectors that bend and break. Each resembles itself a layer further down."""
+    """A seismic section: reflectors that bend and break. It is self-similar in depth."""
     bend = cv2.resize(rng.normal(0, 12, (5, 5)), (side, side), interpolation=cv2.INTER_CUBIC)
     fault = rng.uniform(5, 25) * (np.arange(side) > rng.uniform(0.2, 0.8) * side)
     depth = np.arange(side)[:, None] + bend + fault
@@ -60,14 +60,14 @@ def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 def tone(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brighter or darker, harder or softer."""
+    """Change brightness and contrast."""
     contrast, gamma = rng.uniform(0.6, 1.3), rng.uniform(0.75, 1.3)
     grey = 255 * (image / 255) ** gamma
     return np.clip((grey - 128) * contrast + 128 + rng.uniform(-25, 25), 0, 255).astype(np.uint8)
 
 
 class Planted:
-    """Images in a folder, and which pairs of them are related how."""
+    """Images in a folder, and the planted pairs with their kind."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.rng = folder, np.random.default_rng(seed)
@@ -76,12 +76,12 @@ class Planted:
         self.scenes = 0
 
     def scene(self, side: int) -> np.ndarray:
-        """A new image, of the next family."""
+        """A new image, unrelated to the others."""
         self.scenes += 1
         return SCENES[self.scenes % len(SCENES)](self.rng, side)
 
     def add(self, image: np.ndarray) -> str:
-        image_id = f"{(len(self.ids) * 7919) % 10_007:05}"  # in an order that says nothing of who belongs to whom
+        image_id = f"{(len(self.ids) * 7919) % 10_007:05}"  # the order is unrelated to the pairs
         cv2.imwrite(str(self.folder / f"{image_id}.png"), image)
         self.ids.append(image_id)
         return image_id
@@ -96,7 +96,7 @@ class Planted:
 
 
 def plant(folder: Path, seed: int, distinct: int = 250) -> Planted:
-    """`distinct` unrelated scenes; of 120 of them two or more images that are related."""
+    """`distinct` unrelated scenes; 120 of them have two or more related images."""
     planted = Planted(folder, seed)
     plant_copies(planted)
     plant_crops(planted)
@@ -132,8 +132,8 @@ def plant_crops(planted: Planted) -> None:
 
 
 def overlapping_crops(large: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two squares of SIDE pixels that share this part of their area, in any direction."""
-    across = rng.uniform(share, 1)  # of the width; the height makes up for it
+    """Two squares of SIDE pixels that overlap by this share of their area, in any direction."""
+    across = rng.uniform(share, 1)  # share of the width; the height follows
     right, down = round(SIDE * (1 - across)), round(SIDE * (1 - share / across))
     if rng.random() < 0.5:
         large = large[::-1]
@@ -201,7 +201,7 @@ def test_shift_of_a_crop_and_symmetry_of_a_copy_are_reported(tmp_path):
 def test_matched_patches_equal_those_of_a_slow_loop(monkeypatch):
     monkeypatch.setattr(candidates, "MAX_BUCKET", 5)
     rng = np.random.default_rng(0)
-    keys = rng.integers(0, 12, (90, 2)).astype(np.int32)  # seven or so of a key: most are crowds
+    keys = rng.integers(0, 12, (90, 2)).astype(np.int32)  # about seven per key
     owner = np.sort(rng.integers(0, 20, 90))
     crowd = [np.sum(keys[:, 0] == key) > 5 for key in keys[:, 0]]
     refined = [(a, b if crowded else -1) for (a, b), crowded in zip(keys.tolist(), crowd, strict=True)]
@@ -245,6 +245,6 @@ def test_an_invalid_table_is_refused(tmp_path):
 def test_pairs_join_groups_also_through_a_test_image():
     index = pd.DataFrame({"image_id": list("abcdef"), "group": ["p", "p", "q", "r", "s", "t"]})
     beside = ("train", "test")
-    # b ties p to q; d and e lie beside one test image, whose id is that of a training image; f is alone.
+    # b links p and q; d and e are duplicates of one test image, which has the id of a training image; f has none.
     pairs = pd.DataFrame([row("c", "b"), row("e", "f", beside), row("d", "f", beside)])
     assert merge_groups(index, pairs).tolist() == ["p", "p", "p", "r", "r", "t"]

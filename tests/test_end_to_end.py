@@ -1,4 +1,4 @@
-"""The whole way: files to CSV, by the command line, checked by code that shares nothing with the pipeline."""
+"""All stages from files to CSV by the command line, checked by code that is independent of the pipeline."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Combining members: laws and values by hand. Weights: loops, known mixtures, and luck that must not pay."""
+"""Combination of members: properties and values by hand. Weights: loops, known mixtures, and overfitting."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -91,10 +91,10 @@ def test_combination_treats_object_and_background_symmetrically(combination, val
 @pytest.mark.parametrize(
     ("combination", "expected"),
     [
-        ("mean", 146),  # (51 + 240) / 2 = 145.5, to the even one
+        ("mean", 146),  # (51 + 240) / 2 = 145.5, rounded to even
         ("logit", 170),  # odds ¼ and 16 have the geometric mean 2: p = 2/3
         ("geometric", 111),  # sqrt(51 · 240) = 110.6
-        ("vote", 128),  # one of two: 127.5, to the even one
+        ("vote", 128),  # one of two: 127.5, rounded to even
     ],
 )
 def test_two_members_by_hand(combination, expected):
@@ -159,7 +159,7 @@ def test_combine_of_members_with_one_store_each_equals_blend(combination, tmp_pa
 
 
 def test_average_of_one_store_each_is_a_float32_sum(tmp_path):
-    # 1/3 and 1/6 are no floats: sums that end on a half fall where float32 lets them.
+    # 1/3 and 1/6 are rounded in float32, which decides how sums that end in one half are rounded.
     values = np.random.default_rng(0).integers(256, size=(6, 1, 64, 64), dtype=np.uint8)
     total = np.float32(0)
     for each in values:
@@ -220,7 +220,7 @@ def test_a_small_image_is_not_subsampled():
 def test_subsample_has_about_the_requested_pixels_and_pairs_values_with_targets(size):
     target = np.random.default_rng(0).integers(2, size=size, dtype=np.uint8)
     found = subsample(np.stack([target * 200, target * 100]), target, pixels=1000)
-    assert 500 <= found.target.size <= max(1100, 9000 // 3)  # a strip is thinned along one axis alone
+    assert 500 <= found.target.size <= max(1100, 9000 // 3)  # a strip is subsampled along one axis only
     assert np.array_equal(found.values, np.stack([found.target * 200, found.target * 100]))
 
 
@@ -245,7 +245,7 @@ def test_subsample_of_another_shape_of_target_is_refused():
 
 
 def random_images(number, members, seed=0, pixels=(4, 30)):
-    """Members that know something of the target, in images of different sizes, one of them empty."""
+    """Members correlated with the target, in images of different sizes, one of them empty."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(*pixels, size=number)
     targets = [rng.integers(2, size=size, dtype=np.uint8) * (position > 0) for position, size in enumerate(sizes)]
@@ -291,7 +291,7 @@ def test_greedy_selection_equals_a_loop_over_ensembles(combination):
     images, bag, bags = random_images(3, 3, seed=4), [], []
 
     def best_score(bag):
-        # One weight for each pick, so that a member may be there twice.
+        # One equal weight per pick; a member may be picked twice.
         shares = np.full(len(bag), 1 / len(bag))
         return loop_scores(images, lambda image: blend(image.values[bag], shares, combination), DICE).mean(axis=0).max()
 
@@ -315,7 +315,7 @@ def test_the_ensemble_with_fewest_members_wins_a_tie():
     image = random_images(2, 1)[1]
     twins = Subsample(np.repeat(image.values, 3, axis=0), image.target)
     assert greedy_weights([twins], DICE).tolist() == [1, 0, 0]
-    # Two of the first and one of the last are best: the second, which is the first again, is not taken for it.
+    # Two of the first and one of the last are best; the second, a copy of the first, is not selected.
     images = [Subsample(each.values[[0, 0, 1]], each.target) for each in random_images(3, 2, seed=2)]
     assert greedy_weights(images, DICE) == pytest.approx([2 / 3, 0, 1 / 3])
 
@@ -365,7 +365,7 @@ def test_log_loss_and_its_gradient_by_hand():
 
 def test_gradient_of_the_log_loss_equals_finite_differences():
     images, shares = random_images(5, 3), np.array([0.5, 0.3, 0.2])
-    slope = approx_fprime(shares, lambda at: log_loss(images, at)[0], 1e-3)  # single precision: no smaller step
+    slope = approx_fprime(shares, lambda at: log_loss(images, at)[0], 1e-3)  # float32 allows no smaller step
     assert log_loss(images, shares)[1] == pytest.approx(slope, abs=2e-3)
 
 
@@ -381,7 +381,7 @@ def test_log_loss_of_a_confident_error_is_finite():
 
 
 def mixture(shares, pixels=300_000, seed=0):
-    """Targets drawn with the probability that a known mixture of members gives."""
+    """Targets sampled with the probabilities of a known mixture of members."""
     rng = np.random.default_rng(seed)
     values = rng.integers(256, size=(len(shares), pixels), dtype=np.uint8)
     target = (rng.random(pixels) < np.array(shares) @ values / 255).astype(np.uint8)
@@ -401,7 +401,7 @@ def test_log_loss_weights_are_better_than_each_member_and_than_equal_weights():
 
 
 def test_log_loss_weights_satisfy_the_optimality_condition():
-    # The loss is convex: no weights are better by more than the steepest gradient exceeds the mean one, which is 1.
+    # The loss is convex: the possible gain is at most the largest negative gradient minus the mean one, which is 1.
     images = random_images(30, 5)
     found = log_loss_weights(images)
     assert found.sum() == pytest.approx(1)
@@ -409,11 +409,11 @@ def test_log_loss_weights_satisfy_the_optimality_condition():
     assert -log_loss(images, found)[1].min() - 1 < 1e-3
 
 
-# ---------------------------------------------------------------------------------------------- luck
+# ---------------------------------------------------------------------------------------------- overfitting
 
 
 def noisy_members(number, rng, noise=200):
-    """Images of 16 pixels, a member that knows something of them, and many that know nothing."""
+    """Images of 16 pixels, one member correlated with the target, and many members of noise."""
     targets = rng.integers(2, size=(number, 16), dtype=np.uint8)
     real = 1 / (1 + np.exp(0.5 - targets + rng.normal(size=targets.shape)))
     values = rng.integers(256, size=(number, 1 + noise, 16), dtype=np.uint8)
@@ -422,11 +422,11 @@ def noisy_members(number, rng, noise=200):
 
 
 class Tuned(NamedTuple):
-    """Dice of weights tuned on 30 images, and of the one real member with nothing but a tuned threshold."""
+    """Dice of weights tuned on 30 images, and of the one real member with a tuned threshold only."""
 
     cross_fitted: np.ndarray  # (30,)
     in_sample: float
-    fresh: float  # on 2000 images that nobody has seen: what is true
+    fresh: float  # on 2000 new images: the true score
     alone: float
     alone_fresh: float
 
@@ -451,11 +451,12 @@ def test_in_sample_score_is_inflated_by_200_noise_members_and_the_cross_fitted_s
     scores, in_sample, fresh, alone, alone_fresh = zip(*map(tune, range(3)), strict=True)
     in_sample, fresh, alone, alone_fresh = map(np.mean, (in_sample, fresh, alone, alone_fresh))
     interval = bootstrap.interval(np.concatenate(scores))
-    # In sample, noise seems to gain two points of Dice; in truth it costs as much.
+    # In sample, noise members gain two points of Dice; on new images they lose as much.
     assert in_sample > alone + 0.01
     assert fresh < alone_fresh - 0.01
     assert in_sample > fresh + 0.04
-    # The cross-fitted interval holds what is true and leaves out what was tuned, and its mean advises against noise.
+    # The cross-fitted interval contains the true score and excludes the in-sample one; its mean is below the single
+    # member's score.
     assert interval.low < fresh < interval.high < in_sample
     assert abs(interval.mean - fresh) < (in_sample - fresh) / 2
     assert interval.mean < alone

@@ -1,4 +1,4 @@
-"""What was chosen, written down and read back."""
+"""Records of renderers: written and read."""
 
 import json
 

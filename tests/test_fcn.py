@@ -1,4 +1,4 @@
-"""FCN: bilinear by birth, a sum of scores, and each score sees what the paper's figure says."""
+"""FCN: bilinear initialization, a sum of scores, and the receptive field of each score."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_initial_upsampling_interpolates_a_ramp_exactly(factor):
     enlarged = bilinear_upsampling(1, factor)((3 * rows + 2 * columns)[None, None])[0, 0]
     assert enlarged.shape == (5 * factor, 6 * factor)
     down, across = ((torch.arange(size * factor) + 0.5) / factor - 0.5 for size in (5, 6))
-    inside = slice(factor // 2, -(factor // 2))  # beyond, there is no second neighbour to lie between
+    inside = slice(factor // 2, -(factor // 2))  # outside, a second neighbour is missing
     expected = 3 * down[inside, None] + 2 * across[inside]
     torch.testing.assert_close(enlarged[inside, inside], expected, rtol=0, atol=1e-5)
 
@@ -69,7 +69,7 @@ def test_initial_logits_are_0(arch):
 @pytest.mark.parametrize(("arch", "strides"), STRIDES.items())
 @torch.no_grad()
 def test_logits_are_the_sum_of_the_scores_of_each_stride(arch, strides):
-    # Enlarging is linear and skips are added: so the whole is the sum of the parts.
+    # Upsampling is linear and skips are added, so the logits are the sum of the parts.
     numbers = tuple(range(len(strides)))
     fcn = net(arch)
     given = features(fcn)
@@ -89,8 +89,8 @@ def test_with_zero_skips_the_logits_are_the_bilinearly_upsampled_coarsest_score(
 
 @pytest.mark.parametrize(("arch", "strides"), STRIDES.items())
 def test_a_logit_depends_on_the_nearest_features_of_each_stride(arch, strides):
-    # Enlarging f times reaches f pixels to each side, so one logit draws on 2×2 scores, and through the doublings
-    # of coarser strides on no more than 3×3.
+    # Upsampling by f reaches f pixels to each side, so a logit depends on 2×2 scores, and through the doublings of
+    # coarser strides on at most 3×3.
     fcn = randomize_scores(net(arch), tuple(range(len(strides))))
     given = [feature.requires_grad_() for feature in features(fcn)]
     fcn.decode(given, (128, 128))[0][0, 0, 64, 64].backward()

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Atomic writes and locks."""
 
 import errno
 import fcntl
@@ -56,7 +56,7 @@ def test_a_disk_too_small_for_the_file_is_reported(tmp_path):
 
 
 def leave(folder, name, host=None, age=0):
-    """A file as a killed process left it: one of this machine, or of another."""
+    """A partial file of a killed process of this machine, or of another."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     path = folder / f".{name}.{host or _host()}.{process.pid}.0123abcd.part"
@@ -143,7 +143,7 @@ def test_a_file_system_without_locks_works_with_one_warning(tmp_path, monkeypatc
 
 
 class Msvcrt:
-    """What files uses of Windows' module: one byte of a file is one process's, as the kernel here has it."""
+    """The part of Windows' module that files.py uses, with the kernel's locks of one byte of a file."""
 
     LK_NBLCK, LK_UNLCK = 2, 0
 

@@ -1,4 +1,4 @@
-"""Folds: even, grouped, seeded, never changed, and bound to their data."""
+"""Folds: balanced, grouped, seeded, never overwritten, and tied to their data."""
 
 import json
 
@@ -20,7 +20,7 @@ OPTIONS = {"count": 5, "seed": 0, "balance": []}
 
 
 def make_index(size: int = 200, groups: int | None = None, empty: float = 0.4) -> pd.DataFrame:
-    """Coverage is shuffled against the ids: sorted by id, nothing looks stratified."""
+    """An index with coverage in random order of the ids, so that a sort by id does not look stratified."""
     rng = np.random.default_rng(3)
     coverage = np.where(rng.random(size) < empty, 0.0, rng.beta(1, 5, size))
     ids = [f"{number:05}" for number in rng.permutation(size)]
@@ -43,7 +43,7 @@ def test_empty_masks_and_coverage_are_balanced(index):
     table = describe_folds(index, assign_folds(index, 5, seed=0))
     assert np.ptp(table["empty"]) <= 1 / 40 + 1e-9
     assert np.abs(table["coverage"] / table["coverage"].mean() - 1).max() < 0.15
-    # Folds dealt out in the order of the ids would fail here: the fixture is sharp.
+    # Folds in the order of the ids fail the same check.
     dealt = pd.DataFrame({"image_id": index["image_id"], "fold": np.arange(200) // 40})
     assert np.abs(describe_folds(index, dealt)["coverage"] / table["coverage"].mean() - 1).max() > 0.15
 
@@ -62,14 +62,14 @@ def test_order_of_the_rows_does_not_matter(groups):
 
 
 def dealt(index: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
-    """Groups to folds by chance: what a search must beat."""
+    """Random folds of groups, the baseline."""
     groups = index["group"].unique()
     fold = dict(zip(groups, np.random.default_rng(seed).permutation(len(groups)) % count, strict=True))
     return pd.DataFrame({"image_id": index["image_id"], "fold": index["group"].map(fold)})
 
 
 def make_patients() -> pd.DataFrame:
-    """30 patients of 12 to 23 slices, some hearts twice as large as others."""
+    """30 patients of 12 to 23 slices, with masks of different sizes."""
     rng = np.random.default_rng(5)
     slices = rng.integers(12, 24, 30)
     patient = np.repeat([f"p{number:02}" for number in rng.permutation(30)], slices)
@@ -137,7 +137,7 @@ def test_table_of_classes_has_the_share_of_images_with_each_by_hand():
     assert table["with_sky"].tolist() == [1, 1]
     assert table["with_car"].tolist() == [0.5, 0]
     assert table["coverage_car"].tolist() == [0.05, 0]
-    # One fold has no car: as far from the mean of .25 as can be.
+    # One fold has no car: the largest possible deviation from the mean of .25.
     assert worst_deviation(table[["images", "groups", "with_car", "q25", "q50", "q75"]]) == 1
 
 
@@ -190,7 +190,9 @@ def test_options_and_index_digest_are_recorded_next_to_the_file(tmp_path, index)
 
 
 def test_recorded_deviation_includes_the_balanced_columns(tmp_path, index):
-    index["kind"] = np.where(np.arange(200) % 29 == 0, "rare", "common")  # 7 images: no five folds share them evenly
+    index["kind"] = np.where(
+        np.arange(200) % 29 == 0, "rare", "common"
+    )  # 7 images: five folds cannot share them evenly
     folds = assign_folds(index, 5, seed=0, balance=["kind"])
     write_folds(tmp_path / "folds.csv", folds, index, {**OPTIONS, "balance": ["kind"]})
     kept = json.loads((tmp_path / "folds.json").read_text())["worst_deviation"]

@@ -1,4 +1,4 @@
-"""File formats: the values that were written come back, and a damaged file is named."""
+"""File formats: pixel values are read as written, and a damaged file is reported."""
 
 import io
 import os

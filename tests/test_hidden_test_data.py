@@ -1,4 +1,4 @@
-"""Test data that are hidden, or other than the sample submission says: every stage works, and says what it predicts."""
+"""Hidden test data, or test images other than those of the sample: every stage works and reports it."""
 
 import json
 import logging
@@ -26,13 +26,13 @@ IMAGES = Path("tiny/test/images")
 
 
 def hide() -> None:
-    """As a code competition shows its test data: a header, and no folder."""
+    """Hide the test data as in a code competition: a header, and no folder."""
     shutil.rmtree("tiny/test")
     SAMPLE.write_text("id,rle_mask\n")
 
 
 def shorten(rows: int) -> None:
-    """The sample with its first rows alone."""
+    """Keep only the first rows of the sample."""
     SAMPLE.write_text("".join(SAMPLE.read_text().splitlines(keepends=True)[: rows + 1]))
 
 

@@ -1,4 +1,4 @@
-"""The index: ids stay text, labels are checked row by row, every mismatch is named."""
+"""The index: ids stay text, labels are checked row by row, and every mismatch is reported."""
 
 import os
 from itertools import product
@@ -48,7 +48,7 @@ def test_masks_as_images_give_the_same_index(tiny, card, edit):
 
 
 def write_masks(tiny, edit, change, masks=""):
-    """The tiny competition with mask images, changed by a function; what stands in its card's [masks]."""
+    """Write the tiny competition with mask images, changed by a function; `masks` are lines of the card's [masks]."""
     index = read_index(competition.load("tiny.toml"), tiny / "tiny")
     (tiny / "tiny/train/masks").mkdir()
     for sample in samples_of(index):
@@ -123,7 +123,7 @@ def test_group_comes_from_the_meta_table(tiny, edit):
 )
 def test_a_bad_rle_is_refused_with_its_line_and_run(tiny, card, edit, old, new, message):
     edit("tiny/train.csv", old, new)
-    # What followed the id's comma is pushed into a line of its own, which goes.
+    # The original text is moved to a separate line, which is removed.
     path = tiny / "tiny/train.csv"
     path.write_text("\n".join(line for line in path.read_text().splitlines() if not line.startswith("#")) + "\n")
     with pytest.raises(ValueError, match=message):
@@ -196,7 +196,7 @@ def test_a_group_column_missing_from_all_tables_is_refused(tiny, edit):
         read_index(competition.load("tiny.toml"), tiny / "tiny")
 
 
-# Names of the index's own columns, of those of windows and folds, and of one that nothing else has.
+# Names of columns of the index, of windows and of folds, and one other name.
 NAMES = ["box", "image", "fold", "path", "height", "rle", "mask_paths", "coverage", "empty", "group", "sources", "kind"]
 
 

@@ -1,4 +1,4 @@
-"""Averages over views, and the store of probabilities."""
+"""Test-time augmentation and the prediction store."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_tta_of_a_pointwise_model_equals_the_model():
 
 
 def test_tta_inverts_each_view_before_averaging():
-    # A model that marks the top left corner of what it sees: its views mark all four corners.
+    # A model that marks the top left corner of its input: the views mark all four corners.
     def corner(images):
         marked = torch.zeros_like(images)
         marked[..., 0, 0] = 1
@@ -158,7 +158,7 @@ def test_reading_keeps_one_shard_mapped(tmp_path):
 
 
 class Brightness(torch.nn.Module):
-    """Logits that grow with the pixel's own value."""
+    """Logits that increase with the pixel value."""
 
     def forward(self, images):
         return (images.float() - 128) / 16
@@ -195,7 +195,7 @@ class Overflowing(torch.nn.Module):
     def forward(self, images):
         dtype = torch.float16 if torch.is_autocast_enabled("cpu") else torch.float32
         large = (images.float() * 1000).to(dtype)
-        return large - large.max() + 1  # infinite minus infinite is no number
+        return large - large.max() + 1  # infinity minus infinity is NaN
 
 
 def test_on_float16_overflow_prediction_continues_in_float32(caplog):
@@ -207,8 +207,8 @@ def test_on_float16_overflow_prediction_continues_in_float32(caplog):
     assert sum("float16 overflows" in line for line in caplog.messages) == 1
 
 
-class NoNumber(torch.nn.Module):
-    """A model that gives NaN, whatever the precision, where a pixel is 7."""
+class NotFinite(torch.nn.Module):
+    """A model that gives NaN at pixels of 7 in every precision."""
 
     def forward(self, images):
         return torch.where(images == 7, torch.nan, images.float())
@@ -221,7 +221,7 @@ def test_non_finite_probabilities_are_refused(tiny, card, precision, tiles, size
     index = read_index(card, tiny / "tiny").iloc[:4]
     odd = index.iloc[2]
     Image.fromarray(np.full((36, 44), 7, np.uint8)).save(odd["path"])
-    predictor = Predictor(NoNumber(), ("identity", "transpose"), precision, tiles=tiles)
+    predictor = Predictor(NotFinite(), ("identity", "transpose"), precision, tiles=tiles)
     options = {"reader": Reader(1), "batch_size": 4, "workers": 0, "what": "test", "size": size}
     with pytest.raises(
         FloatingPointError, match=rf"image '{odd['image_id']}': \d+ of \d+ probabilities are not finite"
@@ -236,7 +236,7 @@ def test_non_finite_probabilities_are_not_stored(number):
 
 
 class Ramp(torch.nn.Module):
-    """A model that sees the left of an image otherwise than its right."""
+    """A model whose logits depend on the column."""
 
     def forward(self, images):
         return images * torch.linspace(-1, 1, images.shape[-1])

@@ -1,4 +1,4 @@
-"""Borders between instances, and the instances that a mask and its borders give back."""
+"""Boundaries between instances, and the instances that a mask and boundaries give."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from pipeline.postprocess.instances import components, split_by_boundary
 
 LABELS = arrays(np.int32, st.tuples(st.integers(1, 8), st.integers(1, 9)), elements=st.integers(0, 3))
 VALUES = arrays(np.uint8, st.tuples(st.just(2), st.integers(1, 10), st.integers(1, 9)), elements=st.integers(0, 255))
-# Between two stored levels, so that a plain comparison says which pixels a threshold keeps.
+# Between two stored levels, so that a comparison is exact.
 THRESHOLD = st.integers(1, 255).map(lambda k: (k - 0.5) / 255)
 
 
@@ -45,12 +45,12 @@ def disc(shape, y, x, radius):
 
 
 def perfect(labels, width=1.5):
-    """Stored values of a network that makes no mistake."""
+    """Stored values of a perfect prediction."""
     return np.stack([labels > 0, touching_boundary(labels, width)]).astype(np.uint8) * 255
 
 
 def border_by_loops(labels, width):
-    """From the definition, one pixel and one neighbour at a time."""
+    """The boundary by its definition, by loops over pixels and neighbours."""
     height, across = labels.shape
     result = np.zeros_like(labels)
     for y, x in np.ndindex(labels.shape):
@@ -63,7 +63,7 @@ def border_by_loops(labels, width):
     return result
 
 
-# border
+# boundary
 
 
 @settings(max_examples=60, deadline=None)
@@ -132,7 +132,7 @@ def test_components_equal_those_of_scipy_without_small_ones(values, min_area):
     kept = [k for k, size in enumerate(sizes, start=1) if size >= min_area]
     assert labels.dtype == np.int32
     assert labels.max() == len(kept)
-    for number, k in enumerate(kept, start=1):  # scipy too numbers by the first pixel
+    for number, k in enumerate(kept, start=1):  # scipy also numbers by the first pixel
         assert np.array_equal(labels == number, oracle == k)
 
 
@@ -196,7 +196,7 @@ def test_without_boundaries_instances_are_components(values, options):
     values[1] = 0
     options = options._replace(min_seed=1, boundary_threshold=0.99)
     joined = components(values[0], options.threshold, options.min_area)
-    # What touches at a corner alone has two seeds.
+    # Components that touch only at a corner have two seeds.
     alone = ndimage.label(values[0] > options.threshold * 255)[1]
     if alone == components(values[0], options.threshold).max():
         assert np.array_equal(split(values, options), joined)
@@ -206,7 +206,7 @@ def test_without_boundaries_instances_are_components(values, options):
 @settings(max_examples=60, deadline=None)
 @given(VALUES, OPTIONS)
 def test_a_transformed_image_has_the_same_number_of_instances(turn, values, options):
-    # Their pixels too, but for those that two seeds reach at once.
+    # The pixels are also the same, except those that two seeds reach at the same level.
     options = options._replace(min_area=1)
     turned = split(np.ascontiguousarray(TURNS[turn](values)), options)
     assert turned.max() == split(values, options).max()
@@ -217,7 +217,7 @@ def test_a_transformed_image_has_the_same_number_of_instances(turn, values, opti
 def test_a_transformed_image_has_the_same_instances_without_ties(turn):
     values = np.zeros((2, 7, 9), np.uint8)
     values[0, 1:6, 1:8] = 255
-    values[1, :, 3:6] = [100, 250, 200]  # a ridge with one crest
+    values[1, :, 3:6] = [100, 250, 200]  # a ridge with a unique maximum
     labels, turned = (split_by_boundary(np.ascontiguousarray(v), 0.5, 0.3) for v in (values, TURNS[turn](values)))
     pairs = set(zip(TURNS[turn](labels).ravel().tolist(), turned.ravel().tolist(), strict=True))
     assert len(pairs) == 3  # background, and two instances, each paired with one
@@ -229,7 +229,7 @@ def test_two_touching_discs_are_separated():
     assert components(perfect(labels)[0], 0.5).max() == 1
     found = split_by_boundary(perfect(labels), 0.5, 0.5)
     assert found.max() == 2
-    assert np.count_nonzero(found != labels) <= 2  # pixels as near to the one as to the other
+    assert np.count_nonzero(found != labels) <= 2  # pixels at equal distance
 
 
 def test_perfect_maps_give_the_instances_except_for_their_boundary_pixels():
@@ -237,7 +237,7 @@ def test_perfect_maps_give_the_instances_except_for_their_boundary_pixels():
     places = rng.uniform(0, (60, 80), (25, 2))
     rows, columns = np.mgrid[:60, :80]
     nearest = np.hypot(rows[..., None] - places[:, 0], columns[..., None] - places[:, 1])
-    labels = np.where(nearest.min(axis=2) < 9, nearest.argmin(axis=2) + 1, 0)  # cells without any gap
+    labels = np.where(nearest.min(axis=2) < 9, nearest.argmin(axis=2) + 1, 0)  # cells without gaps
     found = split_by_boundary(perfect(labels), 0.5, 0.5)
     assert np.array_equal(found > 0, labels > 0)
     away = (labels > 0) & (touching_boundary(labels, 1.5) == 0)

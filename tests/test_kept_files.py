@@ -1,4 +1,4 @@
-"""Files of ours that a disk or a hand cut short: one line with the file, what is wrong, and the way out."""
+"""Damaged files of the pipeline are reported in one line with the file, the error and a remedy."""
 
 import json
 from pathlib import Path
@@ -96,14 +96,14 @@ def test_a_damaged_manifest_is_reported_with_the_command_that_rewrites_it(submit
 def test_a_store_with_a_damaged_record_is_deleted(tmp_path, text):
     start_store(tmp_path / "store", {"views": []})
     (tmp_path / "store" / "store.json").write_text(text)
-    (tmp_path / "store" / "000-00000.safetensors").write_text("of nobody knows what")
+    (tmp_path / "store" / "000-00000.safetensors").write_text("unknown")
     assert not is_complete(tmp_path / "store", [], {"views": []})
     start_store(tmp_path / "store", {"views": []})
     assert [path.name for path in (tmp_path / "store").iterdir()] == ["store.json"]
 
 
 class Runs:
-    """What a pickle would do when it is read."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self):
         return (Path.write_text, (Path("ran"), "code of a checkpoint"))

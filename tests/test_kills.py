@@ -1,4 +1,4 @@
-"""Runs that are killed, interrupted, out of disk space or concurrent end bit for bit like an undisturbed run."""
+"""Runs that are killed, interrupted, out of disk space or concurrent give bit-identical results."""
 
 import hashlib
 import re
@@ -31,7 +31,7 @@ def runner() -> Iterator[Runner]:
 
 
 def lay_out(folder: Path) -> Path:
-    """The tiny competition in a folder of its own."""
+    """The tiny competition in a separate folder."""
     folder.mkdir()
     lay_out_tiny(folder)
     return folder

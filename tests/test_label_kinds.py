@@ -1,4 +1,4 @@
-"""One set of objects, labelled in every way there is: all ways give the same masks, objects, folds and training."""
+"""The same objects in every label format give the same masks, objects, folds and training."""
 
 import json
 
@@ -30,7 +30,7 @@ LABELS = {
 
 
 def write(folder, kind, *, train=8, test=2, void=None, top="instances = true"):
-    """A competition of cultures with their cells labelled in one way; `void` is a rectangle of label images."""
+    """Write a competition of cultures with cells in one label format; `void` is a rectangle in label images."""
     root, labels = folder / "data", {}
     for part, number in (("train", train), ("test", test)):
         (root / part).mkdir(parents=True)
@@ -87,7 +87,7 @@ def write_coco(root, labels):
 
 
 def write_outlines(root, labels):
-    """An outline of every pixel of a cell's rim, and those of what lies in it uncovered: exact."""
+    """Exact outlines of a cell and of its holes, with every boundary pixel."""
     lines = []
     for image_id, each in labels.items():
         cells = []
@@ -109,7 +109,7 @@ WRITERS = {
 
 
 def numbered(labels):
-    """Objects by the order of their first pixels."""
+    """Objects numbered by their first pixels."""
     values, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     order = np.argsort(np.argsort(np.where(values > 0, first, -1)))
     return np.where(labels > 0, order[inverse].reshape(labels.shape), 0)

@@ -1,4 +1,4 @@
-"""Workers: the same batches however processes start and share memory, and one line where one dies."""
+"""Data loader workers: the same batches with every start method, and one line if a worker dies."""
 
 import os
 import pickle
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 
 def masked(card, folder, *, crops=False):
-    """Training images with all that may come with them: mixes, and pseudo-labels from a store; or windows of them."""
+    """Training images with mixing and pseudo-labels from a store; or windows of them."""
     index, labels = read_index(card, folder / "tiny"), Labels.of(card)
     if crops:
         windows = crop_index(index, labels, Crops(size=32, stride=16))
@@ -111,7 +111,7 @@ def shared(*_, **__):
 
 
 class Deadly(Dataset):
-    """Two images; the process that reads the second ends as it is told to."""
+    """Two images; the process that reads the second one ends in the given way."""
 
     def __init__(self, end):
         self.end = end

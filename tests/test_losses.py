@@ -91,14 +91,14 @@ def test_tversky_weights_false_positives_by_alpha_and_false_negatives_by_beta():
 
 
 def test_focal_tversky_is_the_power_of_each_image_by_hand():
-    # Tversky indices 2 / 2.3 (one extra) and 1 / 1.7 (one missed), each to the power 3/4.
+    # Tversky indices 2 / 2.3 (one false positive) and 1 / 1.7 (one false negative), each to the power 3/4.
     logits = torch.cat([row(SURE, SURE), row(-SURE, -SURE)])
     target = torch.cat([row(1, 0), row(1, 0)])
     expected = ((1 - 2 / 2.3) ** 0.75 + (1 - 1 / 1.7) ** 0.75) / 2
     assert FocalTverskyLoss()(logits, target).item() == pytest.approx(expected)
 
 
-# One loss as another's special case.
+# Special cases.
 
 
 def test_overlap_losses_are_tversky_losses():
@@ -115,12 +115,12 @@ def test_jaccard_loss_of_a_binary_mask_is_a_function_of_its_dice_loss():
     torch.testing.assert_close(JaccardLoss(smooth=1e-9)(mask, target), 2 * dice / (1 + dice))
 
 
-# Others' implementations, where the definitions coincide.
+# Other implementations with the same definition.
 
 
 def test_dice_agrees_with_smp_on_one_image():
     logits, target = random_batch((1, 3, 9, 8))
-    theirs = smp_losses.DiceLoss(mode="multilabel", smooth=0.5)  # they add it to half of our fraction
+    theirs = smp_losses.DiceLoss(mode="multilabel", smooth=0.5)  # smp adds it to half of our fraction
     torch.testing.assert_close(DiceLoss(smooth=1.0)(logits, target), theirs(logits, target))
 
 
@@ -265,7 +265,7 @@ def test_void_is_255_in_any_dtype(name, dtype):
     torch.testing.assert_close(CASES[name]()(logits, target.to(dtype)), CASES[name]()(logits, target))
 
 
-# Laws of every loss.
+# Properties of every loss.
 
 
 @every_case
@@ -278,7 +278,7 @@ def test_gradient_equals_finite_differences(name):
 @every_case
 def test_value_does_not_depend_on_the_order_of_pixels(name):
     logits, target = random_batch()
-    logits = logits.round()  # equal errors in plenty
+    logits = logits.round()  # many equal errors
     order = torch.randperm(35, generator=torch.Generator().manual_seed(1))
     shuffled = [x.flatten(2)[..., order].reshape(x.shape) for x in (logits, target)]
     torch.testing.assert_close(CASES[name]()(*shuffled), CASES[name]()(logits, target))
@@ -439,7 +439,7 @@ def test_build_loss_returns_a_module_without_parameters():
     assert not loss_fn.state_dict()
 
 
-# Mistakes are answered.
+# Errors.
 
 
 def test_an_unknown_loss_is_refused_with_the_known_ones():

@@ -1,4 +1,4 @@
-"""Over which pixels Dice, Jaccard, Tversky and Lovász sum, and what they do with empty targets."""
+"""The pixels over which Dice, Jaccard, Tversky and Lovász sum, and their treatment of empty targets."""
 
 import pytest
 import segmentation_models_pytorch.losses as smp_losses
@@ -40,7 +40,7 @@ def test_dice_of_an_image_and_an_empty_one_by_hand(over, empty, expected):
 
 
 def test_tversky_over_the_batch_by_hand():
-    # Hit 1, extra 1, missed 1: (1 + 1) / (1 + 0.25 + 2 + 1).
+    # One true positive, false positive and false negative: (1 + 1) / (1 + 0.25 + 2 + 1).
     loss = TverskyLoss(0.25, 2.0, 1.0, over="batch")(*two_images())
     assert loss.item() == pytest.approx(1 - 2 / 4.25, abs=1e-6)
 
@@ -48,11 +48,11 @@ def test_tversky_over_the_batch_by_hand():
 @pytest.mark.parametrize(
     ("over", "empty", "expected"),
     [
-        # Hinge errors of sure logits: of the missed pixel and of the extra one 1 + SURE. Alone in its image, the missed
-        # one takes the Jaccard index from 1 to 1/2; the extra one of an empty target from 1 to 0.
+        # Hinge errors of confident logits: 1 + SURE for the false negative and the false positive. In its image, the
+        # false negative lowers the Jaccard index from 1 to 1/2; the false positive of an empty target from 1 to 0.
         ("image", "count", (1 + SURE) * (1 / 2 + 1) / 2),
         ("image", "ignore", (1 + SURE) / 2),
-        # Both in one set of 2 object pixels: 1 is kept, of a union of 3.
+        # Both in one set of 2 object pixels: intersection 1, union 3.
         ("batch", "count", (1 + SURE) * 2 / 3),
     ],
 )

@@ -1,4 +1,4 @@
-"""Lovász hinge and Lovász-Softmax, against their definition, others' code and values by hand."""
+"""Lovász hinge and Lovász-Softmax, against their definition, other implementations and values by hand."""
 
 from itertools import pairwise, permutations
 
@@ -90,8 +90,8 @@ def test_a_correct_pixel_beyond_the_margin_has_no_hinge_error():
 
 
 def test_lovasz_grad_in_float32_keeps_six_digits_in_a_large_image():
-    # Errors are multiples of 2^-16 and all differ, so both precisions sort alike. As a difference
-    # of two Jaccard losses in float32, the steps of about 1e-9 would be rounding.
+    # Errors are different multiples of 2^-16, so both precisions sort equally. As differences of two
+    # Jaccard losses in float32, steps of about 1e-9 would be lost in rounding.
     generator = torch.Generator().manual_seed(0)
     shape = (1, 1, 512, 512)
     errors = torch.randperm(512 * 512, generator=generator).reshape(shape) / 2**16
@@ -247,7 +247,7 @@ def test_loss_per_batch_is_that_of_all_pixels_in_one_image():
     torch.testing.assert_close(LovaszHingeLoss("batch")(logits, target), LovaszHingeLoss()(*wide))
 
 
-# Others' algorithm: differences of Jaccard losses, row by row, in the order of a sort.
+# The published algorithm: differences of Jaccard losses of sorted errors, row by row.
 
 
 def berman(errors: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Values given to make reach the command line unchanged."""
+"""make passes values unchanged to the command line."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""Metrics: values by hand, rules for empty masks, and an oracle of plain loops."""
+"""Metrics: values by hand, rules for empty masks, and a reference of plain loops."""
 
 import numpy as np
 import pytest
@@ -69,7 +69,7 @@ def test_the_three_rules_for_empty_masks():
     assert pixel_metric("mean_dice_ignore_empty").scores(images).mean() == pytest.approx((4 / 7 + 0) / 2)
 
 
-SUMS = {  # of all pixels, one class: scikit-learn's own
+SUMS = {  # of all pixels of one class, by scikit-learn
     "class_iou": jaccard_score,
     "global_dice": f1_score,
     "global_f05": lambda target, mask: fbeta_score(target, mask, beta=0.5),
@@ -148,7 +148,7 @@ def test_scores_are_symmetric_and_between_0_and_1(name, mask, target):
 def test_counts_and_tgs_agree_with_loops(mask, target):
     pairs = list(zip(mask.ravel().tolist(), target.ravel().tolist(), strict=True))
     both, either = sum(a and b for a, b in pairs), sum(a or b for a, b in pairs)
-    # In whole hundredths, so that the oracle rounds nothing either.
+    # In integers (hundredths), so that the oracle does not round.
     expected = sum(100 * both > percent * either for percent in range(50, 100, 5)) / 10 if either else 1.0
     assert tgs_precision(count(mask, target)) == pytest.approx(expected)
 

@@ -1,4 +1,4 @@
-"""Scores of objects: by hand, by a loop over pairs of masks, and laws."""
+"""Object metrics: values by hand, a loop over pairs of masks, and properties."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_matches_equal_those_of_a_loop_over_pairs_of_masks(labels, target):
 def test_one_true_positive_false_positive_and_false_negative_by_hand():
     target = picture("11...22", "11...22")
     labels = picture("11.3...", "11.3...")
-    # At every threshold one hit, one invented, one missed.
+    # One true positive, false positive and false negative at every threshold.
     assert dsb_precision(match(labels, target)) == pytest.approx(1 / 3)
     assert airbus_f2(match(labels, target)) == pytest.approx(5 / (5 + 4 + 1))
 
@@ -91,7 +91,7 @@ def test_void_pixels_are_removed_from_predicted_and_true_objects(labels, target,
 def test_an_object_of_void_pixels_only_is_ignored():
     target = np.array([[1, 1, 0, 0, -1, -1]])
     assert dsb_precision(match(picture("11..22"), target)) == 1
-    assert dsb_precision(match(picture("11.222"), target)) == 0.5  # one pixel of it is not void: invented
+    assert dsb_precision(match(picture("11.222"), target)) == 0.5  # one pixel of it is not void: a false positive
 
 
 @given(LABELS, LABELS)

@@ -1,4 +1,4 @@
-"""Metrics with parameters: values by hand, an oracle of plain loops, laws, and the text that each goes by."""
+"""Metrics with parameters: values by hand, a reference of plain loops, properties, and their text form."""
 
 import json
 import re
@@ -56,8 +56,8 @@ def score(name, values, pairs):
     return pixel_metric(format_metric(name, values)).scores(counted(pairs)).mean()
 
 
-def hits_extra_missed(mask, target):
-    """Pixel by pixel."""
+def count_by_loops(mask, target):
+    """True positives, false positives and false negatives, pixel by pixel."""
     pairs = list(zip(mask.ravel().tolist(), target.ravel().tolist(), strict=True))
     return [sum(pair == kind for pair in pairs) for kind in ((1, 1), (1, 0), (0, 1))]
 
@@ -84,13 +84,13 @@ def test_f_beta_by_hand():
 
 @given(MASKS, MASKS, BETAS)
 def test_f_beta_is_the_harmonic_mean_of_precision_and_recall(mask, target, beta):
-    expected = by_definition(*hits_extra_missed(mask, target), beta)
+    expected = by_definition(*count_by_loops(mask, target), beta)
     assert f_beta(count(mask, target), beta) == pytest.approx(1 if expected is None else expected)
 
 
 @given(PAIRS, BETAS, st.sampled_from([1, 0, "skip"]))
 def test_mean_f_beta_equals_its_definition_for_each_rule_for_empty_masks(pairs, beta, empty):
-    images = [by_definition(*hits_extra_missed(*pair), beta) for pair in pairs]
+    images = [by_definition(*count_by_loops(*pair), beta) for pair in pairs]
     kept = [empty if each is None else each for each in images if each is not None or empty != "skip"]
     expected = np.mean(kept) if kept else np.nan
     assert score("mean_f_beta", {"beta": beta, "empty": empty}, pairs) == pytest.approx(expected, nan_ok=True)
@@ -98,7 +98,7 @@ def test_mean_f_beta_equals_its_definition_for_each_rule_for_empty_masks(pairs, 
 
 @given(PAIRS, BETAS)
 def test_global_f_beta_equals_its_definition_on_the_pixels_of_all_images(pairs, beta):
-    pooled = np.sum([hits_extra_missed(*pair) for pair in pairs], axis=0).tolist()
+    pooled = np.sum([count_by_loops(*pair) for pair in pairs], axis=0).tolist()
     expected = by_definition(*pooled, beta)
     found = score("global_f_beta", {"beta": beta}, pairs)
     assert found == pytest.approx(np.nan if expected is None else expected, nan_ok=True)
@@ -130,7 +130,7 @@ def test_swapping_prediction_and_target_inverts_beta(mask, target, beta):
 def test_f_beta_moves_from_precision_to_recall_with_beta(mask, target):
     if not mask.any() or not target.any():
         return
-    _, extra, missed = hits_extra_missed(mask, target)
+    _, extra, missed = count_by_loops(mask, target)
     values = [float(f_beta(count(mask, target), beta)) for beta in (0.01, 0.5, 1.0, 2.0, 100.0)]
     assert sorted(values, reverse=missed > extra) == pytest.approx(values)
     assert all(0 <= value <= 1 for value in values)
@@ -154,7 +154,7 @@ def test_global_f05_is_bit_identical_to_its_formula():
 def test_f1_at_ious_by_hand():
     labels, target = np.zeros((2, 4, 4), np.int64)
     target[0], target[2] = 1, 2
-    labels[0], labels[2, :3], labels[3, 3] = 1, 2, 3  # exact, three quarters (IoU .75), invented
+    labels[0], labels[2, :3], labels[3, 3] = 1, 2, 3  # exact, three quarters (IoU .75), a false positive
     matches = match(labels, target)
     assert f1(matches, 0.7) == pytest.approx(2 * 2 / (2 * 2 + 1 + 0))
     assert f1(matches, 0.75) == pytest.approx(2 * 1 / (2 * 1 + 2 + 1))
@@ -346,7 +346,7 @@ def test_the_template_of_a_card_has_an_example_of_every_metric_with_parameters()
     assert shown == {key for name in WITH_PARAMETERS for key in METRICS[name].parameters}
 
 
-# The way of such a metric through the stages.
+# Metrics with parameters in the stages.
 
 
 def test_a_run_resumes_if_its_metric_is_only_spelled_differently(tiny, edit):

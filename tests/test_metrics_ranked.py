@@ -1,4 +1,4 @@
-"""Average precision of objects ranked by their confidence."""
+"""Average precision of objects ranked by confidence."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ IMAGES = st.lists(
 
 
 def by_definition(images):
-    """At each confidence everything from it on is predicted; precision is made to fall with recall."""
+    """Area under the precision-recall curve over all confidences, with non-increasing precision."""
     objects = [pair for each in images for pair in zip(each.confidences, each.true_positive, strict=True)]
     true = sum(each.num_true for each in images)
     points = []
@@ -45,7 +45,7 @@ def by_definition(images):
 
 
 def test_average_precision_of_a_hit_a_miss_and_a_hit_by_hand():
-    # precision 1, 1/2, 2/3 at recall 1/4, 1/4, 2/4: from recall 1/4 on, the highest to come is 2/3.
+    # precision 1, 1/2, 2/3 at recall 1/4, 1/4, 2/4: from recall 1/4 on, the maximum precision is 2/3.
     images = [image([0.9, 0.8], [True, False], 3), image([0.7], [True], 1)]
     assert average_precision(images) == pytest.approx(1 / 4 * 1 + 1 / 4 * 2 / 3)
 
@@ -67,7 +67,7 @@ def test_average_precision_does_not_depend_on_image_order_or_confidence_scale(im
 @settings(max_examples=100, deadline=None)
 @given(IMAGES)
 def test_without_missed_objects_average_precision_is_at_least_scikit_learns(images):
-    # scikit-learn's recall is of the objects that were predicted, and its precision is not made to fall with recall.
+    # scikit-learn's recall is relative to the predicted objects, and its precision is not made non-increasing.
     images = [each._replace(num_true=int(each.true_positive.sum())) for each in images]
     if not any(each.num_true for each in images):
         return
@@ -94,7 +94,7 @@ def test_without_true_objects_average_precision_is_nan():
 
 
 def test_the_most_confident_prediction_matches_the_true_object():
-    iou = np.array([[0.7], [0.9]])  # two predictions of one object
+    iou = np.array([[0.7], [0.9]])  # two predictions of one true object
     assert rank_objects(iou, np.array([0.8, 0.6]), 0.6).true_positive.tolist() == [True, False]
     assert rank_objects(iou, np.array([0.6, 0.8]), 0.6).true_positive.tolist() == [False, True]
 
@@ -118,7 +118,7 @@ def test_an_image_without_true_objects_has_no_hits():
     )
 
 
-IOU = 0.6001  # no box of whole pixels reaches it exactly, which COCO calls a hit and we do not
+IOU = 0.6001  # no box of whole pixels has exactly this IoU, which is a hit for COCO only
 
 
 def boxes(rng, count):

@@ -1,4 +1,4 @@
-"""Surface Dice: contours and surfaces measured by hand, laws, and the authors' own package.
+"""Surface Dice: contours and surfaces by hand, properties, and the authors' package.
 
 A square's contour runs through the points between pixels. It is 1 long around a point on its side and √½ around a
 corner, which is cut; a box has 1 around a point of a face, √½ on an edge, and a triangle of √3/8 at a corner.
@@ -35,7 +35,7 @@ def square(column):
 
 
 def surface(mask, spacing=None):
-    """How long or large a mask's surface is."""
+    """Length or area of a mask's surface."""
     return surface_sums(mask, mask, spacing=spacing)[1] / 2
 
 
@@ -135,7 +135,7 @@ def test_other_shapes_axes_and_spacings_are_refused():
         surface_dice(solid, solid, spacing=(1, 1))
 
 
-# ---------------------------------------------------------------------------------------------- laws
+# ---------------------------------------------------------------------------------------------- properties
 
 
 @settings(deadline=None)
@@ -176,7 +176,7 @@ def test_a_mask_and_its_complement_have_the_same_surface(mask):
 
 
 def blobs(shape, seed):
-    """Two smooth masks: one apart from the other, or, of an odd seed, with some pixels turned over."""
+    """Two smooth masks: independent, or, for an odd seed, equal except for some inverted pixels."""
     rng = np.random.default_rng(seed)
     one, other = (gaussian_filter(rng.normal(size=shape), 1.2) > 0 for _ in range(2))
     return one, one ^ (rng.random(shape) < 0.03) if seed % 2 else other

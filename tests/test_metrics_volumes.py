@@ -1,4 +1,4 @@
-"""Metrics of whole volumes: distances and means by hand, laws, and scipy's Hausdorff distance.
+"""Metrics of volumes: distances and means by hand, properties, and scipy's Hausdorff distance.
 
 Volumes of 2 × 4 × 4 pixels have a diagonal of 6.
 """

@@ -1,4 +1,4 @@
-"""Mixed samples: where the partner's pixels go its mask goes, and the item's seed decides all of it."""
+"""Mixed samples: pixels and masks are mixed equally, and the seed of the item determines the mix."""
 
 from functools import partial
 
@@ -77,7 +77,7 @@ def test_copy_paste_adds_at_least_one_whole_object():
 
 
 def bars(value, *columns):
-    """Objects as full-height bars, first column and end of each, with the borders between them."""
+    """Objects as full-height bars (first and last column of each), with the boundaries between them."""
     labels = np.zeros((SIZE, SIZE), np.int32)
     for number, (start, end) in enumerate(columns, start=1):
         labels[:, start:end] = number
@@ -86,13 +86,13 @@ def bars(value, *columns):
 
 def test_a_boundary_is_added_between_a_pasted_and_an_existing_object():
     old, donor = bars(10, (0, 8)), bars(200, (8, 14))
-    assert not old[1][..., 1].any()  # each stands alone
+    assert not old[1][..., 1].any()  # single objects have no boundary
     assert not donor[1][..., 1].any()
     mixed = copy_paste(old, lambda: donor, rng(), boundary=2)
     assert np.array_equal(mixed[1], bars(0, (0, 8), (8, 14))[1])
-    assert not old[1][..., 1].any()  # what was mixed is not changed
+    assert not old[1][..., 1].any()  # the input is not changed
     alone = copy_paste(old, lambda: bars(200, (14, 20)), rng(), boundary=2)
-    assert not alone[1][..., 1].any()  # too far from each other
+    assert not alone[1][..., 1].any()  # too far apart
 
 
 def test_boundaries_within_pasted_and_within_existing_objects_are_kept():
@@ -114,7 +114,7 @@ def test_every_mix_adds_boundaries_where_objects_of_two_images_touch(name):
     for seed in range(10):
         partner = partial(next, iter([bars(value, (0, SIZE)) for value in (11, 12, 13)]))
         image, mask = MIXES[name](bars(10, (0, SIZE)), partner, rng(seed), 2)
-        # Each is one object: they touch at every seam.
+        # Each image is one object: objects touch at every seam.
         assert np.array_equal(mask[..., 1], touching_boundary(image[..., 0], 2))
 
 
@@ -174,7 +174,7 @@ def test_mixing_does_not_change_its_inputs(name):
 
 
 def mix_with(chances, seed, donors=(3, 4)):
-    """The draws that an item's mix makes."""
+    """Mix an item; returns the requested partners and the result."""
     calls = []
 
     def augmented(position, seed):

@@ -1,4 +1,4 @@
-"""Models: any size in, the same size out; what cannot be built is refused in words."""
+"""Models: any image size, pretrained weights, and refused options."""
 
 import os
 import re
@@ -77,7 +77,7 @@ def test_tgs_images_are_padded_by_13_and_14():
 
 
 def theirs(name="test_efficientnet", **options):
-    """Weights as timm's own model of that name holds them, of another seed than `build`'s."""
+    """Weights in the format of timm, with another seed than `build`."""
     torch.manual_seed(7)
     return timm.create_model(name, pretrained=False, **options).state_dict()
 
@@ -87,7 +87,7 @@ def renamed(tensors, rename):
 
 
 def of_smp():
-    """The same weights as smp's encoder, a list of timm's features, holds them: "model.blocks_0" for "blocks.0"."""
+    """The same weights in the format of smp's encoder: "model.blocks_0" for "blocks.0"."""
     keys, tensors = smp.encoders.get_encoder("tu-test_efficientnet", weights=None).state_dict(), theirs()
     return {key: tensors[key.removeprefix("model.").replace("blocks_", "blocks.")] for key in keys}
 
@@ -138,7 +138,7 @@ def STEM():  # noqa: N802 - reads as the value it is
 
 
 class Code:
-    """Unpickled, it would run a command."""
+    """An object that runs a command when it is unpickled."""
 
     def __reduce__(self):
         return (os.mkdir, ("ran",))
@@ -194,7 +194,7 @@ def test_local_weights_are_loaded_into_a_vision_transformer(tmp_path):
 
 
 def test_an_official_checkpoint_is_converted_like_in_timm(tmp_path):
-    """ConvNeXt's authors call layers otherwise: downsample_layers, dwconv, pwconv1."""
+    """ConvNeXt's authors use other names: downsample_layers, dwconv, pwconv1."""
     tensors = theirs("test_convnext")
     words = {
         "stem.": "downsample_layers.0.",

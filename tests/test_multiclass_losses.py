@@ -1,4 +1,4 @@
-"""Losses of one class per pixel: laws, and mistakes answered."""
+"""Losses of exclusive classes: properties and errors."""
 
 import math
 from functools import partial
@@ -38,7 +38,7 @@ def test_cross_entropy_agrees_with_torch():
 
 
 def test_dice_softmax_of_two_pixels_and_three_classes_by_hand():
-    # Probabilities 1/2, 1/4, 1/4 where class 0 is true, and 1/8, 1/8, 3/4 where class 2 is. Nobody has class 1.
+    # Probabilities 1/2, 1/4, 1/4 where class 0 is true, and 1/8, 1/8, 3/4 where class 2 is. No pixel has class 1.
     #   class 0: 1 - (2 · 1/2 + 1) / (5/8 + 1 + 1) = 5/21;  class 2: 1 - (2 · 3/4 + 1) / (1 + 1 + 1) = 1/6
     probs = torch.tensor([[1 / 2, 1 / 8], [1 / 4, 1 / 8], [1 / 4, 3 / 4]])
     loss = DiceSoftmaxLoss(smooth=1.0)(probs.log()[None, :, None], torch.tensor([[[0, 2]]]))
@@ -62,7 +62,7 @@ def test_dice_softmax_equals_loops_over_classes_images_and_pixels(seed):
 
 
 def test_dice_softmax_weights_rare_and_frequent_classes_equally():
-    # 99 pixels of class 0 and one of class 1: whoever always says 0 has half of it wrong.
+    # 99 pixels of class 0 and one of class 1: a constant prediction of 0 is wrong for one of two classes.
     target = torch.zeros(1, 10, 10)
     target[0, 0, 0] = 1
     always = torch.tensor([SURE, -SURE]).view(1, 2, 1, 1).expand(1, 2, 10, 10)

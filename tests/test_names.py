@@ -1,4 +1,4 @@
-"""Names of classes, ids and configs are text: shown as they are in a terminal, a chart and a page."""
+"""Names of classes, ids and configs are shown unchanged in a terminal, a chart and a page."""
 
 import io
 import logging
@@ -16,7 +16,7 @@ NAMES = ["[/x]", "[red]y", ":smile:", "[link=file:///]z", r"$\frac$", "<b>&amp;<
 
 @pytest.fixture
 def screen(monkeypatch):
-    """What the consoles print, into a text; as a terminal where that is asked for."""
+    """A function that captures the output of a console, optionally as a terminal."""
 
     def print_to(module, name, **options):
         console, text = getattr(module, name), io.StringIO()

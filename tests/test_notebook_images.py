@@ -1,4 +1,4 @@
-"""What the notebooks look at: tables by hand, and in the pictures all that there is, where it is."""
+"""Functions of the notebooks on images: tables by hand, and the contents of the figures."""
 
 import re
 from pathlib import Path

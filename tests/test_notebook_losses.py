@@ -1,4 +1,4 @@
-"""The functions behind the notebook on losses: what they draw is what the losses do."""
+"""Functions of the notebook on losses: they show what the losses compute."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The notebooks run as they are, in a kernel of their own, and define nothing."""
+"""The notebooks import everything from the pipeline and have outputs and metadata."""
 
 import json
 from pathlib import Path

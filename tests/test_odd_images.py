@@ -1,4 +1,4 @@
-"""Claims about odd and damaged image files: the right pixels, or one line that names the file; never anything else."""
+"""Unusual and damaged image files give the correct pixels, or one line that names the file."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.odd_images import ODD
 
 LINE = 300  # characters of a message
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # libraries warn of damaged files in their own words
+pytestmark = pytest.mark.filterwarnings("ignore")  # libraries warn about damaged files
 
 
 def by_window(path: Path) -> np.ndarray:
@@ -38,7 +38,7 @@ WAYS = {
 
 
 def outcomes(path: Path) -> dict[str, object]:
-    """What each way into a file gives; None where it is refused, in one line."""
+    """The result of each way of reading a file; None if it is refused in one line."""
     found, said = {}, []
     for way, read in WAYS.items():
         try:

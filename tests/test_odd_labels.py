@@ -1,4 +1,4 @@
-"""Odd label files are read as what they are, or refused in one line."""
+"""Unusual label files are read correctly, or refused in one line."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ REFUSED = [odd for odd in ODD if odd.refused]
 
 
 def read(odd: Odd, folder):
-    """How labels are read, the sample of `a`, and its coverage."""
+    """The labels, the sample of `a`, and its coverage."""
     card = competition.load(str(lay_out(odd, folder)))
     index = read_index(card, folder / "data")
     assert index["image_id"].tolist() == ["a", "b"]
@@ -24,7 +24,7 @@ def read(odd: Odd, folder):
 
 
 def mask_of(odd: Odd) -> np.ndarray:
-    """(H, W, C): of objects, their union."""
+    """The expected mask, (H, W, C); the union of objects."""
     if odd.objects is not None:
         return np.where(odd.objects == VOID_OBJECT, VOID, odd.objects > 0)[..., None]
     return odd.mask if odd.mask.ndim == 3 else odd.mask[..., None]

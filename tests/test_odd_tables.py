@@ -1,4 +1,4 @@
-"""Odd tables and names: each is read as what it means, or refused in one line that says what to do."""
+"""Unusual tables and names are read as intended, or refused in one line with a remedy."""
 
 import csv
 import re
@@ -19,14 +19,14 @@ from tests.odd_tables import GROUPS, HEIGHT, IDS, ODD, WIDTH, mask_of, write
 
 
 def read(root):
-    """All that stages read of a competition: its card, its training and its test images."""
+    """The inputs of the stages: the card, the training index and the test index."""
     card = competition.load(str(root / "card.toml"))
     sample_header(root / card.files.sample_submission, card.columns)
     return card, read_index(card, root), read_test_index(card, root)
 
 
 def masks_of(image_id):
-    """Of all classes, (3, H, W): the first pixel, nothing, everything."""
+    """Masks of three classes, (3, H, W): the first pixel, none, all."""
     masks = np.zeros((3, HEIGHT, WIDTH), np.uint8)
     masks[0, 0, 0] = masks[2] = 1
     return masks
@@ -66,7 +66,7 @@ def assert_is_as_drawn(card, index, layout):
 
 
 def assert_is_written_for(card, root, test, layout):
-    """The submission has the sample's header and ids, letter by letter, and Kaggle would take it."""
+    """The submission has exactly the header and ids of the sample, and passes the check."""
     sample = root / card.files.sample_submission
     assert len(test) == len(layout.sample[1:]) / len(card.classes)
     write_submission(root / "mine.csv", card, sample, masks_of)
@@ -91,7 +91,7 @@ def test_the_survey_of_the_doctor_reports_the_same_errors(tmp_path, name):
     faults += survey_test(card, tmp_path)
     if says is None:
         assert faults == []
-    elif "its header is" not in says:  # the doctor has a finding of its own for that
+    elif "its header is" not in says:  # the doctor has a separate finding for it
         assert any(re.search(says, fault) for fault in faults), faults
 
 

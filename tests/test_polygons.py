@@ -1,4 +1,4 @@
-"""Outlines of objects as rows of RLE."""
+"""Polygons of objects as rows of RLE."""
 
 import json
 
@@ -41,7 +41,7 @@ def test_a_ring_within_a_ring_is_a_hole(tmp_path, images):
     outer, inner = [[0, 0], [8, 0], [8, 5], [0, 5]], [[2, 1], [6, 1], [6, 4], [2, 4]]
     mask = Dialect(order="row").decode(read(tmp_path, images, line(("vessel", [outer, inner])))["rle"].iloc[0], (6, 9))
     expected = np.ones((6, 9))
-    expected[2:4, 3:6] = 0  # the inner ring's own pixels belong to the object
+    expected[2:4, 3:6] = 0  # the pixels of the inner ring belong to the object
     assert np.array_equal(mask, expected)
 
 

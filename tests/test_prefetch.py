@@ -1,4 +1,4 @@
-"""Work ahead gives what working in turn gives: the same items, the same errors, and an end when nobody asks."""
+"""Prefetching: the same items and errors in the same order, and an end when the consumer stops."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ def test_the_next_item_is_computed_while_the_current_one_is_used():
     items = prefetch(slow(), buffer_size=1)
     assert next(items) == 0
     give_up = time.monotonic() + 10
-    while len(begun) < 3 and time.monotonic() < give_up:  # one is ready, and one waits for room
+    while len(begun) < 3 and time.monotonic() < give_up:  # one is ready, one waits for space
         time.sleep(0.01)
     assert begun == [0, 1, 2]
     items.close()
@@ -34,7 +34,7 @@ def test_no_more_items_are_computed_than_the_buffer_holds():
     items = prefetch((begun.append(number) or number for number in range(100)), buffer_size=2)
     next(items)
     time.sleep(0.3)
-    assert len(begun) <= 1 + 2 + 1, "one is out, two are ready, one waits for room"
+    assert len(begun) <= 1 + 2 + 1, "one is used, two are ready, one waits for space"
     items.close()
 
 

@@ -1,4 +1,4 @@
-"""Checks before the first fold is trained; an error in a config is reported with its file and key."""
+"""Checks before the first fold is trained, and errors in a config with file and key."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pseudo-labels: what a prediction promises, what it kept out of fold, and whose models may label for whom."""
+"""Pseudo-labels: expected Dice, calibration on OOF scores, and the folds whose models may label."""
 
 import json
 from dataclasses import replace
@@ -65,14 +65,14 @@ def test_expected_dice_is_close_to_the_mean_dice_of_sampled_targets():
 
 
 def test_expected_scores_by_hand():
-    # .9 after .6 rises; .4 and .2 are out of order and share their mean.
+    # .6 and .9 increase; .4 and .2 are in the wrong order and get their mean.
     sure, scores = np.array([0.1, 0.2, 0.5, 0.8]), np.array([0.4, 0.2, 0.6, 0.9])
     assert expected_scores(sure, scores, sure) == pytest.approx([0.3, 0.3, 0.6, 0.9])
     assert expected_scores(sure, scores, np.array([0.0, 0.65, 1.0])) == pytest.approx([0.3, 0.75, 0.9])
 
 
 def pooled(scores):
-    """Isotonic regression by the slow definition: the largest of the least means."""
+    """Isotonic regression by its max-min formula."""
     count = len(scores)
     return [
         max(min(np.mean(scores[start : end + 1]) for end in range(i, count)) for start in range(i + 1))
@@ -88,7 +88,7 @@ def test_expected_scores_equal_isotonic_regression_and_never_decrease():
 
 
 def test_calibrate_returns_the_lowest_expected_dice_that_reaches_the_floor():
-    sure, scores = np.array([0.8, 0.1, 0.5, 0.2]), np.array([0.9, 0.4, 0.6, 0.2])  # in no order
+    sure, scores = np.array([0.8, 0.1, 0.5, 0.2]), np.array([0.9, 0.4, 0.6, 0.2])  # unsorted
     assert calibrate(sure, scores, 0.6) == 0.5
     assert calibrate(sure, scores, 0.61) == 0.8
     assert calibrate(sure, scores, 0.0) == 0.1
@@ -136,7 +136,7 @@ OPTIONS = config.Pseudo.model_validate({"from": "x", "floor": 0.7, "low": 0.3, "
 
 
 def oof(folds=3, images=40):
-    """Folds that are equally hard, and confidences that tell the score; each model promises on a scale of its own."""
+    """Folds with equal scores, and expected Dice proportional to the score, with a different scale for each model."""
     fold_of = np.repeat(np.arange(folds), images)
     scores = np.concatenate([RNG.permutation(np.linspace(0, 1, images)) for _ in range(folds)])
     return scores / (1 + fold_of), scores, fold_of
@@ -266,7 +266,7 @@ def test_labels_of_other_settings_replace_existing_labels(tmp_path, change):
 
 
 def labelled_for(fold, folder="pseudo", weight=0.5, phases=(1,)):
-    """The tiny competition's test images, labelled with a frame of void around a box of 1."""
+    """Label the tiny competition's test images with a box of 1 in a frame of void."""
     index = read_test_index(competition.load("tiny.toml"), Path("tiny"))
     values = np.full((1, 36, 44), 140, np.uint8)
     values[:, 8:28, 8:36], values[:, :4] = 250, 0
@@ -276,7 +276,7 @@ def labelled_for(fold, folder="pseudo", weight=0.5, phases=(1,)):
 
 
 def spy_on_items(monkeypatch):
-    """Paths of the images that are read, of which those with pseudo-labels, and the values of their masks."""
+    """Record for each item its path, whether it is pseudo-labelled, and the values of its mask."""
     seen, original = [], dataset.MaskedImages.__getitem__
 
     def spy(self, key):

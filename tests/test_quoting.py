@@ -1,4 +1,4 @@
-"""Messages quote little of what they found."""
+"""Messages quote only short parts of invalid input."""
 
 import pytest
 

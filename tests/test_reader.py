@@ -1,4 +1,4 @@
-"""Images: what comes out, and what is refused."""
+"""The reader: pixels and masks of images, and refused files."""
 
 import numpy as np
 import pytest
@@ -168,12 +168,12 @@ def test_percentile_normalize_keeps_a_constant_image():
     assert np.array_equal(percentile_normalize(np.full((2, 2, 3), 7, np.uint8), (1, 99)), np.full((2, 2, 3), 7))
 
 
-# ---------------------------------------------------------------------------------------------- pixels that are none
+# ---------------------------------------------------------------------------------------------- non-finite pixels
 
 
 @pytest.fixture
 def holed(tmp_path):
-    """A float TIFF of tiles with four pixels that are no finite number, from row 20, column 17; and its pixels."""
+    """A tiled float TIFF with four non-finite pixels from row 20, column 17; and its pixels."""
     pixels = odd_images.scene(3, np.float32)
     pixels[20:22, 17:19, 0] = [[np.nan, np.inf], [-np.inf, np.nan]]
     tifffile.imwrite(tmp_path / "holed.tif", pixels, photometric="rgb", tile=(16, 16))
@@ -287,7 +287,7 @@ def test_a_mask_on_a_transparent_layer_is_read_from_alpha_with_a_warning(tmp_pat
     for above in (None, 127):
         assert np.array_equal(read_mask(tmp_path / name, above=above), SQUARE)
     assert np.array_equal(read_mask(tmp_path / name, box=Box(5, 20, 20, 20)), SQUARE[5:25, 20:40])
-    assert not read_mask(tmp_path / name, box=Box(32, 2, 4, 4)).any(), "where a window shows one value alone"
+    assert not read_mask(tmp_path / name, box=Box(32, 2, 4, 4)).any(), "a window with one value only"
     assert len([line for line in caplog.messages if "pixels that are not transparent are mask" in line]) == 1
 
 

@@ -1,4 +1,4 @@
-"""What the stages make of images that are stored turned, have holes, other channels, or other depths."""
+"""Stages on images with EXIF orientation, non-finite pixels, other channels or mixed bit depths."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ def run(capsys, command, *settings):
 
 
 def store_turned(path):
-    """A quarter turn to the left, with the orientation that turns it back."""
+    """Store an image rotated by 90° to the left, with its EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels = np.asarray(Image.open(path))
@@ -40,7 +40,7 @@ def store_turned(path):
 
 
 def store_as_tiff(path, pixels):
-    """In the PNG's place, under its name: what a file is, its content says."""
+    """Replace a PNG by a TIFF with the same name: the format is detected from the content."""
     tifffile.imwrite(path, pixels, photometric="minisblack")
 
 

@@ -1,4 +1,4 @@
-"""The Kaggle notebooks run as on Kaggle: a folder like /kaggle, a fresh environment, no network."""
+"""The Kaggle notebooks run as on Kaggle: its folders, a fresh environment, no network."""
 
 import shutil
 import subprocess

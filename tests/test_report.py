@@ -1,4 +1,4 @@
-"""The report's page: what it says, what it leaves out, and that it needs nothing beside itself."""
+"""The report: its contents, what it omits, and that it needs no other files."""
 
 import base64
 import io
@@ -117,7 +117,7 @@ def test_calibration_error_of_no_pixel_is_not_a_number():
 
 
 def fill(path: str, shape: tuple[int, int]) -> np.ndarray:
-    """The mask whose outline a path of `outline` is, if it has no holes."""
+    """Fill an outline of `outline` without holes."""
     mask = np.zeros(shape, np.uint8)
     for piece in path.split("z")[:-1]:
         numbers = np.array(re.findall(r"-?\d+", piece), dtype=np.int32).reshape(-1, 2)
@@ -129,7 +129,7 @@ def fill(path: str, shape: tuple[int, int]) -> np.ndarray:
 def test_filling_an_outline_gives_the_mask(seed):
     rng = np.random.default_rng(seed)
     mask = np.zeros((40, 50), np.uint8)
-    for x in (5, 24, 42):  # apart, so that they enclose no hole
+    for x in (5, 24, 42):  # separated, so that they enclose no hole
         cv2.circle(mask, (x, int(rng.integers(0, 40))), int(rng.integers(0, 8)), 1, cv2.FILLED)
     np.testing.assert_array_equal(fill(pictures.outline(mask, side=64), mask.shape), mask)
 
@@ -234,7 +234,7 @@ def test_a_chart_is_well_formed_follows_the_colour_scheme_and_is_reproducible():
 
 
 def words(uri: str) -> list[str]:
-    """All that is written in a chart."""
+    """All text in a chart."""
     root = ElementTree.fromstring(base64.b64decode(uri.split(",")[1]))
     return ["".join(node.itertext()).strip() for node in root.iter("{http://www.w3.org/2000/svg}text")]
 
@@ -301,7 +301,7 @@ def test_score_surface_has_its_maximum_at_the_best_rules(grids, rule_set):
     assert surface.best == (rules.threshold, getattr(rules, AREA[rule_set]), rules.presence_threshold)
     row, column = np.flatnonzero(surface.areas == surface.best.area), np.flatnonzero(rules.threshold == THRESHOLDS)
     assert surface.scores[row, column] == surface.scores.max()
-    # Any other point is the score of the masks by its rules, so it is no other rule set's surface.
+    # Every other point is the score of the masks by its rules, so the grid is that of the rule set.
     other = rules._replace(threshold=THRESHOLDS[150], **{AREA[rule_set]: int(surface.areas[9])})
     assert surface.scores[9, 150] == pytest.approx(score_by_masks(make_oof([60]), other))
 
@@ -449,7 +449,7 @@ def test_a_report_has_the_rules_of_the_manifest(submitted):
     assert areas <= {float(other) for other in others if re.fullmatch(r"[\d.]+", other)}
 
 
-# ---------------------------------------------------------------------------------------------- kinds, advice
+# ---------------------------------------------------------------------------------------------- recommendations
 
 
 def test_subgroups_are_of_every_column_of_few_values_and_sorted_from_worst_to_best():
@@ -534,7 +534,7 @@ def text():
 
 @pytest.fixture
 def no_charts(monkeypatch):
-    """For tests of the page around them: charts take a second."""
+    """Replace charts, which take a second, for tests of the page."""
     monkeypatch.setattr(plots, "svg", lambda plot, *args: "data:,")
 
 
@@ -601,7 +601,7 @@ def test_the_effect_of_pseudo_labels_has_an_interval(text):
 
 
 def left_out(text: str) -> list[str]:
-    """The lines that say what is not there."""
+    """The lines about missing parts."""
     return re.findall(r"<li>(.+: .+)</li>", text.split('id="left-out"')[1])
 
 

@@ -1,4 +1,4 @@
-"""The report as a reader has it: opened in a browser, without a network."""
+"""The report in a browser without a network."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
-    """A report in which every section has something to show."""
+    """A report with content in every section."""
     path = tmp_path_factory.mktemp("reports") / "demo.html"
     images = make_images()
     images.loc[[3, 7], "label_error_score"] = 0.4
@@ -31,7 +31,7 @@ def report(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def opened(browser, report):
-    """The page, and what went wrong while it was open."""
+    """The page; fails on any error while it was open."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
     page, wrong = context.new_page(), []
     page.on("console", lambda message: wrong.append(message.text))
@@ -117,7 +117,7 @@ def test_the_scatter_plot_has_logarithmic_axes_on_demand(opened: Page):
     assert (linear.is_visible(), log.is_visible()) == (False, True)
 
 
-# How light the first chart is drawn, 0 to 255: its red, weighed by how much of it covers the page.
+# Brightness of the first chart, 0 to 255: the red channel weighted by opacity.
 INK = """() => {
     const pen = Object.assign(document.createElement("canvas"), { width: 400, height: 250 }).getContext("2d");
     pen.drawImage(document.querySelector("#learning img"), 0, 0, 400, 250);
@@ -135,5 +135,5 @@ def test_charts_follow_the_dark_colour_scheme(opened: Page):
     before = opened.evaluate(INK)
     opened.emulate_media(color_scheme="dark")
     assert opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 28)"
-    # Lines and letters get lighter; the many lines of the grid, darker: at first they are nearly white.
+    # Lines and text get lighter; the grid lines, which were nearly white, get darker.
     opened.wait_for_function(f"Math.abs(({INK})() - {before}) > 20")

@@ -1,4 +1,4 @@
-"""What is declared, pinned and imported agree; `make test-older` tries the lowest versions that are claimed."""
+"""Declared, pinned and imported packages agree; `make test-older` tests the lowest supported versions."""
 
 import ast
 import sys
@@ -29,7 +29,7 @@ PINNED, BASE = pins("requirements.txt"), pins("requirements-kaggle-image.txt")
 EXTRAS = [Requirement(line) for lines in PROJECT["optional-dependencies"].values() for line in lines]
 OPTIONAL = pins("requirements-kaggle.txt").keys()
 OPTIONAL |= {canonicalize_name(requirement.name) for requirement in EXTRAS}
-OPTIONAL |= {"requests"}  # through which Kaggle's client speaks
+OPTIONAL |= {"requests"}  # used by Kaggle's client
 
 
 def imported():

@@ -1,4 +1,4 @@
-"""Claims about pipeline/rle.py, against an oracle of plain loops over pixels and texts by hand."""
+"""pipeline/rle against a reference of plain loops over pixels, and texts by hand."""
 
 import json
 from dataclasses import FrozenInstanceError
@@ -74,7 +74,7 @@ def masks(draw, shapes=SHAPES):
 
 
 def layouts(mask):
-    """The same mask, lying differently in memory."""
+    """The same mask with different memory layouts."""
     wide = np.zeros((mask.shape[0] * 2, mask.shape[1] * 3), dtype=mask.dtype)
     wide[::2, ::3] = mask
     shifted = np.zeros(mask.size + 1, dtype=mask.dtype)  # not aligned to words of 8 bytes
@@ -144,7 +144,7 @@ def test_corner_masks_equal_the_oracle(shape, dialect):
 @pytest.mark.parametrize("order", ["column", "row"])
 @pytest.mark.parametrize("layout", [np.ascontiguousarray, np.asfortranarray])
 def test_encode_joins_runs_across_block_borders(order, layout, monkeypatch):
-    monkeypatch.setattr(pixels, "BLOCK_BYTES", 64)  # 64 bytes: borders inside lines, and a last block that is cut
+    monkeypatch.setattr(pixels, "BLOCK_BYTES", 64)  # borders inside lines, and a shorter last block
     monkeypatch.setattr(pixels, "TRANSPOSE_BELOW", 0)
     mask = layout(np.random.default_rng(0).random((37, 41)) < 0.5)
     assert Dialect(order=order).encode(mask) == oracle_text(mask, Dialect(order=order))

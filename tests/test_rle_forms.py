@@ -1,4 +1,4 @@
-"""COCO's compressed form against its authors' own code, lists by hand, and many texts at once against one by one."""
+"""COCO's compressed form against pycocotools, lists by hand, and decoding of whole tables against single texts."""
 
 import base64
 import zlib
@@ -125,7 +125,7 @@ def test_instances_in_one_cell_are_separated():
     assert Dialect().split("1 2;3 4") == ["1 2;3 4"]  # only lists are joined
 
 
-# Many texts at once: what one by one says.
+# Whole tables.
 
 TEXTS = st.lists(
     st.one_of(

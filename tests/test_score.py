@@ -1,4 +1,4 @@
-"""`python -m pipeline score`: each metric on CSVs written by hand, against its value worked out by hand."""
+"""`python -m pipeline score`: each metric on CSVs against its value by hand."""
 
 import re
 from pathlib import Path
@@ -29,14 +29,14 @@ rle = "rle"
 """
 
 # Pixels run from top to bottom, then left to right: of 4 x 4 images, 1 to 4 is the first column.
-# Image a: 8 pixels of which 6 are right, of 8 true ones; b: empty in both; c: 4 predicted, where nothing is.
+# Image a: 8 pixels of which 6 are right, of 8 true ones; b: empty in both; c: 4 predicted, none true.
 MASKS = ["a,1 8", "b,", "c,1 4"], ["a,3 8", "b,", "c,"]
 CLASSES = (
     ["a,x,1 8", "a,y,9 8", "b,x,1 4", "b,y,5 12"],
     ["a,x,1 8", "a,y,9 8", "b,x,1 8", "b,y,9 8"],
 )
-# Image a: two objects of 4 pixels, one found exactly, one as 3 of its pixels (IoU 3/4); and one invented.
-# Image b: nothing there, nothing found.
+# Image a: two objects of 4 pixels, one found exactly, one as 3 of its pixels (IoU 3/4); and one false positive.
+# Image b: no objects, none predicted.
 OBJECTS = ["a,1 4", "a,9 3", "a,16 1", "b,"], ["a,1 4", "a,9 4", "b,"]
 # Two slices of 4 x 4 of one volume; the first is right, the second's first column is predicted as its second one.
 SLICES = ["v_1,1 4", "v_2,5 4"], ["v_1,1 4,4,4", "v_2,1 4,4,4"]
@@ -46,7 +46,7 @@ VALUES = {
     "mean_iou": (6 / 10 + 1 + 0) / 3,
     "tgs_precision": (2 / 10 + 1 + 0) / 3,  # .6 exceeds .50 and .55
     "mean_dice_empty_0": (2 * 6 / 16 + 0 + 0) / 3,
-    "mean_dice_ignore_empty": (2 * 6 / 16 + 0) / 2,  # b does not count
+    "mean_dice_ignore_empty": (2 * 6 / 16 + 0) / 2,  # b is skipped
     "global_dice": 2 * 6 / (12 + 8),
     "global_f05": 1.25 * 6 / (12 + 0.25 * 8),
     "class_iou": ((8 + 4) / 16 + (8 + 8) / 20) / 2,  # of x, 4 of b's 8 pixels are missed; y has them besides its own
@@ -55,7 +55,7 @@ VALUES = {
     "f1_60": (2 * 2 / (2 * 2 + 1) + 1) / 2,
     "ap60": 1 / 2 * 1 + 1 / 2 * 2 / 3,  # a hit, a miss, a hit
     "uw_madison": 0.4 * (1 + 0) / 2 + 0.6 * (1 - 1 / (2**2 + 4**2 + 4**2) ** 0.5),
-    "surface_dice": None,  # below: areas are not worked out by hand
+    "surface_dice": None,  # tested below
 }
 
 
@@ -64,7 +64,7 @@ def write(name, header, rows):
 
 
 def lay_out(metric):
-    """The card, submission.csv and solution.csv that a metric is tried on."""
+    """Write the card, submission.csv and solution.csv for a metric."""
     options = {"metric": metric, "classes": '["x"]', "more": "", "labels": 'train_csv = "train.csv"', "columns": ""}
     header, (found, true) = "id,rle", MASKS
     if metric == "class_iou":
@@ -173,7 +173,7 @@ def test_score_of_a_metric_with_parameters_equals_the_value_by_hand(folder, caps
 
 @pytest.mark.parametrize(("iou", "value"), [("0.7", 1), ("0.75", 1 / 4), ("0.8", 1 / 4), ("[0.7, 0.8]", 5 / 8)])
 def test_average_precision_at_other_ious_by_hand(folder, capsys, iou, value):
-    # The most confident object is three quarters of a true one: at .75 and beyond it is a miss, before the only hit.
+    # The most confident object is three quarters of a true one: at .75 and above it is a miss, before the only hit.
     lay_out("ap60")
     give_parameters(f'{{ name = "average_precision", iou = {iou} }}')
     part = Dialect(form="coco").encode(np.array([[1, 1, 1, 0], *[[0] * 4] * 3], dtype=np.uint8).T)

@@ -40,7 +40,7 @@ EMPTY = image(0, False)
 
 
 def test_validation_scores_by_hand():
-    # Two of three images are empty. At .5 (128) nothing is found; from 100 down all of it, and nothing else.
+    # Two of three images are empty. At .5 (128) nothing is found; at 100 and below exactly the object.
     found = validated(image(100, True), EMPTY, EMPTY)
     assert found.score == pytest.approx(2 / 3)
     assert found.baseline == pytest.approx(2 / 3)
@@ -108,7 +108,7 @@ def test_baseline_of_exclusive_classes_is_the_most_frequent_class_everywhere():
     found = validated((most, target), metric=pixel_metric("class_iou"), exclusive=True)
     assert found.score == found.score_at_threshold == found.baseline == pytest.approx(0.8 / 2)
     surer = most.copy()
-    surer[:, 0, :2] = 140, 115  # still the other class, but less so
+    surer[:, 0, :2] = 140, 115  # still the wrong class, but with a smaller margin
     again = validated((surer, target), metric=pixel_metric("class_iou"), exclusive=True)
     assert again.score == found.score
     assert again.selection > found.selection

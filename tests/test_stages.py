@@ -1,4 +1,4 @@
-"""The stages around the way: audit, compare, final, pseudo, report, full fit; on a tiny competition."""
+"""The stages audit, compare, final, pseudo, report and full fit on a tiny competition."""
 
 import json
 import re
@@ -68,7 +68,7 @@ def test_members_with_different_image_sizes_are_refused_with_id_and_sizes(tiny):
 
 
 class Stored:
-    """A member that has predicted every image alike."""
+    """A member with the same prediction for every image."""
 
     def __init__(self, name, values):
         self.cfg, self.card, self.values = SimpleNamespace(name=name), competition.load("tiny.toml"), values
@@ -79,7 +79,7 @@ class Stored:
 
 
 def files_of(name):
-    """What an ensemble wrote, but for when."""
+    """The files written by an ensemble, without the time."""
     manifest = json.loads(Path(f"submissions/{name}.json").read_text())
     csvs = [Path(f"submissions/{name}{suffix}").read_bytes() for suffix in (".csv", ".oof.csv")]
     return {**manifest, "made": None}, *csvs
@@ -117,8 +117,8 @@ def test_compare_gives_the_difference_of_two_scores_and_is_antisymmetric(submitt
     assert stages.compare("tiny", "tiny").difference.p_better == 0.5
 
 
-def say_threads(name, threads):
-    """Let a submission say that its models were trained with so many threads; None: as an older version, nothing."""
+def set_threads(name, threads):
+    """Set the number of threads in a manifest; None removes it, as in an older version."""
     path = Path(f"submissions/{name}.json")
     manifest = json.loads(path.read_text())
     machines = {} if threads is None else {"machines": {name: [{"device": "cpu", "threads": threads}]}}
@@ -127,7 +127,7 @@ def say_threads(name, threads):
 
 @pytest.mark.parametrize(("threads", "said"), [(1, False), (2, True), (None, False)])
 def test_compare_reports_different_numbers_of_threads(submitted, capsys, threads, said):
-    say_threads("seed1", threads)
+    set_threads("seed1", threads)
     assert main(["compare", "tiny", "seed1"]) == 0
     line = "tiny was trained on cpu with 1 thread, seed1 on cpu with 2 threads: the difference includes"
     assert (line in capsys.readouterr().out) == said
@@ -242,7 +242,7 @@ def test_audit_searches_once_and_prints_how_to_search_again(tiny, capsys):
 
 
 def join_two_of_one_fold():
-    """List two training images, which the folds hold together, as near-duplicates."""
+    """Record two training images of one fold as near-duplicates."""
     first, second = pd.read_csv("folds/tiny.csv", dtype=str).query("fold == '0'")["image_id"].head(2)
     pair = [first, "train", second, "train", "copy", "identity", 0, 0, 0.99]
     write_duplicates(Path("folds/tiny.duplicates.csv"), pd.DataFrame([pair], columns=PAIR_COLUMNS))
@@ -298,7 +298,7 @@ def lines_of(fold):
 
 
 def test_full_fit_trains_for_the_median_of_the_folds_best_epochs(submitted):
-    for fold, best in enumerate([1, 2, 1]):  # epochs of phase 1; of phase 2, its second is made the best of all
+    for fold, best in enumerate([1, 2, 1]):  # epochs of phase 1; in phase 2 the second epoch is the best
         changed = [
             {**line, "best": line["epoch"] == (best if line["phase"] == 1 else 2)} for line in lines_of(f"fold{fold}")
         ]
@@ -308,7 +308,7 @@ def test_full_fit_trains_for_the_median_of_the_folds_best_epochs(submitted):
 
 
 def mean_oof(name):
-    """Over folds, which are of one size here."""
+    """The mean over folds, which have equal sizes here."""
     return np.mean([row["oof"] for row in json.loads(Path(f"runs/{name}/oof.json").read_text())])
 
 
@@ -345,7 +345,7 @@ def test_pseudo_writes_a_config_that_report_and_ensemble_accept(submitted, capsy
     pages = [
         stages.report([config.load(path)]).read_text(encoding="utf-8") for path in ("configs/tiny.toml", COMPANION)
     ]
-    for page in pages:  # of the one without labels, and of the one with them
+    for page in pages:  # with and without labels
         assert "tiny_pseudo, trained on pseudo-labels, against tiny, whose models made them" in page
         assert f"{gain[1]}, 95% interval {gain[2]} to {gain[3]}" in page
     assert main(["ensemble", "configs/tiny.toml", "--configs", "tiny tiny_pseudo"]) == 0
@@ -477,8 +477,8 @@ def test_members_on_different_folds_are_refused_with_the_first_image(submitted, 
 
 
 @contextmanager
-def _another_works(do):
-    """In place of the lock: another process had it, and did something, before it was given to this one."""
+def _lock_after(do):
+    """Replaces the lock: another process does something before this one gets the lock."""
     do()
     yield
 
@@ -486,7 +486,7 @@ def _another_works(do):
 def test_folds_made_by_another_process_are_used(tiny, monkeypatch):
     stages.make_context(config.load("configs/tiny.toml"))
     made = Path("folds").rename("made")
-    monkeypatch.setattr(preparing, "file_lock", lambda *_: _another_works(lambda: made.rename("folds")))
+    monkeypatch.setattr(preparing, "file_lock", lambda *_: _lock_after(lambda: made.rename("folds")))
     monkeypatch.setattr(folds, "assign_folds", lambda *_: pytest.fail("made twice"))
     monkeypatch.setattr(preparing, "find_duplicates", lambda *_: pytest.fail("looked for twice"))
     assert len(stages.make_context(config.load("configs/tiny.toml")).folds) == 18
@@ -495,7 +495,7 @@ def test_folds_made_by_another_process_are_used(tiny, monkeypatch):
 def test_data_generated_by_another_process_are_used(tiny, monkeypatch):
     cfg = config.load("configs/tiny.toml", ["competition=demo"])
     paths, demo = preparing.Paths(cfg, competition.load("demo")), competition.load("demo")
-    monkeypatch.setattr(preparing, "file_lock", lambda *_: _another_works(paths.root.mkdir))
+    monkeypatch.setattr(preparing, "file_lock", lambda *_: _lock_after(paths.root.mkdir))
     monkeypatch.setitem(preparing.GENERATORS, "demo", lambda _: pytest.fail("generated twice"))
     (tiny / "tiny").rename("elsewhere")
     preparing.make_data(demo, paths)

@@ -40,7 +40,7 @@ def tiny_study() -> Study:
 
 
 def write_result(run: Run, dice: list[float], **changed: object) -> None:
-    """A result as a training would leave it."""
+    """Write a result like that of a training."""
     names = [f"{number:02}" for number in range(len(dice))]
     result = {
         "settings": study.settings(run),
@@ -71,7 +71,7 @@ def test_interval_of_equal_differences_is_that_difference():
 
 def test_interval_resamples_whole_groups():
     # Two groups: a quarter of the resamples is A twice (mean 0), a quarter B twice (mean 1): the interval goes from 0
-    # to 1. Drawn one by one, 1 resample in 256 would be all zeros.
+    # to 1. Resampled without groups, 1 in 256 resamples would be all zeros.
     values, groups = np.array([0.0, 1.0, 1.0, 1.0]), np.array(["a", "b", "b", "b"])
     assert study.interval(values, groups) == (0.0, 1.0)
     assert study.interval(values, np.arange(4))[0] > 0
@@ -100,7 +100,7 @@ def test_interval_that_ignores_groups_is_too_narrow():
     groups = np.repeat(np.arange(30), 8)
     values = rng.normal(size=30)[groups]
     width = np.diff(study.interval(values, groups)), np.diff(study.interval(values, np.arange(240)))
-    assert width[0] > 2 * width[1]  # 8 equal images count once: sqrt(8) = 2.8 times as wide
+    assert width[0] > 2 * width[1]  # 8 equal images have the information of one: sqrt(8) = 2.8 times as wide
 
 
 def table_of(*seeds: list[float]) -> pd.DataFrame:
@@ -198,7 +198,7 @@ def test_run_writes_a_score_per_image(runs):
 
 
 def stub(run: Run) -> list[str]:
-    """A training that only leaves a copy of what is written in `result.json`."""
+    """A command that only copies `result.json` to the result."""
     return [sys.executable, "-c", f"import shutil; shutil.copy('result.json', {str(run.path)!r})"]
 
 
@@ -259,7 +259,7 @@ def test_report_shows_scores_differences_and_missing_runs(runs):
     assert "### One loss or two" in text
     assert "| one | 2 | .6000 ± .0000 |" in text
     assert "| two | 2 | .7050 ± .0071 | +.1050 [+.1050, +.1050] seeds ±.0071 | yes | 1.00 (1.00 to 1.00) |" in text
-    runs[1].path.unlink()  # of "two", one seed is left: no noise can be told
+    runs[1].path.unlink()  # "two" has one seed left, so its noise is unknown
     text = study.report(tiny_study(), runs, "python study.py")
     assert "3 of 4 runs" in text
     assert "| two | 1 | .7100 | +.1100 [+.1100, +.1100] | no |" in text

@@ -1,4 +1,4 @@
-"""The report of classes that overlap, of exclusive classes, and of objects: each is seen as what it is."""
+"""The report of overlapping classes, of exclusive classes and of objects."""
 
 import html
 import re
@@ -29,7 +29,7 @@ from tests.test_report import fill, words
 
 pytestmark = pytest.mark.slow
 
-# ---------------------------------------------------------------------------------------------- what is seen
+# ---------------------------------------------------------------------------------------------- regions and counts
 
 VALUES = np.array([[[[200, 200, 0, 0]], [[0, 150, 250, 10]]]], dtype=np.uint8)  # one member, two channels, four pixels
 OBJECTS = Renderer((Postprocess("mean", (1.0,), INSTANCES, InstanceRules(0.5)),))
@@ -82,7 +82,7 @@ def test_touching_regions_have_separate_outlines():
     path = outline(regions, side=64)
     assert path.count("z") == 3
     assert np.array_equal(fill(path, regions.shape), regions > 0)
-    numbers = np.concatenate([[0], rng.permutation(40) + 1])  # which number a region has means nothing
+    numbers = np.concatenate([[0], rng.permutation(40) + 1])  # the numbers of regions are arbitrary
     assert sorted(outline(numbers[regions], side=64).split("z")) == sorted(path.split("z"))
 
 
@@ -91,7 +91,7 @@ def test_touching_regions_have_separate_outlines():
 
 @pytest.fixture
 def no_charts(monkeypatch):
-    """Charts take a second."""
+    """Replace charts, which take a second."""
     monkeypatch.setattr(plots, "svg", lambda plot, *args: "data:,")
 
 

@@ -1,4 +1,4 @@
-"""The CSV: order, ids, texts that decode back, and nothing on disk when something is off."""
+"""The submission CSV: order, ids, texts that decode to the masks, and no file if a check fails."""
 
 import csv
 import re
@@ -15,7 +15,7 @@ from tests.miniatures import CocoText
 
 
 def decode_by_loops(text, height, width):
-    """Shares nothing with rle.py: one pixel at a time, top to bottom, then left to right."""
+    """Decode independently of rle.py: pixel by pixel, top to bottom, then left to right."""
     mask = [[0] * width for _ in range(height)]
     numbers = [int(word) for word in text.split()]
     for place in range(0, len(numbers), 2):
@@ -155,7 +155,7 @@ def test_each_row_has_the_class_given_by_the_sample(tmp_path, card, columns, sam
     header, _, _ = sample.partition("\n")
     assert (tmp_path / "out.csv").read_text() == f"{header}\n{expected}"
     assert done == (3, 0, 3)
-    assert len(asked) == 2  # rows of one image that follow each other ask once
+    assert len(asked) == 2  # consecutive rows of an image request its masks once
 
 
 def test_a_class_missing_from_the_card_is_refused_with_its_line(tmp_path, card):
@@ -206,7 +206,7 @@ def test_every_metric_scores_a_perfect_submission_as_one(tmp_path, card, name):
     assert scoring.score(card.model_copy(update={"metric": name}), *pair)[0] == pytest.approx(1)
 
 
-# Of ranked objects, an image's in one cell.
+# Ranked objects; the objects of an image in one cell.
 
 CELLS = {
     "instances": True,
@@ -286,10 +286,10 @@ def test_an_image_with_two_cells_is_refused(tmp_path, card):
         scoring.score(card.model_copy(update=CELLS), path, path)
 
 
-# ---------------------------------------------------------------------------------------------- a CSV that is there
+# ---------------------------------------------------------------------------------------------- check of a CSV
 
 
-SIZES = {"007": (4, 6), "1": (4, 6)}  # of 05 the image cannot be read
+SIZES = {"007": (4, 6), "1": (4, 6)}  # the image of 05 cannot be read
 
 
 def check(card, sample, text):

@@ -1,4 +1,4 @@
-"""A sweep: crashed jobs resume, user errors are named, a signal ends all jobs, and nothing is trained twice."""
+"""Sweeps: crashed jobs resume, user errors are reported, a signal ends all jobs, and no fold is trained twice."""
 
 import json
 import os
@@ -129,7 +129,7 @@ def test_a_fold_without_oof_predictions_is_not_finished(trained, stub):
     lines, done = sweep(fold=0)
     assert (lines, done.done_before) == (["runs/tiny/fold0: done"], 0), "its job was run"
     assert Path("words").read_text().split() == ["-m", "pipeline", "train", "configs/tiny.toml", "--fold", "0"]
-    stages.train(config.load(TINY), 0)  # what the job would have done
+    stages.train(config.load(TINY), 0)  # as the job does
     assert (trained / "best.safetensors").stat().st_mtime_ns == before, "the weights stay"
     assert sweep(fold=0)[1].done_before == 1
 

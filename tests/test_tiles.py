@@ -1,4 +1,4 @@
-"""Claims about tiles: their weights, what they do to a prediction, and what is held in memory."""
+"""Tiles: their weights, the tiled prediction, and memory."""
 
 import numpy as np
 import pytest
@@ -41,9 +41,9 @@ def test_tiles_are_one_stride_apart_and_centred(length, tiles):
     starts = [span.start for span in tile_positions(length, tiles)]
     assert set(np.diff(starts)) <= {tiles.stride}
     after = starts[-1] + tiles.size - length
-    assert 0 <= after + starts[0] <= 1, "as far over the end as over the beginning"
+    assert 0 <= after + starts[0] <= 1, "equal margins at both ends"
     if len(starts) > 1:
-        assert after - starts[0] < tiles.stride, "with one tile less, pixels would be left over"
+        assert after - starts[0] < tiles.stride, "one tile less would not cover the axis"
 
 
 def test_windows_by_hand():
@@ -69,7 +69,7 @@ def test_a_stride_with_gaps_or_without_movement_is_refused(size, stride):
 
 
 def pixelwise(images):
-    """Two classes, each pixel for itself."""
+    """A pointwise model of two classes."""
     values = images.float() / 255
     return torch.cat([values, 1 - values], dim=1)
 
@@ -97,7 +97,7 @@ def test_tiled_prediction_of_a_constant_is_constant():
 
 
 class Blur(nn.Module):
-    """Logits that depend on what lies up to 4 pixels away."""
+    """Logits that depend on pixels up to 4 away."""
 
     def __init__(self):
         super().__init__()
@@ -107,11 +107,11 @@ class Blur(nn.Module):
         return self.blur(images.float() / 255)
 
 
-REACH = 4  # pixels that Blur sees around one
+REACH = 4  # receptive field of Blur to each side
 
 
 def sure(length, tiles):
-    """Which pixels of an axis lie in one tile alone, so far from its border that the network sees all it would see."""
+    """The pixels of an axis that are in one tile only, with their whole receptive field."""
     spans = tile_positions(length, tiles)
     seen, clear = np.zeros(length), np.zeros(length)
     for span in spans:
@@ -145,7 +145,7 @@ def test_an_image_of_one_tile_is_predicted_whole():
 
 def test_each_tile_is_predicted_in_all_views():
     class Ramp(nn.Module):
-        """Not symmetric: the column decides."""
+        """Logits depend on the column, so views differ."""
 
         def forward(self, images):
             ramp = torch.linspace(-2, 2, images.shape[-1]).expand(images.shape[-2:])
@@ -170,13 +170,13 @@ def test_empty_tiles_are_not_predicted():
     image[:, :, 200:] = image_of(64, 56)
     tiles = Tiles(size=32, stride=32, window="flat", background=5.0)
     found = torch.cat(list(predict_strips(predict, TensorImage(image), tiles, 8)), dim=2)
-    assert sum(seen) == 1 + 2 * 2, "the first tells how many classes there are; then those with something in them"
+    assert sum(seen) == 1 + 2 * 2, "the first tile gives the number of classes; then only tiles with content"
     assert (found[:, :32, 32:192] == 0).all()
     torch.testing.assert_close(found[..., 224:], pixelwise(image[None])[0][..., 224:], atol=1e-6, rtol=0)
 
 
 class Counted:
-    """An image that is never whole: each pixel is made when it is asked for, and the largest window is noted."""
+    """An image that computes its pixels on demand and records the largest window."""
 
     def __init__(self, height, width):
         self.shape, self.largest = (height, width), 0

@@ -1,4 +1,4 @@
-"""Training: phases, resume, averaged weights, and no held-out image ever seen."""
+"""Training: phases, resuming, averaged weights, and no training on held-out images."""
 
 import dataclasses
 import json
@@ -242,9 +242,12 @@ def test_tensorboard_files_are_written(tiny):
 
 @pytest.mark.slow
 def test_compiled_network_learns_the_same_weights(tiny, monkeypatch):
-    # With inductor this takes minutes; what is ours is where it is compiled and what is saved.
+    # The inductor backend takes minutes; only where the model is compiled and what is saved is tested.
     monkeypatch.setattr("pipeline.training.trainer._compile", lambda model, device: model.compile(backend="aot_eager"))
-    slow = ("train.phases.0.lr=1e-4", "train.phases.1.lr=1e-4")  # at 3e-3 Adam makes percents of float32's last digits
+    slow = (
+        "train.phases.0.lr=1e-4",
+        "train.phases.1.lr=1e-4",
+    )  # at 3e-3 Adam amplifies rounding errors of float32 to percents
     plain = load_file(stages.train(load("name=plain", *slow), 0).weights)
     found = load_file(stages.train(load("name=compiled", "train.compile=true", *slow), 0).weights)
     assert found.keys() == plain.keys()
@@ -272,12 +275,14 @@ def test_every_phase_computes_in_the_configured_precision(tiny, monkeypatch):
 
     def spy(self, images):
         logits = original(self, images)
-        if images.device.type != "meta":  # the rehearsal before
+        if images.device.type != "meta":  # the dry run before training
             dtypes.append((self.training, logits.dtype))
         return logits
 
     monkeypatch.setattr(Segmenter, "forward", spy)
-    stages.train(load("train.precision=bfloat16", "predict.backend=eager"), 0)  # others try themselves in float32 first
+    stages.train(
+        load("train.precision=bfloat16", "predict.backend=eager"), 0
+    )  # other backends first compare with float32
     assert set(dtypes) == {(True, torch.bfloat16), (False, torch.bfloat16)}
     assert all(np.isfinite(line["loss"]) for line in history())
 
@@ -310,9 +315,13 @@ def test_full_fit_trains_on_every_image_for_the_given_epochs_without_selection(t
 
     monkeypatch.setattr(dataset.MaskedImages, "__getitem__", spy)
     monkeypatch.setattr(TrainState, "save", keep)
-    monkeypatch.setattr(trainer, "evaluate", None)  # nothing may call it
+    monkeypatch.setattr(trainer, "evaluate", None)  # must not be called
     data = fitting.fold_data("full")
-    pairs = ("train.patience=1", "train.phases.0.swa=1.0", "train.phases.0.soup=2")  # they choose, and do nothing here
+    pairs = (
+        "train.patience=1",
+        "train.phases.0.swa=1.0",
+        "train.phases.0.soup=2",
+    )  # these select weights, and have no effect here
     fitting.fit_tiny(*pairs, data=data, phases=2, epochs=(3, 1))
     assert seen == set(data.train_index["image_id"])
     lines = fitting.history()
@@ -324,7 +333,7 @@ def test_full_fit_trains_on_every_image_for_the_given_epochs_without_selection(t
     ]
     assert {(line["score"], line["threshold"]) for line in lines} == {(None, None)}
     assert [line["best"] for line in lines] == [False, False, True, True]
-    assert lines[2]["lr"] == pytest.approx(3e-5)  # the schedule ends with the epochs handed in
+    assert lines[2]["lr"] == pytest.approx(3e-5)  # the schedule ends with the given epochs
     for name, saved in (("phase1", 2), ("phase2", 3), ("best", 3)):
         weights = load_file(fitting.RUN / f"{name}.safetensors")
         assert all(torch.equal(weights[key], averages[saved][key]) for key in weights)

@@ -1,4 +1,4 @@
-"""Claims about reading by window: what a window shows is what the whole image shows there."""
+"""Reading by window: a window equals the same part of the whole image."""
 
 import logging
 import shutil
@@ -33,7 +33,7 @@ LAYOUTS = {
 
 
 def boxes(count=25, seed=0):
-    """The whole, the corners, and others anywhere."""
+    """The whole image, its corners, and random boxes."""
     rng = np.random.default_rng(seed)
     yield from (Box(0, 0, HEIGHT, WIDTH), Box(0, 0, 1, 1), Box(HEIGHT - 1, WIDTH - 1, 1, 1), Box(0, 48, HEIGHT, 48))
     for _ in range(count):
@@ -97,7 +97,7 @@ def test_a_pyramid_is_read_at_full_size(tmp_path):
 
 @pytest.fixture
 def damaged(tmp_path):
-    """A TIFF of six tiles, of which the fourth (rows 64 to 128, columns 0 to 64) is not what it should be."""
+    """A TIFF of six tiles, of which the fourth (rows 64 to 128, columns 0 to 64) is damaged."""
     pixels = np.random.default_rng(0).integers(1, 256, (100, 150)).astype(np.uint8)
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, pixels, tile=(64, 64), compression="deflate", photometric="minisblack")
@@ -112,7 +112,7 @@ def damaged(tmp_path):
 def test_a_tile_that_cannot_be_decoded_is_refused_with_its_position(damaged):
     path, pixels = damaged
     with open_windows(path) as image:
-        assert (image.read(Box(0, 0, 64, 150))[..., 0] == pixels[:64]).all(), "the others are as they were"
+        assert (image.read(Box(0, 0, 64, 150))[..., 0] == pixels[:64]).all(), "the other tiles are unchanged"
         with pytest.raises(ImageError, match=r"a.tif: rows 64 to 100, columns 0 to 64 cannot be read .*--skip-bad"):
             image.read(Box(60, 60, 8, 8))
 
@@ -128,7 +128,7 @@ def test_a_lenient_reader_reads_a_damaged_tile_as_0_with_one_warning(damaged, ca
     assert [
         line for line in caplog.messages if "columns 0 to 64" in line and "are read as 0" in line
     ] == caplog.messages
-    assert len(caplog.messages) == 1, "said once, however often it is read"
+    assert len(caplog.messages) == 1, "one warning for several reads"
 
 
 def test_a_truncated_file_is_refused_with_the_missing_rows(tmp_path):
@@ -146,7 +146,7 @@ def test_a_tiff_without_tiles_is_decoded_into_a_temporary_file_and_logged(tmp_pa
         tifffile.imwrite(tmp_path / f"{name}.tif", pixels, rowsperstrip=7, photometric="minisblack", **options)
         with open_windows(tmp_path / f"{name}.tif") as image:
             assert (image.read(Box(3, 5, 90, 80))[..., 0] == pixels[3:93, 5:85]).all()
-    assert len(caplog.messages) == 1, "what is not compressed is mapped as it lies there"
+    assert len(caplog.messages) == 1, "uncompressed data is memory-mapped"
     assert "packed.tif: a TIFF without tiles: decoded into a temporary file" in caplog.messages[0]
 
 

@@ -1,4 +1,4 @@
-"""The field has words for what this project does: the project's own former words are not used."""
+"""The code and the docs use the field's words and not former private ones."""
 
 import re
 from pathlib import Path

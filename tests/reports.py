@@ -24,7 +24,7 @@ IMAGES = 60
 
 
 def draw(number: int) -> Picture:
-    """Image `number`: a disc that grows with it (none in every tenth image), and probabilities, blurred at the outline."""
+    """Image `number`: a disc that grows with it (none in every tenth), and probabilities, blurred at the outline."""
     y, x = np.mgrid[:SIDE, :SIDE]
     inside = (3 + number / 10) * (number % 10 > 0) - np.hypot(y - 16, x - 14)
     values = np.rint(255 / (1 + np.exp(-2 * inside))).astype(np.uint8)

@@ -38,8 +38,8 @@ def atrous(module: nn.Module) -> list[int]:
 
 
 def test_rates_of_the_cascade_equal_the_papers():
-    # Stride 16: block4 has rate 2, block5 to block7 have 4, 8, 16, each times the grid 1, 2, 4. The first unit of block4
-    # keeps rate 1, because the removed stride is its own.
+    # Stride 16: block4 has rate 2, block5 to block7 have 4, 8, 16, each times the grid 1, 2, 4. The first unit of
+    # block4 keeps rate 1, because the removed stride is its own.
     with torch.device("meta"):
         model = build_model(config.Model(arch="deeplabv3_cascade", encoder="tu-resnet50"))
     assert atrous(model.encoder.model.layer4) == [1, 4, 8]

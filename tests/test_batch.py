@@ -23,7 +23,7 @@ import ray
 from pipeline import config, stages
 from pipeline.cli import main
 from pipeline.serving.batch import executors, inputs, partitions
-from pipeline.serving.batch.inputs import Input, inputs_digest, list_inputs
+from pipeline.serving.batch.inputs import inputs_digest, list_inputs, make_inputs
 from pipeline.serving.batch.partitions import MaskRow, Output
 from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
@@ -197,9 +197,9 @@ def listed(tmp_path, monkeypatch):
 
 
 def test_ids_of_a_table_are_not_changed(listed):
-    assert [each.image_id for each in listed(path=["a.png", "b.png"], image_id=["007", "7"])] == ["007", "7"]
-    assert [each.image_id for each in listed(path=["a.png", "b.png"], image_id=[7, 8])] == ["7", "8"]
-    assert [each.image_id for each in listed(path=pd.Categorical(["x/0012.v2.png", "x/plain"]))] == ["0012.v2", "plain"]
+    assert list(listed(path=["a.png", "b.png"], image_id=["007", "7"])["image_id"]) == ["007", "7"]
+    assert list(listed(path=["a.png", "b.png"], image_id=[7, 8])["image_id"]) == ["7", "8"]
+    assert list(listed(path=pd.Categorical(["x/0012.v2.png", "x/plain"]))["image_id"]) == ["0012.v2", "plain"]
 
 
 @pytest.mark.parametrize(
@@ -235,26 +235,25 @@ def test_a_pattern_matches_files_only(tmp_path):
     (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
     (tmp_path / "dead.png").symlink_to("nowhere")
     found = list_inputs(f"{tmp_path}/*.png")
-    assert list(found) == [Input(name, f"file://{tmp_path}/{name}.png") for name in ("a", "b", "link")]
+    expected = [(name, f"file://{tmp_path}/{name}.png") for name in ("a", "b", "link")]
+    assert list(found.itertuples(index=False, name=None)) == expected
 
 
 def test_a_pattern_may_match_inside_an_archive(tmp_path):
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as file:
         file.writestr("in/a.png", b"pixels")
         file.writestr("in/._a.png", b"what macOS knows about it")
-    (found,) = list_inputs(f"zip://in/*.png::{tmp_path}/all.zip")
-    assert found.image_id == "a"
-    with inputs.local_copies([found]) as ((_, path),):
-        assert path.read_bytes() == b"pixels"
+    found = list_inputs(f"zip://in/*.png::{tmp_path}/all.zip")
+    with inputs.local_copies(found) as ((image_id, path),):
+        assert (image_id, path.read_bytes()) == ("a", b"pixels")
 
 
-def test_a_list_longer_than_a_chunk_is_read_completely(listed, monkeypatch):
-    monkeypatch.setattr(inputs, "CHUNK_SIZE", 3)
+def test_digest_identifies_ids_and_paths_in_order(listed):
     found = listed(path=[f"{number}.png" for number in range(8)])
-    assert len(found) == len(list(found)) == 8
-    assert found[2:7] == list(found)[2:7]
-    assert (found[-1].image_id, found[7:99]) == ("7", [found[7]])
-    assert inputs_digest(found) == inputs_digest(list(found)) != inputs_digest(found[:7])
+    again = make_inputs(list(found["path"]), list(found["image_id"]))
+    assert inputs_digest(found) == inputs_digest(again)
+    others = (found[:7], found[::-1], found.assign(path="x"), found.assign(image_id="x"))
+    assert inputs_digest(found) not in map(inputs_digest, others)
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -262,7 +261,7 @@ def test_a_list_longer_than_a_chunk_is_read_completely(listed, monkeypatch):
 
 def test_a_full_disk_keeps_complete_partitions(tmp_path):
     output, rows = Output(str(tmp_path / "out")), [MaskRow(f"{number:032}", "x", "1 1", 2, 3) for number in range(2000)]
-    output.start([], "model", 10)
+    output.start(make_inputs([], []), "model", 10)
     output.write(0, rows[:1])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))  # the system refuses any further byte
@@ -296,14 +295,14 @@ def test_an_output_of_unknown_origin_is_not_changed(tmp_path):
     output = Output(str(tmp_path))
     (tmp_path / "_plan.json").write_text("{half")
     with pytest.raises(ValueError, match=r"_plan.json: expected the plan of a batch prediction"):
-        output.start([], "model", 10)
+        output.start(make_inputs([], []), "model", 10)
     (tmp_path / "_plan.json").write_text("{}")
     with pytest.raises(ValueError, match=r"was started with images = None, now it is 0"):
-        output.start([], "model", 10)
+        output.start(make_inputs([], []), "model", 10)
     (tmp_path / "_plan.json").unlink()
     output.write(0, [MaskRow("a", "x", "1 1", 2, 3)])
     with pytest.raises(ValueError, match=r"has partitions but no _plan.json"):
-        output.start([], "model", 10)
+        output.start(make_inputs([], []), "model", 10)
 
 
 # ---------------------------------------------------------------------------------------------- on Ray
@@ -344,7 +343,7 @@ def test_a_killed_actor_loses_and_repeats_no_partition(bundle, ray_cluster):
 
 
 def test_a_machine_without_the_weights_is_an_error(ray_cluster, tmp_path):
-    job = executors.BatchJob([], 1, [0], str(tmp_path), tmp_path / "nowhere")
+    job = executors.BatchJob(make_inputs([], []), 1, [0], str(tmp_path), tmp_path / "nowhere")
     with pytest.raises(
         ValueError, match=r"a machine of the cluster cannot predict: .*nowhere/bundle.json: no such file"
     ):
@@ -362,7 +361,7 @@ def test_without_a_cluster_the_error_tells_how_to_start_one(bundle, monkeypatch)
 
 def test_output_of_a_number_of_partitions(tmp_path):
     output = Output(str(tmp_path / "out"))
-    output.start([], "model", 10)
+    output.start(make_inputs([], []), "model", 10)
     output.write(1, [MaskRow("a", "x", "1 1", 2, 3)])
     assert output.missing(3) == [0, 2]
     assert not list((tmp_path / "out").glob(".*"))

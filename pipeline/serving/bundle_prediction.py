@@ -67,19 +67,17 @@ class OrderedPredictions:
 
     Args:
         stream: id and predictions of each image.
-        render: from an image's predictions to its masks, or objects.
+        render: from an image's id and predictions to its masks, or objects; None if it has none.
         repeated: ids that are asked for again after another id; their masks are kept.
-        add_problem: called with the id of an image that cannot be rendered, and the reason.
     """
 
     def __init__(
         self,
         stream: Iterator[tuple[str, Stores | None]],
-        render: Callable[[Stores], np.ndarray],
+        render: Callable[[str, Stores | None], np.ndarray | None],
         repeated: set[str],
-        add_problem: Callable[[str, str], None],
     ):
-        self._stream, self._render, self._repeated, self._add_problem = stream, render, repeated, add_problem
+        self._stream, self._render, self._repeated = stream, render, repeated
         self._kept: dict[str, np.ndarray | None] = {}
         self.stores: Stores | None = None  # of the image that was asked for last
 
@@ -94,17 +92,10 @@ class OrderedPredictions:
         found, self.stores = next(self._stream, (image_id, None))
         if found != image_id:
             raise RuntimeError(f"predictions and rows are in different order: got '{found}', expected '{image_id}'")
-        masks = None if self.stores is None else self._render_or_none(image_id, self.stores)
+        masks = self._render(image_id, self.stores)
         if image_id in self._repeated:
             self._kept[image_id] = masks
         return masks
-
-    def _render_or_none(self, image_id: str, stores: Stores) -> np.ndarray | None:
-        try:
-            return self._render(stores)
-        except Exception as error:  # the other images are still rendered
-            self._add_problem(image_id, one_line(error))
-            return None
 
 
 def predict_test(
@@ -144,7 +135,7 @@ def predict_test(
     items = track(read_images(paths, run.readers, workers), "predict", total=len(paths))
     # The models predict the next images while masks are rendered, encoded and written.
     stream, repeated = _until_error(prefetch(run(items))), _scattered(rows["image_id"])
-    masks_of = OrderedPredictions(stream, partial(render, bundle), repeated, run.add_problem)
+    masks_of = OrderedPredictions(stream, partial(render_or_none, bundle, run), repeated)
     summary = write_submission(csv, card, sample, masks_of, partial(_confidences, bundle, masks_of), placeholders=True)
     not_reached = {image_id: "not reached" for image_id, _ in paths[run.reached :]}
     result = PredictionResult(
@@ -182,9 +173,19 @@ def _combine(bundle: Bundle, stores: Stores) -> np.ndarray:
     return bundle.renderer.combine_with(lambda name, weights: combine(stores, "", name, np.array(weights)))
 
 
-def render(bundle: Bundle, stores: Stores) -> np.ndarray:
-    """Masks (C, H, W), or objects (H, W), of one image's predictions, by the bundle's post-processing."""
-    return bundle.renderer.render(_combine(bundle, stores))
+def render_or_none(bundle: Bundle, run: SinglePass, image_id: str, stores: Stores | None) -> np.ndarray | None:
+    """Masks (C, H, W), or objects (H, W), of one image's predictions, by the bundle's post-processing.
+
+    Returns:
+        None without predictions, or if they cannot be rendered; the run then has the reason in its problems.
+    """
+    if stores is None:
+        return None
+    try:
+        return bundle.renderer.render(_combine(bundle, stores))
+    except Exception as error:  # the other images are still rendered
+        run.add_problem(image_id, one_line(error))
+        return None
 
 
 def _confidences(bundle: Bundle, predictions: OrderedPredictions, image_id: str, labels: np.ndarray) -> np.ndarray:

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 from pipeline.ray_cluster import connect, last_line
-from pipeline.serving.batch.inputs import Input
+from pipeline.serving.batch.inputs import make_inputs
 from pipeline.serving.batch.partitions import Output
 from pipeline.serving.batch.worker import Worker
 
@@ -16,13 +18,13 @@ from pipeline.serving.batch.worker import Worker
 class BatchJob(NamedTuple):
     """The partitions to predict."""
 
-    inputs: Sequence[Input]  # of all partitions
+    inputs: pd.DataFrame  # of all partitions, as `list_inputs` returns them
     rows: int  # images per partition
     missing: Sequence[int]  # numbers of the partitions to predict
     output: str  # URL of a folder
     weights: Path
 
-    def partition(self, number: int) -> Sequence[Input]:
+    def partition(self, number: int) -> pd.DataFrame:
         """The images of a partition."""
         return self.inputs[number * self.rows : (number + 1) * self.rows]
 
@@ -35,7 +37,7 @@ class PartitionResult(NamedTuple):
     problems: int
 
 
-def predict_partition(worker: Worker, output: str, number: int, inputs: Sequence[Input]) -> PartitionResult:
+def predict_partition(worker: Worker, output: str, number: int, inputs: pd.DataFrame) -> PartitionResult:
     """Predict the images of a partition, and write it."""
     rows = worker.rows(inputs)
     Output(output).write(number, rows)
@@ -67,10 +69,7 @@ def run_on_ray(job: BatchJob, workers: int) -> Iterator[PartitionResult]:
 
     DataContext.get_current().enable_progress_bars = False
     _check_cluster(ray, job.weights)
-    items = [
-        {"number": number, "ids": [each.image_id for each in inputs], "paths": [each.path for each in inputs]}
-        for number, inputs in zip(job.missing, map(job.partition, job.missing), strict=True)
-    ]
+    items = [{"number": number, **job.partition(number).to_dict("list")} for number in job.missing]
     blocks = ray.data.from_items(items, override_num_blocks=len(items))
     pool = ray.data.ActorPoolStrategy(size=workers)  # restarts dead actors
     gpus = 1 if ray.cluster_resources().get("GPU") else None  # per actor
@@ -93,8 +92,8 @@ class _Actor:
 
     def __call__(self, batch: dict) -> dict:
         done = [
-            predict_partition(self.worker, self.output, int(number), list(map(Input, ids, paths)))
-            for number, ids, paths in zip(batch["number"], batch["ids"], batch["paths"], strict=True)
+            predict_partition(self.worker, self.output, int(number), make_inputs(paths, ids))
+            for number, ids, paths in zip(batch["number"], batch["image_id"], batch["path"], strict=True)
         ]
         return {name: [getattr(each, name) for each in done] for name in PartitionResult._fields}
 

@@ -3,15 +3,16 @@
 import errno
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files import is_orphaned, temporary_name
-from pipeline.serving.batch.inputs import Input, Inputs, inputs_digest, split_url
+from pipeline.serving.batch.inputs import inputs_digest, split_url
 
 PLAN_FILE = "_plan.json"  # readers of a Parquet folder ignore names that start with "_"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -45,7 +46,7 @@ class Output:
         self._files, self._folder = split_url(url)
         self.url = self._files.unstrip_protocol(self._folder)  # absolute: the same in every process
 
-    def start(self, inputs: Inputs | Sequence[Input], model: str, rows: int) -> None:
+    def start(self, inputs: pd.DataFrame, model: str, rows: int) -> None:
         """Write _plan.json, or check that the existing one describes the same prediction.
 
         Args:

@@ -1,15 +1,16 @@
 """The worker that predicts partitions: it loads the models of a bundle once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from pipeline.serving.batch.inputs import Input, local_copies
+from pipeline.serving.batch.inputs import local_copies
 from pipeline.serving.batch.partitions import MaskRow
 from pipeline.serving.bundle import Bundle, read_bundle
-from pipeline.serving.bundle_prediction import render
-from pipeline.serving.single_pass import SinglePass, one_line, read_images
+from pipeline.serving.bundle_prediction import render_or_none
+from pipeline.serving.single_pass import SinglePass, Stores, read_images
 from pipeline.serving.time_budget import TimeBudget
 
 
@@ -28,7 +29,7 @@ class Worker:
         self.bundle, self.readers = read_bundle(folder), readers
         self._models = SinglePass(self.bundle, self.bundle.predictor, TimeBudget(0, None))
 
-    def rows(self, inputs: Sequence[Input]) -> list[MaskRow]:
+    def rows(self, inputs: pd.DataFrame) -> list[MaskRow]:
         """The rows of some images; for one that cannot be read or predicted, a row with the problem."""
         models = self._models
         models.problems.clear()
@@ -39,13 +40,8 @@ class Worker:
                 for row in self._rows_of(image_id, stores)
             ]
 
-    def _rows_of(self, image_id: str, stores: list | None) -> Iterator[MaskRow]:
-        masks = None
-        if stores is not None:
-            try:
-                masks = render(self.bundle, stores)
-            except Exception as error:  # the other images are still predicted
-                self._models.add_problem(image_id, one_line(error))
+    def _rows_of(self, image_id: str, stores: Stores | None) -> Iterator[MaskRow]:
+        masks = render_or_none(self.bundle, self._models, image_id, stores)
         if masks is None:
             yield MaskRow(image_id, None, None, None, None, self._models.problems[image_id])
         else:

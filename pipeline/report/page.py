@@ -172,7 +172,7 @@ def _scores(data: ReportData) -> list[Section]:
     )
     mean = data.scored["score"].mean()
     if abs(mean - data.score.interval.mean) > MEAN_TOLERANCE:
-        caption += f" Their mean is {format_score(mean)}; the score above pools the pixels of all images."
+        caption += f" Their mean is {mean:.4f}; the score above pools the pixels of all images."
     return [Section("scores", "Scores of images", caption, charts)]
 
 
@@ -427,10 +427,5 @@ def to_cell(column: str, value: Any) -> TableCell:
         return TableCell("–", "")
     if not isinstance(value, Real):
         return TableCell(str(value), str(value))
-    text = clock(value) if column == "seconds" else f"{value:,}" if isinstance(value, Integral) else format_score(value)
+    text = clock(value) if column == "seconds" else f"{value:,}" if isinstance(value, Integral) else f"{value:.4f}"
     return TableCell(text, float(value))
-
-
-def format_score(value: float) -> str:
-    """A score with four digits."""
-    return f"{value:.4f}"

@@ -66,11 +66,12 @@ def doctor(cfg: Config) -> DoctorReport:
     except (ValueError, FileNotFoundError) as error:  # report this error together with all others
         return _check_unreadable(card, paths.root, str(error), reader, skip_bad=cfg.data.skip_bad)
     checked = _spread(train, NUM_IMAGES)
+    unlisted = unlisted_test_images(card, paths.root, test["image_id"])
     result = _check_masks(card, train, NUM_IMAGES, reader)
     findings = [
         describe_metric(card),
         *check_sample(card, *_read_sample(card, paths.root)),
-        *_unlisted(card, paths.root, test),
+        *([Finding("look", "test images", describe_unlisted(card, unlisted))] if unlisted else []),
         *check_masks(train, card),
         *check_objects(_count_objects(card, train, reader)),
         check_sizes(train, test),
@@ -117,11 +118,6 @@ def quick_check(card: Competition, index: pd.DataFrame, reader: Reader = DEFAULT
 def _read_sample(card: Competition, root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     path = root / card.files.sample_submission
     return read_table(path, []), read_rows(path, [card.columns], card.classes, rle=False)
-
-
-def _unlisted(card: Competition, root: Path, test: pd.DataFrame) -> list[Finding]:
-    unlisted = unlisted_test_images(card, root, test["image_id"])
-    return [Finding("look", "test images", describe_unlisted(card, unlisted))] if unlisted else []
 
 
 def _spread(index: pd.DataFrame, count: int, together: int = 1) -> pd.DataFrame:

@@ -72,7 +72,13 @@ def sweep(
             if not _is_done(context, number):
                 command = ("train", str(path), "--fold", str(number), *options)
                 todo.append(Job(context.paths.fold(number), command))
-    _warn_shared_gpu(executor, jobs)
+    gpus = torch.cuda.device_count()
+    if executor == "local" and jobs > 1 and gpus > 1:
+        log.warning(
+            "all %d jobs share the first of %d GPUs: to give each job a GPU, use ray start --head and EXECUTOR=ray",
+            jobs,
+            gpus,
+        )
     results = track(EXECUTORS[executor](todo, jobs, retries), "sweep", total=len(todo)) if todo else iter(())
     return Sweep(count, count - len(todo), results)
 
@@ -105,12 +111,3 @@ def _check_run_names(cfgs: Mapping[Path, Config]) -> None:
         if cfg.name in runs:
             raise ValueError(f"{runs[cfg.name]} and {path} are both run '{cfg.name}': leave out --set name")
         runs[cfg.name] = path
-
-
-def _warn_shared_gpu(executor: str, jobs: int) -> None:
-    if executor == "local" and jobs > 1 and torch.cuda.device_count() > 1:
-        log.warning(
-            "all %d jobs share the first of %d GPUs: to give each job a GPU, use ray start --head and EXECUTOR=ray",
-            jobs,
-            torch.cuda.device_count(),
-        )

@@ -151,16 +151,19 @@ class Train(Table):
     """How a fold is trained."""
 
     phases: tuple[Phase, ...] = Field(min_length=1)
-    batch_size: Count = 16  # images per batch and process
+    batch_size: Count = 16  # images per batch, over all processes
     accumulate: Count = 1  # batches per update: gradient accumulation
-    workers: int = Field(default=0, ge=0, le=1024)  # data-loading processes; the number does not change the batches
+    # Data-loading processes; the number does not change the batches. None: cores - 1, at most 8, with a GPU; else 0.
+    workers: int | None = Field(default=None, ge=0, le=1024)
+    # Batch statistics over all processes (torchrun). None: if a process has fewer than 16 images of a batch.
+    sync_batch_norm: bool | None = None
     balance: str | None = None  # index column whose values are drawn equally often: "empty", or a meta column
     weight_decay: Weight = 0.01
     clip: Rate = 1.0  # highest gradient norm
     ema: float = Field(default=0.99, ge=0, lt=1)  # decay of the exponential moving average of weights; 0: no average
     patience: Count | None = None  # epochs without improvement after which a phase ends
     # On nuclei, half precision changes 1.2 of 10,000 mask pixels and Dice by .0001 (docs/studies/performance.md).
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"  # see `hardware.precision`
     pseudo: Pseudo | None = None
     compile: bool = False  # run the network with torch.compile: minutes at the start of a phase, then faster steps
     tensorboard: bool = False

@@ -1,10 +1,13 @@
 """What the hardware supports: device, precision, compilation."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+MAX_WORKERS = 8
 
 
 def device() -> torch.device:
@@ -12,6 +15,20 @@ def device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
+
+
+def num_workers(setting: int | None) -> int:
+    """The number of processes that load data.
+
+    Args:
+        setting: `train.workers`; None: for a GPU this process's share of the cores but one, at most 8; otherwise 0.
+    """
+    if setting is not None:
+        return setting
+    if not torch.cuda.is_available():
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, min(MAX_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
 
 
 def machine() -> dict[str, str | int]:
@@ -26,11 +43,17 @@ def machine() -> dict[str, str | int]:
 def precision(setting: str, on: torch.device) -> torch.dtype:
     """The dtype of the network's arithmetic; losses are always computed in float32.
 
+    It also sets whether NVIDIA GPUs round the factors of float32 convolutions and products to 10 bits (TF32).
+
     Args:
-        setting: a name of a dtype, or "auto": bfloat16 where the hardware supports it (CPUs with AVX512-BF16 or AMX,
-            NVIDIA GPUs from Ampere on), float16 on older NVIDIA GPUs such as Kaggle's T4 and P100, float32 elsewhere.
+        setting: a name of a dtype; "tf32": float32 with TF32; or "auto": bfloat16 where the hardware supports it (CPUs
+            with AVX512-BF16 or AMX, NVIDIA GPUs from Ampere on), float16 on older NVIDIA GPUs such as Kaggle's T4 and
+            P100, float32 elsewhere.
         on: the device.
     """
+    _set_tf32(setting == "tf32")
+    if setting == "tf32":
+        return torch.float32
     if setting != "auto":
         return getattr(torch, setting)
     if on.type == "cuda":
@@ -53,6 +76,21 @@ def _linux_flags() -> set[str]:
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
+
+
+def _set_tf32(enabled: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = enabled
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Without TF32 inside the block, to compare two networks: TF32 changes logits by 2e-3."""
+    enabled = torch.backends.cudnn.allow_tf32
+    _set_tf32(False)
+    try:
+        yield
+    finally:
+        _set_tf32(enabled)
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from pipeline.losses.jaccard import JaccardLoss
 from pipeline.losses.lovasz import LovaszHingeLoss
 from pipeline.losses.tversky import FocalTverskyLoss, TverskyLoss
 from pipeline.metrics import VOID
-from pipeline.training.distributed import make_accelerator
-from pipeline.training.epoch import train_one_epoch
+from pipeline.training.distributed import processes
+from pipeline.training.epoch import Arithmetic, train_one_epoch
 from tests.pixels import SURE, gradient, random_batch, row
 
 # The defaults of every loss, and what its options change.
@@ -567,8 +567,7 @@ def test_nan_logits_stop_training_with_batch_learning_rate_and_remedy():
             batches,
             build_loss({"bce": 1.0}),
             torch.optim.SGD(model.parameters()),
-            make_accelerator("float32"),
-            precision=torch.float32,
+            Arithmetic.of(processes(), "float32"),
             learning_rates=[0.1],
             accumulate=1,
             clip=1.0,

@@ -24,12 +24,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = command([arg for arg in args if arg != "--debug"], prog_name="pipeline", standalone_mode=False) or 0
         if status == INTERRUPTED:
             return _print_error(args, "interrupted: run the same command again to resume", status)
+        _leave_processes()
         return status
     except Exception as error:
         message = _describe(error)
         if debug or message is None:
             raise
         return _print_error(args, message, status=2)
+
+
+def _leave_processes() -> None:
+    """At the end of a command that torchrun started; without torchrun, torch is not imported for it."""
+    if "torch" in sys.modules:
+        from pipeline.training.distributed import leave
+
+        leave()
 
 
 def run() -> None:

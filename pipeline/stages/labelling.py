@@ -11,8 +11,9 @@ from pipeline import config
 from pipeline.files import write_text
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.pseudo_labels import calibrated, mean_expected_dice, write_labels
-from pipeline.stages.preparing import Context, processes, scores_at_half
+from pipeline.stages.preparing import Context, scores_at_half
 from pipeline.training.checkpoint import read_record
+from pipeline.training.distributed import processes
 from pipeline.training.fold_data import PseudoData
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def with_pseudo(cfg: config.Config) -> config.Config:
     if cfg.train.pseudo:
         return cfg
     path = companion_path(cfg)
-    with processes().main_process_first():
+    with processes().main_first():
         if not path.exists():
             _write_companion(path, cfg.name)
     return read_companion(cfg)

@@ -11,8 +11,9 @@ from pipeline.models import check_batch
 from pipeline.quoting import shortened
 from pipeline.stages.doctor import quick_check
 from pipeline.stages.labelling import source_of_labels
-from pipeline.stages.preparing import Context, check, processes
+from pipeline.stages.preparing import Context, check
 from pipeline.training.checkpoint import FULL, Fold
+from pipeline.training.distributed import processes
 from pipeline.training.fold_data import balance_labels
 
 
@@ -131,19 +132,19 @@ def _refuse_few_images(context: Context, parts: Mapping[Fold, pd.DataFrame]) -> 
 
 
 def _refuse_part(context: Context, number: int, fold: Fold, part: pd.DataFrame) -> None:
-    train, world = context.cfg.train, processes().num_processes
+    train, group = context.cfg.train, processes()
     phase = train.phases[number]
-    draws = len(part) * phase.repeats // world
+    draws = len(part) * phase.repeats // group.world
     what = f"fold {fold} trains on {len(part)} image{'s' * (len(part) != 1)}"
     if not draws:
-        raise ValueError(f"{what}, for {world} processes: start fewer, or raise repeats = {phase.repeats}")
-    batch = min(train.batch_size, draws)
+        raise ValueError(f"{what}, for {group.world} processes: start fewer, or raise repeats = {phase.repeats}")
+    batch = min(group.share(train.batch_size), draws)
     if draws // batch < train.accumulate:
         raise ValueError(
             f"{what}, {draws // batch} batches an epoch, and train.accumulate = {train.accumulate} of them make one "
             f"update: lower it, or raise repeats = {phase.repeats}"
         )
-    if batch * world == 1:
+    if batch * group.world == 1:
         side = (phase.crop, phase.crop) if phase.crop else tuple(part[["height", "width"]].iloc[0].tolist())
         remedy = "train.batch_size = 2 or more" if draws > 1 else f"repeats = {phase.repeats + 1} or more"
         try:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from accelerate import PartialState
 
-from pipeline import competition, folds, hardware
+from pipeline import competition, folds
 from pipeline.competition import Competition
 from pipeline.config import Config, place
 from pipeline.data.index import read_index, read_test_index, unlisted_test_images
@@ -36,6 +35,7 @@ from pipeline.progress import track
 from pipeline.schema import read_toml
 from pipeline.submission import sample_rows
 from pipeline.training.checkpoint import FULL, Fold
+from pipeline.training.distributed import processes
 from pipeline.training.epoch import count_classes
 
 log = logging.getLogger(__name__)
@@ -276,7 +276,7 @@ def make_context(cfg: Config) -> Context:
     """
     card = check(cfg)
     paths = Paths(cfg, card)
-    with processes().main_process_first():
+    with processes().main_first():
         make_data(card, paths)
         _refuse_other_header(card, paths.root)
         index = read_index(card, paths.root, cfg.data.skip_bad, Reader.of(cfg))
@@ -371,11 +371,6 @@ def describe_folds(cfg: Config) -> tuple[pd.DataFrame, float]:
 def count_test_images(card: Competition, root: Path) -> int:
     """The number of test images, public and private: as the card says, or as in the sample submission."""
     return card.leaderboard.images or sample_rows(card, root / card.files.sample_submission)["image_id"].nunique()
-
-
-def processes() -> PartialState:
-    """The state of this process under torchrun or `accelerate launch`; process 0 of 1 otherwise."""
-    return PartialState(cpu=hardware.device().type == "cpu")
 
 
 def scores_at_half(context: Context, index: pd.DataFrame, of: Sequence[int] | None = None) -> Scores:

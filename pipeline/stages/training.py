@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from pipeline import competition, config, folds
+from pipeline import competition, config, folds, hardware
 from pipeline.config import Config, place
 from pipeline.data.crops import crop_index
 from pipeline.data.index import describe_unlisted, read_test_index
@@ -24,8 +24,9 @@ from pipeline.models import build_model, for_prediction
 from pipeline.schema import read_json_lines
 from pipeline.stages.labelling import label_fold, refuse_other_folds, source_of_labels
 from pipeline.stages.preflight import check_training
-from pipeline.stages.preparing import Context, Paths, counts_at_half, make_context, processes, scores_at_half
+from pipeline.stages.preparing import Context, Paths, counts_at_half, make_context, scores_at_half
 from pipeline.training.checkpoint import FULL, Fold, load_checkpoint, read_record, refuse_other_settings
+from pipeline.training.distributed import processes
 from pipeline.training.fold_data import FoldData, PseudoData
 from pipeline.training.full_fit import median_best_epochs, with_epochs
 from pipeline.training.history import Epoch, describe_progress
@@ -104,16 +105,12 @@ def is_done(context: Context, fold: int) -> bool:
 
 @contextmanager
 def _lock_fold(context: Context, fold: Fold) -> Iterator[None]:
-    """Lock a fold's folder against other trainings; the processes of one distributed training share the lock.
-
-    A single process waits until the lock is free. Several processes do not wait, because those that do not hold the
-    lock would time out in the barrier.
-    """
+    """Lock a fold's folder against other trainings; the processes of one distributed training share the lock."""
     among, folder = processes(), context.paths.fold(fold)
     with ExitStack() as stack:
-        if among.is_main_process:
-            stack.enter_context(file_lock(folder / "lock", str(folder), wait=among.num_processes == 1))
-        among.wait_for_everyone()
+        if among.is_main:
+            stack.enter_context(file_lock(folder / "lock", str(folder)))
+        among.wait()
         yield
 
 
@@ -311,7 +308,7 @@ def fill_store(context: Context, fold: Fold, index: pd.DataFrame, folder: Path, 
     model = build_model(for_prediction(cfg))
     load_checkpoint(path, model, fold)
     among = processes()
-    with among.main_process_first():
+    with among.main_first():
         start_store(folder, made_by)
         (path.parent / "state.pt").unlink(missing_ok=True)  # left by a kill after the final weights were written
     with place(cfg):  # the backend may not run on this machine
@@ -320,15 +317,15 @@ def fill_store(context: Context, fold: Fold, index: pd.DataFrame, folder: Path, 
         predictor,
         index,
         folder,
-        rank=among.process_index,
-        world=among.num_processes,
+        rank=among.rank,
+        world=among.world,
         reader=context.reader,
         batch_size=cfg.predict.batch_size,
-        workers=cfg.train.workers,
+        workers=hardware.num_workers(cfg.train.workers),
         what=what,
         size=context.card.size,
     )
-    among.wait_for_everyone()
+    among.wait()
 
 
 def machines_of(context: Context) -> list[dict[str, Any]]:

@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from pipeline import config, hardware
@@ -21,11 +21,30 @@ from pipeline.inference.predictor import Predictor, predict_images
 from pipeline.losses.inputs import NotFiniteError
 from pipeline.metrics import Counts, pixel_metric, stack
 from pipeline.postprocess.threshold_counts import count_argmax, count_levels, count_soft
-from pipeline.training.distributed import broadcast_buffers
+from pipeline.training.distributed import Processes
 from pipeline.training.fold_data import FoldData
 from pipeline.training.selection import Validation
 
 Batch = tuple[Tensor, Tensor]
+
+
+class Arithmetic(NamedTuple):
+    """How a training computes.
+
+    Attributes:
+        precision: dtype of the network's arithmetic; losses are computed in float32.
+        scaler: scales float16's gradients; disabled for other dtypes.
+    """
+
+    processes: Processes
+    precision: torch.dtype
+    scaler: GradScaler
+
+    @classmethod
+    def of(cls, processes: Processes, precision: str) -> "Arithmetic":
+        """The arithmetic of a setting, as `hardware.precision` takes it."""
+        dtype = hardware.precision(precision, processes.device)
+        return cls(processes, dtype, GradScaler(processes.device.type, enabled=dtype == torch.float16))
 
 
 def train_one_epoch(
@@ -33,9 +52,8 @@ def train_one_epoch(
     batches: Iterable[Batch],
     loss_fn: nn.Module,
     optimizer: Optimizer,
-    accelerator: Accelerator,
+    arithmetic: Arithmetic,
     *,
-    precision: torch.dtype,
     learning_rates: Sequence[float],
     accumulate: int,
     clip: float,
@@ -43,47 +61,71 @@ def train_one_epoch(
 ) -> float:
     """Train on every batch once; returns the mean loss over all processes.
 
+    The host waits for the device once per update, when forward and backward passes are queued.
+
     Args:
-        precision: dtype of the network's arithmetic; the loss is computed in float32.
+        batches: on the device.
         learning_rates: one for each update.
         accumulate: batches per update; batches that do not fill another update are not used.
         clip: highest gradient norm.
         after_update: called with the number of each update (from 0), for averaged weights.
 
     Raises:
-        FloatingPointError: if the loss is not finite or a logit is NaN, with the batch, the rate and what to try.
+        FloatingPointError: if the loss or its gradient is not finite or a logit is NaN, with the batch, the rate and
+            what to try; no weight has been changed by it.
     """
     losses: list[float] = []
+    pending: list[Tensor] = []  # losses of the current update's batches, on the device
     for number, (images, target) in enumerate(batches):
         update, position = divmod(number, accumulate)
         if update == len(learning_rates):
             break
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rates[update]
         last = position == accumulate - 1
-        with nullcontext() if last else accelerator.no_sync(model):
-            with hardware.autocast(accelerator.device, precision):
-                logits = model(_on_device(images, accelerator))
+        with nullcontext() if last else arithmetic.processes.no_sync(model):
+            with hardware.autocast(arithmetic.processes.device, arithmetic.precision):
+                outputs = model(images.contiguous(memory_format=torch.channels_last))
             try:
-                loss = loss_fn(logits, target.to(accelerator.device))
+                loss = loss_fn(outputs, target)
             except NotFiniteError as error:
                 raise _diverged(str(error), number + 1, learning_rates[update]) from None
-            if not math.isfinite(value := loss.item()):
-                raise _diverged(f"loss is {value}", number + 1, learning_rates[update])
-            losses.append(value)
-            accelerator.backward(loss / accumulate)
+            pending.append(loss.detach())
+            arithmetic.scaler.scale(loss / accumulate).backward()
         if last:
-            accelerator.clip_grad_norm_(model.parameters(), clip)
-            optimizer.step()
-            optimizer.zero_grad()
+            losses += _step(model, optimizer, arithmetic.scaler, pending, number + 1, learning_rates[update], clip)
+            pending = []
             after_update(update)
-    # As an object: NCCL, the backend for GPUs, does not take CPU tensors.
-    return float(np.mean(gather_object([np.mean(losses)])))
+    return float(np.mean(arithmetic.processes.gather(np.mean(losses))))
 
 
-def _on_device(images: Tensor, accelerator: Accelerator) -> Tensor:
-    """Images in channels-last format, in which half-precision convolutions are fastest on CPUs and GPUs."""
-    return images.to(accelerator.device).contiguous(memory_format=torch.channels_last)
+def _step(
+    model: nn.Module,
+    optimizer: Optimizer,
+    scaler: GradScaler,
+    pending: Sequence[Tensor],
+    batch: int,
+    rate: float,
+    clip: float,
+) -> list[float]:
+    """Update the weights, unless a loss or the gradient is not finite; returns the losses of the update's batches.
+
+    Args:
+        pending: their losses, on the device.
+        batch: number of the last of them, from 1.
+    """
+    scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+    *losses, norm = torch.stack([*(each.to(norm.dtype) for each in pending), norm]).tolist()
+    for back, loss in enumerate(reversed(losses)):
+        if not math.isfinite(loss):
+            raise _diverged(f"loss is {loss}", batch - back, rate)
+    if not (scaler.is_enabled() or math.isfinite(norm)):  # a scaler skips such updates and lowers its scale
+        raise _diverged(f"norm of the gradient is {norm}", batch, rate)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+    return losses
 
 
 def _diverged(what: str, batch: int, rate: float) -> FloatingPointError:
@@ -93,9 +135,9 @@ def _diverged(what: str, batch: int, rate: float) -> FloatingPointError:
     )
 
 
-def evaluate(model: nn.Module, data: FoldData, cfg: config.Train, accelerator: Accelerator) -> Validation:
+def evaluate(model: nn.Module, data: FoldData, cfg: config.Train, processes: Processes) -> Validation:
     """Score a model on the held-out images, without test-time augmentation; every process gets the same result."""
-    broadcast_buffers(model, accelerator)  # each process has batch statistics of its own
+    processes.broadcast_buffers(model)  # each process may have batch statistics of its own
     predictor = Predictor(
         model,
         ("identity",),
@@ -108,10 +150,10 @@ def evaluate(model: nn.Module, data: FoldData, cfg: config.Train, accelerator: A
         predictor,
         data.valid_index,
         data.labels,
-        accelerator,
+        processes,
         reader=data.reader,
         batch_size=data.batch_size,
-        workers=cfg.workers,
+        workers=hardware.num_workers(cfg.workers),
         what="validate",
     )
     counts, soft_counts = map(stack, zip(*counts, strict=True))
@@ -125,7 +167,7 @@ def evaluate(model: nn.Module, data: FoldData, cfg: config.Train, accelerator: A
 
 
 def count_predictions(
-    predictor: Predictor, index: pd.DataFrame, labels: Labels, accelerator: Accelerator, **options: object
+    predictor: Predictor, index: pd.DataFrame, labels: Labels, processes: Processes, **options: object
 ) -> list[tuple[Counts, Counts]]:
     """Predict each image of the index and count its pixels.
 
@@ -136,13 +178,14 @@ def count_predictions(
         for each image, ordered by id for any number of processes: the counts (C, 255) of every class at all
         thresholds, and the soft counts (C,). Exclusive classes have no threshold: their counts are the same at all.
     """
-    mine = index.iloc[accelerator.process_index :: accelerator.num_processes]
+    mine = index.iloc[processes.rank :: processes.world]
     samples = {sample.image_id: sample for sample in samples_of(mine)}
     found = []
     for image_id, values in predict_images(predictor, mine, size=labels.size, **options):
         target = labels.read_scored(samples[image_id])
         found.append((image_id, (count_classes(values, target, labels.exclusive), count_soft(values, target))))
-    return [counts for _, counts in sorted(gather_object(found), key=itemgetter(0))]
+    everyone = (each for part in processes.gather(found) for each in part)
+    return [counts for _, counts in sorted(everyone, key=itemgetter(0))]
 
 
 def count_classes(values: np.ndarray, target: np.ndarray, exclusive: bool) -> Counts:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline import config
+from pipeline import config, hardware
 from pipeline.data.augment import Augment
 from pipeline.data.dataset import MaskedImages, PseudoLabelled
 from pipeline.data.index import index_column
@@ -19,6 +19,7 @@ from pipeline.data.sampler import EpochSampler
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.pseudo_labels import refuse_other_fold
 from pipeline.training.checkpoint import FULL, Fold
+from pipeline.training.distributed import Processes
 
 
 @dataclass(frozen=True)
@@ -73,20 +74,22 @@ def _refuse_foreign_labels(pseudo: PseudoData, fold: Fold, valid_index: pd.DataF
         raise ValueError(f"{pseudo.store}: '{seen[0]}' is held out by fold {fold} and cannot be trained on")
 
 
-def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, *, rank: int = 0, world: int = 1) -> Loader:
+def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, group: Processes) -> Loader:
     """The data loader of phase `number`; its sampler's `epoch` selects the batches.
+
+    Each process gets its share of every batch, so that the batches do not depend on the number of processes.
 
     Args:
         seed: of sampling and augmentation.
-        rank, world: number of this process, and of all processes.
     """
     phase, pseudo = cfg.phases[number - 1], pseudo_of(data, number)
+    workers = hardware.num_workers(cfg.workers)
     images = MaskedImages(
         data.train_index,
         data.labels,
         data.reader,
         Augment(phase.augment, phase.crop, data.reader.channels, scale=phase.scale),
-        num_workers=max(1, cfg.workers),
+        num_workers=max(1, workers),
         pseudo=PseudoLabelled(pseudo.index, PredictionStore(pseudo.store).read) if pseudo else None,
         mixing=_mixing(phase, data.train_index, data.labels.boundary),
     )
@@ -95,18 +98,18 @@ def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, *, r
         seed,
         labels=balance_labels(data.train_index, cfg.balance),
         repeats=phase.repeats,
-        rank=rank,
-        world=world,
+        rank=group.rank,
+        world=group.world,
         pseudo=len(images) - images.num_labelled,
         weight=pseudo.weight if pseudo else 0.0,
     )
     return Loader(
         images,
-        min(cfg.batch_size, len(sampler)),
+        min(group.share(cfg.batch_size), len(sampler)),
         sampler=sampler,
         drop_last=True,
-        num_workers=cfg.workers,
-        persistent_workers=cfg.workers > 0,
+        num_workers=workers,
+        persistent_workers=workers > 0,
         generator=torch.Generator(),  # its own, so that the loader does not change the random numbers of dropout
     )
 

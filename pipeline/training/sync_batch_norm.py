@@ -1,19 +1,44 @@
 """Batch normalisation over the images of all processes, as one process with the whole batch would compute it.
 
-torch.nn.SyncBatchNorm needs GPUs and does not support timm's layers that combine normalisation and activation. This one
-runs wherever `torch.distributed` does, so tests on CPUs cover the code that GPUs run.
+On NVIDIA GPUs it is torch's, which needs them; elsewhere, such as in tests on CPUs, it is the one below.
 """
 
 import torch
 import torch.distributed as dist
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+ENOUGH_IMAGES = 16  # per process, for good statistics
 
-def sync_batch_norms(model: nn.Module) -> None:
+
+def needs_sync(setting: bool | None, images: int) -> bool:
+    """Whether batch norms compute their statistics over all processes.
+
+    The statistics of small batches are noisy: in the first source, the error of a classifier is 23.6 % with 32 images
+    per GPU, 23.7 % with 16, 24.8 % with 8 and 27.3 % with 4; in the second, a detector with 2 images per GPU gains by
+    synchronisation. From 16 images on it costs time and gains little.
+
+    Args:
+        setting: `train.sync_batch_norm`; None: for fewer than 16 images.
+        images: per process and batch.
+
+    Source:
+        Wu & He, Group Normalization, https://arxiv.org/abs/1803.08494, table 2.
+        Peng et al., MegDet, https://arxiv.org/abs/1711.07240.
+    """
+    return images < ENOUGH_IMAGES if setting is None else setting
+
+
+def sync_batch_norms(model: nn.Module, device: torch.device) -> None:
     """Make a model's batch norms compute their statistics over all processes; weights and their names do not change."""
+    if any(isinstance(module, SyncBatchNorm | nn.SyncBatchNorm) for module in model.modules()):
+        return  # by an earlier phase; converted again, timm's layers would lose their activation
+    if device.type == "cuda":
+        convert_sync_batchnorm(model)
+        return
     for module in model.modules():
-        if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm):
+        if isinstance(module, _BatchNorm):
             module.__class__ = type(f"Synced{type(module).__name__}", (SyncBatchNorm, type(module)), {})
 
 

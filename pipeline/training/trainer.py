@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -32,8 +31,8 @@ from pipeline.training.averaging import (
     update_batch_norms,
 )
 from pipeline.training.checkpoint import FULL, load_checkpoint, make_record, read_record, save_checkpoint
-from pipeline.training.distributed import make_accelerator
-from pipeline.training.epoch import evaluate, train_one_epoch
+from pipeline.training.distributed import Processes, lost_in_one_line, processes
+from pipeline.training.epoch import Arithmetic, evaluate, train_one_epoch
 from pipeline.training.fold_data import build_loader
 from pipeline.training.history import (
     append_history,
@@ -46,7 +45,7 @@ from pipeline.training.history import (
 from pipeline.training.objective import build_objective
 from pipeline.training.optimizer import build_optimizer, learning_rates
 from pipeline.training.selection import Validation
-from pipeline.training.sync_batch_norm import sync_batch_norms
+from pipeline.training.sync_batch_norm import needs_sync, sync_batch_norms
 from pipeline.training.train_job import TrainJob
 from pipeline.training.train_state import TrainState
 
@@ -57,17 +56,17 @@ def fit(job: TrainJob) -> None:
     A job without held-out images (fold "full") selects nothing: each phase ends with its last averaged weights, and
     `patience`, `swa` and `soup` have no effect.
     """
-    accelerator = make_accelerator(job.cfg.precision)
+    group = processes()
     state = TrainState.load(job.state_path) or TrainState(job.settings)
     for number in range(state.phase, len(job.cfg.phases) + 1):
         if state.phase != number:
             load_checkpoint(job.phase_path(number - 1), job.model, job.fold)
             state.start_phase(number)
-        Trainer(job, state, accelerator).run()
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+        Trainer(job, state, group).run()
+    group.wait()
+    if group.is_main:
         promote_best(job)
-    accelerator.wait_for_everyone()
+    group.wait()
 
 
 def promote_best(job: TrainJob) -> None:
@@ -89,13 +88,13 @@ class Trainer:
         state: updated in place, and written to disk after every epoch.
     """
 
-    def __init__(self, job: TrainJob, state: TrainState, accelerator: Accelerator):
-        self.job, self.state, self.accelerator = job, state, accelerator
+    def __init__(self, job: TrainJob, state: TrainState, group: Processes):
+        self.job, self.state, self.group = job, state, group
         self.phase = job.cfg.phases[state.phase - 1]
-        self.precision = hardware.precision(job.cfg.precision, accelerator.device)
-        self.model = job.model.to(accelerator.device, memory_format=torch.channels_last)
-        if accelerator.num_processes > 1:
-            sync_batch_norms(self.model)
+        self.arithmetic = Arithmetic.of(group, job.cfg.precision)
+        self.model = job.model.to(group.device, memory_format=torch.channels_last)
+        if group.world > 1 and needs_sync(job.cfg.sync_batch_norm, group.share(job.cfg.batch_size)):
+            sync_batch_norms(self.model, group.device)
         for weight in self.model.encoder.parameters():
             weight.requires_grad = not self.phase.freeze_encoder
         self.ema = ModelEmaV3(self.model, decay=job.cfg.ema, use_warmup=True)
@@ -103,14 +102,7 @@ class Trainer:
         self.soup_files = SoupFiles(job.folder, state.phase)
         loss = build_loss(self.phase.loss, self.phase.loss_options, exclusive=job.data.labels.exclusive)
         self.loss = build_objective(loss, job.aux_weight, job.image_weight)
-        self.loader = build_loader(
-            job.data,
-            job.cfg,
-            state.phase,
-            job.seed,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-        )
+        self.loader = build_loader(job.data, job.cfg, state.phase, job.seed, group)
         self.updates = len(self.loader) // job.cfg.accumulate  # per epoch; batches left over are not used
         if self.updates == 0:
             raise ValueError(
@@ -118,9 +110,9 @@ class Trainer:
                 f"lower it, or raise the phase's repeats"
             )
         if job.cfg.compile:
-            _compile(self.model, accelerator.device)  # after the EMA model is copied, which is not compiled
-        optimizer = build_optimizer(self.model, self.phase.lr, job.cfg.weight_decay)
-        self.network, self.optimizer = accelerator.prepare(self.model, optimizer)
+            _compile(self.model, group.device)  # after the EMA model is copied, which is not compiled
+        self.optimizer = build_optimizer(self.model, self.phase.lr, job.cfg.weight_decay)
+        self.network = group.wrap(self.model)
         if state.tensors:
             self._restore(state.tensors)
             state.tensors = None
@@ -133,32 +125,31 @@ class Trainer:
         if self.job.validates:
             if (self.phase.swa or self.phase.soup) and not self.state.averages_evaluated:
                 self._evaluate_averages()
-            if self.accelerator.is_main_process:
+            if self.group.is_main:
                 log_collapse(self.state.phase_lines(), exclusive=self.job.data.labels.exclusive)
-        self.accelerator.free_memory()
 
     def _run_epoch(self) -> None:
         started = time.monotonic()
         job, state = self.job, self.state
         global_epoch = job.global_epoch(state.phase, state.epoch)
         # No random state is carried from epoch to epoch, so a resumed run draws the same numbers.
-        entropy = (job.seed, global_epoch, self.accelerator.process_index)
+        entropy = (job.seed, global_epoch, self.group.rank)
         torch.manual_seed(np.random.SeedSequence(entropy).generate_state(1)[0].item())
         self.loader.sampler.epoch = global_epoch
         loss, lr = self._train()
-        validation = evaluate(self.ema.module, job.data, job.cfg, self.accelerator) if job.validates else None
+        validation = evaluate(self.ema.module, job.data, job.cfg, self.group) if job.validates else None
         best = self._count_epoch(validation)
         seconds = time.monotonic() - started
         state.seconds += seconds
         state.epochs_seen += job.passes(state.phase)
         line = append_history(state, job.fold, validation, best=best, loss=loss, lr=lr, seconds=seconds)
-        if self.accelerator.is_main_process:
+        if self.group.is_main:
             self._save_epoch(line)
             left = state.seconds / state.epochs_seen * job.passes_left(state.phase, state.epoch)
             log_epoch(line, self.phase.epochs, left, exclusive=job.data.labels.exclusive)
             if job.cfg.tensorboard:
                 write_tensorboard(job.folder / "tensorboard", line, global_epoch)
-        self.accelerator.wait_for_everyone()
+        self.group.wait()
 
     def _train(self) -> tuple[float, float]:
         """Train one epoch; returns its mean loss and its last learning rate."""
@@ -167,18 +158,18 @@ class Trainer:
         if self.phase.freeze_encoder:
             self.model.encoder.eval()  # freezes its batch statistics and dropout too
         what = f"fold {self.job.fold} phase {self.state.phase} epoch {self.state.epoch + 1}/{self.phase.epochs}"
-        loss = train_one_epoch(
-            self.network,
-            track(self.loader, what),
-            self.loss,
-            self.optimizer,
-            self.accelerator,
-            precision=self.precision,
-            learning_rates=rates,
-            accumulate=self.job.cfg.accumulate,
-            clip=self.job.cfg.clip,
-            after_update=self._update_ema,
-        )
+        with lost_in_one_line():
+            loss = train_one_epoch(
+                self.network,
+                track(self.loader, what),
+                self.loss,
+                self.optimizer,
+                self.arithmetic,
+                learning_rates=rates,
+                accumulate=self.job.cfg.accumulate,
+                clip=self.job.cfg.clip,
+                after_update=self._update_ema,
+            )
         return loss, rates[-1]
 
     def _update_ema(self, update: int) -> None:
@@ -216,17 +207,17 @@ class Trainer:
                 candidate=average.name,
                 epochs=average.epochs,
             )
-            if self.accelerator.is_main_process:
+            if self.group.is_main:
                 if line["best"]:
                     record = make_record(line, self.job.settings)
                     save_checkpoint(self.job.phase_path(state.phase), average.weights, record)
                 log_average(line)
             state.best = max(state.best, average.validation.selection)
         state.averages_evaluated = True
-        if self.accelerator.is_main_process:
+        if self.group.is_main:
             self._save_state()
             self.soup_files.keep([])
-        self.accelerator.wait_for_everyone()
+        self.group.wait()
 
     def _evaluate_average(self, name: str, epochs: list[int], weights: dict[str, Tensor]) -> AveragedWeights:
         """Evaluate averaged weights, with batch statistics of images as the phase's last epoch drew them."""
@@ -235,9 +226,9 @@ class Trainer:
         model.load_state_dict(weights)
         self.loader.sampler.epoch = job.global_epoch(self.state.phase, self.state.epoch - 1)
         update_batch_norms(
-            model, self.loader, self.accelerator.device, self.precision, frozen_encoder=self.phase.freeze_encoder
+            model, self.loader, self.group.device, self.arithmetic.precision, frozen_encoder=self.phase.freeze_encoder
         )
-        validation = evaluate(model, job.data, job.cfg, self.accelerator)
+        validation = evaluate(model, job.data, job.cfg, self.group)
         found = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
         return AveragedWeights(name, epochs, validation, found, time.monotonic() - started)
 
@@ -257,12 +248,11 @@ class Trainer:
 
     def _save_state(self) -> None:
         write_history(self.job.folder / "metrics.jsonl", self.state.history)
-        scaler = self.accelerator.scaler
         tensors = {
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": scaler.state_dict() if scaler else None,
+            "scaler": self.arithmetic.scaler.state_dict(),  # empty without float16
             "swa": vars(self.swa) if self.swa.count else None,
         }
         replace(self.state, tensors=tensors).save(self.job.state_path)
@@ -271,8 +261,8 @@ class Trainer:
         self.model.load_state_dict(tensors["model"])
         self.ema.module.load_state_dict(tensors["ema"])
         self.optimizer.load_state_dict(tensors["optimizer"])
-        if self.accelerator.scaler and tensors["scaler"]:
-            self.accelerator.scaler.load_state_dict(tensors["scaler"])
+        if tensors["scaler"]:
+            self.arithmetic.scaler.load_state_dict(tensors["scaler"])
         if tensors["swa"]:
             self.swa = RunningMean(**tensors["swa"])
 

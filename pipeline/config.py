@@ -167,6 +167,7 @@ class Train(Table):
     pseudo: Pseudo | None = None
     compile: bool = False  # run the network with torch.compile: minutes at the start of a phase, then faster steps
     tensorboard: bool = False
+    profile: bool = False  # write a trace of the first 20 updates of each phase: runs/<config>/fold<k>/trace<n>.json
 
     def model_post_init(self, _context: object) -> None:
         count = len(self.phases)

@@ -1,20 +1,64 @@
-"""What the hardware supports: device, precision, compilation."""
+"""What the hardware supports: device, precision, compilation, memory."""
 
+import ctypes
+import logging
 import os
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
+import psutil
 import torch
 
+from pipeline.quoting import shortened
+
+log = logging.getLogger(__name__)
+
 MAX_WORKERS = 8
+MAX_KEPT_BYTES = 1 << 30  # blocks up to this size are kept when they are freed
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = (
+    -1,
+    -3,
+)  # numbers of glibc's options, https://man7.org/linux/man-pages/man3/mallopt.3.html
 
 
 def device() -> torch.device:
-    """The NVIDIA GPU if there is one, else Apple's GPU, else the CPU."""
-    if torch.cuda.is_available():
+    """The NVIDIA GPU if there is one that torch can use, else Apple's GPU, else the CPU."""
+    if _cuda_is_available():
         return torch.device("cuda")
     return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
+
+
+def _cuda_is_available() -> bool:
+    """Whether torch can use an NVIDIA GPU; what torch says against it, such as an old driver, is logged once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    for each in caught:
+        _warn_once(f"GPU not used: {shortened(str(each.message), 200)}")
+    return available
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.warning("%s", text)
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Make glibc keep the memory of freed tensors; without glibc, nothing changes.
+
+    By default, large blocks are returned to the kernel and requested again in every step, and the kernel clears each of
+    their pages: a quarter of the CPU time of an epoch (docs/machines.md). The peak of memory rises.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        limit = min(MAX_KEPT_BYTES, psutil.virtual_memory().total // 16)
+        mallopt(M_MMAP_THRESHOLD, limit)
+        mallopt(M_TRIM_THRESHOLD, limit)
 
 
 def num_workers(setting: int | None) -> int:
@@ -43,15 +87,12 @@ def machine() -> dict[str, str | int]:
 def precision(setting: str, on: torch.device) -> torch.dtype:
     """The dtype of the network's arithmetic; losses are always computed in float32.
 
-    It also sets whether NVIDIA GPUs round the factors of float32 convolutions and products to 10 bits (TF32).
-
     Args:
-        setting: a name of a dtype; "tf32": float32 with TF32; or "auto": bfloat16 where the hardware supports it (CPUs
-            with AVX512-BF16 or AMX, NVIDIA GPUs from Ampere on), float16 on older NVIDIA GPUs such as Kaggle's T4 and
-            P100, float32 elsewhere.
+        setting: a name of a dtype; "tf32": float32, see `set_tf32`; or "auto": bfloat16 where the hardware supports it
+            (CPUs with AVX512-BF16 or AMX, NVIDIA GPUs from Ampere on), float16 on older NVIDIA GPUs such as Kaggle's T4
+            and P100, float32 elsewhere.
         on: the device.
     """
-    _set_tf32(setting == "tf32")
     if setting == "tf32":
         return torch.float32
     if setting != "auto":
@@ -78,7 +119,8 @@ def _linux_flags() -> set[str]:
     return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
 
 
-def _set_tf32(enabled: bool) -> None:
+def set_tf32(enabled: bool) -> None:
+    """Set whether NVIDIA GPUs round the factors of float32 convolutions and products to 10 bits (TF32), for speed."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = enabled
 
 
@@ -86,11 +128,11 @@ def _set_tf32(enabled: bool) -> None:
 def exact_float32() -> Iterator[None]:
     """Without TF32 inside the block, to compare two networks: TF32 changes logits by 2e-3."""
     enabled = torch.backends.cudnn.allow_tf32
-    _set_tf32(False)
+    set_tf32(False)
     try:
         yield
     finally:
-        _set_tf32(enabled)
+        set_tf32(enabled)
 
 
 @contextmanager

@@ -54,6 +54,24 @@ def _lines(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
             last_line = now
 
 
+class Timed(Iterator[T]):
+    """The same items.
+
+    Attributes:
+        seconds: that the consumer has waited for items.
+    """
+
+    def __init__(self, items: Iterable[T]):
+        self._items, self.seconds = iter(items), 0.0
+
+    def __next__(self) -> T:
+        started = time.monotonic()
+        try:
+            return next(self._items)
+        finally:
+            self.seconds += time.monotonic() - started
+
+
 def clock(seconds: float) -> str:
     """A duration in seconds as minutes:seconds, or hours:minutes:seconds.
 

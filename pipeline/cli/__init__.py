@@ -9,7 +9,7 @@ import typer
 from pipeline.cli import bundles, kaggle, stages  # noqa: F401 - their commands
 from pipeline.cli.terminal import app
 from pipeline.progress import console, is_main_process
-from pipeline.quoting import MAX_MESSAGE, shortened
+from pipeline.quoting import MAX_MESSAGE, first_line, shortened
 
 INTERRUPTED = 130  # typer's status after Ctrl-C
 
@@ -56,7 +56,9 @@ def _describe(error: Exception) -> str | None:
     """One line on bad input, a full disk or not enough memory; None for an error that needs its traceback."""
     text = (error.format_message() if hasattr(error, "format_message") else str(error)).rstrip()
     if type(error).__name__ == "OutOfMemoryError":
-        return "the GPU's memory is full: lower train.batch_size and raise train.accumulate, or lower the phase's crop"
+        return "the GPU's memory is full: lower predict.batch_size, or set predict.tiles"
+    if type(error).__name__ == "AcceleratorError":
+        return f"the GPU failed ({first_line(error)}): check nvidia-smi, and run the same command again to resume"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:  # of Python or numpy, or of torch
         details = f" ({shortened(' '.join(text.split()))})" if text else ""
         return f"memory is full{details}: lower the batch size, train.workers or the phase's crop"

@@ -14,6 +14,7 @@ from pipeline.data.labels import Labels
 from pipeline.data.mixing import Mixing, Pair
 from pipeline.data.reader import Reader
 from pipeline.data.sample import Sample, samples_of
+from pipeline.metrics import VOID
 
 CACHE_BYTES = 2 << 30  # decoded images are kept in memory if all of them together are smaller
 
@@ -91,10 +92,25 @@ class MaskedImages(Dataset):
         if self.cache is not None and position in self.cache:
             return self.cache[position]
         sample = self.samples[position]
-        pair = self.reader.read(sample), self._mask(sample, position)
+        pair = self.reader.read(sample), self._checked_mask(sample, position)
         if self.cache is not None:
             self.cache[position] = pair
         return pair
+
+    def _checked_mask(self, sample: Sample, position: int) -> np.ndarray:
+        """The mask; losses on a GPU do not check its values, because the host would have to wait for them.
+
+        Raises:
+            ValueError: for a value that is neither a label nor void.
+        """
+        mask = self._mask(sample, position)
+        labels = len(self.labels.classes) if self.labels.exclusive else 2
+        unexpected = mask[(mask >= labels) & (mask != VOID)]
+        if unexpected.size:
+            raise ValueError(
+                f"mask of '{sample.image_id}' holds {unexpected[0]}: expected 0 to {labels - 1}, or {VOID} for void"
+            )
+        return mask
 
     def _mask(self, sample: Sample, position: int) -> np.ndarray:
         if position < self.num_labelled:
@@ -103,8 +119,8 @@ class MaskedImages(Dataset):
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
-    """An array (H, W, C) as a tensor (C, H, W) of the same dtype, with memory of its own."""
-    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())  # Pillow's arrays are read-only
+    """An array (H, W, C) as a tensor (C, H, W) of the same dtype, a view of the array if it is writable."""
+    return torch.from_numpy(np.require(pixels, requirements="CW")).permute(2, 0, 1)
 
 
 class Images(Dataset):

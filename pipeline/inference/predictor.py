@@ -54,8 +54,10 @@ class Predictor:
         batch_size: int = 16,
         backend: str = "eager",
     ):
+        hardware.keep_freed_memory()
         self.device = hardware.device()
         self.dtype = hardware.precision(precision, self.device)
+        hardware.set_tf32(precision == "tf32")
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()
         self.views, self.exclusive = views, exclusive
         self.tiles, self.batch_size = tiles, batch_size
@@ -101,7 +103,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _predict(self, images: Tensor, views: tuple[str, ...] | None = None) -> Tensor:
-        images = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         probs = self._average(images, views or self.views)
         if self.dtype == torch.float16 and not probs.isfinite().all():
             log.warning("float16 overflows in this model: changed to float32, slower")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipeline.config import Tiles
 from pipeline.data.dataset import to_tensor
+from pipeline.data.loader import collate
 from pipeline.data.windows import Box
 
 Predict = Callable[[Tensor], Tensor]  # (N, channels, size, size) to probs (N, C, size, size), on the CPU
@@ -123,7 +124,7 @@ def predict_strips(predict: Predict, image: WindowedImage, tiles: Tiles, batch_s
             if following:
                 future = executor.submit(_read, image, tiles, following, down)
             for batch in _batches(pixels, down, tiles, batch_size, strip):
-                probs = predict(torch.stack([to_tensor(tile) for _, tile in batch]))
+                probs = predict(collate([to_tensor(tile) for _, tile in batch]))
                 for (tile_down, _), each in zip(batch, probs, strict=True):
                     strip.add(each, tile_down, position)
             yield strip.pop_finished(position.start, following.start if following else width)

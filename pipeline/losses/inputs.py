@@ -44,8 +44,8 @@ def prepare_inputs(logits: Tensor, target: Tensor) -> Iterator[LossInputs]:
     An infinite logit, which a float16 network on a GPU can output, is clamped to the largest finite number
     and gets no gradient: infinity would become NaN in `inf - inf` or `0 * inf`.
 
-    The checks read every value once and synchronise with the GPU twice; the training loop, which reads the
-    loss of each batch, synchronises in any case.
+    Values are checked on CPUs only: elsewhere the host would have to wait for the device. There a NaN makes the loss
+    NaN, which the training loop refuses, and `MaskedImages` checks the masks.
 
     Shapes:
         logits: (N, C, H, W) of any float dtype.
@@ -53,8 +53,9 @@ def prepare_inputs(logits: Tensor, target: Tensor) -> Iterator[LossInputs]:
         yields: `LossInputs`.
 
     Raises:
-        NotFiniteError: if a logit is NaN.
-        ValueError: if the shapes differ, are not (N, C, H, W), or have no pixel; if the target has another value.
+        NotFiniteError: if a logit is NaN, on a CPU.
+        ValueError: if the shapes differ, are not (N, C, H, W), or have no pixel; if the target has another value, on a
+            CPU.
     """
     if logits.shape != target.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ in shape")
@@ -80,9 +81,9 @@ def prepare_class_inputs(logits: Tensor, target: Tensor) -> Iterator[tuple[Tenso
         yields: logits in at least float32, target as int64.
 
     Raises:
-        NotFiniteError: if a logit is NaN.
+        NotFiniteError: if a logit is NaN, on a CPU.
         ValueError: if the shapes do not fit or have no pixel, for more than 255 classes, or if the target has another
-            value.
+            value, on a CPU.
     """
     check_logits_shape(logits)
     count = logits.shape[1]
@@ -113,7 +114,7 @@ def check_logits_shape(logits: Tensor) -> None:
 
 
 def check_target_values(target: Tensor, legal: Tensor, expected: str) -> None:
-    """Check that all values of a target are allowed.
+    """Check that all values of a target on a CPU are allowed.
 
     Args:
         expected: end of the error message.
@@ -125,7 +126,7 @@ def check_target_values(target: Tensor, legal: Tensor, expected: str) -> None:
     Raises:
         ValueError: naming up to three other values.
     """
-    if not legal.all():
+    if target.device.type == "cpu" and not legal.all():
         unexpected = target[~legal].unique()[:3].tolist()
         raise ValueError(f"target holds {', '.join(f'{value:g}' for value in unexpected)}: {expected}")
 
@@ -137,15 +138,15 @@ def clamp_infinite(logits: Tensor) -> Tensor:
         logits: any; returned with the same shape.
 
     Raises:
-        NotFiniteError: if a logit is NaN.
+        NotFiniteError: if a logit is NaN, on a CPU.
     """
-    low, high = logits.detach().aminmax()  # NaN if there is one
+    if logits.device.type == "cpu":
+        low, high = logits.detach().aminmax()  # NaN if there is one
+        if torch.isfinite(high - low):
+            return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if nans := int(logits.isnan().sum()):
+            raise NotFiniteError(f"logits hold {nans} NaN of {logits.numel()} numbers")
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if torch.isfinite(high - low):
-        return logits
-    nans = int(logits.isnan().sum())
-    if nans:
-        raise NotFiniteError(f"logits hold {nans} NaN of {logits.numel()} numbers")
     largest = torch.finfo(logits.dtype).max
     return logits.clamp(-largest, largest)
 

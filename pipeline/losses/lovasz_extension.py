@@ -46,7 +46,8 @@ def lovasz_grad_unsorted(errors: Tensor, target: Tensor, valid: Tensor) -> Tenso
     """
     wrong = (errors > 0) & valid
     counts = wrong.sum(dim=1)
-    few = counts.sum() <= MAX_GATHERED_SHARE * wrong.numel()
+    # On a GPU the host would have to wait for the counts.
+    few = errors.device.type == "cpu" and counts.sum() <= MAX_GATHERED_SHARE * wrong.numel()
     if few:
         positions, gradient = _grad_of_wrong_pixels(errors, target, wrong, counts)
     else:

@@ -37,7 +37,7 @@ from pipeline.training.trainer import fit
 log = logging.getLogger(__name__)
 UNIMPORTANT = {
     "data": {"root", "skip_bad", "doctor"},
-    "train": {"workers", "tensorboard", "compile"},
+    "train": {"workers", "tensorboard", "compile", "profile"},
 }  # options that do not change the weights
 FULL_SEED = 999  # of the full fit, in place of a fold's number
 MAX_THRESHOLD_SHIFT = 0.2  # between the phases' best thresholds; a larger shift is logged

@@ -42,8 +42,17 @@ class Arithmetic(NamedTuple):
 
     @classmethod
     def of(cls, processes: Processes, precision: str) -> "Arithmetic":
-        """The arithmetic of a setting, as `hardware.precision` takes it."""
+        """The arithmetic of a setting, as `hardware.precision` takes it.
+
+        Raises:
+            ValueError: if processes on different GPUs would compute in different precisions.
+        """
+        hardware.keep_freed_memory()
+        hardware.set_tf32(precision == "tf32")
         dtype = hardware.precision(precision, processes.device)
+        found = sorted(set(map(str, processes.gather(dtype))))
+        if len(found) > 1:
+            raise ValueError(f"GPUs of different kinds compute in {' and '.join(found)}: set train.precision")
         return cls(processes, dtype, GradScaler(processes.device.type, enabled=dtype == torch.float16))
 
 
@@ -64,7 +73,7 @@ def train_one_epoch(
     The host waits for the device once per update, when forward and backward passes are queued.
 
     Args:
-        batches: on the device.
+        batches: on the device; images in channels-last format.
         learning_rates: one for each update.
         accumulate: batches per update; batches that do not fill another update are not used.
         clip: highest gradient norm.
@@ -83,7 +92,7 @@ def train_one_epoch(
         last = position == accumulate - 1
         with nullcontext() if last else arithmetic.processes.no_sync(model):
             with hardware.autocast(arithmetic.processes.device, arithmetic.precision):
-                outputs = model(images.contiguous(memory_format=torch.channels_last))
+                outputs = model(images)
             try:
                 loss = loss_fn(outputs, target)
             except NotFiniteError as error:

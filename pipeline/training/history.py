@@ -109,6 +109,16 @@ def log_epoch(epoch: dict[str, Any], epochs: int, left: float, *, exclusive: boo
     )
 
 
+def log_waits(**seconds: float) -> None:
+    """Log the shares of an epoch's time by what it was spent on.
+
+    Args:
+        seconds: waiting for data, in the network and the loss, in the validation.
+    """
+    total = sum(seconds.values())
+    log.info("time: %s", ", ".join(f"{what} {each / total:.0%}" for what, each in seconds.items()))
+
+
 def log_average(average: dict[str, Any]) -> None:
     """Log one line for an average of weights.
 

@@ -10,6 +10,8 @@ Files in a fold's folder:
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +21,9 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from pipeline import hardware
+from pipeline.data.loader import on_device
 from pipeline.losses import build_loss
-from pipeline.progress import track
+from pipeline.progress import Timed, track
 from pipeline.training.averaging import (
     AveragedWeights,
     RunningMean,
@@ -39,11 +42,13 @@ from pipeline.training.history import (
     log_average,
     log_collapse,
     log_epoch,
+    log_waits,
     write_history,
     write_tensorboard,
 )
 from pipeline.training.objective import build_objective
 from pipeline.training.optimizer import build_optimizer, learning_rates
+from pipeline.training.profiling import profiled
 from pipeline.training.selection import Validation
 from pipeline.training.sync_batch_norm import needs_sync, sync_batch_norms
 from pipeline.training.train_job import TrainJob
@@ -136,10 +141,12 @@ class Trainer:
         entropy = (job.seed, global_epoch, self.group.rank)
         torch.manual_seed(np.random.SeedSequence(entropy).generate_state(1)[0].item())
         self.loader.sampler.epoch = global_epoch
-        loss, lr = self._train()
+        loss, lr, waited = self._train()
+        trained = time.monotonic()
         validation = evaluate(self.ema.module, job.data, job.cfg, self.group) if job.validates else None
         best = self._count_epoch(validation)
-        seconds = time.monotonic() - started
+        ended = time.monotonic()
+        seconds = ended - started
         state.seconds += seconds
         state.epochs_seen += job.passes(state.phase)
         line = append_history(state, job.fold, validation, best=best, loss=loss, lr=lr, seconds=seconds)
@@ -147,21 +154,31 @@ class Trainer:
             self._save_epoch(line)
             left = state.seconds / state.epochs_seen * job.passes_left(state.phase, state.epoch)
             log_epoch(line, self.phase.epochs, left, exclusive=job.data.labels.exclusive)
+            log_waits(data=waited, network=trained - started - waited, validation=ended - trained)
             if job.cfg.tensorboard:
                 write_tensorboard(job.folder / "tensorboard", line, global_epoch)
         self.group.wait()
 
-    def _train(self) -> tuple[float, float]:
-        """Train one epoch; returns its mean loss and its last learning rate."""
+    def _train(self) -> tuple[float, float, float]:
+        """Train one epoch; returns its mean loss, its last learning rate, and the seconds it waited for data.
+
+        Raises:
+            ConnectionError: if another process has ended.
+            MemoryError: if the GPU's memory is full.
+        """
         rates = learning_rates(self.phase, self.state.epoch, self.updates)
         self.network.train()
         if self.phase.freeze_encoder:
             self.model.encoder.eval()  # freezes its batch statistics and dropout too
         what = f"fold {self.job.fold} phase {self.state.phase} epoch {self.state.epoch + 1}/{self.phase.epochs}"
-        with lost_in_one_line():
+        batches = Timed(on_device(self.loader, self.group.device))
+        tracked = track(batches, what, total=len(self.loader))
+        if self.job.cfg.profile and self.state.epoch == 0:
+            tracked = profiled(tracked, self.job.folder / f"trace{self.state.phase}.json")
+        with lost_in_one_line(), self._full_memory_in_one_line():
             loss = train_one_epoch(
                 self.network,
-                track(self.loader, what),
+                tracked,
                 self.loss,
                 self.optimizer,
                 self.arithmetic,
@@ -170,7 +187,20 @@ class Trainer:
                 clip=self.job.cfg.clip,
                 after_update=self._update_ema,
             )
-        return loss, rates[-1]
+        return loss, rates[-1], batches.seconds
+
+    @contextmanager
+    def _full_memory_in_one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            job, number = self.job, self.state.phase
+            crops = [phase.crop or "whole images" for phase in job.cfg.phases]
+            fitted = f"; phase {number - 1} fitted with crop {crops[number - 2]}" if number > 1 else ""
+            raise MemoryError(
+                f"phase {number}, {self.group.share(job.cfg.batch_size)} images per GPU, crop {crops[number - 1]}"
+                f"{fitted}; train.accumulate = {2 * job.cfg.accumulate} with half the train.batch_size needs less"
+            ) from error
 
     def _update_ema(self, update: int) -> None:
         """Update the averaged weights; their decay grows from 0 to `ema` over the first updates of a phase."""

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from pipeline import stages
 from pipeline.cli import main
+from pipeline.training import trainer
 
 
 def run(capsys, *argv):
@@ -365,3 +367,46 @@ def test_help_lists_every_stage(capsys):
     status, out, _ = run(capsys, "--help")
     assert status == 0
     assert all(stage in out for stage in ("data", "folds", "train", "oof", "predict", "ensemble", "score", "encoders"))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
+            "the GPU's memory is full: lower predict",
+        ),
+        (
+            torch.AcceleratorError("CUDA error: unspecified launch failure\nlong"),
+            "the GPU failed (CUDA error: unspecified",
+        ),
+    ],
+    ids=["memory", "lost"],
+)
+def test_a_gpu_that_fails_is_one_line(tiny, capsys, monkeypatch, error, message):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(stages, "train", fail)
+    status, _, err = run(capsys, "train", "configs/tiny.toml", "--fold", "0")
+    assert status == 2
+    assert err.splitlines()[-1].startswith(f"pipeline train: {message}")
+
+
+def test_a_full_gpu_names_batch_crop_and_the_phase_that_fitted(tiny, capsys, monkeypatch):
+    epochs = []
+    original = trainer.train_one_epoch
+
+    def full_in_phase_2(*args, **options):
+        epochs.append(options)
+        if len(epochs) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(*args, **options)
+
+    monkeypatch.setattr(trainer, "train_one_epoch", full_in_phase_2)
+    pairs = ("--set", "train.phases.0.crop=16", "--set", "train.phases.0.epochs=1")
+    status, _, err = run(capsys, "train", "configs/tiny.toml", "--fold", "0", *pairs)
+    assert status == 2
+    (line,) = [line for line in err.splitlines() if "memory is full" in line]
+    assert "in phase 2, with 4 images at once, whole images (phase 1 fitted with crop 16): halve" in line
+    assert "train.accumulate = 2" in line

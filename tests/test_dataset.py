@@ -11,6 +11,7 @@ from pipeline.data.augment import STRENGTHS, Augment
 from pipeline.data.dataset import Images, MaskedImages, PseudoLabelled, equal_size_batches
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
+from pipeline.data.loader import collate, on_device
 from pipeline.data.mixing import Mixing
 from pipeline.data.reader import Reader
 from pipeline.data.sample import samples_of
@@ -292,3 +293,29 @@ def test_equal_size_batches_hold_each_image_once(tiny, card):
 
 def test_images_for_prediction_are_not_cropped(tiny, card):
     assert Images(read_index(card, tiny / "tiny"), Reader(3))[0].shape == (3, 36, 44)
+
+
+def test_a_batch_is_stacked_in_channels_last_format(tiny, card):
+    index = read_index(card, tiny / "tiny")
+    data = MaskedImages(index, Labels.of(card), Reader(3), Augment("none", 32, 3))
+    items = [data[position, 0] for position in range(4)]
+    images, masks = collate(items)
+    assert torch.equal(images, torch.stack([image for image, _ in items]))
+    assert torch.equal(masks, torch.stack([mask for _, mask in items]))
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert masks.is_contiguous()
+    copies, _ = next(iter(on_device([(images, masks)], torch.device("cpu"))))
+    assert copies.data_ptr() == images.data_ptr(), "no further copy"
+
+
+@pytest.mark.parametrize(("value", "refused"), [(1, False), (255, False), (2, True), (254, True)])
+def test_a_mask_with_a_value_that_is_no_label_is_refused(tiny, card, monkeypatch, value, refused):
+    index = read_index(card, tiny / "tiny")
+    data = MaskedImages(index, Labels.of(card), Reader(1), Augment("none", None, 1))
+    monkeypatch.setattr(Labels, "read", lambda self, sample: np.full((36, 44, 1), value, np.uint8))
+    if not refused:
+        assert data[0, 0][1].unique().tolist() == [value]
+        return
+    first = index["image_id"].iloc[0]
+    with pytest.raises(ValueError, match=f"mask of '{first}' holds {value}: expected 0 to 1, or 255 for void"):
+        data[0, 0]

@@ -1,9 +1,19 @@
 """The precision of a machine is found with every supported version of torch."""
 
+import ctypes
+import os
+import sys
+import warnings
+from types import SimpleNamespace
+
+import psutil
 import pytest
 import torch
+from torch import nn
 
 from pipeline import hardware
+from pipeline.inference.backends import _fuse_checked
+from pipeline.inference.predictor import Predictor
 
 
 @pytest.mark.parametrize(("flags", "dtype"), [({"avx2", "amx_bf16"}, torch.bfloat16), ({"avx2"}, torch.float32)])
@@ -15,3 +25,77 @@ def test_auto_precision_reads_linux_cpu_flags_if_torch_does_not_report_them(monk
 
 def test_explicit_precision_is_used():
     assert hardware.precision("float16", torch.device("cpu")) == torch.float16
+
+
+def test_tf32_is_a_precision_and_float32_is_without_it(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert hardware.precision("tf32", torch.device("cpu")) == torch.float32
+    for precision, enabled in (("float32", False), ("tf32", True), ("bfloat16", False)):
+        Predictor(nn.Conv2d(1, 1, 1), ("identity",), precision)
+        assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == enabled
+    hardware.set_tf32(False)
+
+
+def test_fused_batch_norms_are_compared_without_tf32(monkeypatch):
+    # cuDNN's TF32 changes logits by 2e-3: on an A100 the fused network was refused.
+    seen = []
+
+    class Watched(nn.Conv2d):
+        def forward(self, images):
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return super().forward(images.float())
+
+    model = nn.Sequential(Watched(1, 1, 1))
+    model.mean = torch.zeros(1, 1, 1, 1)
+    hardware.set_tf32(True)
+    _fuse_checked(model.eval(), torch.float32)
+    assert seen
+    assert not any(seen[-2:]), "the two forward passes that are compared"
+    assert torch.backends.cudnn.allow_tf32
+    hardware.set_tf32(False)
+
+
+@pytest.mark.parametrize(
+    ("setting", "gpu", "cores", "processes", "expected"),
+    [
+        (None, False, 16, 1, 0),
+        (None, True, 16, 1, 8),
+        (None, True, 4, 1, 3),
+        (None, True, 4, 2, 1),
+        (None, True, 1, 1, 0),
+        (0, True, 16, 1, 0),
+        (5, False, 2, 1, 5),
+    ],
+)
+def test_number_of_workers(monkeypatch, setting, gpu, cores, processes, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert hardware.num_workers(setting) == expected
+
+
+def test_an_old_driver_is_reported_once_in_one_line(monkeypatch, caplog):
+    def is_available():
+        warnings.warn("The NVIDIA driver on your system is too old (found version 11040).\nUpdate it", stacklevel=2)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    for _ in range(3):
+        assert hardware.device().type != "cuda"
+    (line,) = [line for line in caplog.messages if "GPU" in line]
+    assert line == "GPU not used: The NVIDIA driver on your system is too old (found version 11040). Update it"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_freed_memory_is_kept_up_to_a_share_of_the_machines(monkeypatch):
+    calls = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=lambda *args: calls.append(args)))
+    for total in (64 << 30, 4 << 30):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda total=total: SimpleNamespace(total=total))
+        hardware.keep_freed_memory.__wrapped__()
+    assert calls == [(-3, 1 << 30), (-1, 1 << 30), (-3, 1 << 28), (-1, 1 << 28)]
+
+
+def test_without_glibc_nothing_is_set(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
+    hardware.keep_freed_memory.__wrapped__()

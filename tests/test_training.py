@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -267,7 +268,6 @@ def test_failing_compiler_is_reported_in_one_line(tiny, monkeypatch):
 
 
 def test_every_phase_computes_in_the_configured_precision(tiny, monkeypatch):
-    # accelerate drops its autocast when a model is prepared a second time: phase 2 then ran in float32, at half speed.
     from pipeline.models.segmenter import Segmenter
 
     dtypes = []
@@ -285,6 +285,66 @@ def test_every_phase_computes_in_the_configured_precision(tiny, monkeypatch):
     )  # other backends first compare with float32
     assert set(dtypes) == {(True, torch.bfloat16), (False, torch.bfloat16)}
     assert all(np.isfinite(line["loss"]) for line in history())
+
+
+def test_float16_trains_every_phase_and_keeps_its_scale(tiny, monkeypatch):
+    # accelerate wrapped `forward` of the second phase's model, and averaged weights computed in float16 for ever.
+    scales = []
+    original = TrainState.save
+
+    def keep(state, path):
+        scales.append(state.tensors["scaler"]["scale"])
+        original(state, path)
+
+    monkeypatch.setattr(TrainState, "save", keep)
+    fitting.fit_tiny("train.precision=float16", phases=2)
+    lines = fitting.history()
+    assert [(line["phase"], line["epoch"]) for line in lines] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert all(scale > 0 for scale in scales)
+
+
+def test_nothing_wraps_the_forward_pass_of_a_model(tiny, monkeypatch):
+    models = []
+    original = trainer.Trainer.run
+
+    def keep(self):
+        original(self)
+        models.extend([self.model, self.ema.module])
+
+    monkeypatch.setattr(trainer.Trainer, "run", keep)
+    fitting.fit_tiny("train.precision=float16", phases=2, epochs=(1, 1))
+    assert len(models) == 4
+    assert all("forward" not in vars(module) for model in models for module in model.modules())
+
+
+def test_an_epoch_says_what_it_waited_for(tiny, monkeypatch, caplog):
+    caplog.set_level("INFO", "pipeline")
+    original = dataset.MaskedImages.__getitem__
+
+    def slow(self, key):
+        time.sleep(0.05)
+        return original(self, key)
+
+    monkeypatch.setattr(dataset.MaskedImages, "__getitem__", slow)
+    fitting.fit_tiny(epochs=(1,))
+    (line,) = [line for line in caplog.messages if line.startswith("time: ")]
+    shares = dict(re.findall(r"(data|network|validation) (\d+)%", line))
+    assert list(shares) == ["data", "network", "validation"]
+    assert sum(map(int, shares.values())) == pytest.approx(100, abs=2)
+    assert int(shares["data"]) > 10
+
+
+def test_a_profile_is_a_trace_of_the_first_updates_and_changes_no_weight(tiny):
+    fitting.fit_tiny(phases=2, epochs=(1, 1))
+    plain = load_file(fitting.RUN / "best.safetensors")
+    shutil.rmtree(fitting.RUN)
+    fitting.fit_tiny("train.profile=true", phases=2, epochs=(1, 1))
+    profiled = load_file(fitting.RUN / "best.safetensors")
+    assert all(torch.equal(plain[name], profiled[name]) for name in plain)
+    for number in (1, 2):
+        events = json.loads((fitting.RUN / f"trace{number}.json").read_text())["traceEvents"]
+        assert any("convolution" in event.get("name", "") for event in events)
 
 
 def test_learning_rate_rises_to_its_peak_and_falls_to_its_final_value():

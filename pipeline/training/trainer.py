@@ -164,7 +164,7 @@ class Trainer:
 
         Raises:
             ConnectionError: if another process has ended.
-            MemoryError: if the GPU's memory is full.
+            ValueError: if the GPU's memory is full.
         """
         rates = learning_rates(self.phase, self.state.epoch, self.updates)
         self.network.train()
@@ -195,11 +195,12 @@ class Trainer:
             yield
         except torch.OutOfMemoryError as error:
             job, number = self.job, self.state.phase
-            crops = [phase.crop or "whole images" for phase in job.cfg.phases]
-            fitted = f"; phase {number - 1} fitted with crop {crops[number - 2]}" if number > 1 else ""
-            raise MemoryError(
-                f"phase {number}, {self.group.share(job.cfg.batch_size)} images per GPU, crop {crops[number - 1]}"
-                f"{fitted}; train.accumulate = {2 * job.cfg.accumulate} with half the train.batch_size needs less"
+            crops = [f"crop {phase.crop}" if phase.crop else "whole images" for phase in job.cfg.phases]
+            fitted = f" (phase {number - 1} fitted with {crops[number - 2]})" if number > 1 else ""
+            raise ValueError(
+                f"the GPU's memory is full in phase {number}, with {self.group.share(job.cfg.batch_size)} images at once, "
+                f"{crops[number - 1]}{fitted}: halve train.batch_size and set train.accumulate = "
+                f"{2 * job.cfg.accumulate}, or lower the phase's crop"
             ) from error
 
     def _update_ema(self, update: int) -> None:

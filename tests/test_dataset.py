@@ -1,13 +1,16 @@
 """Samples of an epoch are a function of its seed, in any worker or process."""
 
+import random
 from itertools import chain
 
+import albumentations
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pipeline.data.augment import STRENGTHS, Augment
+from pipeline.data.augment import STRENGTHS, Augment, RandomScaledCrop
 from pipeline.data.dataset import Images, MaskedImages, PseudoLabelled, equal_size_batches
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
@@ -98,10 +101,6 @@ def test_scale_option_replaces_the_scale_of_the_strength(strength):
 
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_without_a_scale_option_augmentation_is_unchanged(strength):
-    import random
-
-    import albumentations
-
     alone = albumentations.Compose(STRENGTHS[strength](32, 3))
     for seed in range(5):
         alone.set_random_state(np.random.default_rng(seed), random.Random(seed))
@@ -319,3 +318,38 @@ def test_a_mask_with_a_value_that_is_no_label_is_refused(tiny, card, monkeypatch
     first = index["image_id"].iloc[0]
     with pytest.raises(ValueError, match=f"mask of '{first}' holds {value}: expected 0 to 1, or 255 for void"):
         data[0, 0]
+
+
+def draw_window(pixels, side, factor, seed=0):
+    """A crop of side `side` at one fixed scale, and the image's coordinates in it."""
+    rows, columns = np.indices(pixels.shape[:2], dtype=np.float32)
+    image = np.dstack([rows, columns, np.zeros_like(rows)])
+    transform = albumentations.Compose([RandomScaledCrop(side, (factor, factor))])
+    transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
+    result = transform(image=image, mask=pixels)
+    return result["image"], result["mask"]
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
+def test_a_scaled_crop_is_a_resized_window_with_its_mask(factor):
+    mask = np.random.default_rng(0).integers(0, 2, (90, 110, 2), dtype=np.uint8)
+    corners = set()
+    for seed in range(20):
+        image, found = draw_window(mask, 32, factor, seed)
+        window = round(32 / factor)
+        top, left = (round(float(value)) for value in image[0, 0, :2] + 0.5 - 0.5 / factor)
+        corners.add((top, left))
+        inside = mask[top : top + window, left : left + window]
+        assert inside.shape == (window, window, 2)
+        assert np.array_equal(found, cv2.resize(inside, (32, 32), interpolation=cv2.INTER_NEAREST))
+        np.testing.assert_allclose(np.diff(image[1:-1, 5, 0]), 1 / factor, atol=1e-4)
+    assert len(corners) > 10
+
+
+def test_a_window_beyond_the_image_is_filled_by_reflection():
+    mask = np.random.default_rng(0).integers(0, 2, (10, 40, 1), dtype=np.uint8)
+    image, found = draw_window(mask, 16, 1.0)
+    rows = [3, 2, 1, *range(10), 8, 7, 6]  # 3 rows above and 3 below
+    assert image[:, 0, 0].tolist() == rows
+    left = int(image[0, 0, 1])
+    assert np.array_equal(found, mask[rows, left : left + 16])

@@ -8,6 +8,7 @@ and repeat them in each epoch.)
 import os
 import random
 import warnings
+from typing import Any
 
 # Otherwise the library looks for a newer version on the network when it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -19,15 +20,63 @@ import numpy as np
 cv2.setNumThreads(0)  # threads of several workers would compete for the cores
 
 
-def none(crop: int | None, channels: int) -> list[A.BasicTransform]:
+Scale = tuple[float, float]  # range of a random factor
+
+
+class RandomScaledCrop(A.DualTransform):
+    """A random square window, resized to `side`: the image at a random scale is cropped, but never resized whole.
+
+    A window beyond the image is filled by reflection.
+
+    Args:
+        side: of the result, in pixels.
+        scale: range of the factor; the window has `side / factor` pixels.
+        chance: that the factor is not 1.
+    """
+
+    _targets = (A.core.transforms_interface.Targets.IMAGE, A.core.transforms_interface.Targets.MASK)
+
+    def __init__(self, side: int, scale: Scale, chance: float = 1.0):
+        super().__init__(p=1)
+        self.side, self.scale, self.chance = side, scale, chance
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, int]:
+        height, width = params["shape"][:2]
+        factor = self.py_random.uniform(*self.scale) if self.py_random.random() < self.chance else 1
+        window = max(1, round(self.side / factor))
+        # A smaller image is in the middle of the window.
+        top, left = (
+            self.py_random.randint(0, length - window) if length > window else -((window - length) // 2)
+            for length in (height, width)
+        )
+        return {"top": top, "left": left, "window": window}
+
+    def apply(self, img: np.ndarray, top: int, left: int, window: int, **_: Any) -> np.ndarray:
+        return self._resized(img, top, left, window, cv2.INTER_LINEAR)
+
+    def apply_to_mask(self, mask: np.ndarray, top: int, left: int, window: int, **_: Any) -> np.ndarray:
+        return self._resized(mask, top, left, window, cv2.INTER_NEAREST)
+
+    def _resized(self, pixels: np.ndarray, top: int, left: int, window: int, interpolation: int) -> np.ndarray:
+        inside = pixels[max(0, top) : top + window, max(0, left) : left + window]
+        before = (max(0, -top), max(0, -left))
+        after = [window - length - start for length, start in zip(inside.shape, before, strict=False)]
+        if any((*before, *after)):
+            inside = np.pad(inside, [*zip(before, after, strict=True), *[(0, 0)] * (inside.ndim - 2)], mode="reflect")
+        if window != self.side:
+            inside = cv2.resize(inside, (self.side, self.side), interpolation=interpolation)
+        return inside.reshape(self.side, self.side, *pixels.shape[2:])
+
+
+def none(crop: int | None, channels: int, scale: Scale | None = None) -> list[A.BasicTransform]:
     """The crop alone."""
-    return _crop(crop)
+    return _crop(crop, scale)
 
 
-def light(crop: int | None, channels: int) -> list[A.BasicTransform]:
+def light(crop: int | None, channels: int, scale: Scale | None = None) -> list[A.BasicTransform]:
     """For images with a fixed up and down: horizontal flip, small scale and shift, brightness."""
     return [
-        *_crop(crop),
+        *_crop(crop, scale),
         A.HorizontalFlip(p=0.5),
         A.Affine(
             scale=(0.9, 1.1),
@@ -40,11 +89,10 @@ def light(crop: int | None, channels: int) -> list[A.BasicTransform]:
     ]
 
 
-def medium(crop: int | None, channels: int) -> list[A.BasicTransform]:
+def medium(crop: int | None, channels: int, scale: Scale | None = None) -> list[A.BasicTransform]:
     """For images without up and down: the symmetries of the square, scale, tones."""
     return [
-        A.RandomScale((-0.35, 0.5), p=0.7),
-        *_crop(crop),
+        *(_crop(crop, scale) if scale else _crop(crop, (0.65, 1.5), 0.7)),
         A.D4(p=1),
         A.Affine(rotate=(-20, 20), shear=(-6, 6), p=0.25, border_mode=cv2.BORDER_REFLECT_101),
         A.RandomBrightnessContrast(0.3, 0.3, p=0.6),
@@ -53,11 +101,10 @@ def medium(crop: int | None, channels: int) -> list[A.BasicTransform]:
     ]
 
 
-def strong(crop: int | None, channels: int) -> list[A.BasicTransform]:
+def strong(crop: int | None, channels: int, scale: Scale | None = None) -> list[A.BasicTransform]:
     """For a test set that differs from the training set: scale from 0.6 to 1.8, colours, inversion."""
     return [
-        A.RandomScale((-0.4, 0.8), p=0.6),
-        *_crop(crop),
+        *(_crop(crop, scale) if scale else _crop(crop, (0.6, 1.8), 0.6)),
         A.D4(p=1),
         A.Affine(rotate=(-25, 25), shear=(-8, 8), p=0.25, border_mode=cv2.BORDER_REFLECT_101),
         *(_colours() if channels == 3 else []),
@@ -68,9 +115,11 @@ def strong(crop: int | None, channels: int) -> list[A.BasicTransform]:
     ]
 
 
-def _crop(crop: int | None) -> list[A.BasicTransform]:
+def _crop(crop: int | None, scale: Scale | None, chance: float = 1.0) -> list[A.BasicTransform]:
     if crop is None:
         return []
+    if scale:
+        return [RandomScaledCrop(crop, scale, chance)]
     reflect = A.PadIfNeeded(crop, crop, border_mode=cv2.BORDER_REFLECT_101)
     return [reflect, A.RandomCrop(crop, crop)]
 
@@ -86,12 +135,6 @@ def _colours() -> list[A.BasicTransform]:
 def _blur() -> A.BasicTransform:
     blur, noise = A.GaussianBlur(sigma_limit=(0.5, 2.0)), A.GaussNoise(std_range=(0.02, 0.1))
     return A.OneOf([blur, noise, A.Sharpen()], p=0.15)
-
-
-def _rescaled(steps: list[A.BasicTransform], scale: tuple[float, float]) -> list[A.BasicTransform]:
-    """The steps with this random scale in place of their own; it must precede the crop."""
-    others = [step for step in steps if not isinstance(step, A.RandomScale)]
-    return [A.RandomScale((scale[0] - 1, scale[1] - 1), p=1), *others]
 
 
 STRENGTHS = {"none": none, "light": light, "medium": medium, "strong": strong}
@@ -113,8 +156,7 @@ class Augment:
     def __init__(self, strength: str, crop: int | None, channels: int, *, scale: tuple[float, float] | None = None):
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a misspelt argument only warns and falls back to a default
-            steps = STRENGTHS[strength](crop, channels)
-            self.transform = A.Compose(_rescaled(steps, scale) if scale else steps)
+            self.transform = A.Compose(STRENGTHS[strength](crop, channels, scale))
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         self.transform.set_random_state(np.random.default_rng(seed), random.Random(seed))

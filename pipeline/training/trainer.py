@@ -198,8 +198,8 @@ class Trainer:
             crops = [f"crop {phase.crop}" if phase.crop else "whole images" for phase in job.cfg.phases]
             fitted = f" (phase {number - 1} fitted with {crops[number - 2]})" if number > 1 else ""
             raise ValueError(
-                f"the GPU's memory is full in phase {number}, with {self.group.share(job.cfg.batch_size)} images at once, "
-                f"{crops[number - 1]}{fitted}: halve train.batch_size and set train.accumulate = "
+                f"the GPU's memory is full in phase {number}, with {self.group.share(job.cfg.batch_size)} images at "
+                f"once, {crops[number - 1]}{fitted}: halve train.batch_size and set train.accumulate = "
                 f"{2 * job.cfg.accumulate}, or lower the phase's crop"
             ) from error
 

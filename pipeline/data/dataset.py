@@ -12,11 +12,10 @@ from torch.utils.data import Dataset
 from pipeline.data.augment import Augment
 from pipeline.data.labels import Labels
 from pipeline.data.mixing import Mixing, Pair
+from pipeline.data.pair_cache import make_cache
 from pipeline.data.reader import Reader
 from pipeline.data.sample import Sample, samples_of
 from pipeline.metrics import VOID
-
-CACHE_BYTES = 2 << 30  # decoded images are kept in memory if all of them together are smaller
 
 
 class PseudoLabelled(NamedTuple):
@@ -39,7 +38,7 @@ class MaskedImages(Dataset):
     Args:
         index: the training images, or windows of them.
         labels, reader, augment: how masks and images are read, and changed.
-        num_workers: processes that each hold a copy of this data set; they share the memory for decoded images.
+        num_workers: processes that load items.
         pseudo: more images, at the positions after those of the index.
         mixing: of an image with others of the index, after the augmentation.
 
@@ -70,9 +69,8 @@ class MaskedImages(Dataset):
         self.samples = [sample for each in indices for sample in samples_of(each)]
         self.labels, self.reader, self.augment = labels, reader, augment
         self.pseudo, self.mixing = pseudo, mixing
-        pixels = sum(height * width for height, width in (sample.shape for sample in self.samples))
-        decoded = pixels * (reader.channels + (1 if labels.exclusive else len(labels.classes)))
-        self.cache: dict[int, Pair] | None = {} if decoded * num_workers < CACHE_BYTES else None
+        sizes = [sample.shape for sample in self.samples]
+        self.cache = make_cache(sizes, (reader.channels, 1 if labels.exclusive else labels.channels), num_workers)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -89,12 +87,12 @@ class MaskedImages(Dataset):
         return self.augment(*self._read(position), seed)
 
     def _read(self, position: int) -> Pair:
-        if self.cache is not None and position in self.cache:
-            return self.cache[position]
+        if self.cache and (pair := self.cache.read(position)):
+            return pair
         sample = self.samples[position]
         pair = self.reader.read(sample), self._checked_mask(sample, position)
-        if self.cache is not None:
-            self.cache[position] = pair
+        if self.cache:
+            self.cache.add(position, pair)
         return pair
 
     def _checked_mask(self, sample: Sample, position: int) -> np.ndarray:

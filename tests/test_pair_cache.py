@@ -1,0 +1,78 @@
+"""Decoded pairs: what was added comes back, to every forked worker, without being decoded again."""
+
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader
+
+from pipeline.data import pair_cache
+from pipeline.data.augment import Augment
+from pipeline.data.dataset import MaskedImages
+from pipeline.data.index import read_index
+from pipeline.data.labels import Labels
+from pipeline.data.pair_cache import PairCache, make_cache
+from pipeline.data.reader import Reader
+
+SIZES = [(3, 5), (4, 4), (1, 1), (7, 2)]
+forked = pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="workers share no memory")
+
+
+def random_pair(size, dtype, seed):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (*size, 3)).astype(dtype), rng.integers(0, 2, (*size, 2), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("dtypes", [["uint8"] * 4, ["float32"] * 4, ["uint8", "float32", "uint8", "float32"]])
+def test_pairs_come_back_as_they_were_added(dtypes):
+    cache = PairCache(SIZES, (3, 2))
+    pairs = [random_pair(size, dtype, seed) for seed, (size, dtype) in enumerate(zip(SIZES, dtypes, strict=True))]
+    for position in (2, 0, 3, 1):
+        assert cache.read(position) is None
+        cache.add(position, pairs[position])
+    for position, pair in enumerate(pairs):
+        for found, expected in zip(cache.read(position), pair, strict=True):
+            assert found.dtype == expected.dtype
+            assert np.array_equal(found, expected)
+            with pytest.raises(ValueError, match="read-only"):
+                found[0] = 0
+
+
+def test_a_pickled_cache_is_empty():
+    cache = PairCache(SIZES, (3, 2))
+    cache.add(0, random_pair(SIZES[0], "uint8", 0))
+    other = pickle.loads(pickle.dumps(cache))
+    assert other.read(0) is None
+    other.add(0, random_pair(SIZES[0], "uint8", 1))
+    assert not np.array_equal(other.read(0)[0], cache.read(0)[0])
+
+
+@pytest.mark.parametrize(
+    ("free", "method", "workers", "cached"),
+    [(4000, "fork", 8, True), (3999, "fork", 8, False), (4000, "spawn", 8, False), (32000, "spawn", 8, True)],
+)
+def test_the_limit_is_a_share_of_the_free_memory(monkeypatch, free, method, workers, cached):
+    monkeypatch.setattr(pair_cache, "free_memory", lambda: free)
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: method)
+    found = make_cache([(10, 10), (5, 20)], (3, 2), workers)  # 1000 bytes
+    assert (found is not None) == cached
+
+
+@forked
+def test_workers_decode_each_image_once(tiny, card, monkeypatch, tmp_path):
+    index = read_index(card, tiny / "tiny")
+    original = Reader.read
+
+    def noted(self, sample):
+        with (tmp_path / "decoded").open("a") as file:
+            file.write(f"{sample.image_id}\n")
+        return original(self, sample)
+
+    monkeypatch.setattr(Reader, "read", noted)
+    data = MaskedImages(index, Labels.of(card), Reader(1), Augment("none", None, 1), num_workers=2)
+    keys = [(position, 0) for position in range(len(index))]
+    loader = DataLoader(data, batch_size=2, sampler=keys, num_workers=2)
+    epochs = [[images.clone() for images, _ in loader] for _ in range(3)]  # each with new workers
+    assert sorted((tmp_path / "decoded").read_text().split()) == sorted(index["image_id"])
+    assert all(first.equal(other) for epoch in epochs[1:] for first, other in zip(epochs[0], epoch, strict=True))

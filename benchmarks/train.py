@@ -39,13 +39,15 @@ from pipeline.data.augment import Augment
 from pipeline.data.dataset import MaskedImages
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
+from pipeline.data.loader import Loader, on_device
 from pipeline.data.reader import Reader
 from pipeline.data.sample import samples_of
 from pipeline.data.sampler import EpochSampler
 from pipeline.losses import build_loss
 from pipeline.models import build_model
-from pipeline.training.distributed import make_accelerator
-from pipeline.training.epoch import train_one_epoch
+from pipeline.training.distributed import processes
+from pipeline.training.epoch import Arithmetic, train_one_epoch
+from pipeline.training.optimizer import build_optimizer
 
 ENCODER, CROP, BATCH = "tu-resnet18", 192, 16
 BATCHES, ROUNDS = 4, 5
@@ -67,23 +69,21 @@ def read(data: str | None):
 
 def ours(index, card):
     torch.manual_seed(0)
-    accelerator = make_accelerator("auto")
-    model = build_model(config.Model(encoder=ENCODER)).to(accelerator.device, memory_format=torch.channels_last)
+    group = processes()
+    model = build_model(config.Model(encoder=ENCODER)).to(group.device, memory_format=torch.channels_last).train()
     average = ModelEmaV3(model, decay=0.99, use_warmup=True)
-    wrapped, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True))
+    optimizer, arithmetic = build_optimizer(model, 1e-3, 0.01), Arithmetic.of(group, "auto")
     data = MaskedImages(index, Labels.of(card), Reader(3), Augment("medium", CROP, 3))
     for position in range(len(data)):
         data[position, 0]  # fills the memory like a first epoch
-    loader = DataLoader(data, BATCH, sampler=EpochSampler(len(data), 0, labels=None, repeats=1), drop_last=True)
+    loader = Loader(data, BATCH, sampler=EpochSampler(len(data), 0, labels=None, repeats=1), drop_last=True)
     loss = build_loss(MIX)
-    wrapped.train()
     return lambda: train_one_epoch(
-        wrapped,
-        islice(loader, BATCHES),
+        model,
+        islice(on_device(loader, group.device), BATCHES),
         loss,
         optimizer,
-        accelerator,
-        precision=hardware.precision("auto", accelerator.device),
+        arithmetic,
         learning_rates=[1e-3] * BATCHES,
         accumulate=1,
         clip=1.0,

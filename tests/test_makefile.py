@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from pipeline import config
+from pipeline.cli.terminal import app
 from pipeline.schema import split_pairs
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +46,16 @@ def test_pairs_are_separated_by_blanks_outside_quotes_and_brackets(text, pairs):
 def test_make_passes_set_options_unchanged(target, text):
     words = shlex.split(make("-n", target, "PYTHON=python", f"SET={text}").stdout.replace("\\\n", " "))
     assert [word for word in words if word.startswith("--set")] == [f"--set={text}"]
+
+
+def test_every_target_with_the_common_options_accepts_them():
+    recipes = (ROOT / "Makefile").read_text().splitlines()
+    commands = {line.split()[1] for line in recipes if line.startswith("\t$(STAGE)") and "$(OPTIONS)" in line}
+    assert {"train", "ensemble", "bundle", "rehearse"} <= commands
+    known = typer.main.get_command(app).commands
+    for name in commands:
+        options = {text for parameter in known[name].params for text in parameter.opts}
+        assert {"--set", "--skip-bad"} <= options, name
 
 
 def test_make_passes_a_list_to_a_stage(tiny):

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from pipeline import stages
-from pipeline.cli.terminal import DEMO, ConfigPath, Configs, DataRoot, Overrides, app, load_configs, out, print_table
+from pipeline.cli.terminal import (
+    DEMO,
+    ConfigPath,
+    Configs,
+    DataRoot,
+    Overrides,
+    SkipBad,
+    app,
+    load_configs,
+    out,
+    print_table,
+)
 from pipeline.progress import clock
 from pipeline.serving.budget_plan import Fallback
 from pipeline.statistics.bootstrap import Interval
@@ -30,9 +41,10 @@ def bundle(
     ] = None,
     set_: Overrides = None,
     data: DataRoot = None,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Pack wheels, weights and notebooks for offline prediction on Kaggle into dist/kaggle/<name>/."""
-    result = stages.bundle(load_configs(path, configs, set_, data), owner, half=half)
+    result = stages.bundle(load_configs(path, configs, set_, data, skip_bad), owner, half=half)
     _print_bundle(result)
     if result.owner == stages.PLACEHOLDER_OWNER:
         out.print(f"owner       {result.owner}: set OWNER=<your Kaggle user name> before you upload")
@@ -103,9 +115,10 @@ def rehearse(
     images: Annotated[int, typer.Option(help="number of hidden test images to estimate the hours for")] = 1000,
     set_: Overrides = None,
     data: DataRoot = None,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Run the submission notebook as Kaggle does: no network, a fresh environment, a hidden test set."""
-    runs = stages.rehearse(load_configs(path, configs, set_, data), base)
+    runs = stages.rehearse(load_configs(path, configs, set_, data, skip_bad), base)
     print_table([_run_row(run, images) for run in runs], {})
     for run in runs:
         _print_run(run)

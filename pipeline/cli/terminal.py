@@ -48,7 +48,7 @@ def load_config(path: Path, overrides: Sequence[str] | None, data: Path | None, 
 
 
 def load_configs(
-    path: Path, names: str, overrides: Sequence[str] | None, data: Path | None, skip_bad: bool = False
+    path: Path, names: str, overrides: Sequence[str] | None, data: Path | None, skip_bad: bool
 ) -> list[Config]:
     """Load the configs of these names in the folder of `path`; without names, the config at `path`."""
     paths = [path.with_name(f"{name}.toml") for name in names.split()] or [path]

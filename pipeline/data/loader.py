@@ -65,7 +65,12 @@ def collate(items: Sequence[Tensor] | Sequence[tuple[Tensor, Tensor]]) -> Tensor
 
 def on_device(batches: Iterable[tuple[Tensor, ...]], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
     """Batches on a device; the next is read and copied by a thread while the network computes on the one before."""
-    return prefetch((tuple(each.to(device, non_blocking=True) for each in batch) for batch in batches), buffer_size=1)
+    return prefetch((tuple(copy_to(each, device) for each in batch) for batch in batches), buffer_size=1)
+
+
+def copy_to(batch: Tensor, device: torch.device) -> Tensor:
+    """A batch on a device; the host does not wait for the copy if it is from pinned memory to an NVIDIA GPU."""
+    return batch.to(device, non_blocking=device.type == "cuda")  # unsafe on Apple's GPUs
 
 
 @contextmanager

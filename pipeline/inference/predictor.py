@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline import hardware
 from pipeline.config import Config, Tiles
 from pipeline.data.dataset import Images, equal_size_batches
-from pipeline.data.loader import Loader
+from pipeline.data.loader import Loader, copy_to
 from pipeline.data.reader import Reader
 from pipeline.data.sample import Sample, samples_of
 from pipeline.inference.backends import BACKENDS
@@ -103,7 +103,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _predict(self, images: Tensor, views: tuple[str, ...] | None = None) -> Tensor:
-        images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        images = copy_to(images, self.device).contiguous(memory_format=torch.channels_last)
         probs = self._average(images, views or self.views)
         if self.dtype == torch.float16 and not probs.isfinite().all():
             log.warning("float16 overflows in this model: changed to float32, slower")

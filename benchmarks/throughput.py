@@ -168,6 +168,7 @@ def plain(case: Case, index: pd.DataFrame, side: int) -> Callable[[], object]:
     batches = (pair for _ in cycle([None]) for pair in loader)
 
     def run() -> None:
+        torch.backends.cudnn.allow_tf32 = True  # torch's default, which the pipeline changes
         for images, target in islice(batches, STEPS):
             logits, target = model(images.to(device)), target.to(device)
             loss = nn.functional.binary_cross_entropy_with_logits(logits, target) + dice(logits, target)
@@ -175,6 +176,7 @@ def plain(case: Case, index: pd.DataFrame, side: int) -> Callable[[], object]:
             loss.backward()
             optimizer.step()
             loss.item()  # as scripts do for their progress bar
+        torch.backends.cudnn.allow_tf32 = False
 
     return run
 

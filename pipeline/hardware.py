@@ -19,10 +19,9 @@ log = logging.getLogger(__name__)
 
 MAX_WORKERS = 8
 MAX_KEPT_BYTES = 1 << 30  # blocks up to this size are kept when they are freed
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = (
-    -1,
-    -3,
-)  # numbers of glibc's options, https://man7.org/linux/man-pages/man3/mallopt.3.html
+MAX_OF_OLD_GLIBC = 32 << 20
+# Numbers of glibc's options, https://man7.org/linux/man-pages/man3/mallopt.3.html
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def device() -> torch.device:
@@ -33,7 +32,7 @@ def device() -> torch.device:
 
 
 def _cuda_is_available() -> bool:
-    """Whether torch can use an NVIDIA GPU; what torch says against it, such as an old driver, is logged once."""
+    """Whether torch can use an NVIDIA GPU; its warnings, such as of an old driver, are logged once."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
@@ -57,7 +56,8 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         limit = min(MAX_KEPT_BYTES, psutil.virtual_memory().total // 16)
-        mallopt(M_MMAP_THRESHOLD, limit)
+        if not mallopt(M_MMAP_THRESHOLD, limit):
+            mallopt(M_MMAP_THRESHOLD, min(limit, MAX_OF_OLD_GLIBC))
         mallopt(M_TRIM_THRESHOLD, limit)
 
 
@@ -69,7 +69,7 @@ def num_workers(setting: int | None) -> int:
     """
     if setting is not None:
         return setting
-    if not torch.cuda.is_available():
+    if not _cuda_is_available():
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(0, min(MAX_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
@@ -133,6 +133,16 @@ def exact_float32() -> Iterator[None]:
         yield
     finally:
         set_tf32(enabled)
+
+
+@contextmanager
+def fixed_sizes(enabled: bool) -> Iterator[None]:
+    """Let cuDNN try its algorithms at the first batch inside the block, which pays if all batches have one size."""
+    torch.backends.cudnn.benchmark = enabled
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = False
 
 
 @contextmanager

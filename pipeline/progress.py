@@ -55,7 +55,7 @@ def _lines(items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
 
 
 class Timed(Iterator[T]):
-    """The same items.
+    """An iterator that measures how long its consumer waits.
 
     Attributes:
         seconds: that the consumer has waited for items.

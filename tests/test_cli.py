@@ -408,5 +408,5 @@ def test_a_full_gpu_names_batch_crop_and_the_phase_that_fitted(tiny, capsys, mon
     status, _, err = run(capsys, "train", "configs/tiny.toml", "--fold", "0", *pairs)
     assert status == 2
     (line,) = [line for line in err.splitlines() if "memory is full" in line]
-    assert "in phase 2, with 4 images at once, whole images (phase 1 fitted with crop 16): halve" in line
+    assert "in phase 2, with 4 images at once, whole images (phase 1 fitted with crop 16): " in line
     assert "train.accumulate = 2" in line

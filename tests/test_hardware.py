@@ -89,11 +89,26 @@ def test_an_old_driver_is_reported_once_in_one_line(monkeypatch, caplog):
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc")
 def test_freed_memory_is_kept_up_to_a_share_of_the_machines(monkeypatch):
     calls = []
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=lambda *args: calls.append(args)))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=lambda *args: calls.append(args) or 1))
     for total in (64 << 30, 4 << 30):
         monkeypatch.setattr(psutil, "virtual_memory", lambda total=total: SimpleNamespace(total=total))
         hardware.keep_freed_memory.__wrapped__()
     assert calls == [(-3, 1 << 30), (-1, 1 << 30), (-3, 1 << 28), (-1, 1 << 28)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_an_older_glibc_that_refuses_a_high_threshold_gets_its_highest(monkeypatch):
+    set_to = {}
+
+    def mallopt(option, value):
+        accepted = option == -1 or value <= 32 << 20
+        set_to.update({option: value} if accepted else {})
+        return int(accepted)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 << 30))
+    hardware.keep_freed_memory.__wrapped__()
+    assert set_to == {-3: 32 << 20, -1: 1 << 30}
 
 
 def test_without_glibc_nothing_is_set(monkeypatch):

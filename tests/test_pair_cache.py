@@ -26,7 +26,7 @@ def random_pair(size, dtype, seed):
 
 @pytest.mark.parametrize("dtypes", [["uint8"] * 4, ["float32"] * 4, ["uint8", "float32", "uint8", "float32"]])
 def test_pairs_come_back_as_they_were_added(dtypes):
-    cache = PairCache(SIZES, (3, 2))
+    cache = PairCache(SIZES, (3, 2), 10_000)
     pairs = [random_pair(size, dtype, seed) for seed, (size, dtype) in enumerate(zip(SIZES, dtypes, strict=True))]
     for position in (2, 0, 3, 1):
         assert cache.read(position) is None
@@ -39,8 +39,26 @@ def test_pairs_come_back_as_they_were_added(dtypes):
                 found[0] = 0
 
 
+def test_pairs_beyond_the_limit_or_of_another_shape_are_not_kept():
+    cache = PairCache(SIZES, (3, 2), limit=3 * 5 * (3 + 2) + 16 * 5 - 1)
+    cache.add(0, random_pair(SIZES[0], "uint8", 0))
+    cache.add(1, random_pair(SIZES[1], "uint8", 0))  # one byte too much
+    cache.add(2, random_pair((2, 2), "uint8", 0))
+    cache.add(2, (np.zeros((1, 1, 3)), np.zeros((1, 1, 2), np.uint8)))  # float64
+    assert [cache.read(position) is not None for position in range(3)] == [True, False, False]
+    cache.add(2, random_pair(SIZES[2], "float32", 0))
+    assert cache.read(2) is not None
+
+
+def test_processes_of_a_machine_divide_the_limit(monkeypatch):
+    monkeypatch.setattr(pair_cache, "free_memory", lambda: 16_000)
+    for processes, cached in (("1", True), ("4", True), ("5", False)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert (make_cache([(10, 10), (5, 20)], (3, 2), 0) is not None) == cached
+
+
 def test_a_pickled_cache_is_empty():
-    cache = PairCache(SIZES, (3, 2))
+    cache = PairCache(SIZES, (3, 2), 10_000)
     cache.add(0, random_pair(SIZES[0], "uint8", 0))
     other = pickle.loads(pickle.dumps(cache))
     assert other.read(0) is None

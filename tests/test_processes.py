@@ -139,9 +139,9 @@ def test_processes_share_the_batches_of_one_process(tiny, world):
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():
-    assert Processes(CPU, 0, 4).share(16) == 4
+    assert Processes(CPU, 0, 4).batch_size_per_process(16) == 4
     with pytest.raises(ValueError, match=r"train.batch_size = 16 .* 3 processes: set a multiple of 3, such as 18"):
-        Processes(CPU, 0, 3).share(16)
+        Processes(CPU, 0, 3).batch_size_per_process(16)
 
 
 def test_more_processes_than_gpus_are_refused():
@@ -194,6 +194,13 @@ def test_gpus_use_torchs_sync_batch_norm_with_the_same_names_and_activations():
         assert isinstance(model[1].act, nn.ReLU)
         assert type(model[3]) is nn.SyncBatchNorm
         assert list(model.state_dict()) == names
+
+
+def test_weights_without_a_gradient_are_found_beside_torchs_sync_batch_norm():
+    # In training it refuses tensors that are not on a GPU: every training on several GPUs ended at its start.
+    model = build_model(config.Model(encoder="tu-resnet18", in_channels=1))
+    sync_batch_norms(model, torch.device("cuda"))
+    assert not has_unused_weights(model)
 
 
 def test_sync_batch_norm_is_applied_once(monkeypatch):
@@ -261,3 +268,20 @@ def test_a_loss_that_is_not_finite_is_reported_with_its_batch(wrong, batch):
             after_update=lambda update: None,
         )
     assert torch.equal(model.weight, before)
+
+
+def test_float16_that_overflows_in_every_update_ends_a_training():
+    model = SquareRoot()
+    with pytest.raises(FloatingPointError, match=r"norm of the gradient is (inf|nan) for 20 updates at batch 20,"):
+        train_one_epoch(
+            model,
+            [(torch.ones(1, 1, 2, 2), torch.zeros(1))] * 40,
+            lambda logits, target: logits.float().mean(),
+            torch.optim.SGD(model.parameters()),
+            Arithmetic.of(Processes(CPU), "float16"),
+            learning_rates=[0.1] * 40,
+            accumulate=1,
+            clip=1.0,
+            after_update=lambda update: None,
+        )
+    assert model.weight.item() == 0

@@ -339,7 +339,7 @@ def test_a_profile_is_a_trace_of_the_first_updates_and_changes_no_weight(tiny):
     fitting.fit_tiny(phases=2, epochs=(1, 1))
     plain = load_file(fitting.RUN / "best.safetensors")
     shutil.rmtree(fitting.RUN)
-    fitting.fit_tiny("train.profile=true", phases=2, epochs=(1, 1))
+    fitting.fit_tiny("train.profile=true", phases=2, epochs=(1, 1))  # 3 updates of each phase, fewer than 20
     profiled = load_file(fitting.RUN / "best.safetensors")
     assert all(torch.equal(plain[name], profiled[name]) for name in plain)
     for number in (1, 2):

@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _leave_processes() -> None:
     """At the end of a command that torchrun started; without torchrun, torch is not imported for it."""
     if "torch" in sys.modules:
-        from pipeline.training.distributed import leave
+        from pipeline.training.distributed import destroy
 
-        leave()
+        destroy()
 
 
 def run() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pipeline import hardware
 from pipeline.prefetch import prefetch
 from pipeline.quoting import shortened
 
@@ -27,7 +28,7 @@ class Loader(DataLoader):
     """torch's DataLoader for images; workers do not change the batches.
 
     Batches are in channels-last format, in which half-precision convolutions are fastest. With a GPU they are in pinned
-    memory, from which they are copied while the GPU computes.
+    memory, from which they are copied without making the host wait.
 
     If shared memory is small, as in many containers, batches are sent through pipes: slower, but without a crash. If a
     worker dies, the error is one line with the settings to lower.
@@ -42,10 +43,10 @@ class Loader(DataLoader):
         if self.num_workers and not _shares_memory():
             # torch puts tensors that are sent between processes into shared memory, but not bytes.
             self.collate_here, self.collate_fn = self.collate_fn, pickle.dumps
-        self.pin_memory = torch.cuda.is_available() and not self.collate_here
+        self.pin_memory = hardware.device().type == "cuda" and not self.collate_here
 
     def __iter__(self) -> Iterator[Any]:
-        with _deaths_in_one_line(self.num_workers):
+        with report_dead_worker(self.num_workers):
             for batch in super().__iter__():
                 yield self.collate_here(pickle.loads(batch)) if self.collate_here else batch
 
@@ -64,7 +65,7 @@ def collate(items: Sequence[Tensor] | Sequence[tuple[Tensor, Tensor]]) -> Tensor
 
 
 def on_device(batches: Iterable[tuple[Tensor, ...]], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
-    """Batches on a device; the next is read and copied by a thread while the network computes on the one before."""
+    """Batches on a device; a thread reads the next and queues its copy while the network computes on the last."""
     return prefetch((tuple(copy_to(each, device) for each in batch) for batch in batches), buffer_size=1)
 
 
@@ -74,20 +75,34 @@ def copy_to(batch: Tensor, device: torch.device) -> Tensor:
 
 
 @contextmanager
-def _deaths_in_one_line(workers: int) -> Iterator[None]:
+def report_dead_worker(workers: int) -> Iterator[None]:
+    """Turn the error of a worker that died into one line.
+
+    torch raises it where batches are read, and once more, by a signal, in the main thread.
+
+    Args:
+        workers: their number; 0: no error is changed.
+
+    Raises:
+        ChildProcessError: if a worker died.
+    """
     try:
         yield
-    except (EOFError, ConnectionError):
-        # A broken pipe; by a signal, which may come later, torch raises the worker's death once more.
-        with suppress(RuntimeError):
-            sleep(1)
+    except ChildProcessError:
         raise
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, EOFError, ConnectionError) as error:
         text = f"{error} {error.__cause__ or ''}".strip()
-        if not workers or not (isinstance(error, MemoryError) or any(sign in text for sign in SIGNS)):
+        is_broken_pipe = isinstance(error, EOFError | ConnectionError)
+        if is_broken_pipe:
+            with suppress(RuntimeError):
+                sleep(1)  # the signal may come later
+        elif not isinstance(error, MemoryError) and not any(sign in text for sign in SIGNS):
             raise
+        if not workers:
+            raise
+        reason = "exited unexpectedly" if is_broken_pipe else _reason(text)
         raise ChildProcessError(
-            f"a process that reads images died ({_reason(text)}): memory is short, or shared memory ({SHARED}). Lower "
+            f"a process that reads images died ({reason}): memory is short, or shared memory ({SHARED}). Lower "
             f"train.workers, now {workers} (0 needs no such process), or the batch size, or give the container more, "
             f"such as docker run --shm-size=8g"
         ) from error

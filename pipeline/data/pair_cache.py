@@ -3,6 +3,7 @@
 import logging
 import mmap
 import multiprocessing
+import os
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -26,18 +27,20 @@ class PairCache:
     Args:
         sizes: height and width of each image.
         channels: of an image, and of its mask.
+        limit: bytes that are written at most; a pair that would exceed it is not kept.
     """
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], channels: tuple[int, int]):
-        self._sizes, self._channels = sizes, channels
+    def __init__(self, sizes: Sequence[tuple[int, int]], channels: tuple[int, int], limit: int):
+        self._sizes, self._channels, self._limit = sizes, channels, limit
         image, mask = channels
         widest = max(dtype.itemsize for dtype in DTYPES) * image + mask  # bytes per pixel
         self._starts = [0, *accumulate(-(-height * width * widest // ALIGNMENT) * ALIGNMENT for height, width in sizes)]
-        self._bytes = np.frombuffer(mmap.mmap(-1, self._starts[-1] + len(sizes)), np.uint8)
-        self._states = self._bytes[self._starts[-1] :]
+        self._bytes = np.frombuffer(mmap.mmap(-1, self._starts[-1] + ALIGNMENT + len(sizes)), np.uint8)
+        self._used = self._bytes[self._starts[-1] : self._starts[-1] + 8].view(np.int64)
+        self._states = self._bytes[self._starts[-1] + ALIGNMENT :]
 
     def __reduce__(self) -> tuple:
-        return PairCache, (self._sizes, self._channels)
+        return PairCache, (self._sizes, self._channels, self._limit)
 
     def read(self, position: int) -> Pair | None:
         """The pair at a position, which cannot be written to; None if it was not added yet."""
@@ -50,12 +53,18 @@ class PairCache:
         return pair
 
     def add(self, position: int, pair: Pair) -> None:
-        """Store a pair. Two workers may store the same pair at once: they write the same bytes.
+        """Store a pair, unless it would exceed the limit, or has another shape or dtype than expected.
+
+        Two workers may store the same pair at once: they write the same bytes.
 
         Shapes:
             pair: image (H, W, channels) uint8 or float32, mask (H, W, C) uint8.
         """
-        dtype = pair[0].dtype
+        dtype, nbytes = pair[0].dtype, sum(each.nbytes for each in pair)
+        shapes = [(*self._sizes[position], channels) for channels in self._channels]
+        if [each.shape for each in pair] != shapes or dtype not in DTYPES or self._used[0] + nbytes > self._limit:
+            return
+        self._used[0] += nbytes  # between workers approximately: they do not lock it
         for target, source in zip(self._arrays(position, dtype), pair, strict=True):
             target[...] = source
         self._states[position] = 1 + DTYPES.index(dtype)  # last: others read the pair from now on
@@ -72,7 +81,7 @@ class PairCache:
 
 
 def make_cache(sizes: Sequence[tuple[int, int]], channels: tuple[int, int], num_workers: int) -> PairCache | None:
-    """A cache, if all pairs decoded to 8 bits fit into a share of the free memory; None otherwise.
+    """A cache, if all pairs of 8 bits fit into this process's share of the free memory; None otherwise.
 
     Args:
         num_workers: each has a cache of its own where processes are not forked.
@@ -80,7 +89,7 @@ def make_cache(sizes: Sequence[tuple[int, int]], channels: tuple[int, int], num_
     needed = sum(height * width for height, width in sizes) * sum(channels)
     if multiprocessing.get_start_method() != "fork":
         needed *= max(1, num_workers)
-    limit = SHARE * free_memory()
+    limit = int(SHARE * free_memory()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fits = needed <= limit
     log.debug(
         "decoded images: %.1f GiB, %s the limit of %.1f GiB: %s",
@@ -89,4 +98,4 @@ def make_cache(sizes: Sequence[tuple[int, int]], channels: tuple[int, int], num_
         limit / 2**30,
         "kept in memory" if fits else "decoded in every epoch",
     )
-    return PairCache(sizes, channels) if fits and len(sizes) else None
+    return PairCache(sizes, channels, limit) if fits and len(sizes) else None

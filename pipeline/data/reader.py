@@ -283,7 +283,7 @@ def percentile_normalize(image: np.ndarray, percentiles: tuple[float, float]) ->
     if image.dtype == bool:
         image = image.astype(np.uint8) * 255
     finite = image[np.isfinite(image)] if image.dtype.kind == "f" else image
-    low, high = np.percentile(finite, percentiles) if finite.size else (0, 0)
+    low, high = np.percentile(finite, percentiles).tolist() if finite.size else (0, 0)
     if image.dtype != np.uint8:
         return _scale_range(image, low, high) if low < high else np.zeros(image.shape, np.float32)
     if low == high:

@@ -152,6 +152,7 @@ def predict_images(
             yield sample.image_id, values
         return
     batches = equal_size_batches(index, batch_size)
+    workers = min(workers, len(batches))
     loader = Loader(Images(index, reader), batch_sampler=batches, num_workers=workers)
     ids = index["image_id"].to_numpy()
     read = track(loader if workers else prefetch(loader), what, total=len(batches))

@@ -138,7 +138,7 @@ def _refuse_part(context: Context, number: int, fold: Fold, part: pd.DataFrame) 
     what = f"fold {fold} trains on {len(part)} image{'s' * (len(part) != 1)}"
     if not draws:
         raise ValueError(f"{what}, for {group.world} processes: start fewer, or raise repeats = {phase.repeats}")
-    batch = min(group.share(train.batch_size), draws)
+    batch = min(group.batch_size_per_process(train.batch_size), draws)
     if draws // batch < train.accumulate:
         raise ValueError(
             f"{what}, {draws // batch} batches an epoch, and train.accumulate = {train.accumulate} of them make one "

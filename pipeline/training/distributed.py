@@ -12,13 +12,16 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import hardware
+from pipeline.quoting import first_line
 
 T = TypeVar("T")
 CONTROL_TIMEOUT = timedelta(days=7)  # one process may prepare data for hours while the others wait
 PROBE_SIDE = 64  # pixels
+ENDED = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited")  # of gloo and of NCCL
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Processes:
             ConnectionError: if another process has ended.
         """
         if self.control:
-            with lost_in_one_line():
+            with report_lost_process():
                 dist.barrier(self.control)
 
     @contextmanager
@@ -74,11 +77,11 @@ class Processes:
         if self.control is None:
             return [value]
         values: list[T] = [value] * self.world
-        with lost_in_one_line():
+        with report_lost_process():
             dist.all_gather_object(values, value, self.control)
         return values
 
-    def share(self, batch_size: int) -> int:
+    def batch_size_per_process(self, batch_size: int) -> int:
         """Images per process of a batch.
 
         Raises:
@@ -95,8 +98,13 @@ class Processes:
         """The model itself, or one that averages the gradients of all processes."""
         if self.world == 1:
             return model
-        devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=has_unused_weights(model))
+        return DistributedDataParallel(
+            model,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            find_unused_parameters=has_unused_weights(model),
+            broadcast_buffers=False,  # `broadcast_buffers` does, once per epoch
+            gradient_as_bucket_view=True,  # without a second copy of the gradients
+        )
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
         """A block in which a wrapped model's gradients are added up without being averaged."""
@@ -116,11 +124,11 @@ def processes() -> Processes:
 
 @cache
 def _join() -> Processes:
-    device = hardware.device()
-    if device.type == "cuda":
+    device = torch.device("cpu")  # Apple's GPUs have no backend
+    if hardware.device().type == "cuda":
         device = torch.device("cuda", _own_gpu(int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo")
     control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
     return Processes(device, dist.get_rank(), dist.get_world_size(), control)
 
@@ -131,37 +139,43 @@ def _own_gpu(local_rank: int, gpus: int) -> int:
     return local_rank
 
 
-def leave() -> None:
-    """Leave the group of processes, if this process has joined one; at the end of a command."""
+def destroy() -> None:
+    """Leave the processes, if this one has joined them: at the end of a command."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 @contextmanager
-def lost_in_one_line() -> Iterator[None]:
+def report_lost_process() -> Iterator[None]:
     """Turn the error of a lost connection into one line.
 
     Raises:
-        ConnectionError: if another process has ended.
+        ConnectionError: if another process has ended, or cannot be reached.
     """
     try:
         yield
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
-        raise ConnectionError("another process of this training has ended: its message says why") from error
+        if any(sign in str(error) for sign in ENDED):
+            raise ConnectionError("another process of this training has ended: its message says why") from error
+        raise ConnectionError(f"processes cannot exchange tensors: {first_line(error)}") from error
 
 
 def has_unused_weights(model: nn.Module) -> bool:
     """Whether weights get no gradient, such as scSE of a missing skip, or stages that a shallow decoder ignores.
 
-    DistributedDataParallel has to search for them after every forward pass, which costs time.
+    DistributedDataParallel has to search for them after every forward pass, which costs time. They are found with one
+    batch on the meta device, which computes nothing.
 
     Args:
-        model: a `Segmenter`. A copy without memory for its weights computes one batch.
+        model: a `Segmenter`.
     """
     with torch.inference_mode(mode=False), torch.enable_grad():
         probe = deepcopy(model).to("meta").train()
+        for module in probe.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()  # torch's SyncBatchNorm trains on GPUs only
         images = torch.zeros(2, probe.mean.shape[1], PROBE_SIDE, PROBE_SIDE, device="meta")
         outputs = probe(images)
         sum(each.sum() for each in _tensors(outputs)).backward()

@@ -26,12 +26,14 @@ from pipeline.training.fold_data import FoldData
 from pipeline.training.selection import Validation
 
 Batch = tuple[Tensor, Tensor]
+MAX_SKIPPED = 20  # the scaler starts at 2^16 and halves at each skipped update, so this is below 1
 
 
 class Arithmetic(NamedTuple):
-    """How a training computes.
+    """Where and how a training computes.
 
     Attributes:
+        processes: that share every batch, with their device.
         precision: dtype of the network's arithmetic; losses are computed in float32.
         scaler: scales float16's gradients; disabled for other dtypes.
     """
@@ -42,7 +44,7 @@ class Arithmetic(NamedTuple):
 
     @classmethod
     def of(cls, processes: Processes, precision: str) -> "Arithmetic":
-        """The arithmetic of a setting, as `hardware.precision` takes it.
+        """The arithmetic of a setting, as `hardware.precision` takes it; also sets TF32 and glibc's options.
 
         Raises:
             ValueError: if processes on different GPUs would compute in different precisions.
@@ -73,17 +75,21 @@ def train_one_epoch(
     The host waits for the device once per update, when forward and backward passes are queued.
 
     Args:
-        batches: on the device; images in channels-last format.
+        batches: on the device.
         learning_rates: one for each update.
         accumulate: batches per update; batches that do not fill another update are not used.
         clip: highest gradient norm.
         after_update: called with the number of each update (from 0), for averaged weights.
+
+    Shapes:
+        batches: images (N, channels, H, W) in channels-last format, and masks (N, C, H, W).
 
     Raises:
         FloatingPointError: if the loss or its gradient is not finite or a logit is NaN, with the batch, the rate and
             what to try; no weight has been changed by it.
     """
     losses: list[float] = []
+    skipped = 0  # updates in a row, by the scaler of float16
     pending: list[Tensor] = []  # losses of the current update's batches, on the device
     for number, (images, target) in enumerate(batches):
         update, position = divmod(number, accumulate)
@@ -100,7 +106,12 @@ def train_one_epoch(
             pending.append(loss.detach())
             arithmetic.scaler.scale(loss / accumulate).backward()
         if last:
-            losses += _step(model, optimizer, arithmetic.scaler, pending, number + 1, learning_rates[update], clip)
+            rate = learning_rates[update]
+            values, norm = _step(model, optimizer, arithmetic.scaler, pending, number + 1, rate, clip)
+            skipped = 0 if math.isfinite(norm) else skipped + 1
+            if skipped == MAX_SKIPPED:
+                raise _diverged(f"norm of the gradient is {norm} for {skipped} updates", number + 1, rate)
+            losses += values
             pending = []
             after_update(update)
     return float(np.mean(arithmetic.processes.gather(np.mean(losses))))
@@ -114,12 +125,15 @@ def _step(
     batch: int,
     rate: float,
     clip: float,
-) -> list[float]:
-    """Update the weights, unless a loss or the gradient is not finite; returns the losses of the update's batches.
+) -> tuple[list[float], float]:
+    """Update the weights, unless a loss or the gradient is not finite.
 
     Args:
         pending: their losses, on the device.
         batch: number of the last of them, from 1.
+
+    Returns:
+        the losses of the update's batches, and the norm of the gradient.
     """
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -134,7 +148,7 @@ def _step(
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()
-    return losses
+    return losses, norm
 
 
 def _diverged(what: str, batch: int, rate: float) -> FloatingPointError:

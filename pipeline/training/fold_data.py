@@ -105,7 +105,7 @@ def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, grou
     )
     return Loader(
         images,
-        min(group.share(cfg.batch_size), len(sampler)),
+        min(group.batch_size_per_process(cfg.batch_size), len(sampler)),
         sampler=sampler,
         drop_last=True,
         num_workers=workers,

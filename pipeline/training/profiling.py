@@ -13,11 +13,18 @@ T = TypeVar("T")
 UPDATES = 20  # a trace of more is slow to open
 
 
-def profiled(batches: Iterable[T], path: Path) -> Iterator[T]:
-    """The same batches; what is done with the first of them is written as a trace, for https://ui.perfetto.dev."""
+def profiled(batches: Iterable[T], path: Path, accumulate: int) -> Iterator[T]:
+    """The same batches; writes a trace of the computation on those of the first updates, for https://ui.perfetto.dev.
+
+    Args:
+        accumulate: batches per update.
+    """
     remaining = iter(batches)
     with profile() as trace:
-        yield from islice(remaining, UPDATES)
-    with atomic_write(path) as partial:
-        trace.export_chrome_trace(str(partial))
+        try:
+            yield from islice(remaining, UPDATES * accumulate)
+        finally:
+            trace.stop()
+            with atomic_write(path) as partial:
+                trace.export_chrome_trace(str(partial))
     yield from remaining

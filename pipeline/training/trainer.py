@@ -21,7 +21,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from pipeline import hardware
-from pipeline.data.loader import on_device
+from pipeline.data.loader import on_device, report_dead_worker
 from pipeline.losses import build_loss
 from pipeline.progress import Timed, track
 from pipeline.training.averaging import (
@@ -34,7 +34,7 @@ from pipeline.training.averaging import (
     update_batch_norms,
 )
 from pipeline.training.checkpoint import FULL, load_checkpoint, make_record, read_record, save_checkpoint
-from pipeline.training.distributed import Processes, lost_in_one_line, processes
+from pipeline.training.distributed import Processes, processes, report_lost_process
 from pipeline.training.epoch import Arithmetic, evaluate, train_one_epoch
 from pipeline.training.fold_data import build_loader
 from pipeline.training.history import (
@@ -98,7 +98,7 @@ class Trainer:
         self.phase = job.cfg.phases[state.phase - 1]
         self.arithmetic = Arithmetic.of(group, job.cfg.precision)
         self.model = job.model.to(group.device, memory_format=torch.channels_last)
-        if group.world > 1 and needs_sync(job.cfg.sync_batch_norm, group.share(job.cfg.batch_size)):
+        if group.world > 1 and needs_sync(job.cfg.sync_batch_norm, group.batch_size_per_process(job.cfg.batch_size)):
             sync_batch_norms(self.model, group.device)
         for weight in self.model.encoder.parameters():
             weight.requires_grad = not self.phase.freeze_encoder
@@ -173,9 +173,14 @@ class Trainer:
         what = f"fold {self.job.fold} phase {self.state.phase} epoch {self.state.epoch + 1}/{self.phase.epochs}"
         batches = Timed(on_device(self.loader, self.group.device))
         tracked = track(batches, what, total=len(self.loader))
-        if self.job.cfg.profile and self.state.epoch == 0:
-            tracked = profiled(tracked, self.job.folder / f"trace{self.state.phase}.json")
-        with lost_in_one_line(), self._full_memory_in_one_line():
+        if self.job.cfg.profile and self.state.epoch == 0 and self.group.is_main:
+            tracked = profiled(tracked, self.job.folder / f"trace{self.state.phase}.json", self.job.cfg.accumulate)
+        with (
+            report_lost_process(),
+            report_dead_worker(self.loader.num_workers),
+            self._report_full_memory(),
+            hardware.fixed_sizes(self.phase.crop is not None),
+        ):
             loss = train_one_epoch(
                 self.network,
                 tracked,
@@ -190,16 +195,17 @@ class Trainer:
         return loss, rates[-1], batches.seconds
 
     @contextmanager
-    def _full_memory_in_one_line(self) -> Iterator[None]:
+    def _report_full_memory(self) -> Iterator[None]:
         try:
             yield
         except torch.OutOfMemoryError as error:
             job, number = self.job, self.state.phase
             crops = [f"crop {phase.crop}" if phase.crop else "whole images" for phase in job.cfg.phases]
             fitted = f" (phase {number - 1} fitted with {crops[number - 2]})" if number > 1 else ""
+            images = self.group.batch_size_per_process(job.cfg.batch_size)
             raise ValueError(
-                f"the GPU's memory is full in phase {number}, with {self.group.share(job.cfg.batch_size)} images at "
-                f"once, {crops[number - 1]}{fitted}: halve train.batch_size and set train.accumulate = "
+                f"the GPU's memory is full in phase {number}, with {images} images at once, {crops[number - 1]}{fitted}"
+                f": in a copy of the config, halve train.batch_size and set train.accumulate = "
                 f"{2 * job.cfg.accumulate}, or lower the phase's crop"
             ) from error
 

@@ -155,6 +155,12 @@ def test_percentile_normalize_by_hand():
     assert percentile_normalize(image, (0, 100)).ravel().tolist() == [0, 128, 255]
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32", "float64"])
+def test_percentile_normalize_returns_float32(dtype):
+    image = np.arange(12, dtype=dtype).reshape(3, 4, 1) * 100
+    assert percentile_normalize(image, (1, 99)).dtype == np.float32
+
+
 def test_percentile_normalize_removes_differences_in_exposure(tmp_path):
     write_image(tmp_path / "dark.png", GREY // 4)
     write_image(tmp_path / "light.png", GREY)

@@ -5,6 +5,7 @@ import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests must not use the network
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +15,15 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from pipeline import rle
 from pipeline.competition import Competition
 
-torch.set_num_threads(1)  # more threads are slower for tiny tensors
+# Several test workers share the cores. With two BLAS threads each on two cores, tests of the doctor took four times as
+# long; for tiny tensors, more threads are slower in any case.
+threadpool_limits(1)
+torch.set_num_threads(1)
 
 CARD = """
 name = "tiny"

@@ -40,7 +40,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean '{shortened(close[0])}'?" if close else f"Known: {listed(known, MAX_QUOTE * 3 // 2)}."
+    return f"Did you mean '{shortened(close[0])}'?" if close else f"Known: {listed(known, MAX_QUOTE * 4 // 3)}."
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pipeline.pseudo_labels import (
     soft_label,
     write_labels,
 )
+from pipeline.training.distributed import processes
 from pipeline.training.fold_data import PseudoData, build_loader
 from tests.fitting import RUN, fit_tiny, fold_data, history
 
@@ -305,7 +306,7 @@ def test_a_fold_trains_on_its_images_and_labelled_ones_but_never_on_held_out_ima
 def test_pseudo_labels_are_used_in_the_configured_phases(tiny):
     cfg = fit_config()
     data = fold_data(0, pseudo=labelled_for(0, phases=(2,)))
-    assert [len(build_loader(data, cfg, number, 0).sampler) for number in (1, 2)] == [12, 18]
+    assert [len(build_loader(data, cfg, number, 0, processes()).sampler) for number in (1, 2)] == [12, 18]
 
 
 def fit_config():
@@ -313,8 +314,8 @@ def fit_config():
 
 
 def test_pseudo_labels_do_not_change_the_sampling_of_training_images(tiny):
-    loader = build_loader(fold_data(0, pseudo=labelled_for(0)), fit_config(), 1, 7)
-    alone = build_loader(fold_data(0), fit_config(), 1, 7)
+    loader = build_loader(fold_data(0, pseudo=labelled_for(0)), fit_config(), 1, 7, processes())
+    alone = build_loader(fold_data(0), fit_config(), 1, 7, processes())
     for epoch in range(3):
         loader.sampler.epoch = alone.sampler.epoch = epoch
         assert [draw for draw in loader.sampler if draw[0] < 12] == list(alone.sampler)
@@ -350,4 +351,4 @@ def test_a_config_with_pseudo_labels_is_not_trained_without_them(tiny):
 def test_an_empty_set_of_labels_does_not_change_the_sampler(tiny):
     pseudo = labelled_for(0)
     none = replace(pseudo, index=pseudo.index.iloc[:0])
-    assert len(build_loader(fold_data(0, pseudo=none), fit_config(), 1, 0).sampler) == 12
+    assert len(build_loader(fold_data(0, pseudo=none), fit_config(), 1, 0, processes()).sampler) == 12

@@ -287,6 +287,7 @@ def test_every_phase_computes_in_the_configured_precision(tiny, monkeypatch):
     assert all(np.isfinite(line["loss"]) for line in history())
 
 
+@pytest.mark.slow
 def test_float16_trains_every_phase_and_keeps_its_scale(tiny, monkeypatch):
     # accelerate wrapped `forward` of the second phase's model, and averaged weights computed in float16 for ever.
     scales = []
@@ -304,6 +305,7 @@ def test_float16_trains_every_phase_and_keeps_its_scale(tiny, monkeypatch):
     assert all(scale > 0 for scale in scales)
 
 
+@pytest.mark.slow
 def test_nothing_wraps_the_forward_pass_of_a_model(tiny, monkeypatch):
     models = []
     original = trainer.Trainer.run

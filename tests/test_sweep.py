@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 import ray
+import torch
 
 from pipeline import config, stages
 from pipeline.cli import main
@@ -28,6 +29,7 @@ from pipeline.sweep.executors import EXECUTORS
 from pipeline.sweep.jobs import FAILED, Job
 from pipeline.sweep.seeds import config_with_seed
 from pipeline.training.checkpoint import load_weights, read_record
+from pipeline.training.distributed import Processes
 from tests.conftest import build_once
 from tests.conftest import lay_out_tiny as lay_out
 
@@ -373,7 +375,7 @@ def test_a_fold_trained_by_another_process_is_not_trained_again(trained, monkeyp
     trained.rename("elsewhere")
 
     @contextmanager
-    def waits_for_another(path, what, *, wait):
+    def waits_for_another(path, what, wait=True):
         assert (path, wait) == (trained / "lock", True)
         Path("elsewhere").rename(trained)
         yield
@@ -388,21 +390,21 @@ def test_a_finished_fold_needs_no_lock(trained, monkeypatch):
     stages.train(config.load(TINY), 0)
 
 
-def test_only_the_first_of_several_processes_locks_without_waiting(tiny, monkeypatch):
+def test_only_the_first_of_several_processes_locks(tiny, monkeypatch):
     context, asked = stages.make_context(config.load(TINY)), []
 
     @contextmanager
-    def note(path, what, *, wait):
+    def note(path, what, wait=True):
         asked.append((rank, wait))
         yield
 
     monkeypatch.setattr(training, "file_lock", note)
     for rank in (0, 1):
-        several = SimpleNamespace(is_main_process=rank == 0, num_processes=2, wait_for_everyone=lambda: None)
+        several = Processes(torch.device("cpu"), rank, world=2)  # without a group to wait for
         monkeypatch.setattr(training, "processes", lambda several=several: several)
         with training._lock_fold(context, 0):
             pass
-    assert asked == [(0, False)]
+    assert asked == [(0, True)]
 
 
 # ---------------------------------------------------------------------------------------------- on Ray

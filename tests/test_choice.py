@@ -74,6 +74,7 @@ def test_the_threshold_that_separates_discs_from_noise_is_found():
     assert chosen.score > 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", [1, 2], ids=["alone", "together"])
 def test_selection_without_a_fold_does_not_depend_on_its_images(members):
     oof = make_noise(members)

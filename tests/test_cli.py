@@ -249,6 +249,7 @@ def test_folds_of_other_data_are_refused_and_not_changed(tiny, capsys):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_skip_bad_trains_on_the_rest(tiny, capsys):
     truncate(Path("tiny/train/images/0919.png"))
     truncate(Path("tiny/test/images/0919.png"))

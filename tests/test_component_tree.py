@@ -41,6 +41,7 @@ def agrees_with_the_loop(values, target, areas):
     assert (counts.target == (target == 1).sum()).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.data(), SHAPES, st.sampled_from(ELEMENTS))
 def test_tree_counts_equal_those_of_a_loop_over_thresholds(data, shape, elements):

@@ -72,6 +72,7 @@ def test_an_image_smaller_than_a_window_is_one_row_of_windows(large):
     assert [box.left for box in boxes] == window_starts(100, 24, 16)
 
 
+@pytest.mark.slow
 def test_options_that_crops_do_not_support_are_refused_before_training(tiny, card):
     def check(*pairs):
         stages.check(config.load("configs/tiny.toml", ["data.crops.size=64", *pairs]))
@@ -87,6 +88,7 @@ def test_options_that_crops_do_not_support_are_refused_before_training(tiny, car
         check("data.percentiles=[1, 99]")
 
 
+@pytest.mark.slow
 def test_a_fold_trains_on_crops_and_is_predicted_in_tiles(tiny):
     pairs = (
         "data.crops.size=32",

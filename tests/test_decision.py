@@ -186,6 +186,7 @@ def first_and_noise(oof):
     return replace(oof, read=read)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", [1, 2], ids=["alone", "together"])
 def test_selection_of_overlapping_classes_without_a_fold_does_not_depend_on_its_images(members):
     oof = overlapping(make_noise(members), make_noise(members, seed=2))
@@ -244,6 +245,7 @@ def count_reads(oof):
     return replace(oof, read=read), reads
 
 
+@pytest.mark.slow
 def test_each_image_is_read_once_per_pass_for_any_number_of_classes_members_and_folds():
     parts = [make_oof([15, 60, 80], images=15, folds=5, seed=seed) for seed in range(4)]
     oof, reads = count_reads(overlapping(*parts))

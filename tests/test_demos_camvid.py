@@ -108,6 +108,7 @@ def test_sample_has_a_blank_row_per_class_and_none_for_void(demo):
     assert read(demo / "sample_submission.csv")[1:] == [[image_id, name, ""] for image_id, name, _ in solution]
 
 
+@pytest.mark.slow
 def test_void_separates_all_classes_except_poles(scenes):
     for scene in scenes:
         for a, b in ((scene.labels[1:], scene.labels[:-1]), (scene.labels[:, 1:], scene.labels[:, :-1])):

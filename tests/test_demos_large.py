@@ -45,6 +45,7 @@ def test_no_threshold_on_darkness_finds_the_glomeruli(slide):
     assert best < 0.75
 
 
+@pytest.mark.slow
 def test_files_are_tiled_and_tables_decode_at_their_size(tmp_path):
     make_large_demo(tmp_path / "large", train=1, test=1)
     train = pd.read_csv(tmp_path / "large/train.csv", dtype=str)

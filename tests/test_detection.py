@@ -34,6 +34,7 @@ def found_by_loops(context, threshold):
     return 2 * hits / pixels, np.mean(found), np.mean(left)
 
 
+@pytest.mark.slow
 def test_the_oof_table_has_the_detection_rates(submitted):
     table = json.loads(Path("runs/tiny/oof.json").read_text())
     assert {"dice", "found", "left empty"} < table[0].keys()
@@ -52,6 +53,7 @@ def test_the_mean_row_skips_missing_values_of_a_fold():
     assert stages.mean_row(rows) == expected
 
 
+@pytest.mark.slow
 def test_an_ensemble_prints_the_detection_rates_of_its_masks(submitted, capsys):
     assert main(["ensemble", "configs/tiny.toml"]) == 0
     said = " ".join(capsys.readouterr().out.split())

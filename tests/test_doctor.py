@@ -378,6 +378,7 @@ def test_a_wrong_card_exits_2_with_the_correction(competition, capsys, dialect, 
     assert Path("reports/tiny-doctor.png").exists()
 
 
+@pytest.mark.slow
 def test_training_on_misaligned_masks_is_refused(competition, capsys, monkeypatch):
     rewrite(Dialect(order="row"))
     trained = []
@@ -468,6 +469,7 @@ def test_a_correct_folder_of_masks_passes(tiny, capsys):
     assert "good  alignment" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_wrong_folder_of_masks_exits_2_with_the_correction_and_a_picture(tiny, capsys, mistake):
     change, answer = MISTAKES[mistake]

@@ -161,6 +161,7 @@ def count(planted: Planted, found: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     return table.fillna(0).astype(int), sum(pair not in planted.kinds for pair in pairs)
 
 
+@pytest.mark.slow
 def test_planted_near_duplicates_are_found_with_few_false_positives(tmp_path):
     planted = plant(tmp_path, seed=0)
     table, false = count(planted, found := find_duplicates(planted.table()))

@@ -74,6 +74,7 @@ def test_an_ensemble_removes_unfinished_files_of_a_killed_process(submitted):
     assert not any(path.exists() for path in left)
 
 
+@pytest.mark.slow
 def test_other_views_predict_again_without_training(submitted, monkeypatch):
     monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained again"))
     cfg = config.load("configs/tiny.toml", ["predict.views=['identity','transpose']"])
@@ -82,6 +83,7 @@ def test_other_views_predict_again_without_training(submitted, monkeypatch):
     assert made_by["views"] == ["identity", "transpose"]
 
 
+@pytest.mark.slow
 def test_two_configs_are_averaged_by_their_weights(submitted, monkeypatch):
     weights = {1: (1.0,), 2: (0.25, 0.75)}
     monkeypatch.setattr("pipeline.ensemble.selection.best_weights", lambda oof, *_: ("mean", weights[oof.members]))

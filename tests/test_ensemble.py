@@ -447,6 +447,7 @@ def tune(seed):
     return Tuned(found.scores.per_image(), found.in_sample, fresh, alone_here, alone_fresh)
 
 
+@pytest.mark.slow
 def test_in_sample_score_is_inflated_by_200_noise_members_and_the_cross_fitted_score_is_not():
     scores, in_sample, fresh, alone, alone_fresh = zip(*map(tune, range(3)), strict=True)
     in_sample, fresh, alone, alone_fresh = map(np.mean, (in_sample, fresh, alone, alone_fresh))

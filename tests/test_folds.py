@@ -54,6 +54,7 @@ def test_groups_are_not_split():
     assert (merged.groupby("group")["fold"].nunique() == 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [None, 30])
 def test_order_of_the_rows_does_not_matter(groups):
     index = make_index(groups=groups)
@@ -87,6 +88,7 @@ def test_coverage_of_thirty_patients_is_balanced_within_five_percent():
     assert (by_chance / by_chance.mean() - 1).abs().max() > 0.05
 
 
+@pytest.mark.slow
 def test_classes_of_a_grouped_data_set_are_balanced_together():
     index = make_index(600, groups=90)
     rng = np.random.default_rng(8)
@@ -98,6 +100,7 @@ def test_classes_of_a_grouped_data_set_are_balanced_together():
     assert (table["coverage_rare"] / table["coverage_rare"].mean() - 1).abs().max() < 0.1
 
 
+@pytest.mark.slow
 def test_an_additional_column_is_balanced():
     index = make_index()
     index["kind"] = np.where(np.random.default_rng(2).random(200) < 0.15, "stained", "fluorescence")
@@ -189,6 +192,7 @@ def test_options_and_index_digest_are_recorded_next_to_the_file(tmp_path, index)
     assert made["worst_deviation"] == pytest.approx(worst_deviation(describe_folds(index, folds)), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_recorded_deviation_includes_the_balanced_columns(tmp_path, index):
     index["kind"] = np.where(
         np.arange(200) % 29 == 0, "rare", "common"

@@ -7,6 +7,7 @@ from tests import fuzzing
 CASES = 200  # of each target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", fuzzing.TARGETS)
 def test_mutated_files_are_read_correctly_or_refused_in_one_line(tmp_path, name):
     outcomes = set()

@@ -213,6 +213,7 @@ def objects_found(folder):
     return found
 
 
+@pytest.mark.slow
 def test_the_doctor_counts_objects_and_warns_if_each_mask_is_one_object(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cells = write(tmp_path, VALUES)

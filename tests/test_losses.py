@@ -365,6 +365,7 @@ def test_a_correct_infinite_logit_has_the_loss_of_a_large_one():
         torch.testing.assert_close(loss, LOSSES[name]()(logits.clamp(-SURE, SURE), target))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lovasz", "dice"])
 def test_loss_of_an_image_of_4096_by_4096_pixels_is_accurate(name):
     target = torch.zeros(1, 1, 4096, 4096, dtype=torch.uint8)

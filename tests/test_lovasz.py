@@ -171,6 +171,7 @@ def test_extension_is_the_largest_sum_over_all_orders(pixels):
     assert extension(errors, target) == pytest.approx(max(planes), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", range(1, 7))
 def test_extension_of_every_set_of_wrong_pixels_is_its_jaccard_loss(size):
     for coded in range(4**size):

@@ -58,6 +58,7 @@ def test_every_target_with_the_common_options_accepts_them():
         assert {"--set", "--skip-bad"} <= options, name
 
 
+@pytest.mark.slow
 def test_make_passes_a_list_to_a_stage(tiny):
     text = "predict.views=['identity','sideways'] seed=1"
     done = make("folds", "CONFIG=tiny", f"PYTHON={sys.executable}", f"SET={text}")

@@ -96,6 +96,7 @@ def test_mean_f_beta_equals_its_definition_for_each_rule_for_empty_masks(pairs, 
     assert score("mean_f_beta", {"beta": beta, "empty": empty}, pairs) == pytest.approx(expected, nan_ok=True)
 
 
+@pytest.mark.slow
 @given(PAIRS, BETAS)
 def test_global_f_beta_equals_its_definition_on_the_pixels_of_all_images(pairs, beta):
     pooled = np.sum([count_by_loops(*pair) for pair in pairs], axis=0).tolist()

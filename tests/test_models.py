@@ -291,6 +291,7 @@ def test_imagenet_weights_without_network_are_refused_with_an_alternative():
         build(encoder="tu-resnet18", weights="imagenet", decoder_channels=(256, 128, 64, 32, 16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [*ENCODERS, "tu-resnet34", "tu-seresnext50_32x4d", "tu-efficientnet_b0", "tu-hrnet_w18", "tu-test_vit"]
 )

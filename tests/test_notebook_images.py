@@ -73,6 +73,7 @@ def test_samples_are_empty_images_and_images_by_coverage_quarter(cfg):
     assert max(shares["medium masks"]) <= min(shares["large masks"])
 
 
+@pytest.mark.slow
 def test_an_outline_surrounds_the_bright_object(cfg):
     figure = draw_samples(stages.make_context(cfg))
     for name, row in panels(figure).items():

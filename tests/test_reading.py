@@ -90,6 +90,7 @@ def test_mask_images_follow_the_exif_option_of_images(tiny, tmp_path):
     assert np.array_equal(Labels.of(card, exif=False).read(sample)[..., 0], np.rot90(mask > 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["train", "test"])
 @pytest.mark.parametrize("command", ["data", "doctor", "folds"])
 def test_non_finite_pixels_stop_every_stage_unless_nodata_is_set(tiny, capsys, part, command):

@@ -252,6 +252,7 @@ def test_the_page_lists_the_correlation_of_the_members_errors():
     assert re.findall(r"<td[^>]*>(.*?)</td>", text) == ["$x_1$", "1.0000", "–", "&lt;b&gt;&amp;", "–", "1.0000"]
 
 
+@pytest.mark.slow
 def test_powers_of_ten_are_numbers_and_not_formulas():
     written = words(plots.svg(plots.reliability_curve, make_report_data().reliability))
     assert "pixels" in written
@@ -558,6 +559,7 @@ def test_every_picture_has_an_alternative_text(text):
     assert min(map(len, alts)) > 8
 
 
+@pytest.mark.slow
 def test_the_same_data_gives_the_same_page(text):
     assert render(make_report_data()) == text
 
@@ -649,6 +651,7 @@ def test_a_minimal_run_has_a_page(what):
     assert render(make_bare_report_data(**PLAIN[what])).rstrip().endswith("</html>")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", POOR)
 def test_a_degenerate_run_has_a_page(what):
     assert render(make_bare_report_data(**POOR[what])).rstrip().endswith("</html>")

@@ -148,6 +148,7 @@ def one_by_one(dialect, texts, shapes):
     return found, None, None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few", [0, 10**6], ids=["at once", "one by one"])
 @pytest.mark.parametrize("bounded", [True, False])
 @settings(max_examples=150, deadline=None)

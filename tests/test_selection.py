@@ -264,6 +264,7 @@ def test_full_fit_has_no_scores(tiny):
     assert {line[key] for key in NOT_VALIDATED} == {None}
 
 
+@pytest.mark.slow
 def test_validation_uses_the_batch_size_of_prediction(tiny, monkeypatch):
     sizes, original = [], epoch.count_predictions
 

@@ -171,6 +171,7 @@ def test_a_trained_fold_is_not_trained_again(tiny):
     assert path.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_training_state_next_to_final_weights_is_removed(tiny):
     stages.train(load(), 0)
     shutil.rmtree("runs/tiny/fold0/oof")  # as if killed between the last weights and the removal of the state
@@ -180,6 +181,7 @@ def test_training_state_next_to_final_weights_is_removed(tiny):
     assert not state.exists()
 
 
+@pytest.mark.slow
 def test_resuming_with_other_settings_names_the_first_that_differs(tiny):
     stages.train(load(), 0)
     with pytest.raises(
@@ -196,6 +198,7 @@ def test_nan_loss_stops_with_batch_learning_rate_and_remedy(tiny, monkeypatch):
         stages.train(load(), 0)
 
 
+@pytest.mark.slow
 def test_patience_ends_a_phase(tiny, monkeypatch):
     found = iter([0.3, 0.4, 0.4, 0.1, 0.2])
     monkeypatch.setattr(trainer, "evaluate", lambda *_: fitting.validation(next(found)))
@@ -209,6 +212,7 @@ def test_patience_ends_a_phase(tiny, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_frozen_encoder_keeps_weights_and_statistics(tiny):
     pairs = ("train.phases.0.freeze_encoder=true", "train.phases.1.freeze_encoder=true")
     from pipeline.models import build_model
@@ -221,6 +225,7 @@ def test_frozen_encoder_keeps_weights_and_statistics(tiny):
     assert all(torch.equal(encoder[key], fresh[key]) for key in fresh)
 
 
+@pytest.mark.slow
 def test_accumulated_batches_make_one_update(tiny, monkeypatch):
     steps = []
     step = torch.optim.AdamW.step
@@ -236,6 +241,7 @@ def test_balance_by_an_unknown_column_lists_the_known_columns(tiny):
         stages.train(load("train.balance=kind"), 0)
 
 
+@pytest.mark.slow
 def test_tensorboard_files_are_written(tiny):
     stages.train(load("train.tensorboard=true"), 0)
     assert list(Path("runs/tiny/fold0/tensorboard").glob("events*"))
@@ -337,6 +343,7 @@ def test_an_epoch_says_what_it_waited_for(tiny, monkeypatch, caplog):
     assert int(shares["data"]) > 10
 
 
+@pytest.mark.slow
 def test_a_profile_is_a_trace_of_the_first_updates_and_changes_no_weight(tiny):
     fitting.fit_tiny(phases=2, epochs=(1, 1))
     plain = load_file(fitting.RUN / "best.safetensors")
@@ -402,6 +409,7 @@ def test_full_fit_trains_on_every_image_for_the_given_epochs_without_selection(t
     assert read_record(fitting.RUN / "best.safetensors")["fold"] == "full"
 
 
+@pytest.mark.slow
 def test_killed_full_fit_ends_with_the_weights_of_an_undisturbed_one(tiny, monkeypatch):
     class Killed(BaseException):
         pass
@@ -469,6 +477,7 @@ def test_with_epochs_rounds_up_to_whole_cycles(tiny):
         with_epochs(cfg, (5,))
 
 
+@pytest.mark.slow
 def test_resuming_with_another_dialect_is_refused(tiny, edit):
     stages.train(load(), 0)
     edit("tiny.toml", "[columns]", '[dialect]\norder = "row"\n\n[columns]')

@@ -196,11 +196,15 @@ def test_gpus_use_torchs_sync_batch_norm_with_the_same_names_and_activations():
         assert list(model.state_dict()) == names
 
 
-def test_weights_without_a_gradient_are_found_beside_torchs_sync_batch_norm():
+def test_weights_without_a_gradient_are_found_beside_torchs_sync_batch_norm(tmp_path):
     # In training it refuses tensors that are not on a GPU: every training on several GPUs ended at its start.
     model = build_model(config.Model(encoder="tu-resnet18", in_channels=1))
     sync_batch_norms(model, torch.device("cuda"))
-    assert not has_unused_weights(model)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        assert not has_unused_weights(model)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_sync_batch_norm_is_applied_once(monkeypatch):

@@ -51,7 +51,7 @@ def keep_freed_memory() -> None:
     """Make glibc keep the memory of freed tensors; without glibc, nothing changes.
 
     By default, large blocks are returned to the kernel and requested again in every step, and the kernel clears each of
-    their pages: a quarter of the CPU time of an epoch (docs/machines.md). The peak of memory rises.
+    their pages (benchmarks/allocator.py). The peak of memory rises.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:

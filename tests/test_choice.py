@@ -98,6 +98,7 @@ def test_score_at_half_uses_the_final_combination_without_further_rules():
     assert select(oof).at_half == pytest.approx(np.mean([dice_by_hand(*each) for each in masks]))
 
 
+@pytest.mark.slow
 def test_order_of_the_images_changes_only_the_order_of_the_scores():
     oof, rows = make_oof([45, 60]), np.random.default_rng(1).permutation(24)
     one, other = select(oof), select(select_rows(oof, rows))

@@ -180,6 +180,7 @@ def test_multiplying_rates_keeps_the_size_and_does_not_change_1x1_convolutions()
     assert block(torch.zeros(1, 1, 20, 20)).shape == (1, 1, 20, 20)
 
 
+@pytest.mark.slow
 def test_blocks_of_the_last_stage_are_found_in_every_encoder_family():
     found = {
         name: encoder.last_stage_blocks(encoder.build(config.Model(encoder=name), 16))

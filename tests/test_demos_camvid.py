@@ -115,6 +115,7 @@ def test_void_separates_all_classes_except_poles(scenes):
             assert not np.any((a != b) & ~np.isin(a, (VOID, POLE)) & ~np.isin(b, (VOID, POLE)))
 
 
+@pytest.mark.slow
 def test_some_void_regions_are_wider_than_a_boundary(scenes):
     # A 5 x 5 square of void: the bonnet of the car, or a person.
     def holds_square(void):

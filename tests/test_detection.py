@@ -64,6 +64,7 @@ def test_an_ensemble_prints_the_detection_rates_of_its_masks(submitted, capsys):
     assert "warning" not in said
 
 
+@pytest.mark.slow
 def test_the_last_line_of_an_ensemble_names_empty_rows(submitted, capsys, monkeypatch):
     monkeypatch.setattr(ensembling.submission, "write_submission", lambda *_: SubmissionSummary(5, 5, 5))
     assert main(["ensemble", "configs/tiny.toml"]) == 0

@@ -137,6 +137,7 @@ def draw_pairs():
     return lru_cache(maxsize=None)(lambda name, shape: study_doctor.draw_set(FEW[name], shape, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["square", "oblong"])
 @pytest.mark.parametrize("name", FEW)
 def test_correct_masks_are_never_reported_as_bad(draw_pairs, name, shape):
@@ -364,6 +365,7 @@ def test_a_correct_competition_passes(competition, capsys):
         assert picture.size[0] > 900
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dialect", "answer"),
     [(Dialect(order="row"), 'order = "row"'), (Dialect(relative=True), "relative = true")],
@@ -462,6 +464,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 def test_a_correct_folder_of_masks_passes(tiny, capsys):
     write_mask_files(lambda masks: masks)
     status, out, err = doctor(capsys)

@@ -56,6 +56,7 @@ def test_ensemble_writes_the_picture_of_predictions(submitted):
         assert sheet.size[0] > 1000
 
 
+@pytest.mark.slow
 def test_a_second_run_neither_trains_nor_predicts_and_gives_the_same_csv(submitted, monkeypatch):
     before = submitted.read_bytes()
     for name in ("fit", "predict_to_store"):
@@ -64,6 +65,7 @@ def test_a_second_run_neither_trains_nor_predicts_and_gives_the_same_csv(submitt
     assert submitted.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_ensemble_removes_unfinished_files_of_a_killed_process(submitted):
     left = [
         leave(submitted.parent, "tiny.csv"),

@@ -311,6 +311,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_a_missing_optional_package_is_named_when_a_file_needs_it(tmp_path):
     tifffile.imwrite(tmp_path / "plain.tif", GREY16)
     tifffile.imwrite(tmp_path / "lzw.tif", GREY16, compression="lzw")

@@ -50,6 +50,7 @@ def test_average_precision_of_a_hit_a_miss_and_a_hit_by_hand():
     assert average_precision(images) == pytest.approx(1 / 4 * 1 + 1 / 4 * 2 / 3)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(IMAGES)
 def test_average_precision_equals_its_definition(images):

@@ -64,6 +64,7 @@ def test_a_sheet_of_pictures_shows_names_unchanged(tmp_path, name):
     assert not strip.axes[0].title.get_parse_math()
 
 
+@pytest.mark.slow
 def test_folds_supports_and_shows_classes_of_such_names(tiny, edit, capsys):
     edit("tiny.toml", '["disc"]', '["[/x]", "[red]y"]')
     edit("tiny.toml", 'id = "id"', 'id = "id"\nclass = "class"')

@@ -321,6 +321,7 @@ def test_pseudo_labels_do_not_change_the_sampling_of_training_images(tiny):
         assert [draw for draw in loader.sampler if draw[0] < 12] == list(alone.sampler)
 
 
+@pytest.mark.slow
 def test_a_phase_without_labels_is_bit_identical_to_training_without_labels(tiny):
     fit_tiny()
     alone = load_file(RUN / "best.safetensors")

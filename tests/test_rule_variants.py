@@ -76,6 +76,7 @@ def test_variants_combine_minimum_component_and_minimum_area():
 # Counts
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(MASKS, st.data(), st.lists(OPTIONS, min_size=1, max_size=6))
 def test_counts_equal_those_of_the_masks_by_apply(mask, data, candidates):

@@ -141,6 +141,7 @@ TAMPERED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TAMPERED)
 def test_a_tampered_bundle_is_refused_in_one_line(bundle, capsys, name):
     tamper, expected = TAMPERED[name]

@@ -370,6 +370,7 @@ def test_learning_rate_restarts_in_every_cycle():
     assert cycled == alone * 3
 
 
+@pytest.mark.slow
 def test_full_fit_trains_on_every_image_for_the_given_epochs_without_selection(tiny, monkeypatch):
     seen, averages = set(), []
     original, save_state = dataset.MaskedImages.__getitem__, TrainState.save

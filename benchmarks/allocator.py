@@ -21,17 +21,14 @@ import typer
 from interleave import ratios, spread
 from rich.console import Console
 from rich.table import Table
-from timm.utils import ModelEmaV3
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from training_loop import training_loop  # noqa: E402
+
 from pipeline import config, hardware  # noqa: E402
-from pipeline.losses import build_loss  # noqa: E402
 from pipeline.models import build_model  # noqa: E402
-from pipeline.training.distributed import processes  # noqa: E402
-from pipeline.training.epoch import Arithmetic, train_one_epoch  # noqa: E402
-from pipeline.training.optimizer import build_optimizer  # noqa: E402
 
 ENCODER, CROP, BATCH = "tu-tf_efficientnet_lite0", 256, 8
 WARM_UP = 3  # steps
@@ -43,26 +40,11 @@ def run(precision: str, kept: bool, steps: int) -> None:
         hardware.keep_freed_memory = lambda: None
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    group = processes()
-    model = build_model(config.Model(encoder=ENCODER)).to(group.device, memory_format=torch.channels_last).train()
-    average, loss = ModelEmaV3(model, decay=0.99), build_loss({"bce": 1.0, "dice": 1.0})
-    optimizer, arithmetic = build_optimizer(model, 1e-4, 0.01), Arithmetic.of(group, precision)
+    cfg, device = config.Model(encoder=ENCODER), hardware.device()
+    model = build_model(cfg).to(device, memory_format=torch.channels_last).train()
     images = torch.randint(0, 256, (BATCH, CROP, CROP, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     target = (torch.rand(BATCH, 1, CROP, CROP) < 0.2).to(torch.uint8)
-
-    def train(count: int) -> float:
-        return train_one_epoch(
-            model,
-            [(images, target)] * count,
-            loss,
-            optimizer,
-            arithmetic,
-            learning_rates=[1e-4] * count,
-            accumulate=1,
-            clip=1.0,
-            after_update=lambda update: average.update(model, step=update),
-        )
-
+    train = training_loop(model, lambda updates: [(images, target)] * updates, precision, 1e-4)
     train(WARM_UP)
     before, began = resource.getrusage(resource.RUSAGE_SELF), perf_counter()
     value = train(steps)

@@ -15,7 +15,8 @@ products. A case that would begin after `--seconds` is left out, and named.
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
@@ -32,12 +33,13 @@ from interleave import interleave
 from peak import flops_of, matrix_peak
 from rich.console import Console
 from rich.table import Table
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from training_loop import MIX, training_loop  # noqa: E402
 
 from pipeline import competition, config, hardware, rle  # noqa: E402
 from pipeline.data.augment import Augment  # noqa: E402
@@ -51,13 +53,10 @@ from pipeline.inference.predictor import Predictor, predict_images  # noqa: E402
 from pipeline.losses import build_loss  # noqa: E402
 from pipeline.models import build_model  # noqa: E402
 from pipeline.symmetries import SYMMETRIES  # noqa: E402
-from pipeline.training.distributed import processes  # noqa: E402
-from pipeline.training.epoch import Arithmetic, Batch, train_one_epoch  # noqa: E402
-from pipeline.training.optimizer import build_optimizer  # noqa: E402
+from pipeline.training.epoch import Batch  # noqa: E402
 
 STEPS = 4  # of training per round
 MODELS = 5  # that predict
-MIX = {"bce": 1.0, "dice": 1.0}
 RATE = 1e-4
 
 
@@ -94,24 +93,6 @@ def write_images(root: Path, count: int, side: int) -> pd.DataFrame:
         rows.append((f"{number:04}", rle.encode(mask)))
     pd.DataFrame(rows, columns=["id", "rle_mask"]).to_csv(root / "train.csv", index=False)
     return read_index(competition.load("demo"), root)
-
-
-def training(model: nn.Module, batches: Callable[[], Iterable[Batch]], precision: str) -> Callable[[], object]:
-    """A function that trains a network for STEPS updates, by the pipeline's loop."""
-    arithmetic = Arithmetic.of(processes(), precision)
-    average, loss = ModelEmaV3(model, decay=0.99, use_warmup=True), build_loss(MIX)
-    optimizer = build_optimizer(model, RATE, 0.01)
-    return lambda: train_one_epoch(
-        model,
-        batches(),
-        loss,
-        optimizer,
-        arithmetic,
-        learning_rates=[RATE] * STEPS,
-        accumulate=1,
-        clip=1.0,
-        after_update=lambda update: average.update(model, step=update),
-    )
 
 
 def network(case: Case) -> nn.Module:
@@ -188,12 +169,13 @@ def measure(case: Case, index: pd.DataFrame, side: int, rounds: int, peak: float
     dtype = hardware.precision(case.precision, hardware.device())
     flops = _step_flops(case._replace(compiled=False), pair, dtype)
     reset_peak()
-    runs = {"network": training(model, lambda: [pair] * STEPS, case.precision)}
+    runs = {"network": partial(training_loop(model, lambda updates: [pair] * updates, case.precision, RATE), STEPS)}
     runs["network"]()
     used = memory()
     if not case.compiled:
         batches = file_batches(index, case.batch, side)
-        runs["files"] = training(model, lambda: islice(batches, STEPS), case.precision)
+        loop = training_loop(model, lambda updates: islice(batches, updates), case.precision, RATE)
+        runs["files"] = partial(loop, STEPS)
         runs["plain"] = plain(case, index, side)
     seconds = {what: median(each) for what, each in interleave(runs, rounds).items()}
     speed = {what: case.batch * STEPS / each for what, each in seconds.items()}

@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -28,11 +29,12 @@ from interleave import interleave, ratios, spread
 from peak import flops_of, matrix_peak
 from rich.console import Console
 from rich.table import Table
-from timm.utils import ModelEmaV3
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from training_loop import MIX, training_loop
 
 from pipeline import competition, config, hardware
 from pipeline.data.augment import Augment
@@ -45,13 +47,9 @@ from pipeline.data.sample import samples_of
 from pipeline.data.sampler import EpochSampler
 from pipeline.losses import build_loss
 from pipeline.models import build_model
-from pipeline.training.distributed import processes
-from pipeline.training.epoch import Arithmetic, train_one_epoch
-from pipeline.training.optimizer import build_optimizer
 
 ENCODER, CROP, BATCH = "tu-resnet18", 192, 16
 BATCHES, ROUNDS = 4, 5
-MIX = {"bce": 1.0, "dice": 1.0}
 
 
 def read(data: str | None):
@@ -69,26 +67,14 @@ def read(data: str | None):
 
 def ours(index, card):
     torch.manual_seed(0)
-    group = processes()
-    model = build_model(config.Model(encoder=ENCODER)).to(group.device, memory_format=torch.channels_last).train()
-    average = ModelEmaV3(model, decay=0.99, use_warmup=True)
-    optimizer, arithmetic = build_optimizer(model, 1e-3, 0.01), Arithmetic.of(group, "auto")
+    device = hardware.device()
+    model = build_model(config.Model(encoder=ENCODER)).to(device, memory_format=torch.channels_last).train()
     data = MaskedImages(index, Labels.of(card), Reader(3), Augment("medium", CROP, 3))
     for position in range(len(data)):
         data[position, 0]  # fills the memory like a first epoch
     loader = Loader(data, BATCH, sampler=EpochSampler(len(data), 0, labels=None, repeats=1), drop_last=True)
-    loss = build_loss(MIX)
-    return lambda: train_one_epoch(
-        model,
-        islice(on_device(loader, group.device), BATCHES),
-        loss,
-        optimizer,
-        arithmetic,
-        learning_rates=[1e-3] * BATCHES,
-        accumulate=1,
-        clip=1.0,
-        after_update=lambda update: average.update(model, step=update),
-    )
+    loop = training_loop(model, lambda updates: islice(on_device(loader, device), updates), "auto", 1e-3)
+    return partial(loop, BATCHES)
 
 
 class PlainImages(Dataset):

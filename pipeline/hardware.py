@@ -72,7 +72,12 @@ def num_workers(setting: int | None) -> int:
     if not _cuda_is_available():
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(MAX_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+    return max(0, min(MAX_WORKERS, cores // local_processes() - 1))
+
+
+def local_processes() -> int:
+    """The number of processes that torchrun started on this machine, which share its cores and memory; else 1."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def machine() -> dict[str, str | int]:

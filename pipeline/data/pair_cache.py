@@ -3,7 +3,6 @@
 import logging
 import mmap
 import multiprocessing
-import os
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from pipeline.data.mixing import Pair
 from pipeline.data.rasters import free_memory
+from pipeline.hardware import local_processes
 
 log = logging.getLogger(__name__)
 SHARE = 0.25  # of the free memory
@@ -89,7 +89,7 @@ def make_cache(sizes: Sequence[tuple[int, int]], channels: tuple[int, int], num_
     needed = sum(height * width for height, width in sizes) * sum(channels)
     if multiprocessing.get_start_method() != "fork":
         needed *= max(1, num_workers)
-    limit = int(SHARE * free_memory()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    limit = int(SHARE * free_memory()) // local_processes()
     fits = needed <= limit
     log.debug(
         "decoded images: %.1f GiB, %s the limit of %.1f GiB: %s",

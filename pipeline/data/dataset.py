@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pipeline.data.array_cache import make_cache
 from pipeline.data.augment import Augment
 from pipeline.data.labels import Labels
 from pipeline.data.mixing import Mixing, Pair
-from pipeline.data.pair_cache import make_cache
 from pipeline.data.reader import Reader
 from pipeline.data.sample import Sample, samples_of
 from pipeline.metrics import VOID
@@ -69,8 +69,9 @@ class MaskedImages(Dataset):
         self.samples = [sample for each in indices for sample in samples_of(each)]
         self.labels, self.reader, self.augment = labels, reader, augment
         self.pseudo, self.mixing = pseudo, mixing
-        sizes = [sample.shape for sample in self.samples]
-        self.cache = make_cache(sizes, (reader.channels, 1 if labels.exclusive else labels.channels), num_workers)
+        channels = (reader.channels, 1 if labels.exclusive else labels.channels)  # of an image and of its mask
+        shapes = [[(*sample.shape, each) for each in channels] for sample in self.samples]
+        self.cache = make_cache(shapes, num_workers)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -27,6 +27,24 @@ class Crops(Table):
     stride: Annotated[int, Field(ge=1, le=1 << 14)] = 512  # pixels from one window to the next
 
 
+class Size(Table):
+    """The size at which the network sees images, whatever the size of their files: exactly one of these keys."""
+
+    longest: Side | None = None  # pixels of the longer side; the other one follows, as it does for shortest
+    shortest: Side | None = None  # pixels of the shorter side
+    exact: tuple[Side, Side] | None = None  # height and width in pixels
+    factor: Factor | None = None  # of both sides of the file
+
+    def model_post_init(self, _context: object) -> None:
+        given = [key for key, value in self if value is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "no key"
+            raise ValueError(
+                f"{found}: expected exactly one of {{ longest = 768 }}, {{ shortest = 512 }}, {{ factor = 0.5 }} and "
+                f"{{ exact = [256, 1600] }} (height, width)"
+            )
+
+
 class Data(Table):
     """How images and masks are read."""
 
@@ -40,7 +58,8 @@ class Data(Table):
     doctor: bool = True  # refuse to train if another dialect than the card's fits the masks clearly better
     # Instances: learn a second channel, the pixels within this distance of two objects, to separate touching objects.
     boundary: Annotated[float, Field(gt=0, le=1000)] | None = None
-    crops: Crops | None = None  # for images too large to be read whole: train on windows of them
+    size: Size | None = None  # to which images are resized for training and prediction; None: as their files are
+    crops: Crops | None = None  # for images too large to be read whole: train on windows of them, at data.size
 
     def model_post_init(self, _context: object) -> None:
         if self.percentiles and self.crops:
@@ -97,6 +116,7 @@ class Phase(Table):
     warmup: float = Field(default=0.05, ge=0, lt=1)  # share of the phase's steps
     final_lr: float = Field(default=0.01, ge=0, le=1)  # share of lr at the last step
     repeats: Count = 1  # times that an epoch draws each image
+    size: Size | None = None  # of this phase's training images; default: data.size, at which every phase is validated
     crop: Side | None = None  # pixels, square; default: whole images, which must be of one size
     augment: Literal["none", "light", "medium", "strong"] = "light"
     scale: tuple[Factor, Factor] | None = None  # range of random resize factors; default: that of `augment`
@@ -209,6 +229,7 @@ class Predict(Table):
     """How images are predicted."""
 
     views: tuple[str, ...] = ("identity", "flip_horizontal")  # names of `symmetries.SYMMETRIES`
+    scale: Factor = 1.0  # of both sides of an image, after data.size: 1.2 predicts larger than trained
     batch_size: Count = 16
     output_stride: Literal[8, 16] | None = None  # of DeepLab; default: the model's
     backend: Literal["eager", "fuse_conv_bn", "compile"] = "fuse_conv_bn"  # see `inference.backends`

@@ -8,11 +8,11 @@ import pytest
 from torch.utils.data import DataLoader
 
 from pipeline.data import array_cache
+from pipeline.data.array_cache import ArrayCache, make_cache
 from pipeline.data.augment import Augment
 from pipeline.data.dataset import MaskedImages
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
-from pipeline.data.array_cache import ArrayCache, make_cache
 from pipeline.data.reader import Reader
 
 SIZES = [(3, 5), (4, 4), (1, 1), (7, 2)]

@@ -283,7 +283,7 @@ def test_mixing_is_the_same_in_workers_and_uses_training_images_only(tiny, card,
 def test_equal_size_batches_hold_each_image_once(tiny, card):
     index = read_index(card, tiny / "tiny")
     index.loc[:4, "height"] = 99
-    batches = equal_size_batches(index, 4)
+    batches = equal_size_batches(list(zip(index["height"], index["width"], strict=True)), 4)
     assert sorted(chain(*batches)) == list(range(18))
     assert all(index.iloc[batch][["height", "width"]].drop_duplicates().shape[0] == 1 for batch in batches)
     assert set(batches[0]) <= set(range(5))  # the largest first

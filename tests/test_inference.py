@@ -14,7 +14,8 @@ from pipeline.data.index import read_index
 from pipeline.data.reader import Reader
 from pipeline.inference import prediction_store
 from pipeline.inference.prediction_store import PredictionStore, StoreWriter, is_complete, probs_to_uint8, start_store
-from pipeline.inference.predictor import Predictor, predict_images, predict_to_store, resize_probs
+from pipeline.inference.predictor import Predictor, predict_images, predict_to_store
+from pipeline.inference.resampling import resize_probs
 from pipeline.inference.tta import average_views, check_views
 from pipeline.symmetries import SYMMETRIES
 

@@ -7,17 +7,19 @@ import pandas as pd
 
 from pipeline.config import Crops
 from pipeline.data.labels import Labels
+from pipeline.data.resize import UNCHANGED, Resize
 from pipeline.data.sample import Sample, samples_of
+from pipeline.data.targets import target_window
 from pipeline.data.windows import Box
 from pipeline.progress import track
 
 
-def crop_index(index: pd.DataFrame, labels: Labels, crops: Crops) -> pd.DataFrame:
+def crop_index(index: pd.DataFrame, labels: Labels, crops: Crops, resize: Resize = UNCHANGED) -> pd.DataFrame:
     """An index with one row per window of each image.
 
-    A row is its image's row with the window in the column `box`, and coverage and `empty` of the window. height and
-    width stay those of the image, which decoding needs. `train.balance = "empty"` draws windows with a mask as often as
-    windows without.
+    A row is its image's row with the window in the column `box`, in pixels of the resized image, and coverage and
+    `empty` of the window. height and width stay those of the file, which decoding needs. `train.balance = "empty"`
+    draws windows with a mask as often as windows without.
 
     Raises:
         ImageError, RLEError: for a label that cannot be read.
@@ -25,7 +27,7 @@ def crop_index(index: pd.DataFrame, labels: Labels, crops: Crops) -> pd.DataFram
     found = [
         (position, *window)
         for position, sample in enumerate(track(samples_of(index), "windows of the training images"))
-        for window in _windows(sample, labels, crops)
+        for window in _windows(sample, labels, crops, resize)
     ]
     positions, boxes, coverage = zip(*found, strict=True)
     table = index.iloc[list(positions)].reset_index(drop=True)
@@ -33,12 +35,12 @@ def crop_index(index: pd.DataFrame, labels: Labels, crops: Crops) -> pd.DataFram
     return table.assign(box=pd.Series(boxes, dtype=object), coverage=coverage, empty=empty)
 
 
-def _windows(sample: Sample, labels: Labels, crops: Crops) -> Iterator[tuple[Box, float]]:
+def _windows(sample: Sample, labels: Labels, crops: Crops, resize: Resize) -> Iterator[tuple[Box, float]]:
     """The windows of an image, column by column, and the share of each that is masked, 0 to 1."""
-    height, width = sample.size
+    height, width = resize.target(sample.size)
     high, wide = min(crops.size, height), min(crops.size, width)
     for left in window_starts(width, wide, crops.stride):
-        column = (labels.window(sample, Box(0, left, height, wide)) == 1).any(axis=2)
+        column = (target_window(labels, sample, Box(0, left, height, wide), resize) == 1).any(axis=2)
         for top in window_starts(height, high, crops.stride):
             yield Box(top, left, high, wide), float(column[top : top + high].mean())
 

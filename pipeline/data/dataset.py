@@ -1,6 +1,6 @@
 """Images and masks as tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from pipeline.data.labels import Labels
 from pipeline.data.mixing import Mixing, Pair
 from pipeline.data.reader import Reader
 from pipeline.data.sample import Sample, samples_of
+from pipeline.data.targets import read_target, resize_mask
 from pipeline.metrics import VOID
 
 
@@ -70,7 +71,7 @@ class MaskedImages(Dataset):
         self.labels, self.reader, self.augment = labels, reader, augment
         self.pseudo, self.mixing = pseudo, mixing
         channels = (reader.channels, 1 if labels.exclusive else labels.channels)  # of an image and of its mask
-        shapes = [[(*sample.shape, each) for each in channels] for sample in self.samples]
+        shapes = [[(*reader.target(sample), each) for each in channels] for sample in self.samples]
         self.cache = make_cache(shapes, num_workers)
 
     def __len__(self) -> int:
@@ -113,8 +114,9 @@ class MaskedImages(Dataset):
 
     def _mask(self, sample: Sample, position: int) -> np.ndarray:
         if position < self.num_labelled:
-            return self.labels.read(sample)
-        return np.ascontiguousarray(self.pseudo.label(sample.image_id).transpose(1, 2, 0))
+            return read_target(self.labels, sample, self.reader.resize)
+        label = np.ascontiguousarray(self.pseudo.label(sample.image_id).transpose(1, 2, 0))
+        return resize_mask(label, self.reader.target(sample), exclusive=self.labels.exclusive)
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
@@ -146,15 +148,15 @@ class Images(Dataset):
         return to_tensor(self.reader.read(self.samples[position]))
 
 
-def equal_size_batches(index: pd.DataFrame, batch_size: int) -> list[list[int]]:
-    """The positions of an index in batches of images of one size, the largest images first.
+def equal_size_batches(sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
+    """The positions of images in batches of one size, the largest images first.
 
     The first batch needs the most memory, so that a lack of memory shows at once.
 
     Args:
-        index: with height and width, in pixels.
+        sizes: height and width of each image, in pixels.
     """
-    sizes = index.groupby(["height", "width"], sort=True).indices
+    sizes = pd.DataFrame(sizes, columns=["height", "width"]).groupby(["height", "width"], sort=True).indices
     ordered = sorted(sizes, key=lambda size: -size[0] * size[1])
     return [
         positions[start : start + batch_size].tolist()

@@ -364,11 +364,12 @@ def format_of(path: Path) -> Format | PillowFormat:
 # ---------------------------------------------------------------------------------------------- public functions
 
 
-def read_raster(path: Path, *, exif: bool = True) -> Raster:
+def read_raster(path: Path, *, exif: bool = True, at_least: tuple[int, int] | None = None) -> Raster:
     """Decode an image file.
 
     Args:
         exif: rotate the image as the file's orientation says; else it is as stored.
+        at_least: as `tiff.open_series`, for a TIFF.
 
     Returns:
         the pixels, (H, W, C) in the file's own dtype, and whether the last channel is alpha.
@@ -376,13 +377,18 @@ def read_raster(path: Path, *, exif: bool = True) -> Raster:
     Raises:
         ImageError: with the path, for a file that is missing, damaged, or of no supported format.
     """
-    raster = read_or_raise(path, lambda path: format_of(path).read(path))
+    raster = read_or_raise(path, lambda path: _read(path, at_least))
     pixels = raster.pixels
     if pixels.ndim != 3 or 0 in pixels.shape or pixels.dtype.kind not in "buif":
         raise ImageError(f"{path}: an array of {pixels.shape}, {pixels.dtype}: expected rows, columns, channels")
     native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     raster = raster._replace(pixels=native, alpha=raster.alpha and pixels.shape[2] > 1)
     return raster.rotated() if exif else raster
+
+
+def _read(path: Path, at_least: tuple[int, int] | None) -> Raster:
+    form = format_of(path)
+    return read_tiff(path, at_least) if form is TIFF else form.read(path)
 
 
 def is_jpeg(path: Path) -> bool:

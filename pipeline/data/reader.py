@@ -9,7 +9,7 @@ import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from pipeline.competition import Value
 from pipeline.config import Config
 from pipeline.data.formats import is_jpeg, read_header, read_indices, read_raster, read_size
 from pipeline.data.rasters import Header, ImageError
+from pipeline.data.resize import UNCHANGED, Resize, ResizedWindows, WindowedImage, resize_image
 from pipeline.data.sample import Sample
 from pipeline.data.windows import Box, Windows, open_windows
 from pipeline.metrics import VOID, VOID_OBJECT
@@ -44,6 +45,7 @@ class Reader:
         exif: rotate images as their EXIF orientation says; else they are read as stored.
         nodata: for pixels that are not finite: "refuse" the image, or replace them after scaling by 0 ("zero") or by
             the mean of the other pixels of their channel ("mean").
+        resize: from the size of a file to that of the image that is read.
     """
 
     channels: int = 3
@@ -52,18 +54,31 @@ class Reader:
     lenient: bool = False
     exif: bool = True
     nodata: Literal["refuse", "zero", "mean"] = "refuse"
+    resize: Resize = UNCHANGED
 
     @classmethod
     def of(cls, cfg: Config) -> "Reader":
-        """The reader of a config."""
-        data = cfg.data
-        return cls(cfg.model.in_channels, data.percentiles, data.window, data.skip_bad, data.exif, data.nodata)
+        """The reader of a config, at the size at which it trains."""
+        data, resize = cfg.data, Resize(cfg.data.size)
+        return cls(cfg.model.in_channels, data.percentiles, data.window, data.skip_bad, data.exif, data.nodata, resize)
+
+    @classmethod
+    def for_prediction(cls, cfg: Config) -> "Reader":
+        """The reader of a config, at the size at which it predicts."""
+        return cls.of(cfg).at(Resize(cfg.data.size, cfg.predict.scale))
+
+    def at(self, resize: Resize) -> "Reader":
+        """The same reader at another size."""
+        return replace(self, resize=resize)
 
     def read(self, sample: Sample) -> np.ndarray:
-        """The image, or its window where the sample is one.
+        """The image, or its window where the sample is one; resized after its values are scaled.
+
+        Of a TIFF with a pyramid, the smallest level that is at least as large as the result is read, so percentiles are
+        those of that level.
 
         Shapes:
-            returns: (H, W, channels), uint8 for a file of 8 bits, else float32 in 0 … 255.
+            returns: (*target, channels), uint8 for a file of 8 bits, else float32 in 0 … 255.
 
         Raises:
             ImageError: as `formats.read_raster`; for another number of channels, for values without a known range, and
@@ -71,11 +86,16 @@ class Reader:
         """
         if sample.box:
             return self.window(sample, sample.box)
-        raster = read_raster(sample.path, exif=self.exif)
-        return self._normalize(raster.pixels, sample.path, alpha=raster.alpha)
+        target = self._target(sample)
+        raster = read_raster(sample.path, exif=self.exif, at_least=target)
+        pixels = self._normalize(raster.pixels, sample.path, alpha=raster.alpha)
+        return pixels if target is None else resize_image(pixels, target)
 
     def window(self, sample: Sample, box: Box) -> np.ndarray:
         """One window of the image; only the parts of the file that it touches are decoded, where the format allows it.
+
+        Args:
+            box: in pixels of the resized image.
 
         Shapes:
             returns: (box.height, box.width, channels), values as in `read`.
@@ -87,8 +107,10 @@ class Reader:
             return image.read(box)
 
     @contextmanager
-    def open_windows(self, sample: Sample) -> Iterator["NormalizedWindows"]:
+    def open_windows(self, sample: Sample) -> Iterator[WindowedImage]:
         """The image, to be read window by window until the block ends; for one that is too large to be read whole.
+
+        Its windows equal those of the whole resized image.
 
         Raises:
             ImageError: as `windows.open_windows`; for percentiles and nodata = "mean", which need the whole image.
@@ -98,11 +120,25 @@ class Reader:
             raise ImageError(
                 f"{sample.path}: data.{key} needs the whole image, but this image is read by window: set {instead}"
             )
-        with open_windows(sample.path, lenient=self.lenient, exif=self.exif) as image:
-            yield NormalizedWindows(self, image, sample.path)
+        target = self._target(sample)
+        with open_windows(sample.path, lenient=self.lenient, exif=self.exif, at_least=target) as image:
+            windows = NormalizedWindows(self, image, sample.path)
+            yield windows if target in (None, windows.shape) else ResizedWindows(windows, target)
+
+    def target(self, sample: Sample) -> tuple[int, int]:
+        """Height and width of the image that `read` returns, in pixels; of a window, its own.
+
+        Raises:
+            ImageError: as `size`, if the sample's size is not known.
+        """
+        return sample.box[2:] if sample.box else self.resize.target(sample.size or self.size(sample))
+
+    def _target(self, sample: Sample) -> tuple[int, int] | None:
+        """Height and width of the whole resized image; None if images keep the size of their files."""
+        return None if self.resize == UNCHANGED else self.target(replace(sample, box=None))
 
     def size(self, sample: Sample) -> tuple[int, int]:
-        """Height and width of the image in pixels, from the file's header.
+        """Height and width of the file's image in pixels, from its header.
 
         Raises:
             ImageError: as `formats.read_header`.
@@ -149,7 +185,7 @@ class Reader:
         return height, width
 
     def picture(self, sample: Sample) -> np.ndarray:
-        """The image as the network sees it, for display; of a stack of channels the middle one.
+        """The image as the network sees it, at the size of its file; of a stack of channels the middle one.
 
         Shapes:
             returns: (H, W, 1 or 3) uint8.
@@ -157,7 +193,7 @@ class Reader:
         Raises:
             ImageError: as `read`.
         """
-        image = self.read(sample)
+        image = self.at(UNCHANGED).read(sample)
         return to_uint8(image if self.channels in (1, 3) else image[..., [self.channels // 2]])
 
     def preview(self, sample: Sample, channels: int) -> np.ndarray:

@@ -41,14 +41,17 @@ PACKING = {
 }
 
 
-def read_tiff(path: Path) -> Raster:
+def read_tiff(path: Path, at_least: tuple[int, int] | None = None) -> Raster:
     """Decode a TIFF, (H, W, C): pages of the same size are channels; a palette's colours replace its indices.
+
+    Args:
+        at_least: as `open_series`.
 
     Raises:
         ImageError: for a damaged or unsupported file.
     """
     with tifffile.TiffFile(path) as file:
-        series = open_series(path, file)
+        series = open_series(path, file, at_least)
         check_whole(path, file, series)
         page = series.keyframe
         pixels = np.ascontiguousarray(_resolve_palette(_rows_columns_channels(path, series), page, path))
@@ -77,14 +80,20 @@ def read_tiff_header(path: Path) -> Header:
         return Header(page.imagelength, page.imagewidth, page.dtype, orientation_of_page(page))
 
 
-def open_series(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPageSeries:
-    """The first image of a file; of a pyramid, the full size.
+def open_series(
+    path: Path, file: tifffile.TiffFile, at_least: tuple[int, int] | None = None
+) -> tifffile.TiffPageSeries:
+    """The first image of a file; of a pyramid, the full size or a level.
+
+    Args:
+        at_least: height and width in pixels: of a pyramid, the smallest level that is at least as large; None: the full
+            size. An image that is stored rotated has no other level.
 
     Raises:
         ImageError: for missing pages, and unsupported colours.
     """
     _check_page_chain(path, file)
-    series = file.series[0]
+    series = file.series[0] if at_least is None else _smallest_level(file.series[0], at_least)
     page = series.keyframe
     check_colours(path, page)
     if 0 in series.shape or page.planarconfig not in (1, 2):
@@ -95,6 +104,31 @@ def open_series(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     for page in series.pages:
         _check_page(path, page, series.keyframe, mapped=mapped)
     return series
+
+
+def _smallest_level(series: tifffile.TiffPageSeries, at_least: tuple[int, int]) -> tifffile.TiffPageSeries:
+    """The smallest level of a pyramid that is at least of this height and width; the full size if there is none."""
+    full = series.keyframe
+    if orientation_of_page(full) != 1:
+        return series
+    fitting = [level for level in series.levels if _is_large(level, at_least) and _is_level_of(level, series)]
+    return min(fitting, key=lambda level: level.keyframe.imagelength, default=series)
+
+
+def _is_large(level: tifffile.TiffPageSeries, size: tuple[int, int]) -> bool:
+    return level.keyframe.imagelength >= size[0] and level.keyframe.imagewidth >= size[1]
+
+
+def _is_level_of(level: tifffile.TiffPageSeries, series: tifffile.TiffPageSeries) -> bool:
+    """Whether a level shows the same picture, with the same channels and values, at a smaller size."""
+    page, full = level.keyframe, series.keyframe
+    one, other = page.imagelength * full.imagewidth, page.imagewidth * full.imagelength
+    alike = ("dtype", "samplesperpixel", "photometric", "bitspersample", "extrasamples")
+    return (
+        len(level.pages) == len(series.pages)
+        and all(getattr(page, name) == getattr(full, name) for name in alike)
+        and abs(one - other) <= full.imagelength + full.imagewidth  # sides are rounded to a pixel
+    )
 
 
 def can_be_mapped(series: tifffile.TiffPageSeries) -> bool:

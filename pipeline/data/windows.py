@@ -198,26 +198,29 @@ def _paste(tile: np.ndarray, corner: tuple[int, int], pixels: np.ndarray, box: B
 
 
 @contextmanager
-def open_windows(path: Path, *, lenient: bool = False, exif: bool = True) -> Iterator[Windows]:
+def open_windows(
+    path: Path, *, lenient: bool = False, exif: bool = True, at_least: tuple[int, int] | None = None
+) -> Iterator[Windows]:
     """Open an image to read it window by window, until the block ends.
 
     Args:
         lenient: parts of a TIFF that cannot be decoded are read as 0, and logged with their place.
         exif: as `formats.read_raster`; an image that is stored rotated is decoded whole.
+        at_least: as `tiff.open_series`, for a TIFF: boxes are in pixels of that level of a pyramid.
 
     Raises:
         ImageError: as `formats.read_raster`; and while windows are read, for what cannot be decoded.
     """
     with ExitStack() as files:
-        yield GuardedReader(path, read_or_raise(path, lambda path: _open(path, files, lenient, exif)))
+        yield GuardedReader(path, read_or_raise(path, lambda path: _open(path, files, lenient, exif, at_least)))
 
 
-def _open(path: Path, files: ExitStack, lenient: bool, exif: bool) -> Windows:
+def _open(path: Path, files: ExitStack, lenient: bool, exif: bool, at_least: tuple[int, int] | None) -> Windows:
     """The image by window; the files that it needs are closed with `files`."""
     form = format_of(path)
     if form is TIFF:
         file = files.enter_context(tifffile.TiffFile(path))
-        return _open_tiff(path, file, files, lenient, exif)
+        return _open_tiff(path, open_series(path, file, at_least), files, lenient, exif)
     if form is NPY:
         read_npy_header(path)
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -230,8 +233,7 @@ def _read_whole(path: Path, *, exif: bool) -> ArrayReader:
     return ArrayReader(raster.pixels, alpha=raster.alpha)
 
 
-def _open_tiff(path: Path, file: tifffile.TiffFile, files: ExitStack, lenient: bool, exif: bool) -> Windows:
-    series = open_series(path, file)
+def _open_tiff(path: Path, series: tifffile.TiffPageSeries, files: ExitStack, lenient: bool, exif: bool) -> Windows:
     page = series.keyframe
     if page.tiledepth > 1 or page.imagedepth > 1:
         raise ImageError(f"{path}: a TIFF of volumes, {series.shape}: expected rows, columns, channels")

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline import hardware
@@ -20,6 +19,7 @@ from pipeline.data.reader import Reader
 from pipeline.data.sample import Sample, samples_of
 from pipeline.inference.backends import BACKENDS
 from pipeline.inference.prediction_store import StoreWriter, probs_to_uint8
+from pipeline.inference.resampling import resize_probs
 from pipeline.inference.tiles import TensorImage, WindowedImage, predict_strips
 from pipeline.inference.tta import average_views
 from pipeline.prefetch import prefetch
@@ -32,7 +32,7 @@ class Predictor:
     """A model prepared for prediction on this machine's device.
 
     Args:
-        views: keys of `symmetries.SYMMETRIES`, whose probabilities are averaged.
+        views: as for `tta.parse_view`; their probabilities are averaged.
         precision: as `hardware.precision`.
         exclusive: one class per pixel, so the probabilities of the classes sum to 1.
         tiles: predict images in tiles; None: each image at once.
@@ -132,12 +132,12 @@ def predict_images(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Predict the images of an index, and yield the id and the probabilities as uint8 of each.
 
-    Images of equal size form batches, which are read while earlier ones are predicted. With tiles, images are read by
-    window, one after the other.
+    Images of equal size in the network form batches, which are read while earlier ones are predicted. With tiles,
+    images are read by window, one after the other.
 
     Args:
         what: label of the progress bar.
-        size: height and width to which probabilities are resized; None: those of the image.
+        size: height and width to which probabilities are resized; None: those of the image's file.
 
     Shapes:
         yields: image_id, (classes, H, W) uint8.
@@ -151,16 +151,17 @@ def predict_images(
                 values = predict_windows(predictor, sample, reader, size)
             yield sample.image_id, values
         return
-    batches = equal_size_batches(index, batch_size)
+    samples = samples_of(index)
+    batches = equal_size_batches([reader.target(sample) for sample in samples], batch_size)
     workers = min(workers, len(batches))
     loader = Loader(Images(index, reader), batch_sampler=batches, num_workers=workers)
-    ids = index["image_id"].to_numpy()
     read = track(loader if workers else prefetch(loader), what, total=len(batches))
     for positions, images in zip(batches, read, strict=True):
-        for image_id, probs in zip(ids[positions], resize_probs(predictor(images), size), strict=True):
-            with _name_image(image_id):
-                values = probs_to_uint8(probs.numpy())
-            yield image_id, values
+        for position, probs in zip(positions, predictor(images), strict=True):
+            sample = samples[position]
+            with _name_image(sample.image_id):
+                values = probs_to_uint8(resize_probs(probs[None], size or sample.size)[0].numpy())
+            yield sample.image_id, values
 
 
 @contextmanager
@@ -191,29 +192,13 @@ def predict_windows(
     Raises:
         FloatingPointError: for a probability that is not finite.
     """
+    size = size or sample.size or reader.size(sample)
     with reader.open_windows(sample) as image:
         strips = predictor.strips(image, views)
-        if size is None:
+        if image.shape == tuple(size):
             return np.concatenate([probs_to_uint8(strip.numpy()) for strip in strips], axis=2)
         probs = torch.cat(list(strips), dim=2)
         return probs_to_uint8(resize_probs(probs[None], size)[0].numpy())
-
-
-def resize_probs(probs: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """Resize probabilities; each axis by area where it shrinks and bilinearly where it grows.
-
-    Args:
-        size: height and width; None: unchanged.
-
-    Shapes:
-        probs: (N, C, H, W) in [0, 1]; returned as (N, C, *size).
-    """
-    if size is None:
-        return probs
-    smaller = tuple(min(old, new) for old, new in zip(probs.shape[-2:], size, strict=True))
-    if smaller != probs.shape[-2:]:
-        probs = F.interpolate(probs, smaller, mode="area")
-    return probs if smaller == tuple(size) else F.interpolate(probs, size, mode="bilinear")
 
 
 def predict_to_store(

@@ -1,16 +1,18 @@
 """Which models and views of an ensemble run within a time budget, and how long they take.
 
-    time = images · (overhead + Σ over members of folds · views · seconds per model run)
+    time = images · (overhead + Σ over members of folds · Σ over views of scale² · seconds per model run)
 
-A model run is one model on one view of one image. If the whole ensemble does not fit, fallbacks are applied in the
-bundle's order: first views, whose score loss is measured out of fold, then folds, whose score loss cannot be measured:
-the out-of-fold prediction of a training image comes from one fold alone.
+A model run is one model on one view of one image; a view that scales the image by 1.25 counts as 1.25² runs. If the
+whole ensemble does not fit, fallbacks are applied in the bundle's order: first views, whose score loss is measured out
+of fold, then folds, whose score loss cannot be measured: the out-of-fold prediction of a training image comes from one
+fold alone.
 """
 
 import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from pipeline.inference.tta import parse_view
 from pipeline.schema import Table
 from pipeline.training.checkpoint import Fold
 
@@ -35,9 +37,9 @@ class Member(NamedTuple):
     views: tuple[str, ...]
 
     @property
-    def model_runs(self) -> int:
+    def model_runs(self) -> float:
         """The number of model runs per image."""
-        return len(self.folds) * len(self.views)
+        return len(self.folds) * sum(parse_view(view).cost for view in self.views)
 
     def without(self, fallback: Fallback) -> "Member":
         """Return the member without the view or fold that a fallback drops.

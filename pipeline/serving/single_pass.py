@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ from pipeline.data.loader import Loader
 from pipeline.data.reader import Reader
 from pipeline.data.sample import Sample
 from pipeline.inference.prediction_store import probs_to_uint8
-from pipeline.inference.predictor import Predictor, predict_windows, resize_probs
+from pipeline.inference.predictor import Predictor, predict_windows
+from pipeline.inference.resampling import resize_probs
 from pipeline.prefetch import prefetch
 from pipeline.progress import clock
 from pipeline.serving.budget_plan import USABLE_SHARE, Costs, Fallback, Member, Plan, describe_fallback, fit_plan
@@ -40,7 +42,8 @@ class LoadedImage(NamedTuple):
 
     image_id: str
     sample: Sample | None
-    pixels: tuple[Tensor, ...] = ()  # (channels, H, W) each
+    pixels: tuple[Tensor, ...] = ()  # (channels, H, W) each, at the size at which its reader's models predict
+    sizes: tuple[tuple[int, int], ...] = ()  # height and width of the file, as each reader turns it
     problem: str = ""
 
 
@@ -74,7 +77,10 @@ class LoadedImages(Dataset):
             return LoadedImage(image_id, None, problem="no such image")
         sample = Sample(image_id, (path,))
         try:
-            return LoadedImage(image_id, sample, tuple(to_tensor(reader.read(sample)) for reader in self.readers))
+            sizes = tuple(reader.size(sample) for reader in self.readers)
+            sized = (replace(sample, size=size) for size in sizes)
+            pixels = (to_tensor(reader.read(each)) for reader, each in zip(self.readers, sized, strict=True))
+            return LoadedImage(image_id, sample, tuple(pixels), sizes)
         except Exception as error:  # a damaged file can raise anything; the other images are still predicted
             return LoadedImage(image_id, sample, problem=one_line(error))
 
@@ -127,7 +133,7 @@ class SinglePass:
         self.fallbacks = [fallback for fallback in bundle.record.fallbacks if used.get(fallback.member)]
         self.numbers = {cfg.name: number for number, cfg in enumerate(bundle.cfgs)}
         self.models = {(m.name, fold): load(self._cfg(m.name), fold) for m in self.plan for fold in m.folds}
-        self.reader_of = [Reader.of(cfg) for cfg in bundle.cfgs]
+        self.reader_of = [Reader.for_prediction(cfg) for cfg in bundle.cfgs]
         # A tiled model reads each window itself: the whole image may not fit into memory.
         self.tiled = [cfg.predict.tiles is not None for cfg in bundle.cfgs]
         untiled = [reader for reader, tiled in zip(self.reader_of, self.tiled, strict=True) if not tiled]
@@ -234,9 +240,10 @@ class SinglePass:
         return values
 
     def _predict_whole(self, member: Member, number: int, batch: list[LoadedImage]) -> list[np.ndarray]:
-        images = _stacked(batch, self.readers.index(self.reader_of[number]))
+        reader = self.readers.index(self.reader_of[number])
+        images, size = _stacked(batch, reader), self.size or batch[0].sizes[reader]
         probs = (self.models[member.name, fold](images, member.views) for fold in member.folds)
-        return [probs_to_uint8(resize_probs(each, self.size).numpy()) for each in probs]
+        return [probs_to_uint8(resize_probs(each, size).numpy()) for each in probs]
 
     def _predict_tiled(self, member: Member, number: int, batch: list[LoadedImage]) -> list[np.ndarray]:
         (item,) = batch
@@ -253,7 +260,8 @@ class SinglePass:
 
 
 def _shape(item: LoadedImage) -> tuple[object, ...]:
-    return tuple((each.shape, each.dtype) for each in item.pixels)
+    """What the images of a batch have in common."""
+    return item.sizes, tuple((each.shape, each.dtype) for each in item.pixels)
 
 
 def _stacked(batch: list[LoadedImage], reader: int) -> Tensor:

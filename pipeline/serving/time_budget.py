@@ -20,7 +20,7 @@ class _Measurement:
     since: float  # seconds after the start
     images: int = 0
     seconds: dict[str, float] = field(default_factory=dict)  # of each member's models
-    model_runs: dict[str, int] = field(default_factory=dict)
+    model_runs: dict[str, float] = field(default_factory=dict)
 
 
 class TimeBudget:
@@ -56,11 +56,11 @@ class TimeBudget:
         if not self.batches:
             self._warm_up.since = self.elapsed
 
-    def add_model_time(self, member: str, model_runs: int, seconds: float) -> None:
+    def add_model_time(self, member: str, model_runs: float, seconds: float) -> None:
         """Add the time of a member's models on one batch."""
         measured = self._later if self.batches else self._warm_up
         measured.seconds[member] = measured.seconds.get(member, 0.0) + seconds
-        measured.model_runs[member] = measured.model_runs.get(member, 0) + model_runs
+        measured.model_runs[member] = measured.model_runs.get(member, 0.0) + model_runs
 
     def finish_batch(self, images: int) -> None:
         """Count a batch of images that are predicted, post-processed and written."""

@@ -16,6 +16,7 @@ from pipeline import competition, config, folds, hardware
 from pipeline.config import Config, place
 from pipeline.data.crops import crop_index
 from pipeline.data.index import describe_unlisted, read_test_index
+from pipeline.data.reader import Reader
 from pipeline.files import file_lock, write_text
 from pipeline.inference.prediction_store import is_complete, start_store
 from pipeline.inference.predictor import Predictor, predict_to_store
@@ -208,7 +209,7 @@ def _fit(
     with place(cfg):
         model = build_model(cfg.model)  # before pseudo-labels are made, which takes hours: weights may not fit
     if cfg.data.crops:
-        train_index = crop_index(train_index, context.labels, cfg.data.crops)
+        train_index = crop_index(train_index, context.labels, cfg.data.crops, context.reader.resize)
     data = FoldData(
         fold,
         train_index,
@@ -291,6 +292,7 @@ def _made_by(context: Context, fold: Fold) -> dict[str, Any]:
         "weights": read_record(context.paths.weights(fold)),
         "fold": fold,
         **({"size": context.card.size} if context.card.size else {}),
+        **({"scale": cfg.predict.scale} if cfg.predict.scale != config.Predict().scale else {}),
         **({"backend": cfg.predict.backend} if cfg.predict.backend != config.Predict().backend else {}),
         **({"tiles": cfg.predict.tiles.model_dump()} if cfg.predict.tiles else {}),
     }
@@ -319,7 +321,7 @@ def fill_store(context: Context, fold: Fold, index: pd.DataFrame, folder: Path, 
         folder,
         rank=among.rank,
         world=among.world,
-        reader=context.reader,
+        reader=Reader.for_prediction(cfg),
         batch_size=cfg.predict.batch_size,
         workers=hardware.num_workers(cfg.train.workers),
         what=what,

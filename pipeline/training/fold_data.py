@@ -15,6 +15,7 @@ from pipeline.data.labels import Labels
 from pipeline.data.loader import Loader
 from pipeline.data.mixing import Mixing
 from pipeline.data.reader import Reader
+from pipeline.data.resize import Resize
 from pipeline.data.sampler import EpochSampler
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.pseudo_labels import refuse_other_fold
@@ -83,12 +84,13 @@ def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, grou
         seed: of sampling and augmentation.
     """
     phase, pseudo = cfg.phases[number - 1], pseudo_of(data, number)
+    reader = data.reader.at(Resize(phase.size)) if phase.size else data.reader
     workers = hardware.num_workers(cfg.workers)
     images = MaskedImages(
         data.train_index,
         data.labels,
-        data.reader,
-        Augment(phase.augment, phase.crop, data.reader.channels, scale=phase.scale),
+        reader,
+        Augment(phase.augment, phase.crop, reader.channels, scale=phase.scale),
         num_workers=max(1, workers),
         pseudo=PseudoLabelled(pseudo.index, PredictionStore(pseudo.store).read) if pseudo else None,
         mixing=_mixing(phase, data.train_index, data.labels.boundary),

@@ -62,6 +62,7 @@ class Columns(Table):
     packed_objects: str | None = None
     copied: tuple[str, ...] = ()  # further columns of the sample between id and rle, which a submission repeats
     group: str | None = None  # images with the same value stay in one fold: patient, video, mosaic
+    meta_id: str | None = None  # of the image in the meta table; default: `id`
 
     def model_post_init(self, _context: object) -> None:
         """Check keys that depend on each other.
@@ -263,6 +264,11 @@ class Competition(Table):
     def group_column(self) -> str | None:
         """The column of the training tables whose equal values stay in one fold."""
         return next((each.group for each in (self.columns, *self.train_columns) if each.group), None)
+
+    @property
+    def meta_id(self) -> str:
+        """The column of the meta table that has the images' ids."""
+        return self.columns.meta_id or self.columns.id
 
 
 def _canonical_metric(table: Mapping[str, Any]) -> str:

@@ -103,6 +103,20 @@ def test_a_mask_with_undeclared_values_is_refused_with_the_line_for_the_card(tin
         read_index(competition.load("tiny.toml"), tiny / "tiny")
 
 
+def test_the_meta_table_may_name_its_own_id_column(tiny, card, edit):
+    # As where the submission's id column is ImageId_ClassId, and the meta table's is ImageId.
+    edit("tiny.toml", 'train_csv = "train.csv"', 'train_csv = "train.csv"\ntrain_meta = "meta.csv"')
+    edit("tiny.toml", "[columns]", '[columns]\nmeta_id = "ImageId"')
+    ids = read_index(card, tiny / "tiny")["image_id"]
+    (tiny / "tiny/meta.csv").write_text("id,ImageId\n" + "".join(f"x{key[1]},{key}\n" for key in reversed(ids)))
+    index = read_index(competition.load("tiny.toml"), tiny / "tiny")
+    assert index["meta.id"].tolist() == [f"x{key[1]}" for key in index["image_id"]]
+    assert "meta.ImageId" not in index
+    edit("tiny.toml", 'meta_id = "ImageId"', 'meta_id = "image"')
+    with pytest.raises(ValueError, match=r"meta\.csv: .*'image'"):
+        read_index(competition.load("tiny.toml"), tiny / "tiny")
+
+
 def test_group_comes_from_the_meta_table(tiny, edit):
     edit("tiny.toml", 'train_csv = "train.csv"', 'train_csv = "train.csv"\ntrain_meta = "meta.csv"')
     edit("tiny.toml", 'rle = "rle_mask"', 'rle = "rle_mask"\ngroup = "well"')

@@ -434,7 +434,7 @@ def join_meta(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFram
         )
     if card.group_column in table and "group" not in index:
         meta["group"] = table[card.group_column].map(normalize_id)
-    labels = {card.columns.id, *(columns.rle for columns in card.training_layouts)}  # the meta table may be the labels'
+    labels = {card.meta_id, *(columns.rle for columns in card.training_layouts)}  # the meta table may be the labels'
     new = [column for column in table if column not in labels and META + column not in index]
     meta = pd.concat([meta, table[new].add_prefix(META)], axis=1)
     return index.merge(meta, on="image_id", how="left", validate="one_to_one")

@@ -101,6 +101,7 @@ class Masks(Table):
     void: Value | None = None  # pixels that losses and metrics ignore
     background: Value | None = None  # with values: no class; default: 0, if classes may overlap and none is 0
     above: float | None = Field(default=None, ge=0)  # one class: larger grey values are mask, as after JPEG compression
+    soft: bool = False  # one class: values are fractions of the white of 8 or 16 bits, or floats from 0 to 1
 
 
 class Leaderboard(Table):
@@ -123,6 +124,9 @@ class Competition(Table):
     exclusive: bool = False  # one class per pixel; otherwise one mask per class, which may overlap
     instances: bool = False  # one row per object, without overlap; an image without any has one empty row
     several_rows: bool = False  # whether a training mask is the union of several rows or mask images
+    # Several rows or mask images of an image, or planes of a .npy, are each an annotator's mask. Their mean is a soft
+    # target; with "majority" a pixel is masked if more than half of them mask it, with "union" if one does.
+    annotators: Literal["mean", "majority", "union"] | None = None
     images_without_rows: Literal["refuse", "empty", "ignore"] = "refuse"  # training images without a row or mask
     size: tuple[PositiveInt, PositiveInt] | None = None  # height and width of submitted masks; default: the image's
     masks: Masks = Masks()
@@ -221,6 +225,7 @@ class Competition(Table):
                 "each pixel has a class, and each image one mask image"
             )
         self._check_objects()
+        self._check_soft()
         if (self.masks.void is not None or self.ignore_class) and metric_kind(self.metric) == "volumes":
             raise ValueError(
                 f"metric '{self.metric}': masks.void and ignore_class are not supported for a metric of volumes"
@@ -244,6 +249,24 @@ class Competition(Table):
                 "instances from mask images: set masks.objects = true (label images, each value an object), or "
                 "files.mask_pattern (a file for each object)"
             )
+
+    def _check_soft(self) -> None:
+        """Check the keys of soft masks and of annotators."""
+        kinds = {"exclusive": self.exclusive, "instances": self.instances, "several_rows": self.several_rows}
+        values = {"masks.values": self.masks.values is not None, "masks.above": self.masks.above is not None}
+        votes = {f'annotators = "{self.annotators}"': self.annotators in ("majority", "union")}
+        for key, is_set, others in (
+            ("annotators", self.annotators, kinds),
+            ("masks.soft", self.masks.soft, kinds | values | votes),
+        ):
+            if is_set and (found := [other for other, is_set in others.items() if is_set]):
+                raise ValueError(f"{key} and {found[0]} contradict each other: leave out one of them")
+        if self.masks.soft and (not self.files.train_masks or len(self.classes) > 1):
+            raise ValueError(
+                "masks.soft needs mask images (files.train_masks) of one class; for several, give each annotator's rows"
+            )
+        if self.annotators and not (self.files.train_csv or self.files.train_masks):
+            raise ValueError("annotators needs files.train_csv or files.train_masks: outlines and COCO are of one each")
 
     def _check_values(self) -> None:
         masks = self.masks

@@ -11,12 +11,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from pipeline.data.augment import STRENGTHS, Augment, RandomScaledCrop
-from pipeline.data.dataset import Images, MaskedImages, PseudoLabelled, equal_size_batches
+from pipeline.data.dataset import AddedImages, Images, MaskedImages, equal_size_batches
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
 from pipeline.data.loader import collate, on_device
 from pipeline.data.mixing import Mixing
 from pipeline.data.reader import Reader
+from pipeline.data.resize import UNCHANGED
 from pipeline.data.sample import samples_of
 from pipeline.data.sampler import EpochSampler
 
@@ -133,14 +134,14 @@ def test_sampler_uses_one_stream_for_permutations_and_then_seeds():
     positions = [*rng.permutation(6), *rng.permutation(6)]
     expected = list(zip(positions, rng.integers(2**31, size=12), strict=True))
     assert draws(EpochSampler(6, 1, labels=None, repeats=2), 4) == expected
-    assert draws(EpochSampler(6, 1, labels=None, repeats=2, pseudo=5, weight=0.0), 4) == expected
-    assert draws(EpochSampler(6, 1, labels=None, repeats=2, pseudo=0, weight=0.5), 4) == expected
+    assert draws(EpochSampler(6, 1, labels=None, repeats=2, added=[(5, 0.0)]), 4) == expected
+    assert draws(EpochSampler(6, 1, labels=None, repeats=2, added=[(0, 0.5)]), 4) == expected
 
 
 @pytest.mark.parametrize("labels", [None, np.array(list("aabbbbbbcc"))])
 def test_pseudo_labelled_images_are_added_without_changing_the_other_draws(labels):
     alone = draws(EpochSampler(10, 1, labels=labels, repeats=2), 3)
-    mixed = draws(EpochSampler(10, 1, labels=labels, repeats=2, pseudo=30, weight=0.5), 3)
+    mixed = draws(EpochSampler(10, 1, labels=labels, repeats=2, added=[(30, 0.5)]), 3)
     assert [draw for draw in mixed if draw[0] < 10] == alone
     pseudo = [position for position, _ in mixed if position >= 10]
     assert len(pseudo) == len(set(pseudo)) == 10  # half of 20, without repetition
@@ -148,13 +149,13 @@ def test_pseudo_labelled_images_are_added_without_changing_the_other_draws(label
 
 
 def test_pseudo_labelled_images_repeat_only_after_all_were_drawn():
-    drawn = [position - 4 for position, _ in draws(EpochSampler(4, 1, labels=None, repeats=5, pseudo=3, weight=0.4), 0)]
+    drawn = [position - 4 for position, _ in draws(EpochSampler(4, 1, labels=None, repeats=5, added=[(3, 0.4)]), 0)]
     pseudo = [position for position in drawn if position >= 0]
     assert sorted(np.bincount(pseudo)) == [2, 3, 3]
 
 
 def test_pseudo_labelled_images_are_spread_over_the_epoch_and_change_with_it():
-    sampler = EpochSampler(50, 1, labels=None, repeats=1, pseudo=200, weight=1.0)
+    sampler = EpochSampler(50, 1, labels=None, repeats=1, added=[(200, 1.0)])
     epochs = [draws(sampler, epoch) for epoch in range(40)]
     places = np.array([[position >= 50 for position, _ in epoch] for epoch in epochs])
     assert (places.sum(axis=1) == 50).all()
@@ -165,7 +166,7 @@ def test_pseudo_labelled_images_are_spread_over_the_epoch_and_change_with_it():
 
 
 def test_processes_split_pseudo_labelled_images():
-    options = {"labels": None, "repeats": 1, "pseudo": 9, "weight": 0.5}
+    options = {"labels": None, "repeats": 1, "added": [(9, 0.5)]}
     whole = draws(EpochSampler(20, 1, **options), 2)
     parts = [draws(EpochSampler(20, 1, **options, rank=rank, world=2), 2) for rank in (0, 1)]
     assert sorted(parts[0] + parts[1]) == sorted(whole)
@@ -219,17 +220,17 @@ def test_workers_do_not_repeat_each_others_augmentations(tiny, card):
 def pseudo_labels(card, tiny):
     """The test images with labels that identify them: void, with a box of 1."""
 
-    def label(image_id):
-        mask = np.full((1, 36, 44), 255, np.uint8)
-        mask[:, 4 : 8 + int(image_id) % 20, 10:20] = 1
+    def label(sample, resize=UNCHANGED):
+        mask = np.full((36, 44, 1), 255, np.uint8)
+        mask[4 : 8 + int(sample.image_id) % 20, 10:20] = 1
         return mask
 
-    return PseudoLabelled(read_test_index(card, tiny / "tiny"), label)
+    return AddedImages(read_test_index(card, tiny / "tiny"), label)
 
 
 def test_pseudo_labelled_images_follow_the_training_images(tiny, card):
     index, pseudo = read_index(card, tiny / "tiny"), pseudo_labels(card, tiny)
-    data = MaskedImages(index, Labels.of(card), Reader(1), Augment("none", None, 1), pseudo=pseudo)
+    data = MaskedImages(index, Labels.of(card), Reader(1), Augment("none", None, 1), added=[pseudo])
     assert (len(data), data.num_labelled) == (23, 18)
     alone = MaskedImages(index, Labels.of(card), Reader(1), Augment("none", None, 1))
     for one, other in zip(data[17, 3], alone[17, 3], strict=True):
@@ -237,7 +238,7 @@ def test_pseudo_labelled_images_follow_the_training_images(tiny, card):
     for place, sample in enumerate(samples_of(pseudo.index)):
         image, mask = data[18 + place, 3]
         assert np.array_equal(image.numpy(), Reader(1).read(sample).transpose(2, 0, 1))
-        assert np.array_equal(mask.numpy(), pseudo.label(sample.image_id))
+        assert np.array_equal(mask.numpy(), pseudo.read(sample).transpose(2, 0, 1))
 
 
 def test_an_item_without_options_uses_its_seed_for_augmentation_only(tiny, card, monkeypatch):
@@ -260,8 +261,8 @@ def test_mixing_is_the_same_in_workers_and_uses_training_images_only(tiny, card,
     )
 
     def batches(workers):
-        data = MaskedImages(index, Labels.of(card), Reader(1), Augment("strong", 32, 1), pseudo=pseudo, mixing=mixing)
-        sampler = EpochSampler(18, 5, labels=None, repeats=2, pseudo=5, weight=0.5)
+        data = MaskedImages(index, Labels.of(card), Reader(1), Augment("strong", 32, 1), added=[pseudo], mixing=mixing)
+        sampler = EpochSampler(18, 5, labels=None, repeats=2, added=[(5, 0.5)])
         return list(DataLoader(data, 6, sampler=sampler, num_workers=workers))
 
     read, original = [], MaskedImages._augmented

@@ -15,15 +15,16 @@ from pipeline.config import Crops
 from pipeline.data import loader
 from pipeline.data.augment import Augment
 from pipeline.data.crops import crop_index
-from pipeline.data.dataset import Images, MaskedImages, PseudoLabelled
+from pipeline.data.dataset import Images, MaskedImages
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
 from pipeline.data.loader import Loader
 from pipeline.data.mixing import Mixing
 from pipeline.data.reader import Reader
 from pipeline.data.sampler import EpochSampler
-from pipeline.inference.prediction_store import PredictionStore, StoreWriter, start_store
+from pipeline.inference.prediction_store import StoreWriter, start_store
 from pipeline.serving.single_pass import LoadedImages, read_images
+from pipeline.training.fold_data import PseudoData
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +46,7 @@ def masked(card, folder, *, crops=False):
         labels,
         Reader(1),
         Augment("strong", 32, 1),
-        pseudo=PseudoLabelled(pseudo, PredictionStore(folder / "labels").read),
+        added=[PseudoData(pseudo, folder / "labels", 0.5, (1,)).images],
         mixing=Mixing({"cutmix": 0.5, "copy_paste": 0.3}, np.arange(18), np.arange(9)),
     )
 
@@ -67,7 +68,7 @@ def test_images_for_prediction_can_be_sent_to_another_process(tiny, card):
 
 
 def batches(images, **options):
-    sampler = EpochSampler(18, 5, labels=None, repeats=1, pseudo=5, weight=0.5)
+    sampler = EpochSampler(18, 5, labels=None, repeats=1, added=[(5, 0.5)])
     batches_of_epoch = Loader(images, 6, sampler=sampler, **options)
     found = []
     for epoch in range(2):

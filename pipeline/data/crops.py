@@ -9,6 +9,7 @@ from pipeline.config import Crops
 from pipeline.data.labels import Labels
 from pipeline.data.resize import UNCHANGED, Resize
 from pipeline.data.sample import Sample, samples_of
+from pipeline.data.soft_masks import harden
 from pipeline.data.targets import target_window
 from pipeline.data.windows import Box
 from pipeline.progress import track
@@ -40,7 +41,7 @@ def _windows(sample: Sample, labels: Labels, crops: Crops, resize: Resize) -> It
     height, width = resize.target(sample.size)
     high, wide = min(crops.size, height), min(crops.size, width)
     for left in window_starts(width, wide, crops.stride):
-        column = (target_window(labels, sample, Box(0, left, height, wide), resize) == 1).any(axis=2)
+        column = (harden(target_window(labels, sample, Box(0, left, height, wide), resize)) == 1).any(axis=2)
         for top in window_starts(height, high, crops.stride):
             yield Box(top, left, high, wide), float(column[top : top + high].mean())
 

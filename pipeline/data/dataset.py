@@ -1,6 +1,7 @@
 """Images and masks as tensors."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,21 +15,24 @@ from pipeline.data.augment import Augment
 from pipeline.data.labels import Labels
 from pipeline.data.mixing import Mixing, Pair
 from pipeline.data.reader import Reader
+from pipeline.data.resize import Resize
 from pipeline.data.sample import Sample, samples_of
-from pipeline.data.targets import read_target, resize_mask
+from pipeline.data.targets import read_target
 from pipeline.metrics import VOID
 
 
-class PseudoLabelled(NamedTuple):
-    """Images with masks predicted by models: their positions follow the training images, and no mix takes them.
+class AddedImages(NamedTuple):
+    """Images beside the training set, pseudo-labelled or of an extra set, which no mix takes.
 
-    Shapes:
-        index: rows with image_id, path, height, width.
-        label: from an image id to (C, H, W) uint8, 0, 1 or 255 where ignored.
+    Args:
+        index: with image_id, path, height, width.
+        read: from a sample, at the network's size, to its target, as `targets.read_target`.
+        is_soft: whether targets are soft.
     """
 
     index: pd.DataFrame
-    label: Callable[[str], np.ndarray]
+    read: Callable[[Sample, Resize], np.ndarray]
+    is_soft: bool = False
 
 
 class MaskedImages(Dataset):
@@ -40,7 +44,7 @@ class MaskedImages(Dataset):
         index: the training images, or windows of them.
         labels, reader, augment: how masks and images are read, and changed.
         num_workers: processes that load items.
-        pseudo: more images, at the positions after those of the index.
+        added: more images, at the positions after those of the index.
         mixing: of an image with others of the index, after the augmentation.
 
     Attributes:
@@ -48,7 +52,7 @@ class MaskedImages(Dataset):
 
     Shapes:
         item: image (channels, H, W) uint8 or float32 in 0 … 255; mask (C, H, W) uint8, 0 or 1, for exclusive classes
-            (1, H, W) with their numbers; 255 is ignored.
+            (1, H, W) with their numbers; float32 of 0 … 1 if some images have soft masks; 255 is ignored.
 
     Raises:
         ImageError, RLEError: while items are read, for an image or label that cannot be read.
@@ -62,14 +66,15 @@ class MaskedImages(Dataset):
         augment: Augment,
         num_workers: int = 1,
         *,
-        pseudo: PseudoLabelled | None = None,
+        added: Sequence[AddedImages] = (),
         mixing: Mixing | None = None,
     ):
-        indices = [index] if pseudo is None else [index, pseudo.index]
+        sets = [AddedImages(index, partial(read_target, labels), labels.is_soft), *added]
         self.num_labelled = len(index)
-        self.samples = [sample for each in indices for sample in samples_of(each)]
-        self.labels, self.reader, self.augment = labels, reader, augment
-        self.pseudo, self.mixing = pseudo, mixing
+        self.samples = [sample for each in sets for sample in samples_of(each.index)]
+        self.targets = [each.read for each in sets for _ in range(len(each.index))]
+        self.is_soft = any(each.is_soft for each in sets)
+        self.labels, self.reader, self.augment, self.mixing = labels, reader, augment, mixing
         channels = (reader.channels, 1 if labels.exclusive else labels.channels)  # of an image and of its mask
         shapes = [[(*reader.target(sample), each) for each in channels] for sample in self.samples]
         self.cache = make_cache(shapes, num_workers)
@@ -103,20 +108,14 @@ class MaskedImages(Dataset):
         Raises:
             ValueError: for a value that is neither a label nor void.
         """
-        mask = self._mask(sample, position)
-        labels = len(self.labels.classes) if self.labels.exclusive else 2
-        unexpected = mask[(mask >= labels) & (mask != VOID)]
+        mask = self.targets[position](sample, self.reader.resize)
+        largest = len(self.labels.classes) - 1 if self.labels.exclusive else 1
+        unexpected = mask[~((mask >= 0) & (mask <= largest) | (mask == VOID))]
         if unexpected.size:
             raise ValueError(
-                f"mask of '{sample.image_id}' holds {unexpected[0]}: expected 0 to {labels - 1}, or {VOID} for void"
+                f"mask of '{sample.image_id}' holds {unexpected[0]}: expected 0 to {largest}, or {VOID} for void"
             )
-        return mask
-
-    def _mask(self, sample: Sample, position: int) -> np.ndarray:
-        if position < self.num_labelled:
-            return read_target(self.labels, sample, self.reader.resize)
-        label = np.ascontiguousarray(self.pseudo.label(sample.image_id).transpose(1, 2, 0))
-        return resize_mask(label, self.reader.target(sample), exclusive=self.labels.exclusive)
+        return mask.astype(np.float32) if self.is_soft else mask
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:

@@ -186,13 +186,14 @@ def _mask_files(card: Competition, root: Path) -> dict[str, tuple[Path, ...]]:
         files = {image_id: paths for image_id, paths in files.items() if not images.intersection(paths)}
     if not files:
         raise ValueError(f"no mask: {describe_no_files(search)}")
-    if card.several_rows or (card.instances and not card.masks.objects):
+    if card.several_rows or card.annotators or (card.instances and not card.masks.objects):
         return files
     for image_id, (first, *others) in files.items():
         if others:
             raise ValueError(
                 f"{others[0]} and {first} are both the mask of '{image_id}': correct the card's mask_pattern. If each "
-                f"object has a file, set instances = true; if each part of a mask has one, several_rows = true"
+                f"object has a file, set instances = true; if each part of a mask has one, several_rows = true; if "
+                f"each annotator has one, annotators"
             )
     return files
 
@@ -247,7 +248,7 @@ def _label_rows(card: Competition, root: Path, reader: Reader) -> pd.DataFrame:
         folder, options = root / card.files.train_images, {"suffix": card.files.suffix, "void": card.ignore_class}
         return read_coco(path, folder, train_files(card, root), card.classes, card.dialect, reader, **options)
     rows = read_rows(path, card.training_layouts, labels)
-    if not (card.several_rows or card.instances):
+    if not (card.several_rows or card.annotators or card.instances):
         refuse_duplicates(rows, path)
     return rows
 
@@ -284,7 +285,7 @@ def refuse_duplicates(rows: pd.DataFrame, path: Path) -> None:
             f"{path}: {repeated.sum()} of {len(rows)} rows repeat an id, the first is "
             f"'{shortened(first['image_id'])}'{of_class} "
             f"(line {first['line']}): expected one row per mask. If each part of a mask has a row, set "
-            f"several_rows = true on the card"
+            f"several_rows = true on the card; if each annotator has one, annotators"
         )
 
 
@@ -318,11 +319,11 @@ def _add_sizes(index: pd.DataFrame, skip_bad: bool, reader: Reader) -> pd.DataFr
 
 def _add_coverage(index: pd.DataFrame, card: Competition, root: Path, *, exif: bool) -> pd.DataFrame:
     """Add coverage, of each class too, and empty. Every label is decoded for it, so that bad labels fail early."""
-    if card.files.train_masks:
+    if not card.files.train_masks:
+        shares = _rle_coverage(index, card, labels_file(card, root))
+    if card.files.train_masks or card.annotators:
         labels = Labels.of(card, exif=exif)
         shares = np.array([mask_coverage(sample, labels) for sample in samples_of(index)]).reshape(len(index), -1)
-    else:
-        shares = _rle_coverage(index, card, labels_file(card, root))
     index["coverage"] = shares.sum(axis=1).clip(max=1)
     index["empty"] = np.where(index["coverage"] == 0, "yes", "no")
     if len(card.classes) == 1:
@@ -354,12 +355,14 @@ def _areas(index: pd.DataFrame, path: Path, dialect: Dialect) -> np.ndarray:
 
 
 def mask_coverage(sample: Sample, labels: Labels) -> list[float]:
-    """The masked share of an image for each class, 0 to 1; ignored pixels count as not masked.
+    """The masked share of an image for each class, 0 to 1, of the masks that soft ones stand for.
+
+    Ignored pixels count as not masked.
 
     Raises:
         ImageError, RLEError: as `Labels.read`.
     """
-    mask = labels.read(sample)
+    mask = labels.read_mask(sample)
     masks = one_hot(mask, len(labels.classes)) if labels.exclusive else mask
     return (masks == 1).mean(axis=(0, 1)).tolist()
 
@@ -424,8 +427,8 @@ def join_meta(index: pd.DataFrame, card: Competition, root: Path) -> pd.DataFram
     path = root / card.files.train_meta
     if not path.exists() and (card.group_column is None or "group" in index):
         return index  # the table is optional if groups do not come from it
-    table = read_table(path, [card.columns.id])
-    meta = pd.DataFrame({"image_id": table[card.columns.id].map(normalize_id)})
+    table = read_table(path, [card.meta_id])
+    meta = pd.DataFrame({"image_id": table[card.meta_id].map(normalize_id)})
     _refuse_duplicate_ids(meta, path)
     missing = sorted(set(index["image_id"]) - set(meta["image_id"]))
     if missing:

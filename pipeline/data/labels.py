@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from pipeline.competition import Competition, Masks, Value
 from pipeline.data.boundaries import touching_boundary
 from pipeline.data.reader import ImageError, read_labels, read_mask, read_objects
 from pipeline.data.sample import Sample
+from pipeline.data.soft_masks import combine, harden, read_annotators, read_shares
 from pipeline.data.windows import Box
 from pipeline.metrics import VOID, VOID_OBJECT
 from pipeline.rle import Dialect, Runs
@@ -29,6 +31,8 @@ class Labels:
         size: height and width at which masks are submitted and scored, in pixels; None: those of the image.
         boundary: adds a channel of the pixels that are within this many pixels of two objects; None: no such channel.
         exif: rotate mask images as their EXIF orientation says; else they are read as stored.
+        annotators: how the masks of several annotators are combined, as `soft_masks.combine` takes it; None: several
+            rows or files of an image are parts of one mask.
     """
 
     classes: tuple[str, ...]
@@ -38,11 +42,13 @@ class Labels:
     size: tuple[int, int] | None
     boundary: float | None = None
     exif: bool = True
+    annotators: Literal["mean", "majority", "union"] | None = None
 
     @classmethod
     def of(cls, card: Competition, boundary: float | None = None, *, exif: bool = True) -> "Labels":
         """The labels of a card."""
-        return cls(card.classes, card.dialect, card.exclusive, card.masks, card.size, boundary, exif)
+        options = card.classes, card.dialect, card.exclusive, card.masks, card.size, boundary, exif
+        return cls(*options, annotators=card.annotators)
 
     @property
     def channels(self) -> int:
@@ -54,12 +60,18 @@ class Labels:
         """Whether `window` can read them: it cannot read boundaries between objects and exclusive classes."""
         return self.boundary is None and not self.exclusive
 
+    @property
+    def is_soft(self) -> bool:
+        """Whether targets are shares, see `soft_masks`, instead of 0 and 1."""
+        return self.masks.soft or self.annotators == "mean"
+
     def read(self, sample: Sample) -> np.ndarray:
         """The training target of a sample; of a crop, its window of the mask.
 
         Shapes:
             returns: (H, W, C) uint8, 0 or 1, one channel per class, then that of the boundaries if there is one; for
-                exclusive classes (H, W, 1), the number of the class. VOID (255) where a pixel is ignored.
+                exclusive classes (H, W, 1), the number of the class; for soft masks float32, 0 … 1. VOID (255) where a
+                pixel is ignored.
 
         Raises:
             ImageError, RLEError: for a label that cannot be read, and a mask of another size than its image.
@@ -72,7 +84,11 @@ class Labels:
             return np.where((labels == VOID_OBJECT)[..., None], VOID, np.stack(masks, axis=-1)).astype(np.uint8)
         if sample.rle is not None:
             return self._decode_classes(sample, lambda text: self.decode(text, sample.size))
-        return self._union([self._read_file(path, sample) for path in sample.mask_paths], sample.size)
+        return self._join_files(sample)
+
+    def read_mask(self, sample: Sample) -> np.ndarray:
+        """The target of a sample, as `read`, with a soft mask as the mask that it stands for, uint8 (`harden`)."""
+        return harden(self.read(sample))
 
     def window(self, sample: Sample, box: Box) -> np.ndarray:
         """One window of a sample's mask; it costs as much as decoding the columns, or rows, of the window.
@@ -88,12 +104,21 @@ class Labels:
         """
         if sample.rle is not None:
             return self._decode_classes(sample, lambda text: self._decode_window(text, sample.size, box))
-        masks = [self._read_file(path, sample, box) for path in sample.mask_paths]
-        return self._union(masks, (box.height, box.width))
+        return self._join_files(sample, box)
 
     def _decode_classes(self, sample: Sample, decode: Callable[[str], np.ndarray]) -> np.ndarray:
-        """The mask of each class's text, (H, W, C) uint8; ignored pixels are VOID unless a mask covers them."""
-        masks = np.stack([decode(text) for text in sample.rle], axis=-1)
+        """The mask of each class's text, (H, W, C); ignored pixels are VOID unless a mask covers them.
+
+        Each line is an annotator's, if the card has them. The class with the most lines tells how many there are; those
+        without a line mask nothing of a class.
+        """
+        if self.annotators:
+            lines = [text.split("\n") for text in sample.rle]
+            most = max(map(len, lines))
+            masks = [combine([decode(line) for line in each], self.annotators, most) for each in lines]
+        else:
+            masks = [decode(text) for text in sample.rle]
+        masks = np.stack(masks, axis=-1)
         if sample.rle_void is not None:
             masks[(decode(sample.rle_void)[..., None] == 1) & (masks == 0)] = VOID
         return masks
@@ -103,8 +128,27 @@ class Labels:
         windows = [self.dialect.window(runs, shape, box.slices) for runs in lines]
         return np.bitwise_or.reduce(windows)
 
+    def _join_files(self, sample: Sample, box: Box | None = None) -> np.ndarray:
+        """The target of a sample's mask images, or one window of it; empty without an image."""
+        shape = sample.size if box is None else (box.height, box.width)
+        if not self.annotators:
+            return self._union([self._read_file(path, sample, box) for path in sample.mask_paths], shape)
+        masks = [mask for path in sample.mask_paths for mask in self._read_annotators(path, sample, box)]
+        return combine(masks or [np.zeros((*shape, len(self.classes)), np.uint8)], self.annotators)
+
+    def _read_annotators(self, path: Path, sample: Sample, box: Box | None) -> list[np.ndarray]:
+        """The masks in one file, (h, w, C) each: of one annotator, or a plane for each."""
+        is_array = not (self.masks.values or self.masks.soft)
+        planes = read_annotators(path, box=box, exif=self.exif) if is_array else None
+        if planes is None:
+            return [self._read_file(path, sample, box)]
+        return [_check_size(plane, path, sample, box) for plane in planes]
+
     def _read_file(self, path: Path, sample: Sample, box: Box | None = None) -> np.ndarray:
-        """One mask image, or one window of it, (h, w, C) uint8."""
+        """One mask image, or one window of it, (h, w, C) uint8; soft ones float32."""
+        if self.masks.soft:
+            shares = read_shares(path, self.masks.void, box=box, exif=self.exif)
+            return _check_size(shares, path, sample, box)[..., None]
         if self.masks.objects:
             labels = read_objects(path, self.masks.void, box=box, exif=self.exif)
             labels = _check_size(labels, path, sample, box)
@@ -126,7 +170,7 @@ class Labels:
         return union.astype(np.uint8)
 
     def read_scored(self, sample: Sample) -> np.ndarray:
-        """The target that predictions are scored against, at the size of submitted masks.
+        """The mask that predictions are scored against, at the size of submitted masks.
 
         The boundary channel is scored too: an epoch that predicts boundaries better is a better epoch.
 
@@ -137,7 +181,7 @@ class Labels:
         Raises:
             ImageError, RLEError: as `read`.
         """
-        mask = self.read(sample)
+        mask = self.read_mask(sample)
         channels = (one_hot(mask, len(self.classes)) if self.exclusive else mask).transpose(2, 0, 1)
         return np.ascontiguousarray(channels) if self.size is None else resize_masks(channels, self.size)
 

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 
 from pipeline.data.boundaries import touching_boundary
+from pipeline.data.soft_masks import harden
 
-Pair = tuple[np.ndarray, np.ndarray]  # image (H, W, channels) uint8 or float32, mask (H, W, C) uint8
+Pair = tuple[np.ndarray, np.ndarray]  # image (H, W, channels) uint8 or float32, mask (H, W, C) uint8, soft ones float32
 Draw = Callable[[], Pair]  # the next partner
 
 MIX_STREAM = 2  # with an item's seed, the seed of its mix; the augmentation uses the item's seed alone
@@ -68,7 +69,7 @@ def copy_paste(pair: Pair, partner: Draw, rng: np.random.Generator, boundary: fl
         Ghiasi et al., Simple copy-paste, https://arxiv.org/abs/2012.07177.
     """
     donor = partner()
-    count, objects = cv2.connectedComponents((donor[1] == 1).any(axis=-1).astype(np.uint8), connectivity=8)
+    count, objects = cv2.connectedComponents((harden(donor[1]) == 1).any(axis=-1).astype(np.uint8), connectivity=8)
     if count == 1:  # the background alone
         return pair
     chosen = rng.random(count) < PASTE_PROBABILITY

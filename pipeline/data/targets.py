@@ -5,6 +5,8 @@ A pixel of a resized mask is masked if at least half of it is, counted without i
 that contains the centre of a masked pixel is masked too, unless it, or one of its eight neighbours, is masked by the
 first rule. A mask that is not empty therefore stays so, and the outlines of larger objects stay where they are.
 
+A soft mask keeps its shares: a pixel's share is the mean over the part of it that is not ignored.
+
 A pixel is ignored (VOID) if more than half of it is and the second rule does not mask it. Exclusive classes compete: a
 pixel gets the class with the largest share, and by the second rule the class that has the fewest pixels. The boundary
 channel is a mask like the others, so the width that `data.boundary` sets is in pixels of the file.
@@ -23,7 +25,7 @@ from pipeline.data.windows import Box
 from pipeline.metrics import VOID
 
 TIE = 1e-4  # weights are float32: shares that differ by less are equal
-Share = Callable[[np.ndarray], np.ndarray]  # from (h, w) bool of the mask to shares (H, W) of the resized pixels
+Share = Callable[[np.ndarray], np.ndarray]  # from (h, w) bool or float32 of the mask to the mean of each resized pixel
 NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 
@@ -31,7 +33,7 @@ def read_target(labels: Labels, sample: Sample, resize: Resize) -> np.ndarray:
     """The training target of a sample at the network's size; of a crop, its window of the resized mask.
 
     Shapes:
-        returns: (H, W, C) uint8, values as `Labels.read`.
+        returns: (H, W, C), values as `Labels.read`.
 
     Raises:
         ImageError, RLEError: as `Labels.read`.
@@ -48,7 +50,7 @@ def target_window(labels: Labels, sample: Sample, box: Box, resize: Resize) -> n
         box: in pixels of the resized image; the sample's own box is not looked at.
 
     Shapes:
-        returns: (box.height, box.width, C) uint8, values as `Labels.read`.
+        returns: (box.height, box.width, C), values as `Labels.read`.
 
     Raises:
         ImageError, RLEError: as `Labels.read`.
@@ -68,7 +70,7 @@ def resize_mask(mask: np.ndarray, target: tuple[int, int], *, exclusive: bool) -
         exclusive: the mask holds numbers of classes, else 0 and 1.
 
     Shapes:
-        mask: (H, W, C) uint8, VOID where ignored; returned as (*target, C).
+        mask: (H, W, C) uint8, soft ones float32, VOID where ignored; returned as (*target, C).
     """
     source = mask.shape[:2]
     if source == target:
@@ -95,8 +97,18 @@ def _resize(mask: np.ndarray, resampling: Resampling, place: Box, box: Box, *, e
 
     if exclusive:
         return _resize_classes(mask[..., 0], share, resampling, place, area)[inside][..., None]
-    channels = [_resize_channel(mask[..., each], share, resampling, place, area) for each in range(mask.shape[2])]
+    if mask.dtype == np.float32:
+        channels = [_resize_shares(mask[..., each], share) for each in range(mask.shape[2])]
+    else:
+        channels = [_resize_channel(mask[..., each], share, resampling, place, area) for each in range(mask.shape[2])]
     return np.stack(channels, axis=-1)[inside]
+
+
+def _resize_shares(mask: np.ndarray, share: Share) -> np.ndarray:
+    """One channel of a soft mask, 0 … 1 and VOID, (h, w) to (H, W) float32."""
+    void = share(mask == VOID)
+    mean = share(np.where(mask == VOID, 0, mask)) / np.maximum(1 - void, TIE)
+    return np.where(void > 0.5 + TIE, VOID, mean.clip(0, 1)).astype(np.float32)
 
 
 def _resize_channel(mask: np.ndarray, share: Share, resampling: Resampling, place: Box, area: Box) -> np.ndarray:

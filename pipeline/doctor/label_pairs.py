@@ -118,7 +118,7 @@ def _compare(card: Competition, names: str, pairs: Sequence[LabelPair]) -> Findi
 
 def _read_mask(card: Competition, each: LabelPair) -> np.ndarray:
     """The mask image as the card reads it, (C, H, W) uint8."""
-    mask = Labels.of(card).read(Sample(each.path.stem, (each.path,), each.shape, mask_paths=(each.path,)))
+    mask = Labels.of(card).read_mask(Sample(each.path.stem, (each.path,), each.shape, mask_paths=(each.path,)))
     return (one_hot(mask, len(card.classes)) if card.exclusive else mask).transpose(2, 0, 1)
 
 

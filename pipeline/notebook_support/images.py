@@ -46,7 +46,7 @@ def draw_samples(context: Context, seed: int = 0) -> Figure:
 
 
 def _target_panel(context: Context, sample: Sample, coverage: float) -> Panel:
-    mask = context.labels.read(sample)
+    mask = context.labels.read_mask(sample)
     masks = one_hot(mask, len(context.card.classes)) if context.labels.exclusive else mask
     masks = np.where(masks == VOID, 0, masks).transpose(2, 0, 1)[: len(context.card.classes)]
     return Panel(f"{sample.image_id[:10]}  {coverage:.1%}", context.reader.picture(sample), None, masks)

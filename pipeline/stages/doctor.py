@@ -177,7 +177,7 @@ def _previews(samples: Sequence[Sample], reader: Reader) -> Iterator[tuple[Sampl
 def _number_labels(sample: Sample, labels: Labels) -> np.ndarray | None:
     """An image's labels, one number per set of classes; None if they cannot be read or are all background."""
     try:
-        mask = labels.read(sample)
+        mask = labels.read_mask(sample)
     except (ImageError, RLEError):  # reported by another finding
         return None
     sets = mask.reshape(-1, mask.shape[2]).astype(np.int64) @ (1 << np.arange(mask.shape[2]))

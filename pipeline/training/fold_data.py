@@ -1,6 +1,7 @@
 """The data that a fold trains and validates on, and the data loader of a phase."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,16 @@ import torch
 
 from pipeline import config, hardware
 from pipeline.data.augment import Augment
-from pipeline.data.dataset import MaskedImages, PseudoLabelled
+from pipeline.data.dataset import AddedImages, MaskedImages
 from pipeline.data.index import index_column
 from pipeline.data.labels import Labels
 from pipeline.data.loader import Loader
 from pipeline.data.mixing import Mixing
 from pipeline.data.reader import Reader
 from pipeline.data.resize import Resize
+from pipeline.data.sample import Sample
 from pipeline.data.sampler import EpochSampler
+from pipeline.data.targets import read_target, resize_mask
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.pseudo_labels import refuse_other_fold
 from pipeline.training.checkpoint import FULL, Fold
@@ -32,6 +35,32 @@ class PseudoData:
     weight: float  # pseudo images drawn per training image drawn
     phases: tuple[int, ...]  # numbers of the phases that draw them
 
+    @property
+    def images(self) -> AddedImages:
+        """The images with their labels."""
+        return AddedImages(self.index, partial(_read_stored, PredictionStore(self.store)))
+
+
+def _read_stored(store: PredictionStore, sample: Sample, resize: Resize) -> np.ndarray:
+    label = np.ascontiguousarray(store.read(sample.image_id).transpose(1, 2, 0))
+    return resize_mask(label, resize.target(sample.size), exclusive=False)
+
+
+@dataclass(frozen=True)
+class ExtraData:
+    """Images of another set with labels of its own, without those that show what the fold holds out."""
+
+    name: str  # for messages
+    index: pd.DataFrame  # image_id, path, height, width and the labels
+    labels: Labels
+    weight: float  # extra images drawn per training image drawn
+    phases: tuple[int, ...]  # numbers of the phases that draw them
+
+    @property
+    def images(self) -> AddedImages:
+        """The images with their labels."""
+        return AddedImages(self.index, partial(read_target, self.labels), self.labels.is_soft)
+
 
 @dataclass(frozen=True)
 class FoldData:
@@ -39,7 +68,7 @@ class FoldData:
 
     Raises:
         ValueError: if a fold has no validation images or "full" has some; if pseudo-labels come from models that held
-            out another fold, lack a mask, or are of images that the fold validates on.
+            out another fold or lack a mask; if pseudo-labelled or extra images are images that the fold validates on.
     """
 
     fold: Fold
@@ -51,16 +80,25 @@ class FoldData:
     pseudo: PseudoData | None = None
     tiles: config.Tiles | None = None  # tiling of validation images
     batch_size: int = config.Predict().batch_size  # validation images, or tiles, per batch
+    extra: tuple[ExtraData, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.fold == FULL) != (self.valid_index is None):
             expected = "none" if self.fold == FULL else "some"
             raise ValueError(f"fold {self.fold}: expected {expected} images to validate on")
         if self.pseudo:
-            _refuse_foreign_labels(self.pseudo, self.fold, self.valid_index)
+            _refuse_foreign_labels(self.pseudo, self.fold)
+            _refuse_held_out(self.pseudo.index, str(self.pseudo.store), self.fold, self.valid_index)
+        for extra in self.extra:
+            _refuse_held_out(extra.index, extra.name, self.fold, self.valid_index)
+
+    def added(self, phase: int) -> list[PseudoData | ExtraData]:
+        """The sets, none of them empty, that phase number `phase` mixes into the training images."""
+        sets = [*([self.pseudo] if self.pseudo else []), *self.extra]
+        return [each for each in sets if phase in each.phases and len(each.index)]
 
 
-def _refuse_foreign_labels(pseudo: PseudoData, fold: Fold, valid_index: pd.DataFrame | None) -> None:
+def _refuse_foreign_labels(pseudo: PseudoData, fold: Fold) -> None:
     refuse_other_fold(pseudo.store, fold)
     without = sorted(set(pseudo.index["image_id"]) - PredictionStore(pseudo.store).ids())
     if without:
@@ -68,11 +106,14 @@ def _refuse_foreign_labels(pseudo: PseudoData, fold: Fold, valid_index: pd.DataF
             f"{pseudo.store}: no label for {len(without)} of {len(pseudo.index)} images, the first is '{without[0]}': "
             f"pass only the images of its labels.csv"
         )
-    # Compared by file: test images may have the same ids as training images.
+
+
+def _refuse_held_out(index: pd.DataFrame, name: str, fold: Fold, valid_index: pd.DataFrame | None) -> None:
+    # Compared by file: images of other sets may have the same ids as training images.
     held_out = set() if valid_index is None else set(valid_index["path"])
-    seen = [row.image_id for row in pseudo.index.itertuples() if row.path in held_out]
+    seen = [row.image_id for row in index.itertuples() if row.path in held_out]
     if seen:
-        raise ValueError(f"{pseudo.store}: '{seen[0]}' is held out by fold {fold} and cannot be trained on")
+        raise ValueError(f"{name}: '{seen[0]}' is held out by fold {fold} and cannot be trained on")
 
 
 def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, group: Processes) -> Loader:
@@ -83,7 +124,7 @@ def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, grou
     Args:
         seed: of sampling and augmentation.
     """
-    phase, pseudo = cfg.phases[number - 1], pseudo_of(data, number)
+    phase, added = cfg.phases[number - 1], data.added(number)
     reader = data.reader.at(Resize(phase.size)) if phase.size else data.reader
     workers = hardware.num_workers(cfg.workers)
     images = MaskedImages(
@@ -92,7 +133,7 @@ def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, grou
         reader,
         Augment(phase.augment, phase.crop, reader.channels, scale=phase.scale),
         num_workers=max(1, workers),
-        pseudo=PseudoLabelled(pseudo.index, PredictionStore(pseudo.store).read) if pseudo else None,
+        added=[each.images for each in added],
         mixing=_mixing(phase, data.train_index, data.labels.boundary),
     )
     sampler = EpochSampler(
@@ -102,8 +143,7 @@ def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, grou
         repeats=phase.repeats,
         rank=group.rank,
         world=group.world,
-        pseudo=len(images) - images.num_labelled,
-        weight=pseudo.weight if pseudo else 0.0,
+        added=[(len(each.index), each.weight) for each in added],
     )
     return Loader(
         images,
@@ -114,11 +154,6 @@ def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, grou
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # its own, so that the loader does not change the random numbers of dropout
     )
-
-
-def pseudo_of(data: FoldData, number: int) -> PseudoData | None:
-    """The pseudo-labels that phase `number` trains on, or None."""
-    return data.pseudo if data.pseudo and number in data.pseudo.phases and len(data.pseudo.index) else None
 
 
 def _mixing(phase: config.Phase, index: pd.DataFrame, boundary: float | None) -> Mixing | None:

@@ -24,7 +24,7 @@ class MultiHeadLoss(nn.Module):
 
     Shapes:
         outputs: of `Segmenter` in training mode.
-        target: (N, C, H, W), 0, 1 or void.
+        target: (N, C, H, W), 0, 1 or void; or 0 … 1 or void. A class is in the image if a pixel is above one half.
         returns: scalar.
     """
 
@@ -38,7 +38,7 @@ class MultiHeadLoss(nn.Module):
             losses = [self.loss(logits, target) for logits in outputs.aux_logits]
             total = total + self.aux_weight * sum(losses) / len(losses)
         if self.image_weight:
-            present = (target == 1).flatten(2).any(dim=-1)
+            present = ((target > 0.5) & (target <= 1)).flatten(2).any(dim=-1)
             logits = outputs.image_logits.float()
             total = total + self.image_weight * F.binary_cross_entropy_with_logits(logits, present.to(logits.dtype))
         return total

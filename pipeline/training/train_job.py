@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline import config
 from pipeline.training.checkpoint import Fold
-from pipeline.training.fold_data import FoldData, pseudo_of
+from pipeline.training.fold_data import FoldData
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ class TrainJob:
 
     def passes(self, phase: int) -> float:
         """Passes over the training images in one epoch of a phase, counted by the images that it draws."""
-        pseudo = pseudo_of(self.data, phase)
-        return self.cfg.phases[phase - 1].repeats * (1 + (pseudo.weight if pseudo else 0))
+        return self.cfg.phases[phase - 1].repeats * (1 + sum(each.weight for each in self.data.added(phase)))
 
     def passes_left(self, phase: int, epoch: int) -> float:
         """Passes over the training images that are left after `epoch` epochs of a phase, in it and in later phases."""

@@ -252,7 +252,7 @@ def out_of_fold(run: Path, data: Path, backends: Sequence[str], every: int) -> T
     card, cfg = competition.load(NAME), config.load(ROOT / "configs" / f"{NAME}.toml")
     index = read_index(card, data)
     table = folds.read_folds(ROOT / "folds" / f"{NAME}.csv", index)
-    reader, labels = Reader.of(cfg), Labels.of(card)
+    reader, labels = Reader.of(cfg, card), Labels.of(card)
     variants = [
         ("eager", "float32"),
         *((backend, precision) for backend in backends for precision in ("float32", "auto")),

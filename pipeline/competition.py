@@ -47,6 +47,55 @@ class Files(Table):
     # the folder. Its groups, joined by "_", are the id.
     pattern: Pattern | None = None
     mask_pattern: Pattern | None = None
+    # Several files of an id, one channel each: their paths below the folder, as in "{id}/band_08.npy"; or, with
+    # `channel_path`, the text that replaces {channel} in it.
+    channels: tuple[str, ...] = ()
+    channel_path: str | None = None  # as in "{id}/band_{channel}.npy"
+    # Slices that are no images of their own: a regular expression for the names of the files in the image's folder,
+    # whose group is the slice's number; or the page (from 0) of the image's file that the labels are of.
+    slice_pattern: Pattern | None = None
+    frame: Annotated[int, Field(ge=0)] | None = None
+
+    def model_post_init(self, _context: object) -> None:
+        """Check keys that depend on each other.
+
+        Raises:
+            ValueError: for channels without {id} or {channel}, repeated names, and for a slice_pattern beside frame.
+        """
+        for path in self.channel_paths:
+            if path.count("{id}") != 1:
+                raise ValueError(f"channels: '{shortened(path)}': expected {{id}} once, as in '{{id}}/red.tif'")
+        if self.channel_path is not None and (not self.channels or "{channel}" not in self.channel_path):
+            raise ValueError("channel_path = '{id}/band_{channel}.npy' needs {channel}, and the list channels")
+        if self.channels and self.pattern:
+            raise ValueError("channels name the files of each id: leave out pattern")
+        if twice := [name for name in self.channel_names if self.channel_names.count(name) > 1]:
+            raise ValueError(f"channels: '{shortened(twice[0])}' is repeated")
+        if self.slice_pattern and self.frame is not None:
+            raise ValueError("set slice_pattern (slices are files) or frame (they are pages of a file), not both")
+
+    @property
+    def channel_paths(self) -> tuple[str, ...]:
+        """The path of each channel below the folder, with {id}; empty if an image is one file."""
+        if self.channel_path is None:
+            return self.channels
+        return tuple(self.channel_path.replace("{channel}", name) for name in self.channels)
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """The name of each channel; of a path the file's, or else the folder's, without {id} and the extension."""
+        return self.channels if self.channel_path is not None else tuple(map(_channel_name, self.channels))
+
+
+def _channel_name(path: str) -> str:
+    """What tells a channel's files from those of the others.
+
+    >>> _channel_name("{id}/band_08.npy"), _channel_name("{id}_red.tif"), _channel_name("B04/{id}.tif")
+    ('band_08', 'red', 'B04')
+    """
+    folder, _, name = path.rpartition("/")
+    stem = (name.rpartition(".")[0] or name).replace("{id}", "").strip("_-. ")
+    return stem or folder.rpartition("/")[2] or path
 
 
 class Columns(Table):
@@ -134,7 +183,7 @@ class Competition(Table):
     metric: str  # or a table of its name and parameters, which becomes one string: mean_f_beta(beta=2)
     group_pattern: Pattern | None = None  # instead of columns.group: ids with the same matched groups stay in one fold
     ignore_class: str | None = None  # class of rows or outlines whose pixels losses and metrics ignore
-    volume_pattern: Pattern | None = None  # for metrics of volumes: the volume and the slice's number in an id
+    volume_pattern: Pattern | None = None  # of ids of slices, or frames: the volume, or video, and the slice's number
     leaderboard: Leaderboard = Leaderboard()
     # Written by the stage `data`, not downloaded.
     generated: Literal["demo", "camvid_demo", "defects_demo", "instances_demo", "large_demo"] | None = None
@@ -177,10 +226,15 @@ class Competition(Table):
                     f"{len(self.classes)} classes ({', '.join(self.classes)}), but no column holds a row's class: "
                     f"set columns.class (a column of its own) or columns.id_separator (such as '_' in x.jpg_1)"
                 )
-        if (metric_kind(self.metric) == "volumes") != bool(self.volume_pattern):
+        if self.scores_volumes and not self.volume_pattern:
             raise ValueError(
                 f"metric '{self.metric}': a metric of volumes ({', '.join(metric_names('volumes'))}) needs "
-                f"volume_pattern, with two groups, the volume and the slice's number; another metric must have none"
+                f"volume_pattern, with two groups, the volume and the slice's number"
+            )
+        if self.volume_pattern and re.compile(self.volume_pattern).groups != 2:
+            raise ValueError(
+                f"volume_pattern = '{shortened(self.volume_pattern)}': expected two groups, the volume and the slice's "
+                f"number, as in '(.+)_slice_(\\d+)'"
             )
         if self.group_pattern and self.group_column:
             raise ValueError("set columns.group or group_pattern, not both")
@@ -226,7 +280,7 @@ class Competition(Table):
             )
         self._check_objects()
         self._check_soft()
-        if (self.masks.void is not None or self.ignore_class) and metric_kind(self.metric) == "volumes":
+        if (self.masks.void is not None or self.ignore_class) and self.scores_volumes:
             raise ValueError(
                 f"metric '{self.metric}': masks.void and ignore_class are not supported for a metric of volumes"
             )
@@ -277,6 +331,11 @@ class Competition(Table):
             raise ValueError("masks.background needs masks.values, of classes that are not exclusive")
         if masks.above is not None and (masks.values or len(self.classes) > 1 or not self.files.train_masks):
             raise ValueError("masks.above needs mask images of one class, without masks.values")
+
+    @property
+    def scores_volumes(self) -> bool:
+        """Whether the metric scores volumes, each a stack of slices."""
+        return metric_kind(self.metric) == "volumes"
 
     @property
     def training_layouts(self) -> tuple[Columns, ...]:

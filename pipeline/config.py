@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt, PrivateAttr
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt, PrivateAttr, model_validator
 
 from pipeline.schema import Table, override, parse, read_toml
 
@@ -45,12 +45,65 @@ class Size(Table):
             )
 
 
+class Channel(Table):
+    """A channel of the network's input; a text alone stands for its name."""
+
+    name: str  # a channel of the card, by name or by number from 0; or a derived one, such as "ratio(nir, red)"
+    window: tuple[float, float] | None = None  # values that are scaled to 0 and 255; default: as `data.window`
+    percentiles: tuple[float, float] | None = None  # of the channel in each image, instead of a window
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    def model_post_init(self, _context: object) -> None:
+        _check_scaling(self.window, self.percentiles)
+
+
+class Neighbours(Table):
+    """Slices or frames beside each image that are channels too; a number or a list alone stands for the offsets."""
+
+    # 2: the two before and the two after, -2 … 2. A list, such as [-4, -2, 0, 2, 4]: these, in ascending order.
+    offsets: Annotated[int, Field(ge=0, le=100)] | tuple[Annotated[int, Field(ge=-1000, le=1000)], ...]
+    border: Literal["repeat", "reflect"] = "repeat"  # beyond the ends of a series: the last slice, or mirrored ones
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_offsets(cls, value: Any) -> Any:
+        return value if isinstance(value, dict | Neighbours) else {"offsets": value}
+
+    def model_post_init(self, _context: object) -> None:
+        offsets = self.each_offset
+        if list(offsets) != sorted(set(offsets)) or 0 not in offsets:
+            raise ValueError(
+                f"offsets {list(offsets)}: expected ascending numbers with 0, the slice itself, such as [-2, 0, 2]"
+            )
+
+    @property
+    def each_offset(self) -> tuple[int, ...]:
+        """The offset of each slice, ascending; 0 is the slice itself."""
+        return tuple(range(-self.offsets, self.offsets + 1)) if isinstance(self.offsets, int) else self.offsets
+
+
+def _check_scaling(window: tuple[float, float] | None, percentiles: tuple[float, float] | None) -> None:
+    """Raise ValueError for values that do not increase, and for both a window and percentiles."""
+    if percentiles and not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise ValueError(f"percentiles {list(percentiles)}: expected two increasing values from 0 to 100")
+    if window and window[0] >= window[1]:
+        raise ValueError(f"window {list(window)}: expected two increasing values, such as [-1000, 400]")
+    if window and percentiles:
+        raise ValueError("window and percentiles both set what is scaled to 0 and 255: set only one of them")
+
+
 class Data(Table):
     """How images and masks are read."""
 
     root: Path | None = None  # default: data/<competition>
     percentiles: tuple[float, float] | None = None  # of each image, scaled to 0 and 255: evens out exposure
     window: tuple[float, float] | None = None  # values, in the files' own units, that are scaled to 0 and 255
+    channels: tuple[Channel, ...] | None = None  # of the network's input, in order; None: all of the files, as they are
+    neighbours: Neighbours | None = None  # slices or frames that are channels too: see `data.series`
     exif: bool = True  # apply the EXIF orientation; false: read images as they are stored
     # Pixels that are NaN or infinite: refuse the image, or set them to zero or to the mean of their channel's others.
     nodata: Literal["refuse", "zero", "mean"] = "refuse"
@@ -62,16 +115,18 @@ class Data(Table):
     crops: Crops | None = None  # for images too large to be read whole: train on windows of them, at data.size
 
     def model_post_init(self, _context: object) -> None:
-        if self.percentiles and self.crops:
+        if self.uses_percentiles and self.crops:
             raise ValueError("percentiles need the whole image, which data.crops never reads: set data.window instead")
         if self.nodata == "mean" and self.crops:
             raise ValueError('nodata = "mean" needs the whole image, which data.crops never reads: set "zero"')
-        if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
-            raise ValueError(f"percentiles {list(self.percentiles)}: expected two increasing values from 0 to 100")
-        if self.window and self.window[0] >= self.window[1]:
-            raise ValueError(f"window {list(self.window)}: expected two increasing values, such as [-1000, 400]")
-        if self.window and self.percentiles:
-            raise ValueError("window and percentiles both set what is scaled to 0 and 255: set only one of them")
+        _check_scaling(self.window, self.percentiles)
+        if self.channels is not None and not self.channels:
+            raise ValueError("channels = [] leaves no channel: leave it out for all of them")
+
+    @property
+    def uses_percentiles(self) -> bool:
+        """Whether percentiles of whole images scale any channel."""
+        return bool(self.percentiles) or any(channel.percentiles for channel in self.channels or ())
 
 
 class Folds(Table):
@@ -90,7 +145,9 @@ class Model(Table):
     arch: str = "unet"  # a name in `models.ARCHITECTURES`
     encoder: str = "tu-resnet34"  # any name that `python -m pipeline encoders` lists
     weights: str = "none"  # "none", "imagenet" (downloaded once), or a file: .safetensors, .pt, .pth
-    in_channels: Channels = 3  # of the images: 1 (grey), 3 (colour), or the number in the files
+    # Of the images: 1 (grey), 3 (colour), or the number in the files. With data.channels, data.neighbours or a card's
+    # files.channels it follows from these, and need not be set.
+    in_channels: Channels = 3
     classes: Channels = 1
     decoder_channels: tuple[Channels, ...] = (256, 128, 64, 32, 16)  # one per decoder level, from coarse to fine
     attention: Literal["scse"] | None = None  # in the decoder: https://arxiv.org/abs/1803.02579
@@ -253,7 +310,7 @@ class Config(Table):
 
     def model_post_init(self, context: object) -> None:
         super().model_post_init(context)
-        whole = {"percentiles": self.data.percentiles, 'nodata = "mean"': self.data.nodata == "mean"}
+        whole = {"percentiles": self.data.uses_percentiles, 'nodata = "mean"': self.data.nodata == "mean"}
         wrong = [key for key, value in whole.items() if value]
         if self.predict.tiles and wrong:
             instead = "data.window" if wrong[0] == "percentiles" else '"zero"'

@@ -45,7 +45,7 @@ def _score(card: Competition, submission: Path, solution: Path) -> tuple[float, 
         return _score_packed(card, submission, solution)
     if card.instances:
         return _score_instances(card, submission, solution)
-    if card.volume_pattern:
+    if card.scores_volumes:
         return _score_volumes(card, submission, solution)
     found, target = (_read_runs(path, card) for path in (submission, solution))
     _check_same_ids(*({_shown(card, *key) for key in each} for each in (found, target)), submission, solution)

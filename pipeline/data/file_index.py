@@ -6,7 +6,7 @@ import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -57,6 +57,7 @@ class FileSearch:
         ids_from: the table, or the folder of masks, with the ids.
         folder: of the images.
         suffix, pattern: as in `find_files`.
+        channels: the path of each channel's file below the folder, with {id}; empty if an image is one file.
     """
 
     part: Literal["training", "test"]
@@ -64,9 +65,10 @@ class FileSearch:
     folder: Path
     suffix: str
     pattern: str | None = None
+    channels: tuple[str, ...] = ()
 
     def find(self, *, hidden: bool = False) -> dict[str, Path]:
-        """The files by id.
+        """The files by id; of several channels the first one's.
 
         Args:
             hidden: the folder may be missing, as in a code competition that hides its test images.
@@ -74,13 +76,28 @@ class FileSearch:
         Raises:
             FileNotFoundError, ValueError: as `find_files`.
         """
+        return {image_id: paths[0] for image_id, paths in self.find_sources(hidden=hidden).items()}
+
+    def find_sources(self, *, hidden: bool = False) -> dict[str, tuple[Path, ...]]:
+        """The file of each channel by id; the only file if an image is one.
+
+        Args:
+            hidden: as for `find`.
+
+        Raises:
+            FileNotFoundError, ValueError: as `find_files`.
+        """
         if hidden and not self.folder.is_dir():
             return {}
-        return find_files(self.folder, self.suffix, self.pattern)
+        if self.channels:
+            return find_channels(self.folder, self.channels)
+        return {image_id: (path,) for image_id, path in find_files(self.folder, self.suffix, self.pattern).items()}
 
     @property
     def rule(self) -> str:
         """The rule that file names must match, for messages."""
+        if self.channels:
+            return f"name '{shortened(self.channels[0])}'"
         return f"pattern '{shortened(self.pattern)}'" if self.pattern else f"suffix '{self.suffix}'"
 
 
@@ -108,6 +125,29 @@ def find_files(folder: Path, suffix: str, pattern: str | None = None) -> dict[st
             files[image_id] = path
         exact |= {image_id} if is_exact else set()
     return files
+
+
+def find_channels(folder: Path, channels: Sequence[str]) -> dict[str, tuple[Path, ...]]:
+    """The file of each channel, by the ids for which at least one of them exists.
+
+    A missing file is in the result by the path that it should have: reading it is an error, or leaves the image out.
+
+    Args:
+        channels: the path of each below the folder, with {id}, which stands for a part of the path without "/".
+
+    Raises:
+        FileNotFoundError: without the folder.
+        ValueError: for two files with the same id and channel.
+    """
+    found: dict[str, dict[int, Path]] = {}
+    for number, channel in enumerate(channels):
+        before, after = map(re.escape, channel.split("{id}"))
+        for image_id, path in find_files(folder, "", f"{before}([^/]+){after}").items():
+            found.setdefault(image_id, {})[number] = path
+    return {
+        image_id: tuple(files.get(n, folder / channel.replace("{id}", image_id)) for n, channel in enumerate(channels))
+        for image_id, files in sorted(found.items())
+    }
 
 
 def find_parts(folder: Path, suffix: str, pattern: str | None = None) -> dict[str, tuple[Path, ...]]:
@@ -257,7 +297,7 @@ def describe_no_files(search: FileSearch) -> str:
 
 def _describe_subfolder(search: FileSearch) -> str | None:
     """Which subfolder has files with the suffix, and what to do; None without one."""
-    if search.pattern:
+    if search.pattern or search.channels:
         return None
     found = Counter(path.parent for path in _files_below(search.folder) if path.name.endswith(search.suffix))
     if not found:
@@ -269,7 +309,7 @@ def _describe_subfolder(search: FileSearch) -> str | None:
 
 def _find_reason(missing: list[str], wanted: set[str], files: Mapping[str, Path], search: FileSearch) -> str | None:
     """Why ids and files do not match, and what to do; None if it is none of the usual reasons."""
-    if not search.pattern and (reason := _find_suffix_reason(missing, wanted, files, search)):
+    if not (search.pattern or search.channels) and (reason := _find_suffix_reason(missing, wanted, files, search)):
         return reason
     for difference, remove in DIFFERENCES.items():
         changed = {remove(key): key for key in files}

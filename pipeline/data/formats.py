@@ -400,6 +400,15 @@ def is_jpeg(path: Path) -> bool:
     return read_or_raise(path, format_of) is JPEG
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file is a DICOM.
+
+    Raises:
+        ImageError: as `is_jpeg`.
+    """
+    return read_or_raise(path, format_of) is DICOM
+
+
 def read_pixels(path: Path, *, exif: bool = True) -> np.ndarray:
     """The pixels of `read_raster`, (H, W, C) in the file's own dtype.
 

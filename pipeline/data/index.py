@@ -7,16 +7,19 @@ Columns: image_id (str), path, height and width in pixels. Training images also 
 - coverage: the share of the image that is masked, 0 to 1; of several classes also coverage_<class>.
 - empty ("yes" or "no") and group: images of one group stay in one fold.
 - meta.<column>: every column of the card's meta table.
+
+With several files for an image, sources has them all, and path the first; with neighbours, sources has theirs too, own
+is the position of path, and series and slice are where the image is.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pipeline.competition import Competition
+from pipeline.competition import Competition, Files
 from pipeline.data.coco import read_coco
 from pipeline.data.file_index import (
     FileSearch,
@@ -30,12 +33,14 @@ from pipeline.data.medical import slice_of
 from pipeline.data.polygons import read_polygons
 from pipeline.data.reader import DEFAULT_READER, ImageError, Reader
 from pipeline.data.sample import META, Sample, samples_of, texts_of
+from pipeline.data.series import place_of_id
 from pipeline.data.tables import parse_rows, read_rows, read_table
 from pipeline.quoting import listed, shortened
 from pipeline.rle import Dialect, area
 
 log = logging.getLogger(__name__)
 
+PLACE = "series", "slice"  # columns, with neighbours: the series of an image and its number in it
 MISSING = {"", "nan", "NaN", "NaT", "None", "null", "NULL", "<NA>"}  # texts of a group that was not filled in
 
 
@@ -53,17 +58,18 @@ def read_index(card: Competition, root: Path, skip_bad: bool = False, reader: Re
         ValueError: for duplicate ids, ids without an image, images without a row, an RLE that cannot be decoded, a mask
             of another size than its image.
     """
-    index, files, search = read_label_texts(card, root, reader), train_files(card, root), train_search(card, root)
+    index, sources, search = read_label_texts(card, root, reader), train_sources(card, root), train_search(card, root)
+    files = _first_files(sources)
     if card.images_without_rows == "ignore":
         files = {image_id: files[image_id] for image_id in files.keys() & set(index["image_id"])}
     index["path"] = match_files(index["image_id"], files, search, skip_missing=skip_bad)
-    index = _add_sizes(index, skip_bad, reader)
+    index = _add_sizes(_add_channels(index, sources, card), skip_bad, reader)
     if index.empty:
         raise ValueError(
             f"{search.folder}: no training image is left: none of the images in {search.ids_from.name} can be read"
         )
     index = _add_coverage(index, card, root, exif=reader.exif)
-    index = join_meta(index, card, root)
+    index = _add_neighbours(join_meta(index, card, root), sources, reader)
     index["group"] = find_groups(index, card)
     return index.sort_values("image_id", ignore_index=True)
 
@@ -86,9 +92,39 @@ def read_test_index(
     if not (card.several_rows or card.instances):
         refuse_duplicates(rows, root / card.files.sample_submission)
     index, search = pd.DataFrame({"image_id": rows["image_id"].unique()}), test_search(card, root)
-    files = search.find(hidden=index.empty or skip_bad)
-    index["path"] = match_files(index["image_id"], files, search, skip_missing=skip_bad)
-    return _add_sizes(index, skip_bad, reader)
+    sources = search.find_sources(hidden=index.empty or skip_bad)
+    index["path"] = match_files(index["image_id"], _first_files(sources), search, skip_missing=skip_bad)
+    return _add_neighbours(_add_sizes(_add_channels(index, sources, card), skip_bad, reader), sources, reader)
+
+
+def _first_files(sources: Mapping[str, tuple[Path, ...]]) -> dict[str, Path]:
+    return {image_id: paths[0] for image_id, paths in sources.items()}
+
+
+def _add_channels(index: pd.DataFrame, sources: Mapping[str, tuple[Path, ...]], card: Competition) -> pd.DataFrame:
+    """Add sources, the file of each channel, if an image has several."""
+    return index.assign(sources=index["image_id"].map(sources)) if card.files.channels else index
+
+
+def _add_neighbours(index: pd.DataFrame, sources: Mapping[str, tuple[Path, ...]], reader: Reader) -> pd.DataFrame:
+    """Add sources with the files of the neighbours, and own, if the config asks for neighbours; series and slice, too.
+
+    Args:
+        sources: of all images in the folder: a slice without labels, or without a row, may be a neighbour.
+    """
+    series = reader.series
+    if series is None:
+        return index
+    every = [Sample(image_id, paths) for image_id, paths in sources.items()]
+    found = series.with_neighbours(samples_of(index), every)
+    index = index.assign(
+        sources=pd.Series([sample.sources for sample in found], index.index, dtype=object),
+        own=[sample.own for sample in found],
+    )
+    if not series.has_shared_slices:
+        return index
+    places = series.places(found)
+    return index.assign(**{name: [places[key][n] for key in index["image_id"]] for n, name in enumerate(PLACE)})
 
 
 def unlisted_test_images(card: Competition, root: Path, listed: Iterable[str]) -> list[str]:
@@ -131,7 +167,11 @@ def train_search(card: Competition, root: Path) -> FileSearch:
     """The search for the training images."""
     files = card.files
     ids_from = root / files.train_masks if files.train_masks else labels_file(card, root)
-    return FileSearch("training", ids_from, root / files.train_images, files.suffix, files.pattern)
+    return FileSearch("training", ids_from, root / files.train_images, *_rules(files))
+
+
+def _rules(files: Files) -> tuple[str, str | None, tuple[str, ...]]:
+    return files.suffix, files.pattern, files.channel_paths
 
 
 def mask_search(card: Competition, root: Path) -> FileSearch:
@@ -143,7 +183,7 @@ def mask_search(card: Competition, root: Path) -> FileSearch:
 def test_search(card: Competition, root: Path) -> FileSearch:
     """The search for the test images."""
     files = card.files
-    return FileSearch("test", root / files.sample_submission, root / files.test_images, files.suffix, files.pattern)
+    return FileSearch("test", root / files.sample_submission, root / files.test_images, *_rules(files))
 
 
 def read_label_texts(card: Competition, root: Path, reader: Reader = DEFAULT_READER) -> pd.DataFrame:
@@ -204,18 +244,27 @@ def _join_texts(rows: pd.DataFrame, ids: pd.Index) -> list[str]:
 
 
 def train_files(card: Competition, root: Path) -> dict[str, Path]:
-    """The training images by id. Masks in the same folder are left out.
+    """The training images by id, of several channels the first one's. Masks in the same folder are left out.
 
     Raises:
         FileNotFoundError: without the folder.
         ValueError: for two images with the same id; if the card selects the same files as images and as masks.
     """
-    images = train_search(card, root).find()
+    return _first_files(train_sources(card, root))
+
+
+def train_sources(card: Competition, root: Path) -> dict[str, tuple[Path, ...]]:
+    """As `train_files`, with the file of each channel.
+
+    Raises:
+        FileNotFoundError, ValueError: as `train_files`.
+    """
+    images = train_search(card, root).find_sources()
     if not _may_overlap(card) or not _masks_come_first(card):
         return images
     search = mask_search(card, root)
     masks = {path for paths in find_parts(search.folder, search.suffix, search.pattern).values() for path in paths}
-    files = {image_id: path for image_id, path in images.items() if path not in masks}
+    files = {image_id: paths for image_id, paths in images.items() if not masks.intersection(paths)}
     if images and not files:
         raise ValueError(
             f"{root / card.files.train_images}: the card selects all {len(images)} files as images and as masks, such "
@@ -301,11 +350,11 @@ def _refuse_duplicate_ids(index: pd.DataFrame, path: Path) -> None:
 def _add_sizes(index: pd.DataFrame, skip_bad: bool, reader: Reader) -> pd.DataFrame:
     """Add height and width, from the headers; with `skip_bad`, decode too, and drop images that cannot be read."""
     sizes: dict[Path, tuple[int, int]] = {}
-    for path, image_id in zip(index["path"], index["image_id"], strict=True):
+    for sample in samples_of(index):
+        path = sample.path
         if path is None:
-            log.warning("left out: no image for '%s'", image_id)
+            log.warning("left out: no image for '%s'", sample.image_id)
             continue
-        sample = Sample(image_id, (path,))
         try:
             sizes[path] = reader.check(sample) if skip_bad else reader.size(sample)
         except ImageError as error:
@@ -368,12 +417,29 @@ def mask_coverage(sample: Sample, labels: Labels) -> list[float]:
 
 
 def find_groups(index: pd.DataFrame, card: Competition) -> pd.Series:
-    """The group of each image, which stays in one fold; by default each image is one, and each NIfTI volume.
+    """The group of each image, which stays in one fold; by default each volume is one, or each image.
+
+    Where images have neighbours, groups that share a series are one.
 
     Raises:
         ValueError: if the card names a column that no table has, if it is blank for an image, or if the card's pattern
             does not match an id.
     """
+    groups = _groups_of_card(index, card)
+    return _join_by_series(groups, index["series"]) if "series" in index else groups
+
+
+def _join_by_series(groups: pd.Series, series: pd.Series) -> pd.Series:
+    """The groups, where those with a series in common become one."""
+    while True:
+        joined = groups.groupby(series).transform("min")
+        joined = joined.groupby(groups).transform("min")
+        if joined.equals(groups):
+            return groups
+        groups = joined
+
+
+def _groups_of_card(index: pd.DataFrame, card: Competition) -> pd.Series:
     if card.group_pattern:
         parts = index["image_id"].str.extract(f"^(?:{card.group_pattern})")
         if parts.isna().all(axis=1).any():
@@ -383,6 +449,8 @@ def find_groups(index: pd.DataFrame, card: Competition) -> pd.Series:
                 f"'{shortened(unmatched)}': images would leak between folds"
             )
         return parts.fillna("").agg("_".join, axis=1)
+    if card.group_column is None and card.volume_pattern:
+        return index["image_id"].map(lambda image_id: place_of_id(image_id, card.volume_pattern, card.name)[0])
     if card.group_column is None:
         ids = zip(index["image_id"], index["path"], strict=True)
         groups = [image_id.rpartition("_")[0] if slice_of(path) else image_id for image_id, path in ids]

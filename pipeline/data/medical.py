@@ -57,6 +57,23 @@ def read_dicom_header(path: Path) -> Header:
     return Header(int(header.Rows), int(header.Columns), np.dtype(f"u{-(-int(header.BitsAllocated) // 8)}"))
 
 
+def read_dicom_place(path: Path) -> tuple[str, int]:
+    """The series of a DICOM, its SeriesInstanceUID, and its number in the series, its InstanceNumber.
+
+    Raises:
+        ImageError: for a DICOM without them.
+    """
+    return read_or_raise(path, _read_place)
+
+
+def _read_place(path: Path) -> tuple[str, int]:
+    header = _dicom(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "InstanceNumber"])
+    series, number = header.get("SeriesInstanceUID"), header.get("InstanceNumber")
+    if not series or number is None:
+        raise ImageError(f"{path}: a DICOM without SeriesInstanceUID or InstanceNumber: set volume_pattern on the card")
+    return str(series), int(number)
+
+
 def _check_declared_size(path: Path, header: "FileDataset") -> None:
     frames, samples = int(header.get("NumberOfFrames") or 1), int(header.get("SamplesPerPixel") or 1)
     declared = math.prod((int(header.Rows), int(header.Columns), frames, samples)) * int(header.BitsAllocated) // 8

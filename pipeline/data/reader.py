@@ -7,25 +7,30 @@ file's own units, or by percentiles: a 16-bit image is never reduced to 8 bits.
 import functools
 import io
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from pipeline.competition import Value
+from pipeline.competition import Competition, Value
 from pipeline.config import Config
+from pipeline.data.channels import ONE_FILE, Channels, Output, with_input_channels
+from pipeline.data.enlargement import EnlargedWindows, enlarge, scale_factors
 from pipeline.data.formats import is_jpeg, read_header, read_indices, read_raster, read_size
-from pipeline.data.rasters import Header, ImageError
+from pipeline.data.rasters import Header, ImageError, Raster
 from pipeline.data.resize import UNCHANGED, Resize, ResizedWindows, WindowedImage, resize_image
 from pipeline.data.sample import Sample
+from pipeline.data.series import Series
+from pipeline.data.slice_cache import SliceCache
 from pipeline.data.windows import Box, Windows, open_windows
 from pipeline.metrics import VOID, VOID_OBJECT
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 GREY = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue: ITU-R 601, as in Pillow
 SHOWN = 4  # values that an error message lists
@@ -38,7 +43,7 @@ class Reader:
     """Reads images as a config wants them: the one place where files become the network's pixels.
 
     Args:
-        channels: 1 (grey), 3 (colour), or as many as the files have.
+        channels: of what is read: 1 (grey), 3 (colour), or as many as the files have; of all slices together.
         percentiles: of an image's values, 0 to 100, that become 0 and 255; None leaves 8-bit values as they are.
         value_range: values in the file's own units that become 0 and 255; values outside are clipped.
         lenient: parts of an image read by window that cannot be decoded become 0 and are logged, not an error.
@@ -46,6 +51,10 @@ class Reader:
         nodata: for pixels that are not finite: "refuse" the image, or replace them after scaling by 0 ("zero") or by
             the mean of the other pixels of their channel ("mean").
         resize: from the size of a file to that of the image that is read.
+        inputs: the channels of an image, or of each of its slices.
+        series: the slices that are channels too; None: the image alone.
+        substitute: a neighbour that cannot be read is replaced by the next slice towards the image, and logged; else it
+            is an error.
     """
 
     channels: int = 3
@@ -55,17 +64,35 @@ class Reader:
     exif: bool = True
     nodata: Literal["refuse", "zero", "mean"] = "refuse"
     resize: Resize = UNCHANGED
+    inputs: Channels = ONE_FILE
+    series: Series | None = None
+    substitute: bool = False
 
     @classmethod
-    def of(cls, cfg: Config) -> "Reader":
-        """The reader of a config, at the size at which it trains."""
-        data, resize = cfg.data, Resize(cfg.data.size)
-        return cls(cfg.model.in_channels, data.percentiles, data.window, data.skip_bad, data.exif, data.nodata, resize)
+    def of(cls, cfg: Config, card: Competition) -> "Reader":
+        """The reader of a config, at the size at which it trains.
+
+        Raises:
+            ValueError: as `channels.with_input_channels`.
+        """
+        data = cfg.data
+        return cls(
+            with_input_channels(cfg, card).model.in_channels,
+            data.percentiles,
+            data.window,
+            data.skip_bad,
+            data.exif,
+            data.nodata,
+            Resize(data.size),
+            Channels.of(cfg, card),
+            Series.of(cfg, card),
+            data.skip_bad,
+        )
 
     @classmethod
-    def for_prediction(cls, cfg: Config) -> "Reader":
+    def for_prediction(cls, cfg: Config, card: Competition) -> "Reader":
         """The reader of a config, at the size at which it predicts."""
-        return cls.of(cfg).at(Resize(cfg.data.size, cfg.predict.scale))
+        return cls.of(cfg, card).at(Resize(cfg.data.size, cfg.predict.scale))
 
     def at(self, resize: Resize) -> "Reader":
         """The same reader at another size."""
@@ -87,9 +114,53 @@ class Reader:
         if sample.box:
             return self.window(sample, sample.box)
         target = self._target(sample)
-        raster = read_raster(sample.path, exif=self.exif, at_least=target)
-        pixels = self._normalize(raster.pixels, sample.path, alpha=raster.alpha)
+        if len(sample.sources) == self.inputs.files:
+            return self._read_slice(sample.sources, target)
+        return _joined(self._each_slice(sample, lambda files: self._read_cached(files, target)))
+
+    def _slices(self, sample: Sample) -> list[tuple[Path, ...]]:
+        """The files of each slice; of a single image one entry."""
+        files = self.inputs.files
+        return [sample.sources[start : start + files] for start in range(0, len(sample.sources), files)]
+
+    def _own(self, sample: Sample) -> tuple[Path, ...]:
+        """The files of the image itself, one per channel if it has several."""
+        return sample.sources[sample.own : sample.own + self.inputs.files]
+
+    def _read_slice(self, files: Sequence[Path], target: tuple[int, int] | None = None) -> np.ndarray:
+        """One slice, or the image, at a size of height and width; None: that of the file."""
+        rasters = self._read_rasters(files, target)
+        pixels = self._normalize([each.pixels for each in rasters], files, alpha=rasters[0].alpha)
         return pixels if target is None else resize_image(pixels, target)
+
+    def _read_cached(self, files: tuple[Path, ...], target: tuple[int, int] | None) -> np.ndarray:
+        return RECENT.get((self, files, target, *map(_changed, files)), lambda: self._read_slice(files, target))
+
+    def _read_rasters(self, files: Sequence[Path], target: tuple[int, int] | None = None) -> list[Raster]:
+        """The files of one slice, enlarged to one size; of a single file, a level that is large enough for `target`."""
+        self.inputs.check_files(files)
+        at_least = target if len(files) == 1 else None
+        rasters = [read_raster(path, exif=self.exif, at_least=at_least) for path in files]
+        factors = scale_factors([each.pixels.shape[:2] for each in rasters], files)
+        return [each._replace(pixels=enlarge(each.pixels, n)) for each, n in zip(rasters, factors, strict=True)]
+
+    def _each_slice(self, sample: Sample, read: Callable[[tuple[Path, ...]], T]) -> list[tuple[tuple[Path, ...], T]]:
+        """The files of each slice, and what `read` returns for them.
+
+        With `substitute`, the next slice towards the image takes the place of one that raises ImageError.
+        """
+        slices, own = self._slices(sample), sample.own // self.inputs.files
+        found = {own: (slices[own], read(slices[own]))}
+        outwards = [(n, n + 1) for n in range(own - 1, -1, -1)] + [(n, n - 1) for n in range(own + 1, len(slices))]
+        for number, inner in outwards:
+            try:
+                found[number] = slices[number], read(slices[number])
+            except ImageError as error:
+                if not self.substitute:
+                    raise
+                log_once("the next slice takes the place of a neighbour: %s", error)
+                found[number] = found[inner]
+        return [found[number] for number in range(len(slices))]
 
     def window(self, sample: Sample, box: Box) -> np.ndarray:
         """One window of the image; only the parts of the file that it touches are decoded, where the format allows it.
@@ -115,15 +186,24 @@ class Reader:
         Raises:
             ImageError: as `windows.open_windows`; for percentiles and nodata = "mean", which need the whole image.
         """
-        if self.percentiles or self.nodata == "mean":
-            key, instead = ("percentiles", "data.window") if self.percentiles else ('nodata = "mean"', '"zero"')
+        percentiles = self.percentiles or any(output.percentiles for output in self.inputs.outputs or ())
+        if percentiles or self.nodata == "mean":
+            key, instead = ("percentiles", "data.window") if percentiles else ('nodata = "mean"', '"zero"')
             raise ImageError(
                 f"{sample.path}: data.{key} needs the whole image, but this image is read by window: set {instead}"
             )
         target = self._target(sample)
-        with open_windows(sample.path, lenient=self.lenient, exif=self.exif, at_least=target) as image:
-            windows = NormalizedWindows(self, image, sample.path)
+        with ExitStack() as stack:
+            slices = self._each_slice(sample, lambda files: self._open_slice(files, target, stack))
+            windows = NormalizedWindows(self, slices)
             yield windows if target in (None, windows.shape) else ResizedWindows(windows, target)
+
+    def _open_slice(self, files: tuple[Path, ...], target: tuple[int, int] | None, stack: ExitStack) -> Windows:
+        """The files of one slice, opened; of a single file, a level that is large enough for `target`."""
+        self.inputs.check_files(files)
+        options = {"lenient": self.lenient, "exif": self.exif, "at_least": target if len(files) == 1 else None}
+        images = [stack.enter_context(open_windows(path, **options)) for path in files]
+        return images[0] if len(images) == 1 else EnlargedWindows(images, files)
 
     def target(self, sample: Sample) -> tuple[int, int]:
         """Height and width of the image that `read` returns, in pixels; of a window, its own.
@@ -138,15 +218,19 @@ class Reader:
         return None if self.resize == UNCHANGED else self.target(replace(sample, box=None))
 
     def size(self, sample: Sample) -> tuple[int, int]:
-        """Height and width of the file's image in pixels, from its header.
+        """Height and width of the image in pixels, from the file's header; of several files, of the largest one.
 
         Raises:
-            ImageError: as `formats.read_header`.
+            ImageError: as `formats.read_header`; for files whose sizes are no multiples of each other.
         """
-        return read_size(sample.path, exif=self.exif)
+        files = self._own(sample)
+        self.inputs.check_files(files)
+        sizes = [read_size(path, exif=self.exif) for path in files]
+        scale_factors(sizes, files)
+        return max(sizes)
 
     def stored_header(self, sample: Sample) -> Header:
-        """Size, dtype and orientation as the file stores them, before any EXIF rotation.
+        """Size, dtype and orientation as the file stores them, before any EXIF rotation; of several, the first one's.
 
         Raises:
             ImageError: as `formats.read_header`.
@@ -154,7 +238,7 @@ class Reader:
         return read_header(sample.path, exif=False)
 
     def read_raw(self, sample: Sample) -> np.ndarray:
-        """The image's values as the file has them.
+        """The image's values as the file has them; of several files, in a dtype that holds all values.
 
         Shapes:
             returns: (H, W, C) in the file's own dtype.
@@ -162,27 +246,41 @@ class Reader:
         Raises:
             ImageError: as `read`, but not for values without a known range.
         """
-        raster = read_raster(sample.path, exif=self.exif)
-        self._check_channels(raster.pixels.shape[2], sample.path, alpha=raster.alpha)
-        self._find_nonfinite(raster.pixels, sample.path)
-        return raster.pixels
+        files = self._own(sample)
+        rasters = self._read_rasters(files)
+        for raster, path in zip(rasters, files, strict=True):
+            self._check_channels(raster.pixels.shape[2], path, alpha=raster.alpha)
+            self._find_nonfinite(raster.pixels, path)
+        return rasters[0].pixels if len(rasters) == 1 else np.concatenate([each.pixels for each in rasters], axis=2)
 
     def check(self, sample: Sample) -> tuple[int, int]:
         """Decode the whole image, a large one by window, and return its height and width in pixels.
 
+        Of its neighbours, those are decoded that are no images of their own.
+
         Raises:
-            ImageError: as `read_raw`, and as `open_windows`.
+            ImageError: as `read_raw`, and as `open_windows`; for channels that are computed or scaled one by one, as
+                `read`.
         """
         height, width = self.size(sample)
-        if height * width <= LARGE:
-            self.read_raw(sample)
-            return height, width
-        with open_windows(sample.path, lenient=self.lenient, exif=self.exif) as image:
-            self._check_channels(image.shape[2], sample.path, alpha=image.alpha)
+        beside = self.series is not None and not self.series.has_shared_slices
+        for files in self._slices(sample) if beside else [self._own(sample)]:
+            if height * width > LARGE:
+                for path in files:
+                    self._check_by_window(path)
+            elif self.inputs.outputs is None:
+                self.read_raw(replace(sample, sources=files, own=0))
+            else:
+                self._read_slice(files)
+        return height, width
+
+    def _check_by_window(self, path: Path) -> None:
+        with open_windows(path, lenient=self.lenient, exif=self.exif) as image:
+            self._check_channels(image.shape[2], path, alpha=image.alpha)
+            height, width = image.shape[:2]
             for top in range(0, height, BAND):
                 box = Box(top, 0, min(BAND, height - top), width)
-                self._find_nonfinite(image.read(box), sample.path, box)
-        return height, width
+                self._find_nonfinite(image.read(box), path, box)
 
     def picture(self, sample: Sample) -> np.ndarray:
         """The image as the network sees it, at the size of its file; of a stack of channels the middle one.
@@ -200,7 +298,7 @@ class Reader:
         """The image in 8 bits, whatever its dtype, to show and to compare.
 
         Values of more than 8 bits are scaled between the image's percentiles 1 and 99. Alpha is left out; of a stack of
-        channels the middle one is shown.
+        channels the middle one is shown, or the image's own frame; of several files the middle one.
 
         Args:
             channels: 1 or 3.
@@ -211,11 +309,13 @@ class Reader:
         Raises:
             ImageError: if it cannot be read, or has pixels that are refused.
         """
-        path = sample.path
-        pixels, alpha, _ = read_raster(path, exif=self.exif)
+        rasters, middle = self._read_rasters(self._own(sample)), self.inputs.files // 2
+        path, (pixels, alpha, _) = self._own(sample)[middle], rasters[middle]
         if alpha:
             pixels = pixels[..., :-1]
         self._find_nonfinite(pixels, path)  # in every channel, before one is chosen
+        if self._has_pages:
+            pixels = pixels[..., [self.series.own_page(pixels.shape[2], path)]]
         if pixels.shape[2] not in (1, 3):
             pixels = pixels[..., [pixels.shape[2] // 2]]  # the middle one of a stack
         pixels = _with_channels(pixels, channels, path, alpha=False)
@@ -225,12 +325,70 @@ class Reader:
         scaled = percentile_normalize(pixels, (1, 99))
         return to_uint8(scaled if nonfinite is None else _fill(scaled, nonfinite, self.nodata))
 
-    def _check_channels(self, found: int, path: Path, *, alpha: bool) -> None:
-        _with_channels(np.zeros((1, 1, found), np.uint8), self.channels, path, alpha=alpha)
+    @property
+    def _slice_channels(self) -> int:
+        """Number of channels of each slice."""
+        return self.channels // (len(self.series.offsets) if self.series else 1)
 
-    def _normalize(self, pixels: np.ndarray, path: Path, box: Box | None = None, *, alpha: bool) -> np.ndarray:
-        """Values of the file as the network's, (H, W, channels) uint8 or float32 in 0 … 255."""
-        pixels = _with_channels(pixels, self.channels, path, alpha=alpha)
+    @property
+    def _has_pages(self) -> bool:
+        """Whether the pages of a file are slices."""
+        return self.series is not None and self.series.frame is not None
+
+    def _check_channels(self, found: int, path: Path, *, alpha: bool) -> None:
+        if self.inputs.outputs is None and not self._has_pages:
+            _with_channels(np.zeros((1, 1, found), np.uint8), self._slice_channels, path, alpha=alpha)
+
+    def _normalize(
+        self, pixels: Sequence[np.ndarray], files: Sequence[Path], box: Box | None = None, *, alpha: bool
+    ) -> np.ndarray:
+        """Values of the files of one slice as the network's, (H, W, channels) uint8 or float32 in 0 … 255.
+
+        Args:
+            pixels: of each file, (H, W, C).
+            alpha: whether the last channel of the first file is transparency.
+        """
+        if self.inputs.outputs is None and not self._has_pages:
+            return self._scale(_with_channels(pixels[0], self._slice_channels, files[0], alpha=alpha), files[0], box)
+        if alpha:
+            pixels = [pixels[0][..., :-1], *pixels[1:]]
+        pages = self.series.pages(pixels[0].shape[2], files[0]) if self._has_pages else [None]
+        return _stacked([self._normalize_outputs(self._planes(pixels, files, page), files[0], box) for page in pages])
+
+    def _planes(self, pixels: Sequence[np.ndarray], files: Sequence[Path], page: int | None) -> list[np.ndarray]:
+        """The channels of the files, (H, W) each: one of each file if there are several, or if pages are slices."""
+        if len(files) == 1 and page is None:
+            return list(np.moveaxis(pixels[0], 2, 0))
+        expected = 1 if page is None else pixels[0].shape[2]
+        for each, path in zip(pixels, files, strict=True):
+            if each.shape[2] != expected:
+                raise ImageError(
+                    f"{path}: {each.shape[2]} channels, expected {expected} in each of the files of files.channels; if "
+                    f"they are frames, set files.frame on the card"
+                )
+        return [each[..., page or 0] for each in pixels]
+
+    def _normalize_outputs(self, planes: Sequence[np.ndarray], path: Path, box: Box | None) -> np.ndarray:
+        """The channels of the config, computed from those of the files, (H, W, channels), each scaled by itself."""
+        found = []
+        for output in self.inputs.outputs or (Output("0", (0,)),):
+            if max(output.inputs) >= len(planes):
+                raise ImageError(
+                    f"{path}: {len(planes)} channels, but data.channels has '{output.name}': expected numbers from 0 "
+                    f"to {len(planes) - 1}"
+                )
+            for values, value_range in zip(output.compute(planes), output.ranges, strict=True):
+                of = (
+                    self
+                    if (value_range or output.percentiles) is None
+                    else replace(self, value_range=value_range, percentiles=output.percentiles)
+                )
+                where = path if output.derived is None else f"{path}: {output.name}"
+                found.append(of._scale(values[..., None], where, box))
+        return _stacked(found)
+
+    def _scale(self, pixels: np.ndarray, path: Path | str, box: Box | None = None) -> np.ndarray:
+        """Raw values as the network's, (H, W, C) uint8 or float32 in 0 … 255."""
         nonfinite = self._find_nonfinite(pixels, path, box)
         if self.value_range:
             scaled = _scale_range(pixels, *self.value_range)
@@ -240,7 +398,7 @@ class Reader:
             scaled = _scale_by_dtype(pixels, path)
         return scaled if nonfinite is None else _fill(scaled, nonfinite, self.nodata)
 
-    def _find_nonfinite(self, pixels: np.ndarray, path: Path, box: Box | None = None) -> np.ndarray | None:
+    def _find_nonfinite(self, pixels: np.ndarray, path: Path | str, box: Box | None = None) -> np.ndarray | None:
         """Where values are not finite, (H, W, C) bool; None if all are finite.
 
         Raises:
@@ -267,13 +425,16 @@ class Reader:
 class NormalizedWindows:
     """An open image whose windows have the values that a reader makes of them.
 
+    Args:
+        slices: the image, or it and its neighbours: the files of each, and them opened.
+
     Attributes:
         shape: height and width of the whole image in pixels.
     """
 
-    def __init__(self, reader: Reader, image: Windows, path: Path):
-        self._reader, self._image, self._path = reader, image, path
-        self.shape = image.shape[:2]
+    def __init__(self, reader: Reader, slices: Sequence[tuple[Sequence[Path], Windows]]):
+        self._reader, self._slices = reader, slices
+        self.shape = _common_size([(files, image.shape) for files, image in slices])
 
     def read(self, box: Box) -> np.ndarray:
         """The pixels of a box inside the image.
@@ -284,10 +445,55 @@ class NormalizedWindows:
         Raises:
             ImageError: as `Reader.window`.
         """
-        return self._reader._normalize(self._image.read(box), self._path, box, alpha=self._image.alpha)
+        return _joined([(files, self._read(files, image, box)) for files, image in self._slices])
+
+    def _read(self, files: Sequence[Path], image: Windows, box: Box) -> np.ndarray:
+        pixels = image.read_each(box) if isinstance(image, EnlargedWindows) else [image.read(box)]
+        return self._reader._normalize(pixels, files, box, alpha=image.alpha)
 
 
 DEFAULT_READER = Reader()  # rotates by EXIF; refuses pixels that are not finite
+RECENT = SliceCache()
+log_once = functools.lru_cache(maxsize=None)(log.warning)
+
+
+def _changed(path: Path) -> int:
+    """When a file changed; of a slice of a NIfTI volume, the volume."""
+    return (path if path.exists() else path.parent).stat().st_mtime_ns
+
+
+def _joined(slices: Sequence[tuple[Sequence[Path], np.ndarray]]) -> np.ndarray:
+    """Slices of one series, (H, W, C) each, as the channels of one image.
+
+    Raises:
+        ImageError: if they differ in size.
+    """
+    _common_size([(files, image.shape) for files, image in slices])
+    return _stacked([image for _, image in slices])
+
+
+def _stacked(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Images of one size as the channels of one, uint8 if all are, else float32."""
+    if len(images) == 1:
+        return images[0]
+    dtype = np.uint8 if all(image.dtype == np.uint8 for image in images) else np.float32
+    return np.concatenate(images, axis=2, dtype=dtype)
+
+
+def _common_size(slices: Sequence[tuple[Sequence[Path], tuple[int, ...]]]) -> tuple[int, int]:
+    """Height and width of slices, from the files and the shape of each.
+
+    Raises:
+        ImageError: if they differ.
+    """
+    (first, *_), (height, width, *_) = slices[0]
+    for files, shape in slices:
+        if shape[:2] != (height, width):
+            raise ImageError(
+                f"{files[0]}: {shape[0]} × {shape[1]} pixels, but {first} of the same series has {height} × {width}: "
+                f"expected one size"
+            )
+    return height, width
 
 
 def _fill(pixels: np.ndarray, nonfinite: np.ndarray, nodata: str) -> np.ndarray:
@@ -341,7 +547,7 @@ def _scale_range(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
         return np.clip((pixels.astype(np.float32) - low) * np.float32(255 / (high - low)), 0, 255)
 
 
-def _scale_by_dtype(pixels: np.ndarray, path: Path) -> np.ndarray:
+def _scale_by_dtype(pixels: np.ndarray, path: Path | str) -> np.ndarray:
     """Scale by the full range of the dtype to 0 … 255: uint8 stays, wider unsigned integers become float32."""
     if pixels.dtype == np.uint8:
         return pixels

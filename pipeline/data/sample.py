@@ -18,7 +18,8 @@ class Sample:
 
     Args:
         image_id: the id in the competition's tables.
-        sources: the files that hold the image's pixels; today exactly one.
+        sources: the files that hold the image's pixels: one per channel of the card's `files.channels`, else one; with
+            neighbours, those of each slice, in the order of the offsets.
         size: height and width of the whole image in pixels; None if it was not measured.
         rle: the text of each class's mask, a row of the table per line; None if the labels are no RLE.
         rle_void: likewise, the pixels that are ignored; None if the card has no such class.
@@ -26,6 +27,7 @@ class Sample:
             are no mask images.
         line: line of the labels' file that the image's first row begins at; 0 if it has none.
         box: the window that is read; None for the whole image.
+        own: position in `sources` of the first file of the image itself, after those of the slices before it.
     """
 
     image_id: str
@@ -36,6 +38,7 @@ class Sample:
     mask_paths: tuple[Path, ...] | None = None
     line: int = 0
     box: Box | None = None
+    own: int = 0
 
     @classmethod
     def from_file(cls, path: Path) -> "Sample":
@@ -44,9 +47,8 @@ class Sample:
 
     @property
     def path(self) -> Path:
-        """The image's only file."""
-        (path,) = self.sources
-        return path
+        """The image's own file, of its first channel."""
+        return self.sources[self.own]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -67,13 +69,14 @@ def samples_of(index: pd.DataFrame) -> list[Sample]:
 def _sample_of(row: Mapping[str, Any]) -> Sample:
     return Sample(
         row["image_id"],
-        (row["path"],),
+        row.get("sources", (row["path"],)),
         (row["height"], row["width"]) if "height" in row else None,
         texts_of(row["rle"]) if "rle" in row else None,
         row.get("rle_void"),
         row.get("mask_paths"),
         row.get("line", 0),
         row.get("box"),
+        row.get("own", 0),
     )
 
 

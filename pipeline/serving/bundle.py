@@ -19,6 +19,7 @@ from pydantic import StringConstraints
 from pipeline import competition
 from pipeline.competition import Competition
 from pipeline.config import Config, place
+from pipeline.data.channels import with_input_channels
 from pipeline.data.labels import Labels
 from pipeline.ensemble.renderer import Renderer
 from pipeline.ensemble.serialization import from_record
@@ -123,6 +124,7 @@ def read_bundle(folder: Path) -> Bundle:
     _check_card(folder / CARD_FILE, card)
     cfgs = tuple(parse(Config, {**tables, "name": name}, f"{path}: {name}") for name, tables in record.configs.items())
     try:
+        cfgs = tuple(with_input_channels(cfg, card) for cfg in cfgs)
         bundle = Bundle(folder, record, card, cfgs, from_record(record.chosen, list(record.configs), card.classes))
         _check_models(bundle)
         _check_fallbacks(bundle)

@@ -133,7 +133,7 @@ class SinglePass:
         self.fallbacks = [fallback for fallback in bundle.record.fallbacks if used.get(fallback.member)]
         self.numbers = {cfg.name: number for number, cfg in enumerate(bundle.cfgs)}
         self.models = {(m.name, fold): load(self._cfg(m.name), fold) for m in self.plan for fold in m.folds}
-        self.reader_of = [Reader.for_prediction(cfg) for cfg in bundle.cfgs]
+        self.reader_of = [Reader.for_prediction(cfg, bundle.card) for cfg in bundle.cfgs]
         # A tiled model reads each window itself: the whole image may not fit into memory.
         self.tiled = [cfg.predict.tiles is not None for cfg in bundle.cfgs]
         untiled = [reader for reader, tiled in zip(self.reader_of, self.tiled, strict=True) if not tiled]

@@ -26,7 +26,7 @@ def draw_submission(bundle: Bundle, root: Path, csv: Path, path: Path) -> Path:
     files = test_search(card, root).find(hidden=True)
     panels: list[Panel] = []
     for image_id, rles in read_masks(csv, card).groupby("image_id", sort=False)["rle"]:
-        panel = _panel(image_id, rles, files.get(image_id), Reader.of(bundle.cfgs[0]), card)
+        panel = _panel(image_id, rles, files.get(image_id), Reader.of(bundle.cfgs[0], card), card)
         panels += [panel] if panel else []
         if len(panels) == PANELS:
             break

@@ -43,7 +43,7 @@ def audit(cfg: Config) -> AuditReport:
     card = check(cfg)
     paths = Paths(cfg, card)
     make_data(card, paths)
-    reader = Reader.of(cfg)
+    reader = Reader.of(cfg, card)
     index = read_index(card, paths.root, cfg.data.skip_bad, reader)
     pairs = find_all_duplicates(cfg, card, paths, index)
     sizes = merge_groups(index, pairs).value_counts()

@@ -59,7 +59,7 @@ def doctor(cfg: Config) -> DoctorReport:
     card = check(cfg)
     paths = Paths(cfg, card)
     make_data(card, paths)
-    reader = Reader.of(cfg)
+    reader = Reader.of(cfg, card)
     try:
         train = read_index(card, paths.root, cfg.data.skip_bad, reader)
         test = read_test_index(card, paths.root, cfg.data.skip_bad, reader)

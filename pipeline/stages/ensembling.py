@@ -236,7 +236,7 @@ def oof_of_members(members: Sequence[Context], rows: pd.DataFrame) -> Oof:
 def _official(members: Sequence[Context], rows: pd.DataFrame, selection: Selection) -> float | None:
     """The official score, cross-fitted; None where it is the mean over images that everything is chosen by."""
     card = members[0].card
-    if card.volume_pattern:
+    if card.scores_volumes:
         return _score_volumes(members, rows, selection)
     if card.columns.packed_objects:
         return _score_ranked(members, rows, selection)

@@ -12,6 +12,7 @@ import pandas as pd
 from pipeline import competition, folds
 from pipeline.competition import Competition
 from pipeline.config import Config, place
+from pipeline.data.channels import with_input_channels
 from pipeline.data.index import read_index, read_test_index, unlisted_test_images
 from pipeline.data.labels import Labels
 from pipeline.data.rasters import Header
@@ -93,7 +94,7 @@ class Context(NamedTuple):
     @property
     def reader(self) -> Reader:
         """The reader of the images."""
-        return Reader.of(self.cfg)
+        return Reader.of(self.cfg, self.card)
 
     def fold_numbers(self) -> list[int]:
         """The numbers of the folds, ascending."""
@@ -128,6 +129,7 @@ def check(cfg: Config) -> Competition:
             read_toml(path)  # raises with the names of the cards that exist
     card = competition.load(cfg.competition)
     with place(cfg):
+        cfg = with_input_channels(cfg, card)
         _check_channels(cfg, card)
         check_model(cfg.model, cfg.train.batch_size)
         if cfg.data.crops:
@@ -198,7 +200,7 @@ def data(cfg: Config) -> None:
     paths = Paths(cfg, card)
     make_data(card, paths)
     _refuse_other_header(card, paths.root)
-    reader = Reader.of(cfg)
+    reader = Reader.of(cfg, card)
     index = read_index(card, paths.root, cfg.data.skip_bad, reader)
     test = read_test_index(card, paths.root, cfg.data.skip_bad, reader)
     found = [*samples_of(index), *samples_of(test)]
@@ -275,11 +277,11 @@ def make_context(cfg: Config) -> Context:
         ValueError: if the folds do not match the images or the config, or the metric is not defined on one of them.
     """
     card = check(cfg)
-    paths = Paths(cfg, card)
+    cfg, paths = with_input_channels(cfg, card), Paths(cfg, card)
     with processes().main_first():
         make_data(card, paths)
         _refuse_other_header(card, paths.root)
-        index = read_index(card, paths.root, cfg.data.skip_bad, Reader.of(cfg))
+        index = read_index(card, paths.root, cfg.data.skip_bad, Reader.of(cfg, card))
         if not paths.folds.exists():
             with paths.lock():
                 if not paths.folds.exists():
@@ -293,7 +295,20 @@ def make_context(cfg: Config) -> Context:
             f"set folds.name to make another file"
         )
     _refuse_fold_without_score(card, paths.folds, index, table)
+    if "series" in index and cfg.folds.grouped:
+        _refuse_parted_series(paths.folds, index, table)
     return Context(cfg, card, paths, index, table)
+
+
+def _refuse_parted_series(path: Path, index: pd.DataFrame, table: pd.DataFrame) -> None:
+    """Raise ValueError if slices of one series are in several folds: the channels of a slice are its neighbours'."""
+    folds_of = index.merge(table, on="image_id").groupby("series")["fold"].nunique()
+    if (folds_of > 1).any():
+        raise ValueError(
+            f"{path}: data.neighbours, but {(folds_of > 1).sum()} of {len(folds_of)} series are in several folds, the "
+            f"first is '{folds_of.index[folds_of > 1][0]}': set folds.name to make another file, which "
+            f"keeps them together"
+        )
 
 
 def _refuse_other_header(card: Competition, root: Path) -> None:
@@ -352,7 +367,7 @@ def _find_missing_duplicates(cfg: Config, card: Competition, paths: Paths, index
     if paths.duplicates.exists():
         log.info("using the near-duplicates in %s: remove it to search again", paths.duplicates)
     else:
-        reader = Reader.of(cfg)
+        reader = Reader.of(cfg, card)
         test = read_test_index(card, paths.root, cfg.data.skip_bad, reader)
         images = pd.concat([index.assign(part="train"), test.assign(part="test")], ignore_index=True)
         write_duplicates(paths.duplicates, find_duplicates(images, reader))

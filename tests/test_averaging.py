@@ -23,6 +23,7 @@ from pipeline.training.averaging import (
 )
 from pipeline.training.checkpoint import read_record
 from pipeline.training.train_state import TrainState
+from pipeline.training.validation import Validator
 from tests.fitting import RUN, fit_tiny, history, validation
 
 ALL_ON = (
@@ -201,11 +202,11 @@ def scored(monkeypatch, scores):
     """Let the evaluation return these scores, one after the other; returns the weights that were evaluated."""
     given, left = [], iter(scores)
 
-    def evaluate(model, *_):
+    def evaluate(self, model):
         given.append({key: value.clone() for key, value in model.state_dict().items()})
         return validation(next(left))
 
-    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    monkeypatch.setattr(Validator, "__call__", evaluate)
     return given
 
 

@@ -49,7 +49,7 @@ def test_invalid_views_are_refused(names, message):
 
 @given(st.floats(0, 1))
 def test_stored_probabilities_are_rounded_to_the_nearest_level(prob):
-    assert abs(int(probs_to_uint8(np.array(prob))) / 255 - prob) <= 1 / 510 + 1e-7
+    assert abs(int(probs_to_uint8(torch.tensor(prob))) / 255 - prob) <= 1 / 510 + 1e-7
 
 
 def make_store(folder, ids, shape=(1, 5, 7)):
@@ -233,7 +233,7 @@ def test_non_finite_probabilities_are_refused(tiny, card, precision, tiles, size
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 def test_non_finite_probabilities_are_not_stored(number):
     with pytest.raises(FloatingPointError, match="1 of 2 probabilities are not finite"):
-        probs_to_uint8(np.array([0.5, number]))
+        probs_to_uint8(torch.tensor([0.5, number]))
 
 
 class Ramp(torch.nn.Module):

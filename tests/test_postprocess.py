@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -61,7 +62,7 @@ def test_thresholds_lie_between_levels_and_include_one_half():
 @given(st.floats(0, 1), st.sampled_from(range(MAX_VALUE)))
 def test_rounding_moves_no_pixel_over_a_threshold(prob, number):
     if abs(prob - THRESHOLDS[number]) > 1e-6:
-        kept = apply(probs_to_uint8(np.array([[prob]])), Rules(float(THRESHOLDS[number]), 0))[0, 0]
+        kept = apply(probs_to_uint8(torch.tensor([[prob]])).numpy(), Rules(float(THRESHOLDS[number]), 0))[0, 0]
         assert bool(kept) == (prob >= THRESHOLDS[number])
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
@@ -18,11 +17,11 @@ from torch import nn
 
 from pipeline import config
 from pipeline.models import build_model
-from pipeline.training import epoch
 from pipeline.training.distributed import CONTROL_TIMEOUT, Processes, _own_gpu, has_unused_weights
 from pipeline.training.epoch import Arithmetic, train_one_epoch
 from pipeline.training.fold_data import build_loader
 from pipeline.training.sync_batch_norm import needs_sync, sync_batch_norms
+from pipeline.training.validation import Validator
 from tests import fitting
 from tests.test_distributed import free_port
 
@@ -63,13 +62,17 @@ def exchange_everything(rank, folder):
     first, second = group.gather(order[0])
     assert first < second
     # Image k has k pixels above every threshold; each process predicts every other image.
-    epoch.predict_images = lambda predictor, index, **options: (
-        (key, np.where(np.arange(4).reshape(1, 2, 2) < int(key), 255, 0).astype(np.uint8)) for key in index["image_id"]
-    )
-    epoch.samples_of = lambda index: [SimpleNamespace(image_id=key) for key in index["image_id"]]
-    labels = SimpleNamespace(size=None, exclusive=False, read_scored=lambda sample: np.ones((1, 2, 2), np.uint8))
-    counts = epoch.count_predictions(None, pd.DataFrame({"image_id": ["0", "1", "2", "3", "4"]}), labels, group)
-    assert [hard.predicted[0, 0] for hard, _ in counts] == [0, 1, 2, 3, 4]
+    validator = object.__new__(Validator)
+    validator.group, validator.data = group, SimpleNamespace(tiles=None, labels=SimpleNamespace(exclusive=False))
+    validator._batches = lambda _: [
+        (
+            [str(k)],
+            torch.where(torch.arange(4) < k, 255, 0).view(1, 1, 2, 2).to(torch.uint8),
+            torch.ones(1, 1, 2, 2, dtype=torch.uint8),
+        )
+        for k in range(5)[rank::2]
+    ]
+    assert [hard.predicted[0, 0] for _, hard, _ in validator.counts(None)] == [0, 1, 2, 3, 4]
     dist.destroy_process_group()
 
 

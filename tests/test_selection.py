@@ -2,19 +2,29 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from pipeline import config
+from pipeline.config import Tiles
+from pipeline.data import array_cache
+from pipeline.data.dataset import to_tensor
+from pipeline.data.labels import Labels
+from pipeline.data.sample import Sample
 from pipeline.inference.prediction_store import MAX_VALUE
-from pipeline.metrics import Counts, DetectionRates, detection_rates, empties_differ, pixel_metric, stack
-from pipeline.postprocess.threshold_counts import count_levels, count_soft
-from pipeline.training import epoch, trainer
+from pipeline.inference.predictor import Predictor, resize_probs
+from pipeline.metrics import Counts, DetectionRates, count, detection_rates, empties_differ, pixel_metric, stack
+from pipeline.models import build_model
+from pipeline.postprocess.threshold_counts import HALF, count_pixels
 from pipeline.training.checkpoint import read_record
-from pipeline.training.epoch import count_classes
+from pipeline.training.distributed import Processes
 from pipeline.training.history import log_collapse, log_epoch
 from pipeline.training.selection import NOT_VALIDATED, Validation
+from pipeline.training.validation import Validator
 from tests import fitting
 from tests.fitting import RUN, fit_tiny, history, validation
 
@@ -24,8 +34,14 @@ SHAPE = (1, 4, 5)
 
 def validated(*images, metric=MEAN_DICE, exclusive=False):
     """The validation of pairs of stored values (C, H, W), 0 to 255, and target."""
-    counts = stack(count_classes(values, target, exclusive) for values, target in images)
-    return Validation.from_counts(counts, stack(count_soft(*pair) for pair in images), metric, exclusive=exclusive)
+    counts, soft = (stack(each) for each in zip(*(counted(*pair, exclusive) for pair in images), strict=True))
+    return Validation.from_counts(counts, soft, metric, exclusive=exclusive)
+
+
+def counted(values, target, exclusive=False):
+    """The counts of one image at all thresholds, and without one."""
+    pair = (torch.from_numpy(each)[None] for each in (values, target))
+    return [counts.at(0) for counts in count_pixels(*pair, exclusive=exclusive)]
 
 
 def image(value, filled, ground=0):
@@ -61,7 +77,7 @@ def test_score_at_half_decides_if_no_image_has_an_object():
 def test_boundary_channel_is_scored_but_not_in_the_detection_rates():
     values, target = image(255, True)
     with_border = np.concatenate([values, 0 * values]), np.concatenate([target, target])
-    counts, soft = stack([count_classes(*with_border, exclusive=False)]), stack([count_soft(*with_border)])
+    counts, soft = (stack([each]) for each in counted(*with_border))
     found = Validation.from_counts(counts, soft, MEAN_DICE, exclusive=False, classes=1)
     assert (found.score, found.found) == (0.5, DetectionRates(1, 1, None))
 
@@ -122,14 +138,13 @@ def test_baseline_is_0_if_the_metric_is_undefined():
 def test_soft_counts_are_the_mean_of_the_counts_at_all_thresholds(seed):
     rng = np.random.default_rng(seed)
     values, target = rng.integers(0, 256, (2, 6, 7)).astype(np.uint8), rng.integers(0, 2, (2, 6, 7)).astype(np.uint8)
-    at_all = stack(count_levels(*pair) for pair in zip(values, target, strict=True))
-    for soft, hard in zip(count_soft(values, target), at_all, strict=True):
+    for hard, soft in zip(*counted(values, target), strict=True):
         assert soft == pytest.approx(hard.sum(axis=-1) / MAX_VALUE)
 
 
 def test_soft_counts_ignore_void_pixels_and_extra_channels():
     values, target = np.full((2, 1, 4), 255, np.uint8), np.array([[[1, 0, 255, 255]]], np.uint8)
-    assert [each.tolist() for each in count_soft(values, target)] == [[1], [2], [1]]
+    assert [each.tolist() for each in counted(values, target)[1]] == [[1], [2], [1]]
 
 
 def test_detection_rates_by_hand():
@@ -149,7 +164,7 @@ def test_shares_of_empty_masks_differ_if_by_a_tenth_and_more_than_chance():
 
 def scored(monkeypatch, *validations):
     left = iter(validations)
-    monkeypatch.setattr(trainer, "evaluate", lambda *_: next(left))
+    monkeypatch.setattr(Validator, "__call__", lambda *_: next(left))
 
 
 THREE = "train.phases.0.epochs=3"
@@ -266,12 +281,68 @@ def test_full_fit_has_no_scores(tiny):
 
 @pytest.mark.slow
 def test_validation_uses_the_batch_size_of_prediction(tiny, monkeypatch):
-    sizes, original = [], epoch.count_predictions
+    sizes, original = [], Predictor.probs
 
-    def spy(predictor, *args, batch_size, **options):
-        sizes.append((predictor.batch_size, batch_size))
-        return original(predictor, *args, batch_size=batch_size, **options)
+    def spy(self, images, views=None):
+        sizes.append((self.batch_size, len(images)))
+        return original(self, images, views)
 
-    monkeypatch.setattr(epoch, "count_predictions", spy)
+    monkeypatch.setattr(Predictor, "probs", spy)
     fit_tiny("train.batch_size=4", data=fitting.fold_data(batch_size=1))
     assert set(sizes) == {(1, 1)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tiles", [None, Tiles(size=32, stride=16)])
+def test_held_out_images_and_labels_are_decoded_once_for_all_phases(tiny, monkeypatch, tiles):
+    decoded, original = [], Labels.read_scored
+    monkeypatch.setattr(Labels, "read_scored", lambda self, sample: decoded.append(sample) or original(self, sample))
+    data = fitting.fold_data(tiles=tiles)
+    fit_tiny(data=data, phases=2, epochs=(2, 2))
+    assert sorted(sample.image_id for sample in decoded) == sorted(data.valid_index["image_id"])
+
+
+@pytest.mark.slow
+def test_without_memory_for_a_cache_validation_is_the_same(tiny, monkeypatch):
+    fit_tiny(epochs=(2,))
+    expected = history()
+    (RUN / "state.pt").unlink(missing_ok=True)
+    monkeypatch.setattr(array_cache, "free_memory", lambda: 0)
+    fit_tiny(epochs=(2,))
+    assert history() == expected
+
+
+def test_validation_scores_at_the_size_of_submitted_masks(tiny):
+    data = fitting.fold_data()
+    data = replace(data, labels=replace(data.labels, size=(20, 30)))
+    validator = Validator(data, config.load("configs/tiny.toml").train, Processes(torch.device("cpu")))
+    model = build_model(config.load("configs/tiny.toml").model)
+    index = data.valid_index.set_index("image_id")
+    predictor = Predictor(model, ("identity",))
+    for image_id, counts, soft in validator.counts(predictor):
+        sample = Sample(image_id, (index.loc[image_id, "path"],), rle=(index.loc[image_id, "rle"],), size=(48, 64))
+        probs = resize_probs(predictor(to_tensor(data.reader.read(sample))[None]), (20, 30))[0].numpy()
+        target = data.labels.read_scored(replace(sample, size=tuple(index.loc[image_id, ["height", "width"]])))
+        assert counts.target[0, 0] == soft.target[0] == target.sum()
+        assert counts.at((0, HALF)) == count((probs >= 0.5).astype(np.uint8), target)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("shape", [(3, 2, 5, 4), (1, 3, 7, 1)])
+def test_counts_of_a_batch_equal_a_loop_over_thresholds(shape, exclusive):
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 256, (shape[0], shape[1] + 1, *shape[2:])).astype(np.uint8)  # one channel too many
+    values[:, 1][rng.random(values[:, 1].shape) < 0.5] = 200  # ties
+    values[:, 0][values[:, 1] == 200] = 200
+    labels = rng.integers(0, shape[1], (shape[0], *shape[2:]))
+    target = (labels[:, None] == np.arange(shape[1])[:, None, None]).astype(np.uint8)
+    target.transpose(0, 2, 3, 1)[rng.random(labels.shape) < 0.2] = 255
+    hard, soft = count_pixels(torch.from_numpy(values), torch.from_numpy(target), exclusive=exclusive)
+    for n, c in np.ndindex(*shape[:2]):
+        valid, true = target[n, c] != 255, target[n, c] == 1
+        assert soft.at((n, c)) == pytest.approx(
+            ((values[n, c] * true).sum() / 255, values[n, c][valid].sum() / 255, true.sum())
+        )
+        for k in (1, 100, 128, 200, 255):
+            mask = values[n, : shape[1]].argmax(axis=0) == c if exclusive else values[n, c] >= k
+            assert hard.at((n, c, k - 1)) == ((mask & true).sum(), (mask & valid).sum(), true.sum())

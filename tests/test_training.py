@@ -25,6 +25,7 @@ from pipeline.training.checkpoint import load_checkpoint, load_weights, read_rec
 from pipeline.training.full_fit import median_best_epochs, with_epochs
 from pipeline.training.optimizer import learning_rate
 from pipeline.training.train_state import TrainState
+from pipeline.training.validation import Validator
 from tests import fitting
 
 ROOT = Path(__file__).parents[1]
@@ -201,7 +202,7 @@ def test_nan_loss_stops_with_batch_learning_rate_and_remedy(tiny, monkeypatch):
 @pytest.mark.slow
 def test_patience_ends_a_phase(tiny, monkeypatch):
     found = iter([0.3, 0.4, 0.4, 0.1, 0.2])
-    monkeypatch.setattr(trainer, "evaluate", lambda *_: fitting.validation(next(found)))
+    monkeypatch.setattr(Validator, "__call__", lambda *_: fitting.validation(next(found)))
     stages.train(load("train.patience=1", "train.phases.0.epochs=6"), 0)
     assert [(line["phase"], line["best"]) for line in history()] == [
         (1, True),
@@ -385,7 +386,7 @@ def test_full_fit_trains_on_every_image_for_the_given_epochs_without_selection(t
 
     monkeypatch.setattr(dataset.MaskedImages, "__getitem__", spy)
     monkeypatch.setattr(TrainState, "save", keep)
-    monkeypatch.setattr(trainer, "evaluate", None)  # must not be called
+    monkeypatch.setattr(Validator, "__init__", None)  # must not be called
     data = fitting.fold_data("full")
     pairs = (
         "train.patience=1",

@@ -147,18 +147,66 @@ class Images(Dataset):
         return to_tensor(self.reader.read(self.samples[position]))
 
 
-def equal_size_batches(sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
-    """The positions of images in batches of one size, the largest images first.
+class ScoredImages(Dataset):
+    """Whole images with the masks that their predictions are scored against; decoded once if memory allows.
+
+    Args:
+        index: the images.
+        labels, reader: how masks and images are read.
+        num_workers: processes that load items.
+        by_window: the images are too large to be read whole: items are the masks alone.
+
+    Shapes:
+        item: image (channels, H, W) uint8 or float32 in 0 … 255, unless `by_window`; mask (C, H, W), or at the size
+            of submitted masks, as `Labels.read_scored`.
+
+    Raises:
+        ImageError, RLEError: while items are read, for an image or label that cannot be read.
+    """
+
+    def __init__(
+        self, index: pd.DataFrame, labels: Labels, reader: Reader, num_workers: int, *, by_window: bool = False
+    ):
+        self.samples, self.labels, self.reader, self.by_window = samples_of(index), labels, reader, by_window
+        self.cache = make_cache([self._shapes(sample) for sample in self.samples], num_workers)
+
+    def _shapes(self, sample: Sample) -> list[tuple[int, ...]]:
+        """The shapes of the arrays of an item."""
+        mask = (self.labels.scored_channels, *(self.labels.size or sample.size))
+        return [mask] if self.by_window else [(*self.reader.target(sample), self.reader.channels), mask]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, ...]:
+        *images, mask = self._read(position)
+        return (*map(to_tensor, images), torch.from_numpy(np.require(mask, requirements="CW")))
+
+    def _read(self, position: int) -> tuple[np.ndarray, ...]:
+        if self.cache and (arrays := self.cache.read(position)):
+            return arrays
+        sample = self.samples[position]
+        images = () if self.by_window else (self.reader.read(sample),)
+        arrays = (*images, self.labels.read_scored(sample))
+        if self.cache:
+            self.cache.add(position, arrays)
+        return arrays
+
+
+def equal_size_batches(sizes: Sequence[tuple[int, ...]], batch_size: int) -> list[list[int]]:
+    """The positions of images in batches of equal sizes, the largest images first.
 
     The first batch needs the most memory, so that a lack of memory shows at once.
 
     Args:
-        sizes: height and width of each image, in pixels.
+        sizes: height and width of each image in pixels, and what else must be equal in a batch.
     """
-    sizes = pd.DataFrame(sizes, columns=["height", "width"]).groupby(["height", "width"], sort=True).indices
-    ordered = sorted(sizes, key=lambda size: -size[0] * size[1])
+    positions: dict[tuple[int, ...], list[int]] = {}
+    for position, size in enumerate(sizes):
+        positions.setdefault(tuple(size), []).append(position)
+    ordered = sorted(sorted(positions), key=lambda size: -size[0] * size[1])
     return [
-        positions[start : start + batch_size].tolist()
-        for positions in (sizes[size] for size in ordered)
-        for start in range(0, len(positions), batch_size)
+        positions[size][start : start + batch_size]
+        for size in ordered
+        for start in range(0, len(positions[size]), batch_size)
     ]

@@ -56,6 +56,11 @@ class Labels:
         return len(self.classes) + (self.boundary is not None)
 
     @property
+    def scored_channels(self) -> int:
+        """Channels of `read_scored`."""
+        return len(self.classes) if self.exclusive else self.channels
+
+    @property
     def supports_windows(self) -> bool:
         """Whether `window` can read them: it cannot read boundaries between objects and exclusive classes."""
         return self.boundary is None and not self.exclusive

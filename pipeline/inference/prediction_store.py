@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from torch import Tensor
 
 from pipeline.files import atomic_write, write_text
 from pipeline.quoting import listed, shortened
@@ -27,8 +29,8 @@ SHARD_BYTES = 16 << 20  # uncompressed size after which a shard is written; a ki
 SHARD_IMAGES = 256
 
 
-def probs_to_uint8(probs: np.ndarray) -> np.ndarray:
-    """Probabilities as uint8, rounded to the nearest value.
+def probs_to_uint8(probs: Tensor) -> Tensor:
+    """Probabilities as uint8, rounded to the nearest value, on their device.
 
     Shapes:
         probs: any, float in [0, 1]; returned with the same shape, uint8 in 0 … 255.
@@ -36,13 +38,13 @@ def probs_to_uint8(probs: np.ndarray) -> np.ndarray:
     Raises:
         FloatingPointError: if one is NaN or infinite, which uint8 would silently turn into an empty mask.
     """
-    values = np.rint(np.asarray(probs, dtype=np.float32) * MAX_VALUE)
-    if not np.isfinite(values).all():
-        wrong = int((~np.isfinite(values)).sum())
+    finite = probs.isfinite()
+    if not finite.all():
         raise FloatingPointError(
-            f"{wrong} of {values.size} probabilities are not finite: check the pixels of the image, and the weights"
+            f"{int((~finite).sum())} of {probs.numel()} probabilities are not finite: check the pixels of the image, "
+            f"and the weights"
         )
-    return values.astype(np.uint8)
+    return (probs.float() * MAX_VALUE).round_().to(torch.uint8)
 
 
 class PredictionStore:

@@ -1,7 +1,7 @@
 """From images to probabilities; sigmoid and softmax are applied only here."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -94,26 +94,24 @@ class Predictor:
             returns: (N, classes, H, W) float32 in [0, 1], on the CPU.
         """
         if self.tiles is None:
-            return self._predict(images, views)
+            return self.probs(images, views).cpu()
         return torch.stack([torch.cat(list(self.strips(TensorImage(image), views)), dim=-1) for image in images])
 
     def strips(self, image: WindowedImage, views: tuple[str, ...] | None = None) -> Iterator[Tensor]:
         """The probabilities of one image, strip by strip, as `tiles.predict_strips` yields them."""
-        return predict_strips(partial(self._predict, views=views), image, self.tiles, self.batch_size)
+        return predict_strips(lambda tiles: self.probs(tiles, views).cpu(), image, self.tiles, self.batch_size)
 
     @torch.inference_mode()
-    def _predict(self, images: Tensor, views: tuple[str, ...] | None = None) -> Tensor:
+    def probs(self, images: Tensor, views: tuple[str, ...] | None = None) -> Tensor:
+        """As calling the predictor, but without tiles, and the probabilities stay on the predictor's device."""
         images = copy_to(images, self.device).contiguous(memory_format=torch.channels_last)
-        probs = self._average(images, views or self.views)
+        probs = average_views(self._probs, images, views or self.views)
         if self.dtype == torch.float16 and not probs.isfinite().all():
             log.warning("float16 overflows in this model: changed to float32, slower")
             self.dtype = torch.float32
             self._run = self._build(self.dtype)
-            probs = self._average(images, views or self.views)
+            probs = average_views(self._probs, images, views or self.views)
         return probs
-
-    def _average(self, images: Tensor, views: tuple[str, ...]) -> Tensor:
-        return average_views(self._probs, images, views).cpu()
 
     def _probs(self, images: Tensor) -> Tensor:
         logits = self._run(images).float()
@@ -147,25 +145,43 @@ def predict_images(
     """
     if predictor.tiles:
         for sample in track(samples_of(index), what):
-            with _name_image(sample.image_id):
+            with name_image(sample.image_id):
                 values = predict_windows(predictor, sample, reader, size)
             yield sample.image_id, values
         return
     samples = samples_of(index)
-    batches = equal_size_batches([reader.target(sample) for sample in samples], batch_size)
+    ids, sizes = index["image_id"].to_numpy(), [size or sample.size for sample in samples]
+    batches = equal_size_batches(
+        [(*reader.target(sample), *scored) for sample, scored in zip(samples, sizes, strict=True)], batch_size
+    )
     workers = min(workers, len(batches))
     loader = Loader(Images(index, reader), batch_sampler=batches, num_workers=workers)
     read = track(loader if workers else prefetch(loader), what, total=len(batches))
     for positions, images in zip(batches, read, strict=True):
-        for position, probs in zip(positions, predictor(images), strict=True):
-            sample = samples[position]
-            with _name_image(sample.image_id):
-                values = probs_to_uint8(resize_probs(probs[None], size or sample.size)[0].numpy())
-            yield sample.image_id, values
+        values = values_of_images(ids[positions], resize_probs(predictor.probs(images), sizes[positions[0]]))
+        yield from zip(ids[positions], values.cpu().numpy(), strict=True)
+
+
+def values_of_images(ids: Sequence[str], probs: Tensor) -> Tensor:
+    """The stored values of several images' probabilities, on their device.
+
+    Shapes:
+        probs: (N, classes, H, W); returned as uint8.
+
+    Raises:
+        FloatingPointError: for a probability that is not finite, naming the image.
+    """
+    try:
+        return probs_to_uint8(probs)
+    except FloatingPointError:
+        for image_id, each in zip(ids, probs, strict=True):
+            with name_image(image_id):
+                probs_to_uint8(each)
+        raise
 
 
 @contextmanager
-def _name_image(image_id: str) -> Iterator[None]:
+def name_image(image_id: str) -> Iterator[None]:
     """Name the image in an error about its probabilities."""
     try:
         yield
@@ -196,9 +212,9 @@ def predict_windows(
     with reader.open_windows(sample) as image:
         strips = predictor.strips(image, views)
         if image.shape == tuple(size):
-            return np.concatenate([probs_to_uint8(strip.numpy()) for strip in strips], axis=2)
+            return np.concatenate([probs_to_uint8(strip).numpy() for strip in strips], axis=2)
         probs = torch.cat(list(strips), dim=2)
-        return probs_to_uint8(resize_probs(probs[None], size)[0].numpy())
+        return probs_to_uint8(resize_probs(probs[None], size)[0]).numpy()
 
 
 def predict_to_store(

@@ -5,7 +5,7 @@ from one histogram (see `postprocess/`).
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,10 @@ class Counts(NamedTuple):
     intersection: np.ndarray  # predicted and in the target
     predicted: np.ndarray
     target: np.ndarray
+
+    def at(self, index: Any) -> "Counts":
+        """The counts at an index of the arrays, whatever NumPy takes."""
+        return Counts(*(each[index] for each in self))
 
 
 def stack(counts: Iterable[Counts]) -> Counts:

@@ -168,7 +168,7 @@ def score_table(probs: Mapping[str, Tensor], target: Tensor) -> pd.DataFrame:
 
 
 def _scores(probs: Tensor, target: Tensor) -> dict[str, float]:
-    pairs = zip(probs_to_uint8(probs.numpy()), target.numpy(), strict=True)
+    pairs = zip(probs_to_uint8(probs).numpy(), target.numpy(), strict=True)
     counts = stack(count_levels(*pair) for pair in pairs)
     scores = dice(counts).mean(axis=0)
     best = best_threshold(scores)

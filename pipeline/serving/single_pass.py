@@ -243,7 +243,7 @@ class SinglePass:
         reader = self.readers.index(self.reader_of[number])
         images, size = _stacked(batch, reader), self.size or batch[0].sizes[reader]
         probs = (self.models[member.name, fold](images, member.views) for fold in member.folds)
-        return [probs_to_uint8(resize_probs(each, size).numpy()) for each in probs]
+        return [probs_to_uint8(resize_probs(each, size)).numpy() for each in probs]
 
     def _predict_tiled(self, member: Member, number: int, batch: list[LoadedImage]) -> list[np.ndarray]:
         (item,) = batch

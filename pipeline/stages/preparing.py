@@ -7,7 +7,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
+import torch
 
 from pipeline import competition, folds
 from pipeline.competition import Competition
@@ -31,13 +33,12 @@ from pipeline.inference.tta import check_views
 from pipeline.losses import build_loss
 from pipeline.metrics import Counts, Scores, epoch_metric, pixel_metric, stack
 from pipeline.models import check_model, for_prediction
-from pipeline.postprocess.threshold_counts import HALF
+from pipeline.postprocess.threshold_counts import HALF, count_pixels
 from pipeline.progress import track
 from pipeline.schema import read_toml
 from pipeline.submission import sample_rows
 from pipeline.training.checkpoint import FULL, Fold
 from pipeline.training.distributed import processes
-from pipeline.training.epoch import count_classes
 
 log = logging.getLogger(__name__)
 
@@ -406,8 +407,9 @@ def counts_at_half(context: Context, index: pd.DataFrame, of: Sequence[int] | No
         of: the folds of these images; other folds may not have predictions yet. None: all.
     """
     store, labels = context.oof_store(of), context.labels
-    counts = (
-        count_classes(store.read(each.image_id), labels.read_scored(each), labels.exclusive)
-        for each in samples_of(index)
-    )
-    return stack(Counts(*(each[:, HALF] for each in image)) for image in counts)
+    counts = []
+    for sample in samples_of(index):
+        pair = (torch.from_numpy(each)[None] for each in (store.read(sample.image_id), labels.read_scored(sample)))
+        at_all, _ = count_pixels(*pair, exclusive=labels.exclusive)
+        counts.append(at_all.at(np.s_[0, :, HALF]))
+    return stack(counts)

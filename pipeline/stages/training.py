@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -20,7 +21,7 @@ from pipeline.data.reader import Reader
 from pipeline.files import file_lock, write_text
 from pipeline.inference.prediction_store import is_complete, start_store
 from pipeline.inference.predictor import Predictor, predict_to_store
-from pipeline.metrics import Counts, detection_rates, epoch_metric, pixel_metric
+from pipeline.metrics import detection_rates, epoch_metric, pixel_metric
 from pipeline.models import build_model, for_prediction
 from pipeline.schema import read_json_lines
 from pipeline.stages.labelling import label_fold, refuse_other_folds, source_of_labels
@@ -363,7 +364,7 @@ def fold_row(context: Context, fold: int) -> dict[str, Any]:
         n: max((line for line in history if line["phase"] == n), key=lambda line: line["selection"]) for n in phases
     }
     counts = counts_at_half(context, held_out)
-    without_boundary = Counts(*(each[:, : len(context.card.classes)] for each in counts))
+    without_boundary = counts.at(np.s_[:, : len(context.card.classes)])
     found = detection_rates(without_boundary)
     exclusive = context.card.exclusive  # a pixel gets the most probable class, so there is no threshold
     return {

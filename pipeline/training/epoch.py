@@ -1,29 +1,19 @@
-"""One epoch of training, and one evaluation on the held-out images."""
+"""One epoch of training."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from pipeline import config, hardware
-from pipeline.data.labels import Labels
-from pipeline.data.sample import samples_of
-from pipeline.inference.prediction_store import MAX_VALUE
-from pipeline.inference.predictor import Predictor, predict_images
+from pipeline import hardware
 from pipeline.losses.inputs import NotFiniteError
-from pipeline.metrics import Counts, pixel_metric, stack
-from pipeline.postprocess.threshold_counts import count_argmax, count_levels, count_soft
 from pipeline.training.distributed import Processes
-from pipeline.training.fold_data import FoldData
-from pipeline.training.selection import Validation
 
 Batch = tuple[Tensor, Tensor]
 MAX_SKIPPED = 20  # the scaler starts at 2^16 and halves at each skipped update, so this is below 1
@@ -156,68 +146,3 @@ def _diverged(what: str, batch: int, rate: float) -> FloatingPointError:
         f"{what} at batch {batch}, learning rate {rate:.2g}: in a copy of the config, lower the phase's lr, lengthen "
         f"its warmup, lower train.clip or set train.precision to float32"
     )
-
-
-def evaluate(model: nn.Module, data: FoldData, cfg: config.Train, processes: Processes) -> Validation:
-    """Score a model on the held-out images, without test-time augmentation; every process gets the same result."""
-    processes.broadcast_buffers(model)  # each process may have batch statistics of its own
-    predictor = Predictor(
-        model,
-        ("identity",),
-        cfg.precision,
-        exclusive=data.labels.exclusive,
-        tiles=data.tiles,
-        batch_size=data.batch_size,
-    )
-    counts = count_predictions(
-        predictor,
-        data.valid_index,
-        data.labels,
-        processes,
-        reader=data.reader,
-        batch_size=data.batch_size,
-        workers=hardware.num_workers(cfg.workers),
-        what="validate",
-    )
-    counts, soft_counts = map(stack, zip(*counts, strict=True))
-    return Validation.from_counts(
-        counts,
-        soft_counts,
-        pixel_metric(data.metric),
-        exclusive=data.labels.exclusive,
-        classes=len(data.labels.classes),
-    )
-
-
-def count_predictions(
-    predictor: Predictor, index: pd.DataFrame, labels: Labels, processes: Processes, **options: object
-) -> list[tuple[Counts, Counts]]:
-    """Predict each image of the index and count its pixels.
-
-    Args:
-        options: of `predict_images`.
-
-    Returns:
-        for each image, ordered by id for any number of processes: the counts (C, 255) of every class at all
-        thresholds, and the soft counts (C,). Exclusive classes have no threshold: their counts are the same at all.
-    """
-    mine = index.iloc[processes.rank :: processes.world]
-    samples = {sample.image_id: sample for sample in samples_of(mine)}
-    found = []
-    for image_id, values in predict_images(predictor, mine, size=labels.size, **options):
-        target = labels.read_scored(samples[image_id])
-        found.append((image_id, (count_classes(values, target, labels.exclusive), count_soft(values, target))))
-    everyone = (each for part in processes.gather(found) for each in part)
-    return [counts for _, counts in sorted(everyone, key=itemgetter(0))]
-
-
-def count_classes(values: np.ndarray, target: np.ndarray, exclusive: bool) -> Counts:
-    """Pixel counts of one image, (C, 255).
-
-    Shapes:
-        values: (C or more, H, W) uint8, stored probabilities; channels after the target's are ignored.
-        target: (C, H, W) uint8.
-    """
-    if not exclusive:
-        return stack(count_levels(*pair) for pair in zip(values, target, strict=False))
-    return Counts(*(np.repeat(each[:, None], MAX_VALUE, axis=1) for each in count_argmax(values, target)))

@@ -14,6 +14,8 @@ replaces it.
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from pipeline.metrics import Counts, DetectionRates, Metric, detection_rates, nan_to_zero
 from pipeline.postprocess.threshold_counts import HALF, THRESHOLDS, best_threshold
 
@@ -44,7 +46,7 @@ class Validation(NamedTuple):
 
         Shapes:
             counts: (N, C, 255), at every threshold.
-            soft: (N, C) float, as from `threshold_counts.count_soft`.
+            soft: (N, C) float, without a threshold, as from `threshold_counts.count_pixels`.
         """
         scores = nan_to_zero(metric.total(counts))
         best = best_threshold(scores)
@@ -54,7 +56,7 @@ class Validation(NamedTuple):
             float(scores[best]),
             float(nan_to_zero(metric.baseline(counts.target[..., HALF], exclusive=exclusive))),
             (detection_rates(soft).dice or 0.0) if counts.target.any() else float(scores[HALF]),
-            detection_rates(Counts(*(each[:, :classes, HALF] for each in counts))),
+            detection_rates(counts.at(np.s_[:, :classes, HALF])),
         )
 
     @property

@@ -35,7 +35,7 @@ from pipeline.training.averaging import (
 )
 from pipeline.training.checkpoint import FULL, load_checkpoint, make_record, read_record, save_checkpoint
 from pipeline.training.distributed import Processes, processes, report_lost_process
-from pipeline.training.epoch import Arithmetic, evaluate, train_one_epoch
+from pipeline.training.epoch import Arithmetic, train_one_epoch
 from pipeline.training.fold_data import build_loader
 from pipeline.training.history import (
     append_history,
@@ -53,6 +53,7 @@ from pipeline.training.selection import Validation
 from pipeline.training.sync_batch_norm import needs_sync, sync_batch_norms
 from pipeline.training.train_job import TrainJob
 from pipeline.training.train_state import TrainState
+from pipeline.training.validation import Validator
 
 
 def fit(job: TrainJob) -> None:
@@ -63,11 +64,12 @@ def fit(job: TrainJob) -> None:
     """
     group = processes()
     state = TrainState.load(job.state_path) or TrainState(job.settings)
+    validator = Validator(job.data, job.cfg, group) if job.validates else None
     for number in range(state.phase, len(job.cfg.phases) + 1):
         if state.phase != number:
             load_checkpoint(job.phase_path(number - 1), job.model, job.fold)
             state.start_phase(number)
-        Trainer(job, state, group).run()
+        Trainer(job, state, group, validator).run()
     group.wait()
     if group.is_main:
         promote_best(job)
@@ -91,10 +93,11 @@ class Trainer:
 
     Args:
         state: updated in place, and written to disk after every epoch.
+        validator: of the held-out images; None for a full fit.
     """
 
-    def __init__(self, job: TrainJob, state: TrainState, group: Processes):
-        self.job, self.state, self.group = job, state, group
+    def __init__(self, job: TrainJob, state: TrainState, group: Processes, validator: Validator | None):
+        self.job, self.state, self.group, self.validator = job, state, group, validator
         self.phase = job.cfg.phases[state.phase - 1]
         self.arithmetic = Arithmetic.of(group, job.cfg.precision)
         self.model = job.model.to(group.device, memory_format=torch.channels_last)
@@ -127,7 +130,7 @@ class Trainer:
         patience = self.job.cfg.patience or self.phase.epochs
         while self.state.epoch < self.phase.epochs and self.state.epochs_without_improvement < patience:
             self._run_epoch()
-        if self.job.validates:
+        if self.validator:
             if (self.phase.swa or self.phase.soup) and not self.state.averages_evaluated:
                 self._evaluate_averages()
             if self.group.is_main:
@@ -143,7 +146,7 @@ class Trainer:
         self.loader.sampler.epoch = global_epoch
         loss, lr, waited = self._train()
         trained = time.monotonic()
-        validation = evaluate(self.ema.module, job.data, job.cfg, self.group) if job.validates else None
+        validation = self.validator(self.ema.module) if self.validator else None
         best = self._count_epoch(validation)
         ended = time.monotonic()
         seconds = ended - started
@@ -265,7 +268,7 @@ class Trainer:
         update_batch_norms(
             model, self.loader, self.group.device, self.arithmetic.precision, frozen_encoder=self.phase.freeze_encoder
         )
-        validation = evaluate(model, job.data, job.cfg, self.group)
+        validation = self.validator(model)
         found = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
         return AveragedWeights(name, epochs, validation, found, time.monotonic() - started)
 

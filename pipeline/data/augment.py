@@ -17,6 +17,8 @@ import albumentations as A
 import cv2
 import numpy as np
 
+from pipeline.data.soft_masks import join_void, split_void
+
 cv2.setNumThreads(0)  # threads of several workers would compete for the cores
 
 
@@ -39,6 +41,7 @@ class RandomScaledCrop(A.DualTransform):
     def __init__(self, side: int, scale: Scale, chance: float = 1.0):
         super().__init__(p=1)
         self.side, self.scale, self.chance = side, scale, chance
+        self.mask_interpolation = cv2.INTER_NEAREST
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, int]:
         height, width = params["shape"][:2]
@@ -55,7 +58,7 @@ class RandomScaledCrop(A.DualTransform):
         return self._resized(img, top, left, window, cv2.INTER_LINEAR)
 
     def apply_to_mask(self, mask: np.ndarray, top: int, left: int, window: int, **_: Any) -> np.ndarray:
-        return self._resized(mask, top, left, window, cv2.INTER_NEAREST)
+        return self._resized(mask, top, left, window, self.mask_interpolation)
 
     def _resized(self, pixels: np.ndarray, top: int, left: int, window: int, interpolation: int) -> np.ndarray:
         inside = pixels[max(0, top) : top + window, max(0, left) : left + window]
@@ -148,18 +151,39 @@ class Augment:
         crop: side of the square crop in pixels; None keeps the image's size.
         channels: of the image.
         scale: range of the random scale factor, in place of the strength's own; needs a crop. None keeps it.
+        soft: masks are soft (`soft_masks`) and interpolated like the image; others take the nearest pixel's value.
 
     Shapes:
-        image: (H, W, channels) uint8 or float32 in 0 … 255, mask: (H, W, C) uint8; returned as (crop, crop, ...).
+        image: (H, W, channels) uint8 or float32 in 0 … 255, mask: (H, W, C) uint8, soft ones float32; returned as
+            (crop, crop, ...).
     """
 
-    def __init__(self, strength: str, crop: int | None, channels: int, *, scale: tuple[float, float] | None = None):
+    def __init__(
+        self,
+        strength: str,
+        crop: int | None,
+        channels: int,
+        *,
+        scale: tuple[float, float] | None = None,
+        soft: bool = False,
+    ):
+        self.soft = soft
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a misspelt argument only warns and falls back to a default
-            self.transform = A.Compose(STRENGTHS[strength](crop, channels, scale))
+            transforms = STRENGTHS[strength](crop, channels, scale)
+            if soft:
+                for each in transforms:
+                    each.mask_interpolation = cv2.INTER_LINEAR
+            self.transform = A.Compose(transforms)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         self.transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        if not self.soft:
+            return self._transform(image, mask)
+        image, planes = self._transform(image, np.concatenate(split_void(mask), axis=2))
+        return image, join_void(*np.split(planes, 2, axis=2))
+
+    def _transform(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if image.dtype == np.uint8:
             result = self.transform(image=image, mask=mask)
             return result["image"], result["mask"]

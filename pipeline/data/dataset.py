@@ -27,12 +27,10 @@ class AddedImages(NamedTuple):
     Args:
         index: with image_id, path, height, width.
         read: from a sample, at the network's size, to its target, as `targets.read_target`.
-        is_soft: whether targets are soft.
     """
 
     index: pd.DataFrame
     read: Callable[[Sample, Resize], np.ndarray]
-    is_soft: bool = False
 
 
 class MaskedImages(Dataset):
@@ -52,7 +50,7 @@ class MaskedImages(Dataset):
 
     Shapes:
         item: image (channels, H, W) uint8 or float32 in 0 … 255; mask (C, H, W) uint8, 0 or 1, for exclusive classes
-            (1, H, W) with their numbers; float32 of 0 … 1 if some images have soft masks; 255 is ignored.
+            (1, H, W) with their numbers; float32 of 0 … 1 if the augmentation is of soft masks; 255 is ignored.
 
     Raises:
         ImageError, RLEError: while items are read, for an image or label that cannot be read.
@@ -69,11 +67,10 @@ class MaskedImages(Dataset):
         added: Sequence[AddedImages] = (),
         mixing: Mixing | None = None,
     ):
-        sets = [AddedImages(index, partial(read_target, labels), labels.is_soft), *added]
+        sets = [AddedImages(index, partial(read_target, labels)), *added]
         self.num_labelled = len(index)
         self.samples = [sample for each in sets for sample in samples_of(each.index)]
         self.targets = [each.read for each in sets for _ in range(len(each.index))]
-        self.is_soft = any(each.is_soft for each in sets)
         self.labels, self.reader, self.augment, self.mixing = labels, reader, augment, mixing
         channels = (reader.channels, 1 if labels.exclusive else labels.channels)  # of an image and of its mask
         shapes = [[(*reader.target(sample), each) for each in channels] for sample in self.samples]
@@ -115,7 +112,7 @@ class MaskedImages(Dataset):
             raise ValueError(
                 f"mask of '{sample.image_id}' holds {unexpected[0]}: expected 0 to {largest}, or {VOID} for void"
             )
-        return mask.astype(np.float32) if self.is_soft else mask
+        return mask.astype(np.float32, copy=False) if self.augment.soft else mask
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:

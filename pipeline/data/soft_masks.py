@@ -36,6 +36,27 @@ def harden(target: np.ndarray) -> np.ndarray:
     return target if target.dtype == np.uint8 else np.where(target == VOID, VOID, target > HALF).astype(np.uint8)
 
 
+def split_void(target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares, 0 where ignored, and whether a pixel is ignored, 0 or 1: both can be averaged over areas.
+
+    Shapes:
+        target: any, float32 of 0 … 1 and VOID; returned twice in the same shape, float32.
+    """
+    void = (target == VOID).astype(np.float32)
+    return np.where(void == 1, np.float32(0), target), void
+
+
+def join_void(shares: np.ndarray, void: np.ndarray) -> np.ndarray:
+    """The soft target of averaged shares: the mean over what is not ignored; VOID where more than half is.
+
+    Shapes:
+        shares, void: of one shape, float32, averages of what `split_void` returns.
+        returns: the same shape, float32 of 0 … 1 and VOID.
+    """
+    mean = (shares / np.maximum(1 - void, HALF)).clip(0, 1)
+    return np.where(void > HALF, np.float32(VOID), mean)
+
+
 def combine(
     masks: Sequence[np.ndarray], how: Literal["mean", "majority", "union"], num_annotators: int | None = None
 ) -> np.ndarray:

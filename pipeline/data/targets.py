@@ -21,6 +21,7 @@ import numpy as np
 from pipeline.data.labels import Labels
 from pipeline.data.resize import Resampling, Resize
 from pipeline.data.sample import Sample
+from pipeline.data.soft_masks import join_void, split_void
 from pipeline.data.windows import Box
 from pipeline.metrics import VOID
 
@@ -106,9 +107,7 @@ def _resize(mask: np.ndarray, resampling: Resampling, place: Box, box: Box, *, e
 
 def _resize_shares(mask: np.ndarray, share: Share) -> np.ndarray:
     """One channel of a soft mask, 0 … 1 and VOID, (h, w) to (H, W) float32."""
-    void = share(mask == VOID)
-    mean = share(np.where(mask == VOID, 0, mask)) / np.maximum(1 - void, TIE)
-    return np.where(void > 0.5 + TIE, VOID, mean.clip(0, 1)).astype(np.float32)
+    return join_void(*map(share, split_void(mask)))
 
 
 def _resize_channel(mask: np.ndarray, share: Share, resampling: Resampling, place: Box, area: Box) -> np.ndarray:

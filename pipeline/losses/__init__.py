@@ -31,7 +31,7 @@ from pipeline.quoting import shortened
 from pipeline.schema import did_you_mean
 
 # Multi-label: target (N, C, H, W), one mask per channel; masks may overlap.
-LOSSES = {
+LOSSES: dict[str, type[MultiLabelLoss]] = {
     "bce": BCELoss,
     "dice": DiceLoss,
     "focal": FocalLoss,
@@ -63,7 +63,7 @@ class WeightedLoss(MultiLabelLoss):
 
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
-        target: (N, C, H, W) of 0, 1, or 255 for void.
+        target: (N, C, H, W) of 0, 1, or 255 for void; floats from 0 to 1, or 255, if it is soft.
         returns: scalar.
 
     Raises:
@@ -122,7 +122,9 @@ def _build_weighted(
     return weights, nn.ModuleDict({name: losses[name] for name in weights})
 
 
-def build_loss(mix: Mapping[str, float], options: Options | None = None, *, exclusive: bool = False) -> nn.Module:
+def build_loss(
+    mix: Mapping[str, float], options: Options | None = None, *, exclusive: bool = False, soft: bool = False
+) -> nn.Module:
     """The loss of a phase: a weighted sum, as in {"bce": 1.0, "dice": 1.0}.
 
     The weights need not sum to 1. They scale the loss, and with it the gradient.
@@ -131,10 +133,12 @@ def build_loss(mix: Mapping[str, float], options: Options | None = None, *, excl
         mix: weight of each loss, by its key in LOSSES; with exclusive classes, in MULTICLASS_LOSSES.
         options: arguments of losses, by their key in the mix, as in {"bce": {"positive_weight": 5.0}}.
         exclusive: one class per pixel; the target is the number of the class.
+        soft: the target may hold values between 0 and 1.
 
     Raises:
-        ValueError: for an empty mix, an unknown loss, a weight that is negative or not finite, weights that are all 0,
-            options of a loss that is not in the mix, an unknown option, or an invalid value of one.
+        ValueError: for an empty mix, an unknown loss, a loss that does not support a soft target, a weight that is
+            negative or not finite, weights that are all 0, options of a loss that is not in the mix, an unknown option,
+            or an invalid value of one.
     """
     known, others = (MULTICLASS_LOSSES, LOSSES) if exclusive else (LOSSES, MULTICLASS_LOSSES)
     if not mix:
@@ -146,6 +150,12 @@ def build_loss(mix: Mapping[str, float], options: Options | None = None, *, excl
             raise ValueError(f"unknown loss '{shortened(name)}'. {did_you_mean(name.lower(), known)}")
         if not 0 <= weight < math.inf:
             raise ValueError(f"weight of loss '{name}' must be >= 0 and finite, got {weight}")
+        if soft and not LOSSES[name].supports_soft:
+            supported = ", ".join(each for each, loss in LOSSES.items() if loss.supports_soft)
+            raise ValueError(
+                f"loss '{name}' is defined for masks of 0 and 1, and these are soft (masks.soft, or annotators = "
+                f'"mean"). Losses for soft masks: {supported}.'
+            )
     if not any(mix.values()):
         raise ValueError(f"all weights are 0 ({', '.join(mix)}): nothing would be learned")
     for name in options or {}:

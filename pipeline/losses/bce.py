@@ -13,6 +13,9 @@ class BCELoss(MultiLabelLoss):
         loss = mean(-w * s * log(p) - (1 - s) * log(1 - p)),  p = sigmoid(logits)
         s    = t * (1 - smoothing) + smoothing / 2,           w = positive_weight
 
+    A soft target needs no other formula: with positive_weight 1 and no smoothing, the loss is lowest at p = t,
+    where it is the entropy of t.
+
     Every pixel has the same weight. If 1 % of the pixels are masked, they contribute 1 % of the
     sum; positive_weight, Dice and Lovász compensate for this. Empty and full targets are no
     special cases. The unit is nats per pixel; the loss is log(2) = 0.693 at logits of 0.
@@ -25,7 +28,7 @@ class BCELoss(MultiLabelLoss):
 
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
-        target: (N, C, H, W) of 0, 1, or 255 for void.
+        target: (N, C, H, W) of 0, 1, or 255 for void; floats from 0 to 1, or 255, if it is soft.
         returns: scalar >= 0, without upper bound: it grows by 1 per unit of a wrong logit.
 
     Raises:

@@ -9,7 +9,9 @@ from pipeline.losses.overlap import OverlapLoss
 class DiceLoss(OverlapLoss):
     """One minus the soft Dice coefficient, averaged over images and channels.
 
-        loss = 1 - (2 * sum(p * t) + smooth) / (sum(p) + sum(t) + smooth),  p = sigmoid(logits)
+        loss = 1 - (2 * sum(min(p, t)) + smooth) / (sum(p) + sum(t) + smooth),  p = sigmoid(logits)
+
+    min(p, t) is p * t where the target is 0 or 1. A soft target costs 0 if p = t, and only then.
 
     Sums run over the valid pixels of one channel of one image, so a small object weighs as much
     as a large one; with over = "batch", of one channel of all images of the batch.
@@ -25,7 +27,7 @@ class DiceLoss(OverlapLoss):
 
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
-        target: (N, C, H, W) of 0, 1, or 255 for void.
+        target: (N, C, H, W) of 0, 1, or 255 for void; floats from 0 to 1, or 255, if it is soft.
         returns: scalar in [0, 1].
 
     Raises:
@@ -34,7 +36,8 @@ class DiceLoss(OverlapLoss):
     Source:
         Milletari et al., V-Net, https://arxiv.org/abs/1606.04797. They square the terms of
         the denominator; this is the plain sum. On `smooth` and empty targets: Tilborghs
-        et al., https://arxiv.org/abs/2207.09521.
+        et al., https://arxiv.org/abs/2207.09521. Soft targets: Wang et al., Dice Semimetric Losses,
+        https://arxiv.org/abs/2303.16296.
     """
 
     def __init__(self, smooth: float = 1.0, over: str = "image", empty: str = "count"):

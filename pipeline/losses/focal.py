@@ -1,7 +1,6 @@
 """Focal loss: binary cross entropy with less weight on pixels that are already right."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.losses.inputs import LossInputs, masked_mean
@@ -14,6 +13,12 @@ class FocalLoss(MultiLabelLoss):
         loss = mean(-alpha_t * (1 - p_t)^gamma * log(p_t))
         p_t, alpha_t = p, alpha          where the target is 1,  p = sigmoid(logits)
                        1 - p, 1 - alpha  where it is 0
+
+    or, for any target t from 0 to 1:
+
+        loss = mean(-(alpha * t + (1 - alpha) * (1 - t)) * |p - t|^gamma * (t * log(p) + (1 - t) * log(1 - p)))
+
+    which is lowest at p = t; with gamma > 0 it is 0 there.
 
     With gamma = 2, a pixel with p_t = 0.9 has 1 % of its cross entropy, one with p_t = 0.5 a
     quarter. With gamma = 0 and alpha = 0.5 the loss is half the cross entropy.
@@ -29,7 +34,7 @@ class FocalLoss(MultiLabelLoss):
 
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
-        target: (N, C, H, W) of 0, 1, or 255 for void.
+        target: (N, C, H, W) of 0, 1, or 255 for void; floats from 0 to 1, or 255, if it is soft.
         returns: scalar >= 0, without upper bound, in nats per pixel.
 
     Raises:
@@ -41,7 +46,8 @@ class FocalLoss(MultiLabelLoss):
         equation 5, gamma and alpha from their table 1b. They divide by the number of boxes
         matched to an object; this is the mean over pixels. Keras code in many Kaggle kernels
         takes log(p) of the sigmoid's output and sums over pixels: its gradient is 0 or NaN for a
-        confident mistake, and its scale grows with the image.
+        confident mistake, and its scale grows with the image. Soft targets: Li et al., Generalized
+        Focal Loss, https://arxiv.org/abs/2006.04388, equation 5, whose loss has no alpha.
     """
 
     def __init__(self, gamma: float = 2.0, alpha: float = 0.25):
@@ -55,10 +61,8 @@ class FocalLoss(MultiLabelLoss):
 
     def compute(self, inputs: LossInputs) -> Tensor:
         target = inputs.target
-        towards_target = inputs.logits * (2 * target - 1)
-        log_pt = F.logsigmoid(towards_target)
-        # (1 - p_t)^gamma is computed through its logarithm: where 1 - p_t rounds to 0, the power has an
-        # infinite gradient for gamma < 1.
-        damping = torch.exp(self.gamma * F.logsigmoid(-towards_target))
+        # |p - t|^gamma is computed through its logarithm: where |p - t| rounds to 0, the power has an infinite
+        # gradient for gamma < 1.
+        damping = torch.exp(self.gamma * inputs.log_error())
         alpha_t = self.alpha * target + (1 - self.alpha) * (1 - target)
-        return masked_mean(-alpha_t * damping * log_pt, inputs.valid)
+        return masked_mean(alpha_t * damping * inputs.log_loss(), inputs.valid)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.metrics import VOID
@@ -17,20 +18,58 @@ class NotFiniteError(ValueError):
 class LossInputs(NamedTuple):
     """Checked inputs of a multi-label loss, in at least float32.
 
+    The methods give what the formulas of losses are made of, with p = sigmoid(logits) and t the target. Where t is 0 or
+    1 they are accurate for the smallest errors too, and the same whether or not other pixels are soft.
+
+    Args:
+        is_soft: whether the target may hold values between 0 and 1.
+
     Shapes:
         logits: (N, C, H, W) float, finite.
-        target: (N, C, H, W) of the logits' dtype, 0 or 1; 0 where void.
+        target: (N, C, H, W) of the logits' dtype, 0 or 1, or in [0, 1] if it is soft; 0 where void.
         valid: (N, C, H, W) bool, False where void.
     """
 
     logits: Tensor
     target: Tensor
     valid: Tensor
+    is_soft: bool = False
 
     @property
     def positive(self) -> Tensor:
-        """(N, C, H, W) bool, True where the target is 1."""
+        """(N, C, H, W) bool, True where the target is above 0."""
         return self.target > 0
+
+    @property
+    def is_hard(self) -> Tensor:
+        """(N, C, H, W) bool, True where the target is 0 or 1."""
+        return (self.target == 0) | (self.target == 1)
+
+    def below(self) -> Tensor:
+        """(N, C, H, W) bool, whether p < t: everywhere in a target of 1, nowhere in one of 0."""
+        return self.logits < torch.logit(self.target) if self.is_soft else self.positive
+
+    def error(self) -> Tensor:
+        """(N, C, H, W) float, |p - t|."""
+        of_hard = torch.sigmoid(self.logits * (1 - 2 * self.target))
+        return torch.where(self.is_hard, of_hard, self._soft_error()) if self.is_soft else of_hard
+
+    def log_error(self) -> Tensor:
+        """(N, C, H, W) float, log|p - t|; where the target is soft, at least that of the smallest normal number."""
+        of_hard = F.logsigmoid(self.logits * (1 - 2 * self.target))
+        if not self.is_soft:
+            return of_hard
+        smallest = torch.finfo(self.logits.dtype).tiny
+        return torch.where(self.is_hard, of_hard, self._soft_error().clamp_min(smallest).log())
+
+    def log_loss(self) -> Tensor:
+        """(N, C, H, W) float, the cross entropy -t * log(p) - (1 - t) * log(1 - p)."""
+        if not self.is_soft:
+            return -F.logsigmoid(self.logits * (2 * self.target - 1))
+        return -self.target * F.logsigmoid(self.logits) - (1 - self.target) * F.logsigmoid(-self.logits)
+
+    def _soft_error(self) -> Tensor:
+        return (torch.sigmoid(self.logits) - self.target).abs()
 
 
 @contextmanager
@@ -49,7 +88,7 @@ def prepare_inputs(logits: Tensor, target: Tensor) -> Iterator[LossInputs]:
 
     Shapes:
         logits: (N, C, H, W) of any float dtype.
-        target: (N, C, H, W) of any dtype, 0, 1, or 255 for void.
+        target: (N, C, H, W) of 0, 1, or 255 for void; if it is of a float dtype, of [0, 1], or 255 for void.
         yields: `LossInputs`.
 
     Raises:
@@ -60,15 +99,17 @@ def prepare_inputs(logits: Tensor, target: Tensor) -> Iterator[LossInputs]:
     if logits.shape != target.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ in shape")
     check_logits_shape(logits)
-    void, one = target == VOID, target == 1
+    void, is_soft = target == VOID, target.is_floating_point()
     check_target_values(
         target,
-        void | one | (target == 0),
-        "expected 0, 1, or 255 for void. A mask read as 0 … 255 is divided by 255 in data/",
+        void | (target >= 0) & (target <= 1),
+        "expected 0, 1, or 255 for void; shares from 0 to 1 if it is soft. A mask read as 0 … 255 is divided by 255 in "
+        "data/",
     )
+    shares = torch.where(void, 0, target) if is_soft else target == 1
     with torch.autocast(logits.device.type, enabled=False):
         logits = clamp_infinite(logits)
-        yield LossInputs(logits, one.to(logits.dtype), ~void)
+        yield LossInputs(logits, shares.to(logits.dtype), ~void, is_soft)
 
 
 @contextmanager

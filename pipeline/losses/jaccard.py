@@ -9,8 +9,11 @@ from pipeline.losses.overlap import OverlapLoss
 class JaccardLoss(OverlapLoss):
     """One minus the soft Jaccard index, averaged over images and channels.
 
-        loss  = 1 - (sum(p * t) + smooth) / (union + smooth),  p = sigmoid(logits)
-        union = sum(p) + sum(t) - sum(p * t)
+        loss  = 1 - (sum(min(p, t)) + smooth) / (union + smooth),  p = sigmoid(logits)
+        union = sum(max(p, t)) = sum(p) + sum(t) - sum(min(p, t))
+
+    min(p, t) is p * t where the target is 0 or 1. A soft target costs 0 if p = t, and only then; the loss is a
+    metric between p and t if `smooth` is small.
 
     Sums run over the valid pixels of one channel of one image; with over = "batch", of all images
     of the batch. For binary masks it is a rising function of the Dice loss, J = 2D / (1 + D), so both
@@ -26,7 +29,7 @@ class JaccardLoss(OverlapLoss):
 
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
-        target: (N, C, H, W) of 0, 1, or 255 for void.
+        target: (N, C, H, W) of 0, 1, or 255 for void; floats from 0 to 1, or 255, if it is soft.
         returns: scalar in [0, 1].
 
     Raises:
@@ -34,7 +37,8 @@ class JaccardLoss(OverlapLoss):
 
     Source:
         Rahman and Wang, Optimizing Intersection-Over-Union in Deep Neural Networks for Image
-        Segmentation, https://doi.org/10.1007/978-3-319-50835-1_22, with `smooth` added.
+        Segmentation, https://doi.org/10.1007/978-3-319-50835-1_22, with `smooth` added. Soft targets: Wang et
+        al., Jaccard Metric Losses, https://arxiv.org/abs/2302.05666.
         The convex surrogate of the same index is `lovasz`.
     """
 

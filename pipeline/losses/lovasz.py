@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.losses.inputs import LossInputs, masked_mean
+from pipeline.losses.inputs import LossInputs, check_target_values, masked_mean
 from pipeline.losses.lovasz_extension import lovasz_extension
 from pipeline.losses.multilabel import MultiLabelLoss
 from pipeline.losses.overlap import check_reduction
@@ -72,6 +72,9 @@ class LovaszHingeLoss(MultiLabelLoss):
 
     It is mostly used in a later phase, on weights already trained with cross entropy or Dice.
 
+    A soft target is refused. The extension is of a function of sets, J(k), and the target is one of its two sets: a
+    pixel that belongs to it by a quarter has no sign and no place in the unions. Jaccard of soft targets is `jaccard`.
+
     Args:
         over: "image": each channel of each image is one set of pixels. "batch": a channel's pixels of all
             images of the batch are one set, so objects count by their pixels, and empty images by their
@@ -87,15 +90,18 @@ class LovaszHingeLoss(MultiLabelLoss):
         returns: scalar >= 0, without upper bound.
 
     Raises:
-        ValueError: for an unknown variant, `over` or `empty`, or as MultiLabelLoss.
+        ValueError: for an unknown variant, `over` or `empty`, for a soft target (on a CPU), or as MultiLabelLoss.
         NotFiniteError: as MultiLabelLoss.
 
     Source:
         Berman et al., The Lovász-Softmax loss, https://arxiv.org/abs/1705.08790, algorithm 1,
         with the hinge errors of their binary case; Yu and Blaschko, The Lovász Hinge, https://arxiv.org/abs/1512.07797.
         elu + 1: solutions to TGS Salt, https://www.kaggle.com/competitions/tgs-salt-identification-challenge.
-        Symmetric: https://www.kaggle.com/code/iafoss/lovasz.
+        Symmetric: https://www.kaggle.com/code/iafoss/lovasz. On soft targets: Wang et al., Jaccard Metric Losses,
+        https://arxiv.org/abs/2302.05666.
     """
+
+    supports_soft = False
 
     def __init__(self, over: str = "image", variant: str = "relu", empty: str = "count"):
         super().__init__()
@@ -106,6 +112,8 @@ class LovaszHingeLoss(MultiLabelLoss):
         self.variant = variant
 
     def compute(self, inputs: LossInputs) -> Tensor:
+        if inputs.is_soft:
+            check_target_values(inputs.target, inputs.is_hard, "lovasz is defined for 0 and 1; use jaccard for shares")
         signs = 2 * inputs.target - 1
         margins, target, valid = (
             to_rows(each, self.over) for each in (1 - inputs.logits * signs, inputs.positive, inputs.valid)

@@ -9,7 +9,8 @@ class MultiClassLoss(nn.Module):
     """A loss on the softmax of logits over the channels, with the class of each pixel as target.
 
     `forward` checks and converts the inputs; a subclass implements its formula in `compute`. Pixels of
-    class 255 are void and ignored. Without a valid pixel, the loss and its gradient are 0.
+    class 255 are void and ignored. Without a valid pixel, the loss and its gradient are 0. A target has no shares of
+    classes: a card with exclusive classes has no soft masks.
 
     Shapes:
         logits: (N, C, H, W) float, before the softmax.

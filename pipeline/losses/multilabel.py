@@ -12,15 +12,20 @@ class MultiLabelLoss(nn.Module):
     target 255 are void and ignored. A channel of an image without a valid pixel is left out of means
     over images. Without any valid pixel, the loss and its gradient are 0.
 
+    Attributes:
+        supports_soft: whether the formula is defined for a target between 0 and 1.
+
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
-        target: (N, C, H, W) of 0, 1, or 255 for void.
+        target: (N, C, H, W) of 0, 1, or 255 for void; floats from 0 to 1, or 255, if it is soft.
         returns: scalar, at least float32.
 
     Raises:
         NotFiniteError: if a logit is NaN.
         ValueError: if logits and target differ in shape, or the target has another value.
     """
+
+    supports_soft = True
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         with prepare_inputs(logits, target) as inputs:

@@ -1,6 +1,5 @@
 """Base class of the Dice, Jaccard and Tversky losses, all of which are Tversky indices."""
 
-import torch
 from torch import Tensor
 
 from pipeline.losses.inputs import LossInputs, masked_mean
@@ -25,7 +24,7 @@ class OverlapLoss(MultiLabelLoss):
 
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
-        target: (N, C, H, W) of 0, 1, or 255 for void.
+        target: (N, C, H, W) of 0, 1, or 255 for void; floats from 0 to 1, or 255, if it is soft.
         returns: scalar in [0, 1].
 
     Raises:
@@ -59,7 +58,10 @@ class OverlapLoss(MultiLabelLoss):
         """One minus the soft Tversky index of each channel of each image, or of each channel of the batch.
 
             index = (TP + smooth) / (TP + alpha * FP + beta * FN + smooth)
-            TP = sum(p * t),  FP = sum(p * (1 - t)),  FN = sum((1 - p) * t)
+            TP = sum(min(p, t)),  FP = sum(max(p - t, 0)),  FN = sum(max(t - p, 0))
+
+        For a target of 0 and 1, these are the sums of p * t, p * (1 - t) and (1 - p) * t. For a soft target the
+        products would reward a prediction of 0 or 1; these sums make the loss 0 if p = t, and only then.
 
         alpha = beta = 1 gives the Jaccard index, alpha = beta = 1/2 the Dice coefficient. The loss is computed
         as (alpha * FP + beta * FN) / (...), from the error |p - t| of each pixel: near a perfect mask,
@@ -72,13 +74,16 @@ class OverlapLoss(MultiLabelLoss):
 
         Shapes:
             returns: (N, C), or (C,) over the batch, in [0, 1]; 0 for a channel without a valid pixel.
+
+        Source:
+            For soft targets: Wang et al., Jaccard Metric Losses, https://arxiv.org/abs/2302.05666 (the first one), and
+            Dice Semimetric Losses, https://arxiv.org/abs/2303.16296 (the first one, and their Tversky loss).
         """
         axes = (2, 3) if self.over == "image" else (0, 2, 3)
-        target = inputs.target
-        error = torch.sigmoid(inputs.logits * (1 - 2 * target))  # |p - t|
-        false_negative = (error * target).sum(dim=axes)
-        false_positive = (error * (inputs.valid & ~inputs.positive)).sum(dim=axes)
-        true_positive = target.sum(dim=axes) - false_negative
+        error, below = inputs.error(), inputs.below()
+        false_negative = (error * below).sum(dim=axes)
+        false_positive = (error * (inputs.valid & ~below)).sum(dim=axes)
+        true_positive = inputs.target.sum(dim=axes) - false_negative
         weighted_errors = alpha * false_positive + beta * false_negative
         return weighted_errors / (true_positive + weighted_errors + smooth)
 

@@ -11,7 +11,10 @@ class TverskyLoss(OverlapLoss):
     """One minus the soft Tversky index, averaged over images and channels.
 
         loss = 1 - (TP + smooth) / (TP + alpha * FP + beta * FN + smooth)
-        TP = sum(p * t),  FP = sum(p * (1 - t)),  FN = sum((1 - p) * t),  p = sigmoid(logits)
+        TP = sum(min(p, t)),  FP = sum(max(p - t, 0)),  FN = sum(max(t - p, 0)),  p = sigmoid(logits)
+
+    Where the target is 0 or 1, the terms are p * t, p * (1 - t) and (1 - p) * t. A soft target costs 0 if p = t, and
+    with alpha and beta above 0 only then.
 
     alpha weighs false positives, beta false negatives: with beta above alpha the mask grows, and
     recall with it. Sums run over the valid pixels of one channel of one image; with
@@ -29,7 +32,7 @@ class TverskyLoss(OverlapLoss):
 
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
-        target: (N, C, H, W) of 0, 1, or 255 for void.
+        target: (N, C, H, W) of 0, 1, or 255 for void; floats from 0 to 1, or 255, if it is soft.
         returns: scalar in [0, 1].
 
     Raises:
@@ -38,7 +41,8 @@ class TverskyLoss(OverlapLoss):
 
     Source:
         Salehi et al., https://arxiv.org/abs/1706.05721: alpha weighs false positives there too;
-        0.3 and 0.7 were best for small lesions. They have no `smooth`.
+        0.3 and 0.7 were best for small lesions. They have no `smooth`. Soft targets: Wang et al.,
+        https://arxiv.org/abs/2303.16296.
     """
 
     def __init__(
@@ -59,7 +63,8 @@ class FocalTverskyLoss(TverskyLoss):
 
     With gamma > 1 the loss is steep near a perfect mask and flat near a completely wrong one, so nearly
     right images keep a large gradient. At 1 - index = 0 the power has an infinite slope, but the slope of the
-    sigmoid vanishes faster: the gradient goes to 0, and is 0 there.
+    sigmoid vanishes faster: the gradient goes to 0, and is 0 there. Near a soft target it does not vanish: with
+    gamma > 1 the gradient grows without bound towards p = t, and only `train.clip` bounds the step.
 
     alpha weighs false positives and beta false negatives, as in TverskyLoss. The paper's formula has
     them the other way round, alpha = 0.7 on false negatives; the defaults here are equivalent.
@@ -73,7 +78,7 @@ class FocalTverskyLoss(TverskyLoss):
 
     Shapes:
         logits: (N, C, H, W) float, before the sigmoid.
-        target: (N, C, H, W) of 0, 1, or 255 for void.
+        target: (N, C, H, W) of 0, 1, or 255 for void; floats from 0 to 1, or 255, if it is soft.
         returns: scalar in [0, 1].
 
     Raises:

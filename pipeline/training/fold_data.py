@@ -59,7 +59,7 @@ class ExtraData:
     @property
     def images(self) -> AddedImages:
         """The images with their labels."""
-        return AddedImages(self.index, partial(read_target, self.labels), self.labels.is_soft)
+        return AddedImages(self.index, partial(read_target, self.labels))
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,11 @@ class FoldData:
             _refuse_held_out(self.pseudo.index, str(self.pseudo.store), self.fold, self.valid_index)
         for extra in self.extra:
             _refuse_held_out(extra.index, extra.name, self.fold, self.valid_index)
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether some of the images have soft masks; then all targets are float32."""
+        return self.labels.is_soft or any(each.labels.is_soft for each in self.extra)
 
     def added(self, phase: int) -> list[PseudoData | ExtraData]:
         """The sets, none of them empty, that phase number `phase` mixes into the training images."""
@@ -131,7 +136,7 @@ def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, grou
         data.train_index,
         data.labels,
         reader,
-        Augment(phase.augment, phase.crop, reader.channels, scale=phase.scale),
+        Augment(phase.augment, phase.crop, reader.channels, scale=phase.scale, soft=data.is_soft),
         num_workers=max(1, workers),
         added=[each.images for each in added],
         mixing=_mixing(phase, data.train_index, data.labels.boundary),

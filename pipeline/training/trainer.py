@@ -108,7 +108,8 @@ class Trainer:
         self.ema = ModelEmaV3(self.model, decay=job.cfg.ema, use_warmup=True)
         self.swa = RunningMean()
         self.soup_files = SoupFiles(job.folder, state.phase)
-        loss = build_loss(self.phase.loss, self.phase.loss_options, exclusive=job.data.labels.exclusive)
+        kinds = {"exclusive": job.data.labels.exclusive, "soft": job.data.is_soft}
+        loss = build_loss(self.phase.loss, self.phase.loss_options, **kinds)
         self.loss = build_objective(loss, job.aux_weight, job.image_weight)
         self.loader = build_loader(job.data, job.cfg, state.phase, job.seed, group)
         self.updates = len(self.loader) // job.cfg.accumulate  # per epoch; batches left over are not used

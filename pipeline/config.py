@@ -232,6 +232,9 @@ class Train(Table):
     accumulate: Count = 1  # batches per update: gradient accumulation
     # Data-loading processes; the number does not change the batches. None: cores - 1, at most 8, with a GPU; else 0.
     workers: int | None = Field(default=None, ge=0, le=1024)
+    # Flips, symmetries, brightness and noise of whole batches on the device, after the rest of the augmentation: for
+    # a GPU that waits for data (the line "time: data" of each epoch).
+    augment_on_device: bool = False
     # Batch statistics over all processes (torchrun). None: if a process has fewer than 16 images of a batch.
     sync_batch_norm: bool | None = None
     balance: str | None = None  # index column whose values are drawn equally often: "empty", or a meta column

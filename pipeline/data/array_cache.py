@@ -110,7 +110,8 @@ def make_cache(shapes: Sequence[Sequence[Shape]], num_workers: int) -> ArrayCach
         needed *= max(1, num_workers)
     limit = int(SHARE * free_memory()) // local_processes()
     fits = needed <= limit
-    log.debug(
+    log.log(
+        logging.DEBUG if fits else logging.INFO,
         "decoded images: %.1f GiB, %s the limit of %.1f GiB: %s",
         needed / 2**30,
         "within" if fits else "above",

@@ -8,6 +8,7 @@ and repeat them in each epoch.)
 import os
 import random
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 # Otherwise the library looks for a newer version on the network when it is imported.
@@ -17,7 +18,9 @@ import albumentations as A
 import cv2
 import numpy as np
 
+from pipeline.data.device_augment import DeviceStep, RandomBrightness, RandomNoise, RandomSymmetry
 from pipeline.data.soft_masks import join_void, split_void
+from pipeline.symmetries import SYMMETRIES
 
 cv2.setNumThreads(0)  # threads of several workers would compete for the cores
 
@@ -140,6 +143,14 @@ def _blur() -> A.BasicTransform:
     return A.OneOf([blur, noise, A.Sharpen()], p=0.15)
 
 
+# Transforms that can run on the device instead.
+ON_DEVICE: dict[type[A.BasicTransform], Callable[[Any], DeviceStep]] = {
+    A.HorizontalFlip: lambda each: RandomSymmetry(each.p, ("flip_horizontal",)),
+    A.D4: lambda each: RandomSymmetry(each.p, tuple(SYMMETRIES)),
+    A.RandomBrightnessContrast: lambda each: RandomBrightness(each.p, each.contrast_limit, each.brightness_limit),
+    A.GaussNoise: lambda each: RandomNoise(each.p, each.std_range),
+}
+
 STRENGTHS = {"none": none, "light": light, "medium": medium, "strong": strong}
 
 
@@ -152,6 +163,7 @@ class Augment:
         channels: of the image.
         scale: range of the random scale factor, in place of the strength's own; needs a crop. None keeps it.
         soft: masks are soft (`soft_masks`) and interpolated like the image; others take the nearest pixel's value.
+        on_device: leave out the transforms that the device can do, after the others; `device_steps` has them.
 
     Shapes:
         image: (H, W, channels) uint8 or float32 in 0 … 255, mask: (H, W, C) uint8, soft ones float32; returned as
@@ -166,6 +178,7 @@ class Augment:
         *,
         scale: tuple[float, float] | None = None,
         soft: bool = False,
+        on_device: bool = False,
     ):
         self.soft = soft
         with warnings.catch_warnings():
@@ -174,7 +187,9 @@ class Augment:
             if soft:
                 for each in transforms:
                     each.mask_interpolation = cv2.INTER_LINEAR
-            self.transform = A.Compose(transforms)
+            moved = [each for each in transforms if on_device and type(each) in ON_DEVICE]
+            self.device_steps = [ON_DEVICE[type(each)](each) for each in moved]
+            self.transform = A.Compose([each for each in transforms if each not in moved])
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         self.transform.set_random_state(np.random.default_rng(seed), random.Random(seed))

@@ -21,6 +21,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from pipeline import hardware
+from pipeline.data.device_augment import augment_batches
 from pipeline.data.loader import on_device, report_dead_worker
 from pipeline.losses import build_loss
 from pipeline.progress import Timed, track
@@ -35,7 +36,7 @@ from pipeline.training.averaging import (
 )
 from pipeline.training.checkpoint import FULL, load_checkpoint, make_record, read_record, save_checkpoint
 from pipeline.training.distributed import Processes, processes, report_lost_process
-from pipeline.training.epoch import Arithmetic, train_one_epoch
+from pipeline.training.epoch import Arithmetic, Batch, train_one_epoch
 from pipeline.training.fold_data import build_loader
 from pipeline.training.history import (
     append_history,
@@ -163,6 +164,11 @@ class Trainer:
                 write_tensorboard(job.folder / "tensorboard", line, global_epoch)
         self.group.wait()
 
+    def _batches(self) -> Iterator[Batch]:
+        """The batches of the sampler's epoch, on the device."""
+        steps, seeds = self.loader.dataset.augment.device_steps, (seed for _, seed in self.loader.sampler)
+        return augment_batches(on_device(self.loader, self.group.device), seeds, steps)
+
     def _train(self) -> tuple[float, float, float]:
         """Train one epoch; returns its mean loss, its last learning rate, and the seconds it waited for data.
 
@@ -175,7 +181,7 @@ class Trainer:
         if self.phase.freeze_encoder:
             self.model.encoder.eval()  # freezes its batch statistics and dropout too
         what = f"fold {self.job.fold} phase {self.state.phase} epoch {self.state.epoch + 1}/{self.phase.epochs}"
-        batches = Timed(on_device(self.loader, self.group.device))
+        batches = Timed(self._batches())
         tracked = track(batches, what, total=len(self.loader))
         if self.job.cfg.profile and self.state.epoch == 0 and self.group.is_main:
             tracked = profiled(tracked, self.job.folder / f"trace{self.state.phase}.json", self.job.cfg.accumulate)
@@ -267,7 +273,11 @@ class Trainer:
         model.load_state_dict(weights)
         self.loader.sampler.epoch = job.global_epoch(self.state.phase, self.state.epoch - 1)
         update_batch_norms(
-            model, self.loader, self.group.device, self.arithmetic.precision, frozen_encoder=self.phase.freeze_encoder
+            model,
+            self._batches(),
+            self.group.device,
+            self.arithmetic.precision,
+            frozen_encoder=self.phase.freeze_encoder,
         )
         validation = self.validator(model)
         found = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}

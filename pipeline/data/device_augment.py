@@ -1,0 +1,119 @@
+"""Augmentation of whole batches on the device, for machines whose CPU cores cannot prepare images fast enough.
+
+As on the CPU, the random choices of an image depend only on its seed: not on the other images of its batch, and not on
+the number of workers or processes.
+"""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.symmetries import SYMMETRIES
+
+WHITE = 255
+
+
+class DeviceStep(Protocol):
+    """One kind of random change."""
+
+    def draw(self, rng: random.Random) -> Any:
+        """The random parameters of one image."""
+
+    def apply(self, images: Tensor, target: Tensor, drawn: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        """The changed batch; it may overwrite the given one.
+
+        Args:
+            drawn: the parameters of each image.
+
+        Shapes:
+            images: (N, channels, H, W) uint8, or float32 in 0 … 255; target: (N, C, H, W). Returned likewise.
+        """
+
+
+@dataclass(frozen=True)
+class RandomSymmetry:
+    """With probability `p`, one of the symmetries of the square; all are equally probable."""
+
+    p: float
+    names: tuple[str, ...]  # keys of `SYMMETRIES`; those that transpose need square images
+
+    def draw(self, rng: random.Random) -> str:
+        """The name of a symmetry."""
+        return rng.choice(self.names) if rng.random() < self.p else "identity"
+
+    def apply(self, images: Tensor, target: Tensor, drawn: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """As `DeviceStep.apply`."""
+        for name in sorted({*drawn} - {"identity"}):
+            chosen = [number for number, each in enumerate(drawn) if each == name]
+            for batch in (images, target):
+                batch[chosen] = SYMMETRIES[name](batch[chosen])
+        return images, target
+
+
+@dataclass(frozen=True)
+class RandomBrightness:
+    """With probability `p`, values are multiplied by a factor, and a constant is added.
+
+    The factor is 1 + c, the constant 255 · b, with c and b uniform in their ranges; as albumentations'
+    RandomBrightnessContrast, without rounding.
+    """
+
+    p: float
+    contrast: tuple[float, float]
+    brightness: tuple[float, float]
+
+    def draw(self, rng: random.Random) -> tuple[float, float]:
+        """The factor and the constant."""
+        if rng.random() >= self.p:
+            return 1.0, 0.0
+        return 1 + rng.uniform(*self.contrast), WHITE * rng.uniform(*self.brightness)
+
+    def apply(self, images: Tensor, target: Tensor, drawn: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor]:
+        """As `DeviceStep.apply`."""
+        factor, constant = torch.tensor(drawn, device=images.device).T[..., None, None, None]
+        return (images.float() * factor + constant).clamp_(0, WHITE), target
+
+
+@dataclass(frozen=True)
+class RandomNoise:
+    """With probability `p`, Gaussian noise; its standard deviation is uniform in a range, as a share of 255."""
+
+    p: float
+    std: tuple[float, float]
+
+    def draw(self, rng: random.Random) -> tuple[float, int]:
+        """The standard deviation, 0 to 255, and the seed of the noise."""
+        std = WHITE * rng.uniform(*self.std) if rng.random() < self.p else 0.0
+        return std, rng.getrandbits(62)
+
+    def apply(self, images: Tensor, target: Tensor, drawn: Sequence[tuple[float, int]]) -> tuple[Tensor, Tensor]:
+        """As `DeviceStep.apply`."""
+        images, generator = images.float(), torch.Generator(images.device)
+        for image, (std, seed) in zip(images, drawn, strict=True):
+            if std:
+                noise = torch.randn(image.shape, generator=generator.manual_seed(seed), device=image.device)
+                image.add_(noise, alpha=std).clamp_(0, WHITE)
+        return images, target
+
+
+def augment_batches(
+    batches: Iterable[tuple[Tensor, Tensor]], seeds: Iterable[int], steps: Sequence[DeviceStep]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches with each image changed by the steps, one after the other.
+
+    Args:
+        batches: images and targets, on the device.
+        seeds: of each image, in the order of the batches.
+    """
+    remaining = iter(seeds)
+    for images, target in batches:
+        # Text as a seed gives another stream than the number, which the augmentation on the CPU uses.
+        streams = [random.Random(f"device {seed}") for seed in islice(remaining, len(images))]
+        for step in steps:
+            images, target = step.apply(images, target, [step.draw(stream) for stream in streams])
+        yield images, target

@@ -261,7 +261,7 @@ def _read_npy(path: Path) -> Raster:
         check_declared_size(path, declared=declared, stored=stored, packing=1)
         if declared != stored:
             raise damaged(path, f"{stored} bytes of pixels, {declared} expected")
-    pixels = np.load(path, allow_pickle=False)
+    pixels = np.load(path, allow_pickle=False).reshape(shape)
     return Raster(pixels if pixels.ndim == 3 else pixels[..., None])
 
 
@@ -277,11 +277,14 @@ def read_npy_header(path: Path) -> Header:
 
 
 def _npy_header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape, (H, W) or (H, W, C), and dtype; of (H, W, 1, C), as of masks of several annotators, without the 1."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     if dtype.kind not in "buif":
         raise ImageError(f"{path}: an array of {dtype}: expected numbers")
+    if len(shape) == 4 and shape[2] == 1:
+        shape = (*shape[:2], shape[3])
     if len(shape) not in (2, 3) or min(shape) < 1:
         raise ImageError(f"{path}: an array of {shape}: expected (height, width) or (height, width, channels)")
     return shape, dtype

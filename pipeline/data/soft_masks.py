@@ -107,7 +107,7 @@ def read_shares(path: Path, void: Value | None = None, *, box: Box | None = None
     """
     pixels = _planes(path, box, exif=exif)
     grey = pixels[..., 0]
-    if (pixels != pixels[..., :1]).any():
+    if pixels.shape[2] > 1 and (pixels != pixels[..., :1]).any():
         raise ImageError(f"{path}: a soft mask of {pixels.shape[2]} channels that differ: expected grey values")
     ignored = np.zeros(grey.shape, bool) if void is None else grey == void
     return np.where(ignored, np.float32(VOID), _to_share(grey, path, ignored))

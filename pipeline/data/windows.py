@@ -224,6 +224,7 @@ def _open(path: Path, files: ExitStack, lenient: bool, exif: bool, at_least: tup
     if form is NPY:
         read_npy_header(path)
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+        pixels = pixels[:, :, 0] if pixels.ndim == 4 else pixels
         return ArrayReader(pixels, pixels.dtype.newbyteorder("="))
     return _read_whole(path, exif=exif)
 

@@ -142,11 +142,12 @@ def check(cfg: Config) -> Competition:
             check_model(for_prediction(cfg))
     with place(cfg, "predict.views"):
         check_views(cfg.predict.views)
+    kinds = {"exclusive": card.exclusive, "soft": Labels.of(card).is_soft}
     for number, phase in enumerate(cfg.train.phases):
         with place(cfg, f"train.phases.{number}.loss"):
-            build_loss(phase.loss, exclusive=card.exclusive)
+            build_loss(phase.loss, **kinds)
         with place(cfg, f"train.phases.{number}.loss_options"):
-            build_loss(phase.loss, phase.loss_options, exclusive=card.exclusive)
+            build_loss(phase.loss, phase.loss_options, **kinds)
     return card
 
 

@@ -268,14 +268,15 @@ def settings(context: Context) -> dict[str, Any]:
     cfg = context.cfg.model_dump(mode="json", include={"seed", "data", "model", "train"}, exclude=UNIMPORTANT)
     labels = context.index[["image_id", *context.index.columns.intersection(["rle", "rle_void", "coverage"])]]
     # Further options of the card, if it sets them, that change how labels are read and scored.
-    label_options = {"exclusive", "size", "masks"} & context.card.model_fields_set
+    label_options = {"exclusive", "size", "masks", "annotators"} & context.card.model_fields_set
+    unset = {} if context.card.masks.soft else {"masks": {"soft"}}  # which older runs do not know
     return {
         "competition": context.card.name,
         "metric": context.card.metric,
         "dialect": asdict(context.card.dialect),
         "labels": _digest(labels),
         "folds": _digest(context.folds),
-        **context.card.model_dump(mode="json", include=label_options),
+        **context.card.model_dump(mode="json", include=label_options, exclude=unset),
         **cfg,
     }
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import config
+from pipeline import competition, config
 from pipeline.serving import single_pass, time_budget
 from pipeline.serving.budget_plan import Fallback, Member, fold_fallbacks
 from pipeline.serving.single_pass import LoadedImage, SinglePass
@@ -54,7 +54,7 @@ def predict(clock, image, budget, images=6, *, fallbacks=FALLBACKS, noise=0.0, w
     cfg = config.load("configs/tiny.toml", [f"predict.batch_size={batch_size}"])
     bundle = SimpleNamespace(
         cfgs=(cfg,),
-        card=SimpleNamespace(size=None),
+        card=competition.load("tiny.toml"),
         renderer=SimpleNamespace(weights=np.ones(1)),
         plan=PLAN,
         record=SimpleNamespace(fallbacks=fallbacks),

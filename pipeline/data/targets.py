@@ -3,13 +3,14 @@
 A pixel of a resized mask is masked if at least half of it is, counted without its ignored part; where an axis grows,
 "half" is of the bilinear mean. That alone would lose an object smaller than half a pixel, and thin lines. So a pixel
 that contains the centre of a masked pixel is masked too, unless it, or one of its eight neighbours, is masked by the
-first rule. A mask that is not empty therefore stays so, and the outlines of larger objects stay where they are.
+first rule. A mask that is not empty therefore stays so, and the outlines of larger objects stay where they are. Small
+objects that are closer to each other than a pixel merge.
 
 A soft mask keeps its shares: a pixel's share is the mean over the part of it that is not ignored.
 
 A pixel is ignored (VOID) if more than half of it is and the second rule does not mask it. Exclusive classes compete: a
-pixel gets the class with the largest share, and by the second rule the class that has the fewest pixels. The boundary
-channel is a mask like the others, so the width that `data.boundary` sets is in pixels of the file.
+pixel gets the class with the largest share, and by the second rule it may get a class that has fewer pixels in the
+mask. The boundary channel is a mask like the others: the width that `data.boundary` sets is in pixels of the file.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import numpy as np
 from pipeline.data.labels import Labels
 from pipeline.data.resize import Resampling, Resize
 from pipeline.data.sample import Sample
-from pipeline.data.soft_masks import join_void, split_void
+from pipeline.data.soft_masks import harden, join_void, split_void
 from pipeline.data.windows import Box
 from pipeline.metrics import VOID
 
@@ -126,10 +127,13 @@ def _resize_classes(mask: np.ndarray, share: Share, resampling: Resampling, plac
         return np.full((area.height, area.width), VOID, np.uint8)
     shares = np.stack([share(mask == number) for number in numbers])
     largest = numbers[np.argmax(np.rint(shares / TIE), axis=0)]  # of equal shares, that of the lowest number
-    resized = np.where(share(mask == VOID) > 0.5 + TIE, VOID, largest).astype(np.uint8)
-    before = resized.copy()
-    for number in numbers[np.argsort(-counts, kind="stable")]:  # the class of the fewest pixels is last, and stays
-        resized[_centres(mask == number, resampling, place, area) & ~_near(before == number)] = number
+    first = np.where(share(mask == VOID) > 0.5 + TIE, VOID, largest).astype(np.uint8)
+    pixels = np.full(256, mask.size + 1)  # of each class in the mask; ignored pixels give way to every class
+    pixels[numbers] = counts
+    resized = first.copy()
+    for number in numbers:
+        thin = _centres(mask == number, resampling, place, area) & ~_near(first == number)
+        resized[thin & (pixels[resized] > pixels[number])] = number
     return resized
 
 
@@ -164,8 +168,9 @@ def small_objects(mask: np.ndarray, target: tuple[int, int], *, exclusive: bool)
     """Count the objects of a mask that cover less than one pixel at another size.
 
     Shapes:
-        mask: (H, W, C) uint8, as `Labels.read` returns it.
+        mask: (H, W, C), as `Labels.read` returns it; of soft masks, those that they stand for are counted.
     """
+    mask = harden(mask)
     if exclusive:
         channels = [mask[..., 0] == number for number in np.unique(mask) if number != VOID]
     else:

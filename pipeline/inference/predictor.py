@@ -16,7 +16,9 @@ from pipeline.config import Config, Tiles
 from pipeline.data.dataset import Images, equal_size_batches
 from pipeline.data.loader import Loader, copy_to
 from pipeline.data.reader import Reader
+from pipeline.data.resize import BAND, Resampling
 from pipeline.data.sample import Sample, samples_of
+from pipeline.data.windows import Box
 from pipeline.inference.backends import BACKENDS
 from pipeline.inference.prediction_store import StoreWriter, probs_to_uint8
 from pipeline.inference.resampling import resize_probs
@@ -151,15 +153,37 @@ def predict_images(
         return
     samples = samples_of(index)
     ids, sizes = index["image_id"].to_numpy(), [size or sample.size for sample in samples]
-    batches = equal_size_batches(
-        [(*reader.target(sample), *scored) for sample, scored in zip(samples, sizes, strict=True)], batch_size
-    )
+    batches = equal_size_batches([reader.target(sample) for sample in samples], batch_size)
     workers = min(workers, len(batches))
     loader = Loader(Images(index, reader), batch_sampler=batches, num_workers=workers)
     read = track(loader if workers else prefetch(loader), what, total=len(batches))
     for positions, images in zip(batches, read, strict=True):
-        values = values_of_images(ids[positions], resize_probs(predictor.probs(images), sizes[positions[0]]))
-        yield from zip(ids[positions], values.cpu().numpy(), strict=True)
+        probs = predictor.probs(images)
+        values = values_at_sizes(probs, [sizes[position] for position in positions], ids[positions])
+        yield from zip(ids[positions], values, strict=True)
+
+
+def values_at_sizes(
+    probs: Tensor, sizes: Sequence[tuple[int, int]], ids: Sequence[str] | None = None
+) -> list[np.ndarray]:
+    """The stored values of several images' probabilities, each resized to a size of its own.
+
+    Args:
+        sizes: height and width of each image's values, in pixels.
+        ids: of the images, for the error.
+
+    Shapes:
+        probs: (N, classes, H, W); returned as N arrays (classes, *size) uint8.
+
+    Raises:
+        FloatingPointError: for a probability that is not finite, naming the image.
+    """
+    values = {}
+    for same in equal_size_batches(sizes, len(sizes)):
+        resized = resize_probs(probs[same], sizes[same[0]])
+        found = probs_to_uint8(resized) if ids is None else values_of_images([ids[n] for n in same], resized)
+        values.update(zip(same, found.cpu().numpy(), strict=True))
+    return [values[position] for position in range(len(sizes))]
 
 
 def values_of_images(ids: Sequence[str], probs: Tensor) -> Tensor:
@@ -213,8 +237,25 @@ def predict_windows(
         strips = predictor.strips(image, views)
         if image.shape == tuple(size):
             return np.concatenate([probs_to_uint8(strip).numpy() for strip in strips], axis=2)
-        probs = torch.cat(list(strips), dim=2)
-        return probs_to_uint8(resize_probs(probs[None], size)[0]).numpy()
+        return _values_by_band(torch.cat(list(strips), dim=2), size)
+
+
+def _values_by_band(probs: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """The stored values of a large image at another size; of the new probabilities, only a band of rows is in memory.
+
+    The area of an axis that shrinks is exact here, not rounded to whole pixels as in `resize_probs`.
+
+    Shapes:
+        probs: (C, H, W) on the CPU; returned as (C, *size) uint8.
+    """
+    values = np.empty((len(probs), *size), np.uint8)
+    resampling, rows = Resampling(tuple(probs.shape[1:]), size), probs.permute(1, 2, 0).numpy()
+    for top in range(0, size[0], BAND):
+        box = Box(top, 0, min(BAND, size[0] - top), size[1])
+        place = resampling.source_box(box)
+        band = resampling.resize(rows[place.slices], place, box)
+        values[(slice(None), *box.slices)] = probs_to_uint8(torch.from_numpy(band)).numpy().transpose(2, 0, 1)
+    return values
 
 
 def predict_to_store(

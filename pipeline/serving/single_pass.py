@@ -17,9 +17,7 @@ from pipeline.data.dataset import to_tensor
 from pipeline.data.loader import Loader
 from pipeline.data.reader import Reader
 from pipeline.data.sample import Sample
-from pipeline.inference.prediction_store import probs_to_uint8
-from pipeline.inference.predictor import Predictor, predict_windows
-from pipeline.inference.resampling import resize_probs
+from pipeline.inference.predictor import Predictor, predict_windows, values_at_sizes
 from pipeline.prefetch import prefetch
 from pipeline.progress import clock
 from pipeline.serving.budget_plan import USABLE_SHARE, Costs, Fallback, Member, Plan, describe_fallback, fit_plan
@@ -229,9 +227,9 @@ class SinglePass:
         for item in batch:
             yield from self._predict([item])
 
-    def _values(self, batch: list[LoadedImage]) -> list[list[np.ndarray]]:
-        """Of each member and each of its models, (N, C, H, W) uint8; an empty list for a member of weight 0."""
-        values: list[list[np.ndarray]] = [[] for _ in self.cfgs]
+    def _values(self, batch: list[LoadedImage]) -> list[list[Sequence[np.ndarray]]]:
+        """Of each member and model, (C, H, W) uint8 of each image; an empty list for a member of weight 0."""
+        values: list[list[Sequence[np.ndarray]]] = [[] for _ in self.cfgs]
         for member in self.plan:
             number, started = self.numbers[member.name], time.monotonic()
             predict = self._predict_tiled if self.tiled[number] else self._predict_whole
@@ -239,13 +237,14 @@ class SinglePass:
             self.budget.add_model_time(member.name, member.model_runs * len(batch), time.monotonic() - started)
         return values
 
-    def _predict_whole(self, member: Member, number: int, batch: list[LoadedImage]) -> list[np.ndarray]:
+    def _predict_whole(self, member: Member, number: int, batch: list[LoadedImage]) -> list[Sequence[np.ndarray]]:
         reader = self.readers.index(self.reader_of[number])
-        images, size = _stacked(batch, reader), self.size or batch[0].sizes[reader]
+        images = _stacked(batch, reader)
+        sizes = [self.size or item.sizes[reader] for item in batch]
         probs = (self.models[member.name, fold](images, member.views) for fold in member.folds)
-        return [probs_to_uint8(resize_probs(each, size)).numpy() for each in probs]
+        return [values_at_sizes(each, sizes) for each in probs]
 
-    def _predict_tiled(self, member: Member, number: int, batch: list[LoadedImage]) -> list[np.ndarray]:
+    def _predict_tiled(self, member: Member, number: int, batch: list[LoadedImage]) -> list[Sequence[np.ndarray]]:
         (item,) = batch
         models = [self.models[member.name, fold] for fold in member.folds]
         reader = self.reader_of[number]
@@ -261,7 +260,7 @@ class SinglePass:
 
 def _shape(item: LoadedImage) -> tuple[object, ...]:
     """What the images of a batch have in common."""
-    return item.sizes, tuple((each.shape, each.dtype) for each in item.pixels)
+    return tuple((each.shape, each.dtype) for each in item.pixels)
 
 
 def _stacked(batch: list[LoadedImage], reader: int) -> Tensor:

@@ -10,6 +10,7 @@ from pipeline.data.index import coverage_columns, read_test_index
 from pipeline.models import check_batch
 from pipeline.quoting import shortened
 from pipeline.stages.doctor import quick_check
+from pipeline.stages.input_sizes import check_sizes, network_sizes, resize_of_phase
 from pipeline.stages.labelling import source_of_labels
 from pipeline.stages.preparing import Context, check
 from pipeline.training.checkpoint import FULL, Fold
@@ -27,8 +28,9 @@ def check_training(context: Context, *, full: bool = False) -> None:
 
     Raises:
         ValueError: if all masks are of one kind, or do not match their images (unless data.doctor = false); if images
-            of several sizes would be in one batch; if there are too few images for a batch or an update; if
-            train.balance is an unknown column; if the config that makes the pseudo-labels is invalid.
+            of several sizes would be in one batch, or smaller than the network's stride; if there are too few images
+            for a batch or an update; if train.balance is an unknown column; if the config that makes the pseudo-labels
+            is invalid.
     """
     cfg, index = context.cfg, context.index
     with place(cfg):
@@ -44,6 +46,7 @@ def check_training(context: Context, *, full: bool = False) -> None:
             _refuse_masks_of_one_kind(context, fold, part)
     _refuse_mixed_sizes(context, parts)
     _refuse_few_images(context, parts)
+    check_sizes(context)
     if cfg.data.doctor and not full:
         quick_check(context.card, index, context.reader)
 
@@ -107,14 +110,19 @@ def _refuse_sizes(context: Context, index: pd.DataFrame, whole: list[int]) -> No
     Args:
         whole: numbers, from 0, of the phases without a crop.
     """
+    for number in whole:
+        _refuse_sizes_of_phase(context, network_sizes(index, resize_of_phase(context.cfg, number)), number)
+
+
+def _refuse_sizes_of_phase(context: Context, index: pd.DataFrame, number: int) -> None:
     sizes = index.groupby(["height", "width"]).size().sort_values()
-    if len(sizes) > 1 and whole:
+    if len(sizes) > 1:
         rarest, commonest = (f"{height}×{width}" for height, width in (sizes.index[0], sizes.index[-1]))
         example = index.set_index(["height", "width"])["image_id"].loc[[sizes.index[0]]].iloc[0]
         raise ValueError(
             f"{context.cfg.file}: images of {len(sizes)} sizes (mostly {commonest}, least often {rarest}, such as "
             f"'{shortened(example)}') do not fit into one batch: set the phase's crop, such as "
-            f"train.phases.{whole[0]}.crop=256"
+            f"train.phases.{number}.crop=256, or one size, such as data.size={{exact=[256, 256]}}"
         )
 
 
@@ -145,7 +153,8 @@ def _refuse_part(context: Context, number: int, fold: Fold, part: pd.DataFrame) 
             f"update: lower it, or raise repeats = {phase.repeats}"
         )
     if batch * group.world == 1:
-        side = (phase.crop, phase.crop) if phase.crop else tuple(part[["height", "width"]].iloc[0].tolist())
+        first = network_sizes(part.iloc[:1], resize_of_phase(context.cfg, number))[["height", "width"]].iloc[0]
+        side = (phase.crop, phase.crop) if phase.crop else tuple(first.tolist())
         remedy = "train.batch_size = 2 or more" if draws > 1 else f"repeats = {phase.repeats + 1} or more"
         try:
             check_batch(context.cfg.model, side, frozen=phase.freeze_encoder)

@@ -170,6 +170,10 @@ def _check_crops(cfg: Config, card: Competition) -> None:
         other = "exclusive classes" if card.exclusive else "boundaries between objects (data.boundary)"
         raise ValueError(f"data.crops reads masks by window, which does not support {other}: remove one of the two")
     for number, phase in enumerate(cfg.train.phases):
+        if phase.size:
+            raise ValueError(
+                f"train.phases.{number}.size: data.crops are cut at one size for all phases: set data.size instead"
+            )
         if phase.crop is None or phase.crop > cfg.data.crops.size:
             raise ValueError(
                 f"data.crops.size is {cfg.data.crops.size} pixels, but train.phases.{number}.crop is {phase.crop}: "

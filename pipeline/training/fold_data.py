@@ -130,7 +130,7 @@ def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, grou
         seed: of sampling and augmentation.
     """
     phase, added = cfg.phases[number - 1], data.added(number)
-    reader = data.reader.at(Resize(phase.size)) if phase.size else data.reader
+    reader = data.reader.at(Resize(phase.size)) if phase.size else data.reader  # windows are cut at data.size
     workers = hardware.num_workers(cfg.workers)
     images = MaskedImages(
         data.train_index,

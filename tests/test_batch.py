@@ -244,8 +244,8 @@ def test_a_pattern_may_match_inside_an_archive(tmp_path):
         file.writestr("in/a.png", b"pixels")
         file.writestr("in/._a.png", b"what macOS knows about it")
     found = list_inputs(f"zip://in/*.png::{tmp_path}/all.zip")
-    with inputs.local_copies(found) as ((image_id, path),):
-        assert (image_id, path.read_bytes()) == ("a", b"pixels")
+    with inputs.local_copies(found) as ((image_id, sample),):
+        assert (image_id, sample.path.read_bytes()) == ("a", b"pixels")
 
 
 def test_digest_identifies_ids_and_paths_in_order(listed):
@@ -343,7 +343,7 @@ def test_a_killed_actor_loses_and_repeats_no_partition(bundle, ray_cluster):
 
 
 def test_a_machine_without_the_weights_is_an_error(ray_cluster, tmp_path):
-    job = executors.BatchJob(make_inputs([], []), 1, [0], str(tmp_path), tmp_path / "nowhere")
+    job = executors.BatchJob(make_inputs([], []), 1, [0], str(tmp_path), tmp_path / "nowhere", lambda part: part)
     with pytest.raises(
         ValueError, match=r"a machine of the cluster cannot predict: .*nowhere/bundle.json: no such file"
     ):

@@ -16,6 +16,7 @@ from PIL import Image
 from pipeline import config, rle, stages
 from pipeline.cli import main
 from pipeline.data.reader import Reader
+from pipeline.data.sample import Sample
 from pipeline.ensemble.renderer import Postprocess, Renderer
 from pipeline.ensemble.selection import Oof
 from pipeline.kaggle.metadata import DatasetMetadata, write_metadata
@@ -293,8 +294,8 @@ def test_if_a_reading_process_dies_the_main_process_reads_the_rest(tmp_path, cap
     places = []
     for name in ("a", "b", "fatal", "c"):
         Image.fromarray(scene(36, 44)).save(tmp_path / f"{name}.png")
-        places.append((name, tmp_path / f"{name}.png"))
-    items = list(read_images(places, [Fatal(1)], workers=1))
+        places.append((name, Sample(name, (tmp_path / f"{name}.png",))))
+    items = list(read_images(LoadedImages(places, [Fatal(1)]), workers=1))
     assert [item.image_id for item in items] == ["a", "b", "fatal", "c"]
     assert not any(item.problem for item in items)
     assert "reading the rest in this process" in caplog.text
@@ -308,7 +309,8 @@ def test_pixels_lost_with_their_reading_process_are_read_again(tmp_path, monkeyp
 
     monkeypatch.setattr(single_pass, "Loader", broken)
     Image.fromarray(scene(36, 44)).save(tmp_path / "a.png")
-    items = read_images([(name, tmp_path / "a.png") for name in "abc"], [Reader(1)], workers=1)
+    images = [(name, Sample(name, (tmp_path / "a.png",))) for name in "abc"]
+    items = read_images(LoadedImages(images, [Reader(1)]), workers=1)
     assert [item.image_id for item in items] == ["a", "b", "c"]
     assert "reading the rest in this process" in caplog.text
 
@@ -318,7 +320,7 @@ def test_any_error_of_a_reader_affects_one_image_only(tmp_path):
         def read(self, sample):
             raise IndexError("tuple index out of range")
 
-    read = LoadedImages([("a", tmp_path)], [Failing()])[0]
+    read = LoadedImages([("a", Sample("a", (tmp_path,)))], [Failing()])[0]
     assert (read.image_id, read.pixels, read.problem) == ("a", (), "tuple index out of range")
 
 

@@ -21,6 +21,7 @@ from pipeline.data.labels import Labels
 from pipeline.data.loader import Loader
 from pipeline.data.mixing import Mixing
 from pipeline.data.reader import Reader
+from pipeline.data.sample import Sample, samples_of
 from pipeline.data.sampler import EpochSampler
 from pipeline.inference.prediction_store import StoreWriter, start_store
 from pipeline.serving.single_pass import LoadedImages, read_images
@@ -63,7 +64,7 @@ def test_images_for_prediction_can_be_sent_to_another_process(tiny, card):
     index = read_test_index(card, tiny / "tiny")
     images = Images(index, Reader(1))
     assert torch.equal(images[1], pickle.loads(pickle.dumps(images))[1])
-    once = LoadedImages([("a", index["path"][0])], [Reader(1)])
+    once = LoadedImages([("a", Sample("a", (index["path"][0],)))], [Reader(1)])
     assert torch.equal(once[0].pixels[0], pickle.loads(pickle.dumps(once))[0].pixels[0])
 
 
@@ -101,8 +102,8 @@ def test_with_little_shared_memory_batches_are_sent_through_pipes(
     monkeypatch.setattr(torch.UntypedStorage, "_new_shared", shared)
     assert all(map(torch.equal, expected, batches(images, num_workers=2)))
     index = read_test_index(card, tiny / "tiny")
-    places = list(zip(index["image_id"], index["path"], strict=True))
-    read = [[item.pixels[0] for item in read_images(places, [Reader(1)], workers)] for workers in (0, 1)]
+    dataset = LoadedImages([(sample.image_id, sample) for sample in samples_of(index)], [Reader(1)])
+    read = [[item.pixels[0] for item in read_images(dataset, workers)] for workers in (0, 1)]
     assert all(map(torch.equal, *read))
     assert sum("come through pipes" in line for line in caplog.messages) == 1
 

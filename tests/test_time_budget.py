@@ -62,7 +62,7 @@ def predict(clock, image, budget, images=6, *, fallbacks=FALLBACKS, noise=0.0, w
     started = clock.now
     run = SinglePass(bundle, load, TimeBudget(images, budget))
     pixels = (torch.full((1, 2, 2), n, dtype=torch.uint8) for n in range(images))
-    items = (LoadedImage(str(n), None, (each,), ((2, 2),)) for n, each in enumerate(pixels))
+    items = (LoadedImage(str(n), (), (each,), ((2, 2),)) for n, each in enumerate(pixels))
     reached = [image_id for image_id, stores in run(items)]
     return reached, run, clock.now - started
 

@@ -33,7 +33,7 @@ from pipeline.data.medical import slice_of
 from pipeline.data.polygons import read_polygons
 from pipeline.data.reader import DEFAULT_READER, ImageError, Reader
 from pipeline.data.sample import META, Sample, samples_of, texts_of
-from pipeline.data.series import place_of_id
+from pipeline.data.series import place_of_id, with_neighbours
 from pipeline.data.tables import parse_rows, read_rows, read_table
 from pipeline.quoting import listed, shortened
 from pipeline.rle import Dialect, area
@@ -116,15 +116,15 @@ def _add_neighbours(index: pd.DataFrame, sources: Mapping[str, tuple[Path, ...]]
     if series is None:
         return index
     every = [Sample(image_id, paths) for image_id, paths in sources.items()]
-    found = series.with_neighbours(samples_of(index), every)
+    found = with_neighbours(samples_of(index), series, every)
     index = index.assign(
         sources=pd.Series([sample.sources for sample in found], index.index, dtype=object),
         own=[sample.own for sample in found],
     )
     if not series.has_shared_slices:
         return index
-    places = series.places(found)
-    return index.assign(**{name: [places[key][n] for key in index["image_id"]] for n, name in enumerate(PLACE)})
+    places = [series.place(sample) for sample in found]
+    return index.assign(**{name: [place[number] for place in places] for number, name in enumerate(PLACE)})
 
 
 def unlisted_test_images(card: Competition, root: Path, listed: Iterable[str]) -> list[str]:
@@ -222,7 +222,7 @@ def _mask_files(card: Competition, root: Path) -> dict[str, tuple[Path, ...]]:
     search = mask_search(card, root)
     files = find_parts(search.folder, search.suffix, search.pattern)
     if _may_overlap(card) and not _masks_come_first(card):
-        images = set(train_search(card, root).find().values())
+        images = {path for paths in train_search(card, root).find_sources().values() for path in paths}
         files = {image_id: paths for image_id, paths in files.items() if not images.intersection(paths)}
     if not files:
         raise ValueError(f"no mask: {describe_no_files(search)}")

@@ -285,14 +285,19 @@ class Reader:
     def picture(self, sample: Sample) -> np.ndarray:
         """The image as the network sees it, at the size of its file; of a stack of channels the middle one.
 
+        Its neighbours are left out.
+
         Shapes:
             returns: (H, W, 1 or 3) uint8.
 
         Raises:
             ImageError: as `read`.
         """
-        image = self.at(UNCHANGED).read(sample)
-        return to_uint8(image if self.channels in (1, 3) else image[..., [self.channels // 2]])
+        image = self.at(UNCHANGED).read(replace(sample, sources=self._own(sample), own=0))
+        if self._has_pages:
+            first = self.series.offsets.index(0) * self._slice_channels
+            image = image[..., first : first + self._slice_channels]
+        return to_uint8(image if image.shape[2] in (1, 3) else image[..., [image.shape[2] // 2]])
 
     def preview(self, sample: Sample, channels: int) -> np.ndarray:
         """The image in 8 bits, whatever its dtype, to show and to compare.
@@ -453,6 +458,13 @@ class NormalizedWindows:
 
 
 DEFAULT_READER = Reader()  # rotates by EXIF; refuses pixels that are not finite
+
+
+def size_reader(card: Competition) -> Reader:
+    """A reader that knows the files of a card's images, for `Reader.size`."""
+    return Reader(inputs=Channels(card.files.channel_names, card.files.channel_paths))
+
+
 RECENT = SliceCache()
 log_once = functools.lru_cache(maxsize=None)(log.warning)
 

@@ -13,6 +13,7 @@ import logging
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -87,50 +88,13 @@ class Series:
             raise ImageError(f"{path}: {count} pages, but the card's files.frame is {self.frame} (from 0)")
         return self.frame
 
-    def with_neighbours(self, samples: Sequence[Sample], every: Iterable[Sample] | None = None) -> list[Sample]:
-        """The samples with the files of their neighbours.
-
-        Args:
-            samples: with their own files.
-            every: all images whose files may be neighbours; None: the samples.
-
-        Raises:
-            ValueError: if ids or files do not form series.
-        """
-        if self.frame is not None:
-            return list(samples)
-        if self.slice_pattern:
-            return [self._with_files_beside(sample) for sample in samples]
-        places = self.places(samples if every is None else every)
-        volumes: dict[str, dict[int, Sample]] = {}
-        for sample in samples if every is None else every:
-            volume, number = places[sample.image_id]
-            other = volumes.setdefault(volume, {}).setdefault(number, sample)
-            if other.image_id != sample.image_id:
-                raise ValueError(
-                    f"card {self.card}: '{shortened(other.image_id)}' and '{shortened(sample.image_id)}' are both "
-                    f"slice {number} of '{shortened(volume)}': expected one slice per number"
-                )
-        numbers = {volume: sorted(slices) for volume, slices in volumes.items()}
-        found, gaps = [], []
-        for sample in samples:
-            volume, number = places[sample.image_id]
-            chosen, missing = neighbours_of(number, numbers[volume], self.offsets, self.border)
-            gaps += [(sample.image_id, missing)] if missing else []
-            found.append(_stacked(sample, [volumes[volume][each].sources for each in chosen], self.offsets))
-        _log_gaps(gaps, len(samples))
-        return found
-
-    def places(self, samples: Iterable[Sample]) -> dict[str, tuple[str, int]]:
-        """The series and the number of each image by its id; only for series of images.
+    def place(self, sample: Sample) -> tuple[str, int]:
+        """The series of an image and its number there; only for series of images.
 
         Raises:
             ValueError: for an id that the card's `volume_pattern` does not match, and for a file that is no slice of a
                 NIfTI volume or a DICOM series if the card has no pattern.
         """
-        return {sample.image_id: self._place(sample) for sample in samples}
-
-    def _place(self, sample: Sample) -> tuple[str, int]:
         if self.volume_pattern:
             return place_of_id(sample.image_id, self.volume_pattern, self.card)
         if found := slice_of(sample.path):
@@ -143,21 +107,101 @@ class Series:
             f"in the ids), files.slice_pattern or files.frame on the card, or leave out data.neighbours"
         )
 
-    def _with_files_beside(self, sample: Sample) -> Sample:
-        slices, missing = [], set()
-        for path in sample.sources:
-            files = _files_beside(path.parent, self.slice_pattern)
-            own = next((number for number, file in files.items() if file == path), None)
-            if own is None:
-                raise ValueError(
-                    f"{path}: the card's files.slice_pattern '{shortened(self.slice_pattern)}' does not match this "
-                    f"name: expected the slice's number in its group"
-                )
-            chosen, gaps = neighbours_of(own, sorted(files), self.offsets, self.border)
-            missing |= set(gaps)
-            slices.append([files[number] for number in chosen])
-        _log_gaps([(sample.image_id, sorted(missing))] if missing else [], 1)
-        return _stacked(sample, list(zip(*slices, strict=True)), self.offsets)
+
+class NeighbourFinder:
+    """Adds the files of its neighbours to a sample.
+
+    Args:
+        every: all images whose files may be neighbours, with their own files alone.
+
+    Attributes:
+        gaps: of each sample with a neighbour whose number is missing, the id and these numbers.
+    """
+
+    def __init__(self, series: Series | None, every: Iterable[Sample]):
+        self._series, self.gaps = series, dict[str, list[int]]()
+        self._volumes: dict[str, dict[int, Sample]] = {}
+        self._repeated: dict[tuple[str, int], Sample] = {}
+        if series is not None and series.has_shared_slices:
+            for sample in every:
+                with suppress(ValueError):  # an image that is in no series is no neighbour
+                    self._add(sample, *series.place(sample))
+        self._numbers = {volume: sorted(slices) for volume, slices in self._volumes.items()}
+
+    def _add(self, sample: Sample, volume: str, number: int) -> None:
+        if self._volumes.setdefault(volume, {}).setdefault(number, sample) is not sample:
+            self._repeated[volume, number] = sample
+
+    def __call__(self, sample: Sample) -> Sample:
+        """The sample with the files of each slice, in the order of the offsets.
+
+        Raises:
+            ValueError: if it is in no series, or another image has the same number in it.
+        """
+        if self._series is None or self._series.frame is not None:
+            return sample
+        if self._series.slice_pattern:
+            slices = list(zip(*(self._files_beside(path, sample) for path in sample.sources), strict=True))
+        else:
+            slices = [each.sources for each in self.slices(sample)]
+        sources = tuple(path for files in slices for path in files)
+        return replace(sample, sources=sources, own=self._series.offsets.index(0) * len(sample.sources))
+
+    def slices(self, sample: Sample) -> list[Sample]:
+        """The image at each offset from a sample; only for series of images.
+
+        Raises:
+            ValueError: as `__call__`.
+        """
+        volume, number = self._series.place(sample)
+        slices = self._volumes[volume]
+        if other := self._repeated.get((volume, number)):
+            raise ValueError(
+                f"card {self._series.card}: '{shortened(slices[number].image_id)}' and '{shortened(other.image_id)}' "
+                f"are both slice {number} of '{shortened(volume)}': expected one slice per number"
+            )
+        return [slices[each] for each in self._neighbours(number, self._numbers[volume], sample)]
+
+    def _files_beside(self, path: Path, sample: Sample) -> list[Path]:
+        pattern = self._series.slice_pattern
+        files = _files_beside(path.parent, pattern)
+        own = next((number for number, file in files.items() if file == path), None)
+        if own is None:
+            raise ValueError(
+                f"{path}: the card's files.slice_pattern '{shortened(pattern)}' does not match this name: expected the "
+                f"slice's number in its group"
+            )
+        return [files[number] for number in self._neighbours(own, sorted(files), sample)]
+
+    def _neighbours(self, own: int, numbers: Sequence[int], sample: Sample) -> list[int]:
+        chosen, missing = neighbours_of(own, numbers, self._series.offsets, self._series.border)
+        if missing:
+            self.gaps[sample.image_id] = missing
+        return chosen
+
+
+def with_neighbours(samples: Sequence[Sample], series: Series, every: Iterable[Sample]) -> list[Sample]:
+    """The samples with the files of their neighbours; how many numbers are missing is logged.
+
+    Args:
+        every: as for `NeighbourFinder`.
+
+    Raises:
+        ValueError: as `NeighbourFinder`.
+    """
+    finder = NeighbourFinder(series, every)
+    found = [finder(sample) for sample in samples]
+    if finder.gaps:
+        image_id, missing = next(iter(finder.gaps.items()))
+        log_once(
+            "%d of %d slices have neighbours whose number is missing, the first is '%s' (number %s): the nearest slice "
+            "takes its place",
+            len(finder.gaps),
+            len(samples),
+            shortened(image_id),
+            ", ".join(map(str, missing)),
+        )
+    return found
 
 
 def place_of_id(image_id: str, pattern: str, card: str) -> tuple[str, int]:
@@ -207,25 +251,6 @@ def _nearest(wanted: int, numbers: Sequence[int], own: int) -> int:
     """The nearest number; of two at the same distance, the one nearer to `own`."""
     place = bisect_left(numbers, wanted)
     return min(numbers[max(0, place - 1) : place + 1], key=lambda number: (abs(number - wanted), abs(number - own)))
-
-
-def _stacked(sample: Sample, slices: Sequence[Sequence[Path]], offsets: Sequence[int]) -> Sample:
-    """The sample with the files of all slices, in the order of the offsets."""
-    sources = tuple(path for files in slices for path in files)
-    return replace(sample, sources=sources, own=offsets.index(0) * len(slices[0]))
-
-
-def _log_gaps(gaps: Sequence[tuple[str, Sequence[int]]], count: int) -> None:
-    if gaps:
-        image_id, missing = gaps[0]
-        log_once(
-            "%d of %d slices have neighbours whose number is missing, the first is '%s' (number %s): the nearest slice "
-            "takes its place",
-            len(gaps),
-            count,
-            shortened(image_id),
-            ", ".join(map(str, missing)),
-        )
 
 
 @lru_cache(maxsize=256)

@@ -145,6 +145,8 @@ def predict_images(
     Raises:
         FloatingPointError: for a probability that is not finite, naming the image.
     """
+    if "series" in index:  # in order, so that a slice is read once for itself and its neighbours
+        index = index.sort_values(["series", "slice"])
     if predictor.tiles:
         for sample in track(samples_of(index), what):
             with name_image(sample.image_id):

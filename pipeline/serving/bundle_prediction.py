@@ -17,13 +17,14 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.data.index import describe_unlisted, test_search
+from pipeline.data.sample import Sample
 from pipeline.ensemble.combine import combine
 from pipeline.files import atomic_write, write_text
 from pipeline.prefetch import prefetch
 from pipeline.progress import track
 from pipeline.serving.budget_plan import Fallback
 from pipeline.serving.bundle import Bundle
-from pipeline.serving.single_pass import LoadModel, SinglePass, Stores, one_line, read_images
+from pipeline.serving.single_pass import LoadModel, SinglePass, Stores, one_line
 from pipeline.serving.time_budget import TimeBudget
 from pipeline.submission import SubmissionSummary, sample_rows, write_submission
 
@@ -126,28 +127,31 @@ def predict_test(
     rows = sample_rows(card, sample)
     with atomic_write(csv) as unfinished:
         shutil.copyfile(sample, unfinished)
-    files = test_search(card, root).find(hidden=True)
-    paths = [(image_id, files.get(image_id)) for image_id in rows["image_id"].unique()]  # once each, in row order
-    time_budget.images = len(paths)
-    without_file = [image_id for image_id, path in paths if path is None]
-    log.info("predicting %d images of %s", len(paths) - len(without_file), card.files.sample_submission)
+    sources = test_search(card, root).find_sources(hidden=True)
+    files = {image_id: Sample(image_id, paths) for image_id, paths in sources.items()}
+    images = [(image_id, files.get(image_id)) for image_id in rows["image_id"].unique()]  # once each, in row order
+    time_budget.images = len(images)
+    without_file = [image_id for image_id, file in images if file is None]
+    log.info("predicting %d images of %s", len(images) - len(without_file), card.files.sample_submission)
     run = SinglePass(bundle, load or bundle.predictor, time_budget)
-    items = track(read_images(paths, run.readers, workers), "predict", total=len(paths))
+    without_row = sorted(files.keys() - set(rows["image_id"]))
+    beside = [files[image_id] for image_id in without_row]
+    items = track(run.read(images, workers, beside), "predict", total=len(images))
     # The models predict the next images while masks are rendered, encoded and written.
     stream, repeated = _until_error(prefetch(run(items))), _scattered(rows["image_id"])
     masks_of = OrderedPredictions(stream, partial(render_or_none, bundle, run), repeated)
     summary = write_submission(csv, card, sample, masks_of, partial(_confidences, bundle, masks_of), placeholders=True)
-    not_reached = {image_id: "not reached" for image_id, _ in paths[run.reached :]}
+    not_reached = {image_id: "not reached" for image_id, _ in images[run.reached :]}
     result = PredictionResult(
         csv,
         summary,
-        len(paths),
+        len(images),
         not_reached | run.problems,
         run.dropped,
         time_budget.first_estimate,
         time_budget.elapsed,
         without_file,
-        sorted(files.keys() - set(rows["image_id"])),
+        without_row,
     )
     for warning in result.warnings(card):
         log.warning("%s", warning)

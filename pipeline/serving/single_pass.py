@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from pipeline.data.dataset import to_tensor
 from pipeline.data.loader import Loader
 from pipeline.data.reader import Reader
 from pipeline.data.sample import Sample
+from pipeline.data.series import NeighbourFinder
 from pipeline.inference.predictor import Predictor, predict_windows, values_at_sizes
 from pipeline.prefetch import prefetch
 from pipeline.progress import clock
@@ -39,7 +39,7 @@ class LoadedImage(NamedTuple):
     """A test image, read once per reader; or the reason why it could not be read."""
 
     image_id: str
-    sample: Sample | None
+    samples: tuple[Sample, ...] = ()  # with the files of the neighbours of each reader by window
     pixels: tuple[Tensor, ...] = ()  # (channels, H, W) each, at the size at which its reader's models predict
     sizes: tuple[tuple[int, int], ...] = ()  # height and width of the file, as each reader turns it
     problem: str = ""
@@ -59,39 +59,50 @@ class LoadedImages(Dataset):
     """Test images in order; an image that cannot be read is an item with a problem.
 
     Args:
-        paths: id and file of each image; None for an id without a file.
-        readers: each reads every image.
+        images: id and own files of each image; None for an id without a file.
+        readers: each reads every image whole.
+        window_readers: each will read every image by window.
+        beside: further images, which may be neighbours of these.
     """
 
-    def __init__(self, paths: Sequence[tuple[str, Path | None]], readers: Sequence[Reader]):
-        self.paths, self.readers = paths, readers
+    def __init__(
+        self,
+        images: Sequence[tuple[str, Sample | None]],
+        readers: Sequence[Reader],
+        window_readers: Sequence[Reader] = (),
+        beside: Iterable[Sample] = (),
+    ):
+        self.images, self.readers, self.window_readers = images, readers, window_readers
+        every = [*(sample for _, sample in images if sample is not None), *beside]
+        self.finders = {reader: NeighbourFinder(reader.series, every) for reader in (*readers, *window_readers)}
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
     def __getitem__(self, position: int) -> LoadedImage:
-        image_id, path = self.paths[position]
-        if path is None:
-            return LoadedImage(image_id, None, problem="no such image")
-        sample = Sample(image_id, (path,))
+        image_id, sample = self.images[position]
+        if sample is None:
+            return LoadedImage(image_id, problem="no such image")
         try:
             sizes = tuple(reader.size(sample) for reader in self.readers)
             sized = (replace(sample, size=size) for size in sizes)
-            pixels = (to_tensor(reader.read(each)) for reader, each in zip(self.readers, sized, strict=True))
-            return LoadedImage(image_id, sample, tuple(pixels), sizes)
+            pixels = tuple(
+                to_tensor(reader.read(self.finders[reader](each)))
+                for reader, each in zip(self.readers, sized, strict=True)
+            )
+            samples = tuple(self.finders[reader](sample) for reader in self.window_readers)
+            return LoadedImage(image_id, samples, pixels, sizes)
         except Exception as error:  # a damaged file can raise anything; the other images are still predicted
-            return LoadedImage(image_id, sample, problem=one_line(error))
+            return LoadedImage(image_id, problem=one_line(error))
 
 
-def read_images(
-    paths: Sequence[tuple[str, Path | None]], readers: Sequence[Reader], workers: int
-) -> Iterator[LoadedImage]:
-    """Yield the items of `LoadedImages` in order; if a worker dies, this process reads the rest.
+def read_images(dataset: LoadedImages, workers: int) -> Iterator[LoadedImage]:
+    """Yield the items in order; if a worker dies, this process reads the rest.
 
     Args:
         workers: processes that read ahead; 0: a thread reads ahead.
     """
-    dataset, done = LoadedImages(paths, readers), 0
+    done = 0
     loader = Loader(dataset, batch_size=None, num_workers=workers, collate_fn=_identity)
     try:
         for item in loader if workers else prefetch(loader):
@@ -131,15 +142,23 @@ class SinglePass:
         self.fallbacks = [fallback for fallback in bundle.record.fallbacks if used.get(fallback.member)]
         self.numbers = {cfg.name: number for number, cfg in enumerate(bundle.cfgs)}
         self.models = {(m.name, fold): load(self._cfg(m.name), fold) for m in self.plan for fold in m.folds}
-        self.reader_of = [Reader.for_prediction(cfg, bundle.card) for cfg in bundle.cfgs]
+        readers = (Reader.for_prediction(cfg, bundle.card) for cfg in bundle.cfgs)
+        self.reader_of = [replace(reader, substitute=True) for reader in readers]
         # A tiled model reads each window itself: the whole image may not fit into memory.
         self.tiled = [cfg.predict.tiles is not None for cfg in bundle.cfgs]
-        untiled = [reader for reader, tiled in zip(self.reader_of, self.tiled, strict=True) if not tiled]
-        self.readers = list(dict.fromkeys(untiled))
+        kinds = list(zip(self.reader_of, self.tiled, strict=True))
+        self.readers = list(dict.fromkeys(reader for reader, tiled in kinds if not tiled))
+        self.window_readers = list(dict.fromkeys(reader for reader, tiled in kinds if tiled))
         self.batch_size = 1 if any(self.tiled) else min(cfg.predict.batch_size for cfg in bundle.cfgs)
 
     def _cfg(self, member: str) -> Config:
         return self.cfgs[self.numbers[member]]
+
+    def read(
+        self, images: Sequence[tuple[str, Sample | None]], workers: int, beside: Iterable[Sample] = ()
+    ) -> Iterator[LoadedImage]:
+        """Read images for all models, in order; arguments as of `LoadedImages` and `read_images`."""
+        return read_images(LoadedImages(images, self.readers, self.window_readers, beside), workers)
 
     def __call__(self, items: Iterable[LoadedImage]) -> Iterator[tuple[str, Stores | None]]:
         """Yield id and predictions of each image, in order; None for an image without predictions."""
@@ -248,7 +267,8 @@ class SinglePass:
         (item,) = batch
         models = [self.models[member.name, fold] for fold in member.folds]
         reader = self.reader_of[number]
-        return [predict_windows(model, item.sample, reader, self.size, member.views)[None] for model in models]
+        sample = item.samples[self.window_readers.index(reader)]
+        return [predict_windows(model, sample, reader, self.size, member.views)[None] for model in models]
 
     def add_problem(self, image_id: str, problem: str) -> None:
         """Record why an image has no mask, and log the first MAX_LOGGED of them."""

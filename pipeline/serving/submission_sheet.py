@@ -23,7 +23,7 @@ def draw_submission(bundle: Bundle, root: Path, csv: Path, path: Path) -> Path:
         path: of the PNG to write; returned.
     """
     card = bundle.card
-    files = test_search(card, root).find(hidden=True)
+    files = test_search(card, root).find_sources(hidden=True)
     panels: list[Panel] = []
     for image_id, rles in read_masks(csv, card).groupby("image_id", sort=False)["rle"]:
         panel = _panel(image_id, rles, files.get(image_id), Reader.of(bundle.cfgs[0], card), card)
@@ -34,12 +34,14 @@ def draw_submission(bundle: Bundle, root: Path, csv: Path, path: Path) -> Path:
     return path
 
 
-def _panel(image_id: str, rles: pd.Series, file: Path | None, reader: Reader, card: Competition) -> Panel | None:
+def _panel(
+    image_id: str, rles: pd.Series, files: tuple[Path, ...] | None, reader: Reader, card: Competition
+) -> Panel | None:
     """An image with its masks; None if the image or a mask cannot be read."""
-    if file is None:
+    if files is None:
         return None
     try:
-        picture = reader.picture(Sample(image_id, (file,)))
+        picture = reader.picture(Sample(image_id, files))
         masks = [card.dialect.decode(rle, card.size or picture.shape[:2]) for rle in rles]
     except (ImageError, RLEError):
         return None

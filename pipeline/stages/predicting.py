@@ -6,11 +6,12 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
+from pipeline.data.series import Series
 from pipeline.progress import track
 from pipeline.quoting import shortened
 from pipeline.schema import did_you_mean
 from pipeline.serving.batch.executors import EXECUTORS, BatchJob
-from pipeline.serving.batch.inputs import list_inputs
+from pipeline.serving.batch.inputs import find_beside, list_inputs
 from pipeline.serving.batch.partitions import Output, count_partitions
 from pipeline.serving.bundle import RECORD_FILE, read_bundle
 
@@ -50,14 +51,15 @@ def batch_predict(
     """
     if executor not in EXECUTORS:
         raise ValueError(f"unknown executor '{shortened(executor)}'. {did_you_mean(executor, EXECUTORS)}")
-    started, inputs, folder = monotonic(), list_inputs(source), Output(output)
-    read_bundle(weights)
+    started, bundle, folder = monotonic(), read_bundle(weights), Output(output)
+    inputs = list_inputs(source, bundle.card.files.channel_paths)
     bundle_hash = hashlib.sha256((weights / RECORD_FILE).read_bytes()).hexdigest()[:16]
     folder.start(inputs, bundle_hash, rows)
     count = count_partitions(len(inputs), rows)
     missing = folder.missing(count)
     log.info("%d images in %d partitions, %d to do", len(inputs), count, len(missing))
-    job = BatchJob(inputs, rows, missing, folder.url, weights.resolve())
+    series = filter(None, (Series.of(cfg, bundle.card) for cfg in bundle.cfgs))
+    job = BatchJob(inputs, rows, missing, folder.url, weights.resolve(), find_beside(inputs, series))
     done = []
     if missing:
         running = EXECUTORS[executor](job, workers if executor == "local" else max(1, workers))

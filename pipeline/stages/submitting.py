@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pipeline import competition
 from pipeline.competition import Competition
 from pipeline.data.index import test_search
-from pipeline.data.reader import DEFAULT_READER, ImageError
+from pipeline.data.reader import ImageError, size_reader
 from pipeline.data.sample import Sample
 from pipeline.files import write_text
 from pipeline.kaggle.archive import unpack
@@ -286,11 +286,11 @@ def check_csv(csv: Path, card: Competition, root: Path) -> None:
     Raises:
         FileNotFoundError, ValueError: as `submission.check_submission`.
     """
-    files = test_search(card, root).find(hidden=True)
+    files, reader = test_search(card, root).find_sources(hidden=True), size_reader(card)
 
     def size_of(image_id: str) -> tuple[int, int] | None:
         try:
-            return DEFAULT_READER.size(Sample(image_id, (files[image_id],))) if image_id in files else None
+            return reader.size(Sample(image_id, files[image_id])) if image_id in files else None
         except ImageError:
             return None
 

@@ -3,7 +3,7 @@
 A partition may be predicted twice, for example after a crash, but is always one complete file.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ class BatchJob(NamedTuple):
     missing: Sequence[int]  # numbers of the partitions to predict
     output: str  # URL of a folder
     weights: Path
+    beside: Callable[[pd.DataFrame], pd.DataFrame]  # from a partition to its neighbours in others, see `find_beside`
 
     def partition(self, number: int) -> pd.DataFrame:
         """The images of a partition."""
@@ -37,9 +38,11 @@ class PartitionResult(NamedTuple):
     problems: int
 
 
-def predict_partition(worker: Worker, output: str, number: int, inputs: pd.DataFrame) -> PartitionResult:
+def predict_partition(
+    worker: Worker, output: str, number: int, inputs: pd.DataFrame, beside: pd.DataFrame
+) -> PartitionResult:
     """Predict the images of a partition, and write it."""
-    rows = worker.rows(inputs)
+    rows = worker.rows(inputs, beside)
     Output(output).write(number, rows)
     return PartitionResult(number, len(inputs), sum(row.problem is not None for row in rows))
 
@@ -52,7 +55,8 @@ def run_locally(job: BatchJob, workers: int) -> Iterator[PartitionResult]:
     """
     worker = Worker(job.weights, workers)
     for number in job.missing:
-        yield predict_partition(worker, job.output, number, job.partition(number))
+        inputs = job.partition(number)
+        yield predict_partition(worker, job.output, number, inputs, job.beside(inputs))
 
 
 def run_on_ray(job: BatchJob, workers: int) -> Iterator[PartitionResult]:
@@ -69,7 +73,7 @@ def run_on_ray(job: BatchJob, workers: int) -> Iterator[PartitionResult]:
 
     DataContext.get_current().enable_progress_bars = False
     _check_cluster(ray, job.weights)
-    items = [{"number": number, **job.partition(number).to_dict("list")} for number in job.missing]
+    items = [_Item.of(job, number)._asdict() for number in job.missing]
     blocks = ray.data.from_items(items, override_num_blocks=len(items))
     pool = ray.data.ActorPoolStrategy(size=workers)  # restarts dead actors
     gpus = 1 if ray.cluster_resources().get("GPU") else None  # per actor
@@ -84,6 +88,22 @@ def run_on_ray(job: BatchJob, workers: int) -> Iterator[PartitionResult]:
         raise ValueError(f"Ray failed: {reason}. Partitions that are written stay: run it again to resume") from error
 
 
+class _Item(NamedTuple):
+    """A partition as Ray sends it."""
+
+    number: int
+    image_id: list[str]
+    path: list[str]
+    beside_id: list[str]
+    beside_path: list[str]
+
+    @classmethod
+    def of(cls, job: BatchJob, number: int) -> "_Item":
+        inputs = job.partition(number)
+        tables = inputs, job.beside(inputs)
+        return cls(number, *(table[name].tolist() for table in tables for name in ("image_id", "path")))
+
+
 class _Actor:
     """A worker in a Ray process."""
 
@@ -92,8 +112,14 @@ class _Actor:
 
     def __call__(self, batch: dict) -> dict:
         done = [
-            predict_partition(self.worker, self.output, int(number), make_inputs(paths, ids))
-            for number, ids, paths in zip(batch["number"], batch["image_id"], batch["path"], strict=True)
+            predict_partition(
+                self.worker,
+                self.output,
+                int(item.number),
+                make_inputs(item.path, item.image_id),
+                make_inputs(item.beside_path, item.beside_id),
+            )
+            for item in map(_Item, *(batch[name] for name in _Item._fields))
         ]
         return {name: [getattr(each, name) for each in done] for name in PartitionResult._fields}
 

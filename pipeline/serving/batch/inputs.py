@@ -3,8 +3,10 @@
 import glob
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +16,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipeline.data.file_index import is_hidden
+from pipeline.data.sample import Sample
+from pipeline.data.series import NeighbourFinder, Series
 from pipeline.quoting import listed
 
 LOCAL = "file://"
@@ -32,21 +36,28 @@ def split_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise ValueError(f"{url}: a package is not installed: {error}") from None
 
 
-def list_inputs(source: str) -> pd.DataFrame:
+def list_inputs(source: str, channels: Sequence[str] = ()) -> pd.DataFrame:
     """List the images of a glob pattern, sorted by path, or of a Parquet table with a column path, in its order.
 
     The ids are the table's column image_id; without it, the file names without suffix.
+
+    Args:
+        channels: the card's files.channels, if an image has several files: paths are those of the first channel, and
+            have the id in them.
 
     Returns:
         image_id and path, an absolute URL, of each image.
 
     Raises:
         FileNotFoundError: if nothing matches.
-        ValueError: for a table whose paths or ids are not text, and for two images with the same id.
+        ValueError: for a table whose paths or ids are not text, for two images with the same id, and for a path that
+            is no file of the first channel.
     """
     inputs = _of_table(source) if source.endswith(".parquet") else _of_pattern(source)
     if inputs.empty:
         raise FileNotFoundError(f"{source}: it lists no image")
+    if channels:
+        inputs = inputs.assign(image_id=[channel_urls(url, channels)[0] for url in inputs["path"]])
     ids = inputs["image_id"]
     duplicates = ids.duplicated().sum()
     if duplicates:
@@ -56,6 +67,26 @@ def list_inputs(source: str) -> pd.DataFrame:
             f".parquet with columns path and image_id"
         )
     return inputs
+
+
+def channel_urls(url: str, channels: Sequence[str]) -> tuple[str, list[str]]:
+    """The id in the URL of an image's first channel, and the URL of each channel.
+
+    Args:
+        channels: as for `list_inputs`; at least one.
+
+    Raises:
+        ValueError: for a URL that is no file of the first channel.
+
+    >>> channel_urls("s3://sky/7/red.tif", ["{id}/red.tif", "{id}/blue.tif"])
+    ('7', ['s3://sky/7/red.tif', 's3://sky/7/blue.tif'])
+    """
+    before, after = map(re.escape, channels[0].split("{id}"))
+    found = re.fullmatch(f"(.*/){before}([^/]+){after}(::.*)?", url)
+    if not found:
+        raise ValueError(f"{url}: not a file of the first channel, {channels[0]}: list the first channel's files alone")
+    folder, image_id, chain = found.groups(default="")
+    return image_id, [folder + channel.replace("{id}", image_id) + chain for channel in channels]
 
 
 def make_inputs(paths: Sequence[str], ids: Sequence[str]) -> pd.DataFrame:
@@ -140,13 +171,56 @@ def inputs_digest(inputs: pd.DataFrame) -> str:
 
 
 @contextmanager
-def local_copies(inputs: pd.DataFrame) -> Iterator[list[tuple[str, Path | None]]]:
+def local_copies(inputs: pd.DataFrame, channels: Sequence[str] = ()) -> Iterator[list[tuple[str, Sample | None]]]:
     """Copy remote images to local files, which are deleted when the block ends.
 
-    Yields id and local path of each image; None for a file that does not exist.
+    Yields id and local files of each image; None for an image without a file.
+
+    Args:
+        channels: as for `list_inputs`.
     """
     with TemporaryDirectory() as folder:
-        yield [(each.image_id, _local(each.path, Path(folder) / str(each.Index))) for each in inputs.itertuples()]
+        yield [
+            (each.image_id, _local_sample(each.image_id, each.path, channels, Path(folder) / str(number)))
+            for number, each in enumerate(inputs.itertuples())
+        ]
+
+
+def _local_sample(image_id: str, url: str, channels: Sequence[str], copy: Path) -> Sample | None:
+    """The image with local files, one for each channel; a missing one is an error when it is read."""
+    if not channels:
+        path = _local(url, copy)
+        return None if path is None else Sample(image_id, (path,))
+    urls = channel_urls(url, channels)[1]
+    copies = [copy.with_name(f"{copy.name}-{number}") for number in range(len(urls))]
+    return Sample(image_id, tuple(_local(each, place) or place for each, place in zip(urls, copies, strict=True)))
+
+
+def find_beside(inputs: pd.DataFrame, series: Iterable[Series]) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """A function from some images to those of the others that are neighbours of them.
+
+    Args:
+        inputs: all images.
+        series: of the models.
+    """
+    shared = [each for each in dict.fromkeys(series) if each.has_shared_slices]
+    if not shared:
+        return lambda part: part[:0]
+    every = _as_samples(inputs)
+    finders, place = [NeighbourFinder(each, every) for each in shared], inputs["image_id"].reset_index(drop=True)
+
+    def beside(part: pd.DataFrame) -> pd.DataFrame:
+        found: set[str] = set()
+        for finder, sample in product(finders, _as_samples(part)):
+            with suppress(ValueError):  # it is in no series: reading it reports that
+                found.update(each.image_id for each in finder.slices(sample))
+        return inputs[(place.isin(found - set(part["image_id"]))).to_numpy()]
+
+    return beside
+
+
+def _as_samples(inputs: pd.DataFrame) -> list[Sample]:
+    return [Sample(each.image_id, (Path(each.path.removeprefix(LOCAL)),)) for each in inputs.itertuples()]
 
 
 def _local(url: str, copy: Path) -> Path | None:

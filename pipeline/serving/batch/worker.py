@@ -10,7 +10,7 @@ from pipeline.serving.batch.inputs import local_copies
 from pipeline.serving.batch.partitions import MaskRow
 from pipeline.serving.bundle import Bundle, read_bundle
 from pipeline.serving.bundle_prediction import render_or_none
-from pipeline.serving.single_pass import SinglePass, Stores, read_images
+from pipeline.serving.single_pass import SinglePass, Stores
 from pipeline.serving.time_budget import TimeBudget
 
 
@@ -29,14 +29,19 @@ class Worker:
         self.bundle, self.readers = read_bundle(folder), readers
         self._models = SinglePass(self.bundle, self.bundle.predictor, TimeBudget(0, None))
 
-    def rows(self, inputs: pd.DataFrame) -> list[MaskRow]:
-        """The rows of some images; for one that cannot be read or predicted, a row with the problem."""
-        models = self._models
+    def rows(self, inputs: pd.DataFrame, beside: pd.DataFrame) -> list[MaskRow]:
+        """The rows of some images; for one that cannot be read or predicted, a row with the problem.
+
+        Args:
+            beside: further images, which may be neighbours of these.
+        """
+        models, count = self._models, len(inputs)
         models.problems.clear()
-        with local_copies(inputs) as paths:
+        with local_copies(pd.concat([inputs, beside]), self.bundle.card.files.channel_paths) as images:
+            others = [sample for _, sample in images[count:] if sample is not None]
             return [
                 row
-                for image_id, stores in models(read_images(paths, models.readers, self.readers))
+                for image_id, stores in models(models.read(images[:count], self.readers, others))
                 for row in self._rows_of(image_id, stores)
             ]
 

@@ -186,7 +186,10 @@ class Competition(Table):
     volume_pattern: Pattern | None = None  # of ids of slices, or frames: the volume, or video, and the slice's number
     leaderboard: Leaderboard = Leaderboard()
     # Written by the stage `data`, not downloaded.
-    generated: Literal["demo", "camvid_demo", "defects_demo", "instances_demo", "large_demo"] | None = None
+    generated: (
+        Literal["demo", "camvid_demo", "defects_demo", "instances_demo", "large_demo", "volumes_demo", "bands_demo"]
+        | None
+    ) = None
     unverified: tuple[str, ...] = ()  # facts on this card that were not checked: check them before you rely on them
 
     @model_validator(mode="before")

@@ -117,8 +117,16 @@ def write_sixteen(path: Path, image: np.ndarray) -> None:
 
 
 def write_moments(path: Path, image: np.ndarray) -> None:
-    """Eight moments of temperatures, in kelvin."""
-    np.save(path, np.repeat(image[..., None], 8, axis=2).astype(np.float32) / 4 + 230)
+    """Nine bands of temperatures at eight moments, in kelvin; path is that of the first band."""
+    for band in range(8, 17):
+        moments = np.repeat(image[..., None], 8, axis=2).astype(np.float32) / (band + 1) + 250 + np.arange(8)
+        np.save(path.with_name(f"band_{band:02}.npy"), moments)
+
+
+def write_layers(path: Path, image: np.ndarray) -> None:
+    """Layers 30 to 34 of a fragment, of which 32, at path, is the image."""
+    for layer in range(30, 35):
+        write_sixteen(path.with_name(f"{layer}.tif"), np.roll(image, layer - 32, axis=0))
 
 
 def write_dicom(path, stored, *, slope=None, intercept=0, inverted=False, bits=16):
@@ -340,27 +348,28 @@ LAYOUTS = {
         train_rows=organs,
         classes=3,
         volumes=True,
-        config={"data.percentiles": "[1, 99]"},
+        config={"data.percentiles": "[1, 99]", "data.neighbours": "1"},
     ),
     "vesuvius-challenge-ink-detection": Layout(
         ids=str,
         image=lambda part, i: f"{part}/{i}/surface_volume/32.tif",
-        write=write_sixteen,
+        write=write_layers,
         text=Text(order="row"),
         header=("Id", "Predicted"),
         train=None,
         mask=lambda i: f"train/{i}/inklabels.png",
+        config={"data.neighbours": "[-2, 0, 2]"},
     ),
     "google-research-identify-contrails-reduce-global-warming": Layout(
         ids=lambda n: str(10**15 + n),
-        image=lambda part, i: f"{part}/{i}/band_11.npy",
+        image=lambda part, i: f"{part}/{i}/band_08.npy",
         write=write_moments,
         text=Text(empty="-"),
         header=("record_id", "encoded_pixels"),
         train=None,
         mask=lambda i: f"train/{i}/human_pixel_masks.npy",
         write_mask=lambda path, masks: np.save(path, masks[0][..., None].astype(np.int32)),
-        config={"model.in_channels": "8", "data.window": "[230, 300]"},
+        config={"data.channels": "['ash_color(11, 13, 14, 15)']", "data.neighbours": "[-4, 0, 3]"},
     ),
     "hubmap-hacking-the-human-vasculature": Layout(
         ids=lambda n: f"{n:012x}",
@@ -383,6 +392,7 @@ LAYOUTS = {
         header=("id", "rle"),
         volumes=True,
         train="train_rles.csv",
+        config={"data.neighbours": "{ offsets = 2, border = 'reflect' }"},
     ),
     "ultrasound-nerve-segmentation": Layout(
         ids=lambda n: f"{n // 4 + 1}_{n % 4 + 1}" if n < 100 else str(n),

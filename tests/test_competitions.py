@@ -24,7 +24,15 @@ from tests.miniatures import LAYOUTS, write_miniature
 
 pytestmark = pytest.mark.slow
 
-DEMOS = {"demo", "camvid_demo", "defects_demo", "instances_demo", "large_demo"}  # have their own tests
+DEMOS = {
+    "demo",
+    "camvid_demo",
+    "defects_demo",
+    "instances_demo",
+    "large_demo",
+    "volumes_demo",
+    "bands_demo",
+}  # have their own tests
 
 CONFIG = """
 competition = "{card}"

@@ -116,7 +116,8 @@ class Reader:
         target = self._target(sample)
         if len(sample.sources) == self.inputs.files:
             return self._read_slice(sample.sources, target)
-        return _joined(self._each_slice(sample, lambda files: self._read_cached(files, target)))
+        slices = self._each_slice(sample, lambda files: self._read_cached(files, target))
+        return _stacked([image for _, image in slices])
 
     def _slices(self, sample: Sample) -> list[tuple[Path, ...]]:
         """The files of each slice; of a single image one entry."""
@@ -147,14 +148,17 @@ class Reader:
     def _each_slice(self, sample: Sample, read: Callable[[tuple[Path, ...]], T]) -> list[tuple[tuple[Path, ...], T]]:
         """The files of each slice, and what `read` returns for them.
 
-        With `substitute`, the next slice towards the image takes the place of one that raises ImageError.
+        Raises:
+            ImageError: as `read`, and for a slice of another size than the image; of neighbours not with `substitute`.
         """
         slices, own = self._slices(sample), sample.own // self.inputs.files
         found = {own: (slices[own], read(slices[own]))}
         outwards = [(n, n + 1) for n in range(own - 1, -1, -1)] + [(n, n - 1) for n in range(own + 1, len(slices))]
         for number, inner in outwards:
             try:
-                found[number] = slices[number], read(slices[number])
+                image = read(slices[number])
+                _refuse_other_size(image.shape, slices[number], *found[own])
+                found[number] = slices[number], image
             except ImageError as error:
                 if not self.substitute:
                     raise
@@ -439,7 +443,7 @@ class NormalizedWindows:
 
     def __init__(self, reader: Reader, slices: Sequence[tuple[Sequence[Path], Windows]]):
         self._reader, self._slices = reader, slices
-        self.shape = _common_size([(files, image.shape) for files, image in slices])
+        self.shape = slices[0][1].shape[:2]
 
     def read(self, box: Box) -> np.ndarray:
         """The pixels of a box inside the image.
@@ -450,7 +454,7 @@ class NormalizedWindows:
         Raises:
             ImageError: as `Reader.window`.
         """
-        return _joined([(files, self._read(files, image, box)) for files, image in self._slices])
+        return _stacked([self._read(files, image, box) for files, image in self._slices])
 
     def _read(self, files: Sequence[Path], image: Windows, box: Box) -> np.ndarray:
         pixels = image.read_each(box) if isinstance(image, EnlargedWindows) else [image.read(box)]
@@ -474,16 +478,6 @@ def _changed(path: Path) -> int:
     return (path if path.exists() else path.parent).stat().st_mtime_ns
 
 
-def _joined(slices: Sequence[tuple[Sequence[Path], np.ndarray]]) -> np.ndarray:
-    """Slices of one series, (H, W, C) each, as the channels of one image.
-
-    Raises:
-        ImageError: if they differ in size.
-    """
-    _common_size([(files, image.shape) for files, image in slices])
-    return _stacked([image for _, image in slices])
-
-
 def _stacked(images: Sequence[np.ndarray]) -> np.ndarray:
     """Images of one size as the channels of one, uint8 if all are, else float32."""
     if len(images) == 1:
@@ -492,20 +486,19 @@ def _stacked(images: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(images, axis=2, dtype=dtype)
 
 
-def _common_size(slices: Sequence[tuple[Sequence[Path], tuple[int, ...]]]) -> tuple[int, int]:
-    """Height and width of slices, from the files and the shape of each.
+def _refuse_other_size(
+    shape: tuple[int, ...], files: Sequence[Path], own_files: Sequence[Path], own: Windows | np.ndarray
+) -> None:
+    """Refuse a slice that has another size than the image itself.
 
     Raises:
-        ImageError: if they differ.
+        ImageError: with both sizes.
     """
-    (first, *_), (height, width, *_) = slices[0]
-    for files, shape in slices:
-        if shape[:2] != (height, width):
-            raise ImageError(
-                f"{files[0]}: {shape[0]} × {shape[1]} pixels, but {first} of the same series has {height} × {width}: "
-                f"expected one size"
-            )
-    return height, width
+    if shape[:2] != own.shape[:2]:
+        raise ImageError(
+            f"{files[0]}: {shape[0]} × {shape[1]} pixels, but {own_files[0]} of the same series has {own.shape[0]} × "
+            f"{own.shape[1]}: expected one size"
+        )
 
 
 def _fill(pixels: np.ndarray, nonfinite: np.ndarray, nodata: str) -> np.ndarray:

@@ -164,7 +164,7 @@ class NeighbourFinder:
 
     def _files_beside(self, path: Path, sample: Sample) -> list[Path]:
         pattern = self._series.slice_pattern
-        files = _files_beside(path.parent, pattern)
+        files = files_beside(path.parent, pattern)
         own = next((number for number, file in files.items() if file == path), None)
         if own is None:
             raise ValueError(
@@ -254,8 +254,15 @@ def _nearest(wanted: int, numbers: Sequence[int], own: int) -> int:
 
 
 @lru_cache(maxsize=256)
-def _files_beside(folder: Path, pattern: str) -> Mapping[int, Path]:
-    """The slices in a folder by their number."""
+def files_beside(folder: Path, pattern: str) -> Mapping[int, Path]:
+    """The slices in a folder by their number.
+
+    Args:
+        pattern: of the files' names; its group is the number.
+
+    Raises:
+        ValueError: for two files with the same number.
+    """
     files: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
         match = re.fullmatch(pattern, path.name)

@@ -5,7 +5,7 @@ sizes, a grey image among colour images, an image of a single row of pixels, a t
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,9 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.file_index import normalize_id
 from pipeline.data.formats import read_pixels
-from pipeline.data.index import test_search, train_files
+from pipeline.data.index import test_search, train_sources
 from pipeline.data.reader import write_image
+from pipeline.data.series import files_beside
 from pipeline.data.tables import read_table
 from pipeline.files import atomic_write
 from pipeline.submission import sample_rows
@@ -51,41 +52,56 @@ TRUNCATED = len(CHANGES)  # the position of the image whose file is truncated
 
 def write_known(card: Competition, root: Path, folder: Path) -> int:
     """Copy the known test set into a new folder, without the training images; returns its number of images."""
-    files = card.files
-    paths = test_search(card, root).find(hidden=True).values()
-    for path in [root / files.sample_submission, *paths]:
+    images = test_search(card, root).find_sources(hidden=True)
+    _copy([root / card.files.sample_submission], root, folder)
+    for paths in images.values():
+        _copy([*paths, *_slices_beside(card, paths)], root, folder)
+    return len(images)
+
+
+def _slices_beside(card: Competition, paths: Sequence[Path]) -> list[Path]:
+    """Slices in the folders of an image's files that are no images of their own."""
+    pattern = card.files.slice_pattern
+    return [each for path in paths for each in files_beside(path.parent, pattern).values()] if pattern else []
+
+
+def _copy(paths: Iterable[Path], root: Path, folder: Path) -> None:
+    """Copy the files that exist to the same places in another folder."""
+    for path in filter(Path.exists, paths):
         target = folder / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    return len(paths)
 
 
 def write_hidden(card: Competition, root: Path, folder: Path, images: int = IMAGES) -> int:
     """Write a mock hidden test set into a new folder, with the paths on the card; returns its number of images.
 
     It is made from training images if no test image is known. If ids come from nested folders, it has the ids of the
-    known images, at most `images` of them.
+    known images, at most `images` of them; so it has if an image has several files, of which only the first changes.
     """
     files, (image_folder, known, rows) = card.files, _known_images(card, root)
-    ids = list(rows)
-    chosen = ids[:images] if files.pattern else [ids[position % len(ids)] for position in range(images)]
-    names = chosen if files.pattern else [f"{PREFIX}{position}_{image_id}" for position, image_id in enumerate(chosen)]
+    ids, keeps_names = list(rows), bool(files.pattern or files.channels)
+    chosen = ids[:images] if keeps_names else [ids[position % len(ids)] for position in range(images)]
+    names = chosen if keeps_names else [f"{PREFIX}{position}_{image_id}" for position, image_id in enumerate(chosen)]
     for position, (image_id, name) in enumerate(zip(chosen, names, strict=True)):
-        below = known[image_id].relative_to(image_folder) if files.pattern else Path(name + files.suffix)
+        path, *others = known[image_id]
+        below = path.relative_to(image_folder) if keeps_names else Path(name + files.suffix)
         target = folder / files.test_images / below
+        _copy([*others, *_slices_beside(card, known[image_id])], image_folder, folder / files.test_images)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write_changed(known[image_id], target, position)
+        _write_changed(path, target, position if position == TRUNCATED or not others else None)
     parts = [_renamed(rows[old], card.columns.id, old, new) for old, new in zip(chosen, names, strict=True)]
     with atomic_write(folder / files.sample_submission) as partial_csv:
         pd.concat(parts).to_csv(partial_csv, index=False, lineterminator="\n")
     return len(names)
 
 
-def _write_changed(path: Path, target: Path, position: int) -> None:
+def _write_changed(path: Path, target: Path, position: int | None) -> None:
+    """Write an image as the one at its position changes; None: as it is."""
     if position == TRUNCATED:
         target.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         return
-    change = CHANGES[position] if position < TRUNCATED else None
+    change = CHANGES[position] if position is not None and position < TRUNCATED else None
     pixels = read_pixels(path) if change and path.suffix.lower() in PLAIN else None
     if pixels is None or pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
         shutil.copyfile(path, target)
@@ -94,14 +110,14 @@ def _write_changed(path: Path, target: Path, position: int) -> None:
     write_image(target, changed[..., 0] if changed.shape[2] == 1 else changed)
 
 
-def _known_images(card: Competition, root: Path) -> tuple[Path, dict[str, Path], dict[str, pd.DataFrame]]:
+def _known_images(card: Competition, root: Path) -> tuple[Path, dict[str, tuple[Path, ...]], dict[str, pd.DataFrame]]:
     """Images to make a test set from: their folder, their files by id, and rows of a sample submission by id."""
-    sample, known = root / card.files.sample_submission, test_search(card, root).find(hidden=True)
+    sample, known = root / card.files.sample_submission, test_search(card, root).find_sources(hidden=True)
     table, ids = read_table(sample, [card.columns.id]), sample_rows(card, sample)["image_id"]
     rows = {image_id: part for image_id, part in table.loc[ids.index].groupby(ids, sort=False) if image_id in known}
     if rows:
         return root / card.files.test_images, known, rows
-    known = train_files(card, root)
+    known = train_sources(card, root)
     rows = {image_id: _empty_rows(card, list(table), image_id) for image_id in sorted(known)}
     return root / card.files.train_images, known, rows
 

@@ -21,11 +21,13 @@ from pipeline.data.rasters import Header
 from pipeline.data.reader import ImageError, Reader
 from pipeline.data.sample import Sample, samples_of
 from pipeline.data.tables import sample_header
+from pipeline.demos.bands import make_bands_demo
 from pipeline.demos.camvid import make_camvid_demo
 from pipeline.demos.defects import make_defects_demo
 from pipeline.demos.instances import make_instances_demo
 from pipeline.demos.large import make_large_demo
 from pipeline.demos.salt import make_salt_demo
+from pipeline.demos.volumes import make_volumes_demo
 from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, write_duplicates
 from pipeline.files import file_lock, remove_orphans
 from pipeline.inference.prediction_store import PredictionStore
@@ -273,6 +275,8 @@ GENERATORS = {
     "defects_demo": make_defects_demo,
     "instances_demo": make_instances_demo,
     "large_demo": make_large_demo,
+    "volumes_demo": make_volumes_demo,
+    "bands_demo": make_bands_demo,
 }
 
 

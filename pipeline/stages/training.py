@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from pipeline import competition, config, folds, hardware
+from pipeline.competition import Competition
 from pipeline.config import Config, place
 from pipeline.data.crops import crop_index
 from pipeline.data.index import describe_unlisted, read_test_index
@@ -277,8 +278,17 @@ def settings(context: Context) -> dict[str, Any]:
         "labels": _digest(labels),
         "folds": _digest(context.folds),
         **context.card.model_dump(mode="json", include=label_options, exclude=unset),
+        **_input_options(context.card, neighbours=context.cfg.data.neighbours is not None),
         **cfg,
     }
+
+
+def _input_options(card: Competition, *, neighbours: bool) -> dict[str, Any]:
+    """What the card says about the files of an image and of its neighbours, if they are more than one."""
+    files = card.files
+    slices = {"volume_pattern": card.volume_pattern, "slice_pattern": files.slice_pattern} if neighbours else {}
+    options = {"channels": list(files.channel_paths), "frame": files.frame, **slices}
+    return {key: value for key, value in options.items() if value not in (None, [])}
 
 
 def _digest(table: pd.DataFrame) -> str:

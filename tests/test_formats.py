@@ -24,7 +24,15 @@ from pipeline.data import formats, medical, rasters
 from pipeline.data.augment import STRENGTHS, Augment
 from pipeline.data.file_index import find_files
 from pipeline.data.formats import read_pixels, read_size
-from pipeline.data.reader import DEFAULT_READER, ImageError, Reader, percentile_normalize, read_labels, read_mask
+from pipeline.data.reader import (
+    DEFAULT_READER,
+    ImageError,
+    Reader,
+    _numbers_of,
+    percentile_normalize,
+    read_labels,
+    read_mask,
+)
 from pipeline.data.sample import Sample
 from pipeline.data.windows import Box, open_windows
 from tests import odd_images
@@ -251,6 +259,28 @@ def test_a_value_missing_from_the_card_is_reported_with_its_position(tmp_path):
     Image.fromarray(codes).save(tmp_path / "labels.png")
     with pytest.raises(ImageError, match=r"labels\.png: value 7 at row 1, column 2 \(2 pixels\) is none of the card's"):
         read_labels(tmp_path / "labels.png", {0: 0})
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+@pytest.mark.parametrize(
+    ("codes", "channels"),
+    [
+        ({0: 0, 7: 1, 255: 2}, 1),
+        ({(0, 0, 0): 3, (1, 2, 3): 0, (3, 2, 1): 1, (255, 255, 255): 2}, 3),
+        ({0: 255, (1, 2, 3): 0, (255, 0, 255): 1}, 3),  # void as one value means grey
+        ({300: 1, -1: 2, 7: 0}, 1),
+        ({(300, 0, 0): 1, (1, 2, 3): 0}, 3),
+    ],
+)
+def test_values_become_class_numbers_as_in_a_loop_over_them(dtype, codes, channels):
+    rng = np.random.default_rng(0)
+    values = np.array([np.broadcast_to(value, channels) for value in (*codes, 9)]).clip(0, 255).astype(dtype)
+    pixels = values[rng.integers(0, len(values), (20, 30))]
+    numbers, known = _numbers_of(pixels, codes)
+    for row, column in np.ndindex(20, 30):
+        found = [number for value, number in codes.items() if (pixels[row, column] == value).all()]
+        assert bool(found) == known[row, column]
+        assert not found or found == [numbers[row, column]]
 
 
 # ---------------------------------------------------------------------------------------------- damage

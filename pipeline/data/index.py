@@ -14,6 +14,7 @@ is the position of path, and series and slice are where the image is.
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import pandas as pd
 
 from pipeline.competition import Competition, Files
 from pipeline.data.coco import read_coco
+from pipeline.data.file_cache import FileCache
 from pipeline.data.file_index import (
     FileSearch,
     describe_no_files,
@@ -35,16 +37,24 @@ from pipeline.data.reader import DEFAULT_READER, ImageError, Reader
 from pipeline.data.sample import META, Sample, samples_of, texts_of
 from pipeline.data.series import place_of_id, with_neighbours
 from pipeline.data.tables import parse_rows, read_rows, read_table
+from pipeline.progress import track
 from pipeline.quoting import listed, shortened
 from pipeline.rle import Dialect, area
 
 log = logging.getLogger(__name__)
 
 PLACE = "series", "slice"  # columns, with neighbours: the series of an image and its number in it
+NO_CACHE = FileCache()
 MISSING = {"", "nan", "NaN", "NaT", "None", "null", "NULL", "<NA>"}  # texts of a group that was not filled in
 
 
-def read_index(card: Competition, root: Path, skip_bad: bool = False, reader: Reader = DEFAULT_READER) -> pd.DataFrame:
+def read_index(
+    card: Competition,
+    root: Path,
+    skip_bad: bool = False,
+    reader: Reader = DEFAULT_READER,
+    cache: FileCache = NO_CACHE,
+) -> pd.DataFrame:
     """The index of the training images, sorted by id.
 
     Args:
@@ -52,6 +62,7 @@ def read_index(card: Competition, root: Path, skip_bad: bool = False, reader: Re
         root: folder that the card's paths start from.
         skip_bad: leave out images that cannot be read, and log each; else the first one is an error.
         reader: of the config: sizes depend on whether images are rotated by EXIF.
+        cache: of sizes, and of the coverage of mask images.
 
     Raises:
         FileNotFoundError: if a table or folder is missing, with what to do.
@@ -63,19 +74,24 @@ def read_index(card: Competition, root: Path, skip_bad: bool = False, reader: Re
     if card.images_without_rows == "ignore":
         files = {image_id: files[image_id] for image_id in files.keys() & set(index["image_id"])}
     index["path"] = match_files(index["image_id"], files, search, skip_missing=skip_bad)
-    index = _add_sizes(_add_channels(index, sources, card), skip_bad, reader)
+    index = _add_sizes(_add_channels(index, sources, card), skip_bad, reader, cache)
     if index.empty:
         raise ValueError(
             f"{search.folder}: no training image is left: none of the images in {search.ids_from.name} can be read"
         )
-    index = _add_coverage(index, card, root, exif=reader.exif)
+    index = _add_coverage(index, card, root, cache, exif=reader.exif)
+    cache.save()
     index = _add_neighbours(join_meta(index, card, root), sources, reader)
     index["group"] = find_groups(index, card)
     return index.sort_values("image_id", ignore_index=True)
 
 
 def read_test_index(
-    card: Competition, root: Path, skip_bad: bool = False, reader: Reader = DEFAULT_READER
+    card: Competition,
+    root: Path,
+    skip_bad: bool = False,
+    reader: Reader = DEFAULT_READER,
+    cache: FileCache = NO_CACHE,
 ) -> pd.DataFrame:
     """The index of the test images in the sample submission, in its order; empty while the test data are hidden.
 
@@ -83,7 +99,7 @@ def read_test_index(
     are not in it either: their rows of the submission will be empty.
 
     Args:
-        card, root, skip_bad, reader: as for `read_index`.
+        card, root, skip_bad, reader, cache: as for `read_index`.
 
     Raises:
         FileNotFoundError, ValueError: as `read_index`.
@@ -94,7 +110,9 @@ def read_test_index(
     index, search = pd.DataFrame({"image_id": rows["image_id"].unique()}), test_search(card, root)
     sources = search.find_sources(hidden=index.empty or skip_bad)
     index["path"] = match_files(index["image_id"], _first_files(sources), search, skip_missing=skip_bad)
-    return _add_neighbours(_add_sizes(_add_channels(index, sources, card), skip_bad, reader), sources, reader)
+    index = _add_sizes(_add_channels(index, sources, card), skip_bad, reader, cache)
+    cache.save()
+    return _add_neighbours(index, sources, reader)
 
 
 def _first_files(sources: Mapping[str, tuple[Path, ...]]) -> dict[str, Path]:
@@ -347,16 +365,18 @@ def _refuse_duplicate_ids(index: pd.DataFrame, path: Path) -> None:
         )
 
 
-def _add_sizes(index: pd.DataFrame, skip_bad: bool, reader: Reader) -> pd.DataFrame:
+def _add_sizes(index: pd.DataFrame, skip_bad: bool, reader: Reader, cache: FileCache) -> pd.DataFrame:
     """Add height and width, from the headers; with `skip_bad`, decode too, and drop images that cannot be read."""
     sizes: dict[Path, tuple[int, int]] = {}
+    measure = reader.check if skip_bad else reader.size
+    what = f"size, decoded as {reader}" if skip_bad else f"size, exif {reader.exif}, {reader.inputs}"
     for sample in samples_of(index):
         path = sample.path
         if path is None:
             log.warning("left out: no image for '%s'", sample.image_id)
             continue
         try:
-            sizes[path] = reader.check(sample) if skip_bad else reader.size(sample)
+            sizes[path] = tuple(cache.get(what, sample.sources, partial(measure, sample)))
         except ImageError as error:
             if not skip_bad:
                 raise
@@ -366,18 +386,27 @@ def _add_sizes(index: pd.DataFrame, skip_bad: bool, reader: Reader) -> pd.DataFr
     return index.assign(height=height, width=width)
 
 
-def _add_coverage(index: pd.DataFrame, card: Competition, root: Path, *, exif: bool) -> pd.DataFrame:
+def _add_coverage(index: pd.DataFrame, card: Competition, root: Path, cache: FileCache, *, exif: bool) -> pd.DataFrame:
     """Add coverage, of each class too, and empty. Every label is decoded for it, so that bad labels fail early."""
     if not card.files.train_masks:
         shares = _rle_coverage(index, card, labels_file(card, root))
     if card.files.train_masks or card.annotators:
         labels = Labels.of(card, exif=exif)
-        shares = np.array([mask_coverage(sample, labels) for sample in samples_of(index)]).reshape(len(index), -1)
+        found = [
+            cache.get(f"coverage, {labels}", _label_files(sample), partial(mask_coverage, sample, labels))
+            for sample in track(samples_of(index), "decode masks")
+        ]
+        shares = np.array(found).reshape(len(index), -1)
     index["coverage"] = shares.sum(axis=1).clip(max=1)
     index["empty"] = np.where(index["coverage"] == 0, "yes", "no")
     if len(card.classes) == 1:
         return index
     return index.assign(**dict(zip(coverage_columns(card.classes), shares.T, strict=True)))
+
+
+def _label_files(sample: Sample) -> tuple[Path, ...]:
+    """The files that an image's coverage depends on, with its own, whose size masks have to have; none for RLE."""
+    return (sample.path, *sample.mask_paths) if sample.mask_paths else ()
 
 
 def coverage_columns(classes: Sequence[str]) -> list[str]:

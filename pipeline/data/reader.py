@@ -7,12 +7,13 @@ file's own units, or by percentiles: a 16-bit image is never reduced to 8 bits.
 import functools
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GREY = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue: ITU-R 601, as in Pillow
+UNKNOWN = 1 << 15  # in a lookup table: above every number of a class, and VOID
 SHOWN = 4  # values that an error message lists
 LARGE = 1 << 26  # pixels; a larger image is checked by window, BAND rows at a time
 BAND = 1024
@@ -751,10 +753,7 @@ def read_labels(
     """
     codes = dict(values) if void is None else {**values, void: VOID}
     pixels = _codes(path, box, colours=any(isinstance(value, tuple) for value in codes), exif=exif)
-    numbers, known = np.zeros(pixels.shape[:2], np.uint8), np.zeros(pixels.shape[:2], bool)
-    for value, number in codes.items():
-        here = (pixels == np.atleast_1d(value)).all(axis=2)
-        numbers[here], known[here] = number, True
+    numbers, known = _numbers_of(pixels, codes)
     if not known.all():
         row, column = np.argwhere(~known)[0]
         came = pixels[row, column].tolist()
@@ -763,6 +762,41 @@ def read_labels(
             f"pixels) is none of the card's: add it to masks.values, or set it as masks.void"
         )
     return numbers
+
+
+def _numbers_of(pixels: np.ndarray, codes: Mapping[Value, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each pixel's value, and whether the value has one.
+
+    Args:
+        codes: from values to numbers.
+
+    Shapes:
+        pixels: (H, W, 1), or colours (H, W, 3); returned as (H, W) uint8, and (H, W) bool.
+    """
+    if pixels.dtype == np.uint8:
+        table = _lookup_table(tuple(codes.items()))
+        values = pixels[..., 0]
+        if pixels.shape[2] == 3:  # red · 65536 + green · 256 + blue, in one pass
+            values = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2BGRA).view("<u4")[..., 0] & 0xFFFFFF
+        numbers = table.take(values)
+        return numbers.astype(np.uint8), numbers != UNKNOWN
+    numbers, known = np.zeros(pixels.shape[:2], np.uint8), np.zeros(pixels.shape[:2], bool)
+    for value, number in codes.items():
+        here = (pixels == np.atleast_1d(value)).all(axis=2)
+        numbers[here], known[here] = number, True
+    return numbers, known
+
+
+@functools.lru_cache(maxsize=2)
+def _lookup_table(codes: tuple[tuple[Value, int], ...]) -> np.ndarray:
+    """The number of every grey value, (256,), or every colour, (2²⁴,), uint16; UNKNOWN where a value has none."""
+    colours = any(isinstance(value, tuple) for value, _ in codes)
+    table = np.full(1 << 24 if colours else 256, UNKNOWN, np.uint16)
+    for value, number in codes:
+        red, green, blue = np.broadcast_to(value, 3).tolist()
+        if 0 <= min(red, green, blue) <= max(red, green, blue) <= 255:
+            table[red << 16 | green << 8 | blue if colours else value] = number
+    return table
 
 
 def _codes(path: Path, box: Box | None, *, colours: bool, exif: bool) -> np.ndarray:

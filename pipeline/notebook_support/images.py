@@ -8,20 +8,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.config import Config
-from pipeline.data.index import read_test_index
 from pipeline.data.labels import VOID, one_hot
 from pipeline.data.sample import Sample, samples_of
 from pipeline.report.overlays import PANELS, Panel, draw_sheet
 from pipeline.report.report_data import ReportData
 from pipeline.stages.doctor import doctor
-from pipeline.stages.preparing import Context
+from pipeline.stages.preparing import Context, index_test_images
 
 COVERAGE_RANKS = {"small masks": (0, 0.25), "medium masks": (0.25, 0.75), "large masks": (0.75, 1)}
 
 
 def list_sizes(context: Context) -> pd.DataFrame:
     """The number of images of each size: height, width, train, test; the most frequent first."""
-    test = read_test_index(context.card, context.paths.root, context.cfg.data.skip_bad, context.reader)
+    test = index_test_images(context.cfg, context.card, context.paths)
     parts = {"train": context.index, "test": test}
     counts = {name: index.groupby(["height", "width"]).size() for name, index in parts.items()}
     table = pd.DataFrame(counts).fillna(0).astype(int)

@@ -8,13 +8,21 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config import Config
-from pipeline.data.index import read_index, read_test_index
 from pipeline.data.reader import Reader, percentile_normalize
 from pipeline.data.sample import Sample, samples_of
 from pipeline.data.tables import read_table
 from pipeline.duplicates import merge_groups
 from pipeline.report.overlays import PANELS, Panel, write_sheet
-from pipeline.stages.preparing import Paths, check, find_all_duplicates, make_context, make_data, scores_at_half
+from pipeline.stages.preparing import (
+    Paths,
+    check,
+    find_all_duplicates,
+    index_test_images,
+    index_training_images,
+    make_context,
+    make_data,
+    scores_at_half,
+)
 from pipeline.stages.training import oof_of
 from pipeline.statistics.bootstrap import Difference, paired
 from pipeline.symmetries import SYMMETRIES
@@ -44,14 +52,14 @@ def audit(cfg: Config) -> AuditReport:
     paths = Paths(cfg, card)
     make_data(card, paths)
     reader = Reader.of(cfg, card)
-    index = read_index(card, paths.root, cfg.data.skip_bad, reader)
+    index = index_training_images(cfg, card, paths)
     pairs = find_all_duplicates(cfg, card, paths, index)
     sizes = merge_groups(index, pairs).value_counts()
     parts = pairs["first_part"].where(pairs["first_part"] == pairs["second_part"], "train and test")
     counts = pairs.assign(parts=parts).groupby(["kind", "parts"]).size().rename("pairs").reset_index()
     sheet = Path("reports") / f"{paths.folds.stem}-duplicates.png" if len(pairs) else None
     if sheet:
-        test = read_test_index(card, paths.root, cfg.data.skip_bad, reader)
+        test = index_test_images(cfg, card, paths)
         _draw_sheet(sheet, pairs, {"train": _by_id(index), "test": _by_id(test)}, reader)
     split_pairs = _count_split_pairs(paths.folds, pairs)
     return AuditReport(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline.competition import Competition
 from pipeline.config import Config
-from pipeline.data.index import describe_unlisted, read_index, read_test_index, unlisted_test_images
+from pipeline.data.index import describe_unlisted, unlisted_test_images
 from pipeline.data.integrity import survey_test, survey_train
 from pipeline.data.labels import Labels
 from pipeline.data.reader import DEFAULT_READER, ImageError, Reader
@@ -30,7 +30,14 @@ from pipeline.doctor.findings import (
 from pipeline.doctor.label_pairs import check_label_sources
 from pipeline.report.overlays import PANELS, Panel, write_sheet
 from pipeline.rle import Dialect, RLEError
-from pipeline.stages.preparing import Paths, check, describe_turned_images, make_data
+from pipeline.stages.preparing import (
+    Paths,
+    check,
+    describe_turned_images,
+    index_test_images,
+    index_training_images,
+    make_data,
+)
 from pipeline.symmetries import SYMMETRIES
 
 NUM_IMAGES = 150  # training images that are checked
@@ -61,8 +68,8 @@ def doctor(cfg: Config) -> DoctorReport:
     make_data(card, paths)
     reader = Reader.of(cfg, card)
     try:
-        train = read_index(card, paths.root, cfg.data.skip_bad, reader)
-        test = read_test_index(card, paths.root, cfg.data.skip_bad, reader)
+        train = index_training_images(cfg, card, paths)
+        test = index_test_images(cfg, card, paths)
     except (ValueError, FileNotFoundError) as error:  # report this error together with all others
         return _check_unreadable(card, paths.root, str(error), reader, skip_bad=cfg.data.skip_bad)
     checked = _spread(train, NUM_IMAGES)

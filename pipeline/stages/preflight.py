@@ -6,13 +6,13 @@ import pandas as pd
 
 from pipeline import folds
 from pipeline.config import Config, place
-from pipeline.data.index import coverage_columns, read_test_index
+from pipeline.data.index import coverage_columns
 from pipeline.models import check_batch
 from pipeline.quoting import shortened
 from pipeline.stages.doctor import quick_check
 from pipeline.stages.input_sizes import check_sizes, network_sizes, resize_of_phase
 from pipeline.stages.labelling import source_of_labels
-from pipeline.stages.preparing import Context, check
+from pipeline.stages.preparing import Context, check, index_test_images
 from pipeline.training.checkpoint import FULL, Fold
 from pipeline.training.distributed import processes
 from pipeline.training.fold_data import balance_labels
@@ -98,7 +98,7 @@ def _refuse_mixed_sizes(context: Context, parts: Mapping[Fold, pd.DataFrame]) ->
     for part in parts.values():
         _refuse_sizes(context, part, whole)
     if pseudo:
-        test = read_test_index(context.card, context.paths.root, context.cfg.data.skip_bad, context.reader)
+        test = index_test_images(context.cfg, context.card, context.paths)
         drawing = [number for number in whole if number + 1 in pseudo.phases]
         for part in parts.values():
             _refuse_sizes(context, pd.concat([part, test]), drawing)

@@ -15,6 +15,7 @@ from pipeline import competition, folds
 from pipeline.competition import Competition
 from pipeline.config import Config, place
 from pipeline.data.channels import with_input_channels
+from pipeline.data.file_cache import FileCache
 from pipeline.data.index import read_index, read_test_index, unlisted_test_images
 from pipeline.data.labels import Labels
 from pipeline.data.rasters import Header
@@ -53,6 +54,7 @@ class Paths:
         self.folds = Path("folds") / f"{cfg.folds.name or card.name}.csv"
         self.duplicates = self.folds.with_suffix(".duplicates.csv")
         self.run = Path("runs") / cfg.name
+        self.files = Path("runs") / f"{card.name}.files.json"
         self.oof_table = self.run / "oof.json"
 
     def lock(self) -> AbstractContextManager[None]:
@@ -209,8 +211,8 @@ def data(cfg: Config) -> None:
     make_data(card, paths)
     _refuse_other_header(card, paths.root)
     reader = Reader.of(cfg, card)
-    index = read_index(card, paths.root, cfg.data.skip_bad, reader)
-    test = read_test_index(card, paths.root, cfg.data.skip_bad, reader)
+    index = index_training_images(cfg, card, paths)
+    test = index_test_images(cfg, card, paths)
     found = [*samples_of(index), *samples_of(test)]
     bad = [error for sample in track(found, "read images") if (error := _image_error(sample, reader))]
     for error in bad[1:]:
@@ -247,6 +249,16 @@ def _image_error(sample: Sample, reader: Reader) -> ImageError | None:
     except ImageError as error:
         return error
     return None
+
+
+def index_training_images(cfg: Config, card: Competition, paths: Paths) -> pd.DataFrame:
+    """The index of the training images, as `read_index`; unchanged files are not decoded again."""
+    return read_index(card, paths.root, cfg.data.skip_bad, Reader.of(cfg, card), FileCache(paths.files))
+
+
+def index_test_images(cfg: Config, card: Competition, paths: Paths) -> pd.DataFrame:
+    """The index of the test images, as `read_test_index`; unchanged files are not decoded again."""
+    return read_test_index(card, paths.root, cfg.data.skip_bad, Reader.of(cfg, card), FileCache(paths.files))
 
 
 def make_data(card: Competition, paths: Paths) -> None:
@@ -291,7 +303,7 @@ def make_context(cfg: Config) -> Context:
     with processes().main_first():
         make_data(card, paths)
         _refuse_other_header(card, paths.root)
-        index = read_index(card, paths.root, cfg.data.skip_bad, Reader.of(cfg, card))
+        index = index_training_images(cfg, card, paths)
         if not paths.folds.exists():
             with paths.lock():
                 if not paths.folds.exists():
@@ -378,7 +390,7 @@ def _find_missing_duplicates(cfg: Config, card: Competition, paths: Paths, index
         log.info("using the near-duplicates in %s: remove it to search again", paths.duplicates)
     else:
         reader = Reader.of(cfg, card)
-        test = read_test_index(card, paths.root, cfg.data.skip_bad, reader)
+        test = index_test_images(cfg, card, paths)
         images = pd.concat([index.assign(part="train"), test.assign(part="test")], ignore_index=True)
         write_duplicates(paths.duplicates, find_duplicates(images, reader))
 

@@ -17,7 +17,7 @@ from pipeline import competition, config, folds, hardware
 from pipeline.competition import Competition
 from pipeline.config import Config, place
 from pipeline.data.crops import crop_index
-from pipeline.data.index import describe_unlisted, read_test_index
+from pipeline.data.index import describe_unlisted
 from pipeline.data.reader import Reader
 from pipeline.files import file_lock, write_text
 from pipeline.inference.prediction_store import is_complete, start_store
@@ -27,7 +27,7 @@ from pipeline.models import build_model, for_prediction
 from pipeline.schema import read_json_lines
 from pipeline.stages.labelling import label_fold, refuse_other_folds, source_of_labels
 from pipeline.stages.preflight import check_training
-from pipeline.stages.preparing import Context, Paths, counts_at_half, make_context, scores_at_half
+from pipeline.stages.preparing import Context, Paths, counts_at_half, index_test_images, make_context, scores_at_half
 from pipeline.training.checkpoint import FULL, Fold, load_checkpoint, read_record, refuse_other_settings
 from pipeline.training.distributed import processes
 from pipeline.training.fold_data import FoldData, PseudoData
@@ -166,7 +166,7 @@ def _log_threshold_shift(table: list[dict[str, Any]]) -> None:
 def predict_test(context: Context) -> pd.DataFrame:
     """Fill the test stores of every fold; returns the index of the test images."""
     # Read before training, which takes hours: an error in the test set is reported at once.
-    test_index = read_test_index(context.card, context.paths.root, context.cfg.data.skip_bad, context.reader)
+    test_index = index_test_images(context.cfg, context.card, context.paths)
     _log_test_set(context, test_index)
     if context.cfg.predict.full:
         train_full(context)

@@ -63,7 +63,7 @@ def draw_scene(seed: int, part: int, number: int) -> Example:
     mask = field > np.quantile(field, 1 - CROP_SHARE)
     soil = np.where(smooth_noise(rng, 5, 5, SHAPE) > 0, *SOILS)
     ratio = np.where(mask, CROP, soil)
-    light = np.exp(0.9 * smooth_noise(rng, 6, 6, SHAPE) + 0.9 * smooth_noise(rng, 0.6, 0.6, SHAPE))
+    light = np.exp(0.7 * smooth_noise(rng, 6, 6, SHAPE) + 0.7 * smooth_noise(rng, 0.6, 0.6, SHAPE))
     bands = 2000 * light[..., None] * np.stack([ratio**-0.5, ratio**0.5], axis=-1)
     bands *= 1 + 0.03 * rng.standard_normal(bands.shape)
     return Example(image_id, np.clip(np.rint(bands), 1, 65535).astype(np.uint16), mask.astype(np.uint8))

@@ -96,6 +96,17 @@ def _check_scaling(window: tuple[float, float] | None, percentiles: tuple[float,
         raise ValueError("window and percentiles both set what is scaled to 0 and 255: set only one of them")
 
 
+class Extra(Table):
+    """Images beside the training set, with labels of the same classes, mixed into the training images."""
+
+    competition: str | None = None  # a card's name, or the path of a card; default: the config's
+    root: Path | None = None  # the folder of its files; default: data/<competition>
+    images: str | None = None  # the folder of its images, in place of the card's files.train_images
+    csv: str | None = None  # a table of its masks, in place of the card's labels; images without a row are left out
+    ratio: Rate = 0.5  # extra images drawn per training image drawn
+    phases: tuple[PositiveInt, ...] = (1,)  # numbers of the phases that use them
+
+
 class Data(Table):
     """How images and masks are read."""
 
@@ -113,6 +124,7 @@ class Data(Table):
     boundary: Annotated[float, Field(gt=0, le=1000)] | None = None
     size: Size | None = None  # to which images are resized for training and prediction; None: as their files are
     crops: Crops | None = None  # for images too large to be read whole: train on windows of them, at data.size
+    extra: tuple[Extra, ...] = ()  # more training images, such as those of an earlier competition; never validated on
 
     def model_post_init(self, _context: object) -> None:
         if self.uses_percentiles and self.crops:
@@ -315,6 +327,12 @@ class Config(Table):
         super().model_post_init(context)
         whole = {"percentiles": self.data.uses_percentiles, 'nodata = "mean"': self.data.nodata == "mean"}
         wrong = [key for key, value in whole.items() if value]
+        for number, extra in enumerate(self.data.extra):
+            if unknown := [each for each in extra.phases if each > len(self.train.phases)]:
+                raise ValueError(
+                    f"data.extra.{number}.phases: there is no phase {unknown[0]}: expected numbers from 1 to "
+                    f"{len(self.train.phases)}"
+                )
         if self.predict.tiles and wrong:
             instead = "data.window" if wrong[0] == "percentiles" else '"zero"'
             raise ValueError(f"data.{wrong[0]} needs the whole image, which predict.tiles never reads: set {instead}")

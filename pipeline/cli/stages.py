@@ -122,12 +122,14 @@ def audit(
     data: DataRoot = None,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Find near-duplicates (copies, crops, neighbours of one scene) within train, and between train and test."""
+    """Find near-duplicates (copies, crops, neighbours of one scene) within train, with test, and of extra sets."""
     cfg = load_config(path, set_, data, skip_bad)
     found = stages.audit(cfg)
     if len(found.pairs):
         print_table(found.pairs.to_dict("records"), {})
     out.print(f"{found.images} training images in {found.groups} groups, the largest of {found.largest}")
+    if found.extra:
+        print_table(found.extra, {})
     if found.split_pairs:
         pairs = "a pair" if found.split_pairs == 1 else f"{found.split_pairs} pairs"
         out.print(

@@ -1,7 +1,7 @@
 """The stage `audit`: find near-duplicate images, count those in different folds, and measure the leak they cause."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from pipeline.stages.preparing import (
     index_training_images,
     make_context,
     make_data,
+    read_extra,
     scores_at_half,
 )
 from pipeline.stages.training import oof_of
@@ -41,12 +42,14 @@ class AuditReport(NamedTuple):
     folds: Path
     table: Path
     sheet: Path | None  # pictures of pairs of each kind; None without pairs
+    extra: list[dict[str, Any]]  # of each extra set, how many of its images show test images or those of a fold
 
 
 def audit(cfg: Config) -> AuditReport:
-    """Find near-duplicates among training and test images, and draw some of them.
+    """Find near-duplicates among training and test images, and draw some of them; and those of extra sets among both.
 
-    Writes: folds/<name>.duplicates.csv, whose pairs new folds keep together; reports/<name>-duplicates.png
+    Writes: folds/<name>.duplicates.csv, whose pairs new folds keep together; reports/<name>-duplicates.png; with
+    `data.extra`, folds/<name>.extra-<digest>.csv
     """
     card = check(cfg)
     paths = Paths(cfg, card)
@@ -62,9 +65,14 @@ def audit(cfg: Config) -> AuditReport:
         test = index_test_images(cfg, card, paths)
         _draw_sheet(sheet, pairs, {"train": _by_id(index), "test": _by_id(test)}, reader)
     split_pairs = _count_split_pairs(paths.folds, pairs)
+    extra = read_extra(cfg, card, paths, index).counts(_folds_or_none(paths.folds)) if cfg.data.extra else []
     return AuditReport(
-        counts, len(index), len(sizes), int(sizes.iloc[0]), split_pairs, paths.folds, paths.duplicates, sheet
+        counts, len(index), len(sizes), int(sizes.iloc[0]), split_pairs, paths.folds, paths.duplicates, sheet, extra
     )
+
+
+def _folds_or_none(path: Path) -> pd.DataFrame | None:
+    return read_table(path, ["image_id", "fold"]).astype({"fold": int}) if path.exists() else None
 
 
 def _by_id(index: pd.DataFrame) -> dict[str, Sample]:

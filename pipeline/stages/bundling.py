@@ -181,6 +181,10 @@ def write_code(folder: Path, members: Sequence[Context]) -> None:
         files += [each.paths.folds, each.paths.folds.with_suffix(".json"), each.paths.duplicates]
         files += [Path(each.cfg.competition)] if each.cfg.competition.endswith(".toml") else []
         files += [Path("configs") / f"{each.cfg.train.pseudo.from_}.toml"] if each.cfg.train.pseudo else []
+        files += [
+            Path(extra.competition) for extra in each.cfg.data.extra if (extra.competition or "").endswith(".toml")
+        ]
+        files += each.paths.folds.parent.glob(f"{each.paths.folds.stem}.extra-*.csv") if each.cfg.data.extra else []
     existing = dict.fromkeys(path for path in files if path.is_file())
     layout = {"-".join(path.parts): path.as_posix() for path in existing if not path.is_absolute()}
     for name, path in layout.items():

@@ -102,6 +102,10 @@ def _refuse_mixed_sizes(context: Context, parts: Mapping[Fold, pd.DataFrame]) ->
         drawing = [number for number in whole if number + 1 in pseudo.phases]
         for part in parts.values():
             _refuse_sizes(context, pd.concat([part, test]), drawing)
+    for extra in context.extra.sets if context.extra else ():
+        drawing = [number for number in whole if number + 1 in extra.options.phases]
+        for part in parts.values():
+            _refuse_sizes(context, pd.concat([part, extra.index]), drawing)
 
 
 def _refuse_sizes(context: Context, index: pd.DataFrame, whole: list[int]) -> None:
@@ -134,6 +138,8 @@ def _refuse_few_images(context: Context, parts: Mapping[Fold, pd.DataFrame]) -> 
     for number in range(len(cfg.train.phases)):
         if cfg.train.pseudo and number + 1 in cfg.train.pseudo.phases:
             continue  # pseudo-labelled images are added, and their number is not known yet
+        if any(number + 1 in each.phases for each in cfg.data.extra):
+            continue
         for fold, part in parts.items():
             with place(cfg, f"train.phases.{number}"):
                 _refuse_part(context, number, fold, part)

@@ -39,6 +39,14 @@ from pipeline.models import check_model, for_prediction
 from pipeline.postprocess.threshold_counts import HALF, count_pixels
 from pipeline.progress import track
 from pipeline.schema import read_toml
+from pipeline.stages.extra_sets import (
+    ExtraSets,
+    all_images,
+    check_extra_sets,
+    duplicates_path,
+    find_extra_duplicates,
+    read_extra_sets,
+)
 from pipeline.submission import sample_rows
 from pipeline.training.checkpoint import FULL, Fold
 from pipeline.training.distributed import processes
@@ -90,6 +98,7 @@ class Context(NamedTuple):
     paths: Paths
     index: pd.DataFrame
     folds: pd.DataFrame
+    extra: ExtraSets | None = None
 
     @property
     def labels(self) -> Labels:
@@ -146,7 +155,8 @@ def check(cfg: Config) -> Competition:
             check_model(for_prediction(cfg))
     with place(cfg, "predict.views"):
         check_views(cfg.predict.views)
-    kinds = {"exclusive": card.exclusive, "soft": Labels.of(card).is_soft}
+    soft = any(Labels.of(each).is_soft for each in (card, *check_extra_sets(cfg, card)))
+    kinds = {"exclusive": card.exclusive, "soft": soft}
     for number, phase in enumerate(cfg.train.phases):
         with place(cfg, f"train.phases.{number}.loss"):
             build_loss(phase.loss, **kinds)
@@ -308,6 +318,7 @@ def make_context(cfg: Config) -> Context:
             with paths.lock():
                 if not paths.folds.exists():
                     _make_folds(cfg, card, paths, index)
+        extra = read_extra(cfg, card, paths, index) if cfg.data.extra else None
     index = _keep_together(index, cfg, paths)
     table = folds.read_folds(paths.folds, index, subset=cfg.data.skip_bad)
     found = table["fold"].max() + 1
@@ -319,7 +330,29 @@ def make_context(cfg: Config) -> Context:
     _refuse_fold_without_score(card, paths.folds, index, table)
     if "series" in index and cfg.folds.grouped:
         _refuse_parted_series(paths.folds, index, table)
-    return Context(cfg, card, paths, index, table)
+    return Context(cfg, card, paths, index, table, extra)
+
+
+def read_extra(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> ExtraSets:
+    """The extra sets of a config, and their near-duplicates among its images, which are searched once.
+
+    Args:
+        index: the training images.
+
+    Writes: folds/<name>.extra-<digest>.csv
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_extra_sets`.
+    """
+    reader, test = Reader.of(cfg, card), index_test_images(cfg, card, paths)
+    sets = read_extra_sets(cfg, card, paths.root, index, test, FileCache(paths.files))
+    images = all_images(index, test, sets)
+    path = duplicates_path(paths.folds, images)
+    if not path.exists():
+        with paths.lock():
+            if not path.exists():
+                find_extra_duplicates(path, images, reader)
+    return ExtraSets(sets, read_duplicates(path))
 
 
 def _refuse_parted_series(path: Path, index: pd.DataFrame, table: pd.DataFrame) -> None:

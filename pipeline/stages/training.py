@@ -39,7 +39,7 @@ from pipeline.training.trainer import fit
 
 log = logging.getLogger(__name__)
 UNIMPORTANT = {
-    "data": {"root", "skip_bad", "doctor"},
+    "data": {"root", "skip_bad", "doctor", "extra"},  # `settings` has what counts of the extra sets
     "train": {"workers", "tensorboard", "compile", "profile"},
 }  # options that do not change the weights
 FULL_SEED = 999  # of the full fit, in place of a fold's number
@@ -222,6 +222,7 @@ def _fit(
         _pseudo_labels(context, fold),
         cfg.predict.tiles,
         cfg.predict.batch_size,
+        context.extra.of_fold(fold, context.folds, cfg, context.reader) if context.extra else (),
     )
     folder = context.paths.fold(fold)
     resumed = (folder / "state.pt").is_file()
@@ -279,6 +280,7 @@ def settings(context: Context) -> dict[str, Any]:
         "folds": _digest(context.folds),
         **context.card.model_dump(mode="json", include=label_options, exclude=unset),
         **_input_options(context.card, neighbours=context.cfg.data.neighbours is not None),
+        **({"extra": context.extra.settings()} if context.extra else {}),
         **cfg,
     }
 

@@ -1,0 +1,211 @@
+"""Extra training images, `data.extra`: of other folders or cards with the same classes.
+
+They are mixed into the training images of the phases that the config names, and are never validated on. The scores stay
+comparable because no extra image trains a fold that it gives away: near-duplicates of an image that a fold holds out
+are left out of that fold's training, and near-duplicates of test images are left out of every training.
+"""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from pipeline import competition
+from pipeline.competition import Columns, Competition
+from pipeline.config import Config, Extra, place
+from pipeline.data.crops import crop_index
+from pipeline.data.file_cache import FileCache
+from pipeline.data.index import read_index
+from pipeline.data.labels import Labels
+from pipeline.data.reader import Reader
+from pipeline.duplicates import find_duplicates, write_duplicates
+from pipeline.quoting import listed, shortened
+from pipeline.schema import parse
+from pipeline.training.checkpoint import Fold
+from pipeline.training.fold_data import ExtraData
+
+log = logging.getLogger(__name__)
+
+
+class ExtraSet(NamedTuple):
+    """One set of extra images with its labels."""
+
+    name: str  # of its table in the config
+    options: Extra
+    labels: Labels
+    index: pd.DataFrame  # as of `read_index`
+
+
+class ExtraSets(NamedTuple):
+    """The extra sets of a config, and what they have in common with the training and the test set."""
+
+    sets: tuple[ExtraSet, ...]
+    duplicates: pd.DataFrame  # as `find_duplicates` returns it; first: training or test images, second: extra images
+
+    def settings(self) -> list[dict[str, Any]]:
+        """What the weights depend on, as plain values: not the folders, which may move."""
+        labels = ["image_id", "rle", "rle_void", "coverage"]
+        return [
+            {
+                "ratio": each.options.ratio,
+                "phases": list(each.options.phases),
+                "labels": _digest(each.index[each.index.columns.intersection(labels)]),
+                "duplicates": _digest(self._of(each)[["first", "first_part", "second"]]),
+            }
+            for each in self.sets
+        ]
+
+    def of_fold(self, fold: Fold, folds: pd.DataFrame, cfg: Config, reader: Reader) -> tuple[ExtraData, ...]:
+        """The images that train a fold; of a config with `data.crops`, their windows."""
+        found = []
+        for each in self.sets:
+            of_test, held_out = self._left_out(each, fold, folds)
+            index = each.index[~each.index["image_id"].isin(of_test | held_out)].reset_index(drop=True)
+            log.info(
+                "fold %s: %s: %d of %d images; left out are %d that show test images and %d that show held-out ones",
+                *(fold, each.name, len(index), len(each.index), len(of_test), len(held_out)),
+            )
+            if cfg.data.crops and len(index):
+                index = crop_index(index, each.labels, cfg.data.crops, reader.resize)
+            found.append(ExtraData(each.name, index, each.labels, each.options.ratio, each.options.phases))
+        return tuple(found)
+
+    def counts(self, folds: pd.DataFrame | None) -> list[dict[str, Any]]:
+        """For each set the number of its images, and of those that are left out: of all folds, and of each.
+
+        Args:
+            folds: None if there are none yet.
+        """
+        numbers = [] if folds is None else sorted(folds["fold"].unique().tolist())
+        rows = []
+        for each in self.sets:
+            row = {"set": each.name, "images": len(each.index), "show test images": len(self._left_out(each)[0])}
+            held_out = {f"show fold {fold}": len(self._left_out(each, fold, folds)[1]) for fold in numbers}
+            rows.append(row | held_out)
+        return rows
+
+    def _of(self, each: ExtraSet) -> pd.DataFrame:
+        return self.duplicates[self.duplicates["second_part"] == each.name]
+
+    def _left_out(
+        self, each: ExtraSet, fold: Fold | None = None, folds: pd.DataFrame | None = None
+    ) -> tuple[set[str], set[str]]:
+        """Ids of extra images that show test images, and of the others that show images that a fold holds out."""
+        pairs, held_out = self._of(each), [] if folds is None else folds["image_id"][folds["fold"] == fold]
+        of_test = set(pairs["second"][pairs["first_part"] == "test"])
+        shown = pairs["second"][(pairs["first_part"] == "train") & pairs["first"].isin(held_out)]
+        return of_test, set(shown) - of_test
+
+
+def check_extra_sets(cfg: Config, card: Competition) -> tuple[Competition, ...]:
+    """Check the extra sets of a config before any image is read; returns their cards.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the config's file and the set, and what is wrong with it.
+    """
+    cards = []
+    for number, options in enumerate(cfg.data.extra):
+        with place(cfg, f"data.extra.{number}"):
+            if not (options.competition or options.root or options.images or options.csv):
+                raise ValueError("the training set itself: set competition, root, images or csv")
+            cards.append(_card_of(options, card))
+            _refuse_other_kind(cfg, card, cards[-1])
+    return tuple(cards)
+
+
+def _card_of(options: Extra, card: Competition) -> Competition:
+    """The card of an extra set: without groups and meta table, which only folds need, and with the set's own files."""
+    own = competition.load(options.competition) if options.competition else card
+    files, layouts, changes = {"train_meta": None}, own.train_columns, {"group_pattern": None}
+    if options.images:
+        files["train_images"] = options.images
+    if options.csv:
+        files |= {"train_csv": options.csv, "train_masks": None, "train_polygons": None, "train_coco": None}
+        layouts = (*own.train_columns, own.columns)
+        changes |= {"images_without_rows": "ignore", "masks": {}}
+    tables = own.model_dump(by_alias=True, exclude_unset=True)
+    tables |= {"files": tables["files"] | files, "columns": _without_group(own.columns)}
+    tables |= {"train_columns": [*map(_without_group, layouts)]}
+    return parse(Competition, tables | changes, f"card {own.name}")
+
+
+def _without_group(columns: Columns) -> dict[str, Any]:
+    return columns.model_dump(by_alias=True, exclude_unset=True, exclude={"group"})
+
+
+def _refuse_other_kind(cfg: Config, card: Competition, extra: Competition) -> None:
+    """Refuse a card whose masks or images mean something else than those of the config's card."""
+    if extra.classes != card.classes:
+        raise ValueError(
+            f"card {extra.name} has the classes {listed(extra.classes, 60)}, {card.name} {listed(card.classes, 60)}: "
+            f"expected the same. If only their names differ, write a card for these files with the names of {card.name}"
+        )
+    if extra.exclusive != card.exclusive:
+        one, other = (extra, card) if extra.exclusive else (card, extra)
+        raise ValueError(f"card {one.name} has exclusive classes, {other.name} does not: expected the same")
+    if cfg.data.boundary and not extra.instances:
+        raise ValueError(f"data.boundary needs objects, and card {extra.name} has none (instances = true)")
+    if Reader.of(cfg, extra) != Reader.of(cfg, card):
+        raise ValueError(f"card {extra.name} has other channels or slices than {card.name}: expected the same")
+
+
+def read_extra_sets(
+    cfg: Config, card: Competition, root: Path, index: pd.DataFrame, test: pd.DataFrame, cache: FileCache
+) -> tuple[ExtraSet, ...]:
+    """Read the indices of the extra sets.
+
+    Args:
+        card, root, index, test: of the config, and its training and test images.
+        cache: as for `read_index`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_index`; for a set with files of the training or the test set.
+    """
+    sets = []
+    for number, (options, own) in enumerate(zip(cfg.data.extra, check_extra_sets(cfg, card), strict=True)):
+        name = f"data.extra.{number}"
+        folder = options.root or (Path("data") / own.name if options.competition else root)
+        with place(cfg, name):
+            extra = read_index(own, folder, cfg.data.skip_bad, Reader.of(cfg, own), cache)
+            _refuse_own_files(extra, test, "test", "labels that others predicted leak the folds: use train.pseudo")
+            _refuse_own_files(extra, index, "training", "expected other images")
+        sets.append(ExtraSet(name, options, Labels.of(own, cfg.data.boundary, exif=cfg.data.exif), extra))
+    return tuple(sets)
+
+
+def _refuse_own_files(extra: pd.DataFrame, own: pd.DataFrame, part: str, remedy: str) -> None:
+    files = {path.resolve() for path in own["path"]}
+    same = [row.image_id for row in extra.itertuples() if row.path.resolve() in files]
+    if same:
+        raise ValueError(
+            f"{len(same)} of its {len(extra)} images are files of the {part} set, the first is "
+            f"'{shortened(same[0])}': {remedy}"
+        )
+
+
+def all_images(index: pd.DataFrame, test: pd.DataFrame, sets: tuple[ExtraSet, ...]) -> pd.DataFrame:
+    """The images of the training, the test and the extra sets, with their `part`, as `find_duplicates` takes them."""
+    extra = (each.index.assign(part=each.name) for each in sets)
+    return pd.concat([index.assign(part="train"), test.assign(part="test"), *extra], ignore_index=True)
+
+
+def duplicates_path(folds: Path, images: pd.DataFrame) -> Path:
+    """The file of the near-duplicates of extra images, beside that of the folds; other images have another one."""
+    return folds.with_name(f"{folds.stem}.extra-{_digest(images[['part', 'image_id', 'height', 'width']])[:8]}.csv")
+
+
+def find_extra_duplicates(path: Path, images: pd.DataFrame, reader: Reader) -> None:
+    """Find the near-duplicates between extra images and those of the training and the test set.
+
+    Writes: folds/<name>.extra-<digest>.csv
+    """
+    log.info("search for near-duplicates of extra images among the training and test images, once")
+    pairs = find_duplicates(images, reader)
+    own = ["train", "test"]
+    write_duplicates(path, pairs[pairs["first_part"].isin(own) & ~pairs["second_part"].isin(own)])
+
+
+def _digest(table: pd.DataFrame) -> str:
+    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]

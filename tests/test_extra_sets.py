@@ -270,7 +270,7 @@ def test_an_unfit_extra_set_is_refused_in_one_line(tiny, capsys, prepare, lines,
     said = capsys.readouterr().err.strip().splitlines()
     assert re.search(message, said[-1]), said[-1]
     assert "configs/tiny.toml: " in said[-1]
-    assert not Path("runs").exists()
+    assert not Path("runs/tiny").exists()
 
 
 # Resuming.

@@ -320,7 +320,8 @@ def test_any_error_of_a_reader_affects_one_image_only(tmp_path):
         def read(self, sample):
             raise IndexError("tuple index out of range")
 
-    read = LoadedImages([("a", Sample("a", (tmp_path,)))], [Failing()])[0]
+    Image.fromarray(scene(36, 44)).save(tmp_path / "a.png")
+    read = LoadedImages([("a", Sample("a", (tmp_path / "a.png",)))], [Failing()])[0]
     assert (read.image_id, read.pixels, read.problem) == ("a", (), "tuple index out of range")
 
 

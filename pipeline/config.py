@@ -121,6 +121,7 @@ class Data(Table):
     skip_bad: bool = False  # leave out images that cannot be read, and list them
     doctor: bool = True  # refuse to train if another dialect than the card's fits the masks clearly better
     # Instances: learn a second channel, the pixels within this distance of two objects, to separate touching objects.
+    # In pixels of the file, whatever data.size is.
     boundary: Annotated[float, Field(gt=0, le=1000)] | None = None
     size: Size | None = None  # to which images are resized for training and prediction; None: as their files are
     crops: Crops | None = None  # for images too large to be read whole: train on windows of them, at data.size
@@ -300,7 +301,7 @@ class Tiles(Table):
 class Predict(Table):
     """How images are predicted."""
 
-    views: tuple[str, ...] = ("identity", "flip_horizontal")  # names of `symmetries.SYMMETRIES`
+    views: tuple[str, ...] = ("identity", "flip_horizontal")  # see `inference.tta.parse_view`
     scale: Factor = 1.0  # of both sides of an image, after data.size: 1.2 predicts larger than trained
     batch_size: Count = 16
     output_stride: Literal[8, 16] | None = None  # of DeepLab; default: the model's

@@ -375,3 +375,22 @@ def test_objects_smaller_than_a_pixel_are_counted_by_hand():
     assert small_objects(mask, (20, 20), exclusive=False) == (0, 3, False)
     assert small_objects(mask * 0, (5, 5), exclusive=False) == (0, 0, False)
     assert small_objects(mask, (10, 10), exclusive=True) == (2, 4, False), "the background is a class"
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_an_image_that_is_stored_rotated_is_resized_as_it_is_shown(tmp_path, suffix):
+    pixels = np.add.outer(np.arange(0, 240, 6), np.arange(0, 120, 4)).astype(np.uint8)[..., None]  # 40 × 30
+    if suffix == ".jpg":
+        exif = Image.Exif()
+        exif[0x0112] = 6  # shown after a quarter turn clockwise
+        Image.fromarray(np.rot90(pixels[..., 0])).save(tmp_path / "a.jpg", exif=exif, quality=100)
+    else:
+        turned = np.ascontiguousarray(np.rot90(pixels[..., 0]))
+        tifffile.imwrite(
+            tmp_path / "a.tif", turned, tile=(16, 16), photometric="minisblack", extratags=[(0x0112, 3, 1, 6, True)]
+        )
+    reader, sample = Reader(1, resize=Resize(Size(exact=(20, 30)))), Sample.from_file(tmp_path / f"a{suffix}")
+    found = reader.read(sample)
+    assert found.shape == (20, 30, 1)
+    assert np.abs(found.astype(int) - resize_image(pixels, (20, 30))).max() <= 3
+    np.testing.assert_array_equal(reader.window(sample, Box(3, 4, 9, 20)), found[3:12, 4:24])

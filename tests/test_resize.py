@@ -302,6 +302,7 @@ def test_ignored_pixels_do_not_count_and_stay_ignored_where_they_are_the_most():
     assert half_of("vv00", "v000") == ["v0"]
     assert half_of("v100", "v000") == ["10"], "half of the pixel is known, and half of that is masked"
     assert half_of("v000", "v000") == ["00"]
+    assert half_of("v111", "v011") == ["11"], "the same beside a larger object"
     assert half_of("vv00", "v100") == ["10"], "the only masked pixel"
 
 

@@ -1,5 +1,8 @@
 """Windows of training images: crops contain the pixels and masks of their images."""
 
+import logging
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -89,7 +92,7 @@ def test_options_that_crops_do_not_support_are_refused_before_training(tiny, car
 
 
 @pytest.mark.slow
-def test_a_fold_trains_on_crops_and_is_predicted_in_tiles(tiny):
+def test_a_fold_trains_on_crops_and_is_predicted_in_tiles(tiny, caplog):
     pairs = (
         "data.crops.size=32",
         "data.crops.stride=16",
@@ -100,6 +103,9 @@ def test_a_fold_trains_on_crops_and_is_predicted_in_tiles(tiny):
         "predict.tiles.size=32",
         "predict.tiles.stride=24",
     )
-    trained = stages.train(config.load("configs/tiny.toml", pairs), 0)
+    with caplog.at_level(logging.INFO, logger="pipeline"):
+        trained = stages.train(config.load("configs/tiny.toml", pairs), 0)
+    (line,) = [each for each in caplog.messages if "cannot be read by window: each is decoded once" in each]
+    assert not Path(line.partition(" in ")[2].removesuffix(" (TMPDIR)")).exists(), "removed after the training"
     alone = stages.train(config.load("configs/tiny.toml", ["name=whole"]), 0)
     assert trained.oof > max(0.5, alone.oof), "windows with discs are drawn as often as those without"

@@ -1,7 +1,7 @@
 """Masks from a sample's labels: RLE texts or mask images, as the card describes them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,8 @@ from pipeline.data.boundaries import touching_boundary
 from pipeline.data.reader import ImageError, read_labels, read_mask, read_objects
 from pipeline.data.sample import Sample
 from pipeline.data.soft_masks import combine, harden, read_annotators, read_shares
-from pipeline.data.windows import Box
+from pipeline.data.unpacked import Decoded, Unpacked
+from pipeline.data.windows import Box, can_read_windows
 from pipeline.metrics import VOID, VOID_OBJECT
 from pipeline.rle import Dialect, Runs
 
@@ -33,6 +34,7 @@ class Labels:
         exif: rotate mask images as their EXIF orientation says; else they are read as stored.
         annotators: how the masks of several annotators are combined, as `soft_masks.combine` takes it; None: several
             rows or files of an image are parts of one mask.
+        unpacked: keeps the masks of files that have to be decoded whole for each window; None: they are not kept.
     """
 
     classes: tuple[str, ...]
@@ -43,6 +45,7 @@ class Labels:
     boundary: float | None = None
     exif: bool = True
     annotators: Literal["mean", "majority", "union"] | None = None
+    unpacked: Unpacked | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, card: Competition, boundary: float | None = None, *, exif: bool = True) -> "Labels":
@@ -109,7 +112,11 @@ class Labels:
         """
         if sample.rle is not None:
             return self._decode_classes(sample, lambda text: self._decode_window(text, sample.size, box))
-        return self._join_files(sample, box)
+        if self.unpacked is None or all(can_read_windows(path, exif=self.exif) for path in sample.mask_paths):
+            return self._join_files(sample, box)
+        path, key = sample.mask_paths[0], ("mask", sample.mask_paths, self)
+        whole = self.unpacked.open(path, key, lambda: Decoded.whole(self._join_files(sample)))
+        return np.array(whole[box.slices])
 
     def _decode_classes(self, sample: Sample, decode: Callable[[str], np.ndarray]) -> np.ndarray:
         """The mask of each class's text, (H, W, C); ignored pixels are VOID unless a mask covers them.

@@ -9,7 +9,7 @@ import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -27,6 +27,7 @@ from pipeline.data.resize import UNCHANGED, Resize, ResizedWindows, WindowedImag
 from pipeline.data.sample import Sample
 from pipeline.data.series import Series
 from pipeline.data.slice_cache import SliceCache
+from pipeline.data.unpacked import Unpacked
 from pipeline.data.windows import Box, Windows, open_windows
 from pipeline.metrics import VOID, VOID_OBJECT
 
@@ -57,6 +58,7 @@ class Reader:
         series: the slices that are channels too; None: the image alone.
         substitute: a neighbour that cannot be read is replaced by the next slice towards the image, and logged; else it
             is an error.
+        unpacked: as `windows.open_windows`.
     """
 
     channels: int = 3
@@ -69,6 +71,7 @@ class Reader:
     inputs: Channels = ONE_FILE
     series: Series | None = None
     substitute: bool = False
+    unpacked: Unpacked | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, cfg: Config, card: Competition) -> "Reader":
@@ -208,7 +211,7 @@ class Reader:
         """The files of one slice, opened; of a single file, a level that is large enough for `target`."""
         self.inputs.check_files(files)
         options = {"lenient": self.lenient, "exif": self.exif, "at_least": target if len(files) == 1 else None}
-        images = [stack.enter_context(open_windows(path, **options)) for path in files]
+        images = [stack.enter_context(open_windows(path, unpacked=self.unpacked, **options)) for path in files]
         return images[0] if len(images) == 1 else EnlargedWindows(images, files)
 
     def target(self, sample: Sample) -> tuple[int, int]:

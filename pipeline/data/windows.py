@@ -1,16 +1,13 @@
 """Images that are too large to be held in memory, read window by window.
 
 Of a tiled TIFF, only the tiles that a window touches are decoded. Uncompressed pixels (a
-TIFF without compression, .npy) are memory-mapped. Other formats (PNG, JPEG) are decoded whole, once.
+TIFF without compression, .npy) are memory-mapped. Other formats (PNG, JPEG) are decoded whole, once (`unpacked.py`).
 """
 
 import logging
-import math
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 from threading import Lock
@@ -31,6 +28,7 @@ from pipeline.data.tiff import (
     orientation_of_page,
     refuse_damaged_jpeg,
 )
+from pipeline.data.unpacked import Decoded, Unpacked, unpacking
 from pipeline.quoting import first_line
 
 log = logging.getLogger(__name__)
@@ -199,7 +197,12 @@ def _paste(tile: np.ndarray, corner: tuple[int, int], pixels: np.ndarray, box: B
 
 @contextmanager
 def open_windows(
-    path: Path, *, lenient: bool = False, exif: bool = True, at_least: tuple[int, int] | None = None
+    path: Path,
+    *,
+    lenient: bool = False,
+    exif: bool = True,
+    at_least: tuple[int, int] | None = None,
+    unpacked: Unpacked | None = None,
 ) -> Iterator[Windows]:
     """Open an image to read it window by window, until the block ends.
 
@@ -207,68 +210,103 @@ def open_windows(
         lenient: parts of a TIFF that cannot be decoded are read as 0, and logged with their place.
         exif: as `formats.read_raster`; an image that is stored rotated is decoded whole.
         at_least: as `tiff.open_series`, for a TIFF: boxes are in pixels of that level of a pyramid.
+        unpacked: keeps the pixels of an image that has to be decoded whole; None: it is decoded at each call.
 
     Raises:
         ImageError: as `formats.read_raster`; and while windows are read, for what cannot be decoded.
     """
     with ExitStack() as files:
-        yield GuardedReader(path, read_or_raise(path, lambda path: _open(path, files, lenient, exif, at_least)))
+        options = _Options(lenient, exif, at_least, unpacked)
+        yield GuardedReader(path, read_or_raise(path, lambda path: _open(path, files, options)))
 
 
-def _open(path: Path, files: ExitStack, lenient: bool, exif: bool, at_least: tuple[int, int] | None) -> Windows:
+class _Options(NamedTuple):
+    """As for `open_windows`."""
+
+    lenient: bool
+    exif: bool
+    at_least: tuple[int, int] | None
+    unpacked: Unpacked | None
+
+
+def can_read_windows(path: Path, *, exif: bool = True) -> bool:
+    """Whether a part of the image can be read without decoding all of it.
+
+    Raises:
+        ImageError: as `open_windows`.
+    """
+    form = format_of(path)
+    if form is not TIFF:
+        return form is NPY
+
+    def is_tiled_or_mapped(path: Path) -> bool:
+        with tifffile.TiffFile(path) as file:
+            series = open_series(path, file)
+            return not _is_read_whole(series, exif) and (series.keyframe.is_tiled or can_be_mapped(series))
+
+    return read_or_raise(path, is_tiled_or_mapped)
+
+
+def _open(path: Path, files: ExitStack, options: _Options) -> Windows:
     """The image by window; the files that it needs are closed with `files`."""
     form = format_of(path)
     if form is TIFF:
         file = files.enter_context(tifffile.TiffFile(path))
-        return _open_tiff(path, open_series(path, file, at_least), files, lenient, exif)
+        return _open_tiff(path, open_series(path, file, options.at_least), files, options)
     if form is NPY:
         read_npy_header(path)
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
         pixels = pixels[:, :, 0] if pixels.ndim == 4 else pixels
         return ArrayReader(pixels, pixels.dtype.newbyteorder("="))
-    return _read_whole(path, exif=exif)
+    return _read_whole(path, options)
 
 
-def _read_whole(path: Path, *, exif: bool) -> ArrayReader:
-    raster = read_raster(path, exif=exif)
-    return ArrayReader(raster.pixels, alpha=raster.alpha)
+def _read_whole(path: Path, options: _Options) -> ArrayReader:
+    if options.unpacked is None:
+        raster = read_raster(path, exif=options.exif)
+        return ArrayReader(raster.pixels, alpha=raster.alpha)
+    pixels = options.unpacked.open(path, (path, options.exif), partial(_unpack, path, options.exif))
+    return ArrayReader(pixels[:-1], alpha=bool(pixels[-1].any()))
 
 
-def _open_tiff(path: Path, series: tifffile.TiffPageSeries, files: ExitStack, lenient: bool, exif: bool) -> Windows:
+def _unpack(path: Path, exif: bool) -> Decoded:
+    """The pixels of an image, and below them a row of ones if its last channel is alpha, else of zeros."""
+    pixels, alpha, _ = read_raster(path, exif=exif)
+    return Decoded((len(pixels) + 1, *pixels.shape[1:]), pixels.dtype, [pixels, np.full_like(pixels[:1], alpha)])
+
+
+def _is_read_whole(series: tifffile.TiffPageSeries, exif: bool) -> bool:
+    """Whether no part of a TIFF can be decoded alone, however it is divided."""
+    page = series.keyframe
+    rotated = exif and orientation_of_page(page) != 1
+    pixels = len(series.pages) * page.imagelength * page.imagewidth * page.samplesperpixel
+    return is_coded(page) or rotated or pixels != series.size
+
+
+def _open_tiff(path: Path, series: tifffile.TiffPageSeries, files: ExitStack, options: _Options) -> Windows:
     page = series.keyframe
     if page.tiledepth > 1 or page.imagedepth > 1:
         raise ImageError(f"{path}: a TIFF of volumes, {series.shape}: expected rows, columns, channels")
-    tiled = TiledReader(path, series, lenient=lenient)
+    if _is_read_whole(series, options.exif):
+        return _read_whole(path, options)
+    tiled = TiledReader(path, series, lenient=options.lenient)
     files.callback(tiled.tile.cache_clear)
-    rotated = exif and orientation_of_page(page) != 1
-    if is_coded(page) or rotated or math.prod(tiled.shape) != series.size:
-        return _read_whole(path, exif=exif)
     if page.is_tiled:
         return tiled
     if can_be_mapped(series):
         dtype = np.dtype(page.parent.byteorder + page.dtype.char)
         mapped = np.memmap(path, dtype, "r", series.dataoffset, tiled.shape)
         return ArrayReader(mapped, tiled.dtype, alpha=tiled.alpha)
-    return ArrayReader(files.enter_context(_decode_to_file(path, tiled)), alpha=tiled.alpha)
+    unpacked = options.unpacked or files.enter_context(unpacking())
+    if options.unpacked is None:
+        log.warning("%s: a TIFF without tiles: decoded into a file in %s", path, unpacked.folder.parent)
+    key = (path, "strips", options.lenient, options.at_least)
+    pixels = unpacked.open(path, key, lambda: Decoded(tiled.shape, tiled.dtype, _strips(tiled)))
+    return ArrayReader(pixels, alpha=tiled.alpha)
 
 
-@contextmanager
-def _decode_to_file(path: Path, strips: TiledReader) -> Iterator[np.ndarray]:
-    """The decoded pixels in a temporary file, as a memory map until the block ends.
-
-    Strips span the width of the image: each column of windows would decode all of them again.
-    """
-    height, width, channels = strips.shape
-    size = height * width * channels * strips.dtype.itemsize
-    free = shutil.disk_usage(tempfile.gettempdir()).free
-    if size > free:
-        raise ImageError(
-            f"{path}: a TIFF without tiles is decoded into a temporary file of {size >> 20} MiB, but only {free >> 20} "
-            f"MiB are free in {tempfile.gettempdir()}: free some space, or set TMPDIR"
-        )
-    log.warning("%s: a TIFF without tiles: decoded into a temporary file of %d MiB", path, size >> 20)
-    with tempfile.NamedTemporaryFile() as file:
-        for top in range(0, height, strips.tile_height):
-            file.write(strips.read(Box(top, 0, min(strips.tile_height, height - top), width)).tobytes())
-        file.flush()
-        yield np.memmap(file.name, strips.dtype, "r", 0, strips.shape)
+def _strips(image: TiledReader) -> Iterator[np.ndarray]:
+    """The pixels of a TIFF in strips, which span its width: each column of windows would decode all of them again."""
+    height, width, _ = image.shape
+    for top in range(0, height, image.tile_height):
+        yield image.read(Box(top, 0, min(image.tile_height, height - top), width))

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from pipeline.data.rasters import Header
 from pipeline.data.reader import ImageError, Reader
 from pipeline.data.sample import Sample, samples_of
 from pipeline.data.tables import sample_header
+from pipeline.data.unpacked import Unpacked
 from pipeline.demos.bands import make_bands_demo
 from pipeline.demos.camvid import make_camvid_demo
 from pipeline.demos.defects import make_defects_demo
@@ -99,16 +101,18 @@ class Context(NamedTuple):
     index: pd.DataFrame
     folds: pd.DataFrame
     extra: ExtraSets | None = None
+    unpacked: Unpacked | None = None  # of a training on windows
 
     @property
     def labels(self) -> Labels:
         """The reader of the training masks."""
-        return Labels.of(self.card, self.cfg.data.boundary, exif=self.cfg.data.exif)
+        labels = Labels.of(self.card, self.cfg.data.boundary, exif=self.cfg.data.exif)
+        return replace(labels, unpacked=self.unpacked)
 
     @property
     def reader(self) -> Reader:
         """The reader of the images."""
-        return Reader.of(self.cfg, self.card)
+        return replace(Reader.of(self.cfg, self.card), unpacked=self.unpacked)
 
     def fold_numbers(self) -> list[int]:
         """The numbers of the folds, ascending."""

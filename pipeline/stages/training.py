@@ -19,6 +19,9 @@ from pipeline.config import Config, place
 from pipeline.data.crops import crop_index
 from pipeline.data.index import describe_unlisted
 from pipeline.data.reader import Reader
+from pipeline.data.sample import samples_of
+from pipeline.data.unpacked import unpacking
+from pipeline.data.windows import can_read_windows
 from pipeline.files import file_lock, write_text
 from pipeline.inference.prediction_store import is_complete, start_store
 from pipeline.inference.predictor import Predictor, predict_to_store
@@ -89,7 +92,8 @@ def train_fold(context: Context, fold: int) -> Path:
     with _lock_fold(context, fold):
         if not _is_trained(context, fold):
             check_training(context)
-            _fit(context, fold, train_index, valid_index)
+            with _unpacked(context) as opened:
+                _fit(opened, fold, train_index, valid_index)
         fill_store(context, fold, valid_index, context.paths.oof(fold), f"fold {fold} OOF")
     return context.paths.weights(fold)
 
@@ -136,7 +140,8 @@ def train_full(context: Context) -> Path:
             check_training(context, full=True)
             epochs = median_best_epochs([read_history(context, fold) for fold in context.fold_numbers()])
             log.info("full fit: %s epochs per phase, the medians of the folds' best", ", ".join(map(str, epochs)))
-            _fit(context, FULL, context.index, None, epochs)
+            with _unpacked(context) as opened:
+                _fit(opened, FULL, context.index, None, epochs)
     return context.paths.weights(FULL)
 
 
@@ -191,6 +196,27 @@ def _log_test_set(context: Context, test_index: pd.DataFrame) -> None:
             "that predicts them on Kaggle",
             card.files.sample_submission,
         )
+
+
+@contextmanager
+def _unpacked(context: Context) -> Iterator[Context]:
+    """The context for a training on windows: files that have to be decoded whole are decoded once."""
+    if context.cfg.data.crops is None:
+        yield context
+        return
+    with unpacking() as unpacked:
+        samples = samples_of(context.index)
+        whole = [each for each in samples if not all(can_read_windows(path) for path in each.sources)]
+        if whole:
+            pixels = sum(height * width for height, width in (each.size for each in whole))
+            log.info(
+                "%d of %d images cannot be read by window: each is decoded once, about %.1f GiB in %s (TMPDIR)",
+                len(whole),
+                len(samples),
+                pixels * context.reader.channels / 2**30,
+                unpacked.folder,
+            )
+        yield context._replace(unpacked=unpacked)
 
 
 def _fit(

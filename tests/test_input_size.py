@@ -20,16 +20,18 @@ from pipeline.data.reader import Reader
 from pipeline.data.resize import Resize, resize_image
 from pipeline.data.sample import Sample
 from pipeline.data.targets import read_target
+from pipeline.inference.prediction_store import StoreWriter, start_store
 from pipeline.inference.predictor import Predictor, predict_images, predict_windows
 from pipeline.inference.resampling import scale_images
 from pipeline.inference.tta import average_views, check_views, parse_view
+from pipeline.metrics import VOID
 from pipeline.serving.budget_plan import Costs, Member
 from pipeline.serving.bundle_prediction import predict_test
 from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
 from pipeline.stages.preflight import check_training
 from pipeline.training.distributed import processes
-from pipeline.training.fold_data import FoldData, build_loader
+from pipeline.training.fold_data import FoldData, PseudoData, build_loader
 from tests.conftest import draw
 
 # ---------------------------------------------------------------------------------------------- views
@@ -217,6 +219,28 @@ def test_objects_smaller_than_a_pixel_are_counted_before_training(tiny, caplog):
     caplog.clear()
     check_training(context("data.size={factor=2.0}", "data.doctor=false"))
     assert not caplog.messages
+
+
+def test_a_crop_that_is_larger_than_the_resized_images_is_reported(tiny, caplog):
+    crops = ("train.phases.0.crop=32", "train.phases.1.crop=40", "data.doctor=false")
+    check_training(context(*crops, "data.size={exact=[36,44]}"))
+    assert "train.phases.1.crop = 40: 18 of 18 images are smaller at this size" in caplog.text
+    assert "phases.0" not in caplog.text
+
+
+def test_a_pseudo_label_is_resized_with_its_image(tmp_path):
+    label = np.zeros((1, 36, 44), np.uint8)
+    label[0, :10, :20], label[0, 20:] = 1, VOID
+    start_store(tmp_path, {})
+    writer = StoreWriter(tmp_path)
+    writer.write("a", label)
+    writer.flush()
+    data = PseudoData(pd.DataFrame({"image_id": ["a"]}), tmp_path, 0.5, (1,))
+    found = data.images.read(Sample("a", (tmp_path / "a.png",), (36, 44)), Resize(Size(factor=0.5)))
+    assert found.shape == (18, 22, 1)
+    assert (found[:5, :10] == 1).all()
+    assert (found[5:10] == 0).all()
+    assert (found[10:] == VOID).all()
 
 
 def test_images_of_several_sizes_are_whole_images_of_one_size(tiny, edit):

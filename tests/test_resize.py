@@ -234,13 +234,34 @@ def test_windows_between_the_levels_of_a_pyramid_equal_the_whole_image(tmp_path,
             np.testing.assert_array_equal(image.read(box), whole[box.slices])
 
 
-def test_a_smaller_copy_with_other_channels_is_no_level(tmp_path):
-    fine = random_pixels((64, 64, 3))
+@pytest.mark.parametrize(
+    ("shape", "dtype", "photometric"),
+    [
+        ((32, 40), np.uint8, "minisblack"),
+        ((32, 32), np.uint16, "minisblack"),
+        ((32, 32), np.uint8, "miniswhite"),
+        ((32, 32, 3), np.uint8, "rgb"),
+    ],
+)
+def test_a_smaller_copy_of_another_shape_or_meaning_is_no_level(tmp_path, shape, dtype, photometric):
+    fine, path = random_pixels((64, 64)), tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as file:
+        file.write(fine, tile=(32, 32), subifds=1, photometric="minisblack")
+        file.write(random_pixels(shape, dtype, 1), tile=(32, 32), subfiletype=1, photometric=photometric)
+    with tifffile.TiffFile(path) as file:
+        assert len(file.series[0].levels) == 2, "tifffile calls it a level"
+    expected = resize_image(fine[..., None], (32, 32))
+    np.testing.assert_array_equal(Reader(1, resize=HALF).read(Sample.from_file(path)), expected)
+
+
+def test_a_pyramid_that_is_stored_rotated_is_read_at_full_size(tmp_path):
+    fine = random_pixels((64, 64))
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
-        file.write(fine, tile=(32, 32), subifds=1, photometric="rgb")
-        file.write(fine[::2, ::2, 0], tile=(32, 32), subfiletype=1, photometric="minisblack")
-    expected = resize_image(fine, (32, 32))
-    np.testing.assert_array_equal(Reader(3, resize=HALF).read(Sample.from_file(tmp_path / "a.tif")), expected)
+        turned = [(0x0112, 3, 1, 6, True)]  # shown after a quarter turn clockwise; the level does not say so
+        file.write(fine, tile=(32, 32), subifds=1, photometric="minisblack", extratags=turned)
+        file.write(fine[::2, ::2], tile=(32, 32), subfiletype=1, photometric="minisblack")
+    expected = resize_image(np.rot90(fine, -1)[..., None], (32, 32))
+    np.testing.assert_array_equal(Reader(1, resize=HALF).read(Sample.from_file(tmp_path / "a.tif")), expected)
 
 
 # ---------------------------------------------------------------------------------------------- masks

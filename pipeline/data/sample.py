@@ -50,11 +50,6 @@ class Sample:
         """The image's own file, of its first channel."""
         return self.sources[self.own]
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of what is read: of the window, or of the whole image."""
-        return (self.box.height, self.box.width) if self.box else self.size
-
 
 def samples_of(index: pd.DataFrame) -> list[Sample]:
     """The rows of an index, in its order.

@@ -120,10 +120,10 @@ def _is_large(level: tifffile.TiffPageSeries, size: tuple[int, int]) -> bool:
 
 
 def _is_level_of(level: tifffile.TiffPageSeries, series: tifffile.TiffPageSeries) -> bool:
-    """Whether a level shows the same picture, with the same channels and values, at a smaller size."""
+    """Whether a level shows the same picture, with the same channels and values: tifffile does not check OME-TIFF."""
     page, full = level.keyframe, series.keyframe
     one, other = page.imagelength * full.imagewidth, page.imagewidth * full.imagelength
-    alike = ("dtype", "samplesperpixel", "photometric", "bitspersample", "extrasamples")
+    alike = ("dtype", "samplesperpixel", "photometric", "extrasamples")
     return (
         len(level.pages) == len(series.pages)
         and all(getattr(page, name) == getattr(full, name) for name in alike)

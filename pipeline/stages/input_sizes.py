@@ -1,4 +1,4 @@
-"""Checks of `data.size` and `phase.size` before a training: whether network and objects are larger than the images."""
+"""Checks of `data.size` and `phase.size` before a training: images smaller than network or crop, tiny objects."""
 
 import logging
 from collections.abc import Sequence
@@ -37,19 +37,21 @@ def network_sizes(index: pd.DataFrame, resize: Resize) -> pd.DataFrame:
 
 
 def check_sizes(context: Context) -> None:
-    """Check the size of every phase that resizes its images; log how many objects it makes smaller than a pixel.
+    """Check the size of every phase that resizes its images.
+
+    Warns if most images are smaller than the phase's crop, and if objects are smaller than a pixel.
 
     Raises:
         ValueError: if an image would be smaller than the network's stride.
     """
     numbers: dict[Resize, int] = {}  # the first phase of each size
     for number in range(len(context.cfg.train.phases)):
-        numbers.setdefault(resize_of_phase(context.cfg, number), number)
-    numbers.pop(UNCHANGED, None)
+        resize = resize_of_phase(context.cfg, number)
+        if resize != UNCHANGED:
+            _check_images(context, resize, number)
+            numbers.setdefault(resize, number)
     if not numbers:
         return
-    for resize, number in numbers.items():
-        _refuse_small_images(context, resize, number)
     samples = _masked_samples(context.index)
     if samples:
         keys = {_key(context.cfg, number): resize for resize, number in numbers.items()}
@@ -60,16 +62,26 @@ def _key(cfg: Config, number: int) -> str:
     return f"train.phases.{number}.size" if cfg.train.phases[number].size else "data.size"
 
 
-def _refuse_small_images(context: Context, resize: Resize, number: int) -> None:
-    cfg = context.cfg
-    sizes = network_sizes(context.index, resize)
-    smallest = sizes[["height", "width"]].min(axis=1).to_numpy().argmin()
-    height, width = sizes[["height", "width"]].iloc[smallest]
+def _check_images(context: Context, resize: Resize, number: int) -> None:
+    cfg, crop = context.cfg, context.cfg.train.phases[number].crop
+    sizes = network_sizes(context.index, resize)[["height", "width"]]
+    shorter = sizes.min(axis=1).to_numpy()
+    smallest = shorter.argmin()
+    height, width = sizes.iloc[smallest]
     stride = dry_run(cfg.model).net.stride
     if min(height, width) < stride:
         raise ValueError(
             f"{cfg.file}: {_key(cfg, number)}: image '{context.index['image_id'].iloc[smallest]}' would have "
             f"{height}×{width} pixels, less than the stride of the network, {stride}: set a larger size"
+        )
+    if crop and (small := int((shorter < crop).sum())) > len(sizes) / 2:
+        log.warning(
+            "train.phases.%d.crop = %d: %d of %d images are smaller at this size, and filled up by reflection: lower "
+            "the crop with the size",
+            number,
+            crop,
+            small,
+            len(sizes),
         )
 
 

@@ -1,4 +1,4 @@
-"""Starting weights of an encoder from a file, whose tensors may have other prefixes in their names."""
+"""Starting weights: of an encoder from a file of any program, or of a whole network of this pipeline."""
 
 import logging
 import sys
@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 # "net.encoder.model.", DistributedDataParallel "module.", torch.compile "_orig_mod.", timm and others "backbone.".
 PREFIXES = ("module.", "_orig_mod.", "net.", "model.", "encoder.", "backbone.")
 BATCH_COUNTER = "num_batches_tracked"  # of a batch norm; older files do not have it, and it has no effect
+OPTIONAL_HEADS = ("image_head.", "net.aux_heads.")  # of which only some networks have weights
 MIN_SHARE = 0.9  # of an encoder's tensors that a file must contain
 
 
@@ -56,6 +57,60 @@ def load_encoder(encoder: nn.Module, name: str, channels: int, path: Path) -> No
     log.info("%s: %d of the %d tensors of %s fit", path, found, expected, name)
     if missing:
         log.warning("%s has no %s: it starts at random", path, _describe(missing, own))
+
+
+def load_network(
+    model: nn.Module, weights: Mapping[str, Tensor], where: Path, *, classes: tuple[int, int], channels: tuple[int, int]
+) -> None:
+    """Load the weights of a whole network into one of the same architecture, and log what is not loaded.
+
+    Layers of another number of classes start anew, and so do heads that the weights do not have (of the image, of deep
+    supervision). Heads that only the weights have are left out. Kernels for another number of input channels are
+    adapted as in `load_encoder`.
+
+    Args:
+        where: the file, for messages.
+        classes, channels: output classes and input channels of the weights, and of the model.
+
+    Raises:
+        ValueError: if the weights are of another architecture, with the first difference.
+    """
+    own, fitting, anew = model.state_dict(), {}, []
+    for key, tensor in own.items():
+        found = weights.get(key)
+        if key in ("mean", "std") and found is not None:  # of the encoder, for the model's own channels
+            continue
+        if found is None and key.startswith(OPTIONAL_HEADS):
+            anew.append(key)
+        elif found is not None and found.shape == tensor.shape:
+            fitting[key] = found
+        elif found is not None and _is_input(key, found, tensor, channels):
+            fitting[key] = _adapt_channels(found, channels[1])
+        elif found is not None and _has_other_classes(found, tensor, classes):
+            anew.append(key)
+        else:
+            came = "it has no such tensor" if found is None else f"it has {tuple(found.shape)}"
+            raise ValueError(
+                f"model.weights: {where} is of another network: this one has {_describe(key, own)}, {came}. Set the "
+                f"same arch, encoder and decoder options; or name the file without run: for its encoder alone"
+            )
+    model.load_state_dict(fitting, strict=False)
+    notes = [f"{', '.join(sorted({key.rpartition('.')[0] for key in anew}))} start anew"] if anew else []
+    notes += [f"classes {classes[0]}, now {classes[1]}"] if classes[0] != classes[1] else []
+    notes += [f"input channels {channels[0]}, adapted to {channels[1]}"] if channels[0] != channels[1] else []
+    log.info("starts from the whole network %s%s", where, f" ({'; '.join(notes)})" if notes else "")
+
+
+def _is_input(key: str, found: Tensor, own: Tensor, channels: tuple[int, int]) -> bool:
+    """Whether a tensor is the kernel of the first convolution, for another number of channels."""
+    rest = (found.shape[0], *found.shape[2:]) == (own.shape[0], *own.shape[2:])
+    return key.startswith("net.encoder.") and own.ndim == 4 and rest and (found.shape[1], own.shape[1]) == channels
+
+
+def _has_other_classes(found: Tensor, own: Tensor, classes: tuple[int, int]) -> bool:
+    """Whether two shapes differ in numbers of classes only."""
+    pairs = zip(found.shape, own.shape, strict=False)
+    return found.ndim == own.ndim and all(pair == classes or pair[0] == pair[1] for pair in pairs)
 
 
 def refuse_not_finite(path: Path, weights: Mapping[str, Tensor]) -> None:

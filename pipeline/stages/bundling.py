@@ -34,7 +34,9 @@ from pipeline.serving.bundle import (
 from pipeline.serving.bundle_prediction import PredictionResult, predict_test
 from pipeline.serving.tta_ablation import rank_fallbacks
 from pipeline.stages.ensembling import Ensembled, ensemble, ensemble_name, load_members, oof_of_members, oof_rows
+from pipeline.stages.labelling import source_of_labels
 from pipeline.stages.preparing import Context
+from pipeline.stages.starting_weights import source_of_weights
 from pipeline.stages.training import fill_store, fold_row
 
 log = logging.getLogger(__name__)
@@ -180,7 +182,8 @@ def write_code(folder: Path, members: Sequence[Context]) -> None:
     for each in members:
         files += [each.paths.folds, each.paths.folds.with_suffix(".json"), each.paths.duplicates]
         files += [Path(each.cfg.competition)] if each.cfg.competition.endswith(".toml") else []
-        files += [Path("configs") / f"{each.cfg.train.pseudo.from_}.toml"] if each.cfg.train.pseudo else []
+        sources = filter(None, (source_of_labels(each.cfg), source_of_weights(each.cfg)))
+        files += [Path("configs") / f"{source.name}.toml" for source in sources]
         files += [
             Path(extra.competition) for extra in each.cfg.data.extra if (extra.competition or "").endswith(".toml")
         ]

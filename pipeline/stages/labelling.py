@@ -66,9 +66,9 @@ def refuse_other_folds(context: Context, source: Context) -> None:
         )
 
 
-def source_of_labels(cfg: config.Config) -> config.Config:
-    """The config whose models make the labels, on the same data."""
-    return load_beside(cfg, cfg.train.pseudo.from_)
+def source_of_labels(cfg: config.Config) -> config.Config | None:
+    """The config whose models make the labels, on the same data; None without pseudo-labels."""
+    return load_beside(cfg, cfg.train.pseudo.from_) if cfg.train.pseudo else None
 
 
 def _calibration(source: Context) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from pipeline.stages.doctor import quick_check
 from pipeline.stages.input_sizes import check_sizes, network_sizes, resize_of_phase
 from pipeline.stages.labelling import source_of_labels
 from pipeline.stages.preparing import Context, check, index_test_images
+from pipeline.stages.starting_weights import source_of_weights
 from pipeline.training.checkpoint import FULL, Fold
 from pipeline.training.distributed import processes
 from pipeline.training.fold_data import balance_labels
@@ -29,14 +30,13 @@ def check_training(context: Context, *, full: bool = False) -> None:
     Raises:
         ValueError: if all masks are of one kind, or do not match their images (unless data.doctor = false); if images
             of several sizes would be in one batch, or smaller than the network's stride; if there are too few images
-            for a batch or an update; if train.balance is an unknown column; if the config that makes the pseudo-labels
-            is invalid.
+            for a batch or an update; if train.balance is an unknown column; if a config that the pseudo-labels
+            or the starting weights come from is invalid.
     """
     cfg, index = context.cfg, context.index
     with place(cfg):
         balance_labels(index, cfg.train.balance)
-    with place(cfg, "train.pseudo.from"):
-        _check_sources(cfg)
+    _check_sources(cfg)
     if cfg.data.doctor:
         _refuse_masks_of_one_kind(context, FULL, index)
     numbers = context.fold_numbers()
@@ -51,15 +51,27 @@ def check_training(context: Context, *, full: bool = False) -> None:
         quick_check(context.card, index, context.reader)
 
 
-def _check_sources(cfg: Config) -> None:
-    """Check the chain of configs whose models make pseudo-labels; no config may label for itself."""
-    names = [cfg.name]
-    while cfg.train.pseudo:
-        if cfg.train.pseudo.from_ in names:
-            raise ValueError(f"{' from '.join([*names, names[0]])}: a config cannot label for itself")
-        cfg = source_of_labels(cfg)
-        names.append(cfg.name)
-        check(cfg)
+def _check_sources(cfg: Config, users: tuple[str, ...] = ()) -> None:
+    """Check the configs whose models label for a config or are its starting weights, and theirs in turn.
+
+    Args:
+        users: names of the configs that use this one.
+
+    Raises:
+        FileNotFoundError, ValueError: for an invalid config, and for one that would need its own models.
+    """
+    users = (*users, cfg.name)
+    for key, source_of, what in (
+        ("train.pseudo.from", source_of_labels, "label for"),
+        ("model.weights", source_of_weights, "start from"),
+    ):
+        with place(cfg, key):
+            if (source := source_of(cfg)) is None:
+                continue
+            if source.name in users:
+                raise ValueError(f"{' from '.join([*users, source.name])}: a config cannot {what} itself")
+            check(source)
+            _check_sources(source, users)
 
 
 def _refuse_masks_of_one_kind(context: Context, fold: Fold, index: pd.DataFrame) -> None:

@@ -27,11 +27,21 @@ from pipeline.inference.prediction_store import is_complete, start_store
 from pipeline.inference.predictor import Predictor, predict_to_store
 from pipeline.metrics import detection_rates, epoch_metric, pixel_metric
 from pipeline.models import build_model, for_prediction
+from pipeline.models.segmenter import Segmenter
+from pipeline.models.weights import load_network
 from pipeline.schema import read_json_lines
 from pipeline.stages.labelling import label_fold, refuse_other_folds, source_of_labels
 from pipeline.stages.preflight import check_training
 from pipeline.stages.preparing import Context, Paths, counts_at_half, index_test_images, make_context, scores_at_half
-from pipeline.training.checkpoint import FULL, Fold, load_checkpoint, read_record, refuse_other_settings
+from pipeline.stages.starting_weights import (
+    check_checkpoint,
+    checkpoint_of,
+    encoder_checkpoint_of,
+    fold_to_start_from,
+    refuse_leak,
+    source_of_weights,
+)
+from pipeline.training.checkpoint import FULL, Fold, load_checkpoint, load_weights, read_record, refuse_other_settings
 from pipeline.training.distributed import processes
 from pipeline.training.fold_data import FoldData, PseudoData
 from pipeline.training.full_fit import median_best_epochs, with_epochs
@@ -233,9 +243,8 @@ def _fit(
     """
     cfg = context.cfg
     seed = cfg.seed * 1000 + (FULL_SEED if fold == FULL else fold)
-    torch.manual_seed(seed)  # of the initial weights
-    with place(cfg):
-        model = build_model(cfg.model)  # before pseudo-labels are made, which takes hours: weights may not fit
+    # Before pseudo-labels are made, which takes hours: weights may not fit.
+    model = _initial_model(context, fold, valid_index, seed)
     if cfg.data.crops:
         train_index = crop_index(train_index, context.labels, cfg.data.crops, context.reader.resize)
     data = FoldData(
@@ -266,11 +275,42 @@ def _fit(
     fit(job)
 
 
+def _initial_model(context: Context, fold: Fold, valid_index: pd.DataFrame | None, seed: int) -> Segmenter:
+    """The model with its starting weights; a config whose networks it starts from is trained first.
+
+    Raises:
+        FileNotFoundError, ConnectionError, ValueError: if the weights cannot be read or do not fit, or if they were
+            trained on an image that the fold holds out.
+    """
+    cfg, path, record = context.cfg, checkpoint_of(context.cfg), None
+    if path:
+        with place(cfg):
+            record = check_checkpoint(context, path, fold, _digest(context.folds))
+    elif encoder := encoder_checkpoint_of(cfg):
+        with place(cfg):
+            check_checkpoint(context, encoder, fold, _digest(context.folds))
+    elif source := source_of_weights(cfg):
+        other = make_context(source)
+        with place(cfg, "model.weights"):
+            refuse_leak(context, other, fold, valid_index)
+        theirs = fold_to_start_from(context, other, fold)
+        path = train_full(other) if theirs == FULL else train_fold(other, theirs)
+        record = read_record(path)
+    torch.manual_seed(seed)  # of the initial weights
+    with place(cfg):
+        if record is None:
+            return build_model(cfg.model)
+        model, found = build_model(cfg.model.model_copy(update={"weights": "none"})), record["settings"]["model"]
+        classes, channels = ((found[key], getattr(cfg.model, key)) for key in ("classes", "in_channels"))
+        load_network(model, load_weights(path), path, classes=classes, channels=channels)
+    return model
+
+
 def _pseudo_labels(context: Context, fold: Fold) -> PseudoData | None:
     """The pseudo-labels that the config asks for; their source config is trained and predicts first."""
-    if context.cfg.train.pseudo is None:
+    if (cfg := source_of_labels(context.cfg)) is None:
         return None
-    source = make_context(source_of_labels(context.cfg))
+    source = make_context(cfg)
     refuse_other_folds(context, source)
     return label_fold(context, source, predict_test(source), fold)
 

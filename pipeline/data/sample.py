@@ -71,7 +71,7 @@ def _sample_of(row: Mapping[str, Any]) -> Sample:
         row.get("mask_paths"),
         row.get("line", 0),
         row.get("box"),
-        row.get("own", 0),
+        int(row.get("own", 0)),  # tables that were joined have floats
     )
 
 

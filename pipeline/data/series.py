@@ -102,9 +102,8 @@ class Series:
         if is_dicom(sample.path):
             return read_dicom_place(sample.path)
         raise ValueError(
-            f"data.neighbours: the card {self.card} does not say which images form a series, and {sample.path} is no "
-            f"slice of a NIfTI volume or a DICOM series: set volume_pattern = '(.+)_(\\d+)' (volume and slice number "
-            f"in the ids), files.slice_pattern or files.frame on the card, or leave out data.neighbours"
+            f"data.neighbours: no series on the card {self.card}, and {sample.path} is no NIfTI slice or DICOM: set "
+            f"volume_pattern = '(.+)_(\\d+)' (volume, slice number), files.slice_pattern or files.frame on the card"
         )
 
 

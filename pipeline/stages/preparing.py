@@ -332,8 +332,6 @@ def make_context(cfg: Config) -> Context:
             f"set folds.name to make another file"
         )
     _refuse_fold_without_score(card, paths.folds, index, table)
-    if "series" in index and cfg.folds.grouped:
-        _refuse_parted_series(paths.folds, index, table)
     return Context(cfg, card, paths, index, table, extra)
 
 
@@ -357,17 +355,6 @@ def read_extra(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame
             if not path.exists():
                 find_extra_duplicates(path, images, reader)
     return ExtraSets(sets, read_duplicates(path))
-
-
-def _refuse_parted_series(path: Path, index: pd.DataFrame, table: pd.DataFrame) -> None:
-    """Raise ValueError if slices of one series are in several folds: the channels of a slice are its neighbours'."""
-    folds_of = index.merge(table, on="image_id").groupby("series")["fold"].nunique()
-    if (folds_of > 1).any():
-        raise ValueError(
-            f"{path}: data.neighbours, but {(folds_of > 1).sum()} of {len(folds_of)} series are in several folds, the "
-            f"first is '{folds_of.index[folds_of > 1][0]}': set folds.name to make another file, which "
-            f"keeps them together"
-        )
 
 
 def _refuse_other_header(card: Competition, root: Path) -> None:

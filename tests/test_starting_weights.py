@@ -176,7 +176,7 @@ def test_same_files_are_found_by_path_and_by_content(tmp_path):
 
 
 def checkpoint(path, cfg, fold, **made_by):
-    torch.manual_seed(1)
+    torch.manual_seed(77)  # no seed of a fold
     model = build_model(cfg.model)
     settings = {"competition": "tiny", "model": cfg.model.model_dump(mode="json"), **made_by}
     save_checkpoint(Path(path), model.state_dict(), {"fold": fold, "settings": settings})
@@ -199,6 +199,18 @@ def test_a_checkpoint_file_starts_the_fold_that_it_held_out(tiny, initial, capsy
     checkpoint("w.safetensors", cfg, FULL, folds=digest)
     assert main(["train", "configs/second.toml", "--fold", "1"]) == 2
     assert "was trained on the whole training set: it has seen" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_an_encoder_alone_of_a_checkpoint_that_saw_held_out_images_is_refused_too(tiny, initial, capsys):
+    cfg = config.load("configs/tiny.toml")
+    weights = checkpoint("w.safetensors", cfg, 1, folds=training._digest(make_context(cfg).folds))
+    second = write_config("second", 'weights = "w.safetensors"')
+    started = initial(second, 1)
+    encoder = [key for key in weights if key.startswith("net.encoder.")]
+    assert all(torch.equal(started[key], weights[key]) for key in encoder)
+    assert not equal(started, weights)
+    assert main(["train", "configs/second.toml", "--fold", "2"]) == 2
+    assert "w.safetensors was trained on all but fold 1: it has seen images" in capsys.readouterr().err
 
 
 def test_a_checkpoint_file_of_another_competition_starts_any_fold_with_a_warning(tiny, initial, caplog):

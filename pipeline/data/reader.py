@@ -554,7 +554,10 @@ def _scale_range(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
     with np.errstate(over="ignore", invalid="ignore"):  # non-finite values are replaced later
-        return np.clip((pixels.astype(np.float32) - low) * np.float32(255 / (high - low)), 0, 255)
+        scaled = pixels.astype(np.float32)
+        scaled -= low
+        scaled *= np.float32(255 / (high - low))
+        return np.clip(scaled, 0, 255, out=scaled)
 
 
 def _scale_by_dtype(pixels: np.ndarray, path: Path | str) -> np.ndarray:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline import config
+from pipeline.models.packaged_weights import packaged_weights
 from pipeline.models.weights import load_encoder
 from pipeline.quoting import quoted
 from pipeline.schema import did_you_mean
@@ -169,20 +170,23 @@ def normalization(name: str, channels: int) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def smp_weights(cfg: config.Model) -> bool | None:
-    """The `weights` argument of smp: ImageNet weights or none; the weights of a file are loaded by `load_file`."""
-    return True if cfg.weights == "imagenet" else None  # not False: with it smp downloads weights of timm's encoders
+    """The `weights` argument of smp: ImageNet weights of the hub, or none; others are loaded by `load_file`."""
+    from_hub = cfg.weights == "imagenet" and packaged_weights(cfg.encoder.removeprefix(PREFIX)) is None
+    return True if from_hub else None  # not False: with it smp downloads weights of timm's encoders
 
 
 def load_file(encoder: nn.Module, cfg: config.Model) -> None:
-    """Load `model.weights` into the encoder if it is a file.
+    """Load `model.weights` into the encoder if it is a file, or ImageNet weights of an installed package.
 
     Raises:
         FileNotFoundError: if it does not exist.
         ValueError: as `weights.load_encoder`.
     """
+    name = cfg.encoder.removeprefix(PREFIX)
+    if cfg.weights == "imagenet" and (path := packaged_weights(name)):
+        load_encoder(encoder, name, cfg.in_channels, path)
     if cfg.weights in ("none", "imagenet"):
         return
-    name = cfg.encoder.removeprefix(PREFIX)
     if not Path(cfg.weights).is_file():
         raise FileNotFoundError(
             f"model.weights: no file '{cfg.weights}': expected 'none', 'imagenet' or the path of a .safetensors "

@@ -37,7 +37,7 @@ OWNERS = {
     "tifffile": {"data", "demos"},
     "pydicom": {"data"},
     "albumentations": {"data"},
-    "safetensors": {"inference", "training"},
+    "safetensors": {"inference", "models", "training"},
     "kaggle.api": {"kaggle"},
     "requests": {"kaggle"},
 }

@@ -13,6 +13,7 @@ from pipeline.config import Config
 from pipeline.data.channels import with_input_channels
 from pipeline.data.derived import DERIVED
 from pipeline.data.index import read_index
+from pipeline.data.integrity import survey_train
 from pipeline.data.reader import ImageError, Reader
 from pipeline.data.sample import Sample, samples_of
 from pipeline.data.windows import Box
@@ -215,6 +216,13 @@ def test_a_channel_that_cannot_be_is_refused_in_one_line(folder, capsys, setting
     assert "\n" not in str(caught.value)
 
 
+def test_only_the_channels_of_one_file_are_colours(folder):
+    assert Reader.of(*load("[files]")).has_colours
+    assert not Reader.of(*load()).has_colours
+    assert not Reader.of(*load("[files]", 'channels = ["0", "1", "2"]')).has_colours
+    assert not Reader.of(*load("[files]", "neighbours = 1")).has_colours
+
+
 def test_another_number_of_channels_is_refused_before_any_file_is_read(folder, capsys):
     load(settings='channels = ["red", "nir"]')
     assert main(["data", "configs/tiny.toml", "--set", "model.in_channels=3"]) == 2
@@ -272,6 +280,15 @@ def test_a_missing_channel_is_one_line_with_id_channel_and_pattern(scenes, capsy
     assert main(["data", "configs/tiny.toml"]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "0919_b.png: no such file, of channel 'b' (files.channels: {id}_b.png): get the file again, or leave" in said
+
+
+def test_the_doctor_lists_all_missing_channels(scenes):
+    cfg, card = scenes
+    for image_id in ("0919", "0757"):
+        Path(f"tiny/train/images/{image_id}_b.png").unlink()
+    index, errors = survey_train(card, Path("tiny"), reader=Reader.of(cfg, card))
+    assert len(index) == 16
+    assert [error.partition(":")[0] for error in errors] == [f"tiny/train/images/{i}_b.png" for i in ("0919", "0757")]
 
 
 @pytest.mark.parametrize("channel", "ab")

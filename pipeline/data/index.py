@@ -70,7 +70,7 @@ def read_index(
             of another size than its image.
     """
     index, sources, search = read_label_texts(card, root, reader), train_sources(card, root), train_search(card, root)
-    files = _first_files(sources)
+    files = first_files(sources)
     if card.images_without_rows == "ignore":
         files = {image_id: files[image_id] for image_id in files.keys() & set(index["image_id"])}
     index["path"] = match_files(index["image_id"], files, search, skip_missing=skip_bad)
@@ -81,7 +81,7 @@ def read_index(
         )
     index = _add_coverage(index, card, root, cache, exif=reader.exif)
     cache.save()
-    index = _add_neighbours(join_meta(index, card, root), sources, reader)
+    index = add_neighbours(join_meta(index, card, root), sources, reader)
     index["group"] = find_groups(index, card)
     return index.sort_values("image_id", ignore_index=True)
 
@@ -109,13 +109,14 @@ def read_test_index(
         refuse_duplicates(rows, root / card.files.sample_submission)
     index, search = pd.DataFrame({"image_id": rows["image_id"].unique()}), test_search(card, root)
     sources = search.find_sources(hidden=index.empty or skip_bad)
-    index["path"] = match_files(index["image_id"], _first_files(sources), search, skip_missing=skip_bad)
+    index["path"] = match_files(index["image_id"], first_files(sources), search, skip_missing=skip_bad)
     index = _add_sizes(_add_channels(index, sources, card), skip_bad, reader, cache)
     cache.save()
-    return _add_neighbours(index, sources, reader)
+    return add_neighbours(index, sources, reader)
 
 
-def _first_files(sources: Mapping[str, tuple[Path, ...]]) -> dict[str, Path]:
+def first_files(sources: Mapping[str, tuple[Path, ...]]) -> dict[str, Path]:
+    """The file of each image's first channel."""
     return {image_id: paths[0] for image_id, paths in sources.items()}
 
 
@@ -124,11 +125,14 @@ def _add_channels(index: pd.DataFrame, sources: Mapping[str, tuple[Path, ...]], 
     return index.assign(sources=index["image_id"].map(sources)) if card.files.channels else index
 
 
-def _add_neighbours(index: pd.DataFrame, sources: Mapping[str, tuple[Path, ...]], reader: Reader) -> pd.DataFrame:
+def add_neighbours(index: pd.DataFrame, sources: Mapping[str, tuple[Path, ...]], reader: Reader) -> pd.DataFrame:
     """Add sources with the files of the neighbours, and own, if the config asks for neighbours; series and slice, too.
 
     Args:
         sources: of all images in the folder: a slice without labels, or without a row, may be a neighbour.
+
+    Raises:
+        ValueError: for an image that is in no series.
     """
     series = reader.series
     if series is None:
@@ -268,7 +272,7 @@ def train_files(card: Competition, root: Path) -> dict[str, Path]:
         FileNotFoundError: without the folder.
         ValueError: for two images with the same id; if the card selects the same files as images and as masks.
     """
-    return _first_files(train_sources(card, root))
+    return first_files(train_sources(card, root))
 
 
 def train_sources(card: Competition, root: Path) -> dict[str, tuple[Path, ...]]:

@@ -9,15 +9,17 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.file_index import mismatches
 from pipeline.data.index import (
+    add_neighbours,
     find_groups,
+    first_files,
     join_meta,
     labels_file,
     mask_coverage,
     read_label_texts,
     refuse_duplicates,
     test_search,
-    train_files,
     train_search,
+    train_sources,
 )
 from pipeline.data.labels import Labels
 from pipeline.data.reader import DEFAULT_READER, ImageError, Reader
@@ -47,16 +49,18 @@ def survey_train(
     """
     errors: list[str] = []
     index = _try(lambda: read_label_texts(card, root, reader), errors)
-    files = _try(lambda: train_files(card, root), errors)
-    if files is None:
+    sources = _try(lambda: train_sources(card, root), errors)
+    if sources is None:
         return pd.DataFrame(columns=["image_id", "path", "height", "width"]), errors
     if index is None:
-        index = pd.DataFrame({"image_id": sorted(files)})  # the images can be read without their labels
+        index = pd.DataFrame({"image_id": sorted(sources)})  # the images can be read without their labels
     else:
+        files = first_files(sources)
         if card.images_without_rows == "ignore":
             files = {key: path for key, path in files.items() if key in set(index["image_id"])}
         errors += mismatches(index["image_id"], files, train_search(card, root), skip_missing=skip_bad)
-    index = _with_sizes(index, files, [] if skip_bad else errors, reader)
+    index = _with_sizes(index, sources, [] if skip_bad else errors, reader)
+    _try(lambda: add_neighbours(index, sources, reader), errors)
     if "rle" in index:
         errors += _shorten(_rle_errors(index, card, root))
     elif "mask_paths" in index:
@@ -78,15 +82,16 @@ def survey_test(card: Competition, root: Path, skip_bad: bool = False, reader: R
     path, search = root / card.files.sample_submission, test_search(card, root)
     rows = _try(lambda: read_rows(path, [card.columns], card.classes, rle=False), errors)
     hidden = skip_bad or (rows is not None and rows.empty)
-    files = _try(lambda: search.find(hidden=hidden), errors)
+    sources = _try(lambda: search.find_sources(hidden=hidden), errors)
     if rows is not None and not (card.several_rows or card.instances):
         _try(lambda: refuse_duplicates(rows, path), errors)
-    if files is None:
+    if sources is None:
         return errors
-    ids = pd.Series(sorted(files) if rows is None else rows["image_id"].unique())
+    ids = pd.Series(sorted(sources) if rows is None else rows["image_id"].unique())
     if rows is not None:
-        errors += mismatches(ids, files, search, skip_missing=skip_bad)
-    _with_sizes(pd.DataFrame({"image_id": ids}), files, [] if skip_bad else errors, reader)
+        errors += mismatches(ids, first_files(sources), search, skip_missing=skip_bad)
+    index = _with_sizes(pd.DataFrame({"image_id": ids}), sources, [] if skip_bad else errors, reader)
+    _try(lambda: add_neighbours(index, sources, reader), errors)
     return errors
 
 
@@ -106,9 +111,12 @@ def _shorten(errors: Iterable[str]) -> list[str]:
     return [*errors[: SHOWN - 1], f"{errors[SHOWN - 1]} (and {more} more like it)"] if more > 0 else errors
 
 
-def _with_sizes(index: pd.DataFrame, files: dict[str, Path], errors: list[str], reader: Reader) -> pd.DataFrame:
-    """The images whose header can be read, with path, height and width; the others become errors."""
-    index = index.assign(path=index["image_id"].map(files)).dropna(subset="path", ignore_index=True)
+def _with_sizes(
+    index: pd.DataFrame, sources: dict[str, tuple[Path, ...]], errors: list[str], reader: Reader
+) -> pd.DataFrame:
+    """The images whose header can be read, with path, sources, height and width; the others become errors."""
+    paths = index["image_id"].map(first_files(sources))
+    index = index.assign(path=paths, sources=index["image_id"].map(sources)).dropna(subset="path", ignore_index=True)
     found: list[str] = []
     sizes = [_try(lambda sample=sample: reader.size(sample), found) for sample in samples_of(index)]
     errors += _shorten(found)

@@ -103,6 +103,11 @@ class Reader:
         """The same reader at another size."""
         return replace(self, resize=resize)
 
+    @property
+    def has_colours(self) -> bool:
+        """Whether the channels are those of a single file: three are then red, green and blue, not bands or slices."""
+        return self.inputs.outputs is None and self.series is None
+
     def read(self, sample: Sample) -> np.ndarray:
         """The image, or its window where the sample is one; resized after its values are scaled.
 

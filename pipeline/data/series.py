@@ -14,7 +14,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -46,7 +46,7 @@ class Series:
         frame: the page of the image's file that is the image itself; the series are the pages.
     """
 
-    card: str
+    card: str = field(compare=False)
     offsets: tuple[int, ...]
     border: Literal["repeat", "reflect"] = "repeat"
     volume_pattern: str | None = None

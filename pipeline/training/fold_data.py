@@ -139,7 +139,7 @@ def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, grou
         Augment(
             phase.augment,
             phase.crop,
-            reader.channels,
+            reader.channels if reader.has_colours else 1,
             scale=phase.scale,
             soft=data.is_soft,
             on_device=cfg.augment_on_device,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import competition, config
+from pipeline import competition, config, stages
 from pipeline.cli import main
 from pipeline.competition import Competition
 from pipeline.config import Config
@@ -252,6 +252,16 @@ def test_channels_are_named_after_their_files():
 
 
 # ---------------------------------------------------------------------------------------------- the index
+
+
+@pytest.mark.slow
+def test_a_run_on_other_files_of_the_card_is_refused(scenes):
+    fast = ["folds.count=2", "train.phases.0.epochs=1", "train.phases.1.epochs=1"]
+    stages.train(config.load("configs/tiny.toml", fast), 0)
+    text = Path("tiny.toml").read_text()
+    Path("tiny.toml").write_text(text.replace('["{id}_a.png", "{id}_b.png"]', '["{id}_b.png", "{id}_a.png"]'))
+    with pytest.raises(ValueError, match=r"was trained with channels\.0 = \{id\}_a\.png, now it is \{id\}_b\.png"):
+        stages.train(config.load("configs/tiny.toml", fast), 0)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from pipeline import config
 from pipeline.losses import build_loss
 from pipeline.training.distributed import processes
 from pipeline.training.epoch import Arithmetic, Batch, train_one_epoch
@@ -29,7 +30,8 @@ def training_loop(
     """
     arithmetic = Arithmetic.of(processes(), precision)
     average, loss = ModelEmaV3(model, decay=0.99, use_warmup=True), build_loss(MIX)
-    optimizer = build_optimizer(model, rate, 0.01)
+    phase = config.Phase(loss=MIX, epochs=1, lr=rate)
+    optimizer = build_optimizer(model, phase, config.Train(phases=(phase,)), "")
     return lambda updates: train_one_epoch(
         model,
         batches(updates),

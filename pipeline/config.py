@@ -195,6 +195,10 @@ class Phase(Table):
     scale: tuple[Factor, Factor] | None = None  # range of random resize factors; default: that of `augment`
     mix: dict[Literal["cutmix", "mosaic", "copy_paste"], Share] = {}  # noqa: RUF012 - probability of each; otherwise none
     freeze_encoder: bool = False
+    encoder_lr: Factor = 1.0  # learning rate of the encoder, as a share of lr
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = (
+        1.0  # factor of it from each of the encoder's layers to the one before
+    )
     cycles: Count = 1  # repetitions of warm-up and cosine decay, with restarts between them
     # Share of the phase's epochs, the last ones, whose weights are averaged; kept if the score is higher.
     swa: Share = 0.0
@@ -254,7 +258,9 @@ class Train(Table):
     # Batch statistics over all processes (torchrun). None: if a process has fewer than 16 images of a batch.
     sync_batch_norm: bool | None = None
     balance: str | None = None  # index column whose values are drawn equally often: "empty", or a meta column
-    weight_decay: Weight = 0.01
+    optimizer: str = "adamw"  # any of timm's, such as "sgd", "lion", "muon"
+    optimizer_options: dict[str, float | bool | str | tuple[float, ...]] = {}  # noqa: RUF012 - its arguments
+    weight_decay: Weight = 0.01  # of weights of convolutions and linear layers; norms and biases have none
     clip: Rate = 1.0  # highest gradient norm
     ema: float = Field(default=0.99, ge=0, lt=1)  # decay of the exponential moving average of weights; 0: no average
     patience: Count | None = None  # epochs without improvement after which a phase ends

@@ -41,7 +41,7 @@ def fit_tiny(*pairs, data=None, phases=1, epochs=None):
     train = cfg.train.model_copy(update={"phases": cfg.train.phases[:phases]})
     if epochs:
         train = with_epochs(train, epochs)
-    fit(TrainJob(build_model(cfg.model), data or fold_data(), train, RUN, seed=0))
+    fit(TrainJob(build_model(cfg.model), data or fold_data(), train, RUN, seed=0, encoder=cfg.model.encoder))
 
 
 def validation(score, at_best=None, *, soft=0.0, baseline=0.0):

@@ -158,8 +158,8 @@ def _convert_official(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor
 
 def _matching(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
     """The tensors whose name and shape fit, by the names of the encoder."""
-    by_name = {_canonical(key): value for key, value in tensors.items()}
-    found = {key: by_name[_canonical(key)] for key in own if _canonical(key) in by_name}
+    by_name = {canonical(key): value for key, value in tensors.items()}
+    found = {key: by_name[canonical(key)] for key in own if canonical(key) in by_name}
     found |= {
         key: _adapt_channels(found[key], channels)
         for key in found
@@ -191,7 +191,7 @@ def _strip_prefixes(key: str) -> str:
     return key
 
 
-def _canonical(key: str) -> str:
+def canonical(key: str) -> str:
     """A name that is the same in timm's model and in its feature extractor."""
     return _strip_prefixes(key).replace(".", "_")
 

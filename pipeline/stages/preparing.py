@@ -52,6 +52,7 @@ from pipeline.stages.extra_sets import (
 from pipeline.submission import sample_rows
 from pipeline.training.checkpoint import FULL, Fold
 from pipeline.training.distributed import processes
+from pipeline.training.optimizer import check_optimizer, encoder_layers
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +158,8 @@ def check(cfg: Config) -> Competition:
     if cfg.predict.output_stride:
         with place(cfg, "predict.output_stride"):
             check_model(for_prediction(cfg))
+    with place(cfg, "train"):
+        check_optimizer(cfg.train)
     with place(cfg, "predict.views"):
         check_views(cfg.predict.views)
     soft = any(Labels.of(each).is_soft for each in (card, *check_extra_sets(cfg, card)))
@@ -166,6 +169,9 @@ def check(cfg: Config) -> Competition:
             build_loss(phase.loss, **kinds)
         with place(cfg, f"train.phases.{number}.loss_options"):
             build_loss(phase.loss, phase.loss_options, **kinds)
+        if phase.layer_decay != 1:
+            with place(cfg, f"train.phases.{number}.layer_decay"):
+                encoder_layers(cfg.model.encoder)
     return card
 
 

@@ -271,6 +271,7 @@ def _fit(
         settings=settings(context),
         aux_weight=cfg.model.deep_supervision,
         image_weight=cfg.model.image_head,
+        encoder=cfg.model.encoder,
     )
     fit(job)
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from pipeline import hardware
 from pipeline.losses.inputs import NotFiniteError
 from pipeline.training.distributed import Processes
+from pipeline.training.optimizer import set_learning_rate
 
 Batch = tuple[Tensor, Tensor]
 MAX_SKIPPED = 20  # the scaler starts at 2^16 and halves at each skipped update, so this is below 1
@@ -133,8 +134,7 @@ def _step(
             raise _diverged(f"loss is {loss}", batch - back, rate)
     if not (scaler.is_enabled() or math.isfinite(norm)):  # a scaler skips such updates and lowers its scale
         raise _diverged(f"norm of the gradient is {norm}", batch, rate)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    set_learning_rate(optimizer, rate)
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad()

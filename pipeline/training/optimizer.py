@@ -1,17 +1,121 @@
-"""The optimizer of a phase and its learning-rate schedule."""
+"""The optimizer of a phase, its parameter groups, and its learning-rate schedule."""
 
+import inspect
 import math
+from typing import Any
 
+import timm
 import torch
+from timm.models import group_parameters
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from torch import nn
 
 from pipeline import config
+from pipeline.models.encoder import PREFIX
+from pipeline.models.weights import canonical
+from pipeline.quoting import first_line, shortened
+from pipeline.schema import did_you_mean
+
+SET_BY_CONFIG = ("params", "lr", "weight_decay")  # arguments of optimizers that are other options of a config
 
 
-def build_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW for the weights that require gradients; a frozen encoder's do not."""
-    trainable = [weight for weight in model.parameters() if weight.requires_grad]
-    return torch.optim.AdamW(trainable, lr=lr, weight_decay=weight_decay, fused=True)
+def build_optimizer(model: nn.Module, phase: config.Phase, cfg: config.Train, encoder: str) -> torch.optim.Optimizer:
+    """The optimizer of a phase.
+
+    Args:
+        model: a `Segmenter`.
+        encoder: its name, as in `model.encoder`.
+
+    Raises:
+        ValueError: as `encoder_layers`; for an option that the optimizer does not take.
+    """
+    groups = parameter_groups(model, encoder, cfg.weight_decay, phase.encoder_lr, phase.layer_decay)
+    return _create(groups, cfg, phase.lr)
+
+
+def _create(groups: list[dict[str, Any]], cfg: config.Train, lr: float) -> torch.optim.Optimizer:
+    options = {"fused": True} if cfg.optimizer == "adamw" else {}  # faster; of the same result
+    options |= cfg.optimizer_options
+    return create_optimizer_v2(groups, cfg.optimizer, lr=lr, weight_decay=cfg.weight_decay, **options)
+
+
+def check_optimizer(cfg: config.Train) -> None:
+    """Check the name of the optimizer and its options.
+
+    Raises:
+        ValueError: for an unknown one, with the nearest; for values that the optimizer refuses.
+    """
+    name, known = cfg.optimizer, list_optimizers()
+    if name not in known:
+        raise ValueError(f"optimizer: unknown '{shortened(name)}'. {did_you_mean(name, known)}")
+    parameters = inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
+    options = [each for each in parameters if each not in SET_BY_CONFIG]
+    for option in cfg.optimizer_options:
+        if option not in options:
+            raise ValueError(f"optimizer_options: {name} has no '{shortened(option)}'. {did_you_mean(option, options)}")
+    try:
+        _create([{"params": [nn.Parameter(torch.zeros(2, 2))]}], cfg, lr=1e-3)
+    except Exception as error:  # of several libraries; some optimizers need packages that are not installed
+        raise ValueError(f"optimizer: {name} cannot be used ({first_line(error)})") from error
+
+
+def parameter_groups(
+    model: nn.Module, encoder: str, weight_decay: float, encoder_lr: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """The trainable weights in groups of one decay and one rate.
+
+    Norms and biases, whose tensors have one axis, do not decay. Weights of the encoder's layer number i have
+    encoder_lr · layer_decay^(last - i) of the learning rate, so that the layers nearest to the image learn slowest;
+    all others have the rate itself.
+
+    Args:
+        model: a `Segmenter`.
+        encoder: its name.
+        encoder_lr, layer_decay: factors.
+
+    Returns:
+        groups with the keys params, weight_decay and lr_scale.
+
+    Raises:
+        ValueError: as `encoder_layers`, for a layer_decay.
+
+    Source:
+        layer_decay: BEiT, https://arxiv.org/abs/2106.08254, as timm's param_groups_layer_decay. No decay of norms and
+        biases: He et al., Bag of Tricks, https://arxiv.org/abs/1812.01187, section 3.1.
+    """
+    layers = encoder_layers(encoder) if layer_decay != 1 else {}
+    numbers = {weight: layers.get(canonical(name)) for name, weight in model.encoder.named_parameters()}
+    last = max((number for number in numbers.values() if number is not None), default=0)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for weight in model.parameters():
+        if weight.requires_grad:
+            back = 0 if numbers.get(weight) is None else last - numbers[weight]
+            scale = encoder_lr * layer_decay**back if weight in numbers else 1.0
+            groups.setdefault((0.0 if weight.ndim <= 1 else weight_decay, scale), []).append(weight)
+    return [{"params": weights, "weight_decay": decay, "lr_scale": scale} for (decay, scale), weights in groups.items()]
+
+
+def encoder_layers(encoder: str) -> dict[str, int]:
+    """The number of the layer of each of an encoder's weights, from 0 at the image, by `weights.canonical` name.
+
+    Args:
+        encoder: as in `model.encoder`.
+
+    Raises:
+        ValueError: if timm does not know its layers.
+    """
+    with torch.device("meta"):
+        model = timm.create_model(encoder.removeprefix(PREFIX), pretrained=False)
+    if not hasattr(model, "group_matcher"):
+        raise ValueError(f"timm does not know the layers of '{encoder}': leave layer_decay out, or set encoder_lr")
+    numbers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    return {canonical(name): number for name, number in numbers.items()}
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group, scaled by its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup: float, final: float, cycles: int = 1) -> float:

@@ -22,6 +22,7 @@ class TrainJob:
         settings: what the weights depend on; written to every checkpoint.
         aux_weight: weight of the mean loss of the deep-supervision logits; 0: the model has none.
         image_weight: weight of the log loss of the image head; 0: the model has none.
+        encoder: its name, for a phase with layer_decay.
 
     Raises:
         ValueError: if the config asks for pseudo-labels and the data have none.
@@ -35,6 +36,7 @@ class TrainJob:
     settings: dict[str, Any] = field(default_factory=dict)
     aux_weight: float = 0.0
     image_weight: float = 0.0
+    encoder: str = ""
 
     def __post_init__(self) -> None:
         if self.cfg.pseudo and self.data.pseudo is None:

@@ -121,7 +121,7 @@ class Trainer:
             )
         if job.cfg.compile:
             _compile(self.model, group.device)  # after the EMA model is copied, which is not compiled
-        self.optimizer = build_optimizer(self.model, self.phase.lr, job.cfg.weight_decay)
+        self.optimizer = build_optimizer(self.model, self.phase, job.cfg, job.encoder)
         self.network = group.wrap(self.model)
         if state.tensors:
             self._restore(state.tensors)

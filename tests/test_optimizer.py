@@ -1,0 +1,159 @@
+"""Parameter groups: the rate and the decay of each weight, as a table written by hand says."""
+
+import math
+
+import pytest
+import torch
+from timm.models.efficientnet import EfficientNet
+from torch import nn
+
+from pipeline import config, stages
+from pipeline.config import Phase, Train
+from pipeline.models import build_model
+from pipeline.training.optimizer import (
+    build_optimizer,
+    check_optimizer,
+    encoder_layers,
+    learning_rates,
+    parameter_groups,
+    set_learning_rate,
+)
+from pipeline.training.train_state import TrainState
+from tests.fitting import RUN, fit_tiny, history
+
+# Factors with encoder_lr 0.5 and layer_decay 0.8: the encoder's last layer has 0.5, each one before it 0.8 of it.
+RESNET18 = {
+    "net.encoder.model.conv1.weight": 0.5 * 0.8**8,
+    "net.encoder.model.bn1.bias": 0.5 * 0.8**8,
+    "net.encoder.model.layer1.0.conv1.weight": 0.5 * 0.8**7,
+    "net.encoder.model.layer1.1.bn2.weight": 0.5 * 0.8**6,
+    "net.encoder.model.layer2.0.downsample.0.weight": 0.5 * 0.8**5,
+    "net.encoder.model.layer3.1.conv2.weight": 0.5 * 0.8**2,
+    "net.encoder.model.layer4.0.conv1.weight": 0.5 * 0.8,
+    "net.encoder.model.layer4.1.bn2.bias": 0.5,
+    "net.decoder.blocks.0.conv1.0.weight": 1.0,
+}
+LITE0 = {
+    "net.encoder.model.conv_stem.weight": 0.5 * 0.8**16,
+    "net.encoder.model.blocks.0.0.conv_dw.weight": 0.5 * 0.8**15,
+    "net.encoder.model.blocks.6.0.bn3.bias": 0.5,
+}
+
+
+def phase(**options):
+    return Phase(loss={"bce": 1.0}, epochs=4, lr=0.1, warmup=0.25, cycles=2, **options)
+
+
+def found(optimizer, model):
+    """Learning rate and decay of each weight, by name."""
+    names = {weight: name for name, weight in model.named_parameters()}
+    return {
+        names[weight]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for weight in group["params"]
+    }
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lion"])
+@pytest.mark.parametrize(("encoder", "table"), [("tu-resnet18", RESNET18), ("tu-tf_efficientnet_lite0", LITE0)])
+def test_each_weight_has_its_rate_through_warm_up_and_restart(name, encoder, table):
+    model, chosen = build_model(config.Model(encoder=encoder)), phase(encoder_lr=0.5, layer_decay=0.8)
+    train = Train(phases=(chosen,), optimizer=name, weight_decay=0.02)
+    optimizer = build_optimizer(model, chosen, train, encoder)
+    rates = [rate for epoch in range(4) for rate in learning_rates(chosen, epoch, 2)]
+    # Eight updates in two cycles: one of warm-up, then a cosine from the peak to its hundredth.
+    cycle = [0.1, *(0.1 * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))) for done in (0, 0.5, 1))]
+    assert rates == pytest.approx([*cycle, *cycle])
+    for rate in rates:
+        set_learning_rate(optimizer, rate)
+        weights = found(optimizer, model)
+        assert weights.keys() == dict(model.named_parameters()).keys()
+        for key, factor in table.items():
+            assert weights[key][0] == pytest.approx(rate * factor), key
+        for key, (_, decay) in weights.items():
+            assert decay == (0 if key.endswith(".bias") or dict(model.named_parameters())[key].ndim == 1 else 0.02), key
+
+
+@pytest.mark.parametrize("arch", ["unet", "fpn", "deeplabv3plus", "fcn8s"])
+def test_the_encoder_of_every_architecture_has_its_own_rate(arch):
+    options = {"decoder_channels": (256, 128, 64, 32, 16)} if arch == "unet" else {}
+    model = build_model(config.Model(arch=arch, encoder="tu-resnet18", **options))
+    of_encoder = set(model.encoder.parameters())
+    for group in parameter_groups(model, "tu-resnet18", 0.01, 0.1, 1.0):
+        assert {weight in of_encoder for weight in group["params"]} == {group["lr_scale"] == 0.1}
+
+
+def test_frozen_weights_are_in_no_group():
+    model = build_model(config.Model(encoder="tu-resnet18"))
+    for weight in model.encoder.parameters():
+        weight.requires_grad = False
+    weights = [weight for group in parameter_groups(model, "tu-resnet18", 0.01, 0.5, 0.8) for weight in group["params"]]
+    assert set(weights) == set(model.parameters()) - set(model.encoder.parameters())
+
+
+def test_equal_factors_are_two_groups():
+    model = build_model(config.Model(encoder="tu-resnet18"))
+    assert len(parameter_groups(model, "tu-resnet18", 0.01, 1.0, 1.0)) == 2
+
+
+def test_the_rate_of_a_group_scales_its_steps():
+    model = nn.ParameterList([torch.zeros(2, 2), torch.zeros(2, 2)])
+    groups = [{"params": [model[0]], "lr_scale": 0.25}, {"params": [model[1]]}]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    set_learning_rate(optimizer, 0.8)
+    sum(each.sum() for each in model).backward()
+    optimizer.step()
+    assert model[0].flatten().tolist() == pytest.approx([-0.2] * 4)
+    assert model[1].flatten().tolist() == pytest.approx([-0.8] * 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "admw"}, r"optimizer: unknown 'admw'. Did you mean 'adamw'"),
+        (
+            {"optimizer": "sgd", "optimizer_options": {"momentun": 0.9}},
+            r"sgd has no 'momentun'. Did you mean 'momen",
+        ),
+        ({"optimizer_options": {"lr": 0.1}}, r"adamw has no 'lr'"),
+        ({"optimizer": "sgd", "optimizer_options": {"momentum": -1.0}}, r"sgd cannot be used \(.*momentum"),
+    ],
+)
+def test_a_wrong_optimizer_or_option_is_one_line(options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        check_optimizer(Train(phases=(phase(),), **options))
+    assert "\n" not in str(error.value)
+
+
+def test_layer_decay_without_known_layers_is_refused(tiny, monkeypatch):
+    monkeypatch.delattr(EfficientNet, "group_matcher")
+    with pytest.raises(ValueError, match=r"timm does not know the layers of 'tu-test_efficientnet'"):
+        encoder_layers("tu-test_efficientnet")
+    with pytest.raises(ValueError, match=r"tiny.toml: train.phases.0.layer_decay: timm does not know"):
+        stages.check(config.load("configs/tiny.toml", ["train.phases.0.layer_decay=0.8"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
+def test_a_resumed_training_has_the_same_rates_and_weights(tiny, name, monkeypatch):
+    pairs = (f"train.optimizer={name}", "train.phases.0.encoder_lr=0.3", "train.phases.0.layer_decay=0.7")
+    fit_tiny(*pairs, epochs=(3,))
+    expected = history()
+    for path in RUN.iterdir():
+        path.unlink()
+    original, saved = TrainState.save, []
+
+    def save_and_stop(self, path):
+        original(self, path)
+        saved.append(path)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainState, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        fit_tiny(*pairs, epochs=(3,))
+    state = TrainState.load(RUN / "state.pt")
+    scales = {group["lr_scale"] for group in state.tensors["optimizer"]["param_groups"]}
+    assert len(scales) > 3
+    fit_tiny(*pairs, epochs=(3,))
+    assert history() == expected

@@ -32,6 +32,7 @@ from pipeline.stages.ensembling import load_members
 from pipeline.stages.preflight import check_training
 from pipeline.training.distributed import processes
 from pipeline.training.fold_data import FoldData, PseudoData, build_loader
+from pipeline.training.validation import Validator
 from tests.conftest import draw
 
 # ---------------------------------------------------------------------------------------------- views
@@ -188,6 +189,17 @@ def test_a_phase_draws_images_and_masks_at_its_own_size(tiny, card):
         resize = Resize(Size(exact=size))
         assert np.array_equal(images[0].permute(1, 2, 0), reader.at(resize).read(sample))
         assert np.array_equal(masks[0].permute(1, 2, 0), read_target(labels, sample, resize))
+
+
+def test_every_phase_is_validated_at_data_size_and_at_the_size_of_the_files(tiny, card):
+    index = read_index(card, Path("tiny"), False, Reader(1))
+    reader = Reader(1, resize=Resize(Size(factor=0.5)))
+    phase = config.Phase(loss={"bce": 1.0}, epochs=1, lr=1e-3, size=Size(exact=(16, 24)))
+    data = FoldData(0, index, index, Labels.of(card), "mean_dice", reader)
+    validator = Validator(data, config.Train(phases=(phase,), workers=0), processes())
+    images, targets = next(iter(validator.loader))
+    assert images.shape[-2:] == (18, 22)
+    assert targets.shape[-2:] == (36, 44)
 
 
 def context(*pairs):

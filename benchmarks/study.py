@@ -44,9 +44,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline import competition, config, hardware
 from pipeline.competition import Competition
+from pipeline.data.image_files import write_image
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
-from pipeline.data.reader import Reader, write_image
+from pipeline.data.reader import Reader
 from pipeline.data.sample import samples_of
 from pipeline.demos.defects import make_defects_demo
 from pipeline.demos.salt import make_salt_demo

@@ -24,15 +24,9 @@ from pipeline.data import formats, medical, rasters
 from pipeline.data.augment import STRENGTHS, Augment
 from pipeline.data.file_index import find_files
 from pipeline.data.formats import read_pixels, read_size
-from pipeline.data.reader import (
-    DEFAULT_READER,
-    ImageError,
-    Reader,
-    _numbers_of,
-    percentile_normalize,
-    read_labels,
-    read_mask,
-)
+from pipeline.data.intensity import percentile_normalize
+from pipeline.data.mask_files import _numbers_of, read_labels, read_mask
+from pipeline.data.reader import DEFAULT_READER, ImageError, Reader
 from pipeline.data.sample import Sample
 from pipeline.data.windows import Box, open_windows
 from tests import odd_images

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from pipeline.data.formats import read_pixels, read_size
+from pipeline.data.mask_files import read_mask
 from pipeline.data.rasters import ImageError
-from pipeline.data.reader import DEFAULT_READER, read_mask
+from pipeline.data.reader import DEFAULT_READER
 from pipeline.data.sample import Sample
 from pipeline.data.windows import Box, open_windows
 from tests import odd_images

@@ -6,15 +6,10 @@ import tifffile
 from PIL import Image
 
 from pipeline.data import reader as reader_module
-from pipeline.data.reader import (
-    ImageError,
-    Reader,
-    percentile_normalize,
-    read_labels,
-    read_mask,
-    read_size,
-    write_image,
-)
+from pipeline.data.image_files import write_image
+from pipeline.data.intensity import percentile_normalize
+from pipeline.data.mask_files import read_labels, read_mask
+from pipeline.data.reader import ImageError, Reader, read_size
 from pipeline.data.sample import Sample
 from pipeline.data.windows import Box
 from tests import odd_images

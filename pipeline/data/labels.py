@@ -11,7 +11,8 @@ import numpy as np
 
 from pipeline.competition import Competition, Masks, Value
 from pipeline.data.boundaries import touching_boundary
-from pipeline.data.reader import ImageError, read_labels, read_mask, read_objects
+from pipeline.data.mask_files import read_labels, read_mask, read_objects
+from pipeline.data.reader import ImageError
 from pipeline.data.sample import Sample
 from pipeline.data.soft_masks import combine, harden, read_annotators, read_shares
 from pipeline.data.unpacked import Decoded, Unpacked

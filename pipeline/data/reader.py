@@ -5,23 +5,28 @@ file's own units, or by percentiles: a 16-bit image is never reduced to 8 bits.
 """
 
 import functools
-import io
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import cv2
 import numpy as np
-from PIL import Image
 
-from pipeline.competition import Competition, Value
+from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.channels import ONE_FILE, Channels, Output, with_input_channels
 from pipeline.data.enlargement import EnlargedWindows, enlarge, scale_factors
-from pipeline.data.formats import is_jpeg, read_header, read_indices, read_raster, read_size
+from pipeline.data.formats import read_header, read_raster, read_size
+from pipeline.data.intensity import (
+    fill_nonfinite,
+    percentile_normalize,
+    scale_by_dtype,
+    scale_range,
+    to_uint8,
+    with_channels,
+)
 from pipeline.data.rasters import Header, ImageError, Raster
 from pipeline.data.resize import UNCHANGED, Resize, ResizedWindows, WindowedImage, resize_image
 from pipeline.data.sample import Sample
@@ -29,14 +34,10 @@ from pipeline.data.series import Series
 from pipeline.data.slice_cache import SliceCache
 from pipeline.data.unpacked import Unpacked
 from pipeline.data.windows import Box, Windows, open_windows
-from pipeline.metrics import VOID, VOID_OBJECT
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-GREY = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue: ITU-R 601, as in Pillow
-UNKNOWN = 1 << 15  # in a lookup table: above every number of a class, and VOID
-SHOWN = 4  # values that an error message lists
 LARGE = 1 << 26  # pixels; a larger image is checked by window, BAND rows at a time
 BAND = 1024
 
@@ -337,12 +338,12 @@ class Reader:
             pixels = pixels[..., [self.series.own_page(pixels.shape[2], path)]]
         if pixels.shape[2] not in (1, 3):
             pixels = pixels[..., [pixels.shape[2] // 2]]  # the middle one of a stack
-        pixels = _with_channels(pixels, channels, path, alpha=False)
+        pixels = with_channels(pixels, channels, path, alpha=False)
         nonfinite = self._find_nonfinite(pixels, path)
         if pixels.dtype in (bool, np.uint8):
-            return _scale_by_dtype(pixels, path)
+            return scale_by_dtype(pixels, path)
         scaled = percentile_normalize(pixels, (1, 99))
-        return to_uint8(scaled if nonfinite is None else _fill(scaled, nonfinite, self.nodata))
+        return to_uint8(scaled if nonfinite is None else fill_nonfinite(scaled, nonfinite, self.nodata))
 
     @property
     def _slice_channels(self) -> int:
@@ -356,7 +357,7 @@ class Reader:
 
     def _check_channels(self, found: int, path: Path, *, alpha: bool) -> None:
         if self.inputs.outputs is None and not self._has_pages:
-            _with_channels(np.zeros((1, 1, found), np.uint8), self._slice_channels, path, alpha=alpha)
+            with_channels(np.zeros((1, 1, found), np.uint8), self._slice_channels, path, alpha=alpha)
 
     def _normalize(
         self, pixels: Sequence[np.ndarray], files: Sequence[Path], box: Box | None = None, *, alpha: bool
@@ -368,7 +369,7 @@ class Reader:
             alpha: whether the last channel of the first file is transparency.
         """
         if self.inputs.outputs is None and not self._has_pages:
-            return self._scale(_with_channels(pixels[0], self._slice_channels, files[0], alpha=alpha), files[0], box)
+            return self._scale(with_channels(pixels[0], self._slice_channels, files[0], alpha=alpha), files[0], box)
         if alpha:
             pixels = [pixels[0][..., :-1], *pixels[1:]]
         pages = self.series.pages(pixels[0].shape[2], files[0]) if self._has_pages else [None]
@@ -410,12 +411,12 @@ class Reader:
         """Raw values as the network's, (H, W, C) uint8 or float32 in 0 … 255."""
         nonfinite = self._find_nonfinite(pixels, path, box)
         if self.value_range:
-            scaled = _scale_range(pixels, *self.value_range)
+            scaled = scale_range(pixels, *self.value_range)
         elif self.percentiles:
             scaled = percentile_normalize(pixels, self.percentiles)
         else:
-            scaled = _scale_by_dtype(pixels, path)
-        return scaled if nonfinite is None else _fill(scaled, nonfinite, self.nodata)
+            scaled = scale_by_dtype(pixels, path)
+        return scaled if nonfinite is None else fill_nonfinite(scaled, nonfinite, self.nodata)
 
     def _find_nonfinite(self, pixels: np.ndarray, path: Path | str, box: Box | None = None) -> np.ndarray | None:
         """Where values are not finite, (H, W, C) bool; None if all are finite.
@@ -509,392 +510,3 @@ def _refuse_other_size(
             f"{files[0]}: {shape[0]} × {shape[1]} pixels, but {own_files[0]} of the same series has {own.shape[0]} × "
             f"{own.shape[1]}: expected one size"
         )
-
-
-def _fill(pixels: np.ndarray, nonfinite: np.ndarray, nodata: str) -> np.ndarray:
-    """Scaled values with 0 at the non-finite pixels, or the mean of their channel's finite ones (0 if there are none).
-
-    Shapes:
-        pixels: (H, W, C) in 0 … 255; nonfinite: (H, W, C) bool; returned float32 like pixels.
-    """
-    filled = np.where(nonfinite, np.float32(0), pixels)
-    if nodata == "mean":
-        finite = (~nonfinite).sum(axis=(0, 1))
-        means = filled.sum(axis=(0, 1), dtype=np.float64) / np.maximum(finite, 1)
-        filled = np.where(nonfinite, means.astype(np.float32), filled)
-    return filled
-
-
-def percentile_normalize(image: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
-    """Scale values so that two percentiles of the whole image, over all channels, become 0 and 255.
-
-    It makes images alike that were exposed differently. Non-finite values are ignored and stay non-finite. A constant
-    8-bit image stays as it is; a constant image of another dtype becomes 0.
-
-    Args:
-        percentiles: the lower and the upper one, 0 to 100.
-
-    Shapes:
-        image: (H, W, C); returned as uint8 for uint8 or bool, else as float32 in 0 … 255.
-    """
-    if image.dtype == bool:
-        image = image.astype(np.uint8) * 255
-    finite = image[np.isfinite(image)] if image.dtype.kind == "f" else image
-    low, high = np.percentile(finite, percentiles).tolist() if finite.size else (0, 0)
-    if image.dtype != np.uint8:
-        return _scale_range(image, low, high) if low < high else np.zeros(image.shape, np.float32)
-    if low == high:
-        return image
-    levels = np.clip((np.arange(256) - low) * (255 / (high - low)), 0, 255)
-    return np.rint(levels).astype(np.uint8)[image]
-
-
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Values in 0 … 255 rounded to uint8, for display; the shape stays."""
-    return image if image.dtype == np.uint8 else np.rint(image).astype(np.uint8)
-
-
-def _scale_range(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Scale low to 0 and high to 255, as float32; values outside are clipped."""
-    if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8) * 255
-    with np.errstate(over="ignore", invalid="ignore"):  # non-finite values are replaced later
-        scaled = pixels.astype(np.float32)
-        scaled -= low
-        scaled *= np.float32(255 / (high - low))
-        return np.clip(scaled, 0, 255, out=scaled)
-
-
-def _scale_by_dtype(pixels: np.ndarray, path: Path | str) -> np.ndarray:
-    """Scale by the full range of the dtype to 0 … 255: uint8 stays, wider unsigned integers become float32."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    if pixels.dtype == bool:
-        return pixels.astype(np.uint8) * 255
-    if pixels.dtype.kind == "u":
-        return pixels.astype(np.float32) * np.float32(255 / np.iinfo(pixels.dtype).max)
-    raise ImageError(
-        f"{path}: values of {pixels.dtype}, {pixels.min():g} to {pixels.max():g}, have no known range: set "
-        f"data.window = [low, high] in these units, or data.percentiles = [1, 99]"
-    )
-
-
-def _with_channels(pixels: np.ndarray, channels: int, path: Path, *, alpha: bool) -> np.ndarray:
-    """Convert (H, W, C) to the asked number of channels: drop alpha, repeat grey, or average colours to grey.
-
-    Raises:
-        ImageError: if none of these gives it.
-    """
-    found = pixels.shape[2]
-    if found == channels:
-        return pixels
-    if alpha:
-        return _with_channels(pixels[..., :-1], channels, path, alpha=False)
-    if found == 1 and channels == 3:
-        return np.repeat(pixels, 3, axis=2)
-    if found == 3 and channels == 1:
-        return _grey(pixels)
-    raise ImageError(f"{path}: {found} channels, expected {channels}: set model.in_channels = {found}")
-
-
-def _grey(pixels: np.ndarray) -> np.ndarray:
-    """Colours (H, W, 3) as grey (H, W, 1) of the same dtype."""
-    if pixels.dtype == np.uint8:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[..., None]
-    with np.errstate(invalid="ignore"):  # a colour with a non-finite value gives a non-finite grey
-        grey = pixels.astype(np.float64) @ GREY
-    return (np.rint(grey) if pixels.dtype.kind in "ui" else grey).astype(pixels.dtype)[..., None]
-
-
-# ---------------------------------------------------------------------------------------------- masks
-
-
-def read_mask(
-    path: Path,
-    name: str = "mask",
-    above: float | None = None,
-    *,
-    void: Value | None = None,
-    box: Box | None = None,
-    exif: bool = True,
-) -> np.ndarray:
-    """Read a mask image of one class, or one window of it.
-
-    Without `above`, the file must hold 0 and 1, or 0 and the white of its dtype (255 for 8 bits), beside void; or the
-    indices 0 and 1 of a palette whose first colour is black. Other values could be classes, object ids, or edges
-    blurred by JPEG: they are refused. If the file has one colour only and alpha varies, alpha is the mask.
-
-    Args:
-        name: of the class, for the card's line in the error message.
-        above: values above it are mask, whatever other values there are; in a 1-bit file, white is 255.
-        void: value of pixels that are ignored: grey value, palette index, or colour.
-        box: the window; None reads the whole image.
-        exif: as `formats.read_raster`.
-
-    Shapes:
-        returns: (H, W) uint8, 0 or 1, VOID (255) where ignored.
-
-    Raises:
-        ImageError: as `formats.read_raster`; for other values, with the lines to write on the card.
-    """
-    if void is not None:
-        return _mask_with_void(path, name, above, void, box, exif=exif)
-    pixels = _mask_channels(path, box, exif=exif)
-    if pixels.shape[2] not in (1, 3):
-        raise ImageError(f"{path}: a mask of {pixels.shape[2]} channels: expected grey, a palette or colour")
-    if above is not None:
-        return _is_above(pixels, above, path).astype(np.uint8)
-    if _is_two_valued(pixels):
-        return (pixels[..., 0] != 0).astype(np.uint8)
-    indices = _indices(path, box, exif=exif)
-    if indices is not None and _is_two_valued(indices) and not pixels[indices[..., 0] == 0].any():
-        return (indices[..., 0] != 0).astype(np.uint8)
-    raise ImageError(f"{path}: {_describe_values(pixels, name)}")
-
-
-def _mask_with_void(
-    path: Path, name: str, above: float | None, void: Value, box: Box | None, *, exif: bool
-) -> np.ndarray:
-    codes = _codes(path, box, colours=isinstance(void, tuple), exif=exif)
-    valid = ~(codes == np.atleast_1d(void)).all(axis=2)
-    rest = codes[valid]
-    if above is not None:
-        mask = _is_above(codes, above, path)
-    elif not rest.size or _is_two_valued(rest):
-        mask = codes[..., 0] != 0
-    else:
-        raise ImageError(f"{path}: {_describe_values(rest, name)}")
-    return np.where(valid, mask, VOID).astype(np.uint8)
-
-
-def _is_above(pixels: np.ndarray, above: float, path: Path) -> np.ndarray:
-    """Where grey values are above a threshold, (H, W) bool; in a 1-bit file, white is 255."""
-    if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8) * 255
-    if pixels.dtype.kind == "f" and np.isnan(pixels).any():  # a comparison with NaN is false: it would be background
-        row, column, _ = np.argwhere(np.isnan(pixels))[0]
-        raise ImageError(f"{path}: a mask with NaN at row {row}, column {column}: expected grey values")
-    return _with_channels(pixels, 1, path, alpha=False)[..., 0] > above
-
-
-def _mask_channels(path: Path, box: Box | None, *, exif: bool) -> np.ndarray:
-    """The channels of a mask image that hold the mask: its colours, or alpha if all colours are one."""
-    pixels, alpha = _pixels(path, box, exif=exif)
-    if not alpha:
-        return pixels
-    whole = pixels if box is None else read_raster(path, exif=exif).pixels  # a window may show one of several colours
-    opacity = whole[..., -1:]
-    opaque = np.iinfo(opacity.dtype).max if opacity.dtype.kind == "u" else 1
-    if _is_constant(whole[..., :-1]) and (opacity != opaque).any():
-        _warn_of_alpha_masks(path.parent)
-        return pixels[..., -1:]
-    return pixels[..., :-1]
-
-
-@functools.cache
-def _warn_of_alpha_masks(folder: Path) -> None:
-    log.warning("%s: the masks have one colour and vary in alpha: pixels that are not transparent are mask", folder)
-
-
-def _is_constant(pixels: np.ndarray) -> bool:
-    return bool((pixels == pixels[0, 0]).all())
-
-
-def _pixels(path: Path, box: Box | None, *, exif: bool) -> tuple[np.ndarray, bool]:
-    """The whole image or one window of it, (H, W, C), and whether its last channel is alpha."""
-    if box is None:
-        return read_raster(path, exif=exif)[:2]
-    with open_windows(path, exif=exif) as image:
-        return image.read(box), image.alpha
-
-
-def _indices(path: Path, box: Box | None, *, exif: bool) -> np.ndarray | None:
-    """The palette indices of the whole image or one window, (H, W, 1); None without a palette."""
-    indices = read_indices(path, exif=exif)
-    return indices if indices is None or box is None else indices[box.slices]
-
-
-def _is_two_valued(pixels: np.ndarray) -> bool:
-    """Whether all values are 0 and 1, or 0 and white, the same in all channels."""
-    high = pixels.max()
-    white = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 255
-    grey = pixels[..., :1]
-    return high in (0, 1, 255, white) and bool(((grey == 0) | (grey == high)).all() and (pixels == grey).all())
-
-
-def _describe_values(colours: np.ndarray, name: str) -> str:
-    """The end of an error message: which values came, what was expected, and what to write on the card."""
-    if colours.shape[-1] == 1:
-        values, counts = np.unique(colours, return_counts=True)  # counts all NaN as one value, unlike unique rows
-        values = values[:, None]
-    else:
-        values, counts = np.unique(colours.reshape(-1, 3), axis=0, return_counts=True)
-    shown = [_format_value(value) for value in values]
-    frequent = _format_value(values[np.where(values.any(axis=1), counts, 0).argmax()])
-    key = name if name.replace("-", "_").isidentifier() else f'"{name}"'
-    more = f", … ({len(shown)} in all, to {shown[-1]})" if len(shown) > SHOWN else ""
-    blurred = "above = 127 (JPEG blurs values), or " if colours.max() > 127 else ""  # else no pixel is above it
-    return (
-        f"a mask of values {', '.join(shown[:SHOWN])}{more}: expected 0 and 1, or 0 and 255. Set on the card which are "
-        f"mask: [masks] values = {{ {key} = {frequent} }}, or {blurred}above = 0 (all but 0); or which are ignored: "
-        f"void"
-    )
-
-
-def _format_value(value: np.ndarray) -> str:
-    return f"{value[0]:g}" if len(value) == 1 else str(value.tolist())
-
-
-def read_labels(
-    path: Path, values: dict[Value, int], void: Value | None = None, *, box: Box | None = None, exif: bool = True
-) -> np.ndarray:
-    """Read a mask image whose values stand for classes, or one window of it.
-
-    Args:
-        values: from a pixel's value (grey value, palette index, or colour) to the number of its class.
-        void: value of pixels that are ignored.
-        box: the window; None reads the whole image.
-        exif: as `formats.read_raster`.
-
-    Shapes:
-        returns: (H, W) uint8 class numbers, VOID (255) where ignored.
-
-    Raises:
-        ImageError: as `formats.read_raster`; for a value that is neither in `values` nor void, with its place.
-    """
-    codes = dict(values) if void is None else {**values, void: VOID}
-    pixels = _codes(path, box, colours=any(isinstance(value, tuple) for value in codes), exif=exif)
-    numbers, known = _numbers_of(pixels, codes)
-    if not known.all():
-        row, column = np.argwhere(~known)[0]
-        came = pixels[row, column].tolist()
-        raise ImageError(
-            f"{path}: value {came[0] if len(came) == 1 else came} at row {row}, column {column} ({(~known).sum()} "
-            f"pixels) is none of the card's: add it to masks.values, or set it as masks.void"
-        )
-    return numbers
-
-
-def _numbers_of(pixels: np.ndarray, codes: Mapping[Value, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The number of each pixel's value, and whether the value has one.
-
-    Args:
-        codes: from values to numbers.
-
-    Shapes:
-        pixels: (H, W, 1), or colours (H, W, 3); returned as (H, W) uint8, and (H, W) bool.
-    """
-    if pixels.dtype == np.uint8:
-        table = _lookup_table(tuple(codes.items()))
-        values = pixels[..., 0]
-        if pixels.shape[2] == 3:  # red · 65536 + green · 256 + blue, in one pass
-            values = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2BGRA).view("<u4")[..., 0] & 0xFFFFFF
-        numbers = table.take(values)
-        return numbers.astype(np.uint8), numbers != UNKNOWN
-    numbers, known = np.zeros(pixels.shape[:2], np.uint8), np.zeros(pixels.shape[:2], bool)
-    for value, number in codes.items():
-        here = (pixels == np.atleast_1d(value)).all(axis=2)
-        numbers[here], known[here] = number, True
-    return numbers, known
-
-
-@functools.lru_cache(maxsize=2)
-def _lookup_table(codes: tuple[tuple[Value, int], ...]) -> np.ndarray:
-    """The number of every grey value, (256,), or every colour, (2²⁴,), uint16; UNKNOWN where a value has none."""
-    colours = any(isinstance(value, tuple) for value, _ in codes)
-    table = np.full(1 << 24 if colours else 256, UNKNOWN, np.uint16)
-    for value, number in codes:
-        red, green, blue = np.broadcast_to(value, 3).tolist()
-        if 0 <= min(red, green, blue) <= max(red, green, blue) <= 255:
-            table[red << 16 | green << 8 | blue if colours else value] = number
-    return table
-
-
-def _codes(path: Path, box: Box | None, *, colours: bool, exif: bool) -> np.ndarray:
-    """What masks.values refers to: colours (H, W, 3); or single values (H, W, 1), for a palette its indices."""
-    if not colours and (indices := _indices(path, box, exif=exif)) is not None:
-        return indices
-    pixels, alpha = _pixels(path, box, exif=exif)
-    if alpha:
-        pixels, opacity = pixels[..., :-1], pixels[..., -1:]
-        if _is_constant(pixels) and not _is_constant(opacity):
-            raise ImageError(f"{path}: labels of one colour, only alpha varies: expected a colour or value per class")
-    if colours:
-        return _with_channels(pixels, 3, path, alpha=False)
-    if pixels.shape[2] != 1:
-        raise ImageError(
-            f"{path}: {pixels.shape[2]} channels, but masks.values are single values: set colours [red, green, blue]"
-        )
-    return pixels
-
-
-def read_objects(path: Path, void: Value | None = None, *, box: Box | None = None, exif: bool = True) -> np.ndarray:
-    """Read a label image, in which each value is one object, or one window of it.
-
-    0, or black, is the background. The other values become 1, 2, … in ascending order: grey values of any dtype,
-    indices of a palette whose first colour is black, or colours.
-
-    Args:
-        void: value of pixels that are ignored.
-        box: the window; None reads the whole image.
-        exif: as `formats.read_raster`.
-
-    Shapes:
-        returns: (H, W) int32, 0 for background, VOID_OBJECT (-1) where ignored.
-
-    Raises:
-        ImageError: as `formats.read_raster`; for values that cannot be object ids.
-    """
-    if is_jpeg(path):
-        raise ImageError(f"{path}: a label image as JPEG, which blurs values: save objects as PNG or TIFF")
-    pixels, indices = _mask_channels(path, box, exif=exif), _indices(path, box, exif=exif)
-    if pixels.shape[2] not in (1, 3):
-        raise ImageError(f"{path}: a label image of {pixels.shape[2]} channels: expected grey, a palette or colour")
-    ignored = np.zeros(pixels.shape[:2], bool)
-    if void is not None:
-        codes = pixels if indices is None or isinstance(void, tuple) else indices
-        ignored = (codes == np.atleast_1d(void)).all(axis=2)
-    if indices is not None and pixels[(indices[..., 0] == 0) & ~ignored].any():
-        raise ImageError(
-            f"{path}: objects as a palette whose first colour is not black: expected index 0 as background"
-        )
-    ids = _object_ids(pixels if indices is None else indices, path)
-    ids[ignored] = 0
-    values, labels = np.unique(ids, return_inverse=True)
-    labels = labels.reshape(ids.shape).astype(np.int32) + np.int32(values[0] != 0)
-    labels[ignored] = VOID_OBJECT
-    return labels
-
-
-def _object_ids(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """One integer per pixel, (H, W) int64, 0 or more: the grey value, or the three values of a colour combined."""
-    if (pixels == pixels[..., :1]).all():
-        pixels = pixels[..., :1]
-    with np.errstate(invalid="ignore"):  # NaN becomes some integer, which differs from NaN below
-        ids = pixels.astype(np.int64)
-    if (ids != pixels).any() or ids.min() < 0 or (pixels.shape[2] == 3 and pixels.dtype != np.uint8):
-        raise ImageError(
-            f"{path}: a label image of {pixels.dtype}, {pixels.min():g} to {pixels.max():g}: expected whole "
-            f"numbers from 0, the background, or colours of 8 bits"
-        )
-    return ids @ (1 << 8 * np.arange(pixels.shape[2])[::-1])
-
-
-# ---------------------------------------------------------------------------------------------- writing
-
-
-def write_image(path: Path, pixels: np.ndarray) -> None:
-    """Write an image, (H, W) or (H, W, 3) uint8, in the format of the path's suffix."""
-    Image.fromarray(pixels).save(path)
-
-
-def encode_image(pixels: np.ndarray, format: str, quality: int) -> bytes:
-    """Encode an image, (H, W) or (H, W, 3) uint8, as the bytes of an image file.
-
-    Args:
-        format: Pillow's name of the format, such as "WEBP".
-        quality: 1 (small) to 100, for lossy formats.
-    """
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format, quality=quality)
-    return buffer.getvalue()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.reader import write_image
+from pipeline.data.image_files import write_image
 from pipeline.demos.salt import Example, mask_text, smooth_noise, start_example, write_competition
 
 HEIGHT, WIDTH = 64, 80  # pixels; not square, so that swapped axes are noticed

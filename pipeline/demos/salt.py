@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from pipeline import rle
-from pipeline.data.reader import write_image
+from pipeline.data.image_files import write_image
 from pipeline.files import atomic_folder
 from pipeline.progress import track
 

@@ -14,8 +14,8 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.file_index import normalize_id
 from pipeline.data.formats import read_pixels
+from pipeline.data.image_files import write_image
 from pipeline.data.index import test_search, train_sources
-from pipeline.data.reader import write_image
 from pipeline.data.series import files_beside
 from pipeline.data.tables import read_table
 from pipeline.files import atomic_write

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from pipeline.data.reader import encode_image
+from pipeline.data.image_files import encode_image
 from pipeline.report.report_data import Picture
 
 WORST, BEST, LABEL_ERRORS = 12, 6, 12  # number of pictures in each gallery

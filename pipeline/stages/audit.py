@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config import Config
-from pipeline.data.reader import Reader, percentile_normalize
+from pipeline.data.intensity import percentile_normalize
+from pipeline.data.reader import Reader
 from pipeline.data.sample import Sample, samples_of
 from pipeline.data.tables import read_table
 from pipeline.duplicates import merge_groups

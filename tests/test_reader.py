@@ -5,6 +5,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from pipeline.data import mask_files
 from pipeline.data import reader as reader_module
 from pipeline.data.image_files import write_image
 from pipeline.data.intensity import percentile_normalize
@@ -281,7 +282,7 @@ BRUSH = np.dstack([np.zeros((*SQUARE.shape, 3), np.uint8), SQUARE * np.uint8(255
 @pytest.mark.parametrize("colour", [0, 255])
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
 def test_a_mask_on_a_transparent_layer_is_read_from_alpha_with_a_warning(tmp_path, name, colour, caplog):
-    reader_module._warn_of_alpha_masks.cache_clear()
+    mask_files._warn_of_alpha_masks.cache_clear()
     painted = BRUSH.copy()
     painted[..., :3] = colour
     Image.fromarray(painted).save(tmp_path / name, **{"lossless": True, "exact": True} if name == "a.webp" else {})

@@ -1,4 +1,4 @@
-"""Image files and mask files as arrays whose values have one meaning: 0 … 255 for the network, or a class.
+"""Image files as the arrays that the network sees, with values in 0 … 255.
 
 8-bit values stay as they are. Wider ones become float32 in 0 … 255, by the full range of their dtype, by a range in the
 file's own units, or by percentiles: a 16-bit image is never reduced to 8 bits.

@@ -196,8 +196,8 @@ class Phase(Table):
     mix: dict[Literal["cutmix", "mosaic", "copy_paste"], Share] = {}  # noqa: RUF012 - probability of each; otherwise none
     freeze_encoder: bool = False
     encoder_lr: Factor = 1.0  # learning rate of the encoder, as a share of lr
-    # Factor of the encoder's learning rate from each of its layers to the one before, such as 0.8: the layers nearest to
-    # the image learn slowest.
+    # Factor of the encoder's learning rate from each of its layers to the one before, such as 0.8: the layers nearest
+    # to the image learn slowest.
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     cycles: Count = 1  # repetitions of warm-up and cosine decay, with restarts between them
     # Share of the phase's epochs, the last ones, whose weights are averaged; kept if the score is higher.

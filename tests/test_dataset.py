@@ -148,6 +148,13 @@ def test_pseudo_labelled_images_are_added_without_changing_the_other_draws(label
     assert max(pseudo) < 40
 
 
+def test_several_added_sets_are_drawn_from_different_streams():
+    drawn = [position for position, _ in draws(EpochSampler(10, 1, labels=None, repeats=2, added=[(30, 0.5)] * 2), 3)]
+    one, other = ([each - start for each in drawn if start <= each < start + 30] for start in (10, 40))
+    assert len(one) == len(other) == 10
+    assert one != other
+
+
 def test_pseudo_labelled_images_repeat_only_after_all_were_drawn():
     drawn = [position - 4 for position, _ in draws(EpochSampler(4, 1, labels=None, repeats=5, added=[(3, 0.4)]), 0)]
     pseudo = [position for position in drawn if position >= 0]

@@ -9,11 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline import config
+from pipeline import config, stages
 from pipeline.cli import main
 from pipeline.models import build_model
 from pipeline.models.weights import load_network
+from pipeline.serving.bundle_prediction import predict_test
 from pipeline.stages import training
+from pipeline.stages.bundling import write_weights
+from pipeline.stages.ensembling import load_members
 from pipeline.stages.preparing import make_context
 from pipeline.stages.starting_weights import same_files
 from pipeline.training.checkpoint import FULL, read_record, save_checkpoint
@@ -87,14 +90,18 @@ def test_each_fold_starts_from_the_network_that_held_it_out(tiny, initial, caplo
 
 
 @pytest.mark.slow
-def test_a_network_of_other_images_starts_a_fold_and_reaches_a_submission(tiny, capsys):
+def test_a_network_of_other_images_starts_a_fold_and_reaches_a_submission(tiny, caplog):
     write_older_competition()
     write_config("first", base="older", old="count = 3", new="count = 2")
     write_config("second", 'weights = "run:first"')
-    assert main(["ensemble", "configs/second.toml"]) == 0
-    assert Path("submissions/second.csv").is_file()
-    said = capsys.readouterr().err.replace("\n", " ")
-    assert re.findall(r"whole network runs/first/fold(\d)", said) == ["0", "1", "0"], "the other one has two folds"
+    with caplog.at_level("INFO"):
+        done = stages.ensemble([config.load("configs/second.toml")])
+    members = load_members([config.load("configs/second.toml")])
+    predicted = predict_test(write_weights(Path("bundle"), members, done), Path("tiny"), Path("working/submission.csv"))
+    assert predicted.csv.read_bytes() == done.csv.read_bytes()
+    assert re.findall(r"whole network runs/first/fold(\d)", caplog.text) == ["0", "1", "0"], (
+        "the other one has two folds"
+    )
     assert read_record(Path("runs/second/fold2/best.safetensors"))["settings"]["model"]["weights"] == "run:first"
 
 

@@ -166,8 +166,8 @@ class Augment:
         on_device: leave out the transforms that the device can do, after the others; `device_steps` has them.
 
     Shapes:
-        image: (H, W, channels) uint8 or float32 in 0 … 255, mask: (H, W, C) uint8, soft ones float32; returned as
-            (crop, crop, ...).
+        image: (H, W, channels) uint8 or float32 in 0 … 255, mask: (H, W, C) uint8, or float32 if it is soft; returned
+            as (crop, crop, ...), and if `soft` every mask as float32.
     """
 
     def __init__(

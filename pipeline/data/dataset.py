@@ -112,7 +112,7 @@ class MaskedImages(Dataset):
             raise ValueError(
                 f"mask of '{sample.image_id}' holds {unexpected[0]}: expected 0 to {largest}, or {VOID} for void"
             )
-        return mask.astype(np.float32, copy=False) if self.augment.soft else mask
+        return mask
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:

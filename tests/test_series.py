@@ -152,6 +152,8 @@ def test_neighbours_combine_with_channels_of_several_files(folder):
     Path("tiny/train.csv").write_text("id,rle_mask\n" + "".join(f"{v}_{n},1 9\n" for v in "abc" for n in (1, 2, 3)))
     cfg = load(files='channels = ["{id}x.png", "{id}y.png"]')
     assert slices_in_channels(cfg)["a_2"] == [10, 11, 20, 21, 30, 31]
+    _, index = reader_and_index(cfg)
+    assert [sample.path.name for sample in samples_of(index)] == [f"{image_id}x.png" for image_id in index["image_id"]]
     assert make_context(cfg).cfg.model.in_channels == 6
     derived = load(
         files='channels = ["{id}x.png", "{id}y.png"]',

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from pipeline import competition, config, rle, stages
+from pipeline import competition, config, pseudo_labels, rle, stages
 from pipeline.cli import main
 from pipeline.config import Config
 from pipeline.data import reader as reader_module
@@ -476,6 +476,39 @@ def test_the_bundle_and_batch_prediction_write_the_masks_of_the_ensemble(volumes
     submitted = pd.read_csv(done.csv, dtype=str, keep_default_na=False)
     assert masks == dict(zip(submitted["id"], submitted["rle_mask"], strict=True))
     assert submitted["rle_mask"].nunique() > 6, "else equal masks would mean nothing"
+
+
+@pytest.mark.slow
+def test_a_bundle_of_models_with_and_without_neighbours_writes_the_csv_of_the_ensemble(volumes):
+    load(settings="neighbours = 1")
+    alone = Path("configs/tiny.toml").read_text().replace("neighbours = 1", "")
+    Path("configs/alone.toml").write_text(
+        f"seed = 1\n{alone.replace('[model]', '[model]' + chr(10) + 'in_channels = 1')}"
+    )
+    cfgs = [config.load(f"configs/{name}.toml", FAST) for name in ("tiny", "alone")]
+    done = stages.ensemble(cfgs)
+    bundle = write_weights(Path("bundle"), load_members(cfgs), done)
+    assert sorted(each.model.in_channels for each in bundle.cfgs) == [1, 3]
+    rows = pd.read_csv("tiny/sample_submission.csv", dtype=str).sample(frac=1, random_state=0)
+    rows.to_csv("tiny/sample_submission.csv", index=False, lineterminator="\n")
+    predict_test(bundle, Path("tiny"), Path("bundled.csv"))
+    submitted, bundled = (pd.read_csv(path, dtype=str).set_index("id") for path in (done.csv, "bundled.csv"))
+    assert bundled.index.tolist() == rows["id"].tolist()
+    assert bundled.loc[submitted.index].equals(submitted)
+    assert submitted["rle_mask"].nunique() > 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("own", "source"), [(1, 0), (0, 1)])
+def test_labels_of_models_with_other_neighbours_are_trained_on(volumes, monkeypatch, own, source):
+    monkeypatch.setattr(pseudo_labels, "calibrate", lambda *_: 0.0)  # every test image gets a label
+    load(settings=f"neighbours = {source}")
+    text = Path("configs/tiny.toml").read_text().replace("count = 3", "count = 2").replace("epochs = 2", "epochs = 1")
+    Path("configs/tiny.toml").write_text(text)
+    text = text.replace(f"neighbours = {source}", f"neighbours = {own}")
+    Path("configs/pseudo.toml").write_text(f"{text}\n[train.pseudo]\nfrom = 'tiny'\nfloor = 0.0\n")
+    assert stages.train(config.load("configs/pseudo.toml"), 0).weights.exists()
+    assert len(pd.read_csv("runs/pseudo/pseudo/fold0/labels.csv")) == 12
 
 
 @pytest.mark.slow

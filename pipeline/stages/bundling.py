@@ -169,8 +169,10 @@ def _view_store(context: Context, rows: pd.DataFrame, view: str) -> PredictionSt
     cfg = context.cfg.model_copy(update={"predict": context.cfg.predict.model_copy(update={"views": (view,)})})
     single_view, folders = context._replace(cfg=cfg), []
     for fold in context.fold_numbers():
-        folder = context.paths.fold(fold) / "views" / view
-        fill_store(single_view, fold, rows[rows["fold"] == fold], folder, f"fold {fold}, {view} alone")
+        folder, held_out = context.paths.fold(fold) / "views" / view, rows["image_id"][rows["fold"] == fold]
+        # The member's own index: the files of an image's neighbours are others in another member's.
+        index = context.index[context.index["image_id"].isin(held_out)]
+        fill_store(single_view, fold, index, folder, f"fold {fold}, {view} alone")
         folders.append(folder)
     return PredictionStore(*folders)
 

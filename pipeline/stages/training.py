@@ -313,7 +313,10 @@ def _pseudo_labels(context: Context, fold: Fold) -> PseudoData | None:
         return None
     source = make_context(cfg)
     refuse_other_folds(context, source)
-    return label_fold(context, source, predict_test(source), fold)
+    predict_test(source)
+    # The config's own index: the files of an image's channels and neighbours may be others than the source's.
+    test_index = index_test_images(context.cfg, context.card, context.paths)
+    return label_fold(context, source, test_index, fold)
 
 
 def _is_trained(context: Context, fold: Fold) -> bool:

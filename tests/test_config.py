@@ -246,11 +246,12 @@ def toml_blocks(page: str) -> list[dict]:
 
 
 def test_losses_card_and_config_in_the_docs_are_valid():
-    (losses,) = toml_blocks("training.md")
+    extra, losses = toml_blocks("training.md")
     card, choices = toml_blocks("competitions.md")
     assert set(build_loss(losses["loss"], losses["loss_options"]).losses) == {"lovasz", "bce"}
     assert parse(competition.Competition, card, "competitions.md").columns.group == "patient"
     assert len(parse(config.Config, {"name": "docs", **choices}, "competitions.md").train.phases) == 2
+    assert len(parse(config.Config, {"name": "docs", **choices, **extra}, "training.md").data.extra) == 2
 
 
 def test_configs_with_equal_options_from_different_files_are_equal(tiny):

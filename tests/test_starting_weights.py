@@ -253,13 +253,15 @@ def test_a_head_of_other_classes_starts_anew(arch, caplog):
     assert "start anew; classes 2, now 3)" in caplog.text
 
 
+@pytest.mark.parametrize("classes", [None, (2, 2)], ids=["as many classes as channels", "equal classes"])
 @pytest.mark.parametrize(("before", "now"), [(1, 3), (3, 1), (3, 6), (2, 8)])
-def test_an_input_layer_of_other_channels_is_adapted_as_for_an_encoders_file(before, now, caplog):
+def test_an_input_layer_of_other_channels_is_adapted_as_for_an_encoders_file(before, now, classes, caplog):
     torch.manual_seed(0)
-    found = network(in_channels=before, classes=before).state_dict()  # as many classes: the rules must not mix
-    model = network(in_channels=now, classes=now)
+    classes = classes or (before, now)  # then the rules for heads and for the input must not mix
+    found = network(in_channels=before, classes=classes[0]).state_dict()
+    model = network(in_channels=now, classes=classes[1])
     with caplog.at_level("INFO"):
-        load_network(model, found, Path("w"), classes=(before, now), channels=(before, now))
+        load_network(model, found, Path("w"), classes=classes, channels=(before, now))
     loaded = model.state_dict()
     (key,) = [key for key in loaded if key.startswith("net.encoder") and loaded[key].shape != found[key].shape]
     kernels, adapted = found[key], loaded[key]

@@ -247,11 +247,19 @@ def toml_blocks(page: str) -> list[dict]:
 
 def test_losses_card_and_config_in_the_docs_are_valid():
     extra, losses = toml_blocks("training.md")
-    card, choices = toml_blocks("competitions.md")
+    card, choices, channels, neighbours = toml_blocks("competitions.md")
     assert set(build_loss(losses["loss"], losses["loss_options"]).losses) == {"lovasz", "bce"}
     assert parse(competition.Competition, card, "competitions.md").columns.group == "patient"
     assert len(parse(config.Config, {"name": "docs", **choices}, "competitions.md").train.phases) == 2
-    assert len(parse(config.Config, {"name": "docs", **choices, **extra}, "training.md").data.extra) == 2
+    data = [
+        parse(config.Config, {"name": "docs", **choices, "data": each["data"]}, "docs").data
+        for each in (extra, channels, neighbours)
+    ]
+    assert [each.csv for each in data[0].extra] == [None, "their_labels.csv"]
+    assert [each.name for each in data[1].channels][:2] == ["red", "swir"]
+    assert data[2].neighbours.offsets == 2
+    card["files"] |= channels["files"]
+    assert len(parse(competition.Competition, card, "competitions.md").files.channels) == 3
 
 
 def test_configs_with_equal_options_from_different_files_are_equal(tiny):

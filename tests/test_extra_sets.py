@@ -287,6 +287,10 @@ def test_a_run_depends_on_its_extra_sets_but_not_on_their_folder(extend):
     assert settings(stages.make_context(moved)) == before
     more = config.load("configs/tiny.toml", ["data.extra.0.root=moved", "data.extra.0.ratio=0.6"])
     assert settings(stages.make_context(more)) != before
+    card = Path("tiny.toml").read_text()
+    Path("rows.toml").write_text(card + '[dialect]\norder = "row"\n')
+    other = config.load("configs/tiny.toml", ["data.extra.0.root=moved", "data.extra.0.competition=rows.toml"])
+    assert settings(stages.make_context(other)) != before, "the same texts are other masks"
     table = Path("moved/train.csv")
     table.write_text(re.sub(r"e0,.*", "e0,1 1", table.read_text()))
     assert settings(stages.make_context(moved)) != before

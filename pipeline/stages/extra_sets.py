@@ -7,6 +7,7 @@ are left out of that fold's training, and near-duplicates of test images are lef
 
 import hashlib
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +53,9 @@ class ExtraSets(NamedTuple):
                 "ratio": each.options.ratio,
                 "phases": list(each.options.phases),
                 "labels": _digest(each.index[each.index.columns.intersection(labels)]),
+                "dialect": asdict(each.labels.dialect),
+                "masks": each.labels.masks.model_dump(mode="json", exclude_defaults=True),
+                "annotators": each.labels.annotators,
                 "duplicates": _digest(self._of(each)[["first", "first_part", "second"]]),
             }
             for each in self.sets

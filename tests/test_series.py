@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+import torch
 from PIL import Image
 
 from pipeline import competition, config, pseudo_labels, rle, stages
@@ -15,7 +16,10 @@ from pipeline.cli import main
 from pipeline.config import Config
 from pipeline.data import reader as reader_module
 from pipeline.data import series as series_module
+from pipeline.data.augment import Augment
+from pipeline.data.dataset import MaskedImages
 from pipeline.data.index import read_index, read_test_index
+from pipeline.data.labels import Labels
 from pipeline.data.reader import ImageError, Reader
 from pipeline.data.sample import samples_of
 from pipeline.data.series import neighbours_of
@@ -402,6 +406,18 @@ def test_a_prediction_reads_each_slice_about_once(folder, reads):
     assert len(list(predict_images(predictor, index.sample(frac=1, random_state=0), **options))) == 48
     assert len(reads) <= 1.3 * 48
     assert set(reads) == set(index["path"])
+
+
+def test_training_reads_each_slice_once_and_keeps_it(folder, reads):
+    write_slices({f"{volume}_{n}": n for volume in "ab" for n in range(1, 9)})
+    reader, index = reader_and_index(load(settings="neighbours = 2"))
+    images = MaskedImages(index, Labels.of(competition.load("tiny.toml")), reader, Augment("none", None, 1))
+    order = np.random.default_rng(0).permutation(16)
+    first = [images[(int(position), 0)][0] for position in order]
+    assert sorted(reads) == sorted(index["path"])
+    reader_module.RECENT = SliceCache(limit=1)
+    assert all(map(torch.equal, first, (images[(int(position), 0)][0] for position in order)))
+    assert len(reads) == 16, "the second epoch reads no file"
 
 
 def test_a_cache_that_is_too_small_only_costs_time(folder, reads):

@@ -27,6 +27,9 @@ class Crops(Table):
     stride: Annotated[int, Field(ge=1, le=1 << 14)] = 512  # pixels from one window to the next
 
 
+SIZE_FORMS = "{ longest = 768 }, { shortest = 512 }, { factor = 0.5 } and { exact = [256, 1600] } (height, width)"
+
+
 class Size(Table):
     """The size at which the network sees images, whatever the size of their files: exactly one of these keys."""
 
@@ -35,14 +38,18 @@ class Size(Table):
     exact: tuple[Side, Side] | None = None  # height and width in pixels
     factor: Factor | None = None  # of both sides of the file
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_number(cls, value: Any) -> Any:
+        if not isinstance(value, dict | Size):
+            raise ValueError(f"expected one of {SIZE_FORMS}")
+        return value
+
     def model_post_init(self, _context: object) -> None:
         given = [key for key, value in self if value is not None]
         if len(given) != 1:
             found = " and ".join(given) or "no key"
-            raise ValueError(
-                f"{found}: expected exactly one of {{ longest = 768 }}, {{ shortest = 512 }}, {{ factor = 0.5 }} and "
-                f"{{ exact = [256, 1600] }} (height, width)"
-            )
+            raise ValueError(f"{found}: expected exactly one of {SIZE_FORMS}")
 
 
 class Channel(Table):

@@ -110,12 +110,12 @@ def test_the_rate_of_a_group_scales_its_steps():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimizer": "admw"}, r"optimizer: unknown 'admw'. Did you mean 'adamw'"),
+        ({"optimizer": "admw"}, r"unknown optimizer 'admw'. Did you mean 'adamw'"),
         (
             {"optimizer": "sgd", "optimizer_options": {"momentun": 0.9}},
-            r"sgd has no 'momentun'. Did you mean 'momen",
+            r"sgd has no option 'momentun'. Did you mean 'momen",
         ),
-        ({"optimizer_options": {"lr": 0.1}}, r"adamw has no 'lr'"),
+        ({"optimizer_options": {"lr": 0.1}}, r"adamw has no option 'lr'"),
         ({"optimizer": "sgd", "optimizer_options": {"momentum": -1.0}}, r"sgd cannot be used \(.*momentum"),
     ],
 )

@@ -47,16 +47,16 @@ def check_optimizer(cfg: config.Train) -> None:
     """
     name, known = cfg.optimizer, list_optimizers()
     if name not in known:
-        raise ValueError(f"optimizer: unknown '{shortened(name)}'. {did_you_mean(name, known)}")
+        raise ValueError(f"unknown optimizer '{shortened(name)}'. {did_you_mean(name, known)}")
     parameters = inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
     options = [each for each in parameters if each not in SET_BY_CONFIG]
     for option in cfg.optimizer_options:
         if option not in options:
-            raise ValueError(f"optimizer_options: {name} has no '{shortened(option)}'. {did_you_mean(option, options)}")
+            raise ValueError(f"{name} has no option '{shortened(option)}'. {did_you_mean(option, options)}")
     try:
         _create([{"params": [nn.Parameter(torch.zeros(2, 2))]}], cfg, lr=1e-3)
     except Exception as error:  # of several libraries; some optimizers need packages that are not installed
-        raise ValueError(f"optimizer: {name} cannot be used ({first_line(error)})") from error
+        raise ValueError(f"{name} cannot be used ({first_line(error)})") from error
 
 
 def parameter_groups(

@@ -438,6 +438,28 @@ def rewrite_settings(change):
     save_checkpoint(path, load_file(path), record)
 
 
+def test_options_that_a_run_does_not_know_count_as_their_defaults(submitted):
+    def forget(train):
+        del train["optimizer"], train["optimizer_options"], train["augment_on_device"]
+        for phase in train["phases"]:
+            del phase["encoder_lr"], phase["layer_decay"], phase["size"]
+
+    rewrite_settings(forget)
+    cfg = config.load("configs/tiny.toml")
+    weights = Path("runs/tiny/fold0/best.safetensors").read_bytes()
+    assert training._is_trained(stages.make_context(cfg), 0)
+    assert Path("runs/tiny/fold0/best.safetensors").read_bytes() == weights
+    other = config.load("configs/tiny.toml", ["train.optimizer=sgd"])
+    with pytest.raises(ValueError, match=r"train\.optimizer = adamw, now it is sgd"):
+        training._is_trained(stages.make_context(other), 0)
+
+
+def test_an_option_that_exists_no_more_is_reported(submitted):
+    rewrite_settings(lambda train: train.update(annealing=2))
+    with pytest.raises(ValueError, match=r"train\.annealing = 2, now it is None"):
+        stages.train(config.load("configs/tiny.toml"), 0)
+
+
 def test_a_run_with_another_option_is_refused(submitted):
     rewrite_settings(lambda train: train["phases"][0].update(cycles=2))
     with pytest.raises(ValueError, match=r"train\.phases\.0\.cycles = 2, now it is 1"):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -327,11 +327,11 @@ def _is_trained(context: Context, fold: Fold) -> bool:
     """
     folder, path = context.paths.fold(fold), context.paths.weights(fold)
     if path.exists():
-        refuse_other_settings(folder, read_record(path)["settings"], settings(context))
+        refuse_other_settings(folder, _with_defaults(read_record(path)["settings"]), settings(context))
         return True
     state = TrainState.load(folder / "state.pt")
     if state:
-        refuse_other_settings(folder, state.settings, settings(context))
+        refuse_other_settings(folder, _with_defaults(state.settings), settings(context))
     return False
 
 
@@ -353,6 +353,18 @@ def settings(context: Context) -> dict[str, Any]:
         **({"extra": context.extra.settings()} if context.extra else {}),
         **cfg,
     }
+
+
+def _with_defaults(found: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run, with the defaults of options that did not exist when it was started.
+
+    A table with an option that exists no more stays as it is, and the comparison reports it.
+    """
+    completed = dict(found)
+    for name, table in {"data": config.Data, "model": config.Model, "train": config.Train}.items():
+        with suppress(ValueError, KeyError):
+            completed[name] = table.model_validate(found[name]).model_dump(mode="json", exclude=UNIMPORTANT.get(name))
+    return completed
 
 
 def _input_options(card: Competition, *, neighbours: bool) -> dict[str, Any]:

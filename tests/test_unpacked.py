@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,8 @@ BOXES = [Box(0, 0, 30, 40), Box(3, 5, 7, 11), Box(29, 39, 1, 1)]
 def temporary_folder(tmp_path, monkeypatch):
     """The system's temporary folder."""
     (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(unpacked_module.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
+    # Only for this module: torch's workers need a short path for their sockets.
+    monkeypatch.setattr(unpacked_module, "tempfile", SimpleNamespace(gettempdir=lambda: str(tmp_path / "temporary")))
     return tmp_path / "temporary"
 
 

@@ -57,7 +57,7 @@ def test_the_longest_and_the_shortest_side_are_exact(size, side):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("768", r"data\.size: 768: expected a table"),
+        ("768", r"data\.size: 768: expected one of \{ longest = 768 \}"),
         ("{}", r"data\.size: .*no key: expected exactly one of \{ longest = 768 \}"),
         ("{longest=768,factor=0.5}", r"data\.size: .*longest and factor: expected exactly one of"),
         ("{exact=256}", r"data\.size\.exact"),

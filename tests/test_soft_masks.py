@@ -254,6 +254,25 @@ def test_planes_of_an_array_are_annotators(tmp_path, count):
     assert np.array_equal(majority, expected > 0.5)
 
 
+@pytest.mark.parametrize("value", [0, 1])
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_annotators_who_agree_are_annotators_too(tmp_path, count, value):
+    path = save(tmp_path / "masks.npy", np.full((32, 40, 1, count), value, np.int32))
+    labels = Labels.of(competition.load("google-research-identify-contrails-reduce-global-warming"))
+    sample, box = Sample("x", (path,), (32, 40), mask_paths=(path,)), Box(2, 3, 9, 8)
+    for how in ("mean", "majority", "union"):
+        of = replace(labels, annotators=how)
+        assert np.array_equal(of.read(sample), np.full((32, 40, 1), value))
+        assert np.array_equal(of.window(sample, box), np.full((9, 8, 1), value))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_equal_planes_that_are_no_masks_are_refused(tmp_path, count):
+    path = save(tmp_path / "masks.npy", np.full((3, 4, count), 7, np.uint8))
+    with pytest.raises(ImageError, match=rf"masks\.npy: {count} planes of values 7 to 7: expected 0 and 1"):
+        read_annotators(path)
+
+
 def test_planes_that_are_no_masks_are_refused(tmp_path):
     path = save(tmp_path / "masks.npy", np.arange(24, dtype=np.uint8).reshape(3, 4, 2))
     with pytest.raises(

@@ -21,6 +21,7 @@ from pipeline.metrics import VOID
 
 HALF = 0.5  # a pixel of a larger share is in the mask
 WIDEST = 2  # bytes of an unsigned integer whose full range stands for 0 … 1
+COLOURS = 3  # channels of a grey image stored as colours
 
 
 def harden(target: np.ndarray) -> np.ndarray:
@@ -138,7 +139,8 @@ def _to_share(grey: np.ndarray, path: Path, ignored: np.ndarray) -> np.ndarray:
 def read_annotators(path: Path, *, box: Box | None = None, exif: bool = True) -> list[np.ndarray] | None:
     """Read the masks of a file with one plane per annotator; None if it is a single mask.
 
-    Planes are the channels of an array; equal ones, as in a grey image stored as colours, are a single mask.
+    Planes are the channels of an array. Three equal ones are a single mask: a grey image stored as colours. For three
+    annotators who agree, which look the same, that is their mask too.
 
     Args:
         box: the window; None reads the whole image.
@@ -151,12 +153,13 @@ def read_annotators(path: Path, *, box: Box | None = None, exif: bool = True) ->
         ImageError: as `formats.read_raster`; for planes of other values than 0 and 1, or 0 and the white of their type.
     """
     planes = _planes(path, box, exif=exif)
-    if planes.shape[2] == 1 or (planes == planes[..., :1]).all():
+    count = planes.shape[2]
+    if count == 1 or (count == COLOURS and (planes == planes[..., :1]).all()):
         return None
     white = np.iinfo(planes.dtype).max if planes.dtype.kind == "u" else 1
     if not np.isin(planes, (0, 1)).all() and not np.isin(planes, (0, white)).all():
         raise ImageError(
-            f"{path}: {planes.shape[2]} planes of values {planes.min():g} to {planes.max():g}: expected 0 and 1 in the "
+            f"{path}: {count} planes of values {planes.min():g} to {planes.max():g}: expected 0 and 1 in the "
             f"plane of each annotator"
         )
     return [(plane != 0).astype(np.uint8)[..., None] for plane in np.moveaxis(planes, 2, 0)]

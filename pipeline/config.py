@@ -259,7 +259,7 @@ class Train(Table):
     accumulate: Count = 1  # batches per update: gradient accumulation
     # Data-loading processes; the number does not change the batches. None: cores - 1, at most 8, with a GPU; else 0.
     workers: int | None = Field(default=None, ge=0, le=1024)
-    # Flips, symmetries, brightness and noise of whole batches on the device, after the rest of the augmentation: for
+    # Flips, symmetries and brightness of whole batches on the device, after the rest of the augmentation: for
     # a GPU that waits for data (the line "time: data" of each epoch).
     augment_on_device: bool = False
     # Batch statistics over all processes (torchrun). None: if a process has fewer than 16 images of a batch.
@@ -344,6 +344,12 @@ class Config(Table):
         super().model_post_init(context)
         whole = {"percentiles": self.data.uses_percentiles, 'nodata = "mean"': self.data.nodata == "mean"}
         wrong = [key for key, value in whole.items() if value]
+        for number, phase in enumerate(self.train.phases):
+            if phase.mix and self.data.boundary and (self.data.size or phase.size):
+                raise ValueError(
+                    f"train.phases.{number}.mix adds boundaries in pixels of the resized image, but data.boundary is "
+                    f"in pixels of the file: leave out mix, data.boundary, or the size"
+                )
         for number, extra in enumerate(self.data.extra):
             if unknown := [each for each in extra.phases if each > len(self.train.phases)]:
                 raise ValueError(

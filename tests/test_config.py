@@ -270,3 +270,11 @@ def test_configs_with_equal_options_from_different_files_are_equal(tiny):
     assert one == other
     assert (one.file, other.file) == ("configs/tiny.toml", str(copy))
     assert one != config.load(copy, ["seed=1"])
+
+
+@pytest.mark.parametrize("size", ["data.size={factor=0.5}", "train.phases.1.size={longest=64}"])
+def test_boundaries_of_pasted_objects_at_another_size_are_refused(size):
+    pairs = ["data.boundary=2", size, "train.phases.0.mix={mosaic=0.2}", "train.phases.1.mix={mosaic=0.2}"]
+    with pytest.raises(ValueError, match=r"phases\.[01]\.mix adds boundaries in pixels of the resized image"):
+        config.load(SHIPPED[0].parent / "nuclei.toml", pairs)
+    config.load(SHIPPED[0].parent / "nuclei.toml", [pairs[0], *pairs[2:]])

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from pipeline.data.augment import ON_DEVICE, Augment
-from pipeline.data.device_augment import RandomBrightness, RandomNoise, RandomSymmetry, augment_batches
+from pipeline.data.device_augment import RandomBrightness, RandomSymmetry, augment_batches
 from pipeline.symmetries import SYMMETRIES
 from tests.fitting import RUN, fit_tiny, history
 
 STEPS = [
     RandomSymmetry(0.8, tuple(SYMMETRIES)),
     RandomBrightness(0.7, (-0.3, 0.3), (-0.2, 0.2)),
-    RandomNoise(0.5, (0.02, 0.1)),
 ]
 FLOATS = torch.float32
 
@@ -83,15 +82,6 @@ def test_brightness_is_that_of_albumentations(contrast):
     found, _ = augmented(images, images, [0], [step])
     expected = transform(image=image)["image"] * 255
     assert np.allclose(found[0].permute(1, 2, 0).numpy(), expected, atol=1e-3)
-
-
-def test_noise_has_the_drawn_deviation_and_is_independent_between_images():
-    images, target = torch.full((4, 3, 64, 64), 128.0), torch.zeros(4, 1, 64, 64)
-    found, _ = RandomNoise(1, (0, 0)).apply(images.clone(), target, [(10.0, 1), (0.0, 2), (20.0, 3), (10.0, 1)])
-    assert [each.std().item() for each in found] == pytest.approx([10, 0, 20, 10], rel=0.02)
-    assert torch.equal(found[0], found[3])
-    assert abs(torch.corrcoef(torch.stack([found[0].flatten(), found[2].flatten()]))[0, 1]) < 0.05
-    assert all(0.02 * 255 <= RandomNoise(1, (0.02, 0.1)).draw(random.Random(n))[0] <= 0.1 * 255 for n in range(50))
 
 
 @pytest.mark.parametrize(("strength", "steps"), [("none", 0), ("light", 2), ("medium", 2), ("strong", 2)])

@@ -52,6 +52,20 @@ def test_a_changed_file_is_read_again(tmp_path, files, size):
     assert lookup(path, files, 3) == 2
 
 
+def test_a_slice_counts_as_changed_if_its_volume_did(tmp_path):
+    volume, path = tmp_path / "mask.nii", tmp_path / "cache.json"
+    volume.write_text("12345")
+    assert lookup(path, [volume / "000"], 1) == lookup(path, [volume / "000"], 2) == 1
+    volume.write_text("123456")
+    assert lookup(path, [volume / "000"], 3) == 3
+
+
+def test_values_of_files_that_do_not_exist_are_not_kept(tmp_path):
+    path = tmp_path / "cache.json"
+    assert lookup(path, [tmp_path / "gone"], 1) == 1
+    assert lookup(path, [tmp_path / "gone"], 2) == 2
+
+
 def test_errors_and_files_that_change_meanwhile_are_not_kept(tmp_path, files):
     cache = FileCache(tmp_path / "cache.json")
 

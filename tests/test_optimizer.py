@@ -116,7 +116,9 @@ def test_the_rate_of_a_group_scales_its_steps():
             r"sgd has no option 'momentun'. Did you mean 'momen",
         ),
         ({"optimizer_options": {"lr": 0.1}}, r"adamw has no option 'lr'"),
-        ({"optimizer": "sgd", "optimizer_options": {"momentum": -1.0}}, r"sgd cannot be used \(.*momentum"),
+        ({"optimizer": "sgd", "optimizer_options": {"momentum": -1.0}}, r"sgd cannot be used here \(.*momentum"),
+        ({"optimizer": "fusedadam"}, r"fusedadam cannot be used here \("),
+        ({"optimizer": "adahessian"}, r"adahessian cannot be used here \("),
     ],
 )
 def test_a_wrong_optimizer_or_option_is_one_line(options, message):
@@ -131,6 +133,24 @@ def test_layer_decay_without_known_layers_is_refused(tiny, monkeypatch):
         encoder_layers("tu-test_efficientnet")
     with pytest.raises(ValueError, match=r"tiny.toml: train.phases.0.layer_decay: timm does not know"):
         stages.check(config.load("configs/tiny.toml", ["train.phases.0.layer_decay=0.8"]))
+
+
+@pytest.mark.slow
+def test_a_state_with_other_groups_is_refused_with_what_to_do(tiny, monkeypatch):
+    original = TrainState.save
+
+    def save_and_stop(self, path):
+        original(self, path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainState, "save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        fit_tiny(epochs=(2,))
+    monkeypatch.setattr(TrainState, "save", original)
+    one_group = "pipeline.training.optimizer.parameter_groups"
+    monkeypatch.setattr(one_group, lambda model, *_: [{"params": model.parameters()}])
+    with pytest.raises(ValueError, match=r"runs/state.pt: the state of an older version.*remove runs to train"):
+        fit_tiny(epochs=(2,))
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from pipeline.data.device_augment import DeviceStep, RandomBrightness, RandomNoise, RandomSymmetry
+from pipeline.data.device_augment import DeviceStep, RandomBrightness, RandomSymmetry
 from pipeline.data.soft_masks import join_void, split_void
 from pipeline.symmetries import SYMMETRIES
 
@@ -148,7 +148,6 @@ ON_DEVICE: dict[type[A.BasicTransform], Callable[[Any], DeviceStep]] = {
     A.HorizontalFlip: lambda each: RandomSymmetry(each.p, ("flip_horizontal",)),
     A.D4: lambda each: RandomSymmetry(each.p, tuple(SYMMETRIES)),
     A.RandomBrightnessContrast: lambda each: RandomBrightness(each.p, each.contrast_limit, each.brightness_limit),
-    A.GaussNoise: lambda each: RandomNoise(each.p, each.std_range),
 }
 
 STRENGTHS = {"none": none, "light": light, "medium": medium, "strong": strong}

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from pipeline.symmetries import SYMMETRIES
@@ -48,10 +47,10 @@ class RandomSymmetry:
 
     def apply(self, images: Tensor, target: Tensor, drawn: Sequence[str]) -> tuple[Tensor, Tensor]:
         """As `DeviceStep.apply`."""
-        for name in sorted({*drawn} - {"identity"}):
-            chosen = [number for number, each in enumerate(drawn) if each == name]
-            for batch in (images, target):
-                batch[chosen] = SYMMETRIES[name](batch[chosen])
+        for number, name in enumerate(drawn):  # numbers, not a list of them, which would be copied to the device first
+            if name != "identity":
+                for batch in (images, target):
+                    batch[number] = SYMMETRIES[name](batch[number]).clone()
         return images, target
 
 
@@ -75,29 +74,10 @@ class RandomBrightness:
 
     def apply(self, images: Tensor, target: Tensor, drawn: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor]:
         """As `DeviceStep.apply`."""
-        factor, constant = torch.tensor(drawn, device=images.device).T[..., None, None, None]
-        return (images.float() * factor + constant).clamp_(0, WHITE), target
-
-
-@dataclass(frozen=True)
-class RandomNoise:
-    """With probability `p`, Gaussian noise; its standard deviation is uniform in a range, as a share of 255."""
-
-    p: float
-    std: tuple[float, float]
-
-    def draw(self, rng: random.Random) -> tuple[float, int]:
-        """The standard deviation, 0 to 255, and the seed of the noise."""
-        std = WHITE * rng.uniform(*self.std) if rng.random() < self.p else 0.0
-        return std, rng.getrandbits(62)
-
-    def apply(self, images: Tensor, target: Tensor, drawn: Sequence[tuple[float, int]]) -> tuple[Tensor, Tensor]:
-        """As `DeviceStep.apply`."""
-        images, generator = images.float(), torch.Generator(images.device)
-        for image, (std, seed) in zip(images, drawn, strict=True):
-            if std:
-                noise = torch.randn(image.shape, generator=generator.manual_seed(seed), device=image.device)
-                image.add_(noise, alpha=std).clamp_(0, WHITE)
+        images = images.float()
+        for image, (factor, constant) in zip(images, drawn, strict=True):
+            if (factor, constant) != (1, 0):
+                image.mul_(factor).add_(constant).clamp_(0, WHITE)
         return images, target
 
 

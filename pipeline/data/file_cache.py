@@ -33,6 +33,8 @@ class FileCache:
         if self._path is None or not files:
             return compute()
         state, key = [_state(path) for path in files], "\n".join(map(str, files))
+        if None in state:
+            return compute()
         values = self._entries.setdefault(what, {})
         if key in values and values[key][0] == state:
             return values[key][1]
@@ -52,12 +54,12 @@ class FileCache:
 
 
 def _state(path: Path) -> list[int] | None:
-    """Size in bytes, and time of change in nanoseconds; None without a file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return [found.st_size, found.st_mtime_ns]
+    """Size in bytes, and time of change in nanoseconds, of a slice of a NIfTI volume those of the volume; else None."""
+    for file in (path, path.parent):
+        if file.is_file():
+            found = file.stat()
+            return [found.st_size, found.st_mtime_ns]
+    return None
 
 
 def _load(path: Path) -> dict[str, dict[str, list[Any]]]:

@@ -84,7 +84,7 @@ def count_levels(values: np.ndarray, target: np.ndarray) -> Counts:
     return counts_at_levels(count_by_label(values, target))
 
 
-def soft_counts(counts: np.ndarray) -> Counts:
+def weighted_counts(counts: np.ndarray) -> Counts:
     """The counts without a threshold: each pixel counts with its probability.
 
     Shapes:
@@ -145,9 +145,9 @@ def count_pixels(values: Tensor, target: Tensor, *, exclusive: bool) -> tuple[Co
     values = values[:, : target.shape[1]]
     by_level = histograms(values, target).cpu().numpy()
     if not exclusive:
-        return counts_at_levels(by_level), soft_counts(by_level)
+        return counts_at_levels(by_level), weighted_counts(by_level)
     counts = counts_of_classes(confusions(values, target).cpu().numpy())
-    return Counts(*(np.repeat(each[..., None], MAX_VALUE, axis=-1) for each in counts)), soft_counts(by_level)
+    return Counts(*(np.repeat(each[..., None], MAX_VALUE, axis=-1) for each in counts)), weighted_counts(by_level)
 
 
 def best_threshold(scores: np.ndarray) -> int:

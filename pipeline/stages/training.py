@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from pipeline.data.crops import crop_index
 from pipeline.data.index import describe_unlisted
 from pipeline.data.reader import Reader
 from pipeline.data.sample import samples_of
-from pipeline.data.unpacked import unpacking
+from pipeline.data.unpacked import Unpacked, unpacking
 from pipeline.data.windows import can_read_windows
 from pipeline.files import file_lock, write_text
 from pipeline.inference.prediction_store import is_complete, start_store
@@ -214,9 +215,12 @@ def _unpacked(context: Context) -> Iterator[Context]:
     if context.cfg.data.crops is None:
         yield context
         return
-    with unpacking() as unpacked:
-        samples = samples_of(context.index)
-        whole = [each for each in samples if not all(can_read_windows(path) for path in each.sources)]
+    with unpacking() as own:
+        folders = processes().gather((socket.gethostname(), own.folder))
+        # Processes of one machine share the folder of the first of them.
+        unpacked = Unpacked(next(folder for host, folder in folders if host == socket.gethostname()))
+        samples, exif = samples_of(context.index), context.cfg.data.exif
+        whole = [each for each in samples if not all(can_read_windows(path, exif=exif) for path in each.sources)]
         if whole:
             pixels = sum(height * width for height, width in (each.size for each in whole))
             log.info(
@@ -227,6 +231,7 @@ def _unpacked(context: Context) -> Iterator[Context]:
                 unpacked.folder,
             )
         yield context._replace(unpacked=unpacked)
+        processes().wait()  # until none reads the folder any more
 
 
 def _fit(

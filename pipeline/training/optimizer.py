@@ -48,15 +48,25 @@ def check_optimizer(cfg: config.Train) -> None:
     name, known = cfg.optimizer, list_optimizers()
     if name not in known:
         raise ValueError(f"unknown optimizer '{shortened(name)}'. {did_you_mean(name, known)}")
-    parameters = inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
+    try:
+        parameters = inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
+    except Exception as error:  # a package is missing
+        raise ValueError(f"{name} cannot be used here ({first_line(error)})") from error
     options = [each for each in parameters if each not in SET_BY_CONFIG]
     for option in cfg.optimizer_options:
         if option not in options:
             raise ValueError(f"{name} has no option '{shortened(option)}'. {did_you_mean(option, options)}")
     try:
-        _create([{"params": [nn.Parameter(torch.zeros(2, 2))]}], cfg, lr=1e-3)
-    except Exception as error:  # of several libraries; some optimizers need packages that are not installed
-        raise ValueError(f"{name} cannot be used ({first_line(error)})") from error
+        _make_step(cfg)
+    except Exception as error:  # a value is refused, or more than the gradient is needed
+        raise ValueError(f"{name} cannot be used here ({first_line(error)})") from error
+
+
+def _make_step(cfg: config.Train) -> None:
+    weight = nn.Parameter(torch.ones(2, 2))
+    optimizer = _create([{"params": [weight]}], cfg, lr=1e-3)
+    weight.grad = torch.ones(2, 2)
+    optimizer.step()
 
 
 def parameter_groups(

@@ -311,7 +311,13 @@ class Trainer:
     def _restore(self, tensors: dict[str, Any]) -> None:
         self.model.load_state_dict(tensors["model"])
         self.ema.module.load_state_dict(tensors["ema"])
-        self.optimizer.load_state_dict(tensors["optimizer"])
+        try:
+            self.optimizer.load_state_dict(tensors["optimizer"])
+        except ValueError as error:  # other parameter groups
+            raise ValueError(
+                f"{self.job.state_path}: the state of an older version, whose optimizer had other groups of weights: "
+                f"remove {self.job.folder} to train the fold again"
+            ) from error
         if tensors["scaler"]:
             self.arithmetic.scaler.load_state_dict(tensors["scaler"])
         if tensors["swa"]:

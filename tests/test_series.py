@@ -1,6 +1,8 @@
 """Neighbours of slices: which slice gets into which channel, from the index to the CSV."""
 
+import gc
 import shutil
+import weakref
 from pathlib import Path
 
 import nibabel
@@ -100,6 +102,7 @@ def slices_in_channels(cfg: Config, part: str = "train") -> dict[str, list[int]]
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DATA", raising=False)
+    reader_module.log_replaced.cache_clear()  # the files of all tests have the same names
     return tmp_path
 
 
@@ -341,6 +344,30 @@ def test_a_neighbour_that_cannot_be_read_is_replaced_by_the_next_slice_only_if_b
     strict = Reader.of(load(settings="neighbours = 2"), competition.load("tiny.toml"))
     with pytest.raises(ImageError, match=r"a_4\.png: cannot be read"):
         strict.read(samples["a_3"])
+
+
+def test_a_slice_that_is_replaced_is_logged_once_and_its_errors_are_not_kept(folder, monkeypatch, caplog):
+    write_slices({f"a_{n}": n for n in range(1, 4)})
+    reader, index = reader_and_index(config.load("configs/tiny.toml", ["data.skip_bad=true"]) if load() else None)
+    read_raster, raised = reader_module.read_raster, []
+
+    def read(path, **options):
+        if path.name != "a_2.png":
+            return read_raster(path, **options)
+        error = ImageError(f"{path}: read {len(raised) + 1}")
+        raised.append(weakref.ref(error))
+        raise error
+
+    monkeypatch.setattr(reader_module, "read_raster", read)
+    monkeypatch.setattr(reader_module, "RECENT", SliceCache())
+    assert [reader.read(samples_of(index)[0])[0, 0].tolist() for _ in range(3)] == [[1, 1, 1]] * 3
+    assert (
+        caplog.messages.count("the next slice takes the place of a neighbour: tiny/train/images/a_2.png: read 1") == 1
+    )
+    assert len(raised) == 3
+    assert "read 2" not in caplog.text
+    gc.collect()
+    assert not any(error() for error in raised)
 
 
 # ---------------------------------------------------------------------------------------------- folds

@@ -173,7 +173,7 @@ class Reader:
             except ImageError as error:
                 if not self.substitute:
                     raise
-                log_once("the next slice takes the place of a neighbour: %s", error)
+                log_replaced(Replaced(slices[number][0], str(error)))
                 found[number] = found[inner]
         return [found[number] for number in range(len(slices))]
 
@@ -481,7 +481,20 @@ def size_reader(card: Competition) -> Reader:
 
 
 RECENT = SliceCache()
-log_once = functools.lru_cache(maxsize=None)(log.warning)
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """A slice that cannot be read, equal for any reason: of each window it is another one."""
+
+    path: Path
+    reason: str = field(compare=False)
+
+
+@functools.lru_cache(maxsize=1024)
+def log_replaced(replaced: Replaced) -> None:
+    """Log that the next slice takes the place of one that cannot be read, once for each slice."""
+    log.warning("the next slice takes the place of a neighbour: %s", replaced.reason)
 
 
 def _changed(path: Path) -> int:

@@ -3,6 +3,7 @@
 import gc
 import shutil
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -368,6 +370,43 @@ def test_a_slice_that_is_replaced_is_logged_once_and_its_errors_are_not_kept(fol
     assert "read 2" not in caplog.text
     gc.collect()
     assert not any(error() for error in raised)
+
+
+def write_not_finite(path):
+    pixels = np.full(SIZE, 2, np.float32)
+    pixels[3, 4] = np.nan
+    tifffile.imwrite(path, pixels, tile=(16, 16))
+
+
+def write_damaged_tile(path):
+    tifffile.imwrite(path, np.full(SIZE, 2, np.float32), tile=(16, 16), compression="zlib")
+    with tifffile.TiffFile(path) as file:
+        place = file.pages[0].dataoffsets[0]
+    data = bytearray(path.read_bytes())
+    data[place : place + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+
+
+def write_two_channels(path):
+    tifffile.imwrite(path, np.full((2, *SIZE), 2, np.float32), tile=(16, 16), photometric="minisblack")
+
+
+@pytest.mark.parametrize("write", [write_not_finite, write_damaged_tile, write_two_channels])
+def test_a_neighbour_whose_pixels_cannot_be_read_is_replaced_by_window_too(folder, write):
+    write_slices({f"a_{n}": n for n in range(1, 6)}, suffix=".tif")
+    for path in Path("tiny/train/images").iterdir():
+        tifffile.imwrite(path, np.full(SIZE, int(path.stem[-1]), np.float32), tile=(16, 16))
+    strict, index = reader_and_index(load(settings="neighbours = 2\nwindow = [0, 255]", files='suffix = ".tif"'))
+    write(Path("tiny/train/images/a_2.tif"))
+    reader, samples = replace(strict, substitute=True), samples_of(index)
+    box = Box(0, 0, 8, 8)
+    for sample, expected in ((samples[0], [1, 1, 1, 1, 3]), (samples[3], [3, 3, 4, 5, 5])):
+        assert reader.read(sample)[0, 0].tolist() == expected
+        assert np.array_equal(reader.window(sample, box), reader.read(sample)[box.slices])
+        with pytest.raises(ImageError, match=r"a_2\.tif"):
+            strict.window(sample, box)
+    with pytest.raises(ImageError, match=r"a_2\.tif"):  # the image itself is never replaced
+        reader.window(samples[1], box)
 
 
 # ---------------------------------------------------------------------------------------------- folds

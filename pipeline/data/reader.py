@@ -58,7 +58,7 @@ class Reader:
         inputs: the channels of an image, or of each of its slices.
         series: the slices that are channels too; None: the image alone.
         substitute: a neighbour that cannot be read is replaced by the next slice towards the image, and logged; else it
-            is an error.
+            is an error. By window it is replaced in those windows alone in which its pixels cannot be read.
         unpacked: as `windows.open_windows`.
     """
 
@@ -135,6 +135,10 @@ class Reader:
         files = self.inputs.files
         return [sample.sources[start : start + files] for start in range(0, len(sample.sources), files)]
 
+    def _own_number(self, sample: Sample) -> int:
+        """Number of the image itself among its slices."""
+        return sample.own // self.inputs.files
+
     def _own(self, sample: Sample) -> tuple[Path, ...]:
         """The files of the image itself, one per channel if it has several."""
         return sample.sources[sample.own : sample.own + self.inputs.files]
@@ -162,14 +166,34 @@ class Reader:
         Raises:
             ImageError: as `read`, and for a slice of another size than the image; of neighbours not with `substitute`.
         """
-        slices, own = self._slices(sample), sample.own // self.inputs.files
-        found = {own: (slices[own], read(slices[own]))}
+        slices, own = self._slices(sample), self._own_number(sample)
+        image = slices[own], read(slices[own])
+
+        def read_neighbour(number: int) -> tuple[tuple[Path, ...], T]:
+            neighbour = read(slices[number])
+            _refuse_other_size(neighbour.shape, slices[number], *image)
+            return slices[number], neighbour
+
+        return self._with_neighbours(slices, own, image, read_neighbour)
+
+    def _with_neighbours(
+        self, slices: Sequence[Sequence[Path]], own: int, image: T, read: Callable[[int], T]
+    ) -> list[T]:
+        """The image and its neighbours; one that cannot be read is replaced with `substitute`.
+
+        Args:
+            slices: the files of each.
+            own: number of the image itself among them.
+            read: from the number of a neighbour to what is returned for it.
+
+        Raises:
+            ImageError: as `read`, without `substitute`.
+        """
+        found = {own: image}
         outwards = [(n, n + 1) for n in range(own - 1, -1, -1)] + [(n, n - 1) for n in range(own + 1, len(slices))]
         for number, inner in outwards:
             try:
-                image = read(slices[number])
-                _refuse_other_size(image.shape, slices[number], *found[own])
-                found[number] = slices[number], image
+                found[number] = read(number)
             except ImageError as error:
                 if not self.substitute:
                     raise
@@ -210,7 +234,7 @@ class Reader:
         target = self._target(sample)
         with ExitStack() as stack:
             slices = self._each_slice(sample, lambda files: self._open_slice(files, target, stack))
-            windows = NormalizedWindows(self, slices)
+            windows = NormalizedWindows(self, slices, self._own_number(sample))
             yield windows if target in (None, windows.shape) else ResizedWindows(windows, target)
 
     def _open_slice(self, files: tuple[Path, ...], target: tuple[int, int] | None, stack: ExitStack) -> Windows:
@@ -447,17 +471,18 @@ class NormalizedWindows:
 
     Args:
         slices: the image, or it and its neighbours: the files of each, and them opened.
+        own: number of the image itself among them.
 
     Attributes:
         shape: height and width of the whole image in pixels.
     """
 
-    def __init__(self, reader: Reader, slices: Sequence[tuple[Sequence[Path], Windows]]):
-        self._reader, self._slices = reader, slices
+    def __init__(self, reader: Reader, slices: Sequence[tuple[Sequence[Path], Windows]], own: int):
+        self._reader, self._slices, self._own = reader, slices, own
         self.shape = slices[0][1].shape[:2]
 
     def read(self, box: Box) -> np.ndarray:
-        """The pixels of a box inside the image.
+        """The pixels of a box inside the image; a neighbour is replaced in the boxes in which it cannot be read.
 
         Shapes:
             returns: (box.height, box.width, channels), uint8 or float32 in 0 … 255.
@@ -465,9 +490,11 @@ class NormalizedWindows:
         Raises:
             ImageError: as `Reader.window`.
         """
-        return _stacked([self._read(files, image, box) for files, image in self._slices])
+        files, own = [each for each, _ in self._slices], self._read(self._own, box)
+        return _stacked(self._reader._with_neighbours(files, self._own, own, lambda number: self._read(number, box)))
 
-    def _read(self, files: Sequence[Path], image: Windows, box: Box) -> np.ndarray:
+    def _read(self, number: int, box: Box) -> np.ndarray:
+        files, image = self._slices[number]
         pixels = image.read_each(box) if isinstance(image, EnlargedWindows) else [image.read(box)]
         return self._reader._normalize(pixels, files, box, alpha=image.alpha)
 

@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import hashlib
 import logging
 import os
 import re
@@ -138,6 +139,12 @@ def write_text(path: Path, text: str) -> None:
     r"""Write a UTF-8 text file atomically, with "\n" line ends on every system."""
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -150,6 +150,31 @@ def test_other_extra_images_are_searched_again_and_the_same_ones_are_not(extend,
     assert len(searched) == 2
 
 
+def test_near_duplicates_are_those_of_the_files_and_not_of_their_names(extend):
+    # The same ids and sizes as in the folder that was searched first, but e1 is a copy of a training image.
+    write_older()
+    shutil.copytree("older", "oldest")
+    source = sorted(Path("tiny/train/images").iterdir())[4]
+    shutil.copyfile(source, "oldest/train/images/e1.png")
+    cfg = extend('root = "older"')
+    found = [
+        stages.make_context(config.load("configs/tiny.toml", [f"data.extra.0.root={folder}"])).extra.duplicates
+        for folder in ("older", "oldest")
+    ]
+    assert found[0].empty
+    assert found[1][["first", "second"]].to_numpy().tolist() == [[source.stem, "e1"]]
+    assert len(list(Path("folds").glob("tiny.extra-*.csv"))) == 2
+    shutil.copytree("tiny", "moved/tiny", copy_function=shutil.copyfile)  # with other times of change
+    shutil.rmtree("runs", ignore_errors=True)
+    stages.make_context(config.load("configs/tiny.toml", ["data.root=moved/tiny"]))
+    assert len(list(Path("folds").glob("tiny.extra-*.csv"))) == 2, "a copy of the files needs no new search"
+    for option in ("data.exif=false", "data.nodata=zero"):
+        before = set(Path("folds").iterdir())
+        stages.make_context(config.load(cfg.file, [option]))
+        (path,) = set(Path("folds").iterdir()) - before
+        assert path.match("tiny.extra-*.csv"), f"{option} changes what the search sees"
+
+
 @pytest.mark.slow
 def test_extra_images_are_never_validated_or_predicted(extend, monkeypatch):
     write_older()

@@ -100,6 +100,12 @@ def slice_of(path: Path) -> tuple[Path, int] | None:
     return (volume, int(path.name)) if path.name.isdigit() and is_nifti_name(volume) and volume.is_file() else None
 
 
+def file_of(path: Path) -> Path:
+    """The file that a path's pixels are in: of a slice of a NIfTI volume, the volume."""
+    part = slice_of(path)
+    return part[0] if part else path
+
+
 def slices_of(volume: Path) -> dict[str, Path]:
     """The paths of the slices of a NIfTI volume by their number, from 000, zero-padded to the same width.
 

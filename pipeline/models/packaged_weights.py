@@ -4,7 +4,6 @@ The packages hold a state dict and no model. Its tensors have the order and the 
 names; trained with the normalization that timm's config states (mean and standard deviation .5).
 """
 
-import hashlib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.files import atomic_write
+from pipeline.files import atomic_write, file_digest
 
 DIGITS = 12  # of the digest, in the name of the converted file
 
@@ -84,8 +83,7 @@ def _installed(package: Package) -> Path | None:
 
 
 def _check_digest(source: Path, package: Package) -> None:
-    with source.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_digest(source)
     if found != package.sha256:
         raise ValueError(
             f"{source}: sha256 {found[:DIGITS]}…, expected {package.sha256[:DIGITS]}…: install the package again "

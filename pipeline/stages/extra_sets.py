@@ -20,8 +20,12 @@ from pipeline.data.crops import crop_index
 from pipeline.data.file_cache import FileCache
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
+from pipeline.data.medical import file_of
 from pipeline.data.reader import Reader
+from pipeline.data.sample import samples_of
 from pipeline.duplicates import find_duplicates, write_duplicates
+from pipeline.files import file_digest
+from pipeline.progress import track
 from pipeline.quoting import listed, shortened
 from pipeline.schema import parse
 from pipeline.training.checkpoint import Fold
@@ -195,9 +199,31 @@ def all_images(index: pd.DataFrame, test: pd.DataFrame, sets: tuple[ExtraSet, ..
     return pd.concat([index.assign(part="train"), test.assign(part="test"), *extra], ignore_index=True)
 
 
-def duplicates_path(folds: Path, images: pd.DataFrame) -> Path:
-    """The file of the near-duplicates of extra images, beside that of the folds; other images have another one."""
-    return folds.with_name(f"{folds.stem}.extra-{_digest(images[['part', 'image_id', 'height', 'width']])[:8]}.csv")
+def duplicates_path(folds: Path, images: pd.DataFrame, reader: Reader, cache: FileCache) -> Path:
+    """The file of the near-duplicates of extra images, beside that of the folds.
+
+    Images of other content, and options that change what the search sees, have another file. The time of change does
+    not count: a copy of the project finds its file.
+
+    Args:
+        images: as of `all_images`.
+        cache: of the digests of files.
+    """
+    samples = samples_of(images)
+    own = [sample.sources[sample.own : sample.own + reader.inputs.files] for sample in samples]
+    content = [
+        ",".join(_content(path, cache) for path in paths) for paths in track(own, "compare with the last search")
+    ]
+    cache.save()
+    frame = reader.series.frame if reader.series else None
+    found = images[["part", "image_id"]].assign(content=content, exif=reader.exif, nodata=reader.nodata, frame=frame)
+    return folds.with_name(f"{folds.stem}.extra-{_digest(found)[:8]}.csv")
+
+
+def _content(path: Path, cache: FileCache) -> str:
+    """What tells an image from others: a digest of its file, and of a slice of a volume its number."""
+    file = file_of(path)
+    return cache.get("sha256", [file], lambda: file_digest(file)) + ("" if file == path else f" {path.name}")
 
 
 def find_extra_duplicates(path: Path, images: pd.DataFrame, reader: Reader) -> None:

@@ -353,9 +353,10 @@ def read_extra(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame
         FileNotFoundError, ValueError: as `read_extra_sets`.
     """
     reader, test = Reader.of(cfg, card), index_test_images(cfg, card, paths)
-    sets = read_extra_sets(cfg, card, paths.root, index, test, FileCache(paths.files))
+    cache = FileCache(paths.files)
+    sets = read_extra_sets(cfg, card, paths.root, index, test, cache)
     images = all_images(index, test, sets)
-    path = duplicates_path(paths.folds, images)
+    path = duplicates_path(paths.folds, images, reader, cache)
     if not path.exists():
         with paths.lock():
             if not path.exists():

@@ -7,10 +7,10 @@ a test image, as the same file or as a copy of it, whatever its name. Near-dupli
 name the other data as an extra set for `make audit`.
 """
 
-import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ import pandas as pd
 
 from pipeline import config
 from pipeline.config import Config
-from pipeline.data.medical import slice_of
+from pipeline.data.medical import file_of
+from pipeline.files import file_digest
 from pipeline.folds import hold_out
 from pipeline.quoting import shortened
 from pipeline.stages.labelling import load_beside
@@ -116,28 +117,15 @@ def same_files(paths: Iterable[Path], others: Iterable[Path]) -> set[Path]:
     """
     by_size: dict[int, set[Path]] = defaultdict(set)
     for path in others:
-        file = _file_of(path)
+        file = file_of(path).resolve()
         by_size[file.stat().st_size].add(file)
-    digests: dict[Path, str] = {}
-
-    def digest(file: Path) -> str:
-        if file not in digests:
-            with file.open("rb") as opened:
-                digests[file] = hashlib.file_digest(opened, "sha256").hexdigest()
-        return digests[file]
-
-    found = set()
+    digest, found = cache(file_digest), set()
     for path in paths:
-        file = _file_of(path)
+        file = file_of(path).resolve()
         candidates = by_size.get(file.stat().st_size, set())
         if file in candidates or (candidates and digest(file) in map(digest, candidates)):
             found.add(path)
     return found
-
-
-def _file_of(path: Path) -> Path:
-    part = slice_of(path)
-    return (part[0] if part else path).resolve()
 
 
 def check_checkpoint(context: Context, path: Path, fold: Fold, folds: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Channels from several files, and derived ones: which value of which file gets into which channel."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.channels import with_input_channels
 from pipeline.data.derived import DERIVED
+from pipeline.data.file_index import find_channels
 from pipeline.data.index import read_index
 from pipeline.data.integrity import survey_train
 from pipeline.data.reader import ImageError, Reader
@@ -309,3 +311,17 @@ def test_an_image_without_a_channel_can_be_left_out(scenes, caplog, channel):
     assert len(index) == 17
     assert "0919" not in set(index["image_id"])
     assert f"no such file, of channel '{channel}'" in caplog.text
+
+
+def test_the_files_of_all_channels_are_found_in_one_walk(folder, monkeypatch):
+    for name in ("7/red.png", "7/nir.PNG", "8/red.png", "8/other.png", "9/other.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    walks, walk = [], os.walk
+    monkeypatch.setattr(os, "walk", lambda *args, **options: walks.append(args) or walk(*args, **options))
+    found = find_channels(Path(), ["{id}/red.png", "{id}/nir.png", "{id}/blue.png"])
+    assert found == {
+        "7": (Path("7/red.png"), Path("7/nir.PNG"), Path("7/blue.png")),
+        "8": (Path("8/red.png"), Path("8/nir.png"), Path("8/blue.png")),
+    }
+    assert len(walks) == 1

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -116,9 +116,14 @@ def find_files(folder: Path, suffix: str, pattern: str | None = None) -> dict[st
         FileNotFoundError: without the folder.
         ValueError: for two files with the same id.
     """
+    return _by_id(_with_ids(folder, suffix, pattern))
+
+
+def _by_id(found: Iterable[tuple[str, Path, bool]]) -> dict[str, Path]:
+    """One file for each id, from what `_with_ids` yields."""
     files: dict[str, Path] = {}
     exact: set[str] = set()
-    for image_id, path, is_exact in _with_ids(folder, suffix, pattern):
+    for image_id, path, is_exact in found:
         if image_id in files and is_exact == (image_id in exact):
             raise ValueError(f"{path} and {files[image_id]} are both image '{image_id}': correct the card's pattern")
         if image_id not in exact:
@@ -140,9 +145,10 @@ def find_channels(folder: Path, channels: Sequence[str]) -> dict[str, tuple[Path
         ValueError: for two files with the same id and channel.
     """
     found: dict[str, dict[int, Path]] = {}
+    names = list(_names_below(folder))
     for number, channel in enumerate(channels):
         before, after = map(re.escape, channel.split("{id}"))
-        for image_id, path in find_files(folder, "", f"{before}([^/]+){after}").items():
+        for image_id, path in _by_id(_matches(re.compile(f"{before}([^/]+){after}"), names)).items():
             found.setdefault(image_id, {})[number] = path
     return {
         image_id: tuple(files.get(n, folder / channel.replace("{id}", image_id)) for n, channel in enumerate(channels))
@@ -164,14 +170,30 @@ def find_parts(folder: Path, suffix: str, pattern: str | None = None) -> dict[st
 
 def _with_ids(folder: Path, suffix: str, pattern: str | None) -> Iterator[tuple[str, Path, bool]]:
     """Each file with its id, and whether its extension is spelled as on the card, upper and lower case included."""
+    if pattern is not None:
+        return _matches(re.compile(pattern), _names_below(folder))
+    _refuse_missing(folder)
+    whole = re.compile(f"(.*){re.escape(suffix)}", re.DOTALL)
+    return _matches(whole, ((path, _spellings(path.name)) for path in _files_in(folder)))
+
+
+def _names_below(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Each file below a folder, and the spellings of its path from there."""
+    _refuse_missing(folder)
+    return ((path, _spellings(path.relative_to(folder).as_posix())) for path in _files_below(folder))
+
+
+def _refuse_missing(folder: Path) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder: unpack the competition's images there")
-    whole = re.compile(f"(.*){re.escape(suffix)}", re.DOTALL) if pattern is None else re.compile(pattern)
-    for path in _files_in(folder) if pattern is None else _files_below(folder):
-        name = path.name if pattern is None else path.relative_to(folder).as_posix()
-        for spelling in (name, *_other_cases(name)):
+
+
+def _matches(whole: re.Pattern, files: Iterable[tuple[Path, list[str]]]) -> Iterator[tuple[str, Path, bool]]:
+    """As `_with_ids`, of files with the spellings of their names."""
+    for path, spellings in files:
+        for spelling in spellings:
             if (image_id := _id_of(whole, spelling)) is not None:
-                yield from ((each, part, spelling == name) for each, part in _images_in(image_id, path))
+                yield from ((each, part, spelling == spellings[0]) for each, part in _images_in(image_id, path))
                 break
 
 
@@ -185,14 +207,17 @@ def _images_in(image_id: str, path: Path) -> Iterator[tuple[str, Path]]:
 
 def _id_of(whole: re.Pattern, name: str) -> str | None:
     """The id in a name: the groups of its match, joined; None for a name that does not match."""
-    found = whole.fullmatch(name) or whole.fullmatch(unicodedata.normalize("NFC", name))
+    found = whole.fullmatch(name)
+    if not found and not name.isascii():
+        found = whole.fullmatch(unicodedata.normalize("NFC", name))
     return normalize_id("_".join(part for part in found.groups() if part)) if found else None
 
 
-def _other_cases(name: str) -> list[str]:
-    """The name with its extension in lower case, and in upper case."""
+def _spellings(name: str) -> list[str]:
+    """The name as it is, with its extension in lower case, and in upper case; each once."""
     stem, dot, extension = name.rpartition(".")
-    return [stem + dot + extension.lower(), stem + dot + extension.upper()] if dot else []
+    others = [stem + dot + extension.lower(), stem + dot + extension.upper()] if dot else []
+    return list(dict.fromkeys([name, *others]))
 
 
 def _files_in(folder: Path) -> list[Path]:

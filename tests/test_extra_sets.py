@@ -12,6 +12,9 @@ from PIL import Image
 
 from pipeline import config, rle, stages
 from pipeline.cli import main
+from pipeline.data import mask_files, windows
+from pipeline.data.sample import samples_of
+from pipeline.data.unpacked import unpacking
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.serving.bundle_prediction import predict_test
 from pipeline.stages import training
@@ -121,6 +124,28 @@ def test_copies_of_held_out_images_are_left_out_of_exactly_that_fold_and_of_test
     assert "fold 1: data.extra.0: 5 of 8 images; left out are 1 that show test images and 2 that show held-out" in (
         caplog.text
     )
+
+
+def test_masks_of_extra_images_are_decoded_once_for_all_windows(extend, monkeypatch):
+    write_older()
+    Path("older/train/masks").mkdir()
+    for row in Path("older/train.csv").read_text().splitlines()[1:]:
+        image_id, _, text = row.partition(",")
+        mask = rle.decode(text, (36, 44)) * np.uint8(255)
+        Image.fromarray(mask).save(f"older/train/masks/{image_id}.png")
+    card = Path("tiny.toml").read_text()
+    Path("older.toml").write_text(card.replace('train_csv = "train.csv"', 'train_masks = "train/masks"'))
+    sets = ["data.crops.size=24", "data.crops.stride=12", "train.phases.0.crop=16", "train.phases.1.crop=16"]
+    context = stages.make_context(extend('competition = "older.toml"', 'root = "older"', sets=sets))
+    decoded, original = [], mask_files.read_raster
+    for module in (mask_files, windows):
+        monkeypatch.setattr(module, "read_raster", lambda path, **rest: decoded.append(path) or original(path, **rest))
+    with unpacking() as unpacked:
+        extra = fold_data_of(context._replace(unpacked=unpacked), monkeypatch)[0].extra[0]
+        masks = [extra.labels.read(sample) for sample in samples_of(extra.index)]
+    assert len(masks) == 6 * 2 * 3
+    assert sorted(decoded) == sorted(Path("older/train/masks").iterdir()), "each file once, in all folds"
+    assert [(mask == 1).mean() for mask in masks] == extra.index["coverage"].tolist()
 
 
 def test_audit_counts_the_extra_images_that_are_left_out(extend, capsys):

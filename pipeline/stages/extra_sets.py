@@ -7,7 +7,7 @@ are left out of that fold's training, and near-duplicates of test images are lef
 
 import hashlib
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,9 +75,10 @@ class ExtraSets(NamedTuple):
                 "fold %s: %s: %d of %d images; left out are %d that show test images and %d that show held-out ones",
                 *(fold, each.name, len(index), len(each.index), len(of_test), len(held_out)),
             )
+            labels = replace(each.labels, unpacked=reader.unpacked)
             if cfg.data.crops and len(index):
-                index = crop_index(index, each.labels, cfg.data.crops, reader.resize)
-            found.append(ExtraData(each.name, index, each.labels, each.options.ratio, each.options.phases))
+                index = crop_index(index, labels, cfg.data.crops, reader.resize)
+            found.append(ExtraData(each.name, index, labels, each.options.ratio, each.options.phases))
         return tuple(found)
 
     def counts(self, folds: pd.DataFrame | None) -> list[dict[str, Any]]:

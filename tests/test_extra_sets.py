@@ -269,6 +269,22 @@ def test_a_soft_extra_set_makes_all_targets_floats(extend, monkeypatch):
     assert build_loader(data, cfg.train, 2, 5, processes()).dataset[0, 0][1].dtype == torch.float32, "in every phase"
 
 
+def test_extra_images_need_no_group_and_a_place_in_a_series_only_for_neighbours(extend, edit, capsys):
+    # Ids of tiny are four digits; those of the extra images, such as e0, fit none of these patterns.
+    write_older()
+    edit("tiny.toml", "[files]", "volume_pattern = '(\\d\\d)(\\d\\d)'\ngroup_pattern = '0(\\d)'\n[files]")
+    context = stages.make_context(extend('root = "older"'))
+    assert context.index["group"].nunique() < len(context.index)
+    (extra,) = context.extra.sets
+    assert extra.index["image_id"].tolist() == [f"e{number}" for number in range(6)]
+    assert "group" not in extra.index
+    edit("configs/tiny.toml", "[data]", "[data]\nneighbours = 1")
+    edit("configs/tiny.toml", "in_channels = 1\n", "")
+    assert main(["train", "configs/tiny.toml", "--fold", "0"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(r"data\.extra\.0: card tiny: volume_pattern '.*' does not match the id 'e0'", said), said
+
+
 # Bad input.
 
 

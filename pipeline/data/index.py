@@ -54,6 +54,8 @@ def read_index(
     skip_bad: bool = False,
     reader: Reader = DEFAULT_READER,
     cache: FileCache = NO_CACHE,
+    *,
+    grouped: bool = True,
 ) -> pd.DataFrame:
     """The index of the training images, sorted by id.
 
@@ -63,6 +65,7 @@ def read_index(
         skip_bad: leave out images that cannot be read, and log each; else the first one is an error.
         reader: of the config: sizes depend on whether images are rotated by EXIF.
         cache: of sizes, and of the coverage of mask images.
+        grouped: add the column group, which only folds need.
 
     Raises:
         FileNotFoundError: if a table or folder is missing, with what to do.
@@ -82,7 +85,8 @@ def read_index(
     index = _add_coverage(index, card, root, cache, exif=reader.exif)
     cache.save()
     index = add_neighbours(join_meta(index, card, root), sources, reader)
-    index["group"] = find_groups(index, card)
+    if grouped:
+        index["group"] = find_groups(index, card)
     return index.sort_values("image_id", ignore_index=True)
 
 

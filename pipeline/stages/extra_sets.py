@@ -127,7 +127,7 @@ def check_extra_sets(cfg: Config, card: Competition) -> tuple[Competition, ...]:
 def _card_of(options: Extra, card: Competition) -> Competition:
     """The card of an extra set: without groups and meta table, which only folds need, and with the set's own files."""
     own = competition.load(options.competition) if options.competition else card
-    files, layouts, changes = {"train_meta": None}, own.train_columns, {"group_pattern": None}
+    files, layouts, changes = {"train_meta": None}, own.train_columns, {}
     if options.images:
         files["train_images"] = options.images
     if options.csv:
@@ -177,7 +177,7 @@ def read_extra_sets(
         name = f"data.extra.{number}"
         folder = options.root or (Path("data") / own.name if options.competition else root)
         with place(cfg, name):
-            extra = read_index(own, folder, cfg.data.skip_bad, Reader.of(cfg, own), cache)
+            extra = read_index(own, folder, cfg.data.skip_bad, Reader.of(cfg, own), cache, grouped=False)
             _refuse_own_files(extra, test, "test", "labels that others predicted leak the folds: use train.pseudo")
             _refuse_own_files(extra, index, "training", "expected other images")
         sets.append(ExtraSet(name, options, Labels.of(own, cfg.data.boundary, exif=cfg.data.exif), extra))

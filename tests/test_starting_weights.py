@@ -1,5 +1,6 @@
 """Training that starts from a whole network: of the same fold, or of other images, and never of held-out ones."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipeline.models import build_model
 from pipeline.models.weights import load_network
 from pipeline.serving.bundle_prediction import predict_test
 from pipeline.stages import training
-from pipeline.stages.bundling import write_weights
+from pipeline.stages.bundling import write_code, write_weights
 from pipeline.stages.ensembling import load_members
 from pipeline.stages.preparing import make_context
 from pipeline.stages.starting_weights import same_files
@@ -177,6 +178,30 @@ def test_same_files_are_found_by_path_and_by_content(tmp_path):
     assert same_files([one, other], [copy]) == {one}
     assert same_files([link], [one]) == {link}
     assert same_files([other], [one, copy]) == set()
+
+
+def test_a_bundle_has_the_files_of_all_networks_that_a_config_starts_from(tiny, monkeypatch):
+    # third ← second (another card, an extra set) ← first (other folds)
+    write_older_competition()
+    write_older(5, folder=Path("oldest"))
+    Path("oldest.toml").write_text(Path("tiny.toml").read_text().replace('name = "tiny"', 'name = "oldest"'))
+    first = write_config("first", old="count = 3", new='count = 3\nname = "others"\nseed = 5')
+    write_config("second", 'weights = "run:first"', base="older")
+    with Path("configs/second.toml").open("a") as file:
+        file.write('\n[[data.extra]]\ncompetition = "oldest.toml"\nroot = "oldest"\n')
+    cfgs = [first, config.load("configs/second.toml"), write_config("third", 'weights = "run:second"')]
+    contexts = [make_context(cfg) for cfg in cfgs]
+    monkeypatch.setattr("pipeline.stages.bundling.write_wheels", lambda folder, wheels: folder.mkdir())
+    write_code(Path("code"), contexts[2:])
+    copied = set(json.loads(Path("code/layout.json").read_text()).values())
+    (extra,) = Path("folds").glob("older.extra-*.csv")
+    folds = [f"folds/{name}{suffix}" for name in ("others", "older", "tiny") for suffix in (".csv", ".json")]
+    searched = [f"folds/{name}.duplicates.csv" for name in ("others", "older", "tiny")]
+    assert copied == {
+        *("configs/first.toml", "configs/second.toml", "configs/third.toml"),
+        *("tiny.toml", "older.toml", "oldest.toml"),
+        *(*folds, *searched, extra.as_posix()),
+    }
 
 
 # Checkpoint files.

@@ -35,7 +35,7 @@ from pipeline.serving.bundle_prediction import PredictionResult, predict_test
 from pipeline.serving.tta_ablation import rank_fallbacks
 from pipeline.stages.ensembling import Ensembled, ensemble, ensemble_name, load_members, oof_of_members, oof_rows
 from pipeline.stages.labelling import source_of_labels
-from pipeline.stages.preparing import Context
+from pipeline.stages.preparing import Context, Paths
 from pipeline.stages.starting_weights import source_of_weights
 from pipeline.stages.training import fill_store, fold_row
 
@@ -180,18 +180,33 @@ def _view_store(context: Context, rows: pd.DataFrame, view: str) -> PredictionSt
 def write_code(folder: Path, members: Sequence[Context]) -> None:
     """Write wheels and the project files that a training on Kaggle reads, with layout.json of their paths."""
     write_wheels(folder, DIST.with_name("wheels"))
-    files = [Path("configs") / f"{each.cfg.name}.toml" for each in members]
-    for each in members:
-        files += [each.paths.folds, each.paths.folds.with_suffix(".json"), each.paths.duplicates]
-        files += [Path(each.cfg.competition)] if each.cfg.competition.endswith(".toml") else []
-        sources = filter(None, (source_of_labels(each.cfg), source_of_weights(each.cfg)))
-        files += [Path("configs") / f"{source.name}.toml" for source in sources]
-        files += [
-            Path(extra.competition) for extra in each.cfg.data.extra if (extra.competition or "").endswith(".toml")
-        ]
-        files += each.paths.folds.parent.glob(f"{each.paths.folds.stem}.extra-*.csv") if each.cfg.data.extra else []
+    files = [path for cfg in _with_sources([each.cfg for each in members]) for path in _training_files(cfg)]
     existing = dict.fromkeys(path for path in files if path.is_file())
     layout = {"-".join(path.parts): path.as_posix() for path in existing if not path.is_absolute()}
     for name, path in layout.items():
         shutil.copyfile(path, folder / name)
     write_text(folder / LAYOUT_FILE, json.dumps(layout, indent=1) + "\n")
+
+
+def _with_sources(cfgs: Sequence[Config]) -> list[Config]:
+    """The configs, and those that have to be trained before them: for their labels, or as their starting weights."""
+    found: dict[str, Config] = {}
+    remaining = [*cfgs]
+    while remaining:
+        cfg = remaining.pop(0)
+        if cfg.name not in found:
+            found[cfg.name] = cfg
+            remaining += filter(None, (source_of_labels(cfg), source_of_weights(cfg)))
+    return list(found.values())
+
+
+def _training_files(cfg: Config) -> list[Path]:
+    """The project files that a config's training reads; some may not exist."""
+    paths = Paths(cfg, competition.load(cfg.competition))
+    cards = [cfg.competition, *(extra.competition or "" for extra in cfg.data.extra)]
+    return [
+        Path("configs") / f"{cfg.name}.toml",
+        *(Path(card) for card in cards if card.endswith(".toml")),
+        *(paths.folds, paths.folds.with_suffix(".json"), paths.duplicates),
+        *(sorted(paths.folds.parent.glob(f"{paths.folds.stem}.extra-*.csv")) if cfg.data.extra else []),
+    ]

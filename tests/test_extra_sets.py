@@ -121,7 +121,7 @@ def test_copies_of_held_out_images_are_left_out_of_exactly_that_fold_and_of_test
         expected = own | {copy for copy, held_out in copies.items() if held_out != fold}
         assert set(data.extra[0].index["image_id"]) == expected
     assert [len(found[fold].extra[0].index) for fold in (0, 1, 2, FULL)] == [6, 5, 6, 7]
-    assert "fold 1: data.extra.0: 5 of 8 images; left out are 1 that show test images and 2 that show held-out" in (
+    assert "fold 1: data.extra.0: 5 of 8 images; left out are 1 near-duplicates of test images and 2 of held-out" in (
         caplog.text
     )
 
@@ -156,8 +156,9 @@ def test_audit_counts_the_extra_images_that_are_left_out(extend, capsys):
     capsys.readouterr()
     assert main(["audit", "configs/tiny.toml"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"set +images +show test images +show fold 0 +show fold 1 +show fold 2", said)
-    assert re.search(r"data\.extra\.0 +4 +0 +0 +0 +1", said)
+    assert re.search(r"set +images +near-duplicates of +number", said)
+    counted = re.findall(r"data\.extra\.0 +4 +(.+?) +(\d+)\n", said)
+    assert counted == [("test images", "0"), ("fold 0", "0"), ("fold 1", "0"), ("fold 2", "1")]
     assert len(list(Path("folds").glob("tiny.extra-*.csv"))) == 1
 
 

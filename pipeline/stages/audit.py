@@ -43,7 +43,7 @@ class AuditReport(NamedTuple):
     folds: Path
     table: Path
     sheet: Path | None  # pictures of pairs of each kind; None without pairs
-    extra: list[dict[str, Any]]  # of each extra set, how many of its images show test images or those of a fold
+    extra: list[dict[str, Any]]  # as `ExtraSets.counts` returns them
 
 
 def audit(cfg: Config) -> AuditReport:

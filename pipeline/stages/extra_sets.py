@@ -65,15 +65,22 @@ class ExtraSets(NamedTuple):
             for each in self.sets
         ]
 
+    def indices_of_fold(self, fold: Fold, folds: pd.DataFrame) -> list[pd.DataFrame]:
+        """The images of each set that train a fold: without near-duplicates of test images and of held-out ones."""
+        found = []
+        for each in self.sets:
+            of_test, of_held_out = self._left_out(each, fold, folds)
+            found.append(each.index[~each.index["image_id"].isin(of_test | of_held_out)].reset_index(drop=True))
+        return found
+
     def of_fold(self, fold: Fold, folds: pd.DataFrame, cfg: Config, reader: Reader) -> tuple[ExtraData, ...]:
         """The images that train a fold; of a config with `data.crops`, their windows."""
         found = []
-        for each in self.sets:
-            of_test, held_out = self._left_out(each, fold, folds)
-            index = each.index[~each.index["image_id"].isin(of_test | held_out)].reset_index(drop=True)
+        for each, index in zip(self.sets, self.indices_of_fold(fold, folds), strict=True):
+            of_test, of_held_out = self._left_out(each, fold, folds)
             log.info(
-                "fold %s: %s: %d of %d images; left out are %d that show test images and %d that show held-out ones",
-                *(fold, each.name, len(index), len(each.index), len(of_test), len(held_out)),
+                "fold %s: %s: %d of %d images; left out are %d near-duplicates of test images and %d of held-out ones",
+                *(fold, each.name, len(index), len(each.index), len(of_test), len(of_held_out)),
             )
             labels = replace(each.labels, unpacked=reader.unpacked)
             if cfg.data.crops and len(index):
@@ -82,7 +89,9 @@ class ExtraSets(NamedTuple):
         return tuple(found)
 
     def counts(self, folds: pd.DataFrame | None) -> list[dict[str, Any]]:
-        """For each set the number of its images, and of those that are left out: of all folds, and of each.
+        """For each set the number of its images, and of its near-duplicates of test images and of each fold.
+
+        An image that is a near-duplicate of both is counted with the test images.
 
         Args:
             folds: None if there are none yet.
@@ -90,9 +99,10 @@ class ExtraSets(NamedTuple):
         numbers = [] if folds is None else sorted(folds["fold"].unique().tolist())
         rows = []
         for each in self.sets:
-            row = {"set": each.name, "images": len(each.index), "show test images": len(self._left_out(each)[0])}
-            held_out = {f"show fold {fold}": len(self._left_out(each, fold, folds)[1]) for fold in numbers}
-            rows.append(row | held_out)
+            found = {"test images": self._left_out(each)[0]}
+            found |= {f"fold {number}": self._left_out(each, number, folds)[1] for number in numbers}
+            row = {"set": each.name, "images": len(each.index)}
+            rows += [row | {"near-duplicates of": what, "number": len(ids)} for what, ids in found.items()]
         return rows
 
     def _of(self, each: ExtraSet) -> pd.DataFrame:
@@ -101,11 +111,11 @@ class ExtraSets(NamedTuple):
     def _left_out(
         self, each: ExtraSet, fold: Fold | None = None, folds: pd.DataFrame | None = None
     ) -> tuple[set[str], set[str]]:
-        """Ids of extra images that show test images, and of the others that show images that a fold holds out."""
+        """Ids of the near-duplicates of test images, and of the others that are near-duplicates of held-out images."""
         pairs, held_out = self._of(each), [] if folds is None else folds["image_id"][folds["fold"] == fold]
         of_test = set(pairs["second"][pairs["first_part"] == "test"])
-        shown = pairs["second"][(pairs["first_part"] == "train") & pairs["first"].isin(held_out)]
-        return of_test, set(shown) - of_test
+        of_held_out = pairs["second"][(pairs["first_part"] == "train") & pairs["first"].isin(held_out)]
+        return of_test, set(of_held_out) - of_test
 
 
 def check_extra_sets(cfg: Config, card: Competition) -> tuple[Competition, ...]:

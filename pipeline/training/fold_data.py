@@ -48,7 +48,7 @@ def _read_stored(store: PredictionStore, sample: Sample, resize: Resize) -> np.n
 
 @dataclass(frozen=True)
 class ExtraData:
-    """Images of another set with labels of its own, without those that show what the fold holds out."""
+    """Images of another set with labels of its own, without near-duplicates of held-out and test images."""
 
     name: str  # for messages
     index: pd.DataFrame  # image_id, path, height, width and the labels

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from pipeline import config, stages
 from pipeline.cli import main
+from pipeline.folds import hold_out
 from pipeline.models import build_model
 from pipeline.models.weights import load_network
 from pipeline.serving.bundle_prediction import predict_test
@@ -19,7 +20,7 @@ from pipeline.stages import training
 from pipeline.stages.bundling import write_code, write_weights
 from pipeline.stages.ensembling import load_members
 from pipeline.stages.preparing import make_context
-from pipeline.stages.starting_weights import same_files
+from pipeline.stages.starting_weights import refuse_leak, same_files
 from pipeline.training.checkpoint import FULL, read_record, save_checkpoint
 from tests.test_extra_sets import write_older
 
@@ -147,6 +148,24 @@ def test_the_networks_before_the_last_are_checked_too(tiny, capsys):
     assert re.search(
         r"model\.weights: runs/second/fold0 was trained on \d+ of the 6 held-out images of fold 0", said
     ), said
+
+
+def test_the_extra_images_of_a_source_are_checked_without_cutting_its_windows(tiny, monkeypatch, caplog):
+    # The source has images of its own, and an extra set with a copy of an image that fold 1 holds out.
+    write_older_competition()
+    context = make_context(config.load("configs/tiny.toml"))
+    _, held_out = hold_out(context.index, context.folds, 1)
+    write_older(3, folder=Path("oldest"))
+    shutil.copyfile(held_out["path"].iloc[0], "oldest/train/images/e1.png")
+    write_config("first", base="older")
+    with Path("configs/first.toml").open("a") as file:
+        file.write('crop = 16\n[[data.extra]]\nroot = "oldest"\n')
+    source = make_context(config.load("configs/first.toml", ["data.crops.size=24", "data.crops.stride=12"]))
+    monkeypatch.setattr("pipeline.stages.extra_sets.crop_index", lambda *args: pytest.fail("windows are not needed"))
+    message = f"was trained on 1 of the 6 held-out images of fold 1, the first is '{held_out['image_id'].iloc[0]}'"
+    with caplog.at_level("INFO"), pytest.raises(ValueError, match=message):
+        refuse_leak(context, source, 1, held_out)
+    assert "left out" not in caplog.text, "of another config"
 
 
 def test_other_folds_of_the_same_images_are_refused(tiny, capsys):

@@ -102,8 +102,8 @@ def refuse_leak(context: Context, source: Context, fold: Fold, valid_index: pd.D
 def _trained_on(context: Context, fold: Fold) -> list[Path]:
     """The images that a fold's network was trained on with their masks, and those of the networks it started from."""
     index = context.index if fold == FULL else hold_out(context.index, context.folds, fold)[0]
-    extra = context.extra.of_fold(fold, context.folds, context.cfg, context.reader) if context.extra else ()
-    paths = [*index["path"], *(path for each in extra for path in each.index["path"])]
+    extra = context.extra.indices_of_fold(fold, context.folds) if context.extra else []
+    paths = [path for each in (index, *extra) for path in each["path"]]
     if (source := source_of_weights(context.cfg)) is None:
         return paths
     earlier = make_context(source)

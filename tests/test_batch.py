@@ -24,6 +24,7 @@ from pipeline import config, stages
 from pipeline.cli import main
 from pipeline.serving.batch import executors, inputs, partitions
 from pipeline.serving.batch.inputs import inputs_digest, list_inputs, make_inputs
+from pipeline.serving.batch.neighbours import find_neighbours
 from pipeline.serving.batch.partitions import MaskRow, Output
 from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
@@ -343,7 +344,8 @@ def test_a_killed_actor_loses_and_repeats_no_partition(bundle, ray_cluster):
 
 
 def test_a_machine_without_the_weights_is_an_error(ray_cluster, tmp_path):
-    job = executors.BatchJob(make_inputs([], []), 1, [0], str(tmp_path), tmp_path / "nowhere", lambda part: part)
+    nothing = make_inputs([], [])
+    job = executors.BatchJob(nothing, 1, [0], str(tmp_path), tmp_path / "nowhere", find_neighbours(nothing, []))
     with pytest.raises(
         ValueError, match=r"a machine of the cluster cannot predict: .*nowhere/bundle.json: no such file"
     ):

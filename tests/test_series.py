@@ -1,6 +1,7 @@
 """Neighbours of slices: which slice gets into which channel, from the index to the CSV."""
 
 import gc
+import pickle
 import shutil
 import weakref
 from dataclasses import replace
@@ -25,12 +26,14 @@ from pipeline.data.dataset import MaskedImages
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
 from pipeline.data.reader import ImageError, Reader
-from pipeline.data.sample import samples_of
-from pipeline.data.series import neighbours_of
+from pipeline.data.sample import Sample, samples_of
+from pipeline.data.series import Series, neighbours_of
 from pipeline.data.slice_cache import SliceCache
 from pipeline.data.windows import Box
 from pipeline.inference.predictor import Predictor, predict_images
 from pipeline.models import build_model
+from pipeline.serving.batch.inputs import make_inputs
+from pipeline.serving.batch.neighbours import find_neighbours
 from pipeline.serving.bundle_prediction import predict_test
 from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
@@ -552,12 +555,49 @@ def test_the_bundle_and_batch_prediction_write_the_masks_of_the_ensemble(volumes
     result = predict_test(bundle, Path("tiny"), Path("bundled.csv"), workers=1)
     assert not result.problems
     assert Path("bundled.csv").read_text() == done.csv.read_text()
-    # A partition of 4 ends within a volume: its last slices have neighbours in the next one.
-    stages.batch_predict(Path("bundle"), "tiny/test/images/*.png", "parts", rows=4)
-    masks = pd.read_parquet("parts").set_index("image_id")["rle"].to_dict()
     submitted = pd.read_csv(done.csv, dtype=str, keep_default_na=False)
-    assert masks == dict(zip(submitted["id"], submitted["rle_mask"], strict=True))
+    for rows in (4, 1):  # a partition of 4 ends within a volume: its last slices have neighbours in the next one
+        stages.batch_predict(Path("bundle"), "tiny/test/images/*.png", f"parts{rows}", rows=rows)
+        masks = pd.read_parquet(f"parts{rows}").set_index("image_id")["rle"].to_dict()
+        assert masks == dict(zip(submitted["id"], submitted["rle_mask"], strict=True))
     assert submitted["rle_mask"].nunique() > 6, "else equal masks would mean nothing"
+
+
+@pytest.mark.parametrize("rows", [12, 5, 1])
+def test_neighbours_are_those_of_the_whole_series_in_partitions_of_any_size(rows):
+    ids = [*(f"a_{n}" for n in range(1, 13)), "b_1", "b_01", "b_2", "nothing"]
+    inputs = make_inputs([f"file:///images/{each}.png" for each in ids], ids)
+    series = Series("card", (-4, -2, 0, 2, 4), volume_pattern="(.+)_(\\d+)")
+    neighbours_of_part, found, problems = find_neighbours(inputs, [series]), {}, {}
+    for first in range(0, len(ids), rows):
+        part = inputs[first : first + rows]
+        neighbours = neighbours_of_part(part)
+        outside = neighbours.outside["image_id"].tolist()
+        assert not set(outside) & set(part["image_id"])
+        samples = {each: Sample(each, (Path(f"{each}.png"),)) for each in [*part["image_id"], *outside]}
+        find = pickle.loads(pickle.dumps(neighbours.finders([series], samples)))[series]
+        for image_id in part["image_id"]:
+            try:
+                sample = find(samples[image_id])
+            except ValueError as error:
+                problems[image_id] = str(error)
+            else:
+                assert sample.path == Path(f"{image_id}.png")
+                found[image_id] = " ".join(path.stem.partition("_")[2] for path in sample.sources)
+    assert found["a_5"] == "1 3 5 7 9"
+    assert found["a_1"] == "1 1 1 3 5"
+    assert found["a_12"] == "8 10 12 12 12"
+    assert found["b_2"] == "1 1 2 2 2"
+    assert len(found) == 13
+    assert sorted(problems) == ["b_01", "b_1", "nothing"]
+    assert "both slice 1 of 'b'" in problems["b_1"]
+
+
+def test_remote_images_whose_series_is_in_the_file_are_refused():
+    inputs = make_inputs(["s3://scans/1.dcm"], ["1"])
+    with pytest.raises(ValueError, match=r"s3://scans/1\.dcm: no local file, but its series .* set volume_pattern on"):
+        find_neighbours(inputs, [Series("card", (-1, 0, 1))])
+    find_neighbours(inputs, [Series("card", (-1, 0, 1), volume_pattern="(.*)(.)")])
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ is logged. Beyond the ends of a series, the last slice is repeated, or the slice
 import logging
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -30,6 +30,7 @@ from pipeline.data.sample import Sample
 from pipeline.quoting import shortened
 
 log = logging.getLogger(__name__)
+Finder = Callable[[Sample], Sample]  # adds the files of its neighbours to an image
 log_once = lru_cache(maxsize=None)(log.warning)  # several stages of one command read the same series
 
 
@@ -66,6 +67,11 @@ class Series:
     def has_shared_slices(self) -> bool:
         """Whether a slice of one image is an image too."""
         return self.slice_pattern is None and self.frame is None
+
+    def joined(self, sample: Sample, slices: Sequence[Sequence[Path]]) -> Sample:
+        """The image with the files of each slice, in the order of the offsets."""
+        sources = tuple(path for files in slices for path in files)
+        return replace(sample, sources=sources, own=self.offsets.index(0) * len(sample.sources))
 
     def pages(self, count: int, path: Path) -> list[int]:
         """The pages of the image's file that are its channels.
@@ -143,8 +149,7 @@ class NeighbourFinder:
             slices = list(zip(*(self._files_beside(path, sample) for path in sample.sources), strict=True))
         else:
             slices = [each.sources for each in self.slices(sample)]
-        sources = tuple(path for files in slices for path in files)
-        return replace(sample, sources=sources, own=self._series.offsets.index(0) * len(sample.sources))
+        return self._series.joined(sample, slices)
 
     def slices(self, sample: Sample) -> list[Sample]:
         """The image at each offset from a sample; only for series of images.

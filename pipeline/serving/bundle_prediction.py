@@ -18,6 +18,7 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.index import describe_unlisted, test_search
 from pipeline.data.sample import Sample
+from pipeline.data.series import NeighbourFinder
 from pipeline.ensemble.combine import combine
 from pipeline.files import atomic_write, write_text
 from pipeline.prefetch import prefetch
@@ -135,8 +136,8 @@ def predict_test(
     log.info("predicting %d images of %s", len(images) - len(without_file), card.files.sample_submission)
     run = SinglePass(bundle, load or bundle.predictor, time_budget)
     without_row = sorted(files.keys() - set(rows["image_id"]))
-    beside = [files[image_id] for image_id in without_row]
-    items = track(run.read(images, workers, beside), "predict", total=len(images))
+    finders = {each: NeighbourFinder(each, files.values()) for each in {reader.series for reader in run.reader_of}}
+    items = track(run.read(images, workers, finders), "predict", total=len(images))
     # The models predict the next images while masks are rendered, encoded and written.
     stream, repeated = _until_error(prefetch(run(items))), _scattered(rows["image_id"])
     masks_of = OrderedPredictions(stream, partial(render_or_none, bundle, run), repeated)

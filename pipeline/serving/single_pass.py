@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline.data.dataset import to_tensor
 from pipeline.data.loader import Loader
 from pipeline.data.reader import Reader
 from pipeline.data.sample import Sample
-from pipeline.data.series import NeighbourFinder
+from pipeline.data.series import Finder, NeighbourFinder, Series
 from pipeline.inference.predictor import Predictor, predict_windows, values_at_sizes
 from pipeline.prefetch import prefetch
 from pipeline.progress import clock
@@ -62,7 +63,7 @@ class LoadedImages(Dataset):
         images: id and own files of each image; None for an id without a file.
         readers: each reads every image whole.
         window_readers: each will read every image by window.
-        beside: further images, which may be neighbours of these.
+        finders: add the files of neighbours, for each series in which they are images.
     """
 
     def __init__(
@@ -70,11 +71,13 @@ class LoadedImages(Dataset):
         images: Sequence[tuple[str, Sample | None]],
         readers: Sequence[Reader],
         window_readers: Sequence[Reader] = (),
-        beside: Iterable[Sample] = (),
+        finders: Mapping[Series | None, Finder] = MappingProxyType({}),
     ):
         self.images, self.readers, self.window_readers = images, readers, window_readers
-        every = [*(sample for _, sample in images if sample is not None), *beside]
-        self.finders = {reader: NeighbourFinder(reader.series, every) for reader in (*readers, *window_readers)}
+        self.finders = {
+            reader: finders.get(reader.series) or NeighbourFinder(reader.series, ())
+            for reader in (*readers, *window_readers)
+        }
 
     def __len__(self) -> int:
         return len(self.images)
@@ -155,10 +158,10 @@ class SinglePass:
         return self.cfgs[self.numbers[member]]
 
     def read(
-        self, images: Sequence[tuple[str, Sample | None]], workers: int, beside: Iterable[Sample] = ()
+        self, images: Sequence[tuple[str, Sample | None]], workers: int, finders: Mapping[Series | None, Finder]
     ) -> Iterator[LoadedImage]:
         """Read images for all models, in order; arguments as of `LoadedImages` and `read_images`."""
-        return read_images(LoadedImages(images, self.readers, self.window_readers, beside), workers)
+        return read_images(LoadedImages(images, self.readers, self.window_readers, finders), workers)
 
     def __call__(self, items: Iterable[LoadedImage]) -> Iterator[tuple[str, Stores | None]]:
         """Yield id and predictions of each image, in order; None for an image without predictions."""

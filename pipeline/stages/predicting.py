@@ -6,12 +6,12 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
-from pipeline.data.series import Series
 from pipeline.progress import track
 from pipeline.quoting import shortened
 from pipeline.schema import did_you_mean
 from pipeline.serving.batch.executors import EXECUTORS, BatchJob
-from pipeline.serving.batch.inputs import find_beside, list_inputs
+from pipeline.serving.batch.inputs import list_inputs
+from pipeline.serving.batch.neighbours import find_neighbours, series_of
 from pipeline.serving.batch.partitions import Output, count_partitions
 from pipeline.serving.bundle import RECORD_FILE, read_bundle
 
@@ -47,19 +47,19 @@ def batch_predict(
 
     Raises:
         FileNotFoundError: if the bundle or the images are missing.
-        ValueError: for an unknown executor, or an output folder of another prediction.
+        ValueError: for an unknown executor, an output folder of another prediction, or as `find_neighbours`.
     """
     if executor not in EXECUTORS:
         raise ValueError(f"unknown executor '{shortened(executor)}'. {did_you_mean(executor, EXECUTORS)}")
     started, bundle, folder = monotonic(), read_bundle(weights), Output(output)
     inputs = list_inputs(source, bundle.card.files.channel_paths)
+    neighbours = find_neighbours(inputs, series_of(bundle))
     bundle_hash = hashlib.sha256((weights / RECORD_FILE).read_bytes()).hexdigest()[:16]
     folder.start(inputs, bundle_hash, rows)
     count = count_partitions(len(inputs), rows)
     missing = folder.missing(count)
     log.info("%d images in %d partitions, %d to do", len(inputs), count, len(missing))
-    series = filter(None, (Series.of(cfg, bundle.card) for cfg in bundle.cfgs))
-    job = BatchJob(inputs, rows, missing, folder.url, weights.resolve(), find_beside(inputs, series))
+    job = BatchJob(inputs, rows, missing, folder.url, weights.resolve(), neighbours)
     done = []
     if missing:
         running = EXECUTORS[executor](job, workers if executor == "local" else max(1, workers))

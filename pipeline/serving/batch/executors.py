@@ -3,6 +3,7 @@
 A partition may be predicted twice, for example after a crash, but is always one complete file.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import pandas as pd
 
 from pipeline.ray_cluster import connect, last_line
 from pipeline.serving.batch.inputs import make_inputs
+from pipeline.serving.batch.neighbours import Neighbours
 from pipeline.serving.batch.partitions import Output
 from pipeline.serving.batch.worker import Worker
 
@@ -23,7 +25,7 @@ class BatchJob(NamedTuple):
     missing: Sequence[int]  # numbers of the partitions to predict
     output: str  # URL of a folder
     weights: Path
-    beside: Callable[[pd.DataFrame], pd.DataFrame]  # from a partition to its neighbours in others, see `find_beside`
+    neighbours: Callable[[pd.DataFrame], Neighbours]  # of the images of a partition, see `find_neighbours`
 
     def partition(self, number: int) -> pd.DataFrame:
         """The images of a partition."""
@@ -39,10 +41,10 @@ class PartitionResult(NamedTuple):
 
 
 def predict_partition(
-    worker: Worker, output: str, number: int, inputs: pd.DataFrame, beside: pd.DataFrame
+    worker: Worker, output: str, number: int, inputs: pd.DataFrame, neighbours: Neighbours
 ) -> PartitionResult:
     """Predict the images of a partition, and write it."""
-    rows = worker.rows(inputs, beside)
+    rows = worker.rows(inputs, neighbours)
     Output(output).write(number, rows)
     return PartitionResult(number, len(inputs), sum(row.problem is not None for row in rows))
 
@@ -56,7 +58,7 @@ def run_locally(job: BatchJob, workers: int) -> Iterator[PartitionResult]:
     worker = Worker(job.weights, workers)
     for number in job.missing:
         inputs = job.partition(number)
-        yield predict_partition(worker, job.output, number, inputs, job.beside(inputs))
+        yield predict_partition(worker, job.output, number, inputs, job.neighbours(inputs))
 
 
 def run_on_ray(job: BatchJob, workers: int) -> Iterator[PartitionResult]:
@@ -94,14 +96,16 @@ class _Item(NamedTuple):
     number: int
     image_id: list[str]
     path: list[str]
-    beside_id: list[str]
-    beside_path: list[str]
+    outside_id: list[str]
+    outside_path: list[str]
+    neighbours: str  # their ids, in JSON
 
     @classmethod
     def of(cls, job: BatchJob, number: int) -> "_Item":
         inputs = job.partition(number)
-        tables = inputs, job.beside(inputs)
-        return cls(number, *(table[name].tolist() for table in tables for name in ("image_id", "path")))
+        outside, ids = job.neighbours(inputs)
+        columns = (table[name].tolist() for table in (inputs, outside) for name in ("image_id", "path"))
+        return cls(number, *columns, json.dumps(ids))
 
 
 class _Actor:
@@ -117,7 +121,7 @@ class _Actor:
                 self.output,
                 int(item.number),
                 make_inputs(item.path, item.image_id),
-                make_inputs(item.beside_path, item.beside_id),
+                Neighbours(make_inputs(item.outside_path, item.outside_id), json.loads(item.neighbours)),
             )
             for item in map(_Item, *(batch[name] for name in _Item._fields))
         ]

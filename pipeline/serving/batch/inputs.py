@@ -4,9 +4,8 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from itertools import product
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,7 +16,6 @@ import pyarrow.dataset as ds
 
 from pipeline.data.file_index import is_hidden
 from pipeline.data.sample import Sample
-from pipeline.data.series import NeighbourFinder, Series
 from pipeline.quoting import listed
 
 LOCAL = "file://"
@@ -194,33 +192,6 @@ def _local_sample(image_id: str, url: str, channels: Sequence[str], copy: Path) 
     urls = channel_urls(url, channels)[1]
     copies = [copy.with_name(f"{copy.name}-{number}") for number in range(len(urls))]
     return Sample(image_id, tuple(_local(each, place) or place for each, place in zip(urls, copies, strict=True)))
-
-
-def find_beside(inputs: pd.DataFrame, series: Iterable[Series]) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """A function from some images to those of the others that are neighbours of them.
-
-    Args:
-        inputs: all images.
-        series: of the models.
-    """
-    shared = [each for each in dict.fromkeys(series) if each.has_shared_slices]
-    if not shared:
-        return lambda part: part[:0]
-    every = _as_samples(inputs)
-    finders, place = [NeighbourFinder(each, every) for each in shared], inputs["image_id"].reset_index(drop=True)
-
-    def beside(part: pd.DataFrame) -> pd.DataFrame:
-        found: set[str] = set()
-        for finder, sample in product(finders, _as_samples(part)):
-            with suppress(ValueError):  # it is in no series: reading it reports that
-                found.update(each.image_id for each in finder.slices(sample))
-        return inputs[(place.isin(found - set(part["image_id"]))).to_numpy()]
-
-    return beside
-
-
-def _as_samples(inputs: pd.DataFrame) -> list[Sample]:
-    return [Sample(each.image_id, (Path(each.path.removeprefix(LOCAL)),)) for each in inputs.itertuples()]
 
 
 def _local(url: str, copy: Path) -> Path | None:

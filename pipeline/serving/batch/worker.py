@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.serving.batch.inputs import local_copies
+from pipeline.serving.batch.neighbours import Neighbours, series_of
 from pipeline.serving.batch.partitions import MaskRow
 from pipeline.serving.bundle import Bundle, read_bundle
 from pipeline.serving.bundle_prediction import render_or_none
@@ -29,19 +30,15 @@ class Worker:
         self.bundle, self.readers = read_bundle(folder), readers
         self._models = SinglePass(self.bundle, self.bundle.predictor, TimeBudget(0, None))
 
-    def rows(self, inputs: pd.DataFrame, beside: pd.DataFrame) -> list[MaskRow]:
-        """The rows of some images; for one that cannot be read or predicted, a row with the problem.
-
-        Args:
-            beside: further images, which may be neighbours of these.
-        """
+    def rows(self, inputs: pd.DataFrame, neighbours: Neighbours) -> list[MaskRow]:
+        """The rows of the images of a partition; for one that cannot be read or predicted, a row with the problem."""
         models, count = self._models, len(inputs)
         models.problems.clear()
-        with local_copies(pd.concat([inputs, beside]), self.bundle.card.files.channel_paths) as images:
-            others = [sample for _, sample in images[count:] if sample is not None]
+        with local_copies(pd.concat([inputs, neighbours.outside]), self.bundle.card.files.channel_paths) as images:
+            finders = neighbours.finders(series_of(self.bundle), dict(images))
             return [
                 row
-                for image_id, stores in models(models.read(images[:count], self.readers, others))
+                for image_id, stores in models(models.read(images[:count], self.readers, finders))
                 for row in self._rows_of(image_id, stores)
             ]
 

@@ -229,7 +229,7 @@ def test_another_number_of_channels_is_refused_before_any_file_is_read(folder, c
     load(settings='channels = ["red", "nir"]')
     assert main(["data", "configs/tiny.toml", "--set", "model.in_channels=3"]) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "model.in_channels is 3, but the input has 1 slices × 2 channels: leave it out, or set 2" in said
+    assert "model.in_channels is 3, but the input has 2 channels: leave it out, or set 2" in said
 
 
 @pytest.mark.parametrize(

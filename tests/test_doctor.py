@@ -290,6 +290,9 @@ def test_pixel_values_that_need_another_setting_are_reported():
         return " ".join(finding.message for finding in check_pixels(pictures) if finding.level != "good")
 
     noise = np.random.default_rng(0).integers(0, 4096, (9, 9, 1))
+    narrow = {"a": noise.astype(np.uint16)}
+    assert "set data.window" in messages(**narrow)
+    assert all(finding.level == "good" for finding in check_pixels(narrow, scaled=True)), "it is set"
     assert not messages(a=(noise // 16).astype(np.uint8))
     assert "6% of their range" in messages(a=noise.astype(np.uint16))
     assert "only 0 and 1" in messages(a=(noise > 99).astype(np.uint8))

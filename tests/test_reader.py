@@ -113,7 +113,7 @@ def test_other_mask_values_are_refused_with_the_line_for_the_card(tmp_path, pixe
     with pytest.raises(ImageError, match=rf"mask\.npy: a mask of {came}.*\[masks\] values = {{ mask = ") as error:
         read_mask(path)
     assert "\n" not in str(error.value)
-    assert ("above = 127" in str(error.value)) == (np.nanmax(pixels) > 127), "nothing is mask by it"
+    assert ("above = 127" in str(error.value)) == (127 < np.nanmax(pixels) <= 255), "a threshold of 8 bits"
 
 
 def test_a_jpeg_mask_is_refused_unless_the_card_has_a_threshold(tmp_path):

@@ -158,7 +158,11 @@ def with_input_channels(cfg: Config, card: Competition) -> Config:
     expected = slices * channels
     if found not in (None, expected):
         raise ValueError(
-            f"model.in_channels is {found}, but the input has {slices} slices × {channels} channels: leave it out, or "
-            f"set {expected}"
+            f"model.in_channels is {found}, but the input has {_counted(slices, channels)}: leave it out, or set "
+            f"{expected}"
         )
     return cfg.model_copy(update={"model": cfg.model.model_copy(update={"in_channels": expected})})
+
+
+def _counted(slices: int, channels: int) -> str:
+    return f"{channels} channels" if slices == 1 else f"{slices} slices × {channels} channels"

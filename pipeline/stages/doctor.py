@@ -221,7 +221,8 @@ def _check_images(rows: pd.DataFrame, reader: Reader) -> list[Finding]:
     rotated = describe_turned_images(headers, reader)
     advice = f"if their masks were not drawn so, set data.exif = {str(not reader.exif).lower()}"
     orientation = [Finding("look", "orientation", f"{rotated}: {advice}")] if rotated else []
-    return [*bad, *(check_pixels(pictures) if pictures else []), *orientation]
+    scaled = bool(reader.value_range or reader.percentiles or reader.inputs.outputs)
+    return [*bad, *(check_pixels(pictures, scaled=scaled) if pictures else []), *orientation]
 
 
 def _draw_sheet(card: Competition, masked: pd.DataFrame, result: MaskCheck | None, reader: Reader) -> Path:

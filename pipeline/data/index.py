@@ -8,8 +8,8 @@ Columns: image_id (str), path, height and width in pixels. Training images also 
 - empty ("yes" or "no") and group: images of one group stay in one fold.
 - meta.<column>: every column of the card's meta table.
 
-With several files for an image, sources has them all, and path the first; with neighbours, sources has theirs too, own
-is the position of path, and series and slice are where the image is.
+With several files for an image, sources has them all, and path the first; with neighbours, sources has theirs too,
+own_start is the position of path, and series and slice are where the image is.
 """
 
 import logging
@@ -130,7 +130,7 @@ def _add_channels(index: pd.DataFrame, sources: Mapping[str, tuple[Path, ...]], 
 
 
 def add_neighbours(index: pd.DataFrame, sources: Mapping[str, tuple[Path, ...]], reader: Reader) -> pd.DataFrame:
-    """Add sources with the files of the neighbours, and own, if the config asks for neighbours; series and slice, too.
+    """Add sources with the files of the neighbours, own_start, series and slice, if the config asks for neighbours.
 
     Args:
         sources: of all images in the folder: a slice without labels, or without a row, may be a neighbour.
@@ -145,9 +145,9 @@ def add_neighbours(index: pd.DataFrame, sources: Mapping[str, tuple[Path, ...]],
     found = with_neighbours(samples_of(index), series, every)
     index = index.assign(
         sources=pd.Series([sample.sources for sample in found], index.index, dtype=object),
-        own=[sample.own for sample in found],
+        own_start=[sample.own_start for sample in found],
     )
-    if not series.has_shared_slices:
+    if not series.neighbours_are_images:
         return index
     places = [series.place(sample) for sample in found]
     return index.assign(**{name: [place[number] for place in places] for number, name in enumerate(PLACE)})

@@ -137,11 +137,11 @@ class Reader:
 
     def _own_number(self, sample: Sample) -> int:
         """Number of the image itself among its slices."""
-        return sample.own // self.inputs.files
+        return sample.own_start // self.inputs.files
 
     def _own(self, sample: Sample) -> tuple[Path, ...]:
         """The files of the image itself, one per channel if it has several."""
-        return sample.sources[sample.own : sample.own + self.inputs.files]
+        return sample.sources[sample.own_start : sample.own_start + self.inputs.files]
 
     def _read_slice(self, files: Sequence[Path], target: tuple[int, int] | None = None) -> np.ndarray:
         """One slice, or the image, at a size of height and width; None: that of the file."""
@@ -302,13 +302,13 @@ class Reader:
                 `read`.
         """
         height, width = self.size(sample)
-        beside = self.series is not None and not self.series.has_shared_slices
-        for files in self._slices(sample) if beside else [self._own(sample)]:
+        are_files = self.series is not None and not self.series.neighbours_are_images
+        for files in self._slices(sample) if are_files else [self._own(sample)]:
             if height * width > LARGE:
                 for path in files:
                     self._check_by_window(path)
             elif self.inputs.outputs is None:
-                self.read_raw(replace(sample, sources=files, own=0))
+                self.read_raw(replace(sample, sources=files, own_start=0))
             else:
                 self._read_slice(files)
         return height, width
@@ -332,7 +332,7 @@ class Reader:
         Raises:
             ImageError: as `read`.
         """
-        image = self.at(UNCHANGED).read(replace(sample, sources=self._own(sample), own=0))
+        image = self.at(UNCHANGED).read(replace(sample, sources=self._own(sample), own_start=0))
         if self._has_pages:
             first = self.series.offsets.index(0) * self._slice_channels
             image = image[..., first : first + self._slice_channels]

@@ -27,7 +27,8 @@ class Sample:
             are no mask images.
         line: line of the labels' file that the image's first row begins at; 0 if it has none.
         box: the window that is read; None for the whole image.
-        own: position in `sources` of the first file of the image itself, after those of the slices before it.
+        own_start: position in `sources` of the first file of the image itself. With two channels and the slices 4, 5
+            and 6 around image 5, sources are 4a 4b 5a 5b 6a 6b, and own_start is 2.
     """
 
     image_id: str
@@ -38,7 +39,7 @@ class Sample:
     mask_paths: tuple[Path, ...] | None = None
     line: int = 0
     box: Box | None = None
-    own: int = 0
+    own_start: int = 0
 
     @classmethod
     def from_file(cls, path: Path) -> "Sample":
@@ -48,7 +49,7 @@ class Sample:
     @property
     def path(self) -> Path:
         """The image's own file, of its first channel."""
-        return self.sources[self.own]
+        return self.sources[self.own_start]
 
 
 def samples_of(index: pd.DataFrame) -> list[Sample]:
@@ -71,7 +72,7 @@ def _sample_of(row: Mapping[str, Any]) -> Sample:
         row.get("mask_paths"),
         row.get("line", 0),
         row.get("box"),
-        int(row.get("own", 0)),  # tables that were joined have floats
+        int(row.get("own_start", 0)),  # tables that were joined have floats
     )
 
 

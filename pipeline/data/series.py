@@ -64,14 +64,14 @@ class Series:
         return cls(card.name, chosen.each_offset, chosen.border, of_ids, files.slice_pattern, files.frame)
 
     @property
-    def has_shared_slices(self) -> bool:
-        """Whether a slice of one image is an image too."""
+    def neighbours_are_images(self) -> bool:
+        """Whether the neighbours of an image are images with ids too, not further files or pages."""
         return self.slice_pattern is None and self.frame is None
 
     def joined(self, sample: Sample, slices: Sequence[Sequence[Path]]) -> Sample:
         """The image with the files of each slice, in the order of the offsets."""
         sources = tuple(path for files in slices for path in files)
-        return replace(sample, sources=sources, own=self.offsets.index(0) * len(sample.sources))
+        return replace(sample, sources=sources, own_start=self.offsets.index(0) * len(sample.sources))
 
     def pages(self, count: int, path: Path) -> list[int]:
         """The pages of the image's file that are its channels.
@@ -127,7 +127,7 @@ class NeighbourFinder:
         self._series, self.gaps = series, dict[str, list[int]]()
         self._volumes: dict[str, dict[int, Sample]] = {}
         self._repeated: dict[tuple[str, int], Sample] = {}
-        if series is not None and series.has_shared_slices:
+        if series is not None and series.neighbours_are_images:
             for sample in every:
                 with suppress(ValueError):  # an image that is in no series is no neighbour
                     self._add(sample, *series.place(sample))

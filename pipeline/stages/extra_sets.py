@@ -221,7 +221,7 @@ def duplicates_path(folds: Path, images: pd.DataFrame, reader: Reader, cache: Fi
         cache: of the digests of files.
     """
     samples = samples_of(images)
-    own = [sample.sources[sample.own : sample.own + reader.inputs.files] for sample in samples]
+    own = [sample.sources[sample.own_start : sample.own_start + reader.inputs.files] for sample in samples]
     content = [
         ",".join(_content(path, cache) for path in paths) for paths in track(own, "compare with the last search")
     ]

@@ -46,7 +46,7 @@ def _join(series: Series, ids: Mapping[str, list[str] | str], files: Mapping[str
 def series_of(bundle: Bundle) -> list[Series]:
     """The series of a bundle's models in which neighbours are images, each once."""
     every = filter(None, (Series.of(cfg, bundle.card) for cfg in bundle.cfgs))
-    return [each for each in dict.fromkeys(every) if each.has_shared_slices]
+    return [each for each in dict.fromkeys(every) if each.neighbours_are_images]
 
 
 def find_neighbours(inputs: pd.DataFrame, series: Sequence[Series]) -> Callable[[pd.DataFrame], Neighbours]:

@@ -54,9 +54,8 @@ def content(path: Path) -> bytes:
         return b"".join(key.encode() + tensors[key].tobytes() for key in sorted(tensors))
     if path.name.endswith(".files.json"):  # values with the sizes and times of the files that they are of
         found = json.loads(path.read_text())
-        return json.dumps(
-            {what: {key: value for key, (_, value) in each.items()} for what, each in found.items()}
-        ).encode()
+        values = {what: {key: value for key, (_, value) in each.items()} for what, each in found.items()}
+        return json.dumps(values, sort_keys=True).encode()
     if path.suffix in (".json", ".jsonl"):
         return TIMES.sub("", path.read_text()).encode()
     return path.read_bytes()

@@ -48,13 +48,18 @@ def results(folder: Path) -> dict[str, str]:
     }
 
 
+def below_data(paths: str) -> str:
+    """Paths of files, one per line, without the folder that the data are in."""
+    return "\n".join(path.rpartition("tiny/")[2] for path in paths.split("\n"))
+
+
 def content(path: Path) -> bytes:
     if path.suffix == ".safetensors":  # the header holds times
         tensors = load_file(path)
         return b"".join(key.encode() + tensors[key].tobytes() for key in sorted(tensors))
     if path.name.endswith(".files.json"):  # values with the sizes and times of the files that they are of
         found = json.loads(path.read_text())
-        values = {what: {key: value for key, (_, value) in each.items()} for what, each in found.items()}
+        values = {what: {below_data(key): value for key, (_, value) in each.items()} for what, each in found.items()}
         return json.dumps(values, sort_keys=True).encode()
     if path.suffix in (".json", ".jsonl"):
         return TIMES.sub("", path.read_text()).encode()

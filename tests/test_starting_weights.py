@@ -19,6 +19,7 @@ from pipeline.serving.bundle_prediction import predict_test
 from pipeline.stages import training
 from pipeline.stages.bundling import write_code, write_weights
 from pipeline.stages.ensembling import load_members
+from pipeline.stages.extra_sets import table_digest
 from pipeline.stages.preparing import make_context
 from pipeline.stages.starting_weights import refuse_leak, same_files
 from pipeline.training.checkpoint import FULL, read_record, save_checkpoint
@@ -236,7 +237,7 @@ def checkpoint(path, cfg, fold, **made_by):
 
 def test_a_checkpoint_file_starts_the_fold_that_it_held_out(tiny, initial, capsys):
     cfg = config.load("configs/tiny.toml")
-    digest = training._digest(make_context(cfg).folds)
+    digest = table_digest(make_context(cfg).folds)
     weights = checkpoint("w.safetensors", cfg, 1, folds=digest)
     started = write_config("second", 'weights = "run:w.safetensors"')
     assert equal(initial(started, 1), weights)
@@ -254,7 +255,7 @@ def test_a_checkpoint_file_starts_the_fold_that_it_held_out(tiny, initial, capsy
 
 def test_an_encoder_alone_of_a_checkpoint_that_saw_held_out_images_is_refused_too(tiny, initial, capsys):
     cfg = config.load("configs/tiny.toml")
-    weights = checkpoint("w.safetensors", cfg, 1, folds=training._digest(make_context(cfg).folds))
+    weights = checkpoint("w.safetensors", cfg, 1, folds=table_digest(make_context(cfg).folds))
     second = write_config("second", 'weights = "w.safetensors"')
     started = initial(second, 1)
     encoder = [key for key in weights if key.startswith("net.encoder.")]

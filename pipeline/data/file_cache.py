@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.data.medical import file_of
 from pipeline.files import write_text
 
 log = logging.getLogger(__name__)
@@ -55,11 +56,11 @@ class FileCache:
 
 def _state(path: Path) -> list[int] | None:
     """Size in bytes, and time of change in nanoseconds, of a slice of a NIfTI volume those of the volume; else None."""
-    for file in (path, path.parent):
-        if file.is_file():
-            found = file.stat()
-            return [found.st_size, found.st_mtime_ns]
-    return None
+    file = file_of(path)
+    if not file.is_file():
+        return None
+    found = file.stat()
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _load(path: Path) -> dict[str, dict[str, list[Any]]]:

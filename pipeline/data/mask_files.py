@@ -91,7 +91,7 @@ def _is_above(pixels: np.ndarray, above: float, path: Path) -> np.ndarray:
 
 def _mask_channels(path: Path, box: Box | None, *, exif: bool) -> np.ndarray:
     """The channels of a mask image that hold the mask: its colours, or alpha if all colours are one."""
-    pixels, alpha = _pixels(path, box, exif=exif)
+    pixels, alpha = read_pixels(path, box, exif=exif)
     if not alpha:
         return pixels
     whole = pixels if box is None else read_raster(path, exif=exif).pixels  # a window may show one of several colours
@@ -112,7 +112,7 @@ def _is_constant(pixels: np.ndarray) -> bool:
     return bool((pixels == pixels[0, 0]).all())
 
 
-def _pixels(path: Path, box: Box | None, *, exif: bool) -> tuple[np.ndarray, bool]:
+def read_pixels(path: Path, box: Box | None, *, exif: bool) -> tuple[np.ndarray, bool]:
     """The whole image or one window of it, (H, W, C), and whether its last channel is alpha."""
     if box is None:
         return read_raster(path, exif=exif)[:2]
@@ -227,7 +227,7 @@ def _codes(path: Path, box: Box | None, *, colours: bool, exif: bool) -> np.ndar
     """What masks.values refers to: colours (H, W, 3); or single values (H, W, 1), for a palette its indices."""
     if not colours and (indices := _indices(path, box, exif=exif)) is not None:
         return indices
-    pixels, alpha = _pixels(path, box, exif=exif)
+    pixels, alpha = read_pixels(path, box, exif=exif)
     if alpha:
         pixels, opacity = pixels[..., :-1], pixels[..., -1:]
         if _is_constant(pixels) and not _is_constant(opacity):

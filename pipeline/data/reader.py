@@ -27,6 +27,7 @@ from pipeline.data.intensity import (
     to_uint8,
     with_channels,
 )
+from pipeline.data.medical import file_of
 from pipeline.data.rasters import Header, ImageError, Raster
 from pipeline.data.resize import UNCHANGED, Resize, ResizedWindows, WindowedImage, resize_image
 from pipeline.data.sample import Sample
@@ -526,7 +527,7 @@ def log_replaced(replaced: Replaced) -> None:
 
 def _changed(path: Path) -> int:
     """When a file changed; of a slice of a NIfTI volume, the volume."""
-    return (path if path.exists() else path.parent).stat().st_mtime_ns
+    return file_of(path).stat().st_mtime_ns
 
 
 def _stacked(images: Sequence[np.ndarray]) -> np.ndarray:

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 
 from pipeline.competition import Value
-from pipeline.data.formats import read_raster
+from pipeline.data.mask_files import read_pixels
 from pipeline.data.rasters import ImageError
-from pipeline.data.windows import Box, open_windows
+from pipeline.data.windows import Box
 from pipeline.metrics import VOID
 
 HALF = 0.5  # a pixel of a larger share is in the mask
@@ -167,9 +167,5 @@ def read_annotators(path: Path, *, box: Box | None = None, exif: bool = True) ->
 
 def _planes(path: Path, box: Box | None, *, exif: bool) -> np.ndarray:
     """The whole image or one window of it, (H, W, C), without alpha."""
-    if box is None:
-        pixels, alpha, _ = read_raster(path, exif=exif)
-    else:
-        with open_windows(path, exif=exif) as image:
-            pixels, alpha = image.read(box), image.alpha
+    pixels, alpha = read_pixels(path, box, exif=exif)
     return pixels[..., :-1] if alpha else pixels

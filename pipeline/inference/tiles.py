@@ -8,7 +8,7 @@ without a weight map. A finished strip is yielded at once, so memory holds one s
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,21 +17,13 @@ from torch import Tensor
 from pipeline.config import Tiles
 from pipeline.data.dataset import to_tensor
 from pipeline.data.loader import collate
+from pipeline.data.resize import WindowedImage
 from pipeline.data.windows import Box
 
 Predict = Callable[[Tensor], Tensor]  # (N, channels, size, size) to probs (N, C, size, size), on the CPU
 
 MIN_WEIGHT = 1e-3  # as a share of the largest: the weight of a pixel that only one tile covers must not round to 0
 BACKGROUND_STEP = 4  # pixels between the rows, and the columns, that are read to decide whether a tile is background
-
-
-class WindowedImage(Protocol):
-    """An image that is read window by window, such as `data.reader.Reader` opens."""
-
-    shape: tuple[int, int]  # height and width
-
-    def read(self, box: Box) -> np.ndarray:
-        """The pixels of a box inside the image, (h, w, channels), uint8 or float32 in 0 … 255."""
 
 
 class TensorImage:

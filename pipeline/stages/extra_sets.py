@@ -56,11 +56,11 @@ class ExtraSets(NamedTuple):
             {
                 "ratio": each.options.ratio,
                 "phases": list(each.options.phases),
-                "labels": _digest(each.index[each.index.columns.intersection(labels)]),
+                "labels": table_digest(each.index[each.index.columns.intersection(labels)]),
                 "dialect": asdict(each.labels.dialect),
                 "masks": each.labels.masks.model_dump(mode="json", exclude_defaults=True),
                 "annotators": each.labels.annotators,
-                "duplicates": _digest(self._of(each)[["first", "first_part", "second"]]),
+                "duplicates": table_digest(self._of(each)[["first", "first_part", "second"]]),
             }
             for each in self.sets
         ]
@@ -228,7 +228,7 @@ def duplicates_path(folds: Path, images: pd.DataFrame, reader: Reader, cache: Fi
     cache.save()
     frame = reader.series.frame if reader.series else None
     found = images[["part", "image_id"]].assign(content=content, exif=reader.exif, nodata=reader.nodata, frame=frame)
-    return folds.with_name(f"{folds.stem}.extra-{_digest(found)[:8]}.csv")
+    return folds.with_name(f"{folds.stem}.extra-{table_digest(found)[:8]}.csv")
 
 
 def _content(path: Path, cache: FileCache) -> str:
@@ -248,5 +248,6 @@ def find_extra_duplicates(path: Path, images: pd.DataFrame, reader: Reader) -> N
     write_duplicates(path, pairs[pairs["first_part"].isin(own) & ~pairs["second_part"].isin(own)])
 
 
-def _digest(table: pd.DataFrame) -> str:
+def table_digest(table: pd.DataFrame) -> str:
+    """A digest of the cells of a table, 16 hexadecimal digits."""
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]

@@ -1,6 +1,5 @@
 """The stages `train`, `oof` and `predict`: one model per fold, its out-of-fold and its test predictions."""
 
-import hashlib
 import json
 import logging
 import socket
@@ -31,6 +30,7 @@ from pipeline.models import build_model, for_prediction
 from pipeline.models.segmenter import Segmenter
 from pipeline.models.weights import load_network
 from pipeline.schema import read_json_lines
+from pipeline.stages.extra_sets import table_digest
 from pipeline.stages.labelling import label_fold, refuse_other_folds, source_of_labels
 from pipeline.stages.preflight import check_training
 from pipeline.stages.preparing import Context, Paths, counts_at_half, index_test_images, make_context, scores_at_half
@@ -291,10 +291,10 @@ def _initial_model(context: Context, fold: Fold, valid_index: pd.DataFrame | Non
     cfg, path, record = context.cfg, checkpoint_of(context.cfg), None
     if path:
         with place(cfg):
-            record = check_checkpoint(context, path, fold, _digest(context.folds))
+            record = check_checkpoint(context, path, fold, table_digest(context.folds))
     elif encoder := encoder_checkpoint_of(cfg):
         with place(cfg):
-            check_checkpoint(context, encoder, fold, _digest(context.folds))
+            check_checkpoint(context, encoder, fold, table_digest(context.folds))
     elif source := source_of_weights(cfg):
         other = make_context(source)
         with place(cfg, "model.weights"):
@@ -351,8 +351,8 @@ def settings(context: Context) -> dict[str, Any]:
         "competition": context.card.name,
         "metric": context.card.metric,
         "dialect": asdict(context.card.dialect),
-        "labels": _digest(labels),
-        "folds": _digest(context.folds),
+        "labels": table_digest(labels),
+        "folds": table_digest(context.folds),
         **context.card.model_dump(mode="json", include=label_options, exclude=unset),
         **_input_options(context.card, neighbours=context.cfg.data.neighbours is not None),
         **({"extra": context.extra.settings()} if context.extra else {}),
@@ -378,10 +378,6 @@ def _input_options(card: Competition, *, neighbours: bool) -> dict[str, Any]:
     slices = {"volume_pattern": card.volume_pattern, "slice_pattern": files.slice_pattern} if neighbours else {}
     options = {"channels": list(files.channel_paths), "frame": files.frame, **slices}
     return {key: value for key, value in options.items() if value not in (None, [])}
-
-
-def _digest(table: pd.DataFrame) -> str:
-    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
 
 
 def _made_by(context: Context, fold: Fold) -> dict[str, Any]:

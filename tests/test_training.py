@@ -228,11 +228,15 @@ def test_frozen_encoder_keeps_weights_and_statistics(tiny):
 
 @pytest.mark.slow
 def test_accumulated_batches_make_one_update(tiny, monkeypatch):
-    cfg = load("train.accumulate=3")  # before the steps are counted: loading tries the optimizer
-    steps = []
-    step = torch.optim.AdamW.step
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *args: (steps.append(1), step(self, *args))[1])
-    stages.train(cfg, 0)
+    steps, build = [], trainer.build_optimizer
+
+    def build_counted(*args):
+        optimizer = build(*args)
+        optimizer.register_step_post_hook(lambda *_: steps.append(1))
+        return optimizer
+
+    monkeypatch.setattr(trainer, "build_optimizer", build_counted)
+    stages.train(load("train.accumulate=3"), 0)
     assert len(steps) == 4  # each epoch has 3 batches and makes one update; 2 phases of 2 epochs
     with pytest.raises(ValueError, match=r"3 batches an epoch, and train\.accumulate = 9 of them make one update"):
         stages.train(load("train.accumulate=9"), 1)

@@ -40,7 +40,7 @@ def run(precision: str, kept: bool, steps: int) -> None:
         hardware.keep_freed_memory = lambda: None
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    cfg, device = config.Model(encoder=ENCODER), hardware.device()
+    cfg, device = config.Model(encoder=ENCODER, weights="none"), hardware.device()
     model = build_model(cfg).to(device, memory_format=torch.channels_last).train()
     images = torch.randint(0, 256, (BATCH, CROP, CROP, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     target = (torch.rand(BATCH, 1, CROP, CROP) < 0.2).to(torch.uint8)

@@ -42,7 +42,7 @@ from pipeline.inference.predictor import Predictor  # noqa: E402
 from pipeline.inference.tiles import gaussian  # noqa: E402
 from pipeline.models import build_model  # noqa: E402
 
-MODEL = config.Model(encoder="tu-mobilenetv3_small_050", decoder_channels=(64, 32, 16, 16, 8))
+MODEL = config.Model(encoder="tu-mobilenetv3_small_050", weights="none", decoder_channels=(64, 32, 16, 16, 8))
 TILES = Tiles(size=512, stride=384)
 BATCH = 8  # tiles
 TILE = 512  # pixels: side of the tiles in the files

@@ -110,7 +110,7 @@ def logits_of_demo() -> Pair:
         root = Path(folder) / "demo"
         make_salt_demo(root, train=80, test=1)
         index = read_index(card, root)
-        model = build_model(config.Model(encoder="tu-resnet18", decoder_channels=(128, 64, 32, 16, 16)))
+        model = build_model(config.Model(encoder="tu-resnet18", weights="none", decoder_channels=(128, 64, 32, 16, 16)))
         train(model, crops(index.iloc[BATCH:], card), TRAINING)
         return one_batch(model, crops(index.iloc[:BATCH], card))
 

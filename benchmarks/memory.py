@@ -36,7 +36,7 @@ CONFIG = """
 competition = "discs.toml"
 data = { root = "data" }
 folds = { count = 2 }
-model = { encoder = "tu-test_efficientnet", in_channels = 1, decoder_channels = [16, 16, 8, 8, 8] }
+model = { encoder = "tu-test_efficientnet", weights = "none", in_channels = 1, decoder_channels = [16, 16, 8, 8, 8] }
 predict = { views = ["identity"], batch_size = 64 }
 [[train.phases]]
 loss = { bce = 1.0, dice = 1.0 }

@@ -99,7 +99,7 @@ DATASETS = {
     "demo": Dataset("demo", "demo", channels=1, augment="light"),
     "defects": Dataset("defects_demo", "defects_demo", channels=1, augment="light", balance="empty"),
 }
-UNET = config.Model(encoder="tu-resnet18", decoder_channels=(128, 64, 32, 16, 16))
+UNET = config.Model(encoder="tu-resnet18", weights="none", decoder_channels=(128, 64, 32, 16, 16))
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ PHASES = {
     "then_lovasz_symmetric": then(REFINE, variant="symmetric"),
     "lovasz": throughout(lovasz=1.0),
 }
-SMALL = config.Model(encoder="tu-resnet10t", decoder_channels=(64, 32, 16, 16, 16))
+SMALL = config.Model(encoder="tu-resnet10t", weights="none", decoder_channels=(64, 32, 16, 16, 16))
 
 
 def on_small(loss: dict[str, float], **options: dict[str, str]) -> Variant:

@@ -40,7 +40,7 @@ SPEED = Path("runs/study_models/speed.json")
 
 def architecture(arch: str) -> Variant:
     """An architecture with the encoder of the U-Net."""
-    return Variant((Part(MIX),), config.Model(arch=arch, encoder=UNET.encoder))
+    return Variant((Part(MIX),), config.Model(arch=arch, encoder=UNET.encoder, weights="none"))
 
 
 def unet(encoder: str) -> Variant:

@@ -98,7 +98,9 @@ def write_images(root: Path, count: int, side: int) -> pd.DataFrame:
 def network(case: Case) -> nn.Module:
     """The network of a case, on the device."""
     torch.manual_seed(0)
-    model = build_model(config.Model(encoder=case.encoder)).to(hardware.device(), memory_format=torch.channels_last)
+    model = build_model(config.Model(encoder=case.encoder, weights="none")).to(
+        hardware.device(), memory_format=torch.channels_last
+    )
     if case.compiled:
         model.compile(dynamic=False)
     return model.train()
@@ -198,7 +200,10 @@ def prediction(encoder: str, index: pd.DataFrame, batch: int, folder: Path) -> C
     torch.manual_seed(0)
     predictors = [
         Predictor(
-            build_model(config.Model(encoder=encoder)), tuple(SYMMETRIES), backend="fuse_conv_bn", batch_size=batch
+            build_model(config.Model(encoder=encoder, weights="none")),
+            tuple(SYMMETRIES),
+            backend="fuse_conv_bn",
+            batch_size=batch,
         )
         for _ in range(MODELS)
     ]

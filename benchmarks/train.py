@@ -68,7 +68,9 @@ def read(data: str | None):
 def ours(index, card):
     torch.manual_seed(0)
     device = hardware.device()
-    model = build_model(config.Model(encoder=ENCODER)).to(device, memory_format=torch.channels_last).train()
+    model = (
+        build_model(config.Model(encoder=ENCODER, weights="none")).to(device, memory_format=torch.channels_last).train()
+    )
     data = MaskedImages(index, Labels.of(card), Reader(3), Augment("medium", CROP, 3))
     for position in range(len(data)):
         data[position, 0]  # fills the memory like a first epoch
@@ -119,7 +121,7 @@ def plain(index, card):
 def step_flops(dtype: torch.dtype) -> int:
     """Floating-point operations of forward and backward of a batch."""
     device = hardware.device()
-    model, loss = build_model(config.Model(encoder=ENCODER)).to(device), build_loss(MIX)
+    model, loss = build_model(config.Model(encoder=ENCODER, weights="none")).to(device), build_loss(MIX)
     images = torch.randint(0, 256, (BATCH, 3, CROP, CROP), dtype=torch.uint8, device=device)
     target = torch.zeros(BATCH, 1, CROP, CROP, device=device)
 

@@ -18,7 +18,7 @@ collect_ignore = ["3-train-on-kaggle.ipynb", "5-submit-offline.ipynb"]
 ROOT = Path(__file__).parent.parent
 QUICK = (
     "train.phases.0.epochs=1 train.phases.0.repeats=1 train.phases.1.epochs=1 train.phases.1.repeats=1 "
-    "model.encoder=tu-test_efficientnet model.decoder_channels=[16,16,8,8,8]"
+    "model.encoder=tu-test_efficientnet model.weights=none model.decoder_channels=[16,16,8,8,8]"
 )
 
 ALONE = {"OMP_NUM_THREADS": "1"}  # another worker of the tests has the other core

@@ -163,11 +163,11 @@ class Model(Table):
     """An architecture and its encoder; an option that the architecture does not support is refused."""
 
     arch: str = "unet"  # a name in `models.ARCHITECTURES`
-    encoder: str = "tu-resnet34"  # any name that `python -m pipeline encoders` lists
-    # Starting weights: "none"; of the encoder, "imagenet" (of an installed package, or downloaded once) or a file
-    # (.safetensors, .pt, .pth); of the whole network, "run:<config>", of another config's fold, or "run:<file>", a
+    encoder: str = "tu-tf_efficientnet_lite0"  # any name that `python -m pipeline encoders` lists
+    # Starting weights of the encoder: "imagenet" (of an installed package, or downloaded once), a file (.safetensors,
+    # .pt, .pth) or "none", random; of the whole network: "run:<config>", of another config's fold, or "run:<file>", a
     # fold's best.safetensors.
-    weights: str = "none"
+    weights: str = "imagenet"
     # Of the images: 1 (grey), 3 (colour), or the number in the files. With data.channels, data.neighbours or a card's
     # files.channels it follows from these, and need not be set.
     in_channels: Channels = 3

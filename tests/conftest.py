@@ -52,6 +52,7 @@ count = 3
 
 [model]
 encoder = "tu-test_efficientnet"
+weights = "none"
 in_channels = 1
 decoder_channels = [16, 16, 8, 8, 8]
 

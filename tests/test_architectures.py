@@ -42,7 +42,7 @@ IMAGE_HEADS = [name for name, architecture in ARCHITECTURES.items() if "image_he
 
 def choices_for(arch: str, **choices):
     """A small model of the architecture."""
-    small = {"arch": arch, "encoder": SMALLEST.get(ARCHITECTURES[arch].requires, OTHERWISE)}
+    small = {"arch": arch, "encoder": SMALLEST.get(ARCHITECTURES[arch].requires, OTHERWISE), "weights": "none"}
     if "decoder_channels" in ARCHITECTURES[arch].options:
         small["decoder_channels"] = WIDTHS
     return config.Model(**{**small, **choices})

@@ -35,7 +35,9 @@ OPTIONS = {
 def model_of(arch, encoder="tu-resnet10t", **options):
     """A network in evaluation mode with random batch norm statistics."""
     torch.manual_seed(0)
-    model = build_model(config.Model(**{"arch": arch, "encoder": encoder, "in_channels": 1, **options}))
+    model = build_model(
+        config.Model(**{"arch": arch, "encoder": encoder, "weights": "none", "in_channels": 1, **options})
+    )
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_var, 0.5, 2)

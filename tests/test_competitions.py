@@ -45,6 +45,7 @@ count = 2
 
 [model]
 encoder = "tu-test_efficientnet"
+weights = "none"
 classes = {classes}
 decoder_channels = [8, 8, 8, 8, 8]
 

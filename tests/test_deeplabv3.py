@@ -15,7 +15,7 @@ DILATED_EXACTLY = ["tu-resnet18", "tu-regnetx_002", "tu-mobilenetv2_035", "tu-te
 
 def build(arch: str, name: str = "tu-test_convnext", **choices) -> nn.Module:
     torch.manual_seed(0)
-    return stir(build_model(config.Model(arch=arch, encoder=name, **choices))).eval()
+    return stir(build_model(config.Model(arch=arch, encoder=name, weights="none", **choices))).eval()
 
 
 @torch.no_grad()
@@ -41,7 +41,7 @@ def test_rates_of_the_cascade_equal_the_papers():
     # Stride 16: block4 has rate 2, block5 to block7 have 4, 8, 16, each times the grid 1, 2, 4. The first unit of
     # block4 keeps rate 1, because the removed stride is its own.
     with torch.device("meta"):
-        model = build_model(config.Model(arch="deeplabv3_cascade", encoder="tu-resnet50"))
+        model = build_model(config.Model(arch="deeplabv3_cascade", encoder="tu-resnet50", weights="none"))
     assert atrous(model.encoder.model.layer4) == [1, 4, 8]
     assert [atrous(block) for block in model.net.context] == [[4, 8, 16], [8, 16, 32], [16, 32, 64]]
 
@@ -51,7 +51,11 @@ def test_all_rates_double_at_stride_8():
         at = {
             stride: build_model(
                 config.Model(
-                    arch="deeplabv3_cascade", encoder="tu-resnet50", output_stride=stride, multi_grid=(1, 2, 1)
+                    weights="none",
+                    arch="deeplabv3_cascade",
+                    encoder="tu-resnet50",
+                    output_stride=stride,
+                    multi_grid=(1, 2, 1),
                 )
             )
             for stride in (16, 8)
@@ -67,13 +71,13 @@ def test_rates_of_the_pyramid_equal_the_papers(stride, rates):
 
 def test_pyramid_dilates_block4_only_if_configured():
     plain = build("deeplabv3_aspp")
-    dilated = encoder.build(config.Model(encoder="tu-test_convnext"), 16)
+    dilated = encoder.build(config.Model(encoder="tu-test_convnext", weights="none"), 16)
     assert atrous(plain.encoder) == atrous(dilated)
     assert atrous(build("deeplabv3_aspp", multi_grid=(1, 3)).encoder)[-2:] == [2, 6]
 
 
 def test_blocks_of_the_cascade_start_as_copies_of_the_last_block_of_block4():
-    model = build_model(config.Model(arch="deeplabv3_cascade", encoder="tu-resnet18"))
+    model = build_model(config.Model(arch="deeplabv3_cascade", encoder="tu-resnet18", weights="none"))
     last = model.encoder.model.layer4[-1].state_dict()
     units = [unit for block in model.net.context for unit in block]
     assert len(units) == 9
@@ -94,7 +98,7 @@ def test_cascade_projects_a_wider_last_block_to_its_input_channels():
 @torch.no_grad()
 def test_a_dilated_encoder_contains_the_features_of_the_undilated_one(name, stride):
     # Strides replaced by dilation: with the same weights, every (32 / stride)th feature is the same.
-    cfg = config.Model(encoder=name)
+    cfg = config.Model(encoder=name, weights="none")
     plain, dilated = stir(encoder.build(cfg)).eval(), encoder.build(cfg, stride).eval()
     dilated.load_state_dict(plain.state_dict())
     images = torch.randn(1, 3, 128, 96, generator=torch.Generator().manual_seed(0))
@@ -183,7 +187,7 @@ def test_multiplying_rates_keeps_the_size_and_does_not_change_1x1_convolutions()
 @pytest.mark.slow
 def test_blocks_of_the_last_stage_are_found_in_every_encoder_family():
     found = {
-        name: encoder.last_stage_blocks(encoder.build(config.Model(encoder=name), 16))
+        name: encoder.last_stage_blocks(encoder.build(config.Model(encoder=name, weights="none"), 16))
         for name in ("tu-resnet50", "tu-seresnext26d_32x4d", "tu-convnext_atto", "tu-regnety_004", "tu-efficientnet_b1")
     }
     assert {name: (len(units), units[-1].channels) for name, units in found.items()} == {

@@ -12,7 +12,7 @@ STRIDES = {"fcn32s": (32,), "fcn16s": (32, 16), "fcn8s": (32, 16, 8)}
 
 def net(arch: str, **choices) -> FCN:
     torch.manual_seed(0)
-    return build_model(config.Model(arch=arch, encoder="tu-test_efficientnet", **choices)).eval().net
+    return build_model(config.Model(arch=arch, encoder="tu-test_efficientnet", weights="none", **choices)).eval().net
 
 
 def features(fcn: FCN, side: int = 128) -> list[torch.Tensor]:

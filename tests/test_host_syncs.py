@@ -61,7 +61,7 @@ def test_a_read_is_noticed():
 
 @pytest.mark.parametrize("options", [{}, {"deep_supervision": 0.4, "image_head": 0.1}, {"arch": "deeplabv3plus"}])
 def test_network_loss_and_clipping_read_nothing_from_the_gpu(options):
-    cfg = config.Model(encoder="tu-resnet18", in_channels=1, **options)
+    cfg = config.Model(encoder="tu-resnet18", weights="none", in_channels=1, **options)
     loss_fn = build_objective(build_loss({"bce": 1.0, "lovasz": 1.0}), cfg.deep_supervision, cfg.image_head)
     with torch.device("meta"):
         model = build_model(cfg).train()

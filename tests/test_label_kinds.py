@@ -168,7 +168,7 @@ def test_crops_with_boundaries_between_objects_are_refused_before_training(tmp_p
     write(tmp_path, VALUES, train=2)
     (tmp_path / "cells.toml").write_text(
         'competition = "card.toml"\n[data]\nroot = "data"\nboundary = 2\ncrops = { size = 64 }\n[model]\nclasses = 2\n'
-        'in_channels = 1\nencoder = "tu-test_efficientnet"\ndecoder_channels = [16, 16, 8, 8, 8]\n'
+        'in_channels = 1\nencoder = "tu-test_efficientnet"\nweights = "none"\ndecoder_channels = [16, 16, 8, 8, 8]\n'
         "[[train.phases]]\nloss = { bce = 1.0 }\nepochs = 1\nlr = 1e-3\ncrop = 64\n"
     )
     with pytest.raises(
@@ -206,7 +206,8 @@ def test_label_images_with_void_work_in_all_stages(trained, capsys):
 def objects_found(folder):
     """The doctor's line on objects."""
     (folder / "cells.toml").write_text(
-        'competition = "card.toml"\n[data]\nroot = "data"\n[model]\nencoder = "tu-test_efficientnet"\nin_channels = 1\n'
+        'competition = "card.toml"\n[data]\nroot = "data"\n[model]\nencoder = "tu-test_efficientnet"\n'
+        'weights = "none"\nin_channels = 1\n'
         "decoder_channels = [16, 16, 8, 8, 8]\n[[train.phases]]\nloss = { bce = 1.0 }\nepochs = 1\nlr = 1e-3\n"
     )
     (found,) = [each for each in doctor(config.load(folder / "cells.toml")).findings if each.check == "objects"]

@@ -19,7 +19,9 @@ ENCODERS = ["tu-test_resnet", "tu-test_efficientnet", "tu-test_convnext"]
 
 def build(**choices):
     torch.manual_seed(0)
-    return build_model(config.Model(**{"encoder": "tu-test_efficientnet", **SMALL, **choices})).eval()
+    return build_model(
+        config.Model(**{"encoder": "tu-test_efficientnet", "weights": "none", **SMALL, **choices})
+    ).eval()
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -278,7 +280,7 @@ def test_a_file_without_weights_is_refused_in_one_line(content, suffix, tmp_path
 )
 def test_invalid_model_options_are_refused(choices, message):
     with pytest.raises(ValueError, match=message):
-        check_model(config.Model(**choices))
+        check_model(config.Model(**{"encoder": "tu-resnet34", "weights": "none", **choices}))
 
 
 def test_a_missing_weights_file_is_refused_with_the_valid_values():
@@ -332,5 +334,5 @@ def test_a_model_that_cannot_be_built_on_the_meta_device_is_built_on_the_cpu(mon
         return build(cfg)
 
     monkeypatch.setattr(models, "_build", built)
-    models.check_model(config.Model(encoder="tu-test_resnet"))
+    models.check_model(config.Model(encoder="tu-test_resnet", weights="none"))
     assert places == ["meta", "cpu"]

@@ -57,7 +57,7 @@ def found(optimizer, model):
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lion"])
 @pytest.mark.parametrize(("encoder", "table"), [("tu-resnet18", RESNET18), ("tu-tf_efficientnet_lite0", LITE0)])
 def test_each_weight_has_its_rate_through_warm_up_and_restart(name, encoder, table):
-    model, chosen = build_model(config.Model(encoder=encoder)), phase(encoder_lr=0.5, layer_decay=0.8)
+    model, chosen = build_model(config.Model(encoder=encoder, weights="none")), phase(encoder_lr=0.5, layer_decay=0.8)
     train = Train(phases=(chosen,), optimizer=name, weight_decay=0.02)
     optimizer = build_optimizer(model, chosen, train, encoder)
     rates = [rate for epoch in range(4) for rate in learning_rates(chosen, epoch, 2)]
@@ -77,14 +77,14 @@ def test_each_weight_has_its_rate_through_warm_up_and_restart(name, encoder, tab
 @pytest.mark.parametrize("arch", ["unet", "fpn", "deeplabv3plus", "fcn8s"])
 def test_the_encoder_of_every_architecture_has_its_own_rate(arch):
     options = {"decoder_channels": (256, 128, 64, 32, 16)} if arch == "unet" else {}
-    model = build_model(config.Model(arch=arch, encoder="tu-resnet18", **options))
+    model = build_model(config.Model(arch=arch, encoder="tu-resnet18", weights="none", **options))
     of_encoder = set(model.encoder.parameters())
     for group in parameter_groups(model, "tu-resnet18", 0.01, 0.1, 1.0):
         assert {weight in of_encoder for weight in group["params"]} == {group["lr_scale"] == 0.1}
 
 
 def test_frozen_weights_are_in_no_group():
-    model = build_model(config.Model(encoder="tu-resnet18"))
+    model = build_model(config.Model(encoder="tu-resnet18", weights="none"))
     for weight in model.encoder.parameters():
         weight.requires_grad = False
     weights = [weight for group in parameter_groups(model, "tu-resnet18", 0.01, 0.5, 0.8) for weight in group["params"]]
@@ -92,7 +92,7 @@ def test_frozen_weights_are_in_no_group():
 
 
 def test_equal_factors_are_two_groups():
-    model = build_model(config.Model(encoder="tu-resnet18"))
+    model = build_model(config.Model(encoder="tu-resnet18", weights="none"))
     assert len(parameter_groups(model, "tu-resnet18", 0.01, 1.0, 1.0)) == 2
 
 

@@ -143,7 +143,7 @@ def test_single_training_image_is_refused_because_folds_need_two(tiny):
 
 
 def test_only_trained_batch_norms_need_more_than_one_value():
-    cfg = config.Model(encoder="tu-test_resnet", arch="fcn32s")  # a decoder without batch norm
+    cfg = config.Model(encoder="tu-test_resnet", weights="none", arch="fcn32s")  # a decoder without batch norm
     with pytest.raises(ValueError, match="batch norm needs more than one value"):
         check_batch(cfg, (32, 32))
     check_batch(cfg, (32, 32), frozen=True)
@@ -151,7 +151,7 @@ def test_only_trained_batch_norms_need_more_than_one_value():
 
 @pytest.mark.parametrize(("size", "refused"), [((32, 32), True), ((33, 32), False), ((64, 64), False)])
 def test_features_of_more_than_one_pixel_allow_a_batch_of_one_image(size, refused):
-    cfg = config.Model(encoder="tu-test_efficientnet", decoder_channels=(16, 16, 8, 8, 8))
+    cfg = config.Model(encoder="tu-test_efficientnet", weights="none", decoder_channels=(16, 16, 8, 8, 8))
     if refused:
         with pytest.raises(ValueError, match="features of 1×1"):
             check_batch(cfg, size)
@@ -161,7 +161,7 @@ def test_features_of_more_than_one_pixel_allow_a_batch_of_one_image(size, refuse
 
 def test_an_architecture_that_pools_the_image_needs_two_images_at_any_size():
     with pytest.raises(ValueError, match="batch norm needs more than one value"):
-        check_batch(config.Model(arch="deeplabv3plus", encoder="tu-test_resnet"), (128, 128))
+        check_batch(config.Model(arch="deeplabv3plus", encoder="tu-test_resnet", weights="none"), (128, 128))
 
 
 def test_fewer_batches_than_one_update_needs_are_refused_before_the_first_fold(tiny):

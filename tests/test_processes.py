@@ -173,7 +173,7 @@ def test_gpus_that_would_compute_in_different_precisions_are_refused(monkeypatch
     ids=["unet", "scse", "fcn", "heads"],
 )
 def test_weights_without_a_gradient_are_found(options, unused):
-    model = build_model(config.Model(encoder="tu-resnet18", in_channels=1, **options))
+    model = build_model(config.Model(encoder="tu-resnet18", weights="none", in_channels=1, **options))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert has_unused_weights(model) is unused
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -201,7 +201,7 @@ def test_gpus_use_torchs_sync_batch_norm_with_the_same_names_and_activations():
 
 def test_weights_without_a_gradient_are_found_beside_torchs_sync_batch_norm(tmp_path):
     # In training it refuses tensors that are not on a GPU: every training on several GPUs ended at its start.
-    model = build_model(config.Model(encoder="tu-resnet18", in_channels=1))
+    model = build_model(config.Model(encoder="tu-resnet18", weights="none", in_channels=1))
     sync_batch_norms(model, torch.device("cuda"))
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:

@@ -276,7 +276,7 @@ def test_a_checkpoint_file_of_another_competition_starts_any_fold_with_a_warning
 
 # What fits.
 
-MODEL = config.Model(encoder="tu-test_efficientnet", in_channels=1, decoder_channels=(16, 16, 8, 8, 8))
+MODEL = config.Model(encoder="tu-test_efficientnet", weights="none", in_channels=1, decoder_channels=(16, 16, 8, 8, 8))
 
 
 def network(**changes):

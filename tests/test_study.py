@@ -18,7 +18,7 @@ from pipeline.data.sample import Sample
 from pipeline.files import write_text
 from pipeline.folds import assign_folds, write_folds
 
-TINY_NET = config.Model(encoder="tu-test_efficientnet", decoder_channels=(16, 16, 8, 8, 8))
+TINY_NET = config.Model(encoder="tu-test_efficientnet", weights="none", decoder_channels=(16, 16, 8, 8, 8))
 ONE_LOSS = Variant((Part({"bce": 1.0}),), TINY_NET)
 TWO_PHASES = Variant((Part({"bce": 1.0}, thirds=2), Part({"lovasz": 1.0}, thirds=1, lr=4e-4)), TINY_NET)
 SCALE = Scale(steps=3, valid=4)

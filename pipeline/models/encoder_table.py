@@ -25,11 +25,11 @@ def probe(name: str) -> encoder.Encoder | None:
     side = cfg.input_size[-1] if fixed else PROBE_SIZE
 
     def try_arch(arch: str, **options: object) -> Segmenter | None:
-        return _try_dry_run(config.Model(arch=arch, encoder=name, **options), side)
+        return _try_dry_run(config.Model(arch=arch, encoder=name, weights="none", **options), side)
 
     unet = try_arch("unet")
     if not unet:
-        vit = _try_dry_run(config.Model(arch="dpt", encoder=name), PROBE_SIZE)
+        vit = _try_dry_run(config.Model(arch="dpt", encoder=name, weights="none"), PROBE_SIZE)
         return encoder.Encoder(name, _parameters(vit), "dpt", "", "any") if vit else None
     strides = [stride for stride in (8, 16) if try_arch("deeplabv3_aspp", output_stride=stride)]
     supports = {

@@ -113,7 +113,7 @@ class Phase(NamedTuple):
 
 
 BATCH = 8
-MODEL = config.Model(encoder="tu-test_efficientnet", in_channels=1, decoder_channels=(32, 16, 8))
+MODEL = config.Model(encoder="tu-test_efficientnet", weights="none", in_channels=1, decoder_channels=(32, 16, 8))
 
 
 def train(phases: Sequence[Phase], scenes: Scenes, *, seed: int = 0) -> nn.Module:

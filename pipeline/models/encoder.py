@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline import config
+from pipeline.models.encoder_name import PREFIX, check_tag, parse, pretrained_cfg
 from pipeline.models.packaged_weights import packaged_weights
 from pipeline.models.weights import load_encoder
 from pipeline.quoting import quoted
 from pipeline.schema import did_you_mean
 
-PREFIX = "tu-"  # smp's prefix of timm models; smp's native encoders silently ignore misspelt arguments
 TABLE = "encoders.csv"
 
 CONVOLUTIONAL_FAMILIES = "resnet, resnext, seresnext, efficientnet, convnext, regnet, mobilenetv3"
@@ -67,17 +67,18 @@ def known() -> dict[str, Encoder]:
 
 
 def check(name: str, requires: str) -> None:
-    """Check that an encoder meets a requirement.
+    """Check that an encoder meets a requirement, and that the tag of its weights exists.
 
     Args:
         requires: a key of REQUIREMENTS.
 
     Raises:
-        ValueError: with the reason and families that work, or with the nearest name.
+        ValueError: with the reason and families that work, or with the nearest name or tag.
     """
-    if name not in known():
+    if parse(name).untagged not in known():
         raise ValueError(f"model.encoder: {_explain_unknown(name, requires)}")
-    encoder = known()[name]
+    check_tag(parse(name))
+    encoder = known()[parse(name).untagged]
     if requires not in encoder.supports.split():
         reason, families = REQUIREMENTS[requires]
         raise ValueError(f"model.encoder: '{name}' {reason}. Families that work: {families}")
@@ -95,7 +96,7 @@ def check_stride(name: str, stride: int) -> None:
     Raises:
         ValueError: naming the strides that it can be built with.
     """
-    strides = known()[name].strides.split()
+    strides = known()[parse(name).untagged].strides.split()
     if str(stride) not in strides:
         raise ValueError(
             f"model.encoder: '{name}' cannot keep an output stride of {stride}, only {' or '.join(strides)}"
@@ -103,12 +104,12 @@ def check_stride(name: str, stride: int) -> None:
 
 
 def _explain_unknown(name: str, requires: str) -> str:
-    plain = name.removeprefix(PREFIX)
-    if name == plain and PREFIX + name in known():
+    prefix, model, _ = parsed = parse(name)
+    if not prefix and PREFIX + model in known():
         return f"unknown encoder '{name}'. Did you mean '{PREFIX}{name}'?"
-    if name != plain and plain in timm.list_models():
+    if prefix and model in timm.list_models():
         return f"'{name}' {REQUIREMENTS['unet'][0]}. Families that work: {REQUIREMENTS[requires][1]}"
-    close = did_you_mean(name, known())
+    close = did_you_mean(parsed.untagged, known())
     hint = close if close.startswith("Did") else "List them with `python -m pipeline encoders [pattern]`."
     return f"unknown encoder {quoted(name)}. {hint}"
 
@@ -127,7 +128,7 @@ def build(cfg: config.Model, output_stride: int = 32) -> nn.Module:
         FileNotFoundError: as `load_file`.
     """
     encoder = smp.encoders.get_encoder(
-        cfg.encoder, in_channels=cfg.in_channels, weights=smp_weights(cfg), output_stride=output_stride
+        parse(cfg.encoder).untagged, in_channels=cfg.in_channels, weights=smp_weights(cfg), output_stride=output_stride
     )
     load_file(encoder, cfg)
     reached = encoder.model.feature_info.reduction()[-1]
@@ -162,7 +163,7 @@ def normalization(name: str, channels: int) -> tuple[torch.Tensor, torch.Tensor]
     Shapes:
         returns: two of (1, channels, 1, 1); for one channel, or more than three, the mean over red, green and blue.
     """
-    cfg = timm.get_pretrained_cfg(name.removeprefix(PREFIX), allow_unregistered=True)
+    cfg = pretrained_cfg(parse(name))
     mean, std = (torch.tensor(values, dtype=torch.float32) * 255 for values in (cfg.mean, cfg.std))
     if channels != len(mean):
         mean, std = mean.mean().repeat(channels), std.mean().repeat(channels)
@@ -171,7 +172,7 @@ def normalization(name: str, channels: int) -> tuple[torch.Tensor, torch.Tensor]
 
 def smp_weights(cfg: config.Model) -> bool | None:
     """The `weights` argument of smp: ImageNet weights of the hub, or none; others are loaded by `load_file`."""
-    from_hub = cfg.weights == "imagenet" and packaged_weights(cfg.encoder.removeprefix(PREFIX)) is None
+    from_hub = cfg.weights == "imagenet" and packaged_weights(parse(cfg.encoder).model) is None
     return True if from_hub else None  # not False: with it smp downloads weights of timm's encoders
 
 
@@ -182,7 +183,7 @@ def load_file(encoder: nn.Module, cfg: config.Model) -> None:
         FileNotFoundError: if it does not exist.
         ValueError: as `weights.load_encoder`.
     """
-    name = cfg.encoder.removeprefix(PREFIX)
+    name = parse(cfg.encoder).model
     if cfg.weights == "imagenet" and (path := packaged_weights(name)):
         load_encoder(encoder, name, cfg.in_channels, path)
     if cfg.weights in ("none", "imagenet"):

@@ -12,6 +12,7 @@ import timm
 from pipeline import config
 from pipeline.files import atomic_write
 from pipeline.models import dry_run, encoder
+from pipeline.models.encoder_name import PREFIX, parse, pretrained_cfg
 from pipeline.models.segmenter import Segmenter
 from pipeline.progress import track
 
@@ -20,7 +21,7 @@ PROBE_SIZE = 128  # height and width in pixels of the image of a dry run
 
 def probe(name: str) -> encoder.Encoder | None:
     """What an encoder supports, found by dry runs of models on it; None if it supports no architecture."""
-    cfg = timm.get_pretrained_cfg(name.removeprefix(encoder.PREFIX), allow_unregistered=True)
+    cfg = pretrained_cfg(parse(name))
     fixed = bool(getattr(cfg, "fixed_input_size", False))
     side = cfg.input_size[-1] if fixed else PROBE_SIZE
 
@@ -61,7 +62,7 @@ def _parameters(model: Segmenter) -> float:
 
 def refresh() -> None:
     """Probe each of timm's models and rewrite encoders.csv."""
-    names = [encoder.PREFIX + name for name in timm.list_models()]
+    names = [PREFIX + name for name in timm.list_models()]
     found = [each for name in track(names, "probe encoders") if (each := probe(name))]
     path = Path(__file__).with_name(encoder.TABLE)
     with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:

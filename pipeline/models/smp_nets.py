@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from pipeline import config
 from pipeline.models import encoder
 from pipeline.models.deeplabv3 import dilation_rates_at_stride
+from pipeline.models.encoder_name import parse
 
 
 class SmpNet(nn.Module):
@@ -83,7 +84,7 @@ class DPT(SmpNet):
 
 def _common(cfg: config.Model) -> dict[str, object]:
     return {
-        "encoder_name": cfg.encoder,
+        "encoder_name": parse(cfg.encoder).untagged,
         "in_channels": cfg.in_channels,
         "classes": cfg.classes,
         "encoder_weights": encoder.smp_weights(cfg),

@@ -189,8 +189,9 @@ class Phase(Table):
 
     loss: dict[str, Weight]  # name of each loss in `losses.LOSSES`, and its weight
     # Arguments of the losses, such as { lovasz = { variant = "elu" } }. dice, jaccard, tversky, focal_tversky and
-    # lovasz take over = "image" or "batch" and empty = "count" or "ignore".
-    loss_options: dict[str, dict[str, float | bool | str]] | None = None
+    # lovasz take over = "image" or "batch" and empty = "count" or "ignore". Weights of classes are a list, or the name
+    # of a method that computes them from the fold's training masks: see `losses.class_weights`.
+    loss_options: dict[str, dict[str, float | bool | str | tuple[float, ...]]] | None = None
     epochs: Count
     lr: Rate  # the highest learning rate: after a linear warm-up, before a cosine decay
     warmup: float = Field(default=0.05, ge=0, lt=1)  # share of the phase's steps

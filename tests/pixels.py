@@ -22,6 +22,20 @@ def random_classes(shape=(2, 4, 5, 7), *, dtype=torch.float64, seed=0):
     return logits, torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=generator)
 
 
+class PerClass:
+    """A loss with an option of one number per class: 1, 1.5, 2, … for as many as the logits have.
+
+    Args:
+        loss: from the option to the loss.
+    """
+
+    def __init__(self, loss):
+        self.loss = loss
+
+    def __call__(self, logits, target):
+        return self.loss(tuple(1 + number / 2 for number in range(logits.shape[1])))(logits, target)
+
+
 def gradient(loss_fn, logits, target):
     logits = logits.clone().requires_grad_()
     loss_fn(logits, target).backward()

@@ -19,11 +19,12 @@ from pipeline.losses.tversky import FocalTverskyLoss, TverskyLoss
 from pipeline.metrics import VOID
 from pipeline.training.distributed import processes
 from pipeline.training.epoch import Arithmetic, train_one_epoch
-from tests.pixels import SURE, gradient, random_batch, row
+from tests.pixels import SURE, PerClass, gradient, random_batch, row
 
 # The defaults of every loss, and what its options change.
 CASES = LOSSES | {
     "bce, weighted and smoothed": partial(BCELoss, positive_weight=3.0, smoothing=0.1),
+    "bce, weighted by channel": partial(PerClass, BCELoss),
     "focal, steep": partial(FocalLoss, gamma=0.5, alpha=0.75),
     "focal_tversky, below 1": partial(FocalTverskyLoss, gamma=0.75),
     "lovasz, elu": partial(LovaszHingeLoss, variant="elu"),
@@ -494,7 +495,7 @@ def test_options_are_passed_to_the_loss():
         ({"dice": {"smooth": 2.0}}, r"options of loss 'dice', which has no weight\. Known: bce, lovasz\."),
         ({"bce": {"smothing": 0.1}}, r"^loss 'bce': unknown option 'smothing'\. Did you mean 'smoothing'\?$"),
         ({"lovasz": {"gamma": 2.0}}, r"^loss 'lovasz': unknown option 'gamma'\. Known: empty, over, variant\.$"),
-        ({"bce": {"positive_weight": "high"}}, r"^loss 'bce': positive_weight = 'high': expected a number$"),
+        ({"bce": {"positive_weight": "high"}}, r"^loss 'bce': positive_weight = 'high': expected numbers, or a method"),
         ({"bce": {"positive_weight": True}}, r"^loss 'bce': positive_weight = True: expected a number$"),
         ({"lovasz": {"over": 1}}, r"^loss 'lovasz': over = 1: expected a text$"),
         ({"lovasz": {"over": "batches"}}, r"^loss 'lovasz': unknown over 'batches'\. Did you mean 'batch'\?$"),

@@ -12,13 +12,22 @@ from pipeline.losses.dice_softmax import DiceSoftmaxLoss
 from pipeline.losses.inputs import NotFiniteError
 from pipeline.losses.lovasz_softmax import LovaszSoftmaxLoss
 from pipeline.metrics import VOID
-from tests.pixels import SURE, gradient, random_classes
+from tests.pixels import SURE, PerClass, gradient, random_classes
 
 CASES = MULTICLASS_LOSSES | {
     "cross_entropy, smoothed": partial(CrossEntropyLoss, smoothing=0.1),
     "dice_softmax, by shape": partial(DiceSoftmaxLoss, smooth=1e-3),
     "lovasz_softmax, all": partial(LovaszSoftmaxLoss, classes="all"),
     "lovasz_softmax, per image": partial(LovaszSoftmaxLoss, over="image"),
+}
+ALIKE = list(CASES)  # losses that treat all classes alike
+CASES |= {
+    "cross_entropy, smoothed and weighted": partial(PerClass, lambda weights: CrossEntropyLoss(0.1, weights)),
+    "dice_softmax, weighted": partial(PerClass, lambda weights: DiceSoftmaxLoss(class_weights=weights)),
+    "lovasz_softmax, weighted": partial(PerClass, lambda weights: LovaszSoftmaxLoss(class_weights=weights)),
+    "lovasz_softmax, all, per image, weighted": partial(
+        PerClass, lambda weights: LovaszSoftmaxLoss("all", "image", weights)
+    ),
 }
 every_case = pytest.mark.parametrize("name", CASES)
 
@@ -87,7 +96,7 @@ def test_a_confident_correct_prediction_has_less_loss_than_a_wrong_one(name):
         assert losses[0] == pytest.approx(0, abs=1e-6)
 
 
-@every_case
+@pytest.mark.parametrize("name", ALIKE)
 def test_loss_does_not_depend_on_the_order_of_the_classes(name):
     logits, target = random_classes()
     order = torch.tensor([2, 0, 3, 1])

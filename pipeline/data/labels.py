@@ -57,7 +57,12 @@ class Labels:
     @property
     def channels(self) -> int:
         """Output channels of a network that learns these labels."""
-        return len(self.classes) + (self.boundary is not None)
+        return len(self.channel_names)
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """The name of each of these channels."""
+        return self.classes if self.boundary is None else (*self.classes, "boundary")
 
     @property
     def scored_channels(self) -> int:

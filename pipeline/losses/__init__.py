@@ -9,13 +9,14 @@ that differ from the defaults:
 
 import inspect
 import math
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.losses.bce import BCELoss
+from pipeline.losses.class_weights import PER_CLASS, ClassAreas, resolve_option
 from pipeline.losses.cross_entropy import CrossEntropyLoss
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.dice_softmax import DiceSoftmaxLoss
@@ -48,7 +49,7 @@ MULTICLASS_LOSSES = {
     "lovasz_softmax": LovaszSoftmaxLoss,
 }
 
-Option = float | bool | str
+Option = float | bool | str | tuple[float, ...]
 Options = Mapping[str, Mapping[str, Option]]
 
 
@@ -123,7 +124,13 @@ def _build_weighted(
 
 
 def build_loss(
-    mix: Mapping[str, float], options: Options | None = None, *, exclusive: bool = False, soft: bool = False
+    mix: Mapping[str, float],
+    options: Options | None = None,
+    *,
+    exclusive: bool = False,
+    soft: bool = False,
+    classes: Sequence[str] = (),
+    areas: ClassAreas | None = None,
 ) -> nn.Module:
     """The loss of a phase: a weighted sum, as in {"bce": 1.0, "dice": 1.0}.
 
@@ -134,6 +141,9 @@ def build_loss(
         options: arguments of losses, by their key in the mix, as in {"bce": {"positive_weight": 5.0}}.
         exclusive: one class per pixel; the target is the number of the class.
         soft: the target may hold values between 0 and 1.
+        classes: the name of each channel of the logits; if they are given, the number of weights per class is checked.
+        areas: of the classes in the training images, for weights that are computed; None: the names of the methods are
+            checked, and the loss has no such weights.
 
     Raises:
         ValueError: for an empty mix, an unknown loss, a loss that does not support a soft target, a weight that is
@@ -161,7 +171,22 @@ def build_loss(
     for name in options or {}:
         if name not in mix:
             raise ValueError(f"options of loss '{name}', which has no weight. {did_you_mean(name.lower(), mix)}")
-    return WeightedMultiClassLoss(mix, options) if exclusive else WeightedLoss(mix, options)
+    resolved = {name: _resolved(name, each, classes, areas, exclusive) for name, each in (options or {}).items()}
+    return WeightedMultiClassLoss(mix, resolved) if exclusive else WeightedLoss(mix, resolved)
+
+
+def _resolved(
+    name: str, options: Mapping[str, Option], classes: Sequence[str], areas: ClassAreas | None, exclusive: bool
+) -> dict[str, Option]:
+    """The options with numbers in place of the names of methods; an error names the loss."""
+    try:
+        found = {
+            option: resolve_option(option, value, classes, areas, exclusive=exclusive) if option in PER_CLASS else value
+            for option, value in options.items()
+        }
+    except ValueError as error:
+        raise ValueError(f"loss '{name}': {error}") from None
+    return {option: value for option, value in found.items() if value is not None}
 
 
 WRONG_TARGET = {
@@ -179,8 +204,7 @@ def _build(
         if option not in known:
             raise ValueError(f"loss '{name}': unknown option '{shortened(option)}'. {did_you_mean(option, known)}")
         kind = type(known[option].default)
-        fits = isinstance(value, kind) or (kind is float and type(value) is int)
-        if not fits:
+        if not _is(kind, value) and not (option in PER_CLASS and _is(tuple, value)):
             raise ValueError(f"loss '{name}': {option} = {value!r}: expected {TYPE_NAMES[kind]}")
     try:
         return loss(**options)
@@ -188,4 +212,11 @@ def _build(
         raise ValueError(f"loss '{name}': {error}") from None
 
 
-TYPE_NAMES = {float: "a number", bool: "true or false", str: "a text"}
+def _is(kind: type, value: Any) -> bool:
+    """Whether a value of a config is of a kind; numbers of a list may be whole, and those of the kind float too."""
+    if kind is tuple:
+        return isinstance(value, list | tuple) and all(_is(float, each) for each in value)
+    return isinstance(value, kind) or (kind is float and type(value) is int)
+
+
+TYPE_NAMES = {float: "a number", bool: "true or false", str: "a text", tuple: "a list of numbers, or a method"}

@@ -1,8 +1,11 @@
 """Binary cross entropy: each pixel is classified by itself."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.losses.class_weights import to_channels
 from pipeline.losses.inputs import LossInputs, masked_mean
 from pipeline.losses.multilabel import MultiLabelLoss
 
@@ -21,8 +24,9 @@ class BCELoss(MultiLabelLoss):
     special cases. The unit is nats per pixel; the loss is log(2) = 0.693 at logits of 0.
 
     Args:
-        positive_weight: factor of the loss of pixels with target 1, > 0. If a share f of the pixels
-            is masked, (1 - f) / f gives masked and other pixels the same total weight.
+        positive_weight: factor of the loss of pixels with target 1, > 0; or one for each channel. If a share f of the
+            pixels is masked, (1 - f) / f gives masked and other pixels the same total weight. A config may name a
+            method of `class_weights.METHODS` instead.
         smoothing: label smoothing in [0, 1): the share of each target that is moved to one half.
             0.1 changes targets to 0.05 and 0.95, so the best logit is finite and a wrong label costs less.
 
@@ -41,12 +45,9 @@ class BCELoss(MultiLabelLoss):
         https://arxiv.org/abs/1512.00567, section 7, for two classes.
     """
 
-    def __init__(self, positive_weight: float = 1.0, smoothing: float = 0.0):
+    def __init__(self, positive_weight: float | Sequence[float] = 1.0, smoothing: float = 0.0):
         super().__init__()
-        if not 0 < positive_weight < float("inf"):
-            raise ValueError(
-                f"positive_weight must be > 0 and finite, got {positive_weight}: 1 weighs masked and other pixels alike"
-            )
+        check_positive_weight(positive_weight)
         check_smoothing(smoothing)
         self.positive_weight = positive_weight
         self.smoothing = smoothing
@@ -54,9 +55,33 @@ class BCELoss(MultiLabelLoss):
     def compute(self, inputs: LossInputs) -> Tensor:
         logits = inputs.logits
         soft = inputs.target * (1 - self.smoothing) + self.smoothing / 2
-        weight = logits.new_full((), self.positive_weight)
+        weight = to_positive_weight(self.positive_weight, logits)
         each = F.binary_cross_entropy_with_logits(logits, soft, pos_weight=weight, reduction="none")
         return masked_mean(each, inputs.valid)
+
+
+def check_positive_weight(positive_weight: float | Sequence[float]) -> None:
+    """Check the factor of masked pixels, or that of each channel.
+
+    Raises:
+        ValueError: if one is not positive and finite.
+    """
+    for weight in [positive_weight] if isinstance(positive_weight, float | int) else positive_weight:
+        if not 0 < weight < float("inf"):
+            raise ValueError(
+                f"positive_weight must be > 0 and finite, got {weight}: 1 weighs masked and other pixels alike"
+            )
+
+
+def to_positive_weight(positive_weight: float | Sequence[float], logits: Tensor) -> Tensor:
+    """The factor of masked pixels as a tensor that broadcasts to the logits, (N, C, H, W).
+
+    Raises:
+        ValueError: as `to_channels`.
+    """
+    if isinstance(positive_weight, float | int):
+        return logits.new_full((), positive_weight)
+    return to_channels(positive_weight, logits)[:, None, None]
 
 
 def check_smoothing(smoothing: float) -> None:

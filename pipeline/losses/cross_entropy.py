@@ -1,9 +1,12 @@
 """Cross entropy for one of several classes per pixel."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.losses.bce import check_smoothing
+from pipeline.losses.class_weights import check_class_weights, to_channels
 from pipeline.losses.inputs import masked_mean
 from pipeline.losses.multiclass import MultiClassLoss
 from pipeline.metrics import VOID
@@ -17,8 +20,14 @@ class CrossEntropyLoss(MultiClassLoss):
 
     The unit is nats per pixel; the loss is log(C) at equal logits.
 
+    With class weights w, each term of the sum over c is multiplied by w_c, and the mean over pixels is weighted by the
+    weight of the pixel's class, so that equal weights change nothing. Without a valid pixel of a class of positive
+    weight, the loss and its gradient are 0.
+
     Args:
         smoothing: label smoothing in [0, 1): the share of the label that is spread evenly over all classes.
+        class_weights: one for each class, >= 0; empty: all are equal. A config may name a method of
+            `class_weights.METHODS` instead.
 
     Shapes:
         logits: (N, C, H, W) float, before the softmax.
@@ -26,19 +35,27 @@ class CrossEntropyLoss(MultiClassLoss):
         returns: scalar >= 0, without upper bound.
 
     Raises:
-        ValueError: for a smoothing out of range, or as MultiClassLoss.
+        ValueError: for an argument out of range, a number of weights that is not that of the classes, or as
+            MultiClassLoss.
         NotFiniteError: as MultiClassLoss.
 
     Source:
         Ronneberger et al., U-Net, https://arxiv.org/abs/1505.04597, without their weight map;
-        smoothing: Szegedy et al., https://arxiv.org/abs/1512.00567, section 7.
+        smoothing: Szegedy et al., https://arxiv.org/abs/1512.00567, section 7. Weights as torch's cross_entropy.
     """
 
-    def __init__(self, smoothing: float = 0.0):
+    def __init__(self, smoothing: float = 0.0, class_weights: Sequence[float] = ()):
         super().__init__()
         check_smoothing(smoothing)
-        self.smoothing = smoothing
+        check_class_weights(class_weights)
+        self.smoothing, self.class_weights = smoothing, class_weights
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
-        each = F.cross_entropy(logits, target, ignore_index=VOID, label_smoothing=self.smoothing, reduction="none")
-        return masked_mean(each, target != VOID)
+        weights, valid = to_channels(self.class_weights, logits) if self.class_weights else None, target != VOID
+        each = F.cross_entropy(
+            logits, target, weights, ignore_index=VOID, reduction="none", label_smoothing=self.smoothing
+        )
+        if weights is None:
+            return masked_mean(each, valid)
+        total = (weights[target.where(valid, 0)] * valid).sum()
+        return each.sum() / total.where(total > 0, float("inf"))

@@ -1,8 +1,11 @@
 """Lovász-Softmax loss: a surrogate of the mean Jaccard loss over classes, for one class per pixel."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from pipeline.losses.class_weights import check_class_weights, to_channels, weighted_mean
 from pipeline.losses.inputs import masked_mean
 from pipeline.losses.lovasz import to_rows
 from pipeline.losses.lovasz_extension import lovasz_extension
@@ -31,6 +34,7 @@ class LovaszSoftmaxLoss(MultiClassLoss):
         classes: a key of COUNTED: the mean is over "present" classes or "all".
         over: "batch", as in the paper: a class's pixels of all images of the batch are one set. "image":
             the mean per image, then over images with a valid pixel.
+        class_weights: as CrossEntropyLoss; the mean over the classes is weighted.
 
     Shapes:
         logits: (N, C, H, W) float, before the softmax.
@@ -38,7 +42,7 @@ class LovaszSoftmaxLoss(MultiClassLoss):
         returns: scalar in [0, 1].
 
     Raises:
-        ValueError: for unknown `classes` or `over`, or as MultiClassLoss.
+        ValueError: for unknown `classes` or `over`, invalid class weights, or as MultiClassLoss.
         NotFiniteError: as MultiClassLoss.
 
     Source:
@@ -46,13 +50,14 @@ class LovaszSoftmaxLoss(MultiClassLoss):
         and algorithm 1; "present" and "all" are as in the authors' code.
     """
 
-    def __init__(self, classes: str = "present", over: str = "batch"):
+    def __init__(self, classes: str = "present", over: str = "batch", class_weights: Sequence[float] = ()):
         super().__init__()
         check_reduction(over, "count")
+        check_class_weights(class_weights)
         if classes not in COUNTED:
             raise ValueError(f"unknown classes '{shortened(classes)}'. {did_you_mean(classes, COUNTED)}")
         self.classes = classes
-        self.over = over
+        self.over, self.class_weights = over, class_weights
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
         images, classes = logits.shape[:2] if self.over == "image" else (1, logits.shape[1])
@@ -64,5 +69,6 @@ class LovaszSoftmaxLoss(MultiClassLoss):
         )
         per_class = lovasz_extension(errors, positive, valid).view(images, classes)
         counted = COUNTED[self.classes](positive, valid).view(images, classes)
-        per_image = (per_class * counted).sum(dim=1) / counted.sum(dim=1).clamp_min(1)
-        return masked_mean(per_image, counted.any(dim=1))
+        if self.class_weights:
+            counted = counted * to_channels(self.class_weights, logits)
+        return masked_mean(weighted_mean(per_class, counted, dim=1), counted.any(dim=1))

@@ -163,7 +163,8 @@ def check(cfg: Config) -> Competition:
     with place(cfg, "predict.views"):
         check_views(cfg.predict.views)
     soft = any(Labels.of(each).is_soft for each in (card, *check_extra_sets(cfg, card)))
-    kinds = {"exclusive": card.exclusive, "soft": soft}
+    names = Labels.of(card, cfg.data.boundary).channel_names
+    kinds = {"exclusive": card.exclusive, "soft": soft, "classes": names}
     for number, phase in enumerate(cfg.train.phases):
         with place(cfg, f"train.phases.{number}.loss"):
             build_loss(phase.loss, **kinds)

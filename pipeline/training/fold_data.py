@@ -11,7 +11,7 @@ import torch
 from pipeline import config, hardware
 from pipeline.data.augment import Augment
 from pipeline.data.dataset import AddedImages, MaskedImages
-from pipeline.data.index import index_column
+from pipeline.data.index import coverage_columns, index_column
 from pipeline.data.labels import Labels
 from pipeline.data.loader import Loader
 from pipeline.data.mixing import Mixing
@@ -21,6 +21,7 @@ from pipeline.data.sample import Sample
 from pipeline.data.sampler import EpochSampler
 from pipeline.data.targets import read_target, resize_mask
 from pipeline.inference.prediction_store import PredictionStore
+from pipeline.losses.class_weights import ClassAreas
 from pipeline.pseudo_labels import refuse_other_fold
 from pipeline.training.checkpoint import FULL, Fold
 from pipeline.training.distributed import Processes
@@ -96,6 +97,19 @@ class FoldData:
     def is_soft(self) -> bool:
         """Whether some of the images have soft masks; then all targets are float32."""
         return self.labels.is_soft or any(each.labels.is_soft for each in self.extra)
+
+    def class_areas(self) -> ClassAreas:
+        """The pixels of each class in the training images or their windows, without added images.
+
+        Ignored pixels of exclusive classes are not counted; those of others are not masked. Of windows of several
+        classes, the shares are those of the whole image.
+        """
+        index, names = self.train_index, self.labels.classes
+        sizes = (index["height"] * index["width"]).to_numpy()
+        if "box" in index:
+            sizes = np.array([box.height * box.width for box in index["box"]])
+        areas = np.rint(index[coverage_columns(names)].to_numpy() * sizes[:, None])
+        return ClassAreas(areas, areas.sum(axis=1) if self.labels.exclusive else sizes)
 
     def added(self, phase: int) -> list[PseudoData | ExtraData]:
         """The sets, none of them empty, that phase number `phase` mixes into the training images."""

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from pipeline import hardware
 from pipeline.data.device_augment import augment_batches
 from pipeline.data.loader import on_device, report_dead_worker
-from pipeline.losses import build_loss
 from pipeline.progress import Timed, track
 from pipeline.training.averaging import (
     AveragedWeights,
@@ -49,6 +48,7 @@ from pipeline.training.history import (
 )
 from pipeline.training.objective import build_objective
 from pipeline.training.optimizer import build_optimizer, learning_rates
+from pipeline.training.phase_loss import build_phase_loss
 from pipeline.training.profiling import profiled
 from pipeline.training.selection import Validation
 from pipeline.training.sync_batch_norm import needs_sync, sync_batch_norms
@@ -109,8 +109,7 @@ class Trainer:
         self.ema = ModelEmaV3(self.model, decay=job.cfg.ema, use_warmup=True)
         self.swa = RunningMean()
         self.soup_files = SoupFiles(job.folder, state.phase)
-        kinds = {"exclusive": job.data.labels.exclusive, "soft": job.data.is_soft}
-        loss = build_loss(self.phase.loss, self.phase.loss_options, **kinds)
+        loss = build_phase_loss(self.phase, job.data, log_weights=group.is_main)
         self.loss = build_objective(loss, job.aux_weight, job.image_weight)
         self.loader = build_loader(job.data, job.cfg, state.phase, job.seed, group)
         self.updates = len(self.loader) // job.cfg.accumulate  # per epoch; batches left over are not used

@@ -11,6 +11,7 @@ from pipeline.schema import Table, override, parse, read_toml
 
 # Values outside these bounds are typing errors, or would fail later with a message of numpy or torch.
 Share = Annotated[float, Field(ge=0, le=1)]
+Chance = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Side = Annotated[int, Field(ge=8, le=1 << 14)]  # pixels
@@ -179,6 +180,10 @@ class Model(Table):
     image_head: Weight = 0.0  # weight of the log loss of a head that predicts whether a class is in the image; 0: none
     image_gate: bool = False  # multiply each pixel's probability by that of the image head
     dropout: float = Field(default=0.0, ge=0, lt=1)  # before the last layer
+    # Of the encoder, in training: the chance that a block's branch is left out for an image (stochastic depth,
+    # https://arxiv.org/abs/1603.09382), and that of dropout. None: timm's default, which is 0 for most encoders.
+    drop_path: Chance | None = None
+    drop_rate: Chance | None = None
     output_stride: Literal[8, 16] = 16  # of the coarsest features; dilation replaces further strides
     multi_grid: tuple[Channels, ...] | None = None  # rates of the last stage's units; cascade: (1, 2, 4)
     dilation_rates: tuple[Channels, ...] = (6, 12, 18)  # of the atrous branches at output stride 16; at 8 they double
@@ -202,7 +207,10 @@ class Phase(Table):
     augment: Literal["none", "light", "medium", "strong"] = "light"
     scale: tuple[Factor, Factor] | None = None  # range of random resize factors; default: that of `augment`
     mix: dict[Literal["cutmix", "mosaic", "copy_paste"], Share] = {}  # noqa: RUF012 - probability of each; otherwise none
-    freeze_encoder: bool = False
+    freeze_encoder: bool | Count = False  # true: in the whole phase; a number: in its first epochs
+    # Epochs after these in which the encoder's layers are unfrozen step by step, the deepest first.
+    unfreeze_epochs: Annotated[int, Field(ge=0, le=100_000)] = 0
+    freeze_bn: bool = False  # keep the statistics of the encoder's batch norms; their weights and biases train
     encoder_lr: Factor = 1.0  # learning rate of the encoder, as a share of lr
     # Factor of the encoder's learning rate from each of its layers to the one before, such as 0.8: the layers nearest
     # to the image learn slowest.
@@ -231,8 +239,33 @@ class Phase(Table):
             )
         if sum(self.mix.values()) > 1 + 1e-9:
             raise ValueError(f"mix: probabilities sum to {sum(self.mix.values()):g}, expected 1 at most")
+        self._check_freezing()
         if self.soup == 1:
             raise ValueError("soup = 1 is the best epoch itself: set 2 or more, or 0 for none")
+
+    @property
+    def freezing_epochs(self) -> int:
+        """Number of the first epochs in which a part of the encoder is frozen, if it is not frozen in all of them."""
+        return (0 if isinstance(self.freeze_encoder, bool) else self.freeze_encoder) + self.unfreeze_epochs
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether the encoder's batch norms keep their statistics in the whole phase."""
+        return self.freeze_bn or self.freeze_encoder is True
+
+    def _check_freezing(self) -> None:
+        if self.freeze_encoder is True:
+            for option in ("unfreeze_epochs", "freeze_bn"):
+                if getattr(self, option):
+                    raise ValueError(
+                        f"{option} has no effect with freeze_encoder = true, which freezes the encoder in the whole "
+                        f"phase: take it out, or set freeze_encoder to a number of epochs"
+                    )
+        if self.freezing_epochs >= self.epochs:
+            raise ValueError(
+                f"freeze_encoder = {int(self.freeze_encoder)} and unfreeze_epochs = {self.unfreeze_epochs} leave none "
+                f"of {self.epochs} epochs for the whole encoder: lower them, or set freeze_encoder = true"
+            )
 
 
 class Pseudo(Table):
@@ -289,6 +322,11 @@ class Train(Table):
                 raise ValueError(
                     f"patience = {self.patience} would end a cycle of phases.{number} after its restart: set at least "
                     f"{phase.epochs // phase.cycles}, the epochs of a cycle, or leave patience out"
+                )
+            if self.patience and self.patience < phase.freezing_epochs:
+                raise ValueError(
+                    f"patience = {self.patience} could end phases.{number} before its whole encoder trains: set at "
+                    f"least {phase.freezing_epochs}, the epochs with frozen layers, or leave patience out"
                 )
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from pipeline import config
 from pipeline.models import deeplabv3, encoder, smp_nets
 from pipeline.models.encoder_name import parse
+from pipeline.models.encoder_options import check_drop_rates, without_drop_rates
 from pipeline.models.fcn import FCN
 from pipeline.models.packaged_weights import PACKAGES
 from pipeline.models.segmenter import Segmenter
@@ -75,7 +76,8 @@ def check_model(cfg: config.Model, batch_size: int = 2) -> None:
     encoder.check(cfg.encoder, ARCHITECTURES[cfg.arch].requires)
     if "output_stride" in ARCHITECTURES[cfg.arch].options:
         encoder.check_stride(cfg.encoder, cfg.output_stride)
-    _check_combination(cfg)
+    _check_combination(without_drop_rates(cfg))
+    check_drop_rates(cfg, dry_run)
 
 
 def _check_options(cfg: config.Model) -> None:
@@ -138,7 +140,7 @@ def check_batch(cfg: config.Model, size: tuple[int, int], *, frozen: bool = Fals
 
     Args:
         size: height and width of the image, in pixels.
-        frozen: whether the encoder and its batch norms are frozen.
+        frozen: whether the encoder's batch norms keep their statistics in the whole phase.
 
     Raises:
         ValueError: if the features are 1×1.

@@ -17,6 +17,7 @@ from torch import nn
 
 from pipeline import config
 from pipeline.models.encoder_name import PREFIX, check_tag, parse, pretrained_cfg
+from pipeline.models.encoder_options import timm_arguments
 from pipeline.models.packaged_weights import packaged_weights
 from pipeline.models.weights import load_encoder
 from pipeline.quoting import quoted
@@ -128,7 +129,11 @@ def build(cfg: config.Model, output_stride: int = 32) -> nn.Module:
         FileNotFoundError: as `load_file`.
     """
     encoder = smp.encoders.get_encoder(
-        parse(cfg.encoder).untagged, in_channels=cfg.in_channels, weights=smp_weights(cfg), output_stride=output_stride
+        parse(cfg.encoder).untagged,
+        in_channels=cfg.in_channels,
+        weights=smp_weights(cfg),
+        output_stride=output_stride,
+        **timm_arguments(cfg),
     )
     load_file(encoder, cfg)
     reached = encoder.model.feature_info.reduction()[-1]

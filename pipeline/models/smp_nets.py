@@ -7,6 +7,7 @@ from pipeline import config
 from pipeline.models import encoder
 from pipeline.models.deeplabv3 import dilation_rates_at_stride
 from pipeline.models.encoder_name import parse
+from pipeline.models.encoder_options import timm_arguments
 
 
 class SmpNet(nn.Module):
@@ -88,6 +89,7 @@ def _common(cfg: config.Model) -> dict[str, object]:
         "in_channels": cfg.in_channels,
         "classes": cfg.classes,
         "encoder_weights": encoder.smp_weights(cfg),
+        **timm_arguments(cfg),
     }
 
 

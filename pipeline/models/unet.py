@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline import config
 from pipeline.models import encoder
+from pipeline.models.encoder_options import timm_arguments
 from pipeline.models.smp_nets import SmpNet
 
 
@@ -36,6 +37,7 @@ class UNet(SmpNet):
             decoder_channels=widths,
             decoder_attention_type=cfg.attention,
             encoder_weights=encoder.smp_weights(cfg),
+            **timm_arguments(cfg),
         )
         super().__init__(cfg, net)
         self.hypercolumns = cfg.hypercolumns

@@ -175,6 +175,6 @@ def _refuse_part(context: Context, number: int, fold: Fold, part: pd.DataFrame) 
         side = (phase.crop, phase.crop) if phase.crop else tuple(first.tolist())
         remedy = "train.batch_size = 2 or more" if draws > 1 else f"repeats = {phase.repeats + 1} or more"
         try:
-            check_batch(context.cfg.model, side, frozen=phase.freeze_encoder)
+            check_batch(context.cfg.model, side, frozen=phase.keeps_statistics)
         except ValueError as error:
             raise ValueError(f"{what}, one per batch: {error}: set {remedy}, or a larger crop") from None

@@ -52,6 +52,7 @@ from pipeline.stages.extra_sets import (
 from pipeline.submission import sample_rows
 from pipeline.training.checkpoint import FULL, Fold
 from pipeline.training.distributed import processes
+from pipeline.training.freezing import check_freezing
 from pipeline.training.optimizer import check_optimizer, encoder_layers
 
 log = logging.getLogger(__name__)
@@ -173,6 +174,8 @@ def check(cfg: Config) -> Competition:
         if phase.layer_decay != 1:
             with place(cfg, f"train.phases.{number}.layer_decay"):
                 encoder_layers(cfg.model.encoder)
+        with place(cfg, f"train.phases.{number}"):
+            check_freezing(cfg.model, phase)
     return card
 
 

@@ -180,20 +180,18 @@ class SoupFiles:
 
 def update_batch_norms(
     model: nn.Module,
+    norms: Sequence[_BatchNorm],
     batches: Iterable[tuple[Tensor, Tensor]],
     device: torch.device,
     dtype: torch.dtype,
-    *,
-    frozen_encoder: bool,
 ) -> None:
-    """Estimate the batch statistics of averaged weights from the first batches; those of a frozen encoder are kept.
+    """Estimate the batch statistics of averaged weights from the first batches.
 
     Args:
+        norms: of the model, whose statistics are estimated; frozen ones keep theirs.
         batches: images and targets.
         dtype: of the network's arithmetic.
     """
-    frozen = set(batch_norms(model.encoder)) if frozen_encoder else set()
-    norms = [norm for norm in batch_norms(model) if norm not in frozen]
     if not norms:
         return
 
@@ -237,4 +235,10 @@ def estimate_batch_statistics(
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     """The layers of a model that keep batch statistics."""
-    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    return [norm for _, norm in named_batch_norms(model)]
+
+
+def named_batch_norms(model: nn.Module) -> list[tuple[str, _BatchNorm]]:
+    """As `batch_norms`, with their names."""
+    named = model.named_modules()
+    return [(name, module) for name, module in named if isinstance(module, _BatchNorm) and module.track_running_stats]

@@ -105,11 +105,16 @@ def refuse_other_settings(where: Path, made_by: dict[str, Any], now: dict[str, A
     """
     before, after = _flatten(made_by), _flatten(now)
     for key in sorted(before | after):
-        if before.get(key) != after.get(key):
+        if not _equal(before.get(key), after.get(key)):
             raise ValueError(
                 f"{where} was trained with {key} = {before.get(key)}, now it is {after.get(key)}: "
                 f"remove {where} to train again, or give the config another name"
             )
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two values of an option are equal; true is not the number 1, which means something else."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _flatten(tables: Any, prefix: str = "") -> dict[str, Any]:

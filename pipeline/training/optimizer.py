@@ -117,7 +117,7 @@ def encoder_layers(encoder: str) -> dict[str, int]:
     with torch.device("meta"):
         model = timm.create_model(parse(encoder).model, pretrained=False)
     if not hasattr(model, "group_matcher"):
-        raise ValueError(f"timm does not know the layers of '{encoder}': leave layer_decay out, or set encoder_lr")
+        raise ValueError(f"timm does not know the layers of '{encoder}': leave layer_decay and unfreeze_epochs out")
     numbers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     return {canonical(name): number for name, number in numbers.items()}
 

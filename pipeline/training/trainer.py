@@ -31,12 +31,14 @@ from pipeline.training.averaging import (
     candidates,
     evaluate_averages,
     last_epochs,
+    named_batch_norms,
     update_batch_norms,
 )
 from pipeline.training.checkpoint import FULL, load_checkpoint, make_record, read_record, save_checkpoint
 from pipeline.training.distributed import Processes, processes, report_lost_process
 from pipeline.training.epoch import Arithmetic, Batch, train_one_epoch
 from pipeline.training.fold_data import build_loader
+from pipeline.training.freezing import Freezing
 from pipeline.training.history import (
     append_history,
     log_average,
@@ -104,8 +106,8 @@ class Trainer:
         self.model = job.model.to(group.device, memory_format=torch.channels_last)
         if group.world > 1 and needs_sync(job.cfg.sync_batch_norm, group.batch_size_per_process(job.cfg.batch_size)):
             sync_batch_norms(self.model, group.device)
-        for weight in self.model.encoder.parameters():
-            weight.requires_grad = not self.phase.freeze_encoder
+        self.freezing = Freezing(self.model.encoder, self.phase, job.encoder)
+        self.freezing.set_epoch(self.phase.epochs - 1)  # the optimizer has the weights that train in any epoch
         self.ema = ModelEmaV3(self.model, decay=job.cfg.ema, use_warmup=True)
         self.swa = RunningMean()
         self.soup_files = SoupFiles(job.folder, state.phase)
@@ -176,9 +178,9 @@ class Trainer:
             ValueError: if the GPU's memory is full.
         """
         rates = learning_rates(self.phase, self.state.epoch, self.updates)
-        self.network.train()
-        if self.phase.freeze_encoder:
-            self.model.encoder.eval()  # freezes its batch statistics and dropout too
+        if self.freezing.set_epoch(self.state.epoch):
+            self.network = self.group.wrap(self.model)  # it averages the gradients of the weights that train now
+        self._set_modes()
         what = f"fold {self.job.fold} phase {self.state.phase} epoch {self.state.epoch + 1}/{self.phase.epochs}"
         batches = Timed(self._batches())
         tracked = track(batches, what, total=len(self.loader))
@@ -202,6 +204,10 @@ class Trainer:
                 after_update=self._update_ema,
             )
         return loss, rates[-1], batches.seconds
+
+    def _set_modes(self) -> None:
+        self.network.train()
+        self.freezing.set_modes()
 
     @contextmanager
     def _report_full_memory(self) -> Iterator[None]:
@@ -271,13 +277,10 @@ class Trainer:
         job, model = self.job, self.ema.module  # the phase is over: the EMA weights are on disk
         model.load_state_dict(weights)
         self.loader.sampler.epoch = job.global_epoch(self.state.phase, self.state.epoch - 1)
-        update_batch_norms(
-            model,
-            self._batches(),
-            self.group.device,
-            self.arithmetic.precision,
-            frozen_encoder=self.phase.freeze_encoder,
-        )
+        self.freezing.set_epoch(self.state.epoch - 1)
+        self._set_modes()
+        norms = [model.get_submodule(name) for name, norm in named_batch_norms(self.model) if norm.training]
+        update_batch_norms(model, norms, self._batches(), self.group.device, self.arithmetic.precision)
         validation = self.validator(model)
         found = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
         return AveragedWeights(name, epochs, validation, found, time.monotonic() - started)

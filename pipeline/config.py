@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveInt, PrivateAttr, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, NonNegativeFloat, PositiveInt, PrivateAttr, model_validator
 
 from pipeline.schema import Table, override, parse, read_toml
 
@@ -19,6 +19,18 @@ Channels = Annotated[int, Field(ge=1, le=1 << 14)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 Factor = Annotated[float, Field(ge=0.01, le=100)]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
+
+
+def _check_loss_weight(value: Any) -> Any:
+    numbers = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
+    if not all(type(each) in (int, float) and 0 <= each <= 1e6 for each in numbers):
+        raise ValueError(
+            "expected a weight from 0 to 1e6, or two, such as [0.0, 0.5], of the first and the last update"
+        )
+    return value
+
+
+LossWeight = Annotated[float | tuple[float, float], BeforeValidator(_check_loss_weight)]
 
 
 class Crops(Table):
@@ -192,7 +204,9 @@ class Model(Table):
 class Phase(Table):
     """A part of the training with one loss; it starts from the best weights of the phase before."""
 
-    loss: dict[str, Weight]  # name of each loss in `losses.LOSSES`, and its weight
+    # Name of each loss in `losses.LOSSES`, and its weight; or two, at the phase's first and last update, between which
+    # it changes linearly.
+    loss: dict[str, LossWeight]
     # Arguments of the losses, such as { lovasz = { variant = "elu" } }. dice, jaccard, tversky, focal_tversky and
     # lovasz take over = "image" or "batch" and empty = "count" or "ignore". Weights of classes are a list, or the name
     # of a method that computes them from the fold's training masks: see `losses.class_weights`.

@@ -49,8 +49,37 @@ MULTICLASS_LOSSES = {
     "lovasz_softmax": LovaszSoftmaxLoss,
 }
 
+Weight = float | tuple[float, float]  # of a loss: constant, or at the first and at the last update of a phase
 Option = float | bool | str | tuple[float, ...]
 Options = Mapping[str, Mapping[str, Option]]
+
+
+class LossWeights:
+    """The weights of a sum of losses, which may change linearly within a phase.
+
+    Args:
+        mix: weight of each loss.
+    """
+
+    def __init__(self, mix: Mapping[str, Weight]):
+        self._ends = {
+            name: weight if isinstance(weight, Sequence) else (weight, weight) for name, weight in mix.items()
+        }
+        self.set_progress(0)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether no weight changes."""
+        return all(first == last for first, last in self._ends.values())
+
+    def set_progress(self, share: float) -> None:
+        """Set the weights of an update; before the first call they are those of the first update.
+
+        Args:
+            share: of the phase, 0 at its first update and 1 at its last.
+        """
+        ends = self._ends.items()
+        self.now = {name: first + (last - first) * share if share < 1 else last for name, (first, last) in ends}
 
 
 class WeightedLoss(MultiLabelLoss):
@@ -72,13 +101,14 @@ class WeightedLoss(MultiLabelLoss):
         NotFiniteError: as MultiLabelLoss.
     """
 
-    def __init__(self, mix: Mapping[str, float], options: Options | None = None):
+    def __init__(self, mix: Mapping[str, Weight], options: Options | None = None):
         super().__init__()
         self.weights, self.losses = _build_weighted(mix, options, LOSSES)
 
     def compute(self, inputs: LossInputs) -> Tensor:
         losses = cast(Mapping[str, MultiLabelLoss], self.losses)
-        return sum((weight * losses[name].compute(inputs) for name, weight in self.weights.items()), torch.zeros(()))
+        values = (weight * losses[name].compute(inputs) for name, weight in self.weights.now.items() if weight)
+        return sum(values, torch.zeros(()))
 
 
 class WeightedMultiClassLoss(MultiClassLoss):
@@ -98,7 +128,7 @@ class WeightedMultiClassLoss(MultiClassLoss):
         NotFiniteError: as MultiClassLoss.
     """
 
-    def __init__(self, mix: Mapping[str, float], options: Options | None = None):
+    def __init__(self, mix: Mapping[str, Weight], options: Options | None = None):
         super().__init__()
         self.weights, self.losses = _build_weighted(mix, options, MULTICLASS_LOSSES)
 
@@ -107,7 +137,7 @@ class WeightedMultiClassLoss(MultiClassLoss):
 
     def compute(self, logits: Tensor, target: Tensor) -> Tensor:
         losses = cast(Mapping[str, MultiClassLoss], self.losses)
-        values = (weight * losses[name].compute(logits, target) for name, weight in self.weights.items())
+        values = (weight * losses[name].compute(logits, target) for name, weight in self.weights.now.items() if weight)
         return sum(values, torch.zeros(()))
 
 
@@ -115,16 +145,16 @@ LossTable = Mapping[str, type[MultiLabelLoss] | type[MultiClassLoss]]
 
 
 def _build_weighted(
-    mix: Mapping[str, float], options: Options | None, known: LossTable
-) -> tuple[dict[str, float], nn.ModuleDict]:
-    """Weights and losses of a mix, without those of weight 0, whose options are still checked."""
+    mix: Mapping[str, Weight], options: Options | None, known: LossTable
+) -> tuple[LossWeights, nn.ModuleDict]:
+    """Weights and losses of a mix, without those of weight 0 throughout, whose options are still checked."""
     losses = {name: _build(name, known[name], (options or {}).get(name, {})) for name in mix}
-    weights = {name: weight for name, weight in mix.items() if weight > 0}
-    return weights, nn.ModuleDict({name: losses[name] for name in weights})
+    used = {name: weight for name, weight in mix.items() if weight not in (0, (0, 0))}
+    return LossWeights(used), nn.ModuleDict({name: losses[name] for name in used})
 
 
 def build_loss(
-    mix: Mapping[str, float],
+    mix: Mapping[str, Weight],
     options: Options | None = None,
     *,
     exclusive: bool = False,
@@ -137,7 +167,8 @@ def build_loss(
     The weights need not sum to 1. They scale the loss, and with it the gradient.
 
     Args:
-        mix: weight of each loss, by its key in LOSSES; with exclusive classes, in MULTICLASS_LOSSES.
+        mix: weight of each loss, by its key in LOSSES; with exclusive classes, in MULTICLASS_LOSSES. Two weights change
+            linearly, by `weights.set_progress` of the result.
         options: arguments of losses, by their key in the mix, as in {"bce": {"positive_weight": 5.0}}.
         exclusive: one class per pixel; the target is the number of the class.
         soft: the target may hold values between 0 and 1.
@@ -147,8 +178,8 @@ def build_loss(
 
     Raises:
         ValueError: for an empty mix, an unknown loss, a loss that does not support a soft target, a weight that is
-            negative or not finite, weights that are all 0, options of a loss that is not in the mix, an unknown option,
-            or an invalid value of one.
+            negative or not finite, weights that are all 0 at the first or at the last update, options of a loss that is
+            not in the mix, an unknown option, or an invalid value of one.
     """
     known, others = (MULTICLASS_LOSSES, LOSSES) if exclusive else (LOSSES, MULTICLASS_LOSSES)
     if not mix:
@@ -158,16 +189,21 @@ def build_loss(
             raise ValueError(f"loss '{name}' {WRONG_TARGET[exclusive]}. Losses for that: {', '.join(known)}.")
         if name not in known:
             raise ValueError(f"unknown loss '{shortened(name)}'. {did_you_mean(name.lower(), known)}")
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"weight of loss '{name}' must be >= 0 and finite, got {weight}")
+        for each in weight if isinstance(weight, Sequence) else [weight]:
+            if not 0 <= each < math.inf:
+                raise ValueError(f"weight of loss '{name}' must be >= 0 and finite, got {each}")
         if soft and not LOSSES[name].supports_soft:
             supported = ", ".join(each for each, loss in LOSSES.items() if loss.supports_soft)
             raise ValueError(
                 f"loss '{name}' is defined for masks of 0 and 1, and these are soft (masks.soft, or annotators = "
                 f'"mean"). Losses for soft masks: {supported}.'
             )
-    if not any(mix.values()):
-        raise ValueError(f"all weights are 0 ({', '.join(mix)}): nothing would be learned")
+    weights = LossWeights(mix)
+    for share, when in (0, "at the first update"), (1, "at the last update"):
+        weights.set_progress(share)
+        if not any(weights.now.values()):
+            at = "" if weights.is_constant else f" {when}"
+            raise ValueError(f"all weights are 0{at} ({', '.join(mix)}): nothing would be learned")
     for name in options or {}:
         if name not in mix:
             raise ValueError(f"options of loss '{name}', which has no weight. {did_you_mean(name.lower(), mix)}")

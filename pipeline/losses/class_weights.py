@@ -101,7 +101,7 @@ def compute_weights(method: str, found: ClassAreas, *, exclusive: bool) -> tuple
             weights = METHODS[method](*found)
         else:
             both = [np.stack([area, found.sizes - area], axis=1) for area in found.areas.T]
-            weights = [np.divide(*METHODS[method](each, found.sizes)) for each in both]
+            weights = np.array([np.divide(*METHODS[method](each, found.sizes)) for each in both])
     return tuple(float(f"{weight:.4g}") if np.isfinite(weight) else 1.0 for weight in weights)
 
 

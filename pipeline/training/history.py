@@ -53,7 +53,8 @@ def append_history(
         validation: None for a full fit, whose scores are written as None.
         best: whether these are the phase's best weights so far.
         loss, lr: of an epoch.
-        further: of an average: "candidate", its name, and "epochs".
+        further: of an average: "candidate", its name, and "epochs"; of an epoch, "loss_weights" of its last update, if
+            they change.
     """
     state.history.append(
         {

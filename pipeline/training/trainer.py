@@ -112,6 +112,7 @@ class Trainer:
         self.swa = RunningMean()
         self.soup_files = SoupFiles(job.folder, state.phase)
         loss = build_phase_loss(self.phase, job.data, log_weights=group.is_main)
+        self.loss_weights = loss.weights
         self.loss = build_objective(loss, job.aux_weight, job.image_weight)
         self.loader = build_loader(job.data, job.cfg, state.phase, job.seed, group)
         self.updates = len(self.loader) // job.cfg.accumulate  # per epoch; batches left over are not used
@@ -155,7 +156,8 @@ class Trainer:
         seconds = ended - started
         state.seconds += seconds
         state.epochs_seen += job.passes(state.phase)
-        line = append_history(state, job.fold, validation, best=best, loss=loss, lr=lr, seconds=seconds)
+        weights = {} if self.loss_weights.is_constant else {"loss_weights": self.loss_weights.now}
+        line = append_history(state, job.fold, validation, best=best, loss=loss, lr=lr, seconds=seconds, **weights)
         if self.group.is_main:
             self._save_epoch(line)
             left = state.seconds / state.epochs_seen * job.passes_left(state.phase, state.epoch)
@@ -178,6 +180,7 @@ class Trainer:
             ValueError: if the GPU's memory is full.
         """
         rates = learning_rates(self.phase, self.state.epoch, self.updates)
+        self._set_loss_weights(0)
         if self.freezing.set_epoch(self.state.epoch):
             self.network = self.group.wrap(self.model)  # it averages the gradients of the weights that train now
         self._set_modes()
@@ -201,7 +204,7 @@ class Trainer:
                 learning_rates=rates,
                 accumulate=self.job.cfg.accumulate,
                 clip=self.job.cfg.clip,
-                after_update=self._update_ema,
+                after_update=self._after_update,
             )
         return loss, rates[-1], batches.seconds
 
@@ -224,9 +227,16 @@ class Trainer:
                 f"{2 * job.cfg.accumulate}, or lower the phase's crop"
             ) from error
 
-    def _update_ema(self, update: int) -> None:
+    def _after_update(self, update: int) -> None:
         """Update the averaged weights; their decay grows from 0 to `ema` over the first updates of a phase."""
         self.ema.update(self.model, step=self.state.epoch * self.updates + update + 1)
+        if update + 1 < self.updates:
+            self._set_loss_weights(update + 1)
+
+    def _set_loss_weights(self, update: int) -> None:
+        """Set the weights of the losses at an update of the epoch: they follow from its number in the phase alone."""
+        last = self.phase.epochs * self.updates - 1
+        self.loss_weights.set_progress((self.state.epoch * self.updates + update) / max(last, 1))
 
     def _count_epoch(self, validation: Validation | None) -> bool:
         """Count a finished epoch; returns whether its weights are the phase's best so far."""

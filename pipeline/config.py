@@ -323,7 +323,8 @@ class Train(Table):
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"  # see `hardware.precision`
     pseudo: Pseudo | None = None
     compile: bool = False  # run the network with torch.compile: minutes at the start of a phase, then faster steps
-    tensorboard: bool = False
+    # Log each epoch there too, beside metrics.jsonl: see docs/training.md.
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     profile: bool = False  # write a trace of the first 20 updates of each phase: runs/<config>/fold<k>/trace<n>.json
 
     def model_post_init(self, _context: object) -> None:

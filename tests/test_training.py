@@ -248,12 +248,6 @@ def test_balance_by_an_unknown_column_lists_the_known_columns(tiny):
 
 
 @pytest.mark.slow
-def test_tensorboard_files_are_written(tiny):
-    stages.train(load("train.tensorboard=true"), 0)
-    assert list(Path("runs/tiny/fold0/tensorboard").glob("events*"))
-
-
-@pytest.mark.slow
 def test_compiled_network_learns_the_same_weights(tiny, monkeypatch):
     # The inductor backend takes minutes; only where the model is compiled and what is saved is tested.
     monkeypatch.setattr("pipeline.training.trainer._compile", lambda model, device: model.compile(backend="aot_eager"))

@@ -16,7 +16,7 @@ from pipeline.files import atomic_write
 
 TRUE, PREDICTED = "#00b3ff", "#ff5a1f"  # blue and orange: distinct for most colour-blind readers
 LINE_STYLES = ("solid", "dashed", "dotted")  # of the first, second and third class
-PANELS = 6  # in a row
+PANELS = 6  # in a row, by default
 
 
 class Panel(NamedTuple):
@@ -39,21 +39,21 @@ def choose_examples(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def write_sheet(path: Path, rows: Mapping[str, Sequence[Panel]]) -> None:
+def write_sheet(path: Path, rows: Mapping[str, Sequence[Panel]], columns: int = PANELS) -> None:
     """Write the sheet of `draw_sheet` as a PNG."""
-    figure = draw_sheet(rows)
+    figure = draw_sheet(rows, columns)
     with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=90)
 
 
 @matplotlib.rc_context({"text.parse_math": False})
-def draw_sheet(rows: Mapping[str, Sequence[Panel]]) -> Figure:
-    """A titled row of at most PANELS panels for each entry. Titles are plain text, never formulas."""
-    figure = Figure(figsize=(2.2 * PANELS, 2.6 * len(rows) + 0.4), layout="constrained")
+def draw_sheet(rows: Mapping[str, Sequence[Panel]], columns: int = PANELS) -> Figure:
+    """A titled row of at most `columns` panels for each entry. Titles are plain text, never formulas."""
+    figure = Figure(figsize=(2.2 * columns, 2.6 * len(rows) + 0.4), layout="constrained")
     strips = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for strip, (name, panels) in zip(strips, rows.items(), strict=True):
         strip.suptitle(name, x=0.005, ha="left", fontsize=10, fontweight="bold")
-        axes = strip.subplots(1, PANELS)
+        axes = strip.subplots(1, columns)
         for axis in axes:
             axis.axis("off")
         for axis, panel in zip(axes, panels, strict=False):

@@ -169,7 +169,7 @@ def gain_of(labelled: Context, source: Context) -> PseudoGain:
 
 def _trained_by(cfg: Config) -> dict[str, Any]:
     """The settings of a config that affect its results."""
-    return cfg.model_dump(exclude={"train": {"workers", "tensorboard"}, "predict": {"batch_size"}})
+    return cfg.model_dump(exclude={"train": {"workers", "trackers"}, "predict": {"batch_size"}})
 
 
 def _same_images(names: Sequence[str]) -> list[pd.DataFrame]:

@@ -17,6 +17,7 @@ from pipeline.stages.starting_weights import source_of_weights
 from pipeline.training.checkpoint import FULL, Fold
 from pipeline.training.distributed import processes
 from pipeline.training.fold_data import balance_labels
+from pipeline.training.trackers import check_installed
 
 
 def check_training(context: Context, *, full: bool = False) -> None:
@@ -30,10 +31,12 @@ def check_training(context: Context, *, full: bool = False) -> None:
     Raises:
         ValueError: if all masks are of one kind, or do not match their images (unless data.doctor = false); if images
             of several sizes would be in one batch, or smaller than the network's stride; if there are too few images
-            for a batch or an update; if train.balance is an unknown column; if a config that the pseudo-labels
-            or the starting weights come from is invalid.
+            for a batch or an update; if train.balance is an unknown column; if a tracker's library is not installed;
+            if a config that the pseudo-labels or the starting weights come from is invalid.
     """
     cfg, index = context.cfg, context.index
+    with place(cfg, "train.trackers"):
+        check_installed(cfg.train.trackers)
     with place(cfg):
         balance_labels(index, cfg.train.balance)
     _check_sources(cfg)

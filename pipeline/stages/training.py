@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,11 +43,13 @@ from pipeline.stages.starting_weights import (
     refuse_leak,
     source_of_weights,
 )
+from pipeline.stages.worst_images import draw_worst
 from pipeline.training.checkpoint import FULL, Fold, load_checkpoint, load_weights, read_record, refuse_other_settings
 from pipeline.training.distributed import processes
 from pipeline.training.fold_data import FoldData, PseudoData
 from pipeline.training.full_fit import median_best_epochs, with_epochs
 from pipeline.training.history import Epoch, describe_progress
+from pipeline.training.trackers import Run, Trackers
 from pipeline.training.train_job import TrainJob
 from pipeline.training.train_state import TrainState
 from pipeline.training.trainer import fit
@@ -54,7 +57,7 @@ from pipeline.training.trainer import fit
 log = logging.getLogger(__name__)
 UNIMPORTANT = {
     "data": {"root", "skip_bad", "doctor", "extra"},  # `settings` has what counts of the extra sets
-    "train": {"workers", "tensorboard", "compile", "profile"},
+    "train": {"workers", "trackers", "compile", "profile"},
 }  # options that do not change the weights
 FULL_SEED = 999  # of the full fit, in place of a fold's number
 MAX_THRESHOLD_SHIFT = 0.2  # between the phases' best thresholds; a larger shift is logged
@@ -267,18 +270,26 @@ def _fit(
     folder = context.paths.fold(fold)
     resumed = (folder / "state.pt").is_file()
     log.info("fold %s: %s", fold, f"resumes {describe_progress(folder)}" if resumed else "starts from the beginning")
-    job = TrainJob(
-        model,
-        data,
-        with_epochs(cfg.train, epochs) if epochs else cfg.train,
-        folder=folder,
-        seed=seed,
-        settings=settings(context),
-        aux_weight=cfg.model.deep_supervision,
-        image_weight=cfg.model.image_head,
-        encoder=cfg.model.encoder,
-    )
-    fit(job)
+    made_by = settings(context)
+    with Trackers(
+        cfg.train.trackers if processes().is_main else (),
+        Run(folder, context.card.name, made_by),
+        partial(draw_worst, data, cfg.train.precision),
+        resumed=resumed,
+    ) as trackers:
+        job = TrainJob(
+            model,
+            data,
+            with_epochs(cfg.train, epochs) if epochs else cfg.train,
+            folder=folder,
+            seed=seed,
+            settings=made_by,
+            aux_weight=cfg.model.deep_supervision,
+            image_weight=cfg.model.image_head,
+            encoder=cfg.model.encoder,
+            trackers=trackers,
+        )
+        fit(job)
 
 
 def _initial_model(context: Context, fold: Fold, valid_index: pd.DataFrame | None, seed: int) -> Segmenter:

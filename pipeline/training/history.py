@@ -1,4 +1,4 @@
-"""The history of a training: one line per epoch in `metrics.jsonl`, in the log and in TensorBoard."""
+"""The history of a training: one line per epoch in `metrics.jsonl` and in the log."""
 
 import json
 import logging
@@ -180,18 +180,3 @@ def _format_baseline(line: dict[str, Any], *, exclusive: bool) -> str:
 def _format_best(line: dict[str, Any]) -> str:
     """A star for the phase's best weights so far."""
     return " *" if line["best"] else "  "
-
-
-def write_tensorboard(folder: Path, epoch: dict[str, Any], step: int) -> None:
-    """Add one epoch to TensorBoard's event files in `folder`.
-
-    Args:
-        epoch: its line in the history.
-        step: number of the epoch among all that the config plans.
-    """
-    from torch.utils.tensorboard import SummaryWriter  # takes seconds to import, and is optional
-
-    with SummaryWriter(str(folder)) as writer:
-        for key in ("loss", "score", "selection", "dice", "found", "left_empty", "lr"):
-            if epoch[key] is not None:  # a full fit has no score
-                writer.add_scalar(key, epoch[key], step)

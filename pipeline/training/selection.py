@@ -20,6 +20,7 @@ from pipeline.metrics import Counts, DetectionRates, Metric, detection_rates, na
 from pipeline.postprocess.threshold_counts import HALF, THRESHOLDS, best_threshold
 
 TOLERANCE = 1e-9  # scores that differ by less are equal
+WORST = 8  # images whose scores are kept, to be drawn
 SOFT_DICE_WEIGHT = 0.01  # smaller than the metric's noise between epochs
 
 
@@ -32,6 +33,8 @@ class Validation(NamedTuple):
     baseline: float  # the metric of predicting nothing; for exclusive classes, of the most frequent class everywhere
     soft_dice: float  # Dice of probabilities over all pixels, 0 to 1; the score at .5 if no image has an object
     found: DetectionRates  # detection rates at threshold .5
+    # Positions and scores, at the best threshold, of the images with the lowest scores; without undefined scores.
+    worst: tuple[tuple[int, float], ...] = ()
 
     @classmethod
     def from_counts(
@@ -57,6 +60,7 @@ class Validation(NamedTuple):
             float(nan_to_zero(metric.baseline(counts.target[..., HALF], exclusive=exclusive))),
             (detection_rates(soft).dice or 0.0) if counts.target.any() else float(scores[HALF]),
             detection_rates(counts.at(np.s_[:, :classes, HALF])),
+            _worst(metric.scores(counts.at(np.s_[..., best])).per_image()),
         )
 
     @property
@@ -74,6 +78,12 @@ class Validation(NamedTuple):
             "baseline": self.baseline,
             **self.found._asdict(),
         }
+
+
+def _worst(scores: np.ndarray) -> tuple[tuple[int, float], ...]:
+    """Positions and scores of the WORST lowest scores; of equal ones, those of the lowest positions."""
+    lowest = np.argsort(scores, kind="stable")[:WORST]  # NaN is last
+    return tuple((int(position), float(scores[position])) for position in lowest if not np.isnan(scores[position]))
 
 
 # The scores of a full fit: all None.

@@ -9,6 +9,7 @@ from torch import nn
 from pipeline import config
 from pipeline.training.checkpoint import Fold
 from pipeline.training.fold_data import FoldData
+from pipeline.training.trackers import Trackers
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class TrainJob:
         aux_weight: weight of the mean loss of the deep-supervision logits; 0: the model has none.
         image_weight: weight of the log loss of the image head; 0: the model has none.
         encoder: its name, for a phase with layer_decay.
+        trackers: that epochs are logged to; they do not change the training.
 
     Raises:
         ValueError: if the config asks for pseudo-labels and the data have none.
@@ -37,6 +39,7 @@ class TrainJob:
     aux_weight: float = 0.0
     image_weight: float = 0.0
     encoder: str = ""
+    trackers: Trackers = field(default_factory=Trackers)
 
     def __post_init__(self) -> None:
         if self.cfg.pseudo and self.data.pseudo is None:

@@ -46,7 +46,6 @@ from pipeline.training.history import (
     log_epoch,
     log_waits,
     write_history,
-    write_tensorboard,
 )
 from pipeline.training.objective import build_objective
 from pipeline.training.optimizer import build_optimizer, learning_rates
@@ -68,6 +67,8 @@ def fit(job: TrainJob) -> None:
     group = processes()
     state = TrainState.load(job.state_path) or TrainState(job.settings)
     validator = Validator(job.data, job.cfg, group) if job.validates else None
+    for line in state.history:  # a tracker may be new, or lack the epoch after which the run was stopped
+        job.trackers.log_epoch(line, job.global_epoch(line["phase"], line["epoch"] - 1))
     for number in range(state.phase, len(job.cfg.phases) + 1):
         if state.phase != number:
             load_checkpoint(job.phase_path(number - 1), job.model, job.fold)
@@ -139,6 +140,7 @@ class Trainer:
                 self._evaluate_averages()
             if self.group.is_main:
                 log_collapse(self.state.phase_lines(), exclusive=self.job.data.labels.exclusive)
+        self.job.trackers.log_worst(self.state.phase, self.job.global_epoch(self.state.phase, self.state.epoch - 1))
 
     def _run_epoch(self) -> None:
         started = time.monotonic()
@@ -163,8 +165,9 @@ class Trainer:
             left = state.seconds / state.epochs_seen * job.passes_left(state.phase, state.epoch)
             log_epoch(line, self.phase.epochs, left, exclusive=job.data.labels.exclusive)
             log_waits(data=waited, network=trained - started - waited, validation=ended - trained)
-            if job.cfg.tensorboard:
-                write_tensorboard(job.folder / "tensorboard", line, global_epoch)
+            job.trackers.log_epoch(line, global_epoch)
+            if best and validation:
+                job.trackers.draw_worst(self.ema.module, validation, state.phase)
         self.group.wait()
 
     def _batches(self) -> Iterator[Batch]:
@@ -273,6 +276,8 @@ class Trainer:
                 if line["best"]:
                     record = make_record(line, self.job.settings)
                     save_checkpoint(self.job.phase_path(state.phase), average.weights, record)
+                    self.ema.module.load_state_dict(average.weights)  # it may have evaluated others since
+                    self.job.trackers.draw_worst(self.ema.module, average.validation, state.phase)
                 log_average(line)
             state.best = max(state.best, average.validation.selection)
         state.averages_evaluated = True

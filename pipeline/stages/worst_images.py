@@ -1,0 +1,50 @@
+"""A sheet of the held-out images with the lowest scores, for the experiment trackers."""
+
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from pipeline.data.sample import samples_of
+from pipeline.inference.predictor import Predictor, predict_images
+from pipeline.metrics import VOID
+from pipeline.postprocess.threshold_counts import level
+from pipeline.report.overlays import Panel, write_sheet
+from pipeline.training.fold_data import FoldData
+from pipeline.training.selection import Validation
+
+COLUMNS = 4
+
+
+def draw_worst(data: FoldData, precision: str, model: nn.Module, validation: Validation, path: Path) -> None:
+    """Predict the images with the lowest scores again, and draw them with the outlines of target and prediction.
+
+    Nothing is drawn of images that are read by window (`predict.tiles`): they are too large for a sheet.
+
+    Args:
+        precision: as `hardware.precision`.
+        validation: of this model; the outlines are those at its best threshold.
+        path: of the PNG to write.
+    """
+    if data.tiles:
+        return
+    predictor = Predictor(model, ("identity",), precision, exclusive=data.labels.exclusive)
+    ordered = data.valid_index.sort_values("image_id", ignore_index=True)  # as the validator counts them
+    rows = ordered.loc[[position for position, _ in validation.worst]]
+    options = {"reader": data.reader, "batch_size": data.batch_size, "workers": 0, "size": data.labels.size}
+    values = dict(predict_images(predictor, rows, what="worst images", **options))
+    panels = []
+    for sample, (_, score) in zip(samples_of(rows), validation.worst, strict=True):
+        target = data.labels.read_scored(sample)
+        masks = _masks(values[sample.image_id], validation.threshold, exclusive=data.labels.exclusive)
+        title = f"{sample.image_id[:10]}  {score:.2f}"
+        panels.append(Panel(title, data.reader.picture(sample), masks * (target != VOID), target))
+    halves = {"lowest scores": panels[:COLUMNS], " ": panels[COLUMNS:]}
+    write_sheet(path, {name: each for name, each in halves.items() if each}, COLUMNS)
+
+
+def _masks(values: np.ndarray, threshold: float, *, exclusive: bool) -> np.ndarray:
+    """The masks (C, H, W) of stored probabilities, 0 or 1."""
+    if exclusive:
+        return (values.argmax(axis=0) == np.arange(len(values))[:, None, None]).astype(np.uint8)
+    return (values >= level(threshold)).astype(np.uint8)

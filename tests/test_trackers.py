@@ -106,6 +106,7 @@ def test_every_name_of_the_config_has_a_tracker_and_a_package():
     assert names == TRACKERS.keys() == PACKAGES.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", CALLS)
 def test_a_tracker_that_raises_is_off_with_one_warning_and_the_training_and_the_others_go_on(
     tiny, recorder, caplog, fails
@@ -192,6 +193,7 @@ def test_averages_of_weights_are_not_logged_as_epochs(tiny, recorder):
     assert [call[0] for call in recorder[0].calls] == ["start", "close"]
 
 
+@pytest.mark.slow
 def test_trackers_do_not_change_the_weights(tiny, recorder):
     # swa draws the images of an average, whose weights are put into the model for that.
     pairs = ("train.phases.0.swa=0.5", "train.phases.0.soup=2")

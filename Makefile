@@ -29,7 +29,7 @@ OPTIONS = configs/$(CONFIG).toml $(if $(SET),--set=$(call quoted,$(SET))) $(if $
 NAME = $(subst $() ,+,$(strip $(CONFIGS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data doctor audit competitions folds train sweep oof predict ensemble report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-slow test-older fuzz types lint format
+.PHONY: help setup data augment doctor audit competitions folds train sweep oof predict ensemble report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-slow test-older fuzz types lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ else
 data: $(VENV) $(VENV_KAGGLE)
 	$(STAGE) download $(COMPETITION)
 endif
+
+augment: $(VENV) ## print the augmentation of each phase as a list for the config, and draw what the network sees
+	$(STAGE) augment $(OPTIONS)
 
 doctor: $(VENV) ## check the files against the card: sample submission, masks, RLE dialect, images
 	$(STAGE) doctor $(OPTIONS)

@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from pipeline import competition, rle  # noqa: E402
 from pipeline.config import Crops  # noqa: E402
-from pipeline.data.augment import Augment  # noqa: E402
+from pipeline.data.augment import Augment, make_recipe  # noqa: E402
 from pipeline.data.crops import crop_index  # noqa: E402
 from pipeline.data.dataset import MaskedImages  # noqa: E402
 from pipeline.data.index import read_index  # noqa: E402
@@ -87,7 +87,7 @@ def write_files(kind: Kind, root: Path) -> pd.DataFrame:
 def ours(kind: Kind, index: pd.DataFrame) -> Callable[[], object]:
     """A function that reads an epoch as a training does."""
     labels = Labels.of(competition.load("demo"))
-    images = MaskedImages(index, labels, Reader(3), Augment("light", kind.crop, 3))
+    images = MaskedImages(index, labels, Reader(3), Augment(make_recipe("light", kind.crop, 3)))
     images.cache = None
     loader = Loader(images, BATCH, sampler=EpochSampler(len(images), 0, labels=None, repeats=1))
     return lambda: consume(loader)
@@ -154,7 +154,7 @@ def main(repeats: Annotated[int, typer.Option(help="timed rounds")] = 5) -> None
             runs = {
                 "ours": ours(kind, index),
                 "bare": bare(kind, index),
-                "bare + light": bare(kind, index, Augment("light", kind.crop, 3)),
+                "bare + light": bare(kind, index, Augment(make_recipe("light", kind.crop, 3))),
             }
             seconds = interleave(runs, repeats)
         table.add_row(

@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline import competition, config
-from pipeline.data.augment import Augment
+from pipeline.data.augment import Augment, make_recipe
 from pipeline.data.dataset import MaskedImages
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
@@ -116,7 +116,7 @@ def logits_of_demo() -> Pair:
 
 
 def crops(index: pd.DataFrame, card: competition.Competition, percentiles: tuple | None = None) -> MaskedImages:
-    return MaskedImages(index, Labels.of(card), Reader(3, percentiles), Augment("light", CROP, 3))
+    return MaskedImages(index, Labels.of(card), Reader(3, percentiles), Augment(make_recipe("light", CROP, 3)))
 
 
 def batches(data: MaskedImages, epoch: int) -> DataLoader:

@@ -42,7 +42,7 @@ sys.path.insert(0, str(ROOT))
 from training_loop import MIX, training_loop  # noqa: E402
 
 from pipeline import competition, config, hardware, rle  # noqa: E402
-from pipeline.data.augment import Augment  # noqa: E402
+from pipeline.data.augment import Augment, make_recipe  # noqa: E402
 from pipeline.data.dataset import MaskedImages  # noqa: E402
 from pipeline.data.index import read_index  # noqa: E402
 from pipeline.data.labels import Labels  # noqa: E402
@@ -116,7 +116,9 @@ def device_batch(batch: int, side: int) -> Batch:
 def file_batches(index: pd.DataFrame, batch: int, side: int) -> Iterator[Batch]:
     """Batches from the files, for ever."""
     workers = hardware.num_workers(None)
-    images = MaskedImages(index, Labels.of(competition.load("demo")), Reader(3), Augment("light", side, 3), workers)
+    images = MaskedImages(
+        index, Labels.of(competition.load("demo")), Reader(3), Augment(make_recipe("light", side, 3)), workers
+    )
     images.cache = None  # so that every image is decoded whenever it is drawn, as in a set larger than memory
     sampler = EpochSampler(len(images), 0, labels=None, repeats=-(-batch * STEPS * 4 // len(images)))
     loader = Loader(images, batch, sampler=sampler, drop_last=True, num_workers=workers, persistent_workers=workers > 0)
@@ -127,7 +129,7 @@ class PlainImages(Dataset):
     """Reads, augments and normalises an image, as a plain script does."""
 
     def __init__(self, index: pd.DataFrame, side: int):
-        self.rows, self.augment = list(index.itertuples()), Augment("light", side, 3)
+        self.rows, self.augment = list(index.itertuples()), Augment(make_recipe("light", side, 3))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from training_loop import MIX, training_loop
 
 from pipeline import competition, config, hardware
-from pipeline.data.augment import Augment
+from pipeline.data.augment import Augment, make_recipe
 from pipeline.data.dataset import MaskedImages
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
@@ -71,7 +71,7 @@ def ours(index, card):
     model = (
         build_model(config.Model(encoder=ENCODER, weights="none")).to(device, memory_format=torch.channels_last).train()
     )
-    data = MaskedImages(index, Labels.of(card), Reader(3), Augment("medium", CROP, 3))
+    data = MaskedImages(index, Labels.of(card), Reader(3), Augment(make_recipe("medium", CROP, 3)))
     for position in range(len(data)):
         data[position, 0]  # fills the memory like a first epoch
     loader = Loader(data, BATCH, sampler=EpochSampler(len(data), 0, labels=None, repeats=1), drop_last=True)
@@ -84,7 +84,7 @@ class PlainImages(Dataset):
 
     def __init__(self, index, card):
         self.samples, self.card = samples_of(index), card
-        self.augment = Augment("medium", CROP, 3)
+        self.augment = Augment(make_recipe("medium", CROP, 3))
 
     def __len__(self):
         return len(self.samples)

@@ -201,6 +201,40 @@ class Model(Table):
     dilation_rates: tuple[Channels, ...] = (6, 12, 18)  # of the atrous branches at output stride 16; at 8 they double
 
 
+GROUPS = ("OneOf", "SomeOf")  # transforms that choose among others
+
+
+class Transform(Table):
+    """A transform of albumentations, or one of `data.transforms`, and how often it is applied.
+
+    Further keys are its arguments; a text such as "BORDER_REFLECT_101" stands for OpenCV's constant.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    p: Share = 0.5  # probability
+    transforms: tuple["Transform", ...] = ()  # of OneOf and SomeOf: those that are chosen from
+
+    @model_validator(mode="before")
+    @classmethod
+    def _make_tuples(cls, values: Any) -> Any:  # of lists: the library's ranges are tuples
+        if not isinstance(values, dict):
+            return values
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+    def model_post_init(self, _context: object) -> None:
+        if self.name in GROUPS and not self.transforms:
+            raise ValueError(f'{self.name} chooses among transforms: set transforms = [{{ name = "Blur" }}, …]')
+        if self.name not in GROUPS and self.transforms:
+            raise ValueError(f"{self.name} has no argument 'transforms', only {' and '.join(GROUPS)} have")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the transform."""
+        return dict(self.model_extra or {})
+
+
 class Phase(Table):
     """A part of the training with one loss; it starts from the best weights of the phase before."""
 
@@ -218,8 +252,11 @@ class Phase(Table):
     repeats: Count = 1  # times that an epoch draws each image
     size: Size | None = None  # of this phase's training images; default: data.size, at which every phase is validated
     crop: Side | None = None  # pixels, square; default: whole images, which must be of one size
-    augment: Literal["none", "light", "medium", "strong"] = "light"
+    # A strength, or a list of transforms, which follow the crop (`data.augment`); `make augment` prints the list that a
+    # strength stands for.
+    augment: Literal["none", "light", "medium", "strong"] | tuple[Transform, ...] = "light"
     scale: tuple[Factor, Factor] | None = None  # range of random resize factors; default: that of `augment`
+    scale_p: Share | None = None  # probability of such a factor; default: 1 with `scale`, else that of `augment`
     mix: dict[Literal["cutmix", "mosaic", "copy_paste"], Share] = {}  # noqa: RUF012 - probability of each; otherwise none
     freeze_encoder: bool | Count = False  # true: in the whole phase; a number: in its first epochs
     # Epochs after these in which the encoder's layers are unfrozen step by step, the deepest first.

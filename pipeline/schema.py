@@ -188,7 +188,25 @@ def parse(model: type[T], tables: Mapping[str, Any], where: str) -> T:
     except pydantic.ValidationError as error:
         # A misspelt key causes a second error, a missing key: report the misspelling first.
         first = min(error.errors(), key=lambda each: each["type"] not in UNKNOWN_KEY)
-        raise ValueError(f"{where}: {_explain(model, first)}") from None
+        raise ValueError(f"{where}: {_explain(model, _in_best_branch(error.errors(), first))}") from None
+
+
+# What pydantic adds to the path of a key whose value may be of several types: the type that it tried.
+BRANCH = re.compile(r"(literal|tuple|list|dict|function|constrained|lax)\b.*[\[-].*|int|float|str|bool")
+
+
+def _in_best_branch(errors: Iterable[Mapping[str, Any]], first: Mapping[str, Any]) -> dict[str, Any]:
+    """The error of the type that a value fits best, if several were tried: the one that was found deepest inside.
+
+    Returns:
+        the error, with a path of keys and numbers only.
+    """
+    parts = [isinstance(part, str) and bool(BRANCH.fullmatch(part)) for part in first["loc"]]
+    if any(parts):
+        start = first["loc"][: parts.index(True)]
+        first = max((each for each in errors if each["loc"][: len(start)] == start), key=lambda each: len(each["loc"]))
+    keys = tuple(part for part in first["loc"] if not (isinstance(part, str) and BRANCH.fullmatch(part)))
+    return {**first, "loc": keys}
 
 
 def _explain(model: type[Table], error: Mapping[str, Any]) -> str:

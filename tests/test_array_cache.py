@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from pipeline.data import array_cache
 from pipeline.data.array_cache import ArrayCache, make_cache
-from pipeline.data.augment import Augment
+from pipeline.data.augment import Augment, make_recipe
 from pipeline.data.dataset import MaskedImages
 from pipeline.data.index import read_index
 from pipeline.data.labels import Labels
@@ -105,7 +105,7 @@ def test_workers_decode_each_image_once(tiny, card, monkeypatch, tmp_path):
         return original(self, sample)
 
     monkeypatch.setattr(Reader, "read", noted)
-    data = MaskedImages(index, Labels.of(card), Reader(1), Augment("none", None, 1), num_workers=2)
+    data = MaskedImages(index, Labels.of(card), Reader(1), Augment(make_recipe("none", None, 1)), num_workers=2)
     keys = [(position, 0) for position in range(len(index))]
     loader = DataLoader(data, batch_size=2, sampler=keys, num_workers=2)
     epochs = [[images.clone() for images, _ in loader] for _ in range(3)]  # each with new workers

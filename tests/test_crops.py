@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline import config, rle, stages
 from pipeline.config import Crops
-from pipeline.data.augment import Augment
+from pipeline.data.augment import Augment, make_recipe
 from pipeline.data.crops import crop_index, window_starts
 from pipeline.data.dataset import MaskedImages
 from pipeline.data.labels import Labels
@@ -53,7 +53,7 @@ def test_windows_cover_each_image_and_lie_inside_it():
 def test_a_crop_is_a_window_of_its_image_and_of_its_mask(large):
     index, labels = large
     crops = crop_index(index, labels, CROPS)
-    images = MaskedImages(crops, labels, Reader(1), Augment("none", None, 1))
+    images = MaskedImages(crops, labels, Reader(1), Augment(make_recipe("none", None, 1)))
     wholes = {sample.image_id: (Reader(1).read(sample), labels.read(sample)) for sample in samples_of(index)}
     assert set(crops["image_id"]) == {"a", "b", "c"}
     for position, (row, sample) in enumerate(zip(crops.itertuples(), samples_of(crops), strict=True)):

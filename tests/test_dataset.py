@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pipeline.data.augment import STRENGTHS, Augment, RandomScaledCrop
+from pipeline.data.augment import STRENGTHS, Augment, make_recipe
 from pipeline.data.dataset import AddedImages, Images, MaskedImages, equal_size_batches
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
@@ -20,6 +20,7 @@ from pipeline.data.reader import Reader
 from pipeline.data.resize import UNCHANGED
 from pipeline.data.sample import samples_of
 from pipeline.data.sampler import EpochSampler
+from pipeline.data.transforms import RandomScaledCrop
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 255, (40, 56, 3)).astype(np.uint8)
@@ -30,7 +31,7 @@ MASK[8:30, 20:44] = 1
 @pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_augment_keeps_dtypes_and_returns_the_crop_size(strength, channels):
-    augment = Augment(strength, 32, channels)
+    augment = Augment(make_recipe(strength, 32, channels))
     for seed in range(20):
         image, mask = augment(IMAGE[..., :channels], MASK, seed)
         assert image.shape == (32, 32, channels)
@@ -41,7 +42,7 @@ def test_augment_keeps_dtypes_and_returns_the_crop_size(strength, channels):
 
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_augment_is_a_function_of_its_seed(strength):
-    augment, again = Augment(strength, 32, 3), Augment(strength, 32, 3)
+    augment, again = Augment(make_recipe(strength, 32, 3)), Augment(make_recipe(strength, 32, 3))
     augment(IMAGE, MASK, 1)  # earlier calls must not matter
     for one, other in zip(augment(IMAGE, MASK, 5), again(IMAGE, MASK, 5), strict=True):
         assert np.array_equal(one, other)
@@ -50,7 +51,7 @@ def test_augment_is_a_function_of_its_seed(strength):
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_augment_moves_mask_and_image_together(strength):
     # An image equal to its mask stays equal under geometric transforms, up to blurred edges and inverted intensities.
-    augment = Augment(strength, 32, 1)
+    augment = Augment(make_recipe(strength, 32, 1))
     agreement = []
     for seed in range(40):
         image, mask = augment(MASK * 150 + 50, MASK, seed)
@@ -63,7 +64,7 @@ def test_augment_moves_mask_and_image_together(strength):
 
 def test_horizontal_flip_is_independent_of_brightness():
     # A shared random stream correlates transforms: with set_random_seed, flips always occur together.
-    augment = Augment("light", None, 3)
+    augment = Augment(make_recipe("light", None, 3))
     ramp = np.broadcast_to(np.linspace(60, 120, 56).astype(np.uint8)[None, :, None], (40, 56, 3)).copy()
     flipped, brighter = np.array(
         [
@@ -78,7 +79,7 @@ def test_horizontal_flip_is_independent_of_brightness():
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_void_pixels_survive_augmentation_at_any_scale(strength):
     void = MASK * 255
-    augment = Augment(strength, 32, 3, scale=(0.6, 1.7))
+    augment = Augment(make_recipe(strength, 32, 3, scale=(0.6, 1.7)))
     kept = [augment(IMAGE, void, seed)[1] for seed in range(30)]
     assert {value for mask in kept for value in np.unique(mask)} == {0, 255}
 
@@ -91,7 +92,8 @@ def test_scale_option_replaces_the_scale_of_the_strength(strength):
     image = np.repeat(disc * 200, 3, axis=-1)
 
     def areas(scale):
-        augment = Augment(strength, 160, 3, scale=scale)  # so large that the disc is whole, up to its mirrored copies
+        # So large that the disc is whole, up to its mirrored copies.
+        augment = Augment(make_recipe(strength, 160, 3, scale=scale))
         masks = [augment(image, disc, seed)[1] for seed in range(25)]
         return [mask[60:100, 60:100].sum() for mask in masks]
 
@@ -101,14 +103,10 @@ def test_scale_option_replaces_the_scale_of_the_strength(strength):
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_without_a_scale_option_augmentation_is_unchanged(strength):
-    alone = albumentations.Compose(STRENGTHS[strength](32, 3))
-    for seed in range(5):
-        alone.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        expected = alone(image=IMAGE, mask=MASK)
-        image, mask = Augment(strength, 32, 3)(IMAGE, MASK, seed)
-        assert np.array_equal(image, expected["image"])
-        assert np.array_equal(mask, expected["mask"])
+def test_the_scale_of_a_strength_is_that_of_the_option(strength):
+    named = STRENGTHS[strength]
+    assert make_recipe(strength, 32, 3) == make_recipe(strength, 32, 3, scale=named.scale, scale_p=named.scale_p)
+    assert make_recipe(strength, 32, 3, scale=(0.5, 2.0)).scale_p == 1
 
 
 def draws(sampler, epoch):
@@ -197,7 +195,7 @@ def test_workers_give_the_same_batches_in_every_epoch(tiny, card):
     index = read_index(card, tiny / "tiny")
 
     def epochs(workers):
-        data = MaskedImages(index, Labels.of(card), Reader(1), Augment("strong", 32, 1))
+        data = MaskedImages(index, Labels.of(card), Reader(1), Augment(make_recipe("strong", 32, 1)))
         sampler = EpochSampler(len(data), 5, labels=None, repeats=1)
         loader = DataLoader(data, 6, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
         batches = []
@@ -215,7 +213,7 @@ def test_workers_do_not_repeat_each_others_augmentations(tiny, card):
     # One image 12 times, 6 by each worker, over two epochs: by default albumentations gives only 6 different ones.
     index = read_index(card, tiny / "tiny").iloc[[3] * 12]
     sampler = EpochSampler(12, 5, labels=None, repeats=1)
-    data = MaskedImages(index, Labels.of(card), Reader(1), Augment("strong", 32, 1))
+    data = MaskedImages(index, Labels.of(card), Reader(1), Augment(make_recipe("strong", 32, 1)))
     loader = DataLoader(data, 6, sampler=sampler, num_workers=2, persistent_workers=True)
     seen = set()
     for epoch in range(2):
@@ -237,9 +235,9 @@ def pseudo_labels(card, tiny):
 
 def test_pseudo_labelled_images_follow_the_training_images(tiny, card):
     index, pseudo = read_index(card, tiny / "tiny"), pseudo_labels(card, tiny)
-    data = MaskedImages(index, Labels.of(card), Reader(1), Augment("none", None, 1), added=[pseudo])
+    data = MaskedImages(index, Labels.of(card), Reader(1), Augment(make_recipe("none", None, 1)), added=[pseudo])
     assert (len(data), data.num_labelled) == (23, 18)
-    alone = MaskedImages(index, Labels.of(card), Reader(1), Augment("none", None, 1))
+    alone = MaskedImages(index, Labels.of(card), Reader(1), Augment(make_recipe("none", None, 1)))
     for one, other in zip(data[17, 3], alone[17, 3], strict=True):
         assert torch.equal(one, other)
     for place, sample in enumerate(samples_of(pseudo.index)):
@@ -249,7 +247,7 @@ def test_pseudo_labelled_images_follow_the_training_images(tiny, card):
 
 
 def test_an_item_without_options_uses_its_seed_for_augmentation_only(tiny, card, monkeypatch):
-    index, augment = read_index(card, tiny / "tiny"), Augment("strong", 32, 1)
+    index, augment = read_index(card, tiny / "tiny"), Augment(make_recipe("strong", 32, 1))
     data = MaskedImages(index, Labels.of(card), Reader(1), augment)
     made, original = [], np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", lambda seed=None: (made.append(seed), original(seed))[1])
@@ -268,7 +266,9 @@ def test_mixing_is_the_same_in_workers_and_uses_training_images_only(tiny, card,
     )
 
     def batches(workers):
-        data = MaskedImages(index, Labels.of(card), Reader(1), Augment("strong", 32, 1), added=[pseudo], mixing=mixing)
+        data = MaskedImages(
+            index, Labels.of(card), Reader(1), Augment(make_recipe("strong", 32, 1)), added=[pseudo], mixing=mixing
+        )
         sampler = EpochSampler(18, 5, labels=None, repeats=2, added=[(5, 0.5)])
         return list(DataLoader(data, 6, sampler=sampler, num_workers=workers))
 
@@ -304,7 +304,7 @@ def test_images_for_prediction_are_not_cropped(tiny, card):
 
 def test_a_batch_is_stacked_in_channels_last_format(tiny, card):
     index = read_index(card, tiny / "tiny")
-    data = MaskedImages(index, Labels.of(card), Reader(3), Augment("none", 32, 3))
+    data = MaskedImages(index, Labels.of(card), Reader(3), Augment(make_recipe("none", 32, 3)))
     items = [data[position, 0] for position in range(4)]
     images, masks = collate(items)
     assert torch.equal(images, torch.stack([image for image, _ in items]))
@@ -318,7 +318,7 @@ def test_a_batch_is_stacked_in_channels_last_format(tiny, card):
 @pytest.mark.parametrize(("value", "refused"), [(1, False), (255, False), (2, True), (254, True)])
 def test_a_mask_with_a_value_that_is_no_label_is_refused(tiny, card, monkeypatch, value, refused):
     index = read_index(card, tiny / "tiny")
-    data = MaskedImages(index, Labels.of(card), Reader(1), Augment("none", None, 1))
+    data = MaskedImages(index, Labels.of(card), Reader(1), Augment(make_recipe("none", None, 1)))
     monkeypatch.setattr(Labels, "read", lambda self, sample: np.full((36, 44, 1), value, np.uint8))
     if not refused:
         assert data[0, 0][1].unique().tolist() == [value]

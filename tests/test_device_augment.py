@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.augment import ON_DEVICE, Augment
+from pipeline.data.augment import ON_DEVICE, Augment, make_recipe
 from pipeline.data.device_augment import RandomBrightness, RandomSymmetry, augment_batches
 from pipeline.symmetries import SYMMETRIES
 from tests.fitting import RUN, fit_tiny, history
@@ -77,7 +77,8 @@ def test_brightness_by_hand():
 def test_brightness_is_that_of_albumentations(contrast):
     image = np.random.default_rng(0).random((5, 7, 3), np.float32)
     transform = A.RandomBrightnessContrast(brightness_limit=(0.1, 0.1), contrast_limit=contrast, p=1)
-    step = ON_DEVICE[type(transform)](transform)
+    _, move = ON_DEVICE[type(transform).__name__]
+    step = move(transform)
     images = torch.from_numpy(image * 255).permute(2, 0, 1)[None]
     found, _ = augmented(images, images, [0], [step])
     expected = transform(image=image)["image"] * 255
@@ -86,7 +87,7 @@ def test_brightness_is_that_of_albumentations(contrast):
 
 @pytest.mark.parametrize(("strength", "steps"), [("none", 0), ("light", 2), ("medium", 2), ("strong", 2)])
 def test_what_moves_to_the_device_is_left_out_on_the_cpu(strength, steps):
-    here, moved = (Augment(strength, 32, 3, on_device=each) for each in (False, True))
+    here, moved = (Augment(make_recipe(strength, 32, 3), on_device=each) for each in (False, True))
     assert (len(here.device_steps), len(moved.device_steps)) == (0, steps)
     assert len(moved.transform.transforms) == len(here.transform.transforms) - steps
 

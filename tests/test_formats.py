@@ -21,7 +21,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGLosslessSV1
 
 from pipeline.data import formats, medical, rasters
-from pipeline.data.augment import STRENGTHS, Augment
+from pipeline.data.augment import STRENGTHS, Augment, make_recipe
 from pipeline.data.file_index import find_files
 from pipeline.data.formats import read_pixels, read_size
 from pipeline.data.intensity import percentile_normalize
@@ -372,7 +372,7 @@ def test_float_images_of_many_channels_are_augmented_within_their_range(strength
     image = RNG.uniform(0, 255, (40, 48, 8)).astype(np.float32)
     mask = RNG.integers(0, 2, (40, 48, 1)).astype(np.uint8)
     for seed in range(8):
-        augmented, target = Augment(strength, 32, 8)(image, mask, seed)
+        augmented, target = Augment(make_recipe(strength, 32, 8))(image, mask, seed)
         assert (augmented.shape, augmented.dtype) == ((32, 32, 8), np.float32)
         assert 0 <= augmented.min() <= augmented.max() <= 255.01
         assert target.shape == (32, 32, 1)
@@ -383,8 +383,8 @@ def test_float_values_are_augmented_like_uint8_values(strength):
     image = RNG.integers(0, 256, (40, 48, 3)).astype(np.uint8)
     mask = (image[..., :1] > 128).astype(np.uint8)
     for seed in range(6):
-        narrow, target = Augment(strength, 32, 3)(image, mask, seed)
-        wide, same = Augment(strength, 32, 3)(image.astype(np.float32), mask, seed)
+        narrow, target = Augment(make_recipe(strength, 32, 3))(image, mask, seed)
+        wide, same = Augment(make_recipe(strength, 32, 3))(image.astype(np.float32), mask, seed)
         assert np.array_equal(target, same)
         assert np.median(np.abs(wide - narrow)) < 3
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, get_worker_info
 from pipeline.cli import main
 from pipeline.config import Crops
 from pipeline.data import loader
-from pipeline.data.augment import Augment
+from pipeline.data.augment import Augment, make_recipe
 from pipeline.data.crops import crop_index
 from pipeline.data.dataset import Images, MaskedImages
 from pipeline.data.index import read_index, read_test_index
@@ -35,7 +35,7 @@ def masked(card, folder, *, crops=False):
     index, labels = read_index(card, folder / "tiny"), Labels.of(card)
     if crops:
         windows = crop_index(index, labels, Crops(size=32, stride=16))
-        return MaskedImages(windows, labels, Reader(1), Augment("strong", 16, 1))
+        return MaskedImages(windows, labels, Reader(1), Augment(make_recipe("strong", 16, 1)))
     pseudo = read_test_index(card, folder / "tiny")
     start_store(folder / "labels", {})
     writer = StoreWriter(folder / "labels")
@@ -46,7 +46,7 @@ def masked(card, folder, *, crops=False):
         index,
         labels,
         Reader(1),
-        Augment("strong", 32, 1),
+        Augment(make_recipe("strong", 32, 1)),
         added=[PseudoData(pseudo, folder / "labels", 0.5, (1,)).images],
         mixing=Mixing({"cutmix": 0.5, "copy_paste": 0.3}, np.arange(18), np.arange(9)),
     )

@@ -21,7 +21,7 @@ from pipeline.cli import main
 from pipeline.config import Config
 from pipeline.data import reader as reader_module
 from pipeline.data import series as series_module
-from pipeline.data.augment import Augment
+from pipeline.data.augment import Augment, make_recipe
 from pipeline.data.dataset import MaskedImages
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
@@ -480,7 +480,9 @@ def test_a_prediction_reads_each_slice_about_once(folder, reads):
 def test_training_reads_each_slice_once_and_keeps_it(folder, reads):
     write_slices({f"{volume}_{n}": n for volume in "ab" for n in range(1, 9)})
     reader, index = reader_and_index(load(settings="neighbours = 2"))
-    images = MaskedImages(index, Labels.of(competition.load("tiny.toml")), reader, Augment("none", None, 1))
+    images = MaskedImages(
+        index, Labels.of(competition.load("tiny.toml")), reader, Augment(make_recipe("none", None, 1))
+    )
     order = np.random.default_rng(0).permutation(16)
     first = [images[(int(position), 0)][0] for position in order]
     assert sorted(reads) == sorted(index["path"])

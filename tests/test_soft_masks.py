@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pipeline import competition, config, rle, stages
-from pipeline.data.augment import STRENGTHS, Augment
+from pipeline.data.augment import STRENGTHS, Augment, make_recipe
 from pipeline.data.crops import crop_index
 from pipeline.data.dataset import AddedImages, MaskedImages
 from pipeline.data.index import read_index
@@ -375,7 +375,7 @@ def soft_data(tiny, edit, augment, **options):
 
 
 def test_items_hold_shares_from_the_file_and_from_the_cache(tiny, edit):
-    data, shares = soft_data(tiny, edit, Augment("none", None, 1, soft=True))
+    data, shares = soft_data(tiny, edit, Augment(make_recipe("none", None, 1), soft=True))
     for _ in ("file", "cache"):
         for position, sample in enumerate(data.samples):
             mask = data[position, 0][1]
@@ -387,7 +387,9 @@ def test_hard_masks_beside_soft_ones_are_floats_too(tiny, edit):
     card, _ = soft_files(tiny, edit)
     index = read_index(card, tiny / "tiny")
     added = AddedImages(index.iloc[:2], lambda sample, resize: np.full((36, 44, 1), VOID, np.uint8))
-    data = MaskedImages(index, Labels.of(card), Reader(1), Augment("none", None, 1, soft=True), added=[added])
+    data = MaskedImages(
+        index, Labels.of(card), Reader(1), Augment(make_recipe("none", None, 1), soft=True), added=[added]
+    )
     mask = data[len(index), 0][1]
     assert mask.dtype == torch.float32
     assert mask.unique().tolist() == [VOID]
@@ -395,7 +397,7 @@ def test_hard_masks_beside_soft_ones_are_floats_too(tiny, edit):
 
 @pytest.mark.parametrize("value", [1.25, -0.5, np.nan, 254.0])
 def test_a_share_beyond_0_and_1_is_refused(tiny, edit, monkeypatch, value):
-    data, _ = soft_data(tiny, edit, Augment("none", None, 1, soft=True))
+    data, _ = soft_data(tiny, edit, Augment(make_recipe("none", None, 1), soft=True))
     monkeypatch.setattr(Labels, "read", lambda self, sample: np.full((36, 44, 1), value, np.float32))
     with pytest.raises(ValueError, match=rf"mask of '\d+' holds {value}: expected 0 to 1, or 255 for void"):
         data[0, 0]
@@ -419,7 +421,7 @@ def test_a_soft_mask_moves_with_its_image_to_a_fraction_of_a_pixel(strength, mon
     image, share = ramp()
     differences = {}
     for soft in (True, False):
-        augment = Augment(strength, 48, 1, soft=soft)
+        augment = Augment(make_recipe(strength, 48, 1), soft=soft)
         pairs = [augment(image, share, seed) for seed in range(30)]
         differences[soft] = max(np.abs(one / 255 - other).max() for one, other in pairs)
     assert differences[True] < 2e-3
@@ -431,11 +433,11 @@ def test_void_pixels_of_a_soft_mask_stay_void_and_shares_stay_shares(strength):
     image, share = ramp()
     share[20:44, 10:30] = VOID
     for seed in range(20):
-        _, mask = Augment(strength, 48, 1, soft=True)(image, share, seed)
+        _, mask = Augment(make_recipe(strength, 48, 1), soft=True)(image, share, seed)
         void = mask == VOID
         assert mask.dtype == np.float32
         assert ((mask[~void] >= 0) & (mask[~void] <= 1)).all()
-        _, hard = Augment(strength, 48, 1)(image, (share == VOID).astype(np.uint8), seed)
+        _, hard = Augment(make_recipe(strength, 48, 1))(image, (share == VOID).astype(np.uint8), seed)
         assert (void != hard.astype(bool)).mean() < 0.03  # at edges the nearest pixel differs from the mean
 
 
@@ -444,8 +446,8 @@ def test_flips_of_a_soft_mask_of_0_and_1_are_those_of_a_hard_one():
     mask = np.where(rng.random((40, 40, 2)) < 0.1, VOID, rng.integers(0, 2, (40, 40, 2))).astype(np.uint8)
     image = rng.integers(0, 256, (40, 40, 1)).astype(np.uint8)
     for seed in range(10):
-        soft = Augment("none", 32, 1, soft=True)(image, mask.astype(np.float32), seed)
-        hard = Augment("none", 32, 1)(image, mask, seed)
+        soft = Augment(make_recipe("none", 32, 1), soft=True)(image, mask.astype(np.float32), seed)
+        hard = Augment(make_recipe("none", 32, 1))(image, mask, seed)
         assert all(map(np.array_equal, soft, hard))
 
 

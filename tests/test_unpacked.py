@@ -18,7 +18,7 @@ from pipeline import rle
 from pipeline.config import Crops
 from pipeline.data import unpacked as unpacked_module
 from pipeline.data import windows
-from pipeline.data.augment import Augment
+from pipeline.data.augment import Augment, make_recipe
 from pipeline.data.crops import crop_index
 from pipeline.data.dataset import MaskedImages
 from pipeline.data.labels import Labels
@@ -126,7 +126,7 @@ def test_a_training_decodes_each_file_once_and_sees_the_same_windows(photos, kin
         reader = Reader(1, unpacked=unpacked)
         mine = replace(labels, unpacked=unpacked)
         crops = crop_index(indices[kind], mine, Crops(size=16, stride=8))
-        data = MaskedImages(crops, mine, reader, Augment("none", None, 1))
+        data = MaskedImages(crops, mine, reader, Augment(make_recipe("none", None, 1)))
         data.cache = None
         loader = DataLoader(data, batch_size=4, sampler=[(n, 0) for n in range(len(data))], num_workers=workers)
         return [[each.clone() for each in batch] for _ in range(2) for batch in loader]

@@ -25,6 +25,7 @@ from pipeline.cli.terminal import (
     print_table,
 )
 from pipeline.config import Config
+from pipeline.data.transform_list import to_toml, to_value
 from pipeline.ensemble.renderer import Renderer
 from pipeline.metrics import DetectionRates, epoch_metric, selection_metric
 from pipeline.postprocess.instances import InstanceRules
@@ -110,6 +111,18 @@ def doctor(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = Non
         raise ValueError(
             f"{len(done.bad)} of {len(done.findings)} findings would spoil a submission, see the lines marked bad above"
         )
+
+
+@app.command()
+def augment(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = None, skip_bad: SkipBad = False) -> None:
+    """Print the augmentation of each phase as a list for a config, and draw images as the network sees them."""
+    done = stages.augment(load_config(path, set_, data, skip_bad))
+    for name, recipe in done.recipes.items():
+        keys = {"crop": recipe.crop, "scale": recipe.scale, "scale_p": recipe.scale_p if recipe.scale else None}
+        given = [f"{key} = {to_value(value)}" for key, value in keys.items() if value is not None]
+        listed = to_toml(recipe.transforms, "train.phases.augment") or "augment = []"
+        out.print("\n".join([f"# {name}", *given, "", listed, ""]), markup=False, highlight=False, soft_wrap=True)
+    out.print(f"pictures    {done.sheet}")
 
 
 @app.command()

@@ -1,194 +1,198 @@
-"""Augmentation in named strengths, built from albumentations 2.0.8, which no other module imports.
+"""Augmentation in named strengths, or as a list of transforms.
 
 An image's random choices depend only on the seed that is passed in: the same (image, seed) gives the same result in any
 worker, process or resumed run. (By default, all DataLoader workers of albumentations 2.0.8 draw the same numbers,
 and repeat them in each epoch.)
 """
 
-import os
 import random
-import warnings
-from collections.abc import Callable
-from typing import Any
-
-# Otherwise the library looks for a newer version on the network when it is imported.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import albumentations as A
 import cv2
 import numpy as np
 
+from pipeline.config import Transform
 from pipeline.data.device_augment import DeviceStep, RandomBrightness, RandomSymmetry
 from pipeline.data.soft_masks import join_void, split_void
+from pipeline.data.transform_list import build_transform
+from pipeline.data.transforms import RandomScaledCrop
 from pipeline.symmetries import SYMMETRIES
 
-cv2.setNumThreads(0)  # threads of several workers would compete for the cores
-
-
 Scale = tuple[float, float]  # range of a random factor
+REFLECT = "BORDER_REFLECT_101"  # fills what a transform brings into the image
 
 
-class RandomScaledCrop(A.DualTransform):
-    """A random square window, resized to `side`: the image at a random scale is cropped, but never resized whole.
+class Strength(NamedTuple):
+    """The transforms that a name stands for.
 
-    A window beyond the image is filled by reflection.
-
-    Args:
-        side: of the result, in pixels.
-        scale: range of the factor; the window has `side / factor` pixels.
-        chance: that the factor is not 1.
+    Attributes:
+        transforms: from the number of channels to the list; they follow the crop.
+        scale: range of the random factor of the crop; None: 1.
+        scale_p: probability that the factor is drawn.
     """
 
-    _targets = (A.core.transforms_interface.Targets.IMAGE, A.core.transforms_interface.Targets.MASK)
-
-    def __init__(self, side: int, scale: Scale, chance: float = 1.0):
-        super().__init__(p=1)
-        self.side, self.scale, self.chance = side, scale, chance
-        self.mask_interpolation = cv2.INTER_NEAREST
-
-    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, int]:
-        height, width = params["shape"][:2]
-        factor = self.py_random.uniform(*self.scale) if self.py_random.random() < self.chance else 1
-        window = max(1, round(self.side / factor))
-        # A smaller image is in the middle of the window.
-        top, left = (
-            self.py_random.randint(0, length - window) if length > window else -((window - length) // 2)
-            for length in (height, width)
-        )
-        return {"top": top, "left": left, "window": window}
-
-    def apply(self, img: np.ndarray, top: int, left: int, window: int, **_: Any) -> np.ndarray:
-        return self._resized(img, top, left, window, cv2.INTER_LINEAR)
-
-    def apply_to_mask(self, mask: np.ndarray, top: int, left: int, window: int, **_: Any) -> np.ndarray:
-        return self._resized(mask, top, left, window, self.mask_interpolation)
-
-    def _resized(self, pixels: np.ndarray, top: int, left: int, window: int, interpolation: int) -> np.ndarray:
-        inside = pixels[max(0, top) : top + window, max(0, left) : left + window]
-        before = (max(0, -top), max(0, -left))
-        after = [window - length - start for length, start in zip(inside.shape, before, strict=False)]
-        if any((*before, *after)):
-            inside = np.pad(inside, [*zip(before, after, strict=True), *[(0, 0)] * (inside.ndim - 2)], mode="reflect")
-        if window != self.side:
-            inside = cv2.resize(inside, (self.side, self.side), interpolation=interpolation)
-        return inside.reshape(self.side, self.side, *pixels.shape[2:])
+    transforms: Callable[[int], list[Transform]]
+    scale: Scale | None = None
+    scale_p: float = 1.0
 
 
-def none(crop: int | None, channels: int, scale: Scale | None = None) -> list[A.BasicTransform]:
-    """The crop alone."""
-    return _crop(crop, scale)
+def _none(channels: int) -> list[Transform]:
+    return []
 
 
-def light(crop: int | None, channels: int, scale: Scale | None = None) -> list[A.BasicTransform]:
-    """For images with a fixed up and down: horizontal flip, small scale and shift, brightness."""
+def _light(channels: int) -> list[Transform]:
     return [
-        *_crop(crop, scale),
-        A.HorizontalFlip(p=0.5),
-        A.Affine(
+        Transform(name="HorizontalFlip", p=0.5),
+        Transform(
+            name="Affine",
+            p=0.5,
             scale=(0.9, 1.1),
             translate_percent=(-0.06, 0.06),
             rotate=(-5, 5),
-            p=0.5,
-            border_mode=cv2.BORDER_REFLECT_101,
+            border_mode=REFLECT,
         ),
-        A.RandomBrightnessContrast(0.15, 0.15, p=0.5),
+        Transform(name="RandomBrightnessContrast", p=0.5, brightness_limit=0.15, contrast_limit=0.15),
     ]
 
 
-def medium(crop: int | None, channels: int, scale: Scale | None = None) -> list[A.BasicTransform]:
-    """For images without up and down: the symmetries of the square, scale, tones."""
+def _medium(channels: int) -> list[Transform]:
     return [
-        *(_crop(crop, scale) if scale else _crop(crop, (0.65, 1.5), 0.7)),
-        A.D4(p=1),
-        A.Affine(rotate=(-20, 20), shear=(-6, 6), p=0.25, border_mode=cv2.BORDER_REFLECT_101),
-        A.RandomBrightnessContrast(0.3, 0.3, p=0.6),
-        A.RandomGamma((60, 160), p=0.3),
-        _blur(),
+        Transform(name="D4", p=1),
+        Transform(name="Affine", p=0.25, rotate=(-20, 20), shear=(-6, 6), border_mode=REFLECT),
+        Transform(name="RandomBrightnessContrast", p=0.6, brightness_limit=0.3, contrast_limit=0.3),
+        Transform(name="RandomGamma", p=0.3, gamma_limit=(60, 160)),
+        _BLUR,
     ]
 
 
-def strong(crop: int | None, channels: int, scale: Scale | None = None) -> list[A.BasicTransform]:
-    """For a test set that differs from the training set: scale from 0.6 to 1.8, colours, inversion."""
+def _strong(channels: int) -> list[Transform]:
     return [
-        *(_crop(crop, scale) if scale else _crop(crop, (0.6, 1.8), 0.6)),
-        A.D4(p=1),
-        A.Affine(rotate=(-25, 25), shear=(-8, 8), p=0.25, border_mode=cv2.BORDER_REFLECT_101),
-        *(_colours() if channels == 3 else []),
-        A.RandomBrightnessContrast(0.3, 0.3, p=0.5),
-        A.RandomGamma((50, 200), p=0.3),
-        A.InvertImg(p=0.05),
-        _blur(),
+        Transform(name="D4", p=1),
+        Transform(name="Affine", p=0.25, rotate=(-25, 25), shear=(-8, 8), border_mode=REFLECT),
+        *(_COLOURS if channels == 3 else []),
+        Transform(name="RandomBrightnessContrast", p=0.5, brightness_limit=0.3, contrast_limit=0.3),
+        Transform(name="RandomGamma", p=0.3, gamma_limit=(50, 200)),
+        Transform(name="InvertImg", p=0.05),
+        _BLUR,
     ]
 
 
-def _crop(crop: int | None, scale: Scale | None, chance: float = 1.0) -> list[A.BasicTransform]:
-    if crop is None:
-        return []
-    if scale:
-        return [RandomScaledCrop(crop, scale, chance)]
-    reflect = A.PadIfNeeded(crop, crop, border_mode=cv2.BORDER_REFLECT_101)
-    return [reflect, A.RandomCrop(crop, crop)]
+_COLOURS = [
+    Transform(name="HueSaturationValue", p=0.25, hue_shift_limit=90, sat_shift_limit=40, val_shift_limit=20),
+    Transform(name="ChannelShuffle", p=0.1),
+    Transform(name="ToGray", p=0.1),
+]
 
+_BLUR = Transform(
+    name="OneOf",
+    p=0.15,
+    transforms=(
+        Transform(name="GaussianBlur", sigma_limit=(0.5, 2.0)),
+        Transform(name="GaussNoise", std_range=(0.02, 0.1)),
+        Transform(name="Sharpen"),
+    ),
+)
 
-def _colours() -> list[A.BasicTransform]:
-    return [
-        A.HueSaturationValue(hue_shift_limit=90, sat_shift_limit=40, val_shift_limit=20, p=0.25),
-        A.ChannelShuffle(p=0.1),
-        A.ToGray(p=0.1),
-    ]
-
-
-def _blur() -> A.BasicTransform:
-    blur, noise = A.GaussianBlur(sigma_limit=(0.5, 2.0)), A.GaussNoise(std_range=(0.02, 0.1))
-    return A.OneOf([blur, noise, A.Sharpen()], p=0.15)
-
-
-# Transforms that can run on the device instead.
-ON_DEVICE: dict[type[A.BasicTransform], Callable[[Any], DeviceStep]] = {
-    A.HorizontalFlip: lambda each: RandomSymmetry(each.p, ("flip_horizontal",)),
-    A.D4: lambda each: RandomSymmetry(each.p, tuple(SYMMETRIES)),
-    A.RandomBrightnessContrast: lambda each: RandomBrightness(each.p, each.contrast_limit, each.brightness_limit),
+STRENGTHS = {
+    "none": Strength(_none),
+    # For images with a fixed up and down: horizontal flip, small scale and shift, brightness.
+    "light": Strength(_light),
+    # For images without up and down: the symmetries of the square, scale, tones.
+    "medium": Strength(_medium, (0.65, 1.5), 0.7),
+    # For a test set that differs from the training set: scale from 0.6 to 1.8, colours, inversion.
+    "strong": Strength(_strong, (0.6, 1.8), 0.6),
 }
 
-STRENGTHS = {"none": none, "light": light, "medium": medium, "strong": strong}
+
+class Recipe(NamedTuple):
+    """How the images of a phase are augmented: a random crop, then transforms.
+
+    Attributes:
+        crop: side of the square crop in pixels; None keeps the image's size.
+        scale: range of the random factor of the crop; None: 1.
+        scale_p: probability that the factor is drawn.
+        transforms: in this order.
+    """
+
+    crop: int | None
+    scale: Scale | None
+    scale_p: float
+    transforms: tuple[Transform, ...]
+
+
+def make_recipe(
+    augment: str | Sequence[Transform],
+    crop: int | None,
+    channels: int,
+    *,
+    scale: Scale | None = None,
+    scale_p: float | None = None,
+) -> Recipe:
+    """The recipe of a strength, or of a list of transforms.
+
+    Args:
+        augment: a name in STRENGTHS, or a list.
+        channels: of the images.
+        scale, scale_p: of the crop, in place of the strength's own, as in `config.Phase`.
+    """
+    strength = STRENGTHS[augment if isinstance(augment, str) else "none"]
+    transforms = strength.transforms(channels) if isinstance(augment, str) else augment
+    default = 1.0 if scale else strength.scale_p
+    return Recipe(crop, scale or strength.scale, default if scale_p is None else scale_p, tuple(transforms))
+
+
+def _crop(recipe: Recipe) -> list[A.BasicTransform]:
+    if recipe.crop is None:
+        return []
+    if recipe.scale:
+        return [RandomScaledCrop(recipe.crop, recipe.scale, recipe.scale_p)]
+    reflect = A.PadIfNeeded(recipe.crop, recipe.crop, border_mode=cv2.BORDER_REFLECT_101)
+    return [reflect, A.RandomCrop(recipe.crop, recipe.crop)]
+
+
+# Transforms that can run on the device instead, if they have no other arguments than these.
+ON_DEVICE: dict[str, tuple[set[str], Callable[[Any], DeviceStep]]] = {
+    "HorizontalFlip": (set(), lambda each: RandomSymmetry(each.p, ("flip_horizontal",))),
+    "D4": (set(), lambda each: RandomSymmetry(each.p, tuple(SYMMETRIES))),
+    "RandomBrightnessContrast": (
+        {"brightness_limit", "contrast_limit"},
+        lambda each: RandomBrightness(each.p, each.contrast_limit, each.brightness_limit),
+    ),
+}
+
+
+def _can_move(spec: Transform) -> bool:
+    return spec.name in ON_DEVICE and set(spec.arguments) <= ON_DEVICE[spec.name][0]
 
 
 class Augment:
     """A picklable function from (image, mask, seed) to the augmented (image, mask).
 
     Args:
-        strength: a name in STRENGTHS.
-        crop: side of the square crop in pixels; None keeps the image's size.
-        channels: of the image.
-        scale: range of the random scale factor, in place of the strength's own; needs a crop. None keeps it.
+        recipe: the crop and the transforms.
         soft: masks are soft (`soft_masks`) and interpolated like the image; others take the nearest pixel's value.
         on_device: leave out the transforms that the device can do, after the others; `device_steps` has them.
 
     Shapes:
         image: (H, W, channels) uint8 or float32 in 0 … 255, mask: (H, W, C) uint8, or float32 if it is soft; returned
             as (crop, crop, ...), and if `soft` every mask as float32.
+
+    Raises:
+        ValueError: as `build_transform`.
     """
 
-    def __init__(
-        self,
-        strength: str,
-        crop: int | None,
-        channels: int,
-        *,
-        scale: tuple[float, float] | None = None,
-        soft: bool = False,
-        on_device: bool = False,
-    ):
+    def __init__(self, recipe: Recipe, *, soft: bool = False, on_device: bool = False):
         self.soft = soft
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a misspelt argument only warns and falls back to a default
-            transforms = STRENGTHS[strength](crop, channels, scale)
-            if soft:
-                for each in transforms:
-                    each.mask_interpolation = cv2.INTER_LINEAR
-            moved = [each for each in transforms if on_device and type(each) in ON_DEVICE]
-            self.device_steps = [ON_DEVICE[type(each)](each) for each in moved]
-            self.transform = A.Compose([each for each in transforms if each not in moved])
+        moved = [spec for spec in recipe.transforms if on_device and _can_move(spec)]
+        self.device_steps = [ON_DEVICE[spec.name][1](build_transform(spec)) for spec in moved]
+        kept = [build_transform(spec) for spec in recipe.transforms if spec not in moved]
+        transforms = [*_crop(recipe), *kept]
+        if soft:
+            for each in _leaves(transforms):
+                each.mask_interpolation = cv2.INTER_LINEAR
+        self.transform = A.Compose(transforms)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         self.transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
@@ -204,3 +208,12 @@ class Augment:
         # The library expects floats in 0 … 1, and clips others.
         result = self.transform(image=image / np.float32(255), mask=mask)
         return result["image"] * np.float32(255), result["mask"]
+
+
+def _leaves(transforms: Iterable[A.BasicTransform | A.BaseCompose]) -> Iterator[A.BasicTransform]:
+    """The transforms of a list, and those inside its groups."""
+    for each in transforms:
+        if isinstance(each, A.BaseCompose):
+            yield from _leaves(each.transforms)
+        else:
+            yield each

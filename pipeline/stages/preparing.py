@@ -23,6 +23,7 @@ from pipeline.data.rasters import Header
 from pipeline.data.reader import ImageError, Reader
 from pipeline.data.sample import Sample, samples_of
 from pipeline.data.tables import sample_header
+from pipeline.data.transform_list import check_transforms
 from pipeline.data.unpacked import Unpacked
 from pipeline.demos.bands import make_bands_demo
 from pipeline.demos.camvid import make_camvid_demo
@@ -171,6 +172,9 @@ def check(cfg: Config) -> Competition:
             build_loss(phase.loss, **kinds)
         with place(cfg, f"train.phases.{number}.loss_options"):
             build_loss(phase.loss, phase.loss_options, **kinds)
+        if not isinstance(phase.augment, str):
+            with place(cfg, f"train.phases.{number}.augment"):
+                check_transforms(phase.augment, cfg.model.in_channels, phase.crop)
         if phase.layer_decay != 1:
             with place(cfg, f"train.phases.{number}.layer_decay"):
                 encoder_layers(cfg.model.encoder)

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from pipeline import config, hardware
-from pipeline.data.augment import Augment
+from pipeline.data.augment import Augment, make_recipe
 from pipeline.data.dataset import AddedImages, MaskedImages
 from pipeline.data.index import coverage_columns, index_column
 from pipeline.data.labels import Labels
@@ -144,24 +144,8 @@ def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, grou
         seed: of sampling and augmentation.
     """
     phase, added = cfg.phases[number - 1], data.added(number)
-    reader = data.reader.at(Resize(phase.size)) if phase.size else data.reader  # windows are cut at data.size
     workers = hardware.num_workers(cfg.workers)
-    images = MaskedImages(
-        data.train_index,
-        data.labels,
-        reader,
-        Augment(
-            phase.augment,
-            phase.crop,
-            reader.channels if reader.has_colours else 1,
-            scale=phase.scale,
-            soft=data.is_soft,
-            on_device=cfg.augment_on_device,
-        ),
-        num_workers=max(1, workers),
-        added=[each.images for each in added],
-        mixing=_mixing(phase, data.train_index, data.labels.boundary),
-    )
+    images = phase_images(data, cfg, number, max(1, workers))
     sampler = EpochSampler(
         images.num_labelled,
         seed,
@@ -179,6 +163,27 @@ def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, grou
         num_workers=workers,
         persistent_workers=workers > 0,
         generator=torch.Generator(),  # its own, so that the loader does not change the random numbers of dropout
+    )
+
+
+def phase_images(data: FoldData, cfg: config.Train, number: int, num_workers: int = 1) -> MaskedImages:
+    """The training images of phase `number`, augmented and mixed.
+
+    Args:
+        num_workers: processes that load them.
+    """
+    phase = cfg.phases[number - 1]
+    reader = data.reader.at(Resize(phase.size)) if phase.size else data.reader  # windows are cut at data.size
+    channels = reader.channels if reader.has_colours else 1
+    recipe = make_recipe(phase.augment, phase.crop, channels, scale=phase.scale, scale_p=phase.scale_p)
+    return MaskedImages(
+        data.train_index,
+        data.labels,
+        reader,
+        Augment(recipe, soft=data.is_soft, on_device=cfg.augment_on_device),
+        num_workers=num_workers,
+        added=[each.images for each in data.added(number)],
+        mixing=_mixing(phase, data.train_index, data.labels.boundary),
     )
 
 

@@ -41,6 +41,8 @@ augment = "none"
 def write_config(name, *lines, base="tiny", old="", new=""):
     """A config beside the tiny one, with one short phase."""
     text = Path("configs/tiny.toml").read_text().partition("[train]")[0]
+    if any(line.startswith("weights") for line in lines):
+        text = text.replace('weights = "none"\n', "")
     text = text.replace('competition = "tiny.toml"', f'competition = "{base}.toml"').replace(old or "\0", new)
     text = text.replace('root = "tiny"', f'root = "{base}"').replace("[model]", "\n".join(["[model]", *lines]))
     Path(f"configs/{name}.toml").write_text(text + QUICK)

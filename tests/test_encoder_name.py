@@ -66,7 +66,7 @@ def test_a_tag_changes_the_normalization_and_nothing_else():
 
 def test_dilation_is_checked_by_the_architecture():
     check_model(config.Model(arch="deeplabv3_aspp", encoder="tu-resnet18.a1_in1k", output_stride=8, weights="none"))
-    with pytest.raises(ValueError, match="'tu-densenet121.ra_in1k' cannot keep an output stride of 8 or 16"):
+    with pytest.raises(ValueError, match=r"'tu-densenet121\.ra_in1k' cannot keep an output stride of 8 or 16"):
         check_model(config.Model(arch="deeplabv3_aspp", encoder="tu-densenet121.ra_in1k", weights="none"))
 
 

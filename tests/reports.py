@@ -18,6 +18,7 @@ from pipeline.report.report_data import (
     SurfacePoint,
 )
 from pipeline.statistics.bootstrap import Difference, Interval
+from pipeline.statistics.symmetry_probe import SymmetryProbe
 
 SIDE = 32
 IMAGES = 60
@@ -139,6 +140,7 @@ def make_report_data(**other: object) -> ReportData:
         ),
         "submission": Submission(60, 6, images["predicted"].to_numpy()),
         "shakeup": SimulatedShakeup(np.random.default_rng(0).normal(0, 0.01, 500), 30, 70),
+        "symmetries": [SymmetryProbe("flip_horizontal", 0.51, 60), SymmetryProbe("flip_vertical", 0.98, 60)],
     }
     return ReportData(**{**parts, **other})
 

@@ -31,6 +31,7 @@ from pipeline.metrics import DetectionRates, epoch_metric, selection_metric
 from pipeline.postprocess.instances import InstanceRules
 from pipeline.postprocess.rules import Rules
 from pipeline.rle import Dialect
+from pipeline.statistics.symmetry_probe import advise, symmetry_rows
 from pipeline.training.checkpoint import FULL, Fold
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,9 @@ def augment(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = No
         given = [f"{key} = {to_value(value)}" for key, value in keys.items() if value is not None]
         listed = to_toml(recipe.transforms, "train.phases.augment") or "augment = []"
         out.print("\n".join([f"# {name}", *given, "", listed, ""]), markup=False, highlight=False, soft_wrap=True)
+    if done.symmetries:
+        print_table(symmetry_rows(done.symmetries), {"told apart": "{:.0%}"})
+        out.print(advise(done.symmetries), soft_wrap=True)
     out.print(f"pictures    {done.sheet}")
 
 

@@ -20,6 +20,7 @@ from pipeline.report.pictures import LABEL_ERROR, tiles, with_label_errors
 from pipeline.report.recommendations import recommend
 from pipeline.report.report_data import ReportData, ScoreSurface
 from pipeline.report.subgroups import score_subgroups
+from pipeline.statistics.symmetry_probe import advise, symmetry_rows
 
 MAX_BYTES = 5 << 20  # of the page; mail and issue trackers accept this size
 PICTURE_SIDES = (384, 256, 128)  # pixels; the largest with which the page has at most MAX_BYTES is used
@@ -392,6 +393,19 @@ def _shakeup(data: ReportData) -> list[Section]:
     return [Section("shake-up", title, caption, [chart], half=True)]
 
 
+def _symmetries(data: ReportData) -> list[Section]:
+    title = "Symmetries of the images"
+    if not data.symmetries:
+        return [Section("symmetries", title, "", missing="the images are too large to be read whole.")]
+    caption = (
+        f"{advise(data.symmetries)} A linear classifier of gradient directions names the original of an image and its "
+        "copy, on images that it was not trained on; .5 is chance. Flips and rotations of the augmentation should make "
+        "copies that could occur. It does not see everything: text, or organs on one side of a body."
+    )
+    table = pd.DataFrame(symmetry_rows(data.symmetries))
+    return [Section("symmetries", title, caption, tables=[to_table("", table)], half=True)]
+
+
 SECTIONS: tuple[Callable[[ReportData], list[Section]], ...] = (
     _learning,
     _folds,
@@ -406,6 +420,7 @@ SECTIONS: tuple[Callable[[ReportData], list[Section]], ...] = (
     _members,
     _pseudo,
     _submission,
+    _symmetries,
 )
 
 

@@ -3,7 +3,7 @@
 A part that is None, or a table without rows, does not exist for this run: the page gives the reason.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import pandas as pd
 
 from pipeline.metrics import DetectionRates
 from pipeline.statistics.bootstrap import Difference, Interval
+from pipeline.statistics.symmetry_probe import SymmetryProbe
 
 # Columns of `ReportData.images` with the result of an image; any other column may define subgroups.
 RESULT_COLUMNS = ("image_id", "fold", "score", "coverage", "predicted", "label_error_score", "summary")
@@ -131,6 +132,7 @@ class ReportData:
             chosen on, rules, threshold, and a column for each further rule that any of them has.
         separation: of objects.
         reliability: as `label_quality.reliability` returns it.
+        symmetries: of the training images; empty if they are too large to be read whole.
     """
 
     title: str
@@ -154,6 +156,7 @@ class ReportData:
     pseudo: PseudoGain | None
     submission: Submission
     shakeup: SimulatedShakeup | None
+    symmetries: Sequence[SymmetryProbe] = ()
 
     @property
     def scored(self) -> pd.DataFrame:

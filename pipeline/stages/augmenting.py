@@ -20,7 +20,9 @@ from pipeline.data.sample import samples_of
 from pipeline.data.soft_masks import harden
 from pipeline.metrics import VOID, epoch_metric
 from pipeline.report.overlays import Panel, write_sheet
-from pipeline.stages.preparing import Paths, check, index_training_images, make_data
+from pipeline.stages.preparing import Paths, check, index_training_images, keep_together, make_data
+from pipeline.stages.symmetries import find_symmetries
+from pipeline.statistics.symmetry_probe import SymmetryProbe
 from pipeline.training.checkpoint import FULL
 from pipeline.training.fold_data import FoldData, phase_images
 
@@ -29,9 +31,10 @@ DRAWS = 8  # of each image in each phase
 
 
 class AugmentResult(NamedTuple):
-    """The recipe of each phase, those of equal phases once, and the sheet of images."""
+    """The recipe of each phase, those of equal phases once, the images' symmetries, and the sheet of images."""
 
     recipes: dict[str, Recipe]  # by the names of the phases, such as "phases 1, 2"
+    symmetries: list[SymmetryProbe]
     sheet: Path
 
 
@@ -46,7 +49,8 @@ def augment(cfg: Config) -> AugmentResult:
     cfg, paths = with_input_channels(cfg, card), Paths(cfg, card)
     make_data(card, paths)
     reader, labels = Reader.of(cfg, card), Labels.of(card, cfg.data.boundary, exif=cfg.data.exif)
-    index = _choose(index_training_images(cfg, card, paths))
+    all_images = keep_together(index_training_images(cfg, card, paths), cfg, paths)
+    index = _choose(all_images)
     if cfg.data.crops:
         index = _choose(crop_index(index, labels, cfg.data.crops, reader.resize))
     data = FoldData(FULL, index, None, labels, epoch_metric(card.metric), reader)
@@ -61,7 +65,7 @@ def augment(cfg: Config) -> AugmentResult:
     }
     sheet = Path("reports") / f"{cfg.name}-augment.png"
     write_sheet(sheet, rows, columns=2 + DRAWS)
-    return AugmentResult(recipes, sheet)
+    return AugmentResult(recipes, find_symmetries(cfg, all_images, reader), sheet)
 
 
 def _choose(index: pd.DataFrame) -> pd.DataFrame:

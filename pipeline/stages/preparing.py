@@ -337,7 +337,7 @@ def make_context(cfg: Config) -> Context:
                 if not paths.folds.exists():
                     _make_folds(cfg, card, paths, index)
         extra = read_extra(cfg, card, paths, index) if cfg.data.extra else None
-    index = _keep_together(index, cfg, paths)
+    index = keep_together(index, cfg, paths)
     table = folds.read_folds(paths.folds, index, subset=cfg.data.skip_bad)
     found = table["fold"].max() + 1
     if found != cfg.folds.count:
@@ -398,14 +398,14 @@ def _refuse_fold_without_score(card: Competition, path: Path, index: pd.DataFram
 def _make_folds(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> None:
     if cfg.folds.grouped:
         _find_missing_duplicates(cfg, card, paths, index)
-    index = _keep_together(index, cfg, paths)
+    index = keep_together(index, cfg, paths)
     with place(cfg):
         table = folds.assign_folds(index, cfg.folds.count, cfg.folds.seed, cfg.folds.balance)
     folds.write_folds(paths.folds, table, index, cfg.folds.model_dump(mode="json", exclude={"name"}))
     log.info("wrote %s: commit it, since all scores depend on it", paths.folds)
 
 
-def _keep_together(index: pd.DataFrame, cfg: Config, paths: Paths) -> pd.DataFrame:
+def keep_together(index: pd.DataFrame, cfg: Config, paths: Paths) -> pd.DataFrame:
     """The index with near-duplicates merged into the groups, if they were searched; or without groups."""
     if not cfg.folds.grouped:
         return index.assign(group=index["image_id"])

@@ -34,6 +34,7 @@ from pipeline.stages.ensembling import (
 from pipeline.stages.labelling import companion_path, read_companion, source_of_labels
 from pipeline.stages.oof_images import OofImage, make_oof_image
 from pipeline.stages.preparing import Context, count_test_images, make_context
+from pipeline.stages.symmetries import find_symmetries
 from pipeline.stages.training import fold_row, predict_test, read_history
 from pipeline.statistics import shakeup
 from pipeline.statistics.bootstrap import interval
@@ -94,6 +95,7 @@ def collect_report_data(cfgs: Sequence[Config]) -> report_data.ReportData:
         pseudo=_pseudo(first) if len(members) == 1 else None,
         submission=_submission(members, test_index, selection.renderer),
         shakeup=_simulate_shakeup(first, selection.scores, rows["group"].to_numpy()),
+        symmetries=find_symmetries(first.cfg, first.index, first.reader),
     )
 
 

@@ -257,7 +257,8 @@ class Phase(Table):
     augment: Literal["none", "light", "medium", "strong"] | tuple[Transform, ...] = "light"
     scale: tuple[Factor, Factor] | None = None  # range of random resize factors; default: that of `augment`
     scale_p: Share | None = None  # probability of such a factor; default: 1 with `scale`, else that of `augment`
-    mix: dict[Literal["cutmix", "mosaic", "copy_paste"], Share] = {}  # noqa: RUF012 - probability of each; otherwise none
+    # With another training image, after the augmentation: the probability of each; otherwise none.
+    mix: dict[Literal["cutmix", "mosaic", "copy_paste", "histogram", "fourier"], Share] = {}  # noqa: RUF012
     freeze_encoder: bool | Count = False  # true: in the whole phase; a number: in its first epochs
     # Epochs after these in which the encoder's layers are unfrozen step by step, the deepest first.
     unfreeze_epochs: Annotated[int, Field(ge=0, le=100_000)] = 0

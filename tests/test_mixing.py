@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from pipeline.data.boundaries import touching_boundary
-from pipeline.data.mixing import MIXES, Mixing, copy_paste, cutmix, mosaic
+from pipeline.data.mixing import (
+    MIXES,
+    Mixing,
+    copy_paste,
+    cutmix,
+    fourier,
+    histogram,
+    match_histogram,
+    mosaic,
+    swap_low_frequencies,
+)
 
 SIZE = 24
 VOID = 255
@@ -149,7 +159,7 @@ def test_an_object_of_several_classes_keeps_the_labels_of_all():
     assert mask[~inside].all()
 
 
-@pytest.mark.parametrize("name", MIXES)
+@pytest.mark.parametrize("name", ["cutmix", "mosaic", "copy_paste"])
 def test_void_pixels_are_kept_where_nothing_is_pasted(name):
     void = with_mask(10, np.full((SIZE, SIZE), VOID))
     image, mask = MIXES[name](void, lambda: with_mask(200, two_objects()), rng())
@@ -215,3 +225,57 @@ def test_a_mix_is_a_function_of_the_seed():
 def test_partners_of_a_mosaic_have_different_seeds():
     for seed in range(20):
         assert len({partner_seed for _, partner_seed in mix_with({"mosaic": 1.0}, seed)[0]}) == 3
+
+
+def textured(seed, low=0, high=256, dtype=np.uint8):
+    return np.random.default_rng(seed).integers(low, high, (SIZE, SIZE, 3)).astype(dtype)
+
+
+def test_a_matched_histogram_has_the_values_of_the_partner_in_the_order_of_the_image():
+    image = np.random.default_rng(0).permuted(np.arange(SIZE * SIZE * 3, dtype=np.float32)).reshape(SIZE, SIZE, 3) / 7
+    reference = image[::-1].copy() / 2 + 20
+    for channel in range(3):
+        found = match_histogram(image, reference, 1.0)[..., channel].ravel()
+        assert np.allclose(np.sort(found), np.sort(reference[..., channel].ravel()), atol=1e-3)
+        assert np.array_equal(np.argsort(found), np.argsort(image[..., channel].ravel()))
+
+
+def test_the_share_weighs_the_matched_image():
+    image, reference = textured(0, 0, 100), textured(1, 150, 250)
+    whole = match_histogram(image.astype(np.float32), reference.astype(np.float32), 1.0)
+    half = match_histogram(image, reference, 0.5)
+    assert np.abs(half - (whole + image) / 2).max() <= 1  # values of 8 bits are cut
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("change", [match_histogram, swap_low_frequencies])
+def test_the_look_of_the_image_itself_changes_nothing(change, dtype):
+    image = textured(0, dtype=dtype)
+    found = change(image, image.copy(), 0.1)
+    assert found.dtype == dtype
+    assert np.allclose(found, image, atol=1e-3)
+
+
+def test_frequency_zero_alone_is_the_mean():
+    image, reference = textured(0, 90, 110, np.float32), textured(1, 150, 170, np.float32)
+    found = swap_low_frequencies(image, reference, 0.0)
+    assert np.allclose(found, image - image.mean(axis=(0, 1)) + reference.mean(axis=(0, 1)), atol=1e-3)
+
+
+def test_all_amplitudes_of_the_partner_with_the_phases_of_the_image():
+    image, reference = textured(0, 90, 110, np.float32), textured(1, 90, 110, np.float32)
+    found = swap_low_frequencies(image, reference, 1.0)
+    spectra = [np.fft.fft2(each, axes=(0, 1)) for each in (found, image, reference)]
+    assert np.allclose(np.abs(spectra[0]), np.abs(spectra[2]), rtol=1e-3, atol=1e-2)
+    assert np.allclose(np.angle(spectra[0][1:6, 1:6]), np.angle(spectra[1][1:6, 1:6]), atol=1e-3)
+
+
+@pytest.mark.parametrize("mix", [histogram, fourier])
+def test_the_look_of_another_image_leaves_the_mask(mix):
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[3:9] = 1
+    mask[0] = VOID
+    pair = with_mask(10, mask)
+    image, found = mix((textured(0), pair[1]), lambda: (textured(1), pair[1] * 0), rng(3))
+    assert np.array_equal(found, pair[1])
+    assert image.dtype == np.uint8

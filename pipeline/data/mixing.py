@@ -1,4 +1,4 @@
-"""Mixed samples: parts of other images pasted into an image, with their masks.
+"""Mixed samples: parts of other images pasted into an image with their masks, or the look of another image.
 
 It is applied after the augmentation, to images of the same size. Partners, boxes and objects are drawn from the item's
 own seed, so that an item is the same in any worker, process or resumed run. A part keeps its mask, ignored pixels
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
+from skimage.exposure import match_histograms
 
 from pipeline.data.boundaries import touching_boundary
 from pipeline.data.soft_masks import harden
@@ -79,6 +80,54 @@ def copy_paste(pair: Pair, partner: Draw, rng: np.random.Generator, boundary: fl
     return paste(pair, donor, chosen[objects], boundary)
 
 
+def histogram(pair: Pair, partner: Draw, rng: np.random.Generator, boundary: float | None = None) -> Pair:
+    """Give an image the distribution of a partner's values, channel by channel, in part; the mask stays.
+
+    Source:
+        Gonzalez and Woods, Digital Image Processing, histogram matching; by scikit-image. The share of the matched
+        image in the result is uniform in .5 … 1, as in albumentations' HistogramMatching.
+    """
+    return match_histogram(pair[0], partner()[0], rng.uniform(0.5, 1)), pair[1]
+
+
+def match_histogram(image: np.ndarray, reference: np.ndarray, share: float) -> np.ndarray:
+    """The mean of an image and the one with the reference's distribution, which weighs `share`.
+
+    Shapes:
+        image, reference: (H, W, channels) uint8 or float32; returned with the image's dtype.
+    """
+    matched = match_histograms(image, reference, channel_axis=-1)
+    return _as_image(share * matched + (1 - share) * image, image.dtype)
+
+
+def fourier(pair: Pair, partner: Draw, rng: np.random.Generator, boundary: float | None = None) -> Pair:
+    """Give an image the low frequencies of a partner in strength, not in place: its tone and light; the mask stays.
+
+    Source:
+        Yang and Soatto, FDA: Fourier Domain Adaptation, https://arxiv.org/abs/2004.05498, with beta uniform in 0 … .1.
+    """
+    return swap_low_frequencies(pair[0], partner()[0], rng.uniform(0, 0.1)), pair[1]
+
+
+def swap_low_frequencies(image: np.ndarray, reference: np.ndarray, beta: float) -> np.ndarray:
+    """The image with the reference's amplitudes at frequencies up to beta · min(H, W), and its own phases.
+
+    Shapes:
+        image, reference: (H, W, channels) uint8 or float32, of one size; returned with the image's dtype.
+    """
+    own, other = (np.fft.fft2(each, axes=(0, 1)) for each in (image, reference))
+    reach = beta * min(image.shape[:2])
+    rows, columns = (np.abs(np.fft.fftfreq(length, 1 / length)) <= reach for length in image.shape[:2])
+    low = (rows[:, None] & columns)[..., None]
+    swapped = np.where(low, np.abs(other), np.abs(own)) * np.exp(1j * np.angle(own))
+    return _as_image(np.fft.ifft2(swapped, axes=(0, 1)).real, image.dtype)
+
+
+def _as_image(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    clipped = np.clip(values, 0, 255)
+    return np.rint(clipped).astype(np.uint8) if dtype == np.uint8 else clipped.astype(dtype)
+
+
 def paste(pair: Pair, partner: Pair, where: np.ndarray, boundary: float | None = None) -> Pair:
     """Replace the pixels and masks of a pair by a partner's at `where`. Neither is changed.
 
@@ -94,7 +143,13 @@ def paste(pair: Pair, partner: Pair, where: np.ndarray, boundary: float | None =
     return image, mask
 
 
-MIXES = {"cutmix": cutmix, "mosaic": mosaic, "copy_paste": copy_paste}
+MIXES = {
+    "cutmix": cutmix,
+    "mosaic": mosaic,
+    "copy_paste": copy_paste,
+    "histogram": histogram,
+    "fourier": fourier,
+}
 
 
 class Mixing:

@@ -32,6 +32,8 @@ def _check_loss_weight(value: Any) -> Any:
 
 LossWeight = Annotated[float | tuple[float, float], BeforeValidator(_check_loss_weight)]
 
+LEAST_IMAGES = 2  # of a process and batch, with batch_size = "auto": batch norm of pooled features needs two
+
 
 class Crops(Table):
     """Windows of training images that are too large for memory; each is read from the file when it is drawn."""
@@ -196,6 +198,8 @@ class Model(Table):
     # https://arxiv.org/abs/1603.09382), and that of dropout. None: timm's default, which is 0 for most encoders.
     drop_path: Chance | None = None
     drop_rate: Chance | None = None
+    # Keep fewer of the encoder's activations and compute them again in the backward pass: less memory, slower steps.
+    grad_checkpointing: bool = False
     output_stride: Literal[8, 16] = 16  # of the coarsest features; dilation replaces further strides
     multi_grid: tuple[Channels, ...] | None = None  # rates of the last stage's units; cascade: (1, 2, 4)
     dilation_rates: tuple[Channels, ...] = (6, 12, 18)  # of the atrous branches at output stride 16; at 8 they double
@@ -341,7 +345,9 @@ class Train(Table):
     """How a fold is trained."""
 
     phases: tuple[Phase, ...] = Field(min_length=1)
-    batch_size: Count = 16  # images per batch, over all processes
+    # Images per batch, over all processes. "auto": the largest power of two that fits into the GPU's memory, at most
+    # 128, found once per run; without an NVIDIA GPU 16. The learning rate is not scaled.
+    batch_size: Count | Literal["auto"] = 16
     accumulate: Count = 1  # batches per update: gradient accumulation
     # Data-loading processes; the number does not change the batches. None: cores - 1, at most 8, with a GPU; else 0.
     workers: int | None = Field(default=None, ge=0, le=1024)
@@ -364,6 +370,10 @@ class Train(Table):
     # Log each epoch there too, beside metrics.jsonl: see docs/training.md.
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     profile: bool = False  # write a trace of the first 20 updates of each phase: runs/<config>/fold<k>/trace<n>.json
+
+    def least_batch_size(self, processes: int = 1) -> int:
+        """The batch size, or the smallest that "auto" may choose."""
+        return LEAST_IMAGES * processes if self.batch_size == "auto" else self.batch_size
 
     def model_post_init(self, _context: object) -> None:
         count = len(self.phases)
@@ -442,6 +452,10 @@ class Config(Table):
                     f"train.phases.{number}.mix adds boundaries in pixels of the resized image, but data.boundary is "
                     f"in pixels of the file: leave out mix, data.boundary, or the size"
                 )
+        if self.train.compile and self.model.grad_checkpointing:
+            raise ValueError(
+                "train.compile and model.grad_checkpointing: torch.compile plans what is kept by itself: remove one"
+            )
         for number, extra in enumerate(self.data.extra):
             if unknown := [each for each in extra.phases if each > len(self.train.phases)]:
                 raise ValueError(

@@ -61,6 +61,24 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, limit)
 
 
+@contextmanager
+def limited_memory(on: torch.device, share: float) -> Iterator[None]:
+    """Let torch use no more than a share of the GPU's memory inside the block; other devices have no limit.
+
+    Raises:
+        torch.OutOfMemoryError: inside the block, if more is needed.
+    """
+    if on.type != "cuda":
+        yield
+        return
+    torch.cuda.set_per_process_memory_fraction(share, on)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, on)
+        torch.cuda.empty_cache()  # of blocks whose sizes do not return
+
+
 def num_workers(setting: int | None) -> int:
     """The number of processes that load data.
 

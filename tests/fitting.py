@@ -36,12 +36,19 @@ def fit_tiny(*pairs, data=None, phases=1, epochs=None):
     Args:
         epochs: of each phase, in place of the config's.
     """
+    fit(job_of_tiny(*pairs, data=data, phases=phases, epochs=epochs))
+
+
+def job_of_tiny(*pairs, data=None, phases=1, epochs=None):
+    """The training of `fit_tiny`."""
     cfg = config.load("configs/tiny.toml", pairs)
     torch.manual_seed(0)
     train = cfg.train.model_copy(update={"phases": cfg.train.phases[:phases]})
     if epochs:
         train = with_epochs(train, epochs)
-    fit(TrainJob(build_model(cfg.model), data or fold_data(), train, RUN, seed=0, encoder=cfg.model.encoder))
+    model, data, encoder = build_model(cfg.model), data or fold_data(), cfg.model.encoder
+    checkpointing = cfg.model.grad_checkpointing
+    return TrainJob(model, data, train, RUN, seed=0, encoder=encoder, grad_checkpointing=checkpointing)
 
 
 def validation(score, at_best=None, *, soft=0.0, baseline=0.0):

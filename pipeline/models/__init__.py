@@ -12,6 +12,7 @@ from pipeline.models import deeplabv3, encoder, smp_nets
 from pipeline.models.encoder_name import parse
 from pipeline.models.encoder_options import check_drop_rates, without_drop_rates
 from pipeline.models.fcn import FCN
+from pipeline.models.grad_checkpointing import check_grad_checkpointing
 from pipeline.models.packaged_weights import PACKAGES
 from pipeline.models.segmenter import Segmenter
 from pipeline.models.unet import UNet
@@ -78,6 +79,7 @@ def check_model(cfg: config.Model, batch_size: int = 2) -> None:
         encoder.check_stride(cfg.encoder, cfg.output_stride)
     _check_combination(without_drop_rates(cfg))
     check_drop_rates(cfg, dry_run)
+    check_grad_checkpointing(cfg, dry_run)
 
 
 def _check_options(cfg: config.Model) -> None:

@@ -167,7 +167,7 @@ def _refuse_part(context: Context, number: int, fold: Fold, part: pd.DataFrame) 
     what = f"fold {fold} trains on {len(part)} image{'s' * (len(part) != 1)}"
     if not draws:
         raise ValueError(f"{what}, for {group.world} processes: start fewer, or raise repeats = {phase.repeats}")
-    batch = min(group.batch_size_per_process(train.batch_size), draws)
+    batch = min(group.batch_size_per_process(train.least_batch_size(group.world)), draws)
     if draws // batch < train.accumulate:
         raise ValueError(
             f"{what}, {draws // batch} batches an epoch, and train.accumulate = {train.accumulate} of them make one "

@@ -68,6 +68,8 @@ class Paths:
         self.duplicates = self.folds.with_suffix(".duplicates.csv")
         self.run = Path("runs") / cfg.name
         self.files = Path("runs") / f"{card.name}.files.json"
+        self.batch_size = self.run / "batch_size.json"
+        self.known_batch_sizes = Path("runs") / "batch_sizes.json"
         self.oof_table = self.run / "oof.json"
 
     def lock(self) -> AbstractContextManager[None]:
@@ -152,7 +154,7 @@ def check(cfg: Config) -> Competition:
     with place(cfg):
         cfg = with_input_channels(cfg, card)
         _check_channels(cfg, card)
-        check_model(cfg.model, cfg.train.batch_size)
+        check_model(cfg.model, cfg.train.least_batch_size())
         if cfg.data.crops:
             _check_crops(cfg, card)
         if card.exclusive:

@@ -5,7 +5,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,11 +44,13 @@ from pipeline.stages.starting_weights import (
     source_of_weights,
 )
 from pipeline.stages.worst_images import draw_worst
+from pipeline.training.batch_size import choose_batch_size, with_chosen_batch_size
 from pipeline.training.checkpoint import FULL, Fold, load_checkpoint, load_weights, read_record, refuse_other_settings
 from pipeline.training.distributed import processes
 from pipeline.training.fold_data import FoldData, PseudoData
 from pipeline.training.full_fit import median_best_epochs, with_epochs
 from pipeline.training.history import Epoch, describe_progress
+from pipeline.training.step_memory import log_checkpointing
 from pipeline.training.trackers import Run, Trackers
 from pipeline.training.train_job import TrainJob
 from pipeline.training.train_state import TrainState
@@ -56,6 +58,7 @@ from pipeline.training.trainer import fit
 
 log = logging.getLogger(__name__)
 UNIMPORTANT = {
+    "model": {"grad_checkpointing"},
     "data": {"root", "skip_bad", "doctor", "extra"},  # `settings` has what counts of the extra sets
     "train": {"workers", "trackers", "compile", "profile"},
 }  # options that do not change the weights
@@ -270,26 +273,40 @@ def _fit(
     folder = context.paths.fold(fold)
     resumed = (folder / "state.pt").is_file()
     log.info("fold %s: %s", fold, f"resumes {describe_progress(folder)}" if resumed else "starts from the beginning")
-    made_by = settings(context)
+    train = with_epochs(cfg.train, epochs) if epochs else cfg.train
+    job = TrainJob(
+        model,
+        data,
+        train,
+        folder=folder,
+        seed=seed,
+        settings=settings(context),
+        aux_weight=cfg.model.deep_supervision,
+        image_weight=cfg.model.image_head,
+        encoder=cfg.model.encoder,
+        grad_checkpointing=cfg.model.grad_checkpointing,
+    )
+    job = _with_batch_size(context, job)
+    if job.grad_checkpointing:
+        log_checkpointing(job, processes())
     with Trackers(
         cfg.train.trackers if processes().is_main else (),
-        Run(folder, context.card.name, made_by),
+        Run(folder, context.card.name, job.settings),
         partial(draw_worst, data, cfg.train.precision),
         resumed=resumed,
     ) as trackers:
-        job = TrainJob(
-            model,
-            data,
-            with_epochs(cfg.train, epochs) if epochs else cfg.train,
-            folder=folder,
-            seed=seed,
-            settings=made_by,
-            aux_weight=cfg.model.deep_supervision,
-            image_weight=cfg.model.image_head,
-            encoder=cfg.model.encoder,
-            trackers=trackers,
-        )
-        fit(job)
+        fit(replace(job, trackers=trackers))
+
+
+def _with_batch_size(context: Context, job: TrainJob) -> TrainJob:
+    """The job with the batch size that its run has chosen, which is chosen now if this is the run's first fold."""
+    if job.cfg.batch_size != "auto":
+        return job
+    path, group = context.paths.batch_size, processes()
+    if not group.gather(path.is_file())[0]:  # as the main process finds it, so that all do the same
+        with place(context.cfg):
+            choose_batch_size(job, group, path, context.paths.known_batch_sizes)
+    return replace(job, cfg=with_chosen_batch_size(job.cfg, path), settings=settings(context))
 
 
 def _initial_model(context: Context, fold: Fold, valid_index: pd.DataFrame | None, seed: int) -> Segmenter:
@@ -353,7 +370,9 @@ def _is_trained(context: Context, fold: Fold) -> bool:
 
 def settings(context: Context) -> dict[str, Any]:
     """What a fold's weights depend on, as plain values; a run resumes only with the same settings."""
-    cfg = context.cfg.model_dump(mode="json", include={"seed", "data", "model", "train"}, exclude=UNIMPORTANT)
+    train = with_chosen_batch_size(context.cfg.train, context.paths.batch_size)
+    options = context.cfg.model_copy(update={"train": train})
+    cfg = options.model_dump(mode="json", include={"seed", "data", "model", "train"}, exclude=UNIMPORTANT)
     labels = context.index[["image_id", *context.index.columns.intersection(["rle", "rle_void", "coverage"])]]
     # Further options of the card, if it sets them, that change how labels are read and scored.
     label_options = {"exclusive", "size", "masks", "annotators"} & context.card.model_fields_set

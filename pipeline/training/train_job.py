@@ -23,7 +23,8 @@ class TrainJob:
         settings: what the weights depend on; written to every checkpoint.
         aux_weight: weight of the mean loss of the deep-supervision logits; 0: the model has none.
         image_weight: weight of the log loss of the image head; 0: the model has none.
-        encoder: its name, for a phase with layer_decay.
+        encoder: its name, for a phase with layer_decay or unfreeze_epochs.
+        grad_checkpointing: compute activations of the encoder again in the backward pass.
         trackers: that epochs are logged to; they do not change the training.
 
     Raises:
@@ -39,6 +40,7 @@ class TrainJob:
     aux_weight: float = 0.0
     image_weight: float = 0.0
     encoder: str = ""
+    grad_checkpointing: bool = False
     trackers: Trackers = field(default_factory=Trackers)
 
     def __post_init__(self) -> None:

@@ -10,9 +10,10 @@ Files in a fold's folder:
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 
 from pipeline import hardware
 from pipeline.data.device_augment import augment_batches
-from pipeline.data.loader import on_device, report_dead_worker
+from pipeline.data.loader import collate, copy_to, on_device, report_dead_worker
+from pipeline.models.grad_checkpointing import checkpointed
 from pipeline.progress import Timed, track
 from pipeline.training.averaging import (
     AveragedWeights,
@@ -183,10 +185,8 @@ class Trainer:
             ValueError: if the GPU's memory is full.
         """
         rates = learning_rates(self.phase, self.state.epoch, self.updates)
-        self._set_loss_weights(0)
         if self.freezing.set_epoch(self.state.epoch):
             self.network = self.group.wrap(self.model)  # it averages the gradients of the weights that train now
-        self._set_modes()
         what = f"fold {self.job.fold} phase {self.state.phase} epoch {self.state.epoch + 1}/{self.phase.epochs}"
         batches = Timed(self._batches())
         tracked = track(batches, what, total=len(self.loader))
@@ -196,11 +196,21 @@ class Trainer:
             report_lost_process(),
             report_dead_worker(self.loader.num_workers),
             self._report_full_memory(),
-            hardware.fixed_sizes(self.phase.crop is not None),
         ):
-            loss = train_one_epoch(
+            loss = self._train_on(tracked, rates)
+        return loss, rates[-1], batches.seconds
+
+    def _train_on(self, batches: Iterable[Batch], rates: Sequence[float]) -> float:
+        """Train on batches, as `train_one_epoch`."""
+        self._set_loss_weights(0)
+        self._set_modes()
+        with (
+            hardware.fixed_sizes(self.phase.crop is not None),
+            checkpointed(self.model.encoder, self.job.grad_checkpointing),
+        ):
+            return train_one_epoch(
                 self.network,
-                tracked,
+                batches,
                 self.loss,
                 self.optimizer,
                 self.arithmetic,
@@ -209,7 +219,19 @@ class Trainer:
                 clip=self.job.cfg.clip,
                 after_update=self._after_update,
             )
-        return loss, rates[-1], batches.seconds
+
+    def train_on_copies(self, images: int, updates: int) -> None:
+        """Train on batches of copies of the first image, at a learning rate of 0, to measure the memory of a step.
+
+        Args:
+            images: per batch.
+
+        Raises:
+            torch.OutOfMemoryError: if the GPU's memory is full.
+        """
+        pair = self.loader.dataset[0, 0]
+        batch = tuple(copy_to(each, self.group.device) for each in collate([pair] * images))
+        self._train_on(repeat(batch, updates * self.job.cfg.accumulate), [0.0] * updates)
 
     def _set_modes(self) -> None:
         self.network.train()
@@ -228,6 +250,7 @@ class Trainer:
                 f"the GPU's memory is full in phase {number}, with {images} images at once, {crops[number - 1]}{fitted}"
                 f": in a copy of the config, halve train.batch_size and set train.accumulate = "
                 f"{2 * job.cfg.accumulate}, or lower the phase's crop"
+                f"{'' if job.grad_checkpointing else ', or set model.grad_checkpointing = true'}"
             ) from error
 
     def _after_update(self, update: int) -> None:

@@ -1,6 +1,10 @@
 """Small logits and targets, and the gradient of a loss at them."""
 
+import numpy as np
 import torch
+
+from pipeline.data.target_maps import make_maps
+from pipeline.metrics import VOID
 
 SURE = 50.0  # a logit whose sigmoid is 0 or 1 in float32
 
@@ -34,6 +38,40 @@ class PerClass:
 
     def __call__(self, logits, target):
         return self.loss(tuple(1 + number / 2 for number in range(logits.shape[1])))(logits, target)
+
+
+class WithMaps:
+    """A loss that gets the maps of its target that it needs, as the data set makes them.
+
+    Args:
+        make: of the loss.
+    """
+
+    def __init__(self, make):
+        self.loss = make()
+        self.names = getattr(self.loss, "target_maps", ())
+
+    def __call__(self, logits, target):
+        if not self.names or logits.shape != target.shape:
+            return self.loss(logits, target)
+        return self.loss(logits, target, maps_of(target, self.names))
+
+
+class WithClassMaps(WithMaps):
+    """Likewise, of a loss for exclusive classes."""
+
+    def __call__(self, logits, target):
+        if not self.names or target.ndim != 3:
+            return self.loss(logits, target)
+        masks = (target[:, None] == torch.arange(logits.shape[1])[:, None, None]).double()
+        masks[(target == VOID)[:, None].expand_as(masks)] = VOID
+        return self.loss(logits, target, maps_of(masks, self.names))
+
+
+def maps_of(target, names):
+    """The maps of a target (N, C, H, W) of 0, 1 and VOID."""
+    masks = target.double().nan_to_num().numpy().astype(np.uint8).transpose(0, 2, 3, 1)
+    return torch.from_numpy(np.stack([make_maps(mask, names) for mask in masks]).transpose(0, 3, 1, 2))
 
 
 def gradient(loss_fn, logits, target):

@@ -66,7 +66,7 @@ def test_symmetries_move_images_and_masks_alike_and_are_equally_frequent():
 
 def test_brightness_by_hand():
     images, target = torch.tensor([0.0, 100.0, 200.0]).view(1, 1, 1, 3).repeat(2, 1, 1, 1), torch.zeros(2, 1, 1, 3)
-    found, _ = RandomBrightness(1, (0, 0), (0, 0)).apply(images, target, [(1.5, -51.0), (1.0, 0.0)])
+    found, _ = RandomBrightness(1, (0, 0), (0, 0)).apply((images, target), [(1.5, -51.0), (1.0, 0.0)])
     assert found.flatten().tolist() == [0, 99, 249, 0, 100, 200]
     step = RandomBrightness(1.0, (0.5, 0.5), (-0.2, -0.2))
     assert step.draw(random.Random(0)) == (1.5, pytest.approx(-51))

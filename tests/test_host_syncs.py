@@ -28,7 +28,9 @@ def without_autocast(monkeypatch):
 
 def backward_without_values(loss_fn, classes, shape):
     logits = torch.zeros(2, classes, 8, 8, device="meta", dtype=torch.float16, requires_grad=True)
-    loss = loss_fn(logits, torch.zeros(shape, device="meta", dtype=torch.uint8))
+    names = getattr(loss_fn, "target_maps", ())
+    maps = [torch.zeros(2, classes * len(names), 8, 8, device="meta")] if names else []
+    loss = loss_fn(logits, torch.zeros(shape, device="meta", dtype=torch.uint8), *maps)
     loss.backward()
     assert logits.grad.shape == logits.shape
 

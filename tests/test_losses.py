@@ -10,16 +10,19 @@ from hypothesis import strategies as st
 from pipeline.config import Phase
 from pipeline.losses import LOSSES, MULTICLASS_LOSSES, WeightedLoss, build_loss
 from pipeline.losses.bce import BCELoss
+from pipeline.losses.cldice import ClDiceLoss
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.focal import FocalLoss
 from pipeline.losses.inputs import NotFiniteError, prepare_inputs
 from pipeline.losses.jaccard import JaccardLoss
 from pipeline.losses.lovasz import LovaszHingeLoss
+from pipeline.losses.skeleton_recall import SkeletonRecallLoss
 from pipeline.losses.tversky import FocalTverskyLoss, TverskyLoss
+from pipeline.losses.weighted_bce import WeightedBCELoss
 from pipeline.metrics import VOID
 from pipeline.training.distributed import processes
 from pipeline.training.epoch import Arithmetic, train_one_epoch
-from tests.pixels import SURE, PerClass, gradient, random_batch, row
+from tests.pixels import SURE, PerClass, WithMaps, gradient, random_batch, row
 
 # The defaults of every loss, and what its options change.
 CASES = LOSSES | {
@@ -34,11 +37,21 @@ CASES = LOSSES | {
     "lovasz, of what is present": partial(LovaszHingeLoss, empty="ignore"),
     "lovasz, per batch": partial(LovaszHingeLoss, over="batch"),
     "lovasz, symmetric": partial(LovaszHingeLoss, variant="symmetric"),
+    "cldice, per batch": partial(ClDiceLoss, iterations=2, over="batch"),
+    "skeleton_recall, per batch": partial(SkeletonRecallLoss, over="batch"),
+    "weighted_bce, wide": partial(WeightedBCELoss, w0=3.0, sigma=16.0, positive_weight=2.0),
+    "mix of all maps": partial(WeightedLoss, {"boundary": 0.1, "weighted_bce": 2.0, "skeleton_recall": 1.0}),
     "mix": partial(WeightedLoss, {"bce": 0.5, "lovasz": 2.0}),
 }
+CASES = {name: partial(WithMaps, make) for name, make in CASES.items()}
+# Losses whose value depends on where pixels are.
+SPATIAL = [name for name in CASES if name.startswith(("boundary", "cldice", "skeleton", "weighted_bce", "mix of"))]
+# Losses that are 0 for every constant prediction of an empty, or of a full, target.
+RELATIVE = ("boundary", "cldice", "skeleton_recall")
 
 every_loss = pytest.mark.parametrize("name", LOSSES)
 every_case = pytest.mark.parametrize("name", CASES)
+every_case_of_pixels = pytest.mark.parametrize("name", [name for name in CASES if name not in SPATIAL])
 
 
 # Values by hand.
@@ -187,13 +200,14 @@ def test_dice_weights_small_and_large_objects_equally():
     assert loss.item() == pytest.approx((0.5 + 0.99) / 2)
 
 
-@every_loss
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in RELATIVE])
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_loss_of_a_constant_target_is_0_if_right_and_large_if_wrong(name, value):
     target = torch.full((2, 1, 4, 4), value)
     right = SURE * (2 * target - 1)
-    assert build_loss({name: 1.0})(right, target).item() == pytest.approx(0, abs=1e-6)
-    assert build_loss({name: 1.0})(-right, target).item() > 0.5
+    loss = WithMaps(partial(build_loss, {name: 1.0}))
+    assert loss(right, target).item() == pytest.approx(0, abs=1e-6)
+    assert loss(-right, target).item() > 0.5
 
 
 @every_case
@@ -216,7 +230,7 @@ def test_gradient_of_a_perfect_prediction_is_small_and_finite(name, size, dtype)
 # Void pixels.
 
 
-@every_case
+@every_case_of_pixels
 @given(st.lists(st.sampled_from([0, 1, VOID]), min_size=1, max_size=16), st.integers(0, 9))
 @settings(max_examples=40, deadline=None)
 def test_loss_with_void_pixels_equals_loss_without_these_pixels(name, target, seed):
@@ -231,6 +245,16 @@ def test_loss_with_void_pixels_equals_loss_without_these_pixels(name, target, se
         gradient(CASES[name](), logits, target)[valid], gradient(CASES[name](), *valid_only).flatten()
     )
     assert not gradient(CASES[name](), logits, target)[~valid].any()
+
+
+@every_case
+def test_logits_of_void_pixels_change_nothing(name):
+    logits, target = random_batch((2, 2, 9, 8))
+    target[:, :, 2:5] = VOID
+    other = logits.clone()
+    other[:, :, 2:5] = 9
+    assert torch.equal(CASES[name]()(logits, target), CASES[name]()(other, target))
+    assert not gradient(CASES[name](), logits, target)[:, :, 2:5].any()
 
 
 @every_case
@@ -276,7 +300,7 @@ def test_gradient_equals_finite_differences(name):
     assert torch.autograd.gradcheck(lambda x: CASES[name]()(x, target), logits.requires_grad_())
 
 
-@every_case
+@every_case_of_pixels
 def test_value_does_not_depend_on_the_order_of_pixels(name):
     logits, target = random_batch()
     logits = logits.round()  # many equal errors
@@ -288,7 +312,7 @@ def test_value_does_not_depend_on_the_order_of_pixels(name):
 @every_loss
 def test_value_is_the_mean_over_images_and_channels(name):
     logits, target = random_batch()
-    loss_fn = LOSSES[name]()
+    loss_fn = CASES[name]()
     one_by_one = zip(logits.reshape(6, 1, 1, 5, 7), target.reshape(6, 1, 1, 5, 7), strict=True)
     each = [loss_fn(x, t) for x, t in one_by_one]
     torch.testing.assert_close(loss_fn(logits, target), torch.stack(each).mean())
@@ -331,12 +355,13 @@ def test_extreme_logits_give_finite_loss_and_gradients(name, dtype, wrong):
     target[0] = 1
     target[1, :, :20, :20] = 1
     logits = (1e4 * (2 * target - 1) * (-1 if wrong else 1)).to(dtype).requires_grad_()
-    loss = LOSSES[name]()(logits, target)
+    loss = CASES[name]()(logits, target)
     loss.backward()
     assert loss.dtype == torch.promote_types(dtype, torch.float32)
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
-    assert (loss > 0.1) == wrong
+    if name != "cldice":  # the square's background is so wide that it has no skeleton
+        assert (loss > 0.1) == wrong
 
 
 @every_case
@@ -362,8 +387,8 @@ def test_an_infinite_logit_gives_no_nan(name, dtype, wrong):
 def test_a_correct_infinite_logit_has_the_loss_of_a_large_one():
     logits, target = row(math.inf, -math.inf, 0.5), row(1, 0, 1)
     for name in LOSSES:
-        loss = LOSSES[name]()(logits, target)
-        torch.testing.assert_close(loss, LOSSES[name]()(logits.clamp(-SURE, SURE), target))
+        loss = CASES[name]()(logits, target)
+        torch.testing.assert_close(loss, CASES[name]()(logits.clamp(-SURE, SURE), target))
 
 
 @pytest.mark.slow
@@ -445,7 +470,7 @@ def test_build_loss_returns_a_module_without_parameters():
 
 
 def test_an_unknown_loss_is_refused_with_the_known_ones():
-    answer = r"^unknown loss 'hausdorff'\. Known: bce, dice, focal, focal_tversky, jaccard, lovasz, tversky\.$"
+    answer = r"^unknown loss 'hausdorff'\. Known: bce, boundary, cldice, dice, focal, .*, tversky, weighted_bce\.$"
     with pytest.raises(ValueError, match=answer):
         build_loss({"bce": 1.0, "hausdorff": 1.0})
 
@@ -476,7 +501,7 @@ def test_an_empty_mix_is_refused():
 
 @pytest.mark.parametrize("name", MULTICLASS_LOSSES)
 def test_a_multiclass_loss_is_refused_for_overlapping_classes(name):
-    with pytest.raises(ValueError, match=rf"loss '{name}' needs a multi-class target.*: bce, dice"):
+    with pytest.raises(ValueError, match=rf"loss '{name}' needs a multi-class target.*: bce, boundary, cldice"):
         build_loss({name: 1.0})
 
 

@@ -222,6 +222,15 @@ def test_a_mix_with_lovasz_is_refused_for_soft_masks_before_training():
     build_loss({"bce": 1.0, "jaccard": 1.0}, soft=True)
 
 
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if not loss.supports_soft])
+def test_the_others_refuse_a_share_and_a_config_of_soft_masks(name):
+    loss, target = LOSSES[name](), row(1, 0.25)
+    with pytest.raises(ValueError, match=rf"target holds 0\.25: {name} is defined for 0 and 1"):
+        loss(row(1, -1), target, *[torch.zeros(1, len(loss.target_maps), 1, 2)] * bool(loss.target_maps))
+    with pytest.raises(ValueError, match=rf"^loss '{name}' is defined for masks of 0 and 1, and these are soft"):
+        build_loss({"bce": 1.0, name: 1.0}, soft=True)
+
+
 def test_a_class_is_in_the_image_if_a_pixel_is_above_one_half():
     # Channels: half at most; above one half; void only; 1. A logit of 0 costs log 2 in each, so their signs tell.
     target = torch.tensor([0.5, 0.75, VOID, 1.0]).reshape(1, 4, 1, 1)

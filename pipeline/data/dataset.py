@@ -12,11 +12,12 @@ from torch.utils.data import Dataset
 
 from pipeline.data.array_cache import make_cache
 from pipeline.data.augment import Augment
-from pipeline.data.labels import Labels
+from pipeline.data.labels import Labels, one_hot
 from pipeline.data.mixing import Mixing, Pair
 from pipeline.data.reader import Reader
 from pipeline.data.resize import Resize
 from pipeline.data.sample import Sample, samples_of
+from pipeline.data.target_maps import make_maps
 from pipeline.data.targets import read_target
 from pipeline.metrics import VOID
 
@@ -44,13 +45,15 @@ class MaskedImages(Dataset):
         num_workers: processes that load items.
         added: more images, at the positions after those of the index.
         mixing: of an image with others of the index, after the augmentation.
+        maps: of the resulting mask, which is not soft: keys of `target_maps.TARGET_MAPS`.
 
     Attributes:
         num_labelled: number of images of the index.
 
     Shapes:
         item: image (channels, H, W) uint8 or float32 in 0 … 255; mask (C, H, W) uint8, 0 or 1, for exclusive classes
-            (1, H, W) with their numbers; float32 of 0 … 1 if the augmentation is of soft masks; 255 is ignored.
+            (1, H, W) with their numbers; float32 of 0 … 1 if the augmentation is of soft masks; 255 is ignored. If
+            there are maps, they follow, (len(maps) * C, H, W) float32, of each exclusive class too.
 
     Raises:
         ImageError, RLEError: while items are read, for an image or label that cannot be read.
@@ -66,12 +69,13 @@ class MaskedImages(Dataset):
         *,
         added: Sequence[AddedImages] = (),
         mixing: Mixing | None = None,
+        maps: Sequence[str] = (),
     ):
         sets = [AddedImages(index, partial(read_target, labels)), *added]
         self.num_labelled = len(index)
         self.samples = [sample for each in sets for sample in samples_of(each.index)]
         self.targets = [each.read for each in sets for _ in range(len(each.index))]
-        self.labels, self.reader, self.augment, self.mixing = labels, reader, augment, mixing
+        self.labels, self.reader, self.augment, self.mixing, self.maps = labels, reader, augment, mixing, maps
         channels = (reader.channels, 1 if labels.exclusive else labels.channels)  # of an image and of its mask
         shapes = [[(*reader.target(sample), each) for each in channels] for sample in self.samples]
         self.cache = make_cache(shapes, num_workers)
@@ -79,13 +83,20 @@ class MaskedImages(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, ...]:
         position, seed = key
         pair = self._augmented(position, seed)
         if self.mixing is not None:
             pair = self.mixing(pair, seed, self._augmented)
         image, mask = pair
-        return to_tensor(image), to_tensor(mask)
+        return to_tensor(image), to_tensor(mask), *self._maps(mask)
+
+    def _maps(self, mask: np.ndarray) -> list[Tensor]:
+        """The maps of a mask as one tensor; none if no loss needs any."""
+        if not self.maps:
+            return []
+        masks = one_hot(mask, len(self.labels.classes)) if self.labels.exclusive else mask
+        return [to_tensor(make_maps(masks, self.maps, boundary=self.labels.boundary is not None))]
 
     def _augmented(self, position: int, seed: int) -> Pair:
         return self.augment(*self._read(position), seed)

@@ -15,6 +15,7 @@ from torch import Tensor
 from pipeline.symmetries import SYMMETRIES
 
 WHITE = 255
+Batch = tuple[Tensor, ...]  # images, targets and, for some losses, maps of these
 
 
 class DeviceStep(Protocol):
@@ -23,14 +24,15 @@ class DeviceStep(Protocol):
     def draw(self, rng: random.Random) -> Any:
         """The random parameters of one image."""
 
-    def apply(self, images: Tensor, target: Tensor, drawn: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    def apply(self, batch: Batch, drawn: Sequence[Any]) -> Batch:
         """The changed batch; it may overwrite the given one.
 
         Args:
             drawn: the parameters of each image.
 
         Shapes:
-            images: (N, channels, H, W) uint8, or float32 in 0 … 255; target: (N, C, H, W). Returned likewise.
+            batch: images (N, channels, H, W) uint8, or float32 in 0 … 255; targets and maps (N, C, H, W). Returned
+                likewise.
         """
 
 
@@ -45,13 +47,13 @@ class RandomSymmetry:
         """The name of a symmetry."""
         return rng.choice(self.names) if rng.random() < self.p else "identity"
 
-    def apply(self, images: Tensor, target: Tensor, drawn: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """As `DeviceStep.apply`."""
+    def apply(self, batch: Batch, drawn: Sequence[str]) -> Batch:
+        """As `DeviceStep.apply`; distances in pixels stay the same."""
         for number, name in enumerate(drawn):  # numbers, not a list of them, which would be copied to the device first
             if name != "identity":
-                for batch in (images, target):
-                    batch[number] = SYMMETRIES[name](batch[number]).clone()
-        return images, target
+                for each in batch:
+                    each[number] = SYMMETRIES[name](each[number]).clone()
+        return batch
 
 
 @dataclass(frozen=True)
@@ -72,28 +74,27 @@ class RandomBrightness:
             return 1.0, 0.0
         return 1 + rng.uniform(*self.contrast), WHITE * rng.uniform(*self.brightness)
 
-    def apply(self, images: Tensor, target: Tensor, drawn: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor]:
+    def apply(self, batch: Batch, drawn: Sequence[tuple[float, float]]) -> Batch:
         """As `DeviceStep.apply`."""
+        images, *others = batch
         images = images.float()
         for image, (factor, constant) in zip(images, drawn, strict=True):
             if (factor, constant) != (1, 0):
                 image.mul_(factor).add_(constant).clamp_(0, WHITE)
-        return images, target
+        return images, *others
 
 
-def augment_batches(
-    batches: Iterable[tuple[Tensor, Tensor]], seeds: Iterable[int], steps: Sequence[DeviceStep]
-) -> Iterator[tuple[Tensor, Tensor]]:
+def augment_batches(batches: Iterable[Batch], seeds: Iterable[int], steps: Sequence[DeviceStep]) -> Iterator[Batch]:
     """Batches with each image changed by the steps, one after the other.
 
     Args:
-        batches: images and targets, on the device.
+        batches: on the device.
         seeds: of each image, in the order of the batches.
     """
     remaining = iter(seeds)
-    for images, target in batches:
+    for batch in batches:
         # Text as a seed gives another stream than the number, which the augmentation on the CPU uses.
-        streams = [random.Random(f"device {seed}") for seed in islice(remaining, len(images))]
+        streams = [random.Random(f"device {seed}") for seed in islice(remaining, len(batch[0]))]
         for step in steps:
-            images, target = step.apply(images, target, [step.draw(stream) for stream in streams])
-        yield images, target
+            batch = step.apply(batch, [step.draw(stream) for stream in streams])
+        yield batch

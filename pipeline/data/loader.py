@@ -51,16 +51,16 @@ class Loader(DataLoader):
                 yield self.collate_here(pickle.loads(batch)) if self.collate_here else batch
 
 
-def collate(items: Sequence[Tensor] | Sequence[tuple[Tensor, Tensor]]) -> Tensor | tuple[Tensor, Tensor]:
-    """A batch of images, or of images and masks; torch would make images contiguous first.
+def collate(items: Sequence[Tensor] | Sequence[tuple[Tensor, ...]]) -> Tensor | tuple[Tensor, ...]:
+    """A batch of images, or of images with masks and maps of these; torch would make images contiguous first.
 
     Shapes:
-        items: images (C, H, W), or pairs of image and mask.
-        returns: images (N, C, H, W) in channels-last format; masks (N, C, H, W), contiguous.
+        items: images (C, H, W), or tuples of image, mask and maps.
+        returns: images (N, C, H, W) in channels-last format; masks and maps (N, C, H, W), contiguous.
     """
     if isinstance(items[0], tuple):
-        images, masks = zip(*items, strict=True)
-        return collate(images), torch.stack(masks)
+        images, *others = zip(*items, strict=True)
+        return collate(images), *map(torch.stack, others)
     return torch.stack([image.permute(1, 2, 0) for image in items]).permute(0, 3, 1, 2)
 
 

@@ -16,34 +16,44 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.losses.bce import BCELoss
+from pipeline.losses.boundary import BoundaryLoss
+from pipeline.losses.boundary_softmax import BoundarySoftmaxLoss
 from pipeline.losses.class_weights import PER_CLASS, ClassAreas, resolve_option
+from pipeline.losses.cldice import ClDiceLoss
 from pipeline.losses.cross_entropy import CrossEntropyLoss
 from pipeline.losses.dice import DiceLoss
 from pipeline.losses.dice_softmax import DiceSoftmaxLoss
 from pipeline.losses.focal import FocalLoss
-from pipeline.losses.inputs import LossInputs
+from pipeline.losses.inputs import ClassInputs, LossInputs
 from pipeline.losses.jaccard import JaccardLoss
 from pipeline.losses.lovasz import LovaszHingeLoss
 from pipeline.losses.lovasz_softmax import LovaszSoftmaxLoss
 from pipeline.losses.multiclass import MultiClassLoss
 from pipeline.losses.multilabel import MultiLabelLoss
+from pipeline.losses.skeleton_recall import SkeletonRecallLoss
 from pipeline.losses.tversky import FocalTverskyLoss, TverskyLoss
+from pipeline.losses.weighted_bce import WeightedBCELoss
 from pipeline.quoting import shortened
 from pipeline.schema import did_you_mean
 
 # Multi-label: target (N, C, H, W), one mask per channel; masks may overlap.
 LOSSES: dict[str, type[MultiLabelLoss]] = {
     "bce": BCELoss,
+    "boundary": BoundaryLoss,
+    "cldice": ClDiceLoss,
     "dice": DiceLoss,
     "focal": FocalLoss,
     "focal_tversky": FocalTverskyLoss,
     "jaccard": JaccardLoss,
     "lovasz": LovaszHingeLoss,
+    "skeleton_recall": SkeletonRecallLoss,
     "tversky": TverskyLoss,
+    "weighted_bce": WeightedBCELoss,
 }
 
 # Multi-class: target (N, H, W), one class per pixel, for a card with exclusive classes.
 MULTICLASS_LOSSES = {
+    "boundary_softmax": BoundarySoftmaxLoss,
     "cross_entropy": CrossEntropyLoss,
     "dice_softmax": DiceSoftmaxLoss,
     "lovasz_softmax": LovaszSoftmaxLoss,
@@ -103,7 +113,7 @@ class WeightedLoss(MultiLabelLoss):
 
     def __init__(self, mix: Mapping[str, Weight], options: Options | None = None):
         super().__init__()
-        self.weights, self.losses = _build_weighted(mix, options, LOSSES)
+        self.weights, self.losses, self.target_maps = _build_weighted(mix, options, LOSSES)
 
     def compute(self, inputs: LossInputs) -> Tensor:
         losses = cast(Mapping[str, MultiLabelLoss], self.losses)
@@ -130,14 +140,14 @@ class WeightedMultiClassLoss(MultiClassLoss):
 
     def __init__(self, mix: Mapping[str, Weight], options: Options | None = None):
         super().__init__()
-        self.weights, self.losses = _build_weighted(mix, options, MULTICLASS_LOSSES)
+        self.weights, self.losses, self.target_maps = _build_weighted(mix, options, MULTICLASS_LOSSES)
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return super().forward(logits, target.squeeze(1))
+    def forward(self, logits: Tensor, target: Tensor, maps: Tensor | None = None) -> Tensor:
+        return super().forward(logits, target.squeeze(1), maps)
 
-    def compute(self, logits: Tensor, target: Tensor) -> Tensor:
+    def compute(self, inputs: ClassInputs) -> Tensor:
         losses = cast(Mapping[str, MultiClassLoss], self.losses)
-        values = (weight * losses[name].compute(logits, target) for name, weight in self.weights.now.items() if weight)
+        values = (weight * losses[name].compute(inputs) for name, weight in self.weights.now.items() if weight)
         return sum(values, torch.zeros(()))
 
 
@@ -146,11 +156,15 @@ LossTable = Mapping[str, type[MultiLabelLoss] | type[MultiClassLoss]]
 
 def _build_weighted(
     mix: Mapping[str, Weight], options: Options | None, known: LossTable
-) -> tuple[LossWeights, nn.ModuleDict]:
-    """Weights and losses of a mix, without those of weight 0 throughout, whose options are still checked."""
+) -> tuple[LossWeights, nn.ModuleDict, tuple[str, ...]]:
+    """Weights and losses of a mix, without those of weight 0 throughout, and the maps that these losses need.
+
+    Options of losses of weight 0 are still checked.
+    """
     losses = {name: _build(name, known[name], (options or {}).get(name, {})) for name in mix}
     used = {name: weight for name, weight in mix.items() if weight not in (0, (0, 0))}
-    return LossWeights(used), nn.ModuleDict({name: losses[name] for name in used})
+    maps = dict.fromkeys(each for name in used for each in losses[name].target_maps)
+    return LossWeights(used), nn.ModuleDict({name: losses[name] for name in used}), tuple(maps)
 
 
 def build_loss(
@@ -250,9 +264,17 @@ def _build(
 
 def _is(kind: type, value: Any) -> bool:
     """Whether a value of a config is of a kind; numbers of a list may be whole, and those of the kind float too."""
+    if kind is int:  # numbers of a config are floats
+        return type(value) in (int, float) and value == int(value)
     if kind is tuple:
         return isinstance(value, list | tuple) and all(_is(float, each) for each in value)
     return isinstance(value, kind) or (kind is float and type(value) is int)
 
 
-TYPE_NAMES = {float: "a number", bool: "true or false", str: "a text", tuple: "a list of numbers, or a method"}
+TYPE_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    tuple: "a list of numbers, or a method",
+}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.losses.bce import check_smoothing
 from pipeline.losses.class_weights import check_class_weights, to_channels
-from pipeline.losses.inputs import masked_mean
+from pipeline.losses.inputs import ClassInputs, masked_mean
 from pipeline.losses.multiclass import MultiClassLoss
 from pipeline.metrics import VOID
 
@@ -50,7 +50,8 @@ class CrossEntropyLoss(MultiClassLoss):
         check_class_weights(class_weights)
         self.smoothing, self.class_weights = smoothing, class_weights
 
-    def compute(self, logits: Tensor, target: Tensor) -> Tensor:
+    def compute(self, inputs: ClassInputs) -> Tensor:
+        logits, target, _ = inputs
         weights, valid = to_channels(self.class_weights, logits) if self.class_weights else None, target != VOID
         each = F.cross_entropy(
             logits, target, weights, ignore_index=VOID, reduction="none", label_smoothing=self.smoothing

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.losses.class_weights import check_class_weights, to_channels, weighted_mean
-from pipeline.losses.inputs import masked_mean
+from pipeline.losses.inputs import ClassInputs, masked_mean
 from pipeline.losses.multiclass import MultiClassLoss
 from pipeline.losses.overlap import check_smooth
 from pipeline.metrics import VOID
@@ -45,7 +45,8 @@ class DiceSoftmaxLoss(MultiClassLoss):
         check_class_weights(class_weights)
         self.smooth, self.class_weights = smooth, class_weights
 
-    def compute(self, logits: Tensor, target: Tensor) -> Tensor:
+    def compute(self, inputs: ClassInputs) -> Tensor:
+        logits, target, _ = inputs
         valid = target != VOID
         probs = logits.softmax(dim=1) * valid[:, None]
         true = F.one_hot(target.where(valid, 0), logits.shape[1]).movedim(-1, 1) * valid[:, None]

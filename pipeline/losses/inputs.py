@@ -1,6 +1,6 @@
 """Preparation of logits and target for all losses: checks, void pixels, and at least float32."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -23,17 +23,20 @@ class LossInputs(NamedTuple):
 
     Args:
         is_soft: whether the target may hold values between 0 and 1.
+        maps: of the target, by their key in `target_maps.TARGET_MAPS`, for a loss that needs them.
 
     Shapes:
         logits: (N, C, H, W) float, finite.
         target: (N, C, H, W) of the logits' dtype, 0 or 1, or in [0, 1] if it is soft; 0 where void.
         valid: (N, C, H, W) bool, False where void.
+        maps: (N, C, H, W) of the logits' dtype, each.
     """
 
     logits: Tensor
     target: Tensor
     valid: Tensor
     is_soft: bool = False
+    maps: Mapping[str, Tensor] = {}
 
     @property
     def positive(self) -> Tensor:
@@ -67,6 +70,18 @@ class LossInputs(NamedTuple):
         if not self.is_soft:
             return -F.logsigmoid(self.logits * (2 * self.target - 1))
         return -self.target * F.logsigmoid(self.logits) - (1 - self.target) * F.logsigmoid(-self.logits)
+
+    def refuse_soft(self, loss: str) -> None:
+        """Check that a target on a CPU is of 0 and 1.
+
+        Args:
+            loss: its name, for the error message.
+
+        Raises:
+            ValueError: naming up to three other values.
+        """
+        if self.is_soft:
+            check_target_values(self.target, self.is_hard, f"{loss} is defined for 0 and 1")
 
     def _soft_error(self) -> Tensor:
         return (torch.sigmoid(self.logits) - self.target).abs()
@@ -112,14 +127,28 @@ def prepare_inputs(logits: Tensor, target: Tensor) -> Iterator[LossInputs]:
         yield LossInputs(logits, shares.to(logits.dtype), ~void, is_soft)
 
 
+class ClassInputs(NamedTuple):
+    """Checked inputs of a multi-class loss.
+
+    Shapes:
+        logits: (N, C, H, W), finite, at least float32.
+        target: (N, H, W) int64, 0 … C-1, or 255 for void.
+        maps: (N, C, H, W) of the logits' dtype, each.
+    """
+
+    logits: Tensor
+    target: Tensor
+    maps: Mapping[str, Tensor] = {}
+
+
 @contextmanager
-def prepare_class_inputs(logits: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def prepare_class_inputs(logits: Tensor, target: Tensor) -> Iterator[ClassInputs]:
     """Checked inputs of a multi-class loss, prepared as by `prepare_inputs`.
 
     Shapes:
         logits: (N, C, H, W).
         target: (N, H, W) of 0 … C-1, or 255 for void.
-        yields: logits in at least float32, target as int64.
+        yields: `ClassInputs`.
 
     Raises:
         NotFiniteError: if a logit is NaN, on a CPU.
@@ -139,7 +168,31 @@ def prepare_class_inputs(logits: Tensor, target: Tensor) -> Iterator[tuple[Tenso
     legal = (classes == target) & ((classes >= 0) & (classes < count) | (classes == VOID))
     check_target_values(target, legal, f"expected a class from 0 to {count - 1}, or 255 for void")
     with torch.autocast(logits.device.type, enabled=False):
-        yield clamp_infinite(logits), classes
+        yield ClassInputs(clamp_infinite(logits), classes)
+
+
+def split_maps(maps: Tensor | None, names: Sequence[str], logits: Tensor) -> dict[str, Tensor]:
+    """The maps of a target by name.
+
+    Shapes:
+        maps: (N, len(names) * C, H, W), as `MaskedImages` makes them.
+        logits: (N, C, H, W).
+        returns: (N, C, H, W) each, of the logits' dtype.
+
+    Raises:
+        ValueError: if there are none, or the shape does not fit.
+    """
+    if not names:
+        return {}
+    images, channels, *size = logits.shape
+    expected = (images, len(names) * channels, *size)
+    if maps is None or maps.shape != expected:
+        found = "none" if maps is None else f"{tuple(maps.shape)}"
+        raise ValueError(
+            f"maps of the target are {found}: expected {expected}, with {', '.join(names)}, as "
+            f"data.target_maps.make_maps makes them"
+        )
+    return dict(zip(names, maps.to(logits.dtype).chunk(len(names), dim=1), strict=True))
 
 
 def check_logits_shape(logits: Tensor) -> None:

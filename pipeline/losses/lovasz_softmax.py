@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.losses.class_weights import check_class_weights, to_channels, weighted_mean
-from pipeline.losses.inputs import masked_mean
+from pipeline.losses.inputs import ClassInputs, masked_mean
 from pipeline.losses.lovasz import to_rows
 from pipeline.losses.lovasz_extension import lovasz_extension
 from pipeline.losses.multiclass import MultiClassLoss
@@ -59,7 +59,8 @@ class LovaszSoftmaxLoss(MultiClassLoss):
         self.classes = classes
         self.over, self.class_weights = over, class_weights
 
-    def compute(self, logits: Tensor, target: Tensor) -> Tensor:
+    def compute(self, inputs: ClassInputs) -> Tensor:
+        logits, target, _ = inputs
         images, classes = logits.shape[:2] if self.over == "image" else (1, logits.shape[1])
         probs = torch.softmax(logits, dim=1)
         positive = target[:, None] == torch.arange(classes, device=target.device)[:, None, None]

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from pipeline.losses.inputs import prepare_class_inputs
+from pipeline.losses.inputs import ClassInputs, prepare_class_inputs, split_maps
 
 
 class MultiClassLoss(nn.Module):
@@ -12,26 +12,26 @@ class MultiClassLoss(nn.Module):
     class 255 are void and ignored. Without a valid pixel, the loss and its gradient are 0. A target has no shares of
     classes: a card with exclusive classes has no soft masks.
 
+    Attributes:
+        target_maps: maps of each class that the formula needs, by their key in `target_maps.TARGET_MAPS`.
+
     Shapes:
         logits: (N, C, H, W) float, before the softmax.
         target: (N, H, W) of 0 … C-1, or 255 for void.
+        maps: (N, len(target_maps) * C, H, W), as `target_maps.make_maps`.
         returns: scalar, at least float32.
 
     Raises:
         NotFiniteError: if a logit is NaN.
-        ValueError: if the shapes do not fit, or the target has another value.
+        ValueError: if the shapes do not fit, the target has another value, or maps are missing.
     """
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        with prepare_class_inputs(logits, target) as (logits, target):
-            return self.compute(logits, target)
+    target_maps: tuple[str, ...] = ()
 
-    def compute(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of inputs that are already checked.
+    def forward(self, logits: Tensor, target: Tensor, maps: Tensor | None = None) -> Tensor:
+        with prepare_class_inputs(logits, target) as inputs:
+            return self.compute(inputs._replace(maps=split_maps(maps, self.target_maps, inputs.logits)))
 
-        Shapes:
-            logits: (N, C, H, W), at least float32.
-            target: (N, H, W) int64.
-            returns: scalar.
-        """
+    def compute(self, inputs: ClassInputs) -> Tensor:
+        """The loss, a scalar, of inputs that are already checked."""
         raise NotImplementedError

@@ -181,7 +181,7 @@ class SoupFiles:
 def update_batch_norms(
     model: nn.Module,
     norms: Sequence[_BatchNorm],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, ...]],
     device: torch.device,
     dtype: torch.dtype,
 ) -> None:
@@ -189,7 +189,7 @@ def update_batch_norms(
 
     Args:
         norms: of the model, whose statistics are estimated; frozen ones keep theirs.
-        batches: images and targets.
+        batches: images first.
         dtype: of the network's arithmetic.
     """
     if not norms:
@@ -200,7 +200,7 @@ def update_batch_norms(
             model(images.to(device).contiguous(memory_format=torch.channels_last))
 
     tracked = islice(track(batches, "batch statistics"), STATISTICS_BATCHES)
-    estimate_batch_statistics(forward, norms, (images for images, _ in tracked))
+    estimate_batch_statistics(forward, norms, (images for images, *_ in tracked))
 
 
 @torch.no_grad()

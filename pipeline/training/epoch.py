@@ -12,11 +12,11 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from pipeline import hardware
+from pipeline.data.device_augment import Batch
 from pipeline.losses.inputs import NotFiniteError
 from pipeline.training.distributed import Processes
 from pipeline.training.optimizer import set_learning_rate
 
-Batch = tuple[Tensor, Tensor]
 MAX_SKIPPED = 20  # the scaler starts at 2^16 and halves at each skipped update, so this is below 1
 
 
@@ -73,7 +73,8 @@ def train_one_epoch(
         after_update: called with the number of each update (from 0), for averaged weights.
 
     Shapes:
-        batches: images (N, channels, H, W) in channels-last format, and masks (N, C, H, W).
+        batches: images (N, channels, H, W) in channels-last format, masks (N, C, H, W) and, if the loss needs them,
+            their maps.
 
     Raises:
         FloatingPointError: if the loss or its gradient is not finite or a logit is NaN, with the batch, the rate and
@@ -82,7 +83,7 @@ def train_one_epoch(
     losses: list[float] = []
     skipped = 0  # updates in a row, by the scaler of float16
     pending: list[Tensor] = []  # losses of the current update's batches, on the device
-    for number, (images, target) in enumerate(batches):
+    for number, (images, *targets) in enumerate(batches):
         update, position = divmod(number, accumulate)
         if update == len(learning_rates):
             break
@@ -91,7 +92,7 @@ def train_one_epoch(
             with hardware.autocast(arithmetic.processes.device, arithmetic.precision):
                 outputs = model(images)
             try:
-                loss = loss_fn(outputs, target)
+                loss = loss_fn(outputs, *targets)
             except NotFiniteError as error:
                 raise _diverged(str(error), number + 1, learning_rates[update]) from None
             pending.append(loss.detach())

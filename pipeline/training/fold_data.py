@@ -1,5 +1,6 @@
 """The data that a fold trains and validates on, and the data loader of a phase."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -135,17 +136,20 @@ def _refuse_held_out(index: pd.DataFrame, name: str, fold: Fold, valid_index: pd
         raise ValueError(f"{name}: '{seen[0]}' is held out by fold {fold} and cannot be trained on")
 
 
-def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, group: Processes) -> Loader:
+def build_loader(
+    data: FoldData, cfg: config.Train, number: int, seed: int, group: Processes, maps: Sequence[str] = ()
+) -> Loader:
     """The data loader of phase `number`; its sampler's `epoch` selects the batches.
 
     Each process gets its share of every batch, so that the batches do not depend on the number of processes.
 
     Args:
         seed: of sampling and augmentation.
+        maps: of the masks that the phase's loss needs.
     """
     phase, added = cfg.phases[number - 1], data.added(number)
     workers = hardware.num_workers(cfg.workers)
-    images = phase_images(data, cfg, number, max(1, workers))
+    images = phase_images(data, cfg, number, max(1, workers), maps)
     sampler = EpochSampler(
         images.num_labelled,
         seed,
@@ -166,11 +170,14 @@ def build_loader(data: FoldData, cfg: config.Train, number: int, seed: int, grou
     )
 
 
-def phase_images(data: FoldData, cfg: config.Train, number: int, num_workers: int = 1) -> MaskedImages:
+def phase_images(
+    data: FoldData, cfg: config.Train, number: int, num_workers: int = 1, maps: Sequence[str] = ()
+) -> MaskedImages:
     """The training images of phase `number`, augmented and mixed.
 
     Args:
         num_workers: processes that load them.
+        maps: of the masks that the phase's loss needs.
     """
     phase = cfg.phases[number - 1]
     reader = data.reader.at(Resize(phase.size)) if phase.size else data.reader  # windows are cut at data.size
@@ -184,6 +191,7 @@ def phase_images(data: FoldData, cfg: config.Train, number: int, num_workers: in
         num_workers=num_workers,
         added=[each.images for each in data.added(number)],
         mixing=_mixing(phase, data.train_index, data.labels.boundary),
+        maps=maps,
     )
 
 

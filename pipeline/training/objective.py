@@ -25,6 +25,7 @@ class MultiHeadLoss(nn.Module):
     Shapes:
         outputs: of `Segmenter` in training mode.
         target: (N, C, H, W), 0, 1 or void; or 0 … 1 or void. A class is in the image if a pixel is above one half.
+        maps: of the target, if the loss needs them.
         returns: scalar.
     """
 
@@ -32,10 +33,10 @@ class MultiHeadLoss(nn.Module):
         super().__init__()
         self.loss, self.aux_weight, self.image_weight = loss, aux_weight, image_weight
 
-    def forward(self, outputs: Outputs, target: Tensor) -> Tensor:
-        total = self.loss(outputs.logits, target)
+    def forward(self, outputs: Outputs, target: Tensor, *maps: Tensor) -> Tensor:
+        total = self.loss(outputs.logits, target, *maps)
         if self.aux_weight:
-            losses = [self.loss(logits, target) for logits in outputs.aux_logits]
+            losses = [self.loss(logits, target, *maps) for logits in outputs.aux_logits]
             total = total + self.aux_weight * sum(losses) / len(losses)
         if self.image_weight:
             present = ((target > 0.5) & (target <= 1)).flatten(2).any(dim=-1)

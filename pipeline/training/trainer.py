@@ -22,7 +22,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from pipeline import hardware
-from pipeline.data.device_augment import augment_batches
+from pipeline.data.device_augment import Batch, augment_batches
 from pipeline.data.loader import collate, copy_to, on_device, report_dead_worker
 from pipeline.models.grad_checkpointing import checkpointed
 from pipeline.progress import Timed, track
@@ -38,7 +38,7 @@ from pipeline.training.averaging import (
 )
 from pipeline.training.checkpoint import FULL, load_checkpoint, make_record, read_record, save_checkpoint
 from pipeline.training.distributed import Processes, processes, report_lost_process
-from pipeline.training.epoch import Arithmetic, Batch, train_one_epoch
+from pipeline.training.epoch import Arithmetic, train_one_epoch
 from pipeline.training.fold_data import build_loader
 from pipeline.training.freezing import Freezing
 from pipeline.training.history import (
@@ -117,7 +117,7 @@ class Trainer:
         loss = build_phase_loss(self.phase, job.data, log_weights=group.is_main)
         self.loss_weights = loss.weights
         self.loss = build_objective(loss, job.aux_weight, job.image_weight)
-        self.loader = build_loader(job.data, job.cfg, state.phase, job.seed, group)
+        self.loader = build_loader(job.data, job.cfg, state.phase, job.seed, group, loss.target_maps)
         self.updates = len(self.loader) // job.cfg.accumulate  # per epoch; batches left over are not used
         if self.updates == 0:
             raise ValueError(

@@ -341,6 +341,24 @@ class Pseudo(Table):
             raise ValueError(f"low = {self.low:g}, high = {self.high:g}: expected 0 < low <= high, such as 0.3 and 0.7")
 
 
+class Teacher(Table):
+    """Configs whose models' probabilities are part of the targets; a name or a list alone stands for `from`."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    from_: tuple[str, ...] = Field(alias="from", min_length=1)  # their configs; of several, the mean is learned
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the probability; the label has the rest
+    phases: tuple[PositiveInt, ...] = (1,)  # numbers of the phases that learn from them
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_names(cls, value: Any) -> Any:
+        value = value if isinstance(value, dict | Teacher) else {"from": value}
+        if isinstance(value, dict) and isinstance(value.get("from"), str):
+            return {**value, "from": (value["from"],)}
+        return value
+
+
 class Train(Table):
     """How a fold is trained."""
 
@@ -366,6 +384,7 @@ class Train(Table):
     # On nuclei, half precision changes 1.2 of 10,000 mask pixels and Dice by .0001 (docs/studies/performance.md).
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"  # see `hardware.precision`
     pseudo: Pseudo | None = None
+    teacher: Teacher | None = None  # knowledge distillation: see docs/training.md
     compile: bool = False  # run the network with torch.compile: minutes at the start of a phase, then faster steps
     # Log each epoch there too, beside metrics.jsonl: see docs/training.md.
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
@@ -377,9 +396,10 @@ class Train(Table):
 
     def model_post_init(self, _context: object) -> None:
         count = len(self.phases)
-        unknown = [number for number in self.pseudo.phases if number > count] if self.pseudo else []
-        if unknown:
-            raise ValueError(f"pseudo.phases: there is no phase {unknown[0]}: expected numbers from 1 to {count}")
+        for key, table in {"pseudo": self.pseudo, "teacher": self.teacher}.items():
+            unknown = [number for number in table.phases if number > count] if table else []
+            if unknown:
+                raise ValueError(f"{key}.phases: there is no phase {unknown[0]}: expected numbers from 1 to {count}")
         for number, phase in enumerate(self.phases):
             if self.patience and phase.cycles > 1 and self.patience < phase.epochs // phase.cycles:
                 raise ValueError(
@@ -455,6 +475,15 @@ class Config(Table):
         if self.train.compile and self.model.grad_checkpointing:
             raise ValueError(
                 "train.compile and model.grad_checkpointing: torch.compile plans what is kept by itself: remove one"
+            )
+        if self.train.teacher and self.data.crops:
+            raise ValueError(
+                "train.teacher reads the probabilities of whole images, which data.crops never does: remove one of them"
+            )
+        if self.train.teacher and self.data.boundary and any(phase.mix for phase in self.train.phases):
+            raise ValueError(
+                "train.phases.mix adds boundaries between objects of masks of 0 and 1, which train.teacher makes soft: "
+                "remove mix, data.boundary or train.teacher"
             )
         for number, extra in enumerate(self.data.extra):
             if unknown := [each for each in extra.phases if each > len(self.train.phases)]:

@@ -169,12 +169,12 @@ def test_class_areas_are_those_of_the_masks_that_the_fold_trains_on(tiny):
 def test_held_out_masks_do_not_change_the_weights(tiny):
     phase = Phase(loss={"bce": 1}, epochs=1, lr=1, loss_options={"bce": {"positive_weight": "median_frequency"}})
     data = fold_data(0)
-    before = build_phase_loss(phase, data).losses["bce"].positive_weight
+    before = build_phase_loss(phase, 1, data).losses["bce"].positive_weight
     (column,) = coverage_columns(data.labels.classes)
     data.valid_index[column] = 0.9
-    assert build_phase_loss(phase, data).losses["bce"].positive_weight == before
+    assert build_phase_loss(phase, 1, data).losses["bce"].positive_weight == before
     data.train_index[column] *= 0.5
-    assert build_phase_loss(phase, data).losses["bce"].positive_weight > before
+    assert build_phase_loss(phase, 1, data).losses["bce"].positive_weight > before
 
 
 def test_the_weights_of_a_training_are_logged_and_change_it(tiny, caplog):
@@ -184,6 +184,7 @@ def test_the_weights_of_a_training_are_logged_and_change_it(tiny, caplog):
     (weight,) = (
         build_phase_loss(
             Phase(loss={"bce": 1}, epochs=1, lr=1, loss_options={"bce": {"positive_weight": "inverse_sqrt"}}),
+            1,
             fold_data(),
         )
         .losses["bce"]

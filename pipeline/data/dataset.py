@@ -21,17 +21,19 @@ from pipeline.data.target_maps import make_maps
 from pipeline.data.targets import read_target
 from pipeline.metrics import VOID
 
+ReadTarget = Callable[[Sample, Resize], np.ndarray]  # from a sample to its target at the network's size
+
 
 class AddedImages(NamedTuple):
     """Images beside the training set, pseudo-labelled or of an extra set, which no mix takes.
 
     Args:
         index: with image_id, path, height, width.
-        read: from a sample, at the network's size, to its target, as `targets.read_target`.
+        read: as `targets.read_target`.
     """
 
     index: pd.DataFrame
-    read: Callable[[Sample, Resize], np.ndarray]
+    read: ReadTarget
 
 
 class MaskedImages(Dataset):
@@ -43,6 +45,7 @@ class MaskedImages(Dataset):
         index: the training images, or windows of them.
         labels, reader, augment: how masks and images are read, and changed.
         num_workers: processes that load items.
+        read: of the images of the index, as `targets.read_target`, which is the default.
         added: more images, at the positions after those of the index.
         mixing: of an image with others of the index, after the augmentation.
         maps: of the resulting mask, which is not soft: keys of `target_maps.TARGET_MAPS`.
@@ -67,11 +70,12 @@ class MaskedImages(Dataset):
         augment: Augment,
         num_workers: int = 1,
         *,
+        read: ReadTarget | None = None,
         added: Sequence[AddedImages] = (),
         mixing: Mixing | None = None,
         maps: Sequence[str] = (),
     ):
-        sets = [AddedImages(index, partial(read_target, labels)), *added]
+        sets = [AddedImages(index, read or partial(read_target, labels)), *added]
         self.num_labelled = len(index)
         self.samples = [sample for each in sets for sample in samples_of(each.index)]
         self.targets = [each.read for each in sets for _ in range(len(each.index))]

@@ -53,15 +53,18 @@ def label_fold(context: Context, source: Context, test_index: pd.DataFrame, fold
     return PseudoData(labelled, folder, options.weight, options.phases)
 
 
-def refuse_other_folds(context: Context, source: Context) -> None:
+def refuse_other_folds(context: Context, source: Context, key: str) -> None:
     """Refuse a source of labels whose models were trained on images that the folds to be trained hold out.
+
+    Args:
+        key: of the config that names the source.
 
     Raises:
         ValueError: if the source has other folds.
     """
     if not source.folds.equals(context.folds):
         raise ValueError(
-            f"{context.cfg.file}: train.pseudo: {source.cfg.name} ({source.paths.folds}) has other folds than "
+            f"{context.cfg.file}: {key}: {source.cfg.name} ({source.paths.folds}) has other folds than "
             f"{context.cfg.name} ({context.paths.folds}): its models were trained on images that these hold out"
         )
 

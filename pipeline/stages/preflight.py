@@ -9,6 +9,7 @@ from pipeline.config import Config, place
 from pipeline.data.index import coverage_columns
 from pipeline.models import check_batch
 from pipeline.quoting import shortened
+from pipeline.stages.distilling import refuse_other_channels, teachers_of
 from pipeline.stages.doctor import quick_check
 from pipeline.stages.input_sizes import check_sizes, network_sizes, resize_of_phase
 from pipeline.stages.labelling import source_of_labels
@@ -55,7 +56,7 @@ def check_training(context: Context, *, full: bool = False) -> None:
 
 
 def _check_sources(cfg: Config, users: tuple[str, ...] = ()) -> None:
-    """Check the configs whose models label for a config or are its starting weights, and theirs in turn.
+    """Check the configs whose models label for a config, teach it or are its starting weights, and theirs in turn.
 
     Args:
         users: names of the configs that use this one.
@@ -64,17 +65,19 @@ def _check_sources(cfg: Config, users: tuple[str, ...] = ()) -> None:
         FileNotFoundError, ValueError: for an invalid config, and for one that would need its own models.
     """
     users = (*users, cfg.name)
-    for key, source_of, what in (
-        ("train.pseudo.from", source_of_labels, "label for"),
-        ("model.weights", source_of_weights, "start from"),
+    for key, sources_of, what in (
+        ("train.pseudo.from", lambda cfg: [source_of_labels(cfg)], "label for"),
+        ("model.weights", lambda cfg: [source_of_weights(cfg)], "start from"),
+        ("train.teacher.from", teachers_of, "learn from"),
     ):
         with place(cfg, key):
-            if (source := source_of(cfg)) is None:
-                continue
-            if source.name in users:
-                raise ValueError(f"{' from '.join([*users, source.name])}: a config cannot {what} itself")
-            check(source)
-            _check_sources(source, users)
+            for source in filter(None, sources_of(cfg)):
+                if source.name in users:
+                    raise ValueError(f"{' from '.join([*users, source.name])}: a config cannot {what} itself")
+                check(source)
+                if sources_of is teachers_of:
+                    refuse_other_channels(cfg, source)
+                _check_sources(source, users)
 
 
 def _refuse_masks_of_one_kind(context: Context, fold: Fold, index: pd.DataFrame) -> None:

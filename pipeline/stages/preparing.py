@@ -88,6 +88,10 @@ class Paths:
         """The best weights of a fold, which exist once the fold is trained."""
         return self.fold(fold) / "best.safetensors"
 
+    def trained(self, fold: Fold) -> Path:
+        """The prediction store of the images that a fold's model was trained on, for students that learn from it."""
+        return self.fold(fold) / "trained"
+
     def oof(self, fold: int) -> Path:
         """The prediction store of a fold's held-out images."""
         return self.fold(fold) / "oof"
@@ -168,8 +172,9 @@ def check(cfg: Config) -> Competition:
         check_views(cfg.predict.views)
     soft = any(Labels.of(each).is_soft for each in (card, *check_extra_sets(cfg, card)))
     names = Labels.of(card, cfg.data.boundary).channel_names
-    kinds = {"exclusive": card.exclusive, "soft": soft, "classes": names}
+    taught = cfg.train.teacher.phases if cfg.train.teacher else ()
     for number, phase in enumerate(cfg.train.phases):
+        kinds = {"exclusive": card.exclusive, "soft": soft or number + 1 in taught, "classes": names}
         with place(cfg, f"train.phases.{number}.loss"):
             build_loss(phase.loss, **kinds)
         with place(cfg, f"train.phases.{number}.loss_options"):
@@ -221,6 +226,7 @@ def _refuse_multilabel_options(cfg: Config) -> None:
         "model.image_head": cfg.model.image_head,
         "model.image_gate": cfg.model.image_gate,
         "train.pseudo": cfg.train.pseudo,
+        "train.teacher": cfg.train.teacher,
         **{f"train.phases.{n}.mix.copy_paste": "copy_paste" in phase.mix for n, phase in enumerate(cfg.train.phases)},
     }
     wrong = [key for key, value in asked.items() if value]

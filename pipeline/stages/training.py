@@ -31,6 +31,7 @@ from pipeline.models import build_model, for_prediction
 from pipeline.models.segmenter import Segmenter
 from pipeline.models.weights import load_network
 from pipeline.schema import read_json_lines
+from pipeline.stages.distilling import settings_of_teachers, teachers_of
 from pipeline.stages.extra_sets import table_digest
 from pipeline.stages.labelling import label_fold, refuse_other_folds, source_of_labels
 from pipeline.stages.preflight import check_training
@@ -47,7 +48,7 @@ from pipeline.stages.worst_images import draw_worst
 from pipeline.training.batch_size import choose_batch_size, with_chosen_batch_size
 from pipeline.training.checkpoint import FULL, Fold, load_checkpoint, load_weights, read_record, refuse_other_settings
 from pipeline.training.distributed import processes
-from pipeline.training.fold_data import FoldData, PseudoData
+from pipeline.training.fold_data import FoldData, PseudoData, TeacherData
 from pipeline.training.full_fit import median_best_epochs, with_epochs
 from pipeline.training.history import Epoch, describe_progress
 from pipeline.training.step_memory import log_checkpointing
@@ -256,6 +257,7 @@ def _fit(
     seed = cfg.seed * 1000 + (FULL_SEED if fold == FULL else fold)
     # Before pseudo-labels are made, which takes hours: weights may not fit.
     model = _initial_model(context, fold, valid_index, seed)
+    teacher = _teacher(context, fold)
     if cfg.data.crops:
         train_index = crop_index(train_index, context.labels, cfg.data.crops, context.reader.resize)
     data = FoldData(
@@ -269,6 +271,7 @@ def _fit(
         cfg.predict.tiles,
         cfg.predict.batch_size,
         context.extra.of_fold(fold, context.folds, cfg, context.reader) if context.extra else (),
+        teacher,
     )
     folder = context.paths.fold(fold)
     resumed = (folder / "state.pt").is_file()
@@ -345,11 +348,33 @@ def _pseudo_labels(context: Context, fold: Fold) -> PseudoData | None:
     if (cfg := source_of_labels(context.cfg)) is None:
         return None
     source = make_context(cfg)
-    refuse_other_folds(context, source)
+    refuse_other_folds(context, source, "train.pseudo")
     predict_test(source)
     # The config's own index: the files of an image's channels and neighbours may be others than the source's.
     test_index = index_test_images(context.cfg, context.card, context.paths)
     return label_fold(context, source, test_index, fold)
+
+
+def _teacher(context: Context, fold: Fold) -> TeacherData | None:
+    """The probabilities that a fold learns from; the teachers' models of the same fold are trained and predict first.
+
+    Writes: runs/<teacher>/fold<k>/trained/
+    """
+    options, stores = context.cfg.train.teacher, []
+    for cfg in teachers_of(context.cfg):
+        source = make_context(cfg)
+        refuse_other_folds(context, source, "train.teacher")
+        if fold == FULL:
+            train_full(source)
+            index = source.index
+        else:
+            train_fold(source, fold)
+            index = folds.hold_out(source.index, source.folds, fold)[0]
+        stores.append(source.paths.trained(fold))
+        if not is_complete(stores[-1], index["image_id"], _made_by(source, fold)):
+            with _lock_fold(source, fold):
+                fill_store(source, fold, index, stores[-1], f"fold {fold}, {cfg.name} teaches")
+    return TeacherData(tuple(stores), options.weight, options.phases) if options else None
 
 
 def _is_trained(context: Context, fold: Fold) -> bool:
@@ -386,6 +411,7 @@ def settings(context: Context) -> dict[str, Any]:
         **context.card.model_dump(mode="json", include=label_options, exclude=unset),
         **_input_options(context.card, neighbours=context.cfg.data.neighbours is not None),
         **({"extra": context.extra.settings()} if context.extra else {}),
+        **({"teacher": settings_of_teachers(context.cfg, UNIMPORTANT)} if context.cfg.train.teacher else {}),
         **cfg,
     }
 

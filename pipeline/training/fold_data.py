@@ -11,7 +11,7 @@ import torch
 
 from pipeline import config, hardware
 from pipeline.data.augment import Augment, make_recipe
-from pipeline.data.dataset import AddedImages, MaskedImages
+from pipeline.data.dataset import AddedImages, MaskedImages, ReadTarget
 from pipeline.data.index import coverage_columns, index_column
 from pipeline.data.labels import Labels
 from pipeline.data.loader import Loader
@@ -21,8 +21,9 @@ from pipeline.data.resize import Resize
 from pipeline.data.sample import Sample
 from pipeline.data.sampler import EpochSampler
 from pipeline.data.targets import read_target, resize_mask
-from pipeline.inference.prediction_store import PredictionStore
+from pipeline.inference.prediction_store import MAX_VALUE, PredictionStore
 from pipeline.losses.class_weights import ClassAreas
+from pipeline.metrics import VOID
 from pipeline.pseudo_labels import refuse_other_fold
 from pipeline.training.checkpoint import FULL, Fold
 from pipeline.training.distributed import Processes
@@ -49,6 +50,30 @@ def _read_stored(store: PredictionStore, sample: Sample, resize: Resize) -> np.n
 
 
 @dataclass(frozen=True)
+class TeacherData:
+    """Probabilities of the training images, by models that held out the fold to be trained."""
+
+    stores: tuple[Path, ...]  # prediction stores of one model each
+    weight: float  # of the models' mean in a target, 0 to 1; the label has the rest
+    phases: tuple[int, ...]  # numbers of the phases that learn from them
+
+    def read(self, labels: Labels) -> ReadTarget:
+        """The reader of the mixed targets."""
+        return partial(_read_distilled, labels, [PredictionStore(store) for store in self.stores], self.weight)
+
+
+def _read_distilled(
+    labels: Labels, stores: Sequence[PredictionStore], weight: float, sample: Sample, resize: Resize
+) -> np.ndarray:
+    """(1 - weight) · label + weight · mean probability, (H, W, C) float32; VOID where the label is."""
+    target = read_target(labels, sample, resize)
+    probs = [store.read(sample.image_id).transpose(1, 2, 0).astype(np.float32) / MAX_VALUE for store in stores]
+    sized = [resize_mask(each, target.shape[:2], exclusive=False) for each in probs]
+    mixed = (1 - weight) * target + weight * np.mean(sized, axis=0, dtype=np.float64)
+    return np.where(target == VOID, VOID, mixed).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class ExtraData:
     """Images of another set with labels of its own, without near-duplicates of held-out and test images."""
 
@@ -69,8 +94,9 @@ class FoldData:
     """The data that a fold trains and validates on; the fold "full" trains on every image and validates on none.
 
     Raises:
-        ValueError: if a fold has no validation images or "full" has some; if pseudo-labels come from models that held
-            out another fold or lack a mask; if pseudo-labelled or extra images are images that the fold validates on.
+        ValueError: if a fold has no validation images or "full" has some; if pseudo-labels or a teacher's probabilities
+            come from models that held out another fold or lack an image; if pseudo-labelled or extra images are images
+            that the fold validates on.
     """
 
     fold: Fold
@@ -83,21 +109,28 @@ class FoldData:
     tiles: config.Tiles | None = None  # tiling of validation images
     batch_size: int = config.Predict().batch_size  # validation images, or tiles, per batch
     extra: tuple[ExtraData, ...] = ()
+    teacher: TeacherData | None = None
 
     def __post_init__(self) -> None:
         if (self.fold == FULL) != (self.valid_index is None):
             expected = "none" if self.fold == FULL else "some"
             raise ValueError(f"fold {self.fold}: expected {expected} images to validate on")
         if self.pseudo:
-            _refuse_foreign_labels(self.pseudo, self.fold)
+            _refuse_foreign_labels(self.pseudo.store, self.pseudo.index, self.fold)
             _refuse_held_out(self.pseudo.index, str(self.pseudo.store), self.fold, self.valid_index)
+        for store in self.teacher.stores if self.teacher else ():
+            _refuse_foreign_labels(store, self.train_index, self.fold)
         for extra in self.extra:
             _refuse_held_out(extra.index, extra.name, self.fold, self.valid_index)
 
-    @property
-    def is_soft(self) -> bool:
-        """Whether some of the images have soft masks; then all targets are float32."""
-        return self.labels.is_soft or any(each.labels.is_soft for each in self.extra)
+    def is_soft(self, phase: int) -> bool:
+        """Whether some of the targets of phase number `phase` are soft; then all of them are float32."""
+        soft_masks = self.labels.is_soft or any(each.labels.is_soft for each in self.extra)
+        return soft_masks or self.teaches(phase) is not None
+
+    def teaches(self, phase: int) -> TeacherData | None:
+        """The teacher's probabilities, if phase number `phase` learns from them."""
+        return self.teacher if self.teacher and phase in self.teacher.phases else None
 
     def class_areas(self) -> ClassAreas:
         """The pixels of each class in the training images or their windows, without added images.
@@ -118,13 +151,13 @@ class FoldData:
         return [each for each in sets if phase in each.phases and len(each.index)]
 
 
-def _refuse_foreign_labels(pseudo: PseudoData, fold: Fold) -> None:
-    refuse_other_fold(pseudo.store, fold)
-    without = sorted(set(pseudo.index["image_id"]) - PredictionStore(pseudo.store).ids())
+def _refuse_foreign_labels(store: Path, index: pd.DataFrame, fold: Fold) -> None:
+    refuse_other_fold(store, fold)
+    without = sorted(set(index["image_id"]) - PredictionStore(store).ids())
     if without:
         raise ValueError(
-            f"{pseudo.store}: no label for {len(without)} of {len(pseudo.index)} images, the first is '{without[0]}': "
-            f"pass only the images of its labels.csv"
+            f"{store}: no label for {len(without)} of {len(index)} images, the first is '{without[0]}': "
+            f"pass only the images that are in it"
         )
 
 
@@ -179,7 +212,7 @@ def phase_images(
         num_workers: processes that load them.
         maps: of the masks that the phase's loss needs.
     """
-    phase = cfg.phases[number - 1]
+    phase, teacher = cfg.phases[number - 1], data.teaches(number)
     reader = data.reader.at(Resize(phase.size)) if phase.size else data.reader  # windows are cut at data.size
     channels = reader.channels if reader.has_colours else 1
     recipe = make_recipe(phase.augment, phase.crop, channels, scale=phase.scale, scale_p=phase.scale_p)
@@ -187,8 +220,9 @@ def phase_images(
         data.train_index,
         data.labels,
         reader,
-        Augment(recipe, soft=data.is_soft, on_device=cfg.augment_on_device),
+        Augment(recipe, soft=data.is_soft(number), on_device=cfg.augment_on_device),
         num_workers=num_workers,
+        read=teacher.read(data.labels) if teacher else None,
         added=[each.images for each in data.added(number)],
         mixing=_mixing(phase, data.train_index, data.labels.boundary),
         maps=maps,

@@ -12,10 +12,11 @@ from pipeline.training.fold_data import FoldData
 log = logging.getLogger(__name__)
 
 
-def build_phase_loss(phase: config.Phase, data: FoldData, *, log_weights: bool = False) -> nn.Module:
+def build_phase_loss(phase: config.Phase, number: int, data: FoldData, *, log_weights: bool = False) -> nn.Module:
     """The weighted sum of losses that a phase asks for.
 
     Args:
+        number: of the phase; a teacher makes the targets of some phases soft.
         log_weights: log the class weights that are computed, a line for each loss.
     """
     labels, options = data.labels, phase.loss_options or {}
@@ -29,7 +30,7 @@ def build_phase_loss(phase: config.Phase, data: FoldData, *, log_weights: bool =
         phase.loss,
         phase.loss_options,
         exclusive=labels.exclusive,
-        soft=data.is_soft,
+        soft=data.is_soft(number),
         classes=labels.channel_names,
         areas=data.class_areas() if methods else None,
     )

@@ -28,7 +28,7 @@ class TrainJob:
         trackers: that epochs are logged to; they do not change the training.
 
     Raises:
-        ValueError: if the config asks for pseudo-labels and the data have none.
+        ValueError: if the config asks for pseudo-labels or a teacher and the data have none.
     """
 
     model: nn.Module
@@ -46,6 +46,8 @@ class TrainJob:
     def __post_init__(self) -> None:
         if self.cfg.pseudo and self.data.pseudo is None:
             raise ValueError(f"train.pseudo: no labels by '{self.cfg.pseudo.from_}' for fold {self.data.fold}")
+        if self.cfg.teacher and self.data.teacher is None:
+            raise ValueError(f"train.teacher: no probabilities by {self.cfg.teacher.from_} for fold {self.data.fold}")
 
     @property
     def fold(self) -> Fold:

@@ -114,7 +114,7 @@ class Trainer:
         self.ema = ModelEmaV3(self.model, decay=job.cfg.ema, use_warmup=True)
         self.swa = RunningMean()
         self.soup_files = SoupFiles(job.folder, state.phase)
-        loss = build_phase_loss(self.phase, job.data, log_weights=group.is_main)
+        loss = build_phase_loss(self.phase, state.phase, job.data, log_weights=group.is_main)
         self.loss_weights = loss.weights
         self.loss = build_objective(loss, job.aux_weight, job.image_weight)
         self.loader = build_loader(job.data, job.cfg, state.phase, job.seed, group, loss.target_maps)

@@ -18,6 +18,7 @@ from pipeline.losses.jaccard import JaccardLoss
 from pipeline.losses.lovasz import LovaszHingeLoss
 from pipeline.losses.skeleton_recall import SkeletonRecallLoss
 from pipeline.losses.tversky import FocalTverskyLoss, TverskyLoss
+from pipeline.losses.unified_focal import UnifiedFocalLoss
 from pipeline.losses.weighted_bce import WeightedBCELoss
 from pipeline.metrics import VOID
 from pipeline.training.distributed import processes
@@ -27,6 +28,8 @@ from tests.pixels import SURE, PerClass, WithMaps, gradient, random_batch, row
 # The defaults of every loss, and what its options change.
 CASES = LOSSES | {
     "bce, weighted and smoothed": partial(BCELoss, positive_weight=3.0, smoothing=0.1),
+    "bce, of the hardest pixels": partial(BCELoss, hardest=0.4),
+    "bce, smoothed near boundaries": partial(BCELoss, positive_weight=2.0, boundary_smoothing=1.5),
     "bce, weighted by channel": partial(PerClass, BCELoss),
     "focal, steep": partial(FocalLoss, gamma=0.5, alpha=0.75),
     "focal_tversky, below 1": partial(FocalTverskyLoss, gamma=0.75),
@@ -39,13 +42,19 @@ CASES = LOSSES | {
     "lovasz, symmetric": partial(LovaszHingeLoss, variant="symmetric"),
     "cldice, per batch": partial(ClDiceLoss, iterations=2, over="batch"),
     "skeleton_recall, per batch": partial(SkeletonRecallLoss, over="batch"),
+    "unified_focal, symmetric": partial(UnifiedFocalLoss, weight=0.3, delta=0.7, gamma=0.25, asymmetric=False),
+    "unified_focal, per batch": partial(UnifiedFocalLoss, over="batch", empty="ignore"),
     "weighted_bce, wide": partial(WeightedBCELoss, w0=3.0, sigma=16.0, positive_weight=2.0),
     "mix of all maps": partial(WeightedLoss, {"boundary": 0.1, "weighted_bce": 2.0, "skeleton_recall": 1.0}),
     "mix": partial(WeightedLoss, {"bce": 0.5, "lovasz": 2.0}),
 }
 CASES = {name: partial(WithMaps, make) for name, make in CASES.items()}
 # Losses whose value depends on where pixels are.
-SPATIAL = [name for name in CASES if name.startswith(("boundary", "cldice", "skeleton", "weighted_bce", "mix of"))]
+SPATIAL = [
+    name
+    for name in CASES
+    if name.startswith(("bce, smoothed near", "boundary", "cldice", "skeleton", "weighted_bce", "mix of"))
+]
 # Losses that are 0 for every constant prediction of an empty, or of a full, target.
 RELATIVE = ("boundary", "cldice", "skeleton_recall")
 
@@ -470,7 +479,7 @@ def test_build_loss_returns_a_module_without_parameters():
 
 
 def test_an_unknown_loss_is_refused_with_the_known_ones():
-    answer = r"^unknown loss 'hausdorff'\. Known: bce, boundary, cldice, dice, focal, .*, tversky, weighted_bce\.$"
+    answer = r"^unknown loss 'hausdorff'\. Known: bce, boundary, cldice, dice, focal, .*, tversky, unified_focal, weighted_bce\.$"
     with pytest.raises(ValueError, match=answer):
         build_loss({"bce": 1.0, "hausdorff": 1.0})
 

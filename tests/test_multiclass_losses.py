@@ -20,9 +20,13 @@ CASES = MULTICLASS_LOSSES | {
     "lovasz_softmax, all": partial(LovaszSoftmaxLoss, classes="all"),
     "lovasz_softmax, per image": partial(LovaszSoftmaxLoss, over="image"),
 }
+CASES["cross_entropy, of the hardest pixels"] = partial(CrossEntropyLoss, hardest=0.3)
 ALIKE = list(CASES)  # losses that treat all classes alike
 CASES |= {
     "cross_entropy, smoothed and weighted": partial(PerClass, lambda weights: CrossEntropyLoss(0.1, weights)),
+    "cross_entropy, weighted, of the hardest pixels": partial(
+        PerClass, lambda weights: CrossEntropyLoss(class_weights=weights, hardest=0.3)
+    ),
     "dice_softmax, weighted": partial(PerClass, lambda weights: DiceSoftmaxLoss(class_weights=weights)),
     "lovasz_softmax, weighted": partial(PerClass, lambda weights: LovaszSoftmaxLoss(class_weights=weights)),
     "lovasz_softmax, all, per image, weighted": partial(

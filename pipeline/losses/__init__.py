@@ -32,6 +32,7 @@ from pipeline.losses.multiclass import MultiClassLoss
 from pipeline.losses.multilabel import MultiLabelLoss
 from pipeline.losses.skeleton_recall import SkeletonRecallLoss
 from pipeline.losses.tversky import FocalTverskyLoss, TverskyLoss
+from pipeline.losses.unified_focal import UnifiedFocalLoss
 from pipeline.losses.weighted_bce import WeightedBCELoss
 from pipeline.quoting import shortened
 from pipeline.schema import did_you_mean
@@ -48,6 +49,7 @@ LOSSES: dict[str, type[MultiLabelLoss]] = {
     "lovasz": LovaszHingeLoss,
     "skeleton_recall": SkeletonRecallLoss,
     "tversky": TverskyLoss,
+    "unified_focal": UnifiedFocalLoss,
     "weighted_bce": WeightedBCELoss,
 }
 
@@ -222,7 +224,14 @@ def build_loss(
         if name not in mix:
             raise ValueError(f"options of loss '{name}', which has no weight. {did_you_mean(name.lower(), mix)}")
     resolved = {name: _resolved(name, each, classes, areas, exclusive) for name, each in (options or {}).items()}
-    return WeightedMultiClassLoss(mix, resolved) if exclusive else WeightedLoss(mix, resolved)
+    loss = WeightedMultiClassLoss(mix, resolved) if exclusive else WeightedLoss(mix, resolved)
+    if soft and loss.target_maps:
+        needing = ", ".join(name for name, each in loss.losses.items() if each.target_maps)
+        raise ValueError(
+            f"options of loss '{needing}' need distances of the mask ({', '.join(loss.target_maps)}), and these masks "
+            f"are soft: leave out boundary_smoothing"
+        )
+    return loss
 
 
 def _resolved(

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.losses.bce import check_smoothing
 from pipeline.losses.class_weights import check_class_weights, to_channels
-from pipeline.losses.inputs import ClassInputs, masked_mean
+from pipeline.losses.inputs import ClassInputs, check_hardest, hardest_pixels, masked_mean
 from pipeline.losses.multiclass import MultiClassLoss
 from pipeline.metrics import VOID
 
@@ -28,6 +29,7 @@ class CrossEntropyLoss(MultiClassLoss):
         smoothing: label smoothing in [0, 1): the share of the label that is spread evenly over all classes.
         class_weights: one for each class, >= 0; empty: all are equal. A config may name a method of
             `class_weights.METHODS` instead.
+        hardest: as BCELoss.
 
     Shapes:
         logits: (N, C, H, W) float, before the softmax.
@@ -42,13 +44,15 @@ class CrossEntropyLoss(MultiClassLoss):
     Source:
         Ronneberger et al., U-Net, https://arxiv.org/abs/1505.04597, without their weight map;
         smoothing: Szegedy et al., https://arxiv.org/abs/1512.00567, section 7. Weights as torch's cross_entropy.
+        Hardest: as BCELoss.
     """
 
-    def __init__(self, smoothing: float = 0.0, class_weights: Sequence[float] = ()):
+    def __init__(self, smoothing: float = 0.0, class_weights: Sequence[float] = (), hardest: float = 1.0):
         super().__init__()
+        check_hardest(hardest)
         check_smoothing(smoothing)
         check_class_weights(class_weights)
-        self.smoothing, self.class_weights = smoothing, class_weights
+        self.smoothing, self.class_weights, self.hardest = smoothing, class_weights, hardest
 
     def compute(self, inputs: ClassInputs) -> Tensor:
         logits, target, _ = inputs
@@ -56,7 +60,9 @@ class CrossEntropyLoss(MultiClassLoss):
         each = F.cross_entropy(
             logits, target, weights, ignore_index=VOID, reduction="none", label_smoothing=self.smoothing
         )
+        if self.hardest < 1:
+            valid = hardest_pixels(each, valid, self.hardest)
         if weights is None:
             return masked_mean(each, valid)
         total = (weights[target.where(valid, 0)] * valid).sum()
-        return each.sum() / total.where(total > 0, float("inf"))
+        return torch.where(valid, each, 0).sum() / total.where(total > 0, float("inf"))

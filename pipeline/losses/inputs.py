@@ -245,6 +245,30 @@ def clamp_infinite(logits: Tensor) -> Tensor:
     return logits.clamp(-largest, largest)
 
 
+def check_hardest(hardest: float) -> None:
+    """Check a share of pixels.
+
+    Raises:
+        ValueError: if it is not in (0, 1].
+    """
+    if not 0 < hardest <= 1:
+        raise ValueError(f"hardest must be in (0, 1], got {hardest}: the share of pixels that count, 1 for all")
+
+
+def hardest_pixels(losses: Tensor, valid: Tensor, share: float) -> Tensor:
+    """The share of the valid pixels that have the largest losses, one at least; of equal losses, the first ones.
+
+    Shapes:
+        losses: any float; valid: bool of the same shape, as the result.
+
+    >>> hardest_pixels(torch.tensor([3.0, 9.0, 1.0, 2.0]), torch.tensor([True, False, True, True]), 0.67)
+    tensor([ True, False, False,  True])
+    """
+    order = torch.where(valid, losses.detach(), -torch.inf).flatten().argsort(descending=True, stable=True)
+    kept = torch.arange(len(order), device=order.device) < (valid.sum() * share).round().clamp_min(1)
+    return torch.zeros_like(kept).scatter(0, order, kept).view_as(valid) & valid
+
+
 def masked_mean(values: Tensor, counted: Tensor) -> Tensor:
     """The mean of the counted values; 0, with a gradient of 0, if none is counted.
 

@@ -289,7 +289,10 @@ def test_a_missing_weights_file_is_refused_with_the_valid_values():
 
 
 def test_imagenet_weights_without_network_are_refused_with_an_alternative():
-    with pytest.raises(ConnectionError, match=r"could not be fetched.*model\.weights"):
+    with pytest.raises(
+        ConnectionError,
+        match=r"model\.weights: resnet18\.a1_in1k could not be downloaded \(OfflineModeIsEnabled.*set a file, or",
+    ):
         build(encoder="tu-resnet18", weights="imagenet", decoder_channels=(256, 128, 64, 32, 16))
 
 

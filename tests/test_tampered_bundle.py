@@ -189,8 +189,8 @@ LAYOUT_FILES = {
     "an absolute place": ({"x.toml": "/tmp/x.toml"}, "is outside the project"),
     "a place of Windows": ({"x.toml": "..\\..\\x.toml"}, "is outside the project"),
     "a place with a zero byte": ({"x.toml": "configs/\0.toml"}, "is outside the project"),
-    "a program": ({"x.toml": "pipeline/__init__.py"}, "is no config, card or table of folds"),
-    "what python runs at its start": ({"x.toml": "sitecustomize.py"}, "is no config, card or table of folds"),
+    "a program": ({"x.toml": "pipeline/__init__.py"}, "is no config, card, table of folds or weights"),
+    "what python runs at its start": ({"x.toml": "sitecustomize.py"}, "is no config, card, table of folds or weights"),
     "two files in one place": (
         {"x.toml": "configs/x.toml", "y.toml": "configs/x.toml"},
         "two files have the same path",

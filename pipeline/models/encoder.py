@@ -18,7 +18,7 @@ from torch import nn
 from pipeline import config
 from pipeline.models.encoder_name import PREFIX, check_tag, parse, pretrained_cfg
 from pipeline.models.encoder_options import timm_arguments
-from pipeline.models.packaged_weights import packaged_weights
+from pipeline.models.pretrained import pretrained_file
 from pipeline.models.weights import load_encoder
 from pipeline.quoting import quoted
 from pipeline.schema import did_you_mean
@@ -126,12 +126,12 @@ def build(cfg: config.Model, output_stride: int = 32) -> nn.Module:
 
     Raises:
         ValueError: if the encoder cannot have that stride, or as `load_file`.
-        FileNotFoundError: as `load_file`.
+        ConnectionError, FileNotFoundError: as `load_file`.
     """
     encoder = smp.encoders.get_encoder(
         parse(cfg.encoder).untagged,
         in_channels=cfg.in_channels,
-        weights=smp_weights(cfg),
+        weights=None,  # `load_file` loads them
         output_stride=output_stride,
         **timm_arguments(cfg),
     )
@@ -175,30 +175,24 @@ def normalization(name: str, channels: int) -> tuple[torch.Tensor, torch.Tensor]
     return mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1)
 
 
-def smp_weights(cfg: config.Model) -> bool | None:
-    """The `weights` argument of smp: ImageNet weights of the hub, or none; others are loaded by `load_file`."""
-    from_hub = cfg.weights == "imagenet" and packaged_weights(parse(cfg.encoder).model) is None
-    return True if from_hub else None  # not False: with it smp downloads weights of timm's encoders
-
-
 def load_file(encoder: nn.Module, cfg: config.Model) -> None:
-    """Load `model.weights` into the encoder if it is a file, or ImageNet weights of an installed package.
+    """Load `model.weights` into the encoder: a file, or pretrained weights.
 
     Raises:
         FileNotFoundError: if it does not exist.
+        ConnectionError: as `pretrained_file`.
         ValueError: as `weights.load_encoder`.
     """
-    name = parse(cfg.encoder).model
-    if cfg.weights == "imagenet" and (path := packaged_weights(name)):
-        load_encoder(encoder, name, cfg.in_channels, path)
-    if cfg.weights in ("none", "imagenet"):
+    if cfg.weights == "none":
         return
-    if not Path(cfg.weights).is_file():
+    name = parse(cfg.encoder)
+    path = pretrained_file(name) if cfg.weights == "imagenet" else Path(cfg.weights)
+    if not path.is_file():
         raise FileNotFoundError(
             f"model.weights: no file '{cfg.weights}': expected 'none', 'imagenet' or the path of a .safetensors "
-            f"file with {name}'s weights"
+            f"file with {name.model}'s weights"
         )
-    load_encoder(encoder, name, cfg.in_channels, Path(cfg.weights))
+    load_encoder(encoder, name.model, cfg.in_channels, path)
 
 
 class Block(NamedTuple):

@@ -24,6 +24,7 @@ class Package(NamedTuple):
     name: str
     file: str  # from the folder that packages are installed in
     sha256: str  # of the file
+    tag: str = "in1k"  # timm's, of these weights
 
 
 # Source: https://github.com/ml-illustrated, converted from https://github.com/tensorflow/tpu; Apache License 2.0.

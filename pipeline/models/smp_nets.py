@@ -88,7 +88,7 @@ def _common(cfg: config.Model) -> dict[str, object]:
         "encoder_name": parse(cfg.encoder).untagged,
         "in_channels": cfg.in_channels,
         "classes": cfg.classes,
-        "encoder_weights": encoder.smp_weights(cfg),
+        "encoder_weights": None,  # not False, with which smp downloads them; `encoder.load_file` loads them
         **timm_arguments(cfg),
     }
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline import config
-from pipeline.models import encoder
+from pipeline.models.encoder_name import parse
 from pipeline.models.encoder_options import timm_arguments
 from pipeline.models.smp_nets import SmpNet
 
@@ -30,13 +30,13 @@ class UNet(SmpNet):
     def __init__(self, cfg: config.Model):
         widths = cfg.decoder_channels
         net = smp.Unet(
-            encoder_name=cfg.encoder,
+            encoder_name=parse(cfg.encoder).untagged,
             in_channels=cfg.in_channels,
             classes=cfg.classes,
             encoder_depth=len(widths),
             decoder_channels=widths,
             decoder_attention_type=cfg.attention,
-            encoder_weights=encoder.smp_weights(cfg),
+            encoder_weights=None,  # `encoder.load_file` loads them
             **timm_arguments(cfg),
         )
         super().__init__(cfg, net)

@@ -16,7 +16,7 @@ from pipeline.config import Config
 from pipeline.ensemble.serialization import to_record
 from pipeline.files import write_text
 from pipeline.inference.prediction_store import PredictionStore
-from pipeline.kaggle.input_mounts import LAYOUT_FILE, is_rerun
+from pipeline.kaggle.input_mounts import LAYOUT_FILE, WEIGHTS, is_rerun
 from pipeline.kaggle.metadata import read_metadata, write_bundle_metadata
 from pipeline.kaggle.wheels import write_wheels
 from pipeline.manifest import read_submission_manifest
@@ -36,7 +36,7 @@ from pipeline.serving.tta_ablation import rank_fallbacks
 from pipeline.stages.ensembling import Ensembled, ensemble, ensemble_name, load_members, oof_of_members, oof_rows
 from pipeline.stages.labelling import source_of_labels
 from pipeline.stages.preparing import Context, Paths
-from pipeline.stages.starting_weights import source_of_weights
+from pipeline.stages.starting_weights import source_of_weights, starting_files
 from pipeline.stages.training import fill_store, fold_row
 
 log = logging.getLogger(__name__)
@@ -60,8 +60,8 @@ class BundleResult(NamedTuple):
 def bundle(cfgs: Sequence[Config], owner: str | None = None, *, half: bool | None = None) -> BundleResult:
     """Write everything that Kaggle needs; runs the stages before it where needed.
 
-    Writes: dist/kaggle/<name>/code/ (wheels, configs, folds), weights/ (see `serving.bundle`), and a folder for each
-    notebook, all with their metadata
+    Writes: dist/kaggle/<name>/code/ (wheels, configs, folds, starting weights), weights/ (see `serving.bundle`), and a
+    folder for each notebook, all with their metadata
 
     Args:
         owner: the name of the Kaggle account; None: as in the existing bundle, or a placeholder.
@@ -178,13 +178,20 @@ def _view_store(context: Context, rows: pd.DataFrame, view: str) -> PredictionSt
 
 
 def write_code(folder: Path, members: Sequence[Context]) -> None:
-    """Write wheels and the project files that a training on Kaggle reads, with layout.json of their paths."""
+    """Write wheels and the project files that a training on Kaggle reads, with layout.json of their paths.
+
+    The files include the starting weights: a training there has no network, and no package with weights.
+    """
     write_wheels(folder, DIST.with_name("wheels"))
-    files = [path for cfg in _with_sources([each.cfg for each in members]) for path in _training_files(cfg)]
-    existing = dict.fromkeys(path for path in files if path.is_file())
-    layout = {"-".join(path.parts): path.as_posix() for path in existing if not path.is_absolute()}
-    for name, path in layout.items():
-        shutil.copyfile(path, folder / name)
+    for old in [path for path in folder.iterdir() if path.suffix in WEIGHTS]:
+        old.unlink()
+    cfgs = _with_sources([each.cfg for each in members])
+    files = {path: path for cfg in cfgs for path in _training_files(cfg) if path.is_file() and not path.is_absolute()}
+    for cfg in cfgs:
+        files |= _starting_files(cfg)
+    layout = {"-".join(path.parts): path.as_posix() for path in files}
+    for name, source in zip(layout, files.values(), strict=True):
+        shutil.copyfile(source, folder / name)
     write_text(folder / LAYOUT_FILE, json.dumps(layout, indent=1) + "\n")
 
 
@@ -198,6 +205,30 @@ def _with_sources(cfgs: Sequence[Config]) -> list[Config]:
             found[cfg.name] = cfg
             remaining += filter(None, (source_of_labels(cfg), source_of_weights(cfg)))
     return list(found.values())
+
+
+def _starting_files(cfg: Config) -> dict[Path, Path]:
+    """As `starting_files`, those that can be in a bundle; others are logged, since prediction does not need them."""
+    found = {}
+    try:
+        for path, source in starting_files(cfg).items():
+            _check_starting_file(path, source)
+            found[path] = source
+    except (OSError, ValueError) as error:
+        log.warning("%s: its training notebook will not find its starting weights: %s", cfg.file, error)
+    return found
+
+
+def _check_starting_file(path: Path, source: Path) -> None:
+    """Raise ValueError or FileNotFoundError for a file of weights that a bundle cannot have."""
+    if not source.is_file():
+        raise FileNotFoundError(f"model.weights: {source}: no such file")
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(
+            f"model.weights: {path}: expected a path below the project's folder, such as weights/{path.name}"
+        )
+    if path.suffix not in WEIGHTS:
+        raise ValueError(f"model.weights: {path}: expected a name that ends in {', '.join(WEIGHTS)}")
 
 
 def _training_files(cfg: Config) -> list[Path]:

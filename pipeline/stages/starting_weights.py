@@ -21,6 +21,8 @@ from pipeline.config import Config
 from pipeline.data.medical import file_of
 from pipeline.files import file_digest
 from pipeline.folds import hold_out
+from pipeline.models.encoder_name import parse
+from pipeline.models.pretrained import pretrained_file, project_file
 from pipeline.quoting import shortened
 from pipeline.stages.labelling import load_beside
 from pipeline.stages.preparing import Context, index_test_images, make_context
@@ -60,6 +62,21 @@ def encoder_checkpoint_of(cfg: Config) -> Path | None:
     except ValueError:  # weights of another program
         return None
     return path
+
+
+def starting_files(cfg: Config) -> dict[Path, Path]:
+    """The files of weights that a config's training starts from: where each is, by its path in the project.
+
+    Raises:
+        ConnectionError, ValueError: as `pretrained_file`.
+    """
+    if cfg.model.weights == "imagenet":
+        name = parse(cfg.model.encoder)
+        return {project_file(name): pretrained_file(name)}
+    if cfg.model.weights == "none" or source_of_weights(cfg):
+        return {}
+    path = checkpoint_of(cfg) or Path(cfg.model.weights)
+    return {path: path}
 
 
 def fold_to_start_from(context: Context, source: Context, fold: Fold) -> Fold:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, find_objects
 from skimage.morphology import skeletonize
 
 REACH = 64  # pixels; `object_distance` is infinite beyond it
@@ -78,33 +78,30 @@ def object_distance(mask: np.ndarray, boundary: np.ndarray | None = None) -> np.
     Source:
         Ronneberger et al., U-Net, https://arxiv.org/abs/1505.04597, equation 2.
     """
-    count, objects = _objects(mask == 1, boundary)
+    objects = _objects(mask == 1, boundary)
     nearest, second = np.full((2, *mask.shape), np.inf, np.float32)
-    for number in range(1, count):
-        rows, columns = (
-            slice(max(0, places.min() - REACH), places.max() + REACH + 1) for places in np.nonzero(objects == number)
-        )
-        place = rows, columns
+    for number, box in enumerate(find_objects(objects), start=1):
+        place = tuple(slice(max(0, axis.start - REACH), axis.stop + REACH) for axis in box)
         distance = distance_to(objects[place] == number)
         second[place] = np.minimum(second[place], np.maximum(nearest[place], distance))
         nearest[place] = np.minimum(nearest[place], distance)
     return np.where(second > REACH, np.float32(np.inf), nearest + second)
 
 
-def _objects(inside: np.ndarray, boundary: np.ndarray | None) -> tuple[int, np.ndarray]:
-    """One more than the number of objects, and the number of each pixel's object, 0 outside, (H, W) int32."""
+def _objects(inside: np.ndarray, boundary: np.ndarray | None) -> np.ndarray:
+    """The number of each pixel's object, from 1; 0 outside, (H, W) int32."""
     count, components = cv2.connectedComponents(inside.astype(np.uint8), connectivity=8)
     if boundary is None or count == 1:
-        return count, components
+        return components
     seeds = inside & (boundary != 1)
     seeds |= inside & ~np.isin(components, components[seeds])  # objects so small that they are boundary altogether
-    count, numbers = cv2.connectedComponents(seeds.astype(np.uint8), connectivity=8)
+    _, numbers = cv2.connectedComponents(seeds.astype(np.uint8), connectivity=8)
     _, nearest = cv2.distanceTransformWithLabels(
         (~seeds).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
     number_of = np.zeros(nearest.max() + 1, np.int32)
     number_of[nearest[seeds]] = numbers[seeds]
-    return count, np.where(inside, number_of[nearest], 0)
+    return np.where(inside, number_of[nearest], 0)
 
 
 def tubed_skeleton(mask: np.ndarray, boundary: np.ndarray | None = None) -> np.ndarray:

@@ -57,6 +57,19 @@ def test_bundle_and_ensemble_write_the_same_csv(submitted, configs):
     assert len(set(rows(done.csv).values())) > 2, "masks differ, or equality says nothing"
 
 
+def test_prediction_needs_no_pretrained_weights_and_not_the_tag(submitted, monkeypatch):
+    # Another version of timm, such as that of Kaggle's image, may not know a tag.
+    _, done = bundled(*BOTH[:1])
+    path = Path("bundle", RECORD_FILE)
+    record = json.loads(path.read_text())
+    record["configs"]["tiny"]["model"] |= {"encoder": "tu-test_efficientnet.of_tomorrow", "weights": "imagenet"}
+    path.write_text(json.dumps(record))
+    monkeypatch.setattr("pipeline.models.encoder.pretrained_file", None)  # must not be called
+    predicted = predict_test(read_bundle(Path("bundle")), Path("tiny"), Path("working/submission.csv"))
+    assert rows(predicted.csv) == rows(done.csv)
+    assert len(set(rows(done.csv).values())) > 2, "masks differ, or equality says nothing"
+
+
 def test_a_tiled_image_is_read_by_window(submitted, monkeypatch):
     bundle, done = bundled(*BOTH[:1], sets=("predict.tiles={size=32,stride=24}",))
 

@@ -359,6 +359,20 @@ def test_encoders_are_listed_by_pattern(capsys):
     assert "8 16 32" in out
 
 
+@pytest.mark.parametrize("name", ["resnet18", "tu-resnet18", "tu-resnet18.tv_in1k"])
+def test_the_tags_of_an_encoder_are_listed_with_their_licences(capsys, name):
+    status, out, _ = run(capsys, "encoders", name)
+    rows = [line.split() for line in out.splitlines() if line.startswith("tu-resnet18.")]
+    assert status == 0
+    assert rows[0] == ["tu-resnet18.a1_in1k", "224", "0.48", "0.46", "0.41", "apache-2.0"]
+    assert ["tu-resnet18.tv_in1k", "bsd-3-clause"] in [[row[0], row[-1]] for row in rows]
+
+
+def test_tags_are_listed_for_a_complete_name_only(capsys):
+    assert "its weights" not in run(capsys, "encoders", "resnet1")[1]
+    assert "its weights" not in run(capsys, "encoders", "densenet264d")[1]
+
+
 def test_encoders_without_a_match_suggest_families(capsys):
     status, _, err = run(capsys, "encoders", "nothinglikeit")
     assert (status, "no encoder matches 'nothinglikeit'" in err) == (2, True)

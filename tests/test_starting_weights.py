@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pipeline import config, stages
 from pipeline.cli import main
 from pipeline.folds import hold_out
+from pipeline.kaggle.input_mounts import set_up_project
 from pipeline.models import build_model
 from pipeline.models.weights import load_network
 from pipeline.serving.bundle_prediction import predict_test
@@ -368,3 +370,83 @@ def test_the_weights_of_a_start_do_not_depend_on_whether_its_source_was_trained_
     found = [initial(second, 0) for _ in range(2)]
     assert equal(*found)
     assert np.isfinite(found[0]["image_head.2.weight"].numpy()).all()
+
+
+# Files of starting weights in a code bundle.
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No package with weights and an empty cache of the hub; conftest forbids the network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr("pipeline.models.packaged_weights._installed", lambda package: None)
+
+
+def pack_and_attach(cfg, monkeypatch):
+    """The code bundle of a config, attached to a notebook; its project is the current folder then."""
+    monkeypatch.setattr("pipeline.stages.bundling.write_wheels", lambda folder, wheels: folder.mkdir(parents=True))
+    root = Path("kaggle").resolve()
+    write_code(root / "input/tiny-code", [make_context(cfg)])
+    shutil.copytree("tiny", root / "input/tiny")
+    (root / "working").mkdir()
+    monkeypatch.chdir(root / "working")
+    return config.load(f"configs/{cfg.name}.toml", set_up_project(root, root / "input/tiny-code", cfg.name))
+
+
+def test_a_training_on_kaggle_starts_from_the_pretrained_weights_of_the_bundle(tiny, initial, offline, monkeypatch):
+    served = timm.create_model("test_resnet").state_dict()
+    Path("cached").mkdir()
+    save_file(served, "cached/model.safetensors")
+    cfg = write_config("second", 'weights = "imagenet"', old="tu-test_efficientnet", new="tu-test_resnet")
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.models.pretrained.hub_file", lambda repository: Path("cached/model.safetensors"))
+        here, there = initial(cfg, 0), pack_and_attach(cfg, monkeypatch)
+    assert Path("pretrained/test_resnet.r160_in1k.safetensors").is_file()
+    assert equal(initial(there, 0), here)
+    assert torch.equal(here["net.encoder.model.conv1.0.weight"], served["conv1.0.weight"].sum(dim=1, keepdim=True))
+
+
+def test_a_training_on_kaggle_starts_from_the_packaged_weights_of_the_bundle(tiny, initial, monkeypatch, request):
+    lite = "tu-tf_efficientnet_lite0"
+    cfg = write_config("second", 'weights = "imagenet"', old="tu-test_efficientnet", new=lite)
+    here, there = initial(cfg, 0), pack_and_attach(cfg, monkeypatch)
+    request.getfixturevalue("offline")
+    assert equal(initial(there, 0), here)
+
+
+@pytest.mark.parametrize("prefix", ["", "run:"])
+def test_a_training_on_kaggle_starts_from_a_file_of_the_bundle(tiny, initial, offline, monkeypatch, prefix):
+    cfg = config.load("configs/tiny.toml")
+    Path("runs/older").mkdir(parents=True)
+    checkpoint("runs/older/w.safetensors", cfg, 1, folds=table_digest(make_context(cfg).folds))
+    cfg = write_config("second", f'weights = "{prefix}runs/older/w.safetensors"')
+    here, there = initial(cfg, 1), pack_and_attach(cfg, monkeypatch)
+    assert equal(initial(there, 1), here)
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        ("imagenet", "test_efficientnet.r160_in1k could not be downloaded"),
+        ("weights/gone.pt", "model.weights: weights/gone.pt: no such file"),
+        ("../outside.pt", "expected a path below the project's folder, such as weights/outside.pt"),
+        ("weights.tar", "weights.tar: expected a name that ends in .safetensors, .pt"),
+    ],
+)
+def test_weights_that_a_bundle_cannot_have_are_logged(tiny, offline, monkeypatch, caplog, weights, reason):
+    Path("../outside.pt").write_bytes(b"x"), Path("weights.tar").write_bytes(b"x")
+    there = pack_and_attach(write_config("second", f'weights = "{weights}"'), monkeypatch)
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith("configs/second.toml: its training notebook will not find its starting weights: ")
+    assert reason in said
+    assert there.model.weights == weights
+    assert not [path for path in Path("../input/tiny-code").iterdir() if path.suffix in (".pt", ".tar", ".safetensors")]
+
+
+def test_weights_of_an_earlier_code_bundle_are_removed(tiny, monkeypatch):
+    cfg = config.load("configs/tiny.toml")
+    monkeypatch.setattr("pipeline.stages.bundling.write_wheels", lambda folder, wheels: folder.mkdir(exist_ok=True))
+    Path("code").mkdir()
+    Path("code/pretrained-other.safetensors").write_bytes(b"x")
+    write_code(Path("code"), [make_context(cfg)])
+    assert not list(Path("code").glob("*.safetensors"))

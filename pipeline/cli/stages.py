@@ -435,21 +435,46 @@ def encoders(
         bool, typer.Option(help="build every timm model again (most of an hour), and rewrite the list")
     ] = False,
 ) -> None:
-    """List encoders: parameters (millions), the architectures that support them, output strides, native image size."""
-    from pipeline.models import encoder, encoder_table
+    """List encoders: parameters (millions), the architectures that support them, output strides, native image size.
+
+    For the complete name of one, also the tags of its weights, with the size and the mean of their images.
+    """
+    from pipeline.models import encoder, encoder_name, encoder_table
 
     if refresh:
         encoder_table.refresh()
         encoder.known.cache_clear()
-    wanted = pattern.removeprefix(encoder.PREFIX) if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    pattern = encoder_name.parse(pattern).untagged
+    wanted = pattern.removeprefix(encoder_name.PREFIX) if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
     rows = [
         row._asdict()
         for row in encoder.known().values()
-        if fnmatch.fnmatch(row.name, wanted) or fnmatch.fnmatch(row.name.removeprefix(encoder.PREFIX), wanted)
+        if fnmatch.fnmatch(row.name, wanted) or fnmatch.fnmatch(row.name.removeprefix(encoder_name.PREFIX), wanted)
     ]
     if not rows:
         raise ValueError(f"no encoder matches '{pattern}'. Try a family: resnet, seresnext, efficientnet, convnext")
     print_table(rows, {"parameters": "{:.2f}"})
+    for name in (pattern, encoder_name.PREFIX + pattern):
+        if name in encoder.known():
+            _print_tags(name)
+
+
+def _print_tags(name: str) -> None:
+    """Print the sets of weights of an encoder."""
+    from pipeline.models.encoder_name import parse, tags
+
+    rows = [
+        {
+            "encoder": f"{name}.{tag}",
+            "image size": weights.input_size[-1],
+            "mean": "{:.2f} {:.2f} {:.2f}".format(*weights.mean),
+            "licence": weights.license or "not stated",
+        }
+        for tag, weights in tags(parse(name).model).items()
+    ]
+    if rows:
+        out.print('\nits weights = "imagenet", the default first:')
+        print_table(rows, {})
 
 
 def _print_oof(rows: list[dict[str, Any]]) -> None:

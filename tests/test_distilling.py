@@ -16,7 +16,10 @@ from pipeline.data.mask_files import read_pixels
 from pipeline.data.sample import samples_of
 from pipeline.inference.prediction_store import PredictionStore, StoreWriter, start_store
 from pipeline.metrics import VOID
+from pipeline.serving.bundle_prediction import predict_test
+from pipeline.stages.bundling import write_weights
 from pipeline.stages.distilling import refuse_other_channels
+from pipeline.stages.ensembling import load_members
 from pipeline.stages.training import settings
 from pipeline.training.checkpoint import load_weights, read_record
 from pipeline.training.distributed import processes
@@ -270,8 +273,8 @@ def test_only_labels_that_the_fold_trains_on_change_what_its_student_learns(tiny
 
 @pytest.mark.slow
 def test_a_student_is_trained_to_a_submission_and_its_teacher_is_trained_and_predicts_once(student, monkeypatch):
-    stages.ensemble([load("student", "predict.full=true")])
-    submission = pd.read_csv("submissions/student.csv")
+    done = stages.ensemble([load("student", "predict.full=true")])
+    submission = pd.read_csv(done.csv, dtype=str, keep_default_na=False)
     assert len(submission) == 5
     for fold in ("fold0", "fold1", "fold2"):
         held_out = PredictionStore(Path("runs/tiny") / fold / "oof").ids()
@@ -286,6 +289,10 @@ def test_a_student_is_trained_to_a_submission_and_its_teacher_is_trained_and_pre
 
     monkeypatch.setattr("pipeline.stages.training._fit", trained_again)
     stages.ensemble([load("student", "predict.full=true")])
+    bundle = write_weights(Path("bundle"), load_members([load("student", "predict.full=true")]), done)
+    Path("configs/tiny.toml").unlink()  # a bundle needs nothing of the teacher
+    predicted = predict_test(bundle, Path("tiny"), Path("submission.csv"))
+    assert submission.equals(pd.read_csv(predicted.csv, dtype=str, keep_default_na=False))
 
 
 @pytest.mark.slow

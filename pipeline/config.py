@@ -195,7 +195,8 @@ class Model(Table):
     image_gate: bool = False  # multiply each pixel's probability by that of the image head
     dropout: float = Field(default=0.0, ge=0, lt=1)  # before the last layer
     # Of the encoder, in training: the chance that a block's branch is left out for an image (stochastic depth,
-    # https://arxiv.org/abs/1603.09382), and that of dropout. None: timm's default, which is 0 for most encoders.
+    # https://arxiv.org/abs/1603.09382), and that of dropout, which is refused for most encoders: they have it in their
+    # classifier only. None: timm's default, which is 0 for most encoders.
     drop_path: Chance | None = None
     drop_rate: Chance | None = None
     # Keep fewer of the encoder's activations and compute them again in the backward pass: less memory, slower steps.

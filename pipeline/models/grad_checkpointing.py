@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import set_checkpoint_early_stop
 from torch.utils.hooks import RemovableHandle
 
 from pipeline import config
@@ -43,7 +44,8 @@ def checkpointed(encoder: nn.Module, enabled: bool = True) -> Iterator[None]:
     owner.set_grad_checkpointing(True)
     hooks = [hook for norm in norms for hook in _keep_statistics_in_backward(norm)]
     try:
-        yield
+        with set_checkpoint_early_stop(False):  # which ends the repeated pass by an error inside its last layer
+            yield
     finally:
         for hook in hooks:
             hook.remove()
@@ -65,8 +67,7 @@ def _keep_statistics_in_backward(norm: _BatchNorm) -> tuple[RemovableHandle, Rem
         if norm.training and _is_backward():
             norm.num_batches_tracked -= 1
 
-    # Always: torch.utils.checkpoint raises an error inside the last layer to end the repeated pass.
-    return norm.register_forward_pre_hook(before), norm.register_forward_hook(after, always_call=True)
+    return norm.register_forward_pre_hook(before), norm.register_forward_hook(after)
 
 
 def _is_backward() -> bool:

@@ -246,11 +246,15 @@ def toml_blocks(page: str) -> list[dict]:
 
 
 def test_losses_card_and_config_in_the_docs_are_valid():
-    extra, losses = toml_blocks("training.md")
+    extra, distilled, augmented, losses = toml_blocks("training.md")
     card, choices, channels, neighbours = toml_blocks("competitions.md")
     assert set(build_loss(losses["loss"], losses["loss_options"]).losses) == {"lovasz", "bce"}
     assert parse(competition.Competition, card, "competitions.md").columns.group == "patient"
     assert len(parse(config.Config, {"name": "docs", **choices}, "competitions.md").train.phases) == 2
+    trained = [
+        parse(config.Train, {**choices["train"], **each["train"]}, "training.md") for each in (distilled, augmented)
+    ]
+    assert trained[0].teacher == config.Teacher(from_=("unet", "fpn"))  # the others are the defaults
     data = [
         parse(config.Config, {"name": "docs", **choices, "data": each["data"]}, "docs").data
         for each in (extra, channels, neighbours)

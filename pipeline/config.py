@@ -178,7 +178,9 @@ class Model(Table):
     """An architecture and its encoder; an option that the architecture does not support is refused."""
 
     arch: str = "unet"  # a name in `models.ARCHITECTURES`
-    encoder: str = "tu-tf_efficientnet_lite0"  # any name that `python -m pipeline encoders` lists
+    # Any name that `python -m pipeline encoders` lists, with or without the tag of its weights, such as
+    # "tu-resnet18.a2_in1k".
+    encoder: str = "tu-tf_efficientnet_lite0"
     # Starting weights of the encoder: "imagenet" (of an installed package, or downloaded once), a file (.safetensors,
     # .pt, .pth) or "none", random; of the whole network: "run:<config>", of another config's fold, or "run:<file>", a
     # fold's best.safetensors.

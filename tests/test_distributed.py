@@ -118,12 +118,16 @@ def free_port():
         return str(probe.getsockname()[1])
 
 
-def train(name, batch_size, launcher=()):
-    """Train fold 0 of the tiny competition; `launcher` starts the processes."""
+def two_processes():
+    return "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()
+
+
+def train(name, batch_size, launcher=(), more=()):
+    """Train fold 0 of the tiny competition; `launcher` starts the processes, `more` overrides further options."""
     # With scSE the decoder's last block has weights that no loss reaches, which several processes must support.
     scse = ("model.attention=scse", "model.decoder_channels=[16, 16, 16, 16, 16]")
     slow = ("train.phases.0.lr=1e-4", "train.phases.1.lr=1e-4")  # at 3e-3 Adam amplifies rounding errors to percents
-    sets = (f"name={name}", f"train.batch_size={batch_size}", "train.ema=0.9", *scse, *slow)
+    sets = (f"name={name}", f"train.batch_size={batch_size}", "train.ema=0.9", *scse, *slow, *more)
     options = [word for each in sets for word in ("--set", each)]
     command = [sys.executable, *launcher, "-m", "pipeline", "train", CONFIG, "--fold", "0", *options]
     done = subprocess.run(command, env=ENV, capture_output=True, text=True)
@@ -138,7 +142,7 @@ def lines(folder):
 def test_two_processes_train_the_weights_of_one_process_with_the_same_global_batch(tiny):
     stages.make_context(config.load(CONFIG))
     alone = train("alone", 4)
-    two = train("two", 4, ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()))
+    two = train("two", 4, two_processes())
     # float32 sums in another order. Without the shared statistics, the first epoch's losses differ by .009.
     for one, other in zip(lines(alone), lines(two), strict=True):
         assert (one["phase"], one["epoch"]) == (other["phase"], other["epoch"])
@@ -152,6 +156,20 @@ def test_two_processes_train_the_weights_of_one_process_with_the_same_global_bat
     far = [np.abs(stores[0].read(key).astype(int) - stores[1].read(key)) for key in held_out]
     assert max(each.max() for each in far) <= 2, "of 255"
     assert len(list((two / "oof").glob("001-*.safetensors"))) == 1, "the second process did its share"
+
+
+def test_two_processes_unfreeze_and_checkpoint_as_one(tiny):
+    # Epoch 1 trains the decoder, epoch 2 half of the encoder too, epoch 3 all of it; activations are computed twice.
+    stages.make_context(config.load(CONFIG))
+    frozen = {"epochs": 3, "freeze_encoder": 1, "unfreeze_epochs": 1}
+    more = [f"train.phases.0.{key}={value}" for key, value in frozen.items()]
+    more += ["model.grad_checkpointing=true", "train.phases.1.freeze_bn=true"]
+    alone = train("alone", 4, more=more)
+    two = train("two", 4, two_processes(), more)
+    for phase in (1, 2):
+        one, other = (load_file(folder / f"phase{phase}.safetensors") for folder in (alone, two))
+        assert distance(one, other) < 1e-4
+        assert all(torch.equal(one[key], other[key]) for key in one if key.endswith("num_batches_tracked"))
 
 
 def distance(weights, others):

@@ -120,7 +120,7 @@ def test_after_the_block_nothing_is_computed_twice_and_norms_are_as_before():
 
 
 def test_saved_bytes_are_counted_once_per_storage_and_without_weights():
-    weight, images = torch.ones(5, requires_grad=True), torch.ones(7, 5)
+    weight, images = (torch.ones(shape, requires_grad=True) for shape in ((5,), (7, 5)))
     with count_saved_bytes(torch.nn.ParameterList([weight])) as saved:
         product = images * weight  # keeps images, 140 bytes, and the weight, which does not count
         (product.exp() * images).sum()  # keeps the output of exp, 140 bytes; images again

@@ -42,6 +42,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from vessels import make_vessels
+
 from pipeline import competition, config, hardware
 from pipeline.competition import Competition
 from pipeline.data.image_files import write_image
@@ -97,6 +99,7 @@ DATASETS = {
     "heart_half": Dataset("heart", "heart", channels=1, augment="medium", percentiles=(1, 99.8)),
     "heart_wide": Dataset("heart", "heart", channels=1, augment="medium", percentiles=(1, 99.8)),
     "demo": Dataset("demo", "demo", channels=1, augment="light"),
+    "vessels": Dataset("benchmarks/cards/vessels.toml", "vessels", channels=1, augment="light"),
     "defects": Dataset("defects_demo", "defects_demo", channels=1, augment="light", balance="empty"),
 }
 UNET = config.Model(encoder="tu-resnet18", weights="none", decoder_channels=(128, 64, 32, 16, 16))
@@ -106,7 +109,7 @@ UNET = config.Model(encoder="tu-resnet18", weights="none", decoder_channels=(128
 class Part:
     """A phase of a variant; the dataset adds crop and augmentation."""
 
-    loss: dict[str, float]
+    loss: dict[str, float | tuple[float, float]]
     thirds: int = THIRDS  # of the run's steps
     lr: float = 2e-3  # peak learning rate of a cosine schedule
     options: dict[str, Any] = field(default_factory=dict)  # loss options
@@ -296,7 +299,7 @@ def halve_and_widen(pixels: np.ndarray) -> np.ndarray:
     return widen(halve(pixels))
 
 
-GENERATED = {"demo": make_salt_demo, "defects": make_defects_demo}
+GENERATED = {"demo": make_salt_demo, "defects": make_defects_demo, "vessels": make_vessels}
 DERIVED = {"heart_half": ("heart", halve), "heart_wide": ("heart", halve_and_widen)}
 
 

@@ -15,6 +15,8 @@ Dice is 1 for an image with an empty mask and target, which are frequent in demo
 3. Empty masks: 70 % of the masks of defects are empty, and an object covers .3 % of its image. Empty and other images
    are sampled equally often. BCE + Dice per image, over the batch, and per image with an object only; Tversky over the
    batch; BCE. The network is the small one of configs/defects_demo.toml.
+4. Distances and centrelines: BCE + Dice with a further loss or option, on small objects (heart_half) and on generated
+   thin vessels (vessels, `vessels.py`). Boundary loss has a weight that rises from 0.
 """
 
 import sys
@@ -28,7 +30,7 @@ MIX = {"bce": 1.0, "dice": 1.0}
 REFINE = {"lovasz": 1.0, "dice": 0.5}
 
 
-def throughout(**loss: float) -> Variant:
+def throughout(**loss: float | tuple[float, float]) -> Variant:
     """One loss in one phase."""
     return Variant((Part(loss),))
 
@@ -77,12 +79,23 @@ EMPTIES = {
     "bce+tversky_batch": on_small({"bce": 1.0, "tversky": 1.0}, tversky={"over": "batch"}),
     "bce": on_small({"bce": 1.0}),
 }
+DISTANCES = {
+    "bce+dice": throughout(bce=1.0, dice=1.0),
+    "bce+dice+boundary": throughout(bce=1.0, dice=1.0, boundary=(0.0, 0.05)),
+    "bce+dice+cldice": throughout(bce=1.0, dice=1.0, cldice=0.5),
+    "bce+dice+skeleton_recall": throughout(bce=1.0, dice=1.0, skeleton_recall=1.0),
+    "weighted_bce+dice": throughout(weighted_bce=1.0, dice=1.0),
+    "unified_focal": throughout(unified_focal=1.0),
+    "bce_hardest+dice": Variant((Part(MIX, options={"bce": {"hardest": 0.3}}),)),
+    "bce_smoothed+dice": Variant((Part(MIX, options={"bce": {"boundary_smoothing": 1.0}}),)),
+}
 STUDY = Study(
     "losses",
     (
         Comparison("Losses under imbalance", ("heart_half", "heart_wide"), IMBALANCE, baseline="bce+dice"),
         Comparison("A second phase", ("nuclei", "heart_half", "demo"), PHASES, baseline="bce+dice_then_same"),
         Comparison("Mostly empty masks", ("defects",), EMPTIES, baseline="bce+dice"),
+        Comparison("Distances and centrelines", ("heart_half", "vessels"), DISTANCES, baseline="bce+dice"),
     ),
 )
 

@@ -94,7 +94,7 @@ def _objects(inside: np.ndarray, boundary: np.ndarray | None) -> np.ndarray:
     if boundary is None or count == 1:
         return components
     seeds = inside & (boundary != 1)
-    seeds |= inside & ~np.isin(components, components[seeds])  # objects so small that they are boundary altogether
+    seeds |= inside & ~np.isin(components, components[seeds])  # components that are boundary altogether
     _, numbers = cv2.connectedComponents(seeds.astype(np.uint8), connectivity=8)
     _, nearest = cv2.distanceTransformWithLabels(
         (~seeds).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL

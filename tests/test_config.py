@@ -9,6 +9,7 @@ import pytest
 from pipeline import competition, config
 from pipeline.data.labels import Labels
 from pipeline.losses import build_loss
+from pipeline.models import check_model
 from pipeline.schema import override, parse
 
 SHIPPED = sorted(Path(__file__).parents[1].glob("configs/*.toml"))
@@ -246,9 +247,10 @@ def toml_blocks(page: str) -> list[dict]:
 
 
 def test_losses_card_and_config_in_the_docs_are_valid():
-    extra, distilled, augmented, losses = toml_blocks("training.md")
+    extra, tagged, distilled, augmented, losses = toml_blocks("training.md")
     card, choices, channels, neighbours = toml_blocks("competitions.md")
     assert set(build_loss(losses["loss"], losses["loss_options"]).losses) == {"lovasz", "bce"}
+    check_model(parse(config.Model, tagged["model"], "training.md"))
     assert parse(competition.Competition, card, "competitions.md").columns.group == "patient"
     assert len(parse(config.Config, {"name": "docs", **choices}, "competitions.md").train.phases) == 2
     trained = [

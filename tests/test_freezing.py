@@ -6,6 +6,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline import config, stages
 from pipeline.models import build_model
+from pipeline.training import trainer
 from pipeline.training.checkpoint import load_weights, refuse_other_settings
 from pipeline.training.freezing import Freezing, frozen_layers
 from pipeline.training.train_state import TrainState
@@ -110,12 +111,15 @@ def test_a_run_stopped_while_layers_are_frozen_ends_with_the_weights_of_an_undis
 
 
 @pytest.mark.slow
-def test_freeze_bn_keeps_the_statistics_and_trains_the_weights_of_the_encoders_batch_norms(tiny, saved):
+def test_freeze_bn_keeps_the_statistics_and_trains_the_weights_of_the_encoders_batch_norms(tiny, saved, monkeypatch):
+    estimated = []
+    monkeypatch.setattr(trainer, "update_batch_norms", lambda model, norms, *_: estimated.append(len(norms)))
     fit_tiny("train.phases.0.freeze_bn=true", "train.phases.0.swa=1.0", epochs=(2,))
     assert history()[-1]["candidate"] == "swa"
     torch.manual_seed(0)
     model = build_model(config.load("configs/tiny.toml").model)
     norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    assert estimated == [sum(not name.startswith(ENCODER) for name in norms)], "of the averaged weights"
     found = {"model": saved[-1].tensors["model"], "swa": load_weights(RUN / "phase1.safetensors")}
     fresh = model.state_dict()
     for part, weights in found.items():

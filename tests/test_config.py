@@ -86,7 +86,7 @@ def test_long_value_or_key_is_shortened_in_messages(tiny):
         (["scale=[0.5, 2.0]"], r"phases\.0: scale \[0\.5, 2\.0\] changes sizes, so a batch needs a crop"),
         (["scale=[2.0, 0.5]", "crop=32"], r"scale \[2\.0, 0\.5\]: expected the smaller factor first"),
         (["mix={ cutmix = 0.6, mosaic = 0.5 }"], r"mix: probabilities sum to 1\.1, expected 1 at most"),
-        (["mix={ cutmixx = 0.6 }"], r"phases\.0\.mix\.cutmixx.*'cutmix', 'mosaic' or 'copy_paste'"),
+        (["mix={ cutmixx = 0.6 }"], r"phases\.0\.mix\.cutmixx.*'cutmix', 'mosaic', 'copy_paste', 'histogram' or 'fourier'"),
         (["mix={ cutmix = 1.6 }"], r"phases\.0\.mix\.cutmix: 1\.6: expected 1 at most"),
         (["soup=1"], r"soup = 1 is the best epoch itself: set 2 or more"),
         (["swa=2"], r"phases\.0\.swa: 2: expected 1 at most"),

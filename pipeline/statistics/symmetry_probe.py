@@ -122,6 +122,6 @@ def advise(probes: Sequence[SymmetryProbe]) -> str:
         return "Images can be told from all their copies: use no flip or rotation unless it gains."
     if len(names) == len(probes):
         return "Images look like all their copies: use D4 (medium, strong), and any views."
-    transform = {("flip_horizontal",): "HorizontalFlip (light)", ("flip_vertical",): "VerticalFlip"}.get(tuple(names))
+    transform = {"flip_horizontal": "HorizontalFlip (light)", "flip_vertical": "VerticalFlip"}.get("+".join(names))
     views = ", ".join(f'"{name}"' for name in ["identity", *names])
     return f"Images look like some copies only: use {transform or 'a list of transforms'}, and views = [{views}]."

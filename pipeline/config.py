@@ -163,6 +163,11 @@ class Data(Table):
         """Whether percentiles of whole images scale any channel."""
         return bool(self.percentiles) or any(channel.percentiles for channel in self.channels or ())
 
+    @property
+    def needs_whole_image(self) -> str:
+        """The option that needs the pixels of the whole image, if there is one."""
+        return "percentiles" if self.uses_percentiles else 'nodata = "mean"' if self.nodata == "mean" else ""
+
 
 class Folds(Table):
     """How training images are split into folds."""
@@ -189,6 +194,9 @@ class Model(Table):
     # files.channels it follows from these, and need not be set.
     in_channels: Channels = 3
     classes: Channels = 1
+    # Height and width in pixels of the images of an encoder that takes one size only: it follows from the crop of the
+    # phases, or from data.size = { exact = … } without a crop, and need not be set.
+    img_size: Side | None = None
     decoder_channels: tuple[Channels, ...] = (256, 128, 64, 32, 16)  # one per decoder level, from coarse to fine
     attention: Literal["scse"] | None = None  # in the decoder: https://arxiv.org/abs/1803.02579
     hypercolumns: bool = False  # the head gets all levels of the decoder instead of the finest only
@@ -467,8 +475,6 @@ class Config(Table):
 
     def model_post_init(self, context: object) -> None:
         super().model_post_init(context)
-        whole = {"percentiles": self.data.uses_percentiles, 'nodata = "mean"': self.data.nodata == "mean"}
-        wrong = [key for key, value in whole.items() if value]
         for number, phase in enumerate(self.train.phases):
             if phase.mix and self.data.boundary and (self.data.size or phase.size):
                 raise ValueError(
@@ -494,9 +500,9 @@ class Config(Table):
                     f"data.extra.{number}.phases: there is no phase {unknown[0]}: expected numbers from 1 to "
                     f"{len(self.train.phases)}"
                 )
-        if self.predict.tiles and wrong:
-            instead = "data.window" if wrong[0] == "percentiles" else '"zero"'
-            raise ValueError(f"data.{wrong[0]} needs the whole image, which predict.tiles never reads: set {instead}")
+        if self.predict.tiles and (option := self.data.needs_whole_image):
+            instead = "data.window" if option == "percentiles" else '"zero"'
+            raise ValueError(f"data.{option} needs the whole image, which predict.tiles never reads: set {instead}")
 
     @property
     def file(self) -> str:

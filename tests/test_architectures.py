@@ -501,7 +501,7 @@ def test_an_image_gate_without_an_image_head_is_refused():
             ["model.dilation_rates=[1,2]"],
             "model.dilation_rates has no effect in unet, only in deeplabv3_aspp, deeplabv3plus",
         ),
-        (["model.encoder=tu-vit_base_patch16_224"], "gives no pyramid of features"),
+        (["model.encoder=tu-beit_base_patch16_224"], "gives no pyramid of features"),
         (["predict.output_stride=8"], "predict.output_stride: has no effect in unet, only in deeplabv3_cascade"),
     ],
 )

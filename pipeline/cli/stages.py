@@ -1,7 +1,7 @@
 """One command per stage, from the competition's files to the submission and its evaluation."""
 
-import fnmatch
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
@@ -35,6 +35,7 @@ from pipeline.statistics.symmetry_probe import advise, symmetry_rows
 from pipeline.training.checkpoint import FULL, Fold
 
 log = logging.getLogger(__name__)
+CHECKED = Path("reports/encoders_checked.csv")
 
 
 @app.command()
@@ -432,28 +433,33 @@ def score(
 def encoders(
     pattern: Annotated[str, typer.Argument(help="part of a name, or a pattern such as '*resne?t50*'")] = "",
     refresh: Annotated[
-        bool, typer.Option(help="build every timm model again (most of an hour), and rewrite the list")
+        bool, typer.Option(help="build these timm models again (all of them: most of an hour), and rewrite the list")
     ] = False,
+    check: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="train and predict with N random encoders; exit status 1 if any fails"),
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of the draw of --check")] = 0,
+    memory: Annotated[float, typer.Option(min=0, help="GiB: larger encoders are listed as not checked")] = 4.0,
+    results: Annotated[Path, typer.Option(help="where --check keeps its results; pairs in it are done")] = CHECKED,
 ) -> None:
-    """List encoders: parameters (millions), the architectures that support them, output strides, native image size.
+    """List encoders: parameters (millions), the architectures that support them, output strides and image sizes.
 
-    For the complete name of one, also the tags of its weights, with the size and the mean of their images.
+    image_size is any; crop, which is one size that the training crop sets; or native, only the native size. For the
+    complete name of one, also the tags of its weights, with the size and the mean of their images.
     """
     from pipeline.models import encoder, encoder_name, encoder_table
 
     if refresh:
-        encoder_table.refresh()
-        encoder.known.cache_clear()
+        encoder_table.refresh(pattern)
     pattern = encoder_name.parse(pattern).untagged
-    wanted = pattern.removeprefix(encoder_name.PREFIX) if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-    rows = [
-        row._asdict()
-        for row in encoder.known().values()
-        if fnmatch.fnmatch(row.name, wanted) or fnmatch.fnmatch(row.name.removeprefix(encoder_name.PREFIX), wanted)
-    ]
-    if not rows:
+    names = encoder.matching(encoder.known(), pattern)
+    if not names:
         raise ValueError(f"no encoder matches '{pattern}'. Try a family: resnet, seresnext, efficientnet, convnext")
-    print_table(rows, {"parameters": "{:.2f}"})
+    if check:
+        _print_checked(stages.check_encoders(names, check, seed=seed, path=results, memory=memory))
+        return
+    print_table([encoder.known()[name]._asdict() for name in names], {"parameters": "{:.2f}"})
     for name in (pattern, encoder_name.PREFIX + pattern):
         if name in encoder.known():
             _print_tags(name)
@@ -475,6 +481,23 @@ def _print_tags(name: str) -> None:
     if rows:
         out.print('\nits weights = "imagenet", the default first:')
         print_table(rows, {})
+
+
+def _print_checked(found: Sequence[stages.Checked]) -> None:
+    """Print a row per encoder, and the reason of each failure; exit status 1 if there is one."""
+    rows: dict[str, dict[str, Any]] = {}
+    for each in found:
+        row = rows.setdefault(each.encoder, {"encoder": each.encoder, "parameters": each.parameters})
+        row[each.result] = " ".join([*row.get(each.result, "").split(), each.arch])
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    print_table([{key: row.get(key, "") for key in columns} for row in rows.values()], {"parameters": "{:.2f}"})
+    failed = [each for each in found if each.result == "failed"]
+    for each in failed:
+        out.print(f"failed      {each.encoder} in {each.arch}: {each.reason}")
+    counts = Counter(each.result for each in found)
+    out.print(f"{len(rows)} encoders: " + ", ".join(f"{number} {result}" for result, number in counts.items()))
+    if failed:
+        raise typer.Exit(1)
 
 
 def _print_oof(rows: list[dict[str, Any]]) -> None:

@@ -69,18 +69,25 @@ def parse_view(name: str) -> View:
     return View(SYMMETRIES[symmetry], factor)
 
 
-def check_views(names: tuple[str, ...]) -> None:
+def check_views(names: tuple[str, ...], image_side: int | None = None) -> None:
     """Check the names of views.
 
     Args:
         names: as for `parse_view`.
+        image_side: height and width of the images of an encoder that takes one size, in pixels; None: any size.
 
     Raises:
-        ValueError: as `parse_view`; for a repeated view, or none.
+        ValueError: as `parse_view`; for a repeated view, or none; for a larger scale than the encoder takes.
     """
     views = [parse_view(name) for name in names]
     if len(set(views)) != len(views) or not views:
         raise ValueError(f"expected one or more different views, got {list(names)}")
+    larger = [name for name, view in zip(names, views, strict=True) if view.scale > 1]
+    if image_side and larger:
+        raise ValueError(
+            f"'{larger[0]}' enlarges images of {image_side}×{image_side} pixels, and the encoder takes no other size: "
+            f"set predict.scale instead, or a scale below 1"
+        )
 
 
 def average_views(predict: Callable[[Tensor], Tensor], images: Tensor, names: tuple[str, ...]) -> Tensor:

@@ -54,6 +54,7 @@ ARCHITECTURES = {
 OPTIONS = frozenset().union(*(architecture.options for architecture in ARCHITECTURES.values()))
 POOLS_IMAGE = {"deeplabv3_aspp", "deeplabv3plus"}  # to 1×1, where batch norm needs two images to train
 SCSE_REDUCTION = 16  # of smp
+SIZE_STEP = 32  # pixels: the coarsest stride of an encoder that takes one size of images
 
 
 def check_model(cfg: config.Model, batch_size: int = 2) -> None:
@@ -78,6 +79,7 @@ def check_model(cfg: config.Model, batch_size: int = 2) -> None:
     check_weights(cfg)
     if "output_stride" in ARCHITECTURES[cfg.arch].options:
         encoder.check_stride(cfg.encoder, cfg.output_stride)
+    _check_img_size(without_drop_rates(cfg))
     _check_combination(without_drop_rates(cfg))
     check_drop_rates(cfg, dry_run)
     check_grad_checkpointing(cfg, dry_run)
@@ -114,6 +116,37 @@ def _check_combination(cfg: config.Model) -> None:
         ) from None
 
 
+def _check_img_size(cfg: config.Model) -> None:
+    """Check that an encoder that takes one size of images can be built for `model.img_size`.
+
+    Raises:
+        ValueError: naming the nearest sizes for which it can be built.
+    """
+    if cfg.img_size is None or _runs_at(cfg, cfg.img_size):
+        return
+    below = cfg.img_size // SIZE_STEP * SIZE_STEP
+    tried = [
+        range(below, max(0, below - 4 * SIZE_STEP), -SIZE_STEP),
+        range(below + SIZE_STEP, below + 5 * SIZE_STEP, SIZE_STEP),
+    ]
+    nearest = (next((side for side in sides if _runs_at(cfg, side)), None) for sides in tried)
+    if found := " or ".join(dict.fromkeys(str(side) for side in nearest if side)):
+        raise ValueError(
+            f"model.encoder: '{cfg.encoder}' cannot be built for training images of {cfg.img_size}×{cfg.img_size} "
+            f"pixels: set crop = {found} in every phase"
+        )
+
+
+def _runs_at(cfg: config.Model, side: int) -> bool:
+    if side % SIZE_STEP:
+        return False
+    try:
+        dry_run(cfg.model_copy(update={"img_size": side}))
+    except Exception:  # as in `_check_combination`
+        return False
+    return True
+
+
 def dry_run(cfg: config.Model, side: int = 64) -> Segmenter:
     """Build a model without memory for its weights, and run one forward pass.
 
@@ -125,9 +158,10 @@ def dry_run(cfg: config.Model, side: int = 64) -> Segmenter:
     """
     try:
         return _run_once(cfg, side, "meta")
-    except (
-        NotImplementedError
-    ):  # RegNets of older timm versions, as in Kaggle's image, cannot be built on the meta device
+    except RuntimeError as error:
+        # Not on the meta device: RegNets of older timm versions, as in Kaggle's image, and SegFormer's encoders of smp.
+        if not isinstance(error, NotImplementedError) and "meta tensors" not in str(error):
+            raise
         return _run_once(cfg, side, "cpu")
 
 
@@ -193,6 +227,7 @@ def for_prediction(cfg: config.Config) -> config.Model:
 
 def _build(cfg: config.Model) -> Segmenter:
     net = ARCHITECTURES[cfg.arch].build(cfg)
+    net.stride = encoder.image_side(cfg) or net.stride
     mean, std = encoder.normalization(cfg.encoder, cfg.in_channels)
     heads = cfg.classes if cfg.image_head else 0
     return Segmenter(net, mean, std, image_head=heads, gate=cfg.image_gate)

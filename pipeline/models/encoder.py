@@ -4,6 +4,8 @@
 """
 
 import csv
+import fnmatch
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -16,7 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline import config
-from pipeline.models.encoder_name import PREFIX, check_tag, parse, pretrained_cfg
+from pipeline.models import vit_pyramid
+from pipeline.models.encoder_name import NATIVE, PREFIX, check_tag, parse, pretrained_cfg
 from pipeline.models.encoder_options import timm_arguments
 from pipeline.models.pretrained import pretrained_file
 from pipeline.models.weights import load_encoder
@@ -24,6 +27,13 @@ from pipeline.quoting import quoted
 from pipeline.schema import did_you_mean
 
 TABLE = "encoders.csv"
+
+ANY_SIZE: dict[str, object] = {"strict_img_size": False}  # of timm's Swin transformers
+IMAGE_SIZES = {
+    "any": "images of any size",
+    "crop": "images of one size, which the training crop sets",
+    "native": "only images of its native size",
+}
 
 CONVOLUTIONAL_FAMILIES = "resnet, resnext, seresnext, efficientnet, convnext, regnet, mobilenetv3"
 
@@ -45,7 +55,7 @@ REQUIREMENTS = {
         "cannot be dilated, or has no convolutional block in its last stage that could be repeated",
         "resnet, resnext, seresnext, efficientnet, convnext, regnet",
     ),
-    "dpt": ("is no plain vision transformer with patches of 16 or 32 pixels", "vit, deit, deit3"),
+    "dpt": ("is no plain vision transformer with patches of 14, 16 or 32 pixels", "vit, deit, deit3"),
 }
 
 
@@ -56,7 +66,9 @@ class Encoder(NamedTuple):
     parameters: float  # millions, without the decoder
     supports: str  # keys of REQUIREMENTS: "unet fcn deeplabv3 cascade", or "dpt"
     strides: str  # output strides it can be built with: "8 16 32" or "32"
-    native_size: str  # height and width it requires, in pixels, or "any"
+    # Images that it takes: "any" size; "crop": one size, which the training crop sets; "native": only native_size.
+    image_size: str
+    native_size: str  # height and width in pixels that its attention is made for, or "any"
 
 
 @cache
@@ -65,6 +77,19 @@ def known() -> dict[str, Encoder]:
     text = (resources.files("pipeline.models") / TABLE).read_text(encoding="utf-8")
     rows = csv.DictReader(text.splitlines())
     return {row["name"]: Encoder(**{**row, "parameters": float(row["parameters"])}) for row in rows}
+
+
+def row(name: str) -> Encoder | None:
+    """The row of an encoder, whatever the tag of its weights; None if it is not supported."""
+    return known().get(parse(name).untagged)
+
+
+def matching(names: Iterable[str], pattern: str) -> list[str]:
+    """The names that contain a text, or match a pattern such as "*resne?t50*"; with or without the prefix."""
+    wanted = pattern.removeprefix(PREFIX) if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    return [
+        name for name in names if fnmatch.fnmatch(name, wanted) or fnmatch.fnmatch(name.removeprefix(PREFIX), wanted)
+    ]
 
 
 def check(name: str, requires: str) -> None:
@@ -76,19 +101,13 @@ def check(name: str, requires: str) -> None:
     Raises:
         ValueError: with the reason and families that work, or with the nearest name or tag.
     """
-    if parse(name).untagged not in known():
+    encoder = row(name)
+    if encoder is None:
         raise ValueError(f"model.encoder: {_explain_unknown(name, requires)}")
     check_tag(parse(name))
-    encoder = known()[parse(name).untagged]
     if requires not in encoder.supports.split():
         reason, families = REQUIREMENTS[requires]
         raise ValueError(f"model.encoder: '{name}' {reason}. Families that work: {families}")
-    if encoder.native_size != "any":
-        side = encoder.native_size
-        raise ValueError(
-            f"model.encoder: '{name}' takes images of {side}×{side} pixels only, and whole images are predicted "
-            f"here: choose one whose native size is any (`python -m pipeline encoders`)"
-        )
 
 
 def check_stride(name: str, stride: int) -> None:
@@ -97,7 +116,7 @@ def check_stride(name: str, stride: int) -> None:
     Raises:
         ValueError: naming the strides that it can be built with.
     """
-    strides = known()[parse(name).untagged].strides.split()
+    strides = row(name).strides.split()
     if str(stride) not in strides:
         raise ValueError(
             f"model.encoder: '{name}' cannot keep an output stride of {stride}, only {' or '.join(strides)}"
@@ -134,9 +153,10 @@ def build(cfg: config.Model, output_stride: int = 32) -> nn.Module:
         weights=None,  # `load_file` loads them
         output_stride=output_stride,
         **timm_arguments(cfg),
+        **size_options(cfg),
     )
     load_file(encoder, cfg)
-    reached = encoder.model.feature_info.reduction()[-1]
+    reached = 32 if parse(cfg.encoder).model in NATIVE else encoder.model.feature_info.reduction()[-1]
     if reached != output_stride:
         raise ValueError(f"encoder '{cfg.encoder}' should have an output stride of {output_stride}, but has {reached}")
     for conv in encoder.modules():
@@ -175,6 +195,32 @@ def normalization(name: str, channels: int) -> tuple[torch.Tensor, torch.Tensor]
     return mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1)
 
 
+def image_side(cfg: config.Model) -> int | None:
+    """Height and width of the images that the encoder takes, in pixels; None: any multiple of its stride."""
+    found = row(cfg.encoder)
+    if cfg.img_size or found is None or found.image_size == "any":
+        return cfg.img_size
+    return int(found.native_size)
+
+
+def size_options(cfg: config.Model) -> dict[str, object]:
+    """timm's arguments for the images that the encoder takes."""
+    found = row(cfg.encoder)
+    if is_plain_vit(cfg.encoder):
+        return vit_pyramid.size_options(parse(cfg.encoder).model)
+    if found and found.image_size == "any" and found.native_size != "any":
+        return ANY_SIZE  # the windows of Swin are filled up with zeros, and masked for each image
+    return {"img_size": cfg.img_size} if cfg.img_size else {}
+
+
+def is_plain_vit(name: str) -> bool:
+    """Whether an encoder is a transformer with one map, at the stride of its patches."""
+    found = row(name)
+    if parse(name).model in NATIVE or (found and found.strides):
+        return False
+    return vit_pyramid.patch_size(parse(name).model) is not None
+
+
 def load_file(encoder: nn.Module, cfg: config.Model) -> None:
     """Load `model.weights` into the encoder: a file, or pretrained weights.
 
@@ -192,7 +238,7 @@ def load_file(encoder: nn.Module, cfg: config.Model) -> None:
             f"model.weights: no file '{cfg.weights}': expected 'none', 'imagenet' or the path of a .safetensors "
             f"file with {name.model}'s weights"
         )
-    load_encoder(encoder, name.model, cfg.in_channels, path)
+    load_encoder(encoder, name.model, cfg.in_channels, path, size_options(cfg))
 
 
 class Block(NamedTuple):

@@ -8,11 +8,15 @@ from difflib import SequenceMatcher
 from typing import NamedTuple
 
 import timm
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
 
 from pipeline.quoting import listed, quoted
 
 PREFIX = "tu-"  # smp's prefix of timm models; smp's native encoders silently ignore misspelt arguments
+
+NATIVE = tuple(f"mit_b{number}" for number in range(6))  # smp's own encoders, which timm does not have: SegFormer's
+NATIVE_TAG = "imagenet"  # of their weights
 
 
 class EncoderName(NamedTuple):
@@ -48,6 +52,8 @@ def parse(name: str) -> EncoderName:
 
 def tags(model: str) -> dict[str, PretrainedCfg]:
     """The weights that timm has for one of its models, by tag, the default first; empty if it has none."""
+    if model in NATIVE:
+        return {NATIVE_TAG: pretrained_cfg(EncoderName("", model, NATIVE_TAG))}
     found = get_arch_pretrained_cfgs(model)
     return {cfg.tag or "": cfg for cfg in found.values() if cfg.has_weights}
 
@@ -57,6 +63,13 @@ def pretrained_cfg(name: EncoderName) -> PretrainedCfg:
 
     For a model that has none, the images that the model is made for.
     """
+    if name.model in NATIVE:
+        return PretrainedCfg(
+            hf_hub_id=f"smp-hub/{name.model}.{NATIVE_TAG}",
+            tag=NATIVE_TAG,
+            mean=IMAGENET_DEFAULT_MEAN,
+            std=IMAGENET_DEFAULT_STD,
+        )
     return timm.get_pretrained_cfg(name.timm, allow_unregistered=True)
 
 

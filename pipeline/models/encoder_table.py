@@ -1,51 +1,97 @@
 """Makes `encoders.csv`: which of timm's models can be the encoder of which architecture.
 
 Building all of them takes most of an hour, so the table is stored. `python -m pipeline encoders --refresh` makes it
-again with the pinned timm.
+again with the pinned timm; with a pattern, only the encoders that it matches.
 """
 
 import csv
 from pathlib import Path
 
 import timm
+import torch
 
 from pipeline import config
 from pipeline.files import atomic_write
 from pipeline.models import dry_run, encoder
-from pipeline.models.encoder_name import PREFIX, parse, pretrained_cfg
+from pipeline.models.encoder_name import NATIVE, PREFIX, parse, pretrained_cfg
 from pipeline.models.segmenter import Segmenter
+from pipeline.models.weights import convert
 from pipeline.progress import track
 
 PROBE_SIZE = 128  # height and width in pixels of the image of a dry run
+SIZES = ((96, 160), (160, 128), (288, 256))  # height and width of images that show whether an encoder takes any
 
 
 def probe(name: str) -> encoder.Encoder | None:
     """What an encoder supports, found by dry runs of models on it; None if it supports no architecture."""
-    cfg = pretrained_cfg(parse(name))
-    fixed = bool(getattr(cfg, "fixed_input_size", False))
-    side = cfg.input_size[-1] if fixed else PROBE_SIZE
+    image_size, native = _image_size(name)
+    side = native or PROBE_SIZE
 
     def try_arch(arch: str, **options: object) -> Segmenter | None:
         return _try_dry_run(config.Model(arch=arch, encoder=name, weights="none", **options), side)
 
-    unet = try_arch("unet")
-    if not unet:
-        vit = _try_dry_run(config.Model(arch="dpt", encoder=name, weights="none"), PROBE_SIZE)
-        return encoder.Encoder(name, _parameters(vit), "dpt", "", "any") if vit else None
-    strides = [stride for stride in (8, 16) if try_arch("deeplabv3_aspp", output_stride=stride)]
+    is_vit, is_native = encoder.is_plain_vit(name), name in NATIVE
+    strides = [s for s in (8, 16) if not (is_vit or is_native) and try_arch("deeplabv3_aspp", output_stride=s)]
+    models = {
+        "unet": try_arch("unet"),
+        "fcn": None if is_vit else try_arch("fcn8s"),
+        "dpt": try_arch("dpt") if is_vit else None,
+    }
+    built = next((model for model in models.values() if model), None)
+    if not built:
+        return None
     supports = {
-        "unet": unet,
-        "fcn": try_arch("fcn8s"),
+        "unet": models["unet"],
+        "fcn": models["fcn"],
         "deeplabv3": strides,
         "cascade": strides and try_arch("deeplabv3_cascade", output_stride=strides[-1]),
+        "dpt": models["dpt"],
     }
     return encoder.Encoder(
         name,
-        _parameters(unet),
+        _parameters(built),
         " ".join(requirement for requirement, met in supports.items() if met),
-        " ".join(map(str, [*strides, 32])),
-        str(side) if fixed else "any",
+        "" if is_vit else " ".join(map(str, [*strides, 32])),
+        image_size,
+        str(native or "any"),
     )
+
+
+def _image_size(name: str) -> tuple[str, int | None]:
+    """The images that an encoder takes: a key of IMAGE_SIZES, and the size that its attention is made for, if any."""
+    plain = parse(name).model
+    cfg = None if name in NATIVE else pretrained_cfg(parse(name))
+    if not getattr(cfg, "fixed_input_size", False) or encoder.is_plain_vit(name):
+        return "any", None
+    if all(_runs(plain, size) for size in SIZES):
+        return "any", None
+    native = cfg.input_size[-1]
+    if all(_runs(plain, size, **encoder.ANY_SIZE) for size in SIZES):
+        return "any", native
+    squares = {side for size in SIZES for side in size}
+    any_crop = all(_runs(plain, (side, side), img_size=side) and _resamples(plain, side) for side in squares)
+    return "crop" if any_crop else "native", native
+
+
+def _runs(name: str, size: tuple[int, int], **options: object) -> bool:
+    """Whether a model of timm gives features of an image of this height and width, each at its own stride."""
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model = timm.create_model(name, pretrained=False, features_only=True, **options).eval()
+            maps = model(torch.zeros(1, 3, *size))
+    except Exception:  # each family of timm raises its own error for a size that it does not take
+        return False
+    axes = (1, 2) if getattr(model, "output_fmt", None) == "NHWC" else (2, 3)
+    expected = [tuple(side // stride for side in size) for stride in model.feature_info.reduction()]
+    return [tuple(each.shape[axis] for axis in axes) for each in maps] == expected
+
+
+def _resamples(name: str, side: int) -> bool:
+    """Whether weights of the native size can be loaded into a model for images of another size."""
+    with torch.device("meta"):
+        expected = timm.create_model(name, pretrained=False, img_size=side).state_dict()
+        found = convert(timm.create_model(name, pretrained=False).state_dict(), name, {"img_size": side})
+    return all(key in found and found[key].shape == tensor.shape for key, tensor in expected.items())
 
 
 def _try_dry_run(cfg: config.Model, side: int) -> Segmenter | None:
@@ -60,12 +106,21 @@ def _parameters(model: Segmenter) -> float:
     return round(sum(weight.numel() for weight in model.encoder.parameters()) / 1e6, 2)
 
 
-def refresh() -> None:
-    """Probe each of timm's models and rewrite encoders.csv."""
-    names = [PREFIX + name for name in timm.list_models()]
-    found = [each for name in track(names, "probe encoders") if (each := probe(name))]
+def refresh(pattern: str = "") -> None:
+    """Probe the encoders of a pattern, by default all of them, and rewrite encoders.csv.
+
+    Args:
+        pattern: as for `encoder.matching`.
+    """
+    names = [*(PREFIX + name for name in timm.list_models()), *NATIVE]
+    rows = dict(encoder.known())
+    for name in track(encoder.matching(names, pattern), "probe encoders"):
+        rows.pop(name, None)
+        if found := probe(name):
+            rows[name] = found
     path = Path(__file__).with_name(encoder.TABLE)
     with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(encoder.Encoder._fields)
-        writer.writerows(found)
+        writer.writerows(rows[name] for name in names if name in rows)
+    encoder.known.cache_clear()

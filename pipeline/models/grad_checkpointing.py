@@ -86,7 +86,8 @@ def check_grad_checkpointing(cfg: config.Model, build: Callable[[config.Model], 
     if not cfg.grad_checkpointing:
         return
     model = build(cfg).train()
-    images = torch.zeros(2, model.mean.shape[1], PROBE_SIZE, PROBE_SIZE, device=model.mean.device)
+    side = max(PROBE_SIZE, model.net.stride)  # an encoder that takes one size of images has it as stride
+    images = torch.zeros(2, model.mean.shape[1], side, side, device=model.mean.device)
     try:
         kept = [_kept_bytes(model.encoder, images, enabled) for enabled in (False, True)]
     except Exception as error:  # of many kinds: timm refuses, or a layer cannot be computed twice

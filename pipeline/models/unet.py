@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline import config
-from pipeline.models.encoder_name import parse
-from pipeline.models.encoder_options import timm_arguments
-from pipeline.models.smp_nets import SmpNet
+from pipeline.models.smp_nets import SmpNet, pyramid_arguments
 
 
 class UNet(SmpNet):
@@ -30,14 +28,10 @@ class UNet(SmpNet):
     def __init__(self, cfg: config.Model):
         widths = cfg.decoder_channels
         net = smp.Unet(
-            encoder_name=parse(cfg.encoder).untagged,
-            in_channels=cfg.in_channels,
-            classes=cfg.classes,
+            **pyramid_arguments(cfg),
             encoder_depth=len(widths),
             decoder_channels=widths,
             decoder_attention_type=cfg.attention,
-            encoder_weights=None,  # `encoder.load_file` loads them
-            **timm_arguments(cfg),
         )
         super().__init__(cfg, net)
         self.hypercolumns = cfg.hypercolumns
@@ -48,7 +42,7 @@ class UNet(SmpNet):
 
     def decode(self, features: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """From features to logits and auxiliary logits; see the class."""
-        levels = self._decode_levels(features)
+        levels = self._decode_levels(self.pyramid(features))
         logits = self.segmentation_head(hypercolumns(levels) if self.hypercolumns else levels[-1])
         heads = zip(self.aux_heads, levels, strict=False) if self.training else ()
         return logits, tuple(upsample(head(level), size) for head, level in heads)

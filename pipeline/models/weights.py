@@ -2,8 +2,10 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import timm
 import torch
@@ -21,17 +23,21 @@ OPTIONAL_HEADS = ("image_head.", "net.aux_heads.")  # of which only some network
 MIN_SHARE = 0.9  # of an encoder's tensors that a file must contain
 
 
-def load_encoder(encoder: nn.Module, name: str, channels: int, path: Path) -> None:
+def load_encoder(
+    encoder: nn.Module, name: str, channels: int, path: Path, options: Mapping[str, object] = MappingProxyType({})
+) -> None:
     """Load the weights of a file into an encoder, and log how many of its tensors fit.
 
     Names may have any of PREFIXES, and be those of timm's model or of its feature extractor ("stages.0" or "stages_0").
-    Official checkpoints that timm can convert are converted. Other tensors of the file (a decoder, a classifier) are
+    Official checkpoints that timm can convert are converted, and so are weights for another image size: timm resamples
+    their position embeddings. Other tensors of the file (a decoder, a classifier) are
     ignored. Kernels for another number of input channels are adapted as in timm.
 
     Args:
         encoder: an smp encoder on a timm model.
         name: timm's name of that model.
         channels: input channels of the encoder.
+        options: timm's arguments of that model, such as its image size.
         path: a .safetensors file, or a state dict written by torch.save, which is read with `weights_only`.
 
     Raises:
@@ -42,7 +48,7 @@ def load_encoder(encoder: nn.Module, name: str, channels: int, path: Path) -> No
     own = encoder.state_dict()
     fitting = _matching(tensors, own, channels)
     if len(_without_counters(fitting)) < len(_without_counters(own)):
-        converted = _matching(_convert_official(tensors, name), own, channels)
+        converted = _matching(convert(tensors, name, options), own, channels)
         fitting = max(fitting, converted, key=lambda each: len(_without_counters(each)))
     found, expected = len(_without_counters(fitting)), len(_without_counters(own))
     missing = next((key for key in _without_counters(own) if key not in fitting), None)
@@ -143,15 +149,25 @@ def _read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _convert_official(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """An official checkpoint converted to timm's names and shapes; unchanged if timm cannot convert it."""
-    convert = getattr(sys.modules[timm.models.model_entrypoint(name).__module__], "checkpoint_filter_fn", None)
-    if convert is None:
+def convert(tensors: dict[str, Tensor], name: str, options: Mapping[str, object]) -> dict[str, Tensor]:
+    """Tensors converted by timm, of an official checkpoint or for another image size; unchanged if timm cannot do it.
+
+    Args:
+        name: timm's name of the model.
+        options: timm's arguments of the model that they are converted for.
+    """
+    if name not in timm.list_models():
         return tensors
-    plain = {_strip_prefixes(key): value for key, value in tensors.items()}
+    convert_in_timm = getattr(sys.modules[timm.models.model_entrypoint(name).__module__], "checkpoint_filter_fn", None)
+    if convert_in_timm is None:
+        return tensors
     try:
         with torch.random.fork_rng(devices=[]):  # the random weights of the model do not depend on this file
-            return convert(plain, timm.create_model(name, pretrained=False))
+            model = timm.create_model(name, pretrained=False, **options)
+        own = {canonical(key): key for key in model.state_dict()}
+        plain = {own.get(canonical(key), _strip_prefixes(key)): value for key, value in tensors.items()}
+        with warnings.catch_warnings(action="ignore"):  # of torch, about how timm interpolates
+            return convert_in_timm(plain, model)
     except Exception:  # timm's converters raise many kinds of error for files of other authors
         return tensors
 

@@ -27,6 +27,8 @@ from pipeline.files import write_text
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.tta import check_views
 from pipeline.models import build_model, check_model, for_prediction
+from pipeline.models.encoder import image_side
+from pipeline.models.image_size import with_image_size
 from pipeline.quoting import quoted
 from pipeline.schema import Table, parse, read_json
 from pipeline.serving.budget_plan import Fallback, Member, Plan, apply_fallback
@@ -124,7 +126,7 @@ def read_bundle(folder: Path) -> Bundle:
     _check_card(folder / CARD_FILE, card)
     cfgs = tuple(parse(Config, {**tables, "name": name}, f"{path}: {name}") for name, tables in record.configs.items())
     try:
-        cfgs = tuple(with_input_channels(cfg, card) for cfg in cfgs)
+        cfgs = tuple(with_image_size(with_input_channels(cfg, card)) for cfg in cfgs)
         bundle = Bundle(folder, record, card, cfgs, from_record(record.chosen, list(record.configs), card.classes))
         _check_models(bundle)
         _check_fallbacks(bundle)
@@ -168,7 +170,7 @@ def _check_models(bundle: Bundle) -> None:
             model = for_prediction(cfg)
         check_model(model)
         with place(cfg, "predict.views"):
-            check_views(cfg.predict.views)
+            check_views(cfg.predict.views, image_side(cfg.model))
     boundary = kind == "instances" and bundle.renderer.parts[0].rules.boundary is not None
     if boundary and not all(cfg.data.boundary for cfg in bundle.cfgs):
         raise ValueError("the post-processing uses the boundary channel, but a config has no data.boundary")

@@ -10,6 +10,7 @@ can be the first command on a fresh clone, and any can be run again after a cras
 from pipeline.stages.audit import LeakInflation, audit, measure_inflation
 from pipeline.stages.augmenting import AugmentResult, augment
 from pipeline.stages.bundling import PLACEHOLDER_OWNER, BundleResult, bundle, run_bundle
+from pipeline.stages.checking_encoders import Checked, check_encoders
 from pipeline.stages.comparing import compare, final, pseudo
 from pipeline.stages.doctor import doctor
 from pipeline.stages.ensembling import Ensembled, ensemble, score

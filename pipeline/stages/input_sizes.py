@@ -13,6 +13,7 @@ from pipeline.data.resize import UNCHANGED, Resize
 from pipeline.data.sample import Sample, samples_of
 from pipeline.data.targets import small_objects
 from pipeline.models import dry_run
+from pipeline.models.encoder import image_side
 from pipeline.progress import track
 from pipeline.stages.preparing import Context
 
@@ -68,7 +69,8 @@ def _check_images(context: Context, resize: Resize, number: int) -> None:
     shorter = sizes.min(axis=1).to_numpy()
     smallest = shorter.argmin()
     height, width = sizes.iloc[smallest]
-    stride = dry_run(cfg.model).net.stride
+    # Images smaller than a crop of one size are filled up by reflection, and so are tiles.
+    stride = 1 if image_side(cfg.model) else dry_run(cfg.model).net.stride
     if min(height, width) < stride:
         raise ValueError(
             f"{cfg.file}: {_key(cfg, number)}: image '{context.index['image_id'].iloc[smallest]}' would have "

@@ -39,6 +39,8 @@ from pipeline.inference.tta import check_views
 from pipeline.losses import build_loss
 from pipeline.metrics import Counts, Scores, epoch_metric, pixel_metric, stack
 from pipeline.models import check_model, for_prediction
+from pipeline.models.encoder import image_side
+from pipeline.models.image_size import with_image_size
 from pipeline.postprocess.threshold_counts import HALF, count_pixels
 from pipeline.progress import track
 from pipeline.schema import read_toml
@@ -156,7 +158,7 @@ def check(cfg: Config) -> Competition:
             read_toml(path)  # raises with the names of the cards that exist
     card = competition.load(cfg.competition)
     with place(cfg):
-        cfg = with_input_channels(cfg, card)
+        cfg = with_image_size(with_input_channels(cfg, card))
         _check_channels(cfg, card)
         check_model(cfg.model, cfg.train.least_batch_size())
         if cfg.data.crops:
@@ -169,7 +171,7 @@ def check(cfg: Config) -> Competition:
     with place(cfg, "train.optimizer"):
         check_optimizer(cfg.train)
     with place(cfg, "predict.views"):
-        check_views(cfg.predict.views)
+        check_views(cfg.predict.views, image_side(cfg.model))
     soft = any(Labels.of(each).is_soft for each in (card, *check_extra_sets(cfg, card)))
     names = Labels.of(card, cfg.data.boundary).channel_names
     taught = cfg.train.teacher.phases if cfg.train.teacher else ()
@@ -335,7 +337,7 @@ def make_context(cfg: Config) -> Context:
         ValueError: if the folds do not match the images or the config, or the metric is not defined on one of them.
     """
     card = check(cfg)
-    cfg, paths = with_input_channels(cfg, card), Paths(cfg, card)
+    cfg, paths = with_image_size(with_input_channels(cfg, card)), Paths(cfg, card)
     with processes().main_first():
         make_data(card, paths)
         _refuse_other_header(card, paths.root)

@@ -39,11 +39,22 @@ def make_record(line: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any
     }
 
 
+def _without_sharing(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, with copies of those that share memory with another (CoaT's layers), which safetensors refuses."""
+    seen: set[int] = set()
+    copied = {}
+    for name, tensor in tensors.items():
+        address = tensor.untyped_storage().data_ptr()
+        copied[name] = tensor.clone() if address in seen else tensor
+        seen.add(address)
+    return copied
+
+
 def save_checkpoint(path: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
     """Write weights and their record to one file; an interrupted write leaves the old file."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with atomic_write(path) as partial:
-        save_file(tensors, partial, metadata={"record": json.dumps(record, sort_keys=True)})
+        save_file(_without_sharing(tensors), partial, metadata={"record": json.dumps(record, sort_keys=True)})
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from torch import nn
 
 from pipeline import config
-from pipeline.models.encoder_name import parse
+from pipeline.models.encoder_name import NATIVE, parse
 from pipeline.models.weights import canonical
 from pipeline.quoting import first_line, shortened
 from pipeline.schema import did_you_mean
@@ -114,8 +114,10 @@ def encoder_layers(encoder: str) -> dict[str, int]:
     Raises:
         ValueError: if timm does not know its layers.
     """
-    with torch.device("meta"):
-        model = timm.create_model(parse(encoder).model, pretrained=False)
+    model = None
+    if parse(encoder).model not in NATIVE:
+        with torch.device("meta"):
+            model = timm.create_model(parse(encoder).model, pretrained=False)
     if not hasattr(model, "group_matcher"):
         raise ValueError(f"timm does not know the layers of '{encoder}': leave layer_decay and unfreeze_epochs out")
     numbers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)

@@ -1,0 +1,160 @@
+"""Checks encoders by running them: a training step and a prediction in each architecture that they are listed for."""
+
+import csv
+import gc
+import random
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import timm
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from pipeline.config import Config
+from pipeline.files import atomic_write
+from pipeline.inference.predictor import Predictor
+from pipeline.models import ARCHITECTURES, build_model, check_model, encoder
+from pipeline.models.image_size import with_image_size
+from pipeline.models.segmenter import Outputs, Segmenter
+from pipeline.progress import track
+from pipeline.quoting import shortened
+
+SIDE = 64  # pixels, square, of the training images of an encoder that takes more than its native size
+BATCH = 2  # images, the fewest that batch norm can train on
+SHAPE = (300, 200)  # height and width of the image that is predicted
+BYTES_PER_WEIGHT = 16  # the weight, its gradient, and about as much for the decoder and the activations
+PROBED = {"unet", "fcn8s", "deeplabv3_aspp", "deeplabv3_cascade", "dpt"}  # which encoders.csv was made with
+PASSED, FAILED, REFUSED, NOT_CHECKED = "passed", "failed", "refused", "not checked"
+
+
+class Checked(NamedTuple):
+    """The result of one encoder in one architecture."""
+
+    encoder: str
+    arch: str
+    result: str  # PASSED; FAILED; REFUSED by the check of a config, as the table does not cover it; NOT_CHECKED
+    reason: str
+    parameters: float  # millions, of the encoder
+    seconds: float
+    timm: str  # its version
+
+
+def check_encoders(names: Sequence[str], count: int, *, seed: int, path: Path, memory: float) -> list[Checked]:
+    """Check random encoders, the smallest first; results in the file are kept, and not computed again.
+
+    Args:
+        names: of the encoders to draw from.
+        count: of encoders.
+        seed: of the draw.
+        path: of the CSV with all results.
+        memory: GiB; encoders that need more are listed as not checked.
+
+    Returns:
+        the results of the drawn encoders, one for each architecture.
+
+    Writes: path, after each encoder
+    """
+    drawn = random.Random(seed).sample(sorted(names), min(count, len(names)))
+    rows = sorted((encoder.known()[name] for name in drawn), key=lambda row: (row.parameters, row.name))
+    results = {(each.encoder, each.arch): each for each in _read(path) if each.timm == timm.__version__}
+    for row in track(rows, "check encoders"):
+        archs = [arch for arch in ARCHITECTURES if ARCHITECTURES[arch].requires in row.supports.split()]
+        missing = [arch for arch in archs if results.get((row.name, arch), NOTHING).result in ("", NOT_CHECKED)]
+        results |= {(each.encoder, each.arch): each for each in _check(row, missing, memory)}
+        if missing:
+            _write(path, list(results.values()))
+    return [each for each in results.values() if each.encoder in drawn]
+
+
+NOTHING = Checked("", "", "", "", 0, 0, "")
+
+
+def _check(row: encoder.Encoder, archs: list[str], memory: float) -> Iterator[Checked]:
+    needed = row.parameters * 1e6 * BYTES_PER_WEIGHT / 2**30
+    for arch in archs:
+        started = time.monotonic()
+        if needed > memory:
+            result, reason = NOT_CHECKED, f"needs about {needed:.1f} GiB"
+        else:
+            result, reason = _try(row, arch)
+        seconds = round(time.monotonic() - started, 1)
+        yield Checked(row.name, arch, result, reason, row.parameters, seconds, timm.__version__)
+        gc.collect()
+
+
+def _try(row: encoder.Encoder, arch: str) -> tuple[str, str]:
+    """The result of one encoder in one architecture, and its reason."""
+    cfg = with_image_size(_config(row, arch))
+    try:
+        check_model(cfg.model)
+    except ValueError as error:
+        return FAILED if arch in PROBED else REFUSED, shortened(" ".join(str(error).split()), 200)
+    try:
+        run_once(cfg)
+    except Exception as error:  # of timm, smp or torch: the table reports it
+        return FAILED, shortened(f"{type(error).__name__}: {' '.join(str(error).split())}", 200)
+    return PASSED, ""
+
+
+def _config(row: encoder.Encoder, arch: str) -> Config:
+    side = int(row.native_size) if row.image_size == "native" else SIDE
+    phase = {"loss": {"bce": 1.0}, "epochs": 1, "lr": 1e-3, "crop": side}
+    strides = [int(stride) for stride in row.strides.split() if stride != "32"]
+    options = {"output_stride": max(strides)} if "output_stride" in ARCHITECTURES[arch].options else {}
+    model = {"arch": arch, "encoder": row.name, "weights": "none", **options}
+    return Config.model_validate({"name": row.name, "competition": "", "model": model, "train": {"phases": [phase]}})
+
+
+def run_once(cfg: Config) -> None:
+    """Train a model for a step on noise, and predict an image of SHAPE.
+
+    Raises:
+        ArithmeticError: if the loss, a gradient or a probability is not finite, or the encoder has no gradient.
+        ValueError: if the probabilities have another size than the image.
+        Exception: what timm, smp or torch raise.
+    """
+    torch.manual_seed(0)
+    model = build_model(cfg.model)
+    _train_step(model, cfg.train.phases[0].crop)
+    images = torch.randint(0, 256, (1, cfg.model.in_channels, *SHAPE), dtype=torch.uint8)
+    probs = Predictor(model, ("identity",), "float32", tiles=cfg.predict.tiles)(images)
+    if probs.shape[-2:] != SHAPE:
+        raise ValueError(f"probabilities of {tuple(probs.shape[-2:])}, expected {SHAPE}")
+    if not probs.isfinite().all():
+        raise ArithmeticError("a probability is not finite")
+
+
+def _train_step(model: Segmenter, side: int) -> None:
+    images = torch.randint(0, 256, (BATCH, model.mean.shape[1], side, side), dtype=torch.uint8)
+    output = model.train()(images)
+    logits = output.logits if isinstance(output, Outputs) else output
+    loss = binary_cross_entropy_with_logits(logits, (torch.rand_like(logits) > 0.5).float())
+    if not loss.isfinite():
+        raise ArithmeticError(f"the loss is {loss.item()}")
+    loss.backward()
+    # The scores of an FCN start at zero, so its encoder's first gradients are zero: they must exist, and be finite.
+    gradients = [weight.grad for weight in model.encoder.parameters() if weight.grad is not None]
+    if not gradients:
+        raise ArithmeticError("no weight of the encoder has a gradient")
+    if not all(gradient.isfinite().all() for gradient in gradients):
+        raise ArithmeticError("a gradient is not finite")
+    torch.optim.SGD(model.parameters(), lr=1e-3).step()
+
+
+def _read(path: Path) -> list[Checked]:
+    if not path.is_file():
+        return []
+    rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+    return [
+        Checked(**{**row, "parameters": float(row["parameters"]), "seconds": float(row["seconds"])}) for row in rows
+    ]
+
+
+def _write(path: Path, results: list[Checked]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Checked._fields)
+        writer.writerows(sorted(results, key=lambda each: (each.parameters, each.encoder)))

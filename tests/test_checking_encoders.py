@@ -1,0 +1,75 @@
+"""`encoders --check`: random encoders train for a step and predict, in every architecture that they are listed for."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.models import ARCHITECTURES, encoder
+from pipeline.stages import checking_encoders
+from pipeline.stages.checking_encoders import check_encoders
+
+RESULTS = "reports/encoders_checked.csv"
+
+
+def read() -> list[dict[str, str]]:
+    return list(csv.DictReader(Path(RESULTS).read_text().splitlines()))
+
+
+@pytest.fixture
+def tried(tmp_path, monkeypatch) -> list[tuple[str, str]]:
+    """What is run, in a fresh folder: nothing is, and encoders in `fpn` fail."""
+    monkeypatch.chdir(tmp_path)
+    calls = []
+
+    def run(cfg):
+        calls.append((cfg.model.encoder, cfg.model.arch))
+        if cfg.model.arch == "fpn":
+            raise RuntimeError("no such size")
+
+    monkeypatch.setattr(checking_encoders, "run_once", run)
+    monkeypatch.setattr(checking_encoders, "check_model", lambda _model: None)
+    return calls
+
+
+def test_each_architecture_of_an_encoder_is_tried_once_and_a_failure_has_its_reason(tried, capsys):
+    assert main(["encoders", "tu-test_resnet", "--check", "3"]) == 1
+    expected = [arch for arch in ARCHITECTURES if ARCHITECTURES[arch].requires in ("unet", "fcn", "deeplabv3")]
+    assert tried == [("tu-test_resnet", arch) for arch in expected]
+    assert {row["arch"]: row["reason"] for row in read() if row["result"] == "failed"} == {
+        "fpn": "RuntimeError: no such size"
+    }
+    assert "failed      tu-test_resnet in fpn: RuntimeError: no such size" in capsys.readouterr().out
+    tried.clear()
+    assert main(["encoders", "tu-test_resnet", "--check", "3"]) == 1, "the failure is kept"
+    assert tried == []
+
+
+def test_the_draw_depends_on_the_seed_and_small_encoders_come_first(tried):
+    names = [row.name for row in encoder.known().values()]
+    drawn = [
+        list(dict.fromkeys(each.encoder for each in check_encoders(names, 5, seed=seed, path=Path(RESULTS), memory=0)))
+        for seed in (0, 0, 1)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    sizes = [encoder.known()[name].parameters for name in drawn[0]]
+    assert sizes == sorted(sizes)
+    assert tried == []
+
+
+def test_an_encoder_above_the_memory_is_not_checked_until_there_is_more(tried):
+    assert main(["encoders", "tu-test_vit2", "--check", "1", "--memory", "0"]) == 0
+    assert {row["result"] for row in read()} == {"not checked"}
+    assert main(["encoders", "tu-test_vit2", "--check", "1"]) == 1
+    assert {row["result"] for row in read()} == {"passed", "failed"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_40_random_encoders_of_at_most_15_million_parameters_pass(tmp_path):
+    """Larger ones take minutes on one core: `python -m pipeline encoders --check 40` draws from all."""
+    names = [row.name for row in encoder.known().values() if row.parameters <= 15]
+    found = check_encoders(names, 40, seed=0, path=tmp_path / "checked.csv", memory=4)
+    assert len({each.encoder for each in found}) == 40
+    assert not [each for each in found if each.result in ("failed", "not checked")]

@@ -30,6 +30,7 @@ def tried(tmp_path, monkeypatch) -> list[tuple[str, str]]:
 
     monkeypatch.setattr(checking_encoders, "run_once", run)
     monkeypatch.setattr(checking_encoders, "check_model", lambda _model: None)
+    monkeypatch.setattr(checking_encoders.gc, "collect", lambda: None)  # half a second each
     return calls
 
 

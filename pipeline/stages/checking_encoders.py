@@ -79,9 +79,9 @@ def _check(row: encoder.Encoder, archs: list[str], memory: float) -> Iterator[Ch
             result, reason = NOT_CHECKED, f"needs about {needed:.1f} GiB"
         else:
             result, reason = _try(row, arch)
+            gc.collect()  # a failed network is in a cycle with its error
         seconds = round(time.monotonic() - started, 1)
         yield Checked(row.name, arch, result, reason, row.parameters, seconds, timm.__version__)
-        gc.collect()
 
 
 def _try(row: encoder.Encoder, arch: str) -> tuple[str, str]:

@@ -7,12 +7,14 @@
 
 Both read the same files, which are in the kernel's cache, one image after the other, without the cache of decoded
 images. Ours also decodes the mask from RLE. "bare + light" is the bare loop with the same augmentation, so that the
-last column is what the pipeline adds to it.
+last column is what the pipeline adds to it. A second table has the milliseconds of each strength, transform and mix on
+a crop of 256² in colours, at probability 1; --transforms-only prints it alone.
 """
 
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -30,13 +32,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from pipeline import competition, rle  # noqa: E402
-from pipeline.config import Crops  # noqa: E402
-from pipeline.data.augment import Augment, make_recipe  # noqa: E402
+from pipeline.config import Crops, Transform  # noqa: E402
+from pipeline.data.augment import STRENGTHS, Augment, make_recipe  # noqa: E402
 from pipeline.data.crops import crop_index  # noqa: E402
 from pipeline.data.dataset import MaskedImages  # noqa: E402
 from pipeline.data.index import read_index  # noqa: E402
 from pipeline.data.labels import Labels  # noqa: E402
 from pipeline.data.loader import Loader  # noqa: E402
+from pipeline.data.mixing import MIXES  # noqa: E402
 from pipeline.data.reader import Reader  # noqa: E402
 from pipeline.data.sampler import EpochSampler  # noqa: E402
 
@@ -144,8 +147,66 @@ def consume(batches: Iterable[object]) -> None:
         pass
 
 
-def main(repeats: Annotated[int, typer.Option(help="timed rounds")] = 5) -> None:
+SIDE = 256  # pixels of the crop that transforms are timed on
+TRIALS = 20  # images in a timed round
+REFLECTED = {"border_mode": "BORDER_REFLECT_101"}
+TRANSFORMS = [
+    Transform(name="HorizontalFlip", p=1.0),
+    Transform(name="D4", p=1.0),
+    Transform(name="Affine", p=1.0, rotate=(-20, 20), **REFLECTED),
+    Transform(name="RandomBrightnessContrast", p=1.0),
+    Transform(name="ElasticTransform", p=1.0, alpha=40, **REFLECTED),
+    Transform(name="GridDistortion", p=1.0),
+    Transform(name="OpticalDistortion", p=1.0),
+    Transform(name="CoarseDropout", p=1.0),
+    Transform(name="RandomShadow", p=1.0),
+    Transform(name="ImageCompression", p=1.0, quality_range=(40, 90)),
+    Transform(name="MultiplicativeNoise", p=1.0, per_channel=True),
+    Transform(name="HueSaturationValue", p=1.0),
+    Transform(name="HEDJitter", p=1.0),
+    Transform(name="GaussianBlur", p=1.0),
+    Transform(name="GaussNoise", p=1.0),
+]
+
+
+def transform_runs() -> dict[str, Callable[[], object]]:
+    """A function for each strength, transform and mix that changes TRIALS images."""
+    rng = np.random.default_rng(0)
+    pairs = [
+        (rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8), rng.integers(0, 2, (SIDE, SIDE, 1), dtype=np.uint8))
+        for _ in range(TRIALS)
+    ]
+    named = {f'"{name}"': Augment(make_recipe(name, SIDE, 3)) for name in STRENGTHS}
+    listed = {each.name: Augment(make_recipe([each], None, 3)) for each in TRANSFORMS}
+
+    def augmented(augment: Augment) -> None:
+        for seed, pair in enumerate(pairs):
+            augment(*pair, seed)
+
+    def mixed(mix: Callable) -> None:
+        for seed, pair in enumerate(pairs):
+            mix(pair, lambda: pairs[0], np.random.default_rng(seed))
+
+    runs = {name: partial(augmented, each) for name, each in {**named, **listed}.items()}
+    return runs | {f"mix {name}": partial(mixed, mix) for name, mix in MIXES.items()}
+
+
+def print_transforms(repeats: int) -> None:
+    """Print the milliseconds of each strength, transform and mix."""
+    table = Table("augmentation", "ms per image", title=f"crops of {SIDE}², colours, one core")
+    for name, seconds in interleave(transform_runs(), repeats).items():
+        table.add_row(name, spread([1000 * each / TRIALS for each in seconds]))
+    Console(width=110).print(table)
+
+
+def main(
+    repeats: Annotated[int, typer.Option(help="timed rounds")] = 5,
+    transforms_only: Annotated[bool, typer.Option(help="print the table of transforms alone")] = False,
+) -> None:
     torch.set_num_threads(1)
+    print_transforms(repeats)
+    if transforms_only:
+        return
     columns = ("files", "ours, crops/s", "bare / ours", "bare + light / ours")
     table = Table(*columns, title="one core; a ratio above 1: ours delivers more")
     for name, kind in KINDS.items():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
+from scipy.fft import irfft2, rfft2
 from skimage.exposure import match_histograms
 
 from pipeline.data.boundaries import touching_boundary
@@ -115,12 +116,12 @@ def swap_low_frequencies(image: np.ndarray, reference: np.ndarray, beta: float) 
     Shapes:
         image, reference: (H, W, channels) uint8 or float32, of one size; returned with the image's dtype.
     """
-    own, other = (np.fft.fft2(each, axes=(0, 1)) for each in (image, reference))
-    reach = beta * min(image.shape[:2])
-    rows, columns = (np.abs(np.fft.fftfreq(length, 1 / length)) <= reach for length in image.shape[:2])
-    low = (rows[:, None] & columns)[..., None]
-    swapped = np.where(low, np.abs(other), np.abs(own)) * np.exp(1j * np.angle(own))
-    return _as_image(np.fft.ifft2(swapped, axes=(0, 1)).real, image.dtype)
+    own, other = (rfft2(each.astype(np.float32), axes=(0, 1)) for each in (image, reference))
+    height, width = image.shape[:2]
+    reach = beta * min(height, width)
+    low = np.ix_(np.abs(np.fft.fftfreq(height, 1 / height)) <= reach, np.arange(width // 2 + 1) <= reach)
+    own[low] = np.abs(other[low]) * np.exp(1j * np.angle(own[low]))
+    return _as_image(irfft2(own, s=(height, width), axes=(0, 1)), image.dtype)
 
 
 def _as_image(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

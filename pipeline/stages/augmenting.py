@@ -1,6 +1,7 @@
 """What the augmentation of each phase is, and what the network sees of it."""
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,12 +92,10 @@ def _recipe(phase: Phase, reader: Reader) -> Recipe:
 
 
 def _row(images: MaskedImages, position: int, recipe: Recipe) -> list[Panel]:
-    sample = images.samples[position]
-    drawn, plain = images.augment, Augment(make_recipe("none", recipe.crop, 1), soft=images.augment.soft)
+    sample, plain = images.samples[position], copy(images)
+    plain.augment, plain.mixing = Augment(make_recipe("none", recipe.crop, 1), soft=images.augment.soft), None
     file = images.reader.preview(sample, channels=3) if sample.box is None else None
-    images.augment = plain
-    unchanged = _panel(images, position, 0, "not augmented")
-    images.augment = drawn
+    unchanged = _panel(plain, position, 0, "not augmented")
     first = unchanged._replace(title="window") if file is None else Panel(_title("file", file), file, None)
     return [first, unchanged, *(_panel(images, position, seed, f"draw {seed}") for seed in range(DRAWS))]
 
@@ -112,9 +111,10 @@ def _title(what: str, pixels: np.ndarray) -> str:
 
 
 def _picture(image: Tensor) -> np.ndarray:
-    """An input of the network as a picture; of a stack of channels the middle one."""
+    """An input of the network as a picture in colour; of a stack of channels the middle one."""
     pixels = image.permute(1, 2, 0).numpy()
-    return to_uint8(pixels if pixels.shape[2] in (1, 3) else pixels[..., [pixels.shape[2] // 2]])
+    # Three channels, since the sheet would stretch the contrast of a grey image, and hide that it was changed.
+    return to_uint8(pixels if pixels.shape[2] == 3 else pixels[..., [pixels.shape[2] // 2] * 3])
 
 
 def _targets(mask: Tensor, labels: Labels) -> np.ndarray:

@@ -84,6 +84,10 @@ def test_a_listed_transform_depends_on_the_seed_alone(name):
             "cannot change an image of 64×64 with 3 channels and its mask: it needs 'bb",
         ),
         ({"name": "CoarseDropout", "fill_mask": 7}, "0: CoarseDropout changes a mask to one of other labels"),
+        (
+            {"name": "Affine", "rotate": [9, 9], "mask_interpolation": "INTER_LINEAR"},
+            "0: Affine changes a mask to one of",
+        ),
         ({"name": "HEDJitter", "sigma": 2.0}, "0: HEDJitter cannot be made: sigma = 2: expected more than 0"),
         ({"name": "OneOf", "transforms": [{"name": "Blurr"}]}, "0: unknown transform 'Blurr'. Did you mean 'Blur'"),
         ({"name": "ConstrainedCoarseDropout"}, "do not apply Constrained Coarse Dropout"),
@@ -93,6 +97,15 @@ def test_a_listed_transform_depends_on_the_seed_alone(name):
 def test_a_list_that_would_fail_is_refused(listed, message):
     with pytest.raises(ValueError, match=message):
         check_transforms([Transform(**listed)], 3, crop=64)
+
+
+def test_a_transform_may_fill_the_mask_with_ignored_pixels():
+    turn = Transform(name="Affine", p=1.0, rotate=(30, 30), border_mode="BORDER_CONSTANT", fill_mask=VOID)
+    check_transforms([turn], 3, crop=64)
+    for soft, dtype in ((False, np.uint8), (True, np.float32)):
+        _, mask = Augment(make_recipe([turn], 48, 3), soft=soft)(IMAGE, MASK.astype(dtype), 0)
+        assert (mask[[0, -1], [0, -1]] == VOID).all()
+        assert (mask[24, 24] != VOID).all()
 
 
 def test_a_quarter_turn_needs_a_crop():
@@ -208,8 +221,20 @@ def test_the_sheet_shows_what_each_phase_gets(tiny, monkeypatch):
     name = next(iter(drawn)).partition(",")[0]
     file, plain, *draws = drawn[f"{name}, phase 1"]
     assert file.image.shape == (36, 44, 3)
-    assert plain.image.shape == draws[0].image.shape == (24, 24, 1)
+    assert plain.image.shape == draws[0].image.shape == (24, 24, 3)
     assert np.array_equal(plain.image, draws[0].image)  # no transform beside the crop, and the same seed
-    assert drawn[f"{name}, phase 2"][2].image.shape == (36, 44, 1)
+    assert drawn[f"{name}, phase 2"][2].image.shape == (36, 44, 3)
     equal = stages.augment(config.load("configs/tiny.toml"))
     assert list(equal.recipes) == ["phases 1, 2"]
+
+
+def test_an_image_that_is_not_augmented_is_not_mixed_either(tiny, monkeypatch):
+    sheets = []
+    monkeypatch.setattr(augmenting, "write_sheet", lambda path, rows, columns: sheets.append(rows))
+    for mix in ("{}", "{ mosaic = 1.0 }"):
+        stages.augment(config.load("configs/tiny.toml", [f"train.phases.0.mix={mix}", "train.phases.1.augment=none"]))
+    without, mixed = ({name: row for name, row in each.items() if "phase 1" in name} for each in sheets)
+    for name in without:
+        assert np.array_equal(without[name][1].image, mixed[name][1].image)
+        assert np.array_equal(without[name][1].target, mixed[name][1].target)
+        assert not np.array_equal(without[name][2].image, mixed[name][2].image)

@@ -22,6 +22,7 @@ import numpy as np
 
 from pipeline.config import GROUPS, Transform
 from pipeline.data.transforms import OWN
+from pipeline.metrics import VOID
 from pipeline.quoting import first_line, shortened
 from pipeline.schema import did_you_mean
 
@@ -124,6 +125,7 @@ def _try_once(
     image = rng.integers(0, 256, shape, dtype=np.uint8)
     mask = np.zeros((*shape[:2], 1), dtype=np.uint8)
     mask[: shape[0] // 2, : shape[1] // 2] = 1
+    mask[shape[0] // 2 :, : shape[1] // 2] = VOID  # interpolated with 0 or 1 it would be another label
     chain = A.Compose([transform])
     chain.set_random_state(rng, random.Random(seed))
     try:
@@ -144,7 +146,7 @@ def _try_once(
     if image_found.shape != shape or image_found.dtype != image.dtype:
         came = f"{describe(image_found.shape)} of {image_found.dtype}"
         raise ValueError(f"{spec.name} changes an image of uint8 to {came}: take it out, the model normalizes images")
-    if mask_found.shape != mask.shape or not set(np.unique(mask_found)) <= {0, 1}:
+    if mask_found.shape != mask.shape or not set(np.unique(mask_found)) <= {0, 1, VOID}:
         raise ValueError(f"{spec.name} changes a mask to one of other labels or another shape: take it out")
 
 

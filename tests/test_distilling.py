@@ -20,7 +20,7 @@ from pipeline.serving.bundle_prediction import predict_test
 from pipeline.stages.bundling import write_weights
 from pipeline.stages.distilling import refuse_other_channels
 from pipeline.stages.ensembling import load_members
-from pipeline.stages.training import settings
+from pipeline.stages.training import _with_defaults, settings
 from pipeline.training.checkpoint import load_weights, read_record
 from pipeline.training.distributed import processes
 from pipeline.training.fold_data import TeacherData, build_loader
@@ -217,9 +217,20 @@ def test_a_teacher_trained_with_other_settings_is_noticed(student):
     Path("configs/tiny.toml").write_text(text.replace("3e-3", "2e-3"))
     after = settings(stages.make_context(load()))
     assert {key for key in before if before[key] != after[key]} == {"teacher"}
-    # Options that do not change weights do not count.
-    Path("configs/tiny.toml").write_text(text.replace("[train]", "[train]\nworkers = 1"))
+    # So does another way to predict, which gives other probabilities.
+    Path("configs/tiny.toml").write_text(f'{text}\n[predict]\nviews = ["identity"]\n')
+    assert settings(stages.make_context(load()))["teacher"] != before["teacher"]
+    # Options that do not change weights or probabilities do not count.
+    Path("configs/tiny.toml").write_text(text.replace("[train]", "[train]\nworkers = 1") + "\n[predict]\nfull = true\n")
     assert settings(stages.make_context(load())) == before
+
+
+def test_options_that_came_after_a_student_was_trained_have_their_defaults_in_its_teacher_too(student):
+    now = settings(stages.make_context(load()))
+    before = json.loads(json.dumps(now))
+    del before["teacher"]["tiny"]["model"]["drop_path"], before["teacher"]["tiny"]["train"]["phases"][0]["freeze_bn"]
+    assert before != now
+    assert _with_defaults(before) == now
 
 
 def move_mask(image_id):

@@ -35,10 +35,11 @@ def refuse_other_channels(cfg: Config, teacher: Config) -> None:
 
 
 def settings_of_teachers(cfg: Config, exclude: dict[str, set[str]], users: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What the teachers' weights depend on beside labels and folds, which are the student's own; and theirs in turn.
+    """What the teachers' probabilities depend on beside labels and folds, which are the student's own; and those that
+    their own teachers do.
 
     Args:
-        exclude: options by table that do not change weights.
+        exclude: options by table that do not change weights or probabilities.
         users: names of the configs that learn from this one.
 
     Raises:
@@ -53,7 +54,7 @@ def settings_of_teachers(cfg: Config, exclude: dict[str, set[str]], users: tuple
                 f"itself"
             )
         settings[teacher.name] = {
-            **teacher.model_dump(mode="json", include={"seed", "data", "model", "train"}, exclude=exclude),
+            **teacher.model_dump(mode="json", include={"seed", "data", "model", "train", "predict"}, exclude=exclude),
             **({"teacher": settings_of_teachers(teacher, exclude, users)} if teacher.train.teacher else {}),
         }
     return settings

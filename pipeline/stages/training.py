@@ -62,7 +62,8 @@ UNIMPORTANT = {
     "model": {"grad_checkpointing"},
     "data": {"root", "skip_bad", "doctor", "extra"},  # `settings` has what counts of the extra sets
     "train": {"workers", "trackers", "compile", "profile"},
-}  # options that do not change the weights
+    "predict": {"batch_size", "full"},
+}  # options that do not change the weights, or the probabilities of a teacher
 FULL_SEED = 999  # of the full fit, in place of a fold's number
 MAX_THRESHOLD_SHIFT = 0.2  # between the phases' best thresholds; a larger shift is logged
 
@@ -422,9 +423,12 @@ def _with_defaults(found: dict[str, Any]) -> dict[str, Any]:
     A table with an option that exists no more stays as it is, and the comparison reports it.
     """
     completed = dict(found)
-    for name, table in {"data": config.Data, "model": config.Model, "train": config.Train}.items():
+    tables = {"data": config.Data, "model": config.Model, "train": config.Train, "predict": config.Predict}
+    for name, table in tables.items():
         with suppress(ValueError, KeyError):
             completed[name] = table.model_validate(found[name]).model_dump(mode="json", exclude=UNIMPORTANT.get(name))
+    if "teacher" in found:
+        completed["teacher"] = {name: _with_defaults(each) for name, each in found["teacher"].items()}
     return completed
 
 

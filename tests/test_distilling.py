@@ -17,9 +17,10 @@ from pipeline.data.sample import samples_of
 from pipeline.inference.prediction_store import PredictionStore, StoreWriter, start_store
 from pipeline.metrics import VOID
 from pipeline.serving.bundle_prediction import predict_test
-from pipeline.stages.bundling import write_weights
+from pipeline.stages.bundling import write_code, write_weights
 from pipeline.stages.distilling import refuse_other_channels
 from pipeline.stages.ensembling import load_members
+from pipeline.stages.preparing import make_context
 from pipeline.stages.training import _with_defaults, settings
 from pipeline.training.checkpoint import load_weights, read_record
 from pipeline.training.distributed import processes
@@ -332,3 +333,12 @@ def test_a_student_that_was_stopped_resumes_to_the_same_weights(student, monkeyp
 
 def history_of(name):
     return [json.loads(line) for line in Path(f"runs/{name}/fold0/metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_code_bundle_has_the_files_of_the_teachers_too(student, monkeypatch):
+    text = CONFIG.replace("[train]", '[train]\nteacher = "student"')
+    Path("configs/second.toml").write_text(text)
+    monkeypatch.setattr("pipeline.stages.bundling.write_wheels", lambda folder, wheels: folder.mkdir())
+    write_code(Path("code"), [make_context(load("second"))])
+    layout = json.loads(Path("code/layout.json").read_text())
+    assert {"configs/second.toml", "configs/student.toml", "configs/tiny.toml"} <= set(layout.values())

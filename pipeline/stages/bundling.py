@@ -33,6 +33,7 @@ from pipeline.serving.bundle import (
 )
 from pipeline.serving.bundle_prediction import PredictionResult, predict_test
 from pipeline.serving.tta_ablation import rank_fallbacks
+from pipeline.stages.distilling import teachers_of
 from pipeline.stages.ensembling import Ensembled, ensemble, ensemble_name, load_members, oof_of_members, oof_rows
 from pipeline.stages.labelling import source_of_labels
 from pipeline.stages.preparing import Context, Paths
@@ -196,14 +197,14 @@ def write_code(folder: Path, members: Sequence[Context]) -> None:
 
 
 def _with_sources(cfgs: Sequence[Config]) -> list[Config]:
-    """The configs, and those that have to be trained before them: for their labels, or as their starting weights."""
+    """The configs, and those that have to be trained before them: to label, to teach, or as starting weights."""
     found: dict[str, Config] = {}
     remaining = [*cfgs]
     while remaining:
         cfg = remaining.pop(0)
         if cfg.name not in found:
             found[cfg.name] = cfg
-            remaining += filter(None, (source_of_labels(cfg), source_of_weights(cfg)))
+            remaining += filter(None, (source_of_labels(cfg), source_of_weights(cfg), *teachers_of(cfg)))
     return list(found.values())
 
 

@@ -321,6 +321,17 @@ def test_an_input_layer_of_other_channels_is_adapted_as_for_an_encoders_file(bef
     assert model.mean.shape[1] == now
 
 
+def test_images_are_normalized_as_the_weights_were_trained():
+    # Weights of one encoder's tags differ in their normalization, and the config's tag may be another.
+    encoders = "tu-mobilenetv3_large_100.miil_in21k", "tu-mobilenetv3_large_100"
+    trained, model = (network(encoder=encoder, in_channels=3).eval() for encoder in encoders)
+    assert not torch.equal(model.mean, trained.mean)
+    load_network(model, trained.state_dict(), Path("w"), classes=(1, 1), channels=(3, 3))
+    images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.equal(model(images), trained(images))
+
+
 def test_optional_heads_start_anew_or_are_left_out(caplog):
     plain, full = network().state_dict(), network(image_head=0.2, deep_supervision=0.5)
     with caplog.at_level("INFO"):

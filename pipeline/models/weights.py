@@ -72,7 +72,7 @@ def load_network(
 
     Layers of another number of classes start anew, and so do heads that the weights do not have (of the image, of deep
     supervision). Heads that only the weights have are left out. Kernels for another number of input channels are
-    adapted as in `load_encoder`.
+    adapted as in `load_encoder`; for as many, images are normalized as for the weights.
 
     Args:
         where: the file, for messages.
@@ -84,8 +84,8 @@ def load_network(
     own, fitting, anew = model.state_dict(), {}, []
     for key, tensor in own.items():
         found = weights.get(key)
-        if key in ("mean", "std") and found is not None:  # of the encoder, for the model's own channels
-            continue
+        if key in ("mean", "std") and found is not None and found.shape != tensor.shape:
+            continue  # for another number of channels; of as many, the tag of the weights may be another
         if found is None and key.startswith(OPTIONAL_HEADS):
             anew.append(key)
         elif found is not None and found.shape == tensor.shape:

@@ -10,6 +10,7 @@ from pipeline import competition, config
 from pipeline.data.labels import Labels
 from pipeline.losses import build_loss
 from pipeline.models import check_model
+from pipeline.models.image_size import with_image_size
 from pipeline.schema import override, parse
 
 SHIPPED = sorted(Path(__file__).parents[1].glob("configs/*.toml"))
@@ -86,8 +87,12 @@ def test_long_value_or_key_is_shortened_in_messages(tiny):
         (["scale=[0.5, 2.0]"], r"phases\.0: scale \[0\.5, 2\.0\] changes sizes, so a batch needs a crop"),
         (["scale=[2.0, 0.5]", "crop=32"], r"scale \[2\.0, 0\.5\]: expected the smaller factor first"),
         (["mix={ cutmix = 0.6, mosaic = 0.5 }"], r"mix: probabilities sum to 1\.1, expected 1 at most"),
-        (["mix={ cutmixx = 0.6 }"], r"phases\.0\.mix\.cutmixx.*'cutmix', 'mosaic', 'copy_paste', 'histogram' or 'fourier'"),
+        (
+            ["mix={ cutmixx = 0.6 }"],
+            r"mix\.cutmixx.*'cutmix', 'mosaic', 'copy_paste', 'histogram' or 'fourier'",
+        ),
         (["mix={ cutmix = 1.6 }"], r"phases\.0\.mix\.cutmix: 1\.6: expected 1 at most"),
+        (["scale_p=0.5"], r"scale_p has no effect without a range of factors: set scale"),
         (["soup=1"], r"soup = 1 is the best epoch itself: set 2 or more"),
         (["swa=2"], r"phases\.0\.swa: 2: expected 1 at most"),
     ],
@@ -119,6 +124,23 @@ def test_an_error_in_the_pseudo_options_names_its_key(tiny, table, message):
     with pytest.raises(ValueError, match=message) as caught:
         config.load("configs/tiny.toml", [f"train.pseudo={table}"])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("train.batch_size=atuo", "train.batch_size: 'atuo': expected a whole number, or 'auto'"),
+        ("train.batch_size=0", "train.batch_size: 0: expected 1 or more, or 'auto'"),
+        ("train.phases.0.freeze_encoder=-1", "freeze_encoder: -1: expected true or false, or 1 or more"),
+        ("train.phases.0.augment=3", "augment: 3: expected 'none', 'light', 'medium' or 'strong', or a list"),
+        ("train.phases.0.augment=[{name='D4', p=2}]", "train.phases.0.augment.0.p: 2: expected 1 at most"),
+        ("train.teacher={form='x'}", "unknown key 'form' in [train.teacher]. Did you mean 'from'?"),
+        ("train.teacher={from=[]}", "train.teacher.from: expected a list of 1 or more"),
+    ],
+)
+def test_an_error_in_an_option_of_several_types_names_what_each_would_be(tiny, pair, message):
+    with pytest.raises(ValueError, match=f"{re.escape(message)}$"):
+        config.load("configs/tiny.toml", [pair])
 
 
 def test_pseudo_options_round_trip_with_the_key_from(tiny):
@@ -247,7 +269,7 @@ def toml_blocks(page: str) -> list[dict]:
 
 
 def test_losses_card_and_config_in_the_docs_are_valid():
-    extra, tagged, distilled, augmented, losses = toml_blocks("training.md")
+    extra, tagged, distilled, augmented, sized, losses = toml_blocks("training.md")
     card, choices, channels, neighbours = toml_blocks("competitions.md")
     assert set(build_loss(losses["loss"], losses["loss_options"]).losses) == {"lovasz", "bce"}
     check_model(parse(config.Model, tagged["model"], "training.md"))
@@ -256,6 +278,9 @@ def test_losses_card_and_config_in_the_docs_are_valid():
     trained = [
         parse(config.Train, {**choices["train"], **each["train"]}, "training.md") for each in (distilled, augmented)
     ]
+    phases = [{**choices["train"]["phases"][0], **each} for each in sized["train"]["phases"]]
+    of_one_size = {"name": "docs", **choices, **sized, "train": {**choices["train"], "phases": phases}}
+    assert with_image_size(parse(config.Config, of_one_size, "training.md")).model.img_size == 256
     assert trained[0].teacher == config.Teacher(from_=("unet", "fpn"))  # the others are the defaults
     data = [
         parse(config.Config, {"name": "docs", **choices, "data": each["data"]}, "docs").data

@@ -297,6 +297,8 @@ class Phase(Table):
             raise ValueError(
                 f"scale {list(self.scale)} changes sizes, so a batch needs a crop: set it, such as crop = 256"
             )
+        if self.scale_p is not None and not self.scale and self.augment not in ("medium", "strong"):
+            raise ValueError("scale_p has no effect without a range of factors: set scale, such as [0.7, 1.5]")
         if self.scale and self.scale[0] > self.scale[1]:
             raise ValueError(f"scale {list(self.scale)}: expected the smaller factor first, such as [0.7, 1.5]")
         if self.epochs % self.cycles:

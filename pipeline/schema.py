@@ -199,12 +199,17 @@ def _in_best_branch(errors: Iterable[Mapping[str, Any]], first: Mapping[str, Any
     """The error of the type that a value fits best, if several were tried: the one that was found deepest inside.
 
     Returns:
-        the error, with a path of keys and numbers only.
+        the error, with a path of keys and numbers only, and as "alternatives" those of other types that the value could
+        have had.
     """
     parts = [isinstance(part, str) and bool(BRANCH.fullmatch(part)) for part in first["loc"]]
     if any(parts):
         start = first["loc"][: parts.index(True)]
-        first = max((each for each in errors if each["loc"][: len(start)] == start), key=lambda each: len(each["loc"]))
+        tried = [each for each in errors if each["loc"][: len(start)] == start]
+        depth = max(len(each["loc"]) for each in tried)
+        first, *others = (each for each in tried if len(each["loc"]) == depth)
+        if not depth > len(start) + 1:  # the value itself fits none
+            first = {**first, "alternatives": others}
     keys = tuple(part for part in first["loc"] if not (isinstance(part, str) and BRANCH.fullmatch(part)))
     return {**first, "loc": keys}
 
@@ -240,6 +245,7 @@ EXPECTED_VALUES = {  # by pydantic's error type
     "model_attributes_type": "expected a table",
     "none_required": "expected null",
     "string_type": "expected text",
+    "too_short": "expected a list of {min_length} or more",
     "tuple_type": "expected a list",
 }
 
@@ -256,11 +262,15 @@ def _describe_expected(error: Mapping[str, Any]) -> str:
     """What was expected: a text of EXPECTED_VALUES, or the message of the table's own validator."""
     words = EXPECTED_VALUES.get(error["type"])
     found = {key: f"{value:.12g}" if isinstance(value, float) else value for key, value in error.get("ctx", {}).items()}
-    return words.format(**found) if words else error["msg"].removeprefix("Value error, ")
+    text = words.format(**found) if words else error["msg"].removeprefix("Value error, ")
+    others = [_describe_expected(each).removeprefix("expected ") for each in error.get("alternatives", ())]
+    return ", or ".join(dict.fromkeys([text, *others]))
 
 
 def _fields(table: Any) -> list[str]:
-    return list(getattr(table, "model_fields", None) or getattr(table, "__dataclass_fields__", {}))
+    if fields := getattr(table, "model_fields", None):
+        return [field.alias or name for name, field in fields.items()]
+    return list(getattr(table, "__dataclass_fields__", {}))
 
 
 def _model_at(model: Any, parents: Iterable[str | int]) -> Any:

@@ -60,7 +60,7 @@ def test_enable_internet_is_always_written(tmp_path):
         ("dataset", {"title": "t" * 51}, "should have at most 50 characters"),
         ("dataset", {"subtitle": "s" * 19}, "should have at least 20 characters"),
         ("dataset", {"subtitle": "s" * 81}, "should have at most 80 characters"),
-        ("dataset", {"licenses": []}, "licenses: .*at least 1 item"),
+        ("dataset", {"licenses": []}, "licenses: expected a list of 1 or more"),
         ("dataset", {"licenses": [{"name": "MIT"}, {"name": "other"}]}, "licenses: .*at most 1 item"),
         ("dataset", {"licenses": [{"title": "MIT"}]}, r"unknown key 'title' in \[licenses.0\]. Known: name"),
         ("dataset", {"id": "tiny-weights"}, "expected owner/slug, where owner is a Kaggle user name"),

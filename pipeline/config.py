@@ -324,8 +324,8 @@ class Phase(Table):
 
     def _check_freezing(self) -> None:
         if self.freeze_encoder is True:
-            for option in ("unfreeze_epochs", "freeze_bn"):
-                if getattr(self, option):
+            for option in ("unfreeze_epochs", "freeze_bn", "encoder_lr", "layer_decay"):
+                if getattr(self, option) != Phase.model_fields[option].default:
                     raise ValueError(
                         f"{option} has no effect with freeze_encoder = true, which freezes the encoder in the whole "
                         f"phase: take it out, or set freeze_encoder to a number of epochs"

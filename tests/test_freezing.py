@@ -134,6 +134,8 @@ def test_freeze_bn_keeps_the_statistics_and_trains_the_weights_of_the_encoders_b
     [
         ({"freeze_encoder": True, "unfreeze_epochs": 2}, r"unfreeze_epochs has no effect with freeze_encoder = true"),
         ({"freeze_encoder": True, "freeze_bn": True}, r"freeze_bn has no effect with freeze_encoder = true"),
+        ({"freeze_encoder": True, "encoder_lr": 0.1}, r"encoder_lr has no effect with freeze_encoder = true"),
+        ({"freeze_encoder": True, "layer_decay": 0.8}, r"layer_decay has no effect with freeze_encoder = true"),
         ({"freeze_encoder": 12}, r"freeze_encoder = 12 and unfreeze_epochs = 0 leave none of 12 epochs .*= true"),
         ({"freeze_encoder": 9, "unfreeze_epochs": 3}, r"freeze_encoder = 9 and unfreeze_epochs = 3 leave none of 12"),
     ],

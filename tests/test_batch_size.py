@@ -109,6 +109,7 @@ def searches(monkeypatch):
 
 
 def choose(*pairs, group=None):
+    CHOSEN.unlink(missing_ok=True)
     choose_batch_size(job_of_tiny(*pairs), group or Processes(GPU), CHOSEN, KNOWN)
     return json.loads(CHOSEN.read_text())["batch_size"]
 
@@ -137,6 +138,16 @@ def test_processes_agree_on_what_fits_on_the_smallest_gpu(tiny, searches, monkey
     monkeypatch.setattr(Processes, "gather", lambda self, value: [value, 2, 4])
     assert choose(group=Processes(GPU, rank=0, world=3)) == 6
     assert searches == [4], "a third of twelve images"
+
+
+def test_of_two_folds_that_choose_at_the_same_time_the_first_decides(tiny, searches, monkeypatch):
+    def search_longer(*_):
+        CHOSEN.parent.mkdir(parents=True)
+        CHOSEN.write_text('{"batch_size": 2}')  # by another process, which has begun to train
+        return 8
+
+    monkeypatch.setattr(batch_size, "most_images", search_longer)
+    assert choose() == 2
 
 
 def test_too_little_memory_for_the_smallest_batch_is_one_line(tiny, searches, monkeypatch):
@@ -178,7 +189,7 @@ def test_a_run_keeps_the_batch_size_that_it_chose_on_any_machine(tiny, monkeypat
         stages.train(load(*auto), 0)
 
 
-@pytest.mark.parametrize("text", ["{}", "", '{"batch_size": "many"}'])
+@pytest.mark.parametrize("text", ["{}", "", '{"batch_size": "many"}', '{"batch_size": 0}'])
 def test_a_damaged_file_of_the_batch_size_is_one_line(tiny, capsys, text):
     CHOSEN.parent.mkdir(parents=True)
     CHOSEN.write_text(text)

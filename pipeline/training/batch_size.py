@@ -28,7 +28,7 @@ WITHOUT_GPU: int = config.Train.model_fields["batch_size"].default
 class ChosenBatchSize(JsonRecord):
     """The file of a run."""
 
-    batch_size: int
+    batch_size: config.Count
 
 
 class FittingImages(JsonRecord):
@@ -74,7 +74,7 @@ def choose_batch_size(job: TrainJob, group: Processes, path: Path, known: Path) 
             f"train.batch_size = \"auto\": the GPU's memory is full with {LEAST_IMAGES} images: lower the phases' crop"
             f"{'' if job.grad_checkpointing else ', or set model.grad_checkpointing = true'}"
         )
-    if group.is_main:
+    if group.is_main and not path.is_file():  # else a training of another fold was faster
         log.info('train.batch_size = "auto": %d images (%s); the learning rate is not scaled', size, why)
         write_text(path, json.dumps({"batch_size": size}) + "\n")
     group.wait()

@@ -7,7 +7,7 @@ from timm.models._features import FeatureDictNet
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline import config
-from pipeline.models import build_model, check_model
+from pipeline.models import build_model, check_model, for_prediction
 from pipeline.models.encoder_options import count_random_operations
 from pipeline.models.grad_checkpointing import checkpointed, count_saved_bytes
 
@@ -56,6 +56,7 @@ def test_random_operations_of_a_forward_pass_are_counted():
         ({"encoder": "tu-vgg11", "drop_path": 0.1}, r"model\.drop_path: timm's 'tu-vgg11' takes no drop_path_rate"),
         ({"encoder": "tu-test_efficientnet", "drop_path": 0.1}, r"model\.drop_path has no effect .*test_efficientnet'"),
         ({"drop_rate": 0.1}, r"model\.drop_rate has no effect on the features of 'tu-test_resnet'"),
+        ({"encoder": "mit_b0", "drop_path": 0.0}, r"model\.drop_path has no effect on the features of 'mit_b0'"),
     ],
 )
 def test_a_rate_without_effect_is_refused(options, message):
@@ -139,6 +140,16 @@ def test_checkpointing_of_an_encoder_without_support_is_refused_with_the_reason(
     monkeypatch.setattr(FeatureDictNet, "set_grad_checkpointing", lambda self, enable=True: None)
     with pytest.raises(ValueError, match=r"model\.grad_checkpointing has no effect on 'tu-test_resnet'"):
         check_model(model_config(grad_checkpointing=True))
+
+
+def test_a_prediction_needs_no_option_of_training(tiny, monkeypatch):
+    def refuse(*_):
+        raise AttributeError("an older timm, as in a notebook's image")
+
+    cfg = config.load("configs/tiny.toml", ["model.grad_checkpointing=true", "model.drop_path=0.2"])
+    monkeypatch.setattr("pipeline.models.grad_checkpointing._kept_bytes", refuse)
+    monkeypatch.setattr("pipeline.models.encoder_options.count_random_operations", refuse)
+    check_model(for_prediction(cfg))
 
 
 def test_checkpointing_and_compilation_are_refused_together(tiny):

@@ -212,7 +212,7 @@ def build_model(cfg: config.Model) -> Segmenter:
 
 
 def for_prediction(cfg: config.Config) -> config.Model:
-    """The model config for prediction: no starting weights, and the output stride of `predict` if it is set.
+    """The model config for prediction: without starting weights and options of training, at `predict.output_stride`.
 
     Raises:
         ValueError: for an output stride that the architecture does not have.
@@ -222,7 +222,7 @@ def for_prediction(cfg: config.Config) -> config.Model:
         raise ValueError(f"has no effect in {cfg.model.arch}, {_describe_users('output_stride')}: take it out")
     untagged = parse(cfg.model.encoder).untagged  # the checkpoint has the normalization of the tag's weights
     update = {"encoder": untagged, "weights": "none", "output_stride": stride or cfg.model.output_stride}
-    return cfg.model.model_copy(update=update)
+    return without_drop_rates(cfg.model).model_copy(update={**update, "grad_checkpointing": False})
 
 
 def _build(cfg: config.Model) -> Segmenter:

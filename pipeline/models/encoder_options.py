@@ -10,6 +10,7 @@ from pipeline import config
 
 DROP_RATES = {"drop_path": "drop_path_rate", "drop_rate": "drop_rate"}  # option of a config: argument of timm
 PROBE_SIZE = 64  # height and width in pixels of the images of a probe
+PROBE_RATE = 0.5  # which a rate of 0 is compared with
 
 
 def timm_arguments(cfg: config.Model) -> dict[str, float]:
@@ -38,15 +39,16 @@ def check_drop_rates(cfg: config.Model, build: Callable[[config.Model], nn.Modul
             continue
         others = without_drop_rates(cfg)
         try:
-            count = count_random_operations(build(others.model_copy(update={option: rate})))
+            builds = (build(others.model_copy(update={option: each})) for each in (0.0, rate or PROBE_RATE))
+            without, with_it = map(count_random_operations, builds)
         except TypeError as error:
             if argument not in str(error):
                 raise
             raise ValueError(f"model.{option}: timm's '{cfg.encoder}' takes no {argument}: take it out") from None
-        if rate and count <= count_random_operations(build(others.model_copy(update={option: 0.0}))):
+        if with_it <= without:
             raise ValueError(
-                f"model.{option} has no effect on the features of '{cfg.encoder}' (timm's {argument} is of other "
-                f"layers): take it out"
+                f"model.{option} has no effect on the features of '{cfg.encoder}' (its {argument} is of other layers, "
+                f"or cannot be set): take it out"
             )
 
 

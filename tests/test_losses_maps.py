@@ -48,12 +48,9 @@ def test_boundary_is_least_for_the_mask_itself():
         assert loss(SURE * other.sign(), target) > right
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0])
-@pytest.mark.parametrize("name", ["boundary", "skeleton_recall"])
+@pytest.mark.parametrize(("name", "value"), [("boundary", 0.0), ("boundary", 1.0), ("skeleton_recall", 0.0)])
 def test_loss_of_an_empty_or_full_target_without_a_map_is_0_without_gradient(name, value):
     target = torch.full((1, 1, 6, 6), value)
-    if name == "skeleton_recall" and value:
-        return  # a full mask has a skeleton
     logits, _ = random_batch((1, 1, 6, 6))
     loss = WithMaps(LOSSES[name])
     assert loss(logits, target) == 0

@@ -21,7 +21,7 @@ from pipeline.stages.bundling import write_code, write_weights
 from pipeline.stages.distilling import refuse_other_channels
 from pipeline.stages.ensembling import load_members
 from pipeline.stages.preparing import make_context
-from pipeline.stages.training import _with_defaults, settings
+from pipeline.stages.training import _with_defaults, settings, train_full
 from pipeline.training.checkpoint import load_weights, read_record
 from pipeline.training.distributed import processes
 from pipeline.training.fold_data import TeacherData, build_loader
@@ -197,6 +197,15 @@ def test_a_teacher_of_other_channels_is_refused(student):
     ):
         with pytest.raises(ValueError, match=f"tiny has .*{message}"):
             refuse_other_channels(load(), load("tiny", pair))
+
+
+def test_a_full_fit_that_a_teacher_on_pseudo_labels_cannot_have_is_refused_before_the_folds_are_trained(student):
+    text = Path("configs/tiny.toml").read_text()
+    Path("configs/other.toml").write_text(text)
+    Path("configs/tiny.toml").write_text(text.replace("[train]", '[train]\npseudo = { from = "other" }'))
+    with pytest.raises(ValueError, match=r"a full fit on pseudo-labels is not supported: .* the labels of tiny\."):
+        train_full(stages.make_context(load()))
+    assert not list(Path("runs").glob("*/fold*"))
 
 
 def test_a_string_a_list_and_a_table_name_the_same_teacher(tiny):

@@ -144,12 +144,13 @@ def train_full(context: Context) -> Path:
     """Train on every image, for the median of the folds' best numbers of epochs; trains missing folds first.
 
     Raises:
-        ValueError: if the config uses pseudo-labels, because every labelling model was trained on some of the images.
+        ValueError: if the config or one of its teachers uses pseudo-labels, because every labelling model was trained
+            on some of the images.
     """
-    if context.cfg.train.pseudo:
+    if labelled := _on_pseudo_labels(context.cfg.name, settings(context)):
         raise ValueError(
-            "a full fit on pseudo-labels is not supported: no model that held out all images could make the labels. "
-            "Leave out train.pseudo, or the full fit (predict.full, --fold full)"
+            f"a full fit on pseudo-labels is not supported: no model that held out all images could make the labels of "
+            f"{labelled[0]}. Leave out train.pseudo, or the full fit (predict.full, --fold full)"
         )
     oof_of(context)
     if _is_trained(context, FULL):
@@ -162,6 +163,17 @@ def train_full(context: Context) -> Path:
             with _unpacked(context) as opened:
                 _fit(opened, FULL, context.index, None, epochs)
     return context.paths.weights(FULL)
+
+
+def _on_pseudo_labels(name: str, made_by: dict[str, Any]) -> list[str]:
+    """The names of the configs that train on pseudo-labels: a config, its teachers, and theirs in turn.
+
+    Args:
+        made_by: the settings of the config.
+    """
+    teachers = made_by.get("teacher", {}).items()
+    own = [name] if made_by["train"]["pseudo"] else []
+    return own + [found for each in teachers for found in _on_pseudo_labels(*each)]
 
 
 def oof_of(context: Context) -> list[dict[str, Any]]:

@@ -343,13 +343,20 @@ def test_optional_heads_start_anew_or_are_left_out(caplog):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"arch": "fpn"}, {"decoder_channels": (32, 16, 8, 8, 8)}, {"encoder": "tu-test_resnet"}]
+    "changes",
+    [
+        {"arch": "fpn"},
+        {"decoder_channels": (32, 16, 8, 8, 8)},
+        {"encoder": "tu-test_resnet"},
+        {"encoder": "tu-test_maxvit", "img_size": 64},
+    ],
 )
 def test_another_network_is_refused_in_one_line(changes):
     found = network(**changes).state_dict()
-    message = r"model\.weights: w is of another network: this one has '.*Set the same arch"
+    resized = {**changes, "img_size": 128} if "img_size" in changes else {}
+    message = r"model\.weights: w is of another network: this one has '.*Set the same arch.*the same crop"
     with pytest.raises(ValueError, match=message) as error:
-        load_network(network(), found, Path("w"), classes=(1, 1), channels=(1, 1))
+        load_network(network(**resized), found, Path("w"), classes=(1, 1), channels=(1, 1))
     assert "\n" not in str(error.value)
 
 

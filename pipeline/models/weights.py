@@ -98,7 +98,8 @@ def load_network(
             came = "it has no such tensor" if found is None else f"it has {tuple(found.shape)}"
             raise ValueError(
                 f"model.weights: {where} is of another network: this one has {_describe(key, own)}, {came}. Set the "
-                f"same arch, encoder and decoder options; or name the file without run: for its encoder alone"
+                f"same arch, encoder and decoder options, and the same crop if the encoder takes one image size; or "
+                f"name the file without run: for its encoder alone"
             )
     model.load_state_dict(fitting, strict=False)
     notes = [f"{', '.join(sorted({key.rpartition('.')[0] for key in anew}))} start anew"] if anew else []

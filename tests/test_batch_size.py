@@ -67,6 +67,14 @@ def test_the_limit_is_not_exceeded_and_nothing_may_fit(tiny, gpu, pixels, limit,
     assert most_images(job_of_tiny(), CPU, limit) == found
 
 
+def test_a_model_that_does_not_fit_itself_leaves_no_memory_for_images(tiny, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "ModelEmaV3", full)
+    assert most_images(job_of_tiny(), CPU, limit=8) == 0
+
+
 @pytest.mark.parametrize("pairs", [(), ("train.accumulate=3", "train.optimizer=sgd")], ids=str)
 def test_real_steps_leave_the_model_as_it_was(tiny, pairs):
     job = job_of_tiny(*pairs, phases=2)

@@ -1,6 +1,7 @@
 """The memory of a training step, measured on a copy of the model: what fits, and what gradient checkpointing saves."""
 
 import logging
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 
@@ -40,24 +41,18 @@ def most_images(job: TrainJob, device: torch.device, limit: int) -> int:
     """
     found = limit
     for number in range(1, len(job.cfg.phases) + 1):
-        found = _doubled_while_fitting(trial(job, number, device), found)
+        found = _doubled_while_fitting(job, number, device, found)
     return found
 
 
-def _doubled_while_fitting(trainer: Trainer, limit: int) -> int:
+def _doubled_while_fitting(job: TrainJob, number: int, device: torch.device, limit: int) -> int:
     images, found = LEAST_IMAGES, 0
-    with hardware.limited_memory(trainer.group.device, MEMORY_SHARE):
-        while images <= limit and _fits(trainer, images):
+    with hardware.limited_memory(device, MEMORY_SHARE), suppress(torch.OutOfMemoryError):
+        trainer = trial(job, number, device)  # which may not fit itself
+        while images <= limit:
+            trainer.train_on_copies(images, UPDATES)
             images, found = 2 * images, images
     return found
-
-
-def _fits(trainer: Trainer, images: int) -> bool:
-    try:
-        trainer.train_on_copies(images, UPDATES)
-    except torch.OutOfMemoryError:
-        return False
-    return True
 
 
 def log_checkpointing(job: TrainJob, group: Processes) -> None:

@@ -27,6 +27,12 @@ from pipeline.quoting import first_line, shortened
 from pipeline.schema import did_you_mean
 
 CONSTANTS = ("BORDER_", "INTER_")  # beginnings of the names of OpenCV's constants that a text may stand for
+# What users of other pipelines would list, in small letters, and where it is here.
+MIX = "set the phase's mix instead, such as mix = { cutmix = 0.2 }"
+OTHER_PLACES = {
+    **dict.fromkeys(("mixup", "cutmix", "mosaic", "copypaste", "fda", "histogrammatching"), MIX),
+    **dict.fromkeys(("totensorv2", "normalize"), "the model does that: take it out"),
+}
 PROBE_SIDE = 64  # pixels of the image that a list is tried on, unless it is cropped to less
 PROBE_SEEDS = range(3)
 
@@ -41,6 +47,8 @@ def build_transform(spec: Transform) -> A.BasicTransform | A.BaseCompose:
         options = {"transforms": [build_transform(each) for each in spec.transforms], **spec.arguments}
         return _create(getattr(A, spec.name), spec, options)
     known = known_transforms()
+    if spec.name.lower() in OTHER_PLACES:
+        raise ValueError(f"{spec.name} is no transform of a list: {OTHER_PLACES[spec.name.lower()]}")
     if spec.name not in known:
         raise ValueError(f"unknown transform '{shortened(spec.name)}'. {did_you_mean(spec.name, [*known, *GROUPS])}")
     return _create(known[spec.name], spec, spec.arguments)

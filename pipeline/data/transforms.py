@@ -1,10 +1,6 @@
-"""Transforms of our own, beside those of albumentations 2.0.8. This module also sets that library's options."""
+"""Transforms of our own, beside those of albumentations 2.0.8."""
 
-import os
 from typing import Any
-
-# Otherwise the library looks for a newer version on the network when it is imported.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
 import cv2

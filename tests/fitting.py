@@ -1,9 +1,11 @@
 """Training of one fold of the tiny competition, without the stages."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from pipeline import competition, config
@@ -16,6 +18,7 @@ from pipeline.training.fold_data import FoldData
 from pipeline.training.full_fit import with_epochs
 from pipeline.training.selection import Validation
 from pipeline.training.train_job import TrainJob
+from pipeline.training.train_state import TrainState
 from pipeline.training.trainer import fit
 
 RUN = Path("runs")
@@ -49,6 +52,23 @@ def job_of_tiny(*pairs, data=None, phases=1, epochs=None):
     model, data, encoder = build_model(cfg.model), data or fold_data(), cfg.model.encoder
     checkpointing = cfg.model.grad_checkpointing
     return TrainJob(model, data, train, RUN, seed=0, encoder=encoder, grad_checkpointing=checkpointing)
+
+
+@contextmanager
+def stopped_after(saves):
+    """Stop the training in the block after it has written its state so many times; it fails if it is not stopped."""
+    original, saved = TrainState.save, []
+
+    def save_and_stop(self, path):
+        original(self, path)
+        saved.append(path)
+        if len(saved) == saves:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainState, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def validation(score, at_best=None, *, soft=0.0, baseline=0.0):

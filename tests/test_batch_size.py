@@ -14,9 +14,8 @@ from pipeline.training.batch_size import choose_batch_size
 from pipeline.training.checkpoint import load_weights, read_record
 from pipeline.training.distributed import Processes
 from pipeline.training.step_memory import most_images
-from pipeline.training.train_state import TrainState
 from pipeline.training.trainer import Trainer
-from tests.fitting import RUN, fit_tiny, history, job_of_tiny
+from tests.fitting import RUN, fit_tiny, history, job_of_tiny, stopped_after
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 CHOSEN, KNOWN = Path("runs/tiny/batch_size.json"), Path("runs/batch_sizes.json")
@@ -218,7 +217,7 @@ def test_another_word_than_auto_is_refused(tiny):
 
 
 @pytest.mark.slow
-def test_checkpointed_training_gives_the_same_weights_and_resumes_a_run_without_it(tiny, monkeypatch):
+def test_checkpointed_training_gives_the_same_weights_and_resumes_a_run_without_it(tiny):
     fit_tiny(epochs=(2,))
     plain, lines = load_weights(RUN / "phase1.safetensors"), history()
     for path in RUN.iterdir():
@@ -228,26 +227,12 @@ def test_checkpointed_training_gives_the_same_weights_and_resumes_a_run_without_
     assert all(torch.equal(plain[key], found[key]) for key in plain)
     assert history() == lines
 
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainState, "save", stop_after(1))
-        with pytest.raises(KeyboardInterrupt):
-            stages.train(load(), 0)
+    with stopped_after(1):
+        stages.train(load(), 0)
     stages.train(load("model.grad_checkpointing=true"), 0)
     stages.train(load("name=whole"), 0)
     found, whole = (load_weights(Path(f"runs/{name}/fold0/best.safetensors")) for name in ("tiny", "whole"))
     assert all(torch.equal(found[key], whole[key]) for key in whole)
-
-
-def stop_after(epochs):
-    original, saved = TrainState.save, []
-
-    def save_and_stop(self, path):
-        original(self, path)
-        saved.append(path)
-        if len(saved) == epochs:
-            raise KeyboardInterrupt
-
-    return save_and_stop
 
 
 def test_the_memory_of_a_step_is_logged_without_and_with_checkpointing(tiny, caplog, monkeypatch):

@@ -25,9 +25,8 @@ from pipeline.stages.training import _with_defaults, settings, train_full
 from pipeline.training.checkpoint import load_weights, read_record
 from pipeline.training.distributed import processes
 from pipeline.training.fold_data import TeacherData, build_loader
-from pipeline.training.trainer import Trainer
 from tests.conftest import CONFIG
-from tests.fitting import fit_tiny, fold_data, history
+from tests.fitting import fit_tiny, fold_data, history, stopped_after
 
 
 def load(name="student", *pairs):
@@ -317,20 +316,12 @@ def test_a_student_is_trained_to_a_submission_and_its_teacher_is_trained_and_pre
 
 
 @pytest.mark.slow
-def test_a_student_that_was_stopped_resumes_to_the_same_weights(student, monkeypatch):
+def test_a_student_that_was_stopped_resumes_to_the_same_weights(student):
     stages.train(load(), 0)
     expected = load_weights(Path("runs/student/fold0/best.safetensors"))
     shutil.rmtree("runs/student")
-    save = Trainer._save_epoch
-
-    def save_and_stop(self, line):
-        save(self, line)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "_save_epoch", save_and_stop)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(1):
         stages.train(load(), 0)
-    monkeypatch.setattr(Trainer, "_save_epoch", save)
     assert len(history_of("student")) == 1
     stages.train(load(), 0)
     assert len(history_of("student")) == 4

@@ -10,7 +10,7 @@ from pipeline.training import trainer
 from pipeline.training.checkpoint import load_weights, refuse_other_settings
 from pipeline.training.freezing import Freezing, frozen_layers
 from pipeline.training.train_state import TrainState
-from tests.fitting import RUN, fit_tiny, history
+from tests.fitting import RUN, fit_tiny, history, stopped_after
 
 ENCODER = "net.encoder.model."
 STEM, DEEPEST = ENCODER + "conv_stem.weight", ENCODER + "blocks.4.0.conv_pw.weight"
@@ -88,21 +88,12 @@ def test_frozen_layers_keep_weights_and_statistics_until_their_epoch(tiny, saved
 
 @pytest.mark.slow
 @pytest.mark.parametrize("finished", [1, 2])
-def test_a_run_stopped_while_layers_are_frozen_ends_with_the_weights_of_an_undisturbed_run(tiny, monkeypatch, finished):
+def test_a_run_stopped_while_layers_are_frozen_ends_with_the_weights_of_an_undisturbed_run(tiny, finished):
     fit_tiny(*HALF, "train.phases.0.swa=0.5")
     undisturbed, lines = load_weights(RUN / "phase1.safetensors"), history()
     for path in RUN.iterdir():
         path.unlink()
-    original, saved = TrainState.save, []
-
-    def save_and_stop(self, path):
-        original(self, path)
-        saved.append(path)
-        if len(saved) == finished:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(TrainState, "save", save_and_stop)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(finished):
         fit_tiny(*HALF, "train.phases.0.swa=0.5")
     fit_tiny(*HALF, "train.phases.0.swa=0.5")
     assert history() == lines

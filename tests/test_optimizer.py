@@ -19,7 +19,7 @@ from pipeline.training.optimizer import (
     set_learning_rate,
 )
 from pipeline.training.train_state import TrainState
-from tests.fitting import RUN, fit_tiny, history
+from tests.fitting import RUN, fit_tiny, history, stopped_after
 
 # Factors with encoder_lr 0.5 and layer_decay 0.8: the encoder's last layer has 0.5, each one before it 0.8 of it.
 RESNET18 = {
@@ -137,16 +137,8 @@ def test_layer_decay_without_known_layers_is_refused(tiny, monkeypatch):
 
 @pytest.mark.slow
 def test_a_state_with_other_groups_is_refused_with_what_to_do(tiny, monkeypatch):
-    original = TrainState.save
-
-    def save_and_stop(self, path):
-        original(self, path)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(TrainState, "save", save_and_stop)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(1):
         fit_tiny(epochs=(2,))
-    monkeypatch.setattr(TrainState, "save", original)
     one_group = "pipeline.training.optimizer.parameter_groups"
     monkeypatch.setattr(one_group, lambda model, *_: [{"params": model.parameters()}])
     with pytest.raises(ValueError, match=r"runs/state.pt: the state of an older version.*remove runs to train"):
@@ -155,22 +147,13 @@ def test_a_state_with_other_groups_is_refused_with_what_to_do(tiny, monkeypatch)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
-def test_a_resumed_training_has_the_same_rates_and_weights(tiny, name, monkeypatch):
+def test_a_resumed_training_has_the_same_rates_and_weights(tiny, name):
     pairs = (f"train.optimizer={name}", "train.phases.0.encoder_lr=0.3", "train.phases.0.layer_decay=0.7")
     fit_tiny(*pairs, epochs=(3,))
     expected = history()
     for path in RUN.iterdir():
         path.unlink()
-    original, saved = TrainState.save, []
-
-    def save_and_stop(self, path):
-        original(self, path)
-        saved.append(path)
-        if len(saved) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(TrainState, "save", save_and_stop)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(2):
         fit_tiny(*pairs, epochs=(3,))
     state = TrainState.load(RUN / "state.pt")
     scales = {group["lr_scale"] for group in state.tensors["optimizer"]["param_groups"]}

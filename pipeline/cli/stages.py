@@ -125,7 +125,7 @@ def augment(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = No
         listed = to_toml(recipe.transforms, "train.phases.augment") or "augment = []"
         out.print("\n".join([f"# {name}", *given, "", listed, ""]), markup=False, highlight=False, soft_wrap=True)
     if done.symmetries:
-        print_table(symmetry_rows(done.symmetries), {"told apart": "{:.0%}"})
+        print_table(symmetry_rows(done.symmetries), {"accuracy": "{:.0%}"})
         out.print(advise(done.symmetries), soft_wrap=True)
     out.print(f"pictures    {done.sheet}")
 

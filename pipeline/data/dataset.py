@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from pipeline.data.array_cache import make_cache
 from pipeline.data.augment import Augment
-from pipeline.data.labels import Labels, one_hot
+from pipeline.data.labels import Labels
 from pipeline.data.mixing import Mixing, Pair
 from pipeline.data.reader import Reader
 from pipeline.data.resize import Resize
@@ -99,7 +99,7 @@ class MaskedImages(Dataset):
         """The maps of a mask as one tensor; none if no loss needs any."""
         if not self.maps:
             return []
-        masks = one_hot(mask, len(self.labels.classes)) if self.labels.exclusive else mask
+        masks = self.labels.by_class(mask)
         return [to_tensor(make_maps(masks, self.maps, boundary=self.labels.boundary is not None))]
 
     def _augmented(self, position: int, seed: int) -> Pair:

@@ -30,7 +30,7 @@ from pipeline.data.file_index import (
     match_files,
     normalize_id,
 )
-from pipeline.data.labels import Labels, one_hot
+from pipeline.data.labels import Labels
 from pipeline.data.medical import slice_of
 from pipeline.data.polygons import read_polygons
 from pipeline.data.reader import DEFAULT_READER, ImageError, Reader
@@ -448,8 +448,7 @@ def mask_coverage(sample: Sample, labels: Labels) -> list[float]:
     Raises:
         ImageError, RLEError: as `Labels.read`.
     """
-    mask = labels.read_mask(sample)
-    masks = one_hot(mask, len(labels.classes)) if labels.exclusive else mask
+    masks = labels.by_class(labels.read_mask(sample))
     return (masks == 1).mean(axis=(0, 1)).tolist()
 
 

@@ -187,6 +187,10 @@ class Labels:
             union = np.where((union == 1) | (mask == 1), 1, np.maximum(union, mask))
         return union.astype(np.uint8)
 
+    def by_class(self, mask: np.ndarray) -> np.ndarray:
+        """A mask as the one of each class, (H, W, C): exclusive classes, which are read as numbers, become C masks."""
+        return one_hot(mask, len(self.classes)) if self.exclusive else mask
+
     def read_scored(self, sample: Sample) -> np.ndarray:
         """The mask that predictions are scored against, at the size of submitted masks.
 
@@ -200,7 +204,7 @@ class Labels:
             ImageError, RLEError: as `read`.
         """
         mask = self.read_mask(sample)
-        channels = (one_hot(mask, len(self.classes)) if self.exclusive else mask).transpose(2, 0, 1)
+        channels = self.by_class(mask).transpose(2, 0, 1)
         return np.ascontiguousarray(channels) if self.size is None else resize_masks(channels, self.size)
 
     def read_instances(self, sample: Sample) -> np.ndarray:

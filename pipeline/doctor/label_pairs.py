@@ -17,7 +17,7 @@ import pandas as pd
 from pipeline.competition import Competition
 from pipeline.data.file_index import find_files
 from pipeline.data.formats import read_indices, read_pixels
-from pipeline.data.labels import VOID, Labels, one_hot
+from pipeline.data.labels import VOID, Labels
 from pipeline.data.reader import ImageError
 from pipeline.data.sample import Sample, samples_of
 from pipeline.data.tables import read_rows
@@ -118,8 +118,8 @@ def _compare(card: Competition, names: str, pairs: Sequence[LabelPair]) -> Findi
 
 def _read_mask(card: Competition, each: LabelPair) -> np.ndarray:
     """The mask image as the card reads it, (C, H, W) uint8."""
-    mask = Labels.of(card).read_mask(Sample(each.path.stem, (each.path,), each.shape, mask_paths=(each.path,)))
-    return (one_hot(mask, len(card.classes)) if card.exclusive else mask).transpose(2, 0, 1)
+    labels, sample = Labels.of(card), Sample(each.path.stem, (each.path,), each.shape, mask_paths=(each.path,))
+    return labels.by_class(labels.read_mask(sample)).transpose(2, 0, 1)
 
 
 def _decode_texts(each: LabelPair, dialect: Dialect) -> np.ndarray:

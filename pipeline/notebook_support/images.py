@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.config import Config
-from pipeline.data.labels import VOID, one_hot
+from pipeline.data.labels import VOID
 from pipeline.data.sample import Sample, samples_of
 from pipeline.report.overlays import PANELS, Panel, draw_sheet
 from pipeline.report.report_data import ReportData
@@ -45,8 +45,7 @@ def draw_samples(context: Context, seed: int = 0) -> Figure:
 
 
 def _target_panel(context: Context, sample: Sample, coverage: float) -> Panel:
-    mask = context.labels.read_mask(sample)
-    masks = one_hot(mask, len(context.card.classes)) if context.labels.exclusive else mask
+    masks = context.labels.by_class(context.labels.read_mask(sample))
     masks = np.where(masks == VOID, 0, masks).transpose(2, 0, 1)[: len(context.card.classes)]
     return Panel(f"{sample.image_id[:10]}  {coverage:.1%}", context.reader.picture(sample), None, masks)
 

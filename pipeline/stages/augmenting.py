@@ -15,7 +15,7 @@ from pipeline.data.channels import with_input_channels
 from pipeline.data.crops import crop_index
 from pipeline.data.dataset import MaskedImages
 from pipeline.data.intensity import to_uint8
-from pipeline.data.labels import Labels, one_hot
+from pipeline.data.labels import Labels
 from pipeline.data.reader import Reader
 from pipeline.data.sample import samples_of
 from pipeline.data.soft_masks import harden
@@ -25,7 +25,7 @@ from pipeline.stages.preparing import Paths, check, index_training_images, keep_
 from pipeline.stages.symmetries import find_symmetries
 from pipeline.statistics.symmetry_probe import SymmetryProbe
 from pipeline.training.checkpoint import FULL
-from pipeline.training.fold_data import FoldData, phase_images
+from pipeline.training.fold_data import FoldData, phase_images, recipe_of
 
 IMAGES = 8  # on the sheet
 DRAWS = 8  # of each image in each phase
@@ -58,7 +58,7 @@ def augment(cfg: Config) -> AugmentResult:
     train = cfg.train.model_copy(update={"augment_on_device": False, "workers": 0})
     names = _equal_phases(train.phases)
     images = {name: phase_images(data, train, numbers[0]) for name, numbers in names.items()}
-    recipes = {name: _recipe(train.phases[numbers[0] - 1], images[name].reader) for name, numbers in names.items()}
+    recipes = {name: recipe_of(train.phases[numbers[0] - 1], images[name].reader) for name, numbers in names.items()}
     rows = {
         f"{sample.image_id[:40]}, {name}": _row(images[name], position, recipes[name])
         for position, sample in enumerate(samples_of(data.train_index))
@@ -84,11 +84,6 @@ def _equal_phases(phases: Sequence[Phase]) -> dict[str, list[int]]:
         what = phase.model_dump_json(include={"augment", "crop", "scale", "scale_p", "size", "mix"})
         numbers.setdefault(what, []).append(number)
     return {f"phase{'s' * (len(some) > 1)} {', '.join(map(str, some))}": some for some in numbers.values()}
-
-
-def _recipe(phase: Phase, reader: Reader) -> Recipe:
-    channels = reader.channels if reader.has_colours else 1
-    return make_recipe(phase.augment, phase.crop, channels, scale=phase.scale, scale_p=phase.scale_p)
 
 
 def _row(images: MaskedImages, position: int, recipe: Recipe) -> list[Panel]:
@@ -119,6 +114,5 @@ def _picture(image: Tensor) -> np.ndarray:
 
 def _targets(mask: Tensor, labels: Labels) -> np.ndarray:
     """A target as (C, H, W) of 0 and 1; void pixels are 0."""
-    pixels = harden(mask.permute(1, 2, 0).numpy())
-    masks = one_hot(pixels, len(labels.classes)) if labels.exclusive else pixels
+    masks = labels.by_class(harden(mask.permute(1, 2, 0).numpy()))
     return np.where(masks == VOID, 0, masks).transpose(2, 0, 1)

@@ -108,9 +108,9 @@ def _accuracy(differences: np.ndarray, groups: np.ndarray, folds: int) -> float:
 
 
 def symmetry_rows(probes: Sequence[SymmetryProbe]) -> list[dict[str, object]]:
-    """A table of the probes: symmetry, told apart (0 to 1), and whether it holds."""
+    """A table of the probes: symmetry, accuracy (0 to 1), and whether it holds."""
     words = {True: "yes", False: "no", None: "too few images"}
-    return [{"symmetry": each.symmetry, "told apart": each.accuracy, "holds": words[each.holds]} for each in probes]
+    return [{"symmetry": each.symmetry, "accuracy": each.accuracy, "holds": words[each.holds]} for each in probes]
 
 
 def advise(probes: Sequence[SymmetryProbe]) -> str:

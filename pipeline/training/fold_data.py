@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from pipeline import config, hardware
-from pipeline.data.augment import Augment, make_recipe
+from pipeline.data.augment import Augment, Recipe, make_recipe
 from pipeline.data.dataset import AddedImages, MaskedImages, ReadTarget
 from pipeline.data.index import coverage_columns, index_column
 from pipeline.data.labels import Labels
@@ -214,19 +214,23 @@ def phase_images(
     """
     phase, teacher = cfg.phases[number - 1], data.teaches(number)
     reader = data.reader.at(Resize(phase.size)) if phase.size else data.reader  # windows are cut at data.size
-    channels = reader.channels if reader.has_colours else 1
-    recipe = make_recipe(phase.augment, phase.crop, channels, scale=phase.scale, scale_p=phase.scale_p)
     return MaskedImages(
         data.train_index,
         data.labels,
         reader,
-        Augment(recipe, soft=data.is_soft(number), on_device=cfg.augment_on_device),
+        Augment(recipe_of(phase, reader), soft=data.is_soft(number), on_device=cfg.augment_on_device),
         num_workers=num_workers,
         read=teacher.read(data.labels) if teacher else None,
         added=[each.images for each in data.added(number)],
         mixing=_mixing(phase, data.train_index, data.labels.boundary),
         maps=maps,
     )
+
+
+def recipe_of(phase: config.Phase, reader: Reader) -> Recipe:
+    """The augmentation of a phase, for the images of a reader."""
+    channels = reader.channels if reader.has_colours else 1
+    return make_recipe(phase.augment, phase.crop, channels, scale=phase.scale, scale_p=phase.scale_p)
 
 
 def _mixing(phase: config.Phase, index: pd.DataFrame, boundary: float | None) -> Mixing | None:

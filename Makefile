@@ -25,8 +25,9 @@ endif
 STAGE = $(PYTHON) -m pipeline
 quoted = '$(subst ','\'',$(1))'
 OPTIONS = configs/$(CONFIG).toml $(if $(SET),--set=$(call quoted,$(SET))) $(if $(SKIP_BAD),--skip-bad)
-# The ensemble of configs a and b is called a+b.
-NAME = $(subst $() ,+,$(strip $(CONFIGS)))
+MEMBERS = --configs "$(CONFIGS)" $(if $(FOLDS),--folds "$(FOLDS)")
+# The ensemble of configs a and b is called a+b; of their folds 0 and 1, a+b-fold0-fold1.
+NAME = $(subst $() ,+,$(strip $(CONFIGS)))$(subst $() ,,$(addprefix -fold,$(sort $(FOLDS))))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data augment doctor audit competitions folds train sweep oof predict ensemble report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-slow test-older fuzz types lint format
@@ -37,6 +38,7 @@ help: ## list the targets
 	@echo "  CONFIG=name       configs/name.toml (now: $(CONFIG))"
 	@echo "  DATA=folder       folder of the competition's files (default: data/<competition>)"
 	@echo "  FOLD=0            one fold; FOLD=all (default) every fold in turn; FOLD=full every image, no validation"
+	@echo "  FOLDS=\"0 1\"       ensemble, report, bundle: use only these folds (default: all)"
 	@echo "  SET=\"a.b=1 c=['x','y']\"   override values of the config"
 	@echo "  SKIP_BAD=1        list images that cannot be read and leave them out"
 	@echo "  PYTHON=python     use this interpreter instead of .venv"
@@ -112,10 +114,10 @@ predict: $(VENV) ## test-set probabilities of all folds
 	$(STAGE) predict $(OPTIONS)
 
 ensemble: $(VENV) ## run all missing stages and write submissions/<name>.csv (CONFIGS="a b": an ensemble of several)
-	$(STAGE) ensemble $(OPTIONS) --configs "$(CONFIGS)"
+	$(STAGE) ensemble $(OPTIONS) $(MEMBERS)
 
 report: $(VENV) ## reports/<name>.html: scores, plots, worst images, recommendations (CONFIGS="a b": of an ensemble)
-	$(STAGE) report $(OPTIONS) --configs "$(CONFIGS)"
+	$(STAGE) report $(OPTIONS) $(MEMBERS)
 
 compare: $(VENV) ## test whether A=x is better than B=y: paired bootstrap of their cross-fitted OOF scores
 	$(STAGE) compare $(A) $(B)
@@ -130,10 +132,10 @@ score: $(VENV) ## score SUBMISSION=file.csv against SOLUTION=file.csv of COMPETI
 	$(STAGE) score $(COMPETITION) $(SUBMISSION) $(SOLUTION)
 
 bundle: $(VENV) ## dist/kaggle/<name>/: wheels, weights and notebooks for Kaggle (OWNER=your Kaggle name, HALF=1: bfloat16)
-	$(STAGE) bundle $(OPTIONS) --configs "$(CONFIGS)" $(if $(OWNER),--owner $(OWNER)) $(if $(HALF),--half)
+	$(STAGE) bundle $(OPTIONS) $(MEMBERS) $(if $(OWNER),--owner $(OWNER)) $(if $(HALF),--half)
 
 rehearse: $(VENV) $(BASE) ## run the bundle's notebook as Kaggle does: no network, a fresh environment, a hidden test set
-	$(STAGE) rehearse $(OPTIONS) --configs "$(CONFIGS)" --base $(BASE_PYTHON) $(if $(IMAGES),--images $(IMAGES))
+	$(STAGE) rehearse $(OPTIONS) $(MEMBERS) --base $(BASE_PYTHON) $(if $(IMAGES),--images $(IMAGES))
 
 upload: $(VENV) $(VENV_KAGGLE) ## upload the bundle's two datasets to Kaggle, or update them (MESSAGE="what changed")
 	$(STAGE) upload $(NAME) $(if $(MESSAGE),--message=$(call quoted,$(MESSAGE)))

@@ -62,7 +62,7 @@ def test_ensemble_of_two_prints_its_gain_and_writes_one_score_per_image(submitte
 
 def test_members_with_different_image_sizes_are_refused_with_id_and_sizes(tiny):
     members = [Stored("one", np.zeros((1, 36, 44), np.uint8)), Stored("other", np.zeros((1, 18, 22), np.uint8))]
-    rows = pd.DataFrame({"image_id": ["0757"], "path": [Path("0757.png")], "fold": [0]})
+    rows = pd.DataFrame({"image_id": ["0757"], "path": [Path("0757.png")], "choice_fold": [0]})
     said = r"image '0757': other predicts \(1, 18, 22\), one \(1, 36, 44\) .*: an ensemble needs one size"
     with pytest.raises(ValueError, match=said):
         oof_of_members(members, rows).read("0757")

@@ -14,6 +14,7 @@ from pipeline.cli.terminal import (
     Configs,
     DataRoot,
     Overrides,
+    PartOfFolds,
     SkipBad,
     app,
     load_configs,
@@ -31,6 +32,7 @@ Weights = Annotated[Path, typer.Argument(help="the bundle's weights, dist/kaggle
 def bundle(
     path: ConfigPath = DEMO,
     configs: Configs = "",
+    folds: PartOfFolds = "",
     owner: Annotated[
         str | None,
         typer.Option(envvar="KAGGLE_USERNAME", help="your Kaggle user name (default: as before)"),
@@ -44,7 +46,7 @@ def bundle(
     skip_bad: SkipBad = False,
 ) -> None:
     """Pack wheels, weights and notebooks for offline prediction on Kaggle into dist/kaggle/<name>/."""
-    result = stages.bundle(load_configs(path, configs, set_, data, skip_bad), owner, half=half)
+    result = stages.bundle(load_configs(path, configs, set_, data, skip_bad, folds), owner, half=half)
     _print_bundle(result)
     if result.owner == stages.PLACEHOLDER_OWNER:
         out.print(f"owner       {result.owner}: set OWNER=<your Kaggle user name> before you upload")
@@ -108,6 +110,7 @@ def batch_predict(
 def rehearse(
     path: ConfigPath = DEMO,
     configs: Configs = "",
+    folds: PartOfFolds = "",
     base: Annotated[
         Path,
         typer.Option(help="interpreter with the packages of Kaggle's image (default: this one)", show_default=False),
@@ -118,7 +121,7 @@ def rehearse(
     skip_bad: SkipBad = False,
 ) -> None:
     """Run the submission notebook as Kaggle does: no network, a fresh environment, a hidden test set."""
-    runs = stages.rehearse(load_configs(path, configs, set_, data, skip_bad), base)
+    runs = stages.rehearse(load_configs(path, configs, set_, data, skip_bad, folds), base)
     print_table([_run_row(run, images) for run in runs], {})
     for run in runs:
         _print_run(run)

@@ -17,6 +17,7 @@ from pipeline.cli.terminal import (
     Configs,
     DataRoot,
     Overrides,
+    PartOfFolds,
     SkipBad,
     app,
     load_config,
@@ -260,12 +261,13 @@ def predict(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = No
 def ensemble(
     path: ConfigPath = DEMO,
     configs: Configs = "",
+    folds: PartOfFolds = "",
     set_: Overrides = None,
     data: DataRoot = None,
     skip_bad: SkipBad = False,
 ) -> None:
     """Write a validated submission: averages models, tunes post-processing on OOF; runs missing stages first."""
-    cfgs = load_configs(path, configs, set_, data, skip_bad)
+    cfgs = load_configs(path, configs, set_, data, skip_bad, folds)
     # `make ensemble CONFIG=x` passes x twice; that is no mistake.
     if len(configs.split()) == 1 and configs.split() != [path.stem]:
         log.warning("an ensemble of one config (%s): no weights to tune; give two or more in CONFIGS", cfgs[0].name)
@@ -315,6 +317,8 @@ def _print_score(done: stages.Ensembled) -> None:
                 f"            better alone: submit submissions/{best}.csv (make ensemble CONFIGS={best} writes it)"
             )
     _print_rules(done.selection.renderer, done.classes, several=len(done.member_scores) > 1)
+    for note in done.notes:
+        out.print(f"note        {note}")
 
 
 def _format_detection(found: DetectionRates) -> list[str]:
@@ -354,12 +358,13 @@ def _format_rules(rules: Rules | InstanceRules) -> str:
 def report(
     path: ConfigPath = DEMO,
     configs: Configs = "",
+    folds: PartOfFolds = "",
     set_: Overrides = None,
     data: DataRoot = None,
     skip_bad: SkipBad = False,
 ) -> None:
     """Write an HTML report: training curves, worst images, suspected label errors, content of the submission."""
-    out.print(f"report      {stages.report(load_configs(path, configs, set_, data, skip_bad))}")
+    out.print(f"report      {stages.report(load_configs(path, configs, set_, data, skip_bad, folds))}")
 
 
 @app.command()

@@ -25,6 +25,10 @@ Configs = Annotated[
     str,
     typer.Option(metavar="NAMES", help="several configs by name, in the folder of CONFIG, e.g. 'unet fpn'"),
 ]
+PartOfFolds = Annotated[
+    str,
+    typer.Option("--folds", metavar="NUMBERS", help="use only these folds, e.g. '0 1' (default: all)"),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="override values of the config, e.g. 'train.batch_size=8 seed=1'"),
@@ -48,11 +52,28 @@ def load_config(path: Path, overrides: Sequence[str] | None, data: Path | None, 
 
 
 def load_configs(
-    path: Path, names: str, overrides: Sequence[str] | None, data: Path | None, skip_bad: bool
+    path: Path,
+    names: str,
+    overrides: Sequence[str] | None,
+    data: Path | None,
+    skip_bad: bool,
+    folds: str = "",
 ) -> list[Config]:
-    """Load the configs of these names in the folder of `path`; without names, the config at `path`."""
+    """Load the configs of these names in the folder of `path`; without names, the config at `path`.
+
+    Args:
+        folds: numbers of the folds to use, such as "0 1"; empty: all.
+    """
     paths = [path.with_name(f"{name}.toml") for name in names.split()] or [path]
-    return [load_config(each, overrides, data, skip_bad) for each in paths]
+    options = [*(overrides or []), *_part_of_folds(folds)]
+    return [load_config(each, options, data, skip_bad) for each in paths]
+
+
+def _part_of_folds(text: str) -> list[str]:
+    invalid = [word for word in text.split() if not word.isdecimal()]
+    if invalid:
+        raise ValueError(f"--folds {invalid[0]}: expected numbers from 0, such as '0 1'")
+    return [f"folds.only=[{','.join(str(int(word)) for word in text.split())}]"] if text.split() else []
 
 
 def print_table(rows: list[dict[str, Any]], formats: dict[str, str]) -> None:

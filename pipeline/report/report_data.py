@@ -133,6 +133,7 @@ class ReportData:
         separation: of objects.
         reliability: as `label_quality.reliability` returns it.
         symmetries: of the training images; empty if they are too large to be read whole.
+        notes: what the score does not say, one line each.
     """
 
     title: str
@@ -157,6 +158,7 @@ class ReportData:
     submission: Submission
     shakeup: SimulatedShakeup | None
     symmetries: Sequence[SymmetryProbe] = ()
+    notes: Sequence[str] = ()
 
     @property
     def scored(self) -> pd.DataFrame:

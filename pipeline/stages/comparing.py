@@ -179,7 +179,7 @@ def _same_images(names: Sequence[str]) -> list[pd.DataFrame]:
         if unshared:
             raise ValueError(
                 f"{names[0]} and {name} were scored on different images, {len(unshared)} are in one only, the first "
-                f"is '{unshared[0]}': compare configs of one competition"
+                f"is '{unshared[0]}': compare configs of one competition, with the same FOLDS"
             )
     return tables
 

@@ -39,6 +39,7 @@ from pipeline.metrics import (
 )
 from pipeline.progress import track
 from pipeline.report.overlays import PANELS, Panel, choose_examples, write_sheet
+from pipeline.stages.part_of_folds import describe_part, with_choice_folds
 from pipeline.stages.preparing import Context, make_context
 from pipeline.stages.training import machines_of, predict_test
 from pipeline.statistics.bootstrap import Difference, Interval, interval, paired
@@ -71,6 +72,7 @@ class Ensembled(NamedTuple):
     gain: Difference | None  # over the best member alone, both cross-fitted; None for one member
     found: DetectionRates  # detection rates of the training masks, each rendered by the choice made without its fold
     train_empty: float  # share of the training masks that are empty
+    notes: tuple[str, ...]  # what the score does not say, one line each
     summary: submission.SubmissionSummary
 
     @property
@@ -120,6 +122,7 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
         _gain(scores, alone, groups),
         _found(members, rows, together),
         float((rows[coverage_columns(first.card.classes)] == 0).to_numpy().mean()),
+        notes_of(members, rows),
         submission.write_submission(
             csv,
             first.card,
@@ -136,8 +139,9 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
 
 
 def ensemble_name(cfgs: Sequence[Config]) -> str:
-    """The name of the files of several configs together."""
-    return "+".join(cfg.name for cfg in cfgs)
+    """The name of the files of several configs together, and of the part of the folds: a+b, a-fold0-fold1."""
+    part = "".join(f"-fold{number}" for number in sorted(cfgs[0].folds.only))
+    return "+".join(cfg.name for cfg in cfgs) + part
 
 
 def load_members(cfgs: Sequence[Config]) -> list[Context]:
@@ -156,6 +160,11 @@ def load_members(cfgs: Sequence[Config]) -> list[Context]:
             raise ValueError(
                 f"{other.cfg.name} ({other.paths.folds}) and {first.cfg.name} ({first.paths.folds}) have different "
                 f"folds, first at image '{_first_difference(first, other)}': train both on one, or use make compare"
+            )
+        if other.fold_numbers() != first.fold_numbers():
+            raise ValueError(
+                f"folds.only of {other.cfg.name} is {list(other.cfg.folds.only)}, of {first.cfg.name} "
+                f"{list(first.cfg.folds.only)}: set it with FOLDS, for all members"
             )
     return [first, *others]
 
@@ -176,20 +185,24 @@ def _first_difference(first: Context, other: Context) -> str:
 
 
 def oof_rows(members: Sequence[Context]) -> pd.DataFrame:
-    """The training images with their folds, after checking that each member predicted each of them once.
+    """The training images of the folds, after checking that each member predicted each of them once.
+
+    Column `fold` is that of the models, `choice_fold` that of the choices, see `part_of_folds`.
 
     Raises:
         ValueError: naming the member and the first image that it has not, or that is of another size or class count.
     """
     first = members[0]
+    rows = first.index.merge(first.folds, on="image_id").sort_values(["fold", "image_id"], ignore_index=True)
+    rows = rows[rows["fold"].isin(first.fold_numbers())].reset_index(drop=True)
     for member in members:
-        missing = sorted(set(first.index["image_id"]) - member.oof_store().ids())
+        missing = sorted(set(rows["image_id"]) - member.oof_store().ids())
         if missing:
             raise ValueError(
-                f"{member.paths.run}: {len(missing)} of {len(first.index)} training images have no OOF prediction, the "
+                f"{member.paths.run}: {len(missing)} of {len(rows)} training images have no OOF prediction, the "
                 f"first is '{missing[0]}': run make oof CONFIG={member.cfg.name}"
             )
-    return first.index.merge(first.folds, on="image_id").sort_values(["fold", "image_id"], ignore_index=True)
+    return with_choice_folds(rows)
 
 
 def select_members(members: Sequence[Context], rows: pd.DataFrame) -> tuple[Selection, list[Selection]]:
@@ -230,7 +243,7 @@ def oof_of_members(members: Sequence[Context], rows: pd.DataFrame) -> Oof:
                 )
         return np.stack(values), read_truth(by_id[image_id])
 
-    return Oof(rows["image_id"].tolist(), rows["fold"].to_numpy(), read, len(members), track)
+    return Oof(rows["image_id"].tolist(), rows["choice_fold"].to_numpy(), read, len(members), track)
 
 
 def _official(members: Sequence[Context], rows: pd.DataFrame, selection: Selection) -> float | None:
@@ -256,7 +269,7 @@ def _score_ranked(members: Sequence[Context], rows: pd.DataFrame, selection: Sel
 
     def objects(row: Any) -> tuple[np.ndarray, np.ndarray]:
         values, target = oof.read(row.image_id)
-        renderer = selection.by_fold[row.fold]
+        renderer = selection.by_fold[row.choice_fold]
         combined = renderer.combine(values)
         labels = renderer.labels(combined)
         shared, areas, true = overlaps(labels, target)
@@ -272,11 +285,17 @@ def _score_volumes(members: Sequence[Context], rows: pd.DataFrame, selection: Se
     card, oof = members[0].card, oof_of_members(members, rows)
 
     def read(slices: pd.DataFrame) -> Volume:
-        pairs = [(oof.read(row.image_id), selection.by_fold[row.fold]) for row in slices.itertuples()]
+        pairs = [(oof.read(row.image_id), selection.by_fold[row.choice_fold]) for row in slices.itertuples()]
         masks = [renderer.masks(renderer.combine(values)) for (values, _), renderer in pairs]
         return np.stack(masks), np.stack([target for (_, target), _ in pairs])
 
     return volume_metric(card.metric)(map(read, scoring.by_volume(rows, card)))
+
+
+def notes_of(members: Sequence[Context], rows: pd.DataFrame) -> tuple[str, ...]:
+    """What the score of an ensemble does not say, one line each."""
+    part = describe_part(members[0], rows)
+    return (part,) if part else ()
 
 
 def member_scores(members: Sequence[Context], together: Selection, alone: Sequence[Selection]) -> list[MemberScore]:
@@ -330,6 +349,7 @@ def _manifest(members: Sequence[Context], done: Ensembled, unlisted: Sequence[st
         "competition": members[0].card.name,
         "configs": {each.cfg.name: each.cfg.model_dump(mode="json", exclude=unimportant) for each in members},
         "folds": {each.cfg.name: each.fold_numbers() for each in members},
+        **({"notes": done.notes} if done.notes else {}),
         "machines": {each.cfg.name: machines_of(each) for each in members},
         **to_record(done.selection.renderer, [each.cfg.name for each in members], members[0].card.classes),
         "metric": members[0].card.metric,

@@ -126,16 +126,17 @@ class Context(NamedTuple):
         return replace(Reader.of(self.cfg, self.card), unpacked=self.unpacked)
 
     def fold_numbers(self) -> list[int]:
-        """The numbers of the folds, ascending."""
-        return sorted(self.folds["fold"].unique().tolist())
+        """The numbers of the folds, ascending; of those in `folds.only`, if it is set."""
+        return sorted(self.cfg.folds.only) or sorted(self.folds["fold"].unique().tolist())
 
     def oof_store(self, of: Sequence[int] | None = None) -> PredictionStore:
         """The OOF predictions of these folds; None: of all folds."""
         return PredictionStore(*(self.paths.oof(fold) for fold in of or self.fold_numbers()))
 
     def test_folds(self) -> list[Fold]:
-        """The folds whose models predict the test set; with `predict.full`, the full fit too."""
-        return [*self.fold_numbers(), FULL] if self.cfg.predict.full else list(self.fold_numbers())
+        """The folds whose models predict the test set; with all folds and `predict.full`, the full fit too."""
+        full = self.cfg.predict.full and not self.cfg.folds.only
+        return [*self.fold_numbers(), FULL] if full else list(self.fold_numbers())
 
     def unlisted(self, test_index: pd.DataFrame) -> list[str]:
         """Ids of test images that have no row in the sample submission."""
@@ -411,7 +412,7 @@ def _make_folds(cfg: Config, card: Competition, paths: Paths, index: pd.DataFram
     index = keep_together(index, cfg, paths)
     with place(cfg):
         table = folds.assign_folds(index, cfg.folds.count, cfg.folds.seed, cfg.folds.balance)
-    folds.write_folds(paths.folds, table, index, cfg.folds.model_dump(mode="json", exclude={"name"}))
+    folds.write_folds(paths.folds, table, index, cfg.folds.model_dump(mode="json", exclude={"name", "only"}))
     log.info("wrote %s: commit it, since all scores depend on it", paths.folds)
 
 

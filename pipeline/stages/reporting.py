@@ -26,6 +26,7 @@ from pipeline.stages.ensembling import (
     ensemble_name,
     load_members,
     member_scores,
+    notes_of,
     oof_of_members,
     oof_rows,
     select_members,
@@ -39,6 +40,8 @@ from pipeline.stages.training import fold_row, predict_test, read_history
 from pipeline.statistics import shakeup
 from pipeline.statistics.bootstrap import interval
 from pipeline.submission import sample_rows
+
+HALVES = "In the tables and charts of rules, folds 0 and 1 stand for the two halves of the fold's images."
 
 
 def report(cfgs: Sequence[Config]) -> Path:
@@ -58,7 +61,7 @@ def collect_report_data(cfgs: Sequence[Config]) -> report_data.ReportData:
     first, rows = members[0], oof_rows(members)
     selection, alone = select_members(members, rows)
     oof = oof_of_members(members, rows)
-    fold_of = dict(zip(rows["image_id"], rows["fold"], strict=True))
+    fold_of = dict(zip(rows["image_id"], rows["choice_fold"], strict=True))
     samples = {sample.image_id: sample for sample in samples_of(rows)}
 
     def read(image_id: str) -> OofImage:
@@ -82,7 +85,8 @@ def collect_report_data(cfgs: Sequence[Config]) -> report_data.ReportData:
         detection=detection_rates(summary.pixels),
         picture=picture,
         history=_history(members),
-        folds=_folds(members, selection),
+        folds=_folds(members, rows, selection),
+        notes=(*notes_of(members, rows), *([HALVES] if rows["fold"].nunique() == 1 else [])),
         classes=_classes(first.card.classes, masks, selection.scores),
         surfaces={
             name: make_score_surface(grid, part.rules)
@@ -175,10 +179,10 @@ def _history(members: Sequence[Context]) -> pd.DataFrame:
     return history.drop(columns="threshold") if members[0].card.exclusive else history
 
 
-def _folds(members: Sequence[Context], selection: Selection) -> pd.DataFrame:
-    means = selection.fold_scores
+def _folds(members: Sequence[Context], rows: pd.DataFrame, selection: Selection) -> pd.DataFrame:
+    sizes = rows.groupby("fold").size()
+    means = {fold: selection.scores.take((rows["fold"] == fold).to_numpy()).mean() for fold in sizes.index}
     if len(members) > 1:
-        sizes = members[0].folds.groupby("fold").size()
         return pd.DataFrame([{"fold": fold, "images": sizes[fold], "cross-fitted": means[fold]} for fold in means])
     return pd.DataFrame([fold_row(members[0], fold) for fold in means]).assign(**{"cross-fitted": list(means.values())})
 

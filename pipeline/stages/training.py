@@ -144,9 +144,11 @@ def train_full(context: Context) -> Path:
     """Train on every image, for the median of the folds' best numbers of epochs; trains missing folds first.
 
     Raises:
-        ValueError: if the config or one of its teachers uses pseudo-labels, because every labelling model was trained
-            on some of the images.
+        ValueError: for a part of the folds; if the config or one of its teachers uses pseudo-labels, because every
+            labelling model was trained on some of the images.
     """
+    if context.cfg.folds.only:
+        raise ValueError("a full fit takes its epochs from all folds: leave out folds.only, or FOLDS")
     if labelled := _on_pseudo_labels(context.cfg.name, settings(context)):
         raise ValueError(
             f"a full fit on pseudo-labels is not supported: no model that held out all images could make the labels of "
@@ -204,7 +206,7 @@ def predict_test(context: Context) -> pd.DataFrame:
     # Read before training, which takes hours: an error in the test set is reported at once.
     test_index = index_test_images(context.cfg, context.card, context.paths)
     _log_test_set(context, test_index)
-    if context.cfg.predict.full:
+    if FULL in context.test_folds():
         train_full(context)
     else:
         oof_of(context)

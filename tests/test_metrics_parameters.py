@@ -319,6 +319,8 @@ WRONG = {
     "iou": [0, 1, 1.5, -0.5, float("nan"), True, "0.5", [], [0.5, 0.5], [0.75, 0.5], [0.5, 1], [0.5, "0.6"], [[0.5]]],
     "tolerance": [-1, float("nan"), float("inf"), True, "1", [1]],
     "spacing": [1, [1, 1], [1, 1, 0], [1, 1, -1], [1, 1, float("inf")], [1, 1, "1"], [1, 1, 1, 1], {}],
+    "average": ["images", 1, True, ["volumes"]],
+    "normalize": ["pixels", 0, False, ["axes"]],
 }
 WITH_PARAMETERS = [name for name, spec in METRICS.items() if spec.parameters]
 NEEDED = {"mean_f_beta": {"beta": 2}, "global_f_beta": {"beta": 2}}

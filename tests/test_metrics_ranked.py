@@ -1,4 +1,8 @@
-"""Average precision of objects ranked by confidence."""
+"""Average precision of objects ranked by confidence.
+
+The oracle `by_tensorflow` follows utils/per_image_evaluation.py and utils/metrics.py of TensorFlow's object detection
+API, which evaluates Open Images, in plain loops.
+"""
 
 import numpy as np
 import pytest
@@ -8,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from sklearn.metrics import precision_recall_curve
 
-from pipeline.metrics import RankedObjects, average_precision, rank_objects
+from pipeline.metrics import RankedObjects, average_precision, mean_average_precision, pairwise_iou, rank_objects
 
 
 def image(confidences, hits, true):
@@ -100,15 +104,24 @@ def test_the_most_confident_prediction_matches_the_true_object():
     assert rank_objects(iou, np.array([0.6, 0.8]), 0.6).true_positive.tolist() == [False, True]
 
 
-def test_a_second_prediction_matches_an_unmatched_object_only():
-    iou = np.array([[0.9, 0.7], [0.8, 0.1]])  # the first takes its best, and the second has no other
+def test_a_prediction_matches_the_true_object_of_its_highest_iou_or_none():
+    iou = np.array([[0.9, 0.7], [0.8, 0.7]])  # both have the first as their best, though the second is enough
     assert rank_objects(iou, np.array([0.9, 0.5]), 0.6).true_positive.tolist() == [True, False]
-    assert rank_objects(iou[:, ::-1], np.array([0.5, 0.9]), 0.6).true_positive.tolist() == [True, True]
+    assert rank_objects(iou, np.array([0.5, 0.9]), 0.6).true_positive.tolist() == [False, True]
+    assert rank_objects(np.array([[0.9, 0.7], [0.6, 0.7]]), np.array([0.9, 0.5]), 0.6).true_positive.all()
 
 
-def test_an_iou_equal_to_the_threshold_is_not_a_hit():
-    assert rank_objects(np.array([[0.6]]), np.array([1.0]), 0.6).true_positive.tolist() == [False]
-    assert rank_objects(np.array([[0.6001]]), np.array([1.0]), 0.6).true_positive.tolist() == [True]
+def test_an_iou_equal_to_the_threshold_is_a_hit():
+    assert rank_objects(np.array([[0.6]]), np.array([1.0]), 0.6).true_positive.tolist() == [True]
+    assert rank_objects(np.array([[0.5999]]), np.array([1.0]), 0.6).true_positive.tolist() == [False]
+
+
+@pytest.mark.parametrize("twentieths", range(10, 20))
+def test_an_iou_of_whole_pixels_equals_its_threshold(twentieths):
+    # The quotient of two whole numbers is rounded to the same float as the decimal that the card has.
+    shared, union = np.array([[3 * twentieths]]), np.array([60])
+    iou = pairwise_iou(shared, union, shared[0])
+    assert rank_objects(iou, np.ones(1), float(f"0.{5 * twentieths}")).true_positive.tolist() == [True]
 
 
 def test_an_image_without_true_objects_has_no_hits():
@@ -119,12 +132,15 @@ def test_an_image_without_true_objects_has_no_hits():
     )
 
 
-IOU = 0.6001  # no box of whole pixels has exactly this IoU, which is a hit for COCO only
-
-
-def boxes(rng, count):
+def boxes(rng, count, side=20):
     """Left, top, width, height."""
-    return np.concatenate([rng.integers(0, 20, (count, 2)), rng.integers(8, 16, (count, 2))], axis=1).astype(float)
+    return np.concatenate([rng.integers(0, side, (count, 2)), rng.integers(8, 16, (count, 2))], axis=1).astype(float)
+
+
+def apart(rng, count):
+    """Boxes that do not overlap, in cells of 16×16."""
+    cells = rng.choice(9, count, replace=False)
+    return boxes(rng, count, side=1) + np.stack([cells % 3, cells // 3, 0 * cells, 0 * cells], axis=1) * 16.0
 
 
 def iou_of(one, other):
@@ -133,6 +149,64 @@ def iou_of(one, other):
     high = np.minimum((one[:, :2] + one[:, 2:])[:, None], (other[:, :2] + other[:, 2:])[None])
     shared = (high - low).clip(0).prod(axis=2)
     return shared / (one[:, 2:].prod(axis=1)[:, None] + other[:, 2:].prod(axis=1) - shared)
+
+
+def scene(rng, true_boxes):
+    """Predicted boxes, their confidences and the true boxes of six images: near ones, and others."""
+    images = []
+    for _ in range(6):
+        true = true_boxes(rng, rng.integers(1, 6))
+        near = true[rng.integers(0, len(true), 2 * len(true))]
+        ours = np.concatenate([near + rng.integers(-2, 3, near.shape), boxes(rng, 3)])
+        images.append((ours, rng.uniform(size=len(ours)), true))
+    return images
+
+
+def by_tensorflow(images, threshold):
+    """The area under the curve, one object after the other, for images of IoUs and distinct confidences."""
+    objects, num_true = [], 0
+    for iou, confidences in images:
+        num_true += len(iou[0])
+        is_detected = [False] * len(iou[0])
+        for confidence, row in sorted(zip(confidences, iou, strict=True), reverse=True):
+            best = 0
+            for number, value in enumerate(row):
+                if value > row[best]:
+                    best = number
+            is_hit = row[best] >= threshold and not is_detected[best]
+            is_detected[best] = is_detected[best] or is_hit
+            objects.append((confidence, is_hit))
+    precision, recall, hits = [0.0], [0.0], 0
+    for number, (_, is_hit) in enumerate(sorted(objects, reverse=True), start=1):
+        hits += is_hit
+        precision.append(hits / number)
+        recall.append(hits / num_true)
+    precision.append(0.0)
+    recall.append(1.0)
+    for place in reversed(range(len(precision) - 1)):
+        precision[place] = max(precision[place], precision[place + 1])
+    return sum((recall[n] - recall[n - 1]) * precision[n] for n in range(1, len(recall)) if recall[n] != recall[n - 1])
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.6, 0.75])
+def test_average_precision_of_60_scenes_equals_that_of_tensorflows_evaluator(threshold):
+    for seed in range(60):
+        images = scene(np.random.default_rng(seed), boxes)
+        pairs = [(iou_of(ours, true), confidences) for ours, confidences, true in images]
+        expected = by_tensorflow([(iou.tolist(), confidences.tolist()) for iou, confidences in pairs], threshold)
+        assert mean_average_precision(pairs, [threshold]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_60_scenes_have_equal_ious_and_true_objects_that_compete():
+    # Otherwise the test above would pass with another rule too.
+    equal, compete = 0, 0
+    for seed in range(60):
+        for ours, _, true in scene(np.random.default_rng(seed), boxes):
+            iou = iou_of(ours, true)
+            equal += int((iou == 0.6).sum())
+            compete += int(((iou >= 0.6).sum(axis=1) > 1).sum())
+    assert equal > 0
+    assert compete > 10
 
 
 def of_coco(images, threshold):
@@ -159,20 +233,23 @@ def of_coco(images, threshold):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_average_precision_equals_that_of_coco_up_to_its_101_points(seed):
-    rng = np.random.default_rng(seed)
-    images = []
-    for _ in range(6):
-        true = boxes(rng, rng.integers(1, 6))
-        near = true + rng.integers(-2, 3, true.shape)
-        ours = np.concatenate([near, boxes(rng, 3)])
-        images.append((ours, rng.uniform(size=len(ours)), true))
-    ranked = [rank_objects(iou_of(ours, true), confidences, IOU) for ours, confidences, true in images]
+    # Where true objects do not overlap, COCO's rule for a second match has no effect.
+    images = scene(np.random.default_rng(seed), apart)
+    ranked = [rank_objects(iou_of(ours, true), confidences, 0.6) for ours, confidences, true in images]
     # COCO takes the mean of 101 points of a curve that falls from 1 to 0 at most: the area differs by less than 1/100.
-    assert average_precision(ranked) == pytest.approx(of_coco(images, IOU), abs=0.01)
+    assert average_precision(ranked) == pytest.approx(of_coco(images, 0.6), abs=0.01)
 
 
-def test_an_iou_equal_to_the_threshold_is_a_hit_for_coco_only():
+def test_an_iou_equal_to_the_threshold_is_a_hit_for_coco_too():
     true, ours = np.array([[0.0, 0, 4, 4]]), np.array([[0.0, 0, 4, 2]])
     assert iou_of(ours, true).tolist() == [[0.5]]
     assert of_coco([(ours, np.ones(1), true)], 0.5) == pytest.approx(1)
-    assert average_precision([rank_objects(iou_of(ours, true), np.ones(1), 0.5)]) == 0
+    assert average_precision([rank_objects(iou_of(ours, true), np.ones(1), 0.5)]) == 1
+
+
+def test_coco_lets_a_second_prediction_match_the_next_best_true_object():
+    # Two true boxes that overlap by 9 of 11 columns, and a box found twice: here the second is a false positive.
+    true, ours = np.array([[0.0, 0, 10, 10], [1, 0, 10, 10]]), np.array([[0.0, 0, 10, 10]] * 2)
+    images = [(ours, np.array([0.9, 0.8]), true)]
+    assert of_coco(images, 0.6) == pytest.approx(1)
+    assert average_precision([rank_objects(iou_of(ours, true), images[0][1], 0.6)]) == 0.5

@@ -1,6 +1,6 @@
 """Metrics of volumes: distances and means by hand, properties, and scipy's Hausdorff distance.
 
-Volumes of 2 × 4 × 4 pixels have a diagonal of 6.
+Volumes of 2 × 4 × 4 pixels have a diagonal of 6; of their axes, a step is 1/2, 1/4 and 1/4.
 """
 
 from math import inf, sqrt
@@ -71,11 +71,31 @@ def test_hausdorff_is_a_metric_distance(one, other, third):
     assert hausdorff(one, third) <= hausdorff(one, other) + hausdorff(other, third) + 1e-9
 
 
-def test_hausdorff_score_by_hand():
-    # Two of a diagonal of √(2² + 4² + 4²) = 6.
-    assert hausdorff_score(pixels((0, 0, 0)), pixels((0, 0, 2))) == pytest.approx(1 - 2 / 6)
-    # √(1² + 3² + 3²) is the farthest there is.
-    assert hausdorff_score(pixels((0, 0, 0)), pixels((1, 3, 3))) == pytest.approx(1 - sqrt(19) / 6)
+SECOND_COLUMN, LAST = pixels((0, 0, 2)), pixels((1, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("normalize", "near", "far"),
+    [
+        # The second pixel is 2 columns of 4 away; the last one 1 slice of 2, 3 rows of 4 and 3 columns of 4.
+        ("axes", 2 / 4, 1.0),  # √(1/4 + 9/16 + 9/16) is more than 1
+        ("cube", 2 / 4 / sqrt(3), sqrt((1 / 4 + 9 / 16 + 9 / 16) / 3)),
+        ("diagonal", 2 / 6, sqrt(1 + 9 + 9) / 6),
+    ],
+)
+def test_hausdorff_score_by_hand(normalize, near, far):
+    assert hausdorff_score(pixels((0, 0, 0)), SECOND_COLUMN, normalize) == pytest.approx(1 - near)
+    assert hausdorff_score(pixels((0, 0, 0)), LAST, normalize) == pytest.approx(1 - far)
+
+
+@given(VOLUMES, VOLUMES)
+def test_hausdorff_of_divided_positions_equals_that_of_scipy(mask, target):
+    if not mask.any() or not target.any():
+        return
+    places = [np.argwhere(each) / mask.shape for each in (mask, target)]
+    distance = max(directed_hausdorff(*places)[0], directed_hausdorff(*places[::-1])[0])
+    assert hausdorff_score(mask, target) == pytest.approx(1 - min(distance, 1))
+    assert hausdorff_score(mask, target, "cube") == pytest.approx(1 - distance / sqrt(3))
 
 
 def test_hausdorff_score_of_one_empty_is_zero_and_of_equal_masks_one():
@@ -86,19 +106,20 @@ def test_hausdorff_score_of_one_empty_is_zero_and_of_equal_masks_one():
 
 @given(VOLUMES, VOLUMES)
 def test_hausdorff_score_is_symmetric_and_between_zero_and_one(mask, target):
-    assert 0 <= hausdorff_score(mask, target) == hausdorff_score(target, mask) <= 1
+    for normalize in ("axes", "cube", "diagonal"):
+        assert 0 <= hausdorff_score(mask, target, normalize) == hausdorff_score(target, mask, normalize) <= 1
 
 
 # ---------------------------------------------------------------------------------------------- UW-Madison
 
 # First slice: one pixel is shared, of three predicted and two true: Dice 2·1 / (3 + 2). The third predicted pixel is
-# 2 from the nearest true one. The second slice is empty in both.
+# 2 of 4 columns from the nearest true one. The second slice is empty in both.
 ROW = pixels((0, 0, 1), (0, 0, 2), (0, 0, 3)), pixels((0, 0, 0), (0, 0, 1))
-ROW_SCORE = 0.4 * (2 * 1 / (3 + 2)) + 0.6 * (1 - 2 / 6)
+ROW_SCORE = 0.4 * (2 * 1 / (3 + 2)) + 0.6 * (1 - 2 / 4)
 
 
 def test_uw_madison_ignores_a_slice_that_is_empty_in_both_by_hand():
-    assert uw_madison([volume(ROW)]) == pytest.approx(ROW_SCORE) == pytest.approx(0.56)
+    assert uw_madison([volume(ROW)]) == pytest.approx(ROW_SCORE) == pytest.approx(0.46)
 
 
 def test_uw_madison_ignores_a_class_that_is_empty_in_both():
@@ -106,8 +127,8 @@ def test_uw_madison_ignores_a_class_that_is_empty_in_both():
 
 
 def test_uw_madison_measures_distances_across_slices():
-    # The right place, one slice too deep: no Dice in either slice, a distance of 1.
-    assert uw_madison([volume((pixels((0, 2, 2)), pixels((1, 2, 2))))]) == pytest.approx(0.6 * (1 - 1 / 6))
+    # The right place, one slice of two too deep: no Dice in either slice.
+    assert uw_madison([volume((pixels((0, 2, 2)), pixels((1, 2, 2))))]) == pytest.approx(0.6 * (1 - 1 / 2))
 
 
 def test_uw_madison_of_a_false_positive_or_missed_class_is_0():
@@ -117,17 +138,19 @@ def test_uw_madison_of_a_false_positive_or_missed_class_is_0():
 
 def test_uw_madison_averages_slices_of_all_volumes_and_classes_in_one():
     both = pixels((0, 1, 1), (1, 1, 1))
-    # Slices: .4 of ROW, 1 and 1 of the perfect class, 1 and 1 of the perfect volume. Distances: 2/3, 1 and 1.
+    # Slices: .4 of ROW, 1 and 1 of the perfect class, 1 and 1 of the perfect volume. Distances: 1/2, 1 and 1.
     score = uw_madison([volume(ROW, (both, both)), volume((NOTHING, NOTHING), (both, both))])
-    assert score == pytest.approx(0.4 * (0.4 + 4) / 5 + 0.6 * (2 / 3 + 2) / 3)
+    assert score == pytest.approx(0.4 * (0.4 + 4) / 5 + 0.6 * (1 / 2 + 2) / 3)
 
 
 def test_uw_madison_takes_volumes_of_different_sizes():
     small, large = pixels((0, 0, 0), shape=(1, 2, 2)), pixels((0, 0, 0), (0, 0, 4), shape=(1, 4, 8))
-    # Diagonals 3 and 9: Dice 0 and 2·1 / (1 + 2), distances 1 of 3 and 4 of 9.
+    # Dice 0 and 2·1 / (1 + 2), distances of 1 column of 2 and 4 columns of 8; of the diagonals, 1 of 3 and 4 of 9.
     shifted, half = pixels((0, 0, 1), shape=(1, 2, 2)), pixels((0, 0, 0), shape=(1, 4, 8))
-    score = uw_madison([volume((shifted, small)), volume((half, large))])
-    assert score == pytest.approx(0.4 * (0 + 2 / 3) / 2 + 0.6 * (2 / 3 + 5 / 9) / 2)
+    volumes = [volume((shifted, small)), volume((half, large))]
+    assert uw_madison(volumes) == pytest.approx(0.4 * (0 + 2 / 3) / 2 + 0.6 * (1 / 2 + 1 / 2) / 2)
+    by_diagonal = volume_metric("uw_madison(normalize=diagonal)")(volumes)
+    assert by_diagonal == pytest.approx(0.4 * (0 + 2 / 3) / 2 + 0.6 * (2 / 3 + 5 / 9) / 2)
 
 
 # ---------------------------------------------------------------------------------------------- surfaces
@@ -138,12 +161,18 @@ PAIR = pixels((0, 1, 1), (0, 1, 2))
 PAIR_AREA = 8 * sqrt(3) / 8 + 4 * sqrt(1 / 2)  # and an edge point on each of four edges
 
 
-def test_surfaces_of_volumes_and_classes_are_pooled():
-    # The perfect pair counts more than the voxel that is not there; the mean of both would be ½.
+def test_surface_dice_is_the_mean_over_volumes_and_classes():
+    # The larger perfect pair counts as much as the voxel that is not there; what is empty in both does not count.
+    perfect, invented, empty = (PAIR, PAIR), (VOXEL, NOTHING), (NOTHING, NOTHING)
+    assert mean_surface_dice([volume(perfect), volume(invented), volume(empty)]) == pytest.approx(1 / 2)
+    assert mean_surface_dice([volume(perfect, invented, empty)]) == pytest.approx(1 / 2)
+
+
+def test_surfaces_of_volumes_and_classes_can_be_pooled():
     perfect, invented = (PAIR, PAIR), (VOXEL, NOTHING)
-    expected = 2 * PAIR_AREA / (2 * PAIR_AREA + VOXEL_AREA)
-    assert mean_surface_dice([volume(perfect), volume(invented)]) == pytest.approx(expected)
-    assert mean_surface_dice([volume(perfect, invented)]) == pytest.approx(expected)
+    expected, pooled = 2 * PAIR_AREA / (2 * PAIR_AREA + VOXEL_AREA), volume_metric("surface_dice(average=surfaces)")
+    assert pooled([volume(perfect), volume(invented)]) == pytest.approx(expected)
+    assert pooled([volume(perfect, invented)]) == pytest.approx(expected)
 
 
 def test_surface_of_one_voxel_in_two_by_hand():

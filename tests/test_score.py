@@ -54,7 +54,7 @@ VALUES = {
     "airbus_f2": ((5 * 5 * 2 / (5 * 2 + 1) + 5 * 5 * 1 / (5 * 1 + 4 * 1 + 2)) / 10 + 1) / 2,
     "f1_60": (2 * 2 / (2 * 2 + 1) + 1) / 2,
     "ap60": 1 / 2 * 1 + 1 / 2 * 2 / 3,  # a hit, a miss, a hit
-    "uw_madison": 0.4 * (1 + 0) / 2 + 0.6 * (1 - 1 / (2**2 + 4**2 + 4**2) ** 0.5),
+    "uw_madison": 0.4 * (1 + 0) / 2 + 0.6 * (1 - 1 / 4),  # one of four columns
     "surface_dice": None,  # tested below
 }
 
@@ -171,9 +171,9 @@ def test_score_of_a_metric_with_parameters_equals_the_value_by_hand(folder, caps
     assert capsys.readouterr().out.startswith(f"{text} {value:.4f}  (3 images")
 
 
-@pytest.mark.parametrize(("iou", "value"), [("0.7", 1), ("0.75", 1 / 4), ("0.8", 1 / 4), ("[0.7, 0.8]", 5 / 8)])
+@pytest.mark.parametrize(("iou", "value"), [("0.7", 1), ("0.75", 1), ("0.76", 1 / 4), ("[0.7, 0.8]", 5 / 8)])
 def test_average_precision_at_other_ious_by_hand(folder, capsys, iou, value):
-    # The most confident object is three quarters of a true one: at .75 and above it is a miss, before the only hit.
+    # The most confident object is three quarters of a true one: above .75 it is a miss, before the only hit.
     lay_out("ap60")
     give_parameters(f'{{ name = "average_precision", iou = {iou} }}')
     part = Dialect(form="coco").encode(np.array([[1, 1, 1, 0], *[[0] * 4] * 3], dtype=np.uint8).T)

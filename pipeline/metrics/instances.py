@@ -126,7 +126,8 @@ def f1(matches: Matches, iou: float | Sequence[float]) -> float:
     """F1 = 2·TP / (2·TP + FP + FN) of an image at an IoU threshold, or the mean over several.
 
     It is 1 if there is neither a predicted nor a true object. No competition uses it as its official score: it
-    stands in for average precision at that IoU, which has no score of a single image.
+    stands in for average precision at that IoU, which has no score of a single image. An IoU has to exceed the
+    threshold here, as in the other metrics of matches, while average precision counts one that equals it.
 
     Args:
         iou: one or several of .50, .55, …, .95.

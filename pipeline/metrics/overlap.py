@@ -33,7 +33,8 @@ def f_beta(counts: Counts, beta: float) -> np.ndarray:
 
     Source:
         van Rijsbergen, Information Retrieval, 2nd edition 1979, chapter 7: one minus the effectiveness E. The values
-        equal those of scikit-learn's `fbeta_score`. Not verified: the rule for empty masks, which is that of Dice.
+        equal those of scikit-learn's `fbeta_score`. The rule for empty masks is that of Dice. With β = ½, Vesuvius'
+        ink detection takes the mean over fragments.
     """
     total = counts.predicted + beta**2 * counts.target
     return np.where(total == 0, 1.0, (1 + beta**2) * counts.intersection / np.where(total == 0, 1.0, total))

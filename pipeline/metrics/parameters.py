@@ -35,6 +35,10 @@ def _are_coco_thresholds(values: Any) -> bool:
     return _are_shares(values) and set(np.atleast_1d(values)) <= {number / 20 for number in range(10, 20)}
 
 
+def _is_one_of(*words: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and value in words
+
+
 def _is_spacing(values: Any) -> bool:
     return isinstance(values, list) and len(values) == 3 and all(map(_is_between(0.001, 1000), values))
 
@@ -45,3 +49,5 @@ AP_IOU = Parameter("a number between 0 and 1, or a list of such that rise", _are
 F1_IOU = Parameter("one of 0.5, 0.55, …, 0.95, or a list of such that rise", _are_coco_thresholds)
 TOLERANCE = Parameter("a number from 0 to 1000", _is_between(0, 1000), 0.0)
 SPACING = Parameter("three numbers from 0.001 to 1000: of slices, rows and columns", _is_spacing, [1.0] * 3)
+NORMALIZE = Parameter('"axes", "cube" or "diagonal"', _is_one_of("axes", "cube", "diagonal"), "axes")
+AVERAGE = Parameter('"volumes" or "surfaces"', _is_one_of("volumes", "surfaces"), "volumes")

@@ -113,8 +113,7 @@ def global_f_beta(beta: float) -> Metric:
     several classes, it is the mean over those with a defined score. At β = 1 it is global Dice.
 
     Source:
-        As `f_beta`. With β = ½ https://www.kaggle.com/competitions/vesuvius-challenge-ink-detection/overview/evaluation.
-        Not verified there: that fragments are pooled, not averaged.
+        As `f_beta`.
     """
     return Metric(
         lambda counts: (1 + beta**2) * counts.intersection, lambda counts: counts.predicted + beta**2 * counts.target

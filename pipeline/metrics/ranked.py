@@ -15,22 +15,30 @@ class RankedObjects(NamedTuple):
 
 
 def rank_objects(iou: np.ndarray, confidences: np.ndarray, threshold: float) -> RankedObjects:
-    """Match predicted with true objects, in falling order of confidence, each with the best true object still free.
+    """Match predicted with true objects, in falling order of confidence.
+
+    A predicted object can match only the true object with which its IoU is highest. If a more confident one has
+    matched that already, it is a false positive, even where it overlaps a second true object enough. This matters
+    only where true objects overlap each other.
 
     Args:
         iou: of each predicted object with each true one.
-        threshold: that the IoU must exceed.
+        threshold: that the IoU must reach, above 0.
 
     Shapes:
         iou: (P, T) in [0, 1].
         confidences: (P,).
+
+    Source:
+        TensorFlow's object detection API, which evaluates Open Images: utils/per_image_evaluation.py in
+        https://github.com/tensorflow/models/tree/master/research/object_detection.
     """
-    free, true_positive = np.ones(iou.shape[1], dtype=bool), np.zeros(iou.shape[0], dtype=bool)
-    for position in np.argsort(-confidences, kind="stable"):
-        candidates = np.where(free, iou[position], 0.0)
-        if candidates.size and candidates.max() > threshold:
-            true_positive[position] = True
-            free[candidates.argmax()] = False
+    matched, true_positive = np.zeros(iou.shape[1], dtype=bool), np.zeros(iou.shape[0], dtype=bool)
+    if iou.size:
+        best = iou.argmax(axis=1)
+        for position in np.argsort(-confidences, kind="stable"):
+            if iou[position, best[position]] >= threshold and not matched[best[position]]:
+                true_positive[position] = matched[best[position]] = True
     return RankedObjects(confidences, true_positive, iou.shape[1])
 
 
@@ -44,9 +52,8 @@ def average_precision(images: Iterable[RankedObjects]) -> float:
         0 to 1; NaN if there is no true object.
 
     Source:
-        https://www.kaggle.com/competitions/hubmap-hacking-the-human-vasculature/overview/evaluation, from memory: "mean
-        Average Precision", as in Open Images' instance segmentation, at IoU .6. Not verified: that the IoU has
-        to exceed .6, where it could be enough to reach it, and how objects of equal confidence are ranked.
+        The area is that of TensorFlow's evaluator (see `rank_objects`), utils/metrics.py. It takes objects of equal
+        confidence one by one, in an order that is not defined. HuBMAP's vasculature uses it at IoU .6.
     """
     ranked = list(images)
     num_true = sum(image.num_true for image in ranked)
@@ -66,15 +73,15 @@ def mean_average_precision(images: Iterable[tuple[np.ndarray, np.ndarray]], ious
 
     Args:
         images: the IoUs (P, T) and confidences (P,) of each image, as `rank_objects` takes them.
-        ious: thresholds that an IoU must exceed.
+        ious: thresholds that an IoU must reach.
 
     Returns:
         0 to 1; NaN if there is no true object.
 
     Source:
         The mean over .50, .55, …, .95 is COCO's main metric, https://cocodataset.org/#detection-eval. Three details
-        differ: COCO takes the mean of 101 points of the curve, counts an IoU that equals the threshold as a match, and
-        keeps 100 objects per image at most.
+        differ: COCO takes the mean of 101 points of the curve, keeps 100 objects per image at most, and lets a
+        predicted object whose best true object is taken match the next best.
     """
     pairs = list(images)
     return float(np.mean([average_precision(rank_objects(*pair, threshold) for pair in pairs) for threshold in ious]))

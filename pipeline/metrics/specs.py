@@ -15,7 +15,18 @@ import numpy as np
 
 from pipeline.metrics.instances import IOU_TWENTIETHS, Matches, airbus_f2, dsb_precision, f1
 from pipeline.metrics.overlap import dice, f_beta, iou, tgs_precision
-from pipeline.metrics.parameters import AP_IOU, BETA, EMPTY, F1_IOU, SPACING, TOLERANCE, Parameter, Value
+from pipeline.metrics.parameters import (
+    AP_IOU,
+    AVERAGE,
+    BETA,
+    EMPTY,
+    F1_IOU,
+    NORMALIZE,
+    SPACING,
+    TOLERANCE,
+    Parameter,
+    Value,
+)
 from pipeline.metrics.pixels import Metric, class_iou, global_dice, global_f_beta, mean_over_images
 from pipeline.metrics.ranked import mean_average_precision
 from pipeline.metrics.volumes import Volume, mean_surface_dice, uw_madison
@@ -65,18 +76,22 @@ METRICS: dict[str, MetricSpec] = {
     "surface_dice": MetricSpec(
         "volumes",
         partial(partial, mean_surface_dice),
-        {"tolerance": TOLERANCE, "spacing": SPACING},
+        {"tolerance": TOLERANCE, "spacing": SPACING, "average": AVERAGE},
         lambda **_: "mean_dice",
     ),
-    # Its Dice part leaves out a slice and class with both masks empty. Sources disagree: some count it as 0, but none
-    # as 1, which would reward leaving faint organs out.
-    "uw_madison": MetricSpec("volumes", lambda: uw_madison, selection=lambda: "mean_dice_ignore_empty"),
+    # Its Dice part leaves out a slice and class with both masks empty.
+    "uw_madison": MetricSpec(
+        "volumes",
+        partial(partial, uw_madison),
+        {"normalize": NORMALIZE},
+        lambda **_: "mean_dice_ignore_empty",
+    ),
 }
 
 PRESETS = {  # names of metrics with fixed parameters
     "mean_dice_empty_0": "mean_dice(empty=0)",
     "mean_dice_ignore_empty": "mean_dice(empty=skip)",
-    "global_f05": "global_f_beta(beta=0.5)",  # Vesuvius
+    "global_f05": "global_f_beta(beta=0.5)",
     "ap60": "average_precision(iou=0.6)",
     "f1_60": "f1(iou=0.6)",
 }

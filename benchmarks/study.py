@@ -3,9 +3,10 @@
 A study is a table of variants (`study_losses.py`, `study_models.py`). A run is one variant with one seed on one
 dataset:
 
-- It trains on the training images of fold 0 of the committed folds, with STEPS updates of BATCH random crops, and
-  validates on the held-out images: at most VALID of those with sides of at most LARGEST pixels, whole, one view,
-  averaged weights. No weights are selected by score: the last weights of the last phase are used.
+- It trains on the training images of a fold, the first unless the dataset names another, of the committed folds, with
+  STEPS updates of BATCH random crops, and validates on the held-out images: at most VALID of those with sides of at
+  most `largest` pixels, whole, one view, averaged weights. No weights are selected by score: the last weights of the
+  last phase are used.
 - The score is the mean Dice over images (1 if mask and target are both empty), whatever the metric of the card is.
 - Its result, `runs/study_<name>/<dataset>/<variant>-<seed>.json`, is written atomically at its end. A run with a
   result is not trained again: a killed study resumes and repeats only its unfinished runs.
@@ -70,8 +71,6 @@ from pipeline.training.trainer import fit
 STEPS = 150  # updates of a run, over all of its parts
 BATCH = 8
 VALID = 130  # images at most
-LARGEST = 360  # pixels a side of validation images, so that validation takes seconds
-FOLD = 0
 RESAMPLES = 2000
 ERRORS = 2  # standard errors over the seeds that a clear difference exceeds
 THIRDS = 3  # a part lasts so many thirds of the steps
@@ -91,6 +90,8 @@ class Dataset:
     crop: int = 96  # pixels
     percentiles: tuple[float, float] | None = None
     balance: str | None = None  # a column whose values are sampled equally often
+    fold: int = 0  # that is held out
+    largest: int = 360  # pixels a side of validation images, so that validation takes seconds
 
 
 DATASETS = {
@@ -121,6 +122,7 @@ class Variant:
 
     parts: tuple[Part, ...]
     model: config.Model = UNET
+    phase: dict[str, Any] = field(default_factory=dict)  # further options of each phase, in place of the dataset's
 
     def __post_init__(self) -> None:
         if sum(part.thirds for part in self.parts) != THIRDS:
@@ -200,9 +202,8 @@ def train_config(run: Run) -> config.Train:
             epochs=1,  # one validation, at the end
             repeats=part.thirds,
             lr=part.lr,
-            crop=dataset.crop,
-            augment=dataset.augment,
             **({"loss_options": part.options} if part.options else {}),
+            **{"crop": dataset.crop, "augment": dataset.augment, **run.variant.phase},
         )
         for part in run.variant.parts
     )
@@ -215,12 +216,13 @@ def model_config(run: Run) -> config.Model:
 
 def settings(run: Run) -> dict[str, Any]:
     """All settings that a run's result depends on, as plain JSON values."""
+    dataset = asdict(DATASETS[run.dataset])
     chosen = {
         "seed": run.seed,
         "scale": asdict(run.scale),
-        "largest": LARGEST,
-        "fold": FOLD,
-        "dataset": asdict(DATASETS[run.dataset]),
+        "largest": dataset.pop("largest"),
+        "fold": dataset.pop("fold"),
+        "dataset": dataset,
         "model": model_config(run).model_dump(mode="json"),
         "train": train_config(run).model_dump(mode="json"),
     }
@@ -242,6 +244,8 @@ def make_folders(names: Iterable[str], given: dict[str, Path]) -> dict[str, Path
 def make_folder(name: str, given: dict[str, Path]) -> Path:
     """A dataset's folder in data/, made if missing."""
     folder, (source, change) = Path("data") / name, DERIVED.get(name, (name, None))
+    if source in given and not change:
+        return given[source]
     if folder.is_dir():
         return folder
     if name in GENERATED:
@@ -300,10 +304,16 @@ def halve_and_widen(pixels: np.ndarray) -> np.ndarray:
 
 
 GENERATED = {"demo": make_salt_demo, "defects": make_defects_demo, "vessels": make_vessels}
-DERIVED = {"heart_half": ("heart", halve), "heart_wide": ("heart", halve_and_widen)}
+# From a dataset, by a change of its pixels; None: the same files, with other options.
+DERIVED: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray] | None]] = {
+    "heart_half": ("heart", halve),
+    "heart_wide": ("heart", halve_and_widen),
+}
 
 
-def split(index: pd.DataFrame, folds: pd.DataFrame, scale: Scale) -> tuple[pd.DataFrame, pd.DataFrame]:
+def split(
+    index: pd.DataFrame, folds: pd.DataFrame, dataset: Dataset, scale: Scale
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Training rows for a third of the steps, and validation images; the same in every run.
 
     The training images are repeated in a fixed random order, so that the number of steps is exact: the counts of two
@@ -311,10 +321,10 @@ def split(index: pd.DataFrame, folds: pd.DataFrame, scale: Scale) -> tuple[pd.Da
     """
     if scale.steps % THIRDS:
         raise ValueError(f"{scale.steps} steps are not {THIRDS} equal parts")
-    train_index, valid_index = hold_out(index, folds, FOLD)
+    train_index, valid_index = hold_out(index, folds, dataset.fold)
     order = np.random.default_rng(0).permutation(len(train_index))
     rows = np.resize(order, scale.steps * BATCH // THIRDS)
-    small = valid_index[valid_index[["height", "width"]].max(axis=1) <= LARGEST]
+    small = valid_index[valid_index[["height", "width"]].max(axis=1) <= dataset.largest]
     chosen = small.sample(min(scale.valid, len(small)), random_state=0).sort_values("image_id", ignore_index=True)
     return train_index.iloc[rows].reset_index(drop=True), chosen
 
@@ -331,12 +341,13 @@ def train(run: Run, root: Path) -> dict[str, Any]:
     dataset, cfg = DATASETS[run.dataset], train_config(run)
     card = competition.load(dataset.card)
     index = read_index(card, root)
-    train_index, valid_index = split(index, read_folds(Path("folds") / f"{dataset.folds}.csv", index), run.scale)
+    folds = read_folds(Path("folds") / f"{dataset.folds}.csv", index)
+    train_index, valid_index = split(index, folds, dataset, run.scale)
     reader = Reader(dataset.channels, dataset.percentiles)
     torch.manual_seed(run.seed)
     model = build_model(model_config(run))
     # fit validates after each phase to select weights; none are selected here, so one image is enough.
-    data = FoldData(FOLD, train_index, valid_index.head(1), Labels.of(card), "mean_dice", reader)
+    data = FoldData(dataset.fold, train_index, valid_index.head(1), Labels.of(card), "mean_dice", reader)
     seconds = train_phases(model, data, cfg, run.seed)
     scores = evaluate(model, valid_index, card, reader)
     return {
@@ -362,7 +373,7 @@ def train_phases(model: nn.Module, data: FoldData, cfg: config.Train, seed: int)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         fit(TrainJob(model, data, cfg, folder, seed))
-        load_checkpoint(folder / f"phase{len(cfg.phases)}.safetensors", model, FOLD)
+        load_checkpoint(folder / f"phase{len(cfg.phases)}.safetensors", model, data.fold)
         history = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return sum(json.loads(line)["seconds"] for line in history)
 
@@ -580,14 +591,16 @@ def preamble(results: list[dict[str, Any]], planned: int, command: str) -> str:
 def caption(dataset: str, found: dict[str, dict[int, dict[str, Any]]]) -> str:
     """Training and validation data, in a line above the table."""
     result = next(result for by_seed in found.values() for result in by_seed.values())
-    spec, scale = result["settings"]["dataset"], result["settings"]["scale"]
+    chosen, scale = result["settings"], result["settings"]["scale"]
+    phase = chosen["train"]["phases"][0]
     images, groups = len(result["image_id"]), len(set(result["group"]))
     grouped = f" of {groups} groups" if groups < images else ""
     warning = ", too few for a trustworthy interval" if groups < 20 else ""
     return (
-        f"**{dataset}**: fold {FOLD}, {result['train_images']} training images, {scale['steps']} steps of {BATCH} "
-        f"crops of {spec['crop']}×{spec['crop']} (augment {spec['augment']}); validated on {images} whole "
-        f"images{grouped}{warning}, of at most {LARGEST} pixels a side, {result['coverage']:.2%} positive.\n"
+        f"**{dataset}**: fold {chosen['fold']}, {result['train_images']} training images, {scale['steps']} steps of "
+        f"{BATCH} crops of {phase['crop']}×{phase['crop']} (augment {chosen['dataset']['augment']}); validated on "
+        f"{images} whole images{grouped}{warning}, of at most {chosen['largest']} pixels a side, "
+        f"{result['coverage']:.2%} positive.\n"
     )
 
 

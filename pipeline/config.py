@@ -177,10 +177,15 @@ class Folds(Table):
     seed: Seed = 0
     balance: tuple[str, ...] = ()  # columns of the meta table whose values are balanced over the folds, such as "kind"
     grouped: bool = True  # keep groups and near-duplicates in one fold; false only to measure the effect of a leak
+    # Columns whose values are held out whole, such as ["kind", "height"]: images with the same values are one kind, and
+    # a fold has one kind or several small ones. The score is then that on kinds that no model was trained on.
+    hold_out: tuple[str, ...] = ()
     # Numbers of the folds that are trained, scored and averaged for the test set; empty: all. FOLDS="0 1" sets it.
     only: tuple[Annotated[int, Field(ge=0)], ...] = ()
 
     def model_post_init(self, _context: object) -> None:
+        if self.hold_out and self.balance:
+            raise ValueError("balance and hold_out: a fold of whole kinds cannot be balanced: remove one of them")
         if len(set(self.only)) < len(self.only) or any(number >= self.count for number in self.only):
             raise ValueError(
                 f"only = {list(self.only)}: expected numbers from 0 to {self.count - 1}, each once, such as [0, 1]"

@@ -14,7 +14,7 @@ LAYERS = [
     {"files", "schema", "rle", "metrics", "hardware", "progress", "prefetch", "ray_cluster"},
     {"config", "competition", "manifest", "statistics"},
     {"data"},
-    {"demos", "folds", "duplicates", "doctor"},
+    {"demos", "folds", "kinds", "duplicates", "doctor"},
     {"models", "losses"},
     {"inference"},
     {"postprocess"},

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import study
+import study_augment
 import study_losses
 import study_models
 from study import Comparison, Dataset, Part, Run, Scale, Study, Variant
@@ -22,13 +23,13 @@ TINY_NET = config.Model(encoder="tu-test_efficientnet", weights="none", decoder_
 ONE_LOSS = Variant((Part({"bce": 1.0}),), TINY_NET)
 TWO_PHASES = Variant((Part({"bce": 1.0}, thirds=2), Part({"lovasz": 1.0}, thirds=1, lr=4e-4)), TINY_NET)
 SCALE = Scale(steps=3, valid=4)
+TINY = Dataset("tiny.toml", "tiny", channels=1, augment="light", crop=32)
 
 
 @pytest.fixture
 def runs(tiny, card, monkeypatch) -> list[Run]:
     """Two variants with two seeds on the tiny competition."""
-    dataset = Dataset("tiny.toml", "tiny", channels=1, augment="light", crop=32)
-    monkeypatch.setitem(study.DATASETS, "tiny", dataset)
+    monkeypatch.setitem(study.DATASETS, "tiny", TINY)
     index = read_index(card, tiny / "tiny")
     write_folds(tiny / "folds" / "tiny.csv", assign_folds(index, count=3, seed=0), index, {})
     return study.runs_of(tiny_study(), seeds=2, scale=SCALE)
@@ -145,11 +146,23 @@ def test_difference_is_clear_if_it_exceeds_image_and_seed_noise(difference, clea
 
 
 def test_every_variant_of_a_study_is_valid_and_trains_all_steps():
-    for study_ in (study_losses.STUDY, study_models.STUDY):
+    for study_ in (study_augment.STUDY, study_losses.STUDY, study_models.STUDY):
         runs = study.runs_of(study_, seeds=1, scale=Scale())
         for run in runs:
             assert sum(phase.repeats for phase in study.train_config(run).phases) == study.THIRDS
         assert len({run.path for run in runs}) == len(runs)
+
+
+def test_a_variant_replaces_options_of_the_phase_and_a_dataset_its_fold(runs, tiny, card, monkeypatch):
+    index = read_index(card, tiny / "tiny")
+    folds = assign_folds(index, count=3, seed=0)
+    _, valid_index = study.split(index, folds, replace(TINY, fold=2), Scale(steps=12, valid=100))
+    assert set(valid_index["image_id"]) == set(folds["image_id"][folds["fold"] == 2])
+    changed = replace(runs[0], variant=replace(ONE_LOSS, phase={"augment": "none", "mix": {"fourier": 0.5}}))
+    (phase,) = study.train_config(changed).phases
+    assert (phase.crop, phase.augment, phase.mix) == (32, "none", {"fourier": 0.5})
+    (phase,) = study.train_config(runs[0]).phases
+    assert (phase.crop, phase.augment, phase.mix) == (32, "light", {})
 
 
 def test_a_variant_with_too_few_thirds_is_refused():
@@ -166,7 +179,7 @@ def test_a_name_with_two_meanings_is_refused():
 def test_split_gives_exact_steps_and_repeats_images_evenly(runs, tiny, card):
     index = read_index(card, tiny / "tiny")
     folds = assign_folds(index, count=3, seed=0)
-    train_index, valid_index = study.split(index, folds, Scale(steps=12, valid=4))
+    train_index, valid_index = study.split(index, folds, TINY, Scale(steps=12, valid=4))
     assert len(train_index) == 12 * study.BATCH // 3
     repeats = train_index["image_id"].value_counts()
     assert len(repeats) == 12
@@ -177,12 +190,12 @@ def test_split_gives_exact_steps_and_repeats_images_evenly(runs, tiny, card):
     assert not set(train_index["image_id"]) & set(held_out)
 
 
-def test_split_excludes_large_images_from_validation_only(card, tiny, monkeypatch):
-    monkeypatch.setattr(study, "LARGEST", 40)  # the tiny images are 36×44
+def test_split_excludes_large_images_from_validation_only(card, tiny):
+    dataset = replace(TINY, largest=40)  # the tiny images are 36×44
     index = read_index(card, tiny / "tiny")
     index.loc[::2, "width"] = 36
     folds = assign_folds(index, count=3, seed=0)
-    train_index, valid_index = study.split(index, folds, Scale(steps=12, valid=100))
+    train_index, valid_index = study.split(index, folds, dataset, Scale(steps=12, valid=100))
     assert set(valid_index["width"]) == {36}
     assert set(train_index["width"]) == {36, 44}
 
@@ -318,3 +331,6 @@ def test_only_selects_by_whole_parts_of_the_key(runs):
 def test_a_dataset_without_a_folder_is_named():
     with pytest.raises(ValueError, match="--data heart=FOLDER"):
         study.make_folders(["heart_wide"], {})
+    with pytest.raises(ValueError, match="--data nuclei=FOLDER"):
+        study.make_folders(["nuclei_stained"], {})
+    assert study.make_folders(["nuclei_stained"], {"nuclei": Path("files")}) == {"nuclei_stained": Path("files")}

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline import competition, folds
+from pipeline import competition, folds, kinds
 from pipeline.competition import Competition
 from pipeline.config import Config, place
 from pipeline.data.channels import with_input_channels
@@ -349,7 +349,8 @@ def make_context(cfg: Config) -> Context:
                     _make_folds(cfg, card, paths, index)
         extra = read_extra(cfg, card, paths, index) if cfg.data.extra else None
     index = keep_together(index, cfg, paths)
-    table = folds.read_folds(paths.folds, index, subset=cfg.data.skip_bad)
+    whole = kinds.join_kinds(index, cfg.folds.hold_out)
+    table = folds.read_folds(paths.folds, whole, subset=cfg.data.skip_bad)
     found = table["fold"].max() + 1
     if found != cfg.folds.count:
         raise ValueError(
@@ -411,7 +412,10 @@ def _make_folds(cfg: Config, card: Competition, paths: Paths, index: pd.DataFram
         _find_missing_duplicates(cfg, card, paths, index)
     index = keep_together(index, cfg, paths)
     with place(cfg):
-        table = folds.assign_folds(index, cfg.folds.count, cfg.folds.seed, cfg.folds.balance)
+        if cfg.folds.hold_out:
+            table = kinds.assign_kinds(index, cfg.folds.count, cfg.folds.hold_out)
+        else:
+            table = folds.assign_folds(index, cfg.folds.count, cfg.folds.seed, cfg.folds.balance)
     folds.write_folds(paths.folds, table, index, cfg.folds.model_dump(mode="json", exclude={"name", "only"}))
     log.info("wrote %s: commit it, since all scores depend on it", paths.folds)
 

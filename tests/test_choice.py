@@ -98,6 +98,18 @@ def test_score_at_half_uses_the_final_combination_without_further_rules():
     assert select(oof).at_half == pytest.approx(np.mean([dice_by_hand(*each) for each in masks]))
 
 
+def test_score_at_half_uses_the_weights_that_were_chosen_without_each_fold():
+    oof = make_noise(3)
+    chosen = select(oof)
+    assert len({part.weights for part in (each.parts[0] for each in chosen.by_fold.values())}) > 1
+    scores = []
+    for image_id, fold in zip(oof.image_ids, oof.fold_of.tolist(), strict=True):
+        values, target = oof.read(image_id)
+        part = chosen.by_fold[fold].parts[0]._replace(rules=Rules(0.5, 0))
+        scores.append(dice_by_hand(part.mask(values), target))
+    assert chosen.at_half == pytest.approx(np.mean(scores))
+
+
 @pytest.mark.slow
 def test_order_of_the_images_changes_only_the_order_of_the_scores():
     oof, rows = make_oof([45, 60]), np.random.default_rng(1).permutation(24)

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from pipeline import config, stages
 from pipeline.cli import main
+from pipeline.ensemble.candidate_weights import Weighting
 from pipeline.postprocess.rules import Rules
 from pipeline.stages import training
 from tests.test_files import leave
@@ -87,8 +88,11 @@ def test_other_views_predict_again_without_training(submitted, monkeypatch):
 
 @pytest.mark.slow
 def test_two_configs_are_averaged_by_their_weights(submitted, monkeypatch):
-    weights = {1: (1.0,), 2: (0.25, 0.75)}
-    monkeypatch.setattr("pipeline.ensemble.selection.best_weights", lambda oof, *_: ("mean", weights[oof.members]))
+    weightings = {1: Weighting("mean", (1.0,)), 2: Weighting("mean", (0.25, 0.75))}
+    monkeypatch.setattr(
+        "pipeline.ensemble.selection.make_chooser",
+        lambda images, fold_of, metric, members: lambda _: weightings[members],
+    )
     monkeypatch.setattr("pipeline.ensemble.candidate_rules.CandidateRules.best", lambda *_: ("total", Rules(0.5, 0)))
     assert main(["ensemble", "configs/tiny.toml", "--configs", "tiny seed1"]) == 0
     manifest = json.loads(Path("submissions/tiny+seed1.json").read_text())

@@ -185,12 +185,38 @@ def test_selection_without_a_fold_does_not_depend_on_its_images():
         assert select_instances(rest, DSB, boundaries=True).renderer == renderer
 
 
-def test_final_rules_are_the_best_candidates_in_sample():
+def table_by_loops(oof, fields):
+    """The candidates of one method of separation, and the score of each image by each, (R, N)."""
+    rules = [InstanceRules(t, **each, min_area=area) for t in THRESHOLDS for each in fields for area in AREAS]
+    return rules, np.stack([scores_by_loops(oof, lambda _, each=each: make_renderer(each)) for each in rules])
+
+
+def cross_fit_by_loops(table, fold_of):
+    """The score of each image, (N,), by the best rules on the other folds."""
+    scores = np.empty(table.shape[1])
+    for fold in np.unique(fold_of):
+        held_out = fold_of == fold
+        scores[held_out] = table[table[:, ~held_out].mean(axis=1).argmax(), held_out]
+    return scores
+
+
+def test_final_rules_are_the_best_of_the_method_with_the_best_cross_fitted_score():
     oof = make_noise()
-    candidates = [InstanceRules(t, None, None, area) for t in THRESHOLDS for area in AREAS]
-    candidates += [InstanceRules(t, None, ratio, area) for t in THRESHOLDS for ratio in SADDLE_RATIOS for area in AREAS]
-    best = max(scores_by_loops(oof, lambda _, rules=rules: make_renderer(rules)).mean() for rules in candidates)
-    assert select_instances(oof, DSB, boundaries=False).in_sample == pytest.approx(best)
+    methods = [table_by_loops(oof, [{}]), table_by_loops(oof, [{"saddle_ratio": ratio} for ratio in SADDLE_RATIOS])]
+    rules, table = max(methods, key=lambda method: cross_fit_by_loops(method[1], oof.fold_of).mean())
+    selection = select_instances(oof, DSB, boundaries=False)
+    assert selection.in_sample == pytest.approx(table.mean(axis=1).max())
+    assert rules_of(selection) == rules[table.mean(axis=1).argmax()]
+
+
+def test_a_method_that_is_better_in_sample_only_is_not_chosen():
+    oof = make_noise(seed=2)
+    (_, one), (_, shape) = (
+        table_by_loops(oof, [{"saddle_ratio": r} for r in some]) for some in ([None], SADDLE_RATIOS)
+    )
+    assert shape.mean(axis=1).max() > one.mean(axis=1).max() + 0.02
+    assert cross_fit_by_loops(shape, oof.fold_of).mean() < cross_fit_by_loops(one, oof.fold_of).mean()
+    assert rules_of(select_instances(oof, DSB, boundaries=False)).saddle_ratio is None
 
 
 def test_each_separation_method_is_cross_fitted_over_its_own_candidates():

@@ -1,23 +1,22 @@
 """Selection for exclusive classes: how members are combined, and with which weights. A pixel gets the argmax."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from pipeline.data.labels import VOID
 from pipeline.ensemble.candidate_rules import Folds, folds_of, without_each
+from pipeline.ensemble.candidate_weights import COMBINATIONS, equal_weighting
 from pipeline.ensemble.renderer import ARGMAX, Postprocess, Renderer
 from pipeline.ensemble.selection import Oof, Selection, scores_of_folds
 from pipeline.ensemble.weights import Subsample, log_loss_weights, subsample
-from pipeline.metrics import Counts, Metric, Scores, stack
+from pipeline.metrics import Counts, Metric, Scores, nan_to_zero, stack
 from pipeline.postprocess.threshold_counts import count_argmax
 from pipeline.statistics.crossfit import cross_fit, refuse_one_fold
 
-COMBINATIONS = ("mean", "logit", "geometric")  # not the vote: where no class reaches .5, all classes get 0
-
 
 def select_multiclass(oof: Oof, metric: Metric) -> Selection:
-    """Choose equal weights, or those of the least log loss, and the combination that scores best.
+    """Choose equal weights or those of the least log loss, and the combination, by their cross-validated scores.
 
     Each image is read twice: for the weights and for the scores. With one member there is nothing to choose, and the
     in-sample score is the cross-fitted one.
@@ -26,13 +25,26 @@ def select_multiclass(oof: Oof, metric: Metric) -> Selection:
         ValueError: for fewer than two folds, or one of which no pixel counts.
     """
     refuse_one_fold(oof.fold_of)
-    weights = _weights_by_log_loss(oof)
+    everything = folds_of(oof.fold_of)
+    parts = {part for folds in [*without_each(everything), everything] for part in [folds, *without_each(folds)]}
+    weights = _weights_by_log_loss(oof, parts - {()})
     candidates = {folds: _candidates(oof.members, each) for folds, each in weights.items()}
-    scores, areas = _score(oof, metric, {renderer for some in candidates.values() for renderer in some})
+    scores, areas = _score(oof, metric, _folds_of_renderers(candidates, everything))
+
+    def cross_validate(number: int, folds: Folds) -> float:
+        """The score of the candidate of a number, whose weights are searched without each fold."""
+        held_out = [
+            scores[candidates[rest][number]].take(oof.fold_of == fold)
+            for fold, rest in zip(folds, without_each(folds), strict=True)
+        ]
+        return float(nan_to_zero(Scores.concat_images(held_out).mean()))
 
     def fit(rows: np.ndarray) -> Renderer:
-        some = candidates[folds_of(oof.fold_of[rows])]
-        return max(some, key=lambda renderer: scores[renderer].take(rows).mean())
+        folds = folds_of(oof.fold_of[rows])
+        some = candidates[folds]
+        if len(folds) == 1:  # no fold can be held out: equal weights
+            return some[0]
+        return some[max(range(len(some)), key=lambda number: cross_validate(number, folds))]
 
     fitted = cross_fit(oof.fold_of, fit, lambda renderer, rows: scores[renderer].take(rows), image_ids=oof.image_ids)
     return Selection(
@@ -41,43 +53,58 @@ def select_multiclass(oof: Oof, metric: Metric) -> Selection:
         scores=fitted.scores,
         fold_scores=scores_of_folds(oof, fitted.scores),
         in_sample=fitted.in_sample,
-        at_half=fitted.in_sample,
+        at_half=fitted.score,
         baseline=metric.baseline(areas, exclusive=True),
-        log_loss_weights=weights[folds_of(oof.fold_of)],
+        log_loss_weights=weights[everything],
     )
 
 
-def _weights_by_log_loss(oof: Oof) -> dict[Folds, np.ndarray]:
-    """The members' weights of the least log loss on all folds, and on all but each."""
-    everything = folds_of(oof.fold_of)
-    fits = [*without_each(everything), everything]
+def _weights_by_log_loss(oof: Oof, parts: Iterable[Folds]) -> dict[Folds, np.ndarray]:
+    """The members' weights of the least log loss on each of some sets of folds."""
     if oof.members == 1:
-        return {folds: np.ones(1) for folds in fits}
+        return {folds: np.ones(1) for folds in parts}
     samples = [true_class_values(values, target) for values, target, _ in oof.images("read predictions")]
-    return {folds: log_loss_weights(samples, rows=np.isin(oof.fold_of, folds)) for folds in fits}
+    return {folds: log_loss_weights(samples, rows=np.isin(oof.fold_of, folds)) for folds in parts}
 
 
 def _candidates(members: int, weights: np.ndarray) -> list[Renderer]:
     """What is tried: of equal scores the first wins."""
-    equal = (1 / members,) * members
+    equal = equal_weighting(members)
     if members == 1:
-        return [_argmax("mean", equal)]
+        return [Renderer((Postprocess(*equal, ARGMAX),))]
     fitted = tuple(weights.tolist())
-    return [_argmax(combination, each) for combination in COMBINATIONS for each in (equal, fitted)]
+    return [
+        Renderer((Postprocess(combination, each, ARGMAX),))
+        for each in (equal.weights, fitted)
+        for combination in COMBINATIONS
+    ]
 
 
-def _argmax(combination: str, weights: tuple[float, ...]) -> Renderer:
-    return Renderer((Postprocess(combination, weights, ARGMAX),))
+def _folds_of_renderers(
+    candidates: Mapping[Folds, Sequence[Renderer]], everything: Folds
+) -> dict[Renderer, frozenset[int]]:
+    """The folds that each renderer is scored on: those it was not searched on, and all for one searched on all."""
+    wanted: dict[Renderer, frozenset[int]] = {}
+    for folds, some in candidates.items():
+        scored = set(everything) if folds == everything else set(everything) - set(folds)
+        for renderer in some:
+            wanted[renderer] = wanted.get(renderer, frozenset()) | scored
+    return wanted
 
 
-def _score(oof: Oof, metric: Metric, renderers: Iterable[Renderer]) -> tuple[dict[Renderer, Scores], np.ndarray]:
-    """The scores of all images by each renderer, and the true pixels of each class, (N, C)."""
-    counts: dict[Renderer, list[Counts]] = {renderer: [] for renderer in renderers}
-    for values, target, _ in oof.images("score classes"):
+def _score(
+    oof: Oof, metric: Metric, folds_of_renderer: Mapping[Renderer, Collection[int]]
+) -> tuple[dict[Renderer, Scores], np.ndarray]:
+    """The scores of the images by each renderer, 0 in other folds than its own, and the true pixels of each class."""
+    counts: dict[Renderer, list[Counts]] = {renderer: [] for renderer in folds_of_renderer}
+    areas = []
+    for values, target, fold in oof.images("score classes"):
+        areas.append(np.count_nonzero(target == 1, axis=(1, 2)))
+        not_scored = Counts(*np.zeros((3, len(target)), dtype=np.int64))
         for renderer, images in counts.items():
-            images.append(count_argmax(renderer.combine(values), target))
-    areas = np.stack([image.target for image in next(iter(counts.values()))])
-    return {renderer: metric.scores(stack(images)) for renderer, images in counts.items()}, areas
+            scored = fold in folds_of_renderer[renderer]
+            images.append(count_argmax(renderer.combine(values), target) if scored else not_scored)
+    return {renderer: metric.scores(stack(images)) for renderer, images in counts.items()}, np.stack(areas)
 
 
 def true_class_values(values: np.ndarray, target: np.ndarray) -> Subsample:

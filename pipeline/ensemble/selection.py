@@ -10,22 +10,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pipeline.ensemble.candidate_rules import CandidateRules, Folds, folds_of, search_candidates, without_each
-from pipeline.ensemble.combine import COMBINATIONS, blend
+from pipeline.ensemble.candidate_weights import Weighting, make_chooser
+from pipeline.ensemble.combine import blend
 from pipeline.ensemble.renderer import Postprocess, Renderer
-from pipeline.ensemble.weights import (
-    Subsample,
-    fit_threshold,
-    greedy_weights,
-    log_loss_weights,
-    score_images,
-    subsample,
-)
-from pipeline.metrics import Counts, Metric, Scores, count, stack
+from pipeline.ensemble.weights import Subsample, log_loss_weights, subsample
+from pipeline.metrics import Counts, Metric, Scores, count, nan_to_zero, ratio, stack
 from pipeline.postprocess.rules import Rules
 from pipeline.postprocess.search import ScoreGrid
 from pipeline.statistics.crossfit import CrossFitted, cross_fit, refuse_one_fold
-
-Weighted = tuple[str, tuple[float, ...]]  # a combination, and the members' weights
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,7 @@ class Selection:
     scores: Scores  # cross-fitted, of the N images
     fold_scores: dict[int, float]  # cross-fitted, of the images of each fold
     in_sample: float  # score of `renderer` on the images that it was chosen on
-    at_half: float  # score at threshold .5 without further rules, with the weights of `renderer`
+    at_half: float  # score at threshold .5 without further rules, each image with the weights of its `by_fold`
     baseline: float  # score of empty masks; of exclusive classes, of the most frequent class everywhere
     log_loss_weights: np.ndarray  # (M,) of the least log loss of pixels, to compare with weights chosen by the metric
     grids: tuple[ScoreGrid, ...] = ()  # of each class: the rule set of `renderer`, or whose variants it has
@@ -97,7 +89,8 @@ def select_multilabel(oof: Oof, metric: Metric, classes: int) -> Selection:
     everything = folds_of(oof.fold_of)
     fits = [*without_each(everything), everything]
     samples, areas = _read_samples(oof, classes)
-    weighted = [{folds: best_weights(oof, each, metric, folds) for folds in fits} for each in samples]
+    choosers = [make_chooser(each, oof.fold_of, metric, oof.members) for each in samples]
+    weighted = [{folds: choose(folds) for folds in fits} for choose in choosers]
     candidates = _search(oof, metric, weighted)
     chosen = [
         {folds: Postprocess(*each, *candidates[number, each].best(folds)) for folds, each in of_class.items()}
@@ -112,7 +105,7 @@ def select_multilabel(oof: Oof, metric: Metric, classes: int) -> Selection:
         scores=scores,
         fold_scores=scores_of_folds(oof, scores),
         in_sample=float(np.mean([each.in_sample for each in fitted])),
-        at_half=float(np.mean([each.grids["total"].score(Rules(0.5, 0)) for each in final])),
+        at_half=float(np.mean([_score_at_half(candidates, number, each) for number, each in enumerate(weighted)])),
         baseline=metric.baseline(areas, exclusive=False),
         log_loss_weights=np.mean([log_loss_weights(each) if each else np.ones(1) for each in samples], axis=0),
         grids=tuple(each.base(everything) for each in final),
@@ -131,40 +124,36 @@ def _read_samples(oof: Oof, classes: int) -> tuple[list[list[Subsample]], np.nda
     return samples, np.array(areas)
 
 
-def best_weights(oof: Oof, images: Sequence[Subsample], metric: Metric, folds: Folds) -> Weighted:
-    """The combination and weights that score best on some folds; equal weights of the mean, if nothing beats them."""
-    if oof.members == 1:
-        return "mean", (1.0,)
-    rows = np.isin(oof.fold_of, folds)
-    tried = [("mean", np.full(oof.members, 1 / oof.members))]
-    tried += [(name, greedy_weights(images, metric, combination=name, rows=rows)) for name in COMBINATIONS]
-
-    def score(weighted: tuple[str, np.ndarray]) -> float:
-        fitted = fit_threshold(images, weighted[1], metric, combination=weighted[0], rows=rows)
-        return score_images(images, fitted, metric, rows=rows).mean()
-
-    combination, weights = max(tried, key=score)
-    return combination, tuple(weights.tolist())
-
-
 def _search(
-    oof: Oof, metric: Metric, weighted: Sequence[Mapping[Folds, Weighted]]
-) -> dict[tuple[int, Weighted], CandidateRules]:
-    """The candidate rules of each class and each of its combinations, which `weighted` has for each set of folds."""
+    oof: Oof, metric: Metric, weighted: Sequence[Mapping[Folds, Weighting]]
+) -> dict[tuple[int, Weighting], CandidateRules]:
+    """The candidate rules of each class and each of its weightings, which `weighted` has for each set of folds."""
 
     def images_of(
-        keys: Collection[tuple[int, Weighted]],
-    ) -> Iterator[tuple[tuple[int, Weighted], np.ndarray, np.ndarray, int]]:
+        keys: Collection[tuple[int, Weighting]],
+    ) -> Iterator[tuple[tuple[int, Weighting], np.ndarray, np.ndarray, int]]:
         for values, target, fold in oof.images("search rules"):
             for number, (combination, weights) in keys:
                 blended = blend(values[:, number], np.array(weights), combination)
                 yield (number, (combination, weights)), blended, target[number], fold
 
-    fits: dict[tuple[int, Weighted], list[Folds]] = {}
+    fits: dict[tuple[int, Weighting], list[Folds]] = {}
     for number, of_class in enumerate(weighted):
         for folds, each in of_class.items():
             fits.setdefault((number, each), []).append(folds)
     return search_candidates(images_of, metric, fits)
+
+
+def _score_at_half(
+    candidates: Mapping[tuple[int, Weighting], CandidateRules], number: int, weighting_of: Mapping[Folds, Weighting]
+) -> float:
+    """The score of a class at threshold .5, the images of each fold with the weighting chosen without it."""
+    everything = max(weighting_of, key=len)
+    terms = [
+        candidates[number, weighting_of[rest]].grids["total"].terms(Rules(0.5, 0), [fold])
+        for fold, rest in zip(everything, without_each(everything), strict=True)
+    ]
+    return float(nan_to_zero(ratio(*np.sum(terms, axis=0)[:, None])))
 
 
 def _cross_fit(

@@ -72,6 +72,12 @@ class CandidateScores:
         """
         return float(self.means(folds)[self._position(rules)])
 
+    def terms(self, rules: Rules, folds: Iterable[int] | None = None) -> tuple[float, float]:
+        """The numerator and the denominator of rules on the images of some folds, or of all; raises as `score`."""
+        rows, position = self._rows(folds), self._position(rules)
+        denominator = np.broadcast_to(self.denominator, self.numerator.shape)
+        return float(self.numerator[rows][:, *position].sum()), float(denominator[rows][:, *position].sum())
+
     def _rows(self, folds: Iterable[int] | None) -> np.ndarray:
         """Which of all folds, (K,) bool, are among some of them; None for all."""
         wanted = set(self.folds.tolist() if folds is None else folds)

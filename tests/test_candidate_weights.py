@@ -1,0 +1,79 @@
+"""The choice between equal and searched weights of an ensemble, by cross-validated scores."""
+
+import numpy as np
+import pytest
+from calibration_weights import SCENARIOS, gain
+
+from pipeline.ensemble.candidate_weights import COMBINATIONS, equal_weighting, make_chooser
+from pipeline.ensemble.weights import Subsample, fit_threshold, greedy_weights, log_loss_weights, score_images
+from pipeline.metrics import pixel_metric
+
+DICE = pixel_metric("mean_dice")
+FOLDS = 0, 1, 2
+
+
+def noise(images, members, seed):
+    """Random values and targets, without any relation."""
+    rng = np.random.default_rng(seed)
+    return [
+        Subsample(rng.integers(256, size=(members, 40), dtype=np.uint8), (rng.random(40) < 0.3).astype(np.uint8))
+        for _ in range(images)
+    ]
+
+
+def choose_by_loops(images, fold_of, folds):
+    """The weighting with the best score over the folds, each searched again without the fold; equal weights first."""
+    members = len(images[0].values)
+    searches = [
+        lambda _: np.full(members, 1 / members),
+        lambda some: greedy_weights(some, DICE),
+        log_loss_weights,
+    ]
+    best = (-1.0, equal_weighting(members))
+    for search in searches:
+        for combination in COMBINATIONS:
+            scores = []
+            for fold in folds:
+                rest = [image for image, of in zip(images, fold_of, strict=True) if of in folds and of != fold]
+                held_out = [image for image, of in zip(images, fold_of, strict=True) if of == fold]
+                fitted = fit_threshold(rest, search(rest), DICE, combination=combination)
+                scores += score_images(held_out, fitted, DICE).per_image().tolist()
+            some = [image for image, of in zip(images, fold_of, strict=True) if of in folds]
+            if np.mean(scores) > best[0] + 1e-12:
+                best = (np.mean(scores), (combination, tuple(search(some).tolist())))
+    return best[1]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_choice_equals_loops_that_search_again_without_each_fold(seed):
+    images, fold_of = noise(9, 3, seed), np.arange(9) % 3
+    choose = make_chooser(images, fold_of, DICE, 3)
+    for folds in [FOLDS, (0, 1), (1, 2)]:
+        assert choose(folds) == choose_by_loops(images, fold_of, folds)
+
+
+def test_noise_of_other_folds_changes_no_choice():
+    images, fold_of = noise(12, 3, 0), np.arange(12) % 4
+    others = [image if of < 3 else noise(1, 3, 99)[0] for image, of in zip(images, fold_of, strict=True)]
+    assert make_chooser(images, fold_of, DICE, 3)(FOLDS) == make_chooser(others, fold_of, DICE, 3)(FOLDS)
+
+
+def test_one_member_or_one_fold_leaves_nothing_to_choose():
+    images, fold_of = noise(6, 2, 0), np.arange(6) % 2
+    assert make_chooser([], fold_of, DICE, 1)((0, 1)) == ("mean", (1.0,))
+    assert make_chooser(images, fold_of, DICE, 2)((0,)) == ("mean", (0.5, 0.5))
+
+
+def test_a_metric_that_is_not_defined_leaves_equal_weights():
+    empty = [image._replace(target=image.target * 0, values=image.values * 0) for image in noise(6, 2, 0)]
+    choose = make_chooser(empty, np.arange(6) % 3, pixel_metric("mean_dice_ignore_empty"), 2)
+    assert choose(FOLDS) == equal_weighting(2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scenario", "least", "most"), [("8 equal, 30 images", -0.005, 0.01), ("10 of 12 noise", 0.15, 0.3)]
+)
+def test_gain_over_equal_weights_on_fresh_images(scenario, least, most):
+    # In sample, the first loses .009: equal members need no search.
+    assert least < np.mean([gain(SCENARIOS[scenario], "cross-validated", run) for run in range(12)]) < most

@@ -226,6 +226,28 @@ def test_best_phase_is_selected_by_the_selection_score(tiny, monkeypatch):
     assert all((one[key] == best[key]).all() for key in one)
 
 
+def test_select_last_keeps_the_last_epoch_of_the_last_phase_whatever_the_scores(tiny, monkeypatch):
+    scored(monkeypatch, *map(silent, [0.9, 0.1, 0.5, 0.2]))
+    fit_tiny("train.select='last'", phases=2, epochs=[2, 2])
+    assert [line["best"] for line in history()] == [False, True, False, True]
+    assert [read_record(RUN / f"phase{number}.safetensors")["epoch"] for number in (1, 2)] == [2, 2]
+    record = read_record(RUN / "best.safetensors")
+    assert (record["phase"], record["epoch"]) == (2, 2)
+
+
+def test_select_last_ends_with_swa_whatever_its_score(tiny, monkeypatch):
+    scored(monkeypatch, *map(silent, [0.9, 0.8, 0.1]))
+    fit_tiny("train.select='last'", "train.phases.0.swa=1.0", epochs=[2])
+    assert [line["best"] for line in history()] == [False, True, True]
+    assert read_record(RUN / "best.safetensors")["candidate"] == "swa"
+
+
+@pytest.mark.parametrize("option", ["train.patience=2", "train.phases.0.soup=2"])
+def test_select_last_is_refused_with_what_needs_scores(tiny, option):
+    with pytest.raises(ValueError, match="chosen by no score, and patience and soup need scores"):
+        config.load("configs/tiny.toml", ["train.select='last'", option])
+
+
 def said(caplog, validation, **changes):
     line = {"fold": 0, "phase": 1, "epoch": 2, "loss": 0.5, "best": True, "seconds": 3} | validation.line() | changes
     with caplog.at_level(logging.INFO, logger="pipeline"):

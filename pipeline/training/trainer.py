@@ -6,7 +6,8 @@ Files in a fold's folder:
         only while the phase runs.
     state.pt: what a stopped run resumes from.
     metrics.jsonl: one line per epoch.
-    best.safetensors: the best weights of the best phase, written last: the fold is trained.
+    best.safetensors: the best weights of the best phase, written last: the fold is trained. With select = "last", the
+        weights of the last epoch, or its SWA, are those of a phase, and the last phase is the best.
 """
 
 import time
@@ -85,10 +86,11 @@ def fit(job: TrainJob) -> None:
 def promote_best(job: TrainJob) -> None:
     """Copy the weights of the phase with the best selection score to `best.safetensors`; of equals, the later phase's.
 
-    A full fit has no scores: its last phase is its best.
+    The last phase's, if no score selects: in a full fit, or with select = "last".
     """
     paths = [job.phase_path(number) for number in range(1, len(job.cfg.phases) + 1)]
-    best = paths[-1] if job.fold == FULL else max(reversed(paths), key=lambda path: read_record(path)["selection"])
+    by_score = job.fold != FULL and job.cfg.select == "best"
+    best = paths[-1] if not by_score else max(reversed(paths), key=lambda path: read_record(path)["selection"])
     record = load_checkpoint(best, job.model, job.fold)
     save_checkpoint(job.folder / "best.safetensors", job.model.state_dict(), record)
     job.state_path.unlink(missing_ok=True)
@@ -270,7 +272,7 @@ class Trainer:
         state.epoch += 1
         if self.phase.swa and state.epoch in last_epochs(self.phase.epochs, self.phase.swa):
             self.swa.add(self.model.state_dict())
-        if validation is None:
+        if validation is None or self.job.cfg.select == "last":
             return state.epoch == self.phase.epochs
         if validation.selection > state.best:
             state.best, state.epochs_without_improvement = validation.selection, 0
@@ -281,6 +283,8 @@ class Trainer:
     def _evaluate_averages(self) -> None:
         """Evaluate the averages of the phase's weights; one that beats all before it becomes the phase's best weights.
 
+        With select = "last", SWA does in any case.
+
         A run stopped in between repeats all of it, from the same files and with the same result.
         """
         state = self.state
@@ -290,7 +294,7 @@ class Trainer:
                 state,
                 self.job.fold,
                 average.validation,
-                best=average.validation.selection > state.best,
+                best=self.job.cfg.select == "last" or average.validation.selection > state.best,
                 seconds=average.seconds,
                 candidate=average.name,
                 epochs=average.epochs,

@@ -2,15 +2,16 @@
 
     python benchmarks/checkpoint_selection.py configs/nuclei.toml --data FOLDER [--folds 0 1] [--seeds 3] [--table]
 
-Each fold is trained with each seed, and the pixel counts of every held-out image are kept after every epoch. The held-out
-images are then split at random into two halves, 200 times, and one half is scored at threshold .5 by the weights of
+Each fold is trained with each seed, and the pixel counts of every held-out image are kept after every epoch. The
+held-out images are then split at random into two halves, 200 times, and one half is scored at threshold .5 by the
+weights of
 
     selected on it    the epoch and phase with the best selection score of this half: what the pipeline does with a fold
     on the other      those with the best selection score of the other half: no image is used twice
     last              the last epoch of the last phase: train.select = "last"
 
 The optimism is the first less the second. A half has more of it than a whole fold: fewer images, more luck. A finished
-training is kept in results/ and not repeated.
+training is kept in runs/checkpoint_selection/ and not repeated.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from pipeline.training.selection import Validation
 from pipeline.training.validation import ImageCounts, Validator
 
 SPLITS = 200
-RESULTS = Path("results") / "checkpoint_selection"
+RESULTS = Path("runs/checkpoint_selection")
 CHOICES = ("selected on it", "on the other", "last")
 
 
@@ -58,7 +59,7 @@ def train(cfg: config.Config, fold: int, path: Path) -> None:
     stages.train(cfg, fold)
     hard, soft = zip(*RecordingValidator.kept, strict=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as partial, open(partial, "wb") as file:
+    with atomic_write(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, counts=np.array(hard), soft=np.array(soft))
 
 
@@ -105,9 +106,7 @@ def main(args: argparse.Namespace) -> None:
     Console().print(table)
     if len(differences) > 1:
         error = np.std(differences, ddof=1) / len(differences) ** 0.5
-        print(
-            f"optimism of half a fold {np.mean(differences):+.4f} ± {error:.4f} (standard error, {len(differences)} trainings)"
-        )
+        print(f"optimism of half a fold {np.mean(differences):+.4f} ± {error:.4f} (standard error)")
 
 
 if __name__ == "__main__":

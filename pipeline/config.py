@@ -176,6 +176,8 @@ class Folds(Table):
     count: int = Field(default=5, ge=2, le=1000)
     seed: Seed = 0
     balance: tuple[str, ...] = ()  # columns of the meta table whose values are balanced over the folds, such as "kind"
+    # Balance likeness to the test images over the folds, so that each holds images of the kind that the test set has.
+    like_test: bool = False
     grouped: bool = True  # keep groups and near-duplicates in one fold; false only to measure the effect of a leak
     # Columns whose values are held out whole, such as ["kind", "height"]: images with the same values are one kind, and
     # a fold has one kind or several small ones. The score is then that on kinds that no model was trained on.
@@ -184,8 +186,9 @@ class Folds(Table):
     only: tuple[Annotated[int, Field(ge=0)], ...] = ()
 
     def model_post_init(self, _context: object) -> None:
-        if self.hold_out and self.balance:
-            raise ValueError("balance and hold_out: a fold of whole kinds cannot be balanced: remove one of them")
+        for option in ("balance", "like_test"):
+            if self.hold_out and getattr(self, option):
+                raise ValueError(f"{option} and hold_out: a fold of whole kinds cannot be balanced: remove one of them")
         if len(set(self.only)) < len(self.only) or any(number >= self.count for number in self.only):
             raise ValueError(
                 f"only = {list(self.only)}: expected numbers from 0 to {self.count - 1}, each once, such as [0, 1]"

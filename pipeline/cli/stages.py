@@ -32,6 +32,7 @@ from pipeline.metrics import DetectionRates, epoch_metric, selection_metric
 from pipeline.postprocess.instances import InstanceRules
 from pipeline.postprocess.rules import Rules
 from pipeline.rle import Dialect
+from pipeline.statistics.adversarial_validation import MIN_EFFECTIVE
 from pipeline.statistics.symmetry_probe import advise, symmetry_rows
 from pipeline.training.checkpoint import FULL, Fold
 
@@ -156,8 +157,22 @@ def audit(
             f'Set folds.name = "{found.folds.stem}2" in the config: new folds keep pairs together, earlier runs stay'
         )
     out.print(f"pairs       {found.table}" + (f"\npictures    {found.sheet}" if found.sheet else ""))
+    _print_shift(found.shift)
+    if found.extremes:
+        out.print(f"pictures    {found.extremes}")
     if inflation:
         _print_inflation(stages.measure_inflation(cfg))
+
+
+def _print_shift(shift: stages.TestShift) -> None:
+    """Print whether test images differ from training images, and in what."""
+    out.print(f"test        {shift}", soft_wrap=True)
+    if shift.found:
+        print_table([each._asdict() for each in shift.found.differences[:MAX_DIFFERENCES]], DIFFERENCE_FORMATS)
+
+
+MAX_DIFFERENCES = 8  # rows of the table
+DIFFERENCE_FORMATS = {"train": "{:.4g}", "test": "{:.4g}", "distance": "{:.2f}"}
 
 
 def _print_inflation(inflation: stages.LeakInflation) -> None:
@@ -289,7 +304,9 @@ def ensemble(
 
 def _print_score(done: stages.Ensembled) -> None:
     interval, multiclass = done.interval, done.selection.renderer.kind == "multiclass"
-    out.print(f"\nOOF score   {interval.mean:.4f}  cross-fitted, {interval}")
+    differ = f"; {done.shift}" if done.shift.found and done.shift.found.differ else ""
+    out.print(f"\nOOF score   {interval.mean:.4f}  cross-fitted, {interval}{differ}", soft_wrap=True)
+    out.print(_format_like_test(done), soft_wrap=True)
     out.print(f"            {done.selection.in_sample:.4f}  in-sample: optimism {done.optimism:+.4f}")
     if not multiclass:
         out.print(f"            {done.selection.at_half:.4f}  at threshold .5, only the weights tuned")
@@ -319,6 +336,19 @@ def _print_score(done: stages.Ensembled) -> None:
     _print_rules(done.selection.renderer, done.classes, several=len(done.member_scores) > 1)
     for note in done.notes:
         out.print(f"note        {note}")
+
+
+def _format_like_test(done: stages.Ensembled) -> str:
+    """The score weighted by likeness to the test images, or why there is none."""
+    found = done.shift.found
+    if found is None or done.like_test is None:
+        return f"            not weighted by likeness to the test images: {done.shift.missing}"
+    few = ", too few to rely on" if found.effective < MIN_EFFECTIVE else ""
+    same = "" if found.differ else f"; {done.shift}"
+    return (
+        f"            {done.like_test.mean:.4f}  weighted by likeness to the test images, {done.like_test}, "
+        f"{found.effective:.0f} effective of {len(found.train)} images{few}{same}"
+    )
 
 
 def _format_detection(found: DetectionRates) -> list[str]:

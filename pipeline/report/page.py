@@ -18,8 +18,9 @@ from pipeline.report import pictures, plots
 from pipeline.report.label_quality import calibration_error
 from pipeline.report.pictures import LABEL_ERROR, tiles, with_label_errors
 from pipeline.report.recommendations import recommend
-from pipeline.report.report_data import ReportData, ScoreSurface
+from pipeline.report.report_data import LikeTest, ReportData, ScoreSurface
 from pipeline.report.subgroups import score_subgroups
+from pipeline.statistics.adversarial_validation import MIN_EFFECTIVE
 from pipeline.statistics.symmetry_probe import advise, symmetry_rows
 
 MAX_BYTES = 5 << 20  # of the page; mail and issue trackers accept this size
@@ -123,11 +124,16 @@ def _facts(data: ReportData) -> list[tuple[str, str, str]]:
         ("optimism", score.optimism, "{:+.4f}", "in-sample − cross-fitted"),
         ("at .5", score.at_half, "{:.4f}", "threshold .5, without rules"),
         ("baseline", score.baseline, "{:.4f}", baseline),
+        ("like test", _score_like_test(data), "{:.4f}", "images weighted by likeness to the test images"),
         ("Dice", found.dice, "{:.4f}", "over all pixels"),
         ("found", found.found, "{:.0%}", "of the masks with objects: some of them are found"),
         ("left empty", found.left_empty, "{:.0%}", "of the empty masks: nothing is predicted"),
     )
     return [(name, form.format(value), meaning) for name, value, form, meaning in facts if value is not None]
+
+
+def _score_like_test(data: ReportData) -> float | None:
+    return data.like_test.score.mean if isinstance(data.like_test, LikeTest) else None
 
 
 # ---------------------------------------------------------------------------------------------- sections
@@ -202,6 +208,41 @@ def _galleries(data: ReportData) -> list[Section]:
             "training, but not out of the score.",
             gallery=label_errors,
             missing="" if len(label_errors) else "no confident prediction contradicts a label.",
+        ),
+    ]
+
+
+MAX_DIFFERENCES = 12  # rows of the table of statistics
+
+
+def _like_test(data: ReportData) -> list[Section]:
+    title, found = "Training and test images", data.like_test
+    if not isinstance(found, LikeTest):
+        return [Section("test-images", title, "", missing=found)]
+    few = ": too few to rely on the weighted score" if found.effective < MIN_EFFECTIVE else ""
+    caption = (
+        f"{found.summary[0].upper()}{found.summary[1:]}. A classifier of image statistics and predictions tells both "
+        f"apart, cross-validated; an AUC of .5 is chance. With training images weighted by their likeness to the test "
+        f"images, the score is {found.score.mean:.4f}, {found.score}; the weighted images count as many as "
+        f"{found.effective:.0f} of equal weight{few}. It is right as far as the statistics show what makes an image "
+        "difficult, and as far as training images are like each kind of test image."
+    )
+    note = "Medians, and the distance of the two distributions: 0 if they are equal, 1 if they do not overlap."
+    tables = [to_table("what differs", found.differences.head(MAX_DIFFERENCES), note)]
+    most, least = pictures.extremes(data.images, found.probability)
+    return [
+        Section("test-images", title, caption, tables=tables),
+        Section(
+            "most-like-test",
+            "Training images most like the test images",
+            "If their scores are low, expect a low score in the test set, and add or augment such images.",
+            gallery=most,
+        ),
+        Section(
+            "least-like-test",
+            "Training images least like the test images",
+            "The test set has few images like these: their scores say little about it.",
+            gallery=least,
         ),
     ]
 
@@ -420,6 +461,7 @@ SECTIONS: tuple[Callable[[ReportData], list[Section]], ...] = (
     _members,
     _pseudo,
     _submission,
+    _like_test,
     _symmetries,
 )
 

@@ -1,7 +1,7 @@
 """Pictures of training images for the page: small WebP images with vector outlines."""
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -13,7 +13,7 @@ from scipy import ndimage
 from pipeline.data.image_files import encode_image
 from pipeline.report.report_data import Picture
 
-WORST, BEST, LABEL_ERRORS = 12, 6, 12  # number of pictures in each gallery
+WORST, BEST, LABEL_ERRORS, EXTREMES = 12, 6, 12, 6  # number of pictures in each gallery
 LABEL_ERROR = 0.1  # lowest label error score of a likely label error
 QUALITY = 72  # of WebP
 MAX_POINTS = 3000  # of one outline, about 15 KB
@@ -52,6 +52,17 @@ def likely_label_errors(images: pd.DataFrame) -> pd.DataFrame:
 def with_label_errors(images: pd.DataFrame) -> pd.DataFrame:
     """The rows with a label error score of at least LABEL_ERROR."""
     return images[images["label_error_score"] >= LABEL_ERROR]
+
+
+def extremes(images: pd.DataFrame, probability: Mapping[str, float]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of the highest and of the lowest probabilities of being a test image, which their summaries name."""
+    values = images["image_id"].map(probability)
+    ordered = images.assign(
+        summary=[f"like test {value:.2f}, {text}" for value, text in zip(values, images["summary"], strict=True)],
+        probability=values,
+    ).dropna(subset="probability")
+    ordered = ordered.sort_values("probability", kind="stable")
+    return ordered[::-1].head(EXTREMES), ordered.head(EXTREMES)
 
 
 def tiles(rows: pd.DataFrame, picture: Callable[[str], Picture], side: int) -> Iterator[GalleryTile]:

@@ -12,7 +12,7 @@ from pipeline.metrics import empties_differ
 from pipeline.report import plots
 from pipeline.report.label_quality import calibration_error
 from pipeline.report.pictures import with_label_errors
-from pipeline.report.report_data import ReportData
+from pipeline.report.report_data import LikeTest, ReportData
 from pipeline.report.subgroups import score_subgroups
 
 MAX_OPTIMISM = 0.5  # of half the width of the interval
@@ -52,6 +52,16 @@ def _optimism(data: ReportData) -> str | None:
     return (
         f"The rules are overfitted: the in-sample score is {data.score.optimism:.4f} higher than the cross-fitted one. "
         "Search fewer rules, or a coarser grid."
+    )
+
+
+def _other_test_images(data: ReportData) -> str | None:
+    found = data.like_test
+    if not isinstance(found, LikeTest) or not found.differ:
+        return None
+    return (
+        f"{found.summary[0].upper()}{found.summary[1:]}. Augment towards such images, or add some. Images weighted by "
+        f"their likeness to the test images score {found.score.mean:.4f} instead of {data.score.interval.mean:.4f}."
     )
 
 
@@ -165,6 +175,7 @@ def _different_empty_share(data: ReportData) -> str | None:
 
 RECOMMENDATIONS: tuple[Callable[[ReportData], str | None], ...] = (
     _empty_rows,
+    _other_test_images,
     _optimism,
     _no_gain,
     _uneven_folds,

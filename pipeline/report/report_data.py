@@ -88,6 +88,17 @@ class PseudoGain(NamedTuple):
     difference: Difference  # with − without, over groups
 
 
+class LikeTest(NamedTuple):
+    """How test images differ from training images, and the score weighted by likeness to them."""
+
+    summary: str  # whether they differ, in a sentence
+    differ: bool
+    score: Interval  # of the training images, weighted
+    effective: float  # number of images
+    differences: pd.DataFrame  # statistic, train, test (medians), distance (0 to 1); the largest first
+    probability: Mapping[str, float]  # of each compared training image, that it is a test image; 0 to 1
+
+
 class Submission(NamedTuple):
     """A summary of the submission."""
 
@@ -132,6 +143,7 @@ class ReportData:
             chosen on, rules, threshold, and a column for each further rule that any of them has.
         separation: of objects.
         reliability: as `label_quality.reliability` returns it.
+        like_test: of the test images; a text says why they were not compared.
         symmetries: of the training images; empty if they are too large to be read whole.
         notes: what the score does not say, one line each.
     """
@@ -157,6 +169,7 @@ class ReportData:
     pseudo: PseudoGain | None
     submission: Submission
     shakeup: SimulatedShakeup | None
+    like_test: LikeTest | str = "there are no test images yet"
     symmetries: Sequence[SymmetryProbe] = ()
     notes: Sequence[str] = ()
 

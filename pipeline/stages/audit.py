@@ -1,4 +1,4 @@
-"""The stage `audit`: find near-duplicate images, count those in different folds, and measure the leak they cause."""
+"""The stage `audit`: near-duplicate images, those in different folds and the leak they cause; training against test."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from pipeline.report.overlays import PANELS, Panel, write_sheet
 from pipeline.stages.preparing import (
     Paths,
     check,
+    compare_with_test,
     find_all_duplicates,
     index_test_images,
     index_training_images,
@@ -25,6 +26,7 @@ from pipeline.stages.preparing import (
     read_extra,
     scores_at_half,
 )
+from pipeline.stages.test_shift import TestShift, draw_extremes
 from pipeline.stages.training import oof_of
 from pipeline.statistics.bootstrap import Difference, paired
 from pipeline.symmetries import SYMMETRIES
@@ -44,13 +46,15 @@ class AuditReport(NamedTuple):
     table: Path
     sheet: Path | None  # pictures of pairs of each kind; None without pairs
     extra: list[dict[str, Any]]  # as `ExtraSets.counts` returns them
+    shift: TestShift
+    extremes: Path | None  # pictures of the images most and least like the other set's; None without a comparison
 
 
 def audit(cfg: Config) -> AuditReport:
     """Find near-duplicates among training and test images, and draw some of them; and those of extra sets among both.
 
     Writes: folds/<name>.duplicates.csv, whose pairs new folds keep together; reports/<name>-duplicates.png; with
-    `data.extra`, folds/<name>.extra-<digest>.csv
+    `data.extra`, folds/<name>.extra-<digest>.csv; if there are enough test images, reports/<name>-like-test.png
     """
     card = check(cfg)
     paths = Paths(cfg, card)
@@ -62,13 +66,27 @@ def audit(cfg: Config) -> AuditReport:
     parts = pairs["first_part"].where(pairs["first_part"] == pairs["second_part"], "train and test")
     counts = pairs.assign(parts=parts).groupby(["kind", "parts"]).size().rename("pairs").reset_index()
     sheet = Path("reports") / f"{paths.folds.stem}-duplicates.png" if len(pairs) else None
+    test = index_test_images(cfg, card, paths)
     if sheet:
-        test = index_test_images(cfg, card, paths)
         _draw_sheet(sheet, pairs, {"train": _by_id(index), "test": _by_id(test)}, reader)
     split_pairs = _count_split_pairs(paths.folds, pairs)
     extra = read_extra(cfg, card, paths, index).counts(_folds_or_none(paths.folds)) if cfg.data.extra else []
+    shift = compare_with_test(cfg, card, paths, index, test)
+    extremes = Path("reports") / f"{paths.folds.stem}-like-test.png" if shift.found else None
+    if extremes:
+        draw_extremes(extremes, shift, index, test, reader)
     return AuditReport(
-        counts, len(index), len(sizes), int(sizes.iloc[0]), split_pairs, paths.folds, paths.duplicates, sheet, extra
+        counts,
+        len(index),
+        len(sizes),
+        int(sizes.iloc[0]),
+        split_pairs,
+        paths.folds,
+        paths.duplicates,
+        sheet,
+        extra,
+        shift,
+        extremes,
     )
 
 

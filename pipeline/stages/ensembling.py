@@ -40,7 +40,8 @@ from pipeline.metrics import (
 from pipeline.progress import track
 from pipeline.report.overlays import PANELS, Panel, choose_examples, write_sheet
 from pipeline.stages.part_of_folds import describe_part, with_choice_folds
-from pipeline.stages.preparing import Context, make_context
+from pipeline.stages.preparing import Context, compare_with_test, make_context
+from pipeline.stages.test_shift import TestShift
 from pipeline.stages.training import machines_of, predict_test
 from pipeline.statistics.bootstrap import Difference, Interval, interval, paired
 from pipeline.submission import ConfidencesOf, MasksOf
@@ -67,6 +68,8 @@ class Ensembled(NamedTuple):
     metric: str
     selection: Selection
     interval: Interval  # of the cross-fitted score; over groups where there are groups
+    shift: TestShift  # of the test images against the training images
+    like_test: Interval | None  # the cross-fitted score, images weighted by their likeness to the test images
     official: float | None  # cross-fitted, by a metric that has no score per image: of volumes, or of ranked objects
     member_scores: list[MemberScore]
     gain: Difference | None  # over the best member alone, both cross-fitted; None for one member
@@ -108,6 +111,7 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
     rows = oof_rows(members)
     together, alone = select_members(members, rows)
     scores, groups = together.scores, rows["group"].to_numpy()
+    shift = shift_of(first, rows, test_index)
     masks_of = test_masks(members, set(test_index["image_id"]), together.renderer)
     csv = Path("submissions") / f"{name}.csv"
     done = Ensembled(
@@ -117,6 +121,8 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
         first.card.metric,
         together,
         interval(scores, groups),
+        shift,
+        shift.weighted(rows, scores),
         _official(members, rows, together),
         member_scores(members, together, alone),
         _gain(scores, alone, groups),
@@ -136,6 +142,15 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
     rows = rows.assign(score=scores.per_image())
     _draw_sheet(done.sheet, members, rows, together.renderer, test_index.head(PANELS), masks_of)
     return done
+
+
+def shift_of(member: Context, rows: pd.DataFrame, test_index: pd.DataFrame) -> TestShift:
+    """The comparison of training with test images, by their statistics and by a member's predictions.
+
+    Args:
+        rows: as `oof_rows` returns them.
+    """
+    return compare_with_test(member.cfg, member.card, member.paths, rows, test_index, member.predictions())
 
 
 def ensemble_name(cfgs: Sequence[Config]) -> str:
@@ -357,6 +372,8 @@ def _manifest(members: Sequence[Context], done: Ensembled, unlisted: Sequence[st
         "selection_metric": selection_metric(members[0].card.metric),
         **({} if done.official is None else {"oof_official": done.official}),
         "oof_interval": done.bounds,
+        "oof_score_like_test": done.like_test.mean if done.like_test else None,
+        "test_auc": done.shift.found.auc.mean if done.shift.found else None,
         "oof_score_in_sample": done.selection.in_sample,
         "oof_score_baseline": done.selection.baseline,
         "oof_score_at_half": done.selection.at_half,

@@ -52,6 +52,7 @@ from pipeline.stages.extra_sets import (
     find_extra_duplicates,
     read_extra_sets,
 )
+from pipeline.stages.test_shift import Predictions, TestShift, bin_likeness, find_test_shift
 from pipeline.submission import sample_rows
 from pipeline.training.checkpoint import FULL, Fold
 from pipeline.training.distributed import processes
@@ -70,6 +71,7 @@ class Paths:
         self.duplicates = self.folds.with_suffix(".duplicates.csv")
         self.run = Path("runs") / cfg.name
         self.files = Path("runs") / f"{card.name}.files.json"
+        self.statistics = Path("runs") / f"{card.name}.statistics.json"
         self.batch_size = self.run / "batch_size.json"
         self.known_batch_sizes = Path("runs") / "batch_sizes.json"
         self.oof_table = self.run / "oof.json"
@@ -124,6 +126,10 @@ class Context(NamedTuple):
     def reader(self) -> Reader:
         """The reader of the images."""
         return replace(Reader.of(self.cfg, self.card), unpacked=self.unpacked)
+
+    def predictions(self) -> Predictions:
+        """The OOF predictions, and the test predictions of each fold's model."""
+        return Predictions(self.oof_store(), [PredictionStore(self.paths.test(fold)) for fold in self.fold_numbers()])
 
     def fold_numbers(self) -> list[int]:
         """The numbers of the folds, ascending; of those in `folds.only`, if it is set."""
@@ -411,12 +417,15 @@ def _make_folds(cfg: Config, card: Competition, paths: Paths, index: pd.DataFram
     if cfg.folds.grouped:
         _find_missing_duplicates(cfg, card, paths, index)
     index = keep_together(index, cfg, paths)
+    if cfg.folds.like_test:
+        index = _with_likeness(cfg, card, paths, index)
     with place(cfg):
         if cfg.folds.hold_out:
             table = kinds.assign_kinds(index, cfg.folds.count, cfg.folds.hold_out)
         else:
-            table = folds.assign_folds(index, cfg.folds.count, cfg.folds.seed, cfg.folds.balance)
-    folds.write_folds(paths.folds, table, index, cfg.folds.model_dump(mode="json", exclude={"name", "only"}))
+            table = folds.assign_folds(index, cfg.folds.count, cfg.folds.seed, balanced_columns(cfg))
+    options = cfg.folds.model_dump(mode="json", exclude={"name", "only"}) | {"balance": balanced_columns(cfg)}
+    folds.write_folds(paths.folds, table, index, options)
     log.info("wrote %s: commit it, since all scores depend on it", paths.folds)
 
 
@@ -427,6 +436,42 @@ def keep_together(index: pd.DataFrame, cfg: Config, paths: Paths) -> pd.DataFram
     if not paths.duplicates.exists():
         return index
     return index.assign(group=merge_groups(index, read_duplicates(paths.duplicates)))
+
+
+LIKENESS = "like_test"  # the index's column of `folds.like_test`
+
+
+def balanced_columns(cfg: Config) -> list[str]:
+    """The columns of the index whose values are balanced over the folds."""
+    return [*cfg.folds.balance, *([LIKENESS] if cfg.folds.like_test else [])]
+
+
+def _with_likeness(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> pd.DataFrame:
+    """The index with the column LIKENESS, the quantile of each image's likeness to the test images.
+
+    Raises:
+        ValueError: if training and test images cannot be compared.
+    """
+    shift = compare_with_test(cfg, card, paths, index, index_test_images(cfg, card, paths))
+    if shift.found is None:
+        raise ValueError(f"{cfg.file}: folds.like_test: {shift.missing}: remove it")
+    return index.assign(**{LIKENESS: bin_likeness(shift, index["image_id"], cfg.folds.count)})
+
+
+def compare_with_test(
+    cfg: Config,
+    card: Competition,
+    paths: Paths,
+    index: pd.DataFrame,
+    test_index: pd.DataFrame,
+    predictions: Predictions | None = None,
+) -> TestShift:
+    """As `find_test_shift`; unchanged images are not read again.
+
+    Writes: runs/<competition>.statistics.json
+    """
+    pairs = read_duplicates(paths.duplicates) if paths.duplicates.exists() else None
+    return find_test_shift(cfg, card, index, test_index, pairs, FileCache(paths.statistics), predictions)
 
 
 def find_all_duplicates(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> pd.DataFrame:
@@ -455,7 +500,10 @@ def describe_folds(cfg: Config) -> tuple[pd.DataFrame, float]:
     Writes: folds/<name>.csv
     """
     context = make_context(cfg)
-    described = folds.describe_folds(context.index, context.folds, cfg.folds.balance)
+    index = context.index
+    if cfg.folds.like_test:
+        index = _with_likeness(context.cfg, context.card, context.paths, index)
+    described = folds.describe_folds(index, context.folds, balanced_columns(cfg))
     return described, folds.worst_deviation(described)
 
 

@@ -30,6 +30,7 @@ from pipeline.stages.ensembling import (
     oof_of_members,
     oof_rows,
     select_members,
+    shift_of,
     test_masks,
 )
 from pipeline.stages.labelling import companion_path, read_companion, source_of_labels
@@ -99,6 +100,7 @@ def collect_report_data(cfgs: Sequence[Config]) -> report_data.ReportData:
         pseudo=_pseudo(first) if len(members) == 1 else None,
         submission=_submission(members, test_index, selection.renderer),
         shakeup=_simulate_shakeup(first, selection.scores, rows["group"].to_numpy()),
+        like_test=_like_test(members, rows, selection.scores, test_index),
         symmetries=find_symmetries(first.cfg, first.index, first.reader),
     )
 
@@ -113,6 +115,23 @@ def _score(selection: Selection, groups: np.ndarray) -> report_data.CrossFittedS
     at_half = None if selection.renderer.kind == "multiclass" else selection.at_half
     return report_data.CrossFittedScore(
         interval(selection.scores, groups), selection.in_sample, at_half, selection.baseline
+    )
+
+
+def _like_test(
+    members: Sequence[Context], rows: pd.DataFrame, scores: Scores, test_index: pd.DataFrame
+) -> report_data.LikeTest | str:
+    shift = shift_of(members[0], rows, test_index)
+    score = shift.weighted(rows, scores)
+    if shift.found is None or score is None:
+        return shift.missing
+    return report_data.LikeTest(
+        str(shift),
+        shift.found.differ,
+        score,
+        shift.found.effective,
+        pd.DataFrame(shift.found.differences),
+        dict(zip(shift.train_ids, shift.found.train.tolist(), strict=True)),
     )
 
 

@@ -55,6 +55,8 @@ class Files(Table):
     # whose group is the slice's number; or the page (from 0) of the image's file that the labels are of.
     slice_pattern: Pattern | None = None
     frame: Annotated[int, Field(ge=0)] | None = None
+    # Ids of the training table without images of their own: the start of such ids, and of those whose images they have.
+    shared_images: dict[str, str] = Field(default_factory=dict)
 
     def model_post_init(self, _context: object) -> None:
         """Check keys that depend on each other.
@@ -73,6 +75,8 @@ class Files(Table):
             raise ValueError(f"channels: '{shortened(twice[0])}' is repeated")
         if self.slice_pattern and self.frame is not None:
             raise ValueError("set slice_pattern (slices are files) or frame (they are pages of a file), not both")
+        if self.shared_images and not self.train_csv:
+            raise ValueError("shared_images is for ids of a training table: set train_csv, or leave it out")
 
     @property
     def channel_paths(self) -> tuple[str, ...]:
@@ -184,6 +188,7 @@ class Competition(Table):
     group_pattern: Pattern | None = None  # instead of columns.group: ids with the same matched groups stay in one fold
     ignore_class: str | None = None  # class of rows or outlines whose pixels losses and metrics ignore
     volume_pattern: Pattern | None = None  # of ids of slices, or frames: the volume, or video, and the slice's number
+    folds: Annotated[int, Field(ge=2)] | None = None  # default of the config's folds.count, where groups are few
     leaderboard: Leaderboard = Leaderboard()
     # Written by the stage `data`, not downloaded.
     generated: (

@@ -173,7 +173,7 @@ class Folds(Table):
     """How training images are split into folds."""
 
     name: str | None = None  # folds/<name>.csv; default: the competition's name
-    count: int = Field(default=5, ge=2, le=1000)
+    count: int = Field(default=5, ge=2, le=1000)  # default: the card's `folds` if it has few groups, else 5
     seed: Seed = 0
     balance: tuple[str, ...] = ()  # columns of the meta table whose values are balanced over the folds, such as "kind"
     # Balance likeness to the test images over the folds, so that each holds images of the kind that the test set has.

@@ -16,7 +16,7 @@ from pipeline.files import atomic_write, write_text
 from pipeline.schema import JsonRecord, read_json
 
 SIZE_WEIGHT = 4  # weight of the number of images and of the coverage; each coverage bin and column value has weight 1
-MAX_GROUP_SIZE = 1.5  # in mean fold sizes; a larger group is refused
+MAX_GROUP_SIZE = 1.5  # in mean fold sizes; a larger group is refused, unless each group is a fold
 MAX_BINS = 10  # coverage bins of the non-empty images
 NUM_RESTARTS = 8  # of the search for balanced folds that keep groups together
 MAX_TRIALS = 3000  # groups that are moved or swapped after each start; fewer if there are many groups
@@ -64,7 +64,8 @@ def _check_feasible(index: pd.DataFrame, count: int, balance: Sequence[str]) -> 
         if len(sizes) < 2:
             raise ValueError(f"{len(sizes)} {what}: folds need at least 2, one to train on and one to hold out")
         raise ValueError(f"{len(sizes)} {what}s cannot fill {count} folds: lower folds.count to {len(sizes)} or less")
-    if sizes.iloc[0] > 1 and sizes.iloc[0] > MAX_GROUP_SIZE * len(index) / count:
+    # If each group is a fold of its own, the folds are as even as they can be with this number.
+    if len(sizes) > count and sizes.iloc[0] > 1 and sizes.iloc[0] > MAX_GROUP_SIZE * len(index) / count:
         members = index["image_id"][index["group"] == sizes.index[0]]
         raise ValueError(
             f"group '{sizes.index[0]}' holds {sizes.iloc[0]} of {len(index)} images ({', '.join(members.head(3))}, …), "

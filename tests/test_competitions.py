@@ -10,7 +10,9 @@ import pytest
 
 from pipeline import competition, config, scoring, stages
 from pipeline.data.index import read_index
+from pipeline.data.integrity import survey_train
 from pipeline.data.labels import Labels, resize_masks
+from pipeline.data.reader import Reader
 from pipeline.data.sample import samples_of
 from pipeline.ensemble.combine import combine
 from pipeline.ensemble.renderer import Renderer
@@ -19,6 +21,7 @@ from pipeline.rle import Dialect
 from pipeline.serving.bundle_prediction import predict_test
 from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
+from pipeline.stages.preparing import make_context
 from pipeline.stages.submitting import check_csv
 from tests.miniatures import LAYOUTS, write_miniature
 
@@ -187,6 +190,78 @@ def test_group_pattern_gives_the_group_of_each_image(folder):
     write_miniature("carvana-image-masking-challenge", Path("data"))
     index = read_index(competition.load("carvana-image-masking-challenge"), Path("data"))
     assert index.groupby("group").size().tolist() == [4, 4, 4]
+
+
+def test_slices_of_a_kidney_are_one_group_and_two_rows_share_an_image(folder):
+    write_miniature("blood-vessel-segmentation", Path("data"))
+    card = competition.load("blood-vessel-segmentation")
+    index = read_index(card, Path("data"), reader=Reader.of(config_of("blood-vessel-segmentation"), card))
+    index = index.set_index("image_id")
+    assert index.groupby("group").size().to_dict() == {"kidney_1": 5, "kidney_2": 3, "kidney_3": 4}
+    assert index["path"]["kidney_3_dense_0001"] == index["path"]["kidney_3_sparse_0001"]
+    assert index["empty"][["kidney_3_dense_0001", "kidney_3_sparse_0001"]].tolist() == ["no", "yes"]
+    # The neighbours of its only row are images without a row of their own.
+    names = [Path(path).parts[-3:] for path in index["sources"]["kidney_3_dense_0001"][1:4]]
+    assert names == [("kidney_3_sparse", "images", f"{number:04}.tif") for number in range(3)]
+
+
+SCORED = {  # rows of solution and submission, and the score by hand
+    # F0.5 of 1, and with precision 1/2 and recall 1. Over all pixels together it would be .86.
+    "vesuvius-challenge-ink-detection": (
+        ["Id,Predicted", "a,1 8", "b,1 2"],
+        ["Id,Predicted", "a,1 8", "b,1 4"],
+        (1 + 1.25 * 1 / 2 / (1 / 4 * 1 / 2 + 1)) / 2,
+    ),
+    # The larger vessel is found, the other is missed.
+    "blood-vessel-segmentation": (
+        ["id,rle,height,width", "kidney_5_0000,1 12,4,4", "kidney_6_0000,6 1,4,4"],
+        ["id,rle", "kidney_5_0000,1 12", "kidney_6_0000,1 0"],
+        1 / 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("slug", SCORED)
+def test_fragments_and_kidneys_count_alike(folder, slug):
+    solution, submission, expected = SCORED[slug]
+    Path("solution.csv").write_text("\n".join(solution) + "\n")
+    Path("submission.csv").write_text("\n".join(submission) + "\n")
+    assert scoring.score(card_of(slug), Path("submission.csv"), Path("solution.csv"))[0] == pytest.approx(expected)
+
+
+def test_images_of_its_own_come_before_shared_ones(folder):
+    write_miniature("blood-vessel-segmentation", Path("data"))
+    own = Path("data/train/kidney_3_dense/images/0001.tif")
+    own.parent.mkdir(parents=True)
+    own.write_bytes(Path("data/train/kidney_2/images/0001.tif").read_bytes())
+    index = read_index(competition.load("blood-vessel-segmentation"), Path("data")).set_index("image_id")
+    assert index["path"]["kidney_3_dense_0001"] == own
+
+
+def test_a_row_whose_shared_image_is_missing_is_named(folder):
+    write_miniature("blood-vessel-segmentation", Path("data"))
+    table = Path("data/train_rles.csv")
+    table.write_text(table.read_text() + "kidney_3_dense_0099,1 0\n")
+    card = competition.load("blood-vessel-segmentation")
+    with pytest.raises(ValueError, match=r"no image for 1 of 13 training ids .*, such as 'kidney_3_dense_0099'"):
+        read_index(card, Path("data"))
+    assert any("kidney_3_dense_0099" in error for error in survey_train(card, Path("data"))[1])
+
+
+@pytest.mark.parametrize(
+    ("slug", "folds"), [("blood-vessel-segmentation", 3), ("hubmap-hacking-the-human-vasculature", 4)]
+)
+def test_few_groups_are_a_fold_each_by_default(folder, slug, folds):
+    write_miniature(slug, Path("data"))
+    config_of(slug)
+    path = Path("configs/mini.toml")
+    path.write_text(path.read_text().replace("[folds]\ncount = 2\n", ""))
+    context = make_context(config.load(path))
+    assert context.cfg.folds.count == folds
+    groups = context.index.merge(context.folds, on="image_id").groupby("fold")["group"].nunique()
+    assert groups.tolist() == [1] * folds
+    with pytest.raises(ValueError, match=f"folds.count is 2, folds/{slug}.csv has {folds} folds"):
+        make_context(config.load(path, ["folds.count=2"]))
 
 
 def test_masks_are_reduced_by_majority():

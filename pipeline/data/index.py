@@ -72,10 +72,8 @@ def read_index(
         ValueError: for duplicate ids, ids without an image, images without a row, an RLE that cannot be decoded, a mask
             of another size than its image.
     """
-    index, sources, search = read_label_texts(card, root, reader), train_sources(card, root), train_search(card, root)
-    files = first_files(sources)
-    if card.images_without_rows == "ignore":
-        files = {image_id: files[image_id] for image_id in files.keys() & set(index["image_id"])}
+    index, search = read_label_texts(card, root, reader), train_search(card, root)
+    sources, files = label_sources(card, root, index["image_id"])
     index["path"] = match_files(index["image_id"], files, search, skip_missing=skip_bad)
     index = _add_sizes(_add_channels(index, sources, card), skip_bad, reader, cache)
     if index.empty:
@@ -297,6 +295,32 @@ def train_sources(card: Competition, root: Path) -> dict[str, tuple[Path, ...]]:
             f"as '{shortened(min(images))}': separate them by suffix and mask_suffix, or pattern and mask_pattern"
         )
     return files
+
+
+def label_sources(
+    card: Competition, root: Path, ids: Iterable[str]
+) -> tuple[dict[str, tuple[Path, ...]], dict[str, Path]]:
+    """The training images, also by the ids that share them (`files.shared_images`): all, and those to be matched.
+
+    Args:
+        ids: of the labels.
+
+    Returns:
+        as `train_sources`, where an id with the image of another is there too, so that its neighbours are found; and
+        the first file of each image that has a row, or needs one.
+
+    Raises:
+        FileNotFoundError, ValueError: as `train_sources`.
+    """
+    own, labelled = train_sources(card, root), set(ids)
+    shared = {
+        start + image_id.removeprefix(other): paths
+        for start, other in card.files.shared_images.items()
+        for image_id, paths in own.items()
+        if image_id.startswith(other)
+    }
+    sources, need_row = shared | own, own.keys() if card.images_without_rows != "ignore" else set()
+    return sources, first_files({key: sources[key] for key in sources if key in labelled or key in need_row})
 
 
 def _may_overlap(card: Competition) -> bool:

@@ -13,13 +13,13 @@ from pipeline.data.index import (
     find_groups,
     first_files,
     join_meta,
+    label_sources,
     labels_file,
     mask_coverage,
     read_label_texts,
     refuse_duplicates,
     test_search,
     train_search,
-    train_sources,
 )
 from pipeline.data.labels import Labels
 from pipeline.data.reader import DEFAULT_READER, ImageError, Reader
@@ -49,15 +49,13 @@ def survey_train(
     """
     errors: list[str] = []
     index = _try(lambda: read_label_texts(card, root, reader), errors)
-    sources = _try(lambda: train_sources(card, root), errors)
-    if sources is None:
+    found = _try(lambda: label_sources(card, root, [] if index is None else index["image_id"]), errors)
+    if found is None:
         return pd.DataFrame(columns=["image_id", "path", "height", "width"]), errors
+    sources, files = found
     if index is None:
         index = pd.DataFrame({"image_id": sorted(sources)})  # the images can be read without their labels
     else:
-        files = first_files(sources)
-        if card.images_without_rows == "ignore":
-            files = {key: path for key, path in files.items() if key in set(index["image_id"])}
         errors += mismatches(index["image_id"], files, train_search(card, root), skip_missing=skip_bad)
     index = _with_sizes(index, sources, [] if skip_bad else errors, reader)
     _try(lambda: add_neighbours(index, sources, reader), errors)

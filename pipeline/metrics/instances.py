@@ -102,7 +102,7 @@ def dsb_precision(matches: Matches) -> float:
 
     Source:
         https://www.kaggle.com/competitions/data-science-bowl-2018/overview/evaluation. The rule for an image without
-        any object is not stated there. Sartorius uses the same score, from memory, not verified.
+        any object is not stated there. Sartorius' page has the same text.
     """
     total = matches.true_positives + matches.false_positives + matches.false_negatives
     return float(np.where(total == 0, 1.0, matches.true_positives / np.maximum(total, 1)).mean())

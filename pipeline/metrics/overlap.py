@@ -12,8 +12,8 @@ def dice(counts: Counts) -> np.ndarray:
         counts: any; returned with the same shape, float64 in [0, 1].
 
     Source:
-        The evaluation pages of Severstal, Understanding clouds, HuBMAP and SIIM: "the mean of the Dice
-        coefficients for each image", defined as 1 when both are empty.
+        The evaluation pages of HuBMAP and Ultrasound nerve, "the mean of the Dice coefficients for each image", and of
+        Severstal, "for each <ImageId, ClassId> pair", defined as 1 when both are empty.
     """
     total = counts.predicted + counts.target
     return np.where(total == 0, 1.0, 2 * counts.intersection / np.maximum(total, 1))

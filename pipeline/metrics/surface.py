@@ -19,8 +19,8 @@ def surface_dice(
 
         (|S_A within t of S_B| + |S_B within t of S_A|) / (|S_A| + |S_B|)
 
-    NaN if neither mask has a surface, as in the authors' package. Not verified: SenNet's rule for that case. A mask
-    that reaches the edge of the image has a surface there.
+    NaN if neither mask has a surface, as in the authors' package. A mask that reaches the edge of the image has a
+    surface there.
 
     Args:
         tolerance: in the units of the spacing, 0 or more.

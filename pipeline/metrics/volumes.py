@@ -104,9 +104,9 @@ def mean_surface_dice(
             a volume with more surface weighs more.
 
     Source:
-        https://www.kaggle.com/competitions/blood-vessel-segmentation/overview/evaluation. Kaggle's code for it
-        describes itself as the mean over collections of slices, which are the kidneys there. SenNet uses tolerance 0
-        and no spacing. Not verified: its rule for a kidney with both masks empty.
+        https://www.kaggle.com/competitions/blood-vessel-segmentation/overview/evaluation, with tolerance 0 and no
+        spacing. Kaggle's code for it, of which public repositories have copies, divides the sum over kidneys by their
+        number. A kidney with both masks empty would be NaN there.
     """
     sums = [
         surface_sums(mask, true, tolerance, tuple(spacing))

@@ -344,7 +344,7 @@ def make_context(cfg: Config) -> Context:
         ValueError: if the folds do not match the images or the config, or the metric is not defined on one of them.
     """
     card = check(cfg)
-    cfg, paths = with_image_size(with_input_channels(cfg, card)), Paths(cfg, card)
+    cfg, paths = _with_folds(with_image_size(with_input_channels(cfg, card)), card), Paths(cfg, card)
     with processes().main_first():
         make_data(card, paths)
         _refuse_other_header(card, paths.root)
@@ -365,6 +365,13 @@ def make_context(cfg: Config) -> Context:
         )
     _refuse_fold_without_score(card, paths.folds, index, table)
     return Context(cfg, card, paths, index, table, extra)
+
+
+def _with_folds(cfg: Config, card: Competition) -> Config:
+    """The config with the card's number of folds, unless it sets another."""
+    if card.folds is None or "count" in cfg.folds.model_fields_set:
+        return cfg
+    return cfg.model_copy(update={"folds": cfg.folds.model_copy(update={"count": card.folds})})
 
 
 def read_extra(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> ExtraSets:

@@ -447,11 +447,12 @@ def _with_defaults(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _input_options(card: Competition, *, neighbours: bool) -> dict[str, Any]:
-    """What the card says about the files of an image and of its neighbours, if they are more than one."""
+    """What the card says about the files of an image and of its neighbours, beyond one file of the image's own."""
     files = card.files
     slices = {"volume_pattern": card.volume_pattern, "slice_pattern": files.slice_pattern} if neighbours else {}
-    options = {"channels": list(files.channel_paths), "frame": files.frame, **slices}
-    return {key: value for key, value in options.items() if value not in (None, [])}
+    shared = {"shared_images": files.shared_images}
+    options = {"channels": list(files.channel_paths), "frame": files.frame, **shared, **slices}
+    return {key: value for key, value in options.items() if value not in (None, [], {})}
 
 
 def _made_by(context: Context, fold: Fold) -> dict[str, Any]:

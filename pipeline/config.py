@@ -289,7 +289,7 @@ class Phase(Table):
     scale: tuple[Factor, Factor] | None = None  # range of random resize factors; default: that of `augment`
     scale_p: Share | None = None  # probability of such a factor; default: 1 with `scale`, else that of `augment`
     # With another training image, after the augmentation: the probability of each; otherwise none.
-    mix: dict[Literal["cutmix", "mosaic", "copy_paste", "histogram", "fourier"], Share] = {}  # noqa: RUF012
+    mix: dict[Literal["cutmix", "mosaic", "copy_paste", "mixup", "histogram", "fourier"], Share] = {}  # noqa: RUF012
     freeze_encoder: bool | Count = False  # true: in the whole phase; a number: in its first epochs
     # Epochs after these in which the encoder's layers are unfrozen step by step, the deepest first.
     unfreeze_epochs: Annotated[int, Field(ge=0, le=100_000)] = 0
@@ -332,6 +332,11 @@ class Phase(Table):
     def freezing_epochs(self) -> int:
         """Number of the first epochs in which a part of the encoder is frozen, if it is not frozen in all of them."""
         return (0 if isinstance(self.freeze_encoder, bool) else self.freeze_encoder) + self.unfreeze_epochs
+
+    @property
+    def makes_soft(self) -> bool:
+        """Whether its augmentation makes soft masks of masks of 0 and 1."""
+        return "mixup" in self.mix
 
     @property
     def keeps_statistics(self) -> bool:
@@ -506,6 +511,11 @@ class Config(Table):
                 raise ValueError(
                     f"train.phases.{number}.mix adds boundaries in pixels of the resized image, but data.boundary is "
                     f"in pixels of the file: leave out mix, data.boundary, or the size"
+                )
+            if phase.makes_soft and self.data.boundary:
+                raise ValueError(
+                    f"train.phases.{number}.mix.mixup makes soft masks, in which data.boundary has no objects to "
+                    f"separate: remove one of them"
                 )
         if self.train.compile and self.model.grad_checkpointing:
             raise ValueError(

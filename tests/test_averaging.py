@@ -33,7 +33,7 @@ ALL_ON = (
     "train.phases.0.soup=2",
     "train.phases.0.crop=32",
     "train.phases.0.scale=[0.8, 1.3]",
-    "train.phases.0.mix={ cutmix = 0.3, mosaic = 0.3, copy_paste = 0.3 }",
+    "train.phases.0.mix={ cutmix = 0.3, mosaic = 0.3, copy_paste = 0.2, mixup = 0.2 }",
 )
 
 

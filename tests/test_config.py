@@ -89,7 +89,7 @@ def test_long_value_or_key_is_shortened_in_messages(tiny):
         (["mix={ cutmix = 0.6, mosaic = 0.5 }"], r"mix: probabilities sum to 1\.1, expected 1 at most"),
         (
             ["mix={ cutmixx = 0.6 }"],
-            r"mix\.cutmixx.*'cutmix', 'mosaic', 'copy_paste', 'histogram' or 'fourier'",
+            r"mix\.cutmixx.*'cutmix', 'mosaic', 'copy_paste', 'mixup', 'histogram' or 'fourier'",
         ),
         (["mix={ cutmix = 1.6 }"], r"phases\.0\.mix\.cutmix: 1\.6: expected 1 at most"),
         (["scale_p=0.5"], r"scale_p has no effect without a range of factors: set scale"),
@@ -309,3 +309,13 @@ def test_boundaries_of_pasted_objects_at_another_size_are_refused(size):
     with pytest.raises(ValueError, match=r"phases\.[01]\.mix adds boundaries in pixels of the resized image"):
         config.load(SHIPPED[0].parent / "nuclei.toml", pairs)
     config.load(SHIPPED[0].parent / "nuclei.toml", [pairs[0], *pairs[2:]])
+
+
+def test_mixup_and_a_boundary_channel_are_refused():
+    with pytest.raises(ValueError, match=r"phases\.1\.mix\.mixup makes soft masks, in which data\.boundary has no"):
+        config.load(SHIPPED[0].parent / "nuclei.toml", ["data.boundary=2", "train.phases.1.mix={mixup=0.2}"])
+
+
+def test_folds_of_whole_kinds_are_not_balanced():
+    with pytest.raises(ValueError, match="balance and hold_out: a fold of whole kinds cannot be balanced"):
+        config.load(SHIPPED[0].parent / "nuclei.toml", ['folds.hold_out=["kind"]'])

@@ -259,16 +259,18 @@ def test_an_item_without_options_uses_its_seed_for_augmentation_only(tiny, card,
         assert np.array_equal(one.numpy(), other.transpose(2, 0, 1))
 
 
-def test_mixing_is_the_same_in_workers_and_uses_training_images_only(tiny, card, monkeypatch):
+@pytest.mark.parametrize("soft", [False, True], ids=["masks of 0 and 1", "mixup"])
+def test_mixing_is_the_same_in_workers_and_uses_training_images_only(tiny, card, monkeypatch, soft):
     index, pseudo = read_index(card, tiny / "tiny"), pseudo_labels(card, tiny)
     mixing = Mixing(
-        {"cutmix": 0.3, "mosaic": 0.3, "copy_paste": 0.3}, np.arange(18), np.flatnonzero(index["empty"] == "no")
+        {"cutmix": 0.3, "mosaic": 0.3, "mixup" if soft else "copy_paste": 0.3},
+        np.arange(18),
+        np.flatnonzero(index["empty"] == "no"),
     )
+    augment = Augment(make_recipe("strong", 32, 1), soft=soft)
 
     def batches(workers):
-        data = MaskedImages(
-            index, Labels.of(card), Reader(1), Augment(make_recipe("strong", 32, 1)), added=[pseudo], mixing=mixing
-        )
+        data = MaskedImages(index, Labels.of(card), Reader(1), augment, added=[pseudo], mixing=mixing)
         sampler = EpochSampler(18, 5, labels=None, repeats=2, added=[(5, 0.5)])
         return list(DataLoader(data, 6, sampler=sampler, num_workers=workers))
 
@@ -285,7 +287,12 @@ def test_mixing_is_the_same_in_workers_and_uses_training_images_only(tiny, card,
     for (images, masks), (others, targets) in zip(alone, batches(2), strict=True):
         assert torch.equal(images, others)
         assert torch.equal(masks, targets)
-    assert set(torch.cat([masks for _, masks in alone]).unique().tolist()) == {0, 1, 255}
+    values = torch.cat([masks for _, masks in alone]).unique()
+    assert values.dtype == (torch.float32 if soft else torch.uint8)
+    assert {0, 1, 255} <= set(values.tolist())
+    between = values[(values > 0) & (values < 1)]
+    assert len(between) > 20 if soft else set(values.tolist()) == {0, 1, 255}
+    assert not ((values > 1) & (values < 255)).any()
 
 
 def test_equal_size_batches_hold_each_image_once(tiny, card):

@@ -4,6 +4,8 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from pipeline.data.boundaries import touching_boundary
 from pipeline.data.mixing import (
@@ -14,6 +16,7 @@ from pipeline.data.mixing import (
     fourier,
     histogram,
     match_histogram,
+    mixup,
     mosaic,
     swap_low_frequencies,
 )
@@ -178,7 +181,8 @@ def test_mixing_does_not_change_its_inputs(name):
     pair, partner = plain(10), with_mask(200, two_objects())
     before = [array.copy() for array in (*pair, *partner)]
     mixed = MIXES[name](pair, lambda: partner, rng())
-    assert mixed[0].dtype == mixed[1].dtype == np.uint8
+    assert mixed[0].dtype == np.uint8
+    assert mixed[1].dtype == (np.float32 if name == "mixup" else np.uint8)  # soft
     for array, copy in zip((*pair, *partner), before, strict=True):
         assert np.array_equal(array, copy)
 
@@ -279,3 +283,54 @@ def test_the_look_of_another_image_leaves_the_mask(mix):
     image, found = mix((textured(0), pair[1]), lambda: (textured(1), pair[1] * 0), rng(3))
     assert np.array_equal(found, pair[1])
     assert image.dtype == np.uint8
+
+
+class GivenShare:
+    """Stands for a random generator whose beta variate is known."""
+
+    def __init__(self, share):
+        self.share = share
+
+    def beta(self, first, second):
+        assert first == second == 0.4
+        return self.share
+
+
+def test_mixup_is_the_mean_of_images_and_of_masks_by_hand():
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[:2] = 1
+    image, found = mixup(with_mask(10, mask), lambda: with_mask(200, mask[::-1]), GivenShare(0.25))
+    assert (image == 152).all()  # .25 · 10 + .75 · 200 = 152.5, to the even number
+    assert image.dtype == np.uint8
+    assert found.dtype == np.float32
+    assert [found[row, 0, 0] for row in (0, 1, 2, -3, -2, -1)] == [0.25, 0.25, 0, 0, 0.75, 0.75]
+    floats = mixup((image / np.float32(3), found), lambda: plain(0), GivenShare(0.25))
+    assert floats[0].dtype == np.float32
+    assert floats[0] == pytest.approx(152 / 3 / 4)
+
+
+def test_the_log_loss_of_a_mixed_mask_is_the_mean_of_the_losses_of_both():
+    """The loss that mixup is defined by: each label's loss, weighed by its share."""
+    masks = [(np.random.default_rng(seed).random((SIZE, SIZE)) < 0.4) for seed in (0, 1)]
+    _, mixed = mixup(with_mask(10, masks[0]), lambda: with_mask(20, masks[1]), GivenShare(0.3))
+    logits = torch.linspace(-4, 4, SIZE * SIZE).reshape(SIZE, SIZE)
+    losses = [F.binary_cross_entropy_with_logits(logits, torch.tensor(mask).float()) for mask in masks]
+    of_mixed = F.binary_cross_entropy_with_logits(logits, torch.tensor(mixed[..., 0]))
+    assert of_mixed.item() == pytest.approx(0.3 * losses[0].item() + 0.7 * losses[1].item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_mixup_ignores_what_either_image_ignores_and_gives_shares_elsewhere(seed):
+    one, other = (np.random.default_rng((seed, number)).choice([0, 1, VOID], (SIZE, SIZE)) for number in (0, 1))
+    soft = with_mask(10, one)[0], np.where(one == VOID, VOID, one * 0.7).astype(np.float32)[..., None]
+    for pair in (with_mask(10, one), soft):
+        _, mask = mixup(pair, lambda: with_mask(20, other), rng(seed))
+        void = (one == VOID) | (other == VOID)
+        assert np.array_equal(mask[..., 0] == VOID, void)
+        assert ((mask[~void] >= 0) & (mask[~void] <= 1)).all()
+
+
+def test_shares_of_mixup_are_those_of_its_beta_distribution():
+    shares = np.array([mixup(plain(0, 1), lambda: plain(0, 0), rng(seed))[1][0, 0, 0] for seed in range(2000)])
+    assert shares.mean() == pytest.approx(0.5, abs=0.03)
+    assert shares.var() == pytest.approx(1 / (4 * (2 * 0.4 + 1)), abs=0.01)  # of beta(a, a)

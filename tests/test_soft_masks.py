@@ -355,6 +355,19 @@ def test_a_loss_that_soft_masks_do_not_have_is_refused_before_training(tiny, edi
         check(config.load("configs/tiny.toml"))
 
 
+def test_mixup_makes_soft_masks_and_refuses_the_same_losses(tiny):
+    mixup = "train.phases.1.mix={mixup=0.2}"
+    with pytest.raises(ValueError, match=r"train\.phases\.1\.loss: loss 'lovasz' is defined .* \(.*mix\.mixup"):
+        check(config.load("configs/tiny.toml", [mixup]))
+    check(config.load("configs/tiny.toml", [mixup, "train.phases.1.loss={dice=1}"]))
+
+
+def test_mixup_of_exclusive_classes_is_refused():
+    path = Path(config.__file__).parent.parent / "configs" / "camvid_demo.toml"
+    with pytest.raises(ValueError, match=r"train\.phases\.0\.mix\.mixup needs one mask per class"):
+        check(config.load(path, ["train.phases.0.mix={mixup=0.2}"]))
+
+
 def test_settings_of_a_run_change_with_the_annotators_and_not_by_the_new_key(tiny, edit):
     write_rows(tiny, annotators_of(tiny, count=2))
     found = []

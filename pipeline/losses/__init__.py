@@ -211,8 +211,8 @@ def build_loss(
         if soft and not LOSSES[name].supports_soft:
             supported = ", ".join(each for each, loss in LOSSES.items() if loss.supports_soft)
             raise ValueError(
-                f"loss '{name}' is defined for masks of 0 and 1, and these are soft (masks.soft, annotators = \"mean\" "
-                f"or a phase of train.teacher). Losses for soft masks: {supported}."
+                f"loss '{name}' is defined for masks of 0 and 1, and these are soft (masks.soft, mix.mixup, "
+                f'annotators = "mean" or a phase of train.teacher). Losses for soft masks: {supported}.'
             )
     weights = LossWeights(mix)
     for share, when in (0, "at the first update"), (1, "at the last update"):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline import competition, folds, kinds
+from pipeline import competition, folds
 from pipeline.competition import Competition
 from pipeline.config import Config, place
 from pipeline.data.channels import with_input_channels
@@ -36,6 +36,7 @@ from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, 
 from pipeline.files import file_lock, remove_orphans
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.inference.tta import check_views
+from pipeline.kinds import assign_kinds, join_kinds
 from pipeline.losses import build_loss
 from pipeline.metrics import Counts, Scores, epoch_metric, pixel_metric, stack
 from pipeline.models import check_model, for_prediction
@@ -183,11 +184,12 @@ def check(cfg: Config) -> Competition:
     names = Labels.of(card, cfg.data.boundary).channel_names
     taught = cfg.train.teacher.phases if cfg.train.teacher else ()
     for number, phase in enumerate(cfg.train.phases):
-        kinds = {"exclusive": card.exclusive, "soft": soft or number + 1 in taught, "classes": names}
+        is_soft = soft or phase.makes_soft or number + 1 in taught
+        targets = {"exclusive": card.exclusive, "soft": is_soft, "classes": names}
         with place(cfg, f"train.phases.{number}.loss"):
-            build_loss(phase.loss, **kinds)
+            build_loss(phase.loss, **targets)
         with place(cfg, f"train.phases.{number}.loss_options"):
-            build_loss(phase.loss, phase.loss_options, **kinds)
+            build_loss(phase.loss, phase.loss_options, **targets)
         if not isinstance(phase.augment, str):
             with place(cfg, f"train.phases.{number}.augment"):
                 check_transforms(phase.augment, cfg.model.in_channels, phase.crop)
@@ -236,7 +238,11 @@ def _refuse_multilabel_options(cfg: Config) -> None:
         "model.image_gate": cfg.model.image_gate,
         "train.pseudo": cfg.train.pseudo,
         "train.teacher": cfg.train.teacher,
-        **{f"train.phases.{n}.mix.copy_paste": "copy_paste" in phase.mix for n, phase in enumerate(cfg.train.phases)},
+        **{
+            f"train.phases.{number}.mix.{mix}": mix in phase.mix
+            for number, phase in enumerate(cfg.train.phases)
+            for mix in ("copy_paste", "mixup")
+        },
     }
     wrong = [key for key, value in asked.items() if value]
     if wrong:
@@ -355,7 +361,7 @@ def make_context(cfg: Config) -> Context:
                     _make_folds(cfg, card, paths, index)
         extra = read_extra(cfg, card, paths, index) if cfg.data.extra else None
     index = keep_together(index, cfg, paths)
-    whole = kinds.join_kinds(index, cfg.folds.hold_out)
+    whole = join_kinds(index, cfg.folds.hold_out)
     table = folds.read_folds(paths.folds, whole, subset=cfg.data.skip_bad)
     found = table["fold"].max() + 1
     if found != cfg.folds.count:
@@ -428,7 +434,7 @@ def _make_folds(cfg: Config, card: Competition, paths: Paths, index: pd.DataFram
         index = _with_likeness(cfg, card, paths, index)
     with place(cfg):
         if cfg.folds.hold_out:
-            table = kinds.assign_kinds(index, cfg.folds.count, cfg.folds.hold_out)
+            table = assign_kinds(index, cfg.folds.count, cfg.folds.hold_out)
         else:
             table = folds.assign_folds(index, cfg.folds.count, cfg.folds.seed, balanced_columns(cfg))
     options = cfg.folds.model_dump(mode="json", exclude={"name", "only"}) | {"balance": balanced_columns(cfg)}

@@ -123,10 +123,10 @@ class FoldData:
         for extra in self.extra:
             _refuse_held_out(extra.index, extra.name, self.fold, self.valid_index)
 
-    def is_soft(self, phase: int) -> bool:
-        """Whether some of the targets of phase number `phase` are soft; then all of them are float32."""
+    def is_soft(self, number: int, phase: config.Phase) -> bool:
+        """Whether some of the targets of a phase, and its number, are soft; then all of them are float32."""
         soft_masks = self.labels.is_soft or any(each.labels.is_soft for each in self.extra)
-        return soft_masks or self.teaches(phase) is not None
+        return soft_masks or phase.makes_soft or self.teaches(number) is not None
 
     def teaches(self, phase: int) -> TeacherData | None:
         """The teacher's probabilities, if phase number `phase` learns from them."""
@@ -218,7 +218,7 @@ def phase_images(
         data.train_index,
         data.labels,
         reader,
-        Augment(recipe_of(phase, reader), soft=data.is_soft(number), on_device=cfg.augment_on_device),
+        Augment(recipe_of(phase, reader), soft=data.is_soft(number, phase), on_device=cfg.augment_on_device),
         num_workers=num_workers,
         read=teacher.read(data.labels) if teacher else None,
         added=[each.images for each in data.added(number)],

@@ -16,7 +16,7 @@ def build_phase_loss(phase: config.Phase, number: int, data: FoldData, *, log_we
     """The weighted sum of losses that a phase asks for.
 
     Args:
-        number: of the phase; a teacher makes the targets of some phases soft.
+        number: of the phase; a teacher makes the targets of some phases soft, and so does a mix.
         log_weights: log the class weights that are computed, a line for each loss.
     """
     labels, options = data.labels, phase.loss_options or {}
@@ -30,7 +30,7 @@ def build_phase_loss(phase: config.Phase, number: int, data: FoldData, *, log_we
         phase.loss,
         phase.loss_options,
         exclusive=labels.exclusive,
-        soft=data.is_soft(number),
+        soft=data.is_soft(number, phase),
         classes=labels.channel_names,
         areas=data.class_areas() if methods else None,
     )

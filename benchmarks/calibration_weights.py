@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.ndimage import gaussian_filter
 
-from pipeline.ensemble.candidate_weights import COMBINATIONS, Weighting, equal_weighting, make_chooser
+from pipeline.ensemble.candidate_weights import COMBINATIONS, equal_weighting, make_chooser
+from pipeline.ensemble.combine import Weighting
 from pipeline.ensemble.weights import Subsample, fit_threshold, greedy_weights, score_images
 from pipeline.metrics import pixel_metric
 
@@ -29,6 +30,7 @@ FOLDS = 5
 FRESH = 600  # images that score a choice
 SHARED = 0.6  # standard deviation of the noise that all members have in common; the truth has 1
 NOISE_ONLY = float("inf")
+SHARPNESS = 2.0
 
 
 class Scenario(NamedTuple):
@@ -36,6 +38,7 @@ class Scenario(NamedTuple):
 
     noises: tuple[float, ...]  # standard deviation of each member's own noise
     images: int
+    sharpness: tuple[float, ...] | None = None  # of each member, the factor of its log-odds; None: SHARPNESS for all
 
 
 SCENARIOS = {
@@ -46,6 +49,7 @@ SCENARIOS = {
     "4 unequal, 30 images": Scenario((0.4, 0.5, 0.8, 1.2), 30),
     "5 unequal, 100 images": Scenario((0.3, 0.5, 0.7, 1.0, 1.4), 100),
     "10 of 12 noise": Scenario((0.6,) * 2 + (NOISE_ONLY,) * 10, 60),
+    "one of 3 overconfident": Scenario((0.6,) * 3, 60, (1.0, 2.0, 8.0)),
 }
 
 
@@ -60,7 +64,9 @@ def make_images(scenario: Scenario, count: int, seed: Sequence[int]) -> list[Sub
     truth = smooth(3) + 0.3 * rng.standard_normal((count, 1, 1)) - 1  # above 0 in about a sixth of the pixels
     shared = SHARED * smooth(2)
     fields = [smooth(2) if noise == NOISE_ONLY else truth + shared + noise * smooth(1.5) for noise in scenario.noises]
-    values = np.stack([np.rint(255 / (1 + np.exp(-2 * field))) for field in fields], axis=1).astype(np.uint8)
+    factors = scenario.sharpness or (SHARPNESS,) * len(fields)
+    probs = [1 / (1 + np.exp(-factor * field)) for factor, field in zip(factors, fields, strict=True)]
+    values = np.rint(255 * np.stack(probs, axis=1)).astype(np.uint8)
     targets = (truth > 0).astype(np.uint8)
     return [
         Subsample(of_image.reshape(len(fields), -1), target.ravel())
@@ -85,8 +91,7 @@ def choose_in_sample(images: Sequence[Subsample]) -> Weighting:
 
 def score(weighting: Weighting, fitted_on: Sequence[Subsample], images: Sequence[Subsample]) -> float:
     """The mean Dice of images at the threshold that is best on those of `fitted_on`."""
-    weights = np.array(weighting.weights)
-    return score_images(images, fit_threshold(fitted_on, weights, DICE, combination=weighting.combination), DICE).mean()
+    return score_images(images, fit_threshold(fitted_on, weighting, DICE), DICE).mean()
 
 
 CHOICES: dict[str, Callable[[Sequence[Subsample]], Weighting]] = {

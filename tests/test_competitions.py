@@ -165,7 +165,7 @@ def assert_texts_are_the_masks(rows, layout, cfg, renderer: Renderer):
 
 
 def combined_values(renderer, stores, image_id):
-    return renderer.combine_with(lambda name, weights: combine([stores], image_id, name, np.array(weights)))
+    return renderer.combine_with(lambda weighting: combine([stores], image_id, *weighting))
 
 
 def assert_texts_are_the_objects(rows, layout, cfg, renderer: Renderer):

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from pipeline import config, stages
 from pipeline.cli import main
-from pipeline.ensemble.candidate_weights import Weighting
+from pipeline.ensemble.combine import Weighting
 from pipeline.postprocess.rules import Rules
 from pipeline.stages import training
 from tests.test_files import leave

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import approx_fprime
 
 from pipeline.ensemble import weights
-from pipeline.ensemble.combine import COMBINATIONS, blend, combine
+from pipeline.ensemble.combine import COMBINATIONS, Weighting, blend, combine
 from pipeline.ensemble.weights import (
     Subsample,
     fit_threshold,
@@ -255,6 +255,11 @@ def random_images(number, members, seed=0, pixels=(4, 30)):
     ]
 
 
+def mean(weights):
+    """The weighted mean of probabilities."""
+    return Weighting("mean", tuple(weights))
+
+
 def loop_scores(images, values_of_image, metric):
     """Metric of each image at each threshold, (N, 255), mask by mask."""
     return np.array(
@@ -273,7 +278,7 @@ def loop_scores(images, values_of_image, metric):
 def test_image_scores_and_best_threshold_equal_those_of_masks(name, block, monkeypatch):
     monkeypatch.setattr(weights, "BLOCK", block)
     images, shares, metric = random_images(7, 3), np.array([0.5, 0.3, 0.2]), pixel_metric(name)
-    found = fit_threshold(images, shares, metric)
+    found = fit_threshold(images, mean(shares), metric)
     masks = [
         [apply(blend(image.values, shares), Rules(float(threshold), 0)) for threshold in THRESHOLDS] for image in images
     ]
@@ -339,9 +344,9 @@ def test_weights_do_not_depend_on_excluded_rows(fit):
 def test_threshold_and_scores_of_rows_equal_those_of_these_images_alone():
     images, rows = random_images(8, 3), np.arange(8) % 3 > 0
     kept = [image for image, row in zip(images, rows, strict=True) if row]
-    shares = np.array([0.2, 0.2, 0.6])
-    found = fit_threshold(images, shares, DICE, rows=rows)
-    assert found.threshold == fit_threshold(kept, shares, DICE).threshold
+    weighting = Weighting("mean", (0.2, 0.2, 0.6))
+    found = fit_threshold(images, weighting, DICE, rows=rows)
+    assert found.threshold == fit_threshold(kept, weighting, DICE).threshold
     assert (
         score_images(images, found, DICE, rows=rows).per_image().tolist()
         == score_images(kept, found, DICE).per_image().tolist()
@@ -436,10 +441,10 @@ def tune(seed):
     images, unseen = noisy_members(30, rng), noisy_members(2000, rng)
     found = cross_fit(
         np.arange(30) % 5,
-        lambda rows: fit_threshold(images, greedy_weights(images, DICE, rounds=5, rows=rows), DICE, rows=rows),
+        lambda rows: fit_threshold(images, mean(greedy_weights(images, DICE, rounds=5, rows=rows)), DICE, rows=rows),
         lambda fitted, rows: score_images(images, fitted, DICE, rows=rows),
     )
-    alone = fit_threshold(images, np.eye(201)[0], DICE)
+    alone = fit_threshold(images, mean(np.eye(201)[0]), DICE)
     fresh, alone_here, alone_fresh = [
         score_images(given, fitted, DICE).mean()
         for given, fitted in ((unseen, found.final), (images, alone), (unseen, alone))

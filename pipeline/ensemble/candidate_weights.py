@@ -1,4 +1,4 @@
-"""The choice between equal and searched weights, and between the combinations, by cross-validated scores.
+"""The choice between equal and searched weights, combinations and calibrations, by cross-validated scores.
 
 Weights that are searched always score better on the images that they were searched on, and often worse on others: with
 8 members of equal quality and 30 images, greedy weights lose .009 of Dice to equal ones
@@ -10,14 +10,16 @@ The vote is no candidate: it scored lower than the mean in each of the simulated
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.ensemble.calibration import Table, rank_tables, temperature_tables
 from pipeline.ensemble.candidate_rules import Folds, without_each
+from pipeline.ensemble.combine import Weighting
 from pipeline.ensemble.weights import (
     FittedWeights,
     Subsample,
+    count_pixels_by_value,
     fit_threshold,
     greedy_weights,
     log_loss_weights,
@@ -26,13 +28,11 @@ from pipeline.ensemble.weights import (
 from pipeline.metrics import Metric, Scores
 
 COMBINATIONS = ("mean", "logit", "geometric")  # that are tried, see `combine.COMBINATIONS`
-
-
-class Weighting(NamedTuple):
-    """How members are combined."""
-
-    combination: str  # in `combine.COMBINATIONS`
-    weights: tuple[float, ...]  # of the M members, of sum 1
+CALIBRATIONS = {
+    "temperature": temperature_tables,
+    "ranks": rank_tables,
+}  # that are tried with equal weights of the mean
+Candidate = Callable[[Folds], Weighting]  # what is searched on some folds
 
 
 def equal_weighting(members: int) -> Weighting:
@@ -40,9 +40,7 @@ def equal_weighting(members: int) -> Weighting:
     return Weighting("mean", (1 / members,) * members)
 
 
-def make_chooser(
-    images: Sequence[Subsample], fold_of: np.ndarray, metric: Metric, members: int
-) -> Callable[[Folds], Weighting]:
+def make_chooser(images: Sequence[Subsample], fold_of: np.ndarray, metric: Metric, members: int) -> Candidate:
     """A function from some folds to the weighting that is chosen on their images.
 
     What is searched on one set of folds is kept, since it is also part of the cross-validation on a larger one.
@@ -51,26 +49,16 @@ def make_chooser(
         images: of one class, (N,); not used with one member.
         fold_of: (N,) int.
     """
-    searches: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "equal": lambda _: np.full(members, 1 / members),
-        "greedy": lambda rows: greedy_weights(images, metric, rows=rows),
-        "log loss": lambda rows: log_loss_weights(images, rows=rows),
-    }
-    candidates = [(name, combination) for name in searches for combination in COMBINATIONS]
+    candidates = _make_candidates(images, fold_of, metric, members)
 
     @cache
-    def search(name: str, folds: Folds) -> np.ndarray:
-        return searches[name](np.isin(fold_of, folds))
+    def fit(candidate: Candidate, folds: Folds) -> FittedWeights:
+        return fit_threshold(images, candidate(folds), metric, rows=np.isin(fold_of, folds))
 
-    @cache
-    def fit(name: str, combination: str, folds: Folds) -> FittedWeights:
-        rows = np.isin(fold_of, folds)
-        return fit_threshold(images, search(name, folds), metric, combination=combination, rows=rows)
-
-    def cross_validate(candidate: tuple[str, str], folds: Folds) -> float:
+    def cross_validate(candidate: Candidate, folds: Folds) -> float:
         """The score of a candidate that is searched without each fold; 0 where the metric is not defined."""
         held_out = [
-            score_images(images, fit(*candidate, rest), metric, rows=fold_of == fold)
+            score_images(images, fit(candidate, rest), metric, rows=fold_of == fold)
             for fold, rest in zip(folds, without_each(folds), strict=True)
         ]
         return float(np.nan_to_num(Scores.concat_images(held_out).mean()))
@@ -78,7 +66,40 @@ def make_chooser(
     def choose(folds: Folds) -> Weighting:
         if members == 1 or len(folds) == 1:  # nothing to choose, or no fold to hold out
             return equal_weighting(members)
-        name, combination = max(candidates, key=lambda each: cross_validate(each, folds))  # of equals the first
-        return Weighting(combination, tuple(search(name, folds).tolist()))
+        return max(candidates, key=lambda each: cross_validate(each, folds))(folds)  # of equals the first
 
     return choose
+
+
+def _make_candidates(images: Sequence[Subsample], fold_of: np.ndarray, metric: Metric, members: int) -> list[Candidate]:
+    """Equal weights of the mean, and all that may replace them."""
+    equal = equal_weighting(members)
+
+    def rows(folds: Folds) -> np.ndarray:
+        return np.isin(fold_of, folds)
+
+    @cache
+    def greedy(folds: Folds) -> tuple[float, ...]:
+        return tuple(greedy_weights(images, metric, rows=rows(folds)).tolist())
+
+    @cache
+    def by_log_loss(folds: Folds) -> tuple[float, ...]:
+        return tuple(log_loss_weights(images, rows=rows(folds)).tolist())
+
+    @cache
+    def pixels_of(fold: int) -> np.ndarray:
+        return count_pixels_by_value([image for image, of in zip(images, fold_of, strict=True) if of == fold])
+
+    @cache
+    def tables(calibration: str, folds: Folds) -> tuple[Table, ...]:
+        return CALIBRATIONS[calibration](sum(map(pixels_of, folds)))
+
+    def weigh(search: Callable[[Folds], tuple[float, ...]], combination: str) -> Candidate:
+        return lambda folds: Weighting(combination, search(folds))
+
+    def calibrate(calibration: str) -> Candidate:
+        return lambda folds: equal._replace(calibration=tables(calibration, folds))
+
+    searches = (lambda _: equal.weights, greedy, by_log_loss)
+    weighted = [weigh(search, combination) for search in searches for combination in COMBINATIONS]
+    return weighted + [calibrate(each) for each in CALIBRATIONS]

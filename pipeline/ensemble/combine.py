@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from pipeline.ensemble.calibration import LEVELS, Table
 from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.quoting import shortened
 
@@ -23,6 +24,14 @@ class Store(Protocol):
 
     def read(self, image_id: str) -> np.ndarray:
         """The values of one image, (C, H, W) uint8."""
+
+
+class Weighting(NamedTuple):
+    """How M members are combined."""
+
+    combination: str  # in COMBINATIONS
+    weights: tuple[float, ...]  # (M,), of sum 1
+    calibration: tuple[Table, ...] = ()  # a table for each member, applied before the combination; (): none
 
 
 class Combination(NamedTuple):
@@ -77,13 +86,19 @@ def find_combination(name: str) -> Combination:
     return COMBINATIONS[name]
 
 
-def forward_table(combination: str, stores: int = 1) -> np.ndarray:
+def forward_table(combination: str, stores: int = 1, calibration: Table | None = None) -> np.ndarray:
     """`forward` of each sum that `stores` stored values can have, (255 · stores + 1,) float32.
+
+    Args:
+        calibration: applied to the mean of the stored values.
 
     >>> forward_table("mean", 2)[[0, 1, 510]].tolist()
     [0.0, 0.5, 255.0]
     """
-    return find_combination(combination).forward(np.arange(MAX_VALUE * stores + 1) / stores).astype(np.float32)
+    levels = np.arange(MAX_VALUE * stores + 1) / stores
+    if calibration is not None:
+        levels = np.interp(levels, LEVELS, calibration)
+    return find_combination(combination).forward(levels).astype(np.float32)
 
 
 def to_values(weighted_sum: np.ndarray, combination: str) -> np.ndarray:
@@ -91,8 +106,16 @@ def to_values(weighted_sum: np.ndarray, combination: str) -> np.ndarray:
     return np.rint(find_combination(combination).inverse(weighted_sum)).astype(np.uint8)
 
 
-def blend(values: np.ndarray, weights: np.ndarray, combination: str = "mean") -> np.ndarray:
+def blend(
+    values: np.ndarray,
+    weights: np.ndarray | Sequence[float],
+    combination: str = "mean",
+    calibration: Sequence[Table] = (),
+) -> np.ndarray:
     """Combine the stored values of M members into those of one.
+
+    Args:
+        calibration: a table for each member, or none.
 
     Shapes:
         values: (M, ...) uint8, 0 … 255.
@@ -102,17 +125,18 @@ def blend(values: np.ndarray, weights: np.ndarray, combination: str = "mean") ->
     Raises:
         ValueError: for other weights, or a name that is not in COMBINATIONS.
     """
-    table = forward_table(combination)
     shares = _checked(weights, len(values))
-    terms = (table.take(part) * share for part, share in zip(values, shares, strict=True) if share)
-    return to_values(sum(terms), combination)
+    tables = [forward_table(combination, 1, each) for each in calibration] or [forward_table(combination)] * len(values)
+    parts = zip(values, shares, tables, strict=True)
+    return to_values(sum(table.take(part) * share for part, share, table in parts if share), combination)
 
 
 def combine(
     members: Sequence[Sequence[Store]],
     image_id: str,
     combination: str = "mean",
-    weights: np.ndarray | None = None,
+    weights: np.ndarray | Sequence[float] | None = None,
+    calibration: Sequence[Table] = (),
 ) -> np.ndarray:
     """Combine the stored values of one image over all members, rounded once at the end.
 
@@ -122,6 +146,7 @@ def combine(
     Args:
         members: for each config, its stores: one per fold for the test set, one for OOF predictions.
         weights: (M,), not negative, of sum 1; None weighs members equally, whatever their number of stores.
+        calibration: a table for each member, or none.
 
     Shapes:
         returns: (C, H, W) uint8.
@@ -131,9 +156,9 @@ def combine(
     """
     shares = _checked(np.ones(len(members)) / len(members) if weights is None else weights, len(members))
     total: np.ndarray | None = None
-    for stores, share in zip(members, shares, strict=True):
+    for stores, share, table in zip(members, shares, calibration or [None] * len(members), strict=True):
         if share:
-            part = forward_table(combination, len(stores)).take(_sum_of_stores(stores, image_id)) * share
+            part = forward_table(combination, len(stores), table).take(_sum_of_stores(stores, image_id)) * share
             total = part if total is None else total + _same_shape(part, total, image_id)
     return to_values(total, combination)
 
@@ -156,7 +181,7 @@ def _same_shape(values: np.ndarray, others: np.ndarray, image_id: str) -> np.nda
     return values
 
 
-def _checked(weights: np.ndarray, members: int) -> np.ndarray:
+def _checked(weights: np.ndarray | Sequence[float], members: int) -> np.ndarray:
     """The weights in float32, if there is one per member, none is negative and their sum is 1."""
     weights = np.asarray(weights, dtype=np.float64)
     if weights.shape != (members,) or not (weights >= 0).all() or abs(weights.sum() - 1) > 1e-6:

@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.ensemble.combine import blend
+from pipeline.ensemble.calibration import Table
+from pipeline.ensemble.combine import Weighting, blend
 from pipeline.postprocess.instances import InstanceRules, confidences, label_instances
 from pipeline.postprocess.rules import Rules, apply
 
 ARGMAX, INSTANCES = "argmax", "instances"  # the rule sets of multiclass and of instance segmentation
 KINDS = {ARGMAX: "multiclass", INSTANCES: "instances"}
 
-# From a combination and the members' weights to an image's combined values, (C, H, W) uint8.
-Combiner = Callable[[str, tuple[float, ...]], np.ndarray]
+Combiner = Callable[[Weighting], np.ndarray]  # from a weighting to an image's combined values, (C, H, W) uint8
 
 
 class Postprocess(NamedTuple):
@@ -24,6 +24,12 @@ class Postprocess(NamedTuple):
     weights: tuple[float, ...]  # of the members, of sum 1
     rule_set: str  # in `candidate_rules.RULE_SETS`, or ARGMAX, or INSTANCES
     rules: Rules | InstanceRules | None = None  # None for ARGMAX: a pixel gets its most probable class
+    calibration: tuple[Table, ...] = ()  # of each member, see `Weighting`
+
+    @property
+    def weighting(self) -> Weighting:
+        """How the members are combined."""
+        return Weighting(self.combination, self.weights, self.calibration)
 
     def mask(self, values: np.ndarray) -> np.ndarray:
         """The mask of one image and class.
@@ -32,7 +38,7 @@ class Postprocess(NamedTuple):
             values: (M, H, W) uint8, of the members.
             returns: (H, W) uint8, 0 or 1.
         """
-        return apply(blend(values, np.array(self.weights), self.combination), self.rules)
+        return apply(blend(values, self.weights, self.combination, self.calibration), self.rules)
 
 
 @dataclass(frozen=True)
@@ -61,14 +67,14 @@ class Renderer:
 
     def combine(self, values: np.ndarray) -> np.ndarray:
         """Combine the members' values of one image, (M, C, H, W) uint8, into (C, H, W) uint8."""
-        return self.combine_with(lambda combination, weights: blend(values, np.array(weights), combination))
+        return self.combine_with(lambda each: blend(values, each.weights, each.combination, each.calibration))
 
     def combine_with(self, combiner: Combiner) -> np.ndarray:
-        """The combined values of one image, (C, H, W) uint8; the combiner is called once per combination."""
+        """The combined values of one image, (C, H, W) uint8; the combiner is called once per weighting."""
         if self.kind != "multilabel":
-            return combiner(*self.parts[0][:2])
-        combined = {key: combiner(*key) for key in {part[:2] for part in self.parts}}
-        return np.stack([combined[part[:2]][number] for number, part in enumerate(self.parts)])
+            return combiner(self.parts[0].weighting)
+        combined = {key: combiner(key) for key in {part.weighting for part in self.parts}}
+        return np.stack([combined[part.weighting][number] for number, part in enumerate(self.parts)])
 
     def render(self, combined: np.ndarray) -> np.ndarray:
         """The instances, (H, W) int32, of instance segmentation; else the masks, (C, H, W) uint8."""

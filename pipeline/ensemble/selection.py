@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pipeline.ensemble.candidate_rules import CandidateRules, Folds, folds_of, search_candidates, without_each
-from pipeline.ensemble.candidate_weights import Weighting, make_chooser
-from pipeline.ensemble.combine import blend
+from pipeline.ensemble.candidate_weights import make_chooser
+from pipeline.ensemble.combine import Weighting, blend
 from pipeline.ensemble.renderer import Postprocess, Renderer
 from pipeline.ensemble.weights import Subsample, log_loss_weights, subsample
 from pipeline.metrics import Counts, Metric, Scores, count, nan_to_zero, ratio, stack
@@ -93,7 +93,10 @@ def select_multilabel(oof: Oof, metric: Metric, classes: int) -> Selection:
     weighted = [{folds: choose(folds) for folds in fits} for choose in choosers]
     candidates = _search(oof, metric, weighted)
     chosen = [
-        {folds: Postprocess(*each, *candidates[number, each].best(folds)) for folds, each in of_class.items()}
+        {
+            folds: Postprocess(each.combination, each.weights, *candidates[number, each].best(folds), each.calibration)
+            for folds, each in of_class.items()
+        }
         for number, of_class in enumerate(weighted)
     ]
     fitted = _cross_fit(oof, metric, chosen)
@@ -133,9 +136,9 @@ def _search(
         keys: Collection[tuple[int, Weighting]],
     ) -> Iterator[tuple[tuple[int, Weighting], np.ndarray, np.ndarray, int]]:
         for values, target, fold in oof.images("search rules"):
-            for number, (combination, weights) in keys:
-                blended = blend(values[:, number], np.array(weights), combination)
-                yield (number, (combination, weights)), blended, target[number], fold
+            for number, each in keys:
+                blended = blend(values[:, number], each.weights, each.combination, each.calibration)
+                yield (number, each), blended, target[number], fold
 
     fits: dict[tuple[int, Weighting], list[Folds]] = {}
     for number, of_class in enumerate(weighted):

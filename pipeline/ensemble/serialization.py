@@ -5,9 +5,11 @@ from typing import Annotated, Any, TypeVar
 
 import pydantic
 
+from pipeline.ensemble.calibration import Table
 from pipeline.ensemble.candidate_rules import RULE_SETS
 from pipeline.ensemble.combine import find_combination
 from pipeline.ensemble.renderer import ARGMAX, INSTANCES, Postprocess, Renderer
+from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.postprocess.instances import InstanceRules
 from pipeline.postprocess.rules import Rules
 from pipeline.quoting import listed, quoted
@@ -20,12 +22,14 @@ KINDS = {**dict.fromkeys(RULE_SETS, Rules), ARGMAX: None, INSTANCES: InstanceRul
 def to_record(renderer: Renderer, members: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
     """A renderer as plain values: combination, weights by member, rule_set and the fields of its rules.
 
+    A calibration is one text of 256 numbers for each member, since a list would fill the manifest with lines.
     Of several classes with rules of their own, `classes` has these values by class.
     """
     records = [
         {
             "combination": part.combination,
             "weights": dict(zip(members, part.weights, strict=True)),
+            **({"calibration": _calibration_record(part, members)} if part.calibration else {}),
             "rule_set": part.rule_set,
             **(part.rules._asdict() if part.rules else {}),
         }
@@ -61,7 +65,7 @@ def _postprocess(record: Any, members: Sequence[str]) -> Postprocess:
         raise ValueError(f"rule_set {quoted(rule_set)}: expected one of {', '.join(KINDS)}")
     combination, weights = record.get("combination"), _weights(record, members)
     find_combination(combination if isinstance(combination, str) else quoted(combination))
-    return Postprocess(combination, weights, rule_set, _rules(record, KINDS[rule_set]))
+    return Postprocess(combination, weights, rule_set, _rules(record, KINDS[rule_set]), _calibration(record, members))
 
 
 def _rules(record: Mapping[str, Any], kind: type[Rules] | type[InstanceRules] | None) -> Rules | InstanceRules | None:
@@ -78,6 +82,28 @@ def _weights(record: Mapping[str, Any], members: Sequence[str]) -> tuple[float, 
     if not sum(weights) > 0:
         raise ValueError(f"weights {listed(weights)}: expected one above 0")
     return weights
+
+
+def _calibration_record(part: Postprocess, members: Sequence[str]) -> dict[str, str]:
+    texts = (" ".join(f"{value:g}" for value in table) for table in part.calibration)
+    return dict(zip(members, texts, strict=True))
+
+
+def _calibration(record: Mapping[str, Any], members: Sequence[str]) -> tuple[Table, ...]:
+    if "calibration" not in record:
+        return ()
+    texts = _in_order(record["calibration"], members, "calibration")
+    tables = _checked(tuple[Table, ...], tuple(tuple(map(_number, str(text).split())) for text in texts))
+    if any(len(table) != MAX_VALUE + 1 or list(table) != sorted(table) for table in tables):
+        raise ValueError(f"calibration: expected {MAX_VALUE + 1} numbers for each member, 0 to {MAX_VALUE}, rising")
+    return tables
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"calibration has {quoted(text)}: expected numbers, 0 to {MAX_VALUE}") from None
 
 
 def _in_order(values: Any, names: Sequence[str], what: str) -> list[Any]:

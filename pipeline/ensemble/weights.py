@@ -10,7 +10,9 @@ Both fit on some rows, so that they can be cross-fitted:
 
     cross_fit(
         fold_of,
-        lambda rows: fit_threshold(images, greedy_weights(images, metric, rows=rows), metric, rows=rows),
+        lambda rows: fit_threshold(
+            images, Weighting("mean", tuple(greedy_weights(images, metric, rows=rows))), metric, rows=rows
+        ),
         lambda fitted, rows: score_images(images, fitted, metric, rows=rows),
     )
 """
@@ -21,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
-from pipeline.ensemble.combine import blend, forward_table, to_values
+from pipeline.ensemble.combine import Weighting, blend, forward_table, to_values
 from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import VOID, Counts, Metric, Scores, nan_to_zero, ratio
 from pipeline.postprocess.threshold_counts import THRESHOLDS, best_threshold, level
@@ -40,9 +42,8 @@ class Subsample(NamedTuple):
 class FittedWeights(NamedTuple):
     """A weighted combination with a threshold."""
 
-    weights: np.ndarray  # (M,)
+    weighting: Weighting
     threshold: float  # on probabilities, 0 to 1
-    combination: str  # in COMBINATIONS
 
 
 def subsample(values: np.ndarray, target: np.ndarray, pixels: int = 4096) -> Subsample:
@@ -122,21 +123,15 @@ def _scores_of_one_more(images: Sequence[Subsample], picks: np.ndarray, metric: 
 
 
 def fit_threshold(
-    images: Sequence[Subsample],
-    weights: np.ndarray,
-    metric: Metric,
-    *,
-    combination: str = "mean",
-    rows: np.ndarray | None = None,
+    images: Sequence[Subsample], weighting: Weighting, metric: Metric, *, rows: np.ndarray | None = None
 ) -> FittedWeights:
-    """Weights with their best threshold on the rows, (N,) bool; of equals, the one nearest to .5."""
+    """A weighting with its best threshold on the rows, (N,) bool; of equals, the one nearest to .5."""
     chosen = _take(images, rows)
     numerator, denominator = (
-        sum(each.sum(axis=0) for each in term)
-        for term in zip(*_block_terms(chosen, weights, metric, combination), strict=True)
+        sum(each.sum(axis=0) for each in term) for term in zip(*_block_terms(chosen, weighting, metric), strict=True)
     )
     scores = nan_to_zero(ratio(numerator[:, None], denominator[:, None]))
-    return FittedWeights(np.asarray(weights), float(THRESHOLDS[best_threshold(scores)]), combination)
+    return FittedWeights(weighting, float(THRESHOLDS[best_threshold(scores)]))
 
 
 def score_images(
@@ -145,16 +140,26 @@ def score_images(
     """The scores of the images of the rows, (N,) bool, at the fitted threshold."""
     column = level(fitted.threshold) - 1
     chosen = _take(images, rows)
-    terms = zip(*_block_terms(chosen, fitted.weights, metric, fitted.combination), strict=True)
+    terms = zip(*_block_terms(chosen, fitted.weighting, metric), strict=True)
     return Scores(*(np.concatenate([each[:, [column]] for each in term]) for term in terms))
 
 
 def _block_terms(
-    images: Sequence[Subsample], weights: np.ndarray, metric: Metric, combination: str
+    images: Sequence[Subsample], weighting: Weighting, metric: Metric
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Block by block, the metric's numerator and denominator of its images at all thresholds, (n, 255) each."""
     for block in _blocks(images):
-        yield metric.terms(_count(blend(block.values, weights, combination), _slots(block)))
+        combined = blend(block.values, weighting.weights, weighting.combination, weighting.calibration)
+        yield metric.terms(_count(combined, _slots(block)))
+
+
+def count_pixels_by_value(images: Sequence[Subsample]) -> np.ndarray:
+    """The number of pixels of each member by stored value, outside and inside of the target, (M, 256, 2)."""
+    total = np.zeros((len(images[0].values), 2 * (MAX_VALUE + 1)), dtype=np.int64)
+    for image in images:
+        for member, values in enumerate(image.values):
+            total[member] += np.bincount(2 * values.astype(np.int64) + image.target, minlength=total.shape[1])
+    return total.reshape(len(total), -1, 2)
 
 
 # ---------------------------------------------------------------------------------------------- log loss

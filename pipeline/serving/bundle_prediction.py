@@ -175,7 +175,7 @@ def _until_error(stream: Iterator[tuple[str, Stores | None]]) -> Iterator[tuple[
 
 
 def _combine(bundle: Bundle, stores: Stores) -> np.ndarray:
-    return bundle.renderer.combine_with(lambda name, weights: combine(stores, "", name, np.array(weights)))
+    return bundle.renderer.combine_with(lambda weighting: combine(stores, "", *weighting))
 
 
 def render_or_none(bundle: Bundle, run: SinglePass, image_id: str, stores: Stores | None) -> np.ndarray | None:

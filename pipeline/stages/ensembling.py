@@ -342,9 +342,7 @@ def _test_confidences(members: Sequence[Context], renderer: Renderer) -> Confide
 def _combine_test(members: Sequence[Context], renderer: Renderer) -> Callable[[str], np.ndarray]:
     """From a test image's id to the members' combined predictions of it."""
     stores = [member.test_stores() for member in members]
-    return lambda image_id: renderer.combine_with(
-        lambda name, weights: combine(stores, image_id, name, np.array(weights))
-    )
+    return lambda image_id: renderer.combine_with(lambda weighting: combine(stores, image_id, *weighting))
 
 
 def write_scores(path: Path, rows: pd.DataFrame, scores: Scores, classes: Sequence[str]) -> None:

@@ -164,7 +164,7 @@ def audit(
         _print_inflation(stages.measure_inflation(cfg))
 
 
-def _print_shift(shift: stages.TestShift) -> None:
+def _print_shift(shift: stages.TrainTestShift) -> None:
     """Print whether test images differ from training images, and in what."""
     out.print(f"test        {shift}", soft_wrap=True)
     if shift.found:

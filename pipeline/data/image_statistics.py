@@ -42,7 +42,7 @@ def _intensity(image: np.ndarray) -> dict[str, float]:
         "dark share": histogram[: DARK + 1].sum(),
         "bright share": histogram[BRIGHT:].sum(),
         "foreground share": share,
-        "separation": between,
+        "bimodality": between,
         "entropy": -(filled * np.log2(filled)).sum(),
     }
 

@@ -20,5 +20,5 @@ from pipeline.stages.rehearsing import RehearsalRun, rehearse
 from pipeline.stages.reporting import collect_report_data, report
 from pipeline.stages.submitting import download, leaderboard, push, submit, upload
 from pipeline.stages.sweeping import Sweep, seed_configs, sweep
-from pipeline.stages.test_shift import TestShift
+from pipeline.stages.train_test_shift import TrainTestShift
 from pipeline.stages.training import mean_row, oof, oof_table, predict, train

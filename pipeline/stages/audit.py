@@ -26,7 +26,7 @@ from pipeline.stages.preparing import (
     read_extra,
     scores_at_half,
 )
-from pipeline.stages.test_shift import TestShift, draw_extremes
+from pipeline.stages.train_test_shift import TrainTestShift, draw_extremes
 from pipeline.stages.training import oof_of
 from pipeline.statistics.bootstrap import Difference, paired
 from pipeline.symmetries import SYMMETRIES
@@ -46,7 +46,7 @@ class AuditReport(NamedTuple):
     table: Path
     sheet: Path | None  # pictures of pairs of each kind; None without pairs
     extra: list[dict[str, Any]]  # as `ExtraSets.counts` returns them
-    shift: TestShift
+    shift: TrainTestShift
     extremes: Path | None  # pictures of the images most and least like the other set's; None without a comparison
 
 

@@ -41,7 +41,7 @@ from pipeline.progress import track
 from pipeline.report.overlays import PANELS, Panel, choose_examples, write_sheet
 from pipeline.stages.part_of_folds import describe_part, with_choice_folds
 from pipeline.stages.preparing import Context, compare_with_test, make_context
-from pipeline.stages.test_shift import TestShift
+from pipeline.stages.train_test_shift import TrainTestShift
 from pipeline.stages.training import machines_of, predict_test
 from pipeline.statistics.bootstrap import Difference, Interval, interval, paired
 from pipeline.submission import ConfidencesOf, MasksOf
@@ -68,7 +68,7 @@ class Ensembled(NamedTuple):
     metric: str
     selection: Selection
     interval: Interval  # of the cross-fitted score; over groups where there are groups
-    shift: TestShift  # of the test images against the training images
+    shift: TrainTestShift  # of the test images against the training images
     like_test: Interval | None  # the cross-fitted score, images weighted by their likeness to the test images
     official: float | None  # cross-fitted, by a metric that has no score per image: of volumes, or of ranked objects
     member_scores: list[MemberScore]
@@ -144,7 +144,7 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
     return done
 
 
-def shift_of(member: Context, rows: pd.DataFrame, test_index: pd.DataFrame) -> TestShift:
+def shift_of(member: Context, rows: pd.DataFrame, test_index: pd.DataFrame) -> TrainTestShift:
     """The comparison of training with test images, by their statistics and by a member's predictions.
 
     Args:

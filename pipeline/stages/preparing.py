@@ -53,7 +53,7 @@ from pipeline.stages.extra_sets import (
     find_extra_duplicates,
     read_extra_sets,
 )
-from pipeline.stages.test_shift import Predictions, TestShift, bin_likeness, find_test_shift
+from pipeline.stages.train_test_shift import Predictions, TrainTestShift, bin_likeness, find_shift
 from pipeline.submission import sample_rows
 from pipeline.training.checkpoint import FULL, Fold
 from pipeline.training.distributed import processes
@@ -478,13 +478,13 @@ def compare_with_test(
     index: pd.DataFrame,
     test_index: pd.DataFrame,
     predictions: Predictions | None = None,
-) -> TestShift:
-    """As `find_test_shift`; unchanged images are not read again.
+) -> TrainTestShift:
+    """As `find_shift`; unchanged images are not read again.
 
     Writes: runs/<competition>.statistics.json
     """
     pairs = read_duplicates(paths.duplicates) if paths.duplicates.exists() else None
-    return find_test_shift(cfg, card, index, test_index, pairs, FileCache(paths.statistics), predictions)
+    return find_shift(cfg, card, index, test_index, pairs, FileCache(paths.statistics), predictions)
 
 
 def find_all_duplicates(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> pd.DataFrame:

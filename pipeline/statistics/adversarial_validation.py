@@ -32,7 +32,7 @@ from pipeline.metrics import Scores
 from pipeline.statistics.bootstrap import LEVEL, Interval
 
 FOLDS, REPEATS = 5, 3  # of the cross-validation; an image's log-odds are the mean over the repeats
-MIN_GROUPS = 20  # of training images, and of test images
+MIN_GROUPS = 30  # of training images, and of test images
 # From this AUC on, with an interval above one half, images are said to differ: benchmarks/adversarial_validation.py.
 MIN_AUC = 0.65
 MAX_WEIGHT = 10.0  # of an image, and its inverse the smallest one, before the weights are scaled to a mean of 1

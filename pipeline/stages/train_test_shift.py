@@ -35,7 +35,7 @@ VERSION = 1  # of the statistics, so that values kept by an older version are co
 UNCERTAIN = 26, 229  # stored values from and up to which a probability is uncertain: .1 to .9
 
 
-class TestShift(NamedTuple):
+class TrainTestShift(NamedTuple):
     """The comparison of training with test images; without `found` the reason why there is none."""
 
     found: AdversarialValidation | None
@@ -74,7 +74,7 @@ class Predictions(NamedTuple):
     test: Sequence[PredictionStore]  # of each fold's model
 
 
-def find_test_shift(
+def find_shift(
     cfg: Config,
     card: Competition,
     index: pd.DataFrame,
@@ -82,7 +82,7 @@ def find_test_shift(
     pairs: pd.DataFrame | None,
     cache: FileCache,
     predictions: Predictions | None = None,
-) -> TestShift:
+) -> TrainTestShift:
     """Compare training with test images, at most MAX_IMAGES of each.
 
     Args:
@@ -92,14 +92,14 @@ def find_test_shift(
         predictions: whose statistics are compared too.
     """
     if test_index.empty:
-        return TestShift(None, missing="there are no test images yet")
+        return TrainTestShift(None, missing="there are no test images yet")
     index = index if pairs is None else index.assign(group=merge_groups(index, pairs))
     test_index = test_index.assign(group=_groups_of_test(card, test_index, pairs))
     for what, rows in (("test", test_index), ("training", index)):
         if reason := too_few(what, len(rows), rows["group"].nunique()):
-            return TestShift(None, missing=reason)
+            return TrainTestShift(None, missing=reason)
     if cfg.data.crops or max((rows["height"] * rows["width"]).max() for rows in (index, test_index)) > LARGE:
-        return TestShift(None, missing="the images are too large to be read whole")
+        return TrainTestShift(None, missing="the images are too large to be read whole")
     train, test = _draw_sample(index), _draw_sample(test_index)
     tables = [_statistics(rows, Reader.of(cfg, card), cache) for rows in (train, test)]
     cache.save()
@@ -107,7 +107,7 @@ def find_test_shift(
         predicted = _predicted_statistics(predictions, train["image_id"].tolist(), test["image_id"].tolist())
         tables = [pd.concat(pair, axis=1) for pair in zip(tables, predicted, strict=True)]
     found = compare_images(*tables, train["group"].tolist(), test["group"].tolist())
-    return TestShift(found, train["image_id"].tolist(), test["image_id"].tolist())
+    return TrainTestShift(found, train["image_id"].tolist(), test["image_id"].tolist())
 
 
 def _draw_sample(rows: pd.DataFrame) -> pd.DataFrame:
@@ -152,25 +152,30 @@ def _predicted_statistics(
 
     The mean of all models would be smoother than one model's and tell test from training images: folds take turns.
     """
-    train = [_summarize(predictions.oof.read(image_id)) for image_id in track(train_ids, "statistics of predictions")]
+    train = [
+        summarize_prediction(predictions.oof.read(image_id))
+        for image_id in track(train_ids, "statistics of predictions")
+    ]
     stores = predictions.test
-    test = [_summarize(stores[number % len(stores)].read(image_id)) for number, image_id in enumerate(test_ids)]
+    test = [
+        summarize_prediction(stores[number % len(stores)].read(image_id)) for number, image_id in enumerate(test_ids)
+    ]
     return pd.DataFrame(train), pd.DataFrame(test)
 
 
-def _summarize(values: np.ndarray) -> dict[str, float]:
+def summarize_prediction(values: np.ndarray) -> dict[str, float]:
     """Statistics of probabilities, stored as (C, H, W) uint8; shares of pixels and classes, 0 to 1."""
     uncertain = ((values >= UNCERTAIN[0]) & (values <= UNCERTAIN[1])).mean()
     predicted = (values >= 128).mean()
     return {
         "predicted share": float(predicted),
         "uncertain share": float(uncertain),
-        "uncertain by predicted": float(uncertain / (predicted + 1e-3)),
+        "uncertain by predicted share": float(uncertain / (predicted + 1e-3)),
         "highest probability": float(values.max()) / 255,
     }
 
 
-def bin_likeness(shift: TestShift, image_ids: pd.Series, count: int) -> pd.Series:
+def bin_likeness(shift: TrainTestShift, image_ids: pd.Series, count: int) -> pd.Series:
     """The quantile bin of each image's likeness to the test images, as text: "1", the least like them, and so on.
 
     Images that were not compared have a bin of their own.
@@ -184,7 +189,9 @@ def bin_likeness(shift: TestShift, image_ids: pd.Series, count: int) -> pd.Serie
     return image_ids.map(dict(zip(shift.train_ids, map(str, number), strict=True))).fillna("not compared")
 
 
-def draw_extremes(path: Path, shift: TestShift, index: pd.DataFrame, test_index: pd.DataFrame, reader: Reader) -> None:
+def draw_extremes(
+    path: Path, shift: TrainTestShift, index: pd.DataFrame, test_index: pd.DataFrame, reader: Reader
+) -> None:
     """Draw the training images most and least like the test images, and the test images least like those."""
     train = pd.Series(shift.found.train, index=shift.train_ids).sort_values(kind="stable")
     test = pd.Series(shift.found.test, index=shift.test_ids).sort_values(kind="stable")

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.metrics import Counts, pixel_metric
 from pipeline.postprocess.search import RuleSearch
+from pipeline.postprocess.shares import Place
 from pipeline.postprocess.threshold_counts import THRESHOLDS
 
 IMAGES = 40  # the loop takes seconds for these
@@ -97,7 +98,7 @@ def nearest_to_half(scores: np.ndarray) -> int:
 def ours(pairs: list[Pair]) -> int:
     search = RuleSearch(pixel_metric("mean_dice"), rule_sets=["total"])
     for values, target in pairs:
-        search.add(values, target, 0)
+        search.add(values, target, Place(0))
     return nearest_to_half(search.grids()["total"].means()[0])
 
 

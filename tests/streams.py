@@ -6,21 +6,26 @@ import numpy as np
 
 from pipeline.postprocess.rule_variants import VariantSearch
 from pipeline.postprocess.search import AREAS, RULE_SETS, RuleSearch
+from pipeline.postprocess.shares import Place
+
+WITHOUT_SHARE = [name for name, rule_set in RULE_SETS.items() if rule_set.pool is None]
 
 
-def search_rules(images, metric, areas=AREAS, *, rule_sets=tuple(RULE_SETS)):
+def search_rules(images, metric, areas=AREAS, *, rule_sets=WITHOUT_SHARE):
     """The score grids of some images, (values, target, fold) each."""
     search = RuleSearch(metric, areas, rule_sets=rule_sets)
-    for image in images:
-        search.add(*image)
+    for values, target, fold in images:
+        search.add(values, target, Place(fold))
+        del values, target
     return search.grids()
 
 
 def search_variants(images, metric, rules):
     """The scores of the variants of some rules on some images, (values, target, fold) each."""
     search = VariantSearch(metric, rules)
-    for image in images:
-        search.add(*image)
+    for values, target, fold in images:
+        search.add(values, target, Place(fold))
+        del values, target
     return search.scores()
 
 

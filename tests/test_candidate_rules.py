@@ -6,6 +6,7 @@ import pytest
 from pipeline.ensemble.candidate_rules import search_candidates
 from pipeline.metrics import pixel_metric
 from pipeline.postprocess.rules import Rules
+from pipeline.postprocess.shares import Place
 
 DICE = pixel_metric("mean_dice")
 RING = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
@@ -15,7 +16,7 @@ ALL = (0, 1, 2, 3)
 
 def rings(*targets_and_folds):
     """Images that predict a ring at every threshold."""
-    return [(RING * 255, target, fold) for target, fold in targets_and_folds]
+    return [(RING * 255, target, Place(fold)) for target, fold in targets_and_folds]
 
 
 def search(images, *fits):

@@ -65,7 +65,7 @@ def final_part(selection):
 
 def search(oof):
     """The scores of each rule set for a single member."""
-    return search_rules(((values[0], target, fold) for values, target, fold in oof.images("")), DICE)
+    return search_rules(((values[0], target, place.fold) for values, target, place in oof.images("")), DICE)
 
 
 def test_the_threshold_that_separates_discs_from_noise_is_found():

@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from pipeline.metrics import VOID, count, metric_names, pixel_metric, stack
 from pipeline.postprocess.rule_variants import _Group, _Image, rule_variants
 from pipeline.postprocess.rules import Rules, apply
+from pipeline.postprocess.shares import Histograms, Place
 from tests.streams import images_let_go, search_variants
 
 DICE = pixel_metric("mean_dice")
@@ -23,6 +24,9 @@ OPTIONS = st.builds(
     st.booleans(),
     st.none() | st.integers(1, 3),
     st.none(),
+    share=st.none() | st.sampled_from([0.1, 0.4]),
+    share_of=st.sampled_from(["pixels", "expected"]),
+    share_in=st.just("image"),
 )
 
 
@@ -34,6 +38,12 @@ def image(*rows, target=None, fold=0):
     """Values of a mask that is the same at every threshold; its target is by default the mask."""
     mask = mask_of(*rows)
     return mask * 255, mask if target is None else mask_of(*target), fold
+
+
+def count_variants(candidates, values, target):
+    """The counts of rules of one threshold, or of one share of the image."""
+    group, image = _Group(candidates), _Image(values, target)
+    return group.count(image, group.lowest(image, Place(0), Histograms()))
 
 
 RING = ("#####", "#...#", "#.#.#", "#...#", "#####")
@@ -82,9 +92,10 @@ def test_variants_combine_minimum_component_and_minimum_area():
 def test_counts_equal_those_of_the_masks_by_apply(mask, data, candidates):
     values = mask * data.draw(arrays(np.uint8, mask.shape, elements=st.sampled_from([60, 130, 200, 255])))
     target = data.draw(arrays(np.uint8, mask.shape, elements=st.sampled_from([0, 1, VOID])))
-    candidates = [rules._replace(threshold=candidates[0].threshold) for rules in candidates]
+    cut = {field: getattr(candidates[0], field) for field in ("threshold", "share", "share_of")}
+    candidates = [rules._replace(**cut) for rules in candidates]
     expected = stack(count(apply(values, rules), target) for rules in candidates)
-    for found, by_hand in zip(_Group(candidates).count(_Image(values, target)), expected, strict=True):
+    for found, by_hand in zip(count_variants(candidates, values, target), expected, strict=True):
         assert found.tolist() == by_hand.tolist()
 
 
@@ -98,7 +109,7 @@ def test_nested_holes_are_counted_like_apply_fills_them():
         target = rng.integers(0, 2, mask.shape).astype(np.uint8)
         candidates = rule_variants(Rules(0.5, 0))
         expected = stack(count(apply(mask * 255, rules), target) for rules in candidates)
-        for found, by_hand in zip(_Group(candidates).count(_Image(mask * 255, target)), expected, strict=True):
+        for found, by_hand in zip(count_variants(candidates, mask * 255, target), expected, strict=True):
             assert found.tolist() == by_hand.tolist()
 
 
@@ -110,7 +121,7 @@ def test_a_component_inside_a_removed_ring_is_counted_once():
         if width == 1:
             mask[inset + 1 : 16 - inset, inset + 1 : 16 - inset] = 0
     candidates = [Rules(0.5, 0, min_component=64), Rules(0.5, 0, min_component=64, fill_holes=True)]
-    counts = _Group(candidates).count(_Image(mask * 255, mask))
+    counts = count_variants(candidates, mask * 255, mask)
     assert counts.predicted.tolist() == [64 + 81, 17 * 17]
     assert counts.intersection.tolist() == [64 + 81, 64 + 48 + 81]
 

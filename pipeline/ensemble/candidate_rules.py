@@ -15,13 +15,14 @@ from pipeline.postprocess.rule_variants import VARIANTS, VariantScores, VariantS
 from pipeline.postprocess.rules import Rules
 from pipeline.postprocess.search import RULE_SETS as GRID_RULE_SETS
 from pipeline.postprocess.search import CandidateScores, RuleSearch, ScoreGrid
+from pipeline.postprocess.shares import Histograms, Place
 
 RULE_SETS = (*GRID_RULE_SETS, VARIANTS)
 
 Folds = tuple[int, ...]  # the folds that something is chosen on, ascending
 K = TypeVar("K", bound=Hashable)
-# From the keys of some searches to the images of each: key, values (H, W) uint8, target (H, W), fold.
-ImagesOf = Callable[[Collection[K]], Iterator[tuple[K, np.ndarray, np.ndarray, int]]]
+# From the keys of some searches to the images of each: key, values (H, W) uint8, target (H, W), place with its fold.
+ImagesOf = Callable[[Collection[K]], Iterator[tuple[K, np.ndarray, np.ndarray, Place]]]
 
 
 class Candidate(NamedTuple):
@@ -49,11 +50,13 @@ class CandidateRules:
         grids: by name of the rule set.
         base_of: for each set of folds that rules will be chosen on, the name of the best rule set.
         variants: of the base's best rules; None if no set has two folds.
+        histograms: of the volumes and folds, for shares of them.
     """
 
     grids: dict[str, ScoreGrid]
     base_of: dict[Folds, str]
     variants: VariantScores | None
+    histograms: Histograms
 
     def best(self, folds: Folds) -> tuple[str, Rules]:
         """The best rule set on some folds, and its best rules there."""
@@ -90,18 +93,19 @@ def search_candidates(
     """
     searches = _run({key: RuleSearch(metric) for key in fits}, images_of)
     grids = {key: search.grids() for key, search in searches.items()}
+    histograms = {key: search.histograms for key, search in searches.items()}
     candidates = {key: {name: Candidate(grid) for name, grid in grids[key].items()} for key in fits}
     base_of = {key: {folds: _best_rule_set(candidates[key], folds) for folds in fits[key]} for key in fits}
     found = {key: _best_rules(grids[key], base_of[key]) for key in fits}
-    searches = _run({key: VariantSearch(metric, rules) for key, rules in found.items() if rules}, images_of)
+    searches = _run({k: VariantSearch(metric, rules, histograms[k]) for k, rules in found.items() if rules}, images_of)
     variants = {key: search.scores() for key, search in searches.items()}
-    return {key: CandidateRules(grids[key], base_of[key], variants.get(key)) for key in fits}
+    return {key: CandidateRules(grids[key], base_of[key], variants.get(key), histograms[key]) for key in fits}
 
 
 def _run(searches: dict[K, RuleSearch | VariantSearch], images_of: ImagesOf) -> dict:
     if searches:
-        for key, values, target, fold in images_of(searches):
-            searches[key].add(values, target, fold)
+        for key, values, target, place in images_of(searches):
+            searches[key].add(values, target, place)
     return searches
 
 
@@ -110,7 +114,7 @@ def _best_rules(grids: Mapping[str, ScoreGrid], base_of: Mapping[Folds, str]) ->
     parts = [
         (base, part) for folds, base in base_of.items() if len(folds) > 1 for part in [folds, *without_each(folds)]
     ]
-    return sorted({grids[base].best(part)[0] for base, part in parts if grids[base].is_defined(part)})
+    return list(dict.fromkeys(grids[base].best(part)[0] for base, part in parts if grids[base].is_defined(part)))
 
 
 def _best_rule_set(candidates: Mapping[str, Candidate], folds: Folds) -> str:

@@ -1,7 +1,7 @@
 """From the members' predictions of an image to its masks, or its instances."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +9,8 @@ import numpy as np
 from pipeline.ensemble.calibration import Table
 from pipeline.ensemble.combine import Weighting, blend
 from pipeline.postprocess.instances import InstanceRules, confidences, label_instances
-from pipeline.postprocess.rules import Rules, apply
+from pipeline.postprocess.rules import Rules, apply, at_place
+from pipeline.postprocess.shares import Histograms, Place
 
 ARGMAX, INSTANCES = "argmax", "instances"  # the rule sets of multiclass and of instance segmentation
 KINDS = {ARGMAX: "multiclass", INSTANCES: "instances"}
@@ -40,6 +41,15 @@ class Postprocess(NamedTuple):
         """
         return apply(blend(values, self.weights, self.combination, self.calibration), self.rules)
 
+    @property
+    def pooled(self) -> bool:
+        """Whether the mask of an image depends on further images."""
+        return isinstance(self.rules, Rules) and self.rules.pooled
+
+    def at_place(self, place: Place, histograms: Histograms) -> "Postprocess":
+        """With the threshold of an image's pool; unchanged unless `pooled`."""
+        return self._replace(rules=at_place(self.rules, place, histograms)) if self.pooled else self
+
 
 @dataclass(frozen=True)
 class Renderer:
@@ -64,6 +74,20 @@ class Renderer:
     def weights(self) -> np.ndarray:
         """The members' weights, (M,), in the mean over parts."""
         return np.mean([part.weights for part in self.parts], axis=0)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the masks of an image depend on further images, by a threshold that is a share of all of them."""
+        return any(part.pooled for part in self.parts)
+
+    def at_place(self, place: Place, histograms: Sequence[Histograms]) -> "Renderer":
+        """The renderer of the images of a place, whose thresholds are fixed.
+
+        Args:
+            histograms: for each part, of the combined values of all images.
+        """
+        parts = zip(self.parts, histograms, strict=True)
+        return replace(self, parts=tuple(part.at_place(place, each) for part, each in parts)) if self.pooled else self
 
     def combine(self, values: np.ndarray) -> np.ndarray:
         """Combine the members' values of one image, (M, C, H, W) uint8, into (C, H, W) uint8."""

@@ -6,6 +6,7 @@ rarely suits a rare class of small ones. Exclusive classes are in `multiclass`, 
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -17,7 +18,12 @@ from pipeline.ensemble.weights import Subsample, log_loss_weights, subsample
 from pipeline.metrics import Counts, Metric, Scores, count, nan_to_zero, ratio, stack
 from pipeline.postprocess.rules import Rules
 from pipeline.postprocess.search import ScoreGrid
+from pipeline.postprocess.shares import Histograms, Place
 from pipeline.statistics.crossfit import CrossFitted, cross_fit, refuse_one_fold
+
+
+def no_volume(_image_id: str) -> None:
+    """The volume of an image that is no slice."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Oof:
             instances the target is (H, W), numbered from 1, -1 where void.
         members: M.
         track: shows progress over N items.
+        volume_of: from an image's id to its volume; None where it is no slice of one.
     """
 
     image_ids: Sequence[str]
@@ -38,12 +45,18 @@ class Oof:
     read: Callable[[str], tuple[np.ndarray, np.ndarray]]
     members: int
     track: Callable[[Iterable[str], str], Iterable[str]]
+    volume_of: Callable[[str], str | None] = no_volume
 
-    def images(self, task: str) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-        """Values, target and fold of each image, one after the other; the progress is named `task`."""
-        folds = dict(zip(self.image_ids, self.fold_of.tolist(), strict=True))
+    def images(self, task: str) -> Iterator[tuple[np.ndarray, np.ndarray, Place]]:
+        """Values, target and place of each image, one after the other; the progress is named `task`."""
         for image_id in self.track(self.image_ids, task):
-            yield *self.read(image_id), folds[image_id]
+            yield *self.read(image_id), self.places[image_id]
+
+    @cached_property
+    def places(self) -> dict[str, Place]:
+        """Fold and volume of each image."""
+        folds = zip(self.image_ids, self.fold_of.tolist(), strict=True)
+        return {image_id: Place(fold, self.volume_of(image_id)) for image_id, fold in folds}
 
     def only(self, member: int) -> "Oof":
         """The same images with one member alone."""
@@ -60,7 +73,7 @@ class Selection:
     """A renderer chosen on all folds, and the scores of those chosen without each fold on the fold left out."""
 
     renderer: Renderer  # chosen on all folds: renders the test images
-    by_fold: dict[int, Renderer]  # chosen without the fold: renders the images of the fold
+    by_fold: dict[int, Renderer]  # chosen without the fold
     scores: Scores  # cross-fitted, of the N images
     fold_scores: dict[int, float]  # cross-fitted, of the images of each fold
     in_sample: float  # score of `renderer` on the images that it was chosen on
@@ -69,11 +82,16 @@ class Selection:
     log_loss_weights: np.ndarray  # (M,) of the least log loss of pixels, to compare with weights chosen by the metric
     grids: tuple[ScoreGrid, ...] = ()  # of each class: the rule set of `renderer`, or whose variants it has
     alternatives: dict[str, float] = field(default_factory=dict)  # cross-fitted score of each other method
+    by_place: dict[Place, Renderer] = field(default_factory=dict)  # by_fold with the thresholds of each place's pools
 
     @property
     def score(self) -> float:
         """The cross-fitted score."""
         return self.scores.mean()
+
+    def held_out(self, place: Place) -> Renderer:
+        """Renders the images of a place: chosen without its fold, with fixed thresholds."""
+        return self.by_place.get(place) or self.by_fold[place.fold]
 
 
 def select_multilabel(oof: Oof, metric: Metric, classes: int) -> Selection:
@@ -99,12 +117,14 @@ def select_multilabel(oof: Oof, metric: Metric, classes: int) -> Selection:
         }
         for number, of_class in enumerate(weighted)
     ]
-    fitted = _cross_fit(oof, metric, chosen)
+    histograms = {key: each.histograms for key, each in candidates.items()}
+    fitted = _cross_fit(oof, metric, chosen, histograms)
     final = [candidates[number, of_class[everything]] for number, of_class in enumerate(weighted)]
     scores = Scores.concat_classes([each.scores for each in fitted])
+    by_fold = {fold: Renderer(tuple(each.by_fold[fold] for each in fitted)) for fold in everything}
     return Selection(
         renderer=Renderer(tuple(each.final for each in fitted)),
-        by_fold={fold: Renderer(tuple(each.by_fold[fold] for each in fitted)) for fold in everything},
+        by_fold=by_fold,
         scores=scores,
         fold_scores=scores_of_folds(oof, scores),
         in_sample=float(np.mean([each.in_sample for each in fitted])),
@@ -112,7 +132,19 @@ def select_multilabel(oof: Oof, metric: Metric, classes: int) -> Selection:
         baseline=metric.baseline(areas, exclusive=False),
         log_loss_weights=np.mean([log_loss_weights(each) if each else np.ones(1) for each in samples], axis=0),
         grids=tuple(each.base(everything) for each in final),
+        by_place=_at_places(oof, by_fold, histograms),
     )
+
+
+def _at_places(
+    oof: Oof, by_fold: Mapping[int, Renderer], histograms: Mapping[tuple[int, Weighting], Histograms]
+) -> dict[Place, Renderer]:
+    """The renderers whose thresholds are shares of several images, with the thresholds of each place."""
+    found = {place: by_fold[place.fold] for place in oof.places.values() if by_fold[place.fold].pooled}
+    return {
+        place: each.at_place(place, [histograms[number, part.weighting] for number, part in enumerate(each.parts)])
+        for place, each in found.items()
+    }
 
 
 def _read_samples(oof: Oof, classes: int) -> tuple[list[list[Subsample]], np.ndarray]:
@@ -134,11 +166,11 @@ def _search(
 
     def images_of(
         keys: Collection[tuple[int, Weighting]],
-    ) -> Iterator[tuple[tuple[int, Weighting], np.ndarray, np.ndarray, int]]:
-        for values, target, fold in oof.images("search rules"):
+    ) -> Iterator[tuple[tuple[int, Weighting], np.ndarray, np.ndarray, Place]]:
+        for values, target, place in oof.images("search rules"):
             for number, each in keys:
                 blended = blend(values[:, number], each.weights, each.combination, each.calibration)
-                yield (number, each), blended, target[number], fold
+                yield (number, each), blended, target[number], place
 
     fits: dict[tuple[int, Weighting], list[Folds]] = {}
     for number, of_class in enumerate(weighted):
@@ -160,15 +192,20 @@ def _score_at_half(
 
 
 def _cross_fit(
-    oof: Oof, metric: Metric, chosen: Sequence[Mapping[Folds, Postprocess]]
+    oof: Oof,
+    metric: Metric,
+    chosen: Sequence[Mapping[Folds, Postprocess]],
+    histograms: Mapping[tuple[int, Weighting], Histograms],
 ) -> list[CrossFitted[Postprocess]]:
     """The cross-fitted choice of each class; `chosen` has it for each set of folds."""
     everything = folds_of(oof.fold_of)
     rest_of = dict(zip(everything, without_each(everything), strict=True))
     counts: dict[str, list[Counts]] = {"held out": [], "in sample": []}
-    for values, target, fold in oof.images("score rules"):
-        for part, folds in (("held out", rest_of[fold]), ("in sample", everything)):
-            masks = (of_class[folds].mask(values[:, number]) for number, of_class in enumerate(chosen))
+    for values, target, place in oof.images("score rules"):
+        for part, folds in (("held out", rest_of[place.fold]), ("in sample", everything)):
+            rules = (each[folds] for each in chosen)
+            here = [each.at_place(place, histograms[number, each.weighting]) for number, each in enumerate(rules)]
+            masks = (each.mask(values[:, number]) for number, each in enumerate(here))
             counts[part].append(stack(map(count, masks, target)))
     held_out, in_sample = map(stack, counts.values())
 

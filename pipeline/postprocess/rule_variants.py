@@ -15,10 +15,10 @@ from itertools import product
 
 import numpy as np
 
-from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import VOID, Counts, Metric
-from pipeline.postprocess.rules import Rules, label_components
+from pipeline.postprocess.rules import Rules, at_place, label_components, with_threshold
 from pipeline.postprocess.search import CandidateScores, FoldSums
+from pipeline.postprocess.shares import Histograms, Place, histogram_of
 from pipeline.postprocess.threshold_counts import is_best, level
 
 VARIANTS = "variants"  # the name of a rule set whose rules were varied
@@ -83,24 +83,27 @@ class VariantSearch:
     Args:
         metric: of `metrics.METRICS`.
         rules: whose variants are scored.
+        histograms: of the pools of all images; only for shares of several images.
 
     Raises:
         ValueError: for no rules.
     """
 
-    def __init__(self, metric: Metric, rules: Iterable[Rules]):
+    def __init__(self, metric: Metric, rules: Iterable[Rules], histograms: Histograms | None = None):
         tried = dict.fromkeys(variant for each in rules for variant in rule_variants(each))
         if not tried:
             raise ValueError("no rules to vary: expected at least one")
-        thresholds = dict.fromkeys(each.threshold for each in tried)
-        self._groups = [_Group([each for each in tried if each.threshold == threshold]) for threshold in thresholds]
-        self._sums = FoldSums(metric)
+        cuts = dict.fromkeys(map(_cut, tried))
+        self._groups = [_Group([each for each in tried if _cut(each) == cut]) for cut in cuts]
+        self._sums, self._histograms = FoldSums(metric), histograms or Histograms()
 
-    def add(self, values: np.ndarray, target: np.ndarray, fold: int) -> None:
-        """Add one image: values (H, W) uint8, target (H, W) 0 or 1, 255 where void."""
+    def add(self, values: np.ndarray, target: np.ndarray, place: Place) -> None:
+        """Add one image: values (H, W) uint8, target (H, W) 0 or 1, 255 where void; the place has its fold."""
         image = _Image(values, target)
-        counts = _concatenate([group.count(image) for group in self._groups])
-        self._sums.add(fold, {VARIANTS: [np.asarray(term(counts), dtype=np.float64) for term in self._sums.terms]})
+        lowest = [group.lowest(image, place, self._histograms) for group in self._groups]
+        counts = _concatenate([group.count(image, each) for group, each in zip(self._groups, lowest, strict=True)])
+        terms = [np.asarray(term(counts), dtype=np.float64) for term in self._sums.terms]
+        self._sums.add(place.fold, {VARIANTS: terms})
 
     def scores(self) -> VariantScores:
         """The scores of all variants.
@@ -116,26 +119,39 @@ def _concatenate(counts: Sequence[Counts]) -> Counts:
     return Counts(*map(np.concatenate, zip(*counts, strict=True)))
 
 
+def _cut(rules: Rules) -> tuple[object, ...]:
+    """What decides the threshold."""
+    return rules.threshold, rules.share, rules.share_of, rules.share_in
+
+
 class _Group:
-    """Rules of one threshold: their masks of an image are subsets of the same components."""
+    """Rules of one threshold, or share: their masks of an image are subsets of the same components."""
 
     def __init__(self, rules: list[Rules]):
-        self.rules, self.level = rules, level(rules[0].threshold)
+        self.rules = rules
         kept = [(each.min_component, np.inf if each.keep_largest is None else each.keep_largest) for each in rules]
         subsets, self._subset = np.unique(kept, axis=0, return_inverse=True)  # many rules keep the same components
         self._subset = self._subset.reshape(-1)  # numpy 2.0 returns it with a second axis
         self._min_component, self._keep_largest = subsets.T[..., None]
         self._min_area = np.array([each.min_area for each in rules])
         self._fill_holes = np.array([each.fill_holes for each in rules])
-        self._presence_level = [level(max(each.presence_threshold, each.threshold)) for each in rules]
+        self._presence_level = np.array([level(each.presence_threshold) for each in rules])
         self._presence_area = np.array([each.presence_area for each in rules])
 
-    def count(self, image: "_Image") -> Counts:
-        """The counts of one image for each of the rules, (R,), equal to those of the masks that `apply` gives."""
-        components = _Components(image, self.level)
+    def lowest(self, image: "_Image", place: Place, histograms: Histograms) -> int:
+        """The lowest stored value of the masks of an image, 1 … 256."""
+        return level(with_threshold(at_place(self.rules[0], place, histograms), image.histogram).threshold)
+
+    def count(self, image: "_Image", at_level: int) -> Counts:
+        """The counts of one image for each of the rules, (R,), equal to those of the masks that `apply` gives.
+
+        Args:
+            at_level: the lowest stored value of the masks.
+        """
+        components = _Components(image, at_level)
         areas, filled = components.count(self._min_component, self._keep_largest)  # (3, subsets)
         areas, filled = areas[:, self._subset], filled[:, self._subset]
-        absent = image.at_least[self._presence_level] < self._presence_area
+        absent = image.at_least[np.maximum(self._presence_level, at_level)] < self._presence_area
         empty = absent | (areas[0] < self._min_area)
         _, predicted, intersection = np.where(empty, 0, np.where(self._fill_holes, filled, areas))
         return Counts(intersection, predicted, np.full(len(self.rules), image.target))
@@ -150,8 +166,8 @@ class _Image:
         self.true_before = _count_before(padded == 1)
         self.valid_before = _count_before(padded != VOID) if (target == VOID).any() else np.arange(padded.size + 1)
         self.target = self.true_before[-1]
-        histogram = np.bincount(values.ravel(), minlength=MAX_VALUE + 2)  # one more: `level` of 1 is above all of them
-        self.at_least = histogram[::-1].cumsum()[::-1]
+        self.histogram = histogram_of(values)
+        self.at_least = np.append(self.histogram, 0)[::-1].cumsum()[::-1]  # (257,): `level` of 1 is above all of them
 
 
 def _count_before(which: np.ndarray) -> np.ndarray:

@@ -6,16 +6,18 @@ import cc3d
 import numpy as np
 from pydantic import Field
 
-from pipeline.postprocess.threshold_counts import level
+from pipeline.postprocess.shares import LEVELS, Histograms, Place, Pool, ShareOf, histogram_of, levels_of_shares
+from pipeline.postprocess.threshold_counts import THRESHOLDS, level
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Rules(NamedTuple):
     """Post-processing of one class. A field with a default has no effect at its default. See `apply`."""
 
-    threshold: Share  # on probabilities: pixels that reach it are the mask
+    threshold: Share  # on probabilities: pixels that reach it are the mask; with a share, the lowest that is used
     min_area: Count  # pixels; a smaller mask becomes empty
     min_component: Count = 0  # pixels; a smaller component is removed
     presence_threshold: Share = 0.0  # on probabilities, for presence_area; `threshold` where that is higher
@@ -23,6 +25,39 @@ class Rules(NamedTuple):
     fill_holes: bool = False
     keep_largest: Annotated[int, Field(ge=1)] | None = None  # components
     gate: Share | None = None  # minimum probability, by an image-level head, that the image is not empty
+    share: Positive | None = None  # of the pool's pixels, or expected foreground: see `with_threshold`
+    share_of: ShareOf = "pixels"
+    share_in: Pool = "image"  # the pool
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the threshold depends on further images: those of the volume or of the test set."""
+        return self.share is not None and self.share_in != "image"
+
+
+def with_threshold(rules: Rules, histogram: np.ndarray) -> Rules:
+    """The rules with a fixed threshold in place of the share.
+
+    It is the threshold at which the mask's pixels in the pool are nearest to the share, and `threshold` where that is
+    higher. 1 stands for an empty mask.
+
+    Shapes:
+        histogram: (256,) pixels of the pool by stored value.
+    """
+    if rules.share is None:
+        return rules
+    lowest = int(levels_of_shares(histogram, np.array([rules.share]), rules.share_of)[0])
+    threshold = 1.0 if lowest == LEVELS else max(rules.threshold, float(THRESHOLDS[lowest - 1]))
+    return rules._replace(threshold=threshold, share=None, share_of="pixels", share_in="image")
+
+
+def at_place(rules: Rules, place: Place, histograms: Histograms) -> Rules:
+    """The rules with the threshold of an image's pool; unchanged unless they are `pooled`.
+
+    Raises:
+        ValueError: as `Histograms.of`.
+    """
+    return with_threshold(rules, histograms.of(rules.share_in, place)) if rules.pooled else rules
 
 
 def apply(values: np.ndarray, rules: Rules, image_prob: float | None = None) -> np.ndarray:
@@ -31,7 +66,7 @@ def apply(values: np.ndarray, rules: Rules, image_prob: float | None = None) -> 
         1. gate                 the mask is empty if image_prob is below it
         2. presence             the mask is empty if fewer than presence_area pixels reach presence_threshold, or
                                 `threshold` where that is higher
-        3. threshold            pixels that reach it are the mask
+        3. threshold            pixels that reach it are the mask; a share is of this image's pixels
         4. min_component        removes smaller components
         5. keep_largest         keeps that many components; of equal ones the first from the top
         6. min_area             empties a mask that is smaller in total
@@ -53,13 +88,17 @@ def apply(values: np.ndarray, rules: Rules, image_prob: float | None = None) -> 
         returns: (H, W) uint8, 0 or 1.
 
     Raises:
-        ValueError: for a gate without image_prob, or keep_largest below 1.
+        ValueError: for a gate without image_prob, keep_largest below 1, or a share of further images.
 
     Source:
         The triplet: first place of SIIM-ACR pneumothorax, https://github.com/sneddy/pneumothorax-segmentation.
         The gate, and both minimum areas (total 600 to 2000 pixels, component 150): first place of Severstal,
         https://www.kaggle.com/c/severstal-steel-defect-detection/discussion/114254.
     """
+    if rules.pooled:
+        raise ValueError(f"a share of the {rules.share_in} is no threshold of one image: call at_place first")
+    if rules.share is not None:
+        rules = with_threshold(rules, histogram_of(values))
     if not _is_present(values, rules, image_prob):
         return np.zeros(values.shape, dtype=np.uint8)
     mask = (values >= level(rules.threshold)).astype(np.uint8)

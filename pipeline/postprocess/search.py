@@ -7,14 +7,16 @@ fold, and their score on that fold, are then read from these sums.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import VOID, Counts, Metric, Term
+from pipeline.postprocess.pool_sums import PoolSums, terms_at_shares
 from pipeline.postprocess.rules import Rules
+from pipeline.postprocess.shares import SHARES, Histograms, Place, Pool, histogram_of
 from pipeline.postprocess.threshold_counts import THRESHOLDS, count_levels, is_best, level
 
 # 0: the presence is decided at `threshold`; the others are every eighth level, .029 to .971.
@@ -93,22 +95,23 @@ class CandidateScores:
 
 @dataclass(frozen=True, eq=False)
 class ScoreGrid(CandidateScores):
-    """The scores of one rule set: (A, 255) candidates, for the triplet (A, 255, P)."""
+    """The scores of one rule set: (A, 255) candidates, for the triplet (A, 255, P), for a share (Q, 255)."""
 
     rule_set: str  # in RULE_SETS
-    axes: dict[str, np.ndarray]  # field of Rules: values tried, ascending; in the order of the axes of the candidates
+    axes: dict[str, np.ndarray]  # field of Rules: values tried; in the order of the axes of the candidates
+    fixed: dict[str, str] = field(default_factory=dict)  # fields of Rules that are the same in all candidates
 
     @property
     def areas(self) -> np.ndarray:
-        """The areas tried, (A,) pixels: the first axis."""
+        """The values of the first axis: areas in pixels, ascending; or shares, descending."""
         return next(iter(self.axes.values()))
 
-    def area(self, rules: Rules) -> int:
-        """The value of the rules on the first axis, in pixels."""
-        return int(getattr(rules, next(iter(self.axes))))
+    def area(self, rules: Rules) -> float:
+        """The value of the rules on the first axis."""
+        return getattr(rules, next(iter(self.axes)))
 
     def plane(self, rules: Rules) -> np.ndarray:
-        """The score of every area and threshold, (A, 255); other fields of the rule set as in `rules`.
+        """The score of every value of the first axis and threshold, (A, 255); other fields as in `rules`.
 
         Raises:
             ValueError: as `score`.
@@ -118,7 +121,8 @@ class ScoreGrid(CandidateScores):
     def best(self, folds: Iterable[int] | None = None) -> tuple[Rules, float]:
         """The best rules on the images of some folds, or of all, and their score there.
 
-        Of equal scores the smallest area wins, then the threshold nearest to .5, then the lowest presence_threshold.
+        Of equal scores the smallest area or the largest share wins, then the threshold nearest to .5, then the lowest
+        presence_threshold.
 
         Raises:
             ValueError: as `means`.
@@ -130,12 +134,12 @@ class ScoreGrid(CandidateScores):
         return self._rules(position), float(means[tuple(position)])
 
     def _rules(self, position: Sequence[int]) -> Rules:
-        fields = {field: tried[at].item() for (field, tried), at in zip(self.axes.items(), position, strict=True)}
-        return Rules(**{"min_area": 0, **fields})
+        fields = {name: tried[at].item() for (name, tried), at in zip(self.axes.items(), position, strict=True)}
+        return Rules(**{"min_area": 0, **fields, **self.fixed})
 
     def _position(self, rules: Rules) -> tuple[int, ...]:
         wanted = rules._asdict()
-        position = tuple(int(np.abs(tried - wanted[field]).argmin()) for field, tried in self.axes.items())
+        position = tuple(int(np.abs(tried - (wanted[name] or 0)).argmin()) for name, tried in self.axes.items())
         if self._rules(position) != rules:
             raise ValueError(f"{rules} was not tried, the nearest was {self._rules(position)}: use `apply` to score it")
         return position
@@ -158,6 +162,10 @@ class FoldSums:
                 for total, added in zip(sums, terms, strict=True):
                     total += added
 
+    def put(self, name: str, terms_by_fold: dict[int, list[np.ndarray]]) -> None:
+        """Set the sums of one set of candidates, which are known after the last image."""
+        self._sums |= {(name, fold): terms for fold, terms in terms_by_fold.items()}
+
     def stack(self, name: str) -> dict[str, np.ndarray]:
         """The fields of `CandidateScores` of one set of candidates.
 
@@ -165,7 +173,7 @@ class FoldSums:
             ValueError: if no image was added.
         """
         if not self._images_of:
-            raise ValueError("no image to search on: expected at least one (values, target, fold)")
+            raise ValueError("no image to search on: expected at least one (values, target, place)")
         folds = sorted(self._images_of)
         images = np.array([self._images_of[fold] for fold in folds])
         numerator, *denominator = (np.stack(term) for term in zip(*(self._sums[name, k] for k in folds), strict=True))
@@ -227,17 +235,41 @@ def _triplet_terms(image: _Image, term: Term, areas: np.ndarray) -> np.ndarray:
     return np.where(present, masks[:, None], empty)
 
 
+def _level_terms(image: _Image, term: Term) -> np.ndarray:
+    """A term of the metric at the levels 1 … 256, (256,): the last is an empty mask."""
+    masks, empty = image.terms(term)
+    return np.append(masks, empty)
+
+
 class RuleSet(NamedTuple):
     """Rules that are searched together on one grid."""
 
-    fields: tuple[str, ...]  # of Rules: an area, the threshold, and a third field if there is one
-    terms: Callable[[_Image, Term, np.ndarray], np.ndarray]  # a term of the metric of one image, at every candidate
+    fields: tuple[str, ...]  # of Rules: an area or a share, the threshold, and a third field if there is one
+    terms: Callable[[_Image, Term, np.ndarray], np.ndarray] | None = None  # of one image, at every candidate
+    fixed: dict[str, str] = {}  # noqa: RUF012 - fields of Rules that are the same in all candidates
+
+    @property
+    def pool(self) -> Pool | None:
+        """Whose share of pixels sets the threshold; None without a share."""
+        return self.fixed.get("share_in")
 
 
+def _share_sets() -> dict[str, RuleSet]:
+    """Thresholds by share: `image share` and `image expected`, then those of volumes and of the test set."""
+    names = {"pixels": "share", "expected": "expected"}
+    return {
+        f"{pool.split()[0]} {name}": RuleSet(("share", "threshold"), None, {"share_of": share_of, "share_in": pool})
+        for pool in ("image", "volume", "test set")
+        for share_of, name in names.items()
+    }
+
+
+# Of equal scores the first wins, so the simplest comes first, and what depends on most images last.
 RULE_SETS = {
     "total": RuleSet(("min_area", "threshold"), _total_terms),
     "components": RuleSet(("min_component", "threshold"), _component_terms),
     "triplet": RuleSet(("presence_area", "threshold", "presence_threshold"), _triplet_terms),
+    **_share_sets(),
 }
 
 
@@ -247,8 +279,11 @@ class RuleSearch:
         total        255 thresholds × minimum total area
         components   255 thresholds × minimum component
         triplet      255 thresholds × 32 presence thresholds × presence area; all of `total` is among them
+        image share, image expected, volume …, test …
+                     255 lowest thresholds × share, of the pixels or of the expected foreground of each pool
 
-    Exact: a candidate's sum is that of the metric over the masks that `apply` gives.
+    Exact: a candidate's sum is that of the metric over the masks that `apply` gives. Shares of volumes and of the test
+    set are in `pool_sums`.
 
     Args:
         metric: of `metrics.METRICS`.
@@ -265,9 +300,18 @@ class RuleSearch:
         if self._areas.ndim != 1 or not len(areas) or areas[0] < 0 or (np.diff(self._areas) <= 0).any():
             raise ValueError(f"areas {self._areas.tolist()}: expected pixels that ascend from 0 or more, each once")
         self._names, self._sums = list(rule_sets), FoldSums(metric)
+        self._pools = PoolSums()
 
-    def add(self, values: np.ndarray, target: np.ndarray, fold: int) -> None:
+    @property
+    def histograms(self) -> Histograms:
+        """The histograms of the pools of the images."""
+        return self._pools.histograms
+
+    def add(self, values: np.ndarray, target: np.ndarray, place: Place) -> None:
         """Add one image.
+
+        Args:
+            place: with the image's fold.
 
         Shapes:
             values: (H, W) uint8; target: (H, W), 0 or 1; 255 for void, which areas include and scores do not.
@@ -276,17 +320,35 @@ class RuleSearch:
             ValueError: for values and target of two shapes, or a score that is not finite.
         """
         image, terms = _Image(values, target), self._sums.terms
-        self._sums.add(fold, {k: [RULE_SETS[k].terms(image, term, self._areas) for term in terms] for k in self._names})
+        found = {k: [RULE_SETS[k].terms(image, term, self._areas) for term in terms] for k in self._sets_of(None)}
+        if any(RULE_SETS[name].pool for name in self._names):
+            level_terms, histogram = [_level_terms(image, term) for term in terms], histogram_of(values)
+            self._pools.add(level_terms, histogram, place)
+            for name in self._sets_of("image"):
+                share_of = RULE_SETS[name].fixed["share_of"]
+                found[name] = [terms_at_shares(each, histogram, share_of) for each in level_terms]
+        self._sums.add(place.fold, found)
+
+    def _sets_of(self, pool: Pool | None) -> list[str]:
+        return [name for name in self._names if RULE_SETS[name].pool == pool]
 
     def grids(self) -> dict[str, ScoreGrid]:
-        """The scores of each rule set.
+        """The scores of each rule set; those of volumes only if every image is in one.
 
         Raises:
             ValueError: if no image was added.
         """
+        missing: set[str] = set()
+        for pool in ("volume", "test set"):
+            for name in self._sets_of(pool):
+                self._sums.put(name, self._pools.terms_by_fold(pool, RULE_SETS[name].fixed["share_of"]))
+                missing |= set() if self._pools.has_all_images(pool) else {name}
+        return {name: self._grid(name) for name in self._names if name not in missing}
+
+    def _grid(self, name: str) -> ScoreGrid:
+        rule_set = RULE_SETS[name]
         tried = {"threshold": THRESHOLDS, "presence_threshold": PRESENCE_THRESHOLDS}
-        grids = {}
-        for name in self._names:
-            axes = {field: tried.get(field, self._areas) for field in RULE_SETS[name].fields}
-            grids[name] = ScoreGrid(**self._sums.stack(name), rule_set=name, axes=axes)
-        return grids
+        if rule_set.pool:
+            tried["share"] = SHARES[rule_set.fixed["share_of"]]
+        axes = {each: tried.get(each, self._areas) for each in rule_set.fields}
+        return ScoreGrid(**self._sums.stack(name), rule_set=name, axes=axes, fixed=rule_set.fixed)

@@ -1,0 +1,95 @@
+"""Thresholds by share: the mask covers a given share of an image, of a volume, or of the whole test set.
+
+A model that was not trained on an image may be too bold or too timid on it, while its order of the pixels is right.
+A share of the pixels then is a better rule than a fixed probability. The share is of
+
+    pixels     all pixels of the pool: the threshold is a quantile of their probabilities
+    expected   the pool's expected foreground, the sum of its probabilities: 1 trusts the model's calibration
+
+A pool is one image, all slices of a volume, or the test set. Only a pool's histogram of stored values is needed, so no
+pixel is kept. Out of fold, the images of a fold stand for the test set: one model has predicted them, and it has seen
+none of them.
+
+Source:
+    Quantiles per fragment: Vesuvius ink detection, second, sixth and eighth place; over the test set: Contrails, third
+    place; per volume: SenNet, second place.
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from pipeline.inference.prediction_store import MAX_VALUE
+
+LEVELS = MAX_VALUE + 1
+ShareOf = Literal["pixels", "expected"]
+Pool = Literal["image", "volume", "test set"]
+
+# From the largest, which hardly changes a mask, in steps of 2^-¼ and 2^-⅛: areas 16 % and 8 % smaller.
+SHARES: dict[ShareOf, np.ndarray] = {
+    "pixels": 2.0 ** (-np.arange(4, 57) / 4),  # a half … 1/16384
+    "expected": 2.0 ** (-np.arange(-16, 17) / 8),  # 4 … a quarter
+}
+
+
+class Place(NamedTuple):
+    """Where an image is: what tells its pools from others."""
+
+    fold: int | None = None  # None: of the test set
+    volume: str | None = None  # None: it is no slice of a volume
+
+    def key(self, pool: Pool) -> tuple[Pool, int | str | None]:
+        """The key of the image's pool in `Histograms`."""
+        return pool, self.volume if pool == "volume" else self.fold
+
+
+class Histograms:
+    """The histograms of stored values of volumes, and of the test set or of each fold; 2 kB each."""
+
+    def __init__(self) -> None:
+        self._of: dict[tuple[Pool, int | str | None], np.ndarray] = {}
+
+    def add(self, histogram: np.ndarray, place: Place) -> None:
+        """Add one image, (256,) pixels by stored value, void included."""
+        for pool in pools_of(place):
+            key = place.key(pool)
+            self._of[key] = self._of.get(key, 0) + histogram
+
+    def of(self, pool: Pool, place: Place) -> np.ndarray:
+        """The histogram of the pool that an image is in, (256,) int64.
+
+        Raises:
+            ValueError: if no image of the pool was added.
+        """
+        if place.key(pool) not in self._of:
+            raise ValueError(f"a threshold by share of the {pool}, of which no image was read: {place}")
+        return self._of[place.key(pool)]
+
+
+def pools_of(place: Place) -> tuple[Pool, ...]:
+    """The pools of several images that an image is in."""
+    return ("test set",) if place.volume is None else ("volume", "test set")
+
+
+def histogram_of(values: np.ndarray) -> np.ndarray:
+    """The pixels of an image by stored value: uint8 of any shape to (256,) int64."""
+    return np.bincount(values.ravel(), minlength=LEVELS)
+
+
+def levels_of_shares(histogram: np.ndarray, shares: np.ndarray, share_of: ShareOf) -> np.ndarray:
+    """The lowest stored value of the mask for each share: the mask's pixels are as near as possible to the share.
+
+    Of two equally near levels, the higher one: fewer pixels.
+
+    Shapes:
+        histogram: (256,) pixels of the pool, by stored value.
+        shares: (Q,), above 0.
+        returns: (Q,) int64, 1 … 256; 256 is no pixel.
+
+    >>> levels_of_shares(np.bincount([0] * 90 + [100] * 6 + [200] * 4, minlength=256), np.array([0.1, 0.05]), "pixels")
+    array([100, 200])
+    """
+    total = histogram.sum() if share_of == "pixels" else histogram @ np.arange(LEVELS) / MAX_VALUE
+    above = np.append(histogram[::-1].cumsum()[::-1], 0)[1:]  # pixels at level k or above, k = 1 … 256
+    fewest_first = np.abs(above[::-1] - np.asarray(shares)[:, None] * total).argmin(axis=1)
+    return LEVELS - fewest_first

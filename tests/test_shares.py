@@ -1,11 +1,14 @@
 """Thresholds by share of an image, a volume or the test set: by hand, against loops over pixels, and in the choice."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from pipeline.ensemble import candidate_rules
 from pipeline.ensemble.candidate_rules import search_candidates
 from pipeline.metrics import VOID, count, metric_names, pixel_metric, stack
 from pipeline.postprocess.rule_variants import VariantSearch
@@ -212,20 +215,22 @@ def test_a_share_of_the_test_set_wins_where_brightness_is_the_models():
     assert 0.5 * np.mean(areas) < rules.share * 32 * 32 < 1.5 * np.mean(areas)
 
 
-def test_a_share_that_helps_in_sample_only_is_not_selected():
-    # All pixels of an image differ. In fold 0, the brightest 8 of 64 are the object, of a dark image and of a darker
-    # one; in each other fold, the 20, 30 or 10 above a half are. In sample, a share of about 1/8 wins. It is not chosen
-    # without fold 0, and wrong in the other folds.
+def test_a_share_that_helps_in_sample_only_is_not_selected(monkeypatch):
+    # All pixels of an image differ. In fold 0, the brightest 8 of 64 are the object of three dark images; in each other
+    # fold, those above a half are, 20, 30 or 10. In sample, a share of about 1/8 wins. It is not chosen without fold 0,
+    # and wrong in the other folds.
     ramp = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    images = [(ramp + np.uint8(more), (ramp >= 56).astype(np.uint8), Place(0, f"a{more}")) for more in (0, 24)]
+    images = [(ramp + np.uint8(more), (ramp >= 56).astype(np.uint8), Place(0, f"a{more}")) for more in (0, 12, 24)]
     images += [
         (ramp + np.uint8(64 + area), (ramp >= 64 - area).astype(np.uint8), Place(fold, f"b{fold}"))
-        for fold, area in ((1, 20), (2, 30), (3, 10))
+        for fold, area in ((1, 20), (2, 30), (3, 10)) * 2
     ]
+    names = ["total", "image share"]
+    monkeypatch.setattr(candidate_rules, "RuleSearch", partial(RuleSearch, rule_sets=names))
     found, (_, rules) = choose(images)
-    best = {name: found.grids[name].best(FOLDS) for name in ("image share", "total")}
+    best = {name: found.grids[name].best(FOLDS) for name in names}
     assert best["image share"][0].share == pytest.approx(1 / 8, abs=0.03)
-    assert best["image share"][1] > 0.1 + best["total"][1]
+    assert best["image share"][1] > 0.05 + best["total"][1]
     assert rules.share is None
 
 

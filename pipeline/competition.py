@@ -340,6 +340,11 @@ class Competition(Table):
         if masks.above is not None and (masks.values or len(self.classes) > 1 or not self.files.train_masks):
             raise ValueError("masks.above needs mask images of one class, without masks.values")
 
+    def volume_of(self, image_id: str) -> str | None:
+        """The volume, or video, of an image by its id; None if it is no slice of one."""
+        found = re.fullmatch(self.volume_pattern, image_id) if self.volume_pattern else None
+        return found[1] if found else None
+
     @property
     def scores_volumes(self) -> bool:
         """Whether the metric scores volumes, each a stack of slices."""

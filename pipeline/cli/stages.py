@@ -381,7 +381,9 @@ def _print_rules(renderer: Renderer, classes: Sequence[str], *, several: bool) -
 
 def _format_rules(rules: Rules | InstanceRules) -> str:
     """The fields that are set, with their values."""
-    return ", ".join(f"{name} {value:.4g}" for name, value in rules._asdict().items() if value)
+    set_ = {name: value for name, value in rules._asdict().items() if value and not isinstance(value, str)}
+    text = ", ".join(f"{name} {value:.4g}" for name, value in set_.items())
+    return f"{text} of the {rules.share_of} of the {rules.share_in}" if "share" in set_ else text
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pipeline.ensemble.pooling import renderer_at
 from pipeline.ensemble.renderer import Renderer
 from pipeline.ensemble.selection import Oof
 from pipeline.metrics import (
@@ -25,11 +26,13 @@ def mean_score(renderer: Renderer, oof: Oof, metric: str) -> float:
     Args:
         metric: the name of a metric of single images, see `metrics.selection_metric`.
     """
+    combined = ((image_id, renderer.combine(oof.read(image_id)[0])) for image_id in oof.image_ids)
+    renderer_of = renderer_at(renderer, oof.places, combined)
     if renderer.kind == "instances":
         score = instance_metric(metric)
         matches = (_match(renderer, *oof.read(image_id)) for image_id in oof.image_ids)
         return float(np.mean([score(each) for each in matches]))
-    counts = stack(count_masks(renderer, *oof.read(image_id)) for image_id in oof.image_ids)
+    counts = stack(count_masks(renderer_of(image_id), *oof.read(image_id)) for image_id in oof.image_ids)
     return pixel_metric(metric).scores(counts).mean()
 
 

@@ -268,8 +268,8 @@ def _rules(data: ReportData) -> list[Section]:
     charts = [
         Chart(
             plots.svg(plots.score_surface, name, surface),
-            f"Score of {name} by threshold and {plots.AREA_LABELS[surface.rule_set]}, best at "
-            f"{surface.best.threshold:.3f} and {surface.best.area} px.",
+            f"Score of {name} by threshold and {(plots.AREA_LABELS | plots.SHARE_LABELS)[surface.rule_set]}, best at "
+            f"{surface.best.threshold:.3f} and {_format_areas(surface, [surface.best.area])}.",
         )
         for name, surface in data.surfaces.items()
     ]
@@ -299,8 +299,15 @@ def _describe_surface(name: str, surface: ScoreSurface) -> str:
     )
     if points:
         thresholds, areas = [point.threshold for point in points], [point.area for point in points]
-        text += f"; without one fold the best is {_format_range(thresholds, '.3f')} and {_format_range(areas, 'd')} px"
+        text += f"; without one fold the best is {_format_range(thresholds, '.3f')} and {_format_areas(surface, areas)}"
     return text + "."
+
+
+def _format_areas(surface: ScoreSurface, areas: Sequence[float]) -> str:
+    """The range of some areas in pixels, or of shares."""
+    if surface.rule_set in plots.SHARE_LABELS:
+        return f"a share of {_format_range(areas, '.3g')}"
+    return f"{_format_range(areas, 'd')} px"
 
 
 def _format_range(values: Sequence[float], form: str) -> str:

@@ -58,6 +58,11 @@ AREA_LABELS = {  # rule set: meaning of its area
     "components": "smallest component",
     "triplet": "presence area",
 }
+SHARE_LABELS = {  # rule set: what its share is of
+    f"{pool} {name}": f"share of the {whose} {what}"
+    for pool, whose in (("image", "image's"), ("volume", "volume's"), ("test", "test set's"))
+    for name, what in (("share", "pixels"), ("expected", "expected foreground"))
+}
 PLATEAU_TOLERANCE = 0.001  # of score; thresholds within it are as good as the best
 
 
@@ -198,8 +203,8 @@ def score_surface(name: str, surface: ScoreSurface) -> Figure:
         axes.contour(THRESHOLDS, rows, surface.scores, [top - PLATEAU_TOLERANCE], colors="white", linewidths=1.2)
     _mark_points(axes, surface)
     ticks = np.unique(np.linspace(0, len(surface.areas) - 1, 8).round().astype(int))
-    axes.set(xlabel=f"threshold for {_escape_math(name)}", ylabel=f"{_area_label(surface)}, pixels")
-    axes.set(yticks=ticks, yticklabels=surface.areas[ticks])
+    axes.set(xlabel=f"threshold for {_escape_math(name)}", ylabel=_area_label(surface))
+    axes.set(yticks=ticks, yticklabels=[f"{area:.4g}" for area in surface.areas[ticks]])
     axes.grid(False)
     bar = figure.colorbar(shown, ax=axes, label="score", extend="min")
     bar.outline.set_visible(False)
@@ -207,14 +212,16 @@ def score_surface(name: str, surface: ScoreSurface) -> Figure:
 
 
 def _area_label(surface: ScoreSurface) -> str:
-    """The label of the area axis; for the triplet, with its presence threshold."""
+    """The label of the axis of areas, for the triplet with its presence threshold; or of shares."""
+    if surface.rule_set in SHARE_LABELS:
+        return SHARE_LABELS[surface.rule_set]
     presence = surface.best.presence_threshold
     at = f" at {presence:.3f}" if surface.rule_set == "triplet" and presence > 0 else ""
-    return AREA_LABELS[surface.rule_set] + at
+    return f"{AREA_LABELS[surface.rule_set]}{at}, pixels"
 
 
 def _trim_areas(surface: ScoreSurface) -> ScoreSurface:
-    """Remove the largest areas, which all give the same scores: the grid covers much larger images than most."""
+    """Remove the largest areas, or shares, that all give the same scores: the grid covers images of any size."""
     last = np.flatnonzero((surface.scores != surface.scores[-1]).any(axis=1)).max(initial=0) + 2
     return surface._replace(areas=surface.areas[:last], scores=surface.scores[:last])
 

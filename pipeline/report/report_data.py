@@ -46,21 +46,21 @@ class CrossFittedScore(NamedTuple):
 
 
 class SurfacePoint(NamedTuple):
-    """Threshold and area of one rule set."""
+    """Threshold and area, or share, of one rule set."""
 
     threshold: float  # 0 to 1
-    area: int  # pixels; the rule set defines of what
+    area: float  # pixels; the rule set defines of what. Or a share
     presence_threshold: float = 0.0  # 0 to 1, only of the triplet
 
 
 class ScoreSurface(NamedTuple):
     """The mean score of each searched threshold and area, of one class, in the rule set that is used."""
 
-    areas: np.ndarray  # (A,) pixels, rising
+    areas: np.ndarray  # (A,) pixels, or shares, rising
     scores: np.ndarray  # (A, 255), at `postprocess.THRESHOLDS`; of the triplet, at the presence threshold in use
     best: SurfacePoint  # on all folds: what the submission uses
     per_fold: Mapping[int, SurfacePoint]  # the best of this rule set without the fold
-    rule_set: str = "total"  # a key of `postprocess.FAMILIES`
+    rule_set: str = "total"  # a key of `postprocess.search.RULE_SETS`
     rules: tuple[str, ...] = ()  # descriptions of the rules in use beside the threshold
 
 

@@ -26,6 +26,7 @@ from pipeline.progress import track
 from pipeline.serving.budget_plan import Fallback
 from pipeline.serving.bundle import Bundle
 from pipeline.serving.single_pass import LoadModel, SinglePass, Stores, one_line
+from pipeline.serving.spool import spool
 from pipeline.serving.time_budget import TimeBudget
 from pipeline.submission import SubmissionSummary, sample_rows, write_submission
 
@@ -69,7 +70,7 @@ class OrderedPredictions:
 
     Args:
         stream: id and predictions of each image.
-        render: from an image's id and predictions to its masks, or objects; None if it has none.
+        render: from an image's id and predictions, as in the stream, to its masks, or objects; None if it has none.
         repeated: ids that are asked for again after another id; their masks are kept.
     """
 
@@ -139,8 +140,10 @@ def predict_test(
     finders = {each: NeighbourFinder(each, files.values()) for each in {reader.series for reader in run.reader_of}}
     items = track(run.read(images, workers, finders), "predict", total=len(images))
     # The models predict the next images while masks are rendered, encoded and written.
-    stream, repeated = _until_error(prefetch(run(items))), _scattered(rows["image_id"])
-    masks_of = OrderedPredictions(stream, partial(render_or_none, bundle, run), repeated)
+    stream, render = _until_error(prefetch(run(items))), partial(render_or_none, bundle, run)
+    if bundle.renderer.pooled:
+        stream, render = _after_the_last(bundle, run, stream)
+    masks_of = OrderedPredictions(stream, render, _scattered(rows["image_id"]))
     summary = write_submission(csv, card, sample, masks_of, partial(_confidences, bundle, masks_of), placeholders=True)
     not_reached = {image_id: "not reached" for image_id, _ in images[run.reached :]}
     result = PredictionResult(
@@ -174,6 +177,32 @@ def _until_error(stream: Iterator[tuple[str, Stores | None]]) -> Iterator[tuple[
         log.exception("the prediction failed: the remaining images keep the sample's value")
 
 
+def _after_the_last(
+    bundle: Bundle, run: SinglePass, stream: Iterator[tuple[str, Stores | None]]
+) -> tuple[Iterator[tuple[str, np.ndarray | None]], Callable[[str, np.ndarray | None], np.ndarray | None]]:
+    """All combined predictions, and their rendering with thresholds that are shares of several images."""
+
+    def combine_or_none(image_id: str, stores: Stores | None) -> np.ndarray | None:
+        return None if stores is None else _or_problem(run, image_id, lambda: _combine(bundle, stores))
+
+    combined = ((image_id, combine_or_none(image_id, stores)) for image_id, stores in stream)
+    kept, renderer_of = spool(combined, bundle.renderer, bundle.card.volume_of)
+
+    def render(image_id: str, values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else _or_problem(run, image_id, lambda: renderer_of(image_id).render(values))
+
+    return kept, render
+
+
+def _or_problem(run: SinglePass, image_id: str, compute: Callable[[], np.ndarray]) -> np.ndarray | None:
+    """The result of a computation on one image; None if it fails, with the reason in the run's problems."""
+    try:
+        return compute()
+    except Exception as error:  # the other images are still rendered
+        run.add_problem(image_id, one_line(error))
+        return None
+
+
 def _combine(bundle: Bundle, stores: Stores) -> np.ndarray:
     return bundle.renderer.combine_with(lambda weighting: combine(stores, "", *weighting))
 
@@ -186,11 +215,7 @@ def render_or_none(bundle: Bundle, run: SinglePass, image_id: str, stores: Store
     """
     if stores is None:
         return None
-    try:
-        return bundle.renderer.render(_combine(bundle, stores))
-    except Exception as error:  # the other images are still rendered
-        run.add_problem(image_id, one_line(error))
-        return None
+    return _or_problem(run, image_id, lambda: bundle.renderer.render(_combine(bundle, stores)))
 
 
 def _confidences(bundle: Bundle, predictions: OrderedPredictions, image_id: str, labels: np.ndarray) -> np.ndarray:

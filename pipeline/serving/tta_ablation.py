@@ -1,6 +1,7 @@
 """Measures the score loss of each TTA view out of fold, to rank what is dropped first when time is short."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def _score(plan: Plan, renderer: Renderer, oof: Oof, read_view: ReadView, metric
         means = [mean_of_views([read_view(member.name, view, image_id) for view in member.views]) for member in plan]
         return np.stack(means), oof.read(image_id)[1]
 
-    return mean_score(renderer, Oof(oof.image_ids, oof.fold_of, read, oof.members, oof.track), metric)
+    return mean_score(renderer, replace(oof, read=read), metric)
 
 
 def mean_of_views(views: Sequence[np.ndarray]) -> np.ndarray:

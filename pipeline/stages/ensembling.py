@@ -17,6 +17,7 @@ from pipeline.ensemble.combine import combine
 from pipeline.ensemble.evaluation import count_masks
 from pipeline.ensemble.instances import select_instances
 from pipeline.ensemble.multiclass import select_multiclass
+from pipeline.ensemble.pooling import renderer_at
 from pipeline.ensemble.renderer import Renderer
 from pipeline.ensemble.selection import Oof, Selection, select_multilabel
 from pipeline.ensemble.serialization import to_record
@@ -37,6 +38,7 @@ from pipeline.metrics import (
     stack,
     volume_metric,
 )
+from pipeline.postprocess.shares import Place
 from pipeline.progress import track
 from pipeline.report.overlays import PANELS, Panel, choose_examples, write_sheet
 from pipeline.stages.part_of_folds import describe_part, with_choice_folds
@@ -128,7 +130,7 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
         _gain(scores, alone, groups),
         _found(members, rows, together),
         float((rows[coverage_columns(first.card.classes)] == 0).to_numpy().mean()),
-        notes_of(members, rows),
+        notes_of(members, rows, together.renderer),
         submission.write_submission(
             csv,
             first.card,
@@ -140,7 +142,7 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
     write_scores(csv.with_suffix(".oof.csv"), rows, scores, first.card.classes)
     write_text(done.manifest, json.dumps(_manifest(members, done, first.unlisted(test_index)), indent=1) + "\n")
     rows = rows.assign(score=scores.per_image())
-    _draw_sheet(done.sheet, members, rows, together.renderer, test_index.head(PANELS), masks_of)
+    _draw_sheet(done.sheet, members, rows, together, test_index.head(PANELS), masks_of)
     return done
 
 
@@ -258,7 +260,9 @@ def oof_of_members(members: Sequence[Context], rows: pd.DataFrame) -> Oof:
                 )
         return np.stack(values), read_truth(by_id[image_id])
 
-    return Oof(rows["image_id"].tolist(), rows["choice_fold"].to_numpy(), read, len(members), track)
+    return Oof(
+        rows["image_id"].tolist(), rows["choice_fold"].to_numpy(), read, len(members), track, first.card.volume_of
+    )
 
 
 def _official(members: Sequence[Context], rows: pd.DataFrame, selection: Selection) -> float | None:
@@ -274,7 +278,7 @@ def _official(members: Sequence[Context], rows: pd.DataFrame, selection: Selecti
 def _found(members: Sequence[Context], rows: pd.DataFrame, selection: Selection) -> DetectionRates:
     images = oof_of_members(members, rows).images("count masks")
     return detection_rates(
-        stack(count_masks(selection.by_fold[fold], values, target) for values, target, fold in images)
+        stack(count_masks(selection.held_out(place), values, target) for values, target, place in images)
     )
 
 
@@ -300,17 +304,28 @@ def _score_volumes(members: Sequence[Context], rows: pd.DataFrame, selection: Se
     card, oof = members[0].card, oof_of_members(members, rows)
 
     def read(slices: pd.DataFrame) -> Volume:
-        pairs = [(oof.read(row.image_id), selection.by_fold[row.choice_fold]) for row in slices.itertuples()]
+        ids = slices["image_id"]
+        pairs = [(oof.read(image_id), selection.held_out(oof.places[image_id])) for image_id in ids]
         masks = [renderer.masks(renderer.combine(values)) for (values, _), renderer in pairs]
         return np.stack(masks), np.stack([target for (_, target), _ in pairs])
 
     return volume_metric(card.metric)(map(read, scoring.by_volume(rows, card)))
 
 
-def notes_of(members: Sequence[Context], rows: pd.DataFrame) -> tuple[str, ...]:
+def notes_of(members: Sequence[Context], rows: pd.DataFrame, renderer: Renderer) -> tuple[str, ...]:
     """What the score of an ensemble does not say, one line each."""
-    part = describe_part(members[0], rows)
-    return (part,) if part else ()
+    return tuple(note for note in (describe_part(members[0], rows), describe_pools(renderer)) if note)
+
+
+def describe_pools(renderer: Renderer) -> str | None:
+    """What masks depend on beside their own image; None if on nothing."""
+    pools = sorted({part.rules.share_in for part in renderer.parts if part.pooled})
+    if not pools:
+        return None
+    return (
+        f"the threshold is a share of the whole {' or '.join(pools)}: the mask of a test image depends on the "
+        f"predictions of the others, and other test images give another threshold"
+    )
 
 
 def member_scores(members: Sequence[Context], together: Selection, alone: Sequence[Selection]) -> list[MemberScore]:
@@ -329,8 +344,11 @@ def _gain(scores: Scores, alone: Sequence[Selection], groups: np.ndarray) -> Dif
 
 def test_masks(members: Sequence[Context], readable: set[str], renderer: Renderer) -> MasksOf:
     """From a test image's id to its masks (C, H, W), or its objects (H, W); None for one that could not be read."""
-    combined = _combine_test(members, renderer)
-    return lambda image_id: renderer.render(combined(image_id)) if image_id in readable else None
+    combined, card = _combine_test(members, renderer), members[0].card
+    places = {image_id: Place(volume=card.volume_of(image_id)) for image_id in sorted(readable)}
+    images = ((image_id, combined(image_id)) for image_id in track(places, "measure thresholds"))
+    renderer_of = renderer_at(renderer, places, images)
+    return lambda image_id: renderer_of(image_id).render(combined(image_id)) if image_id in readable else None
 
 
 def _test_confidences(members: Sequence[Context], renderer: Renderer) -> ConfidencesOf:
@@ -394,7 +412,7 @@ def _draw_sheet(
     path: Path,
     members: Sequence[Context],
     rows: pd.DataFrame,
-    renderer: Renderer,
+    selection: Selection,
     test_rows: pd.DataFrame,
     masks_of: MasksOf,
 ) -> None:
@@ -403,6 +421,7 @@ def _draw_sheet(
 
     def oof_panel(sample: Sample, score: float) -> Panel:
         values, target = oof.read(sample.image_id)
+        renderer = selection.held_out(oof.places[sample.image_id])
         rendered = renderer.render(renderer.combine(values))
         title = f"{sample.image_id[:10]}  {score:.2f}"
         return Panel(title, reader.picture(sample), _one_by_one(rendered), _one_by_one(target))

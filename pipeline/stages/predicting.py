@@ -13,7 +13,7 @@ from pipeline.serving.batch.executors import EXECUTORS, BatchJob
 from pipeline.serving.batch.inputs import list_inputs
 from pipeline.serving.batch.neighbours import find_neighbours, series_of
 from pipeline.serving.batch.partitions import Output, count_partitions
-from pipeline.serving.bundle import RECORD_FILE, read_bundle
+from pipeline.serving.bundle import RECORD_FILE, Bundle, read_bundle
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ def batch_predict(
     if executor not in EXECUTORS:
         raise ValueError(f"unknown executor '{shortened(executor)}'. {did_you_mean(executor, EXECUTORS)}")
     started, bundle, folder = monotonic(), read_bundle(weights), Output(output)
+    _refuse_shares(bundle, weights)
     inputs = list_inputs(source, bundle.card.files.channel_paths)
     neighbours = find_neighbours(inputs, series_of(bundle))
     bundle_hash = hashlib.sha256((weights / RECORD_FILE).read_bytes()).hexdigest()[:16]
@@ -66,3 +67,12 @@ def batch_predict(
         done = list(track(running, "partitions", total=len(missing)))
     problems, predicted = sum(each.problems for each in done), sum(each.images for each in done)
     return BatchResult(output, len(inputs), count - len(missing), count, problems, predicted, monotonic() - started)
+
+
+def _refuse_shares(bundle: Bundle, weights: Path) -> None:
+    """Raise ValueError if the masks of an image depend on all images, of which a partition has a part."""
+    if bundle.renderer.pooled:
+        raise ValueError(
+            f"{weights}: the threshold is a share of a test set or volume (share_in in {RECORD_FILE}), of which a "
+            f"partition has only a part: predict with the command run-bundle"
+        )

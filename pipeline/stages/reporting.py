@@ -62,11 +62,10 @@ def collect_report_data(cfgs: Sequence[Config]) -> report_data.ReportData:
     first, rows = members[0], oof_rows(members)
     selection, alone = select_members(members, rows)
     oof = oof_of_members(members, rows)
-    fold_of = dict(zip(rows["image_id"], rows["choice_fold"], strict=True))
     samples = {sample.image_id: sample for sample in samples_of(rows)}
 
     def read(image_id: str) -> OofImage:
-        return make_oof_image(selection.by_fold[fold_of[image_id]], *oof.read(image_id))
+        return make_oof_image(selection.held_out(oof.places[image_id]), *oof.read(image_id))
 
     def picture(image_id: str) -> report_data.Picture:
         image, values = read(image_id), first.reader.picture(samples[image_id])
@@ -87,7 +86,7 @@ def collect_report_data(cfgs: Sequence[Config]) -> report_data.ReportData:
         picture=picture,
         history=_history(members),
         folds=_folds(members, rows, selection),
-        notes=(*notes_of(members, rows), *([HALVES] if rows["fold"].nunique() == 1 else [])),
+        notes=(*notes_of(members, rows, selection.renderer), *([HALVES] if rows["fold"].nunique() == 1 else [])),
         classes=_classes(first.card.classes, masks, selection.scores),
         surfaces={
             name: make_score_surface(grid, part.rules)
@@ -252,12 +251,19 @@ def make_score_surface(grid: ScoreGrid, final: Rules) -> report_data.ScoreSurfac
     rules, _ = grid.best()
     folds = grid.folds.tolist()
     per_fold = {fold: _point(grid, grid.best([each for each in folds if each != fold])[0]) for fold in folds}
+    rising = grid.areas.argsort()  # shares descend
     return report_data.ScoreSurface(
-        grid.areas, grid.plane(rules), _point(grid, rules), per_fold, grid.rule_set, describe_rules(rules, final)
+        grid.areas[rising],
+        grid.plane(rules)[rising],
+        _point(grid, rules),
+        per_fold,
+        grid.rule_set,
+        describe_rules(rules, final),
     )
 
 
 RULE_TEXTS = {  # field of the rules: its effect
+    "share": "raised until the masks of {pool} cover {:.3g} of {whole}",
     "min_area": "a mask of fewer than {} px is emptied",
     "min_component": "components of fewer than {} px are removed",
     "presence_area": "a mask is emptied unless {} px reach {presence:.3f}",
@@ -266,13 +272,21 @@ RULE_TEXTS = {  # field of the rules: its effect
 }
 
 
+POOLS = {"image": "each image", "volume": "each volume", "test set": "the whole test set"}
+WHOLES = {"pixels": "its pixels", "expected": "its expected foreground"}
+
+
 def describe_rules(rules: Rules, variant: Rules) -> tuple[str, ...]:
     """Descriptions of rules beside the threshold, then of the fields in which a variant differs from them."""
     texts = []
     for before, after in ((Rules(rules.threshold, 0), rules), (rules, variant)):
-        presence = max(after.presence_threshold, after.threshold)
+        words = {
+            "presence": max(after.presence_threshold, after.threshold),
+            "pool": POOLS[after.share_in],
+            "whole": WHOLES[after.share_of],
+        }
         changed = [field for field in RULE_TEXTS if getattr(before, field) != getattr(after, field)]
-        texts += [RULE_TEXTS[field].format(getattr(after, field), presence=presence) for field in changed]
+        texts += [RULE_TEXTS[field].format(getattr(after, field), **words) for field in changed]
     return tuple(texts)
 
 
@@ -298,6 +312,8 @@ def _rules_row(rules: Rules) -> dict[str, Any]:
     """A row of the table of rules; None for a rule that is not used."""
     return {
         "threshold": rules.threshold,
+        "share": rules.share,
+        "share of": f"{rules.share_of}, {rules.share_in}" if rules.share else None,
         "total": rules.min_area or None,
         "component": rules.min_component or None,
         "presence at": max(rules.presence_threshold, rules.threshold) if rules.presence_area else None,

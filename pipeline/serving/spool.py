@@ -1,0 +1,63 @@
+"""Predictions that wait in a temporary file until the last image is predicted: the thresholds depend on all of them."""
+
+import logging
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from pipeline.ensemble.pooling import RendererOf, renderer_at
+from pipeline.ensemble.renderer import Renderer
+from pipeline.postprocess.shares import Place
+
+log = logging.getLogger(__name__)
+
+FAST = 1  # level of zlib: smooth probabilities shrink to a few percent, at 100 MB/s
+
+
+class Spool:
+    """Images with their combined values, compressed, in a file without a name: it is gone with the process."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the object lives
+        self._images: list[tuple[str, tuple[int, ...] | None, int]] = []  # id, shape, bytes; None: no prediction
+
+    def write(self, image_id: str, values: np.ndarray | None) -> None:
+        """Add the combined values (C, H, W) uint8 of an image; None if it has none."""
+        if values is None:
+            self._images.append((image_id, None, 0))
+            return
+        data = zlib.compress(np.ascontiguousarray(values), FAST)
+        self._file.write(data)
+        self._images.append((image_id, values.shape, len(data)))
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray | None]]:
+        """The images in the order in which they were added."""
+        self._file.seek(0)
+        for image_id, shape, size in self._images:
+            data = self._file.read(size)
+            yield image_id, None if shape is None else np.frombuffer(zlib.decompress(data), np.uint8).reshape(shape)
+
+
+def spool(
+    images: Iterator[tuple[str, np.ndarray | None]], renderer: Renderer, volume_of: Callable[[str], str | None]
+) -> tuple[Iterator[tuple[str, np.ndarray | None]], RendererOf]:
+    """Read all images, and return them again, with the renderer of each.
+
+    Args:
+        images: id and combined values (C, H, W) uint8, or None, of each image.
+        volume_of: from an image's id to its volume.
+    """
+    log.info("a threshold is a share of several images: masks are made after the last prediction")
+    kept, places = Spool(), {}
+
+    def predicted() -> Iterator[tuple[str, np.ndarray]]:
+        for image_id, combined in images:
+            kept.write(image_id, combined)
+            if combined is not None:
+                places[image_id] = Place(volume=volume_of(image_id))
+                yield image_id, combined
+
+    renderer_of = renderer_at(renderer, places, predicted())
+    return iter(kept), renderer_of

@@ -105,6 +105,23 @@ def test_a_bundle_applies_a_variant_of_rules_like_the_ensemble(submitted, monkey
     assert len(set(rows(done.csv).values())) > 2, "masks differ, or equality says nothing"
 
 
+@pytest.mark.parametrize("share_in", ["image", "volume", "test set"])
+def test_a_bundle_applies_a_share_like_the_ensemble(submitted, monkeypatch, share_in):
+    rules = Rules(0.1, 4, share=0.07, share_in=share_in, fill_holes=True)
+    monkeypatch.setattr("pipeline.ensemble.candidate_rules.CandidateRules.best", lambda *_: ("variants", rules))
+    monkeypatch.setattr("pipeline.competition.Competition.volume_of", lambda _, image_id: image_id[-1])
+    bundle, done = bundled(*BOTH)
+    assert bundle.renderer.parts[0].rules == rules
+    predicted = predict_test(bundle, Path("tiny"), Path("working/submission.csv"))
+    assert rows(predicted.csv) == rows(done.csv)
+    assert len(set(rows(done.csv).values())) > 2, "masks differ, or equality says nothing"
+    masks = [rle.decode(text, (36, 44)) for text in rows(done.csv).values()]
+    assert any("share of the whole" in note for note in done.notes) == (share_in != "image")
+    if share_in == "test set":
+        assert np.mean(masks) == pytest.approx(0.07, abs=0.02)
+        assert main(["batch-predict", "bundle", "--input", "tiny/test/images/*.png", "--output", "out"]) == 2
+
+
 def test_a_bundle_can_be_moved(submitted, tmp_path, monkeypatch):
     _, done = bundled(*BOTH[:1])
     shutil.move("bundle", tmp_path / "elsewhere")

@@ -98,11 +98,11 @@ def _score(
     """The scores of the images by each renderer, 0 in other folds than its own, and the true pixels of each class."""
     counts: dict[Renderer, list[Counts]] = {renderer: [] for renderer in folds_of_renderer}
     areas = []
-    for values, target, fold in oof.images("score classes"):
+    for values, target, place in oof.images("score classes"):
         areas.append(np.count_nonzero(target == 1, axis=(1, 2)))
         not_scored = Counts(*np.zeros((3, len(target)), dtype=np.int64))
         for renderer, images in counts.items():
-            scored = fold in folds_of_renderer[renderer]
+            scored = place.fold in folds_of_renderer[renderer]
             images.append(count_argmax(renderer.combine(values), target) if scored else not_scored)
     return {renderer: metric.scores(stack(images)) for renderer, images in counts.items()}, np.stack(areas)
 

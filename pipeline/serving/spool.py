@@ -20,7 +20,7 @@ class Spool:
     """Images with their combined values, compressed, in a file without a name: it is gone with the process."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the object lives
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __iter__
         self._images: list[tuple[str, tuple[int, ...] | None, int]] = []  # id, shape, bytes; None: no prediction
 
     def write(self, image_id: str, values: np.ndarray | None) -> None:
@@ -33,11 +33,12 @@ class Spool:
         self._images.append((image_id, values.shape, len(data)))
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray | None]]:
-        """The images in the order in which they were added."""
-        self._file.seek(0)
-        for image_id, shape, size in self._images:
-            data = self._file.read(size)
-            yield image_id, None if shape is None else np.frombuffer(zlib.decompress(data), np.uint8).reshape(shape)
+        """The images in the order in which they were added, once: the file is closed behind the last."""
+        with self._file as file:
+            file.seek(0)
+            for image_id, shape, size in self._images:
+                data = file.read(size)
+                yield image_id, None if shape is None else np.frombuffer(zlib.decompress(data), np.uint8).reshape(shape)
 
 
 def spool(

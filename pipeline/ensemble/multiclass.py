@@ -71,7 +71,7 @@ def _candidates(members: int, weights: np.ndarray) -> list[Renderer]:
     """What is tried: of equal scores the first wins."""
     equal = equal_weighting(members)
     if members == 1:
-        return [Renderer((Postprocess(*equal, ARGMAX),))]
+        return [Renderer((Postprocess(equal.combination, equal.weights, ARGMAX),))]
     fitted = tuple(weights.tolist())
     return [
         Renderer((Postprocess(combination, each, ARGMAX),))

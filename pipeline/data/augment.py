@@ -21,6 +21,9 @@ from pipeline.data.transforms import RandomScaledCrop
 from pipeline.symmetries import SYMMETRIES
 
 Scale = tuple[float, float]  # range of a random factor
+# Of the plane that says where a soft mask is ignored. A transform fills it with the same value as the shares
+# (`fill_mask`): with this scale a filled 1 is a share, and a filled 255 is ignored. A power of two changes no rounding.
+VOID_SCALE = np.float32(256)
 REFLECT = "BORDER_REFLECT_101"  # fills what a transform brings into the image
 
 
@@ -198,8 +201,10 @@ class Augment:
         self.transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
         if not self.soft:
             return self._transform(image, mask)
-        image, planes = self._transform(image, np.concatenate(split_void(mask), axis=2))
-        return image, join_void(*np.split(planes, 2, axis=2))
+        shares, void = split_void(mask)
+        image, planes = self._transform(image, np.concatenate([shares, VOID_SCALE * void], axis=2))
+        shares, void = np.split(planes, 2, axis=2)
+        return image, join_void(shares, void / VOID_SCALE)
 
     def _transform(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if image.dtype == np.uint8:

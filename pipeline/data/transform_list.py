@@ -14,6 +14,7 @@ import json
 import random
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import albumentations as A
@@ -35,6 +36,7 @@ OTHER_PLACES = {
 }
 PROBE_SIDE = 64  # pixels of the image that a list is tried on, unless it is cropped to less
 PROBE_SEEDS = range(3)
+FURTHER_SEEDS = range(3, 50)  # of a transform that has not changed anything yet: it may rarely do
 
 
 def build_transform(spec: Transform) -> A.BasicTransform | A.BaseCompose:
@@ -102,7 +104,7 @@ def check_transforms(specs: Sequence[Transform], channels: int, crop: int | None
 
     Raises:
         ValueError: with the position in the list, the transform and the reason: as `build_transform`; for a transform
-            that needs more than an image and a mask, that changes their size or type, or that makes new labels.
+            that needs more than an image and a mask, changes their size or type, makes new labels, or changes nothing.
     """
     for number, spec in enumerate(specs):
         try:
@@ -112,6 +114,8 @@ def check_transforms(specs: Sequence[Transform], channels: int, crop: int | None
 
 
 def _try(spec: Transform, channels: int, crop: int | None) -> None:
+    if spec.p == 0:
+        raise ValueError(f"{spec.name} has p = 0, so it is never applied: take it out")
     for each in spec.transforms:
         _try(each, channels, crop)
     transform = build_transform(spec.model_copy(update={"p": 1.0}))
@@ -121,14 +125,21 @@ def _try(spec: Transform, channels: int, crop: int | None) -> None:
         raise ValueError(f"{spec.name} needs {', '.join(needed)}, which a list cannot give: take it out")
     side = min(crop or PROBE_SIDE, PROBE_SIDE)
     oblong = side if crop else side * 3 // 4
-    for seed in PROBE_SEEDS:
-        _try_once(spec, transform, (side, oblong, channels), seed, cropped=crop is not None)
+    shape = (side, oblong, channels)
+    changes = partial(_try_once, spec, transform, shape, cropped=crop is not None)
+    changed = sum(map(changes, PROBE_SEEDS)) or any(map(changes, FURTHER_SEEDS))
+    if not changed and spec.name != "NoOp":  # which stands for no change in a group
+        raise ValueError(f"{spec.name} with these arguments does not change {describe(shape)}: take it out")
 
 
 def _try_once(
     spec: Transform, transform: A.BasicTransform, shape: tuple[int, int, int], seed: int, *, cropped: bool
-) -> None:
-    """Raise ValueError unless a transform changes an image and its mask to others of the same size and type."""
+) -> bool:
+    """Whether a transform changes a random image or its mask.
+
+    Raises:
+        ValueError: if it changes their size or type, or makes new labels.
+    """
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, shape, dtype=np.uint8)
     mask = np.zeros((*shape[:2], 1), dtype=np.uint8)
@@ -156,6 +167,7 @@ def _try_once(
         raise ValueError(f"{spec.name} changes an image of uint8 to {came}: take it out, the model normalizes images")
     if mask_found.shape != mask.shape or not set(np.unique(mask_found)) <= {0, 1, VOID}:
         raise ValueError(f"{spec.name} changes a mask to one of other labels or another shape: take it out")
+    return not (np.array_equal(image_found, image) and np.array_equal(mask_found, mask))
 
 
 def describe(shape: Sequence[int]) -> str:

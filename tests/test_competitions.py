@@ -2,7 +2,7 @@
 
 import csv
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
 from pipeline.stages.preparing import make_context
 from pipeline.stages.submitting import check_csv
+from pipeline.stages.training import settings
 from tests.miniatures import LAYOUTS, write_miniature
 
 pytestmark = pytest.mark.slow
@@ -248,6 +249,14 @@ def test_a_row_whose_shared_image_is_missing_is_named(folder):
     assert any("kidney_3_dense_0099" in error for error in survey_train(card, Path("data"))[1])
 
 
+def test_a_run_depends_on_whose_images_are_shared(folder):
+    write_miniature("blood-vessel-segmentation", Path("data"))
+    context = make_context(config_of("blood-vessel-segmentation"))
+    assert settings(context)["shared_images"] == {"kidney_3_dense": "kidney_3_sparse"}
+    files = context.card.files.model_copy(update={"shared_images": {}})  # as on cards of older runs
+    assert "shared_images" not in settings(replace(context, card=context.card.model_copy(update={"files": files})))
+
+
 @pytest.mark.parametrize(
     ("slug", "folds"), [("blood-vessel-segmentation", 3), ("hubmap-hacking-the-human-vasculature", 4)]
 )
@@ -262,6 +271,8 @@ def test_few_groups_are_a_fold_each_by_default(folder, slug, folds):
     assert groups.tolist() == [1] * folds
     with pytest.raises(ValueError, match=f"folds.count is 2, folds/{slug}.csv has {folds} folds"):
         make_context(config.load(path, ["folds.count=2"]))
+    with pytest.raises(ValueError, match=rf"mini.toml: folds: only = \[4\]: expected numbers from 0 to {folds - 1}"):
+        make_context(config.load(path, ["folds.only=[4]"]))
 
 
 def test_masks_are_reduced_by_majority():

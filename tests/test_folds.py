@@ -154,6 +154,15 @@ def test_group_larger_than_a_fold_is_named_with_its_images():
         assign_folds(index, 5, seed=0)
 
 
+def test_groups_that_are_a_fold_each_may_be_larger_than_a_fold():
+    index = make_index()
+    index["group"] = np.repeat(["large", "small", "smaller"], [150, 30, 20])
+    folds = index.merge(assign_folds(index, 3, seed=0), on="image_id").groupby("fold")["group"].unique()
+    assert sorted(group for groups in folds for group in groups) == ["large", "small", "smaller"]
+    with pytest.raises(ValueError, match="group 'large' holds 150 of 200 images"):
+        assign_folds(index.assign(group=index["group"].mask(index.index == 199, "fourth")), 3, seed=0)
+
+
 def test_unknown_column_to_balance_is_refused(index):
     with pytest.raises(ValueError, match=r"folds\.balance: no column 'sex'\. Known columns: image_id, coverage, group"):
         assign_folds(index, 5, seed=0, balance=["sex"])

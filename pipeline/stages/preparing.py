@@ -14,7 +14,7 @@ import torch
 
 from pipeline import competition, folds
 from pipeline.competition import Competition
-from pipeline.config import Config, place
+from pipeline.config import Config, Folds, place
 from pipeline.data.channels import with_input_channels
 from pipeline.data.file_cache import FileCache
 from pipeline.data.index import read_index, read_test_index, unlisted_test_images
@@ -44,7 +44,7 @@ from pipeline.models.encoder import image_side
 from pipeline.models.image_size import with_image_size
 from pipeline.postprocess.threshold_counts import HALF, count_pixels
 from pipeline.progress import track
-from pipeline.schema import read_toml
+from pipeline.schema import parse, read_toml
 from pipeline.stages.extra_sets import (
     ExtraSets,
     all_images,
@@ -374,10 +374,15 @@ def make_context(cfg: Config) -> Context:
 
 
 def _with_folds(cfg: Config, card: Competition) -> Config:
-    """The config with the card's number of folds, unless it sets another."""
+    """The config with the card's number of folds, unless it sets another.
+
+    Raises:
+        ValueError: if `folds.only` names a fold that does not exist then.
+    """
     if card.folds is None or "count" in cfg.folds.model_fields_set:
         return cfg
-    return cfg.model_copy(update={"folds": cfg.folds.model_copy(update={"count": card.folds})})
+    options = cfg.folds.model_dump(exclude_unset=True) | {"count": card.folds}
+    return cfg.model_copy(update={"folds": parse(Folds, options, f"{cfg.file}: folds")})
 
 
 def read_extra(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> ExtraSets:

@@ -30,7 +30,7 @@ MEMBERS = --configs "$(CONFIGS)" $(if $(FOLDS),--folds "$(FOLDS)")
 NAME = $(subst $() ,+,$(strip $(CONFIGS)))$(subst $() ,,$(addprefix -fold,$(sort $(FOLDS))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data augment doctor audit competitions folds train sweep oof predict ensemble report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-slow test-older fuzz types lint format
+.PHONY: help setup data augment doctor audit competitions folds train sweep oof predict import ensemble report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-slow test-older fuzz types lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -113,11 +113,15 @@ oof: $(VENV) ## out-of-fold predictions and scores of all folds
 predict: $(VENV) ## test-set probabilities of all folds
 	$(STAGE) predict $(OPTIONS)
 
+import: $(VENV) ## make a member NAME=x of another tool's predictions: TEST=folder, OOF=folder (also CSVs; SCALE=255)
+	$(STAGE) import $(OPTIONS) --name $(NAME) $(if $(OOF),--oof $(call quoted,$(OOF))) \
+		$(if $(TEST),--test $(call quoted,$(TEST))) $(if $(SCALE),--scale $(SCALE))
+
 ensemble: $(VENV) ## run all missing stages and write submissions/<name>.csv (CONFIGS="a b": an ensemble of several)
-	$(STAGE) ensemble $(OPTIONS) $(MEMBERS)
+	$(STAGE) ensemble $(OPTIONS) $(MEMBERS) $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 report: $(VENV) ## reports/<name>.html: scores, plots, worst images, recommendations (CONFIGS="a b": of an ensemble)
-	$(STAGE) report $(OPTIONS) $(MEMBERS)
+	$(STAGE) report $(OPTIONS) $(MEMBERS) $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 compare: $(VENV) ## test whether A=x is better than B=y: paired bootstrap of their cross-fitted OOF scores
 	$(STAGE) compare $(A) $(B)

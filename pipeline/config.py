@@ -490,6 +490,19 @@ class Predict(Table):
     full: bool = False  # also predict the test set with a model trained on every image
 
 
+class Imported(Table):
+    """Predictions of another tool, which `make import` wrote into runs/<name>/. There is no model."""
+
+    test: str | None = None  # where those of the test set came from; None: the test images are hidden
+    oof: str | None = None  # where those out of fold came from; None: there are none, so `weight` must be given
+    weight: Annotated[float, Field(gt=0, lt=1)] | None = None  # in an ensemble, of 1; only without oof. WEIGHTS sets it
+
+
+WITHOUT_MODEL = {
+    "phases": [{"loss": {"bce": 1.0}, "epochs": 1, "lr": 1.0}]
+}  # the table `train` of imported predictions
+
+
 class Config(Table):
     """All options of a run."""
 
@@ -503,6 +516,16 @@ class Config(Table):
     model: Model = Model()
     train: Train
     predict: Predict = Predict()
+    imported: Imported | None = None  # predictions of another tool: model, train and predict have no effect then
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_model(cls, tables: Any) -> Any:
+        """Drop the tables about a model from imported predictions: SET gives them to all members of an ensemble."""
+        if not isinstance(tables, dict) or tables.get("imported") is None:
+            return tables
+        kept = {key: value for key, value in tables.items() if key not in ("model", "train", "predict")}
+        return {**kept, "train": WITHOUT_MODEL}
 
     def model_post_init(self, context: object) -> None:
         super().model_post_init(context)

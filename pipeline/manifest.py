@@ -1,5 +1,6 @@
 """The provenance of a result: configs, versions and commit, so that a score can be traced to its code."""
 
+import re
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,8 +30,18 @@ def read_submission_manifest(path: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: as `schema.read_json`.
     """
-    remedy = f'make ensemble CONFIGS="{path.stem.replace("+", " ")}" writes it again'
-    return read_json(path, remedy, SubmissionManifest)
+    return read_json(path, f"{ensemble_command(path.stem)} writes it again", SubmissionManifest)
+
+
+def ensemble_command(name: str) -> str:
+    """The command that writes a submission.
+
+    >>> ensemble_command("a+b-fold0-fold1")
+    'make ensemble CONFIGS="a b" FOLDS="0 1"'
+    """
+    configs, folds = re.fullmatch(r"(.*?)((?:-fold\d+)*)", name, re.DOTALL).groups()
+    part = f' FOLDS="{folds.replace("-fold", " ").strip()}"' if folds else ""
+    return f'make ensemble CONFIGS="{configs.replace("+", " ")}"{part}'
 
 
 def collect_provenance() -> dict[str, Any]:

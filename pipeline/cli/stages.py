@@ -16,6 +16,7 @@ from pipeline.cli.terminal import (
     ConfigPath,
     Configs,
     DataRoot,
+    GivenWeights,
     Overrides,
     PartOfFolds,
     SkipBad,
@@ -277,17 +278,18 @@ def ensemble(
     path: ConfigPath = DEMO,
     configs: Configs = "",
     folds: PartOfFolds = "",
+    weights: GivenWeights = "",
     set_: Overrides = None,
     data: DataRoot = None,
     skip_bad: SkipBad = False,
 ) -> None:
     """Write a validated submission: averages models, tunes post-processing on OOF; runs missing stages first."""
-    cfgs = load_configs(path, configs, set_, data, skip_bad, folds)
+    cfgs = load_configs(path, configs, set_, data, skip_bad, folds, weights)
     # `make ensemble CONFIG=x` passes x twice; that is no mistake.
     if len(configs.split()) == 1 and configs.split() != [path.stem]:
         log.warning("an ensemble of one config (%s): no weights to tune; give two or more in CONFIGS", cfgs[0].name)
     done = stages.ensemble(cfgs)
-    for cfg in cfgs:
+    for cfg in (each for each in cfgs if each.imported is None or each.imported.oof):
         out.print(f"\n{cfg.name}, out of fold, {epoch_metric(done.metric)} at threshold .5:")
         _print_oof(stages.oof_table(cfg))
     _print_score(done)
@@ -391,12 +393,13 @@ def report(
     path: ConfigPath = DEMO,
     configs: Configs = "",
     folds: PartOfFolds = "",
+    weights: GivenWeights = "",
     set_: Overrides = None,
     data: DataRoot = None,
     skip_bad: SkipBad = False,
 ) -> None:
     """Write an HTML report: training curves, worst images, suspected label errors, content of the submission."""
-    out.print(f"report      {stages.report(load_configs(path, configs, set_, data, skip_bad, folds))}")
+    out.print(f"report      {stages.report(load_configs(path, configs, set_, data, skip_bad, folds, weights))}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import config
-from pipeline.config import Config
+from pipeline.config import Config, Imported
 from pipeline.progress import is_main_process
 
 app = typer.Typer(
@@ -28,6 +28,12 @@ Configs = Annotated[
 PartOfFolds = Annotated[
     str,
     typer.Option("--folds", metavar="NUMBERS", help="use only these folds, e.g. '0 1' (default: all)"),
+]
+GivenWeights = Annotated[
+    str,
+    typer.Option(
+        "--weights", metavar="NAME=WEIGHT", help="of imported members without OOF predictions, e.g. 'yolo=0.3'"
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -58,15 +64,35 @@ def load_configs(
     data: Path | None,
     skip_bad: bool,
     folds: str = "",
+    weights: str = "",
 ) -> list[Config]:
     """Load the configs of these names in the folder of `path`; without names, the config at `path`.
 
     Args:
         folds: numbers of the folds to use, such as "0 1"; empty: all.
+        weights: of members without OOF predictions, such as "yolo=0.3".
     """
     paths = [path.with_name(f"{name}.toml") for name in names.split()] or [path]
     options = [*(overrides or []), *_part_of_folds(folds)]
-    return [load_config(each, options, data, skip_bad) for each in paths]
+    cfgs = [load_config(each, options, data, skip_bad) for each in paths]
+    return _with_weights(cfgs, weights) if weights.split() else cfgs
+
+
+def _with_weights(cfgs: Sequence[Config], text: str) -> list[Config]:
+    """The configs, with the weights of imported members."""
+    names = {cfg.name: cfg for cfg in cfgs}
+    for word in text.split():
+        name, _, number = word.partition("=")
+        cfg = names.get(name)
+        if cfg is None or cfg.imported is None or cfg.imported.oof:
+            why = "is none of CONFIGS" if cfg is None else "has OOF predictions, by which its weight is chosen"
+            raise ValueError(f"--weights {word}: {name} {why}: give weights of imported members without them only")
+        try:
+            imported = Imported.model_validate({**cfg.imported.model_dump(), "weight": number})
+        except ValueError:
+            raise ValueError(f"--weights {word}: expected a share between 0 and 1, such as {name}=0.5") from None
+        names[name] = cfg.model_copy(update={"imported": imported})
+    return list(names.values())
 
 
 def _part_of_folds(text: str) -> list[str]:

@@ -174,7 +174,7 @@ class Labels:
         if self.masks.values is None:
             mask = read_mask(path, self.classes[0], self.masks.above, void=self.masks.void, box=box, exif=self.exif)
             return _check_size(mask, path, sample, box)[..., None]
-        numbers = read_labels(path, self._number_of_value(), self.masks.void, box=box, exif=self.exif)
+        numbers = self.read_numbers(path, box)
         numbers = _check_size(numbers, path, sample, box)[..., None]
         return numbers if self.exclusive else one_hot(numbers, len(self.classes))
 
@@ -250,6 +250,17 @@ class Labels:
         for line in lines[1:]:
             mask |= self.dialect.decode(line, shape)
         return mask
+
+    def read_numbers(self, path: Path, box: Box | None = None) -> np.ndarray:
+        """The class of each pixel of a mask image, or of one window of it, by the card's `masks.values`.
+
+        Shapes:
+            returns: (H, W) uint8: a class, VOID (255), or the number after the last class for the background.
+
+        Raises:
+            ImageError: as `mask_files.read_labels`.
+        """
+        return read_labels(path, self._number_of_value(), self.masks.void, box=box, exif=self.exif)
 
     def _number_of_value(self) -> dict[Value, int]:
         """The class of each value; the background, where it is no class, gets the number after the last class."""

@@ -150,7 +150,7 @@ def _learning(data: ReportData) -> list[Section]:
     charts = [
         Chart(plots.svg(plots.learning_curve, data.history, name), f"{name} by epoch. {curves[name]}") for name in shown
     ]
-    missing = "" if shown else "the pages of the members have them."
+    missing = "" if shown else "the pages of members that were trained here have them."
     caption = "Thin lines are folds, the thick line is their mean; dashed lines separate the phases. " + " ".join(
         f"{name.capitalize()}: {curves[name]}" for name in shown
     )

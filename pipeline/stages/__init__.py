@@ -14,6 +14,7 @@ from pipeline.stages.checking_encoders import Checked, check_encoders
 from pipeline.stages.comparing import compare, final, pseudo
 from pipeline.stages.doctor import doctor
 from pipeline.stages.ensembling import Ensembled, ensemble, score
+from pipeline.stages.importing import ImportResult, import_member
 from pipeline.stages.predicting import batch_predict
 from pipeline.stages.preparing import check, data, describe_folds, make_context
 from pipeline.stages.rehearsing import RehearsalRun, rehearse

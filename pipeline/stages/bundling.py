@@ -67,7 +67,15 @@ def bundle(cfgs: Sequence[Config], owner: str | None = None, *, half: bool | Non
     Args:
         owner: the name of the Kaggle account; None: as in the existing bundle, or a placeholder.
         half: store weights as bfloat16; None: as in the existing bundle, or False.
+
+    Raises:
+        ValueError: for a member without a model, whose predictions are imported.
     """
+    if imported := [cfg.name for cfg in cfgs if cfg.imported]:
+        raise ValueError(
+            f"{', '.join(imported)}: imported predictions have no model, so a bundle cannot predict other images: "
+            f"leave it out of CONFIGS, or submit the CSV of make ensemble"
+        )
     folder = DIST / ensemble_name(cfgs)
     former_owner, former_half = _existing_options(folder)
     owner, half = owner or former_owner, former_half if half is None else half

@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline import competition
 from pipeline.config import Config
 from pipeline.data.tables import read_table
-from pipeline.manifest import read_submission_manifest
+from pipeline.manifest import ensemble_command, read_submission_manifest
 from pipeline.metrics import Scores
 from pipeline.pseudo_labels import read_labels
 from pipeline.report.report_data import PseudoGain
@@ -189,11 +189,16 @@ def read_scores(name: str) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: if the stage `ensemble` has not run; the message has the command.
-        ValueError: if an image occurs twice.
+        ValueError: if an image occurs twice, or a member of the ensemble has no OOF predictions.
     """
     path = Path("submissions") / f"{name}.oof.csv"
+    if unscored := _manifest_of(name).get("unscored"):
+        raise ValueError(
+            f"{name}: {', '.join(unscored)} has no OOF predictions, so its score is that of the other members: "
+            f"leave it out of a comparison"
+        )
     if not path.exists():
-        raise FileNotFoundError(f'{path}: no such file: run make ensemble CONFIGS="{name.replace("+", " ")}" first')
+        raise FileNotFoundError(f"{path}: no such file: run {ensemble_command(name)} first")
     table = read_table(path, ["image_id", "fold", "group", "score"])
     twice = table["image_id"][table["image_id"].duplicated()]
     if len(twice):

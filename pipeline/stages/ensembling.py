@@ -107,14 +107,14 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
     Writes: submissions/<name>.csv, .json, .oof.csv (the cross-fitted score of each training image), reports/<name>.png;
     the name joins the configs' names with "+"
     """
-    members = load_members(cfgs)
-    test_index, *_ = [predict_test(member) for member in members]
+    members, unscored = split_members(load_members(cfgs))
+    test_index, *_ = [predict_test(member) for member in (*members, *unscored)]
     first, name = members[0], ensemble_name(cfgs)
     rows = oof_rows(members)
     together, alone = select_members(members, rows)
     scores, groups = together.scores, rows["group"].to_numpy()
     shift = shift_of(first, rows, test_index)
-    masks_of = test_masks(members, set(test_index["image_id"]), together.renderer)
+    masks_of = test_masks(members, set(test_index["image_id"]), together.renderer, *unscored)
     csv = Path("submissions") / f"{name}.csv"
     done = Ensembled(
         csv,
@@ -130,17 +130,19 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
         _gain(scores, alone, groups),
         _found(members, rows, together),
         float((rows[coverage_columns(first.card.classes)] == 0).to_numpy().mean()),
-        notes_of(members, rows, together.renderer),
+        notes_of(members, rows, together.renderer, unscored),
         submission.write_submission(
             csv,
             first.card,
             first.paths.root / first.card.files.sample_submission,
             masks_of,
-            _test_confidences(members, together.renderer),
+            _test_confidences(members, together.renderer, unscored),
         ),
     )
     write_scores(csv.with_suffix(".oof.csv"), rows, scores, first.card.classes)
-    write_text(done.manifest, json.dumps(_manifest(members, done, first.unlisted(test_index)), indent=1) + "\n")
+    write_text(
+        done.manifest, json.dumps(_manifest(members, done, first.unlisted(test_index), unscored), indent=1) + "\n"
+    )
     rows = rows.assign(score=scores.per_image())
     _draw_sheet(done.sheet, members, rows, together, test_index.head(PANELS), masks_of)
     return done
@@ -184,6 +186,34 @@ def load_members(cfgs: Sequence[Config]) -> list[Context]:
                 f"{list(first.cfg.folds.only)}: set it with FOLDS, for all members"
             )
     return [first, *others]
+
+
+def split_members(members: Sequence[Context]) -> tuple[list[Context], list[Context]]:
+    """The members with out-of-fold predictions, and the imported ones without, whose weights are given.
+
+    Raises:
+        ValueError: for one without predictions out of fold and without a weight, weights of 1 or more together, or if
+            no member has predictions out of fold.
+    """
+    unscored = [each for each in members if _is_unscored(each.cfg)]
+    for each in unscored:
+        if each.cfg.imported.weight is None:
+            raise ValueError(
+                f"{each.cfg.name} has no OOF predictions, so its weight cannot be chosen: give it, as in "
+                f'WEIGHTS="{each.cfg.name}=0.5", its share of the ensemble'
+            )
+    if len(unscored) == len(members):
+        raise ValueError(
+            f"{ensemble_name([each.cfg for each in members])}: no member has OOF predictions, so no threshold can be "
+            f"chosen: add a config that has some, or use make blend"
+        )
+    if (total := sum(each.cfg.imported.weight for each in unscored)) >= 1:
+        raise ValueError(f"WEIGHTS sum to {total:g}: expected less than 1, since the other members share the rest")
+    return [each for each in members if not _is_unscored(each.cfg)], unscored
+
+
+def _is_unscored(cfg: Config) -> bool:
+    return cfg.imported is not None and cfg.imported.oof is None
 
 
 def _refuse_other_competitions(cfgs: Sequence[Config]) -> None:
@@ -312,9 +342,17 @@ def _score_volumes(members: Sequence[Context], rows: pd.DataFrame, selection: Se
     return volume_metric(card.metric)(map(read, scoring.by_volume(rows, card)))
 
 
-def notes_of(members: Sequence[Context], rows: pd.DataFrame, renderer: Renderer) -> tuple[str, ...]:
+def notes_of(
+    members: Sequence[Context], rows: pd.DataFrame, renderer: Renderer, unscored: Sequence[Context] = ()
+) -> tuple[str, ...]:
     """What the score of an ensemble does not say, one line each."""
-    return tuple(note for note in (describe_part(members[0], rows), describe_pools(renderer)) if note)
+    scored = ensemble_name([each.cfg for each in members])
+    without = (
+        f"{each.cfg.name} has no OOF predictions: nothing vouches for its weight of {each.cfg.imported.weight:g}, "
+        f"which was given; the score is that of {scored} without it"
+        for each in unscored
+    )
+    return (*filter(None, [describe_part(members[0], rows), describe_pools(renderer)]), *without)
 
 
 def describe_pools(renderer: Renderer) -> str | None:
@@ -342,25 +380,53 @@ def _gain(scores: Scores, alone: Sequence[Selection], groups: np.ndarray) -> Dif
     return paired(scores, max(alone, key=lambda selection: selection.score).scores, groups)
 
 
-def test_masks(members: Sequence[Context], readable: set[str], renderer: Renderer) -> MasksOf:
-    """From a test image's id to its masks (C, H, W), or its objects (H, W); None for one that could not be read."""
-    combined, card = _combine_test(members, renderer), members[0].card
+def test_masks(members: Sequence[Context], readable: set[str], renderer: Renderer, *unscored: Context) -> MasksOf:
+    """From a test image's id to its masks (C, H, W), or its objects (H, W); None for one that could not be read.
+
+    Args:
+        unscored: members without OOF predictions, which are no members of the renderer: see `split_members`.
+    """
+    combined, card = _combine_test(members, renderer, unscored), members[0].card
     places = {image_id: Place(volume=card.volume_of(image_id)) for image_id in sorted(readable)}
     images = ((image_id, combined(image_id)) for image_id in track(places, "measure thresholds"))
     renderer_of = renderer_at(renderer, places, images)
     return lambda image_id: renderer_of(image_id).render(combined(image_id)) if image_id in readable else None
 
 
-def _test_confidences(members: Sequence[Context], renderer: Renderer) -> ConfidencesOf:
+def _test_confidences(
+    members: Sequence[Context], renderer: Renderer, unscored: Sequence[Context] = ()
+) -> ConfidencesOf:
     """From a test image's id and its objects (H, W) to the confidence of each."""
-    combined = _combine_test(members, renderer)
+    combined = _combine_test(members, renderer, unscored)
     return lambda image_id, labels: renderer.confidences(combined(image_id), labels)
 
 
-def _combine_test(members: Sequence[Context], renderer: Renderer) -> Callable[[str], np.ndarray]:
-    """From a test image's id to the members' combined predictions of it."""
-    stores = [member.test_stores() for member in members]
-    return lambda image_id: renderer.combine_with(lambda weighting: combine(stores, image_id, *weighting))
+def _combine_test(
+    members: Sequence[Context], renderer: Renderer, unscored: Sequence[Context] = ()
+) -> Callable[[str], np.ndarray]:
+    """From a test image's id to the members' combined predictions of it.
+
+    Members without OOF predictions are averaged with what the others combine to, by the weights that were given.
+    """
+    stores, further = ([each.test_stores() for each in some] for some in (members, unscored))
+    shares = [each.cfg.imported.weight for each in unscored]
+
+    def combined(image_id: str) -> np.ndarray:
+        values = renderer.combine_with(lambda weighting: combine(stores, image_id, *weighting))
+        return (
+            combine([[InMemory(values)], *further], image_id, "mean", [1 - sum(shares), *shares]) if shares else values
+        )
+
+    return combined
+
+
+class InMemory(NamedTuple):
+    """The values of one image, (C, H, W) uint8, as a store."""
+
+    values: np.ndarray
+
+    def read(self, _image_id: str) -> np.ndarray:
+        return self.values
 
 
 def write_scores(path: Path, rows: pd.DataFrame, scores: Scores, classes: Sequence[str]) -> None:
@@ -373,16 +439,18 @@ def write_scores(path: Path, rows: pd.DataFrame, scores: Scores, classes: Sequen
         table.to_csv(partial, index=False, lineterminator="\n")
 
 
-def _manifest(members: Sequence[Context], done: Ensembled, unlisted: Sequence[str]) -> dict[str, Any]:
+def _manifest(
+    members: Sequence[Context], done: Ensembled, unlisted: Sequence[str], unscored: Sequence[Context] = ()
+) -> dict[str, Any]:
     """The submission's configs, choices, scores and versions, as plain values."""
-    unimportant = {"name": True, "data": {"root", "skip_bad"}}
     return {
         "competition": members[0].card.name,
-        "configs": {each.cfg.name: each.cfg.model_dump(mode="json", exclude=unimportant) for each in members},
+        "configs": {each.cfg.name: _options(each.cfg) for each in (*members, *unscored)},
         "folds": {each.cfg.name: each.fold_numbers() for each in members},
         **({"notes": done.notes} if done.notes else {}),
         "machines": {each.cfg.name: machines_of(each) for each in members},
         **to_record(done.selection.renderer, [each.cfg.name for each in members], members[0].card.classes),
+        **({"unscored": {each.cfg.name: each.cfg.imported.weight for each in unscored}} if unscored else {}),
         "metric": members[0].card.metric,
         "oof_score": done.interval.mean,
         "selection_metric": selection_metric(members[0].card.metric),
@@ -401,6 +469,12 @@ def _manifest(members: Sequence[Context], done: Ensembled, unlisted: Sequence[st
         **({"test_images_without_row": len(unlisted)} if unlisted else {}),
         **collect_provenance(),
     }
+
+
+def _options(cfg: Config) -> dict[str, Any]:
+    """The options of a config that its result depends on, as plain values."""
+    unused = dict.fromkeys(("model", "train", "predict"), True) if cfg.imported else {}
+    return cfg.model_dump(mode="json", exclude={"name": True, "data": {"root", "skip_bad"}, **unused})
 
 
 def _one_by_one(masks: np.ndarray) -> np.ndarray:

@@ -74,6 +74,8 @@ def _check_sources(cfg: Config, users: tuple[str, ...] = ()) -> None:
             for source in filter(None, sources_of(cfg)):
                 if source.name in users:
                     raise ValueError(f"{' from '.join([*users, source.name])}: a config cannot {what} itself")
+                if source.imported:
+                    raise ValueError(f"{source.name} has no model, its predictions are imported: name another config")
                 check(source)
                 if sources_of is teachers_of:
                     refuse_other_channels(cfg, source)

@@ -76,6 +76,7 @@ class Paths:
         self.batch_size = self.run / "batch_size.json"
         self.known_batch_sizes = Path("runs") / "batch_sizes.json"
         self.oof_table = self.run / "oof.json"
+        self.imported_test = self.run / "test"  # imported predictions of the test set that belong to no fold
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the lock for making data or folds; look inside it again for what another process may have made."""
@@ -128,8 +129,13 @@ class Context(NamedTuple):
         """The reader of the images."""
         return replace(Reader.of(self.cfg, self.card), unpacked=self.unpacked)
 
-    def predictions(self) -> Predictions:
-        """The OOF predictions, and the test predictions of each fold's model."""
+    def predictions(self) -> Predictions | None:
+        """The OOF predictions, and the test predictions of each fold's model; None if those are imported as a mean.
+
+        A mean of models is smoother than one of them, which is no difference between the images.
+        """
+        if self.paths.imported_test.is_dir():
+            return None
         return Predictions(self.oof_store(), [PredictionStore(self.paths.test(fold)) for fold in self.fold_numbers()])
 
     def fold_numbers(self) -> list[int]:
@@ -150,7 +156,9 @@ class Context(NamedTuple):
         return unlisted_test_images(self.card, self.paths.root, test_index["image_id"])
 
     def test_stores(self) -> list[PredictionStore]:
-        """The test predictions of the folds of `test_folds`."""
+        """The test predictions of the folds of `test_folds`; imported ones may belong to no fold."""
+        if self.paths.imported_test.is_dir():
+            return [PredictionStore(self.paths.imported_test)]
         return [PredictionStore(self.paths.test(fold)) for fold in self.test_folds()]
 
 
@@ -165,6 +173,8 @@ def check(cfg: Config) -> Competition:
         if not path.is_file():
             read_toml(path)  # raises with the names of the cards that exist
     card = competition.load(cfg.competition)
+    if cfg.imported:
+        return card
     with place(cfg):
         cfg = with_image_size(with_input_channels(cfg, card))
         _check_channels(cfg, card)

@@ -31,6 +31,7 @@ from pipeline.stages.ensembling import (
     oof_rows,
     select_members,
     shift_of,
+    split_members,
     test_masks,
 )
 from pipeline.stages.labelling import companion_path, read_companion, source_of_labels
@@ -57,8 +58,8 @@ def report(cfgs: Sequence[Config]) -> Path:
 
 def collect_report_data(cfgs: Sequence[Config]) -> report_data.ReportData:
     """The content of the page of a config or an ensemble. Runs the stages that are missing."""
-    members = load_members(cfgs)
-    test_index, *_ = [predict_test(member) for member in members]
+    members, unscored = split_members(load_members(cfgs))
+    test_index, *_ = [predict_test(member) for member in (*members, *unscored)]
     first, rows = members[0], oof_rows(members)
     selection, alone = select_members(members, rows)
     oof = oof_of_members(members, rows)
@@ -86,7 +87,10 @@ def collect_report_data(cfgs: Sequence[Config]) -> report_data.ReportData:
         picture=picture,
         history=_history(members),
         folds=_folds(members, rows, selection),
-        notes=(*notes_of(members, rows, selection.renderer), *([HALVES] if rows["fold"].nunique() == 1 else [])),
+        notes=(
+            *notes_of(members, rows, selection.renderer, unscored),
+            *([HALVES] if rows["fold"].nunique() == 1 else []),
+        ),
         classes=_classes(first.card.classes, masks, selection.scores),
         surfaces={
             name: make_score_surface(grid, part.rules)
@@ -97,7 +101,7 @@ def collect_report_data(cfgs: Sequence[Config]) -> report_data.ReportData:
         reliability=reliability(summary.counts.sum(axis=0)),
         members=_members(members, selection, alone) if len(members) > 1 else None,
         pseudo=_pseudo(first) if len(members) == 1 else None,
-        submission=_submission(members, test_index, selection.renderer),
+        submission=_submission(members, test_index, selection.renderer, unscored),
         shakeup=_simulate_shakeup(first, selection.scores, rows["group"].to_numpy()),
         like_test=_like_test(members, rows, selection.scores, test_index),
         symmetries=find_symmetries(first.cfg, first.index, first.reader),
@@ -189,8 +193,8 @@ def _subgroup_columns(rows: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def _history(members: Sequence[Context]) -> pd.DataFrame:
-    """The rows of every fold's metrics.jsonl; none for an ensemble, because its members have their own pages."""
-    if len(members) > 1:
+    """The rows of every fold's metrics.jsonl; none if imported, or of an ensemble: its members have own pages."""
+    if len(members) > 1 or members[0].cfg.imported:
         return pd.DataFrame()
     lines = [line for fold in members[0].fold_numbers() for line in read_history(members[0], fold)]
     history = pd.DataFrame(lines)
@@ -350,10 +354,12 @@ def _trained_companion(member: Context) -> Context | None:
     return companion if companion.oof_store().ids() >= set(companion.index["image_id"]) else None
 
 
-def _submission(members: Sequence[Context], test_index: pd.DataFrame, renderer: Renderer) -> report_data.Submission:
+def _submission(
+    members: Sequence[Context], test_index: pd.DataFrame, renderer: Renderer, unscored: Sequence[Context]
+) -> report_data.Submission:
     """The number of rows and empty rows, and the coverage of each image and class."""
     card, readable = members[0].card, set(test_index["image_id"])
-    masks_of = test_masks(members, readable, renderer)
+    masks_of = test_masks(members, readable, renderer, *unscored)
     covered, objects = {}, {}
     for image_id in track(readable, "test masks"):
         predicted = masks_of(image_id)  # (C, H, W), or a label map of objects (H, W)

@@ -24,7 +24,7 @@ from pipeline.data.sample import samples_of
 from pipeline.data.unpacked import Unpacked, unpacking
 from pipeline.data.windows import can_read_windows
 from pipeline.files import file_lock, write_text
-from pipeline.inference.prediction_store import is_complete, start_store
+from pipeline.inference.prediction_store import PredictionStore, is_complete, start_store
 from pipeline.inference.predictor import Predictor, predict_to_store
 from pipeline.metrics import detection_rates, epoch_metric, pixel_metric
 from pipeline.models import build_model, for_prediction
@@ -81,6 +81,7 @@ def train(cfg: Config, fold: Fold) -> Trained:
     Writes: runs/<config>/fold<k>/best.safetensors, metrics.jsonl, oof/; or runs/<config>/full/ without oof/
     """
     context = make_context(cfg)
+    _refuse_imported(cfg)
     if fold == FULL:
         return Trained(train_full(context), None)
     weights = train_fold(context, fold)
@@ -104,7 +105,12 @@ def predict(cfg: Config) -> None:
 
 
 def train_fold(context: Context, fold: int) -> Path:
-    """Train a fold and predict its held-out images, as far as that is not done; returns the path of its weights."""
+    """Train a fold and predict its held-out images, as far as that is not done; returns the path of its weights.
+
+    Raises:
+        ValueError: as `_is_trained`; for imported predictions.
+    """
+    _refuse_imported(context.cfg)
     train_index, valid_index = folds.hold_out(context.index, context.folds, fold)
     if is_done(context, fold):  # checked without a lock: the folder of a finished run may be read-only
         return context.paths.weights(fold)
@@ -115,6 +121,11 @@ def train_fold(context: Context, fold: int) -> Path:
                 _fit(opened, fold, train_index, valid_index)
         fill_store(context, fold, valid_index, context.paths.oof(fold), f"fold {fold} OOF")
     return context.paths.weights(fold)
+
+
+def _refuse_imported(cfg: Config) -> None:
+    if cfg.imported:
+        raise ValueError(f"{cfg.file}: imported predictions have no model to train, start from or learn from")
 
 
 def is_done(context: Context, fold: int) -> bool:
@@ -181,7 +192,11 @@ def _on_pseudo_labels(name: str, made_by: dict[str, Any]) -> list[str]:
 def oof_of(context: Context) -> list[dict[str, Any]]:
     """As the stage `oof`, for a context."""
     for fold in context.fold_numbers():
-        train_fold(context, fold)
+        if context.cfg.imported:
+            held_out = _held_out(context, fold)["image_id"]
+            _refuse_missing(f"fold {fold}", held_out, context.oof_store([fold]), of=context)
+        else:
+            train_fold(context, fold)
     table = [fold_row(context, fold) for fold in context.fold_numbers()]
     write_text(context.paths.oof_table, json.dumps(table, indent=1) + "\n")
     _log_threshold_shift(table)
@@ -206,6 +221,11 @@ def predict_test(context: Context) -> pd.DataFrame:
     # Read before training, which takes hours: an error in the test set is reported at once.
     test_index = index_test_images(context.cfg, context.card, context.paths)
     _log_test_set(context, test_index)
+    if context.cfg.imported:
+        _refuse_missing("test", test_index["image_id"], *context.test_stores(), of=context)
+        if context.cfg.imported.oof:
+            oof_of(context)
+        return test_index
     if FULL in context.test_folds():
         train_full(context)
     else:
@@ -216,6 +236,16 @@ def predict_test(context: Context) -> pd.DataFrame:
             with _lock_fold(context, fold):
                 fill_store(context, fold, test_index, folder, f"fold {fold} test")
     return test_index
+
+
+def _refuse_missing(part: str, ids: pd.Series, *stores: PredictionStore, of: Context) -> None:
+    """Raise ValueError if an imported prediction store has not all images."""
+    for store in stores:
+        if missing := sorted(set(ids) - store.ids()):
+            raise ValueError(
+                f"{of.paths.run}: {len(missing)} of {len(ids)} {part} images have no imported prediction, such as "
+                f"'{missing[0]}': run make import NAME={of.cfg.name} again, or use the folds that have them (FOLDS)"
+            )
 
 
 def _log_test_set(context: Context, test_index: pd.DataFrame) -> None:
@@ -503,7 +533,9 @@ def fill_store(context: Context, fold: Fold, index: pd.DataFrame, folder: Path, 
 
 
 def machines_of(context: Context) -> list[dict[str, Any]]:
-    """The machines that a config's folds were trained on, without repetition."""
+    """The machines that a config's folds were trained on, without repetition; none of imported predictions."""
+    if context.cfg.imported:
+        return []
     found = [read_record(context.paths.weights(fold))["machine"] for fold in context.fold_numbers()]
     return [machine for number, machine in enumerate(found) if machine not in found[:number]]
 
@@ -527,26 +559,31 @@ def read_history(context: Context, fold: Fold) -> list[dict[str, Any]]:
 
 
 def fold_row(context: Context, fold: int) -> dict[str, Any]:
-    """A fold's scores and training time, one row of the OOF table."""
-    history = read_history(context, fold)
+    """A fold's scores and training time, one row of the OOF table; of imported predictions, scores alone."""
     held_out = _held_out(context, fold)
+    counts = counts_at_half(context, held_out)
+    without_boundary = counts.at(np.s_[:, : len(context.card.classes)])
+    found = detection_rates(without_boundary)
+    scores = {
+        "oof": pixel_metric(epoch_metric(context.card.metric)).scores(counts).mean(),
+        "dice": found.dice,
+        "found": found.found,
+        "left empty": found.left_empty,
+    }
+    if context.cfg.imported:
+        return {"fold": fold, "images": len(held_out), **scores}
+    history = read_history(context, fold)
     phases = range(1, len(context.cfg.train.phases) + 1)
     best = {
         n: max((line for line in history if line["phase"] == n), key=lambda line: line["selection"]) for n in phases
     }
-    counts = counts_at_half(context, held_out)
-    without_boundary = counts.at(np.s_[:, : len(context.card.classes)])
-    found = detection_rates(without_boundary)
     exclusive = context.card.exclusive  # a pixel gets the most probable class, so there is no threshold
     return {
         "fold": fold,
         "images": len(held_out),
         **{f"phase {n}": line["score"] for n, line in best.items()},
         **{f"threshold {n}": line["threshold"] for n, line in best.items() if not exclusive},
-        "oof": pixel_metric(epoch_metric(context.card.metric)).scores(counts).mean(),
-        "dice": found.dice,
-        "found": found.found,
-        "left empty": found.left_empty,
+        **scores,
         "best phase": read_record(context.paths.weights(fold))["phase"],
         "seconds": round(sum(line["seconds"] for line in history)),
     }
@@ -565,4 +602,5 @@ def mean_row(table: list[dict[str, Any]]) -> dict[str, Any]:
     """The last row of the OOF table: means of the scores and rates, sums of images and seconds."""
     values = {key: [row[key] for row in table if row[key] is not None] for key in table[0]}
     means = {key: sum(some) / len(some) if some else None for key, some in values.items()}
-    return {**means, **{key: sum(values[key]) for key in ("images", "seconds")}, "fold": "mean", "best phase": ""}
+    sums = {key: sum(values[key]) for key in ("images", "seconds") if key in values}
+    return {**means, **sums, "fold": "mean", **({"best phase": ""} if "best phase" in means else {})}

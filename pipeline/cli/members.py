@@ -1,0 +1,38 @@
+"""The commands for predictions and submissions of other tools."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import stages
+from pipeline.cli.terminal import DEMO, ConfigPath, DataRoot, Overrides, SkipBad, app, load_config, out
+
+
+@app.command(name="import")
+def import_(
+    path: ConfigPath = DEMO,
+    name: Annotated[str, typer.Option(help="of the member: configs/<name>.toml, runs/<name>/")] = "",
+    oof: Annotated[
+        Path | None, typer.Option(help="folder or CSV of the out-of-fold predictions (default: none)")
+    ] = None,
+    test: Annotated[Path | None, typer.Option(help="folder or CSV of the predictions of the test set")] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="value of probability 1, such as 255 (default: 1; of images, white)", min=1e-6)
+    ] = None,
+    set_: Overrides = None,
+    data: DataRoot = None,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Make an ensemble member of another tool's predictions, on the data and folds of a config."""
+    done = stages.import_member(load_config(path, set_, data, skip_bad), name, oof=oof, test=test, scale=scale)
+    images = ", ".join(f"fold {fold}: {count}" for fold, count in done.oof.items())
+    out.print(f"oof         {images or 'none: an ensemble needs WEIGHTS=' + name + '=<share>'}")
+    folds = f"of folds {', '.join(map(str, done.test_folds))}" if done.test_folds else "of all folds together"
+    out.print(f"test        {done.test} images, {folds}")
+    out.print(
+        "values      " + ", ".join(f"{dtype}, {scale:g} is probability 1" for dtype, scale in done.scales.items())
+    )
+    for note in done.notes:
+        out.print(f"note        {note}")
+    out.print(f"config      {done.config}: commit it\nrun         {done.run}")

@@ -10,12 +10,16 @@ from hypothesis.extra.numpy import arrays
 
 from pipeline.ensemble import candidate_rules
 from pipeline.ensemble.candidate_rules import search_candidates
+from pipeline.ensemble.evaluation import mean_score
+from pipeline.ensemble.renderer import Postprocess, Renderer
+from pipeline.ensemble.selection import Oof, select_multilabel
 from pipeline.metrics import VOID, count, metric_names, pixel_metric, stack
 from pipeline.postprocess.rule_variants import VariantSearch
 from pipeline.postprocess.rules import Rules, apply, at_place, with_threshold
 from pipeline.postprocess.search import RULE_SETS, RuleSearch
 from pipeline.postprocess.shares import SHARES, Histograms, Place, histogram_of
 from pipeline.postprocess.threshold_counts import THRESHOLDS
+from pipeline.serving.spool import spool
 
 DICE = pixel_metric("mean_dice")
 SHARE_SETS = [name for name, rule_set in RULE_SETS.items() if rule_set.pool]
@@ -237,3 +241,42 @@ def test_a_share_that_helps_in_sample_only_is_not_selected(monkeypatch):
 def test_where_no_share_is_needed_none_is_selected():
     areas = np.random.default_rng(3).choice([0, 10, 30, 90, 200], 32)
     assert choose(discs(lambda _rng, _number: 1, areas=areas))[1][1].share is None
+
+
+# The selection
+
+
+@pytest.mark.parametrize("share_in", ["image", "volume", "test set"])
+def test_masks_of_every_pass_equal_those_of_the_pools_pixels(monkeypatch, share_in):
+    rules = Rules(0.1, 0, share=0.1, share_in=share_in)
+    monkeypatch.setattr("pipeline.ensemble.candidate_rules.CandidateRules.best", lambda *_: ("variants", rules))
+    brightness = (0.45, 0.6, 0.8, 1)
+    images = list(discs(lambda _, number: brightness[number % 4], areas=[20, 90, 200] * 6, folds=3, volume_size=2))
+    known = {f"{number}": (values[None, None], target[None]) for number, (values, target, _) in enumerate(images)}
+    volume_of = {f"{number}": place.volume for number, (*_, place) in enumerate(images)}
+    folds = np.array([place.fold for *_, place in images])
+    oof = Oof(list(known), folds, known.__getitem__, 1, lambda items, _: items, volume_of.__getitem__)
+    expected = slow_scores(rules, images, DICE)
+    selection = select_multilabel(oof, DICE, 1)
+    assert np.allclose(selection.scores.per_image(), expected.per_image(), atol=1e-12)
+    assert selection.in_sample == pytest.approx(expected.mean())
+    assert mean_score(selection.renderer, oof, "mean_dice") == pytest.approx(expected.mean())
+    assert selection.renderer.pooled == (share_in != "image")
+    for image_id, place in oof.places.items():
+        held_out, (values, target) = selection.held_out(place), known[image_id]
+        assert not held_out.pooled
+        found = DICE.scores(stack([count(held_out.masks(held_out.combine(values))[0], target[0])])).mean()
+        assert found == pytest.approx(expected.per_image()[int(image_id)])
+
+
+def test_spooled_predictions_come_back_in_order_with_the_thresholds_of_all():
+    dark, bright = np.full((1, 2, 4), 10, np.uint8), np.full((1, 2, 4), 10, np.uint8)
+    dark[0, 0, :2], bright[0, 0] = 100, 200
+    rules = Rules(THRESHOLDS[0], 0, share=0.25, share_in="test set")
+    renderer = Renderer((Postprocess("mean", (1.0,), "test share", rules),))
+    kept, renderer_of = spool(iter([("a", dark), ("b", None), ("c", bright)]), renderer, lambda _: None)
+    found = dict(kept)
+    assert list(found) == ["a", "b", "c"]
+    assert found["b"] is None
+    assert np.array_equal(found["a"], dark)
+    assert [renderer_of(name).masks(found[name]).sum() for name in ("a", "c")] == [0, 4]

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -254,7 +254,7 @@ def test_a_run_depends_on_whose_images_are_shared(folder):
     context = make_context(config_of("blood-vessel-segmentation"))
     assert settings(context)["shared_images"] == {"kidney_3_dense": "kidney_3_sparse"}
     files = context.card.files.model_copy(update={"shared_images": {}})  # as on cards of older runs
-    assert "shared_images" not in settings(replace(context, card=context.card.model_copy(update={"files": files})))
+    assert "shared_images" not in settings(context._replace(card=context.card.model_copy(update={"files": files})))
 
 
 @pytest.mark.parametrize(

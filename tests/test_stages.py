@@ -153,6 +153,31 @@ def test_compare_prints_difference_interval_and_the_better_submission(submitted,
     assert "their folds differ" not in printed
 
 
+def test_compare_tells_how_much_seeds_differ_and_else_assumes_it(submitted, capsys):
+    scores = [json.loads(Path(f"submissions/{name}.json").read_text())["oof_score"] for name in ("tiny", "seed1")]
+    assert main(["compare", "tiny", "seed1"]) == 0
+    spread = f"two trainings of one config differ by {abs(scores[0] - scores[1]):.4f} (standard deviation; from 2 seeds"
+    assert spread in capsys.readouterr().out
+    manifest = json.loads(Path("submissions/seed1.json").read_text())
+    manifest["configs"]["seed1"]["model"]["encoder"] = "another"
+    Path("submissions/seed1.json").write_text(json.dumps(manifest))
+    assert main(["compare", "tiny", "seed1"]) == 0
+    assert "differ by 0.0060 (standard deviation; assumed: no other seeds" in capsys.readouterr().out
+
+
+def test_compare_adds_the_luck_of_both_choices(submitted):
+    def width():
+        found = stages.compare("tiny", "seed1").difference
+        return found.high - found.low
+
+    before = width()
+    for name in ("tiny", "seed1"):
+        path = Path(f"submissions/{name}.json")
+        manifest = json.loads(path.read_text())
+        path.write_text(json.dumps(manifest | {"oof_score_in_sample": manifest["oof_score"] + 1}))
+    assert width() > before + 1
+
+
 def test_compare_of_different_images_is_refused(submitted, capsys):
     read_scores("seed1").iloc[1:].to_csv("submissions/seed1.oof.csv", index=False)
     assert main(["compare", "tiny", "seed1"]) == 2
@@ -167,6 +192,16 @@ def test_final_proposes_two_of_three(submitted, capsys):
     assert re.search(r"select (tiny and seed1|seed1 and tiny)", printed)
     assert "5 test images, 30% of them public" in printed
     assert re.search(r"is not the best private one in \d+% of simulations", printed)
+
+
+def test_final_of_few_groups_gives_no_advice(submitted, capsys):
+    for name in ("tiny", "seed1"):
+        scores = read_scores(name)
+        scores.assign(group=[f"patient{row % 4}" for row in range(len(scores))]).to_csv(
+            f"submissions/{name}.oof.csv", index=False
+        )
+    assert main(["final", "tiny", "seed1", "--competition", "tiny.toml", "--data", "tiny"]) == 2
+    assert re.search(r"counts [34]\.\d effective groups, a choice of submissions needs 10", capsys.readouterr().err)
 
 
 def test_final_for_another_competition_is_refused_with_the_right_one(submitted, capsys):

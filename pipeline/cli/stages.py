@@ -427,7 +427,9 @@ def compare(
     out.print(f"difference  {gap.mean:+.4f}  {gap}")
     better = "" if isnan(gap.p_better) else f"{a} is better in {gap.p_better:.1%} of draws "
     out.print(f"{better}({done.images} images in {done.groups} groups)")
-    out.print("the interval does not include how much two trainings of one config differ: repeat with other seeds")
+    out.print(f"not in the interval: {done.trainings}", soft_wrap=True)
+    if not done.trainings.seeds:
+        out.print('to measure it: make sweep CONFIGS=<name> SEEDS="0 1 2", and make ensemble for each seed')
     if not done.same_folds:
         out.print("their folds differ: the difference includes the effect of the split")
     if done.machines:

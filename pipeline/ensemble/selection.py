@@ -89,6 +89,11 @@ class Selection:
         """The cross-fitted score."""
         return self.scores.mean()
 
+    @property
+    def optimism(self) -> float:
+        """By how much the in-sample score exceeds the cross-fitted one."""
+        return self.in_sample - self.score
+
     def held_out(self, place: Place) -> Renderer:
         """Renders the images of a place: chosen without its fold, with fixed thresholds."""
         return self.by_place.get(place) or self.by_fold[place.fold]

@@ -1,5 +1,6 @@
 """The stages `compare`, `final` and `pseudo`: paired comparison, final selection, and the gain of pseudo-labels."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from pipeline.stages.preparing import Context, count_test_images, make_context, 
 from pipeline.stages.training import oof_of
 from pipeline.statistics.bootstrap import Difference, paired
 from pipeline.statistics.shakeup import Shakeup, simulate
+from pipeline.statistics.trainings import TrainingSpread, training_spread
 
 
 class Compared(NamedTuple):
@@ -30,6 +32,7 @@ class Compared(NamedTuple):
     images: int
     groups: int
     same_folds: bool
+    trainings: TrainingSpread  # not in the interval
     machines: tuple[str, str] | None  # descriptions, if they differ: they may explain a part of the difference
 
 
@@ -48,12 +51,41 @@ def compare(a: str, b: str) -> Compared:
     return Compared(
         scores[0].mean(),
         scores[1].mean(),
-        paired(*scores, first["group"].to_numpy()),
+        paired(*scores, first["group"].to_numpy(), optimism=(_optimism_of(a), _optimism_of(b))),
         len(first),
         first["group"].nunique(),
         first["fold"].equals(second["fold"]),
+        training_spread(_scores_of_seeds([a, b])),
         _other_machines(a, b),
     )
+
+
+def _optimism_of(name: str) -> float:
+    """In-sample minus cross-fitted score of a submission; 0 if its manifest has not both."""
+    manifest = _manifest_of(name)
+    in_sample, score = (manifest.get(key) for key in ("oof_score_in_sample", "oof_score"))
+    return 0.0 if in_sample is None or score is None else in_sample - score
+
+
+def _scores_of_seeds(names: Sequence[str]) -> list[list[float]]:
+    """For each config, the scores of all submissions that differ from it in the seed at most, one for each seed."""
+    scores: dict[str, dict[str, float]] = {_settings_of(_manifest_of(name)): {} for name in names}
+    for path in sorted(Path("submissions").glob("*.json")):
+        if not path.name.endswith(".kaggle.json"):
+            manifest = _manifest_of(path.stem)
+            of_seeds, seeds = (
+                scores.get(_settings_of(manifest)),
+                [each["seed"] for each in manifest["configs"].values()],
+            )
+            if of_seeds is not None and manifest["oof_score"] is not None:
+                of_seeds[str(seeds)] = manifest["oof_score"]
+    return [list(each.values()) for each in scores.values()]
+
+
+def _settings_of(manifest: dict[str, Any]) -> str:
+    """The settings of a submission's configs without their seeds, and the trained folds."""
+    configs = [{**each, "seed": 0} for each in manifest.get("configs", {}).values()]
+    return json.dumps([configs, list(manifest.get("folds", {}).values())])
 
 
 def _other_machines(*names: str) -> tuple[str, str] | None:

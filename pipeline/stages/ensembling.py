@@ -93,7 +93,7 @@ class Ensembled(NamedTuple):
     @property
     def optimism(self) -> float:
         """By how much the in-sample score exceeds the cross-fitted one."""
-        return self.selection.in_sample - self.interval.mean
+        return self.selection.optimism
 
     @property
     def empties_differ(self) -> bool:
@@ -122,12 +122,12 @@ def ensemble(cfgs: Sequence[Config]) -> Ensembled:
         first.card.classes,
         first.card.metric,
         together,
-        interval(scores, groups),
+        interval(scores, groups, optimism=together.optimism),
         shift,
         shift.weighted(rows, scores),
         _official(members, rows, together),
         member_scores(members, together, alone),
-        _gain(scores, alone, groups),
+        _gain(together, alone, groups),
         _found(members, rows, together),
         float((rows[coverage_columns(first.card.classes)] == 0).to_numpy().mean()),
         notes_of(members, rows, together.renderer, unscored),
@@ -374,10 +374,11 @@ def member_scores(members: Sequence[Context], together: Selection, alone: Sequen
     ]
 
 
-def _gain(scores: Scores, alone: Sequence[Selection], groups: np.ndarray) -> Difference | None:
+def _gain(together: Selection, alone: Sequence[Selection], groups: np.ndarray) -> Difference | None:
     if len(alone) == 1:
         return None
-    return paired(scores, max(alone, key=lambda selection: selection.score).scores, groups)
+    best = max(alone, key=lambda selection: selection.score)
+    return paired(together.scores, best.scores, groups, optimism=(together.optimism, best.optimism))
 
 
 def test_masks(members: Sequence[Context], readable: set[str], renderer: Renderer, *unscored: Context) -> MasksOf:

@@ -117,7 +117,10 @@ def _score(selection: Selection, groups: np.ndarray) -> report_data.CrossFittedS
     """Exclusive classes have no threshold, so they have no score at .5."""
     at_half = None if selection.renderer.kind == "multiclass" else selection.at_half
     return report_data.CrossFittedScore(
-        interval(selection.scores, groups), selection.in_sample, at_half, selection.baseline
+        interval(selection.scores, groups, optimism=selection.optimism),
+        selection.in_sample,
+        at_half,
+        selection.baseline,
     )
 
 

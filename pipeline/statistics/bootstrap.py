@@ -1,27 +1,43 @@
-"""Confidence intervals of a mean score: the percentile bootstrap, over images or over whole groups.
+"""Confidence intervals of a score: the percentile bootstrap over images or whole groups, widened by what it leaves out.
 
 Each draw takes as many images as were scored, with replacement, and computes their mean score. Slices of one patient or
 frames of one video are similarly easy or hard: 600 images of 20 patients are closer to 20 observations than to 600, and
 an interval from draws of single images is too narrow. With groups, whole groups are drawn.
 
-With fewer than about 20 groups the interval is still too narrow. If only some images count for a metric, a draw without
-any of them has no score and is left out. If fewer than two groups count, there is no interval, and its ends are NaN.
+The draws are then spread in two ways; `benchmarks/calibration.py` measures the coverage with and without.
+
+- Few groups: deviations from the mean are multiplied by √(n / (n − 1)) · t / z, as the interval of Student's t is wider
+  than the normal one. n is the effective number of groups, which is smaller where a few have most of what counts.
+- The luck of the choice: a cross-fitted score varies with the rules and weights that the sample happens to choose. A
+  normal deviate is added, whose standard deviation is a share of the optimism (in-sample minus cross-fitted score):
+  both come from the same luck. A fixed rule has no optimism.
+
+A draw in which nothing counts for the metric has no score; it is left out and counted. With fewer than MIN_GROUPS
+effective groups there is no interval: its ends are NaN.
 
 Source:
-    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; for whole groups: Field and Welsh,
-    Bootstrapping clustered data, 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x.
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13. Whole groups: Field and Welsh,
+    Bootstrapping clustered data, 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x. Few groups: Hesterberg, What
+    teachers should know about the bootstrap, 2015, https://doi.org/10.1080/00031305.2015.1089789, who moves the
+    percentiles instead; they never leave the range of the groups' scores. Effective number: Kish, Survey Sampling,
+    1965.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import ndtri, stdtrit
 
 from pipeline.metrics import Scores, ratio
 
 DRAWS = 2000
 LEVEL = 0.95
 BLOCK = 1 << 20  # weights in memory at once, 8 MiB
+MIN_GROUPS = 3  # effective, for an interval
+LUCK = 0.5  # standard deviation of the luck of a choice, per optimism
+LUCK_OF_PAIR = 0.3  # the same in a difference: choices on the same images share a part of their luck
+NORMAL = ndtri((np.arange(32) + 0.5) / 32)  # quantiles: the same normal deviates for each draw
 TIE = 1e-12  # scores that differ by less are equal: rounding errors
 
 
@@ -31,9 +47,11 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+    groups: float = np.nan  # effective number
+    undefined: int = 0  # draws without a score, which are left out
 
     def __str__(self) -> str:
-        return _format_interval(self.low, self.high, "{:.4f}")
+        return _format_interval(self, "{:.4f}")
 
 
 class Difference(NamedTuple):
@@ -43,37 +61,47 @@ class Difference(NamedTuple):
     low: float
     high: float
     p_better: float  # 0 to 1; a draw in which both are equal counts half
+    groups: float = np.nan  # effective number
+    undefined: int = 0  # draws without a score, which are left out
 
     def __str__(self) -> str:
-        return _format_interval(self.low, self.high, "{:+.4f}")
+        return _format_interval(self, "{:+.4f}")
 
 
-def _format_interval(low: float, high: float, number: str) -> str:
-    if np.isnan(low):
-        return "no interval: fewer than two groups count"
-    return f"{LEVEL:.0%} interval {number.format(low)} to {number.format(high)}"
+def _format_interval(found: Interval | Difference, number: str) -> str:
+    if np.isnan(found.low):
+        return f"no interval: {found.groups:.1f} effective groups, at least {MIN_GROUPS} are needed"
+    left_out = f", without {found.undefined} draws that have no score" if found.undefined else ""
+    return f"{LEVEL:.0%} interval {number.format(found.low)} to {number.format(found.high)}{left_out}"
 
 
 def interval(
     scores: Scores | np.ndarray,
     groups: np.ndarray | None = None,
     *,
+    optimism: float = 0.0,
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Interval:
     """The score of the images, and the central interval that holds a share of LEVEL of the drawn scores.
 
+    If all scores lie between 0 and 1, so do the ends.
+
     Args:
         scores: of N images; an array (N,) if each image counts the same.
         groups: (N,); images with the same value are drawn together; None draws images.
+        optimism: in-sample minus cross-fitted score; 0 for a rule that was not chosen on these images.
         draws: number of draws.
 
     Raises:
         ValueError: for scores that are not finite, groups of another length, or fewer than two images or groups.
     """
     scores = Scores.from_values(scores)
-    low, high = _ends(_drawn_means([scores], groups, seed, draws)[:, 0])
-    return Interval(scores.mean(), low, high)
+    mean, drawn = scores.mean(), _draw([scores], groups, seed, draws)
+    low, high = _ends(drawn.spread(drawn.scores[:, 0], mean, LUCK * max(optimism, 0)))
+    if (scores.numerator >= 0).all() and (scores.numerator <= scores.denominator).all():
+        low, high = np.clip([low, high], 0, 1).tolist()
+    return Interval(mean, low, high, drawn.groups, drawn.undefined)
 
 
 def paired(
@@ -81,6 +109,7 @@ def paired(
     b: Scores | np.ndarray,
     groups: np.ndarray | None = None,
     *,
+    optimism: tuple[float, float] = (0.0, 0.0),
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Difference:
@@ -90,6 +119,7 @@ def paired(
 
     Args:
         a, b: of the same N images, in the same order; else as `interval`.
+        optimism: of a and of b.
 
     Raises:
         ValueError: if a and b differ in length; else as `interval`.
@@ -97,10 +127,48 @@ def paired(
     a, b = Scores.from_values(a), Scores.from_values(b)
     if len(a) != len(b):
         raise ValueError(f"{len(a)} scores of a and {len(b)} of b: expected scores of the same images, to pair them")
-    means = np.subtract(*_drawn_means([a, b], groups, seed, draws).T)
+    mean, drawn = a.mean() - b.mean(), _draw([a, b], groups, seed, draws)
+    means = drawn.spread(np.subtract(*drawn.scores.T), mean, LUCK_OF_PAIR * np.hypot(*np.maximum(optimism, 0)))
     p_better = np.mean(means > TIE) + np.mean(np.abs(means) <= TIE) / 2 if len(means) else np.nan
-    low, high = _ends(means)
-    return Difference(a.mean() - b.mean(), low, high, float(p_better))
+    return Difference(mean, *_ends(means), float(p_better), drawn.groups, drawn.undefined)
+
+
+def effective_groups(sums: Scores) -> float:
+    """The number of groups of equal size whose mean varies as much: 1 / Σ w², with w a group's share of what counts.
+
+    Args:
+        sums: over the images of each group.
+    """
+    total = sums.denominator.sum(axis=0)
+    if not total.any():
+        return 0.0
+    shares = (sums.denominator[:, total > 0] / total[total > 0]).mean(axis=1)
+    return float(1 / (shares**2).sum())
+
+
+def student_factor(groups: float) -> float:
+    """How much wider than a percentile interval Student's is, for an effective number of groups above 1.
+
+    >>> round(student_factor(5), 2), round(student_factor(20), 2), round(student_factor(1000), 2)
+    (1.58, 1.1, 1.0)
+    """
+    level = 0.5 + LEVEL / 2
+    return float(np.sqrt(groups / (groups - 1)) * stdtrit(groups - 1, level) / ndtri(level))
+
+
+class _Drawn(NamedTuple):
+    """The score of each candidate in each draw in which all have one."""
+
+    scores: np.ndarray  # (draws or fewer, candidates); none with fewer than MIN_GROUPS groups
+    groups: float  # effective number
+    undefined: int
+
+    def spread(self, means: np.ndarray, mean: float, luck: float) -> np.ndarray:
+        """Drawn means, widened for few groups and for luck, its standard deviation."""
+        if not len(means):
+            return means
+        spread = mean + student_factor(self.groups) * (means - mean)
+        return (spread[:, None] + luck * NORMAL).ravel() if luck else spread
 
 
 def _ends(means: np.ndarray) -> tuple[float, float]:
@@ -110,13 +178,14 @@ def _ends(means: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _drawn_means(candidates: list[Scores], groups: np.ndarray | None, seed: int, draws: int) -> np.ndarray:
-    """The score of each candidate in each draw in which all have one, (draws or fewer, candidates)."""
+def _draw(candidates: list[Scores], groups: np.ndarray | None, seed: int, draws: int) -> _Drawn:
     sums = [_per_group(each, groups) for each in candidates]
-    if min(each.count_defined() for each in sums) < 2:
-        return np.empty((0, len(sums)))
-    means = draw_scores(sums, len(sums[0]), np.random.default_rng(seed), draws)
-    return means[np.isfinite(means).all(axis=1)]
+    effective = min(map(effective_groups, sums))
+    if effective < MIN_GROUPS - TIE:
+        return _Drawn(np.empty((0, len(sums))), effective, 0)
+    scores = draw_scores(sums, len(sums[0]), np.random.default_rng(seed), draws)
+    defined = np.isfinite(scores).all(axis=1)
+    return _Drawn(scores[defined], effective, draws - int(defined.sum()))
 
 
 def draw_scores(sums: Sequence[Scores], count: int, rng: np.random.Generator, draws: int) -> np.ndarray:
@@ -132,9 +201,13 @@ def draw_scores(sums: Sequence[Scores], count: int, rng: np.random.Generator, dr
     scores, rows = np.empty((draws, len(sums))), max(1, BLOCK // size)
     for start in range(0, draws, rows):
         drawn = rng.multinomial(count, np.full(size, 1 / size), size=min(rows, draws - start))
-        drawn_scores = [ratio(drawn @ each.numerator, drawn @ each.denominator) for each in sums]
-        scores[start : start + rows] = np.stack(drawn_scores, axis=1)
+        scores[start : start + rows] = score_draws(sums, drawn)
     return scores
+
+
+def score_draws(sums: Sequence[Scores], drawn: np.ndarray) -> np.ndarray:
+    """The score of each of S candidates in each draw, (draws, S), from how often it has each group, (draws, groups)."""
+    return np.stack([ratio(drawn @ each.numerator, drawn @ each.denominator) for each in sums], axis=1)
 
 
 def _per_group(scores: Scores, groups: np.ndarray | None) -> Scores:

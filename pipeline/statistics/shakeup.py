@@ -4,14 +4,25 @@ Kaggle scores a submission on the public part of the test set while the competit
 afterwards. A team selects two submissions, and the better one counts. The simulation draws test sets from the images
 with OOF scores, splits them into a public and a private part, and scores every candidate on both.
 
-A test set is drawn with replacement. Its images are independent draws, so a random split gives two independent sets,
-and the two parts can be drawn one after the other. With groups, whole groups are drawn and split, as many as have the
-test set's number of images on average.
+The OOF images are a sample too. For each test set, they are drawn anew with replacement; otherwise a large simulated
+test set would always show the candidate that is best on them. The test set is drawn, with replacement, from this draw.
+Its images are independent, so the public and the private part can be drawn one after the other. With groups, whole
+groups are drawn and split, as many as have the test set's number of images on average.
+
+The best of several candidates owes a part of its lead to luck. `simulate` therefore moves the candidates' scores
+towards their mean, as James and Stein. The factor is 1 − c · noise / variance of the scores, where noise is the
+variance that the draws show, and c = (S − 1) / (S + 1) for S candidates. Stein's (S − 3) / (S − 1) is not defined for
+two; this c was chosen so that the share of test sets on which a candidate is best agrees with what happens on fresh
+images (`benchmarks/calibration.py`).
 
 If only some images count for a metric, a test set whose public or private part has none of them is left out.
 
 Ties: candidates within 1e-12 are equal. If several are first on the public leaderboard, each is followed with the same
 probability; that is an error only if its private score is below the best.
+
+Source:
+    Efron and Morris, Data analysis using Stein's estimator and its generalizations, 1975,
+    https://doi.org/10.1080/01621459.1975.10479864.
 """
 
 from collections.abc import Sequence
@@ -21,7 +32,11 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.metrics import Scores
-from pipeline.statistics.bootstrap import DRAWS, TIE, draw_scores
+from pipeline.statistics import bootstrap
+from pipeline.statistics.bootstrap import DRAWS, TIE, effective_groups, score_draws, student_factor
+
+MIN_GROUPS = 10  # effective, for advice
+MIN_WEIGHT = 0.1  # of a lead, however noisy: the order of the candidates is kept
 
 
 class Shakeup(NamedTuple):
@@ -43,7 +58,7 @@ class Shakeup(NamedTuple):
 
 
 class TooFewGroupsError(ValueError):
-    """Too few groups count for the metric: no drawn test set has a public and a private score."""
+    """Too few groups count for the metric."""
 
 
 def simulate(
@@ -67,13 +82,21 @@ def simulate(
     Raises:
         ValueError: for fewer than two candidates, scores that are not finite, groups of another length, a share that
             is not between 0 and 1, or a test set too small to be split.
-        TooFewGroupsError: if so few groups count for the metric that no drawn test set has both scores.
+        TooFewGroupsError: for fewer than MIN_GROUPS effective groups, or if no drawn test set has both scores.
     """
     if len(scores) < 2:
         raise ValueError(f"scores of {len(scores)} candidates: expected 2 or more")
-    return _summarise(
-        *simulate_scores(scores, groups, public_share=public_share, test_images=test_images, seed=seed, draws=draws)
-    )
+    candidates = [Scores.from_values(each) for each in scores]
+    boards = _draw_boards(candidates, groups, public_share, test_images, seed, draws)
+    effective = min(effective_groups(each.per_group(groups)) for each in candidates)
+    if effective < MIN_GROUPS - TIE:
+        raise TooFewGroupsError(
+            f"the metric counts {effective:.1f} effective groups, a choice of submissions needs {MIN_GROUPS}: with "
+            f"fewer, the simulated share of wins is far from the true one. Select by other evidence"
+        )
+    means = np.array([each.mean() for each in candidates])
+    moved = _shrink(means, student_factor(effective) * (boards.oof - means)) - boards.oof
+    return _summarise(boards.public + moved, boards.private + moved)
 
 
 def simulate_scores(
@@ -94,27 +117,67 @@ def simulate_scores(
         ValueError, TooFewGroupsError: as `simulate`, except that one candidate is enough.
     """
     candidates = [Scores.from_values(each) for each in scores]
+    boards = _draw_boards(candidates, groups, public_share, test_images, seed, draws)
+    return boards.public, boards.private
+
+
+class _Boards(NamedTuple):
+    """The scores of S candidates, (draws or fewer, S) each."""
+
+    oof: np.ndarray  # on the OOF images, drawn anew
+    public: np.ndarray
+    private: np.ndarray
+
+
+def _draw_boards(
+    candidates: Sequence[Scores],
+    groups: np.ndarray | None,
+    public_share: float,
+    test_images: int,
+    seed: int,
+    draws: int,
+) -> _Boards:
     _check(candidates, groups, public_share)
     sums = [each.per_group(groups) for each in candidates]
-    units = max(2, round(test_images / (len(candidates[0]) / len(sums[0]))))
+    size = len(sums[0])
+    units = max(2, round(test_images / (len(candidates[0]) / size)))
     if test_images < 2:
         raise ValueError(
             f"a test set of {test_images} images has no public and private part: set leaderboard.images on the card"
         )
     in_public = min(max(1, round(public_share * units)), units - 1)
     if min(each.count_defined() for each in sums) < 2:
-        raise TooFewGroupsError(
-            f"fewer than 2 of {len(sums[0])} groups count for the metric: a shake-up cannot be estimated"
-        )
-    rng = np.random.default_rng(seed)
-    public, private = (draw_scores(sums, part, rng, draws) for part in (in_public, units - in_public))
-    defined = np.isfinite(public).all(axis=1) & np.isfinite(private).all(axis=1)
+        raise TooFewGroupsError(f"fewer than 2 of {size} groups count for the metric: a shake-up cannot be estimated")
+    rngs = [np.random.default_rng([seed, part]) for part in range(3)]  # one each: blocks of any size draw the same
+    scores, rows = np.empty((3, draws, len(sums))), max(1, bootstrap.BLOCK // size)
+    for start in range(0, draws, rows):
+        oof = rngs[0].multinomial(size, np.full(size, 1 / size), size=min(rows, draws - start))
+        public = rngs[1].multinomial(in_public, oof / size)
+        private = rngs[2].multinomial(units - in_public, oof / size)
+        scores[:, start : start + rows] = [score_draws(sums, drawn) for drawn in (oof, public, private)]
+    defined = np.isfinite(scores).all(axis=(0, 2))
     if not defined.any():
         raise TooFewGroupsError(
             f"none of {draws} drawn test sets of {units} groups has a public and a private score: too few of "
-            f"{len(sums[0])} groups count for the metric"
+            f"{size} groups count for the metric"
         )
-    return public[defined], private[defined]
+    return _Boards(*scores[:, defined])
+
+
+def _shrink(means: np.ndarray, deviations: np.ndarray) -> np.ndarray:
+    """Draws of the candidates' true scores, (draws, S): means and deviations, with differences nearer to 0.
+
+    Deviations that all candidates share are kept: they do not change which is best.
+
+    Shapes:
+        means: (S,); deviations: (draws, S), of the draws from the means.
+    """
+    shared = deviations.mean(axis=1, keepdims=True)
+    own, lead, size = deviations - shared, means - means.mean(), len(means)
+    noise, variance = (own**2).mean(axis=0).sum() / (size - 1), (lead**2).sum() / (size - 1)
+    weight = 1 - (size - 1) / (size + 1) * noise / max(variance, TIE**2)
+    weight = max(weight, MIN_WEIGHT)
+    return means.mean() + shared + weight * lead + np.sqrt(weight) * own
 
 
 def _check(candidates: Sequence[Scores], groups: np.ndarray | None, public_share: float) -> None:

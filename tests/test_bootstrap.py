@@ -216,7 +216,7 @@ def test_with_fewer_than_three_scored_groups_the_interval_is_missing_with_their_
     scores = Scores(possible * 0.7, possible)
     found, difference = interval(scores), paired(scores, scores)
     assert np.isnan([found.low, found.high, difference.low, difference.high, difference.p_better]).all()
-    assert str(found) == str(difference) == f"no interval: {number} effective groups, at least 3 are needed"
+    assert str(found) == str(difference) == f"no interval: it needs 3 effective groups, here {number}"
 
 
 def test_draws_without_a_score_are_counted():
@@ -230,5 +230,6 @@ def test_draws_without_a_score_are_counted():
 
 
 def test_an_interval_is_printed_with_its_bounds():
+    assert str(Interval(0.5, np.nan, np.nan)) == "no interval: it needs 3 effective groups"
     assert str(Interval(0.5, 0.4, 0.61)) == "95% interval 0.4000 to 0.6100"
     assert str(Difference(0.1, -0.1, 0.3, 0.9)) == "95% interval -0.1000 to +0.3000"

@@ -70,7 +70,8 @@ class Difference(NamedTuple):
 
 def _format_interval(found: Interval | Difference, number: str) -> str:
     if np.isnan(found.low):
-        return f"no interval: {found.groups:.1f} effective groups, at least {MIN_GROUPS} are needed"
+        known = "" if np.isnan(found.groups) else f", here {found.groups:.1f}"
+        return f"no interval: it needs {MIN_GROUPS} effective groups{known}"
     left_out = f", without {found.undefined} draws that have no score" if found.undefined else ""
     return f"{LEVEL:.0%} interval {number.format(found.low)} to {number.format(found.high)}{left_out}"
 

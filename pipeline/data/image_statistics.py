@@ -69,19 +69,17 @@ def _otsu(histogram: np.ndarray) -> tuple[float, float]:
     return 1 - below[best], between[best] / variance
 
 
+COLOURS = ("green to red", "blue to yellow", "spread of green to red", "spread of blue to yellow", "colourfulness")
+
+
 def _colour(image: np.ndarray) -> dict[str, float]:
-    """Mean and standard deviation of the colour axes of CIE L*a*b*, -128 to 127, and the mean distance from grey."""
+    """COLOURS: mean and standard deviation of both colour axes of CIE L*a*b*, and the mean distance from grey."""
+    if (image == image[..., :1]).all():  # grey: rounding of L*a*b* would make colours of its brightness
+        return dict.fromkeys(COLOURS, 0.0)
     scale = min(1.0, COLOUR_SIDE / max(image.shape[:2]))
     small = image if scale == 1 else cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    small = cv2.cvtColor(small, cv2.COLOR_GRAY2RGB) if image.shape[2] == 1 else small
     a, b = np.moveaxis(cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[..., 1:], 2, 0)
-    return {
-        "green to red": a.mean(),
-        "blue to yellow": b.mean(),
-        "spread of green to red": a.std(),
-        "spread of blue to yellow": b.std(),
-        "colourfulness": np.hypot(a, b).mean(),
-    }
+    return dict(zip(COLOURS, (a.mean(), b.mean(), a.std(), b.std(), np.hypot(a, b).mean()), strict=True))
 
 
 def _texture(image: np.ndarray) -> dict[str, float]:

@@ -136,6 +136,7 @@ class Comparison(NamedTuple):
     datasets: tuple[str, ...]
     variants: dict[str, Variant]
     baseline: str  # a name in variants
+    pooled: bool = False  # also compare on the images of all datasets together
 
 
 class Study(NamedTuple):
@@ -569,7 +570,40 @@ def report(study: Study, runs: Sequence[Run], command: str) -> str:
             }
             if any(found.values()):
                 sections += [caption(dataset, found), comparison_table(found, comparison.baseline)]
+        if comparison.pooled:
+            pooled = {name: pool_seeds(results, comparison.datasets, name, seeds) for name in comparison.variants}
+            if any(pooled.values()):
+                sections += [
+                    f"**All of {', '.join(comparison.datasets)}**\n",
+                    comparison_table(pooled, comparison.baseline),
+                ]
     return "\n".join(sections)
+
+
+def pool_seeds(
+    results: dict[str, dict[str, Any]], datasets: Sequence[str], name: str, seeds: Sequence[int]
+) -> dict[int, dict[str, Any]]:
+    """The results of a variant on the images of all datasets, by seed; a seed that lacks a dataset is left out.
+
+    Args:
+        results: by the keys of the runs.
+    """
+    parts = {seed: [results.get(f"{dataset}/{name}/{seed}") for dataset in datasets] for seed in seeds}
+    return {seed: pool(some) for seed, some in parts.items() if all(some)}
+
+
+def pool(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The scores of results on different images as one result; each image weighs the same."""
+    joined = {key: [value for part in parts for value in part[key]] for key in ("image_id", "group", "dice")}
+    return {
+        **joined,
+        "images": "+".join(part["images"] for part in parts),
+        "mean": float(np.mean(joined["dice"])),
+        "thresholds": np.average(
+            [part["thresholds"] for part in parts], axis=0, weights=[len(part["dice"]) for part in parts]
+        ).tolist(),
+        "images_per_second": float(np.mean([part["images_per_second"] for part in parts])),
+    }
 
 
 def preamble(results: list[dict[str, Any]], planned: int, command: str) -> str:

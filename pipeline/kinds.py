@@ -67,3 +67,11 @@ def assign_kinds(index: pd.DataFrame, count: int, columns: Sequence[str]) -> pd.
         images[fold_of_kind[kind]] += size
     table = pd.DataFrame({"image_id": index["image_id"], "fold": group.map(fold_of_kind)})
     return table.sort_values("image_id", ignore_index=True)
+
+
+def kinds_by_fold(index: pd.DataFrame, folds: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    """The kinds of each fold with their numbers of images, such as "stained/256 (107)"; the largest first."""
+    table = join_kinds(index, columns).merge(folds, on="image_id")
+    return table.groupby("fold")["group"].agg(
+        lambda kinds: listed([f"{kind} ({count})" for kind, count in kinds.value_counts().items()])
+    )

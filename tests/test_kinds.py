@@ -1,10 +1,14 @@
 """Folds of whole kinds: no kind is on both sides, groups stay together, sizes by hand."""
 
+import json
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
+from pipeline import config, stages
 from pipeline.folds import hold_out, read_folds, write_folds
-from pipeline.kinds import assign_kinds, join_kinds
+from pipeline.kinds import assign_kinds, join_kinds, kinds_by_fold
 
 # Kinds by microscopy and height, with their number of images.
 SIZES = {("fluo", 256): 6, ("fluo", 360): 3, ("fluo", 512): 1, ("stained", 256): 4, ("stained", 512): 2}
@@ -31,6 +35,15 @@ def test_a_kind_is_a_combination_of_values_and_the_largest_have_folds_of_their_o
         ("fluo", 512): {1},
     }
     assert folds["image_id"].is_monotonic_increasing
+
+
+def test_the_kinds_of_each_fold_are_listed(index):
+    shown = kinds_by_fold(index, assign_kinds(index, 3, ["kind", "height"]), ["kind", "height"])
+    assert shown.to_dict() == {
+        0: "fluo/256 (6)",
+        1: "stained/256 (4), fluo/512 (1)",
+        2: "fluo/360 (3), stained/512 (2)",
+    }
 
 
 def test_no_kind_is_both_trained_on_and_held_out(index):
@@ -77,3 +90,17 @@ def test_folds_that_separate_images_of_a_kind_are_refused(index, tmp_path):
     read_folds(tmp_path / "folds.csv", index)
     with pytest.raises(ValueError, match=r"group 'fluo' is in 2 folds"):
         read_folds(tmp_path / "folds.csv", join_kinds(index, ["kind"]))
+
+
+def test_a_config_holds_out_whole_values_of_a_meta_column(tiny, edit):
+    edit("tiny.toml", 'train_csv = "train.csv"', 'train_csv = "train.csv"\ntrain_meta = "meta.csv"')
+    ids = [line.split(",")[0] for line in Path("tiny/train.csv").read_text().splitlines()[1:]]
+    rows = ["id,stain", *(f"{image_id},{'HE' if number < 5 else 'PAS'}" for number, image_id in enumerate(ids))]
+    Path("tiny/meta.csv").write_text("\n".join(rows) + "\n")
+    pairs = ["folds.count=2", "folds.grouped=false", "folds.hold_out=['stain']"]
+    described, _ = stages.describe_folds(config.load("configs/tiny.toml", pairs))
+    assert described["kinds"].tolist() == ["PAS (13)", "HE (5)"]
+    assert json.loads(Path("folds/tiny.json").read_text())["hold_out"] == ["stain"]
+    stages.make_context(config.load("configs/tiny.toml", pairs[:2]))  # a config without the option reads them too
+    with pytest.raises(ValueError, match=r"folds/tiny\.csv: group '36' is in 2 folds"):
+        stages.make_context(config.load("configs/tiny.toml", [*pairs[:2], "folds.hold_out=['height']"]))

@@ -278,6 +278,25 @@ def test_report_shows_scores_differences_and_missing_runs(runs):
     assert "| two | 1 | .7100 | +.1100 [+.1100, +.1100] | no |" in text
 
 
+def test_pooled_datasets_weigh_each_image_the_same(runs, monkeypatch):
+    monkeypatch.setitem(study.DATASETS, "other", TINY)
+    variants = {"one": ONE_LOSS, "two": TWO_PHASES}
+    question = Study("test", (Comparison("Both", ("tiny", "other"), variants, baseline="one", pooled=True),))
+    runs = study.runs_of(question, seeds=2, scale=SCALE)
+    for run in runs:
+        shift = 0.1 * (run.name == "two")
+        images = [0.2] if run.dataset == "tiny" else [0.5, 0.5, 0.8]
+        names = [f"{run.dataset}{number}" for number in range(len(images))]
+        write_result(run, [score + shift for score in images], image_id=names, group=names)
+    text = study.report(question, runs, "")
+    pooled = text.partition("**All of tiny, other**")[2]
+    assert "| one | 2 | .5000 ± .0000 |" in pooled  # the mean of four images, not of two datasets
+    assert "| two | 2 | .6000 ± .0000 | +.1000 [+.1000, +.1000] seeds ±.0000 | yes |" in pooled
+    runs[-1].path.unlink()
+    pooled = study.report(question, runs, "").partition("**All of tiny, other**")[2]
+    assert "| two | 1 | .6000 |" in pooled  # the other seed lacks a dataset
+
+
 def test_report_refuses_runs_on_different_images(runs):
     write_result(runs[0], [0.5])
     write_result(runs[1], [0.5], images="other")

@@ -36,7 +36,7 @@ from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, 
 from pipeline.files import file_lock, remove_orphans
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.inference.tta import check_views
-from pipeline.kinds import assign_kinds, join_kinds
+from pipeline.kinds import assign_kinds, join_kinds, kinds_by_fold
 from pipeline.losses import build_loss
 from pipeline.metrics import Counts, Scores, epoch_metric, pixel_metric, stack
 from pipeline.models import check_model, for_prediction
@@ -532,7 +532,10 @@ def describe_folds(cfg: Config) -> tuple[pd.DataFrame, float]:
     if cfg.folds.like_test:
         index = _with_likeness(context.cfg, context.card, context.paths, index)
     described = folds.describe_folds(index, context.folds, balanced_columns(cfg))
-    return described, folds.worst_deviation(described)
+    deviation = folds.worst_deviation(described)
+    if cfg.folds.hold_out:
+        described["kinds"] = kinds_by_fold(index, context.folds, cfg.folds.hold_out)
+    return described, deviation
 
 
 def count_test_images(card: Competition, root: Path) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.ensemble.calibration import Table, rank_tables, temperature_tables
 from pipeline.ensemble.candidate_rules import Folds, without_each
-from pipeline.ensemble.combine import Weighting
+from pipeline.ensemble.combine import STACK, Weighting
 from pipeline.ensemble.weights import (
     FittedWeights,
     Subsample,
@@ -24,6 +24,7 @@ from pipeline.ensemble.weights import (
     greedy_weights,
     log_loss_weights,
     score_images,
+    stack_weights,
 )
 from pipeline.metrics import Metric, Scores
 
@@ -94,6 +95,10 @@ def _make_candidates(images: Sequence[Subsample], fold_of: np.ndarray, metric: M
     def tables(calibration: str, folds: Folds) -> tuple[Table, ...]:
         return CALIBRATIONS[calibration](sum(map(pixels_of, folds)))
 
+    @cache
+    def stack(folds: Folds) -> Weighting:
+        return equal._replace(combination=STACK, stack=stack_weights(images, rows=rows(folds)))
+
     def weigh(search: Callable[[Folds], tuple[float, ...]], combination: str) -> Candidate:
         return lambda folds: Weighting(combination, search(folds))
 
@@ -102,4 +107,5 @@ def _make_candidates(images: Sequence[Subsample], fold_of: np.ndarray, metric: M
 
     searches = (lambda _: equal.weights, greedy, by_log_loss)
     weighted = [weigh(search, combination) for search in searches for combination in COMBINATIONS]
-    return weighted + [calibrate(each) for each in CALIBRATIONS]
+    stacked = [stack] if images and images[0].around is not None else []
+    return [*weighted, *(calibrate(each) for each in CALIBRATIONS), *stacked]

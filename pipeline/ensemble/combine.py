@@ -1,8 +1,8 @@
 """Combine the stored probabilities of several members into those of one.
 
-Every combination is a weighted sum between two functions, `inverse(Σ w · forward(level))`, where a level is
-255 · probability. A member has few levels: 256, or 255·K + 1 for the mean of its K folds. `forward` is therefore a
-look-up table, and a pixel costs one look-up and one multiplication per member.
+Every combination but stacking is a weighted sum between two functions, `inverse(Σ w · forward(level))`, where a level
+is 255 · probability. A member has few levels: 256, or 255·K + 1 for the mean of its K folds. `forward` is
+therefore a look-up table, and a pixel costs one look-up and one multiplication per member.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from pipeline.ensemble.calibration import LEVELS, Table
+from pipeline.ensemble.stacking import Stack, apply_stack, mean_around
 from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.quoting import shortened
 
@@ -29,9 +30,10 @@ class Store(Protocol):
 class Weighting(NamedTuple):
     """How M members are combined."""
 
-    combination: str  # in COMBINATIONS
-    weights: tuple[float, ...]  # (M,), of sum 1
+    combination: str  # in COMBINATIONS, or STACK
+    weights: tuple[float, ...]  # (M,), of sum 1; of STACK equal
     calibration: tuple[Table, ...] = ()  # a table for each member, applied before the combination; (): none
+    stack: Stack | None = None  # of STACK: its coefficients, in place of weights
 
 
 class Combination(NamedTuple):
@@ -75,6 +77,9 @@ COMBINATIONS = {
 }
 
 
+STACK = "stack"  # the combination by stacking
+
+
 def find_combination(name: str) -> Combination:
     """The combination of a name.
 
@@ -111,24 +116,34 @@ def blend(
     weights: np.ndarray | Sequence[float],
     combination: str = "mean",
     calibration: Sequence[Table] = (),
+    stack: Stack | None = None,
 ) -> np.ndarray:
     """Combine the stored values of M members into those of one.
 
     Args:
         calibration: a table for each member, or none.
+        stack: of stacking; it ignores weights and calibration.
 
     Shapes:
-        values: (M, ...) uint8, 0 … 255.
+        values: (M, ...) uint8, 0 … 255; of stacking the last two axes are those of an image.
         weights: (M,), not negative, of sum 1.
         returns: (...) uint8.
 
     Raises:
         ValueError: for other weights, or a name that is not in COMBINATIONS.
     """
+    if stack:
+        return apply_stack(values, mean_around(values), stack)
     shares = _checked(weights, len(values))
     tables = [forward_table(combination, 1, each) for each in calibration] or [forward_table(combination)] * len(values)
     parts = zip(values, shares, tables, strict=True)
     return to_values(sum(table.take(part) * share for part, share, table in parts if share), combination)
+
+
+def blend_by(weighting: Weighting, values: np.ndarray) -> np.ndarray:
+    """As `blend`, with all that a weighting says."""
+    combination, weights, calibration, stack = weighting
+    return blend(values, weights, combination, calibration, stack)
 
 
 def combine(
@@ -137,6 +152,7 @@ def combine(
     combination: str = "mean",
     weights: np.ndarray | Sequence[float] | None = None,
     calibration: Sequence[Table] = (),
+    stack: Stack | None = None,
 ) -> np.ndarray:
     """Combine the stored values of one image over all members, rounded once at the end.
 
@@ -147,6 +163,7 @@ def combine(
         members: for each config, its stores: one per fold for the test set, one for OOF predictions.
         weights: (M,), not negative, of sum 1; None weighs members equally, whatever their number of stores.
         calibration: a table for each member, or none.
+        stack: of stacking; it ignores weights and calibration.
 
     Shapes:
         returns: (C, H, W) uint8.
@@ -154,6 +171,9 @@ def combine(
     Raises:
         ValueError: if the stores' arrays of this image differ in shape; else as `blend`.
     """
+    if stack:
+        means = np.stack([_sum_of_stores(stores, image_id) / np.float32(len(stores)) for stores in members])
+        return apply_stack(means, mean_around(means), stack)
     shares = _checked(np.ones(len(members)) / len(members) if weights is None else weights, len(members))
     total: np.ndarray | None = None
     for stores, share, table in zip(members, shares, calibration or [None] * len(members), strict=True):

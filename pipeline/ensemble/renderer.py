@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.ensemble.calibration import Table
-from pipeline.ensemble.combine import Weighting, blend
+from pipeline.ensemble.combine import Weighting, blend_by
+from pipeline.ensemble.stacking import Stack
 from pipeline.postprocess.instances import InstanceRules, confidences, label_instances
 from pipeline.postprocess.rules import Rules, apply, at_place
 from pipeline.postprocess.shares import Histograms, Place
@@ -25,12 +26,19 @@ class Postprocess(NamedTuple):
     weights: tuple[float, ...]  # of the members, of sum 1
     rule_set: str  # in `candidate_rules.RULE_SETS`, or ARGMAX, or INSTANCES
     rules: Rules | InstanceRules | None = None  # None for ARGMAX: a pixel gets its most probable class
-    calibration: tuple[Table, ...] = ()  # of each member, see `Weighting`
+    calibration: tuple[Table, ...] = ()  # this and the next: see `Weighting`
+    stack: Stack | None = None
+
+    @classmethod
+    def of(cls, weighting: Weighting, rule_set: str, rules: Rules) -> "Postprocess":
+        """The post-processing of a weighting's combined values."""
+        combination, weights, calibration, stack = weighting
+        return cls(combination, weights, rule_set, rules, calibration, stack)
 
     @property
     def weighting(self) -> Weighting:
         """How the members are combined."""
-        return Weighting(self.combination, self.weights, self.calibration)
+        return Weighting(self.combination, self.weights, self.calibration, self.stack)
 
     def mask(self, values: np.ndarray) -> np.ndarray:
         """The mask of one image and class.
@@ -39,7 +47,7 @@ class Postprocess(NamedTuple):
             values: (M, H, W) uint8, of the members.
             returns: (H, W) uint8, 0 or 1.
         """
-        return apply(blend(values, self.weights, self.combination, self.calibration), self.rules)
+        return apply(blend_by(self.weighting, values), self.rules)
 
     @property
     def pooled(self) -> bool:
@@ -91,7 +99,7 @@ class Renderer:
 
     def combine(self, values: np.ndarray) -> np.ndarray:
         """Combine the members' values of one image, (M, C, H, W) uint8, into (C, H, W) uint8."""
-        return self.combine_with(lambda each: blend(values, each.weights, each.combination, each.calibration))
+        return self.combine_with(lambda weighting: blend_by(weighting, values))
 
     def combine_with(self, combiner: Combiner) -> np.ndarray:
         """The combined values of one image, (C, H, W) uint8; the combiner is called once per weighting."""

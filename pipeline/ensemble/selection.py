@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.ensemble.candidate_rules import CandidateRules, Folds, folds_of, search_candidates, without_each
 from pipeline.ensemble.candidate_weights import make_chooser
-from pipeline.ensemble.combine import Weighting, blend
+from pipeline.ensemble.combine import Weighting, blend_by
 from pipeline.ensemble.renderer import Postprocess, Renderer
 from pipeline.ensemble.weights import Subsample, log_loss_weights, subsample
 from pipeline.metrics import Counts, Metric, Scores, count, nan_to_zero, ratio, stack
@@ -116,10 +116,7 @@ def select_multilabel(oof: Oof, metric: Metric, classes: int) -> Selection:
     weighted = [{folds: choose(folds) for folds in fits} for choose in choosers]
     candidates = _search(oof, metric, weighted)
     chosen = [
-        {
-            folds: Postprocess(each.combination, each.weights, *candidates[number, each].best(folds), each.calibration)
-            for folds, each in of_class.items()
-        }
+        {folds: Postprocess.of(each, *candidates[number, each].best(folds)) for folds, each in of_class.items()}
         for number, of_class in enumerate(weighted)
     ]
     histograms = {key: each.histograms for key, each in candidates.items()}
@@ -174,8 +171,7 @@ def _search(
     ) -> Iterator[tuple[tuple[int, Weighting], np.ndarray, np.ndarray, Place]]:
         for values, target, place in oof.images("search rules"):
             for number, each in keys:
-                blended = blend(values[:, number], each.weights, each.combination, each.calibration)
-                yield (number, each), blended, target[number], place
+                yield (number, each), blend_by(each, values[:, number]), target[number], place
 
     fits: dict[tuple[int, Weighting], list[Folds]] = {}
     for number, of_class in enumerate(weighted):

@@ -7,14 +7,16 @@ import pydantic
 
 from pipeline.ensemble.calibration import Table
 from pipeline.ensemble.candidate_rules import RULE_SETS
-from pipeline.ensemble.combine import find_combination
+from pipeline.ensemble.combine import STACK, find_combination
 from pipeline.ensemble.renderer import ARGMAX, INSTANCES, Postprocess, Renderer
+from pipeline.ensemble.stacking import Stack
 from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.postprocess.instances import InstanceRules
 from pipeline.postprocess.rules import Rules
 from pipeline.quoting import listed, quoted
 
 Weight = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 T = TypeVar("T")
 KINDS = {**dict.fromkeys(RULE_SETS, Rules), ARGMAX: None, INSTANCES: InstanceRules}  # the rules of each rule set
 
@@ -30,6 +32,7 @@ def to_record(renderer: Renderer, members: Sequence[str], classes: Sequence[str]
             "combination": part.combination,
             "weights": dict(zip(members, part.weights, strict=True)),
             **({"calibration": _calibration_record(part, members)} if part.calibration else {}),
+            **({"stack": _stack_record(part.stack, members)} if part.stack else {}),
             "rule_set": part.rule_set,
             **(part.rules._asdict() if part.rules else {}),
         }
@@ -64,8 +67,16 @@ def _postprocess(record: Any, members: Sequence[str]) -> Postprocess:
     if rule_set not in list(KINDS):  # a list: an unhashable value is refused like any other
         raise ValueError(f"rule_set {quoted(rule_set)}: expected one of {', '.join(KINDS)}")
     combination, weights = record.get("combination"), _weights(record, members)
-    find_combination(combination if isinstance(combination, str) else quoted(combination))
-    return Postprocess(combination, weights, rule_set, _rules(record, KINDS[rule_set]), _calibration(record, members))
+    if combination != STACK:
+        find_combination(combination if isinstance(combination, str) else quoted(combination))
+    return Postprocess(
+        combination,
+        weights,
+        rule_set,
+        _rules(record, KINDS[rule_set]),
+        _calibration(record, members),
+        _stack(record, members) if combination == STACK else None,
+    )
 
 
 def _rules(record: Mapping[str, Any], kind: type[Rules] | type[InstanceRules] | None) -> Rules | InstanceRules | None:
@@ -97,6 +108,20 @@ def _calibration(record: Mapping[str, Any], members: Sequence[str]) -> tuple[Tab
     if any(len(table) != MAX_VALUE + 1 or list(table) != sorted(table) for table in tables):
         raise ValueError(f"calibration: expected {MAX_VALUE + 1} numbers for each member, 0 to {MAX_VALUE}, rising")
     return tables
+
+
+def _stack_record(stack: Stack, members: Sequence[str]) -> dict[str, Any]:
+    own, around = (dict(zip(members, weights, strict=True)) for weights in (stack.own, stack.around))
+    return {"intercept": stack.intercept, "own": own, "around": around}
+
+
+def _stack(record: Mapping[str, Any], members: Sequence[str]) -> Stack:
+    stack = record.get("stack")
+    if not isinstance(stack, Mapping) or "intercept" not in stack:
+        raise ValueError(f"stack = {quoted(stack)}: expected intercept, own and around, as make ensemble writes them")
+    weights = (_in_order(stack.get(name), members, f"stack.{name}") for name in ("own", "around"))
+    own, around = (_checked(tuple[Finite, ...], tuple(each)) for each in weights)
+    return Stack(_checked(Finite, stack["intercept"]), own, around)
 
 
 def _number(text: str) -> float:

@@ -23,7 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
-from pipeline.ensemble.combine import Weighting, blend, forward_table, to_values
+from pipeline.ensemble.combine import Weighting, blend_by, forward_table, to_values
+from pipeline.ensemble.stacking import Stack, apply_stack, fit_stack, mean_around
 from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import VOID, Counts, Metric, Scores, nan_to_zero, ratio
 from pipeline.postprocess.threshold_counts import THRESHOLDS, best_threshold, level
@@ -37,6 +38,7 @@ class Subsample(NamedTuple):
 
     values: np.ndarray  # (M, P) uint8
     target: np.ndarray  # (P,) uint8, 0 or 1
+    around: np.ndarray | None = None  # (M, P) uint8, the members' means around each pixel; for stacking
 
 
 class FittedWeights(NamedTuple):
@@ -49,8 +51,9 @@ class FittedWeights(NamedTuple):
 def subsample(values: np.ndarray, target: np.ndarray, pixels: int = 4096) -> Subsample:
     """An image on the finest even grid of about `pixels` points or fewer.
 
-    A search visits every image hundreds of times, and needs shares of pixels, not their neighbours. M members take
-    (M + 1) · pixels bytes per image and class: 10 of them and 4096 pixels, 45 kB, so 0.9 GB for 20,000 images.
+    A search visits every image hundreds of times, and needs shares of pixels, and of their neighbours the mean only. M
+    members take (2·M + 1) · pixels bytes per image and class: 10 of them and 4096 pixels, 86 kB, so 1.7 GB for 20,000
+    images.
 
     Shapes:
         values: (M, H, W) uint8.
@@ -66,7 +69,21 @@ def subsample(values: np.ndarray, target: np.ndarray, pixels: int = 4096) -> Sub
     top, left = ((min(step, length) - 1) // 2 for length in target.shape)
     grid = np.s_[..., top::step, left::step]
     sampled = target[grid].ravel()
-    return Subsample(values[grid].reshape(len(values), -1) * (sampled != VOID), (sampled == 1).astype(np.uint8))
+    own, around = (
+        each[grid].reshape(len(values), -1) * (sampled != VOID)
+        for each in (values, np.rint(mean_around(values)).astype(np.uint8))
+    )
+    return Subsample(own, (sampled == 1).astype(np.uint8), around)
+
+
+def stack_weights(images: Sequence[Subsample], *, rows: np.ndarray | None = None) -> Stack:
+    """The coefficients of stacking, fitted on the rows, (N,) bool.
+
+    Args:
+        images: with their means around each pixel.
+    """
+    chosen = _take(images, rows)
+    return fit_stack(*zip(*((image.values, image.around, image.target) for image in chosen), strict=True))
 
 
 # ---------------------------------------------------------------------------------------------- greedy selection
@@ -149,8 +166,13 @@ def _block_terms(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Block by block, the metric's numerator and denominator of its images at all thresholds, (n, 255) each."""
     for block in _blocks(images):
-        combined = blend(block.values, weighting.weights, weighting.combination, weighting.calibration)
-        yield metric.terms(_count(combined, _slots(block)))
+        yield metric.terms(_count(_combine(block, weighting), _slots(block)))
+
+
+def _combine(block: "Block", weighting: Weighting) -> np.ndarray:
+    if weighting.stack:
+        return apply_stack(block.values, block.around, weighting.stack)
+    return blend_by(weighting, block.values)
 
 
 def count_pixels_by_value(images: Sequence[Subsample]) -> np.ndarray:
@@ -217,6 +239,7 @@ class Block(NamedTuple):
     values: np.ndarray  # (M, P) uint8
     target: np.ndarray  # (P,) uint8
     sizes: np.ndarray  # pixels of each image
+    around: np.ndarray | None = None  # (M, P) uint8, if all images have it
 
 
 def _take(images: Sequence[Subsample], rows: np.ndarray | None) -> Sequence[Subsample]:
@@ -232,8 +255,9 @@ def _blocks(images: Sequence[Subsample]) -> Iterator[Block]:
     number = np.cumsum(sizes) // BLOCK
     edges = np.flatnonzero(np.diff(number)) + 1
     for start, stop in zip([0, *edges], [*edges, len(number)], strict=True):
-        values, targets = zip(*images[start:stop], strict=True)
-        yield Block(np.concatenate(values, axis=1), np.concatenate(targets), sizes[start:stop])
+        values, targets, around = zip(*images[start:stop], strict=True)
+        means = None if any(each is None for each in around) else np.concatenate(around, axis=1)
+        yield Block(np.concatenate(values, axis=1), np.concatenate(targets), sizes[start:stop], means)
 
 
 def _slots(block: Block) -> np.ndarray:

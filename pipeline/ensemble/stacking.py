@@ -1,0 +1,78 @@
+"""Stacking: a logistic regression on the members' log-odds at a pixel and around it.
+
+    log-odds = intercept + Σ own · log-odds of a member + Σ around · log-odds of its mean over SIDE × SIDE pixels
+
+The weights need not be positive or sum to 1: a member may correct another, and isolated pixels may count for less than
+their neighbours.
+
+Source:
+    Wolpert, Stacked generalization, 1992, https://doi.org/10.1016/S0893-6080(05)80023-1.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from pipeline.inference.prediction_store import MAX_VALUE
+
+SIDE = 9  # pixels
+MAX_PIXELS = 200_000  # that the regression is fitted on
+
+
+class Stack(NamedTuple):
+    """The coefficients of the regression."""
+
+    intercept: float
+    own: tuple[float, ...]  # (M,)
+    around: tuple[float, ...]  # (M,)
+
+
+def mean_around(levels: np.ndarray) -> np.ndarray:
+    """The mean over SIDE × SIDE pixels; beyond the border the image is mirrored.
+
+    Shapes:
+        levels: (..., H, W) of stored values; returned as float32.
+    """
+    planes = levels.reshape(-1, *levels.shape[-2:]).astype(np.float32)
+    return np.stack([cv2.blur(plane, (SIDE, SIDE)) for plane in planes]).reshape(levels.shape)
+
+
+def fit_stack(own: Sequence[np.ndarray], around: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> Stack:
+    """Fit the coefficients by log loss, on every s-th pixel of each image, MAX_PIXELS in all.
+
+    Shapes:
+        own, around: (M, P) stored values of each image; targets: (P,), 0 or 1.
+    """
+    step = max(1, -(-sum(each.size for each in targets) // MAX_PIXELS))
+    pairs = zip(own, around, strict=True)
+    features = np.concatenate([_log_odds(np.concatenate(pair)[:, ::step]) for pair in pairs], axis=1).T
+    target = np.concatenate([each[::step] for each in targets])
+    members = len(own[0])
+    if target.min() == target.max():  # nothing to tell apart: the mean of log-odds
+        return Stack(0.0, (1 / members,) * members, (0.0,) * members)
+    fitted = LogisticRegression(max_iter=1000).fit(features, target)
+    weights = fitted.coef_[0].tolist()
+    return Stack(float(fitted.intercept_[0]), tuple(weights[:members]), tuple(weights[members:]))
+
+
+def apply_stack(own: np.ndarray, around: np.ndarray, stack: Stack) -> np.ndarray:
+    """The stacked values.
+
+    Shapes:
+        own, around: (M, ...) stored values, or their means over folds.
+        returns: (...) uint8.
+    """
+    log_odds = np.full(own.shape[1:], stack.intercept, dtype=np.float32)
+    for values, weights in ((own, stack.own), (around, stack.around)):
+        for member, weight in zip(values, weights, strict=True):
+            log_odds += np.float32(weight) * _log_odds(member)
+    return np.rint(MAX_VALUE / (1 + np.exp(-log_odds))).astype(np.uint8)
+
+
+def _log_odds(levels: np.ndarray) -> np.ndarray:
+    """A stored 0 counts as a probability of 1/510, and 255 as 1 − 1/510."""
+    clipped = np.clip(levels, 0.5, MAX_VALUE - 0.5).astype(np.float32)
+    return np.log(clipped / (MAX_VALUE - clipped))

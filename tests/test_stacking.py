@@ -54,6 +54,12 @@ def test_mean_around_mirrors_the_border():
     assert np.allclose(mean_around(levels), expected, atol=1e-3)
 
 
+def test_shares_of_the_members_by_hand():
+    assert STACKED.shares == pytest.approx((1.5 / 1.7, 0.2 / 1.7))
+    assert Stack(0.0, (1.0, -2.0), (0.0, 0.5)).shares == (1.0, 0.0)
+    assert Stack(0.0, (0.0, 0.0), (0.0, 0.0)).shares == (0.5, 0.5)
+
+
 def test_an_image_smaller_than_the_neighbourhood_has_a_mean():
     assert np.allclose(mean_around(np.full((1, 2, 1), 7, np.uint8)), 7)
 

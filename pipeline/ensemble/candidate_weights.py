@@ -97,7 +97,8 @@ def _make_candidates(images: Sequence[Subsample], fold_of: np.ndarray, metric: M
 
     @cache
     def stack(folds: Folds) -> Weighting:
-        return equal._replace(combination=STACK, stack=stack_weights(images, rows=rows(folds)))
+        found = stack_weights(images, rows=rows(folds))
+        return Weighting(STACK, found.shares, stack=found)
 
     def weigh(search: Callable[[Folds], tuple[float, ...]], combination: str) -> Candidate:
         return lambda folds: Weighting(combination, search(folds))

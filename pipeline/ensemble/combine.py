@@ -31,9 +31,9 @@ class Weighting(NamedTuple):
     """How M members are combined."""
 
     combination: str  # in COMBINATIONS, or STACK
-    weights: tuple[float, ...]  # (M,), of sum 1; of STACK equal
+    weights: tuple[float, ...]  # (M,), of sum 1
     calibration: tuple[Table, ...] = ()  # a table for each member, applied before the combination; (): none
-    stack: Stack | None = None  # of STACK: its coefficients, in place of weights
+    stack: Stack | None = None  # of STACK: its coefficients; the weights are their shares, for people to read
 
 
 class Combination(NamedTuple):

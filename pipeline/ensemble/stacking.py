@@ -20,6 +20,7 @@ from pipeline.inference.prediction_store import MAX_VALUE
 
 SIDE = 9  # pixels
 MAX_PIXELS = 200_000  # that the regression is fitted on
+DECIMALS = 3  # of a coefficient: below its standard error, above the rounding error of another order of the images
 
 
 class Stack(NamedTuple):
@@ -28,6 +29,12 @@ class Stack(NamedTuple):
     intercept: float
     own: tuple[float, ...]  # (M,)
     around: tuple[float, ...]  # (M,)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Each member's share of the positive coefficients, of sum 1: comparable with weights."""
+        sums = np.maximum(np.add(self.own, self.around), 0)
+        return tuple((sums / sums.sum() if sums.any() else np.full(len(sums), 1 / len(sums))).tolist())
 
 
 def mean_around(levels: np.ndarray) -> np.ndarray:
@@ -53,9 +60,9 @@ def fit_stack(own: Sequence[np.ndarray], around: Sequence[np.ndarray], targets: 
     members = len(own[0])
     if target.min() == target.max():  # nothing to tell apart: the mean of log-odds
         return Stack(0.0, (1 / members,) * members, (0.0,) * members)
-    fitted = LogisticRegression(max_iter=1000).fit(features, target)
-    weights = fitted.coef_[0].tolist()
-    return Stack(float(fitted.intercept_[0]), tuple(weights[:members]), tuple(weights[members:]))
+    fitted = LogisticRegression(max_iter=1000, tol=1e-6).fit(features, target)
+    intercept, *weights = np.round([*fitted.intercept_, *fitted.coef_[0]], DECIMALS).tolist()
+    return Stack(intercept, tuple(weights[:members]), tuple(weights[members:]))
 
 
 def apply_stack(own: np.ndarray, around: np.ndarray, stack: Stack) -> np.ndarray:

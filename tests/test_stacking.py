@@ -48,6 +48,11 @@ def test_stacked_values_by_hand():
     assert apply_stack(own, around, STACKED).tolist() == [round(expected)]
 
 
+def test_large_coefficients_of_pixels_that_can_be_told_apart_do_not_overflow():
+    values = np.array([[0, 255], [0, 255]], np.uint8)
+    assert apply_stack(values, values, Stack(0.0, (40.0, 0.0), (40.0, 0.0))).tolist() == [0, 255]
+
+
 def test_mean_around_mirrors_the_border():
     levels = np.random.default_rng(0).integers(0, 256, (2, 3, 20, 31)).astype(np.uint8)
     expected = uniform_filter(levels.astype(float), (0, 0, SIDE, SIDE), mode="mirror")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.inference.prediction_store import MAX_VALUE
@@ -76,7 +77,7 @@ def apply_stack(own: np.ndarray, around: np.ndarray, stack: Stack) -> np.ndarray
     for values, weights in ((own, stack.own), (around, stack.around)):
         for member, weight in zip(values, weights, strict=True):
             log_odds += np.float32(weight) * _log_odds(member)
-    return np.rint(MAX_VALUE / (1 + np.exp(-log_odds))).astype(np.uint8)
+    return np.rint(MAX_VALUE * expit(log_odds)).astype(np.uint8)
 
 
 def _log_odds(levels: np.ndarray) -> np.ndarray:

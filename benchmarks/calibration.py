@@ -12,7 +12,8 @@ Each run draws training images, computes a claim from them and checks it:
 
 "before" is the percentile bootstrap without the luck of the choice and without Student's factor, and test sets that are
 drawn from the OOF images as they are. Each finished run is kept in a file, and a run that is kept is not repeated:
-the same command resumes. Without `--quick` it takes hours. A new scenario is a line of SCENARIOS.
+the same command resumes, and `--runs 0` prints the table of what there is. Without `--quick` it takes hours. A new
+scenario is a line of SCENARIOS.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from pipeline.files import write_text
 from pipeline.metrics import Scores, count, pixel_metric, stack
 from pipeline.postprocess.rules import Rules, apply
 from pipeline.postprocess.search import RuleSearch, ScoreGrid
+from pipeline.postprocess.shares import Place
 from pipeline.progress import track
 from pipeline.statistics.bootstrap import draw_scores, interval, paired
 from pipeline.statistics.crossfit import CrossFitted, cross_fit
@@ -121,8 +123,8 @@ def draw_images(rng: np.random.Generator, groups: np.ndarray, *, members: int) -
 def search_rules(scenario: ChosenRules, values: np.ndarray, target: np.ndarray, fold_of: np.ndarray) -> ScoreGrid:
     """The score of each candidate."""
     search = RuleSearch(pixel_metric(scenario.metric), rule_sets=[scenario.rule_set])
-    for each in zip(values, target, fold_of.tolist(), strict=True):
-        search.add(*each)
+    for *image, fold in zip(values, target, fold_of.tolist(), strict=True):
+        search.add(*image, Place(fold))
     return search.grids()[scenario.rule_set]
 
 
@@ -240,7 +242,7 @@ def read_runs(path: Path) -> dict[str, Result]:
 def summarise(runs: list[Result]) -> list[tuple[str, str, str]]:
     """Each measure with mean and standard error before and after."""
     rows = []
-    for measure in runs[0]:
+    for measure in runs[0] if len(runs) > 1 else ():
         values = np.array([each[measure] for each in runs])
         error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
         pairs = zip(values.mean(axis=0), error, strict=True)
@@ -260,8 +262,8 @@ def main(args: argparse.Namespace) -> None:
         write_text(path_of(name, fresh), json.dumps(done[name]))
     table = Table("scenario", "measure", "before", "after", "runs", title="mean ± standard error")
     for name in names:
-        for row in summarise([done[name][str(seed)] for seed in range(runs)]):
-            table.add_row(name, *row, str(runs))
+        for row in summarise(list(done[name].values())):
+            table.add_row(name, *row, str(len(done[name])))
     Console(width=120).print(table)
 
 

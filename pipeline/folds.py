@@ -13,6 +13,7 @@ from sklearn.model_selection import StratifiedKFold
 from pipeline.data.index import index_column
 from pipeline.data.tables import read_table
 from pipeline.files import atomic_write, write_text
+from pipeline.fold_search import assign_greedily, improve_locally
 from pipeline.schema import JsonRecord, read_json
 
 SIZE_WEIGHT = 4  # weight of the number of images and of the coverage; each coverage bin and column value has weight 1
@@ -95,7 +96,8 @@ def _group_shares(
     table = np.column_stack([*(SIZE_WEIGHT * [*ones]), *hot])
     sums = np.zeros((code.max() + 1, table.shape[1]))
     np.add.at(sums, code, table)
-    return sums[:, sums.sum(axis=0) > 0] / sums.sum(axis=0)[sums.sum(axis=0) > 0]
+    filled = sums.sum(axis=0) > 0
+    return np.ascontiguousarray(sums[:, filled]) / sums.sum(axis=0)[filled]
 
 
 def _search_balanced(shares: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -104,55 +106,23 @@ def _search_balanced(shares: np.ndarray, count: int, seed: int) -> np.ndarray:
     The imbalance that is minimized is the sum over folds and features of (count * share - 1)².
     """
     rng = np.random.default_rng(seed)
-    starts = [_improve_locally(shares, _assign_greedily(shares, count, rng), count, rng) for _ in range(NUM_RESTARTS)]
-    return min(starts, key=lambda fold: _imbalance(_fold_shares(shares, fold, count)).sum())
+    starts = [_search_once(shares, count, rng) for _ in range(NUM_RESTARTS)]
+    return min(starts, key=lambda fold: _imbalance(shares, fold, count))
 
 
-def _fold_shares(shares: np.ndarray, fold: np.ndarray, count: int) -> np.ndarray:
-    """The share of each feature that each fold holds, (count, features)."""
+def _search_once(shares: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """The fold of each group, (groups,) int64: assigned about from the largest to the smallest, then improved."""
+    order = np.argsort(-(shares.sum(axis=1) * rng.uniform(0.8, 1.2, len(shares))))
+    fold = assign_greedily(shares, count, order)
+    trials = int(np.clip(1e8 / shares.size, 100, MAX_TRIALS))
+    return improve_locally(shares, count, fold, rng.integers(len(shares), size=trials))
+
+
+def _imbalance(shares: np.ndarray, fold: np.ndarray, count: int) -> float:
+    """The sum over folds and features of (count * share - 1)²."""
     sums = np.zeros((count, shares.shape[1]))
     np.add.at(sums, fold, shares)
-    return sums
-
-
-def _imbalance(sums: np.ndarray) -> np.ndarray:
-    """The imbalance of each fold, (count,): the sum over features of (count * share - 1)²."""
-    return ((sums * len(sums) - 1) ** 2).sum(axis=1)
-
-
-def _assign_greedily(shares: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Assign groups, about from the largest to the smallest, each to the fold whose imbalance grows least."""
-    order = np.argsort(-(shares.sum(axis=1) * rng.uniform(0.8, 1.2, len(shares))))
-    sums, fold = np.zeros((count, shares.shape[1])), np.empty(len(shares), dtype=np.int64)
-    for group in order:
-        gain = _imbalance(sums + shares[group]) - _imbalance(sums)
-        fold[group] = gain.argmin()
-        sums[fold[group]] += shares[group]
-    return fold
-
-
-def _improve_locally(shares: np.ndarray, fold: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """For random groups, do the best swap with another group or move to another fold if it lowers the imbalance."""
-    fold, sums = fold.copy(), _fold_shares(shares, fold, count)
-    trials = int(np.clip(1e8 / shares.size, 100, MAX_TRIALS))
-    for group in rng.integers(len(shares), size=trials):
-        here, own = fold[group], shares[group]
-        before = _imbalance(sums)
-        # A move to a fold is a swap with an empty group, numbered -1 - fold.
-        others = np.concatenate([np.flatnonzero(fold != here), -1 - np.arange(count)])
-        there = np.where(others >= 0, fold[others], -1 - others)
-        theirs = np.where(others[:, None] >= 0, shares[others], 0)
-        after_here = (((sums[here] - own + theirs) * count - 1) ** 2).sum(axis=1)
-        after_there = (((sums[there] + own - theirs) * count - 1) ** 2).sum(axis=1)
-        change = np.where(there == here, 0, after_here + after_there - before[here] - before[there])
-        best = change.argmin()
-        if change[best] < -1e-12:
-            sums[here] += theirs[best] - own
-            sums[there[best]] += own - theirs[best]
-            fold[group] = there[best]
-            if others[best] >= 0:
-                fold[others[best]] = here
-    return fold
+    return float(((sums * count - 1) ** 2).sum(axis=1).sum())
 
 
 def _coverage_bins(coverage: np.ndarray, bins: int) -> np.ndarray:

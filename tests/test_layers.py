@@ -12,7 +12,7 @@ import pipeline
 LAYERS = [
     {"numba_jit", "quoting", "symmetries"},
     {"files", "schema", "rle", "metrics", "hardware", "progress", "prefetch", "ray_cluster"},
-    {"config", "competition", "manifest", "statistics"},
+    {"config", "competition", "manifest", "statistics", "fold_search"},
     {"data"},
     {"demos", "folds", "kinds", "duplicates", "doctor"},
     {"models", "losses"},

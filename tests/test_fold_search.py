@@ -46,7 +46,7 @@ def random_shares(groups: int, features: int, seed: int) -> np.ndarray:
 
 
 def symmetric_shares(groups: int, features: int, seed: int) -> np.ndarray:
-    """Each group is the one before it, moved by one feature, and equal to its mirror image: swaps tie up to rounding."""
+    """Each group is the one before it, moved by one feature, and its own mirror image: swaps tie up to rounding."""
     half = np.random.default_rng(seed).gamma(0.3, 1, groups)
     offset = (np.arange(features) - np.arange(groups)[:, None]) % groups
     drawn = half[offset] + half[(-offset) % groups]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from pipeline.cli.stages import _format_rules
 from pipeline.ensemble import candidate_rules
 from pipeline.ensemble.candidate_rules import search_candidates
 from pipeline.ensemble.evaluation import mean_score
@@ -19,7 +20,9 @@ from pipeline.postprocess.rules import Rules, apply, at_place, with_threshold
 from pipeline.postprocess.search import RULE_SETS, RuleSearch
 from pipeline.postprocess.shares import SHARES, Histograms, Place, histogram_of
 from pipeline.postprocess.threshold_counts import THRESHOLDS
+from pipeline.report.plots import score_surface
 from pipeline.serving.spool import spool
+from pipeline.stages.reporting import make_score_surface
 
 DICE = pixel_metric("mean_dice")
 SHARE_SETS = [name for name, rule_set in RULE_SETS.items() if rule_set.pool]
@@ -280,3 +283,22 @@ def test_spooled_predictions_come_back_in_order_with_the_thresholds_of_all():
     assert found["b"] is None
     assert np.array_equal(found["a"], dark)
     assert [renderer_of(name).masks(found[name]).sum() for name in ("a", "c")] == [0, 4]
+
+
+# The report and the command line
+
+
+def test_report_and_command_line_name_the_share_and_its_pool():
+    grid = search(discs(lambda _, number: 0.5 + number % 2 / 2, areas=[100] * 8)).grids()["test share"]
+    rules, score = grid.best()
+    surface = make_score_surface(grid, rules._replace(fill_holes=True))
+    assert (np.diff(surface.areas) > 0).all()
+    assert surface.scores.max() == pytest.approx(score)
+    row = surface.areas.tolist().index(surface.best.area)
+    assert surface.scores[row, round(surface.best.threshold * 255 - 0.5)] == pytest.approx(score)
+    raised = f"raised until the masks of the whole test set cover {rules.share:.3g} of its pixels"
+    assert surface.rules == (raised, "holes are filled")
+    assert score_surface("salt", surface).axes[0].get_ylabel() == "share of the test set's pixels"
+    text = _format_rules(rules)
+    assert text == f"threshold {rules.threshold:.4g}, share {rules.share:.4g} of the pixels of the test set"
+    assert _format_rules(Rules(0.5, 8)) == "threshold 0.5, min_area 8"

@@ -239,6 +239,17 @@ def test_images_of_its_own_come_before_shared_ones(folder):
     assert index["path"]["kidney_3_dense_0001"] == own
 
 
+def test_an_image_with_two_ids_needs_the_row_of_one(folder):
+    write_miniature("blood-vessel-segmentation", Path("data"))
+    table, card = Path("data/train_rles.csv"), competition.load("blood-vessel-segmentation")
+    rows = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(row for row in rows if not row.startswith("kidney_3_sparse_0001")))
+    assert "kidney_3_sparse_0001" not in set(read_index(card, Path("data"))["image_id"])
+    table.write_text("".join(row for row in rows if not row.startswith(("kidney_3_sparse_0001", "kidney_3_dense"))))
+    with pytest.raises(ValueError, match=r"1 of 11 training images have no row"):
+        read_index(card, Path("data"))
+
+
 def test_a_row_whose_shared_image_is_missing_is_named(folder):
     write_miniature("blood-vessel-segmentation", Path("data"))
     table = Path("data/train_rles.csv")

@@ -300,14 +300,14 @@ def train_sources(card: Competition, root: Path) -> dict[str, tuple[Path, ...]]:
 def label_sources(
     card: Competition, root: Path, ids: Iterable[str]
 ) -> tuple[dict[str, tuple[Path, ...]], dict[str, Path]]:
-    """The training images, also by the ids that share them (`files.shared_images`): all, and those to be matched.
+    """The training images, and by which ids they are compared with the labels.
 
     Args:
         ids: of the labels.
 
     Returns:
-        as `train_sources`, where an id with the image of another is there too, so that its neighbours are found; and
-        the first file of each image that has a row, or needs one.
+        as `train_sources`, with the ids that share images (`files.shared_images`) too, so that their neighbours are
+        found; and the first file of each id that has labels, or must have them: an image needs those of one id only.
 
     Raises:
         FileNotFoundError, ValueError: as `train_sources`.
@@ -319,8 +319,11 @@ def label_sources(
         for image_id, paths in own.items()
         if image_id.startswith(other)
     }
-    sources, need_row = shared | own, own.keys() if card.images_without_rows != "ignore" else set()
-    return sources, first_files({key: sources[key] for key in sources if key in labelled or key in need_row})
+    sources = shared | own
+    has_labels = {sources[image_id] for image_id in labelled & sources.keys()}
+    must_have = {key for key in own if card.images_without_rows != "ignore" and own[key] not in has_labels}
+    compared = labelled | must_have
+    return sources, first_files({key: paths for key, paths in sources.items() if key in compared})
 
 
 def _may_overlap(card: Competition) -> bool:

@@ -59,6 +59,22 @@ def write_submission(
         ValueError: if the text of a mask does not decode to that mask, with the line. Nothing is written then.
     """
     texts_of = _object_texts(card, masks_of, confidences_of) if card.instances else _mask_texts(card, masks_of)
+    return write_texts(path, card, sample, texts_of, placeholders=placeholders)
+
+
+# From an image id, a class and the place of the row (for messages) to the texts of its rows; [] for an empty mask, None
+# without a prediction.
+TextsOf = Callable[[str, str, str], list[str] | None]
+
+
+def write_texts(
+    path: Path, card: Competition, sample: Path, texts_of: TextsOf, *, placeholders: bool = False
+) -> SubmissionSummary:
+    """As `write_submission`, of texts; that they are valid is not checked.
+
+    Args:
+        texts_of: returns the texts of the rows of an image and class.
+    """
     header, rows = sample_header(sample, card.columns), sample_rows(card, sample)
     table = read_table(sample, card.columns.header).loc[rows.index]
     place = list(table).index(card.columns.rle)
@@ -70,16 +86,12 @@ def write_submission(
             texts = texts_of(row.image_id, row.label, f"{path}: line {written + 2}")
             absent = cells[place] if texts is None and placeholders else card.dialect.empty
             writer.writerows([*cells[:place], text, *cells[place + 1 :]] for text in texts or [absent])
-            written, empty = written + max(1, len(texts or ())), empty + (not texts)
+            written += max(1, len(texts or ()))
+            empty += all(text.strip() in ("", card.dialect.empty.strip()) for text in texts or ())
         file.flush()
         if not card.instances or card.columns.packed_objects:
             check_keys(partial, card, table[card.columns.keys])
     return SubmissionSummary(written, empty, len(rows))
-
-
-# From an image id, a class and the place of the row (for messages) to the texts of its rows; [] for an empty mask, None
-# without a prediction.
-TextsOf = Callable[[str, str, str], list[str] | None]
 
 
 def _mask_texts(card: Competition, masks_of: MasksOf) -> TextsOf:

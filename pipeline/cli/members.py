@@ -36,3 +36,33 @@ def import_(
     for note in done.notes:
         out.print(f"note        {note}")
     out.print(f"config      {done.config}: commit it\nrun         {done.run}")
+
+
+@app.command()
+def blend(
+    path: ConfigPath = DEMO,
+    csvs: Annotated[str, typer.Option(help="the submissions, such as 'a.csv b.csv'")] = "",
+    weights: Annotated[str, typer.Option(help="of each, such as '2 1' (default: equal)")] = "",
+    name: Annotated[str, typer.Option(help="of the result: submissions/<name>.csv (default: blend-a-b)")] = "",
+    competition: Annotated[str, typer.Option(help="name or path of a card (default: the config's)")] = "",
+    set_: Overrides = None,
+    data: DataRoot = None,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Blend submissions, whoever made them: a weighted vote of masks, or of objects matched by their IoU."""
+    card, root = competition, data
+    if not competition:
+        cfg = load_config(path, set_, data, skip_bad)
+        card, root = cfg.competition, cfg.data.root
+    done = stages.blend([Path(each) for each in csvs.split()], _numbers(weights), card, root, name)
+    out.print(f"submission  {done.csv}  {done.summary.rows} rows, {done.summary.empty} of them empty")
+    out.print(f"agreed      {done.agreed} of {done.summary.masks}: all CSVs have the same text, which is kept")
+    out.print(f"ties        {done.ties} pixels or objects with exactly half of the weight: not masked")
+    out.print(f"manifest    {done.csv.with_suffix('.json')}\nnote        no OOF score vouches for a blend")
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split()]
+    except ValueError:
+        raise ValueError(f"--weights {text}: expected numbers, such as '2 1'") from None

@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
     name: str
     ref: int
-    oof: float  # cross-fitted
+    oof: float | None  # cross-fitted; None of a blend
     public: float | None
     private: float | None
 

@@ -224,6 +224,10 @@ def read_scores(name: str) -> pd.DataFrame:
         ValueError: if an image occurs twice, or a member of the ensemble has no OOF predictions.
     """
     path = Path("submissions") / f"{name}.oof.csv"
+    if _manifest_of(name).get("blend"):
+        raise ValueError(
+            f"{name} is a blend of CSVs, which have no OOF scores: compare the ensembles that it is made of"
+        )
     if unscored := _manifest_of(name).get("unscored"):
         raise ValueError(
             f"{name}: {', '.join(unscored)} has no OOF predictions, so its score is that of the other members: "

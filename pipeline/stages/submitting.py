@@ -57,7 +57,7 @@ class SubmitResult(NamedTuple):
 
     entry: Entry
     record: Path
-    oof_score: float  # cross-fitted
+    oof_score: float | None  # cross-fitted; None of a blend
     metric: str
     rank: int | None  # on the public leaderboard; None if the team is not on it
     teams: int
@@ -327,7 +327,7 @@ def leaderboard(slug: str) -> Leaderboard:
         if current != entries:
             write_entries(name, current)
         rows += [Row(name, each.ref, manifests[name]["oof_score"], each.public, each.private) for each in current]
-    rows.sort(key=lambda row: -row.oof)
+    rows.sort(key=lambda row: (row.oof is not None, row.oof or 0), reverse=True)
     return Leaderboard(rows, correlations(rows))
 
 

@@ -4,7 +4,7 @@
 
 Generated images of discs on a textured background vary in noise, size of the discs, contrast and emptiness. A fixed
 segmentation, a blur and a threshold, scores each of them by Dice. In each shift, test images are drawn from the same
-range as training images, but with other frequencies. The truth is the mean score of 4,000 fresh test images. Each run
+range as training images, but with other frequencies. The truth is the mean score of 16,000 fresh test images. Each run
 draws new training and test images, and compares them without looking at the test images' masks.
 
 "closer" is the share of runs in which the weighted score lies nearer to the truth than the plain one; "alarms" the
@@ -35,7 +35,7 @@ from pipeline.stages.train_test_shift import summarize_prediction
 from pipeline.statistics.adversarial_validation import compare_images, weight_scores
 
 SIDE = 64  # pixels
-TRUTH = 4000  # images
+TRUTH = 16_000  # images
 THRESHOLD = 14.0  # grey levels above the background
 SOFTNESS = 5.0  # grey levels of a step of 1 in the log-odds
 

@@ -8,6 +8,7 @@ from pipeline.postprocess.threshold_counts import THRESHOLDS, count_by_label
 from pipeline.report.label_quality import reliability
 from pipeline.report.report_data import (
     CrossFittedScore,
+    LikeTest,
     Members,
     Picture,
     PseudoGain,
@@ -98,6 +99,19 @@ def make_rules() -> pd.DataFrame:
     )
 
 
+def make_like_test(**other: object) -> LikeTest:
+    """No shift; images with a larger number are more like the test images. `other` replaces parts of it."""
+    parts = {
+        "summary": "test images look like training images (AUC 0.51, 0.40 to 0.62)",
+        "differ": False,
+        "score": Interval(0.8995, 0.88, 0.91),
+        "effective": 55.0,
+        "differences": pd.DataFrame({"statistic": ["noise"], "train": [3.0], "test": [3.1], "distance": [0.1]}),
+        "probability": {f"image{number:03}": (number + 1) / (IMAGES + 1) for number in range(IMAGES)},
+    }
+    return LikeTest(**{**parts, **other})
+
+
 def make_report_data(**other: object) -> ReportData:
     """The run; `other` replaces parts of it."""
     images = make_images()
@@ -140,6 +154,7 @@ def make_report_data(**other: object) -> ReportData:
         ),
         "submission": Submission(60, 6, images["predicted"].to_numpy()),
         "shakeup": SimulatedShakeup(np.random.default_rng(0).normal(0, 0.01, 500), 30, 70),
+        "like_test": make_like_test(),
         "symmetries": [SymmetryProbe("flip_horizontal", 0.51, 60), SymmetryProbe("flip_vertical", 0.98, 60)],
     }
     return ReportData(**{**parts, **other})
@@ -153,6 +168,7 @@ BARE = {
     "pseudo": None,
     "submission": Submission(0, 0, np.zeros(0)),
     "shakeup": None,
+    "like_test": "there are no test images yet",
 }
 
 

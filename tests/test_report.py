@@ -30,6 +30,7 @@ from tests.reports import (
     make_bare_report_data,
     make_history,
     make_images,
+    make_like_test,
     make_report_data,
     make_surface,
     number_of,
@@ -505,6 +506,9 @@ UNUSUAL = {
             share=lambda table: table["probability"] - np.where(table["probability"] > 0.5, 0.2, -0.2)
         )
     },
+    "Test images differ (AUC 0.87): noise 9 (train 3). Augment": {
+        "like_test": make_like_test(summary="test images differ (AUC 0.87): noise 9 (train 3)", differ=True)
+    },
     "90% of the test masks are empty, 0% out of fold": {"submission": Submission(10, 9, np.array([0.0] * 9 + [0.1]))},
 }
 
@@ -569,7 +573,7 @@ def test_only_pictures_that_are_shown_are_read():
     asked = []
     data = make_report_data(picture=lambda image_id: asked.append(image_id) or draw(number_of(image_id)))
     render(data)
-    assert 0 < len(asked) <= pictures.WORST + pictures.BEST + pictures.LABEL_ERRORS
+    assert 0 < len(asked) <= pictures.WORST + pictures.BEST + pictures.LABEL_ERRORS + 2 * pictures.EXTREMES
 
 
 PARTS = {
@@ -579,8 +583,10 @@ PARTS = {
     "pseudo": None,
     "submission": Submission(0, 0, np.zeros(0)),
     "shakeup": None,
+    "like_test": "3 test images are too few",
 }
 KEYS = {
+    "like_test": "test-images",
     "history": "learning",
     "surfaces": "rules",
     "shakeup": "shake-up",
@@ -595,6 +601,13 @@ def test_a_missing_part_is_omitted_with_a_reason(text, part):
     assert f'<section id="{key}"' not in without
     assert f'href="#{key}"' not in without
     assert len(left_out(without)) == len(left_out(text)) + 1
+
+
+def test_the_page_has_the_weighted_score_and_the_images_most_and_least_like_the_test_set(text):
+    assert "the score is 0.8995, 95% interval 0.8800 to 0.9100; the weighted images count as many as 55 of" in text
+    for key, numbers in (("most-like-test", range(59, 53, -1)), ("least-like-test", range(6))):
+        section = text.split(f'<section id="{key}"')[1].split("</section>")[0]
+        assert re.findall(r'class="name">image(\d+)<', section) == [f"{number:03}" for number in numbers]
 
 
 def test_the_effect_of_pseudo_labels_has_an_interval(text):

@@ -1,6 +1,7 @@
 """The comparison of training with test images on a tiny competition, and folds that balance likeness."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from PIL import Image
 
 from pipeline import competition, config, rle, stages
 from pipeline.cli import main
+from pipeline.cli.stages import _format_like_test
 from pipeline.data.reader import Reader
 from pipeline.duplicates.table import PAIR_COLUMNS
 from pipeline.metrics import Scores
@@ -154,3 +156,13 @@ def test_the_weighted_score_is_of_the_compared_images_alone():
     weighted = shift.weighted(rows, Scores.from_values([0.2, 1.0, 0.6]))
     assert weighted.mean == pytest.approx(0.8)
     assert weighted.groups == pytest.approx(1 / (0.75**2 + 0.25**2)), "too few for an interval"
+
+
+def test_the_line_below_the_score_has_the_weighted_one_and_on_how_many_images_it_rests():
+    # Odds of 3 and 1/3: weights 1.8 and .2, so that (2)² / (1.8² + .2²) = 1.2 images count.
+    found = AdversarialValidation(Interval(0.5, 0.4, 0.6), [], np.array([0.75, 0.25]), np.array([0.5]))
+    done = SimpleNamespace(shift=TrainTestShift(found, ["a", "b"], ["t"]), like_test=Interval(0.875, 0.8, 0.9))
+    assert _format_like_test(done).strip() == (
+        "0.8750  weighted by likeness to the test images, 95% interval 0.8000 to 0.9000, 1 effective of 2 images, too "
+        "few to rely on; test images look like training images (AUC 0.50, 0.40 to 0.60)"
+    )

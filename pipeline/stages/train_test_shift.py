@@ -94,13 +94,12 @@ def find_shift(
     if test_index.empty:
         return TrainTestShift(None, missing="there are no test images yet")
     index = index if pairs is None else index.assign(group=merge_groups(index, pairs))
-    test_index = test_index.assign(group=_groups_of_test(card, test_index, pairs))
-    for what, rows in (("test", test_index), ("training", index)):
+    train, test = _draw_sample(index), _draw_sample(test_index.assign(group=_groups_of_test(card, test_index, pairs)))
+    for what, rows in (("test", test), ("training", train)):
         if reason := too_few(what, len(rows), rows["group"].nunique()):
             return TrainTestShift(None, missing=reason)
-    if cfg.data.crops or max((rows["height"] * rows["width"]).max() for rows in (index, test_index)) > LARGE:
+    if cfg.data.crops or max((rows["height"] * rows["width"]).max() for rows in (train, test)) > LARGE:
         return TrainTestShift(None, missing="the images are too large to be read whole")
-    train, test = _draw_sample(index), _draw_sample(test_index)
     tables = [_statistics(rows, Reader.of(cfg, card), cache) for rows in (train, test)]
     cache.save()
     if predictions:

@@ -161,7 +161,7 @@ def test_a_member_without_oof_predictions_needs_a_weight_and_changes_no_score(su
     assert main(both) == 2
     assert 'give it, as in WEIGHTS="theirs=0.5"' in capsys.readouterr().err
     assert main([*both, "--weights", "theirs=0.99"]) == 0
-    assert "nothing vouches for its weight of 0.99" in capsys.readouterr().out
+    assert "its weight of 0.99 was given and cannot be checked" in capsys.readouterr().out
     manifest = json.loads(Path("submissions/tiny+theirs.json").read_text())
     assert manifest["unscored"] == {"theirs": 0.99}
     assert manifest["oof_score"] == json.loads(Path("submissions/tiny.json").read_text())["oof_score"]
@@ -170,7 +170,7 @@ def test_a_member_without_oof_predictions_needs_a_weight_and_changes_no_score(su
     assert main([*both, "--weights", "theirs=0.000001"]) == 0
     assert written("tiny+theirs")[0] == written("tiny")[0]
     assert main(["report", *both[1:], "--weights", "theirs=0.5"]) == 0
-    assert "nothing vouches" in Path("reports/tiny+theirs.html").read_text()
+    assert "cannot be checked" in Path("reports/tiny+theirs.html").read_text()
 
 
 @pytest.mark.parametrize("command", [["compare", "tiny+theirs", "tiny"], ["final", "tiny+theirs", "tiny"]])

@@ -226,7 +226,7 @@ def _read(path: Path, card: Competition, sample: Path) -> Submission:
 def _write_manifest(
     path: Path, card: Competition, card_name: str, csvs: Sequence[Path], weights: Sequence[float]
 ) -> None:
-    """Write what a blend is made of; it has no OOF score, so nothing vouches for it before it is submitted."""
+    """Write what a blend is made of; it has no OOF score."""
     manifest = {
         "competition": card.name,
         "configs": {path.stem: {"competition": card_name}},

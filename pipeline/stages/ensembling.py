@@ -348,8 +348,8 @@ def notes_of(
     """What the score of an ensemble does not say, one line each."""
     scored = ensemble_name([each.cfg for each in members])
     without = (
-        f"{each.cfg.name} has no OOF predictions: nothing vouches for its weight of {each.cfg.imported.weight:g}, "
-        f"which was given; the score is that of {scored} without it"
+        f"{each.cfg.name} has no OOF predictions: its weight of {each.cfg.imported.weight:g} was given and cannot be "
+        f"checked; the score is that of {scored} without it"
         for each in unscored
     )
     return (*filter(None, [describe_part(members[0], rows), describe_pools(renderer)]), *without)

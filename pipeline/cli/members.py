@@ -58,9 +58,8 @@ def blend(
     out.print(f"submission  {done.csv}  {done.summary.rows} rows, {done.summary.empty} of them empty")
     out.print(f"agreed      {done.agreed} of {done.summary.masks}: all CSVs have the same text, which is kept")
     out.print(f"ties        {done.ties} pixels or objects with exactly half of the weight: not masked")
-    out.print(
-        f"manifest    {done.csv.with_suffix('.json')}\nnote        a blend has no OOF score: only the leaderboard tells how good it is"
-    )
+    out.print(f"manifest    {done.csv.with_suffix('.json')}")
+    out.print("note        a blend has no OOF score: only the leaderboard tells how good it is")
 
 
 def _numbers(text: str) -> list[float]:

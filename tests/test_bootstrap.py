@@ -184,9 +184,6 @@ def test_resamples_with_equal_scores_count_half():
         ([0.5, np.nan, 0.5], None, "of 3 images, 1 of 3 not finite"),
         ([[0.5, 0.5]], None, r"\(1, 2\)"),
         ([0.5, 0.5], ["a"], "1 groups for 2 scores"),
-        ([0.5, 0.5], ["a", "a"], "1 groups: the bootstrap needs at least 2"),
-        ([0.5], None, "1 images: the bootstrap needs at least 2"),
-        ([], None, "0 images: the bootstrap needs at least 2"),
     ],
 )
 def test_scores_that_cannot_be_resampled_are_refused(scores, groups, message):
@@ -217,6 +214,14 @@ def test_with_fewer_than_three_scored_groups_the_interval_is_missing_with_their_
     found, difference = interval(scores), paired(scores, scores)
     assert np.isnan([found.low, found.high, difference.low, difference.high, difference.p_better]).all()
     assert str(found) == str(difference) == f"no interval: it needs 3 effective groups, here {number}"
+
+
+@pytest.mark.parametrize(("scores", "groups"), [([0.5, 0.7, 0.9], ["a"] * 3), ([0.5], None), ([], None)])
+def test_images_of_one_group_have_a_score_and_no_interval(scores, groups):
+    found = interval(np.array(scores), None if groups is None else np.array(groups))
+    assert found.mean == pytest.approx(np.mean(scores) if scores else np.nan, nan_ok=True)
+    assert np.isnan([found.low, found.high]).all()
+    assert found.groups == min(len(scores), 1)
 
 
 def test_draws_without_a_score_are_counted():

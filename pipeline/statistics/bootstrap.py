@@ -95,7 +95,7 @@ def interval(
         draws: number of draws.
 
     Raises:
-        ValueError: for scores that are not finite, groups of another length, or fewer than two images or groups.
+        ValueError: for scores that are not finite, or groups of another length.
     """
     scores = Scores.from_values(scores)
     mean, drawn = scores.mean(), _draw([scores], groups, seed, draws)
@@ -215,15 +215,11 @@ def _per_group(scores: Scores, groups: np.ndarray | None) -> Scores:
     """The checked sums over each group, or of each image.
 
     Raises:
-        ValueError: for scores that are not finite, groups of another length, or fewer than two images or groups.
+        ValueError: for scores that are not finite, or groups of another length.
     """
     if not (np.isfinite(scores.numerator).all() and np.isfinite(scores.denominator).all()):
         bad = f"{np.count_nonzero(~np.isfinite(scores.numerator))} of {scores.numerator.size} not finite"
         raise ValueError(f"scores of {len(scores)} images, {bad}: expected finite scores of each image")
     if groups is not None and len(groups) != len(scores):
         raise ValueError(f"{len(groups)} groups for {len(scores)} scores: give one per image, in the same order")
-    sums = scores.per_group(groups)
-    if len(sums) < 2:
-        what = "images" if groups is None else "groups"
-        raise ValueError(f"{len(sums)} {what}: the bootstrap needs at least 2, to estimate how a mean varies")
-    return sums
+    return scores.per_group(groups)

@@ -82,6 +82,7 @@ class Selection:
     log_loss_weights: np.ndarray  # (M,) of the least log loss of pixels, to compare with weights chosen by the metric
     grids: tuple[ScoreGrid, ...] = ()  # of each class: the rule set of `renderer`, or whose variants it has
     alternatives: dict[str, float] = field(default_factory=dict)  # cross-fitted score of each other method
+    counts: Counts | None = None  # (N, C) of the masks that `scores` scores; None where they were not kept
     by_place: dict[Place, Renderer] = field(default_factory=dict)  # by_fold with the thresholds of each place's pools
 
     @property
@@ -120,7 +121,7 @@ def select_multilabel(oof: Oof, metric: Metric, classes: int) -> Selection:
         for number, of_class in enumerate(weighted)
     ]
     histograms = {key: each.histograms for key, each in candidates.items()}
-    fitted = _cross_fit(oof, metric, chosen, histograms)
+    fitted, counts = _cross_fit(oof, metric, chosen, histograms)
     final = [candidates[number, of_class[everything]] for number, of_class in enumerate(weighted)]
     scores = Scores.concat_classes([each.scores for each in fitted])
     by_fold = {fold: Renderer(tuple(each.by_fold[fold] for each in fitted)) for fold in everything}
@@ -134,6 +135,7 @@ def select_multilabel(oof: Oof, metric: Metric, classes: int) -> Selection:
         baseline=metric.baseline(areas, exclusive=False),
         log_loss_weights=np.mean([log_loss_weights(each) if each else np.ones(1) for each in samples], axis=0),
         grids=tuple(each.base(everything) for each in final),
+        counts=counts,
         by_place=_at_places(oof, by_fold, histograms),
     )
 
@@ -197,8 +199,8 @@ def _cross_fit(
     metric: Metric,
     chosen: Sequence[Mapping[Folds, Postprocess]],
     histograms: Mapping[tuple[int, Weighting], Histograms],
-) -> list[CrossFitted[Postprocess]]:
-    """The cross-fitted choice of each class; `chosen` has it for each set of folds."""
+) -> tuple[list[CrossFitted[Postprocess]], Counts]:
+    """The cross-fitted choice of each class, from `chosen` by sets of folds, and the counts of its masks, (N, C)."""
     everything = folds_of(oof.fold_of)
     rest_of = dict(zip(everything, without_each(everything), strict=True))
     counts: dict[str, list[Counts]] = {"held out": [], "in sample": []}
@@ -221,7 +223,7 @@ def _cross_fit(
             image_ids=oof.image_ids,
         )
 
-    return [fit_class(number) for number in range(len(chosen))]
+    return [fit_class(number) for number in range(len(chosen))], held_out
 
 
 def scores_of_folds(oof: Oof, scores: Scores) -> dict[int, float]:

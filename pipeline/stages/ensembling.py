@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from pipeline.ensemble.pooling import renderer_at
 from pipeline.ensemble.renderer import Renderer
 from pipeline.ensemble.selection import Oof, Selection, select_multilabel
 from pipeline.ensemble.serialization import to_record
+from pipeline.ensemble.shared_passes import select_in_step
 from pipeline.files import atomic_write, write_text
 from pipeline.manifest import collect_provenance
 from pipeline.metrics import (
@@ -256,10 +258,10 @@ def select_members(members: Sequence[Context], rows: pd.DataFrame) -> tuple[Sele
     """The selection for all members together, and that for each one alone; the same one for a single member."""
     oof, card = oof_of_members(members, rows), members[0].card
     boundaries = members[0].cfg.data.boundary is not None
-    together = _select(oof, card, boundaries=boundaries)
-    if len(members) == 1:
-        return together, [together]
-    return together, [_select(oof.only(member), card, boundaries=boundaries) for member in range(len(members))]
+    parts = [lambda each: each, *(partial(Oof.only, member=member) for member in range(len(members)))]
+    selections = [lambda each, part=part: _select(part(each), card, boundaries=boundaries) for part in parts]
+    together, *alone = select_in_step(oof, selections if len(members) > 1 else selections[:1])
+    return together, alone or [together]
 
 
 def _select(oof: Oof, card: Competition, *, boundaries: bool) -> Selection:
@@ -306,6 +308,8 @@ def _official(members: Sequence[Context], rows: pd.DataFrame, selection: Selecti
 
 
 def _found(members: Sequence[Context], rows: pd.DataFrame, selection: Selection) -> DetectionRates:
+    if selection.counts is not None:
+        return detection_rates(selection.counts)
     images = oof_of_members(members, rows).images("count masks")
     return detection_rates(
         stack(count_masks(selection.held_out(place), values, target) for values, target, place in images)

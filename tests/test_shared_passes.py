@@ -12,10 +12,10 @@ from pipeline.ensemble.evaluation import count_masks
 from pipeline.ensemble.instances import select_instances
 from pipeline.ensemble.multiclass import select_multiclass
 from pipeline.ensemble.selection import Oof, select_multilabel
-from pipeline.ensemble.shared_passes import select_in_step
+from pipeline.ensemble.shared_passes import select_in_step, select_with_members
 from pipeline.metrics import instance_metric, pixel_metric, stack
 
-MEMBERS, IMAGES = 2, 12
+MEMBERS, IMAGES = 2, 6
 MULTILABEL = partial(select_multilabel, metric=pixel_metric("mean_dice"), classes=2)
 SELECTIONS = {
     "multilabel": MULTILABEL,
@@ -54,18 +54,20 @@ def plain(value):
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-@pytest.mark.parametrize(("kind", "passes"), [("multilabel", 4), ("multiclass", 2), ("instances", 1)])
+@pytest.mark.parametrize(
+    ("kind", "passes"), [pytest.param("multilabel", 4, marks=pytest.mark.slow), ("multiclass", 2), ("instances", 1)]
+)
 def test_selections_in_step_are_those_of_separate_passes(kind, passes):
     oof, reads = make_oof(kind)
     select = SELECTIONS[kind]
     separate = [select(oof), *(select(oof.only(member)) for member in range(MEMBERS))]
     reads.clear()
-    alone = [lambda each, member=member: select(each.only(member)) for member in range(MEMBERS)]
-    in_step = select_in_step(oof, [select, *alone])
-    assert [plain(each) for each in in_step] == [plain(each) for each in separate]
+    together, alone = select_with_members(oof, select)
+    assert [plain(each) for each in [together, *alone]] == [plain(each) for each in separate]
     assert set(reads.values()) == {passes}
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_the_masks_that_were_scored():
     oof, _ = make_oof("multilabel")
     selection = MULTILABEL(oof)
@@ -79,7 +81,7 @@ def test_error_of_one_selection_is_raised_and_ends_the_others(failing):
 
     def fail(each: Oof) -> None:
         for number, _ in enumerate(each.images("")):
-            if number == 3:
+            if number == 2:
                 raise ValueError("no mask")
 
     threads = threading.active_count()
@@ -91,6 +93,7 @@ def test_error_of_one_selection_is_raised_and_ends_the_others(failing):
     assert max(reads.values()) == 1
 
 
+@pytest.mark.slow
 def test_progress_is_shown_once():
     oof, _ = make_oof("multilabel")
     tasks = []

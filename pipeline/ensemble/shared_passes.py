@@ -11,6 +11,16 @@ from pipeline.ensemble.selection import Oof
 T = TypeVar("T")
 
 
+def select_with_members(oof: Oof, select: Callable[[Oof], T]) -> tuple[T, list[T]]:
+    """The selection for all members together, and that for each one alone; the same one for a single member."""
+    if oof.members == 1:
+        together = select(oof)
+        return together, [together]
+    alone = [lambda each, member=member: select(each.only(member)) for member in range(oof.members)]
+    together, *others = select_in_step(oof, [select, *alone])
+    return together, others
+
+
 def select_in_step(oof: Oof, selections: Sequence[Callable[[Oof], T]]) -> list[T]:
     """The results of several selections, each equal to that of a call with `oof` alone.
 
@@ -24,8 +34,6 @@ def select_in_step(oof: Oof, selections: Sequence[Callable[[Oof], T]]) -> list[T
     Raises:
         Exception: the first one that a selection raises; the others are then stopped.
     """
-    if len(selections) == 1:
-        return [selections[0](oof)]
     shared = replace(oof, read=lru_cache(maxsize=1)(oof.read))
     quiet = replace(shared, track=lambda items, _: items)
     turns = [_Turn(select, shared if number == 0 else quiet) for number, select in enumerate(selections)]

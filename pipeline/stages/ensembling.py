@@ -22,7 +22,7 @@ from pipeline.ensemble.pooling import renderer_at
 from pipeline.ensemble.renderer import Renderer
 from pipeline.ensemble.selection import Oof, Selection, select_multilabel
 from pipeline.ensemble.serialization import to_record
-from pipeline.ensemble.shared_passes import select_in_step
+from pipeline.ensemble.shared_passes import select_with_members
 from pipeline.files import atomic_write, write_text
 from pipeline.manifest import collect_provenance
 from pipeline.metrics import (
@@ -256,12 +256,9 @@ def oof_rows(members: Sequence[Context]) -> pd.DataFrame:
 
 def select_members(members: Sequence[Context], rows: pd.DataFrame) -> tuple[Selection, list[Selection]]:
     """The selection for all members together, and that for each one alone; the same one for a single member."""
-    oof, card = oof_of_members(members, rows), members[0].card
-    boundaries = members[0].cfg.data.boundary is not None
-    parts = [lambda each: each, *(partial(Oof.only, member=member) for member in range(len(members)))]
-    selections = [lambda each, part=part: _select(part(each), card, boundaries=boundaries) for part in parts]
-    together, *alone = select_in_step(oof, selections if len(members) > 1 else selections[:1])
-    return together, alone or [together]
+    first = members[0]
+    select = partial(_select, card=first.card, boundaries=first.cfg.data.boundary is not None)
+    return select_with_members(oof_of_members(members, rows), select)
 
 
 def _select(oof: Oof, card: Competition, *, boundaries: bool) -> Selection:

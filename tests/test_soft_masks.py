@@ -29,6 +29,9 @@ from pipeline.stages.bundling import write_weights
 from pipeline.stages.ensembling import load_members
 from pipeline.stages.preparing import check, make_context
 from pipeline.stages.training import settings
+from pipeline.training.fold_data import phase_images
+from pipeline.training.phase_loss import build_phase_loss
+from tests.fitting import fold_data
 
 SHARE = np.float32  # the dtype of soft targets
 VOID = 255
@@ -360,6 +363,15 @@ def test_mixup_makes_soft_masks_and_refuses_the_same_losses(tiny):
     with pytest.raises(ValueError, match=r"train\.phases\.1\.loss: loss 'lovasz' is defined .* \(.*mix\.mixup"):
         check(config.load("configs/tiny.toml", [mixup]))
     check(config.load("configs/tiny.toml", [mixup, "train.phases.1.loss={dice=1}"]))
+
+
+def test_all_masks_of_a_phase_with_mixup_are_soft_and_those_of_the_other_phase_are_not(tiny):
+    cfg = config.load("configs/tiny.toml", ["train.phases.1.mix={mixup=0.5}", "train.phases.1.loss={dice=1}"]).train
+    data = fold_data()
+    dtypes = [{phase_images(data, cfg, number)[position, 0][1].dtype for position in range(12)} for number in (1, 2)]
+    assert dtypes == [{torch.uint8}, {torch.float32}]
+    with pytest.raises(ValueError, match="loss 'lovasz' is defined for masks of 0 and 1"):
+        build_phase_loss(cfg.phases[1].model_copy(update={"loss": {"lovasz": 1.0}}), 2, data)
 
 
 def test_mixup_of_exclusive_classes_is_refused():

@@ -99,7 +99,7 @@ def test_a_bundle_applies_a_variant_of_rules_like_the_ensemble(submitted, monkey
     variant = Rules(0.4, 20, min_component=8, presence_threshold=0.5, presence_area=4, fill_holes=True, keep_largest=2)
     monkeypatch.setattr("pipeline.ensemble.candidate_rules.CandidateRules.best", lambda *_: ("variants", variant))
     bundle, done = bundled(*BOTH[:1])
-    assert bundle.renderer.parts[0][2:] == ("variants", variant)
+    assert bundle.renderer.parts[0][2:4] == ("variants", variant)
     predicted = predict_test(bundle, Path("tiny"), Path("working/submission.csv"))
     assert rows(predicted.csv) == rows(done.csv)
     assert len(set(rows(done.csv).values())) > 2, "masks differ, or equality says nothing"

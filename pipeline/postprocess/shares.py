@@ -1,18 +1,16 @@
 """Thresholds by share: the mask covers a given share of an image, of a volume, or of the whole test set.
 
-A model that was not trained on an image may be too bold or too timid on it, while its order of the pixels is right.
-A share of the pixels then is a better rule than a fixed probability. The share is of
+A model's probabilities can be too high on one image and too low on another, although it ranks the pixels of each
+correctly. A share of the pixels is then a better rule than a fixed probability. The share is of
 
     pixels     all pixels of the pool: the threshold is a quantile of their probabilities
-    expected   the pool's expected foreground, the sum of its probabilities: 1 trusts the model's calibration
+    expected   the pool's expected foreground, which is the sum of its probabilities; 1 is right if they are calibrated
 
 A pool is one image, all slices of a volume, or the test set. Only a pool's histogram of stored values is needed, so no
-pixel is kept. Out of fold, the images of a fold stand for the test set: one model has predicted them, and it has seen
-none of them.
+pixel is kept. Out of fold, the images of a fold stand for the test set: one model has predicted them and was not
+trained on them.
 
-Source:
-    Quantiles per fragment: Vesuvius ink detection, second, sixth and eighth place; over the test set: Contrails, third
-    place; per volume: SenNet, second place.
+Winning solutions of Vesuvius ink detection, Contrails and SenNet are reported to use quantiles; not verified here.
 """
 
 from typing import Literal, NamedTuple
@@ -33,7 +31,7 @@ SHARES: dict[ShareOf, np.ndarray] = {
 
 
 class Place(NamedTuple):
-    """Where an image is: what tells its pools from others."""
+    """The fold and the volume of an image, which identify its pools."""
 
     fold: int | None = None  # None: of the test set
     volume: str | None = None  # None: it is no slice of a volume

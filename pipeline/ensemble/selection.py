@@ -205,11 +205,16 @@ def _cross_fit(
     rest_of = dict(zip(everything, without_each(everything), strict=True))
     counts: dict[str, list[Counts]] = {"held out": [], "in sample": []}
     for values, target, place in oof.images("score rules"):
+        found: dict[tuple[int, Postprocess], Counts] = {}  # often the choice is the same for both
         for part, folds in (("held out", rest_of[place.fold]), ("in sample", everything)):
             rules = (each[folds] for each in chosen)
-            here = [each.at_place(place, histograms[number, each.weighting]) for number, each in enumerate(rules)]
-            masks = (each.mask(values[:, number]) for number, each in enumerate(here))
-            counts[part].append(stack(map(count, masks, target)))
+            here = [
+                (number, each.at_place(place, histograms[number, each.weighting])) for number, each in enumerate(rules)
+            ]
+            for number, each in here:
+                if (number, each) not in found:
+                    found[number, each] = count(each.mask(values[:, number]), target[number])
+            counts[part].append(stack(found[key] for key in here))
     held_out, in_sample = map(stack, counts.values())
 
     def fit_class(number: int) -> CrossFitted[Postprocess]:

@@ -1,7 +1,7 @@
 """The harness of the studies: trains every variant with every seed, and reports which differences are clear.
 
-A study is a table of variants (`study_losses.py`, `study_models.py`). A run is one variant with one seed on one
-dataset:
+A study is a table of variants (`study_losses.py`, `study_models.py`, `study_augment.py`). A run is one variant with one
+seed on one dataset:
 
 - It trains on the training images of a fold, the first unless the dataset names another, of the committed folds, with
   STEPS updates of BATCH random crops, and validates on the held-out images: at most VALID of those with sides of at

@@ -15,8 +15,10 @@ from pipeline.data.labels import Labels, resize_masks
 from pipeline.data.reader import Reader
 from pipeline.data.sample import samples_of
 from pipeline.ensemble.combine import combine
+from pipeline.ensemble.pooling import renderer_at
 from pipeline.ensemble.renderer import Renderer
 from pipeline.kaggle.mock_test_set import TRUNCATED, write_hidden
+from pipeline.postprocess.shares import Place
 from pipeline.rle import Dialect
 from pipeline.serving.bundle_prediction import predict_test
 from pipeline.stages.bundling import write_weights
@@ -156,25 +158,31 @@ def numbered(masks):
 
 def assert_texts_are_the_masks(rows, layout, cfg, renderer: Renderer):
     """The texts of the CSV, decoded by plain loops, are the masks of the stored predictions."""
-    (member,) = load_members([cfg])
-    stores = member.test_stores()
-    shape = layout.scored or layout.shape
+    rendered, shape = placed(layout, cfg, renderer), layout.scored or layout.shape
     keys = [(image_id, number) for image_id in map(layout.ids, (100, 101)) for number in range(layout.classes)]
     for (image_id, number), row in zip(keys, rows, strict=True):
-        masks = renderer.masks(combined_values(renderer, stores, image_id))
+        here, values = rendered[image_id]
+        masks = here.masks(values)
         assert np.array_equal(layout.text.read(row[-1], shape), masks[number])
 
 
-def combined_values(renderer, stores, image_id):
-    return renderer.combine_with(lambda weighting: combine([stores], image_id, *weighting))
+def placed(layout, cfg, renderer):
+    """Of both test images the renderer, whose threshold may be a share of its volume, and the combined values."""
+    (member,) = load_members([cfg])
+    stores = member.test_stores()
+    values = {
+        image_id: renderer.combine_with(lambda weighting, image_id=image_id: combine([stores], image_id, *weighting))
+        for image_id in map(layout.ids, (100, 101))
+    }
+    places = {image_id: Place(volume=member.card.volume_of(image_id)) for image_id in values}
+    renderer_of = renderer_at(renderer, places, values.items())
+    return {image_id: (renderer_of(image_id), values[image_id]) for image_id in values}
 
 
 def assert_texts_are_the_objects(rows, layout, cfg, renderer: Renderer):
     """A row for each object, as the stored predictions give them, and one for an image without any."""
-    (member,) = load_members([cfg])
-    stores = member.test_stores()
-    for image_id in map(layout.ids, (100, 101)):
-        labels = renderer.labels(combined_values(renderer, stores, image_id))
+    for image_id, (here, values) in placed(layout, cfg, renderer).items():
+        labels = here.labels(values)
         texts = [text for key, text in rows if key == image_id]
         found = sum(place * layout.text.read(text, layout.shape) for place, text in enumerate(texts, start=1))
         assert np.array_equal(found, labels)

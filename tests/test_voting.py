@@ -20,7 +20,7 @@ def test_every_vote_of_three_submissions_by_hand():
 
 def test_sums_of_weights_that_only_rounding_makes_unequal_are_ties():
     masks = np.array([[1], [1], [0]], np.uint8)
-    assert vote(masks, np.array([0.1, 0.2, 0.3])) == (0, 1)
+    assert vote(masks, np.array([0.1, 0.7, 0.8])) == (0, 1)
 
 
 def test_a_pixel_gets_the_class_of_most_weight_and_of_equals_the_first():
@@ -55,6 +55,12 @@ def test_objects_of_three_submissions_are_matched_by_iou_and_voted_by_hand():
 def test_objects_with_half_of_the_weight_are_left_out_and_counted():
     voted = vote_objects([A, B], np.ones(2))
     assert voted.labels.tolist() == [[0, 1, 1, 1, 0, 0, 0, 0, 0]]
+    assert voted.ties == 2
+
+
+def test_an_iou_of_one_half_is_not_the_same_object():
+    voted = vote_objects([row(1, 1, 1, 1), row(0, 0, 3, 3)], np.ones(2))
+    assert not voted.labels.any()
     assert voted.ties == 2
 
 

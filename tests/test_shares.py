@@ -1,6 +1,7 @@
 """Thresholds by share of an image, a volume or the test set: by hand, against loops over pixels, and in the choice."""
 
 from functools import partial
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -272,15 +273,37 @@ def test_masks_of_every_pass_equal_those_of_the_pools_pixels(monkeypatch, share_
         assert found == pytest.approx(expected.per_image()[int(image_id)])
 
 
-def test_spooled_predictions_come_back_in_order_with_the_thresholds_of_all():
+class Disk(BytesIO):
+    """A temporary file in memory."""
+
+    def __init__(self, buffering):
+        super().__init__()
+
+
+class FullDisk(Disk):
+    """A file that takes only half of the second image."""
+
+    images = 0
+
+    def write(self, data):
+        self.images += bool(data)
+        return super().write(data[: len(data) // 2] if self.images == 2 and data else data)
+
+
+@pytest.mark.parametrize("disk", [Disk, FullDisk])
+def test_spooled_predictions_come_back_in_order_with_the_thresholds_of_all(monkeypatch, disk):
     dark, bright = np.full((1, 2, 4), 10, np.uint8), np.full((1, 2, 4), 10, np.uint8)
     dark[0, 0, :2], bright[0, 0] = 100, 200
     rules = Rules(THRESHOLDS[0], 0, share=0.25, share_in="test set")
-    renderer = Renderer((Postprocess("mean", (1.0,), "test share", rules),))
-    kept, renderer_of = spool(iter([("a", dark), ("b", None), ("c", bright)]), renderer, lambda _: None)
+    renderer, problems = Renderer((Postprocess("mean", (1.0,), "test share", rules),)), {}
+    monkeypatch.setattr("tempfile.TemporaryFile", disk)
+    images = [("a", dark), ("b", None), ("c", bright)]
+    images[1:1] = [("lost", np.full((1, 2, 4), 250, np.uint8))] * (disk is FullDisk)
+    kept, renderer_of = spool(iter(images), renderer, lambda _: None, problems.__setitem__)
     found = dict(kept)
-    assert list(found) == ["a", "b", "c"]
-    assert found["b"] is None
+    assert list(found) == [name for name, _ in images]
+    assert {name for name, values in found.items() if values is None} == {"b", *problems}
+    assert list(problems) == ["lost"] * (disk is FullDisk)
     assert np.array_equal(found["a"], dark)
     assert [renderer_of(name).masks(found[name]).sum() for name in ("a", "c")] == [0, 4]
 

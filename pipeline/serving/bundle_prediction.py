@@ -186,7 +186,7 @@ def _after_the_last(
         return None if stores is None else _or_problem(run, image_id, lambda: _combine(bundle, stores))
 
     combined = ((image_id, combine_or_none(image_id, stores)) for image_id, stores in stream)
-    kept, renderer_of = spool(combined, bundle.renderer, bundle.card.volume_of)
+    kept, renderer_of = spool(combined, bundle.renderer, bundle.card.volume_of, run.add_problem)
 
     def render(image_id: str, values: np.ndarray | None) -> np.ndarray | None:
         return None if values is None else _or_problem(run, image_id, lambda: renderer_of(image_id).render(values))

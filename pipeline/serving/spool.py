@@ -20,17 +20,23 @@ class Spool:
     """Images with their combined values, compressed, in a file without a name: it is gone with the process."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __iter__
+        # Not buffered: what a failed write left in a buffer would fail again with the next image.
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by __iter__
         self._images: list[tuple[str, tuple[int, ...] | None, int]] = []  # id, shape, bytes; None: no prediction
+        self._bytes = 0  # of all images
 
     def write(self, image_id: str, values: np.ndarray | None) -> None:
-        """Add the combined values (C, H, W) uint8 of an image; None if it has none."""
-        if values is None:
-            self._images.append((image_id, None, 0))
-            return
-        data = zlib.compress(np.ascontiguousarray(values), FAST)
-        self._file.write(data)
-        self._images.append((image_id, values.shape, len(data)))
+        """Add the combined values (C, H, W) uint8 of an image; None if it has none.
+
+        Raises:
+            OSError: if the disk is full; the image is not added.
+        """
+        data = b"" if values is None else zlib.compress(np.ascontiguousarray(values), FAST)
+        self._file.seek(self._bytes)  # over what a failed write left
+        if self._file.write(data) != len(data):
+            raise OSError(f"{len(data)} bytes do not fit")
+        self._bytes += len(data)
+        self._images.append((image_id, None if values is None else values.shape, len(data)))
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray | None]]:
         """The images in the order in which they were added, once: the file is closed behind the last."""
@@ -42,20 +48,29 @@ class Spool:
 
 
 def spool(
-    images: Iterator[tuple[str, np.ndarray | None]], renderer: Renderer, volume_of: Callable[[str], str | None]
+    images: Iterator[tuple[str, np.ndarray | None]],
+    renderer: Renderer,
+    volume_of: Callable[[str], str | None],
+    add_problem: Callable[[str, str], None],
 ) -> tuple[Iterator[tuple[str, np.ndarray | None]], RendererOf]:
     """Read all images, and return them again, with the renderer of each.
 
     Args:
         images: id and combined values (C, H, W) uint8, or None, of each image.
         volume_of: from an image's id to its volume.
+        add_problem: is told the id of an image that cannot be kept, and why; it is returned without values.
     """
     log.info("a threshold is a share of several images: masks are made after the last prediction")
     kept, places = Spool(), {}
 
     def predicted() -> Iterator[tuple[str, np.ndarray]]:
         for image_id, combined in images:
-            kept.write(image_id, combined)
+            try:
+                kept.write(image_id, combined)
+            except OSError as error:
+                add_problem(image_id, f"temporary file {tempfile.gettempdir()}: {error}")
+                kept.write(image_id, None)
+                continue
             if combined is not None:
                 places[image_id] = Place(volume=volume_of(image_id))
                 yield image_id, combined

@@ -1,6 +1,6 @@
 """The score weighted by likeness to the test images, against the plain one and the truth; and false alarms.
 
-    python benchmarks/adversarial_validation.py [--quick] [--runs 25] [--null-runs 100] [--images 300] [--test 150]
+    python benchmarks/adversarial_validation.py [--quick] [--runs 15] [--null-runs 100] [--images 300] [--test 150]
 
 Generated images of discs on a textured background vary in noise, size of the discs, contrast and emptiness. A fixed
 segmentation, a blur and a threshold, scores each of them by Dice. In each shift, test images are drawn from the same
@@ -157,7 +157,7 @@ def print_alarms(console: Console, runs: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="8 runs of each shift, 10 without")
-    parser.add_argument("--runs", type=int, default=25, help="of each shift")
+    parser.add_argument("--runs", type=int, default=15, help="of each shift")
     parser.add_argument("--null-runs", type=int, default=100, help="of each size without a shift")
     parser.add_argument("--images", type=int, default=300, help="training images of a run")
     parser.add_argument("--test", type=int, default=150, help="test images of a run")

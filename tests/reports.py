@@ -102,7 +102,7 @@ def make_rules() -> pd.DataFrame:
 def make_like_test(**other: object) -> LikeTest:
     """No shift; images with a larger number are more like the test images. `other` replaces parts of it."""
     parts = {
-        "summary": "test images look like training images (AUC 0.51, 0.40 to 0.62)",
+        "summary": "test images do not differ from training images by more than chance (AUC 0.51, 0.40 to 0.62)",
         "differ": False,
         "score": Interval(0.8995, 0.88, 0.91),
         "effective": 55.0,

@@ -115,7 +115,9 @@ def test_too_few_images_are_refused_with_their_number():
         too_few("test", 3, 3)
         == f"3 test images are too few to tell whether they differ, at least {MIN_GROUPS} are needed"
     )
-    assert too_few("training", 900, 4).startswith("900 training images in 4 groups are too few")
+    in_groups = too_few("training", 900, 4)
+    assert in_groups.startswith("900 training images in 4 groups are too few")
+    assert in_groups.endswith("at least 30 groups are needed")
     assert too_few("test", MIN_GROUPS, MIN_GROUPS) is None
     with pytest.raises(ValueError, match="3 test images are too few"):
         compare(draw(0, 100), draw(1, 3))

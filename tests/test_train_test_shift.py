@@ -164,5 +164,5 @@ def test_the_line_below_the_score_has_the_weighted_one_and_on_how_many_images_it
     done = SimpleNamespace(shift=TrainTestShift(found, ["a", "b"], ["t"]), like_test=Interval(0.875, 0.8, 0.9))
     assert _format_like_test(done).strip() == (
         "0.8750  weighted by likeness to the test images, 95% interval 0.8000 to 0.9000, 1 effective of 2 images, too "
-        "few to rely on; test images look like training images (AUC 0.50, 0.40 to 0.60)"
+        "few to rely on; test images do not differ from training images by more than chance (AUC 0.50, 0.40 to 0.60)"
     )

@@ -168,7 +168,7 @@ def audit(
 def _print_shift(shift: stages.TrainTestShift) -> None:
     """Print whether test images differ from training images, and in what."""
     out.print(f"test        {shift}", soft_wrap=True)
-    if shift.found:
+    if shift.found and shift.found.differ:
         print_table([each._asdict() for each in shift.found.differences[:MAX_DIFFERENCES]], DIFFERENCE_FORMATS)
 
 

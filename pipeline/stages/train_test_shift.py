@@ -49,7 +49,7 @@ class TrainTestShift(NamedTuple):
             return f"not compared with the training images: {self.missing}"
         auc = f"AUC {self.found.auc.mean:.2f}, {self.found.auc.low:.2f} to {self.found.auc.high:.2f}"
         if not self.found.differ:
-            return f"test images look like training images ({auc})"
+            return f"test images do not differ from training images by more than chance ({auc})"
         return f"test images differ ({auc}): {', '.join(map(str, self.found.differences[:NAMED]))}"
 
     def weighted(self, rows: pd.DataFrame, scores: Scores) -> Interval | None:

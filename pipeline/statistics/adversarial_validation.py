@@ -1,13 +1,13 @@
 """Adversarial validation: whether test images differ from training images, in what, and what that does to the score.
 
-A classifier tells training from test images by their statistics, and each image is judged by classifiers that were not
-trained on its group. If they are right more often than chance explains, the two sets differ, and a score on training
-images speaks of other images than those of the test set. The classifier's odds say how much more frequent images like a
-given one are in the test set than in the training set. The score of the training images, weighted by these odds,
-estimates that of the test images, as far as the statistics show what makes an image difficult.
+A classifier tells training from test images by their statistics; each image is classified without its group. If that
+is right more often than chance explains, the two sets differ, and the score of the training images is not that of the
+test images. The classifier's odds are an estimate of how much more frequent images like a given one are in the test set
+than in the training set. The score of the training images, weighted by these odds, estimates that of the test images,
+as far as the statistics show what makes an image difficult.
 
-The odds are calibrated on the held-out predictions: where the classifier has found nothing, all of them become 1, and
-the weighted score is the plain one.
+The odds are calibrated on the held-out predictions: where the classifier has found nothing, all of them are 1, and the
+weighted score is the plain one.
 
 Source:
     Importance weighting by a classifier's odds: Bickel, Brückner and Scheffer, Discriminative learning under covariate
@@ -101,8 +101,10 @@ def too_few(what: str, images: int, groups: int) -> str | None:
     """
     if groups >= MIN_GROUPS:
         return None
-    of = "" if groups == images else f" in {groups} groups"
-    return f"{images} {what} images{of} are too few to tell whether they differ, at least {MIN_GROUPS} are needed"
+    of, needed = ("", "") if groups == images else (f" in {groups} groups", " groups")
+    return (
+        f"{images} {what} images{of} are too few to tell whether they differ, at least {MIN_GROUPS}{needed} are needed"
+    )
 
 
 def compare_images(

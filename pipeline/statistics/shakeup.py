@@ -91,8 +91,8 @@ def simulate(
     effective = min(effective_groups(each.per_group(groups)) for each in candidates)
     if effective < MIN_GROUPS - TIE:
         raise TooFewGroupsError(
-            f"the metric counts {effective:.1f} effective groups, a choice of submissions needs {MIN_GROUPS}: with "
-            f"fewer, the simulated share of wins is far from the true one. Select by other evidence"
+            f"the metric counts {effective:.1f} effective groups, a choice of submissions needs {MIN_GROUPS}: the "
+            f"simulation was not checked with fewer. Select by other evidence"
         )
     means = np.array([each.mean() for each in candidates])
     moved = _shrink(means, student_factor(effective) * (boards.oof - means)) - boards.oof

@@ -80,7 +80,7 @@ class _Turn(Generic[T]):
         """End the thread, if it still runs."""
         self._stopped = True
         self._may_run.release()
-        self._thread.join()
+        self._thread.join(timeout=1)  # after an interrupt it may compute for longer; then it ends with the process
 
     def _run(self, select: Callable[[Oof], T], oof: Oof) -> None:
         self._may_run.acquire()

@@ -324,4 +324,6 @@ def test_report_and_command_line_name_the_share_and_its_pool():
     assert score_surface("salt", surface).axes[0].get_ylabel() == "share of the test set's pixels"
     text = _format_rules(rules)
     assert text == f"threshold {rules.threshold:.4g}, share {rules.share:.4g} of the pixels of the test set"
+    expected = Rules(0.5, 0, share=1.5, share_of="expected")
+    assert _format_rules(expected) == "threshold 0.5, share 1.5 of the expected foreground of the image"
     assert _format_rules(Rules(0.5, 8)) == "threshold 0.5, min_area 8"

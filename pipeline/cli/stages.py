@@ -385,7 +385,9 @@ def _format_rules(rules: Rules | InstanceRules) -> str:
     """The fields that are set, with their values."""
     set_ = {name: value for name, value in rules._asdict().items() if value and not isinstance(value, str)}
     text = ", ".join(f"{name} {value:.4g}" for name, value in set_.items())
-    return f"{text} of the {rules.share_of} of the {rules.share_in}" if "share" in set_ else text
+    if "share" not in set_:
+        return text
+    return f"{text} of the {'pixels' if rules.share_of == 'pixels' else 'expected foreground'} of the {rules.share_in}"
 
 
 @app.command()

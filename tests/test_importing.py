@@ -12,7 +12,9 @@ from PIL import Image
 
 from pipeline import config, stages
 from pipeline.cli import main
+from pipeline.cli.terminal import load_configs
 from pipeline.inference.prediction_store import PredictionStore
+from pipeline.stages.ensembling import _combine_test, load_members, split_members
 from pipeline.stages.importing import import_member
 
 pytestmark = pytest.mark.slow
@@ -165,8 +167,13 @@ def test_a_member_without_oof_predictions_needs_a_weight_and_changes_no_score(su
     manifest = json.loads(Path("submissions/tiny+theirs.json").read_text())
     assert manifest["unscored"] == {"theirs": 0.99}
     assert manifest["oof_score"] == json.loads(Path("submissions/tiny.json").read_text())["oof_score"]
-    masks = pd.read_csv("submissions/tiny+theirs.csv", dtype=str)["rle_mask"]
-    assert (masks == f"1 {36 * 44}").all()  # 0.99 of certainty decides every pixel
+    cfgs = load_configs(Path("configs/tiny.toml"), "tiny theirs", None, None, False, weights="theirs=0.99")
+    members, unscored = split_members(load_members(cfgs))
+    renderer = stages.ensemble(cfgs).selection.renderer
+    together, native = (_combine_test(members, renderer, others) for others in (unscored, []))
+    for image_id in PredictionStore(Path("runs/theirs/test")).ids():
+        expected = np.rint(0.99 * 255 + 0.01 * native(image_id))
+        assert np.array_equal(together(image_id), expected)
     assert main([*both, "--weights", "theirs=0.000001"]) == 0
     assert written("tiny+theirs")[0] == written("tiny")[0]
     assert main(["report", *both[1:], "--weights", "theirs=0.5"]) == 0

@@ -490,6 +490,14 @@ class Predict(Table):
     full: bool = False  # also predict the test set with a model trained on every image
 
 
+class Ensemble(Table):
+    """What `make ensemble` may choose."""
+
+    # Whose share of pixels may set a threshold; (): thresholds are fixed probabilities. With "volume" or "test set",
+    # the mask of an image may depend on other images, and batch-predict refuses such a choice.
+    shares: tuple[Literal["image", "volume", "test set"], ...] = ("image", "volume", "test set")
+
+
 class Imported(Table):
     """Predictions of another tool, which `make import` wrote into runs/<name>/. There is no model."""
 
@@ -516,6 +524,7 @@ class Config(Table):
     model: Model = Model()
     train: Train
     predict: Predict = Predict()
+    ensemble: Ensemble = Ensemble()
     imported: Imported | None = None  # predictions of another tool: model, train and predict have no effect then
 
     @model_validator(mode="before")

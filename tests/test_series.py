@@ -550,7 +550,7 @@ FAST = ["folds.count=2", "train.phases.0.epochs=1", "train.phases.1.epochs=1", "
 def test_the_bundle_and_batch_prediction_write_the_masks_of_the_ensemble(volumes, options):
     load(settings="neighbours = 1")
     more = ["train.phases.1.crop=32"] if "crops" in options[-2:][0] or len(options) == 3 else []
-    cfg = config.load("configs/tiny.toml", [*FAST, *options, *more])
+    cfg = config.load("configs/tiny.toml", [*FAST, *options, *more, "ensemble.shares=['image']"])
     done = stages.ensemble([cfg])
     bundle = write_weights(Path("bundle"), load_members([cfg]), done)
     assert [each.model.in_channels for each in bundle.cfgs] == [3]

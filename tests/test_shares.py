@@ -1,6 +1,5 @@
 """Thresholds by share of an image, a volume or the test set: by hand, against loops over pixels, and in the choice."""
 
-from functools import partial
 from io import BytesIO
 
 import numpy as np
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipeline.cli.stages import _format_rules
-from pipeline.ensemble import candidate_rules
 from pipeline.ensemble.candidate_rules import search_candidates
 from pipeline.ensemble.evaluation import mean_score
 from pipeline.ensemble.renderer import Postprocess, Renderer
@@ -18,7 +16,7 @@ from pipeline.ensemble.selection import Oof, select_multilabel
 from pipeline.metrics import VOID, count, metric_names, pixel_metric, stack
 from pipeline.postprocess.rule_variants import VariantSearch
 from pipeline.postprocess.rules import Rules, apply, at_place, with_threshold
-from pipeline.postprocess.search import RULE_SETS, RuleSearch
+from pipeline.postprocess.search import RULE_SETS, RuleSearch, rule_sets_of
 from pipeline.postprocess.shares import SHARES, Histograms, Place, histogram_of
 from pipeline.postprocess.threshold_counts import THRESHOLDS
 from pipeline.report.plots import score_surface
@@ -186,10 +184,14 @@ def discs(brightness_of, *, areas, folds=4, volume_size=1, seed=0):
         yield values, target, Place(volume % folds, f"v{volume}")
 
 
-def choose(images):
+def choose(images, rule_sets=tuple(RULE_SETS)):
     """The choice on all folds, and the cross-fitted scores of the rule sets' best rules."""
     images = list(images)
-    found = search_candidates(lambda keys: ((key, *image) for image in images for key in keys), DICE, {"": [FOLDS]})[""]
+
+    def images_of(keys):
+        return ((key, *image) for image in images for key in keys)
+
+    found = search_candidates(images_of, DICE, {"": [FOLDS]}, rule_sets)[""]
     return found, found.best(FOLDS)
 
 
@@ -223,7 +225,16 @@ def test_a_share_of_the_test_set_wins_where_brightness_is_the_models():
     assert 0.5 * np.mean(areas) < rules.share * 32 * 32 < 1.5 * np.mean(areas)
 
 
-def test_a_share_that_helps_in_sample_only_is_not_selected(monkeypatch):
+@pytest.mark.parametrize("pools", [(), ("image",), ("image", "volume")])
+def test_only_shares_of_the_given_pools_are_tried(pools):
+    brightness = np.random.default_rng(1).uniform(0.4, 1, 12)
+    images = discs(lambda _, number: brightness[number // 6], areas=[100] * 72, volume_size=6)
+    found, (_, rules) = choose(images, rule_sets_of(pools))
+    assert {RULE_SETS[name].pool for name in found.grids} == {None, *pools}
+    assert (rules.share is None) == (not pools)
+
+
+def test_a_share_that_helps_in_sample_only_is_not_selected():
     # All pixels of an image differ. In fold 0, the brightest 8 of 64 are the object of three dark images; in each other
     # fold, those above a half are, 20, 30 or 10. In sample, a share of about 1/8 wins. It is not chosen without fold 0,
     # and wrong in the other folds.
@@ -234,8 +245,7 @@ def test_a_share_that_helps_in_sample_only_is_not_selected(monkeypatch):
         for fold, area in ((1, 20), (2, 30), (3, 10)) * 2
     ]
     names = ["total", "image share"]
-    monkeypatch.setattr(candidate_rules, "RuleSearch", partial(RuleSearch, rule_sets=names))
-    found, (_, rules) = choose(images)
+    found, (_, rules) = choose(images, names)
     best = {name: found.grids[name].best(FOLDS) for name in names}
     assert best["image share"][0].share == pytest.approx(1 / 8, abs=0.03)
     assert best["image share"][1] > 0.05 + best["total"][1]

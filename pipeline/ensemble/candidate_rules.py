@@ -78,7 +78,10 @@ class CandidateRules:
 
 
 def search_candidates(
-    images_of: ImagesOf, metric: Metric, fits: Mapping[K, Sequence[Folds]]
+    images_of: ImagesOf,
+    metric: Metric,
+    fits: Mapping[K, Sequence[Folds]],
+    rule_sets: Collection[str] = tuple(GRID_RULE_SETS),
 ) -> dict[K, CandidateRules]:
     """Score the candidate rules of several classes, or combinations, in two passes over the images.
 
@@ -87,11 +90,12 @@ def search_candidates(
     Args:
         images_of: called once per pass.
         fits: of each key, the sets of folds that rules will be chosen on.
+        rule_sets: names of `search.RULE_SETS`.
 
     Raises:
         ValueError: as `RuleSearch`.
     """
-    searches = _run({key: RuleSearch(metric) for key in fits}, images_of)
+    searches = _run({key: RuleSearch(metric, rule_sets=rule_sets) for key in fits}, images_of)
     grids = {key: search.grids() for key, search in searches.items()}
     histograms = {key: search.histograms for key, search in searches.items()}
     candidates = {key: {name: Candidate(grid) for name, grid in grids[key].items()} for key in fits}

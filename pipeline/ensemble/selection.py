@@ -17,7 +17,7 @@ from pipeline.ensemble.renderer import Postprocess, Renderer
 from pipeline.ensemble.weights import Subsample, log_loss_weights, subsample
 from pipeline.metrics import Counts, Metric, Scores, count, nan_to_zero, ratio, stack
 from pipeline.postprocess.rules import Rules
-from pipeline.postprocess.search import ScoreGrid
+from pipeline.postprocess.search import RULE_SETS, ScoreGrid
 from pipeline.postprocess.shares import Histograms, Place
 from pipeline.statistics.crossfit import CrossFitted, cross_fit, refuse_one_fold
 
@@ -100,11 +100,16 @@ class Selection:
         return self.by_place.get(place) or self.by_fold[place.fold]
 
 
-def select_multilabel(oof: Oof, metric: Metric, classes: int) -> Selection:
+def select_multilabel(
+    oof: Oof, metric: Metric, classes: int, rule_sets: Collection[str] = tuple(RULE_SETS)
+) -> Selection:
     """Choose combination, weights, rule set and rules of each class; classes may overlap.
 
     Each image is read four times, whatever the number of classes, members and folds: for the weights, for the rule
     sets, for their variants and for the scores.
+
+    Args:
+        rule_sets: that are tried, names of `search.RULE_SETS`.
 
     Raises:
         ValueError: for fewer than two folds, or one without a score; as `cross_fit`, `blend` and `RuleSearch`.
@@ -115,7 +120,7 @@ def select_multilabel(oof: Oof, metric: Metric, classes: int) -> Selection:
     samples, areas = _read_samples(oof, classes)
     choosers = [make_chooser(each, oof.fold_of, metric, oof.members) for each in samples]
     weighted = [{folds: choose(folds) for folds in fits} for choose in choosers]
-    candidates = _search(oof, metric, weighted)
+    candidates = _search(oof, metric, weighted, rule_sets)
     chosen = [
         {folds: Postprocess.of(each, *candidates[number, each].best(folds)) for folds, each in of_class.items()}
         for number, of_class in enumerate(weighted)
@@ -164,7 +169,7 @@ def _read_samples(oof: Oof, classes: int) -> tuple[list[list[Subsample]], np.nda
 
 
 def _search(
-    oof: Oof, metric: Metric, weighted: Sequence[Mapping[Folds, Weighting]]
+    oof: Oof, metric: Metric, weighted: Sequence[Mapping[Folds, Weighting]], rule_sets: Collection[str]
 ) -> dict[tuple[int, Weighting], CandidateRules]:
     """The candidate rules of each class and each of its weightings, which `weighted` has for each set of folds."""
 
@@ -179,7 +184,7 @@ def _search(
     for number, of_class in enumerate(weighted):
         for folds, each in of_class.items():
             fits.setdefault((number, each), []).append(folds)
-    return search_candidates(images_of, metric, fits)
+    return search_candidates(images_of, metric, fits, rule_sets)
 
 
 def _score_at_half(

@@ -6,7 +6,7 @@ fold, and their score on that fold, are then read from these sums.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -271,6 +271,11 @@ RULE_SETS = {
     "triplet": RuleSet(("presence_area", "threshold", "presence_threshold"), _triplet_terms),
     **_share_sets(),
 }
+
+
+def rule_sets_of(pools: Collection[Pool]) -> list[str]:
+    """The names of the rule sets without a share, and of those whose share is of one of the pools."""
+    return [name for name, rule_set in RULE_SETS.items() if rule_set.pool in (None, *pools)]
 
 
 class RuleSearch:

@@ -40,6 +40,7 @@ from pipeline.metrics import (
     stack,
     volume_metric,
 )
+from pipeline.postprocess.search import rule_sets_of
 from pipeline.postprocess.shares import Place
 from pipeline.progress import track
 from pipeline.report.overlays import PANELS, Panel, choose_examples, write_sheet
@@ -257,16 +258,23 @@ def oof_rows(members: Sequence[Context]) -> pd.DataFrame:
 def select_members(members: Sequence[Context], rows: pd.DataFrame) -> tuple[Selection, list[Selection]]:
     """The selection for all members together, and that for each one alone; the same one for a single member."""
     first = members[0]
-    select = partial(_select, card=first.card, boundaries=first.cfg.data.boundary is not None)
+    select = partial(
+        _select,
+        card=first.card,
+        boundaries=first.cfg.data.boundary is not None,
+        rule_sets=rule_sets_of(first.cfg.ensemble.shares),
+    )
     return select_with_members(oof_of_members(members, rows), select)
 
 
-def _select(oof: Oof, card: Competition, *, boundaries: bool) -> Selection:
+def _select(oof: Oof, card: Competition, *, boundaries: bool, rule_sets: Sequence[str]) -> Selection:
     name = selection_metric(card.metric)
     if card.instances:
         return select_instances(oof, instance_metric(name), boundaries=boundaries)
     metric = pixel_metric(name)
-    return select_multiclass(oof, metric) if card.exclusive else select_multilabel(oof, metric, len(card.classes))
+    if card.exclusive:
+        return select_multiclass(oof, metric)
+    return select_multilabel(oof, metric, len(card.classes), rule_sets)
 
 
 def oof_of_members(members: Sequence[Context], rows: pd.DataFrame) -> Oof:

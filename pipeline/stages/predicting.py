@@ -74,5 +74,6 @@ def _refuse_shares(bundle: Bundle, weights: Path) -> None:
     if bundle.renderer.pooled:
         raise ValueError(
             f"{weights}: the threshold is a share of a test set or volume (share_in in {RECORD_FILE}), of which a "
-            f"partition has only a part: predict with the command run-bundle"
+            f'partition has only a part: predict with the command run-bundle, or set ensemble.shares = ["image"] and '
+            f"run make ensemble and make bundle again"
         )

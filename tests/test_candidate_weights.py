@@ -5,7 +5,7 @@ import pytest
 from calibration_weights import SCENARIOS, gain
 
 from pipeline.ensemble.calibration import rank_tables, temperature_tables
-from pipeline.ensemble.candidate_weights import COMBINATIONS, equal_weighting, make_chooser
+from pipeline.ensemble.candidate_weights import COMBINATIONS, equal_weighting, make_chooser, standard_error
 from pipeline.ensemble.combine import Weighting
 from pipeline.ensemble.weights import (
     Subsample,
@@ -15,7 +15,7 @@ from pipeline.ensemble.weights import (
     log_loss_weights,
     score_images,
 )
-from pipeline.metrics import pixel_metric
+from pipeline.metrics import Scores, pixel_metric
 
 DICE = pixel_metric("mean_dice")
 FOLDS = 0, 1, 2
@@ -42,7 +42,7 @@ def searched(images):
 
 
 def choose_by_loops(images, fold_of, folds):
-    """The weighting with the best score over the folds, each searched again without the fold; equal weights first."""
+    """The weighting with the best score over the folds, each searched again without the fold, if it clearly leads."""
 
     def of(some):
         return [image for image, fold in zip(images, fold_of, strict=True) if fold in some]
@@ -52,8 +52,11 @@ def choose_by_loops(images, fold_of, folds):
         rest = of(set(folds) - {fold})
         fitted = [fit_threshold(rest, each, DICE) for each in searched(rest)]
         scores.append([score_images(of({fold}), each, DICE).per_image() for each in fitted])
-    means = [np.mean(np.concatenate(each)) for each in zip(*scores, strict=True)]
-    return searched(of(set(folds)))[np.argmax(np.array(means) >= max(means) - 1e-12)]
+    by_candidate = np.array([np.concatenate(each) for each in zip(*scores, strict=True)])
+    best = by_candidate.mean(axis=1)[1:].argmax() + 1
+    lead = by_candidate[best] - by_candidate[0]
+    clear = lead.mean() > 0.5 * lead.std(ddof=1) / len(lead) ** 0.5
+    return searched(of(set(folds)))[best if clear else 0]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -68,6 +71,14 @@ def test_noise_of_other_folds_changes_no_choice():
     images, fold_of = noise(12, 3, 0), np.arange(12) % 4
     others = [image if of < 3 else noise(1, 3, 99)[0] for image, of in zip(images, fold_of, strict=True)]
     assert make_chooser(images, fold_of, DICE, 3)(FOLDS) == make_chooser(others, fold_of, DICE, 3)(FOLDS)
+
+
+def test_standard_error_of_a_ratio_is_that_of_many_draws():
+    rng = np.random.default_rng(0)
+    denominator = rng.uniform(1, 3, (400, 1))
+    a, b = (Scores(denominator * rng.uniform(0.2, 1, (400, 1)), denominator) for _ in range(2))
+    draws = [a.take(rows).mean() - b.take(rows).mean() for rows in rng.integers(0, 400, (4000, 400))]
+    assert standard_error(a, b) == pytest.approx(np.std(draws), rel=0.05)
 
 
 def test_one_member_or_one_fold_leaves_nothing_to_choose():

@@ -49,7 +49,7 @@ def test_the_mean_row_skips_missing_values_of_a_fold():
         {"fold": 0, "images": 3, "found": 0.5, "left empty": None, "seconds": 1},
         {"fold": 1, "images": 4, "found": None, "left empty": None, "seconds": 2},
     ]
-    expected = {"fold": "mean", "images": 7, "found": 0.5, "left empty": None, "seconds": 3, "best phase": ""}
+    expected = {"fold": "mean", "images": 7, "found": 0.5, "left empty": None, "seconds": 3}
     assert stages.mean_row(rows) == expected
 
 

@@ -81,10 +81,11 @@ def test_standard_error_of_a_ratio_is_that_of_many_draws():
     assert standard_error(a, b) == pytest.approx(np.std(draws), rel=0.05)
 
 
-def test_one_member_or_one_fold_leaves_nothing_to_choose():
+def test_one_member_or_two_folds_leave_nothing_to_choose():
     images, fold_of = noise(6, 2, 0), np.arange(6) % 2
     assert make_chooser([], fold_of, DICE, 1)((0, 1)) == Weighting("mean", (1.0,))
     assert make_chooser(images, fold_of, DICE, 2)((0,)) == Weighting("mean", (0.5, 0.5))
+    assert make_chooser(images, fold_of, DICE, 2)((0, 1)) == Weighting("mean", (0.5, 0.5))
 
 
 def test_a_metric_that_is_not_defined_leaves_equal_weights():

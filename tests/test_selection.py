@@ -22,7 +22,7 @@ from pipeline.models import build_model
 from pipeline.postprocess.threshold_counts import HALF, count_pixels
 from pipeline.training.checkpoint import read_record
 from pipeline.training.distributed import Processes
-from pipeline.training.history import log_collapse, log_epoch
+from pipeline.training.history import kept_line, log_collapse, log_epoch
 from pipeline.training.selection import NOT_VALIDATED, Validation
 from pipeline.training.validation import Validator
 from tests import fitting
@@ -230,6 +230,7 @@ def test_select_last_keeps_the_last_epoch_of_the_last_phase_whatever_the_scores(
     scored(monkeypatch, *map(silent, [0.9, 0.1, 0.5, 0.2]))
     fit_tiny("train.select='last'", phases=2, epochs=[2, 2])
     assert [line["best"] for line in history()] == [False, True, False, True]
+    assert kept_line(history()[:2])["epoch"] == 2  # although the first epoch has a higher selection score
     assert [read_record(RUN / f"phase{number}.safetensors")["epoch"] for number in (1, 2)] == [2, 2]
     record = read_record(RUN / "best.safetensors")
     assert (record["phase"], record["epoch"]) == (2, 2)
@@ -290,7 +291,7 @@ def test_phase_with_an_epoch_above_the_baseline_logs_no_warning(tiny, monkeypatc
 
 def test_advice_for_exclusive_classes_names_their_losses(caplog):
     with caplog.at_level(logging.WARNING, logger="pipeline"):
-        log_collapse([{"fold": 0, "phase": 1} | silent(0).line()], exclusive=True)
+        log_collapse([{"fold": 0, "phase": 1, "best": True} | silent(0).line()], exclusive=True)
     assert "no better than the most frequent class everywhere (0.7000)" in caplog.messages[0]
     assert "dice_softmax" in caplog.messages[0]
 

@@ -12,8 +12,8 @@ from pipeline.ensemble.combine import STACK, Weighting, blend_by, combine
 from pipeline.ensemble.renderer import Postprocess, Renderer
 from pipeline.ensemble.serialization import from_record, to_record
 from pipeline.ensemble.stacking import SIDE, Stack, apply_stack, fit_stack, mean_around
-from pipeline.ensemble.weights import stack_weights, subsample
-from pipeline.metrics import pixel_metric
+from pipeline.ensemble.weights import count_pixels_by_value, stack_weights, subsample
+from pipeline.metrics import VOID, pixel_metric
 from pipeline.postprocess.rules import Rules
 
 DICE = pixel_metric("mean_dice")
@@ -63,6 +63,33 @@ def test_shares_of_the_members_by_hand():
     assert STACKED.shares == pytest.approx((1.5 / 1.7, 0.2 / 1.7))
     assert Stack(0.0, (1.0, -2.0), (0.0, 0.5)).shares == (1.0, 0.0)
     assert Stack(0.0, (0.0, 0.0), (0.0, 0.0)).shares == (0.5, 0.5)
+
+
+def test_a_member_with_a_negative_coefficient_is_used_and_one_without_coefficients_is_not_read():
+    negative = Stack(0.1, (4.5, -4.2, 0.0), (8.5, -7.1, 0.0))
+    part = Postprocess.of(Weighting(STACK, negative.shares, (), negative), "total", Rules(0.5, 0))
+    assert part.weights == (1.0, 0.0, 0.0)
+    assert Renderer((part,)).used.tolist() == [True, True, False]
+    values = np.random.default_rng(0).integers(0, 256, (3, 1, 6, 7)).astype(np.uint8)
+    stores = [[SimpleNamespace(read=lambda _, member=member: member)] for member in values[:2]]
+    assert np.array_equal(combine([*stores, []], "a", *part.weighting), blend_by(part.weighting, values))
+
+
+def test_a_stack_without_coefficients_reads_all_members():
+    assert Stack(0.3, (0.0, 0.0), (0.0, 0.0)).used.tolist() == [True, True]
+
+
+def test_void_pixels_do_not_count_for_a_stack_or_a_calibration():
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 256, (2, 30, 30)).astype(np.uint8)
+    target = (values[0] > 128).astype(np.uint8)
+    void = target.copy()
+    void[:, 15:] = VOID
+    image = subsample(values, void)
+    assert count_pixels_by_value([image]).sum() == 2 * 30 * 15
+    kept = image.without_void()
+    assert kept.target.tolist() == target[:, :15].ravel().tolist()
+    assert stack_weights([image]) == fit_stack([kept.values], [kept.around], [kept.target])
 
 
 def test_an_image_smaller_than_the_neighbourhood_has_a_mean():

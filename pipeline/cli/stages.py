@@ -28,6 +28,7 @@ from pipeline.cli.terminal import (
 )
 from pipeline.config import Config
 from pipeline.data.transform_list import to_toml, to_value
+from pipeline.ensemble.combine import Weighting
 from pipeline.ensemble.renderer import Renderer
 from pipeline.metrics import DetectionRates, epoch_metric, selection_metric
 from pipeline.postprocess.instances import InstanceRules
@@ -365,6 +366,12 @@ def _format_detection(found: DetectionRates) -> list[str]:
 BASELINE = {False: "baseline: nothing predicted", True: "baseline: the most frequent class everywhere"}
 
 
+def _describe_weighting(weighting: Weighting) -> str:
+    if weighting.stack:
+        return "stacking, a logistic regression; the weights are its coefficients' shares"
+    return weighting.combination + ", each member calibrated first" * bool(weighting.calibration)
+
+
 def _print_rules(renderer: Renderer, classes: Sequence[str], *, several: bool) -> None:
     """Print the post-processing: one line, or one per class."""
     if renderer.kind == "multiclass":
@@ -377,7 +384,7 @@ def _print_rules(renderer: Renderer, classes: Sequence[str], *, several: bool) -
     for name, part in zip(classes, renderer.parts, strict=True):
         of_class = f"{name}: " if len(classes) > 1 else ""
         if several:
-            out.print(f"combined    {of_class}by {part.combination}")
+            out.print(f"combined    {of_class}by {_describe_weighting(part.weighting)}")
         out.print(f"rules       {of_class}{_format_rules(part.rules)}")
 
 

@@ -30,12 +30,13 @@ DECIMALS = 1  # of a table's entries: far below the step of stored values
 
 
 def temperature_tables(pixels: np.ndarray) -> tuple[Table, ...]:
-    """The table of each member's temperature of the least log loss.
+    """The table of each member's temperature of the least log loss; 0 and 255 stay, so that background stays empty.
 
     Shapes:
         pixels: (M, 256, 2), number of pixels by stored value, outside and inside of the target.
     """
-    return tuple(_to_table(MAX_VALUE / (1 + np.exp(-LOG_ODDS / fit_temperature(each)))) for each in pixels)
+    tables = [MAX_VALUE / (1 + np.exp(-LOG_ODDS / fit_temperature(each))) for each in pixels]
+    return tuple(_to_table(np.array([0, *table[1:-1], MAX_VALUE])) for table in tables)
 
 
 def fit_temperature(pixels: np.ndarray) -> float:

@@ -96,8 +96,10 @@ def search_candidates(
         ValueError: as `RuleSearch`.
     """
     searches = _run({key: RuleSearch(metric, rule_sets=rule_sets) for key in fits}, images_of)
-    grids = {key: search.grids() for key, search in searches.items()}
-    histograms = {key: search.histograms for key, search in searches.items()}
+    grids, histograms = {}, {}
+    for key in fits:
+        search = searches.pop(key)  # its sums are as large as the grids
+        grids[key], histograms[key] = search.grids(), search.histograms
     candidates = {key: {name: Candidate(grid) for name, grid in grids[key].items()} for key in fits}
     base_of = {key: {folds: _best_rule_set(candidates[key], folds) for folds in fits[key]} for key in fits}
     found = {key: _best_rules(grids[key], base_of[key]) for key in fits}

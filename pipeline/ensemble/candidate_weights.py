@@ -35,6 +35,7 @@ CALIBRATIONS = {
     "ranks": rank_tables,
 }  # that are tried with equal weights of the mean
 MARGIN = 0.5  # standard errors of the difference; one gives away a fifth of the true gains on 30 images
+DECIMALS = 12  # scores that differ by less are equal: rounding errors
 Candidate = Callable[[Folds], Weighting]  # what is searched on some folds
 
 
@@ -53,6 +54,8 @@ def make_chooser(images: Sequence[Subsample], fold_of: np.ndarray, metric: Metri
         fold_of: (N,) int.
     """
     candidates = _make_candidates(images, fold_of, metric, members)
+    # With two folds, nothing could be held out within the fold that is left, and a choice on both would have no score.
+    has_choice = members > 1 and len(np.unique(fold_of)) > 2
 
     @cache
     def fit(candidate: Candidate, folds: Folds) -> FittedWeights:
@@ -68,11 +71,12 @@ def make_chooser(images: Sequence[Subsample], fold_of: np.ndarray, metric: Metri
 
     def choose(folds: Folds) -> Weighting:
         equal, *others = candidates
-        if members == 1 or len(folds) == 1:  # nothing to choose, or no fold to hold out
+        if not has_choice:
             return equal(folds)
         scores = cross_validate(equal, folds)
         best, best_scores = max(
-            ((each, cross_validate(each, folds)) for each in others), key=lambda pair: np.nan_to_num(pair[1].mean())
+            ((each, cross_validate(each, folds)) for each in others),
+            key=lambda pair: np.round(np.nan_to_num(pair[1].mean()), DECIMALS),
         )  # of equals the first
         lead = best_scores.mean() - scores.mean()  # NaN if nothing counts for the metric
         return (best if lead > MARGIN * standard_error(best_scores, scores) else equal)(folds)

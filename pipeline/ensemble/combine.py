@@ -133,7 +133,7 @@ def blend(
         ValueError: for other weights, or a name that is not in COMBINATIONS.
     """
     if stack:
-        return apply_stack(values, mean_around(values), stack)
+        return apply_stack(values, map(mean_around, values), stack)
     shares = _checked(weights, len(values))
     tables = [forward_table(combination, 1, each) for each in calibration] or [forward_table(combination)] * len(values)
     parts = zip(values, shares, tables, strict=True)
@@ -172,8 +172,9 @@ def combine(
         ValueError: if the stores' arrays of this image differ in shape; else as `blend`.
     """
     if stack:
-        means = np.stack([_sum_of_stores(stores, image_id) / np.float32(len(stores)) for stores in members])
-        return apply_stack(means, mean_around(means), stack)
+        used = [stores for stores, use in zip(members, stack.used, strict=True) if use]
+        means = [_sum_of_stores(stores, image_id) / np.float32(len(stores)) for stores in used]
+        return apply_stack(means, map(mean_around, means), stack.of_used())
     shares = _checked(np.ones(len(members)) / len(members) if weights is None else weights, len(members))
     total: np.ndarray | None = None
     for stores, share, table in zip(members, shares, calibration or [None] * len(members), strict=True):

@@ -42,7 +42,7 @@ def select_multiclass(oof: Oof, metric: Metric) -> Selection:
     def fit(rows: np.ndarray) -> Renderer:
         folds = folds_of(oof.fold_of[rows])
         some = candidates[folds]
-        if len(folds) == 1:  # no fold can be held out: equal weights
+        if len(everything) < 3:  # nothing could be held out within the fold that is left: equal weights
             return some[0]
         return some[max(range(len(some)), key=lambda number: cross_validate(number, folds))]
 

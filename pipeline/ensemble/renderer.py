@@ -97,6 +97,11 @@ class Renderer:
         parts = zip(self.parts, histograms, strict=True)
         return replace(self, parts=tuple(part.at_place(place, each) for part, each in parts)) if self.pooled else self
 
+    @property
+    def used(self) -> np.ndarray:
+        """Which members any part needs, (M,) bool: those of weight 0 are not read, but for a stack's coefficients."""
+        return np.any([part.stack.used if part.stack else np.array(part.weights) > 0 for part in self.parts], axis=0)
+
     def combine(self, values: np.ndarray) -> np.ndarray:
         """Combine the members' values of one image, (M, C, H, W) uint8, into (C, H, W) uint8."""
         return self.combine_with(lambda weighting: blend_by(weighting, values))

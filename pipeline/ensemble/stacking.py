@@ -9,7 +9,7 @@ Source:
     Wolpert, Stacked generalization, 1992, https://doi.org/10.1016/S0893-6080(05)80023-1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -32,6 +32,17 @@ class Stack(NamedTuple):
     around: tuple[float, ...]  # (M,)
 
     @property
+    def used(self) -> np.ndarray:
+        """Which members have a coefficient that is not 0, (M,) bool; all, if none has."""
+        found = (np.array(self.own) != 0) | (np.array(self.around) != 0)
+        return found if found.any() else ~found
+
+    def of_used(self) -> "Stack":
+        """The same stack of the used members alone."""
+        own, around = (np.array(each)[self.used].tolist() for each in (self.own, self.around))
+        return Stack(self.intercept, tuple(own), tuple(around))
+
+    @property
     def shares(self) -> tuple[float, ...]:
         """Each member's share of the positive coefficients, of sum 1: comparable with weights."""
         sums = np.maximum(np.add(self.own, self.around), 0)
@@ -44,8 +55,9 @@ def mean_around(levels: np.ndarray) -> np.ndarray:
     Shapes:
         levels: (..., H, W) of stored values; returned as float32.
     """
-    planes = levels.reshape(-1, *levels.shape[-2:]).astype(np.float32)
-    return np.stack([cv2.blur(plane, (SIDE, SIDE)) for plane in planes]).reshape(levels.shape)
+    if levels.ndim > 2:
+        return np.stack([mean_around(each) for each in levels])
+    return cv2.blur(levels.astype(np.float32), (SIDE, SIDE))
 
 
 def fit_stack(own: Sequence[np.ndarray], around: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> Stack:
@@ -62,18 +74,22 @@ def fit_stack(own: Sequence[np.ndarray], around: Sequence[np.ndarray], targets: 
     if target.min() == target.max():  # nothing to tell apart: the mean of log-odds
         return Stack(0.0, (1 / members,) * members, (0.0,) * members)
     fitted = LogisticRegression(max_iter=1000, tol=1e-6).fit(features, target)
-    intercept, *weights = np.round([*fitted.intercept_, *fitted.coef_[0]], DECIMALS).tolist()
+    found = np.concatenate([fitted.intercept_, fitted.coef_[0]]).astype(np.float64)
+    intercept, *weights = np.round(found, DECIMALS).tolist()
     return Stack(intercept, tuple(weights[:members]), tuple(weights[members:]))
 
 
-def apply_stack(own: np.ndarray, around: np.ndarray, stack: Stack) -> np.ndarray:
+def apply_stack(own: Sequence[np.ndarray], around: Iterable[np.ndarray], stack: Stack) -> np.ndarray:
     """The stacked values.
+
+    Args:
+        around: may be computed member by member, as it takes four times the memory of stored values.
 
     Shapes:
         own, around: (M, ...) stored values, or their means over folds.
         returns: (...) uint8.
     """
-    log_odds = np.full(own.shape[1:], stack.intercept, dtype=np.float32)
+    log_odds = np.full(own[0].shape, stack.intercept, dtype=np.float32)
     for values, weights in ((own, stack.own), (around, stack.around)):
         for member, weight in zip(values, weights, strict=True):
             log_odds += np.float32(weight) * _log_odds(member)

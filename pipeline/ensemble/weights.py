@@ -39,6 +39,14 @@ class Subsample(NamedTuple):
     values: np.ndarray  # (M, P) uint8
     target: np.ndarray  # (P,) uint8, 0 or 1
     around: np.ndarray | None = None  # (M, P) uint8, the members' means around each pixel; for stacking
+    valid: np.ndarray | None = None  # (P,) bool, pixels that are not void; None: all
+
+    def without_void(self) -> "Subsample":
+        """The pixels that are not void: as true negatives, the others would count for a calibration."""
+        if self.valid is None or self.valid.all():
+            return self
+        around = None if self.around is None else self.around[:, self.valid]
+        return Subsample(self.values[:, self.valid], self.target[self.valid], around)
 
 
 class FittedWeights(NamedTuple):
@@ -69,11 +77,10 @@ def subsample(values: np.ndarray, target: np.ndarray, pixels: int = 4096) -> Sub
     top, left = ((min(step, length) - 1) // 2 for length in target.shape)
     grid = np.s_[..., top::step, left::step]
     sampled = target[grid].ravel()
-    own, around = (
-        each[grid].reshape(len(values), -1) * (sampled != VOID)
-        for each in (values, np.rint(mean_around(values)).astype(np.uint8))
-    )
-    return Subsample(own, (sampled == 1).astype(np.uint8), around)
+    valid = sampled != VOID
+    own = values[grid].reshape(len(values), -1) * valid
+    around = np.stack([np.rint(mean_around(each)[grid]).astype(np.uint8).ravel() for each in values]) * valid
+    return Subsample(own, (sampled == 1).astype(np.uint8), around, valid)
 
 
 def stack_weights(images: Sequence[Subsample], *, rows: np.ndarray | None = None) -> Stack:
@@ -82,7 +89,7 @@ def stack_weights(images: Sequence[Subsample], *, rows: np.ndarray | None = None
     Args:
         images: with their means around each pixel.
     """
-    chosen = _take(images, rows)
+    chosen = [image.without_void() for image in _take(images, rows)]
     return fit_stack(*zip(*((image.values, image.around, image.target) for image in chosen), strict=True))
 
 
@@ -176,9 +183,9 @@ def _combine(block: "Block", weighting: Weighting) -> np.ndarray:
 
 
 def count_pixels_by_value(images: Sequence[Subsample]) -> np.ndarray:
-    """The number of pixels of each member by stored value, outside and inside of the target, (M, 256, 2)."""
+    """The number of pixels of each member by stored value, outside and inside of the target, (M, 256, 2); no void."""
     total = np.zeros((len(images[0].values), 2 * (MAX_VALUE + 1)), dtype=np.int64)
-    for image in images:
+    for image in (each.without_void() for each in images):
         for member, values in enumerate(image.values):
             total[member] += np.bincount(2 * values.astype(np.int64) + image.target, minlength=total.shape[1])
     return total.reshape(len(total), -1, 2)
@@ -255,7 +262,7 @@ def _blocks(images: Sequence[Subsample]) -> Iterator[Block]:
     number = np.cumsum(sizes) // BLOCK
     edges = np.flatnonzero(np.diff(number)) + 1
     for start, stop in zip([0, *edges], [*edges, len(number)], strict=True):
-        values, targets, around = zip(*images[start:stop], strict=True)
+        values, targets, around, _ = zip(*images[start:stop], strict=True)
         means = None if any(each is None for each in around) else np.concatenate(around, axis=1)
         yield Block(np.concatenate(values, axis=1), np.concatenate(targets), sizes[start:stop], means)
 

@@ -365,7 +365,7 @@ def _members(data: ReportData) -> list[Section]:
         return [Section("members", title, "", missing="there is one model, so there are no weights.")]
     caption = (
         "Averaging does not reduce errors that are alike (correlation near 1): a weaker member with other errors helps "
-        "more than a copy of the best one. A member of weight 0 can be removed to save its run time."
+        "more than a copy of the best one. A member of weight 0 is not predicted, unless a stack needs it."
     )
     tables = [to_table("", data.members.table), to_table("correlation of the errors", data.members.correlation)]
     return [Section("members", title, caption, tables=tables, half=True)]

@@ -140,7 +140,7 @@ class SinglePass:
         self.dropped: list[Fallback] = []
         self.problems: dict[str, str] = {}
         self._logged = 0  # problems that were logged
-        used = dict(zip((cfg.name for cfg in bundle.cfgs), bundle.renderer.weights > 0, strict=True))
+        used = dict(zip((cfg.name for cfg in bundle.cfgs), bundle.renderer.used, strict=True))
         self.plan: Plan = tuple(member for member in bundle.plan if used[member.name])
         self.fallbacks = [fallback for fallback in bundle.record.fallbacks if used.get(fallback.member)]
         self.numbers = {cfg.name: number for number, cfg in enumerate(bundle.cfgs)}

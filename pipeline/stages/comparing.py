@@ -73,12 +73,9 @@ def _scores_of_seeds(names: Sequence[str]) -> list[list[float]]:
     for path in sorted(Path("submissions").glob("*.json")):
         if not path.name.endswith(".kaggle.json"):
             manifest = _manifest_of(path.stem)
-            of_seeds, seeds = (
-                scores.get(_settings_of(manifest)),
-                [each["seed"] for each in manifest["configs"].values()],
-            )
-            if of_seeds is not None and manifest["oof_score"] is not None:
-                of_seeds[str(seeds)] = manifest["oof_score"]
+            of_seeds, score = scores.get(_settings_of(manifest)), manifest.get("oof_score")
+            if of_seeds is not None and score is not None:
+                of_seeds[str([each.get("seed") for each in manifest["configs"].values()])] = score
     return [list(each.values()) for each in scores.values()]
 
 

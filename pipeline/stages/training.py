@@ -50,7 +50,7 @@ from pipeline.training.checkpoint import FULL, Fold, load_checkpoint, load_weigh
 from pipeline.training.distributed import processes
 from pipeline.training.fold_data import FoldData, PseudoData, TeacherData
 from pipeline.training.full_fit import median_best_epochs, with_epochs
-from pipeline.training.history import Epoch, describe_progress
+from pipeline.training.history import Epoch, describe_progress, kept_line
 from pipeline.training.step_memory import log_checkpointing
 from pipeline.training.trackers import Run, Trackers
 from pipeline.training.train_job import TrainJob
@@ -574,9 +574,7 @@ def fold_row(context: Context, fold: int) -> dict[str, Any]:
         return {"fold": fold, "images": len(held_out), **scores}
     history = read_history(context, fold)
     phases = range(1, len(context.cfg.train.phases) + 1)
-    best = {
-        n: max((line for line in history if line["phase"] == n), key=lambda line: line["selection"]) for n in phases
-    }
+    best = {n: kept_line([line for line in history if line["phase"] == n]) for n in phases}
     exclusive = context.card.exclusive  # a pixel gets the most probable class, so there is no threshold
     return {
         "fold": fold,

@@ -89,8 +89,12 @@ class AdversarialValidation:
 
     @property
     def effective(self) -> float:
-        """The number of equally weighted images whose mean varies as much as the weighted one: 1 to N."""
-        return float(self.weights.sum() ** 2 / (self.weights**2).sum())
+        """The number of equally weighted images whose mean varies as much as the weighted one: 0 to N.
+
+        Images at the lower limit of the weights are like no test image, and do not count.
+        """
+        counted = np.where(self.train / (1 - self.train) > 1 / MAX_WEIGHT, self.weights, 0)
+        return float(counted.sum() ** 2 / (counted**2).sum()) if counted.any() else 0.0
 
 
 def too_few(what: str, images: int, groups: int) -> str | None:

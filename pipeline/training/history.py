@@ -139,6 +139,11 @@ def log_average(average: dict[str, Any]) -> None:
     )
 
 
+def kept_line(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The line of the weights that a phase ends with, from all lines of the phase."""
+    return [line for line in lines if line["best"]][-1]
+
+
 def log_collapse(lines: Sequence[dict[str, Any]], *, exclusive: bool) -> None:
     """Log a warning, with what to try, if a phase's best weights do not beat the baseline at any threshold.
 
@@ -148,7 +153,7 @@ def log_collapse(lines: Sequence[dict[str, Any]], *, exclusive: bool) -> None:
         lines: history of the phase.
         exclusive: one class per pixel.
     """
-    best = max(lines, key=lambda line: line["selection"])
+    best = kept_line(lines)
     has_objects = best["found"] is not None
     if has_objects and not beats_baseline(best):
         log.warning(

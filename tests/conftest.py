@@ -56,6 +56,9 @@ weights = "none"
 in_channels = 1
 decoder_channels = [16, 16, 8, 8, 8]
 
+[ensemble]
+shares = ["image"]  # a share of the test set could be chosen by chance here, and batch-predict refuses it
+
 [train]
 batch_size = 4
 precision = "float32"

@@ -120,7 +120,7 @@ import: $(VENV) ## make a member NAME=x of another tool's predictions: TEST=fold
 ensemble: $(VENV) ## run all missing stages and write submissions/<name>.csv (CONFIGS="a b": an ensemble of several)
 	$(STAGE) ensemble $(OPTIONS) $(MEMBERS) $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
-blend: $(VENV) ## weighted vote of submissions, whoever made them: CSVS="a.csv b.csv" WEIGHTS="2 1" (NAME=x: its name)
+blend: $(VENV) ## weighted vote of submissions of any origin: CSVS="a.csv b.csv" WEIGHTS="2 1" (NAME=x: its name)
 	$(STAGE) blend $(OPTIONS) --csvs $(call quoted,$(CSVS)) $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
 		$(if $(filter command,$(firstword $(origin COMPETITION))),--competition $(COMPETITION)) \
 		$(if $(filter command,$(firstword $(origin NAME))),--name $(NAME))

@@ -49,7 +49,7 @@ def blend(
     data: DataRoot = None,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Blend submissions, whoever made them: a weighted vote of masks, or of objects matched by their IoU."""
+    """Blend submissions of any origin: a weighted vote of masks, or of objects matched by their IoU."""
     card, root = competition, data
     if not competition:
         cfg = load_config(path, set_, data, skip_bad)

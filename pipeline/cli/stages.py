@@ -312,7 +312,8 @@ def _print_score(done: stages.Ensembled) -> None:
     out.print(_format_like_test(done), soft_wrap=True)
     out.print(f"            {done.selection.in_sample:.4f}  in-sample: optimism {done.optimism:+.4f}")
     if not multiclass:
-        out.print(f"            {done.selection.at_half:.4f}  at threshold .5, only the weights tuned")
+        tuned = ", only the weights tuned" if len(done.member_scores) > 1 else ""
+        out.print(f"            {done.selection.at_half:.4f}  at threshold .5{tuned}")
     out.print(f"            {done.selection.baseline:.4f}  {BASELINE[multiclass]}")
     if done.official is not None:
         out.print(
@@ -333,8 +334,10 @@ def _print_score(done: stages.Ensembled) -> None:
             + ("" if isnan(gain.p_better) else f", better in {gain.p_better:.0%} of draws")
         )
         if gain.mean < 0:
+            part = done.csv.stem.removeprefix("+".join(each.name for each in done.member_scores))  # -fold0-fold1
+            folds = f' FOLDS="{" ".join(part.split("-fold")[1:])}"' if part else ""
             out.print(
-                f"            better alone: submit submissions/{best}.csv (make ensemble CONFIGS={best} writes it)"
+                f"            {best} scores higher: make ensemble CONFIGS={best}{folds}, submissions/{best}{part}.csv"
             )
     _print_rules(done.selection.renderer, done.classes, several=len(done.member_scores) > 1)
     for note in done.notes:

@@ -32,6 +32,7 @@ NPZ_KEYS = ("probabilities", "softmax")  # nnU-Net's, of its versions 2 and 1
 FOLD = re.compile(r"fold[-_ ]?(\d+)", re.IGNORECASE)
 MAX_VALUE = 255  # stored value of probability 1
 ROUNDING = 1e-3  # by which a probability may exceed 1, and the sum of a softmax differ from it
+OVERSHOOT = 0.1  # of probabilities that were interpolated or averaged
 Size = tuple[int, int]  # height and width in pixels
 
 
@@ -212,8 +213,10 @@ def _without_background(array: np.ndarray, path: Path) -> np.ndarray:
 def _check_size(values: np.ndarray, path: Path, size: Size) -> np.ndarray:
     found = values.shape[1:]
     if found != size:
-        transposed = ": it is transposed" if found == size[::-1] else ""
-        raise ImageError(f"{path}: {found} pixels, its image has {size} (height, width): expected one size{transposed}")
+        advice = ": it is transposed" if found == size[::-1] else ": crop the padding, or resize the prediction"
+        raise ImageError(
+            f"{path}: {found} pixels, its image has {size} (height, width): expected the image's size{advice}"
+        )
     return values
 
 
@@ -308,12 +311,16 @@ def _range(values: Values) -> str:
 
 def _guess(values: Values) -> str:
     """What values look like, and what to do."""
+    if values.low >= -OVERSHOOT and values.high <= 1 + OVERSHOOT:
+        return "they overshoot, as probabilities do after a bicubic interpolation: clip them to 0 and 1"
     if values.low < 0 or (not values.whole and values.high <= 30):
         return "they look like logits: apply the sigmoid, or the softmax, first"
     if values.high <= 100:
-        return "they look like 0-100 (percent), or numbers of classes or objects: SCALE=100 reads them as percent"
+        return (
+            "they look like 0-100, or numbers of classes or objects: of percent, divide them by 100 or give SCALE=100"
+        )
     if values.high <= 255:
-        return "they look like 0-255: SCALE=255 reads them so"
+        return "they look like 0-255: divide them by 255, or give SCALE=255"
     return (
         f"they look like 0-{65535 if values.high <= 65535 else 'more'}: SCALE=<the value of probability 1> reads them"
     )

@@ -1,4 +1,4 @@
-"""The stage `blend`: a weighted vote of submissions, whoever made them."""
+"""The stage `blend`: a weighted vote of submissions of any origin."""
 
 import hashlib
 import json
@@ -62,6 +62,11 @@ def blend(
         ValueError: for weights that do not fit, a CSV of other ids or columns, and a text that is no mask of its image.
     """
     shares = _checked_weights(csvs, weights)
+    for path in csvs:
+        if not path.is_file():
+            other = Path("submissions") / path.name
+            meant = f"{other} exists" if other.is_file() else "expected the path of a submission"
+            raise FileNotFoundError(f"CSVS: {path}: no such file: {meant}")
     card = competition.load(card_name)
     root = root or Path("data") / card.name
     path = Path("submissions") / f"{name or 'blend-' + '-'.join(each.stem for each in csvs)}.csv"

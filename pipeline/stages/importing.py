@@ -156,7 +156,8 @@ def _test_parts(context: Context, labels: Labels, path: Path | None) -> list[Par
         if missing:
             raise ValueError(
                 f"{source.where}: {len(missing)} of {len(sizes)} test images have no prediction, such as "
-                f"'{shortened(missing[0])}'; it has {len(source.ids)}, such as '{shortened(min(source.ids))}'"
+                f"'{shortened(missing[0])}'; it has {len(source.ids)}, such as '{shortened(min(source.ids))}': "
+                f"expected a prediction of each"
             )
         if fold is not None and fold not in context.fold_numbers():
             raise ValueError(f"{path}: there is no fold {fold} in {context.paths.folds}")

@@ -55,7 +55,7 @@ def predict(clock, image, budget, images=6, *, fallbacks=FALLBACKS, noise=0.0, w
     bundle = SimpleNamespace(
         cfgs=(cfg,),
         card=competition.load("tiny.toml"),
-        renderer=SimpleNamespace(weights=np.ones(1)),
+        renderer=SimpleNamespace(used=np.ones(1, bool)),
         plan=PLAN,
         record=SimpleNamespace(fallbacks=fallbacks),
     )

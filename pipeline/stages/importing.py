@@ -27,8 +27,9 @@ TEXT = """\
 #   make ensemble CONFIGS="{like} {name}"
 competition = {competition}
 {tables}"""
-# Of the config that they join: what decides which images there are, how large they are, and how masks are read.
-SHARED = {"folds": {"only"}, "data": {"skip_bad", "doctor", "crops", "extra"}}  # without these options
+# Of the config that they join: what decides which images there are, how large they are, how masks are read, and which
+# rules may be chosen.
+SHARED = {"folds": {"only"}, "data": {"skip_bad", "doctor", "crops", "extra"}, "ensemble": set()}  # without these
 
 
 class ImportResult(NamedTuple):

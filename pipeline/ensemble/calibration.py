@@ -23,10 +23,17 @@ from pipeline.inference.prediction_store import MAX_VALUE
 Value = Annotated[float, Field(ge=0, le=MAX_VALUE, allow_inf_nan=False)]
 Table = tuple[Value, ...]  # (256,), for each stored value the calibrated one, rising
 LEVELS = np.arange(MAX_VALUE + 1)
-PROBS = np.clip(LEVELS / MAX_VALUE, 0.5 / MAX_VALUE, 1 - 0.5 / MAX_VALUE)  # a stored 0 stands for up to 1/510
-LOG_ODDS = np.log(PROBS / (1 - PROBS))
 TEMPERATURES = 0.1, 10.0  # range of the search
 DECIMALS = 1  # of a table's entries: far below the step of stored values
+
+
+def log_odds(levels: np.ndarray, floor: float = 0.5) -> np.ndarray:
+    """The log-odds of stored values; up to `floor` from 0 and 255 they are those of the floor, so all are finite."""
+    clipped = np.clip(levels, floor, MAX_VALUE - floor)
+    return np.log(clipped / (MAX_VALUE - clipped))
+
+
+LOG_ODDS = log_odds(LEVELS)
 
 
 def temperature_tables(pixels: np.ndarray) -> tuple[Table, ...]:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from pipeline.ensemble.calibration import LEVELS, Table
+from pipeline.ensemble.calibration import LEVELS, Table, log_odds
 from pipeline.ensemble.stacking import Stack, apply_stack, mean_around
 from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.quoting import shortened
@@ -25,6 +25,16 @@ class Store(Protocol):
 
     def read(self, image_id: str) -> np.ndarray:
         """The values of one image, (C, H, W) uint8."""
+
+
+class InMemoryStore(NamedTuple):
+    """The stored values of one model for one image, as a `Store`."""
+
+    values: np.ndarray  # (C, H, W) uint8
+
+    def read(self, _image_id: str) -> np.ndarray:
+        """Return the values, whatever the id."""
+        return self.values
 
 
 class Weighting(NamedTuple):
@@ -48,8 +58,7 @@ def _identity(levels: np.ndarray) -> np.ndarray:
 
 
 def _log_odds(levels: np.ndarray) -> np.ndarray:
-    clipped = np.clip(levels, FLOOR, MAX_VALUE - FLOOR)
-    return np.log(clipped / (MAX_VALUE - clipped))
+    return log_odds(levels, FLOOR)
 
 
 def _from_log_odds(log_odds: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
+from pipeline.ensemble.calibration import log_odds
 from pipeline.inference.prediction_store import MAX_VALUE
 
 SIDE = 9  # pixels
@@ -97,6 +98,4 @@ def apply_stack(own: Sequence[np.ndarray], around: Iterable[np.ndarray], stack: 
 
 
 def _log_odds(levels: np.ndarray) -> np.ndarray:
-    """A stored 0 counts as a probability of 1/510, and 255 as 1 − 1/510."""
-    clipped = np.clip(levels, 0.5, MAX_VALUE - 0.5).astype(np.float32)
-    return np.log(clipped / (MAX_VALUE - clipped))
+    return log_odds(levels.astype(np.float32))

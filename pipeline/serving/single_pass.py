@@ -18,6 +18,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.reader import Reader
 from pipeline.data.sample import Sample
 from pipeline.data.series import Finder, NeighbourFinder, Series
+from pipeline.ensemble.combine import InMemoryStore
 from pipeline.inference.predictor import Predictor, predict_windows, values_at_sizes
 from pipeline.prefetch import prefetch
 from pipeline.progress import clock
@@ -33,7 +34,7 @@ WORKER_ERRORS = (RuntimeError, EOFError, OSError)
 MAX_LOGGED = 5  # images without a prediction that are logged by name; all are counted
 
 LoadModel = Callable[[Config, Fold], Predictor]  # of a config, the model that held out a fold
-Stores = list[list["InMemoryStore"]]  # of each member, one store per model
+Stores = list[list[InMemoryStore]]  # of each member, one store per model
 
 
 class LoadedImage(NamedTuple):
@@ -44,16 +45,6 @@ class LoadedImage(NamedTuple):
     pixels: tuple[Tensor, ...] = ()  # (channels, H, W) each, at the size at which its reader's models predict
     sizes: tuple[tuple[int, int], ...] = ()  # height and width of the file, as each reader turns it
     problem: str = ""
-
-
-class InMemoryStore(NamedTuple):
-    """The stored values of one model for one image; a `PredictionStore` of a single image."""
-
-    values: np.ndarray  # (C, H, W) uint8
-
-    def read(self, image_id: str) -> np.ndarray:
-        """Return the values (C, H, W) uint8, whatever the id."""
-        return self.values
 
 
 class LoadedImages(Dataset):

@@ -14,7 +14,7 @@ from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.index import coverage_columns
 from pipeline.data.sample import Sample, samples_of
-from pipeline.ensemble.combine import combine
+from pipeline.ensemble.combine import InMemoryStore, combine
 from pipeline.ensemble.evaluation import count_masks
 from pipeline.ensemble.instances import select_instances
 from pipeline.ensemble.multiclass import select_multiclass
@@ -423,20 +423,11 @@ def _combine_test(
 
     def combined(image_id: str) -> np.ndarray:
         values = renderer.combine_with(lambda weighting: combine(stores, image_id, *weighting))
-        return (
-            combine([[InMemory(values)], *further], image_id, "mean", [1 - sum(shares), *shares]) if shares else values
-        )
+        if not shares:
+            return values
+        return combine([[InMemoryStore(values)], *further], image_id, "mean", [1 - sum(shares), *shares])
 
     return combined
-
-
-class InMemory(NamedTuple):
-    """The values of one image, (C, H, W) uint8, as a store."""
-
-    values: np.ndarray
-
-    def read(self, _image_id: str) -> np.ndarray:
-        return self.values
 
 
 def write_scores(path: Path, rows: pd.DataFrame, scores: Scores, classes: Sequence[str]) -> None:

@@ -280,7 +280,8 @@ class Phase(Table):
     lr: Rate  # the highest learning rate: after a linear warm-up, before a cosine decay
     warmup: float = Field(default=0.05, ge=0, lt=1)  # share of the phase's steps
     final_lr: float = Field(default=0.01, ge=0, le=1)  # share of lr at the last step
-    repeats: Count = 1  # times that an epoch draws each image
+    # Times that an epoch draws each image; 0.1: an epoch is a tenth of the images, and the next one goes on from there.
+    repeats: Count | Annotated[float, Field(gt=0, le=100_000)] = 1
     size: Size | None = None  # of this phase's training images; default: data.size, at which every phase is validated
     crop: Side | None = None  # pixels, square; default: whole images, which must be of one size
     # A strength, or a list of transforms, which follow the crop (`data.augment`); `make augment` prints the list that a
@@ -425,6 +426,10 @@ class Train(Table):
     compile: bool = False  # run the network with torch.compile: minutes at the start of a phase, then faster steps
     # Log each epoch there too, beside metrics.jsonl: see docs/training.md.
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    # Wall-clock minutes of a fold's training. A phase that would take longer than its part of them, by its passes over the
+    # images, has fewer epochs, and its learning rate falls to the end in those. The weights then depend on the machine's
+    # speed. None: no limit.
+    max_minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None
     profile: bool = False  # write a trace of the first 20 updates of each phase: runs/<config>/fold<k>/trace<n>.json
 
     def least_batch_size(self, processes: int = 1) -> int:
@@ -441,6 +446,11 @@ class Train(Table):
             raise ValueError(
                 'select = "last": the weights of the last epoch are chosen by no score, and patience and soup need '
                 'scores: leave them out, or select = "best"'
+            )
+        if self.max_minutes and (self.select == "last" or any(phase.swa or phase.cycles > 1 for phase in self.phases)):
+            raise ValueError(
+                'max_minutes may end a phase early, and select = "last", swa and cycles > 1 need its number of epochs: '
+                "leave them out, or max_minutes"
             )
         for number, phase in enumerate(self.phases):
             if self.patience and phase.cycles > 1 and self.patience < phase.epochs // phase.cycles:

@@ -119,6 +119,30 @@ def test_sampler_draws_each_image_once_per_repeat():
     assert sorted(positions) == sorted([*range(7)] * 3)
 
 
+def test_epochs_of_a_share_draw_every_image_once_before_any_twice():
+    sampler = EpochSampler(10, 1, labels=None, repeats=0.3)
+    positions = [position for epoch in range(10) for position, _ in draws(sampler, epoch)]
+    assert len(positions) == 30
+    rounds = [positions[start : start + 10] for start in (0, 10, 20)]
+    assert [sorted(each) for each in rounds] == [[*range(10)]] * 3
+    assert rounds[0] != rounds[1]
+
+
+def test_an_epoch_of_one_and_a_half_passes_draws_each_image_once_or_twice():
+    positions = [position for position, _ in draws(EpochSampler(10, 1, labels=None, repeats=1.5), 0)]
+    assert sorted(np.bincount(positions, minlength=10)) == [1] * 5 + [2] * 5
+
+
+def test_a_whole_number_of_repeats_draws_the_same_as_an_integer():
+    first, second = (draws(EpochSampler(7, 3, labels=None, repeats=repeats), 2) for repeats in (2, 2.0))
+    assert first == second
+
+
+def test_a_balanced_epoch_of_a_share_draws_that_many_images():
+    labels = np.array([0] * 9 + [1])
+    assert len(draws(EpochSampler(10, 1, labels=labels, repeats=0.5), 0)) == 5
+
+
 def test_sampler_is_a_function_of_seed_and_epoch():
     sampler = EpochSampler(20, 1, labels=None, repeats=1)
     assert draws(sampler, 4) == draws(EpochSampler(20, 1, labels=None, repeats=1), 4)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
+ORDER_STREAM = (0, 0)  # with seed and round, the seed of the order that several epochs share
 ADDED_STREAM = 1  # with seed and epoch, the seed of the draws from the first added set; the next is that of the second
 
 
@@ -17,7 +18,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         size: number of images.
         seed: of the draws.
         labels: (size,) one value per image; if given, each value is drawn equally often, with replacement.
-        repeats: draws of each image per epoch.
+        repeats: draws of each image per epoch. If it is no whole number, each epoch goes on in a random order of all images
+            where the one before it stopped, so no image is drawn twice before each was drawn.
         rank, world: the number of this process, and how many there are.
         added: of each set of added images their number, and draws of them per draw of the others: at 0.5, with one
             set, every third image of an epoch. Their positions follow those of the others. They are inserted at random
@@ -33,18 +35,18 @@ class EpochSampler(Sampler[tuple[int, int]]):
         seed: int,
         *,
         labels: np.ndarray | None,
-        repeats: int,
+        repeats: float,
         rank: int = 0,
         world: int = 1,
         added: Sequence[tuple[int, float]] = (),
     ):
         self.size, self.seed, self.labels = size, seed, labels
-        self.repeats, self.rank, self.world = repeats, rank, world
+        self.draws, self.rank, self.world = round(size * repeats), rank, world
         self.added = [(count, round(weight * size * repeats) if count else 0) for count, weight in added]
         self.epoch = 0
 
     def __len__(self) -> int:
-        return (self.size * self.repeats + sum(draws for _, draws in self.added)) // self.world
+        return (self.draws + sum(draws for _, draws in self.added)) // self.world
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rng = np.random.default_rng((self.seed, self.epoch))
@@ -61,12 +63,20 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return iter(zip(positions[share].tolist(), seeds[share].tolist(), strict=True))
 
     def _shuffled(self, rng: np.random.Generator) -> np.ndarray:
-        return np.concatenate([rng.permutation(self.size) for _ in range(self.repeats)])
+        if self.draws % self.size == 0:
+            return np.concatenate([rng.permutation(self.size) for _ in range(self.draws // self.size)])
+        rounds, places = np.divmod(self.epoch * self.draws + np.arange(self.draws), self.size)
+        orders = {number: self._order(number) for number in np.unique(rounds).tolist()}
+        return np.array([orders[number][place] for number, place in zip(rounds.tolist(), places.tolist(), strict=True)])
+
+    def _order(self, number: int) -> np.ndarray:
+        """The random order of one round over all images; it does not depend on the epoch."""
+        return np.random.default_rng((self.seed, *ORDER_STREAM, number)).permutation(self.size)
 
     def _balanced(self, rng: np.random.Generator) -> np.ndarray:
         _, label, counts = np.unique(self.labels, return_inverse=True, return_counts=True)
         chance = 1 / counts[label]
-        return rng.choice(self.size, self.size * self.repeats, p=chance / chance.sum())
+        return rng.choice(self.size, self.draws, p=chance / chance.sum())
 
 
 def _insert(

@@ -168,7 +168,7 @@ def _refuse_few_images(context: Context, parts: Mapping[Fold, pd.DataFrame]) -> 
 def _refuse_part(context: Context, number: int, fold: Fold, part: pd.DataFrame) -> None:
     train, group = context.cfg.train, processes()
     phase = train.phases[number]
-    draws = len(part) * phase.repeats // group.world
+    draws = round(len(part) * phase.repeats) // group.world
     what = f"fold {fold} trains on {len(part)} image{'s' * (len(part) != 1)}"
     if not draws:
         raise ValueError(f"{what}, for {group.world} processes: start fewer, or raise repeats = {phase.repeats}")
@@ -181,7 +181,7 @@ def _refuse_part(context: Context, number: int, fold: Fold, part: pd.DataFrame) 
     if batch * group.world == 1:
         first = network_sizes(part.iloc[:1], resize_of_phase(context.cfg, number))[["height", "width"]].iloc[0]
         side = (phase.crop, phase.crop) if phase.crop else tuple(first.tolist())
-        remedy = "train.batch_size = 2 or more" if draws > 1 else f"repeats = {phase.repeats + 1} or more"
+        remedy = "train.batch_size = 2 or more" if draws > 1 else f"repeats = {int(phase.repeats) + 1} or more"
         try:
             check_batch(context.cfg.model, side, frozen=phase.keeps_statistics)
         except ValueError as error:

@@ -61,7 +61,7 @@ log = logging.getLogger(__name__)
 UNIMPORTANT = {
     "model": {"grad_checkpointing"},
     "data": {"root", "skip_bad", "doctor", "extra"},  # `settings` has what counts of the extra sets
-    "train": {"workers", "trackers", "compile", "profile"},
+    "train": {"workers", "trackers", "compile", "profile", "max_minutes"},
     "predict": {"batch_size", "full"},
 }  # options that do not change the weights, or the probabilities of a teacher
 FULL_SEED = 999  # of the full fit, in place of a fold's number

@@ -10,6 +10,7 @@ Files in a fold's folder:
         weights of the last epoch, or its SWA, are those of a phase, and the last phase is the best.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,8 @@ from pipeline.training.sync_batch_norm import needs_sync, sync_batch_norms
 from pipeline.training.train_job import TrainJob
 from pipeline.training.train_state import TrainState
 from pipeline.training.validation import Validator
+
+log = logging.getLogger(__name__)
 
 
 def fit(job: TrainJob) -> None:
@@ -111,6 +114,7 @@ class Trainer:
         self.model = job.model.to(group.device, memory_format=torch.channels_last)
         if group.world > 1 and needs_sync(job.cfg.sync_batch_norm, group.batch_size_per_process(job.cfg.batch_size)):
             sync_batch_norms(self.model, group.device)
+        self.epochs = self.phase.epochs  # fewer if the time limit asks for it
         self.freezing = Freezing(self.model.encoder, self.phase, job.encoder)
         self.freezing.set_epoch(self.phase.epochs - 1)  # the optimizer has the weights that train in any epoch
         self.ema = ModelEmaV3(self.model, decay=job.cfg.ema, use_warmup=True)
@@ -137,8 +141,10 @@ class Trainer:
     def run(self) -> None:
         """Train the phase to its end, then evaluate the averages of weights that it asks for."""
         patience = self.job.cfg.patience or self.phase.epochs
-        while self.state.epoch < self.phase.epochs and self.state.epochs_without_improvement < patience:
+        self._fit_epochs_to_limit()
+        while self.state.epoch < self.epochs and self.state.epochs_without_improvement < patience:
             self._run_epoch()
+            self._fit_epochs_to_limit()
         if self.validator:
             if (self.phase.swa or self.phase.soup) and not self.state.averages_evaluated:
                 self._evaluate_averages()
@@ -167,12 +173,26 @@ class Trainer:
         if self.group.is_main:
             self._save_epoch(line)
             left = state.seconds / state.epochs_seen * job.passes_left(state.phase, state.epoch)
-            log_epoch(line, self.phase.epochs, left, exclusive=job.data.labels.exclusive)
+            log_epoch(line, self.epochs, left, exclusive=job.data.labels.exclusive)
             log_waits(data=waited, network=trained - started - waited, validation=ended - trained)
             job.trackers.log_epoch(line, global_epoch)
             if best and validation:
                 job.trackers.draw_worst(self.ema.module, validation, state.phase)
         self.group.wait()
+
+    def _fit_epochs_to_limit(self) -> None:
+        """Lower the number of the phase's epochs to as many as end within `max_minutes` at the speed so far; at least one."""
+        job, state, limit = self.job, self.state, self.job.cfg.max_minutes
+        if limit is None or state.epochs_seen == 0:
+            return
+        seconds = self.group.gather(state.seconds)[0]  # the processes decide alike
+        before_end = 1 - job.passes_left(state.phase, self.phase.epochs) / job.passes_left(1, 0)
+        left = 60 * limit * before_end - seconds
+        fit = int(left / (seconds / state.epochs_seen * job.passes(state.phase))) if left > 0 else 0
+        epochs = min(max(state.epoch + fit, 1), self.phase.epochs)
+        if epochs < self.epochs and self.group.is_main:
+            log.info("phase %d: %d epochs instead of %d fit into the time", state.phase, epochs, self.epochs)
+        self.epochs = epochs
 
     def _batches(self) -> Iterator[Batch]:
         """The batches of the sampler's epoch, on the device."""
@@ -186,10 +206,11 @@ class Trainer:
             ConnectionError: if another process has ended.
             ValueError: if the GPU's memory is full.
         """
-        rates = learning_rates(self.phase, self.state.epoch, self.updates)
+        phase = self.phase.model_copy(update={"epochs": self.epochs})
+        rates = learning_rates(phase, self.state.epoch, self.updates)
         if self.freezing.set_epoch(self.state.epoch):
             self.network = self.group.wrap(self.model)  # it averages the gradients of the weights that train now
-        what = f"fold {self.job.fold} phase {self.state.phase} epoch {self.state.epoch + 1}/{self.phase.epochs}"
+        what = f"fold {self.job.fold} phase {self.state.phase} epoch {self.state.epoch + 1}/{self.epochs}"
         batches = Timed(self._batches())
         tracked = track(batches, what, total=len(self.loader))
         if self.job.cfg.profile and self.state.epoch == 0 and self.group.is_main:
@@ -263,7 +284,7 @@ class Trainer:
 
     def _set_loss_weights(self, update: int) -> None:
         """Set the weights of the losses at an update of the epoch: they follow from its number in the phase alone."""
-        last = self.phase.epochs * self.updates - 1
+        last = self.epochs * self.updates - 1
         self.loss_weights.set_progress((self.state.epoch * self.updates + update) / max(last, 1))
 
     def _count_epoch(self, validation: Validation | None) -> bool:

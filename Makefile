@@ -30,7 +30,7 @@ MEMBERS = --configs "$(CONFIGS)" $(if $(FOLDS),--folds "$(FOLDS)")
 NAME = $(subst $() ,+,$(strip $(CONFIGS)))$(subst $() ,,$(addprefix -fold,$(sort $(FOLDS))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data augment doctor audit competitions folds train sweep oof predict import ensemble blend report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-slow test-older fuzz types lint format
+.PHONY: help setup data augment doctor audit competitions config folds train sweep oof predict import ensemble blend report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-slow test-older fuzz types lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,10 @@ doctor: $(VENV) ## check the files against the card: sample submission, masks, R
 
 audit: $(VENV) ## find near-duplicates within train and between train and test (INFLATION=1: how much a leak inflates the score)
 	$(STAGE) audit $(OPTIONS) $(if $(INFLATION),--inflation)
+
+config: $(VENV) ## measure the data and draft configs/NAME.toml, each option with its reason (CARD=name; default: cards/NAME.toml)
+	$(STAGE) config $(if $(filter command,$(firstword $(origin NAME))),$(call quoted,$(NAME))) \
+		$(if $(CARD),--card $(call quoted,$(CARD))) $(if $(SKIP_BAD),--skip-bad)
 
 folds: $(VENV) ## assign images to folds: folds/<competition>.csv
 	$(STAGE) folds $(OPTIONS)

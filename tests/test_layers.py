@@ -17,7 +17,7 @@ LAYERS = [
     {"demos", "folds", "kinds", "duplicates", "doctor"},
     {"models", "losses"},
     {"inference"},
-    {"postprocess"},
+    {"postprocess", "planning"},
     {"pseudo_labels"},
     {"training", "ensemble", "submission", "scoring", "report"},
     {"serving"},

@@ -205,7 +205,9 @@ def _fields(spec: Transform) -> dict[str, Any]:
 def to_value(value: Any) -> str:
     """A value of a config as TOML."""
     if isinstance(value, Transform):
-        return "{ " + ", ".join(f"{key} = {to_value(each)}" for key, each in _fields(value).items()) + " }"
+        return to_value(_fields(value))
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {to_value(each)}" for key, each in value.items()) + " }"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(to_value, value))}]"
     return json.dumps(value)

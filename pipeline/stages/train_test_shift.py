@@ -94,7 +94,7 @@ def find_shift(
     if test_index.empty:
         return TrainTestShift(None, missing="there are no test images yet")
     index = index if pairs is None else index.assign(group=merge_groups(index, pairs))
-    train, test = _draw_sample(index), _draw_sample(test_index.assign(group=_groups_of_test(card, test_index, pairs)))
+    train, test = _draw_sample(index), _draw_sample(test_index.assign(group=groups_of_test(card, test_index, pairs)))
     for what, rows in (("test", test), ("training", train)):
         if reason := too_few(what, len(rows), rows["group"].nunique()):
             return TrainTestShift(None, missing=reason)
@@ -116,7 +116,7 @@ def _draw_sample(rows: pd.DataFrame) -> pd.DataFrame:
     return ordered.sample(MAX_IMAGES, random_state=0).sort_values("image_id", ignore_index=True)
 
 
-def _groups_of_test(card: Competition, test_index: pd.DataFrame, pairs: pd.DataFrame | None) -> pd.Series:
+def groups_of_test(card: Competition, test_index: pd.DataFrame, pairs: pd.DataFrame | None) -> pd.Series:
     """The group of each test image: as the card's patterns say, and merged where near-duplicates connect them.
 
     A group that only a table of the training images names is not known of a test image.

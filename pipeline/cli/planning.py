@@ -1,0 +1,35 @@
+"""Commands that plan: a config drafted from the data."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline import stages
+from pipeline.cli.terminal import DataRoot, SkipBad, app, out, print_table
+from pipeline.planning.config_text import option_line
+from pipeline.planning.fingerprint_table import fingerprint_rows
+
+
+@app.command("config")
+def draft_config(
+    name: Annotated[str, typer.Argument(help="of the config, configs/NAME.toml")] = "",
+    card: Annotated[
+        str, typer.Option(help="name or path of a card; default: cards/NAME.toml, or the included card NAME")
+    ] = "",
+    data: DataRoot = None,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Measure images and masks, and draft a config, each option with its reason; an existing config is kept."""
+    if not name:
+        raise ValueError("no name: make config NAME=mine DATA=folder writes configs/mine.toml from cards/mine.toml")
+    done = stages.draft_config(name, card, data, skip_bad=skip_bad)
+    print_table(fingerprint_rows(done.fingerprint), {})
+    out.print()
+    for phase, options in enumerate([done.draft.options, *done.draft.phases]):
+        for option in options:
+            where = f"phase {phase}  " if phase else ""
+            out.print(f"{where}{option_line(option)}" + (f"  # {option.reason}" if option.reason else ""))
+    if done.written:
+        out.print(f"\nconfig      {done.path}\nnext        make ensemble CONFIG={name}")
+    else:
+        out.print(f"\nconfig      {done.path} exists and was kept: remove it, or give another NAME, for a new draft")

@@ -426,9 +426,9 @@ class Train(Table):
     compile: bool = False  # run the network with torch.compile: minutes at the start of a phase, then faster steps
     # Log each epoch there too, beside metrics.jsonl: see docs/training.md.
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
-    # Wall-clock minutes of a fold's training. A phase that would take longer than its part of them, by its passes over the
-    # images, has fewer epochs, and its learning rate falls to the end in those. The weights then depend on the machine's
-    # speed. None: no limit.
+    # Wall-clock minutes of a fold's training. A phase that would take longer than its part of them, by its passes over
+    # the images, has fewer epochs, and its learning rate falls to the end in those. The weights then depend on the
+    # machine's speed. None: no limit.
     max_minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None
     profile: bool = False  # write a trace of the first 20 updates of each phase: runs/<config>/fold<k>/trace<n>.json
 

@@ -1,4 +1,4 @@
-"""Commands that plan: a config drafted from the data."""
+"""Commands that plan: a config drafted from the data; and from a folder to a submission within a time budget."""
 
 from typing import Annotated
 
@@ -8,6 +8,8 @@ from pipeline import stages
 from pipeline.cli.terminal import DataRoot, SkipBad, app, out, print_table
 from pipeline.planning.config_text import option_line
 from pipeline.planning.fingerprint_table import fingerprint_rows
+from pipeline.progress import clock
+from pipeline.serving.budget_plan import parse_duration
 
 
 @app.command("config")
@@ -33,3 +35,21 @@ def draft_config(
         out.print(f"\nconfig      {done.path}\nnext        make ensemble CONFIG={name}")
     else:
         out.print(f"\nconfig      {done.path} exists and was kept: remove it, or give another NAME, for a new draft")
+
+
+@app.command()
+def auto(
+    data: DataRoot = None,
+    budget: Annotated[str, typer.Option(help="wall-clock time, such as 30m, 2h or 1h30m")] = "",
+    name: Annotated[str, typer.Option(help="of card, config and submission (default: the folder's name)")] = "",
+    metric: Annotated[str, typer.Option(help="of the drafted card (default: mean_dice)")] = "",
+    card: Annotated[str, typer.Option(help="name or path of a card, in place of a drafted one")] = "",
+) -> None:
+    """Go from a folder of files to a checked submission within a time budget: card, config, plan, training, report."""
+    if data is None or not budget:
+        raise ValueError("give the folder and the time: make auto DATA=/path/to/what/kaggle/unzipped BUDGET=2h")
+    done = stages.auto(data, name or data.resolve().name, parse_duration(budget), metric, card)
+    for line in stages.auto_results(done):
+        out.print(line)
+    out.print(f"plan: {done.plan_page}")
+    out.print(f"time: {clock(done.state.seconds)} of {clock(done.budget)}")

@@ -46,6 +46,13 @@ def _windows(sample: Sample, labels: Labels, crops: Crops, resize: Resize) -> It
             yield Box(top, left, high, wide), float(column[top : top + high].mean())
 
 
+def count_windows(index: pd.DataFrame, crops: Crops, resize: Resize = UNCHANGED) -> int:
+    """The number of rows of `crop_index`; no label is read."""
+    sizes = [resize.target(size) for size in zip(index["height"], index["width"], strict=True)]
+    starts = [[window_starts(side, min(crops.size, side), crops.stride) for side in size] for size in sizes]
+    return sum(len(rows) * len(columns) for rows, columns in starts)
+
+
 def window_starts(length: int, size: int, stride: int) -> list[int]:
     """The first pixel of each window along one axis: a stride apart, the last window at the end of the axis.
 

@@ -33,11 +33,11 @@ class DraftedConfig(NamedTuple):
     path: Path
     draft: ConfigDraft
     fingerprint: Fingerprint
-    written: bool  # false if there is a config of this name, which was kept
+    written: bool  # false if a config of this name was kept, or none was to be written
 
 
 def draft_config(
-    name: str, card_name: str = "", data_root: Path | None = None, *, skip_bad: bool = False
+    name: str, card_name: str = "", data_root: Path | None = None, *, skip_bad: bool = False, write: bool = True
 ) -> DraftedConfig:
     """Draft a config from the images and masks of a competition.
 
@@ -46,6 +46,7 @@ def draft_config(
         card_name: of an included card, or the path of a card; empty: cards/<name>.toml, or the included card `name`.
         data_root: the folder of the files; None: data/<card>.
         skip_bad: leave out images that cannot be read, in the config too.
+        write: the file; false: return the draft only.
 
     Writes: configs/<name>.toml, unless it exists; folds/<card>.duplicates.csv, unless there are folds
 
@@ -69,17 +70,15 @@ def draft_config(
     if skip_bad:
         draft = draft.with_option("data.skip_bad", True, "as asked: images that cannot be read are left out")
     parse(Config, {"name": name, **draft.tables()}, str(path))  # what is written can be loaded
-    written = not path.exists()
+    written = write and not path.exists()
     if written:
-        write_text(path, to_text(draft, _head(name, card, found)))
+        write_text(path, to_text(draft, config_head(name, card, found)))
     return DraftedConfig(path, draft, found, written)
 
 
 def _config_path(name: str) -> Path:
     if not name or Path(name).name != name or name.endswith(".toml"):
-        raise ValueError(
-            f"name {quoted(shortened(name))}: expected one such as mine, for configs/mine.toml"
-        )
+        raise ValueError(f"name {quoted(shortened(name))}: expected one such as mine, for configs/mine.toml")
     return Path("configs") / f"{name}.toml"
 
 
@@ -112,7 +111,8 @@ def _near_duplicates(
     return read_duplicates(paths.duplicates)
 
 
-def _head(name: str, card: Competition, found: Fingerprint) -> list[str]:
+def config_head(name: str, card: Competition, found: Fingerprint) -> list[str]:
+    """The lines of the comment that a drafted config begins with."""
     return [
         f"{card.title}: drafted from {found.images:,} training images by make config, each option with its reason.",
         "",

@@ -104,15 +104,17 @@ class Ensembled(NamedTuple):
         return empties_differ(self.summary.empty / max(self.summary.masks, 1), self.train_empty, self.summary.masks)
 
 
-def ensemble(cfgs: Sequence[Config]) -> Ensembled:
+def ensemble(cfgs: Sequence[Config], name: str = "") -> Ensembled:
     """Choose combination, weights and rules on OOF predictions and write the submission; runs missing stages first.
 
-    Writes: submissions/<name>.csv, .json, .oof.csv (the cross-fitted score of each training image), reports/<name>.png;
-    the name joins the configs' names with "+"
+    Args:
+        name: of the files; by default it joins the configs' names with "+", and names a part of the folds.
+
+    Writes: submissions/<name>.csv, .json, .oof.csv (the cross-fitted score of each training image), reports/<name>.png
     """
     members, unscored = split_members(load_members(cfgs))
     test_index, *_ = [predict_test(member) for member in (*members, *unscored)]
-    first, name = members[0], ensemble_name(cfgs)
+    first, name = members[0], name or ensemble_name(cfgs)
     rows = oof_rows(members)
     together, alone = select_members(members, rows)
     scores, groups = together.scores, rows["group"].to_numpy()

@@ -46,22 +46,30 @@ from pipeline.submission import sample_rows
 HALVES = "In the tables and charts of rules, folds 0 and 1 stand for the two halves of the fold's images."
 
 
-def report(cfgs: Sequence[Config]) -> Path:
+def report(cfgs: Sequence[Config], name: str = "", selection: Selection | None = None) -> Path:
     """Write the page of a config, or of several as an ensemble. Runs the stages that are missing.
+
+    Args:
+        name: of the file; by default that of the ensemble.
+        selection: that `ensemble` made of a single config, which is then not made again.
 
     Writes: reports/<name>.html
     """
-    path = Path("reports") / f"{ensemble_name(cfgs)}.html"
-    write_report(path, collect_report_data(cfgs))
+    path = Path("reports") / f"{name or ensemble_name(cfgs)}.html"
+    write_report(path, collect_report_data(cfgs, selection))
     return path
 
 
-def collect_report_data(cfgs: Sequence[Config]) -> report_data.ReportData:
-    """The content of the page of a config or an ensemble. Runs the stages that are missing."""
+def collect_report_data(cfgs: Sequence[Config], selection: Selection | None = None) -> report_data.ReportData:
+    """The content of the page of a config or an ensemble. Runs the stages that are missing.
+
+    Args:
+        selection: of a single config, as `report` takes it.
+    """
     members, unscored = split_members(load_members(cfgs))
     test_index, *_ = [predict_test(member) for member in (*members, *unscored)]
     first, rows = members[0], oof_rows(members)
-    selection, alone = select_members(members, rows)
+    selection, alone = (selection, [selection]) if selection else select_members(members, rows)
     oof = oof_of_members(members, rows)
     samples = {sample.image_id: sample for sample in samples_of(rows)}
 

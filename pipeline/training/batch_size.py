@@ -98,7 +98,9 @@ def _describe_step(job: TrainJob, group: Processes) -> dict[str, Any]:
     """What the memory of a step depends on, as plain values."""
     cfg, made_by = job.cfg, job.settings
     phases = [phase.model_dump(mode="json", include={"loss", "crop", "size", "freeze_encoder"}) for phase in cfg.phases]
-    fewest = min(round(len(job.data.train_index) * phase.repeats) for phase in cfg.phases) // cfg.accumulate  # per update
+    fewest = (
+        min(round(len(job.data.train_index) * phase.repeats) for phase in cfg.phases) // cfg.accumulate
+    )  # per update
     limit = max(LEAST_IMAGES, min(MOST_IMAGES, fewest) // group.world)
     return {
         "device": torch.cuda.get_device_name(group.device),

@@ -181,7 +181,7 @@ class Trainer:
         self.group.wait()
 
     def _fit_epochs_to_limit(self) -> None:
-        """Lower the number of the phase's epochs to as many as end within `max_minutes` at the speed so far; at least one."""
+        """Lower the number of the phase's epochs to as many as end within `max_minutes`, at the speed so far."""
         job, state, limit = self.job, self.state, self.job.cfg.max_minutes
         if limit is None or state.epochs_seen == 0:
             return

@@ -1,0 +1,216 @@
+"""How a time budget is spent: on the length of the trainings, folds, the input size, the encoder and views.
+
+    time = Σ over folds (start + updates · update + epochs · validation + views · (OOF + test images) · prediction)
+         + choice of the rules, after the first fold and after the last
+
+Seconds come from a trial on this machine, and from the first fold once it is trained. What does not fit is given up in
+this order: views, the length of the trainings, the input size, the encoder, folds. One fold is a held-out share: the
+rules are chosen on it, and one model predicts the test set.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from pipeline.config import Config
+from pipeline.progress import clock
+
+USABLE_SHARE = 0.94  # of the time left is planned for; the rest absorbs a machine that becomes slower
+VALIDATION_SHARE = 0.15  # of the time of a training that may be spent on validation
+FEWEST_EPOCHS, MOST_EPOCHS = 2, 16  # of a training: validations, from which the best is chosen
+FINER_SPLITS = (20, 100)  # folds, one of which is trained: of many images, a smaller share is held out
+LEAST_UPDATES = 40  # of the only training, if nothing longer fits: about what turns pretrained weights into masks
+FEWEST_HELD_OUT = 100  # images, for such a split
+PASSES = (2, 8, 200)  # over the training images: of the shortest training, a long one, the longest
+UPDATES = ((120, 500), (500, 5000), (6000, 1_000_000))  # the fewest and the most of them
+
+
+class Counts(NamedTuple):
+    """Numbers of images."""
+
+    train: int
+    test: int
+    folds: int  # that the images are split into, if the time allows it
+    batch: int  # images per update
+
+    def held_out(self, split: int) -> int:
+        """Images of one of `split` folds, rounded up."""
+        return -(-self.train // split)
+
+    def updates(self, length: int) -> int:
+        """Updates of the shortest (0), a long (1) and the longest (2) training of a fold."""
+        passes = round(PASSES[length] * (self.train - self.held_out(self.folds)) / self.batch)
+        fewest, most = UPDATES[length]
+        return min(max(passes, fewest), most)
+
+
+class Costs(NamedTuple):
+    """Seconds on this machine, at the size that the config was drafted for."""
+
+    start: float  # of a fold: reading the index, building the model
+    update: float  # of the weights, on one batch of crops
+    predict: float  # of one image in one view, with reading it
+    choose: float  # of weights and rules, per image out of fold
+
+    def at(self, size: float) -> "Costs":
+        """The costs at a share of the size of both sides; the choice of rules is at the size of the files."""
+        return self._replace(update=self.update * size**2, predict=self.predict * size**2)
+
+
+class Choices(NamedTuple):
+    """What may be planned, each from the most wanted to the first that is given up."""
+
+    encoders: tuple[str, ...]
+    sizes: tuple[float, ...]  # shares of the drafted size of both sides
+    views: tuple[tuple[str, ...], ...]
+
+
+class Plan(NamedTuple):
+    """What is trained and predicted."""
+
+    split: int  # folds that the images are split into
+    folds: int  # that are trained
+    encoder: str
+    size: float  # share of the drafted size
+    updates: int  # of each training
+    epochs: int  # of each training: it is validated after each
+    views: tuple[str, ...]
+
+    def describe(self) -> str:
+        """The plan in one line."""
+        size = "" if self.size == 1 else f", input size × {self.size:g}"
+        return (
+            f"{self.folds} of {self.split} folds, {self.updates} updates each in {self.epochs} epochs{size}, "
+            f"{self.encoder}, {len(self.views)} view{'s' * (len(self.views) > 1)}"
+        )
+
+
+def plan_of(cfg: Config, counts: Counts) -> Plan:
+    """The plan of a config as it is: all of its folds and views."""
+    train = counts.train - counts.held_out(cfg.folds.count)
+    updates = sum(phase.epochs * max(1, int(train * phase.repeats) // counts.batch) for phase in cfg.train.phases)
+    epochs = sum(phase.epochs for phase in cfg.train.phases)
+    return Plan(cfg.folds.count, cfg.folds.count, cfg.model.encoder, 1.0, updates, epochs, cfg.predict.views)
+
+
+class Spending(NamedTuple):
+    """The seconds that a plan takes."""
+
+    start: float
+    training: float
+    validation: float
+    prediction: float
+    choice: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return sum(self)
+
+
+def fold_training(plan: Plan, counts: Counts, costs: Costs) -> float:
+    """The seconds of one fold's training with its validations."""
+    at = costs.at(plan.size)
+    return plan.updates * at.update + plan.epochs * counts.held_out(plan.split) * at.predict
+
+
+def spend(plan: Plan, counts: Counts, costs: Costs, *, done: int = 0) -> Spending:
+    """The seconds of a plan.
+
+    Args:
+        done: folds that are trained and predicted already, with the plan's views.
+    """
+    at, left = costs.at(plan.size), plan.folds - done
+    predicted = left * (counts.held_out(plan.split) + counts.test) * len(plan.views)
+    chosen = counts.held_out(plan.split) * (
+        plan.folds + (not done and plan.folds > 1)
+    )  # after the first fold, and at the end
+    return Spending(
+        left * at.start,
+        left * plan.updates * at.update,
+        left * plan.epochs * counts.held_out(plan.split) * at.predict,
+        predicted * at.predict,
+        chosen * at.choose,
+    )
+
+
+def make_plan(seconds: float, counts: Counts, costs: dict[str, Costs], choices: Choices) -> Plan:
+    """The plan for a time budget: the first one in the order of what is given up that fits.
+
+    Args:
+        seconds: that are left; USABLE_SHARE of them is planned for.
+        costs: of each encoder.
+
+    Raises:
+        ValueError: if not even the least plan fits, with the seconds that it needs.
+    """
+    usable = seconds * USABLE_SHARE
+    for plan in _ladder(counts, choices):
+        longest = _lengthened(plan, usable, counts, costs[plan.encoder])
+        if longest is not None:
+            return _with_views(longest, usable, counts, costs[plan.encoder], choices.views)
+    least = spend(plan, counts, costs[plan.encoder]).total / USABLE_SHARE
+    raise ValueError(
+        f"{clock(seconds)} are left, and one short training with its predictions takes about {clock(least)}: give a "
+        f"larger BUDGET"
+    )
+
+
+def _ladder(counts: Counts, choices: Choices) -> Iterator[Plan]:
+    """The shortest plans with the fewest views; folds are given up last, and then the size of the held-out share."""
+    splits = [(counts.folds, folds) for folds in range(counts.folds, 0, -1)]
+    splits += [(split, 1) for split in FINER_SPLITS if counts.folds < split <= counts.train // FEWEST_HELD_OUT]
+    for split, folds in splits:
+        for encoder in choices.encoders:
+            for size in choices.sizes:
+                yield Plan(split, folds, encoder, size, counts.updates(0), FEWEST_EPOCHS, choices.views[-1])
+    yield Plan(*splits[-1], choices.encoders[-1], choices.sizes[-1], LEAST_UPDATES, FEWEST_EPOCHS, choices.views[-1])
+
+
+def _lengthened(plan: Plan, usable: float, counts: Counts, costs: Costs) -> Plan | None:
+    """The plan with as many updates as fit, and as many epochs as leave them most of the time; None if nothing fits."""
+    at = costs.at(plan.size)
+    validation = counts.held_out(plan.split) * at.predict
+    seconds = (usable - spend(plan._replace(updates=0, epochs=0), counts, costs).total) / plan.folds
+    epochs = min(max(int(VALIDATION_SHARE * seconds / validation), FEWEST_EPOCHS), MOST_EPOCHS)
+    updates = int((seconds - epochs * validation) / at.update)
+    if updates < plan.updates:
+        return None
+    return plan._replace(updates=min(updates, counts.updates(2)), epochs=epochs)
+
+
+def _with_views(plan: Plan, usable: float, counts: Counts, costs: Costs, views: Sequence[tuple[str, ...]]) -> Plan:
+    """The plan with the most views that leave a long training, and fewer updates for them."""
+    long = counts.updates(1)
+    for some in views[:-1]:
+        with_views = _lengthened(plan._replace(views=some, updates=min(long, plan.updates)), usable, counts, costs)
+        if with_views is not None and with_views.updates >= long:
+            return with_views
+    return plan
+
+
+def revise(plan: Plan, seconds: float, counts: Counts, costs: Costs, choices: Choices, *, done: int) -> Plan:
+    """The plan with as many folds, and then views, as fit into the time that is left, at the speed of the folds so far.
+
+    Length and size stay: folds with other settings would not be those of one config.
+
+    Args:
+        done: folds that are trained and predicted with the plan's views; these are predicted again with other ones.
+    """
+    fits = [
+        each
+        for each in (
+            plan._replace(folds=folds, views=views)
+            for folds in range(done, plan.split + 1 if plan.split == counts.folds else done + 1)
+            for views in choices.views
+        )
+        if _left_to_do(each, plan, counts, costs, done) <= seconds * USABLE_SHARE
+    ]
+    return max(fits, key=lambda each: (each.folds, len(each.views)), default=plan._replace(folds=done))
+
+
+def _left_to_do(each: Plan, plan: Plan, counts: Counts, costs: Costs, done: int) -> float:
+    again = 0.0
+    if each.views != plan.views:
+        again = done * (counts.held_out(plan.split) + counts.test) * len(each.views) * costs.at(plan.size).predict
+    nothing = each.folds == done and each.views == plan.views  # its submission is written already
+    return 0.0 if nothing else spend(each, counts, costs, done=done).total + again

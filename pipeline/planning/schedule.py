@@ -1,0 +1,106 @@
+"""A drafted config within a time budget: the options of a plan, each with its reason."""
+
+import math
+from collections.abc import Sequence
+
+from pipeline.planning.budget import Choices, Counts, Plan
+from pipeline.planning.config_draft import ConfigDraft
+from pipeline.planning.fingerprint import Fingerprint
+
+SIZES = 0.75, 0.5  # shares of the drafted size that may be planned
+DIAMETERS, THICKNESS = (10, 20), 4  # pixels that small and median objects keep, and that thin masks keep
+STRIDE, SMALLEST_CROP = 32, 64  # pixels: crops are multiples of the stride
+SMALLEST_SIDE = 96  # pixels that the shorter side of an image keeps
+
+
+def choices_of(draft: ConfigDraft, found: Fingerprint, encoders: Sequence[str] = ()) -> Choices:
+    """What a plan may choose from, around what the draft wants.
+
+    Args:
+        encoders: smaller ones than the draft's, from large to small.
+    """
+    views = tuple(draft.value("predict.views"))
+    fewer = [views, views[:2], views[:1]]
+    names = (draft.value("model.encoder"), *encoders)
+    return Choices(names, (1.0, *_smaller_sizes(draft, found)), tuple(dict.fromkeys(fewer)))
+
+
+def _smaller_sizes(draft: ConfigDraft, found: Fingerprint) -> tuple[float, ...]:
+    """The sizes at which objects and crops stay large enough; none where images are read by window."""
+    size = draft.value("data.size") or {}
+    if found.diameter is None or found.thickness is None or draft.value("data.crops") or not {*size} <= {"factor"}:
+        return ()
+    factor = size.get("factor", 1.0)
+    kept = (
+        (found.diameter.q10, DIAMETERS[0]),
+        (found.diameter.median, DIAMETERS[1]),
+        (found.thickness.median, THICKNESS),
+        (found.shorter.median, SMALLEST_SIDE),
+    )
+    crops = [draft.value(f"train.phases.{number}.crop") for number in range(len(draft.phases))]
+    crop = min((each for each in crops if each), default=math.inf)
+    return tuple(
+        share
+        for share in SIZES
+        if crop * share >= SMALLEST_CROP and all(value * factor * share >= least for value, least in kept)
+    )
+
+
+def planned(draft: ConfigDraft, plan: Plan, counts: Counts, draws: int) -> ConfigDraft:
+    """The draft with the options of a plan.
+
+    Args:
+        draws: training images, or windows of them, of one fold.
+    """
+    why = "planned for the time budget"
+    draft = draft.with_option("folds.count", plan.split, draft_reason(draft, "folds.count") or why)
+    draft = with_extent(draft, plan)
+    if plan.encoder != draft.value("model.encoder"):
+        draft = draft.with_option("model.encoder", plan.encoder, f"{why}: smaller than the draft's")
+    if plan.size != 1:
+        draft = _resized(draft, plan.size)
+    return _scheduled(draft, plan, counts, draws)
+
+
+def with_extent(draft: ConfigDraft, plan: Plan) -> ConfigDraft:
+    """The draft with the folds and views of a plan, on which no training depends."""
+    draft = draft.with_option(
+        "predict.views", list(plan.views), draft_reason(draft, "predict.views") or "planned for the time budget"
+    )
+    if plan.folds == plan.split:
+        return draft.without("folds.only")
+    why = f"{plan.folds} of {plan.split} folds fit into the time budget"
+    return draft.with_option("folds.only", list(range(plan.folds)), why)
+
+
+def draft_reason(draft: ConfigDraft, key: str) -> str:
+    """The reason of an option; empty if it is at its default."""
+    found = draft.find(key)
+    return found.reason if found else ""
+
+
+def _resized(draft: ConfigDraft, size: float) -> ConfigDraft:
+    factor = draft.value("data.size", {"factor": 1.0})["factor"] * size
+    why = f"input size × {size:g}, to fit into the time budget"
+    draft = draft.with_option("data.size", {"factor": round(factor, 4)}, why)
+    for number in range(len(draft.phases)):
+        if crop := draft.value(f"train.phases.{number}.crop"):
+            smaller = max(round(crop * size / STRIDE) * STRIDE, SMALLEST_CROP)
+            draft = draft.with_option(f"train.phases.{number}.crop", smaller, f"{crop} × {size:g}")
+    return draft
+
+
+def _scheduled(draft: ConfigDraft, plan: Plan, counts: Counts, draws: int) -> ConfigDraft:
+    """The draft with the updates of the plan, shared among its phases as the draft shares its own."""
+    wanted = [
+        draft.value(f"train.phases.{number}.epochs") * draft.value(f"train.phases.{number}.repeats", 1)
+        for number in range(len(draft.phases))
+    ]
+    for number, share in enumerate(each / sum(wanted) for each in wanted):
+        epochs = max(1, round(plan.epochs * share))
+        updates = max(1, math.ceil(plan.updates * share / epochs))  # of an epoch
+        why = f"{updates * epochs} updates, planned for the time budget"
+        draft = draft.with_option(f"train.phases.{number}.epochs", epochs, why)
+        repeats = math.ceil(updates * counts.batch / draws * 1e4) / 1e4
+        draft = draft.with_option(f"train.phases.{number}.repeats", repeats, f"{updates} updates an epoch")
+    return draft

@@ -1,0 +1,266 @@
+"""The stage `auto`: from a folder of files to a submission, within a time budget.
+
+    card ─▶ fingerprint, config ─▶ trial ─▶ plan ─▶ folds, one after the other ─▶ submission, report
+
+The plan is made before the first fold and revised after each one, at the speed that was measured. A submission exists
+from the first fold on. The time of a stopped run counts: the same command goes on with what is left.
+"""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from pipeline import competition, config
+from pipeline.competition import Competition
+from pipeline.config import Config
+from pipeline.data.crops import count_windows
+from pipeline.data.reader import Reader
+from pipeline.files import file_lock, write_text
+from pipeline.planning.budget import Choices, Costs, Counts, Plan, fold_training, make_plan, plan_of, revise, spend
+from pipeline.planning.budget_clock import BudgetClock, RunState
+from pipeline.planning.config_draft import ConfigDraft
+from pipeline.planning.config_text import to_text
+from pipeline.planning.page import plan_page
+from pipeline.planning.schedule import choices_of, planned
+from pipeline.progress import clock
+from pipeline.schema import parse
+from pipeline.stages.drafting_card import draft_card
+from pipeline.stages.drafting_config import DraftedConfig, config_head, draft_config
+from pipeline.stages.ensembling import Ensembled, ensemble
+from pipeline.stages.preparing import Context, Paths, index_test_images, index_training_images, make_context
+from pipeline.stages.reporting import report
+from pipeline.stages.training import predict_test, read_history, train_fold
+from pipeline.stages.trial import measure_costs
+
+log = logging.getLogger(__name__)
+CHEAP = 0.05  # of the time left: a submission of all folds so far is written if that takes no more
+SLACK = 1.25  # a training that others follow may take so many times its planned seconds
+LEAST_MINUTES = 0.1  # of a training
+
+
+class AutoResult(NamedTuple):
+    """The files that the stage `auto` wrote."""
+
+    card: str
+    config: Path
+    plan_page: Path
+    report: Path
+    submission: Ensembled
+    state: RunState
+    budget: float  # seconds
+
+
+class Job(NamedTuple):
+    """What all folds of a run have in common."""
+
+    path: Path  # of the config
+    drafted: DraftedConfig
+    card: Competition
+    index: pd.DataFrame  # of the training images
+    draws: int  # training images, or windows of them
+    counts: Counts
+    choices: Choices
+
+    def config(self, plan: Plan | None = None, folds: int | None = None) -> Config:
+        """The config, with the views and the folds of a plan; the drafted one, if there is no file yet.
+
+        Args:
+            folds: the first of them, in place of all that the plan trains.
+        """
+        if self.path.is_file():
+            cfg = config.load(self.path)
+        else:
+            cfg = parse(Config, {"name": self.path.stem, **self.drafted.draft.tables()}, str(self.path))
+        if plan is None:
+            return cfg
+        number = plan.folds if folds is None else folds
+        only = () if number == plan.split else tuple(range(number))
+        return cfg.model_copy(
+            update={
+                "folds": cfg.folds.model_copy(update={"only": only}),
+                "predict": cfg.predict.model_copy(update={"views": plan.views}),
+            }
+        )
+
+
+def auto(data: Path, name: str, budget: float, metric: str = "", card: str = "") -> AutoResult:
+    """Draft a card and a config, plan, train, and write a submission and a report, within a time budget.
+
+    A card or a config of this name that exists is used as it is; of such a config, the plan chooses folds and views.
+
+    Args:
+        data: the folder of the competition's files.
+        name: of the card, the config, the submission and the report.
+        budget: seconds, of all runs of this command together.
+        metric: of the drafted card; empty: mean_dice.
+        card: name or path of a card, in place of a drafted one.
+
+    Writes: cards/<name>.toml, configs/<name>.toml, submissions/<name>.csv, reports/<name>.html, reports/<name>-plan.md,
+        runs/<name>/auto.json
+
+    Raises:
+        ValueError: if the budget is too small for one model, or another process runs the same; as the stages.
+    """
+    folder = Path("runs") / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with file_lock(folder / "auto.lock", f"{folder} (auto)", wait=False):
+        timer = BudgetClock(folder / "auto.json", budget)
+        with timer.running():
+            return _run(timer, data, name, metric, card)
+
+
+def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str) -> AutoResult:
+    if not card:
+        with timer.step("card"):
+            drafted_card = draft_card(data, name, metric)
+            card, data = str(drafted_card.path), drafted_card.root
+    with timer.step("fingerprint"):
+        job = _make_job(draft_config(name, card, data, write=False), card)
+    if timer.state.plan is None:
+        with timer.step("trial"):
+            plan, costs = _first_plan(timer, job)
+        timer.save(first_plan=plan, plan=plan, costs=costs)
+    if not job.path.is_file():
+        write_text(job.path, _config_text(job, timer.state.plan))
+    log.info("plan: %s", timer.state.plan.describe())
+    submission = _train_folds(timer, job)
+    plan = timer.state.plan
+    with timer.step("report"):
+        page = report([job.config(plan)], name, submission.selection)
+    timer.save(finished=True)
+    done = AutoResult(card, job.path, Path("reports") / f"{name}-plan.md", page, submission, timer.state, timer.budget)
+    draft = _planned_draft(job, plan)
+    found = job.drafted.fingerprint
+    write_text(done.plan_page, plan_page(name, draft, found, job.counts, timer.state, timer.budget, auto_results(done)))
+    return done
+
+
+def auto_results(done: AutoResult) -> list[str]:
+    """What the run ends with, in lines."""
+    score, summary = done.submission.interval, done.submission.summary
+    return [
+        f"{done.submission.metric}, out of fold, cross-fitted: {score.mean:.4f}, {score}",
+        f"submission: {done.submission.csv}, {summary.rows} rows, {summary.empty} of them empty",
+        f"report: {done.report}",
+        f"card: {done.card}",
+        f"config: {done.config}; again without a budget: make ensemble CONFIG={done.config.stem}",
+    ]
+
+
+def _make_job(drafted: DraftedConfig, card_name: str) -> Job:
+    card, draft = competition.load(card_name), drafted.draft
+    job = Job(
+        drafted.path, drafted, card, pd.DataFrame(), 0, Counts(0, 0, 0, 0), choices_of(draft, drafted.fingerprint)
+    )
+    cfg = job.config()
+    paths = Paths(cfg, card)
+    index, test_index = index_training_images(cfg, card, paths), index_test_images(cfg, card, paths)
+    draws = count_windows(index, cfg.data.crops, Reader.of(cfg, card).resize) if cfg.data.crops else len(index)
+    folds = cfg.folds.count if "count" in cfg.folds.model_fields_set or card.folds is None else card.folds
+    counts = Counts(len(index), len(test_index), folds, cfg.train.least_batch_size())
+    return job._replace(index=index, draws=draws, counts=counts)
+
+
+def _first_plan(timer: BudgetClock, job: Job) -> tuple[Plan, Costs]:
+    """The plan for the time that is left, and the costs by a trial; of a config that exists, its folds and views.
+
+    Raises:
+        ValueError: if the time is too short for one model.
+    """
+    costs = measure_costs(job.config(), job.card, job.index)
+    if job.path.is_file():
+        plan = revise(plan_of(job.config(), job.counts), timer.left, job.counts, costs, job.choices, done=0)
+        if not plan.folds:
+            raise ValueError(
+                f"{clock(timer.left)} are left, and one fold of {job.path} takes about "
+                f"{clock(spend(plan._replace(folds=1), job.counts, costs).total)}: give a larger BUDGET, or remove the "
+                f"config, and one is planned"
+            )
+        return plan, costs
+    # Of one encoder: a trial of each would take longer than a smaller one saves.
+    plan = make_plan(timer.left, job.counts, {job.choices.encoders[0]: costs}, job.choices)
+    return plan, costs
+
+
+def _rewrite_config(job: Job, plan: Plan, before: Plan) -> None:
+    """Write the config of a revised plan, unless the file is not the one that was written for the plan before."""
+    if job.path.read_text(encoding="utf-8") == _config_text(job, before):
+        write_text(job.path, _config_text(job, plan))
+    else:
+        log.info("%s was edited and is kept: the folds and views of the revised plan are not written to it", job.path)
+
+
+def _planned_draft(job: Job, plan: Plan) -> ConfigDraft:
+    return planned(job.drafted.draft, plan, job.counts, draws=job.draws * (plan.split - 1) // plan.split)
+
+
+def _config_text(job: Job, plan: Plan) -> str:
+    return to_text(_planned_draft(job, plan), config_head(job.path.stem, job.card, job.drafted.fingerprint))
+
+
+def _train_folds(timer: BudgetClock, job: Job) -> Ensembled:
+    """Train the plan's folds, one after the other, and revise it after each; returns the last submission."""
+    submission, done = None, 0
+    while done < timer.state.plan.folds:
+        plan, costs = timer.state.plan, timer.state.costs
+        context = make_context(job.config(plan, done + 1))
+        _train_fold(timer, job, context, done)
+        costs, done = _measured(context, done, plan, job.counts, costs), done + 1
+        choice = costs.choose * job.counts.held_out(plan.split) * done
+        timer.save(costs=costs)
+        if timer.state.submitted < done < plan.folds and (done == 1 or choice < CHEAP * timer.left):
+            submission = _submit(timer, job, plan, done)
+        revised = revise(plan, timer.left, job.counts, timer.state.costs, job.choices, done=done)
+        if revised != plan:
+            log.info("plan revised: %s", revised.describe())
+            _rewrite_config(job, revised, before=plan)
+            timer.save(plan=revised)
+            submission = submission if revised.views == plan.views else None
+    if submission is None or timer.state.submitted != done:
+        submission = _submit(timer, job, timer.state.plan, done)
+    return submission
+
+
+def _train_fold(timer: BudgetClock, job: Job, context: Context, fold: int) -> None:
+    """Train a fold, not longer than the plan allows, and predict its held-out and the test images."""
+    plan, costs, counts = timer.state.plan, timer.state.costs, job.counts
+    training = fold_training(plan, counts, costs)
+    rest = spend(plan, counts, costs, done=fold).total - training  # of all that follows
+    is_last = fold + 1 == plan.folds
+    limit = timer.left - rest if is_last else min(timer.left - rest, SLACK * training)
+    with timer.step(f"fold {fold}: training", training + costs.start):
+        train_fold(_limited(context, limit), fold)
+    with timer.step(f"fold {fold}: test images", counts.test * len(plan.views) * costs.at(plan.size).predict):
+        predict_test(context)
+
+
+def _limited(context: Context, seconds: float) -> Context:
+    """The context with a time limit of the training, unless a person's config has options that exclude one."""
+    train = context.cfg.train
+    if train.select == "last" or any(phase.swa or phase.cycles > 1 for phase in train.phases):
+        return context
+    limited = train.model_copy(update={"max_minutes": max(seconds / 60, LEAST_MINUTES)})
+    return context._replace(cfg=context.cfg.model_copy(update={"train": limited}))
+
+
+def _measured(context: Context, fold: int, plan: Plan, counts: Counts, costs: Costs) -> Costs:
+    """The costs, corrected by the time that the epochs of a fold took."""
+    lines = [line for line in read_history(context, fold) if "candidate" not in line]
+    all_epochs = sum(phase.epochs for phase in context.cfg.train.phases)
+    expected = fold_training(plan, counts, costs) * len(lines) / all_epochs
+    ratio = sum(line["seconds"] for line in lines) / expected
+    return costs._replace(update=costs.update * ratio, predict=costs.predict * ratio)
+
+
+def _submit(timer: BudgetClock, job: Job, plan: Plan, folds: int) -> Ensembled:
+    """Write the submission of the first folds, and measure how long the choice of its rules takes."""
+    held_out = job.counts.held_out(plan.split) * folds
+    with timer.step(f"submission of {folds} fold{'s' * (folds > 1)}", timer.state.costs.choose * held_out):
+        submission = ensemble([job.config(plan, folds)], job.path.stem)
+    costs = timer.state.costs._replace(choose=timer.state.steps[-1].seconds / held_out)
+    timer.save(submitted=folds, costs=costs)
+    low, high = submission.bounds or (float("nan"),) * 2
+    log.info("submission: %s, OOF score %.4f (%.4f to %.4f)", submission.csv, submission.interval.mean, low, high)
+    return submission

@@ -1,0 +1,117 @@
+"""A trial of some seconds: how fast this machine trains and predicts with a config."""
+
+import time
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+
+from pipeline import hardware
+from pipeline.competition import Competition
+from pipeline.config import Config
+from pipeline.data.channels import with_input_channels
+from pipeline.data.crops import crop_index
+from pipeline.data.labels import Labels
+from pipeline.data.reader import Reader
+from pipeline.inference.predictor import Predictor, predict_images
+from pipeline.metrics import epoch_metric
+from pipeline.models import build_model, for_prediction
+from pipeline.models.image_size import with_image_size
+from pipeline.models.segmenter import Segmenter
+from pipeline.planning.budget import Costs
+from pipeline.training.checkpoint import FULL
+from pipeline.training.distributed import processes
+from pipeline.training.fold_data import FoldData
+from pipeline.training.train_job import TrainJob
+from pipeline.training.train_state import TrainState
+from pipeline.training.trainer import Trainer
+
+IMAGES = 64  # training images that batches are drawn from
+UPDATES, BATCHES = 3, 3  # that are timed, after one that is not
+PREDICTED, MAX_SECONDS = 8, 4.0  # images that are predicted; none is begun after so many seconds
+CHOICE_SECONDS = 0.5  # per million pixels and class, on a core; the first fold's choice replaces it
+CHOICE_START = 0.05  # per image
+
+
+def measure_costs(cfg: Config, card: Competition, index: pd.DataFrame) -> Costs:
+    """Train for some updates and predict some images, with random weights; nothing is kept.
+
+    Args:
+        index: the training images, as `index_training_images` returns them.
+    """
+    cfg = with_image_size(with_input_channels(cfg, card))
+    some = index.iloc[np.unique(np.linspace(0, len(index) - 1, min(IMAGES, len(index))).astype(int))]
+    started = time.monotonic()
+    model = build_model(cfg.model.model_copy(update={"weights": "none"}))
+    update = _time_update(cfg, card, some, model)
+    start = time.monotonic() - started - UPDATES * update
+    pixels = float((index["height"] * index["width"]).mean()) if card.size is None else float(np.prod(card.size))
+    choice = CHOICE_START + CHOICE_SECONDS * pixels / 1e6 * len(card.classes)
+    return Costs(start, update, _time_prediction(cfg, card, some), choice)
+
+
+def _time_update(cfg: Config, card: Competition, index: pd.DataFrame, model: Segmenter) -> float:
+    """Seconds of one update of the first phase, with the reading of its batch if nothing reads ahead."""
+    labels, reader = Labels.of(card, cfg.data.boundary, exif=cfg.data.exif), Reader.of(cfg, card)
+    batch = cfg.train.batch_size if cfg.train.batch_size != "auto" else cfg.train.least_batch_size()
+    if cfg.data.crops:
+        index = crop_index(index, labels, cfg.data.crops, reader.resize)
+    repeats = -(-batch * (BATCHES + 1) * cfg.train.accumulate // len(index))
+    phase = cfg.train.phases[0].model_copy(update={"repeats": repeats, "epochs": 2})
+    train = cfg.train.model_copy(update={"phases": (phase,), "trackers": (), "batch_size": batch})
+    data = FoldData(FULL, index, None, labels, epoch_metric(card.metric), reader, batch_size=cfg.predict.batch_size)
+    with TemporaryDirectory() as folder:
+        job = TrainJob(
+            model,
+            data,
+            train,
+            folder=Path(folder),
+            seed=cfg.seed,
+            aux_weight=cfg.model.deep_supervision,
+            image_weight=cfg.model.image_head,
+            encoder=cfg.model.encoder,
+            grad_checkpointing=cfg.model.grad_checkpointing,
+        )
+        trainer = Trainer(job, TrainState({}), processes(), None)
+        trainer.train_on_copies(batch, 1)
+        started = time.monotonic()
+        trainer.train_on_copies(batch, UPDATES)
+        computing = (time.monotonic() - started) / UPDATES
+        batches = iter(trainer.loader)
+        next(batches)
+        started = time.monotonic()
+        read = len(list(islice(batches, BATCHES)))
+        reading = (time.monotonic() - started) / max(read, 1) * cfg.train.accumulate
+    return max(computing, reading) if trainer.loader.num_workers else computing + reading
+
+
+def _time_prediction(cfg: Config, card: Competition, index: pd.DataFrame) -> float:
+    """Seconds to read and predict an image in one view."""
+    identity = cfg.model_copy(update={"predict": cfg.predict.model_copy(update={"views": ("identity",)})})
+    model = build_model(for_prediction(identity).model_copy(update={"weights": "none"}))
+    predictor = Predictor.from_config(model, identity, exclusive=card.exclusive)
+    options = {
+        "reader": Reader.for_prediction(cfg, card),
+        "batch_size": 1,
+        "workers": 0,
+        "what": "trial of predictions",
+        "size": card.size,
+    }
+    places = np.unique(np.linspace(0, len(index) - 1, PREDICTED).astype(int))
+    list(predict_images(predictor, index.iloc[places[:1]], **options))
+    seconds: list[float] = []
+    for place in places:
+        started = time.monotonic()
+        list(predict_images(predictor, index.iloc[[place]], **options))
+        seconds.append(time.monotonic() - started)
+        if sum(seconds) > MAX_SECONDS:
+            break
+    return float(np.mean(seconds))
+
+
+def device_name() -> str:
+    """The device of the trial, for the plan."""
+    device = hardware.device()
+    return f"{device.type}, {hardware.machine()['threads']} threads" if device.type == "cpu" else device.type

@@ -386,8 +386,8 @@ def evaluate(model: nn.Module, index: pd.DataFrame, card: Competition, reader: R
         Predictor(model, ("identity",)), index, reader=reader, batch_size=BATCH, workers=0, what="validate"
     )
     found = {
-        image_id: dice(count_levels(values[0], Labels.of(card).read(samples[image_id])[..., 0]))
-        for image_id, values in predicted
+        image_id: dice(count_levels(stored.values[0], Labels.of(card).read(samples[image_id])[..., 0]))
+        for image_id, stored in predicted
     }
     return np.stack([found[image_id] for image_id in index["image_id"]])
 

@@ -215,7 +215,7 @@ def prediction(encoder: str, index: pd.DataFrame, batch: int, folder: Path) -> C
         rows = []
         members = (predict_images(predictor, index, **options) for predictor in predictors)
         for images in zip(*members, strict=True):
-            mean = np.mean([values[0] for _, values in images], axis=0)
+            mean = np.mean([stored.values[0] for _, stored in images], axis=0)
             rows.append((images[0][0], rle.encode((mean >= 128).astype(np.uint8))))
         pd.DataFrame(rows, columns=["id", "rle_mask"]).to_csv(folder / "submission.csv", index=False)
 

@@ -8,7 +8,9 @@ from pipeline.postprocess.rule_variants import VariantSearch
 from pipeline.postprocess.search import AREAS, RULE_SETS, RuleSearch
 from pipeline.postprocess.shares import Place
 
-WITHOUT_SHARE = [name for name, rule_set in RULE_SETS.items() if rule_set.pool is None]
+WITHOUT_SHARE = [
+    name for name, rule_set in RULE_SETS.items() if rule_set.pool is None and not rule_set.needs_image_head
+]
 
 
 def search_rules(images, metric, areas=AREAS, *, rule_sets=WITHOUT_SHARE):

@@ -19,6 +19,7 @@ from pipeline.data.reader import Reader
 from pipeline.data.sample import Sample
 from pipeline.ensemble.renderer import Postprocess, Renderer
 from pipeline.ensemble.selection import Oof
+from pipeline.inference.predictor import Prediction
 from pipeline.kaggle.metadata import DatasetMetadata, write_metadata
 from pipeline.postprocess.rules import Rules
 from pipeline.serving import single_pass, time_budget
@@ -163,12 +164,13 @@ def test_an_image_with_non_finite_probabilities_does_not_affect_other_images(sub
     def load(*which):
         predictor = bundle.predictor(*which)
 
-        def run(images, views):
-            probs = predictor(images, views).clone()
-            probs[(images == torch.from_numpy(shown)).all(dim=(1, 2, 3))] = torch.nan
-            return probs
+        class Odd:
+            def predict(self, images, views):
+                probs = predictor(images, views).clone()
+                probs[(images == torch.from_numpy(shown)).all(dim=(1, 2, 3))] = torch.nan
+                return Prediction(probs)
 
-        return run
+        return Odd()
 
     predicted = predict_test(bundle, folder, Path("working/submission.csv"), load=load)
     assert "are not finite" in predicted.problems.pop(odd)
@@ -246,10 +248,10 @@ class Faulty:
     def __init__(self, predictor, most=99, height=0):
         self.predictor, self.most, self.height = predictor, most, height
 
-    def __call__(self, images, views):
+    def predict(self, images, views):
         if len(images) > self.most or images.shape[-2] == self.height:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self.predictor(images, views)
+        return self.predictor.predict(images, views)
 
 
 def test_a_batch_too_large_for_memory_is_predicted_in_smaller_batches(submitted, caplog):
@@ -383,10 +385,10 @@ class Slow:
         self.predictor, self.seconds, self.clock = predictor, seconds, clock
         self.rng, self.warm = np.random.default_rng(seed), False
 
-    def __call__(self, images, views):
+    def predict(self, images, views):
         self.clock.now += self.seconds * len(views) * len(images) * self.rng.uniform(0.7, 1.3) * (1 if self.warm else 5)
         self.warm = True
-        return self.predictor(images, views)
+        return self.predictor.predict(images, views)
 
 
 def slowly(bundle, folder, clock, budget, seconds=0.01):

@@ -97,8 +97,8 @@ def test_a_shard_written_by_another_command_is_not_replaced(tmp_path, monkeypatc
     make_store(tmp_path / "store", ["a"])
     other, save = tmp_path / "store" / "000-00001.safetensors", prediction_store.save_file
 
-    def save_beside_another_command(tensors, path):
-        save(tensors, path)
+    def save_beside_another_command(tensors, path, metadata):
+        save(tensors, path, metadata)
         other.write_bytes(b"of the other command")
 
     monkeypatch.setattr(prediction_store, "save_file", save_beside_another_command)

@@ -144,11 +144,11 @@ def test_images_of_different_files_sizes_form_one_batch_and_come_back_at_their_o
     reader = Reader(1, resize=Resize(Size(exact=(24, 32))))
     predictor = Predictor(Model(), ("identity",), "float32")
     options = {"reader": reader, "batch_size": 8, "workers": 0, "what": ""}
-    values = dict(predict_images(predictor, index, **options))
+    stored = dict(predict_images(predictor, index, **options))
     assert seen == [(3, 1, 24, 32)]
-    assert [values[each].shape for each in "012"] == [(1, 30, 40), (1, 20, 20), (1, 33, 15)]
+    assert [stored[each].values.shape for each in "012"] == [(1, 30, 40), (1, 20, 20), (1, 33, 15)]
     at_one_size = dict(predict_images(predictor, index, size=(10, 11), **options))
-    assert {each.shape for each in at_one_size.values()} == {(1, 10, 11)}
+    assert {each.values.shape for each in at_one_size.values()} == {(1, 10, 11)}
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.3, 0.37])
@@ -162,7 +162,7 @@ def test_tiles_of_a_resized_image_give_the_values_of_the_whole_resized_image(tmp
     index = write_images(tmp_path, [(90, 131)])
     sample, reader = Sample("0", (index["path"][0],)), Reader(1, resize=Resize(Size(factor=factor)))
     predictor = Predictor(Pointwise(), ("identity",), "float32", tiles=Tiles(size=32, stride=24))
-    found = predict_windows(predictor, sample, reader)
+    found = predict_windows(predictor, sample, reader).values
     image = torch.from_numpy(reader.read(sample).transpose(2, 0, 1).astype(np.float32))
     probs = Pointwise()(image).sigmoid().numpy().transpose(1, 2, 0)
     expected = np.rint(255 * resize_image(probs, (90, 131))).transpose(2, 0, 1)

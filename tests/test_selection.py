@@ -304,13 +304,13 @@ def test_full_fit_has_no_scores(tiny):
 
 @pytest.mark.slow
 def test_validation_uses_the_batch_size_of_prediction(tiny, monkeypatch):
-    sizes, original = [], Predictor.probs
+    sizes, original = [], Predictor.predict
 
     def spy(self, images, views=None):
         sizes.append((self.batch_size, len(images)))
         return original(self, images, views)
 
-    monkeypatch.setattr(Predictor, "probs", spy)
+    monkeypatch.setattr(Predictor, "predict", spy)
     fit_tiny("train.batch_size=4", data=fitting.fold_data(batch_size=1))
     assert set(sizes) == {(1, 1)}
 

@@ -21,8 +21,8 @@ RULE_SETS = (*GRID_RULE_SETS, VARIANTS)
 
 Folds = tuple[int, ...]  # the folds that something is chosen on, ascending
 K = TypeVar("K", bound=Hashable)
-# From the keys of some searches to the images of each: key, values (H, W) uint8, target (H, W), place with its fold.
-ImagesOf = Callable[[Collection[K]], Iterator[tuple[K, np.ndarray, np.ndarray, Place]]]
+# From the keys of some searches to the images of each: key, and the arguments of `RuleSearch.add`.
+ImagesOf = Callable[[Collection[K]], Iterator[tuple[K, np.ndarray, np.ndarray, Place, int | None]]]
 
 
 class Candidate(NamedTuple):
@@ -110,8 +110,8 @@ def search_candidates(
 
 def _run(searches: dict[K, RuleSearch | VariantSearch], images_of: ImagesOf) -> dict:
     if searches:
-        for key, values, target, place in images_of(searches):
-            searches[key].add(values, target, place)
+        for key, *image in images_of(searches):
+            searches[key].add(*image)
     return searches
 
 

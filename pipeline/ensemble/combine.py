@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.ensemble.calibration import LEVELS, Table, log_odds
 from pipeline.ensemble.stacking import Stack, apply_stack, mean_around
 from pipeline.inference.prediction_store import MAX_VALUE
+from pipeline.postprocess.shares import Heads
 from pipeline.quoting import shortened
 
 # A stored 0 stands for probabilities up to 1/510. The logarithm of 0 is not finite, that of 1/510 is. A little below
@@ -26,15 +27,23 @@ class Store(Protocol):
     def read(self, image_id: str) -> np.ndarray:
         """The values of one image, (C, H, W) uint8."""
 
+    def read_image_values(self, image_id: str) -> np.ndarray | None:
+        """The image head's values of one image, (C,) uint8; None without a head."""
+
 
 class InMemoryStore(NamedTuple):
-    """The stored values of one model for one image, as a `Store`."""
+    """The stored values of one model for one image, as a `Store`; fields as of `StoredPrediction`."""
 
-    values: np.ndarray  # (C, H, W) uint8
+    values: np.ndarray
+    image_values: np.ndarray | None = None
 
     def read(self, _image_id: str) -> np.ndarray:
         """Return the values, whatever the id."""
         return self.values
+
+    def read_image_values(self, _image_id: str) -> np.ndarray | None:
+        """Return the image head's values, whatever the id."""
+        return self.image_values
 
 
 class Weighting(NamedTuple):
@@ -191,6 +200,17 @@ def combine(
             part = forward_table(combination, len(stores), table).take(_sum_of_stores(stores, image_id)) * share
             total = part if total is None else total + _same_shape(part, total, image_id)
     return to_values(total, combination)
+
+
+def read_heads(members: Sequence[Sequence[Store]], image_id: str) -> Heads:
+    """What the members' image heads say about one image: the mean over each member's stores, which may be none."""
+    found = ([store.read_image_values(image_id) for store in stores] for stores in members)
+    return tuple(_mean_of_heads(each) for each in found)
+
+
+def _mean_of_heads(values: Sequence[np.ndarray | None]) -> tuple[float, ...] | None:
+    present = [each for each in values if each is not None]
+    return tuple(np.mean(present, axis=0).tolist()) if present and len(present) == len(values) else None
 
 
 def _sum_of_stores(stores: Sequence[Store], image_id: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from pipeline.ensemble.calibration import Table
 from pipeline.ensemble.combine import Weighting, blend_by
 from pipeline.ensemble.stacking import Stack
 from pipeline.postprocess.instances import InstanceRules, confidences, label_instances
-from pipeline.postprocess.rules import Rules, apply, at_place
+from pipeline.postprocess.rules import Rules, apply, at_place, with_gate
 from pipeline.postprocess.shares import Histograms, Place
 
 ARGMAX, INSTANCES = "argmax", "instances"  # the rule sets of multiclass and of instance segmentation
@@ -54,9 +54,24 @@ class Postprocess(NamedTuple):
         """Whether the mask of an image depends on further images."""
         return isinstance(self.rules, Rules) and self.rules.pooled
 
-    def at_place(self, place: Place, histograms: Histograms) -> "Postprocess":
-        """With the threshold of an image's pool; unchanged unless `pooled`."""
-        return self._replace(rules=at_place(self.rules, place, histograms)) if self.pooled else self
+    @property
+    def has_gate(self) -> bool:
+        """Whether the mask of an image depends on the image heads."""
+        return isinstance(self.rules, Rules) and self.rules.gate is not None
+
+    def at_place(self, place: Place, number: int, histograms: Histograms | None = None) -> "Postprocess":
+        """With the threshold of an image's pool, and without a gate; unchanged unless `pooled` or `has_gate`.
+
+        Args:
+            number: of the class.
+            histograms: of the combined values of all images; only if `pooled`.
+        """
+        rules = self.rules
+        if self.pooled:
+            rules = at_place(rules, place, histograms)
+        if self.has_gate:
+            rules = with_gate(rules, place.image_value(self.weights, number))
+        return self if rules is self.rules else self._replace(rules=rules)
 
 
 @dataclass(frozen=True)
@@ -88,14 +103,23 @@ class Renderer:
         """Whether the masks of an image depend on further images, by a threshold that is a share of all of them."""
         return any(part.pooled for part in self.parts)
 
-    def at_place(self, place: Place, histograms: Sequence[Histograms]) -> "Renderer":
-        """The renderer of the images of a place, whose thresholds are fixed.
+    @property
+    def has_gate(self) -> bool:
+        """Whether the masks of an image depend on the image heads."""
+        return any(part.has_gate for part in self.parts)
+
+    def at_place(self, place: Place, histograms: Sequence[Histograms] | None = None) -> "Renderer":
+        """The renderer of the image of a place, whose thresholds are fixed, and whose gates are open or closed.
 
         Args:
-            histograms: for each part, of the combined values of all images.
+            histograms: for each part, of the combined values of all images; only if `pooled`.
         """
-        parts = zip(self.parts, histograms, strict=True)
-        return replace(self, parts=tuple(part.at_place(place, each) for part, each in parts)) if self.pooled else self
+        if not (self.pooled or self.has_gate):
+            return self
+        parts = zip(self.parts, histograms or [None] * len(self.parts), strict=True)
+        return replace(
+            self, parts=tuple(part.at_place(place, number, each) for number, (part, each) in enumerate(parts))
+        )
 
     @property
     def used(self) -> np.ndarray:

@@ -18,12 +18,17 @@ from pipeline.ensemble.weights import Subsample, log_loss_weights, subsample
 from pipeline.metrics import Counts, Metric, Scores, count, nan_to_zero, ratio, stack
 from pipeline.postprocess.rules import Rules
 from pipeline.postprocess.search import RULE_SETS, ScoreGrid
-from pipeline.postprocess.shares import Histograms, Place
+from pipeline.postprocess.shares import Heads, Histograms, Place
 from pipeline.statistics.crossfit import CrossFitted, cross_fit, refuse_one_fold
 
 
 def no_volume(_image_id: str) -> None:
     """The volume of an image that is no slice."""
+
+
+def no_heads(_image_id: str) -> Heads:
+    """The image heads of members that have none."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Oof:
         members: M.
         track: shows progress over N items.
         volume_of: from an image's id to its volume; None where it is no slice of one.
+        heads_of: from an image's id to what its members' image heads say.
     """
 
     image_ids: Sequence[str]
@@ -46,6 +52,7 @@ class Oof:
     members: int
     track: Callable[[Iterable[str], str], Iterable[str]]
     volume_of: Callable[[str], str | None] = no_volume
+    heads_of: Callable[[str], Heads] = no_heads
 
     def images(self, task: str) -> Iterator[tuple[np.ndarray, np.ndarray, Place]]:
         """Values, target and place of each image, one after the other; the progress is named `task`."""
@@ -54,9 +61,9 @@ class Oof:
 
     @cached_property
     def places(self) -> dict[str, Place]:
-        """Fold and volume of each image."""
+        """Fold, volume and image heads of each image."""
         folds = zip(self.image_ids, self.fold_of.tolist(), strict=True)
-        return {image_id: Place(fold, self.volume_of(image_id)) for image_id, fold in folds}
+        return {image_id: Place(fold, self.volume_of(image_id), self.heads_of(image_id)) for image_id, fold in folds}
 
     def only(self, member: int) -> "Oof":
         """The same images with one member alone."""
@@ -65,7 +72,10 @@ class Oof:
             values, target = self.read(image_id)
             return values[member : member + 1], target
 
-        return replace(self, read=read, members=1)
+        def heads_of(image_id: str) -> Heads:
+            return self.heads_of(image_id)[member : member + 1]
+
+        return replace(self, read=read, members=1, heads_of=heads_of)
 
 
 @dataclass(frozen=True)
@@ -96,8 +106,8 @@ class Selection:
         return self.in_sample - self.score
 
     def held_out(self, place: Place) -> Renderer:
-        """Renders the images of a place: chosen without its fold, with fixed thresholds."""
-        return self.by_place.get(place) or self.by_fold[place.fold]
+        """Renders the image of a place: chosen without its fold, with fixed thresholds and without gates."""
+        return self.by_place.get(place) or self.by_fold[place.fold].at_place(place)
 
 
 def select_multilabel(
@@ -175,10 +185,11 @@ def _search(
 
     def images_of(
         keys: Collection[tuple[int, Weighting]],
-    ) -> Iterator[tuple[tuple[int, Weighting], np.ndarray, np.ndarray, Place]]:
+    ) -> Iterator[tuple[tuple[int, Weighting], np.ndarray, np.ndarray, Place, int | None]]:
         for values, target, place in oof.images("search rules"):
             for number, each in keys:
-                yield (number, each), blend_by(each, values[:, number]), target[number], place
+                image_value = place.image_value(each.weights, number)
+                yield (number, each), blend_by(each, values[:, number]), target[number], place, image_value
 
     fits: dict[tuple[int, Weighting], list[Folds]] = {}
     for number, of_class in enumerate(weighted):
@@ -214,7 +225,8 @@ def _cross_fit(
         for part, folds in (("held out", rest_of[place.fold]), ("in sample", everything)):
             rules = (each[folds] for each in chosen)
             here = [
-                (number, each.at_place(place, histograms[number, each.weighting])) for number, each in enumerate(rules)
+                (number, each.at_place(place, number, histograms[number, each.weighting]))
+                for number, each in enumerate(rules)
             ]
             for number, each in here:
                 if (number, each) not in found:

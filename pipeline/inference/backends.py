@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from pipeline import hardware
 from pipeline.inference.conv_bn_fusion import fuse_batch_norms
+from pipeline.models.segmenter import Outputs, logits_of
 
 log = logging.getLogger(__name__)
 
-Backend = Callable[[Tensor], Tensor]  # images (N, channels, H, W) uint8 on the device to logits of any float dtype
+# From images (N, channels, H, W) uint8 on the device to what the network returns, of any float dtype.
+Backend = Callable[[Tensor], Tensor | Outputs]
 PROBE_SHAPE = (2, 96, 64)  # number, height and width of the images that a fused or compiled network is tried on
 TOLERANCE = 1e-3  # largest change of a logit through fusion, in float32, as a share of the largest logit
 
@@ -19,7 +21,7 @@ TOLERANCE = 1e-3  # largest change of a logit through fusion, in float32, as a s
 def eager(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Backend:
     """The network as it was trained, under autocast to `dtype`."""
 
-    def run(images: Tensor) -> Tensor:
+    def run(images: Tensor) -> Tensor | Outputs:
         with hardware.autocast(device, dtype):
             return model(images)
 
@@ -53,7 +55,7 @@ def _fuse_checked(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     try:
         fused = fuse_batch_norms(model, _in_channels(model)).to(memory_format=torch.channels_last)
         with torch.inference_mode(), hardware.exact_float32():
-            expected, found = model(probe), fused(probe)
+            expected, found = (logits_of(each(probe)) for each in (model, fused))
         change = ((expected - found).abs().max() / expected.abs().max().clamp_min(1e-6)).item()
     except Exception as error:  # a network can use its layers in any way, so fusion can fail in any way
         log.warning("batch norm not fused (%s): slower", error)

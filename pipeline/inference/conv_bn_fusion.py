@@ -14,6 +14,8 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from pipeline.models.segmenter import logits_of
+
 PROBE_SIZE = 64  # height and width in pixels of the image whose forward pass is recorded
 
 
@@ -28,7 +30,7 @@ def fuse_batch_norms(model: nn.Module, channels: int) -> nn.Module:
     """A copy of a model, in evaluation mode, with each batch norm fused that directly follows a convolution.
 
     Args:
-        model: from images (N, channels, H, W) to one tensor.
+        model: from images (N, channels, H, W) to logits, or `Outputs`.
     """
     with torch.inference_mode(mode=False):  # autograd records nothing in inference mode
         fused = copy.deepcopy(model).eval()
@@ -45,7 +47,7 @@ def find_conv_bn_pairs(model: nn.Module, channels: int) -> list[ConvBN]:
     """The pairs of a forward pass; neither module may be called twice.
 
     Args:
-        model: in evaluation mode, from images (N, channels, H, W) to one tensor.
+        model: in evaluation mode, from images (N, channels, H, W) to logits, or `Outputs`.
     """
     convolution_of: dict[object, str] = {}  # from the autograd node of a convolution's output
     norm_of: dict[object, str] = {}  # from the autograd node of a batch norm's input
@@ -66,7 +68,8 @@ def find_conv_bn_pairs(model: nn.Module, channels: int) -> list[ConvBN]:
     try:
         with torch.enable_grad():
             device = next(model.parameters()).device
-            logits = model(torch.zeros(1, channels, PROBE_SIZE, PROBE_SIZE, device=device, requires_grad=True))
+            images = torch.zeros(1, channels, PROBE_SIZE, PROBE_SIZE, device=device, requires_grad=True)
+            logits = logits_of(model(images))
     finally:
         for hook in hooks:
             hook.remove()

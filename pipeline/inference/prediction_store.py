@@ -2,6 +2,9 @@
 
     value = round(255 · probability), so the error of a stored probability is at most 1/510
 
+A model with an image head also predicts whether a class is in the image. These probabilities, one for each image and
+class, are in the metadata of the shard, as values of the same kind.
+
 A store is a folder. `store.json` records the settings that its predictions depend on. Shards are written atomically, so
 the images in them are finished, and a run that was killed predicts only the others. Reading maps one shard at a time
 into memory, so peak memory does not grow with the number of images.
@@ -11,7 +14,7 @@ import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +30,19 @@ RUN_AGAIN = "run one command at a time on it, and run this one again"
 MAX_VALUE = 255  # stored value of probability 1
 SHARD_BYTES = 16 << 20  # uncompressed size after which a shard is written; a killed run loses at most this much
 SHARD_IMAGES = 256
+IMAGE_VALUES = "image_values"  # key of a shard's metadata: from image ids to the values of the image head, in JSON
+
+
+class StoredPrediction(NamedTuple):
+    """The stored values of one model for one image.
+
+    Shapes:
+        values: (C, H, W) uint8.
+        image_values: (C,) uint8, of the image head; None without one.
+    """
+
+    values: np.ndarray
+    image_values: np.ndarray | None = None
 
 
 def probs_to_uint8(probs: Tensor) -> Tensor:
@@ -56,6 +72,7 @@ class PredictionStore:
 
     def __init__(self, *folders: Path):
         self._shard_of: dict[str, Path] = {}
+        self._image_values: dict[str, list[int]] = {}
         self._open_path: Path | None = None
         self._settings = {folder: _read_settings(folder) for folder in folders}
         for folder in folders:
@@ -64,6 +81,7 @@ class PredictionStore:
 
     def _add(self, shard: Path) -> None:
         with _open(shard) as file:
+            self._image_values |= _read_image_values(shard, file)
             for image_id in file.keys():  # noqa: SIM118 - the handle is no mapping
                 if image_id in self._shard_of:
                     raise ValueError(
@@ -99,6 +117,11 @@ class PredictionStore:
             self._file, self._open_path = self._open_unchanged(shard), shard
         return self._file.get_tensor(image_id)
 
+    def read_image_values(self, image_id: str) -> np.ndarray | None:
+        """The image head's values of one image, (C,) uint8 in 0 … 255; None if its model has no head."""
+        found = self._image_values.get(image_id)
+        return None if found is None else np.array(found, dtype=np.uint8)
+
     def _open_unchanged(self, shard: Path) -> safe_open:
         """Open a shard and check that its store is still the one that was opened.
 
@@ -130,7 +153,19 @@ def _open(shard: Path) -> safe_open:
     try:
         return safe_open(shard, framework="numpy")
     except SafetensorError as error:
-        raise ValueError(f"{shard}: damaged ({error}): remove it, and its images will be predicted again") from None
+        raise _damaged(shard, error) from None
+
+
+def _read_image_values(shard: Path, file: safe_open) -> dict[str, list[int]]:
+    """The image head's values of the images of a shard; none without a head."""
+    try:
+        return dict(json.loads((file.metadata() or {}).get(IMAGE_VALUES, "{}")))
+    except ValueError as error:
+        raise _damaged(shard, error) from None
+
+
+def _damaged(shard: Path, error: Exception) -> ValueError:
+    return ValueError(f"{shard}: damaged ({error}): remove it, and its images will be predicted again")
 
 
 class StoreWriter:
@@ -147,15 +182,18 @@ class StoreWriter:
         self.folder, self.rank = folder, rank
         self.done = PredictionStore(folder).ids()
         self._pending: dict[str, np.ndarray] = {}
+        self._image_values: dict[str, list[int]] = {}  # of the pending images
         self._bytes = 0
 
-    def write(self, image_id: str, values: np.ndarray) -> None:
-        """Add the values (C, H, W) uint8 of an image; they are on disk after the next flush.
+    def write(self, image_id: str, values: np.ndarray, image_values: np.ndarray | None = None) -> None:
+        """Add an image's values, as of `StoredPrediction`; they are on disk after the next flush.
 
         Raises:
             FileExistsError: as `flush`.
         """
         self._pending[image_id] = np.ascontiguousarray(values)
+        if image_values is not None:
+            self._image_values[image_id] = image_values.tolist()
         self._bytes += values.nbytes
         if self._bytes >= SHARD_BYTES or len(self._pending) >= SHARD_IMAGES:
             self.flush()
@@ -172,11 +210,12 @@ class StoreWriter:
         number = 1 + max((int(each) for each in existing if each.isdecimal()), default=-1)
         path = self.folder / f"{self.rank:03}-{number:05}.safetensors"
         with atomic_write(path) as partial:
-            save_file(self._pending, partial)
+            metadata = {IMAGE_VALUES: json.dumps(self._image_values)} if self._image_values else None
+            save_file(self._pending, partial, metadata)
             if path.exists():
                 raise FileExistsError(f"{path}: written by another command at the same time: {RUN_AGAIN}")
         self.done |= set(self._pending)
-        self._pending, self._bytes = {}, 0
+        self._pending, self._image_values, self._bytes = {}, {}, 0
 
 
 def start_store(folder: Path, settings: dict[str, Any]) -> None:

@@ -1,10 +1,11 @@
 """From images to probabilities; sigmoid and softmax are applied only here."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,14 +21,27 @@ from pipeline.data.resize import BAND, Resampling
 from pipeline.data.sample import Sample, samples_of
 from pipeline.data.windows import Box
 from pipeline.inference.backends import BACKENDS
-from pipeline.inference.prediction_store import StoreWriter, probs_to_uint8
+from pipeline.inference.prediction_store import StoredPrediction, StoreWriter, probs_to_uint8
 from pipeline.inference.resampling import resize_probs
 from pipeline.inference.tiles import TensorImage, WindowedImage, predict_strips
 from pipeline.inference.tta import average_views
+from pipeline.models.segmenter import Outputs, with_image_logits
 from pipeline.prefetch import prefetch
 from pipeline.progress import track
 
 log = logging.getLogger(__name__)
+
+
+class Prediction(NamedTuple):
+    """The probabilities of images, on the predictor's device, as means over the views.
+
+    Shapes:
+        probs: (N, classes, H, W) float32 in [0, 1].
+        image_probs: (N, classes) float32 in [0, 1], of the image head; None without one.
+    """
+
+    probs: Tensor
+    image_probs: Tensor | None = None
 
 
 class Predictor:
@@ -60,7 +74,7 @@ class Predictor:
         self.device = hardware.device()
         self.dtype = hardware.precision(precision, self.device)
         hardware.set_tf32(precision == "tf32")
-        self.model = model.to(self.device, memory_format=torch.channels_last).eval()
+        self.model = with_image_logits(model.to(self.device, memory_format=torch.channels_last).eval())
         self.views, self.exclusive = views, exclusive
         self.tiles, self.batch_size = tiles, batch_size
         self._build = partial(BACKENDS[backend], self.model, self.device)
@@ -99,25 +113,55 @@ class Predictor:
             return self.probs(images, views).cpu()
         return torch.stack([torch.cat(list(self.strips(TensorImage(image), views)), dim=-1) for image in images])
 
-    def strips(self, image: WindowedImage, views: tuple[str, ...] | None = None) -> Iterator[Tensor]:
-        """The probabilities of one image, strip by strip, as `tiles.predict_strips` yields them."""
-        return predict_strips(lambda tiles: self.probs(tiles, views).cpu(), image, self.tiles, self.batch_size)
+    def strips(
+        self,
+        image: WindowedImage,
+        views: tuple[str, ...] | None = None,
+        on_image_probs: Callable[[Tensor], None] | None = None,
+    ) -> Iterator[Tensor]:
+        """The probabilities of one image, strip by strip, as `tiles.predict_strips` yields them.
 
-    @torch.inference_mode()
+        Args:
+            on_image_probs: gets the image head's probabilities of each batch of tiles, (N, classes).
+        """
+
+        def predict(tiles: Tensor) -> Tensor:
+            found = self.predict(tiles, views)
+            if on_image_probs and found.image_probs is not None:
+                on_image_probs(found.image_probs)
+            return found.probs.cpu()
+
+        return predict_strips(predict, image, self.tiles, self.batch_size)
+
     def probs(self, images: Tensor, views: tuple[str, ...] | None = None) -> Tensor:
         """As calling the predictor, but without tiles, and the probabilities stay on the predictor's device."""
+        return self.predict(images, views).probs
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor, views: tuple[str, ...] | None = None) -> Prediction:
+        """The probabilities of pixels and images, without tiles; arguments as for calling the predictor."""
         images = copy_to(images, self.device).contiguous(memory_format=torch.channels_last)
-        probs = average_views(self._probs, images, views or self.views)
-        if self.dtype == torch.float16 and not probs.isfinite().all():
+        found = self._average(images, views or self.views)
+        if self.dtype == torch.float16 and not found.probs.isfinite().all():
             log.warning("float16 overflows in this model: changed to float32, slower")
             self.dtype = torch.float32
             self._run = self._build(self.dtype)
-            probs = average_views(self._probs, images, views or self.views)
-        return probs
+            found = self._average(images, views or self.views)
+        return found
 
-    def _probs(self, images: Tensor) -> Tensor:
-        logits = self._run(images).float()
-        return logits.softmax(dim=1) if self.exclusive else logits.sigmoid()
+    def _average(self, images: Tensor, views: tuple[str, ...]) -> Prediction:
+        """The means over the views."""
+        of_images: list[Tensor] = []  # (N, classes) of each view
+
+        def probs_of(turned: Tensor) -> Tensor:
+            outputs = self._run(turned)
+            if isinstance(outputs, Outputs):
+                of_images.append(outputs.image_logits.float().sigmoid())
+                outputs = outputs.logits
+            return outputs.float().softmax(dim=1) if self.exclusive else outputs.float().sigmoid()
+
+        probs = average_views(probs_of, images, views)
+        return Prediction(probs, torch.stack(of_images).mean(dim=0) if of_images else None)
 
 
 def predict_images(
@@ -129,7 +173,7 @@ def predict_images(
     workers: int,
     what: str,
     size: tuple[int, int] | None = None,
-) -> Iterator[tuple[str, np.ndarray]]:
+) -> Iterator[tuple[str, StoredPrediction]]:
     """Predict the images of an index, and yield the id and the probabilities as uint8 of each.
 
     Images of equal size in the network form batches, which are read while earlier ones are predicted. With tiles,
@@ -139,9 +183,6 @@ def predict_images(
         what: label of the progress bar.
         size: height and width to which probabilities are resized; None: those of the image's file.
 
-    Shapes:
-        yields: image_id, (classes, H, W) uint8.
-
     Raises:
         FloatingPointError: for a probability that is not finite, naming the image.
     """
@@ -150,8 +191,8 @@ def predict_images(
     if predictor.tiles:
         for sample in track(samples_of(index), what):
             with name_image(sample.image_id):
-                values = predict_windows(predictor, sample, reader, size)
-            yield sample.image_id, values
+                found = predict_windows(predictor, sample, reader, size)
+            yield sample.image_id, found
         return
     samples = samples_of(index)
     ids, sizes = index["image_id"].to_numpy(), [size or sample.size for sample in samples]
@@ -160,9 +201,23 @@ def predict_images(
     loader = Loader(Images(index, reader), batch_sampler=batches, num_workers=workers)
     read = track(loader if workers else prefetch(loader), what, total=len(batches))
     for positions, images in zip(batches, read, strict=True):
-        probs = predictor.probs(images)
-        values = values_at_sizes(probs, [sizes[position] for position in positions], ids[positions])
-        yield from zip(ids[positions], values, strict=True)
+        prediction = predictor.predict(images)
+        found = stored_predictions(prediction, [sizes[position] for position in positions], ids[positions])
+        yield from zip(ids[positions], found, strict=True)
+
+
+def stored_predictions(
+    prediction: Prediction, sizes: Sequence[tuple[int, int]], ids: Sequence[str] | None = None
+) -> list[StoredPrediction]:
+    """The stored values of several images, each resized to a size of its own; arguments as of `values_at_sizes`.
+
+    Raises:
+        FloatingPointError: for a probability that is not finite, naming the image.
+    """
+    values = values_at_sizes(prediction.probs, sizes, ids)
+    if prediction.image_probs is None:
+        return list(map(StoredPrediction, values))
+    return list(map(StoredPrediction, values, probs_to_uint8(prediction.image_probs).cpu().numpy()))
 
 
 def values_at_sizes(
@@ -221,25 +276,27 @@ def predict_windows(
     reader: Reader,
     size: tuple[int, int] | None = None,
     views: tuple[str, ...] | None = None,
-) -> np.ndarray:
+) -> StoredPrediction:
     """Predict an image that is read window by window, so that its pixels are never all in memory.
+
+    An image has a class if a tile has it: the image head's probability is the highest of all tiles.
 
     Args:
         size: as in `predict_images`.
         views: instead of the predictor's own.
 
-    Shapes:
-        returns: (classes, H, W) uint8.
-
     Raises:
         FloatingPointError: for a probability that is not finite.
     """
     size = size or sample.size or reader.size(sample)
+    of_tiles: list[Tensor] = []  # the image head's probabilities, (tiles, classes) of each batch
     with reader.open_windows(sample) as image:
-        strips = predictor.strips(image, views)
+        strips = predictor.strips(image, views, of_tiles.append)
         if image.shape == tuple(size):
-            return np.concatenate([probs_to_uint8(strip).numpy() for strip in strips], axis=2)
-        return _values_by_band(torch.cat(list(strips), dim=2), size)
+            values = np.concatenate([probs_to_uint8(strip).numpy() for strip in strips], axis=2)
+        else:
+            values = _values_by_band(torch.cat(list(strips), dim=2), size)
+    return StoredPrediction(values, probs_to_uint8(torch.cat(of_tiles).amax(dim=0)).cpu().numpy() if of_tiles else None)
 
 
 def _values_by_band(probs: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -283,6 +340,6 @@ def predict_to_store(
     writer = StoreWriter(folder, rank)
     mine = index.iloc[rank::world]  # before finished images are removed, so that all processes divide the same list
     missing = mine[~mine["image_id"].isin(writer.done)]
-    for image_id, values in predict_images(predictor, missing, **options):
-        writer.write(image_id, values)
+    for image_id, found in predict_images(predictor, missing, **options):
+        writer.write(image_id, *found)
     writer.flush()

@@ -1,5 +1,6 @@
 """Wraps an architecture: from raw pixels of any size to logits of that size."""
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -8,11 +9,11 @@ from torch import Tensor, nn
 
 
 class Outputs(NamedTuple):
-    """Outputs in training of a model with deep supervision or an image head.
+    """Outputs of a model with deep supervision or an image head: in training, and after `with_image_logits`.
 
     Shapes:
         logits: (N, classes, H, W) float.
-        aux_logits: one (N, classes, H, W) per coarser decoder level; empty without deep supervision.
+        aux_logits: one (N, classes, H, W) per coarser decoder level; empty without deep supervision, and in evaluation.
         image_logits: (N, classes), whether the image has any pixel of the class; None without an image head.
     """
 
@@ -36,6 +37,8 @@ class Segmenter(nn.Module):
         images: (N, in_channels, H, W), uint8 or float in 0 … 255.
         returns: logits (N, classes, H, W) float; in training, `Outputs` if there is an image head or deep supervision.
     """
+
+    gives_image_logits = False  # in evaluation: see `with_image_logits`
 
     def __init__(
         self,
@@ -71,7 +74,7 @@ class Segmenter(nn.Module):
             return Outputs(crop(logits), tuple(map(crop, aux_logits)), image_logits)
         if self.gate:
             logits = gated(logits, image_logits[..., None, None])
-        return crop(logits)
+        return Outputs(crop(logits), (), image_logits) if self.gives_image_logits else crop(logits)
 
 
 class ImageHead(nn.Sequential):
@@ -79,6 +82,20 @@ class ImageHead(nn.Sequential):
 
     def __init__(self, channels: int, classes: int):
         super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+
+
+def with_image_logits(model: nn.Module) -> nn.Module:
+    """The model, with the same weights, returning `Outputs` in evaluation; as it is if it has no image head."""
+    if getattr(model, "image_head", None) is None:
+        return model
+    model = copy.copy(model)  # the model itself keeps returning logits
+    model.gives_image_logits = True
+    return model
+
+
+def logits_of(outputs: Tensor | Outputs) -> Tensor:
+    """The logits of the pixels, (N, classes, H, W)."""
+    return outputs.logits if isinstance(outputs, Outputs) else outputs
 
 
 def gated(logits: Tensor, image_logits: Tensor) -> Tensor:

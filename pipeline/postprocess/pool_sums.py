@@ -33,7 +33,8 @@ class PoolSums:
         self._images += 1
         for pool in pools_of(place):
             self._images_in[pool] += 1
-            add_terms(self._terms_of[pool], place if pool == "volume" else Place(place.fold), level_terms)
+            key = Place(place.fold, place.volume if pool == "volume" else None)
+            add_terms(self._terms_of[pool], key, level_terms)
 
     def has_all_images(self, pool: Pool) -> bool:
         """Whether every image is in such a pool."""

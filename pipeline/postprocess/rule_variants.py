@@ -15,6 +15,7 @@ from itertools import product
 
 import numpy as np
 
+from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import VOID, Counts, Metric
 from pipeline.postprocess.rules import Rules, at_place, label_components, with_threshold
 from pipeline.postprocess.search import CandidateScores, FoldSums
@@ -97,9 +98,9 @@ class VariantSearch:
         self._groups = [_Group([each for each in tried if _cut(each) == cut]) for cut in cuts]
         self._sums, self._histograms = FoldSums(metric), histograms or Histograms()
 
-    def add(self, values: np.ndarray, target: np.ndarray, place: Place) -> None:
-        """Add one image: values (H, W) uint8, target (H, W) 0 or 1, 255 where void; the place has its fold."""
-        image = _Image(values, target)
+    def add(self, values: np.ndarray, target: np.ndarray, place: Place, image_value: int | None = None) -> None:
+        """Add one image, with the arguments of `RuleSearch.add`."""
+        image = _Image(values, target, image_value)
         lowest = [group.lowest(image, place, self._histograms) for group in self._groups]
         counts = _concatenate([group.count(image, each) for group, each in zip(self._groups, lowest, strict=True)])
         terms = [np.asarray(term(counts), dtype=np.float64) for term in self._sums.terms]
@@ -137,6 +138,7 @@ class _Group:
         self._fill_holes = np.array([each.fill_holes for each in rules])
         self._presence_level = np.array([level(each.presence_threshold) for each in rules])
         self._presence_area = np.array([each.presence_area for each in rules])
+        self._gate_level = np.array([0 if each.gate is None else level(each.gate) for each in rules])
 
     def lowest(self, image: "_Image", place: Place, histograms: Histograms) -> int:
         """The lowest stored value of the masks of an image, 1 … 256."""
@@ -152,7 +154,8 @@ class _Group:
         areas, filled = components.count(self._min_component, self._keep_largest)  # (3, subsets)
         areas, filled = areas[:, self._subset], filled[:, self._subset]
         absent = image.at_least[np.maximum(self._presence_level, at_level)] < self._presence_area
-        empty = absent | (areas[0] < self._min_area)
+        closed = self._gate_level > (MAX_VALUE if image.image_value is None else image.image_value)
+        empty = absent | closed | (areas[0] < self._min_area)
         _, predicted, intersection = np.where(empty, 0, np.where(self._fill_holes, filled, areas))
         return Counts(intersection, predicted, np.full(len(self.rules), image.target))
 
@@ -160,8 +163,8 @@ class _Group:
 class _Image:
     """The sums of one image that all groups share; a border of zeros is added, which no threshold reaches."""
 
-    def __init__(self, values: np.ndarray, target: np.ndarray):
-        self.values = np.pad(values, 1)
+    def __init__(self, values: np.ndarray, target: np.ndarray, image_value: int | None = None):
+        self.values, self.image_value = np.pad(values, 1), image_value
         padded = np.pad(target, 1).ravel()
         self.true_before = _count_before(padded == 1)
         self.valid_before = _count_before(padded != VOID) if (target == VOID).any() else np.arange(padded.size + 1)

@@ -6,6 +6,7 @@ import cc3d
 import numpy as np
 from pydantic import Field
 
+from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.postprocess.shares import LEVELS, Histograms, Place, Pool, ShareOf, histogram_of, levels_of_shares
 from pipeline.postprocess.threshold_counts import THRESHOLDS, level
 
@@ -60,6 +61,19 @@ def at_place(rules: Rules, place: Place, histograms: Histograms) -> Rules:
     return with_threshold(rules, histograms.of(rules.share_in, place)) if rules.pooled else rules
 
 
+def with_gate(rules: Rules, image_value: int | None) -> Rules:
+    """The rules without the gate, for an image whose image head's stored value is known: empty if it is below the gate.
+
+    Args:
+        image_value: 0 to 255; as in `Place.image_value`.
+
+    Raises:
+        ValueError: for a gate without a value.
+    """
+    is_open = _is_open(rules, None if image_value is None else image_value / MAX_VALUE)
+    return rules._replace(gate=None) if is_open else Rules(threshold=1.0, min_area=0)
+
+
 def apply(values: np.ndarray, rules: Rules, image_prob: float | None = None) -> np.ndarray:
     """The mask of one image and class, by these rules in this order:
 
@@ -111,18 +125,24 @@ def apply(values: np.ndarray, rules: Rules, image_prob: float | None = None) -> 
 
 def _is_present(values: np.ndarray, rules: Rules, image_prob: float | None) -> bool:
     """Whether rules 1 and 2 allow a mask that is not empty."""
-    if rules.gate is not None:
-        if image_prob is None:
-            raise ValueError(
-                f"gate {rules.gate} without image_prob: pass the probability of the image-level head, or rules "
-                f"without a gate"
-            )
-        if image_prob < rules.gate:
-            return False
+    if not _is_open(rules, image_prob):
+        return False
     if rules.presence_area <= 0:
         return True
     presence_level = level(max(rules.presence_threshold, rules.threshold))
     return np.count_nonzero(values >= presence_level) >= rules.presence_area
+
+
+def _is_open(rules: Rules, image_prob: float | None) -> bool:
+    """Whether the gate allows a mask that is not empty."""
+    if rules.gate is None:
+        return True
+    if image_prob is None:
+        raise ValueError(
+            f"gate {rules.gate} without image_prob: pass the probability of the image-level head, or rules "
+            f"without a gate"
+        )
+    return image_prob >= rules.gate
 
 
 def _keep_components(mask: np.ndarray, min_component: int, keep_largest: int | None) -> np.ndarray:

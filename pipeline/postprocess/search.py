@@ -19,6 +19,10 @@ from pipeline.postprocess.rules import Rules
 from pipeline.postprocess.shares import SHARES, Histograms, Place, Pool, histogram_of
 from pipeline.postprocess.threshold_counts import THRESHOLDS, count_levels, is_best, level
 
+# Lowest stored values of the image head that open a gate; 0: no gate. They are denser near 0 and 1, where the
+# probabilities of a trained head lie.
+GATE_LEVELS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 240, 248, 252, 254, 255])
+GATES = np.array([0.0, *THRESHOLDS[GATE_LEVELS[1:] - 1]])
 # 0: the presence is decided at `threshold`; the others are every eighth level, .029 to .971.
 PRESENCE_THRESHOLDS = np.array([0.0, *THRESHOLDS[7:-1:8]])
 
@@ -95,7 +99,7 @@ class CandidateScores:
 
 @dataclass(frozen=True, eq=False)
 class ScoreGrid(CandidateScores):
-    """The scores of one rule set: (A, 255) candidates, for the triplet (A, 255, P), for a share (Q, 255)."""
+    """The scores of one rule set: (A, 255) candidates; triplet (A, 255, P), gate (A, 255, G), share (Q, 255)."""
 
     rule_set: str  # in RULE_SETS
     axes: dict[str, np.ndarray]  # field of Rules: values tried; in the order of the axes of the candidates
@@ -122,7 +126,7 @@ class ScoreGrid(CandidateScores):
         """The best rules on the images of some folds, or of all, and their score there.
 
         Of equal scores the smallest area or the largest share wins, then the threshold nearest to .5, then the lowest
-        presence_threshold.
+        presence_threshold or gate.
 
         Raises:
             ValueError: as `means`.
@@ -135,7 +139,7 @@ class ScoreGrid(CandidateScores):
 
     def _rules(self, position: Sequence[int]) -> Rules:
         fields = {name: tried[at].item() for (name, tried), at in zip(self.axes.items(), position, strict=True)}
-        return Rules(**{"min_area": 0, **fields, **self.fixed})
+        return Rules(**{"min_area": 0, **fields, "gate": fields.get("gate") or None, **self.fixed})
 
     def _position(self, rules: Rules) -> tuple[int, ...]:
         wanted = rules._asdict()
@@ -185,8 +189,9 @@ class FoldSums:
 class _Image:
     """The counts of one image that the rule sets share."""
 
-    def __init__(self, values: np.ndarray, target: np.ndarray):
+    def __init__(self, values: np.ndarray, target: np.ndarray, image_value: int | None = None):
         self.values, self.target = values, target  # (H, W) uint8, and 0, 1 or void
+        self.image_value = image_value  # of the image head, 0 to 255; None without one
         self.counts = count_levels(values, target)  # (255,) at each threshold
         self.areas = self.counts.predicted  # of the masks, void pixels included: areas are measured before scoring
         if (target == VOID).any():
@@ -235,6 +240,11 @@ def _triplet_terms(image: _Image, term: Term, areas: np.ndarray) -> np.ndarray:
     return np.where(present, masks[:, None], empty)
 
 
+def _gate_terms(image: _Image, term: Term, areas: np.ndarray) -> np.ndarray:
+    _, empty = image.terms(term)
+    return np.where(image.image_value >= GATE_LEVELS, _total_terms(image, term, areas)[..., None], empty)
+
+
 def _level_terms(image: _Image, term: Term) -> np.ndarray:
     """A term of the metric at the levels 1 … 256, (256,): the last is an empty mask."""
     masks, empty = image.terms(term)
@@ -253,6 +263,11 @@ class RuleSet(NamedTuple):
         """Whose share of pixels sets the threshold; None without a share."""
         return self.fixed.get("share_in")
 
+    @property
+    def needs_image_head(self) -> bool:
+        """Whether it has a gate, by an image head."""
+        return "gate" in self.fields
+
 
 def _share_sets() -> dict[str, RuleSet]:
     """Thresholds by share: `image share` and `image expected`, then those of volumes and of the test set."""
@@ -269,6 +284,7 @@ RULE_SETS = {
     "total": RuleSet(("min_area", "threshold"), _total_terms),
     "components": RuleSet(("min_component", "threshold"), _component_terms),
     "triplet": RuleSet(("presence_area", "threshold", "presence_threshold"), _triplet_terms),
+    "gate": RuleSet(("min_area", "threshold", "gate"), _gate_terms),
     **_share_sets(),
 }
 
@@ -284,6 +300,7 @@ class RuleSearch:
         total        255 thresholds × minimum total area
         components   255 thresholds × minimum component
         triplet      255 thresholds × 32 presence thresholds × presence area; all of `total` is among them
+        gate         255 thresholds × 23 gates × minimum total area; all of `total` is among them
         image share, image expected, volume …, test …
                      255 lowest thresholds × share, of the pixels or of the expected foreground of each pool
 
@@ -306,17 +323,19 @@ class RuleSearch:
             raise ValueError(f"areas {self._areas.tolist()}: expected pixels that ascend from 0 or more, each once")
         self._names, self._sums = list(rule_sets), FoldSums(metric)
         self._pools = PoolSums()
+        self._images, self._with_head = 0, 0
 
     @property
     def histograms(self) -> Histograms:
         """The histograms of the pools of the images."""
         return self._pools.histograms
 
-    def add(self, values: np.ndarray, target: np.ndarray, place: Place) -> None:
+    def add(self, values: np.ndarray, target: np.ndarray, place: Place, image_value: int | None = None) -> None:
         """Add one image.
 
         Args:
             place: with the image's fold.
+            image_value: of the image head, see `Place.image_value`; None without one.
 
         Shapes:
             values: (H, W) uint8; target: (H, W), 0 or 1; 255 for void, which areas include and scores do not.
@@ -324,8 +343,11 @@ class RuleSearch:
         Raises:
             ValueError: for values and target of two shapes, or a score that is not finite.
         """
-        image, terms = _Image(values, target), self._sums.terms
-        found = {k: [RULE_SETS[k].terms(image, term, self._areas) for term in terms] for k in self._sets_of(None)}
+        image, terms = _Image(values, target, image_value), self._sums.terms
+        self._images += 1
+        self._with_head += image_value is not None
+        names = [k for k in self._sets_of(None) if image_value is not None or not RULE_SETS[k].needs_image_head]
+        found = {k: [RULE_SETS[k].terms(image, term, self._areas) for term in terms] for k in names}
         if any(RULE_SETS[name].pool for name in self._names):
             level_terms, histogram = [_level_terms(image, term) for term in terms], histogram_of(values)
             self._pools.add(level_terms, histogram, place)
@@ -338,12 +360,12 @@ class RuleSearch:
         return [name for name in self._names if RULE_SETS[name].pool == pool]
 
     def grids(self) -> dict[str, ScoreGrid]:
-        """The scores of each rule set; those of volumes only if every image is in one.
+        """The scores of each rule set; of volumes only if every image is in one, of gates if each has an image head.
 
         Raises:
             ValueError: if no image was added.
         """
-        missing: set[str] = set()
+        missing = {name for name in self._names if RULE_SETS[name].needs_image_head and self._with_head < self._images}
         for pool in ("volume", "test set"):
             for name in self._sets_of(pool):
                 self._sums.put(name, self._pools.terms_by_fold(pool, RULE_SETS[name].fixed["share_of"]))
@@ -352,7 +374,7 @@ class RuleSearch:
 
     def _grid(self, name: str) -> ScoreGrid:
         rule_set = RULE_SETS[name]
-        tried = {"threshold": THRESHOLDS, "presence_threshold": PRESENCE_THRESHOLDS}
+        tried = {"threshold": THRESHOLDS, "presence_threshold": PRESENCE_THRESHOLDS, "gate": GATES}
         if rule_set.pool:
             tried["share"] = SHARES[rule_set.fixed["share_of"]]
         axes = {each: tried.get(each, self._areas) for each in rule_set.fields}

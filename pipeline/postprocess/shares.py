@@ -13,6 +13,7 @@ trained on them.
 Winning solutions of Vesuvius ink detection, Contrails and SenNet are reported to use quantiles; not verified here.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -30,11 +31,37 @@ SHARES: dict[ShareOf, np.ndarray] = {
 }
 
 
+Heads = tuple[tuple[float, ...] | None, ...]  # of each member, the image head's stored value of each class, 0 to 255
+
+
 class Place(NamedTuple):
-    """The fold and the volume of an image, which identify its pools."""
+    """What is known of an image beside its pixels: fold and volume, which identify its pools, and the image heads."""
 
     fold: int | None = None  # None: of the test set
     volume: str | None = None  # None: it is no slice of a volume
+    heads: Heads = ()  # of each member; None for one without an image head
+
+    def image_value(self, weights: Sequence[float], number: int) -> int | None:
+        """The stored value of the probability that a class is in the image: the weighted mean of the image heads.
+
+        Members without an image head, or with weight 0, have no vote.
+
+        Args:
+            weights: of the members.
+            number: of the class.
+
+        Returns:
+            0 to 255; None if no member has a vote.
+
+        >>> Place(heads=((200.0,), None, (100.0,))).image_value((0.2, 0.6, 0.2), 0)
+        150
+        """
+        if not self.heads:
+            return None
+        pairs = zip(weights, self.heads, strict=True)
+        votes = [(weight, head[number]) for weight, head in pairs if weight and head is not None]
+        total = sum(weight for weight, _ in votes)
+        return round(sum(weight * value for weight, value in votes) / total) if votes else None
 
     def key(self, pool: Pool) -> tuple[Pool, int | str | None]:
         """The key of the image's pool in `Histograms`."""

@@ -284,8 +284,9 @@ def _rules(data: ReportData) -> list[Section]:
 
 
 RULES_NOTE = (
-    "Each fold is scored with its own row. Total, component and presence are smallest areas in pixels. If the rules "
-    "differ from fold to fold, they are about equally good; if the areas differ too, few images decide."
+    "Each fold is scored with its own row. Total, component and presence are smallest areas in pixels; gate is the "
+    "lowest probability of the image head. If the rules differ from fold to fold, they are about equally good; if the "
+    "areas differ too, few images decide."
 )
 
 

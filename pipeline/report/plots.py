@@ -57,6 +57,7 @@ AREA_LABELS = {  # rule set: meaning of its area
     "total": "smallest total area",
     "components": "smallest component",
     "triplet": "presence area",
+    "gate": "smallest total area",
 }
 SHARE_LABELS = {  # rule set: what its share is of
     f"{pool} {name}": f"share of the {whose} {what}"
@@ -182,7 +183,7 @@ def score_by_fold(images: pd.DataFrame) -> Figure:
 def score_surface(name: str, surface: ScoreSurface) -> Figure:
     """The score of every threshold and area of a class, the plateau around the best, and the chosen points.
 
-    For the triplet, it is the plane of the presence threshold in use.
+    For the triplet, it is the plane of the presence threshold in use; for a gate, that of the gate in use.
     """
     figure, axes = _figure((SIZE[0], 3.9))
     surface = _trim_areas(surface)

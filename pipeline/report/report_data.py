@@ -57,7 +57,7 @@ class ScoreSurface(NamedTuple):
     """The mean score of each searched threshold and area, of one class, in the rule set that is used."""
 
     areas: np.ndarray  # (A,) pixels, or shares, rising
-    scores: np.ndarray  # (A, 255), at `postprocess.THRESHOLDS`; of the triplet, at the presence threshold in use
+    scores: np.ndarray  # (A, 255), at `postprocess.THRESHOLDS`; at the presence threshold, or gate, in use
     best: SurfacePoint  # on all folds: what the submission uses
     per_fold: Mapping[int, SurfacePoint]  # the best of this rule set without the fold
     rule_set: str = "total"  # a key of `postprocess.search.RULE_SETS`

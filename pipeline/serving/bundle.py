@@ -171,6 +171,9 @@ def _check_models(bundle: Bundle) -> None:
         check_model(model)
         with place(cfg, "predict.views"):
             check_views(cfg.predict.views, image_side(cfg.model))
+    weights = zip(bundle.cfgs, bundle.renderer.weights, strict=True)
+    if bundle.renderer.has_gate and not any(weight and cfg.model.image_head for cfg, weight in weights):
+        raise ValueError("the post-processing has a gate, but no config with a weight has model.image_head")
     boundary = kind == "instances" and bundle.renderer.parts[0].rules.boundary is not None
     if boundary and not all(cfg.data.boundary for cfg in bundle.cfgs):
         raise ValueError("the post-processing uses the boundary channel, but a config has no data.boundary")

@@ -19,8 +19,9 @@ from pipeline.competition import Competition
 from pipeline.data.index import describe_unlisted, test_search
 from pipeline.data.sample import Sample
 from pipeline.data.series import NeighbourFinder
-from pipeline.ensemble.combine import combine
+from pipeline.ensemble.combine import combine, read_heads
 from pipeline.files import atomic_write, write_text
+from pipeline.postprocess.shares import Place
 from pipeline.prefetch import prefetch
 from pipeline.progress import track
 from pipeline.serving.budget_plan import Fallback
@@ -182,11 +183,16 @@ def _after_the_last(
 ) -> tuple[Iterator[tuple[str, np.ndarray | None]], Callable[[str, np.ndarray | None], np.ndarray | None]]:
     """All combined predictions, and their rendering with thresholds that are shares of several images."""
 
+    places: dict[str, Place] = {}
+
     def combine_or_none(image_id: str, stores: Stores | None) -> np.ndarray | None:
-        return None if stores is None else _or_problem(run, image_id, lambda: _combine(bundle, stores))
+        if stores is None:
+            return None
+        places[image_id] = _place(bundle, image_id, stores)
+        return _or_problem(run, image_id, lambda: _combine(bundle, stores))
 
     combined = ((image_id, combine_or_none(image_id, stores)) for image_id, stores in stream)
-    kept, renderer_of = spool(combined, bundle.renderer, bundle.card.volume_of, run.add_problem)
+    kept, renderer_of = spool(combined, bundle.renderer, places.__getitem__, run.add_problem)
 
     def render(image_id: str, values: np.ndarray | None) -> np.ndarray | None:
         return None if values is None else _or_problem(run, image_id, lambda: renderer_of(image_id).render(values))
@@ -207,6 +213,10 @@ def _combine(bundle: Bundle, stores: Stores) -> np.ndarray:
     return bundle.renderer.combine_with(lambda weighting: combine(stores, "", *weighting))
 
 
+def _place(bundle: Bundle, image_id: str, stores: Stores) -> Place:
+    return Place(volume=bundle.card.volume_of(image_id), heads=read_heads(stores, image_id))
+
+
 def render_or_none(bundle: Bundle, run: SinglePass, image_id: str, stores: Stores | None) -> np.ndarray | None:
     """Masks (C, H, W), or objects (H, W), of one image's predictions, by the bundle's post-processing.
 
@@ -215,7 +225,8 @@ def render_or_none(bundle: Bundle, run: SinglePass, image_id: str, stores: Store
     """
     if stores is None:
         return None
-    return _or_problem(run, image_id, lambda: bundle.renderer.render(_combine(bundle, stores)))
+    renderer = bundle.renderer.at_place(_place(bundle, image_id, stores))
+    return _or_problem(run, image_id, lambda: renderer.render(_combine(bundle, stores)))
 
 
 def _confidences(bundle: Bundle, predictions: OrderedPredictions, image_id: str, labels: np.ndarray) -> np.ndarray:

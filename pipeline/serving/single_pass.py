@@ -7,7 +7,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -19,7 +18,8 @@ from pipeline.data.reader import Reader
 from pipeline.data.sample import Sample
 from pipeline.data.series import Finder, NeighbourFinder, Series
 from pipeline.ensemble.combine import InMemoryStore
-from pipeline.inference.predictor import Predictor, predict_windows, values_at_sizes
+from pipeline.inference.prediction_store import StoredPrediction
+from pipeline.inference.predictor import Predictor, predict_windows, stored_predictions
 from pipeline.prefetch import prefetch
 from pipeline.progress import clock
 from pipeline.serving.budget_plan import USABLE_SHARE, Costs, Fallback, Member, Plan, describe_fallback, fit_plan
@@ -225,7 +225,7 @@ class SinglePass:
             yield from self._predict_singly(batch, error)
             return
         for position, item in enumerate(batch):
-            yield item.image_id, [[InMemoryStore(each[position]) for each in models] for models in values]
+            yield item.image_id, [[InMemoryStore(*each[position]) for each in models] for models in values]
 
     def _predict_singly(self, batch: list[LoadedImage], error: Exception) -> Iterator[tuple[str, Stores | None]]:
         """Retry a failed batch image by image; after a numerical error the batch size stays."""
@@ -240,9 +240,9 @@ class SinglePass:
         for item in batch:
             yield from self._predict([item])
 
-    def _values(self, batch: list[LoadedImage]) -> list[list[Sequence[np.ndarray]]]:
-        """Of each member and model, (C, H, W) uint8 of each image; an empty list for a member of weight 0."""
-        values: list[list[Sequence[np.ndarray]]] = [[] for _ in self.cfgs]
+    def _values(self, batch: list[LoadedImage]) -> list[list[Sequence[StoredPrediction]]]:
+        """Of each member and model, the prediction of each image; an empty list for a member of weight 0."""
+        values: list[list[Sequence[StoredPrediction]]] = [[] for _ in self.cfgs]
         for member in self.plan:
             number, started = self.numbers[member.name], time.monotonic()
             predict = self._predict_tiled if self.tiled[number] else self._predict_whole
@@ -250,19 +250,19 @@ class SinglePass:
             self.budget.add_model_time(member.name, member.model_runs * len(batch), time.monotonic() - started)
         return values
 
-    def _predict_whole(self, member: Member, number: int, batch: list[LoadedImage]) -> list[Sequence[np.ndarray]]:
+    def _predict_whole(self, member: Member, number: int, batch: list[LoadedImage]) -> list[Sequence[StoredPrediction]]:
         reader = self.readers.index(self.reader_of[number])
         images = _stacked(batch, reader)
         sizes = [self.size or item.sizes[reader] for item in batch]
-        probs = (self.models[member.name, fold](images, member.views) for fold in member.folds)
-        return [values_at_sizes(each, sizes) for each in probs]
+        predictions = (self.models[member.name, fold].predict(images, member.views) for fold in member.folds)
+        return [stored_predictions(each, sizes) for each in predictions]
 
-    def _predict_tiled(self, member: Member, number: int, batch: list[LoadedImage]) -> list[Sequence[np.ndarray]]:
+    def _predict_tiled(self, member: Member, number: int, batch: list[LoadedImage]) -> list[Sequence[StoredPrediction]]:
         (item,) = batch
         models = [self.models[member.name, fold] for fold in member.folds]
         reader = self.reader_of[number]
         sample = item.samples[self.window_readers.index(reader)]
-        return [predict_windows(model, sample, reader, self.size, member.views)[None] for model in models]
+        return [[predict_windows(model, sample, reader, self.size, member.views)] for model in models]
 
     def add_problem(self, image_id: str, problem: str) -> None:
         """Record why an image has no mask, and log the first MAX_LOGGED of them."""

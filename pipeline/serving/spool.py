@@ -50,14 +50,14 @@ class Spool:
 def spool(
     images: Iterator[tuple[str, np.ndarray | None]],
     renderer: Renderer,
-    volume_of: Callable[[str], str | None],
+    place_of: Callable[[str], Place],
     add_problem: Callable[[str, str], None],
 ) -> tuple[Iterator[tuple[str, np.ndarray | None]], RendererOf]:
     """Read all images, and return them again, with the renderer of each.
 
     Args:
         images: id and combined values (C, H, W) uint8, or None, of each image.
-        volume_of: from an image's id to its volume.
+        place_of: from the id of an image that was read to its place.
         add_problem: is told the id of an image that cannot be kept, and why; it is returned without values.
     """
     log.info("a threshold is a share of several images: masks are made after the last prediction")
@@ -72,7 +72,7 @@ def spool(
                 kept.write(image_id, None)
                 continue
             if combined is not None:
-                places[image_id] = Place(volume=volume_of(image_id))
+                places[image_id] = place_of(image_id)
                 yield image_id, combined
 
     renderer_of = renderer_at(renderer, places, predicted())

@@ -14,7 +14,7 @@ from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.index import coverage_columns
 from pipeline.data.sample import Sample, samples_of
-from pipeline.ensemble.combine import InMemoryStore, combine
+from pipeline.ensemble.combine import InMemoryStore, combine, read_heads
 from pipeline.ensemble.evaluation import count_masks
 from pipeline.ensemble.instances import select_instances
 from pipeline.ensemble.multiclass import select_multiclass
@@ -300,7 +300,13 @@ def oof_of_members(members: Sequence[Context], rows: pd.DataFrame) -> Oof:
         return np.stack(values), read_truth(by_id[image_id])
 
     return Oof(
-        rows["image_id"].tolist(), rows["choice_fold"].to_numpy(), read, len(members), track, first.card.volume_of
+        rows["image_id"].tolist(),
+        rows["choice_fold"].to_numpy(),
+        read,
+        len(members),
+        track,
+        first.card.volume_of,
+        partial(read_heads, [[store] for store in stores]),
     )
 
 
@@ -399,7 +405,11 @@ def test_masks(members: Sequence[Context], readable: set[str], renderer: Rendere
         unscored: members without OOF predictions, which are no members of the renderer: see `split_members`.
     """
     combined, card = _combine_test(members, renderer, unscored), members[0].card
-    places = {image_id: Place(volume=card.volume_of(image_id)) for image_id in sorted(readable)}
+    stores = [each.test_stores() for each in members]
+    places = {
+        image_id: Place(volume=card.volume_of(image_id), heads=read_heads(stores, image_id))
+        for image_id in sorted(readable)
+    }
     images = ((image_id, combined(image_id)) for image_id in track(places, "measure thresholds"))
     renderer_of = renderer_at(renderer, places, images)
     return lambda image_id: renderer_of(image_id).render(combined(image_id)) if image_id in readable else None

@@ -279,6 +279,7 @@ def make_score_surface(grid: ScoreGrid, final: Rules) -> report_data.ScoreSurfac
 
 RULE_TEXTS = {  # field of the rules: its effect
     "share": "raised until the masks of {pool} cover {:.3g} of {whole}",
+    "gate": "a mask is emptied if the image head's probability is below {:.3f}",
     "min_area": "a mask of fewer than {} px is emptied",
     "min_component": "components of fewer than {} px are removed",
     "presence_area": "a mask is emptied unless {} px reach {presence:.3f}",
@@ -331,6 +332,7 @@ def _rules_row(rules: Rules) -> dict[str, Any]:
         "share of": f"{rules.share_of}, {rules.share_in}" if rules.share else None,
         "total": rules.min_area or None,
         "component": rules.min_component or None,
+        "gate": rules.gate,
         "presence at": max(rules.presence_threshold, rules.threshold) if rules.presence_area else None,
         "presence": rules.presence_area or None,
         "largest": rules.keep_largest,

@@ -497,6 +497,7 @@ def _made_by(context: Context, fold: Fold) -> dict[str, Any]:
         **({"scale": cfg.predict.scale} if cfg.predict.scale != config.Predict().scale else {}),
         **({"backend": cfg.predict.backend} if cfg.predict.backend != config.Predict().backend else {}),
         **({"tiles": cfg.predict.tiles.model_dump()} if cfg.predict.tiles else {}),
+        **({"image_head": True} if cfg.model.image_head else {}),  # its probabilities are stored as well
     }
 
 

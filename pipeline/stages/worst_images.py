@@ -32,11 +32,11 @@ def draw_worst(data: FoldData, precision: str, model: nn.Module, validation: Val
     ordered = data.valid_index.sort_values("image_id", ignore_index=True)  # as the validator counts them
     rows = ordered.loc[[position for position, _ in validation.worst]]
     options = {"reader": data.reader, "batch_size": data.batch_size, "workers": 0, "size": data.labels.size}
-    values = dict(predict_images(predictor, rows, what="worst images", **options))
+    found = dict(predict_images(predictor, rows, what="worst images", **options))
     panels = []
     for sample, (_, score) in zip(samples_of(rows), validation.worst, strict=True):
         target = data.labels.read_scored(sample)
-        masks = _masks(values[sample.image_id], validation.threshold, exclusive=data.labels.exclusive)
+        masks = _masks(found[sample.image_id].values, validation.threshold, exclusive=data.labels.exclusive)
         title = f"{sample.image_id[:10]}  {score:.2f}"
         panels.append(Panel(title, data.reader.picture(sample), masks * (target != VOID), target))
     halves = {"lowest scores": panels[:COLUMNS], " ": panels[COLUMNS:]}

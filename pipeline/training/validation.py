@@ -102,5 +102,5 @@ class Validator:
         for position, sample in enumerate(track(self.images.samples, "validate")):
             (target,) = self.images[position]
             with name_image(sample.image_id):
-                values = predict_windows(predictor, sample, self.data.reader, target.shape[-2:])
+                values, _ = predict_windows(predictor, sample, self.data.reader, target.shape[-2:])
             yield self.ids[[position]], torch.from_numpy(values)[None], target[None]

@@ -30,7 +30,7 @@ MEMBERS = --configs "$(CONFIGS)" $(if $(FOLDS),--folds "$(FOLDS)")
 NAME = $(subst $() ,+,$(strip $(CONFIGS)))$(subst $() ,,$(addprefix -fold,$(sort $(FOLDS))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data augment doctor audit competitions config folds train sweep oof predict import ensemble blend report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-slow test-older fuzz types lint format
+.PHONY: help setup auto data augment doctor audit competitions config folds train sweep oof predict import ensemble blend report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-slow test-older fuzz types lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,10 @@ audit: $(VENV) ## find near-duplicates within train and between train and test (
 config: $(VENV) ## measure the data and draft configs/NAME.toml, each option with its reason (CARD=name; default: cards/NAME.toml)
 	$(STAGE) config $(if $(filter command,$(firstword $(origin NAME))),$(call quoted,$(NAME))) \
 		$(if $(CARD),--card $(call quoted,$(CARD))) $(if $(SKIP_BAD),--skip-bad)
+
+auto: $(VENV) ## from a folder to a submission: DATA=folder BUDGET=2h (NAME=x METRIC=mean_dice CARD=name)
+	$(STAGE) auto --budget $(call quoted,$(BUDGET)) $(if $(filter command,$(firstword $(origin NAME))),--name $(call quoted,$(NAME))) \
+		$(if $(METRIC),--metric $(call quoted,$(METRIC))) $(if $(CARD),--card $(call quoted,$(CARD)))
 
 folds: $(VENV) ## assign images to folds: folds/<competition>.csv
 	$(STAGE) folds $(OPTIONS)

@@ -8,6 +8,8 @@ import pytest
 from pipeline.planning.budget import (
     FEWEST_EPOCHS,
     LEAST_UPDATES,
+    REPORT,
+    SUBMISSION,
     USABLE_SHARE,
     Choices,
     Costs,
@@ -39,7 +41,8 @@ def test_the_seconds_of_a_plan_are_a_sum_by_hand():
     assert found.training == 2 * 100 * 2.0 / 4  # half of both sides is a quarter of the pixels
     assert found.validation == pytest.approx(2 * 4 * 21 * 0.1)
     assert found.prediction == pytest.approx(2 * (21 + 10) * 2 * 0.1)
-    assert found.choice == 0.5 * 21 * 3  # after the first fold its images, at the end those of both
+    # After the first fold the choice is on its images, at the end on those of both.
+    assert found.choice == 0.5 * 21 * 3 + 2 * SUBMISSION + REPORT
     assert fold_training(plan, counts, Costs(10.0, 2.0, 0.4, 0.5)) == pytest.approx(50 + 4 * 21 * 0.1)
 
 
@@ -47,7 +50,7 @@ def test_folds_that_are_done_cost_no_training():
     plan = Plan(5, 3, "large", 1.0, 100, 4, VIEWS[2])
     whole, left = spend(plan, COUNTS, COSTS["large"]), spend(plan, COUNTS, COSTS["large"], done=1)
     assert left.training == pytest.approx(whole.training * 2 / 3)
-    assert spend(plan, COUNTS, COSTS["large"], done=3).total == pytest.approx(0.1 * 120 * 3)  # the choice alone
+    assert spend(plan, COUNTS, COSTS["large"], done=3).total == pytest.approx(0.1 * 120 * 3 + SUBMISSION + REPORT)
 
 
 @pytest.mark.parametrize("hours", HOURS)

@@ -16,7 +16,7 @@ SECONDS = 30  # that each epoch takes by the clock of these tests
 
 @pytest.fixture
 def slow(monkeypatch):
-    """A clock by which every epoch takes SECONDS: it is read three times in an epoch, at first and last for its length."""
+    """A clock by which every epoch takes SECONDS: it is read three times in an epoch, first and last for its length."""
     now = iter(range(0, 1_000_000 * SECONDS, SECONDS // 2))
     monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: next(now)))
 

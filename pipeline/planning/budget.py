@@ -1,7 +1,7 @@
 """How a time budget is spent: on the length of the trainings, folds, the input size, the encoder and views.
 
     time = Σ over folds (start + updates · update + epochs · validation + views · (OOF + test images) · prediction)
-         + choice of the rules, after the first fold and after the last
+         + choice of the rules, with a submission, after the first fold and after the last; report
 
 Seconds come from a trial on this machine, and from the first fold once it is trained. What does not fit is given up in
 this order: views, the length of the trainings, the input size, the encoder, folds. One fold is a held-out share: the
@@ -19,6 +19,7 @@ VALIDATION_SHARE = 0.15  # of the time of a training that may be spent on valida
 FEWEST_EPOCHS, MOST_EPOCHS = 2, 16  # of a training: validations, from which the best is chosen
 FINER_SPLITS = (20, 100)  # folds, one of which is trained: of many images, a smaller share is held out
 LEAST_UPDATES = 40  # of the only training, if nothing longer fits: about what turns pretrained weights into masks
+SUBMISSION, REPORT = 3.0, 5.0  # seconds of a submission and of the report, beside the choice of rules
 FEWEST_HELD_OUT = 100  # images, for such a split
 PASSES = (2, 8, 200)  # over the training images: of the shortest training, a long one, the longest
 UPDATES = ((120, 500), (500, 5000), (6000, 1_000_000))  # the fewest and the most of them
@@ -121,15 +122,14 @@ def spend(plan: Plan, counts: Counts, costs: Costs, *, done: int = 0) -> Spendin
     """
     at, left = costs.at(plan.size), plan.folds - done
     predicted = left * (counts.held_out(plan.split) + counts.test) * len(plan.views)
-    chosen = counts.held_out(plan.split) * (
-        plan.folds + (not done and plan.folds > 1)
-    )  # after the first fold, and at the end
+    early = plan.folds > 1 and not done  # after the first fold, for a submission that exists early
+    chosen = counts.held_out(plan.split) * (plan.folds + early)
     return Spending(
         left * at.start,
         left * plan.updates * at.update,
         left * plan.epochs * counts.held_out(plan.split) * at.predict,
         predicted * at.predict,
-        chosen * at.choose,
+        chosen * at.choose + (1 + early) * SUBMISSION + REPORT,
     )
 
 

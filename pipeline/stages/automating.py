@@ -18,7 +18,19 @@ from pipeline.config import Config
 from pipeline.data.crops import count_windows
 from pipeline.data.reader import Reader
 from pipeline.files import file_lock, write_text
-from pipeline.planning.budget import Choices, Costs, Counts, Plan, fold_training, make_plan, plan_of, revise, spend
+from pipeline.planning.budget import (
+    REPORT,
+    SUBMISSION,
+    Choices,
+    Costs,
+    Counts,
+    Plan,
+    fold_training,
+    make_plan,
+    plan_of,
+    revise,
+    spend,
+)
 from pipeline.planning.budget_clock import BudgetClock, RunState
 from pipeline.planning.config_draft import ConfigDraft
 from pipeline.planning.config_text import to_text
@@ -37,6 +49,7 @@ from pipeline.stages.trial import measure_costs
 log = logging.getLogger(__name__)
 CHEAP = 0.05  # of the time left: a submission of all folds so far is written if that takes no more
 SLACK = 1.25  # a training that others follow may take so many times its planned seconds
+MARGIN = 0.02  # of the budget, that no training may use
 LEAST_MINUTES = 0.1  # of a training
 
 
@@ -127,7 +140,7 @@ def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str) -> A
     log.info("plan: %s", timer.state.plan.describe())
     submission = _train_folds(timer, job)
     plan = timer.state.plan
-    with timer.step("report"):
+    with timer.step("report", REPORT):
         page = report([job.config(plan)], name, submission.selection)
     timer.save(finished=True)
     done = AutoResult(card, job.path, Path("reports") / f"{name}-plan.md", page, submission, timer.state, timer.budget)
@@ -229,7 +242,8 @@ def _train_fold(timer: BudgetClock, job: Job, context: Context, fold: int) -> No
     training = fold_training(plan, counts, costs)
     rest = spend(plan, counts, costs, done=fold).total - training  # of all that follows
     is_last = fold + 1 == plan.folds
-    limit = timer.left - rest if is_last else min(timer.left - rest, SLACK * training)
+    limit = timer.left - rest - MARGIN * timer.budget
+    limit = limit if is_last else min(limit, SLACK * training)
     with timer.step(f"fold {fold}: training", training + costs.start):
         train_fold(_limited(context, limit), fold)
     with timer.step(f"fold {fold}: test images", counts.test * len(plan.views) * costs.at(plan.size).predict):
@@ -257,9 +271,10 @@ def _measured(context: Context, fold: int, plan: Plan, counts: Counts, costs: Co
 def _submit(timer: BudgetClock, job: Job, plan: Plan, folds: int) -> Ensembled:
     """Write the submission of the first folds, and measure how long the choice of its rules takes."""
     held_out = job.counts.held_out(plan.split) * folds
-    with timer.step(f"submission of {folds} fold{'s' * (folds > 1)}", timer.state.costs.choose * held_out):
+    with timer.step(f"submission of {folds} fold{'s' * (folds > 1)}", SUBMISSION + timer.state.costs.choose * held_out):
         submission = ensemble([job.config(plan, folds)], job.path.stem)
-    costs = timer.state.costs._replace(choose=timer.state.steps[-1].seconds / held_out)
+    choose = max(timer.state.steps[-1].seconds - SUBMISSION, 0) / held_out
+    costs = timer.state.costs._replace(choose=choose)
     timer.save(submitted=folds, costs=costs)
     low, high = submission.bounds or (float("nan"),) * 2
     log.info("submission: %s, OOF score %.4f (%.4f to %.4f)", submission.csv, submission.interval.mean, low, high)

@@ -1,0 +1,161 @@
+"""Tests of `make auto`: from a folder to a submission within a time budget."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import config, stages
+from pipeline.planning.budget import Costs
+from pipeline.planning.budget_clock import BudgetClock, RunState
+from pipeline.stages import automating, drafting_config
+
+SLOW = Costs(start=1.0, update=1.0, predict=0.1, choose=0.1)  # slower than it is: trainings of few updates are planned
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A plan of few updates, by a trial whose result is given, so that a test takes some seconds."""
+    monkeypatch.setattr(automating, "measure_costs", lambda *_: SLOW)
+    return SLOW
+
+
+def run(budget=700.0, **options):
+    return stages.auto(Path("tiny"), "mine", budget, card="tiny.toml", **options)
+
+
+def state():
+    return RunState.model_validate_json(Path("runs/mine/auto.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_folder_becomes_a_submission_that_its_config_makes_again(tiny):
+    done = run(budget=80.0)
+    csv = done.submission.csv.read_bytes()
+    assert done.submission.csv == Path("submissions/mine.csv")
+    for path in (done.config, done.plan_page, done.report, Path("submissions/mine.json")):
+        assert path.is_file()
+    assert 0 < done.state.seconds <= 1.03 * 80
+    again = stages.ensemble([config.load(done.config)])  # trains nothing: the folds are those of the config
+    assert again.csv.read_bytes() == csv
+    page = done.plan_page.read_text()
+    assert f"{done.submission.interval.mean:.4f}" in page
+    assert done.state.plan.describe() in page
+
+
+@pytest.mark.slow
+def test_the_config_of_a_plan_trains_as_long_as_planned(tiny, short):
+    plan = run().state.first_plan
+    cfg = config.load("configs/mine.toml")
+    held_out = -(-18 // plan.split)
+    updates = sum(
+        phase.epochs * (round((18 - held_out) * phase.repeats) // cfg.train.batch_size) for phase in cfg.train.phases
+    )
+    assert updates == pytest.approx(plan.updates, rel=0.1)
+    assert cfg.folds.count == plan.split
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_within_its_budget(tiny):
+    command = [sys.executable, "-m", "pipeline", "auto", "--data", "tiny", "--name", "mine", "--budget", "80s"]
+    root = Path(stages.__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([*command, "--card", "tiny.toml"], env=environment, start_new_session=True) as process:
+        deadline = time.monotonic() + 80
+        while not Path("runs/mine/fold0/state.pt").is_file() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+    before = state()
+    assert before.seconds > 1
+    assert before.plan is not None
+    done = run(budget=80.0)
+    assert done.state.seconds > before.seconds
+    assert done.state.seconds <= 1.03 * 80
+    assert done.state.first_plan == before.first_plan
+    assert done.submission.summary.rows == 5
+    # The submission is that of the folds, as a run without an interruption of its choice makes it.
+    assert stages.ensemble([config.load("configs/mine.toml")]).csv.read_bytes() == done.submission.csv.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_submission_exists_after_the_first_fold(tiny, short, monkeypatch):
+    trained = []
+    original = automating.train_fold
+
+    def train_or_stop(context, fold):
+        if trained:
+            assert Path("submissions/mine.csv").is_file()
+            raise KeyboardInterrupt
+        trained.append(fold)
+        return original(context, fold)
+
+    monkeypatch.setattr(automating, "train_fold", train_or_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert state().submitted == 1
+    manifest = json.loads(Path("submissions/mine.json").read_text())
+    assert [member["folds"] for member in manifest["members"]] == [[0]]
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_slower_than_planned_trains_fewer_folds(tiny, monkeypatch):
+    optimistic = Costs(start=0.1, update=0.0005, predict=0.0001, choose=0.01)
+    monkeypatch.setattr(automating, "measure_costs", lambda *_: optimistic)
+    done = run(budget=40.0)
+    assert done.state.first_plan.folds > done.state.plan.folds
+    assert done.state.seconds <= 1.03 * 40
+    assert config.load("configs/mine.toml").folds.only == tuple(range(done.state.plan.folds))
+
+
+@pytest.mark.slow
+def test_a_config_that_a_person_wrote_is_kept_and_its_folds_are_planned(tiny, short, edit):
+    Path("configs/mine.toml").write_text(Path("configs/tiny.toml").read_text())
+    before = Path("configs/mine.toml").read_bytes()
+    done = run()
+    assert Path("configs/mine.toml").read_bytes() == before
+    assert done.state.plan.folds == config.load("configs/mine.toml").folds.count
+
+
+def test_a_budget_that_is_too_small_is_refused_with_the_least_one(tiny, short):
+    with pytest.raises(ValueError, match=r"are left, and one short training .* takes about .*: give a larger BUDGET"):
+        run(budget=3.0)
+
+
+def test_two_runs_at_once_are_refused(tiny, monkeypatch):
+    def second(*_):
+        with pytest.raises(ValueError, match="runs/mine"):
+            run()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(drafting_config, "measure", second)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+
+
+def test_the_time_of_a_stopped_run_counts(tmp_path):
+    first = BudgetClock(tmp_path / "auto.json", 100.0)
+    with first.running(), first.step("first"):
+        time.sleep(0.05)
+    second = BudgetClock(tmp_path / "auto.json", 100.0)
+    assert second.state.seconds >= 0.05
+    assert second.state.steps == first.state.steps
+    assert second.left < 100 - 0.05
+
+
+def test_a_step_that_fails_is_not_counted_as_done(tmp_path):
+    timer = BudgetClock(tmp_path / "auto.json", 100.0)
+    with pytest.raises(ZeroDivisionError), timer.step("broken"):
+        raise ZeroDivisionError
+    assert timer.state.steps == ()
+
+
+def test_a_damaged_state_is_one_line(tmp_path):
+    path = tmp_path / "auto.json"
+    path.write_text('{"seconds": "many"}')
+    with pytest.raises(ValueError, match=r"auto\.json.*remove .*auto\.json to start again"):
+        BudgetClock(path, 100.0)

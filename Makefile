@@ -30,7 +30,7 @@ MEMBERS = --configs "$(CONFIGS)" $(if $(FOLDS),--folds "$(FOLDS)")
 NAME = $(subst $() ,+,$(strip $(CONFIGS)))$(subst $() ,,$(addprefix -fold,$(sort $(FOLDS))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup auto data augment doctor audit competitions config folds train sweep oof predict import ensemble blend report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-slow test-older fuzz types lint format
+.PHONY: help setup auto card data augment doctor audit competitions config folds train sweep oof predict import ensemble blend report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-slow test-older fuzz types lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,10 @@ else
 data: $(VENV) $(VENV_KAGGLE)
 	$(STAGE) download $(COMPETITION)
 endif
+
+card: $(VENV) ## draft cards/<name>.toml from the files of DATA=folder, zipped or not (NAME=x METRIC=mean_dice TABLE=train.csv)
+	$(STAGE) card $(if $(filter command,$(firstword $(origin NAME))),--name $(call quoted,$(NAME))) \
+		$(if $(METRIC),--metric $(call quoted,$(METRIC))) $(if $(TABLE),--table $(call quoted,$(TABLE)))
 
 augment: $(VENV) ## print the augmentation of each phase as a list for the config, and draw what the network sees
 	$(STAGE) augment $(OPTIONS)

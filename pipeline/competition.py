@@ -202,9 +202,9 @@ class Competition(Table):
     def _name_metric(cls, tables: Any) -> Any:
         match tables:
             case {"metric": str(name)}:
-                return {**tables, "metric": _canonical_metric({"name": name})}
+                return {**tables, "metric": canonical_metric({"name": name})}
             case {"metric": dict(table)}:
-                return {**tables, "metric": _canonical_metric(table)}
+                return {**tables, "metric": canonical_metric(table)}
         return tables
 
     def model_post_init(self, _context: object) -> None:
@@ -366,7 +366,7 @@ class Competition(Table):
         return self.columns.meta_id or self.columns.id
 
 
-def _canonical_metric(table: Mapping[str, Any]) -> str:
+def canonical_metric(table: Mapping[str, Any]) -> str:
     """The canonical text of a metric, from a card's table of its name and parameters.
 
     Raises:

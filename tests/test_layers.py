@@ -15,6 +15,7 @@ LAYERS = [
     {"config", "competition", "manifest", "statistics", "fold_search"},
     {"data"},
     {"demos", "folds", "kinds", "duplicates", "doctor"},
+    {"card_draft"},
     {"models", "losses"},
     {"inference"},
     {"postprocess", "planning"},

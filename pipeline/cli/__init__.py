@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
-from pipeline.cli import bundles, kaggle, members, planning, stages  # noqa: F401 - their commands
+from pipeline.cli import bundles, drafting, kaggle, members, planning, stages  # noqa: F401 - their commands
 from pipeline.cli.terminal import app
 from pipeline.progress import console, is_main_process
 from pipeline.quoting import MAX_MESSAGE, first_line, shortened

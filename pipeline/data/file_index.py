@@ -231,12 +231,13 @@ def _files_below(folder: Path) -> list[Path]:
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
         here = Path(place)
-        folders[:] = [name for name in folders if not is_hidden(name) and not _is_loop(here / name)]
+        folders[:] = [name for name in folders if not is_hidden(name) and not is_loop(here / name)]
         found += _visible(here, names)
     return sorted(found)
 
 
-def _is_loop(folder: Path) -> bool:
+def is_loop(folder: Path) -> bool:
+    """Whether a folder is a link to a folder that contains it; this is logged."""
     if os.name != "nt" and not folder.is_symlink():  # Windows has junctions too, which are no symbolic links
         return False
     target = next((each for each in folder.parents if folder.samefile(each)), None)

@@ -32,6 +32,30 @@ def unpack(archive: Path, folder: Path, depth: int = 1) -> list[Path]:
     """
     if depth > MAX_DEPTH:
         raise ValueError(f"{archive}: zips nested {depth} deep, expected at most {MAX_DEPTH}: do not trust it")
+    unpacked = _unpack_nested(archive, folder, depth)
+    archive.unlink()  # last: as long as it exists, unpacking is not complete
+    return unpacked
+
+
+def unpack_copy(archive: Path, folder: Path, *, alone: bool) -> list[Path]:
+    """As `unpack`, but the zip stays.
+
+    Inner zips are deleted after they are unpacked, so a second call unpacks those again.
+
+    Args:
+        alone: the zip has all files, so they go into the folder itself; else, as an inner zip, into one of its name.
+
+    Raises:
+        ValueError, OSError: as `unpack`.
+    """
+    try:
+        target = folder if alone else folder / _inner_folder(archive).relative_to(archive.parent)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"{archive}: damaged zip ({error}): get it again") from None
+    return _unpack_nested(archive, target, depth=1)
+
+
+def _unpack_nested(archive: Path, folder: Path, depth: int) -> list[Path]:
     try:
         files = _extract_all(archive, folder)
         inner = [(path, _inner_folder(path)) for path in files if path.suffix == ".zip"]
@@ -42,7 +66,6 @@ def unpack(archive: Path, folder: Path, depth: int = 1) -> list[Path]:
     unpacked = [path for path in files if path.suffix != ".zip"]
     for path, target in inner:
         unpacked += unpack(path, target, depth + 1)
-    archive.unlink()  # last: as long as it exists, unpacking is not complete
     return unpacked
 
 

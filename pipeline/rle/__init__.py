@@ -25,6 +25,7 @@ from pipeline.rle.runs import MAX_PIXELS, RLEError, Runs, area, no_runs, overlap
 from pipeline.rle.strips import runs_of_strips, window_of_runs
 
 __all__ = [
+    "EMPTY_TOKENS",
     "Dialect",
     "RLEError",
     "Runs",

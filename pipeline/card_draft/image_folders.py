@@ -1,0 +1,400 @@
+"""How ids map to files: a folder, and a suffix or a regular expression for the paths below it.
+
+The paths that contain an id are compared with each other. What all ids have in common is the template of the paths:
+
+    ids 07a, 1c2     train/07a/images/07a.png, train/1c2/images/1c2.png     template  train/{id}/images/{id}.png
+
+An id may be spread over its path, as `case1_day2` and `slice_3` are in `case1/case1_day2/slice_3.png`.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations, pairwise
+from typing import NamedTuple
+
+from pipeline.card_draft.listing import spread
+from pipeline.data.file_index import normalize_id
+
+NUM_IDS = 40  # that are searched in all paths
+NUM_SPLIT = 12  # ids that are searched in pieces, which takes longer
+NUM_TRIED = 4  # ids, to see whether they are in pieces at all
+MAX_PIECES = 3  # of an id
+MIN_SHARE = 0.95  # of the ids must have a file of a template
+PIECES = "\1\2\3"  # in a template: a piece of the id
+NUMBER, ANYTHING = "\5", "\6"  # in a template: digits, or any text, that differ from id to id
+MASK_WORD = re.compile(
+    r"mask|label|annot|manual|ground|truth|segment|target|(?<![a-z])(gt|seg|ann|lbl)(?![a-z])", re.IGNORECASE
+)
+HELD_OUT = re.compile(r"test|(?<![a-z])val(id|idation)?(?![a-z])", re.IGNORECASE)
+COLORS = ("red", "green", "blue", "nir", "rededge", "swir")
+
+
+class Family(NamedTuple):
+    """Files of the same template, one for each id."""
+
+    template: str
+    ids: int  # of those searched, with such a file
+
+    @property
+    def shown(self) -> str:
+        """The template for people, as in train/{id}/images/{id}.png."""
+        text = self.template
+        for piece in PIECES:
+            text = text.replace(piece, "{id}")
+        return text.replace(NUMBER, "#").replace(ANYTHING, "*")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which files are images, or masks, and their ids.
+
+    Args:
+        folder: that paths start from.
+        suffix: image file = id + suffix, if there is no pattern.
+        pattern: for the whole path below the folder; its groups, joined by "_", are the id.
+    """
+
+    folder: str
+    suffix: str = ""
+    pattern: str | None = None
+
+    @cached_property
+    def regex(self) -> re.Pattern:
+        """For the path below the folder."""
+        return re.compile(f"([^/]+){re.escape(self.suffix)}" if self.pattern is None else self.pattern)
+
+    def id_of(self, path: str) -> str | None:
+        """The id of a file by its path below the folder; None if it is no image of this rule."""
+        found = self.regex.fullmatch(path)
+        return normalize_id("_".join(part for part in found.groups() if part)) if found else None
+
+    def files(self, paths: Iterable[str]) -> dict[str, list[str]]:
+        """The paths of each id, of all paths of the data folder."""
+        start, found = f"{self.folder}/" if self.folder else "", dict[str, list[str]]()
+        for path in paths:
+            if path.startswith(start) and (image_id := self.id_of(path[len(start) :])) is not None:
+                found.setdefault(image_id, []).append(path)
+        return found
+
+    def at(self, folder: str) -> "Rule":
+        """The same rule in another folder."""
+        return Rule(folder, self.suffix, self.pattern)
+
+
+class Search(NamedTuple):
+    """Where ids are in paths."""
+
+    families: list[Family]  # those of most ids first
+    pieces: dict[str, list[str]]  # by mark, the texts of each piece of the ids
+
+
+def find_families(ids: Sequence[str], paths: Sequence[str]) -> Search:
+    """The templates of the paths that contain ids.
+
+    Args:
+        ids: of images; some of them are searched.
+        paths: of all images.
+    """
+    split: list[tuple[str, ...]] = [(image_id,) for image_id in spread(ids, NUM_IDS)]
+    found = [(pieces, paths_) for pieces in split if (paths_ := _marked(pieces, paths))]
+    if not found:
+        found = list(filter(None, (_marked_pieces(image_id, paths) for image_id in spread(ids, NUM_SPLIT))))
+    hits, best = [each for _, each in found], list[Family]()
+    for blur in (_as_it_is, _without_numbers, _without_names):
+        counts = Counter(template for templates in blur(hits) for template in templates)
+        families = [Family(*item) for item in counts.most_common()]
+        if families and (not best or families[0].ids > best[0].ids):
+            best = families
+        if best and best[0].ids >= MIN_SHARE * len(hits):
+            break
+    count = min((len(pieces) for pieces, _ in found), default=0)
+    return Search(best, {mark: [pieces[n] for pieces, _ in found] for n, mark in enumerate(PIECES[:count])})
+
+
+def _marked(pieces: Sequence[str], paths: Iterable[str]) -> set[str]:
+    """The paths that contain all pieces in this order, each as a whole word, with marks in their places."""
+    found, words = set(), [re.compile(rf"(?<![A-Za-z0-9]){re.escape(piece)}(?![A-Za-z0-9])") for piece in pieces]
+    for path in paths:
+        if all(piece in path for piece in pieces):
+            place, marked = 0, path
+            for mark, word in zip(PIECES, words, strict=False):
+                match = word.search(marked, place)
+                if not match:
+                    break
+                place = match.start() + 1
+                marked = marked[: match.start()] + word.sub(mark, marked[match.start() :])
+            else:
+                found.add(marked)
+    return found
+
+
+def _marked_pieces(image_id: str, paths: Sequence[str]) -> tuple[tuple[str, ...], set[str]] | None:
+    """An id's pieces, and the paths that contain them; None if there are no such paths."""
+    words = image_id.split("_")
+    for count in range(2, min(MAX_PIECES, len(words)) + 1):
+        for ends in combinations(range(1, len(words)), count - 1):
+            places = [0, *ends, len(words)]
+            pieces = tuple("_".join(words[start:end]) for start, end in pairwise(places))
+            if found := _marked(pieces, paths):
+                return pieces, found
+    return None
+
+
+def are_in_pieces(ids: Sequence[str], paths: Sequence[str]) -> bool:
+    """Whether ids are spread over the paths of images, as case1_slice_2 in case1/slice_2.png; tried on some."""
+    some = spread(ids, NUM_TRIED)
+    found = sum(bool("_" in image_id and _marked_pieces(image_id, paths)) for image_id in some)
+    return found > len(some) / 2
+
+
+def _as_it_is(hits: Sequence[set[str]]) -> Sequence[set[str]]:
+    return hits
+
+
+def _without_numbers(hits: Sequence[set[str]]) -> list[set[str]]:
+    """Templates without the digits of folders and names that are not common to all ids."""
+    common = _common_parts(hits)
+    return [
+        {
+            "/".join(part if part in common else re.sub(r"\d+", NUMBER, part) for part in path.split("/"))
+            for path in each
+        }
+        for each in hits
+    ]
+
+
+def _without_names(hits: Sequence[set[str]]) -> list[set[str]]:
+    """Templates without the folders and the texts beside ids that are not common to all ids."""
+    common = _common_parts(hits)
+
+    def blur(part: str) -> str:
+        if part in common:
+            return part
+        stem, dot, extension = part.rpartition(".")
+        marks = re.findall(f"[{PIECES}]", part)
+        if not marks:
+            return ANYTHING
+        return f"{''.join(marks)}{ANYTHING}{dot}{extension}" if stem and extension not in PIECES else part
+
+    return [{"/".join(map(blur, path.split("/"))) for path in each} for each in hits]
+
+
+def _common_parts(hits: Sequence[set[str]]) -> set[str]:
+    """Folders and names, with marks, that are in the paths of nearly all ids."""
+    counts = Counter(part for each in hits for part in {part for path in each for part in path.split("/")})
+    return {part for part, count in counts.items() if count >= MIN_SHARE * len(hits)}
+
+
+def rules_of(template: str, pieces: Mapping[str, Sequence[str]]) -> Iterator[Rule]:
+    """The rules that a template may stand for, the simplest first.
+
+    Args:
+        pieces: by mark, what a piece of an id looks like.
+    """
+    parts = template.split("/")
+    first = next(number for number, part in enumerate(parts) if set(part) & set(PIECES + NUMBER + ANYTHING))
+    folder, rest = "/".join(parts[:first]), "/".join(parts[first:])
+    if rest[0] == PIECES[0] and not set(rest[1:]) & set(PIECES + NUMBER + ANYTHING + "/"):
+        yield Rule(folder, rest[1:])
+        return
+    forms = dict.fromkeys(PIECES, "[^/]+"), {mark: _generalised(texts) for mark, texts in pieces.items()}
+    for text in dict.fromkeys([re.sub(r"\d+", NUMBER, rest), rest]):  # hidden images may have other numbers there
+        for form in forms:
+            yield Rule(folder, "", _pattern_of(text, form))
+
+
+def _pattern_of(rest: str, pieces: Mapping[str, str]) -> str:
+    """The regular expression of a template, with a group at the first place of each piece."""
+    text, seen = "", set[str]()
+    for letter in rest:
+        if letter in PIECES:
+            text += "[^/]+" if letter in seen else f"({pieces[letter]})"
+            seen.add(letter)
+        else:
+            text += {NUMBER: r"\d+", ANYTHING: "[^/]*"}.get(letter) or re.escape(letter).replace(r"\-", "-")
+    return text
+
+
+def _generalised(texts: Sequence[str]) -> str:
+    """A regular expression for texts: digits and letters where they differ, else what they share.
+
+    >>> _generalised(["case1_day20", "case22_day0"])
+    'case\\\\d+_day\\\\d+'
+    """
+    tokens = [re.findall(r"\d+|[A-Za-z]+|[^A-Za-z0-9]", text) for text in texts]
+    if len({len(each) for each in tokens}) != 1:
+        return "[^/]+"
+    return "".join(map(_token_pattern, zip(*tokens, strict=True)))
+
+
+def _token_pattern(tokens: Sequence[str]) -> str:
+    for form in (r"\d+", r"[A-Za-z]+"):
+        if all(re.fullmatch(form, token) for token in tokens):
+            is_one = len(set(tokens)) == 1 and form != r"\d+"
+            return re.escape(tokens[0]) if is_one else form
+    return re.escape(tokens[0]) if len(set(tokens)) == 1 else "[^/]+"
+
+
+class Images(NamedTuple):
+    """The image files of ids.
+
+    Args:
+        rule: of the files, or of the first channel's.
+        channels: the path of each channel below the folder with {id}; or its name, with `channel_path`.
+        slice_pattern: of file names, if an image is one of several slices in its folder.
+        others: templates that fit too, for people.
+    """
+
+    rule: Rule
+    channels: tuple[str, ...] = ()
+    channel_path: str | None = None
+    slice_pattern: str | None = None
+    others: tuple[str, ...] = ()
+
+
+def find_images(ids: Sequence[str], paths: Sequence[str]) -> Images | None:
+    """The images of ids; None if no path contains an id.
+
+    Args:
+        ids: of images, without repetition.
+        paths: of all images and masks.
+    """
+    search = find_families(ids, paths)
+    if not search.families:
+        return None
+    fitting = [each for each in search.families if each.ids >= MIN_SHARE * search.families[0].ids]
+    images = _without_masks(fitting)
+    together, others = _largest_folder(images)
+    left_out = tuple(each.shown for each in [*others, *(each for each in fitting if each not in images)])
+    if len(together) > 1:
+        return _several_files(together, search, ids, paths)._replace(others=left_out)
+    if search.families[0].ids < len(search.pieces[PIECES[0]]) and (rule := _of_several_suffixes(search, ids, paths)):
+        return Images(rule, others=left_out)
+    return Images(choose_rule(together[0], search, ids, paths), others=left_out)
+
+
+def choose_rule(family: Family, search: Search, ids: Sequence[str], paths: Sequence[str]) -> Rule:
+    """The rule of a template that gives one file for as many ids as possible."""
+    rules, wanted = list(rules_of(family.template, search.pieces)), set(ids)
+
+    def fit(rule: Rule) -> tuple[int, int]:
+        files = rule.files(paths)
+        repeated = sum(len(each) > 1 for each in files.values())
+        return len(wanted & files.keys()) - repeated, -len(files.keys() - wanted)
+
+    return max(rules, key=fit) if len(rules) > 1 else rules[0]
+
+
+def _without_masks(families: Sequence[Family]) -> list[Family]:
+    """The families without those that are masks by a word in their paths that others do not have."""
+    parts = [set(family.template.split("/")) for family in families]
+    common = set.intersection(*parts)
+    images = [
+        family for family, own in zip(families, parts, strict=True) if not any(map(MASK_WORD.search, own - common))
+    ]
+    return images or list(families)
+
+
+def _folder(family: Family) -> str:
+    return family.template.rpartition("/")[0]
+
+
+def _largest_folder(families: Sequence[Family]) -> tuple[list[Family], list[Family]]:
+    """The families that are the files of an image, and all others: those of one folder, or of one folder each."""
+    folders: dict[str, list[Family]] = {}
+    for family in families:
+        folders.setdefault(_folder(family), []).append(family)
+    if len(folders) > 1 and all(len(each) == 1 for each in folders.values()) and _are_bands(list(folders)):
+        return sorted(families), []
+    chosen = max(
+        folders, key=lambda name: ("train" in name.lower(), "image" in name.lower(), len(folders[name]), -len(name))
+    )
+    return sorted(folders[chosen]), [family for family in families if _folder(family) != chosen]
+
+
+def _are_bands(folders: Sequence[str]) -> bool:
+    """Whether folders differ in one part only, which is a band's name: a colour, or a letter and a number."""
+    parts = [folder.split("/") for folder in folders]
+    if len({len(each) for each in parts}) > 1:
+        return False
+    different = [set(each) for each in zip(*parts, strict=True) if len(set(each)) > 1]
+    return len(different) == 1 and all(_is_band(name) for name in different[0])
+
+
+def _is_band(name: str) -> bool:
+    return bool(re.fullmatch(r"(?i)(b|band|c|ch|channel)?_?\d{1,2}a?", name)) or name.lower() in COLORS
+
+
+def _several_files(families: Sequence[Family], search: Search, ids: Sequence[str], paths: Sequence[str]) -> Images:
+    """An image of several files: slices whose names are numbers, else channels."""
+    names = [family.template.rpartition("/")[2].rpartition(".")[0] for family in families]
+    if len(families) > 2 and all(name.isdigit() for name in names):
+        middle = families[len(families) // 2]
+        suffix = re.escape("." + middle.template.rpartition(".")[2])
+        return Images(choose_rule(middle, search, ids, paths), slice_pattern=rf"(\d+){suffix}")
+    if all(family.template.count(PIECES[0]) == 1 for family in families) and len(search.pieces) == 1:
+        return _channels(families, search, ids, paths)
+    return Images(choose_rule(families[0], search, ids, paths))
+
+
+def _channels(families: Sequence[Family], search: Search, ids: Sequence[str], paths: Sequence[str]) -> Images:
+    folder = next(iter(rules_of(families[0].template, search.pieces))).folder
+    if any(not family.template.startswith(f"{folder}/") for family in families):
+        folder = _common_folder([family.template for family in families])
+    rests = [family.template.removeprefix(f"{folder}/").replace(PIECES[0], "{id}") for family in families]
+    before, after = _common_ends(rests)
+    names = [rest[len(before) : len(rest) - len(after)] for rest in rests]
+    names.sort(key=lambda name: (COLORS.index(name.lower()) if name.lower() in COLORS else len(COLORS), name))
+    path = before + "{channel}" + after
+    first = re.escape(path.replace("{channel}", names[0])).replace(r"\{id\}", "([^/]+)")
+    rule = Rule(folder, "", first)
+    return Images(rule, tuple(names), path) if "{id}" in path else Images(rule, tuple(rests))
+
+
+def _common_folder(paths: Sequence[str]) -> str:
+    parts = [path.split("/")[:-1] for path in paths]
+    count = next((n for n, each in enumerate(zip(*parts, strict=False)) if len(set(each)) > 1), 0)
+    return "/".join(parts[0][:count])
+
+
+def _common_ends(texts: Sequence[str]) -> tuple[str, str]:
+    """What all texts begin and end with, up to a whole word or number."""
+    shortest = min(map(len, texts))
+    before = next((n for n in range(shortest) if len({text[n] for text in texts}) > 1), shortest)
+    after = next((n for n in range(shortest - before) if len({text[-1 - n] for text in texts}) > 1), 0)
+    while before and texts[0][before - 1].isalnum():
+        before -= 1
+    while after and texts[0][len(texts[0]) - after].isalnum():
+        after -= 1
+    return texts[0][:before], texts[0][len(texts[0]) - after :]
+
+
+def _of_several_suffixes(search: Search, ids: Sequence[str], paths: Sequence[str]) -> Rule | None:
+    """A rule for files of one folder whose suffixes differ, as x.jpg and y.png; None if this is not the case."""
+    folder = _folder(search.families[0])
+    families = [each for each in _without_masks(search.families) if _folder(each) == folder]
+    rules = [next(iter(rules_of(each.template, search.pieces))) for each in families]
+    if len(rules) < 2 or any(rule.pattern for rule in rules) or not all(rule.suffix.startswith(".") for rule in rules):
+        return None
+    rule = Rule(folder, "", f"([^/]+)(?:{'|'.join(sorted(re.escape(each.suffix) for each in rules))})")
+    files = rule.files(paths)
+    return rule if set(ids) <= files.keys() and all(len(each) == 1 for each in files.values()) else None
+
+
+def folders_of(rule: Rule, paths: Sequence[str], ids: Iterable[str] | None = None) -> Counter[str]:
+    """How many files below each folder a rule matches; the folders are those from which the whole path matches.
+
+    Args:
+        ids: count only files of these ids.
+    """
+    wanted, found = None if ids is None else set(ids), Counter[str]()
+    for path in paths:
+        parts = path.split("/")
+        for depth in range(len(parts)):
+            image_id = rule.id_of("/".join(parts[depth:]))
+            if image_id is not None and (wanted is None or image_id in wanted):
+                found["/".join(parts[:depth])] += 1
+    return found

@@ -1,0 +1,53 @@
+"""The files of a data folder by their paths, from one walk through it."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.data.file_index import is_hidden, is_loop
+
+TABLES, JSONS, ZIPS = (".csv",), (".json", ".jsonl", ".ndjson"), (".zip",)
+IMAGES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".dcm", ".dicom", ".npy"),
+    *(".nii", ".nii.gz", ".jp2", ".j2k", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+
+
+class Listing(NamedTuple):
+    """Paths of files below `root`, with "/" between folders, sorted."""
+
+    root: Path
+    images: tuple[str, ...]
+    tables: tuple[str, ...]  # CSV
+    jsons: tuple[str, ...]
+    others: tuple[str, ...]
+    folders: tuple[str, ...]  # empty ones too
+
+
+def list_files(root: Path) -> Listing:
+    """List all files below a folder; those of the operating system are left out, links to folders are followed.
+
+    Raises:
+        ValueError: if there is no such folder, or no file in it.
+    """
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder: give the folder of the competition's files, as DATA=folder")
+    files, below = [], []
+    for place, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not is_hidden(name) and not is_loop(Path(place, name))]
+        start = "" if place == str(root) else f"{Path(place).relative_to(root).as_posix()}/"
+        below += [start + name for name in folders]
+        files += [start + name for name in names if not is_hidden(name)]
+    if not files:
+        raise ValueError(f"{root}: no file in this folder: put the competition's files there")
+    kinds: dict[tuple[str, ...], list[str]] = {IMAGES: [], TABLES: [], JSONS: [], (): []}
+    for path in sorted(files):
+        kinds[next((kind for kind in (IMAGES, TABLES, JSONS) if path.lower().endswith(kind)), ())].append(path)
+    return Listing(root, *map(tuple, kinds.values()), tuple(sorted(below)))
+
+
+def spread(items: "tuple | list", count: int) -> list:
+    """At most `count` items, evenly spread over all of them, in their order."""
+    if len(items) <= count:
+        return list(items)
+    return [items[number * (len(items) - 1) // (count - 1)] for number in range(count)]

@@ -1,0 +1,168 @@
+"""Mask images: which files they are, and whose."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.card_draft.image_folders import (
+    HELD_OUT,
+    MASK_WORD,
+    Images,
+    Rule,
+    choose_rule,
+    find_families,
+    find_images,
+)
+from pipeline.card_draft.listing import spread
+from pipeline.data.formats import read_pixels
+from pipeline.data.rasters import ImageError
+
+NUM_MASKS = 30  # whose names are compared with those of images
+MIN_IMAGES = 0.9  # of the masks must have an image
+MAX_VALUES = 32  # of a mask that no name shows
+ROLE = re.compile(r"train|test|val|image|img|scan|photo", re.IGNORECASE)
+PREFERRED = re.compile(r"label|manual|annot|ground|truth|(?<![a-z])gt(?![a-z])", re.IGNORECASE)
+
+
+class MaskImages(NamedTuple):
+    """Mask images and the images that they are of."""
+
+    rule: Rule
+    images: Images
+    count: int  # of mask files
+    ids: list[str]
+    others: tuple[str, ...]  # further folders of masks, for people
+
+
+def find_mask_images(root: Path, paths: Sequence[str]) -> MaskImages | None:
+    """The masks of training images, by the names of folders and files, or else by their few values.
+
+    Args:
+        paths: of all image files below root.
+    """
+    if not paths:
+        return None
+    shared = len(_shared_folder(paths))  # its name is of all files
+    named = [path for path in paths if MASK_WORD.search(path[shared:])]
+    groups = _groups(named if len(named) < len(paths) else []) or _groups_by_content(root, paths)
+    masks = {path for group in groups.values() for path in group}
+    images = [path for path in paths if path not in masks]
+    for name in sorted(groups, key=lambda name: _preference(name, groups[name]), reverse=True):
+        if found := _pair(groups[name], images):
+            others = tuple(sorted(other for other in groups if other != name))
+            return found._replace(others=others)
+    return None
+
+
+def _shared_folder(paths: Sequence[str]) -> str:
+    """The folder that the first and the last of sorted paths share, and so all of them."""
+    first, last = paths[0], paths[-1]
+    end = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[: first.rfind("/", 0, end) + 1]
+
+
+def _preference(name: str, group: Sequence[str]) -> tuple:
+    return (not HELD_OUT.search(name), bool(PREFERRED.search(name)), "train" in name.lower(), len(group), name)
+
+
+def _groups(paths: Sequence[str]) -> dict[str, list[str]]:
+    """Paths by their folder, with "*" for folders that stand for images, and by a name that all those have."""
+    children: dict[str, set[str]] = {}
+    for path in paths:
+        parts = path.split("/")[:-1]
+        for depth, part in enumerate(parts):
+            children.setdefault("/".join(parts[:depth]), set()).add(part)
+    varying = {
+        parent
+        for parent, names in children.items()
+        if len(names) > 2 and sum(bool(ROLE.search(name) or MASK_WORD.search(name)) for name in names) < len(names) / 2
+    }
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        parts = path.split("/")[:-1]
+        starred = ["*" if "/".join(parts[:depth]) in varying else part for depth, part in enumerate(parts)]
+        folders.setdefault("/".join(starred), []).append(path)
+    found: dict[str, list[str]] = {}
+    for folder, members in folders.items():
+        names = Counter(path.rpartition("/")[2] for path in members)
+        for path in members:
+            name = path.rpartition("/")[2]
+            is_fixed = "*" in folder and names[name] > 1
+            found.setdefault(f"{folder}/{name if is_fixed else '*'}", []).append(path)
+    return found
+
+
+def _groups_by_content(root: Path, paths: Sequence[str]) -> dict[str, list[str]]:
+    """The groups of files with few values, if other files have many."""
+    groups = _groups(paths)
+    few = {
+        name: group for name, group in groups.items() if all(map(_has_few_values, [root / p for p in spread(group, 3)]))
+    }
+    return few if len(few) < len(groups) else {}
+
+
+def _has_few_values(path: Path) -> bool:
+    try:
+        pixels = read_pixels(path)
+    except (ImageError, OSError):
+        return False
+    values = pixels.reshape(-1, pixels.shape[2])[:: max(1, pixels[..., 0].size // 100_000)]
+    return len(np.unique(values, axis=0)) <= MAX_VALUES
+
+
+def _stem(path: str) -> str:
+    return path.rpartition("/")[2].partition(".")[0]
+
+
+def _without_end(path: str) -> str:
+    return re.sub(r"[_\-. ][^_\-. ]*$", "", _stem(path))
+
+
+def _without_two_ends(path: str) -> str:
+    return re.sub(r"([_\-. ][^_\-. ]*){2}$", "", _stem(path))
+
+
+def _without_start(path: str) -> str:
+    return re.sub(r"^[^_\-. \d]*[_\-. ]?", "", _stem(path))
+
+
+def _folder_name(path: str) -> str:
+    return (["", "", *path.split("/")])[-2]
+
+
+def _parent_folder_name(path: str) -> str:
+    return (["", "", "", *path.split("/")])[-3]
+
+
+# What of a mask's path may be the id of its image, the most likely first.
+ID_FORMS: tuple[Callable[[str], str], ...] = (
+    _stem,
+    _without_end,
+    _without_two_ends,
+    _without_start,
+    _folder_name,
+    _parent_folder_name,
+)
+
+
+def _pair(masks: Sequence[str], images: Sequence[str]) -> MaskImages | None:
+    """The images of masks: those whose paths contain what is the id in a mask's path."""
+    for id_of in ID_FORMS:
+        ids = list(dict.fromkeys(filter(None, map(id_of, spread(masks, NUM_MASKS)))))
+        if len(ids) < 2 and len(masks) > 1:
+            continue
+        found = find_families(ids, images)
+        if not found.families or found.families[0].ids < MIN_IMAGES * len(ids):
+            continue
+        every = list(dict.fromkeys(map(id_of, masks)))
+        of_masks = find_families(every, masks)
+        if not of_masks.families:
+            continue
+        rule = choose_rule(of_masks.families[0], of_masks, every, masks)
+        files = rule.files(masks)
+        return MaskImages(rule, find_images(every, images), sum(map(len, files.values())), sorted(files), ())
+    return None

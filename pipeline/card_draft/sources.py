@@ -1,0 +1,188 @@
+"""Which file holds the labels of the training images: a table, outlines in JSON, or mask images."""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from pipeline.card_draft.annotations import Annotations, find_annotations
+from pipeline.card_draft.image_folders import are_in_pieces
+from pipeline.card_draft.listing import IMAGES, Listing
+from pipeline.card_draft.mask_folders import MaskImages, find_mask_images
+from pipeline.card_draft.tables import (
+    MIN_KNOWN,
+    RowLayout,
+    Table,
+    describe_tables,
+    find_labels,
+    find_sample,
+    image_ids,
+    known_texts,
+    labels_layout,
+    labels_of,
+    read_tables,
+    sample_layout,
+    share_known,
+)
+from pipeline.quoting import listed
+
+
+class Sources(NamedTuple):
+    """The tables of a competition, and its labels: a table, outlines, or mask images.
+
+    Args:
+        ids: of the training images with labels, each once.
+        layout: of the training table.
+        others: files that could hold the labels too.
+    """
+
+    tables: list[Table]
+    sample: Table | None
+    sample_layout: RowLayout | None
+    ids: list[str]
+    labels: Table | None = None
+    layout: RowLayout | None = None
+    outlines: Annotations | None = None
+    masks: MaskImages | None = None
+    others: tuple[str, ...] = ()
+
+    @property
+    def test_ids(self) -> list[str]:
+        """The images of the sample submission, each once."""
+        if self.sample is None:
+            return []
+        return list(dict.fromkeys(image_ids(self.sample, self.sample_layout)))
+
+    @property
+    def label_file(self) -> str:
+        """The file or folder of the labels, for people."""
+        if self.labels:
+            return self.labels.name
+        return self.outlines.name if self.outlines else self.masks.rule.folder or "the data folder"
+
+
+def find_sources(listing: Listing, *, of_objects: bool, chosen: str) -> Sources:
+    """Find the labels and the sample submission.
+
+    Args:
+        of_objects: the metric is one of objects, so each row is one.
+        chosen: path of the training table below the data folder; empty: find it.
+
+    Raises:
+        ValueError: if there are no labels, or several files that could hold them, with their names.
+    """
+    if not listing.images:
+        raise ValueError(f"{listing.root}: no image{_instead_of_images(listing)}")
+    tables, faults = read_tables(listing)
+    known = _known_ids_of(tables, listing.images)
+    sample = find_sample(tables)
+    of_sample = sample_layout(sample, known) if sample else None
+    labels, others = _choose_table(find_labels(tables, sample), known, of_objects=of_objects, chosen=chosen)
+    if labels:
+        layout = labels_layout(labels, known, of_sample.columns if of_sample else None)
+        ids = list(dict.fromkeys(image_ids(labels, layout)))
+        return Sources(tables, sample, of_sample, ids, labels, layout, others=others)
+    if outlines := _choose_outlines(find_annotations(listing.root, listing.jsons)):
+        ids = list(outlines.images if _have_suffix(sample, of_sample) else map(_without_suffix, outlines.images))
+        return Sources(tables, sample, of_sample, list(dict.fromkeys(ids)), outlines=outlines)
+    if masks := find_mask_images(listing.root, listing.images):
+        return Sources(tables, sample, of_sample, masks.ids, masks=masks, others=masks.others)
+    unread = f" ({faults[0]})" if faults else ""
+    there = describe_tables(tables) or "no CSV"
+    raise ValueError(
+        f"{listing.root}: {len(listing.images)} images, but no labels: no table with a column of RLE texts, no mask "
+        f"images, no outlines; there are {there}{unread}: put the training table or the masks there"
+    )
+
+
+def _known_ids_of(tables: Sequence[Table], paths: Sequence[str]) -> set[str]:
+    """Texts that are ids of images: names of files and folders, and ids that are spread over a path."""
+    known = known_texts(paths)
+    for table in tables:
+        for name in table.columns:
+            values = [] if name == table.mask_column else table.values(name)
+            if values and share_known(values, known) < MIN_KNOWN and are_in_pieces(values, paths):
+                known.update(values)
+    return known
+
+
+def _instead_of_images(listing: Listing) -> str:
+    suffixes = Counter(path.rpartition(".")[2] for path in listing.others)
+    found = [f".{suffix}" for suffix, _ in suffixes.most_common(3)]
+    return (
+        f": there are files of {listed(found)}: give the folder that the images are in" if found else " in this folder"
+    )
+
+
+def _choose_table(
+    candidates: Sequence[Table], known: Collection[str], *, of_objects: bool, chosen: str
+) -> tuple[Table | None, tuple[str, ...]]:
+    """The training table, and the names of the others that could be it.
+
+    Raises:
+        ValueError: if several fit equally well, or the chosen one is none.
+    """
+    if chosen:
+        found = next((table for table in candidates if table.name == chosen), None)
+        if found is None:
+            names = listed(table.name for table in candidates) or "none"
+            raise ValueError(f"TABLE={chosen}: not a table with ids and RLE texts; such tables are: {names}")
+        return found, ()
+    of_images = [table for table in candidates if _known_ids(table, known) >= MIN_KNOWN] or list(candidates)
+    fitting = [table for table in of_images if _repeats_ids(table) == of_objects]
+    best = fitting if len(of_images) > 1 and fitting else of_images
+    if len(best) > 1:
+        raise ValueError(
+            f"{len(best)} tables could be the training table: {listed(table.name for table in best)}: name the one to "
+            f"use, as in TABLE={best[0].name}"
+        )
+    others = tuple(table.name for table in of_images if table not in best)
+    return (best[0] if best else None), others
+
+
+def _known_ids(table: Table, known: Collection[str]) -> float:
+    """The largest share of the cells of a column that are ids of images, also joined with a class."""
+    shares = [0.0]
+    for name in table.columns:
+        if name != table.mask_column:
+            values = table.values(name)
+            starts = [text.rpartition("_")[0] for text in values]
+            shares += [share_known(values, known), share_known(starts, known)]
+    return max(shares)
+
+
+def _repeats_ids(table: Table) -> bool:
+    """Whether rows repeat all their cells but the mask: a row for each object, or part."""
+    return bool(table.cells.drop(columns=table.mask_column).duplicated().any())
+
+
+def _choose_outlines(found: Sequence[Annotations]) -> Annotations | None:
+    train = [each for each in found if "train" in each.name.lower()]
+    best = train if len(train) == 1 else found
+    if len(best) > 1:
+        names = listed(each.name for each in best)
+        raise ValueError(f"{len(best)} files of outlines: {names}: leave one of them in the folder")
+    return best[0] if best else None
+
+
+def _have_suffix(sample: Table | None, layout: RowLayout | None) -> bool:
+    """Whether the ids of the sample submission end in an image's suffix."""
+    ids = image_ids(sample, layout) if sample else []
+    return bool(ids) and all(image_id.lower().endswith(IMAGES) for image_id in ids)
+
+
+def _without_suffix(name: str) -> str:
+    ending = next((suffix for suffix in sorted(IMAGES, key=len, reverse=True) if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(ending)] if ending else name
+
+
+def texts_by_image(labels: Table, layout: RowLayout) -> dict[str, list[str]]:
+    """The texts of the masks of each image, of all its rows."""
+    texts: dict[str, list[str]] = {}
+    for image_id, text in zip(image_ids(labels, layout), labels.cells[layout.columns.rle], strict=True):
+        texts.setdefault(image_id, []).append(" ".join(text.split()))
+    return texts
+
+
+def rows_per_mask(labels: Table, layout: RowLayout) -> int:
+    """The largest number of rows of one image and class."""
+    return max(Counter(zip(image_ids(labels, layout), labels_of(labels, layout), strict=True)).values(), default=1)

@@ -1,0 +1,90 @@
+"""The stage `card`: draft a card from the files of a competition, which may still be zipped."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.card_draft.draft import CardDraft
+from pipeline.card_draft.drafting import draft_card as draft_from_files
+from pipeline.card_draft.listing import list_files
+from pipeline.card_draft.text import to_toml
+from pipeline.files import write_text
+from pipeline.kaggle.archive import unpack_copy
+from pipeline.quoting import shortened
+
+CARDS = Path("cards")
+
+
+class DraftedCard(NamedTuple):
+    """What the stage `card` wrote."""
+
+    path: Path
+    draft: CardDraft
+    root: Path  # of the files, unpacked
+    is_kept: bool  # the card existed and was not changed
+
+
+def draft_card(data: Path, name: str = "", metric: str = "", table: str = "") -> DraftedCard:
+    """Draft the card of a data folder.
+
+    Reads:  every table and name below `data`, or the zips in it, unpacked into data/<name>/; some images and masks
+    Writes: cards/<name>.toml, if there is none
+
+    Args:
+        data: folder of the competition's files, with zips or without; or one zip.
+        name: of the competition; empty: that of the folder.
+        metric, table: as for `card_draft.drafting.draft_card`.
+
+    Raises:
+        FileNotFoundError: without the folder.
+        ValueError: if the files do not show what the labels are, or a name or metric does not fit.
+    """
+    if not data.exists():
+        raise FileNotFoundError(f"{data}: no such folder: give the folder of the competition's files, as DATA=folder")
+    name = _check_name(name) if name else _name_of(data.resolve())
+    root = _unpacked(data, Path("data") / name)
+    draft = draft_from_files(list_files(root), name, metric, table)
+    path = CARDS / f"{name}.toml"
+    is_kept = path.exists()
+    if not is_kept:
+        write_text(path, to_toml(draft, "Drafted by `make card` from the files. Lines that say so are not sure."))
+    return DraftedCard(path, draft, root, is_kept)
+
+
+def _name_of(data: Path) -> str:
+    """A name for the card of a folder, or a zip."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", data.stem if data.is_file() else data.name).strip("-_") or "competition"
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(f"NAME={shortened(name)}: expected letters, digits, '-' and '_', as in NAME=my-competition")
+    return name
+
+
+def _unpacked(data: Path, folder: Path) -> Path:
+    """The folder of the files: `data`, or, if it is a zip or holds some, `folder` with their content.
+
+    The zips stay. What is beside them is linked, or copied where links cannot be made.
+    """
+    zips = [data] if data.is_file() else sorted(path for path in data.iterdir() if path.suffix.lower() == ".zip")
+    if not zips:
+        return data
+    if data.is_file() and data.suffix.lower() != ".zip":
+        raise ValueError(f"{data}: expected a folder, or a zip: give the folder of the competition's files")
+    for archive in zips:
+        unpack_copy(archive, folder, alone=data.is_file())
+    if data.is_dir() and data.resolve() != folder.resolve():
+        for path in sorted(set(data.iterdir()) - set(zips)):
+            _link(path, folder / path.name)
+    return folder
+
+
+def _link(path: Path, target: Path) -> None:
+    if target.exists():
+        return
+    try:
+        target.symlink_to(path.resolve(), target_is_directory=path.is_dir())
+    except OSError:  # Windows, without the right to make links
+        shutil.copytree(path, target) if path.is_dir() else shutil.copy2(path, target)

@@ -68,6 +68,7 @@ from pipeline.training.fold_data import FoldData
 from pipeline.training.train_job import TrainJob
 from pipeline.training.trainer import fit
 
+ROOT = Path(__file__).resolve().parent.parent
 STEPS = 150  # updates of a run, over all of its parts
 BATCH = 8
 VALID = 130  # images at most
@@ -465,14 +466,19 @@ def finish(run: Run, failed: list[str]) -> str:
     return f"{run.key}  dice {result['mean']:.4f}  {clock(result['took'])}"
 
 
-def start(command: list[str], log: Path, cpu: int | None) -> subprocess.Popen:
-    """Start a process with one thread on one CPU; it inherits the affinity that this process has at the start."""
+def start(command: list[str], log: Path, cpu: int | None, folder: Path | None = None) -> subprocess.Popen:
+    """Start a process with one thread on one CPU; it inherits the affinity that this process has at the start.
+
+    Args:
+        folder: that it starts in; None: this process's.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     before = pin({cpu}) if cpu is not None else None
     try:
         with log.open("w", encoding="utf-8") as output:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            return subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+            packages = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])  # this checkout's, in any folder
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": packages}
+            return subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=folder)
     finally:
         if before:
             pin(before)

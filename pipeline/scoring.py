@@ -43,10 +43,22 @@ def score(card: Competition, submission: Path, solution: Path) -> tuple[float, i
 def _score(card: Competition, submission: Path, solution: Path) -> tuple[float, int]:
     if card.columns.packed_objects:
         return _score_packed(card, submission, solution)
-    if card.instances:
-        return _score_instances(card, submission, solution)
     if card.scores_volumes:
         return _score_volumes(card, submission, solution)
+    ids, scores = image_scores(card, submission, solution)
+    return scores.mean(), len(ids)
+
+
+def image_scores(card: Competition, submission: Path, solution: Path) -> tuple[list[str], Scores]:
+    """The images of a solution, and what each adds to a metric of pixels or of objects without confidences.
+
+    Raises:
+        FileNotFoundError, ValueError: as `score`; ValueError for another metric, which is no mean over images.
+    """
+    if card.columns.packed_objects or card.scores_volumes:
+        raise ValueError(f"metric '{card.metric}' has no scores of single images: expected one of pixels or objects")
+    if card.instances:
+        return _instance_scores(card, submission, solution)
     found, target = (_read_runs(path, card) for path in (submission, solution))
     _check_same_ids(*({_shown(card, *key) for key in each} for each in (found, target)), submission, solution)
     ignored = _ignored_runs(solution, card)
@@ -62,7 +74,7 @@ def _score(card: Competition, submission: Path, solution: Path) -> tuple[float, 
     table = np.array([[counts.get((image, name), NO_ROW) for name in card.classes] for image in images])
     scores = pixel_metric(card.metric).scores(Counts(*np.moveaxis(table, -1, 0)))
     has_row = table[..., 0] >= 0
-    return Scores(scores.numerator * has_row, scores.denominator * has_row).mean(), len(images)
+    return images, Scores(scores.numerator * has_row, scores.denominator * has_row)
 
 
 def _check_same_ids(found: Set[str], target: Set[str], submission: Path, solution: Path) -> None:
@@ -72,7 +84,7 @@ def _check_same_ids(found: Set[str], target: Set[str], submission: Path, solutio
         raise ValueError(f"{submission} and {solution} differ in {len(unexpected)} ids, the first is '{unexpected[0]}'")
 
 
-def _score_instances(card: Competition, submission: Path, solution: Path) -> tuple[float, int]:
+def _instance_scores(card: Competition, submission: Path, solution: Path) -> tuple[list[str], Scores]:
     found, target = (_read_instances(path, card) for path in (submission, solution))
     _check_same_ids(found.keys(), target.keys(), submission, solution)
     metric, scores = instance_metric(card.metric), []
@@ -80,7 +92,7 @@ def _score_instances(card: Competition, submission: Path, solution: Path) -> tup
         pixels = max((int(ends[-1]) for _, ends in [*runs, *found[image_id]] if len(ends)), default=0)
         labels = _label_pixels(found[image_id], pixels, f"{submission}: image '{image_id}'")
         scores.append(metric(match(labels, _label_pixels(runs, pixels, f"{solution}: image '{image_id}'"))))
-    return float(np.mean(scores)), len(scores)
+    return list(target), Scores.from_values(scores)
 
 
 def _score_packed(card: Competition, submission: Path, solution: Path) -> tuple[float, int]:

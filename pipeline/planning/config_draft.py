@@ -24,7 +24,7 @@ SHRINK_ABOVE = 768  # pixels of the longer side, from which on images may be shr
 SHRUNK_SIDE = 512  # pixels of the longer side that are left at least
 SHRUNK_OBJECTS = 16, 32  # pixels of the diameter that small and median objects keep
 SHRUNK_THICKNESS = 4  # pixels that the thinnest masks keep
-WINDOWED = 1 << 22  # pixels, at the network's size, from which on windows and tiles replace whole images
+WINDOWED = 1 << 22  # pixels from which on training reads windows of an image, and prediction has tiles
 TILE, TILE_STRIDE = 512, 384
 MOSTLY_EMPTY = 0.5
 RARE_PIXELS = 0.03  # masked share of the images with a mask, below which Lovász scored lower
@@ -152,9 +152,9 @@ def draft_config(card: Competition, found: Fingerprint, competition: str, data_r
     """
     factor = _shrink(found)
     scale = factor or 1.0
-    is_large = found.shorter.median * found.longer.median * scale**2 > WINDOWED
+    pixels = found.shorter.median * found.longer.median
     boundary = card.instances and found.touching != 0
-    by_window = is_large and Labels.of(card, 2.0 if boundary else None).supports_windows
+    by_window = pixels > WINDOWED and Labels.of(card, 2.0 if boundary else None).supports_windows
     inputs = _Input(factor, by_window, boundary, _uses_neighbours(card, found))
     crop, crop_reason = _crop(found, scale)
     augment, augment_reason = _augment(found, crop)
@@ -165,7 +165,7 @@ def draft_config(card: Competition, found: Fingerprint, competition: str, data_r
     options += _fold_options(card, found)
     options += _model_options(card, found, inputs)
     options += _train_options(card, found, inputs)
-    options += _predict_options(card, found, inputs, is_large)
+    options += _predict_options(card, found, inputs, in_tiles=pixels * scale**2 > WINDOWED or by_window)
     phase = [Option("crop", crop, crop_reason)] if crop else []
     phase.append(Option("augment", augment, augment_reason))
     if crop and not isinstance(augment, str) and _differs(found):
@@ -254,7 +254,7 @@ def _augment(found: Fingerprint, crop: int | None) -> tuple[str | list[Transform
     names = found.symmetries
     shift = f"; test images differ (AUC {found.shift.auc:.2f}: {found.shift.differences[0]})" if _differs(found) else ""
     if names is None:
-        return "light", f"{found.symmetries_of} are too few to tell which flips and rotations occur{shift}"
+        return "light", f"{found.symmetries_of}: too few to tell which flips and rotations occur{shift}"
     if len(names) == len(SYMMETRIES) - 1 and crop:
         return "strong" if shift else "medium", f"all flips and rotations hold in {found.symmetries_of}{shift}"
     held = [name for name in VIEWS[:2] if name in names]
@@ -324,8 +324,8 @@ def _window(values: tuple[float, float], reason: str) -> list[Option]:
     low, high = values
     if low >= high:
         return [Option("data.percentiles", [1, 99.8], "most images are constant")]
-    digits = 0 if high - low >= 100 else 4
-    return [Option("data.window", [round(low, digits), round(high, digits)], reason)]
+    rounded = [round(each) if high - low >= 100 else round(each, 4) for each in values]
+    return [Option("data.window", rounded, reason)]
 
 
 def _fold_options(card: Competition, found: Fingerprint) -> list[Option]:
@@ -337,8 +337,9 @@ def _fold_options(card: Competition, found: Fingerprint) -> list[Option]:
         options.append(Option("folds.grouped", False, why))
         count = found.images
     if card.folds is None:
-        largest = f", the largest of {_number(found.largest_group)} images" if found.largest_group > 1 else ""
-        why = f"{_count(count, 'independent group')} of {_count(found.images, 'image')}{largest}{pairs}"
+        largest = f", the largest of {found.largest_group:,}" if 1 < found.largest_group < found.images else ""
+        of = f"{_count(count, 'independent group')} of " if found.groups > 1 else ""
+        why = f"{of}{_count(found.images, 'image')}{largest}{pairs}"
         options.append(Option("folds.count", _fold_count(count, found), why))
     if found.columns:
         why = "; ".join(f"{name}: {count_words(counts)}" for name, counts in found.columns)
@@ -401,9 +402,9 @@ def _train_options(card: Competition, found: Fingerprint, inputs: _Input) -> lis
     return options
 
 
-def _predict_options(card: Competition, found: Fingerprint, inputs: _Input, is_large: bool) -> list[Option]:
+def _predict_options(card: Competition, found: Fingerprint, inputs: _Input, *, in_tiles: bool) -> list[Option]:
     options = [_views(found, inputs)]
-    if is_large:
+    if in_tiles:
         why = f"images of {_sides(found)} are predicted tile by tile"
         options.append(Option("predict.tiles", {"size": TILE, "stride": TILE_STRIDE}, why))
     if not card.exclusive and not card.instances:
@@ -451,7 +452,8 @@ def _schedules(
     for number, rate in zip(epochs, LEARNING_RATES, strict=True):
         options = [Option("epochs", number, what)]
         if repeats > 1:
-            options.append(Option("repeats", repeats, f"{_count(int(draws), 'training image')} are few"))
+            why = f"{_count(int(draws), 'training image')} alone make {_count(updates, 'update')}"
+            options.append(Option("repeats", repeats, why))
         phases.append([*options, Option("lr", rate, "")])
     return phases[0], phases[1]
 

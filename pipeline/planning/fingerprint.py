@@ -17,6 +17,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from pipeline.competition import Competition
 from pipeline.data.boundaries import touching_boundary
@@ -32,7 +33,8 @@ from pipeline.data.soft_masks import harden
 from pipeline.data.windows import Box, open_windows
 from pipeline.progress import track
 from pipeline.statistics.adversarial_validation import compare_images, too_few
-from pipeline.statistics.symmetry_probe import MIN_ACCURACY, MIN_GROUPS, probe_symmetries
+from pipeline.statistics.symmetry_probe import MIN_GROUPS, SymmetryProbe, probe_symmetries
+from pipeline.symmetries import SYMMETRIES
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,10 @@ VALUES = 2000  # pixels of an image whose values are kept
 PICTURE = 1024  # pixels; statistics that compare training with test images are those of a square in the middle
 PAIRS = 40  # of neighbouring slices that are compared
 TILE = 128  # pixels: the smallest part of an image that shows its texture
-MIN_TILED_GROUPS = 4  # from which on parts of few images are asked for their symmetries
+PLACES = 4  # parts of an image along each axis
+PART_ACCURACY = 0.7  # from which on parts differ from their copies; they are not independent, so chance is not known
+MAX_TILED = 30  # images whose parts are asked for their symmetries
+FINE = 0.25  # thickness of masks as a share of a part's side, up to which a part shows what they depend on
 MAX_COLUMN_VALUES = 5  # different values of a column whose values may be balanced over the folds
 MIN_COLUMN_IMAGES = 10  # with each of them
 
@@ -215,11 +220,12 @@ def measure(
     ]
     groups = train_index["group"].value_counts()
     masked = np.concatenate([each.masked for each in images])
-    symmetries, symmetries_of = _find_symmetries([each.picture for each in images], rows["group"].tolist())
     filled = [each for each in objects if len(each.diameter)]
     touching = [each.touching for each in filled if each.touching is not None]
     diameters = [value for each in filled for value in each.diameter]
     coverage = train_index["coverage"].to_numpy()
+    thickness = Quantiles.of([value for each in filled for value in each.thickness])
+    symmetries, symmetries_of = _find_symmetries([each.picture for each in images], rows["group"].tolist(), thickness)
     return Fingerprint(
         images=len(train_index),
         test_images=len(test_index),
@@ -244,7 +250,7 @@ def measure(
         objects=Quantiles.of([len(each.diameter) for each in filled]),
         diameter=Quantiles.of(diameters),
         extent=Quantiles.of([value for each in filled for value in each.extent]),
-        thickness=Quantiles.of([value for each in filled for value in each.thickness]),
+        thickness=thickness,
         touching=sum(touching) / len(diameters) if touching else None,
         neighbours=_compare_neighbours(card, train_index, labels),
         symmetries=symmetries,
@@ -424,28 +430,50 @@ def _class_shares(card: Competition, index: pd.DataFrame) -> tuple[ClassShare, .
     )
 
 
-def _find_symmetries(pictures: list[np.ndarray], groups: list[object]) -> tuple[tuple[str, ...] | None, str]:
-    """The symmetries that hold, and of what; of tiles if there are too few independent images.
+def _find_symmetries(
+    pictures: Sequence[np.ndarray], groups: Sequence[object], thickness: Quantiles | None
+) -> tuple[tuple[str, ...] | None, str]:
+    """The symmetries that hold, and of what.
 
-    Tiles of one image are not independent, so for them a high accuracy alone speaks against a symmetry.
+    Where masks are fine, parts of the images decide if these are few, or if not all symmetries hold in whole images:
+    slices of one volume show one scene, whose layout tells it from its copies, though its texture has no direction.
+    Parts of the same place are held out together.
     """
     count = len(set(groups))
+    whole, what = None, f"{_counted(count, 'independent image')}"
     if count >= MIN_GROUPS:
-        probes = probe_symmetries([each[..., None] for each in pictures], groups)
-        return tuple(each.symmetry for each in probes if each.holds), f"{count} independent images"
-    tiles = [(tile, group) for picture, group in zip(pictures, groups, strict=True) for tile in _tiles(picture)]
-    if count < MIN_TILED_GROUPS or len(tiles) < 2 * MIN_GROUPS:
-        return None, f"{count} independent images"
-    probes = probe_symmetries([tile[..., None] for tile, _ in tiles], [group for _, group in tiles])
-    names = tuple(each.symmetry for each in probes if each.accuracy < MIN_ACCURACY)
-    return names, f"parts of {count} independent images"
+        whole = tuple(each.symmetry for each in _probe(pictures, groups) if each.holds)
+        if len(whole) == len(SYMMETRIES) - 1:
+            return whole, what
+    step = max(1, len(pictures) // MAX_TILED)
+    tiles = [tile for picture in pictures[::step] for tile in _tiles(picture).items()]
+    side = float(np.median([len(tile) for _, tile in tiles])) if tiles else 0.0
+    if len({place for place, _ in tiles}) < PLACES**2 or thickness is None or thickness.median > side * FINE:
+        return whole, what
+    probes = _probe([tile for _, tile in tiles], [place for place, _ in tiles])
+    names = tuple(each.symmetry for each in probes if each.accuracy < PART_ACCURACY)
+    return names, f"{len(tiles)} parts of {_counted(len(pictures[::step]), 'image')}"
 
 
-def _tiles(picture: np.ndarray) -> list[np.ndarray]:
-    """At most 4 × 4 squares of a picture, none smaller than TILE; one that is smaller has no part."""
-    side = max(TILE, min(picture.shape) // 4)
-    tops, lefts = (range(0, length - side + 1, side) for length in picture.shape)
-    return [picture[top : top + side, left : left + side] for top in tops for left in lefts][:16]
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def _tiles(picture: np.ndarray) -> dict[str, np.ndarray]:
+    """The squares of a picture by their place in it, PLACES along its shorter side; none if they are below TILE."""
+    side = min(picture.shape) // PLACES
+    if side < TILE:
+        return {}
+    return {
+        f"{row}, {column}": picture[row * side :, column * side :][:side, :side]
+        for row in range(PLACES)
+        for column in range(PLACES)
+    }
+
+
+def _probe(pictures: Sequence[np.ndarray], groups: Sequence[object]) -> list[SymmetryProbe]:
+    with threadpool_limits(1):  # more are slower for so little, and the result does not depend on their number
+        return probe_symmetries([each[..., None] for each in pictures], groups)
 
 
 def _compare_with_test(

@@ -10,7 +10,7 @@ def fingerprint_rows(found: Fingerprint) -> list[dict[str, str]]:
     rows = {
         "images": f"{found.images:,} training, {found.test_images:,} test; {found.decoded} decoded",
         "groups": f"{found.groups:,}, the largest of {found.largest_group:,} images",
-        "near-duplicates": "not searched" if found.near_duplicates is None else f"{found.near_duplicates:,} pairs",
+        "near-duplicates": "not searched" if found.near_duplicates is None else f"pairs: {found.near_duplicates:,}",
         "sizes": f"{found.sizes} in the training set",
         "shorter side": _quantiles(found.shorter),
         "longer side": _quantiles(found.longer),
@@ -68,7 +68,7 @@ def _neighbours(found: Fingerprint) -> str:
 
 def _symmetries(found: Fingerprint) -> str:
     if found.symmetries is None:
-        return f"not known: {found.symmetries_of} are too few"
+        return f"not known: {found.symmetries_of}, too few"
     return f"{', '.join(found.symmetries) or 'none'} (of {found.symmetries_of})"
 
 

@@ -419,6 +419,9 @@ class Train(Table):
     # Weights that a phase ends with: those of its best epoch, soup or SWA on the held-out fold, which makes that fold's
     # score slightly optimistic; or those of its last epoch (its SWA, if there is one), chosen by no score.
     select: Literal["best", "last"] = "best"
+    # Held-out images that an epoch is scored on, at most: those of evenly spread coverage. None: all of the fold. The
+    # prediction out of fold is of all in any case.
+    validation_images: Count | None = None
     # On nuclei, half precision changes 1.2 of 10,000 mask pixels and Dice by .0001 (docs/studies/performance.md).
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = "auto"  # see `hardware.precision`
     pseudo: Pseudo | None = None

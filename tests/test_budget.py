@@ -137,6 +137,16 @@ def test_a_slow_machine_trains_fewer_folds_and_a_fast_one_more():
     assert revise(PLAN, left, COUNTS, fast, CHOICES, done=1).folds == 5
 
 
+def test_the_last_fold_may_be_shortened_by_half_and_no_more():
+    costs, two = COSTS["large"], PLAN._replace(folds=2, views=VIEWS[2])
+    whole, training = spend(two, COUNTS, costs, done=1).total, fold_training(two, COUNTS, costs)
+    one = two._replace(folds=1)
+    enough, too_little = ((whole - share * training) / USABLE_SHARE for share in (0.49, 0.51))
+    choices = Choices(("large",), (1.0,), VIEWS[2:])
+    assert revise(one, enough, COUNTS, costs, choices, done=1).folds == 2
+    assert revise(one, too_little, COUNTS, costs, choices, done=1).folds == 1
+
+
 def test_time_that_is_left_when_all_folds_fit_goes_into_views():
     plan = PLAN._replace(folds=5, views=VIEWS[2])
     left = 3 * spend(plan, COUNTS, COSTS["large"], done=4).total

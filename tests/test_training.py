@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,10 +23,11 @@ from pipeline.inference.prediction_store import PredictionStore
 from pipeline.stages.training import _log_threshold_shift
 from pipeline.training import trainer
 from pipeline.training.checkpoint import load_checkpoint, load_weights, read_record, save_checkpoint
+from pipeline.training.distributed import processes
 from pipeline.training.full_fit import median_best_epochs, with_epochs
 from pipeline.training.optimizer import learning_rate
 from pipeline.training.train_state import TrainState
-from pipeline.training.validation import Validator
+from pipeline.training.validation import Validator, spread_by_coverage
 from tests import fitting
 
 ROOT = Path(__file__).parents[1]
@@ -503,3 +505,19 @@ def test_training_a_fold_prints_its_out_of_fold_score(tiny, capsys):
     said = capsys.readouterr().out
     expected = stages.oof(load())[1]["oof"]
     assert f"fold 1: OOF {expected:.4f} at threshold .5, runs/tiny/fold1/best.safetensors" in said.replace("\n", " ")
+
+
+def test_an_epoch_is_scored_on_some_images_of_evenly_spread_coverage():
+    coverage = [0.0, 0.5, 0.1, 0.4, 0.2, 0.3, 0.0]
+    index = pd.DataFrame({"image_id": [*"abcdefg"], "coverage": coverage})
+    assert spread_by_coverage(index, 3)["image_id"].tolist() == ["a", "b", "e"]  # none, .2 and .5, in their order
+    assert spread_by_coverage(index, None) is index
+    assert spread_by_coverage(index, 7) is index
+
+
+def test_few_validation_images_score_an_epoch_and_all_are_predicted(tiny):
+    stages.train(load("train.validation_images=2"), 0)
+    held_out = pd.read_csv("folds/tiny.csv").query("fold == 0")
+    assert len(PredictionStore(Path("runs/tiny/fold0/oof")).ids()) == len(held_out) > 2
+    job = fitting.job_of_tiny("train.validation_images=2")
+    assert len(Validator(job.data, job.cfg, processes()).ids) == 2

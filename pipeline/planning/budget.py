@@ -15,8 +15,10 @@ from pipeline.config import Config
 from pipeline.progress import clock
 
 USABLE_SHARE = 0.94  # of the time left is planned for; the rest absorbs a machine that becomes slower
+VALIDATED = 40  # held-out images that an epoch is scored on, at most
+SHORTEST_SHARE = 0.5  # of a training, to which that of the last fold may be shortened
 VALIDATION_SHARE = 0.15  # of the time of a training that may be spent on validation
-FEWEST_EPOCHS, MOST_EPOCHS = 2, 16  # of a training: validations, from which the best is chosen
+FEWEST_EPOCHS, MOST_EPOCHS = 6, 16  # of a training: validations, from which the best is chosen
 FINER_SPLITS = (20, 100)  # folds, one of which is trained: of many images, a smaller share is held out
 LEAST_UPDATES = 40  # of the only training, if nothing longer fits: about what turns pretrained weights into masks
 SUBMISSION, REPORT = 3.0, 5.0  # seconds of a submission and of the report, beside the choice of rules
@@ -36,6 +38,10 @@ class Counts(NamedTuple):
     def held_out(self, split: int) -> int:
         """Images of one of `split` folds, rounded up."""
         return -(-self.train // split)
+
+    def validated(self, split: int) -> int:
+        """Held-out images that an epoch is scored on."""
+        return min(self.held_out(split), VALIDATED)
 
     def updates(self, length: int) -> int:
         """Updates of the shortest (0), a long (1) and the longest (2) training of a fold."""
@@ -111,7 +117,7 @@ class Spending(NamedTuple):
 def fold_training(plan: Plan, counts: Counts, costs: Costs) -> float:
     """The seconds of one fold's training with its validations."""
     at = costs.at(plan.size)
-    return plan.updates * at.update + plan.epochs * counts.held_out(plan.split) * at.predict
+    return plan.updates * at.update + plan.epochs * counts.validated(plan.split) * at.predict
 
 
 def spend(plan: Plan, counts: Counts, costs: Costs, *, done: int = 0) -> Spending:
@@ -127,7 +133,7 @@ def spend(plan: Plan, counts: Counts, costs: Costs, *, done: int = 0) -> Spendin
     return Spending(
         left * at.start,
         left * plan.updates * at.update,
-        left * plan.epochs * counts.held_out(plan.split) * at.predict,
+        left * plan.epochs * counts.validated(plan.split) * at.predict,
         predicted * at.predict,
         chosen * at.choose + (1 + early) * SUBMISSION + REPORT,
     )
@@ -169,7 +175,7 @@ def _ladder(counts: Counts, choices: Choices) -> Iterator[Plan]:
 def _lengthened(plan: Plan, usable: float, counts: Counts, costs: Costs) -> Plan | None:
     """The plan with as many updates as fit, and as many epochs as leave them most of the time; None if nothing fits."""
     at = costs.at(plan.size)
-    validation = counts.held_out(plan.split) * at.predict
+    validation = counts.validated(plan.split) * at.predict
     seconds = (usable - spend(plan._replace(updates=0, epochs=0), counts, costs).total) / plan.folds
     epochs = min(max(int(VALIDATION_SHARE * seconds / validation), FEWEST_EPOCHS), MOST_EPOCHS)
     updates = int((seconds - epochs * validation) / at.update)
@@ -191,21 +197,26 @@ def _with_views(plan: Plan, usable: float, counts: Counts, costs: Costs, views: 
 def revise(plan: Plan, seconds: float, counts: Counts, costs: Costs, choices: Choices, *, done: int) -> Plan:
     """The plan with as many folds, and then views, as fit into the time that is left, at the speed of the folds so far.
 
-    Length and size stay: folds with other settings would not be those of one config.
+    Length and size stay: folds with other settings would not be those of one config. Only the training of the last fold
+    may be shortened, by `max_minutes`.
 
     Args:
         done: folds that are trained and predicted with the plan's views; these are predicted again with other ones.
     """
-    fits = [
+    folds = range(done, plan.split + 1 if plan.split == counts.folds else done + 1)
+    usable = seconds * USABLE_SHARE
+    whole = [
         each
-        for each in (
-            plan._replace(folds=folds, views=views)
-            for folds in range(done, plan.split + 1 if plan.split == counts.folds else done + 1)
-            for views in choices.views
-        )
-        if _left_to_do(each, plan, counts, costs, done) <= seconds * USABLE_SHARE
+        for each in (plan._replace(folds=number, views=views) for number in folds for views in choices.views)
+        if _left_to_do(each, plan, counts, costs, done) <= usable
     ]
-    return max(fits, key=lambda each: (each.folds, len(each.views)), default=plan._replace(folds=done))
+    shortened = (1 - SHORTEST_SHARE) * fold_training(plan, counts, costs)
+    last = [
+        each
+        for each in (plan._replace(folds=number) for number in folds[1:])
+        if _left_to_do(each, plan, counts, costs, done) - shortened <= usable
+    ]
+    return max(whole + last, key=lambda each: (each.folds, len(each.views)), default=plan._replace(folds=done))
 
 
 def _left_to_do(each: Plan, plan: Plan, counts: Counts, costs: Costs, done: int) -> float:

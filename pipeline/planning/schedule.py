@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from pipeline.planning.budget import Choices, Counts, Plan
+from pipeline.planning.budget import VALIDATED, Choices, Counts, Plan
 from pipeline.planning.config_draft import ConfigDraft
 from pipeline.planning.fingerprint import Fingerprint
 
@@ -55,6 +55,8 @@ def planned(draft: ConfigDraft, plan: Plan, counts: Counts, draws: int) -> Confi
     why = "planned for the time budget"
     draft = draft.with_option("folds.count", plan.split, draft_reason(draft, "folds.count") or why)
     draft = with_extent(draft, plan)
+    if counts.held_out(plan.split) > VALIDATED:
+        draft = draft.with_option("train.validation_images", VALIDATED, f"{why}: of {counts.held_out(plan.split)}")
     if plan.encoder != draft.value("model.encoder"):
         draft = draft.with_option("model.encoder", plan.encoder, f"{why}: smaller than the draft's")
     if plan.size != 1:

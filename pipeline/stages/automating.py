@@ -230,7 +230,10 @@ def _train_folds(timer: BudgetClock, job: Job) -> Ensembled:
             log.info("plan revised: %s", revised.describe())
             _rewrite_config(job, revised, before=plan)
             timer.save(plan=revised)
-            submission = submission if revised.views == plan.views else None
+            if revised.views != plan.views:
+                submission = None
+                with timer.step(f"predictions in {len(revised.views)} views"):
+                    predict_test(make_context(job.config(revised, done)))
     if submission is None or timer.state.submitted != done:
         submission = _submit(timer, job, timer.state.plan, done)
     return submission

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from operator import itemgetter
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +28,15 @@ from pipeline.training.selection import Validation
 ImageCounts = tuple[str, Counts, Counts]  # image id; counts (C, 255) at all thresholds; soft counts (C,)
 
 
+def spread_by_coverage(index: pd.DataFrame, count: int | None) -> pd.DataFrame:
+    """At most `count` images, in their order, whose coverage is evenly spread over that of all; None: all."""
+    if count is None or len(index) <= count:
+        return index
+    places = np.unique(np.linspace(0, len(index) - 1, count).astype(int))
+    by_coverage = np.lexsort((index["image_id"], index["coverage"]))
+    return index.iloc[np.sort(by_coverage[places])]
+
+
 class Validator:
     """Scores models on the held-out images of a fold, without test-time augmentation.
 
@@ -37,7 +47,7 @@ class Validator:
 
     def __init__(self, data: FoldData, cfg: config.Train, group: Processes):
         self.data, self.precision, self.group = data, cfg.precision, group
-        index = data.valid_index.iloc[group.rank :: group.world]
+        index = spread_by_coverage(data.valid_index, cfg.validation_images).iloc[group.rank :: group.world]
         self.ids = index["image_id"].to_numpy()
         sizes = [(*data.reader.target(sample), *(data.labels.size or sample.size)) for sample in samples_of(index)]
         self.batches = equal_size_batches(sizes, data.batch_size)

@@ -265,14 +265,15 @@ def find_images(ids: Sequence[str], paths: Sequence[str]) -> Images | None:
     search = find_families(ids, paths)
     if not search.families:
         return None
+    is_split = search.families[0].ids < MIN_SHARE * len(search.pieces[PIECES[0]])
+    if is_split and (rule := _of_several_suffixes(search, ids, paths)):
+        return Images(rule)
     fitting = [each for each in search.families if each.ids >= MIN_SHARE * search.families[0].ids]
     images = _without_masks(fitting)
     together, others = _largest_folder(images)
     left_out = tuple(each.shown for each in [*others, *(each for each in fitting if each not in images)])
     if len(together) > 1:
         return _several_files(together, search, ids, paths)._replace(others=left_out)
-    if search.families[0].ids < len(search.pieces[PIECES[0]]) and (rule := _of_several_suffixes(search, ids, paths)):
-        return Images(rule, others=left_out)
     return Images(choose_rule(together[0], search, ids, paths), others=left_out)
 
 

@@ -125,8 +125,6 @@ def _values_of(path: Path) -> Counter | None:
         return None
     if pixels.shape[2] in (2, 4):
         pixels = pixels[..., :-1]
-    if (pixels == pixels[..., :1]).all():
-        pixels = pixels[..., :1]
     if pixels.shape[2] != 1:
         colours, counts = np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0, return_counts=True)
         return Counter(dict(zip(map(tuple, colours.tolist()), counts.tolist(), strict=True)))

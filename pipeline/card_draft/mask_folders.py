@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from pipeline.data.rasters import ImageError
 
 NUM_MASKS = 30  # whose names are compared with those of images
 MIN_IMAGES = 0.9  # of the masks must have an image
+MANY_FOLDERS = 10
 MAX_VALUES = 32  # of a mask that no name shows
 ROLE = re.compile(r"train|test|val|image|img|scan|photo", re.IGNORECASE)
 PREFERRED = re.compile(r"label|manual|annot|ground|truth|(?<![a-z])gt(?![a-z])", re.IGNORECASE)
@@ -76,11 +77,7 @@ def _groups(paths: Sequence[str]) -> dict[str, list[str]]:
         parts = path.split("/")[:-1]
         for depth, part in enumerate(parts):
             children.setdefault("/".join(parts[:depth]), set()).add(part)
-    varying = {
-        parent
-        for parent, names in children.items()
-        if len(names) > 2 and sum(bool(ROLE.search(name) or MASK_WORD.search(name)) for name in names) < len(names) / 2
-    }
+    varying = {parent for parent, names in children.items() if _stand_for_images(names)}
     folders: dict[str, list[str]] = {}
     for path in paths:
         parts = path.split("/")[:-1]
@@ -94,6 +91,13 @@ def _groups(paths: Sequence[str]) -> dict[str, list[str]]:
             is_fixed = "*" in folder and names[name] > 1
             found.setdefault(f"{folder}/{name if is_fixed else '*'}", []).append(path)
     return found
+
+
+def _stand_for_images(folders: Collection[str]) -> bool:
+    """Whether sibling folders are those of images, or patients: many, or named alike; not train, masks and so on."""
+    roles = sum(bool(ROLE.search(name) or MASK_WORD.search(name)) for name in folders)
+    forms = {re.sub(r"\d+", "#", name) for name in folders}
+    return len(folders) > 2 and roles < len(folders) / 2 and (len(forms) == 1 or len(folders) >= MANY_FOLDERS)
 
 
 def _groups_by_content(root: Path, paths: Sequence[str]) -> dict[str, list[str]]:

@@ -28,7 +28,7 @@ def short(monkeypatch):
 
 
 def run(seconds=200.0):
-    return stages.auto(Path("tiny"), "mine", seconds, card="tiny.toml")
+    return stages.auto(Path("tiny"), seconds, "mine", card="tiny.toml")
 
 
 def state():

@@ -48,7 +48,7 @@ def auto(
     """Go from a folder of files to a checked submission within a time budget: card, config, plan, training, report."""
     if data is None or not budget:
         raise ValueError("give the folder and the time: make auto DATA=/path/to/what/kaggle/unzipped BUDGET=2h")
-    done = stages.auto(data, name or data.resolve().name, parse_duration(budget), metric, card)
+    done = stages.auto(data, parse_duration(budget), name, metric, card)
     for line in stages.auto_results(done):
         out.print(line)
     out.print(f"plan: {done.plan_page}")

@@ -38,7 +38,7 @@ from pipeline.planning.page import plan_page
 from pipeline.planning.schedule import choices_of, planned
 from pipeline.progress import clock
 from pipeline.schema import parse
-from pipeline.stages.drafting_card import draft_card
+from pipeline.stages.drafting_card import card_file, card_name, draft_card, files_root
 from pipeline.stages.drafting_config import DraftedConfig, config_head, draft_config
 from pipeline.stages.ensembling import Ensembled, ensemble
 from pipeline.stages.preparing import Context, Paths, index_test_images, index_training_images, make_context
@@ -98,15 +98,15 @@ class Job(NamedTuple):
         )
 
 
-def auto(data: Path, name: str, budget: float, metric: str = "", card: str = "") -> AutoResult:
+def auto(data: Path, budget: float, name: str = "", metric: str = "", card: str = "") -> AutoResult:
     """Draft a card and a config, plan, train, and write a submission and a report, within a time budget.
 
     A card or a config of this name that exists is used as it is; of such a config, the plan chooses folds and views.
 
     Args:
-        data: the folder of the competition's files.
-        name: of the card, the config, the submission and the report.
+        data: the folder of the competition's files, or a zip.
         budget: seconds, of all runs of this command together.
+        name: of the card, the config, the submission and the report; empty: that of the folder.
         metric: of the drafted card; empty: mean_dice.
         card: name or path of a card, in place of a drafted one.
 
@@ -116,6 +116,7 @@ def auto(data: Path, name: str, budget: float, metric: str = "", card: str = "")
     Raises:
         ValueError: if the budget is too small for one model, or another process runs the same; as the stages.
     """
+    name = card_name(data, name)
     folder = Path("runs") / name
     folder.mkdir(parents=True, exist_ok=True)
     with file_lock(folder / "auto.lock", f"{folder} (auto)", wait=False):
@@ -127,8 +128,10 @@ def auto(data: Path, name: str, budget: float, metric: str = "", card: str = "")
 def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str) -> AutoResult:
     if not card:
         with timer.step("card"):
-            drafted_card = draft_card(data, name, metric)
-            card, data = str(drafted_card.path), drafted_card.root
+            data = files_root(data, name)
+            if not card_file(name).is_file():
+                draft_card(data, name, metric)
+            card = card_file(name).as_posix()
     with timer.step("fingerprint"):
         job = _make_job(draft_config(name, card, data, write=False), card)
     if timer.state.plan is None:

@@ -40,27 +40,39 @@ def draft_card(data: Path, name: str = "", metric: str = "", table: str = "") ->
         FileNotFoundError: without the folder.
         ValueError: if the files do not show what the labels are, or a name or metric does not fit.
     """
-    if not data.exists():
-        raise FileNotFoundError(f"{data}: no such folder: give the folder of the competition's files, as DATA=folder")
-    name = _check_name(name) if name else _name_of(data.resolve())
-    root = _unpacked(data, Path("data") / name)
+    name, root = card_name(data, name), files_root(data, card_name(data, name))
     draft = draft_from_files(list_files(root), name, metric, table)
-    path = CARDS / f"{name}.toml"
+    path = card_file(name)
     is_kept = path.exists()
     if not is_kept:
         write_text(path, to_toml(draft, "Drafted by `make card` from the files. Lines that say so are not sure."))
     return DraftedCard(path, draft, root, is_kept)
 
 
-def _name_of(data: Path) -> str:
-    """A name for the card of a folder, or a zip."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", data.stem if data.is_file() else data.name).strip("-_") or "competition"
+def card_file(name: str) -> Path:
+    """The file of a drafted card."""
+    return CARDS / f"{name}.toml"
 
 
-def _check_name(name: str) -> str:
+def card_name(data: Path, name: str = "") -> str:
+    """The name of the card of a folder, or a zip: as given, or that of the folder.
+
+    Raises:
+        FileNotFoundError, ValueError: as `draft_card`.
+    """
+    if not data.exists():
+        raise FileNotFoundError(f"{data}: no such folder: give the folder of the competition's files, as DATA=folder")
+    if not name:
+        found = data.resolve().stem if data.is_file() else data.resolve().name
+        return re.sub(r"[^A-Za-z0-9_-]+", "-", found).strip("-_") or "competition"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError(f"NAME={shortened(name)}: expected letters, digits, '-' and '_', as in NAME=my-competition")
     return name
+
+
+def files_root(data: Path, name: str) -> Path:
+    """The folder of the files: `data`, or data/<name>/ with the content of the zips in it."""
+    return _unpacked(data, Path("data") / name)
 
 
 def _unpacked(data: Path, folder: Path) -> Path:

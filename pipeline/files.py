@@ -118,19 +118,28 @@ def _reaches_size_limit(path: Path) -> bool:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, and rename it to `path` when the block ends without an error.
 
+    Args:
+        replace: an existing folder stays until the new one is complete; no file system replaces a folder in one step,
+            so for the time of two renamings there is none.
+
     Raises:
-        FileExistsError: if `path` already exists.
+        FileExistsError: if `path` already exists, unless it is replaced.
     """
-    if path.exists():
+    if path.exists() and not replace:
         raise FileExistsError(f"{path} already exists: remove it to generate it again")
     partial = path.with_name(temporary_name(path.name))
     try:
         partial.mkdir(parents=True)
         yield partial
-        partial.rename(path)
+        if path.exists():
+            path.rename(old := path.with_name(temporary_name(path.name)))
+            partial.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline import files
-from pipeline.files import DAY, _host, atomic_write, file_lock, write_text
+from pipeline.files import DAY, _host, atomic_folder, atomic_write, file_lock, write_text
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +33,32 @@ def test_an_error_keeps_the_old_file_and_leaves_no_other(tmp_path):
         partial.write_text("half") and (tmp_path / "missing").read_text()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_folder_that_is_replaced_stays_until_the_new_one_is_complete(tmp_path, error):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").touch()
+
+    def write(failing=None):
+        with atomic_folder(path, replace=True) as partial:
+            (partial / "new").touch()
+            assert [each.name for each in path.iterdir()] == ["old"]
+            if failing:
+                raise failing
+
+    with pytest.raises(error):
+        write(error)
+    assert [each.name for each in path.iterdir()] == ["old"]
+    write()
+    assert [each.name for each in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_not_replaced_unless_that_is_asked_for(tmp_path):
+    with pytest.raises(FileExistsError, match="already exists"), atomic_folder(tmp_path):
+        pass
 
 
 def test_a_full_disk_is_reported_for_any_error_of_the_writer(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from pipeline import config, stages
 from pipeline.cli import main
 from pipeline.cli.terminal import load_configs
 from pipeline.inference.prediction_store import PredictionStore
+from pipeline.stages import importing
 from pipeline.stages.ensembling import _combine_test, load_members, split_members
 from pipeline.stages.importing import import_member
 
@@ -153,6 +154,23 @@ def write_sure(path: Path, value: int) -> None:
     path.mkdir(parents=True)
     for row in pd.read_csv("tiny/sample_submission.csv", dtype=str)["id"]:
         Image.fromarray(np.full((36, 44), value, np.uint8)).save(path / f"{row}.png")
+
+
+def test_an_interrupted_import_keeps_the_one_before(submitted, monkeypatch):
+    export("seed1")
+    assert run(*OOF, *TEST) == 0
+    before = {path: path.read_bytes() for path in Path("runs/theirs").rglob("*") if path.is_file()}
+    write, images = importing.StoreWriter.write, iter(range(9))
+
+    def interrupted(*arguments):
+        if next(images) == 8:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(importing.StoreWriter, "write", interrupted)
+    assert run(*OOF, *TEST) == 130
+    assert {path: path.read_bytes() for path in Path("runs/theirs").rglob("*") if path.is_file()} == before
+    assert not list(Path("runs").glob(".*"))
 
 
 def test_a_member_without_oof_predictions_needs_a_weight_and_changes_no_score(submitted, capsys):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,8 +82,7 @@ def import_member(
     oofs, notes = _oof_parts(context, labels, oof) if oof else ({}, [])
     parts = [*oofs.values(), *tests]
     scales = _scales(parts, scale)
-    shutil.rmtree(run, ignore_errors=True)  # of an earlier import
-    with atomic_folder(run) as folder:
+    with atomic_folder(run, replace=True) as folder:  # of an earlier import
         for part in parts:
             _write(part, folder / part.folder, scales)
     _write_config(path, name, _as_in_its_file(cfg), oof, test)

@@ -54,6 +54,17 @@ def test_an_array_is_mapped_into_memory(tmp_path):
     assert isinstance(read(tmp_path), np.memmap)
 
 
+@pytest.mark.parametrize("suffix", ["npy", "npz", "png"])
+def test_a_damaged_prediction_is_to_be_written_again_and_cannot_be_left_out(tmp_path, suffix):
+    np.save(tmp_path / "0001.npy", shares())
+    content = (tmp_path / "0001.npy").read_bytes()[:40] if suffix == "npy" else b"\x89PNG\r\n\x1a\n"
+    (tmp_path / "0001.npy").unlink()
+    (tmp_path / f"0001.{suffix}").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"0001\.{suffix}: .*write this prediction again") as error:
+        read(tmp_path)
+    assert "skip-bad" not in str(error.value)
+
+
 def test_classes_may_be_the_last_axis(tmp_path):
     values = shares(2)
     np.save(tmp_path / "0001.npy", values)

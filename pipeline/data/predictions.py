@@ -21,7 +21,7 @@ from pipeline.data.boundaries import touching_boundary
 from pipeline.data.file_index import is_hidden, normalize_id
 from pipeline.data.formats import read_pixels
 from pipeline.data.labels import Labels
-from pipeline.data.rasters import ImageError, read_or_raise
+from pipeline.data.rasters import REMEDY, ImageError, read_or_raise
 from pipeline.data.tables import read_packed_objects, read_rows
 from pipeline.quoting import listed, shortened
 from pipeline.rle import RLEError
@@ -124,9 +124,12 @@ def _join_channels(
 def _open_folder(folder: Path, files: Mapping[str, list[Path]], labels: Labels) -> Source:
     def read(image_id: str, size: Size) -> np.ndarray:
         paths = files[image_id]
-        if len(paths) > 1:
-            return np.concatenate([_read_file(path, size, 1, None) for path in paths])
-        return _read_file(paths[0], size, labels.channels, labels)
+        try:
+            if len(paths) > 1:
+                return np.concatenate([_read_file(path, size, 1, None) for path in paths])
+            return _read_file(paths[0], size, labels.channels, labels)
+        except ImageError as error:  # the option for images leaves out no prediction
+            raise ImageError(str(error).replace(REMEDY, "write this prediction again")) from None
 
     are_images = all(path.suffix.lower() in IMAGES for paths in files.values() for path in paths)
     return Source(folder, frozenset(files), are_images, read)

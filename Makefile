@@ -126,7 +126,7 @@ predict: $(VENV) ## test-set probabilities of all folds
 	$(STAGE) predict $(OPTIONS)
 
 import: $(VENV) ## make a member NAME=x of another tool's predictions: TEST=folder, OOF=folder (also CSVs; SCALE=255)
-	$(STAGE) import $(OPTIONS) --name $(NAME) $(if $(OOF),--oof $(call quoted,$(OOF))) \
+	$(STAGE) import $(OPTIONS) $(if $(filter command,$(firstword $(origin NAME))),--name $(NAME)) $(if $(OOF),--oof $(call quoted,$(OOF))) \
 		$(if $(TEST),--test $(call quoted,$(TEST))) $(if $(SCALE),--scale $(SCALE))
 
 ensemble: $(VENV) ## run all missing stages and write submissions/<name>.csv (CONFIGS="a b": an ensemble of several)

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.ndimage import gaussian_filter
 
-from pipeline.ensemble.candidate_weights import COMBINATIONS, equal_weighting, make_chooser
+from pipeline.ensemble.candidate_weights import TRIED_COMBINATIONS, equal_weighting, make_chooser
 from pipeline.ensemble.combine import Weighting
 from pipeline.ensemble.weights import Subsample, fit_threshold, greedy_weights, score_images
 from pipeline.metrics import pixel_metric
@@ -77,14 +77,14 @@ def make_images(scenario: Scenario, count: int, seed: Sequence[int]) -> list[Sub
 def choose_cross_validated(images: Sequence[Subsample]) -> Weighting:
     """The pipeline's choice."""
     fold_of = np.arange(len(images)) % FOLDS
-    return make_chooser(images, fold_of, DICE, len(images[0].values))(tuple(range(FOLDS)))
+    return make_chooser(images, fold_of, DICE, len(images[0].values)).choose(tuple(range(FOLDS)))
 
 
 def choose_in_sample(images: Sequence[Subsample]) -> Weighting:
     """Equal weights, or greedy weights of each combination: the best on the images themselves."""
     found = [
         Weighting(name, tuple(greedy_weights(images, DICE, combination=name).tolist()))
-        for name in (*COMBINATIONS, "vote")
+        for name in (*TRIED_COMBINATIONS, "vote")
     ]
     return max([equal_weighting(len(images[0].values)), *found], key=lambda each: score(each, images, images))
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from calibration_weights import SCENARIOS, gain
 
+from pipeline.ensemble import candidate_weights
 from pipeline.ensemble.calibration import rank_tables, temperature_tables
-from pipeline.ensemble.candidate_weights import COMBINATIONS, equal_weighting, make_chooser, standard_error
+from pipeline.ensemble.candidate_weights import TRIED_COMBINATIONS, equal_weighting, make_chooser, standard_error
 from pipeline.ensemble.combine import Weighting
 from pipeline.ensemble.weights import (
     Subsample,
@@ -36,8 +37,9 @@ def searched(images):
     weights = [equal.weights, greedy_weights(images, DICE).tolist(), log_loss_weights(images).tolist()]
     pixels = count_pixels_by_value(images)
     return [
-        *(Weighting(combination, tuple(each)) for each in weights for combination in COMBINATIONS),
-        *(equal._replace(calibration=tables(pixels)) for tables in (temperature_tables, rank_tables)),
+        *(Weighting(combination, tuple(each)) for each in weights for combination in TRIED_COMBINATIONS),
+        equal._replace(calibration=temperature_tables(pixels), calibrated_by="temperature"),
+        equal._replace(calibration=rank_tables(pixels), calibrated_by="ranks"),
     ]
 
 
@@ -62,7 +64,7 @@ def choose_by_loops(images, fold_of, folds):
 @pytest.mark.parametrize("seed", range(6))
 def test_choice_equals_loops_that_search_again_without_each_fold(seed):
     images, fold_of = noise(9, 3, seed), np.arange(9) % 3
-    choose = make_chooser(images, fold_of, DICE, 3)
+    choose = make_chooser(images, fold_of, DICE, 3).choose
     for folds in [FOLDS, (0, 1), (1, 2)]:
         assert choose(folds) == choose_by_loops(images, fold_of, folds)
 
@@ -70,7 +72,7 @@ def test_choice_equals_loops_that_search_again_without_each_fold(seed):
 def test_noise_of_other_folds_changes_no_choice():
     images, fold_of = noise(12, 3, 0), np.arange(12) % 4
     others = [image if of < 3 else noise(1, 3, 99)[0] for image, of in zip(images, fold_of, strict=True)]
-    assert make_chooser(images, fold_of, DICE, 3)(FOLDS) == make_chooser(others, fold_of, DICE, 3)(FOLDS)
+    assert make_chooser(images, fold_of, DICE, 3).choose(FOLDS) == make_chooser(others, fold_of, DICE, 3).choose(FOLDS)
 
 
 def test_standard_error_of_a_ratio_is_that_of_many_draws():
@@ -83,14 +85,14 @@ def test_standard_error_of_a_ratio_is_that_of_many_draws():
 
 def test_one_member_or_two_folds_leave_nothing_to_choose():
     images, fold_of = noise(6, 2, 0), np.arange(6) % 2
-    assert make_chooser([], fold_of, DICE, 1)((0, 1)) == Weighting("mean", (1.0,))
-    assert make_chooser(images, fold_of, DICE, 2)((0,)) == Weighting("mean", (0.5, 0.5))
-    assert make_chooser(images, fold_of, DICE, 2)((0, 1)) == Weighting("mean", (0.5, 0.5))
+    assert make_chooser([], fold_of, DICE, 1).choose((0, 1)) == Weighting("mean", (1.0,))
+    assert make_chooser(images, fold_of, DICE, 2).choose((0,)) == Weighting("mean", (0.5, 0.5))
+    assert make_chooser(images, fold_of, DICE, 2).choose((0, 1)) == Weighting("mean", (0.5, 0.5))
 
 
 def test_a_metric_that_is_not_defined_leaves_equal_weights():
     empty = [image._replace(target=image.target * 0, values=image.values * 0) for image in noise(6, 2, 0)]
-    choose = make_chooser(empty, np.arange(6) % 3, pixel_metric("mean_dice_ignore_empty"), 2)
+    choose = make_chooser(empty, np.arange(6) % 3, pixel_metric("mean_dice_ignore_empty"), 2).choose
     assert choose(FOLDS) == equal_weighting(2)
 
 
@@ -102,3 +104,18 @@ def test_a_metric_that_is_not_defined_leaves_equal_weights():
 def test_gain_over_equal_weights_on_fresh_images(scenario, least, most):
     # In sample, the first loses .009: equal members need no search.
     assert least < np.mean([gain(SCENARIOS[scenario], "cross-validated", run) for run in range(12)]) < most
+
+
+def test_weights_of_the_least_log_loss_are_those_of_all_images_and_are_searched_once(monkeypatch):
+    images, fold_of = noise(9, 3, 0), np.arange(9) % 3
+    searched = []
+
+    def search(some, *, rows):
+        searched.append(tuple(np.unique(fold_of[rows]).tolist()))
+        return log_loss_weights(some, rows=rows)
+
+    monkeypatch.setattr(candidate_weights, "log_loss_weights", search)
+    chooser = make_chooser(images, fold_of, DICE, 3)
+    chooser.choose(FOLDS)
+    assert chooser.by_log_loss(FOLDS) == tuple(log_loss_weights(images).tolist())
+    assert len(searched) == len(set(searched))

@@ -425,3 +425,21 @@ def test_a_full_gpu_names_batch_crop_and_the_phase_that_fitted(tiny, capsys, mon
     (line,) = [line for line in err.splitlines() if "memory is full" in line]
     assert "in phase 2, with 4 images at once, whole images (phase 1 fitted with crop 16): " in line
     assert "train.accumulate = 2" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "example"),
+    [
+        (["compare"], "make compare A=nuclei B=nuclei_fpn"),
+        (["compare", "nuclei"], "make compare A=nuclei B=nuclei_fpn"),
+        (["final"], 'make final SUBMISSIONS="nuclei nuclei_fpn" COMPETITION=nuclei'),
+        (["import"], "make import NAME=yolo CONFIG=nuclei OOF=folder TEST=folder"),
+        (["import", "--test", "folder"], "make import NAME=yolo CONFIG=nuclei OOF=folder TEST=folder"),
+        (["import", "--name", "yolo"], "make import NAME=yolo CONFIG=nuclei OOF=folder TEST=folder"),
+    ],
+)
+def test_a_command_without_its_arguments_gives_an_example(words, example, capsys):
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"pipeline {words[0]}: give ")
+    assert line.endswith(f"as in: {example}")

@@ -14,7 +14,7 @@ from pipeline.data.integrity import survey_train
 from pipeline.data.labels import Labels, resize_masks
 from pipeline.data.reader import Reader
 from pipeline.data.sample import samples_of
-from pipeline.ensemble.combine import combine
+from pipeline.ensemble.combine import combine_by
 from pipeline.ensemble.pooling import renderer_at
 from pipeline.ensemble.renderer import Renderer
 from pipeline.kaggle.mock_test_set import TRUNCATED, write_hidden
@@ -171,7 +171,7 @@ def placed(layout, cfg, renderer):
     (member,) = load_members([cfg])
     stores = member.test_stores()
     values = {
-        image_id: renderer.combine_with(lambda weighting, image_id=image_id: combine([stores], image_id, *weighting))
+        image_id: renderer.combine_with(lambda weighting, image_id=image_id: combine_by(weighting, [stores], image_id))
         for image_id in map(layout.ids, (100, 101))
     }
     places = {image_id: Place(volume=member.card.volume_of(image_id)) for image_id in values}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.labels import VOID
-from pipeline.ensemble.multiclass import COMBINATIONS, select_multiclass, true_class_values
+from pipeline.ensemble.multiclass import TRIED_COMBINATIONS, select_multiclass, true_class_values
 from pipeline.ensemble.renderer import ARGMAX, Postprocess, Renderer
 from pipeline.ensemble.selection import Oof, select_multilabel
 from pipeline.ensemble.serialization import to_record
@@ -304,7 +304,7 @@ def test_a_class_that_is_missing_from_a_fold_is_not_scored_there():
 
 def test_each_pixel_has_exactly_one_class_even_if_values_are_equal():
     values = np.random.default_rng(0).integers(0, 3, (2, 4, 9, 9), dtype=np.uint8)  # few levels: many ties
-    for combination in COMBINATIONS:
+    for combination in TRIED_COMBINATIONS:
         masks = render(argmax(combination, (0.3, 0.7)), values)
         assert masks.dtype == np.uint8
         assert (masks.sum(axis=0) == 1).all()

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from pipeline import config, stages
 from pipeline.cli import main
+from pipeline.ensemble.candidate_weights import Chooser
 from pipeline.ensemble.combine import Weighting
 from pipeline.postprocess.rules import Rules
 from pipeline.stages import training
@@ -91,7 +92,9 @@ def test_two_configs_are_averaged_by_their_weights(submitted, monkeypatch):
     weightings = {1: Weighting("mean", (1.0,)), 2: Weighting("mean", (0.25, 0.75))}
     monkeypatch.setattr(
         "pipeline.ensemble.selection.make_chooser",
-        lambda images, fold_of, metric, members: lambda _: weightings[members],
+        lambda images, fold_of, metric, members: Chooser(
+            lambda _: weightings[members], lambda _: weightings[members].weights
+        ),
     )
     monkeypatch.setattr("pipeline.ensemble.candidate_rules.CandidateRules.best", lambda *_: ("total", Rules(0.5, 0)))
     assert main(["ensemble", "configs/tiny.toml", "--configs", "tiny seed1"]) == 0

@@ -46,6 +46,14 @@ def test_from_record_is_the_inverse_of_to_record(renderer, classes):
     assert [type(part.rules) for part in back.parts] == [type(part.rules) for part in renderer.parts]
 
 
+def test_a_calibration_is_recorded_with_its_name():
+    table = tuple(float(level) for level in range(256))
+    part = Postprocess("mean", (0.5, 0.5), "total", RULES, (table, table), None, "temperature")
+    record = json.loads(json.dumps(to_record(Renderer((part,)), MEMBERS, CLASSES[:1])))
+    assert record["calibrated_by"] == "temperature"
+    assert from_record(record, MEMBERS, CLASSES[:1]).parts == (part,)
+
+
 def test_members_and_classes_are_matched_by_name_and_not_by_position():
     renderer, classes = RENDERERS["two classes"]
     swapped = from_record(to_record(renderer, MEMBERS, classes), MEMBERS[::-1], classes[::-1])

@@ -8,7 +8,7 @@ import pytest
 from scipy.ndimage import uniform_filter
 
 from pipeline.ensemble.candidate_weights import make_chooser
-from pipeline.ensemble.combine import STACK, Weighting, blend_by, combine
+from pipeline.ensemble.combine import STACK, Weighting, blend_by, combine, combine_by
 from pipeline.ensemble.renderer import Postprocess, Renderer
 from pipeline.ensemble.serialization import from_record, to_record
 from pipeline.ensemble.stacking import SIDE, Stack, apply_stack, fit_stack, mean_around
@@ -72,7 +72,7 @@ def test_a_member_with_a_negative_coefficient_is_used_and_one_without_coefficien
     assert Renderer((part,)).used.tolist() == [True, True, False]
     values = np.random.default_rng(0).integers(0, 256, (3, 1, 6, 7)).astype(np.uint8)
     stores = [[SimpleNamespace(read=lambda _, member=member: member)] for member in values[:2]]
-    assert np.array_equal(combine([*stores, []], "a", *part.weighting), blend_by(part.weighting, values))
+    assert np.array_equal(combine_by(part.weighting, [*stores, []], "a"), blend_by(part.weighting, values))
 
 
 def test_a_stack_without_coefficients_reads_all_members():
@@ -127,7 +127,7 @@ def test_stores_of_one_fold_give_the_values_of_the_members():
     ((values, _),) = speckled(1, 0)
     stores = [[SimpleNamespace(read=lambda _, member=member: member[None])] for member in values]
     weighting = Weighting(STACK, (0.5, 0.5), (), STACKED)
-    assert np.array_equal(combine(stores, "a", *weighting)[0], blend_by(weighting, values))
+    assert np.array_equal(combine_by(weighting, stores, "a")[0], blend_by(weighting, values))
 
 
 def test_the_folds_of_a_member_are_averaged_before_stacking():
@@ -141,7 +141,7 @@ def test_the_folds_of_a_member_are_averaged_before_stacking():
 def test_stacking_is_chosen_where_the_neighbourhood_helps_and_not_on_noise():
     fold_of = np.arange(12) % 3
     images = [subsample(values, target) for values, target in speckled(12, 0)]
-    chosen = make_chooser(images, fold_of, DICE, 2)((0, 1, 2))
+    chosen = make_chooser(images, fold_of, DICE, 2).choose((0, 1, 2))
     assert chosen.combination == STACK
     assert chosen.stack == stack_weights(images)
     assert sum(chosen.stack.around) > sum(chosen.stack.own)
@@ -150,7 +150,7 @@ def test_stacking_is_chosen_where_the_neighbourhood_helps_and_not_on_noise():
         subsample(rng.integers(0, 256, (2, 12, 12)).astype(np.uint8), (rng.random((12, 12)) < 0.5).astype(np.uint8))
         for _ in range(12)
     ]
-    assert make_chooser(noise, fold_of, DICE, 2)((0, 1, 2)).stack is None
+    assert make_chooser(noise, fold_of, DICE, 2).choose((0, 1, 2)).stack is None
 
 
 def record():

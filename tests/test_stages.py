@@ -49,7 +49,8 @@ def test_ensemble_of_two_prints_its_gain_and_writes_one_score_per_image(submitte
     manifest = json.loads(Path("submissions/tiny+seed1.json").read_text())
     best = max(manifest["oof_score_alone"], key=manifest["oof_score_alone"].get)
     assert "not weighted by likeness to the test images: 5 test images are too few to tell" in printed
-    for word in ("cross-fitted, 95% interval", "in-sample: optimism", f"over {best}, the best alone"):
+    assert "weight of the least log loss" in printed
+    for word in ("mean_dice, cross-fitted, 95% interval", "in-sample: optimism", f"over {best}, the best alone"):
         assert word in printed
     scores = read_scores("tiny+seed1")
     assert sum(manifest["weights"].values()) == pytest.approx(1)

@@ -80,6 +80,7 @@ def test_audit_says_in_what_the_test_images_differ_and_draws_the_extremes(noisy,
     printed = capsys.readouterr().out
     line = next(line for line in printed.splitlines() if line.startswith("test "))
     assert "test images differ (AUC 0." in line
+    assert "training and 40 test images by their pixels): " in line
     assert "(train " in line
     assert "reports/tiny-like-test.png" in printed
     with Image.open("reports/tiny-like-test.png") as sheet:
@@ -160,9 +161,19 @@ def test_the_weighted_score_is_of_the_compared_images_alone():
 
 def test_the_line_below_the_score_has_the_weighted_one_and_on_how_many_images_it_rests():
     # Odds of 3 and 1/3: weights 1.8 and .2, so that (2)² / (1.8² + .2²) = 1.2 images count.
-    found = AdversarialValidation(Interval(0.5, 0.4, 0.6), [], np.array([0.75, 0.25]), np.array([0.5]))
+    found = AdversarialValidation(Interval(0.7, 0.6, 0.8), [], np.array([0.75, 0.25]), np.array([0.5]))
     done = SimpleNamespace(shift=TrainTestShift(found, ["a", "b"], ["t"]), like_test=Interval(0.875, 0.8, 0.9))
     assert _format_like_test(done).strip() == (
         "0.8750  weighted by likeness to the test images, 95% interval 0.8000 to 0.9000, 1 effective of 2 images, too "
-        "few to rely on; test images do not differ from training images by more than chance (AUC 0.50, 0.40 to 0.60)"
+        "few to rely on"
+    )
+
+
+def test_a_score_is_not_weighted_by_likeness_to_test_images_that_do_not_differ():
+    found = AdversarialValidation(Interval(0.5, 0.4, 0.6), [], np.array([0.75, 0.25]), np.array([0.5]))
+    shift = TrainTestShift(found, ["a", "b"], ["t"], by_predictions=True)
+    done = SimpleNamespace(shift=shift, like_test=Interval(0.875, 0.8, 0.9))
+    assert _format_like_test(done).strip() == (
+        "test images do not differ from training images by more than chance (AUC 0.50, 0.40 to 0.60, of 2 training "
+        "and 1 test images by their pixels and predictions)"
     )

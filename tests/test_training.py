@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,8 @@ from safetensors.torch import load_file
 from pipeline import config, stages
 from pipeline.data import dataset
 from pipeline.inference.prediction_store import PredictionStore
-from pipeline.stages.training import _log_threshold_shift
+from pipeline.stages import training
+from pipeline.stages.training import _log_threshold_shift, announce_training
 from pipeline.training import trainer
 from pipeline.training.checkpoint import load_checkpoint, load_weights, read_record, save_checkpoint
 from pipeline.training.distributed import processes
@@ -488,13 +490,25 @@ def test_history_has_the_best_threshold_of_each_epoch_and_the_table_that_of_each
     assert [table[0][f"threshold {n}"] for n in (1, 2)] == [best[n]["threshold"] for n in (1, 2)]
 
 
+def test_missing_folds_of_all_configs_are_announced_before_the_first_is_trained(monkeypatch, caplog):
+    def context(name, *, imported=None):
+        return SimpleNamespace(cfg=SimpleNamespace(name=name, imported=imported), fold_numbers=lambda: [0, 1, 2])
+
+    done = {("a", 1), ("done", 0), ("done", 1), ("done", 2)}
+    monkeypatch.setattr(training, "is_done", lambda each, fold: (each.cfg.name, fold) in done)
+    with caplog.at_level("INFO", logger="pipeline"):
+        announce_training([context("a"), context("done"), context("b"), context("theirs", imported=True)])
+        announce_training([context("done")])
+    assert caplog.messages == ["to be trained first: a fold 0, 2; b fold 0, 1, 2"]
+
+
 def test_threshold_shift_between_phases_is_logged(caplog):
     kept = {"fold": 0, "threshold 1": 0.5, "threshold 2": 0.61}
     moved = {"fold": 1, "threshold 1": 0.5, "threshold 2": 0.82}
     with caplog.at_level("WARNING", logger="pipeline"):
-        _log_threshold_shift([kept, moved])
+        _log_threshold_shift("a", [kept, moved])
     assert len(caplog.records) == 1
-    assert "fold 1: the best threshold was 0.50, then 0.82" in caplog.text
+    assert "a, fold 1: the best threshold was 0.50, then 0.82" in caplog.text
 
 
 @pytest.mark.slow

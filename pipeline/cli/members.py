@@ -25,6 +25,11 @@ def import_(
     skip_bad: SkipBad = False,
 ) -> None:
     """Make an ensemble member of another tool's predictions, on the data and folds of a config."""
+    if not (name and (oof or test)):
+        raise ValueError(
+            "give the member's name and its predictions, as in: make import NAME=yolo CONFIG=nuclei OOF=folder "
+            "TEST=folder"
+        )
     done = stages.import_member(load_config(path, set_, data, skip_bad), name, oof=oof, test=test, scale=scale)
     images = ", ".join(f"fold {fold}: {count}" for fold, count in done.oof.items())
     out.print(f"oof         {images or 'none: an ensemble needs WEIGHTS=' + name + '=<share>'}")

@@ -305,10 +305,14 @@ def ensemble(
         )
 
 
+BY_LOG_LOSS = "weight of the least log loss"
+
+
 def _print_score(done: stages.Ensembled) -> None:
     interval, multiclass = done.interval, done.selection.renderer.kind == "multiclass"
     differ = f"; {done.shift}" if done.shift.found and done.shift.found.differ else ""
-    out.print(f"\nOOF score   {interval.mean:.4f}  cross-fitted, {interval}{differ}", soft_wrap=True)
+    metric = selection_metric(done.metric)
+    out.print(f"\nOOF score   {interval.mean:.4f}  {metric}, cross-fitted, {interval}{differ}", soft_wrap=True)
     out.print(_format_like_test(done), soft_wrap=True)
     out.print(f"            {done.selection.in_sample:.4f}  in-sample: optimism {done.optimism:+.4f}")
     if not multiclass:
@@ -316,19 +320,17 @@ def _print_score(done: stages.Ensembled) -> None:
         out.print(f"            {done.selection.at_half:.4f}  at threshold .5{tuned}")
     out.print(f"            {done.selection.baseline:.4f}  {BASELINE[multiclass]}")
     if done.official is not None:
-        out.print(
-            f"            {done.official:.4f}  {done.metric}, cross-fitted; "
-            f"the above is {selection_metric(done.metric)}"
-        )
+        out.print(f"            {done.official:.4f}  {done.metric}, cross-fitted; the above is {metric}")
     out.print("detection   " + ", ".join(_format_detection(done.found)) + ", out of fold, cross-fitted")
     for name, value in done.selection.alternatives.items():
         out.print(f"            {value:.4f}  {name}, cross-fitted")
     if done.gain:
         gain, best = done.gain, max(done.member_scores, key=lambda each: each.score).name
-        print_table(
-            [each._asdict() for each in done.member_scores],
-            {"weight": "{:.3f}", "by_log_loss": "{:.3f}", "score": "{:.4f}"},
-        )
+        rows = [
+            {"member": each.name, "weight": each.weight, BY_LOG_LOSS: each.by_log_loss, "score alone": each.score}
+            for each in done.member_scores
+        ]
+        print_table(rows, {"weight": "{:.3f}", BY_LOG_LOSS: "{:.3f}", "score alone": "{:.4f}"})
         out.print(
             f"gain        {gain.mean:+.4f}  over {best}, the best alone, {gain}"
             + ("" if isnan(gain.p_better) else f", better in {gain.p_better:.0%} of draws")
@@ -345,15 +347,16 @@ def _print_score(done: stages.Ensembled) -> None:
 
 
 def _format_like_test(done: stages.Ensembled) -> str:
-    """The score weighted by likeness to the test images, or why there is none."""
+    """The score weighted by likeness to the test images if they differ, or why there is none."""
     found = done.shift.found
     if found is None or done.like_test is None:
         return f"            not weighted by likeness to the test images: {done.shift.missing}"
+    if not found.differ:
+        return f"            {done.shift}"
     few = ", too few to rely on" if found.effective < MIN_EFFECTIVE else ""
-    same = "" if found.differ else f"; {done.shift}"
     return (
         f"            {done.like_test.mean:.4f}  weighted by likeness to the test images, {done.like_test}, "
-        f"{found.effective:.0f} effective of {len(found.train)} images{few}{same}"
+        f"{found.effective:.0f} effective of {len(found.train)} images{few}"
     )
 
 
@@ -372,7 +375,8 @@ BASELINE = {False: "baseline: nothing predicted", True: "baseline: the most freq
 def _describe_weighting(weighting: Weighting) -> str:
     if weighting.stack:
         return "stacking, a logistic regression; the weights are its coefficients' shares"
-    return weighting.combination + ", each member calibrated first" * bool(weighting.calibration)
+    calibrated = f", each member calibrated first by {weighting.calibrated_by or 'a table'}"
+    return weighting.combination + calibrated * bool(weighting.calibration)
 
 
 def _print_rules(renderer: Renderer, classes: Sequence[str], *, several: bool) -> None:
@@ -428,10 +432,12 @@ def pseudo(path: ConfigPath = DEMO, set_: Overrides = None, data: DataRoot = Non
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(help="name of a config, or of an ensemble such as x+y")],
-    b: Annotated[str, typer.Argument(help="name to compare it with")],
+    a: Annotated[str, typer.Argument(help="name of a config, or of an ensemble such as x+y")] = "",
+    b: Annotated[str, typer.Argument(help="name to compare it with")] = "",
 ) -> None:
     """Test whether A is better than B, by a paired bootstrap of their cross-fitted OOF scores."""
+    if not (a and b):
+        raise ValueError("give two names of configs or ensembles, as in: make compare A=nuclei B=nuclei_fpn")
     done = stages.compare(a, b)
     gap = done.difference
     out.print(f"{a}  {done.a:.4f}")
@@ -451,11 +457,15 @@ def compare(
 
 @app.command()
 def final(
-    names: Annotated[list[str], typer.Argument(help="names of configs or ensembles, such as x x+y")],
+    names: Annotated[list[str] | None, typer.Argument(help="names of configs or ensembles, such as x x+y")] = None,
     competition: Annotated[str, typer.Option(help="name or path of a card")] = "demo",
     data: DataRoot = None,
 ) -> None:
     """Select two final submissions: simulates public and private splits from the OOF scores."""
+    if not names:
+        raise ValueError(
+            'give the names of the submissions, as in: make final SUBMISSIONS="nuclei nuclei_fpn" COMPETITION=nuclei'
+        )
     done = stages.final(names, competition, data)
     boards = done.boards
     rows = [

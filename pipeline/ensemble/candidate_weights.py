@@ -11,6 +11,7 @@ The vote is no candidate: it scored lower than the mean in each of the simulated
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from pipeline.ensemble.weights import (
 )
 from pipeline.metrics import Metric, Scores
 
-COMBINATIONS = ("mean", "logit", "geometric")  # that are tried, see `combine.COMBINATIONS`
+TRIED_COMBINATIONS = ("mean", "logit", "geometric")  # that are tried, see `combine.COMBINATIONS`
 CALIBRATIONS = {
     "temperature": temperature_tables,
     "ranks": rank_tables,
@@ -44,8 +45,15 @@ def equal_weighting(members: int) -> Weighting:
     return Weighting("mean", (1 / members,) * members)
 
 
-def make_chooser(images: Sequence[Subsample], fold_of: np.ndarray, metric: Metric, members: int) -> Candidate:
-    """A function from some folds to the weighting that is chosen on their images.
+class Chooser(NamedTuple):
+    """Two functions of some folds; what one of them has searched is not searched again by the other."""
+
+    choose: Candidate  # the weighting that is chosen on their images
+    by_log_loss: Callable[[Folds], tuple[float, ...]]  # the weights of the least log loss, (M,)
+
+
+def make_chooser(images: Sequence[Subsample], fold_of: np.ndarray, metric: Metric, members: int) -> Chooser:
+    """The choice of a weighting on the images of some folds.
 
     What is searched on one set of folds is kept, since it is also part of the cross-validation on a larger one.
 
@@ -53,7 +61,12 @@ def make_chooser(images: Sequence[Subsample], fold_of: np.ndarray, metric: Metri
         images: of one class, (N,); not used with one member.
         fold_of: (N,) int.
     """
-    candidates = _make_candidates(images, fold_of, metric, members)
+
+    @cache
+    def by_log_loss(folds: Folds) -> tuple[float, ...]:
+        return tuple(log_loss_weights(images, rows=np.isin(fold_of, folds)).tolist()) if members > 1 else (1.0,)
+
+    candidates = _make_candidates(images, fold_of, metric, members, by_log_loss)
     # With two folds, nothing could be held out within the fold that is left, and a choice on both would have no score.
     has_choice = members > 1 and len(np.unique(fold_of)) > 2
 
@@ -81,7 +94,7 @@ def make_chooser(images: Sequence[Subsample], fold_of: np.ndarray, metric: Metri
         lead = best_scores.mean() - scores.mean()  # NaN if nothing counts for the metric
         return (best if lead > MARGIN * standard_error(best_scores, scores) else equal)(folds)
 
-    return choose
+    return Chooser(choose, by_log_loss)
 
 
 def standard_error(a: Scores, b: Scores) -> float:
@@ -90,7 +103,13 @@ def standard_error(a: Scores, b: Scores) -> float:
     return float((parts[0] - parts[1]).std(ddof=1) / len(a) ** 0.5)
 
 
-def _make_candidates(images: Sequence[Subsample], fold_of: np.ndarray, metric: Metric, members: int) -> list[Candidate]:
+def _make_candidates(
+    images: Sequence[Subsample],
+    fold_of: np.ndarray,
+    metric: Metric,
+    members: int,
+    by_log_loss: Callable[[Folds], tuple[float, ...]],
+) -> list[Candidate]:
     """Equal weights of the mean, then all that may replace them."""
     equal = equal_weighting(members)
 
@@ -100,10 +119,6 @@ def _make_candidates(images: Sequence[Subsample], fold_of: np.ndarray, metric: M
     @cache
     def greedy(folds: Folds) -> tuple[float, ...]:
         return tuple(greedy_weights(images, metric, rows=rows(folds)).tolist())
-
-    @cache
-    def by_log_loss(folds: Folds) -> tuple[float, ...]:
-        return tuple(log_loss_weights(images, rows=rows(folds)).tolist())
 
     @cache
     def pixels_of(fold: int) -> np.ndarray:
@@ -122,9 +137,9 @@ def _make_candidates(images: Sequence[Subsample], fold_of: np.ndarray, metric: M
         return lambda folds: Weighting(combination, search(folds))
 
     def calibrate(calibration: str) -> Candidate:
-        return lambda folds: equal._replace(calibration=tables(calibration, folds))
+        return lambda folds: equal._replace(calibration=tables(calibration, folds), calibrated_by=calibration)
 
     searches = (lambda _: equal.weights, greedy, by_log_loss)
-    weighted = [weigh(search, combination) for search in searches for combination in COMBINATIONS]
+    weighted = [weigh(search, combination) for search in searches for combination in TRIED_COMBINATIONS]
     stacked = [stack] if images and images[0].around is not None else []
     return [*weighted, *(calibrate(each) for each in CALIBRATIONS), *stacked]

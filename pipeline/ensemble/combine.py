@@ -53,6 +53,7 @@ class Weighting(NamedTuple):
     weights: tuple[float, ...]  # (M,), of sum 1
     calibration: tuple[Table, ...] = ()  # a table for each member, applied before the combination; (): none
     stack: Stack | None = None  # of STACK: its coefficients; the weights are their shares, for people to read
+    calibrated_by: str = ""  # the name of the calibration, in `candidate_weights.CALIBRATIONS`
 
 
 class Combination(NamedTuple):
@@ -160,8 +161,7 @@ def blend(
 
 def blend_by(weighting: Weighting, values: np.ndarray) -> np.ndarray:
     """As `blend`, with all that a weighting says."""
-    combination, weights, calibration, stack = weighting
-    return blend(values, weights, combination, calibration, stack)
+    return blend(values, weighting.weights, weighting.combination, weighting.calibration, weighting.stack)
 
 
 def combine(
@@ -200,6 +200,12 @@ def combine(
             part = forward_table(combination, len(stores), table).take(_sum_of_stores(stores, image_id)) * share
             total = part if total is None else total + _same_shape(part, total, image_id)
     return to_values(total, combination)
+
+
+def combine_by(weighting: Weighting, members: Sequence[Sequence[Store]], image_id: str) -> np.ndarray:
+    """As `combine`, with all that a weighting says."""
+    combination, weights, calibration, stack, _ = weighting
+    return combine(members, image_id, combination, weights, calibration, stack)
 
 
 def read_heads(members: Sequence[Sequence[Store]], image_id: str) -> Heads:

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.data.labels import VOID
 from pipeline.ensemble.candidate_rules import Folds, folds_of, without_each
-from pipeline.ensemble.candidate_weights import COMBINATIONS, equal_weighting
+from pipeline.ensemble.candidate_weights import TRIED_COMBINATIONS, equal_weighting
 from pipeline.ensemble.renderer import ARGMAX, Postprocess, Renderer
 from pipeline.ensemble.selection import Oof, Selection, scores_of_folds
 from pipeline.ensemble.weights import Subsample, log_loss_weights, subsample
@@ -76,7 +76,7 @@ def _candidates(members: int, weights: np.ndarray) -> list[Renderer]:
     return [
         Renderer((Postprocess(combination, each, ARGMAX),))
         for each in (equal.weights, fitted)
-        for combination in COMBINATIONS
+        for combination in TRIED_COMBINATIONS
     ]
 
 

@@ -14,7 +14,7 @@ from pipeline.postprocess.rules import Rules, apply, at_place, with_gate
 from pipeline.postprocess.shares import Histograms, Place
 
 ARGMAX, INSTANCES = "argmax", "instances"  # the rule sets of multiclass and of instance segmentation
-KINDS = {ARGMAX: "multiclass", INSTANCES: "instances"}
+KIND_OF_RULE_SET = {ARGMAX: "multiclass", INSTANCES: "instances"}
 
 Combiner = Callable[[Weighting], np.ndarray]  # from a weighting to an image's combined values, (C, H, W) uint8
 
@@ -26,19 +26,20 @@ class Postprocess(NamedTuple):
     weights: tuple[float, ...]  # of the members, of sum 1
     rule_set: str  # in `candidate_rules.RULE_SETS`, or ARGMAX, or INSTANCES
     rules: Rules | InstanceRules | None = None  # None for ARGMAX: a pixel gets its most probable class
-    calibration: tuple[Table, ...] = ()  # this and the next: see `Weighting`
+    calibration: tuple[Table, ...] = ()  # this and the next two: see `Weighting`
     stack: Stack | None = None
+    calibrated_by: str = ""
 
     @classmethod
     def of(cls, weighting: Weighting, rule_set: str, rules: Rules) -> "Postprocess":
         """The post-processing of a weighting's combined values."""
-        combination, weights, calibration, stack = weighting
-        return cls(combination, weights, rule_set, rules, calibration, stack)
+        combination, weights, *further = weighting
+        return cls(combination, weights, rule_set, rules, *further)
 
     @property
     def weighting(self) -> Weighting:
         """How the members are combined."""
-        return Weighting(self.combination, self.weights, self.calibration, self.stack)
+        return Weighting(self.combination, self.weights, self.calibration, self.stack, self.calibrated_by)
 
     def mask(self, values: np.ndarray) -> np.ndarray:
         """The mask of one image and class.
@@ -91,7 +92,7 @@ class Renderer:
     @property
     def kind(self) -> str:
         """One of "multilabel", "multiclass" and "instances"."""
-        return KINDS.get(self.parts[0].rule_set, "multilabel")
+        return KIND_OF_RULE_SET.get(self.parts[0].rule_set, "multilabel")
 
     @property
     def weights(self) -> np.ndarray:

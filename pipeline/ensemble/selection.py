@@ -14,7 +14,7 @@ from pipeline.ensemble.candidate_rules import CandidateRules, Folds, folds_of, s
 from pipeline.ensemble.candidate_weights import make_chooser
 from pipeline.ensemble.combine import Weighting, blend_by
 from pipeline.ensemble.renderer import Postprocess, Renderer
-from pipeline.ensemble.weights import Subsample, log_loss_weights, subsample
+from pipeline.ensemble.weights import Subsample, subsample
 from pipeline.metrics import Counts, Metric, Scores, count, nan_to_zero, ratio, stack
 from pipeline.postprocess.rules import Rules
 from pipeline.postprocess.search import RULE_SETS, ScoreGrid
@@ -129,7 +129,7 @@ def select_multilabel(
     fits = [*without_each(everything), everything]
     samples, areas = _read_samples(oof, classes)
     choosers = [make_chooser(each, oof.fold_of, metric, oof.members) for each in samples]
-    weighted = [{folds: choose(folds) for folds in fits} for choose in choosers]
+    weighted = [{folds: chooser.choose(folds) for folds in fits} for chooser in choosers]
     candidates = _search(oof, metric, weighted, rule_sets)
     chosen = [
         {folds: Postprocess.of(each, *candidates[number, each].best(folds)) for folds, each in of_class.items()}
@@ -148,7 +148,7 @@ def select_multilabel(
         in_sample=float(np.mean([each.in_sample for each in fitted])),
         at_half=float(np.mean([_score_at_half(candidates, number, each) for number, each in enumerate(weighted)])),
         baseline=metric.baseline(areas, exclusive=False),
-        log_loss_weights=np.mean([log_loss_weights(each) if each else np.ones(1) for each in samples], axis=0),
+        log_loss_weights=np.mean([chooser.by_log_loss(everything) for chooser in choosers], axis=0),
         grids=tuple(each.base(everything) for each in final),
         counts=counts,
         by_place=_at_places(oof, by_fold, histograms),

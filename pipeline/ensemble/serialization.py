@@ -18,7 +18,7 @@ from pipeline.quoting import listed, quoted
 Weight = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 T = TypeVar("T")
-KINDS = {**dict.fromkeys(RULE_SETS, Rules), ARGMAX: None, INSTANCES: InstanceRules}  # the rules of each rule set
+RULES_TYPES = {**dict.fromkeys(RULE_SETS, Rules), ARGMAX: None, INSTANCES: InstanceRules}  # the rules of each rule set
 
 
 def to_record(renderer: Renderer, members: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
@@ -31,6 +31,7 @@ def to_record(renderer: Renderer, members: Sequence[str], classes: Sequence[str]
         {
             "combination": part.combination,
             "weights": dict(zip(members, part.weights, strict=True)),
+            **({"calibrated_by": part.calibrated_by} if part.calibrated_by else {}),
             **({"calibration": _calibration_record(part, members)} if part.calibration else {}),
             **({"stack": _stack_record(part.stack, members)} if part.stack else {}),
             "rule_set": part.rule_set,
@@ -53,7 +54,7 @@ def from_record(record: Mapping[str, Any], members: Sequence[str], classes: Sequ
     """
     records = _in_order(record["classes"], classes, "classes") if "classes" in record else [record]
     renderer = Renderer(tuple(_postprocess(each, members) for each in records))
-    kinds = [KINDS[part.rule_set] for part in renderer.parts]
+    kinds = [RULES_TYPES[part.rule_set] for part in renderer.parts]
     if kinds != [Rules] * len(classes) and (Rules in kinds or len(kinds) > 1):
         raise ValueError(
             f"rule_set {listed([part.rule_set for part in renderer.parts])}: expected one for each of "
@@ -64,8 +65,8 @@ def from_record(record: Mapping[str, Any], members: Sequence[str], classes: Sequ
 
 def _postprocess(record: Any, members: Sequence[str]) -> Postprocess:
     rule_set = record.get("rule_set") if isinstance(record, Mapping) else record
-    if rule_set not in list(KINDS):  # a list: an unhashable value is refused like any other
-        raise ValueError(f"rule_set {quoted(rule_set)}: expected one of {', '.join(KINDS)}")
+    if rule_set not in list(RULES_TYPES):  # a list: an unhashable value is refused like any other
+        raise ValueError(f"rule_set {quoted(rule_set)}: expected one of {', '.join(RULES_TYPES)}")
     combination, weights = record.get("combination"), _weights(record, members)
     if combination != STACK:
         find_combination(combination if isinstance(combination, str) else quoted(combination))
@@ -73,9 +74,10 @@ def _postprocess(record: Any, members: Sequence[str]) -> Postprocess:
         combination,
         weights,
         rule_set,
-        _rules(record, KINDS[rule_set]),
+        _rules(record, RULES_TYPES[rule_set]),
         _calibration(record, members),
         _stack(record, members) if combination == STACK else None,
+        _checked(str, record.get("calibrated_by", "")),
     )
 
 

@@ -19,7 +19,7 @@ from pipeline.competition import Competition
 from pipeline.data.index import describe_unlisted, test_search
 from pipeline.data.sample import Sample
 from pipeline.data.series import NeighbourFinder
-from pipeline.ensemble.combine import combine, read_heads
+from pipeline.ensemble.combine import combine_by, read_heads
 from pipeline.files import atomic_write, write_text
 from pipeline.postprocess.shares import Place
 from pipeline.prefetch import prefetch
@@ -210,7 +210,7 @@ def _or_problem(run: SinglePass, image_id: str, compute: Callable[[], np.ndarray
 
 
 def _combine(bundle: Bundle, stores: Stores) -> np.ndarray:
-    return bundle.renderer.combine_with(lambda weighting: combine(stores, "", *weighting))
+    return bundle.renderer.combine_with(lambda weighting: combine_by(weighting, stores, ""))
 
 
 def _place(bundle: Bundle, image_id: str, stores: Stores) -> Place:

@@ -14,7 +14,7 @@ from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.index import coverage_columns
 from pipeline.data.sample import Sample, samples_of
-from pipeline.ensemble.combine import InMemoryStore, combine, read_heads
+from pipeline.ensemble.combine import InMemoryStore, combine, combine_by, read_heads
 from pipeline.ensemble.evaluation import count_masks
 from pipeline.ensemble.instances import select_instances
 from pipeline.ensemble.multiclass import select_multiclass
@@ -47,7 +47,7 @@ from pipeline.report.overlays import PANELS, Panel, choose_examples, write_sheet
 from pipeline.stages.part_of_folds import describe_part, with_choice_folds
 from pipeline.stages.preparing import Context, compare_with_test, make_context
 from pipeline.stages.train_test_shift import TrainTestShift
-from pipeline.stages.training import machines_of, predict_test
+from pipeline.stages.training import announce_training, machines_of, predict_test
 from pipeline.statistics.bootstrap import Difference, Interval, interval, paired
 from pipeline.submission import ConfidencesOf, MasksOf
 
@@ -113,6 +113,7 @@ def ensemble(cfgs: Sequence[Config], name: str = "") -> Ensembled:
     Writes: submissions/<name>.csv, .json, .oof.csv (the cross-fitted score of each training image), reports/<name>.png
     """
     members, unscored = split_members(load_members(cfgs))
+    announce_training(members)
     test_index, *_ = [predict_test(member) for member in (*members, *unscored)]
     first, name = members[0], name or ensemble_name(cfgs)
     rows = oof_rows(members)
@@ -434,7 +435,7 @@ def _combine_test(
     shares = [each.cfg.imported.weight for each in unscored]
 
     def combined(image_id: str) -> np.ndarray:
-        values = renderer.combine_with(lambda weighting: combine(stores, image_id, *weighting))
+        values = renderer.combine_with(lambda weighting: combine_by(weighting, stores, image_id))
         if not shares:
             return values
         return combine([[InMemoryStore(values)], *further], image_id, "mean", [1 - sum(shares), *shares])

@@ -55,7 +55,7 @@ def check_sizes(context: Context) -> None:
         return
     samples = _masked_samples(context.index)
     if samples:
-        keys = {_key(context.cfg, number): resize for resize, number in numbers.items()}
+        keys = {f"{context.cfg.file}: {_key(context.cfg, number)}": resize for resize, number in numbers.items()}
         _log_small_objects(samples, context.labels, keys)
 
 
@@ -78,8 +78,9 @@ def _check_images(context: Context, resize: Resize, number: int) -> None:
         )
     if crop and (small := int((shorter < crop).sum())) > len(sizes) / 2:
         log.warning(
-            "train.phases.%d.crop = %d: %d of %d images are smaller at this size, and filled up by reflection: lower "
-            "the crop with the size",
+            "%s: train.phases.%d.crop = %d: %d of %d images are smaller at this size, and filled up by reflection: "
+            "lower the crop with the size",
+            cfg.file,
             number,
             crop,
             small,

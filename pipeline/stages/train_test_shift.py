@@ -42,12 +42,17 @@ class TrainTestShift(NamedTuple):
     train_ids: Sequence[str] = ()  # of the compared images, in the order of `found.train`
     test_ids: Sequence[str] = ()
     missing: str = ""
+    by_predictions: bool = False  # by the pixels and the predictions of a trained config; else by the pixels
 
     def __str__(self) -> str:
         """In a sentence: whether test images differ, and by what."""
         if self.found is None:
             return f"not compared with the training images: {self.missing}"
-        auc = f"AUC {self.found.auc.mean:.2f}, {self.found.auc.low:.2f} to {self.found.auc.high:.2f}"
+        by = "pixels and predictions" if self.by_predictions else "pixels"
+        auc = (
+            f"AUC {self.found.auc.mean:.2f}, {self.found.auc.low:.2f} to {self.found.auc.high:.2f}, of "
+            f"{len(self.train_ids)} training and {len(self.test_ids)} test images by their {by}"
+        )
         if not self.found.differ:
             return f"test images do not differ from training images by more than chance ({auc})"
         return f"test images differ ({auc}): {', '.join(map(str, self.found.differences[:NAMED]))}"
@@ -106,7 +111,8 @@ def find_shift(
         predicted = _predicted_statistics(predictions, train["image_id"].tolist(), test["image_id"].tolist())
         tables = [pd.concat(pair, axis=1) for pair in zip(tables, predicted, strict=True)]
     found = compare_images(*tables, train["group"].tolist(), test["group"].tolist())
-    return TrainTestShift(found, train["image_id"].tolist(), test["image_id"].tolist())
+    ids = train["image_id"].tolist(), test["image_id"].tolist()
+    return TrainTestShift(found, *ids, by_predictions=predictions is not None)
 
 
 def _draw_sample(rows: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import json
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -172,7 +172,8 @@ def train_full(context: Context) -> Path:
         if not _is_trained(context, FULL):
             check_training(context, full=True)
             epochs = median_best_epochs([read_history(context, fold) for fold in context.fold_numbers()])
-            log.info("full fit: %s epochs per phase, the medians of the folds' best", ", ".join(map(str, epochs)))
+            numbers = ", ".join(map(str, epochs))
+            log.info("%s, full fit: %s epochs per phase, the medians of the folds' best", context.cfg.name, numbers)
             with _unpacked(context) as opened:
                 _fit(opened, FULL, context.index, None, epochs)
     return context.paths.weights(FULL)
@@ -189,6 +190,22 @@ def _on_pseudo_labels(name: str, made_by: dict[str, Any]) -> list[str]:
     return own + [found for each in teachers for found in _on_pseudo_labels(*each)]
 
 
+def announce_training(contexts: Sequence[Context]) -> None:
+    """Log which folds of which configs are not trained yet, before the first of them is.
+
+    Raises:
+        ValueError: as `is_done`.
+    """
+    missing = {
+        each.cfg.name: [fold for fold in each.fold_numbers() if not is_done(each, fold)]
+        for each in contexts
+        if not each.cfg.imported
+    }
+    folds_of = [f"{name} fold {', '.join(map(str, numbers))}" for name, numbers in missing.items() if numbers]
+    if folds_of:
+        log.info("to be trained first: %s", "; ".join(folds_of))
+
+
 def oof_of(context: Context) -> list[dict[str, Any]]:
     """As the stage `oof`, for a context."""
     for fold in context.fold_numbers():
@@ -199,18 +216,19 @@ def oof_of(context: Context) -> list[dict[str, Any]]:
             train_fold(context, fold)
     table = [fold_row(context, fold) for fold in context.fold_numbers()]
     write_text(context.paths.oof_table, json.dumps(table, indent=1) + "\n")
-    _log_threshold_shift(table)
+    _log_threshold_shift(context.cfg.name, table)
     return table
 
 
-def _log_threshold_shift(table: list[dict[str, Any]]) -> None:
+def _log_threshold_shift(name: str, table: list[dict[str, Any]]) -> None:
     """Log a warning for each fold whose best threshold differs strongly between the phases."""
     for row in table:
         thresholds = [value for key, value in row.items() if key.startswith("threshold")]
         if thresholds and max(thresholds) - min(thresholds) > MAX_THRESHOLD_SHIFT:
             log.warning(
-                "fold %d: the best threshold was %s in its phases: calibration shifted between them. The threshold "
+                "%s, fold %d: the best threshold was %s in its phases: calibration shifted between them. The threshold "
                 "search on OOF compensates for it; do not average models of different phases",
+                name,
                 row["fold"],
                 ", then ".join(f"{threshold:.2f}" for threshold in thresholds),
             )
@@ -320,7 +338,8 @@ def _fit(
     )
     folder = context.paths.fold(fold)
     resumed = (folder / "state.pt").is_file()
-    log.info("fold %s: %s", fold, f"resumes {describe_progress(folder)}" if resumed else "starts from the beginning")
+    start = f"resumes {describe_progress(folder)}" if resumed else "starts from the beginning"
+    log.info("%s, fold %s: %s", cfg.name, fold, start)
     train = with_epochs(cfg.train, epochs) if epochs else cfg.train
     job = TrainJob(
         model,

@@ -161,3 +161,16 @@ def test_a_damaged_state_is_one_line(tmp_path):
     path.write_text('{"seconds": "many"}')
     with pytest.raises(ValueError, match=r"auto\.json.*remove .*auto\.json to start again"):
         BudgetClock(path, 100.0)
+
+
+def test_a_run_without_a_name_leaves_the_config_of_a_person_alone(tiny, monkeypatch):
+    used = []
+    monkeypatch.setattr(automating, "_run", lambda timer, data, name, *_: used.append(name))
+    stages.auto(Path("tiny"), 100.0)  # configs/tiny.toml exists
+    stages.auto(Path("tiny"), 100.0, "tiny")
+    Path("other").mkdir()
+    stages.auto(Path("other"), 100.0)
+    Path("runs/other").joinpath("auto.json").write_text("{}")
+    Path("configs/other.toml").touch()  # by the run before
+    stages.auto(Path("other"), 100.0)
+    assert used == ["tiny-auto", "tiny", "other", "other"]

@@ -69,6 +69,7 @@ class Job(NamedTuple):
     """What all folds of a run have in common."""
 
     path: Path  # of the config
+    root: Path  # of the competition's files
     drafted: DraftedConfig
     card: Competition
     index: pd.DataFrame  # of the training images
@@ -86,6 +87,7 @@ class Job(NamedTuple):
             cfg = config.load(self.path)
         else:
             cfg = parse(Config, {"name": self.path.stem, **self.drafted.draft.tables()}, str(self.path))
+        cfg = cfg.model_copy(update={"data": cfg.data.model_copy(update={"root": self.root})})
         if plan is None:
             return cfg
         number = plan.folds if folds is None else folds
@@ -101,12 +103,13 @@ class Job(NamedTuple):
 def auto(data: Path, budget: float, name: str = "", metric: str = "", card: str = "") -> AutoResult:
     """Draft a card and a config, plan, train, and write a submission and a report, within a time budget.
 
-    A card or a config of this name that exists is used as it is; of such a config, the plan chooses folds and views.
+    A card or a config that exists is used as it is; of such a config, the plan chooses folds and views.
 
     Args:
         data: the folder of the competition's files, or a zip.
         budget: seconds, of all runs of this command together.
-        name: of the card, the config, the submission and the report; empty: that of the folder.
+        name: of the card, the config, the submission and the report; empty: that of the folder, with "-auto" if
+            there is a config of this name that no run of `auto` wrote.
         metric: of the drafted card; empty: mean_dice.
         card: name or path of a card, in place of a drafted one.
 
@@ -116,24 +119,35 @@ def auto(data: Path, budget: float, name: str = "", metric: str = "", card: str 
     Raises:
         ValueError: if the budget is too small for one model, or another process runs the same; as the stages.
     """
-    name = card_name(data, name)
-    folder = Path("runs") / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder / "auto.lock", f"{folder} (auto)", wait=False):
-        timer = BudgetClock(folder / "auto.json", budget)
+    name = card_name(data, name) if name else _free_name(card_name(data))
+    state = _state_file(name)
+    state.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(state.with_name("auto.lock"), f"{state.parent} (auto)", wait=False):
+        timer = BudgetClock(state, budget)
         with timer.running():
             return _run(timer, data, name, metric, card)
 
 
+def _free_name(name: str) -> str:
+    """The name, or another one if there is a config of this name that no run of `auto` wrote."""
+    is_own = _state_file(name).is_file() or not _config_file(name).is_file()
+    return name if is_own else f"{name}-auto"
+
+
+def _config_file(name: str) -> Path:
+    return Path("configs") / f"{name}.toml"
+
+
+def _state_file(name: str) -> Path:
+    return Path("runs") / name / "auto.json"
+
+
 def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str) -> AutoResult:
-    if not card:
-        with timer.step("card"):
-            data = files_root(data, name)
-            if not card_file(name).is_file():
-                draft_card(data, name, metric)
-            card = card_file(name).as_posix()
+    with timer.step("card"):
+        data = files_root(data, name)
+        card = card or _card_of(data, name, metric)
     with timer.step("fingerprint"):
-        job = _make_job(draft_config(name, card, data, write=False), card)
+        job = _make_job(draft_config(name, card, data, write=False), card, data)
     if timer.state.plan is None:
         with timer.step("trial"):
             plan, costs = _first_plan(timer, job)
@@ -153,6 +167,15 @@ def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str) -> A
     return done
 
 
+def _card_of(data: Path, name: str, metric: str) -> str:
+    """The card of the config, if there is one; else the drafted card, which is drafted now if it is missing."""
+    if _config_file(name).is_file():
+        return config.load(_config_file(name)).competition
+    if not card_file(name).is_file():
+        draft_card(data, name, metric)
+    return card_file(name).as_posix()
+
+
 def auto_results(done: AutoResult) -> list[str]:
     """What the run ends with, in lines."""
     score, summary = done.submission.interval, done.submission.summary
@@ -165,11 +188,9 @@ def auto_results(done: AutoResult) -> list[str]:
     ]
 
 
-def _make_job(drafted: DraftedConfig, card_name: str) -> Job:
-    card, draft = competition.load(card_name), drafted.draft
-    job = Job(
-        drafted.path, drafted, card, pd.DataFrame(), 0, Counts(0, 0, 0, 0), choices_of(draft, drafted.fingerprint)
-    )
+def _make_job(drafted: DraftedConfig, card_name: str, root: Path) -> Job:
+    card, choices = competition.load(card_name), choices_of(drafted.draft, drafted.fingerprint)
+    job = Job(drafted.path, root, drafted, card, pd.DataFrame(), 0, Counts(0, 0, 0, 0), choices)
     cfg = job.config()
     paths = Paths(cfg, card)
     index, test_index = index_training_images(cfg, card, paths), index_test_images(cfg, card, paths)

@@ -55,7 +55,7 @@ def _is_default(table: Any, key: str) -> bool:
 def effect(kind: str, card: Competition, root: Path) -> Any:
     """What keys of one kind do with the files."""
     if kind == "images":
-        return train_sources(card, root), test_search(card, root).find_sources()
+        return train_sources(card, root), test_search(card, root).find_sources(hidden=True)
     if kind == "masks":
         return read_label_texts(card, root).filter(["image_id", "mask_paths"]).to_dict("list")
     if kind == "labels":

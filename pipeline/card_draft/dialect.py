@@ -108,7 +108,7 @@ def _empty_token(texts: Sequence[str], placeholders: Sequence[str]) -> tuple[str
     found = Counter(text.strip() for text in texts if is_empty_text(text))
     if found:
         token, count = found.most_common(1)[0]
-        return token, f"'{token}' in {count} of {len(texts)} rows of the training table", True
+        return token, f"'{token}' in {count} of {len(texts)} rows", True
     found = Counter(text.strip() for text in placeholders if is_empty_text(text))
     if found:
         token, count = found.most_common(1)[0]

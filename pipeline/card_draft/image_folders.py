@@ -25,6 +25,7 @@ MAX_PIECES = 3  # of an id
 MIN_SHARE = 0.95  # of the ids must have a file of a template
 PIECES = "\1\2\3"  # in a template: a piece of the id
 NUMBER, ANYTHING = "\5", "\6"  # in a template: digits, or any text, that differ from id to id
+MIN_FITTING = 0.5  # of the ids of the most frequent template: masks may be of more ids than images, or of fewer
 MASK_WORD = re.compile(
     r"mask|label|annot|manual|ground|truth|segment|target|(?<![a-z])(gt|seg|ann|lbl)(?![a-z])", re.IGNORECASE
 )
@@ -117,17 +118,19 @@ def find_families(ids: Sequence[str], paths: Sequence[str]) -> Search:
 def _marked(pieces: Sequence[str], paths: Iterable[str]) -> set[str]:
     """The paths that contain all pieces in this order, each as a whole word, with marks in their places."""
     found, words = set(), [re.compile(rf"(?<![A-Za-z0-9]){re.escape(piece)}(?![A-Za-z0-9])") for piece in pieces]
-    for path in paths:
-        if all(piece in path for piece in pieces):
-            place, marked = 0, path
-            for mark, word in zip(PIECES, words, strict=False):
-                match = word.search(marked, place)
-                if not match:
-                    break
-                place = match.start() + 1
-                marked = marked[: match.start()] + word.sub(mark, marked[match.start() :])
-            else:
-                found.add(marked)
+    candidates = list(paths)
+    for piece in pieces:
+        candidates = [path for path in candidates if piece in path]
+    for path in candidates:
+        place, marked = 0, path
+        for mark, word in zip(PIECES, words, strict=False):
+            match = word.search(marked, place)
+            if not match:
+                break
+            place = match.start() + 1
+            marked = marked[: match.start()] + word.sub(mark, marked[match.start() :])
+        else:
+            found.add(marked)
     return found
 
 
@@ -268,8 +271,9 @@ def find_images(ids: Sequence[str], paths: Sequence[str]) -> Images | None:
     is_split = search.families[0].ids < MIN_SHARE * len(search.pieces[PIECES[0]])
     if is_split and (rule := _of_several_suffixes(search, ids, paths)):
         return Images(rule)
-    fitting = [each for each in search.families if each.ids >= MIN_SHARE * search.families[0].ids]
+    fitting = [each for each in search.families if each.ids >= MIN_FITTING * search.families[0].ids]
     images = _without_masks(fitting)
+    images = [each for each in images if each.ids >= MIN_SHARE * max(every.ids for every in images)]
     together, others = _largest_folder(images)
     left_out = tuple(each.shown for each in [*others, *(each for each in fitting if each not in images)])
     if len(together) > 1:

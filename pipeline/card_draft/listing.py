@@ -1,8 +1,9 @@
 """The files of a data folder by their paths, from one walk through it."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pipeline.data.file_index import is_hidden, is_loop
 
@@ -11,6 +12,9 @@ IMAGES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".dcm", ".dicom", ".npy"),
     *(".nii", ".nii.gz", ".jp2", ".j2k", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
+
+
+T = TypeVar("T")
 
 
 class Listing(NamedTuple):
@@ -46,8 +50,8 @@ def list_files(root: Path) -> Listing:
     return Listing(root, *map(tuple, kinds.values()), tuple(sorted(below)))
 
 
-def spread(items: "tuple | list", count: int) -> list:
+def spread(items: Sequence[T], count: int) -> list[T]:
     """At most `count` items, evenly spread over all of them, in their order."""
-    if len(items) <= count:
-        return list(items)
+    if len(items) <= count or count == 1:
+        return list(items[:count])
     return [items[number * (len(items) - 1) // (count - 1)] for number in range(count)]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from pipeline.card_draft.annotations import Annotations, find_annotations
@@ -33,6 +34,7 @@ class Sources(NamedTuple):
         ids: of the training images with labels, each once.
         layout: of the training table.
         others: files that could hold the labels too.
+        parts: tables of masks beside the images, one for each of them, which show the dialect.
     """
 
     tables: list[Table]
@@ -44,6 +46,7 @@ class Sources(NamedTuple):
     outlines: Annotations | None = None
     masks: MaskImages | None = None
     others: tuple[str, ...] = ()
+    parts: tuple[Table, ...] = ()
 
     @property
     def test_ids(self) -> list[str]:
@@ -76,7 +79,10 @@ def find_sources(listing: Listing, *, of_objects: bool, chosen: str) -> Sources:
     known = _known_ids_of(tables, listing.images)
     sample = find_sample(tables)
     of_sample = sample_layout(sample, known) if sample else None
-    labels, others = _choose_table(find_labels(tables, sample), known, of_objects=of_objects, chosen=chosen)
+    candidates = find_labels(tables, sample)
+    parts = _of_single_images(candidates)
+    whole = [table for table in candidates if table not in parts]
+    labels, others = _choose_table(whole, known, of_objects=of_objects, chosen=chosen)
     if labels:
         layout = labels_layout(labels, known, of_sample.columns if of_sample else None)
         ids = list(dict.fromkeys(image_ids(labels, layout)))
@@ -85,13 +91,19 @@ def find_sources(listing: Listing, *, of_objects: bool, chosen: str) -> Sources:
         ids = list(outlines.images if _have_suffix(sample, of_sample) else map(_without_suffix, outlines.images))
         return Sources(tables, sample, of_sample, list(dict.fromkeys(ids)), outlines=outlines)
     if masks := find_mask_images(listing.root, listing.images):
-        return Sources(tables, sample, of_sample, masks.ids, masks=masks, others=masks.others)
+        return Sources(tables, sample, of_sample, masks.ids, masks=masks, others=masks.others, parts=tuple(parts))
     unread = f" ({faults[0]})" if faults else ""
     there = describe_tables(tables) or "no CSV"
     raise ValueError(
         f"{listing.root}: {len(listing.images)} images, but no labels: no table with a column of RLE texts, no mask "
         f"images, no outlines; there are {there}{unread}: put the training table or the masks there"
     )
+
+
+def _of_single_images(tables: Sequence[Table]) -> list[Table]:
+    """Tables whose name is that of others in other folders."""
+    names = Counter(PurePosixPath(table.name).name for table in tables)
+    return [table for table in tables if names[PurePosixPath(table.name).name] > 1]
 
 
 def _known_ids_of(tables: Sequence[Table], paths: Sequence[str]) -> set[str]:
@@ -173,6 +185,16 @@ def _have_suffix(sample: Table | None, layout: RowLayout | None) -> bool:
 def _without_suffix(name: str) -> str:
     ending = next((suffix for suffix in sorted(IMAGES, key=len, reverse=True) if name.lower().endswith(suffix)), "")
     return name[: len(name) - len(ending)] if ending else name
+
+
+def texts_of(sources: Sources) -> dict[str, list[str]]:
+    """The texts of the masks of each image, of the training table, or else of tables of single images."""
+    if sources.labels:
+        return texts_by_image(sources.labels, sources.layout)
+    known, texts = set(sources.ids), dict[str, list[str]]()
+    for table in sources.parts:
+        texts |= texts_by_image(table, labels_layout(table, known, None))
+    return texts
 
 
 def texts_by_image(labels: Table, layout: RowLayout) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ A table of masks is recognized by its texts: most cells of one column are masks,
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
 
@@ -31,12 +31,13 @@ CLASS_NAME = re.compile(r"class|label|categor", re.IGNORECASE)
 SAMPLE_NAME = re.compile(r"sample|submission", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """A CSV as text."""
 
     name: str  # path below the data folder
     cells: pd.DataFrame
+    _values: dict[str, list[str]] = field(default_factory=dict, repr=False)  # of columns that were asked for
 
     @property
     def columns(self) -> list[str]:
@@ -45,7 +46,9 @@ class Table:
 
     def values(self, column: str) -> list[str]:
         """All cells of a column, as ids are compared."""
-        return [normalize_id(text) for text in self.cells[column]]
+        if column not in self._values:
+            self._values[column] = list(map(normalize_id, self.cells[column].tolist()))
+        return self._values[column]
 
     @cached_property
     def mask_column(self) -> str | None:

@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from pipeline.files import atomic_write
+from pipeline.files import atomic_write, write_text
 from pipeline.progress import track
 
 MAX_RATIO, MAX_BYTES = 200, 1 << 30  # a zip that exceeds both when unpacked is taken for a zip bomb
@@ -37,10 +37,8 @@ def unpack(archive: Path, folder: Path, depth: int = 1) -> list[Path]:
     return unpacked
 
 
-def unpack_copy(archive: Path, folder: Path, *, alone: bool) -> list[Path]:
-    """As `unpack`, but the zip stays.
-
-    Inner zips are deleted after they are unpacked, so a second call unpacks those again.
+def unpack_copy(archive: Path, folder: Path, *, alone: bool) -> None:
+    """As `unpack`, but the zip stays. A hidden file in the folder records that it was unpacked, and is not again.
 
     Args:
         alone: the zip has all files, so they go into the folder itself; else, as an inner zip, into one of its name.
@@ -48,11 +46,16 @@ def unpack_copy(archive: Path, folder: Path, *, alone: bool) -> list[Path]:
     Raises:
         ValueError, OSError: as `unpack`.
     """
+    record, stat = folder / f".{archive.name}.unpacked", archive.stat()
+    version = f"{stat.st_size} {stat.st_mtime_ns}\n"
+    if record.is_file() and record.read_text(encoding="utf-8") == version:
+        return
     try:
         target = folder if alone else folder / _inner_folder(archive).relative_to(archive.parent)
     except (zipfile.BadZipFile, OSError) as error:
         raise ValueError(f"{archive}: damaged zip ({error}): get it again") from None
-    return _unpack_nested(archive, target, depth=1)
+    _unpack_nested(archive, target, depth=1)
+    write_text(record, version)
 
 
 def _unpack_nested(archive: Path, folder: Path, depth: int) -> list[Path]:

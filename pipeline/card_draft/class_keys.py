@@ -1,0 +1,139 @@
+"""The keys of a card's classes, and of the values of mask images."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pipeline.card_draft.draft import Key
+from pipeline.card_draft.listing import Listing
+from pipeline.card_draft.mask_codes import MaskCodes, read_codes
+from pipeline.card_draft.sources import Sources
+from pipeline.card_draft.tables import Table
+from pipeline.quoting import shortened
+
+GENERIC = {
+    "challenge",
+    "competition",
+    "segmentation",
+    "instance",
+    "semantic",
+    "image",
+    "images",
+    "data",
+    "dataset",
+    "mini",
+}
+TASK = re.compile(r"segmentation|detection|identification|recognition|localization|masking")
+CLASS_TABLE = {"name", "r", "g", "b"}  # columns of a table of colours
+
+
+def find_classes(
+    listing: Listing, sources: Sources, name: str, *, of_objects: bool
+) -> tuple[list[Key], MaskCodes | None]:
+    """The keys of the classes, and what the values of mask images are."""
+    names = _class_names(sources)
+    codes = None
+    if sources.masks:
+        files = sources.masks.rule.files(listing.images).values()
+        paths = [listing.root / path for group in files for path in group]
+        codes = read_codes(paths, of_objects=of_objects, num_classes=len(names) if names else None)
+    keys = list(_classes_of_codes(codes, names, sources.tables)) if codes and codes.kind == "classes" else []
+    if keys:
+        return keys, codes
+    if names:
+        sure = sources.outlines is None or len(sources.outlines.classes) == len(names)
+        reason = "of the tables" if sources.outlines is None else _describe_outlines(sources)
+        return [Key("classes", list(names), reason, sure)], codes
+    guess, reason = _class_in_name(name)
+    return [Key("classes", [guess], reason, False)], codes
+
+
+def _class_names(sources: Sources) -> tuple[str, ...]:
+    """The classes that tables or outlines name, or ()."""
+    for layout in (sources.sample_layout, sources.layout):
+        if layout and layout.classes != ("",):
+            return layout.classes
+    if sources.outlines:
+        names = tuple(name for name, _ in sources.outlines.classes)
+        is_single = sources.sample_layout is not None
+        return names[:1] if is_single or sources.outlines.kind == "train_polygons" else names
+    return ()
+
+
+def _describe_outlines(sources: Sources) -> str:
+    counts = ", ".join(f"{shortened(name, 30)}: {count}" for name, count in sources.outlines.classes[:6])
+    return f"objects in {sources.outlines.name}: {counts}; others are left out"
+
+
+def _classes_of_codes(codes: MaskCodes, names: Sequence[str], tables: Sequence[Table]) -> Iterator[Key]:
+    """Classes of mask images with a value each; the value of each class is a guess unless a table tells it."""
+    values = list(codes.values)
+    colours = _colour_names(tables)
+    if colours and set(values) <= set(colours):
+        named = {colours[value]: value for value in colours}
+        reason, sure = f"a table of names and colours; {codes.evidence}", True
+    elif len(names) == len(values):
+        named = dict(zip(names, values, strict=True))
+        reason, sure = f"in the order of the sample submission; {codes.evidence}", False
+    elif len(names) == len(values) - 1 and values[0] in (0, (0, 0, 0)):
+        named = dict(zip(names, values[1:], strict=True))
+        reason, sure = f"0 is taken for the background; {codes.evidence}", False
+    else:
+        named = {f"class {_shown_value(value)}": value for value in values}
+        reason, sure = f"no file names the classes; {codes.evidence}", False
+    yield Key("classes", list(named), reason, sure)
+    if len(named) > 1 and len(named) == len(values):
+        yield Key("exclusive", True, f"each pixel of a mask image has one value; {codes.evidence}")
+    listed_values = {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
+    yield Key("masks.values", listed_values, reason, sure)
+
+
+def _shown_value(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _colour_names(tables: Sequence[Table]) -> dict[tuple[int, ...], str]:
+    """The name of each colour, from a table with the columns name, r, g and b."""
+    for table in tables:
+        columns = {column.lower(): column for column in table.columns}
+        if set(columns) >= CLASS_TABLE:
+            rows = zip(*(table.values(columns[key]) for key in ("r", "g", "b", "name")), strict=True)
+            return {tuple(map(int, row[:3])): row[3] for row in rows if all(part.isdecimal() for part in row[:3])}
+    return {}
+
+
+def _class_in_name(name: str) -> tuple[str, str]:
+    """The word before "segmentation" or "detection" in the competition's name."""
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    place = next((number for number, word in enumerate(words) if TASK.fullmatch(word)), 0)
+    found = next((word for word in reversed(words[:place]) if word not in GENERIC), None)
+    if found:
+        return found, "one class; no file names it: a word of the competition's name"
+    return "object", "one class; no file names it"
+
+
+def mask_keys(codes: MaskCodes | None, classes: Sequence[Key]) -> Iterator[Key]:
+    if codes is None or codes.kind == "binary":
+        return
+    if codes.kind == "above":
+        yield Key("masks.above", 127, codes.evidence, False)
+    elif codes.kind == "value":
+        value = list(codes.values[0]) if isinstance(codes.values[0], tuple) else codes.values[0]
+        yield Key("masks.values", {classes[0].value[0]: value}, codes.evidence, False)
+    elif codes.kind == "objects":
+        yield from _object_keys(codes)
+    elif codes.kind == "soft":
+        yield Key("masks.soft", True, codes.evidence, False)
+    elif codes.kind == "unknown":
+        yield Key("masks.values", None, codes.evidence, False)
+    if codes.void is not None:
+        void = list(codes.void) if isinstance(codes.void, tuple) else codes.void
+        yield Key("masks.void", void, f"a value beyond those of the classes; {codes.evidence}", False)
+
+
+def _object_keys(codes: MaskCodes) -> Iterator[Key]:
+    if codes.is_sure:
+        yield Key("masks.objects", True, codes.evidence)
+    else:
+        reason = f"{codes.evidence}: all but 0 is mask; with a metric of objects: objects = true"
+        yield Key("masks.above", 0, reason, False)

@@ -1,0 +1,119 @@
+"""The keys of a card's files, and of training images without a label."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from pipeline.card_draft.draft import Key
+from pipeline.card_draft.parts import Parts
+from pipeline.card_draft.sources import Sources, texts_by_image
+from pipeline.data.formats import read_pixels
+from pipeline.data.rasters import ImageError
+from pipeline.quoting import listed, shortened
+
+
+def file_keys(sources: Sources, found: Parts) -> Iterator[Key]:
+    """The keys of [files]."""
+    rule, images = found.rule, found.images
+    missing = [image_id for image_id in sources.ids if image_id not in found.train]
+    others = f"; other files of the same ids: {listed(images.others)}" if images.others else ""
+    evidence = f"{len(sources.ids) - len(missing)} of {len(sources.ids)} ids of {sources.label_file}{others}"
+    yield Key("files.train_images", rule.folder or ".", evidence, not images.others)
+    yield Key("files.test_images", found.test_folder or ".", found.test_evidence, found.is_test_sure)
+    yield from _label_keys(sources)
+    if sources.sample is None:
+        reason = "no sample submission in the files: its columns are a guess, get it from the competition's page"
+        yield Key("files.sample_submission", "sample_submission.csv", reason, False)
+    elif sources.sample.name != "sample_submission.csv":
+        yield Key("files.sample_submission", sources.sample.name, f"its name, {len(sources.sample.cells)} rows")
+    if images.channels:
+        reason = f"{len(images.channels)} files for each id: the order of the channels is alphabetical"
+        if images.channel_path:
+            yield Key("files.channel_path", images.channel_path, reason)
+        yield Key("files.channels", list(images.channels), reason)
+    elif rule.pattern is not None:
+        yield Key("files.pattern", rule.pattern, f"{len(found.train)} training and {len(found.test)} test files")
+    elif rule.suffix != ".png":
+        yield Key("files.suffix", rule.suffix, f"{len(found.train)} files are named id + suffix")
+    if images.slice_pattern:
+        reason = "files of one folder, named by numbers, are taken for slices; the middle one is the image"
+        yield Key("files.slice_pattern", images.slice_pattern, reason, False)
+    yield from _frame_key(found)
+    yield from _shared_key(missing, found)
+
+
+def _label_keys(sources: Sources) -> Iterator[Key]:
+    others = f"; others that could be it: {listed(sources.others)}" if sources.others else ""
+    if sources.labels:
+        reason = f"ids and RLE texts ('{sources.layout.columns.rle}'){others}"
+        yield Key("files.train_csv", sources.labels.name, reason, not sources.others)
+    elif sources.outlines:
+        yield Key(f"files.{sources.outlines.kind}", sources.outlines.name, "outlines of objects, with ids of images")
+    else:
+        rule = sources.masks.rule
+        yield Key("files.train_masks", rule.folder or ".", f"{sources.masks.count} mask images{others}", not others)
+        if rule.pattern is not None:
+            yield Key("files.mask_pattern", rule.pattern, f"{len(sources.masks.ids)} images have such a mask")
+        elif rule.suffix != ".png":
+            yield Key("files.mask_suffix", rule.suffix, f"{len(sources.masks.ids)} masks are named id + suffix")
+
+
+def _frame_key(found: Parts) -> Iterator[Key]:
+    """The page that the labels are of, if each channel's file has several."""
+    if not found.images.channels:
+        return
+    try:
+        pages = read_pixels(found.root / next(iter(found.train.values()))[0]).shape[2]
+    except (ImageError, OSError, StopIteration):
+        return
+    if pages > 1:
+        yield Key("files.frame", pages // 2, f"each file has {pages} pages: the middle one is a guess", False)
+
+
+def _shared_key(missing: Sequence[str], found: Parts) -> Iterator[Key]:
+    """Ids without images that may have those of another volume, whose slices have the same numbers."""
+    if not missing:
+        return
+    (volume, numbers), *others = _numbers_by_volume(missing).items()
+    fitting = [other for other, its in _numbers_by_volume(found.train).items() if numbers <= its]
+    if fitting and not others and volume:
+        nearest = max(fitting, key=lambda other: _equal_start(volume, other))
+        reason = f"{len(missing)} ids have no image; those of '{nearest}' have the same numbers"
+        yield Key("files.shared_images", {volume: nearest}, reason, False)
+    else:
+        reason = f"{len(missing)} ids have no image, such as '{shortened(missing[0])}': get the files, or --skip-bad"
+        yield Key("files.shared_images", None, reason, False)
+
+
+def _equal_start(one: str, other: str) -> int:
+    """How many letters two texts have in common at their start."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _numbers_by_volume(ids: Iterable[str]) -> dict[str, set[str]]:
+    """What is after the last "_" of ids, by what is before it."""
+    volumes: dict[str, set[str]] = {}
+    for image_id in ids:
+        volume, _, number = image_id.rpartition("_")
+        volumes.setdefault(volume, set()).add(number)
+    return volumes
+
+
+def images_without_rows(sources: Sources, found: Parts) -> Iterator[Key]:
+    """What training images without a label are."""
+    labelled = set(sources.ids)
+    without = [image_id for image_id in found.train if image_id not in labelled]
+    if not without or any(path.lower().endswith((".nii", ".nii.gz")) for each in found.train.values() for path in each):
+        return
+    what = f"{len(without)} of {len(found.train)} training images have no label, such as '{shortened(without[0], 40)}'"
+    if set(without) & set(sources.test_ids):
+        yield Key("images_without_rows", "ignore", f"{what}: test images in the same folder", False)
+    elif sources.masks or _has_empty(sources):
+        yield Key("images_without_rows", "ignore", f"{what}, and images with empty masks have one", False)
+    else:
+        yield Key("images_without_rows", "empty", f"{what}, and no label is an empty mask", False)
+
+
+def _has_empty(sources: Sources) -> bool:
+    if sources.outlines:
+        return sources.outlines.has_empty
+    texts = texts_by_image(sources.labels, sources.layout).values()
+    return any(not any(len(text.split()) > 1 for text in each) for each in texts)

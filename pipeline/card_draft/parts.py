@@ -1,0 +1,135 @@
+"""The training and the test images: which files they are, and what some of them contain."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.card_draft.image_folders import Images, Rule, find_images, folders_of
+from pipeline.card_draft.listing import Listing, spread
+from pipeline.card_draft.sources import Sources
+from pipeline.data.formats import is_dicom, read_header, read_pixels
+from pipeline.data.rasters import ImageError
+from pipeline.quoting import listed, shortened
+
+NUM_HEADERS = 100  # of images of each part
+NUM_PIXELS = 3  # images that are decoded for their channels
+MAX_PIXELS = 1 << 24
+
+
+class Parts(NamedTuple):
+    """The files of the training and test images.
+
+    Args:
+        train, test: paths by id, below root; masks are left out.
+        test_folder, test_evidence, is_test_sure: where test images are, what shows it, and whether it is certain.
+    """
+
+    images: Images
+    train: dict[str, list[str]]
+    test: dict[str, list[str]]
+    test_folder: str
+    test_evidence: str
+    is_test_sure: bool
+    root: Path
+
+    @property
+    def rule(self) -> Rule:
+        """Which files are images, and their ids."""
+        return self.images.rule
+
+
+def find_train(listing: Listing, sources: Sources) -> Parts:
+    """The training and test images.
+
+    Raises:
+        ValueError: if no image belongs to the labels' ids.
+    """
+    images = sources.masks.images if sources.masks else find_images(sources.ids, listing.images)
+    if images is None and (volumes := _volumes_of(sources.ids, listing)):
+        images = find_images(volumes, listing.images)
+    if images is None:
+        raise ValueError(
+            f"{listing.root}: no image has an id of {sources.label_file}, such as '{shortened(sources.ids[0])}'; the "
+            f"images are such as {listed(spread(listing.images, 2))}: are these the files of this table?"
+        )
+    masks = sources.masks.rule.files(listing.images).values() if sources.masks else ()
+    are_masks = {path for paths in masks for path in paths}
+    rest = [path for path in listing.images if path not in are_masks]
+    folder, rule, evidence, is_sure = _test_folder(images.rule, rest, sources, listing)
+    images = images._replace(rule=rule)
+    train = rule.files(rest)
+    return Parts(images, train, rule.at(folder).files(rest), folder, evidence, is_sure, listing.root)
+
+
+def _volumes_of(ids: Sequence[str], listing: Listing) -> list[str]:
+    """The volumes of ids that are slices of NIfTI files."""
+    if not any(path.lower().endswith((".nii", ".nii.gz")) for path in listing.images):
+        return []
+    return list(dict.fromkeys(image_id.rpartition("_")[0] for image_id in ids if "_" in image_id))
+
+
+def _test_folder(rule: Rule, paths: Sequence[str], sources: Sources, listing: Listing) -> tuple[str, Rule, str, bool]:
+    """The folder of the test images, the rule for both folders, the evidence, and whether it is certain."""
+    test_ids = sources.test_ids
+    for each in filter(None, (rule, _of_both_parts(rule))):
+        if found := folders_of(each, paths, test_ids):
+            folder, count = found.most_common(1)[0]
+            evidence = f"{count} of {len(test_ids)} ids of {sources.sample.name}"
+            return folder, each, evidence, count == len(test_ids)
+    for each in filter(None, (rule, _of_both_parts(rule))):
+        for folder, count in folders_of(each, paths).most_common():
+            if folder != rule.folder and "test" in folder.lower():
+                return folder, each, f"{count} files; no id of a sample submission is there", False
+    guess = re.sub("train(ing)?", "test", rule.folder) if "train" in rule.folder else "test"
+    there = "an empty folder" if guess in listing.folders else "no such folder"
+    return guess, rule, f"no test images in the files: {there}", False
+
+
+def _of_both_parts(rule: Rule) -> Rule | None:
+    """A rule with the word for the training part replaced by one for either part: 21_training.tif, 01_test.tif."""
+    text = rf"([^/]+){re.escape(rule.suffix)}" if rule.pattern is None else rule.pattern
+    both, count = re.subn(r"train(ing)?", "(?:training|train|testing|test)", text)
+    return Rule(rule.folder, "", both) if count else None
+
+
+class Measured(NamedTuple):
+    """What some images are."""
+
+    one_channel: bool
+    medical: bool
+    facts: tuple[tuple[str, str], ...]
+
+
+def measure(root: Path, found: Parts) -> Measured:
+    """Sizes of some images, from their headers, and the channels of a few."""
+    some = [path for part in (found.train, found.test) for path in spread(list(part.values()), NUM_HEADERS)]
+    headers = {}
+    for path, *_ in some:
+        with suppress(ImageError, OSError):
+            headers[root / path] = read_header(root / path)
+    sizes = Counter((header.height, header.width) for header in headers.values())
+    small = [path for path, header in headers.items() if header.height * header.width <= MAX_PIXELS]
+    pictures = [pixels for path in spread(small, NUM_PIXELS) if (pixels := _pixels(path)) is not None]
+    grey = bool(pictures) and all((each == each[..., :1]).all() for each in pictures)
+    channels = sorted({each.shape[2] for each in pictures})
+    medical = any(is_dicom(path) for path in spread(list(headers), 1))
+    shown = ", ".join(f"{height}×{width}" for (height, width), _ in sizes.most_common(3))
+    facts = [("sizes", f"{shown}{' …' if len(sizes) > 3 else ''} (height×width, of {len(headers)} images)")]
+    if pictures:
+        dtypes = ", ".join(sorted({str(each.dtype) for each in pictures}))
+        low, high = min(float(each.min()) for each in pictures), max(float(each.max()) for each in pictures)
+        equal = ", all equal" if grey and channels[-1] > 1 else ""
+        facts.append(("pixels", f"{'/'.join(map(str, channels))} channels{equal}, {dtypes}, {low:g} to {high:g}"))
+    return Measured(channels == [1], medical, tuple(facts))
+
+
+def _pixels(path: Path) -> np.ndarray | None:
+    try:
+        return read_pixels(path)
+    except (ImageError, OSError):
+        return None

@@ -1,0 +1,121 @@
+"""The command `card`: folders and zips, names, a card that exists, and errors in one line."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from pipeline import competition, stages
+from pipeline.cli import main
+from tests.miniatures import write_miniature
+
+SLUG = "tgs-salt-identification-challenge"
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """The files of a competition in salt/, beside an empty working folder."""
+    monkeypatch.delenv("DATA", raising=False)
+    write_miniature(SLUG, tmp_path / "salt")
+    (tmp_path / "salt/solution.csv").unlink()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "salt"
+
+
+def zip_folder(folder: Path, path: Path, start: str = "") -> Path:
+    with zipfile.ZipFile(path, "w") as packed:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                packed.write(file, start + file.relative_to(folder).as_posix())
+    return path
+
+
+def written_text(done: stages.DraftedCard) -> str:
+    return done.path.read_text(encoding="utf-8")
+
+
+def test_a_card_is_named_as_its_folder_and_a_second_draft_keeps_it(files):
+    done = stages.draft_card(files)
+    assert (done.path, done.is_kept, done.root) == (Path("cards/salt.toml"), False, files)
+    assert competition.load("cards/salt.toml").files.train_csv == "train.csv"
+    done.path.write_text("changed by hand")
+    again = stages.draft_card(files)
+    assert again.is_kept
+    assert written_text(again) == "changed by hand"
+
+
+def test_a_zip_of_zips_gives_the_same_card_as_its_folder_and_stays(files, tmp_path):
+    plain = written_text(stages.draft_card(files, "x"))
+    Path("cards/x.toml").unlink()
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    zip_folder(files / "train", inner / "train.zip")
+    zip_folder(files / "test", inner / "test.zip", "test/")
+    for name in ("train.csv", "sample_submission.csv"):
+        (files / name).rename(inner / name)
+    archive = zip_folder(inner, tmp_path / "kaggle.zip")
+    done = stages.draft_card(archive, "x")
+    assert (done.root, archive.exists()) == (Path("data/x"), True)
+    assert written_text(done) == plain
+
+
+def test_zips_beside_files_are_unpacked_and_the_files_linked(files, tmp_path):
+    plain = written_text(stages.draft_card(files, "x"))
+    Path("cards/x.toml").unlink()
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for part in ("train", "test"):
+        zip_folder(files / part, mixed / f"{part}.zip")
+    for name in ("train.csv", "sample_submission.csv"):
+        (files / name).rename(mixed / name)
+    done = stages.draft_card(mixed, "x")
+    assert written_text(done) == plain
+    assert sorted(path.name for path in mixed.iterdir()) == [
+        "sample_submission.csv",
+        "test.zip",
+        "train.csv",
+        "train.zip",
+    ]
+
+
+def test_a_second_draft_unpacks_nothing(files, tmp_path):
+    archive = zip_folder(files, tmp_path / "kaggle.zip")
+    stages.draft_card(archive, "x")
+    changed = Path("data/x/train.csv")
+    changed.write_text("id,rle_mask\n")
+    with pytest.raises(ValueError, match="no labels"):
+        stages.draft_card(archive, "x")
+    assert changed.read_text() == "id,rle_mask\n"
+
+
+def test_the_command_prints_keys_evidence_and_what_comes_next(files, capsys):
+    assert main(["card", "--data", str(files), "--name", "mine", "--metric", "tgs_precision"]) == 0
+    printed = capsys.readouterr().out
+    assert "training table    train.csv: 12 rows of 12 images" in printed
+    assert "not sure, to check on the competition's pages:\n  classes: one class; no file names it" in printed
+    assert "cards/mine.toml: written" in printed
+    assert f"make config NAME=mine DATA={files}" in printed
+    assert main(["card", "--data", str(files), "--name", "mine"]) == 0
+    assert "cards/mine.toml: exists and is kept" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "which files? Give their folder, or zip"),
+        (["--data", "nowhere"], "nowhere: no such folder"),
+        (["--data", "../salt", "--name", "a/b"], "NAME=a/b: expected letters"),
+        (["--data", "../salt", "--metric", "dise"], "METRIC=dise: unknown metric 'dise'"),
+        (["--data", "../salt", "--table", "x.csv"], "TABLE=x.csv: not a table with ids and RLE texts"),
+        (["--data", "../salt/train.csv"], "expected a folder, or a zip"),
+        (["--data", "../damaged.zip"], "damaged zip"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(files, tmp_path, capsys, options, message):
+    (tmp_path / "damaged.zip").write_bytes(b"PK\x03\x04 damaged")
+    assert main(["card", *options]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+    assert not Path("cards").exists()

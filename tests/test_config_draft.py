@@ -5,12 +5,15 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import competition, config, stages
 from pipeline.cli import main
 from pipeline.competition import Competition
 from pipeline.config import Transform
+from pipeline.data.labels import Labels
 from pipeline.planning.config_draft import ConfigDraft, Option, draft_config
 from pipeline.planning.config_text import to_text
 from pipeline.planning.fingerprint import ClassShare, Fingerprint, Neighbours, Quantiles, Shift
@@ -143,6 +146,7 @@ def test_large_images_of_exclusive_classes_are_read_whole():
     drafted = draft(card_of("camvid_demo"), **LARGE)
     assert drafted.find("data.crops") is None
     assert drafted.find("predict.tiles")
+    assert draft(card_of("camvid_demo"), **LARGE, highest=between(40, 110, 250)).find("data.percentiles") is None
 
 
 # ---------------------------------------------------------------------------------------------- values and channels
@@ -336,6 +340,7 @@ def test_number_of_folds(changes, count):
 
 def test_a_card_with_a_number_of_folds_keeps_it():
     assert draft(card_of(folds=3)).find("folds.count") is None
+    assert draft(card_of(folds=3), groups=2, largest_group=200).value("folds.count") == 2
 
 
 def test_one_group_is_split_with_a_warning():
@@ -408,6 +413,73 @@ def test_values_are_written_as_toml():
     assert [phase["augment"] for phase in found["train"]["phases"]] == [[{"name": "D4", "p": 1.0}]] * 2
 
 
+def any_fingerprint(rng: np.random.Generator) -> Fingerprint:
+    """A fingerprint of random values, each of a plausible range."""
+
+    def some(low: float, high: float) -> Quantiles:
+        return Quantiles(*np.sort(np.exp(rng.uniform(np.log(low), np.log(high), 5))).tolist())
+
+    def maybe(value):
+        return value if rng.random() < 0.7 else None
+
+    dtype = str(rng.choice(["uint8", "uint16", "float32", "bool", "int16"]))
+    sign = -1 if dtype in ("float32", "int16") and rng.random() < 0.5 else 1
+    size, images = some(16, 40_000), int(np.exp(rng.uniform(np.log(2), np.log(1e5))))
+    is_one_size = rng.random() < 0.5
+    groups = int(rng.integers(1, images + 1))
+    objects = rng.random() < 0.8
+    return replace(
+        PLAIN,
+        images=images,
+        groups=groups,
+        largest_group=images - groups + 1,
+        near_duplicates=maybe(3),
+        sizes=1 if is_one_size else 9,
+        shorter=same(size.median) if is_one_size else size,
+        longer=same(size.largest) if is_one_size else size,
+        dtype=dtype,
+        channels=int(rng.choice([1, 3, 5])),
+        equal_channels=float(rng.choice([0.0, 0.5, 1.0])),
+        lowest=some(1, 50)._replace(median=sign * float(rng.choice([0.0, 3.0, 1000.0]))),
+        highest=some(1, 60_000),
+        values=tuple(np.sort(rng.choice([0.0, 1e-7, 3e-7, 0.5, 1000.0], 2)).tolist()),
+        masked_values=maybe((-3.0, 224.0)),
+        nonfinite=float(rng.choice([0.0, 0.1])),
+        empty=float(rng.random()),
+        coverage=some(1e-5, 1) if objects else None,
+        diameter=some(1, 3000) if objects else None,
+        extent=some(1, 4000) if objects else None,
+        thickness=some(1, 900) if objects else None,
+        touching=maybe(float(rng.choice([0.0, 0.3]))),
+        neighbours=maybe(Neighbours(2, 9.0, float(rng.uniform(-1, 1)), maybe(0.5))),
+        symmetries=maybe(tuple(rng.choice(ALL, rng.integers(0, 8), replace=False).tolist())),
+        shift=maybe(Shift(0.9, bool(rng.random() < 0.5), ("noise 3 (train 1)",))),
+    )
+
+
+CARDS = ["nuclei", "nuclei_instances", "camvid_demo", "volumes_demo", "bands_demo", "vesuvius-challenge-ink-detection"]
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_the_draft_of_any_fingerprint_is_a_valid_config(name, tmp_path):
+    rng = np.random.default_rng(0)
+    card = competition.load(name)
+    for _ in range(200):
+        found = any_fingerprint(rng)
+        path = tmp_path / "x.toml"
+        path.write_text(to_text(draft_config(card, found, name)), encoding="utf-8")
+        cfg = config.load(path)
+        assert Labels.of(card, cfg.data.boundary).channels == cfg.model.classes, found
+        folds = cfg.folds.count if "count" in cfg.folds.model_fields_set else card.folds
+        assert folds <= max(2, found.images), found
+        window = cfg.data.window
+        assert window is None or window[0] < window[1], found
+        assert not (cfg.data.crops and not Labels.of(card, cfg.data.boundary).supports_windows), found
+        for phase in cfg.train.phases:
+            assert phase.crop is not None or (found.sizes == 1 and found.longer.largest <= 320), found
+            assert cfg.data.crops is None or phase.crop <= cfg.data.crops.size, found
+
+
 # ---------------------------------------------------------------------------------------------- the stage, the command
 
 
@@ -471,6 +543,19 @@ def test_an_image_that_cannot_be_read_is_one_line_and_can_be_left_out(tiny, caps
     path.write_bytes(path.read_bytes()[:200])
     assert main(["config", "mine", "--card", "tiny.toml", "--data", "tiny"]) == 2
     assert path.name in capsys.readouterr().err.splitlines()[-1]
+    assert main(["config", "mine", "--card", "tiny.toml", "--data", "tiny", "--skip-bad"]) == 0
+    assert "17 training" in capsys.readouterr().out
+    assert config.load("configs/mine.toml").data.skip_bad
+
+
+def test_slices_of_a_single_volume_pass_the_checks_before_a_training(tiny, edit):
+    edit("tiny.toml", "[files]", "volume_pattern = '(0)(.+)'\n\n[files]")
+    for path in Path("tiny/train/images").iterdir():
+        image = np.tile(np.arange(44, dtype=np.uint8) * 5, (36, 1))
+        Image.fromarray(image).save(path)
+    done = stages.draft_config("mine", "tiny.toml", Path("tiny"))
+    assert (done.draft.value("data.neighbours"), done.draft.value("folds.grouped")) == (2, False)
+    check_training(stages.make_context(config.load(done.path, ["data.doctor=false"])))
 
 
 @pytest.mark.slow

@@ -137,7 +137,8 @@ class _Input(NamedTuple):
     """How the network gets its images, which several rules depend on."""
 
     factor: float | None  # of the size; None: as the files
-    by_window: bool  # of images that are not read whole
+    by_window: bool  # in training, of images that are not read whole
+    in_tiles: bool  # in prediction
     boundary: bool  # of touching objects, as a further channel
     neighbours: bool  # slices as channels
 
@@ -155,7 +156,8 @@ def draft_config(card: Competition, found: Fingerprint, competition: str, data_r
     pixels = found.shorter.median * found.longer.median
     boundary = card.instances and found.touching != 0
     by_window = pixels > WINDOWED and Labels.of(card, 2.0 if boundary else None).supports_windows
-    inputs = _Input(factor, by_window, boundary, _uses_neighbours(card, found))
+    in_tiles = by_window or pixels * scale**2 > WINDOWED
+    inputs = _Input(factor, by_window, in_tiles, boundary, _uses_neighbours(card, found))
     crop, crop_reason = _crop(found, scale)
     augment, augment_reason = _augment(found, crop)
     options = [Option("competition", competition, card.title)]
@@ -165,7 +167,7 @@ def draft_config(card: Competition, found: Fingerprint, competition: str, data_r
     options += _fold_options(card, found)
     options += _model_options(card, found, inputs)
     options += _train_options(card, found, inputs)
-    options += _predict_options(card, found, inputs, in_tiles=pixels * scale**2 > WINDOWED or by_window)
+    options += _predict_options(card, found, inputs)
     phase = [Option("crop", crop, crop_reason)] if crop else []
     phase.append(Option("augment", augment, augment_reason))
     if crop and not isinstance(augment, str) and _differs(found):
@@ -301,17 +303,19 @@ def _intensity_options(card: Competition, found: Fingerprint, inputs: _Input) ->
     ratio = _steadiness(found)
     spread = f"image ranges differ by {_number(1 / ratio)} (q90 / q10)" if ratio else "some images are constant"
     needs_range = found.dtype not in ("uint8", "bool")
-    if not needs_range and (ratio >= STEADY or inputs.by_window):
+    if not needs_range and (ratio >= STEADY or inputs.in_tiles):  # percentiles need whole images
         return []
     if needs_range and low.median < 0 and not card.files.channels:
         window = found.masked_values or found.values
         of = "masked pixels" if found.masked_values else "all pixels"
         why = f"{found.dtype}, values below 0: one unit for all images; percentiles .5 and 99.5 of {of}"
         return _window(window, why)
-    if needs_range and (inputs.by_window or (ratio >= STEADY and not card.files.channels)):
+    if needs_range and (inputs.in_tiles or (ratio >= STEADY and not card.files.channels)):
         return _window(found.values, f"{found.dtype}, alike in all images: percentiles .5 and 99.5 of all images")
-    values = f"{_number(low.smallest)} to {_number(high.largest)}"
-    return [Option("data.percentiles", [1, 99.8], f"of each image: {found.dtype}, {values}; {spread}")]
+    why = f"of each image: {found.dtype}, {_number(low.smallest)} to {_number(high.largest)}; {spread}"
+    if card.files.channels:
+        why += "; a ratio of channels may save training (data.channels in docs/competitions.md)"
+    return [Option("data.percentiles", [1, 99.8], why)]
 
 
 def _steadiness(found: Fingerprint) -> float:
@@ -321,10 +325,8 @@ def _steadiness(found: Fingerprint) -> float:
 
 
 def _window(values: tuple[float, float], reason: str) -> list[Option]:
-    low, high = values
-    if low >= high:
-        return [Option("data.percentiles", [1, 99.8], "most images are constant")]
-    rounded = [round(each) if high - low >= 100 else round(each, 4) for each in values]
+    low, high = values if values[0] < values[1] else (values[0], values[0] + 1)  # constant images
+    rounded = [round(each) if high - low >= 100 else float(f"{each:.6g}") for each in (low, high)]
     return [Option("data.window", rounded, reason)]
 
 
@@ -336,7 +338,7 @@ def _fold_options(card: Competition, found: Fingerprint) -> list[Option]:
         why = "all images are one group, so related images are in different folds: the score is too high"
         options.append(Option("folds.grouped", False, why))
         count = found.images
-    if card.folds is None:
+    if card.folds is None or card.folds > count:
         largest = f", the largest of {found.largest_group:,}" if 1 < found.largest_group < found.images else ""
         of = f"{_count(count, 'independent group')} of " if found.groups > 1 else ""
         why = f"{of}{_count(found.images, 'image')}{largest}{pairs}"
@@ -402,9 +404,9 @@ def _train_options(card: Competition, found: Fingerprint, inputs: _Input) -> lis
     return options
 
 
-def _predict_options(card: Competition, found: Fingerprint, inputs: _Input, *, in_tiles: bool) -> list[Option]:
+def _predict_options(card: Competition, found: Fingerprint, inputs: _Input) -> list[Option]:
     options = [_views(found, inputs)]
-    if in_tiles:
+    if inputs.in_tiles:
         why = f"images of {_sides(found)} are predicted tile by tile"
         options.append(Option("predict.tiles", {"size": TILE, "stride": TILE_STRIDE}, why))
     if not card.exclusive and not card.instances:

@@ -10,9 +10,10 @@ Source:
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -309,7 +310,7 @@ def _read_pixels(sample: Sample, card: Competition, labels: Labels) -> tuple[Ras
     return Raster(np.stack(planes, axis=2).astype(rasters[0].pixels.dtype)), box
 
 
-def _read_file(path, box: Box | None, labels: Labels) -> Raster:
+def _read_file(path: Path, box: Box | None, labels: Labels) -> Raster:
     if box is None:
         return read_raster(path, exif=labels.exif)
     with open_windows(path, exif=labels.exif) as image:
@@ -413,7 +414,7 @@ def _sides(index: pd.DataFrame, prefix: str) -> dict[str, Quantiles | None]:
     return {f"{prefix}shorter": Quantiles.of(sides.min(axis=1)), f"{prefix}longer": Quantiles.of(sides.max(axis=1))}
 
 
-def _most_frequent(values):
+def _most_frequent(values: Iterable[Any]) -> Any:
     return Counter(values).most_common(1)[0][0]
 
 

@@ -27,7 +27,7 @@ def rank_fallbacks(
 
     Args:
         renderer: the selected post-processing.
-        oof: the images to measure on; only their targets are read.
+        oof: the images to measure on; only their targets and image heads are read, the latter of all views.
         read_view: from a member's name, a view and an image's id to its out-of-fold values (C, H, W) uint8.
         metric: a metric of single images.
         fold_scores: out of fold, of each member's folds.

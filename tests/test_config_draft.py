@@ -568,3 +568,13 @@ def test_the_drafted_config_of_each_competition_passes_the_checks_before_a_train
     cfg = config.load(done.path)
     check_training(stages.make_context(cfg))
     assert all(option.reason for option in done.draft.options)
+
+
+@pytest.mark.parametrize(("side", "batch"), [(256, None), (512, None), (520, 15), (1024, 4), (1500, 1)])
+def test_large_images_are_predicted_few_at_once(side, batch):
+    drafted = draft(longer=same(side), shorter=same(side), diameter=same(12))
+    assert drafted.value("predict.batch_size") == batch
+
+
+def test_a_large_test_image_counts_too():
+    assert draft(test_longer=same(2048), test_shorter=same(1024)).value("predict.batch_size") == 2

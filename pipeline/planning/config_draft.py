@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from pipeline.competition import Competition
-from pipeline.config import Transform
+from pipeline.config import Predict, Transform
 from pipeline.data.augment import STRENGTHS
 from pipeline.data.labels import Labels
 from pipeline.planning.fingerprint import Fingerprint, Quantiles
@@ -26,6 +26,7 @@ SHRUNK_OBJECTS = 16, 32  # pixels of the diameter that small and median objects 
 SHRUNK_THICKNESS = 4  # pixels that the thinnest masks keep
 WINDOWED = 1 << 22  # pixels from which on training reads windows of an image, and prediction has tiles
 TILE, TILE_STRIDE = 512, 384
+PREDICTED_PIXELS = 1 << 22  # of the images that are predicted at once: about 2 GB in the network
 MOSTLY_EMPTY = 0.5
 RARE_PIXELS = 0.03  # masked share of the images with a mask, below which Lovász scored lower
 THIN = 0.15  # thickness of a mask, as a share of the extent of its objects, below which it is thin
@@ -409,6 +410,9 @@ def _predict_options(card: Competition, found: Fingerprint, inputs: _Input) -> l
     if inputs.in_tiles:
         why = f"images of {_sides(found)} are predicted tile by tile"
         options.append(Option("predict.tiles", {"size": TILE, "stride": TILE_STRIDE}, why))
+    elif (batch := _predicted_at_once(found, inputs)) < Predict().batch_size:
+        why = f"images of {_sides(found)}: so many fit into the memory of a small machine"
+        options.append(Option("predict.batch_size", batch, why))
     if not card.exclusive and not card.instances:
         shares, why = ["image", "volume", "test set"], "whose share may set a threshold: all are tried"
         if not card.volume_pattern:
@@ -418,6 +422,16 @@ def _predict_options(card: Competition, found: Fingerprint, inputs: _Input) -> l
             why = f"test images differ (AUC {found.shift.auc:.2f}): their masks may cover another share"
         options.append(Option("ensemble.shares", shares, why))
     return options
+
+
+def _predicted_at_once(found: Fingerprint, inputs: _Input) -> int:
+    """Images of one size in a batch of predictions, of PREDICTED_PIXELS together, one at least."""
+    largest = max(
+        shorter.largest * longer.largest
+        for shorter, longer in ((found.shorter, found.longer), (found.test_shorter, found.test_longer))
+        if shorter is not None
+    )
+    return max(1, min(int(PREDICTED_PIXELS / (largest * (inputs.factor or 1.0) ** 2)), Predict().batch_size))
 
 
 def _views(found: Fingerprint, inputs: _Input) -> Option:

@@ -189,7 +189,7 @@ class Trainer:
         before_end = 1 - job.passes_left(state.phase, self.phase.epochs) / job.passes_left(1, 0)
         left = 60 * limit * before_end - seconds
         fit = int(left / (seconds / state.epochs_seen * job.passes(state.phase))) if left > 0 else 0
-        epochs = min(max(state.epoch + fit, 1), self.phase.epochs)
+        epochs = min(max(state.epoch + fit, 1), self.epochs)
         if epochs < self.epochs and self.group.is_main:
             log.info("phase %d: %d epochs instead of %d fit into the time", state.phase, epochs, self.epochs)
         self.epochs = epochs

@@ -40,10 +40,10 @@ def test_a_folder_becomes_a_submission_that_its_config_makes_again(tiny):
     done = run(seconds=80.0)
     csv = done.submission.csv.read_bytes()
     assert done.submission.csv == Path("submissions/mine.csv")
-    for path in (done.config, done.plan_page, done.report, Path("submissions/mine.json")):
-        assert path.is_file()
+    for path in ("configs/mine.toml", "reports/mine-plan.md", "reports/mine.html", "submissions/mine.json"):
+        assert Path(path).is_file()
     assert 0 < done.state.seconds <= 1.03 * 80
-    again = stages.ensemble([config.load(done.config)])  # trains nothing: the folds are those of the config
+    again = stages.ensemble([config.load("configs/mine.toml")])  # trains nothing: the folds are those of the config
     assert again.csv.read_bytes() == csv
     page = done.plan_page.read_text()
     assert f"{done.submission.interval.mean:.4f}" in page
@@ -99,7 +99,7 @@ def test_a_submission_exists_after_the_first_fold(tiny, short, monkeypatch):
     monkeypatch.setattr(automating, "train_fold", train_or_stop)
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert state().submitted == 1
+    assert state().submitted[0] == 1
     folds = pd.read_csv("folds/tiny.csv", dtype=str)
     scored = pd.read_csv("submissions/mine.oof.csv", dtype=str)
     assert sorted(scored["image_id"]) == sorted(folds["image_id"][folds["fold"] == "0"])
@@ -121,6 +121,19 @@ def test_a_config_that_a_person_wrote_is_kept_and_its_folds_are_planned(tiny, sh
     done = run()
     assert Path("configs/mine.toml").read_bytes() == before
     assert done.state.plan.folds == config.load("configs/mine.toml").folds.count
+
+
+@pytest.mark.slow
+def test_a_finished_run_does_nothing_again_and_more_time_trains_more_folds(tiny, short):
+    first = run(seconds=60.0)
+    folds, csv = first.state.plan.folds, first.submission.csv.read_bytes()
+    again = run(seconds=60.0)
+    assert again.submission is None
+    assert again.state.results == first.state.results
+    assert first.submission.csv.read_bytes() == csv
+    more = run(seconds=1000.0)
+    assert more.state.plan.folds == more.state.plan.split > folds
+    assert more.submission.csv.read_bytes() != csv
 
 
 def test_a_budget_that_is_too_small_is_refused_with_the_least_one(tiny, short):

@@ -44,12 +44,15 @@ def auto(
     name: Annotated[str, typer.Option(help="of card, config and submission (default: the folder's name)")] = "",
     metric: Annotated[str, typer.Option(help="of the drafted card (default: mean_dice)")] = "",
     card: Annotated[str, typer.Option(help="name or path of a card, in place of a drafted one")] = "",
+    skip_bad: SkipBad = False,
 ) -> None:
     """Go from a folder of files to a checked submission within a time budget: card, config, plan, training, report."""
     if data is None or not budget:
         raise ValueError("give the folder and the time: make auto DATA=/path/to/what/kaggle/unzipped BUDGET=2h")
-    done = stages.auto(data, parse_duration(budget), name, metric, card)
-    for line in stages.auto_results(done):
+    done = stages.auto(data, parse_duration(budget), name, metric, card, skip_bad=skip_bad)
+    if done.submission is None:
+        out.print("finished by an earlier run; no time is left for more folds: give a larger BUDGET for them")
+    for line in done.state.results:
         out.print(line)
     out.print(f"plan: {done.plan_page}")
     out.print(f"time: {clock(done.state.seconds)} of {clock(done.budget)}")

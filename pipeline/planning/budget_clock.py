@@ -33,8 +33,10 @@ class RunState(Table):
     plan: Plan | None = None  # as revised
     costs: Costs | None = None  # as measured
     steps: tuple[Step, ...] = ()
-    submitted: int = 0  # folds of the submission that is written
+    submitted: tuple[int, tuple[str, ...]] = (0, ())  # folds and views of the submission that is written
+    is_given: bool = False  # whether a person wrote the config
     finished: bool = False
+    results: tuple[str, ...] = ()  # of a finished run, in words
 
 
 class BudgetClock:

@@ -14,26 +14,19 @@ GIVEN_UP = "views, the length of the trainings, the input size, the encoder, fol
 
 
 def plan_page(
-    name: str,
-    draft: ConfigDraft,
-    found: Fingerprint,
-    counts: Counts,
-    state: RunState,
-    budget: float,
-    results: Sequence[str],
+    name: str, draft: ConfigDraft | None, found: Fingerprint, counts: Counts, state: RunState, budget: float
 ) -> str:
     """The page as Markdown.
 
     Args:
-        draft: with the options of the plan.
+        draft: with the options of the plan; None for a config that a person wrote.
         budget: seconds.
-        results: a line each.
     """
     used = state.seconds / budget
     blocks = [
         f"# {name}: plan and result",
         f"Budget {clock(budget)}, used {clock(state.seconds)} ({used:.0%}).",
-        "\n".join(f"- {line}" for line in results),
+        "\n".join(f"- {line}" for line in state.results),
         "## Plan",
         _describe_plans(state.first_plan, state.plan),
         f"What does not fit into the budget is given up in this order: {GIVEN_UP}.",
@@ -44,9 +37,9 @@ def plan_page(
         f"{counts.train:,} training images, {counts.test:,} test images, {counts.batch} images per update.",
         "## Data",
         _table(["what", "measured"], ([*row.values()] for row in fingerprint_rows(found))),
-        "## Options, each with its reason",
-        _table(["option", "reason"], _option_rows(draft)),
     ]
+    if draft:
+        blocks += ["## Options, each with its reason", _table(["option", "reason"], _option_rows(draft))]
     return "\n\n".join(blocks) + "\n"
 
 

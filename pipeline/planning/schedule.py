@@ -19,10 +19,13 @@ def choices_of(draft: ConfigDraft, found: Fingerprint, encoders: Sequence[str] =
     Args:
         encoders: smaller ones than the draft's, from large to small.
     """
-    views = tuple(draft.value("predict.views"))
-    fewer = [views, views[:2], views[:1]]
-    names = (draft.value("model.encoder"), *encoders)
-    return Choices(names, (1.0, *_smaller_sizes(draft, found)), tuple(dict.fromkeys(fewer)))
+    names, views = (draft.value("model.encoder"), *encoders), draft.value("predict.views")
+    return Choices(names, (1.0, *_smaller_sizes(draft, found)), fewer_views(views))
+
+
+def fewer_views(views: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The views, the first two, and the first one."""
+    return tuple(dict.fromkeys((tuple(views), tuple(views[:2]), tuple(views[:1]))))
 
 
 def _smaller_sizes(draft: ConfigDraft, found: Fingerprint) -> tuple[float, ...]:

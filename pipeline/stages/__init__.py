@@ -9,7 +9,7 @@ can be the first command on a fresh clone, and any can be run again after a cras
 # ruff: noqa: F401 - the imports are the interface of this package
 from pipeline.stages.audit import LeakInflation, audit, measure_inflation
 from pipeline.stages.augmenting import AugmentResult, augment
-from pipeline.stages.automating import AutoResult, auto, auto_results
+from pipeline.stages.automating import AutoResult, auto
 from pipeline.stages.blending import BlendResult, blend
 from pipeline.stages.bundling import PLACEHOLDER_OWNER, BundleResult, bundle, run_bundle
 from pipeline.stages.checking_encoders import Checked, check_encoders

@@ -35,7 +35,7 @@ from pipeline.planning.budget_clock import BudgetClock, RunState
 from pipeline.planning.config_draft import ConfigDraft
 from pipeline.planning.config_text import to_text
 from pipeline.planning.page import plan_page
-from pipeline.planning.schedule import choices_of, planned
+from pipeline.planning.schedule import choices_of, fewer_views, planned
 from pipeline.progress import clock
 from pipeline.schema import parse
 from pipeline.stages.drafting_card import card_file, card_name, draft_card, files_root
@@ -43,7 +43,7 @@ from pipeline.stages.drafting_config import DraftedConfig, config_head, draft_co
 from pipeline.stages.ensembling import Ensembled, ensemble
 from pipeline.stages.preparing import Context, Paths, index_test_images, index_training_images, make_context
 from pipeline.stages.reporting import report
-from pipeline.stages.training import predict_test, read_history, train_fold
+from pipeline.stages.training import is_done, predict_test, read_history, train_fold
 from pipeline.stages.trial import measure_costs
 
 log = logging.getLogger(__name__)
@@ -54,13 +54,10 @@ LEAST_MINUTES = 0.1  # of a training
 
 
 class AutoResult(NamedTuple):
-    """The files that the stage `auto` wrote."""
+    """What the stage `auto` made; `state.results` has its score and its files in words."""
 
-    card: str
-    config: Path
     plan_page: Path
-    report: Path
-    submission: Ensembled
+    submission: Ensembled | None  # None: an earlier run had finished, and no time is left for more
     state: RunState
     budget: float  # seconds
 
@@ -100,7 +97,9 @@ class Job(NamedTuple):
         )
 
 
-def auto(data: Path, budget: float, name: str = "", metric: str = "", card: str = "") -> AutoResult:
+def auto(
+    data: Path, budget: float, name: str = "", metric: str = "", card: str = "", *, skip_bad: bool = False
+) -> AutoResult:
     """Draft a card and a config, plan, train, and write a submission and a report, within a time budget.
 
     A card or a config that exists is used as it is; of such a config, the plan chooses folds and views.
@@ -112,6 +111,7 @@ def auto(data: Path, budget: float, name: str = "", metric: str = "", card: str 
             there is a config of this name that no run of `auto` wrote.
         metric: of the drafted card; empty: mean_dice.
         card: name or path of a card, in place of a drafted one.
+        skip_bad: leave out images that cannot be read.
 
     Writes: cards/<name>.toml, configs/<name>.toml, submissions/<name>.csv, reports/<name>.html, reports/<name>-plan.md,
         runs/<name>/auto.json
@@ -125,7 +125,7 @@ def auto(data: Path, budget: float, name: str = "", metric: str = "", card: str 
     with file_lock(state.with_name("auto.lock"), f"{state.parent} (auto)", wait=False):
         timer = BudgetClock(state, budget)
         with timer.running():
-            return _run(timer, data, name, metric, card)
+            return _run(timer, data, name, metric, card, skip_bad)
 
 
 def _free_name(name: str) -> str:
@@ -142,12 +142,15 @@ def _state_file(name: str) -> Path:
     return Path("runs") / name / "auto.json"
 
 
-def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str) -> AutoResult:
+def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str, skip_bad: bool) -> AutoResult:
     with timer.step("card"):
         data = files_root(data, name)
         card = card or _card_of(data, name, metric)
     with timer.step("fingerprint"):
-        job = _make_job(draft_config(name, card, data, write=False), card, data)
+        job = _make_job(timer, draft_config(name, card, data, skip_bad=skip_bad, write=False), card, data)
+    page = Path("reports") / f"{name}-plan.md"
+    if timer.state.finished and _revised_folds(timer, job) <= timer.state.submitted[0]:
+        return AutoResult(page, None, timer.state, timer.budget)
     if timer.state.plan is None:
         with timer.step("trial"):
             plan, costs = _first_plan(timer, job)
@@ -156,15 +159,34 @@ def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str) -> A
         write_text(job.path, _config_text(job, timer.state.plan))
     log.info("plan: %s", timer.state.plan.describe())
     submission = _train_folds(timer, job)
-    plan = timer.state.plan
     with timer.step("report", REPORT):
-        page = report([job.config(plan)], name, submission.selection)
-    timer.save(finished=True)
-    done = AutoResult(card, job.path, Path("reports") / f"{name}-plan.md", page, submission, timer.state, timer.budget)
-    draft = _planned_draft(job, plan)
-    found = job.drafted.fingerprint
-    write_text(done.plan_page, plan_page(name, draft, found, job.counts, timer.state, timer.budget, auto_results(done)))
-    return done
+        report_path = report([job.config(timer.state.plan)], name, submission.selection)
+    timer.save(finished=True, results=_results(submission, report_path, card, job.path))
+    write_text(page, _plan_page(timer, job))
+    return AutoResult(page, submission, timer.state, timer.budget)
+
+
+def _revised_folds(timer: BudgetClock, job: Job) -> int:
+    """The folds that a finished run would have with the time that is left."""
+    done = timer.state.submitted[0]
+    return revise(timer.state.plan, timer.left, job.counts, timer.state.costs, job.choices, done=done).folds
+
+
+def _results(submission: Ensembled, report_path: Path, card: str, config_path: Path) -> tuple[str, ...]:
+    """What the run ends with, in lines."""
+    score, summary = submission.interval, submission.summary
+    return (
+        f"{submission.metric}, out of fold, cross-fitted: {score.mean:.4f}, {score}",
+        f"submission: {submission.csv}, {summary.rows} rows, {summary.empty} of them empty",
+        f"report: {report_path}",
+        f"card: {card}",
+        f"config: {config_path}; without a time limit: make ensemble CONFIG={config_path.stem}",
+    )
+
+
+def _plan_page(timer: BudgetClock, job: Job) -> str:
+    draft = None if timer.state.is_given else _planned_draft(job, timer.state.plan)
+    return plan_page(job.path.stem, draft, job.drafted.fingerprint, job.counts, timer.state, timer.budget)
 
 
 def _card_of(data: Path, name: str, metric: str) -> str:
@@ -176,22 +198,14 @@ def _card_of(data: Path, name: str, metric: str) -> str:
     return card_file(name).as_posix()
 
 
-def auto_results(done: AutoResult) -> list[str]:
-    """What the run ends with, in lines."""
-    score, summary = done.submission.interval, done.submission.summary
-    return [
-        f"{done.submission.metric}, out of fold, cross-fitted: {score.mean:.4f}, {score}",
-        f"submission: {done.submission.csv}, {summary.rows} rows, {summary.empty} of them empty",
-        f"report: {done.report}",
-        f"card: {done.card}",
-        f"config: {done.config}; again without a budget: make ensemble CONFIG={done.config.stem}",
-    ]
-
-
-def _make_job(drafted: DraftedConfig, card_name: str, root: Path) -> Job:
+def _make_job(timer: BudgetClock, drafted: DraftedConfig, card_name: str, root: Path) -> Job:
+    if timer.state.plan is None:
+        timer.save(is_given=drafted.path.is_file())
     card, choices = competition.load(card_name), choices_of(drafted.draft, drafted.fingerprint)
     job = Job(drafted.path, root, drafted, card, pd.DataFrame(), 0, Counts(0, 0, 0, 0), choices)
     cfg = job.config()
+    if timer.state.is_given:
+        job = job._replace(choices=choices._replace(views=fewer_views(cfg.predict.views)))
     paths = Paths(cfg, card)
     index, test_index = index_training_images(cfg, card, paths), index_test_images(cfg, card, paths)
     draws = count_windows(index, cfg.data.crops, Reader.of(cfg, card).resize) if cfg.data.crops else len(index)
@@ -207,7 +221,7 @@ def _first_plan(timer: BudgetClock, job: Job) -> tuple[Plan, Costs]:
         ValueError: if the time is too short for one model.
     """
     costs = measure_costs(job.config(), job.card, job.index)
-    if job.path.is_file():
+    if timer.state.is_given:
         plan = revise(plan_of(job.config(), job.counts), timer.left, job.counts, costs, job.choices, done=0)
         if not plan.folds:
             raise ValueError(
@@ -239,42 +253,54 @@ def _config_text(job: Job, plan: Plan) -> str:
 
 def _train_folds(timer: BudgetClock, job: Job) -> Ensembled:
     """Train the plan's folds, one after the other, and revise it after each; returns the last submission."""
-    submission, done = None, 0
-    while done < timer.state.plan.folds:
+    submission, done = None, _folds_done(job, timer.state.plan)
+    while done == 0 or done < _revise(timer, job, done).folds:
+        _train_fold(timer, job, done)
+        done += 1
         plan, costs = timer.state.plan, timer.state.costs
-        context = make_context(job.config(plan, done + 1))
-        _train_fold(timer, job, context, done)
-        costs, done = _measured(context, done, plan, job.counts, costs), done + 1
         choice = costs.choose * job.counts.held_out(plan.split) * done
-        timer.save(costs=costs)
-        if timer.state.submitted < done < plan.folds and (done == 1 or choice < CHEAP * timer.left):
-            submission = _submit(timer, job, plan, done)
-        revised = revise(plan, timer.left, job.counts, timer.state.costs, job.choices, done=done)
-        if revised != plan:
-            log.info("plan revised: %s", revised.describe())
+        if done < plan.folds and (done == 1 or choice < CHEAP * timer.left):
+            submission = _submit(timer, job, done)
+    is_last = timer.state.submitted == (done, timer.state.plan.views)
+    return submission if submission and is_last else _submit(timer, job, done)
+
+
+def _folds_done(job: Job, plan: Plan) -> int:
+    """The number of folds, from the first on, that are trained and predicted."""
+    context = make_context(job.config(plan))
+    numbers = range(plan.split)
+    return next((number for number in numbers if not is_done(context, number)), plan.split)
+
+
+def _revise(timer: BudgetClock, job: Job, done: int) -> Plan:
+    """Revise the plan at the speed so far; with other views, the folds that are done are predicted again."""
+    plan = timer.state.plan
+    revised = revise(plan, timer.left, job.counts, timer.state.costs, job.choices, done=done)
+    if revised != plan:
+        log.info("plan revised: %s", revised.describe())
+        if not timer.state.is_given:
             _rewrite_config(job, revised, before=plan)
-            timer.save(plan=revised)
-            if revised.views != plan.views:
-                submission = None
-                with timer.step(f"predictions in {len(revised.views)} views"):
-                    predict_test(make_context(job.config(revised, done)))
-    if submission is None or timer.state.submitted != done:
-        submission = _submit(timer, job, timer.state.plan, done)
-    return submission
+        timer.save(plan=revised)
+    if revised.views != plan.views:
+        with timer.step(f"predictions in {len(revised.views)} view{'s' * (len(revised.views) > 1)}"):
+            predict_test(make_context(job.config(revised, done)))
+    return revised
 
 
-def _train_fold(timer: BudgetClock, job: Job, context: Context, fold: int) -> None:
-    """Train a fold, not longer than the plan allows, and predict its held-out and the test images."""
+def _train_fold(timer: BudgetClock, job: Job, fold: int) -> None:
+    """Train a fold, not longer than planned, and predict its held-out and the test images; measures its costs."""
     plan, costs, counts = timer.state.plan, timer.state.costs, job.counts
+    context = make_context(job.config(plan, fold + 1))
     training = fold_training(plan, counts, costs)
     rest = spend(plan, counts, costs, done=fold).total - training  # of all that follows
-    is_last = fold + 1 == plan.folds
     limit = timer.left - rest - MARGIN * timer.budget
-    limit = limit if is_last else min(limit, SLACK * training)
+    if fold + 1 < plan.folds:
+        limit = min(limit, SLACK * training)
     with timer.step(f"fold {fold}: training", training + costs.start):
         train_fold(_limited(context, limit), fold)
     with timer.step(f"fold {fold}: test images", counts.test * len(plan.views) * costs.at(plan.size).predict):
         predict_test(context)
+    timer.save(costs=_measured(context, fold, plan, counts, costs))
 
 
 def _limited(context: Context, seconds: float) -> Context:
@@ -295,14 +321,13 @@ def _measured(context: Context, fold: int, plan: Plan, counts: Counts, costs: Co
     return costs._replace(update=costs.update * ratio, predict=costs.predict * ratio)
 
 
-def _submit(timer: BudgetClock, job: Job, plan: Plan, folds: int) -> Ensembled:
+def _submit(timer: BudgetClock, job: Job, folds: int) -> Ensembled:
     """Write the submission of the first folds, and measure how long the choice of its rules takes."""
-    held_out = job.counts.held_out(plan.split) * folds
+    plan, held_out = timer.state.plan, job.counts.held_out(timer.state.plan.split) * folds
     with timer.step(f"submission of {folds} fold{'s' * (folds > 1)}", SUBMISSION + timer.state.costs.choose * held_out):
         submission = ensemble([job.config(plan, folds)], job.path.stem)
     choose = max(timer.state.steps[-1].seconds - SUBMISSION, 0) / held_out
-    costs = timer.state.costs._replace(choose=choose)
-    timer.save(submitted=folds, costs=costs)
-    low, high = submission.bounds or (float("nan"),) * 2
-    log.info("submission: %s, OOF score %.4f (%.4f to %.4f)", submission.csv, submission.interval.mean, low, high)
+    timer.save(submitted=(folds, plan.views), costs=timer.state.costs._replace(choose=choose))
+    score = submission.interval
+    log.info("submission: %s, OOF score %.4f, %s", submission.csv, score.mean, score)
     return submission

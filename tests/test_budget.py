@@ -109,9 +109,10 @@ def test_of_many_images_a_smaller_share_is_held_out():
 
 
 def test_a_short_time_allows_one_short_training():
-    shortest = Plan(5, 1, "small", 0.5, COUNTS.updates(0), FEWEST_EPOCHS, VIEWS[-1])
-    plan = make_plan(spend(shortest, COUNTS, COSTS["small"]).total / USABLE_SHARE - 1, COUNTS, COSTS, CHOICES)
-    assert (plan.folds, plan.updates >= LEAST_UPDATES, plan.updates < COUNTS.updates(0)) == (1, True, True)
+    counts = COUNTS._replace(train=200)  # too few for a smaller held-out share
+    shortest = Plan(5, 1, "small", 0.5, counts.updates(0), FEWEST_EPOCHS, VIEWS[-1])
+    plan = make_plan(spend(shortest, counts, COSTS["small"]).total / USABLE_SHARE - 1, counts, COSTS, CHOICES)
+    assert (plan.folds, plan.updates >= LEAST_UPDATES, plan.updates < counts.updates(0)) == (1, True, True)
 
 
 def test_a_time_that_is_too_short_is_refused_with_the_least_one():
@@ -149,7 +150,7 @@ def test_the_last_fold_may_be_shortened_by_half_and_no_more():
 
 def test_time_that_is_left_when_all_folds_fit_goes_into_views():
     plan = PLAN._replace(folds=5, views=VIEWS[2])
-    left = 3 * spend(plan, COUNTS, COSTS["large"], done=4).total
+    left = 5 * spend(plan, COUNTS, COSTS["large"], done=4).total
     assert revise(plan, left, COUNTS, COSTS["large"], CHOICES, done=4).views == VIEWS[0]
 
 

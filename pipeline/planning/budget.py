@@ -15,14 +15,14 @@ from pipeline.config import Config
 from pipeline.progress import clock
 
 USABLE_SHARE = 0.94  # of the time left is planned for; the rest absorbs a machine that becomes slower
-VALIDATED = 40  # held-out images that an epoch is scored on, at most
+VALIDATED = 24  # held-out images that an epoch is scored on, at most
 SHORTEST_SHARE = 0.5  # of a training, to which that of the last fold may be shortened
 VALIDATION_SHARE = 0.15  # of the time of a training that may be spent on validation
-FEWEST_EPOCHS, MOST_EPOCHS = 6, 16  # of a training: validations, from which the best is chosen
+FEWEST_EPOCHS, MOST_EPOCHS = 4, 16  # of a training: validations, from which the best is chosen
 FINER_SPLITS = (20, 100)  # folds, one of which is trained: of many images, a smaller share is held out
 LEAST_UPDATES = 40  # of the only training, if nothing longer fits: about what turns pretrained weights into masks
 SUBMISSION, REPORT = 3.0, 5.0  # seconds of a submission and of the report, beside the choice of rules
-FEWEST_HELD_OUT = 100  # images, for such a split
+FEWEST_HELD_OUT = 30  # images, for such a split
 PASSES = (2, 8, 200)  # over the training images: of the shortest training, a long one, the longest
 UPDATES = ((120, 500), (500, 5000), (6000, 1_000_000))  # the fewest and the most of them
 

@@ -82,7 +82,7 @@ def _classes_of_codes(codes: MaskCodes, names: Sequence[str], tables: Sequence[T
         named = {f"class {_shown_value(value)}": value for value in values}
         reason, sure = f"no file names the classes; {codes.evidence}", False
     yield Key("classes", list(named), reason, sure)
-    if len(named) > 1 and len(named) == len(values):
+    if len(named) > 1 and set(values) <= set(named.values()):
         yield Key("exclusive", True, f"each pixel of a mask image has one value; {codes.evidence}")
     listed_values = {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
     yield Key("masks.values", listed_values, reason, sure)

@@ -106,7 +106,9 @@ def images_without_rows(sources: Sources, found: Parts) -> Iterator[Key]:
     what = f"{len(without)} of {len(found.train)} training images have no label, such as '{shortened(without[0], 40)}'"
     if set(without) & set(sources.test_ids):
         yield Key("images_without_rows", "ignore", f"{what}: test images in the same folder", False)
-    elif sources.masks or _has_empty(sources):
+    elif sources.masks:
+        yield Key("images_without_rows", "ignore", f"{what}: or are their masks empty?", False)
+    elif _has_empty(sources):
         yield Key("images_without_rows", "ignore", f"{what}, and images with empty masks have one", False)
     else:
         yield Key("images_without_rows", "empty", f"{what}, and no label is an empty mask", False)

@@ -27,7 +27,8 @@ PIECES = "\1\2\3"  # in a template: a piece of the id
 NUMBER, ANYTHING = "\5", "\6"  # in a template: digits, or any text, that differ from id to id
 MIN_FITTING = 0.5  # of the ids of the most frequent template: masks may be of more ids than images, or of fewer
 MASK_WORD = re.compile(
-    r"mask|label|annot|manual|ground|truth|segment|target|(?<![a-z])(gt|seg|ann|lbl)(?![a-z])", re.IGNORECASE
+    r"mask|label|annot|manual|ground|truth|segment|target|(?<![a-z])(gt(fine|coarse)?|seg|ann|lbl)(?![a-z])",
+    re.IGNORECASE,
 )
 HELD_OUT = re.compile(r"test|(?<![a-z])val(id|idation)?(?![a-z])", re.IGNORECASE)
 COLORS = ("red", "green", "blue", "nir", "rededge", "swir")
@@ -106,7 +107,7 @@ def find_families(ids: Sequence[str], paths: Sequence[str]) -> Search:
     hits, best = [each for _, each in found], list[Family]()
     for blur in (_as_it_is, _without_numbers, _without_names):
         counts = Counter(template for templates in blur(hits) for template in templates)
-        families = [Family(*item) for item in counts.most_common()]
+        families = [Family(*item) for item in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
         if families and (not best or families[0].ids > best[0].ids):
             best = families
         if best and best[0].ids >= MIN_SHARE * len(hits):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from pipeline.data.file_index import is_hidden, is_loop
+from pipeline.data.medical import is_nifti_name, slices_of
 
 TABLES, JSONS, ZIPS = (".csv",), (".json", ".jsonl", ".ndjson"), (".zip",)
 IMAGES = (
@@ -15,6 +16,15 @@ IMAGES = (
 
 
 T = TypeVar("T")
+
+
+def readable(path: Path) -> Path:
+    """The path of an image of a file: of a NIfTI volume its middle slice, of any other file the file itself.
+
+    Raises:
+        ImageError: for a damaged volume.
+    """
+    return spread(list(slices_of(path).values()), 3)[-2:][0] if is_nifti_name(path) else path
 
 
 class Listing(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from pipeline.card_draft.listing import spread
+from pipeline.card_draft.listing import readable, spread
 from pipeline.competition import Value
 from pipeline.data.formats import is_jpeg, read_header, read_indices, read_pixels
 from pipeline.data.mask_files import read_mask
@@ -47,7 +47,7 @@ def read_codes(paths: Sequence[Path], *, of_objects: bool, num_classes: int | No
         of_objects: the metric is one of objects.
         num_classes: of the sample submission; None if it names no classes.
     """
-    some = [path for path in spread(list(paths), NUM_MASKS) if _is_small(path)]
+    some = [path for file in spread(list(paths), NUM_MASKS) if (path := _small_image(file)) is not None]
     if some and all(map(_is_binary, some)):
         return MaskCodes("binary", (), None, f"0 and 1, or 0 and white, in {len(some)} of {len(some)} masks")
     found = [values for path in some if (values := _values_of(path)) is not None]
@@ -100,12 +100,14 @@ def _is_counted(values: Mapping[Value, int]) -> bool:
     return numbers == list(range(1, len(numbers) + 1))
 
 
-def _is_small(path: Path) -> bool:
+def _small_image(file: Path) -> Path | None:
+    """The image, or slice, of a mask file; None if it cannot be read, or is too large."""
     try:
+        path = readable(file)
         header = read_header(path)
     except (ImageError, OSError):
-        return False
-    return header.height * header.width <= MAX_PIXELS
+        return None
+    return path if header.height * header.width <= MAX_PIXELS else None
 
 
 def _is_binary(path: Path) -> bool:

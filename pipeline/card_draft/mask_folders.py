@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +22,15 @@ from pipeline.data.formats import read_pixels
 from pipeline.data.rasters import ImageError
 
 NUM_MASKS = 30  # whose names are compared with those of images
+MIN_OTHER = 0.5  # of the ids with a mask must have another one, for it to be mentioned
 MIN_IMAGES = 0.9  # of the masks must have an image
-MANY_FOLDERS = 10
+MANY_FOLDERS = 10  # of them, one may be named like a part
 MAX_VALUES = 32  # of a mask that no name shows
+ENDING = re.compile(r"[_-][^_\-./]*[A-Za-z][^_\-./]*\.[\w.]+$")
+MAX_ENDINGS = 6
+MIN_ENDING = 0.2  # of the files of a group
 ROLE = re.compile(r"train|test|val|image|img|scan|photo", re.IGNORECASE)
+NOT_PREFERRED = re.compile(r"object|instance|colou?r", re.IGNORECASE)
 PREFERRED = re.compile(r"label|manual|annot|ground|truth|(?<![a-z])gt(?![a-z])", re.IGNORECASE)
 
 
@@ -55,7 +60,7 @@ def find_mask_images(root: Path, paths: Sequence[str]) -> MaskImages | None:
     for name in sorted(groups, key=lambda name: _preference(name, groups[name]), reverse=True):
         if found := _pair(groups[name], images):
             others = tuple(sorted(other for other in groups if other != name))
-            return found._replace(others=others)
+            return found._replace(others=(*found.others, *others))
     return None
 
 
@@ -67,7 +72,15 @@ def _shared_folder(paths: Sequence[str]) -> str:
 
 
 def _preference(name: str, group: Sequence[str]) -> tuple:
-    return (not HELD_OUT.search(name), bool(PREFERRED.search(name)), "train" in name.lower(), len(group), name)
+    is_other = bool(NOT_PREFERRED.search(name))
+    return (
+        not HELD_OUT.search(name),
+        not is_other,
+        bool(PREFERRED.search(name)),
+        "train" in name.lower(),
+        len(group),
+        name,
+    )
 
 
 def _groups(paths: Sequence[str]) -> dict[str, list[str]]:
@@ -77,7 +90,7 @@ def _groups(paths: Sequence[str]) -> dict[str, list[str]]:
         parts = path.split("/")[:-1]
         for depth, part in enumerate(parts):
             children.setdefault("/".join(parts[:depth]), set()).add(part)
-    varying = {parent for parent, names in children.items() if _stand_for_images(names)}
+    varying = {parent for parent in children if _stand_for_images(parent, children)}
     folders: dict[str, list[str]] = {}
     for path in paths:
         parts = path.split("/")[:-1]
@@ -90,19 +103,39 @@ def _groups(paths: Sequence[str]) -> dict[str, list[str]]:
             name = path.rpartition("/")[2]
             is_fixed = "*" in folder and names[name] > 1
             found.setdefault(f"{folder}/{name if is_fixed else '*'}", []).append(path)
-    return found
+    return {name: group for each in found.items() for name, group in _by_ending(*each).items()}
 
 
-def _stand_for_images(folders: Collection[str]) -> bool:
-    """Whether sibling folders are those of images, or patients: many, or named alike; not train, masks and so on."""
-    roles = sum(bool(ROLE.search(name) or MASK_WORD.search(name)) for name in folders)
-    forms = {re.sub(r"\d+", "#", name) for name in folders}
-    return len(folders) > 2 and roles < len(folders) / 2 and (len(forms) == 1 or len(folders) >= MANY_FOLDERS)
+def _by_ending(name: str, group: Sequence[str]) -> dict[str, list[str]]:
+    """A group in parts, where names end in few words, each of them frequent, as x_color.png and x_labelIds.png."""
+    endings: dict[str, list[str]] = {}
+    for path in group:
+        found = ENDING.search(path)
+        endings.setdefault(found[0] if found else "", []).append(path)
+    if not 1 < len(endings) <= MAX_ENDINGS or min(map(len, endings.values())) < MIN_ENDING * len(group):
+        return {name: list(group)}
+    return {f"{name}{ending}": paths for ending, paths in endings.items()}
+
+
+def _stand_for_images(parent: str, children: Mapping[str, Collection[str]]) -> bool:
+    """Whether the folders in a folder are those of images, patients or places: not of parts such as train and masks.
+
+    Args:
+        children: the names of the folders in each folder.
+    """
+    names = children[parent]
+    roles = sum(bool(ROLE.search(name) or MASK_WORD.search(name)) for name in names)
+    below = [frozenset(children.get(f"{parent}/{name}".lstrip("/"), ())) for name in names]
+    are_alike = len(names) > 1 and len(set(below)) == 1 and bool(below[0])
+    return (are_alike and not roles) or (len(names) > 2 and roles <= len(names) // MANY_FOLDERS)
 
 
 def _groups_by_content(root: Path, paths: Sequence[str]) -> dict[str, list[str]]:
     """The groups of files with few values, if other files have many."""
-    groups = _groups(paths)
+    groups: dict[str, list[str]] = {}
+    for name, group in _groups(paths).items():
+        for path in group:
+            groups.setdefault(f"{name} {path.rpartition('.')[2]}", []).append(path)
     few = {
         name: group for name, group in groups.items() if all(map(_has_few_values, [root / p for p in spread(group, 3)]))
     }
@@ -120,6 +153,11 @@ def _has_few_values(path: Path) -> bool:
 
 def _stem(path: str) -> str:
     return path.rpartition("/")[2].partition(".")[0]
+
+
+def _before_mask_word(path: str) -> str:
+    found = MASK_WORD.search(_stem(path))
+    return _stem(path)[: found.start()].rstrip("_-. ") if found else ""
 
 
 def _without_end(path: str) -> str:
@@ -145,12 +183,21 @@ def _parent_folder_name(path: str) -> str:
 # What of a mask's path may be the id of its image, the most likely first.
 ID_FORMS: tuple[Callable[[str], str], ...] = (
     _stem,
+    _before_mask_word,
     _without_end,
     _without_two_ends,
     _without_start,
     _folder_name,
     _parent_folder_name,
 )
+
+
+def _with_numbers(rule: Rule, masks: Sequence[str]) -> Rule:
+    """The rule, or one for names that may end in a number, as x_mask.png and x_mask_1.png, if it fits more masks."""
+    text = rule.pattern or f"([^/]+){re.escape(rule.suffix)}"
+    numbered = Rule(rule.folder, "", re.sub(r"((\\\.\w+)+)$", r"(?:_\\d+)?\1", text))
+    counts = [sum(map(len, each.files(masks).values())) for each in (rule, numbered)]
+    return numbered if counts[1] > counts[0] and set(numbered.files(masks)) <= set(rule.files(masks)) else rule
 
 
 def _pair(masks: Sequence[str], images: Sequence[str]) -> MaskImages | None:
@@ -166,7 +213,8 @@ def _pair(masks: Sequence[str], images: Sequence[str]) -> MaskImages | None:
         of_masks = find_families(every, masks)
         if not of_masks.families:
             continue
-        rule = choose_rule(of_masks.families[0], of_masks, every, masks)
+        rule = _with_numbers(choose_rule(of_masks.families[0], of_masks, every, masks), masks)
         files = rule.files(masks)
-        return MaskImages(rule, find_images(every, images), sum(map(len, files.values())), sorted(files), ())
+        others = tuple(each.shown for each in of_masks.families[1:] if each.ids >= MIN_OTHER * of_masks.families[0].ids)
+        return MaskImages(rule, find_images(every, images), sum(map(len, files.values())), sorted(files), others)
     return None

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.card_draft.image_folders import Images, Rule, find_images, folders_of
-from pipeline.card_draft.listing import Listing, spread
+from pipeline.card_draft.listing import Listing, readable, spread
 from pipeline.card_draft.sources import Sources
 from pipeline.data.formats import is_dicom, read_header, read_pixels
 from pipeline.data.rasters import ImageError
@@ -18,6 +18,7 @@ from pipeline.quoting import listed, shortened
 
 NUM_HEADERS = 100  # of images of each part
 NUM_PIXELS = 3  # images that are decoded for their channels
+TEST_WORD = re.compile(r"[Tt][Ee][Ss][Tt]|Ts($|/)")
 MAX_PIXELS = 1 << 24
 
 
@@ -83,7 +84,7 @@ def _test_folder(rule: Rule, paths: Sequence[str], sources: Sources, listing: Li
             return folder, each, evidence, count == len(test_ids)
     for each in filter(None, (rule, _of_both_parts(rule))):
         for folder, count in folders_of(each, paths).most_common():
-            if folder != rule.folder and "test" in folder.lower():
+            if folder != rule.folder and TEST_WORD.search(folder):
                 return folder, each, f"{count} files; no id of a sample submission is there", False
     guess = re.sub("train(ing)?", "test", rule.folder) if "train" in rule.folder else "test"
     there = "an empty folder" if guess in listing.folders else "no such folder"
@@ -111,7 +112,8 @@ def measure(root: Path, found: Parts) -> Measured:
     headers = {}
     for path, *_ in some:
         with suppress(ImageError, OSError):
-            headers[root / path] = read_header(root / path)
+            image = readable(root / path)
+            headers[image] = read_header(image)
     sizes = Counter((header.height, header.width) for header in headers.values())
     small = [path for path, header in headers.items() if header.height * header.width <= MAX_PIXELS]
     pictures = [pixels for path in spread(small, NUM_PIXELS) if (pixels := _pixels(path)) is not None]

@@ -68,3 +68,16 @@ def test_make_passes_a_list_to_a_stage(tiny):
 def test_one_option_may_have_several_pairs(tiny):
     cfg = config.load("configs/tiny.toml", ["predict.views=['identity', 'transpose'] seed=3", "train.batch_size=2"])
     assert (cfg.predict.views, cfg.seed, cfg.train.batch_size) == (("identity", "transpose"), 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["NAME=mine"], ["mine"]),
+        (["NAME=mine", "CARD=cards/a b.toml", "SKIP_BAD=1"], ["mine", "--card", "cards/a b.toml", "--skip-bad"]),
+        ([], []),  # the name of an ensemble, which NAME has by default, is no name for a config
+    ],
+)
+def test_make_config_passes_the_name_that_was_given(given, words):
+    said = make("-n", "config", "PYTHON=python", *given).stdout.replace("\\\n", " ")
+    assert shlex.split(said) == ["python", "-m", "pipeline", "config", *words]

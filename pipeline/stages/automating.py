@@ -225,7 +225,7 @@ def _first_plan(timer: BudgetClock, job: Job) -> tuple[Plan, Costs]:
         plan = revise(plan_of(job.config(), job.counts), timer.left, job.counts, costs, job.choices, done=0)
         if not plan.folds:
             raise ValueError(
-                f"{clock(timer.left)} are left, and one fold of {job.path} takes about "
+                f"{clock(max(timer.left, 0))} are left, and one fold of {job.path} takes about "
                 f"{clock(spend(plan._replace(folds=1), job.counts, costs).total)}: give a larger BUDGET, or remove the "
                 f"config, and one is planned"
             )

@@ -156,8 +156,8 @@ def make_plan(seconds: float, counts: Counts, costs: dict[str, Costs], choices: 
             return _with_views(longest, usable, counts, costs[plan.encoder], choices.views)
     least = spend(plan, counts, costs[plan.encoder]).total / USABLE_SHARE
     raise ValueError(
-        f"{clock(max(seconds, 0))} are left, and one short training with its predictions takes about {clock(least)}: give a "
-        f"larger BUDGET"
+        f"{clock(max(seconds, 0))} are left, and one short training with its predictions takes about {clock(least)}: "
+        f"give a larger BUDGET"
     )
 
 

@@ -9,6 +9,7 @@ from pipeline.planning.fingerprint import Fingerprint
 
 SIZES = 0.75, 0.5  # shares of the drafted size that may be planned
 DIAMETERS, THICKNESS = (10, 20), 4  # pixels that small and median objects keep, and that thin masks keep
+WEAKER = {"strong": "medium", "medium": "light"}  # augmentation of a short training
 STRIDE, SMALLEST_CROP = 32, 64  # pixels: crops are multiples of the stride
 SMALLEST_SIDE = 96  # pixels that the shorter side of an image keeps
 
@@ -64,7 +65,20 @@ def planned(draft: ConfigDraft, plan: Plan, counts: Counts, draws: int) -> Confi
         draft = draft.with_option("model.encoder", plan.encoder, f"{why}: smaller than the draft's")
     if plan.size != 1:
         draft = _resized(draft, plan.size)
+    if plan.updates < counts.updates(1):
+        draft = _with_weaker_augmentation(draft)
     return _scheduled(draft, plan, counts, draws)
+
+
+def _with_weaker_augmentation(draft: ConfigDraft) -> ConfigDraft:
+    """The draft of a short training, which learns faster from images that are changed less."""
+    for number in range(len(draft.phases)):
+        key = f"train.phases.{number}.augment"
+        wanted = draft.value(key)
+        if isinstance(wanted, str) and wanted in WEAKER:
+            why = f"{wanted} in a longer training; a short one learns faster from this (docs/log.md)"
+            draft = draft.with_option(key, WEAKER[wanted], why)
+    return draft
 
 
 def with_extent(draft: ConfigDraft, plan: Plan) -> ConfigDraft:

@@ -23,8 +23,8 @@ FINER_SPLITS = (20, 100)  # folds, one of which is trained: of many images, a sm
 LEAST_UPDATES = 40  # of the only training, if nothing longer fits: about what turns pretrained weights into masks
 SUBMISSION, REPORT = 3.0, 5.0  # seconds of a submission and of the report, beside the choice of rules
 FEWEST_HELD_OUT = 30  # images, for such a split
-PASSES = (2, 8, 200)  # over the training images: of the shortest training, a long one, the longest
-UPDATES = ((120, 500), (500, 5000), (6000, 1_000_000))  # the fewest and the most of them
+PASSES = (4, 10, 200)  # over the training images: of the shortest training, a long one, the longest
+UPDATES = ((300, 1000), (800, 5000), (6000, 1_000_000))  # the fewest and the most of them
 
 
 class Counts(NamedTuple):
@@ -177,7 +177,8 @@ def _lengthened(plan: Plan, usable: float, counts: Counts, costs: Costs) -> Plan
     at = costs.at(plan.size)
     validation = counts.validated(plan.split) * at.predict
     seconds = (usable - spend(plan._replace(updates=0, epochs=0), counts, costs).total) / plan.folds
-    epochs = min(max(int(VALIDATION_SHARE * seconds / validation), FEWEST_EPOCHS), MOST_EPOCHS)
+    for_validation = min(VALIDATION_SHARE * seconds, seconds - plan.updates * at.update)
+    epochs = min(max(int(for_validation / validation), FEWEST_EPOCHS), MOST_EPOCHS)
     updates = int((seconds - epochs * validation) / at.update)
     if updates < plan.updates:
         return None

@@ -9,7 +9,8 @@ from pipeline.planning.fingerprint import Fingerprint
 
 SIZES = 0.75, 0.5  # shares of the drafted size that may be planned
 DIAMETERS, THICKNESS = (10, 20), 4  # pixels that small and median objects keep, and that thin masks keep
-WEAKER = {"strong": "medium", "medium": "light"}  # augmentation of a short training
+SHORT = 300  # updates, below which a training has a weaker augmentation
+WEAKER = {"strong": "medium", "medium": "light"}  # augmentation of such a training
 STRIDE, SMALLEST_CROP = 32, 64  # pixels: crops are multiples of the stride
 SMALLEST_SIDE = 96  # pixels that the shorter side of an image keeps
 
@@ -65,7 +66,7 @@ def planned(draft: ConfigDraft, plan: Plan, counts: Counts, draws: int) -> Confi
         draft = draft.with_option("model.encoder", plan.encoder, f"{why}: smaller than the draft's")
     if plan.size != 1:
         draft = _resized(draft, plan.size)
-    if plan.updates < counts.updates(1):
+    if plan.updates < SHORT:
         draft = _with_weaker_augmentation(draft)
     return _scheduled(draft, plan, counts, draws)
 

@@ -1,11 +1,13 @@
 """Tests of `make auto`: from a folder to a submission within a time budget."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -187,3 +189,63 @@ def test_a_run_without_a_name_leaves_the_config_of_a_person_alone(tiny, monkeypa
     Path("configs/other.toml").touch()  # by the run before
     stages.auto(Path("other"), 100.0)
     assert used == ["tiny-auto", "tiny", "other", "other"]
+
+
+def stop_after_the_plan(monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(automating, "_train_folds", stop)
+
+
+def planned_run(monkeypatch, seconds=200.0, **options):
+    stop_after_the_plan(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        stages.auto(Path("tiny"), seconds, "mine", **{"card": "tiny.toml", **options})
+    return state()
+
+
+def test_folds_that_exist_are_used(tiny, short, monkeypatch):
+    stages.describe_folds(config.load("configs/tiny.toml", ["folds.count=2"]))
+    assert planned_run(monkeypatch, 2000.0).plan.split == 2
+    assert config.load("configs/mine.toml").folds.count == 2
+
+
+def test_a_resumed_run_keeps_the_counts_of_its_plan(tiny, short, monkeypatch):
+    first = planned_run(monkeypatch)
+    again = planned_run(monkeypatch)
+    assert (again.counts, again.plan, again.written) == (first.counts, first.plan, first.written)
+
+
+def test_another_folder_or_card_under_the_same_name_is_refused(tiny, short, monkeypatch):
+    planned_run(monkeypatch)
+    Path("other.toml").write_text(Path("tiny.toml").read_text())
+    with pytest.raises(
+        ValueError, match=r"an earlier run of this name had card = tiny\.toml, this one has other\.toml"
+    ):
+        stages.auto(Path("tiny"), 200.0, "mine", card="other.toml")
+    shutil.copytree("tiny", "elsewhere")
+    with pytest.raises(ValueError, match=r"an earlier run of this name had data = .*tiny, this one has .*elsewhere"):
+        stages.auto(Path("elsewhere"), 200.0, "mine", card="tiny.toml")
+
+
+def test_another_metric_than_the_cards_is_refused(tiny, short):
+    with pytest.raises(ValueError, match=r"METRIC=global_dice: tiny\.toml has the metric mean_dice: edit it there"):
+        stages.auto(Path("tiny"), 200.0, "mine", metric="global_dice", card="tiny.toml")
+
+
+def test_an_edited_config_is_kept(tiny, short, monkeypatch, caplog):
+    planned_run(monkeypatch)
+    text = Path("configs/mine.toml").read_text() + "# mine\n"
+    Path("configs/mine.toml").write_text(text)
+    timer = BudgetClock(Path("runs/mine/auto.json"), 200.0)
+    automating._write_config(timer, SimpleNamespace(path=Path("configs/mine.toml")), timer.state.plan)
+    assert Path("configs/mine.toml").read_text() == text
+
+
+def test_a_person_s_config_with_a_card_of_few_folds_is_planned(tiny, short, monkeypatch, edit):
+    edit("tiny.toml", 'name = "tiny"', 'name = "tiny"\nfolds = 4')
+    text = Path("configs/tiny.toml").read_text().replace("[folds]\ncount = 3\n", "")
+    assert "count" not in text
+    Path("configs/mine.toml").write_text(text)
+    assert planned_run(monkeypatch, 2000.0).plan.folds == 4

@@ -22,7 +22,7 @@ from pipeline.planning.budget import (
 )
 
 VIEWS = (("identity", "flip_horizontal", "flip_vertical", "rotate_180"), ("identity", "flip_horizontal"), ("identity",))
-COUNTS = Counts(train=600, test=100, folds=5, batch=8)
+COUNTS = Counts(train=600, test=100, folds=5, batch=8, masked=600)
 COSTS = {"large": Costs(10.0, 1.0, 0.2, 0.1), "small": Costs(8.0, 0.4, 0.1, 0.1)}
 CHOICES = Choices(("large", "small"), (1.0, 0.75, 0.5), VIEWS)
 HOURS = [hours / 60 for hours in (1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 45, 60, 90, 120, 240, 540, 1200)]
@@ -34,7 +34,7 @@ def plan_for(hours, counts=COUNTS, choices=CHOICES):
 
 def test_the_seconds_of_a_plan_are_a_sum_by_hand():
     plan = Plan(5, 2, "large", 0.5, 100, 4, VIEWS[1])
-    counts = Counts(train=103, test=10, folds=5, batch=8)
+    counts = Counts(train=103, test=10, folds=5, batch=8, masked=600)
     found = spend(plan, counts, Costs(start=10.0, update=2.0, predict=0.4, choose=0.5))
     assert counts.held_out(5) == 21  # 103 / 5, rounded up
     assert found.start == 2 * 10
@@ -102,10 +102,19 @@ def test_no_plan_before_it_in_the_order_would_fit(hours):
             assert not fits(other, seconds)
 
 
-def test_of_many_images_a_smaller_share_is_held_out():
-    counts = Counts(train=12_000, test=100, folds=5, batch=8)
-    plan = plan_for(0.04, counts)
-    assert (plan.split, plan.folds) == (100, 1)
+def test_of_many_images_with_masks_a_smaller_share_is_held_out():
+    counts = Counts(train=12_000, test=100, folds=5, batch=8, masked=12_000)
+    assert (plan_for(0.04, counts).split, plan_for(0.04, counts).folds) == (100, 1)
+    assert plan_for(0.04, counts._replace(masked=999)).split == 20  # fewer than ten masks in a hundredth
+    with pytest.raises(ValueError, match="give a larger BUDGET"):
+        plan_for(0.04, counts._replace(masked=199))
+    with pytest.raises(ValueError, match="give a larger BUDGET"):
+        plan_for(0.04, counts, CHOICES._replace(finer_splits=False))
+
+
+def test_a_fold_of_one_image_is_never_trained_alone():
+    counts = Counts(train=3, test=1, folds=3, batch=2, masked=3)
+    assert min(plan_for(seconds / 3600, counts).folds for seconds in (60, 100, 200, 400, 4000)) == 2
 
 
 def test_a_short_time_allows_one_short_training():

@@ -10,7 +10,7 @@ from pipeline.planning.config_text import to_text
 from pipeline.planning.schedule import SHORT, choices_of, planned
 from tests.test_config_draft import PLAIN, draft, same
 
-COUNTS = Counts(train=400, test=100, folds=5, batch=8)
+COUNTS = Counts(train=400, test=100, folds=5, batch=8, masked=400)
 ALL = ("flip_horizontal", "flip_vertical", "rotate_90", "rotate_180", "rotate_270", "transpose", "anti_transpose")
 PLAN = Plan(5, 5, "tu-tf_efficientnet_lite0", 1.0, 1000, 9, ("identity", "flip_horizontal"))
 
@@ -74,7 +74,9 @@ def test_views_are_given_up_from_the_last_on():
 def test_a_short_training_has_weaker_augmentation():
     sides = {"shorter": same(512), "longer": same(600), "symmetries": ALL}
     assert draft(**sides).value("train.phases.0.augment") == "medium"
-    long, short = (planned(draft(**sides), PLAN._replace(updates=updates), COUNTS, draws=320) for updates in (SHORT, SHORT - 1))
+    long, short = (
+        planned(draft(**sides), PLAN._replace(updates=updates), COUNTS, draws=320) for updates in (SHORT, SHORT - 1)
+    )
     assert long.value("train.phases.0.augment") == "medium"
     assert [short.value(f"train.phases.{number}.augment") for number in (0, 1)] == ["light", "light"]
 

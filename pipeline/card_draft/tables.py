@@ -185,7 +185,7 @@ def _layout(table: Table, rle: str, known: Collection[str], like: Columns | None
     rest = [name for name in others if name != id_column]
     label = _class_column(table, id_column, rest, like)
     if label:
-        classes = _in_order(dict.fromkeys(table.values(label)))
+        classes = _in_order(dict.fromkeys(filter(None, table.values(label))))  # rows of empty images may have none
         return RowLayout(Columns(id=id_column, rle=rle, label=label), classes or ("",))
     ids = table.values(id_column)
     if found := _split(ids, known):

@@ -51,7 +51,7 @@ def auto(
         raise ValueError("give the folder and the time: make auto DATA=/path/to/what/kaggle/unzipped BUDGET=2h")
     done = stages.auto(data, parse_duration(budget), name, metric, card, skip_bad=skip_bad)
     if done.submission is None:
-        out.print("finished by an earlier run; no time is left for more folds: give a larger BUDGET for them")
+        out.print("finished by an earlier run: no time is left for more folds, or all are trained")
     for line in done.state.results:
         out.print(line)
     out.print(f"plan: {done.plan_page}")

@@ -22,7 +22,7 @@ FEWEST_EPOCHS, MOST_EPOCHS = 4, 16  # of a training: validations, from which the
 FINER_SPLITS = (20, 100)  # folds, one of which is trained: of many images, a smaller share is held out
 LEAST_UPDATES = 40  # of the only training, if nothing longer fits: about what turns pretrained weights into masks
 SUBMISSION, REPORT = 3.0, 5.0  # seconds of a submission and of the report, beside the choice of rules
-FEWEST_HELD_OUT = 30  # images, for such a split
+FEWEST_HELD_OUT, FEWEST_MASKED = 30, 10  # images, and images with a mask, of such a share
 PASSES = (4, 10, 200)  # over the training images: of the shortest training, a long one, the longest
 UPDATES = ((300, 1000), (800, 5000), (6000, 1_000_000))  # the fewest and the most of them
 
@@ -34,6 +34,7 @@ class Counts(NamedTuple):
     test: int
     folds: int  # that the images are split into, if the time allows it
     batch: int  # images per update
+    masked: int  # training images with a mask
 
     def held_out(self, split: int) -> int:
         """Images of one of `split` folds, rounded up."""
@@ -64,11 +65,12 @@ class Costs(NamedTuple):
 
 
 class Choices(NamedTuple):
-    """What may be planned, each from the most wanted to the first that is given up."""
+    """What may be planned, each with its fallbacks, in their order."""
 
     encoders: tuple[str, ...]
     sizes: tuple[float, ...]  # shares of the drafted size of both sides
     views: tuple[tuple[str, ...], ...]
+    finer_splits: bool = True  # whether a smaller share than a fold may be held out
 
 
 class Plan(NamedTuple):
@@ -91,12 +93,15 @@ class Plan(NamedTuple):
         )
 
 
-def plan_of(cfg: Config, counts: Counts) -> Plan:
-    """The plan of a config as it is: all of its folds and views."""
-    train = counts.train - counts.held_out(cfg.folds.count)
-    updates = sum(phase.epochs * max(1, int(train * phase.repeats) // counts.batch) for phase in cfg.train.phases)
+def plan_of(cfg: Config, counts: Counts, draws: int) -> Plan:
+    """The plan of a config as it is: all of its folds and views.
+
+    Args:
+        draws: training images, or windows of them, of one fold.
+    """
+    updates = sum(phase.epochs * max(1, int(draws * phase.repeats) // counts.batch) for phase in cfg.train.phases)
     epochs = sum(phase.epochs for phase in cfg.train.phases)
-    return Plan(cfg.folds.count, cfg.folds.count, cfg.model.encoder, 1.0, updates, epochs, cfg.predict.views)
+    return Plan(counts.folds, counts.folds, cfg.model.encoder, 1.0, updates, epochs, cfg.predict.views)
 
 
 class Spending(NamedTuple):
@@ -163,8 +168,10 @@ def make_plan(seconds: float, counts: Counts, costs: dict[str, Costs], choices: 
 
 def _ladder(counts: Counts, choices: Choices) -> Iterator[Plan]:
     """The shortest plans with the fewest views; folds are given up last, and then the size of the held-out share."""
-    splits = [(counts.folds, folds) for folds in range(counts.folds, 0, -1)]
-    splits += [(split, 1) for split in FINER_SPLITS if counts.folds < split <= counts.train // FEWEST_HELD_OUT]
+    fewest = 1 if counts.held_out(counts.folds) > 1 else 2  # rules are scored on other images than they are chosen on
+    splits = [(counts.folds, folds) for folds in range(counts.folds, fewest - 1, -1)]
+    finest = min(counts.train // FEWEST_HELD_OUT, counts.masked // FEWEST_MASKED) if choices.finer_splits else 0
+    splits += [(split, 1) for split in FINER_SPLITS if counts.folds < split <= finest]
     for split, folds in splits:
         for encoder in choices.encoders:
             for size in choices.sizes:

@@ -1,4 +1,4 @@
-"""The clock of a run with a time budget, and what a stopped run goes on from."""
+"""The clock of a run with a time budget, and the state that a stopped run resumes from."""
 
 import logging
 import threading
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import write_text
-from pipeline.planning.budget import Costs, Plan
+from pipeline.planning.budget import Costs, Counts, Plan
 from pipeline.progress import clock
 from pipeline.schema import Table, read_json
 
@@ -26,7 +26,7 @@ class Step(Table):
 
 
 class RunState(Table):
-    """What a stopped run goes on from."""
+    """The state that a stopped run resumes from."""
 
     seconds: float = 0.0  # spent so far, in all processes
     first_plan: Plan | None = None
@@ -34,7 +34,11 @@ class RunState(Table):
     costs: Costs | None = None  # as measured
     steps: tuple[Step, ...] = ()
     submitted: tuple[int, tuple[str, ...]] = (0, ())  # folds and views of the submission that is written
+    data: str = ""  # the folder of the files
+    card: str = ""
+    counts: Counts | None = None  # that the plan was made for
     is_given: bool = False  # whether a person wrote the config
+    written: str = ""  # digest of the config as it was written; another one is that of an edited config
     finished: bool = False
     results: tuple[str, ...] = ()  # of a finished run, in words
 

@@ -319,6 +319,7 @@ def _read_file(path: Path, box: Box | None, labels: Labels) -> Raster:
 
 def _describe_image(raster: Raster, mask: np.ndarray, sample: Sample) -> _Image:
     pixels = raster.pixels[..., :-1] if raster.alpha else raster.pixels
+    pixels = pixels.astype(np.uint8) if pixels.dtype == bool else pixels  # of which there are no percentiles
     flat = pixels.reshape(-1, pixels.shape[2])
     is_finite = pixels.dtype.kind != "f" or bool(np.isfinite(pixels).all())
     is_masked = (mask == 1).any(axis=2).ravel()

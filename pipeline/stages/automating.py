@@ -3,10 +3,11 @@
     card ─▶ fingerprint, config ─▶ trial ─▶ plan ─▶ folds, one after the other ─▶ submission, report
 
 The plan is made before the first fold and revised after each one, at the speed that was measured. A submission exists
-from the first fold on. The time of a stopped run counts: the same command goes on with what is left.
+from the first fold on. The time of a stopped run counts: the same command resumes with the time that is left.
 """
 
 import logging
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.crops import count_windows
 from pipeline.data.reader import Reader
-from pipeline.files import file_lock, write_text
+from pipeline.files import file_digest, file_lock, write_text
+from pipeline.metrics import parse_metric
 from pipeline.planning.budget import (
     REPORT,
     SUBMISSION,
@@ -43,7 +45,7 @@ from pipeline.stages.drafting_config import DraftedConfig, config_head, draft_co
 from pipeline.stages.ensembling import Ensembled, ensemble
 from pipeline.stages.preparing import Context, Paths, index_test_images, index_training_images, make_context
 from pipeline.stages.reporting import report
-from pipeline.stages.training import is_done, predict_test, read_history, train_fold
+from pipeline.stages.training import predict_test, read_history, train_fold
 from pipeline.stages.trial import measure_costs
 
 log = logging.getLogger(__name__)
@@ -146,7 +148,9 @@ def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str, skip
     with timer.step("card"):
         data = files_root(data, name)
         card = card or _card_of(data, name, metric)
+        _refuse_other_inputs(timer, data, card, metric)
     with timer.step("fingerprint"):
+        skip_bad = skip_bad or (_config_file(name).is_file() and config.load(_config_file(name)).data.skip_bad)
         job = _make_job(timer, draft_config(name, card, data, skip_bad=skip_bad, write=False), card, data)
     page = Path("reports") / f"{name}-plan.md"
     if timer.state.finished and _revised_folds(timer, job) <= timer.state.submitted[0]:
@@ -154,9 +158,10 @@ def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str, skip
     if timer.state.plan is None:
         with timer.step("trial"):
             plan, costs = _first_plan(timer, job)
-        timer.save(first_plan=plan, plan=plan, costs=costs)
+        timer.save(first_plan=plan, plan=plan, costs=costs, counts=job.counts)
     if not job.path.is_file():
-        write_text(job.path, _config_text(job, timer.state.plan))
+        _write_config(timer, job, timer.state.plan)
+    timer.save(finished=False)
     log.info("plan: %s", timer.state.plan.describe())
     submission = _train_folds(timer, job)
     with timer.step("report", REPORT):
@@ -164,6 +169,22 @@ def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str, skip
     timer.save(finished=True, results=_results(submission, report_path, card, job.path))
     write_text(page, _plan_page(timer, job))
     return AutoResult(page, submission, timer.state, timer.budget)
+
+
+def _refuse_other_inputs(timer: BudgetClock, data: Path, card: str, metric: str) -> None:
+    """Raise ValueError if an earlier run of this name had other files or another card, or the card another metric."""
+    found = {"data": str(data.resolve()), "card": card}
+    for key, value in found.items():
+        earlier = getattr(timer.state, key)
+        if earlier and earlier != value:
+            raise ValueError(
+                f"{timer.path}: an earlier run of this name had {key} = {earlier}, this one has {value}: give another "
+                f"NAME, or remove {timer.path.parent}"
+            )
+    of_card = competition.load(card).metric
+    if metric and parse_metric(metric) != parse_metric(of_card):
+        raise ValueError(f"METRIC={metric}: {competition.card_path(card)} has the metric {of_card}: edit it there")
+    timer.save(**found)
 
 
 def _revised_folds(timer: BudgetClock, job: Job) -> int:
@@ -202,16 +223,25 @@ def _make_job(timer: BudgetClock, drafted: DraftedConfig, card_name: str, root: 
     if timer.state.plan is None:
         timer.save(is_given=drafted.path.is_file())
     card, choices = competition.load(card_name), choices_of(drafted.draft, drafted.fingerprint)
-    job = Job(drafted.path, root, drafted, card, pd.DataFrame(), 0, Counts(0, 0, 0, 0), choices)
+    job = Job(drafted.path, root, drafted, card, pd.DataFrame(), 0, Counts(0, 0, 0, 0, 0), choices)
     cfg = job.config()
+    paths = Paths(cfg, card)
     if timer.state.is_given:
         job = job._replace(choices=choices._replace(views=fewer_views(cfg.predict.views)))
-    paths = Paths(cfg, card)
     index, test_index = index_training_images(cfg, card, paths), index_test_images(cfg, card, paths)
     draws = count_windows(index, cfg.data.crops, Reader.of(cfg, card).resize) if cfg.data.crops else len(index)
-    folds = cfg.folds.count if "count" in cfg.folds.model_fields_set or card.folds is None else card.folds
-    counts = Counts(len(index), len(test_index), folds, cfg.train.least_batch_size())
-    return job._replace(index=index, draws=draws, counts=counts)
+    job = job._replace(index=index, draws=draws)
+    if timer.state.counts is not None:
+        return job._replace(counts=timer.state.counts)
+    folds, masked = _count_folds(cfg, card), int((index["coverage"] > 0).sum())
+    if paths.folds.is_file():  # all configs of a card share its folds
+        folds = int(pd.read_csv(paths.folds)["fold"].max()) + 1
+        job = job._replace(choices=job.choices._replace(finer_splits=False))
+    return job._replace(counts=Counts(len(index), len(test_index), folds, cfg.train.least_batch_size(), masked))
+
+
+def _count_folds(cfg: Config, card: Competition) -> int:
+    return cfg.folds.count if "count" in cfg.folds.model_fields_set or card.folds is None else card.folds
 
 
 def _first_plan(timer: BudgetClock, job: Job) -> tuple[Plan, Costs]:
@@ -222,7 +252,14 @@ def _first_plan(timer: BudgetClock, job: Job) -> tuple[Plan, Costs]:
     """
     costs = measure_costs(job.config(), job.card, job.index)
     if timer.state.is_given:
-        plan = revise(plan_of(job.config(), job.counts), timer.left, job.counts, costs, job.choices, done=0)
+        plan = revise(
+            plan_of(job.config(), job.counts, _draws(job, job.counts.folds)),
+            timer.left,
+            job.counts,
+            costs,
+            job.choices,
+            done=0,
+        )
         if not plan.folds:
             raise ValueError(
                 f"{clock(max(timer.left, 0))} are left, and one fold of {job.path} takes about "
@@ -235,16 +272,26 @@ def _first_plan(timer: BudgetClock, job: Job) -> tuple[Plan, Costs]:
     return plan, costs
 
 
-def _rewrite_config(job: Job, plan: Plan, before: Plan) -> None:
-    """Write the config of a revised plan, unless the file is not the one that was written for the plan before."""
-    if job.path.read_text(encoding="utf-8") == _config_text(job, before):
-        write_text(job.path, _config_text(job, plan))
-    else:
+def _write_config(timer: BudgetClock, job: Job, plan: Plan) -> None:
+    """Write the config of a plan, unless the file is not the one that was written before."""
+    if job.path.is_file() and file_digest(job.path) != timer.state.written:
         log.info("%s was edited and is kept: the folds and views of the revised plan are not written to it", job.path)
+        return
+    write_text(job.path, _config_text(job, plan))
+    timer.save(written=file_digest(job.path))
+
+
+def _draws(job: Job, split: int) -> int:
+    """Training images, or windows of them, of one fold."""
+    return job.draws * (split - 1) // split
 
 
 def _planned_draft(job: Job, plan: Plan) -> ConfigDraft:
-    return planned(job.drafted.draft, plan, job.counts, draws=job.draws * (plan.split - 1) // plan.split)
+    draft = planned(job.drafted.draft, plan, job.counts, _draws(job, plan.split))
+    if plan.split == job.counts.folds:
+        return draft
+    why = "a smaller share is held out than by the competition's folds"
+    return draft.with_option("folds.name", f"{job.path.stem}-{plan.split}", why)
 
 
 def _config_text(job: Job, plan: Plan) -> str:
@@ -259,17 +306,18 @@ def _train_folds(timer: BudgetClock, job: Job) -> Ensembled:
         done += 1
         plan, costs = timer.state.plan, timer.state.costs
         choice = costs.choose * job.counts.held_out(plan.split) * done
-        if done < plan.folds and (done == 1 or choice < CHEAP * timer.left):
+        has_two = job.counts.held_out(plan.split) * done > 1  # rules are scored on other images than they are chosen on
+        if done < plan.folds and has_two and (done == 1 or choice < CHEAP * timer.left):
             submission = _submit(timer, job, done)
     is_last = timer.state.submitted == (done, timer.state.plan.views)
     return submission if submission and is_last else _submit(timer, job, done)
 
 
 def _folds_done(job: Job, plan: Plan) -> int:
-    """The number of folds, from the first on, that are trained and predicted."""
-    context = make_context(job.config(plan))
+    """The number of folds, from the first on, that are trained."""
+    paths = Paths(job.config(plan), job.card)
     numbers = range(plan.split)
-    return next((number for number in numbers if not is_done(context, number)), plan.split)
+    return next((number for number in numbers if not paths.weights(number).is_file()), plan.split)
 
 
 def _revise(timer: BudgetClock, job: Job, done: int) -> Plan:
@@ -279,11 +327,11 @@ def _revise(timer: BudgetClock, job: Job, done: int) -> Plan:
     if revised != plan:
         log.info("plan revised: %s", revised.describe())
         if not timer.state.is_given:
-            _rewrite_config(job, revised, before=plan)
-        timer.save(plan=revised)
+            _write_config(timer, job, revised)
     if revised.views != plan.views:
         with timer.step(f"predictions in {len(revised.views)} view{'s' * (len(revised.views) > 1)}"):
             predict_test(make_context(job.config(revised, done)))
+    timer.save(plan=revised)
     return revised
 
 
@@ -294,7 +342,7 @@ def _train_fold(timer: BudgetClock, job: Job, fold: int) -> None:
     training = fold_training(plan, counts, costs)
     rest = spend(plan, counts, costs, done=fold).total - training  # of all that follows
     limit = timer.left - rest - MARGIN * timer.budget
-    if fold + 1 < plan.folds:
+    if fold + 1 < plan.folds and not timer.state.is_given:
         limit = min(limit, SLACK * training)
     with timer.step(f"fold {fold}: training", training + costs.start):
         train_fold(_limited(context, limit), fold)
@@ -308,7 +356,8 @@ def _limited(context: Context, seconds: float) -> Context:
     train = context.cfg.train
     if train.select == "last" or any(phase.swa or phase.cycles > 1 for phase in train.phases):
         return context
-    limited = train.model_copy(update={"max_minutes": max(seconds / 60, LEAST_MINUTES)})
+    minutes = min(max(seconds / 60, LEAST_MINUTES), train.max_minutes or math.inf)
+    limited = train.model_copy(update={"max_minutes": minutes})
     return context._replace(cfg=context.cfg.model_copy(update={"train": limited}))
 
 

@@ -53,14 +53,16 @@ def measure_costs(cfg: Config, card: Competition, index: pd.DataFrame) -> Costs:
 
 
 def _time_update(cfg: Config, card: Competition, index: pd.DataFrame, model: Segmenter) -> float:
-    """Seconds of one update of the first phase, with the reading of its batch if nothing reads ahead."""
+    """Seconds of one update of the first phase, with the reading of its batch if there are no workers."""
     labels, reader = Labels.of(card, cfg.data.boundary, exif=cfg.data.exif), Reader.of(cfg, card)
     batch = cfg.train.batch_size if cfg.train.batch_size != "auto" else cfg.train.least_batch_size()
     if cfg.data.crops:
         index = crop_index(index, labels, cfg.data.crops, reader.resize)
     repeats = -(-batch * (BATCHES + 1) * cfg.train.accumulate // len(index))
     phase = cfg.train.phases[0].model_copy(update={"repeats": repeats, "epochs": 2})
-    train = cfg.train.model_copy(update={"phases": (phase,), "trackers": (), "batch_size": batch})
+    train = cfg.train.model_copy(
+        update={"phases": (phase,), "trackers": (), "batch_size": batch, "pseudo": None, "teacher": None}
+    )
     data = FoldData(FULL, index, None, labels, epoch_metric(card.metric), reader, batch_size=cfg.predict.batch_size)
     with TemporaryDirectory() as folder:
         job = TrainJob(

@@ -219,3 +219,20 @@ def test_the_table_names_what_was_measured(plant):
     assert rows["images"] == "2 training, 0 test; 2 decoded"
     assert rows["class thing"] == "in 100.0% of the images, 100.00% of the pixels"
     assert rows["shorter side, test"] == "none"
+
+
+def test_images_of_one_bit_are_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    masks = [box(0, number, 4, 4) for number in range(3)]
+    for part in ("train", "test"):
+        Path(part).mkdir()
+    for number, mask in enumerate(masks):
+        Image.fromarray(mask == 1).save(f"train/{number:03}.tif")
+    rows = [f"{number:03},{rle.encode(mask)}" for number, mask in enumerate(masks)]
+    Path("train.csv").write_text("\n".join(["id,rle", *rows]) + "\n")
+    Path("sample_submission.csv").write_text("id,rle\n")
+    Path("card.toml").write_text(CARD.replace('train_csv = "train.csv"', 'train_csv = "train.csv"\nsuffix = ".tif"'))
+    card = competition.load("card.toml")
+    index, test_index = read_index(card, Path()), read_test_index(card, Path())
+    found = measure(card, index, test_index.assign(group=test_index["image_id"]), Labels.of(card))
+    assert (found.images, found.channels, found.highest.largest) == (3, 1, 1.0)

@@ -351,7 +351,10 @@ def mean_oof(name):
 
 
 def test_pseudo_labels_come_from_the_model_of_the_same_fold_and_the_gain_is_printed(submitted, capsys):
-    assert main(["pseudo", "configs/tiny.toml"]) == 0
+    # A floor of 0, because the expected scores of such small models differ between machines.
+    text = Path("configs/tiny.toml").read_text()
+    COMPANION.write_text(f'{text}\n[train.pseudo]\nfrom = "tiny"\nfloor = 0.0\n')
+    assert main(["pseudo", str(COMPANION)]) == 0
     printed = capsys.readouterr().out
     assert [int(row[0]) for row in re.findall(r"^ +(\d) +\d+ +0\.\d+ +0\.\d+ *$", printed, re.MULTILINE)] == [0, 1, 2]
     with_, without, gain = (

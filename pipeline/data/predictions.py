@@ -32,6 +32,7 @@ NPZ_KEYS = ("probabilities", "softmax")  # nnU-Net's, of its versions 2 and 1
 FOLD = re.compile(r"fold[-_ ]?(\d+)", re.IGNORECASE)
 MAX_VALUE = 255  # stored value of probability 1
 ROUNDING = 1e-3  # by which a probability may exceed 1, and the sum of a softmax differ from it
+ROUNDED = 1 + 1e-6  # of float32: 100 times a share of 1 may be larger than 100
 OVERSHOOT = 0.1  # of probabilities that were interpolated or averaged
 Size = tuple[int, int]  # height and width in pixels
 
@@ -318,11 +319,11 @@ def _guess(values: Values) -> str:
         return "they overshoot, as probabilities do after a bicubic interpolation: clip them to 0 and 1"
     if values.low < 0 or (not values.whole and values.high <= 30):
         return "they look like logits: apply the sigmoid, or the softmax, first"
-    if values.high <= 100:
+    if values.high <= 100 * ROUNDED:
         return (
             "they look like 0-100, or numbers of classes or objects: of percent, divide them by 100 or give SCALE=100"
         )
-    if values.high <= 255:
+    if values.high <= 255 * ROUNDED:
         return "they look like 0-255: divide them by 255, or give SCALE=255"
     return (
         f"they look like 0-{65535 if values.high <= 65535 else 'more'}: SCALE=<the value of probability 1> reads them"

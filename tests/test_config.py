@@ -270,7 +270,10 @@ def toml_blocks(page: str) -> list[dict]:
 
 def test_losses_card_and_config_in_the_docs_are_valid():
     extra, tagged, distilled, augmented, sized, losses = toml_blocks("training.md")
-    card, choices, channels, neighbours = toml_blocks("competitions.md")
+    drafted_card, card, drafted_phase, choices, channels, neighbours = toml_blocks("competitions.md")
+    assert competition.Competition.model_fields.keys() >= drafted_card.keys()
+    phase = {**choices["train"]["phases"][0], **drafted_phase}
+    assert parse(config.Phase, phase, "competitions.md").crop == 192
     assert set(build_loss(losses["loss"], losses["loss_options"]).losses) == {"lovasz", "bce"}
     check_model(parse(config.Model, tagged["model"], "training.md"))
     assert parse(competition.Competition, card, "competitions.md").columns.group == "patient"

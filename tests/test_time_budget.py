@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline import competition, config
+from pipeline.inference.predictor import Prediction
 from pipeline.serving import single_pass, time_budget
 from pipeline.serving.budget_plan import Fallback, Member, fold_fallbacks
 from pipeline.serving.single_pass import LoadedImage, SinglePass
@@ -41,15 +42,15 @@ def predict(clock, image, budget, images=6, *, fallbacks=FALLBACKS, noise=0.0, w
     rng, called = np.random.default_rng(0), set()
 
     def load(cfg, fold):
-        def model(pixels, views):
+        def predict(pixels, views):
             factor = rng.uniform(1 - noise, 1 + noise) * (1 if fold in called else warm_up)
             clock.now += image / 6 * len(views) * len(pixels) * factor
             called.add(fold)
             if any(int(image.max()) in fails for image in pixels):
                 raise MemoryError("too large")
-            return torch.zeros(len(pixels), 1, 2, 2)
+            return Prediction(torch.zeros(len(pixels), 1, 2, 2), None)
 
-        return model
+        return SimpleNamespace(predict=predict)
 
     cfg = config.load("configs/tiny.toml", [f"predict.batch_size={batch_size}"])
     bundle = SimpleNamespace(

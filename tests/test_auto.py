@@ -135,6 +135,10 @@ def test_a_finished_run_does_nothing_again_and_more_time_trains_more_folds(tiny,
     assert again.submission is None
     assert again.state.results == first.state.results
     assert first.submission.csv.read_bytes() == csv
+    text = Path("configs/mine.toml").read_text()
+    Path("configs/mine.toml").write_text(f"{text}\n# edited\n")
+    edited = run(seconds=first.state.seconds + 1)
+    assert edited.submission is not None
     more = run(seconds=1000.0)
     assert more.state.plan.folds == more.state.plan.split > folds
     assert more.submission.csv.read_bytes() != csv

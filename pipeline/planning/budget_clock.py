@@ -39,7 +39,7 @@ class RunState(Table):
     counts: Counts | None = None  # that the plan was made for
     is_given: bool = False  # whether a person wrote the config
     written: str = ""  # digest of the config as it was written; another one is that of an edited config
-    finished: bool = False
+    finished: str = ""  # digest of the config that a finished run ended with
     results: tuple[str, ...] = ()  # of a finished run, in words
 
 

@@ -153,7 +153,7 @@ def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str, skip
         skip_bad = skip_bad or (_config_file(name).is_file() and config.load(_config_file(name)).data.skip_bad)
         job = _make_job(timer, draft_config(name, card, data, skip_bad=skip_bad, write=False), card, data)
     page = Path("reports") / f"{name}-plan.md"
-    if timer.state.finished and _revised_folds(timer, job) <= timer.state.submitted[0]:
+    if _is_finished(timer, job):
         return AutoResult(page, None, timer.state, timer.budget)
     if timer.state.plan is None:
         with timer.step("trial"):
@@ -161,12 +161,12 @@ def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str, skip
         timer.save(first_plan=plan, plan=plan, costs=costs, counts=job.counts)
     if not job.path.is_file():
         _write_config(timer, job, timer.state.plan)
-    timer.save(finished=False)
+    timer.save(finished="")
     log.info("plan: %s", timer.state.plan.describe())
     submission = _train_folds(timer, job)
     with timer.step("report", REPORT):
         report_path = report([job.config(timer.state.plan)], name, submission.selection)
-    timer.save(finished=True, results=_results(submission, report_path, card, job.path))
+    timer.save(finished=file_digest(job.path), results=_results(submission, report_path, card, job.path))
     write_text(page, _plan_page(timer, job))
     return AutoResult(page, submission, timer.state, timer.budget)
 
@@ -187,10 +187,13 @@ def _refuse_other_inputs(timer: BudgetClock, data: Path, card: str, metric: str)
     timer.save(**found)
 
 
-def _revised_folds(timer: BudgetClock, job: Job) -> int:
-    """The folds that a finished run would have with the time that is left."""
-    done = timer.state.submitted[0]
-    return revise(timer.state.plan, timer.left, job.counts, timer.state.costs, job.choices, done=done).folds
+def _is_finished(timer: BudgetClock, job: Job) -> bool:
+    """Whether an earlier run finished with this config, and the time that is left is enough for no further fold."""
+    state = timer.state
+    if not state.finished or not job.path.is_file() or file_digest(job.path) != state.finished:
+        return False
+    done = state.submitted[0]
+    return revise(state.plan, timer.left, job.counts, state.costs, job.choices, done=done).folds <= done
 
 
 def _results(submission: Ensembled, report_path: Path, card: str, config_path: Path) -> tuple[str, ...]:

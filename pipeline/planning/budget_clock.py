@@ -53,8 +53,8 @@ class BudgetClock:
 
     def __init__(self, path: Path, budget: float):
         self.path, self.budget = path, budget
-        self.state = read_json(path, f"remove {path} to start again", RunState) if path.is_file() else None
-        self.state = RunState.model_validate(self.state or {})
+        found = read_json(path, f"remove {path} to start again", RunState) if path.is_file() else {}
+        self.state = RunState.model_validate(found)
         self._before, self._started = self.state.seconds, time.monotonic()
         self._lock = threading.Lock()
 

@@ -41,9 +41,9 @@ from pipeline.planning.schedule import choices_of, fewer_views, planned
 from pipeline.progress import clock
 from pipeline.schema import parse
 from pipeline.stages.drafting_card import card_file, card_name, draft_card, files_root
-from pipeline.stages.drafting_config import DraftedConfig, config_head, draft_config
+from pipeline.stages.drafting_config import DraftedConfig, config_file, config_head, draft_config
 from pipeline.stages.ensembling import Ensembled, ensemble
-from pipeline.stages.preparing import Context, Paths, index_test_images, index_training_images, make_context
+from pipeline.stages.preparing import Context, Paths, index_test_images, index_training_images, make_context, with_folds
 from pipeline.stages.reporting import report
 from pipeline.stages.training import predict_test, read_history, train_fold
 from pipeline.stages.trial import measure_costs
@@ -132,12 +132,8 @@ def auto(
 
 def _free_name(name: str) -> str:
     """The name, or another one if there is a config of this name that no run of `auto` wrote."""
-    is_own = _state_file(name).is_file() or not _config_file(name).is_file()
+    is_own = _state_file(name).is_file() or not config_file(name).is_file()
     return name if is_own else f"{name}-auto"
-
-
-def _config_file(name: str) -> Path:
-    return Path("configs") / f"{name}.toml"
 
 
 def _state_file(name: str) -> Path:
@@ -150,7 +146,7 @@ def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str, skip
         card = card or _card_of(data, name, metric)
         _refuse_other_inputs(timer, data, card, metric)
     with timer.step("fingerprint"):
-        skip_bad = skip_bad or (_config_file(name).is_file() and config.load(_config_file(name)).data.skip_bad)
+        skip_bad = skip_bad or (config_file(name).is_file() and config.load(config_file(name)).data.skip_bad)
         job = _make_job(timer, draft_config(name, card, data, skip_bad=skip_bad, write=False), card, data)
     page = Path("reports") / f"{name}-plan.md"
     if _is_finished(timer, job):
@@ -215,8 +211,8 @@ def _plan_page(timer: BudgetClock, job: Job) -> str:
 
 def _card_of(data: Path, name: str, metric: str) -> str:
     """The card of the config, if there is one; else the drafted card, which is drafted now if it is missing."""
-    if _config_file(name).is_file():
-        return config.load(_config_file(name)).competition
+    if config_file(name).is_file():
+        return config.load(config_file(name)).competition
     if not card_file(name).is_file():
         draft_card(data, name, metric)
     return card_file(name).as_posix()
@@ -236,15 +232,11 @@ def _make_job(timer: BudgetClock, drafted: DraftedConfig, card_name: str, root: 
     job = job._replace(index=index, draws=draws)
     if timer.state.counts is not None:
         return job._replace(counts=timer.state.counts)
-    folds, masked = _count_folds(cfg, card), int((index["coverage"] > 0).sum())
+    folds, masked = with_folds(cfg, card).folds.count, int((index["coverage"] > 0).sum())
     if paths.folds.is_file():  # all configs of a card share its folds
         folds = int(pd.read_csv(paths.folds)["fold"].max()) + 1
         job = job._replace(choices=job.choices._replace(finer_splits=False))
     return job._replace(counts=Counts(len(index), len(test_index), folds, cfg.train.least_batch_size(), masked))
-
-
-def _count_folds(cfg: Config, card: Competition) -> int:
-    return cfg.folds.count if "count" in cfg.folds.model_fields_set or card.folds is None else card.folds
 
 
 def _first_plan(timer: BudgetClock, job: Job) -> tuple[Plan, Costs]:

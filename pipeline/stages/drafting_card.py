@@ -40,7 +40,8 @@ def draft_card(data: Path, name: str = "", metric: str = "", table: str = "") ->
         FileNotFoundError: without the folder.
         ValueError: if the files do not show what the labels are, or a name or metric does not fit.
     """
-    name, root = card_name(data, name), files_root(data, card_name(data, name))
+    name = card_name(data, name)
+    root = files_root(data, name)
     draft = draft_from_files(list_files(root), name, metric, table)
     path = card_file(name)
     is_kept = path.exists()
@@ -71,15 +72,11 @@ def card_name(data: Path, name: str = "") -> str:
 
 
 def files_root(data: Path, name: str) -> Path:
-    """The folder of the files: `data`, or data/<name>/ with the content of the zips in it."""
-    return _unpacked(data, Path("data") / name)
-
-
-def _unpacked(data: Path, folder: Path) -> Path:
-    """The folder of the files: `data`, or, if it is a zip or holds some, `folder` with their content.
+    """The folder of the files: `data`, or, if it is a zip or holds some, data/<name>/ with their content.
 
     The zips stay. What is beside them is linked, or copied where links cannot be made.
     """
+    folder = Path("data") / name
     zips = [data] if data.is_file() else sorted(path for path in data.iterdir() if path.suffix.lower() == ".zip")
     if not zips:
         return data

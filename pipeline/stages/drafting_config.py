@@ -54,7 +54,7 @@ def draft_config(
         FileNotFoundError, ValueError: for a card that does not exist or is not valid, as `read_index` and
             `fingerprint.measure`, and for an invalid name.
     """
-    path = _config_path(name)
+    path = config_file(name)
     card_name = card_name or _card_of(name)
     card = competition.load(card_name)
     tables = {"name": name, "competition": card_name, "data": {"root": data_root, "skip_bad": skip_bad}}
@@ -76,7 +76,12 @@ def draft_config(
     return DraftedConfig(path, draft, found, written)
 
 
-def _config_path(name: str) -> Path:
+def config_file(name: str) -> Path:
+    """The file of a config.
+
+    Raises:
+        ValueError: for an invalid name.
+    """
     if not name or Path(name).name != name or name.endswith(".toml"):
         raise ValueError(f"name {quoted(shortened(name))}: expected one such as mine, for configs/mine.toml")
     return Path("configs") / f"{name}.toml"

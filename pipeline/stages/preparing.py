@@ -360,7 +360,7 @@ def make_context(cfg: Config) -> Context:
         ValueError: if the folds do not match the images or the config, or the metric is not defined on one of them.
     """
     card = check(cfg)
-    cfg, paths = _with_folds(with_image_size(with_input_channels(cfg, card)), card), Paths(cfg, card)
+    cfg, paths = with_folds(with_image_size(with_input_channels(cfg, card)), card), Paths(cfg, card)
     with processes().main_first():
         make_data(card, paths)
         _refuse_other_header(card, paths.root)
@@ -383,7 +383,7 @@ def make_context(cfg: Config) -> Context:
     return Context(cfg, card, paths, index, table, extra)
 
 
-def _with_folds(cfg: Config, card: Competition) -> Config:
+def with_folds(cfg: Config, card: Competition) -> Config:
     """The config with the card's number of folds, unless it sets another.
 
     Raises:

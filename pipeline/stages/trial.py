@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from pipeline import hardware
 from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.channels import with_input_channels
@@ -111,9 +110,3 @@ def _time_prediction(cfg: Config, card: Competition, index: pd.DataFrame) -> flo
         if sum(seconds) > MAX_SECONDS:
             break
     return float(np.mean(seconds))
-
-
-def device_name() -> str:
-    """The device of the trial, for the plan."""
-    device = hardware.device()
-    return f"{device.type}, {hardware.machine()['threads']} threads" if device.type == "cpu" else device.type

@@ -271,7 +271,7 @@ def test_ids_without_a_fold_and_missing_ids_are_refused(submitted, capsys):
     assert "1 of 6 images of fold 0 have no prediction" in refused(capsys, *OOF, *TEST)
     next(Path("theirs/test/fold1").iterdir()).unlink()
     assert "1 of 5 test images have no prediction" in refused(capsys, *TEST)
-    assert "TEST=folder is missing" in refused(capsys)
+    assert "TEST=folder is missing" in refused(capsys, *OOF)
 
 
 def test_other_sizes_logits_and_percent_are_refused_with_the_image(submitted, capsys):

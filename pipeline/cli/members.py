@@ -25,7 +25,7 @@ def import_(
     skip_bad: SkipBad = False,
 ) -> None:
     """Make an ensemble member of another tool's predictions, on the data and folds of a config."""
-    if not name:
+    if not (name and (oof or test)):
         raise ValueError(
             "give the member's name and its predictions, as in: make import NAME=yolo CONFIG=nuclei OOF=folder "
             "TEST=folder"

@@ -334,6 +334,13 @@ def split(
 # ---------------------------------------------------------------------------------------------- one run
 
 
+def folds_of(name: str, index: pd.DataFrame) -> pd.DataFrame:
+    """The committed folds of a dataset: `image_id` and `fold`."""
+    # The masks of a derived dataset cover other shares than those that the folds were made from; only ids and groups
+    # are compared, as for a part of the images.
+    return read_folds(Path("folds") / f"{DATASETS[name].folds}.csv", index, subset=name in DERIVED)
+
+
 def train(run: Run, root: Path) -> dict[str, Any]:
     """Train and validate a run; returns its result.
 
@@ -343,7 +350,7 @@ def train(run: Run, root: Path) -> dict[str, Any]:
     dataset, cfg = DATASETS[run.dataset], train_config(run)
     card = competition.load(dataset.card)
     index = read_index(card, root)
-    folds = read_folds(Path("folds") / f"{dataset.folds}.csv", index)
+    folds = folds_of(run.dataset, index)
     train_index, valid_index = split(index, folds, dataset, run.scale)
     reader = Reader(dataset.channels, dataset.percentiles)
     torch.manual_seed(run.seed)

@@ -341,6 +341,16 @@ def test_halved_images_keep_the_share_of_positives(card, tiny):
     assert after["coverage"].mean() == pytest.approx(before["coverage"].mean(), rel=0.1)
 
 
+def test_a_derived_dataset_has_the_folds_of_its_source(runs, card, tiny, monkeypatch):
+    study.derive(card, tiny / "tiny", tiny / "wide", study.widen)
+    monkeypatch.setitem(study.DATASETS, "wide", TINY)
+    wide = read_index(card, tiny / "wide")
+    with pytest.raises(ValueError, match="other masks"):
+        study.folds_of("wide", wide)
+    monkeypatch.setitem(study.DERIVED, "wide", ("tiny", study.widen))
+    assert study.folds_of("wide", wide).equals(study.folds_of("tiny", read_index(card, tiny / "tiny")))
+
+
 def test_only_selects_by_whole_parts_of_the_key(runs):
     assert [run.key for run in study.select(runs, "tiny/one")] == ["tiny/one/0", "tiny/one/1"]
     with pytest.raises(ValueError, match="no such run"):

@@ -113,6 +113,12 @@ def _class_in_name(name: str) -> tuple[str, str]:
 
 
 def mask_keys(codes: MaskCodes | None, classes: Sequence[Key]) -> Iterator[Key]:
+    """The keys of [masks] that follow from the values of mask images; those of several classes are in `classes`.
+
+    Args:
+        codes: None if the labels are no mask images.
+        classes: as `find_classes` returns them.
+    """
     if codes is None or codes.kind == "binary":
         return
     if codes.kind == "above":

@@ -1,7 +1,7 @@
 """A drafted card: each key with its value, what shows it, and whether it is certain."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 ARRAY = "train_columns"  # a table that may be there several times; a draft has one
@@ -27,7 +27,7 @@ class CardDraft:
     """The keys of a card in the order of the file, and what the files are."""
 
     keys: tuple[Key, ...]
-    facts: tuple[tuple[str, str], ...] = field(default=())  # of images and tables: what, and the evidence
+    facts: tuple[tuple[str, str], ...] = ()  # of images and tables: what, and the evidence
 
     @property
     def unsure(self) -> list[Key]:

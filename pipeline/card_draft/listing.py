@@ -8,23 +8,24 @@ from typing import NamedTuple, TypeVar
 from pipeline.data.file_index import is_hidden, is_loop
 from pipeline.data.medical import is_nifti_name, slices_of
 
-TABLES, JSONS, ZIPS = (".csv",), (".json", ".jsonl", ".ndjson"), (".zip",)
+TABLES, JSONS = (".csv",), (".json", ".jsonl", ".ndjson")
 IMAGES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".dcm", ".dicom", ".npy"),
     *(".nii", ".nii.gz", ".jp2", ".j2k", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
-
-
 T = TypeVar("T")
 
 
 def readable(path: Path) -> Path:
-    """The path of an image of a file: of a NIfTI volume its middle slice, of any other file the file itself.
+    """A path that the image readers take: of a NIfTI volume that of its middle slice; any other path as it is.
 
     Raises:
         ImageError: for a damaged volume.
     """
-    return spread(list(slices_of(path).values()), 3)[-2:][0] if is_nifti_name(path) else path
+    if not is_nifti_name(path):
+        return path
+    slices = list(slices_of(path).values())
+    return slices[(len(slices) - 1) // 2]
 
 
 class Listing(NamedTuple):

@@ -27,6 +27,12 @@ def check_metric(metric: str) -> str:
 
 
 def metric_key(metric: str, packed: str | None) -> Key:
+    """The key of the metric: the one given, else the first that fits, which is not sure.
+
+    Args:
+        metric: as `check_metric` returns it.
+        packed: the form of a cell with several objects, as `packed_form` returns it.
+    """
     if metric:
         name, parameters = parse_metric(metric)
         is_preset = metric in metric_names() and metric != name

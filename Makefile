@@ -194,7 +194,7 @@ test-slow: $(VENV) $(VENV_DEV) ## the slow tests: Ray, notebooks, torchrun, rehe
 test-older: ## all tests with Python 3.12 and Kaggle's older packages, in .venv-older (PYTHON312=python3.12)
 	PYTHON312="$(PYTHON312)" .ci/older .venv-older
 
-fuzz: $(VENV) $(VENV_DEV) ## mutated images, tables and TOML files, for SECONDS=60
+fuzz: $(VENV) $(VENV_DEV) ## mutated images, tables, TOML files and folders, for SECONDS=60
 	$(PYTHON) -m tests.fuzzing --seconds $(or $(SECONDS),60) --seed $(or $(SEED),0)
 
 types: $(VENV) $(VENV_DEV) ## mypy, strict, on the packages that pyproject.toml lists

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, PositiveInt, model_validator
 
 from pipeline.metrics import METRICS, format_metric, metric_kind, metric_names
-from pipeline.quoting import quoted, shortened
+from pipeline.quoting import listed, quoted, shortened
 from pipeline.rle import Dialect
 from pipeline.schema import Table, did_you_mean, parse, read_toml
 
@@ -220,7 +220,7 @@ class Competition(Table):
                 f"{', '.join(known)}"
             )
         if len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"classes {', '.join(self.classes)}: one of them is repeated")
+            raise ValueError(f"classes {listed(self.classes)}: one of them is repeated")
         files = self.files
         labels = [files.train_csv, files.train_masks, files.train_polygons, files.train_coco]
         if sum(each is not None for each in labels) != 1:
@@ -231,7 +231,7 @@ class Competition(Table):
         for columns in (self.columns, *self.train_columns):
             if len(self.classes) > 1 and not (columns.label or columns.id_separator):
                 raise ValueError(
-                    f"{len(self.classes)} classes ({', '.join(self.classes)}), but no column holds a row's class: "
+                    f"{len(self.classes)} classes ({listed(self.classes)}), but no column holds a row's class: "
                     f"set columns.class (a column of its own) or columns.id_separator (such as '_' in x.jpg_1)"
                 )
         if self.scores_volumes and not self.volume_pattern:
@@ -247,7 +247,7 @@ class Competition(Table):
         if self.group_pattern and self.group_column:
             raise ValueError("set columns.group or group_pattern, not both")
         if self.instances and len(self.classes) > 1:
-            raise ValueError(f"instances of several classes ({', '.join(self.classes)}) are not supported")
+            raise ValueError(f"instances of several classes ({listed(self.classes)}) are not supported")
         self._check_packed_objects()
         self._check_masks()
 
@@ -267,7 +267,7 @@ class Competition(Table):
         named = set(self.masks.values or ())
         if self.masks.values and named != set(self.classes):
             raise ValueError(
-                f"masks.values names {', '.join(sorted(named))}, classes are {', '.join(self.classes)}: give each one's"
+                f"masks.values names {listed(sorted(named))}, classes are {listed(self.classes)}: give each one's"
             )
         self._check_values()
         if self.files.train_masks and len(self.classes) > 1 and not self.masks.values:

@@ -1,4 +1,4 @@
-"""Fuzzing: mutated images, tables and TOML files, read by the functions that read a competition's files.
+"""Fuzzing: mutated images, tables, TOML files and folders, read by the functions that read a competition's files.
 
     make fuzz SECONDS=60
     python -m tests.fuzzing --seconds 60 --seed 0
@@ -24,13 +24,14 @@ import numpy as np
 from rich.progress import Progress
 
 from pipeline.quoting import MAX_MESSAGE
+from tests.fuzz_folders import fuzz_folder
 from tests.fuzz_images import fuzz_image
 from tests.fuzz_tables import fuzz_table
 from tests.fuzz_toml import fuzz_toml
 
 Target = Callable[[np.random.Generator, Path], str]
 
-TARGETS: dict[str, Target] = {"images": fuzz_image, "tables": fuzz_table, "toml": fuzz_toml}
+TARGETS: dict[str, Target] = {"images": fuzz_image, "tables": fuzz_table, "toml": fuzz_toml, "folders": fuzz_folder}
 
 
 def run_case(name: str, number: int, folder: Path) -> str:

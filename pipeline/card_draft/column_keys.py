@@ -17,29 +17,33 @@ DEFAULT_FOLDS = 5
 def column_keys(sources: Sources, packed: str | None, classes: Sequence[Key]) -> Iterator[Key]:
     """The keys of [columns], [[train_columns]] and of the meta table."""
     several = len(classes[0].value) > 1
-    if sources.sample:
-        columns, name, sure = sources.sample_layout.columns, sources.sample.name, True
-    elif sources.layout:
-        columns, name, sure = sources.layout.columns, f"{sources.labels.name}, as there is no sample submission", False
-    else:
-        columns, name, sure = Columns(id="id", rle="rle"), "a guess, as there is no sample submission", False
-    yield Key("columns.id", columns.id, f"of {name}", sure)
-    yield Key("columns.rle", columns.rle, f"of {name}", sure)
+    columns, origin, sure = _columns_of(sources)
+    yield Key("columns.id", columns.id, origin, sure)
+    yield Key("columns.rle", columns.rle, origin, sure)
     if columns.label:
-        yield Key("columns.class", columns.label, f"of {name}: {listed(classes[0].value, 60)}", sure)
+        yield Key("columns.class", columns.label, f"{origin}: {listed(classes[0].value, 60)}", sure)
     elif columns.id_separator:
         example = sources.sample.cells[columns.id].iloc[0] if sources.sample and len(sources.sample.cells) else ""
-        reason = f"ids of {name} hold a class, as '{shortened(example, 40)}'"
+        reason = f"ids hold a class, such as '{shortened(example, 40)}', {origin}"
         yield Key("columns.id_separator", columns.id_separator, reason, sure)
     elif several:
         yield Key("columns.class", "class", "several classes, but no column of a class was seen", False)
     if sources.sample and (copied := [each for each in sources.sample.columns if each not in columns.header]):
-        yield Key("columns.copied", copied, f"further columns of {name}")
+        yield Key("columns.copied", copied, f"further columns of {sources.sample.name}")
     if packed:
-        yield Key("columns.packed_objects", packed, f"the cells of {name}")
+        yield Key("columns.packed_objects", packed, f"the cells of {sources.sample.name}")
     if sources.sample and sources.layout and (own := _row_columns(sources.layout.columns)) != _row_columns(columns):
         yield from (Key(f"train_columns.{key}", value, f"of {sources.labels.name}") for key, value in own.items())
     yield from _meta_keys(sources, columns)
+
+
+def _columns_of(sources: Sources) -> tuple[Columns, str, bool]:
+    """The columns of the sample submission, the evidence, and whether they are certain."""
+    if sources.sample:
+        return sources.sample_layout.columns, f"of {sources.sample.name}", True
+    if sources.layout:
+        return sources.layout.columns, f"of {sources.labels.name}, as there is no sample submission", False
+    return Columns(id="id", rle="rle"), "a guess, as there is no sample submission", False
 
 
 def _row_columns(columns: Columns) -> dict[str, str]:

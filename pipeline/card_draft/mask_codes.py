@@ -26,7 +26,8 @@ class MaskCodes(NamedTuple):
 
     Args:
         kind: "binary": nothing need be set; "above": lossy values; "value": one value is mask; "classes": a value for
-            each class; "objects": a value for each object; "soft": shares; "unknown": none could be read.
+            each class; "objects": a value for each object; "soft": shares; "unknown": none could be read, or some are
+            grey and others in colour.
         values: of the classes, or the one value.
         void: value of ignored pixels.
         evidence: one line.
@@ -59,6 +60,8 @@ def read_codes(paths: Sequence[Path], *, of_objects: bool, num_classes: int | No
         return MaskCodes("above", (), None, f"JPEG blurs values: {shown}")
     if any(isinstance(value, float) for value in counts):
         return MaskCodes("soft", (), None, f"shares: {shown}", is_sure=False)
+    if len({isinstance(value, tuple) for value in counts}) > 1:
+        return MaskCodes("unknown", (), None, f"some masks are grey, others in colour: {shown}", is_sure=False)
     return _codes(found, counts, shown, of_objects=of_objects, num_classes=num_classes)
 
 

@@ -24,7 +24,9 @@ from pipeline.card_draft.tables import (
     sample_layout,
     share_known,
 )
-from pipeline.quoting import listed
+from pipeline.quoting import listed, shortened
+
+MAX_TABLES_TEXT = 140  # characters of a message about the tables that are there
 
 
 class Sources(NamedTuple):
@@ -93,10 +95,10 @@ def find_sources(listing: Listing, *, of_objects: bool, chosen: str) -> Sources:
     if masks := find_mask_images(listing.root, listing.images):
         return Sources(tables, sample, of_sample, masks.ids, masks=masks, others=masks.others, parts=tuple(parts))
     unread = f" ({faults[0]})" if faults else ""
-    there = describe_tables(tables) or "no CSV"
+    there = shortened(f"{describe_tables(tables) or 'no CSV'}{unread}", MAX_TABLES_TEXT)
     raise ValueError(
         f"{listing.root}: {len(listing.images)} images, but no labels: no table with a column of RLE texts, no mask "
-        f"images, no outlines; there are {there}{unread}: put the training table or the masks there"
+        f"images, no outlines; there are {there}: put the training table or the masks there"
     )
 
 

@@ -16,7 +16,7 @@ from pipeline.card_draft.listing import Listing, spread
 from pipeline.competition import Columns
 from pipeline.data.file_index import normalize_id
 from pipeline.data.tables import read_table
-from pipeline.quoting import listed
+from pipeline.quoting import listed, shortened
 from pipeline.rle import EMPTY_TOKENS, Dialect, RLEError
 
 MAX_TABLES = 40  # that are read; a folder with more has one for each image
@@ -70,17 +70,17 @@ class RowLayout:
 
 
 def read_tables(listing: Listing) -> tuple[list[Table], list[str]]:
-    """The CSVs of a folder, and one line for each that cannot be read."""
+    """The CSVs of a folder, and one line for each that cannot be read, with its path below the folder."""
     names = sorted(listing.tables, key=lambda name: (name.count("/"), name))
     tables, faults = [], []
     for name in [name for name in names if "/" not in name] + [name for name in names if "/" in name][:MAX_TABLES]:
         try:
             table = Table(name, read_table(listing.root / name, []))
         except (ValueError, FileNotFoundError) as error:
-            faults.append(str(error))
+            faults.append(str(error).removeprefix(f"{listing.root}/"))
             continue
         if len(table.columns) == 1 and (mark := next((m for m in ";\t|" if m in table.columns[0]), None)):
-            faults.append(f"{listing.root / name}: its columns are separated by {mark!r}, save it with commas")
+            faults.append(f"{name}: its columns are separated by {mark!r}, save it with commas")
         elif table.columns:
             tables.append(table)
     return tables, faults
@@ -308,8 +308,8 @@ def find_meta(tables: Sequence[Table], used: Sequence[Table], ids: Collection[st
 
 
 def describe_tables(tables: Sequence[Table]) -> str:
-    """The names of tables with their columns, for messages."""
-    return "; ".join(f"{table.name} ({listed(table.columns, 60)})" for table in tables[:4])
+    """The names of some tables with their columns, for messages."""
+    return shortened("; ".join(f"{table.name} ({listed(table.columns, 60)})" for table in tables[:4]))
 
 
 def known_texts(paths: Sequence[str]) -> set[str]:

@@ -181,7 +181,7 @@ encoders: $(VENV) ## list the timm encoders that work (PATTERN=resnet)
 	$(STAGE) encoders $(PATTERN)
 
 bench: $(VENV) $(VENV_DEV) $(VENV_BENCH) ## run the benchmarks (DATA=folder of nuclei: prediction too)
-	@set -e; for file in rle rle_table instances thresholds postprocess memory train loader inputs allocator lovasz $(if $(DATA),predict); do echo "== benchmarks/$$file.py"; $(PYTHON) benchmarks/$$file.py; done
+	@set -e; for file in rle rle_table instances thresholds postprocess memory train loader inputs allocator narrow_convolutions lovasz $(if $(DATA),predict); do echo "== benchmarks/$$file.py"; $(PYTHON) benchmarks/$$file.py; done
 
 test: $(VENV) $(VENV_DEV) ## the fast tests, a few minutes; installs a browser for the tests of the report if there is none
 	$(PYTHON) -m tests.browser

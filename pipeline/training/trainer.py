@@ -27,6 +27,7 @@ from pipeline import hardware
 from pipeline.data.device_augment import Batch, augment_batches
 from pipeline.data.loader import collate, copy_to, on_device, report_dead_worker
 from pipeline.models.grad_checkpointing import checkpointed
+from pipeline.models.narrow_convolutions import compute_in_float32
 from pipeline.progress import Timed, track
 from pipeline.training.averaging import (
     AveragedWeights,
@@ -112,6 +113,8 @@ class Trainer:
         self.phase = job.cfg.phases[state.phase - 1]
         self.arithmetic = Arithmetic.of(group, job.cfg.precision)
         self.model = job.model.to(group.device, memory_format=torch.channels_last)
+        if group.device.type == "cpu" and self.arithmetic.precision == torch.bfloat16:
+            compute_in_float32(self.model)
         if group.world > 1 and needs_sync(job.cfg.sync_batch_norm, group.batch_size_per_process(job.cfg.batch_size)):
             sync_batch_norms(self.model, group.device)
         self.epochs = self.phase.epochs  # fewer if the time limit asks for it

@@ -76,6 +76,8 @@ def card_of(name="nuclei", **changes) -> Competition:
 
 
 def draft(card: Competition | None = None, **changes) -> ConfigDraft:
+    if "empty" in changes:  # of one class
+        changes = {"classes": (ClassShare("thing", 1 - changes["empty"], 0.1),), **changes}
     return draft_config(card or card_of(), replace(PLAIN, **changes), "nuclei")
 
 
@@ -263,6 +265,14 @@ def test_mostly_empty_masks_are_balanced_and_summed_over_the_batch():
     assert drafted.value("train.balance") == "empty"
     assert drafted.value("train.phases.1.loss_options") == {"dice": {"over": "batch"}}
     assert draft(empty=0.4).find("train.balance") is None
+
+
+def test_masks_are_mostly_empty_if_most_images_lack_most_classes():
+    kinds = tuple(ClassShare(name, 0.3, 0.02) for name in ("scratch", "pit", "stain"))
+    drafted = draft(empty=0.1, classes=kinds)
+    assert drafted.find("train.balance") is None
+    assert drafted.value("train.phases.0.loss_options") == {"dice": {"over": "batch"}}
+    assert "70% of the masks are empty" in drafted.find("train.phases.0.loss_options").reason
 
 
 def test_touching_objects_have_a_boundary():

@@ -27,7 +27,7 @@ SHRUNK_THICKNESS = 4  # pixels that the thinnest masks keep
 WINDOWED = 1 << 22  # pixels from which on training reads windows of an image, and prediction has tiles
 TILE, TILE_STRIDE = 512, 384
 PREDICTED_PIXELS = 1 << 22  # of the images that are predicted at once: about 2 GB in the network
-MOSTLY_EMPTY = 0.5
+MOSTLY_EMPTY = 0.5  # share of empty images, or of empty masks
 RARE_PIXELS = 0.03  # masked share of the images with a mask, below which Lovász scored lower
 THIN = 0.15  # thickness of a mask, as a share of the extent of its objects, below which it is thin
 STEADY = 0.6  # ratio of the intensity ranges of images of low and high range, from which on exposure is alike
@@ -483,13 +483,18 @@ def _losses(card: Competition, found: Fingerprint) -> tuple[list[Option], list[O
         return [Option("loss", first, why)], [Option("loss", second, "mostly an overlap loss, from the best weights")]
     both = {"bce": 1.0, "dice": 1.0}
     first = [Option("loss", both, f"metric {card.metric}: a pixel loss and an overlap loss")]
-    if found.empty > MOSTLY_EMPTY:
-        why = f"{found.empty:.0%} of the images are empty: sums over the batch were better (docs/studies/losses.md)"
+    if (empty := _empty_masks(found)) > MOSTLY_EMPTY:
+        why = f"{empty:.0%} of the masks are empty: sums over the batch were better (docs/studies/losses.md)"
         options = Option("loss_options", {"dice": {"over": "batch"}}, why)
         return [*first, options], [Option("loss", both, _no_lovasz(card, found)), options]
     if why := _no_lovasz(card, found):
         return first, [Option("loss", both, why)]
     return first, [Option("loss", {"lovasz": 1.0, "dice": 0.5}, "overlap losses, from the best weights of phase 1")]
+
+
+def _empty_masks(found: Fingerprint) -> float:
+    """The share of empty masks: each class of an image has one."""
+    return 1 - sum(each.images for each in found.classes) / len(found.classes)
 
 
 def _no_lovasz(card: Competition, found: Fingerprint) -> str:
@@ -498,7 +503,7 @@ def _no_lovasz(card: Competition, found: Fingerprint) -> str:
         return "masks are soft, which Lovász does not take"
     if found.coverage is None:
         return "no mask measured"
-    if found.empty > MOSTLY_EMPTY or found.coverage.median < RARE_PIXELS:
+    if _empty_masks(found) > MOSTLY_EMPTY or found.coverage.median < RARE_PIXELS:
         return (
             f"masks cover {found.coverage.median:.1%} of an image with a mask: Lovász scored lower on rare masks "
             f"(docs/studies/losses.md)"

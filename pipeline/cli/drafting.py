@@ -7,7 +7,7 @@ import typer
 
 from pipeline import stages
 from pipeline.card_draft.text import one_line, to_value
-from pipeline.cli.terminal import DataRoot, app, out
+from pipeline.cli.terminal import CardName, DataRoot, Metric, app, out
 from pipeline.quoting import shortened
 
 MAX_VALUE, MAX_REASON = 60, 130  # characters of a cell
@@ -16,8 +16,8 @@ MAX_VALUE, MAX_REASON = 60, 130  # characters of a cell
 @app.command()
 def card(
     data: DataRoot = None,
-    name: Annotated[str, typer.Option(help="of the competition: cards/<name>.toml (default: the folder's)")] = "",
-    metric: Annotated[str, typer.Option(help="of the evaluation page, such as mean_f_beta(beta=2)")] = "",
+    name: CardName = "",
+    metric: Metric = "",
     table: Annotated[str, typer.Option(help="the training table, if several could be it")] = "",
 ) -> None:
     """Draft a card from the files of a competition: what they are, why, and what is not sure."""

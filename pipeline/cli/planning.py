@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline import stages
-from pipeline.cli.terminal import DataRoot, SkipBad, app, out, print_table
+from pipeline.cli.terminal import CardName, DataRoot, Metric, SkipBad, app, out, print_table
 from pipeline.planning.config_text import option_line
 from pipeline.planning.fingerprint_table import fingerprint_rows
 from pipeline.progress import clock
@@ -41,8 +41,8 @@ def draft_config(
 def auto(
     data: DataRoot = None,
     budget: Annotated[str, typer.Option(help="wall-clock time, such as 30m, 2h or 1h30m")] = "",
-    name: Annotated[str, typer.Option(help="of card, config and submission (default: the folder's name)")] = "",
-    metric: Annotated[str, typer.Option(help="of the drafted card (default: mean_dice)")] = "",
+    name: CardName = "",
+    metric: Metric = "",
     card: Annotated[str, typer.Option(help="name or path of a card, in place of a drafted one")] = "",
     skip_bad: SkipBad = False,
 ) -> None:

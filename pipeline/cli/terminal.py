@@ -43,6 +43,14 @@ DataRoot = Annotated[
     Path | None,
     typer.Option("--data", envvar="DATA", help="folder of the competition's files"),
 ]
+CardName = Annotated[
+    str,
+    typer.Option("--name", help="of the card, cards/NAME.toml, and what is made from it (default: the folder's)"),
+]
+Metric = Annotated[
+    str,
+    typer.Option(help="of the competition's evaluation page, such as mean_f_beta(beta=2) (default: mean_dice)"),
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="list unreadable images, and leave them out")]
 
 DEMO = Path("configs/demo.toml")

@@ -100,7 +100,7 @@ class Channels:
         """
         for name, pattern, path in zip(self.names, self.paths, files, strict=False):
             if not path.exists() and slice_of(path) is None:
-                raise ImageError(f"{path}: no such file, of channel '{name}' (files.channels: {pattern}): {REMEDY}")
+                raise ImageError(f"{path}: no such file, of channel '{name}' (files.channels: {pattern})", REMEDY)
 
 
 ONE_FILE = Channels()  # an image is one file, and its channels are read as they are

@@ -39,18 +39,25 @@ def crop_index(index: pd.DataFrame, labels: Labels, crops: Crops, resize: Resize
 def _windows(sample: Sample, labels: Labels, crops: Crops, resize: Resize) -> Iterator[tuple[Box, float]]:
     """The windows of an image, column by column, and the share of each that is masked, 0 to 1."""
     height, width = resize.target(sample.size)
-    high, wide = min(crops.size, height), min(crops.size, width)
-    for left in window_starts(width, wide, crops.stride):
-        column = (harden(target_window(labels, sample, Box(0, left, height, wide), resize)) == 1).any(axis=2)
-        for top in window_starts(height, high, crops.stride):
-            yield Box(top, left, high, wide), float(column[top : top + high].mean())
+    for boxes in _boxes_by_column((height, width), crops):
+        whole = boxes[0]._replace(top=0, height=height)
+        column = (harden(target_window(labels, sample, whole, resize)) == 1).any(axis=2)
+        for box in boxes:
+            yield box, float(column[box.top : box.top + box.height].mean())
+
+
+def _boxes_by_column(size: tuple[int, int], crops: Crops) -> list[list[Box]]:
+    """The windows of an image of a size (height, width): a list for each column of windows, from top to bottom."""
+    high, wide = (min(crops.size, side) for side in size)
+    tops, lefts = (window_starts(side, each, crops.stride) for side, each in zip(size, (high, wide), strict=True))
+    return [[Box(top, left, high, wide) for top in tops] for left in lefts]
 
 
 def count_windows(index: pd.DataFrame, crops: Crops, resize: Resize = UNCHANGED) -> int:
     """The number of rows of `crop_index`; no label is read."""
-    sizes = [resize.target(size) for size in zip(index["height"], index["width"], strict=True)]
-    starts = [[window_starts(side, min(crops.size, side), crops.stride) for side in size] for size in sizes]
-    return sum(len(rows) * len(columns) for rows, columns in starts)
+    sizes = zip(index["height"], index["width"], strict=True)
+    columns = [boxes for size in sizes for boxes in _boxes_by_column(resize.target(size), crops)]
+    return sum(map(len, columns))
 
 
 def window_starts(length: int, size: int, stride: int) -> list[int]:

@@ -21,7 +21,7 @@ from pipeline.data.boundaries import touching_boundary
 from pipeline.data.file_index import is_hidden, normalize_id
 from pipeline.data.formats import read_pixels
 from pipeline.data.labels import Labels
-from pipeline.data.rasters import REMEDY, ImageError, read_or_raise
+from pipeline.data.rasters import ImageError, read_or_raise
 from pipeline.data.tables import read_packed_objects, read_rows
 from pipeline.quoting import listed, shortened
 from pipeline.rle import RLEError
@@ -30,6 +30,7 @@ ARRAYS, IMAGES = (".npy", ".npz"), (".tif", ".tiff", ".png")
 SUFFIXES = (*ARRAYS, *IMAGES)  # of two files of an image, such as nnU-Net's .npz and .png, the first of these is read
 NPZ_KEYS = ("probabilities", "softmax")  # nnU-Net's, of its versions 2 and 1
 FOLD = re.compile(r"fold[-_ ]?(\d+)", re.IGNORECASE)
+REMEDY = "write this prediction again"  # no option leaves out a damaged prediction, as --skip-bad does an image
 MAX_VALUE = 255  # stored value of probability 1
 ROUNDING = 1e-3  # by which a probability may exceed 1, and the sum of a softmax differ from it
 ROUNDED = 1 + 1e-6  # of float32: 100 times a share of 1 may be larger than 100
@@ -125,12 +126,10 @@ def _join_channels(
 def _open_folder(folder: Path, files: Mapping[str, list[Path]], labels: Labels) -> Source:
     def read(image_id: str, size: Size) -> np.ndarray:
         paths = files[image_id]
-        try:
-            if len(paths) > 1:
-                return np.concatenate([_read_file(path, size, 1, None) for path in paths])
-            return _read_file(paths[0], size, labels.channels, labels)
-        except ImageError as error:  # the option for images leaves out no prediction
-            raise ImageError(str(error).replace(REMEDY, "write this prediction again")) from None
+        one_channel = len(paths) > 1  # a file for each channel
+        channels, of_all = (1, None) if one_channel else (labels.channels, labels)
+        values = [read_or_raise(path, lambda path: _read_file(path, size, channels, of_all), REMEDY) for path in paths]
+        return np.concatenate(values) if one_channel else values[0]
 
     are_images = all(path.suffix.lower() in IMAGES for paths in files.values() for path in paths)
     return Source(folder, frozenset(files), are_images, read)
@@ -139,7 +138,7 @@ def _open_folder(folder: Path, files: Mapping[str, list[Path]], labels: Labels) 
 def _read_file(path: Path, size: Size, channels: int, labels: Labels | None) -> np.ndarray:
     """The values of one file, (channels, H, W); a .npy is mapped into memory."""
     if path.suffix.lower() in ARRAYS:
-        return _as_channels(read_or_raise(path, lambda each: _read_array(each, size, channels)), path, size, channels)
+        return _as_channels(_read_array(path, size, channels), path, size, channels)
     if channels > 1 and labels.masks.values:
         return _check_size(labels.read_numbers(path) == np.arange(channels)[:, None, None], path, size)
     pixels = read_pixels(path)

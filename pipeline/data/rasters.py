@@ -45,7 +45,16 @@ ROTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class ImageError(ValueError):
-    """An image file that is missing, damaged, or not supported."""
+    """An image file that is missing, damaged, or not supported.
+
+    Args:
+        fault: the file, and what is wrong with it.
+        remedy: what to do, where another caller may know better (`read_or_raise`); empty: the fault says it.
+    """
+
+    def __init__(self, fault: str, remedy: str = ""):
+        super().__init__(f"{fault}: {remedy}" if remedy else fault)
+        self.fault, self.remedy = fault, remedy
 
 
 class Raster(NamedTuple):
@@ -94,7 +103,7 @@ def known_orientation(value: object) -> int:
 
 def damaged(path: Path, what: str) -> ImageError:
     """The error for a damaged file."""
-    return ImageError(f"{path}: cannot be read, {what}: {REMEDY}")
+    return ImageError(f"{path}: cannot be read, {what}", REMEDY)
 
 
 def refuse_colours(path: Path, mode: str, unsupported: set[str]) -> None:
@@ -139,7 +148,8 @@ def check_packing(path: Path, *, declared: int, stored: int, packing: float) -> 
     if declared > packing * stored:
         raise ImageError(
             f"{path}: cannot be read, its header declares {_format_bytes(declared)} of pixels, but "
-            f"{_format_bytes(stored)} can contain {_format_bytes(int(packing * stored))} at most: {REMEDY}"
+            f"{_format_bytes(stored)} can contain {_format_bytes(int(packing * stored))} at most",
+            REMEDY,
         )
 
 
@@ -154,8 +164,8 @@ def check_memory(path: Path, declared: int) -> None:
     """
     if declared > UNCHECKED_BYTES and COPIES * declared > (free := free_memory()):
         raise ImageError(
-            f"{path}: its {_format_bytes(declared)} of pixels do not fit into memory ({_format_bytes(free)} free): "
-            f"read it by window (predict.tiles, data.crops), or {REMEDY}"
+            f"{path}: its {_format_bytes(declared)} of pixels do not fit into memory ({_format_bytes(free)} free)",
+            f"read it by window (predict.tiles, data.crops), or {REMEDY}",
         )
 
 
@@ -178,30 +188,28 @@ def free_memory() -> int:
     return max(0, min(free))
 
 
-def read_or_raise(path: Path, read: Callable[[Path], T]) -> T:
+def read_or_raise(path: Path, read: Callable[[Path], T], remedy: str = "") -> T:
     """The result of `read` for a file; whatever a decoder raises becomes an ImageError here, and only here.
 
     Args:
         read: decodes the file.
+        remedy: what to do about a file that cannot be read, if it is no image of the competition; empty: REMEDY.
 
     Raises:
         ImageError: one line, with the path and what to do.
     """
     try:
         return read(path)
-    except ImageError:
+    except ImageError as error:
+        if remedy and error.remedy:
+            raise ImageError(error.fault, remedy) from None
         raise
     except FileNotFoundError:
         raise ImageError(f"{path}: no such image") from None
     except Exception as error:  # decoders raise exceptions of many types
         message = (error.strerror if isinstance(error, OSError) else None) or str(error)
         reason = first_line(message, QUOTED) or type(error).__name__
-        raise ImageError(f"{path}: cannot be read, {reason}: {_remedy(message)}") from error
-
-
-def _remedy(message: str) -> str:
-    """What to do: install a missing decoder, or get the file again."""
-    for part, packages in DECODERS.items():
-        if part in message:
-            return f"pip install {packages}"
-    return REMEDY
+        fault = f"{path}: cannot be read, {reason}"
+        if install := next((packages for part, packages in DECODERS.items() if part in message), None):
+            raise ImageError(f"{fault}: pip install {install}") from error
+        raise ImageError(fault, remedy or REMEDY) from error

@@ -13,6 +13,7 @@ from pipeline.ensemble.renderer import INSTANCES, Postprocess, Renderer
 from pipeline.ensemble.selection import Oof, Selection, scores_of_folds
 from pipeline.metrics import Matches, match_overlaps, overlaps
 from pipeline.postprocess.instances import InstanceRules, label_instances
+from pipeline.statistics.bootstrap import TIE
 from pipeline.statistics.crossfit import CrossFitted, cross_fit
 
 ImageScore = Callable[[Matches], float]
@@ -21,7 +22,6 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 BOUNDARIES = (0.2, 0.35, 0.5)  # boundary thresholds, see `split_by_boundary`
 SADDLE_RATIOS = (0.8, 0.9)  # see `split_by_shape`
 AREAS = (0, 4, 8, 16, 32, 64, 128)  # pixels
-TIE = 1e-12  # scores that differ by less are equal: rounding errors
 
 
 def select_instances(oof: Oof, score: ImageScore, *, boundaries: bool) -> Selection:

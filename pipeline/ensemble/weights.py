@@ -28,9 +28,9 @@ from pipeline.ensemble.stacking import Stack, apply_stack, fit_stack, mean_aroun
 from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import VOID, Counts, Metric, Scores, nan_to_zero, ratio
 from pipeline.postprocess.threshold_counts import THRESHOLDS, best_threshold, level
+from pipeline.statistics.bootstrap import TIE
 
 BLOCK = 1 << 18  # pixels processed at once: a few MiB, which fit into the cache
-TIE = 1e-12  # scores that differ by less are equal: rounding errors
 
 
 class Subsample(NamedTuple):

@@ -252,15 +252,15 @@ def test_select_last_is_refused_with_what_needs_scores(tiny, option):
 def said(caplog, validation, **changes):
     line = {"fold": 0, "phase": 1, "epoch": 2, "loss": 0.5, "best": True, "seconds": 3} | validation.line() | changes
     with caplog.at_level(logging.INFO, logger="pipeline"):
-        log_epoch(line, 4, 60, exclusive=False)
+        log_epoch("unet, fold 0", line, 4, 60, exclusive=False)
     return caplog.messages[-1]
 
 
-def test_epoch_line_shows_the_detection_rates(caplog):
+def test_epoch_line_names_config_and_fold_and_shows_the_detection_rates(caplog):
     line = said(caplog, validation(0.8, 0.9, baseline=0.7))
     assert line == (
-        "fold 0  phase 1  epoch   2/4  loss 0.5000  score 0.8000 *  dice 0.5000  found 60%  left empty 70%  0:03  "
-        "1:00 left"
+        "unet, fold 0  phase 1  epoch   2/4  loss 0.5000  score 0.8000 *  dice 0.5000  found 60%  left empty 70%  "
+        "0:03  1:00 left"
     )
     assert "found" not in said(caplog, validation(0.8), found=None)
 
@@ -291,7 +291,7 @@ def test_phase_with_an_epoch_above_the_baseline_logs_no_warning(tiny, monkeypatc
 
 def test_advice_for_exclusive_classes_names_their_losses(caplog):
     with caplog.at_level(logging.WARNING, logger="pipeline"):
-        log_collapse([{"fold": 0, "phase": 1, "best": True} | silent(0).line()], exclusive=True)
+        log_collapse("fold 0", [{"fold": 0, "phase": 1, "best": True} | silent(0).line()], exclusive=True)
     assert "no better than the most frequent class everywhere (0.7000)" in caplog.messages[0]
     assert "dice_softmax" in caplog.messages[0]
 

@@ -352,6 +352,7 @@ def _fit(
         image_weight=cfg.model.image_head,
         encoder=cfg.model.encoder,
         grad_checkpointing=cfg.model.grad_checkpointing,
+        name=cfg.name,
     )
     job = _with_batch_size(context, job)
     if job.grad_checkpointing:

@@ -87,10 +87,11 @@ def describe_progress(folder: Path) -> str:
         return "from where it was stopped"
 
 
-def log_epoch(epoch: dict[str, Any], epochs: int, left: float, *, exclusive: bool) -> None:
+def log_epoch(title: str, epoch: dict[str, Any], epochs: int, left: float, *, exclusive: bool) -> None:
     """Log one line for one epoch.
 
     Args:
+        title: config and fold, as `TrainJob.title`.
         epoch: its line in the history.
         epochs: number of epochs of the phase.
         left: estimated seconds until the last phase ends.
@@ -98,8 +99,8 @@ def log_epoch(epoch: dict[str, Any], epochs: int, left: float, *, exclusive: boo
     """
     score = "" if epoch["score"] is None else f"  score {epoch['score']:.4f}{_format_best(epoch)}{_format_rates(epoch)}"
     log.info(
-        "fold %s  phase %d  epoch %3d/%d  loss %.4f%s  %s  %s",
-        epoch["fold"],
+        "%s  phase %d  epoch %3d/%d  loss %.4f%s  %s  %s",
+        title,
         epoch["phase"],
         epoch["epoch"],
         epochs,
@@ -120,15 +121,16 @@ def log_waits(**seconds: float) -> None:
     log.info("time: %s", ", ".join(f"{what} {each / total:.0%}" for what, each in seconds.items()))
 
 
-def log_average(average: dict[str, Any]) -> None:
+def log_average(title: str, average: dict[str, Any]) -> None:
     """Log one line for an average of weights.
 
     Args:
+        title: as for `log_epoch`.
         average: its line in the history.
     """
     log.info(
-        "fold %s  phase %d  %s of epochs %s  score %.4f%s%s  %s",
-        average["fold"],
+        "%s  phase %d  %s of epochs %s  score %.4f%s%s  %s",
+        title,
         average["phase"],
         average["candidate"],
         ", ".join(map(str, average["epochs"])),
@@ -144,12 +146,13 @@ def kept_line(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return [line for line in lines if line["best"]][-1]
 
 
-def log_collapse(lines: Sequence[dict[str, Any]], *, exclusive: bool) -> None:
+def log_collapse(title: str, lines: Sequence[dict[str, Any]], *, exclusive: bool) -> None:
     """Log a warning, with what to try, if a phase's best weights do not beat the baseline at any threshold.
 
     Nothing is logged if no held-out image has an object.
 
     Args:
+        title: as for `log_epoch`.
         lines: history of the phase.
         exclusive: one class per pixel.
     """
@@ -157,9 +160,9 @@ def log_collapse(lines: Sequence[dict[str, Any]], *, exclusive: bool) -> None:
     has_objects = best["found"] is not None
     if has_objects and not beats_baseline(best):
         log.warning(
-            "fold %s: phase %d ends no better than %s (%.4f) at any threshold. Try in a copy of the config: %s; a "
+            "%s: phase %d ends no better than %s (%.4f) at any threshold. Try in a copy of the config: %s; a "
             "smaller crop; pretrained weights; more epochs or a lower lr",
-            best["fold"],
+            title,
             best["phase"],
             BASELINES[exclusive],
             best["baseline"],

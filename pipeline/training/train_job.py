@@ -26,6 +26,7 @@ class TrainJob:
         encoder: its name, for a phase with layer_decay or unfreeze_epochs.
         grad_checkpointing: compute activations of the encoder again in the backward pass.
         trackers: that epochs are logged to; they do not change the training.
+        name: of the config, in log lines.
 
     Raises:
         ValueError: if the config asks for pseudo-labels or a teacher and the data have none.
@@ -42,6 +43,7 @@ class TrainJob:
     encoder: str = ""
     grad_checkpointing: bool = False
     trackers: Trackers = field(default_factory=Trackers)
+    name: str = ""
 
     def __post_init__(self) -> None:
         if self.cfg.pseudo and self.data.pseudo is None:
@@ -53,6 +55,11 @@ class TrainJob:
     def fold(self) -> Fold:
         """The held-out fold, or "full" for a full fit."""
         return self.data.fold
+
+    @property
+    def title(self) -> str:
+        """Config and fold, in log lines."""
+        return f"{self.name}, fold {self.fold}" if self.name else f"fold {self.fold}"
 
     @property
     def validates(self) -> bool:

@@ -152,7 +152,7 @@ class Trainer:
             if (self.phase.swa or self.phase.soup) and not self.state.averages_evaluated:
                 self._evaluate_averages()
             if self.group.is_main:
-                log_collapse(self.state.phase_lines(), exclusive=self.job.data.labels.exclusive)
+                log_collapse(self.job.title, self.state.phase_lines(), exclusive=self.job.data.labels.exclusive)
         self.job.trackers.log_worst(self.state.phase, self.job.global_epoch(self.state.phase, self.state.epoch - 1))
 
     def _run_epoch(self) -> None:
@@ -176,7 +176,7 @@ class Trainer:
         if self.group.is_main:
             self._save_epoch(line)
             left = state.seconds / state.epochs_seen * job.passes_left(state.phase, state.epoch)
-            log_epoch(line, self.epochs, left, exclusive=job.data.labels.exclusive)
+            log_epoch(job.title, line, self.epochs, left, exclusive=job.data.labels.exclusive)
             log_waits(data=waited, network=trained - started - waited, validation=ended - trained)
             job.trackers.log_epoch(line, global_epoch)
             if best and validation:
@@ -329,7 +329,7 @@ class Trainer:
                     save_checkpoint(self.job.phase_path(state.phase), average.weights, record)
                     self.ema.module.load_state_dict(average.weights)  # it may have evaluated others since
                     self.job.trackers.draw_worst(self.ema.module, average.validation, state.phase)
-                log_average(line)
+                log_average(self.job.title, line)
             state.best = max(state.best, average.validation.selection)
         state.averages_evaluated = True
         if self.group.is_main:

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from pipeline import config, stages
+from pipeline.files import file_digest
 from pipeline.planning import budget
 from pipeline.planning.budget import Costs
 from pipeline.planning.budget_clock import BudgetClock, RunState
@@ -51,6 +52,7 @@ def test_a_folder_becomes_a_submission_that_its_config_makes_again(tiny):
     page = done.plan_page.read_text()
     assert f"{done.submission.interval.mean:.4f}" in page
     assert done.state.plan.describe() in page
+    assert "limits the plan" in page
 
 
 @pytest.mark.slow
@@ -216,6 +218,17 @@ def test_folds_that_exist_are_used(tiny, short, monkeypatch):
     stages.describe_folds(config.load("configs/tiny.toml", ["folds.count=2"]))
     assert planned_run(monkeypatch, 2000.0).plan.split == 2
     assert config.load("configs/mine.toml").folds.count == 2
+
+
+def test_a_finished_run_is_not_measured_again(tiny, short, monkeypatch):
+    planned = planned_run(monkeypatch, 2000.0)
+    assert planned.plan.folds == planned.plan.split  # nothing is left to train
+    digest = file_digest(Path("configs/mine.toml"))
+    timer = BudgetClock(Path("runs/mine/auto.json"), 2000.0)
+    timer.save(finished=digest, submitted=(planned.plan.split, planned.plan.views), results=("a score",))
+    monkeypatch.setattr(automating, "draft_config", None)  # it measures the images
+    again = run(seconds=2000.0)
+    assert (again.submission, again.state.results) == (None, ("a score",))
 
 
 def test_a_resumed_run_keeps_the_counts_of_its_plan(tiny, short, monkeypatch):

@@ -1,11 +1,12 @@
-"""How a time budget is spent: on the length of the trainings, folds, the input size, the encoder and views.
+"""How a time budget is spent: on the length of the trainings, folds, the input size and views.
 
     time = Σ over folds (start + updates · update + epochs · validation + views · (OOF + test images) · prediction)
          + choice of the rules, with a submission, after the first fold and after the last; report
 
 Seconds come from a trial on this machine, and from the first fold once it is trained. What does not fit is given up in
-this order: views, the length of the trainings, the input size, the encoder, folds. One fold is a held-out share: the
-rules are chosen on it, and one model predicts the test set.
+this order: views, the length of the trainings, the input size, folds. One fold is a held-out share: the rules are
+chosen on it, and one model predicts the test set. A smaller encoder would come before folds; but a draft has the
+smallest one with ImageNet weights in a package, so the encoder stays.
 """
 
 from collections.abc import Iterator, Sequence
@@ -67,7 +68,6 @@ class Costs(NamedTuple):
 class Choices(NamedTuple):
     """What may be planned, each with its fallbacks, in their order."""
 
-    encoders: tuple[str, ...]
     sizes: tuple[float, ...]  # shares of the drafted size of both sides
     views: tuple[tuple[str, ...], ...]
     finer_splits: bool = True  # whether a smaller share than a fold may be held out
@@ -78,7 +78,6 @@ class Plan(NamedTuple):
 
     split: int  # folds that the images are split into
     folds: int  # that are trained
-    encoder: str
     size: float  # share of the drafted size
     updates: int  # of each training
     epochs: int  # of each training: it is validated after each
@@ -89,7 +88,7 @@ class Plan(NamedTuple):
         size = "" if self.size == 1 else f", input size × {self.size:g}"
         return (
             f"{self.folds} of {self.split} folds, {self.updates} updates each in {self.epochs} epochs{size}, "
-            f"{self.encoder}, {len(self.views)} view{'s' * (len(self.views) > 1)}"
+            f"{len(self.views)} view{'s' * (len(self.views) > 1)}"
         )
 
 
@@ -101,7 +100,7 @@ def plan_of(cfg: Config, counts: Counts, draws: int) -> Plan:
     """
     updates = sum(phase.epochs * max(1, int(draws * phase.repeats) // counts.batch) for phase in cfg.train.phases)
     epochs = sum(phase.epochs for phase in cfg.train.phases)
-    return Plan(counts.folds, counts.folds, cfg.model.encoder, 1.0, updates, epochs, cfg.predict.views)
+    return Plan(counts.folds, counts.folds, 1.0, updates, epochs, cfg.predict.views)
 
 
 class Spending(NamedTuple):
@@ -117,12 +116,6 @@ class Spending(NamedTuple):
     def total(self) -> float:
         """All of them."""
         return sum(self)
-
-
-def fold_training(plan: Plan, counts: Counts, costs: Costs) -> float:
-    """The seconds of one fold's training with its validations."""
-    at = costs.at(plan.size)
-    return plan.updates * at.update + plan.epochs * counts.validated(plan.split) * at.predict
 
 
 def spend(plan: Plan, counts: Counts, costs: Costs, *, done: int = 0) -> Spending:
@@ -144,22 +137,27 @@ def spend(plan: Plan, counts: Counts, costs: Costs, *, done: int = 0) -> Spendin
     )
 
 
-def make_plan(seconds: float, counts: Counts, costs: dict[str, Costs], choices: Choices) -> Plan:
+def fold_training(plan: Plan, counts: Counts, costs: Costs) -> float:
+    """The seconds of one fold's training with its validations."""
+    one = spend(plan._replace(folds=1), counts, costs)
+    return one.training + one.validation
+
+
+def make_plan(seconds: float, counts: Counts, costs: Costs, choices: Choices) -> Plan:
     """The plan for a time budget: the first one in the order of what is given up that fits.
 
     Args:
         seconds: that are left; USABLE_SHARE of them is planned for.
-        costs: of each encoder.
 
     Raises:
         ValueError: if not even the least plan fits, with the seconds that it needs.
     """
     usable = seconds * USABLE_SHARE
     for plan in _ladder(counts, choices):
-        longest = _lengthened(plan, usable, counts, costs[plan.encoder])
+        longest = _lengthened(plan, usable, counts, costs)
         if longest is not None:
-            return _with_views(longest, usable, counts, costs[plan.encoder], choices.views)
-    least = spend(plan, counts, costs[plan.encoder]).total / USABLE_SHARE
+            return _with_views(longest, usable, counts, costs, choices.views)
+    least = spend(plan, counts, costs).total / USABLE_SHARE
     raise ValueError(
         f"{clock(max(seconds, 0))} are left, and one short training with its predictions takes about {clock(least)}: "
         f"give a larger BUDGET"
@@ -173,20 +171,19 @@ def _ladder(counts: Counts, choices: Choices) -> Iterator[Plan]:
     finest = min(counts.train // FEWEST_HELD_OUT, counts.masked // FEWEST_MASKED) if choices.finer_splits else 0
     splits += [(split, 1) for split in FINER_SPLITS if counts.folds < split <= finest]
     for split, folds in splits:
-        for encoder in choices.encoders:
-            for size in choices.sizes:
-                yield Plan(split, folds, encoder, size, counts.updates(0), FEWEST_EPOCHS, choices.views[-1])
-    yield Plan(*splits[-1], choices.encoders[-1], choices.sizes[-1], LEAST_UPDATES, FEWEST_EPOCHS, choices.views[-1])
+        for size in choices.sizes:
+            yield Plan(split, folds, size, counts.updates(0), FEWEST_EPOCHS, choices.views[-1])
+    yield Plan(*splits[-1], choices.sizes[-1], LEAST_UPDATES, FEWEST_EPOCHS, choices.views[-1])
 
 
 def _lengthened(plan: Plan, usable: float, counts: Counts, costs: Costs) -> Plan | None:
     """The plan with as many updates as fit, and as many epochs as leave them most of the time; None if nothing fits."""
-    at = costs.at(plan.size)
-    validation = counts.validated(plan.split) * at.predict
+    update = costs.at(plan.size).update
+    validation = spend(plan._replace(folds=1, epochs=1), counts, costs).validation
     seconds = (usable - spend(plan._replace(updates=0, epochs=0), counts, costs).total) / plan.folds
-    for_validation = min(VALIDATION_SHARE * seconds, seconds - plan.updates * at.update)
+    for_validation = min(VALIDATION_SHARE * seconds, seconds - plan.updates * update)
     epochs = min(max(int(for_validation / validation), FEWEST_EPOCHS), MOST_EPOCHS)
-    updates = int((seconds - epochs * validation) / at.update)
+    updates = int((seconds - epochs * validation) / update)
     if updates < plan.updates:
         return None
     return plan._replace(updates=min(updates, counts.updates(2)), epochs=epochs)
@@ -202,20 +199,41 @@ def _with_views(plan: Plan, usable: float, counts: Counts, costs: Costs, views: 
     return plan
 
 
-def revise(plan: Plan, seconds: float, counts: Counts, costs: Costs, choices: Choices, *, done: int) -> Plan:
+def describe_limit(plan: Plan, counts: Counts, views: Sequence[tuple[str, ...]], *, is_given: bool) -> str:
+    """What keeps the plan from being larger, in one line: the time, or that the images have no use for more.
+
+    Args:
+        views: that may be planned, the most first.
+        is_given: whether a person wrote the config, so the plan chose only its folds and views.
+    """
+    has_all = (plan.folds, plan.size, plan.views) == (counts.folds, 1, views[0])
+    if not has_all or (plan.updates < counts.updates(2) and not is_given):
+        return "The time budget limits the plan."
+    if is_given:
+        return "The config limits the plan: all of its folds and views fit into the time budget."
+    return (
+        f"The number of images limits the plan: all folds, all views, and trainings of {plan.updates:,} updates, which "
+        f"is the longest ({PASSES[2]} passes over the training images, or {UPDATES[2][0]:,} updates if that is more)."
+    )
+
+
+def revise(
+    plan: Plan, seconds: float, counts: Counts, costs: Costs, views: Sequence[tuple[str, ...]], *, done: int
+) -> Plan:
     """The plan with as many folds, and then views, as fit into the time that is left, at the speed of the folds so far.
 
     Length and size stay: folds with other settings would not be those of one config. Only the training of the last fold
     may be shortened, by `max_minutes`.
 
     Args:
+        views: that may be planned.
         done: folds that are trained and predicted with the plan's views; these are predicted again with other ones.
     """
     folds = range(done, plan.split + 1 if plan.split == counts.folds else done + 1)
     usable = seconds * USABLE_SHARE
     whole = [
         each
-        for each in (plan._replace(folds=number, views=views) for number in folds for views in choices.views)
+        for each in (plan._replace(folds=number, views=some) for number in folds for some in views)
         if _left_to_do(each, plan, counts, costs, done) <= usable
     ]
     shortened = (1 - SHORTEST_SHARE) * fold_training(plan, counts, costs)
@@ -228,8 +246,10 @@ def revise(plan: Plan, seconds: float, counts: Counts, costs: Costs, choices: Ch
 
 
 def _left_to_do(each: Plan, plan: Plan, counts: Counts, costs: Costs, done: int) -> float:
-    again = 0.0
-    if each.views != plan.views:
-        again = done * (counts.held_out(plan.split) + counts.test) * len(each.views) * costs.at(plan.size).predict
-    nothing = each.folds == done and each.views == plan.views  # its submission is written already
-    return 0.0 if nothing else spend(each, counts, costs, done=done).total + again
+    """The seconds from `done` folds with the views of `plan` to the end of another plan."""
+    if each.folds == done and each.views == plan.views:  # its submission is written already
+        return 0.0
+    left = spend(each, counts, costs, done=done).total
+    if each.views == plan.views:
+        return left
+    return left + spend(each._replace(folds=done), counts, costs).prediction  # of the folds that are done, again

@@ -37,6 +37,7 @@ class RunState(Table):
     data: str = ""  # the folder of the files
     card: str = ""
     counts: Counts | None = None  # that the plan was made for
+    views: tuple[tuple[str, ...], ...] = ()  # that may be planned, the most first
     is_given: bool = False  # whether a person wrote the config
     written: str = ""  # digest of the config as it was written; another one is that of an edited config
     finished: str = ""  # digest of the config that a finished run ended with

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from pipeline.planning.budget import Costs, Counts, Plan
+from pipeline.planning.budget import Costs, Counts, Plan, describe_limit
 from pipeline.planning.budget_clock import RunState
 from pipeline.planning.config_draft import ConfigDraft
 from pipeline.planning.config_text import option_line
@@ -10,7 +10,8 @@ from pipeline.planning.fingerprint import Fingerprint
 from pipeline.planning.fingerprint_table import fingerprint_rows
 from pipeline.progress import clock
 
-GIVEN_UP = "views, the length of the trainings, the input size, the encoder, folds"
+# No draft has a smaller encoder to fall back to, which would come before folds.
+GIVEN_UP = "views, the length of the trainings, the input size, folds"
 
 
 def plan_page(
@@ -29,6 +30,7 @@ def plan_page(
         "\n".join(f"- {line}" for line in state.results),
         "## Plan",
         _describe_plans(state.first_plan, state.plan),
+        describe_limit(state.plan, counts, state.views, is_given=state.is_given),
         f"What does not fit into the budget is given up in this order: {GIVEN_UP}.",
         "## Time",
         _table(["step", "planned", "true"], _time_rows(state)),

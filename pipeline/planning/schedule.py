@@ -15,14 +15,9 @@ STRIDE, SMALLEST_CROP = 32, 64  # pixels: crops are multiples of the stride
 SMALLEST_SIDE = 96  # pixels that the shorter side of an image keeps
 
 
-def choices_of(draft: ConfigDraft, found: Fingerprint, encoders: Sequence[str] = ()) -> Choices:
-    """What a plan may choose from, around what the draft wants.
-
-    Args:
-        encoders: smaller ones than the draft's, from large to small.
-    """
-    names, views = (draft.value("model.encoder"), *encoders), draft.value("predict.views")
-    return Choices(names, (1.0, *_smaller_sizes(draft, found)), fewer_views(views))
+def choices_of(draft: ConfigDraft, found: Fingerprint) -> Choices:
+    """What a plan may choose from, around what the draft wants."""
+    return Choices((1.0, *_smaller_sizes(draft, found)), fewer_views(draft.value("predict.views")))
 
 
 def fewer_views(views: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -62,8 +57,6 @@ def planned(draft: ConfigDraft, plan: Plan, counts: Counts, draws: int) -> Confi
     draft = with_extent(draft, plan)
     if counts.held_out(plan.split) > VALIDATED:
         draft = draft.with_option("train.validation_images", VALIDATED, f"{why}: of {counts.held_out(plan.split)}")
-    if plan.encoder != draft.value("model.encoder"):
-        draft = draft.with_option("model.encoder", plan.encoder, f"{why}: smaller than the draft's")
     if plan.size != 1:
         draft = _resized(draft, plan.size)
     if plan.updates < SHORT:

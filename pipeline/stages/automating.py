@@ -27,6 +27,7 @@ from pipeline.planning.budget import (
     Costs,
     Counts,
     Plan,
+    describe_limit,
     fold_training,
     make_plan,
     plan_of,
@@ -145,20 +146,21 @@ def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str, skip
         data = files_root(data, name)
         card = card or _card_of(data, name, metric)
         _refuse_other_inputs(timer, data, card, metric)
+    page = Path("reports") / f"{name}-plan.md"
+    if _is_finished(timer, config_file(name)):
+        return AutoResult(page, None, timer.state, timer.budget)
     with timer.step("fingerprint"):
         skip_bad = skip_bad or (config_file(name).is_file() and config.load(config_file(name)).data.skip_bad)
         job = _make_job(timer, draft_config(name, card, data, skip_bad=skip_bad, write=False), card, data)
-    page = Path("reports") / f"{name}-plan.md"
-    if _is_finished(timer, job):
-        return AutoResult(page, None, timer.state, timer.budget)
+    timer.save(views=job.choices.views, finished="")
     if timer.state.plan is None:
         with timer.step("trial"):
             plan, costs = _first_plan(timer, job)
         timer.save(first_plan=plan, plan=plan, costs=costs, counts=job.counts)
     if not job.path.is_file():
         _write_config(timer, job, timer.state.plan)
-    timer.save(finished="")
-    log.info("plan: %s", timer.state.plan.describe())
+    limit = describe_limit(timer.state.plan, job.counts, job.choices.views, is_given=timer.state.is_given)
+    log.info("plan: %s. %s", timer.state.plan.describe(), limit)
     submission = _train_folds(timer, job)
     with timer.step("report", REPORT):
         report_path = report([job.config(timer.state.plan)], name, submission.selection)
@@ -183,13 +185,13 @@ def _refuse_other_inputs(timer: BudgetClock, data: Path, card: str, metric: str)
     timer.save(**found)
 
 
-def _is_finished(timer: BudgetClock, job: Job) -> bool:
+def _is_finished(timer: BudgetClock, config_path: Path) -> bool:
     """Whether an earlier run finished with this config, and the time that is left is enough for no further fold."""
     state = timer.state
-    if not state.finished or not job.path.is_file() or file_digest(job.path) != state.finished:
+    if not state.finished or not config_path.is_file() or file_digest(config_path) != state.finished:
         return False
     done = state.submitted[0]
-    return revise(state.plan, timer.left, job.counts, state.costs, job.choices, done=done).folds <= done
+    return revise(state.plan, timer.left, state.counts, state.costs, state.views, done=done).folds <= done
 
 
 def _results(submission: Ensembled, report_path: Path, card: str, config_path: Path) -> tuple[str, ...]:
@@ -252,7 +254,7 @@ def _first_plan(timer: BudgetClock, job: Job) -> tuple[Plan, Costs]:
             timer.left,
             job.counts,
             costs,
-            job.choices,
+            job.choices.views,
             done=0,
         )
         if not plan.folds:
@@ -262,9 +264,7 @@ def _first_plan(timer: BudgetClock, job: Job) -> tuple[Plan, Costs]:
                 f"config, and one is planned"
             )
         return plan, costs
-    # Of one encoder: a trial of each would take longer than a smaller one saves.
-    plan = make_plan(timer.left, job.counts, {job.choices.encoders[0]: costs}, job.choices)
-    return plan, costs
+    return make_plan(timer.left, job.counts, costs, job.choices), costs
 
 
 def _write_config(timer: BudgetClock, job: Job, plan: Plan) -> None:
@@ -318,7 +318,7 @@ def _folds_done(job: Job, plan: Plan) -> int:
 def _revise(timer: BudgetClock, job: Job, done: int) -> Plan:
     """Revise the plan at the speed so far; with other views, the folds that are done are predicted again."""
     plan = timer.state.plan
-    revised = revise(plan, timer.left, job.counts, timer.state.costs, job.choices, done=done)
+    revised = revise(plan, timer.left, job.counts, timer.state.costs, job.choices.views, done=done)
     if revised != plan:
         log.info("plan revised: %s", revised.describe())
         if not timer.state.is_given:

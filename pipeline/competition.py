@@ -41,6 +41,7 @@ class Files(Table):
     train_polygons: str | None = None  # or a JSON per line: an image's id and its objects' outlines
     train_coco: str | None = None  # or a COCO JSON file: polygons or runs, one category per class
     train_meta: str | None = None  # a table of further columns of the training images, with the same ids
+    test_meta: str | None = None  # the same of the test images; on hidden test data it may come with the images
     suffix: str = ".png"  # image file = id + suffix; empty if ids already have one
     mask_suffix: str = ".png"
     # Instead of the suffixes, for files in nested folders: a regular expression that must match the whole path below
@@ -115,7 +116,7 @@ class Columns(Table):
     packed_objects: str | None = None
     copied: tuple[str, ...] = ()  # further columns of the sample between id and rle, which a submission repeats
     group: str | None = None  # images with the same value stay in one fold: patient, video, mosaic
-    meta_id: str | None = None  # of the image in the meta table; default: `id`
+    meta_id: str | None = None  # of the image in the meta tables; default: `id`
 
     def model_post_init(self, _context: object) -> None:
         """Check keys that depend on each other.
@@ -362,7 +363,7 @@ class Competition(Table):
 
     @property
     def meta_id(self) -> str:
-        """The column of the meta table that has the images' ids."""
+        """The column of the meta tables that has the images' ids."""
         return self.columns.meta_id or self.columns.id
 
 

@@ -509,6 +509,9 @@ class Ensemble(Table):
     # Whose share of pixels may set a threshold; (): thresholds are fixed probabilities. With "volume" or "test set",
     # the mask of an image may depend on other images, and batch-predict refuses such a choice.
     shares: tuple[Literal["image", "volume", "test set"], ...] = ("image", "volume", "test set")
+    # A column of the card's files.train_meta and files.test_meta, such as the organ: each of its values with enough
+    # images may have a threshold of its own, which batch-predict refuses; None: all have one.
+    group: str | None = None
 
 
 class Imported(Table):

@@ -81,6 +81,8 @@ def organs(root: Path, known: Masks) -> None:
     more = [(image_id, organ, "HPA", "32", "40", "0.4", text, "37", "Male") for image_id, organ, text in rows]
     header = ("id", "organ", "data_source", "img_height", "img_width", "pixel_size", "rle", "age", "sex")
     write_csv(root / "train.csv", [header, *more])
+    tests = [row[:6] for row in csv.reader((root / "test.csv").read_text().splitlines())]
+    write_csv(root / "test.csv", [header[:6], *(((*row, "Hubmap", "32", "40", "0.4")) for row in tests[1:])])
 
 
 def vessels(root: Path, known: Masks) -> None:

@@ -24,7 +24,7 @@ from pipeline.serving.spool import spool
 from pipeline.stages.reporting import make_score_surface
 
 DICE = pixel_metric("mean_dice")
-WITHOUT_HEAD = [name for name in RULE_SETS if name != "gate"]
+WITHOUT_HEAD = [name for name in RULE_SETS if name not in ("gate", "group")]
 SHARE_SETS = [name for name, rule_set in RULE_SETS.items() if rule_set.pool]
 
 

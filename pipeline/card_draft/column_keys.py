@@ -70,6 +70,18 @@ def _meta_keys(sources: Sources, columns: Columns) -> Iterator[Key]:
         yield Key("files.train_meta", table.name, reason, "meta" in table.name or "train" in table.name)
         if id_column != columns.id:
             yield Key("columns.meta_id", id_column, f"the column of ids of {table.name}")
+        yield from _test_meta_keys(sources, table, id_column)
+
+
+def _test_meta_keys(sources: Sources, train: Table, id_column: str) -> Iterator[Key]:
+    """The first table with a row for each test image, and a further column that the training images' table has too."""
+    used = [table for table in (sources.sample, sources.labels) if table]
+    for table, name in find_meta(sources.tables, used, sources.test_ids) if sources.test_ids else ():
+        shared = [column for column in table.columns if column in train.columns and column != name]
+        if name == id_column and shared:
+            reason = f"a row for each test image; columns of {train.name} too: {listed(shared, 80)}"
+            yield Key("files.test_meta", table.name, reason, "meta" in table.name or "test" in table.name)
+            return
 
 
 def group_keys(sources: Sources, measured: Measured) -> Iterator[Key]:

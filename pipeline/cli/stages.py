@@ -397,8 +397,10 @@ def _print_rules(renderer: Renderer, classes: Sequence[str], *, several: bool) -
 
 def _format_rules(rules: Rules | InstanceRules) -> str:
     """The fields that are set, with their values."""
-    set_ = {name: value for name, value in rules._asdict().items() if value and not isinstance(value, str)}
+    set_ = {name: value for name, value in rules._asdict().items() if value and not isinstance(value, str | tuple)}
     text = ", ".join(f"{name} {value:.4g}" for name, value in set_.items())
+    if by_group := getattr(rules, "by_group", ()):
+        text += f", by_group {{ {', '.join(f'{group} {value:.4g}' for group, value in by_group)} }}"
     if "share" not in set_:
         return text
     return f"{text} of the {'pixels' if rules.share_of == 'pixels' else 'expected foreground'} of the {rules.share_in}"

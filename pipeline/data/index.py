@@ -36,7 +36,7 @@ from pipeline.data.polygons import read_polygons
 from pipeline.data.reader import DEFAULT_READER, ImageError, Reader
 from pipeline.data.sample import META, Sample, samples_of, texts_of
 from pipeline.data.series import place_of_id, with_neighbours
-from pipeline.data.tables import parse_rows, read_rows, read_table
+from pipeline.data.tables import parse_rows, read_header, read_rows, read_table
 from pipeline.progress import track
 from pipeline.quoting import listed, shortened
 from pipeline.rle import Dialect, area
@@ -532,6 +532,50 @@ def _groups_of_card(index: pd.DataFrame, card: Competition) -> pd.Series:
             f"in, with a value of its own for an image that is related to no other"
         )
     return index["group"]
+
+
+def check_meta_column(index: pd.DataFrame, card: Competition, root: Path, column: str) -> None:
+    """Refuse a column that the meta tables of the training and of the test images do not both have.
+
+    Args:
+        index: of the training images.
+
+    Raises:
+        FileNotFoundError: without the table of the test images.
+        ValueError: if the card names no such table, or the column is not in both, with those that are.
+    """
+    if card.files.test_meta is None:
+        raise ValueError(
+            f"'{shortened(column)}' must be known of test images too: set files.test_meta, a table of the test images "
+            f"with this column, on the card {card.name}"
+        )
+    in_test = {normalize_id(name) for name in read_header(root / card.files.test_meta)} - {card.meta_id}
+    both = [name for each in index if (name := str(each).removeprefix(META)) != each and name in in_test]
+    if column not in both:
+        raise ValueError(
+            f"no column '{shortened(column)}' in both files.train_meta and files.test_meta of the card {card.name}. "
+            f"Columns of both: {listed(both, 200) or 'none'}"
+        )
+
+
+def read_test_meta(card: Competition, root: Path, column: str) -> dict[str, str]:
+    """A column of the meta table of the test images, by id; images where it is missing are left out.
+
+    Raises:
+        FileNotFoundError: without the table.
+        ValueError: for a table without the column, or that repeats an id.
+    """
+    path = root / (card.files.test_meta or "")
+    table = read_table(path, [card.meta_id, column], only=True)
+    ids = table[card.meta_id].map(normalize_id)
+    _refuse_duplicate_ids(ids.to_frame("image_id"), path)
+    return known_values(ids, table[column])
+
+
+def known_values(ids: Iterable[str], values: Iterable[str]) -> dict[str, str]:
+    """The values of a column of a meta table by id, in the form in which they are compared, without missing ones."""
+    found = {image_id: normalize_id(value) for image_id, value in zip(ids, values, strict=True)}
+    return {image_id: value for image_id, value in found.items() if value not in MISSING}
 
 
 def _refuse_two_groups(rows: pd.DataFrame, path: Path, column: str) -> None:

@@ -60,7 +60,7 @@ def check_label_sources(card: Competition, root: Path, index: pd.DataFrame) -> l
 
 def _find_tables(card: Competition, root: Path, index: pd.DataFrame) -> Iterator[tuple[Path, list[LabelPair]]]:
     """Other tables with the card's columns that label at least half of the training images."""
-    used = {card.files.sample_submission, card.files.train_meta}
+    used = {card.files.sample_submission, card.files.train_meta, card.files.test_meta}
     for path in sorted(root.glob("*.csv")):
         if path.name in used:
             continue

@@ -60,15 +60,20 @@ class Postprocess(NamedTuple):
         """Whether the mask of an image depends on the image heads."""
         return isinstance(self.rules, Rules) and self.rules.gate is not None
 
+    @property
+    def grouped(self) -> bool:
+        """Whether the mask of an image depends on its group."""
+        return isinstance(self.rules, Rules) and bool(self.rules.by_group)
+
     def at_place(self, place: Place, number: int, histograms: Histograms | None = None) -> "Postprocess":
-        """With the threshold of an image's pool, and without a gate; unchanged unless `pooled` or `has_gate`.
+        """With the threshold of an image's group and pool, and without a gate; unchanged if it has none of them.
 
         Args:
             number: of the class.
             histograms: of the combined values of all images; only if `pooled`.
         """
         rules = self.rules
-        if self.pooled:
+        if self.pooled or self.grouped:
             rules = at_place(rules, place, histograms)
         if self.has_gate:
             rules = with_gate(rules, place.image_value(self.weights, number))
@@ -109,13 +114,18 @@ class Renderer:
         """Whether the masks of an image depend on the image heads."""
         return any(part.has_gate for part in self.parts)
 
+    @property
+    def grouped(self) -> bool:
+        """Whether the masks of an image depend on its group, by thresholds of groups."""
+        return any(part.grouped for part in self.parts)
+
     def at_place(self, place: Place, histograms: Sequence[Histograms] | None = None) -> "Renderer":
         """The renderer of the image of a place, whose thresholds are fixed, and whose gates are open or closed.
 
         Args:
             histograms: for each part, of the combined values of all images; only if `pooled`.
         """
-        if not (self.pooled or self.has_gate):
+        if not (self.pooled or self.has_gate or self.grouped):
             return self
         parts = zip(self.parts, histograms or [None] * len(self.parts), strict=True)
         return replace(

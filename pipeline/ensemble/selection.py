@@ -10,7 +10,14 @@ from functools import cached_property
 
 import numpy as np
 
-from pipeline.ensemble.candidate_rules import CandidateRules, Folds, folds_of, search_candidates, without_each
+from pipeline.ensemble.candidate_rules import (
+    CandidateRules,
+    Folds,
+    folds_of,
+    large_groups,
+    search_candidates,
+    without_each,
+)
 from pipeline.ensemble.candidate_weights import make_chooser
 from pipeline.ensemble.combine import Weighting, blend_by
 from pipeline.ensemble.renderer import Postprocess, Renderer
@@ -24,6 +31,10 @@ from pipeline.statistics.crossfit import CrossFitted, cross_fit, refuse_one_fold
 
 def no_volume(_image_id: str) -> None:
     """The volume of an image that is no slice."""
+
+
+def no_group(_image_id: str) -> None:
+    """The group of an image where no column has groups."""
 
 
 def no_heads(_image_id: str) -> Heads:
@@ -44,6 +55,7 @@ class Oof:
         track: shows progress over N items.
         volume_of: from an image's id to its volume; None where it is no slice of one.
         heads_of: from an image's id to what its members' image heads say.
+        group_of: from an image's id to its group, which may have a threshold of its own; None where it is missing.
     """
 
     image_ids: Sequence[str]
@@ -53,6 +65,7 @@ class Oof:
     track: Callable[[Iterable[str], str], Iterable[str]]
     volume_of: Callable[[str], str | None] = no_volume
     heads_of: Callable[[str], Heads] = no_heads
+    group_of: Callable[[str], str | None] = no_group
 
     def images(self, task: str) -> Iterator[tuple[np.ndarray, np.ndarray, Place]]:
         """Values, target and place of each image, one after the other; the progress is named `task`."""
@@ -61,9 +74,10 @@ class Oof:
 
     @cached_property
     def places(self) -> dict[str, Place]:
-        """Fold, volume and image heads of each image."""
+        """Fold, volume, image heads and group of each image."""
         folds = zip(self.image_ids, self.fold_of.tolist(), strict=True)
-        return {image_id: Place(fold, self.volume_of(image_id), self.heads_of(image_id)) for image_id, fold in folds}
+        of = self.volume_of, self.heads_of, self.group_of
+        return {image_id: Place(fold, *(each(image_id) for each in of)) for image_id, fold in folds}
 
     def only(self, member: int) -> "Oof":
         """The same images with one member alone."""
@@ -94,6 +108,7 @@ class Selection:
     alternatives: dict[str, float] = field(default_factory=dict)  # cross-fitted score of each other method
     counts: Counts | None = None  # (N, C) of the masks that `scores` scores; None where they were not kept
     by_place: dict[Place, Renderer] = field(default_factory=dict)  # by_fold with the thresholds of each place's pools
+    group_gains: tuple[float, ...] = ()  # see `CandidateRules.gain_of_groups`; of each class. (): none were tried
 
     @property
     def score(self) -> float:
@@ -106,7 +121,7 @@ class Selection:
         return self.in_sample - self.score
 
     def held_out(self, place: Place) -> Renderer:
-        """Renders the image of a place: chosen without its fold, with fixed thresholds and without gates."""
+        """Renders the image of a place: chosen without its fold, with fixed thresholds and without gates or groups."""
         return self.by_place.get(place) or self.by_fold[place.fold].at_place(place)
 
 
@@ -152,6 +167,7 @@ def select_multilabel(
         grids=tuple(each.base(everything) for each in final),
         counts=counts,
         by_place=_at_places(oof, by_fold, histograms),
+        group_gains=tuple(gain for each in final if (gain := each.gain_of_groups(everything)) is not None),
     )
 
 
@@ -195,7 +211,7 @@ def _search(
     for number, of_class in enumerate(weighted):
         for folds, each in of_class.items():
             fits.setdefault((number, each), []).append(folds)
-    return search_candidates(images_of, metric, fits, rule_sets)
+    return search_candidates(images_of, metric, fits, rule_sets, large_groups(oof.places.values()))
 
 
 def _score_at_half(

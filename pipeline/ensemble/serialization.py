@@ -12,7 +12,7 @@ from pipeline.ensemble.renderer import ARGMAX, INSTANCES, Postprocess, Renderer
 from pipeline.ensemble.stacking import Stack
 from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.postprocess.instances import InstanceRules
-from pipeline.postprocess.rules import Rules
+from pipeline.postprocess.rules import Rules, Share
 from pipeline.quoting import listed, quoted
 
 Weight = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
@@ -35,7 +35,7 @@ def to_record(renderer: Renderer, members: Sequence[str], classes: Sequence[str]
             **({"calibration": _calibration_record(part, members)} if part.calibration else {}),
             **({"stack": _stack_record(part.stack, members)} if part.stack else {}),
             "rule_set": part.rule_set,
-            **(part.rules._asdict() if part.rules else {}),
+            **_rules_record(part.rules),
         }
         for part in renderer.parts
     ]
@@ -81,13 +81,22 @@ def _postprocess(record: Any, members: Sequence[str]) -> Postprocess:
     )
 
 
+def _rules_record(rules: Rules | InstanceRules | None) -> dict[str, Any]:
+    """The fields of rules; thresholds by group as a mapping, for people to read."""
+    fields = rules._asdict() if rules else {}
+    return {**fields, "by_group": dict(rules.by_group)} if isinstance(rules, Rules) else fields
+
+
 def _rules(record: Mapping[str, Any], kind: type[Rules] | type[InstanceRules] | None) -> Rules | InstanceRules | None:
     """The rules in a record; a field that is missing has its default."""
     if kind is None:
         return None
     if "threshold" not in record:
         raise ValueError("the record has no threshold: make ensemble writes it")
-    return _checked(kind, {name: record[name] for name in kind._fields if name in record})
+    fields = {name: record[name] for name in kind._fields if name in record}
+    if "by_group" in fields:
+        fields["by_group"] = tuple(_checked(dict[str, Share], fields["by_group"]).items())
+    return _checked(kind, fields)
 
 
 def _weights(record: Mapping[str, Any], members: Sequence[str]) -> tuple[float, ...]:

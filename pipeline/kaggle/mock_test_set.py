@@ -5,7 +5,7 @@ sizes, a grey image among colour images, an image of a single row of pixels, a t
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,7 @@ TRUNCATED = len(CHANGES)  # the position of the image whose file is truncated
 def write_known(card: Competition, root: Path, folder: Path) -> int:
     """Copy the known test set into a new folder, without the training images; returns its number of images."""
     images = test_search(card, root).find_sources(hidden=True)
-    _copy([root / card.files.sample_submission], root, folder)
+    _copy([root / name for name in (card.files.sample_submission, card.files.test_meta) if name], root, folder)
     for paths in images.values():
         _copy([*paths, *_slices_beside(card, paths)], root, folder)
     return len(images)
@@ -93,7 +93,23 @@ def write_hidden(card: Competition, root: Path, folder: Path, images: int = IMAG
     parts = [_renamed(rows[old], card.columns.id, old, new) for old, new in zip(chosen, names, strict=True)]
     with atomic_write(folder / files.sample_submission) as partial_csv:
         pd.concat(parts).to_csv(partial_csv, index=False, lineterminator="\n")
+    _write_meta(card, root, folder, dict(zip(names, chosen, strict=True)))
     return len(names)
+
+
+def _write_meta(card: Competition, root: Path, folder: Path, source_of: Mapping[str, str]) -> None:
+    """Write the meta table of the test images, if the known ones have one.
+
+    Args:
+        source_of: from the id of an image to that of the known one that it is made from.
+    """
+    if card.files.test_meta is None or not (root / card.files.test_meta).is_file():
+        return
+    table = read_table(root / card.files.test_meta, [card.meta_id])
+    rows = dict(iter(table.groupby(table[card.meta_id].map(normalize_id), sort=False)))
+    parts = [rows[old].assign(**{card.meta_id: new}) for new, old in source_of.items() if old in rows]
+    with atomic_write(folder / card.files.test_meta) as partial_csv:
+        pd.concat([table[:0], *parts]).to_csv(partial_csv, index=False, lineterminator="\n")
 
 
 def _write_changed(path: Path, target: Path, position: int | None) -> None:

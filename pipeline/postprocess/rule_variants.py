@@ -122,7 +122,7 @@ def _concatenate(counts: Sequence[Counts]) -> Counts:
 
 def _cut(rules: Rules) -> tuple[object, ...]:
     """What decides the threshold."""
-    return rules.threshold, rules.share, rules.share_of, rules.share_in
+    return rules.threshold, rules.share, rules.share_of, rules.share_in, rules.by_group
 
 
 class _Group:

@@ -29,6 +29,7 @@ class Rules(NamedTuple):
     share: Positive | None = None  # of the pool's pixels, or expected foreground: see `with_threshold`
     share_of: ShareOf = "pixels"
     share_in: Pool = "image"  # the pool
+    by_group: tuple[tuple[str, Share], ...] = ()  # groups with a threshold of their own in place of `threshold`
 
     @property
     def pooled(self) -> bool:
@@ -52,12 +53,19 @@ def with_threshold(rules: Rules, histogram: np.ndarray) -> Rules:
     return rules._replace(threshold=threshold, share=None, share_of="pixels", share_in="image")
 
 
-def at_place(rules: Rules, place: Place, histograms: Histograms) -> Rules:
-    """The rules with the threshold of an image's pool; unchanged unless they are `pooled`.
+def at_place(rules: Rules, place: Place, histograms: Histograms | None = None) -> Rules:
+    """The rules with the threshold of an image's group and pool; unchanged unless they are `pooled` or have `by_group`.
+
+    A group without a threshold of its own, or none, has `threshold`.
+
+    Args:
+        histograms: of the pools; not used unless the rules are `pooled`.
 
     Raises:
         ValueError: as `Histograms.of`.
     """
+    if rules.by_group:
+        rules = rules._replace(threshold=dict(rules.by_group).get(place.group, rules.threshold), by_group=())
     return with_threshold(rules, histograms.of(rules.share_in, place)) if rules.pooled else rules
 
 
@@ -102,7 +110,7 @@ def apply(values: np.ndarray, rules: Rules, image_prob: float | None = None) -> 
         returns: (H, W) uint8, 0 or 1.
 
     Raises:
-        ValueError: for a gate without image_prob, keep_largest below 1, or a share of further images.
+        ValueError: for a gate without image_prob, keep_largest below 1, a share of further images, or by_group.
 
     Source:
         The triplet: first place of SIIM-ACR pneumothorax, https://github.com/sneddy/pneumothorax-segmentation.
@@ -111,6 +119,8 @@ def apply(values: np.ndarray, rules: Rules, image_prob: float | None = None) -> 
     """
     if rules.pooled:
         raise ValueError(f"a share of the {rules.share_in} is no threshold of one image: call at_place first")
+    if rules.by_group:
+        raise ValueError("thresholds by group need the image's group: call at_place first")
     if rules.share is not None:
         rules = with_threshold(rules, histogram_of(values))
     if not _is_present(values, rules, image_prob):

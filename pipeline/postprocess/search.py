@@ -26,6 +26,8 @@ GATES = np.array([0.0, *THRESHOLDS[GATE_LEVELS[1:] - 1]])
 # 0: the presence is decided at `threshold`; the others are every eighth level, .029 to .971.
 PRESENCE_THRESHOLDS = np.array([0.0, *THRESHOLDS[7:-1:8]])
 
+GROUP = "group"  # the name of the rule set with a threshold for each group
+
 
 def area_grid(pixels: float) -> np.ndarray:
     """Areas to try: 0, and the powers of √2 from one pixel to 5% of an image of that many pixels, rounded.
@@ -82,7 +84,7 @@ class CandidateScores:
         """The numerator and the denominator of rules on the images of some folds, or of all; raises as `score`."""
         rows, position = self._rows(folds), self._position(rules)
         denominator = np.broadcast_to(self.denominator, self.numerator.shape)
-        return float(self.numerator[rows][:, *position].sum()), float(denominator[rows][:, *position].sum())
+        return float(self.numerator[rows].sum(axis=0)[position]), float(denominator[rows].sum(axis=0)[position])
 
     def _rows(self, folds: Iterable[int] | None) -> np.ndarray:
         """Which of all folds, (K,) bool, are among some of them; None for all."""
@@ -147,6 +149,67 @@ class ScoreGrid(CandidateScores):
         if self._rules(position) != rules:
             raise ValueError(f"{rules} was not tried, the nearest was {self._rules(position)}: use `apply` to score it")
         return position
+
+
+@dataclass(frozen=True, eq=False)
+class GroupGrid(ScoreGrid):
+    """The scores of `total` with a threshold for each group: rules with `by_group`; the area is common to all groups.
+
+    Args:
+        groups: of each group that may have a threshold of its own: the scores of `total` on its images alone.
+    """
+
+    groups: dict[str, ScoreGrid] = field(default_factory=dict)
+
+    def best(self, folds: Iterable[int] | None = None) -> tuple[Rules, float]:
+        """The best area and common threshold on the images of some folds, or of all, with each group's best threshold.
+
+        A group's threshold is the one on its images that raises the score of all images the most: for a mean over
+        images, the one with the highest mean over the group's. Of equals, the nearest to the common threshold; a group
+        whose best one is the common threshold is not listed.
+
+        Raises:
+            ValueError: as `means`.
+        """
+        common, score = super().best(folds)
+        found = {name: self._threshold(grid, common, score, folds) for name, grid in self.groups.items()}
+        rules = common._replace(by_group=tuple((name, t) for name, t in found.items() if t != common.threshold))
+        return rules, self.score(rules, folds)
+
+    def score(self, rules: Rules, folds: Iterable[int] | None = None) -> float:
+        """As `ScoreGrid.score`, each group at its threshold."""
+        numerator, denominator = self.terms(rules, folds)
+        return numerator / denominator if denominator > 0 else 0.0
+
+    def terms(self, rules: Rules, folds: Iterable[int] | None = None) -> tuple[float, float]:
+        """As `ScoreGrid.terms`, each group at its threshold."""
+        common = rules._replace(by_group=())
+        total = np.array(super().terms(common, folds))
+        for name, threshold in rules.by_group:
+            grid = self.groups[name]
+            if own := _shared_folds(grid, folds):
+                # A difference of the group's own sums: exactly 0 if its masks are the same at both thresholds.
+                total += np.subtract(grid.terms(common._replace(threshold=threshold), own), grid.terms(common, own))
+        return float(total[0]), float(total[1])
+
+    def _threshold(self, grid: ScoreGrid, common: Rules, score: float, folds: Iterable[int] | None) -> float:
+        own = _shared_folds(grid, folds)
+        if not own:
+            return common.threshold
+        area, _ = grid._position(common)
+        numerator, denominator = (term[grid._rows(own)].sum(axis=0) for term in (grid.numerator, grid.denominator))
+        # Σ numerator − score · Σ denominator rises with the score of all images.
+        gains = (numerator - score * denominator)[area]
+        return float(min(THRESHOLDS[is_best(gains)], key=lambda threshold: abs(threshold - common.threshold)))
+
+    def _position(self, rules: Rules) -> tuple[int, ...]:
+        return super()._position(rules._replace(by_group=()))
+
+
+def _shared_folds(scores: CandidateScores, folds: Iterable[int] | None) -> list[int]:
+    """The folds of some scores that are among others; None for all."""
+    own = scores.folds.tolist()
+    return own if folds is None else [fold for fold in own if fold in set(folds)]
 
 
 class FoldSums:
@@ -285,6 +348,7 @@ RULE_SETS = {
     "components": RuleSet(("min_component", "threshold"), _component_terms),
     "triplet": RuleSet(("presence_area", "threshold", "presence_threshold"), _triplet_terms),
     "gate": RuleSet(("min_area", "threshold", "gate"), _gate_terms),
+    GROUP: RuleSet(("min_area", "threshold")),  # its scores are sums of those of `total`
     **_share_sets(),
 }
 
@@ -301,6 +365,7 @@ class RuleSearch:
         components   255 thresholds × minimum component
         triplet      255 thresholds × 32 presence thresholds × presence area; all of `total` is among them
         gate         255 thresholds × 23 gates × minimum total area; all of `total` is among them
+        group        255 thresholds for each group × minimum total area; see `GroupGrid`
         image share, image expected, volume …, test …
                      255 lowest thresholds × share, of the pixels or of the expected foreground of each pool
 
@@ -311,18 +376,27 @@ class RuleSearch:
         metric: of `metrics.METRICS`.
         areas: (A,) pixels, ascending. AREAS depends on no image, so it cannot leak from one fold into the choice for
             another.
-        rule_sets: names in RULE_SETS.
+        rule_sets: names in RULE_SETS; `group` needs `total`.
+        groups: that may have a threshold of their own, values of `Place.group`.
 
     Raises:
         ValueError: for areas that do not ascend from 0 or more.
     """
 
-    def __init__(self, metric: Metric, areas: np.ndarray = AREAS, *, rule_sets: Iterable[str] = tuple(RULE_SETS)):
+    def __init__(
+        self,
+        metric: Metric,
+        areas: np.ndarray = AREAS,
+        *,
+        rule_sets: Iterable[str] = tuple(RULE_SETS),
+        groups: Iterable[str] = (),
+    ):
         self._areas = np.asarray(areas, dtype=np.int64)
         if self._areas.ndim != 1 or not len(areas) or areas[0] < 0 or (np.diff(self._areas) <= 0).any():
             raise ValueError(f"areas {self._areas.tolist()}: expected pixels that ascend from 0 or more, each once")
         self._names, self._sums = list(rule_sets), FoldSums(metric)
         self._pools = PoolSums()
+        self._groups = {group: FoldSums(metric) for group in groups}
         self._images, self._with_head = 0, 0
 
     @property
@@ -347,7 +421,10 @@ class RuleSearch:
         self._images += 1
         self._with_head += image_value is not None
         names = [k for k in self._sets_of(None) if image_value is not None or not RULE_SETS[k].needs_image_head]
-        found = {k: [RULE_SETS[k].terms(image, term, self._areas) for term in terms] for k in names}
+        found = {k: [RULE_SETS[k].terms(image, term, self._areas) for term in terms] for k in names if k != GROUP}
+        if place.group in self._groups:
+            copies = [each.copy() for each in found["total"]]  # the sums grow in place
+            self._groups[place.group].add(place.fold, {"total": copies})
         if any(RULE_SETS[name].pool for name in self._names):
             level_terms, histogram = [_level_terms(image, term) for term in terms], histogram_of(values)
             self._pools.add(level_terms, histogram, place)
@@ -362,10 +439,14 @@ class RuleSearch:
     def grids(self) -> dict[str, ScoreGrid]:
         """The scores of each rule set; of volumes only if every image is in one, of gates if each has an image head.
 
+        Of groups only if there are some.
+
         Raises:
             ValueError: if no image was added.
         """
         missing = {name for name in self._names if RULE_SETS[name].needs_image_head and self._with_head < self._images}
+        if not self._groups:
+            missing.add(GROUP)
         for pool in ("volume", "test set"):
             for name in self._sets_of(pool):
                 self._sums.put(name, self._pools.terms_by_fold(pool, RULE_SETS[name].fixed["share_of"]))
@@ -373,9 +454,16 @@ class RuleSearch:
         return {name: self._grid(name) for name in self._names if name not in missing}
 
     def _grid(self, name: str) -> ScoreGrid:
+        if name == GROUP:
+            groups = {group: self._make_grid("total", sums) for group, sums in self._groups.items()}
+            total = self._make_grid("total", self._sums)
+            return GroupGrid(**{**vars(total), "rule_set": GROUP, "groups": groups})
+        return self._make_grid(name, self._sums)
+
+    def _make_grid(self, name: str, sums: FoldSums) -> ScoreGrid:
         rule_set = RULE_SETS[name]
         tried = {"threshold": THRESHOLDS, "presence_threshold": PRESENCE_THRESHOLDS, "gate": GATES}
         if rule_set.pool:
             tried["share"] = SHARES[rule_set.fixed["share_of"]]
         axes = {each: tried.get(each, self._areas) for each in rule_set.fields}
-        return ScoreGrid(**self._sums.stack(name), rule_set=name, axes=axes, fixed=rule_set.fixed)
+        return ScoreGrid(**sums.stack(name), rule_set=name, axes=axes, fixed=rule_set.fixed)

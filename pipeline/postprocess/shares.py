@@ -35,11 +35,12 @@ Heads = tuple[tuple[float, ...] | None, ...]  # of each member, the image head's
 
 
 class Place(NamedTuple):
-    """What is known of an image beside its pixels: fold and volume, which identify its pools, and the image heads."""
+    """What is known of an image beside its pixels: fold and volume, which identify its pools, image heads and group."""
 
     fold: int | None = None  # None: of the test set
     volume: str | None = None  # None: it is no slice of a volume
     heads: Heads = ()  # of each member; None for one without an image head
+    group: str | None = None  # its value of the column `ensemble.group`; None: missing
 
     def image_value(self, weights: Sequence[float], number: int) -> int | None:
         """The stored value of the probability that a class is in the image: the weighted mean of the image heads.

@@ -58,6 +58,7 @@ AREA_LABELS = {  # rule set: meaning of its area
     "components": "smallest component",
     "triplet": "presence area",
     "gate": "smallest total area",
+    "group": "smallest total area",
 }
 SHARE_LABELS = {  # rule set: what its share is of
     f"{pool} {name}": f"share of the {whose} {what}"

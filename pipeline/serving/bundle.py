@@ -174,6 +174,11 @@ def _check_models(bundle: Bundle) -> None:
     weights = zip(bundle.cfgs, bundle.renderer.weights, strict=True)
     if bundle.renderer.has_gate and not any(weight and cfg.model.image_head for cfg, weight in weights):
         raise ValueError("the post-processing has a gate, but no config with a weight has model.image_head")
+    if bundle.renderer.grouped and not (bundle.cfgs[0].ensemble.group and card.files.test_meta):
+        raise ValueError(
+            f"the post-processing has thresholds by group, but {bundle.cfgs[0].name} has no ensemble.group or "
+            f"{CARD_FILE} no files.test_meta"
+        )
     boundary = kind == "instances" and bundle.renderer.parts[0].rules.boundary is not None
     if boundary and not all(cfg.data.boundary for cfg in bundle.cfgs):
         raise ValueError("the post-processing uses the boundary channel, but a config has no data.boundary")

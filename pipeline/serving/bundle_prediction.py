@@ -7,16 +7,17 @@ predicted keeps the sample's value and is logged.
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Set
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.data.index import describe_unlisted, test_search
+from pipeline.data.index import describe_unlisted, read_test_meta, test_search
 from pipeline.data.sample import Sample
 from pipeline.data.series import NeighbourFinder
 from pipeline.ensemble.combine import combine_by, read_heads
@@ -32,6 +33,9 @@ from pipeline.serving.time_budget import TimeBudget
 from pipeline.submission import SubmissionSummary, sample_rows, write_submission
 
 log = logging.getLogger(__name__)
+
+Groups = Mapping[str, str]  # by image id, without images of which it is missing
+NO_GROUPS: Groups = MappingProxyType({})
 
 
 class PredictionResult(NamedTuple):
@@ -141,9 +145,10 @@ def predict_test(
     finders = {each: NeighbourFinder(each, files.values()) for each in {reader.series for reader in run.reader_of}}
     items = track(run.read(images, workers, finders), "predict", total=len(images))
     # The models predict the next images while masks are rendered, encoded and written.
-    stream, render = _until_error(prefetch(run(items))), partial(render_or_none, bundle, run)
+    groups = _read_groups(bundle, root, files.keys())
+    stream, render = _until_error(prefetch(run(items))), partial(render_or_none, bundle, run, groups=groups)
     if bundle.renderer.pooled:
-        stream, render = _after_the_last(bundle, run, stream)
+        stream, render = _after_the_last(bundle, run, stream, groups)
     masks_of = OrderedPredictions(stream, render, _scattered(rows["image_id"]))
     summary = write_submission(csv, card, sample, masks_of, partial(_confidences, bundle, masks_of), placeholders=True)
     not_reached = {image_id: "not reached" for image_id, _ in images[run.reached :]}
@@ -179,7 +184,7 @@ def _until_error(stream: Iterator[tuple[str, Stores | None]]) -> Iterator[tuple[
 
 
 def _after_the_last(
-    bundle: Bundle, run: SinglePass, stream: Iterator[tuple[str, Stores | None]]
+    bundle: Bundle, run: SinglePass, stream: Iterator[tuple[str, Stores | None]], groups: Groups
 ) -> tuple[Iterator[tuple[str, np.ndarray | None]], Callable[[str, np.ndarray | None], np.ndarray | None]]:
     """All combined predictions, and their rendering with thresholds that are shares of several images."""
 
@@ -188,7 +193,7 @@ def _after_the_last(
     def combine_or_none(image_id: str, stores: Stores | None) -> np.ndarray | None:
         if stores is None:
             return None
-        places[image_id] = _place(bundle, image_id, stores)
+        places[image_id] = _place(bundle, image_id, stores, groups)
         return _or_problem(run, image_id, lambda: _combine(bundle, stores))
 
     combined = ((image_id, combine_or_none(image_id, stores)) for image_id, stores in stream)
@@ -213,19 +218,41 @@ def _combine(bundle: Bundle, stores: Stores) -> np.ndarray:
     return bundle.renderer.combine_with(lambda weighting: combine_by(weighting, stores, ""))
 
 
-def _place(bundle: Bundle, image_id: str, stores: Stores) -> Place:
-    return Place(volume=bundle.card.volume_of(image_id), heads=read_heads(stores, image_id))
+def _place(bundle: Bundle, image_id: str, stores: Stores, groups: Groups) -> Place:
+    return Place(None, bundle.card.volume_of(image_id), read_heads(stores, image_id), groups.get(image_id))
 
 
-def render_or_none(bundle: Bundle, run: SinglePass, image_id: str, stores: Stores | None) -> np.ndarray | None:
+def _read_groups(bundle: Bundle, root: Path, images: Set[str]) -> dict[str, str]:
+    """The groups of test images, if the bundle has thresholds by group; images without one are counted in the log."""
+    if not bundle.renderer.grouped:
+        return {}
+    column, groups = bundle.cfgs[0].ensemble.group, {}
+    try:
+        groups = read_test_meta(bundle.card, root, column)
+    except (OSError, ValueError) as error:  # hidden test data may have another table, or none
+        log.warning("%s", error)
+    if unknown := sorted(images - groups.keys()):
+        log.warning(
+            "%d of %d test images have no %s, the first is '%s': they have the common threshold",
+            *(len(unknown), len(images), column, unknown[0]),
+        )
+    return groups
+
+
+def render_or_none(
+    bundle: Bundle, run: SinglePass, image_id: str, stores: Stores | None, groups: Groups = NO_GROUPS
+) -> np.ndarray | None:
     """Masks (C, H, W), or objects (H, W), of one image's predictions, by the bundle's post-processing.
+
+    Args:
+        groups: by image id; not needed unless the post-processing has thresholds by group.
 
     Returns:
         None without predictions, or if they cannot be rendered; the run then has the reason in its problems.
     """
     if stores is None:
         return None
-    renderer = bundle.renderer.at_place(_place(bundle, image_id, stores))
+    renderer = bundle.renderer.at_place(_place(bundle, image_id, stores, groups))
     return _or_problem(run, image_id, lambda: renderer.render(_combine(bundle, stores)))
 
 

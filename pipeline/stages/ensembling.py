@@ -12,8 +12,9 @@ import pandas as pd
 from pipeline import competition, scoring, submission
 from pipeline.competition import Competition
 from pipeline.config import Config
-from pipeline.data.index import coverage_columns
-from pipeline.data.sample import Sample, samples_of
+from pipeline.data.index import coverage_columns, known_values, read_test_meta
+from pipeline.data.sample import META, Sample, samples_of
+from pipeline.ensemble.candidate_rules import MIN_GROUP_IMAGES
 from pipeline.ensemble.combine import InMemoryStore, combine, combine_by, read_heads
 from pipeline.ensemble.evaluation import count_masks
 from pipeline.ensemble.instances import select_instances
@@ -40,6 +41,7 @@ from pipeline.metrics import (
     stack,
     volume_metric,
 )
+from pipeline.postprocess.rules import Rules
 from pipeline.postprocess.search import rule_sets_of
 from pipeline.postprocess.shares import Place
 from pipeline.progress import track
@@ -136,7 +138,7 @@ def ensemble(cfgs: Sequence[Config], name: str = "") -> Ensembled:
         _gain(together, alone, groups),
         _found(members, rows, together),
         float((rows[coverage_columns(first.card.classes)] == 0).to_numpy().mean()),
-        notes_of(members, rows, together.renderer, unscored),
+        notes_of(members, rows, together, unscored),
         submission.write_submission(
             csv,
             first.card,
@@ -308,7 +310,13 @@ def oof_of_members(members: Sequence[Context], rows: pd.DataFrame) -> Oof:
         track,
         first.card.volume_of,
         partial(read_heads, [[store] for store in stores]),
+        _groups_of(rows, first.cfg.ensemble.group).get,
     )
+
+
+def _groups_of(rows: pd.DataFrame, column: str | None) -> dict[str, str]:
+    """The values of the column `ensemble.group` by training image, without missing ones."""
+    return known_values(rows["image_id"], rows[META + column].fillna("")) if column is not None else {}
 
 
 def _official(members: Sequence[Context], rows: pd.DataFrame, selection: Selection) -> float | None:
@@ -361,7 +369,7 @@ def _score_volumes(members: Sequence[Context], rows: pd.DataFrame, selection: Se
 
 
 def notes_of(
-    members: Sequence[Context], rows: pd.DataFrame, renderer: Renderer, unscored: Sequence[Context] = ()
+    members: Sequence[Context], rows: pd.DataFrame, selection: Selection, unscored: Sequence[Context] = ()
 ) -> tuple[str, ...]:
     """What the score of an ensemble does not say, one line each."""
     scored = ensemble_name([each.cfg for each in members])
@@ -370,7 +378,8 @@ def notes_of(
         f"checked; the score is that of {scored} without it"
         for each in unscored
     )
-    return (*filter(None, [describe_part(members[0], rows), describe_pools(renderer)]), *without)
+    part, pools = describe_part(members[0], rows), describe_pools(selection.renderer)
+    return (*filter(None, [part, pools]), *describe_groups(members[0], selection), *without)
 
 
 def describe_pools(renderer: Renderer) -> str | None:
@@ -382,6 +391,39 @@ def describe_pools(renderer: Renderer) -> str | None:
         f"the threshold is a share of the whole {' or '.join(pools)}: the mask of a test image depends on the "
         f"predictions of the others, and other test images give another threshold"
     )
+
+
+def describe_groups(first: Context, selection: Selection) -> list[str]:
+    """The thresholds by group of each class, and what they gain, one line each; empty without `ensemble.group`."""
+    column = first.cfg.ensemble.group
+    if column is None:
+        return []
+    if not selection.group_gains:
+        return [
+            f"no thresholds by {column}: they need three folds, and a value with {MIN_GROUP_IMAGES} images without any "
+            f"one fold"
+        ]
+    parts = zip(first.card.classes, selection.renderer.parts, selection.group_gains, strict=True)
+    return [
+        (f"{name}: " if len(first.card.classes) > 1 else "") + _describe_groups_of_class(column, part.rules, gain)
+        for name, part, gain in parts
+    ]
+
+
+def _describe_groups_of_class(column: str, rules: Rules, gain: float) -> str:
+    over = f"{gain:+.4f} against the best rules without them, cross-validated"
+    if not rules.by_group:
+        return f"no thresholds by {column}: {over}"
+    return f"thresholds by {column}: {format_groups(rules)}; of other images {rules.threshold:.4g}; {over}"
+
+
+def format_groups(rules: Rules) -> str:
+    """The groups with a threshold of their own, and each one's.
+
+    >>> format_groups(Rules(0.5, 0, by_group=(("lung", 0.25), ("kidney", 0.5))))
+    'lung 0.25, kidney 0.5'
+    """
+    return ", ".join(f"{group} {threshold:.4g}" for group, threshold in rules.by_group)
 
 
 def member_scores(members: Sequence[Context], together: Selection, alone: Sequence[Selection]) -> list[MemberScore]:
@@ -407,13 +449,18 @@ def test_masks(members: Sequence[Context], readable: set[str], renderer: Rendere
     """
     combined, card = _combine_test(members, renderer, unscored), members[0].card
     stores = [each.test_stores() for each in members]
+    groups = _test_groups(members[0]) if renderer.grouped else {}
     places = {
-        image_id: Place(volume=card.volume_of(image_id), heads=read_heads(stores, image_id))
+        image_id: Place(None, card.volume_of(image_id), read_heads(stores, image_id), groups.get(image_id))
         for image_id in sorted(readable)
     }
     images = ((image_id, combined(image_id)) for image_id in track(places, "measure thresholds"))
     renderer_of = renderer_at(renderer, places, images)
     return lambda image_id: renderer_of(image_id).render(combined(image_id)) if image_id in readable else None
+
+
+def _test_groups(first: Context) -> dict[str, str]:
+    return read_test_meta(first.card, first.paths.root, first.cfg.ensemble.group)
 
 
 def _test_confidences(
@@ -477,6 +524,7 @@ def _manifest(
         "oof_score_at_half": done.selection.at_half,
         "oof_score_alone": {each.name: each.score for each in done.member_scores},
         "gain": done.gain._asdict() if done.gain else None,
+        **({"gain_of_groups": done.selection.group_gains} if done.selection.group_gains else {}),
         "oof_found": done.found._asdict(),
         "rows": done.summary.rows,
         "empty_rows": done.summary.empty,

@@ -135,9 +135,9 @@ def check_extra_sets(cfg: Config, card: Competition) -> tuple[Competition, ...]:
 
 
 def _card_of(options: Extra, card: Competition) -> Competition:
-    """The card of an extra set: without groups and meta table, which only folds need, and with the set's own files."""
+    """The card of an extra set: without groups and meta tables, which it does not need, with the set's own files."""
     own = competition.load(options.competition) if options.competition else card
-    files, layouts, changes = {"train_meta": None}, own.train_columns, {}
+    files, layouts, changes = {"train_meta": None, "test_meta": None}, own.train_columns, {}
     if options.images:
         files["train_images"] = options.images
     if options.csv:

@@ -53,6 +53,7 @@ def batch_predict(
         raise ValueError(f"unknown executor '{shortened(executor)}'. {did_you_mean(executor, EXECUTORS)}")
     started, bundle, folder = monotonic(), read_bundle(weights), Output(output)
     _refuse_shares(bundle, weights)
+    _refuse_groups(bundle, weights)
     inputs = list_inputs(source, bundle.card.files.channel_paths)
     neighbours = find_neighbours(inputs, series_of(bundle))
     bundle_hash = hashlib.sha256((weights / RECORD_FILE).read_bytes()).hexdigest()[:16]
@@ -76,4 +77,14 @@ def _refuse_shares(bundle: Bundle, weights: Path) -> None:
             f"{weights}: the threshold is a share of a test set or volume (share_in in {RECORD_FILE}), of which a "
             f'partition has only a part: predict with the command run-bundle, or set ensemble.shares = ["image"] and '
             f"run make ensemble and make bundle again"
+        )
+
+
+def _refuse_groups(bundle: Bundle, weights: Path) -> None:
+    """Raise ValueError if the masks of an image depend on its row of a meta table, which images alone do not have."""
+    if bundle.renderer.grouped:
+        raise ValueError(
+            f"{weights}: thresholds depend on the column {bundle.cfgs[0].ensemble.group} of "
+            f"{bundle.card.files.test_meta} (by_group in {RECORD_FILE}), which images alone do not have: predict with "
+            f"the command run-bundle, or remove ensemble.group and run make ensemble and make bundle again"
         )

@@ -17,7 +17,7 @@ from pipeline.competition import Competition
 from pipeline.config import Config, Folds, place
 from pipeline.data.channels import with_input_channels
 from pipeline.data.file_cache import FileCache
-from pipeline.data.index import read_index, read_test_index, unlisted_test_images
+from pipeline.data.index import check_meta_column, read_index, read_test_index, unlisted_test_images
 from pipeline.data.labels import Labels
 from pipeline.data.rasters import Header
 from pipeline.data.reader import ImageError, Reader
@@ -173,6 +173,9 @@ def check(cfg: Config) -> Competition:
         if not path.is_file():
             read_toml(path)  # raises with the names of the cards that exist
     card = competition.load(cfg.competition)
+    if cfg.ensemble.group is not None and (card.exclusive or card.instances):
+        with place(cfg, "ensemble.group"):
+            _refuse_groups(card)
     if cfg.imported:
         return card
     with place(cfg):
@@ -209,6 +212,11 @@ def check(cfg: Config) -> Competition:
         with place(cfg, f"train.phases.{number}"):
             check_freezing(cfg.model, phase)
     return card
+
+
+def _refuse_groups(card: Competition) -> None:
+    kind = "exclusive classes have no threshold" if card.exclusive else "those of objects are common to all images"
+    raise ValueError(f"thresholds by group are for masks that may overlap; {kind}: remove it")
 
 
 def _check_channels(cfg: Config, card: Competition) -> None:
@@ -365,6 +373,9 @@ def make_context(cfg: Config) -> Context:
         make_data(card, paths)
         _refuse_other_header(card, paths.root)
         index = index_training_images(cfg, card, paths)
+        if cfg.ensemble.group is not None:
+            with place(cfg, "ensemble.group"):
+                check_meta_column(index, card, paths.root, cfg.ensemble.group)
         if not paths.folds.exists():
             with paths.lock():
                 if not paths.folds.exists():

@@ -24,6 +24,7 @@ from pipeline.report.page import write_report
 from pipeline.stages.comparing import gain_of
 from pipeline.stages.ensembling import (
     ensemble_name,
+    format_groups,
     load_members,
     member_scores,
     notes_of,
@@ -97,7 +98,7 @@ def collect_report_data(cfgs: Sequence[Config], selection: Selection | None = No
         history=_history(members),
         folds=_folds(members, rows, selection),
         notes=(
-            *notes_of(members, rows, selection.renderer, unscored),
+            *notes_of(members, rows, selection, unscored),
             *([HALVES] if rows["fold"].nunique() == 1 else []),
         ),
         classes=_classes(first.card.classes, masks, selection.scores),
@@ -281,6 +282,7 @@ def make_score_surface(grid: ScoreGrid, final: Rules) -> report_data.ScoreSurfac
 RULE_TEXTS = {  # field of the rules: its effect
     "share": "raised until the masks of {pool} cover {:.3g} of {whole}",
     "gate": "a mask is emptied if the image head's probability is below {:.3f}",
+    "by_group": "with a threshold of their own: {groups}",
     "min_area": "a mask of fewer than {} px is emptied",
     "min_component": "components of fewer than {} px are removed",
     "presence_area": "a mask is emptied unless {} px reach {presence:.3f}",
@@ -301,6 +303,7 @@ def describe_rules(rules: Rules, variant: Rules) -> tuple[str, ...]:
             "presence": max(after.presence_threshold, after.threshold),
             "pool": POOLS[after.share_in],
             "whole": WHOLES[after.share_of],
+            "groups": format_groups(after),
         }
         changed = [field for field in RULE_TEXTS if getattr(before, field) != getattr(after, field)]
         texts += [RULE_TEXTS[field].format(getattr(after, field), **words) for field in changed]
@@ -333,6 +336,7 @@ def _rules_row(rules: Rules) -> dict[str, Any]:
         "share of": f"{rules.share_of}, {rules.share_in}" if rules.share else None,
         "total": rules.min_area or None,
         "component": rules.min_component or None,
+        "by group": format_groups(rules) or None,
         "gate": rules.gate,
         "presence at": max(rules.presence_threshold, rules.threshold) if rules.presence_area else None,
         "presence": rules.presence_area or None,

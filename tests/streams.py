@@ -8,12 +8,12 @@ from pipeline.postprocess.rule_variants import VariantSearch
 from pipeline.postprocess.search import AREAS, RULE_SETS, RuleSearch
 from pipeline.postprocess.shares import Place
 
-WITHOUT_SHARE = [
-    name for name, rule_set in RULE_SETS.items() if rule_set.pool is None and not rule_set.needs_image_head
+OF_ONE_IMAGE = [  # not of shares, nor of groups, whose images have a threshold together
+    name for name, rule_set in RULE_SETS.items() if rule_set.terms and not rule_set.needs_image_head
 ]
 
 
-def search_rules(images, metric, areas=AREAS, *, rule_sets=WITHOUT_SHARE):
+def search_rules(images, metric, areas=AREAS, *, rule_sets=OF_ONE_IMAGE):
     """The score grids of some images, (values, target, fold) each."""
     search = RuleSearch(metric, areas, rule_sets=rule_sets)
     for values, target, fold in images:

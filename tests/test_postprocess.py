@@ -12,7 +12,7 @@ from pipeline.metrics import VOID, Counts, Metric, count, metric_names, pixel_me
 from pipeline.postprocess.rules import Rules, apply
 from pipeline.postprocess.search import AREAS, area_grid
 from pipeline.postprocess.threshold_counts import THRESHOLDS, best_threshold, count_levels, level
-from tests.streams import WITHOUT_SHARE, images_let_go, search_rules
+from tests.streams import OF_ONE_IMAGE, images_let_go, search_rules
 
 VALUES = arrays(np.uint8, (6, 9))
 TARGET = arrays(np.uint8, (6, 9), elements=st.sampled_from([0, 1, VOID]))
@@ -305,8 +305,8 @@ def test_score_of_the_best_rules_equals_their_score_with_apply(images, name):
 @settings(max_examples=10, deadline=None)
 def test_one_search_of_all_rule_sets_equals_separate_searches(images):
     together = search_rules(iter(images), DICE)
-    assert set(together) == set(WITHOUT_SHARE)
-    for name in WITHOUT_SHARE:
+    assert set(together) == set(OF_ONE_IMAGE)
+    for name in OF_ONE_IMAGE:
         alone = search_rules(iter(images), DICE, rule_sets=[name])
         assert set(alone) == {name}
         assert np.array_equal(alone[name].numerator, together[name].numerator)

@@ -15,7 +15,7 @@ import pytest
 from pipeline import config, stages
 from pipeline.files import file_digest
 from pipeline.planning import budget
-from pipeline.planning.budget import Costs
+from pipeline.planning.budget import Costs, Length
 from pipeline.planning.budget_clock import BudgetClock, RunState
 from pipeline.stages import automating, drafting_config
 
@@ -26,7 +26,8 @@ SLOW = Costs(start=1.0, update=1.0, predict=0.1, choose=0.1)  # slower than it i
 @pytest.fixture
 def short(monkeypatch):
     """Short trainings, planned by a trial whose result is given, so that a test takes some seconds."""
-    monkeypatch.setattr(budget, "UPDATES", ((6, 6), (9, 9), (12, 12)))
+    for name, updates in (("SHORTEST", 6), ("OF_SEVERAL", 6), ("LONG", 9), ("LONGEST", 12)):
+        monkeypatch.setattr(budget, name, Length(1, updates, updates))
     monkeypatch.setattr(automating, "measure_costs", lambda *_: SLOW)
     return SLOW
 

@@ -8,8 +8,12 @@ import pytest
 from pipeline.planning.budget import (
     FEWEST_EPOCHS,
     LEAST_UPDATES,
+    LONG,
+    LONGEST,
     MOST_EPOCHS,
+    OF_SEVERAL,
     REPORT,
+    SHORTEST,
     SUBMISSION,
     USABLE_SHARE,
     Choices,
@@ -61,16 +65,16 @@ def test_a_plan_fits_and_leaves_little(hours):
     usable = 3600 * hours * USABLE_SHARE
     spent = spend(plan, COUNTS, COSTS).total
     assert spent <= usable
-    is_longest = plan.updates == COUNTS.updates(2)
+    is_longest = plan.updates == COUNTS.updates(LONGEST)
     assert spent >= 0.93 * usable or is_longest
 
 
 def given_up(plan, counts=COUNTS):
     """How much of each kind is given up, in the order that is stated: a larger tuple is a smaller plan."""
     return (
-        counts.folds - plan.folds,
         CHOICES.sizes.index(plan.size),
-        max(counts.updates(1) - plan.updates, 0),
+        counts.folds - plan.folds,
+        max(counts.updates(LONG) - plan.updates, 0),
         VIEWS.index(plan.views),
     )
 
@@ -79,10 +83,11 @@ def test_the_order_of_what_is_given_up():
     plans = [plan_for(hours) for hours in HOURS]
     rows = [given_up(plan) for plan in plans]
     assert rows == sorted(rows, reverse=True)  # more time never gives up more
-    for folds, size, length, views in rows:
+    for size, folds, length, views in rows:
         assert not length or views == len(VIEWS) - 1, "the length is given up before the views"
         if size or folds:
-            assert views == len(VIEWS) - 1, "and before size and folds"
+            assert views == len(VIEWS) - 1, "and before folds and size"
+        assert not size or folds == COUNTS.folds - 1, "folds are given up before the size"
     assert [plans[-1].folds, plans[-1].size, plans[-1].views] == [5, 1.0, VIEWS[0]]
     assert plans[0].folds == 1
 
@@ -94,13 +99,23 @@ def fits(plan, seconds):
 @pytest.mark.parametrize("hours", HOURS)
 def test_no_plan_before_it_in_the_order_would_fit(hours):
     seconds, plan = 3600 * hours, plan_for(hours)
-    if plan.updates < COUNTS.updates(0):
+    if plan.updates < shortest(plan.folds):
         return
     mine = given_up(plan)[:2]
-    for folds, size in product(range(1, 6), CHOICES.sizes):
-        other = Plan(5, folds, size, COUNTS.updates(0), FEWEST_EPOCHS, VIEWS[-1])
+    for folds, size in [*product(range(1, 6), CHOICES.sizes[:1]), *product([1], CHOICES.sizes[1:])]:
+        other = Plan(5, folds, size, shortest(folds), FEWEST_EPOCHS, VIEWS[-1])
         if given_up(other)[:2] < mine:
             assert not fits(other, seconds)
+
+
+def shortest(folds):
+    return COUNTS.updates(OF_SEVERAL if folds > 1 else SHORTEST)
+
+
+@pytest.mark.parametrize("hours", HOURS)
+def test_several_folds_are_trained_longer_than_the_only_one_must_be(hours):
+    plan = plan_for(hours)
+    assert plan.folds == 1 or plan.updates >= COUNTS.updates(OF_SEVERAL) > COUNTS.updates(SHORTEST)
 
 
 def test_of_many_images_with_masks_a_smaller_share_is_held_out():
@@ -120,9 +135,9 @@ def test_a_fold_of_one_image_is_never_trained_alone():
 
 def test_a_short_time_allows_one_short_training():
     counts = COUNTS._replace(train=200)  # too few for a smaller held-out share
-    shortest = Plan(5, 1, 0.5, counts.updates(0), FEWEST_EPOCHS, VIEWS[-1])
+    shortest = Plan(5, 1, 0.5, counts.updates(SHORTEST), FEWEST_EPOCHS, VIEWS[-1])
     plan = make_plan(spend(shortest, counts, COSTS).total / USABLE_SHARE - 1, counts, COSTS, CHOICES)
-    assert (plan.folds, plan.updates >= LEAST_UPDATES, plan.updates < counts.updates(0)) == (1, True, True)
+    assert (plan.folds, plan.updates >= LEAST_UPDATES, plan.updates < counts.updates(SHORTEST)) == (1, True, True)
 
 
 def test_a_time_that_is_too_short_is_refused_with_the_least_one():
@@ -183,15 +198,15 @@ FEW = Counts(train=24, test=10, folds=5, batch=8, masked=24)
 def test_more_time_than_the_images_have_a_use_for_is_not_planned(speed, counts):
     costs = Costs(*(speed * each for each in COSTS))
     plan, other = (make_plan(3600 * hours, counts, costs, CHOICES) for hours in (9000, 90_000))
-    assert plan == other == Plan(counts.folds, counts.folds, 1.0, counts.updates(2), MOST_EPOCHS, VIEWS[0])
+    assert plan == other == Plan(counts.folds, counts.folds, 1.0, counts.updates(LONGEST), MOST_EPOCHS, VIEWS[0])
     assert "number of images limits the plan" in describe_limit(plan, counts, VIEWS, is_given=False)
     done = revise(plan, 3600 * 90_000, counts, costs, VIEWS, done=plan.folds)
     assert done == plan  # nothing is trained or predicted again
 
 
 def test_the_limit_of_a_plan_is_the_time_unless_it_has_all_folds_views_and_updates():
-    longest = Plan(5, 5, 1.0, FEW.updates(2), MOST_EPOCHS, VIEWS[0])
-    for smaller in ({"folds": 4}, {"views": VIEWS[1]}, {"size": 0.75}, {"updates": FEW.updates(2) - 1}):
+    longest = Plan(5, 5, 1.0, FEW.updates(LONGEST), MOST_EPOCHS, VIEWS[0])
+    for smaller in ({"folds": 4}, {"views": VIEWS[1]}, {"size": 0.75}, {"updates": FEW.updates(LONGEST) - 1}):
         assert describe_limit(longest._replace(**smaller), FEW, VIEWS, is_given=False).startswith("The time budget")
     short = longest._replace(updates=10)
     assert describe_limit(short, FEW, VIEWS, is_given=True).startswith("The config limits the plan")

@@ -4,8 +4,9 @@
          + choice of the rules, with a submission, after the first fold and after the last; report
 
 Seconds come from a trial on this machine, and from the first fold once it is trained. What does not fit is given up in
-this order: views, the length of the trainings, the input size, folds. One fold is a held-out share: the rules are
-chosen on it, and one model predicts the test set. A smaller encoder would come before folds; but a draft has the
+this order: views, the length of the trainings, folds, the input size. One fold is a held-out share: the rules are
+chosen on it, and one model predicts the test set. Folds go before the input size, because several short trainings at a
+smaller size score lower than one at the full size (docs/log.md). A smaller encoder would come last; but a draft has the
 smallest one with ImageNet weights in a package, so the encoder stays.
 """
 
@@ -24,8 +25,20 @@ FINER_SPLITS = (20, 100)  # folds, one of which is trained: of many images, a sm
 LEAST_UPDATES = 40  # of the only training, if nothing longer fits: about what turns pretrained weights into masks
 SUBMISSION, REPORT = 3.0, 5.0  # seconds of a submission and of the report, beside the choice of rules
 FEWEST_HELD_OUT, FEWEST_MASKED = 30, 10  # images, and images with a mask, of such a share
-PASSES = (4, 10, 200)  # over the training images: of the shortest training, a long one, the longest
-UPDATES = ((300, 1000), (800, 5000), (6000, 1_000_000))  # the fewest and the most of them
+
+
+class Length(NamedTuple):
+    """The length of a training: passes over the training images, between a smallest and a largest number of updates."""
+
+    passes: int
+    fewest: int
+    most: int
+
+
+SHORTEST = Length(3, 200, 1000)  # of the only training
+OF_SEVERAL = Length(8, 600, 1500)  # of the trainings of several folds: longer ones gain more than another fold
+LONG = Length(20, 1600, 5000)  # after which views come first
+LONGEST = Length(200, 6000, 1_000_000)
 
 
 class Counts(NamedTuple):
@@ -45,11 +58,10 @@ class Counts(NamedTuple):
         """Held-out images that an epoch is scored on."""
         return min(self.held_out(split), VALIDATED)
 
-    def updates(self, length: int) -> int:
-        """Updates of the shortest (0), a long (1) and the longest (2) training of a fold."""
-        passes = round(PASSES[length] * (self.train - self.held_out(self.folds)) / self.batch)
-        fewest, most = UPDATES[length]
-        return min(max(passes, fewest), most)
+    def updates(self, length: Length) -> int:
+        """Updates of the training of a fold."""
+        passes = round(length.passes * (self.train - self.held_out(self.folds)) / self.batch)
+        return min(max(passes, length.fewest), length.most)
 
 
 class Costs(NamedTuple):
@@ -165,14 +177,16 @@ def make_plan(seconds: float, counts: Counts, costs: Costs, choices: Choices) ->
 
 
 def _ladder(counts: Counts, choices: Choices) -> Iterator[Plan]:
-    """The shortest plans with the fewest views; folds are given up last, and then the size of the held-out share."""
+    """The shortest plans with the fewest views, from all folds down to the smallest size."""
     fewest = 1 if counts.held_out(counts.folds) > 1 else 2  # rules are scored on other images than they are chosen on
     splits = [(counts.folds, folds) for folds in range(counts.folds, fewest - 1, -1)]
     finest = min(counts.train // FEWEST_HELD_OUT, counts.masked // FEWEST_MASKED) if choices.finer_splits else 0
     splits += [(split, 1) for split in FINER_SPLITS if counts.folds < split <= finest]
     for split, folds in splits:
-        for size in choices.sizes:
-            yield Plan(split, folds, size, counts.updates(0), FEWEST_EPOCHS, choices.views[-1])
+        updates = counts.updates(OF_SEVERAL if folds > 1 else SHORTEST)
+        yield Plan(split, folds, choices.sizes[0], updates, FEWEST_EPOCHS, choices.views[-1])
+    for size in choices.sizes[1:]:
+        yield Plan(*splits[-1], size, counts.updates(SHORTEST), FEWEST_EPOCHS, choices.views[-1])
     yield Plan(*splits[-1], choices.sizes[-1], LEAST_UPDATES, FEWEST_EPOCHS, choices.views[-1])
 
 
@@ -186,12 +200,12 @@ def _lengthened(plan: Plan, usable: float, counts: Counts, costs: Costs) -> Plan
     updates = int((seconds - epochs * validation) / update)
     if updates < plan.updates:
         return None
-    return plan._replace(updates=min(updates, counts.updates(2)), epochs=epochs)
+    return plan._replace(updates=min(updates, counts.updates(LONGEST)), epochs=epochs)
 
 
 def _with_views(plan: Plan, usable: float, counts: Counts, costs: Costs, views: Sequence[tuple[str, ...]]) -> Plan:
     """The plan with the most views that leave a long training, and fewer updates for them."""
-    long = counts.updates(1)
+    long = counts.updates(LONG)
     for some in views[:-1]:
         with_views = _lengthened(plan._replace(views=some, updates=min(long, plan.updates)), usable, counts, costs)
         if with_views is not None and with_views.updates >= long:
@@ -207,13 +221,13 @@ def describe_limit(plan: Plan, counts: Counts, views: Sequence[tuple[str, ...]],
         is_given: whether a person wrote the config, so the plan chose only its folds and views.
     """
     has_all = (plan.folds, plan.size, plan.views) == (counts.folds, 1, views[0])
-    if not has_all or (plan.updates < counts.updates(2) and not is_given):
+    if not has_all or (plan.updates < counts.updates(LONGEST) and not is_given):
         return "The time budget limits the plan."
     if is_given:
         return "The config limits the plan: all of its folds and views fit into the time budget."
     return (
-        f"The number of images limits the plan: all folds, all views, and trainings of {plan.updates:,} updates, which "
-        f"is the longest ({PASSES[2]} passes over the training images, or {UPDATES[2][0]:,} updates if that is more)."
+        f"The number of images limits the plan: all folds, all views, and the longest trainings, {plan.updates:,} "
+        f"updates ({LONGEST.passes} passes over the training images, or {LONGEST.fewest:,} updates if that is more)."
     )
 
 

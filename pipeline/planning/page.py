@@ -11,7 +11,7 @@ from pipeline.planning.fingerprint_table import fingerprint_rows
 from pipeline.progress import clock
 
 # No draft has a smaller encoder to fall back to, which would come before folds.
-GIVEN_UP = "views, the length of the trainings, the input size, folds"
+GIVEN_UP = "views, the length of the trainings, folds, the held-out share, the input size"
 
 
 def plan_page(

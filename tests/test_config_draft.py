@@ -14,9 +14,11 @@ from pipeline.cli import main
 from pipeline.competition import Competition
 from pipeline.config import Transform
 from pipeline.data.labels import Labels
-from pipeline.planning.config_draft import ConfigDraft, Option, draft_config
+from pipeline.planning.config_draft import draft_config
+from pipeline.planning.config_options import ConfigDraft, Option
 from pipeline.planning.config_text import to_text
-from pipeline.planning.fingerprint import ClassShare, Fingerprint, Neighbours, Quantiles, Shift
+from pipeline.planning.fingerprint import ClassShare, Fingerprint, Quantiles, Shift
+from pipeline.planning.neighbouring_slices import Neighbours
 from pipeline.stages.preflight import check_training
 from pipeline.symmetries import SYMMETRIES
 from tests.miniatures import LAYOUTS, write_miniature

@@ -10,9 +10,10 @@ from PIL import Image
 from pipeline import competition, rle
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
-from pipeline.planning import fingerprint
-from pipeline.planning.fingerprint import Quantiles, measure, spread
+from pipeline.planning import fingerprint, image_measures
+from pipeline.planning.fingerprint import Quantiles, measure
 from pipeline.planning.fingerprint_table import fingerprint_rows
+from pipeline.planning.image_measures import spread
 
 CARD = """
 name = "planted"
@@ -194,16 +195,16 @@ def test_a_difference_between_training_and_test_images_is_found(plant):
 
 
 def test_images_are_spread_over_the_ids_and_fewer_if_they_are_large(plant, monkeypatch):
-    monkeypatch.setattr(fingerprint, "MAX_IMAGES", 4)
+    monkeypatch.setattr(image_measures, "MAX_IMAGES", 4)
     assert plant(grey(*range(10)), [box(0, 0, 2, 2)] * 10).decoded == 4
     index = pd.DataFrame({"image_id": [f"{number:03}" for number in range(100)], "height": 10_000, "width": 10_000})
-    monkeypatch.setattr(fingerprint, "MIN_IMAGES", 3)
-    monkeypatch.setattr(fingerprint, "MAX_PIXELS", 2 * fingerprint.WHOLE)
+    monkeypatch.setattr(image_measures, "MIN_IMAGES", 3)
+    monkeypatch.setattr(image_measures, "MAX_PIXELS", 2 * image_measures.WHOLE)
     assert spread(index)["image_id"].tolist() == ["000", "050", "099"]
 
 
 def test_of_an_image_that_is_too_large_the_middle_is_measured(plant, monkeypatch):
-    monkeypatch.setattr(fingerprint, "WHOLE", 64)  # 8 × 8 of 16 × 20 pixels: rows 4 to 11, columns 6 to 13
+    monkeypatch.setattr(image_measures, "WHOLE", 64)  # 8 × 8 of 16 × 20 pixels: rows 4 to 11, columns 6 to 13
     found = plant(grey(0), [box(0, 0, 2, 2) | box(5, 7, 3, 3)])
     assert (found.objects.median, found.extent.median) == (1, 3)
     assert found.shorter.median == 16

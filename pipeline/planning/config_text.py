@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from pipeline.config import Transform
 from pipeline.data.transform_list import to_toml, to_value
-from pipeline.planning.config_draft import ConfigDraft, Option
+from pipeline.planning.config_options import ConfigDraft, Option
 
 WIDTH = 120  # characters of a line
 TABLES = "data", "folds", "model", "train"  # before the phases; other tables follow these

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from pipeline.planning.budget import Costs, Counts, Plan, describe_limit
 from pipeline.planning.budget_clock import RunState
-from pipeline.planning.config_draft import ConfigDraft
+from pipeline.planning.config_options import ConfigDraft
 from pipeline.planning.config_text import option_line
 from pipeline.planning.fingerprint import Fingerprint
 from pipeline.planning.fingerprint_table import fingerprint_rows

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from pipeline.planning.budget import VALIDATED, Choices, Counts, Plan
-from pipeline.planning.config_draft import ConfigDraft
+from pipeline.planning.config_options import ConfigDraft
 from pipeline.planning.fingerprint import Fingerprint
 
 SIZES = 0.75, 0.5  # shares of the drafted size that may be planned
@@ -53,8 +53,8 @@ def planned(draft: ConfigDraft, plan: Plan, counts: Counts, draws: int) -> Confi
         draws: training images, or windows of them, of one fold.
     """
     why = "planned for the time budget"
-    draft = draft.with_option("folds.count", plan.split, draft_reason(draft, "folds.count") or why)
-    draft = with_extent(draft, plan)
+    draft = draft.with_option("folds.count", plan.split, _reason_of(draft, "folds.count") or why)
+    draft = _with_extent(draft, plan)
     if counts.held_out(plan.split) > VALIDATED:
         draft = draft.with_option("train.validation_images", VALIDATED, f"{why}: of {counts.held_out(plan.split)}")
     if plan.size != 1:
@@ -75,10 +75,10 @@ def _with_weaker_augmentation(draft: ConfigDraft) -> ConfigDraft:
     return draft
 
 
-def with_extent(draft: ConfigDraft, plan: Plan) -> ConfigDraft:
+def _with_extent(draft: ConfigDraft, plan: Plan) -> ConfigDraft:
     """The draft with the folds and views of a plan, on which no training depends."""
     draft = draft.with_option(
-        "predict.views", list(plan.views), draft_reason(draft, "predict.views") or "planned for the time budget"
+        "predict.views", list(plan.views), _reason_of(draft, "predict.views") or "planned for the time budget"
     )
     if plan.folds == plan.split:
         return draft.without("folds.only")
@@ -86,7 +86,7 @@ def with_extent(draft: ConfigDraft, plan: Plan) -> ConfigDraft:
     return draft.with_option("folds.only", list(range(plan.folds)), why)
 
 
-def draft_reason(draft: ConfigDraft, key: str) -> str:
+def _reason_of(draft: ConfigDraft, key: str) -> str:
     """The reason of an option; empty if it is at its default."""
     found = draft.find(key)
     return found.reason if found else ""

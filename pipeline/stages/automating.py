@@ -35,7 +35,7 @@ from pipeline.planning.budget import (
     spend,
 )
 from pipeline.planning.budget_clock import BudgetClock, RunState
-from pipeline.planning.config_draft import ConfigDraft
+from pipeline.planning.config_options import ConfigDraft
 from pipeline.planning.config_text import to_text
 from pipeline.planning.page import plan_page
 from pipeline.planning.schedule import choices_of, fewer_views, planned

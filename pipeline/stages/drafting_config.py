@@ -14,8 +14,8 @@ from pipeline.data.labels import Labels
 from pipeline.data.reader import Reader
 from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, write_duplicates
 from pipeline.files import write_text
-from pipeline.planning.config_draft import ConfigDraft
 from pipeline.planning.config_draft import draft_config as draft_options
+from pipeline.planning.config_options import ConfigDraft
 from pipeline.planning.config_text import to_text
 from pipeline.planning.fingerprint import Fingerprint, measure
 from pipeline.quoting import quoted, shortened

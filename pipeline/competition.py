@@ -27,6 +27,7 @@ def _refuse_pattern_without_group(pattern: str) -> str:
     return pattern
 
 
+DRAFTED_SAMPLE = "drafted_sample_submission.csv"  # `make card` writes it, where the files have no sample submission
 Pattern = Annotated[str, AfterValidator(_refuse_pattern_without_group)]  # a regular expression with a group
 
 

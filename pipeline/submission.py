@@ -1,7 +1,7 @@
 """Write and check a submission: rows in the sample's order, each mask decoded again and compared, atomically."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -141,6 +141,29 @@ def sample_rows(card: Competition, sample: Path) -> pd.DataFrame:
     """
     rows = read_rows(sample, [card.columns], card.classes, rle=False)
     return rows.drop_duplicates(["image_id", "label"]) if card.several_rows or card.instances else rows
+
+
+def empty_rows(card: Competition, header: Sequence[str], image_id: str) -> pd.DataFrame:
+    """The rows of an image without a mask, with the columns of `header`: one per class, or one if rows are objects."""
+    columns, rows = card.columns, []
+    for name in card.classes:
+        row = dict.fromkeys(header, "") | {columns.rle: card.dialect.empty, columns.id: image_id}
+        if columns.id_separator:
+            row[columns.id] = f"{image_id}{columns.id_separator}{name}"
+        rows.append(row | ({columns.label: name} if columns.label else {}))
+    return pd.DataFrame(rows, columns=list(header))
+
+
+def write_empty_sample(path: Path, card: Competition, ids: Sequence[str]) -> None:
+    """Write a sample submission with the card's columns, in which the masks of all images are empty.
+
+    Args:
+        ids: of the test images; none: the header only.
+    """
+    rows = [empty_rows(card, card.columns.header, image_id) for image_id in ids]
+    with atomic_write(path) as partial_csv:
+        table = pd.concat(rows) if rows else pd.DataFrame(columns=card.columns.header)
+        table.to_csv(partial_csv, index=False, lineterminator="\n")
 
 
 def read_masks(path: Path, card: Competition) -> pd.DataFrame:

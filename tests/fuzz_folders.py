@@ -16,7 +16,7 @@ from pipeline.competition import Competition
 from pipeline.schema import parse
 from tests import fuzz_tables
 from tests.miniatures import LAYOUTS, write_miniature
-from tests.test_card_draft_public_sets import SETS
+from tests.public_sets import NIFTI, SETS
 
 T = TypeVar("T")
 Files = dict[str, bytes]  # by path below the data folder
@@ -82,11 +82,11 @@ def files_of(name: str) -> Files:
             write_miniature(name, root)
             (root / "solution.csv").unlink()
         else:
-            next(layout for layout in SETS if layout.__name__ == name)(root)
+            SETS[name](root)
         return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-SOUND = [*LAYOUTS, *(layout.__name__ for layout in SETS)]
+SOUND = [*LAYOUTS, *(name for name in SETS if name not in NIFTI)]
 
 
 def _write(path: Path, content: bytes) -> None:

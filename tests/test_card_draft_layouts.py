@@ -260,7 +260,7 @@ def test_masks_some_of_which_are_in_colour_are_not_told_apart(tmp_path):
         write(tmp_path / f"masks/s{number}.png", np.stack([pixels, pixels, each * 5], axis=2) if number % 2 else pixels)
     (key,) = [key for key in draft_card(list_files(tmp_path), "x").unsure if key.name == "masks.values"]
     assert key.value is None
-    assert key.reason.startswith("some masks are grey, others in colour: values [0, 0, 0], [3, 3, 5], 0, 3 ")
+    assert key.reason.startswith("some masks are grey, others in colour: values 0, 3, [0, 0, 0], [3, 3, 5] ")
 
 
 def test_jpeg_masks_get_a_threshold(tmp_path):

@@ -1,5 +1,6 @@
 """The command `card`: folders and zips, names, a card that exists, and errors in one line."""
 
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 
 from pipeline import competition, stages
 from pipeline.cli import main
+from pipeline.data.index import read_test_index
 from tests.miniatures import write_miniature
+from tests.public_sets import SETS
 
 SLUG = "tgs-salt-identification-challenge"
 
@@ -98,6 +101,58 @@ def test_the_command_prints_keys_evidence_and_what_comes_next(files, capsys):
     assert f"make config NAME=mine DATA={files}" in printed
     assert main(["card", "--data", str(files), "--name", "mine"]) == 0
     assert "cards/mine.toml: exists and is kept" in capsys.readouterr().out
+
+
+@pytest.fixture
+def without_sample(tmp_path, monkeypatch):
+    """A set with training, validation and test images, and no tables."""
+    monkeypatch.delenv("DATA", raising=False)
+    SETS["isic2018"](tmp_path / "isic")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "isic"
+
+
+def test_without_a_sample_submission_one_is_written_beside_links_to_the_files(without_sample):
+    before = sorted(without_sample.rglob("*"))
+    done = stages.draft_card(without_sample)
+    assert done.root == Path("data/isic")
+    rows = (done.root / competition.DRAFTED_SAMPLE).read_text().split()
+    assert rows == ["id,rle", *(f"ISIC_{number:07}," for number in (2001, 2004, 2007, 2010))]
+    assert sorted(without_sample.rglob("*")) == before
+    text = written_text(done)
+    again = stages.draft_card(done.root, "isic")
+    assert (again.root, written_text(again)) == (done.root, text)
+
+
+def test_a_drafted_sample_submission_follows_the_card(without_sample):
+    path = stages.draft_card(without_sample).path
+    path.write_text(path.read_text().replace('id = "id"', 'id = "image"'))
+    done = stages.draft_card(without_sample)
+    assert (done.root / competition.DRAFTED_SAMPLE).read_text().startswith("image,rle\n")
+
+
+def test_without_test_images_the_drafted_sample_submission_is_a_header(tmp_path, monkeypatch):
+    SETS["camvid_segnet"](tmp_path / "streets")
+    shutil.rmtree(tmp_path / "streets/CamVid/test")
+    monkeypatch.chdir(tmp_path)
+    done = stages.draft_card(tmp_path / "streets", "towns")
+    assert (done.root / competition.DRAFTED_SAMPLE).read_text() == "id,class,rle\n"
+
+
+def test_links_to_the_files_of_another_set_are_refused(without_sample, tmp_path):
+    stages.draft_card(without_sample)
+    SETS["isic2018"](tmp_path / "other/isic")
+    with pytest.raises(ValueError, match=r"data/isic/\S+ is a link to .*: remove data/isic, or give another NAME"):
+        stages.draft_card(tmp_path / "other/isic")
+
+
+def test_the_files_without_the_drafted_sample_submission_are_one_line(without_sample):
+    done = stages.draft_card(without_sample)
+    card = competition.load(done.path.as_posix())
+    with pytest.raises(FileNotFoundError, match=r"drafted_sample_submission\.csv: no such file: make card DATA=.*isic"):
+        read_test_index(card, without_sample)
+    assert len(read_test_index(card, done.root)) == 4
 
 
 @pytest.mark.parametrize(

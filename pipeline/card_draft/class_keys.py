@@ -1,7 +1,7 @@
 """The keys of a card's classes, and of the values of mask images."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.card_draft.draft import Key
@@ -25,6 +25,8 @@ GENERIC = {
 }
 TASK = re.compile(r"segmentation|detection|identification|recognition|localization|masking")
 CLASS_TABLE = {"name", "r", "g", "b"}  # columns of a table of colours
+VOID_NAME = re.compile(r"void|unlabell?ed|unknown|ignored?|no[ _-]?data", re.IGNORECASE)
+BACKGROUND = re.compile(r"back[ _-]?ground|other|clutter|none", re.IGNORECASE)
 
 
 def find_classes(
@@ -37,6 +39,7 @@ def find_classes(
         files = sources.masks.rule.files(listing.images).values()
         paths = [listing.root / path for group in files for path in group]
         codes = read_codes(paths, of_objects=of_objects, num_classes=len(names) if names else None)
+        codes = _with_named_void(codes, _colour_names(sources.tables))
     keys = list(_classes_of_codes(codes, names, sources.tables)) if codes and codes.kind == "classes" else []
     if keys:
         return keys, codes
@@ -44,6 +47,8 @@ def find_classes(
         sure = sources.outlines is None or len(sources.outlines.classes) == len(names)
         reason = "of the tables" if sources.outlines is None else _describe_outlines(sources)
         return [Key("classes", list(names), reason, sure)], codes
+    if found := _only_class(_colour_names(sources.tables)):
+        return [Key("classes", [found], "the one class of a table of names and colours, beside the background")], codes
     guess, reason = _class_in_name(name)
     return [Key("classes", [guess], reason, False)], codes
 
@@ -69,8 +74,9 @@ def _classes_of_codes(codes: MaskCodes, names: Sequence[str], tables: Sequence[T
     """Classes of mask images with a value each; the value of each class is a guess unless a table tells it."""
     values = list(codes.values)
     colours = _colour_names(tables)
+    rows = list(colours.values())
     if colours and set(values) <= set(colours):
-        named = {colours[value]: value for value in colours}
+        named = {colours[value]: value for value in colours if value != codes.void}
         reason, sure = f"a table of names and colours; {codes.evidence}", True
     elif len(names) == len(values):
         named = dict(zip(names, values, strict=True))
@@ -78,6 +84,9 @@ def _classes_of_codes(codes: MaskCodes, names: Sequence[str], tables: Sequence[T
     elif len(names) == len(values) - 1 and values[0] in (0, (0, 0, 0)):
         named = dict(zip(names, values[1:], strict=True))
         reason, sure = f"0 is taken for the background; {codes.evidence}", False
+    elif colours and all(isinstance(value, int) and value < len(rows) for value in values):
+        named = {rows[value]: value for value in values}
+        reason, sure = f"the rows of a table of names and colours, from 0; {codes.evidence}", False
     else:
         named = {f"class {_shown_value(value)}": value for value in values}
         reason, sure = f"no file names the classes; {codes.evidence}", False
@@ -100,6 +109,23 @@ def _colour_names(tables: Sequence[Table]) -> dict[tuple[int, ...], str]:
             rows = zip(*(table.values(columns[key]) for key in ("r", "g", "b", "name")), strict=True)
             return {tuple(map(int, row[:3])): row[3] for row in rows if all(part.isdecimal() for part in row[:3])}
     return {}
+
+
+def _with_named_void(codes: MaskCodes, colours: Mapping[tuple[int, ...], str]) -> MaskCodes:
+    """Codes without the colour of a class whose name says that its pixels are ignored."""
+    void = [colour for colour, name in colours.items() if VOID_NAME.fullmatch(name.strip())]
+    if codes.kind != "classes" or len(void) != 1 or not set(codes.values) <= set(colours):
+        return codes
+    evidence = f"'{colours[void[0]]}' of a table of names and colours; {codes.evidence}"
+    return codes._replace(
+        values=tuple(each for each in codes.values if each != void[0]), void=void[0], evidence=evidence
+    )
+
+
+def _only_class(colours: Mapping[tuple[int, ...], str]) -> str | None:
+    """The one class of a table of colours that is neither the background nor black."""
+    found = [name for colour, name in colours.items() if any(colour) and not BACKGROUND.fullmatch(name.strip())]
+    return found[0] if len(found) == 1 else None
 
 
 def _class_in_name(name: str) -> tuple[str, str]:
@@ -134,7 +160,8 @@ def mask_keys(codes: MaskCodes | None, classes: Sequence[Key]) -> Iterator[Key]:
         yield Key("masks.values", None, codes.evidence, False)
     if codes.void is not None:
         void = list(codes.void) if isinstance(codes.void, tuple) else codes.void
-        yield Key("masks.void", void, f"a value beyond those of the classes; {codes.evidence}", False)
+        reason = codes.evidence if isinstance(void, list) else f"a value beyond those of the classes; {codes.evidence}"
+        yield Key("masks.void", void, reason, False)
 
 
 def _object_keys(codes: MaskCodes) -> Iterator[Key]:

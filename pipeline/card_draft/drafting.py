@@ -43,7 +43,7 @@ def draft_card(listing: Listing, name: str, metric: str = "", table: str = "") -
             classes,
             row_keys(sources, given, packed, codes),
             [metric_key(given, packed)],
-            images_without_rows(sources, found),
+            images_without_rows(sources, found, exclusive=any(key.name == "exclusive" for key in classes)),
             file_keys(sources, found),
             column_keys(sources, packed, classes),
             group_keys(sources, measured),
@@ -98,6 +98,8 @@ def _facts(sources: Sources, found: Parts) -> Iterator[tuple[str, str]]:
         yield "outlines", f"{sources.outlines.name}: {len(sources.ids)} images"
     else:
         yield "mask images", f"{sources.masks.count} of {len(sources.ids)} images"
+        if sources.masks.held_out:
+            yield "not trained on", f"masks of held-out parts: {listed(sources.masks.held_out, 200)}"
     if sources.sample:
         rows = len(sources.sample.cells)
         yield "sample submission", f"{sources.sample.name}: {rows} rows of {len(sources.test_ids)} images"

@@ -1,13 +1,17 @@
 """The keys of a card's files, and of training images without a label."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.card_draft.draft import Key
 from pipeline.card_draft.parts import Parts
 from pipeline.card_draft.sources import Sources, texts_by_image
+from pipeline.competition import DRAFTED_SAMPLE
 from pipeline.data.formats import read_pixels
 from pipeline.data.rasters import ImageError
 from pipeline.quoting import listed, shortened
+
+EMPTY_FOLDER = re.compile(r"good|normal|healthy|negative|(?<![a-z])(ok|free|no|non|without)(?![a-z])", re.IGNORECASE)
 
 
 def file_keys(sources: Sources, found: Parts) -> Iterator[Key]:
@@ -20,8 +24,11 @@ def file_keys(sources: Sources, found: Parts) -> Iterator[Key]:
     yield Key("files.test_images", found.test_folder or ".", found.test_evidence, found.is_test_sure)
     yield from _label_keys(sources)
     if sources.sample is None:
-        reason = "no sample submission in the files: its columns are a guess, get it from the competition's page"
-        yield Key("files.sample_submission", "sample_submission.csv", reason, False)
+        reason = (
+            f"no sample submission in the files: this one is written, a row for each of {len(found.test)} test images; "
+            "replace it with the competition's, if there is one"
+        )
+        yield Key("files.sample_submission", DRAFTED_SAMPLE, reason, False)
     elif sources.sample.name != "sample_submission.csv":
         yield Key("files.sample_submission", sources.sample.name, f"its name, {len(sources.sample.cells)} rows")
     if images.channels:
@@ -97,8 +104,12 @@ def _numbers_by_volume(ids: Iterable[str]) -> dict[str, set[str]]:
     return volumes
 
 
-def images_without_rows(sources: Sources, found: Parts) -> Iterator[Key]:
-    """What training images without a label are."""
+def images_without_rows(sources: Sources, found: Parts, *, exclusive: bool) -> Iterator[Key]:
+    """What training images without a label are.
+
+    Args:
+        exclusive: each pixel has a class, so that no mask is empty.
+    """
     labelled = set(sources.ids)
     without = [image_id for image_id in found.train if image_id not in labelled]
     if not without or any(path.lower().endswith((".nii", ".nii.gz")) for each in found.train.values() for path in each):
@@ -106,12 +117,20 @@ def images_without_rows(sources: Sources, found: Parts) -> Iterator[Key]:
     what = f"{len(without)} of {len(found.train)} training images have no label, such as '{shortened(without[0], 40)}'"
     if set(without) & set(sources.test_ids):
         yield Key("images_without_rows", "ignore", f"{what}: test images in the same folder", False)
+    elif sources.masks and not exclusive and all(map(EMPTY_FOLDER.search, _folders_of(without, found))):
+        yield Key("images_without_rows", "empty", f"{what}: their folder says that there is nothing to mask", False)
     elif sources.masks:
-        yield Key("images_without_rows", "ignore", f"{what}: or are their masks empty?", False)
+        question = "" if exclusive else ": or are their masks empty?"
+        yield Key("images_without_rows", "ignore", f"{what}{question}", False)
     elif _has_empty(sources):
         yield Key("images_without_rows", "ignore", f"{what}, and images with empty masks have one", False)
     else:
         yield Key("images_without_rows", "empty", f"{what}, and no label is an empty mask", False)
+
+
+def _folders_of(ids: Iterable[str], found: Parts) -> set[str]:
+    """The last folder of the images of these ids."""
+    return {path.rpartition("/")[0].rpartition("/")[2] for image_id in ids for path in found.train[image_id][:1]}
 
 
 def _has_empty(sources: Sources) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,13 +10,20 @@ import numpy as np
 from pipeline.card_draft.tables import Table
 
 GROUP_NAME = re.compile(
-    r"patient|subject|case|study|series|video|clip|scene|slide|wsi|source|mosaic|volume|session|donor|well|plate|"
+    r"patient|subject|case|study|series|sequence|video|clip|scene|slide|wsi|source|mosaic|volume|session|donor|well|plate|"
     r"person|animal|specimen|fragment|site|group",
     re.IGNORECASE,
 )
 SLICE_WORD = re.compile(r"slice|frame|layer|depth|^z$", re.IGNORECASE)
 NUMBERED = re.compile(r"(?P<start>.+)(?P<gap>[_-])(?P<word>[A-Za-z]*)(?P<number>\d+)(?P<end>\.\w+)?")
 LAST_WORD = re.compile(r"(.+)([_-][A-Za-z]+)")
+YEAR = re.compile(r"(19|20)\d\d")
+# Ids that end in two numbers, as the row and the column of a tile; in a number without a gap before it, as austin12; in
+# a word for one of two sides, as both eyes of a person.
+TWO_NUMBERS = r"(.+)[_-]\d+[_-]\d+$"
+NO_GAP = r"([A-Za-z][A-Za-z_-]*[A-Za-z])\d+$"
+SIDED = r"(.*\d)[_ -]?(?:[LR]|OD|OS|left|right)$"
+MIN_WORDS = 5  # series without a number in their names: fewer are kinds of images, as defects or breeds are
 HEAD = re.compile(r"([A-Za-z]+[_-]?)(\d+)(?=[_-])")
 MIN_GROUPS = 2
 MIN_TENS = 5  # groups of ten slices
@@ -79,14 +86,33 @@ def find_patterns(ids: Sequence[str], more: Sequence[str], *, one_channel: bool,
     """
     parts = _numbered(ids)
     if len(parts) < len(ids) or not parts:
-        return Groups()
+        return _by_forms(ids, (NO_GAP, SIDED))
     series = {each.series for each in parts}
     if _are_slices(parts, one_channel=one_channel or medical) and _are_consecutive([*parts, *_numbered(more)]):
         return _one_volume(parts, medical=medical) if len(series) == 1 else _volumes(parts)
-    if MIN_GROUPS <= len(series) <= len(ids) / MIN_PER_GROUP:
-        evidence = f"{len(ids)} ids start in {len(series)} ways, such as '{min(series)}'"
-        return Groups(rf"(.+){_word_pattern(parts)}\d+{_end_pattern(parts)}", None, evidence)
+    if _are_groups(series, len(ids)):
+        return Groups(rf"(.+){_word_pattern(parts)}\d+{_end_pattern(parts)}", None, _describe(series, len(ids)))
+    return _by_forms(ids, (TWO_NUMBERS,))
+
+
+def _are_groups(names: Collection[str], count: int) -> bool:
+    """Whether the starts of so many ids may be scenes or patients: not years, nor a few words for kinds of images."""
+    if not MIN_GROUPS <= len(names) <= count / MIN_PER_GROUP or all(map(YEAR.fullmatch, names)):
+        return False
+    return len(names) >= MIN_WORDS or any(re.search(r"\d", name) for name in names)
+
+
+def _by_forms(ids: Sequence[str], forms: Sequence[str]) -> Groups:
+    """The groups by the first of some forms that all ids have."""
+    for form in forms:
+        found = [re.fullmatch(form, image_id) for image_id in ids]
+        if all(found) and _are_groups(names := {each[1] for each in found}, len(ids)):
+            return Groups(form, None, _describe(names, len(ids)))
     return Groups()
+
+
+def _describe(names: Collection[str], count: int) -> str:
+    return f"{count} ids start in {len(names)} ways, such as '{min(names)}'"
 
 
 def _numbered(ids: Sequence[str]) -> list[Numbered]:

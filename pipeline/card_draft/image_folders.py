@@ -9,14 +9,14 @@ An id may be spread over its path, as `case1_day2` and `slice_3` are in `case1/c
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
 from pipeline.card_draft.listing import spread
-from pipeline.data.file_index import normalize_id
+from pipeline.data.file_index import normalize_id, spellings
 
 NUM_IDS = 40  # that are searched in all paths
 NUM_SPLIT = 12  # ids that are searched in pieces, which takes longer
@@ -25,6 +25,8 @@ MAX_PIECES = 3  # of an id
 MIN_SHARE = 0.95  # of the ids must have a file of a template
 PIECES = "\1\2\3"  # in a template: a piece of the id
 NUMBER, ANYTHING = "\5", "\6"  # in a template: digits, or any text, that differ from id to id
+SIDE = "\7"  # in a template: the word left, or right
+MARKS = {NUMBER: r"\d+", ANYTHING: "[^/]*", SIDE: "(?i:left|right)"}  # as regular expressions
 MIN_FITTING = 0.5  # of the ids of the most frequent template: masks may be of more ids than images, or of fewer
 MASK_WORD = re.compile(
     r"mask|label|annot|manual|ground|truth|segment|target|(?<![a-z])(gt(fine|coarse)?|seg|ann|lbl)(?![a-z])",
@@ -46,7 +48,7 @@ class Family(NamedTuple):
         text = self.template
         for piece in PIECES:
             text = text.replace(piece, "{id}")
-        return text.replace(NUMBER, "#").replace(ANYTHING, "*")
+        return text.replace(NUMBER, "#").replace(ANYTHING, "*").replace(SIDE, "?")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Rule:
 
     def id_of(self, path: str) -> str | None:
         """The id of a file by its path below the folder; None if it is no image of this rule."""
-        found = self.regex.fullmatch(path)
+        found = next(filter(None, map(self.regex.fullmatch, spellings(path))), None)
         return normalize_id("_".join(part for part in found.groups() if part)) if found else None
 
     def files(self, paths: Iterable[str]) -> dict[str, list[str]]:
@@ -91,6 +93,7 @@ class Search(NamedTuple):
 
     families: list[Family]  # those of most ids first
     pieces: dict[str, list[str]]  # by mark, the texts of each piece of the ids
+    share: float  # of the searched ids that are in some path, 0 to 1
 
 
 def find_families(ids: Sequence[str], paths: Sequence[str]) -> Search:
@@ -102,8 +105,10 @@ def find_families(ids: Sequence[str], paths: Sequence[str]) -> Search:
     """
     split: list[tuple[str, ...]] = [(image_id,) for image_id in spread(ids, NUM_IDS)]
     found = [(pieces, paths_) for pieces in split if (paths_ := _marked(pieces, paths))]
+    searched = len(split)
     if not found:
-        found = list(filter(None, (_marked_pieces(image_id, paths) for image_id in spread(ids, NUM_SPLIT))))
+        some = spread(ids, NUM_SPLIT)
+        found, searched = list(filter(None, (_marked_pieces(each, paths) for each in some))), len(some)
     hits, best = [each for _, each in found], list[Family]()
     for blur in (_as_it_is, _without_numbers, _without_names):
         counts = Counter(template for templates in blur(hits) for template in templates)
@@ -113,7 +118,11 @@ def find_families(ids: Sequence[str], paths: Sequence[str]) -> Search:
         if best and best[0].ids >= MIN_SHARE * len(hits):
             break
     count = min((len(pieces) for pieces, _ in found), default=0)
-    return Search(best, {mark: [pieces[n] for pieces, _ in found] for n, mark in enumerate(PIECES[:count])})
+    return Search(
+        best,
+        {mark: [pieces[n] for pieces, _ in found] for n, mark in enumerate(PIECES[:count])},
+        len(found) / max(1, searched),
+    )
 
 
 def _marked(pieces: Sequence[str], paths: Iterable[str]) -> set[str]:
@@ -199,12 +208,12 @@ def rules_of(template: str, pieces: Mapping[str, Sequence[str]]) -> Iterator[Rul
         pieces: by mark, what a piece of an id looks like.
     """
     parts = template.split("/")
-    first = next(number for number, part in enumerate(parts) if set(part) & set(PIECES + NUMBER + ANYTHING))
+    first = next(number for number, part in enumerate(parts) if set(part) & {*PIECES, *MARKS})
     folder, rest = "/".join(parts[:first]), "/".join(parts[first:])
-    if rest[0] == PIECES[0] and not set(rest[1:]) & set(PIECES + NUMBER + ANYTHING + "/"):
+    if rest[0] == PIECES[0] and not set(rest[1:]) & {*PIECES, *MARKS, "/"}:
         yield Rule(folder, rest[1:])
         return
-    forms = dict.fromkeys(PIECES, "[^/]+"), {mark: _generalised(texts) for mark, texts in pieces.items()}
+    forms = dict.fromkeys(PIECES, "[^/]+"), {mark: generalised(texts) for mark, texts in pieces.items()}
     for text in dict.fromkeys([re.sub(r"\d+", NUMBER, rest), rest]):  # hidden images may have other numbers there
         for form in forms:
             yield Rule(folder, "", _pattern_of(text, form))
@@ -218,14 +227,14 @@ def _pattern_of(rest: str, pieces: Mapping[str, str]) -> str:
             text += "[^/]+" if letter in seen else f"({pieces[letter]})"
             seen.add(letter)
         else:
-            text += {NUMBER: r"\d+", ANYTHING: "[^/]*"}.get(letter) or re.escape(letter).replace(r"\-", "-")
+            text += MARKS.get(letter) or re.escape(letter).replace(r"\-", "-")
     return text
 
 
-def _generalised(texts: Sequence[str]) -> str:
+def generalised(texts: Sequence[str]) -> str:
     """A regular expression for texts: digits and letters where they differ, else what they share.
 
-    >>> _generalised(["case1_day20", "case22_day0"])
+    >>> generalised(["case1_day20", "case22_day0"])
     'case\\\\d+_day\\\\d+'
     """
     tokens = [re.findall(r"\d+|[A-Za-z]+|[^A-Za-z0-9]", text) for text in texts]
@@ -259,12 +268,13 @@ class Images(NamedTuple):
     others: tuple[str, ...] = ()
 
 
-def find_images(ids: Sequence[str], paths: Sequence[str]) -> Images | None:
+def find_images(ids: Sequence[str], paths: Sequence[str], near: Collection[str] = ()) -> Images | None:
     """The images of ids; None if no path contains an id.
 
     Args:
         ids: of images, without repetition.
         paths: of all images and masks.
+        near: folders above the masks, of which the images' path has as many as possible.
     """
     search = find_families(ids, paths)
     if not search.families:
@@ -275,10 +285,11 @@ def find_images(ids: Sequence[str], paths: Sequence[str]) -> Images | None:
     fitting = [each for each in search.families if each.ids >= MIN_FITTING * search.families[0].ids]
     images = _without_masks(fitting)
     images = [each for each in images if each.ids >= MIN_SHARE * max(every.ids for every in images)]
-    together, others = _largest_folder(images)
+    together, others = _largest_folder(images, near)
     left_out = tuple(each.shown for each in [*others, *(each for each in fitting if each not in images)])
     if len(together) > 1:
-        return _several_files(together, search, ids, paths)._replace(others=left_out)
+        found = _several_files(together, search, ids, paths)
+        return found._replace(others=(*found.others, *left_out))
     return Images(choose_rule(together[0], search, ids, paths), others=left_out)
 
 
@@ -308,16 +319,23 @@ def _folder(family: Family) -> str:
     return family.template.rpartition("/")[0]
 
 
-def _largest_folder(families: Sequence[Family]) -> tuple[list[Family], list[Family]]:
-    """The families that are the files of an image, and all others: those of one folder, or of one folder each."""
+def _largest_folder(families: Sequence[Family], near: Collection[str]) -> tuple[list[Family], list[Family]]:
+    """The families that are the files of an image, and all others: those of one folder, or of one folder each.
+
+    Args:
+        near: as for `find_images`.
+    """
     folders: dict[str, list[Family]] = {}
     for family in families:
         folders.setdefault(_folder(family), []).append(family)
     if len(folders) > 1 and all(len(each) == 1 for each in folders.values()) and _are_bands(list(folders)):
         return sorted(families), []
-    chosen = max(
-        folders, key=lambda name: ("train" in name.lower(), "image" in name.lower(), len(folders[name]), -len(name))
-    )
+
+    def likelihood(name: str) -> tuple:
+        shared = len(set(name.split("/")) & set(near))
+        return shared, "train" in name.lower(), "image" in name.lower(), len(folders[name]), -len(name)
+
+    chosen = max(folders, key=likelihood)
     return sorted(folders[chosen]), [family for family in families if _folder(family) != chosen]
 
 
@@ -337,6 +355,9 @@ def _is_band(name: str) -> bool:
 def _several_files(families: Sequence[Family], search: Search, ids: Sequence[str], paths: Sequence[str]) -> Images:
     """An image of several files: slices whose names are numbers, else channels."""
     names = [family.template.rpartition("/")[2].rpartition(".")[0] for family in families]
+    if plain := _plain_beside_others(families):
+        others = tuple(family.shown for family in families if family != plain)
+        return Images(choose_rule(plain, search, ids, paths), others=others)
     if len(families) > 2 and all(name.isdigit() for name in names):
         middle = families[len(families) // 2]
         suffix = re.escape("." + middle.template.rpartition(".")[2])
@@ -344,6 +365,15 @@ def _several_files(families: Sequence[Family], search: Search, ids: Sequence[str
     if all(family.template.count(PIECES[0]) == 1 for family in families) and len(search.pieces) == 1:
         return _channels(families, search, ids, paths)
     return Images(choose_rule(families[0], search, ids, paths))
+
+
+def _plain_beside_others(families: Sequence[Family]) -> Family | None:
+    """The family whose files are named by the id alone, if those of all others have another extension: id.jpg beside
+    id_superpixels.png.
+    """
+    plain = [each for each in families if each.template.rpartition("/")[2].partition(".")[0] in PIECES]
+    extensions = [each.template.rpartition(".")[2].lower() for each in families]
+    return plain[0] if len(plain) == 1 and extensions.count(plain[0].template.rpartition(".")[2].lower()) == 1 else None
 
 
 def _channels(families: Sequence[Family], search: Search, ids: Sequence[str], paths: Sequence[str]) -> Images:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from pipeline.competition import DRAFTED_SAMPLE
 from pipeline.data.file_index import is_hidden, is_loop
 from pipeline.data.medical import is_nifti_name, slices_of
 
@@ -40,7 +41,8 @@ class Listing(NamedTuple):
 
 
 def list_files(root: Path) -> Listing:
-    """List all files below a folder; those of the operating system are left out, links to folders are followed.
+    """List all files below a folder; those of the operating system, and the sample submission of an earlier draft, are
+    left out, links to folders are followed.
 
     Raises:
         ValueError: if there is no such folder, or no file in it.
@@ -52,7 +54,7 @@ def list_files(root: Path) -> Listing:
         folders[:] = [name for name in folders if not is_hidden(name) and not is_loop(Path(place, name))]
         start = "" if place == str(root) else f"{Path(place).relative_to(root).as_posix()}/"
         below += [start + name for name in folders]
-        files += [start + name for name in names if not is_hidden(name)]
+        files += [start + name for name in names if not is_hidden(name) and name != DRAFTED_SAMPLE]
     if not files:
         raise ValueError(f"{root}: no file in this folder: put the competition's files there")
     kinds: dict[tuple[str, ...], list[str]] = {IMAGES: [], TABLES: [], JSONS: [], (): []}

@@ -14,10 +14,16 @@ from pipeline.data.mask_files import read_mask
 from pipeline.data.rasters import ImageError
 from pipeline.quoting import listed, shortened
 
-NUM_MASKS = 24  # that are read
+NUM_MASKS = 24  # that are read first
 MAX_PIXELS = 1 << 26  # larger masks are not read
-MAX_CODES = 64  # of classes; more are objects or shares
+ALL_PIXELS = 2e9  # of all masks of classes that are read: a rare class may be in few of them
+MAX_CODES = 64  # of classes; more are objects or shares, unless each mask has few of them
+MAX_CLASSES = 256
+MAX_IN_MASK = 32  # values in a mask of classes (median)
+MIN_OTHERS = 0.1  # of the pixels of such a mask have none of its two most frequent values; a blurred edge has less
 MIN_COUNTED = 0.8  # of the masks hold 0, 1, … n without a gap, if they are label images
+MIN_NUMBERS = 4  # different n, the largest at least MIN_OBJECTS: a number of objects varies, one of classes does not
+MIN_OBJECTS = 6
 VOID_CODE = 255
 
 
@@ -48,14 +54,38 @@ def read_codes(paths: Sequence[Path], *, of_objects: bool, num_classes: int | No
         of_objects: the metric is one of objects.
         num_classes: of the sample submission; None if it names no classes.
     """
-    some = [path for file in spread(list(paths), NUM_MASKS) if (path := _small_image(file)) is not None]
+    paths = list(paths)
+    some = [path for file in spread(paths, NUM_MASKS) if (path := _small_image(file)) is not None]
     if some and all(map(_is_binary, some)):
         return MaskCodes("binary", (), None, f"0 and 1, or 0 and white, in {len(some)} of {len(some)} masks")
     found = [values for path in some if (values := _values_of(path)) is not None]
     if not found:
         return MaskCodes("unknown", (), None, "no mask image could be read", is_sure=False)
+    codes = _codes_of(some, found, of_objects=of_objects, num_classes=num_classes)
+    if codes.kind != "classes" or len(paths) == len(some):
+        return codes
+    return _codes_of(some, _read_all(paths, some), of_objects=of_objects, num_classes=num_classes)
+
+
+def _read_all(paths: Sequence[Path], some: Sequence[Path]) -> list[Counter]:
+    """The values of as many masks as are read in some minutes at most."""
+    pixels = max(1, *(header.height * header.width for header in map(read_header, some)))
+    every = [path for file in spread(paths, max(NUM_MASKS, int(ALL_PIXELS // pixels))) if (path := _small_image(file))]
+    return [values for path in every if (values := _values_of(path)) is not None]
+
+
+def _codes_of(
+    some: Sequence[Path], found: Sequence[Counter], *, of_objects: bool, num_classes: int | None
+) -> MaskCodes:
+    """What values stand for.
+
+    Args:
+        some: of the masks.
+        found: how often each value is in each mask.
+    """
     counts = sum(found, Counter())
-    shown = f"values {listed(map(_shown, sorted(counts, key=str)), 60)} in {len(found)} masks"
+    values = sorted(counts, key=lambda value: (isinstance(value, tuple), value))
+    shown = f"values {listed(map(_shown, values), 60)} in {len(found)} masks"
     if any(is_jpeg(path) for path in some):
         return MaskCodes("above", (), None, f"JPEG blurs values: {shown}")
     if any(isinstance(value, float) for value in counts):
@@ -70,14 +100,19 @@ def _codes(
 ) -> MaskCodes:
     """What whole numbers, or colours, stand for."""
     is_grey = not any(isinstance(value, tuple) for value in counts)
-    counted = sum(_is_counted(values) for values in found) if is_grey else 0
-    many = len(counts) > MAX_CODES
-    if of_objects and (not is_grey or counted >= MIN_COUNTED * len(found) or many):
+    numbers = [set(map(_number, values)) - {0} for values in found]
+    is_counted = sum(each == set(range(1, len(each) + 1)) for each in numbers) >= MIN_COUNTED * len(found)
+    varies = len(set(map(len, numbers))) >= MIN_NUMBERS and max(map(len, numbers)) >= MIN_OBJECTS
+    many = len(counts) > MAX_CODES and not _have_few_each(found)
+    if of_objects and (not is_grey or is_counted or many):
         return MaskCodes("objects", (), None, f"a value for each object: {shown}")
-    if many and counted >= MIN_COUNTED * len(found):
+    if is_counted and (many or varies):
         return MaskCodes("objects", (), None, f"a value for each object, by their numbers: {shown}", is_sure=False)
     if many and is_grey:
         return MaskCodes("soft", (), None, f"shares of white: {shown}", is_sure=False)
+    if many:
+        why = f"more colours than classes have, are they blurred? {shown}"
+        return MaskCodes("unknown", (), None, why, is_sure=False)
     values = sorted(counts)
     if len(values) == 2 and num_classes in (None, 1):
         low, high = values
@@ -98,9 +133,19 @@ def _void(values: Sequence[Value], num_classes: int | None) -> Value | None:
     return last if last == VOID_CODE and has_gap else None
 
 
-def _is_counted(values: Mapping[Value, int]) -> bool:
-    numbers = sorted(value for value in values if value != 0)
-    return numbers == list(range(1, len(numbers) + 1))
+def _have_few_each(found: Sequence[Mapping[Value, int]]) -> bool:
+    """Whether many values are those of many classes, of which each mask has few, and not shares or blurred edges."""
+    typical = np.median([len(values) for values in found])
+    others = [1 - sum(sorted(values.values())[-2:]) / sum(values.values()) for values in found]
+    every = {value for values in found for value in values}
+    return bool(len(every) <= MAX_CLASSES and typical <= MAX_IN_MASK and np.median(others) >= MIN_OTHERS)
+
+
+def _number(value: Value) -> int:
+    """A value as one number; of a colour of which one channel is not 0, that channel."""
+    if isinstance(value, int):
+        return value
+    return max(value) if sum(map(bool, value)) <= 1 else sum(each << 8 * n for n, each in enumerate(value[::-1]))
 
 
 def _small_image(file: Path) -> Path | None:
@@ -130,6 +175,14 @@ def _values_of(path: Path) -> Counter | None:
         return None
     if pixels.shape[2] in (2, 4):
         pixels = pixels[..., :-1]
+    if pixels.shape[2] == 3 and pixels.dtype == np.uint8:
+        packed, counts = np.unique(pixels.astype(np.int32) @ (1 << 8 * np.arange(3)[::-1]), return_counts=True)
+        colours = [(value >> 16, value >> 8 & 255, value & 255) for value in packed.tolist()]
+        return Counter(dict(zip(colours, counts.tolist(), strict=True)))
+    if pixels.shape[2] != 1 and pixels.dtype.kind == "f":
+        if not (pixels == np.rint(pixels)).all():  # shares of several classes: no value stands for one
+            return None
+        pixels = pixels.astype(np.int64)
     if pixels.shape[2] != 1:
         colours, counts = np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0, return_counts=True)
         return Counter(dict(zip(map(tuple, colours.tolist()), counts.tolist(), strict=True)))

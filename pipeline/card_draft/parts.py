@@ -3,13 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.card_draft.image_folders import Images, Rule, find_images, folders_of
+from pipeline.card_draft.image_folders import Images, Rule, find_images, folders_of, generalised
 from pipeline.card_draft.listing import Listing, readable, spread
 from pipeline.card_draft.sources import Sources
 from pipeline.data.formats import is_dicom, read_header, read_pixels
@@ -60,8 +59,11 @@ def find_train(listing: Listing, sources: Sources) -> Parts:
         )
     masks = sources.masks.rule.files(listing.images).values() if sources.masks else ()
     are_masks = {path for paths in masks for path in paths}
+    if sources.masks:
+        are_masks |= sources.masks.candidates
     rest = [path for path in listing.images if path not in are_masks]
     folder, rule, evidence, is_sure = _test_folder(images.rule, rest, sources, listing)
+    rule = _without_test_masks(rule, folder, listing.images, sources)
     images = images._replace(rule=rule)
     train = rule.files(rest)
     return Parts(images, train, rule.at(folder).files(rest), folder, evidence, is_sure, listing.root)
@@ -86,9 +88,27 @@ def _test_folder(rule: Rule, paths: Sequence[str], sources: Sources, listing: Li
         for folder, count in folders_of(each, paths).most_common():
             if folder != rule.folder and TEST_WORD.search(folder):
                 return folder, each, f"{count} files; no id of a sample submission is there", False
-    guess = re.sub("train(ing)?", "test", rule.folder) if "train" in rule.folder else "test"
+    guesses = [re.sub("train(ing)?", "test", rule.folder)] if "train" in rule.folder else ["test", "test_images"]
+    guess = next((each for each in guesses if not _has_files(each, listing.images)), "no_test_images")
     there = "an empty folder" if guess in listing.folders else "no such folder"
     return guess, rule, f"no test images in the files: {there}", False
+
+
+def _has_files(folder: str, paths: Sequence[str]) -> bool:
+    return any(path.startswith(f"{folder}/") for path in paths)
+
+
+def _without_test_masks(rule: Rule, folder: str, paths: Sequence[str], sources: Sources) -> Rule:
+    """The rule, or one for ids of the same form as those of training images, if the rule takes masks of test images,
+    in the same folder, for images.
+    """
+    if not sources.masks or rule.pattern is not None or sources.masks.rule.folder != rule.folder:
+        return rule
+    masks = {path for each in sources.masks.rule.at(folder).files(paths).values() for path in each}
+    images = {path for each in rule.at(folder).files(paths).values() for path in each}
+    narrow = Rule(rule.folder, "", f"({generalised(sources.ids)}){re.escape(rule.suffix)}")
+    kept = {path for each in narrow.at(folder).files(paths).values() for path in each}
+    return narrow if kept and kept == images - masks else rule
 
 
 def _of_both_parts(rule: Rule) -> Rule | None:
@@ -107,13 +127,21 @@ class Measured(NamedTuple):
 
 
 def measure(root: Path, found: Parts) -> Measured:
-    """Sizes of some images, from their headers, and the channels of a few."""
+    """Sizes of some images, from their headers, and the channels of a few.
+
+    Raises:
+        ValueError: if none of them can be read.
+    """
     some = [path for part in (found.train, found.test) for path in spread(list(part.values()), NUM_HEADERS)]
-    headers = {}
+    headers, faults = {}, []
     for path, *_ in some:
-        with suppress(ImageError, OSError):
+        try:
             image = readable(root / path)
             headers[image] = read_header(image)
+        except (ImageError, OSError) as error:
+            faults.append(str(error))
+    if faults and not headers:
+        raise ValueError(f"none of {len(faults)} images can be read, the first: {faults[0]}")
     sizes = Counter((header.height, header.width) for header in headers.values())
     small = [path for path, header in headers.items() if header.height * header.width <= MAX_PIXELS]
     pictures = [pixels for path in spread(small, NUM_PIXELS) if (pixels := _pixels(path)) is not None]

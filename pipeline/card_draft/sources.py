@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from pipeline.card_draft.annotations import Annotations, find_annotations
 from pipeline.card_draft.image_folders import are_in_pieces
-from pipeline.card_draft.listing import IMAGES, Listing
-from pipeline.card_draft.mask_folders import MaskImages, find_mask_images
+from pipeline.card_draft.listing import IMAGES, Listing, spread
+from pipeline.card_draft.mask_folders import MaskImages, find_candidates, find_mask_images
 from pipeline.card_draft.tables import (
     MIN_KNOWN,
     RowLayout,
@@ -27,6 +27,7 @@ from pipeline.card_draft.tables import (
 from pipeline.quoting import listed, shortened
 
 MAX_TABLES_TEXT = 140  # characters of a message about the tables that are there
+MAX_EXAMPLE = 60  # characters of a path in a message
 
 
 class Sources(NamedTuple):
@@ -96,6 +97,14 @@ def find_sources(listing: Listing, *, of_objects: bool, chosen: str) -> Sources:
         return Sources(tables, sample, of_sample, masks.ids, masks=masks, others=masks.others, parts=tuple(parts))
     unread = f" ({faults[0]})" if faults else ""
     there = shortened(f"{describe_tables(tables) or 'no CSV'}{unread}", MAX_TABLES_TEXT)
+    if groups := find_candidates(listing.root, listing.images):
+        masks = {path for group in groups.values() for path in group}
+        images = [shortened(path, MAX_EXAMPLE) for path in listing.images if path not in masks]
+        first, such_as = shortened(min(masks), MAX_EXAMPLE), " and ".join(spread(images, 2))
+        raise ValueError(
+            f"{listing.root}: {len(masks)} files look like masks, such as {first}, but names do not show their images, "
+            f"such as {such_as}: name each mask as its image, or write the card by hand (docs/card.toml)"
+        )
     raise ValueError(
         f"{listing.root}: {len(listing.images)} images, but no labels: no table with a column of RLE texts, no mask "
         f"images, no outlines; there are {there}: put the training table or the masks there"

@@ -174,13 +174,13 @@ def _with_ids(folder: Path, suffix: str, pattern: str | None) -> Iterator[tuple[
         return _matches(re.compile(pattern), _names_below(folder))
     _refuse_missing(folder)
     whole = re.compile(f"(.*){re.escape(suffix)}", re.DOTALL)
-    return _matches(whole, ((path, _spellings(path.name)) for path in _files_in(folder)))
+    return _matches(whole, ((path, spellings(path.name)) for path in _files_in(folder)))
 
 
 def _names_below(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """Each file below a folder, and the spellings of its path from there."""
     _refuse_missing(folder)
-    return ((path, _spellings(path.relative_to(folder).as_posix())) for path in _files_below(folder))
+    return ((path, spellings(path.relative_to(folder).as_posix())) for path in _files_below(folder))
 
 
 def _refuse_missing(folder: Path) -> None:
@@ -213,8 +213,10 @@ def _id_of(whole: re.Pattern, name: str) -> str | None:
     return normalize_id("_".join(part for part in found.groups() if part)) if found else None
 
 
-def _spellings(name: str) -> list[str]:
-    """The name as it is, with its extension in lower case, and in upper case; each once."""
+def spellings(name: str) -> list[str]:
+    """The spellings by which a file's name is matched: as it is, with its extension in lower case, and in upper case;
+    each once.
+    """
     stem, dot, extension = name.rpartition(".")
     others = [stem + dot + extension.lower(), stem + dot + extension.upper()] if dot else []
     return list(dict.fromkeys([name, *others]))

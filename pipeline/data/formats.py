@@ -286,7 +286,8 @@ def _npy_header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     if len(shape) == 4 and shape[2] == 1:
         shape = (*shape[:2], shape[3])
     if len(shape) not in (2, 3) or min(shape) < 1:
-        raise ImageError(f"{path}: an array of {shape}: expected (height, width) or (height, width, channels)")
+        stack = ": save each image of a stack as a file of its own" if len(shape) > 3 else ""
+        raise ImageError(f"{path}: an array of {shape}: expected (height, width) or (height, width, channels){stack}")
     return shape, dtype
 
 

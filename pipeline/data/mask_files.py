@@ -80,12 +80,16 @@ def _mask_with_void(
 
 
 def _is_above(pixels: np.ndarray, above: float, path: Path) -> np.ndarray:
-    """Where grey values are above a threshold, (H, W) bool; in a 1-bit file, white is 255."""
+    """Where grey values are above a threshold, (H, W) bool; in a 1-bit file, white is 255. Above 0 is every colour but
+    black.
+    """
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
     if pixels.dtype.kind == "f" and np.isnan(pixels).any():  # a comparison with NaN is false: it would be background
         row, column, _ = np.argwhere(np.isnan(pixels))[0]
         raise ImageError(f"{path}: a mask with NaN at row {row}, column {column}: expected grey values")
+    if above == 0 and pixels.shape[2] == 3:  # the grey value of a dark colour may be rounded to 0
+        return pixels.max(axis=2) > 0
     return with_channels(pixels, 1, path, alpha=False)[..., 0] > above
 
 

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import pandas as pd
 
-from pipeline.competition import Columns
+from pipeline.competition import DRAFTED_SAMPLE, Columns
 from pipeline.data.file_index import log_once, normalize_id
 from pipeline.quoting import listed, shortened
 from pipeline.rle import Dialect, RLEError, Runs, suggest_empty_token
@@ -117,6 +117,11 @@ def _check_length(where: str, row: Sequence[str], count: int) -> None:
 @contextmanager
 def _csv_reader(path: Path) -> Iterator[Any]:
     """A reader of the rows of a CSV; its errors become one line that names the file."""
+    if path.name == DRAFTED_SAMPLE and not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file: make card DATA={path.parent} writes it to data/<name>/, beside links to the files: "
+            f"use that folder"
+        )
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file. Put the competition's files into {path.parent}/, or set their folder with "

@@ -19,7 +19,7 @@ from pipeline.data.index import test_search, train_sources
 from pipeline.data.series import files_beside
 from pipeline.data.tables import read_table
 from pipeline.files import atomic_write
-from pipeline.submission import sample_rows
+from pipeline.submission import empty_rows, sample_rows
 
 IMAGES = 24
 PREFIX = "hidden_"
@@ -134,19 +134,8 @@ def _known_images(card: Competition, root: Path) -> tuple[Path, dict[str, tuple[
     if rows:
         return root / card.files.test_images, known, rows
     known = train_sources(card, root)
-    rows = {image_id: _empty_rows(card, list(table), image_id) for image_id in sorted(known)}
+    rows = {image_id: empty_rows(card, list(table), image_id) for image_id in sorted(known)}
     return root / card.files.train_images, known, rows
-
-
-def _empty_rows(card: Competition, header: Sequence[str], image_id: str) -> pd.DataFrame:
-    """The rows of an image without a mask: one per class, or a single one if rows are objects."""
-    columns, rows = card.columns, []
-    for name in card.classes:
-        row = dict.fromkeys(header, "") | {columns.rle: card.dialect.empty, columns.id: image_id}
-        if columns.id_separator:
-            row[columns.id] = f"{image_id}{columns.id_separator}{name}"
-        rows.append(row | ({columns.label: name} if columns.label else {}))
-    return pd.DataFrame(rows, columns=list(header))
 
 
 def _renamed(rows: pd.DataFrame, column: str, old: str, new: str) -> pd.DataFrame:

@@ -41,7 +41,7 @@ from pipeline.planning.page import plan_page
 from pipeline.planning.schedule import choices_of, fewer_views, planned
 from pipeline.progress import clock
 from pipeline.schema import parse
-from pipeline.stages.drafting_card import card_file, card_name, draft_card, files_root
+from pipeline.stages.drafting_card import card_file, card_name, draft_card, files_root, with_sample
 from pipeline.stages.drafting_config import DraftedConfig, config_file, config_head, draft_config
 from pipeline.stages.ensembling import Ensembled, ensemble
 from pipeline.stages.preparing import Context, Paths, index_test_images, index_training_images, make_context, with_folds
@@ -145,6 +145,7 @@ def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str, skip
     with timer.step("card"):
         data = files_root(data, name)
         card = card or _card_of(data, name, metric)
+        data = with_sample(card, data, name)
         _refuse_other_inputs(timer, data, card, metric)
     page = Path("reports") / f"{name}-plan.md"
     if _is_finished(timer, config_file(name)):

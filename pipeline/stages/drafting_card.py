@@ -5,13 +5,17 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline import competition
 from pipeline.card_draft.draft import CardDraft
 from pipeline.card_draft.drafting import draft_card as draft_from_files
 from pipeline.card_draft.listing import list_files
 from pipeline.card_draft.text import to_toml
+from pipeline.competition import DRAFTED_SAMPLE
+from pipeline.data.index import test_search
 from pipeline.files import write_text
 from pipeline.kaggle.archive import unpack_copy
 from pipeline.quoting import shortened
+from pipeline.submission import write_empty_sample
 
 CARDS = Path("cards")
 
@@ -29,7 +33,7 @@ def draft_card(data: Path, name: str = "", metric: str = "", table: str = "") ->
     """Draft the card of a data folder.
 
     Reads:  every table and name below `data`, or the zips in it, unpacked into data/<name>/; some images and masks
-    Writes: cards/<name>.toml, if there is none
+    Writes: cards/<name>.toml, if there is none; data/<name>/, if there is no sample submission: see `with_sample`
 
     Args:
         data: folder of the competition's files, with zips or without; or one zip.
@@ -47,7 +51,34 @@ def draft_card(data: Path, name: str = "", metric: str = "", table: str = "") ->
     is_kept = path.exists()
     if not is_kept:
         write_text(path, to_toml(draft, "Drafted by `make card` from the files. Lines that say so are not sure."))
+    if draft.value("files.sample_submission") == DRAFTED_SAMPLE:
+        root = with_sample(path.as_posix(), root, name)
     return DraftedCard(path, draft, root, is_kept)
+
+
+def with_sample(card_name: str, root: Path, name: str) -> Path:
+    """The folder of the files with a sample submission; if the card names a drafted one, data/<name>/.
+
+    Writes: data/<name>/drafted_sample_submission.csv, with a row for each test image and class, or the header only if
+        there are no test images; and beside it links to the files in `root`
+
+    Args:
+        card_name: of a card that exists.
+
+    Raises:
+        FileNotFoundError, ValueError: as `competition.load`; ValueError if data/<name>/ has links to other files.
+    """
+    card = competition.load(card_name)
+    if card.files.sample_submission != DRAFTED_SAMPLE:
+        return root
+    folder = Path("data") / name
+    folder.mkdir(parents=True, exist_ok=True)
+    if root.resolve() != folder.resolve():
+        for path in sorted(root.iterdir()):
+            _link(path, folder / path.name)
+    ids = sorted(test_search(card, folder).find_sources(hidden=True))
+    write_empty_sample(folder / DRAFTED_SAMPLE, card, ids)
+    return folder
 
 
 def card_file(name: str) -> Path:
@@ -91,7 +122,16 @@ def files_root(data: Path, name: str) -> Path:
 
 
 def _link(path: Path, target: Path) -> None:
-    if target.exists():
+    """Link to a file or folder, unless a file is there.
+
+    Raises:
+        ValueError: if a link to another file, or to none, is there.
+    """
+    if target.is_symlink() and target.resolve() != path.resolve():
+        raise ValueError(
+            f"{target} is a link to {target.resolve()}, not to {path}: remove {target.parent}, or give another NAME"
+        )
+    if target.exists() or path.name == DRAFTED_SAMPLE:
         return
     try:
         target.symlink_to(path.resolve(), target_is_directory=path.is_dir())

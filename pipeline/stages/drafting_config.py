@@ -20,6 +20,7 @@ from pipeline.planning.config_text import to_text
 from pipeline.planning.fingerprint import Fingerprint, measure
 from pipeline.quoting import quoted, shortened
 from pipeline.schema import parse
+from pipeline.stages.drafting_card import with_sample
 from pipeline.stages.preparing import Paths, index_test_images, index_training_images, make_data
 from pipeline.stages.train_test_shift import groups_of_test
 
@@ -57,6 +58,8 @@ def draft_config(
     path = config_file(name)
     card_name = card_name or _card_of(name)
     card = competition.load(card_name)
+    if data_root is not None:
+        data_root = with_sample(card_name, data_root, card.name)
     tables = {"name": name, "competition": card_name, "data": {"root": data_root, "skip_bad": skip_bad}}
     cfg = parse(Config, {**tables, "train": WITHOUT_MODEL}, str(path))
     paths = Paths(cfg, card)

@@ -273,8 +273,8 @@ def _log_test_set(context: Context, test_index: pd.DataFrame) -> None:
         log.warning("%s", describe_unlisted(card, unlisted))
     if test_index.empty:
         log.warning(
-            "%s has no rows: the test data are hidden and the submission is a header only. make bundle writes a bundle "
-            "that predicts them on Kaggle",
+            "%s has no rows: the test data are hidden, or there are none, and the submission is a header only. make "
+            "bundle writes a bundle that predicts hidden ones on Kaggle",
             card.files.sample_submission,
         )
 

@@ -9,7 +9,7 @@ import torch
 
 from pipeline import config, stages
 from pipeline.cli import main
-from pipeline.training import batch_size, trainer
+from pipeline.training import batch_size, step_memory, trainer
 from pipeline.training.batch_size import choose_batch_size
 from pipeline.training.checkpoint import load_weights, read_record
 from pipeline.training.distributed import Processes
@@ -244,6 +244,29 @@ def test_the_memory_of_a_step_is_logged_without_and_with_checkpointing(tiny, cap
     without, with_it = (int(word) for word in line.split() if word.isdigit() and word != "4")
     assert "MiB of activations without gradient checkpointing" in line
     assert with_it < without
+
+
+def test_an_update_that_needs_more_memory_than_is_free_is_refused(tiny, monkeypatch):
+    job, free = job_of_tiny("train.phases.0.crop=32"), [1 << 40]
+    monkeypatch.setattr(step_memory, "free_memory", lambda: free[0])
+    step_memory.check_memory(job, 8, CPU)
+    free[0] = 1000
+    needs = r"on 8 crops of 32×32 needs about \d.* MiB of memory, 1000 bytes are free: .*batch"
+    with pytest.raises(ValueError, match=needs):
+        step_memory.check_memory(job, 8, CPU)
+    step_memory.check_memory(job, 8, torch.device("cuda"))  # which says so itself
+
+
+def test_the_memory_of_an_update_grows_with_its_images(tiny, monkeypatch):
+    job, said = job_of_tiny(), []
+    monkeypatch.setattr(step_memory, "format_bytes", lambda count: said.append(count) or "")
+    monkeypatch.setattr(step_memory, "free_memory", lambda: 0)
+    for images in (2, 4, 8):
+        with pytest.raises(ValueError, match="needs about"):
+            step_memory.check_memory(job, images, CPU)
+    two, four, eight = said[::2]
+    assert eight - four == pytest.approx(2 * (four - two))
+    assert four > two > 5 * sum(each.nbytes for each in job.model.parameters())
 
 
 def test_a_gpu_that_is_full_names_batch_crop_and_checkpointing_in_this_order(tiny, monkeypatch):

@@ -147,8 +147,8 @@ def check_packing(path: Path, *, declared: int, stored: int, packing: float) -> 
     """
     if declared > packing * stored:
         raise ImageError(
-            f"{path}: cannot be read, its header declares {_format_bytes(declared)} of pixels, but "
-            f"{_format_bytes(stored)} can contain {_format_bytes(int(packing * stored))} at most",
+            f"{path}: cannot be read, its header declares {format_bytes(declared)} of pixels, but "
+            f"{format_bytes(stored)} can contain {format_bytes(int(packing * stored))} at most",
             REMEDY,
         )
 
@@ -164,12 +164,13 @@ def check_memory(path: Path, declared: int) -> None:
     """
     if declared > UNCHECKED_BYTES and COPIES * declared > (free := free_memory()):
         raise ImageError(
-            f"{path}: its {_format_bytes(declared)} of pixels do not fit into memory ({_format_bytes(free)} free)",
+            f"{path}: its {format_bytes(declared)} of pixels do not fit into memory ({format_bytes(free)} free)",
             f"read it by window (predict.tiles, data.crops), or {REMEDY}",
         )
 
 
-def _format_bytes(count: float) -> str:
+def format_bytes(count: float) -> str:
+    """A number of bytes in words, such as "1.5 GiB"."""
     if count < 1024:
         return f"{count:.0f} bytes"
     unit = "MiB" if count < 1 << 30 else "GiB"

@@ -23,6 +23,7 @@ from pipeline.planning.budget import Costs
 from pipeline.training.checkpoint import FULL
 from pipeline.training.distributed import processes
 from pipeline.training.fold_data import FoldData
+from pipeline.training.step_memory import check_memory
 from pipeline.training.train_job import TrainJob
 from pipeline.training.train_state import TrainState
 from pipeline.training.trainer import Trainer
@@ -52,7 +53,11 @@ def measure_costs(cfg: Config, card: Competition, index: pd.DataFrame) -> Costs:
 
 
 def _time_update(cfg: Config, card: Competition, index: pd.DataFrame, model: Segmenter) -> float:
-    """Seconds of one update of the first phase, with the reading of its batch if there are no workers."""
+    """Seconds of one update of the first phase, with the reading of its batch if there are no workers.
+
+    Raises:
+        ValueError: if an update needs more memory than is free.
+    """
     labels, reader = Labels.of(card, cfg.data.boundary, exif=cfg.data.exif), Reader.of(cfg, card)
     batch = cfg.train.batch_size if cfg.train.batch_size != "auto" else cfg.train.least_batch_size()
     if cfg.data.crops:
@@ -75,6 +80,7 @@ def _time_update(cfg: Config, card: Competition, index: pd.DataFrame, model: Seg
             encoder=cfg.model.encoder,
             grad_checkpointing=cfg.model.grad_checkpointing,
         )
+        check_memory(job, batch, processes().device)
         trainer = Trainer(job, TrainState({}), processes(), None)
         trainer.train_on_copies(batch, 1)
         started = time.monotonic()

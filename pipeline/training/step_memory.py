@@ -9,6 +9,7 @@ import torch
 
 from pipeline import hardware
 from pipeline.config import LEAST_IMAGES
+from pipeline.data.rasters import format_bytes, free_memory
 from pipeline.models.grad_checkpointing import count_saved_bytes
 from pipeline.training.distributed import Processes
 from pipeline.training.train_job import TrainJob
@@ -18,6 +19,7 @@ from pipeline.training.trainer import Trainer
 log = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.9  # of the GPU's memory that a trial step may use; the rest is for fragments and other programs
+ACTIVATIONS, WEIGHTS = 1.3, 5  # bytes in use per byte of them: measured, and weights, gradient, AdamW's two, average
 UPDATES = 2  # of a trial: in the second one the optimizer has its state
 
 
@@ -64,13 +66,43 @@ def log_checkpointing(job: TrainJob, group: Processes) -> None:
         log.info("a step on %d images needs %s without gradient checkpointing, %s with it", images, *needed)
 
 
-def _describe_memory(job: TrainJob, images: int, device: torch.device) -> str:
-    """The peak of a GPU's memory; elsewhere the bytes that are kept for the backward pass, which are most of it."""
+def check_memory(job: TrainJob, images: int, device: torch.device) -> None:
+    """Estimate the memory of an update on the CPU from a step on few images; a GPU refuses what does not fit by itself.
+
+    Args:
+        images: of one batch.
+
+    Raises:
+        ValueError: if it needs more than is free, with both in words: the system would end the process.
+    """
+    if device.type != "cpu":
+        return
+    weights = sum(each.nbytes for each in job.model.parameters())
+    activations = _activations(job, LEAST_IMAGES, device) * images / LEAST_IMAGES
+    needed, free = ACTIVATIONS * activations + WEIGHTS * weights, free_memory()
+    if needed > free:
+        crop = job.cfg.phases[0].crop
+        what = f"crops of {crop}×{crop}" if crop else "whole images"
+        raise ValueError(
+            f"an update on {images} {what} needs about {format_bytes(needed)} of memory, {format_bytes(free)} are "
+            f"free: in the config (make config writes one), lower train.batch_size or the phases' crop"
+            f"{'' if job.grad_checkpointing else ', or set model.grad_checkpointing = true'}"
+        )
+
+
+def _activations(job: TrainJob, images: int, device: torch.device) -> int:
+    """Bytes that a step of the first phase keeps for the backward pass, most of what it needs."""
     trainer = trial(replace(job, cfg=job.cfg.model_copy(update={"accumulate": 1})), 1, device)
+    with count_saved_bytes(trainer.model) as saved:
+        trainer.train_on_copies(images, updates=1)
+    return sum(saved.values())
+
+
+def _describe_memory(job: TrainJob, images: int, device: torch.device) -> str:
+    """The peak of a GPU's memory; elsewhere that of the activations."""
     if device.type != "cuda":
-        with count_saved_bytes(trainer.model) as saved:
-            trainer.train_on_copies(images, updates=1)
-        return f"{sum(saved.values()) / 2**20:.0f} MiB of activations"
+        return f"{_activations(job, images, device) / 2**20:.0f} MiB of activations"
+    trainer = trial(replace(job, cfg=job.cfg.model_copy(update={"accumulate": 1})), 1, device)
     torch.cuda.reset_peak_memory_stats(device)
     try:
         trainer.train_on_copies(images, UPDATES)

@@ -27,6 +27,7 @@ OPTIONS = st.builds(
     share=st.none() | st.sampled_from([0.1, 0.4]),
     share_of=st.sampled_from(["pixels", "expected"]),
     share_in=st.just("image"),
+    by_group=st.just(()),
 )
 
 

@@ -74,7 +74,8 @@ class Stored:
     """A member with the same prediction for every image."""
 
     def __init__(self, name, values):
-        self.cfg, self.card, self.values = SimpleNamespace(name=name), competition.load("tiny.toml"), values
+        self.cfg = SimpleNamespace(name=name, ensemble=SimpleNamespace(group=None))
+        self.card, self.values = competition.load("tiny.toml"), values
         self.labels = Labels.of(self.card)
 
     def oof_store(self):

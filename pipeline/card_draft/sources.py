@@ -27,7 +27,7 @@ from pipeline.card_draft.tables import (
 from pipeline.quoting import listed, shortened
 
 MAX_TABLES_TEXT = 140  # characters of a message about the tables that are there
-MAX_EXAMPLE = 60  # characters of a path in a message
+MAX_EXAMPLE = 40  # characters of a path in a message
 
 
 class Sources(NamedTuple):

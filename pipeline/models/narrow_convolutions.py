@@ -1,7 +1,7 @@
 """Convolutions with few channels per group, which train faster in float32 than in bfloat16 on a CPU.
 
-The gradients of a depthwise convolution take four to ten times as long in bfloat16 as in float32 (torch 2.14, channels
-last), and make half of an update of the default network (benchmarks/narrow_convolutions.py).
+In bfloat16 the gradients of a depthwise convolution take four to seven times as long as in float32 (torch 2.14,
+channels last), and made almost half of an update of the default network (docs/studies/performance.md).
 """
 
 from functools import cache

@@ -32,7 +32,7 @@ from pipeline.ensemble.combine import Weighting
 from pipeline.ensemble.renderer import Renderer
 from pipeline.metrics import DetectionRates, epoch_metric, selection_metric
 from pipeline.postprocess.instances import InstanceRules
-from pipeline.postprocess.rules import Rules
+from pipeline.postprocess.rules import Rules, format_groups
 from pipeline.rle import Dialect
 from pipeline.statistics.adversarial_validation import MIN_EFFECTIVE
 from pipeline.statistics.symmetry_probe import advise, symmetry_rows
@@ -399,8 +399,8 @@ def _format_rules(rules: Rules | InstanceRules) -> str:
     """The fields that are set, with their values."""
     set_ = {name: value for name, value in rules._asdict().items() if value and not isinstance(value, str | tuple)}
     text = ", ".join(f"{name} {value:.4g}" for name, value in set_.items())
-    if by_group := getattr(rules, "by_group", ()):
-        text += f", by_group {{ {', '.join(f'{group} {value:.4g}' for group, value in by_group)} }}"
+    if isinstance(rules, Rules) and rules.by_group:
+        text += f", by_group {{ {format_groups(rules)} }}"
     if "share" not in set_:
         return text
     return f"{text} of the {'pixels' if rules.share_of == 'pixels' else 'expected foreground'} of the {rules.share_in}"

@@ -82,6 +82,15 @@ def with_gate(rules: Rules, image_value: int | None) -> Rules:
     return rules._replace(gate=None) if is_open else Rules(threshold=1.0, min_area=0)
 
 
+def format_groups(rules: Rules) -> str:
+    """The groups with a threshold of their own, and each one's.
+
+    >>> format_groups(Rules(0.5, 0, by_group=(("lung", 0.25), ("kidney", 0.5))))
+    'lung 0.25, kidney 0.5'
+    """
+    return ", ".join(f"{group} {threshold:.4g}" for group, threshold in rules.by_group)
+
+
 def apply(values: np.ndarray, rules: Rules, image_prob: float | None = None) -> np.ndarray:
     """The mask of one image and class, by these rules in this order:
 

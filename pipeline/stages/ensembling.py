@@ -41,7 +41,7 @@ from pipeline.metrics import (
     stack,
     volume_metric,
 )
-from pipeline.postprocess.rules import Rules
+from pipeline.postprocess.rules import Rules, format_groups
 from pipeline.postprocess.search import rule_sets_of
 from pipeline.postprocess.shares import Place
 from pipeline.progress import track
@@ -415,15 +415,6 @@ def _describe_groups_of_class(column: str, rules: Rules, gain: float) -> str:
     if not rules.by_group:
         return f"no thresholds by {column}: {over}"
     return f"thresholds by {column}: {format_groups(rules)}; of other images {rules.threshold:.4g}; {over}"
-
-
-def format_groups(rules: Rules) -> str:
-    """The groups with a threshold of their own, and each one's.
-
-    >>> format_groups(Rules(0.5, 0, by_group=(("lung", 0.25), ("kidney", 0.5))))
-    'lung 0.25, kidney 0.5'
-    """
-    return ", ".join(f"{group} {threshold:.4g}" for group, threshold in rules.by_group)
 
 
 def member_scores(members: Sequence[Context], together: Selection, alone: Sequence[Selection]) -> list[MemberScore]:

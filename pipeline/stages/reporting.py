@@ -15,7 +15,7 @@ from pipeline.ensemble.renderer import Renderer
 from pipeline.ensemble.selection import Selection
 from pipeline.manifest import collect_provenance
 from pipeline.metrics import Counts, Scores, count, detection_rates, epoch_metric, stack
-from pipeline.postprocess.rules import Rules
+from pipeline.postprocess.rules import Rules, format_groups
 from pipeline.postprocess.search import ScoreGrid
 from pipeline.progress import track
 from pipeline.report import report_data
@@ -24,7 +24,6 @@ from pipeline.report.page import write_report
 from pipeline.stages.comparing import gain_of
 from pipeline.stages.ensembling import (
     ensemble_name,
-    format_groups,
     load_members,
     member_scores,
     notes_of,

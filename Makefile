@@ -30,7 +30,7 @@ MEMBERS = --configs "$(CONFIGS)" $(if $(FOLDS),--folds "$(FOLDS)")
 NAME = $(subst $() ,+,$(strip $(CONFIGS)))$(subst $() ,,$(addprefix -fold,$(sort $(FOLDS))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup auto card data augment doctor audit competitions config folds train sweep oof predict import ensemble blend report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-slow test-older fuzz types lint format
+.PHONY: help setup auto card data augment doctor audit competitions config folds train sweep oof predict import phase ensemble blend report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-slow test-older fuzz types lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -131,6 +131,9 @@ import: $(VENV) ## make a member NAME=x of another tool's predictions: TEST=fold
 
 ensemble: $(VENV) ## run all missing stages and write submissions/<name>.csv (CONFIGS="a b": an ensemble of several)
 	$(STAGE) ensemble $(OPTIONS) $(MEMBERS) $(if $(WEIGHTS),--weights "$(WEIGHTS)")
+
+phase: $(VENV) ## make a member of an earlier phase's networks, of a trained config: CONFIG=x PHASE=1
+	$(STAGE) phase $(OPTIONS) $(if $(PHASE),--phase $(PHASE))
 
 blend: $(VENV) ## weighted vote of submissions of any origin: CSVS="a.csv b.csv" WEIGHTS="2 1" (NAME=x: its name)
 	$(STAGE) blend $(OPTIONS) --csvs $(call quoted,$(CSVS)) $(if $(WEIGHTS),--weights "$(WEIGHTS)") \

@@ -151,7 +151,7 @@ def override(tables: dict[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
         node: Any = tables
         for name in parents:
             node = _descend(node, name, pair)
-        _descend(node, last, pair, _toml_value(text.strip()))
+        _descend(node, last, pair, _value_of(text.strip()))
     return tables
 
 
@@ -170,11 +170,64 @@ def _descend(node: Any, name: str, pair: str, value: Any = None) -> Any:
     return node[name]
 
 
-def _toml_value(text: str) -> Any:
+def _value_of(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def toml_value(value: Any) -> str:
+    r"""A value as TOML; keys of a table without a value (None) are left out.
+
+    >>> toml_value({"a b": [1, True], "c": None}), toml_value(r"(\d+)\.png")
+    ('{ "a b" = [1, true] }', "'(\\d+)\\.png'")
+    """
+    if isinstance(value, dict):
+        given = {name: each for name, each in value.items() if each is not None}
+        return "{ " + ", ".join(f"{_to_key(name)} = {toml_value(each)}" for name, each in given.items()) + " }"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, str) and "\\" in value and "'" not in value and value.isprintable():
+        return f"'{value}'"  # regular expressions without escapes
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def toml_tables(tables: Mapping[str, Any], parent: str = "") -> str:
+    """Tables as the lines of a TOML file, without what has no value (None).
+
+    >>> print(toml_tables({"seed": 1, "train": {"workers": 2, "phases": [{"lr": 0.1}]}}), end="")
+    seed = 1
+    <BLANKLINE>
+    [train]
+    workers = 2
+    <BLANKLINE>
+    [[train.phases]]
+    lr = 0.1
+
+    Args:
+        parent: of the tables, such as "train".
+    """
+    inner = {name: each for name, each in tables.items() if _is_table(each) and (not parent or isinstance(each, list))}
+    text = "".join(
+        f"{_to_key(name)} = {toml_value(each)}\n"
+        for name, each in tables.items()
+        if name not in inner and each is not None
+    )
+    for name, each in inner.items():
+        path = f"{parent}.{_to_key(name)}" if parent else _to_key(name)
+        many, (before, after) = (each, ("[[", "]]")) if isinstance(each, list) else ([each], "[]")
+        text += "".join(f"\n{before}{path}{after}\n{toml_tables(entry, path)}" for entry in many)
+    return text
+
+
+def _is_table(value: Any) -> bool:
+    """Whether a value is a table, or a list of tables alone."""
+    return bool(value) and all(isinstance(each, dict) for each in (value if isinstance(value, list) else [value]))
+
+
+def _to_key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
 def parse(model: type[T], tables: Mapping[str, Any], where: str) -> T:

@@ -489,11 +489,11 @@ def test_options_that_a_run_does_not_know_count_as_their_defaults(submitted):
     rewrite_settings(forget)
     cfg = config.load("configs/tiny.toml")
     weights = Path("runs/tiny/fold0/best.safetensors").read_bytes()
-    assert training._is_trained(stages.make_context(cfg), 0)
+    assert training.is_trained(stages.make_context(cfg), 0)
     assert Path("runs/tiny/fold0/best.safetensors").read_bytes() == weights
     other = config.load("configs/tiny.toml", ["train.optimizer=sgd"])
     with pytest.raises(ValueError, match=r"train\.optimizer = adamw, now it is sgd"):
-        training._is_trained(stages.make_context(other), 0)
+        training.is_trained(stages.make_context(other), 0)
 
 
 def test_an_option_that_exists_no_more_is_reported(submitted):

@@ -1,11 +1,10 @@
 """A drafted card as TOML, with the evidence of what is not sure as comments, and a list of it at the end."""
 
-import json
 import re
 from itertools import groupby
-from typing import Any
 
 from pipeline.card_draft.draft import ARRAY, CardDraft, Key
+from pipeline.schema import toml_value
 
 NOT_SURE = "# not sure: "
 UNSEEN = (
@@ -36,7 +35,7 @@ def _lines(key: Key) -> list[str]:
     comment = NOT_SURE + one_line(key.reason)
     if key.value is None:
         return [comment]
-    line = f"{key.name.rpartition('.')[2]} = {to_value(key.value)}"
+    line = f"{key.name.rpartition('.')[2]} = {toml_value(key.value)}"
     if key.is_sure:
         return [line]
     return [f"{line}  {comment}"] if len(line) + len(comment) + 2 <= MAX_LINE else [comment, line]
@@ -45,22 +44,3 @@ def _lines(key: Key) -> list[str]:
 def one_line(text: str) -> str:
     """A text without line breaks and characters that TOML does not allow in a comment."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "?", " ".join(text.split()))
-
-
-def to_value(value: Any) -> str:
-    r"""A value as TOML; regular expressions without escapes.
-
-    >>> to_value({"a b": 1}), to_value(r"(\d+)\.png")
-    ('{ "a b" = 1 }', "'(\\d+)\\.png'")
-    """
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(name)} = {to_value(each)}" for name, each in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(to_value, value))}]"
-    if isinstance(value, str) and "\\" in value and "'" not in value and value.isprintable():
-        return f"'{value}'"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from pipeline import stages
-from pipeline.card_draft.text import one_line, to_value
+from pipeline.card_draft.text import one_line
 from pipeline.cli.terminal import CardName, DataRoot, Metric, app, out
 from pipeline.quoting import shortened
+from pipeline.schema import toml_value
 
 MAX_VALUE, MAX_REASON = 60, 130  # characters of a cell
 
@@ -29,7 +30,7 @@ def card(
     out.print()
     widest = max(len(key.name) for key in done.draft.keys)
     for key in done.draft.keys:
-        value = "–" if key.value is None else shortened(to_value(key.value), MAX_VALUE)
+        value = "–" if key.value is None else shortened(toml_value(key.value), MAX_VALUE)
         mark = "  " if key.is_sure else "? "
         out.print(f"{mark}{key.name:{widest}}  {value:{MAX_VALUE}}  {shortened(one_line(key.reason), MAX_REASON)}")
     if done.draft.unsure:

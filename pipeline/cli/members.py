@@ -44,6 +44,20 @@ def import_(
 
 
 @app.command()
+def phase(
+    path: ConfigPath = DEMO,
+    phase: Annotated[int, typer.Option(help="number of the last phase that the new config has, from 1")] = 1,
+    set_: Overrides = None,
+    data: DataRoot = None,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Make an ensemble member of an earlier phase's networks of a trained config."""
+    done = stages.phase_member(load_config(path, set_, data, skip_bad), phase)
+    out.print(f"config      {done.config}\nrun         {done.run}, folds {', '.join(map(str, done.folds))}")
+    out.print(f'next        make ensemble CONFIGS="{path.stem} {done.config.stem}"')
+
+
+@app.command()
 def blend(
     path: ConfigPath = DEMO,
     csvs: Annotated[str, typer.Option(help="the submissions, such as 'a.csv b.csv'")] = "",

@@ -10,7 +10,6 @@ border_mode = "BORDER_REFLECT_101"
 """
 
 import inspect
-import json
 import random
 import warnings
 from collections.abc import Iterable, Sequence
@@ -25,7 +24,7 @@ from pipeline.config import GROUPS, Transform
 from pipeline.data.transforms import OWN
 from pipeline.metrics import VOID
 from pipeline.quoting import first_line, shortened
-from pipeline.schema import did_you_mean
+from pipeline.schema import did_you_mean, toml_value
 
 CONSTANTS = ("BORDER_", "INTER_")  # beginnings of the names of OpenCV's constants that a text may stand for
 # What users of other pipelines would list, in small letters, and where it is here.
@@ -204,10 +203,11 @@ def _fields(spec: Transform) -> dict[str, Any]:
 
 def to_value(value: Any) -> str:
     """A value of a config as TOML."""
-    if isinstance(value, Transform):
-        return to_value(_fields(value))
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {to_value(each)}" for key, each in value.items()) + " }"
+    return toml_value(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    """A value with tables in place of transforms."""
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(to_value, value))}]"
-    return json.dumps(value)
+        return [_plain(each) for each in value]
+    return _plain(_fields(value)) if isinstance(value, Transform) else value

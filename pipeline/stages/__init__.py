@@ -19,6 +19,7 @@ from pipeline.stages.drafting_card import DraftedCard, draft_card
 from pipeline.stages.drafting_config import DraftedConfig, draft_config
 from pipeline.stages.ensembling import Ensembled, ensemble, score
 from pipeline.stages.importing import ImportResult, import_member
+from pipeline.stages.phase_member import PhaseMember, phase_member
 from pipeline.stages.predicting import batch_predict
 from pipeline.stages.preparing import check, data, describe_folds, make_context
 from pipeline.stages.rehearsing import RehearsalRun, rehearse

@@ -1,6 +1,5 @@
 """The stage `import`: makes a member of an ensemble of the predictions of another tool."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from pipeline.files import atomic_folder, write_text
 from pipeline.inference.prediction_store import StoreWriter, start_store
 from pipeline.progress import track
 from pipeline.quoting import shortened
+from pipeline.schema import toml_tables
 from pipeline.stages.preparing import Context, index_test_images, make_context
 
 NAME = re.compile(r"\w[\w.-]*")
@@ -24,8 +24,7 @@ TEXT = """\
 # Predictions of another tool. `make import NAME={name} CONFIG={like}` wrote them and this file; there is no model.
 #
 #   make ensemble CONFIGS="{like} {name}"
-competition = {competition}
-{tables}"""
+"""
 # Of the config that they join: what decides which images there are, how large they are, how masks are read, and which
 # rules may be chosen.
 SHARED = {"folds": {"only"}, "data": {"skip_bad", "doctor", "crops", "extra"}, "ensemble": set()}  # without these
@@ -85,7 +84,7 @@ def import_member(
     with atomic_folder(run, replace=True) as folder:  # of an earlier import
         for part in parts:
             _write(part, folder / part.folder, scales)
-    _write_config(path, name, _as_in_its_file(cfg), oof, test)
+    _write_config(path, name, as_in_its_file(cfg), oof, test)
     folds = tuple(fold for fold in context.fold_numbers() if any(part.folder == _test_of(fold) for part in tests))
     of_all = {str(dtype): value for dtype, value in scales.items()}
     sizes = {fold: len(part.sizes) for fold, part in oofs.items()}
@@ -199,7 +198,7 @@ def _write(part: Part, folder: Path, scales: Mapping[np.dtype, float]) -> None:
 # ---------------------------------------------------------------------------------------------- config
 
 
-def _as_in_its_file(cfg: Config) -> Config:
+def as_in_its_file(cfg: Config) -> Config:
     """The config with the data folder of its file: another one may be given on the command line."""
     if not Path(cfg.file).is_file():
         return cfg
@@ -208,24 +207,9 @@ def _as_in_its_file(cfg: Config) -> Config:
 
 
 def _write_config(path: Path, name: str, cfg: Config, oof: Path | None, test: Path | None) -> None:
-    imported = {"oof": oof and str(oof), "test": test and str(test)}
-    tables = {
-        key: getattr(cfg, key).model_dump(mode="json", exclude_defaults=True, exclude=each)
-        for key, each in SHARED.items()
-    }
-    text = "".join(_to_table(key, values) for key, values in {**tables, "imported": imported}.items())
-    text = TEXT.format(name=name, like=cfg.name, competition=_to_toml(cfg.competition), tables=text)
-    write_text(path, text)
-
-
-def _to_table(name: str, values: Mapping[str, Any]) -> str:
-    lines = [f"{key} = {_to_toml(value)}\n" for key, value in values.items() if value is not None]
-    return "".join([f"\n[{name}]\n", *lines]) if lines or name == "imported" else ""
-
-
-def _to_toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_to_toml(each)}" for key, each in value.items() if each is not None) + " }"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_to_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False)
+    tables: dict[str, Any] = {"competition": cfg.competition}
+    for key, without in SHARED.items():
+        if changed := getattr(cfg, key).model_dump(mode="json", exclude_defaults=True, exclude=without):
+            tables[key] = changed
+    tables["imported"] = {"oof": oof and str(oof), "test": test and str(test)}
+    write_text(path, TEXT.format(name=name, like=cfg.name) + toml_tables(tables))

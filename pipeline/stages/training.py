@@ -108,14 +108,14 @@ def train_fold(context: Context, fold: int) -> Path:
     """Train a fold and predict its held-out images, as far as that is not done; returns the path of its weights.
 
     Raises:
-        ValueError: as `_is_trained`; for imported predictions.
+        ValueError: as `is_trained`; for imported predictions.
     """
     _refuse_imported(context.cfg)
     train_index, valid_index = folds.hold_out(context.index, context.folds, fold)
     if is_done(context, fold):  # checked without a lock: the folder of a finished run may be read-only
         return context.paths.weights(fold)
     with _lock_fold(context, fold):
-        if not _is_trained(context, fold):
+        if not is_trained(context, fold):
             check_training(context)
             with _unpacked(context) as opened:
                 _fit(opened, fold, train_index, valid_index)
@@ -135,7 +135,7 @@ def is_done(context: Context, fold: int) -> bool:
         ValueError: if they were made with other settings, or the fold does not exist.
     """
     held_out = _held_out(context, fold)["image_id"]
-    if not _is_trained(context, fold):
+    if not is_trained(context, fold):
         return False
     return is_complete(context.paths.oof(fold), held_out, _made_by(context, fold))
 
@@ -166,10 +166,10 @@ def train_full(context: Context) -> Path:
             f"{labelled[0]}. Leave out train.pseudo, or the full fit (predict.full, --fold full)"
         )
     oof_of(context)
-    if _is_trained(context, FULL):
+    if is_trained(context, FULL):
         return context.paths.weights(FULL)
     with _lock_fold(context, FULL):
-        if not _is_trained(context, FULL):
+        if not is_trained(context, FULL):
             check_training(context, full=True)
             epochs = median_best_epochs([read_history(context, fold) for fold in context.fold_numbers()])
             numbers = ", ".join(map(str, epochs))
@@ -227,7 +227,7 @@ def _log_threshold_shift(name: str, table: list[dict[str, Any]]) -> None:
         if thresholds and max(thresholds) - min(thresholds) > MAX_THRESHOLD_SHIFT:
             log.warning(
                 "%s, fold %d: the best threshold was %s in its phases: calibration shifted between them. The threshold "
-                "search on OOF compensates for it; do not average models of different phases",
+                "search on OOF compensates for it, and in an ensemble of phases (make phase) their temperatures do",
                 name,
                 row["fold"],
                 ", then ".join(f"{threshold:.2f}" for threshold in thresholds),
@@ -442,7 +442,7 @@ def _teacher(context: Context, fold: Fold) -> TeacherData | None:
     return TeacherData(tuple(stores), options.weight, options.phases) if options else None
 
 
-def _is_trained(context: Context, fold: Fold) -> bool:
+def is_trained(context: Context, fold: Fold) -> bool:
     """Whether the fold has its final weights.
 
     Raises:

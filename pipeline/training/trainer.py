@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from pipeline import hardware
+from pipeline import config, hardware
 from pipeline.data.device_augment import Batch, augment_batches
 from pipeline.data.loader import collate, copy_to, on_device, report_dead_worker
 from pipeline.models.grad_checkpointing import checkpointed
@@ -39,7 +40,7 @@ from pipeline.training.averaging import (
     named_batch_norms,
     update_batch_norms,
 )
-from pipeline.training.checkpoint import FULL, load_checkpoint, make_record, read_record, save_checkpoint
+from pipeline.training.checkpoint import FULL, Fold, load_checkpoint, make_record, read_record, save_checkpoint
 from pipeline.training.distributed import Processes, processes, report_lost_process
 from pipeline.training.epoch import Arithmetic, train_one_epoch
 from pipeline.training.fold_data import build_loader
@@ -88,16 +89,24 @@ def fit(job: TrainJob) -> None:
 
 
 def promote_best(job: TrainJob) -> None:
-    """Copy the weights of the phase with the best selection score to `best.safetensors`; of equals, the later phase's.
-
-    The last phase's, if no score selects: in a full fit, or with select = "last".
-    """
-    paths = [job.phase_path(number) for number in range(1, len(job.cfg.phases) + 1)]
-    by_score = job.fold != FULL and job.cfg.select == "best"
-    best = paths[-1] if not by_score else max(reversed(paths), key=lambda path: read_record(path)["selection"])
+    """Copy the weights of the best phase to `best.safetensors`."""
+    best = best_phase([job.phase_path(number) for number in range(1, len(job.cfg.phases) + 1)], job.cfg, job.fold)
     record = load_checkpoint(best, job.model, job.fold)
     save_checkpoint(job.folder / "best.safetensors", job.model.state_dict(), record)
     job.state_path.unlink(missing_ok=True)
+
+
+def best_phase(paths: Sequence[Path], cfg: config.Train, fold: Fold) -> Path:
+    """The phase's weights with the best selection score; of equals, the later phase's.
+
+    The last phase's, if no score selects: in a full fit, or with select = "last".
+
+    Args:
+        paths: of the best weights of each phase, in order.
+    """
+    if fold == FULL or cfg.select == "last":
+        return paths[-1]
+    return max(reversed(paths), key=lambda path: read_record(path)["selection"])
 
 
 class Trainer:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
+import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -19,6 +20,11 @@ SECONDS_BETWEEN_LINES = 30
 def is_main_process() -> bool:
     """Whether this process reports progress: the only process, or rank 0 under torchrun."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def seconds_of_process() -> float:
+    """Seconds of wall-clock time since this process started; most of the first ones are those of imports."""
+    return max(0.0, time.time() - psutil.Process().create_time())
 
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

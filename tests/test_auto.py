@@ -10,9 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
+import psutil
 import pytest
 
 from pipeline import config, stages
+from pipeline.cli import INTERRUPTED, main
 from pipeline.files import file_digest
 from pipeline.planning import budget
 from pipeline.planning.budget import Costs, Length
@@ -172,6 +174,25 @@ def test_the_time_of_a_stopped_run_counts(tmp_path):
     assert second.state.seconds >= 0.05
     assert second.state.steps == first.state.steps
     assert second.left < 100 - 0.05
+
+
+def test_the_time_before_the_clock_counts(tmp_path):
+    with BudgetClock(tmp_path / "auto.json", 100.0, spent=7.0).running():
+        pass
+    second = BudgetClock(tmp_path / "auto.json", 100.0, spent=5.0)
+    assert 87.0 < second.left < 88.0
+
+
+def test_the_command_line_counts_from_the_start_of_its_process(monkeypatch):
+    given = []
+
+    def auto(*_, spent, **__):
+        given.append(spent)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "auto", auto)
+    assert main(["auto", "--data", "tiny", "--budget", "80s"]) == INTERRUPTED
+    assert given == [pytest.approx(time.time() - psutil.Process().create_time(), abs=1.0)]
 
 
 def test_a_step_that_fails_is_not_counted_as_done(tmp_path):

@@ -8,7 +8,7 @@ from pipeline import stages
 from pipeline.cli.terminal import CardName, DataRoot, Metric, SkipBad, app, out, print_table
 from pipeline.planning.config_text import option_line
 from pipeline.planning.fingerprint_table import fingerprint_rows
-from pipeline.progress import clock
+from pipeline.progress import clock, seconds_of_process
 from pipeline.serving.budget_plan import parse_duration
 
 
@@ -49,7 +49,7 @@ def auto(
     """Go from a folder of files to a checked submission within a time budget: card, config, plan, training, report."""
     if data is None or not budget:
         raise ValueError("give the folder and the time: make auto DATA=/path/to/what/kaggle/unzipped BUDGET=2h")
-    done = stages.auto(data, parse_duration(budget), name, metric, card, skip_bad=skip_bad)
+    done = stages.auto(data, parse_duration(budget), name, metric, card, skip_bad=skip_bad, spent=seconds_of_process())
     if done.submission is None:
         out.print("finished by an earlier run: no time is left for more folds, or all are trained")
     for line in done.state.results:

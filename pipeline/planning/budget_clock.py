@@ -50,13 +50,14 @@ class BudgetClock:
     Args:
         path: of the file.
         budget: seconds.
+        spent: seconds that this process took before.
     """
 
-    def __init__(self, path: Path, budget: float):
+    def __init__(self, path: Path, budget: float, spent: float = 0.0):
         self.path, self.budget = path, budget
         found = read_json(path, f"remove {path} to start again", RunState) if path.is_file() else {}
         self.state = RunState.model_validate(found)
-        self._before, self._started = self.state.seconds, time.monotonic()
+        self._before, self._started = self.state.seconds + spent, time.monotonic()
         self._lock = threading.Lock()
 
     @property

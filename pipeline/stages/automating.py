@@ -101,7 +101,14 @@ class Job(NamedTuple):
 
 
 def auto(
-    data: Path, budget: float, name: str = "", metric: str = "", card: str = "", *, skip_bad: bool = False
+    data: Path,
+    budget: float,
+    name: str = "",
+    metric: str = "",
+    card: str = "",
+    *,
+    skip_bad: bool = False,
+    spent: float = 0.0,
 ) -> AutoResult:
     """Draft a card and a config, plan, train, and write a submission and a report, within a time budget.
 
@@ -115,6 +122,7 @@ def auto(
         metric: of the drafted card; empty: mean_dice.
         card: name or path of a card, in place of a drafted one.
         skip_bad: leave out images that cannot be read.
+        spent: seconds of the budget that the process took before, as to import libraries.
 
     Writes: cards/<name>.toml, configs/<name>.toml, submissions/<name>.csv, reports/<name>.html, reports/<name>-plan.md,
         runs/<name>/auto.json
@@ -126,7 +134,7 @@ def auto(
     state = _state_file(name)
     state.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(state.with_name("auto.lock"), f"{state.parent} (auto)", wait=False):
-        timer = BudgetClock(state, budget)
+        timer = BudgetClock(state, budget, spent)
         with timer.running():
             return _run(timer, data, name, metric, card, skip_bad)
 

@@ -7,6 +7,17 @@ COMPETITION ?= demo
 CONFIGS ?= $(CONFIG)
 export DATA
 
+# A misspelt variable would be ignored, and its default used.
+VARIABLES := A B BASE_PYTHON BUDGET CARD COMPETITION CONFIG CONFIGS CSVS DATA EXECUTOR FOLD FOLDS HALF IMAGES INFLATION JOBS KERNEL \
+	MESSAGE METRIC NAME OOF OWNER PATTERN PHASE PYTHON PYTHON312 RETRIES SCALE SECONDS SEED SEEDS SET SKIP_BAD SOLUTION SUBMISSION \
+	SUBMISSIONS TABLE TEST TRAIN WEIGHTS
+OF_MAKE := MAKE MAKEFLAGS SHELL .SHELLFLAGS
+given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+unknown := $(firstword $(filter-out $(VARIABLES) $(OF_MAKE),$(given)))
+ifneq ($(unknown),)
+$(error unknown variable $(unknown): expected one of $(VARIABLES); see make help)
+endif
+
 # PYTHON=/path/to/python uses an existing environment (conda, Kaggle) instead of .venv.
 ifeq ($(PYTHON),)
 override PYTHON := .venv/bin/python

@@ -1,6 +1,7 @@
 """make passes values unchanged to the command line."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -81,3 +82,25 @@ def test_one_option_may_have_several_pairs(tiny):
 def test_make_config_passes_the_name_that_was_given(given, words):
     said = make("-n", "config", "PYTHON=python", *given).stdout.replace("\\\n", " ")
     assert shlex.split(said) == ["python", "-m", "pipeline", "config", *words]
+
+
+def test_a_misspelt_variable_is_refused_before_its_default_is_used():
+    done = make("-n", "train", "PYTHON=python", "CONFG=nuclei")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "unknown variable CONFG: expected one of A B " in done.stderr
+
+
+@pytest.mark.parametrize("word", ["-j2", "-k", "SHELL=/bin/bash", "MAKEFLAGS=-k", ".SHELLFLAGS=-ec", "CONFIG:=nuclei"])
+def test_options_and_variables_of_make_itself_are_accepted(word):
+    done = make("-n", "train", "PYTHON=python", word)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_variable_that_a_recipe_reads_may_be_given():
+    text = (ROOT / "Makefile").read_text()
+    read = set(re.findall(r"\$\((?:\w+ )?([A-Z][A-Z_0-9]*)[),]", text)) - {"MAKEFILE_LIST"}
+    set_here = set(re.findall(r"^\s*([A-Z_0-9]+) :?= ", text, re.MULTILINE))
+    default = set(re.findall(r"^([A-Z_0-9]+) \?=", text, re.MULTILINE))
+    options = (read | default) - set_here | {"NAME", "PYTHON"}
+    assert {"CONFIG", "SEED", "RETRIES", "MESSAGE"} <= options
+    assert make("help", *(f"{name}=1" for name in sorted(options))).returncode == 0

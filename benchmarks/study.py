@@ -336,9 +336,8 @@ def split(
 
 def folds_of(name: str, index: pd.DataFrame) -> pd.DataFrame:
     """The committed folds of a dataset: `image_id` and `fold`."""
-    # The masks of a derived dataset cover other shares than those that the folds were made from; only ids and groups
-    # are compared, as for a part of the images.
-    return read_folds(Path("folds") / f"{DATASETS[name].folds}.csv", index, subset=name in DERIVED)
+    # The masks of a derived dataset cover other shares than those that the folds were made from.
+    return read_folds(Path("folds") / f"{DATASETS[name].folds}.csv", index, compare_masks=name not in DERIVED)
 
 
 def train(run: Run, root: Path) -> dict[str, Any]:

@@ -176,11 +176,13 @@ def index_digest(index: pd.DataFrame) -> str:
     return hashlib.sha256(table.to_csv(index=False, float_format="%.6f").encode()).hexdigest()[:16]
 
 
-def read_folds(path: Path, index: pd.DataFrame, *, subset: bool = False) -> pd.DataFrame:
+def read_folds(path: Path, index: pd.DataFrame, *, subset: bool = False, compare_masks: bool = True) -> pd.DataFrame:
     """Read the folds of exactly the images in `index`: a table with `image_id` and `fold`.
 
     Args:
-        subset: whether the file may list images that are not in the index, because they were skipped as bad.
+        subset: whether the file may list images that are not in the index, because they were skipped as bad; the masks
+            are not compared then, since the file's digest is that of all images.
+        compare_masks: refuse folds that were made from other masks of the same images.
 
     Raises:
         FileNotFoundError: if there is no file.
@@ -188,6 +190,9 @@ def read_folds(path: Path, index: pd.DataFrame, *, subset: bool = False) -> pd.D
             folds, or the folds were made from other masks.
     """
     table = read_table(path, ["image_id", "fold"])
+    if not table["fold"].str.fullmatch(r"\d+").all():
+        wrong = table["fold"][~table["fold"].str.fullmatch(r"\d+")]
+        raise ValueError(f"{path}: line {wrong.index[0] + 2}: fold '{wrong.iloc[0]}' is not a number from 0")
     if subset:
         table = table[table["image_id"].isin(index["image_id"])].reset_index(drop=True)
     known, listed = set(index["image_id"]), set(table["image_id"])
@@ -199,12 +204,9 @@ def read_folds(path: Path, index: pd.DataFrame, *, subset: bool = False) -> pd.D
             f"{path}: {len(table)} rows, but the data has {len(index)} training images. First difference: "
             f"'{first}' ({where}). Use the data that the folds were made from, or set another folds.name"
         )
-    if not table["fold"].str.fullmatch(r"\d+").all():
-        wrong = table["fold"][~table["fold"].str.fullmatch(r"\d+")]
-        raise ValueError(f"{path}: line {wrong.index[0] + 2}: fold '{wrong.iloc[0]}' is not a number from 0")
     folds = table[["image_id", "fold"]].assign(fold=table["fold"].astype(np.int64))
     _check_groups_together(path, folds, index)
-    if not subset:
+    if compare_masks and not subset:
         _check_same_masks(path.with_suffix(".json"), index)
     return folds.sort_values("image_id", ignore_index=True)
 

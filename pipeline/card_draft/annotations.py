@@ -2,10 +2,11 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from pipeline.card_draft.image_folders import HELD_OUT
+from pipeline.card_draft.image_folders import is_held_out
 from pipeline.data.file_index import normalize_id
 
 
@@ -30,7 +31,7 @@ class Annotations(NamedTuple):
 def find_annotations(root: Path, names: tuple[str, ...]) -> list[Annotations]:
     """The JSON files of training outlines; of those whose names say that they are held out, none if others exist."""
     found = [each for name in names if (each := _read(root / name, name)) is not None]
-    return [each for each in found if not HELD_OUT.search(each.name)] or found
+    return [each for each in found if not is_held_out(each.name)] or found
 
 
 def _read(path: Path, name: str) -> Annotations | None:
@@ -49,10 +50,16 @@ def _coco(content: dict[str, Any], name: str) -> Annotations | None:
     counts = Counter(labels[each["category_id"]] for each in content["annotations"] if each.get("segmentation"))
     if not counts:  # no outlines: boxes, or the list of the test images
         return None
-    files = tuple(normalize_id(PurePosixPath(each["file_name"].replace("\\", "/")).name) for each in content["images"])
+    files = _names([normalize_id(each["file_name"].replace("\\", "/")) for each in content["images"]])
     annotated = {each["image_id"] for each in content["annotations"]}
     has_empty = any(each["id"] not in annotated for each in content["images"])
     return Annotations("train_coco", name, files, tuple(counts.most_common()), has_empty)
+
+
+def _names(files: Sequence[str]) -> tuple[str, ...]:
+    """The names of files; if they repeat in folders, the folders and the name, joined by "_", as ids of a card are."""
+    names = tuple(PurePosixPath(file).name for file in files)
+    return names if len(set(names)) == len(set(files)) else tuple(file.replace("/", "_") for file in files)
 
 
 def _lines(lines: list[dict[str, Any]], name: str) -> Annotations | None:

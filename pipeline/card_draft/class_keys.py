@@ -1,14 +1,15 @@
 """The keys of a card's classes, and of the values of mask images."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pipeline.card_draft.class_names import ClassNames, find_class_names
 from pipeline.card_draft.draft import Key
 from pipeline.card_draft.listing import Listing
 from pipeline.card_draft.mask_codes import MaskCodes, read_codes
 from pipeline.card_draft.sources import Sources
-from pipeline.card_draft.tables import Table
+from pipeline.card_draft.tables import in_order
 from pipeline.quoting import shortened
 
 GENERIC = {
@@ -24,7 +25,6 @@ GENERIC = {
     "mini",
 }
 TASK = re.compile(r"segmentation|detection|identification|recognition|localization|masking")
-CLASS_TABLE = {"name", "r", "g", "b"}  # columns of a table of colours
 VOID_NAME = re.compile(r"void|unlabell?ed|unknown|ignored?|no[ _-]?data", re.IGNORECASE)
 BACKGROUND = re.compile(r"back[ _-]?ground|other|clutter|none", re.IGNORECASE)
 
@@ -33,31 +33,34 @@ def find_classes(
     listing: Listing, sources: Sources, name: str, *, of_objects: bool
 ) -> tuple[list[Key], MaskCodes | None]:
     """The keys of the classes, and what the values of mask images are."""
-    names = _class_names(sources)
+    names, files = _class_names(sources), list[ClassNames]()
     codes = None
     if sources.masks:
-        files = sources.masks.rule.files(listing.images).values()
-        paths = [listing.root / path for group in files for path in group]
+        masks = sources.masks.rule.files(listing.images).values()
+        paths = [listing.root / path for group in masks for path in group]
         codes = read_codes(paths, of_objects=of_objects, num_classes=len(names) if names else None)
-        codes = _with_named_void(codes, _colour_names(sources.tables))
-    keys = list(_classes_of_codes(codes, names, sources.tables)) if codes and codes.kind == "classes" else []
+        files = find_class_names(listing, sources.tables)
+        codes = _with_named_void(codes, files)
+    keys = list(_classes_of_codes(codes, names, files)) if codes and codes.kind == "classes" else []
     if keys:
         return keys, codes
     if names:
         sure = sources.outlines is None or len(sources.outlines.classes) == len(names)
         reason = "of the tables" if sources.outlines is None else _describe_outlines(sources)
         return [Key("classes", list(names), reason, sure)], codes
-    if found := _only_class(_colour_names(sources.tables)):
+    if found := next(filter(None, map(_only_class, files)), None):
         return [Key("classes", [found], "the one class of a table of names and colours, beside the background")], codes
     guess, reason = _class_in_name(name)
+    if sources.merged:
+        reason = f"one class, as in {sources.sample.name}: the classes in '{sources.merged}' are one mask"
     return [Key("classes", [guess], reason, False)], codes
 
 
 def _class_names(sources: Sources) -> tuple[str, ...]:
     """The classes that tables or outlines name, or ()."""
-    for layout in (sources.sample_layout, sources.layout):
-        if layout and layout.classes != ("",):
-            return layout.classes
+    layouts = [layout for layout in (sources.sample_layout, sources.layout) if layout and layout.classes != ("",)]
+    if layouts:  # a sample submission may have one class in all of its rows
+        return in_order(dict.fromkeys(name for layout in layouts for name in layout.classes))
     if sources.outlines:
         names = tuple(name for name, _ in sources.outlines.classes)
         is_single = sources.sample_layout is not None
@@ -70,21 +73,20 @@ def _describe_outlines(sources: Sources) -> str:
     return f"objects in {sources.outlines.name}: {counts}; others are left out"
 
 
-def _classes_of_codes(codes: MaskCodes, names: Sequence[str], tables: Sequence[Table]) -> Iterator[Key]:
-    """Classes of mask images with a value each; the value of each class is a guess unless a table tells it."""
+def _classes_of_codes(codes: MaskCodes, names: Sequence[str], files: Sequence[ClassNames]) -> Iterator[Key]:
+    """Classes of mask images with a value each; the value of each class is a guess unless a file tells it."""
     values = list(codes.values)
-    colours = _colour_names(tables)
-    rows = list(colours.values())
-    if colours and set(values) <= set(colours):
-        named = {colours[value]: value for value in colours if value != codes.void}
-        reason, sure = f"a table of names and colours; {codes.evidence}", True
+    rows = next((list(each.by_value.values()) for each in files if _has_colours(each)), [])
+    if found := next((each for each in files if each.cover(values)), None):
+        named = {name: value for value, name in found.by_value.items() if value != codes.void}
+        reason, sure = f"the names in {found.file}; {codes.evidence}", True
     elif len(names) == len(values):
         named = dict(zip(names, values, strict=True))
         reason, sure = f"in the order of the sample submission; {codes.evidence}", False
     elif len(names) == len(values) - 1 and values[0] in (0, (0, 0, 0)):
         named = dict(zip(names, values[1:], strict=True))
         reason, sure = f"0 is taken for the background; {codes.evidence}", False
-    elif colours and all(isinstance(value, int) and value < len(rows) for value in values):
+    elif all(isinstance(value, int) and value < len(rows) for value in values):
         named = {rows[value]: value for value in values}
         reason, sure = f"the rows of a table of names and colours, from 0; {codes.evidence}", False
     else:
@@ -101,30 +103,29 @@ def _shown_value(value: Any) -> str:
     return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _colour_names(tables: Sequence[Table]) -> dict[tuple[int, ...], str]:
-    """The name of each colour, from a table with the columns name, r, g and b."""
-    for table in tables:
-        columns = {column.lower(): column for column in table.columns}
-        if set(columns) >= CLASS_TABLE:
-            rows = zip(*(table.values(columns[key]) for key in ("r", "g", "b", "name")), strict=True)
-            return {tuple(map(int, row[:3])): row[3] for row in rows if all(part.isdecimal() for part in row[:3])}
-    return {}
+def _has_colours(names: ClassNames) -> bool:
+    return not any(isinstance(value, int) for value in names.by_value)
 
 
-def _with_named_void(codes: MaskCodes, colours: Mapping[tuple[int, ...], str]) -> MaskCodes:
-    """Codes without the colour of a class whose name says that its pixels are ignored."""
-    void = [colour for colour, name in colours.items() if VOID_NAME.fullmatch(name.strip())]
-    if codes.kind != "classes" or len(void) != 1 or not set(codes.values) <= set(colours):
+def _with_named_void(codes: MaskCodes, files: Sequence[ClassNames]) -> MaskCodes:
+    """Codes without the value of a class whose name says that its pixels are ignored."""
+    found = next((each for each in files if each.cover(codes.values)), None)
+    if codes.kind != "classes" or codes.void is not None or found is None:
         return codes
-    evidence = f"'{colours[void[0]]}' of a table of names and colours; {codes.evidence}"
+    void = [value for value, name in found.by_value.items() if VOID_NAME.fullmatch(name)]
+    if len(void) != 1:
+        return codes
+    evidence = f"'{found.by_value[void[0]]}' in {found.file}; {codes.evidence}"
     return codes._replace(
         values=tuple(each for each in codes.values if each != void[0]), void=void[0], evidence=evidence
     )
 
 
-def _only_class(colours: Mapping[tuple[int, ...], str]) -> str | None:
-    """The one class of a table of colours that is neither the background nor black."""
-    found = [name for colour, name in colours.items() if any(colour) and not BACKGROUND.fullmatch(name.strip())]
+def _only_class(names: ClassNames) -> str | None:
+    """The one class of a file of names that is neither the background nor black."""
+    found = [
+        name for value, name in names.by_value.items() if value not in (0, (0, 0, 0)) and not BACKGROUND.fullmatch(name)
+    ]
     return found[0] if len(found) == 1 else None
 
 

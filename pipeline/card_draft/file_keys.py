@@ -53,7 +53,8 @@ def _label_keys(sources: Sources) -> Iterator[Key]:
         reason = f"ids and RLE texts ('{sources.layout.columns.rle}'){others}"
         yield Key("files.train_csv", sources.labels.name, reason, not sources.others)
     elif sources.outlines:
-        yield Key(f"files.{sources.outlines.kind}", sources.outlines.name, "outlines of objects, with ids of images")
+        reason = f"outlines of objects, with ids of images{others}"
+        yield Key(f"files.{sources.outlines.kind}", sources.outlines.name, reason, not sources.others)
     else:
         rule = sources.masks.rule
         yield Key("files.train_masks", rule.folder or ".", f"{sources.masks.count} mask images{others}", not others)

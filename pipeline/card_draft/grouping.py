@@ -11,7 +11,7 @@ from pipeline.card_draft.tables import Table
 
 GROUP_NAME = re.compile(
     r"patient|subject|case|study|series|sequence|video|clip|scene|slide|wsi|source|mosaic|volume|session|donor|well|plate|"
-    r"person|animal|specimen|fragment|site|group",
+    r"person|animal|specimen|fragment|site|group|location|city|town",
     re.IGNORECASE,
 )
 SLICE_WORD = re.compile(r"slice|frame|layer|depth|^z$", re.IGNORECASE)
@@ -19,9 +19,10 @@ NUMBERED = re.compile(r"(?P<start>.+)(?P<gap>[_-])(?P<word>[A-Za-z]*)(?P<number>
 LAST_WORD = re.compile(r"(.+)([_-][A-Za-z]+)")
 YEAR = re.compile(r"(19|20)\d\d")
 # Ids that end in two numbers, as the row and the column of a tile; in a number without a gap before it, as austin12; in
-# a word for one of two sides, as both eyes of a person.
+# a word for one of two sides, as both eyes of a person; in a random text, as augmented copies of an image.
 TWO_NUMBERS = r"(.+)[_-]\d+[_-]\d+$"
 NO_GAP = r"([A-Za-z][A-Za-z_-]*[A-Za-z])\d+$"
+COPIED = r"(.+?)[._-](?=[a-z]*\d)[0-9a-z]{20,}$"
 SIDED = r"(.*\d)[_ -]?(?:[LR]|OD|OS|left|right)$"
 MIN_WORDS = 5  # series without a number in their names: fewer are kinds of images, as defects or breeds are
 HEAD = re.compile(r"([A-Za-z]+[_-]?)(\d+)(?=[_-])")
@@ -86,13 +87,13 @@ def find_patterns(ids: Sequence[str], more: Sequence[str], *, one_channel: bool,
     """
     parts = _numbered(ids)
     if len(parts) < len(ids) or not parts:
-        return _by_forms(ids, (NO_GAP, SIDED))
+        return _by_forms(ids, (NO_GAP, SIDED, COPIED))
     series = {each.series for each in parts}
     if _are_slices(parts, one_channel=one_channel or medical) and _are_consecutive([*parts, *_numbered(more)]):
         return _one_volume(parts, medical=medical) if len(series) == 1 else _volumes(parts)
     if _are_groups(series, len(ids)):
         return Groups(rf"(.+){_word_pattern(parts)}\d+{_end_pattern(parts)}", None, _describe(series, len(ids)))
-    return _by_forms(ids, (TWO_NUMBERS,))
+    return _by_forms(ids, (TWO_NUMBERS, COPIED))
 
 
 def _are_groups(names: Collection[str], count: int) -> bool:

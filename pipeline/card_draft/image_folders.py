@@ -32,8 +32,13 @@ MASK_WORD = re.compile(
     r"mask|label|annot|manual|ground|truth|segment|target|(?<![a-z])(gt(fine|coarse)?|seg|ann|lbl)(?![a-z])",
     re.IGNORECASE,
 )
-HELD_OUT = re.compile(r"test|(?<![a-z])val(id|idation)?(?![a-z])", re.IGNORECASE)
+HELD_OUT = re.compile(r"test|(?<![a-z])(te|val(id|idation)?)(?![a-z])", re.IGNORECASE)
 COLORS = ("red", "green", "blue", "nir", "rededge", "swir")
+
+
+def is_held_out(path: str) -> bool:
+    """Whether a folder or name of a path is of a validation or test part: val, but not train_val."""
+    return any(HELD_OUT.search(part) and "train" not in part.lower() for part in path.split("/"))
 
 
 class Family(NamedTuple):
@@ -210,10 +215,14 @@ def rules_of(template: str, pieces: Mapping[str, Sequence[str]]) -> Iterator[Rul
     parts = template.split("/")
     first = next(number for number, part in enumerate(parts) if set(part) & {*PIECES, *MARKS})
     folder, rest = "/".join(parts[:first]), "/".join(parts[first:])
-    if rest[0] == PIECES[0] and not set(rest[1:]) & {*PIECES, *MARKS, "/"}:
+    are_paths = any("/" in text for texts in pieces.values() for text in texts)
+    if rest[0] == PIECES[0] and not set(rest[1:]) & {*PIECES, *MARKS, "/"} and not are_paths:
         yield Rule(folder, rest[1:])
         return
-    forms = dict.fromkeys(PIECES, "[^/]+"), {mark: generalised(texts) for mark, texts in pieces.items()}
+    forms = (
+        dict.fromkeys(PIECES, ".+" if are_paths else "[^/]+"),
+        {mark: generalised(texts) for mark, texts in pieces.items()},
+    )
     for text in dict.fromkeys([re.sub(r"\d+", NUMBER, rest), rest]):  # hidden images may have other numbers there
         for form in forms:
             yield Rule(folder, "", _pattern_of(text, form))

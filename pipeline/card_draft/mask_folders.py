@@ -20,6 +20,7 @@ from pipeline.card_draft.image_folders import (
     choose_rule,
     find_families,
     find_images,
+    is_held_out,
 )
 from pipeline.card_draft.listing import spread
 from pipeline.data.formats import read_pixels
@@ -32,11 +33,15 @@ MIN_MATCHED = 0.3  # of the files of a group; the others may be copies in anothe
 MANY_FOLDERS = 10  # of them, one may be named like a part
 MAX_VALUES = 32  # of a mask that no name shows
 ENDING = re.compile(r"(?P<word>[_-][^_\-./]*[A-Za-z][^_\-./]*)(?P<number>[_-]\d+)?(?P<suffix>\.[\w.]+)$")
+WORDS = re.compile(r"(?P<word>([_-][A-Za-z]+)+)(?P<number>[_-]\d+)?(?P<suffix>\.[\w.]+)$")  # x_label and x_inst_label
 MAX_ENDINGS = 6
 MIN_ENDING = 0.2  # of the files of a group
 MIN_NAMED = 0.9  # of the masks of a group are named as an image, so that no ending separates them
 ROLE = re.compile(r"train|test|val|image|img|scan|photo", re.IGNORECASE)
-NOT_PREFERRED = re.compile(r"object|instance|colou?r|rgb|panoptic", re.IGNORECASE)
+NOT_PREFERRED = re.compile(
+    r"object|instance|colou?r|rgb|panoptic|(?<![a-z])(inst|aug(mented|mentation)?)(?![a-z])", re.IGNORECASE
+)
+IDS = re.compile(r"(?<![A-Za-z])ids?(?![A-Za-z])|(?<=[a-z])Ids")  # of label images, beside images of colours
 SIDES = re.compile(r"left|right", re.IGNORECASE)
 PREFERRED = re.compile(r"label|manual|annot|ground|truth|(?<![a-z])gt(?![a-z])", re.IGNORECASE)
 
@@ -101,7 +106,7 @@ def _of_groups(groups: Mapping[str, Sequence[str]], paths: Sequence[str]) -> Mas
         used = siblings if found else [name]
         if found := found or _pair(groups[name], images):
             more = sorted(other for other in groups if other not in used)
-            held_out = [other for other in more if HELD_OUT.search(other) and not HELD_OUT.search(name)]
+            held_out = [other for other in more if is_held_out(other) and not is_held_out(name)]
             others = tuple(other for other in more if other not in held_out)
             parts = tuple(dict.fromkeys(map(_held_out_folder, held_out)))
             return found._replace(others=(*found.others, *others), held_out=parts, candidates=frozenset(masks))
@@ -116,7 +121,16 @@ def _held_out_folder(group: str) -> str:
 def _are_siblings(one: str, other: str) -> bool:
     """Whether groups are of folders beside each other, of which none is held out."""
     (parent, _, end), (other_parent, _, other_end) = (_split_name(each) for each in (one, other))
-    return bool(parent) and (parent, end) == (other_parent, other_end) and not HELD_OUT.search(one + other)
+    if is_held_out(one) or is_held_out(other):
+        return False
+    return (bool(parent) and (parent, end) == (other_parent, other_end)) or _without_numbers(one) == _without_numbers(
+        other
+    )
+
+
+def _without_numbers(group: str) -> str:
+    """A group's name without numbers and single capital letters, which parts of a set have: 01_labels, dataA."""
+    return re.sub(r"\d+|(?<=[a-z])[A-Z](?![A-Za-z])", "#", group)
 
 
 def _split_name(group: str) -> tuple[str, str, str]:
@@ -136,9 +150,10 @@ def _shared_folder(paths: Sequence[str]) -> str:
 def _preference(name: str, group: Sequence[str]) -> tuple:
     """A key that is smaller for groups that are more likely the masks of classes."""
     return (
-        bool(HELD_OUT.search(name)),
+        is_held_out(name),
         bool(NOT_PREFERRED.search(name)),
         not PREFERRED.search(name),
+        not IDS.search(name),
         "train" not in name.lower(),
         -len(group),
         len(name),
@@ -191,18 +206,23 @@ def _by_ending(name: str, group: Sequence[str], known: Collection[str]) -> dict[
 
     Names that are those of images, and names of which no two start alike, have no such ending.
     """
+    if sum(_stem(path) in known for path in group) >= MIN_NAMED * len(group):
+        return {name: list(group)}
+    found = next(filter(None, (_endings(group, form) for form in (ENDING, WORDS))), {"": list(group)})
+    return {f"{name}{ending}": paths for ending, paths in found.items()}
+
+
+def _endings(group: Sequence[str], form: re.Pattern) -> dict[str, list[str]] | None:
+    """The paths of each ending of a form; None if they are not few, or if no two names start alike."""
     endings: dict[str, list[str]] = {}
     starts = set()
     for path in group:
-        found = ENDING.search(path)
+        found = form.search(path)
         endings.setdefault(found["word"] + found["suffix"] if found else "", []).append(path)
         starts.add(path[: found.start()] + (found["number"] or "") if found else path.partition(".")[0])
     if not 1 < len(endings) <= MAX_ENDINGS or min(map(len, endings.values())) < MIN_ENDING * len(group):
-        return {name: list(group)}
-    named = sum(_stem(path) in known for path in group)
-    if len(starts) == len(group) or named >= MIN_NAMED * len(group):
-        return {name: list(group)}
-    return {f"{name}{ending}": paths for ending, paths in endings.items()}
+        return None
+    return endings if len(starts) < len(group) else None
 
 
 def _stand_for_images(parent: str, children: Mapping[str, Collection[str]]) -> bool:
@@ -267,6 +287,22 @@ def _without_middle(path: str) -> str:
     return re.sub(r"[_\-][^\W\d_]+(?=[_\-]\d+$)", "", _stem(path))
 
 
+def _without_inner_mask_word(path: str) -> str:
+    """The name without a word of masks between others: 2018_label_front_07 is 2018_front_07."""
+    return re.sub(rf"[_\-][^\W\d_]*(?:{MASK_WORD.pattern})[^\W\d_]*(?=[_\-])", "", _stem(path), count=1, flags=re.I)
+
+
+def _whole_stem(path: str) -> str:
+    """The name up to the last dot: x.rf.1a2b of x.rf.1a2b.png."""
+    return path.rpartition("/")[2].rpartition(".")[0]
+
+
+def _whole_before_mask_word(path: str) -> str:
+    stem = _whole_stem(path)
+    found = MASK_WORD.search(stem)
+    return stem[: found.start()].rstrip("_-. ") if found else ""
+
+
 def _without_mask_word(path: str) -> str:
     return _before_mask_word(path) or _stem(path)
 
@@ -288,7 +324,10 @@ ID_FORMS: tuple[IdForm, ...] = (
     _without_two_ends,
     _without_start,
     _without_middle,
+    _without_inner_mask_word,
     _without_mask_word,
+    _whole_stem,
+    _whole_before_mask_word,
 )
 FOLDER_FORMS: tuple[IdForm, ...] = (_folder_name, _parent_folder_name)
 

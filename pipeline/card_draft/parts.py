@@ -17,7 +17,7 @@ from pipeline.quoting import listed, shortened
 
 NUM_HEADERS = 100  # of images of each part
 NUM_PIXELS = 3  # images that are decoded for their channels
-TEST_WORD = re.compile(r"[Tt][Ee][Ss][Tt]|Ts($|/)")
+TEST_WORD = re.compile(r"[Tt][Ee][Ss][Tt]|Ts($|/)|(?<![A-Za-z])TE(?![A-Za-z])")
 MAX_PIXELS = 1 << 24
 
 

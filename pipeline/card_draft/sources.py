@@ -9,6 +9,7 @@ from pipeline.card_draft.annotations import Annotations, find_annotations
 from pipeline.card_draft.image_folders import are_in_pieces
 from pipeline.card_draft.listing import IMAGES, Listing, spread
 from pipeline.card_draft.mask_folders import MaskImages, find_candidates, find_mask_images
+from pipeline.card_draft.other_labels import find_other_labels
 from pipeline.card_draft.tables import (
     MIN_KNOWN,
     RowLayout,
@@ -17,12 +18,14 @@ from pipeline.card_draft.tables import (
     find_labels,
     find_sample,
     image_ids,
+    is_empty_text,
     known_texts,
     labels_layout,
     labels_of,
     read_tables,
     sample_layout,
     share_known,
+    without_classes,
 )
 from pipeline.quoting import listed, shortened
 
@@ -38,6 +41,7 @@ class Sources(NamedTuple):
         layout: of the training table.
         others: files that could hold the labels too.
         parts: tables of masks beside the images, one for each of them, which show the dialect.
+        merged: the column of classes of the training table, if the sample submission has one mask for each image.
     """
 
     tables: list[Table]
@@ -50,6 +54,7 @@ class Sources(NamedTuple):
     masks: MaskImages | None = None
     others: tuple[str, ...] = ()
     parts: tuple[Table, ...] = ()
+    merged: str | None = None
 
     @property
     def test_ids(self) -> list[str]:
@@ -88,15 +93,16 @@ def find_sources(listing: Listing, *, of_objects: bool, chosen: str) -> Sources:
     labels, others = _choose_table(whole, known, of_objects=of_objects, chosen=chosen)
     if labels:
         layout = labels_layout(labels, known, of_sample.columns if of_sample else None)
+        merged = layout.columns.label if sample and _has_no_class(sample, of_sample) else None
+        layout = without_classes(layout) if merged else layout
         ids = list(dict.fromkeys(image_ids(labels, layout)))
-        return Sources(tables, sample, of_sample, ids, labels, layout, others=others)
-    if outlines := _choose_outlines(find_annotations(listing.root, listing.jsons)):
+        return Sources(tables, sample, of_sample, ids, labels, layout, others=others, merged=merged)
+    outlines, others = _choose_outlines(find_annotations(listing.root, listing.jsons))
+    if outlines:
         ids = list(outlines.images if _have_suffix(sample, of_sample) else map(_without_suffix, outlines.images))
-        return Sources(tables, sample, of_sample, list(dict.fromkeys(ids)), outlines=outlines)
+        return Sources(tables, sample, of_sample, list(dict.fromkeys(ids)), outlines=outlines, others=others)
     if masks := find_mask_images(listing.root, listing.images):
         return Sources(tables, sample, of_sample, masks.ids, masks=masks, others=masks.others, parts=tuple(parts))
-    unread = f" ({faults[0]})" if faults else ""
-    there = shortened(f"{describe_tables(tables) or 'no CSV'}{unread}", MAX_TABLES_TEXT)
     if groups := find_candidates(listing.root, listing.images):
         masks = {path for group in groups.values() for path in group}
         images = [shortened(path, MAX_EXAMPLE) for path in listing.images if path not in masks]
@@ -106,9 +112,25 @@ def find_sources(listing: Listing, *, of_objects: bool, chosen: str) -> Sources:
             f"such as {such_as}: name each mask as its image, or write the card by hand (docs/card.toml)"
         )
     raise ValueError(
-        f"{listing.root}: {len(listing.images)} images, but no labels: no table with a column of RLE texts, no mask "
-        f"images, no outlines; there are {there}: put the training table or the masks there"
+        f"{listing.root}: {len(listing.images)} images, but no labels: {_without_labels(listing, tables, faults)}"
     )
+
+
+def _without_labels(listing: Listing, tables: Sequence[Table], faults: Sequence[str]) -> str:
+    """What is there in place of labels, and what to do."""
+    if other := find_other_labels(listing, tables):
+        return other
+    unread = f" ({faults[0]})" if faults else ""
+    there = shortened(f"{describe_tables(tables) or 'no CSV'}{unread}", MAX_TABLES_TEXT)
+    return (
+        f"no table with a column of RLE texts, no mask images, no outlines; there are {there}: put the training table "
+        "or the masks there"
+    )
+
+
+def _has_no_class(sample: Table, layout: RowLayout) -> bool:
+    """Whether a sample submission, which has rows, has one mask for each image."""
+    return bool(len(sample.cells)) and layout.columns.label is None and layout.columns.id_separator is None
 
 
 def _of_single_images(tables: Sequence[Table]) -> list[Table]:
@@ -153,6 +175,7 @@ def _choose_table(
     of_images = [table for table in candidates if _known_ids(table, known) >= MIN_KNOWN] or list(candidates)
     fitting = [table for table in of_images if _repeats_ids(table) == of_objects]
     best = fitting if len(of_images) > 1 and fitting else of_images
+    best = _without_copies(best)
     if len(best) > 1:
         raise ValueError(
             f"{len(best)} tables could be the training table: {listed(table.name for table in best)}: name the one to "
@@ -160,6 +183,20 @@ def _choose_table(
         )
     others = tuple(table.name for table in of_images if table not in best)
     return (best[0] if best else None), others
+
+
+def _without_copies(tables: list[Table]) -> list[Table]:
+    """The table of fewest columns alone, if the others are that table with more columns, such as folds."""
+    first = min(tables, key=lambda table: len(table.columns), default=None)
+    others = [table for table in tables if table is not first]
+    if all(set(first.columns) < set(each.columns) and _masks_of(each) == _masks_of(first) for each in others):
+        return tables[:0] if first is None else [first]
+    return tables
+
+
+def _masks_of(table: Table) -> Counter[str]:
+    """How often each text of a mask is in a table."""
+    return Counter(text for text in table.values(table.mask_column) if not is_empty_text(text))
 
 
 def _known_ids(table: Table, known: Collection[str]) -> float:
@@ -178,13 +215,20 @@ def _repeats_ids(table: Table) -> bool:
     return bool(table.cells.drop(columns=table.mask_column).duplicated().any())
 
 
-def _choose_outlines(found: Sequence[Annotations]) -> Annotations | None:
+def _choose_outlines(found: Sequence[Annotations]) -> tuple[Annotations | None, tuple[str, ...]]:
+    """The file of outlines, and the names of those that have outlines of the same images, of fewer classes.
+
+    Raises:
+        ValueError: if several files are of other images.
+    """
     train = [each for each in found if "train" in each.name.lower()]
-    best = train if len(train) == 1 else found
-    if len(best) > 1:
-        names = listed(each.name for each in best)
-        raise ValueError(f"{len(best)} files of outlines: {names}: leave one of them in the folder")
-    return best[0] if best else None
+    first, *others = sorted(
+        train or found, key=lambda each: (-len(each.images), -len(each.classes), len(each.name), each.name)
+    ) or [None]
+    if any(not set(each.images) <= set(first.images) for each in others):
+        names = listed(each.name for each in [first, *others])
+        raise ValueError(f"{len(others) + 1} files of outlines: {names}: leave one of them in the folder")
+    return first, tuple(each.name for each in others)
 
 
 def _have_suffix(sample: Table | None, layout: RowLayout | None) -> bool:

@@ -23,12 +23,16 @@ MAX_TABLES = 40  # that are read; a folder with more has one for each image
 NUM_CELLS = 300  # of a column, that are looked at
 MIN_MASKS = 0.9  # of the cells of a column of masks
 MAX_CLASSES = 100
+FEW_CLASSES = 20  # of which each may be in one row
 MIN_KNOWN = 0.5  # of the ids of a table must have a file, for it to be a table of images
 SEPARATORS = ("_", "-", "|", ":", " ", "#", "@")
 MASK_NAME = re.compile(r"rle|encod|pixel|mask|segment|annot|predict", re.IGNORECASE)
 ID_NAME = re.compile(r"(^|[^a-z])id|Id$|ID$|image|img|file|name|record|scene|slice", re.IGNORECASE)
 CLASS_NAME = re.compile(r"class|label|categor", re.IGNORECASE)
 SAMPLE_NAME = re.compile(r"sample|submission", re.IGNORECASE)
+ROW_NUMBER = re.compile(r"unnamed: \d+|index", re.IGNORECASE)  # a column of the numbers of rows, as pandas writes it
+EMPTY_WORD = re.compile(r"[A-Za-z-]{1,20}")  # a word for an empty mask, as NaN, none or authentic
+MAX_DIFFERENT = 0.5  # values of a column of classes for each row: a class is in several rows, a box in one
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +55,15 @@ class Table:
         return self._values[column]
 
     @cached_property
-    def mask_column(self) -> str | None:
-        """The column whose texts are masks of more than one run; None without one."""
+    def mask_columns(self) -> list[str]:
+        """The columns whose texts are masks of more than one run; of several those named as masks are."""
         found = [name for name in self.columns if _share_of_masks(spread(self.cells[name].tolist(), NUM_CELLS)) > 0]
-        return max(found, key=lambda name: bool(MASK_NAME.search(name)), default=None)
+        return [name for name in found if MASK_NAME.search(name)] or found
+
+    @property
+    def mask_column(self) -> str | None:
+        """The first column of masks; None without one."""
+        return next(iter(self.mask_columns), None)
 
 
 @dataclass(frozen=True)
@@ -111,27 +120,41 @@ def form_of(text: str) -> str:
 
 
 def is_empty_text(text: str) -> bool:
-    """Whether a text stands for an empty mask in some competition."""
-    return text.strip() in EMPTY_TOKENS | {""}
+    """Whether a text stands for an empty mask in some competition, or is a word that may."""
+    word = text.strip()
+    return word in EMPTY_TOKENS | {""} or bool(EMPTY_WORD.fullmatch(word))
 
 
 def _share_of_masks(texts: Sequence[str]) -> float:
     """The share of texts that are masks; 0 if others are neither masks nor empty, or no mask has two runs."""
     filled = [text for text in texts if not is_empty_text(text)]
     masks = [text for text in filled if is_mask_text(text)]
-    if not masks or len(masks) < MIN_MASKS * len(filled):
+    if not masks or len(masks) < MIN_MASKS * len(filled) or _are_boxes(masks):
         return 0.0
     long = [text for text in masks if len(text.split()) > 2 or form_of(text) != "pairs"]
     return len(masks) / len(texts) if len(long) >= len(masks) / 3 else 0.0
 
 
+def _are_boxes(texts: Sequence[str]) -> bool:
+    """Whether all texts are four numbers which, as two runs, overlap in most of them: the sides of boxes."""
+    numbers = [[int(word) for word in text.split()] for text in texts if form_of(text) == "pairs"]
+    if len(numbers) < len(texts) or any(len(each) != 4 for each in numbers):
+        return False
+    ascending = sum(first + length <= second for first, length, second, _ in numbers)
+    return ascending < MIN_MASKS * len(texts)
+
+
 def find_sample(tables: Sequence[Table]) -> Table | None:
     """The sample submission: by its name, or the only table in whose last column all cells are one."""
-    named = [table for table in tables if SAMPLE_NAME.search(PurePosixPath(table.name).name)]
+    named = [table for table in tables if _is_named_sample(table)]
     if named:
         return max(named, key=lambda table: ("sample" in table.name.lower(), -table.name.count("/"), table.name))
     constant = [table for table in tables if len(table.columns) > 1 and len(table.cells) > 1 and _is_constant(table)]
     return constant[0] if len(constant) == 1 else None
+
+
+def _is_named_sample(table: Table) -> bool:
+    return bool(SAMPLE_NAME.search(PurePosixPath(table.name).name))
 
 
 def _is_constant(table: Table) -> bool:
@@ -146,14 +169,15 @@ def is_placeholder(text: str) -> bool:
 
 
 def find_labels(tables: Sequence[Table], sample: Table | None) -> list[Table]:
-    """The tables with a column of masks, without the sample submission and a solution, which has the same ids."""
-    test_ids = set(sample.values(sample.columns[0])) if sample else set()
+    """The tables with a column of masks, without sample submissions and solutions, which have the same ids."""
+    samples = [table for table in tables if table is sample or _is_named_sample(table)]
+    tested = [ids for each in samples if (ids := set(each.values(each.columns[0])))]
     return [
         table
         for table in tables
-        if table is not sample
+        if table not in samples
         and table.mask_column
-        and not any(test_ids and set(table.values(name)) <= test_ids for name in table.columns)
+        and not any(set(table.values(name)) <= ids for ids in tested for name in table.columns)
     ]
 
 
@@ -173,8 +197,19 @@ def labels_layout(table: Table, known: Collection[str], like: Columns | None) ->
     Args:
         known: as for `sample_layout`.
         like: columns of the sample submission, whose names count if both have them.
+
+    Raises:
+        ValueError: for several columns of masks, no column beside it, and a column of too many classes.
     """
-    return _layout(table, table.mask_column, known, like)
+    masks = table.mask_columns
+    if like and like.rle in masks:
+        masks = [like.rle]
+    if len(masks) > 1:
+        raise ValueError(
+            f"{table.name}: {len(masks)} columns of masks, {listed(masks, 60)}: expected one, with a row for each "
+            "image and class, and a column of the class: write the table so"
+        )
+    return _layout(table, masks[0], known, like)
 
 
 def _layout(table: Table, rle: str, known: Collection[str], like: Columns | None = None) -> RowLayout:
@@ -185,16 +220,21 @@ def _layout(table: Table, rle: str, known: Collection[str], like: Columns | None
     rest = [name for name in others if name != id_column]
     label = _class_column(table, id_column, rest, like)
     if label:
-        classes = _in_order(dict.fromkeys(filter(None, table.values(label))))  # rows of empty images may have none
+        classes = in_order(dict.fromkeys(filter(None, table.values(label))))  # rows of empty images may have none
         return RowLayout(Columns(id=id_column, rle=rle, label=label), classes or ("",))
     ids = table.values(id_column)
     if found := _split(ids, known):
         separator, names = found
-        return RowLayout(Columns(id=id_column, rle=rle, id_separator=separator), _in_order(names))
+        return RowLayout(Columns(id=id_column, rle=rle, id_separator=separator), in_order(names))
     return RowLayout(Columns(id=id_column, rle=rle))
 
 
-def _in_order(names: Collection[str]) -> tuple[str, ...]:
+def without_classes(layout: RowLayout) -> RowLayout:
+    """The columns of a table without that of classes, so that all rows of an image are of one mask."""
+    return RowLayout(layout.columns.model_copy(update={"label": None}))
+
+
+def in_order(names: Collection[str]) -> tuple[str, ...]:
     """Names of classes in the table's order; numbers ascending."""
     return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else names)
 
@@ -203,7 +243,7 @@ def _id_column(table: Table, others: Sequence[str], known: Collection[str], like
     if like and like.id in others:
         return like.id
     share = {name: share_known(table.values(name), known) for name in others}
-    best = max(others, key=lambda name: share[name])
+    best = max(others, key=lambda name: (share[name], not ROW_NUMBER.fullmatch(name)))
     if share[best] >= MIN_KNOWN:
         return best
     return next((name for name in others if ID_NAME.search(name)), others[0])
@@ -216,16 +256,34 @@ def share_known(ids: Sequence[str], known: Collection[str]) -> float:
 
 
 def _class_column(table: Table, id_column: str, rest: Sequence[str], like: Columns | None) -> str | None:
-    """The column of a row's class: by its name, or because ids repeat and it alone tells their rows apart."""
-    few = [name for name in rest if table.cells[name].nunique() <= MAX_CLASSES]
-    if like and like.label in few:
+    """The column of a row's class: by its name, or because ids repeat and it alone tells their rows apart.
+
+    Raises:
+        ValueError: for too many values in the column that the sample submission has its classes in.
+    """
+    few = [name for name in rest if table.cells[name].nunique() <= MAX_CLASSES and not ROW_NUMBER.fullmatch(name)]
+    if like and like.label in rest:
+        _check_classes(table, like.label)
         return like.label
     if named := [name for name in few if CLASS_NAME.search(name)]:
         return named[0]
     ids = table.cells[id_column]
     if not ids.duplicated().any():
         return None
-    return next((name for name in few if not table.cells.duplicated([id_column, name]).any()), None)
+    shared = [name for name in few if table.cells[name].nunique() <= MAX_DIFFERENT * len(ids)]
+    return next((name for name in shared if not table.cells.duplicated([id_column, name]).any()), None)
+
+
+def _check_classes(table: Table, label: str) -> None:
+    """Refuse a column of classes with too many, or with another one in most of its many rows."""
+    values = table.values(label)
+    found = len(set(values))
+    if found > MAX_CLASSES or (found > FEW_CLASSES and found > MAX_DIFFERENT * len(values)):
+        raise ValueError(
+            f"{table.name}: {found} different texts in {len(values)} rows of the column of classes, '{label}', such as "
+            f"'{shortened(max(values, key=len), 30)}', expected few, at most {MAX_CLASSES}: leave one class in each "
+            "cell, without attributes"
+        )
 
 
 def _split(ids: Sequence[str], known: Collection[str]) -> tuple[str, list[str]] | None:
@@ -313,12 +371,15 @@ def describe_tables(tables: Sequence[Table]) -> str:
 
 
 def known_texts(paths: Sequence[str]) -> set[str]:
-    """Texts that ids of images may be: names of files, with and without their suffix, and of folders."""
+    """Texts that ids of images may be: names of files, with and without their suffix, of folders, and paths from any
+    folder on, with and without the suffix.
+    """
     known: set[str] = set()
     for path in paths:
         parts = path.split("/")
-        name = parts[-1]
         known.update(parts)
-        known.add(name.partition(".")[0])
-        known.add(name.rpartition(".")[0])
+        for depth in range(len(parts)):
+            rest = "/".join(parts[depth:])
+            known |= {rest, rest.rpartition(".")[0]}
+        known.add(parts[-1].partition(".")[0])
     return known

@@ -11,7 +11,7 @@ from pipeline.ensemble.candidate_weights import make_chooser
 from pipeline.ensemble.combine import STACK, Weighting, blend_by, combine, combine_by
 from pipeline.ensemble.renderer import Postprocess, Renderer
 from pipeline.ensemble.serialization import from_record, to_record
-from pipeline.ensemble.stacking import SIDE, Stack, apply_stack, fit_stack, mean_around
+from pipeline.ensemble.stacking import SIDE, Levels, Stack, apply_stack, fit_stack, mean_around
 from pipeline.ensemble.weights import count_pixels_by_value, stack_weights, subsample
 from pipeline.metrics import VOID, pixel_metric
 from pipeline.postprocess.rules import Rules
@@ -36,27 +36,49 @@ def speckled(count, seed):
     return images
 
 
+def stacked(own, around, stack):
+    return apply_stack(list(map(Levels, own)), map(Levels, around), stack)
+
+
 def test_one_member_alone_keeps_its_values():
     values = np.arange(1, 255, dtype=np.uint8)[None].repeat(2, 0)
-    assert np.array_equal(apply_stack(values, values, Stack(0.0, (1.0, 0.0), (0.0, 0.0))), values[0])
+    assert np.array_equal(stacked(values, values, Stack(0.0, (1.0, 0.0), (0.0, 0.0))), values[0])
 
 
 def test_stacked_values_by_hand():
     # Log-odds of 204 are log 4, of 51 −log 4: 1.2 · log 4 + .2 · log 4 + (.3 + .4) · log 4 − .5
     own, around = np.array([[204], [51]], np.uint8), np.array([[204], [204]], np.uint8)
     expected = 255 / (1 + np.exp(-(2.1 * np.log(4) - 0.5)))
-    assert apply_stack(own, around, STACKED).tolist() == [round(expected)]
+    assert stacked(own, around, STACKED).tolist() == [round(expected)]
 
 
 def test_large_coefficients_of_pixels_that_can_be_told_apart_do_not_overflow():
     values = np.array([[0, 255], [0, 255]], np.uint8)
-    assert apply_stack(values, values, Stack(0.0, (40.0, 0.0), (40.0, 0.0))).tolist() == [0, 255]
+    assert stacked(values, values, Stack(0.0, (40.0, 0.0), (40.0, 0.0))).tolist() == [0, 255]
 
 
-def test_mean_around_mirrors_the_border():
-    levels = np.random.default_rng(0).integers(0, 256, (2, 3, 20, 31)).astype(np.uint8)
-    expected = uniform_filter(levels.astype(float), (0, 0, SIDE, SIDE), mode="mirror")
-    assert np.allclose(mean_around(levels), expected, atol=1e-3)
+@pytest.mark.parametrize("folds", [1, 5])
+def test_mean_around_mirrors_the_border(folds):
+    dtype = np.uint8 if folds == 1 else np.int64
+    sums = np.random.default_rng(0).integers(0, 255 * folds + 1, (2, 3, 20, 31)).astype(dtype)
+    expected = uniform_filter(sums / folds, (0, 0, SIDE, SIDE), mode="mirror")
+    found, denominator = mean_around(Levels(sums, folds))
+    assert np.allclose(found / denominator, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("folds", [1, 5])
+def test_stacked_means_of_folds_equal_the_formula(folds):
+    rng = np.random.default_rng(0)
+    stores = rng.integers(0, 256, (2, folds, 1, 20, 31)).astype(np.uint8)
+    members = [[SimpleNamespace(read=lambda _, each=each: each) for each in member] for member in stores]
+    log_odds = STACKED.intercept
+    for own, around, means in zip(STACKED.own, STACKED.around, stores.mean(axis=1), strict=True):
+        for weight, levels in ((own, means), (around, uniform_filter(means, (0, SIDE, SIDE), mode="mirror"))):
+            clipped = levels.clip(0.5, 254.5)
+            log_odds = log_odds + weight * np.log(clipped / (255 - clipped))
+    expected = 255 / (1 + np.exp(-log_odds))
+    found = combine_by(Weighting(STACK, (0.5, 0.5), (), STACKED), members, "a")
+    assert np.abs(found - expected).max() < 0.5 + 1e-3
 
 
 def test_shares_of_the_members_by_hand():
@@ -93,7 +115,7 @@ def test_void_pixels_do_not_count_for_a_stack_or_a_calibration():
 
 
 def test_an_image_smaller_than_the_neighbourhood_has_a_mean():
-    assert np.allclose(mean_around(np.full((1, 2, 1), 7, np.uint8)), 7)
+    assert mean_around(Levels(np.full((1, 2, 1), 7, np.uint8))).numerators.tolist() == [[[7 * SIDE**2]] * 2]
 
 
 def test_coefficients_of_generated_pixels_are_recovered():
@@ -120,7 +142,7 @@ def test_subsampled_pixels_get_the_values_of_the_whole_image():
     image = subsample(values, target, pixels=100)
     whole = blend_by(Weighting(STACK, (0.5, 0.5), (), STACKED), values)
     expected = whole[1::4, 1::4].ravel().astype(int)  # 36 × 36 pixels, every fourth
-    assert np.abs(apply_stack(image.values, image.around, STACKED).astype(int) - expected).max() <= 2  # rounded means
+    assert np.abs(stacked(image.values, image.around, STACKED).astype(int) - expected).max() <= 2  # rounded means
 
 
 def test_stores_of_one_fold_give_the_values_of_the_members():

@@ -10,6 +10,7 @@ Source:
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -23,6 +24,13 @@ from pipeline.inference.prediction_store import MAX_VALUE
 SIDE = 9  # pixels
 MAX_PIXELS = 200_000  # that the regression is fitted on
 DECIMALS = 3  # of a coefficient: below its standard error, above the rounding error of another order of the images
+
+
+class Levels(NamedTuple):
+    """Stored values or means of some, as fractions: few numbers are possible, so that functions of them are tables."""
+
+    numerators: np.ndarray  # of an unsigned integer type
+    denominator: int = 1
 
 
 class Stack(NamedTuple):
@@ -50,15 +58,21 @@ class Stack(NamedTuple):
         return tuple((sums / sums.sum() if sums.any() else np.full(len(sums), 1 / len(sums))).tolist())
 
 
-def mean_around(levels: np.ndarray) -> np.ndarray:
+def mean_around(levels: Levels) -> Levels:
     """The mean over SIDE × SIDE pixels; beyond the border the image is mirrored.
 
     Shapes:
-        levels: (..., H, W) of stored values; returned as float32.
+        levels: (..., H, W), numerators up to 65,535; returned with int32.
     """
-    if levels.ndim > 2:
-        return np.stack([mean_around(each) for each in levels])
-    return cv2.blur(levels.astype(np.float32), (SIDE, SIDE))
+    return Levels(_sum_around(levels.numerators), levels.denominator * SIDE**2)
+
+
+def _sum_around(values: np.ndarray) -> np.ndarray:
+    if values.ndim > 2:
+        return np.stack([_sum_around(each) for each in values])
+    # OpenCV has no such sum of 64-bit integers.
+    narrow = values if values.dtype == np.uint8 else values.astype(np.uint16)
+    return cv2.boxFilter(narrow, cv2.CV_32S, (SIDE, SIDE), normalize=False)
 
 
 def fit_stack(own: Sequence[np.ndarray], around: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> Stack:
@@ -80,21 +94,27 @@ def fit_stack(own: Sequence[np.ndarray], around: Sequence[np.ndarray], targets: 
     return Stack(intercept, tuple(weights[:members]), tuple(weights[members:]))
 
 
-def apply_stack(own: Sequence[np.ndarray], around: Iterable[np.ndarray], stack: Stack) -> np.ndarray:
+def apply_stack(own: Sequence[Levels], around: Iterable[Levels], stack: Stack) -> np.ndarray:
     """The stacked values.
 
     Args:
+        own: for each member its stored values, or their means over folds.
         around: may be computed member by member, as it takes four times the memory of stored values.
 
     Shapes:
-        own, around: (M, ...) stored values, or their means over folds.
-        returns: (...) uint8.
+        own, around: (...) each; returned as uint8.
     """
-    log_odds = np.full(own[0].shape, stack.intercept, dtype=np.float32)
-    for values, weights in ((own, stack.own), (around, stack.around)):
-        for member, weight in zip(values, weights, strict=True):
-            log_odds += np.float32(weight) * _log_odds(member)
+    log_odds = np.full(own[0].numerators.shape, stack.intercept, dtype=np.float32)
+    for levels, weights in ((own, stack.own), (around, stack.around)):
+        for (numerators, denominator), weight in zip(levels, weights, strict=True):
+            log_odds += (np.float32(weight) * _log_odds_table(denominator)).take(numerators)
     return np.rint(MAX_VALUE * expit(log_odds)).astype(np.uint8)
+
+
+@lru_cache
+def _log_odds_table(denominator: int) -> np.ndarray:
+    """The log-odds by numerator, (255 · denominator + 1,) float32."""
+    return _log_odds(np.arange(MAX_VALUE * denominator + 1) / denominator)
 
 
 def _log_odds(levels: np.ndarray) -> np.ndarray:

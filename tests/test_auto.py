@@ -19,7 +19,7 @@ from pipeline.files import file_digest
 from pipeline.planning import budget
 from pipeline.planning.budget import Costs, Length
 from pipeline.planning.budget_clock import BudgetClock, RunState
-from pipeline.stages import automating, drafting_config
+from pipeline.stages import automating, drafting_card, drafting_config
 
 ABOUT = 1.25  # of a budget: other tests start beside these, and no plan knows that
 SLOW = Costs(start=1.0, update=1.0, predict=0.1, choose=0.1)  # slower than it is: trainings of few updates are planned
@@ -248,7 +248,7 @@ def test_a_finished_run_is_not_measured_again(tiny, short, monkeypatch):
     digest = file_digest(Path("configs/mine.toml"))
     timer = BudgetClock(Path("runs/mine/auto.json"), 2000.0)
     timer.save(finished=digest, submitted=(planned.plan.split, planned.plan.views), results=("a score",))
-    monkeypatch.setattr(automating, "draft_config", None)  # it measures the images
+    monkeypatch.setattr(automating, "measure_and_draft", None)  # it measures the images
     again = run(seconds=2000.0)
     assert (again.submission, again.state.results) == (None, ("a score",))
 
@@ -269,6 +269,21 @@ def test_another_folder_or_card_under_the_same_name_is_refused(tiny, short, monk
     shutil.copytree("tiny", "elsewhere")
     with pytest.raises(ValueError, match=r"an earlier run of this name had data = .*tiny, this one has .*elsewhere"):
         stages.auto(Path("elsewhere"), 200.0, "mine", card="tiny.toml")
+
+
+@pytest.mark.parametrize("given", ["tiny.toml", ""])
+def test_a_missing_sample_submission_is_drafted_once_in_one_folder(tiny, short, monkeypatch, edit, given):
+    Path("tiny/sample_submission.csv").unlink()
+    Path("tiny/solution.csv").unlink()  # could be the training table too
+    edit("tiny.toml", "[files]", '[files]\nsample_submission = "drafted_sample_submission.csv"')
+    written, original = [], drafting_card.write_empty_sample
+    monkeypatch.setattr(
+        drafting_card, "write_empty_sample", lambda path, *_: written.append(path) or original(path, *_)
+    )
+    planned_run(monkeypatch, card=given)
+    folder = Path("data") / (given.removesuffix(".toml") or "mine")  # of the card that is given, or drafted
+    assert written == [folder / "drafted_sample_submission.csv"]
+    assert list(Path("data").iterdir()) == [folder]
 
 
 def test_another_metric_than_the_cards_is_refused(tiny, short):

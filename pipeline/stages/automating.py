@@ -42,7 +42,7 @@ from pipeline.planning.schedule import choices_of, fewer_views, planned
 from pipeline.progress import clock
 from pipeline.schema import parse
 from pipeline.stages.drafting_card import card_file, card_name, draft_card, files_root, with_sample
-from pipeline.stages.drafting_config import DraftedConfig, config_file, config_head, draft_config
+from pipeline.stages.drafting_config import DraftedConfig, config_file, config_head, measure_and_draft
 from pipeline.stages.ensembling import Ensembled, ensemble
 from pipeline.stages.preparing import Context, Paths, index_test_images, index_training_images, make_context, with_folds
 from pipeline.stages.reporting import report
@@ -151,16 +151,14 @@ def _state_file(name: str) -> Path:
 
 def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str, skip_bad: bool) -> AutoResult:
     with timer.step("card"):
-        data = files_root(data, name)
-        card = card or _card_of(data, name, metric)
-        data = with_sample(card, data, name)
+        card, data = _card_and_files(data, name, metric, card)
         _refuse_other_inputs(timer, data, card, metric)
     page = Path("reports") / f"{name}-plan.md"
     if _is_finished(timer, config_file(name)):
         return AutoResult(page, None, timer.state, timer.budget)
     with timer.step("fingerprint"):
         skip_bad = skip_bad or (config_file(name).is_file() and config.load(config_file(name)).data.skip_bad)
-        job = _make_job(timer, draft_config(name, card, data, skip_bad=skip_bad, write=False), card, data)
+        job = _make_job(timer, measure_and_draft(name, card, data, skip_bad=skip_bad), card, data)
     timer.save(views=job.choices.views, finished="")
     if timer.state.plan is None:
         with timer.step("trial"):
@@ -220,13 +218,20 @@ def _plan_page(timer: BudgetClock, job: Job) -> str:
     return plan_page(job.path.stem, draft, job.drafted.fingerprint, job.counts, timer.state, timer.budget)
 
 
-def _card_of(data: Path, name: str, metric: str) -> str:
-    """The card of the config, if there is one; else the drafted card, which is drafted now if it is missing."""
-    if config_file(name).is_file():
-        return config.load(config_file(name)).competition
-    if not card_file(name).is_file():
-        draft_card(data, name, metric)
-    return card_file(name).as_posix()
+def _card_and_files(data: Path, name: str, metric: str, card: str) -> tuple[str, Path]:
+    """The card, and the folder of its files; the card is drafted now if there is none.
+
+    Args:
+        card: name or path of a card; empty: that of the config, if there is one, or the drafted one.
+    """
+    if not card and config_file(name).is_file():
+        card = config.load(config_file(name)).competition
+    if not card and card_file(name).is_file():
+        card = card_file(name).as_posix()
+    if card:
+        return card, with_sample(card, files_root(data, competition.load(card).name))
+    drafted = draft_card(data, name, metric)
+    return drafted.path.as_posix(), drafted.root
 
 
 def _make_job(timer: BudgetClock, drafted: DraftedConfig, card_name: str, root: Path) -> Job:

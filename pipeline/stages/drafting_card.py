@@ -33,7 +33,7 @@ def draft_card(data: Path, name: str = "", metric: str = "", table: str = "") ->
     """Draft the card of a data folder.
 
     Reads:  every table and name below `data`, or the zips in it, unpacked into data/<name>/; some images and masks
-    Writes: cards/<name>.toml, if there is none; data/<name>/, if there is no sample submission: see `with_sample`
+    Writes: cards/<name>.toml, if there is none; data/<card>/, if there is no sample submission: see `with_sample`
 
     Args:
         data: folder of the competition's files, with zips or without; or one zip.
@@ -52,26 +52,26 @@ def draft_card(data: Path, name: str = "", metric: str = "", table: str = "") ->
     if not is_kept:
         write_text(path, to_toml(draft, "Drafted by `make card` from the files. Lines that say so are not sure."))
     if draft.value("files.sample_submission") == DRAFTED_SAMPLE:
-        root = with_sample(path.as_posix(), root, name)
+        root = with_sample(path.as_posix(), root)
     return DraftedCard(path, draft, root, is_kept)
 
 
-def with_sample(card_name: str, root: Path, name: str) -> Path:
-    """The folder of the files with a sample submission; if the card names a drafted one, data/<name>/.
+def with_sample(card_name: str, root: Path) -> Path:
+    """The folder of the files with a sample submission; if the card names a drafted one, data/<card>/.
 
-    Writes: data/<name>/drafted_sample_submission.csv, with a row for each test image and class, or the header only if
+    Writes: data/<card>/drafted_sample_submission.csv, with a row for each test image and class, or the header only if
         there are no test images; and beside it links to the files in `root`
 
     Args:
         card_name: of a card that exists.
 
     Raises:
-        FileNotFoundError, ValueError: as `competition.load`; ValueError if data/<name>/ has links to other files.
+        FileNotFoundError, ValueError: as `competition.load`; ValueError if data/<card>/ has links to other files.
     """
     card = competition.load(card_name)
     if card.files.sample_submission != DRAFTED_SAMPLE:
         return root
-    folder = Path("data") / name
+    folder = Path("data") / card.name
     folder.mkdir(parents=True, exist_ok=True)
     if root.resolve() != folder.resolve():
         for path in sorted(root.iterdir()):

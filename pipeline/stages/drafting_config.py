@@ -20,7 +20,7 @@ from pipeline.planning.config_text import to_text
 from pipeline.planning.fingerprint import Fingerprint, measure
 from pipeline.quoting import quoted, shortened
 from pipeline.schema import parse
-from pipeline.stages.drafting_card import with_sample
+from pipeline.stages.drafting_card import card_file, with_sample
 from pipeline.stages.preparing import Paths, index_test_images, index_training_images, make_data
 from pipeline.stages.train_test_shift import groups_of_test
 
@@ -34,32 +34,51 @@ class DraftedConfig(NamedTuple):
     path: Path
     draft: ConfigDraft
     fingerprint: Fingerprint
-    written: bool  # false if a config of this name was kept, or none was to be written
+    written: bool = False  # false if a config of this name was kept
 
 
 def draft_config(
-    name: str, card_name: str = "", data_root: Path | None = None, *, skip_bad: bool = False, write: bool = True
+    name: str, card_name: str = "", data_root: Path | None = None, *, skip_bad: bool = False
 ) -> DraftedConfig:
-    """Draft a config from the images and masks of a competition.
+    """The stage `config`: draft a config from the images and masks of a competition, and write it.
+
+    Args:
+        data_root: the folder of the files; None: data/<card>.
+        name, card_name, skip_bad: as for `measure_and_draft`.
+
+    Writes: configs/<name>.toml, unless it exists; as `measure_and_draft`, and `with_sample` of the stage `card`
+
+    Raises:
+        FileNotFoundError, ValueError: as `measure_and_draft` and `with_sample`.
+    """
+    config_file(name)  # an invalid name is refused first
+    card_name = card_name or _card_of(name)
+    if data_root is not None:
+        data_root = with_sample(card_name, data_root)
+    drafted = measure_and_draft(name, card_name, data_root, skip_bad=skip_bad)
+    if drafted.path.exists():
+        return drafted
+    head = config_head(name, competition.load(card_name), drafted.fingerprint)
+    write_text(drafted.path, to_text(drafted.draft, head))
+    return drafted._replace(written=True)
+
+
+def measure_and_draft(name: str, card_name: str, data_root: Path | None, *, skip_bad: bool = False) -> DraftedConfig:
+    """Draft a config from the images and masks of a competition; no config is written.
 
     Args:
         name: of the config.
-        card_name: of an included card, or the path of a card; empty: cards/<name>.toml, or the included card `name`.
-        data_root: the folder of the files; None: data/<card>.
+        card_name: of an included card, or the path of a card.
+        data_root: the folder of the files, with a sample submission; None: data/<card>.
         skip_bad: leave out images that cannot be read, in the config too.
-        write: the file; false: return the draft only.
 
-    Writes: configs/<name>.toml, unless it exists; folds/<card>.duplicates.csv, unless there are folds
+    Writes: folds/<card>.duplicates.csv, unless there are folds
 
     Raises:
         FileNotFoundError, ValueError: for a card that does not exist or is not valid, as `read_index` and
             `fingerprint.measure`, and for an invalid name.
     """
-    path = config_file(name)
-    card_name = card_name or _card_of(name)
-    card = competition.load(card_name)
-    if data_root is not None:
-        data_root = with_sample(card_name, data_root, card.name)
+    path, card = config_file(name), competition.load(card_name)
     tables = {"name": name, "competition": card_name, "data": {"root": data_root, "skip_bad": skip_bad}}
     cfg = parse(Config, {**tables, "train": WITHOUT_MODEL}, str(path))
     paths = Paths(cfg, card)
@@ -73,10 +92,7 @@ def draft_config(
     if skip_bad:
         draft = draft.with_option("data.skip_bad", True, "as asked: images that cannot be read are left out")
     parse(Config, {"name": name, **draft.tables()}, str(path))  # what is written can be loaded
-    written = write and not path.exists()
-    if written:
-        write_text(path, to_text(draft, config_head(name, card, found)))
-    return DraftedConfig(path, draft, found, written)
+    return DraftedConfig(path, draft, found)
 
 
 def config_file(name: str) -> Path:
@@ -91,8 +107,8 @@ def config_file(name: str) -> Path:
 
 
 def _card_of(name: str) -> str:
-    """The card of a config's name: a file in cards/, or an included card."""
-    path = Path("cards") / f"{name}.toml"
+    """The card of a config's name, if none is given: cards/<name>.toml, or the included card of this name."""
+    path = card_file(name)
     if path.is_file():
         return path.as_posix()
     if name in competition.known_cards():

@@ -19,7 +19,7 @@ from pipeline.files import file_digest
 from pipeline.planning import budget
 from pipeline.planning.budget import Costs, Length
 from pipeline.planning.budget_clock import BudgetClock, RunState
-from pipeline.stages import automating, drafting_card, drafting_config
+from pipeline.stages import automating, drafting_card, drafting_config, trial
 
 ABOUT = 1.25  # of a budget: other tests start beside these, and no plan knows that
 SLOW = Costs(start=1.0, update=1.0, predict=0.1, choose=0.1)  # slower than it is: trainings of few updates are planned
@@ -193,6 +193,19 @@ def test_the_command_line_counts_from_the_start_of_its_process(monkeypatch):
     monkeypatch.setattr(stages, "auto", auto)
     assert main(["auto", "--data", "tiny", "--budget", "80s"]) == INTERRUPTED
     assert given == [pytest.approx(time.time() - psutil.Process().create_time(), abs=1.0)]
+
+
+@pytest.mark.parametrize(("durations", "expected", "calls"), [((9, 1, 1), 9, 1), ((3, 2, 1), 2, 2), ((1, 0, 0), 0, 4)])
+def test_a_trial_times_few_steps_of_a_slow_machine(monkeypatch, durations, expected, calls):
+    now, left, called = [0.0], iter((*durations, *[0] * 9)), []
+
+    def step():
+        called.append(True)
+        now[0] += next(left)
+
+    monkeypatch.setattr(trial.time, "monotonic", lambda: now[0])
+    assert trial._mean_seconds(step, 3) == expected
+    assert len(called) == calls
 
 
 def test_a_step_that_fails_is_not_counted_as_done(tmp_path):

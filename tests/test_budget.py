@@ -128,6 +128,18 @@ def test_of_many_images_with_masks_a_smaller_share_is_held_out():
         plan_for(0.04, counts, CHOICES._replace(finer_splits=False))
 
 
+def test_sizes_that_lose_objects_are_planned_only_if_nothing_else_fits():
+    counts, choices = COUNTS._replace(train=200), CHOICES._replace(last_sizes=(0.35, 0.25))
+    least = Plan(5, 1, 0.5, LEAST_UPDATES, FEWEST_EPOCHS, VIEWS[-1])
+    enough = spend(least, counts, COSTS).total / USABLE_SHARE + 1
+    assert make_plan(enough, counts, COSTS, choices).size == 0.5
+    assert make_plan(enough - 2, counts, COSTS, choices).size == 0.35
+    smallest = spend(least._replace(size=0.25), counts, COSTS).total / USABLE_SHARE + 1
+    assert make_plan(smallest, counts, COSTS, choices).size == 0.25
+    with pytest.raises(ValueError, match="give a larger BUDGET"):
+        make_plan(smallest - 2, counts, COSTS, choices)
+
+
 def test_a_fold_of_one_image_is_never_trained_alone():
     counts = Counts(train=3, test=1, folds=3, batch=2, masked=3)
     assert min(plan_for(seconds / 3600, counts).folds for seconds in (60, 100, 200, 400, 4000)) == 2

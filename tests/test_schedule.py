@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline import config
-from pipeline.planning.budget import VALIDATED, Choices, Counts, Plan
+from pipeline.planning.budget import VALIDATED, Counts, Plan
 from pipeline.planning.config_text import to_text
 from pipeline.planning.schedule import SHORT, choices_of, planned
 from tests.test_config_draft import PLAIN, draft, same
@@ -65,10 +65,39 @@ def test_objects_must_stay_large_enough_for_a_smaller_size():
     assert sizes(diameter=None, thickness=None) == (1.0,)
 
 
+def test_last_sizes_ignore_the_objects_but_not_the_network():
+    def last_sizes(side, diameter):
+        found = {"shorter": same(side), "longer": same(side), "extent": same(60), "thickness": same(30)}
+        found["diameter"] = same(diameter)
+        return choices_of(draft(**found), replace(PLAIN, **found)).last_sizes
+
+    assert last_sizes(512, diameter=60) == (0.35, 0.25)  # .5 is one of the sizes that keep the objects
+    assert last_sizes(512, diameter=20) == (0.5, 0.35, 0.25)
+    assert last_sizes(256, diameter=20) == (0.5,)  # at .35 the images would be too small
+
+
+def test_windows_of_large_images_shrink_with_their_crops(tmp_path):
+    sides = {
+        "shorter": same(6000),
+        "longer": same(6000),
+        "diameter": same(60),
+        "thickness": same(30),
+        "extent": same(60),
+    }
+    drafted = draft(**sides)
+    windows, crop = drafted.value("data.crops"), drafted.value("train.phases.0.crop")
+    for size in (0.5, *choices_of(drafted, replace(PLAIN, **sides)).last_sizes):
+        cfg = load(tmp_path, planned(drafted, PLAN._replace(size=size), COUNTS, draws=320))
+        assert cfg.data.size.factor == size
+        assert cfg.data.crops.size == pytest.approx(size * windows["size"], abs=1)
+        assert cfg.data.crops.stride == pytest.approx(size * windows["stride"], abs=1)
+        assert cfg.data.crops.size >= cfg.train.phases[0].crop >= min(64, size * crop)
+
+
 def test_views_are_given_up_from_the_last_on():
     drafted = draft(symmetries=ALL)
     views = tuple(drafted.value("predict.views"))
-    assert choices_of(drafted, PLAIN) == Choices((1.0,), (views, views[:2], views[:1]))
+    assert choices_of(drafted, PLAIN).views == (views, views[:2], views[:1])
 
 
 def test_a_short_training_has_weaker_augmentation():

@@ -6,8 +6,9 @@
 Seconds come from a trial on this machine, and from the first fold once it is trained. What does not fit is given up in
 this order: views, the length of the trainings, folds, the input size. One fold is a held-out share: the rules are
 chosen on it, and one model predicts the test set. Folds go before the input size, because several short trainings at a
-smaller size score lower than one at the full size (docs/log.md). A smaller encoder would come last; but a draft has the
-smallest one with ImageNet weights in a package, so the encoder stays.
+smaller size score lower than one at the full size (docs/log.md). If nothing fits, the only training becomes as short as
+LEAST_UPDATES, and then the size as small as that of Choices.last_sizes. A smaller encoder would come last; but a draft
+has the smallest one with ImageNet weights in a package, so the encoder stays.
 """
 
 from collections.abc import Iterator, Sequence
@@ -82,6 +83,7 @@ class Choices(NamedTuple):
 
     sizes: tuple[float, ...]  # shares of the drafted size of both sides
     views: tuple[tuple[str, ...], ...]
+    last_sizes: tuple[float, ...] = ()  # as sizes, but too small for some objects: only if nothing else fits
     finer_splits: bool = True  # whether a smaller share than a fold may be held out
 
 
@@ -187,7 +189,8 @@ def _ladder(counts: Counts, choices: Choices) -> Iterator[Plan]:
         yield Plan(split, folds, choices.sizes[0], updates, FEWEST_EPOCHS, choices.views[-1])
     for size in choices.sizes[1:]:
         yield Plan(*splits[-1], size, counts.updates(SHORTEST), FEWEST_EPOCHS, choices.views[-1])
-    yield Plan(*splits[-1], choices.sizes[-1], LEAST_UPDATES, FEWEST_EPOCHS, choices.views[-1])
+    for size in (choices.sizes[-1], *choices.last_sizes):
+        yield Plan(*splits[-1], size, LEAST_UPDATES, FEWEST_EPOCHS, choices.views[-1])
 
 
 def _lengthened(plan: Plan, usable: float, counts: Counts, costs: Costs) -> Plan | None:

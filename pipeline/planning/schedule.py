@@ -8,6 +8,7 @@ from pipeline.planning.config_options import ConfigDraft
 from pipeline.planning.fingerprint import Fingerprint
 
 SIZES = 0.75, 0.5  # shares of the drafted size that may be planned
+LAST_SIZES = 0.5, 0.35, 0.25  # that are planned only if nothing else fits, whatever is left of small objects
 DIAMETERS, THICKNESS = (10, 20), 4  # pixels that small and median objects keep, and that thin masks keep
 SHORT = 300  # updates, below which a training has a weaker augmentation
 WEAKER = {"strong": "medium", "medium": "light"}  # augmentation of such a training
@@ -17,7 +18,9 @@ SMALLEST_SIDE = 96  # pixels that the shorter side of an image keeps
 
 def choices_of(draft: ConfigDraft, found: Fingerprint) -> Choices:
     """What a plan may choose from, around what the draft wants."""
-    return Choices((1.0, *_smaller_sizes(draft, found)), fewer_views(draft.value("predict.views")))
+    sizes = (1.0, *(each for each in SIZES if _is_possible(each, draft, found) and _keeps_objects(each, draft, found)))
+    last = tuple(each for each in LAST_SIZES if each < sizes[-1] and _is_possible(each, draft, found))
+    return Choices(sizes, fewer_views(draft.value("predict.views")), last)
 
 
 def fewer_views(views: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -25,25 +28,29 @@ def fewer_views(views: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(dict.fromkeys((tuple(views), tuple(views[:2]), tuple(views[:1]))))
 
 
-def _smaller_sizes(draft: ConfigDraft, found: Fingerprint) -> tuple[float, ...]:
-    """The sizes at which objects and crops stay large enough; none where images are read by window."""
-    size = draft.value("data.size") or {}
-    if found.diameter is None or found.thickness is None or draft.value("data.crops") or not {*size} <= {"factor"}:
-        return ()
-    factor = size.get("factor", 1.0)
+def _is_possible(share: float, draft: ConfigDraft, found: Fingerprint) -> bool:
+    """Whether images and crops stay large enough for the network at a share of the drafted size."""
+    if not {*(draft.value("data.size") or {})} <= {"factor"}:
+        return False
+    crops = [draft.value(f"train.phases.{number}.crop") for number in range(len(draft.phases))]
+    crop = min((each for each in crops if each), default=math.inf)
+    return crop * share >= SMALLEST_CROP and found.shorter.median * _factor(draft) * share >= SMALLEST_SIDE
+
+
+def _keeps_objects(share: float, draft: ConfigDraft, found: Fingerprint) -> bool:
+    """Whether the objects stay large enough at a share of the drafted size; false if they were not measured."""
+    if found.diameter is None or found.thickness is None:
+        return False
     kept = (
         (found.diameter.q10, DIAMETERS[0]),
         (found.diameter.median, DIAMETERS[1]),
         (found.thickness.median, THICKNESS),
-        (found.shorter.median, SMALLEST_SIDE),
     )
-    crops = [draft.value(f"train.phases.{number}.crop") for number in range(len(draft.phases))]
-    crop = min((each for each in crops if each), default=math.inf)
-    return tuple(
-        share
-        for share in SIZES
-        if crop * share >= SMALLEST_CROP and all(value * factor * share >= least for value, least in kept)
-    )
+    return all(value * _factor(draft) * share >= least for value, least in kept)
+
+
+def _factor(draft: ConfigDraft) -> float:
+    return (draft.value("data.size") or {"factor": 1.0})["factor"]
 
 
 def planned(draft: ConfigDraft, plan: Plan, counts: Counts, draws: int) -> ConfigDraft:
@@ -93,13 +100,15 @@ def _reason_of(draft: ConfigDraft, key: str) -> str:
 
 
 def _resized(draft: ConfigDraft, size: float) -> ConfigDraft:
-    factor = draft.value("data.size", {"factor": 1.0})["factor"] * size
     why = f"input size × {size:g}, to fit into the time budget"
-    draft = draft.with_option("data.size", {"factor": round(factor, 4)}, why)
+    draft = draft.with_option("data.size", {"factor": round(_factor(draft) * size, 4)}, why)
     for number in range(len(draft.phases)):
         if crop := draft.value(f"train.phases.{number}.crop"):
             smaller = max(round(crop * size / STRIDE) * STRIDE, SMALLEST_CROP)
             draft = draft.with_option(f"train.phases.{number}.crop", smaller, f"{crop} × {size:g}")
+    if windows := draft.value("data.crops"):
+        of_size = {key: round(side * size) for key, side in windows.items()}
+        draft = draft.with_option("data.crops", of_size, f"{windows['size']} and {windows['stride']} × {size:g}")
     return draft
 
 

@@ -1,9 +1,12 @@
 """A trial of some seconds: how fast this machine trains and predicts with a config."""
 
 import time
-from itertools import islice
+from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
+from statistics import mean
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +33,8 @@ from pipeline.training.trainer import Trainer
 
 IMAGES = 64  # training images that batches are drawn from
 UPDATES, BATCHES = 3, 3  # that are timed, after one that is not
-PREDICTED, MAX_SECONDS = 8, 4.0  # images that are predicted; none is begun after so many seconds
+PREDICTED = 8  # images that are timed, after one that is not
+MAX_SECONDS = 4.0  # no further update or prediction is timed after so many; then the first one counts
 CHOICE_SECONDS = 0.5  # per million pixels and class, on a core; the first fold's choice replaces it
 CHOICE_START = 0.05  # per image
 
@@ -45,15 +49,18 @@ def measure_costs(cfg: Config, card: Competition, index: pd.DataFrame) -> Costs:
     some = index.iloc[np.unique(np.linspace(0, len(index) - 1, min(IMAGES, len(index))).astype(int))]
     started = time.monotonic()
     model = build_model(cfg.model.model_copy(update={"weights": "none"}))
-    update = _time_update(cfg, card, some, model)
-    start = time.monotonic() - started - UPDATES * update
+    update, others = _time_update(cfg, card, some, model)
+    start = time.monotonic() - started - others
     pixels = float((index["height"] * index["width"]).mean()) if card.size is None else float(np.prod(card.size))
     choice = CHOICE_START + CHOICE_SECONDS * pixels / 1e6 * len(card.classes)
     return Costs(start, update, _time_prediction(cfg, card, some), choice)
 
 
-def _time_update(cfg: Config, card: Competition, index: pd.DataFrame, model: Segmenter) -> float:
+def _time_update(cfg: Config, card: Competition, index: pd.DataFrame, model: Segmenter) -> tuple[float, float]:
     """Seconds of one update of the first phase, with the reading of its batch if there are no workers.
+
+    Returns:
+        these, and the seconds of what the start of a training does not have: the check of the memory, timed updates.
 
     Raises:
         ValueError: if an update needs more memory than is free.
@@ -80,18 +87,15 @@ def _time_update(cfg: Config, card: Competition, index: pd.DataFrame, model: Seg
             encoder=cfg.model.encoder,
             grad_checkpointing=cfg.model.grad_checkpointing,
         )
-        check_memory(job, batch, processes().device)
+        checking = _seconds(lambda: check_memory(job, batch, processes().device))
         trainer = Trainer(job, TrainState({}), processes(), None)
-        trainer.train_on_copies(batch, 1)
-        started = time.monotonic()
-        trainer.train_on_copies(batch, UPDATES)
-        computing = (time.monotonic() - started) / UPDATES
+        timed = time.monotonic()
+        computing = _mean_seconds(lambda: trainer.train_on_copies(batch, 1), UPDATES)
         batches = iter(trainer.loader)
-        next(batches)
-        started = time.monotonic()
-        read = len(list(islice(batches, BATCHES)))
-        reading = (time.monotonic() - started) / max(read, 1) * cfg.train.accumulate
-    return max(computing, reading) if trainer.loader.num_workers else computing + reading
+        reading = _mean_seconds(lambda: next(batches), BATCHES) * cfg.train.accumulate
+        others = checking + time.monotonic() - timed
+    update = max(computing, reading) if trainer.loader.num_workers else computing + reading
+    return update, others
 
 
 def _time_prediction(cfg: Config, card: Competition, index: pd.DataFrame) -> float:
@@ -106,13 +110,19 @@ def _time_prediction(cfg: Config, card: Competition, index: pd.DataFrame) -> flo
         "what": "trial of predictions",
         "size": card.size,
     }
-    places = np.unique(np.linspace(0, len(index) - 1, PREDICTED).astype(int))
-    list(predict_images(predictor, index.iloc[places[:1]], **options))
-    seconds: list[float] = []
-    for place in places:
-        started = time.monotonic()
-        list(predict_images(predictor, index.iloc[[place]], **options))
-        seconds.append(time.monotonic() - started)
-        if sum(seconds) > MAX_SECONDS:
-            break
-    return float(np.mean(seconds))
+    places = cycle(np.linspace(0, len(index) - 1, PREDICTED + 1).astype(int))
+    return _mean_seconds(lambda: list(predict_images(predictor, index.iloc[[next(places)]], **options)), PREDICTED)
+
+
+def _seconds(step: Callable[[], Any]) -> float:
+    started = time.monotonic()
+    step()
+    return time.monotonic() - started
+
+
+def _mean_seconds(step: Callable[[], Any], count: int) -> float:
+    """The mean of some calls after a first one, which is slower than others; the first one alone, if it took long."""
+    first, others = _seconds(step), []
+    while len(others) < count and first + sum(others) < MAX_SECONDS:
+        others.append(_seconds(step))
+    return mean(others or [first])

@@ -24,7 +24,7 @@ VALIDATION_SHARE = 0.15  # of the time of a training that may be spent on valida
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 16  # of a training: validations, from which the best is chosen
 FINER_SPLITS = (20, 100)  # folds, one of which is trained: of many images, a smaller share is held out
 LEAST_UPDATES = 40  # of the only training, if nothing longer fits: about what turns pretrained weights into masks
-SUBMISSION, REPORT = 3.0, 5.0  # seconds of a submission and of the report, beside the choice of rules
+SUBMISSION, REPORT = 4.0, 8.0  # seconds of a submission and of the report, beside those of each image
 FEWEST_HELD_OUT, FEWEST_MASKED = 30, 10  # images, and images with a mask, of such a share
 
 
@@ -72,6 +72,9 @@ class Costs(NamedTuple):
     update: float  # of the weights, on one batch of crops
     predict: float  # of one image in one view, with reading it
     choose: float  # of weights and rules, per image out of fold
+    submit: float = SUBMISSION  # beside the choice of rules
+    report: float = REPORT  # beside its images
+    draw: float = 0.0  # of the report, per image out of fold
 
     def at(self, size: float) -> "Costs":
         """The costs at a share of the size of both sides; the choice of rules is at the size of the files."""
@@ -147,8 +150,13 @@ def spend(plan: Plan, counts: Counts, costs: Costs, *, done: int = 0) -> Spendin
         left * plan.updates * at.update,
         left * plan.epochs * counts.validated(plan.split) * at.predict,
         predicted * at.predict,
-        chosen * at.choose + (1 + early) * SUBMISSION + REPORT,
+        chosen * at.choose + (1 + early) * at.submit + reporting(plan, counts, costs),
     )
+
+
+def reporting(plan: Plan, counts: Counts, costs: Costs) -> float:
+    """The seconds of the report."""
+    return costs.report + counts.held_out(plan.split) * plan.folds * costs.draw
 
 
 def fold_training(plan: Plan, counts: Counts, costs: Costs) -> float:

@@ -34,7 +34,7 @@ def plan_page(
         f"What does not fit into the budget is given up in this order: {GIVEN_UP}.",
         "## Time",
         _table(["step", "planned", "true"], _time_rows(state)),
-        "Speed as measured, the choice of rules after the last submission:",
+        "Speed as measured, the choice of rules after the last submission; of submission and report, as expected:",
         _table(["what", "seconds"], _cost_rows(state.costs)),
         f"{counts.train:,} training images, {counts.test:,} test images, {counts.batch} images per update.",
         "## Data",
@@ -65,6 +65,9 @@ def _cost_rows(costs: Costs) -> list[list[str]]:
         "update": "update of the weights",
         "predict": "prediction of an image in one view",
         "choose": "choice of the rules, per image out of fold",
+        "submit": "submission, beside the choice of the rules",
+        "report": "report",
+        "draw": "report, per image out of fold",
     }
     return [[what[key], f"{value:.3f}"] for key, value in costs._asdict().items()]
 

@@ -21,8 +21,6 @@ from pipeline.data.reader import Reader
 from pipeline.files import file_digest, file_lock, write_text
 from pipeline.metrics import parse_metric
 from pipeline.planning.budget import (
-    REPORT,
-    SUBMISSION,
     Choices,
     Costs,
     Counts,
@@ -31,6 +29,7 @@ from pipeline.planning.budget import (
     fold_training,
     make_plan,
     plan_of,
+    reporting,
     revise,
     spend,
 )
@@ -169,7 +168,7 @@ def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str, skip
     limit = describe_limit(timer.state.plan, job.counts, job.choices.views, is_given=timer.state.is_given)
     log.info("plan: %s. %s", timer.state.plan.describe(), limit)
     submission = _train_folds(timer, job)
-    with timer.step("report", REPORT):
+    with timer.step("report", reporting(timer.state.plan, job.counts, timer.state.costs)):
         report_path = report([job.config(timer.state.plan)], name, submission.selection)
     timer.save(finished=file_digest(job.path), results=_results(submission, report_path, card, job.path))
     write_text(page, _plan_page(timer, job))
@@ -381,11 +380,12 @@ def _measured(context: Context, fold: int, plan: Plan, counts: Counts, costs: Co
 
 def _submit(timer: BudgetClock, job: Job, folds: int) -> Ensembled:
     """Write the submission of the first folds, and measure how long the choice of its rules takes."""
-    plan, held_out = timer.state.plan, job.counts.held_out(timer.state.plan.split) * folds
-    with timer.step(f"submission of {folds} fold{'s' * (folds > 1)}", SUBMISSION + timer.state.costs.choose * held_out):
+    plan, costs = timer.state.plan, timer.state.costs
+    held_out = job.counts.held_out(plan.split) * folds
+    with timer.step(f"submission of {folds} fold{'s' * (folds > 1)}", costs.submit + costs.choose * held_out):
         submission = ensemble([job.config(plan, folds)], job.path.stem)
-    choose = max(timer.state.steps[-1].seconds - SUBMISSION, 0) / held_out
-    timer.save(submitted=(folds, plan.views), costs=timer.state.costs._replace(choose=choose))
+    choose = max(timer.state.steps[-1].seconds - costs.submit, 0) / held_out
+    timer.save(submitted=(folds, plan.views), costs=costs._replace(choose=choose))
     score = submission.interval
     log.info("submission: %s, OOF score %.4f, %s", submission.csv, score.mean, score)
     return submission

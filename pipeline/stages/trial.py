@@ -22,7 +22,7 @@ from pipeline.metrics import epoch_metric
 from pipeline.models import build_model, for_prediction
 from pipeline.models.image_size import with_image_size
 from pipeline.models.segmenter import Segmenter
-from pipeline.planning.budget import Costs
+from pipeline.planning.budget import REPORT, SUBMISSION, Costs
 from pipeline.training.checkpoint import FULL
 from pipeline.training.distributed import processes
 from pipeline.training.fold_data import FoldData
@@ -35,8 +35,10 @@ IMAGES = 64  # training images that batches are drawn from
 UPDATES, BATCHES = 3, 3  # that are timed, after one that is not
 PREDICTED = 8  # images that are timed, after one that is not
 MAX_SECONDS = 4.0  # no further update or prediction is timed after so many; then the first one counts
-CHOICE_SECONDS = 0.5  # per million pixels and class, on a core; the first fold's choice replaces it
-CHOICE_START = 0.05  # per image
+# Seconds on a machine that takes PACE for the fixed work of `_pace`; the first fold's choice replaces that of a trial.
+PACE = 0.042
+CHOICE_START, CHOICE = 0.08, 1.0  # of weights and rules: per image; per million pixels and class
+DRAWING = 0.5  # of the report, per million pixels
 
 
 def measure_costs(cfg: Config, card: Competition, index: pd.DataFrame) -> Costs:
@@ -52,8 +54,15 @@ def measure_costs(cfg: Config, card: Competition, index: pd.DataFrame) -> Costs:
     update, others = _time_update(cfg, card, some, model)
     start = time.monotonic() - started - others
     pixels = float((index["height"] * index["width"]).mean()) if card.size is None else float(np.prod(card.size))
-    choice = CHOICE_START + CHOICE_SECONDS * pixels / 1e6 * len(card.classes)
-    return Costs(start, update, _time_prediction(cfg, card, some), choice)
+    predict, pace, megapixels = _time_prediction(cfg, card, some), _pace(), pixels / 1e6
+    choose = CHOICE_START + CHOICE * megapixels * len(card.classes)
+    return Costs(start, update, predict, *(pace * each for each in (choose, SUBMISSION, REPORT, DRAWING * megapixels)))
+
+
+def _pace() -> float:
+    """How many times as long as the machine of PACE this one takes for what is neither training nor prediction."""
+    numbers = np.random.default_rng(0).random(1_000_000)
+    return min(_seconds(lambda: (np.sort(numbers), sum(n * n for n in range(500_000)))) for _ in range(3)) / PACE
 
 
 def _time_update(cfg: Config, card: Competition, index: pd.DataFrame, model: Segmenter) -> tuple[float, float]:

@@ -7,12 +7,13 @@ COMPETITION ?= demo
 CONFIGS ?= $(CONFIG)
 export DATA
 
-# A misspelt variable would be ignored, and its default used.
+# A misspelt variable would be ignored, and its default used. Names with an underscore, such as OMP_NUM_THREADS, are not
+# checked: make passes them to the environment, where libraries read them.
 VARIABLES := A B BASE_PYTHON BUDGET CARD COMPETITION CONFIG CONFIGS CSVS DATA EXECUTOR FOLD FOLDS HALF IMAGES INFLATION JOBS KERNEL \
 	MESSAGE METRIC NAME OOF OWNER PATTERN PHASE PYTHON PYTHON312 RETRIES SCALE SECONDS SEED SEEDS SET SKIP_BAD SOLUTION SUBMISSION \
 	SUBMISSIONS TABLE TEST TRAIN WEIGHTS
-OF_MAKE := MAKE MAKEFLAGS SHELL .SHELLFLAGS
-given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+OF_MAKE := MAKE MAKEFLAGS SHELL .SHELLFLAGS TMPDIR
+given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(if $(findstring _,$(name)),,$(name))))
 unknown := $(firstword $(filter-out $(VARIABLES) $(OF_MAKE),$(given)))
 ifneq ($(unknown),)
 $(error unknown variable $(unknown): expected one of $(VARIABLES); see make help)

@@ -90,8 +90,10 @@ def test_a_misspelt_variable_is_refused_before_its_default_is_used():
     assert "unknown variable CONFG: expected one of A B " in done.stderr
 
 
-@pytest.mark.parametrize("word", ["-j2", "-k", "SHELL=/bin/bash", "MAKEFLAGS=-k", ".SHELLFLAGS=-ec", "CONFIG:=nuclei"])
-def test_options_and_variables_of_make_itself_are_accepted(word):
+@pytest.mark.parametrize(
+    "word", ["-j2", "-k", "SHELL=/bin/bash", "MAKEFLAGS=-k", ".SHELLFLAGS=-ec", "CONFIG:=nuclei", "OMP_NUM_THREADS=1"]
+)
+def test_variables_of_make_itself_and_of_the_environment_are_accepted(word):
     done = make("-n", "train", "PYTHON=python", word)
     assert (done.returncode, done.stderr) == (0, "")
 

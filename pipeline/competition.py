@@ -67,8 +67,8 @@ class Files(Table):
             ValueError: for channels without {id} or {channel}, repeated names, and for a slice_pattern beside frame.
         """
         for path in self.channel_paths:
-            if path.count("{id}") != 1:
-                raise ValueError(f"channels: '{shortened(path)}': expected {{id}} once, as in '{{id}}/red.tif'")
+            if "{id}" not in path:
+                raise ValueError(f"channels: '{shortened(path)}': expected {{id}}, as in '{{id}}/red.tif'")
         if self.channel_path is not None and (not self.channels or "{channel}" not in self.channel_path):
             raise ValueError("channel_path = '{id}/band_{channel}.npy' needs {channel}, and the list channels")
         if self.channels and self.pattern:

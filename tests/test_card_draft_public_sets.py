@@ -30,7 +30,7 @@ EXPECTED: dict[str, tuple[str, str | None, int, int, int, int]] = {
     "chips": ("train", "train_labels", 1, 12, 4, 12),
     "cityscapes": ("leftImg8bit/train", "gtFine/train", 7, 12, 4, 6),
     "clothes": ("png_images/IMAGES", "png_masks/MASKS", 5, 12, 0, 12),
-    "clouds38": ("38-Cloud_training/train_nir", "38-Cloud_training/train_gt", 1, 12, 4, 12),
+    "clouds38": ("38-Cloud_training/train_red", "38-Cloud_training/train_gt", 1, 12, 4, 12),
     "covid_nifti": ("ct_scans", "lung_mask", 3, 20, 0, 5),
     "crack500": ("traincrop", "traincrop", 1, 12, 4, 3),
     "cvc_clinic": ("PNG/Original", "PNG/Ground Truth", 1, 24, 0, 5),

@@ -232,10 +232,18 @@ def test_another_number_of_channels_is_refused_before_any_file_is_read(folder, c
     assert "model.in_channels is 3, but the input has 2 channels: leave it out, or set 2" in said
 
 
+def test_an_id_may_be_in_the_folder_and_in_the_name_of_a_channel_and_is_the_same_there(tmp_path):
+    for path in ("a1/a1_t1.png", "a1/a1_t2.png", "b2/a1_t1.png"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    found = find_channels(tmp_path, ["{id}/{id}_t1.png", "{id}/{id}_t2.png"])
+    assert found == {"a1": (tmp_path / "a1/a1_t1.png", tmp_path / "a1/a1_t2.png")}
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ('channels = ["red.png"]', "channels: 'red.png': expected {id} once"),
+        ('channels = ["red.png"]', "channels: 'red.png': expected {id}"),
         ('channels = ["{id}/red.png", "{id}_red.tif"]', "channels: 'red' is repeated"),
         ('channels = ["a"]\nchannel_path = "{id}.npy"', "channel_path = '{id}/band_{channel}.npy' needs {channel}"),
         ("channels = [\"{id}.png\"]\npattern = '(.+)'", "channels name the files of each id: leave out pattern"),

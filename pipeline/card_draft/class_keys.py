@@ -153,6 +153,9 @@ def mask_keys(codes: MaskCodes | None, classes: Sequence[Key]) -> Iterator[Key]:
     elif codes.kind == "value":
         value = list(codes.values[0]) if isinstance(codes.values[0], tuple) else codes.values[0]
         yield Key("masks.values", {classes[0].value[0]: value}, codes.evidence, False)
+        if codes.background not in (0, (0, 0, 0)):
+            background = list(codes.background) if isinstance(codes.background, tuple) else codes.background
+            yield Key("masks.background", background, f"the more frequent value; {codes.evidence}", False)
     elif codes.kind == "objects":
         yield from _object_keys(codes)
     elif codes.kind == "soft":

@@ -14,8 +14,12 @@ from pipeline.quoting import listed, shortened
 DEFAULT_FOLDS = 5
 
 
-def column_keys(sources: Sources, packed: str | None, classes: Sequence[Key]) -> Iterator[Key]:
-    """The keys of [columns], [[train_columns]] and of the meta table."""
+def column_keys(sources: Sources, packed: str | None, classes: Sequence[Key], *, has_volumes: bool) -> Iterator[Key]:
+    """The keys of [columns], [[train_columns]] and of the meta table.
+
+    Args:
+        has_volumes: images are slices of volumes: a table with a row for each volume has none for them.
+    """
     several = len(classes[0].value) > 1
     columns, origin, sure = _columns_of(sources)
     yield Key("columns.id", columns.id, origin, sure)
@@ -34,7 +38,8 @@ def column_keys(sources: Sources, packed: str | None, classes: Sequence[Key]) ->
         yield Key("columns.packed_objects", packed, f"the cells of {sources.sample.name}")
     if sources.sample and sources.layout and (own := _row_columns(sources.layout.columns)) != _row_columns(columns):
         yield from (Key(f"train_columns.{key}", value, f"of {sources.labels.name}") for key, value in own.items())
-    yield from _meta_keys(sources, columns)
+    if not (sources.masks and has_volumes):
+        yield from _meta_keys(sources, columns)
 
 
 def _columns_of(sources: Sources) -> tuple[Columns, str, bool]:

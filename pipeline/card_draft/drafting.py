@@ -8,7 +8,7 @@ from pipeline.card_draft.dialect import find_dialect
 from pipeline.card_draft.draft import CardDraft, Key, joined
 from pipeline.card_draft.file_keys import file_keys, images_without_rows
 from pipeline.card_draft.listing import Listing
-from pipeline.card_draft.parts import Parts, find_train, measure
+from pipeline.card_draft.parts import Parts, check_volumes, find_train, measure
 from pipeline.card_draft.row_keys import check_metric, metric_key, packed_form, row_keys
 from pipeline.card_draft.sources import Sources, find_sources, texts_of
 from pipeline.competition import Competition
@@ -37,6 +37,7 @@ def draft_card(listing: Listing, name: str, metric: str = "", table: str = "") -
     packed = packed_form(sources)
     classes, codes = find_classes(listing, sources, name, of_objects=of_objects)
     measured = measure(listing.root, found)
+    check_volumes(listing.root, found, sources)
     keys = joined(
         [
             [Key("name", name, "the name given"), Key("title", _title(name), "the name given")],
@@ -45,7 +46,7 @@ def draft_card(listing: Listing, name: str, metric: str = "", table: str = "") -
             [metric_key(given, packed)],
             images_without_rows(sources, found, exclusive=any(key.name == "exclusive" for key in classes)),
             file_keys(sources, found),
-            column_keys(sources, packed, classes),
+            column_keys(sources, packed, classes, has_volumes=found.has_volumes),
             group_keys(sources, measured),
             mask_keys(codes, classes),
             _dialect_keys(listing, sources, found, packed),

@@ -113,7 +113,7 @@ def images_without_rows(sources: Sources, found: Parts, *, exclusive: bool) -> I
     """
     labelled = set(sources.ids)
     without = [image_id for image_id in found.train if image_id not in labelled]
-    if not without or any(path.lower().endswith((".nii", ".nii.gz")) for each in found.train.values() for path in each):
+    if not without or (found.has_volumes and not sources.masks):  # ids of a table are of slices
         return
     what = f"{len(without)} of {len(found.train)} training images have no label, such as '{shortened(without[0], 40)}'"
     if set(without) & set(sources.test_ids):

@@ -10,8 +10,8 @@ import numpy as np
 from pipeline.card_draft.tables import Table
 
 GROUP_NAME = re.compile(
-    r"patient|subject|case|study|series|sequence|video|clip|scene|slide|wsi|source|mosaic|volume|session|donor|well|plate|"
-    r"person|animal|specimen|fragment|site|group|location|city|town",
+    r"patient|subject|case|lesion|study|series|sequence|video|clip|scene|slide|wsi|source|mosaic|volume|session|donor|"
+    r"well|plate|person|animal|specimen|fragment|site|group|location|city|town",
     re.IGNORECASE,
 )
 SLICE_WORD = re.compile(r"slice|frame|layer|depth|^z$", re.IGNORECASE)
@@ -23,7 +23,12 @@ YEAR = re.compile(r"(19|20)\d\d")
 TWO_NUMBERS = r"(.+)[_-]\d+[_-]\d+$"
 NO_GAP = r"([A-Za-z][A-Za-z_-]*[A-Za-z])\d+$"
 COPIED = r"(.+?)[._-](?=[a-z]*\d)[0-9a-z]{20,}$"
-SIDED = r"(.*\d)[_ -]?(?:[LR]|OD|OS|left|right)$"
+SIDED = r"(.*\d)[_ -]?(?:[LRlr]|OD|OS|left|right)$"
+# Ids with the coordinates of a tile, as x_y0_x512; in four numbers, its corners; of the same place before and after an
+# event; of a patient, whose number is followed by others.
+TILES = (r"(.+?)[_-]x(?:min)?[_-]?\d+[_-]y(?:min)?[_-]?\d+.*", r"(.+)_\d+[_-]\d+[_-]\d+[_-]\d+$")
+TIMED = r"(.*\d)[_-](?:pre|post|before|after)(?:[_-][A-Za-z]+)?$"
+NAMED = r"((?i:patient|subject|case|sub|pat)[_-]?[A-Za-z]*\d+)[_-].+"
 MIN_WORDS = 5  # series without a number in their names: fewer are kinds of images, as defects or breeds are
 HEAD = re.compile(r"([A-Za-z]+[_-]?)(\d+)(?=[_-])")
 MIN_GROUPS = 2
@@ -86,14 +91,16 @@ def find_patterns(ids: Sequence[str], more: Sequence[str], *, one_channel: bool,
         medical: images are DICOM files.
     """
     parts = _numbered(ids)
+    if tiles := _by_forms(ids, TILES):
+        return tiles
     if len(parts) < len(ids) or not parts:
-        return _by_forms(ids, (NO_GAP, SIDED, COPIED))
+        return _by_forms(ids, (NO_GAP, SIDED, TIMED, NAMED, COPIED)) or Groups()
     series = {each.series for each in parts}
     if _are_slices(parts, one_channel=one_channel or medical) and _are_consecutive([*parts, *_numbered(more)]):
         return _one_volume(parts, medical=medical) if len(series) == 1 else _volumes(parts)
     if _are_groups(series, len(ids)):
         return Groups(rf"(.+){_word_pattern(parts)}\d+{_end_pattern(parts)}", None, _describe(series, len(ids)))
-    return _by_forms(ids, (TWO_NUMBERS, COPIED))
+    return _by_forms(ids, (TWO_NUMBERS, NAMED, COPIED)) or Groups()
 
 
 def _are_groups(names: Collection[str], count: int) -> bool:
@@ -103,13 +110,13 @@ def _are_groups(names: Collection[str], count: int) -> bool:
     return len(names) >= MIN_WORDS or any(re.search(r"\d", name) for name in names)
 
 
-def _by_forms(ids: Sequence[str], forms: Sequence[str]) -> Groups:
-    """The groups by the first of some forms that all ids have."""
+def _by_forms(ids: Sequence[str], forms: Sequence[str]) -> Groups | None:
+    """The groups by the first of some forms that all ids have; None without one."""
     for form in forms:
         found = [re.fullmatch(form, image_id) for image_id in ids]
         if all(found) and _are_groups(names := {each[1] for each in found}, len(ids)):
             return Groups(form, None, _describe(names, len(ids)))
-    return Groups()
+    return None
 
 
 def _describe(names: Collection[str], count: int) -> str:

@@ -16,7 +16,7 @@ from itertools import combinations, pairwise
 from typing import NamedTuple
 
 from pipeline.card_draft.listing import spread
-from pipeline.data.file_index import normalize_id, spellings
+from pipeline.data.file_index import channel_regex, normalize_id, spellings
 
 NUM_IDS = 40  # that are searched in all paths
 NUM_SPLIT = 12  # ids that are searched in pieces, which takes longer
@@ -29,11 +29,17 @@ SIDE = "\7"  # in a template: the word left, or right
 MARKS = {NUMBER: r"\d+", ANYTHING: "[^/]*", SIDE: "(?i:left|right)"}  # as regular expressions
 MIN_FITTING = 0.5  # of the ids of the most frequent template: masks may be of more ids than images, or of fewer
 MASK_WORD = re.compile(
-    r"mask|label|annot|manual|ground|truth|segment|target|(?<![a-z])(gt(fine|coarse)?|seg|ann|lbl)(?![a-z])",
+    r"mask|label|annot|manual|ground|truth|segment|target|(?<![a-z])(gt(fine|coarse)?|seg|ann|lbl|msk)(?![a-z])",
     re.IGNORECASE,
 )
-HELD_OUT = re.compile(r"test|(?<![a-z])(te|val(id|idation)?)(?![a-z])", re.IGNORECASE)
+VALIDATION = re.compile(r"(?i:(?<![a-z])val(id|idation)?(?![a-z]))|(?<=[a-z])(Va|Val)(?![A-Za-z])")
+HELD_OUT = re.compile(rf"(?i:test|(?<![a-z])te(?![a-z]))|(?<=[a-z])Ts(?![A-Za-z])|{VALIDATION.pattern}")
 COLORS = ("red", "green", "blue", "nir", "rededge", "swir")
+# In a path: further data beside the pictures themselves, such as heights.
+BESIDE = re.compile(
+    r"(?<![a-z])(n?dsm|dem|dtm|elevation|height|slope|hydro|nir|ir|depth|distance|overlays?|previews?|thumb\w*|vis)(?![a-z])",
+    re.IGNORECASE,
+)
 
 
 def is_held_out(path: str) -> bool:
@@ -229,15 +235,17 @@ def rules_of(template: str, pieces: Mapping[str, Sequence[str]]) -> Iterator[Rul
 
 
 def _pattern_of(rest: str, pieces: Mapping[str, str]) -> str:
-    """The regular expression of a template, with a group at the first place of each piece."""
-    text, seen = "", set[str]()
+    """The regular expression of a template, with a group at the first place of each piece; it is the same elsewhere."""
+    text, seen = "", list[str]()
     for letter in rest:
-        if letter in PIECES:
-            text += "[^/]+" if letter in seen else f"({pieces[letter]})"
-            seen.add(letter)
+        if letter in seen:
+            text += rf"\{seen.index(letter) + 1}"
+        elif letter in PIECES:
+            text += f"({pieces[letter]})"
+            seen.append(letter)
         else:
             text += MARKS.get(letter) or re.escape(letter).replace(r"\-", "-")
-    return text
+    return re.sub(r"(\\[1-3])(?=\d)", r"(?:\1)", text)
 
 
 def generalised(texts: Sequence[str]) -> str:
@@ -342,7 +350,8 @@ def _largest_folder(families: Sequence[Family], near: Collection[str]) -> tuple[
 
     def likelihood(name: str) -> tuple:
         shared = len(set(name.split("/")) & set(near))
-        return shared, "train" in name.lower(), "image" in name.lower(), len(folders[name]), -len(name)
+        is_picture = not BESIDE.search(name)
+        return shared, "train" in name.lower(), "image" in name.lower(), is_picture, len(folders[name]), -len(name)
 
     chosen = max(folders, key=likelihood)
     return sorted(folders[chosen]), [family for family in families if _folder(family) != chosen]
@@ -371,7 +380,7 @@ def _several_files(families: Sequence[Family], search: Search, ids: Sequence[str
         middle = families[len(families) // 2]
         suffix = re.escape("." + middle.template.rpartition(".")[2])
         return Images(choose_rule(middle, search, ids, paths), slice_pattern=rf"(\d+){suffix}")
-    if all(family.template.count(PIECES[0]) == 1 for family in families) and len(search.pieces) == 1:
+    if len(search.pieces) == 1 and not any(set(family.template) & set(MARKS) for family in families):
         return _channels(families, search, ids, paths)
     return Images(choose_rule(families[0], search, ids, paths))
 
@@ -394,8 +403,7 @@ def _channels(families: Sequence[Family], search: Search, ids: Sequence[str], pa
     names = [rest[len(before) : len(rest) - len(after)] for rest in rests]
     names.sort(key=lambda name: (COLORS.index(name.lower()) if name.lower() in COLORS else len(COLORS), name))
     path = before + "{channel}" + after
-    first = re.escape(path.replace("{channel}", names[0])).replace(r"\{id\}", "([^/]+)")
-    rule = Rule(folder, "", first)
+    rule = Rule(folder, "", channel_regex(path.replace("{channel}", names[0])))
     return Images(rule, tuple(names), path) if "{id}" in path else Images(rule, tuple(rests))
 
 

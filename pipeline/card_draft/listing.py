@@ -14,6 +14,7 @@ IMAGES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".dcm", ".dicom", ".npy"),
     *(".nii", ".nii.gz", ".jp2", ".j2k", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
+BY_LENGTH = tuple(sorted(IMAGES, key=len, reverse=True))  # a name that ends in several ends in the longest
 T = TypeVar("T")
 
 
@@ -27,6 +28,17 @@ def readable(path: Path) -> Path:
         return path
     slices = list(slices_of(path).values())
     return slices[(len(slices) - 1) // 2]
+
+
+def stem_of(path: str) -> str:
+    """The name of a file without the suffix of an image.
+
+    >>> stem_of("a/x.nii.gz"), stem_of("a/x_MPP-0.25.png")
+    ('x', 'x_MPP-0.25')
+    """
+    name = path.rpartition("/")[2]
+    ending = next((suffix for suffix in BY_LENGTH if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(ending)] if ending else name
 
 
 class Listing(NamedTuple):

@@ -1,5 +1,6 @@
 """What the values of mask images stand for: one class, several, objects, or shares."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,9 @@ MIN_COUNTED = 0.8  # of the masks hold 0, 1, … n without a gap, if they are la
 MIN_NUMBERS = 4  # different n, the largest at least MIN_OBJECTS: a number of objects varies, one of classes does not
 MIN_OBJECTS = 6
 VOID_CODE = 255
+VOID_STEP = 1.1  # times the largest step between classes: 0, 128 and 255 are three classes
+MAX_COLOUR = 4  # channels of a mask, with alpha; a file of more is a stack
+SOFT_NAME = re.compile(r"soft|prob", re.IGNORECASE)
 
 
 class MaskCodes(NamedTuple):
@@ -37,6 +41,7 @@ class MaskCodes(NamedTuple):
         values: of the classes, or the one value.
         void: value of ignored pixels.
         evidence: one line.
+        background: with "value", the other value.
     """
 
     kind: Literal["binary", "above", "value", "classes", "objects", "soft", "unknown"]
@@ -44,6 +49,7 @@ class MaskCodes(NamedTuple):
     void: Value | None
     evidence: str
     is_sure: bool = True
+    background: Value = 0
 
 
 def read_codes(paths: Sequence[Path], *, of_objects: bool, num_classes: int | None) -> MaskCodes:
@@ -53,6 +59,9 @@ def read_codes(paths: Sequence[Path], *, of_objects: bool, num_classes: int | No
         paths: of all mask images.
         of_objects: the metric is one of objects.
         num_classes: of the sample submission; None if it names no classes.
+
+    Raises:
+        ValueError: for a mask image that is a stack of several.
     """
     paths = list(paths)
     some = [path for file in spread(paths, NUM_MASKS) if (path := _small_image(file)) is not None]
@@ -88,7 +97,8 @@ def _codes_of(
     shown = f"values {listed(map(_shown, values), 60)} in {len(found)} masks"
     if any(is_jpeg(path) for path in some):
         return MaskCodes("above", (), None, f"JPEG blurs values: {shown}")
-    if any(isinstance(value, float) for value in counts):
+    is_named_soft = all(SOFT_NAME.search(path.name) for path in some) and not any(isinstance(v, tuple) for v in counts)
+    if is_named_soft or any(isinstance(value, float) for value in counts):
         return MaskCodes("soft", (), None, f"shares: {shown}", is_sure=False)
     if len({isinstance(value, tuple) for value in counts}) > 1:
         return MaskCodes("unknown", (), None, f"some masks are grey, others in colour: {shown}", is_sure=False)
@@ -117,17 +127,23 @@ def _codes(
     if len(values) == 2 and num_classes in (None, 1):
         low, high = values
         background = low if low in (0, (0, 0, 0)) else max(values, key=lambda value: counts[value])
-        return MaskCodes("value", (high if background == low else low,), None, shown)
+        return MaskCodes("value", (high if background == low else low,), None, shown, background=background)
     void = _void(values, num_classes)
     return MaskCodes("classes", tuple(value for value in values if value != void), void, shown)
 
 
 def _void(values: Sequence[Value], num_classes: int | None) -> Value | None:
-    """The value of ignored pixels: 255 beside small numbers, or the one value beyond those of the classes."""
+    """The value of ignored pixels: a negative one, 255 beside small numbers, or the one value beyond those of classes.
+
+    Greys at equal steps up to 255 are classes.
+    """
     last = values[-1]
     if isinstance(last, tuple):
         return None
-    has_gap = len(values) > 2 and last > values[-2] + 1
+    if num_classes is None and values[0] < 0:
+        return values[0]
+    *steps, last_step = np.diff(values)
+    has_gap = len(values) > 2 and last_step > max(1, VOID_STEP * max(steps))
     if num_classes is not None:
         return last if len(values) == num_classes + 1 and has_gap else None
     return last if last == VOID_CODE and has_gap else None
@@ -173,6 +189,11 @@ def _values_of(path: Path) -> Counter | None:
         pixels = read_pixels(path) if indices is None else indices
     except (ImageError, OSError):
         return None
+    if pixels.shape[2] > MAX_COLOUR and pixels.dtype.kind != "f":
+        raise ValueError(
+            f"{path}: a mask of {pixels.shape[2]} pages, or channels: expected one mask in a file: save each page, of "
+            f"images too, as a file of its own"
+        )
     if pixels.shape[2] in (2, 4):
         pixels = pixels[..., :-1]
     if pixels.shape[2] == 3 and pixels.dtype == np.uint8:

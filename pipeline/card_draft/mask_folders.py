@@ -1,9 +1,10 @@
 """Mask images: which files they are, and whose."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from pipeline.card_draft.image_folders import (
     find_images,
     is_held_out,
 )
-from pipeline.card_draft.listing import spread
+from pipeline.card_draft.listing import readable, spread, stem_of
 from pipeline.data.formats import read_pixels
 from pipeline.data.rasters import ImageError
 
@@ -32,6 +33,9 @@ MIN_IMAGES = 0.9  # of the masks must have an image
 MIN_MATCHED = 0.3  # of the files of a group; the others may be copies in another format, or of other annotators
 MANY_FOLDERS = 10  # of them, one may be named like a part
 MAX_VALUES = 32  # of a mask that no name shows
+MAX_COLOURS = 1024  # of a mask; a picture has more
+NUM_COMPARED = 4  # masks of a group, whose values are compared
+MIN_SAME_PLACE = 0.9  # overlap (IoU) of masks of different images: that of fields of view, which show no objects
 ENDING = re.compile(r"(?P<word>[_-][^_\-./]*[A-Za-z][^_\-./]*)(?P<number>[_-]\d+)?(?P<suffix>\.[\w.]+)$")
 WORDS = re.compile(r"(?P<word>([_-][A-Za-z]+)+)(?P<number>[_-]\d+)?(?P<suffix>\.[\w.]+)$")  # x_label and x_inst_label
 MAX_ENDINGS = 6
@@ -64,10 +68,10 @@ def find_mask_images(root: Path, paths: Sequence[str]) -> MaskImages | None:
     Args:
         paths: of all image files below root.
     """
-    found = _of_groups(_named_groups(paths), paths)
+    found = _of_groups(root, _named_groups(paths), paths)
     if found and not _are_masks(root, found, paths):
         return found
-    return _of_groups(_groups_by_content(root, paths), paths) or found
+    return _of_groups(root, _groups_by_content(root, paths), paths) or found
 
 
 def find_candidates(root: Path, paths: Sequence[str]) -> dict[str, list[str]]:
@@ -91,16 +95,17 @@ def _named_groups(paths: Sequence[str]) -> dict[str, list[str]]:
     named = [path for path in paths if MASK_WORD.search(path[shared:])]
     if len(named) == len(paths):
         return {}
-    known = {_stem(path) for path in set(paths) - set(named)}
+    known = Counter(map(stem_of, set(paths) - set(named)))
     return _groups(named, known)
 
 
-def _of_groups(groups: Mapping[str, Sequence[str]], paths: Sequence[str]) -> MaskImages | None:
+def _of_groups(root: Path, groups: Mapping[str, Sequence[str]], paths: Sequence[str]) -> MaskImages | None:
     """The masks of the best group that has images, with those of its sibling folders if they are of other images."""
     masks = {path for group in groups.values() for path in group}
     images = [path for path in paths if path not in masks]
-    for name in sorted(groups, key=lambda name: _preference(name, groups[name])):
-        siblings = [each for each in groups if each == name or _are_siblings(each, name)]
+    unlikely = {name for name in groups if len(groups) > 1 and _are_no_labels(root, groups[name])}
+    for name in sorted(groups, key=lambda name: (name in unlikely, *_preference(name, groups[name]))):
+        siblings = [each for each in groups if each == name or _are_siblings(each, name, groups)]
         together = [path for each in siblings for path in groups[each]]
         found = _pair(together, images, unique=True) if len(siblings) > 1 else None
         used = siblings if found else [name]
@@ -118,14 +123,21 @@ def _held_out_folder(group: str) -> str:
     return group[: group.find("/", HELD_OUT.search(group).end())]
 
 
-def _are_siblings(one: str, other: str) -> bool:
-    """Whether groups are of folders beside each other, of which none is held out."""
-    (parent, _, end), (other_parent, _, other_end) = (_split_name(each) for each in (one, other))
+def _are_siblings(one: str, other: str, groups: Mapping[str, Sequence[str]]) -> bool:
+    """Whether groups are of folders that differ in numbers or in one part of their paths, and none is held out. If that
+    is not the last one, their files must have different names: copies in another format have the same.
+    """
     if is_held_out(one) or is_held_out(other):
         return False
-    return (bool(parent) and (parent, end) == (other_parent, other_end)) or _without_numbers(one) == _without_numbers(
-        other
-    )
+    (*folders, end), (*other_folders, other_end) = one.split("/"), other.split("/")
+    if _without_numbers(one) == _without_numbers(other):
+        return True
+    different = [n for n, (a, b) in enumerate(zip(folders, other_folders, strict=False)) if a != b]
+    if end != other_end or len(folders) != len(other_folders) or len(different) != 1:
+        return False
+    if different == [len(folders) - 1] and len(folders) > 1:
+        return True
+    return set(map(stem_of, groups[one])).isdisjoint(map(stem_of, groups[other]))
 
 
 def _without_numbers(group: str) -> str:
@@ -133,11 +145,20 @@ def _without_numbers(group: str) -> str:
     return re.sub(r"\d+|(?<=[a-z])[A-Z](?![A-Za-z])", "#", group)
 
 
-def _split_name(group: str) -> tuple[str, str, str]:
-    """The folder above a group's folder, the folder, and the form of its names."""
-    folder, _, end = group.rpartition("/")
-    parent, _, last = folder.rpartition("/")
-    return parent, last, end
+def _are_no_labels(root: Path, group: Sequence[str]) -> bool:
+    """Whether files are pictures with many colours, such as previews, or show the same place in all images, such as
+    fields of view.
+    """
+    some = [pixels for path in spread(group, NUM_COMPARED) if (pixels := _pixels(root / path)) is not None]
+    if some and all(each.shape[2] == 3 and _num_values(each) > MAX_COLOURS for each in some):
+        return True
+    inside = [each.max(axis=2) > 0 for each in some if _num_values(each) <= 2]
+    pairs = [(a, b) for a, b in combinations(inside, 2) if a.shape == b.shape]
+    return len(inside) == NUM_COMPARED and bool(pairs) and all(_overlap(a, b) >= MIN_SAME_PLACE for a, b in pairs)
+
+
+def _overlap(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one & other).sum() / max(1, (one | other).sum()))
 
 
 def _shared_folder(paths: Sequence[str]) -> str:
@@ -161,15 +182,18 @@ def _preference(name: str, group: Sequence[str]) -> tuple:
     )
 
 
-def _groups(paths: Sequence[str], known: Collection[str] = (), *, by_extension: bool = False) -> dict[str, list[str]]:
+def _groups(
+    paths: Sequence[str], known: Mapping[str, int] | None = None, *, by_extension: bool = False
+) -> dict[str, list[str]]:
     """Paths by their folder, with "*" for folders that stand for images, and by a name that all those have.
 
     Folders and names that differ in the words left and right only are one group.
 
     Args:
-        known: names of other files, without their extension.
+        known: how often other files have a name, without their extension.
         by_extension: files of another extension are another group.
     """
+    known = known or {}
     children: dict[str, set[str]] = {}
     for path in paths:
         parts = path.split("/")[:-1]
@@ -178,9 +202,13 @@ def _groups(paths: Sequence[str], known: Collection[str] = (), *, by_extension: 
     varying = {parent for parent in children if _stand_for_images(parent, children)}
     folders: dict[str, list[str]] = {}
     for path in paths:
-        folders.setdefault(SIDES.sub("?", _starred(path.split("/")[:-1], varying)), []).append(path)
-    found: dict[str, list[str]] = {}
+        folders.setdefault(_starred(path.split("/")[:-1], varying), []).append(path)
+    kinds: dict[str, list[str]] = {}
     for folder, members in folders.items():
+        for kind, of_kind in _by_kind(folder, members, known).items():
+            kinds.setdefault(SIDES.sub("?", kind), []).extend(of_kind)
+    found: dict[str, list[str]] = {}
+    for folder, members in kinds.items():
         names = Counter(path.rpartition("/")[2] for path in members)
         forms = Counter(re.sub(r"\d+", "#", name) for name in names)
         for path in members:
@@ -189,6 +217,45 @@ def _groups(paths: Sequence[str], known: Collection[str] = (), *, by_extension: 
             extension = f".{path.rpartition('.')[2]}" if by_extension else ""
             found.setdefault(f"{folder}/{name if is_fixed else f'*{extension}'}", []).append(path)
     return {name: group for each in found.items() for name, group in _by_ending(*each, known).items()}
+
+
+def _by_kind(folder: str, members: Sequence[str], known: Mapping[str, int]) -> dict[str, list[str]]:
+    """Files in folders that stand for images; or, if more of them than images have the same name, in folders that stand
+    for kinds of masks, as heart/x.png and lung/x.png.
+
+    Args:
+        folder: with "*" for parts that differ.
+        known: as for `_groups`.
+    """
+    same = defaultdict[str, list[str]](list)
+    for path in members:
+        same[known_start(path, known)].append(path)
+    repeated = [each for name, each in same.items() if name and len({stem_of(path) for path in each}) < len(each)]
+    several = [each for each in repeated if len(each) > known[known_start(each[0], known)]]
+    if "*" not in folder or 2 * len(several) < len(same):
+        return {folder: list(members)}
+    depths = {
+        depth
+        for each in several
+        for depth, parts in enumerate(zip(*(path.split("/")[:-1] for path in each), strict=False))
+        if len(set(parts)) > 1
+    }
+    found: dict[str, list[str]] = {}
+    for path in members:
+        parts = [
+            own if depth in depths else part
+            for depth, (part, own) in enumerate(zip(folder.split("/"), path.split("/"), strict=False))
+        ]
+        found.setdefault("/".join(parts), []).append(path)
+    return found
+
+
+def known_start(path: str, known: Collection[str]) -> str:
+    """The longest start of a file's name, up to a word's end, that is the name of an image; "" without one."""
+    name = stem_of(path)
+    while name and name not in known:
+        name = re.sub(r"[_\-. ]?[^_\-. ]*$", "", name)
+    return name
 
 
 def _starred(parts: Sequence[str], varying: Collection[str]) -> str:
@@ -201,12 +268,18 @@ def _starred(parts: Sequence[str], varying: Collection[str]) -> str:
     return "/".join(starred)
 
 
-def _by_ending(name: str, group: Sequence[str], known: Collection[str]) -> dict[str, list[str]]:
+def _by_ending(name: str, group: Sequence[str], known: Mapping[str, int]) -> dict[str, list[str]]:
     """A group in parts, where names end in few words, each of them frequent, as x_color.png and x_labelIds.png.
 
-    Names that are those of images, and names of which no two start alike, have no such ending.
+    Names that are those of images, names of which no two start alike, and names that end as those of images do, have no
+    such ending.
     """
-    if sum(_stem(path) in known for path in group) >= MIN_NAMED * len(group):
+    if by_image := _by_ending_of_image(name, group, known):
+        return by_image
+    if sum(stem_of(path) in known for path in group) >= MIN_NAMED * len(group):
+        return {name: list(group)}
+    of_images = {found["word"] for each in spread(list(known), NUM_MASKS) if (found := ENDING.search(f"{each}.x"))}
+    if of_images >= {found["word"] for path in group if (found := ENDING.search(path))}:
         return {name: list(group)}
     found = next(filter(None, (_endings(group, form) for form in (ENDING, WORDS))), {"": list(group)})
     return {f"{name}{ending}": paths for ending, paths in found.items()}
@@ -223,6 +296,24 @@ def _endings(group: Sequence[str], form: re.Pattern) -> dict[str, list[str]] | N
     if not 1 < len(endings) <= MAX_ENDINGS or min(map(len, endings.values())) < MIN_ENDING * len(group):
         return None
     return endings if len(starts) < len(group) else None
+
+
+def _by_ending_of_image(name: str, group: Sequence[str], known: Mapping[str, int]) -> dict[str, list[str]]:
+    """A group in parts by what follows the names of images, as x_MA.tif and x_HE.tif of x.jpg; {} if files do not begin
+    with these names, or if most images have one ending only. A number at the end does not count: it is a part's.
+    """
+    endings: dict[str, list[str]] = {}
+    of_image: dict[str, set[str]] = {}
+    for path in group:
+        if not (start := known_start(path, known)):
+            return {}
+        ending = re.sub(r"[_-]?\d+$", "", stem_of(path)[len(start) :]) + f".{path.rpartition('.')[2]}"
+        endings.setdefault(ending, []).append(path)
+        of_image.setdefault(start, set()).add(ending)
+    several = sum(len(each) > 1 for each in of_image.values())
+    if not 1 < len(endings) <= MAX_ENDINGS or 2 * several < len(of_image):
+        return {}
+    return {f"{name}{ending}": paths for ending, paths in endings.items()}
 
 
 def _stand_for_images(parent: str, children: Mapping[str, Collection[str]]) -> bool:
@@ -253,58 +344,53 @@ def _groups_by_content(root: Path, paths: Sequence[str]) -> dict[str, list[str]]
 
 
 def _has_few_values(path: Path) -> bool:
+    pixels = _pixels(path)
+    return pixels is not None and _num_values(pixels) <= MAX_VALUES
+
+
+def _pixels(path: Path) -> np.ndarray | None:
+    """The pixels (H, W, C) of a file, or of a volume's middle slice; None if it cannot be read."""
     try:
-        pixels = read_pixels(path)
+        return read_pixels(readable(path))
     except (ImageError, OSError):
-        return False
+        return None
+
+
+def _num_values(pixels: np.ndarray) -> int:
+    """How many values, or colours, some of the pixels have."""
     values = pixels.reshape(-1, pixels.shape[2])[:: max(1, pixels[..., 0].size // 100_000)]
-    return len(np.unique(values, axis=0)) <= MAX_VALUES
-
-
-def _stem(path: str) -> str:
-    return path.rpartition("/")[2].partition(".")[0]
+    return len(np.unique(values, axis=0))
 
 
 def _before_mask_word(path: str) -> str:
-    found = MASK_WORD.search(_stem(path))
-    return _stem(path)[: found.start()].rstrip("_-. ") if found else ""
+    found = MASK_WORD.search(stem_of(path))
+    return stem_of(path)[: found.start()].rstrip("_-. ") if found else ""
 
 
 def _without_end(path: str) -> str:
-    return re.sub(r"[_\-. ][^_\-. ]*$", "", _stem(path))
+    return re.sub(r"[_\-. ][^_\-. ]*$", "", stem_of(path))
 
 
 def _without_two_ends(path: str) -> str:
-    return re.sub(r"([_\-. ][^_\-. ]*){2}$", "", _stem(path))
+    return re.sub(r"([_\-. ][^_\-. ]*){2}$", "", stem_of(path))
 
 
 def _without_start(path: str) -> str:
-    return re.sub(r"^[^_\-. \d]*[_\-. ]?", "", _stem(path))
+    return re.sub(r"^[^_\-. \d]*[_\-. ]?", "", stem_of(path))
 
 
 def _without_middle(path: str) -> str:
     """The name without a word between its start and a number at its end: um_road_000001 is um_000001."""
-    return re.sub(r"[_\-][^\W\d_]+(?=[_\-]\d+$)", "", _stem(path))
+    return re.sub(r"[_\-][^\W\d_]+(?=[_\-]\d+$)", "", stem_of(path))
 
 
 def _without_inner_mask_word(path: str) -> str:
     """The name without a word of masks between others: 2018_label_front_07 is 2018_front_07."""
-    return re.sub(rf"[_\-][^\W\d_]*(?:{MASK_WORD.pattern})[^\W\d_]*(?=[_\-])", "", _stem(path), count=1, flags=re.I)
-
-
-def _whole_stem(path: str) -> str:
-    """The name up to the last dot: x.rf.1a2b of x.rf.1a2b.png."""
-    return path.rpartition("/")[2].rpartition(".")[0]
-
-
-def _whole_before_mask_word(path: str) -> str:
-    stem = _whole_stem(path)
-    found = MASK_WORD.search(stem)
-    return stem[: found.start()].rstrip("_-. ") if found else ""
+    return re.sub(rf"[_\-][^\W\d_]*(?:{MASK_WORD.pattern})[^\W\d_]*(?=[_\-])", "", stem_of(path), count=1, flags=re.I)
 
 
 def _without_mask_word(path: str) -> str:
-    return _before_mask_word(path) or _stem(path)
+    return _before_mask_word(path) or stem_of(path)
 
 
 def _folder_name(path: str) -> str:
@@ -318,7 +404,7 @@ def _parent_folder_name(path: str) -> str:
 IdForm = Callable[[str], str]
 # What of a mask's path may be the id of its image, the most likely first.
 ID_FORMS: tuple[IdForm, ...] = (
-    _stem,
+    stem_of,
     _before_mask_word,
     _without_end,
     _without_two_ends,
@@ -326,15 +412,19 @@ ID_FORMS: tuple[IdForm, ...] = (
     _without_middle,
     _without_inner_mask_word,
     _without_mask_word,
-    _whole_stem,
-    _whole_before_mask_word,
 )
 FOLDER_FORMS: tuple[IdForm, ...] = (_folder_name, _parent_folder_name)
 
 
-def _id_forms(masks: Sequence[str]) -> Iterator[IdForm]:
-    """What may be the id: the name, a folder, or, if names repeat, the folders that differ and the name."""
-    yield from ID_FORMS
+def _id_forms(masks: Sequence[str], known: Collection[str]) -> Iterator[IdForm]:
+    """What may be the id: the name, a folder, or, if names repeat, the folders that differ and the name.
+
+    Args:
+        known: names of other files, without their extension.
+    """
+    yield stem_of
+    yield partial(known_start, known=known)
+    yield from ID_FORMS[1:]
     yield from FOLDER_FORMS
     depths = zip(*(path.split("/")[:-1] for path in masks), strict=False)
     different = [depth for depth, parts in enumerate(depths) if len(set(parts)) > 1]
@@ -364,7 +454,7 @@ def _pair(masks: Sequence[str], images: Sequence[str], *, unique: bool = False) 
         unique: each mask has an image, and each image one mask.
     """
     best: MaskImages | None = None
-    for id_of in _id_forms(masks):
+    for id_of in _id_forms(masks, set(map(stem_of, images))):
         found = _pair_by(id_of, masks, images)
         if found is None or (unique and not len(masks) == found.count == len(found.ids)):
             continue
@@ -398,12 +488,18 @@ def _pair_by(id_of: IdForm, masks: Sequence[str], images: Sequence[str]) -> Mask
     files, of_images = rule.files(masks), find_images(every, images, masks[0].split("/")[:-1])
     count = sum(map(len, files.values()))
     known = of_images.rule.files(images)
+    if _paths(rule.files(images)) & _paths(known):
+        return None  # a rule that takes images for masks
     is_repeated = count > len(files) and (of_images.channels or any(len(known.get(each, ())) > 1 for each in files))
     if is_repeated or count < MIN_MATCHED * len(masks) or len(files.keys() & known.keys()) < MIN_IMAGES * len(files):
         return None
     first = of_masks.families[0]
     others = tuple(each.shown for each in of_masks.families[1:] if MIN_OTHER * first.ids <= each.ids < len(every))
     return MaskImages(rule, of_images, count, sorted(files), others)
+
+
+def _paths(files: Mapping[str, Sequence[str]]) -> set[str]:
+    return {path for each in files.values() for path in each}
 
 
 def _mask_rule(search: Search, ids: Sequence[str], masks: Sequence[str]) -> Rule:

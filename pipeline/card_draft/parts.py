@@ -3,15 +3,17 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.card_draft.image_folders import Images, Rule, find_images, folders_of, generalised
+from pipeline.card_draft.image_folders import VALIDATION, Images, Rule, find_images, folders_of, generalised
 from pipeline.card_draft.listing import Listing, readable, spread
 from pipeline.card_draft.sources import Sources
 from pipeline.data.formats import is_dicom, read_header, read_pixels
+from pipeline.data.medical import is_nifti_name, slices_of
 from pipeline.data.rasters import ImageError
 from pipeline.quoting import listed, shortened
 
@@ -41,6 +43,11 @@ class Parts(NamedTuple):
     def rule(self) -> Rule:
         """Which files are images, and their ids."""
         return self.images.rule
+
+    @property
+    def has_volumes(self) -> bool:
+        """Whether some files are NIfTI volumes, whose slices are the images."""
+        return any(is_nifti_name(Path(path)) for each in self.train.values() for path in each)
 
 
 def find_train(listing: Listing, sources: Sources) -> Parts:
@@ -84,14 +91,30 @@ def _test_folder(rule: Rule, paths: Sequence[str], sources: Sources, listing: Li
             folder, count = found.most_common(1)[0]
             evidence = f"{count} of {len(test_ids)} ids of {sources.sample.name}"
             return folder, each, evidence, count == len(test_ids)
-    for each in filter(None, (rule, _of_both_parts(rule))):
-        for folder, count in folders_of(each, paths).most_common():
-            if folder != rule.folder and TEST_WORD.search(folder):
-                return folder, each, f"{count} files; no id of a sample submission is there", False
+    for is_part in (TEST_WORD.search, partial(_is_unlabelled_validation, sources=sources)):
+        for each in filter(None, (rule, _of_both_parts(rule))):
+            for folder, count in _nearest_first(folders_of(each, paths), rule.folder):
+                if folder != rule.folder and is_part(folder):
+                    return folder, each, f"{count} files; no id of a sample submission is there", False
     guesses = [re.sub("train(ing)?", "test", rule.folder)] if "train" in rule.folder else ["test", "test_images"]
     guess = next((each for each in guesses if not _has_files(each, listing.images)), "no_test_images")
     there = "an empty folder" if guess in listing.folders else "no such folder"
     return guess, rule, f"no test images in the files: {there}", False
+
+
+def _nearest_first(folders: Counter[str], train: str) -> list[tuple[str, int]]:
+    """Folders with their numbers of files: of most files first, then those most like the training folder."""
+    parts = set(train.split("/"))
+    return sorted(folders.items(), key=lambda item: (-item[1], -len(parts & set(item[0].split("/")))))
+
+
+def _is_unlabelled_validation(folder: str, sources: Sources) -> bool:
+    """Whether a folder is of a validation part, none of whose images has a mask: they are to be predicted."""
+    return bool(
+        sources.masks
+        and VALIDATION.search(folder)
+        and not any(map(VALIDATION.search, sources.masks.candidates | {sources.masks.rule.folder}))
+    )
 
 
 def _has_files(folder: str, paths: Sequence[str]) -> bool:
@@ -116,6 +139,24 @@ def _of_both_parts(rule: Rule) -> Rule | None:
     text = rf"([^/]+){re.escape(rule.suffix)}" if rule.pattern is None else rule.pattern
     both, count = re.subn(r"train(ing)?", "(?:training|train|testing|test)", text)
     return Rule(rule.folder, "", both) if count else None
+
+
+def check_volumes(root: Path, found: Parts, sources: Sources) -> None:
+    """Refuse volumes that have another number of slices than their masks, as those of several sequences in one file.
+
+    Raises:
+        ValueError: with the first one.
+    """
+    if not sources.masks or not found.has_volumes:
+        return
+    masks = sources.masks.rule.files(sources.masks.candidates)
+    for image_id in spread([each for each in sources.ids if each in found.train and each in masks], NUM_PIXELS):
+        image, mask = root / found.train[image_id][0], root / masks[image_id][0]
+        if is_nifti_name(image) and is_nifti_name(mask) and len(slices_of(image)) != len(slices_of(mask)):
+            raise ValueError(
+                f"{image}: {len(slices_of(image))} slices, but {len(slices_of(mask))} in its mask {mask.name}: if the "
+                f"file has several sequences, or times, save each as a volume of its own, as {image_id}_0000.nii.gz"
+            )
 
 
 class Measured(NamedTuple):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pipeline.card_draft.annotations import Annotations, find_annotations
 from pipeline.card_draft.image_folders import are_in_pieces
-from pipeline.card_draft.listing import IMAGES, Listing, spread
+from pipeline.card_draft.listing import IMAGES, Listing, spread, stem_of
 from pipeline.card_draft.mask_folders import MaskImages, find_candidates, find_mask_images
 from pipeline.card_draft.other_labels import find_other_labels
 from pipeline.card_draft.tables import (
@@ -99,7 +99,7 @@ def find_sources(listing: Listing, *, of_objects: bool, chosen: str) -> Sources:
         return Sources(tables, sample, of_sample, ids, labels, layout, others=others, merged=merged)
     outlines, others = _choose_outlines(find_annotations(listing.root, listing.jsons))
     if outlines:
-        ids = list(outlines.images if _have_suffix(sample, of_sample) else map(_without_suffix, outlines.images))
+        ids = list(outlines.images if _have_suffix(sample, of_sample) else map(stem_of, outlines.images))
         return Sources(tables, sample, of_sample, list(dict.fromkeys(ids)), outlines=outlines, others=others)
     if masks := find_mask_images(listing.root, listing.images):
         return Sources(tables, sample, of_sample, masks.ids, masks=masks, others=masks.others, parts=tuple(parts))
@@ -235,11 +235,6 @@ def _have_suffix(sample: Table | None, layout: RowLayout | None) -> bool:
     """Whether the ids of the sample submission end in an image's suffix."""
     ids = image_ids(sample, layout) if sample else []
     return bool(ids) and all(image_id.lower().endswith(IMAGES) for image_id in ids)
-
-
-def _without_suffix(name: str) -> str:
-    ending = next((suffix for suffix in sorted(IMAGES, key=len, reverse=True) if name.lower().endswith(suffix)), "")
-    return name[: len(name) - len(ending)] if ending else name
 
 
 def texts_of(sources: Sources) -> dict[str, list[str]]:

@@ -138,7 +138,7 @@ def find_channels(folder: Path, channels: Sequence[str]) -> dict[str, tuple[Path
     A missing file is in the result by the path that it should have: reading it is an error, or leaves the image out.
 
     Args:
-        channels: the path of each below the folder, with {id}, which stands for a part of the path without "/".
+        channels: as for `channel_regex`, one for each channel.
 
     Raises:
         FileNotFoundError: without the folder.
@@ -147,13 +147,25 @@ def find_channels(folder: Path, channels: Sequence[str]) -> dict[str, tuple[Path
     found: dict[str, dict[int, Path]] = {}
     names = list(_names_below(folder))
     for number, channel in enumerate(channels):
-        before, after = map(re.escape, channel.split("{id}"))
-        for image_id, path in _by_id(_matches(re.compile(f"{before}([^/]+){after}"), names)).items():
+        for image_id, path in _by_id(_matches(re.compile(channel_regex(channel)), names)).items():
             found.setdefault(image_id, {})[number] = path
     return {
         image_id: tuple(files.get(n, folder / channel.replace("{id}", image_id)) for n, channel in enumerate(channels))
         for image_id, files in sorted(found.items())
     }
+
+
+def channel_regex(channel: str) -> str:
+    r"""The regular expression of a channel's files, with a group for the id.
+
+    Args:
+        channel: a path with {id}, which stands for a part of it without "/", the same wherever it is.
+
+    >>> channel_regex("{id}/{id}_t1.nii")
+    '(?P<id>[^/]+)/(?P=id)_t1\\.nii'
+    """
+    first, *others = map(re.escape, channel.split("{id}"))
+    return f"{first}(?P<id>[^/]+)" + "(?P=id)".join(others)
 
 
 def find_parts(folder: Path, suffix: str, pattern: str | None = None) -> dict[str, tuple[Path, ...]]:

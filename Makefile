@@ -117,9 +117,10 @@ config: $(VENV) ## measure the data and draft configs/NAME.toml, each option wit
 	$(STAGE) config $(if $(filter command,$(firstword $(origin NAME))),$(call quoted,$(NAME))) \
 		$(if $(CARD),--card $(call quoted,$(CARD))) $(if $(SKIP_BAD),--skip-bad)
 
-auto: $(VENV) ## from a folder to a submission: DATA=folder BUDGET=2h (NAME=x METRIC=mean_dice CARD=name)
+auto: $(VENV) ## from a folder to a submission: DATA=folder BUDGET=2h (NAME=x METRIC=mean_dice TABLE=train.csv CARD=name)
 	$(STAGE) auto --budget $(call quoted,$(BUDGET)) $(if $(filter command,$(firstword $(origin NAME))),--name $(call quoted,$(NAME))) \
-		$(if $(METRIC),--metric $(call quoted,$(METRIC))) $(if $(CARD),--card $(call quoted,$(CARD))) $(if $(SKIP_BAD),--skip-bad)
+		$(if $(METRIC),--metric $(call quoted,$(METRIC))) $(if $(TABLE),--table $(call quoted,$(TABLE))) \
+		$(if $(CARD),--card $(call quoted,$(CARD))) $(if $(SKIP_BAD),--skip-bad)
 
 folds: $(VENV) ## assign images to folds: folds/<competition>.csv
 	$(STAGE) folds $(OPTIONS)

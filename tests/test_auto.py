@@ -1,6 +1,7 @@
 """Tests of `make auto`: from a folder to a submission within a time budget."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -287,21 +288,27 @@ def test_another_folder_or_card_under_the_same_name_is_refused(tiny, short, monk
 @pytest.mark.parametrize("given", ["tiny.toml", ""])
 def test_a_missing_sample_submission_is_drafted_once_in_one_folder(tiny, short, monkeypatch, edit, given):
     Path("tiny/sample_submission.csv").unlink()
-    Path("tiny/solution.csv").unlink()  # could be the training table too
     edit("tiny.toml", "[files]", '[files]\nsample_submission = "drafted_sample_submission.csv"')
     written, original = [], drafting_card.write_empty_sample
     monkeypatch.setattr(
         drafting_card, "write_empty_sample", lambda path, *_: written.append(path) or original(path, *_)
     )
-    planned_run(monkeypatch, card=given)
+    planned_run(monkeypatch, card=given, table="train.csv")  # solution.csv could be it too
     folder = Path("data") / (given.removesuffix(".toml") or "mine")  # of the card that is given, or drafted
     assert written == [folder / "drafted_sample_submission.csv"]
     assert list(Path("data").iterdir()) == [folder]
 
 
-def test_another_metric_than_the_cards_is_refused(tiny, short):
-    with pytest.raises(ValueError, match=r"METRIC=global_dice: tiny\.toml has the metric mean_dice: edit it there"):
-        stages.auto(Path("tiny"), 200.0, "mine", metric="global_dice", card="tiny.toml")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": "global_dice"}, "METRIC=global_dice: tiny.toml has the metric mean_dice: edit it there"),
+        ({"table": "solution.csv"}, "TABLE=solution.csv: tiny.toml has the training table train.csv: edit it there"),
+    ],
+)
+def test_another_metric_or_table_than_the_cards_is_refused(tiny, short, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        stages.auto(Path("tiny"), 200.0, "mine", card="tiny.toml", **options)
 
 
 def test_an_edited_config_is_kept(tiny, short, monkeypatch, caplog):

@@ -1,13 +1,10 @@
 """The command that drafts a card."""
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from pipeline import stages
 from pipeline.card_draft.text import one_line
-from pipeline.cli.terminal import CardName, DataRoot, Metric, app, out
+from pipeline.cli.terminal import CardName, DataRoot, Metric, TrainingTable, app, out
 from pipeline.quoting import shortened
 from pipeline.schema import toml_value
 
@@ -19,7 +16,7 @@ def card(
     data: DataRoot = None,
     name: CardName = "",
     metric: Metric = "",
-    table: Annotated[str, typer.Option(help="the training table, if several could be it")] = "",
+    table: TrainingTable = "",
 ) -> None:
     """Draft a card from the files of a competition: what they are, why, and what is not sure."""
     if data is None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline import stages
-from pipeline.cli.terminal import CardName, DataRoot, Metric, SkipBad, app, out, print_table
+from pipeline.cli.terminal import CardName, DataRoot, Metric, SkipBad, TrainingTable, app, out, print_table
 from pipeline.planning.config_text import option_line
 from pipeline.planning.fingerprint_table import fingerprint_rows
 from pipeline.progress import clock, seconds_of_process
@@ -43,13 +43,16 @@ def auto(
     budget: Annotated[str, typer.Option(help="wall-clock time, such as 30m, 2h or 1h30m")] = "",
     name: CardName = "",
     metric: Metric = "",
+    table: TrainingTable = "",
     card: Annotated[str, typer.Option(help="name or path of a card, in place of a drafted one")] = "",
     skip_bad: SkipBad = False,
 ) -> None:
     """Go from a folder of files to a checked submission within a time budget: card, config, plan, training, report."""
     if data is None or not budget:
         raise ValueError("give the folder and the time: make auto DATA=/path/to/what/kaggle/unzipped BUDGET=2h")
-    done = stages.auto(data, parse_duration(budget), name, metric, card, skip_bad=skip_bad, spent=seconds_of_process())
+    done = stages.auto(
+        data, parse_duration(budget), name, metric, card, table=table, skip_bad=skip_bad, spent=seconds_of_process()
+    )
     if done.submission is None:
         out.print("finished by an earlier run: no time is left for more folds, or all are trained")
     for line in done.state.results:

@@ -51,6 +51,7 @@ Metric = Annotated[
     str,
     typer.Option(help="of the competition's evaluation page, such as mean_f_beta(beta=2) (default: mean_dice)"),
 ]
+TrainingTable = Annotated[str, typer.Option("--table", help="the training table, if several could be it")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="list unreadable images, and leave them out")]
 
 DEMO = Path("configs/demo.toml")

@@ -67,7 +67,6 @@ class AutoResult(NamedTuple):
 class Job(NamedTuple):
     """What all folds of a run have in common."""
 
-    path: Path  # of the config
     root: Path  # of the competition's files
     drafted: DraftedConfig
     card: Competition
@@ -76,17 +75,18 @@ class Job(NamedTuple):
     counts: Counts
     choices: Choices
 
+    @property
+    def path(self) -> Path:
+        """Of the config."""
+        return self.drafted.path
+
     def config(self, plan: Plan | None = None, folds: int | None = None) -> Config:
         """The config, with the views and the folds of a plan; the drafted one, if there is no file yet.
 
         Args:
             folds: the first of them, in place of all that the plan trains.
         """
-        if self.path.is_file():
-            cfg = config.load(self.path)
-        else:
-            cfg = parse(Config, {"name": self.path.stem, **self.drafted.draft.tables()}, str(self.path))
-        cfg = cfg.model_copy(update={"data": cfg.data.model_copy(update={"root": self.root})})
+        cfg = _config_of(self.drafted, self.root)
         if plan is None:
             return cfg
         number = plan.folds if folds is None else folds
@@ -106,6 +106,7 @@ def auto(
     metric: str = "",
     card: str = "",
     *,
+    table: str = "",
     skip_bad: bool = False,
     spent: float = 0.0,
 ) -> AutoResult:
@@ -120,6 +121,7 @@ def auto(
             there is a config of this name that no run of `auto` wrote.
         metric: of the drafted card; empty: mean_dice.
         card: name or path of a card, in place of a drafted one.
+        table: the training table of the drafted card, if several could be it.
         skip_bad: leave out images that cannot be read.
         spent: seconds of the budget that the process took before, as to import libraries.
 
@@ -135,7 +137,7 @@ def auto(
     with file_lock(state.with_name("auto.lock"), f"{state.parent} (auto)", wait=False):
         timer = BudgetClock(state, budget, spent)
         with timer.running():
-            return _run(timer, data, name, metric, card, skip_bad)
+            return _run(timer, data, name, metric, card, table, skip_bad)
 
 
 def _free_name(name: str) -> str:
@@ -148,10 +150,10 @@ def _state_file(name: str) -> Path:
     return Path("runs") / name / "auto.json"
 
 
-def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str, skip_bad: bool) -> AutoResult:
+def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str, table: str, skip_bad: bool) -> AutoResult:
     with timer.step("card"):
-        card, data = _card_and_files(data, name, metric, card)
-        _refuse_other_inputs(timer, data, card, metric)
+        card, data = _card_and_files(data, name, metric, card, table)
+        _refuse_other_inputs(timer, data, card, metric, table)
     page = Path("reports") / f"{name}-plan.md"
     if _is_finished(timer, config_file(name)):
         return AutoResult(page, None, timer.state, timer.budget)
@@ -175,8 +177,8 @@ def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str, skip
     return AutoResult(page, submission, timer.state, timer.budget)
 
 
-def _refuse_other_inputs(timer: BudgetClock, data: Path, card: str, metric: str) -> None:
-    """Raise ValueError if an earlier run of this name had other files or another card, or the card another metric."""
+def _refuse_other_inputs(timer: BudgetClock, data: Path, card: str, metric: str, table: str) -> None:
+    """Raise ValueError if an earlier run of this name had other files or another card, or the card other options."""
     found = {"data": str(data.resolve()), "card": card}
     for key, value in found.items():
         earlier = getattr(timer.state, key)
@@ -185,9 +187,11 @@ def _refuse_other_inputs(timer: BudgetClock, data: Path, card: str, metric: str)
                 f"{timer.path}: an earlier run of this name had {key} = {earlier}, this one has {value}: give another "
                 f"NAME, or remove {timer.path.parent}"
             )
-    of_card = competition.load(card).metric
-    if metric and parse_metric(metric) != parse_metric(of_card):
-        raise ValueError(f"METRIC={metric}: {competition.card_path(card)} has the metric {of_card}: edit it there")
+    path, known = competition.card_path(card), competition.load(card)
+    if metric and parse_metric(metric) != parse_metric(known.metric):
+        raise ValueError(f"METRIC={metric}: {path} has the metric {known.metric}: edit it there")
+    if table and table != known.files.train_csv:
+        raise ValueError(f"TABLE={table}: {path} has the training table {known.files.train_csv}: edit it there")
     timer.save(**found)
 
 
@@ -217,7 +221,7 @@ def _plan_page(timer: BudgetClock, job: Job) -> str:
     return plan_page(job.path.stem, draft, job.drafted.fingerprint, job.counts, timer.state, timer.budget)
 
 
-def _card_and_files(data: Path, name: str, metric: str, card: str) -> tuple[str, Path]:
+def _card_and_files(data: Path, name: str, metric: str, card: str, table: str) -> tuple[str, Path]:
     """The card, and the folder of its files; the card is drafted now if there is none.
 
     Args:
@@ -229,29 +233,40 @@ def _card_and_files(data: Path, name: str, metric: str, card: str) -> tuple[str,
         card = card_file(name).as_posix()
     if card:
         return card, with_sample(card, files_root(data, competition.load(card).name))
-    drafted = draft_card(data, name, metric)
+    drafted = draft_card(data, name, metric, table)
     return drafted.path.as_posix(), drafted.root
 
 
 def _make_job(timer: BudgetClock, drafted: DraftedConfig, card_name: str, root: Path) -> Job:
     if timer.state.plan is None:
         timer.save(is_given=drafted.path.is_file())
-    card, choices = competition.load(card_name), choices_of(drafted.draft, drafted.fingerprint)
-    job = Job(drafted.path, root, drafted, card, pd.DataFrame(), 0, Counts(0, 0, 0, 0, 0), choices)
-    cfg = job.config()
-    paths = Paths(cfg, card)
+    cfg, card = _config_of(drafted, root), competition.load(card_name)
+    paths, choices = Paths(cfg, card), choices_of(drafted.draft, drafted.fingerprint)
     if timer.state.is_given:
-        job = job._replace(choices=choices._replace(views=fewer_views(cfg.predict.views)))
+        choices = choices._replace(views=fewer_views(cfg.predict.views))
+    if paths.folds.is_file():  # all configs of a card share its folds
+        choices = choices._replace(finer_splits=False)
     index, test_index = index_training_images(cfg, card, paths), index_test_images(cfg, card, paths)
     draws = count_windows(index, cfg.data.crops, Reader.of(cfg, card).resize) if cfg.data.crops else len(index)
-    job = job._replace(index=index, draws=draws)
-    if timer.state.counts is not None:
-        return job._replace(counts=timer.state.counts)
-    folds, masked = with_folds(cfg, card).folds.count, int((index["coverage"] > 0).sum())
-    if paths.folds.is_file():  # all configs of a card share its folds
-        folds = int(pd.read_csv(paths.folds)["fold"].max()) + 1
-        job = job._replace(choices=job.choices._replace(finer_splits=False))
-    return job._replace(counts=Counts(len(index), len(test_index), folds, cfg.train.least_batch_size(), masked))
+    counts = timer.state.counts
+    if counts is None:
+        folds = _number_of_folds(paths.folds) if paths.folds.is_file() else with_folds(cfg, card).folds.count
+        masked = int((index["coverage"] > 0).sum())
+        counts = Counts(len(index), len(test_index), folds, cfg.train.least_batch_size(), masked)
+    return Job(root, drafted, card, index, draws, counts, choices)
+
+
+def _config_of(drafted: DraftedConfig, root: Path) -> Config:
+    """The config, with this folder of the files; the drafted one, if there is no file yet."""
+    if drafted.path.is_file():
+        cfg = config.load(drafted.path)
+    else:
+        cfg = parse(Config, {"name": drafted.path.stem, **drafted.draft.tables()}, str(drafted.path))
+    return cfg.model_copy(update={"data": cfg.data.model_copy(update={"root": root})})
+
+
+def _number_of_folds(path: Path) -> int:
+    return int(pd.read_csv(path)["fold"].max()) + 1
 
 
 def _first_plan(timer: BudgetClock, job: Job) -> tuple[Plan, Costs]:

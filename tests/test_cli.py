@@ -433,6 +433,8 @@ def test_a_full_gpu_names_batch_crop_and_the_phase_that_fitted(tiny, capsys, mon
         (["compare"], "make compare A=nuclei B=nuclei_fpn"),
         (["compare", "nuclei"], "make compare A=nuclei B=nuclei_fpn"),
         (["final"], 'make final SUBMISSIONS="nuclei nuclei_fpn" COMPETITION=nuclei'),
+        (["score"], "make score COMPETITION=demo SUBMISSION=x.csv SOLUTION=y.csv"),
+        (["score", "demo", "x.csv"], "make score COMPETITION=demo SUBMISSION=x.csv SOLUTION=y.csv"),
         (["import"], "make import NAME=yolo CONFIG=nuclei OOF=folder TEST=folder"),
         (["import", "--test", "folder"], "make import NAME=yolo CONFIG=nuclei OOF=folder TEST=folder"),
         (["import", "--name", "yolo"], "make import NAME=yolo CONFIG=nuclei OOF=folder TEST=folder"),
@@ -443,3 +445,21 @@ def test_a_command_without_its_arguments_gives_an_example(words, example, capsys
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"pipeline {words[0]}: give ")
     assert line.endswith(f"as in: {example}")
+
+
+@pytest.mark.parametrize("command", ["submit", "upload", "push"])
+def test_a_missing_argument_is_named_with_the_usage(command, capsys):
+    assert main([command]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"pipeline {command}: Missing argument 'name'. Usage: pipeline {command} ")
+
+
+def test_files_to_score_that_do_not_exist_are_named_by_their_option(tiny, capsys):
+    Path("submissions").mkdir()
+    Path("submissions/mine.csv").touch()
+    assert main(["score", "tiny.toml", "mine.csv", "tiny/solution.csv"]) == 2
+    assert "SUBMISSION: mine.csv: no such file: submissions/mine.csv exists\n" in capsys.readouterr().err
+    assert main(["score", "tiny.toml", "submissions/mine.csv", "truth.csv"]) == 2
+    assert (
+        "SOLUTION: truth.csv: no such file: expected the path of a CSV of the true masks\n" in capsys.readouterr().err
+    )

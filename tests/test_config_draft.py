@@ -524,7 +524,7 @@ def test_the_card_of_a_name_is_in_the_folder_of_cards(tiny):
     ("words", "message"),
     [
         (["config"], "no name: make config NAME=mine DATA=folder"),
-        (["config", "mine"], "cards/mine.toml: no such card"),
+        (["config", "mine"], "cards/mine.toml: no such card: make card DATA=folder NAME=mine drafts it"),
         (["config", "a/b", "--card", "tiny.toml"], "name 'a/b': expected one such as mine"),
         (["config", "mine", "--card", "nuclej"], "unknown competition 'nuclej'. Did you mean 'nuclei'?"),
         (["config", "mine", "--card", "tiny.toml", "--data", "nowhere"], "nowhere: no such folder"),

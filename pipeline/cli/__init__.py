@@ -66,6 +66,8 @@ def _describe(error: Exception) -> str | None:
         return None
     if "Original Traceback" in text:  # from a data-loading worker: its last line is "SomeError: message"
         text = text.splitlines()[-1].partition(": ")[2]
+    if type(error).__name__ == "MissingParameter":
+        text = f"{text} {error.ctx.get_usage()}"
     return " ".join(text.split()) or "give a command, see --help"
 
 

@@ -486,11 +486,15 @@ def final(
 
 @app.command()
 def score(
-    competition: Annotated[str, typer.Argument(help="name or path of a card")],
-    submission: Annotated[Path, typer.Argument(help="the CSV to score")],
-    solution: Annotated[Path, typer.Argument(help="the CSV with the ground truth")],
+    competition: Annotated[str, typer.Argument(help="name or path of a card")] = "",
+    submission: Annotated[Path | None, typer.Argument(help="the CSV to score")] = None,
+    solution: Annotated[Path | None, typer.Argument(help="the CSV with the ground truth")] = None,
 ) -> None:
     """Compute the official metric of a submission against the ground truth."""
+    if submission is None or solution is None:
+        raise ValueError(
+            "give a submission and the true masks, as in: make score COMPETITION=demo SUBMISSION=x.csv SOLUTION=y.csv"
+        )
     metric, value, images = stages.score(competition, submission, solution)
     out.print(f"{metric} {value:.4f}  ({images} images, {submission} against {solution})")
 

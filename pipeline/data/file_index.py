@@ -197,7 +197,7 @@ def _names_below(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
 def _refuse_missing(folder: Path) -> None:
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder: unpack the competition's images there")
+        raise FileNotFoundError(f"{folder}: no such folder: unpack the images there, or correct its name on the card")
 
 
 def _matches(whole: re.Pattern, files: Iterable[tuple[Path, list[str]]]) -> Iterator[tuple[str, Path, bool]]:
@@ -301,7 +301,8 @@ def mismatches(ids: pd.Series, files: Mapping[str, Path], search: FileSearch, *,
         line = f"{search.folder}: {what}, such as '{shortened(missing[0])}'; {found}"
         if reason := _find_reason(missing, wanted, files, search):
             return [f"{line}: {reason}"]
-        advice = "are these the files of this table?" if no_file else "get the file, or leave it out with --skip-bad"
+        advice = "get the file, or leave it out with SKIP_BAD=1 (make) or --skip-bad"
+        advice = "are these the files of this table?" if no_file else advice
         lines.append(f"{line}: {advice}")
     if unexpected and search.part == "training":
         name = shortened(files[unexpected[0]].relative_to(search.folder))

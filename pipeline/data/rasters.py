@@ -17,7 +17,7 @@ ORIENTATION = 0x0112  # the orientation tag of EXIF and TIFF
 UNCHECKED_BYTES = 64 << 20  # of pixels: smaller images are decoded without checking the free memory
 COPIES = 2  # of the pixels in memory while an image is decoded
 QUOTED = 80  # characters of a library's message that an error quotes
-REMEDY = "get the file again, or leave out a bad image with --skip-bad"
+REMEDY = "get the file again, or leave out a bad image with SKIP_BAD=1 (make) or --skip-bad"
 
 # Where Linux reports a container's memory limit and usage: control groups of version 2 and 1. The usage includes file
 # caches, which the kernel frees when needed; memory.stat lists them, the active and the inactive ones.

@@ -462,7 +462,7 @@ class Reader:
             raise ImageError(
                 f"{path}: {nonfinite.any(axis=2).sum()} of {nonfinite[..., 0].size} pixels{where} are not finite "
                 f"({pixels[nonfinite][0]}), the first at row {row + top}, column {column + left}: set data.nodata = "
-                f'"zero" or "mean", or leave the image out with --skip-bad'
+                f'"zero" or "mean", or leave the image out with SKIP_BAD=1 (make) or --skip-bad'
             )
         return nonfinite
 

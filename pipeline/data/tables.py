@@ -77,14 +77,14 @@ def sample_header(path: Path, columns: Columns) -> list[str]:
     )
 
 
-def _read(path: Path, columns: Sequence[str], *, only: bool) -> tuple[pd.DataFrame, list[int]]:
+def _read(path: Path, columns: Sequence[str], *, only: bool, advice: str = "") -> tuple[pd.DataFrame, list[int]]:
     """The table, and the line of the file at which each of its rows begins."""
     rows: list[list[str]] = []
     lines: list[int] = []
     trailing = 0
     with _csv_reader(path) as reader:
         names = [normalize_id(name) for name in _read_header(path, reader)]
-        _check_columns(path, names, columns)
+        _check_columns(path, names, columns, advice)
         first = {
             name: place for place, name in reversed(list(enumerate(names))) if name and (name in columns or not only)
         }
@@ -160,11 +160,11 @@ def _read_header(path: Path, reader: Any) -> list[str]:
     return header
 
 
-def _check_columns(path: Path, names: Sequence[str], columns: Sequence[str]) -> None:
+def _check_columns(path: Path, names: Sequence[str], columns: Sequence[str], advice: str) -> None:
     for column in columns:
         if column not in names:
             mark = next((mark for mark in (";", "\t", "|") if len(names) == 1 and mark in names[0]), None)
-            advice = f": its columns are separated by {mark!r}, save it with commas" if mark else ""
+            advice = f": its columns are separated by {mark!r}, save it with commas" if mark else advice
             raise ValueError(f"{path}: no column '{column}', it has: {listed(names)}{advice}")
     repeated = [name for name, count in Counter(names).items() if name and count > 1]
     for name in repeated:
@@ -186,7 +186,8 @@ def read_rows(path: Path, layouts: Sequence[Columns], classes: Sequence[str], *,
         FileNotFoundError, ValueError: as `read_table`; ValueError for an unknown class and a blank id, with the line.
     """
     columns = _choose_layout(path, layouts, rle)
-    table, lines = _read(path, [*columns.keys, *([columns.rle] if rle else [])], only=False)
+    names, advice = [*columns.keys, *([columns.rle] if rle else [])], ": correct the names in [columns] on the card"
+    table, lines = _read(path, names, only=False, advice=advice)
     ids = [normalize_id(text) for text in table[columns.id]]
     if columns.id_separator:
         parts = _split_ids(ids, columns.id_separator, classes)

@@ -179,7 +179,8 @@ class TiledReader:
             f"{min(column + self.tile_width, width)} cannot be read ({reason})"
         )
         if not self._lenient:
-            raise ImageError(f"{what}: get the file again, or read these pixels as 0 with --skip-bad") from error
+            advice = "get the file again, or read these pixels as 0 with SKIP_BAD=1 (make) or --skip-bad"
+            raise ImageError(f"{what}: {advice}") from error
         log.warning("%s: these pixels are read as 0", what)
 
 

@@ -63,10 +63,7 @@ def blend(
     """
     shares = _checked_weights(csvs, weights)
     for path in csvs:
-        if not path.is_file():
-            other = Path("submissions") / path.name
-            meant = f"{other} exists" if other.is_file() else "expected the path of a submission"
-            raise FileNotFoundError(f"CSVS: {path}: no such file: {meant}")
+        check_given(path, "CSVS", "submission")
     card = competition.load(card_name)
     root = root or Path("data") / card.name
     path = Path("submissions") / f"{name or 'blend-' + '-'.join(each.stem for each in csvs)}.csv"
@@ -77,6 +74,15 @@ def blend(
     summary = write_texts(path, card, root / card.files.sample_submission, ballot.texts_of)
     _write_manifest(path, card, card_name, csvs, weights or [1.0] * len(csvs))
     return BlendResult(path, summary, ballot.agreed, ballot.ties)
+
+
+def check_given(path: Path, option: str, what: str) -> None:
+    """Raise FileNotFoundError if the CSV that an option names does not exist."""
+    if path.is_file():
+        return
+    other = Path("submissions") / path.name
+    meant = f"{other} exists" if other.is_file() else f"expected the path of a {what}"
+    raise FileNotFoundError(f"{option}: {path}: no such file: {meant}")
 
 
 def _checked_weights(csvs: Sequence[Path], weights: Sequence[float]) -> np.ndarray:

@@ -114,7 +114,8 @@ def _card_of(name: str) -> str:
     if name in competition.known_cards():
         return name
     raise FileNotFoundError(
-        f"{path}: no such card: write one as docs/card.toml shows, or give another one with CARD=name (make) or --card"
+        f"{path}: no such card: make card DATA=folder NAME={name} drafts it from the files, or give another one with "
+        f"CARD=name (make) or --card"
     )
 
 

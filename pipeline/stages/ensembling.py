@@ -46,6 +46,7 @@ from pipeline.postprocess.search import rule_sets_of
 from pipeline.postprocess.shares import Place
 from pipeline.progress import track
 from pipeline.report.overlays import PANELS, Panel, choose_examples, write_sheet
+from pipeline.stages.blending import check_given
 from pipeline.stages.part_of_folds import describe_part, with_choice_folds
 from pipeline.stages.preparing import Context, compare_with_test, make_context
 from pipeline.stages.train_test_shift import TrainTestShift
@@ -565,4 +566,6 @@ def _draw_sheet(
 def score(card_name: str, csv: Path, solution: Path) -> tuple[str, float, int]:
     """The name of a competition's metric, the score of a submission by it, and the number of images."""
     card = competition.load(card_name)
+    check_given(csv, "SUBMISSION", "submission")
+    check_given(solution, "SOLUTION", "CSV of the true masks")
     return card.metric, *scoring.score(card, csv, solution)

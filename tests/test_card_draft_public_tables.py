@@ -125,7 +125,7 @@ REFUSED = {
     "columns_of_classes": "2 columns of masks, rle_bone, rle_tissue: expected one, with a row for each image and class",
     "boxes_alone": "boxes are not read, such as 'bbox' of train.csv: .* nothing to segment",
     "boxes_in_words": "boxes are not read, such as 'boxes' of train.csv: .* nothing to segment",
-    "polygons_in_cells": "lists of points are not read, such as 'polygon' of annotations.csv: convert them to",
+    "polygons_in_cells": "lists of pairs of numbers are not read, such as 'polygon' of .*: if they are points, convert",
     "coco_strings": "masks of COCO's counts are not read, such as 'rle' of train.csv: write each as pairs",
     "cells_without_masks": "no labels: no table with a column of RLE texts, no mask images, no outlines",
     "labelme": f"outlines in LabelMe's JSON are not read, such as .*json: {CONVERT}",

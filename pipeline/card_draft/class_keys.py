@@ -9,8 +9,8 @@ from pipeline.card_draft.draft import Key
 from pipeline.card_draft.listing import Listing
 from pipeline.card_draft.mask_codes import MaskCodes, read_codes
 from pipeline.card_draft.sources import Sources
-from pipeline.card_draft.tables import in_order
-from pipeline.quoting import shortened
+from pipeline.card_draft.tables import classes_with_masks, in_order
+from pipeline.quoting import listed, shortened
 
 GENERIC = {
     "challenge",
@@ -47,12 +47,15 @@ def find_classes(
     if names:
         sure = sources.outlines is None or len(sources.outlines.classes) == len(names)
         reason = "of the tables" if sources.outlines is None else _describe_outlines(sources)
-        return [Key("classes", list(names), reason, sure)], codes
+        if empty := _classes_without_masks(sources):
+            reason = f"no row of {listed(empty, 60)} has a mask: if it stands for no mask, blank these cells"
+        return [Key("classes", list(names), reason, sure and not empty)], codes
     if found := next(filter(None, map(_only_class, files)), None):
         return [Key("classes", [found], "the one class of a table of names and colours, beside the background")], codes
     guess, reason = _class_in_name(name)
     if sources.merged:
-        reason = f"one class, as in {sources.sample.name}: the classes in '{sources.merged}' are one mask"
+        why = f"as in {sources.sample.name}" if sources.sample else "as no other row has a mask"
+        reason = f"one class, {why}: the classes in '{sources.merged}' are one mask"
     return [Key("classes", [guess], reason, False)], codes
 
 
@@ -68,6 +71,15 @@ def _class_names(sources: Sources) -> tuple[str, ...]:
     return ()
 
 
+def _classes_without_masks(sources: Sources) -> list[str]:
+    """Classes of the training table alone, not of the sample submission, whose rows have no mask."""
+    if not sources.labels:
+        return []
+    others = classes_with_masks(sources.labels, sources.layout)
+    others |= set(sources.sample_layout.classes if sources.sample_layout else ())
+    return [name for name in sources.layout.classes if name and name not in others]
+
+
 def _describe_outlines(sources: Sources) -> str:
     counts = ", ".join(f"{shortened(name, 30)}: {count}" for name, count in sources.outlines.classes[:6])
     return f"objects in {sources.outlines.name}: {counts}; others are left out"
@@ -77,12 +89,15 @@ def _classes_of_codes(codes: MaskCodes, names: Sequence[str], files: Sequence[Cl
     """Classes of mask images with a value each; the value of each class is a guess unless a file tells it."""
     values = list(codes.values)
     rows = next((list(each.by_value.values()) for each in files if _has_colours(each)), [])
-    if found := next((each for each in files if each.cover(values)), None):
+    sure_files = [each for each in files if each.is_sure or not names]
+    names = names or next((list(each.by_value.values()) for each in files if not each.is_sure), [])
+    if found := next((each for each in sure_files if each.cover(values)), None):
         named = {name: value for value, name in found.by_value.items() if value != codes.void}
-        reason, sure = f"the names in {found.file}; {codes.evidence}", True
+        places = "" if found.is_sure else ", by their places from 0"
+        reason, sure = f"the names in {found.file}{places}; {codes.evidence}", found.is_sure
     elif len(names) == len(values):
         named = dict(zip(names, values, strict=True))
-        reason, sure = f"in the order of the sample submission; {codes.evidence}", False
+        reason, sure = f"names and values in their order; {codes.evidence}", False
     elif len(names) == len(values) - 1 and values[0] in (0, (0, 0, 0)):
         named = dict(zip(names, values[1:], strict=True))
         reason, sure = f"0 is taken for the background; {codes.evidence}", False

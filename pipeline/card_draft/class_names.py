@@ -1,4 +1,7 @@
-"""Files that name the values or colours of mask images: tables, texts with a class on each line, and JSON."""
+"""Files that name the values or colours of mask images: tables, texts with a class on each line, and JSON.
+
+Names without a value or colour, in a file that is named as a list of classes, are those of 0, 1, ….
+"""
 
 import json
 import re
@@ -7,13 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.card_draft.listing import Listing
-from pipeline.card_draft.tables import Table
+from pipeline.card_draft.tables import Table, known_texts
 from pipeline.competition import Value
 
 MAX_FILES = 40  # of texts and JSON that are read
 MAX_BYTES = 1 << 18  # a larger file is no list of classes
 MAX_VALUE = 65_535
-COLOUR_COLUMNS = ("r", "g", "b")
+MAX_NAMES = 1000
+COLOUR_COLUMNS = (("r", "g", "b"), ("red", "green", "blue"))
+LIST_NAME = re.compile(r"(?<![a-z])(class|label|categor|codes|names)", re.IGNORECASE)
+IGNORED = re.compile(r"_*ignored?_*", re.IGNORECASE)  # in front of a list of names: that of the value -1
 NAME_KEY = re.compile(r"(class|label|category)?[ _-]?(name|title)s?|class(es)?|label(_list)?|category", re.IGNORECASE)
 VALUE_KEY = re.compile(
     r"((pixel|class|label|category|png|gr[ae]y)[ _-]?)?(value|id|index|code|number|idx)", re.IGNORECASE
@@ -29,10 +35,12 @@ class ClassNames(NamedTuple):
     Args:
         file: its path below the data folder.
         by_value: the name of each grey value, or colour.
+        is_sure: the file has the values; else they are the places of names, from 0.
     """
 
     file: str
     by_value: Mapping[Value, str]
+    is_sure: bool = True
 
     def cover(self, values: Iterable[Value]) -> bool:
         """Whether each of some values has a name."""
@@ -40,29 +48,54 @@ class ClassNames(NamedTuple):
 
 
 def find_class_names(listing: Listing, tables: Sequence[Table]) -> list[ClassNames]:
-    """All files with names of values or colours: tables of colours first, then other tables, texts and JSON."""
+    """All files with names of values or colours: tables of colours first, then other tables, texts and JSON; last those
+    with names alone.
+    """
     texts = [path for path in listing.others if path.lower().endswith(".txt")]
     pairs = [(table.name, _colours_of(table)) for table in tables]
     pairs += [(table.name, _values_of(table)) for table in tables]
+    lists = []
     for path in [*texts[:MAX_FILES], *listing.jsons[:MAX_FILES]]:
-        pairs += [(path, each) for each in _read(listing.root / path)]
-    return [ClassNames(file, named) for file, each in pairs if (named := _by_value(each))]
+        text = _text_of(listing.root / path)
+        found = _of_text(path, text)
+        pairs += [(path, each) for each in found]
+        if not any(found) and LIST_NAME.search(path.rpartition("/")[2]):
+            lists.append((path, _of_names(path, text)))
+    known = known_texts(listing.images)
+    return [
+        ClassNames(file, named, is_sure)
+        for is_sure, each in ((True, pairs), (False, lists))
+        for file, of_file in each
+        if (named := _by_value(of_file)) and known.isdisjoint(named.values())
+    ]
 
 
 def _by_value(pairs: Iterable[tuple[Value, str]]) -> dict[Value, str]:
-    """The names by value; none if there are fewer than two, or if values or names repeat."""
+    """The names by value; none if there are fewer than two, or many, or if values or names repeat."""
     pairs = [(value, name.strip()) for value, name in pairs]
     names = {name for _, name in pairs}
     are_names = all(re.search(r"[^\W\d_]", name) for name in names)
-    return dict(pairs) if len(dict(pairs)) == len(names) == len(pairs) > 1 and are_names else {}
+    is_list = len(dict(pairs)) == len(names) == len(pairs) and 1 < len(pairs) <= MAX_NAMES
+    return dict(pairs) if is_list and are_names else {}
 
 
 def _colours_of(table: Table) -> list[tuple[Value, str]]:
+    """The names of colours, in a column for each of red, green and blue, or in one column."""
     columns = {column.lower(): column for column in table.columns}
-    if not {"name", *COLOUR_COLUMNS} <= set(columns):
+    name = next((column for column in table.columns if NAME_KEY.fullmatch(column)), None)
+    parts = next((keys for keys in COLOUR_COLUMNS if set(keys) <= set(columns)), None)
+    colour = next((column for column in table.columns if COLOUR_KEY.fullmatch(column)), None)
+    if name is None or (parts is None and colour is None):
         return []
-    rows = list(zip(*(table.values(columns[key]) for key in (*COLOUR_COLUMNS, "name")), strict=True))
-    return [((int(r), int(g), int(b)), name) for r, g, b, name in rows if all(map(str.isdecimal, (r, g, b)))]
+    columns_of_colour = [table.values(columns[key]) for key in parts] if parts else [table.values(colour)]
+    codes = [_code(_numbers(" ".join(cells))) for cells in zip(*columns_of_colour, strict=True)]
+    return [(code, text) for code, text in zip(codes, table.values(name), strict=True) if isinstance(code, tuple)]
+
+
+def _numbers(text: str) -> Any:
+    """The numbers in a text such as "[128, 64, 0]" or "(128 64 0)"; the text itself if it has other parts."""
+    words = re.split(r"[\s,;]+", text.strip("[]() "))
+    return [int(word) for word in words] if all(map(str.isdecimal, words)) else text.strip()
 
 
 def _values_of(table: Table) -> list[tuple[Value, str]]:
@@ -73,15 +106,35 @@ def _values_of(table: Table) -> list[tuple[Value, str]]:
     return list(zip(map(int, table.values(value)), table.values(name), strict=True))
 
 
-def _read(path: Path) -> list[list[tuple[Value, str]]]:
-    """The names of values, and of colours, of a text or a JSON."""
+def _text_of(path: Path) -> str:
+    """The text of a file; "" if it is large, or no text."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            return []
-        text = path.read_text(encoding="utf-8-sig")
-        return _of_json(json.loads(text)) if path.suffix.lower() != ".txt" else _of_lines(text.splitlines())
-    except (ValueError, OSError, RecursionError):
+        return path.read_text(encoding="utf-8-sig") if path.stat().st_size <= MAX_BYTES else ""
+    except (ValueError, OSError):
+        return ""
+
+
+def _of_text(path: str, text: str) -> list[list[tuple[Value, str]]]:
+    """The names of values, and of colours, of a text or a JSON."""
+    if path.lower().endswith(".txt"):
+        return _of_lines(text.splitlines())
+    try:
+        return _of_json(json.loads(text))
+    except (ValueError, RecursionError):
         return []
+
+
+def _of_names(path: str, text: str) -> list[tuple[Value, str]]:
+    """The names of a text with one on each line, or of a JSON that is a list of them, by their places."""
+    try:
+        names = text.splitlines() if path.lower().endswith(".txt") else json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return []
+    names = [name.strip() for name in names if name.strip()]
+    start = 1 if names and IGNORED.fullmatch(names[0]) else 0
+    return list(enumerate(names[start:]))
 
 
 def _of_lines(lines: Sequence[str]) -> list[list[tuple[Value, str]]]:

@@ -16,7 +16,8 @@ START = 1 << 16  # bytes of a file that are looked at
 MIN_SHARE = 0.9  # of the cells of a column
 CONVERT = "convert them to COCO's JSON, or to mask images with the names of the images"
 BOXES = "boxes are no masks: there is nothing to segment"
-WRITE_PAIRS = "write each as pairs of a start and a length"
+WRITE_PAIRS = "write each as pairs of a start and a length with blanks between, as '1 3 10 5'"
+SAVE_CSV = "save the table as CSV, with commas"
 
 
 class Form(NamedTuple):
@@ -35,6 +36,17 @@ JSON_FORMS = (
     Form("tasks of Label Studio", (r'"result"', r'"annotations"|"completions"')),
     Form("outlines in the JSON of Cityscapes", (r'"imgHeight"', r'"polygon"')),
     Form("outlines in GeoJSON", (r'"FeatureCollection"|"Feature"', r'"coordinates"')),
+    Form("buildings as WKT in JSON", (r'"wkt"\s*:\s*"(MULTI)?POLYGON',)),
+    Form(
+        "COCO's JSON with its annotations in an object",
+        (r'"images"', r'"categories"', r'"annotations"\s*:\s*\{'),
+        "write them as a list: annotations = list(annotations.values())",
+    ),
+    Form(
+        "runs in JSON",
+        (r'^\s*\{\s*"[^"]+"\s*:\s*"\d+ \d+[\d ]*"',),
+        "write them as a CSV with columns for ids and runs",
+    ),
     Form("COCO's JSON without outlines", (r'"images"', r'"categories"', r'"annotations"'), BOXES),
 )
 XML_FORMS = (
@@ -53,6 +65,11 @@ BINARY_FORMS = {
     ".hdf5": Form("HDF5 files", (), "save images and masks as files"),
     ".npz": Form("archives of arrays", (), "save images and masks as files"),
     ".parquet": Form("Parquet tables", (), "save the table as CSV, or images and masks as files"),
+    ".feather": Form("Feather tables", (), SAVE_CSV),
+    ".tsv": Form("tables with tabs", (), SAVE_CSV),
+    ".xlsx": Form("tables of Excel", (), SAVE_CSV),
+    ".xls": Form("tables of Excel", (), SAVE_CSV),
+    ".pkl": Form("pickled files", (), "save a table as CSV, or images and masks as files"),
     ".tfrec": Form("TFRecords", (), "save images and masks as files"),
     ".tfrecord": Form("TFRecords", (), "save images and masks as files"),
 }
@@ -114,11 +131,22 @@ def _in_largest_folder(paths: Sequence[str]) -> list[str]:
 
 
 NUMBER = r"-?\d+(\.\d+)?"
+PAIR = r"\d+[ ,;:/-]+\d+"
 # COCO's counts have letters from "0" to "o", without base64's "+" and "/".
 CELL_FORMS = (
-    Form("lists of points", (rf"^\[?\[?\s*[\[(]\s*{NUMBER}\s*,\s*{NUMBER}\s*[\])]\s*,\s*[\[(]",)),
-    Form("outlines of WKT", (r"^(MULTI)?POLYGON\s*\(", r"\d"), CONVERT),
+    Form("runs with other separators", (rf"^({PAIR}[ ,;|]+){{2,}}{PAIR}[ ,;|]*$", r"[,;:|/-]"), WRITE_PAIRS),
+    Form(
+        "images in base64",
+        (r"^(b'|data:image/\w+;base64,)?(iVBORw0KGgo|/9j/)",),
+        "save each as a PNG named as its image",
+    ),
+    Form(
+        "lists of pairs of numbers",
+        (rf"^\[?\[?\s*[\[(]\s*{NUMBER}\s*,\s*{NUMBER}\s*[\])]\s*,\s*[\[(]",),
+        f"if they are points, {CONVERT}; if they are runs, {WRITE_PAIRS}",
+    ),
+    Form("outlines of WKT", (r"^((MULTI)?POLYGON|LINESTRING)( Z)?\s*(\(|EMPTY)",)),
     Form("masks of COCO's counts", (r"^\{.*counts.*size|^\{.*size.*counts",), WRITE_PAIRS),
-    Form("masks of COCO's counts", (r"^[0-o]{8,}$", r"[:-@\[-`]"), WRITE_PAIRS),
+    Form("masks of COCO's counts", (r"^[0-o]{8,}$", r"[;<=>?@\[\\\]^`]"), WRITE_PAIRS),
 )
 BOX_FORMS = (Form("boxes", (rf"^\[?\s*({NUMBER}[\s,]+){{3}}{NUMBER}\s*\]?$",), BOXES),)

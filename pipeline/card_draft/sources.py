@@ -14,6 +14,7 @@ from pipeline.card_draft.tables import (
     MIN_KNOWN,
     RowLayout,
     Table,
+    classes_with_masks,
     describe_tables,
     find_labels,
     find_sample,
@@ -41,7 +42,8 @@ class Sources(NamedTuple):
         layout: of the training table.
         others: files that could hold the labels too.
         parts: tables of masks beside the images, one for each of them, which show the dialect.
-        merged: the column of classes of the training table, if the sample submission has one mask for each image.
+        merged: the column of classes of the training table, if the sample submission has one mask for each image, or if
+            rows of one class alone have masks.
     """
 
     tables: list[Table]
@@ -93,7 +95,8 @@ def find_sources(listing: Listing, *, of_objects: bool, chosen: str) -> Sources:
     labels, others = _choose_table(whole, known, of_objects=of_objects, chosen=chosen)
     if labels:
         layout = labels_layout(labels, known, of_sample.columns if of_sample else None)
-        merged = layout.columns.label if sample and _has_no_class(sample, of_sample) else None
+        is_one = _has_no_class(sample, of_sample) if sample else _has_one_filled(labels, layout)
+        merged = layout.columns.label if is_one else None
         layout = without_classes(layout) if merged else layout
         ids = list(dict.fromkeys(image_ids(labels, layout)))
         return Sources(tables, sample, of_sample, ids, labels, layout, others=others, merged=merged)
@@ -131,6 +134,11 @@ def _without_labels(listing: Listing, tables: Sequence[Table], faults: Sequence[
 def _has_no_class(sample: Table, layout: RowLayout) -> bool:
     """Whether a sample submission, which has rows, has one mask for each image."""
     return bool(len(sample.cells)) and layout.columns.label is None and layout.columns.id_separator is None
+
+
+def _has_one_filled(labels: Table, layout: RowLayout) -> bool:
+    """Whether of several classes one alone has masks, as 1 and 0 that say whether there is one."""
+    return len(layout.classes) > 1 and len(classes_with_masks(labels, layout)) == 1
 
 
 def _of_single_images(tables: Sequence[Table]) -> list[Table]:
@@ -227,7 +235,7 @@ def _choose_outlines(found: Sequence[Annotations]) -> tuple[Annotations | None, 
     ) or [None]
     if any(not set(each.images) <= set(first.images) for each in others):
         names = listed(each.name for each in [first, *others])
-        raise ValueError(f"{len(others) + 1} files of outlines: {names}: leave one of them in the folder")
+        raise ValueError(f"{len(others) + 1} files of outlines: {names}: join them to one, or leave one in the folder")
     return first, tuple(each.name for each in others)
 
 

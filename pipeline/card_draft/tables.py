@@ -146,7 +146,7 @@ def _are_boxes(texts: Sequence[str]) -> bool:
 
 def find_sample(tables: Sequence[Table]) -> Table | None:
     """The sample submission: by its name, or the only table in whose last column all cells are one."""
-    named = [table for table in tables if _is_named_sample(table)]
+    named = [table for table in tables if _is_named_sample(table) and _may_hold_masks(table)]
     if named:
         return max(named, key=lambda table: ("sample" in table.name.lower(), -table.name.count("/"), table.name))
     constant = [table for table in tables if len(table.columns) > 1 and len(table.cells) > 1 and _is_constant(table)]
@@ -155,6 +155,13 @@ def find_sample(tables: Sequence[Table]) -> Table | None:
 
 def _is_named_sample(table: Table) -> bool:
     return bool(SAMPLE_NAME.search(PurePosixPath(table.name).name))
+
+
+def _may_hold_masks(table: Table) -> bool:
+    """Whether a column is named as one of masks, or the last one has short or empty masks: not grades of images."""
+    last = spread(table.cells[table.columns[-1]].tolist(), NUM_CELLS)
+    are_numbers = all(re.fullmatch(r"\d+(\.\d+)?", text.strip()) for text in last) and len(last) > 0
+    return any(map(MASK_NAME.search, table.columns)) or (all(map(is_placeholder, last)) and not are_numbers)
 
 
 def _is_constant(table: Table) -> bool:
@@ -181,12 +188,27 @@ def find_labels(tables: Sequence[Table], sample: Table | None) -> list[Table]:
     ]
 
 
+def _are_placeholders(table: Table, column: str) -> bool:
+    """Whether a column has empty or short masks, one of them with pixels."""
+    some = spread(table.cells[column].tolist(), NUM_CELLS)
+    return all(map(is_placeholder, some)) and any(map(is_mask_text, some))
+
+
 def sample_layout(sample: Table, known: Collection[str]) -> RowLayout:
     """The columns of a sample submission.
 
     Args:
         known: texts that are ids of images: names of files and folders.
+
+    Raises:
+        ValueError: for several columns of masks.
     """
+    masks = [name for name in sample.columns if MASK_NAME.search(name) and _are_placeholders(sample, name)]
+    if len(masks) > 1:
+        raise ValueError(
+            f"{sample.name}: {len(masks)} columns of masks, {listed(masks, 60)}: expected one: write it with a row for "
+            "each image and class, and bring the submission into the other form at the end"
+        )
     rle = next((name for name in reversed(sample.columns) if MASK_NAME.search(name)), sample.columns[-1])
     return _layout(sample, rle, known)
 
@@ -232,6 +254,12 @@ def _layout(table: Table, rle: str, known: Collection[str], like: Columns | None
 def without_classes(layout: RowLayout) -> RowLayout:
     """The columns of a table without that of classes, so that all rows of an image are of one mask."""
     return RowLayout(layout.columns.model_copy(update={"label": None}))
+
+
+def classes_with_masks(table: Table, layout: RowLayout) -> set[str]:
+    """The classes of which some row has a mask: "none" has none, and a 0 that says that there is no mask."""
+    rows = zip(labels_of(table, layout), table.cells[layout.columns.rle], strict=True)
+    return {label for label, text in rows if not is_empty_text(text)}
 
 
 def in_order(names: Collection[str]) -> tuple[str, ...]:

@@ -110,6 +110,15 @@ def test_a_short_training_has_weaker_augmentation():
     assert [short.value(f"train.phases.{number}.augment") for number in (0, 1)] == ["light", "light"]
 
 
+def test_a_short_training_has_higher_learning_rates():
+    rates = [
+        planned(draft(), PLAN._replace(updates=updates), COUNTS, draws=320).value(f"train.phases.{number}.lr")
+        for updates in (SHORT, SHORT - 1)
+        for number in (0, 1)
+    ]
+    assert rates == [2e-3, 5e-4, 4e-3, 1e-3]
+
+
 def test_of_many_held_out_images_some_score_an_epoch(tmp_path):
     few, many = (
         load(tmp_path, planned(draft(), PLAN, COUNTS._replace(train=train), draws=320)) for train in (100, 400)

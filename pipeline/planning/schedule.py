@@ -10,7 +10,8 @@ from pipeline.planning.fingerprint import Fingerprint
 SIZES = 0.75, 0.5  # shares of the drafted size that may be planned
 LAST_SIZES = 0.5, 0.35, 0.25  # that are planned only if nothing else fits, whatever is left of small objects
 DIAMETERS, THICKNESS = (10, 20), 4  # pixels that small and median objects keep, and that thin masks keep
-SHORT = 300  # updates, below which a training has a weaker augmentation
+SHORT = 600  # updates, below which a training has a weaker augmentation and higher learning rates
+FASTER = 2  # times the learning rates of a longer training
 WEAKER = {"strong": "medium", "medium": "light"}  # augmentation of such a training
 STRIDE, SMALLEST_CROP = 32, 64  # pixels: crops are multiples of the stride
 SMALLEST_SIDE = 96  # pixels that the shorter side of an image keeps
@@ -67,7 +68,7 @@ def planned(draft: ConfigDraft, plan: Plan, counts: Counts, draws: int) -> Confi
     if plan.size != 1:
         draft = _resized(draft, plan.size)
     if plan.updates < SHORT:
-        draft = _with_weaker_augmentation(draft)
+        draft = _with_higher_rates(_with_weaker_augmentation(draft))
     return _scheduled(draft, plan, counts, draws)
 
 
@@ -79,6 +80,15 @@ def _with_weaker_augmentation(draft: ConfigDraft) -> ConfigDraft:
         if isinstance(wanted, str) and wanted in WEAKER:
             why = f"{wanted} in a longer training; a short one learns faster from this (docs/log.md)"
             draft = draft.with_option(key, WEAKER[wanted], why)
+    return draft
+
+
+def _with_higher_rates(draft: ConfigDraft) -> ConfigDraft:
+    """The draft of a short training, which would end long before it has learned with the rates of a longer one."""
+    for number in range(len(draft.phases)):
+        key = f"train.phases.{number}.lr"
+        why = f"{draft.value(key):g} in a longer training; a short one needs more (docs/log.md)"
+        draft = draft.with_option(key, FASTER * draft.value(key), why)
     return draft
 
 

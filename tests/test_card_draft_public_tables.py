@@ -140,20 +140,22 @@ REFUSED = {
 }
 
 
+def recorded(draw: Callable[..., Drawn], found: list[Drawn]) -> Callable[..., Drawn]:
+    """A function that draws, and adds what it has drawn to a list."""
+
+    def record(*args, **options) -> Drawn:
+        found.append(draw(*args, **options))
+        return found[-1]
+
+    return record
+
+
 @pytest.fixture
 def drawn(monkeypatch) -> list[Drawn]:
     """The images and labels that layouts draw from now on."""
     found: list[Drawn] = []
-
-    def recorded(draw: Callable[..., Drawn]) -> Callable[..., Drawn]:
-        def record(*args, **options) -> Drawn:
-            found.append(draw(*args, **options))
-            return found[-1]
-
-        return record
-
     for name in ("blobs", "cells", "lines"):
-        monkeypatch.setattr(public_tables, name, recorded(getattr(public_tables, name)))
+        monkeypatch.setattr(public_tables, name, recorded(getattr(public_tables, name), found))
     return found
 
 

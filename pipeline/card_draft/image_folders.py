@@ -22,6 +22,7 @@ NUM_IDS = 40  # that are searched in all paths
 NUM_SPLIT = 12  # ids that are searched in pieces, which takes longer
 NUM_TRIED = 4  # ids, to see whether they are in pieces at all
 MAX_PIECES = 3  # of an id
+AFTER_GAP, AFTER_LETTER = "(?<![A-Za-z0-9])", "(?<![^A-Za-z])"  # regular expressions of what is before an id
 MIN_SHARE = 0.95  # of the ids must have a file of a template
 PIECES = "\1\2\3"  # in a template: a piece of the id
 NUMBER, ANYTHING = "\5", "\6"  # in a template: digits, or any text, that differ from id to id
@@ -116,6 +117,9 @@ def find_families(ids: Sequence[str], paths: Sequence[str]) -> Search:
     """
     split: list[tuple[str, ...]] = [(image_id,) for image_id in spread(ids, NUM_IDS)]
     found = [(pieces, paths_) for pieces in split if (paths_ := _marked(pieces, paths))]
+    if not found:  # numbers right after letters, as 0001 in img0001
+        numbers = [pieces for pieces in split if pieces[0].isdigit()]
+        found = [(pieces, paths_) for pieces in numbers if (paths_ := _marked(pieces, paths, AFTER_LETTER))]
     searched = len(split)
     if not found:
         some = spread(ids, NUM_SPLIT)
@@ -136,9 +140,13 @@ def find_families(ids: Sequence[str], paths: Sequence[str]) -> Search:
     )
 
 
-def _marked(pieces: Sequence[str], paths: Iterable[str]) -> set[str]:
-    """The paths that contain all pieces in this order, each as a whole word, with marks in their places."""
-    found, words = set(), [re.compile(rf"(?<![A-Za-z0-9]){re.escape(piece)}(?![A-Za-z0-9])") for piece in pieces]
+def _marked(pieces: Sequence[str], paths: Iterable[str], after: str = AFTER_GAP) -> set[str]:
+    """The paths that contain all pieces in this order, each as a whole word, with marks in their places.
+
+    Args:
+        after: regular expression of what is before a word.
+    """
+    found, words = set(), [re.compile(rf"{after}{re.escape(piece)}(?![A-Za-z0-9])") for piece in pieces]
     candidates = list(paths)
     for piece in pieces:
         candidates = [path for path in candidates if piece in path]

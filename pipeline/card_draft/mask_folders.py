@@ -21,6 +21,7 @@ from pipeline.card_draft.image_folders import (
     choose_rule,
     find_families,
     find_images,
+    generalised,
     is_held_out,
 )
 from pipeline.card_draft.listing import readable, spread, stem_of
@@ -114,8 +115,27 @@ def _of_groups(root: Path, groups: Mapping[str, Sequence[str]], paths: Sequence[
             held_out = [other for other in more if is_held_out(other) and not is_held_out(name)]
             others = tuple(other for other in more if other not in held_out)
             parts = tuple(dict.fromkeys(map(_held_out_folder, held_out)))
+            found = found._replace(rule=_narrowed(found.rule, found.ids, masks))
+            found = found._replace(images=_without_masks(found, masks, images))
             return found._replace(others=(*found.others, *others), held_out=parts, candidates=frozenset(masks))
     return None
+
+
+def _narrowed(rule: Rule, ids: Sequence[str], masks: Collection[str]) -> Rule:
+    """A rule that takes no masks of other groups: x_color_mask.png is no mask of an image x_color."""
+    text = rf"([^/]+){re.escape(rule.suffix)}" if rule.pattern is None else rule.pattern
+    narrow = Rule(rule.folder, "", text.replace("([^/]+)", f"({generalised(ids)})", 1))
+    wide, files = rule.files(masks).keys(), narrow.files(masks).keys()
+    return narrow if set(ids) <= files < wide else rule
+
+
+def _without_masks(found: MaskImages, masks: Collection[str], images: Sequence[str]) -> Images:
+    """The images by a rule that takes no masks of other groups."""
+    others = [path for path in masks if found.rule.id_of(path.removeprefix(f"{found.rule.folder}/")) is None]
+    rule = found.images.rule
+    if found.images.channels or not rule.files(others):
+        return found.images
+    return found.images._replace(rule=_narrowed(rule, list(rule.files(images)), [*others, *images]))
 
 
 def _held_out_folder(group: str) -> str:
@@ -300,7 +320,7 @@ def _endings(group: Sequence[str], form: re.Pattern) -> dict[str, list[str]] | N
 
 def _by_ending_of_image(name: str, group: Sequence[str], known: Mapping[str, int]) -> dict[str, list[str]]:
     """A group in parts by what follows the names of images, as x_MA.tif and x_HE.tif of x.jpg; {} if files do not begin
-    with these names, or if most images have one ending only. A number at the end does not count: it is a part's.
+    with these names, or if most images have one of several endings. A number at the end does not count: it is a part's.
     """
     endings: dict[str, list[str]] = {}
     of_image: dict[str, set[str]] = {}
@@ -310,6 +330,8 @@ def _by_ending_of_image(name: str, group: Sequence[str], known: Mapping[str, int
         ending = re.sub(r"[_-]?\d+$", "", stem_of(path)[len(start) :]) + f".{path.rpartition('.')[2]}"
         endings.setdefault(ending, []).append(path)
         of_image.setdefault(start, set()).add(ending)
+    if len(endings) == 1 and not all(stem_of(path) in known for path in group):
+        return {name: list(group)}
     several = sum(len(each) > 1 for each in of_image.values())
     if not 1 < len(endings) <= MAX_ENDINGS or 2 * several < len(of_image):
         return {}

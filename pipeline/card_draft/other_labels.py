@@ -63,6 +63,9 @@ BINARY_FORMS = {
     ".seg": Form("texts of segments", (), "save each label image as a PNG with the name of its image"),
     ".h5": Form("HDF5 files", (), "save images and masks as files"),
     ".hdf5": Form("HDF5 files", (), "save images and masks as files"),
+    ".mhd": Form("MetaImage volumes", (), "save each as a NIfTI volume"),
+    ".mha": Form("MetaImage volumes", (), "save each as a NIfTI volume"),
+    ".nrrd": Form("NRRD volumes", (), "save each as a NIfTI volume"),
     ".npz": Form("archives of arrays", (), "save images and masks as files"),
     ".parquet": Form("Parquet tables", (), "save the table as CSV, or images and masks as files"),
     ".feather": Form("Feather tables", (), SAVE_CSV),
@@ -85,11 +88,18 @@ def find_other_labels(listing: Listing, tables: Sequence[Table]) -> str | None:
     return f"{found[0].name} are not read, such as {shortened(found[1], 60)}: {found[0].advice}" if found else None
 
 
+def describe_binary(suffix: str) -> str | None:
+    """What to do with files of a suffix in which images may be, for a message; None for other files."""
+    form = BINARY_FORMS.get(f".{suffix.lower()}")
+    return f"{form.name} (.{suffix}) are not read: {form.advice}" if form else None
+
+
 def _forms(listing: Listing, tables: Sequence[Table]) -> Iterator[tuple[Form, str]]:
     yield from _forms_of_cells(tables, CELL_FORMS)
     texts = [path for path in listing.others if path.lower().endswith(".txt")]
     xmls = [path for path in listing.others if path.lower().endswith(".xml")]
-    for paths, forms in ((listing.jsons, JSON_FORMS), (xmls, XML_FORMS), (_in_largest_folder(texts), TEXT_FORMS)):
+    jsons = [*listing.jsons, *(path for path in listing.others if path.lower().endswith(".geojson"))]
+    for paths, forms in ((jsons, JSON_FORMS), (xmls, XML_FORMS), (_in_largest_folder(texts), TEXT_FORMS)):
         for path in spread(paths, NUM_FILES):
             text = _start(listing.root / path)
             yield from ((form, path) for form in forms if _fits(form, text))
@@ -99,10 +109,12 @@ def _forms(listing: Listing, tables: Sequence[Table]) -> Iterator[tuple[Form, st
 
 
 def _forms_of_cells(tables: Sequence[Table], forms: Sequence[Form]) -> Iterator[tuple[Form, str]]:
-    for table in tables:
-        for column in table.columns:
-            filled = [cell.strip() for cell in spread(table.cells[column].tolist(), NUM_CELLS) if cell.strip()]
-            yield from ((form, f"'{column}' of {table.name}") for form in forms if _are_of_form(filled, form))
+    for form in forms:
+        for table in tables:
+            for column in table.columns:
+                filled = [cell.strip() for cell in spread(table.cells[column].tolist(), NUM_CELLS) if cell.strip()]
+                if _are_of_form(filled, form):
+                    yield form, f"'{column}' of {table.name}"
 
 
 def _are_of_form(cells: Sequence[str], form: Form) -> bool:

@@ -92,7 +92,7 @@ def _test_folder(rule: Rule, paths: Sequence[str], sources: Sources, listing: Li
             evidence = f"{count} of {len(test_ids)} ids of {sources.sample.name}"
             return folder, each, evidence, count == len(test_ids)
     for is_part in (TEST_WORD.search, partial(_is_unlabelled_validation, sources=sources)):
-        for each in filter(None, (rule, _of_both_parts(rule))):
+        for each in filter(None, (rule, _of_both_parts(rule), _without_folders(rule))):
             for folder, count in _nearest_first(folders_of(each, paths), rule.folder):
                 if folder != rule.folder and is_part(folder):
                     return folder, each, f"{count} files; no id of a sample submission is there", False
@@ -139,6 +139,13 @@ def _of_both_parts(rule: Rule) -> Rule | None:
     text = rf"([^/]+){re.escape(rule.suffix)}" if rule.pattern is None else rule.pattern
     both, count = re.subn(r"train(ing)?", "(?:training|train|testing|test)", text)
     return Rule(rule.folder, "", both) if count else None
+
+
+def _without_folders(rule: Rule) -> Rule | None:
+    """A rule for the files of one part in folders, as of findings, and of the other part without them."""
+    start = "[^/]*/"
+    has_folders = rule.pattern is not None and rule.pattern.startswith(start)
+    return Rule(rule.folder, "", f"(?:{start})?{rule.pattern.removeprefix(start)}") if has_folders else None
 
 
 def check_volumes(root: Path, found: Parts, sources: Sources) -> None:

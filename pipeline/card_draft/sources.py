@@ -9,7 +9,7 @@ from pipeline.card_draft.annotations import Annotations, find_annotations
 from pipeline.card_draft.image_folders import are_in_pieces
 from pipeline.card_draft.listing import IMAGES, Listing, spread, stem_of
 from pipeline.card_draft.mask_folders import MaskImages, find_candidates, find_mask_images
-from pipeline.card_draft.other_labels import find_other_labels
+from pipeline.card_draft.other_labels import describe_binary, find_other_labels
 from pipeline.card_draft.tables import (
     MIN_KNOWN,
     RowLayout,
@@ -160,6 +160,8 @@ def _known_ids_of(tables: Sequence[Table], paths: Sequence[str]) -> set[str]:
 
 def _instead_of_images(listing: Listing) -> str:
     suffixes = Counter(path.rpartition(".")[2] for path in listing.others)
+    if advice := next(filter(None, (describe_binary(suffix) for suffix, _ in suffixes.most_common())), None):
+        return f": {advice}"
     found = [f".{suffix}" for suffix, _ in suffixes.most_common(3)]
     return (
         f": there are files of {listed(found)}: give the folder that the images are in" if found else " in this folder"

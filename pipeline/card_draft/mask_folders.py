@@ -13,18 +13,15 @@ import numpy as np
 from pipeline.card_draft.image_folders import (
     HELD_OUT,
     MASK_WORD,
-    SIDE,
-    Family,
     Images,
     Rule,
-    Search,
     choose_rule,
-    find_families,
     find_images,
     generalised,
     is_held_out,
 )
 from pipeline.card_draft.listing import readable, spread, stem_of
+from pipeline.card_draft.templates import SIDE, Family, Search, find_families
 from pipeline.data.formats import read_pixels
 from pipeline.data.rasters import ImageError
 

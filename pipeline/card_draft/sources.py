@@ -6,7 +6,6 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from pipeline.card_draft.annotations import Annotations, find_annotations
-from pipeline.card_draft.image_folders import are_in_pieces
 from pipeline.card_draft.listing import IMAGES, Listing, spread, stem_of
 from pipeline.card_draft.mask_folders import MaskImages, find_candidates, find_mask_images
 from pipeline.card_draft.other_labels import describe_binary, find_other_labels
@@ -28,6 +27,7 @@ from pipeline.card_draft.tables import (
     share_known,
     without_classes,
 )
+from pipeline.card_draft.templates import are_in_pieces
 from pipeline.quoting import listed, shortened
 
 MAX_TABLES_TEXT = 140  # characters of a message about the tables that are there

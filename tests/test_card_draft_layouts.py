@@ -472,7 +472,7 @@ def test_folders_without_images_are_one_line(tmp_path):
     with pytest.raises(ValueError, match="no file in this folder"):
         drafted(tmp_path)
     (tmp_path / "a.h5").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"no image: there are files of \.h5"):
+    with pytest.raises(ValueError, match=r"no image: HDF5 files \(\.h5\) are not read: save images and masks as files"):
         drafted(tmp_path)
     with pytest.raises(ValueError, match="no such folder"):
         drafted(tmp_path / "none")

@@ -15,7 +15,6 @@ from pipeline.planning.budget import (
     REPORT,
     SHORTEST,
     SUBMISSION,
-    USABLE_SHARE,
     Choices,
     Costs,
     Counts,
@@ -25,6 +24,8 @@ from pipeline.planning.budget import (
     make_plan,
     revise,
     spend,
+    time_for,
+    usable_of,
 )
 
 VIEWS = (("identity", "flip_horizontal", "flip_vertical", "rotate_180"), ("identity", "flip_horizontal"), ("identity",))
@@ -64,7 +65,7 @@ def test_folds_that_are_done_cost_no_training():
 @pytest.mark.parametrize("hours", HOURS)
 def test_a_plan_fits_and_leaves_little(hours):
     plan = plan_for(hours)
-    usable = 3600 * hours * USABLE_SHARE
+    usable = usable_of(3600 * hours)
     spent = spend(plan, COUNTS, COSTS).total
     assert spent <= usable
     is_longest = plan.updates == COUNTS.updates(LONGEST)
@@ -95,7 +96,7 @@ def test_the_order_of_what_is_given_up():
 
 
 def fits(plan, seconds):
-    return spend(plan, COUNTS, COSTS).total <= seconds * USABLE_SHARE
+    return spend(plan, COUNTS, COSTS).total <= usable_of(seconds)
 
 
 @pytest.mark.parametrize("hours", HOURS)
@@ -122,21 +123,21 @@ def test_several_folds_are_trained_longer_than_the_only_one_must_be(hours):
 
 def test_of_many_images_with_masks_a_smaller_share_is_held_out():
     counts = Counts(train=12_000, test=100, folds=5, batch=8, masked=12_000)
-    assert (plan_for(0.04, counts).split, plan_for(0.04, counts).folds) == (100, 1)
-    assert plan_for(0.04, counts._replace(masked=999)).split == 20  # fewer than ten masks in a hundredth
+    assert (plan_for(0.042, counts).split, plan_for(0.042, counts).folds) == (100, 1)
+    assert plan_for(0.042, counts._replace(masked=999)).split == 20  # fewer than ten masks in a hundredth
     with pytest.raises(ValueError, match="give a larger BUDGET"):
-        plan_for(0.04, counts._replace(masked=199))
+        plan_for(0.042, counts._replace(masked=199))
     with pytest.raises(ValueError, match="give a larger BUDGET"):
-        plan_for(0.04, counts, CHOICES._replace(finer_splits=False))
+        plan_for(0.042, counts, CHOICES._replace(finer_splits=False))
 
 
 def test_sizes_that_lose_objects_are_planned_only_if_nothing_else_fits():
     counts, choices = COUNTS._replace(train=200), CHOICES._replace(last_sizes=(0.35, 0.25))
     least = Plan(5, 1, 0.5, LEAST_UPDATES, FEWEST_EPOCHS, VIEWS[-1])
-    enough = spend(least, counts, COSTS).total / USABLE_SHARE + 1
+    enough = time_for(spend(least, counts, COSTS).total) + 1
     assert make_plan(enough, counts, COSTS, choices).size == 0.5
     assert make_plan(enough - 2, counts, COSTS, choices).size == 0.35
-    smallest = spend(least._replace(size=0.25), counts, COSTS).total / USABLE_SHARE + 1
+    smallest = time_for(spend(least._replace(size=0.25), counts, COSTS).total) + 1
     assert make_plan(smallest, counts, COSTS, choices).size == 0.25
     with pytest.raises(ValueError, match="give a larger BUDGET"):
         make_plan(smallest - 2, counts, COSTS, choices)
@@ -150,13 +151,13 @@ def test_a_fold_of_one_image_is_never_trained_alone():
 def test_a_short_time_allows_one_short_training():
     counts = COUNTS._replace(train=200)  # too few for a smaller held-out share
     shortest = Plan(5, 1, 0.5, counts.updates(SHORTEST), FEWEST_EPOCHS, VIEWS[-1])
-    plan = make_plan(spend(shortest, counts, COSTS).total / USABLE_SHARE - 1, counts, COSTS, CHOICES)
+    plan = make_plan(time_for(spend(shortest, counts, COSTS).total) - 1, counts, COSTS, CHOICES)
     assert (plan.folds, plan.updates >= LEAST_UPDATES, plan.updates < counts.updates(SHORTEST)) == (1, True, True)
 
 
 def test_a_time_that_is_too_short_is_refused_with_the_least_one():
     least = Plan(5, 1, 0.5, LEAST_UPDATES, FEWEST_EPOCHS, VIEWS[-1])
-    seconds = spend(least, COUNTS, COSTS).total / USABLE_SHARE
+    seconds = time_for(spend(least, COUNTS, COSTS).total)
     with pytest.raises(ValueError, match=r"0:20 are left, and one short training .* takes about 0:\d\d: give a larger"):
         make_plan(20, COUNTS, COSTS, CHOICES)
     assert make_plan(math.ceil(seconds) + 1, COUNTS, COSTS, CHOICES).folds == 1
@@ -166,12 +167,12 @@ PLAN = Plan(5, 3, 1.0, 300, 6, VIEWS[1])
 
 
 def test_a_plan_that_goes_as_expected_stays():
-    left = spend(PLAN, COUNTS, COSTS, done=1).total / USABLE_SHARE + 1
+    left = time_for(spend(PLAN, COUNTS, COSTS, done=1).total) + 1
     assert revise(PLAN, left, COUNTS, COSTS, VIEWS, done=1) == PLAN
 
 
 def test_a_slow_machine_trains_fewer_folds_and_a_fast_one_more():
-    left = spend(PLAN, COUNTS, COSTS, done=1).total / USABLE_SHARE + 1
+    left = time_for(spend(PLAN, COUNTS, COSTS, done=1).total) + 1
     slow, fast = (COSTS._replace(update=factor, predict=0.2 * factor) for factor in (1.6, 0.3))
     assert revise(PLAN, left, COUNTS, slow, VIEWS, done=1).folds == 2
     assert revise(PLAN, left, COUNTS, fast, VIEWS, done=1).folds == 5
@@ -181,7 +182,7 @@ def test_the_last_fold_may_be_shortened_by_half_and_no_more():
     costs, two = COSTS, PLAN._replace(folds=2, views=VIEWS[2])
     whole, training = spend(two, COUNTS, costs, done=1).total, fold_training(two, COUNTS, costs)
     one = two._replace(folds=1)
-    enough, too_little = ((whole - share * training) / USABLE_SHARE for share in (0.49, 0.51))
+    enough, too_little = (time_for(whole - share * training) for share in (0.49, 0.51))
     views = VIEWS[2:]
     assert revise(one, enough, COUNTS, costs, views, done=1).folds == 2
     assert revise(one, too_little, COUNTS, costs, views, done=1).folds == 1

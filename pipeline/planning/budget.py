@@ -18,6 +18,7 @@ from pipeline.config import Config
 from pipeline.progress import clock
 
 USABLE_SHARE = 0.94  # of the time left is planned for; the rest absorbs a machine that becomes slower
+BETWEEN = 6.0  # seconds between the steps of a plan, and of the end of the process
 VALIDATED = 24  # held-out images that an epoch is scored on, at most
 SHORTEST_SHARE = 0.5  # of a training, to which that of the last fold may be shortened
 VALIDATION_SHARE = 0.15  # of the time of a training that may be spent on validation
@@ -165,21 +166,31 @@ def fold_training(plan: Plan, counts: Counts, costs: Costs) -> float:
     return one.training + one.validation
 
 
+def usable_of(seconds: float) -> float:
+    """The seconds that may be planned for, of those that are left; below 0 if nothing can be."""
+    return USABLE_SHARE * seconds - BETWEEN
+
+
+def time_for(planned: float) -> float:
+    """The seconds that must be left for planned ones: the inverse of `usable_of`."""
+    return (planned + BETWEEN) / USABLE_SHARE
+
+
 def make_plan(seconds: float, counts: Counts, costs: Costs, choices: Choices) -> Plan:
     """The plan for a time budget: the first one in the order of what is given up that fits.
 
     Args:
-        seconds: that are left; USABLE_SHARE of them is planned for.
+        seconds: that are left; `usable_of` them is planned for.
 
     Raises:
         ValueError: if not even the least plan fits, with the seconds that it needs.
     """
-    usable = seconds * USABLE_SHARE
+    usable = usable_of(seconds)
     for plan in _ladder(counts, choices):
         longest = _lengthened(plan, usable, counts, costs)
         if longest is not None:
             return _with_views(longest, usable, counts, costs, choices.views)
-    least = spend(plan, counts, costs).total / USABLE_SHARE
+    least = time_for(spend(plan, counts, costs).total)
     raise ValueError(
         f"{clock(max(seconds, 0))} are left, and one short training with its predictions takes about {clock(least)}: "
         f"give a larger BUDGET"
@@ -255,7 +266,7 @@ def revise(
         done: folds that are trained and predicted with the plan's views; these are predicted again with other ones.
     """
     folds = range(done, plan.split + 1 if plan.split == counts.folds else done + 1)
-    usable = seconds * USABLE_SHARE
+    usable = usable_of(seconds)
     whole = [
         each
         for each in (plan._replace(folds=number, views=some) for number in folds for some in views)

@@ -21,6 +21,7 @@ from pipeline.data.reader import Reader
 from pipeline.files import file_digest, file_lock, write_text
 from pipeline.metrics import parse_metric
 from pipeline.planning.budget import (
+    BETWEEN,
     Choices,
     Costs,
     Counts,
@@ -364,7 +365,7 @@ def _train_fold(timer: BudgetClock, job: Job, fold: int) -> None:
     context = make_context(job.config(plan, fold + 1))
     training = fold_training(plan, counts, costs)
     rest = spend(plan, counts, costs, done=fold).total - training  # of all that follows
-    limit = timer.left - rest - MARGIN * timer.budget
+    limit = timer.left - rest - MARGIN * timer.budget - BETWEEN
     if fold + 1 < plan.folds and not timer.state.is_given:
         limit = min(limit, SLACK * training)
     with timer.step(f"fold {fold}: training", training + costs.start):

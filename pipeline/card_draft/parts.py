@@ -20,6 +20,7 @@ from pipeline.quoting import listed, shortened
 NUM_HEADERS = 100  # of images of each part
 NUM_PIXELS = 3  # images that are decoded for their channels
 TEST_WORD = re.compile(r"[Tt][Ee][Ss][Tt]|Ts($|/)|(?<![A-Za-z])TE(?![A-Za-z])")
+OF_VALIDATION = re.compile(rf"(?i:(?<![a-z])val)|{VALIDATION.pattern}")  # of masks, also as valannot/x.png
 MAX_PIXELS = 1 << 24
 
 
@@ -113,7 +114,7 @@ def _is_unlabelled_validation(folder: str, sources: Sources) -> bool:
     return bool(
         sources.masks
         and VALIDATION.search(folder)
-        and not any(map(VALIDATION.search, sources.masks.candidates | {sources.masks.rule.folder}))
+        and not any(map(OF_VALIDATION.search, sources.masks.candidates | {sources.masks.rule.folder}))
     )
 
 

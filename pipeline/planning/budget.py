@@ -222,7 +222,8 @@ def _lengthened(plan: Plan, usable: float, counts: Counts, costs: Costs) -> Plan
     updates = int((seconds - epochs * validation) / update)
     if updates < plan.updates:
         return None
-    return plan._replace(updates=min(updates, counts.updates(LONGEST)), epochs=epochs)
+    updates = min(updates, counts.updates(LONGEST))
+    return plan._replace(updates=updates, epochs=min(epochs, updates))
 
 
 def _with_views(plan: Plan, usable: float, counts: Counts, costs: Costs, views: Sequence[tuple[str, ...]]) -> Plan:

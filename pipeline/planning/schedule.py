@@ -129,8 +129,9 @@ def _scheduled(draft: ConfigDraft, plan: Plan, counts: Counts, draws: int) -> Co
         for number in range(len(draft.phases))
     ]
     for number, share in enumerate(each / sum(wanted) for each in wanted):
-        epochs = max(1, round(plan.epochs * share))
-        updates = max(1, math.ceil(plan.updates * share / epochs))  # of an epoch
+        wanted_updates = plan.updates * share
+        updates = max(1, math.ceil(wanted_updates / max(1, round(plan.epochs * share))))  # of an epoch
+        epochs = max(1, round(wanted_updates / updates))
         why = f"{updates * epochs} updates, planned for the time budget"
         draft = draft.with_option(f"train.phases.{number}.epochs", epochs, why)
         repeats = math.ceil(updates * counts.batch / draws * 1e4) / 1e4

@@ -205,7 +205,7 @@ test: $(VENV) $(VENV_DEV) ## the fast tests, a few minutes; installs a browser f
 
 test-slow: $(VENV) $(VENV_DEV) ## the slow tests: Ray, notebooks, torchrun, rehearsal, kills, all architectures
 	$(PYTHON) -m tests.browser
-	$(PYTHON) -m pytest -n auto --dist loadgroup -m slow
+	$(PYTHON) -m pytest -n auto --dist loadgroup -m slow --timeout=900
 
 test-older: ## all tests with Python 3.12 and Kaggle's older packages, in .venv-older (PYTHON312=python3.12)
 	PYTHON312="$(PYTHON312)" .ci/older .venv-older

@@ -70,6 +70,6 @@ def test_an_encoder_above_the_memory_is_not_checked_until_there_is_more(tried):
 def test_random_encoders_of_at_most_15_million_parameters_pass(tmp_path):
     """Few and small ones: 40 of these take 13 minutes of one core. docs/encoders_checked.csv has them."""
     names = [row.name for row in encoder.known().values() if row.parameters <= 15]
-    found = check_encoders(names, 8, seed=1, path=tmp_path / "checked.csv", memory=4)
-    assert len({each.encoder for each in found}) == 8
+    found = check_encoders(names, 5, seed=1, path=tmp_path / "checked.csv", memory=4)
+    assert len({each.encoder for each in found}) == 5
     assert not [each for each in found if each.result in ("failed", "not checked")]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from pipeline import competition, config, folds, stages
 from pipeline.cli import main
+from pipeline.cli.stages import _command_of_one
 from pipeline.data.labels import Labels
 from pipeline.duplicates import write_duplicates
 from pipeline.duplicates.table import PAIR_COLUMNS
@@ -59,7 +60,19 @@ def test_ensemble_of_two_prints_its_gain_and_writes_one_score_per_image(submitte
     assert scores["score"].mean() == pytest.approx(manifest["oof_score"])
     alone = max(manifest["oof_score_alone"].values())
     assert manifest["oof_score"] - alone == pytest.approx(manifest["gain"]["mean"])
-    assert (f"submit submissions/{best}.csv" in printed) == (manifest["gain"]["mean"] < 0)
+    advice = _command_of_one(best, Path("tiny+seed1.csv"), ["tiny", "seed1"])
+    assert (advice in printed) == (manifest["gain"]["mean"] < 0)
+
+
+@pytest.mark.parametrize(
+    ("csv", "command"),
+    [
+        ("tiny+seed1.csv", "make ensemble CONFIGS=tiny, submissions/tiny.csv"),
+        ("tiny+seed1-fold0-fold1.csv", 'make ensemble CONFIGS=tiny FOLDS="0 1", submissions/tiny-fold0-fold1.csv'),
+    ],
+)
+def test_the_command_of_a_better_member_has_the_folds_of_the_ensemble(csv, command):
+    assert _command_of_one("tiny", Path("submissions", csv), ["tiny", "seed1"]) == f"tiny scores higher: {command}"
 
 
 def test_members_with_different_image_sizes_are_refused_with_id_and_sizes(tiny):

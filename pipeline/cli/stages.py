@@ -336,14 +336,17 @@ def _print_score(done: stages.Ensembled) -> None:
             + ("" if isnan(gain.p_better) else f", better in {gain.p_better:.0%} of draws")
         )
         if gain.mean < 0:
-            part = done.csv.stem.removeprefix("+".join(each.name for each in done.member_scores))  # -fold0-fold1
-            folds = f' FOLDS="{" ".join(part.split("-fold")[1:])}"' if part else ""
-            out.print(
-                f"            {best} scores higher: make ensemble CONFIGS={best}{folds}, submissions/{best}{part}.csv"
-            )
+            out.print(f"            {_command_of_one(best, done.csv, [each.name for each in done.member_scores])}")
     _print_rules(done.selection.renderer, done.classes, several=len(done.member_scores) > 1)
     for note in done.notes:
         out.print(f"note        {note}")
+
+
+def _command_of_one(best: str, csv: Path, members: list[str]) -> str:
+    """What makes the submission of the member that scores higher alone, from the folds of the ensemble `csv`."""
+    part = csv.stem.removeprefix("+".join(members))  # -fold0-fold1
+    folds = f' FOLDS="{" ".join(part.split("-fold")[1:])}"' if part else ""
+    return f"{best} scores higher: make ensemble CONFIGS={best}{folds}, submissions/{best}{part}.csv"
 
 
 def _format_like_test(done: stages.Ensembled) -> str:

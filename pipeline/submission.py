@@ -198,6 +198,15 @@ def encode_checked(mask: np.ndarray, dialect: Dialect, where: str) -> str:
     return text
 
 
+def check_given(path: Path, option: str) -> None:
+    """Raise FileNotFoundError if the submission that an option names does not exist."""
+    if path.is_file():
+        return
+    other = Path("submissions") / path.name
+    meant = f"{other} exists" if other.is_file() else "expected the path of a submission"
+    raise FileNotFoundError(f"{option}: {path}: no such file: {meant}")
+
+
 def check_submission(path: Path, card: Competition, sample: Path, size_of: SizeOf) -> None:
     """Check a CSV as Kaggle does: its columns and rows must be those of the sample, and its texts valid masks.
 

@@ -68,6 +68,7 @@ def test_names_alone_are_those_of_values_from_0_and_a_guess(tmp_path, name):
         ("labels.csv", "id,class\n0,crack\n1,crack\n2,spall\n"),  # a class for each image
         ("readme.txt", "3 images\nof 4 cracks\n"),
         ("classes.txt", "1\n2\n3\n"),
+        ("mask.txt", f"{'01' * 4000} 1\n"),  # pixels as text
     ],
 )
 def test_files_of_other_things_name_no_classes(tmp_path, name, text):

@@ -253,6 +253,29 @@ def test_two_values_of_a_mask_are_background_and_class(tmp_path):
     assert_masks(card, tmp_path, named(masks, "s{}".format), tested=False)
 
 
+def test_one_value_in_all_masks_is_that_of_the_object(tmp_path):
+    masks = train_images(tmp_path, "images/s{}.png".format)
+    for number, each in masks.items():
+        write(tmp_path / f"masks/s{number}.png", np.full_like(each, 5))
+    assert list(drafted(tmp_path).masks.values.values()) == [5]
+
+
+@pytest.mark.parametrize(("name", "is_soft"), [("probe_{}.png", False), ("{}_soft.png", True), ("{}_probs.png", True)])
+def test_masks_are_shares_where_a_word_of_their_names_says_so(tmp_path, name, is_soft):
+    masks = train_images(tmp_path, lambda number: f"images/{name.format(number)}")
+    for number, each in masks.items():
+        write(tmp_path / f"masks/{name.format(number)}", each * (100 + number % 2))
+    assert drafted(tmp_path).masks.soft == is_soft
+
+
+def test_folders_named_tr_and_te_are_the_two_parts(tmp_path):
+    masks = train_images(tmp_path, "tr/images/s{}.png".format)
+    for number, each in masks.items():
+        write(tmp_path / f"tr/masks/s{number}.png", each * 255)
+    test_images(tmp_path, "te/images/s{}.png".format)
+    assert drafted(tmp_path).files.test_images == "te/images"
+
+
 def test_masks_some_of_which_are_in_colour_are_not_told_apart(tmp_path):
     masks = train_images(tmp_path, "images/s{}.png".format)
     for number, each in masks.items():
@@ -357,6 +380,9 @@ def test_slices_of_nifti_volumes_are_images(tmp_path):
     card = drafted(tmp_path)
     assert (card.files.train_images, card.files.train_masks) == ("imagesTr", "labelsTr")
     assert len(read_index(card, tmp_path)) == 20
+    damaged = tmp_path / "imagesTr/liver_0.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    assert drafted(tmp_path) == card  # the doctor reports it
 
 
 # ---------------------------------------------------------------------------------------------- outlines

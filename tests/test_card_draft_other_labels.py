@@ -26,6 +26,10 @@ FILES = {
         ('{"features": {"xy": [{"wkt": "POLYGON ((1 2, 3 4, 5 6))"}]}}', "WKT in JSON", TO_COCO),
         ('{"type": "FeatureCollection", "features": [{"geometry": {"coordinates": []}}]}', "GeoJSON", TO_COCO),
     ],
+    "labels/a_1.txt": [
+        ("0 0.5 .25 1e-3 0.75 1 0\n" * 9, "outlines in YOLO's texts", TO_COCO),
+        ("0 0.5 .25 1e-3 0.75\n" * 9, "boxes in YOLO's texts", "there is nothing to segment"),
+    ],
     "train.json": [
         ('{"a_1": "1 3 10 5", "a_2": "4 3"}', "runs in JSON", "write them as a CSV"),
         (json.dumps(COCO | {"annotations": {"1": BOX}}), "annotations in an object", "write them as a list"),
@@ -48,3 +52,13 @@ def test_the_message_names_the_form_the_file_and_what_to_do(tmp_path, name, case
     assert name in message
     assert advice in message
     assert "\n" not in message
+
+
+def test_a_line_of_numbers_that_ends_in_a_word_takes_no_time(tmp_path):
+    """Such as those of oriented boxes; each of 40 numbers could once be read in four ways."""
+    for number in range(1, 4):
+        write(tmp_path / f"images/a_{number}.png", blobs(number)[0])
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a_1.txt").write_text(f"0{' 1234.5' * 40} plane 0\n" * 9)
+    with pytest.raises(ValueError, match="labels"):
+        draft_card(list_files(tmp_path), "x")

@@ -1,5 +1,6 @@
 """Members of an ensemble that are the networks of an earlier phase."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,10 @@ import torch
 
 from pipeline import config, stages
 from pipeline.cli import main
-from pipeline.training.checkpoint import load_weights, read_record
+from pipeline.config import Config
+from pipeline.schema import parse
+from pipeline.stages.phase_member import _tables, _until
+from pipeline.training.checkpoint import load_weights, read_record, save_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +66,36 @@ def test_what_has_no_earlier_phase_is_refused_before_anything_is_written(submitt
     assert run(*words) == 2
     assert error in capsys.readouterr().err
     assert not Path("configs/tiny_phase1.toml").exists()
+
+
+def test_a_config_of_the_same_name_is_kept(submitted, capsys):
+    path = Path("configs/tiny_phase1.toml")
+    shutil.copyfile("configs/tiny.toml", path)
+    assert run() == 2
+    assert f"{path}: another config has this name" in capsys.readouterr().err
+    assert path.read_bytes() == Path("configs/tiny.toml").read_bytes()
+
+
+def test_weights_that_were_made_with_other_settings_are_kept(submitted, capsys):
+    assert run() == 0
+    weights = Path("runs/tiny_phase1/fold0/best.safetensors")
+    save_checkpoint(weights, load_weights(weights), {**read_record(weights), "settings": {"seed": 1}})
+    before = weights.read_bytes()
+    assert run() == 2
+    assert "runs/tiny_phase1/fold0 was trained with" in capsys.readouterr().err
+    assert weights.read_bytes() == before
+
+
+def test_what_later_phases_alone_use_is_left_out(tiny):
+    extra = [{"ratio": 0.1, "phases": [3]}, {"ratio": 0.2, "phases": [1, 3]}]
+    assert _until({"from": "a", "phases": [2, 3]}, 1) is None
+    assert _until({"from": "b"}, 1) == {"from": "b"}  # by default, of the first phase
+    assert _until(extra, 1) == [{"ratio": 0.2, "phases": [1]}]
+    assert _until(extra, 3) == extra
+    cfg = config.load("configs/tiny.toml", ["train.pseudo={from='a', phases=[2]}", "data.extra=[{phases=[2]}]"])
+    tables = _tables(cfg, 1)
+    assert (tables["train"]["pseudo"], tables["data"]["extra"]) == (None, [])
+    assert len(parse(Config, {"name": "tiny_phase1", **tables}, "the tables").train.phases) == 1
 
 
 def test_a_config_that_is_not_trained_says_what_to_do(tiny, capsys):

@@ -11,7 +11,7 @@ from pipeline.ensemble.candidate_weights import make_chooser
 from pipeline.ensemble.combine import STACK, Weighting, blend_by, combine, combine_by
 from pipeline.ensemble.renderer import Postprocess, Renderer
 from pipeline.ensemble.serialization import from_record, to_record
-from pipeline.ensemble.stacking import SIDE, Levels, Stack, apply_stack, fit_stack, mean_around
+from pipeline.ensemble.stacking import SIDE, Stack, StoredMeans, apply_stack, fit_stack, mean_around
 from pipeline.ensemble.weights import count_pixels_by_value, stack_weights, subsample
 from pipeline.metrics import VOID, pixel_metric
 from pipeline.postprocess.rules import Rules
@@ -37,7 +37,7 @@ def speckled(count, seed):
 
 
 def stacked(own, around, stack):
-    return apply_stack(list(map(Levels, own)), map(Levels, around), stack)
+    return apply_stack(list(map(StoredMeans, own)), map(StoredMeans, around), stack)
 
 
 def test_one_member_alone_keeps_its_values():
@@ -62,7 +62,7 @@ def test_mean_around_mirrors_the_border(folds):
     dtype = np.uint8 if folds == 1 else np.int64
     sums = np.random.default_rng(0).integers(0, 255 * folds + 1, (2, 3, 20, 31)).astype(dtype)
     expected = uniform_filter(sums / folds, (0, 0, SIDE, SIDE), mode="mirror")
-    found, denominator = mean_around(Levels(sums, folds))
+    found, denominator = mean_around(StoredMeans(sums, folds))
     assert np.allclose(found / denominator, expected, rtol=0, atol=1e-9)
 
 
@@ -115,7 +115,7 @@ def test_void_pixels_do_not_count_for_a_stack_or_a_calibration():
 
 
 def test_an_image_smaller_than_the_neighbourhood_has_a_mean():
-    assert mean_around(Levels(np.full((1, 2, 1), 7, np.uint8))).numerators.tolist() == [[[7 * SIDE**2]] * 2]
+    assert mean_around(StoredMeans(np.full((1, 2, 1), 7, np.uint8))).numerators.tolist() == [[[7 * SIDE**2]] * 2]
 
 
 def test_coefficients_of_generated_pixels_are_recovered():

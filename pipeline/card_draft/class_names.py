@@ -15,7 +15,7 @@ from pipeline.competition import Value
 
 MAX_FILES = 40  # of texts and JSON that are read
 MAX_BYTES = 1 << 18  # a larger file is no list of classes
-MAX_VALUE = 65_535
+MAX_VALUE, MAX_DIGITS = 65_535, 5
 MAX_NAMES = 1000
 COLOUR_COLUMNS = (("r", "g", "b"), ("red", "green", "blue"))
 LIST_NAME = re.compile(r"(?<![a-z])(class|label|categor|codes|names)", re.IGNORECASE)
@@ -92,16 +92,21 @@ def _colours_of(table: Table) -> list[tuple[Value, str]]:
     return [(code, text) for code, text in zip(codes, table.values(name), strict=True) if isinstance(code, tuple)]
 
 
+def _is_number(text: str) -> bool:
+    """Whether a text may be the number of a class; a file of digits alone is none."""
+    return text.isdecimal() and len(text) <= MAX_DIGITS
+
+
 def _numbers(text: str) -> Any:
     """The numbers in a text such as "[128, 64, 0]" or "(128 64 0)"; the text itself if it has other parts."""
     words = re.split(r"[\s,;]+", text.strip("[]() "))
-    return [int(word) for word in words] if all(map(str.isdecimal, words)) else text.strip()
+    return [int(word) for word in words] if all(map(_is_number, words)) else text.strip()
 
 
 def _values_of(table: Table) -> list[tuple[Value, str]]:
     value = next((column for column in table.columns if VALUE_KEY.fullmatch(column)), None)
     name = next((column for column in table.columns if NAME_KEY.fullmatch(column) and column != value), None)
-    if value is None or name is None or not all(map(str.isdecimal, table.values(value))):
+    if value is None or name is None or not all(map(_is_number, table.values(value))):
         return []
     return list(zip(map(int, table.values(value)), table.values(name), strict=True))
 
@@ -145,7 +150,7 @@ def _of_lines(lines: Sequence[str]) -> list[list[tuple[Value, str]]]:
         if not line.strip() or line.lstrip().startswith(("#", "//")):
             continue
         words = [word for word in re.split(r"[\s,:;=]+", line.strip()) if word]
-        is_number = [word.isdecimal() and int(word) <= MAX_VALUE for word in words]
+        is_number = [_is_number(word) and int(word) <= MAX_VALUE for word in words]
         first = next((n for n, each in enumerate(is_number) if not each), len(words))
         last = next((n for n, each in enumerate(is_number[::-1]) if not each), len(words))
         name = " ".join(words[first : len(words) - last])
@@ -207,7 +212,7 @@ def _code(value: Any) -> Value | None:
     if isinstance(value, str) and (found := HEX.fullmatch(value)):
         number = int(found[1], 16)
         return number >> 16, number >> 8 & 255, number & 255
-    if isinstance(value, str) and value.isdecimal() and len(value) < 6:
+    if isinstance(value, str) and _is_number(value):
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_VALUE:
         return value

@@ -26,7 +26,8 @@ MASK_WORD = re.compile(
     re.IGNORECASE,
 )
 VALIDATION = re.compile(r"(?i:(?<![a-z])val(id|idation)?(?![a-z]))|(?<=[a-z])(Va|Val)(?![A-Za-z])")
-HELD_OUT = re.compile(rf"(?i:test|(?<![a-z])te(?![a-z]))|(?<=[a-z])Ts(?![A-Za-z])|{VALIDATION.pattern}")
+TEST = re.compile(r"(?i:test|(?<![a-z])te(?![a-z]))|(?<![A-Z])Ts(?![A-Za-z])")
+HELD_OUT = re.compile(f"{TEST.pattern}|{VALIDATION.pattern}")
 COLORS = ("red", "green", "blue", "nir", "rededge", "swir")
 # In a path: further data beside the pictures themselves, such as heights.
 BESIDE = re.compile(
@@ -35,9 +36,13 @@ BESIDE = re.compile(
 )
 
 
-def is_held_out(path: str) -> bool:
-    """Whether a folder or name of a path is of a validation or test part: val, but not train_val."""
-    return any(HELD_OUT.search(part) and "train" not in part.lower() for part in path.split("/"))
+def is_held_out(path: str, word: re.Pattern = HELD_OUT) -> bool:
+    """Whether a folder or name of a path is of a validation or test part: val, but not train_val.
+
+    Args:
+        word: TEST or VALIDATION, for one of these parts alone.
+    """
+    return any(word.search(part) and "train" not in part.lower() for part in path.split("/"))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ MIN_OBJECTS = 6
 VOID_CODE = 255
 VOID_STEP = 1.1  # times the largest step between classes: 0, 128 and 255 are three classes
 MAX_COLOUR = 4  # channels of a mask, with alpha; a file of more is a stack
-SOFT_NAME = re.compile(r"soft|prob", re.IGNORECASE)
+SOFT_NAME = re.compile(r"(?<![a-z])(soft|probs?|probabilit(y|ies))(?![a-z])", re.IGNORECASE)
 
 
 class MaskCodes(NamedTuple):
@@ -142,8 +142,10 @@ def _void(values: Sequence[Value], num_classes: int | None) -> Value | None:
         return None
     if num_classes is None and values[0] < 0:
         return values[0]
+    if len(values) < 3:
+        return None
     *steps, last_step = np.diff(values)
-    has_gap = len(values) > 2 and last_step > max(1, VOID_STEP * max(steps))
+    has_gap = last_step > max(1, VOID_STEP * max(steps))
     if num_classes is not None:
         return last if len(values) == num_classes + 1 and has_gap else None
     return last if last == VOID_CODE and has_gap else None

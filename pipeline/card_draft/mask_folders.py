@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.card_draft.image_folders import (
-    HELD_OUT,
     MASK_WORD,
     Images,
     Rule,
@@ -137,7 +136,8 @@ def _without_masks(found: MaskImages, masks: Collection[str], images: Sequence[s
 
 def _held_out_folder(group: str) -> str:
     """The folder of a group up to the part whose name says that it is held out."""
-    return group[: group.find("/", HELD_OUT.search(group).end())]
+    parts = group.split("/")
+    return "/".join(parts[: next(n for n, part in enumerate(parts) if is_held_out(part)) + 1])
 
 
 def _are_siblings(one: str, other: str, groups: Mapping[str, Sequence[str]]) -> bool:

@@ -54,9 +54,10 @@ XML_FORMS = (
     Form("outlines in XML", (r"<polygon|<Vertex|<pt>|<segmentation", r"<")),
     Form("boxes in XML", (r"<bndbox|<box",), BOXES),
 )
+SHARE = r" -?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?"  # each text in one way: no time is lost where a line fits only in part
 TEXT_FORMS = (
-    Form("outlines in YOLO's texts", (r"^\d+( -?\d*\.?\d+){6,}\s*$", r"\d\.\d")),
-    Form("boxes in YOLO's texts", (r"^\d+( -?\d*\.?\d+){4}\s*$", r"\d\.\d"), BOXES),
+    Form("outlines in YOLO's texts", (rf"^\d+({SHARE}){{6,}}\s*$", r"\d\.\d")),
+    Form("boxes in YOLO's texts", (rf"^\d+({SHARE}){{4}}\s*$", r"\d\.\d"), BOXES),
 )
 BINARY_FORMS = {
     ".mat": Form("MATLAB files", (), "save each label image as a PNG with the name of its image"),

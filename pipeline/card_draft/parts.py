@@ -9,7 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.card_draft.image_folders import VALIDATION, Images, Rule, find_images, folders_of, generalised
+from pipeline.card_draft.image_folders import (
+    TEST,
+    VALIDATION,
+    Images,
+    Rule,
+    find_images,
+    folders_of,
+    generalised,
+    is_held_out,
+)
 from pipeline.card_draft.listing import Listing, readable, spread
 from pipeline.card_draft.sources import Sources
 from pipeline.data.formats import is_dicom, read_header, read_pixels
@@ -19,7 +28,6 @@ from pipeline.quoting import listed, shortened
 
 NUM_HEADERS = 100  # of images of each part
 NUM_PIXELS = 3  # images that are decoded for their channels
-TEST_WORD = re.compile(r"[Tt][Ee][Ss][Tt]|Ts($|/)|(?<![A-Za-z])TE(?![A-Za-z])")
 OF_VALIDATION = re.compile(rf"(?i:(?<![a-z])val)|{VALIDATION.pattern}")  # of masks, also as valannot/x.png
 MAX_PIXELS = 1 << 24
 
@@ -92,7 +100,7 @@ def _test_folder(rule: Rule, paths: Sequence[str], sources: Sources, listing: Li
             folder, count = found.most_common(1)[0]
             evidence = f"{count} of {len(test_ids)} ids of {sources.sample.name}"
             return folder, each, evidence, count == len(test_ids)
-    for is_part in (TEST_WORD.search, partial(_is_unlabelled_validation, sources=sources)):
+    for is_part in (partial(is_held_out, word=TEST), partial(_is_unlabelled_validation, sources=sources)):
         for each in filter(None, (rule, _of_both_parts(rule), _without_folders(rule))):
             for folder, count in _nearest_first(folders_of(each, paths), rule.folder):
                 if folder != rule.folder and is_part(folder):
@@ -113,7 +121,7 @@ def _is_unlabelled_validation(folder: str, sources: Sources) -> bool:
     """Whether a folder is of a validation part, none of whose images has a mask: they are to be predicted."""
     return bool(
         sources.masks
-        and VALIDATION.search(folder)
+        and is_held_out(folder, VALIDATION)
         and not any(map(OF_VALIDATION.search, sources.masks.candidates | {sources.masks.rule.folder}))
     )
 
@@ -152,6 +160,8 @@ def _without_folders(rule: Rule) -> Rule | None:
 def check_volumes(root: Path, found: Parts, sources: Sources) -> None:
     """Refuse volumes that have another number of slices than their masks, as those of several sequences in one file.
 
+    Damaged ones are left to the doctor.
+
     Raises:
         ValueError: with the first one.
     """
@@ -160,10 +170,16 @@ def check_volumes(root: Path, found: Parts, sources: Sources) -> None:
     masks = sources.masks.rule.files(sources.masks.candidates)
     for image_id in spread([each for each in sources.ids if each in found.train and each in masks], NUM_PIXELS):
         image, mask = root / found.train[image_id][0], root / masks[image_id][0]
-        if is_nifti_name(image) and is_nifti_name(mask) and len(slices_of(image)) != len(slices_of(mask)):
+        if not (is_nifti_name(image) and is_nifti_name(mask)):
+            continue
+        try:
+            slices, of_mask = len(slices_of(image)), len(slices_of(mask))
+        except (ImageError, OSError):
+            continue
+        if slices != of_mask:
             raise ValueError(
-                f"{image}: {len(slices_of(image))} slices, but {len(slices_of(mask))} in its mask {mask.name}: if the "
-                f"file has several sequences, or times, save each as a volume of its own, as {image_id}_0000.nii.gz"
+                f"{image}: {slices} slices, but {of_mask} in its mask {mask.name}: if the file has several sequences, "
+                f"or times, save each as a volume of its own, as {image_id}_0000.nii.gz"
             )
 
 

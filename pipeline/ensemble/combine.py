@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from pipeline.ensemble.calibration import LEVELS, Table, log_odds
-from pipeline.ensemble.stacking import Levels, Stack, apply_stack, mean_around
+from pipeline.ensemble.stacking import Stack, StoredMeans, apply_stack, mean_around
 from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.postprocess.shares import Heads
 from pipeline.quoting import shortened
@@ -152,7 +152,7 @@ def blend(
         ValueError: for other weights, or a name that is not in COMBINATIONS.
     """
     if stack:
-        levels = list(map(Levels, values))
+        levels = list(map(StoredMeans, values))
         return apply_stack(levels, map(mean_around, levels), stack)
     shares = _checked(weights, len(values))
     tables = [forward_table(combination, 1, each) for each in calibration] or [forward_table(combination)] * len(values)
@@ -192,7 +192,7 @@ def combine(
     """
     if stack:
         used = [stores for stores, use in zip(members, stack.used, strict=True) if use]
-        means = [Levels(_sum_of_stores(stores, image_id), len(stores)) for stores in used]
+        means = [StoredMeans(_sum_of_stores(stores, image_id), len(stores)) for stores in used]
         return apply_stack(means, map(mean_around, means), stack.of_used())
     shares = _checked(np.ones(len(members)) / len(members) if weights is None else weights, len(members))
     total: np.ndarray | None = None

@@ -26,10 +26,10 @@ MAX_PIXELS = 200_000  # that the regression is fitted on
 DECIMALS = 3  # of a coefficient: below its standard error, above the rounding error of another order of the images
 
 
-class Levels(NamedTuple):
+class StoredMeans(NamedTuple):
     """Stored values or means of some, as fractions: few numbers are possible, so that functions of them are tables."""
 
-    numerators: np.ndarray  # of an unsigned integer type
+    numerators: np.ndarray  # whole numbers from 0 to MAX_VALUE · denominator
     denominator: int = 1
 
 
@@ -58,13 +58,13 @@ class Stack(NamedTuple):
         return tuple((sums / sums.sum() if sums.any() else np.full(len(sums), 1 / len(sums))).tolist())
 
 
-def mean_around(levels: Levels) -> Levels:
+def mean_around(values: StoredMeans) -> StoredMeans:
     """The mean over SIDE × SIDE pixels; beyond the border the image is mirrored.
 
     Shapes:
         levels: (..., H, W), numerators up to 65,535; returned with int32.
     """
-    return Levels(_sum_around(levels.numerators), levels.denominator * SIDE**2)
+    return StoredMeans(_sum_around(values.numerators), values.denominator * SIDE**2)
 
 
 def _sum_around(values: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ def fit_stack(own: Sequence[np.ndarray], around: Sequence[np.ndarray], targets: 
     return Stack(intercept, tuple(weights[:members]), tuple(weights[members:]))
 
 
-def apply_stack(own: Sequence[Levels], around: Iterable[Levels], stack: Stack) -> np.ndarray:
+def apply_stack(own: Sequence[StoredMeans], around: Iterable[StoredMeans], stack: Stack) -> np.ndarray:
     """The stacked values.
 
     Args:

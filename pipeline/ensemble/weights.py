@@ -24,7 +24,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from pipeline.ensemble.combine import Weighting, blend_by, forward_table, to_values
-from pipeline.ensemble.stacking import Levels, Stack, apply_stack, fit_stack, mean_around
+from pipeline.ensemble.stacking import Stack, StoredMeans, apply_stack, fit_stack, mean_around
 from pipeline.inference.prediction_store import MAX_VALUE
 from pipeline.metrics import VOID, Counts, Metric, Scores, nan_to_zero, ratio
 from pipeline.postprocess.threshold_counts import THRESHOLDS, best_threshold, level
@@ -79,7 +79,7 @@ def subsample(values: np.ndarray, target: np.ndarray, pixels: int = 4096) -> Sub
     sampled = target[grid].ravel()
     valid = sampled != VOID
     own = values[grid].reshape(len(values), -1) * valid
-    means = (mean_around(Levels(each)) for each in values)
+    means = (mean_around(StoredMeans(each)) for each in values)
     around = np.stack([np.rint(sums[grid] / count).astype(np.uint8).ravel() for sums, count in means]) * valid
     return Subsample(own, (sampled == 1).astype(np.uint8), around, valid)
 
@@ -179,7 +179,7 @@ def _block_terms(
 
 def _combine(block: "Block", weighting: Weighting) -> np.ndarray:
     if weighting.stack:
-        return apply_stack(list(map(Levels, block.values)), map(Levels, block.around), weighting.stack)
+        return apply_stack(list(map(StoredMeans, block.values)), map(StoredMeans, block.around), weighting.stack)
     return blend_by(weighting, block.values)
 
 

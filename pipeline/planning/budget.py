@@ -4,11 +4,11 @@
          + choice of the rules, with a submission, after the first fold and after the last; report
 
 Seconds come from a trial on this machine, and from the first fold once it is trained. What does not fit is given up in
-this order: views, the length of the trainings, folds, the input size. One fold is a held-out share: the rules are
-chosen on it, and one model predicts the test set. Folds go before the input size, because several short trainings at a
-smaller size score lower than one at the full size (docs/log.md). If nothing fits, the only training becomes as short as
-LEAST_UPDATES, and then the size as small as that of Choices.last_sizes. A smaller encoder would come last; but a draft
-has the smallest one with ImageNet weights in a package, so the encoder stays.
+this order: views, the length of the trainings, folds, the held-out share, the input size. One fold is a held-out share:
+the rules are chosen on it, and one model predicts the test set. Folds go before the input size, because several short
+trainings at a smaller size score lower than one at the full size (docs/log.md). If nothing fits, the only training
+becomes as short as LEAST_UPDATES, and then the size as small as that of Choices.last_sizes. A smaller encoder would
+come last; but a draft has the smallest one with ImageNet weights in a package, so the encoder stays.
 """
 
 from collections.abc import Iterator, Sequence
@@ -180,7 +180,7 @@ def make_plan(seconds: float, counts: Counts, costs: Costs, choices: Choices) ->
     """The plan for a time budget: the first one in the order of what is given up that fits.
 
     Args:
-        seconds: that are left; `usable_of` them is planned for.
+        seconds: that are left, of which `usable_of(seconds)` may be planned for.
 
     Raises:
         ValueError: if not even the least plan fits, with the seconds that it needs.
@@ -223,7 +223,7 @@ def _lengthened(plan: Plan, usable: float, counts: Counts, costs: Costs) -> Plan
     if updates < plan.updates:
         return None
     updates = min(updates, counts.updates(LONGEST))
-    return plan._replace(updates=updates, epochs=min(epochs, updates))
+    return plan._replace(updates=updates, epochs=epochs)
 
 
 def _with_views(plan: Plan, usable: float, counts: Counts, costs: Costs, views: Sequence[tuple[str, ...]]) -> Plan:

@@ -33,6 +33,7 @@ from pipeline.planning.budget import (
     reporting,
     revise,
     spend,
+    time_for,
 )
 from pipeline.planning.budget_clock import BudgetClock, RunState
 from pipeline.planning.config_options import ConfigDraft
@@ -192,7 +193,8 @@ def _refuse_other_inputs(timer: BudgetClock, data: Path, card: str, metric: str,
     if metric and parse_metric(metric) != parse_metric(known.metric):
         raise ValueError(f"METRIC={metric}: {path} has the metric {known.metric}: edit it there")
     if table and table != known.files.train_csv:
-        raise ValueError(f"TABLE={table}: {path} has the training table {known.files.train_csv}: edit it there")
+        labels = f"the training table {known.files.train_csv}" if known.files.train_csv else "no training table"
+        raise ValueError(f"TABLE={table}: {path} has {labels}: edit it there")
     timer.save(**found)
 
 
@@ -289,8 +291,8 @@ def _first_plan(timer: BudgetClock, job: Job) -> tuple[Plan, Costs]:
         if not plan.folds:
             raise ValueError(
                 f"{clock(max(timer.left, 0))} are left, and one fold of {job.path} takes about "
-                f"{clock(spend(plan._replace(folds=1), job.counts, costs).total)}: give a larger BUDGET, or remove the "
-                f"config, and one is planned"
+                f"{clock(time_for(spend(plan._replace(folds=1), job.counts, costs).total))}: give a larger BUDGET, or "
+                f"remove the config, and one is planned"
             )
         return plan, costs
     return make_plan(timer.left, job.counts, costs, job.choices), costs

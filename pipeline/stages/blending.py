@@ -22,7 +22,7 @@ from pipeline.manifest import collect_provenance
 from pipeline.progress import track
 from pipeline.quoting import listed, shortened
 from pipeline.rle import RLEError
-from pipeline.submission import SubmissionSummary, encode_checked, sample_rows, write_texts
+from pipeline.submission import SubmissionSummary, check_given, encode_checked, sample_rows, write_texts
 
 Key = tuple[str, str]  # image and class
 Size = tuple[int, int]  # height and width in pixels
@@ -63,7 +63,7 @@ def blend(
     """
     shares = _checked_weights(csvs, weights)
     for path in csvs:
-        check_given(path, "CSVS", "submission")
+        check_given(path, "CSVS")
     card = competition.load(card_name)
     root = root or Path("data") / card.name
     path = Path("submissions") / f"{name or 'blend-' + '-'.join(each.stem for each in csvs)}.csv"
@@ -74,15 +74,6 @@ def blend(
     summary = write_texts(path, card, root / card.files.sample_submission, ballot.texts_of)
     _write_manifest(path, card, card_name, csvs, weights or [1.0] * len(csvs))
     return BlendResult(path, summary, ballot.agreed, ballot.ties)
-
-
-def check_given(path: Path, option: str, what: str) -> None:
-    """Raise FileNotFoundError if the CSV that an option names does not exist."""
-    if path.is_file():
-        return
-    other = Path("submissions") / path.name
-    meant = f"{other} exists" if other.is_file() else f"expected the path of a {what}"
-    raise FileNotFoundError(f"{option}: {path}: no such file: {meant}")
 
 
 def _checked_weights(csvs: Sequence[Path], weights: Sequence[float]) -> np.ndarray:

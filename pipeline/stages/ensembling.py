@@ -46,13 +46,12 @@ from pipeline.postprocess.search import rule_sets_of
 from pipeline.postprocess.shares import Place
 from pipeline.progress import track
 from pipeline.report.overlays import PANELS, Panel, choose_examples, write_sheet
-from pipeline.stages.blending import check_given
 from pipeline.stages.part_of_folds import describe_part, with_choice_folds
 from pipeline.stages.preparing import Context, compare_with_test, make_context
 from pipeline.stages.train_test_shift import TrainTestShift
 from pipeline.stages.training import announce_training, machines_of, predict_test
 from pipeline.statistics.bootstrap import Difference, Interval, interval, paired
-from pipeline.submission import ConfidencesOf, MasksOf
+from pipeline.submission import ConfidencesOf, MasksOf, check_given
 
 # Columns of a table of scores: the metric's numerator and denominator of a class, before the class's name.
 NUMERATOR, DENOMINATOR = "numerator ", "denominator "
@@ -566,6 +565,7 @@ def _draw_sheet(
 def score(card_name: str, csv: Path, solution: Path) -> tuple[str, float, int]:
     """The name of a competition's metric, the score of a submission by it, and the number of images."""
     card = competition.load(card_name)
-    check_given(csv, "SUBMISSION", "submission")
-    check_given(solution, "SOLUTION", "CSV of the true masks")
+    check_given(csv, "SUBMISSION")
+    if not solution.is_file():
+        raise FileNotFoundError(f"SOLUTION: {solution}: no such file: expected the path of a CSV of the true masks")
     return card.metric, *scoring.score(card, csv, solution)

@@ -41,7 +41,8 @@ def phase_member(cfg: Config, phase: int) -> PhaseMember:
 
     Raises:
         FileNotFoundError: if no fold is trained.
-        ValueError: for imported predictions, another number, or weights that were made with other settings.
+        ValueError: for imported predictions, another number, weights that were made with other settings, or a config of
+            this name that another command or a person wrote.
     """
     _check(cfg, phase)
     context = make_context(cfg)
@@ -49,9 +50,13 @@ def phase_member(cfg: Config, phase: int) -> PhaseMember:
     if not trained:
         raise FileNotFoundError(f"{context.paths.run}: no fold is trained: run make oof CONFIG={cfg.name} first")
     path = Path("configs") / f"{cfg.name}_phase{phase}.toml"
-    text = TEXT.format(name=cfg.name, phase=phase, own=path.stem)
-    write_text(path, text + toml_tables(_tables(as_in_its_file(cfg), phase)))
+    head = TEXT.format(name=cfg.name, phase=phase, own=path.stem)
+    if path.exists() and not path.read_text(encoding="utf-8").startswith(head):
+        raise ValueError(f"{path}: another config has this name: rename that one and its folder in runs/")
     own = make_context(parse(Config, {"name": path.stem, **_tables(cfg, phase)}, str(path)))
+    for fold in trained:
+        is_trained(own, fold)  # refuses to replace weights that were made with other settings
+    write_text(path, head + toml_tables(_tables(as_in_its_file(cfg), phase)))
     for fold in trained:
         with file_lock(own.paths.fold(fold) / "lock", str(own.paths.fold(fold))):
             _copy(context, own, fold)
@@ -70,10 +75,26 @@ def _check(cfg: Config, phase: int) -> None:
 
 
 def _tables(cfg: Config, phase: int) -> dict[str, Any]:
-    """The tables of a config, without the phases after one."""
+    """The tables of a config, without the phases after one, and without what these alone use."""
     tables = cfg.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"name"})
-    tables["train"]["phases"] = tables["train"]["phases"][:phase]
+    train, data = tables["train"], tables.get("data", {})
+    train["phases"] = train["phases"][:phase]
+    for parent, key in ((train, "pseudo"), (train, "teacher"), (data, "extra")):
+        if key in parent:
+            parent[key] = _until(parent[key], phase)
     return tables
+
+
+def _until(used: Any, phase: int) -> Any:
+    """A table that has the numbers of the phases that use it, or a list of such, without those after one; None if no
+    number is left.
+    """
+    if isinstance(used, list):
+        return [each for each in (_until(one, phase) for one in used) if each]
+    if not used or "phases" not in used:  # it is unset, or of the first phase
+        return used
+    numbers = [number for number in used["phases"] if number <= phase]
+    return {**used, "phases": numbers} if numbers else None
 
 
 def _copy(context: Context, own: Context, fold: Fold) -> None:

@@ -62,14 +62,14 @@ def measure_costs(cfg: Config, card: Competition, index: pd.DataFrame) -> Costs:
 def _pace() -> float:
     """How many times as long as the machine of PACE this one takes for what is neither training nor prediction.
 
-    In CPU time: of so little work, wall-clock time shows other processes rather than the machine.
+    In CPU time of this thread: of so little work, wall-clock time shows other processes rather than the machine.
     """
     numbers, found = np.random.default_rng(0).random(1_000_000), []
     for _ in range(3):
-        started = time.process_time()
+        started = time.thread_time()
         np.sort(numbers)
         sum(number**2 for number in range(300_000))
-        found.append(time.process_time() - started)
+        found.append(time.thread_time() - started)
     return min(found) / PACE
 
 
@@ -77,7 +77,7 @@ def _time_update(cfg: Config, card: Competition, index: pd.DataFrame, model: Seg
     """Seconds of one update of the first phase, with the reading of its batch if there are no workers.
 
     Returns:
-        these, and the seconds of what the start of a training does not have: the check of the memory, timed updates.
+        these, and the seconds that the check of the memory and the timing took, which no training needs.
 
     Raises:
         ValueError: if an update needs more memory than is free.

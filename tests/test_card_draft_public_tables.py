@@ -64,6 +64,16 @@ EXPECTED = {
         (12, 0, 3),
         {"RD normal street": 0, "Car 1": 1, "Bicycle 1": 2, "Pedestrian 1": 3},
     ),
+    "driving_india": Expected(
+        "idd20k_lite/leftImg8bit/train",
+        "idd20k_lite/gtFine/train",
+        (12, 4, 12),
+        {"class 0": 1, "class 2": 2, "class 5": 3},
+    ),
+    "cracks_twice": Expected(
+        "crack_segmentation_dataset/train/images", "crack_segmentation_dataset/train/masks", (12, 4, 3), ONE
+    ),
+    "saliency": Expected("DUTS-TR/DUTS-TR-Image", "DUTS-TR/DUTS-TR-Mask", (12, 4, 3), ONE),
     "wild_dash": Expected(
         "wd_public_02/images",
         "wd_public_02/semantic",
@@ -118,7 +128,7 @@ EXPECTED = {
 }
 BOXED = ("coco2017", "litter", "roboflow_coco", "car_parts")  # whose outlines are the boxes of what was drawn
 CROWDED = ("coco2017",)  # crowds are ignored
-EMPTY = {"missing_as_words": 3, "x_rays_as_png": 3, "steel_folds": 3}  # each image of so many has an empty mask
+EMPTY = {"missing_as_words": 3, "cracks_twice": 3, "x_rays_as_png": 3, "steel_folds": 3}  # each image of so many has an empty mask
 CONVERT = "convert them to COCO's JSON"
 REFUSED = {
     "fashion_with_attributes": "different texts in .* of the column of classes, 'ClassId'.* leave one class",
@@ -136,6 +146,10 @@ REFUSED = {
     "supervisely": f"objects in Supervisely's JSON are not read, such as ds1/ann/.*: {CONVERT}",
     "label_studio": f"tasks of Label Studio are not read, such as project-1-at-2023.json: {CONVERT}",
     "matlab_labels": "MATLAB files are not read, such as annotations/.*mat: save each label image as a PNG",
+    "drives360": "files look like masks, .* but names do not show their images, .*: name each mask as its image",
+    "masks_of_boxes": "files look like masks, .* but names do not show their images, .*: name each mask as its image",
+    "portraits": "no labels: .*: put the training table or the masks there",
+    "seismic_volumes": "a mask of 56 pages, or channels: expected one mask in a file: save each page",
     "seismic_segy": "no image: there are files of .segy: give the folder that the images are in",
 }
 
@@ -201,3 +215,13 @@ def test_labels_that_are_not_read_are_refused_in_one_line_that_says_what_to_do(t
     with pytest.raises(ValueError, match=REFUSED[name]) as error:
         draft_card(list_files(tmp_path), name)
     assert "\n" not in str(error.value)
+
+
+def test_colours_that_are_not_those_of_classes_are_marked(tmp_path):
+    TABLES["towns"](tmp_path)
+    (key,) = [key for key in draft_card(list_files(tmp_path), "towns").unsure if key.name == "masks.values"]
+    assert key.reason.startswith("more colours than classes have")
+
+
+def test_each_layout_is_read_refused_or_marked():
+    assert set(TABLES) == {*EXPECTED, *REFUSED, "towns"}

@@ -82,6 +82,32 @@ def test_zips_beside_files_are_unpacked_and_the_files_linked(files, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("start", ["", "train/"])
+def test_a_zip_that_was_unpacked_beside_itself_is_left_out(files, start):
+    archive = zip_folder(files / "train", files / "train.zip", start)
+    assert stages.draft_card(files).root == files
+    assert not Path("data").exists()
+    next((files / "train").rglob("*.png")).unlink()
+    Path("cards/salt.toml").unlink()
+    assert stages.draft_card(files).root == Path("data/salt")
+    assert not Path("data/salt/train.zip").exists()
+    assert archive.exists()
+
+
+def assert_later_commands_take(data: Path, name: str) -> None:
+    stages.draft_card(data, name)
+    assert main(["config", name, "--data", str(data)]) == 0
+    assert main(["data", f"configs/{name}.toml", "--data", str(data)]) == 0
+    assert stages.files_of(f"cards/{name}.toml", data) == Path("data") / name
+
+
+def test_later_commands_take_the_same_zip(files, tmp_path):
+    assert_later_commands_take(zip_folder(files, tmp_path / "kaggle.zip"), "zipped")
+    assert stages.files_of("cards/zipped.toml", files) == files
+    assert stages.files_of("cards/zipped.toml", Path("missing")) == Path("missing")
+    assert main(["data", "configs/zipped.toml", "--data", "missing"]) == 2
+
+
 def test_a_second_draft_unpacks_nothing(files, tmp_path):
     archive = zip_folder(files, tmp_path / "kaggle.zip")
     stages.draft_card(archive, "x")
@@ -111,6 +137,10 @@ def without_sample(tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path / "isic"
+
+
+def test_later_commands_take_the_folder_without_a_sample_submission(without_sample):
+    assert_later_commands_take(without_sample, "lesions")
 
 
 def test_without_a_sample_submission_one_is_written_beside_links_to_the_files(without_sample):

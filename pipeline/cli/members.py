@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline import stages
-from pipeline.cli.terminal import DEMO, ConfigPath, DataRoot, Overrides, SkipBad, app, load_config, out
+from pipeline.cli.terminal import DEMO, ConfigPath, DataRoot, Overrides, SkipBad, app, given_root, load_config, out
 
 
 @app.command(name="import")
@@ -69,8 +69,9 @@ def blend(
     skip_bad: SkipBad = False,
 ) -> None:
     """Blend submissions of any origin: a weighted vote of masks, or of objects matched by their IoU."""
-    card, root = competition, data
-    if not competition:
+    if competition:
+        card, root = competition, given_root(competition, data)
+    else:
         cfg = load_config(path, set_, data, skip_bad)
         card, root = cfg.competition, cfg.data.root
     done = stages.blend([Path(each) for each in csvs.split()], _numbers(weights), card, root, name)

@@ -21,6 +21,7 @@ from pipeline.cli.terminal import (
     PartOfFolds,
     SkipBad,
     app,
+    given_root,
     load_config,
     load_configs,
     out,
@@ -80,7 +81,7 @@ def _print_classes(described: pd.DataFrame) -> None:
 
 @app.command()
 def competitions() -> None:
-    """List the included competition cards; "from memory" counts their values that are not verified."""
+    """List the included competition cards; "unverified" counts their values that are not verified."""
     rows = []
     for name in competition.known_cards():
         card = competition.load(name)
@@ -93,7 +94,7 @@ def competitions() -> None:
                 "runs": _runs_of(card.dialect),
                 "empty": repr(card.dialect.empty),
                 "metric": card.metric,
-                "from memory": len(card.unverified),
+                "unverified": len(card.unverified),
             }
         )
     print_table(rows, {})
@@ -471,7 +472,7 @@ def final(
         raise ValueError(
             'give the names of the submissions, as in: make final SUBMISSIONS="nuclei nuclei_fpn" COMPETITION=nuclei'
         )
-    done = stages.final(names, competition, data)
+    done = stages.final(names, competition, given_root(competition, data))
     boards = done.boards
     rows = [
         {"name": name, "OOF": score, "best in private": best}

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import config
+from pipeline import config, stages
 from pipeline.config import Config, Imported
 from pipeline.progress import is_main_process
 
@@ -62,8 +62,13 @@ out = Console(width=200, highlight=False, markup=False, emoji=False, soft_wrap=T
 def load_config(path: Path, overrides: Sequence[str] | None, data: Path | None, skip_bad: bool) -> Config:
     """Load a config and apply the options of the command line."""
     cfg = config.load(path, overrides or [])
-    chosen = {"root": data or cfg.data.root, "skip_bad": skip_bad or cfg.data.skip_bad}
+    chosen = {"root": given_root(cfg.competition, data) or cfg.data.root, "skip_bad": skip_bad or cfg.data.skip_bad}
     return cfg.model_copy(update={"data": cfg.data.model_copy(update=chosen)})
+
+
+def given_root(card: str, data: Path | None) -> Path | None:
+    """The folder of a card's files for what `--data` names; None without it."""
+    return None if data is None else stages.files_of(card, data)
 
 
 def load_configs(

@@ -58,6 +58,17 @@ def unpack_copy(archive: Path, folder: Path, *, alone: bool) -> None:
     write_text(record, version)
 
 
+def is_unpacked_beside(archive: Path) -> bool:
+    """Whether all files of a zip are in its folder, or in one of its name beside it, as after unpacking by hand."""
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            members = [member for member in packed.infolist() if not member.is_dir()]
+    except (zipfile.BadZipFile, OSError):
+        return False
+    folders = (archive.parent, archive.with_suffix(""))
+    return any(all(_is_unpacked(member, folder) for member in members) for folder in folders)
+
+
 def _unpack_nested(archive: Path, folder: Path, depth: int) -> list[Path]:
     try:
         files = _extract_all(archive, folder)

@@ -15,7 +15,7 @@ from pipeline.stages.bundling import PLACEHOLDER_OWNER, BundleResult, bundle, ru
 from pipeline.stages.checking_encoders import Checked, check_encoders
 from pipeline.stages.comparing import compare, final, pseudo
 from pipeline.stages.doctor import doctor
-from pipeline.stages.drafting_card import DraftedCard, draft_card
+from pipeline.stages.drafting_card import DraftedCard, draft_card, files_of
 from pipeline.stages.drafting_config import DraftedConfig, draft_config
 from pipeline.stages.ensembling import Ensembled, ensemble, score
 from pipeline.stages.importing import ImportResult, import_member

@@ -42,7 +42,7 @@ from pipeline.planning.page import plan_page
 from pipeline.planning.schedule import choices_of, fewer_views, planned
 from pipeline.progress import clock
 from pipeline.schema import parse
-from pipeline.stages.drafting_card import card_file, card_name, draft_card, files_root, with_sample
+from pipeline.stages.drafting_card import card_file, card_name, draft_card, files_of
 from pipeline.stages.drafting_config import DraftedConfig, config_file, config_head, measure_and_draft
 from pipeline.stages.ensembling import Ensembled, ensemble
 from pipeline.stages.preparing import Context, Paths, index_test_images, index_training_images, make_context, with_folds
@@ -235,7 +235,7 @@ def _card_and_files(data: Path, name: str, metric: str, card: str, table: str) -
     if not card and card_file(name).is_file():
         card = card_file(name).as_posix()
     if card:
-        return card, with_sample(card, files_root(data, competition.load(card).name))
+        return card, files_of(card, data)
     drafted = draft_card(data, name, metric, table)
     return drafted.path.as_posix(), drafted.root
 

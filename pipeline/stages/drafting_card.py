@@ -13,7 +13,7 @@ from pipeline.card_draft.text import to_toml
 from pipeline.competition import DRAFTED_SAMPLE
 from pipeline.data.index import test_search
 from pipeline.files import write_text
-from pipeline.kaggle.archive import unpack_copy
+from pipeline.kaggle.archive import is_unpacked_beside, unpack_copy
 from pipeline.quoting import shortened
 from pipeline.submission import write_empty_sample
 
@@ -81,6 +81,21 @@ def with_sample(card_name: str, root: Path) -> Path:
     return folder
 
 
+def files_of(card_name: str, data: Path) -> Path:
+    """The folder that has all files of a card, for the one that a person gives, as it came or was unpacked.
+
+    Writes: data/<card>/, if `data` is or has zips, or if the card names a drafted sample submission
+
+    Args:
+        card_name: of an included card, or the path of a card.
+        data: if it does not exist, it is returned, and the stage that reads it says so.
+
+    Raises:
+        FileNotFoundError, ValueError: as `competition.load`, `files_root` and `with_sample`.
+    """
+    return with_sample(card_name, files_root(data, competition.load(card_name).name)) if data.exists() else data
+
+
 def card_file(name: str) -> Path:
     """The file of a drafted card."""
     return CARDS / f"{name}.toml"
@@ -105,10 +120,15 @@ def card_name(data: Path, name: str = "") -> str:
 def files_root(data: Path, name: str) -> Path:
     """The folder of the files: `data`, or, if it is a zip or holds some, data/<name>/ with their content.
 
-    The zips stay. What is beside them is linked, or copied where links cannot be made.
+    The zips stay, and those that were unpacked beside themselves are left out. What is beside them is linked, or copied
+    where links cannot be made.
     """
     folder = Path("data") / name
-    zips = [data] if data.is_file() else sorted(path for path in data.iterdir() if path.suffix.lower() == ".zip")
+    if data.is_file():
+        zips = [data]
+    else:
+        found = sorted(path for path in data.iterdir() if path.suffix.lower() == ".zip")
+        zips = [path for path in found if not is_unpacked_beside(path)]
     if not zips:
         return data
     if data.is_file() and data.suffix.lower() != ".zip":
@@ -116,7 +136,7 @@ def files_root(data: Path, name: str) -> Path:
     for archive in zips:
         unpack_copy(archive, folder, alone=data.is_file())
     if data.is_dir() and data.resolve() != folder.resolve():
-        for path in sorted(set(data.iterdir()) - set(zips)):
+        for path in sorted(path for path in data.iterdir() if path.suffix.lower() != ".zip"):
             _link(path, folder / path.name)
     return folder
 

@@ -20,7 +20,7 @@ from pipeline.planning.config_text import to_text
 from pipeline.planning.fingerprint import Fingerprint, measure
 from pipeline.quoting import quoted, shortened
 from pipeline.schema import parse
-from pipeline.stages.drafting_card import card_file, with_sample
+from pipeline.stages.drafting_card import card_file, files_of
 from pipeline.stages.preparing import Paths, index_test_images, index_training_images, make_data
 from pipeline.stages.train_test_shift import groups_of_test
 
@@ -46,15 +46,15 @@ def draft_config(
         data_root: the folder of the files; None: data/<card>.
         name, card_name, skip_bad: as for `measure_and_draft`.
 
-    Writes: configs/<name>.toml, unless it exists; as `measure_and_draft`, and `with_sample` of the stage `card`
+    Writes: configs/<name>.toml, unless it exists; as `measure_and_draft`, and `files_of` of the stage `card`
 
     Raises:
-        FileNotFoundError, ValueError: as `measure_and_draft` and `with_sample`.
+        FileNotFoundError, ValueError: as `measure_and_draft` and `files_of`.
     """
     config_file(name)  # an invalid name is refused first
     card_name = card_name or _card_of(name)
     if data_root is not None:
-        data_root = with_sample(card_name, data_root)
+        data_root = files_of(card_name, data_root)
     drafted = measure_and_draft(name, card_name, data_root, skip_bad=skip_bad)
     if drafted.path.exists():
         return drafted

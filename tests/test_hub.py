@@ -132,7 +132,7 @@ def test_every_failure_of_a_download_is_one_short_line(somewhere):
     assert damaged.startswith("ValueError: model.weights: ")
     assert damaged.endswith("the file is damaged. Remove it and start again")
     assert not list(Path().rglob("*.incomplete"))
-    assert seconds < 60, "huggingface_hub alone tries each unanswered file for six minutes"
+    assert seconds < 200, "huggingface_hub alone tries each unanswered file for six minutes"
 
 
 @pytest.mark.slow
@@ -156,7 +156,7 @@ def test_a_training_downloads_once_and_goes_on_without_a_network(tiny):
     assert again.returncode == 0, again.stderr
     started = time.monotonic()
     refused = run([*train, "0", "--set", "name=other"], environment(tiny / "empty", mock.url))
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 200  # most of it to import libraries
     assert refused.returncode == 2
     (said,) = [line for line in refused.stderr.splitlines() if line.startswith("pipeline train")]
     assert said.startswith(

@@ -267,7 +267,7 @@ def test_the_old_option_is_refused(tiny):
         config.load("configs/tiny.toml", ["train.tensorboard=true"])
 
 
-# Kills the training a second after a step has been logged.
+# Kills the training some seconds after a step has been logged.
 KILLED = """
 import os, signal, sys, time
 from pipeline.cli import main
@@ -278,7 +278,7 @@ log_epoch = Trackers.log_epoch
 def log_and_die(self, line, step):
     log_epoch(self, line, step)
     if step == 1:
-        time.sleep(1)
+        time.sleep(5)
         os.kill(os.getpid(), signal.SIGKILL)
 
 Trackers.log_epoch = log_and_die

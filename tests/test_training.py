@@ -138,7 +138,7 @@ def start_training(*options):
 def kill_after_epoch(process, epochs):
     """kill -9 once `metrics.jsonl` holds that many epochs, in the middle of what follows."""
     path = Path("runs/tiny/fold0/metrics.jsonl")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not path.exists() or len(path.read_text().splitlines()) < epochs:
         assert process.poll() is None, Path("stderr.txt").read_text()
         assert time.monotonic() < deadline

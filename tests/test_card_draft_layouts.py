@@ -294,6 +294,17 @@ def test_jpeg_masks_get_a_threshold(tmp_path):
     assert drafted(tmp_path).masks.above == 127
 
 
+@pytest.mark.parametrize("codes", [[0, 1, 2], [0, 60, 120], [(0, 0, 0), (255, 0, 0), (0, 0, 255)]])
+def test_classes_in_jpeg_masks_are_marked(tmp_path, codes):
+    write_scene(tmp_path, codes)
+    for path in sorted((tmp_path / "train_labels").iterdir()):
+        Image.open(path).save(path.with_suffix(".jpg"), quality=95)
+        path.unlink()
+    (key,) = [key for key in draft_card(list_files(tmp_path), "x").unsure if key.name == "masks.values"]
+    assert key.value is None
+    assert key.reason.startswith("JPEG blurs values, and these are not black and white: save masks of classes as PNG")
+
+
 def write_scene(root: Path, codes: Sequence, *, void: int | None = None) -> None:
     """Scenes of three classes, in grey or in colours, and void pixels."""
     for number in range(COUNT):

@@ -27,6 +27,7 @@ MIN_NUMBERS = 4  # different n, the largest at least MIN_OBJECTS: a number of ob
 MIN_OBJECTS = 6
 VOID_CODE = 255
 VOID_STEP = 1.1  # times the largest step between classes: 0, 128 and 255 are three classes
+BLUR, MIN_BLACK_OR_WHITE = 64, 0.9  # of JPEG: distance from black or white; share of the pixels that are so near
 MAX_COLOUR = 4  # channels of a mask, with alpha; a file of more is a stack
 SOFT_NAME = re.compile(r"(?<![a-z])(soft|probs?|probabilit(y|ies))(?![a-z])", re.IGNORECASE)
 
@@ -96,13 +97,23 @@ def _codes_of(
     values = sorted(counts, key=lambda value: (isinstance(value, tuple), value))
     shown = f"values {listed(map(_shown, values), 60)} in {len(found)} masks"
     if any(is_jpeg(path) for path in some):
-        return MaskCodes("above", (), None, f"JPEG blurs values: {shown}")
+        return _lossy(counts, shown)
     is_named_soft = all(SOFT_NAME.search(path.name) for path in some) and not any(isinstance(v, tuple) for v in counts)
     if is_named_soft or any(isinstance(value, float) for value in counts):
         return MaskCodes("soft", (), None, f"shares: {shown}", is_sure=False)
     if len({isinstance(value, tuple) for value in counts}) > 1:
         return MaskCodes("unknown", (), None, f"some masks are grey, others in colour: {shown}", is_sure=False)
     return _codes(found, counts, shown, of_objects=of_objects, num_classes=num_classes)
+
+
+def _lossy(counts: Mapping[Value, int], shown: str) -> MaskCodes:
+    """One class in JPEG: black and white with blurred edges; blurred values of several classes are not read."""
+    light = sum(count for value, count in counts.items() if np.min(value) >= VOID_CODE - BLUR)
+    dark = sum(count for value, count in counts.items() if np.max(value) <= BLUR)
+    if light and light + dark >= MIN_BLACK_OR_WHITE * sum(counts.values()):
+        return MaskCodes("above", (), None, f"JPEG blurs values: {shown}")
+    why = f"JPEG blurs values, and these are not black and white: save masks of classes as PNG: {shown}"
+    return MaskCodes("unknown", (), None, why, is_sure=False)
 
 
 def _codes(

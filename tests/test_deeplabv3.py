@@ -99,12 +99,12 @@ def test_cascade_projects_a_wider_last_block_to_its_input_channels():
 def test_a_dilated_encoder_contains_the_features_of_the_undilated_one(name, stride):
     # Strides replaced by dilation: with the same weights, every (32 / stride)th feature is the same.
     cfg = config.Model(encoder=name, weights="none")
-    plain, dilated = stir(encoder.build(cfg)).eval(), encoder.build(cfg, stride).eval()
+    plain, dilated = stir(encoder.build(cfg)).eval().double(), encoder.build(cfg, stride).eval().double()
     dilated.load_state_dict(plain.state_dict())
-    images = torch.randn(1, 3, 128, 96, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(1, 3, 128, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     coarse, fine = plain(images)[-1], dilated(images)[-1]
     assert fine.shape[-1] == 96 // stride
-    torch.testing.assert_close(fine[..., :: 32 // stride, :: 32 // stride], coarse, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fine[..., :: 32 // stride, :: 32 // stride], coarse, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["tu-test_convnext", "tu-resnet18"])
@@ -112,19 +112,21 @@ def test_a_dilated_encoder_contains_the_features_of_the_undilated_one(name, stri
 def test_a_cascade_trained_at_stride_16_gives_the_same_scores_at_stride_8(name):
     trained, finer = (build("deeplabv3_cascade", name, output_stride=stride) for stride in (16, 8))
     finer.load_state_dict(trained.state_dict())
-    images = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    trained, finer = trained.double(), finer.double()
+    images = torch.randn(1, 3, 96, 128, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     coarse, fine = (model.net.context(model.encoder(images)[-1]) for model in (trained, finer))
-    torch.testing.assert_close(fine[..., ::2, ::2], coarse, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(fine[..., ::2, ::2], coarse, rtol=1e-8, atol=1e-10)
 
 
 @torch.no_grad()
 def test_a_pyramid_trained_at_stride_16_uses_the_same_pixels_at_stride_8():
     trained, finer = (build("deeplabv3_aspp", output_stride=stride) for stride in (16, 8))
     finer.load_state_dict(trained.state_dict())
-    images = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    trained, finer = trained.double(), finer.double()
+    images = torch.randn(1, 3, 96, 128, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     coarse, fine = (model.encoder(images)[-1] for model in (trained, finer))
     for branch, wider in zip(trained.net.context.atrous, finer.net.context.atrous, strict=True):
-        torch.testing.assert_close(wider(fine)[..., ::2, ::2], branch(coarse), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(wider(fine)[..., ::2, ::2], branch(coarse), rtol=1e-8, atol=1e-10)
 
 
 @torch.no_grad()

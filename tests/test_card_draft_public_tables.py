@@ -128,12 +128,8 @@ EXPECTED = {
 }
 BOXED = ("coco2017", "litter", "roboflow_coco", "car_parts")  # whose outlines are the boxes of what was drawn
 CROWDED = ("coco2017",)  # crowds are ignored
-EMPTY = {
-    "missing_as_words": 3,
-    "cracks_twice": 3,
-    "x_rays_as_png": 3,
-    "steel_folds": 3,
-}  # each image of so many has an empty mask
+# Each image of so many has an empty mask.
+EMPTY = {"missing_as_words": 3, "cracks_twice": 3, "x_rays_as_png": 3, "steel_folds": 3}
 CONVERT = "convert them to COCO's JSON"
 REFUSED = {
     "fashion_with_attributes": "different texts in .* of the column of classes, 'ClassId'.* leave one class",

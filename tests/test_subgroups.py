@@ -12,6 +12,7 @@ from pipeline import competition, config, stages
 from pipeline.data.labels import VOID
 from pipeline.demos.camvid import make_camvid_demo
 from pipeline.demos.instances import make_instances_demo
+from pipeline.ensemble.candidate_rules import RULE_SETS
 from pipeline.ensemble.renderer import ARGMAX, INSTANCES, Postprocess, Renderer
 from pipeline.postprocess.instances import InstanceRules
 from pipeline.postprocess.rules import Rules
@@ -174,8 +175,9 @@ def test_report_of_overlapping_classes(tmp_path, monkeypatch):
     card = "severstal-steel-defect-detection"
     text = report_on(tmp_path, monkeypatch, lambda root: write_miniature(card, root), card, 4)
     assert re.search(r"mean_dice, cross-fitted", text)
-    assert re.search(r"For 1, the submission uses [\w ]+: threshold 0\.\d+, ", text)
-    assert len(re.findall(r"all folds \| [a-z][\w ]+ \| 0\.\d+ \|", text)) == 4
+    names = "|".join(RULE_SETS)
+    assert re.search(rf"For 1, the submission uses (?:{names}): threshold 0\.\d+, ", text)
+    assert len(re.findall(rf"all folds \| (?:{names}) \| 0\.\d+ \|", text)) == 4
     assert "A point is an image and class." in text
     assert re.search(r"number \| 48 \| 48 \| 16", text)  # masks of 12 and 4 images
     assert "by predicted" not in text

@@ -27,7 +27,8 @@ MIN_NUMBERS = 4  # different n, the largest at least MIN_OBJECTS: a number of ob
 MIN_OBJECTS = 6
 VOID_CODE = 255
 VOID_STEP = 1.1  # times the largest step between classes: 0, 128 and 255 are three classes
-BLUR, MIN_BLACK_OR_WHITE = 64, 0.9  # of JPEG: distance from black or white; share of the pixels that are so near
+DARK, LIGHT = 64, 191  # of JPEG: black is blurred up to one, white down to the other
+MIN_BLACK_OR_WHITE = 0.9  # of the pixels of JPEG masks of one class
 MAX_COLOUR = 4  # channels of a mask, with alpha; a file of more is a stack
 SOFT_NAME = re.compile(r"(?<![a-z])(soft|probs?|probabilit(y|ies))(?![a-z])", re.IGNORECASE)
 
@@ -108,8 +109,8 @@ def _codes_of(
 
 def _lossy(counts: Mapping[Value, int], shown: str) -> MaskCodes:
     """One class in JPEG: black and white with blurred edges; blurred values of several classes are not read."""
-    light = sum(count for value, count in counts.items() if np.min(value) >= VOID_CODE - BLUR)
-    dark = sum(count for value, count in counts.items() if np.max(value) <= BLUR)
+    light = sum(count for value, count in counts.items() if np.min(value) >= LIGHT)
+    dark = sum(count for value, count in counts.items() if np.max(value) <= DARK)
     if light and light + dark >= MIN_BLACK_OR_WHITE * sum(counts.values()):
         return MaskCodes("above", (), None, f"JPEG blurs values: {shown}")
     why = f"JPEG blurs values, and these are not black and white: save masks of classes as PNG: {shown}"

@@ -204,7 +204,9 @@ def test_the_command_line_counts_from_the_start_of_its_process(monkeypatch):
     assert given == [pytest.approx(time.time() - psutil.Process().create_time(), abs=1.0)]
 
 
-@pytest.mark.parametrize(("durations", "expected", "calls"), [((9, 1, 1), 9, 1), ((3, 2, 1), 2, 2), ((1, 0, 0), 0, 4)])
+@pytest.mark.parametrize(
+    ("durations", "expected", "calls"), [((31, 1, 1), 31, 1), ((9, 1, 1), 1, 2), ((3, 2, 1), 2, 2), ((1, 0, 0), 0, 4)]
+)
 def test_a_trial_times_few_steps_of_a_slow_machine(monkeypatch, durations, expected, calls):
     now, left, called = [0.0], iter((*durations, *[0] * 9)), []
 
@@ -241,7 +243,11 @@ def test_a_run_without_a_name_leaves_the_config_of_a_person_alone(tiny, monkeypa
     Path("runs/other").joinpath("auto.json").write_text("{}")
     Path("configs/other.toml").touch()  # by the run before
     stages.auto(Path("other"), 100.0)
-    assert used == ["tiny-auto", "tiny", "other", "other"]
+    Path("third").mkdir()
+    Path("folds").mkdir(exist_ok=True)
+    Path("folds/third.csv").touch()  # of another set
+    stages.auto(Path("third"), 100.0)
+    assert used == ["tiny-auto", "tiny", "other", "other", "third-auto"]
 
 
 def stop_after_the_plan(monkeypatch):
@@ -291,6 +297,58 @@ def test_another_folder_or_card_under_the_same_name_is_refused(tiny, short, monk
     shutil.copytree("tiny", "elsewhere")
     with pytest.raises(ValueError, match=r"an earlier run of this name had data = .*tiny, this one has .*elsewhere"):
         stages.auto(Path("elsewhere"), 200.0, "mine", card="tiny.toml")
+
+
+def test_a_card_that_was_changed_after_the_plan_is_refused(tiny, short, monkeypatch, edit):
+    planned_run(monkeypatch)
+    edit("tiny.toml", 'metric = "mean_dice"', 'metric = "mean_iou"')
+    with pytest.raises(ValueError, match=r"tiny\.toml has changed since .* give another NAME, with CARD=tiny\.toml"):
+        run()
+
+
+def test_a_metric_may_be_given_in_any_spelling(tiny, short, monkeypatch):
+    planned_run(monkeypatch, metric=" mean_dice(empty=1) ")
+    with pytest.raises(ValueError, match=r"METRIC=mean_dice\(empty=0\): tiny\.toml has the metric mean_dice"):
+        planned_run(monkeypatch, metric="mean_dice(empty=0)")
+
+
+def test_what_is_not_sure_on_a_drafted_card_is_logged_and_named_at_the_end(tiny, short, monkeypatch, caplog):
+    Path("tiny.toml").rename("tiny/hidden.toml")
+    found = planned_run(monkeypatch, card="")
+    assert "metric" in found.unsure
+    assert "cards/mine.toml: not sure: metric: no file shows the metric" in caplog.text
+    interval = SimpleNamespace(mean=0.5)
+    submission = SimpleNamespace(
+        interval=interval,
+        summary=SimpleNamespace(rows=1, empty=0),
+        metric="ap60",
+        official=0.25,
+        csv=Path("submissions/mine.csv"),
+    )
+    lines = automating._results(submission, Path("r.html"), "cards/mine.toml", Path("c.toml"), found.unsure)
+    assert lines[:2] == ("f1_60, out of fold, cross-fitted: 0.5000, namespace(mean=0.5)", "ap60, cross-fitted: 0.2500")
+    assert any(line.startswith("card: cards/mine.toml; not sure, check before you submit: ") for line in lines)
+
+
+def test_the_limit_of_a_resumed_training_counts_its_epochs_before_the_stop(tiny, short, monkeypatch):
+    planned_run(monkeypatch, 2000.0)
+    limits = []
+
+    def limited(context, seconds):
+        limits.append(seconds)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(automating, "_limited", limited)
+    timer = BudgetClock(Path("runs/mine/auto.json"), 2000.0)
+    drafted = automating.measure_and_draft("mine", "tiny.toml", Path("tiny"), skip_bad=False)
+    job = automating._make_job(timer, drafted, "tiny.toml", Path("tiny"))
+    timer.save(plan=timer.state.plan._replace(folds=1))
+    with pytest.raises(KeyboardInterrupt):
+        automating._train_fold(timer, job, 0)
+    monkeypatch.setattr(automating, "trained_seconds", lambda *_: 100.0)
+    with pytest.raises(KeyboardInterrupt):
+        automating._train_fold(timer, job, 0)
+    assert limits[1] - limits[0] == pytest.approx(100, abs=20)  # what passed between the two calls
 
 
 @pytest.mark.parametrize("given", ["tiny.toml", ""])

@@ -260,7 +260,7 @@ def revise(
     """The plan with as many folds, and then views, as fit into the time that is left, at the speed of the folds so far.
 
     Length and size stay: folds with other settings would not be those of one config. Only the training of the last fold
-    may be shortened, by `max_minutes`.
+    is planned shorter, by `max_minutes`.
 
     Args:
         views: that may be planned.

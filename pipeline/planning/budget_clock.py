@@ -36,6 +36,8 @@ class RunState(Table):
     submitted: tuple[int, tuple[str, ...]] = (0, ())  # folds and views of the submission that is written
     data: str = ""  # the folder of the files
     card: str = ""
+    card_digest: str = ""  # of the card that the plan was made for
+    unsure: tuple[str, ...] = ()  # keys of the drafted card that the files do not prove
     counts: Counts | None = None  # that the plan was made for
     views: tuple[tuple[str, ...], ...] = ()  # that may be planned, the most first
     is_given: bool = False  # whether a person wrote the config

@@ -8,18 +8,21 @@ from the first fold on. The time of a stopped run counts: the same command resum
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from pipeline import competition, config
+from pipeline.card_draft.row_keys import check_metric
+from pipeline.card_draft.text import one_line
 from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.crops import count_windows
 from pipeline.data.reader import Reader
 from pipeline.files import file_digest, file_lock, write_text
-from pipeline.metrics import parse_metric
+from pipeline.metrics import selection_metric
 from pipeline.planning.budget import (
     BETWEEN,
     Choices,
@@ -47,7 +50,7 @@ from pipeline.stages.drafting_config import DraftedConfig, config_file, config_h
 from pipeline.stages.ensembling import Ensembled, ensemble
 from pipeline.stages.preparing import Context, Paths, index_test_images, index_training_images, make_context, with_folds
 from pipeline.stages.reporting import report
-from pipeline.stages.training import predict_test, read_history, train_fold
+from pipeline.stages.training import predict_test, read_history, train_fold, trained_seconds
 from pipeline.stages.trial import measure_costs
 
 log = logging.getLogger(__name__)
@@ -120,7 +123,7 @@ def auto(
         data: the folder of the competition's files, or a zip.
         budget: seconds, of all runs of this command together.
         name: of the card, the config, the submission and the report; empty: that of the folder, with "-auto" if
-            there is a config of this name that no run of `auto` wrote.
+            there is a config, or a fold file, of this name that no run of `auto` wrote.
         metric: of the drafted card; empty: mean_dice.
         card: name or path of a card, in place of a drafted one.
         table: the training table of the drafted card, if several could be it.
@@ -143,9 +146,9 @@ def auto(
 
 
 def _free_name(name: str) -> str:
-    """The name, or another one if there is a config of this name that no run of `auto` wrote."""
-    is_own = _state_file(name).is_file() or not config_file(name).is_file()
-    return name if is_own else f"{name}-auto"
+    """The name, or another one if there is a config, or a fold file, of this name that no run of `auto` wrote."""
+    is_taken = config_file(name).is_file() or Path(f"folds/{name}.csv").is_file()
+    return f"{name}-auto" if is_taken and not _state_file(name).is_file() else name
 
 
 def _state_file(name: str) -> Path:
@@ -154,7 +157,7 @@ def _state_file(name: str) -> Path:
 
 def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str, table: str, skip_bad: bool) -> AutoResult:
     with timer.step("card"):
-        card, data = _card_and_files(data, name, metric, card, table)
+        card, data = _card_and_files(timer, data, name, metric, card, table)
         _refuse_other_inputs(timer, data, card, metric, table)
     page = Path("reports") / f"{name}-plan.md"
     if _is_finished(timer, config_file(name)):
@@ -174,7 +177,8 @@ def _run(timer: BudgetClock, data: Path, name: str, metric: str, card: str, tabl
     submission = _train_folds(timer, job)
     with timer.step("report", reporting(timer.state.plan, job.counts, timer.state.costs)):
         report_path = report([job.config(timer.state.plan)], name, submission.selection)
-    timer.save(finished=file_digest(job.path), results=_results(submission, report_path, card, job.path))
+    results = _results(submission, report_path, card, job.path, timer.state.unsure)
+    timer.save(finished=file_digest(job.path), results=results)
     write_text(page, _plan_page(timer, job))
     return AutoResult(page, submission, timer.state, timer.budget)
 
@@ -190,12 +194,17 @@ def _refuse_other_inputs(timer: BudgetClock, data: Path, card: str, metric: str,
                 f"NAME, or remove {timer.path.parent}"
             )
     path, known = competition.card_path(card), competition.load(card)
-    if metric and parse_metric(metric) != parse_metric(known.metric):
+    if metric and check_metric(metric) != known.metric:
         raise ValueError(f"METRIC={metric}: {path} has the metric {known.metric}: edit it there")
     if table and table != known.files.train_csv:
         labels = f"the training table {known.files.train_csv}" if known.files.train_csv else "no training table"
         raise ValueError(f"TABLE={table}: {path} has {labels}: edit it there")
-    timer.save(**found)
+    digest = file_digest(path)
+    if timer.state.plan is not None and timer.state.card_digest not in ("", digest):
+        raise ValueError(
+            f"{path} has changed since an earlier run of this name made its plan: give another NAME, with CARD={path}"
+        )
+    timer.save(**found, card_digest=digest)
 
 
 def _is_finished(timer: BudgetClock, config_path: Path) -> bool:
@@ -207,15 +216,21 @@ def _is_finished(timer: BudgetClock, config_path: Path) -> bool:
     return revise(state.plan, timer.left, state.counts, state.costs, state.views, done=done).folds <= done
 
 
-def _results(submission: Ensembled, report_path: Path, card: str, config_path: Path) -> tuple[str, ...]:
+def _results(
+    submission: Ensembled, report_path: Path, card: str, config_path: Path, unsure: Sequence[str]
+) -> tuple[str, ...]:
     """What the run ends with, in lines."""
     score, summary = submission.interval, submission.summary
+    check = f"; not sure, check before you submit: {', '.join(unsure)}" if unsure else ""
+    chosen_by = selection_metric(submission.metric)
+    official = None if submission.official is None else f"{submission.metric}, cross-fitted: {submission.official:.4f}"
     return (
-        f"{submission.metric}, out of fold, cross-fitted: {score.mean:.4f}, {score}",
+        f"{chosen_by}, out of fold, cross-fitted: {score.mean:.4f}, {score}",
+        *([official] if official else []),
         f"submission: {submission.csv}, {summary.rows} rows, {summary.empty} of them empty",
         f"report: {report_path}",
-        f"card: {card}",
-        f"config: {config_path}; without a time limit: make ensemble CONFIG={config_path.stem}",
+        f"card: {card}{check}",
+        f"config: {config_path}; the same submission again: make ensemble CONFIG={config_path.stem}",
     )
 
 
@@ -224,8 +239,8 @@ def _plan_page(timer: BudgetClock, job: Job) -> str:
     return plan_page(job.path.stem, draft, job.drafted.fingerprint, job.counts, timer.state, timer.budget)
 
 
-def _card_and_files(data: Path, name: str, metric: str, card: str, table: str) -> tuple[str, Path]:
-    """The card, and the folder of its files; the card is drafted now if there is none.
+def _card_and_files(timer: BudgetClock, data: Path, name: str, metric: str, card: str, table: str) -> tuple[str, Path]:
+    """The card, and the folder of its files; the card is drafted now if there is none, and what is not sure is logged.
 
     Args:
         card: name or path of a card; empty: that of the config, if there is one, or the drafted one.
@@ -237,6 +252,9 @@ def _card_and_files(data: Path, name: str, metric: str, card: str, table: str) -
     if card:
         return card, files_of(card, data)
     drafted = draft_card(data, name, metric, table)
+    for key in drafted.draft.unsure:
+        log.warning("%s: not sure: %s: %s", drafted.path, key.name, one_line(key.reason))
+    timer.save(unsure=tuple(key.name for key in drafted.draft.unsure))
     return drafted.path.as_posix(), drafted.root
 
 
@@ -367,7 +385,8 @@ def _train_fold(timer: BudgetClock, job: Job, fold: int) -> None:
     context = make_context(job.config(plan, fold + 1))
     training = fold_training(plan, counts, costs)
     rest = spend(plan, counts, costs, done=fold).total - training  # of all that follows
-    limit = timer.left - rest - MARGIN * timer.budget - BETWEEN
+    before = trained_seconds(context, fold)  # by a stopped run: the limit is of all epochs of the fold
+    limit = timer.left + before - rest - MARGIN * timer.budget - BETWEEN
     if fold + 1 < plan.folds and not timer.state.is_given:
         limit = min(limit, SLACK * training)
     with timer.step(f"fold {fold}: training", training + costs.start):
@@ -389,10 +408,9 @@ def _limited(context: Context, seconds: float) -> Context:
 
 def _measured(context: Context, fold: int, plan: Plan, counts: Counts, costs: Costs) -> Costs:
     """The costs, corrected by the time that the epochs of a fold took."""
-    lines = [line for line in read_history(context, fold) if "candidate" not in line]
+    epochs = sum("candidate" not in line for line in read_history(context, fold))
     all_epochs = sum(phase.epochs for phase in context.cfg.train.phases)
-    expected = fold_training(plan, counts, costs) * len(lines) / all_epochs
-    ratio = sum(line["seconds"] for line in lines) / expected
+    ratio = trained_seconds(context, fold) / (fold_training(plan, counts, costs) * epochs / all_epochs)
     return costs._replace(update=costs.update * ratio, predict=costs.predict * ratio)
 
 

@@ -579,6 +579,18 @@ def read_history(context: Context, fold: Fold) -> list[dict[str, Any]]:
     return lines
 
 
+def trained_seconds(context: Context, fold: Fold) -> float:
+    """Seconds of the epochs that a fold has trained so far, with their validations; 0 before the first one.
+
+    Raises:
+        ValueError: if metrics.jsonl is damaged.
+    """
+    folder = context.paths.fold(fold)
+    path = folder / "metrics.jsonl"
+    lines = read_json_lines(path, f"remove {folder} and train the fold again", Epoch) if path.is_file() else []
+    return sum(line["seconds"] for line in lines if "candidate" not in line)
+
+
 def fold_row(context: Context, fold: int) -> dict[str, Any]:
     """A fold's scores and training time, one row of the OOF table; of imported predictions, scores alone."""
     held_out = _held_out(context, fold)

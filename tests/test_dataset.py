@@ -380,9 +380,23 @@ def test_a_scaled_crop_is_a_resized_window_with_its_mask(factor):
         corners.add((top, left))
         inside = mask[top : top + window, left : left + window]
         assert inside.shape == (window, window, 2)
-        assert np.array_equal(found, cv2.resize(inside, (32, 32), interpolation=cv2.INTER_NEAREST))
+        assert np.array_equal(found, cv2.resize(inside, (32, 32), interpolation=cv2.INTER_NEAREST_EXACT))
         np.testing.assert_allclose(np.diff(image[1:-1, 5, 0]), 1 / factor, atol=1e-4)
     assert len(corners) > 10
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.3, 2.0])
+def test_a_mask_of_a_scaled_crop_lies_where_its_image_shows_the_object(factor):
+    rows, columns = np.mgrid[:120, :140]
+    disc = ((rows - 60) ** 2 + (columns - 70) ** 2 <= 8**2).astype(np.uint8)
+    places = []
+    for seed in range(100):
+        image, found = draw_window(disc[..., None], 96, factor, seed)  # the image holds its rows and columns
+        inside = found[..., 0] == 1
+        if inside.any() and not (inside[[0, -1]].any() or inside[:, [0, -1]].any()):
+            places.append(image[inside, :2].mean(axis=0))
+    assert len(places) > 5
+    np.testing.assert_allclose(np.mean(places, axis=0), (60, 70), atol=0.1)
 
 
 def test_a_window_beyond_the_image_is_filled_by_reflection():

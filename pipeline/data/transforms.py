@@ -29,7 +29,8 @@ class RandomScaledCrop(A.DualTransform):
     def __init__(self, side: int, scale: tuple[float, float], chance: float = 1.0):
         super().__init__(p=1)
         self.side, self.scale, self.chance = side, scale, chance
-        self.mask_interpolation = cv2.INTER_NEAREST
+        # Of the pixel's centre, as the image's: INTER_NEAREST reads its corner, and shifts masks by half a pixel.
+        self.mask_interpolation = cv2.INTER_NEAREST_EXACT
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, int]:
         height, width = params["shape"][:2]

@@ -139,7 +139,7 @@ class Alignment:
 
 def downscale_labels(labels: np.ndarray) -> np.ndarray:
     """Labels (H, W) with at most MAX_SIDE pixels a side, by nearest neighbour."""
-    return _downscale(np.ascontiguousarray(labels), cv2.INTER_NEAREST)
+    return _downscale(np.ascontiguousarray(labels), cv2.INTER_NEAREST_EXACT)
 
 
 def _outline(labels: np.ndarray) -> np.ndarray:

@@ -49,6 +49,9 @@ class Files(Table):
     # the folder. Its groups, joined by "_", are the id.
     pattern: Pattern | None = None
     mask_pattern: Pattern | None = None
+    # Where each class has mask images of its own: their paths below the folder train_masks, as "heart/{id}.png". A
+    # class without a file has an empty mask.
+    mask_paths: dict[str, str] = Field(default_factory=dict)
     # Several files of an id, one channel each: their paths below the folder, as in "{id}/band_08.npy"; or, with
     # `channel_path`, the text that replaces {channel} in it.
     channels: tuple[str, ...] = ()
@@ -64,11 +67,15 @@ class Files(Table):
         """Check keys that depend on each other.
 
         Raises:
-            ValueError: for channels without {id} or {channel}, repeated names, and for a slice_pattern beside frame.
+            ValueError: for channels and mask_paths without {id}, channel_path without {channel}, repeated names, and
+                for a slice_pattern beside frame.
         """
-        for path in self.channel_paths:
-            if "{id}" not in path:
-                raise ValueError(f"channels: '{shortened(path)}': expected {{id}}, as in '{{id}}/red.tif'")
+        for key, paths, example in (
+            ("channels", self.channel_paths, "{id}/red.tif"),
+            ("mask_paths", self.mask_paths.values(), "heart/{id}.png"),
+        ):
+            if without := [path for path in paths if "{id}" not in path]:
+                raise ValueError(f"{key}: '{shortened(without[0])}': expected {{id}}, as in '{example}'")
         if self.channel_path is not None and (not self.channels or "{channel}" not in self.channel_path):
             raise ValueError("channel_path = '{id}/band_{channel}.npy' needs {channel}, and the list channels")
         if self.channels and self.pattern:
@@ -79,6 +86,10 @@ class Files(Table):
             raise ValueError("set slice_pattern (slices are files) or frame (they are pages of a file), not both")
         if self.shared_images and not self.train_csv:
             raise ValueError("shared_images is for ids of a training table: set train_csv, or leave it out")
+        if self.mask_paths and (self.mask_pattern or not self.train_masks):
+            raise ValueError("mask_paths are below the folder train_masks: set it, and leave out mask_pattern")
+        if len(set(self.mask_paths.values())) < len(self.mask_paths):
+            raise ValueError("mask_paths: two classes have the same path: for files of several classes, masks.values")
 
     @property
     def channel_paths(self) -> tuple[str, ...]:
@@ -162,7 +173,7 @@ class Masks(Table):
 class Leaderboard(Table):
     """The split of the test set into the public and the private leaderboard."""
 
-    images: PositiveInt | None = None  # public and private together; default: rows of the sample submission
+    images: PositiveInt | None = None  # public and private together; default: those of the sample submission
     public_share: float = Field(default=0.3, gt=0, lt=1)
 
 
@@ -272,8 +283,12 @@ class Competition(Table):
                 f"masks.values names {listed(sorted(named))}, classes are {listed(self.classes)}: give each one's"
             )
         self._check_values()
-        if self.files.train_masks and len(self.classes) > 1 and not self.masks.values:
-            raise ValueError("mask images of several classes: set masks.values, the value of each class")
+        self._check_mask_paths()
+        if self.files.train_masks and len(self.classes) > 1 and not (self.masks.values or self.files.mask_paths):
+            raise ValueError(
+                "mask images of several classes: set masks.values, the value of each class, or files.mask_paths, the "
+                "files of each class"
+            )
         if self.masks.void is not None and not self.files.train_masks:
             raise ValueError(
                 "masks.void is a value of mask images (files.train_masks): set ignore_class, a class of rows, instead"
@@ -293,6 +308,29 @@ class Competition(Table):
         if (self.masks.void is not None or self.ignore_class) and self.scores_volumes:
             raise ValueError(
                 f"metric '{self.metric}': masks.void and ignore_class are not supported for a metric of volumes"
+            )
+
+    def _check_mask_paths(self) -> None:
+        """Check the files of each class: each shows one class, as 0 and 1, or values above `masks.above`."""
+        paths, masks = self.files.mask_paths, self.masks
+        if not paths:
+            return
+        if set(paths) != set(self.classes):
+            raise ValueError(
+                f"files.mask_paths names {listed(sorted(paths))}, classes are {listed(self.classes)}: give each one's"
+            )
+        others = {
+            "exclusive": self.exclusive,
+            "instances": self.instances,
+            "several_rows": self.several_rows,
+            "annotators": self.annotators,
+            "masks.values": masks.values,
+            "masks.soft": masks.soft,
+        }
+        if found := [key for key, value in others.items() if value]:
+            raise ValueError(
+                f"files.mask_paths, the files of each class, and {found[0]} contradict each other: leave "
+                f"out one of them"
             )
 
     def _check_objects(self) -> None:
@@ -339,8 +377,9 @@ class Competition(Table):
             raise ValueError(f"[masks]: {twice[0]} has two meanings: set different values, void and background")
         if masks.background is not None and (self.exclusive or not masks.values):
             raise ValueError("masks.background needs masks.values, of classes that are not exclusive")
-        if masks.above is not None and (masks.values or len(self.classes) > 1 or not self.files.train_masks):
-            raise ValueError("masks.above needs mask images of one class, without masks.values")
+        has_one_class = len(self.classes) == 1 or self.files.mask_paths
+        if masks.above is not None and (masks.values or not has_one_class or not self.files.train_masks):
+            raise ValueError("masks.above needs mask images of one class each, without masks.values")
 
     def volume_of(self, image_id: str) -> str | None:
         """The volume, or video, of an image by its id; None if it is no slice of one."""

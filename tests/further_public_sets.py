@@ -204,19 +204,91 @@ def glaucoma(root: Path) -> None:
 def lesions(root: Path) -> None:
     """A folder of masks for each kind of lesion, numbered, with its letters in the names of the masks."""
     for part, number, seed in split(("a. Training Set", TRAIN), ("b. Testing Set", TEST)):
-        image, labels = blobs(seed, 2)
+        image, labels = blobs(seed, 3)
         name = f"IDRiD_{number + 1 + 54 * part.startswith('b'):02}"
         write(root / f"A. Segmentation/1. Original Images/{part}/{name}.jpg", image)
         start = f"A. Segmentation/2. All Segmentation Groundtruths/{part}"
         kinds = (("1. Microaneurysms", "MA"), ("2. Haemorrhages", "HE"), ("5. Optic Disc", "OD"))
         for value, (folder, letters) in enumerate(kinds, start=1):
-            mask = labels > 0 if letters == "OD" else labels == value
-            if letters == "OD" or number % 4:
+            mask = labels == value
+            if mask.any():
                 write(
                     root / f"{start}/{folder}/{name}_{letters}.tif",
                     np.dstack([mask * 255, mask * 0, mask * 0]).astype("u1"),
                 )
     write_text(root / "A. Segmentation/LICENSE.txt")
+
+
+@layout
+def chest_organs(root: Path) -> None:
+    """A folder of masks for each organ, with the same names as the images; two organs have a side."""
+    for number in range(TRAIN):
+        image, labels = blobs(number, 3)
+        name = f"JPCLN{number + 1:03}"
+        write(root / f"Images/{name}.png", grey(image))
+        for value, organ in enumerate(("heart", "left lung", "right lung"), start=1):
+            write(root / f"Masks/{organ}/{name}.png", (labels == value).astype(np.uint8) * 255)
+
+
+@layout
+def skin_attributes(root: Path) -> None:
+    """Masks of the attributes of a lesion in one folder, named by image and attribute."""
+    for part, _, seed in split(("Training", TRAIN), ("Test", TEST)):
+        image, labels = blobs(seed, 2)
+        name = f"ISIC_{seed:07}"
+        write(root / f"ISIC2018_Task1-2_{part}_Input/{name}.jpg", image)
+        if part == "Training":
+            for value, attribute in enumerate(("globules", "milia_like_cyst"), start=1):
+                path = f"ISIC2018_Task2_Training_GroundTruth_v3/{name}_attribute_{attribute}.png"
+                write(root / path, (labels == value).astype(np.uint8) * 255)
+
+
+@layout
+def roofs_of_sites(root: Path) -> None:
+    """Folders of sites with images and masks; names are hexadecimal, and some are in several sites."""
+    names = [f"4affb1a8764{number}" for number in range(8)]
+    for site in "ABC":
+        for number, name in enumerate(names):
+            image, labels = blobs(100 * ord(site) + number)
+            write(root / f"site{site}/images/{name}.png", image)
+            write(root / f"site{site}/masks/{name}.png", labels * 255)
+
+
+@layout
+def cells_with_an_unlabeled_part(root: Path) -> None:
+    """The word label in the names of a folder of images, and of photographs without labels."""
+    for number in range(TRAIN):
+        image, labels = cells(number)
+        write(root / f"Training-labeled/images/cell_{number:05}.png", image)
+        write(root / f"Training-labeled/labels/cell_{number:05}_label.tiff", labels.astype(np.uint16))
+    for number in range(TEST):
+        write(root / f"Tuning/images/cell_{number:05}.png", cells(500 + number)[0])
+        write(root / f"release-part1/unlabeled_cell_{number:05}.png", cells(600 + number)[0])
+
+
+@nifti
+def spines(root: Path) -> None:
+    """Images are slices in a folder of each series, masks are volumes."""
+    for number in range(CASES):
+        image, labels = volume(number)
+        for z in range(DEPTH):
+            write(root / f"train_images/1.2.{number}/{z + 1}.png", image[..., z])
+        write_volume(root / f"segmentations/1.2.{number}.nii", labels)
+
+
+@layout
+def polyps_of_two_kinds(root: Path) -> None:
+    """Colours of two classes as JPEG, and a sample submission of both."""
+    rows = [("Id", "Expected")]
+    for part, _, seed in split(("train", TRAIN), ("test", TEST)):
+        image, labels = blobs(seed, 2)
+        write(root / f"{part}/{part}/{seed:05}.jpeg", image)
+        if part == "train":
+            colours = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)[labels]
+            write(root / f"train_gt/train_gt/{seed:05}.jpeg", colours)
+        else:
+            rows += [(f"{seed:05}_{kind}", "") for kind in range(2)]
+    write_csv(root / "sample_submission.csv", rows)
 
 
 @layout

@@ -72,10 +72,19 @@ EXPECTED = {
     ),
     "lesions": Expected(
         f"{EYES}/1. Original Images/a. Training Set",
-        f"{EYES}/2. All Segmentation Groundtruths/a. Training Set/5. Optic Disc",
+        f"{EYES}/2. All Segmentation Groundtruths/a. Training Set",
         (12, 4, 12),
-        ONE,
+        {"Microaneurysms": 1, "Haemorrhages": 2, "Optic Disc": 3},
     ),
+    "chest_organs": Expected("Images", "Masks", (12, 0, 12), {"heart": 1, "left lung": 2, "right lung": 3}),
+    "skin_attributes": Expected(
+        "ISIC2018_Task1-2_Training_Input",
+        "ISIC2018_Task2_Training_GroundTruth_v3",
+        (12, 4, 12),
+        {"globules": 1, "milia like cyst": 2},
+    ),
+    "roofs_of_sites": Expected(".", ".", (24, 0, 24), ONE),
+    "cells_with_an_unlabeled_part": Expected("Training-labeled/images", "Training-labeled/labels", (12, 0, 12), ONE),
     "instruments": Expected("kvasir-instrument/images", "kvasir-instrument/masks", (12, 0, 12), ONE),
     "thyroids": Expected("Thyroid Dataset/tn3k/trainval-image", "Thyroid Dataset/tn3k/trainval-mask", (12, 4, 12), ONE),
     "chest": Expected("All247images", "scratch", (24, 0, 24), {"object": (2, 3)}),
@@ -116,6 +125,8 @@ EXPECTED = {
     "roads": Expected("tiles/images", "tiles/masks", (12, 0, 3), ONE),
 }
 REFUSED = {
+    "spines": r"masks are NIfTI volumes, but images, such as .*\.png, are not: save each series",
+    "polyps_of_two_kinds": r"mask images of 2 classes: JPEG blurs values, .* save masks of classes as PNG",
     "prostates": r"no image: MetaImage volumes \(.mhd\) are not read: save each as a NIfTI volume",
     "tissues": r"no image: archives of arrays \(.npz\) are not read: save images and masks as files",
     "nuclei_stacks": r"none of 3 images can be read, .* an array of \(6, 32, 32, 3\).* save each image of a stack",

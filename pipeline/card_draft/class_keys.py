@@ -8,6 +8,7 @@ from pipeline.card_draft.class_names import ClassNames, find_class_names
 from pipeline.card_draft.draft import Key
 from pipeline.card_draft.listing import Listing
 from pipeline.card_draft.mask_codes import MaskCodes, read_codes
+from pipeline.card_draft.mask_folders import ClassFiles
 from pipeline.card_draft.sources import Sources
 from pipeline.card_draft.tables import classes_with_masks, in_order
 from pipeline.quoting import listed, shortened
@@ -33,6 +34,8 @@ def find_classes(
     listing: Listing, sources: Sources, name: str, *, of_objects: bool
 ) -> tuple[list[Key], MaskCodes | None]:
     """The keys of the classes, and what the values of mask images are."""
+    if sources.masks and sources.masks.classes:
+        return list(_classes_of_files(sources.masks.classes)), None
     names, files = _class_names(sources), list[ClassNames]()
     codes = None
     if sources.masks:
@@ -41,6 +44,8 @@ def find_classes(
         codes = read_codes(paths, of_objects=of_objects, num_classes=len(names) if names else None)
         files = find_class_names(listing, sources.tables)
         codes = _with_named_void(codes, files)
+        if codes.kind == "unknown" and len(names) > 1:
+            raise ValueError(f"{listing.root}: mask images of {len(names)} classes: {codes.evidence}")
     keys = list(_classes_of_codes(codes, names, files)) if codes and codes.kind == "classes" else []
     if keys:
         return keys, codes
@@ -57,6 +62,14 @@ def find_classes(
         why = f"as in {sources.sample.name}" if sources.sample else "as no other row has a mask"
         reason = f"one class, {why}: the classes in '{sources.merged}' are one mask"
     return [Key("classes", [guess], reason, False)], codes
+
+
+def _classes_of_files(classes: ClassFiles) -> Iterator[Key]:
+    """Classes whose masks are in files of their own, and the values of these."""
+    yield Key("classes", list(classes.paths), "what the paths of mask images do not have in common", False)
+    if classes.above is not None:
+        reason = "JPEG blurs values" if classes.above else "masks have one value beside 0, which is not white in all"
+        yield Key("masks.above", classes.above, reason, False)
 
 
 def _class_names(sources: Sources) -> tuple[str, ...]:

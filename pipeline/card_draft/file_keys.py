@@ -33,9 +33,11 @@ def file_keys(sources: Sources, found: Parts) -> Iterator[Key]:
         yield Key("files.sample_submission", sources.sample.name, f"its name, {len(sources.sample.cells)} rows")
     if images.channels:
         reason = f"{len(images.channels)} files for each id: the order of the channels is alphabetical"
+        if is_several := _num_pages(found) > 1:
+            reason = f"{len(images.channels)} files for each id, of several channels each: are all of them channels?"
         if images.channel_path:
-            yield Key("files.channel_path", images.channel_path, reason)
-        yield Key("files.channels", list(images.channels), reason)
+            yield Key("files.channel_path", images.channel_path, reason, not is_several)
+        yield Key("files.channels", list(images.channels), reason, not is_several)
     elif rule.pattern is not None:
         yield Key("files.pattern", rule.pattern, f"{len(found.train)} training and {len(found.test)} test files")
     elif rule.suffix != ".png":
@@ -58,7 +60,10 @@ def _label_keys(sources: Sources) -> Iterator[Key]:
     else:
         rule = sources.masks.rule
         yield Key("files.train_masks", rule.folder or ".", f"{sources.masks.count} mask images{others}", not others)
-        if rule.pattern is not None:
+        if sources.masks.classes:
+            reason = "each class has files of its own: masks of the same images that show different things"
+            yield Key("files.mask_paths", dict(sources.masks.classes.paths), reason, False)
+        elif rule.pattern is not None:
             yield Key("files.mask_pattern", rule.pattern, f"{len(sources.masks.ids)} images have such a mask")
         elif rule.suffix != ".png":
             yield Key("files.mask_suffix", rule.suffix, f"{len(sources.masks.ids)} masks are named id + suffix")
@@ -66,14 +71,16 @@ def _label_keys(sources: Sources) -> Iterator[Key]:
 
 def _frame_key(found: Parts) -> Iterator[Key]:
     """The page that the labels are of, if each channel's file has several."""
-    if not found.images.channels:
-        return
+    if found.images.channels and (pages := _num_pages(found)) > 1:
+        yield Key("files.frame", pages // 2, f"each file has {pages} pages, or colours: the middle one?", False)
+
+
+def _num_pages(found: Parts) -> int:
+    """The pages, or channels, of an image file; 0 if it cannot be read."""
     try:
-        pages = read_pixels(found.root / next(iter(found.train.values()))[0]).shape[2]
+        return read_pixels(found.root / next(iter(found.train.values()))[0]).shape[2]
     except (ImageError, OSError, StopIteration):
-        return
-    if pages > 1:
-        yield Key("files.frame", pages // 2, f"each file has {pages} pages: the middle one is a guess", False)
+        return 0
 
 
 def _shared_key(missing: Sequence[str], found: Parts) -> Iterator[Key]:

@@ -17,21 +17,23 @@ from pipeline.card_draft.templates import (
     Search,
     find_families,
 )
-from pipeline.data.file_index import channel_regex, normalize_id, spellings
+from pipeline.data.file_index import normalize_id, path_regex, spellings
 
 MARKS = {NUMBER: r"\d+", ANYTHING: "[^/]*", SIDE: "(?i:left|right)"}  # as regular expressions
 MIN_FITTING = 0.5  # of the ids of the most frequent template: masks may be of more ids than images, or of fewer
 MASK_WORD = re.compile(
-    r"mask|label|annot|manual|ground|truth|segment|target|(?<![a-z])(gt(fine|coarse)?|seg|ann|lbl|msk)(?![a-z])",
+    r"mask|(?<!un)label(?!l?ed)|annot|manual|ground|truth|segment|target"
+    r"|(?<![a-z])(gt(fine|coarse)?|seg|ann|lbl|msk)(?![a-z])",
     re.IGNORECASE,
 )
 VALIDATION = re.compile(r"(?i:(?<![a-z])val(id|idation)?(?![a-z]))|(?<=[a-z])(Va|Val)(?![A-Za-z])")
-TEST = re.compile(r"(?i:test|(?<![a-z])te(?![a-z]))|(?<![A-Z])Ts(?![A-Za-z])")
+TEST = re.compile(r"(?i:test|(?<![a-z])(te|eval(uation)?)(?![a-z]))|(?<![A-Z])Ts(?![A-Za-z])")
 HELD_OUT = re.compile(f"{TEST.pattern}|{VALIDATION.pattern}")
 COLORS = ("red", "green", "blue", "nir", "rededge", "swir")
 # In a path: further data beside the pictures themselves, such as heights.
 BESIDE = re.compile(
-    r"(?<![a-z])(n?dsm|dem|dtm|elevation|height|slope|hydro|nir|ir|depth|distance|overlays?|previews?|thumb\w*|vis)(?![a-z])",
+    r"(?<![a-z])(n?dsm|dem|dtm|elevation|height|slope|hydro|nir|ir|depth|distance|gaze|heat[ _-]?maps?"
+    r"|overlays?|previews?|thumb\w*|vis)(?![a-z])",
     re.IGNORECASE,
 )
 
@@ -267,19 +269,21 @@ def _plain_beside_others(families: Sequence[Family]) -> Family | None:
 def _channels(families: Sequence[Family], search: Search, ids: Sequence[str], paths: Sequence[str]) -> Images:
     folder = next(iter(rules_of(families[0].template, search.pieces))).folder
     if any(not family.template.startswith(f"{folder}/") for family in families):
-        folder = _common_folder([family.template for family in families])
+        folder = common_folder([family.template for family in families])
     rests = [family.template.removeprefix(f"{folder}/").replace(PIECES[0], "{id}") for family in families]
     before, after = _common_ends(rests)
     names = [rest[len(before) : len(rest) - len(after)] for rest in rests]
     names.sort(key=lambda name: (COLORS.index(name.lower()) if name.lower() in COLORS else len(COLORS), name))
     path = before + "{channel}" + after
-    rule = Rule(folder, "", channel_regex(path.replace("{channel}", names[0])))
+    rule = Rule(folder, "", path_regex(path.replace("{channel}", names[0])))
     return Images(rule, tuple(names), path) if "{id}" in path else Images(rule, tuple(rests))
 
 
-def _common_folder(paths: Sequence[str]) -> str:
+def common_folder(paths: Sequence[str]) -> str:
+    """The folder that all paths share; "" without one."""
     parts = [path.split("/")[:-1] for path in paths]
-    count = next((n for n, each in enumerate(zip(*parts, strict=False)) if len(set(each)) > 1), 0)
+    shortest = min(map(len, parts))
+    count = next((n for n, each in enumerate(zip(*parts, strict=False)) if len(set(each)) > 1), shortest)
     return "/".join(parts[0][:count])
 
 

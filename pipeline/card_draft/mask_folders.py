@@ -40,11 +40,23 @@ MIN_ENDING = 0.2  # of the files of a group
 MIN_NAMED = 0.9  # of the masks of a group are named as an image, so that no ending separates them
 ROLE = re.compile(r"train|test|val|image|img|scan|photo", re.IGNORECASE)
 NOT_PREFERRED = re.compile(
-    r"object|instance|colou?r|rgb|panoptic|(?<![a-z])(inst|aug(mented|mentation)?)(?![a-z])", re.IGNORECASE
+    r"object|instance|colou?r|rgb|panoptic|inv(?=ids)|(?<![a-z])(inst|aug(mented|mentation)?)(?![a-z])", re.IGNORECASE
 )
 IDS = re.compile(r"(?<![A-Za-z])ids?(?![A-Za-z])|(?<=[a-z])Ids")  # of label images, beside images of colours
 SIDES = re.compile(r"left|right", re.IGNORECASE)
 PREFERRED = re.compile(r"label|manual|annot|ground|truth|(?<![a-z])gt(?![a-z])", re.IGNORECASE)
+
+
+class ClassFiles(NamedTuple):
+    """Mask images of one class each.
+
+    Args:
+        paths: of the files of each class, with {id}, below the folder of the rule.
+        above: values above it are mask; None: masks hold 0 and 1, or 0 and white.
+    """
+
+    paths: Mapping[str, str]
+    above: float | None
 
 
 class MaskImages(NamedTuple):
@@ -57,6 +69,7 @@ class MaskImages(NamedTuple):
     others: tuple[str, ...]  # further files that could be the masks of these images, for people
     held_out: tuple[str, ...] = ()  # folders of masks of a validation or test part, for people
     candidates: frozenset[str] = frozenset()  # all files that look like masks: they are no images
+    classes: ClassFiles | None = None  # if each class has files of its own
 
 
 def find_mask_images(root: Path, paths: Sequence[str]) -> MaskImages | None:
@@ -100,13 +113,13 @@ def _of_groups(root: Path, groups: Mapping[str, Sequence[str]], paths: Sequence[
     """The masks of the best group that has images, with those of its sibling folders if they are of other images."""
     masks = {path for group in groups.values() for path in group}
     images = [path for path in paths if path not in masks]
-    unlikely = {name for name in groups if len(groups) > 1 and _are_no_labels(root, groups[name])}
+    unlikely = {name for name in groups if len(groups) > 1 and are_no_labels(root, groups[name])}
     for name in sorted(groups, key=lambda name: (name in unlikely, *_preference(name, groups[name]))):
         siblings = [each for each in groups if each == name or _are_siblings(each, name, groups)]
         together = [path for each in siblings for path in groups[each]]
-        found = _pair(together, images, unique=True) if len(siblings) > 1 else None
+        found = pair(together, images, unique=True) if len(siblings) > 1 else None
         used = siblings if found else [name]
-        if found := found or _pair(groups[name], images):
+        if found := found or pair(groups[name], images):
             more = sorted(other for other in groups if other not in used)
             held_out = [other for other in more if is_held_out(other) and not is_held_out(name)]
             others = tuple(other for other in more if other not in held_out)
@@ -162,19 +175,20 @@ def _without_numbers(group: str) -> str:
     return re.sub(r"\d+|(?<=[a-z])[A-Z](?![A-Za-z])", "#", group)
 
 
-def _are_no_labels(root: Path, group: Sequence[str]) -> bool:
+def are_no_labels(root: Path, group: Sequence[str]) -> bool:
     """Whether files are pictures with many colours, such as previews, or show the same place in all images, such as
     fields of view.
     """
-    some = [pixels for path in spread(group, NUM_COMPARED) if (pixels := _pixels(root / path)) is not None]
+    some = [pixels for path in spread(group, NUM_COMPARED) if (pixels := mask_pixels(root / path)) is not None]
     if some and all(each.shape[2] == 3 and _num_values(each) > MAX_COLOURS for each in some):
         return True
     inside = [each.max(axis=2) > 0 for each in some if _num_values(each) <= 2]
     pairs = [(a, b) for a, b in combinations(inside, 2) if a.shape == b.shape]
-    return len(inside) == NUM_COMPARED and bool(pairs) and all(_overlap(a, b) >= MIN_SAME_PLACE for a, b in pairs)
+    return len(inside) == NUM_COMPARED and bool(pairs) and all(overlap(a, b) >= MIN_SAME_PLACE for a, b in pairs)
 
 
-def _overlap(one: np.ndarray, other: np.ndarray) -> float:
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """The IoU of two masks of bool."""
     return float((one & other).sum() / max(1, (one | other).sum()))
 
 
@@ -228,9 +242,16 @@ def _groups(
     for folder, members in kinds.items():
         names = Counter(path.rpartition("/")[2] for path in members)
         forms = Counter(re.sub(r"\d+", "#", name) for name in names)
+        repeated, places = sum(count > 1 for count in names.values()), {path.rpartition("/")[0] for path in members}
         for path in members:
             name = path.rpartition("/")[2]
-            is_fixed = "*" in folder and names[name] > 1 and forms[re.sub(r"\d+", "#", name)] == 1
+            # More repeated names than folders are ids, and the folders are places with images of their own.
+            is_fixed = (
+                "*" in folder
+                and 0 < repeated <= len(places)
+                and names[name] > 1
+                and forms[re.sub(r"\d+", "#", name)] == 1
+            )
             extension = f".{path.rpartition('.')[2]}" if by_extension else ""
             found.setdefault(f"{folder}/{name if is_fixed else f'*{extension}'}", []).append(path)
     return {name: group for each in found.items() for name, group in _by_ending(*each, known).items()}
@@ -363,11 +384,11 @@ def _groups_by_content(root: Path, paths: Sequence[str]) -> dict[str, list[str]]
 
 
 def _has_few_values(path: Path) -> bool:
-    pixels = _pixels(path)
+    pixels = mask_pixels(path)
     return pixels is not None and _num_values(pixels) <= MAX_VALUES
 
 
-def _pixels(path: Path) -> np.ndarray | None:
+def mask_pixels(path: Path) -> np.ndarray | None:
     """The pixels (H, W, C) of a file, or of a volume's middle slice; None if it cannot be read."""
     try:
         return read_pixels(readable(path))
@@ -464,7 +485,7 @@ def _with_numbers(rule: Rule, masks: Sequence[str]) -> Rule:
     return numbered if counts[1] > counts[0] and set(numbered.files(masks)) <= set(rule.files(masks)) else rule
 
 
-def _pair(masks: Sequence[str], images: Sequence[str], *, unique: bool = False) -> MaskImages | None:
+def pair(masks: Sequence[str], images: Sequence[str], *, unique: bool = False) -> MaskImages | None:
     """The images of masks: those whose paths contain what is the id in a mask's path.
 
     Of several readings of the masks' paths, that which finds an image for most masks.

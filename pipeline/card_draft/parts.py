@@ -158,16 +158,24 @@ def _without_folders(rule: Rule) -> Rule | None:
 
 
 def check_volumes(root: Path, found: Parts, sources: Sources) -> None:
-    """Refuse volumes that have another number of slices than their masks, as those of several sequences in one file.
+    """Refuse volumes of masks without volumes of images, and those with another number of slices, as those of several
+    sequences in one file.
 
     Damaged ones are left to the doctor.
 
     Raises:
         ValueError: with the first one.
     """
-    if not sources.masks or not found.has_volumes:
+    if not sources.masks:
         return
     masks = sources.masks.rule.files(sources.masks.candidates)
+    if not found.has_volumes and any(is_nifti_name(Path(path)) for each in masks.values() for path in each):
+        raise ValueError(
+            f"{root}: masks are NIfTI volumes, but images, such as {shortened(min(found.train.values())[0], 60)}, are "
+            f"not: save each series of images as a NIfTI volume, or each slice of the masks as an image"
+        )
+    if not found.has_volumes:
+        return
     for image_id in spread([each for each in sources.ids if each in found.train and each in masks], NUM_PIXELS):
         image, mask = root / found.train[image_id][0], root / masks[image_id][0]
         if not (is_nifti_name(image) and is_nifti_name(mask)):

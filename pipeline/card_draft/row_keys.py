@@ -19,8 +19,8 @@ def check_metric(metric: str) -> str:
     """
     if not metric.strip():
         return ""
-    name, parameters = parse_metric(metric.strip())
     try:
+        name, parameters = parse_metric(metric.strip())
         return canonical_metric({"name": name, **parameters})
     except ValueError as error:
         raise ValueError(f"METRIC={shortened(metric)}: {error}") from None

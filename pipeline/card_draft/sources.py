@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from pipeline.card_draft.annotations import Annotations, find_annotations
+from pipeline.card_draft.class_masks import with_classes
 from pipeline.card_draft.listing import IMAGES, Listing, spread, stem_of
 from pipeline.card_draft.mask_folders import MaskImages, find_candidates, find_mask_images
 from pipeline.card_draft.other_labels import describe_binary, find_other_labels
@@ -105,6 +106,8 @@ def find_sources(listing: Listing, *, of_objects: bool, chosen: str) -> Sources:
         ids = list(outlines.images if _have_suffix(sample, of_sample) else map(stem_of, outlines.images))
         return Sources(tables, sample, of_sample, list(dict.fromkeys(ids)), outlines=outlines, others=others)
     if masks := find_mask_images(listing.root, listing.images):
+        if not of_objects:
+            masks = with_classes(listing.root, masks, listing.images, of_sample.classes if of_sample else None)
         return Sources(tables, sample, of_sample, masks.ids, masks=masks, others=masks.others, parts=tuple(parts))
     if groups := find_candidates(listing.root, listing.images):
         masks = {path for group in groups.values() for path in group}

@@ -138,33 +138,46 @@ def find_channels(folder: Path, channels: Sequence[str]) -> dict[str, tuple[Path
     A missing file is in the result by the path that it should have: reading it is an error, or leaves the image out.
 
     Args:
-        channels: as for `channel_regex`, one for each channel.
+        channels: as for `path_regex`, one for each channel.
 
     Raises:
         FileNotFoundError: without the folder.
         ValueError: for two files with the same id and channel.
     """
-    found: dict[str, dict[int, Path]] = {}
-    names = list(_names_below(folder))
-    for number, channel in enumerate(channels):
-        for image_id, path in _by_id(_matches(re.compile(channel_regex(channel)), names)).items():
-            found.setdefault(image_id, {})[number] = path
     return {
         image_id: tuple(files.get(n, folder / channel.replace("{id}", image_id)) for n, channel in enumerate(channels))
-        for image_id, files in sorted(found.items())
+        for image_id, files in find_each(folder, channels).items()
     }
 
 
-def channel_regex(channel: str) -> str:
-    r"""The regular expression of a channel's files, with a group for the id.
+def find_each(folder: Path, paths: Sequence[str]) -> dict[str, dict[int, Path]]:
+    """The files of several paths with {id}, by id, sorted, and by the number of the path; those that exist.
 
     Args:
-        channel: a path with {id}, which stands for a part of it without "/", the same wherever it is.
+        paths: as for `path_regex`.
 
-    >>> channel_regex("{id}/{id}_t1.nii")
+    Raises:
+        FileNotFoundError: without the folder.
+        ValueError: for two files with the same id and path.
+    """
+    found: dict[str, dict[int, Path]] = {}
+    names = list(_names_below(folder))
+    for number, path in enumerate(paths):
+        for image_id, file in _by_id(_matches(re.compile(path_regex(path)), names)).items():
+            found.setdefault(image_id, {})[number] = file
+    return dict(sorted(found.items()))
+
+
+def path_regex(path: str) -> str:
+    r"""The regular expression of the files of a path with {id}, with a group for the id.
+
+    Args:
+        path: of a channel, or of a class's masks; {id} stands for a part without "/", the same wherever it is.
+
+    >>> path_regex("{id}/{id}_t1.nii")
     '(?P<id>[^/]+)/(?P=id)_t1\\.nii'
     """
-    first, *others = map(re.escape, channel.split("{id}"))
+    first, *others = map(re.escape, path.split("{id}"))
     return f"{first}(?P<id>[^/]+)" + "(?P=id)".join(others)
 
 

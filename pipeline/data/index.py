@@ -3,7 +3,8 @@
 Columns: image_id (str), path, height and width in pixels. Training images also have
 
 - rle: the text of the mask, one row of the table per line; of several classes a tuple of texts; and rle_void, the text
-  of the ignored pixels. Or mask_paths: a tuple of mask images; none is an empty mask, several are objects or parts.
+  of the ignored pixels. Or mask_paths: a tuple of mask images; none is an empty mask, several are objects or parts, or
+  those of the classes whose numbers are in mask_classes.
 - coverage: the share of the image that is masked, 0 to 1; of several classes also coverage_<class>.
 - empty ("yes" or "no") and group: images of one group stay in one fold.
 - meta.<column>: every column of the card's meta table.
@@ -26,6 +27,7 @@ from pipeline.data.file_cache import FileCache
 from pipeline.data.file_index import (
     FileSearch,
     describe_no_files,
+    find_each,
     find_parts,
     match_files,
     normalize_id,
@@ -33,6 +35,7 @@ from pipeline.data.file_index import (
 from pipeline.data.labels import Labels
 from pipeline.data.medical import slice_of
 from pipeline.data.polygons import read_polygons
+from pipeline.data.rasters import REMEDY
 from pipeline.data.reader import DEFAULT_READER, ImageError, Reader
 from pipeline.data.sample import META, Sample, samples_of, texts_of
 from pipeline.data.series import place_of_id, with_neighbours
@@ -201,7 +204,8 @@ def _rules(files: Files) -> tuple[str, str | None, tuple[str, ...]]:
 def mask_search(card: Competition, root: Path) -> FileSearch:
     """The search for the mask images, whose names are the ids."""
     files, folder = card.files, root / card.files.train_masks
-    return FileSearch("training", folder, folder, files.mask_suffix, files.mask_pattern)
+    paths = tuple(files.mask_paths.values())
+    return FileSearch("training", folder, folder, files.mask_suffix, files.mask_pattern, paths)
 
 
 def test_search(card: Competition, root: Path) -> FileSearch:
@@ -211,7 +215,7 @@ def test_search(card: Competition, root: Path) -> FileSearch:
 
 
 def read_label_texts(card: Competition, root: Path, reader: Reader = DEFAULT_READER) -> pd.DataFrame:
-    """The labels of each id: columns image_id and rle, rle_void, line; or image_id and mask_paths.
+    """The labels of each id: columns image_id and rle, rle_void, line; or image_id and mask_paths, mask_classes.
 
     If the training table has the card's group column, it is there too, as `group` and under its own name.
 
@@ -222,8 +226,7 @@ def read_label_texts(card: Competition, root: Path, reader: Reader = DEFAULT_REA
         FileNotFoundError, ValueError: as `read_index`; for a table without a row, a folder without a mask.
     """
     if card.files.train_masks:
-        masks = _mask_files(card, root)
-        index = pd.DataFrame({"image_id": sorted(masks), "mask_paths": [masks[key] for key in sorted(masks)]})
+        index = _masks_by_class(card, root) if card.files.mask_paths else _masks_of_all_classes(card, root)
         return _with_images_without_rows(index, card, root) if card.images_without_rows == "empty" else index
     rows = _label_rows(card, root, reader)
     if rows.empty:
@@ -241,8 +244,28 @@ def read_label_texts(card: Competition, root: Path, reader: Reader = DEFAULT_REA
     return _with_images_without_rows(index, card, root) if card.images_without_rows == "empty" else index
 
 
+def _masks_by_class(card: Competition, root: Path) -> pd.DataFrame:
+    """The mask images of each id, and the number of the class that each shows: image_id, mask_paths, mask_classes."""
+    search, paths = mask_search(card, root), card.files.mask_paths
+    found = find_each(search.folder, [paths[name] for name in card.classes])
+    seen = {number for files in found.values() for number in files}
+    if missing := [name for number, name in enumerate(card.classes) if number not in seen]:
+        raise ValueError(
+            f"{search.folder}: no mask of the class '{missing[0]}', as mask_paths = '{shortened(paths[missing[0]])}': "
+            f"correct the path on the card, or leave out the class"
+        )
+    masks = [tuple(files[number] for number in sorted(files)) for files in found.values()]
+    numbers = [tuple(sorted(files)) for files in found.values()]
+    return pd.DataFrame({"image_id": list(found), "mask_paths": masks, "mask_classes": numbers})
+
+
+def _masks_of_all_classes(card: Competition, root: Path) -> pd.DataFrame:
+    """The mask images of each id, image_id and mask_paths: one, or several where the card allows it."""
+    files = _mask_files(card, root)
+    return pd.DataFrame({"image_id": sorted(files), "mask_paths": [files[key] for key in sorted(files)]})
+
+
 def _mask_files(card: Competition, root: Path) -> dict[str, tuple[Path, ...]]:
-    """The mask images of each id: one, or several where the card allows it."""
     search = mask_search(card, root)
     files = find_parts(search.folder, search.suffix, search.pattern)
     if _may_overlap(card) and not _masks_come_first(card):
@@ -286,8 +309,7 @@ def train_sources(card: Competition, root: Path) -> dict[str, tuple[Path, ...]]:
     images = train_search(card, root).find_sources()
     if not _may_overlap(card) or not _masks_come_first(card):
         return images
-    search = mask_search(card, root)
-    masks = {path for paths in find_parts(search.folder, search.suffix, search.pattern).values() for path in paths}
+    masks = _all_masks(mask_search(card, root))
     files = {image_id: paths for image_id, paths in images.items() if not masks.intersection(paths)}
     if images and not files:
         raise ValueError(
@@ -295,6 +317,12 @@ def train_sources(card: Competition, root: Path) -> dict[str, tuple[Path, ...]]:
             f"as '{shortened(min(images))}': separate them by suffix and mask_suffix, or pattern and mask_pattern"
         )
     return files
+
+
+def _all_masks(search: FileSearch) -> set[Path]:
+    if search.channels:
+        return {path for files in find_each(search.folder, search.channels).values() for path in files.values()}
+    return {path for paths in find_parts(search.folder, search.suffix, search.pattern).values() for path in paths}
 
 
 def label_sources(
@@ -335,7 +363,7 @@ def _may_overlap(card: Competition) -> bool:
 def _masks_come_first(card: Competition) -> bool:
     """Whether a file that fits both rules is a mask: it is an image if only the images' suffix is the longer one."""
     files = card.files
-    return bool(files.pattern or files.mask_pattern) or len(files.mask_suffix) >= len(files.suffix)
+    return bool(files.pattern or files.mask_pattern or files.mask_paths) or len(files.mask_suffix) >= len(files.suffix)
 
 
 def _label_rows(card: Competition, root: Path, reader: Reader) -> pd.DataFrame:
@@ -364,7 +392,7 @@ def _with_images_without_rows(index: pd.DataFrame, card: Competition, root: Path
     """The index with the images of the training folder that have no label added: their masks are empty."""
     ids = sorted(set(train_files(card, root)) - set(index["image_id"]))
     empty = "" if len(card.classes) == 1 else ("",) * len(card.classes)
-    nothing = {"mask_paths": (), "rle": empty, "rle_void": "", "line": 0}
+    nothing = {"mask_paths": (), "mask_classes": (), "rle": empty, "rle_void": "", "line": 0}
     cells = {name: [value] * len(ids) for name, value in nothing.items() if name in index}
     return pd.concat([index, pd.DataFrame({"image_id": ids, **cells})], ignore_index=True)
 
@@ -415,7 +443,7 @@ def _add_sizes(index: pd.DataFrame, skip_bad: bool, reader: Reader, cache: FileC
         except ImageError as error:
             if not skip_bad:
                 raise
-            log.warning("left out: %s", error)
+            log.warning("left out: %s", str(error).removesuffix(f": {REMEDY}"))
     index = index[index["path"].isin(list(sizes))].reset_index(drop=True)
     height, width = zip(*(sizes[path] for path in index["path"]), strict=True) if len(index) else ((), ())
     return index.assign(height=height, width=width)

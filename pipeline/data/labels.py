@@ -149,6 +149,9 @@ class Labels:
     def _join_files(self, sample: Sample, box: Box | None = None) -> np.ndarray:
         """The target of a sample's mask images, or one window of it; empty without an image."""
         shape = sample.size if box is None else (box.height, box.width)
+        if sample.mask_classes is not None:
+            files = zip(sample.mask_paths, sample.mask_classes, strict=True)
+            return self._union([self._read_class(path, number, sample, box) for path, number in files], shape)
         if not self.annotators:
             return self._union([self._read_file(path, sample, box) for path in sample.mask_paths], shape)
         masks = [mask for path in sample.mask_paths for mask in self._read_annotators(path, sample, box)]
@@ -177,6 +180,14 @@ class Labels:
         numbers = self.read_numbers(path, box)
         numbers = _check_size(numbers, path, sample, box)[..., None]
         return numbers if self.exclusive else one_hot(numbers, len(self.classes))
+
+    def _read_class(self, path: Path, number: int, sample: Sample, box: Box | None = None) -> np.ndarray:
+        """The mask image of one class, or one window of it, (h, w, C) uint8; the other classes are 0."""
+        name, void = self.classes[number], self.masks.void
+        mask = read_mask(path, name, self.masks.above, void=void, box=box, exif=self.exif)
+        target = np.zeros((*_check_size(mask, path, sample, box).shape, len(self.classes)), np.uint8)
+        target[..., number] = mask
+        return target
 
     def _union(self, masks: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
         """The union of an image's mask files, (H, W, C) uint8; empty without a file."""

@@ -41,6 +41,7 @@ T = TypeVar("T")
 
 LARGE = 1 << 26  # pixels; a larger image is checked by window, BAND rows at a time
 BAND = 1024
+MISSING = (-32768, -9999, float(np.finfo(np.float32).min))  # values of missing pixels in satellite images
 
 
 @dataclass(frozen=True)
@@ -342,7 +343,8 @@ class Reader:
     def preview(self, sample: Sample, channels: int) -> np.ndarray:
         """The image in 8 bits, whatever its dtype, to show and to compare.
 
-        Values of more than 8 bits are scaled between the image's percentiles 1 and 99. Alpha is left out; of a stack of
+        Values of more than 8 bits are scaled between the image's percentiles 1 and 99; those that stand for missing
+        pixels (MISSING) become the median of the others. Alpha is left out; of a stack of
         channels the middle one is shown, or the image's own frame; of several files the middle one.
 
         Args:
@@ -367,7 +369,7 @@ class Reader:
         nonfinite = self._find_nonfinite(pixels, path)
         if pixels.dtype in (bool, np.uint8):
             return scale_by_dtype(pixels, path)
-        scaled = percentile_normalize(pixels, (1, 99))
+        scaled = percentile_normalize(_without_missing(pixels), (1, 99))
         return to_uint8(scaled if nonfinite is None else fill_nonfinite(scaled, nonfinite, self.nodata))
 
     @property
@@ -528,6 +530,14 @@ def log_replaced(replaced: Replaced) -> None:
 def _changed(path: Path) -> int:
     """When a file changed; of a slice of a NIfTI volume, the volume."""
     return file_of(path).stat().st_mtime_ns
+
+
+def _without_missing(pixels: np.ndarray) -> np.ndarray:
+    """The pixels with the median in place of values that stand for missing ones."""
+    missing = np.isin(pixels, MISSING)
+    if not missing.any() or missing.all():
+        return pixels
+    return np.where(missing, np.nanmedian(pixels[~missing]), pixels).astype(pixels.dtype)
 
 
 def _stacked(images: Sequence[np.ndarray]) -> np.ndarray:

@@ -25,6 +25,7 @@ class Sample:
         rle_void: likewise, the pixels that are ignored; None if the card has no such class.
         mask_paths: the mask images: none is an empty mask, several are objects or parts of one mask; None if the labels
             are no mask images.
+        mask_classes: the number of the class that each of these files shows; None if each shows all classes.
         line: line of the labels' file that the image's first row begins at; 0 if it has none.
         box: the window that is read; None for the whole image.
         own_start: position in `sources` of the first file of the image itself. With two channels and the slices 4, 5
@@ -37,6 +38,7 @@ class Sample:
     rle: tuple[str, ...] | None = None
     rle_void: str | None = None
     mask_paths: tuple[Path, ...] | None = None
+    mask_classes: tuple[int, ...] | None = None
     line: int = 0
     box: Box | None = None
     own_start: int = 0
@@ -70,6 +72,7 @@ def _sample_of(row: Mapping[str, Any]) -> Sample:
         texts_of(row["rle"]) if "rle" in row else None,
         row.get("rle_void"),
         row.get("mask_paths"),
+        row.get("mask_classes"),
         row.get("line", 0),
         row.get("box"),
         int(row.get("own_start", 0)),  # tables that were joined have floats

@@ -1,6 +1,7 @@
 """CSV files as text, and the image and class that each of their rows is about."""
 
 import csv
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -256,9 +257,12 @@ def split_packed_objects(cell: str, words: Sequence[str], where: str) -> list[tu
         raise ValueError(f"{where}: {len(found)} words: {suggest_empty_token(cell) or expected}")
     objects = [dict(zip(words, found[start:], strict=False)) for start in range(0, len(found), len(words))]
     try:
-        return [(float(each["{confidence}"]), each["{mask}"]) for each in objects]
+        pairs = [(float(each["{confidence}"]), each["{mask}"]) for each in objects]
     except ValueError as error:
         raise ValueError(f"{where}: {shortened(error)}: {expected}") from None
+    if unordered := [confidence for confidence, _ in pairs if not math.isfinite(confidence)]:
+        raise ValueError(f"{where}: confidence {unordered[0]}: expected a finite number")
+    return pairs
 
 
 def parse_rows(

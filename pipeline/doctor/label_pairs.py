@@ -73,10 +73,15 @@ def _find_tables(card: Competition, root: Path, index: pd.DataFrame) -> Iterator
         labelled = {image_id for image_id, _ in texts}
         if len(labelled) < len(index) / 2:
             continue
-        samples = [each for each in samples_of(index) if each.image_id in labelled and len(each.mask_paths) == 1]
+        samples = [each for each in samples_of(index) if each.image_id in labelled and _is_one_file(each)]
         per_class = [tuple(texts.get((each.image_id, name), "") for name in card.classes) for each in samples]
         pairs = zip(per_class, samples, strict=True)
         yield path, [LabelPair(texts, each.mask_paths[0], each.size) for texts, each in pairs]
+
+
+def _is_one_file(sample: Sample) -> bool:
+    """Whether one mask image shows all classes."""
+    return sample.mask_classes is None and len(sample.mask_paths) == 1
 
 
 def _find_mask_folders(card: Competition, root: Path, index: pd.DataFrame) -> Iterator[tuple[Path, list[LabelPair]]]:

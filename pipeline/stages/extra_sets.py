@@ -141,7 +141,8 @@ def _card_of(options: Extra, card: Competition) -> Competition:
     if options.images:
         files["train_images"] = options.images
     if options.csv:
-        files |= {"train_csv": options.csv, "train_masks": None, "train_polygons": None, "train_coco": None}
+        none = dict.fromkeys(("train_masks", "train_polygons", "train_coco"))
+        files |= {"train_csv": options.csv, "mask_paths": {}, **none}
         layouts = (*own.train_columns, own.columns)
         changes |= {"images_without_rows": "ignore", "masks": {}}
     tables = own.model_dump(by_alias=True, exclude_unset=True)

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipeline.data.file_index import channel_regex, is_hidden
+from pipeline.data.file_index import is_hidden, path_regex
 from pipeline.data.sample import Sample
 from pipeline.quoting import listed
 
@@ -79,7 +79,7 @@ def channel_urls(url: str, channels: Sequence[str]) -> tuple[str, list[str]]:
     >>> channel_urls("s3://sky/7/red.tif", ["{id}/red.tif", "{id}/blue.tif"])
     ('7', ['s3://sky/7/red.tif', 's3://sky/7/blue.tif'])
     """
-    found = re.fullmatch(f"(.*/){channel_regex(channels[0])}(::.*)?", url)
+    found = re.fullmatch(f"(.*/){path_regex(channels[0])}(::.*)?", url)
     if not found:
         raise ValueError(f"{url}: not a file of the first channel, {channels[0]}: list the first channel's files alone")
     folder, image_id, chain = found.groups(default="")

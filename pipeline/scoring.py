@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Set
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
+from pipeline.data.series import place_of_id
 from pipeline.data.tables import parse_rows, read_packed_objects, read_rows, read_table
 from pipeline.metrics import (
     Counts,
@@ -19,7 +21,7 @@ from pipeline.metrics import (
     ranked_metric,
     volume_metric,
 )
-from pipeline.rle import RLEError, Runs, area, overlap
+from pipeline.rle import RLEError, Runs, area, no_runs, overlap, union, without
 
 
 def score(card: Competition, submission: Path, solution: Path) -> tuple[float, int]:
@@ -62,14 +64,11 @@ def image_scores(card: Competition, submission: Path, solution: Path) -> tuple[l
     found, target = (_read_runs(path, card) for path in (submission, solution))
     _check_same_ids(*({_shown(card, *key) for key in each} for each in (found, target)), submission, solution)
     ignored = _ignored_runs(solution, card)
-    counts = {
-        key: (
-            overlap(found[key], runs),
-            area(found[key]) - overlap(found[key], ignored.get(key[0], NO_RUNS)),
-            area(runs),
-        )
-        for key, runs in target.items()
-    }
+    counts = {}
+    for key, runs in target.items():
+        # A pixel of the class counts, even if it is in a row of ignored pixels too, as in training.
+        skipped = without(ignored.get(key[0], NO_RUNS), runs)
+        counts[key] = overlap(found[key], runs), area(found[key]) - overlap(found[key], skipped), area(runs)
     images = list(dict.fromkeys(key[0] for key in counts))
     table = np.array([[counts.get((image, name), NO_ROW) for name in card.classes] for image in images])
     scores = pixel_metric(card.metric).scores(Counts(*np.moveaxis(table, -1, 0)))
@@ -122,7 +121,7 @@ def _pairwise_iou(found: list[Runs], target: list[Runs]) -> np.ndarray:
 
 def _score_volumes(card: Competition, submission: Path, solution: Path) -> tuple[float, int]:
     """Score volumes. The solution needs columns `height` and `width`, since the position of a pixel counts."""
-    found, target = (_read_unique_rows(path, card) for path in (submission, solution))
+    found, target = (_read_mask_rows(path, card) for path in (submission, solution))
     keys = (each[["image_id", "label"]].itertuples(index=False) for each in (found, target))
     _check_same_ids(*({_shown(card, *key) for key in each} for each in keys), submission, solution)
     sized = target.assign(**_read_sizes(solution))
@@ -151,13 +150,8 @@ def by_volume(rows: pd.DataFrame, card: Competition) -> Iterator[pd.DataFrame]:
     Raises:
         ValueError: if the card's `volume_pattern` does not match an id.
     """
-    parts = rows["image_id"].str.extract(f"^{card.volume_pattern}$")
-    if parts.isna().any(axis=None):
-        unmatched = rows["image_id"][parts.isna().any(axis=1)].iloc[0]
-        raise ValueError(
-            f"card {card.name}: volume_pattern '{card.volume_pattern}' does not match the id '{unmatched}'"
-        )
-    numbered = rows.assign(volume=parts[0], slice=parts[1].astype(int))
+    places = [place_of_id(image_id, card.volume_pattern, card.name) for image_id in rows["image_id"]]
+    numbered = rows.assign(volume=[volume for volume, _ in places], slice=[number for _, number in places])
     for _, volume in numbered.groupby("volume"):
         yield volume.sort_values("slice", kind="stable")
 
@@ -167,6 +161,13 @@ def _read_volume(card: Competition, rows: pd.DataFrame, submission: Path, soluti
     number = {name: position for position, name in enumerate(card.classes)}
     slices = {image_id: place for place, image_id in enumerate(dict.fromkeys(rows["image_id"]))}
     shape = int(rows["height"].iloc[0]), int(rows["width"].iloc[0])
+    other = rows[(rows["height"] != shape[0]) | (rows["width"] != shape[1])]
+    if len(other):
+        first = other.iloc[0]
+        raise ValueError(
+            f"{solution}: line {first['line']}, id '{first['image_id']}': height and width {first['height']} and "
+            f"{first['width']}, other slices of its volume have {shape[0]} and {shape[1]}: expected one size"
+        )
     masks = np.zeros((2, len(slices), len(number), *shape), dtype=np.uint8)
     for row in rows.itertuples():
         for part, (text, line, path) in enumerate(
@@ -205,7 +206,7 @@ def _label_pixels(objects: list[Runs], pixels: int, where: str) -> np.ndarray:
     return labels
 
 
-NO_RUNS: Runs = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+NO_RUNS: Runs = no_runs()
 
 
 def _ignored_runs(solution: Path, card: Competition) -> dict[str, Runs]:
@@ -213,8 +214,16 @@ def _ignored_runs(solution: Path, card: Competition) -> dict[str, Runs]:
     if card.ignore_class is None:
         return {}
     rows = read_rows(solution, [card.columns], [*card.classes, card.ignore_class])
-    ignored_rows = rows[rows["label"] == card.ignore_class]
-    return dict(zip(ignored_rows["image_id"], parse_rows(ignored_rows, solution, card.dialect), strict=True))
+    return _union_by(rows[rows["label"] == card.ignore_class], ["image_id"], solution, card)
+
+
+def _union_by(rows: pd.DataFrame, keys: list[str], path: Path, card: Competition) -> dict[Any, Runs]:
+    """The union of the runs of all rows with the same keys."""
+    runs: dict[Any, list[Runs]] = {}
+    names = rows[keys].itertuples(index=False, name=None)
+    for name, each in zip(names, parse_rows(rows, path, card.dialect), strict=True):
+        runs.setdefault(name if len(keys) > 1 else name[0], []).append(each)
+    return {name: union(each) for name, each in runs.items()}
 
 
 NO_ROW = (-1, 0, 0)  # counts of a class that has no row in the solution for an image
@@ -222,9 +231,7 @@ NO_ROW = (-1, 0, 0)  # counts of a class that has no row in the solution for an 
 
 def _read_runs(path: Path, card: Competition) -> dict[tuple[str, str], Runs]:
     """The runs of each row of a CSV, by image id and class."""
-    rows = _read_unique_rows(path, card)
-    keys = zip(rows["image_id"], rows["label"], strict=True)
-    return dict(zip(keys, parse_rows(rows, path, card.dialect), strict=True))
+    return _union_by(_read_mask_rows(path, card), ["image_id", "label"], path, card)
 
 
 def _shown(card: Competition, image_id: str, label: str) -> str:
@@ -232,16 +239,16 @@ def _shown(card: Competition, image_id: str, label: str) -> str:
     return f"{image_id}, {label}" if len(card.classes) > 1 else image_id
 
 
-def _read_unique_rows(path: Path, card: Competition) -> pd.DataFrame:
+def _read_mask_rows(path: Path, card: Competition) -> pd.DataFrame:
     """The rows of a CSV without those of the ignored class.
 
     Raises:
-        ValueError: if a mask has two rows.
+        ValueError: if a mask has two rows, and the card has no `several_rows`.
     """
     rows = read_rows(path, [card.columns], [*card.classes, *([card.ignore_class] if card.ignore_class else [])])
     rows = rows[rows["label"].isin(card.classes)]
     again = rows[rows.duplicated(["image_id", "label"])]
-    if len(again):
+    if len(again) and not card.several_rows:
         shown = _shown(card, *again[["image_id", "label"]].iloc[0])
         raise ValueError(f"{path}: line {again['line'].iloc[0]}: id '{shown}' repeats: expected one row per mask")
     return rows

@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.ndimage import gaussian_filter
 from surface_distance import metrics as authors
 
+from pipeline.metrics import surface as surface_module
 from pipeline.metrics.surface import surface_dice, surface_sums
 
 FLAT = arrays(np.uint8, (4, 5), elements=st.integers(0, 1))
@@ -192,3 +193,12 @@ def test_surface_dice_equals_that_of_the_authors_package(spacing, tolerance):
         distances = authors.compute_surface_distances(target, mask, spacing)
         expected = authors.compute_surface_dice_at_tolerance(distances, tolerance)
         assert surface_dice(mask, target, tolerance, spacing) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("depth", [1, 15, 16, 17, 40])
+def test_a_volume_in_slabs_has_the_surface_of_the_whole(monkeypatch, depth):
+    rng = np.random.default_rng(depth)
+    mask, target = ((rng.random((depth, 5, 6)) < 0.4).astype(np.uint8) for _ in range(2))
+    in_slabs = surface_sums(mask, target)
+    monkeypatch.setattr(surface_module, "SLAB", 1000)
+    assert in_slabs == pytest.approx(surface_sums(mask, target), rel=1e-12)

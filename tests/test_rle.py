@@ -451,3 +451,13 @@ def test_format_numbers_equals_str_of_each_number(size):
     assert pairs.format_numbers(numbers) == " ".join(map(str, numbers.tolist()))
     small = numbers % 100
     assert pairs.format_numbers(small) == " ".join(map(str, small.tolist()))
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=4))
+def test_union_and_difference_of_runs_are_those_of_the_masks(values):
+    masks = [np.array(each, dtype=np.uint8).reshape(3, 4) for each in values]
+    runs = [rle.Dialect().runs(rle.encode(mask), (3, 4)) for mask in masks]
+    together, first_alone = rle.union(runs), rle.without(runs[0], runs[-1])
+    expected = rle.Dialect().runs(rle.encode(np.maximum.reduce(masks)), (3, 4))
+    assert [each.tolist() for each in together] == [each.tolist() for each in expected]
+    np.testing.assert_array_equal(pixels.mask_of_runs(first_alone, (3, 4), "column"), masks[0] & (1 - masks[-1]))

@@ -106,7 +106,7 @@ def test_list_form_round_trip(mask):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1, 2]; [4, 1]", "2 instances joined by ';', expected one"),
+        ("[1, 2]; [4, 1]", "2 instances joined by ';': write a row for each"),
         ("1 2", "not a list of integers"),
         ("[1 2]", "not a list of integers"),
         ("[1, 2,]", "not a list of integers"),

@@ -131,6 +131,7 @@ def test_the_solution_scores_1(folder, capsys, metric):
         ("submission.csv", ["v_1,1 4", "v_2,5 4", "v_1,6 1"], "submission.csv: line 4: id 'v_1' repeats"),
         ("solution.csv", ["v_1,1 4,4,4", "v_2,1 4,four,4"], "solution.csv: line 3: height 'four': expected pixels"),
         ("solution.csv", ["v_1,1 4,4,4", "v_2,1 4,4,"], "solution.csv: line 3: width '': expected pixels"),
+        ("solution.csv", ["v_1,1 4,4,4", "v_2,1 4,2,8"], "solution.csv: line 3, id 'v_2': height and width 2 and 8"),
     ],
 )
 def test_an_invalid_row_of_a_volume_is_named(folder, capsys, name, rows, message):
@@ -209,6 +210,27 @@ def test_pixels_of_the_ignore_class_are_ignored(folder, capsys):
     write("solution.csv", "id,class,rle", ["a,x,1 8", "a,y,9 6", "a,void,15 2"])
     # Of y, 7 are found and 2 of them are void; 5 of the other 5 are right, of 6.
     assert scored(capsys) == ("class_iou", pytest.approx((8 / 9 + 5 / 6) / 2, abs=5e-5))
+
+
+def test_a_pixel_of_a_class_counts_even_if_a_row_of_the_ignore_class_has_it_too(folder, capsys):
+    lay_out("mean_dice")
+    card = Path("card.toml")
+    card.write_text(card.read_text().replace('title = "By hand"', 'title = "By hand"\nignore_class = "void"'))
+    card.write_text(card.read_text().replace('rle = "rle"', 'rle = "rle"\nclass = "class"'))
+    write("submission.csv", "id,class,rle", ["a,x,1 12"])
+    write("solution.csv", "id,class,rle", ["a,x,1 8", "a,void,6 4", "a,void,12 1"])
+    # Predicted are pixels 1 to 12, of which 9 and 12 are ignored.
+    assert scored(capsys) == ("mean_dice", pytest.approx(2 * 8 / (10 + 8), abs=5e-5))
+
+
+def test_several_rows_of_a_mask_are_its_parts_if_the_card_says_so(folder, capsys):
+    lay_out("mean_dice")
+    write("solution.csv", "id,rle", ["a,1 4", "a,3 6", "b,", "c,"])
+    assert main(["score", "card.toml", "submission.csv", "solution.csv"]) == 2
+    assert "solution.csv: line 3: id 'a' repeats" in capsys.readouterr().err
+    card = Path("card.toml")
+    card.write_text(card.read_text().replace('title = "By hand"', 'title = "By hand"\nseveral_rows = true'))
+    assert scored(capsys) == ("mean_dice", pytest.approx(2 / 3, abs=5e-5))
 
 
 def test_surface_dice_by_hand(folder, capsys):

@@ -29,7 +29,9 @@ def vote(masks: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
         masks: (S, ...) of S submissions, 0 or 1; returned as (...) uint8.
         weights: (S,), not negative, of a sum above 0.
     """
-    difference = np.tensordot(weights, masks, axes=1) - weights.sum() / 2
+    difference = np.full(masks.shape[1:], -weights.sum() / 2)
+    for weight, mask in zip(weights, masks, strict=True):  # one at a time: all of them as floats need much memory
+        np.add(difference, weight, out=difference, where=mask.astype(bool))
     tie = TIE * weights.sum()
     return (difference > tie).astype(np.uint8), int(np.count_nonzero(abs(difference) <= tie))
 

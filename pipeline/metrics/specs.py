@@ -123,6 +123,9 @@ def _format(value: Value) -> str:
     return repr(float(value)).removesuffix(".0")
 
 
+PARAMETER = r"\s*(\w+)\s*=\s*(\[[^]]*\]|[^,\[\]]+?)\s*"  # a name, and a list or one value
+
+
 def parse_metric(text: str) -> tuple[str, dict[str, Value]]:
     """The key of METRICS and the parameters that a text stands for.
 
@@ -132,8 +135,20 @@ def parse_metric(text: str) -> tuple[str, dict[str, Value]]:
     ('average_precision', {'iou': 0.6})
     """
     name, _, inner = PRESETS.get(text, text).removesuffix(")").partition("(")
-    pairs = re.findall(r"(\w+)=(\[[^]]*\]|[^,]+)", inner)
-    return name, {key: value if value.isalpha() else json.loads(value) for key, value in pairs}
+    pairs = re.findall(rf"{PARAMETER}(?:,|$)", inner)
+    if not re.fullmatch(rf"({PARAMETER}(,|$))*", inner):
+        raise ValueError(f"metric '{text}': expected parameters by name, as in mean_f_beta(beta=2)")
+    return name, {key: _parse_value(value.strip(), text) for key, value in pairs}
+
+
+def _parse_value(value: str, text: str) -> Any:
+    """A parameter's value: a word, a number, or a list of numbers."""
+    if value.isalpha():
+        return value
+    try:
+        return json.loads(re.sub(r"(?<![\d.])\.(?=\d)", "0.", value))  # .5, which JSON does not allow
+    except ValueError:
+        raise ValueError(f"metric '{text}': {value} is no number, list of numbers or word") from None
 
 
 def metric_kind(text: str) -> str:

@@ -4,12 +4,15 @@ A surface passes through every block of 2×2 (in 3D, 2×2×2) pixels whose value
 its size in the block: in 2D the length of the contour, in 3D the area of the triangles of marching cubes.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 from skimage.measure import find_contours, marching_cubes
+
+SLAB = 16  # layers of blocks
 
 
 def surface_dice(
@@ -59,8 +62,18 @@ def surface_sums(
     spacing = spacing or (1.0,) * mask.ndim
     if len(spacing) != mask.ndim:
         raise ValueError(f"spacing {spacing} for a mask of shape {mask.shape}: expected {mask.ndim} numbers")
+    if mask.ndim == 2 or tolerance:
+        return _sums(_codes(mask), _codes(target), tolerance, spacing)
+    slabs = [_sums(*pair, tolerance, spacing) for pair in zip(_slabs(mask), _slabs(target), strict=True)]
+    return sum(numerator for numerator, _ in slabs), sum(denominator for _, denominator in slabs)
+
+
+def _sums(
+    mask_codes: np.ndarray, target_codes: np.ndarray, tolerance: float, spacing: tuple[float, ...]
+) -> tuple[float, float]:
+    """As `surface_sums`, of codes."""
     table = _sizes(spacing)
-    predicted, true = (table[_codes(each)] for each in (mask, target))
+    predicted, true = table[mask_codes], table[target_codes]
     near_predicted, near_true = _near(predicted > 0, tolerance, spacing), _near(true > 0, tolerance, spacing)
     # Products, not selections: summed in the same order, the numerator never exceeds the denominator.
     return float((predicted * near_true).sum() + (true * near_predicted).sum()), float(predicted.sum() + true.sum())
@@ -73,9 +86,21 @@ def _near(surface: np.ndarray, tolerance: float, spacing: tuple[float, ...]) -> 
     return distance_transform_edt(~surface, sampling=spacing) <= tolerance
 
 
-def _codes(mask: np.ndarray) -> np.ndarray:
-    """The masked pixels of each block as bits of a number; blocks extend over all edges: (H + 1, W + 1), in 3D too."""
-    padded = np.pad(mask.astype(bool), 1).astype(np.uint8)
+def _slabs(mask: np.ndarray) -> Iterator[np.ndarray]:
+    """The codes of a volume in slabs of SLAB layers of blocks: the areas of a whole large volume fill the memory."""
+    layers = len(mask) + 1  # layer n is between the slices n - 1 and n
+    for start in range(0, layers, SLAB):
+        stop = min(start + SLAB, layers)
+        yield _codes(mask[max(0, start - 1) : stop], (int(start == 0), int(stop == layers)))
+
+
+def _codes(mask: np.ndarray, first: tuple[int, int] = (1, 1)) -> np.ndarray:
+    """The masked pixels of each block as bits of a number; blocks extend over all edges: (H + 1, W + 1), in 3D too.
+
+    Args:
+        first: empty slices before and after those of the first axis.
+    """
+    padded = np.pad(mask.astype(bool), [first, *[(1, 1)] * (mask.ndim - 1)]).astype(np.uint8)
     codes = np.zeros([side - 1 for side in padded.shape], dtype=np.uint8)
     for bit, corner in enumerate(product((0, 1), repeat=mask.ndim)):
         block = tuple(slice(start, start + side) for start, side in zip(corner, codes.shape, strict=True))

@@ -21,7 +21,7 @@ import numpy as np
 from pipeline.quoting import shortened
 from pipeline.rle import bracketed, coco, pairs
 from pipeline.rle.pixels import mask_of_runs, runs_of_mask
-from pipeline.rle.runs import MAX_PIXELS, RLEError, Runs, area, no_runs, overlap, pixel_count
+from pipeline.rle.runs import MAX_PIXELS, RLEError, Runs, area, no_runs, overlap, pixel_count, union, without
 from pipeline.rle.strips import runs_of_strips, window_of_runs
 
 __all__ = [
@@ -33,8 +33,11 @@ __all__ = [
     "decode",
     "encode",
     "mask_of_counts",
+    "no_runs",
     "overlap",
     "suggest_empty_token",
+    "union",
+    "without",
 ]
 
 # Tokens that tables use for an empty mask; short words without a digit may be such a token too.

@@ -27,7 +27,7 @@ def strip_brackets(text: str) -> str:
         RLEError: if the text holds several lists, or is not a list of integers.
     """
     if ";" in text:
-        raise RLEError(f"{text.count(';') + 1} instances joined by ';', expected one: separate them with Dialect.split")
+        raise RLEError(f"{text.count(';') + 1} instances joined by ';': write a row for each")
     if not LIST.fullmatch(text):
         raise RLEError(f"'{text[:40]}' is not a list of integers: expected '[start, length, ...]'")
     return text.translate(BLANKS)

@@ -1,5 +1,7 @@
 """The runs of a mask, and what can be computed from them without the mask."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 Runs = tuple[np.ndarray, np.ndarray]  # starts and ends, int64, 0-based, half-open, sorted, disjoint
@@ -68,3 +70,29 @@ def _pixels_before(pixels: np.ndarray, runs: Runs) -> np.ndarray:
     begun = np.searchsorted(starts, pixels)  # runs that begin before the pixel; the last may end after it
     after = np.maximum(ends[begun - 1] - pixels, 0) * (begun > 0)
     return total[begun] - after
+
+
+def union(masks: Sequence[Runs]) -> Runs:
+    """The runs of the pixels that are in any of several masks of one shape and pixel order; at least one mask."""
+    if len(masks) == 1:
+        return masks[0]
+    starts, ends = (np.concatenate(each) for each in zip(*masks, strict=True))
+    points, steps = np.concatenate([starts, ends]), np.repeat([1, -1], [len(starts), len(ends)])
+    order = np.lexsort((-steps, points))  # starts before ends at the same pixel: runs that touch become one
+    points, steps = points[order], steps[order]
+    depth = np.cumsum(steps)
+    return points[(depth == 1) & (steps == 1)], points[depth == 0]
+
+
+def without(runs: Runs, others: Runs) -> Runs:
+    """The runs of a mask's pixels that are not in another one of the same shape and pixel order."""
+    points = np.unique(np.concatenate([*runs, *others]))
+    lows, highs = points[:-1], points[1:]
+    left = _covers(runs, lows) & ~_covers(others, lows)
+    return lows[left], highs[left]
+
+
+def _covers(runs: Runs, pixels: np.ndarray) -> np.ndarray:
+    """Whether each pixel is in a mask."""
+    starts, ends = runs
+    return np.searchsorted(starts, pixels, side="right") > np.searchsorted(ends, pixels, side="right")

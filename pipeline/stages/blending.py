@@ -118,7 +118,8 @@ class Ballot:
             where: the file and line, for messages.
         """
         first, *others = [each.cells[image_id, label] for each in self._submissions]
-        if all(each == first for each in others):
+        is_one_text = self.card.instances or len(first) == 1  # several parts of a mask become one text
+        if is_one_text and all(each == first for each in others):
             self.agreed += 1
             return first
         if self.card.instances:
@@ -210,11 +211,12 @@ def _read(path: Path, card: Competition, sample: Path) -> Submission:
     rows = read_rows(path, [card.columns], card.classes)
     rows["cell"] = read_table(path, [card.columns.rle])[card.columns.rle].to_numpy()
     keys = list(zip(rows["image_id"], rows["label"], strict=True))
+    has_several = card.several_rows or (card.instances and not card.columns.packed_objects)
     cells: dict[Key, list[str]] = {}
     lines: dict[Key, int] = {}
     for key, cell, line in zip(keys, rows["cell"], rows["line"].tolist(), strict=True):
         cells.setdefault(key, []).append(cell)
-        if lines.setdefault(key, line) != line and (not card.instances or card.columns.packed_objects):
+        if lines.setdefault(key, line) != line and not has_several:
             raise ValueError(f"{path}: line {line}: id '{shortened(key[0])}' repeats: expected one row per mask")
     other = sorted(set(cells) ^ set(zip(expected["image_id"], expected["label"], strict=True)))
     if other:

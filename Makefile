@@ -19,6 +19,40 @@ ifneq ($(unknown),)
 $(error unknown variable $(unknown): expected one of $(VARIABLES); see make help)
 endif
 
+# A variable that a target does not read would be ignored too.
+OF_CONFIG := CONFIG DATA SET SKIP_BAD
+OF_SUBMISSION := CONFIG CONFIGS FOLDS NAME
+$(foreach target,augment doctor folds oof predict pseudo,$(eval READ_BY_$(target) := $(OF_CONFIG)))
+READ_BY_card := DATA NAME METRIC TABLE
+READ_BY_config := DATA NAME CARD SKIP_BAD
+READ_BY_auto := DATA BUDGET NAME METRIC TABLE CARD SKIP_BAD
+READ_BY_data := $(OF_CONFIG) COMPETITION
+READ_BY_audit := $(OF_CONFIG) INFLATION
+READ_BY_train := $(OF_CONFIG) FOLD
+READ_BY_sweep := $(OF_CONFIG) CONFIGS FOLD SEEDS JOBS EXECUTOR RETRIES
+READ_BY_import := $(OF_CONFIG) NAME OOF TEST SCALE
+READ_BY_phase := $(OF_CONFIG) PHASE
+READ_BY_ensemble := $(OF_CONFIG) CONFIGS FOLDS WEIGHTS
+READ_BY_report := $(READ_BY_ensemble)
+READ_BY_blend := $(OF_CONFIG) CSVS WEIGHTS COMPETITION NAME
+READ_BY_compare := A B
+READ_BY_final := SUBMISSIONS COMPETITION DATA
+READ_BY_score := COMPETITION SUBMISSION SOLUTION DATA
+READ_BY_bundle := $(OF_CONFIG) CONFIGS FOLDS OWNER HALF
+READ_BY_rehearse := $(OF_CONFIG) CONFIGS FOLDS IMAGES PYTHON312
+READ_BY_upload := $(OF_SUBMISSION) MESSAGE
+READ_BY_push := $(OF_SUBMISSION) TRAIN
+READ_BY_submit := $(OF_SUBMISSION) MESSAGE KERNEL DATA
+READ_BY_leaderboard := COMPETITION
+READ_BY_demo :=
+READ_BY_competitions :=
+READ_BY_encoders := PATTERN
+read := $(foreach goal,$(MAKECMDGOALS),$(if $(filter undefined,$(origin READ_BY_$(goal))),$(VARIABLES),$(READ_BY_$(goal))))
+unread := $(firstword $(filter-out $(read) PYTHON $(OF_MAKE),$(given)))
+ifneq ($(and $(MAKECMDGOALS),$(unread)),)
+$(error make $(MAKECMDGOALS) does not read $(unread), it reads $(or $(sort $(read)),none); see make help)
+endif
+
 # PYTHON=/path/to/python uses an existing environment (conda, Kaggle) instead of .venv.
 ifeq ($(PYTHON),)
 override PYTHON := .venv/bin/python
@@ -39,7 +73,10 @@ quoted = '$(subst ','\'',$(1))'
 OPTIONS = configs/$(CONFIG).toml $(if $(SET),--set=$(call quoted,$(SET))) $(if $(SKIP_BAD),--skip-bad)
 MEMBERS = --configs "$(CONFIGS)" $(if $(FOLDS),--folds "$(FOLDS)")
 # The ensemble of configs a and b is called a+b; of their folds 0 and 1, a+b-fold0-fold1.
-NAME = $(subst $() ,+,$(strip $(CONFIGS)))$(subst $() ,,$(addprefix -fold,$(sort $(FOLDS))))
+NAME = $(subst $() ,+,$(strip $(CONFIGS)))$(if $(FOLDS),$(subst $() ,,$(addprefix -fold,$(shell printf '%s\n' $(FOLDS) | sort -nu))))
+# An option of the command line, if its variable is set: NAME only if it is given, because it has a default.
+option = $(if $($(1)), --$(2) $(call quoted,$($(1))))
+NAMED = $(if $(filter command,$(firstword $(origin NAME))), --name $(call quoted,$(NAME)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup auto card data augment doctor audit competitions config folds train sweep oof predict import phase ensemble blend report compare final pseudo score bundle rehearse upload push submit leaderboard demo encoders bench test test-slow test-older fuzz types lint format
@@ -101,8 +138,7 @@ data: $(VENV) $(VENV_KAGGLE)
 endif
 
 card: $(VENV) ## draft cards/<name>.toml from the files of DATA=folder, zipped or not (NAME=x METRIC=mean_dice TABLE=train.csv)
-	$(STAGE) card $(if $(filter command,$(firstword $(origin NAME))),--name $(call quoted,$(NAME))) \
-		$(if $(METRIC),--metric $(call quoted,$(METRIC))) $(if $(TABLE),--table $(call quoted,$(TABLE)))
+	$(STAGE) card$(NAMED)$(call option,METRIC,metric)$(call option,TABLE,table)
 
 augment: $(VENV) ## print the augmentation of each phase as a list for the config, and draw what the network sees
 	$(STAGE) augment $(OPTIONS)
@@ -114,13 +150,10 @@ audit: $(VENV) ## find near-duplicates within train and between train and test (
 	$(STAGE) audit $(OPTIONS) $(if $(INFLATION),--inflation)
 
 config: $(VENV) ## measure the data and draft configs/NAME.toml, each option with its reason (CARD=name; default: cards/NAME.toml)
-	$(STAGE) config $(if $(filter command,$(firstword $(origin NAME))),$(call quoted,$(NAME))) \
-		$(if $(CARD),--card $(call quoted,$(CARD))) $(if $(SKIP_BAD),--skip-bad)
+	$(STAGE) config$(if $(filter command,$(firstword $(origin NAME))), $(call quoted,$(NAME)))$(call option,CARD,card)$(if $(SKIP_BAD), --skip-bad)
 
 auto: $(VENV) ## from a folder to a submission: DATA=folder BUDGET=2h (NAME=x METRIC=mean_dice TABLE=train.csv CARD=name)
-	$(STAGE) auto --budget $(call quoted,$(BUDGET)) $(if $(filter command,$(firstword $(origin NAME))),--name $(call quoted,$(NAME))) \
-		$(if $(METRIC),--metric $(call quoted,$(METRIC))) $(if $(TABLE),--table $(call quoted,$(TABLE))) \
-		$(if $(CARD),--card $(call quoted,$(CARD))) $(if $(SKIP_BAD),--skip-bad)
+	$(STAGE) auto --budget $(call quoted,$(BUDGET))$(NAMED)$(call option,METRIC,metric)$(call option,TABLE,table)$(call option,CARD,card)$(if $(SKIP_BAD), --skip-bad)
 
 folds: $(VENV) ## assign images to folds: folds/<competition>.csv
 	$(STAGE) folds $(OPTIONS)
@@ -166,7 +199,7 @@ pseudo: $(VENV) ## train on pseudo-labelled test images without leaking the held
 	$(STAGE) pseudo $(OPTIONS)
 
 score: $(VENV) ## score SUBMISSION=file.csv against SOLUTION=file.csv of COMPETITION=slug
-	$(STAGE) score $(COMPETITION) $(SUBMISSION) $(SOLUTION)
+	$(STAGE) score $(COMPETITION) $(call quoted,$(SUBMISSION)) $(call quoted,$(SOLUTION))
 
 bundle: $(VENV) ## dist/kaggle/<name>/: wheels, weights and notebooks for Kaggle (OWNER=your Kaggle name, HALF=1: bfloat16)
 	$(STAGE) bundle $(OPTIONS) $(MEMBERS) $(if $(OWNER),--owner $(OWNER)) $(if $(HALF),--half)

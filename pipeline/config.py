@@ -189,7 +189,8 @@ class Folds(Table):
         for option in ("balance", "like_test"):
             if self.hold_out and getattr(self, option):
                 raise ValueError(f"{option} and hold_out: a fold of whole kinds cannot be balanced: remove one of them")
-        if len(set(self.only)) < len(self.only) or any(number >= self.count for number in self.only):
+        too_large = "count" in self.model_fields_set and any(number >= self.count for number in self.only)
+        if len(set(self.only)) < len(self.only) or too_large:
             raise ValueError(
                 f"only = {list(self.only)}: expected numbers from 0 to {self.count - 1}, each once, such as [0, 1]"
             )

@@ -202,7 +202,8 @@ def read_folds(path: Path, index: pd.DataFrame, *, subset: bool = False, compare
         where = where if first in known ^ listed else "repeated"
         raise ValueError(
             f"{path}: {len(table)} rows, but the data has {len(index)} training images. First difference: "
-            f"'{first}' ({where}). Use the data that the folds were made from, or set another folds.name"
+            f"'{first}' ({where}). Use the data that the folds were made from, or set another "
+            f"folds.name, or name of the card"
         )
     folds = table[["image_id", "fold"]].assign(fold=table["fold"].astype(np.int64))
     _check_groups_together(path, folds, index)

@@ -85,9 +85,10 @@ def write_texts(
         for row, cells in zip(rows.itertuples(), table.itertuples(index=False, name=None), strict=True):
             texts = texts_of(row.image_id, row.label, f"{path}: line {written + 2}")
             absent = cells[place] if texts is None and placeholders else card.dialect.empty
-            writer.writerows([*cells[:place], text, *cells[place + 1 :]] for text in texts or [absent])
-            written += max(1, len(texts or ()))
-            empty += all(text.strip() in ("", card.dialect.empty.strip()) for text in texts or ())
+            shown = texts or [absent]
+            writer.writerows([*cells[:place], text, *cells[place + 1 :]] for text in shown)
+            written += len(shown)
+            empty += all(text.strip() in ("", card.dialect.empty.strip()) for text in shown)
         file.flush()
         if not card.instances or card.columns.packed_objects:
             check_keys(partial, card, table[card.columns.keys])

@@ -14,7 +14,7 @@ from pipeline.serving.budget_plan import (
 
 PLAN = (Member("a", (0, 1, 2), ("identity", "flip_horizontal")), Member("b", (0, 1), ("identity",)))
 FALLBACKS = [
-    Fallback(drop="view", member="a", name="flip_horizontal", score=0.8),
+    Fallback(drop="view", member="a", name="flip_horizontal", loss=0.1),
     Fallback(drop="fold", member="a", name=2),
     Fallback(drop="fold", member="b", name=0),
 ]

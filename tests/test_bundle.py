@@ -430,7 +430,8 @@ def test_fallbacks_are_applied_in_order_and_the_estimate_is_right(many, clock, c
     assert done.first_estimate == pytest.approx(done.seconds, rel=0.2)
     assert done.problems == {}
     first = done.dropped[0]
-    assert f"dropped to save time: view {first.name} of tiny (OOF {first.score:.4f} without it)" in caplog.text
+    change = f"score {-first.loss:+.4f} on training images"
+    assert f"dropped to save time: view {first.name} of tiny ({change})" in caplog.text
 
 
 def test_images_after_the_budget_keep_the_samples_value(many, clock, caplog):
@@ -453,7 +454,7 @@ def test_fallbacks_start_with_the_view_of_least_score_loss_and_end_with_one_mode
     assert [fallback.drop for fallback in views] == ["view"]
     assert 0 < views[0].score < 1
     assert [fallback.drop for fallback in folds] == ["fold", "fold"]
-    assert [fallback.score for fallback in folds] == [None, None]
+    assert [fallback.loss for fallback in folds] == [None, None]
 
 
 # ---------------------------------------------------------------------------------------------- what is bundled
@@ -614,10 +615,11 @@ def test_the_view_with_the_smallest_score_loss_is_dropped_first():
         "mean_dice",
         {"m": {0: 0.2, 1: 0.1}},
     )
-    # Without "bad", pixel 1 is certain, and pixels 2 and 4 have 125 of 255, below .5: dice = 2·1 / (1 + 2).
-    assert [(fallback.name, fallback.score) for fallback in fallbacks[:2]] == [
-        ("bad", pytest.approx(2 / 3)),
-        ("so-so", 1.0),
+    # With all views, pixels 1 and 4 have 167 of 255: dice = 2·1 / (2 + 2). Without "bad", pixel 1 is certain, and
+    # pixels 2 and 4 have 125 of 255, below .5: dice = 2·1 / (1 + 2).
+    assert [(fallback.name, fallback.loss) for fallback in fallbacks[:2]] == [
+        ("bad", pytest.approx(1 / 2 - 2 / 3)),
+        ("so-so", pytest.approx(1 / 2 - 1)),
     ]
     assert [(fallback.drop, fallback.name) for fallback in fallbacks[2:]] == [("fold", 1)]
 

@@ -15,6 +15,8 @@ from pipeline.cli import main
 from pipeline.competition import Leaderboard
 from pipeline.competition import load as load_card
 from pipeline.data.index import read_index
+from pipeline.data.labels import Labels
+from pipeline.data.sample import samples_of
 from pipeline.doctor.alignment import VIEWS, check_alignment
 from pipeline.doctor.dialects import check_dialect
 from pipeline.doctor.findings import check_pixels, check_sample, check_sizes, find_stripe
@@ -613,3 +615,17 @@ def test_a_missing_folder_does_not_hide_other_errors(competition, capsys):
     status, out, _ = doctor(capsys)
     said = " ".join(out.split())
     assert (status, "train.csv: no such file" in said, "tiny/test/images: no such folder" in said) == (2, True, True)
+
+
+def test_a_pixel_order_that_no_file_shows_is_a_look(tiny, edit, capsys):
+    assert main(["doctor", "configs/tiny.toml"]) == 0
+    assert "no RLE in the files" not in capsys.readouterr().out
+    card = load_card("tiny.toml")
+    Path("tiny/masks").mkdir()
+    for sample in samples_of(read_index(card, Path("tiny"))):
+        Image.fromarray(Labels.of(card).read(sample)[..., 0] * 255).save(f"tiny/masks/{sample.image_id}.png")
+    Path("tiny/train.csv").unlink()
+    edit("tiny.toml", 'train_csv = "train.csv"', 'train_masks = "masks"')
+    assert main(["doctor", "configs/tiny.toml"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert 'look dialect no RLE in the files shows that order = "column", base = 1 is right: read' in out

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from pipeline import duplicates
+from pipeline.data.reader import DEFAULT_READER
 from pipeline.duplicates import candidates, find_duplicates, merge_groups, read_duplicates, write_duplicates
+from pipeline.duplicates.search import search_duplicates, searched_others
 from pipeline.symmetries import SYMMETRIES
 
 REAL = sorted((Path(__file__).parent / "data").glob("nucleus_????????.png"))
@@ -249,3 +251,15 @@ def test_pairs_join_groups_also_through_a_test_image():
     # b links p and q; d and e are duplicates of one test image, which has the id of a training image; f has none.
     pairs = pd.DataFrame([row("c", "b"), row("e", "f", beside), row("d", "f", beside)])
     assert merge_groups(index, pairs).tolist() == ["p", "p", "p", "r", "r", "t"]
+
+
+def test_a_table_of_other_images_is_known_by_its_record(tmp_path):
+    planted, path = Planted(tmp_path, seed=1), tmp_path / "x.duplicates.csv"
+    plant_mosaics(planted)
+    images = planted.table()
+    search_duplicates(path, images, DEFAULT_READER)
+    assert read_duplicates(path).equals(find_duplicates(images).round({"score": 3}))
+    assert not searched_others(path, images.iloc[::-1])
+    assert searched_others(path, images.iloc[1:])
+    path.with_suffix(".json").unlink()  # as of older tables
+    assert not searched_others(path, images.iloc[1:])

@@ -698,6 +698,30 @@ def test_two_or_equal_scores_have_no_rank_correlation():
     assert correlations(rows) == []
 
 
+def test_a_submission_whose_card_is_gone_is_left_out_of_the_leaderboard(kaggle, handed, capsys):
+    kaggle.scores.clear()
+    for ref, name in enumerate("ab"):
+        write_submission(name, 0.9)
+        write_entries(name, [Entry(ref=ref, made="", message="", sha256="")])
+        kaggle.submissions.append(
+            {"ref": ref, "date": "2026-01-02T03:04:05Z", "publicScore": "0.7", "status": "complete"}
+        )
+    path = Path("submissions/b.json")
+    path.write_text(path.read_text().replace("tiny.toml", "gone.toml"))
+    assert main(["leaderboard", SLUG]) == 0
+    said = capsys.readouterr()
+    assert "submissions/b.json is left out: gone.toml: no such file" in said.err
+    assert said.out.splitlines()[1].split()[:2] == ["a", "0"]
+
+
+def test_a_csv_is_checked_against_the_files_of_its_config(kaggle, handed, capsys):
+    path = Path("submissions/tiny.json")
+    manifest = json.loads(path.read_text())
+    manifest["configs"]["tiny"]["data"] = {"root": "tiny"}
+    path.write_text(json.dumps(manifest))
+    assert main(SUBMIT[:4]) == 0
+
+
 def test_a_leaderboard_without_submissions_is_an_error(kaggle, handed, capsys):
     assert main(["leaderboard", SLUG]) == 2
     assert f"no submission to {SLUG} in submissions/: run make submit" in capsys.readouterr().err

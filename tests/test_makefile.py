@@ -91,6 +91,41 @@ def test_a_misspelt_variable_is_refused_before_its_default_is_used():
 
 
 @pytest.mark.parametrize(
+    ("goals", "variable"),
+    [
+        (["train"], "FOLDS"),
+        (["ensemble"], "FOLD"),
+        (["oof"], "CONFIGS"),
+        (["auto"], "SET"),
+        (["folds", "oof"], "FOLD"),
+    ],
+)
+def test_a_variable_that_no_target_reads_is_refused(goals, variable):
+    done = make("-n", *goals, "PYTHON=python", f"{variable}=0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"make {' '.join(goals)} does not read {variable}, it reads " in done.stderr
+
+
+def test_a_variable_that_one_of_the_targets_reads_is_accepted():
+    assert make("-n", "folds", "train", "PYTHON=python", "FOLD=0").returncode == 0
+
+
+def test_each_variable_in_a_recipe_is_read_by_its_target():
+    text = (ROOT / "Makefile").read_text()
+    macros = {"OPTIONS": "CONFIG SET SKIP_BAD", "MEMBERS": "CONFIGS FOLDS", "NAMED": "NAME"}
+    used = {}
+    for target, recipe in re.findall(r"^([a-z]+): [^\n]*\n((?:\t[^\n]*\n)+)", text, re.MULTILINE):
+        words = re.findall(r"\$\((?:\w+ )?([A-Z][A-Z_0-9]*)[),]|call option,([A-Z]+),", recipe)
+        names = {name for pair in words for each in pair if each for name in macros.get(each, each).split()}
+        used[target] = names - {"STAGE", "PYTHON", "BASE_PYTHON"}
+    assert used["train"] == {"CONFIG", "SET", "SKIP_BAD", "FOLD"}
+    assert used["card"] == {"NAME", "METRIC", "TABLE"}
+    for target, names in used.items():
+        for name in names:
+            assert make("-n", target, "PYTHON=python", f"{name}=1").returncode == 0, (target, name)
+
+
+@pytest.mark.parametrize(
     "word", ["-j2", "-k", "SHELL=/bin/bash", "MAKEFLAGS=-k", ".SHELLFLAGS=-ec", "CONFIG:=nuclei", "OMP_NUM_THREADS=1"]
 )
 def test_variables_of_make_itself_and_of_the_environment_are_accepted(word):
@@ -100,7 +135,7 @@ def test_variables_of_make_itself_and_of_the_environment_are_accepted(word):
 
 def test_every_variable_that_a_recipe_reads_may_be_given():
     text = (ROOT / "Makefile").read_text()
-    read = set(re.findall(r"\$\((?:\w+ )?([A-Z][A-Z_0-9]*)[),]", text)) - {"MAKEFILE_LIST"}
+    read = set(re.findall(r"\$\((?:\w+ )?([A-Z][A-Z_0-9]*)[),]", text)) - {"MAKEFILE_LIST", "MAKECMDGOALS"}
     set_here = set(re.findall(r"^\s*([A-Z_0-9]+) :?= ", text, re.MULTILINE))
     default = set(re.findall(r"^([A-Z_0-9]+) \?=", text, re.MULTILINE))
     options = (read | default) - set_here | {"NAME", "PYTHON"}

@@ -161,3 +161,15 @@ def test_parts_are_not_compared_with_all_folds(submitted, capsys):
     capsys.readouterr()
     assert main(["compare", "tiny-fold0", "tiny"]) == 2
     assert "with the same FOLDS" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_folds_in_the_config_itself_are_not_in_the_names_of_files(submitted, capsys):
+    Path("configs/part.toml").write_text(Path("configs/tiny.toml").read_text() + "\n[folds]\nonly = [0]\n")
+    shutil.copytree("runs/tiny", "runs/part")
+    assert main(["ensemble", "configs/part.toml"]) == 0
+    assert Path("submissions/part.csv").is_file()
+    assert main(["ensemble", "configs/part.toml", "--folds", "0"]) == 0
+    assert Path("submissions/part-fold0.csv").read_bytes() == Path("submissions/part.csv").read_bytes()
+    assert main(["report", "configs/part.toml"]) == 0
+    assert Path("reports/part.html").is_file()

@@ -14,6 +14,7 @@ from pipeline.demos.camvid import make_camvid_demo
 from pipeline.demos.instances import make_instances_demo
 from pipeline.ensemble.candidate_rules import RULE_SETS
 from pipeline.ensemble.renderer import ARGMAX, INSTANCES, Postprocess, Renderer
+from pipeline.metrics import selection_metric
 from pipeline.postprocess.instances import InstanceRules
 from pipeline.postprocess.rules import Rules
 from pipeline.report import plots
@@ -22,7 +23,6 @@ from pipeline.report.pictures import outline
 from pipeline.report.recommendations import recommend
 from pipeline.report.report_data import CrossFittedScore, ObjectSeparation, Submission
 from pipeline.stages.oof_images import make_oof_image
-from pipeline.stages.reporting import score_metric
 from tests.miniatures import write_miniature
 from tests.reports import make_report_data
 from tests.test_competitions import CONFIG
@@ -218,12 +218,13 @@ def test_report_of_objects(tmp_path, monkeypatch):
     assert f"{written.rows} rows, {written.empty} of them empty" in text
 
 
-def test_scores_of_volumes_are_scores_of_slices():
-    metrics = {name: score_metric(competition.load(name)) for name in CARDS}
+def test_a_metric_of_volumes_or_of_ranked_objects_is_scored_by_one_of_single_images():
+    metrics = {name: selection_metric(competition.load(name).metric) for name in CARDS}
     assert metrics == CARDS
 
 
 CARDS = {
+    "hubmap-hacking-the-human-vasculature": "f1_60",
     "uw-madison-gi-tract-image-segmentation": "mean_dice_ignore_empty",
     "data-science-bowl-2018": "dsb_precision",
     "camvid_demo": "class_iou",

@@ -17,7 +17,7 @@ HOUR = 3600.0
 VIEWS = ("identity", "flip_horizontal")
 PLAN = (Member("tiny", (0, 1, 2), VIEWS),)
 FALLBACKS = (
-    Fallback(drop="view", member="tiny", name="flip_horizontal", score=0.5),
+    Fallback(drop="view", member="tiny", name="flip_horizontal", loss=0.1),
     *fold_fallbacks((Member("tiny", (0, 1, 2), ("identity",)),), {"tiny": {0: 0.1, 1: 0.2, 2: 0.3}}),
 )
 

@@ -9,7 +9,7 @@ import pytest
 from pipeline import config
 from pipeline.training import trainer
 from pipeline.training.trainer import fit
-from tests.fitting import RUN, fit_tiny, job_of_tiny, stopped_after
+from tests.fitting import RUN, fit_tiny, fold_data, job_of_tiny, stopped_after
 
 SECONDS = 30  # that each epoch takes by the clock of these tests
 
@@ -72,3 +72,11 @@ def test_a_stopped_training_goes_on_within_the_same_limit(tiny, slow, saves):
 def test_options_that_need_the_number_of_epochs_are_refused(tiny, option):
     with pytest.raises(ValueError, match="max_minutes may end a phase early"):
         config.load(Path("configs/tiny.toml"), ["train.max_minutes=5", option])
+
+
+@pytest.mark.parametrize("minutes", [100, 3, 0.1])
+def test_a_full_fit_has_the_weights_of_its_last_epoch_whenever_its_time_ends(tiny, slow, minutes):
+    data = fold_data("full")
+    fit_tiny(*TEN, f"train.max_minutes={minutes}", data=data, phases=2, epochs=(10, 5))
+    assert (RUN / "best.safetensors").is_file()
+    assert json.loads((RUN / "metrics.jsonl").read_text().splitlines()[-1])["best"]

@@ -17,6 +17,7 @@ from pipeline.cli.terminal import (
     PartOfFolds,
     SkipBad,
     app,
+    files_name,
     load_configs,
     out,
     print_table,
@@ -46,7 +47,8 @@ def bundle(
     skip_bad: SkipBad = False,
 ) -> None:
     """Pack wheels, weights and notebooks for offline prediction on Kaggle into dist/kaggle/<name>/."""
-    result = stages.bundle(load_configs(path, configs, set_, data, skip_bad, folds), owner, half=half)
+    cfgs = load_configs(path, configs, set_, data, skip_bad, folds)
+    result = stages.bundle(cfgs, owner, half=half, name=files_name(cfgs, folds))
     _print_bundle(result)
     if result.owner == stages.PLACEHOLDER_OWNER:
         out.print(f"owner       {result.owner}: set OWNER=<your Kaggle user name> before you upload")
@@ -60,13 +62,13 @@ def _print_bundle(result: stages.BundleResult) -> None:
     score = Interval(record.evaluation.score, *(record.evaluation.interval or (nan, nan)))
     out.print(f"OOF score   {score.mean:.4f}  {record.evaluation.metric}, {score}")
     if record.fallbacks:
-        out.print("dropped when time is short, in this order:")
+        out.print("dropped when time is short, in this order; the change is of the score of some training images:")
         print_table([_fallback_row(fallback) for fallback in record.fallbacks], {})
 
 
 def _fallback_row(fallback: Fallback) -> dict[str, str]:
-    score = "not measurable" if fallback.score is None else f"{fallback.score:.4f} without it"
-    return {"drop": fallback.drop, "name": str(fallback.name), "of": fallback.member, "OOF": score}
+    change = "not measured" if fallback.loss is None else f"{-fallback.loss:+.4f}"
+    return {"drop": fallback.drop, "name": str(fallback.name), "of": fallback.member, "change": change}
 
 
 @app.command(name="run-bundle")
@@ -121,7 +123,8 @@ def rehearse(
     skip_bad: SkipBad = False,
 ) -> None:
     """Run the submission notebook as Kaggle does: no network, a fresh environment, a hidden test set."""
-    runs = stages.rehearse(load_configs(path, configs, set_, data, skip_bad, folds), base)
+    cfgs = load_configs(path, configs, set_, data, skip_bad, folds)
+    runs = stages.rehearse(cfgs, base, files_name(cfgs, folds))
     print_table([_run_row(run, images) for run in runs], {})
     for run in runs:
         _print_run(run)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline import stages
-from pipeline.cli.terminal import app, out, print_table
+from pipeline.cli.terminal import app, expand_home, out, print_table
 from pipeline.kaggle.submission_history import Row
 
 Name = Annotated[str, typer.Argument(help="name of a config, or of an ensemble such as x+y")]
@@ -18,7 +18,8 @@ DIST = Path("dist/kaggle")
 def download(
     competition: Slug,
     data: Annotated[
-        Path | None, typer.Option("--data", envvar="DATA", help="target folder (default: data/<competition>)")
+        Path | None,
+        typer.Option("--data", envvar="DATA", help="target folder; default: data/<competition>", callback=expand_home),
     ] = None,
 ) -> None:
     """Download and unpack a competition's files; an interrupted download resumes."""
@@ -58,7 +59,7 @@ def submit(
     ] = False,
     data: Annotated[
         Path | None,
-        typer.Option("--data", envvar="DATA", help="folder of the competition's files (default: data/<competition>)"),
+        typer.Option("--data", envvar="DATA", help="folder of the competition's files", callback=expand_home),
     ] = None,
 ) -> None:
     """Submit submissions/<name>.csv to Kaggle; waits, then prints score and rank."""

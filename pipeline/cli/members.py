@@ -1,5 +1,6 @@
 """The commands for predictions and submissions of other tools."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -74,7 +75,7 @@ def blend(
     else:
         cfg = load_config(path, set_, data, skip_bad)
         card, root = cfg.competition, cfg.data.root
-    done = stages.blend([Path(each) for each in csvs.split()], _numbers(weights), card, root, name)
+    done = stages.blend([Path(each) for each in shlex.split(csvs)], _numbers(weights), card, root, name)
     out.print(f"submission  {done.csv}  {done.summary.rows} rows, {done.summary.empty} of them empty")
     out.print(f"agreed      {done.agreed} of {done.summary.masks}: all CSVs have the same text, which is kept")
     out.print(f"ties        {done.ties} pixels or objects with exactly half of the weight: not masked")

@@ -21,6 +21,7 @@ from pipeline.cli.terminal import (
     PartOfFolds,
     SkipBad,
     app,
+    files_name,
     given_root,
     load_config,
     load_configs,
@@ -290,7 +291,7 @@ def ensemble(
     # `make ensemble CONFIG=x` passes x twice; that is no mistake.
     if len(configs.split()) == 1 and configs.split() != [path.stem]:
         log.warning("an ensemble of one config (%s): no weights to tune; give two or more in CONFIGS", cfgs[0].name)
-    done = stages.ensemble(cfgs)
+    done = stages.ensemble(cfgs, files_name(cfgs, folds))
     for cfg in (each for each in cfgs if each.imported is None or each.imported.oof):
         out.print(f"\n{cfg.name}, out of fold, {epoch_metric(done.metric)} at threshold .5:")
         _print_oof(stages.oof_table(cfg))
@@ -421,7 +422,8 @@ def report(
     skip_bad: SkipBad = False,
 ) -> None:
     """Write an HTML report: training curves, worst images, suspected label errors, content of the submission."""
-    out.print(f"report      {stages.report(load_configs(path, configs, set_, data, skip_bad, folds, weights))}")
+    cfgs = load_configs(path, configs, set_, data, skip_bad, folds, weights)
+    out.print(f"report      {stages.report(cfgs, files_name(cfgs, folds))}")
 
 
 @app.command()

@@ -39,9 +39,16 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="override values of the config, e.g. 'train.batch_size=8 seed=1'"),
 ]
+
+
+def expand_home(path: Path | None) -> Path | None:
+    """The path with "~" replaced, which shells leave as it is in DATA=~/x."""
+    return path and path.expanduser()
+
+
 DataRoot = Annotated[
     Path | None,
-    typer.Option("--data", envvar="DATA", help="folder of the competition's files"),
+    typer.Option("--data", envvar="DATA", help="folder of the competition's files", callback=expand_home),
 ]
 CardName = Annotated[
     str,
@@ -90,6 +97,14 @@ def load_configs(
     options = [*(overrides or []), *_part_of_folds(folds)]
     cfgs = [load_config(each, options, data, skip_bad) for each in paths]
     return _with_weights(cfgs, weights) if weights.split() else cfgs
+
+
+def files_name(cfgs: Sequence[Config], folds: str) -> str:
+    """The name of what a command makes of configs; "" for the default, which names the folds of the option --folds.
+
+    A part of the folds that a config itself has (`folds.only`) is not named.
+    """
+    return "" if folds.split() else "+".join(cfg.name for cfg in cfgs)
 
 
 def _with_weights(cfgs: Sequence[Config], text: str) -> list[Config]:

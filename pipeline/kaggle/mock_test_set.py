@@ -139,4 +139,5 @@ def _known_images(card: Competition, root: Path) -> tuple[Path, dict[str, tuple[
 
 
 def _renamed(rows: pd.DataFrame, column: str, old: str, new: str) -> pd.DataFrame:
-    return rows.assign(**{column: rows[column].map(normalize_id).str.replace(old, new, regex=False)})
+    """The rows with another image id in a column, whose cells begin with it."""
+    return rows.assign(**{column: new + rows[column].map(normalize_id).str.removeprefix(old)})

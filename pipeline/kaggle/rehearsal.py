@@ -116,7 +116,7 @@ def run_notebook(notebook: Path, root: Path, python: Path, environment: Mapping[
     return NotebookRun(
         process.returncode,
         time.monotonic() - started,
-        usage.ru_maxrss * 1024,
+        usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         sum(file.stat().st_size for file in (root / "working").rglob("*") if file.is_file()),
         report.read_text().strip(),
         _listing(root / "input") != before,

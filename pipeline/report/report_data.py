@@ -122,8 +122,8 @@ class ReportData:
     Args:
         title: of the page: the name of the config or the ensemble.
         competition: its title.
-        metric: name of the metric of `score` and of the images' scores: the official one; for volumes, that of their
-            slices.
+        metric: name of the metric of `score` and of the images' scores: the official one, or one of single images that
+            stands in for it.
         provenance: as `manifest.collect_provenance` returns it.
         images: a row for each training image with its OOF result: image_id, fold, score (cross-fitted, 0 to 1),
             coverage (of the target, 0 to 1; 1 where each pixel has a class), predicted (coverage of the mask by the

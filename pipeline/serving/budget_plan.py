@@ -26,7 +26,8 @@ class Fallback(Table):
     drop: Literal["view", "fold"]
     member: str
     name: int | str  # of the view, or the fold
-    score: float | None = None  # out of fold, without it and all fallbacks before it; None: cannot be measured
+    # By how much the score of some training images falls without it and all fallbacks before it; None: not measured.
+    loss: float | None = None
 
 
 class Member(NamedTuple):
@@ -67,9 +68,9 @@ def apply_fallback(plan: Plan, fallback: Fallback) -> Plan:
 
 
 def describe_fallback(fallback: Fallback) -> str:
-    """Format a fallback and its out-of-fold score for the log."""
-    score = "score loss not measurable" if fallback.score is None else f"OOF {fallback.score:.4f} without it"
-    return f"{fallback.drop} {fallback.name} of {fallback.member} ({score})"
+    """Format a fallback and its score loss for the log."""
+    loss = "score loss not measured" if fallback.loss is None else f"score {-fallback.loss:+.4f} on training images"
+    return f"{fallback.drop} {fallback.name} of {fallback.member} ({loss})"
 
 
 class Costs(NamedTuple):

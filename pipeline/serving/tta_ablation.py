@@ -32,7 +32,7 @@ def rank_fallbacks(
         metric: a metric of single images.
         fold_scores: out of fold, of each member's folds.
     """
-    fallbacks: list[Fallback] = []
+    fallbacks, full = list[Fallback](), _score(plan, renderer, oof, read_view, metric)
     while any(len(member.views) > 1 for member in plan):
         candidates = [
             Fallback(drop="view", member=member.name, name=view)
@@ -42,7 +42,7 @@ def rank_fallbacks(
         ]
         scores = [_score(apply_fallback(plan, each), renderer, oof, read_view, metric) for each in candidates]
         best = int(np.argmax(scores))
-        fallbacks.append(candidates[best].model_copy(update={"score": scores[best]}))
+        fallbacks.append(candidates[best].model_copy(update={"loss": full - scores[best]}))
         plan = apply_fallback(plan, fallbacks[-1])
     return fallbacks + fold_fallbacks(plan, fold_scores)
 

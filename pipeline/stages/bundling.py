@@ -58,7 +58,9 @@ class BundleResult(NamedTuple):
     megabytes: dict[str, float]  # of each dataset
 
 
-def bundle(cfgs: Sequence[Config], owner: str | None = None, *, half: bool | None = None) -> BundleResult:
+def bundle(
+    cfgs: Sequence[Config], owner: str | None = None, *, half: bool | None = None, name: str = ""
+) -> BundleResult:
     """Write everything that Kaggle needs; runs the stages before it where needed.
 
     Writes: dist/kaggle/<name>/code/ (wheels, configs, folds, starting weights), weights/ (see `serving.bundle`), and a
@@ -67,6 +69,7 @@ def bundle(cfgs: Sequence[Config], owner: str | None = None, *, half: bool | Non
     Args:
         owner: the name of the Kaggle account; None: as in the existing bundle, or a placeholder.
         half: store weights as bfloat16; None: as in the existing bundle, or False.
+        name: of the submission and the bundle; by default that of `ensemble`.
 
     Raises:
         ValueError: for a member without a model, whose predictions are imported.
@@ -76,10 +79,11 @@ def bundle(cfgs: Sequence[Config], owner: str | None = None, *, half: bool | Non
             f"{', '.join(imported)}: imported predictions have no model, so a bundle cannot predict other images: "
             f"leave it out of CONFIGS, or submit the CSV of make ensemble"
         )
-    folder = DIST / ensemble_name(cfgs)
+    name = name or ensemble_name(cfgs)
+    folder = DIST / name
     former_owner, former_half = _existing_options(folder)
     owner, half = owner or former_owner, former_half if half is None else half
-    done, members = ensemble(cfgs), load_members(cfgs)
+    done, members = ensemble(cfgs, name), load_members(cfgs)
     made = write_weights(folder / "weights", members, done, half=half)
     write_code(folder / "code", members)
     write_bundle_metadata(folder, owner, made.record, made.card)
@@ -138,14 +142,14 @@ def _record(
 ) -> BundleRecord:
     names = [each.cfg.name for each in members]
     return BundleRecord(
-        name=ensemble_name([each.cfg for each in members]),
+        name=done.csv.stem,
         configs=manifest["configs"],
         weights={
             each.cfg.name: {str(f): weights_name(each.cfg.name, f) for f in each.test_folds()} for each in members
         },
         chosen=to_record(done.selection.renderer, names, members[0].card.classes),
         fallbacks=tuple(fallbacks),
-        evaluation=Evaluation(metric=done.metric, score=done.interval.mean, interval=done.bounds),
+        evaluation=Evaluation(metric=selection_metric(done.metric), score=done.interval.mean, interval=done.bounds),
         provenance=Provenance(**{key: manifest[key] for key in Provenance.model_fields}),
     )
 

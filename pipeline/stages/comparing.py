@@ -139,10 +139,12 @@ def final(names: Sequence[str], card_name: str, root: Path | None = None) -> Fin
 
 def _refuse_other_competition(names: Sequence[str], card_name: str) -> None:
     for name in names:
-        if (found := _manifest_of(name).get("competition", card_name)) != card_name:
+        manifest = _manifest_of(name)
+        if (found := manifest.get("competition", card_name)) != card_name:
+            card = next((each.get("competition") for each in manifest.get("configs", {}).values()), None) or found
             raise ValueError(
-                f"{name} is a submission for {found}, not for {card_name}: use COMPETITION={found} (make) or "
-                f"--competition {found}"
+                f"{name} is a submission for {found}, not for {card_name}: use COMPETITION={card} (make) or "
+                f"--competition {card}"
             )
 
 
@@ -174,23 +176,24 @@ def _refuse_changed(cfg: Config) -> None:
 
 
 def gain_of(labelled: Context, source: Context) -> PseudoGain:
-    """The gain of pseudo-labels, from two configs with OOF predictions of all folds."""
-    rows = labelled.index.merge(labelled.folds, on="image_id")
+    """The gain of pseudo-labels, from the OOF predictions of the folds that both configs have."""
+    folds = sorted(set(labelled.fold_numbers()) & set(source.fold_numbers()))
+    rows = labelled.index.merge(labelled.folds[labelled.folds["fold"].isin(folds)], on="image_id")
     with_, without = (scores_at_half(member, rows) for member in (labelled, source))
-    folds = [
+    by_fold = [
         {
             "fold": fold,
             "labelled": len(read_labels(labelled.paths.pseudo(fold), fold)),
             "with": with_.take(held_out).mean(),
             "without": without.take(held_out).mean(),
         }
-        for fold in labelled.fold_numbers()
+        for fold in folds
         for held_out in [(rows["fold"] == fold).to_numpy()]
     ]
     return PseudoGain(
         labelled.cfg.name,
         source.cfg.name,
-        pd.DataFrame(folds),
+        pd.DataFrame(by_fold),
         (with_.mean(), without.mean()),
         paired(with_, without, rows["group"].to_numpy()),
     )

@@ -12,7 +12,8 @@ from pipeline.competition import Competition
 from pipeline.config import WITHOUT_MODEL, Config
 from pipeline.data.labels import Labels
 from pipeline.data.reader import Reader
-from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, write_duplicates
+from pipeline.duplicates import merge_groups, read_duplicates
+from pipeline.duplicates.search import search_duplicates
 from pipeline.files import write_text
 from pipeline.planning.config_draft import draft_config as draft_options
 from pipeline.planning.config_options import ConfigDraft
@@ -132,7 +133,7 @@ def _near_duplicates(
         if not paths.duplicates.exists():
             # As the fingerprint does: pixels that are not finite are no reason to stop here.
             reader = replace(Reader.of(cfg, card), nodata="zero")
-            write_duplicates(paths.duplicates, find_duplicates(images, reader))
+            search_duplicates(paths.duplicates, images, reader)
     return read_duplicates(paths.duplicates)
 
 

@@ -132,7 +132,7 @@ def ensemble(cfgs: Sequence[Config], name: str = "") -> Ensembled:
         together,
         interval(scores, groups, optimism=together.optimism),
         shift,
-        shift.weighted(rows, scores),
+        shift.weighted(rows, scores, together.optimism),
         _official(members, rows, together),
         member_scores(members, together, alone),
         _gain(together, alone, groups),

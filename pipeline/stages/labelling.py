@@ -48,7 +48,9 @@ def label_fold(context: Context, source: Context, test_index: pd.DataFrame, fold
     labelling = calibrated(dice, scores, fold_of, fold, options)
     store = PredictionStore(source.paths.test(fold))
     predicted = ((image_id, store.read(image_id)) for image_id in test_index["image_id"])
-    table = write_labels(folder, fold, predicted, labelling, {"weights": read_record(source.paths.weights(fold))})
+    made_by = {"weights": read_record(source.paths.weights(fold))}
+    with processes().main_first():  # the others find all labels written
+        table = write_labels(folder, fold, predicted, labelling, made_by)
     labelled = test_index[test_index["image_id"].isin(table["image_id"])].reset_index(drop=True)
     return PseudoData(labelled, folder, options.weight, options.phases)
 

@@ -32,7 +32,8 @@ from pipeline.demos.instances import make_instances_demo
 from pipeline.demos.large import make_large_demo
 from pipeline.demos.salt import make_salt_demo
 from pipeline.demos.volumes import make_volumes_demo
-from pipeline.duplicates import find_duplicates, merge_groups, read_duplicates, write_duplicates
+from pipeline.duplicates import merge_groups, read_duplicates
+from pipeline.duplicates.search import search_duplicates, searched_others
 from pipeline.files import file_lock, remove_orphans
 from pipeline.inference.prediction_store import PredictionStore
 from pipeline.inference.tta import check_views
@@ -400,10 +401,11 @@ def with_folds(cfg: Config, card: Competition) -> Config:
     Raises:
         ValueError: if `folds.only` names a fold that does not exist then.
     """
-    if card.folds is None or "count" in cfg.folds.model_fields_set:
+    if "count" in cfg.folds.model_fields_set:
         return cfg
-    options = cfg.folds.model_dump(exclude_unset=True) | {"count": card.folds}
-    return cfg.model_copy(update={"folds": parse(Folds, options, f"{cfg.file}: folds")})
+    options = cfg.folds.model_dump(exclude_unset=True) | {"count": card.folds or cfg.folds.count}
+    checked = parse(Folds, options, f"{cfg.file}: folds")
+    return cfg if card.folds is None else cfg.model_copy(update={"folds": checked})
 
 
 def read_extra(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> ExtraSets:
@@ -516,7 +518,7 @@ def compare_with_test(
 def find_all_duplicates(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> pd.DataFrame:
     """Near-duplicates among the training images, and between training and test images; searched once.
 
-    Writes: folds/<name>.duplicates.csv
+    Writes: folds/<name>.duplicates.csv, .duplicates.json
     """
     with paths.lock():
         _find_missing_duplicates(cfg, card, paths, index)
@@ -524,13 +526,15 @@ def find_all_duplicates(cfg: Config, card: Competition, paths: Paths, index: pd.
 
 
 def _find_missing_duplicates(cfg: Config, card: Competition, paths: Paths, index: pd.DataFrame) -> None:
-    if paths.duplicates.exists():
+    test = index_test_images(cfg, card, paths)
+    images = pd.concat([index.assign(part="train"), test.assign(part="test")], ignore_index=True)
+    are_known, are_of_others = paths.duplicates.exists(), searched_others(paths.duplicates, images)
+    if are_known and are_of_others and paths.folds.exists():
+        log.warning("%s is of other images: near-duplicates of new ones are not in it", paths.duplicates)
+    elif are_known and not are_of_others:
         log.info("using the near-duplicates in %s: remove it to search again", paths.duplicates)
     else:
-        reader = Reader.of(cfg, card)
-        test = index_test_images(cfg, card, paths)
-        images = pd.concat([index.assign(part="train"), test.assign(part="test")], ignore_index=True)
-        write_duplicates(paths.duplicates, find_duplicates(images, reader))
+        search_duplicates(paths.duplicates, images, Reader.of(cfg, card))
 
 
 def describe_folds(cfg: Config) -> tuple[pd.DataFrame, float]:

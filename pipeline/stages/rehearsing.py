@@ -58,16 +58,17 @@ class RunRecord(JsonRecord):
     seconds: float
 
 
-def rehearse(cfgs: Sequence[Config], base: Path) -> list[RehearsalRun]:
+def rehearse(cfgs: Sequence[Config], base: Path, name: str = "") -> list[RehearsalRun]:
     """Bundle the configs, and run the submission notebook on the known test set and on a mock hidden one.
 
     Writes: dist/rehearsal/<name>/<known or hidden>/: a folder like /kaggle, the notebook with outputs, a log
 
     Args:
         base: a Python interpreter with the packages of Kaggle's image.
+        name: as for `bundle`.
     """
     log.info("base interpreter: %s", describe_base(base))
-    made = bundle(cfgs)
+    made = bundle(cfgs, name=name)
     folder, card = REHEARSALS / made.bundle.record.name, made.bundle.card
     slug = next(iter(competition_slugs(card)), card.name)
     nested = f"competitions/{slug}", f"datasets/{made.owner}/"  # the newer layout (from memory, not verified)

@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from pipeline.competition import Competition
 from pipeline.config import Config
 from pipeline.data.index import coverage_columns
 from pipeline.data.sample import META, samples_of
 from pipeline.ensemble.renderer import Renderer
 from pipeline.ensemble.selection import Selection
 from pipeline.manifest import collect_provenance
-from pipeline.metrics import Counts, Scores, count, detection_rates, epoch_metric, stack
+from pipeline.metrics import Counts, Scores, count, detection_rates, epoch_metric, selection_metric, stack
 from pipeline.postprocess.rules import Rules, format_groups
 from pipeline.postprocess.search import ScoreGrid
 from pipeline.progress import track
@@ -86,7 +85,7 @@ def collect_report_data(cfgs: Sequence[Config], selection: Selection | None = No
     return report_data.ReportData(
         title=ensemble_name(cfgs),
         competition=first.card.title,
-        metric=score_metric(first.card),
+        metric=selection_metric(first.card.metric),
         epoch_metric=epoch_metric(first.card.metric),
         provenance=collect_provenance(),
         images=_images(rows, summary, selection),
@@ -112,14 +111,9 @@ def collect_report_data(cfgs: Sequence[Config], selection: Selection | None = No
         pseudo=_pseudo(first) if len(members) == 1 else None,
         submission=_submission(members, test_index, selection.renderer, unscored),
         shakeup=_simulate_shakeup(first, selection.scores, rows["group"].to_numpy()),
-        like_test=_like_test(members, rows, selection.scores, test_index),
+        like_test=_like_test(members, rows, selection, test_index),
         symmetries=find_symmetries(first.cfg, first.index, first.reader),
     )
-
-
-def score_metric(card: Competition) -> str:
-    """The name of the cross-fitted metric: the official one; for volumes, that of their slices."""
-    return card.metric if card.instances else epoch_metric(card.metric)
 
 
 def _score(selection: Selection, groups: np.ndarray) -> report_data.CrossFittedScore:
@@ -134,10 +128,10 @@ def _score(selection: Selection, groups: np.ndarray) -> report_data.CrossFittedS
 
 
 def _like_test(
-    members: Sequence[Context], rows: pd.DataFrame, scores: Scores, test_index: pd.DataFrame
+    members: Sequence[Context], rows: pd.DataFrame, selection: Selection, test_index: pd.DataFrame
 ) -> report_data.LikeTest | str:
     shift = shift_of(members[0], rows, test_index)
-    score = shift.weighted(rows, scores)
+    score = shift.weighted(rows, selection.scores, selection.optimism)
     if shift.found is None or score is None:
         return shift.missing
     return report_data.LikeTest(

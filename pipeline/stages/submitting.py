@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from pipeline.kaggle.retry import SITE, EndedError, KaggleError
 from pipeline.kaggle.submission_history import Correlation, Entry, Row, correlations, read_entries, write_entries
 from pipeline.manifest import read_submission_manifest
 from pipeline.schema import Table, read_json
+from pipeline.stages.drafting_card import files_of
 from pipeline.submission import check_submission
 
 log = logging.getLogger(__name__)
@@ -209,7 +211,7 @@ def submit(name: str, message: str, root: Path | None, notebook: Path | None = N
 
     Args:
         message: a note that Kaggle shows with the score.
-        root: the folder of the competition's files; None: data/<competition>.
+        root: the folder of the competition's files, or a zip; None: that of the submission's config.
         notebook: the folder of a pushed notebook whose output is submitted instead of the CSV; None: the CSV.
 
     Raises:
@@ -222,7 +224,7 @@ def submit(name: str, message: str, root: Path | None, notebook: Path | None = N
         )
     manifest = read_manifest(name)
     card = _card_of(manifest)
-    slug, root = slug_of(card), root or Path("data") / card.name
+    slug, root = slug_of(card), _root_of(manifest, card, root)
     kernel = _finished_version(notebook) if notebook else None
     client = connect()
     csv = client.output(kernel, OUTPUT_FILE, notebook / "output") if kernel else Path("submissions") / f"{name}.csv"
@@ -244,7 +246,21 @@ def submit(name: str, message: str, root: Path | None, notebook: Path | None = N
         raise KaggleError(f"submission {done.ref} was not scored: {done.error or 'no reason given'}")
     ranks = list(client.ranks(slug))
     rank = next((rank for rank, team, _ in ranks if team == done.team), None)
-    return SubmitResult(entry, record, manifest["oof_score"], manifest["metric"], rank, len(ranks))
+    return SubmitResult(entry, record, _oof_score(manifest), manifest["metric"], rank, len(ranks))
+
+
+def _oof_score(manifest: Mapping[str, Any]) -> float | None:
+    """The cross-fitted score by the official metric, where it is known."""
+    return manifest.get("oof_official", manifest["oof_score"])
+
+
+def _root_of(manifest: Mapping[str, Any], card: Competition, given: Path | None) -> Path:
+    """The folder of the competition's files: the given one, or that of the submission's config, or data/<card>."""
+    cfg = next(iter(manifest.get("configs", {}).values()), {})
+    if given is not None:
+        return files_of(cfg.get("competition", card.name), given)
+    root = cfg.get("data", {}).get("root")
+    return Path(root) if root else Path("data") / card.name
 
 
 def _short_commit(commit: str | None) -> str:
@@ -316,7 +332,7 @@ def leaderboard(slug: str) -> Leaderboard:
     """
     paths = sorted(Path("submissions").glob("*.json"))
     manifests = {path.stem: read_manifest(path.stem) for path in paths if not path.name.endswith(".kaggle.json")}
-    own = [name for name, manifest in manifests.items() if slug in competition_slugs(_card_of(manifest))]
+    own = [name for name, manifest in manifests.items() if slug in _slugs_of(name, manifest)]
     recorded = {name: read_entries(name) for name in own}
     if not any(recorded.values()):
         raise KaggleError(f"no submission to {slug} in submissions/: run make submit CONFIG=<name> MESSAGE=…")
@@ -326,9 +342,18 @@ def leaderboard(slug: str) -> Leaderboard:
         current = [_with_scores(entry, known.get(entry.ref)) for entry in entries]
         if current != entries:
             write_entries(name, current)
-        rows += [Row(name, each.ref, manifests[name]["oof_score"], each.public, each.private) for each in current]
+        rows += [Row(name, each.ref, _oof_score(manifests[name]), each.public, each.private) for each in current]
     rows.sort(key=lambda row: (row.oof is not None, row.oof or 0), reverse=True)
     return Leaderboard(rows, correlations(rows))
+
+
+def _slugs_of(name: str, manifest: dict[str, Any]) -> tuple[str, ...]:
+    """The competition's names on Kaggle; none if the submission's card is not there any more."""
+    try:
+        return competition_slugs(_card_of(manifest))
+    except FileNotFoundError as error:
+        log.warning("submissions/%s.json is left out: %s", name, error)
+        return ()
 
 
 def _card_of(manifest: dict[str, Any]) -> Competition:

@@ -57,19 +57,20 @@ class TrainTestShift(NamedTuple):
             return f"test images do not differ from training images by more than chance ({auc})"
         return f"test images differ ({auc}): {', '.join(map(str, self.found.differences[:NAMED]))}"
 
-    def weighted(self, rows: pd.DataFrame, scores: Scores) -> Interval | None:
+    def weighted(self, rows: pd.DataFrame, scores: Scores, optimism: float = 0.0) -> Interval | None:
         """The score of the training images weighted by their likeness to the test images, with its interval.
 
         Args:
             rows: of the scored images, with image_id and group.
             scores: in their order.
+            optimism: as for `interval`.
         """
         if self.found is None:
             return None
         weight = rows["image_id"].map(dict(zip(self.train_ids, self.found.weights, strict=True)))
         compared = weight.notna().to_numpy()
         weighted = weight_scores(scores.take(compared), weight[compared].to_numpy())
-        return interval(weighted, rows["group"].to_numpy()[compared])
+        return interval(weighted, rows["group"].to_numpy()[compared], optimism=optimism)
 
 
 class Predictions(NamedTuple):

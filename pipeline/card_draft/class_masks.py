@@ -20,7 +20,7 @@ from pipeline.card_draft.mask_folders import (
     find_candidates,
     mask_pixels,
     overlap,
-    pair,
+    pair_masks,
 )
 from pipeline.data.file_index import path_regex
 
@@ -90,7 +90,7 @@ def _groups_of(root: Path, found: MaskImages, paths: Sequence[str]) -> Iterator[
     }
     parts = [part for files in named.values() for part in (_sides(files) if len(named) > 1 else [files])]
     for part in parts if len(parts) > 1 else []:
-        masks = pair(part, images)
+        masks = pair_masks(part, images)
         group = masks and _as_group(masks.rule, part)
         if group and group.files.keys() <= known.keys():
             yield group

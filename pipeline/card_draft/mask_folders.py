@@ -117,9 +117,9 @@ def _of_groups(root: Path, groups: Mapping[str, Sequence[str]], paths: Sequence[
     for name in sorted(groups, key=lambda name: (name in unlikely, *_preference(name, groups[name]))):
         siblings = [each for each in groups if each == name or _are_siblings(each, name, groups)]
         together = [path for each in siblings for path in groups[each]]
-        found = pair(together, images, unique=True) if len(siblings) > 1 else None
+        found = pair_masks(together, images, unique=True) if len(siblings) > 1 else None
         used = siblings if found else [name]
-        if found := found or pair(groups[name], images):
+        if found := found or pair_masks(groups[name], images):
             more = sorted(other for other in groups if other not in used)
             held_out = [other for other in more if is_held_out(other) and not is_held_out(name)]
             others = tuple(other for other in more if other not in held_out)
@@ -485,7 +485,7 @@ def _with_numbers(rule: Rule, masks: Sequence[str]) -> Rule:
     return numbered if counts[1] > counts[0] and set(numbered.files(masks)) <= set(rule.files(masks)) else rule
 
 
-def pair(masks: Sequence[str], images: Sequence[str], *, unique: bool = False) -> MaskImages | None:
+def pair_masks(masks: Sequence[str], images: Sequence[str], *, unique: bool = False) -> MaskImages | None:
     """The images of masks: those whose paths contain what is the id in a mask's path.
 
     Of several readings of the masks' paths, that which finds an image for most masks.

@@ -167,7 +167,8 @@ def _augment(found: Fingerprint, crop: int | None) -> tuple[str | list[Transform
     held = [name for name in VIEWS[:2] if name in names]
     if len(held) == 2 and VIEWS[2] not in names:
         held = held[:1]
-    what = f"{' and '.join(held) or 'no flip or rotation'} hold{'s' * (len(held) != 2)} in {found.symmetries_of}{shift}"
+    kept = f"{' and '.join(held)} hold{'s' * (len(held) != 2)}" if held else "no flip or rotation leaves images alike"
+    what = f"{kept} in {found.symmetries_of}{shift}"
     if held == ["flip_horizontal"] and not shift:
         return "light", what
     base = STRENGTHS["medium" if shift else "light"].transforms(3)

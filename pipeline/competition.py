@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, PositiveInt, model_validator
 
-from pipeline.metrics import METRICS, format_metric, metric_kind, metric_names
+from pipeline.metrics import METRICS, format_metric, metric_kind, metric_names, parse_metric
 from pipeline.quoting import listed, quoted, shortened
 from pipeline.rle import Dialect
 from pipeline.schema import Table, did_you_mean, parse, read_toml
@@ -197,7 +197,7 @@ class Competition(Table):
     size: tuple[PositiveInt, PositiveInt] | None = None  # height and width of submitted masks; default: the image's
     masks: Masks = Masks()
     dialect: Dialect = Dialect()
-    metric: str  # or a table of its name and parameters, which becomes one string: mean_f_beta(beta=2)
+    metric: str  # a name, "mean_f_beta(beta=2)", or a table of name and parameters, which becomes such a string
     group_pattern: Pattern | None = None  # instead of columns.group: ids with the same matched groups stay in one fold
     ignore_class: str | None = None  # class of rows or outlines whose pixels losses and metrics ignore
     volume_pattern: Pattern | None = None  # of ids of slices, or frames: the volume, or video, and the slice's number
@@ -214,8 +214,9 @@ class Competition(Table):
     @classmethod
     def _name_metric(cls, tables: Any) -> Any:
         match tables:
-            case {"metric": str(name)}:
-                return {**tables, "metric": canonical_metric({"name": name})}
+            case {"metric": str(text)}:
+                name, parameters = parse_metric(text) if "(" in text else (text, {})
+                return {**tables, "metric": canonical_metric({"name": name, **parameters})}
             case {"metric": dict(table)}:
                 return {**tables, "metric": canonical_metric(table)}
         return tables

@@ -452,7 +452,7 @@ def test_fallbacks_start_with_the_view_of_least_score_loss_and_end_with_one_mode
     bundle, _ = many
     views, folds = bundle.record.fallbacks[:1], bundle.record.fallbacks[1:]
     assert [fallback.drop for fallback in views] == ["view"]
-    assert 0 < views[0].score < 1
+    assert -1 < views[0].loss < 1
     assert [fallback.drop for fallback in folds] == ["fold", "fold"]
     assert [fallback.loss for fallback in folds] == [None, None]
 

@@ -165,7 +165,8 @@ def test_parts_are_not_compared_with_all_folds(submitted, capsys):
 
 @pytest.mark.slow
 def test_folds_in_the_config_itself_are_not_in_the_names_of_files(submitted, capsys):
-    Path("configs/part.toml").write_text(Path("configs/tiny.toml").read_text() + "\n[folds]\nonly = [0]\n")
+    text = Path("configs/tiny.toml").read_text()
+    Path("configs/part.toml").write_text(text.replace("[folds]", "[folds]\nonly = [0]"))
     shutil.copytree("runs/tiny", "runs/part")
     assert main(["ensemble", "configs/part.toml"]) == 0
     assert Path("submissions/part.csv").is_file()

@@ -154,6 +154,7 @@ TABLES = {
     '{ name = "mean_dice", empty = 1 }': ("mean_dice", (2 * 8 / 18 + 1 + 0) / 3),
     '{ name = "mean_dice", empty = 0 }': ("mean_dice_empty_0", (2 * 8 / 18 + 0 + 0) / 3),
     '{ name = "mean_dice", empty = "skip" }': ("mean_dice_ignore_empty", (2 * 8 / 18 + 0) / 2),
+    '"mean_dice(empty=skip)"': ("mean_dice_ignore_empty", (2 * 8 / 18 + 0) / 2),  # as reports print it
 }
 
 

@@ -280,17 +280,24 @@ def test_folds_that_separate_a_pair_found_later_are_refused(tiny, capsys):
     assert Path("folds/tiny.csv").read_text() == before
 
 
-def test_audit_searches_once_and_prints_how_to_search_again(tiny, capsys):
+def test_audit_searches_the_same_images_once_and_prints_how_to_search_again(tiny, capsys):
+    again = "using the near-duplicates in folds/tiny.duplicates.csv: remove it to search again"
     assert main(["audit", "configs/tiny.toml"]) == 0
+    assert main(["audit", "configs/tiny.toml"]) == 0
+    assert again in capsys.readouterr().err
+    plant_copy()  # other images: they are searched
+    assert main(["audit", "configs/tiny.toml"]) == 0
+    said = capsys.readouterr()
+    assert again not in said.err
+    assert re.search(r"copy +train +1", said.out)
+
+
+def test_folds_stay_and_a_warning_says_that_new_images_were_not_searched(tiny, capsys):
+    assert main(["folds", "configs/tiny.toml"]) == 0
     plant_copy()
-    capsys.readouterr()
-    assert main(["audit", "configs/tiny.toml"]) == 0
-    assert (
-        "using the near-duplicates in folds/tiny.duplicates.csv: remove it to search again" in capsys.readouterr().err
-    )
-    Path("folds/tiny.duplicates.csv").unlink()
-    assert main(["audit", "configs/tiny.toml"]) == 0
-    assert re.search(r"copy +train +1", capsys.readouterr().out)
+    main(["audit", "configs/tiny.toml"])
+    said = capsys.readouterr().err
+    assert "folds/tiny.duplicates.csv is of other images: near-duplicates of new ones are not in it" in said
 
 
 def join_two_of_one_fold():
@@ -565,7 +572,7 @@ def test_folds_made_by_another_process_are_used(tiny, monkeypatch):
     made = Path("folds").rename("made")
     monkeypatch.setattr(preparing, "file_lock", lambda *_: _lock_after(lambda: made.rename("folds")))
     monkeypatch.setattr(folds, "assign_folds", lambda *_: pytest.fail("made twice"))
-    monkeypatch.setattr(preparing, "find_duplicates", lambda *_: pytest.fail("looked for twice"))
+    monkeypatch.setattr(preparing, "search_duplicates", lambda *_: pytest.fail("looked for twice"))
     assert len(stages.make_context(config.load("configs/tiny.toml")).folds) == 18
 
 

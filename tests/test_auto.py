@@ -205,7 +205,7 @@ def test_the_command_line_counts_from_the_start_of_its_process(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("durations", "expected", "calls"), [((31, 1, 1), 31, 1), ((9, 1, 1), 1, 2), ((3, 2, 1), 2, 2), ((1, 0, 0), 0, 4)]
+    ("durations", "expected", "calls"), [((31, 1, 1), 31, 1), ((9, 5, 1), 5, 2), ((3, 2, 3), 2.5, 3), ((1, 0, 0), 0, 4)]
 )
 def test_a_trial_times_few_steps_of_a_slow_machine(monkeypatch, durations, expected, calls):
     now, left, called = [0.0], iter((*durations, *[0] * 9)), []

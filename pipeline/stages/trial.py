@@ -34,7 +34,7 @@ from pipeline.training.trainer import Trainer
 IMAGES = 64  # training images that batches are drawn from
 UPDATES, BATCHES = 3, 3  # that are timed, after one that is not
 PREDICTED = 8  # images that are timed, after one that is not
-MAX_SECONDS = 4.0  # after so many, no further update or prediction is timed, but for one
+MAX_SECONDS = 4.0  # after so many, without the first one, no further update or prediction is timed
 MAX_FIRST = 30.0  # if the first one took longer, it counts, and no other is timed
 # Seconds on a machine that takes PACE for the fixed work of `_pace`; the first fold's choice replaces that of a trial.
 PACE = 0.042
@@ -141,6 +141,6 @@ def _seconds(step: Callable[[], Any]) -> float:
 def _mean_seconds(step: Callable[[], Any], count: int) -> float:
     """The mean of some calls after a first one, which is slower than others; of one call at least, if that is short."""
     first, others = _seconds(step), []
-    while len(others) < count and first + sum(others) < (MAX_SECONDS if others else MAX_FIRST):
+    while len(others) < count and first < MAX_FIRST and sum(others) < MAX_SECONDS:
         others.append(_seconds(step))
     return mean(others or [first])

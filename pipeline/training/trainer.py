@@ -305,9 +305,9 @@ class Trainer:
         state.epoch += 1
         if self.phase.swa and state.epoch in last_epochs(self.phase.epochs, self.phase.swa):
             self.swa.add(self.model.state_dict())
-        if validation is None:  # of a full fit, which a time limit may end after any epoch, the last epoch is the best
-            return True
-        if self.job.cfg.select == "last":
+        if validation is None and self.job.cfg.max_minutes is not None:
+            return True  # of a full fit: the time may end after any epoch, which is then the last one
+        if validation is None or self.job.cfg.select == "last":
             return state.epoch == self.phase.epochs
         if validation.selection > state.best:
             state.best, state.epochs_without_improvement = validation.selection, 0

@@ -160,7 +160,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("options", "said"), [(["--configs", "other"], 1), (["--configs", "tiny"], 0), ([], 0)])
 def test_an_ensemble_of_one_config_is_warned_about(tiny, capsys, monkeypatch, options, said):
-    def stop(cfgs):
+    def stop(cfgs, _name):
         raise ValueError(f"{len(cfgs)} member")
 
     Path("configs/other.toml").write_bytes(Path("configs/tiny.toml").read_bytes())

@@ -300,7 +300,7 @@ def test_a_preset_equals_the_metric_with_its_parameters(name, text):
             "pixels",
             "metric 'mean_f_beta' needs beta, a number from 0.01 to 100: { name = \"mean_f_beta\", beta = … }",
         ),
-        ("mean_f_beta(beta=2)", "pixels", "unknown metric 'mean_f_beta(beta=2)'. Did you mean 'mean_f_beta'?"),
+        ("mean_f_bet(beta=2)", "pixels", "unknown metric 'mean_f_bet'. Did you mean 'mean_f_beta'?"),
         ({"name": "f1", "iou": 0.75}, "pixels", "metric 'f1(iou=0.75)' with instances = false: expected one of"),
         ({"name": "mean_f_beta", "beta": 2}, "objects", "metric 'mean_f_beta(beta=2)' with instances = true"),
         ({"name": "average_precision", "iou": 0.5}, "objects", "needs columns.packed_objects"),

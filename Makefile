@@ -172,7 +172,7 @@ predict: $(VENV) ## test-set probabilities of all folds
 	$(STAGE) predict $(OPTIONS)
 
 import: $(VENV) ## make a member NAME=x of another tool's predictions: TEST=folder, OOF=folder (also CSVs; SCALE=255)
-	$(STAGE) import $(OPTIONS) $(if $(filter command,$(firstword $(origin NAME))),--name $(NAME)) $(if $(OOF),--oof $(call quoted,$(OOF))) \
+	$(STAGE) import $(OPTIONS)$(NAMED) $(if $(OOF),--oof $(call quoted,$(OOF))) \
 		$(if $(TEST),--test $(call quoted,$(TEST))) $(if $(SCALE),--scale $(SCALE))
 
 ensemble: $(VENV) ## run all missing stages and write submissions/<name>.csv (CONFIGS="a b": an ensemble of several)
@@ -183,8 +183,7 @@ phase: $(VENV) ## make a member of an earlier phase's networks, of a trained con
 
 blend: $(VENV) ## weighted vote of submissions of any origin: CSVS="a.csv b.csv" WEIGHTS="2 1" (NAME=x: its name)
 	$(STAGE) blend $(OPTIONS) --csvs $(call quoted,$(CSVS)) $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
-		$(if $(filter command,$(firstword $(origin COMPETITION))),--competition $(COMPETITION)) \
-		$(if $(filter command,$(firstword $(origin NAME))),--name $(NAME))
+		$(if $(filter command,$(firstword $(origin COMPETITION))),--competition $(COMPETITION))$(NAMED)
 
 report: $(VENV) ## reports/<name>.html: scores, plots, worst images, recommendations (CONFIGS="a b": of an ensemble)
 	$(STAGE) report $(OPTIONS) $(MEMBERS) $(if $(WEIGHTS),--weights "$(WEIGHTS)")

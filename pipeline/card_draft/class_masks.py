@@ -176,8 +176,8 @@ def _codes_of(root: Path, group: Group) -> MaskCodes:
 
 def _any_of(paths: Sequence[str]) -> str:
     """The regular expression of files of several paths with {id}, each with a group for the id."""
-    patterns = []
-    for number, path in enumerate(paths, start=1):
-        first, *others = map(re.escape, path.split("{id}"))
-        patterns.append(f"{first}([^/]+)" + rf"(?:\{number})".join(others))
+    patterns = [
+        path_regex(path).replace("(?P<id>", "(").replace("(?P=id)", rf"(?:\{number})")  # a name may be used once
+        for number, path in enumerate(paths, start=1)
+    ]
     return "|".join(patterns)

@@ -31,13 +31,14 @@ def file_keys(sources: Sources, found: Parts) -> Iterator[Key]:
         yield Key("files.sample_submission", DRAFTED_SAMPLE, reason, False)
     elif sources.sample.name != "sample_submission.csv":
         yield Key("files.sample_submission", sources.sample.name, f"its name, {len(sources.sample.cells)} rows")
+    pages = _num_pages(found) if images.channels else 1
     if images.channels:
         reason = f"{len(images.channels)} files for each id: the order of the channels is alphabetical"
-        if is_several := _num_pages(found) > 1:
+        if pages > 1:
             reason = f"{len(images.channels)} files for each id, of several channels each: are all of them channels?"
         if images.channel_path:
-            yield Key("files.channel_path", images.channel_path, reason, not is_several)
-        yield Key("files.channels", list(images.channels), reason, not is_several)
+            yield Key("files.channel_path", images.channel_path, reason, pages <= 1)
+        yield Key("files.channels", list(images.channels), reason, pages <= 1)
     elif rule.pattern is not None:
         yield Key("files.pattern", rule.pattern, f"{len(found.train)} training and {len(found.test)} test files")
     elif rule.suffix != ".png":
@@ -45,7 +46,8 @@ def file_keys(sources: Sources, found: Parts) -> Iterator[Key]:
     if images.slice_pattern:
         reason = "files of one folder, named by numbers, are taken for slices; the middle one is the image"
         yield Key("files.slice_pattern", images.slice_pattern, reason, False)
-    yield from _frame_key(found)
+    if pages > 1:
+        yield Key("files.frame", pages // 2, f"each file has {pages} pages, or colours: the middle one?", False)
     yield from _shared_key(missing, found)
 
 
@@ -67,12 +69,6 @@ def _label_keys(sources: Sources) -> Iterator[Key]:
             yield Key("files.mask_pattern", rule.pattern, f"{len(sources.masks.ids)} images have such a mask")
         elif rule.suffix != ".png":
             yield Key("files.mask_suffix", rule.suffix, f"{len(sources.masks.ids)} masks are named id + suffix")
-
-
-def _frame_key(found: Parts) -> Iterator[Key]:
-    """The page that the labels are of, if each channel's file has several."""
-    if found.images.channels and (pages := _num_pages(found)) > 1:
-        yield Key("files.frame", pages // 2, f"each file has {pages} pages, or colours: the middle one?", False)
 
 
 def _num_pages(found: Parts) -> int:

@@ -21,7 +21,7 @@ from pipeline.metrics import (
     ranked_metric,
     volume_metric,
 )
-from pipeline.rle import RLEError, Runs, area, no_runs, overlap, union, without
+from pipeline.rle import RLEError, Runs, area, find_overlap, no_runs, overlap, union, without
 
 
 def score(card: Competition, submission: Path, solution: Path) -> tuple[float, int]:
@@ -195,13 +195,11 @@ def _label_pixels(objects: list[Runs], pixels: int, where: str) -> np.ndarray:
     Raises:
         ValueError: if two objects overlap, which these competitions do not allow.
     """
+    if shared := find_overlap(objects):
+        raise ValueError(f"{where}: objects {shared[0] + 1} and {shared[1] + 1} overlap: expected one object per pixel")
     labels = np.zeros(pixels, dtype=np.int32)
     for number, (starts, ends) in enumerate(objects, start=1):
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-            if labels[start:end].any():
-                raise ValueError(
-                    f"{where}: objects {labels[start:end].max()} and {number} overlap: expected one object per pixel"
-                )
             labels[start:end] = number
     return labels
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition
-from pipeline.data.tables import read_header, read_packed_objects, read_rows, read_table, sample_header
+from pipeline.data.tables import parse_rows, read_header, read_packed_objects, read_rows, read_table, sample_header
 from pipeline.files import atomic_write
 from pipeline.quoting import listed, shortened
-from pipeline.rle import Dialect, RLEError
+from pipeline.rle import Dialect, RLEError, Runs, find_overlap
 
 # From an image id to its masks, (C, H, W) uint8, or its instance labels, (H, W) int; None without a prediction.
 MasksOf = Callable[[str], np.ndarray | None]
@@ -216,7 +216,7 @@ def check_submission(path: Path, card: Competition, sample: Path, size_of: SizeO
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if the CSV is wrong, with the line.
+        ValueError: if the CSV is wrong, or two objects of an image share a pixel, with the line.
     """
     header, expected = sample_header(sample, card.columns), read_table(sample, card.columns.header)
     found = read_table(path, card.columns.header)
@@ -228,10 +228,13 @@ def check_submission(path: Path, card: Competition, sample: Path, size_of: SizeO
     else:
         check_keys(path, card, expected[card.columns.keys].loc[ids.index])
     untouched = set(expected[card.columns.rle])
-    for row in read_masks(path, card).itertuples():
-        size = card.size or size_of(row.image_id)
-        if size and row.rle not in untouched:
-            _check_text(row.rle, card.dialect, size, f"{path}: line {row.line}")
+    for image_id, rows in read_masks(path, card).groupby("image_id", sort=False):
+        size = card.size or size_of(image_id)
+        written = rows[~rows["rle"].isin(untouched)]
+        if size and len(written):
+            runs = parse_rows(written, path, card.dialect, [size] * len(written))
+            if card.instances and not card.columns.packed_objects:
+                _check_overlap(runs, written["line"].tolist(), f"{path}: image '{shortened(image_id)}'")
 
 
 def _check_ids(path: Path, found: pd.Series, expected: pd.Series) -> None:
@@ -242,11 +245,10 @@ def _check_ids(path: Path, found: pd.Series, expected: pd.Series) -> None:
         )
 
 
-def _check_text(text: str, dialect: Dialect, size: tuple[int, int], where: str) -> None:
-    try:
-        dialect.decode(text, size)
-    except RLEError as error:
-        raise ValueError(f"{where}: {error}") from None
+def _check_overlap(objects: Sequence[Runs], lines: Sequence[int], where: str) -> None:
+    if shared := find_overlap(objects):
+        one, other = (lines[number] for number in shared)
+        raise ValueError(f"{where}: the objects of lines {one} and {other} overlap: expected one object per pixel")
 
 
 def check_keys(path: Path, card: Competition, keys: pd.DataFrame) -> None:

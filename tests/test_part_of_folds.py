@@ -173,4 +173,4 @@ def test_folds_in_the_config_itself_are_not_in_the_names_of_files(submitted, cap
     assert main(["ensemble", "configs/part.toml", "--folds", "0"]) == 0
     assert Path("submissions/part-fold0.csv").read_bytes() == Path("submissions/part.csv").read_bytes()
     assert main(["report", "configs/part.toml"]) == 0
-    assert Path("reports/part.html").is_file()
+    assert "<h1>part</h1>" in Path("reports/part.html").read_text()

@@ -453,6 +453,18 @@ def test_format_numbers_equals_str_of_each_number(size):
     assert pairs.format_numbers(small) == " ".join(map(str, small.tolist()))
 
 
+@given(st.lists(st.lists(st.booleans(), min_size=8, max_size=8), max_size=4))
+def test_find_overlap_names_the_two_masks_of_the_first_shared_pixel(values):
+    runs = [rle.Dialect().runs(rle.encode(np.array(each, dtype=np.uint8).reshape(2, 4))) for each in values]
+    columns = [[number for number, mask in enumerate(values) if mask[x::4][y]] for x in range(4) for y in range(2)]
+    shared = [numbers for numbers in columns if len(numbers) > 1]  # in column order
+    found = rle.find_overlap(runs)
+    assert (found is None) == (not shared)
+    if found:
+        assert set(found) <= set(shared[0])
+        assert found[0] < found[1]
+
+
 @given(st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=4))
 def test_union_and_difference_of_runs_are_those_of_the_masks(values):
     masks = [np.array(each, dtype=np.uint8).reshape(3, 4) for each in values]

@@ -319,13 +319,22 @@ def test_the_text_of_the_sample_passes_the_check_unread(card, sample):
         ("id,rle_mask\n007,\n05,\n1,\n", "line 3: id '05', but the sample submission has '1' there"),
         ("id,rle_mask\n007,\n1,\n", "2 rows, but the sample submission has 3"),
         ("id,rle_mask\n7,\n1,\n05,\n", "line 2: id '7'"),
-        ("id,rle_mask\n007,\n1,24 2\n05,\n", "line 3: "),  # an image of 24 pixels
-        ("id,rle_mask\n007,3 2 1 1\n1,\n05,\n", "line 2: "),
+        ("id,rle_mask\n007,\n1,24 2\n05,\n", "line 3, id '1': "),  # an image of 24 pixels
+        ("id,rle_mask\n007,3 2 1 1\n1,\n05,\n", "line 2, id '007': "),
     ],
 )
 def test_a_csv_that_kaggle_would_refuse_is_refused_with_its_line(card, sample, text, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         check(card, sample, text)
+
+
+def test_objects_that_share_a_pixel_are_refused_with_their_lines(card, sample):
+    objects = card.model_copy(update={"instances": True})
+    check(objects, sample, "id,rle_mask\n007,1 2\n007,3 2\n1,\n05,\n")
+    check(card, sample, "id,rle_mask\n007,1 2\n1,2 2\n05,\n")  # of different images
+    message = "mine.csv: image '1': the objects of lines 4 and 5 overlap: expected one object per pixel"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check(objects, sample, "id,rle_mask\n007,1 2\n1,20 1\n1,1 3\n1,3 2\n05,\n")
 
 
 def test_any_text_passes_for_an_unreadable_image(card, sample):

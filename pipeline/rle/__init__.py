@@ -21,7 +21,18 @@ import numpy as np
 from pipeline.quoting import shortened
 from pipeline.rle import bracketed, coco, pairs
 from pipeline.rle.pixels import mask_of_runs, runs_of_mask
-from pipeline.rle.runs import MAX_PIXELS, RLEError, Runs, area, no_runs, overlap, pixel_count, union, without
+from pipeline.rle.runs import (
+    MAX_PIXELS,
+    RLEError,
+    Runs,
+    area,
+    find_overlap,
+    no_runs,
+    overlap,
+    pixel_count,
+    union,
+    without,
+)
 from pipeline.rle.strips import runs_of_strips, window_of_runs
 
 __all__ = [
@@ -32,6 +43,7 @@ __all__ = [
     "area",
     "decode",
     "encode",
+    "find_overlap",
     "mask_of_counts",
     "no_runs",
     "overlap",

@@ -96,3 +96,22 @@ def _covers(runs: Runs, pixels: np.ndarray) -> np.ndarray:
     """Whether each pixel is in a mask."""
     starts, ends = runs
     return np.searchsorted(starts, pixels, side="right") > np.searchsorted(ends, pixels, side="right")
+
+
+def find_overlap(masks: Sequence[Runs]) -> tuple[int, int] | None:
+    """The numbers of two masks of one shape and pixel order that share a pixel, counted from 0; None without any.
+
+    They are those of the first pixel that is in two masks.
+    """
+    if len(masks) < 2:
+        return None
+    starts, ends = (np.concatenate(each) for each in zip(*masks, strict=True))
+    owner = np.repeat(np.arange(len(masks)), [len(mask[0]) for mask in masks])
+    order = np.argsort(starts, kind="stable")
+    starts, ends, owner = starts[order], ends[order], owner[order]
+    latest = np.maximum.accumulate(ends)  # a run that begins before the latest end so far shares a pixel
+    shared = np.flatnonzero(starts[1:] < latest[:-1]) + 1
+    if not shared.size:
+        return None
+    one, other = sorted((owner[ends[: shared[0]].argmax()], owner[shared[0]]))
+    return int(one), int(other)

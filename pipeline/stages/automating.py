@@ -408,9 +408,9 @@ def _limited(context: Context, seconds: float) -> Context:
 
 def _measured(context: Context, fold: int, plan: Plan, counts: Counts, costs: Costs) -> Costs:
     """The costs, corrected by the time that the epochs of a fold took."""
-    epochs = sum("candidate" not in line for line in read_history(context, fold))
+    epochs = [line["seconds"] for line in read_history(context, fold) if "candidate" not in line]
     all_epochs = sum(phase.epochs for phase in context.cfg.train.phases)
-    ratio = trained_seconds(context, fold) / (fold_training(plan, counts, costs) * epochs / all_epochs)
+    ratio = sum(epochs) / (fold_training(plan, counts, costs) * len(epochs) / all_epochs)
     return costs._replace(update=costs.update * ratio, predict=costs.predict * ratio)
 
 

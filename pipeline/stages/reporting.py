@@ -1,6 +1,7 @@
 """The stage `report`: collects the scores, plots and pictures of a config or an ensemble for one page."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,13 +50,13 @@ def report(cfgs: Sequence[Config], name: str = "", selection: Selection | None =
     """Write the page of a config, or of several as an ensemble. Runs the stages that are missing.
 
     Args:
-        name: of the file; by default that of the ensemble.
+        name: of the file, and the page's title; by default that of the ensemble.
         selection: that `ensemble` made of a single config, which is then not made again.
 
     Writes: reports/<name>.html
     """
     path = Path("reports") / f"{name or ensemble_name(cfgs)}.html"
-    write_report(path, collect_report_data(cfgs, selection))
+    write_report(path, replace(collect_report_data(cfgs, selection), title=path.stem))
     return path
 
 

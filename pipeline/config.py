@@ -140,6 +140,7 @@ class Data(Table):
     exif: bool = True  # apply the EXIF orientation; false: read images as they are stored
     # Pixels that are NaN or infinite: refuse the image, or set them to zero or to the mean of their channel's others.
     nodata: Literal["refuse", "zero", "mean"] = "refuse"
+    nodata_values: tuple[float, ...] = ()  # of the files: pixels without a measurement, which count as NaN
     skip_bad: bool = False  # leave out images that cannot be read, and list them
     doctor: bool = True  # refuse to train if another dialect than the card's fits the masks clearly better
     # Instances: learn a second channel, the pixels within this distance of two objects, to separate touching objects.
@@ -154,6 +155,8 @@ class Data(Table):
             raise ValueError("percentiles need the whole image, which data.crops never reads: set data.window instead")
         if self.nodata == "mean" and self.crops:
             raise ValueError('nodata = "mean" needs the whole image, which data.crops never reads: set "zero"')
+        if self.nodata_values and self.nodata == "refuse":
+            raise ValueError('nodata_values are pixels to replace: set nodata = "zero" or "mean" as well')
         _check_scaling(self.window, self.percentiles)
         if self.channels is not None and not self.channels:
             raise ValueError("channels = [] leaves no channel: leave it out for all of them")

@@ -57,6 +57,7 @@ PLAIN = Fingerprint(
     values=(5.0, 200.0),
     masked_values=(100.0, 200.0),
     nonfinite=0.0,
+    nodata_values=(),
     empty=0.0,
     coverage=same(0.1),
     classes=(ClassShare("thing", 1.0, 0.1),),
@@ -187,6 +188,8 @@ def test_images_of_8_bits_and_one_exposure_stay_as_they_are():
 
 def test_pixels_that_are_not_finite_are_filled():
     assert draft(nonfinite=0.02).value("data.nodata") == "zero"
+    found = draft(nonfinite=0.02, nodata_values=(-32768.0,))
+    assert (found.value("data.nodata"), found.value("data.nodata_values")) == ("zero", [-32768.0])
 
 
 @pytest.mark.parametrize(

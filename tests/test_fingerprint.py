@@ -10,6 +10,8 @@ from PIL import Image
 from pipeline import competition, rle
 from pipeline.data.index import read_index, read_test_index
 from pipeline.data.labels import Labels
+from pipeline.data.rasters import Raster
+from pipeline.data.sample import Sample
 from pipeline.planning import fingerprint, image_measures
 from pipeline.planning.fingerprint import Quantiles, measure
 from pipeline.planning.fingerprint_table import fingerprint_rows
@@ -87,6 +89,15 @@ def test_intensities_by_hand(plant):
     assert (found.dtype, found.lowest.median, found.highest.largest) == ("uint8", 20, 60)
     assert found.values == (10, 60)
     assert found.masked_values == (10, 10)
+
+
+def test_pixels_without_a_measurement_are_in_no_intensity():
+    pixels = np.array([[-32768, 100, 300], [200, 100, -32768]], np.int16)[..., None]
+    sample = Sample("a", (Path("a.npy"),), size=(2, 3))
+    found = image_measures.describe_image(Raster(pixels), np.ones((2, 3, 1), np.uint8), sample)
+    assert (found.dtype, found.nodata_values, found.is_finite) == ("int16", (-32768,), False)
+    assert (found.low, found.high) == (100, pytest.approx(300, abs=1))
+    assert sorted(found.values) == sorted(found.masked) == [100, 100, 200, 300]
 
 
 def test_objects_by_hand(plant):

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from pydantic import ValidationError
 
+from pipeline import config
 from pipeline.data import mask_files
 from pipeline.data import reader as reader_module
 from pipeline.data.image_files import write_image
@@ -209,6 +211,21 @@ def test_nodata_zero_replaces_non_finite_pixels_by_black(holed, reader):
     assert found[~holes] == pytest.approx((pixels[~holes] - low) * 255 / (high - low), abs=1e-2)
     if reader.value_range:
         assert np.array_equal(reader.window(Sample.from_file(path), Box(18, 8, 9, 20)), found[18:27, 8:28])
+
+
+def test_nodata_values_are_as_nan(tmp_path):
+    pixels = np.array([[-32768, 100, 300], [200, 100, -9999]], np.int16)
+    np.save(tmp_path / "marked.npy", pixels)
+    np.save(tmp_path / "nan.npy", np.where(pixels < 0, np.nan, pixels))
+    marked, nan = (Sample.from_file(tmp_path / name) for name in ("marked.npy", "nan.npy"))
+    for options in ({"percentiles": (0, 100)}, {"value_range": (0, 400)}):
+        reader = Reader(1, **options, nodata="mean", nodata_values=(-32768, -9999))
+        assert np.array_equal(reader.read(marked), reader.read(nan))
+    assert reader.read(marked)[..., 0] == pytest.approx(np.array([[175, 100, 300], [200, 100, 175]]) * 255 / 400)
+    zero = Reader(1, value_range=(0, 400), nodata="zero", nodata_values=(-32768,))
+    assert zero.window(marked, Box(0, 0, 1, 2))[0, :, 0] == pytest.approx([0, 63.75])
+    with pytest.raises(ValidationError, match='set nodata = "zero" or "mean" as well'):
+        config.Data(nodata_values=(-9999,))
 
 
 def test_nodata_mean_replaces_non_finite_pixels_by_the_channel_mean(holed):

@@ -1,5 +1,6 @@
 """Values of image files as values in 0 … 255, and their channels."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,28 @@ from PIL import Image
 
 from pipeline.data.rasters import ImageError
 
+# Values of pixels without a measurement in satellite images, where a file does not say another one.
+NODATA_VALUES = (-32768.0, -9999.0, float(np.finfo(np.float32).min))
 GREY = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue: ITU-R 601, as in Pillow
+
+
+def find_nodata_values(pixels: np.ndarray) -> list[float]:
+    """Those of NODATA_VALUES that an image of any shape has; an image of 8 bits has none."""
+    return [] if pixels.dtype in (bool, np.uint8) else [value for value in NODATA_VALUES if (pixels == value).any()]
+
+
+def mark_nodata(pixels: np.ndarray, values: Sequence[float]) -> np.ndarray:
+    """The pixels as they are, or as float32 with NaN where they have one of the values."""
+    found = np.isin(pixels, values) if values else np.array(False)
+    return np.where(found, np.float32(np.nan), pixels.astype(np.float32)) if found.any() else pixels
+
+
+def without_nodata(pixels: np.ndarray, values: Sequence[float] = ()) -> np.ndarray:
+    """The pixels with the median of the others in place of NODATA_VALUES and of the values; of 8 bits as they are."""
+    found = np.isin(pixels, (*NODATA_VALUES, *values)) if pixels.dtype not in (bool, np.uint8) else np.array(False)
+    if not found.any() or found.all():
+        return pixels
+    return np.where(found, np.nanmedian(pixels[~found]), pixels).astype(pixels.dtype)
 
 
 def fill_nonfinite(pixels: np.ndarray, nonfinite: np.ndarray, nodata: str) -> np.ndarray:

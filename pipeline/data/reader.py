@@ -21,11 +21,13 @@ from pipeline.data.enlargement import EnlargedWindows, enlarge, scale_factors
 from pipeline.data.formats import read_header, read_raster, read_size
 from pipeline.data.intensity import (
     fill_nonfinite,
+    mark_nodata,
     percentile_normalize,
     scale_by_dtype,
     scale_range,
     to_uint8,
     with_channels,
+    without_nodata,
 )
 from pipeline.data.medical import file_of
 from pipeline.data.rasters import Header, ImageError, Raster
@@ -41,7 +43,6 @@ T = TypeVar("T")
 
 LARGE = 1 << 26  # pixels; a larger image is checked by window, BAND rows at a time
 BAND = 1024
-MISSING = (-32768, -9999, float(np.finfo(np.float32).min))  # values of missing pixels in satellite images
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Reader:
         exif: rotate images as their EXIF orientation says; else they are read as stored.
         nodata: for pixels that are not finite: "refuse" the image, or replace them after scaling by 0 ("zero") or by
             the mean of the other pixels of their channel ("mean").
+        nodata_values: of the files' pixels, which count as not finite.
         resize: from the size of a file to that of the image that is read.
         inputs: the channels of an image, or of each of its slices.
         series: the slices that are channels too; None: the image alone.
@@ -70,6 +72,7 @@ class Reader:
     lenient: bool = False
     exif: bool = True
     nodata: Literal["refuse", "zero", "mean"] = "refuse"
+    nodata_values: tuple[float, ...] = ()
     resize: Resize = UNCHANGED
     inputs: Channels = ONE_FILE
     series: Series | None = None
@@ -91,6 +94,7 @@ class Reader:
             data.skip_bad,
             data.exif,
             data.nodata,
+            data.nodata_values,
             Resize(data.size),
             Channels.of(cfg, card),
             Series.of(cfg, card),
@@ -343,9 +347,9 @@ class Reader:
     def preview(self, sample: Sample, channels: int) -> np.ndarray:
         """The image in 8 bits, whatever its dtype, to show and to compare.
 
-        Values of more than 8 bits are scaled between the image's percentiles 1 and 99; those that stand for missing
-        pixels (MISSING) become the median of the others. Alpha is left out; of a stack of
-        channels the middle one is shown, or the image's own frame; of several files the middle one.
+        Values of more than 8 bits are scaled between the image's percentiles 1 and 99; those of pixels without a
+        measurement become the median of the others. Alpha is left out; of a stack of channels the middle one is shown,
+        or the image's own frame; of several files the middle one.
 
         Args:
             channels: 1 or 3.
@@ -369,7 +373,7 @@ class Reader:
         nonfinite = self._find_nonfinite(pixels, path)
         if pixels.dtype in (bool, np.uint8):
             return scale_by_dtype(pixels, path)
-        scaled = percentile_normalize(_without_missing(pixels), (1, 99))
+        scaled = percentile_normalize(without_nodata(pixels, self.nodata_values), (1, 99))
         return to_uint8(scaled if nonfinite is None else fill_nonfinite(scaled, nonfinite, self.nodata))
 
     @property
@@ -395,6 +399,7 @@ class Reader:
             pixels: of each file, (H, W, C).
             alpha: whether the last channel of the first file is transparency.
         """
+        pixels = [mark_nodata(each, self.nodata_values) for each in pixels]
         if self.inputs.outputs is None and not self._has_pages:
             return self._scale(with_channels(pixels[0], self._slice_channels, files[0], alpha=alpha), files[0], box)
         if alpha:
@@ -530,14 +535,6 @@ def log_replaced(replaced: Replaced) -> None:
 def _changed(path: Path) -> int:
     """When a file changed; of a slice of a NIfTI volume, the volume."""
     return file_of(path).stat().st_mtime_ns
-
-
-def _without_missing(pixels: np.ndarray) -> np.ndarray:
-    """The pixels with the median in place of values that stand for missing ones."""
-    missing = np.isin(pixels, MISSING)
-    if not missing.any() or missing.all():
-        return pixels
-    return np.where(missing, np.nanmedian(pixels[~missing]), pixels).astype(pixels.dtype)
 
 
 def _stacked(images: Sequence[np.ndarray]) -> np.ndarray:

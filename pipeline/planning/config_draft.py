@@ -182,9 +182,15 @@ def _augment(found: Fingerprint, crop: int | None) -> tuple[str | list[Transform
 
 def _data_options(card: Competition, found: Fingerprint, inputs: _Input, crop: int | None) -> list[Option]:
     options = _intensity_options(card, found, inputs)
+    values = found.nodata_values
     if found.nonfinite:
-        why = f"{found.nonfinite:.0%} of the images have NaN or infinite pixels"
-        options.append(Option("data.nodata", "zero", why))
+        shown = " or ".join(f"{value:g}" for value in values)
+        of = f"NaN or infinite pixels{f', or such of {shown}' * bool(values)}"
+        options.append(Option("data.nodata", "zero", f"{found.nonfinite:.0%} of the images have {of}"))
+    if values:
+        options.append(
+            Option("data.nodata_values", list(values), "of pixels without a measurement, as in satellite images")
+        )
     if inputs.factor:
         options.append(
             Option("data.size", {"factor": inputs.factor}, f"images are {_sides(found)}, {_objects(found)}: large")

@@ -97,7 +97,8 @@ class Fingerprint:
         lowest, highest: percentiles 1 and 99.8 of each image.
         values: percentiles .5 and 99.5 of all images together.
         masked_values: likewise, of the masked pixels alone; None without masks.
-        nonfinite: share of the images with NaN or infinite pixels.
+        nonfinite: share of the images with NaN or infinite pixels, or with pixels of nodata_values.
+        nodata_values: of pixels without a measurement; such pixels are in no other number.
         empty: share of the images without a mask.
         coverage: masked share of the images that have a mask; None if none has one.
         classes: how frequent each class is.
@@ -133,6 +134,7 @@ class Fingerprint:
     values: tuple[float, float]
     masked_values: tuple[float, float] | None
     nonfinite: float
+    nodata_values: tuple[float, ...]
     empty: float
     coverage: Quantiles | None
     classes: tuple[ClassShare, ...]
@@ -219,6 +221,7 @@ def _intensities(images: Sequence[ImageValues]) -> dict[str, Any]:
         "values": _percentiles(np.concatenate([each.values for each in images])),
         "masked_values": _percentiles(masked) if len(masked) else None,
         "nonfinite": float(np.mean([not each.is_finite for each in images])),
+        "nodata_values": tuple(sorted({value for each in images for value in each.nodata_values})),
     }
 
 

@@ -11,7 +11,13 @@ from pipeline.competition import Competition
 from pipeline.data.boundaries import touching_boundary
 from pipeline.data.formats import read_raster
 from pipeline.data.image_statistics import compute_statistics
-from pipeline.data.intensity import percentile_normalize, to_uint8
+from pipeline.data.intensity import (
+    find_nodata_values,
+    mark_nodata,
+    percentile_normalize,
+    to_uint8,
+    without_nodata,
+)
 from pipeline.data.labels import Labels
 from pipeline.data.rasters import Raster
 from pipeline.data.sample import Sample
@@ -37,6 +43,7 @@ class ImageValues(NamedTuple):
     values: np.ndarray  # (N,) float64, of some pixels the mean of their channels
     masked: np.ndarray  # (N,), likewise of masked pixels
     is_finite: bool
+    nodata_values: tuple[float, ...]  # of pixels without a measurement; such pixels are not in the fields above
     picture: np.ndarray  # (H, W) uint8
     statistics: dict[str, float]  # as `describe_picture`
 
@@ -114,6 +121,8 @@ def describe_image(raster: Raster, mask: np.ndarray, sample: Sample) -> ImageVal
     """What is kept of an image and its masks (H, W, C), of 0, 1 or VOID."""
     pixels = raster.pixels[..., :-1] if raster.alpha else raster.pixels
     pixels = pixels.astype(np.uint8) if pixels.dtype == bool else pixels  # of which there are no percentiles
+    dtype, nodata_values = str(pixels.dtype), find_nodata_values(pixels)
+    pixels = mark_nodata(pixels, nodata_values)
     flat = pixels.reshape(-1, pixels.shape[2])
     is_finite = pixels.dtype.kind != "f" or bool(np.isfinite(pixels).all())
     is_masked = (mask == 1).any(axis=2).ravel()
@@ -121,7 +130,7 @@ def describe_image(raster: Raster, mask: np.ndarray, sample: Sample) -> ImageVal
     low, high = np.percentile(finite, (1, 99.8)) if finite.size else (0.0, 0.0)
     picture = to_picture(raster)
     return ImageValues(
-        str(pixels.dtype),
+        dtype,
         pixels.shape[2],
         bool((pixels == pixels[..., :1]).all()) if is_finite else pixels.shape[2] == 1,
         float(low),
@@ -129,6 +138,7 @@ def describe_image(raster: Raster, mask: np.ndarray, sample: Sample) -> ImageVal
         _some(finite),
         _some(flat[is_masked]) if len(is_masked) == len(flat) else np.empty(0),
         is_finite,
+        tuple(nodata_values),
         picture[..., 0] if picture.shape[2] == 1 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY),
         describe_picture(picture, sample),
     )
@@ -147,7 +157,7 @@ def to_picture(raster: Raster) -> np.ndarray:
     if pixels.shape[2] not in (1, 3):
         pixels = pixels[..., [pixels.shape[2] // 2]]
     if pixels.dtype != np.uint8:
-        pixels = to_uint8(np.nan_to_num(percentile_normalize(pixels, (1, 99)), posinf=255, neginf=0))
+        pixels = to_uint8(np.nan_to_num(percentile_normalize(without_nodata(pixels), (1, 99)), posinf=255, neginf=0))
     return pixels
 
 

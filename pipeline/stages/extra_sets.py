@@ -228,7 +228,8 @@ def duplicates_path(folds: Path, images: pd.DataFrame, reader: Reader, cache: Fi
     ]
     cache.save()
     frame = reader.series.frame if reader.series else None
-    found = images[["part", "image_id"]].assign(content=content, exif=reader.exif, nodata=reader.nodata, frame=frame)
+    nodata = " ".join([reader.nodata, *map(str, reader.nodata_values)])
+    found = images[["part", "image_id"]].assign(content=content, exif=reader.exif, nodata=nodata, frame=frame)
     return folds.with_name(f"{folds.stem}.extra-{table_digest(found)[:8]}.csv")
 
 
